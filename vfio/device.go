@@ -1,0 +1,182 @@
+package vfio
+
+import (
+	"errors"
+	"fmt"
+	"io"
+)
+
+// State is a device's migration state, with the uAPI's numbers
+// (enum vfio_device_mig_state).
+type State uint32
+
+// The migration states of include/uapi/linux/vfio.h.
+const (
+	Error      State = 0 // left only by a reset
+	Stop       State = 1 // frozen: no DMA, no interrupts
+	Running    State = 2
+	StopCopy   State = 3 // frozen, the stream is produced to its end
+	Resuming   State = 4 // the stream is consumed
+	RunningP2P State = 5 // initiates no peer-to-peer DMA, still answers it
+	PreCopy    State = 6 // running, and the stream is produced meanwhile
+	PreCopyP2P State = 7
+)
+
+// String gives the state the name that the kernel's documentation uses.
+func (s State) String() string {
+	names := [...]string{"ERROR", "STOP", "RUNNING", "STOP_COPY", "RESUMING", "RUNNING_P2P", "PRE_COPY", "PRE_COPY_P2P"}
+	if int(s) < len(names) {
+		return names[s]
+	}
+	return fmt.Sprintf("State(%d)", uint32(s))
+}
+
+// Saving reports whether a saving session, and with it a readable stream,
+// lives in s.
+func (s State) Saving() bool { return s == PreCopy || s == PreCopyP2P || s == StopCopy }
+
+// Features says what a device's driver and kernel can do. The zero value is a
+// device without PRE_COPY, P2P or estimates; STOP_COPY is mandatory in the uAPI
+// (VFIO_MIGRATION_STOP_COPY) and so has no field.
+type Features struct {
+	P2P           bool // VFIO_MIGRATION_P2P: RUNNING_P2P and PRE_COPY_P2P exist
+	PreCopy       bool // VFIO_MIGRATION_PRE_COPY
+	DataSize      bool // VFIO_DEVICE_FEATURE_MIG_DATA_SIZE answers
+	PreCopyInfoV2 bool // precopy_info.flags is meaningful, REINIT included
+}
+
+// Device is one migratable device.
+//
+// SetState, State, StopCopySize and Reset may be called while a Read or Write
+// of the device's stream is under way in another goroutine, and block where
+// the driver blocks (seconds, behind a save or a load). No method takes a
+// context, since no ioctl honours one: a blocked Read is woken by leaving the
+// saving states.
+type Device interface {
+	// Features never changes during the life of the device.
+	Features() Features
+	// State asks the device for the state that it is in.
+	State() (State, error)
+	// SetState walks the device to a state. The Stream is non-nil exactly
+	// where the kernel opens a data session (see [OpensSession]): a request
+	// inside the saving states carries the session that is already open on.
+	// After an error the device may be in the old state, in one between, or
+	// in ERROR: the error says which (see [TransitionError]).
+	SetState(to State) (Stream, error)
+	// StopCopySize estimates the bytes that STOP_COPY would still produce.
+	// It is a hint, never a bound; errors.ErrUnsupported where the driver
+	// has none.
+	StopCopySize() (uint64, error)
+	// Reset returns the device to RUNNING and loses its state. It is the only
+	// way out of ERROR, and the way to abandon RESUMING.
+	Reset() error
+	// Close lets go of the device. It does not change the state of one that
+	// somebody else holds open too.
+	Close() error
+}
+
+// Stream is a device's data session: read while saving, written while RESUMING.
+// One goroutine may read or write at a time; Pending may be called beside it.
+// Closing a stream does not end the session: leaving the state does.
+type Stream interface {
+	// Read returns what the device has, up to len(p): [ErrDrained] when it has
+	// nothing now but is not at its end (PRE_COPY), io.EOF only from a read
+	// that began after STOP_COPY was reached. Write writes all of p or fails;
+	// the first failed Write is final for the session.
+	io.ReadWriteCloser
+	// Pending gives the driver's estimate of what is still to be read in
+	// PRE_COPY. It is more than a query: on mlx5 and virtio it is what makes
+	// new dirty data appear, so ask it whenever Read says ErrDrained.
+	// errors.ErrUnsupported where the driver has no PRE_COPY; ErrNotPreCopy
+	// once the device has left PRE_COPY.
+	Pending() (Pending, error)
+}
+
+// Pending is the answer of VFIO_MIG_GET_PRECOPY_INFO. Both numbers are hints.
+type Pending struct {
+	Initial uint64 // bytes that should reach the destination before the switchover
+	Dirty   uint64 // bytes that running has produced since
+	Reinit  bool   // the device was initialised anew: a new round of initial bytes begins
+}
+
+// ZeroWriter is a Stream whose sink has a cheaper way to write zeros (a hole in
+// a file) than to be given them.
+type ZeroWriter interface {
+	// WriteZeros is Write of n zero bytes.
+	WriteZeros(n int) error
+}
+
+// Info describes a device to the other side, so that two that cannot
+// understand each other's stream are told apart before the guest stops. All of
+// it is a hint: the driver's own verdict on the bytes is final.
+type Info struct {
+	Driver    string // "mtty", "mlx5", "file", ... ; "" is unknown and fits anything
+	Vendor    uint32 // PCI vendor id, 0 where there is none
+	Device    uint32 // PCI device id
+	Subsystem string // PCI "vendor:device" of the subsystem, "" where there is none
+	Kernel    string // release of the running kernel
+	Format    string // the driver's stream format where it has a name: "v1", "magic-2"
+}
+
+// Describer is a Device that can say what it is.
+type Describer interface {
+	Describe() Info
+}
+
+// Describe returns what d says about itself, or the zero Info.
+func Describe(d Device) Info {
+	if s, ok := d.(Describer); ok {
+		return s.Describe()
+	}
+	return Info{}
+}
+
+// Errors that callers tell apart with errors.Is. Each is wrapped with the
+// device, the operation and the errno where there is one.
+var (
+	// ErrDrained: PRE_COPY has nothing to read now, more may come
+	// (a read of 0, ENOMSG or EAGAIN).
+	ErrDrained = errors.New("nothing to read now")
+	// ErrNotPreCopy: the estimate was asked for outside PRE_COPY (EINVAL).
+	ErrNotPreCopy = errors.New("device is not in PRE_COPY")
+	// ErrSessionLost: the data session is dead; the device was reset or has
+	// left the state (ENODEV). Only a new session from byte 0 helps.
+	ErrSessionLost = errors.New("data session lost")
+	// ErrBlocked: the arc is forbidden by the uAPI and was not even requested.
+	ErrBlocked = errors.New("transition is forbidden")
+	// ErrUnsupportedState: the device lacks the state.
+	ErrUnsupportedState = errors.New("device has no such state")
+	// ErrInError: the device is in ERROR; only Reset helps.
+	ErrInError = errors.New("device is in ERROR, only a reset helps")
+	// ErrNoStream: the state was reached but the session's fd could not be
+	// installed (EMFILE, ENFILE, EFAULT); the device has left the state again.
+	ErrNoStream = errors.New("state entered but its stream was lost")
+	// ErrNoMigration: the device or its driver cannot migrate.
+	ErrNoMigration = errors.New("device has no migration support")
+	// ErrBusy: somebody else has the device.
+	ErrBusy = errors.New("device is in use")
+	// ErrRejected: the destination device refused the bytes or the loaded
+	// state (which errno says so differs by driver).
+	ErrRejected = errors.New("device rejected the state")
+	// ErrShortWrite: the device took less than it was given and no more.
+	ErrShortWrite = errors.New("device took no more bytes")
+)
+
+// TransitionError reports a SetState that failed, and where the device is now.
+type TransitionError struct {
+	From, To State
+	Now      State // the state the device says it is in afterwards
+	NowErr   error // why Now is unknown, if it is
+	Err      error // the cause: an errno or one of the errors above
+}
+
+func (e *TransitionError) Error() string {
+	now := e.Now.String()
+	if e.NowErr != nil {
+		now = "unknown (" + e.NowErr.Error() + ")"
+	}
+	return fmt.Sprintf("%v -> %v: %v (device is now in %s)", e.From, e.To, e.Err, now)
+}
+
+// Unwrap gives the cause.
+func (e *TransitionError) Unwrap() error { return e.Err }
