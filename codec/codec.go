@@ -3,6 +3,22 @@
 // codec for each chunk.
 package codec
 
+import (
+	"errors"
+	"fmt"
+)
+
+// MaxBlock is the largest block, in raw bytes, that a codec takes.
+const MaxBlock = 4 << 20
+
+// ErrCorrupt is wrapped by every error of Decode. A block that fails to decode
+// and one that decodes to another length are the same thing to a caller: what
+// arrived is not what was sent.
+var ErrCorrupt = errors.New("corrupt block")
+
+// ErrUnknown is wrapped by the errors of ByID and ByName.
+var ErrUnknown = errors.New("unknown codec")
+
 // ID names a codec on the wire. An ID is never given to another codec.
 type ID uint8
 
@@ -14,14 +30,84 @@ const (
 	IDZstd ID = 3 // one zstd frame
 )
 
-// Codec encodes and decodes single blocks. It keeps no state between calls and
-// is safe for concurrent use.
+// Codec encodes and decodes single blocks of at most MaxBlock raw bytes. It
+// keeps no state between calls, retains neither argument, and is safe for
+// concurrent use. dst and src must not overlap.
 type Codec interface {
 	ID() ID
-	// Encode appends the encoded src to dst[:0] and returns it. It never
-	// writes past cap(dst) when cap(dst) >= MaxEncodedLen(len(src)).
+	// Encode returns the encoded src, in dst's memory from its first byte on
+	// when cap(dst) >= MaxEncodedLen(len(src)); a smaller dst may get fresh
+	// memory instead. It never writes past cap(dst).
 	Encode(dst, src []byte) []byte
-	// Decode fills exactly len(dst) bytes from src, or fails. It allocates
-	// nothing by a size that src names.
+	// Decode fills exactly len(dst) bytes from src, or fails with an error that
+	// wraps ErrCorrupt and leaves dst undefined. It allocates nothing by a size
+	// that src names.
 	Decode(dst, src []byte) error
+}
+
+// table has one row for each codec, at the index of its ID.
+var table = [...]struct {
+	name  string
+	codec Codec
+	limit func(n int) int // the longest encoding of n bytes
+}{
+	IDRaw:  {"raw", Raw, rawLimit},
+	IDZero: {"zero", Zero, zeroLimit},
+	IDS2:   {"s2", S2, s2Limit},
+	IDZstd: {"zstd", Zstd, zstdLimit},
+}
+
+// String returns the codec's name, or the number of an ID that nobody has.
+func (id ID) String() string {
+	if int(id) < len(table) {
+		return table[id].name
+	}
+	return fmt.Sprintf("codec(%d)", uint8(id))
+}
+
+// All returns every codec, in the order of their IDs.
+func All() []Codec {
+	all := make([]Codec, len(table))
+	for i, row := range table {
+		all[i] = row.codec
+	}
+	return all
+}
+
+// ByID returns the codec with this ID.
+func ByID(id ID) (Codec, error) {
+	if int(id) < len(table) {
+		return table[id].codec, nil
+	}
+	return nil, fmt.Errorf("codec: %w %d", ErrUnknown, uint8(id))
+}
+
+// ByName returns the codec with this name, as ID.String gives it.
+func ByName(name string) (Codec, error) {
+	for _, row := range table {
+		if row.name == name {
+			return row.codec, nil
+		}
+	}
+	return nil, fmt.Errorf("codec: %w %.32q", ErrUnknown, name)
+}
+
+// MaxEncodedLen returns the length of the longest encoding that any codec makes
+// of n <= MaxBlock raw bytes.
+func MaxEncodedLen(n int) int {
+	longest := n
+	for _, row := range table {
+		longest = max(longest, row.limit(n))
+	}
+	return longest
+}
+
+// corrupt reports that src is no encoding of len(dst) bytes; cause, which may
+// be nil, says what the codec disliked.
+func corrupt(id ID, dst, src []byte, cause error) error {
+	err := fmt.Errorf("codec: %v: %w: %d bytes do not decode to %d", id, ErrCorrupt, len(src), len(dst))
+	if cause != nil {
+		return fmt.Errorf("%w: %w", err, cause)
+	}
+	return err
 }

@@ -1,0 +1,91 @@
+package codec
+
+import (
+	"runtime"
+	"sync"
+
+	"github.com/klauspost/compress/zstd"
+)
+
+const (
+	// zstdWindow is how far back the encoder looks. It is what an encoder
+	// holds in memory; a wider window gains little within a block.
+	zstdWindow = 1 << 20
+	// zstdCoders bounds the encoders, and the decoders, of the process. A call
+	// beyond that waits for one to come free, which costs nothing as long as
+	// every core is busy with another.
+	zstdCoders = 8
+	// zstdBlock is the most that one block inside a frame holds.
+	zstdBlock = 128 << 10
+)
+
+// Zstd encodes a block as one zstd frame at the library's fastest level: the
+// codec for a slow link. The frame names its content size and carries no
+// checksum, since chunks have a digest. In memory an encoder holds about 2 MiB
+// and a decoder 0.5 MiB, from first use on; there are min(cores, 8) of each.
+var Zstd Codec = zstdCodec{}
+
+type zstdCodec struct{}
+
+func (zstdCodec) ID() ID { return IDZstd }
+
+func (zstdCodec) Encode(dst, src []byte) []byte {
+	return settle(dst, zstdEncoder().EncodeAll(src, dst[:0]))
+}
+
+// Decode compares the content size that src names before anything is decoded.
+func (zstdCodec) Decode(dst, src []byte) error {
+	var h zstd.Header
+	err := h.Decode(src)
+	if err != nil || !h.HasFCS || h.FrameContentSize != uint64(len(dst)) || h.DictionaryID != 0 {
+		return corrupt(IDZstd, dst, src, err)
+	}
+	out, err := zstdDecoder().DecodeAll(src, dst[:0:len(dst)])
+	if err != nil || len(out) != len(dst) {
+		return corrupt(IDZstd, dst, src, err)
+	}
+	return nil
+}
+
+// zstdLimit counts a frame header of at most 14 bytes, and 3 for each block.
+func zstdLimit(n int) int { return n + 14 + 3*(n/zstdBlock+1) }
+
+// settle returns out in dst's memory where it fits. The library tries a block
+// before it falls back to storing it, and such a try can outgrow dst and move.
+func settle(dst, out []byte) []byte {
+	if len(out) == 0 || len(out) > cap(dst) || &out[0] == &dst[:1][0] {
+		return out
+	}
+	return append(dst[:0], out...)
+}
+
+// The library's EncodeAll and DecodeAll start no goroutines: concurrency is
+// only how many coders it keeps.
+var (
+	zstdEncoder = sync.OnceValue(func() *zstd.Encoder {
+		return must(zstd.NewWriter(nil,
+			zstd.WithEncoderLevel(zstd.SpeedFastest),
+			zstd.WithEncoderConcurrency(min(runtime.GOMAXPROCS(0), zstdCoders)),
+			zstd.WithWindowSize(zstdWindow),
+			zstd.WithLowerEncoderMem(true),
+			zstd.WithSingleSegment(true), // and so the content size is named
+			zstd.WithZeroFrames(true),    // an empty block is a frame, too
+			zstd.WithEncoderCRC(false)))
+	})
+	zstdDecoder = sync.OnceValue(func() *zstd.Decoder {
+		return must(zstd.NewReader(nil,
+			zstd.WithDecoderConcurrency(min(runtime.GOMAXPROCS(0), zstdCoders)),
+			zstd.WithDecoderLowmem(true),
+			zstd.WithDecoderMaxMemory(MaxBlock),
+			zstd.WithDecoderMaxWindow(MaxBlock),
+			zstd.WithDecodeAllCapLimit(true)))
+	})
+)
+
+// must panics where the library refuses options that this file spells out.
+func must[T any](v T, err error) T {
+	if err != nil {
+		panic("codec: " + err.Error())
+	}
+	return v
+}
