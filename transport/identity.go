@@ -1,0 +1,95 @@
+package transport
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/base32"
+	"errors"
+	"fmt"
+	"strings"
+)
+
+// ID names a peer: the SHA-256 of its public key in the DER form of a
+// SubjectPublicKeyInfo (RFC 5280, section 4.1). It is what an operator copies
+// from one host to the other; everything else about a certificate is ignored.
+type ID [sha256.Size]byte
+
+const (
+	idPrefix   = "mig1"
+	idChecksum = 3 // bytes: with the 32 of the hash, 35 bytes are 56 characters with no bit to spare
+)
+
+// idEncoding is RFC 4648 base32 in lower case, so that a double click selects
+// the whole text and no letter is mistaken for a digit.
+var idEncoding = base32.NewEncoding(idAlphabet).WithPadding(base32.NoPadding)
+
+const idAlphabet = "abcdefghijklmnopqrstuvwxyz234567"
+
+// idLen is the length of an ID's text.
+var idLen = len(idPrefix) + idEncoding.EncodedLen(len(ID{})+idChecksum)
+
+// ErrBadID is what every error of [ParseID] wraps.
+var ErrBadID = errors.New("not a peer ID")
+
+// certificateID is the ID of the key that a certificate holds.
+func certificateID(c *x509.Certificate) ID {
+	return sha256.Sum256(c.RawSubjectPublicKeyInfo)
+}
+
+// checksum tells a mistyped ID from another peer's: one typing error in
+// 16 million passes it. It is no defence against anybody.
+func (id ID) checksum() []byte {
+	sum := sha256.Sum256(append([]byte(idPrefix), id[:]...))
+	return sum[:idChecksum]
+}
+
+// String is the text form: "mig1" and 56 lower-case base32 characters that
+// hold the hash and a checksum.
+func (id ID) String() string {
+	return idPrefix + idEncoding.EncodeToString(append(id[:], id.checksum()...))
+}
+
+// Short is enough of the text to recognise a peer in a log. It is not enough to
+// trust one: [ParseID] refuses it.
+func (id ID) Short() string {
+	return id.String()[:len(idPrefix)+8]
+}
+
+// ParseID reads what [ID.String] wrote. Its errors wrap [ErrBadID] and say what
+// is wrong: the prefix, the length, a character or the checksum.
+func ParseID(s string) (ID, error) {
+	body, ok := strings.CutPrefix(s, idPrefix)
+	switch i := strings.IndexFunc(body, notInIDAlphabet); {
+	case !ok:
+		return ID{}, fmt.Errorf("transport: %w: %.80q does not begin with %q", ErrBadID, s, idPrefix)
+	case len(s) != idLen:
+		return ID{}, fmt.Errorf("transport: %w: %.80q has %d characters, want %d", ErrBadID, s, len(s), idLen)
+	case i >= 0:
+		return ID{}, fmt.Errorf("transport: %w: %.80q has a character outside a-z and 2-7 at %d", ErrBadID, s, len(idPrefix)+i)
+	}
+	raw, err := idEncoding.DecodeString(body)
+	if err != nil {
+		return ID{}, fmt.Errorf("transport: %w: %w", ErrBadID, err)
+	}
+	id := ID(raw[:len(ID{})])
+	if !bytes.Equal(raw[len(id):], id.checksum()) {
+		return ID{}, fmt.Errorf("transport: %w: %.80q was mistyped (its checksum is wrong)", ErrBadID, s)
+	}
+	return id, nil
+}
+
+func notInIDAlphabet(r rune) bool { return !strings.ContainsRune(idAlphabet, r) }
+
+// MarshalText is [ID.String] for JSON and flags.
+func (id ID) MarshalText() ([]byte, error) { return []byte(id.String()), nil }
+
+// UnmarshalText is [ParseID] for JSON and flags.
+func (id *ID) UnmarshalText(text []byte) error {
+	parsed, err := ParseID(string(text))
+	if err != nil {
+		return err
+	}
+	*id = parsed
+	return nil
+}

@@ -1,0 +1,153 @@
+package transport
+
+import (
+	"crypto/ed25519"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+)
+
+// Identity is this side's key pair. Its certificates are made from it in
+// memory, so nothing expires and there is one file to guard.
+type Identity struct {
+	key ed25519.PrivateKey
+	id  ID
+}
+
+// keyBlock is the PEM type of a PKCS #8 private key (RFC 7468, section 10).
+const keyBlock = "PRIVATE KEY"
+
+// NewIdentity makes an identity that lives as long as the process.
+func NewIdentity() (*Identity, error) {
+	_, key, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		return nil, fmt.Errorf("transport: make a key: %w", err)
+	}
+	return identityOf(key)
+}
+
+// LoadIdentity reads the private key in path, and makes it first where there is
+// none: mode 0600, in a directory made with mode 0700. Processes that do so at
+// the same time all get the same key.
+//
+// It refuses a file that anybody but its owner may read. No error holds any
+// part of the key.
+func LoadIdentity(path string) (*Identity, error) {
+	id, err := readIdentity(path)
+	if !errors.Is(err, fs.ErrNotExist) {
+		return id, err
+	}
+	if err := createIdentity(path); err != nil {
+		return nil, fmt.Errorf("transport: make identity %s: %w", path, err)
+	}
+	return readIdentity(path)
+}
+
+// ID is what the other side is told to expect.
+func (i *Identity) ID() ID { return i.id }
+
+// String keeps the key out of anything that prints an Identity.
+func (i *Identity) String() string { return i.id.String() }
+
+// GoString is String, for %#v.
+func (i *Identity) GoString() string { return i.String() }
+
+func identityOf(key ed25519.PrivateKey) (*Identity, error) {
+	spki, err := x509.MarshalPKIXPublicKey(key.Public())
+	if err != nil {
+		return nil, fmt.Errorf("transport: encode the public key: %w", err)
+	}
+	return &Identity{key: key, id: sha256.Sum256(spki)}, nil
+}
+
+func readIdentity(path string) (*Identity, error) {
+	text, err := readPrivate(path)
+	if err != nil {
+		return nil, fmt.Errorf("transport: identity %s: %w", path, err)
+	}
+	block, _ := pem.Decode(text)
+	if block == nil || block.Type != keyBlock {
+		return nil, fmt.Errorf("transport: identity %s: no PEM block %q", path, keyBlock)
+	}
+	parsed, err := x509.ParsePKCS8PrivateKey(block.Bytes)
+	if err != nil {
+		return nil, fmt.Errorf("transport: identity %s: not a PKCS #8 private key", path)
+	}
+	key, ok := parsed.(ed25519.PrivateKey)
+	if !ok {
+		return nil, fmt.Errorf("transport: identity %s: a %T, want an Ed25519 key", path, parsed)
+	}
+	return identityOf(key)
+}
+
+// readPrivate reads a small file that only its owner may read. The mode is that
+// of the file opened, so it cannot be exchanged between look and read.
+func readPrivate(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	switch mode := info.Mode(); {
+	case !mode.IsRegular():
+		return nil, fmt.Errorf("not a regular file (%v)", mode.Type())
+	case mode.Perm()&0o077 != 0:
+		return nil, fmt.Errorf("mode %04o lets others read the key: run chmod 600 %s", mode.Perm(), path)
+	case info.Size() > maxKeyFile:
+		return nil, fmt.Errorf("%d bytes, want at most %d", info.Size(), maxKeyFile)
+	}
+	text := make([]byte, info.Size())
+	n, err := f.ReadAt(text, 0)
+	if n < len(text) {
+		return nil, err
+	}
+	return text, nil
+}
+
+// createIdentity writes a new key beside path and links it to its name: link,
+// unlike rename, never replaces a key that another process has just made.
+func createIdentity(path string) error {
+	fresh, err := NewIdentity()
+	if err != nil {
+		return err
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(fresh.key)
+	if err != nil {
+		return err
+	}
+	dir := filepath.Dir(path)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	temp, err := os.CreateTemp(dir, ".key-*") // mode 0600
+	if err != nil {
+		return err
+	}
+	defer os.Remove(temp.Name())
+	err = pem.Encode(temp, &pem.Block{Type: keyBlock, Bytes: der})
+	if err := errors.Join(err, temp.Sync(), temp.Close()); err != nil {
+		return err
+	}
+	if err := os.Link(temp.Name(), path); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	return syncDir(dir)
+}
+
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}

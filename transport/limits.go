@@ -1,0 +1,65 @@
+package transport
+
+import (
+	"time"
+
+	"github.com/migpipe/migpipe/codec"
+)
+
+// Limits of what an unauthenticated or hostile peer may cost. They are
+// constants, so that no option weakens them by mistake.
+const (
+	// MaxSessions is the number of migrations that one listener serves at once.
+	MaxSessions = 4
+
+	// MaxLanes is the number of data lanes of one migration; the control lane
+	// comes on top.
+	MaxLanes = 16
+
+	// RetryHalfOpen is the number of half-open connections from which a new one
+	// must prove its address first (a QUIC Retry, RFC 9000, section 8.1.2): a
+	// flood from forged addresses holds no more than these.
+	RetryHalfOpen = 16
+
+	// MaxHalfOpen is the number of connections that may be in their handshake, or
+	// before their first byte, at once. It leaves room above RetryHalfOpen for
+	// peers that have proved their address, and for a migration that dials its
+	// 1+MaxLanes lanes together.
+	MaxHalfOpen = 4 * RetryHalfOpen
+
+	// HandshakeTimeout bounds the wait for a peer that is silent before its lane
+	// is open.
+	HandshakeTimeout = 3 * time.Second
+
+	// IdleTimeout is the silence after which an open lane is lost.
+	IdleTimeout = 2 * time.Second
+
+	// KeepAlive is the interval at which an idle lane proves that it lives.
+	KeepAlive = 500 * time.Millisecond
+
+	// MaxChunk is the largest chunk, in bytes of the stream.
+	MaxChunk = codec.MaxBlock
+
+	// MaxControl is the largest body of a control message, in bytes.
+	MaxControl = 16 << 10
+
+	// MaxDevices is the number of devices of one migration.
+	MaxDevices = 64
+
+	// MaxName is the longest name of a device, in bytes.
+	MaxName = 64
+
+	// MaxStream is the longest stream of one device, in bytes: far above any
+	// device, and low enough that no sum of offsets overflows.
+	MaxStream = 1 << 60
+
+	// WelcomeTimeout bounds the wait for the answer to HELLO.
+	WelcomeTimeout = 5 * time.Second
+
+	// Heartbeat is the longest silence on the control lane: an ACK goes out at
+	// least this often.
+	Heartbeat = 500 * time.Millisecond
+
+	// maxKeyFile is far above any private key in PEM.
+	maxKeyFile = 16 << 10
+)
