@@ -1,0 +1,103 @@
+package transport
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/migpipe/migpipe/codec"
+)
+
+// ErrArenaFull says that no chunk is free. On the receiving side it is a
+// broken promise: every byte of credit stands for memory that was set aside.
+var ErrArenaFull = errors.New("no free chunk in the arena")
+
+// Arena is a fixed number of chunk buffers in one anonymous mapping: outside
+// the garbage collector's heap, page-aligned, and touched before it is handed
+// out, so that a device's read(2) never faults on it (a fault that fails
+// mid-copy loses bytes that the driver already counts as read).
+type Arena struct {
+	mem       []byte
+	chunkSize int
+	count     int
+	free      chan *Chunk
+}
+
+// NewArena maps as many chunks of chunkSize bytes as memory holds, at least
+// least of them however small memory is.
+func NewArena(memory, chunkSize, least int) (*Arena, error) {
+	if chunkSize < 1 || chunkSize > MaxChunk {
+		return nil, fmt.Errorf("transport: chunk size %d is not between 1 and %d", chunkSize, MaxChunk)
+	}
+	page := os.Getpagesize()
+	// One page in front of the payload holds the frame header, at its very end,
+	// so that header and payload are one contiguous Write and the payload starts
+	// on a page boundary. Behind it is room for a codec that expands.
+	stride := page + roundUp(codec.MaxEncodedLen(chunkSize), page)
+	count := max(memory/stride, least)
+	mem, err := unix.Mmap(-1, 0, count*stride, unix.PROT_READ|unix.PROT_WRITE,
+		unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_POPULATE)
+	if err != nil {
+		return nil, fmt.Errorf("transport: map %d bytes for %d chunks: %w", count*stride, count, err)
+	}
+	a := &Arena{mem: mem, chunkSize: chunkSize, count: count, free: make(chan *Chunk, count)}
+	for i := range count {
+		slot := mem[i*stride : (i+1)*stride : (i+1)*stride]
+		a.free <- &Chunk{arena: a, buf: slot[page-chunkHeadLen:], free: true}
+	}
+	return a, nil
+}
+
+// Get takes a free chunk, waiting for one if need be.
+func (a *Arena) Get(ctx context.Context) (*Chunk, error) {
+	select {
+	case c := <-a.free:
+		return c.take(), nil
+	default:
+	}
+	select {
+	case c := <-a.free:
+		return c.take(), nil
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+}
+
+// TryGet takes a free chunk, or fails with ErrArenaFull.
+func (a *Arena) TryGet() (*Chunk, error) {
+	select {
+	case c := <-a.free:
+		return c.take(), nil
+	default:
+		return nil, ErrArenaFull
+	}
+}
+
+// ChunkSize is the most payload that one chunk holds, in bytes.
+func (a *Arena) ChunkSize() int { return a.chunkSize }
+
+// Count is the number of chunks, in use or free.
+func (a *Arena) Count() int { return a.count }
+
+// InUse is the number of chunks that somebody owns.
+func (a *Arena) InUse() int { return a.count - len(a.free) }
+
+// Close unmaps the arena. Every chunk must have been released: a chunk still
+// in use is a leak in the caller, which Close reports; the memory then stays
+// mapped, since its owner may yet touch it.
+func (a *Arena) Close() error {
+	if n := a.InUse(); n != 0 {
+		return fmt.Errorf("transport: arena closed with %d of %d chunks in use", n, a.count)
+	}
+	if a.mem == nil {
+		return nil
+	}
+	err := unix.Munmap(a.mem)
+	a.mem = nil
+	return err
+}
+
+func roundUp(n, to int) int { return (n + to - 1) / to * to }

@@ -1,0 +1,291 @@
+package transport
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash"
+	"hash/crc32"
+	"io"
+
+	"github.com/migpipe/migpipe/codec"
+)
+
+// chunkHeadLen is the length of a data frame's header (PROTOCOL.md, "Data frames").
+const chunkHeadLen = 40
+
+// frameChunk is the only type of data frame in protocol version 1.
+const frameChunk = 1
+
+// Flags of a data frame.
+const flagUnchecked = 1 // the payload was never in user space: no digest
+
+// ErrCorrupt says that bytes are not what their digest or checksum says.
+var ErrCorrupt = errors.New("corrupt data")
+
+// ErrProtocol says that the peer broke the protocol.
+var ErrProtocol = errors.New("protocol violation")
+
+// ChunkHead describes a chunk: the header of a data frame.
+type ChunkHead struct {
+	Device    uint16   // index of the device in HELLO
+	Codec     codec.ID // how the payload is encoded on the wire
+	Unchecked bool     // spliced: Digest is 0 and nobody has seen the bytes
+	RawLen    uint32   // bytes of the stream
+	WireLen   uint32   // bytes of payload that follow the header
+	Seq       uint64   // number of the chunk in its device's stream, from 0
+	Offset    uint64   // byte offset of the chunk in its device's stream
+	Digest    uint64   // xxhash64 of Device, RawLen, Seq, Offset and the raw bytes
+}
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// encode writes the header into b, which has chunkHeadLen bytes.
+func (h *ChunkHead) encode(b []byte) {
+	b[0] = frameChunk
+	b[1] = byte(h.Codec)
+	binary.BigEndian.PutUint16(b[2:], h.Device)
+	binary.BigEndian.PutUint32(b[4:], h.RawLen)
+	binary.BigEndian.PutUint32(b[8:], h.WireLen)
+	binary.BigEndian.PutUint64(b[16:], h.Seq)
+	binary.BigEndian.PutUint64(b[24:], h.Offset)
+	binary.BigEndian.PutUint64(b[32:], h.Digest)
+	if h.Unchecked {
+		b[0] |= flagUnchecked << 4
+	}
+	binary.BigEndian.PutUint32(b[12:], headSum(b))
+}
+
+// headSum is the checksum of a header, its own four bytes left out.
+func headSum(b []byte) uint32 {
+	sum := crc32.Update(0, castagnoli, b[:12])
+	return crc32.Update(sum, castagnoli, b[16:chunkHeadLen])
+}
+
+// ParseChunkHead reads a header and checks what can be checked without knowing
+// the session: type, flags, checksum, and lengths against the protocol's limits.
+func ParseChunkHead(b []byte) (ChunkHead, error) {
+	if len(b) < chunkHeadLen {
+		return ChunkHead{}, fmt.Errorf("%w: chunk header of %d bytes, need %d", ErrProtocol, len(b), chunkHeadLen)
+	}
+	if got, want := binary.BigEndian.Uint32(b[12:]), headSum(b); got != want {
+		return ChunkHead{}, fmt.Errorf("%w: chunk header checksum %#08x, computed %#08x", ErrCorrupt, got, want)
+	}
+	h := ChunkHead{
+		Device:    binary.BigEndian.Uint16(b[2:]),
+		Codec:     codec.ID(b[1]),
+		Unchecked: b[0]>>4 == flagUnchecked,
+		RawLen:    binary.BigEndian.Uint32(b[4:]),
+		WireLen:   binary.BigEndian.Uint32(b[8:]),
+		Seq:       binary.BigEndian.Uint64(b[16:]),
+		Offset:    binary.BigEndian.Uint64(b[24:]),
+		Digest:    binary.BigEndian.Uint64(b[32:]),
+	}
+	if b[0]&0x0f != frameChunk || b[0]>>4 > flagUnchecked {
+		return ChunkHead{}, fmt.Errorf("%w: data frame type %#02x is unknown", ErrProtocol, b[0])
+	}
+	return h, h.check()
+}
+
+func (h *ChunkHead) check() error {
+	switch {
+	case h.RawLen == 0 || h.RawLen > MaxChunk:
+		return fmt.Errorf("%w: chunk of %d bytes, limit %d", ErrProtocol, h.RawLen, MaxChunk)
+	case h.Offset > MaxStream-uint64(h.RawLen):
+		return fmt.Errorf("%w: chunk at offset %d, limit %d", ErrProtocol, h.Offset, uint64(MaxStream))
+	case h.Codec == codec.IDRaw && h.WireLen != h.RawLen:
+		return fmt.Errorf("%w: raw chunk of %d bytes with %d on the wire", ErrProtocol, h.RawLen, h.WireLen)
+	case h.Codec != codec.IDRaw && h.WireLen >= h.RawLen:
+		return fmt.Errorf("%w: chunk of %d bytes encoded by %v to %d", ErrProtocol, h.RawLen, h.Codec, h.WireLen)
+	case h.Unchecked && (h.Codec != codec.IDRaw || h.Digest != 0):
+		return fmt.Errorf("%w: unchecked chunk with codec %v and digest %#x", ErrProtocol, h.Codec, h.Digest)
+	}
+	return nil
+}
+
+// digest is the checksum of the raw bytes and of where they belong.
+func (h *ChunkHead) digest(raw []byte) uint64 {
+	var place [22]byte
+	binary.BigEndian.PutUint16(place[0:], h.Device)
+	binary.BigEndian.PutUint32(place[2:], h.RawLen)
+	binary.BigEndian.PutUint64(place[6:], h.Seq)
+	binary.BigEndian.PutUint64(place[14:], h.Offset)
+	return codec.Digest(place[:], raw)
+}
+
+// Chunk is a piece of a device's stream in a buffer of an arena. It has one
+// owner; Release gives it back. Its bytes leave it only through the methods,
+// so that nobody keeps a slice of memory that has another owner.
+type Chunk struct {
+	ChunkHead
+	arena *Arena
+	buf   []byte // chunkHeadLen bytes of header, then the payload
+	free  bool
+}
+
+func (c *Chunk) take() *Chunk {
+	c.free = false
+	c.ChunkHead = ChunkHead{}
+	return c
+}
+
+// Release gives the chunk back to its arena. Releasing twice is a programmer's
+// error and panics.
+func (c *Chunk) Release() {
+	if c.free {
+		panic("transport: chunk released twice")
+	}
+	c.free = true
+	c.arena.free <- c
+}
+
+// zeros stands for the bytes of every zero chunk. It is never written, so it
+// costs address space and no memory.
+var zeros [MaxChunk]byte
+
+// raw is the stream's bytes, where the payload is not an encoding of them.
+func (c *Chunk) raw() []byte {
+	if c.Codec == codec.IDZero {
+		return zeros[:c.RawLen]
+	}
+	return c.buf[chunkHeadLen:][:c.RawLen]
+}
+
+// Zero reports whether the bytes are all zero and were sent as a marker.
+func (c *Chunk) Zero() bool { return c.Codec == codec.IDZero }
+
+// Fill reads once from r into an empty chunk, at most limit bytes, and returns
+// what r returned.
+func (c *Chunk) Fill(r io.Reader, limit int) (int, error) {
+	limit = min(limit, c.arena.chunkSize)
+	n, err := r.Read(c.buf[chunkHeadLen:][:limit:limit])
+	c.RawLen, c.WireLen = uint32(n), uint32(n)
+	return n, err
+}
+
+// Seal says where in which stream the bytes of Fill belong, and sums them up.
+func (c *Chunk) Seal(device uint16, seq, offset uint64) {
+	c.Device, c.Seq, c.Offset, c.Codec = device, seq, offset, codec.IDRaw
+	c.Digest = c.digest(c.raw())
+}
+
+// EncodeTo encodes a sealed chunk as the policy chooses and returns the chunk
+// that is to be sent: spare, which then holds the encoded bytes, or c itself
+// where the bytes go as they are. Ownership of neither changes.
+func (c *Chunk) EncodeTo(spare *Chunk, policy codec.Policy) *Chunk {
+	id, enc := codec.EncodeChunk(policy, spare.buf[chunkHeadLen:chunkHeadLen], c.raw())
+	if id == codec.IDRaw {
+		return c
+	}
+	spare.ChunkHead = c.ChunkHead
+	spare.Codec, spare.WireLen = id, uint32(len(enc))
+	return spare
+}
+
+// WriteFrame writes the header and the payload with one Write.
+func (c *Chunk) WriteFrame(w io.Writer) error {
+	c.encode(c.buf)
+	_, err := w.Write(c.buf[:chunkHeadLen+int(c.WireLen)])
+	return err
+}
+
+// ReadChunkHead reads the header of the next data frame. io.EOF means that the
+// lane ended between two frames.
+func ReadChunkHead(r io.Reader, room *[chunkHeadLen]byte) (ChunkHead, error) {
+	if _, err := io.ReadFull(r, room[:]); err != nil {
+		return ChunkHead{}, err
+	}
+	return ParseChunkHead(room[:])
+}
+
+// HeadRoom is memory for ReadChunkHead.
+type HeadRoom = [chunkHeadLen]byte
+
+// ReadPayload reads the payload that follows head into the chunk, decodes it
+// and checks the digest. Bytes that arrive as they are, are read to where they
+// stay; encoded ones pass through scratch.
+func (c *Chunk) ReadPayload(r io.Reader, head ChunkHead, scratch *Chunk) error {
+	if int(head.RawLen) > c.arena.chunkSize {
+		return fmt.Errorf("%w: chunk of %d bytes, negotiated %d", ErrProtocol, head.RawLen, c.arena.chunkSize)
+	}
+	c.ChunkHead = head
+	if err := c.readWire(r, scratch); err != nil {
+		return err
+	}
+	if c.Unchecked {
+		return nil
+	}
+	if got := c.digest(c.raw()); got != c.Digest {
+		return fmt.Errorf("%w: chunk %d at offset %d has digest %#016x, its header says %#016x",
+			ErrCorrupt, c.Seq, c.Offset, got, c.Digest)
+	}
+	return nil
+}
+
+func (c *Chunk) readWire(r io.Reader, scratch *Chunk) error {
+	if c.Codec == codec.IDRaw {
+		_, err := io.ReadFull(r, c.raw())
+		return noEOF(err)
+	}
+	wire := scratch.buf[chunkHeadLen:][:c.WireLen]
+	if _, err := io.ReadFull(r, wire); err != nil {
+		return noEOF(err)
+	}
+	cd, err := codec.ByID(c.Codec)
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrProtocol, err)
+	}
+	if c.Codec == codec.IDZero {
+		return nil // raw reads them from zeros
+	}
+	if err := cd.Decode(c.raw(), wire); err != nil {
+		return fmt.Errorf("%w: chunk %d at offset %d: %w", ErrCorrupt, c.Seq, c.Offset, err)
+	}
+	return nil
+}
+
+// noEOF turns the end of a lane inside a frame into an error.
+func noEOF(err error) error {
+	if err == io.EOF {
+		return io.ErrUnexpectedEOF
+	}
+	return err
+}
+
+// WriteRaw writes the chunk's bytes to w with one Write.
+func (c *Chunk) WriteRaw(w io.Writer) error {
+	_, err := w.Write(c.raw())
+	return err
+}
+
+// Digest sums up a whole stream without a second pass over its bytes: SHA-256
+// over the ordered list of (offset, length, chunk digest).
+type Digest struct {
+	sum    hash.Hash
+	chunks uint64
+	bytes  uint64
+}
+
+// NewDigest starts the digest of a stream.
+func NewDigest() *Digest { return &Digest{sum: sha256.New()} }
+
+// Add adds the next chunk of the stream.
+func (d *Digest) Add(h ChunkHead) {
+	var rec [20]byte
+	binary.BigEndian.PutUint64(rec[0:], h.Offset)
+	binary.BigEndian.PutUint32(rec[8:], h.RawLen)
+	binary.BigEndian.PutUint64(rec[12:], h.Digest)
+	d.sum.Write(rec[:])
+	d.chunks++
+	d.bytes += uint64(h.RawLen)
+}
+
+// Bytes is the length of the stream so far.
+func (d *Digest) Bytes() uint64 { return d.bytes }
+
+// Chunks is the number of chunks so far.
+func (d *Digest) Chunks() uint64 { return d.chunks }
+
+// Sum is the digest of what was added so far.
+func (d *Digest) Sum() StreamDigest { return StreamDigest(d.sum.Sum(nil)) }

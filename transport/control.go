@@ -1,0 +1,101 @@
+package transport
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/fxamacker/cbor/v2"
+)
+
+// encMode is deterministic, so that frames can be golden-tested.
+var encMode = must(cbor.CoreDetEncOptions().EncMode())
+
+// decMode bounds what a message can make the decoder do. Unknown map keys are
+// skipped: a later minor addition must not break an older peer, and whatever
+// matters is negotiated by version.
+var decMode = must(cbor.DecOptions{
+	DupMapKey:        cbor.DupMapKeyEnforcedAPF,
+	IndefLength:      cbor.IndefLengthForbidden,
+	TagsMd:           cbor.TagsForbidden,
+	MaxNestedLevels:  6,
+	MaxArrayElements: MaxDevices,
+	MaxMapPairs:      32,
+	UTF8:             cbor.UTF8RejectInvalid,
+	IntDec:           cbor.IntDecConvertNone,
+}.DecMode())
+
+func must[T any](v T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return v
+}
+
+// AppendMessage appends m, framed, to dst.
+func AppendMessage(dst []byte, m Message) ([]byte, error) {
+	body, err := encMode.Marshal(m)
+	if err != nil {
+		return nil, fmt.Errorf("transport: encode %v: %w", m.Type(), err)
+	}
+	return appendControl(dst, m.Type(), body)
+}
+
+func decodeMessage(t MessageType, body []byte) (Message, error) {
+	m := messageTypes[t].make()
+	if err := decMode.Unmarshal(body, m); err != nil {
+		return nil, fmt.Errorf("%w: %v: %w", ErrProtocol, t, err)
+	}
+	return m, nil
+}
+
+// Control exchanges messages on the control lane. Send may be called by
+// several goroutines, Receive by one.
+type Control struct {
+	lane Lane
+	room []byte // of the message being received
+
+	mu  sync.Mutex
+	out []byte // of the message being sent
+}
+
+// NewControl speaks on a lane whose preamble has been exchanged.
+func NewControl(lane Lane) *Control {
+	return &Control{lane: lane, room: make([]byte, MaxControl)}
+}
+
+// Send writes one message. An error leaves the lane unusable.
+func (c *Control) Send(m Message) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	frame, err := AppendMessage(c.out[:0], m)
+	if err != nil {
+		return err
+	}
+	c.out = frame
+	if _, err := c.lane.Write(frame); err != nil {
+		return fmt.Errorf("transport: send %v: %w", m.Type(), err)
+	}
+	return nil
+}
+
+// Receive reads the next message. Unknown messages that may be skipped, are.
+func (c *Control) Receive() (Message, error) {
+	for {
+		t, body, err := readControl(c.lane, c.room)
+		if errors.Is(err, errSkip) {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("transport: receive: %w", err)
+		}
+		m, err := decodeMessage(t, body)
+		if err != nil {
+			return nil, fmt.Errorf("transport: receive: %w", err)
+		}
+		return m, nil
+	}
+}
+
+// Lane is the lane underneath.
+func (c *Control) Lane() Lane { return c.lane }

@@ -1,0 +1,106 @@
+package transport
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+)
+
+// Code says why an attempt ended, on the wire and in errors. A number is never
+// given to another reason.
+type Code uint16
+
+// The reasons of protocol version 1.
+const (
+	CodeInternal     Code = 1  // a defect of this software
+	CodeVersion      Code = 2  // no protocol version in common
+	CodeDevices      Code = 3  // the two sides name different devices
+	CodeIncompatible Code = 4  // a device cannot take the other's state
+	CodeBusy         Code = 5  // a device is in use or cannot migrate
+	CodeLimit        Code = 6  // a limit of this side would be exceeded
+	CodeCorrupt      Code = 7  // a digest or checksum did not match
+	CodeIncomplete   Code = 8  // the stream is not what END says
+	CodeDevice       Code = 9  // a device failed while saving, loading or changing state
+	CodeValidation   Code = 10 // the destination device refused the loaded state
+	CodeStart        Code = 11 // the destination device did not start
+	CodeCancelled    Code = 12 // somebody cancelled
+	CodeTimeout      Code = 13 // something took longer than it may
+	CodeProtocol     Code = 14 // the peer broke the protocol
+	CodeNetwork      Code = 15 // the peer cannot be reached, or no longer
+	CodeAuth         Code = 16 // the peer is not who it should be, or does not want this side
+)
+
+var codeNames = [...]string{
+	CodeInternal: "internal", CodeVersion: "version", CodeDevices: "devices",
+	CodeIncompatible: "incompatible", CodeBusy: "busy", CodeLimit: "limit",
+	CodeCorrupt: "corrupt", CodeIncomplete: "incomplete", CodeDevice: "device",
+	CodeValidation: "validation", CodeStart: "start", CodeCancelled: "cancelled",
+	CodeTimeout: "timeout", CodeProtocol: "protocol", CodeNetwork: "network", CodeAuth: "auth",
+}
+
+// String is the reason in one word.
+func (c Code) String() string {
+	if int(c) < len(codeNames) && codeNames[c] != "" {
+		return codeNames[c]
+	}
+	return fmt.Sprintf("code-%d", uint16(c))
+}
+
+// Fault is why an attempt failed: on which side, at which device and offset.
+type Fault struct {
+	Code   Code
+	Remote bool   // the peer said so
+	Device string // "" where it concerns no single device
+	Offset uint64 // of the device's stream, where Device is set
+	Err    error
+}
+
+// Error names side, device, offset and cause.
+func (f *Fault) Error() string {
+	var b strings.Builder
+	if f.Remote {
+		b.WriteString("peer: ")
+	}
+	if f.Device != "" {
+		fmt.Fprintf(&b, "device %s at offset %d: ", f.Device, f.Offset)
+	}
+	b.WriteString(f.Err.Error())
+	return b.String()
+}
+
+// Unwrap gives the cause.
+func (f *Fault) Unwrap() error { return f.Err }
+
+// ErrAuth says that the peer is not who it should be, or did not want this
+// side. Whatever a carrier finds wrong with an identity wraps it.
+var ErrAuth = errors.New("authentication failed")
+
+// CodeOf finds the reason in an error that a carrier or this package gave.
+func CodeOf(err error) Code {
+	var f *Fault
+	switch {
+	case errors.As(err, &f):
+		return f.Code
+	case errors.Is(err, ErrCorrupt):
+		return CodeCorrupt
+	case errors.Is(err, ErrProtocol):
+		return CodeProtocol
+	case errors.Is(err, ErrAuth):
+		return CodeAuth
+	}
+	return CodeNetwork
+}
+
+// PeerText makes text from the peer safe to show: quoted where it is not plain,
+// and cut to a sane length.
+func PeerText(s string) string {
+	const most = 300
+	if len(s) > most {
+		s = s[:most] + "..."
+	}
+	quoted := fmt.Sprintf("%q", s)
+	if quoted == `"`+s+`"` {
+		return s
+	}
+	return quoted
+}

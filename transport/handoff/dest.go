@@ -1,0 +1,227 @@
+package handoff
+
+import "github.com/migpipe/migpipe/transport"
+
+// DestPhase is where the destination is in the conversation. It is forgotten
+// by a crash; the Record is not.
+type DestPhase uint8
+
+// The phases of the destination.
+const (
+	DestIdle      DestPhase = iota
+	DestReceiving           // streams are being written
+	DestReady               // complete and verified, in STOP
+	DestStarting            // ACCEPT recorded, devices on their way to RUNNING
+	DestRunning
+	DestResetting // the attempt is over, devices are being reset
+	DestEnded
+)
+
+// String is the phase's name in scenarios and logs.
+func (p DestPhase) String() string {
+	return [...]string{"idle", "receiving", "ready", "starting", "running", "resetting", "ended"}[p]
+}
+
+// Dest is the destination's side of the hand-off. It is the single point at
+// which COMMIT and CANCEL race: whichever is recorded first wins, and the other
+// is told the truth.
+type Dest struct {
+	Attempt  transport.Attempt // zero before HELLO
+	Journal  transport.JournalID
+	Digest   transport.StreamDigest
+	Record   Record
+	Phase    DestPhase
+	MaxEpoch uint64 // the highest epoch seen; older ones never run
+	StartNS  int64
+}
+
+// NewDest knows of no attempt.
+func NewDest(journal transport.JournalID) Dest { return Dest{Journal: journal} }
+
+// Step is the whole of the destination's behaviour.
+func (d Dest) Step(ev Event) (Dest, []Action) {
+	if m, ok := ev.(transport.Message); ok && *m.About() != d.Attempt {
+		return d.foreign(m)
+	}
+	if q, ok := ev.(*transport.Query); ok {
+		return d, []Action{Send{&transport.Status{Attempt: q.Attempt, Journal: d.Journal,
+			Record: d.Record.String(), MaxEpoch: d.MaxEpoch, Digest: d.Digest}}}
+	}
+	switch d.Phase {
+	case DestIdle:
+		return d.idle(ev)
+	case DestReceiving:
+		return d.receiving(ev)
+	case DestReady:
+		return d.ready(ev)
+	case DestStarting:
+		return d.starting(ev)
+	case DestRunning:
+		return d.running(ev)
+	}
+	return d.over(ev)
+}
+
+// foreign answers messages of an attempt that is not the one at hand. A COMMIT,
+// CANCEL or ABORT for it gets the durable answer that it never runs here.
+func (d Dest) foreign(m transport.Message) (Dest, []Action) {
+	a := *m.About()
+	switch m.(type) {
+	case *transport.Commit, *transport.Cancel, *transport.Abort:
+	default:
+		return d, nil
+	}
+	no := Send{&transport.Declined{Attempt: a, Journal: d.Journal, Code: transport.CodeProtocol,
+		Text: "this attempt is not known here and will never run here"}}
+	if a.Mig == d.Attempt.Mig && a.Epoch <= d.MaxEpoch {
+		return d, []Action{no} // an older epoch is already ruled out
+	}
+	if a.Mig == d.Attempt.Mig {
+		d.MaxEpoch = a.Epoch
+	}
+	return d, []Action{Append{Entry{Record: Aborted, Attempt: a, Journal: d.Journal}}, no}
+}
+
+func (d Dest) idle(ev Event) (Dest, []Action) {
+	o, ok := ev.(Offered)
+	if !ok || o.Attempt.Epoch <= d.MaxEpoch {
+		return d, nil
+	}
+	d.Attempt, d.MaxEpoch, d.Phase = o.Attempt, o.Attempt.Epoch, DestReceiving
+	d, rec := d.record(Open)
+	return d, []Action{rec, SendWelcome{}}
+}
+
+func (d Dest) receiving(ev Event) (Dest, []Action) {
+	switch ev := ev.(type) {
+	case Loaded:
+		d.Digest, d.Phase = ev.Digest, DestReady
+		d, rec := d.record(Ready)
+		return d, []Action{rec, Send{d.readyMessage()}}
+	case *transport.Commit:
+		return d.decline(transport.CodeProtocol, "", 0, "COMMIT before READY")
+	}
+	return d.mayEnd(ev)
+}
+
+func (d Dest) ready(ev Event) (Dest, []Action) {
+	m, ok := ev.(*transport.Commit)
+	if !ok {
+		return d.mayEnd(ev)
+	}
+	if m.Journal != d.Journal {
+		return d.decline(transport.CodeProtocol, "", 0, "COMMIT names another journal")
+	}
+	if m.Digest != d.Digest {
+		return d.decline(transport.CodeCorrupt, "", 0, "COMMIT names another digest")
+	}
+	d.Phase = DestStarting
+	d, rec := d.record(Accept)
+	return d, []Action{rec, Start{}}
+}
+
+// mayEnd handles what ends an attempt that was not accepted.
+func (d Dest) mayEnd(ev Event) (Dest, []Action) {
+	switch ev := ev.(type) {
+	case *transport.Cancel:
+		return d.decline(transport.CodeCancelled, "", 0, "cancelled by the source")
+	case *transport.Abort:
+		return d.decline(ev.Code, "", 0, "aborted by the source")
+	case Interrupt:
+		return d.decline(transport.CodeCancelled, "", 0, "cancelled by the destination")
+	case Failed:
+		return d.decline(ev.Code, ev.Device, ev.Offset, ev.Text)
+	case Lost, Unrecorded:
+		return d.decline(transport.CodeNetwork, "", 0, "the connection was lost")
+	}
+	return d, nil
+}
+
+func (d Dest) starting(ev Event) (Dest, []Action) {
+	switch ev := ev.(type) {
+	case Started:
+		d.Phase, d.StartNS = DestRunning, ev.TookNS
+		return d, []Action{Send{d.runningMessage()}}
+	case NotStarted:
+		return d.notStarted(ev)
+	case Unrecorded: // ACCEPT may or may not survive, so nothing may start
+		d.Phase = DestEnded
+		return d, []Action{Finish{InDoubt}}
+	}
+	return d, nil // COMMIT is on its way; CANCEL came too late
+}
+
+func (d Dest) notStarted(ev NotStarted) (Dest, []Action) {
+	switch ev.Copy {
+	case Kept:
+		d.Phase = DestReady
+		d, rec := d.record(Ready)
+		return d, []Action{rec, Send{&transport.NotStarted{Attempt: d.Attempt, Journal: d.Journal,
+			Device: ev.Device, Text: ev.Text}}}
+	case Dropped:
+		d.Phase = DestEnded
+		d, rec := d.record(Aborted)
+		return d, []Action{rec, Send{d.declined(transport.CodeStart, ev.Device, 0, ev.Text)}, Finish{Rolledback}}
+	}
+	d.Phase = DestEnded
+	return d, []Action{Finish{NeedsReset}}
+}
+
+func (d Dest) running(ev Event) (Dest, []Action) {
+	switch ev.(type) {
+	case *transport.Commit, *transport.Cancel:
+		return d, []Action{Send{d.runningMessage()}}
+	case *transport.Fin, Lost, Interrupt, Failed:
+		d.Phase = DestEnded
+		return d, []Action{Finish{Committed}}
+	}
+	return d, nil
+}
+
+// over answers a source that asks again after the end, and waits for the reset.
+func (d Dest) over(ev Event) (Dest, []Action) {
+	switch ev := ev.(type) {
+	case WasReset:
+		if d.Phase != DestResetting {
+			return d, nil
+		}
+		d.Phase = DestEnded
+		if ev.Failed {
+			return d, []Action{Finish{NeedsReset}}
+		}
+		return d, []Action{Finish{Rolledback}}
+	case *transport.Commit, *transport.Cancel, *transport.Abort:
+		if d.Record == Aborted {
+			return d, []Action{Send{d.declined(transport.CodeCancelled, "", 0, "this attempt has ended")}}
+		}
+		if d.Record == Accept && d.StartNS > 0 {
+			return d, []Action{Send{d.runningMessage()}}
+		}
+	}
+	return d, nil
+}
+
+// decline ends the attempt: recorded, told, and only then undone, so that the
+// source need not wait for the reset.
+func (d Dest) decline(code transport.Code, device string, offset uint64, text string) (Dest, []Action) {
+	d.Phase = DestResetting
+	d, rec := d.record(Aborted)
+	return d, []Action{rec, Send{d.declined(code, device, offset, text)}, Reset{}}
+}
+
+func (d Dest) declined(code transport.Code, device string, offset uint64, text string) *transport.Declined {
+	return &transport.Declined{Attempt: d.Attempt, Journal: d.Journal, Code: code, Device: device, Offset: offset, Text: text}
+}
+
+func (d Dest) readyMessage() *transport.Ready {
+	return &transport.Ready{Attempt: d.Attempt, Journal: d.Journal, Digest: d.Digest}
+}
+
+func (d Dest) runningMessage() *transport.Running {
+	return &transport.Running{Attempt: d.Attempt, Journal: d.Journal, StartNS: d.StartNS}
+}
+
+func (d Dest) record(r Record) (Dest, Append) {
+	d.Record = r
+	return d, Append{Entry{Record: r, Attempt: d.Attempt, Journal: d.Journal, Digest: d.Digest}}
+}

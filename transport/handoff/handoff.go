@@ -1,0 +1,170 @@
+// Package handoff decides who owns the devices of a migration, and when.
+//
+// Ownership is a token that is handed over: the source records COMMIT and so
+// gives up its right to resume; the destination records ACCEPT and so takes it.
+// The destination's ACCEPT is the point of no return. After COMMIT the source
+// never decides alone: it may resume only when the destination has recorded
+// that it will never run this attempt.
+//
+// [Source] and [Dest] are pure state machines: a value and an event give a new
+// value and the actions to take, in order. They do no I/O, have no clock and
+// start nothing, so that a test can explore every interleaving of both against
+// a network that loses, repeats and reorders. PROTOCOL.md has the diagrams.
+package handoff
+
+import "github.com/migpipe/migpipe/transport"
+
+// Record is what a side has written down about an attempt: what it may do
+// after it has forgotten everything else.
+type Record uint8
+
+// Records of the source: Owner, Open, Commit, Done. Records of the
+// destination: None, Open, Ready, Accept, Aborted.
+const (
+	None    Record = iota // the destination never heard of the attempt
+	Owner                 // the source owns its devices, no attempt is open
+	Open                  // an attempt is open; the source still owns the devices
+	Ready                 // the destination holds a complete, verified copy
+	Commit                // the source has given up its right to resume
+	Accept                // the destination owns the devices
+	Aborted               // this attempt will never run at the destination
+	Done                  // the source knows that the destination runs
+)
+
+// String is the record's name in PROTOCOL.md.
+func (r Record) String() string {
+	return [...]string{"NONE", "OWNER", "OPEN", "READY", "COMMIT", "ACCEPT", "ABORTED", "DONE"}[r]
+}
+
+// Outcome is how a migration ended, for those who must act on it.
+type Outcome uint8
+
+// The outcomes.
+const (
+	Pending    Outcome = iota // not ended
+	Committed                 // the destination runs, the source never will
+	Rolledback                // the source may run, the destination never will
+	InDoubt                   // neither side may be started before the other was asked
+	NeedsReset                // a device could not be brought back; see the fault
+)
+
+// String is the outcome as the done event spells it.
+func (o Outcome) String() string {
+	return [...]string{"pending", "committed", "aborted", "in-doubt", "needs-reset"}[o]
+}
+
+// Entry is one line of a journal.
+type Entry struct {
+	Record  Record
+	Attempt transport.Attempt
+	Journal transport.JournalID // of the side that writes
+	Peer    transport.JournalID // of the other side, once known
+	Digest  transport.StreamDigest
+}
+
+// Journal keeps entries. Append returns only when the entry would survive; the
+// message that announces it is sent after that.
+type Journal interface {
+	ID() transport.JournalID
+	Append(Entry) error
+}
+
+// Memory is a journal that lives as long as the process.
+type Memory struct {
+	id      transport.JournalID
+	entries []Entry
+}
+
+// NewMemory starts an empty journal.
+func NewMemory() *Memory { return &Memory{id: transport.NewJournalID()} }
+
+// ID names the journal.
+func (m *Memory) ID() transport.JournalID { return m.id }
+
+// Append keeps the entry.
+func (m *Memory) Append(e Entry) error {
+	m.entries = append(m.entries, e)
+	return nil
+}
+
+// Entries returns a copy of what was appended.
+func (m *Memory) Entries() []Entry { return append([]Entry(nil), m.entries...) }
+
+// Event is something that happened: a transport.Message that arrived, or one
+// of the local events below.
+type Event any
+
+// Local events.
+type (
+	// Begin opens the attempt (source).
+	Begin struct{}
+	// Offered is a HELLO that the destination's engine has found acceptable.
+	Offered struct{ Attempt transport.Attempt }
+	// Drained says that every stream of the stopped source was sent to its end.
+	Drained struct{ Digest transport.StreamDigest }
+	// Loaded says that every destination device holds its stream, in STOP.
+	Loaded struct{ Digest transport.StreamDigest }
+	// Failed says that this side cannot go on.
+	Failed struct {
+		Code   transport.Code
+		Device string
+		Offset uint64
+		Text   string
+	}
+	// Lost says that the peer cannot be reached any more.
+	Lost struct{}
+	// Interrupt is the user's wish to cancel.
+	Interrupt struct{}
+	// Resumed is the result of Resume.
+	Resumed struct{ Failed bool }
+	// Started says that every destination device is read back as RUNNING.
+	Started struct{ TookNS int64 }
+	// NotStarted says that the start failed, and what became of the copy.
+	NotStarted struct {
+		Copy   Copy
+		Device string
+		Text   string
+	}
+	// WasReset is the result of Reset.
+	WasReset struct{ Failed bool }
+	// Unrecorded says that the journal did not take the last entry.
+	Unrecorded struct{}
+)
+
+// Copy is what a failed start left of the destination's copy.
+type Copy uint8
+
+// What a failed start leaves.
+const (
+	Kept    Copy = iota // in STOP, complete, never ran
+	Dropped             // reset, never ran
+	Unclear             // it cannot be excluded that it runs
+)
+
+// Action is something that the engine does, in the order given: a
+// *transport.Message value is wrapped in Send.
+type Action any
+
+// Actions.
+type (
+	// Append records before anything after it is done; a failure stops the
+	// list and becomes the event Unrecorded.
+	Append struct{ Entry Entry }
+	// Send sends a message. It is best effort: what must not be lost is asked
+	// for again by the other side.
+	Send struct{ Message transport.Message }
+	// SendHello and SendWelcome are Send of messages that only the engine can
+	// fill in.
+	SendHello   struct{}
+	SendWelcome struct{}
+	// Resume brings the source devices back to RUNNING; the result is Resumed.
+	Resume struct{}
+	// Release lets go of the stopped source devices.
+	Release struct{}
+	// Start runs the destination devices; the result is Started or NotStarted.
+	Start struct{}
+	// Reset drops what the destination devices hold; the result is WasReset.
+	Reset struct{}
+	// Finish ends the engine's work.
+	Finish struct{ Outcome Outcome }
+)

@@ -1,0 +1,164 @@
+package handoff
+
+import "github.com/migpipe/migpipe/transport"
+
+// SourcePhase is where the source is in the conversation. It is forgotten by a
+// crash; the Record is not.
+type SourcePhase uint8
+
+// The phases of the source.
+const (
+	SourceIdle     SourcePhase = iota
+	SourceHello                // HELLO sent, waiting for WELCOME
+	SourceTransfer             // streams are being sent
+	SourceWaiting              // all ENDs sent, waiting for READY
+	SourceDoubt                // COMMIT recorded, the answer is outstanding
+	SourceResuming             // the devices are going back to RUNNING
+	SourceEnded
+)
+
+// String is the phase's name in scenarios and logs.
+func (p SourcePhase) String() string {
+	return [...]string{"idle", "hello", "transfer", "waiting", "doubt", "resuming", "ended"}[p]
+}
+
+// Source is the source's side of the hand-off. The zero value with Attempt and
+// Journal set owns its devices.
+type Source struct {
+	Attempt transport.Attempt
+	Journal transport.JournalID // its own
+	Peer    transport.JournalID // the destination's, from WELCOME
+	Digest  transport.StreamDigest
+	Record  Record
+	Phase   SourcePhase
+}
+
+// NewSource owns its devices and has no attempt open.
+func NewSource(a transport.Attempt, journal transport.JournalID) Source {
+	return Source{Attempt: a, Journal: journal, Record: Owner}
+}
+
+// MayResume says whether the source may run its devices without asking.
+func (s Source) MayResume() bool { return s.Record == Owner || s.Record == Open }
+
+// Step is the whole of the source's behaviour.
+func (s Source) Step(ev Event) (Source, []Action) {
+	if m, ok := ev.(transport.Message); ok && *m.About() != s.Attempt {
+		return s, nil // of another attempt: an echo, or not ours
+	}
+	switch s.Phase {
+	case SourceIdle:
+		return s.idle(ev)
+	case SourceHello, SourceTransfer, SourceWaiting:
+		return s.open(ev)
+	case SourceDoubt:
+		return s.doubt(ev)
+	case SourceResuming:
+		return s.resuming(ev)
+	}
+	return s, nil
+}
+
+func (s Source) idle(ev Event) (Source, []Action) {
+	if _, ok := ev.(Begin); !ok || s.Record != Owner {
+		return s, nil
+	}
+	s.Phase = SourceHello
+	s, rec := s.record(Open)
+	return s, []Action{rec, SendHello{}}
+}
+
+// open is the time in which the source may turn back for any reason.
+func (s Source) open(ev Event) (Source, []Action) {
+	switch ev := ev.(type) {
+	case *transport.Welcome:
+		if s.Phase == SourceHello {
+			s.Peer, s.Phase = ev.Journal, SourceTransfer
+		}
+		return s, nil
+	case Drained:
+		if s.Phase == SourceTransfer {
+			s.Digest, s.Phase = ev.Digest, SourceWaiting
+		}
+		return s, nil
+	case *transport.Ready:
+		return s.ready(ev)
+	case *transport.Declined, Lost, Unrecorded:
+		return s.rollback(nil)
+	case Interrupt:
+		return s.rollback(s.abort(transport.CodeCancelled, "cancelled by the source"))
+	case Failed:
+		return s.rollback(s.abort(ev.Code, ev.Text))
+	}
+	return s, nil
+}
+
+func (s Source) ready(m *transport.Ready) (Source, []Action) {
+	switch {
+	case s.Phase != SourceWaiting:
+		return s.rollback(s.abort(transport.CodeProtocol, "READY before END"))
+	case m.Journal != s.Peer:
+		return s.rollback(s.abort(transport.CodeProtocol, "READY from another journal than WELCOME"))
+	case m.Digest != s.Digest:
+		return s.rollback(s.abort(transport.CodeCorrupt, "READY with another digest than END"))
+	}
+	s.Phase = SourceDoubt
+	s, rec := s.record(Commit)
+	return s, []Action{rec, Send{&transport.Commit{Attempt: s.Attempt, Journal: s.Peer, Digest: s.Digest}}}
+}
+
+// doubt is the time in which only the destination's recorded answer counts.
+func (s Source) doubt(ev Event) (Source, []Action) {
+	switch ev := ev.(type) {
+	case *transport.Running:
+		if ev.Journal != s.Peer {
+			return s, nil
+		}
+		s.Phase = SourceEnded
+		s, rec := s.record(Done)
+		return s, []Action{rec, Release{}, Send{&transport.Fin{Attempt: s.Attempt}}, Finish{Committed}}
+	case *transport.Declined:
+		if ev.Journal != s.Peer {
+			return s, nil // a side that lost its journal cannot know
+		}
+		return s.rollback(nil)
+	case *transport.NotStarted, Interrupt, Failed:
+		return s, []Action{Send{&transport.Cancel{Attempt: s.Attempt}}}
+	case Lost, Unrecorded:
+		s.Phase = SourceEnded
+		return s, []Action{Finish{InDoubt}}
+	}
+	return s, nil
+}
+
+func (s Source) resuming(ev Event) (Source, []Action) {
+	r, ok := ev.(Resumed)
+	if !ok {
+		return s, nil
+	}
+	s.Phase = SourceEnded
+	if r.Failed {
+		return s, []Action{Finish{NeedsReset}}
+	}
+	return s, []Action{Finish{Rolledback}}
+}
+
+func (s Source) abort(code transport.Code, text string) transport.Message {
+	return &transport.Abort{Attempt: s.Attempt, Code: code, Text: text}
+}
+
+// rollback takes the devices back. The right to is recorded first, so that a
+// crash on the way finds it.
+func (s Source) rollback(tell transport.Message) (Source, []Action) {
+	s.Phase = SourceResuming
+	s, rec := s.record(Owner)
+	if tell == nil {
+		return s, []Action{rec, Resume{}}
+	}
+	return s, []Action{rec, Send{tell}, Resume{}}
+}
+
+func (s Source) record(r Record) (Source, Append) {
+	s.Record = r
+	return s, Append{Entry{Record: r, Attempt: s.Attempt, Journal: s.Journal, Peer: s.Peer, Digest: s.Digest}}
+}

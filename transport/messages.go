@@ -1,0 +1,288 @@
+package transport
+
+import (
+	"fmt"
+
+	"github.com/migpipe/migpipe/codec"
+)
+
+// MessageType numbers a control message. A number is never given to another.
+type MessageType uint8
+
+// The control messages of protocol version 1.
+const (
+	TypeHello      MessageType = 1
+	TypeWelcome    MessageType = 2
+	TypeEstimate   MessageType = 3
+	TypeAck        MessageType = 4
+	TypeEnd        MessageType = 5
+	TypeReady      MessageType = 6
+	TypeCommit     MessageType = 7
+	TypeRunning    MessageType = 8
+	TypeDeclined   MessageType = 9
+	TypeNotStarted MessageType = 10
+	TypeCancel     MessageType = 11
+	TypeAbort      MessageType = 12
+	TypeQuery      MessageType = 13
+	TypeStatus     MessageType = 14
+	TypeFin        MessageType = 15
+)
+
+var messageTypes = [...]struct {
+	name string
+	make func() Message
+}{
+	TypeHello:      {"HELLO", func() Message { return new(Hello) }},
+	TypeWelcome:    {"WELCOME", func() Message { return new(Welcome) }},
+	TypeEstimate:   {"ESTIMATE", func() Message { return new(Estimate) }},
+	TypeAck:        {"ACK", func() Message { return new(Ack) }},
+	TypeEnd:        {"END", func() Message { return new(End) }},
+	TypeReady:      {"READY", func() Message { return new(Ready) }},
+	TypeCommit:     {"COMMIT", func() Message { return new(Commit) }},
+	TypeRunning:    {"RUNNING", func() Message { return new(Running) }},
+	TypeDeclined:   {"DECLINED", func() Message { return new(Declined) }},
+	TypeNotStarted: {"NOT_STARTED", func() Message { return new(NotStarted) }},
+	TypeCancel:     {"CANCEL", func() Message { return new(Cancel) }},
+	TypeAbort:      {"ABORT", func() Message { return new(Abort) }},
+	TypeQuery:      {"QUERY", func() Message { return new(Query) }},
+	TypeStatus:     {"STATUS", func() Message { return new(Status) }},
+	TypeFin:        {"FIN", func() Message { return new(Fin) }},
+}
+
+func (t MessageType) known() bool {
+	return int(t) < len(messageTypes) && messageTypes[t].make != nil
+}
+
+// String is the message's name in PROTOCOL.md.
+func (t MessageType) String() string {
+	if t.known() {
+		return messageTypes[t].name
+	}
+	return fmt.Sprintf("MessageType(%d)", uint8(t))
+}
+
+// Message is one of the control messages below.
+type Message interface {
+	Type() MessageType
+	// About is the attempt that the message belongs to.
+	About() *Attempt
+}
+
+// Attempt names one attempt of one migration; every message carries it.
+type Attempt struct {
+	Mig   MigID  `cbor:"1,keyasint"`
+	Epoch uint64 `cbor:"2,keyasint"` // strictly increasing per Mig: the fencing token
+}
+
+// About lets every message that embeds an Attempt be a Message.
+func (a *Attempt) About() *Attempt { return a }
+
+// Versions is a range of protocol versions, both ends included.
+type Versions struct {
+	Min uint16 `cbor:"1,keyasint"`
+	Max uint16 `cbor:"2,keyasint"`
+}
+
+// DeviceOffer describes one device of the source to the destination.
+type DeviceOffer struct {
+	Name      string `cbor:"1,keyasint"`
+	Driver    string `cbor:"2,keyasint,omitempty"`
+	Vendor    uint32 `cbor:"3,keyasint,omitempty"`
+	Device    uint32 `cbor:"4,keyasint,omitempty"`
+	Subsystem string `cbor:"5,keyasint,omitempty"`
+	Kernel    string `cbor:"6,keyasint,omitempty"`
+	Format    string `cbor:"7,keyasint,omitempty"`
+	Flags     uint32 `cbor:"8,keyasint"`           // VFIO_MIGRATION_* of the source
+	Estimate  uint64 `cbor:"9,keyasint,omitempty"` // bytes of STOP_COPY, 0 unknown
+	Splice    bool   `cbor:"10,keyasint,omitempty"`
+}
+
+// Hello opens the conversation: what the source has and can.
+type Hello struct {
+	Attempt
+	Versions  Versions      `cbor:"3,keyasint"`
+	Journal   JournalID     `cbor:"4,keyasint"`
+	Devices   []DeviceOffer `cbor:"5,keyasint"`
+	ChunkSize uint32        `cbor:"6,keyasint"` // largest chunk that the source can make
+	Lanes     uint16        `cbor:"7,keyasint"` // data lanes that it would like
+	Codecs    []codec.ID    `cbor:"8,keyasint"`
+	Software  string        `cbor:"9,keyasint,omitempty"`
+}
+
+// Window is a promise of the receiver: it has room for every chunk numbered
+// below Seq that ends at or below Offset.
+type Window struct {
+	Seq    uint64 `cbor:"1,keyasint"`
+	Offset uint64 `cbor:"2,keyasint"`
+}
+
+// Welcome accepts the HELLO. Only now is the source authenticated and heard.
+type Welcome struct {
+	Attempt
+	Version   uint16     `cbor:"3,keyasint"`
+	Journal   JournalID  `cbor:"4,keyasint"`
+	ChunkSize uint32     `cbor:"5,keyasint"`
+	Lanes     uint16     `cbor:"6,keyasint"`
+	Codecs    []codec.ID `cbor:"7,keyasint"`
+	Windows   []Window   `cbor:"8,keyasint"` // by index of the device in HELLO
+	Splice    []bool     `cbor:"9,keyasint,omitempty"`
+	Software  string     `cbor:"10,keyasint,omitempty"`
+}
+
+// Estimate tells the destination what the source expects still to send for
+// each device, and whether the guest has been stopped. All numbers are hints.
+type Estimate struct {
+	Attempt
+	Stopped bool             `cbor:"3,keyasint"`
+	Devices []DeviceEstimate `cbor:"4,keyasint"`
+}
+
+// DeviceEstimate is one device's share of an Estimate.
+type DeviceEstimate struct {
+	Initial  uint64 `cbor:"1,keyasint,omitempty"` // PRE_COPY initial_bytes
+	Dirty    uint64 `cbor:"2,keyasint,omitempty"` // PRE_COPY dirty_bytes
+	StopCopy uint64 `cbor:"3,keyasint,omitempty"` // MIG_DATA_SIZE
+	Known    bool   `cbor:"4,keyasint,omitempty"` // the driver gave any of the three
+}
+
+// DeviceAck is one device's share of an Ack.
+type DeviceAck struct {
+	Seq     uint64 `cbor:"1,keyasint"` // the next chunk to be applied
+	Applied uint64 `cbor:"2,keyasint"` // bytes that write(2) has taken
+	Window  Window `cbor:"3,keyasint"`
+}
+
+// Ack carries how far the destination is, and its promises. It doubles as the
+// heartbeat, and is padded so that a peer that has forgotten the connection
+// may answer it with a stateless reset (RFC 9000, section 10.3).
+type Ack struct {
+	Attempt
+	Journal JournalID   `cbor:"3,keyasint"`
+	Devices []DeviceAck `cbor:"4,keyasint"`
+	Pad     []byte      `cbor:"5,keyasint,omitempty"`
+}
+
+// End closes one device's stream.
+type End struct {
+	Attempt
+	Device uint16       `cbor:"3,keyasint"`
+	Bytes  uint64       `cbor:"4,keyasint"`
+	Chunks uint64       `cbor:"5,keyasint"`
+	Digest StreamDigest `cbor:"6,keyasint"`
+}
+
+// Ready says that every device holds its whole stream, verified, in STOP.
+type Ready struct {
+	Attempt
+	Journal JournalID    `cbor:"3,keyasint"`
+	Digest  StreamDigest `cbor:"4,keyasint"` // of all devices' digests, in HELLO's order
+}
+
+// Commit gives up the source's right to resume.
+type Commit struct {
+	Attempt
+	Journal JournalID    `cbor:"3,keyasint"` // the destination's, from WELCOME
+	Digest  StreamDigest `cbor:"4,keyasint"`
+}
+
+// Running says that the destination has taken over and runs.
+type Running struct {
+	Attempt
+	Journal JournalID `cbor:"3,keyasint"`
+	StartNS int64     `cbor:"4,keyasint"` // nanoseconds that the start took
+}
+
+// Declined says that this attempt will never run at the destination.
+type Declined struct {
+	Attempt
+	Journal JournalID `cbor:"3,keyasint"`
+	Code    Code      `cbor:"4,keyasint"`
+	Device  string    `cbor:"5,keyasint,omitempty"`
+	Offset  uint64    `cbor:"6,keyasint,omitempty"`
+	Text    string    `cbor:"7,keyasint,omitempty"`
+}
+
+// NotStarted says that the destination accepted, could not start, and is back
+// in READY with its copy kept.
+type NotStarted struct {
+	Attempt
+	Journal JournalID `cbor:"3,keyasint"`
+	Device  string    `cbor:"4,keyasint,omitempty"`
+	Text    string    `cbor:"5,keyasint,omitempty"`
+}
+
+// Cancel asks for the right to resume back, while the source still holds the
+// stopped device.
+type Cancel struct{ Attempt }
+
+// Abort says that the source has taken its devices back, before COMMIT.
+type Abort struct {
+	Attempt
+	Code Code   `cbor:"3,keyasint"`
+	Text string `cbor:"4,keyasint,omitempty"`
+}
+
+// Query asks what the destination's record of this attempt is.
+type Query struct{ Attempt }
+
+// Status answers Query.
+type Status struct {
+	Attempt
+	Journal  JournalID    `cbor:"3,keyasint"`
+	Record   string       `cbor:"4,keyasint"` // NONE, OPEN, READY, ACCEPT, ABORTED
+	MaxEpoch uint64       `cbor:"5,keyasint"`
+	Digest   StreamDigest `cbor:"6,keyasint"`
+}
+
+// Fin says that the source has recorded the end; it carries the source's
+// clock, so that both reports show the same figures.
+type Fin struct {
+	Attempt
+	TotalNS    int64 `cbor:"3,keyasint"`
+	DowntimeNS int64 `cbor:"4,keyasint"`
+}
+
+// Type is the message's number.
+func (*Hello) Type() MessageType { return TypeHello }
+
+// Type is the message's number.
+func (*Welcome) Type() MessageType { return TypeWelcome }
+
+// Type is the message's number.
+func (*Estimate) Type() MessageType { return TypeEstimate }
+
+// Type is the message's number.
+func (*Ack) Type() MessageType { return TypeAck }
+
+// Type is the message's number.
+func (*End) Type() MessageType { return TypeEnd }
+
+// Type is the message's number.
+func (*Ready) Type() MessageType { return TypeReady }
+
+// Type is the message's number.
+func (*Commit) Type() MessageType { return TypeCommit }
+
+// Type is the message's number.
+func (*Running) Type() MessageType { return TypeRunning }
+
+// Type is the message's number.
+func (*Declined) Type() MessageType { return TypeDeclined }
+
+// Type is the message's number.
+func (*NotStarted) Type() MessageType { return TypeNotStarted }
+
+// Type is the message's number.
+func (*Cancel) Type() MessageType { return TypeCancel }
+
+// Type is the message's number.
+func (*Abort) Type() MessageType { return TypeAbort }
+
+// Type is the message's number.
+func (*Query) Type() MessageType { return TypeQuery }
+
+// Type is the message's number.
+func (*Status) Type() MessageType { return TypeStatus }
+
+// Type is the message's number.
+func (*Fin) Type() MessageType { return TypeFin }

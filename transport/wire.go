@@ -1,0 +1,167 @@
+package transport
+
+import (
+	"crypto/rand"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+)
+
+// Version is the protocol version that this package speaks; HELLO offers a
+// range so that a later one can speak two.
+const Version = 1
+
+// MigID names one migration for ever: 128 random bits.
+type MigID [16]byte
+
+// NewMigID draws a fresh id.
+func NewMigID() (id MigID) {
+	rand.Read(id[:])
+	return id
+}
+
+// String is the id in hexadecimal.
+func (id MigID) String() string { return hex.EncodeToString(id[:]) }
+
+// JournalID names a journal file; it is drawn when the file is made, so that a
+// side that lost its journal is told from one that kept it.
+type JournalID [16]byte
+
+// NewJournalID draws a fresh id.
+func NewJournalID() (id JournalID) {
+	rand.Read(id[:])
+	return id
+}
+
+// String is the id in hexadecimal.
+func (id JournalID) String() string { return hex.EncodeToString(id[:]) }
+
+// StreamDigest is the digest of a device's whole stream (see Digest) or, in
+// COMMIT, of all of them.
+type StreamDigest [32]byte
+
+// String is the digest in hexadecimal.
+func (d StreamDigest) String() string { return hex.EncodeToString(d[:]) }
+
+// LaneKind says what a lane is for.
+type LaneKind uint8
+
+// The kinds of lane.
+const (
+	LaneControl LaneKind = 0
+	LaneData    LaneKind = 1
+)
+
+// Preamble opens every lane: the first bytes that the dialling side writes.
+type Preamble struct {
+	Kind  LaneKind
+	Index uint16 // number of a data lane, from 0
+	Mig   MigID
+	Epoch uint64
+}
+
+const preambleLen = 40
+
+var preambleMagic = [4]byte{'M', 'I', 'G', 'P'}
+
+// WritePreamble opens a lane that was dialled.
+func WritePreamble(w io.Writer, p Preamble) error {
+	var b [preambleLen]byte
+	copy(b[:], preambleMagic[:])
+	b[4], b[5] = Version, byte(p.Kind)
+	binary.BigEndian.PutUint16(b[6:], p.Index)
+	binary.BigEndian.PutUint64(b[8:], p.Epoch)
+	copy(b[16:], p.Mig[:])
+	binary.BigEndian.PutUint32(b[32:], crc32.Checksum(b[:32], castagnoli))
+	_, err := w.Write(b[:])
+	return err
+}
+
+// ReadPreamble reads what WritePreamble wrote.
+func ReadPreamble(r io.Reader) (Preamble, error) {
+	var b [preambleLen]byte
+	if _, err := io.ReadFull(r, b[:]); err != nil {
+		return Preamble{}, err
+	}
+	return parsePreamble(b[:])
+}
+
+func parsePreamble(b []byte) (Preamble, error) {
+	if [4]byte(b) != preambleMagic {
+		return Preamble{}, fmt.Errorf("%w: lane opens with %q, not %q", ErrProtocol, b[:4], preambleMagic)
+	}
+	if got, want := binary.BigEndian.Uint32(b[32:]), crc32.Checksum(b[:32], castagnoli); got != want {
+		return Preamble{}, fmt.Errorf("%w: preamble checksum %#08x, computed %#08x", ErrCorrupt, got, want)
+	}
+	if b[4] != Version {
+		return Preamble{}, fmt.Errorf("%w: lane of wire version %d, this side speaks %d", ErrProtocol, b[4], Version)
+	}
+	if LaneKind(b[5]) > LaneData {
+		return Preamble{}, fmt.Errorf("%w: lane of kind %d", ErrProtocol, b[5])
+	}
+	return Preamble{
+		Kind:  LaneKind(b[5]),
+		Index: binary.BigEndian.Uint16(b[6:]),
+		Epoch: binary.BigEndian.Uint64(b[8:]),
+		Mig:   MigID(b[16:32]),
+	}, nil
+}
+
+const controlHeadLen = 12
+
+// controlIgnorable marks a message that a receiver who does not know its type
+// may skip.
+const controlIgnorable = 1
+
+// appendControl frames a control message's body.
+func appendControl(dst []byte, t MessageType, body []byte) ([]byte, error) {
+	if len(body) > MaxControl {
+		return nil, fmt.Errorf("transport: %v of %d bytes, limit %d", t, len(body), MaxControl)
+	}
+	at := len(dst)
+	dst = append(dst, make([]byte, controlHeadLen)...)
+	h := dst[at:]
+	binary.BigEndian.PutUint32(h, uint32(len(body)))
+	h[4] = byte(t)
+	dst = append(dst, body...)
+	binary.BigEndian.PutUint32(dst[at+8:], controlSum(dst[at:at+8], body))
+	return dst, nil
+}
+
+func controlSum(head, body []byte) uint32 {
+	return crc32.Update(crc32.Checksum(head, castagnoli), castagnoli, body)
+}
+
+// errSkip says that a message's type is unknown and may be.
+var errSkip = errors.New("unknown ignorable message")
+
+// readControl reads one framed message into room, which has MaxControl bytes,
+// and returns its type and its body.
+func readControl(r io.Reader, room []byte) (MessageType, []byte, error) {
+	var h [controlHeadLen]byte
+	if _, err := io.ReadFull(r, h[:]); err != nil {
+		return 0, nil, err
+	}
+	n := binary.BigEndian.Uint32(h[:])
+	if n > MaxControl {
+		return 0, nil, fmt.Errorf("%w: control message of %d bytes, limit %d", ErrProtocol, n, MaxControl)
+	}
+	body := room[:n]
+	if _, err := io.ReadFull(r, body); err != nil {
+		return 0, nil, noEOF(err)
+	}
+	if got, want := binary.BigEndian.Uint32(h[8:]), controlSum(h[:8], body); got != want {
+		return 0, nil, fmt.Errorf("%w: control message checksum %#08x, computed %#08x", ErrCorrupt, got, want)
+	}
+	t := MessageType(h[4])
+	if !t.known() {
+		if h[5]&controlIgnorable != 0 {
+			return t, nil, errSkip
+		}
+		return t, nil, fmt.Errorf("%w: control message of unknown type %d", ErrProtocol, h[4])
+	}
+	return t, body, nil
+}
