@@ -15,8 +15,6 @@ const (
 	// beyond that waits for one to come free, which costs nothing as long as
 	// every core is busy with another.
 	zstdCoders = 8
-	// zstdBlock is the most that one block inside a frame holds.
-	zstdBlock = 128 << 10
 )
 
 // Zstd encodes a block as one zstd frame at the library's fastest level: the
@@ -34,6 +32,8 @@ func (zstdCodec) Encode(dst, src []byte) []byte {
 }
 
 // Decode compares the content size that src names before anything is decoded.
+// A frame whose blocks hold more than they may costs the library one block, at
+// most 128 KiB, before it is refused.
 func (zstdCodec) Decode(dst, src []byte) error {
 	var h zstd.Header
 	err := h.Decode(src)
@@ -47,8 +47,7 @@ func (zstdCodec) Decode(dst, src []byte) error {
 	return nil
 }
 
-// zstdLimit counts a frame header of at most 14 bytes, and 3 for each block.
-func zstdLimit(n int) int { return n + 14 + 3*(n/zstdBlock+1) }
+func zstdLimit(n int) int { return zstdEncoder().MaxEncodedSize(n) }
 
 // settle returns out in dst's memory where it fits. The library tries a block
 // before it falls back to storing it, and such a try can outgrow dst and move.

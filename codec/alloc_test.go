@@ -1,0 +1,47 @@
+//go:build !race
+
+// The race detector makes sync.Pool forget some of what it is given, and the
+// libraries keep their tables there: allocations are counted without it.
+
+package codec_test
+
+import (
+	"testing"
+
+	"github.com/migpipe/migpipe/codec"
+	"github.com/migpipe/migpipe/codec/codectest"
+)
+
+func noAllocs(t *testing.T, what string, f func()) {
+	t.Helper()
+	for range 16 {
+		f() // every coder of a pool gets its memory
+	}
+	if n := testing.AllocsPerRun(50, f); n != 0 {
+		t.Errorf("%s allocates %v times", what, n)
+	}
+}
+
+func TestNoAllocs(t *testing.T) {
+	each(t, func(t *testing.T, c codec.Codec, corpus codectest.Corpus) {
+		for _, n := range []int{96, 4096, 1 << 20} {
+			src := corpus.Bytes(n, 10)
+			room := make([]byte, 0, codec.MaxEncodedLen(n))
+			raw := make([]byte, n)
+			enc := c.Encode(nil, src)
+			noAllocs(t, "Encode", func() { c.Encode(room, src) })
+			noAllocs(t, "Decode", func() { c.Decode(raw, enc) })
+		}
+	})
+}
+
+func TestNoAllocsInDataPath(t *testing.T) {
+	header := make([]byte, 40)
+	for _, corpus := range codectest.Corpora() {
+		src := corpus.Bytes(1<<20, 11)
+		room := make([]byte, 0, codec.MaxEncodedLen(len(src)))
+		noAllocs(t, "Auto", func() { codec.Auto(src) })
+		noAllocs(t, "Digest", func() { codec.Digest(header, src) })
+		noAllocs(t, "EncodeChunk", func() { codec.EncodeChunk(codec.Auto, room, src) })
+	}
+}

@@ -1,0 +1,81 @@
+package codec_test
+
+import (
+	"testing"
+
+	"github.com/migpipe/migpipe/codec"
+	"github.com/migpipe/migpipe/codec/codectest"
+)
+
+const benchSize = 1 << 20
+
+func benchEach(b *testing.B, run func(b *testing.B, c codec.Codec, src, enc []byte)) {
+	for _, c := range codec.All() {
+		for _, corpus := range codectest.Corpora() {
+			if !fits(c, corpus) {
+				continue
+			}
+			src := corpus.Bytes(benchSize, 1)
+			enc := c.Encode(nil, src)
+			b.Run(c.ID().String()+"/"+corpus.Name, func(b *testing.B) {
+				b.SetBytes(benchSize)
+				b.ReportAllocs()
+				run(b, c, src, enc)
+			})
+		}
+	}
+}
+
+// BenchmarkEncode reports the ratio of raw to encoded bytes, too.
+func BenchmarkEncode(b *testing.B) {
+	benchEach(b, func(b *testing.B, c codec.Codec, src, enc []byte) {
+		dst := make([]byte, 0, codec.MaxEncodedLen(len(src)))
+		for b.Loop() {
+			c.Encode(dst, src)
+		}
+		if len(enc) > 0 {
+			b.ReportMetric(float64(len(src))/float64(len(enc)), "ratio")
+		}
+	})
+}
+
+func BenchmarkDecode(b *testing.B) {
+	benchEach(b, func(b *testing.B, c codec.Codec, src, enc []byte) {
+		dst := make([]byte, len(src))
+		for b.Loop() {
+			if err := c.Decode(dst, enc); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+}
+
+func benchCorpora(b *testing.B, f func(src []byte)) {
+	for _, corpus := range codectest.Corpora() {
+		src := corpus.Bytes(benchSize, 1)
+		b.Run(corpus.Name, func(b *testing.B) {
+			b.SetBytes(benchSize)
+			b.ReportAllocs()
+			for b.Loop() {
+				f(src)
+			}
+		})
+	}
+}
+
+// BenchmarkAuto is the choice alone, for a chunk that is not zero.
+func BenchmarkAuto(b *testing.B) {
+	benchCorpora(b, func(src []byte) { codec.Auto(src) })
+}
+
+// BenchmarkEncodeChunk is all that the data path does to a chunk with Auto. On
+// zeros it is the zero scan.
+func BenchmarkEncodeChunk(b *testing.B) {
+	dst := make([]byte, 0, codec.MaxEncodedLen(benchSize))
+	benchCorpora(b, func(src []byte) { codec.EncodeChunk(codec.Auto, dst, src) })
+}
+
+func BenchmarkDigest(b *testing.B) {
+	header := make([]byte, 40)
+	benchCorpora(b, func(src []byte) { codec.Digest(header, src) })
+}
