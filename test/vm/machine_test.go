@@ -1,0 +1,208 @@
+package vm
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"net"
+	"net/rpc"
+	"net/rpc/jsonrpc"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/migpipe/migpipe/test/vm/guestapi"
+)
+
+const (
+	qemu        = "qemu-system-x86_64"
+	bootTime    = 120 * time.Second // under TCG, on a busy machine
+	callTime    = 30 * time.Second  // for calls that should take no time
+	outputLimit = 8 << 10           // of a console in the test's log
+)
+
+// machine is one guest: a QEMU process and the connection to its /init.
+type machine struct {
+	name    string
+	address string // on the network between the guests
+	cmd     *exec.Cmd
+	exited  chan struct{} // closed when QEMU has ended
+	console string        // file
+	conn    net.Conn
+	client  *rpc.Client
+}
+
+// bootPair boots two guests joined by a cable and waits for both to serve.
+func bootPair(t *testing.T, h *host, k kernel) (source, destination *machine) {
+	// Sockets have short names: a path in t.TempDir may be longer than 108.
+	dir, err := os.MkdirTemp("", "vm")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	initrd := filepath.Join(dir, "initramfs")
+	if err := h.initramfs(k, initrd); err != nil {
+		t.Fatal("initramfs: ", err)
+	}
+	begin := time.Now()
+	source = start(t, k, dir, "source", "destination", "10.77.0.1")
+	destination = start(t, k, dir, "destination", "source", "10.77.0.2")
+	source.awaitReady(t)
+	destination.awaitReady(t)
+	t.Logf("kernel %s: both guests ready after %v", k.name, time.Since(begin).Round(time.Millisecond))
+	return source, destination
+}
+
+// start starts QEMU. Both serial ports and the cable are unix sockets and
+// files in dir, so that nothing of the test is reachable from elsewhere.
+func start(t *testing.T, k kernel, dir, name, peer, address string) *machine {
+	port := filepath.Join(dir, name+".port")
+	listener, err := net.Listen("unix", port)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	m := &machine{
+		name: name, address: address,
+		exited:  make(chan struct{}),
+		console: filepath.Join(t.ArtifactDir(), k.name+"-"+name+".console"),
+	}
+	m.cmd = exec.Command(qemu, "-M", "q35", "-accel", "tcg", "-cpu", "max", "-m", "512", "-smp", "2",
+		"-nodefaults", "-display", "none", "-no-reboot",
+		"-kernel", filepath.Join(k.dir, "vmlinuz"), "-initrd", filepath.Join(dir, "initramfs"),
+		// loglevel=5: with "quiet" a WARN would not reach the console.
+		"-append", "console=ttyS0 loglevel=5 oops=panic panic=-1 "+guestapi.AddressEnv+"="+address,
+		"-chardev", "file,id=console,path="+m.console, "-serial", "chardev:console",
+		"-chardev", "socket,id=calls,path="+port, "-serial", "chardev:calls",
+		"-netdev", fmt.Sprintf("dgram,id=cable,local.type=unix,local.path=%s,remote.type=unix,remote.path=%s",
+			filepath.Join(dir, name+".net"), filepath.Join(dir, peer+".net")),
+		"-device", "virtio-net-pci,netdev=cable,romfile=,mac=52:54:00:00:00:0"+address[len(address)-1:])
+	complaint := new(bytes.Buffer)
+	m.cmd.Stdout, m.cmd.Stderr = complaint, complaint
+	// The guest must not outlive a test that is killed.
+	m.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := m.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { m.stop(t) })
+	go func() { // ends with QEMU, which stop ends
+		m.cmd.Wait()
+		close(m.exited)
+		listener.Close() // wakes Accept if QEMU has failed early
+	}()
+	if m.conn, err = listener.Accept(); err != nil {
+		<-m.exited
+		t.Fatalf("%s did not start: %s", qemu, complaint)
+	}
+	return m
+}
+
+// awaitReady waits for the guest's first word.
+func (m *machine) awaitReady(t *testing.T) {
+	m.conn.SetReadDeadline(time.Now().Add(bootTime))
+	line := make([]byte, len(guestapi.Ready))
+	if _, err := io.ReadFull(m.conn, line); err != nil {
+		t.Fatalf("%s does not boot: %v; see its console below", m.name, err)
+	}
+	if string(line) != guestapi.Ready {
+		t.Fatalf("%s says %q, want %q", m.name, line, guestapi.Ready)
+	}
+	m.conn.SetReadDeadline(time.Time{})
+	m.client = jsonrpc.NewClient(m.conn)
+}
+
+// stop powers the guest off, or kills it, and looks for the kernel's complaints.
+func (m *machine) stop(t *testing.T) {
+	if m.client != nil {
+		m.client.Go(guestapi.Service+".PowerOff", struct{}{}, new(struct{}), make(chan *rpc.Call, 1))
+	} else {
+		m.cmd.Process.Kill() // never came up
+	}
+	select {
+	case <-m.exited:
+	case <-time.After(callTime):
+		t.Errorf("%s does not power off; killed", m.name)
+		m.cmd.Process.Kill()
+		<-m.exited
+	}
+	if m.client != nil {
+		m.client.Close()
+	} else if m.conn != nil {
+		m.conn.Close()
+	}
+	m.checkConsole(t)
+}
+
+// trouble is what a kernel writes when it finds itself or a driver at fault.
+var trouble = regexp.MustCompile(`(?m)^.*(Kernel panic|BUG:|WARNING:|Oops|cut here|Call Trace|protection fault|rcu: INFO|hung task|guest:).*$`)
+
+func (m *machine) checkConsole(t *testing.T) {
+	log, err := os.ReadFile(m.console)
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	if found := trouble.FindAllString(string(log), -1); found != nil {
+		t.Errorf("console of %s: %s", m.name, strings.Join(found, "\n"))
+	}
+	if t.Failed() {
+		t.Logf("end of the console of %s:\n%s", m.name, log[max(0, len(log)-outputLimit):])
+	}
+}
+
+// call calls a method of the guest program. A guest that does not answer is
+// not worth waiting for: its kernel may hang in an ioctl.
+func (m *machine) call(method string, args, reply any) error {
+	return m.callWithin(callTime, method, args, reply)
+}
+
+func (m *machine) callWithin(limit time.Duration, method string, args, reply any) error {
+	call := m.client.Go(guestapi.Service+"."+method, args, reply, make(chan *rpc.Call, 1))
+	timer := time.NewTimer(limit)
+	defer timer.Stop()
+	select {
+	case <-call.Done:
+		if call.Error != nil {
+			return fmt.Errorf("%s: %s: %w", m.name, method, call.Error)
+		}
+		return nil
+	case <-m.exited:
+		return fmt.Errorf("%s: %s: the guest is gone; see its console", m.name, method)
+	case <-timer.C:
+		return fmt.Errorf("%s: %s: no answer within %v", m.name, method, limit)
+	}
+}
+
+// must is call for scenarios: an error ends them.
+func (m *machine) must(t *testing.T, method string, args, reply any) {
+	t.Helper()
+	if err := m.call(method, args, reply); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// The calls that scenarios make, typed.
+
+func (m *machine) readFile(t *testing.T, path string) string {
+	t.Helper()
+	var data []byte
+	m.must(t, "ReadFile", path, &data)
+	return string(data)
+}
+
+func (m *machine) writeFile(t *testing.T, path, data string) {
+	t.Helper()
+	m.must(t, "WriteFile", guestapi.File{Path: path, Data: []byte(data)}, new(struct{}))
+}
+
+func (m *machine) glob(t *testing.T, pattern string) []string {
+	t.Helper()
+	var names []string
+	m.must(t, "Glob", pattern, &names)
+	return names
+}
