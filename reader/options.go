@@ -1,0 +1,117 @@
+package reader
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/migpipe/migpipe/codec"
+	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/transport/handoff"
+	"github.com/migpipe/migpipe/transport/report"
+	"github.com/migpipe/migpipe/vfio"
+)
+
+// Source is one device to migrate, under the name by which the destination
+// knows it. The caller opened the device, and closes it after Send.
+type Source struct {
+	Name   string
+	Device vfio.Device
+}
+
+// Options tunes Send. Nil, or a zero field, means the default.
+type Options struct {
+	// Memory is the size of the chunk buffers, in bytes. Default 32 MiB.
+	Memory int
+	// ChunkSize is the most that one frame carries, in bytes; the destination
+	// may ask for less. Default 1 MiB, at most transport.MaxChunk.
+	ChunkSize int
+	// Lanes is the number of data lanes. Default 2, at most transport.MaxLanes.
+	Lanes int
+	// Codec chooses how each chunk is encoded. Default codec.Auto.
+	Codec codec.Policy
+	// DowntimeLimit is what the switchover aims at: it waits for the dirty
+	// bytes to fit into it at the measured rate. Default 300 ms.
+	DowntimeLimit time.Duration
+	// MaxPrecopy and MaxRounds end PRE_COPY for devices that stay dirty.
+	// Default 60 s and 30 rounds.
+	MaxPrecopy time.Duration
+	MaxRounds  int
+	// PauseGuest stops the vCPUs, before any device leaves RUNNING; ResumeGuest
+	// starts them again after a rollback. Default: there is no guest.
+	PauseGuest, ResumeGuest func(context.Context) error
+	// Attempt names the attempt. Default: a fresh id, epoch 1.
+	Attempt transport.Attempt
+	// Journal keeps the hand-off's records. Default: in memory.
+	Journal handoff.Journal
+	// Observe is told what happens.
+	Observe report.Observer
+	// Software is how this side introduces itself.
+	Software string
+}
+
+func (o *Options) withDefaults() (Options, error) {
+	v := Options{}
+	if o != nil {
+		v = *o
+	}
+	orDefault(&v.Memory, 32<<20)
+	orDefault(&v.ChunkSize, 1<<20)
+	orDefault(&v.Lanes, 2)
+	orDefault(&v.DowntimeLimit, 300*time.Millisecond)
+	orDefault(&v.MaxPrecopy, 60*time.Second)
+	orDefault(&v.MaxRounds, 30)
+	if v.Codec == nil {
+		v.Codec = codec.Auto
+	}
+	if v.Attempt == (transport.Attempt{}) {
+		v.Attempt = transport.Attempt{Mig: transport.NewMigID(), Epoch: 1}
+	}
+	if v.Journal == nil {
+		v.Journal = handoff.NewMemory()
+	}
+	if v.Observe == nil {
+		v.Observe = func(report.Event) {}
+	}
+	return v, v.check()
+}
+
+func orDefault[T comparable](field *T, value T) {
+	var zero T
+	if *field == zero {
+		*field = value
+	}
+}
+
+func (o *Options) check() error {
+	switch {
+	case o.ChunkSize < 4096 || o.ChunkSize > transport.MaxChunk:
+		return fmt.Errorf("reader: Options.ChunkSize is %d, must be 4096 to %d", o.ChunkSize, transport.MaxChunk)
+	case o.Memory < o.ChunkSize:
+		return fmt.Errorf("reader: Options.Memory is %d, less than one chunk of %d", o.Memory, o.ChunkSize)
+	case o.Lanes < 1 || o.Lanes > transport.MaxLanes:
+		return fmt.Errorf("reader: Options.Lanes is %d, must be 1 to %d", o.Lanes, transport.MaxLanes)
+	case o.DowntimeLimit < 0 || o.MaxPrecopy < 0 || o.MaxRounds < 0:
+		return fmt.Errorf("reader: Options.DowntimeLimit, MaxPrecopy and MaxRounds must not be negative")
+	}
+	return nil
+}
+
+func checkSources(sources []Source) error {
+	if len(sources) == 0 || len(sources) > transport.MaxDevices {
+		return fmt.Errorf("reader: %d devices, must be 1 to %d", len(sources), transport.MaxDevices)
+	}
+	seen := map[string]bool{}
+	for i, s := range sources {
+		switch {
+		case s.Device == nil:
+			return fmt.Errorf("reader: device %d (%q) is nil", i, s.Name)
+		case s.Name == "" || len(s.Name) > transport.MaxName:
+			return fmt.Errorf("reader: device %d has the name %q, must be 1 to %d bytes", i, s.Name, transport.MaxName)
+		case seen[s.Name]:
+			return fmt.Errorf("reader: two devices have the name %q", s.Name)
+		}
+		seen[s.Name] = true
+	}
+	return nil
+}

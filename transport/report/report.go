@@ -1,0 +1,89 @@
+// Package report is what both sides of a migration tell their user: events
+// while it runs, and one Report at the end.
+package report
+
+import (
+	"time"
+
+	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/transport/handoff"
+)
+
+// Report is how a migration went, as seen from one side.
+type Report struct {
+	Outcome  handoff.Outcome
+	Attempt  transport.Attempt
+	Peer     transport.ID // zero where the carrier does not know it
+	Total    time.Duration
+	Downtime time.Duration // from the pause of the guest to RUNNING at the destination
+	Stages   []Stage       // the downtime, in order
+	Lanes    int
+	Devices  []Device
+	Warnings []string
+}
+
+// Stage is one part of the downtime.
+type Stage struct {
+	Name string
+	Took time.Duration
+}
+
+// Device is one device's part of a Report.
+type Device struct {
+	Name         string
+	Bytes        uint64 // of the stream
+	WireBytes    uint64 // of chunk payloads as they were sent
+	PrecopyBytes uint64 // of Bytes, read while the guest ran (source only)
+	Chunks       uint64
+	Rounds       int // of PRE_COPY (source only)
+	Digest       transport.StreamDigest
+	Path         string // how bytes left or entered the device: "read", "splice", "write"
+	PathWhy      string // the probe's verdict, where there was one
+	State        string // the state the device was last seen in
+}
+
+// Kind says what an Event is about.
+type Kind string
+
+// The kinds of event.
+const (
+	Listening Kind = "listening" // Text is the address, before anything else (destination only)
+	Peer      Kind = "peer"      // the peer is authenticated and heard; Text is its id
+	Phase     Kind = "phase"     // Phase is the new phase
+	Progress  Kind = "progress"  // Devices is a snapshot
+	Warning   Kind = "warning"   // Text
+)
+
+// Phases of a migration, in order.
+const (
+	Connect  = "connect"
+	PreCopy  = "pre-copy"
+	Stop     = "stop"
+	StopCopy = "stop-copy"
+	Commit   = "commit"
+	Running  = "running"
+	Rollback = "rollback"
+)
+
+// Event is something worth telling while a migration runs.
+type Event struct {
+	Kind    Kind
+	Phase   string
+	Text    string
+	Devices []Snapshot // in HELLO's order
+}
+
+// Snapshot is one device's progress.
+type Snapshot struct {
+	Name      string
+	Phase     string
+	Bytes     uint64 // drained at the source, applied at the destination
+	Wire      uint64 // payload bytes sent or received
+	Applied   uint64 // applied at the destination, as far as this side knows
+	Remaining uint64 // by the driver's estimates: a hint
+	Known     bool   // whether there was an estimate at all
+}
+
+// Observer is called with each event, from one goroutine at a time. It must
+// not block.
+type Observer func(Event)
