@@ -1,0 +1,113 @@
+package vfio
+
+import (
+	"fmt"
+	"reflect"
+	"runtime"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// kernel is what devices and streams need of the operating system. Its errors
+// are of type unix.Errno, so that a test can put a scripted kernel in its place.
+type kernel interface {
+	open(path string) (int, error)
+	close(fd int)
+	ioctl(fd int, req uint32, arg any) (int, error)
+	read(fd int, p []byte) (int, error)
+	write(fd int, p []byte) (int, error)
+	splice(dst, src, n int) (int, error)
+	waitReadable(fd int, d time.Duration)
+}
+
+// host is the running kernel.
+type host struct{}
+
+// maxTransfer is the most that one read or write moves (MAX_RW_COUNT).
+const maxTransfer = 0x7ffff000
+
+// ioctlDirection is what _IO adds to a request number: nothing on most
+// architectures, 0x20000000 on powerpc, mips and sparc. BLKFLSBUF, 0x1261, is
+// an _IO number too that x/sys knows for each of them.
+const ioctlDirection = unix.BLKFLSBUF &^ 0xffff
+
+var allSignals = func() (set unix.Sigset_t) {
+	for i := range set.Val {
+		set.Val[i]--
+	}
+	return set
+}()
+
+// blockSignals ties the goroutine to its thread and blocks every signal there,
+// those included with which the Go runtime preempts and profiles. A signal may
+// cost the stream bytes (xe) or the whole session (mlx5), and an unharmed one
+// waits. The caller gives the set back to restoreSignals.
+func blockSignals() unix.Sigset_t {
+	runtime.LockOSThread()
+	var old unix.Sigset_t
+	if err := unix.PthreadSigmask(unix.SIG_SETMASK, &allSignals, &old); err != nil {
+		panic(fmt.Sprintf("vfio: blocking signals: %v", err)) // only EINVAL and EFAULT exist
+	}
+	return old
+}
+
+func restoreSignals(old unix.Sigset_t) {
+	if err := unix.PthreadSigmask(unix.SIG_SETMASK, &old, nil); err != nil {
+		panic(fmt.Sprintf("vfio: restoring signals: %v", err))
+	}
+	runtime.UnlockOSThread()
+}
+
+func (host) open(path string) (int, error) {
+	return unix.Open(path, unix.O_RDWR|unix.O_CLOEXEC, 0)
+}
+
+func (host) close(fd int) { unix.Close(fd) }
+
+// ioctl passes arg as what it is: a pointer by its address, an int by value,
+// nil as zero.
+func (host) ioctl(fd int, req uint32, arg any) (int, error) {
+	defer restoreSignals(blockSignals())
+	n, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), uintptr(req|ioctlDirection), ioctlValue(arg))
+	runtime.KeepAlive(arg)
+	if errno != 0 {
+		return -1, errno
+	}
+	return int(n), nil
+}
+
+// ioctlValue needs no unsafe: what an interface points to is on the heap,
+// which does not move.
+func ioctlValue(arg any) uintptr {
+	switch v := arg.(type) {
+	case nil:
+		return 0
+	case int:
+		return uintptr(v)
+	}
+	return reflect.ValueOf(arg).Pointer()
+}
+
+func (host) read(fd int, p []byte) (int, error) {
+	defer restoreSignals(blockSignals())
+	return unix.Read(fd, p)
+}
+
+func (host) write(fd int, p []byte) (int, error) {
+	defer restoreSignals(blockSignals())
+	return unix.Write(fd, p)
+}
+
+func (host) splice(dst, src, n int) (int, error) {
+	defer restoreSignals(blockSignals())
+	m, err := unix.Splice(src, nil, dst, nil, n, 0)
+	return int(m), err
+}
+
+// waitReadable returns when fd has something to read or to complain about, and
+// after d at the latest. Drivers without a poll method are always readable.
+func (host) waitReadable(fd int, d time.Duration) {
+	defer restoreSignals(blockSignals())
+	_, _ = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(d.Milliseconds()))
+}

@@ -1,0 +1,145 @@
+package vfio
+
+import (
+	"bytes"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// tree is where device nodes and sysfs are looked for: "" on a real machine,
+// a folder in tests.
+type tree string
+
+func (t tree) at(elem ...string) string {
+	return filepath.Join(append([]string{string(t), "/"}, elem...)...)
+}
+
+// find gives the sysfs folder of a PCI or mediated device.
+func (t tree) find(a address) (string, error) {
+	link := t.at("sys/bus/pci/devices", a.pci)
+	if a.mdev != "" {
+		link = t.at("sys/bus/mdev/devices", a.mdev)
+	}
+	return filepath.EvalSymlinks(link)
+}
+
+// cdev gives the node of a device's cdev, "" where the kernel has none for it
+// or lacks iommufd to bind it to.
+func (t tree) cdev(dir string) string {
+	names, _ := filepath.Glob(filepath.Join(dir, "vfio-dev", "vfio*"))
+	if len(names) == 0 {
+		return ""
+	}
+	node := t.at("dev/vfio/devices", filepath.Base(names[0]))
+	for _, need := range []string{node, t.at("dev/iommu")} {
+		if _, err := os.Stat(need); err != nil {
+			return ""
+		}
+	}
+	return node
+}
+
+// group gives the node of a device's IOMMU group.
+func (t tree) group(dir string) (string, error) {
+	target, err := os.Readlink(filepath.Join(dir, "iommu_group"))
+	if err != nil {
+		return "", err
+	}
+	return t.at("dev/vfio", filepath.Base(target)), nil
+}
+
+// ofNode gives the sysfs folder of the device that a cdev's number stands for.
+func (t tree) ofNode(rdev uint64) (string, error) {
+	number := fmt.Sprintf("%d:%d", unix.Major(rdev), unix.Minor(rdev))
+	return filepath.EvalSymlinks(t.at("sys/dev/char", number, "device"))
+}
+
+// ofFD gives the sysfs folder of an open device. The kernel says it in fdinfo
+// since 6.18, and for a cdev by the number of its node.
+func (t tree) ofFD(fd int) (string, error) {
+	text, err := os.ReadFile(t.at("proc/self/fdinfo", strconv.Itoa(fd)))
+	if err != nil {
+		return "", err
+	}
+	for line := range bytes.Lines(text) {
+		if dir, ok := strings.CutPrefix(string(line), "vfio-device-syspath:"); ok {
+			return t.at(strings.TrimSpace(dir)), nil
+		}
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return "", err
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFCHR {
+		return "", fs.ErrNotExist
+	}
+	return t.ofNode(st.Rdev)
+}
+
+// describe reads what sysfs says about the device in dir; "" is a device that
+// sysfs does not know.
+func (t tree) describe(dir string) Info {
+	info := Info{Kernel: kernelRelease()}
+	if dir == "" {
+		return info
+	}
+	info.Driver = driverName(boundDriver(dir))
+	info.Vendor = readID(dir, "vendor")
+	info.Device = readID(dir, "device")
+	if v := readID(dir, "subsystem_vendor"); v != 0 {
+		info.Subsystem = fmt.Sprintf("%04x:%04x", v, readID(dir, "subsystem_device"))
+	}
+	return info
+}
+
+// boundDriver gives the name of the driver that has the device, "" if none.
+func boundDriver(dir string) string {
+	target, err := os.Readlink(filepath.Join(dir, "driver"))
+	if err != nil {
+		return ""
+	}
+	return filepath.Base(target)
+}
+
+// driverName is the short name by which the variant drivers are known:
+// "mlx5" for mlx5_vfio_pci.
+func driverName(bound string) string {
+	return strings.TrimSuffix(strings.ReplaceAll(bound, "-", "_"), "_vfio_pci")
+}
+
+// readID reads a sysfs file of one hexadecimal number, 0 where there is none.
+func readID(dir, name string) uint32 {
+	text, err := os.ReadFile(filepath.Join(dir, name))
+	if err != nil {
+		return 0
+	}
+	id, err := strconv.ParseUint(strings.TrimSpace(string(text)), 0, 32)
+	if err != nil {
+		return 0
+	}
+	return uint32(id)
+}
+
+func kernelRelease() string {
+	var u unix.Utsname
+	if err := unix.Uname(&u); err != nil {
+		return ""
+	}
+	return unix.ByteSliceToString(u.Release[:])
+}
+
+// before reports whether a kernel release is older than major.minor; one that
+// cannot be read is not.
+func before(release string, major, minor int) bool {
+	var a, b int
+	if _, err := fmt.Sscanf(release, "%d.%d", &a, &b); err != nil {
+		return false
+	}
+	return a < major || a == major && b < minor
+}
