@@ -88,7 +88,7 @@ func TestFlipped(t *testing.T) {
 	each(t, func(t *testing.T, c codec.Codec, corpus codectest.Corpus) {
 		enc := c.Encode(nil, corpus.Bytes(20000, 4))
 		r := rand.New(rand.NewPCG(1, 2))
-		for range min(2000, 8*len(enc)) {
+		for range min(500, 8*len(enc)) {
 			bit := r.IntN(8 * len(enc))
 			enc[bit/8] ^= 1 << (bit % 8)
 			decode(t, c, 20000, enc)

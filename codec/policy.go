@@ -16,7 +16,9 @@ func Fixed(c Codec) Policy {
 	return func([]byte) Codec { return c }
 }
 
-// Auto chooses S2 for a chunk whose samples S2 shrinks, and Raw otherwise.
+// Auto chooses S2 for a chunk whose samples S2 shrinks, and Raw otherwise. It
+// does not know the link: where that is faster than a core encodes with S2,
+// Fixed(Raw) wins.
 func Auto(src []byte) Codec {
 	sampled, shrunk := probe(src)
 	if worthwhile(shrunk, sampled) {

