@@ -60,6 +60,19 @@ const (
 	// least this often.
 	Heartbeat = 500 * time.Millisecond
 
+	// InitialWindow is what a lane's peer may send before anything is read. It
+	// doubles every round trip that consumes it, as fast as QUIC's slow start
+	// opens the sender's side, so a larger one would only cost memory.
+	InitialWindow = 2 << 20
+
+	// MaxWindow is where a lane's receive window ends: above 14.5 MB, quic-go's
+	// largest congestion window (10,000 packets of 1,452 bytes), it has no effect.
+	MaxWindow = 16 << 20
+
+	// MaxWindowGrowth is what the windows of all lanes together may have above
+	// InitialWindow each.
+	MaxWindowGrowth = 64 << 20
+
 	// maxKeyFile is far above any private key in PEM.
 	maxKeyFile = 16 << 10
 )

@@ -1,0 +1,36 @@
+package transport
+
+import (
+	"context"
+	"errors"
+)
+
+// What may go wrong on any carrier, beside [ErrAuth], [io.EOF],
+// [os.ErrDeadlineExceeded] and, after a Close of one's own, [net.ErrClosed].
+var (
+	// ErrUnreachable says that nobody answered a Dial, or nobody that speaks
+	// this protocol.
+	ErrUnreachable = errors.New("the peer cannot be reached")
+
+	// ErrPeerGone says that a lane ended without the peer's CloseWrite: the peer
+	// closed it, died, or cannot be reached any more.
+	ErrPeerGone = errors.New("the peer is gone")
+)
+
+// carrierError is a cause from below under one of the errors above. The cause
+// may hold text from the peer.
+type carrierError struct{ kind, cause error }
+
+func (e *carrierError) Error() string {
+	return "transport: " + e.kind.Error() + ": " + PeerText(e.cause.Error())
+}
+
+func (e *carrierError) Unwrap() []error { return []error{e.kind, e.cause} }
+
+// dialError tells a Dial that the caller cancelled from one that found nobody.
+func dialError(ctx context.Context, cause error) error {
+	if errors.Is(ctx.Err(), context.Canceled) {
+		return &carrierError{kind: errors.New("dial"), cause: context.Cause(ctx)}
+	}
+	return &carrierError{kind: ErrUnreachable, cause: cause}
+}

@@ -1,0 +1,272 @@
+package transport
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/quic-go/quic-go"
+)
+
+// closeWait bounds how long [Lane.Close] waits, after CloseWrite, for the peer
+// to have read the last byte.
+const closeWait = time.Second
+
+// QUICDialer opens lanes over QUIC: each is one connection with a UDP socket of
+// its own and one bidirectional stream. A connection has one goroutine that
+// packs and one that receives, so it is connections, not streams, that use more
+// cores, and a lane that nobody reads cannot starve another of its window.
+//
+// The peer sees a lane with its first bytes, so the dialling side writes first.
+type QUICDialer struct {
+	Addr     string    // host:port
+	Identity *Identity // who this side is
+	Peers    []ID      // who may be at Addr
+
+	windows windowBudget
+}
+
+// Dial fails with [ErrUnreachable] when nobody answers within
+// [HandshakeTimeout], and with a [WrongPeerError] when somebody else does. That
+// the peer refuses this side shows only in the first Read: [ErrRefusedByPeer].
+func (d *QUICDialer) Dial(ctx context.Context) (Lane, error) {
+	config, err := d.Identity.tlsConfig(RoleSend, d.Peers)
+	if err != nil {
+		return nil, err
+	}
+	addr, err := resolveUDP(ctx, d.Addr)
+	if err != nil {
+		return nil, dialError(ctx, err)
+	}
+	socket, err := openSocket(netip.AddrPortFrom(unspecified(addr.Addr()), 0))
+	if err != nil {
+		return nil, dialError(ctx, err)
+	}
+	lane, err := d.dialFrom(ctx, socket, addr, config)
+	if err != nil {
+		socket.release()
+		return nil, quicDialError(ctx, err)
+	}
+	return lane, nil
+}
+
+func (d *QUICDialer) dialFrom(ctx context.Context, s *quicSocket, to netip.AddrPort, config *tls.Config) (*quicLane, error) {
+	conn, err := s.transport.Dial(ctx, net.UDPAddrFromAddrPort(to), config, quicConfig(&d.windows))
+	if err != nil {
+		return nil, err
+	}
+	stream, err := conn.OpenStream()
+	if err != nil {
+		conn.CloseWithError(0, "")
+		return nil, err
+	}
+	return newQUICLane(conn, stream, func() { d.windows.forget(conn); s.release() }, dialerLinger), nil
+}
+
+// quicConfig has the handoff's timers, and room for one stream from the dialler
+// and none of any other kind.
+func quicConfig(windows *windowBudget) *quic.Config {
+	return &quic.Config{
+		HandshakeIdleTimeout:           HandshakeTimeout,
+		MaxIdleTimeout:                 IdleTimeout,
+		KeepAlivePeriod:                KeepAlive,
+		InitialStreamReceiveWindow:     InitialWindow,
+		MaxStreamReceiveWindow:         MaxWindow,
+		InitialConnectionReceiveWindow: InitialWindow,
+		MaxConnectionReceiveWindow:     MaxWindow,
+		AllowConnectionWindowIncrease:  windows.grant,
+		MaxIncomingStreams:             1,
+		MaxIncomingUniStreams:          -1,
+	}
+}
+
+// resolveUDP honours ctx, which net.ResolveUDPAddr does not.
+func resolveUDP(ctx context.Context, addr string) (netip.AddrPort, error) {
+	host, service, err := net.SplitHostPort(addr)
+	if err != nil {
+		return netip.AddrPort{}, err
+	}
+	port, err := strconv.ParseUint(service, 10, 16)
+	if err != nil {
+		return netip.AddrPort{}, fmt.Errorf("address %s: port %q is not a number below 65536", addr, service)
+	}
+	ips, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
+	if err != nil {
+		return netip.AddrPort{}, err
+	}
+	return netip.AddrPortFrom(ips[0].Unmap(), uint16(port)), nil
+}
+
+// unspecified is "any address" of the family of ip.
+func unspecified(ip netip.Addr) netip.Addr {
+	if ip.Is4() {
+		return netip.IPv4Unspecified()
+	}
+	return netip.IPv6Unspecified()
+}
+
+// quicSocket is a UDP socket with its users: the lanes on it and the listener.
+// The last one closes it.
+type quicSocket struct {
+	conn      *net.UDPConn
+	transport *quic.Transport
+	users     atomic.Int64
+}
+
+func openSocket(local netip.AddrPort) (*quicSocket, error) {
+	conn, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(local))
+	if err != nil {
+		return nil, err
+	}
+	s := &quicSocket{conn: conn, transport: &quic.Transport{Conn: conn}}
+	s.users.Store(1)
+	return s, nil
+}
+
+func (s *quicSocket) release() {
+	if s.users.Add(-1) == 0 {
+		s.transport.Close() // joins quic-go's reader of the socket
+		s.conn.Close()
+	}
+}
+
+// quicLane is the one stream of a connection.
+type quicLane struct {
+	conn     *quic.Conn
+	stream   *quic.Stream
+	linger   func(context.Context, *quic.Conn)
+	release  func()
+	finished atomic.Bool // CloseWrite was called
+	close    sync.Once
+}
+
+func newQUICLane(conn *quic.Conn, stream *quic.Stream, release func(), linger func(context.Context, *quic.Conn)) *quicLane {
+	return &quicLane{conn: conn, stream: stream, release: release, linger: linger}
+}
+
+// Peer is the ID of the key that TLS verified.
+func (l *quicLane) Peer() ID {
+	return certificateID(l.conn.ConnectionState().TLS.PeerCertificates[0])
+}
+
+func (l *quicLane) Read(p []byte) (int, error) {
+	n, err := l.stream.Read(p)
+	return n, quicLaneError(err)
+}
+
+func (l *quicLane) Write(p []byte) (int, error) {
+	n, err := l.stream.Write(p)
+	return n, quicLaneError(err)
+}
+
+// CloseWrite does not fail: quic-go's only error here is that the peer reads no
+// more, and whether it read everything only the peer itself can tell.
+func (l *quicLane) CloseWrite() error {
+	l.finished.Store(true)
+	l.stream.Close()
+	return nil
+}
+
+func (l *quicLane) SetDeadline(t time.Time) error {
+	return l.stream.SetDeadline(t)
+}
+
+// Close after CloseWrite first waits, up to closeWait, for the peer to have
+// read everything or to have closed: a QUIC connection that is closed takes
+// with it what the peer received but did not read.
+func (l *quicLane) Close() error {
+	l.close.Do(func() {
+		if l.finished.Load() {
+			l.stream.CancelRead(0)
+			ctx, cancel := context.WithTimeout(context.Background(), closeWait)
+			l.linger(ctx, l.conn)
+			cancel()
+		}
+		l.conn.CloseWithError(0, "")
+		l.release()
+	})
+	return nil
+}
+
+// dialerLinger waits until the peer is done with the stream. quic-go tells
+// nobody that data was acknowledged, but the listener lends credit for one
+// stream, and gives it back when both directions of that stream are finished
+// and read to the end (RFC 9000, section 4.6): when a second stream can be
+// opened, nothing is in flight.
+func dialerLinger(ctx context.Context, conn *quic.Conn) {
+	conn.OpenStreamSync(ctx) // never written to, so the peer does not see it
+}
+
+// listenerLinger leaves the closing to the dialler, who knows by the above when
+// both sides are done.
+func listenerLinger(ctx context.Context, conn *quic.Conn) {
+	select {
+	case <-conn.Context().Done():
+	case <-ctx.Done():
+	}
+}
+
+// quicLaneError gives quic-go's errors on an open lane this package's meaning.
+func quicLaneError(err error) error {
+	switch {
+	case err == nil, err == io.EOF, errors.Is(err, os.ErrDeadlineExceeded):
+		return err
+	case closedHere(err):
+		return &carrierError{kind: net.ErrClosed, cause: err}
+	case refused(err):
+		return &carrierError{kind: ErrRefusedByPeer, cause: err}
+	}
+	return &carrierError{kind: ErrPeerGone, cause: err}
+}
+
+func quicDialError(ctx context.Context, err error) error {
+	if wrong, ok := errors.AsType[*WrongPeerError](err); ok {
+		return wrong
+	}
+	if refused(err) {
+		return &carrierError{kind: ErrRefusedByPeer, cause: err}
+	}
+	return dialError(ctx, err)
+}
+
+// closedHere says that this side ended the stream or the connection.
+func closedHere(err error) bool {
+	if e, ok := errors.AsType[*quic.ApplicationError](err); ok {
+		return !e.Remote
+	}
+	if e, ok := errors.AsType[*quic.StreamError](err); ok {
+		return !e.Remote
+	}
+	return errors.Is(err, quic.ErrStreamClosed)
+}
+
+// refused recognises the alerts with which a TLS peer turns a certificate down
+// (RFC 8446, section 6.2; as QUIC errors RFC 9001, section 4.8).
+func refused(err error) bool {
+	e, ok := errors.AsType[*quic.TransportError](err)
+	if !ok || !e.Remote {
+		return false
+	}
+	const (
+		cryptoError         = 0x100
+		badCertificate      = cryptoError + 42
+		unsupportedCert     = cryptoError + 43
+		certificateUnknown  = cryptoError + 46
+		accessDenied        = cryptoError + 49
+		certificateRequired = cryptoError + 116
+	)
+	switch e.ErrorCode {
+	case badCertificate, unsupportedCert, certificateUnknown, accessDenied, certificateRequired:
+		return true
+	}
+	return false
+}

@@ -1,0 +1,150 @@
+package transport
+
+import (
+	"context"
+	"crypto/hkdf"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"sync/atomic"
+
+	"github.com/quic-go/quic-go"
+)
+
+// quicListener accepts the lanes of every authenticated peer on one UDP socket.
+type quicListener struct {
+	socket   *quicSocket
+	quic     *quic.Listener
+	windows  windowBudget
+	halfOpen atomic.Int64
+	lanes    chan *quicLane
+	closing  context.Context
+	stop     context.CancelFunc
+	serving  sync.WaitGroup
+	close    sync.Once
+}
+
+// ListenQUIC accepts lanes on a UDP address from the peers listed; an empty
+// list admits nobody. Lanes outlive the Close of their listener.
+func ListenQUIC(addr string, id *Identity, peers []ID) (Listener, error) {
+	config, err := id.tlsConfig(RoleRecv, peers)
+	if err != nil {
+		return nil, err
+	}
+	local, err := net.ResolveUDPAddr("udp", addr)
+	if err != nil {
+		return nil, fmt.Errorf("transport: listen: %w", err)
+	}
+	socket, err := openSocket(local.AddrPort())
+	if err != nil {
+		return nil, fmt.Errorf("transport: listen: %w", err)
+	}
+	l := &quicListener{socket: socket, lanes: make(chan *quicLane)}
+	l.closing, l.stop = context.WithCancel(context.Background())
+	socket.transport.StatelessResetKey = id.resetKey()
+	socket.transport.VerifySourceAddress = l.mustProveAddress
+	socket.transport.ConnContext = l.admit
+	l.quic, err = socket.transport.Listen(config, quicConfig(&l.windows))
+	if err != nil {
+		socket.release()
+		return nil, fmt.Errorf("transport: listen: %w", err)
+	}
+	l.serving.Go(l.serve) // Close ends it
+	return l, nil
+}
+
+// resetKey makes a restarted process recognise, and reset at once, connections
+// that its predecessor with the same key had (RFC 9000, section 10.3.2).
+func (i *Identity) resetKey() *quic.StatelessResetKey {
+	key, err := hkdf.Key(sha256.New, i.key.Seed(), nil, ALPN+" stateless reset", len(quic.StatelessResetKey{}))
+	if err != nil {
+		panic("transport: " + err.Error()) // only for lengths that hkdf cannot make
+	}
+	return (*quic.StatelessResetKey)(key)
+}
+
+func (l *quicListener) mustProveAddress(net.Addr) bool {
+	return l.halfOpen.Load() >= RetryHalfOpen
+}
+
+// openedKey finds, in a connection's context, the function that says that the
+// connection is no longer half open.
+type openedKey struct{}
+
+// admit counts a connection as half open from its first packet until its first
+// stream was accepted or it ended.
+func (l *quicListener) admit(ctx context.Context, _ *quic.ClientInfo) (context.Context, error) {
+	if l.halfOpen.Add(1) > MaxHalfOpen {
+		l.halfOpen.Add(-1)
+		return nil, errors.New("too many half-open connections")
+	}
+	leave := func() { l.halfOpen.Add(-1) }
+	stop := context.AfterFunc(ctx, leave)
+	opened := func() {
+		if stop() {
+			leave()
+		}
+	}
+	return context.WithValue(ctx, openedKey{}, opened), nil
+}
+
+// serve hands every connection to a goroutine of its own, so that none waits
+// for another. Close of the quic listener ends it, once it has seen every
+// connection that was established before.
+func (l *quicListener) serve() {
+	for {
+		conn, err := l.quic.Accept(context.Background())
+		if err != nil {
+			return
+		}
+		l.serving.Go(func() { l.open(conn) }) // HandshakeTimeout or Close ends it; at most MaxHalfOpen run
+	}
+}
+
+// open waits for a connection's stream and for somebody to accept the lane.
+func (l *quicListener) open(conn *quic.Conn) {
+	opened := conn.Context().Value(openedKey{}).(func())
+	defer opened()
+	ctx, cancel := context.WithTimeout(l.closing, HandshakeTimeout)
+	defer cancel()
+	stream, err := conn.AcceptStream(ctx)
+	if err != nil {
+		conn.CloseWithError(0, "")
+		return
+	}
+	l.socket.users.Add(1)
+	lane := newQUICLane(conn, stream, func() { l.windows.forget(conn); l.socket.release() }, listenerLinger)
+	select {
+	case l.lanes <- lane:
+	case <-conn.Context().Done():
+		lane.Close()
+	case <-l.closing.Done():
+		lane.Close()
+	}
+}
+
+func (l *quicListener) Accept(ctx context.Context) (Lane, error) {
+	select {
+	case lane := <-l.lanes:
+		return lane, nil
+	case <-ctx.Done():
+		return nil, fmt.Errorf("transport: accept: %w", context.Cause(ctx))
+	case <-l.closing.Done():
+		return nil, fmt.Errorf("transport: accept: %w", net.ErrClosed)
+	}
+}
+
+func (l *quicListener) Addr() net.Addr { return l.socket.conn.LocalAddr() }
+
+// Close ends the handshakes under way and the lanes that nobody has accepted.
+func (l *quicListener) Close() error {
+	l.close.Do(func() {
+		l.stop()
+		l.quic.Close()
+		l.serving.Wait()
+		l.socket.release()
+	})
+	return nil
+}

@@ -1,0 +1,129 @@
+package transport
+
+import (
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"errors"
+	"fmt"
+	"math/big"
+	"slices"
+	"time"
+)
+
+// ALPN is the protocol's name in TLS (RFC 7301); the number is that of the wire
+// format that both sides must understand before they can say anything else.
+const ALPN = "mig/1"
+
+// Role is what a certificate permits its holder to do.
+//
+// Certificates are self-signed, so the role is the peer's own word: it keeps a
+// key from being used by mistake for the other purpose. The permission itself
+// is the allow list, and each side has its own; give the two programs of a host
+// different keys, so that neither's can stand in for the other's.
+type Role int
+
+// A host that sends dials; a host that receives listens.
+const (
+	RoleSend Role = iota
+	RoleRecv
+)
+
+// String names the role.
+func (r Role) String() string {
+	if r == RoleSend {
+		return "sender"
+	}
+	return "receiver"
+}
+
+// usage is the role in a certificate (RFC 5280, section 4.2.1.12).
+func (r Role) usage() x509.ExtKeyUsage {
+	if r == RoleSend {
+		return x509.ExtKeyUsageClientAuth
+	}
+	return x509.ExtKeyUsageServerAuth
+}
+
+// ErrAuth is what every failure to authenticate wraps: the peer is not one that
+// this side talks to ([WrongPeerError]), or this side is not one that the peer
+// talks to ([ErrRefusedByPeer]).
+var ErrAuth = errors.New("authentication failed")
+
+// ErrRefusedByPeer says that the peer does not list this side's ID, or lists it
+// for the other role.
+var ErrRefusedByPeer = fmt.Errorf("%w: the peer refused this side's identity", ErrAuth)
+
+// WrongPeerError says that whoever is at the other end is not in the allow
+// list, or is in it but showed a certificate for another role.
+type WrongPeerError struct {
+	Got  ID   // who it is
+	Want []ID // who it might have been
+	Role Role // what its certificate has to permit
+}
+
+// Error names the peer in full, so that it can be copied into an allow list.
+func (e *WrongPeerError) Error() string {
+	if slices.Contains(e.Want, e.Got) {
+		return fmt.Sprintf("transport: %v: the certificate of peer %v is not that of a %v", ErrAuth, e.Got, e.Role)
+	}
+	return fmt.Sprintf("transport: %v: peer %v is none of the %d expected", ErrAuth, e.Got, len(e.Want))
+}
+
+// Unwrap gives [ErrAuth].
+func (e *WrongPeerError) Unwrap() error { return ErrAuth }
+
+// certificate is a self-signed one that is valid for ever: peers compare keys
+// and roles, never dates, so no host's clock can stop a migration.
+func (i *Identity) certificate(role Role) (tls.Certificate, error) {
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1),
+		Subject:      pkix.Name{CommonName: "migpipe"},
+		NotBefore:    time.Unix(0, 0),
+		NotAfter:     time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC), // "no well-defined expiration": RFC 5280, section 4.1.2.5
+		KeyUsage:     x509.KeyUsageDigitalSignature,
+		ExtKeyUsage:  []x509.ExtKeyUsage{role.usage()},
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, i.key.Public(), i.key)
+	if err != nil {
+		return tls.Certificate{}, fmt.Errorf("transport: make a certificate: %w", err)
+	}
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: i.key}, nil
+}
+
+// tlsConfig makes this side a role and admits only peers with the other role
+// whose ID is in the list. An empty list admits nobody.
+//
+// There is no resumption and thus no 0-RTT: a replayed HELLO or COMMIT would
+// not be harmless.
+func (i *Identity) tlsConfig(role Role, peers []ID) (*tls.Config, error) {
+	certificate, err := i.certificate(role)
+	if err != nil {
+		return nil, err
+	}
+	want, other := slices.Clone(peers), RoleSend+RoleRecv-role
+	return &tls.Config{
+		MinVersion:             tls.VersionTLS13,
+		NextProtos:             []string{ALPN},
+		Certificates:           []tls.Certificate{certificate},
+		ClientAuth:             tls.RequireAnyClientCert,
+		InsecureSkipVerify:     true, // no CA and no host name: VerifyConnection compares keys
+		VerifyConnection:       func(s tls.ConnectionState) error { return verifyPeer(s, want, other) },
+		SessionTicketsDisabled: true,
+	}, nil
+}
+
+// verifyPeer compares the key, then the role. TLS has checked already, or will
+// before the handshake is done, that the peer holds the key.
+func verifyPeer(s tls.ConnectionState, want []ID, role Role) error {
+	if len(s.PeerCertificates) == 0 {
+		return fmt.Errorf("transport: %w: the peer showed no certificate", ErrAuth)
+	}
+	leaf := s.PeerCertificates[0]
+	got := certificateID(leaf)
+	if !slices.Contains(want, got) || !slices.Equal(leaf.ExtKeyUsage, []x509.ExtKeyUsage{role.usage()}) {
+		return &WrongPeerError{Got: got, Want: want, Role: role}
+	}
+	return nil
+}

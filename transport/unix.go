@@ -1,0 +1,181 @@
+package transport
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"os"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// UnixDialer opens lanes to a process of the same host that listens with
+// [ListenUnix]. Its lanes are [syscall.Conn]s, so that data may be spliced
+// through them without passing user space.
+//
+// The kernel vouches for the peer: it must be of this process's user, or root.
+// A lane that the peer closed without CloseWrite ends in io.EOF like one that
+// it finished; whoever must know has to say so in what it writes.
+type UnixDialer struct {
+	Path string
+}
+
+// Dial fails with [ErrUnreachable] where nobody listens.
+func (d *UnixDialer) Dial(ctx context.Context) (Lane, error) {
+	conn, err := new(net.Dialer).DialContext(ctx, "unix", d.Path)
+	if err != nil {
+		return nil, dialError(ctx, err)
+	}
+	return newUnixLane(conn.(*net.UnixConn))
+}
+
+// unixListener accepts from processes of the same user.
+type unixListener struct {
+	*net.UnixListener
+	turn chan struct{} // held by the one Accept that owns the deadline
+}
+
+// ListenUnix makes the socket file, which only this user may open; Close
+// removes it. A file that is there already is replaced only if it is a socket
+// that nobody listens on any more.
+func ListenUnix(path string) (Listener, error) {
+	l, err := bindUnix(path)
+	if errors.Is(err, unix.EADDRINUSE) {
+		if err := removeDeadSocket(path); err != nil {
+			return nil, fmt.Errorf("transport: listen on %s: %w", path, err)
+		}
+		l, err = bindUnix(path)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("transport: %w", err)
+	}
+	return &unixListener{UnixListener: l, turn: make(chan struct{}, 1)}, nil
+}
+
+// bindUnix sets the mode before the name exists: Linux gives the file the mode
+// of the socket's inode, so there is no moment in which others could connect.
+func bindUnix(path string) (*net.UnixListener, error) {
+	config := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) (err error) {
+		return errors.Join(c.Control(func(fd uintptr) { err = unix.Fchmod(int(fd), 0o600) }), err)
+	}}
+	l, err := config.Listen(context.Background(), "unix", path)
+	if err != nil {
+		return nil, err
+	}
+	return l.(*net.UnixListener), nil
+}
+
+func removeDeadSocket(path string) error {
+	info, err := os.Lstat(path)
+	if err != nil {
+		return err
+	}
+	if info.Mode().Type() != fs.ModeSocket {
+		return errors.New("the file exists and is not a socket")
+	}
+	conn, err := net.Dial("unix", path)
+	if err == nil {
+		conn.Close()
+		return errors.New("another process listens there")
+	}
+	if !errors.Is(err, unix.ECONNREFUSED) {
+		return err
+	}
+	return os.Remove(path)
+}
+
+func (l *unixListener) Accept(ctx context.Context) (Lane, error) {
+	select {
+	case l.turn <- struct{}{}:
+		defer func() { <-l.turn }()
+	case <-ctx.Done():
+		return nil, fmt.Errorf("transport: accept: %w", context.Cause(ctx))
+	}
+	stop := context.AfterFunc(ctx, func() { l.SetDeadline(time.Unix(1, 0)) })
+	defer stop()
+	for {
+		conn, err := l.AcceptUnix()
+		switch {
+		case err == nil:
+			if lane, err := newUnixLane(conn); err == nil {
+				return lane, nil
+			}
+		case ctx.Err() != nil:
+			l.SetDeadline(time.Time{})
+			return nil, fmt.Errorf("transport: accept: %w", context.Cause(ctx))
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			l.SetDeadline(time.Time{}) // a late word from an earlier Accept's context
+		default:
+			return nil, fmt.Errorf("transport: %w", err)
+		}
+	}
+}
+
+// unixLane is a connection whose other end belongs to this user.
+type unixLane struct {
+	conn *net.UnixConn
+}
+
+func newUnixLane(conn *net.UnixConn) (*unixLane, error) {
+	if err := checkOwner(conn); err != nil {
+		conn.Close()
+		return nil, err
+	}
+	return &unixLane{conn: conn}, nil
+}
+
+// checkOwner asks the kernel whose process made the other end (unix(7),
+// SO_PEERCRED).
+func checkOwner(conn *net.UnixConn) error {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return fmt.Errorf("transport: %w", err)
+	}
+	var peer *unix.Ucred
+	controlErr := raw.Control(func(fd uintptr) {
+		peer, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
+	})
+	if err := errors.Join(controlErr, err); err != nil {
+		return fmt.Errorf("transport: %w", err)
+	}
+	return ownerError(peer.Uid, os.Geteuid())
+}
+
+func ownerError(peer uint32, self int) error {
+	if peer == 0 || int(peer) == self {
+		return nil
+	}
+	return fmt.Errorf("transport: %w: the peer is a process of user %d", ErrAuth, peer)
+}
+
+func (l *unixLane) Read(p []byte) (int, error) {
+	n, err := l.conn.Read(p)
+	return n, unixLaneError(err)
+}
+
+func (l *unixLane) Write(p []byte) (int, error) {
+	n, err := l.conn.Write(p)
+	return n, unixLaneError(err)
+}
+
+func (l *unixLane) CloseWrite() error             { return unixLaneError(l.conn.CloseWrite()) }
+func (l *unixLane) SetDeadline(t time.Time) error { return l.conn.SetDeadline(t) }
+func (l *unixLane) Close() error                  { return unixLaneError(l.conn.Close()) }
+
+// SyscallConn gives the socket, for splice(2).
+func (l *unixLane) SyscallConn() (syscall.RawConn, error) { return l.conn.SyscallConn() }
+
+func unixLaneError(err error) error {
+	switch {
+	case err == nil, err == io.EOF, errors.Is(err, os.ErrDeadlineExceeded):
+		return err
+	case errors.Is(err, net.ErrClosed):
+		return fmt.Errorf("transport: %w", err)
+	}
+	return &carrierError{kind: ErrPeerGone, cause: err}
+}
