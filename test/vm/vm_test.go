@@ -4,12 +4,17 @@ package vm
 
 import (
 	"testing"
+
+	"go.uber.org/goleak"
 )
 
-// pair is two booted guests and what they run.
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// pair is two booted guests and the cable between them.
 type pair struct {
 	host                *host
 	source, destination *machine
+	cable               *cable
 }
 
 // scenarios run on each kernel, in this order, each with devices of its own.
@@ -17,16 +22,23 @@ var scenarios = []struct {
 	name string
 	run  func(*testing.T, pair)
 }{
+	{"cable", testCable},
 	{"device", testDevice},
+	{"conformance", testConformance},
+	{"inherited", testInherited},
+	{"opened", testOpened},
+	{"refused", testRefused},
+	{"cancel", testCancel},
+	{"reset", testReset},
 }
 
 func TestVM(t *testing.T) {
 	h := newHost(t)
 	for _, k := range h.kernels {
 		t.Run(k.name, func(t *testing.T) {
-			source, destination := bootPair(t, h, k)
+			p := bootPair(t, h, k)
 			for _, s := range scenarios {
-				t.Run(s.name, func(t *testing.T) { s.run(t, pair{h, source, destination}) })
+				t.Run(s.name, func(t *testing.T) { s.run(t, p) })
 			}
 		})
 	}
