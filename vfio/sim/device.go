@@ -1,0 +1,222 @@
+package sim
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/migpipe/migpipe/vfio"
+)
+
+// Verifier is a device that knows whether the state that was loaded into it is
+// the state that its source had when it stopped.
+type Verifier interface {
+	// Verify is nil only then.
+	Verify() error
+}
+
+// Device is a simulated device. It starts nothing in the background: whoever
+// calls it makes it catch up with the clock of package time.
+type Device struct {
+	p    *profile
+	opts Options
+	name string
+
+	// ioctl is the driver's state lock, held while an ioctl or a load takes its
+	// time. It is a channel because such a wait must not stop the clock of a
+	// testing/synctest bubble.
+	ioctl chan struct{}
+
+	mu     sync.Mutex // guards what follows, never held while waiting
+	state  vfio.State
+	sess   *session
+	im     *image
+	faults faults
+	wake   chan struct{} // closed, and made anew, when a waiting call has to look again
+	loaded error         // what Verify says
+	closed bool
+	log    eventLog
+	stats  Stats
+}
+
+var (
+	_ vfio.Device    = (*Device)(nil)
+	_ vfio.Describer = (*Device)(nil)
+	_ Verifier       = (*Device)(nil)
+)
+
+var errNothingLoaded = errors.New("no state was loaded")
+
+// Open makes a device of a profile (see [Profiles]), in RUNNING. Nil options
+// are the profile's own.
+func Open(profile string, o *Options) (*Device, error) {
+	p, err := lookup(profile)
+	if err != nil {
+		return nil, err
+	}
+	opts, err := o.complete(p)
+	if err != nil {
+		return nil, fmt.Errorf("sim:%s: %w", profile, err)
+	}
+	d := &Device{
+		p: p, opts: opts, name: "sim:" + profile,
+		ioctl: make(chan struct{}, 1), wake: make(chan struct{}),
+		state: vfio.Running, loaded: errNothingLoaded,
+		faults: append(faults(nil), opts.Faults...),
+	}
+	d.renew()
+	return d, nil
+}
+
+// OpenURL opens what [Parse] reads.
+func OpenURL(s string) (*Device, error) {
+	profile, o, err := Parse(s)
+	if err != nil {
+		return nil, err
+	}
+	return Open(profile, o)
+}
+
+// renew gives the device the state that it has after a reset.
+func (d *Device) renew() {
+	size, block := d.p.layout.shape(d.opts.Size)
+	d.adopt(newImage(d.opts.Seed, d.opts.Content, size, block))
+}
+
+func (d *Device) adopt(im *image) {
+	im.rate = d.opts.DirtyRate
+	im.run(time.Now(), d.guestRuns())
+	d.im = im
+}
+
+// guestRuns says whether the state changes: in the P2P states most drivers
+// stop the device for good, and all of them stop what it initiates.
+func (d *Device) guestRuns() bool { return d.state == vfio.Running || d.state == vfio.PreCopy }
+
+func (d *Device) identity() identity {
+	return identity{magic: d.p.magic, version: d.opts.StateVersion, units: uint32(max(d.opts.Ports, 1))}
+}
+
+// Features implements [vfio.Device].
+func (d *Device) Features() vfio.Features { return d.p.features }
+
+// Describe implements [vfio.Describer].
+func (d *Device) Describe() vfio.Info { return vfio.Info{Driver: d.p.name, Format: "sim"} }
+
+// Verify implements [Verifier]. Many drivers load a truncated state without a
+// word (mlx5, virtio, QAT, pds, xe), so a device may well be RUNNING while
+// Verify fails.
+func (d *Device) Verify() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.loaded != nil {
+		return fmt.Errorf("%s: verify: %w", d.name, d.loaded)
+	}
+	return nil
+}
+
+// lock takes the driver's state lock and then the device's own, unless the
+// device is closed.
+func (d *Device) lock(op string) (unlock func(), err error) {
+	d.ioctl <- struct{}{}
+	d.mu.Lock()
+	unlock = func() {
+		d.mu.Unlock()
+		<-d.ioctl
+	}
+	if d.closed {
+		unlock()
+		return nil, d.fail(op, -1, os.ErrClosed)
+	}
+	return unlock, nil
+}
+
+func (d *Device) fail(op string, off int64, err error) error {
+	return &vfio.OpError{Op: op, Device: d.name, Offset: off, Err: err}
+}
+
+// State implements [vfio.Device].
+func (d *Device) State() (vfio.State, error) {
+	unlock, err := d.lock("get state")
+	if err != nil {
+		return vfio.Error, err
+	}
+	defer unlock()
+	return d.state, nil
+}
+
+// StopCopySize implements [vfio.Device].
+func (d *Device) StopCopySize() (uint64, error) {
+	unlock, err := d.lock("get size")
+	if err != nil {
+		return 0, err
+	}
+	defer unlock()
+	switch {
+	case d.p.estimate > 0:
+		return uint64(d.p.estimate), nil
+	case d.capacity() == 0:
+		return uint64(d.im.size), nil
+	default:
+		return uint64(d.opts.Size), nil
+	}
+}
+
+// Reset implements [vfio.Device].
+func (d *Device) Reset() error {
+	unlock, err := d.lock("reset")
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	d.stats.Resets++
+	d.reset()
+	return nil
+}
+
+func (d *Device) reset() {
+	d.log.add(Event{From: d.state, To: vfio.Running, Reset: true})
+	d.end(syscall.ENODEV)
+	d.state = vfio.Running
+	d.loaded = errNothingLoaded
+	d.renew()
+}
+
+// breakDown puts the device into ERROR.
+func (d *Device) breakDown() {
+	d.log.add(Event{From: d.state, To: vfio.Error})
+	d.end(syscall.ENODEV)
+	d.state = vfio.Error
+	d.im.run(time.Now(), false)
+}
+
+// end ends the session, if there is one, and wakes whoever waits for it.
+func (d *Device) end(errno syscall.Errno) {
+	if d.sess != nil && d.sess.err == nil {
+		d.sess.err = fmt.Errorf("%w: %w", vfio.ErrSessionLost, errno)
+	}
+	d.sess = nil
+	d.rouse()
+}
+
+func (d *Device) rouse() {
+	close(d.wake)
+	d.wake = make(chan struct{})
+}
+
+// Close implements [vfio.Device]. Nobody else can hold a simulated device, so
+// this is its last close, which disables the session.
+func (d *Device) Close() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.closed {
+		return d.fail("close", -1, os.ErrClosed)
+	}
+	d.closed = true
+	d.end(syscall.ENODEV)
+	d.im.run(time.Now(), false)
+	return nil
+}

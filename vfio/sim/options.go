@@ -1,0 +1,115 @@
+package sim
+
+import (
+	"errors"
+	"fmt"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// Options are a device's parameters. The zero value of each is the profile's
+// own, or none; nil stands for all zeros.
+type Options struct {
+	Size         int64   // bytes of state; devices of a fixed size accept only that
+	DirtyRate    int64   // bytes per second that the guest dirties while it runs
+	SaveRate     int64   // bytes per second that the device saves, 0 = no limit
+	LoadRate     int64   // bytes per second that the device loads, 0 = no limit
+	Seed         uint64  // what the state's content is made from
+	StateVersion uint32  // of the stream's format; a device rejects newer ones. 1 if 0
+	Content      Content // what the state looks like to a compressor
+	Ports        int     // serial ports of mtty
+	Faults       []Fault
+}
+
+// Parse reads the part of a device URL behind "sim:":
+//
+//	PROFILE[?size=1GiB&dirty=100MiB/s&save=2GiB/s&load=1GiB/s&seed=7&version=1&content=mixed&ports=2&fault=read@64KiB:EIO]
+//
+// fault may be given several times. Nothing is opened.
+func Parse(s string) (profile string, o *Options, err error) {
+	profile, query, _ := strings.Cut(s, "?")
+	p, err := lookup(profile)
+	if err != nil {
+		return "", nil, err
+	}
+	o = &Options{}
+	if err := o.parseQuery(query); err != nil {
+		return "", nil, fmt.Errorf("sim:%s: %w", profile, err)
+	}
+	if _, err := o.complete(p); err != nil {
+		return "", nil, fmt.Errorf("sim:%s: %w", profile, err)
+	}
+	return profile, o, nil
+}
+
+func (o *Options) parseQuery(query string) error {
+	values, err := url.ParseQuery(query)
+	if err != nil {
+		return fmt.Errorf("parameters: %w", err)
+	}
+	for _, name := range sortedKeys(values) {
+		set, ok := parameters[name]
+		if !ok {
+			return fmt.Errorf("unknown parameter %q: known are %s", name, strings.Join(sortedKeys(parameters), ", "))
+		}
+		if len(values[name]) > 1 && name != "fault" {
+			return fmt.Errorf("parameter %s is given %d times", name, len(values[name]))
+		}
+		for _, v := range values[name] {
+			if err := set(o, v); err != nil {
+				return fmt.Errorf("parameter %s: %w", name, err)
+			}
+		}
+	}
+	return nil
+}
+
+// parameters set one option each from its text.
+var parameters = map[string]func(o *Options, v string) error{
+	"size":    func(o *Options, v string) (err error) { o.Size, err = parseSize(v); return err },
+	"dirty":   func(o *Options, v string) (err error) { o.DirtyRate, err = parseRate(v); return err },
+	"save":    func(o *Options, v string) (err error) { o.SaveRate, err = parseRate(v); return err },
+	"load":    func(o *Options, v string) (err error) { o.LoadRate, err = parseRate(v); return err },
+	"content": func(o *Options, v string) (err error) { o.Content, err = parseContent(v); return err },
+	"ports":   func(o *Options, v string) (err error) { o.Ports, err = strconv.Atoi(v); return err },
+	"seed":    func(o *Options, v string) (err error) { o.Seed, err = strconv.ParseUint(v, 0, 64); return err },
+	"version": func(o *Options, v string) error {
+		n, err := strconv.ParseUint(v, 10, 32)
+		o.StateVersion = uint32(n)
+		return err
+	},
+	"fault": func(o *Options, v string) error {
+		f, err := ParseFault(v)
+		o.Faults = append(o.Faults, f)
+		return err
+	},
+}
+
+func sortedKeys[V any](m map[string]V) []string {
+	keys := make([]string, 0, len(m))
+	for k := range m {
+		keys = append(keys, k)
+	}
+	slices.Sort(keys)
+	return keys
+}
+
+// complete returns the options with the profile's defaults filled in.
+func (o *Options) complete(p *profile) (Options, error) {
+	var c Options
+	if o != nil {
+		c = *o
+	}
+	if c.StateVersion == 0 {
+		c.StateVersion = 1
+	}
+	if c.Content > Text {
+		return c, fmt.Errorf("unknown %v", c.Content)
+	}
+	if c.Size < 0 || c.DirtyRate < 0 || c.SaveRate < 0 || c.LoadRate < 0 {
+		return c, errors.New("a size or rate is negative")
+	}
+	return c, p.fit(&c)
+}
