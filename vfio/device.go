@@ -45,6 +45,19 @@ type Features struct {
 	PreCopyInfoV2 bool // precopy_info.flags is meaningful, REINIT included
 }
 
+// MigrationFlags gives the features as the uAPI does: VFIO_MIGRATION_STOP_COPY,
+// which every migratable device has, _P2P and _PRE_COPY.
+func (f Features) MigrationFlags() uint32 {
+	flags := uint32(migrationStopCopy)
+	if f.P2P {
+		flags |= migrationP2P
+	}
+	if f.PreCopy {
+		flags |= migrationPreCopy
+	}
+	return flags
+}
+
 // Device is one migratable device.
 //
 // SetState, State, StopCopySize and Reset may be called while a Read or Write

@@ -246,9 +246,11 @@ func openError(name string, err error) error {
 	if h := (*hintError)(nil); errors.As(err, &h) {
 		e.Hint = h.hint
 	}
-	switch {
-	case isAny(err, unix.EBUSY):
+	if isAny(err, unix.EBUSY) {
 		e.Kind = ErrBusy
+	}
+	switch {
+	case errors.Is(e, ErrBusy):
 		e.Hint = "another process, a VMM perhaps, has it open"
 	case isAny(err, unix.EACCES, unix.EPERM):
 		e.Hint = "run as root, or own the device's node under /dev/vfio"

@@ -142,18 +142,11 @@ type featureSizeArg struct {
 	stopCopyLength uint64
 }
 
-// featureTokenArg and featureBusMasterArg are the calls of
-// VFIO_DEVICE_FEATURE_PCI_VF_TOKEN and VFIO_DEVICE_FEATURE_BUS_MASTER.
-type (
-	featureTokenArg struct {
-		featureHeader
-		uuid [16]byte
-	}
-	featureBusMasterArg struct {
-		featureHeader
-		op uint32
-	}
-)
+// featureBusMasterArg is the call of VFIO_DEVICE_FEATURE_BUS_MASTER.
+type featureBusMasterArg struct {
+	featureHeader
+	op uint32
+}
 
 // dmaLoggingStart, dmaLoggingRange and dmaLoggingReport are struct
 // vfio_device_feature_dma_logging_{control,range,report}.

@@ -1,0 +1,379 @@
+package vfio
+
+import (
+	"errors"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+
+	"golang.org/x/sys/unix"
+)
+
+func wantIs(t *testing.T, err error, targets ...error) {
+	t.Helper()
+	for _, target := range targets {
+		if !errors.Is(err, target) {
+			t.Errorf("error is %v, want it to be %v", err, target)
+		}
+	}
+}
+
+// wantNow checks where a failed SetState says that the device is.
+func wantNow(t *testing.T, err error, now State) {
+	t.Helper()
+	var e *TransitionError
+	if !errors.As(err, &e) || e.Now != now || e.NowErr != nil {
+		t.Errorf("error is %v, want a TransitionError that says %v", err, now)
+	}
+}
+
+func mustSet(t *testing.T, d Device, to State) Stream {
+	t.Helper()
+	s, err := d.SetState(to)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func TestProbe(t *testing.T) {
+	all := Features{P2P: true, PreCopy: true, DataSize: true, PreCopyInfoV2: true}
+	old := []uint32{featureMigDataSize, featureMigPrecopyInfoV2}
+	for _, c := range []struct {
+		name   string
+		flags  uint64
+		lacks  []uint32
+		absent unix.Errno
+		want   Features
+	}{
+		{"everything", 7, nil, 0, all},
+		{"quirk8_old_kernel_ENOTTY", 7, old, unix.ENOTTY, Features{P2P: true, PreCopy: true}},
+		{"quirk8_old_kernel_EINVAL", 7, old, unix.EINVAL, Features{P2P: true, PreCopy: true}},
+		{"no_precopy_no_opt_in", 3, nil, 0, Features{P2P: true, DataSize: true}},
+		{"stop_copy_only", 1, nil, 0, Features{DataSize: true}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			k := newFakeKernel(t)
+			k.flags, k.lacks, k.absent = c.flags, c.lacks, c.absent
+			d, err := newDevice(k, fakeDeviceFD, "dev0", Info{})
+			if err != nil || d.Features() != c.want {
+				t.Fatalf("got %+v, %v", d.Features(), err)
+			}
+			optedIn := slices.Contains(k.calls, "feature 0x2000c")
+			if optedIn != c.want.PreCopyInfoV2 {
+				t.Errorf("opted in to the flags of precopy_info: %v", optedIn)
+			}
+		})
+	}
+}
+
+func TestProbeNoMigration(t *testing.T) {
+	for _, errno := range []unix.Errno{unix.ENOTTY, unix.EINVAL} {
+		k := newFakeKernel(t)
+		k.fail("migration", errno)
+		_, err := newDevice(k, fakeDeviceFD, "dev0", Info{})
+		wantIs(t, err, ErrNoMigration)
+	}
+}
+
+func TestSetStateSessions(t *testing.T) {
+	k := newFakeKernel(t)
+	d := k.device(Info{})
+	first := mustSet(t, d, PreCopy)
+	if first == nil {
+		t.Fatal("PRE_COPY gave no stream")
+	}
+	t.Run("quirk29_same_state_gives_no_fd", func(t *testing.T) {
+		if s := mustSet(t, d, PreCopy); s != nil {
+			t.Error("a second PRE_COPY gave a stream")
+		}
+	})
+	if s := mustSet(t, d, PreCopyP2P); s != nil {
+		t.Error("PRE_COPY_P2P gave a second stream")
+	}
+	if s := mustSet(t, d, StopCopy); s != nil {
+		t.Error("STOP_COPY gave a second stream")
+	}
+	if s := mustSet(t, d, Stop); s != nil {
+		t.Error("STOP gave a stream")
+	}
+	if _, err := first.Read(make([]byte, 8)); !errors.Is(err, ErrSessionLost) {
+		t.Errorf("reading a session that was left: %v", err)
+	}
+	if s := mustSet(t, d, Resuming); s == nil {
+		t.Error("RESUMING gave no stream")
+	}
+}
+
+func TestRefusedBeforeTheKernel(t *testing.T) {
+	refused := func(t *testing.T, from, to State, want error) {
+		k := newFakeKernel(t)
+		d := k.device(Info{})
+		k.state = from
+		_, err := d.SetState(to)
+		wantIs(t, err, want)
+		wantNow(t, err, from)
+		if n := k.count("set"); n != 0 {
+			t.Errorf("%d SETs reached the kernel", n)
+		}
+	}
+	t.Run("quirk27_STOP_COPY_to_PRE_COPY", func(t *testing.T) {
+		refused(t, StopCopy, PreCopy, ErrBlocked)
+		refused(t, StopCopy, PreCopyP2P, ErrBlocked)
+	})
+	t.Run("quirk30_no_SET_in_ERROR", func(t *testing.T) { refused(t, Error, Running, ErrInError) })
+	t.Run("ERROR_cannot_be_asked_for", func(t *testing.T) { refused(t, Running, Error, ErrUnsupportedState) })
+}
+
+func TestFailedSet(t *testing.T) {
+	t.Run("quirk25_GET_after_failure", func(t *testing.T) {
+		k := newFakeKernel(t)
+		d := k.device(Info{})
+		k.does("set STOP_COPY", result{err: unix.EBUSY, then: func(k *fakeKernel) { k.state = Stop }})
+		_, err := d.SetState(StopCopy)
+		wantIs(t, err, unix.EBUSY)
+		wantNow(t, err, Stop)
+	})
+	t.Run("GET_fails_too", func(t *testing.T) {
+		k := newFakeKernel(t)
+		d := k.device(Info{})
+		k.does("get", result{})
+		k.fail("set STOP", unix.EIO)
+		k.fail("get", unix.EIO)
+		_, err := d.SetState(Stop)
+		var e *TransitionError
+		if !errors.As(err, &e) || !errors.Is(e.NowErr, unix.EIO) {
+			t.Errorf("got %v", err)
+		}
+	})
+	t.Run("refused_commit_keeps_the_session", func(t *testing.T) {
+		k := newFakeKernel(t)
+		d := k.device(Info{})
+		s := mustSet(t, d, Resuming)
+		k.fail("set STOP", unix.EINVAL)
+		_, err := d.SetState(Stop)
+		wantIs(t, err, ErrRejected, unix.EINVAL)
+		wantNow(t, err, Resuming)
+		if _, err := s.Write([]byte("x")); err != nil {
+			t.Errorf("the session is gone: %v", err)
+		}
+	})
+}
+
+func TestQuirk26EnteredWithoutStream(t *testing.T) {
+	for _, c := range []struct {
+		to, after State
+		leave     string
+		errno     unix.Errno
+	}{
+		{PreCopy, Running, "set RUNNING", unix.EMFILE},
+		{StopCopy, Stop, "set STOP", unix.ENFILE},
+		{Resuming, Running, "reset", unix.EFAULT},
+	} {
+		t.Run("quirk26_"+c.to.String(), func(t *testing.T) {
+			k := newFakeKernel(t)
+			d := k.device(Info{})
+			k.does("set "+c.to.String(), result{err: c.errno, then: func(k *fakeKernel) { k.state = c.to }})
+			s, err := d.SetState(c.to)
+			wantIs(t, err, ErrNoStream, c.errno)
+			wantNow(t, err, c.after)
+			if s != nil || k.count(c.leave) != 1 {
+				t.Errorf("stream %v, calls %v", s, k.calls)
+			}
+			var op *OpError
+			if !errors.As(err, &op) || op.Hint == "" && c.errno != unix.EFAULT {
+				t.Errorf("no hint: %v", err)
+			}
+			if s := mustSet(t, d, c.to); s == nil {
+				t.Error("entering anew gave no stream")
+			}
+		})
+	}
+	t.Run("quirk26_success_without_fd", func(t *testing.T) {
+		k := newFakeKernel(t)
+		d := k.device(Info{})
+		k.does("set PRE_COPY", result{n: -1})
+		_, err := d.SetState(PreCopy)
+		wantIs(t, err, ErrNoStream)
+		wantNow(t, err, Running)
+	})
+}
+
+func TestReset(t *testing.T) {
+	t.Run("quirk32_EAGAIN_is_retried", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			k := newFakeKernel(t)
+			d := k.device(Info{})
+			k.fail("reset", unix.EAGAIN, unix.EAGAIN, unix.EAGAIN)
+			if err := d.Reset(); err != nil || k.count("reset") != 4 {
+				t.Errorf("%v after %d calls", err, k.count("reset"))
+			}
+		})
+	})
+	t.Run("quirk32_not_for_ever", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			k := newFakeKernel(t)
+			d := k.device(Info{})
+			k.fail("reset", slices.Repeat([]error{unix.EAGAIN}, 100)...)
+			wantIs(t, d.Reset(), unix.EAGAIN)
+			if n := k.count("reset"); n != resetTries {
+				t.Errorf("%d tries", n)
+			}
+		})
+	})
+	t.Run("no_reset_at_all", func(t *testing.T) {
+		k := newFakeKernel(t)
+		k.fail("reset", unix.EINVAL)
+		wantIs(t, k.device(Info{}).Reset(), errors.ErrUnsupported)
+	})
+	t.Run("quirk49_aborts_a_load", func(t *testing.T) {
+		k := newFakeKernel(t)
+		d := k.device(Info{})
+		s := mustSet(t, d, Resuming)
+		if err := d.Reset(); err != nil {
+			t.Fatal(err)
+		}
+		_, err := s.Write([]byte("late"))
+		wantIs(t, err, ErrSessionLost)
+		if n := k.count("write"); n != 0 {
+			t.Errorf("quirk37: %d writes reached the driver after the reset", n)
+		}
+	})
+}
+
+// TestQuirk31AsyncReset resets the device between two requests, as a guest can.
+func TestQuirk31AsyncReset(t *testing.T) {
+	t.Run("quirk31_seen_by_GET", func(t *testing.T) {
+		k := newFakeKernel(t)
+		d := k.device(Info{})
+		s := mustSet(t, d, PreCopy)
+		k.state, k.session = Running, 0
+		_, err := s.Read(make([]byte, 8))
+		wantIs(t, err, ErrSessionLost, unix.ENODEV)
+		_, err = s.Pending()
+		wantIs(t, err, ErrSessionLost, unix.ENODEV)
+		if fresh := mustSet(t, d, PreCopy); fresh == nil {
+			t.Error("the new session was not seen")
+		}
+	})
+	t.Run("quirk31_between_GET_and_SET", func(t *testing.T) {
+		k := newFakeKernel(t)
+		d := k.device(Info{})
+		s := mustSet(t, d, PreCopy)
+		before := len(k.files)
+		k.does("set STOP_COPY", result{then: func(k *fakeKernel) { k.state = Running }})
+		_, err := d.SetState(StopCopy)
+		wantIs(t, err, ErrSessionLost)
+		wantNow(t, err, StopCopy)
+		_, err = s.Read(make([]byte, 8))
+		wantIs(t, err, ErrSessionLost)
+		if len(k.files) != before {
+			t.Errorf("the new session's fd leaked: %v", k.files)
+		}
+	})
+}
+
+func TestQuirk36HalfGoneSession(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		to    State
+		errno unix.Errno
+	}{
+		{"quirk36_ENODEV", Running, unix.ENODEV},
+		{"quirk36_EIO", Running, unix.EIO},
+		{"quirk47_EINTR_on_the_way_to_STOP_COPY", StopCopy, unix.EINTR},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			k := newFakeKernel(t)
+			d := k.device(Info{Driver: "mlx5"})
+			s := mustSet(t, d, PreCopy)
+			k.fail("set "+c.to.String(), c.errno)
+			_, err := d.SetState(c.to)
+			wantIs(t, err, c.errno)
+			k.calls = nil
+			_, err = d.SetState(Running)
+			wantIs(t, err, ErrSessionLost)
+			_, err = s.Pending()
+			wantIs(t, err, ErrSessionLost)
+			if k.count("set")+k.count("pending") != 0 {
+				t.Errorf("reached the driver: %v", k.calls)
+			}
+			if err := d.Reset(); err != nil {
+				t.Fatal(err)
+			}
+			mustSet(t, d, PreCopy)
+		})
+	}
+}
+
+func TestStopCopySize(t *testing.T) {
+	k := newFakeKernel(t)
+	d := k.device(Info{})
+	k.size = 96
+	if n, err := d.StopCopySize(); n != 96 || err != nil {
+		t.Errorf("got %d, %v", n, err)
+	}
+	t.Run("quirk9_absurd_size", func(t *testing.T) {
+		k.size = ^uint64(21)
+		_, err := d.StopCopySize()
+		wantIs(t, err, errors.ErrUnsupported)
+	})
+	t.Run("quirk8_absent", func(t *testing.T) {
+		k := newFakeKernel(t)
+		k.lacks = []uint32{featureMigDataSize}
+		_, err := k.device(Info{}).StopCopySize()
+		wantIs(t, err, errors.ErrUnsupported)
+		if k.count("size") != 0 {
+			t.Error("asked all the same")
+		}
+	})
+}
+
+// TestQuirk39SharedState lets another owner move the device.
+func TestQuirk39SharedState(t *testing.T) {
+	k := newFakeKernel(t)
+	d := k.device(Info{})
+	k.state = StopCopy
+	_, err := d.SetState(PreCopy)
+	wantIs(t, err, ErrBlocked)
+	if now, err := d.State(); now != StopCopy || err != nil {
+		t.Errorf("State says %v, %v", now, err)
+	}
+}
+
+// TestQuirk37WriterJoined has SetState wait for a write that is under way.
+func TestQuirk37WriterJoined(t *testing.T) {
+	k := newFakeKernel(t)
+	d := k.device(Info{})
+	s := mustSet(t, d, Resuming)
+	unlock := s.(*stream).writing.Unlock
+	s.(*stream).writing.Lock() // as a write(2) does
+	var wg sync.WaitGroup
+	wg.Go(func() { mustSet(t, d, Stop) })
+	wg.Go(func() { _, _ = d.State() }) // does not wait
+	unlock()
+	wg.Wait()
+	_, err := s.Write([]byte("late"))
+	wantIs(t, err, ErrSessionLost)
+	if k.count("write") != 0 {
+		t.Error("a late write reached the driver")
+	}
+}
+
+func TestCloseIsIdempotent(t *testing.T) {
+	k := newFakeKernel(t)
+	d := k.device(Info{})
+	s := mustSet(t, d, PreCopy)
+	for range 2 {
+		if err := errors.Join(s.Close(), d.Close()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(k.files) != 0 {
+		t.Errorf("left open: %v", k.files)
+	}
+	if _, err := d.State(); err == nil {
+		t.Error("a closed device answers")
+	}
+}

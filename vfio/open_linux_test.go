@@ -1,0 +1,279 @@
+package vfio
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	pciName  = "0000:3b:00.1"
+	mdevName = "83b8f4f2-509f-382f-3c1e-e6bfe0fa1001"
+)
+
+// fakeTree makes a sysfs with an mlx5 VF in IOMMU group 12 and an mtty device
+// in group 13.
+func fakeTree(t *testing.T) tree {
+	t.Helper()
+	root := tree(t.TempDir())
+	pci := root.at("sys/devices/pci0000:3a/" + pciName)
+	mdev := root.at("sys/devices/virtual/mtty/mtty/" + mdevName)
+	for name, text := range map[string]string{
+		"vendor": "0x15b3\n", "device": "0x101e\n", "subsystem_vendor": "0x15b3\n", "subsystem_device": "0x0023\n",
+	} {
+		write(t, filepath.Join(pci, name), text)
+	}
+	link(t, pci, root.at("sys/bus/pci/devices", pciName))
+	link(t, mdev, root.at("sys/bus/mdev/devices", mdevName))
+	link(t, "../../../bus/pci/drivers/mlx5_vfio_pci", filepath.Join(pci, "driver"))
+	link(t, "../../../../bus/mdev/drivers/mtty", filepath.Join(mdev, "driver"))
+	link(t, "../../../kernel/iommu_groups/12", filepath.Join(pci, "iommu_group"))
+	link(t, "../../../../kernel/iommu_groups/13", filepath.Join(mdev, "iommu_group"))
+	return root
+}
+
+// giveCdev adds the cdev vfio3 to a device of the tree.
+func giveCdev(t *testing.T, root tree, device string) {
+	t.Helper()
+	dir := root.at("sys/devices", device)
+	write(t, filepath.Join(dir, "vfio-dev/vfio3/dev"), "511:3\n")
+	write(t, root.at("dev/vfio/devices/vfio3"), "")
+	write(t, root.at("dev/iommu"), "")
+}
+
+func write(t *testing.T, path, text string) {
+	t.Helper()
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func link(t *testing.T, target, path string) {
+	t.Helper()
+	err := errors.Join(os.MkdirAll(target, 0o755), os.MkdirAll(filepath.Dir(path), 0o755))
+	if !filepath.IsAbs(target) {
+		err = os.MkdirAll(filepath.Dir(path), 0o755)
+	}
+	if err := errors.Join(err, os.Symlink(target, path)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func fakeOpener(t *testing.T) (*fakeKernel, opener) {
+	k := newFakeKernel(t)
+	delete(k.files, fakeDeviceFD)
+	return k, opener{kernel: k, tree: fakeTree(t)}
+}
+
+func TestOpenByGroup(t *testing.T) {
+	k, o := fakeOpener(t)
+	d, err := o.openName(pciName)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := Info{Driver: "mlx5", Vendor: 0x15b3, Device: 0x101e, Subsystem: "15b3:0023", Kernel: kernelRelease()}
+	if got := Describe(d); got != want {
+		t.Errorf("described as %+v", got)
+	}
+	if len(k.files) != 3 || k.calls[0] != "open "+o.at("dev/vfio/12") || k.calls[1] != "open "+o.at("dev/vfio/vfio") {
+		t.Errorf("open: %v, calls %v", k.files, k.calls)
+	}
+	_ = d.Close()
+	if len(k.files) != 0 {
+		t.Errorf("left open: %v", k.files)
+	}
+}
+
+func TestOpenMdevByGroup(t *testing.T) {
+	k, o := fakeOpener(t)
+	k.fail("ioctl 0x3b66", unix.EINVAL) // SET_IOMMU of type 1 version 2
+	d, err := o.openName(strings.ToUpper(mdevName))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d.Describe().Driver != "mtty" || k.count("ioctl 0x3b66") != 2 {
+		t.Errorf("described as %+v, calls %v", d.Describe(), k.calls)
+	}
+}
+
+func TestOpenByCdev(t *testing.T) {
+	for _, name := range []string{pciName, "/dev/vfio/devices/vfio3"} {
+		k, o := fakeOpener(t)
+		giveCdev(t, o.tree, "pci0000:3a/"+pciName)
+		d, err := o.openName(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if k.count("ioctl 0x3b76") != 1 || k.count("open "+o.at("dev/vfio/12")) != 0 {
+			t.Errorf("calls %v", k.calls)
+		}
+		_ = d.Close()
+		if len(k.files) != 0 {
+			t.Errorf("left open: %v", k.files)
+		}
+	}
+}
+
+func TestOpenCdevNeedsIOMMUFD(t *testing.T) {
+	k, o := fakeOpener(t)
+	giveCdev(t, o.tree, "pci0000:3a/"+pciName)
+	if err := os.Remove(o.at("dev/iommu")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := o.openName(pciName); err != nil || k.count("ioctl 0x3b6a") != 1 {
+		t.Errorf("not by the group: %v, %v", err, k.calls)
+	}
+}
+
+// TestOpenErrors breaks every step, and wants an error of a kind, a hint and
+// no fd left.
+func TestOpenErrors(t *testing.T) {
+	group, cdev := "open %/dev/vfio/12", "open %/dev/vfio/devices/vfio3"
+	for _, c := range []struct {
+		name, device, call string
+		errno              unix.Errno
+		cdev               bool
+		want               error
+		hint               string
+	}{
+		{"group_busy", pciName, group, unix.EBUSY, false, ErrBusy, "another process"},
+		{"group_forbidden", pciName, group, unix.EACCES, false, fs.ErrPermission, "root"},
+		{"container_gone", pciName, "open %/dev/vfio/vfio", unix.ENOENT, false, fs.ErrNotExist, ""},
+		{"no_such_device_in_group", pciName, "ioctl 0x3b6a", unix.ENODEV, false, unix.ENODEV, ""},
+		{"old_container", pciName, "ioctl 0x3b64", 0, false, errors.ErrUnsupported, ""},
+		{"group_in_a_container", pciName, "ioctl 0x3b68", unix.EINVAL, false, unix.EINVAL, ""},
+		{"no_iommu", mdevName, "ioctl 0x3b66", unix.ENODEV, false, unix.ENODEV, ""},
+		{"no_migration", pciName, "migration", unix.ENOTTY, false, ErrNoMigration, ""},
+		{"cdev_busy", pciName, cdev, unix.EBUSY, true, ErrBusy, "another process"},
+		{"cdev_bound", pciName, "ioctl 0x3b76", unix.EINVAL, true, ErrBusy, "another process"},
+		{"cdev_forbidden", pciName, "ioctl 0x3b76", unix.EPERM, true, fs.ErrPermission, "root"},
+		{"no_cdev_at_all", "/dev/vfio/12", "ioctl 0x3b76", unix.ENOTTY, true, unix.ENOTTY, "/dev/vfio/devices"},
+		{"unknown_pci", "0000:00:00.0", "", 0, false, fs.ErrNotExist, "/sys/bus/pci"},
+		{"unknown_mdev", "83b8f4f2-509f-382f-3c1e-e6bfe0fa1002", "", 0, false, fs.ErrNotExist, "/sys/bus/mdev"},
+		{"no_address", "vfio0", "", 0, false, nil, ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			k, o := fakeOpener(t)
+			if c.cdev {
+				giveCdev(t, o.tree, "pci0000:3a/"+pciName)
+			}
+			call := strings.ReplaceAll(c.call, "%", string(o.tree))
+			if c.errno != 0 {
+				k.fail(call, c.errno, c.errno)
+			} else {
+				k.does(call, result{n: 1})
+			}
+			_, err := o.openName(c.device)
+			checkOpenError(t, k, openError(c.device, err), c.want, c.hint)
+		})
+	}
+}
+
+func checkOpenError(t *testing.T, k *fakeKernel, err, want error, hint string) {
+	t.Helper()
+	if want != nil {
+		wantIs(t, err, want)
+	}
+	var e *OpError
+	if !errors.As(err, &e) || !strings.Contains(e.Hint, hint) {
+		t.Errorf("error %v has not the hint %q", err, hint)
+	}
+	if len(k.files) != 0 {
+		t.Errorf("left open: %v", k.files)
+	}
+}
+
+func TestGroupNotViable(t *testing.T) {
+	k, o := fakeOpener(t)
+	k.does("ioctl 0x3b67", result{}) // success, and no flags
+	_, err := o.openName(pciName)
+	checkOpenError(t, k, openError(pciName, err), nil, "IOMMU group")
+}
+
+func TestBindHint(t *testing.T) {
+	pci := address{pci: pciName}
+	for driver, want := range map[string]string{
+		"": "no driver", "vfio-pci": "cannot migrate", "mlx5_core": "mlx5_core", "mlx5_vfio_pci": "",
+	} {
+		if got := bindHint(pci, driver); !strings.Contains(got, want) || (want == "") != (got == "") {
+			t.Errorf("%q: %q", driver, got)
+		}
+	}
+}
+
+func TestDriverName(t *testing.T) {
+	for bound, want := range map[string]string{
+		"mlx5_vfio_pci": "mlx5", "hisi_acc_vfio_pci": "hisi_acc", "hisi-acc-vfio-pci": "hisi_acc",
+		"xe-vfio-pci": "xe", "mtty": "mtty", "": "",
+	} {
+		if got := driverName(bound); got != want {
+			t.Errorf("%q: %q, want %q", bound, got, want)
+		}
+	}
+}
+
+func TestBefore(t *testing.T) {
+	for release, want := range map[string]bool{
+		"5.18.0": true, "6.1.0-44-amd64": true, "6.2.0": false, "6.12.117+deb12-amd64": false, "10.0": false, "": false,
+	} {
+		if before(release, 6, 2) != want {
+			t.Errorf("%q", release)
+		}
+	}
+}
+
+// TestFromFD takes over an fd whose device fdinfo names.
+func TestFromFD(t *testing.T) {
+	k, o := fakeOpener(t)
+	k.files[fakeDeviceFD] = "device"
+	write(t, o.at("proc/self/fdinfo", strconv.Itoa(fakeDeviceFD)),
+		"pos:\t0\nvfio-device-syspath: /sys/devices/pci0000:3a/"+pciName+"\n")
+	d, err := o.adopt(fakeDeviceFD, "net0")
+	if err != nil || d.Describe().Driver != "mlx5" {
+		t.Fatalf("%v, %+v", err, d.Describe())
+	}
+	_ = d.Close()
+	if len(k.files) != 0 {
+		t.Errorf("left open: %v", k.files)
+	}
+}
+
+// TestFromFDOfSomethingElse is refused, and the fd stays the caller's.
+func TestFromFDOfSomethingElse(t *testing.T) {
+	r, _ := pipe(t)
+	if IsDevice(r) {
+		t.Error("a pipe is taken for a device")
+	}
+	_, err := FromFD(r, "net0")
+	wantIs(t, err, ErrNoMigration)
+	if flags, err := unix.FcntlInt(uintptr(r), unix.F_GETFD, 0); err != nil || flags&unix.FD_CLOEXEC == 0 {
+		t.Errorf("flags %#x, %v", flags, err)
+	}
+}
+
+// TestOfNode finds a cdev's device by the number of its node.
+func TestOfNode(t *testing.T) {
+	root := fakeTree(t)
+	link(t, root.at("sys/devices/pci0000:3a", pciName), root.at("sys/dev/char/511:3/device"))
+	dir, err := root.ofNode(unix.Mkdev(511, 3))
+	if err != nil || filepath.Base(dir) != pciName {
+		t.Errorf("got %q, %v", dir, err)
+	}
+}
+
+func TestOpenNothing(t *testing.T) {
+	_, err := Open("0000:ff:1f.7")
+	wantIs(t, err, fs.ErrNotExist)
+	if !strings.HasPrefix(err.Error(), "vfio: 0000:ff:1f.7: open: ") {
+		t.Errorf("error reads %q", err)
+	}
+}

@@ -1,0 +1,173 @@
+package vfio
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// sigBlk reads the mask of blocked signals of a thread.
+func sigBlk(t *testing.T, tid int) string {
+	t.Helper()
+	text, err := os.ReadFile(fmt.Sprintf("/proc/self/task/%d/status", tid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(text)) {
+		if mask, ok := strings.CutPrefix(line, "SigBlk:"); ok {
+			return strings.TrimSpace(mask)
+		}
+	}
+	t.Fatal("no SigBlk in status")
+	return ""
+}
+
+// inRead waits until a thread sleeps in read(2).
+func inRead(t *testing.T, tid int) {
+	t.Helper()
+	want := fmt.Sprintf("%d ", syscall.SYS_READ)
+	for range 5000 {
+		text, _ := os.ReadFile(fmt.Sprintf("/proc/self/task/%d/syscall", tid))
+		if strings.HasPrefix(string(text), want) {
+			return
+		}
+		time.Sleep(time.Millisecond)
+	}
+	t.Fatal("the thread never slept in read")
+}
+
+// All signals but SIGKILL and SIGSTOP, which cannot be blocked.
+const allBlocked = "fffffffffffbfeff"
+
+// pipe gives the blocking ends of a pipe.
+func pipe(t *testing.T) (r, w int) {
+	t.Helper()
+	var p [2]int
+	if err := unix.Pipe2(p[:], unix.O_CLOEXEC); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unix.Close(p[0]); unix.Close(p[1]) })
+	return p[0], p[1]
+}
+
+// TestSignalsBlocked looks at the mask of a thread that sleeps in a read, and
+// afterwards.
+func TestSignalsBlocked(t *testing.T) {
+	t.Run("quirk14_quirk47_signals", func(t *testing.T) {
+		r, w := pipe(t)
+		tids, done := make(chan int), make(chan string)
+		s := &stream{fd: descriptor{kernel: host{}, fd: r}}
+		go func() {
+			runtime.LockOSThread() // so that the thread is the same before, during and after
+			defer runtime.UnlockOSThread()
+			before := sigBlk(t, unix.Gettid())
+			tids <- unix.Gettid()
+			n, err := s.Read(make([]byte, 8))
+			if n != 1 || err != nil {
+				t.Errorf("read: %d, %v", n, err)
+			}
+			if after := sigBlk(t, unix.Gettid()); after != before {
+				t.Errorf("blocked %s before and %s after", before, after)
+			}
+			done <- before
+		}()
+		tid := <-tids
+		inRead(t, tid)
+		if mask := sigBlk(t, tid); mask != allBlocked {
+			t.Errorf("blocked during the read: %s, want %s", mask, allBlocked)
+		}
+		// SIGURG is what the runtime preempts with: it must wait.
+		if err := unix.Tgkill(unix.Getpid(), tid, unix.SIGURG); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := unix.Write(w, []byte("x")); err != nil {
+			t.Fatal(err)
+		}
+		if before := <-done; before == allBlocked {
+			t.Error("the test's thread had all signals blocked from the start")
+		}
+	})
+}
+
+// TestIoctlArguments passes a pointer and a value to ioctls that any pipe has.
+func TestIoctlArguments(t *testing.T) {
+	r, w := pipe(t)
+	if _, err := unix.Write(w, []byte("12345")); err != nil {
+		t.Fatal(err)
+	}
+	_, err := host{}.ioctl(r, reqDeviceGetInfo, &deviceInfo{argsz: 24})
+	wantIs(t, err, unix.ENOTTY)
+	var info deviceInfo
+	if ioctlValue(&info) == 0 || ioctlValue(7) != 7 || ioctlValue(nil) != 0 {
+		t.Error("arguments are not passed as what they are")
+	}
+}
+
+// TestQuirk10SpliceOnPlainFiles moves bytes between files that can, and is told
+// by those that cannot.
+func TestQuirk10SpliceOnPlainFiles(t *testing.T) {
+	file, err := os.CreateTemp(t.TempDir(), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	if _, err := file.WriteString("state"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := file.Seek(0, 0); err != nil {
+		t.Fatal(err)
+	}
+	r, w := pipe(t)
+	if n, err := Splice(w, int(file.Fd()), 64); n != 5 || err != nil {
+		t.Errorf("file to pipe: %d, %v", n, err)
+	}
+	p := make([]byte, 8)
+	if n, _ := unix.Read(r, p); string(p[:n]) != "state" {
+		t.Errorf("pipe has %q", p[:n])
+	}
+	if n, err := Splice(w, int(file.Fd()), 64); n != 0 || err != nil {
+		t.Errorf("at the end: %d, %v", n, err)
+	}
+	_, err = Splice(int(file.Fd()), int(file.Fd()), 1) // neither is a pipe
+	wantIs(t, err, errors.ErrUnsupported)
+}
+
+// TestQuirk13CloseBesideRead closes a stream under a blocked read: the fd stays
+// until the read is done, and its number is not given away.
+func TestQuirk13CloseBesideRead(t *testing.T) {
+	r, w := pipe(t)
+	fd, err := unix.Dup(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &stream{fd: descriptor{kernel: host{}, fd: fd}}
+	tids, got := make(chan int), make(chan error)
+	go func() {
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		tids <- unix.Gettid()
+		_, err := s.Read(make([]byte, 8))
+		got <- err
+	}()
+	inRead(t, <-tids)
+	_ = s.Close()
+	if _, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); err != nil {
+		t.Error("the fd was closed under the read")
+	}
+	if _, err := unix.Write(w, []byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-got; err != nil {
+		t.Errorf("the read failed: %v", err)
+	}
+	if _, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); err == nil {
+		t.Error("the fd is still open")
+	}
+}
