@@ -90,11 +90,24 @@ type event struct {
 	Exit       int
 	TotalMS    float64 `json:"total_ms"`
 	DowntimeMS float64 `json:"downtime_ms"`
-	Devices    []struct {
-		Name   string
-		Bytes  int64
-		Digest json.RawMessage
+	Devices    []deviceReport
+}
+
+// deviceReport is what "done" says of one device.
+type deviceReport struct {
+	Name   string
+	Bytes  int64
+	Digest json.RawMessage
+}
+
+// device finds the report on a device, empty if there is none.
+func (e event) device(name string) deviceReport {
+	for _, d := range e.Devices {
+		if d.Name == name {
+			return d
+		}
 	}
+	return deviceReport{}
 }
 
 // findEvent looks for an event in a program's output. An incomplete last line

@@ -1,6 +1,8 @@
 package vm
 
 import (
+	"bytes"
+	"fmt"
 	"testing"
 
 	"github.com/migpipe/migpipe/test/vm/guestapi"
@@ -9,68 +11,89 @@ import (
 // key is where both programs keep their identity.
 const key = "/root/migpipe.key"
 
-// end of a migration: the device's URL and, for fd:3, who holds it.
+// end is one end of a device's way: a name the program opens it by, or the one
+// who holds it and lets the program inherit its fd.
 type end struct {
-	url  string
+	name string
 	held *held
 }
 
-// inherited is a device that the program gets from the one who holds it.
-func inherited(h *held) end { return end{"fd:3", h} }
+func inherited(h *held) end  { return end{held: h} }
+func opened(name string) end { return end{name: name} }
 
-// opened is a device that the program opens itself.
-func opened(name string) end { return end{url: "vfio:" + name} }
+// way is what becomes of one device in a migration.
+type way struct{ from, to end }
 
-func (e end) files() []int {
-	if e.held == nil {
-		return nil
+// deviceFlags gives a program's --device flags for its ends of the ways, and the
+// handles of the devices that it inherits for them.
+func deviceFlags(ends []end) (flags []string, files []int) {
+	for i, e := range ends {
+		url := "vfio:" + e.name
+		if e.held != nil {
+			url = fmt.Sprint("fd:", 3+len(files))
+			files = append(files, e.held.handle)
+		}
+		flags = append(flags, "--device", fmt.Sprintf("%s=%s", deviceName(i), url))
 	}
-	return []int{e.held.handle}
+	return flags, files
 }
+
+func deviceName(i int) string { return fmt.Sprint("mtty", i) }
 
 // migration is one run of the two programs.
 type migration struct{ send, recv *job }
 
 // migrate starts both programs and returns while they run.
-func (p pair) migrate(t *testing.T, from, to end) migration {
+func (p pair) migrate(t *testing.T, ways ...way) migration {
 	t.Helper()
 	p.host.need(t, "mig-send", "mig-recv")
+	var from, to []end
+	for _, w := range ways {
+		from, to = append(from, w.from), append(to, w.to)
+	}
 	sender := p.source.run(t, "/bin/mig-send", "id", "--identity", key)
 	receiver := p.destination.run(t, "/bin/mig-recv", "id", "--identity", key)
-	recv := p.destination.start(t, guestapi.Command{
-		Argv: []string{"/bin/mig-recv", "--listen", p.destination.address + ":0", "--device", "mtty=" + to.url,
-			"--peer", sender, "--identity", key, "--json"},
-		Files: to.files(),
-	})
+
+	recv := p.destination.startProgram(t, to, "/bin/mig-recv", "--listen", p.destination.address+":0", "--peer", sender)
 	listening := recv.await(t, "listening")
 	if listening.ID != receiver {
 		t.Errorf("mig-recv listens as %s, mig-recv id says %s", listening.ID, receiver)
 	}
-	send := p.source.start(t, guestapi.Command{
-		Argv: []string{"/bin/mig-send", "--to", listening.Address, "--device", "mtty=" + from.url,
-			"--peer", receiver, "--identity", key, "--json"},
-		Files: from.files(),
-	})
+	send := p.source.startProgram(t, from, "/bin/mig-send", "--to", listening.Address, "--peer", receiver)
 	return migration{send, recv}
 }
 
-// checkCommitted waits for the end of a migration that succeeds.
-func (m migration) checkCommitted(t *testing.T, bytes int64) {
+func (m *machine) startProgram(t *testing.T, devices []end, argv ...string) *job {
+	t.Helper()
+	flags, files := deviceFlags(devices)
+	argv = append(append(argv, flags...), "--identity", key, "--json")
+	return m.start(t, guestapi.Command{Argv: argv, Files: files})
+}
+
+// checkCommitted waits for the end of a migration that succeeds, with so many
+// bytes of each device.
+func (m migration) checkCommitted(t *testing.T, sizes ...int64) {
 	t.Helper()
 	send, recv := m.send.done(t), m.recv.done(t)
 	for _, e := range []event{send, recv} {
-		if e.Outcome != "committed" || e.Exit != 0 {
-			t.Fatalf("%+v, want committed and exit 0", e)
-		}
-		if len(e.Devices) != 1 || e.Devices[0].Name != "mtty" || e.Devices[0].Bytes != bytes {
-			t.Fatalf("%+v, want the device mtty with %d bytes", e, bytes)
+		if e.Outcome != "committed" || e.Exit != 0 || len(e.Devices) != len(sizes) {
+			t.Fatalf("%+v, want committed, exit 0 and %d devices", e, len(sizes))
 		}
 	}
-	if s, r := string(send.Devices[0].Digest), string(recv.Devices[0].Digest); s != r || s == "" {
-		t.Errorf("digests %s and %s differ", s, r)
+	for i, n := range sizes {
+		s, r := send.device(deviceName(i)), recv.device(deviceName(i))
+		if s.Bytes != n || r.Bytes != n {
+			t.Errorf("%s: %d bytes sent, %d received, want %d", deviceName(i), s.Bytes, r.Bytes, n)
+		}
+		if !sameDigest(s.Digest, r.Digest) {
+			t.Errorf("%s: digest %s sent, %s received", deviceName(i), s.Digest, r.Digest)
+		}
 	}
 	t.Logf("committed: total %.1f ms, downtime %.1f ms", send.TotalMS, send.DowntimeMS)
 }
+
+// sameDigest compares two digests, which must be there.
+func sameDigest(a, b []byte) bool { return len(a) > 0 && bytes.Equal(a, b) }
 
 // checkAborted waits for the end of a migration that fails and gives what
 // mig-send says about it.

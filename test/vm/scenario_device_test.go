@@ -6,10 +6,14 @@ import (
 	"github.com/migpipe/migpipe/vfio"
 )
 
-// somePorts is a state that no device has by itself.
+// somePorts and otherPorts are states that no device has by itself, for two
+// ports and for one.
 var somePorts = []port{
 	{IER: 0x05, MCR: 0x0b, Scratch: 0x5a, LCR: 0x1b, Divisor: 0x0c27, FIFO: "migrate"},
 	{IER: 0x0a, MCR: 0x03, Scratch: 0xc3, LCR: 0x03, Divisor: 0x8001, FIFO: "me"},
+}
+var otherPorts = []port{
+	{IER: 0x01, MCR: 0x08, Scratch: 0x11, LCR: 0x02, Divisor: 0x0101, FIFO: "mine"},
 }
 
 // testDevice checks the ground that the other scenarios stand on: registers

@@ -16,16 +16,13 @@ const (
 	exitCancelled    = 9
 )
 
-// otherPorts is what a destination device holds before it is overwritten.
-var otherPorts = []port{{IER: 0x01, MCR: 0x08, Scratch: 0x11, LCR: 0x02, Divisor: 0x0101, FIFO: "mine"}}
-
 // testRefused sends two ports to a device that has one: its driver refuses the
 // header. The source runs on, and the destination is as it was.
 func testRefused(t *testing.T, p pair) {
 	from, to := p.source.newMdev(t, 2).open(t), p.destination.newMdev(t, 1).open(t)
 	from.setPorts(t, somePorts...)
 	to.setPorts(t, otherPorts...)
-	e := p.migrate(t, inherited(from), inherited(to)).checkAborted(t)
+	e := p.migrate(t, way{inherited(from), inherited(to)}).checkAborted(t)
 	if e.Exit != exitPeer && e.Exit != exitIncompatible {
 		t.Errorf("mig-send ends with %d, want %d or %d", e.Exit, exitPeer, exitIncompatible)
 	}
@@ -36,7 +33,7 @@ func testRefused(t *testing.T, p pair) {
 }
 
 // longCable is so long that a state which lasts a round trip is met for sure.
-const longCable = 400 * time.Millisecond
+const longCable = 300 * time.Millisecond
 
 // testCancel interrupts mig-send in both states that the source can be
 // cancelled in.
@@ -46,7 +43,7 @@ func testCancel(t *testing.T, p pair) {
 			from, to := p.source.newMdev(t, 2).open(t), p.destination.newMdev(t, 2).open(t)
 			from.setPorts(t, somePorts...)
 			p.cable.slow(t, longCable)
-			m := p.migrate(t, inherited(from), inherited(to))
+			m := p.migrate(t, way{inherited(from), inherited(to)})
 			from.awaitState(t, state)
 			m.send.signal(t, syscall.SIGINT)
 			begin := time.Now()
@@ -71,7 +68,7 @@ func testReset(t *testing.T, p pair) {
 	from, to := p.source.newMdev(t, 2).open(t), p.destination.newMdev(t, 2).open(t)
 	from.setPorts(t, somePorts...)
 	p.cable.slow(t, longCable)
-	m := p.migrate(t, inherited(from), inherited(to))
+	m := p.migrate(t, way{inherited(from), inherited(to)})
 	from.awaitState(t, vfio.PreCopy)
 	from.reset(t)
 	if e := m.checkAborted(t); e.Exit != exitDevice {

@@ -7,17 +7,38 @@ import (
 )
 
 // mtty's stream: a header of 24 bytes and 36 per port.
-const twoPorts = 24 + 2*36
+const (
+	onePort  = 24 + 36
+	twoPorts = 24 + 2*36
+)
 
 // testInherited migrates between two devices that VMMs hold: each program gets
 // its device as an open fd.
 func testInherited(t *testing.T, p pair) {
 	from, to := p.source.newMdev(t, 2).open(t), p.destination.newMdev(t, 2).open(t)
 	from.setPorts(t, somePorts...)
-	p.migrate(t, inherited(from), inherited(to)).checkCommitted(t, twoPorts)
+	p.migrate(t, way{inherited(from), inherited(to)}).checkCommitted(t, twoPorts)
 	from.checkState(t, vfio.Stop)
 	to.checkState(t, vfio.Running)
 	to.checkPorts(t, somePorts...)
+}
+
+// testTogether migrates two devices of one VM, of different kinds, at once.
+func testTogether(t *testing.T, p pair) {
+	from := []*held{p.source.newMdev(t, 2).open(t), p.source.newMdev(t, 1).open(t)}
+	to := []*held{p.destination.newMdev(t, 2).open(t), p.destination.newMdev(t, 1).open(t)}
+	from[0].setPorts(t, somePorts...)
+	from[1].setPorts(t, otherPorts...)
+	p.migrate(t,
+		way{inherited(from[0]), inherited(to[0])},
+		way{inherited(from[1]), inherited(to[1])},
+	).checkCommitted(t, twoPorts, onePort)
+	for i := range from {
+		from[i].checkState(t, vfio.Stop)
+		to[i].checkState(t, vfio.Running)
+	}
+	to[0].checkPorts(t, somePorts...)
+	to[1].checkPorts(t, otherPorts...)
 }
 
 // testOpened migrates between two devices that the programs open themselves,
@@ -39,7 +60,7 @@ func (p pair) moveOpened(t *testing.T, name func(*mdev) string) {
 	h := from.open(t)
 	h.setPorts(t, somePorts...)
 	h.close(t)
-	p.migrate(t, opened(name(from)), opened(name(to))).checkCommitted(t, twoPorts)
+	p.migrate(t, way{opened(name(from)), opened(name(to))}).checkCommitted(t, twoPorts)
 	// mtty keeps registers and state when it is closed, so that what the
 	// programs left can be looked at. That they let go of it shows when the
 	// device is removed.

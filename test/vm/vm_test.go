@@ -26,6 +26,7 @@ var scenarios = []struct {
 	{"device", testDevice},
 	{"conformance", testConformance},
 	{"inherited", testInherited},
+	{"together", testTogether},
 	{"opened", testOpened},
 	{"refused", testRefused},
 	{"cancel", testCancel},
