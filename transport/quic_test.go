@@ -1,0 +1,395 @@
+package transport
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/quic-go/quic-go"
+	"go.uber.org/goleak"
+)
+
+// quicPair is a listener and what it takes to reach it, well or badly.
+type quicPair struct {
+	sender, receiver *Identity
+	listener         *quicListener
+	dialer           *QUICDialer
+}
+
+func newQUICPair(t *testing.T) *quicPair {
+	t.Helper()
+	before := goleak.IgnoreCurrent()
+	t.Cleanup(func() { goleak.VerifyNone(t, before) })
+	p := &quicPair{sender: testIdentity(t), receiver: testIdentity(t)}
+	p.listen(t, "127.0.0.1:0", p.sender.ID())
+	return p
+}
+
+func (p *quicPair) listen(t *testing.T, addr string, peers ...ID) {
+	t.Helper()
+	l, err := ListenQUIC(addr, p.receiver, peers)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	p.listener = l.(*quicListener)
+	p.dialer = &QUICDialer{Addr: l.Addr().String(), Identity: p.sender, Peers: []ID{p.receiver.ID()}}
+}
+
+// dial gives a lane that has said its first byte.
+func (p *quicPair) dial(t *testing.T) *quicLane {
+	t.Helper()
+	lane, err := p.dialer.Dial(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { lane.Close() })
+	if _, err := lane.Write([]byte{1}); err != nil {
+		t.Fatal(err)
+	}
+	return lane.(*quicLane)
+}
+
+func (p *quicPair) accept(t *testing.T) *quicLane {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	lane, err := p.listener.Accept(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { lane.Close() })
+	return lane.(*quicLane)
+}
+
+// raw dials with a TLS configuration that a real dialler would not use.
+func (p *quicPair) raw(t *testing.T, config *tls.Config) (*quic.Conn, error) {
+	t.Helper()
+	conn, err := quic.DialAddr(t.Context(), p.listener.Addr().String(), config, quicConfig(&windowBudget{}))
+	if err == nil {
+		t.Cleanup(func() { conn.CloseWithError(0, "") })
+	}
+	return conn, err
+}
+
+func (p *quicPair) nobodyComes(t *testing.T) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if lane, err := p.listener.Accept(ctx); err == nil {
+		lane.Close()
+		t.Error("the listener accepted a peer that it must refuse")
+	}
+}
+
+func TestQUICKnowsThePeer(t *testing.T) {
+	p := newQUICPair(t)
+	ours := p.dial(t)
+	theirs := p.accept(t)
+	if ours.Peer() != p.receiver.ID() || theirs.Peer() != p.sender.ID() {
+		t.Fatalf("peers %v and %v, want %v and %v", ours.Peer(), theirs.Peer(), p.receiver, p.sender)
+	}
+}
+
+func TestQUICDialsWrongPeer(t *testing.T) {
+	p := newQUICPair(t)
+	p.dialer.Peers = []ID{testIdentity(t).ID()}
+	_, err := p.dialer.Dial(t.Context())
+	wrong, ok := errors.AsType[*WrongPeerError](err)
+	if !ok || wrong.Got != p.receiver.ID() || !strings.Contains(err.Error(), p.receiver.ID().String()) {
+		t.Fatalf("dial: %v, want a WrongPeerError with %v", err, p.receiver)
+	}
+	p.nobodyComes(t)
+}
+
+// A client of TLS 1.3 believes that it is connected until the peer's answer to
+// its certificate comes.
+func TestQUICRefusesClients(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		client func(*testing.T, *quicPair) *tls.Config
+	}{
+		{"unknown key", func(t *testing.T, p *quicPair) *tls.Config {
+			return testTLS(t, testIdentity(t), RoleSend, p.receiver)
+		}},
+		{"no certificate", func(t *testing.T, p *quicPair) *tls.Config {
+			config := testTLS(t, p.sender, RoleSend, p.receiver)
+			config.Certificates = nil
+			return config
+		}},
+		{"certificate of a receiver", func(t *testing.T, p *quicPair) *tls.Config {
+			config := testTLS(t, p.sender, RoleSend, p.receiver)
+			config.Certificates = testTLS(t, p.sender, RoleRecv).Certificates
+			return config
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			p := newQUICPair(t)
+			conn, err := p.raw(t, c.client(t, p))
+			if err != nil {
+				t.Fatal(err)
+			}
+			stream, err := conn.OpenStream()
+			if err == nil {
+				stream.Write([]byte{1})
+				_, err = stream.Read(make([]byte, 1))
+			}
+			if err := quicLaneError(err); !errors.Is(err, ErrRefusedByPeer) || !errors.Is(err, ErrAuth) {
+				t.Errorf("first read: %v, want ErrRefusedByPeer", err)
+			}
+			p.nobodyComes(t)
+		})
+	}
+}
+
+func TestQUICRefusedLane(t *testing.T) {
+	p := newQUICPair(t)
+	p.listener.Close()
+	p.listen(t, "127.0.0.1:0") // lists nobody
+	lane, err := p.dialer.Dial(t.Context())
+	if err == nil {
+		defer lane.Close()
+		_, err = lane.Read(make([]byte, 1))
+	}
+	if !errors.Is(err, ErrRefusedByPeer) {
+		t.Fatalf("%v, want ErrRefusedByPeer", err)
+	}
+}
+
+func TestQUICOtherProtocol(t *testing.T) {
+	p := newQUICPair(t)
+	config := testTLS(t, p.sender, RoleSend, p.receiver)
+	config.NextProtos = []string{"mig/2"}
+	_, err := p.raw(t, config)
+	if err := quicDialError(t.Context(), err); !errors.Is(err, ErrUnreachable) || errors.Is(err, ErrAuth) {
+		t.Fatalf("other protocol: %v, want ErrUnreachable", err)
+	}
+}
+
+func TestQUICHasNo0RTT(t *testing.T) {
+	p := newQUICPair(t)
+	config := testTLS(t, p.sender, RoleSend, p.receiver)
+	config.ServerName, config.ClientSessionCache = "receiver", tls.NewLRUClientSessionCache(4)
+	for range 2 {
+		conn, err := quic.DialAddrEarly(t.Context(), p.listener.Addr().String(), config, quicConfig(&windowBudget{}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		<-conn.HandshakeComplete()
+		stream, err := conn.OpenStream()
+		if err != nil {
+			t.Fatal(err)
+		}
+		stream.Write([]byte{1})
+		p.accept(t) // the server's tickets, had it any, came before
+		if state := conn.ConnectionState(); state.Used0RTT || state.TLS.DidResume {
+			t.Fatal("a session was resumed")
+		}
+		conn.CloseWithError(0, "")
+	}
+}
+
+func TestQUICOneStream(t *testing.T) {
+	p := newQUICPair(t)
+	lane := p.dial(t)
+	p.accept(t)
+	if _, err := lane.conn.OpenStream(); err == nil {
+		t.Error("a second stream was allowed")
+	}
+	if _, err := lane.conn.OpenUniStream(); err == nil {
+		t.Error("a unidirectional stream was allowed")
+	}
+}
+
+// Connections that say nothing neither keep others out nor stay.
+func TestQUICHalfOpen(t *testing.T) {
+	p := newQUICPair(t)
+	config := testTLS(t, p.sender, RoleSend, p.receiver)
+	for i := range MaxHalfOpen {
+		if i == RetryHalfOpen+2 { // beyond here only after a Retry
+			p.dial(t)
+			p.accept(t)
+		}
+		if _, err := p.raw(t, config); err != nil {
+			t.Fatalf("connection %d: %v", i, err)
+		}
+	}
+	if !p.listener.mustProveAddress(nil) {
+		t.Error("addresses are not verified")
+	}
+	if _, err := p.raw(t, config); !errors.Is(err, &quic.TransportError{Remote: true, ErrorCode: quic.ConnectionRefused}) {
+		t.Errorf("connection above MaxHalfOpen: %v, want it refused", err)
+	}
+	waitUntil(t, HandshakeTimeout+2*time.Second, func() bool { return p.listener.halfOpen.Load() == 0 })
+	p.dial(t)
+	p.accept(t)
+}
+
+func waitUntil(t *testing.T, patience time.Duration, done func() bool) {
+	t.Helper()
+	for end := time.Now().Add(patience); !done(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("waited in vain")
+		}
+	}
+}
+
+// Close joins half-open connections and lanes that nobody accepted.
+func TestQUICCloseWithHalfOpen(t *testing.T) {
+	p := newQUICPair(t)
+	if _, err := p.raw(t, testTLS(t, p.sender, RoleSend, p.receiver)); err != nil {
+		t.Fatal(err)
+	}
+	lane := p.dial(t)
+	start := time.Now()
+	p.listener.Close()
+	if took := time.Since(start); took > time.Second {
+		t.Errorf("Close took %v", took)
+	}
+	if _, err := lane.Read(make([]byte, 1)); !errors.Is(err, ErrPeerGone) {
+		t.Errorf("read of a lane never accepted: %v, want ErrPeerGone", err)
+	}
+}
+
+// A peer that vanishes without a word is noticed after IdleTimeout.
+func TestQUICPeerVanishes(t *testing.T) {
+	p := newQUICPair(t)
+	ours := p.dial(t)
+	theirs := p.accept(t)
+	p.listener.socket.conn.Close()
+	start := time.Now()
+	_, err := ours.Read(make([]byte, 1))
+	if took := time.Since(start); !errors.Is(err, ErrPeerGone) || took > IdleTimeout+2*time.Second {
+		t.Errorf("read: %v after %v, want ErrPeerGone after %v", err, took, IdleTimeout)
+	}
+	if _, err := io.ReadAll(theirs); !errors.Is(err, ErrPeerGone) {
+		t.Errorf("read on the lost socket: %v, want ErrPeerGone", err)
+	}
+}
+
+// A restarted peer recognises lanes of its former life: no timeout is waited for.
+func TestQUICPeerRestarts(t *testing.T) {
+	p := newQUICPair(t)
+	ours := p.dial(t)
+	p.accept(t)
+	addr := p.listener.Addr().String()
+	p.listener.socket.conn.Close()
+	p.listen(t, addr, p.sender.ID())
+	start := time.Now()
+	if _, err := ours.Write(make([]byte, 64)); err != nil {
+		t.Fatal(err)
+	}
+	_, err := ours.Read(make([]byte, 1))
+	if took := time.Since(start); !errors.Is(err, ErrPeerGone) || took > IdleTimeout/2 {
+		t.Errorf("read: %v after %v, want ErrPeerGone soon", err, took)
+	}
+}
+
+func TestQUICDialErrors(t *testing.T) {
+	d := &QUICDialer{Identity: testIdentity(t)}
+	for _, addr := range []string{"", "127.0.0.1", "127.0.0.1:", "127.0.0.1:99999", "127.0.0.1:http", "[::1:1"} {
+		d.Addr = addr
+		if _, err := d.Dial(t.Context()); !errors.Is(err, ErrUnreachable) {
+			t.Errorf("dial %q: %v, want ErrUnreachable", addr, err)
+		}
+	}
+	for _, addr := range []string{"nonsense", "127.0.0.1:99999", "192.0.2.1:0"} {
+		if l, err := ListenQUIC(addr, d.Identity, nil); err == nil {
+			l.Close()
+			t.Errorf("listen on %q succeeded", addr)
+		}
+	}
+}
+
+func TestQUICDialGivesUp(t *testing.T) {
+	silent, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	d := &QUICDialer{Addr: silent.LocalAddr().String(), Identity: testIdentity(t)}
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if _, err := d.Dial(ctx); !errors.Is(err, ErrUnreachable) || !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("deadline: %v, want ErrUnreachable and the deadline", err)
+	}
+	gone := errors.New("the user pressed a key")
+	cancelled, stop := context.WithCancelCause(t.Context())
+	time.AfterFunc(50*time.Millisecond, func() { stop(gone) })
+	if _, err := d.Dial(cancelled); !errors.Is(err, gone) || errors.Is(err, ErrUnreachable) {
+		t.Errorf("cancelled: %v, want the cause", err)
+	}
+}
+
+func TestQUICLaneError(t *testing.T) {
+	crypto := func(alert quic.TransportErrorCode) error {
+		return &quic.TransportError{Remote: true, ErrorCode: 0x100 + alert}
+	}
+	for _, c := range []struct{ err, want error }{
+		{nil, nil},
+		{io.EOF, io.EOF},
+		{os.ErrDeadlineExceeded, os.ErrDeadlineExceeded},
+		{&quic.ApplicationError{}, net.ErrClosed},
+		{&quic.ApplicationError{Remote: true}, ErrPeerGone},
+		{&quic.StreamError{}, net.ErrClosed},
+		{&quic.StreamError{Remote: true}, ErrPeerGone},
+		{quic.ErrStreamClosed, net.ErrClosed},
+		{&quic.IdleTimeoutError{}, ErrPeerGone},
+		{&quic.StatelessResetError{}, ErrPeerGone},
+		{&quic.TransportError{ErrorCode: quic.InternalError}, ErrPeerGone},
+		{crypto(42), ErrRefusedByPeer},
+		{crypto(116), ErrRefusedByPeer},
+		{crypto(80), ErrPeerGone},
+	} {
+		if got := quicLaneError(c.err); !errors.Is(got, c.want) {
+			t.Errorf("%v becomes %v, want %v", c.err, got, c.want)
+		}
+	}
+}
+
+// What a peer says is shown, but it can neither draw on a terminal nor fill it.
+func TestQUICErrorQuotesThePeer(t *testing.T) {
+	p := newQUICPair(t)
+	conn, err := p.raw(t, testTLS(t, p.sender, RoleSend, p.receiver))
+	if err != nil {
+		t.Fatal(err)
+	}
+	stream, err := conn.OpenStream()
+	if err != nil {
+		t.Fatal(err)
+	}
+	stream.Write([]byte{1})
+	lane := p.accept(t)
+	conn.CloseWithError(7, "\x1b[2J"+strings.Repeat("x", 900))
+	_, err = io.ReadAll(lane)
+	if text := fmt.Sprint(err); strings.ContainsRune(text, '\x1b') || len(text) > 500 {
+		t.Errorf("the peer's text is shown as it came: %q", text)
+	}
+}
+
+func TestWindowBudget(t *testing.T) {
+	var b windowBudget
+	one, two := new(quic.Conn), new(quic.Conn)
+	switch {
+	case !b.grant(one, MaxWindowGrowth-1), !b.grant(two, 1):
+		t.Error("a grant within the budget was refused")
+	case b.grant(two, 1):
+		t.Error("the budget was exceeded")
+	}
+	b.forget(one)
+	if b.total != 1 || !b.grant(two, MaxWindowGrowth-1) {
+		t.Errorf("%d granted after one gave back, want 1", b.total)
+	}
+	b.forget(two)
+	b.forget(two)
+	if b.total != 0 || len(b.granted) != 0 {
+		t.Errorf("%d granted to %d connections that are gone", b.total, len(b.granted))
+	}
+}
