@@ -1,0 +1,528 @@
+package file
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/migpipe/migpipe/vfio"
+	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
+	"pgregory.net/rapid"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func set(t testing.TB, d vfio.Device, to vfio.State) vfio.Stream {
+	t.Helper()
+	s, err := d.SetState(to)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func source(t *testing.T, path string) *Source {
+	t.Helper()
+	d, err := NewSource(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { d.Close() })
+	return d
+}
+
+func sink(t *testing.T, path string, o *SinkOptions) *Sink {
+	t.Helper()
+	d, err := NewSink(path, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { d.Close() })
+	return d
+}
+
+func write(t *testing.T, path string, data string) string {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(data), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// holds checks that a folder has exactly these files, by name and content.
+func holds(t *testing.T, dir string, want map[string]string) {
+	t.Helper()
+	got := map[string]string{}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		data, err := os.ReadFile(filepath.Join(dir, e.Name()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		got[e.Name()] = string(data)
+	}
+	if len(got) != len(want) {
+		t.Errorf("folder holds %q, want %q", got, want)
+	}
+	for name, data := range want {
+		if got[name] != data {
+			t.Errorf("%s holds %q, want %q", name, got[name], data)
+		}
+	}
+}
+
+// ways are the two ways to have a hidden file.
+var ways = map[string]func(dir, base string) (*hidden, error){"O_TMPFILE": createUnnamed, "temporary name": createNamed}
+
+func eachWay(t *testing.T, f func(t *testing.T, dir string, open func(o *SinkOptions) *Sink)) {
+	for name, way := range ways {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			f(t, dir, func(o *SinkOptions) *Sink {
+				d := sink(t, filepath.Join(dir, "out"), o)
+				d.ends.(*pathEnd).create = way
+				return d
+			})
+		})
+	}
+}
+
+func TestNameAppearsAtCommit(t *testing.T) {
+	eachWay(t, func(t *testing.T, dir string, open func(o *SinkOptions) *Sink) {
+		d := open(nil)
+		s := set(t, d, vfio.Resuming)
+		if _, err := s.Write([]byte("state")); err != nil {
+			t.Fatal(err)
+		}
+		set(t, d, vfio.Stop)
+		if _, err := os.Stat(filepath.Join(dir, "out")); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("name before the commit: %v", err)
+		}
+		set(t, d, vfio.Running)
+		holds(t, dir, map[string]string{"out": "state"})
+		if _, err := s.Write([]byte("more")); !errors.Is(err, vfio.ErrSessionLost) {
+			t.Errorf("late write: %v", err)
+		}
+	})
+}
+
+func TestNothingIsLeftWithoutCommit(t *testing.T) {
+	for name, leave := range map[string]func(d *Sink){
+		"reset":           func(d *Sink) { d.Reset() },
+		"close":           func(d *Sink) { d.Close() },
+		"stop and reset":  func(d *Sink) { d.SetState(vfio.Stop); d.Reset(); d.SetState(vfio.Stop); d.SetState(vfio.Running) },
+		"stop and close":  func(d *Sink) { d.SetState(vfio.Stop); d.Close() },
+		"another session": func(d *Sink) { d.SetState(vfio.Stop); d.SetState(vfio.Resuming); d.Close() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			eachWay(t, func(t *testing.T, dir string, open func(o *SinkOptions) *Sink) {
+				d := open(nil)
+				set(t, d, vfio.Resuming).Write([]byte("state"))
+				leave(d)
+				holds(t, dir, nil)
+			})
+		})
+	}
+}
+
+func TestOverwrite(t *testing.T) {
+	eachWay(t, func(t *testing.T, dir string, open func(o *SinkOptions) *Sink) {
+		path := write(t, filepath.Join(dir, "out"), "old")
+		if _, err := NewSink(path, nil); !errors.Is(err, os.ErrExist) || !strings.Contains(err.Error(), path) {
+			t.Errorf("existing file: %v", err)
+		}
+		d := open(&SinkOptions{Overwrite: true})
+		set(t, d, vfio.Resuming).Write([]byte("new"))
+		set(t, d, vfio.Stop)
+		if data, _ := os.ReadFile(path); string(data) != "old" {
+			t.Errorf("before the commit: %q", data)
+		}
+		set(t, d, vfio.Running)
+		holds(t, dir, map[string]string{"out": "new"})
+	})
+}
+
+func TestNameTakenMeanwhile(t *testing.T) {
+	eachWay(t, func(t *testing.T, dir string, open func(o *SinkOptions) *Sink) {
+		d := open(nil)
+		set(t, d, vfio.Resuming).Write([]byte("state"))
+		other := write(t, filepath.Join(dir, "out"), "other")
+		_, err := d.SetState(vfio.Running)
+		te := (*vfio.TransitionError)(nil)
+		if !errors.As(err, &te) || te.Now != vfio.Stop || !errors.Is(err, os.ErrExist) {
+			t.Fatalf("commit over a file: %v", err)
+		}
+		os.Remove(other)
+		set(t, d, vfio.Running)
+		holds(t, dir, map[string]string{"out": "state"})
+	})
+}
+
+func TestHolesAndSizes(t *testing.T) {
+	eachWay(t, func(t *testing.T, dir string, open func(o *SinkOptions) *Sink) {
+		d := open(nil)
+		s := set(t, d, vfio.Resuming)
+		z := s.(vfio.ZeroWriter)
+		for range 1024 {
+			if err := z.WriteZeros(1 << 20); err != nil {
+				t.Fatal(err)
+			}
+		}
+		s.Write([]byte("end"))
+		z.WriteZeros(1 << 20)
+		set(t, d, vfio.Running)
+		var st unix.Stat_t
+		if err := unix.Stat(filepath.Join(dir, "out"), &st); err != nil {
+			t.Fatal(err)
+		}
+		if st.Size != 1025<<20+3 || st.Blocks*512 > 1<<20 || st.Mode&0o777 != 0o600 {
+			t.Errorf("size %d in %d blocks, mode %o", st.Size, st.Blocks, st.Mode)
+		}
+	})
+}
+
+func TestAnyWritesMakeTheSameFile(t *testing.T) {
+	dir := t.TempDir()
+	n := 0
+	rapid.Check(t, func(rt *rapid.T) {
+		n++
+		path := filepath.Join(dir, strings.Repeat("x", 1+n%200))
+		d, err := NewSink(path, &SinkOptions{Overwrite: true})
+		if err != nil {
+			rt.Fatal(err)
+		}
+		defer d.Close()
+		s := set(t, d, vfio.Resuming)
+		var want []byte
+		for _, n := range rapid.SliceOf(rapid.IntRange(-20_000, 20_000)).Draw(rt, "pieces") {
+			if n < 0 {
+				want = append(want, make([]byte, -n)...)
+				err = s.(vfio.ZeroWriter).WriteZeros(-n)
+			} else {
+				piece := bytes.Repeat([]byte{byte(n)}, n)
+				want = append(want, piece...)
+				_, err = s.Write(piece)
+			}
+			if err != nil {
+				rt.Fatal(err)
+			}
+		}
+		set(t, d, vfio.Running)
+		src := source(t, path)
+		got, err := io.ReadAll(set(t, src, vfio.StopCopy))
+		src.Close()
+		if err != nil || !bytes.Equal(got, want) {
+			rt.Fatalf("read %d bytes, want %d: %v", len(got), len(want), err)
+		}
+	})
+}
+
+func TestSourceBeginsAgain(t *testing.T) {
+	d := source(t, write(t, filepath.Join(t.TempDir(), "in"), "state"))
+	for range 2 {
+		s := set(t, d, vfio.StopCopy)
+		if n, err := d.StopCopySize(); n != 5 || err != nil {
+			t.Errorf("size %d, %v", n, err)
+		}
+		s.Read(make([]byte, 2))
+		if n, err := d.StopCopySize(); n != 3 || err != nil {
+			t.Errorf("size %d, %v after 2 bytes", n, err)
+		}
+		if rest, err := io.ReadAll(s); string(rest) != "ate" || err != nil {
+			t.Errorf("rest %q, %v", rest, err)
+		}
+		set(t, d, vfio.Running)
+		if _, err := s.Read(make([]byte, 1)); !errors.Is(err, vfio.ErrSessionLost) {
+			t.Errorf("read after the session: %v", err)
+		}
+	}
+}
+
+func TestSourceByFDKeepsItsPlace(t *testing.T) {
+	f, err := os.Open(write(t, filepath.Join(t.TempDir(), "in"), "headstate"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	f.Seek(4, io.SeekStart)
+	fd, err := unix.Dup(int(f.Fd()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, err := FromFD(fd, "inherited")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	for range 2 {
+		if data, err := io.ReadAll(set(t, d, vfio.StopCopy)); string(data) != "state" || err != nil {
+			t.Errorf("%q, %v", data, err)
+		}
+		set(t, d, vfio.Stop)
+	}
+}
+
+// pipe gives both ends as raw fds; the test closes the one it keeps.
+func pipe(t *testing.T) (r, w int) {
+	t.Helper()
+	var p [2]int
+	if err := unix.Pipe2(p[:], unix.O_CLOEXEC); err != nil {
+		t.Fatal(err)
+	}
+	return p[0], p[1]
+}
+
+func TestPipeSource(t *testing.T) {
+	r, w := pipe(t)
+	d, err := FromFD(r, "a pipe")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	if _, err := d.StopCopySize(); !errors.Is(err, errors.ErrUnsupported) || d.Features().DataSize {
+		t.Errorf("size of a pipe: %v", err)
+	}
+	set(t, d, vfio.StopCopy)
+	set(t, d, vfio.Running) // nothing was read: it may begin again
+	s := set(t, d, vfio.StopCopy)
+	unix.Write(w, []byte("state"))
+	unix.Close(w)
+	if data, err := io.ReadAll(s); string(data) != "state" || err != nil {
+		t.Errorf("%q, %v", data, err)
+	}
+	set(t, d, vfio.Running)
+	_, err = d.SetState(vfio.StopCopy)
+	if !errors.Is(err, unix.ESPIPE) || !strings.Contains(err.Error(), "first 5 bytes") {
+		t.Errorf("second session: %v", err)
+	}
+	if st, _ := d.State(); st != vfio.Stop {
+		t.Errorf("device is in %v", st)
+	}
+	set(t, d, vfio.Running)
+}
+
+func TestLeavingWakesBlockedPipes(t *testing.T) {
+	for _, leave := range []func(d vfio.Device) error{
+		vfio.Device.Reset, vfio.Device.Close,
+		func(d vfio.Device) error { _, err := d.SetState(vfio.Running); return err },
+	} {
+		r, w := pipe(t)
+		src, _ := FromFD(r, "a pipe")
+		rs := set(t, src, vfio.StopCopy)
+		got := make(chan error)
+		go func() { _, err := rs.Read(make([]byte, 1)); got <- err }()
+		if _, err := rs.Pending(); !errors.Is(err, errors.ErrUnsupported) {
+			t.Errorf("Pending beside a blocked Read: %v", err)
+		}
+		if err := leave(src); err != nil {
+			t.Error(err)
+		}
+		if err := <-got; !errors.Is(err, vfio.ErrSessionLost) {
+			t.Errorf("woken Read: %v", err)
+		}
+		src.Close()
+		unix.Close(w)
+	}
+}
+
+func TestSinkBlockedOnAFullPipe(t *testing.T) {
+	r, w := pipe(t)
+	defer unix.Close(r)
+	d, err := ToFD(w, "a pipe")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	s := set(t, d, vfio.Resuming)
+	got := make(chan error)
+	go func() { _, err := s.Write(make([]byte, 1<<20)); got <- err }()
+	unix.Read(r, make([]byte, 10))
+	if err := d.Reset(); err != nil {
+		t.Error(err)
+	}
+	if err := <-got; !errors.Is(err, vfio.ErrSessionLost) {
+		t.Errorf("woken Write: %v", err)
+	}
+}
+
+func TestSinkToFD(t *testing.T) {
+	r, w := pipe(t)
+	d, err := ToFD(w, "a pipe")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := set(t, d, vfio.Resuming)
+	s.Write([]byte("ab"))
+	s.(vfio.ZeroWriter).WriteZeros(2)
+	set(t, d, vfio.Running)
+	d.Close()
+	out, _ := os.NewFile(uintptr(r), "r"), 0
+	defer out.Close()
+	if data, err := io.ReadAll(out); string(data) != "ab\x00\x00" || err != nil {
+		t.Errorf("%q, %v", data, err)
+	}
+}
+
+func TestFailedWriteIsFinal(t *testing.T) {
+	f, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
+	if err != nil {
+		t.Skip(err)
+	}
+	fd, _ := unix.Dup(int(f.Fd()))
+	f.Close()
+	d, err := ToFD(fd, "/dev/full")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	s := set(t, d, vfio.Resuming)
+	for range 2 {
+		if _, err := s.Write([]byte("x")); !errors.Is(err, unix.ENOSPC) {
+			t.Fatal(err)
+		}
+	}
+	if _, err := d.SetState(vfio.Stop); !errors.Is(err, unix.ENOSPC) {
+		t.Errorf("stop after a failed write: %v", err)
+	}
+	if err := d.Reset(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestSplice(t *testing.T) {
+	dir := t.TempDir()
+	src := source(t, write(t, filepath.Join(dir, "in"), "state"))
+	dst := sink(t, filepath.Join(dir, "out"), nil)
+	from := set(t, src, vfio.StopCopy).(vfio.Splicer)
+	to := set(t, dst, vfio.Resuming).(interface {
+		SpliceFrom(pipe, n int) (int, error)
+	})
+	r, w := pipe(t)
+	defer unix.Close(r)
+	defer unix.Close(w)
+	for {
+		n, err := from.SpliceTo(w, 3)
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if m, err := to.SpliceFrom(r, n); m != n || err != nil {
+			t.Fatal(m, err)
+		}
+	}
+	set(t, dst, vfio.Running)
+	holds(t, dir, map[string]string{"in": "state", "out": "state"})
+}
+
+func TestRefused(t *testing.T) {
+	dir := t.TempDir()
+	_, missing := NewSource(filepath.Join(dir, "missing"))
+	_, isDir := NewSource(dir)
+	_, onDir := NewSink(dir, &SinkOptions{Overwrite: true})
+	_, noDir := NewSink(filepath.Join(dir, "missing", "out"), nil)
+	_, slash := NewSink(filepath.Join(dir, "out")+"/", nil)
+	src := source(t, write(t, filepath.Join(dir, "in"), ""))
+	_, resume := src.SetState(vfio.Resuming)
+	dst := sink(t, filepath.Join(dir, "out"), nil)
+	_, stopCopy := dst.SetState(vfio.StopCopy)
+	_, preCopy := dst.SetState(vfio.PreCopy)
+	for name, tt := range map[string]struct{ got, want error }{
+		"no source":          {missing, os.ErrNotExist},
+		"folder as source":   {isDir, unix.EISDIR},
+		"folder as sink":     {onDir, unix.EISDIR},
+		"no folder":          {noDir, os.ErrNotExist},
+		"path ends in slash": {slash, os.ErrNotExist},
+		"resuming a source":  {resume, vfio.ErrUnsupportedState},
+		"saving a sink":      {stopCopy, vfio.ErrUnsupportedState},
+		"PRE_COPY":           {preCopy, vfio.ErrUnsupportedState},
+	} {
+		if !errors.Is(tt.got, tt.want) || !strings.Contains(tt.got.Error(), "file:"+dir) {
+			t.Errorf("%s: %v, want %v and the path", name, tt.got, tt.want)
+		}
+	}
+}
+
+func TestParseSink(t *testing.T) {
+	for _, tt := range []struct {
+		in, path  string
+		overwrite bool
+		bad       bool
+	}{
+		{in: "/a/b", path: "/a/b"},
+		{in: "/a/b?overwrite=1", path: "/a/b", overwrite: true},
+		{in: "/a/b?overwrite=0", path: "/a/b"},
+		{in: "/a/what?", path: "/a/what?"},
+		{in: "/a/b?overwrite=yes", bad: true},
+		{in: "/a/b?overwrit=1", bad: true},
+		{in: "/a/b?overwrite=1&overwrite=1", bad: true},
+		{in: "/a/b?overwrite=%zz", bad: true},
+	} {
+		path, o, err := ParseSink(tt.in)
+		if (err != nil) != tt.bad {
+			t.Errorf("%s: %v", tt.in, err)
+		} else if err == nil && (path != tt.path || o.Overwrite != tt.overwrite) {
+			t.Errorf("%s: %q, %+v", tt.in, path, o)
+		}
+	}
+}
+
+func TestClosed(t *testing.T) {
+	dir := t.TempDir()
+	src, dst := source(t, write(t, filepath.Join(dir, "in"), "")), sink(t, filepath.Join(dir, "out"), nil)
+	src.Close()
+	dst.Close()
+	for _, d := range []vfio.Device{src, dst} {
+		_, serr := d.State()
+		_, terr := d.SetState(vfio.Stop)
+		for _, err := range []error{serr, terr, d.Reset(), d.Close()} {
+			if !errors.Is(err, os.ErrClosed) {
+				t.Errorf("%T: %v", d, err)
+			}
+		}
+	}
+}
+
+func BenchmarkCopy(b *testing.B) {
+	dir := b.TempDir()
+	path := filepath.Join(dir, "in")
+	if err := os.WriteFile(path, make([]byte, 64<<20), 0o600); err != nil {
+		b.Fatal(err)
+	}
+	src, err := NewSource(path)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer src.Close()
+	dst, err := NewSink(filepath.Join(dir, "out"), nil)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer dst.Close()
+	w, buf := set(b, dst, vfio.Resuming), make([]byte, 1<<20)
+	r := set(b, src, vfio.StopCopy)
+	b.SetBytes(int64(len(buf)))
+	b.ReportAllocs()
+	for b.Loop() {
+		n, err := r.Read(buf)
+		if err == io.EOF {
+			set(b, src, vfio.Stop)
+			r = set(b, src, vfio.StopCopy)
+			dst.SetState(vfio.Stop)
+			w = set(b, dst, vfio.Resuming)
+			continue
+		}
+		if _, err := w.Write(buf[:n]); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

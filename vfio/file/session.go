@@ -1,0 +1,195 @@
+package file
+
+import (
+	"errors"
+	"io"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/migpipe/migpipe/vfio"
+	"golang.org/x/sys/unix"
+)
+
+// session is a data session: what the file gives or takes while the device is
+// in STOP_COPY or RESUMING.
+type session struct {
+	name   string
+	f      *os.File
+	writes bool
+	sparse bool // the file was empty: a hole is as good as zeros
+
+	busy   sync.Mutex // held while the file is used
+	broken error      // the first failed write
+
+	offset atomic.Int64 // bytes moved
+	ended  atomic.Bool  // the device has left the state
+	closed atomic.Bool  // the owner has closed the stream
+}
+
+var (
+	_ vfio.Stream     = (*session)(nil)
+	_ vfio.ZeroWriter = (*session)(nil)
+	_ vfio.Splicer    = (*session)(nil)
+)
+
+// past is a deadline that wakes whoever waits for a pipe or socket.
+var past = time.Unix(1, 0)
+
+func newSession(name string, f *os.File, writes bool) *session {
+	f.SetDeadline(time.Time{}) // regular files have none, and need none
+	return &session{name: name, f: f, writes: writes}
+}
+
+// end ends the session, and returns when nobody uses the file any more.
+func (s *session) end() {
+	if s == nil {
+		return
+	}
+	s.ended.Store(true)
+	s.f.SetDeadline(past)
+	s.busy.Lock()
+	s.busy.Unlock() //nolint:staticcheck // nothing to do but to wait
+}
+
+// use takes the file for one call. The first write that fails is final, unless
+// it was one that this file does not have: another would leave a gap.
+func (s *session) use(write bool, f func() (int, error)) (int, error) {
+	s.busy.Lock()
+	defer s.busy.Unlock()
+	if err := s.alive(write); err != nil {
+		return 0, err
+	}
+	n, err := f()
+	s.offset.Add(int64(n))
+	if err != nil && s.ended.Load() {
+		err = vfio.ErrSessionLost
+	}
+	if write && !errors.Is(err, errors.ErrUnsupported) {
+		s.broken = err
+	}
+	return n, err
+}
+
+func (s *session) alive(write bool) error {
+	switch {
+	case s.closed.Load():
+		return os.ErrClosed
+	case s.ended.Load():
+		return vfio.ErrSessionLost
+	case s.writes != write:
+		return unix.EBADF
+	}
+	return s.broken
+}
+
+func (s *session) fail(op string, err error) error {
+	if errors.Is(err, vfio.ErrSessionLost) {
+		return &vfio.OpError{Op: op, Device: s.name, Offset: s.offset.Load(), Kind: vfio.ErrSessionLost}
+	}
+	return &vfio.OpError{Op: op, Device: s.name, Offset: s.offset.Load(), Err: cause(err)}
+}
+
+// cause takes the path away that os repeats.
+func cause(err error) error {
+	if pe := (*os.PathError)(nil); errors.As(err, &pe) {
+		return pe.Err
+	}
+	return err
+}
+
+// Read implements [vfio.Stream]. It waits where the file does (a pipe), and
+// io.EOF is the end of the file at the time of the call.
+func (s *session) Read(p []byte) (int, error) {
+	n, err := s.use(false, func() (int, error) { return s.f.Read(p) })
+	if err == nil || err == io.EOF {
+		return n, err
+	}
+	return n, s.fail("read", err)
+}
+
+// SpliceTo implements [vfio.Splicer].
+func (s *session) SpliceTo(pipe, n int) (int, error) {
+	m, err := s.splice(false, func(fd int) (int, error) { return vfio.Splice(pipe, fd, n) })
+	if err == nil && m == 0 && n > 0 {
+		err = io.EOF
+	}
+	return m, err
+}
+
+// SpliceFrom moves up to n bytes from the read end of a pipe in blocking mode
+// into the file, as [vfio.Splice] does: a Write without a copy. 0 is the end of
+// the pipe.
+func (s *session) SpliceFrom(pipe, n int) (int, error) {
+	return s.splice(true, func(fd int) (int, error) { return vfio.Splice(fd, pipe, n) })
+}
+
+// splice calls move with the file's fd, again and again when the file is ready
+// for it: pipes and sockets are in non-blocking mode.
+func (s *session) splice(write bool, move func(fd int) (int, error)) (int, error) {
+	n, err := s.use(write, func() (n int, err error) {
+		c, err := s.f.SyscallConn()
+		if err != nil {
+			return 0, err
+		}
+		wait := c.Read
+		if write {
+			wait = c.Write
+		}
+		werr := wait(func(fd uintptr) (done bool) {
+			n, err = move(int(fd))
+			return !errors.Is(err, unix.EAGAIN)
+		})
+		return n, errors.Join(werr, err)
+	})
+	if err != nil {
+		return n, s.fail("splice", err)
+	}
+	return n, nil
+}
+
+// Write implements [vfio.Stream].
+func (s *session) Write(p []byte) (int, error) {
+	n, err := s.use(true, func() (int, error) { return s.f.Write(p) })
+	if err != nil {
+		return n, s.fail("write", err)
+	}
+	return n, nil
+}
+
+// zeros is what a file gets that cannot have holes.
+var zeros [64 << 10]byte
+
+// WriteZeros implements [vfio.ZeroWriter]: it leaves a hole where it can.
+func (s *session) WriteZeros(n int) error {
+	if s.sparse {
+		_, err := s.use(true, func() (int, error) {
+			_, err := s.f.Seek(int64(n), io.SeekCurrent)
+			return n, err
+		})
+		if err != nil {
+			return s.fail("write", err)
+		}
+		return nil
+	}
+	for n > 0 {
+		m, err := s.Write(zeros[:min(n, len(zeros))])
+		if err != nil {
+			return err
+		}
+		n -= m
+	}
+	return nil
+}
+
+// Pending implements [vfio.Stream]: files have no PRE_COPY.
+func (s *session) Pending() (vfio.Pending, error) {
+	return vfio.Pending{}, s.fail("get pre-copy info", errors.ErrUnsupported)
+}
+
+// Close implements [vfio.Stream]. The file stays open with its device.
+func (s *session) Close() error {
+	s.closed.Store(true)
+	return nil
+}

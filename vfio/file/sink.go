@@ -1,0 +1,193 @@
+package file
+
+import (
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/migpipe/migpipe/vfio"
+	"golang.org/x/sys/unix"
+)
+
+// SinkOptions say what a [Sink] may do. Nil stands for the zero value.
+type SinkOptions struct {
+	Overwrite bool // replace a file of that name, in one step, at the commit
+}
+
+// ParseSink reads the part of a device URL behind "file:": a path, and maybe
+// "?overwrite=1". A question mark that no parameter follows belongs to the path.
+func ParseSink(s string) (path string, o *SinkOptions, err error) {
+	i := strings.LastIndexByte(s, '?')
+	if i < 0 || !strings.Contains(s[i:], "=") {
+		return s, &SinkOptions{}, nil
+	}
+	values, err := url.ParseQuery(s[i+1:])
+	if err != nil {
+		return "", nil, fmt.Errorf("file:%s: parameters: %w", s, err)
+	}
+	o = &SinkOptions{}
+	for name, v := range values {
+		if name != "overwrite" || len(v) != 1 || v[0] != "0" && v[0] != "1" {
+			return "", nil, fmt.Errorf("file:%s: the only parameter is overwrite, once, with 0 or 1", s)
+		}
+		o.Overwrite = v[0] == "1"
+	}
+	return s[:i], o, nil
+}
+
+// Sink is a device that keeps the state which is loaded into it in a file.
+type Sink struct{ *device }
+
+// NewSink makes a sink for a file that does not exist yet, unless the options
+// say otherwise. Only its owner may read the file (mode 0600): a device's state
+// is as secret as the guest's memory.
+func NewSink(path string, o *SinkOptions) (*Sink, error) {
+	e := &pathEnd{path: path, overwrite: o != nil && o.Overwrite, create: createHidden}
+	if err := e.check(); err != nil {
+		return nil, opError(path, err)
+	}
+	return &Sink{newDevice(path, vfio.Features{}, e)}, nil
+}
+
+// ToFD makes a sink of an fd, which it owns from then on and which is put into
+// non-blocking mode. There is no name to hide the state behind: bytes go out as
+// they come, and those of a session that failed are not taken back.
+func ToFD(fd int, name string) (*Sink, error) {
+	f, err := newFile(fd, name)
+	if err != nil {
+		return nil, opError(name, err)
+	}
+	return &Sink{newDevice(name, vfio.Features{}, &fdEnd{f: f})}, nil
+}
+
+// StopCopySize implements [vfio.Device]: a sink has no state to give.
+func (s *Sink) StopCopySize() (uint64, error) {
+	return 0, s.fail("get size", errors.ErrUnsupported)
+}
+
+var errOnlyWritten = fmt.Errorf("%v: %w: a sink is only written", vfio.StopCopy, vfio.ErrUnsupportedState)
+
+// pathEnd is a file that gets its name when it is complete.
+type pathEnd struct {
+	path      string
+	overwrite bool
+	create    func(dir, base string) (*hidden, error)
+
+	file     *hidden // nil but between RESUMING and the commit
+	sess     *session
+	prepared bool // its data is durable, the name is missing
+}
+
+func (e *pathEnd) dir() string { return filepath.Dir(e.path) }
+
+// check refuses what the commit could not do.
+func (e *pathEnd) check() error {
+	st, err := os.Lstat(e.path)
+	switch {
+	case errors.Is(err, os.ErrNotExist) && !strings.HasSuffix(e.path, "/") && e.path != "":
+		st, err = os.Stat(e.dir())
+		if err == nil && !st.IsDir() {
+			err = unix.ENOTDIR
+		}
+		return err
+	case err != nil:
+		return err
+	case st.IsDir():
+		return unix.EISDIR
+	case !e.overwrite:
+		return fmt.Errorf("%w (overwrite=1 replaces it)", unix.EEXIST)
+	}
+	return nil
+}
+
+func (e *pathEnd) arc(from, to vfio.State) (*session, error) {
+	switch {
+	case to == vfio.StopCopy:
+		return nil, errOnlyWritten
+	case to == vfio.Resuming:
+		return e.begin()
+	case from == vfio.Resuming:
+		return nil, e.prepare()
+	case to == vfio.Running && e.prepared:
+		return nil, e.commit()
+	}
+	return nil, nil
+}
+
+func (e *pathEnd) begin() (*session, error) {
+	if err := e.drop(); err != nil {
+		return nil, err
+	}
+	h, err := e.create(e.dir(), filepath.Base(e.path))
+	if err != nil {
+		return nil, err
+	}
+	e.file, e.sess = h, newSession("file:"+e.path, h.f, true)
+	e.sess.sparse = true
+	return e.sess, nil
+}
+
+// prepare is RESUMING -> STOP: after it, only the name is missing.
+func (e *pathEnd) prepare() error {
+	// The stream may have ended with a hole.
+	if err := e.file.f.Truncate(e.sess.offset.Load()); err != nil {
+		return err
+	}
+	if err := fdatasync(e.file.f); err != nil {
+		return err
+	}
+	e.prepared = true
+	return nil
+}
+
+// commit is STOP -> RUNNING. When it fails the device is still in STOP, and may
+// be asked again.
+func (e *pathEnd) commit() error {
+	if e.file != nil {
+		if err := e.file.publish(e.path, e.overwrite); err != nil {
+			return err
+		}
+		e.file.f.Close() // its data is durable
+		e.file = nil
+	}
+	if err := syncDir(e.dir()); err != nil {
+		return err
+	}
+	e.prepared = false
+	return nil
+}
+
+func (e *pathEnd) drop() error {
+	h := e.file
+	e.file, e.prepared = nil, false
+	if h == nil {
+		return nil
+	}
+	return h.discard()
+}
+
+func (e *pathEnd) close() error { return e.drop() }
+
+// fdEnd is a file that somebody else has opened.
+type fdEnd struct{ f *os.File }
+
+func (e *fdEnd) arc(from, to vfio.State) (*session, error) {
+	switch {
+	case to == vfio.StopCopy:
+		return nil, errOnlyWritten
+	case to == vfio.Resuming:
+		return newSession("file:"+e.f.Name(), e.f, true), nil
+	case from == vfio.Resuming:
+		// Pipes, sockets and terminals have nothing to make durable.
+		if err := fdatasync(e.f); !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.EROFS) {
+			return nil, err
+		}
+	}
+	return nil, nil
+}
+
+func (e *fdEnd) drop() error  { return nil }
+func (e *fdEnd) close() error { return e.f.Close() }

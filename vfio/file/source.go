@@ -1,0 +1,136 @@
+package file
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/migpipe/migpipe/vfio"
+	"golang.org/x/sys/unix"
+)
+
+// Source is a device whose state is what a file holds.
+type Source struct {
+	*device
+	end *sourceEnd
+}
+
+// NewSource opens a file to be read as a device's state. Opening a named pipe
+// waits for its writer.
+func NewSource(path string) (*Source, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, opError(path, err)
+	}
+	return newSource(f)
+}
+
+// FromFD makes a source of an fd, which it owns from then on. A regular file is
+// read from the position that it has now; anything else is put into
+// non-blocking mode. The name is for errors.
+func FromFD(fd int, name string) (*Source, error) {
+	f, err := newFile(fd, name)
+	if err != nil {
+		return nil, opError(name, err)
+	}
+	return newSource(f)
+}
+
+// newFile makes a file that a deadline can wake.
+func newFile(fd int, name string) (*os.File, error) {
+	if err := unix.SetNonblock(fd, true); err != nil {
+		return nil, err
+	}
+	unix.CloseOnExec(fd)
+	return os.NewFile(uintptr(fd), name), nil
+}
+
+func newSource(f *os.File) (*Source, error) {
+	st, err := f.Stat()
+	if err == nil && st.IsDir() {
+		err = unix.EISDIR
+	}
+	e := &sourceEnd{f: f}
+	if err == nil && st.Mode().IsRegular() {
+		e.regular = true
+		e.start, err = f.Seek(0, io.SeekCurrent)
+	}
+	if err != nil {
+		f.Close()
+		return nil, opError(f.Name(), err)
+	}
+	return &Source{newDevice(f.Name(), vfio.Features{DataSize: e.regular}, e), e}, nil
+}
+
+func opError(name string, err error) error {
+	return &vfio.OpError{Op: "open", Device: "file:" + name, Offset: -1, Err: cause(err)}
+}
+
+// StopCopySize implements [vfio.Device]: what is left to be read of a regular
+// file.
+func (s *Source) StopCopySize() (uint64, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.closed:
+		return 0, s.fail("get size", os.ErrClosed)
+	case !s.end.regular:
+		return 0, s.fail("get size", errors.ErrUnsupported)
+	}
+	n, err := s.end.left(s.sess)
+	if err != nil {
+		return 0, s.fail("get size", err)
+	}
+	return n, nil
+}
+
+// sourceEnd is the file that is read.
+type sourceEnd struct {
+	f       *os.File
+	regular bool
+	start   int64 // where the state begins in a regular file
+	last    *session
+}
+
+// left is the number of bytes that STOP_COPY would still give.
+func (e *sourceEnd) left(sess *session) (uint64, error) {
+	st, err := e.f.Stat()
+	if err != nil {
+		return 0, err
+	}
+	at := e.start
+	if sess != nil {
+		at += sess.offset.Load()
+	}
+	return uint64(max(0, st.Size()-at)), nil
+}
+
+func (e *sourceEnd) arc(_, to vfio.State) (*session, error) {
+	switch to {
+	case vfio.Resuming:
+		return nil, fmt.Errorf("%v: %w: a source is only read", to, vfio.ErrUnsupportedState)
+	case vfio.StopCopy:
+		if err := e.rewind(); err != nil {
+			return nil, err
+		}
+		e.last = newSession("file:"+e.f.Name(), e.f, false)
+		return e.last, nil
+	}
+	return nil, nil
+}
+
+// rewind goes back to the first byte, which every session begins with.
+func (e *sourceEnd) rewind() error {
+	if e.regular {
+		_, err := e.f.Seek(e.start, io.SeekStart)
+		return err
+	}
+	if e.last != nil && e.last.offset.Load() > 0 {
+		return fmt.Errorf("%w: the first %d bytes were read, and no regular file gives them again", unix.ESPIPE, e.last.offset.Load())
+	}
+	return nil
+}
+
+func (e *sourceEnd) drop() error  { return nil }
+func (e *sourceEnd) close() error { return e.f.Close() }
