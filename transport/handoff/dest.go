@@ -30,9 +30,11 @@ type Dest struct {
 	Journal  transport.JournalID
 	Digest   transport.StreamDigest
 	Record   Record
+	Prior    Record // the one before: after Unrecorded the journal may hold either
 	Phase    DestPhase
 	MaxEpoch uint64 // the highest epoch seen; older ones never run
-	StartNS  int64
+	StartNS  int64  // 0 until the devices run
+	Gone     bool   // the peer was lost during the start
 }
 
 // NewDest knows of no attempt.
@@ -43,9 +45,12 @@ func (d Dest) Step(ev Event) (Dest, []Action) {
 	if m, ok := ev.(transport.Message); ok && *m.About() != d.Attempt {
 		return d.foreign(m)
 	}
-	if q, ok := ev.(*transport.Query); ok {
-		return d, []Action{Send{&transport.Status{Attempt: q.Attempt, Journal: d.Journal,
+	switch ev := ev.(type) {
+	case *transport.Query:
+		return d, []Action{Send{&transport.Status{Attempt: ev.Attempt, Journal: d.Journal,
 			Record: d.Record.String(), MaxEpoch: d.MaxEpoch, Digest: d.Digest}}}
+	case Unrecorded:
+		return d.unrecorded()
 	}
 	switch d.Phase {
 	case DestIdle:
@@ -62,34 +67,53 @@ func (d Dest) Step(ev Event) (Dest, []Action) {
 	return d.over(ev)
 }
 
-// foreign answers messages of an attempt that is not the one at hand. A COMMIT,
-// CANCEL or ABORT for it gets the durable answer that it never runs here.
+// foreign answers messages of an attempt that is not the one at hand. OPEN has
+// ruled out every older epoch, so that a COMMIT, CANCEL or ABORT for one gets
+// the answer that it never runs here. Of a newer epoch or of another migration
+// this record says nothing, and nothing is what they are told.
 func (d Dest) foreign(m transport.Message) (Dest, []Action) {
 	a := *m.About()
-	switch m.(type) {
-	case *transport.Commit, *transport.Cancel, *transport.Abort:
-	default:
+	if a.Mig != d.Attempt.Mig || a.Epoch >= d.MaxEpoch {
 		return d, nil
 	}
-	no := Send{&transport.Declined{Attempt: a, Journal: d.Journal, Code: transport.CodeProtocol,
-		Text: "this attempt is not known here and will never run here"}}
-	if a.Mig == d.Attempt.Mig && a.Epoch <= d.MaxEpoch {
-		return d, []Action{no} // an older epoch is already ruled out
+	switch m.(type) {
+	case *transport.Commit, *transport.Cancel, *transport.Abort:
+		return d, []Action{Send{&transport.Declined{Attempt: a, Journal: d.Journal,
+			Code: transport.CodeProtocol, Text: "a newer attempt has been opened"}}}
 	}
-	if a.Mig == d.Attempt.Mig {
-		d.MaxEpoch = a.Epoch
-	}
-	return d, []Action{Append{Entry{Record: Aborted, Attempt: a, Journal: d.Journal}}, no}
+	return d, nil
+}
+
+// ruledOut says whether the attempt can never be opened here any more.
+func (d Dest) ruledOut(a transport.Attempt) bool {
+	return a.Epoch == 0 || a.Mig == d.Attempt.Mig && a.Epoch <= d.MaxEpoch
 }
 
 func (d Dest) idle(ev Event) (Dest, []Action) {
-	o, ok := ev.(Offered)
-	if !ok || o.Attempt.Epoch <= d.MaxEpoch {
-		return d, nil
+	switch ev := ev.(type) {
+	case Offered:
+		if d.ruledOut(ev.Attempt) {
+			return d, nil
+		}
+		d = d.open(ev.Attempt)
+		d.Phase = DestReceiving
+		d, rec := d.record(Open)
+		return d, []Action{rec, SendWelcome{}}
+	case Refused:
+		if d.ruledOut(ev.Attempt) {
+			return d, nil
+		}
+		return d.open(ev.Attempt).decline(ev.Why.Code, ev.Why.Device, ev.Why.Offset, ev.Why.Text)
+	case Interrupt:
+		d.Phase = DestEnded
+		return d, []Action{Finish{Rolledback}}
 	}
-	d.Attempt, d.MaxEpoch, d.Phase = o.Attempt, o.Attempt.Epoch, DestReceiving
-	d, rec := d.record(Open)
-	return d, []Action{rec, SendWelcome{}}
+	return d.over(ev)
+}
+
+// open turns to a new attempt.
+func (d Dest) open(a transport.Attempt) Dest {
+	return Dest{Attempt: a, Journal: d.Journal, MaxEpoch: a.Epoch}
 }
 
 func (d Dest) receiving(ev Event) (Dest, []Action) {
@@ -131,7 +155,7 @@ func (d Dest) mayEnd(ev Event) (Dest, []Action) {
 		return d.decline(transport.CodeCancelled, "", 0, "cancelled by the destination")
 	case Failed:
 		return d.decline(ev.Code, ev.Device, ev.Offset, ev.Text)
-	case Lost, Unrecorded:
+	case Lost:
 		return d.decline(transport.CodeNetwork, "", 0, "the connection was lost")
 	}
 	return d, nil
@@ -140,25 +164,30 @@ func (d Dest) mayEnd(ev Event) (Dest, []Action) {
 func (d Dest) starting(ev Event) (Dest, []Action) {
 	switch ev := ev.(type) {
 	case Started:
-		d.Phase, d.StartNS = DestRunning, ev.TookNS
+		d.Phase, d.StartNS = DestRunning, max(1, ev.TookNS)
+		if d.Gone {
+			d.Phase = DestEnded
+			return d, []Action{Finish{Committed}}
+		}
 		return d, []Action{Send{d.runningMessage()}}
 	case NotStarted:
 		return d.notStarted(ev)
-	case Unrecorded: // ACCEPT may or may not survive, so nothing may start
-		d.Phase = DestEnded
-		return d, []Action{Finish{InDoubt}}
+	case Lost: // said once, and to be acted on when the start has ended
+		d.Gone = true
 	}
 	return d, nil // COMMIT is on its way; CANCEL came too late
 }
 
 func (d Dest) notStarted(ev NotStarted) (Dest, []Action) {
-	switch ev.Copy {
-	case Kept:
+	switch {
+	case ev.Copy == Kept && d.Gone:
+		return d.decline(transport.CodeStart, ev.Device, 0, ev.Text)
+	case ev.Copy == Kept:
 		d.Phase = DestReady
 		d, rec := d.record(Ready)
 		return d, []Action{rec, Send{&transport.NotStarted{Attempt: d.Attempt, Journal: d.Journal,
 			Device: ev.Device, Text: ev.Text}}}
-	case Dropped:
+	case ev.Copy == Dropped:
 		d.Phase = DestEnded
 		d, rec := d.record(Aborted)
 		return d, []Action{rec, Send{d.declined(transport.CodeStart, ev.Device, 0, ev.Text)}, Finish{Rolledback}}
@@ -201,6 +230,22 @@ func (d Dest) over(ev Event) (Dest, []Action) {
 	return d, nil
 }
 
+// unrecorded decides without the journal, which may or may not hold the entry.
+func (d Dest) unrecorded() (Dest, []Action) {
+	refused := d.Record
+	d.Record = d.Prior
+	switch {
+	case refused == Accept, d.Prior == Accept:
+		// Whoever reads the journal may find ACCEPT and start, so that nothing
+		// may be started, promised or undone here.
+		d.Phase = DestEnded
+		return d, []Action{Finish{InDoubt}}
+	case d.Phase == DestResetting: // DECLINED would be a promise without a record
+		return d, []Action{Reset{}}
+	}
+	return d.decline(transport.CodeInternal, "", 0, "the journal did not take the record")
+}
+
 // decline ends the attempt: recorded, told, and only then undone, so that the
 // source need not wait for the reset.
 func (d Dest) decline(code transport.Code, device string, offset uint64, text string) (Dest, []Action) {
@@ -222,6 +267,6 @@ func (d Dest) runningMessage() *transport.Running {
 }
 
 func (d Dest) record(r Record) (Dest, Append) {
-	d.Record = r
+	d.Prior, d.Record = d.Record, r
 	return d, Append{Entry{Record: r, Attempt: d.Attempt, Journal: d.Journal, Digest: d.Digest}}
 }

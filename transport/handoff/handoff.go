@@ -100,6 +100,11 @@ type (
 	Begin struct{}
 	// Offered is a HELLO that the destination's engine has found acceptable.
 	Offered struct{ Attempt transport.Attempt }
+	// Refused is a HELLO that the destination's engine cannot accept.
+	Refused struct {
+		Attempt transport.Attempt
+		Why     Failed
+	}
 	// Drained says that every stream of the stopped source was sent to its end.
 	Drained struct{ Digest transport.StreamDigest }
 	// Loaded says that every destination device holds its stream, in STOP.
@@ -127,7 +132,8 @@ type (
 	}
 	// WasReset is the result of Reset.
 	WasReset struct{ Failed bool }
-	// Unrecorded says that the journal did not take the last entry.
+	// Unrecorded says that the journal did not take the last entry, or that
+	// nobody knows whether it did.
 	Unrecorded struct{}
 )
 

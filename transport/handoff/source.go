@@ -56,16 +56,23 @@ func (s Source) Step(ev Event) (Source, []Action) {
 	case SourceResuming:
 		return s.resuming(ev)
 	}
-	return s, nil
+	return s.ended(ev)
 }
 
 func (s Source) idle(ev Event) (Source, []Action) {
-	if _, ok := ev.(Begin); !ok || s.Record != Owner {
+	if s.Record != Owner {
 		return s, nil
 	}
-	s.Phase = SourceHello
-	s, rec := s.record(Open)
-	return s, []Action{rec, SendHello{}}
+	switch ev.(type) {
+	case Begin:
+		s.Phase = SourceHello
+		s, rec := s.record(Open)
+		return s, []Action{rec, SendHello{}}
+	case Interrupt:
+		s.Phase = SourceEnded
+		return s, []Action{Finish{Rolledback}}
+	}
+	return s, nil
 }
 
 // open is the time in which the source may turn back for any reason.
@@ -83,8 +90,11 @@ func (s Source) open(ev Event) (Source, []Action) {
 		return s, nil
 	case *transport.Ready:
 		return s.ready(ev)
-	case *transport.Declined, Lost, Unrecorded:
+	case *transport.Declined, Lost:
 		return s.rollback(nil)
+	case Unrecorded: // no entry takes a right away that OPEN would have left
+		s.Record, s.Phase = Owner, SourceResuming
+		return s, []Action{Resume{}}
 	case Interrupt:
 		return s.rollback(s.abort(transport.CodeCancelled, "cancelled by the source"))
 	case Failed:
@@ -116,15 +126,17 @@ func (s Source) doubt(ev Event) (Source, []Action) {
 		}
 		s.Phase = SourceEnded
 		s, rec := s.record(Done)
-		return s, []Action{rec, Release{}, Send{&transport.Fin{Attempt: s.Attempt}}, Finish{Committed}}
+		return s, []Action{rec, Send{&transport.Fin{Attempt: s.Attempt}}, Release{}, Finish{Committed}}
 	case *transport.Declined:
 		if ev.Journal != s.Peer {
 			return s, nil // a side that lost its journal cannot know
 		}
 		return s.rollback(nil)
-	case *transport.NotStarted, Interrupt, Failed:
+	case *transport.NotStarted, Interrupt, Failed, Unrecorded:
+		// Also where COMMIT was not recorded, and so not sent: whoever reads the
+		// journal may find it and send it, so that only DECLINED ends the doubt.
 		return s, []Action{Send{&transport.Cancel{Attempt: s.Attempt}}}
-	case Lost, Unrecorded:
+	case Lost:
 		s.Phase = SourceEnded
 		return s, []Action{Finish{InDoubt}}
 	}
@@ -132,15 +144,26 @@ func (s Source) doubt(ev Event) (Source, []Action) {
 }
 
 func (s Source) resuming(ev Event) (Source, []Action) {
-	r, ok := ev.(Resumed)
-	if !ok {
-		return s, nil
+	switch ev := ev.(type) {
+	case Unrecorded: // the right to resume does not hang on the entry that notes it
+		return s, []Action{Resume{}}
+	case Resumed:
+		s.Phase = SourceEnded
+		if ev.Failed {
+			return s, []Action{Finish{NeedsReset}}
+		}
+		return s, []Action{Finish{Rolledback}}
 	}
-	s.Phase = SourceEnded
-	if r.Failed {
-		return s, []Action{Finish{NeedsReset}}
+	return s, nil
+}
+
+// ended knows one event: DONE was not recorded. The destination runs all the
+// same; whoever finds COMMIT in the journal asks again and is told so.
+func (s Source) ended(ev Event) (Source, []Action) {
+	if _, ok := ev.(Unrecorded); ok && s.Record == Done {
+		return s, []Action{Finish{Committed}}
 	}
-	return s, []Action{Finish{Rolledback}}
+	return s, nil
 }
 
 func (s Source) abort(code transport.Code, text string) transport.Message {

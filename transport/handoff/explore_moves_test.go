@@ -1,0 +1,301 @@
+package handoff
+
+import "github.com/migpipe/migpipe/transport"
+
+// fromDest and fromSource are the messages that each side may receive.
+func fromDest(t transport.MessageType) bool {
+	switch t {
+	case transport.TypeWelcome, transport.TypeReady, transport.TypeRunning, transport.TypeDeclined, transport.TypeNotStarted:
+		return true
+	}
+	return false
+}
+
+func fromSource(t transport.MessageType) bool {
+	switch t {
+	case transport.TypeCommit, transport.TypeCancel, transport.TypeAbort, transport.TypeFin:
+		return true
+	}
+	return false
+}
+
+// arriving calls f for every message in the network that this side may receive.
+func (w *world) arriving(st state, may func(transport.MessageType) bool, f func(st state, ev int)) {
+	for id := range len(w.messages.vals) {
+		if st.net&(1<<id) != 0 && may(w.messages.vals[id].typ) {
+			f(st, eventMessage+id)
+		}
+	}
+}
+
+func (w *world) sent(st state, m transport.Message) bool { return st.net&(1<<w.message(m)) != 0 }
+
+// any time
+var surprises = []Event{Lost{}, Interrupt{}, Failed{Code: transport.CodeDevice}}
+
+func (w *world) sourceMoves(st state) {
+	w.sourceCrashes(st)
+	if st.s.todo != 0 {
+		w.sourceActs(st)
+		return
+	}
+	if st.s.result != 0 {
+		next := st
+		next.s.result = 0
+		w.sourceTakes(next, int(st.s.result))
+	}
+	w.arriving(st, fromDest, w.sourceTakes)
+	for _, ev := range surprises {
+		w.sourceTakes(st, plain(ev))
+	}
+	w.sourceLives(st)
+}
+
+// sourceLives is what the source's engine does while nothing goes wrong.
+func (w *world) sourceLives(st state) {
+	s := w.sources.vals[st.s.machine]
+	last := w.entries.vals[st.s.log]
+	switch {
+	case s.Phase == SourceIdle:
+		w.sourceTakes(st, plain(Begin{}))
+	case s.Phase == SourceTransfer && st.s.dev == running:
+		st.s.dev = stopped
+		w.visit(st, "S", "stops the guest", 0)
+	case s.Phase == SourceTransfer:
+		st.net |= 1 << w.message(&transport.End{Attempt: s.Attempt}) // stands for the whole stream
+		w.sourceTakes(st, plain(Drained{worldDigest}))
+	case s.Phase == SourceEnded && last.Record == Owner && st.s.dev == running && s.Attempt.Epoch < uint64(w.epochs):
+		st.s.machine = w.sources.id(NewSource(attempt(s.Attempt.Epoch+1), sourceJournal))
+		w.visit(st, "S", "tries again", 0)
+	}
+}
+
+func (w *world) sourceCrashes(st state) {
+	s, actions := w.restartSource(w.entries.vals[st.s.log])
+	st.s.machine, st.s.todo, st.s.result = w.sources.id(s), w.list(actions), 0
+	w.visit(st, "S", "crashes and starts again", 0)
+}
+
+// sourceActs takes the first action of the source's list.
+func (w *world) sourceActs(st state) {
+	a, rest := w.head(st.s.todo)
+	failing := st
+	st.s.todo = rest
+	switch a.kind {
+	case "handoff.Append":
+		w.appends(failing, w.entries.id(a.entry), func(st *state) *side { return &st.s }, w.sourceTakes)
+		st.s.log = w.entries.id(a.entry)
+	case "handoff.Send":
+		w.recorded(st, st.s.log, a.message)
+		st.net |= 1 << a.message
+	case "handoff.SendHello":
+		epoch := w.sources.vals[st.s.machine].Attempt.Epoch
+		st.net |= 1 << w.message(&transport.Hello{Attempt: attempt(epoch)})
+	case "handoff.Resume":
+		w.resumes(st)
+		return
+	case "handoff.Release":
+		if !st.ran {
+			w.violated(st, "I3: the source's copy is released before the destination ran")
+		}
+		st.s.dev = gone
+	case "handoff.Finish":
+		w.sourceFinishes(st, a.outcome)
+	}
+	w.visit(st, "S", a.kind, 0)
+}
+
+// appends makes the states in which the journal refuses: with the entry lost,
+// and with the entry kept.
+func (w *world) appends(st state, entry uint16, of func(*state) *side, takes func(state, int)) {
+	if !w.journalFails {
+		return
+	}
+	of(&st).todo = 0
+	takes(st, plain(Unrecorded{}))
+	of(&st).log = entry
+	takes(st, plain(Unrecorded{}))
+}
+
+func (w *world) resumes(st state) {
+	failing := st
+	failing.s.result = uint8(plain(Resumed{Failed: true}))
+	if st.s.dev == stopped {
+		w.visit(failing, "S", "fails to resume", 0)
+	}
+	if st.ran {
+		w.violated(st, "I2: the source runs after the destination did")
+	}
+	if st.s.dev == gone {
+		w.violated(st, "the source runs devices that it has released")
+	}
+	st.s.dev, st.s.result = running, uint8(plain(Resumed{}))
+	w.visit(st, "S", "resumes", 0)
+}
+
+func (w *world) sourceFinishes(st state, o Outcome) {
+	switch {
+	case o == Committed && !st.ran:
+		w.violated(st, "the source reports committed, and the destination never ran")
+	case o == Rolledback && st.s.dev != running:
+		w.violated(st, "the source reports aborted, and does not run")
+	}
+}
+
+func (w *world) destMoves(st state) {
+	w.destCrashes(st)
+	if st.d.todo != 0 {
+		w.destActs(st)
+		return
+	}
+	if st.d.result != 0 {
+		next := st
+		next.d.result = 0
+		w.destTakes(next, int(st.d.result))
+	}
+	w.arriving(st, fromSource, w.destTakes)
+	for _, ev := range surprises {
+		w.destTakes(st, plain(ev))
+	}
+	w.destLives(st)
+}
+
+func (w *world) destLives(st state) {
+	d := w.dests.vals[st.d.machine]
+	for e := range uint64(w.epochs) {
+		if w.sent(st, &transport.Hello{Attempt: attempt(e + 1)}) {
+			w.destTakes(st, plain(Offered{attempt(e + 1)}))
+			w.destTakes(st, plain(Refused{Attempt: attempt(e + 1)}))
+		}
+	}
+	if d.Phase == DestReceiving && w.sent(st, &transport.End{Attempt: d.Attempt}) {
+		st.d.dev, st.copy = loaded, uint8(d.Attempt.Epoch)
+		w.destTakes(st, plain(Loaded{worldDigest}))
+	}
+}
+
+// destCrashes also loses what is half loaded. A complete copy survives if
+// somebody else holds the devices; then the agent may find it and go on.
+func (w *world) destCrashes(st state) {
+	last := w.entries.vals[st.d.log]
+	if w.amnesia && !st.lost {
+		w.destForgets(st)
+	}
+	st.d.result = 0
+	if last.Record == Ready && st.d.dev == loaded && uint64(st.copy) == last.Attempt.Epoch {
+		d := Dest{Attempt: last.Attempt, Journal: last.Journal, Digest: last.Digest, Record: Ready, Phase: DestReady, MaxEpoch: last.Attempt.Epoch}
+		next := st
+		next.d.machine, next.d.todo = w.dests.id(d), w.list([]Action{Send{d.readyMessage()}})
+		w.visit(next, "D", "crashes and finds its copy", 0)
+	}
+	d, actions := w.restartDest(last)
+	st.d.machine, st.d.todo = w.dests.id(d), w.list(actions)
+	w.visit(st, "D", "crashes and starts again", 0)
+}
+
+// destForgets is a host that comes back with an empty disk.
+func (w *world) destForgets(st state) {
+	st.lost = true
+	st.d = side{machine: w.dests.id(NewDest(otherJournal)), log: w.entries.id(Entry{Journal: otherJournal}), dev: empty}
+	st.copy = 0
+	w.visit(st, "D", "loses its journal", 0)
+}
+
+func (w *world) destActs(st state) {
+	a, rest := w.head(st.d.todo)
+	failing := st
+	st.d.todo = rest
+	d := w.dests.vals[st.d.machine]
+	switch a.kind {
+	case "handoff.Append":
+		w.appends(failing, w.entries.id(a.entry), func(st *state) *side { return &st.d }, w.destTakes)
+		st.d.log = w.entries.id(a.entry)
+	case "handoff.Send":
+		w.recorded(st, st.d.log, a.message)
+		st.net |= 1 << a.message
+	case "handoff.SendWelcome":
+		st.net |= 1 << w.message(&transport.Welcome{Attempt: d.Attempt, Journal: d.Journal})
+	case "handoff.Start":
+		w.starts(st, d)
+		return
+	case "handoff.Reset":
+		w.resets(st)
+		return
+	case "handoff.Finish":
+		w.destFinishes(st, a.outcome)
+	}
+	w.visit(st, "D", a.kind, 0)
+}
+
+// starts tries every end of a start. Devices that run already were started by
+// an earlier incarnation; devices that a failed start has dropped cannot run.
+func (w *world) starts(st state, d Dest) {
+	then := func(st state, what string, ev Event) {
+		st.d.result = uint8(plain(ev))
+		w.visit(st, "D", what, 0)
+	}
+	switch st.d.dev {
+	case running:
+		then(st, "finds its devices running", Started{})
+		return
+	case loaded:
+		then(st, "fails to start, copy kept", NotStarted{Copy: Kept})
+		then(st, "fails to start, perhaps", NotStarted{Copy: Unclear})
+	}
+	if st.d.dev != dropped {
+		ran := w.executes(st, d)
+		then(ran, "starts", Started{})
+		then(ran, "starts, perhaps", NotStarted{Copy: Unclear})
+	}
+	st.d.dev, st.copy = dropped, 0
+	then(st, "fails to start, copy dropped", NotStarted{Copy: Dropped})
+}
+
+// executes holds a start to the invariants.
+func (w *world) executes(st state, d Dest) state {
+	last := w.entries.vals[st.s.log]
+	switch {
+	case st.ran:
+		w.violated(st, "I5: the destination executes twice")
+	case st.d.dev != loaded || uint64(st.copy) != d.Attempt.Epoch:
+		w.violated(st, "I4: the destination runs what is not a complete copy of its attempt")
+	case last.Record != Commit && last.Record != Done || last.Attempt != d.Attempt:
+		w.violated(st, "I5: the destination runs attempt %d, the source's record is %v of %d", d.Attempt.Epoch, last.Record, last.Attempt.Epoch)
+	}
+	st.d.dev, st.ran = running, true
+	return st
+}
+
+func (w *world) resets(st state) {
+	if st.d.dev == running {
+		w.violated(st, "I3: the destination resets what runs")
+	}
+	st.d.dev, st.copy = empty, 0
+	st.d.result = uint8(plain(WasReset{Failed: true}))
+	w.visit(st, "D", "fails to reset", 0)
+	st.d.result = uint8(plain(WasReset{}))
+	w.visit(st, "D", "resets", 0)
+}
+
+func (w *world) destFinishes(st state, o Outcome) {
+	switch {
+	case o == Committed && st.d.dev != running:
+		w.violated(st, "the destination reports committed, and does not run")
+	case o == Rolledback && (st.d.dev == running || st.d.dev == loaded):
+		w.violated(st, "the destination reports aborted, and holds a copy")
+	}
+}
+
+// recorded holds a message to rule R1: what it announces is in the journal.
+func (w *world) recorded(st state, log, message uint16) {
+	m, last := w.messages.vals[message], w.entries.vals[log]
+	want := map[transport.MessageType]Record{
+		transport.TypeReady: Ready, transport.TypeCommit: Commit, transport.TypeRunning: Accept,
+		transport.TypeDeclined: Aborted, transport.TypeNotStarted: Ready, transport.TypeAbort: Owner, transport.TypeFin: Done,
+	}
+	record, ok := want[m.typ]
+	older := m.typ == transport.TypeDeclined && last.Attempt.Epoch > m.epoch // OPEN of a newer attempt rules it out
+	if ok && !older && (last.Record != record || last.Attempt.Epoch != m.epoch) && !w.looseRecords {
+		w.violated(st, "R1: %v of attempt %d is sent, the journal says %v of %d", m.typ, m.epoch, last.Record, last.Attempt.Epoch)
+	}
+}

@@ -1,0 +1,220 @@
+package handoff
+
+import (
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/migpipe/migpipe/transport"
+)
+
+// mistakes are wrong machines, and wrong recoveries, each of which somebody has
+// shipped or might. An exploration that did not find them would be worth nothing.
+var mistakes = []struct {
+	name           string
+	epochs         int
+	fails, amnesia bool
+	plant          func(w *world)
+}{
+	{"resume when the connection is lost after COMMIT", 1, false, false, func(w *world) {
+		w.source = func(s Source, ev Event) (Source, []Action) {
+			if s.Phase == SourceDoubt && ev == (Lost{}) {
+				return s.rollback(nil)
+			}
+			return s.Step(ev)
+		}
+	}},
+	{"cancel after COMMIT without asking", 1, false, false, func(w *world) {
+		w.source = func(s Source, ev Event) (Source, []Action) {
+			if s.Phase == SourceDoubt && ev == (Interrupt{}) {
+				return s.rollback(s.abort(transport.CodeCancelled, ""))
+			}
+			return s.Step(ev)
+		}
+	}},
+	{"COMMIT is sent before it is recorded", 1, false, false, func(w *world) {
+		w.source = func(s Source, ev Event) (Source, []Action) {
+			next, actions := s.Step(ev)
+			if next.Phase == SourceDoubt && s.Phase == SourceWaiting {
+				slices.Reverse(actions)
+			}
+			return next, actions
+		}
+	}},
+	{"the COMMIT record is not heeded at a restart", 1, false, false, func(w *world) {
+		w.restartSource = func(last Entry) (Source, []Action) {
+			if last.Record == Commit {
+				last.Record = Open
+			}
+			return restartSource(last)
+		}
+	}},
+	{"resume when COMMIT could not be recorded", 1, true, false, func(w *world) {
+		w.source = func(s Source, ev Event) (Source, []Action) {
+			if s.Phase == SourceDoubt && ev == (Unrecorded{}) {
+				s.Phase = SourceResuming
+				return s, []Action{Resume{}}
+			}
+			return s.Step(ev)
+		}
+	}},
+	{"release the source on COMMIT", 1, false, false, func(w *world) {
+		w.source = func(s Source, ev Event) (Source, []Action) {
+			next, actions := s.Step(ev)
+			if next.Phase == SourceDoubt && s.Phase == SourceWaiting {
+				actions = append(actions, Release{})
+			}
+			return next, actions
+		}
+	}},
+	{"believe DECLINED from another journal", 1, false, true, func(w *world) {
+		w.source = func(s Source, ev Event) (Source, []Action) {
+			if m, ok := ev.(*transport.Declined); ok && s.Phase == SourceDoubt && m.Attempt == s.Attempt {
+				return s.rollback(nil)
+			}
+			return s.Step(ev)
+		}
+	}},
+	{"start without COMMIT when the source is silent", 1, false, false, func(w *world) {
+		w.dest = func(d Dest, ev Event) (Dest, []Action) {
+			if d.Phase == DestReady && ev == (Lost{}) {
+				d.Phase = DestStarting
+				d, rec := d.record(Accept)
+				return d, []Action{rec, Start{}}
+			}
+			return d.Step(ev)
+		}
+	}},
+	{"accept after an abort", 1, false, false, func(w *world) {
+		w.dest = func(d Dest, ev Event) (Dest, []Action) {
+			if m, ok := ev.(*transport.Commit); ok && d.Record == Aborted && m.Attempt == d.Attempt {
+				d.Phase = DestStarting
+				d, rec := d.record(Accept)
+				return d, []Action{rec, Start{}}
+			}
+			return d.Step(ev)
+		}
+	}},
+	{"READY before everything is loaded", 1, false, false, func(w *world) {
+		w.dest = func(d Dest, ev Event) (Dest, []Action) {
+			next, actions := d.Step(ev)
+			if next.Phase == DestReceiving && d.Phase == DestIdle {
+				next, more := next.Step(Loaded{worldDigest})
+				return next, append(actions, more...)
+			}
+			return next, actions
+		}
+	}},
+	{"take messages of any attempt for the present one", 2, false, false, func(w *world) {
+		w.dest = func(d Dest, ev Event) (Dest, []Action) {
+			if m, ok := ev.(*transport.Commit); ok {
+				ev = &transport.Commit{Attempt: d.Attempt, Journal: m.Journal, Digest: m.Digest}
+			}
+			return d.Step(ev)
+		}
+	}},
+	{"the source takes answers of any attempt for the present one", 2, false, false, func(w *world) {
+		w.source = func(s Source, ev Event) (Source, []Action) {
+			if m, ok := ev.(*transport.Declined); ok {
+				ev = &transport.Declined{Attempt: s.Attempt, Journal: m.Journal}
+			}
+			return s.Step(ev)
+		}
+	}},
+	{"open an attempt again that was aborted", 1, false, false, func(w *world) {
+		w.dest = func(d Dest, ev Event) (Dest, []Action) {
+			if _, ok := ev.(Offered); ok && d.Phase == DestIdle {
+				d.MaxEpoch = 0
+			}
+			return d.Step(ev)
+		}
+	}},
+	{"ACCEPT is not recorded", 1, false, false, func(w *world) {
+		w.dest = func(d Dest, ev Event) (Dest, []Action) {
+			next, actions := d.Step(ev)
+			return next, slices.DeleteFunc(actions, func(a Action) bool {
+				rec, ok := a.(Append)
+				return ok && rec.Entry.Record == Accept
+			})
+		}
+	}},
+	{"start although ACCEPT could not be recorded", 1, true, false, func(w *world) {
+		w.dest = func(d Dest, ev Event) (Dest, []Action) {
+			if d.Phase == DestStarting && ev == (Unrecorded{}) {
+				return d, []Action{Start{}}
+			}
+			return d.Step(ev)
+		}
+	}},
+	{"undo although ACCEPT may be recorded", 1, true, false, func(w *world) {
+		w.dest = func(d Dest, ev Event) (Dest, []Action) {
+			if d.Phase == DestStarting && ev == (Unrecorded{}) {
+				d.Phase = DestResetting
+				return d, []Action{Reset{}}
+			}
+			return d.Step(ev)
+		}
+	}},
+	{"DECLINED before the abort is recorded", 1, false, false, func(w *world) {
+		w.dest = func(d Dest, ev Event) (Dest, []Action) {
+			next, actions := d.Step(ev)
+			if next.Phase == DestResetting && len(actions) == 3 {
+				actions[0], actions[1] = actions[1], actions[0]
+			}
+			return next, actions
+		}
+	}},
+	{"RUNNING before the start", 1, false, false, func(w *world) {
+		w.dest = func(d Dest, ev Event) (Dest, []Action) {
+			next, actions := d.Step(ev)
+			if next.Phase == DestStarting && d.Phase == DestReady {
+				actions = slices.Insert(actions, 1, Action(Send{d.runningMessage()}))
+			}
+			return next, actions
+		}
+	}},
+	{"CANCEL undoes what was accepted", 1, false, false, func(w *world) {
+		w.dest = func(d Dest, ev Event) (Dest, []Action) {
+			if m, ok := ev.(*transport.Cancel); ok && d.Phase == DestStarting && m.Attempt == d.Attempt {
+				return d.decline(transport.CodeCancelled, "", 0, "")
+			}
+			return d.Step(ev)
+		}
+	}},
+	{"a failed start is forgotten", 1, false, false, func(w *world) {
+		w.dest = func(d Dest, ev Event) (Dest, []Action) {
+			if n, ok := ev.(NotStarted); ok && n.Copy == Unclear && d.Phase == DestStarting {
+				return d.decline(transport.CodeStart, "", 0, "")
+			}
+			return d.Step(ev)
+		}
+	}},
+	{"the ACCEPT record is not heeded at a restart", 1, false, false, func(w *world) {
+		w.restartDest = func(last Entry) (Dest, []Action) {
+			if last.Record == Accept {
+				last.Record = Open
+			}
+			return restartDest(last)
+		}
+	}},
+}
+
+func TestExploreFindsMistakes(t *testing.T) {
+	for _, m := range mistakes {
+		t.Run(m.name, func(t *testing.T) {
+			t.Parallel()
+			unlessSlow(t, m.epochs)
+			w := newWorld(m.epochs)
+			w.journalFails, w.amnesia = m.fails, m.amnesia
+			// Rule R1 alone would find some; the devices have to show them all.
+			w.looseRecords = true
+			m.plant(w)
+			err := w.explore()
+			if err == nil {
+				t.Fatalf("not found in %d states", len(w.queue))
+			}
+			what, _, _ := strings.Cut(err.Error(), "\n")
+			t.Logf("found in %d states: %s", len(w.queue), what)
+		})
+	}
+}
