@@ -19,10 +19,14 @@ say() { echo "build.sh: $*" >&2; }
 die() { say "$*"; exit 1; }
 
 # Out-of-tree mtty wants headers of exactly the running kernel, so one version
-# is picked for source, image and headers: the newest source apt knows of.
+# is picked for source, image and headers: the newest source apt knows of. apt
+# takes its time, so that its answer is kept until its lists change.
 pick_version() {
-	apt-cache madison "linux-source-$series" 2>/dev/null |
-		awk '/deb12|bpo12/ { print $3; exit }'
+	if [[ ! -s $cache/version || ! $cache/version -nt /var/lib/apt/lists ]]; then
+		apt-cache madison "linux-source-$series" 2>/dev/null |
+			awk '/deb12/ && !n++ { print $3 }' >"$cache/version"
+	fi
+	cat "$cache/version"
 }
 
 # The recipe is every file that decides what a kernel becomes.
