@@ -2,10 +2,20 @@ package reader
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
 
 	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/transport/handoff"
 	"github.com/migpipe/migpipe/transport/report"
+	"github.com/migpipe/migpipe/vfio"
 )
+
+// tick is how often progress is told and time-driven decisions are looked at.
+const tick = 100 * time.Millisecond
 
 // Send migrates the sources to the peer that dialer reaches, as one set: all
 // of them run there in the end, or none. It returns when every goroutine that
@@ -13,7 +23,446 @@ import (
 //
 // The report's Outcome says what may be done now; the error is nil exactly for
 // handoff.Committed and is a *transport.Fault where the cause has a place.
-// Cancelling ctx before COMMIT takes the devices back to RUNNING.
+// Cancelling ctx before COMMIT takes the devices back to RUNNING; after it the
+// destination is asked to give the devices back.
 func Send(ctx context.Context, dialer transport.Dialer, sources []Source, opts *Options) (report.Report, error) {
-	panic("engine is being written")
+	o, err := opts.withDefaults()
+	if err == nil {
+		err = checkSources(sources)
+	}
+	if err != nil {
+		return report.Report{Outcome: handoff.Rolledback}, err
+	}
+	e, err := newEngine(o, dialer, sources)
+	if err != nil {
+		return report.Report{Outcome: handoff.Rolledback}, err
+	}
+	defer e.close()
+	if err := e.connect(ctx); err != nil {
+		return e.unreachable(err)
+	}
+	e.loop(ctx)
+	return e.result()
+}
+
+// engine starts the goroutines, carries events to the two machines (plan and
+// owner) and does what they say. It decides nothing itself.
+type engine struct {
+	opts    Options
+	dialer  transport.Dialer
+	sources []Source
+	offer   *transport.Hello
+
+	plan    plan
+	owner   handoff.Source
+	fleet   *fleet
+	arena   *transport.Arena
+	control *transport.Control
+	lanes   []transport.Lane
+	queue   chan *transport.Chunk
+	credits []*credit
+	drains  []*drain // nil until the device's session is open
+	sizes   []uint64 // estimates of STOP_COPY at the start
+	wire    []atomic.Uint64
+	applied []uint64 // as acknowledged
+	ends    []transport.End
+	pending []vfio.Pending
+	// precopied is how much of each stream was read before the guest was paused.
+	precopied []uint64
+
+	events chan any
+	quit   chan struct{} // closed when nobody takes events any more
+
+	work     context.Context // ends when the streams are abandoned
+	stopWork context.CancelFunc
+	draining sync.WaitGroup // drains: stopped by the stream's end or stopWork
+	sending  sync.WaitGroup // lane senders: stopped by closing queue
+	others   sync.WaitGroup // control reader: by the control lane's end; transitions: end by themselves
+
+	begun atomic.Int64 // when the first byte was read, in ns after clock.start; 0 if none was
+	clock clock
+	fault *transport.Fault
+	out   report.Report
+	done  bool
+
+	queueClosed bool
+}
+
+// clock holds when the stages of the switchover began.
+type clock struct {
+	start, paused, stopped, drained, ready, running time.Time
+	startTook                                       time.Duration
+}
+
+func newEngine(o Options, dialer transport.Dialer, sources []Source) (*engine, error) {
+	// Each lane holds one chunk for what it encodes; each device needs one to read into.
+	arena, err := transport.NewArena(o.Memory, o.ChunkSize, o.Lanes+len(sources)+1)
+	if err != nil {
+		return nil, err
+	}
+	n := len(sources)
+	features := make([]vfio.Features, n)
+	for i, s := range sources {
+		features[i] = s.Device.Features()
+	}
+	e := &engine{
+		opts: o, dialer: dialer, sources: sources, arena: arena,
+		offer: hello(o, sources),
+		plan:  newPlan(limits{o.DowntimeLimit, o.MaxPrecopy, o.MaxRounds}, features),
+		owner: handoff.NewSource(o.Attempt, o.Journal.ID()),
+		fleet: &fleet{sources: sources, streams: make([]vfio.Stream, n), each: parallel},
+		queue: make(chan *transport.Chunk, arena.Count()),
+		wire:  make([]atomic.Uint64, n), applied: make([]uint64, n), ends: make([]transport.End, n),
+		drains: make([]*drain, n), pending: make([]vfio.Pending, n), sizes: make([]uint64, n),
+		precopied: make([]uint64, n),
+		events:    make(chan any, 16), quit: make(chan struct{}),
+	}
+	for i := range n {
+		e.credits = append(e.credits, newCredit())
+		e.sizes[i] = e.offer.Devices[i].Estimate
+	}
+	e.work, e.stopWork = context.WithCancel(context.Background())
+	e.clock.start = time.Now()
+	e.out = report.Report{Attempt: o.Attempt}
+	return e, nil
+}
+
+// connect opens the control lane.
+func (e *engine) connect(ctx context.Context) error {
+	e.tell(report.Event{Kind: report.Phase, Phase: report.Connect})
+	ctx, cancel := context.WithTimeout(ctx, transport.WelcomeTimeout)
+	defer cancel()
+	lane, err := e.dialer.Dial(ctx)
+	if err != nil {
+		return err
+	}
+	err = transport.WritePreamble(lane, transport.Preamble{Kind: transport.LaneControl, Mig: e.opts.Attempt.Mig, Epoch: e.opts.Attempt.Epoch})
+	if err != nil {
+		lane.Close()
+		return err
+	}
+	e.control = transport.NewControl(lane)
+	return nil
+}
+
+func (e *engine) unreachable(err error) (report.Report, error) {
+	e.out.Outcome = handoff.Rolledback
+	e.finishReport()
+	return e.out, &transport.Fault{Code: transport.CodeOf(err), Err: fmt.Errorf("reader: connect: %w", err)}
+}
+
+// loop takes events until the hand-off says that it is over, then stops and
+// joins everything.
+func (e *engine) loop(ctx context.Context) {
+	e.others.Go(e.receive)
+	ticker := time.NewTicker(tick)
+	defer ticker.Stop()
+	welcome := time.NewTimer(transport.WelcomeTimeout)
+	defer welcome.Stop()
+	e.own(handoff.Begin{})
+	cancelled := ctx.Done()
+	for !e.done {
+		select {
+		case ev := <-e.events:
+			e.handle(ev)
+		case <-ticker.C:
+			e.onTick()
+		case <-welcome.C:
+			e.noWelcome()
+		case <-cancelled:
+			cancelled = nil
+			e.fail(&transport.Fault{Code: transport.CodeCancelled, Err: context.Cause(ctx)}, handoff.Interrupt{})
+		}
+	}
+	close(e.quit)
+	e.abandon()
+	e.draining.Wait()
+	e.fleet.closeStreams()
+	e.closeQueue()
+	e.sending.Wait()
+	closeLanes(e.lanes)
+	transport.HangUp(e.control.Lane(), e.others.Wait)
+}
+
+// abandon wakes everything that waits for a stream or a lane.
+func (e *engine) abandon() {
+	e.stopWork()
+	for _, l := range e.lanes {
+		l.SetDeadline(time.Unix(1, 0))
+	}
+}
+
+// closeQueue ends the senders. Only drains put chunks there, and they have
+// ended; without senders, what they left behind is released here.
+func (e *engine) closeQueue() {
+	if e.queueClosed {
+		return
+	}
+	e.queueClosed = true
+	close(e.queue)
+	if len(e.lanes) > 0 {
+		return
+	}
+	for c := range e.queue {
+		c.Release()
+	}
+}
+
+// resume takes the devices back; leaving the saving states is what wakes a
+// drain that is blocked in its device.
+func (e *engine) resume() {
+	e.tell(report.Event{Kind: report.Phase, Phase: report.Rollback})
+	e.abandon()
+	wasPaused := !e.clock.paused.IsZero()
+	e.others.Go(func() {
+		err := e.fleet.resume()
+		if err == nil && wasPaused && e.opts.ResumeGuest != nil {
+			err = e.opts.ResumeGuest(context.Background())
+		}
+		e.post(resumed{err})
+	})
+}
+
+// receive hands the destination's messages to the loop. It ends with the
+// control lane.
+func (e *engine) receive() {
+	for {
+		m, err := e.control.Receive()
+		if err != nil {
+			e.post(controlLost{err})
+			return
+		}
+		e.post(m)
+	}
+}
+
+// close gives back what newEngine took.
+func (e *engine) close() {
+	e.stopWork()
+	if err := e.arena.Close(); err != nil {
+		panic(err)
+	}
+}
+
+// parallel runs do for 0 to n-1 at once and joins them.
+func parallel(n int, do func(i int) error) error {
+	errs := make([]error, n)
+	var wg sync.WaitGroup
+	for i := range n {
+		wg.Go(func() { errs[i] = do(i) })
+	}
+	wg.Wait()
+	return errors.Join(errs...)
+}
+
+// post hands an event to the loop, or drops it when the loop has ended.
+func (e *engine) post(ev any) {
+	select {
+	case e.events <- ev:
+	case <-e.quit:
+	}
+}
+
+// Events of the engine's own goroutines.
+type (
+	controlLost struct{ err error }
+	lanesOpen   struct {
+		lanes []transport.Lane
+		err   error
+	}
+	moved       struct{ err error } // a transition of the plan
+	guestPaused struct{ err error }
+	resumed     struct{ err error }
+)
+
+// handle sends an event where it belongs.
+func (e *engine) handle(ev any) {
+	switch ev := ev.(type) {
+	case transport.Message:
+		e.message(ev)
+	case controlLost:
+		e.fail(&transport.Fault{Code: transport.CodeOf(ev.err), Err: ev.err}, handoff.Lost{})
+	case laneFailed:
+		e.failed(&transport.Fault{Code: transport.CodeOf(ev.err), Err: fmt.Errorf("data lane: %w", ev.err)})
+	case lanesOpen:
+		e.lanesOpened(ev)
+	case moved:
+		e.moved(ev)
+	case guestPaused:
+		e.guestPaused(ev.err)
+	case wasIdle:
+		e.pending[ev.device] = ev.pending
+		e.advance(ev)
+	case drainEnded:
+		e.ends[ev.device] = ev.end
+		e.advance(ended{ev.device})
+	case drainFailed:
+		e.failed(e.fleet.fault(&deviceError{ev.device, ev.err}, func(int) uint64 { return ev.offset }))
+	case resumed:
+		e.resumed(ev.err)
+	}
+}
+
+// openLanes dials the data lanes; it ends by itself, within WelcomeTimeout.
+func (e *engine) openLanes(n int) {
+	ctx, cancel := context.WithTimeout(e.work, transport.WelcomeTimeout)
+	defer cancel()
+	lanes := make([]transport.Lane, n)
+	err := parallel(n, func(i int) (err error) {
+		if lanes[i], err = e.dialer.Dial(ctx); err != nil {
+			return err
+		}
+		return transport.WritePreamble(lanes[i], transport.Preamble{Kind: transport.LaneData, Index: uint16(i), Mig: e.opts.Attempt.Mig, Epoch: e.opts.Attempt.Epoch})
+	})
+	select {
+	case e.events <- lanesOpen{lanes, err}:
+	case <-e.quit:
+		closeLanes(lanes)
+	}
+}
+
+func (e *engine) lanesOpened(ev lanesOpen) {
+	if ev.err != nil || e.owner.Phase != handoff.SourceTransfer {
+		closeLanes(ev.lanes)
+		if ev.err != nil {
+			e.failed(&transport.Fault{Code: transport.CodeOf(ev.err), Err: fmt.Errorf("open data lanes: %w", ev.err)})
+		}
+		return
+	}
+	e.lanes = ev.lanes
+	for _, lane := range e.lanes {
+		spare, err := e.arena.TryGet()
+		if err != nil {
+			panic("reader: the arena has fewer chunks than lanes")
+		}
+		s := &sender{lane: lane, queue: e.queue, spare: spare, codec: e.opts.Codec, wire: e.wire}
+		e.sending.Go(func() {
+			if err := s.run(); err != nil {
+				e.post(laneFailed{err})
+			}
+		})
+	}
+	e.advance(connected{})
+}
+
+func closeLanes(lanes []transport.Lane) {
+	for _, l := range lanes {
+		if l != nil {
+			l.Close()
+		}
+	}
+}
+
+// advance steps the plan and does what it says.
+func (e *engine) advance(ev any) {
+	if e.owner.Phase != handoff.SourceTransfer {
+		return
+	}
+	for _, a := range e.plan.step(time.Since(e.clock.start), ev) {
+		switch a := a.(type) {
+		case enter:
+			e.enter(a)
+		case pause:
+			e.pause()
+		case endStream:
+			end := e.ends[a.device]
+			end.Attempt = e.opts.Attempt
+			e.control.Send(&end)
+		case allDrained:
+			e.allDrained()
+		}
+	}
+}
+
+// enter starts a transition; it ends by itself, when the drivers are done.
+func (e *engine) enter(a enter) {
+	e.others.Go(func() { e.post(moved{e.fleet.enter(a.moves)}) })
+}
+
+func (e *engine) moved(ev moved) {
+	if ev.err != nil {
+		e.failed(e.fleet.fault(ev.err, e.drainedBytes))
+	}
+	if e.owner.Phase != handoff.SourceTransfer {
+		return
+	}
+	e.startDrains()
+	e.advance(reached{})
+	switch e.plan.phase {
+	case precopying:
+		e.tell(report.Event{Kind: report.Phase, Phase: report.PreCopy})
+	case draining:
+		e.stopped()
+	}
+}
+
+// stopped lets the drains take the end of the stream for what it is.
+func (e *engine) stopped() {
+	e.clock.stopped = time.Now()
+	for _, d := range e.drains {
+		close(d.final)
+	}
+	e.tell(report.Event{Kind: report.Phase, Phase: report.StopCopy})
+	e.estimate()
+}
+
+// startDrains starts one drain for each session that has none yet.
+func (e *engine) startDrains() {
+	for i, s := range e.sources {
+		stream := e.fleet.stream(i)
+		if stream == nil || e.drains[i] != nil {
+			continue
+		}
+		d := &drain{
+			device: i, name: s.Name, dev: s.Device, stream: stream, credit: e.credits[i], arena: e.arena,
+			limit: e.opts.ChunkSize, out: e.queue, post: e.post, final: make(chan struct{}),
+			digest: transport.NewDigest(), start: e.clock.start, begun: &e.begun,
+		}
+		d.size.Store(e.sizes[i])
+		e.drains[i] = d
+		e.draining.Go(func() { d.run(e.work) })
+	}
+}
+
+// pause stops the guest, and keeps the drains from asking for more dirty data.
+func (e *engine) pause() {
+	e.clock.paused = time.Now()
+	e.tell(report.Event{Kind: report.Phase, Phase: report.Stop, Text: e.plan.because})
+	for _, d := range e.drains {
+		if d != nil {
+			d.quiet.Store(true)
+			e.precopied[d.device] = d.read.Load()
+		}
+	}
+	if e.opts.PauseGuest == nil {
+		e.guestPaused(nil)
+		return
+	}
+	e.others.Go(func() { e.post(guestPaused{e.opts.PauseGuest(e.work)}) })
+}
+
+func (e *engine) guestPaused(err error) {
+	if err != nil {
+		e.failed(&transport.Fault{Code: transport.CodeDevice, Err: fmt.Errorf("pause the guest: %w", err)})
+		return
+	}
+	e.advance(paused{})
+}
+
+func (e *engine) allDrained() {
+	e.clock.drained = time.Now()
+	e.draining.Wait() // each has said that it ended
+	e.closeQueue()
+	digests := make([]transport.StreamDigest, len(e.ends))
+	for i, end := range e.ends {
+		digests[i] = end.Digest
+	}
+	e.own(handoff.Drained{Digest: transport.SetDigest(digests)})
+}
+
+func (e *engine) drainedBytes(device int) uint64 {
+	if d := e.drains[device]; d != nil {
+		return d.read.Load()
+	}
+	return 0
 }

@@ -85,7 +85,10 @@ func ParseChunkHead(b []byte) (ChunkHead, error) {
 	if b[0]&0x0f != frameChunk || b[0]>>4 > flagUnchecked {
 		return ChunkHead{}, fmt.Errorf("%w: data frame type %#02x is unknown", ErrProtocol, b[0])
 	}
-	return h, h.check()
+	if err := h.check(); err != nil {
+		return ChunkHead{}, err
+	}
+	return h, nil
 }
 
 func (h *ChunkHead) check() error {
@@ -96,6 +99,8 @@ func (h *ChunkHead) check() error {
 		return fmt.Errorf("%w: chunk at offset %d, limit %d", ErrProtocol, h.Offset, uint64(MaxStream))
 	case h.Codec == codec.IDRaw && h.WireLen != h.RawLen:
 		return fmt.Errorf("%w: raw chunk of %d bytes with %d on the wire", ErrProtocol, h.RawLen, h.WireLen)
+	case h.Codec == codec.IDZero && h.WireLen != 0:
+		return fmt.Errorf("%w: zero chunk with %d bytes on the wire", ErrProtocol, h.WireLen)
 	case h.Codec != codec.IDRaw && h.WireLen >= h.RawLen:
 		return fmt.Errorf("%w: chunk of %d bytes encoded by %v to %d", ErrProtocol, h.RawLen, h.Codec, h.WireLen)
 	case h.Unchecked && (h.Codec != codec.IDRaw || h.Digest != 0):
@@ -228,16 +233,16 @@ func (c *Chunk) readWire(r io.Reader, scratch *Chunk) error {
 		_, err := io.ReadFull(r, c.raw())
 		return noEOF(err)
 	}
-	wire := scratch.buf[chunkHeadLen:][:c.WireLen]
-	if _, err := io.ReadFull(r, wire); err != nil {
-		return noEOF(err)
+	if c.Codec == codec.IDZero {
+		return nil // there is no payload, and raw reads it from zeros
 	}
 	cd, err := codec.ByID(c.Codec)
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrProtocol, err)
 	}
-	if c.Codec == codec.IDZero {
-		return nil // raw reads them from zeros
+	wire := scratch.buf[chunkHeadLen:][:c.WireLen]
+	if _, err := io.ReadFull(r, wire); err != nil {
+		return noEOF(err)
 	}
 	if err := cd.Decode(c.raw(), wire); err != nil {
 		return fmt.Errorf("%w: chunk %d at offset %d: %w", ErrCorrupt, c.Seq, c.Offset, err)

@@ -1,9 +1,11 @@
 package transport
 
 import (
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/fxamacker/cbor/v2"
 )
@@ -42,6 +44,10 @@ func AppendMessage(dst []byte, m Message) ([]byte, error) {
 }
 
 func decodeMessage(t MessageType, body []byte) (Message, error) {
+	const cborMap = 5 // major type; null and undefined would decode to nothing at all
+	if len(body) == 0 || body[0]>>5 != cborMap {
+		return nil, fmt.Errorf("%w: %v is no map", ErrProtocol, t)
+	}
 	m := messageTypes[t].make()
 	if err := decMode.Unmarshal(body, m); err != nil {
 		return nil, fmt.Errorf("%w: %v: %w", ErrProtocol, t, err)
@@ -99,3 +105,26 @@ func (c *Control) Receive() (Message, error) {
 
 // Lane is the lane underneath.
 func (c *Control) Lane() Lane { return c.lane }
+
+// lingerTime bounds the wait for the peer to take the last message and to end
+// its side.
+const lingerTime = time.Second
+
+// HangUp ends a control lane so that the last message sent still arrives: it
+// says that nothing more comes, gives the peer a moment to do the same, and
+// closes. join must return when the goroutine that calls Receive has ended.
+func HangUp(lane Lane, join func()) {
+	lane.CloseWrite()
+	lane.SetDeadline(time.Now().Add(lingerTime))
+	join()
+	lane.Close()
+}
+
+// SetDigest sums up the digests of all devices, in HELLO's order.
+func SetDigest(digests []StreamDigest) StreamDigest {
+	sum := sha256.New()
+	for _, d := range digests {
+		sum.Write(d[:])
+	}
+	return StreamDigest(sum.Sum(nil))
+}

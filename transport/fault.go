@@ -71,10 +71,6 @@ func (f *Fault) Error() string {
 // Unwrap gives the cause.
 func (f *Fault) Unwrap() error { return f.Err }
 
-// ErrAuth says that the peer is not who it should be, or did not want this
-// side. Whatever a carrier finds wrong with an identity wraps it.
-var ErrAuth = errors.New("authentication failed")
-
 // CodeOf finds the reason in an error that a carrier or this package gave.
 func CodeOf(err error) Code {
 	var f *Fault

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -89,7 +90,7 @@ func quicConfig(windows *windowBudget) *quic.Config {
 	}
 }
 
-// resolveUDP honours ctx, which net.ResolveUDPAddr does not.
+// resolveUDP does as net.ResolveUDPAddr, which prefers IPv4 too, but honours ctx.
 func resolveUDP(ctx context.Context, addr string) (netip.AddrPort, error) {
 	host, service, err := net.SplitHostPort(addr)
 	if err != nil {
@@ -103,7 +104,8 @@ func resolveUDP(ctx context.Context, addr string) (netip.AddrPort, error) {
 	if err != nil {
 		return netip.AddrPort{}, err
 	}
-	return netip.AddrPortFrom(ips[0].Unmap(), uint16(port)), nil
+	first := max(0, slices.IndexFunc(ips, func(ip netip.Addr) bool { return ip.Unmap().Is4() }))
+	return netip.AddrPortFrom(ips[first].Unmap(), uint16(port)), nil
 }
 
 // unspecified is "any address" of the family of ip.

@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -208,21 +209,83 @@ func TestQUICOneStream(t *testing.T) {
 	}
 }
 
+func TestQUICOverIPv6(t *testing.T) {
+	p := newQUICPair(t)
+	probe, err := net.ListenPacket("udp6", "[::1]:0")
+	if err != nil {
+		t.Skip("no IPv6 loopback: ", err)
+	}
+	probe.Close()
+	p.listen(t, "[::1]:0", p.sender.ID())
+	p.dial(t)
+	p.accept(t)
+}
+
+func TestQUICByName(t *testing.T) {
+	p := newQUICPair(t)
+	_, port, err := net.SplitHostPort(p.dialer.Addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.dialer.Addr = net.JoinHostPort("localhost", port)
+	p.dial(t)
+	p.accept(t)
+}
+
+// retries counts the Retry packets (RFC 9000, section 17.2.5) that a socket
+// receives.
+type retries struct {
+	net.PacketConn
+	n atomic.Int64
+}
+
+func (r *retries) ReadFrom(p []byte) (int, net.Addr, error) {
+	n, addr, err := r.PacketConn.ReadFrom(p)
+	if n > 0 && p[0]&0xf0 == 0xf0 {
+		r.n.Add(1)
+	}
+	return n, addr, err
+}
+
+// retriesOf dials once more and says how often the address had to be proved.
+func (p *quicPair) retriesOf(t *testing.T, config *tls.Config) int64 {
+	t.Helper()
+	socket, err := net.ListenPacket("udp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer socket.Close()
+	r := &retries{PacketConn: socket}
+	transport := &quic.Transport{Conn: r}
+	defer transport.Close()
+	conn, err := transport.Dial(t.Context(), p.listener.Addr(), config, quicConfig(&windowBudget{}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn.CloseWithError(0, "")
+	return r.n.Load()
+}
+
 // Connections that say nothing neither keep others out nor stay.
 func TestQUICHalfOpen(t *testing.T) {
 	p := newQUICPair(t)
 	config := testTLS(t, p.sender, RoleSend, p.receiver)
+	if n := p.retriesOf(t, config); n != 0 {
+		t.Errorf("the first connection took %d Retries", n)
+	}
+	waitUntil(t, time.Second, func() bool { return p.listener.halfOpen.Load() == 0 })
 	for i := range MaxHalfOpen {
-		if i == RetryHalfOpen+2 { // beyond here only after a Retry
+		if i == RetryHalfOpen {
+			if n := p.retriesOf(t, config); n != 1 {
+				t.Errorf("connection %d took %d Retries, want 1", i, n)
+			}
+			waitUntil(t, time.Second, func() bool { return p.listener.halfOpen.Load() == RetryHalfOpen })
 			p.dial(t)
 			p.accept(t)
 		}
 		if _, err := p.raw(t, config); err != nil {
 			t.Fatalf("connection %d: %v", i, err)
 		}
-	}
-	if !p.listener.mustProveAddress(nil) {
-		t.Error("addresses are not verified")
 	}
 	if _, err := p.raw(t, config); !errors.Is(err, &quic.TransportError{Remote: true, ErrorCode: quic.ConnectionRefused}) {
 		t.Errorf("connection above MaxHalfOpen: %v, want it refused", err)

@@ -26,6 +26,19 @@ func NewMigID() (id MigID) {
 // String is the id in hexadecimal.
 func (id MigID) String() string { return hex.EncodeToString(id[:]) }
 
+// UnmarshalBinary refuses what has another length.
+func (id *MigID) UnmarshalBinary(b []byte) error { return exactly(id[:], b) }
+
+// exactly copies src to dst. Left to itself the decoder would cut ids and
+// digests that are too long, and fill up short ones with zeros.
+func exactly(dst, src []byte) error {
+	if len(src) != len(dst) {
+		return fmt.Errorf("%d bytes, want %d", len(src), len(dst))
+	}
+	copy(dst, src)
+	return nil
+}
+
 // JournalID names a journal file; it is drawn when the file is made, so that a
 // side that lost its journal is told from one that kept it.
 type JournalID [16]byte
@@ -39,12 +52,18 @@ func NewJournalID() (id JournalID) {
 // String is the id in hexadecimal.
 func (id JournalID) String() string { return hex.EncodeToString(id[:]) }
 
+// UnmarshalBinary refuses what has another length.
+func (id *JournalID) UnmarshalBinary(b []byte) error { return exactly(id[:], b) }
+
 // StreamDigest is the digest of a device's whole stream (see Digest) or, in
 // COMMIT, of all of them.
 type StreamDigest [32]byte
 
 // String is the digest in hexadecimal.
 func (d StreamDigest) String() string { return hex.EncodeToString(d[:]) }
+
+// UnmarshalBinary refuses what has another length.
+func (d *StreamDigest) UnmarshalBinary(b []byte) error { return exactly(d[:], b) }
 
 // LaneKind says what a lane is for.
 type LaneKind uint8
@@ -63,7 +82,12 @@ type Preamble struct {
 	Epoch uint64
 }
 
-const preambleLen = 40
+const preambleLen = 36
+
+// framing numbers the layout of preambles and of frames' headers. It is not the
+// protocol version: a side that speaks a newer one too must be able to say so,
+// in HELLO, to a side that does not.
+const framing = 1
 
 var preambleMagic = [4]byte{'M', 'I', 'G', 'P'}
 
@@ -71,7 +95,7 @@ var preambleMagic = [4]byte{'M', 'I', 'G', 'P'}
 func WritePreamble(w io.Writer, p Preamble) error {
 	var b [preambleLen]byte
 	copy(b[:], preambleMagic[:])
-	b[4], b[5] = Version, byte(p.Kind)
+	b[4], b[5] = framing, byte(p.Kind)
 	binary.BigEndian.PutUint16(b[6:], p.Index)
 	binary.BigEndian.PutUint64(b[8:], p.Epoch)
 	copy(b[16:], p.Mig[:])
@@ -96,18 +120,30 @@ func parsePreamble(b []byte) (Preamble, error) {
 	if got, want := binary.BigEndian.Uint32(b[32:]), crc32.Checksum(b[:32], castagnoli); got != want {
 		return Preamble{}, fmt.Errorf("%w: preamble checksum %#08x, computed %#08x", ErrCorrupt, got, want)
 	}
-	if b[4] != Version {
-		return Preamble{}, fmt.Errorf("%w: lane of wire version %d, this side speaks %d", ErrProtocol, b[4], Version)
+	if b[4] != framing {
+		return Preamble{}, fmt.Errorf("%w: lane with framing %d, this side speaks %d", ErrProtocol, b[4], framing)
 	}
-	if LaneKind(b[5]) > LaneData {
-		return Preamble{}, fmt.Errorf("%w: lane of kind %d", ErrProtocol, b[5])
-	}
-	return Preamble{
+	p := Preamble{
 		Kind:  LaneKind(b[5]),
 		Index: binary.BigEndian.Uint16(b[6:]),
 		Epoch: binary.BigEndian.Uint64(b[8:]),
 		Mig:   MigID(b[16:32]),
-	}, nil
+	}
+	if p.Kind > LaneData {
+		return Preamble{}, fmt.Errorf("%w: lane of kind %d", ErrProtocol, p.Kind)
+	}
+	if p.Index >= p.Kind.lanes() {
+		return Preamble{}, fmt.Errorf("%w: lane %d of kind %d, limit %d", ErrProtocol, p.Index, p.Kind, p.Kind.lanes())
+	}
+	return p, nil
+}
+
+// lanes is the number of lanes of a kind that a migration may have.
+func (k LaneKind) lanes() uint16 {
+	if k == LaneControl {
+		return 1
+	}
+	return MaxLanes
 }
 
 const controlHeadLen = 12
@@ -155,6 +191,9 @@ func readControl(r io.Reader, room []byte) (MessageType, []byte, error) {
 	}
 	if got, want := binary.BigEndian.Uint32(h[8:]), controlSum(h[:8], body); got != want {
 		return 0, nil, fmt.Errorf("%w: control message checksum %#08x, computed %#08x", ErrCorrupt, got, want)
+	}
+	if h[5]&^controlIgnorable != 0 || h[6] != 0 || h[7] != 0 {
+		return 0, nil, fmt.Errorf("%w: control message with reserved bits %#06x", ErrProtocol, h[5:8])
 	}
 	t := MessageType(h[4])
 	if !t.known() {

@@ -2,10 +2,24 @@ package writer
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
 
 	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/transport/handoff"
 	"github.com/migpipe/migpipe/transport/report"
+	"github.com/migpipe/migpipe/vfio"
 )
+
+// tick is how often progress is told and time-driven decisions are looked at.
+const tick = 100 * time.Millisecond
+
+// loadStall is how long the devices may write nothing after the last END, with
+// nothing of the source's left to come, before the attempt is given up.
+const loadStall = 30 * time.Second
 
 // Receive serves one migration from a peer that listener accepts, into sinks,
 // as one set: all of them run in the end, or none, and those that do not run
@@ -16,5 +30,391 @@ import (
 // handoff.Committed and is a *transport.Fault where the cause has a place.
 // Cancelling ctx before COMMIT resets the devices.
 func Receive(ctx context.Context, listener transport.Listener, sinks []Sink, opts *Options) (report.Report, error) {
-	panic("engine is being written")
+	o, err := opts.withDefaults()
+	if err == nil {
+		err = checkSinks(sinks)
+	}
+	if err != nil {
+		return report.Report{Outcome: handoff.Rolledback}, err
+	}
+	e := newEngine(o, sinks)
+	e.loop(ctx, listener)
+	return e.result()
+}
+
+// engine starts the goroutines, carries events to the hand-off machine and
+// does what it says. It decides nothing itself.
+type engine struct {
+	opts    Options
+	owner   handoff.Dest
+	fleet   *fleet
+	control *transport.Control // nil until a source has opened one
+	opening transport.Preamble // of the control lane
+	offer   *transport.Hello
+	terms   terms
+
+	arena    *transport.Arena // these four from the moment of WELCOME
+	merges   []*merge
+	loaders  []*loader
+	acks     *acker
+	promise  promise
+	wire     []atomic.Uint64
+	digests  []transport.StreamDigest
+	complete int // loaders that ended well
+	ends     int // ENDs received
+	estimate []transport.DeviceEstimate
+	lanes    []transport.Lane
+
+	events chan any
+	quit   chan struct{} // closed when nobody takes events any more
+
+	work      context.Context // ends when the streams are abandoned
+	stopWork  context.CancelFunc
+	accepting sync.WaitGroup // acceptor and lanes being admitted: stopped by stopAccept, and by deadlines
+	receiving sync.WaitGroup // lane receivers: stopped by the lane's end or abandon
+	loading   sync.WaitGroup // loaders: stopped by the stream's end or stopWork
+	hearing   sync.WaitGroup // control reader: by the control lane's end
+	others    sync.WaitGroup // acker: by quit; transitions: end by themselves
+
+	helloBy                      <-chan time.Time // when a source that opened a control lane must have said HELLO
+	clock                        clock
+	moved                        time.Time // when a byte was last applied, after the last END
+	applied                      uint64    // in all, as of moved
+	fault                        *transport.Fault
+	preparing, interrupted, done bool
+	out                          report.Report
+}
+
+// clock holds when the stages began, as this side saw them.
+type clock struct {
+	begun, stopped, ready, commit, running time.Time
+	total, downtime                        time.Duration // the source's figures, from FIN
+}
+
+func newEngine(o Options, sinks []Sink) *engine {
+	n := len(sinks)
+	e := &engine{
+		opts: o, owner: handoff.NewDest(o.Journal.ID()),
+		fleet: &fleet{sinks: sinks, streams: make([]vfio.Stream, n), touched: make([]bool, n), each: parallel},
+		wire:  make([]atomic.Uint64, n), digests: make([]transport.StreamDigest, n),
+		events: make(chan any, 16), quit: make(chan struct{}),
+	}
+	e.work, e.stopWork = context.WithCancel(context.Background())
+	return e
+}
+
+// loop takes events until the hand-off says that it is over, then stops and
+// joins everything.
+func (e *engine) loop(ctx context.Context, listener transport.Listener) {
+	acceptCtx, stopAccept := context.WithCancel(context.Background())
+	e.accepting.Go(func() { e.accept(acceptCtx, listener) })
+	ticker := time.NewTicker(tick)
+	defer ticker.Stop()
+	cancelled := ctx.Done()
+	for !e.done {
+		select {
+		case ev := <-e.events:
+			e.handle(ev)
+		case <-ticker.C:
+			e.onTick()
+		case <-e.helloBy:
+			e.dropControl()
+		case <-cancelled:
+			cancelled = nil
+			e.interrupt(context.Cause(ctx))
+		}
+	}
+	close(e.quit)
+	stopAccept()
+	e.accepting.Wait()
+	e.join()
+}
+
+// join ends what the loop started. It is in the order of the data's way, so
+// that nobody hands a chunk to somebody who has gone.
+func (e *engine) join() {
+	e.abandon()
+	if e.control != nil {
+		transport.HangUp(e.control.Lane(), e.hearing.Wait)
+	}
+	e.others.Wait()
+	e.fleet.closeStreams()
+	if e.arena != nil {
+		if err := e.arena.Close(); err != nil {
+			panic(err)
+		}
+	}
+}
+
+// abandon wakes and joins everything that carries chunks, and lets go of those
+// that will not be written.
+func (e *engine) abandon() {
+	e.stopWork()
+	for _, l := range e.lanes {
+		l.SetDeadline(time.Unix(1, 0))
+	}
+	e.receiving.Wait()
+	e.loading.Wait()
+	for _, l := range e.lanes {
+		l.Close()
+	}
+	for _, m := range e.merges {
+		m.drop()
+	}
+}
+
+// post hands an event to the loop, or drops it when the loop has ended.
+func (e *engine) post(ev any) {
+	select {
+	case e.events <- ev:
+	case <-e.quit:
+	}
+}
+
+// Events of the engine's own goroutines.
+type (
+	admitted struct {
+		lane transport.Lane
+		pre  transport.Preamble
+	}
+	controlLost struct {
+		control *transport.Control
+		err     error
+	}
+	heard struct {
+		control *transport.Control
+		message transport.Message
+	}
+	acceptFailed struct{ err error }
+	prepared     struct{ err error }
+	started      struct {
+		took time.Duration
+		err  error
+		copy handoff.Copy
+	}
+	wasReset struct{ err error }
+)
+
+// handle sends an event where it belongs.
+func (e *engine) handle(ev any) {
+	switch ev := ev.(type) {
+	case admitted:
+		e.admitted(ev)
+	case heard:
+		if ev.control == e.control {
+			e.message(ev.message)
+		}
+	case acceptFailed:
+		e.acceptFailed(ev.err)
+	case controlLost:
+		e.controlLost(ev)
+	case laneFailed:
+		if e.owner.Phase == handoff.DestReceiving {
+			e.failed(ev.fault)
+		}
+	case loaderEnded:
+		e.loaderEnded(ev)
+	case prepared:
+		e.prepared(ev.err)
+	case started:
+		e.started(ev)
+	case wasReset:
+		e.wasReset(ev.err)
+	}
+}
+
+// accept takes lanes until ctx ends, and has each say what it is for.
+func (e *engine) accept(ctx context.Context, listener transport.Listener) {
+	slots := make(chan struct{}, transport.MaxHalfOpen)
+	for {
+		lane, err := listener.Accept(ctx)
+		if err != nil {
+			if ctx.Err() == nil {
+				e.post(acceptFailed{fmt.Errorf("accept: %w", err)})
+			}
+			return
+		}
+		select {
+		case slots <- struct{}{}:
+		default: // more silent lanes than a migration can have
+			lane.Close()
+			continue
+		}
+		e.accepting.Go(func() {
+			e.admit(ctx, lane)
+			<-slots
+		})
+	}
+}
+
+// admit reads a lane's preamble. It ends within HandshakeTimeout, or with ctx.
+func (e *engine) admit(ctx context.Context, lane transport.Lane) {
+	stop := context.AfterFunc(ctx, func() { lane.SetDeadline(time.Unix(1, 0)) })
+	defer stop()
+	lane.SetDeadline(time.Now().Add(transport.HandshakeTimeout))
+	pre, err := transport.ReadPreamble(lane)
+	if err != nil || !stop() {
+		lane.Close()
+		return
+	}
+	lane.SetDeadline(time.Time{})
+	select {
+	case e.events <- admitted{lane, pre}:
+	case <-e.quit:
+		lane.Close()
+	}
+}
+
+func (e *engine) admitted(ev admitted) {
+	switch {
+	case ev.pre.Kind == transport.LaneData:
+		e.dataLane(ev)
+	case e.control == nil:
+		e.control, e.opening = transport.NewControl(ev.lane), ev.pre
+		e.helloBy = time.After(transport.HandshakeTimeout)
+		control := e.control
+		e.hearing.Go(func() { e.receive(control) })
+	default:
+		e.others.Go(func() { turnAway(ev) })
+	}
+}
+
+// turnAway tells a second source that one migration is all that is served.
+func turnAway(ev admitted) {
+	control := transport.NewControl(ev.lane)
+	ev.lane.SetDeadline(time.Now().Add(time.Second))
+	control.Send(&transport.Declined{Attempt: transport.Attempt{Mig: ev.pre.Mig, Epoch: ev.pre.Epoch},
+		Code: transport.CodeLimit, Text: "this destination already serves a migration"})
+	transport.HangUp(ev.lane, func() {
+		for {
+			if _, err := control.Receive(); err != nil {
+				return
+			}
+		}
+	})
+}
+
+// receive hands the source's messages to the loop. It ends with the lane.
+func (e *engine) receive(control *transport.Control) {
+	for {
+		m, err := control.Receive()
+		if err != nil {
+			e.post(controlLost{control, err})
+			return
+		}
+		e.post(heard{control, m})
+	}
+}
+
+// dropControl forgets a source that never said HELLO.
+func (e *engine) dropControl() {
+	e.helloBy = nil
+	if e.control == nil || e.offer != nil {
+		return
+	}
+	e.control.Lane().Close()
+	e.hearing.Wait()
+	e.control = nil
+}
+
+// dataLane starts a receiver, if the lane is of this migration and peer.
+func (e *engine) dataLane(ev admitted) {
+	a := transport.Attempt{Mig: ev.pre.Mig, Epoch: ev.pre.Epoch}
+	if e.owner.Phase != handoff.DestReceiving || a != e.owner.Attempt || len(e.lanes) == e.terms.lanes ||
+		peerOf(ev.lane) != peerOf(e.control.Lane()) {
+		ev.lane.Close()
+		return
+	}
+	scratch, err := e.arena.TryGet()
+	if err != nil {
+		panic("writer: the arena has no chunk left for a lane")
+	}
+	r := &receiver{lane: ev.lane, arena: e.arena, scratch: scratch, merges: e.merges, wire: e.wire}
+	for _, o := range e.offer.Devices {
+		r.names = append(r.names, o.Name)
+	}
+	for _, id := range agreed(e.offer.Codecs) {
+		r.codecs[id] = true
+	}
+	e.lanes = append(e.lanes, ev.lane)
+	e.receiving.Go(func() {
+		if fault := r.run(); fault != nil {
+			e.post(laneFailed{fault})
+		}
+	})
+}
+
+func peerOf(l transport.Lane) transport.ID {
+	if p, ok := l.(transport.Identified); ok {
+		return p.Peer()
+	}
+	return transport.ID{}
+}
+
+// prepare opens the devices' sessions; it ends when the drivers are done.
+func (e *engine) prepare() {
+	e.preparing = true
+	e.others.Go(func() { e.post(prepared{e.fleet.prepare()}) })
+}
+
+// begin sets memory aside and starts the loaders.
+func (e *engine) begin() error {
+	n := len(e.offer.Devices)
+	arena, err := transport.NewArena(e.opts.Memory, e.terms.chunkSize, least(e.terms.lanes, n))
+	if err != nil {
+		return err
+	}
+	e.arena = arena
+	e.promise = divide(arena.Count(), e.terms.lanes, n, e.terms.chunkSize)
+	e.estimate = make([]transport.DeviceEstimate, n)
+	for range n {
+		e.merges = append(e.merges, newMerge(e.promise, e.opts.MaxState))
+	}
+	e.acks = &acker{attempt: e.offer.Attempt, journal: e.opts.Journal.ID(), control: e.control,
+		merges: e.merges, last: make([]atomic.Uint64, n), due: make(chan struct{}, 1), quit: e.quit}
+	for i, sink := range e.terms.order {
+		l := &loader{
+			device: i, name: e.offer.Devices[i].Name, dev: e.fleet.sinks[sink].Device, stream: e.fleet.streams[sink],
+			merge: e.merges[i], digest: transport.NewDigest(), post: e.post, applied: func() { e.acks.applied(i) },
+		}
+		e.loaders = append(e.loaders, l)
+		e.loading.Go(func() { l.run(e.work) })
+	}
+	e.others.Go(e.acks.run)
+	return nil
+}
+
+// start runs the devices; it ends when the drivers are done.
+func (e *engine) start() {
+	e.others.Go(func() {
+		began := time.Now()
+		err := e.fleet.start()
+		ev := started{took: time.Since(began), err: err}
+		if err != nil {
+			ev.copy = e.fleet.unstart()
+		}
+		e.post(ev)
+	})
+}
+
+// reset drops what the devices hold, once nobody writes to them any more: a
+// write into a session that a reset has ended is where one driver crashes.
+func (e *engine) reset() {
+	e.tell(report.Event{Kind: report.Phase, Phase: report.Rollback})
+	e.others.Go(func() {
+		e.abandon()
+		e.fleet.closeStreams()
+		e.post(wasReset{e.fleet.reset()})
+	})
+}
+
+// parallel runs do for 0 to n-1 at once and joins them.
+func parallel(n int, do func(i int) error) error {
+	errs := make([]error, n)
+	var wg sync.WaitGroup
+	for i := range n {
+		wg.Go(func() { errs[i] = do(i) })
+	}
+	wg.Wait()
+	return errors.Join(errs...)
 }

@@ -10,7 +10,7 @@ func Bench(b *testing.B, connect Connect) {
 	d, l := connect(b)
 	b.Cleanup(func() { l.Close() })
 	ours, theirs := open(b, d, l)
-	data, room := Bytes(1, 1<<20), make([]byte, 1<<20)
+	data, room := noise(1, 1<<20), make([]byte, 1<<20)
 	done := make(chan error, 1)
 	go func() {
 		_, err := io.CopyBuffer(struct{ io.Writer }{io.Discard}, struct{ io.Reader }{theirs}, room)

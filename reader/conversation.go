@@ -1,0 +1,168 @@
+package reader
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/transport/handoff"
+	"github.com/migpipe/migpipe/transport/report"
+)
+
+// message takes in what the destination says. Before the hand-off judges it,
+// the cause of a refusal is kept for the report.
+func (e *engine) message(m transport.Message) {
+	switch m := m.(type) {
+	case *transport.Welcome:
+		e.welcome(m)
+	case *transport.Ack:
+		e.acked(m)
+		return
+	case *transport.Ready:
+		e.clock.ready = time.Now()
+		e.tell(report.Event{Kind: report.Phase, Phase: report.Commit})
+	case *transport.Running:
+		e.clock.running, e.clock.startTook = time.Now(), time.Duration(m.StartNS)
+	case *transport.Declined:
+		e.keep(peerFault(m.Code, m.Device, m.Offset, m.Text))
+	case *transport.NotStarted:
+		e.keep(peerFault(transport.CodeStart, m.Device, 0, m.Text))
+	case *transport.Status:
+	default:
+		e.failed(&transport.Fault{Code: transport.CodeProtocol, Err: fmt.Errorf("%w: %v from the destination", transport.ErrProtocol, m.Type())})
+		return
+	}
+	e.own(m)
+}
+
+func peerFault(code transport.Code, device string, offset uint64, text string) *transport.Fault {
+	return &transport.Fault{Code: code, Remote: true, Device: transport.PeerText(device), Offset: offset, Err: errors.New(transport.PeerText(text))}
+}
+
+// keep remembers the first cause: what follows from it explains nothing.
+func (e *engine) keep(f *transport.Fault) {
+	if e.fault == nil {
+		e.fault = f
+	}
+}
+
+func (e *engine) fail(f *transport.Fault, ev handoff.Event) {
+	e.keep(f)
+	e.own(ev)
+}
+
+func (e *engine) failed(f *transport.Fault) {
+	e.fail(f, handoff.Failed{Code: f.Code, Device: f.Device, Offset: f.Offset, Text: f.Error()})
+}
+
+// welcome checks the answer to HELLO and opens the data lanes.
+func (e *engine) welcome(m *transport.Welcome) {
+	if e.owner.Phase != handoff.SourceHello || *m.About() != e.opts.Attempt {
+		return
+	}
+	if err := checkWelcome(e.offer, m); err != nil {
+		e.failed(&transport.Fault{Code: transport.CodeProtocol, Err: err})
+		return
+	}
+	if p, ok := e.control.Lane().(transport.Identified); ok {
+		e.out.Peer = p.Peer()
+	}
+	e.tell(report.Event{Kind: report.Peer, Text: transport.PeerText(m.Software)})
+	e.opts.Codec = only(e.opts.Codec, m.Codecs)
+	e.opts.ChunkSize = int(m.ChunkSize)
+	for i, w := range m.Windows {
+		e.credits[i].grant(w)
+	}
+	e.others.Go(func() { e.openLanes(int(m.Lanes)) })
+}
+
+func (e *engine) acked(m *transport.Ack) {
+	if *m.About() != e.opts.Attempt || len(m.Devices) != len(e.sources) {
+		return
+	}
+	for i, d := range m.Devices {
+		e.credits[i].grant(d.Window)
+		e.applied[i] = max(e.applied[i], d.Applied)
+	}
+	e.advance(applied{e.applied})
+}
+
+func (e *engine) noWelcome() {
+	if e.owner.Phase == handoff.SourceHello {
+		e.failed(&transport.Fault{Code: transport.CodeTimeout,
+			Err: fmt.Errorf("no WELCOME within %v", transport.WelcomeTimeout)})
+	}
+}
+
+// own steps the hand-off and does what it says, in order.
+func (e *engine) own(ev handoff.Event) {
+	next, actions := e.owner.Step(ev)
+	e.owner = next
+	for _, a := range actions {
+		switch a := a.(type) {
+		case handoff.Append:
+			if err := e.opts.Journal.Append(a.Entry); err != nil {
+				e.keep(&transport.Fault{Code: transport.CodeInternal, Err: fmt.Errorf("journal %v: %w", a.Entry.Record, err)})
+				e.own(handoff.Unrecorded{})
+				return
+			}
+		case handoff.SendHello:
+			e.send(e.offer)
+		case handoff.Send:
+			e.send(a.Message)
+		case handoff.Resume:
+			e.resume()
+		case handoff.Release:
+			e.release()
+		case handoff.Finish:
+			e.out.Outcome, e.done = a.Outcome, true
+		}
+	}
+}
+
+// send is best effort: a lane that fails is seen by receive.
+func (e *engine) send(m transport.Message) {
+	if fin, ok := m.(*transport.Fin); ok {
+		fin.TotalNS, fin.DowntimeNS = e.total().Nanoseconds(), e.downtime().Nanoseconds()
+	}
+	e.control.Send(m)
+}
+
+func (e *engine) resumed(err error) {
+	if err != nil {
+		e.out.Warnings = append(e.out.Warnings, fmt.Sprintf("take the devices back: %v", err))
+	}
+	e.own(handoff.Resumed{Failed: err != nil})
+}
+
+// release ends the source's sessions. The guest runs elsewhere by now, so a
+// failure is worth a warning and no more.
+func (e *engine) release() {
+	if err := e.fleet.release(); err != nil {
+		e.out.Warnings = append(e.out.Warnings, fmt.Sprintf("leave STOP_COPY: %v", err))
+	}
+}
+
+// estimate tells the destination what is still to come.
+func (e *engine) estimate() {
+	m := &transport.Estimate{Attempt: e.opts.Attempt, Stopped: !e.clock.stopped.IsZero()}
+	for i := range e.sources {
+		p := e.pending[i]
+		d := transport.DeviceEstimate{Initial: p.Initial, Dirty: p.Dirty, StopCopy: e.sizes[i]}
+		if e.drains[i] != nil {
+			d.StopCopy = e.drains[i].size.Load()
+		}
+		d.Known = d.Initial+d.Dirty+d.StopCopy > 0
+		m.Devices = append(m.Devices, d)
+	}
+	e.control.Send(m)
+}
+
+func (e *engine) onTick() {
+	e.advance(ticked{})
+	if e.owner.Phase == handoff.SourceTransfer {
+		e.estimate()
+	}
+	e.tell(report.Event{Kind: report.Progress, Devices: e.snapshots()})
+}

@@ -1,0 +1,165 @@
+package reader
+
+import (
+	"context"
+	"errors"
+	"io"
+	"runtime"
+	"sync/atomic"
+	"time"
+
+	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/vfio"
+)
+
+// How long a device that has nothing to read is left alone.
+const (
+	idleLeast = time.Millisecond
+	idleMost  = 100 * time.Millisecond
+)
+
+// drain reads one device's stream to its end: chunk, place, digest, queue.
+type drain struct {
+	device  int
+	name    string
+	dev     vfio.Device
+	stream  vfio.Stream
+	credit  *credit
+	arena   *transport.Arena
+	limit   int // bytes of a chunk, as negotiated
+	out     chan<- *transport.Chunk
+	post    func(any)
+	final   chan struct{} // closed once STOP_COPY was reached
+	quiet   atomic.Bool   // the switchover is under way: ask no estimates
+	digest  *transport.Digest
+	read    atomic.Uint64 // bytes so far
+	sizedAt time.Time
+	size    atomic.Uint64 // the last answer of MIG_DATA_SIZE
+	start   time.Time
+	begun   *atomic.Int64 // when the first byte of any device was read, in ns after start
+}
+
+// Events of a drain.
+type (
+	drainEnded struct {
+		device int
+		end    transport.End
+	}
+	drainFailed struct {
+		device int
+		offset uint64
+		err    error
+	}
+)
+
+// run reads until the stream ends, fails, or ctx ends. It keeps one OS thread,
+// which dies with it: a device has one reader, on one thread.
+func (d *drain) run(ctx context.Context) {
+	runtime.LockOSThread()
+	err := d.toEnd(ctx)
+	switch {
+	case errors.Is(err, io.EOF):
+		d.post(drainEnded{d.device, transport.End{Device: uint16(d.device),
+			Bytes: d.digest.Bytes(), Chunks: d.digest.Chunks(), Digest: d.digest.Sum()}})
+	case ctx.Err() == nil:
+		d.post(drainFailed{d.device, d.digest.Bytes(), err})
+	}
+}
+
+func (d *drain) toEnd(ctx context.Context) error {
+	idle := idleLeast
+	for {
+		n, err := d.next(ctx)
+		if n > 0 {
+			idle = idleLeast
+		}
+		if errors.Is(err, vfio.ErrDrained) {
+			err = d.rest(ctx, idle)
+			idle = min(2*idle, idleMost)
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// next moves one chunk's worth from the device to the queue.
+func (d *drain) next(ctx context.Context) (int, error) {
+	room, err := d.credit.wait(ctx, d.digest.Chunks(), d.digest.Bytes())
+	if err != nil {
+		return 0, err
+	}
+	chunk, err := d.arena.Get(ctx)
+	if err != nil {
+		return 0, err
+	}
+	n, err := chunk.Fill(d.stream, int(min(room, uint64(d.limit))))
+	if n == 0 {
+		chunk.Release()
+		return 0, err
+	}
+	d.begun.CompareAndSwap(0, max(1, int64(time.Since(d.start))))
+	chunk.Seal(uint16(d.device), d.digest.Chunks(), d.digest.Bytes())
+	d.digest.Add(chunk.ChunkHead)
+	d.read.Store(d.digest.Bytes())
+	select {
+	case d.out <- chunk:
+		return n, err
+	case <-ctx.Done():
+		chunk.Release()
+		return 0, context.Cause(ctx)
+	}
+}
+
+// rest waits while the device has nothing to read. Asking for its estimate is
+// what makes mlx5 and virtio produce more, so it is asked each time, until the
+// switchover begins: then it could start a save that STOP_COPY has to wait for.
+func (d *drain) rest(ctx context.Context, idle time.Duration) error {
+	if !d.quiet.Load() {
+		if err := d.estimate(); err != nil {
+			return err
+		}
+	}
+	final := d.final
+	select {
+	case <-final: // data is on its way: do not sleep long, do not spin
+		final, idle = nil, idleLeast
+	default:
+	}
+	timer := time.NewTimer(idle)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-final:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	return nil
+}
+
+func (d *drain) estimate() error {
+	p, err := d.stream.Pending()
+	switch {
+	case errors.Is(err, vfio.ErrNotPreCopy):
+		return nil // the state has just moved on
+	case errors.Is(err, errors.ErrUnsupported):
+		p = vfio.Pending{}
+	case err != nil:
+		return err
+	}
+	d.measure()
+	d.post(wasIdle{d.device, d.digest.Bytes(), p})
+	return nil
+}
+
+// measure asks for the size of STOP_COPY, which on some drivers is a firmware
+// command, at most once a second.
+func (d *drain) measure() {
+	if !d.dev.Features().DataSize || time.Since(d.sizedAt) < time.Second {
+		return
+	}
+	d.sizedAt = time.Now()
+	if n, err := d.dev.StopCopySize(); err == nil {
+		d.size.Store(n)
+	}
+}

@@ -1,0 +1,47 @@
+package reader
+
+import (
+	"sync/atomic"
+
+	"github.com/migpipe/migpipe/codec"
+	"github.com/migpipe/migpipe/transport"
+)
+
+// sender puts queued chunks on one lane. Whichever lane is free next takes the
+// next chunk, of whichever device.
+type sender struct {
+	lane  transport.Lane
+	queue <-chan *transport.Chunk
+	spare *transport.Chunk // for what is sent encoded
+	codec codec.Policy
+	wire  []atomic.Uint64 // payload bytes sent, by device
+}
+
+// laneFailed is the event of a sender that could not write.
+type laneFailed struct{ err error }
+
+// run sends until the queue is closed. After an error it goes on to release
+// what is queued, so that nobody waits for a chunk that never comes back.
+func (s *sender) run() error {
+	defer s.spare.Release()
+	var failed error
+	for c := range s.queue {
+		if failed == nil {
+			failed = s.send(c)
+		}
+		c.Release()
+	}
+	if failed == nil {
+		failed = s.lane.CloseWrite()
+	}
+	return failed
+}
+
+func (s *sender) send(c *transport.Chunk) error {
+	out := c.EncodeTo(s.spare, s.codec)
+	if err := out.WriteFrame(s.lane); err != nil {
+		return err
+	}
+	s.wire[out.Device].Add(uint64(out.WireLen))
+	return nil
+}

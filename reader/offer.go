@@ -1,0 +1,71 @@
+package reader
+
+import (
+	"fmt"
+
+	"github.com/migpipe/migpipe/codec"
+	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/vfio"
+)
+
+// hello is what this side has and can.
+func hello(opts Options, sources []Source) *transport.Hello {
+	m := &transport.Hello{
+		Attempt:   opts.Attempt,
+		Versions:  transport.Versions{Min: transport.Version, Max: transport.Version},
+		Journal:   opts.Journal.ID(),
+		ChunkSize: uint32(opts.ChunkSize),
+		Lanes:     uint16(opts.Lanes),
+		Software:  opts.Software,
+	}
+	for _, c := range codec.All() {
+		m.Codecs = append(m.Codecs, c.ID())
+	}
+	for _, s := range sources {
+		m.Devices = append(m.Devices, offer(s))
+	}
+	return m
+}
+
+func offer(s Source) transport.DeviceOffer {
+	info := vfio.Describe(s.Device)
+	o := transport.DeviceOffer{
+		Name: s.Name, Driver: info.Driver, Vendor: info.Vendor, Device: info.Device,
+		Subsystem: info.Subsystem, Kernel: info.Kernel, Format: info.Format,
+		Flags: s.Device.Features().MigrationFlags(),
+	}
+	if n, err := s.Device.StopCopySize(); err == nil {
+		o.Estimate = n
+	}
+	return o
+}
+
+// checkWelcome holds the destination to what was offered.
+func checkWelcome(h *transport.Hello, w *transport.Welcome) error {
+	switch {
+	case w.Version < h.Versions.Min || w.Version > h.Versions.Max:
+		return fmt.Errorf("%w: WELCOME chose version %d, offered %d to %d", transport.ErrProtocol, w.Version, h.Versions.Min, h.Versions.Max)
+	case w.ChunkSize == 0 || w.ChunkSize > h.ChunkSize:
+		return fmt.Errorf("%w: WELCOME chose chunks of %d bytes, offered %d", transport.ErrProtocol, w.ChunkSize, h.ChunkSize)
+	case w.Lanes == 0 || w.Lanes > h.Lanes:
+		return fmt.Errorf("%w: WELCOME chose %d lanes, offered %d", transport.ErrProtocol, w.Lanes, h.Lanes)
+	case len(w.Windows) != len(h.Devices):
+		return fmt.Errorf("%w: WELCOME has windows for %d devices, offered %d", transport.ErrProtocol, len(w.Windows), len(h.Devices))
+	}
+	return nil
+}
+
+// only keeps a policy to the codecs that the destination takes. Raw and zero
+// it always takes.
+func only(p codec.Policy, ids []codec.ID) codec.Policy {
+	var takes [256]bool
+	for _, id := range ids {
+		takes[id] = true
+	}
+	return func(src []byte) codec.Codec {
+		if c := p(src); takes[c.ID()] {
+			return c
+		}
+		return codec.Raw
+	}
+}

@@ -1,0 +1,101 @@
+package reader
+
+import (
+	"errors"
+	"time"
+
+	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/transport/handoff"
+	"github.com/migpipe/migpipe/transport/report"
+)
+
+func (e *engine) tell(ev report.Event) { e.opts.Observe(ev) }
+
+func (e *engine) snapshots() []report.Snapshot {
+	out := make([]report.Snapshot, len(e.sources))
+	for i, s := range e.sources {
+		out[i] = report.Snapshot{
+			Name: s.Name, Phase: e.plan.phase.String(), Bytes: e.drainedBytes(i),
+			Wire: e.wire[i].Load(), Applied: e.applied[i],
+		}
+		out[i].Remaining, out[i].Known = e.remaining(i)
+	}
+	return out
+}
+
+// remaining estimates what a device has still to give: in PRE_COPY what the
+// driver says is pending, at the end what STOP_COPY was said to hold.
+func (e *engine) remaining(device int) (uint64, bool) {
+	p := e.pending[device]
+	if e.plan.phase <= precopying && p.Initial+p.Dirty > 0 {
+		return p.Initial + p.Dirty, true
+	}
+	size := e.sizes[device]
+	if d := e.drains[device]; d != nil {
+		size = d.size.Load()
+	}
+	read := e.drainedBytes(device) - e.precopied[device]
+	return size - min(size, read), size > 0 && !e.plan.devices[device].ended
+}
+
+// total is the time from the first byte to RUNNING, or to now.
+func (e *engine) total() time.Duration {
+	if e.begun.Load() == 0 {
+		return 0
+	}
+	return e.ending().Sub(e.clock.start) - time.Duration(e.begun.Load())
+}
+
+// downtime is the time from the guest's pause to RUNNING, or to now.
+func (e *engine) downtime() time.Duration {
+	if e.clock.paused.IsZero() {
+		return 0
+	}
+	return e.ending().Sub(e.clock.paused)
+}
+
+func (e *engine) ending() time.Time {
+	if e.clock.running.IsZero() {
+		return time.Now()
+	}
+	return e.clock.running
+}
+
+// stages splits the downtime of a migration that was committed.
+func (c *clock) stages() []report.Stage {
+	if c.running.IsZero() || c.ready.IsZero() {
+		return nil
+	}
+	return []report.Stage{
+		{Name: "stop", Took: c.stopped.Sub(c.paused)},
+		{Name: "drain", Took: c.drained.Sub(c.stopped)},
+		{Name: "load", Took: c.ready.Sub(c.drained)},
+		{Name: "commit", Took: c.running.Sub(c.ready) - c.startTook},
+		{Name: "start", Took: c.startTook},
+	}
+}
+
+func (e *engine) finishReport() {
+	e.out.Total, e.out.Downtime, e.out.Stages = e.total(), e.downtime(), e.clock.stages()
+	e.out.Lanes = len(e.lanes)
+	states := e.fleet.states()
+	for i, s := range e.sources {
+		end := e.ends[i]
+		e.out.Devices = append(e.out.Devices, report.Device{
+			Name: s.Name, Bytes: e.drainedBytes(i), WireBytes: e.wire[i].Load(),
+			PrecopyBytes: e.precopied[i], Chunks: end.Chunks, Rounds: e.plan.devices[i].rounds,
+			Digest: end.Digest, Path: "read", State: states[i],
+		})
+	}
+}
+
+func (e *engine) result() (report.Report, error) {
+	e.finishReport()
+	if e.out.Outcome == handoff.Committed {
+		return e.out, nil
+	}
+	if e.fault == nil {
+		e.fault = &transport.Fault{Code: transport.CodeInternal, Err: errors.New("reader: ended without a cause")}
+	}
+	return e.out, e.fault
+}

@@ -1,0 +1,269 @@
+package writer
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/transport/handoff"
+	"github.com/migpipe/migpipe/transport/report"
+)
+
+// message takes in what the source says.
+func (e *engine) message(m transport.Message) {
+	switch m := m.(type) {
+	case *transport.Hello:
+		e.hello(m)
+		return
+	case *transport.Estimate:
+		e.estimated(m)
+		return
+	case *transport.End:
+		e.ended(m)
+		return
+	case *transport.Commit:
+		e.clock.commit = time.Now()
+	case *transport.Abort:
+		e.keep(&transport.Fault{Code: m.Code, Remote: true, Err: errors.New(transport.PeerText(m.Text))})
+	case *transport.Cancel:
+		e.keep(&transport.Fault{Code: transport.CodeCancelled, Remote: true, Err: errors.New("cancelled by the source")})
+	case *transport.Fin:
+		e.clock.total, e.clock.downtime = time.Duration(m.TotalNS), time.Duration(m.DowntimeNS)
+	case *transport.Query:
+	default:
+		e.protocol(fmt.Errorf("%w: %v from the source", transport.ErrProtocol, m.Type()))
+		return
+	}
+	e.own(m)
+}
+
+// keep remembers the first cause: what follows from it explains nothing.
+func (e *engine) keep(f *transport.Fault) {
+	if e.fault == nil {
+		e.fault = f
+	}
+}
+
+func (e *engine) fail(f *transport.Fault, ev handoff.Event) {
+	e.keep(f)
+	e.own(ev)
+}
+
+func (e *engine) failed(f *transport.Fault) { e.fail(f, why(f)) }
+
+func why(f *transport.Fault) handoff.Failed {
+	return handoff.Failed{Code: f.Code, Device: f.Device, Offset: f.Offset, Text: f.Err.Error()}
+}
+
+func (e *engine) protocol(err error) {
+	e.failed(&transport.Fault{Code: transport.CodeProtocol, Err: err})
+}
+
+// interrupt is the user's cancel. While devices are on their way to RESUMING
+// it waits for them.
+func (e *engine) interrupt(cause error) {
+	e.keep(&transport.Fault{Code: transport.CodeCancelled, Err: cause})
+	if e.preparing {
+		e.interrupted = true
+		return
+	}
+	e.own(handoff.Interrupt{})
+}
+
+// hello holds the offer against this side and opens the devices' sessions.
+func (e *engine) hello(m *transport.Hello) {
+	if e.offer != nil || m.Mig != e.opening.Mig || m.Epoch != e.opening.Epoch {
+		e.protocol(fmt.Errorf("%w: a second HELLO, or one of another attempt than its lane", transport.ErrProtocol))
+		return
+	}
+	e.offer, e.helloBy = m, nil
+	e.out.Attempt, e.out.Peer = m.Attempt, peerOf(e.control.Lane())
+	e.tell(report.Event{Kind: report.Peer, Text: transport.PeerText(m.Software)})
+	terms, fault := agree(m, e.fleet.sinks, e.opts)
+	if fault != nil {
+		e.refuse(fault)
+		return
+	}
+	e.terms = terms
+	e.prepare()
+}
+
+func (e *engine) refuse(f *transport.Fault) {
+	e.fail(f, handoff.Refused{Attempt: e.offer.Attempt, Why: why(f)})
+}
+
+func (e *engine) prepared(err error) {
+	e.preparing = false
+	if e.interrupted {
+		e.refuse(e.fault)
+		return
+	}
+	if err == nil {
+		err = e.begin()
+	}
+	if err != nil {
+		fault, ok := errors.AsType[*transport.Fault](err)
+		if !ok {
+			fault = &transport.Fault{Code: transport.CodeInternal, Err: err}
+		}
+		e.refuse(fault)
+		return
+	}
+	e.own(handoff.Offered{Attempt: e.offer.Attempt})
+}
+
+func (e *engine) welcome() *transport.Welcome {
+	m := &transport.Welcome{
+		Attempt: e.offer.Attempt, Version: e.terms.version, Journal: e.opts.Journal.ID(),
+		ChunkSize: uint32(e.terms.chunkSize), Lanes: uint16(e.terms.lanes),
+		Codecs: agreed(e.offer.Codecs), Software: e.opts.Software,
+	}
+	for range e.offer.Devices {
+		m.Windows = append(m.Windows, e.promise.window(0, 0))
+	}
+	return m
+}
+
+func (e *engine) estimated(m *transport.Estimate) {
+	if *m.About() != e.owner.Attempt || len(m.Devices) != len(e.estimate) {
+		return
+	}
+	copy(e.estimate, m.Devices)
+	if m.Stopped && e.clock.stopped.IsZero() {
+		e.clock.stopped = time.Now()
+		e.tell(report.Event{Kind: report.Phase, Phase: report.StopCopy})
+	}
+}
+
+func (e *engine) ended(m *transport.End) {
+	if *m.About() != e.owner.Attempt || e.owner.Phase != handoff.DestReceiving {
+		return
+	}
+	if int(m.Device) >= len(e.merges) {
+		e.protocol(fmt.Errorf("%w: END of device %d of %d", transport.ErrProtocol, m.Device, len(e.merges)))
+		return
+	}
+	if err := e.merges[m.Device].finish(m); err != nil {
+		e.protocol(err)
+		return
+	}
+	e.ends++
+}
+
+// loaderEnded counts the devices that hold their whole stream, in STOP. The
+// loader was the last to write to it.
+func (e *engine) loaderEnded(ev loaderEnded) {
+	if e.owner.Phase != handoff.DestReceiving {
+		return
+	}
+	if ev.fault != nil {
+		e.failed(ev.fault)
+		return
+	}
+	e.digests[ev.device] = ev.digest
+	e.complete++
+	if e.complete < len(e.loaders) {
+		return
+	}
+	e.loading.Wait()
+	e.clock.ready = time.Now()
+	e.tell(report.Event{Kind: report.Phase, Phase: report.Commit})
+	e.own(handoff.Loaded{Digest: transport.SetDigest(e.digests)})
+}
+
+// acceptFailed matters only while nobody has come: what a migration under way
+// misses, its source notices.
+func (e *engine) acceptFailed(err error) {
+	if e.owner.Phase == handoff.DestIdle && e.control == nil {
+		e.fail(&transport.Fault{Code: transport.CodeNetwork, Err: err}, handoff.Interrupt{})
+	}
+}
+
+func (e *engine) controlLost(ev controlLost) {
+	switch {
+	case ev.control != e.control:
+		return // one that was dropped
+	case e.control != nil && e.offer == nil:
+		e.dropControl()
+	case e.preparing:
+		e.keep(&transport.Fault{Code: transport.CodeOf(ev.err), Err: ev.err})
+		e.interrupted = true
+	default:
+		e.fail(&transport.Fault{Code: transport.CodeOf(ev.err), Err: ev.err}, handoff.Lost{})
+	}
+}
+
+func (e *engine) started(ev started) {
+	if ev.err == nil {
+		e.clock.running = time.Now()
+		e.tell(report.Event{Kind: report.Phase, Phase: report.Running})
+		e.own(handoff.Started{TookNS: max(1, ev.took.Nanoseconds())})
+		return
+	}
+	fault, ok := errors.AsType[*transport.Fault](ev.err)
+	if !ok {
+		fault = &transport.Fault{Code: transport.CodeStart, Err: ev.err}
+	}
+	e.fail(fault, handoff.NotStarted{Copy: ev.copy, Device: fault.Device, Text: fault.Err.Error()})
+}
+
+func (e *engine) wasReset(err error) {
+	if err != nil {
+		e.out.Warnings = append(e.out.Warnings, fmt.Sprintf("reset: %v", err))
+	}
+	e.own(handoff.WasReset{Failed: err != nil})
+}
+
+// own steps the hand-off and does what it says, in order.
+func (e *engine) own(ev handoff.Event) {
+	next, actions := e.owner.Step(ev)
+	e.owner = next
+	for _, a := range actions {
+		switch a := a.(type) {
+		case handoff.Append:
+			if err := e.opts.Journal.Append(a.Entry); err != nil {
+				e.keep(&transport.Fault{Code: transport.CodeInternal, Err: fmt.Errorf("journal %v: %w", a.Entry.Record, err)})
+				e.own(handoff.Unrecorded{})
+				return
+			}
+		case handoff.SendWelcome:
+			e.control.Send(e.welcome())
+		case handoff.Send:
+			e.send(a.Message)
+		case handoff.Start:
+			e.start()
+		case handoff.Reset:
+			e.reset()
+		case handoff.Finish:
+			e.out.Outcome, e.done = a.Outcome, true
+		}
+	}
+}
+
+// send is best effort: a lane that fails is seen by receive.
+func (e *engine) send(m transport.Message) {
+	if e.control != nil {
+		e.control.Send(m)
+	}
+}
+
+// onTick tells progress, and gives up on devices that have everything of the
+// source's and yet write nothing.
+func (e *engine) onTick() {
+	e.tell(report.Event{Kind: report.Progress, Devices: e.snapshots()})
+	if e.owner.Phase != handoff.DestReceiving || e.ends < len(e.merges) {
+		return
+	}
+	var sum uint64
+	for _, m := range e.merges {
+		ack, _ := m.status()
+		sum += ack.Applied
+	}
+	if sum != e.applied || e.moved.IsZero() {
+		e.applied, e.moved = sum, time.Now()
+	}
+	if time.Since(e.moved) > loadStall {
+		e.failed(&transport.Fault{Code: transport.CodeTimeout, Err: fmt.Errorf("nothing was written for %v after the last END", loadStall)})
+	}
+}

@@ -1,0 +1,146 @@
+package writer
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/transport/handoff"
+	"github.com/migpipe/migpipe/vfio"
+)
+
+// fleet is the set of destination devices and their sessions. Its methods
+// block where the drivers block, and run one at a time.
+type fleet struct {
+	sinks []Sink
+	each  func(n int, do func(i int) error) error // runs do for 0 to n-1 at once, joins them
+
+	mu      sync.Mutex
+	streams []vfio.Stream
+	touched []bool // has left the state that it was given in
+}
+
+// prepare opens a session on every device, so that a device that is busy or
+// cannot take a state is found while the source still runs.
+func (f *fleet) prepare() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.each(len(f.sinks), func(i int) error {
+		f.touched[i] = true
+		stream, err := f.sinks[i].Device.SetState(vfio.Resuming)
+		if err == nil && stream == nil {
+			err = fmt.Errorf("RESUMING gave no stream: was the device given while it is %v?", vfio.Resuming)
+		}
+		if err != nil {
+			return f.fault(i, transport.CodeDevice, err)
+		}
+		f.streams[i] = stream
+		return nil
+	})
+}
+
+// start runs every device, in two steps where there is P2P: first all answer
+// each other's DMA, then all initiate it. It asks each whether it runs.
+func (f *fleet) start() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	err := f.each(len(f.sinks), func(i int) error {
+		if !f.sinks[i].Device.Features().P2P {
+			return nil
+		}
+		return f.to(i, vfio.RunningP2P)
+	})
+	if err != nil {
+		return err
+	}
+	return f.each(len(f.sinks), func(i int) error { return f.to(i, vfio.Running) })
+}
+
+func (f *fleet) to(i int, s vfio.State) error {
+	_, err := f.sinks[i].Device.SetState(s)
+	if err == nil {
+		err = f.confirm(i, s)
+	}
+	if err != nil {
+		return f.fault(i, transport.CodeStart, err)
+	}
+	return nil
+}
+
+func (f *fleet) confirm(i int, want vfio.State) error {
+	now, err := f.sinks[i].Device.State()
+	if err == nil && now != want {
+		err = fmt.Errorf("device says %v where %v was set", now, want)
+	}
+	return err
+}
+
+// unstart undoes a start that failed half-way, and says what is left of the
+// copy: stopped again and whole, or reset, or nobody knows.
+func (f *fleet) unstart() handoff.Copy {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.each(len(f.sinks), func(i int) error { return f.to(i, vfio.Stop) }) == nil {
+		return handoff.Kept
+	}
+	if f.resetTouched() == nil {
+		return handoff.Dropped
+	}
+	return handoff.Unclear
+}
+
+// reset drops what the devices hold. A device that was never touched keeps its
+// state.
+func (f *fleet) reset() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.resetTouched()
+}
+
+func (f *fleet) resetTouched() error {
+	return f.each(len(f.sinks), func(i int) error {
+		if !f.touched[i] {
+			return nil
+		}
+		if err := f.sinks[i].Device.Reset(); err != nil {
+			return f.fault(i, transport.CodeDevice, err)
+		}
+		f.touched[i] = false
+		return nil
+	})
+}
+
+// closeStreams closes the sessions' streams, which nobody may be writing.
+func (f *fleet) closeStreams() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var errs []error
+	for i, s := range f.streams {
+		if s != nil {
+			errs = append(errs, s.Close())
+			f.streams[i] = nil
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (f *fleet) fault(i int, code transport.Code, err error) *transport.Fault {
+	if errors.Is(err, vfio.ErrBusy) || errors.Is(err, vfio.ErrNoMigration) {
+		code = transport.CodeBusy
+	}
+	return &transport.Fault{Code: code, Device: f.sinks[i].Name, Err: err}
+}
+
+// states asks every device where it is, for the report.
+func (f *fleet) states() []string {
+	out := make([]string, len(f.sinks))
+	for i, s := range f.sinks {
+		now, err := s.Device.State()
+		out[i] = now.String()
+		if err != nil {
+			out[i] = fmt.Sprintf("unknown: %v", err)
+		}
+	}
+	return out
+}

@@ -1,0 +1,91 @@
+package writer
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"sync/atomic"
+
+	"github.com/migpipe/migpipe/codec"
+	"github.com/migpipe/migpipe/transport"
+)
+
+// receiver takes chunks from one data lane to where they belong.
+type receiver struct {
+	lane    transport.Lane
+	arena   *transport.Arena
+	scratch *transport.Chunk // for payloads that arrive encoded
+	merges  []*merge
+	names   []string
+	codecs  [256]bool
+	wire    []atomic.Uint64 // payload bytes received, by device
+}
+
+// laneFailed is the event of a receiver that could not go on.
+type laneFailed struct{ fault *transport.Fault }
+
+// run receives until the lane ends between two frames.
+func (r *receiver) run() *transport.Fault {
+	defer r.scratch.Release()
+	var room transport.HeadRoom
+	for {
+		head, err := transport.ReadChunkHead(r.lane, &room)
+		if err == io.EOF {
+			return nil
+		}
+		if err == nil {
+			err = r.chunk(head)
+		}
+		if err != nil {
+			return r.fault(head, err)
+		}
+	}
+}
+
+func (r *receiver) chunk(head transport.ChunkHead) error {
+	if int(head.Device) >= len(r.merges) {
+		return fmt.Errorf("%w: chunk for device %d of %d", transport.ErrProtocol, head.Device, len(r.merges))
+	}
+	if !r.codecs[head.Codec] || head.Unchecked {
+		return fmt.Errorf("%w: chunk encoded by %v, which was not agreed on", transport.ErrProtocol, head.Codec)
+	}
+	m := r.merges[head.Device]
+	if err := m.claim(head); err != nil {
+		return err
+	}
+	c, err := r.arena.TryGet()
+	if err != nil {
+		return err // every claim stands for memory, so this is a defect here
+	}
+	if err := c.ReadPayload(r.lane, head, r.scratch); err != nil {
+		c.Release()
+		return err
+	}
+	r.wire[head.Device].Add(uint64(head.WireLen))
+	m.deliver(c)
+	return nil
+}
+
+func (r *receiver) fault(head transport.ChunkHead, err error) *transport.Fault {
+	f := &transport.Fault{Code: transport.CodeOf(err), Err: fmt.Errorf("data lane: %w", err)}
+	if errors.Is(err, transport.ErrArenaFull) {
+		f.Code = transport.CodeInternal
+	}
+	if head.RawLen > 0 && int(head.Device) < len(r.names) {
+		f.Device, f.Offset = r.names[head.Device], head.Offset
+	}
+	return f
+}
+
+// agreed is the set of codecs that both sides have; raw and zero always are.
+func agreed(offered []codec.ID) (ids []codec.ID) {
+	for _, c := range codec.All() {
+		id := c.ID()
+		for _, o := range offered {
+			if o == id {
+				ids = append(ids, id)
+			}
+		}
+	}
+	return ids
+}

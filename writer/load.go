@@ -1,0 +1,118 @@
+package writer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+
+	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/vfio"
+)
+
+// loader writes one device's stream, in order, and is the only one that does.
+type loader struct {
+	device  int
+	name    string
+	dev     vfio.Device
+	stream  vfio.Stream
+	merge   *merge
+	digest  *transport.Digest
+	applied func() // called after each chunk
+	post    func(any)
+}
+
+// loaderEnded is the event of a loader whose device holds its whole stream, or
+// never will.
+type loaderEnded struct {
+	device int
+	digest transport.StreamDigest
+	fault  *transport.Fault
+}
+
+// run writes until the stream ends, fails, or ctx ends. Like a source device,
+// this one keeps to one OS thread.
+func (l *loader) run(ctx context.Context) {
+	runtime.LockOSThread()
+	err := l.toEnd(ctx)
+	if ctx.Err() != nil {
+		return
+	}
+	l.post(loaderEnded{l.device, l.digest.Sum(), l.fault(err)})
+}
+
+func (l *loader) toEnd(ctx context.Context) error {
+	for {
+		c, end, err := l.merge.take(ctx)
+		if err != nil {
+			return err
+		}
+		if end != nil {
+			return l.finish(end)
+		}
+		if err := l.apply(c); err != nil {
+			return err
+		}
+	}
+}
+
+// apply writes one chunk and gives its memory back, and only then promises it
+// anew.
+func (l *loader) apply(c *transport.Chunk) error {
+	defer l.applied()
+	head := c.ChunkHead
+	err := l.write(c)
+	c.Release()
+	if err != nil {
+		return err
+	}
+	l.digest.Add(head)
+	l.merge.applied(head.RawLen)
+	return nil
+}
+
+func (l *loader) write(c *transport.Chunk) error {
+	if c.Offset != l.digest.Bytes() {
+		return fmt.Errorf("%w: chunk %d begins at byte %d, the one before ended at %d",
+			transport.ErrProtocol, c.Seq, c.Offset, l.digest.Bytes())
+	}
+	if z, ok := l.stream.(vfio.ZeroWriter); ok && c.Zero() {
+		return z.WriteZeros(int(c.RawLen))
+	}
+	return c.WriteRaw(l.stream)
+}
+
+// finish holds the stream against what END says and, only if it is the whole,
+// lets the device check it: RESUMING -> STOP is where drivers do, and half of
+// them would take a truncated stream for complete.
+func (l *loader) finish(end *transport.End) error {
+	d := l.digest
+	switch {
+	case d.Bytes() != end.Bytes || d.Chunks() != end.Chunks:
+		return &transport.Fault{Code: transport.CodeIncomplete, Err: fmt.Errorf("%d bytes in %d chunks arrived, END says %d in %d",
+			d.Bytes(), d.Chunks(), end.Bytes, end.Chunks)}
+	case d.Sum() != end.Digest:
+		return fmt.Errorf("%w: the stream's digest is %v, END says %v", transport.ErrCorrupt, d.Sum(), end.Digest)
+	}
+	if _, err := l.dev.SetState(vfio.Stop); err != nil {
+		return &transport.Fault{Code: transport.CodeValidation, Err: err}
+	}
+	return nil
+}
+
+// fault names the device and the offset, and tells a device that cannot take
+// this state from one that failed.
+func (l *loader) fault(err error) *transport.Fault {
+	if err == nil {
+		return nil
+	}
+	f := &transport.Fault{Code: transport.CodeDevice, Device: l.name, Offset: l.digest.Bytes(), Err: err}
+	if inner, ok := errors.AsType[*transport.Fault](err); ok {
+		f.Code, f.Err = inner.Code, inner.Err
+	} else if errors.Is(err, transport.ErrProtocol) || errors.Is(err, transport.ErrCorrupt) {
+		f.Code = transport.CodeOf(err)
+	} else if errors.Is(err, vfio.ErrRejected) {
+		f.Code = transport.CodeIncompatible
+	}
+	return f
+}

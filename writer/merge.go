@@ -1,0 +1,147 @@
+package writer
+
+import (
+	"context"
+	"fmt"
+	"sync"
+
+	"github.com/migpipe/migpipe/transport"
+)
+
+// merge puts one device's chunks, which arrive over several lanes in any
+// order, back into order. It holds no more of them than the window promised.
+type merge struct {
+	promise promise
+	most    uint64 // bytes of the stream, an administrator's limit
+
+	mu     sync.Mutex
+	slots  []slot // ring: chunk seq is at seq % len
+	next   uint64 // the chunk to be applied next
+	bytes  uint64 // applied so far
+	window transport.Window
+	end    *transport.End
+	ready  chan struct{} // holds a token when take may find something new
+}
+
+// slot is the place of one promised chunk.
+type slot struct {
+	claimed bool
+	chunk   *transport.Chunk
+}
+
+func newMerge(p promise, most uint64) *merge {
+	return &merge{
+		promise: p, most: most, slots: make([]slot, p.chunks),
+		window: p.window(0, 0), ready: make(chan struct{}, 1),
+	}
+}
+
+// claim checks a header against the promise before any memory is taken for
+// its chunk, and keeps a second one of the same number out.
+func (m *merge) claim(h transport.ChunkHead) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	end := h.Offset + uint64(h.RawLen)
+	switch {
+	case end > m.most:
+		return &transport.Fault{Code: transport.CodeLimit, Err: fmt.Errorf("stream reaches %d bytes, the limit is %d", end, m.most)}
+	case h.Seq < m.next || h.Seq >= m.window.Seq || end > m.window.Offset:
+		return fmt.Errorf("%w: chunk %d up to byte %d, promised are chunks %d to %d up to byte %d",
+			transport.ErrProtocol, h.Seq, end, m.next, m.window.Seq-1, m.window.Offset)
+	}
+	s := &m.slots[h.Seq%uint64(len(m.slots))]
+	if s.claimed {
+		return fmt.Errorf("%w: chunk %d was sent twice", transport.ErrProtocol, h.Seq)
+	}
+	s.claimed = true
+	return nil
+}
+
+// deliver hands over a claimed chunk, verified and decoded.
+func (m *merge) deliver(c *transport.Chunk) {
+	m.mu.Lock()
+	m.slots[c.Seq%uint64(len(m.slots))].chunk = c
+	first := c.Seq == m.next
+	m.mu.Unlock()
+	if first {
+		m.wake()
+	}
+}
+
+// finish takes in END.
+func (m *merge) finish(end *transport.End) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.end != nil {
+		return fmt.Errorf("%w: END was sent twice", transport.ErrProtocol)
+	}
+	m.end = end
+	m.wake()
+	return nil
+}
+
+func (m *merge) wake() {
+	select {
+	case m.ready <- struct{}{}:
+	default:
+	}
+}
+
+// take returns the next chunk in order, or the END when there are no more. It
+// waits for either.
+func (m *merge) take(ctx context.Context) (*transport.Chunk, *transport.End, error) {
+	for {
+		if c, end := m.poll(); c != nil || end != nil {
+			return c, end, nil
+		}
+		select {
+		case <-m.ready:
+		case <-ctx.Done():
+			return nil, nil, context.Cause(ctx)
+		}
+	}
+}
+
+func (m *merge) poll() (*transport.Chunk, *transport.End) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	s := &m.slots[m.next%uint64(len(m.slots))]
+	if c := s.chunk; c != nil {
+		*s = slot{}
+		return c, nil
+	}
+	if m.end != nil && m.next >= m.end.Chunks {
+		return nil, m.end
+	}
+	return nil, nil
+}
+
+// applied moves the window on, after the chunk's memory was given back.
+func (m *merge) applied(n uint32) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.next++
+	m.bytes += uint64(n)
+	m.window = m.promise.window(m.next, m.bytes)
+}
+
+// status is the device's share of an ACK. idle says that nothing is waiting to
+// be applied.
+func (m *merge) status() (ack transport.DeviceAck, idle bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	idle = m.slots[m.next%uint64(len(m.slots))].chunk == nil
+	return transport.DeviceAck{Seq: m.next, Applied: m.bytes, Window: m.window}, idle
+}
+
+// drop releases what was delivered and will not be applied.
+func (m *merge) drop() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for i := range m.slots {
+		if c := m.slots[i].chunk; c != nil {
+			c.Release()
+		}
+		m.slots[i] = slot{}
+	}
+}

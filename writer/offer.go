@@ -1,0 +1,105 @@
+package writer
+
+import (
+	"fmt"
+	"sort"
+	"strings"
+
+	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/vfio"
+)
+
+// terms is what a HELLO and this side have in common. order maps HELLO's
+// devices to sinks.
+type terms struct {
+	version   uint16
+	chunkSize int
+	lanes     int
+	order     []int
+}
+
+// agree holds a HELLO against this side. Whatever cannot work is refused here,
+// while the source's guest still runs, and both values are named.
+func agree(h *transport.Hello, sinks []Sink, opts Options) (terms, *transport.Fault) {
+	t := terms{
+		version:   transport.Version,
+		chunkSize: min(int(h.ChunkSize), opts.ChunkSize),
+		lanes:     min(int(h.Lanes), transport.MaxLanes),
+	}
+	if h.Versions.Min > transport.Version || h.Versions.Max < transport.Version {
+		return t, refusal(transport.CodeVersion, "", "the source speaks protocol versions %d to %d, the destination %d to %d",
+			h.Versions.Min, h.Versions.Max, transport.Version, transport.Version)
+	}
+	if t.chunkSize < 1 || t.lanes < 1 {
+		return t, refusal(transport.CodeProtocol, "", "HELLO offers chunks of %d bytes over %d lanes", h.ChunkSize, h.Lanes)
+	}
+	if fault := t.match(h.Devices, sinks); fault != nil {
+		return t, fault
+	}
+	for i, o := range h.Devices {
+		if fault := compatible(o, sinks[t.order[i]].Device); fault != nil {
+			return t, fault
+		}
+	}
+	return t, nil
+}
+
+func refusal(code transport.Code, device, format string, args ...any) *transport.Fault {
+	return &transport.Fault{Code: code, Device: device, Err: fmt.Errorf(format, args...)}
+}
+
+// match finds the sink of each device, and refuses when either side names one
+// that the other does not.
+func (t *terms) match(offers []transport.DeviceOffer, sinks []Sink) *transport.Fault {
+	at := map[string]int{}
+	for i, s := range sinks {
+		at[s.Name] = i
+	}
+	seen := map[int]bool{}
+	for _, o := range offers {
+		i, ok := at[o.Name]
+		if ok && !seen[i] {
+			t.order = append(t.order, i)
+			seen[i] = true
+		}
+	}
+	if len(t.order) == len(offers) && len(offers) == len(sinks) {
+		return nil
+	}
+	return refusal(transport.CodeDevices, "", "the source has the devices %s, the destination has %s",
+		names(len(offers), func(i int) string { return offers[i].Name }),
+		names(len(sinks), func(i int) string { return sinks[i].Name }))
+}
+
+func names(n int, name func(int) string) string {
+	all := make([]string, n)
+	for i := range all {
+		all[i] = transport.PeerText(name(i))
+	}
+	sort.Strings(all)
+	return "[" + strings.Join(all, " ") + "]"
+}
+
+// compatible compares what both sides say of a device. What one side does not
+// know, and a file, fits everything; the driver has the last word when the
+// bytes arrive.
+func compatible(o transport.DeviceOffer, d vfio.Device) *transport.Fault {
+	here := vfio.Describe(d)
+	if o.Driver == fileDriver || here.Driver == fileDriver {
+		return nil
+	}
+	flags := d.Features().MigrationFlags()
+	switch {
+	case o.Driver != "" && here.Driver != "" && o.Driver != here.Driver:
+		return refusal(transport.CodeIncompatible, o.Name, "driver %s at the source, %s at the destination", o.Driver, here.Driver)
+	case o.Vendor != 0 && here.Vendor != 0 && (o.Vendor != here.Vendor || o.Device != here.Device):
+		return refusal(transport.CodeIncompatible, o.Name, "PCI id %04x:%04x at the source, %04x:%04x at the destination",
+			o.Vendor, o.Device, here.Vendor, here.Device)
+	case o.Flags != flags:
+		return refusal(transport.CodeIncompatible, o.Name, "migration flags %#x at the source, %#x at the destination", o.Flags, flags)
+	}
+	return nil
+}
+
+// fileDriver is how a device that is really a file describes itself.
+const fileDriver = "file"
