@@ -1,0 +1,93 @@
+package cli
+
+import (
+	"net"
+	"strconv"
+	"strings"
+
+	"github.com/migpipe/migpipe/transport"
+)
+
+// unixPrefix selects the carrier within one host.
+const unixPrefix = "unix:"
+
+// endpoint is where the peer is, or where it is awaited, and who it has to be.
+type endpoint struct {
+	address  string
+	identity *transport.Identity // nil with unix:
+	peers    []transport.ID
+}
+
+// newEndpoint checks the flags that say where and who. It makes the identity
+// on first use.
+func (c *common) newEndpoint(flag, address string) (endpoint, error) {
+	if err := checkAddress(flag, address); err != nil {
+		return endpoint{}, err
+	}
+	peers, err := parsePeers(c.peers)
+	if err != nil {
+		return endpoint{}, err
+	}
+	if strings.HasPrefix(address, unixPrefix) {
+		if len(peers) > 0 {
+			return endpoint{}, mistakef("the kernel vouches for the peer: same user, or root", "--peer has no meaning with %s", unixPrefix)
+		}
+		return endpoint{address: address}, nil
+	}
+	if len(peers) == 0 {
+		return endpoint{}, mistakef("run `"+c.peerProgram+" id` on the other host and pass what it prints", "no --peer is given")
+	}
+	id, err := loadIdentity(c.identity, c.keyName)
+	return endpoint{address: address, identity: id, peers: peers}, err
+}
+
+func checkAddress(flag, address string) error {
+	hint := "write " + flag + " ADDR:PORT, as in 192.0.2.7:7000, or " + flag + " unix:PATH"
+	if address == "" {
+		return mistakef(hint, "%s is missing", flag)
+	}
+	if path, ok := strings.CutPrefix(address, unixPrefix); ok {
+		if path == "" {
+			return mistakef(hint, "%s %s: the path is empty", flag, address)
+		}
+		return nil
+	}
+	_, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return mistakef(hint, "%s: %v", flag, err)
+	}
+	if _, err := strconv.ParseUint(port, 10, 16); err != nil {
+		return mistakef(hint, "%s %s: the port is not a number below 65536", flag, address)
+	}
+	return nil
+}
+
+// id is this side's name, zero where the carrier has none.
+func (e endpoint) id() transport.ID {
+	if e.identity == nil {
+		return transport.ID{}
+	}
+	return e.identity.ID()
+}
+
+// dialer and listen are the one place that a new carrier is added to.
+func (e endpoint) dialer() transport.Dialer {
+	if path, ok := strings.CutPrefix(e.address, unixPrefix); ok {
+		return &transport.UnixDialer{Path: path}
+	}
+	return &transport.QUICDialer{Addr: e.address, Identity: e.identity, Peers: e.peers}
+}
+
+func (e endpoint) listen() (transport.Listener, error) {
+	var l transport.Listener
+	var err error
+	if path, ok := strings.CutPrefix(e.address, unixPrefix); ok {
+		l, err = transport.ListenUnix(path)
+	} else {
+		l, err = transport.ListenQUIC(e.address, e.identity, e.peers)
+	}
+	if err != nil {
+		return nil, &transport.Fault{Code: transport.CodeNetwork, Err: err}
+	}
+	return l, nil
+}

@@ -1,0 +1,136 @@
+package cli
+
+import (
+	"cmp"
+	"context"
+
+	"github.com/spf13/cobra"
+
+	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/transport/handoff"
+	"github.com/migpipe/migpipe/transport/report"
+	"github.com/migpipe/migpipe/vfio"
+)
+
+// common is what both programs are told by flags, and what tells them apart.
+type common struct {
+	program     string
+	peerProgram string
+	keyName     string // of the file with this side's key
+	role        role
+
+	identity string
+	peers    []string
+	devices  []string
+	memory   size
+	chunk    size
+	json     bool
+	quiet    bool
+}
+
+// opened is a device that is ready to migrate.
+type opened struct {
+	name string
+	vfio.Device
+}
+
+// job is a migration whose command line was found good.
+type job struct {
+	end    endpoint
+	engine func(context.Context, []opened, report.Observer) (report.Report, error)
+}
+
+// addFlags adds the flags that both programs have behind the one that says
+// where.
+func (c *common) addFlags(cmd *cobra.Command) {
+	f := cmd.Flags()
+	f.StringArrayVar(&c.devices, "device", nil, "`NAME=URL` of a device; may be repeated")
+	f.StringArrayVar(&c.peers, "peer", nil, c.peerHelp())
+	f.BoolVar(&c.json, "json", false, "write events to stdout, one JSON object per line")
+	f.BoolVarP(&c.quiet, "quiet", "q", false, "no progress and no report, only errors")
+	c.memory = size{bytes: 32 << 20, min: 4096, max: 1 << 40}
+	c.chunk = size{bytes: 1 << 20, min: 4096, max: transport.MaxChunk}
+	f.Var(&c.memory, "memory", "`SIZE` of the chunk buffers")
+	f.Var(&c.chunk, "chunk-size", "largest `SIZE` of one chunk; the smaller of the two sides' counts")
+	_ = cmd.RegisterFlagCompletionFunc("device", completeDevice)
+	_ = cmd.RegisterFlagCompletionFunc("peer", cobra.NoFileCompletions)
+}
+
+func (c *common) peerHelp() string {
+	if c.role == sink {
+		return "`ID` of a peer that may send; may be repeated"
+	}
+	return "`ID` that the peer must have; may be repeated"
+}
+
+// check finds what flags say together and none says alone.
+func (c *common) check() error {
+	switch {
+	case c.json && c.quiet:
+		return mistakef("", "--json and --quiet exclude each other")
+	case c.memory.bytes < c.chunk.bytes:
+		return mistakef("", "--memory %s is less than one chunk of %s", &c.memory, &c.chunk)
+	}
+	return nil
+}
+
+// run carries a command line out and tells how it went. Every way from here
+// leads through show.end, which writes the done event.
+func (c *common) run(prepare func() (job, error)) int {
+	show := newShow(c)
+	ctx, stop := cancelOnSignal(c.program)
+	defer stop()
+	return show.end(c.attempt(ctx, prepare, show.observe))
+}
+
+// attempt does everything from flags to closed devices.
+func (c *common) attempt(ctx context.Context, prepare func() (job, error), observe report.Observer) verdict {
+	devices, j, err := c.setUp(prepare)
+	v := verdict{report: report.Report{Outcome: handoff.Rolledback}, err: err}
+	v.scene = scene{sending: c.role == source, self: j.end.id(), address: j.end.address}
+	if err == nil {
+		v.started = true
+		v.report, v.err = j.engine(ctx, devices, observe)
+	}
+	if c.role == sink && v.report.Outcome == handoff.Committed {
+		v.verify(devices)
+	}
+	v.close(devices)
+	return v
+}
+
+// setUp checks the whole command line before it opens the first device.
+func (c *common) setUp(prepare func() (job, error)) ([]opened, job, error) {
+	specs, err := parseDevices(c.devices, c.role)
+	if err == nil {
+		err = cmp.Or(c.check(), c.checkFDs(specs))
+	}
+	if err != nil {
+		return nil, job{}, err
+	}
+	j, err := prepare()
+	if err != nil {
+		return nil, j, err
+	}
+	devices, err := openAll(specs, c.role)
+	return devices, j, err
+}
+
+// openAll opens every device or none.
+func openAll(specs []device, r role) ([]opened, error) {
+	var list []opened
+	for _, d := range specs {
+		dev, err := d.open(r)
+		if err != nil {
+			for _, o := range list {
+				o.Close()
+			}
+			return nil, deviceFault(d.name, err)
+		}
+		list = append(list, opened{d.name, dev})
+	}
+	return list, nil
+}
+
+// software is how the program introduces itself to the peer.
+func (c *common) software() string { return c.program + " " + version() }

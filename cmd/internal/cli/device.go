@@ -1,0 +1,171 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"unicode"
+
+	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/vfio"
+	"github.com/migpipe/migpipe/vfio/file"
+	"github.com/migpipe/migpipe/vfio/sim"
+)
+
+// deviceHelp is the part of the help texts about device URLs.
+const deviceHelp = `Devices are NAME=URL. The name is the same on both sides; the URL says what it
+is on this host:
+  vfio:/dev/vfio/devices/vfio0   a VFIO device, by the path of its cdev
+  vfio:0000:3b:00.1              by its PCI address
+  vfio:MDEV-UUID                 by the UUID of a mediated device
+  fd:N                           by an inherited file descriptor: of a VFIO
+                                 device, or of a pipe, socket or file whose
+                                 content is the device's stream
+  file:PATH                      a file with the device's stream; at the
+                                 destination it appears when all is committed,
+                                 and file:PATH?overwrite=1 may replace one
+  sim:PROFILE[?size=1GiB&...]    a simulated device, to try things out`
+
+// device is one --device flag.
+type device struct {
+	name   string
+	scheme string
+	rest   string // of the URL
+}
+
+// schemes are what a URL may begin with.
+var schemes = []string{"vfio", "fd", "sim", "file"}
+
+// role is which end of a migration a device is to be.
+type role int
+
+const (
+	source role = iota
+	sink
+)
+
+// parseDevices reads the --device flags of one command line.
+func parseDevices(flags []string, r role) ([]device, error) {
+	if len(flags) == 0 {
+		return nil, mistakef("name a device as in --device nic0=vfio:0000:3b:00.1", "no --device is given")
+	}
+	if len(flags) > transport.MaxDevices {
+		return nil, mistakef("", "%d devices, at most %d", len(flags), transport.MaxDevices)
+	}
+	list := make([]device, 0, len(flags))
+	for _, flag := range flags {
+		d, err := parseDevice(flag, r)
+		if err != nil {
+			return nil, err
+		}
+		if err := d.clash(list); err != nil {
+			return nil, err
+		}
+		list = append(list, d)
+	}
+	return list, nil
+}
+
+func parseDevice(flag string, r role) (device, error) {
+	const hint = "write --device NAME=URL, as in nic0=vfio:0000:3b:00.1"
+	name, url, ok := strings.Cut(flag, "=")
+	if !ok {
+		return device{}, mistakef(hint, "--device %.80q has no name", flag)
+	}
+	if err := checkName(name); err != nil {
+		return device{}, mistakef(hint, "--device %.80q: the name %v", flag, err)
+	}
+	scheme, rest, ok := strings.Cut(url, ":")
+	d := device{name: name, scheme: scheme, rest: rest}
+	switch {
+	case !ok:
+		return d, mistakef("a URL begins with "+schemeList(), "device %s: %.80q is not a device URL", name, url)
+	case rest == "":
+		return d, mistakef("see --help for the forms of a device URL", "device %s: nothing follows %q", name, scheme+":")
+	}
+	return d, d.check(r)
+}
+
+// check finds what is wrong with a URL without opening anything.
+func (d device) check(r role) error {
+	var err error
+	switch d.scheme {
+	case "vfio":
+	case "fd":
+		_, err = d.fd()
+	case "file":
+		if r == sink {
+			_, _, err = file.ParseSink(d.rest)
+		}
+	case "sim":
+		if _, _, err = sim.Parse(d.rest); err != nil {
+			return mistakef("for example sim:mlx5?size=300MiB&dirty=20MiB/s", "device %s: %s", d.name, plainText(err))
+		}
+	default:
+		return mistakef("the schemes are "+schemeList(), "device %s: unknown scheme %.20q", d.name, d.scheme)
+	}
+	if err != nil {
+		return mistakef("see --help for the forms of a device URL", "device %s: %s", d.name, plainText(err))
+	}
+	return nil
+}
+
+func checkName(name string) error {
+	switch {
+	case name == "":
+		return errors.New("is empty")
+	case len(name) > transport.MaxName:
+		return fmt.Errorf("is longer than %d bytes", transport.MaxName)
+	case strings.ContainsFunc(name, func(r rune) bool { return !unicode.IsPrint(r) || r == ' ' || r == unicode.ReplacementChar }):
+		return errors.New("has a space or a character that cannot be printed")
+	}
+	return nil
+}
+
+// clash finds the same device twice.
+func (d device) clash(others []device) error {
+	for _, o := range others {
+		switch {
+		case o.name == d.name:
+			return mistakef("give every device a name of its own", "two devices have the name %s", d.name)
+		case o.scheme == d.scheme && o.rest == d.rest && d.scheme != "sim":
+			return mistakef("", "devices %s and %s are both %s", o.name, d.name, d)
+		}
+	}
+	return nil
+}
+
+// String is the device's URL.
+func (d device) String() string { return d.scheme + ":" + d.rest }
+
+func schemeList() string { return strings.Join(schemes, ":, ") + ":" }
+
+// open opens the device for its role. This switch is the one place that a new
+// kind of device is added to.
+func (d device) open(r role) (vfio.Device, error) {
+	switch d.scheme {
+	case "vfio":
+		return vfio.Open(d.rest)
+	case "sim":
+		return sim.OpenURL(d.rest)
+	case "file":
+		return openFile(d.rest, r)
+	default:
+		n, err := d.fd()
+		if err != nil {
+			return nil, err
+		}
+		return openFD(n, d.String(), r)
+	}
+}
+
+func openFile(rest string, r role) (vfio.Device, error) {
+	if r == source {
+		return file.NewSource(rest)
+	}
+	path, o, err := file.ParseSink(rest)
+	if err != nil {
+		return nil, err
+	}
+	return file.NewSink(path, o)
+}

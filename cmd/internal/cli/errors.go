@@ -1,0 +1,69 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/vfio"
+)
+
+// mistake is a command line that cannot be carried out, and the way to mend it.
+type mistake struct {
+	text string
+	hint string
+}
+
+func (m *mistake) Error() string { return m.text }
+
+func mistakef(hint, format string, args ...any) error {
+	return &mistake{text: fmt.Sprintf(format, args...), hint: hint}
+}
+
+// deviceFault places an error that came before the engine had a say.
+func deviceFault(name string, err error) error {
+	code := transport.CodeDevice
+	if errors.Is(err, vfio.ErrBusy) || errors.Is(err, vfio.ErrNoMigration) {
+		code = transport.CodeBusy
+	}
+	return &transport.Fault{Code: code, Device: name, Err: err}
+}
+
+// packagePrefixes are what Go programs want to read before an error, and users
+// do not.
+var packagePrefixes = []string{"reader: ", "writer: ", "transport: ", "vfio: ", "sim: "}
+
+// errorText is an error on one line for people: where it is, then what.
+func errorText(err error) string {
+	f, ok := errors.AsType[*transport.Fault](err)
+	if !ok {
+		return plainText(err)
+	}
+	var b strings.Builder
+	if f.Remote {
+		b.WriteString("the peer says: ")
+	}
+	if f.Device != "" {
+		fmt.Fprintf(&b, "device %s", f.Device)
+		if f.Offset > 0 {
+			fmt.Fprintf(&b, " at byte %d", f.Offset)
+		}
+		b.WriteString(": ")
+	}
+	b.WriteString(plainText(f.Err))
+	return b.String()
+}
+
+// plainText leaves out package names, and the hint that the error carries in
+// brackets where hints are lines of their own.
+func plainText(err error) string {
+	text := err.Error()
+	if e, ok := errors.AsType[*vfio.OpError](err); ok && e.Hint != "" {
+		text = strings.Replace(text, " ("+e.Hint+")", "", 1)
+	}
+	for _, prefix := range packagePrefixes {
+		text = strings.TrimPrefix(text, prefix)
+	}
+	return text
+}

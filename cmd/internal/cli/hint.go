@@ -1,0 +1,136 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"strings"
+	"syscall"
+
+	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/transport/handoff"
+	"github.com/migpipe/migpipe/vfio"
+)
+
+// scene is what hints depend on besides the error.
+type scene struct {
+	sending bool
+	self    transport.ID // zero on carriers without identities
+	address string       // --to or --listen
+}
+
+// hints are the next steps after a failure, most of the time one.
+func (s scene) hints(o handoff.Outcome, err error) []string {
+	if m, ok := errors.AsType[*mistake](err); ok {
+		return optional(m.hint)
+	}
+	switch o {
+	case handoff.InDoubt:
+		return s.inDoubt()
+	case handoff.NeedsReset:
+		return []string{"the device must be reset before it can be used again: detach it, or stop its guest"}
+	}
+	if h := s.ofError(err); h != nil {
+		return h
+	}
+	code, remote := codeOf(err)
+	return optional(s.ofCode(code, remote))
+}
+
+func optional(hint string) []string {
+	if hint == "" {
+		return nil
+	}
+	return []string{hint}
+}
+
+func (s scene) inDoubt() []string {
+	if !s.sending {
+		return []string{
+			"the source may have given its devices up: do not discard this copy before you have asked there",
+			"run these devices only if mig-send ended with 11 (in doubt) too and its host's guest stays stopped",
+		}
+	}
+	return []string{
+		"do NOT start the guest here: the destination may be running it",
+		"ask the destination first: if its mig-recv said committed, this copy must never run again",
+		"if its mig-recv said aborted, or never ran its devices and never will, start the guest here",
+	}
+}
+
+// ofError is for causes that an error names itself.
+func (s scene) ofError(err error) []string {
+	if w, ok := errors.AsType[*transport.WrongPeerError](err); ok {
+		return s.wrongPeer(w)
+	}
+	if e, ok := errors.AsType[*vfio.OpError](err); ok && e.Hint != "" {
+		return []string{e.Hint}
+	}
+	switch {
+	case errors.Is(err, transport.ErrRefusedByPeer):
+		return []string{fmt.Sprintf("if this host is to be trusted there, add --peer %v to the %s command", s.self, s.otherProgram())}
+	case errors.Is(err, transport.ErrUnreachable):
+		return []string{s.unreachable()}
+	case errors.Is(err, syscall.EADDRINUSE):
+		return []string{"another process listens there: choose another port, or 0 for any that is free"}
+	case errors.Is(err, syscall.EADDRNOTAVAIL):
+		return []string{"no interface of this host has that address"}
+	case errors.Is(err, vfio.ErrNoMigration):
+		return []string{"its driver cannot migrate: bind the device to a VFIO driver that can, as mlx5_vfio_pci"}
+	case errors.Is(err, vfio.ErrBusy):
+		return []string{"another process, a VMM perhaps, has it open"}
+	case errors.Is(err, fs.ErrPermission):
+		return []string{"run as root, or as the owner of what it names"}
+	case errors.Is(err, fs.ErrExist):
+		return []string{"to replace the file, write file:PATH?overwrite=1"}
+	}
+	return nil
+}
+
+func (s scene) wrongPeer(w *transport.WrongPeerError) []string {
+	list := make([]string, len(w.Want))
+	for i, id := range w.Want {
+		list[i] = id.String()
+	}
+	return []string{
+		"expected " + strings.Join(list, " or "),
+		"     got " + w.Got.String(),
+		fmt.Sprintf("if that is what `%s id` prints on the host you mean, run this with --peer %v", s.otherProgram(), w.Got),
+	}
+}
+
+func (s scene) otherProgram() string {
+	if s.sending {
+		return "mig-recv"
+	}
+	return "mig-send"
+}
+
+func (s scene) unreachable() string {
+	if path, ok := strings.CutPrefix(s.address, unixPrefix); ok {
+		return fmt.Sprintf("start mig-recv --listen %s%s first, as the same user", unixPrefix, path)
+	}
+	return fmt.Sprintf("is mig-recv listening at %s, and does every firewall between let UDP through?", s.address)
+}
+
+// ofCode is for causes that only the peer, or only a reason, tells.
+func (s scene) ofCode(code transport.Code, remote bool) string {
+	switch code {
+	case transport.CodeAuth:
+		return fmt.Sprintf("each side names the other with --peer: compare with what `%s id` prints there", s.otherProgram())
+	case transport.CodeVersion:
+		return "install the same release on both hosts"
+	case transport.CodeDevices:
+		return "give the same names to --device on both sides"
+	case transport.CodeIncompatible:
+		return "pair each device with one of the same model, driver and firmware generation"
+	case transport.CodeCorrupt:
+		return "the source's devices run on: try again, and check the memory of both hosts if it happens again"
+	case transport.CodeLimit:
+		return "raise --max-state at mig-recv, if the device is known to be that large"
+	}
+	if remote && code != transport.CodeCancelled {
+		return "the cause is at the other side: see what " + s.otherProgram() + " said there"
+	}
+	return ""
+}

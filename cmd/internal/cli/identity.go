@@ -1,0 +1,57 @@
+package cli
+
+import (
+	"os"
+	"path/filepath"
+
+	"github.com/migpipe/migpipe/transport"
+)
+
+// identityHelp is the part of the help texts about keys.
+const identityHelp = `Each side has a key, made on first use, and names the other by its identity:
+run ` + "`mig-send id`" + ` on the source, ` + "`mig-recv id`" + ` on the destination, and give each
+what the other printed with --peer. The key is in send.key or recv.key below
+$XDG_CONFIG_HOME/migpipe if that variable is set, else in /etc/migpipe for root
+and in ~/.config/migpipe for everybody else; --identity FILE names another one.`
+
+// defaultIdentity is where a program's key is unless --identity says otherwise.
+// The two programs have keys of their own: sending and receiving are separate
+// permissions.
+func defaultIdentity(key string) (string, error) {
+	if os.Getenv("XDG_CONFIG_HOME") == "" && os.Geteuid() == 0 {
+		return filepath.Join("/etc/migpipe", key), nil
+	}
+	dir, err := os.UserConfigDir()
+	if err != nil {
+		return "", err
+	}
+	return filepath.Join(dir, "migpipe", key), nil
+}
+
+// loadIdentity gives the key in path, or in the default place.
+func loadIdentity(path, key string) (*transport.Identity, error) {
+	if path == "" {
+		var err error
+		if path, err = defaultIdentity(key); err != nil {
+			return nil, mistakef("name a key file with --identity", "no place for a key: %v", err)
+		}
+	}
+	id, err := transport.LoadIdentity(path)
+	if err != nil {
+		return nil, &transport.Fault{Code: transport.CodeAuth, Err: err}
+	}
+	return id, nil
+}
+
+// parsePeers reads the --peer flags.
+func parsePeers(flags []string) ([]transport.ID, error) {
+	ids := make([]transport.ID, len(flags))
+	for i, flag := range flags {
+		id, err := transport.ParseID(flag)
+		if err != nil {
+			return nil, mistakef("copy what the `id` command of the other side prints", "--peer: %s", plainText(err))
+		}
+		ids[i] = id
+	}
+	return ids, nil
+}

@@ -1,0 +1,210 @@
+package cli
+
+import (
+	"encoding/json"
+	"errors"
+	"io"
+	"math"
+	"time"
+
+	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/transport/report"
+)
+
+// progressEvery is the shortest time between two progress events.
+const progressEvery = 200 * time.Millisecond
+
+// jsonView writes one event per line. The shapes below are an interface that
+// others build on: fields may be added, and none is ever renamed.
+type jsonView struct {
+	out      *json.Encoder
+	start    time.Time
+	progress time.Time // of the last such event
+}
+
+func newJSONView(w io.Writer) *jsonView {
+	out := json.NewEncoder(w)
+	out.SetEscapeHTML(false)
+	return &jsonView{out: out, start: time.Now()}
+}
+
+// jsonHead begins every event. TMS is measured by the monotonic clock.
+type jsonHead struct {
+	Event string  `json:"event"`
+	TMS   float64 `json:"t_ms"`
+	Time  string  `json:"time"`
+}
+
+type jsonListening struct {
+	jsonHead
+	Address string        `json:"address"`
+	ID      *transport.ID `json:"id,omitempty"`
+}
+
+type jsonPeer struct {
+	jsonHead
+	Peer string `json:"peer"`
+}
+
+type jsonPhase struct {
+	jsonHead
+	Phase string `json:"phase"`
+}
+
+type jsonWarning struct {
+	jsonHead
+	Text string `json:"text"`
+}
+
+type jsonProgress struct {
+	jsonHead
+	Devices []jsonSnapshot `json:"devices"`
+}
+
+// jsonSnapshot has no remaining where there is no estimate.
+type jsonSnapshot struct {
+	Name      string  `json:"name"`
+	Phase     string  `json:"phase"`
+	Bytes     uint64  `json:"bytes"`
+	WireBytes uint64  `json:"wire_bytes"`
+	Applied   uint64  `json:"applied_bytes"`
+	Remaining *uint64 `json:"remaining_estimate,omitempty"`
+}
+
+type jsonDone struct {
+	jsonHead
+	Outcome    string       `json:"outcome"`
+	Exit       int          `json:"exit"`
+	TotalMS    float64      `json:"total_ms"`
+	DowntimeMS float64      `json:"downtime_ms"`
+	Stages     []jsonStage  `json:"stages"`
+	Lanes      int          `json:"lanes"`
+	Devices    []jsonDevice `json:"devices"`
+	Error      *jsonError   `json:"error,omitempty"`
+	Warnings   []string     `json:"warnings"`
+}
+
+type jsonStage struct {
+	Name string  `json:"name"`
+	MS   float64 `json:"ms"`
+}
+
+type jsonDevice struct {
+	Name         string `json:"name"`
+	Bytes        uint64 `json:"bytes"`
+	WireBytes    uint64 `json:"wire_bytes"`
+	PrecopyBytes uint64 `json:"precopy_bytes"`
+	Rounds       int    `json:"rounds"`
+	Chunks       uint64 `json:"chunks"`
+	Digest       string `json:"digest"`
+	Path         string `json:"path"`
+	PathWhy      string `json:"path_why,omitempty"`
+	State        string `json:"state"`
+	Verified     *bool  `json:"verified,omitempty"` // only where the device can tell
+}
+
+type jsonError struct {
+	Code   string   `json:"code"`
+	Side   string   `json:"side"` // source or destination
+	Device string   `json:"device,omitempty"`
+	Offset uint64   `json:"offset"`
+	Text   string   `json:"text"`
+	Hints  []string `json:"hints,omitempty"`
+}
+
+func (j *jsonView) head(event string, at time.Time) jsonHead {
+	return jsonHead{Event: event, TMS: milliseconds(at.Sub(j.start)), Time: at.UTC().Format(time.RFC3339Nano)}
+}
+
+// milliseconds has a microsecond's precision: more would be noise.
+func milliseconds(d time.Duration) float64 { return math.Round(float64(d)/1e3) / 1e3 }
+
+// write has nobody to tell of a failure: whoever read the events is gone, and
+// the exit code still says how the migration ended.
+func (j *jsonView) write(event any) { _ = j.out.Encode(event) }
+
+func (j *jsonView) event(at time.Time, ev report.Event) {
+	head := j.head(string(ev.Kind), at)
+	switch ev.Kind {
+	case report.Listening:
+		j.write(jsonListening{jsonHead: head, Address: ev.Text})
+	case report.Peer:
+		j.write(jsonPeer{head, ev.Text})
+	case report.Phase:
+		j.write(jsonPhase{head, ev.Phase})
+	case report.Warning:
+		j.write(jsonWarning{head, ev.Text})
+	case report.Progress:
+		if at.Sub(j.progress) < progressEvery {
+			return
+		}
+		j.progress = at
+		j.write(jsonProgress{head, jsonSnapshots(ev.Devices)})
+	}
+}
+
+func jsonSnapshots(devices []report.Snapshot) []jsonSnapshot {
+	list := make([]jsonSnapshot, len(devices))
+	for i, d := range devices {
+		list[i] = jsonSnapshot{Name: d.Name, Phase: d.Phase, Bytes: d.Bytes, WireBytes: d.Wire, Applied: d.Applied}
+		if d.Known {
+			list[i].Remaining = &d.Remaining
+		}
+	}
+	return list
+}
+
+func (j *jsonView) end(v verdict) {
+	r := v.report
+	done := jsonDone{
+		jsonHead: j.head("done", time.Now()), Outcome: r.Outcome.String(), Exit: v.exit(),
+		TotalMS: milliseconds(r.Total), DowntimeMS: milliseconds(r.Downtime), Lanes: r.Lanes,
+		Stages: []jsonStage{}, Devices: []jsonDevice{}, Warnings: []string{},
+	}
+	done.Error = v.jsonError()
+	done.Warnings = append(done.Warnings, r.Warnings...)
+	for _, s := range r.Stages {
+		done.Stages = append(done.Stages, jsonStage{s.Name, milliseconds(s.Took)})
+	}
+	for _, d := range r.Devices {
+		done.Devices = append(done.Devices, v.jsonDevice(d))
+	}
+	j.write(done)
+}
+
+func (v verdict) jsonDevice(d report.Device) jsonDevice {
+	out := jsonDevice{
+		Name: d.Name, Bytes: d.Bytes, WireBytes: d.WireBytes, PrecopyBytes: d.PrecopyBytes,
+		Rounds: d.Rounds, Chunks: d.Chunks, Digest: d.Digest.String(),
+		Path: d.Path, PathWhy: d.PathWhy, State: d.State,
+	}
+	if ok, known := v.verified[d.Name]; known {
+		out.Verified = &ok
+	}
+	return out
+}
+
+// jsonError is the cause with its place, nil where there is none.
+func (v verdict) jsonError() *jsonError {
+	cause := v.cause()
+	if cause == nil {
+		return nil
+	}
+	code, remote := codeOf(cause)
+	e := &jsonError{Code: code.String(), Side: v.side(remote), Text: errorText(cause), Hints: v.hints(v.report.Outcome, cause)}
+	if _, ok := errors.AsType[*mistake](cause); ok {
+		e.Code = "usage"
+	}
+	if f, ok := errors.AsType[*transport.Fault](cause); ok {
+		e.Device, e.Offset = f.Device, f.Offset
+	}
+	return e
+}
+
+// side names where something happened.
+func (s scene) side(remote bool) string {
+	if s.sending != remote {
+		return "source"
+	}
+	return "destination"
+}

@@ -1,0 +1,75 @@
+package cli
+
+import (
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/migpipe/migpipe/transport/report"
+)
+
+// linesEvery is the time between two lines about a device.
+const linesEvery = 3 * time.Second
+
+// lineView is for logs: a line when something changes and every few seconds.
+type lineView struct {
+	program  string
+	err, out io.Writer
+	meters   meters
+	progress time.Time
+}
+
+func newLineView(program string, err, out io.Writer) *lineView {
+	return &lineView{program: program, err: err, out: out, meters: meters{}}
+}
+
+func (l *lineView) event(at time.Time, ev report.Event) {
+	switch ev.Kind {
+	case report.Phase:
+		l.print(ev.Phase)
+	case report.Progress:
+		l.devices(at, ev.Devices)
+	default:
+		l.print(notice(ev))
+	}
+}
+
+// notice is the line about an event that is no progress.
+func notice(ev report.Event) string {
+	switch ev.Kind {
+	case report.Listening:
+		return "listening on " + ev.Text
+	case report.Peer:
+		return "peer " + ev.Text
+	}
+	return string(ev.Kind) + ": " + ev.Text
+}
+
+func (l *lineView) print(text string) { fmt.Fprintf(l.err, "%s: %s\n", l.program, text) }
+
+func (l *lineView) devices(at time.Time, devices []report.Snapshot) {
+	list := l.meters.read(at, devices)
+	if l.progress.IsZero() {
+		l.progress = at // nothing to say yet
+	}
+	if at.Sub(l.progress) < linesEvery {
+		return
+	}
+	l.progress = at
+	for _, s := range list {
+		l.print(statusLine(s))
+	}
+}
+
+func statusLine(s status) string {
+	parts := []string{s.Name + " " + s.Phase, s.amount()}
+	for _, text := range []string{s.speed(), s.rest()} {
+		if text != "" {
+			parts = append(parts, text)
+		}
+	}
+	return strings.Join(parts, ", ")
+}
+
+func (l *lineView) end(v verdict) { printReport(l.out, v) }

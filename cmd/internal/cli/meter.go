@@ -1,0 +1,99 @@
+package cli
+
+import (
+	"math"
+	"time"
+
+	"github.com/migpipe/migpipe/transport/report"
+)
+
+// meter turns a device's snapshots into a rate that follows the last few
+// seconds.
+type meter struct {
+	at    time.Time
+	bytes uint64
+	rate  float64 // bytes per second, 0 until known
+}
+
+// settle is how long the rate takes to follow a change, by about two thirds.
+const settle = 2 * time.Second
+
+func (m *meter) update(at time.Time, bytes uint64) {
+	took := at.Sub(m.at)
+	switch {
+	case m.at.IsZero() || bytes < m.bytes:
+	case took < 50*time.Millisecond:
+		return
+	default:
+		now := float64(bytes-m.bytes) / took.Seconds()
+		weight := 1 - math.Exp(-took.Seconds()/settle.Seconds())
+		if m.rate == 0 {
+			weight = 1
+		}
+		m.rate += weight * (now - m.rate)
+	}
+	m.at, m.bytes = at, bytes
+}
+
+// status is what progress shows of one device.
+type status struct {
+	report.Snapshot
+	rate float64
+}
+
+// total is the bytes moved and those estimated to remain.
+func (s status) total() (n uint64, known bool) { return s.Bytes + s.Remaining, s.Known }
+
+// left is how long the estimated rest would take, if anybody can say.
+func (s status) left() (d time.Duration, known bool) {
+	if !s.Known || s.Remaining == 0 || s.rate < 1 {
+		return 0, false
+	}
+	seconds := float64(s.Remaining) / s.rate
+	return time.Duration(min(seconds, 1e6) * float64(time.Second)), true
+}
+
+// meters are those of all devices, by name.
+type meters map[string]*meter
+
+// read gives the status of each device as of an event.
+func (ms meters) read(at time.Time, devices []report.Snapshot) []status {
+	list := make([]status, len(devices))
+	for i, d := range devices {
+		m := ms[d.Name]
+		if m == nil {
+			m = &meter{}
+			ms[d.Name] = m
+		}
+		m.update(at, d.Bytes)
+		list[i] = status{d, m.rate}
+	}
+	return list
+}
+
+// The texts of a status; a "~" marks what is only an estimate.
+
+func (s status) amount() string {
+	if total, known := s.total(); known && s.Remaining > 0 {
+		return humanBytes(s.Bytes) + " of ~" + humanBytes(total)
+	}
+	return humanBytes(s.Bytes)
+}
+
+func (s status) speed() string {
+	if s.rate < 1 {
+		return ""
+	}
+	return humanRate(s.rate)
+}
+
+func (s status) rest() string {
+	if !s.Known || s.Remaining == 0 {
+		return ""
+	}
+	text := "~" + humanBytes(s.Remaining) + " left"
+	if d, ok := s.left(); ok {
+		text += ", ETA ~" + max(d.Round(time.Second), time.Second).String()
+	}
+	return text
+}

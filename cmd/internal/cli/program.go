@@ -1,0 +1,99 @@
+// Package cli is what mig-send and mig-recv share: flags, device URLs,
+// progress, events, reports, hints and exit codes. All that moves data is in
+// the packages reader and writer.
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/transport/handoff"
+	"github.com/migpipe/migpipe/transport/report"
+)
+
+// program is one of the two commands: cobra's tree, and the exit code that a
+// run of it has left.
+type program struct {
+	name string // mig-send or mig-recv
+	root *cobra.Command
+	exit int
+}
+
+// newProgram adds what both have to a root command.
+func newProgram(root *cobra.Command, c *common) *program {
+	p := &program{name: root.Name(), root: root}
+	root.Args = cobra.NoArgs
+	root.SilenceErrors, root.SilenceUsage = true, true
+	root.Version = version()
+	root.SetVersionTemplate("{{.Name}} {{.Version}}\n")
+	root.Flags().SortFlags, root.PersistentFlags().SortFlags = false, false
+	root.PersistentFlags().StringVar(&c.identity, "identity", "", "`FILE` with this side's private key, made on first use")
+	root.AddCommand(idCommand(c), manCommand(), versionCommand())
+	return p
+}
+
+// run gives an exit code to everything that a command line can lead to.
+func (p *program) run(args []string) int {
+	// A reader of the report that has gone away must not kill a migration.
+	signal.Ignore(syscall.SIGPIPE)
+	p.root.SetArgs(args)
+	err := p.root.Execute()
+	if err == nil {
+		return p.exit
+	}
+	v := verdict{report: report.Report{Outcome: handoff.Rolledback}, err: err}
+	if !isPlaced(err) { // cobra's
+		v.err = &mistake{text: err.Error(), hint: "see " + p.name + " --help"}
+	}
+	complain(os.Stderr, p.name, errorText(v.err), v.hints(v.report.Outcome, v.err))
+	return v.exit()
+}
+
+func isPlaced(err error) bool {
+	_, fault := errors.AsType[*transport.Fault](err)
+	_, ours := errors.AsType[*mistake](err)
+	return fault || ours
+}
+
+// complain writes an error and what to do about it, one line each.
+func complain(w *os.File, program, text string, hints []string) {
+	fmt.Fprintf(w, "%s: error: %s\n", program, text)
+	for _, hint := range hints {
+		fmt.Fprintf(w, "%s: hint: %s\n", program, hint)
+	}
+}
+
+func idCommand(c *common) *cobra.Command {
+	return &cobra.Command{
+		Use:   "id",
+		Short: "Print this side's identity, for --peer at the other side",
+		Long:  "Print this side's identity, for --peer at the other side. The key is made on\nfirst use, readable by its owner only.",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			id, err := loadIdentity(c.identity, c.keyName)
+			if err != nil {
+				return err
+			}
+			_, err = fmt.Fprintln(cmd.OutOrStdout(), id.ID())
+			return err
+		},
+	}
+}
+
+func versionCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "version",
+		Short: "Print the version",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			_, err := fmt.Fprintf(cmd.OutOrStdout(), "%s %s\n", cmd.Root().Name(), version())
+			return err
+		},
+	}
+}

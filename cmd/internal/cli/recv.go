@@ -1,0 +1,95 @@
+package cli
+
+import (
+	"context"
+
+	"github.com/spf13/cobra"
+
+	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/transport/report"
+	"github.com/migpipe/migpipe/writer"
+)
+
+const recvLong = `mig-recv takes the state of devices that mig-send sends from another host, and
+starts them here. All of them run here in the end, or none: then those that were
+touched are reset. It serves one migration and exits with its outcome.
+
+` + deviceHelp + `
+
+` + identityHelp + `
+
+Only peers that --peer lists are heard. With --listen unix:PATH the peer is a
+process of the same host; the kernel vouches that it belongs to the same user or
+root, and neither side has an identity.
+
+Port 0 means any that is free; the line about listening, or with --json the
+event, says which it is.
+
+` + exitHelp
+
+const recvExample = `  # on the destination: its name, then wait for the source
+  mig-recv id
+  mig-recv --listen 192.0.2.7:7000 --device nic0=vfio:0000:3b:00.1 --peer mig1SOURCE...
+
+  # into a file that appears when all is committed
+  mig-recv --listen 192.0.2.7:7000 --device nic0=file:/var/tmp/nic0.state --peer mig1SOURCE...
+
+  # into a device that a VMM has opened as descriptor 7
+  mig-recv --listen unix:/run/mig --device nic0=fd:7 --json`
+
+// recvFlags are what only mig-recv is told.
+type recvFlags struct {
+	common
+	listen   string
+	maxState size
+}
+
+// Recv is mig-recv: it carries out a command line and returns the exit code.
+func Recv(args []string) int { return newRecv().run(args) }
+
+func newRecv() *program {
+	r := &recvFlags{common: common{program: "mig-recv", peerProgram: "mig-send", keyName: "recv.key", role: sink}}
+	root := &cobra.Command{
+		Use:     "mig-recv --listen ADDR:PORT --device NAME=URL --peer ID [flags]",
+		Short:   "Receive the state of devices from another host",
+		Long:    recvLong,
+		Example: recvExample,
+	}
+	root.Flags().StringVar(&r.listen, "listen", "", "`ADDR:PORT` to listen on, or unix:PATH")
+	r.addFlags(root)
+	r.maxState = size{bytes: 1 << 40, min: 1, max: transport.MaxStream}
+	root.Flags().Var(&r.maxState, "max-state", "`SIZE` that one device's state may have")
+	p := newProgram(root, &r.common)
+	root.RunE = func(*cobra.Command, []string) error {
+		p.exit = r.run(r.prepare)
+		return nil
+	}
+	return p
+}
+
+func (r *recvFlags) prepare() (job, error) {
+	end, err := r.newEndpoint("--listen", r.listen)
+	return job{end: end, engine: func(ctx context.Context, devices []opened, observe report.Observer) (report.Report, error) {
+		return r.receive(ctx, end, devices, observe)
+	}}, err
+}
+
+func (r *recvFlags) receive(ctx context.Context, end endpoint, devices []opened, observe report.Observer) (report.Report, error) {
+	listener, err := end.listen()
+	if err != nil {
+		return report.Report{}, err
+	}
+	defer listener.Close()
+	return writer.Receive(ctx, listener, sinks(devices), &writer.Options{
+		Memory: int(r.memory.bytes), ChunkSize: int(r.chunk.bytes), MaxState: r.maxState.bytes,
+		Observe: observe, Software: r.software(),
+	})
+}
+
+func sinks(devices []opened) []writer.Sink {
+	list := make([]writer.Sink, len(devices))
+	for i, d := range devices {
+		list[i] = writer.Sink{Name: d.name, Device: d.Device}
+	}
+	return list
+}

@@ -1,0 +1,132 @@
+package cli
+
+import (
+	"cmp"
+	"fmt"
+	"io"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/transport/handoff"
+	"github.com/migpipe/migpipe/transport/report"
+)
+
+// headlines say what each outcome means for the devices.
+var headlines = map[handoff.Outcome]string{
+	handoff.Committed:  "committed: the devices run at the destination",
+	handoff.Rolledback: "aborted: the devices stay with the source",
+	handoff.InDoubt:    "IN DOUBT: neither side may be started before the other was asked",
+	handoff.NeedsReset: "needs reset: a device of this side could not be brought back",
+}
+
+// printReport writes the report for people. A run that did not get as far as
+// the engine has only errors to tell, and those are not the report's.
+func printReport(w io.Writer, v verdict) {
+	if !v.started {
+		return
+	}
+	r := v.report
+	fmt.Fprintln(w, headlines[r.Outcome])
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	defer t.Flush()
+	for _, row := range v.facts() {
+		fmt.Fprintf(t, "  %s\t%s\n", row[0], row[1])
+	}
+	t.Flush()
+	if v.bytes() > 0 {
+		fmt.Fprintln(t, "\n  device\tbytes\twire\tratio\tpre-copied\tdigest\tpath")
+		for _, d := range r.Devices {
+			fmt.Fprintf(t, "  %s\n", strings.Join(columns(d), "\t"))
+		}
+	}
+}
+
+// facts are the lines about the whole run.
+func (v verdict) facts() [][2]string {
+	r := v.report
+	var rows [][2]string
+	add := func(name, text string) {
+		if text != "" {
+			rows = append(rows, [2]string{name, text})
+		}
+	}
+	if r.Peer != (transport.ID{}) {
+		add("peer", r.Peer.String())
+	}
+	if r.Total > 0 {
+		add("total", humanTime(r.Total))
+	}
+	if r.Downtime > 0 {
+		add("downtime", humanTime(r.Downtime)+split(r.Stages))
+	}
+	if r.Total > 0 && v.bytes() > 0 {
+		add("rate", humanRate(float64(v.bytes())/r.Total.Seconds())+lanes(r.Lanes))
+	}
+	add("verified", v.verifiedNames(true))
+	add("DAMAGED", v.verifiedNames(false))
+	for _, warning := range r.Warnings {
+		add("warning", warning)
+	}
+	return rows
+}
+
+// split is the downtime by stage.
+func split(stages []report.Stage) string {
+	parts := make([]string, len(stages))
+	for i, s := range stages {
+		parts[i] = s.Name + " " + humanTime(s.Took)
+	}
+	if len(parts) == 0 {
+		return ""
+	}
+	return " = " + strings.Join(parts, " + ")
+}
+
+func lanes(n int) string {
+	switch n {
+	case 0:
+		return ""
+	case 1:
+		return " over 1 lane"
+	}
+	return fmt.Sprintf(" over %d lanes", n)
+}
+
+func (v verdict) bytes() (n uint64) {
+	for _, d := range v.report.Devices {
+		n += d.Bytes
+	}
+	return n
+}
+
+// verifiedNames lists the devices that said yes, or no, to holding the state
+// that their source had.
+func (v verdict) verifiedNames(ok bool) string {
+	var names []string
+	for _, d := range v.report.Devices {
+		if is, known := v.verified[d.Name]; known && is == ok {
+			names = append(names, d.Name)
+		}
+	}
+	return strings.Join(names, ", ")
+}
+
+// columns are a device's row in the table.
+func columns(d report.Device) []string {
+	ratio, digest := "-", "-"
+	if d.WireBytes > 0 {
+		ratio = fmt.Sprintf("%.2f", float64(d.Bytes)/float64(d.WireBytes))
+	}
+	if d.Digest != (transport.StreamDigest{}) {
+		digest = d.Digest.String()[:12]
+	}
+	path := cmp.Or(d.Path, "-")
+	if d.PathWhy != "" {
+		path += " (" + d.PathWhy + ")"
+	}
+	return []string{
+		d.Name, humanBytes(d.Bytes), humanBytes(d.WireBytes), ratio,
+		humanBytes(d.PrecopyBytes), digest, path,
+	}
+}

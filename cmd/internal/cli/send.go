@@ -1,0 +1,128 @@
+package cli
+
+import (
+	"context"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/migpipe/migpipe/codec"
+	"github.com/migpipe/migpipe/reader"
+	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/transport/report"
+)
+
+const sendLong = `mig-send migrates the state of devices on this host to another one, where
+mig-recv waits for it. All of them run there in the end, or none.
+
+` + deviceHelp + `
+
+` + identityHelp + `
+
+With --to unix:PATH the peer is a process of the same host; the kernel vouches
+that it belongs to the same user or root, and neither side has an identity.
+
+` + exitHelp
+
+const sendExample = `  # on the destination: its name, then wait for the source
+  mig-recv id
+  mig-recv --listen 192.0.2.7:7000 --device nic0=vfio:0000:3b:00.1 --peer mig1SOURCE...
+
+  # on the source
+  mig-send id
+  mig-send --to 192.0.2.7:7000 --device nic0=vfio:0000:5e:00.2 --peer mig1DEST...
+
+  # try it without hardware: two simulated devices, no identities
+  mig-recv --listen unix:/tmp/mig --device a=sim:mlx5 --device b=sim:hisi_acc &
+  mig-send --to unix:/tmp/mig --device 'a=sim:mlx5?size=300MiB&dirty=20MiB/s' --device b=sim:hisi_acc`
+
+// codecPolicies are the values of --codec.
+var codecPolicies = map[string]codec.Policy{
+	"auto": codec.Auto, "raw": codec.Fixed(codec.Raw), "s2": codec.Fixed(codec.S2), "zstd": codec.Fixed(codec.Zstd),
+}
+
+// sendFlags are what only mig-send is told.
+type sendFlags struct {
+	common
+	to         string
+	lanes      int
+	codec      string
+	downtime   time.Duration
+	maxPrecopy time.Duration
+	maxRounds  int
+}
+
+// Send is mig-send: it carries out a command line and returns the exit code.
+func Send(args []string) int { return newSend().run(args) }
+
+func newSend() *program {
+	s := &sendFlags{common: common{program: "mig-send", peerProgram: "mig-recv", keyName: "send.key", role: source}}
+	root := &cobra.Command{
+		Use:     "mig-send --to ADDR:PORT --device NAME=URL --peer ID [flags]",
+		Short:   "Migrate the state of devices to another host",
+		Long:    sendLong,
+		Example: sendExample,
+	}
+	root.Flags().StringVar(&s.to, "to", "", "`ADDR:PORT` of mig-recv, or unix:PATH")
+	s.addFlags(root)
+	s.addTuning(root)
+	p := newProgram(root, &s.common)
+	root.RunE = func(*cobra.Command, []string) error {
+		p.exit = s.run(s.prepare)
+		return nil
+	}
+	return p
+}
+
+func (s *sendFlags) addTuning(root *cobra.Command) {
+	f := root.Flags()
+	f.IntVar(&s.lanes, "lanes", 2, "`NUMBER` of data lanes: more of them use more cores")
+	f.StringVar(&s.codec, "codec", "auto", "`CODEC` of every chunk: auto, raw, s2 or zstd")
+	f.DurationVar(&s.downtime, "downtime-limit", 300*time.Millisecond, "`TIME` without a running guest that the switchover aims at")
+	f.DurationVar(&s.maxPrecopy, "max-precopy", time.Minute, "`TIME` after which devices that stay dirty are stopped all the same")
+	f.IntVar(&s.maxRounds, "max-rounds", 30, "`NUMBER` of pre-copy rounds after which they are")
+	_ = root.RegisterFlagCompletionFunc("codec", completeWords("auto", "raw", "s2", "zstd"))
+}
+
+func (s *sendFlags) checkTuning() error {
+	switch {
+	case codecPolicies[s.codec] == nil:
+		return mistakef("the codecs are auto, raw, s2 and zstd", "--codec: unknown codec %.20q", s.codec)
+	case s.lanes < 1 || s.lanes > transport.MaxLanes:
+		return mistakef("", "--lanes %d: must be 1 to %d", s.lanes, transport.MaxLanes)
+	case s.downtime <= 0:
+		return mistakef("", "--downtime-limit %v: must be more than 0", s.downtime)
+	case s.maxPrecopy <= 0:
+		return mistakef("", "--max-precopy %v: must be more than 0", s.maxPrecopy)
+	case s.maxRounds < 1:
+		return mistakef("", "--max-rounds %d: must be at least 1", s.maxRounds)
+	}
+	return nil
+}
+
+func (s *sendFlags) prepare() (job, error) {
+	if err := s.checkTuning(); err != nil {
+		return job{}, err
+	}
+	end, err := s.newEndpoint("--to", s.to)
+	return job{end: end, engine: func(ctx context.Context, devices []opened, observe report.Observer) (report.Report, error) {
+		return reader.Send(ctx, end.dialer(), sources(devices), s.options(observe))
+	}}, err
+}
+
+func sources(devices []opened) []reader.Source {
+	list := make([]reader.Source, len(devices))
+	for i, d := range devices {
+		list[i] = reader.Source{Name: d.name, Device: d.Device}
+	}
+	return list
+}
+
+func (s *sendFlags) options(observe report.Observer) *reader.Options {
+	return &reader.Options{
+		Memory: int(s.memory.bytes), ChunkSize: int(s.chunk.bytes), Lanes: s.lanes,
+		Codec: codecPolicies[s.codec], DowntimeLimit: s.downtime,
+		MaxPrecopy: s.maxPrecopy, MaxRounds: s.maxRounds,
+		Observe: observe, Software: s.software(),
+	}
+}

@@ -1,0 +1,110 @@
+package cli
+
+import (
+	"os"
+	"sync"
+	"time"
+
+	"golang.org/x/term"
+
+	"github.com/migpipe/migpipe/transport/report"
+)
+
+// view is one way to tell the user what happens.
+type view interface {
+	event(at time.Time, ev report.Event)
+	end(v verdict) // after the last event
+}
+
+// quietView is --quiet.
+type quietView struct{}
+
+func (quietView) event(time.Time, report.Event) {}
+func (quietView) end(verdict)                   {}
+
+// show tells the user how a run goes and went. Events are told in a goroutine
+// of their own: the engine must not wait for a terminal or a pipe.
+type show struct {
+	program string
+	view    view
+
+	mu     sync.Mutex
+	queue  []stamped
+	closed bool
+	wake   chan struct{}
+	done   chan struct{}
+}
+
+// stamped is an event and when it happened.
+type stamped struct {
+	at time.Time
+	report.Event
+}
+
+func newShow(c *common) *show {
+	s := &show{program: c.program, view: newView(c), wake: make(chan struct{}, 1), done: make(chan struct{})}
+	go s.tell() // end ends it
+	return s
+}
+
+func newView(c *common) view {
+	switch {
+	case c.json:
+		return newJSONView(os.Stdout)
+	case c.quiet:
+		return quietView{}
+	case term.IsTerminal(int(os.Stderr.Fd())):
+		return newBarView(c.program, os.Stderr, os.Stdout)
+	}
+	return newLineView(c.program, os.Stderr, os.Stdout)
+}
+
+// observe is a report.Observer. Of progress that was not told yet only the
+// newest is kept, so a stuck terminal costs no memory.
+func (s *show) observe(ev report.Event) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	last := len(s.queue) - 1
+	if ev.Kind == report.Progress && last >= 0 && s.queue[last].Kind == report.Progress {
+		s.queue = s.queue[:last]
+	}
+	s.queue = append(s.queue, stamped{time.Now(), ev})
+	s.wakeUp()
+}
+
+func (s *show) wakeUp() {
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (s *show) tell() {
+	defer close(s.done)
+	for range s.wake {
+		s.mu.Lock()
+		queue, closed := s.queue, s.closed
+		s.queue = nil
+		s.mu.Unlock()
+		for _, ev := range queue {
+			s.view.event(ev.at, ev.Event)
+		}
+		if closed {
+			return
+		}
+	}
+}
+
+// end tells how the run ended, errors and hints last, and gives its exit code.
+func (s *show) end(v verdict) int {
+	s.mu.Lock()
+	s.closed = true
+	s.wakeUp()
+	s.mu.Unlock()
+	<-s.done
+	s.view.end(v)
+	if cause := v.cause(); cause != nil {
+		complain(os.Stderr, s.program, errorText(cause), v.hints(v.report.Outcome, cause))
+	}
+	return v.exit()
+}

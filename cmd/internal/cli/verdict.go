@@ -1,0 +1,67 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/transport/report"
+	"github.com/migpipe/migpipe/vfio/sim"
+)
+
+// verdict is how a run ended: what the report, the done event and the exit
+// code are made of.
+type verdict struct {
+	scene
+	report   report.Report
+	started  bool // the engine ran
+	err      error
+	verified map[string]bool // devices that can tell whether they hold the source's state
+	damage   error           // why one of them does not
+}
+
+// cause is why the exit code is not 0, nil where it is.
+func (v verdict) cause() error {
+	if v.err != nil {
+		return v.err
+	}
+	return v.damage
+}
+
+// exit is the exit code of the run.
+func (v verdict) exit() int {
+	if v.damage != nil {
+		return exitIntegrity
+	}
+	if _, ok := errors.AsType[*mistake](v.err); ok {
+		return exitUsage
+	}
+	code, remote := codeOf(v.err)
+	return exitCode(v.report.Outcome, code, remote)
+}
+
+// verify asks the devices that know whether they hold what the source had.
+func (v *verdict) verify(devices []opened) {
+	v.verified = map[string]bool{}
+	for _, d := range devices {
+		s, ok := d.Device.(sim.Verifier)
+		if !ok {
+			continue
+		}
+		err := s.Verify()
+		v.verified[d.name] = err == nil
+		if err != nil && v.damage == nil {
+			v.damage = &transport.Fault{Code: transport.CodeCorrupt, Device: d.name, Err: err}
+		}
+	}
+}
+
+// close lets go of the devices. By now their states say who owns them, so a
+// failure is worth no more than a warning.
+func (v *verdict) close(devices []opened) {
+	for _, d := range devices {
+		if err := d.Close(); err != nil {
+			v.report.Warnings = append(v.report.Warnings, fmt.Sprintf("device %s: %s", d.name, plainText(err)))
+		}
+	}
+}
