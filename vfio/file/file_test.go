@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/migpipe/migpipe/vfio"
+	"github.com/migpipe/migpipe/vfio/vfiotest"
 	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
 	"pgregory.net/rapid"
@@ -432,9 +433,9 @@ func TestRefused(t *testing.T) {
 	_, noDir := NewSink(filepath.Join(dir, "missing", "out"), nil)
 	_, slash := NewSink(filepath.Join(dir, "out")+"/", nil)
 	src := source(t, write(t, filepath.Join(dir, "in"), ""))
-	_, resume := src.SetState(vfio.Resuming)
+	_, resume := set(t, src, vfio.Resuming).Write([]byte("x"))
 	dst := sink(t, filepath.Join(dir, "out"), nil)
-	_, stopCopy := dst.SetState(vfio.StopCopy)
+	_, stopCopy := set(t, dst, vfio.StopCopy).Read(make([]byte, 1))
 	_, preCopy := dst.SetState(vfio.PreCopy)
 	for name, tt := range map[string]struct{ got, want error }{
 		"no source":          {missing, os.ErrNotExist},
@@ -442,8 +443,8 @@ func TestRefused(t *testing.T) {
 		"folder as sink":     {onDir, unix.EISDIR},
 		"no folder":          {noDir, os.ErrNotExist},
 		"path ends in slash": {slash, os.ErrNotExist},
-		"resuming a source":  {resume, vfio.ErrUnsupportedState},
-		"saving a sink":      {stopCopy, vfio.ErrUnsupportedState},
+		"resuming a source":  {resume, vfio.ErrRejected},
+		"saving a sink":      {stopCopy, unix.EBADF},
 		"PRE_COPY":           {preCopy, vfio.ErrUnsupportedState},
 	} {
 		if !errors.Is(tt.got, tt.want) || !strings.Contains(tt.got.Error(), "file:"+dir) {
@@ -484,12 +485,26 @@ func TestClosed(t *testing.T) {
 	for _, d := range []vfio.Device{src, dst} {
 		_, serr := d.State()
 		_, terr := d.SetState(vfio.Stop)
-		for _, err := range []error{serr, terr, d.Reset(), d.Close()} {
+		for _, err := range []error{serr, terr, d.Reset()} {
 			if !errors.Is(err, os.ErrClosed) {
 				t.Errorf("%T: %v", d, err)
 			}
 		}
 	}
+}
+
+func TestConformance(t *testing.T) {
+	dir := t.TempDir()
+	data := bytes.Repeat([]byte("a state of some length. "), 20_000)
+	in, out := write(t, filepath.Join(dir, "in"), string(data)), filepath.Join(dir, "out")
+	vfiotest.Run(t, vfiotest.Config{
+		Source:      func(t *testing.T) vfio.Device { d, _ := NewSource(in); return d },
+		Destination: func(t *testing.T) vfio.Device { d, _ := NewSink(out, &SinkOptions{Overwrite: true}); return d },
+		Verify: func(t *testing.T, _, destination vfio.Device) {
+			set(t, destination, vfio.Running)
+			holds(t, dir, map[string]string{"in": string(data), "out": string(data)})
+		},
+	})
 }
 
 func BenchmarkCopy(b *testing.B) {

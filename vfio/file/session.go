@@ -42,6 +42,14 @@ func newSession(name string, f *os.File, writes bool) *session {
 	return &session{name: name, f: f, writes: writes}
 }
 
+// deadSession is that of a state which this end has only because every device
+// has it: it never moves a byte.
+func deadSession(name string, f *os.File, why error) *session {
+	s := newSession(name, f, true)
+	s.broken = why
+	return s
+}
+
 // end ends the session, and returns when nobody uses the file any more.
 func (s *session) end() {
 	if s == nil {
@@ -78,10 +86,12 @@ func (s *session) alive(write bool) error {
 		return os.ErrClosed
 	case s.ended.Load():
 		return vfio.ErrSessionLost
+	case s.broken != nil:
+		return s.broken
 	case s.writes != write:
 		return unix.EBADF
 	}
-	return s.broken
+	return nil
 }
 
 func (s *session) fail(op string, err error) error {

@@ -38,7 +38,8 @@ func ParseSink(s string) (path string, o *SinkOptions, err error) {
 	return s[:i], o, nil
 }
 
-// Sink is a device that keeps the state which is loaded into it in a file.
+// Sink is a device that keeps the state which is loaded into it in a file. It
+// has STOP_COPY like every device, and gives nothing there.
 type Sink struct{ *device }
 
 // NewSink makes a sink for a file that does not exist yet, unless the options
@@ -68,7 +69,7 @@ func (s *Sink) StopCopySize() (uint64, error) {
 	return 0, s.fail("get size", errors.ErrUnsupported)
 }
 
-var errOnlyWritten = fmt.Errorf("%v: %w: a sink is only written", vfio.StopCopy, vfio.ErrUnsupportedState)
+var errOnlyWritten = fmt.Errorf("%w: a sink is only written", unix.EBADF)
 
 // pathEnd is a file that gets its name when it is complete.
 type pathEnd struct {
@@ -106,7 +107,7 @@ func (e *pathEnd) check() error {
 func (e *pathEnd) arc(from, to vfio.State) (*session, error) {
 	switch {
 	case to == vfio.StopCopy:
-		return nil, errOnlyWritten
+		return deadSession("file:"+e.path, nil, errOnlyWritten), nil
 	case to == vfio.Resuming:
 		return e.begin()
 	case from == vfio.Resuming:
@@ -177,7 +178,7 @@ type fdEnd struct{ f *os.File }
 func (e *fdEnd) arc(from, to vfio.State) (*session, error) {
 	switch {
 	case to == vfio.StopCopy:
-		return nil, errOnlyWritten
+		return deadSession("file:"+e.f.Name(), e.f, errOnlyWritten), nil
 	case to == vfio.Resuming:
 		return newSession("file:"+e.f.Name(), e.f, true), nil
 	case from == vfio.Resuming:

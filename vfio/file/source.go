@@ -10,7 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Source is a device whose state is what a file holds.
+// Source is a device whose state is what a file holds. It has RESUMING like
+// every device, and rejects what is written there.
 type Source struct {
 	*device
 	end *sourceEnd
@@ -93,6 +94,10 @@ type sourceEnd struct {
 	last    *session
 }
 
+var errOnlyRead = fmt.Errorf("%w: a source is only read", vfio.ErrRejected)
+
+func (e *sourceEnd) name() string { return "file:" + e.f.Name() }
+
 // left is the number of bytes that STOP_COPY would still give.
 func (e *sourceEnd) left(sess *session) (uint64, error) {
 	st, err := e.f.Stat()
@@ -109,12 +114,12 @@ func (e *sourceEnd) left(sess *session) (uint64, error) {
 func (e *sourceEnd) arc(_, to vfio.State) (*session, error) {
 	switch to {
 	case vfio.Resuming:
-		return nil, fmt.Errorf("%v: %w: a source is only read", to, vfio.ErrUnsupportedState)
+		return deadSession(e.name(), e.f, errOnlyRead), nil
 	case vfio.StopCopy:
 		if err := e.rewind(); err != nil {
 			return nil, err
 		}
-		e.last = newSession("file:"+e.f.Name(), e.f, false)
+		e.last = newSession(e.name(), e.f, false)
 		return e.last, nil
 	}
 	return nil, nil

@@ -290,9 +290,6 @@ func (s *session) offset() int64 {
 func (s *session) Close() error {
 	s.d.mu.Lock()
 	defer s.d.mu.Unlock()
-	if s.closed {
-		return s.d.fail("close", -1, os.ErrClosed)
-	}
 	s.closed = true
 	return nil
 }
