@@ -1,0 +1,151 @@
+package handoff
+
+import (
+	"testing"
+
+	"github.com/migpipe/migpipe/transport"
+	"pgregory.net/rapid"
+)
+
+// engine drives one machine as reader and writer do, with no devices at all.
+type engine struct {
+	t        *rapid.T
+	step     func(Event) []Action
+	results  []Event // of actions that were taken
+	finished []Outcome
+	released bool
+}
+
+// take feeds an event and takes the actions, the journal being what it may.
+func (e *engine) take(ev Event) {
+	for _, a := range e.step(ev) {
+		switch a.(type) {
+		case Append:
+			if rapid.IntRange(0, 9).Draw(e.t, "journal") == 0 {
+				e.take(Unrecorded{})
+				return
+			}
+		case Resume:
+			if e.released {
+				e.t.Fatal("resumed after the release")
+			}
+			e.results = append(e.results, Resumed{Failed: rapid.Bool().Draw(e.t, "resume fails")})
+		case Reset:
+			e.results = append(e.results, WasReset{Failed: rapid.Bool().Draw(e.t, "reset fails")})
+		case Start:
+			e.results = append(e.results, rapid.SampledFrom([]Event{Started{}, NotStarted{Copy: Kept},
+				NotStarted{Copy: Dropped}, NotStarted{Copy: Unclear}}).Draw(e.t, "start"))
+		case Release:
+			e.released = true
+		}
+		if f, ok := a.(Finish); ok {
+			e.finished = append(e.finished, f.Outcome)
+		}
+	}
+}
+
+// run takes events as they come, loses the peer at the end, and expects the
+// attempt to end exactly once.
+func (e *engine) run(first Event, some []Event) {
+	e.take(first)
+	for _, ev := range rapid.SliceOfN(rapid.SampledFrom(some), 0, 30).Draw(e.t, "events") {
+		e.take(ev)
+		if rapid.Bool().Draw(e.t, "result") {
+			e.result()
+		}
+	}
+	for range 3 {
+		e.result()
+		e.take(Lost{})
+	}
+	if len(e.finished) != 1 {
+		e.t.Fatalf("finished %d times: %v", len(e.finished), e.finished)
+	}
+}
+
+func (e *engine) result() {
+	if len(e.results) > 0 {
+		ev := e.results[0]
+		e.results = e.results[1:]
+		e.take(ev)
+	}
+}
+
+// everything is every event but the results of actions, which come by order only.
+func everything() []Event {
+	all := []Event{Begin{}, Offered{attempt(1)}, Offered{attempt(2)}, Refused{Attempt: attempt(2)}, Drained{worldDigest},
+		Drained{}, Loaded{worldDigest}, Failed{Code: transport.CodeDevice}, Lost{}, Interrupt{}}
+	for _, a := range []transport.Attempt{attempt(1), attempt(2), {Mig: transport.MigID{9}, Epoch: 1}, {}} {
+		for _, name := range []string{"WELCOME", "READY", "COMMIT", "RUNNING", "DECLINED", "NOT_STARTED", "CANCEL", "ABORT", "FIN", "QUERY"} {
+			all = append(all, messageEvent(name, a, destJournal, worldDigest), messageEvent(name, a, otherJournal, transport.StreamDigest{}))
+		}
+	}
+	return all
+}
+
+func TestSourceAlwaysEnds(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		s := NewSource(attempt(1), sourceJournal)
+		e := &engine{t: t, step: func(ev Event) (actions []Action) {
+			could := s.MayResume()
+			s, actions = s.Step(ev)
+			if _, declined := ev.(*transport.Declined); !could && s.MayResume() && !declined {
+				t.Fatalf("the right to resume came back by %T", ev)
+			}
+			return actions
+		}}
+		e.run(Begin{}, everything())
+	})
+}
+
+func TestDestAlwaysEnds(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		d := NewDest(destJournal)
+		e := &engine{t: t, step: func(ev Event) (actions []Action) {
+			before := d
+			d, actions = d.Step(ev)
+			if _, commit := ev.(*transport.Commit); d.Phase == DestStarting && before.Phase != DestStarting && !commit {
+				t.Fatalf("started by %T", ev)
+			}
+			if d.MaxEpoch < before.MaxEpoch {
+				t.Fatalf("the highest epoch fell from %d to %d", before.MaxEpoch, d.MaxEpoch)
+			}
+			return actions
+		}}
+		e.run(Offered{attempt(1)}, everything())
+	})
+}
+
+// Names must exist for everything that can be shown.
+func TestNames(t *testing.T) {
+	for r := None; r <= Done; r++ {
+		_ = r.String()
+	}
+	for p := SourceIdle; p <= SourceEnded; p++ {
+		_ = p.String()
+	}
+	for p := DestIdle; p <= DestEnded; p++ {
+		_ = p.String()
+	}
+	for o, want := range []string{"pending", "committed", "aborted", "in-doubt", "needs-reset"} {
+		if got := Outcome(o).String(); got != want {
+			t.Errorf("outcome %d is %q, want %q", o, got, want)
+		}
+	}
+}
+
+func TestMemoryKeeps(t *testing.T) {
+	m := NewMemory()
+	if m.ID() == (transport.JournalID{}) || m.ID() == NewMemory().ID() {
+		t.Fatal("a journal's id is no id")
+	}
+	for _, r := range []Record{Open, Commit} {
+		if err := m.Append(Entry{Record: r}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got := m.Entries()
+	if len(got) != 2 || got[0].Record != Open || got[1].Record != Commit {
+		t.Fatalf("kept %v", got)
+	}
+}

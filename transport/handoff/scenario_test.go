@@ -1,0 +1,259 @@
+package handoff
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/migpipe/migpipe/transport"
+)
+
+var update = flag.Bool("update", false, "write what the scenarios give into their files")
+
+// A scenario is a text: at the margin an event for the source (S) or the
+// destination (D), indented below it what the machine makes of it. "scenario"
+// starts anew, "#" begins a comment. Run with -update after a change, and read
+// the difference: it is the change of behaviour.
+func TestScenarios(t *testing.T) {
+	files, err := filepath.Glob("testdata/*.txt")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no scenarios: %v", err)
+	}
+	for _, file := range files {
+		t.Run(filepath.Base(file), func(t *testing.T) {
+			text, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := play(t, string(text))
+			if *update {
+				if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			compare(t, string(text), got)
+		})
+	}
+}
+
+func compare(t *testing.T, want, got string) {
+	w, g := strings.Split(want, "\n"), strings.Split(got, "\n")
+	for i := range g {
+		if i >= len(w) || w[i] != g[i] {
+			t.Fatalf("line %d: %s\nrun with -update and read the difference", i+1, g[i])
+		}
+	}
+	if len(w) != len(g) {
+		t.Fatalf("%d lines, want %d", len(g), len(w))
+	}
+}
+
+// stage holds both machines and their journals.
+type stage struct {
+	s          Source
+	d          Dest
+	sLog, dLog Entry
+	out        strings.Builder
+}
+
+func newStage() *stage {
+	a := attempt(1)
+	return &stage{
+		s: NewSource(a, sourceJournal), sLog: Entry{Record: Owner, Attempt: a, Journal: sourceJournal},
+		d: NewDest(destJournal), dLog: Entry{Journal: destJournal},
+	}
+}
+
+func play(t *testing.T, text string) string {
+	var out strings.Builder
+	st := newStage()
+	for line := range strings.Lines(text) {
+		line = strings.TrimRight(line, "\n")
+		switch {
+		case strings.HasPrefix(line, " "), strings.HasPrefix(line, "\t"):
+			continue // of the last run
+		case strings.HasPrefix(line, "scenario"):
+			st = newStage()
+		}
+		out.WriteString(line + "\n")
+		if strings.HasPrefix(line, "S ") || strings.HasPrefix(line, "D ") {
+			st.play(t, line)
+			out.WriteString(st.out.String())
+			st.out.Reset()
+		}
+	}
+	return out.String()
+}
+
+func (st *stage) play(t *testing.T, line string) {
+	line, refuses := strings.CutSuffix(line, ", journal refuses")
+	side, what, _ := strings.Cut(line, " ")
+	switch {
+	case what == "restart" && side == "S":
+		s, actions := restartSource(st.sLog)
+		st.source(s, actions, false)
+	case what == "restart":
+		d, actions := restartDest(st.dLog)
+		st.dest(d, actions, false)
+	case what == "loses its journal":
+		st.d, st.dLog = NewDest(otherJournal), Entry{Journal: otherJournal}
+	case side == "S":
+		s, actions := st.s.Step(parseEvent(t, what, st.s.Attempt))
+		st.source(s, actions, refuses)
+	default:
+		d, actions := st.d.Step(parseEvent(t, what, st.d.Attempt))
+		st.dest(d, actions, refuses)
+	}
+}
+
+func (st *stage) source(s Source, actions []Action, refuses bool) {
+	fmt.Fprintf(&st.out, "    %v %v -> %v %v\n", st.s.Phase, st.s.Record, s.Phase, s.Record)
+	st.s = s
+	if st.act(actions, refuses, &st.sLog) {
+		s, actions = st.s.Step(Unrecorded{})
+		st.source(s, actions, true)
+	}
+}
+
+func (st *stage) dest(d Dest, actions []Action, refuses bool) {
+	fmt.Fprintf(&st.out, "    %v %v -> %v %v\n", st.d.Phase, st.d.Record, d.Phase, d.Record)
+	st.d = d
+	if st.act(actions, refuses, &st.dLog) {
+		d, actions = st.d.Step(Unrecorded{})
+		st.dest(d, actions, true)
+	}
+}
+
+// act prints the actions, and reports whether the journal refused one of them.
+func (st *stage) act(actions []Action, refuses bool, log *Entry) bool {
+	for _, a := range actions {
+		rec, ok := a.(Append)
+		if ok && refuses {
+			fmt.Fprintf(&st.out, "      %s: refused\n", printAction(a))
+			return true
+		}
+		if ok {
+			*log = rec.Entry
+		}
+		fmt.Fprintf(&st.out, "      %s\n", printAction(a))
+	}
+	return false
+}
+
+func printAction(a Action) string {
+	switch a := a.(type) {
+	case Append:
+		return fmt.Sprintf("append %v(%d)", a.Entry.Record, a.Entry.Attempt.Epoch)
+	case Send:
+		return "send " + printMessage(a.Message)
+	case Finish:
+		return fmt.Sprintf("finish: %v", a.Outcome)
+	case SendHello:
+		return "send HELLO"
+	case SendWelcome:
+		return "send WELCOME"
+	}
+	return strings.ToLower(strings.TrimPrefix(fmt.Sprintf("%T", a), "handoff."))
+}
+
+func printMessage(m transport.Message) string {
+	text := fmt.Sprintf("%v(%d)", m.Type(), m.About().Epoch)
+	switch m := m.(type) {
+	case *transport.Declined:
+		text += fmt.Sprintf(" %v: %s", m.Code, m.Text)
+	case *transport.Abort:
+		text += fmt.Sprintf(" %v: %s", m.Code, m.Text)
+	case *transport.NotStarted:
+		text += ": " + m.Text
+	case *transport.Status:
+		text += fmt.Sprintf(" record=%s max-epoch=%d", m.Record, m.MaxEpoch)
+	}
+	return text
+}
+
+// parseEvent reads "COMMIT", "COMMIT epoch=2 journal=other" or "loaded".
+func parseEvent(t *testing.T, text string, at transport.Attempt) Event {
+	words := strings.Fields(text)
+	journal, digest := destJournal, worldDigest
+	for _, w := range words[1:] {
+		switch w {
+		case "journal=other":
+			journal = otherJournal
+		case "digest=other":
+			digest = transport.StreamDigest{}
+		case "epoch=1", "epoch=2":
+			at = attempt(uint64(w[len(w)-1] - '0'))
+		case "mig=other":
+			at.Mig = transport.MigID{9}
+		}
+	}
+	if ev := messageEvent(words[0], at, journal, digest); ev != nil {
+		return ev
+	}
+	if ev := localEvent(strings.Join(words, " "), at, digest); ev != nil {
+		return ev
+	}
+	t.Fatalf("unknown event %q", text)
+	return nil
+}
+
+func messageEvent(name string, at transport.Attempt, journal transport.JournalID, digest transport.StreamDigest) Event {
+	switch name {
+	case "WELCOME":
+		return &transport.Welcome{Attempt: at, Journal: journal}
+	case "READY":
+		return &transport.Ready{Attempt: at, Journal: journal, Digest: digest}
+	case "COMMIT":
+		return &transport.Commit{Attempt: at, Journal: journal, Digest: digest}
+	case "RUNNING":
+		return &transport.Running{Attempt: at, Journal: journal}
+	case "DECLINED":
+		return &transport.Declined{Attempt: at, Journal: journal, Code: transport.CodeDevice}
+	case "NOT_STARTED":
+		return &transport.NotStarted{Attempt: at, Journal: journal}
+	case "CANCEL":
+		return &transport.Cancel{Attempt: at}
+	case "ABORT":
+		return &transport.Abort{Attempt: at, Code: transport.CodeDevice}
+	case "FIN":
+		return &transport.Fin{Attempt: at}
+	case "QUERY":
+		return &transport.Query{Attempt: at}
+	}
+	return nil
+}
+
+func localEvent(text string, at transport.Attempt, digest transport.StreamDigest) Event {
+	failed := Failed{Code: transport.CodeDevice, Device: "net0", Offset: 4096, Text: "input/output error"}
+	name, detail, _ := strings.Cut(text, " ")
+	switch name {
+	case "begin":
+		return Begin{}
+	case "offered":
+		return Offered{attempt(max(1, at.Epoch))}
+	case "refused":
+		return Refused{attempt(max(1, at.Epoch)), Failed{Code: transport.CodeIncompatible, Text: "another driver"}}
+	case "drained":
+		return Drained{digest}
+	case "loaded":
+		return Loaded{digest}
+	case "failed":
+		return failed
+	case "lost":
+		return Lost{}
+	case "interrupt":
+		return Interrupt{}
+	case "resumed":
+		return Resumed{Failed: detail == "not"}
+	case "reset":
+		return WasReset{Failed: detail == "not"}
+	case "started":
+		return Started{TookNS: 1000}
+	case "not-started":
+		return NotStarted{Copy: map[string]Copy{"kept": Kept, "dropped": Dropped, "unclear": Unclear}[detail], Text: "no start"}
+	}
+	return nil
+}
