@@ -110,9 +110,9 @@ func (d *device) set(to State) (int, error) {
 func (d *device) SetState(to State) (Stream, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	from, err := d.getState()
+	from, err := d.State()
 	if err != nil {
-		return nil, d.fail("set state", &TransitionError{To: to, NowErr: err, Err: err})
+		return nil, err
 	}
 	if err := d.refuse(from, to); err != nil {
 		return nil, d.fail("set state", &TransitionError{From: from, To: to, Now: from, Err: err})
@@ -126,6 +126,7 @@ func (d *device) SetState(to State) (Stream, error) {
 		d.follow(from, to)
 		return nil, nil
 	}
+	d.dropSession() // RESUMING -> PRE_COPY ends one on its way
 	d.session = newStream(d, fd, to)
 	return d.session, nil
 }

@@ -361,6 +361,55 @@ func TestQuirk37WriterJoined(t *testing.T) {
 	}
 }
 
+// TestQuirk37SessionReplaced ends a load by a request that opens a session.
+func TestQuirk37SessionReplaced(t *testing.T) {
+	k, d, s := session(t, "virtio", Resuming)
+	mustSet(t, d, PreCopy)
+	_, err := s.Write([]byte("late"))
+	wantIs(t, err, ErrSessionLost)
+	if k.count("write") != 0 {
+		t.Error("a late write reached the driver")
+	}
+}
+
+// TestQuirk28StopDiscardsPreCopy: legal, and the end of the session.
+func TestQuirk28StopDiscardsPreCopy(t *testing.T) {
+	_, d, s := session(t, "mlx5", PreCopy)
+	mustSet(t, d, Stop)
+	_, err := readOne(s)
+	wantIs(t, err, ErrSessionLost)
+}
+
+// TestQuirk19NothingWaitsInUserSpace asks while a SetState is under way: what
+// waits, waits in the kernel.
+func TestQuirk19NothingWaitsInUserSpace(t *testing.T) {
+	t.Run("quirk48_SET_under_way", func(t *testing.T) {
+		_, d, s := session(t, "mlx5", PreCopy)
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		_, err1 := d.State()
+		_, err2 := d.StopCopySize()
+		_, err3 := s.Pending()
+		_, err4 := readOne(s)
+		if err := errors.Join(err1, err2, err3); err != nil || err4 != ErrDrained {
+			t.Error(err, err4)
+		}
+	})
+}
+
+func TestStateFails(t *testing.T) {
+	k := newFakeKernel(t)
+	d := k.device(Info{})
+	k.fail("get", unix.EIO, unix.EIO)
+	_, err := d.State()
+	wantIs(t, err, unix.EIO)
+	_, err = d.SetState(Stop)
+	wantIs(t, err, unix.EIO)
+	if k.count("set") != 0 {
+		t.Error("a SET went out although the state is unknown")
+	}
+}
+
 func TestCloseIsIdempotent(t *testing.T) {
 	k := newFakeKernel(t)
 	d := k.device(Info{})

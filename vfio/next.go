@@ -75,7 +75,7 @@ func Next(from, to State, f Features) (State, error) {
 		next = arcs[next][to]
 	}
 	if next == Error {
-		return Error, fmt.Errorf("%v -> %v: %w", from, to, ErrBlocked)
+		return Error, ErrBlocked
 	}
 	return next, nil
 }

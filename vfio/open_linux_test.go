@@ -260,6 +260,18 @@ func TestFromFDOfSomethingElse(t *testing.T) {
 	}
 }
 
+func TestIsDevice(t *testing.T) {
+	k, o := fakeOpener(t)
+	k.files[fakeDeviceFD] = "device"
+	if !o.isDevice(fakeDeviceFD) {
+		t.Error("a device is not taken for one")
+	}
+	k.fail("ioctl 0x3b6b", unix.ENOTTY)
+	if o.isDevice(fakeDeviceFD) {
+		t.Error("something else is")
+	}
+}
+
 // TestOfNode finds a cdev's device by the number of its node.
 func TestOfNode(t *testing.T) {
 	root := fakeTree(t)

@@ -170,6 +170,15 @@ func TestPending(t *testing.T) {
 			t.Error("quirk43: REINIT stays from the call before")
 		}
 	})
+	t.Run("quirk4_every_question_reaches_the_driver", func(t *testing.T) {
+		k, _, s := session(t, "virtio", PreCopy)
+		for range 3 {
+			_, _ = s.Pending()
+		}
+		if k.count("pending") != 3 {
+			t.Errorf("calls %v", k.calls)
+		}
+	})
 	for _, c := range []struct {
 		name  string
 		errno unix.Errno
@@ -331,6 +340,20 @@ func TestQuirk10SpliceProbe(t *testing.T) {
 	k.does("splice", result{n: 7})
 	if n, err := s.SpliceTo(1, 64); n != 7 || err != nil || s.offset != 12 {
 		t.Errorf("a driver that can splice: %d, %v, offset %d", n, err, s.offset)
+	}
+}
+
+// TestQuirk46NoProbing: a stream's fd is read and nothing else, whatever its
+// size and position are said to be.
+func TestQuirk46NoProbing(t *testing.T) {
+	k, _, s := session(t, "mtty", StopCopy)
+	k.out = []byte("state")
+	k.calls = nil
+	if _, err := io.ReadAll(s); err != nil {
+		t.Fatal(err)
+	}
+	if k.count("read") != len(k.calls) {
+		t.Errorf("calls %v", k.calls)
 	}
 }
 

@@ -60,7 +60,7 @@ func pipe(t *testing.T) (r, w int) {
 // TestSignalsBlocked looks at the mask of a thread that sleeps in a read, and
 // afterwards.
 func TestSignalsBlocked(t *testing.T) {
-	t.Run("quirk14_quirk47_signals", func(t *testing.T) {
+	t.Run("quirk11_quirk14_quirk47_blocking_thread", func(t *testing.T) {
 		r, w := pipe(t)
 		tids, done := make(chan int), make(chan string)
 		s := &stream{fd: descriptor{kernel: host{}, fd: r}}

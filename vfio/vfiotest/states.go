@@ -1,0 +1,135 @@
+package vfiotest
+
+import (
+	"errors"
+	"testing"
+
+	"github.com/migpipe/migpipe/vfio"
+)
+
+func initialState(t *testing.T, cfg Config) {
+	for _, f := range []func(*testing.T) vfio.Device{cfg.Source, cfg.Destination} {
+		d := open(t, f)
+		wantState(t, d, vfio.Running)
+		if f := d.Features(); f.PreCopyInfoV2 && !f.PreCopy {
+			t.Errorf("features %+v: flags of an estimate that does not exist", f)
+		}
+		if d.Features() != d.Features() {
+			t.Error("features change")
+		}
+	}
+}
+
+// transitions asks for every state from every state. RESUMING is left by a
+// reset here, since any other way loads what was never written.
+func transitions(t *testing.T, cfg Config) {
+	d := open(t, cfg.Source)
+	for _, from := range states(d) {
+		for _, to := range states(d) {
+			if from == vfio.Resuming || vfio.Legal(from, to, d.Features()) != nil {
+				continue
+			}
+			set(t, d, from)
+			set(t, d, to)
+			home(t, d)
+		}
+	}
+}
+
+// home takes d back to RUNNING.
+func home(t *testing.T, d vfio.Device) {
+	t.Helper()
+	if state(t, d) == vfio.Resuming {
+		reset(t, d)
+	}
+	set(t, d, vfio.Running)
+}
+
+// loaded leaves RESUMING with a whole stream for every other state.
+func loaded(t *testing.T, cfg Config) {
+	source, destination := open(t, cfg.Source), open(t, cfg.Destination)
+	data := save(t, source)
+	for _, to := range states(destination) {
+		if to == vfio.Resuming {
+			continue
+		}
+		if err := load(t, destination, data); err != nil {
+			t.Fatal(err)
+		}
+		set(t, destination, to)
+		home(t, destination)
+	}
+}
+
+func sameState(t *testing.T, cfg Config) {
+	d := open(t, cfg.Source)
+	for _, s := range states(d) {
+		set(t, d, s)
+		set(t, d, s) // wants no stream
+		home(t, d)
+	}
+}
+
+// refused asks, in every state, for those that the device lacks.
+func refused(t *testing.T, cfg Config) {
+	d := open(t, cfg.Source)
+	for _, from := range states(d) {
+		set(t, d, from)
+		for to := vfio.Error; to <= vfio.PreCopyP2P+1; to++ {
+			if !d.Features().Has(to) {
+				wantRefused(t, d, to, vfio.ErrUnsupportedState)
+			}
+		}
+		home(t, d)
+	}
+}
+
+func stopCopyNeverGoesBack(t *testing.T, cfg Config) {
+	d := open(t, cfg.Source)
+	set(t, d, vfio.StopCopy)
+	for _, to := range []vfio.State{vfio.PreCopy, vfio.PreCopyP2P} {
+		if d.Features().Has(to) {
+			wantRefused(t, d, to, vfio.ErrBlocked)
+		}
+	}
+}
+
+// wantRefused wants a request to change nothing and to say so.
+func wantRefused(t *testing.T, d vfio.Device, to vfio.State, want error) {
+	t.Helper()
+	from := state(t, d)
+	s, err := d.SetState(to)
+	var e *vfio.TransitionError
+	if s != nil || !errors.Is(err, want) || !errors.As(err, &e) || e.Now != from || e.From != from || e.To != to {
+		t.Errorf("%v -> %v: got %v, %v, want %v and a TransitionError that tells the states", from, to, s, err, want)
+	}
+	wantState(t, d, from)
+}
+
+func stopCopySize(t *testing.T, cfg Config) {
+	d := open(t, cfg.Source)
+	_, err := d.StopCopySize()
+	if d.Features().DataSize && err != nil {
+		t.Errorf("estimate: %v", err)
+	}
+	if !d.Features().DataSize {
+		wantErr(t, "estimate", err, errors.ErrUnsupported)
+	}
+}
+
+// cancelAndAgain goes back to RUNNING from every saving state, before and after
+// reading, and then migrates.
+func cancelAndAgain(t *testing.T, cfg Config) {
+	source, destination := open(t, cfg.Source), open(t, cfg.Destination)
+	for _, s := range saving(source) {
+		set(t, source, s)
+		set(t, source, vfio.Running)
+		if stream := set(t, source, s); s != vfio.StopCopy {
+			readUntil(t, stream, vfio.ErrDrained)
+		}
+		set(t, source, vfio.Running)
+	}
+	migrate(t, cfg, source, destination)
+	set(t, destination, vfio.Running)
+	set(t, source, vfio.Stop)
+}

@@ -1,0 +1,240 @@
+package vfiotest
+
+import (
+	"errors"
+	"io"
+	"os"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/migpipe/migpipe/vfio"
+)
+
+// drainedIsNotTheEnd empties the device in PRE_COPY, and finds the end only in
+// STOP_COPY, where it stays.
+func drainedIsNotTheEnd(t *testing.T, cfg Config) {
+	d := open(t, cfg.Source)
+	if !d.Features().PreCopy {
+		t.Skip("no PRE_COPY")
+	}
+	s := set(t, d, vfio.PreCopy)
+	for range 3 {
+		readUntil(t, s, vfio.ErrDrained)
+	}
+	set(t, d, vfio.StopCopy)
+	readUntil(t, s, io.EOF)
+	for range 3 {
+		if n, err := s.Read(make([]byte, 64)); n != 0 || err != io.EOF {
+			t.Errorf("after the end: %d, %v", n, err)
+		}
+	}
+}
+
+func pending(t *testing.T, cfg Config) {
+	d := open(t, cfg.Source)
+	if !d.Features().PreCopy {
+		t.Skip("no PRE_COPY")
+	}
+	s := set(t, d, vfio.PreCopy)
+	if _, err := s.Pending(); err != nil {
+		t.Errorf("in PRE_COPY: %v", err)
+	}
+	set(t, d, vfio.StopCopy)
+	_, err := s.Pending()
+	wantErr(t, "in STOP_COPY", err, vfio.ErrNotPreCopy)
+	set(t, d, vfio.Running)
+	if _, err = s.Pending(); err == nil {
+		t.Error("an estimate of a session that is over")
+	}
+}
+
+// pendingElsewhere asks where there is no estimate.
+func pendingElsewhere(t *testing.T, cfg Config) {
+	d := open(t, cfg.Source)
+	want := vfio.ErrNotPreCopy
+	if !d.Features().PreCopy {
+		want = errors.ErrUnsupported
+	}
+	_, err := set(t, d, vfio.StopCopy).Pending()
+	wantErr(t, "in STOP_COPY", err, want)
+	_, err = set(t, d, vfio.Resuming).Pending()
+	wantErr(t, "in RESUMING", err, errors.ErrUnsupported)
+	reset(t, d)
+}
+
+// roundTrip migrates by every way there is, and both sides end as they should.
+func roundTrip(t *testing.T, cfg Config) {
+	probe := cfg.Source(t)
+	ways := routes(probe.Features())
+	if err := probe.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for name, through := range ways {
+		t.Run(name, func(t *testing.T) {
+			source, destination := open(t, cfg.Source), open(t, cfg.Destination)
+			migrate(t, cfg, source, destination, through...)
+			set(t, destination, vfio.Running)
+			set(t, source, vfio.Stop)
+		})
+	}
+}
+
+// truncated keeps the last byte back. Whatever the destination makes of it, a
+// reset and the whole stream put it right.
+func truncated(t *testing.T, cfg Config) {
+	source, destination := open(t, cfg.Source), open(t, cfg.Destination)
+	data := save(t, source)
+	if len(data) == 0 {
+		t.Skip("the stream is empty")
+	}
+	err := load(t, destination, data[:len(data)-1])
+	if err == nil {
+		_, err = destination.SetState(vfio.Stop)
+	}
+	if cfg.DetectsTruncation && err == nil {
+		t.Error("a stream without its last byte was accepted")
+	}
+	reset(t, destination)
+	if err := load(t, destination, data); err != nil {
+		t.Fatal(err)
+	}
+	set(t, destination, vfio.Stop)
+}
+
+// wantLost wants a stream to be dead.
+func wantLost(t *testing.T, s vfio.Stream, was vfio.State) {
+	t.Helper()
+	var err error
+	if was == vfio.Resuming {
+		_, err = s.Write([]byte("late"))
+	} else {
+		_, err = s.Read(make([]byte, 64))
+	}
+	wantErr(t, "using a session of "+was.String()+" that is over", err, vfio.ErrSessionLost)
+}
+
+func leavingEndsTheSession(t *testing.T, cfg Config) {
+	d := open(t, cfg.Source)
+	for _, was := range saving(d) {
+		s := set(t, d, was)
+		set(t, d, vfio.Running)
+		wantLost(t, s, was)
+	}
+}
+
+func resetEndsTheSession(t *testing.T, cfg Config) {
+	d := open(t, cfg.Source)
+	for _, was := range append(saving(d), vfio.Resuming) {
+		s := set(t, d, was)
+		reset(t, d)
+		wantLost(t, s, was)
+	}
+}
+
+// leavingWakesRead reads without a break until the session is taken away.
+func leavingWakesRead(t *testing.T, cfg Config) {
+	for name, leave := range map[string]func(vfio.Device) error{
+		"SetState": func(d vfio.Device) error { _, err := d.SetState(vfio.Running); return err },
+		"Reset":    vfio.Device.Reset,
+	} {
+		t.Run(name, func(t *testing.T) {
+			d := open(t, cfg.Source)
+			for _, from := range saving(d) {
+				wakes(t, d, from, leave)
+			}
+		})
+	}
+}
+
+func wakes(t *testing.T, d vfio.Device, from vfio.State, leave func(vfio.Device) error) {
+	t.Helper()
+	s := set(t, d, from)
+	done := make(chan error, 1)
+	go func() { done <- readToTheEnd(s) }()
+	time.Sleep(5 * time.Millisecond)
+	if err := leave(d); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case err := <-done:
+		if err != io.EOF {
+			wantErr(t, "read in "+from.String(), err, vfio.ErrSessionLost)
+		}
+	case <-time.After(patience):
+		t.Fatalf("a read in %v still blocks after the state was left", from)
+	}
+	wantState(t, d, vfio.Running)
+}
+
+// readToTheEnd reads until the first error that is not ErrDrained.
+func readToTheEnd(s io.Reader) error {
+	p := make([]byte, 64<<10)
+	for {
+		_, err := s.Read(p)
+		if err != nil && !errors.Is(err, vfio.ErrDrained) {
+			return err
+		}
+		if err != nil {
+			time.Sleep(time.Millisecond)
+		}
+	}
+}
+
+// besideRead asks for everything that may be asked for during a read.
+func besideRead(t *testing.T, cfg Config) {
+	d := open(t, cfg.Source)
+	s := set(t, d, saving(d)[len(saving(d))-1])
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	for _, ask := range []func(){
+		func() { _, _ = d.State() },
+		func() { _, _ = d.StopCopySize() },
+		func() { _, _ = s.Pending() },
+		func() { _ = d.Features() },
+	} {
+		wg.Go(func() { repeat(stop, ask) })
+	}
+	wg.Go(func() { _ = readToTheEnd(s) })
+	time.Sleep(20 * time.Millisecond)
+	if state(t, d) != vfio.StopCopy {
+		set(t, d, vfio.StopCopy)
+	}
+	time.Sleep(20 * time.Millisecond)
+	set(t, d, vfio.Running)
+	close(stop)
+	wg.Wait()
+}
+
+func repeat(stop <-chan struct{}, f func()) {
+	for {
+		select {
+		case <-stop:
+			return
+		default:
+			f()
+			time.Sleep(time.Millisecond)
+		}
+	}
+}
+
+// closing closes everything twice; a closed stream does not end its session.
+func closing(t *testing.T, cfg Config) {
+	d := cfg.Source(t)
+	s := set(t, d, vfio.StopCopy)
+	for range 2 {
+		if err := s.Close(); err != nil {
+			t.Errorf("stream: %v", err)
+		}
+	}
+	wantState(t, d, vfio.StopCopy)
+	if _, err := s.Read(make([]byte, 64)); !errors.Is(err, os.ErrClosed) {
+		t.Errorf("reading a closed stream: %v", err)
+	}
+	set(t, d, vfio.Running)
+	for range 2 {
+		if err := d.Close(); err != nil {
+			t.Errorf("device: %v", err)
+		}
+	}
+}
