@@ -1,6 +1,7 @@
 package transport
 
 import (
+	"bytes"
 	"crypto/rand"
 	"encoding/binary"
 	"encoding/hex"
@@ -26,16 +27,17 @@ func NewMigID() (id MigID) {
 // String is the id in hexadecimal.
 func (id MigID) String() string { return hex.EncodeToString(id[:]) }
 
-// UnmarshalBinary refuses what has another length.
-func (id *MigID) UnmarshalBinary(b []byte) error { return exactly(id[:], b) }
+// UnmarshalCBOR takes a byte string of exactly this length.
+func (id *MigID) UnmarshalCBOR(item []byte) error { return fixed(id[:], item, 0x50) }
 
-// exactly copies src to dst. Left to itself the decoder would cut ids and
-// digests that are too long, and fill up short ones with zeros.
-func exactly(dst, src []byte) error {
-	if len(src) != len(dst) {
-		return fmt.Errorf("%d bytes, want %d", len(src), len(dst))
+// fixed copies the content of a CBOR byte string, whose length head encodes. Left
+// to itself the decoder would take arrays of numbers too, cut what is too long
+// and fill up what is too short.
+func fixed(dst, item []byte, head ...byte) error {
+	if len(item) != len(head)+len(dst) || !bytes.HasPrefix(item, head) {
+		return fmt.Errorf("not a string of %d bytes", len(dst))
 	}
-	copy(dst, src)
+	copy(dst, item[len(head):])
 	return nil
 }
 
@@ -52,8 +54,8 @@ func NewJournalID() (id JournalID) {
 // String is the id in hexadecimal.
 func (id JournalID) String() string { return hex.EncodeToString(id[:]) }
 
-// UnmarshalBinary refuses what has another length.
-func (id *JournalID) UnmarshalBinary(b []byte) error { return exactly(id[:], b) }
+// UnmarshalCBOR takes a byte string of exactly this length.
+func (id *JournalID) UnmarshalCBOR(item []byte) error { return fixed(id[:], item, 0x50) }
 
 // StreamDigest is the digest of a device's whole stream (see Digest) or, in
 // COMMIT, of all of them.
@@ -62,8 +64,8 @@ type StreamDigest [32]byte
 // String is the digest in hexadecimal.
 func (d StreamDigest) String() string { return hex.EncodeToString(d[:]) }
 
-// UnmarshalBinary refuses what has another length.
-func (d *StreamDigest) UnmarshalBinary(b []byte) error { return exactly(d[:], b) }
+// UnmarshalCBOR takes a byte string of exactly this length.
+func (d *StreamDigest) UnmarshalCBOR(item []byte) error { return fixed(d[:], item, 0x58, 0x20) }
 
 // LaneKind says what a lane is for.
 type LaneKind uint8
