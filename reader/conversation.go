@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/migpipe/migpipe/codec"
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
 	"github.com/migpipe/migpipe/transport/report"
@@ -34,6 +35,17 @@ func (e *engine) message(m transport.Message) {
 		return
 	}
 	e.own(m)
+}
+
+// policy is the codec that was asked for, or what suits the lanes.
+func (e *engine) policy() codec.Policy {
+	switch {
+	case e.opts.Codec != nil:
+		return e.opts.Codec
+	case transport.Local(e.control.Lane()):
+		return codec.Fixed(codec.Raw)
+	}
+	return codec.Auto
 }
 
 func peerFault(code transport.Code, device string, offset uint64, text string) *transport.Fault {
@@ -69,7 +81,8 @@ func (e *engine) welcome(m *transport.Welcome) {
 		e.out.Peer = p.Peer()
 	}
 	e.tell(report.Event{Kind: report.Peer, Text: transport.PeerText(m.Software)})
-	e.opts.Codec = only(e.opts.Codec, m.Codecs)
+	e.opts.Codec = only(e.policy(), m.Codecs)
+	copy(e.unseen, m.Splice)
 	e.opts.ChunkSize = int(m.ChunkSize)
 	for i, w := range m.Windows {
 		e.credits[i].grant(w)

@@ -24,6 +24,7 @@ type drain struct {
 	name    string
 	dev     vfio.Device
 	stream  vfio.Stream
+	tap     *tap
 	credit  *credit
 	arena   *transport.Arena
 	limit   int // bytes of a chunk, as negotiated
@@ -93,7 +94,7 @@ func (d *drain) next(ctx context.Context) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	n, err := chunk.Fill(d.stream, int(min(room, uint64(d.limit))))
+	n, err := d.tap.fill(chunk, int(min(room, uint64(d.limit))))
 	if n == 0 {
 		chunk.Release()
 		return 0, err

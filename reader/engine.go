@@ -67,6 +67,7 @@ type engine struct {
 	applied []uint64 // as acknowledged
 	ends    []transport.End
 	pending []vfio.Pending
+	unseen  []bool // whose bytes may pass without being in user space
 	// precopied is how much of each stream was read before the guest was paused.
 	precopied []uint64
 
@@ -114,8 +115,8 @@ func newEngine(o Options, dialer transport.Dialer, sources []Source) (*engine, e
 		queue: make(chan *transport.Chunk, arena.Count()),
 		wire:  make([]atomic.Uint64, n), applied: make([]uint64, n), ends: make([]transport.End, n),
 		drains: make([]*drain, n), pending: make([]vfio.Pending, n), sizes: make([]uint64, n),
-		precopied: make([]uint64, n),
-		events:    make(chan any, 16), quit: make(chan struct{}),
+		precopied: make([]uint64, n), unseen: make([]bool, n),
+		events: make(chan any, 16), quit: make(chan struct{}),
 	}
 	for i := range n {
 		e.credits = append(e.credits, newCredit())
@@ -142,6 +143,9 @@ func (e *engine) connect(ctx context.Context) error {
 		return err
 	}
 	e.control = transport.NewControl(lane)
+	for i := range e.offer.Devices {
+		e.offer.Devices[i].Splice = e.opts.Codec == nil && transport.Local(lane)
+	}
 	return nil
 }
 
@@ -414,7 +418,7 @@ func (e *engine) startDrains() {
 			continue
 		}
 		d := &drain{
-			device: i, name: s.Name, dev: s.Device, stream: stream, credit: e.credits[i], arena: e.arena,
+			device: i, name: s.Name, dev: s.Device, stream: stream, tap: newTap(stream, e.unseen[i]), credit: e.credits[i], arena: e.arena,
 			limit: e.opts.ChunkSize, out: e.queue, post: e.post, final: make(chan struct{}),
 			digest: transport.NewDigest(), start: e.clock.start, begun: &e.begun,
 		}

@@ -2,6 +2,7 @@ package reader
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/migpipe/migpipe/codec"
 	"github.com/migpipe/migpipe/transport"
@@ -49,6 +50,8 @@ func checkWelcome(h *transport.Hello, w *transport.Welcome) error {
 		return fmt.Errorf("%w: WELCOME chose chunks of %d bytes, offered %d", transport.ErrProtocol, w.ChunkSize, h.ChunkSize)
 	case w.Lanes == 0 || w.Lanes > h.Lanes:
 		return fmt.Errorf("%w: WELCOME chose %d lanes, offered %d", transport.ErrProtocol, w.Lanes, h.Lanes)
+	case len(w.Splice) > len(h.Devices) || slices.Contains(w.Splice, true) && !h.Devices[0].Splice:
+		return fmt.Errorf("%w: WELCOME asks for spliced chunks, which were not offered", transport.ErrProtocol)
 	case len(w.Windows) != len(h.Devices):
 		return fmt.Errorf("%w: WELCOME has windows for %d devices, offered %d", transport.ErrProtocol, len(w.Windows), len(h.Devices))
 	}

@@ -28,7 +28,9 @@ type Options struct {
 	ChunkSize int
 	// Lanes is the number of data lanes. Default 2, at most transport.MaxLanes.
 	Lanes int
-	// Codec chooses how each chunk is encoded. Default codec.Auto.
+	// Codec chooses how each chunk is encoded. Default codec.Auto; on lanes that
+	// stay in this host none, and bytes are spliced past user space where the
+	// device's stream allows it.
 	Codec codec.Policy
 	// DowntimeLimit is what the switchover aims at: it waits for the dirty
 	// bytes to fit into it at the measured rate. Default 300 ms.
@@ -61,9 +63,6 @@ func (o *Options) withDefaults() (Options, error) {
 	orDefault(&v.DowntimeLimit, 300*time.Millisecond)
 	orDefault(&v.MaxPrecopy, 60*time.Second)
 	orDefault(&v.MaxRounds, 30)
-	if v.Codec == nil {
-		v.Codec = codec.Auto
-	}
 	if v.Attempt == (transport.Attempt{}) {
 		v.Attempt = transport.Attempt{Mig: transport.NewMigID(), Epoch: 1}
 	}

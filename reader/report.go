@@ -80,11 +80,14 @@ func (e *engine) finishReport() {
 	e.out.Lanes = len(e.lanes)
 	states := e.fleet.states()
 	for i, s := range e.sources {
-		end := e.ends[i]
+		end, t := e.ends[i], &tap{}
+		if d := e.drains[i]; d != nil {
+			t = d.tap
+		}
 		e.out.Devices = append(e.out.Devices, report.Device{
 			Name: s.Name, Bytes: e.drainedBytes(i), WireBytes: e.wire[i].Load(),
 			PrecopyBytes: e.precopied[i], Chunks: end.Chunks, Rounds: e.plan.devices[i].rounds,
-			Digest: end.Digest, Path: "read", State: states[i],
+			Digest: end.Digest, Path: t.path, PathWhy: t.why, State: states[i],
 		})
 	}
 }

@@ -89,11 +89,18 @@ func (a *Arena) InUse() int { return a.count - len(a.free) }
 // in use is a leak in the caller, which Close reports; the memory then stays
 // mapped, since its owner may yet touch it.
 func (a *Arena) Close() error {
+	if a.mem == nil {
+		return nil
+	}
 	if n := a.InUse(); n != 0 {
 		return fmt.Errorf("transport: arena closed with %d of %d chunks in use", n, a.count)
 	}
-	if a.mem == nil {
-		return nil
+	for range a.count {
+		c := <-a.free
+		if c.pipe != nil {
+			c.pipe.close()
+		}
+		a.free <- c
 	}
 	err := unix.Munmap(a.mem)
 	a.mem = nil

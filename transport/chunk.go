@@ -127,6 +127,9 @@ type Chunk struct {
 	arena *Arena
 	buf   []byte // chunkHeadLen bytes of header, then the payload
 	free  bool
+
+	pipe    *kernelPipe // made when the chunk is first spliced, kept with it
+	arrival *Arrival    // a payload that is still in its lane
 }
 
 func (c *Chunk) take() *Chunk {
@@ -141,6 +144,7 @@ func (c *Chunk) Release() {
 	if c.free {
 		panic("transport: chunk released twice")
 	}
+	c.dismiss()
 	c.free = true
 	c.arena.free <- c
 }
@@ -172,13 +176,18 @@ func (c *Chunk) Fill(r io.Reader, limit int) (int, error) {
 // Seal says where in which stream the bytes of Fill belong, and sums them up.
 func (c *Chunk) Seal(device uint16, seq, offset uint64) {
 	c.Device, c.Seq, c.Offset, c.Codec = device, seq, offset, codec.IDRaw
-	c.Digest = c.digest(c.raw())
+	if !c.Unchecked {
+		c.Digest = c.digest(c.raw())
+	}
 }
 
 // EncodeTo encodes a sealed chunk as the policy chooses and returns the chunk
 // that is to be sent: spare, which then holds the encoded bytes, or c itself
 // where the bytes go as they are. Ownership of neither changes.
 func (c *Chunk) EncodeTo(spare *Chunk, policy codec.Policy) *Chunk {
+	if c.Unchecked {
+		return c
+	}
 	id, enc := codec.EncodeChunk(policy, spare.buf[chunkHeadLen:chunkHeadLen], c.raw())
 	if id == codec.IDRaw {
 		return c
@@ -188,9 +197,16 @@ func (c *Chunk) EncodeTo(spare *Chunk, policy codec.Policy) *Chunk {
 	return spare
 }
 
-// WriteFrame writes the header and the payload with one Write.
+// WriteFrame writes the header and the payload with one Write, or splices the
+// payload of a chunk that was spliced.
 func (c *Chunk) WriteFrame(w io.Writer) error {
 	c.encode(c.buf)
+	if c.Unchecked {
+		if _, err := w.Write(c.buf[:chunkHeadLen]); err != nil {
+			return err
+		}
+		return c.spliceOut(w)
+	}
 	_, err := w.Write(c.buf[:chunkHeadLen+int(c.WireLen)])
 	return err
 }
@@ -258,8 +274,12 @@ func noEOF(err error) error {
 	return err
 }
 
-// WriteRaw writes the chunk's bytes to w with one Write.
+// WriteRaw writes the chunk's bytes to w with one Write, or moves a payload on
+// that is still in its lane.
 func (c *Chunk) WriteRaw(w io.Writer) error {
+	if c.arrival != nil {
+		return c.forward(w)
+	}
 	_, err := w.Write(c.raw())
 	return err
 }

@@ -85,6 +85,9 @@ func (e *engine) hello(m *transport.Hello) {
 		e.refuse(fault)
 		return
 	}
+	for _, o := range m.Devices {
+		terms.splice = append(terms.splice, o.Splice && transport.Local(e.control.Lane()))
+	}
 	e.terms = terms
 	e.prepare()
 }
@@ -117,7 +120,7 @@ func (e *engine) welcome() *transport.Welcome {
 	m := &transport.Welcome{
 		Attempt: e.offer.Attempt, Version: e.terms.version, Journal: e.opts.Journal.ID(),
 		ChunkSize: uint32(e.terms.chunkSize), Lanes: uint16(e.terms.lanes),
-		Codecs: agreed(e.offer.Codecs), Software: e.opts.Software,
+		Codecs: agreed(e.offer.Codecs), Splice: e.terms.splice, Software: e.opts.Software,
 	}
 	for range e.offer.Devices {
 		m.Windows = append(m.Windows, e.promise.window(0, 0))

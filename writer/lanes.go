@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"sync/atomic"
 
 	"github.com/migpipe/migpipe/codec"
@@ -18,6 +19,8 @@ type receiver struct {
 	merges  []*merge
 	names   []string
 	codecs  [256]bool
+	splice  []bool          // by device: chunks that nobody has seen were agreed on
+	quit    <-chan struct{} // closed when the streams are abandoned
 	wire    []atomic.Uint64 // payload bytes received, by device
 }
 
@@ -46,7 +49,7 @@ func (r *receiver) chunk(head transport.ChunkHead) error {
 	if int(head.Device) >= len(r.merges) {
 		return fmt.Errorf("%w: chunk for device %d of %d", transport.ErrProtocol, head.Device, len(r.merges))
 	}
-	if !r.codecs[head.Codec] || head.Unchecked {
+	if !r.codecs[head.Codec] || head.Unchecked && !r.splice[head.Device] {
 		return fmt.Errorf("%w: chunk encoded by %v, which was not agreed on", transport.ErrProtocol, head.Codec)
 	}
 	m := r.merges[head.Device]
@@ -57,12 +60,33 @@ func (r *receiver) chunk(head transport.ChunkHead) error {
 	if err != nil {
 		return err // every claim stands for memory, so this is a defect here
 	}
+	r.wire[head.Device].Add(uint64(head.WireLen))
+	if head.Unchecked {
+		return r.await(m, c, head)
+	}
 	if err := c.ReadPayload(r.lane, head, r.scratch); err != nil {
 		c.Release()
 		return err
 	}
-	r.wire[head.Device].Add(uint64(head.WireLen))
 	m.deliver(c)
+	return nil
+}
+
+// await leaves the payload in the lane for the loader to splice it on, and
+// waits until that is done. Lanes cannot wait for each other in a circle: they
+// take chunks from one queue, so of all chunks that are at the head of a lane
+// the one queued first is always next in its device's order.
+func (r *receiver) await(m *merge, c *transport.Chunk, head transport.ChunkHead) error {
+	a := c.Await(r.lane, head)
+	m.deliver(c)
+	select {
+	case <-a.Released():
+	case <-r.quit:
+		return net.ErrClosed
+	}
+	if !a.Whole() {
+		return io.ErrUnexpectedEOF
+	}
 	return nil
 }
 

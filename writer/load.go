@@ -20,6 +20,7 @@ type loader struct {
 	digest  *transport.Digest
 	applied func() // called after each chunk
 	post    func(any)
+	spliced bool // bytes went on without being in user space
 }
 
 // loaderEnded is the event of a loader whose device holds its whole stream, or
@@ -79,7 +80,18 @@ func (l *loader) write(c *transport.Chunk) error {
 	if z, ok := l.stream.(vfio.ZeroWriter); ok && c.Zero() {
 		return z.WriteZeros(int(c.RawLen))
 	}
+	if _, ok := l.stream.(transport.SpliceSink); ok && c.Unchecked {
+		l.spliced = true
+	}
 	return c.WriteRaw(l.stream)
+}
+
+// path is how bytes got into the device, for the report.
+func (l *loader) path() string {
+	if l.spliced {
+		return "splice"
+	}
+	return "write"
 }
 
 // finish holds the stream against what END says and, only if it is the whole,
@@ -111,6 +123,8 @@ func (l *loader) fault(err error) *transport.Fault {
 		f.Code, f.Err = inner.Code, inner.Err
 	} else if errors.Is(err, transport.ErrProtocol) || errors.Is(err, transport.ErrCorrupt) {
 		f.Code = transport.CodeOf(err)
+	} else if errors.Is(err, transport.ErrPeerGone) {
+		f.Code = transport.CodeNetwork // a payload that was to be spliced never came
 	} else if errors.Is(err, vfio.ErrRejected) {
 		f.Code = transport.CodeIncompatible
 	}

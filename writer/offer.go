@@ -16,6 +16,7 @@ type terms struct {
 	chunkSize int
 	lanes     int
 	order     []int
+	splice    []bool // by device: its bytes may pass without being in user space
 }
 
 // agree holds a HELLO against this side. Whatever cannot work is refused here,

@@ -69,7 +69,7 @@ func (e *engine) finishReport() {
 	for i, l := range e.loaders {
 		e.out.Devices = append(e.out.Devices, report.Device{
 			Name: l.name, Bytes: l.digest.Bytes(), WireBytes: e.wire[i].Load(), Chunks: l.digest.Chunks(),
-			Digest: l.digest.Sum(), Path: "write", State: states[e.terms.order[i]],
+			Digest: l.digest.Sum(), Path: l.path(), State: states[e.terms.order[i]],
 		})
 	}
 }

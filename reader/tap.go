@@ -1,0 +1,48 @@
+package reader
+
+import (
+	"errors"
+
+	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/vfio"
+)
+
+// tap takes bytes out of a device's stream: by splice(2) where that works and
+// nobody needs to see them, by read(2) into the chunk everywhere else. The
+// first bytes are the probe; every VFIO driver answers EINVAL to it.
+type tap struct {
+	stream vfio.Stream
+	source transport.SpliceSource // nil where the stream cannot, or is not to, be spliced
+	unseen bool                   // nobody needs to see the bytes
+	path   string                 // "read" or "splice", for the report
+	why    string
+}
+
+// newTap taps a stream. unseen says that the lanes stay in this host's kernel
+// and that no codec was asked for.
+func newTap(s vfio.Stream, unseen bool) *tap {
+	t := &tap{stream: s, unseen: unseen, path: "read", why: "the stream has no splice"}
+	if source, ok := s.(transport.SpliceSource); ok {
+		t.source, t.why = source, "nothing was there to probe with"
+	}
+	return t
+}
+
+// fill takes what the device has, up to limit bytes, into the empty chunk.
+func (t *tap) fill(c *transport.Chunk, limit int) (int, error) {
+	if t.source == nil {
+		return c.Fill(t.stream, limit)
+	}
+	n, err := c.Splice(t.source, limit)
+	switch {
+	case errors.Is(err, errors.ErrUnsupported):
+		t.source, t.why = nil, err.Error()
+		return c.Fill(t.stream, limit)
+	case n > 0 && !t.unseen:
+		t.source, t.why = nil, "splice works, but the bytes are summed up and encrypted in user space"
+		return n, errors.Join(err, c.Unsplice())
+	case n > 0:
+		t.path, t.why = "splice", "the lanes stay in this host and no codec was asked for"
+	}
+	return n, err
+}
