@@ -1,0 +1,261 @@
+package sim
+
+import (
+	"errors"
+	"io"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/migpipe/migpipe/vfio"
+)
+
+// took is how long f takes on the bubble's clock.
+func took(f func()) time.Duration {
+	start := time.Now()
+	f()
+	return time.Since(start)
+}
+
+func wantTime(t *testing.T, what string, got, want time.Duration) {
+	t.Helper()
+	if got < want || got > want+want/100+2*time.Millisecond {
+		t.Errorf("%s took %v, want %v", what, got, want)
+	}
+}
+
+// mlx5 answers the SET at once; a Read waits for the image.
+func TestAsyncSave(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := open(t, "mlx5?size=64MiB&save=32MiB/s&dirty=1MiB/s")
+		var s vfio.Stream
+		wantTime(t, "SET PRE_COPY", took(func() { s = set(t, d, vfio.PreCopy) }), 0)
+		buf := make([]byte, 1<<20)
+		wantTime(t, "first read", took(func() { s.Read(buf) }), 250*time.Millisecond) // 8 MiB
+		wantTime(t, "the rest", took(func() { drain(t, s) }), 1750*time.Millisecond)
+		if _, err := s.Read(buf); err != vfio.ErrDrained {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Second)
+		if _, err := s.Read(buf); err != vfio.ErrDrained {
+			t.Fatal("dirty data appeared by itself")
+		}
+		p, err := s.Pending()
+		if err != nil || p.Initial != 0 || p.Dirty < 1<<20 {
+			t.Fatalf("Pending = %+v, %v", p, err)
+		}
+		if _, err := s.Read(buf); err != vfio.ErrDrained {
+			t.Fatal("the increment is readable before it is saved")
+		}
+		time.Sleep(time.Second)
+		if n, err := s.Read(buf); n == 0 || err != nil {
+			t.Fatal(n, err)
+		}
+		wantTime(t, "SET STOP_COPY", took(func() { set(t, d, vfio.StopCopy) }), 0)
+		drain(t, s)
+	})
+}
+
+// With both buffers unread the firmware idles: a late reader waits for all but
+// 16 MiB.
+func TestTwoBuffersIdle(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := open(t, "mlx5?size=64MiB&save=32MiB/s")
+		s := set(t, d, vfio.StopCopy)
+		time.Sleep(time.Hour)
+		buf := make([]byte, 8<<20)
+		wantTime(t, "two buffers", took(func() { io.ReadFull(s, buf); io.ReadFull(s, buf) }), 0)
+		wantTime(t, "the others", took(func() { drain(t, s) }), 1500*time.Millisecond)
+	})
+}
+
+// A reader who keeps up gets the device's rate.
+func TestSaveRate(t *testing.T) {
+	for _, url := range []string{"mlx5?size=512MiB&save=256MiB/s", "vgpu?size=512MiB&save=256MiB/s", "xe?size=512MiB&save=256MiB/s"} {
+		synctest.Test(t, func(t *testing.T) {
+			s := set(t, open(t, url), vfio.StopCopy)
+			buf := make([]byte, 1<<20)
+			wantTime(t, url, took(func() {
+				for {
+					if _, err := s.Read(buf); err == io.EOF {
+						return
+					}
+				}
+			}), 2*time.Second)
+		})
+	}
+}
+
+// Drivers that save inside the SET keep its caller waiting, and nobody else
+// after that.
+func TestSyncSave(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := open(t, "pds?size=64KiB&save=64KiB/s")
+		var s vfio.Stream
+		wantTime(t, "SET STOP_COPY", took(func() { s = set(t, d, vfio.StopCopy) }), time.Second)
+		wantTime(t, "reading", took(func() { drain(t, s) }), 0)
+		d = open(t, "virtio?size=64KiB&save=64KiB/s")
+		wantTime(t, "SET PRE_COPY", took(func() { s = set(t, d, vfio.PreCopy) }), time.Second)
+		wantTime(t, "SET STOP_COPY", took(func() { set(t, d, vfio.StopCopy) }), time.Second)
+	})
+}
+
+// A reset waits for a SET that takes its time, as behind a driver's state lock.
+func TestResetWaitsForTheIoctl(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := open(t, "pds?size=64KiB&save=64KiB/s")
+		done := make(chan error)
+		go func() { _, err := d.SetState(vfio.StopCopy); done <- err }()
+		synctest.Wait()
+		wantTime(t, "reset", took(func() { d.Reset() }), time.Second)
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		if st, _ := d.State(); st != vfio.Running {
+			t.Errorf("device is in %v", st)
+		}
+	})
+}
+
+func TestCloseDuringTheIoctl(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := open(t, "pds?size=64KiB&save=64KiB/s")
+		done := make(chan error)
+		go func() { _, err := d.SetState(vfio.StopCopy); done <- err }()
+		synctest.Wait()
+		d.Close()
+		if err := <-done; err == nil {
+			t.Error("a closed device reached STOP_COPY")
+		}
+	})
+}
+
+// virtio dumps everything again, at most once a second, and only when asked.
+func TestVirtioDumpsOnceASecond(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := open(t, "virtio?size=64KiB")
+		s := set(t, d, vfio.PreCopy)
+		first := len(drain(t, s))
+		if p, _ := s.Pending(); p != (vfio.Pending{}) {
+			t.Errorf("asked within the second: %+v", p)
+		}
+		time.Sleep(time.Second)
+		if n := len(drain(t, s)); n != 0 {
+			t.Errorf("%d bytes without being asked", n)
+		}
+		for range 3 {
+			if p, _ := s.Pending(); p.Dirty != 64<<10 {
+				t.Errorf("after a second: %+v", p)
+			}
+			if n := len(drain(t, s)); n < 64<<10 || n > first {
+				t.Errorf("second dump has %d bytes, the first %d", n, first)
+			}
+			if p, _ := s.Pending(); p != (vfio.Pending{}) {
+				t.Errorf("at once again: %+v", p)
+			}
+			time.Sleep(time.Second)
+		}
+	})
+}
+
+// In PRE_COPY_P2P the device is at rest and makes no rounds.
+func TestNoRoundsAtRest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := open(t, "vgpu?size=8MiB&dirty=1GiB/s")
+		s := set(t, d, vfio.PreCopy)
+		drain(t, s)
+		time.Sleep(time.Second)
+		set(t, d, vfio.PreCopyP2P)
+		if p, err := s.Pending(); err != nil || p != (vfio.Pending{}) {
+			t.Errorf("Pending = %+v, %v", p, err)
+		}
+		before := d.im.digest()
+		time.Sleep(time.Second)
+		set(t, d, vfio.StopCopy)
+		if d.im.digest() != before {
+			t.Error("the guest wrote in PRE_COPY_P2P")
+		}
+	})
+}
+
+// xe fills every read, and sleeps as long as that takes.
+func TestReadFills(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := open(t, "xe?size=600MiB&save=100MiB/s")
+		s := set(t, d, vfio.StopCopy)
+		buf := make([]byte, 513<<20)
+		var n int
+		// Packets of 512 MiB, the second one ends with the state.
+		wantTime(t, "513 MiB", took(func() { n, _ = s.Read(buf) }), 6*time.Second)
+		if n != len(buf) {
+			t.Errorf("read %d bytes of %d", n, len(buf))
+		}
+		if n, err := s.Read(buf); n < 86<<20 || n == len(buf) || err != nil {
+			t.Errorf("the rest: %d, %v", n, err)
+		}
+	})
+}
+
+// mlx5 loads inside Write under the state lock: GET waits.
+func TestLoadHoldsTheLock(t *testing.T) {
+	for profile, wait := range map[string]time.Duration{"mlx5": time.Second, "vgpu": 0} {
+		synctest.Test(t, func(t *testing.T) {
+			state := save(t, open(t, profile+"?size=16MiB"))
+			d := open(t, profile+"?load=16MiB/s")
+			s := set(t, d, vfio.Resuming)
+			done := make(chan time.Duration, 1)
+			go func() { done <- took(func() { s.Write(state) }) }()
+			synctest.Wait()
+			wantTime(t, profile+": GET", took(func() { d.State() }), wait)
+			wantTime(t, profile+": Write", <-done, time.Second)
+			set(t, d, vfio.Stop)
+			if err := d.Verify(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// A reset ends a Write that is waiting for the device, where the lock is free.
+func TestResetDuringLoad(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		state := save(t, open(t, "vgpu?size=1MiB"))
+		d := open(t, "vgpu?load=1KiB/s")
+		s := set(t, d, vfio.Resuming)
+		done := make(chan error)
+		go func() { _, err := s.Write(state); done <- err }()
+		synctest.Wait()
+		wantTime(t, "reset", took(func() { d.Reset() }), 0)
+		if err := <-done; !errors.Is(err, vfio.ErrSessionLost) {
+			t.Error(err)
+		}
+	})
+}
+
+// Small devices load on the way to STOP.
+func TestLoadAtStop(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		state := save(t, open(t, "qat"))
+		d := open(t, "qat?load=4096B/s")
+		s := set(t, d, vfio.Resuming)
+		wantTime(t, "Write", took(func() { s.Write(state) }), 0)
+		wantTime(t, "STOP", took(func() { set(t, d, vfio.Stop) }), time.Second)
+	})
+}
+
+// Many small writes take as long as one.
+func TestLoadRateOfSmallWrites(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		state := save(t, open(t, "xe?size=1MiB"))
+		d := open(t, "xe?load=1MiB/s")
+		s := set(t, d, vfio.Resuming)
+		wantTime(t, "writes and STOP", took(func() {
+			for len(state) > 0 {
+				n := min(len(state), 100)
+				s.Write(state[:n])
+				state = state[n:]
+			}
+			set(t, d, vfio.Stop)
+		}), time.Second)
+	})
+}
