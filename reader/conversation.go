@@ -87,7 +87,7 @@ func (e *engine) welcome(m *transport.Welcome) {
 	for i, w := range m.Windows {
 		e.credits[i].grant(w)
 	}
-	e.others.Go(func() { e.openLanes(int(m.Lanes)) })
+	e.dialLanes(int(m.Lanes))
 }
 
 func (e *engine) acked(m *transport.Ack) {

@@ -307,7 +307,11 @@ func (e *engine) handle(ev any) {
 	}
 }
 
-// openLanes dials the data lanes; it ends by itself, within WelcomeTimeout.
+// dialLanes opens the data lanes; it ends by itself, within WelcomeTimeout.
+func (e *engine) dialLanes(n int) {
+	e.others.Go(func() { e.openLanes(n) })
+}
+
 func (e *engine) openLanes(n int) {
 	ctx, cancel := context.WithTimeout(e.work, transport.WelcomeTimeout)
 	defer cancel()

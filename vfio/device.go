@@ -183,6 +183,7 @@ type TransitionError struct {
 	Err      error // the cause: an errno or one of the errors above
 }
 
+// Error names both states, the cause, and where the device is now.
 func (e *TransitionError) Error() string {
 	now := e.Now.String()
 	if e.NowErr != nil {

@@ -1,0 +1,235 @@
+// Package arch tests the shape of the tree: who imports whom, where unsafe and
+// goroutines are, and that every public name says what it does.
+package arch
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io"
+	"io/fs"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/migpipe/migpipe"
+
+// root is the module's folder, seen from this package.
+const root = "../.."
+
+// mayImport says what each folder's packages may import, beside the standard
+// library and their own folder. The longest folder that fits a package counts.
+var mayImport = map[string][]string{
+	"vfio":                    {"golang.org/x/sys"},
+	"codec":                   {"github.com/klauspost/compress", "github.com/cespare/xxhash/v2"},
+	"transport":               {"codec", "github.com/quic-go/quic-go", "golang.org/x/sys", "github.com/fxamacker/cbor/v2"},
+	"transport/transporttest": {"transport", "codec", "go.uber.org/goleak", "golang.org/x/sys"},
+	"reader":                  {"vfio", "codec", "transport"},
+	"writer":                  {"vfio", "codec", "transport"},
+}
+
+type pkg struct {
+	ImportPath string
+	Imports    []string
+}
+
+func packages(t *testing.T) (all []pkg) {
+	t.Helper()
+	cmd := exec.Command("go", "list", "-json=ImportPath,Imports", "./...")
+	cmd.Dir = root
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("go list: %v", err)
+	}
+	for dec := json.NewDecoder(bytes.NewReader(out)); ; {
+		var p pkg
+		if err := dec.Decode(&p); errors.Is(err, io.EOF) {
+			return all
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, p)
+	}
+}
+
+// rule is the longest folder of the table that holds the package.
+func rule(path string) (folder string, allowed []string, ok bool) {
+	for f, a := range mayImport {
+		if within(path, f) && len(f) > len(folder) {
+			folder, allowed, ok = f, a, true
+		}
+	}
+	return folder, allowed, ok
+}
+
+func within(path, folder string) bool {
+	return path == folder || strings.HasPrefix(path, folder+"/")
+}
+
+func TestImports(t *testing.T) {
+	checked := 0
+	for _, p := range packages(t) {
+		path := strings.TrimPrefix(p.ImportPath, module+"/")
+		folder, allowed, ok := rule(path)
+		if !ok {
+			continue // bench, cmd and test may import everything
+		}
+		checked++
+		for _, imp := range p.Imports {
+			short := strings.TrimPrefix(imp, module+"/")
+			std := !strings.Contains(strings.SplitN(imp, "/", 2)[0], ".")
+			fits := func(f string) bool { return within(short, f) }
+			if !std && !within(short, folder) && !slices.ContainsFunc(allowed, fits) {
+				t.Errorf("%s imports %s; %s/ may import only %v", path, short, folder, allowed)
+			}
+		}
+	}
+	if checked < 10 {
+		t.Errorf("only %d packages were checked: the table does not fit the tree", checked)
+	}
+}
+
+// files calls do with every Go file of the tree that is not a test.
+func files(t *testing.T, do func(path string, fset *token.FileSet, f *ast.File)) {
+	t.Helper()
+	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case d.IsDir() && (d.Name() == "testdata" || strings.HasPrefix(d.Name(), ".") && d.Name() != ".." && path != root):
+			return filepath.SkipDir
+		case d.IsDir(), !strings.HasSuffix(path, ".go"), strings.HasSuffix(path, "_test.go"):
+			return nil
+		}
+		fset := token.NewFileSet()
+		f, err := parser.ParseFile(fset, path, nil, parser.ParseComments)
+		if err != nil {
+			return err
+		}
+		rel, err := filepath.Rel(root, path)
+		if err == nil {
+			do(filepath.ToSlash(rel), fset, f)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestUnsafeIsInOneFile(t *testing.T) {
+	found := false
+	files(t, func(path string, _ *token.FileSet, f *ast.File) {
+		for _, imp := range f.Imports {
+			if imp.Path.Value != `"unsafe"` {
+				continue
+			}
+			if path == "vfio/sys_linux.go" {
+				found = true
+			} else if !strings.HasPrefix(path, "test/") {
+				t.Errorf("%s imports unsafe", path)
+			}
+		}
+	})
+	if !found {
+		t.Error("vfio/sys_linux.go does not import unsafe any more: this test has lost its object")
+	}
+}
+
+// Goroutines of the engines start in engine.go, where they are joined.
+func TestGoroutinesStartInEngines(t *testing.T) {
+	starts := 0
+	files(t, func(path string, fset *token.FileSet, f *ast.File) {
+		dir := filepath.Dir(path)
+		if dir != "reader" && dir != "writer" {
+			return
+		}
+		ast.Inspect(f, func(n ast.Node) bool {
+			if !startsGoroutine(n) {
+				return true
+			}
+			starts++
+			if filepath.Base(path) != "engine.go" {
+				t.Errorf("%v starts a goroutine", fset.Position(n.Pos()))
+			}
+			return true
+		})
+	})
+	if starts == 0 {
+		t.Error("no goroutine starts in reader/ or writer/: this test has lost its object")
+	}
+}
+
+func startsGoroutine(n ast.Node) bool {
+	switch n := n.(type) {
+	case *ast.GoStmt:
+		return true
+	case *ast.CallExpr:
+		sel, ok := n.Fun.(*ast.SelectorExpr)
+		return ok && sel.Sel.Name == "Go"
+	}
+	return false
+}
+
+func TestPublicNamesAreDocumented(t *testing.T) {
+	files(t, func(path string, fset *token.FileSet, f *ast.File) {
+		if f.Name.Name == "main" {
+			return
+		}
+		for _, d := range f.Decls {
+			for _, name := range undocumented(d) {
+				t.Errorf("%v: %s has no doc comment", fset.Position(d.Pos()), name)
+			}
+		}
+	})
+}
+
+func undocumented(d ast.Decl) (names []string) {
+	switch d := d.(type) {
+	case *ast.FuncDecl:
+		if d.Doc == nil && d.Name.IsExported() && exportedReceiver(d) {
+			names = append(names, d.Name.Name)
+		}
+	case *ast.GenDecl:
+		for _, s := range d.Specs {
+			names = append(names, undocumentedSpec(d, s)...)
+		}
+	}
+	return names
+}
+
+func exportedReceiver(d *ast.FuncDecl) bool {
+	if d.Recv == nil {
+		return true
+	}
+	typ := d.Recv.List[0].Type
+	if star, ok := typ.(*ast.StarExpr); ok {
+		typ = star.X
+	}
+	id, ok := typ.(*ast.Ident)
+	return ok && id.IsExported()
+}
+
+// undocumentedSpec lets a group's comment speak for its constants, variables
+// and types.
+func undocumentedSpec(d *ast.GenDecl, s ast.Spec) (names []string) {
+	switch s := s.(type) {
+	case *ast.TypeSpec:
+		if s.Name.IsExported() && d.Doc == nil && s.Doc == nil {
+			names = append(names, s.Name.Name)
+		}
+	case *ast.ValueSpec:
+		for _, n := range s.Names {
+			if n.IsExported() && d.Doc == nil && s.Doc == nil && s.Comment == nil {
+				names = append(names, n.Name)
+			}
+		}
+	}
+	return names
+}
