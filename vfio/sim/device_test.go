@@ -201,7 +201,7 @@ func TestTruncatedStreams(t *testing.T) {
 func TestCorruptedStreams(t *testing.T) {
 	eachProfile(t, func(t *testing.T, p *profile) {
 		state := save(t, open(t, small[p.name]))
-		for at := 0; at < len(state); at += 1 + at/7 {
+		for at := 0; at < len(state); at += 1 + at/4 {
 			bad := bytes.Clone(state)
 			bad[at] ^= 0x40
 			dst := open(t, p.name)

@@ -76,14 +76,14 @@ func load(t testing.TB, d *Device, state []byte) {
 
 // small is a device URL of each profile whose state is quickly made.
 var small = map[string]string{
-	"mlx5":     "mlx5?size=3MiB&dirty=1GiB/s&seed=7&content=mixed",
+	"mlx5":     "mlx5?size=600000&dirty=1GiB/s&seed=7&content=mixed",
 	"virtio":   "virtio?size=100000&dirty=10MiB/s&seed=7",
 	"hisi_acc": "hisi_acc?seed=7&dirty=1MiB/s",
 	"qat":      "qat?seed=7&dirty=1MiB/s&content=text",
 	"pds":      "pds?seed=7&dirty=1MiB/s",
-	"xe":       "xe?size=5000000&dirty=1GiB/s&seed=7",
+	"xe":       "xe?size=600000&dirty=1GiB/s&seed=7",
 	"mtty":     "mtty?seed=7&dirty=1MiB/s",
-	"vgpu":     "vgpu?size=3MiB&dirty=1GiB/s&seed=7",
+	"vgpu":     "vgpu?size=600000&dirty=1GiB/s&seed=7",
 }
 
 func eachProfile(t *testing.T, f func(t *testing.T, p *profile)) {

@@ -20,7 +20,7 @@ func TestAnySaveCanBeLoaded(t *testing.T) {
 	eachProfile(t, func(t *testing.T, p *profile) {
 		synctest.Test(t, func(t *testing.T) {
 			rapid.Check(bubble{t}, func(rt *rapid.T) {
-				url := strings.Replace(small[p.name], "3MiB", "200000", 1)
+				url := strings.Replace(small[p.name], "600000", "200000", 1)
 				if p.async && rapid.Bool().Draw(rt, "paced") {
 					url += "&save=1GiB/s"
 				}
