@@ -79,7 +79,7 @@ func (t tree) ofFD(fd int) (string, error) {
 	if st.Mode&unix.S_IFMT != unix.S_IFCHR {
 		return "", fs.ErrNotExist
 	}
-	return t.ofNode(st.Rdev)
+	return t.ofNode(uint64(st.Rdev)) // 32 bits on mips
 }
 
 // describe reads what sysfs says about the device in dir; "" is a device that

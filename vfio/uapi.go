@@ -1,5 +1,7 @@
 package vfio
 
+//lint:file-ignore U1000 the kernel's structures are named whole, used or not
+
 // The structures and numbers of include/uapi/linux/vfio.h, in the machine's own
 // layout. Fields keep the kernel's order; uapi_test.go compares every size,
 // offset and number with the installed header. The calls that belong to the VMM

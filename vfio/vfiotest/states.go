@@ -11,11 +11,12 @@ func initialState(t *testing.T, cfg Config) {
 	for _, f := range []func(*testing.T) vfio.Device{cfg.Source, cfg.Destination} {
 		d := open(t, f)
 		wantState(t, d, vfio.Running)
-		if f := d.Features(); f.PreCopyInfoV2 && !f.PreCopy {
-			t.Errorf("features %+v: flags of an estimate that does not exist", f)
+		before := d.Features()
+		if before.PreCopyInfoV2 && !before.PreCopy {
+			t.Errorf("features %+v: flags of an estimate that does not exist", before)
 		}
-		if d.Features() != d.Features() {
-			t.Error("features change")
+		if after := d.Features(); before != after {
+			t.Errorf("features change: %+v, then %+v", before, after)
 		}
 	}
 }
