@@ -91,3 +91,11 @@ func (e endpoint) listen() (transport.Listener, error) {
 	}
 	return l, nil
 }
+
+// heardAt is where the peer finds this side, as it would be given to --to.
+func (e endpoint) heardAt(l transport.Listener) string {
+	if strings.HasPrefix(e.address, unixPrefix) {
+		return e.address
+	}
+	return l.Addr().String()
+}

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"io"
 	"sync"
-	"time"
 
 	"github.com/vbauerster/mpb/v8"
 	"github.com/vbauerster/mpb/v8/decor"
@@ -33,15 +32,15 @@ func newBarView(program string, err, out io.Writer) *barView {
 	return &barView{program: program, err: err, out: out, meters: meters{}, bars: map[string]*deviceBar{}}
 }
 
-func (b *barView) event(at time.Time, ev report.Event) {
+func (b *barView) event(ev stamped) {
 	switch ev.Kind {
 	case report.Phase: // the bars show it
 	case report.Progress:
-		for _, s := range b.meters.read(at, ev.Devices) {
+		for _, s := range b.meters.read(ev.at, ev.Devices) {
 			b.bar(s).set(s)
 		}
 	default:
-		fmt.Fprintf(b.above(), "%s: %s\n", b.program, notice(ev))
+		fmt.Fprintf(b.above(), "%s: %s\n", b.program, notice(ev.Event))
 	}
 }
 
@@ -98,13 +97,19 @@ func (d *deviceBar) set(s status) {
 	d.SetCurrent(int64(s.Bytes))
 }
 
-// end leaves the bars as they are, full only if the migration was committed.
+// end leaves each bar with its last word on the screen, full only if the
+// migration was committed.
 func (b *barView) end(v verdict) {
-	for _, d := range b.bars {
-		if v.report.Outcome == handoff.Committed {
-			d.SetTotal(-1, true)
+	for _, d := range v.report.Devices {
+		if bar := b.bars[d.Name]; bar != nil {
+			bar.set(status{Snapshot: report.Snapshot{Name: d.Name, Phase: v.report.Outcome.String(), Bytes: d.Bytes}})
 		}
-		d.Abort(false)
+	}
+	for _, bar := range b.bars {
+		if v.report.Outcome == handoff.Committed {
+			bar.SetTotal(-1, true)
+		}
+		bar.Abort(false)
 	}
 	if b.screen != nil {
 		b.screen.Wait()

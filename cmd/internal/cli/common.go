@@ -37,7 +37,7 @@ type opened struct {
 // job is a migration whose command line was found good.
 type job struct {
 	end    endpoint
-	engine func(context.Context, []opened, report.Observer) (report.Report, error)
+	engine func(context.Context, []opened, *show) (report.Report, error)
 }
 
 // addFlags adds the flags that both programs have behind the one that says
@@ -80,17 +80,17 @@ func (c *common) run(prepare func() (job, error)) int {
 	show := newShow(c)
 	ctx, stop := cancelOnSignal(c.program)
 	defer stop()
-	return show.end(c.attempt(ctx, prepare, show.observe))
+	return show.end(c.attempt(ctx, prepare, show))
 }
 
 // attempt does everything from flags to closed devices.
-func (c *common) attempt(ctx context.Context, prepare func() (job, error), observe report.Observer) verdict {
+func (c *common) attempt(ctx context.Context, prepare func() (job, error), show *show) verdict {
 	devices, j, err := c.setUp(prepare)
 	v := verdict{report: report.Report{Outcome: handoff.Rolledback}, err: err}
 	v.scene = scene{sending: c.role == source, self: j.end.id(), address: j.end.address}
 	if err == nil {
 		v.started = true
-		v.report, v.err = j.engine(ctx, devices, observe)
+		v.report, v.err = j.engine(ctx, devices, show)
 	}
 	if c.role == sink && v.report.Outcome == handoff.Committed {
 		v.verify(devices)

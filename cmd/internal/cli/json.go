@@ -43,12 +43,13 @@ type jsonListening struct {
 
 type jsonPeer struct {
 	jsonHead
-	Peer string `json:"peer"`
+	Software string `json:"software"`
 }
 
 type jsonPhase struct {
 	jsonHead
 	Phase string `json:"phase"`
+	Why   string `json:"why,omitempty"`
 }
 
 type jsonWarning struct {
@@ -73,15 +74,16 @@ type jsonSnapshot struct {
 
 type jsonDone struct {
 	jsonHead
-	Outcome    string       `json:"outcome"`
-	Exit       int          `json:"exit"`
-	TotalMS    float64      `json:"total_ms"`
-	DowntimeMS float64      `json:"downtime_ms"`
-	Stages     []jsonStage  `json:"stages"`
-	Lanes      int          `json:"lanes"`
-	Devices    []jsonDevice `json:"devices"`
-	Error      *jsonError   `json:"error,omitempty"`
-	Warnings   []string     `json:"warnings"`
+	Outcome    string        `json:"outcome"`
+	Peer       *transport.ID `json:"peer,omitempty"`
+	Exit       int           `json:"exit"`
+	TotalMS    float64       `json:"total_ms"`
+	DowntimeMS float64       `json:"downtime_ms"`
+	Stages     []jsonStage   `json:"stages"`
+	Lanes      int           `json:"lanes"`
+	Devices    []jsonDevice  `json:"devices"`
+	Error      *jsonError    `json:"error,omitempty"`
+	Warnings   []string      `json:"warnings"`
 }
 
 type jsonStage struct {
@@ -96,7 +98,7 @@ type jsonDevice struct {
 	PrecopyBytes uint64 `json:"precopy_bytes"`
 	Rounds       int    `json:"rounds"`
 	Chunks       uint64 `json:"chunks"`
-	Digest       string `json:"digest"`
+	Digest       string `json:"digest,omitempty"`
 	Path         string `json:"path"`
 	PathWhy      string `json:"path_why,omitempty"`
 	State        string `json:"state"`
@@ -116,6 +118,14 @@ func (j *jsonView) head(event string, at time.Time) jsonHead {
 	return jsonHead{Event: event, TMS: milliseconds(at.Sub(j.start)), Time: at.UTC().Format(time.RFC3339Nano)}
 }
 
+// known is nil for a carrier without identities.
+func known(id transport.ID) *transport.ID {
+	if id == (transport.ID{}) {
+		return nil
+	}
+	return &id
+}
+
 // milliseconds has a microsecond's precision: more would be noise.
 func milliseconds(d time.Duration) float64 { return math.Round(float64(d)/1e3) / 1e3 }
 
@@ -123,22 +133,22 @@ func milliseconds(d time.Duration) float64 { return math.Round(float64(d)/1e3) /
 // the exit code still says how the migration ended.
 func (j *jsonView) write(event any) { _ = j.out.Encode(event) }
 
-func (j *jsonView) event(at time.Time, ev report.Event) {
-	head := j.head(string(ev.Kind), at)
+func (j *jsonView) event(ev stamped) {
+	head := j.head(string(ev.Kind), ev.at)
 	switch ev.Kind {
 	case report.Listening:
-		j.write(jsonListening{jsonHead: head, Address: ev.Text})
+		j.write(jsonListening{head, ev.Text, known(ev.self)})
 	case report.Peer:
 		j.write(jsonPeer{head, ev.Text})
 	case report.Phase:
-		j.write(jsonPhase{head, ev.Phase})
+		j.write(jsonPhase{head, ev.Phase, ev.Text})
 	case report.Warning:
 		j.write(jsonWarning{head, ev.Text})
 	case report.Progress:
-		if at.Sub(j.progress) < progressEvery {
+		if len(ev.Devices) == 0 || ev.at.Sub(j.progress) < progressEvery {
 			return
 		}
-		j.progress = at
+		j.progress = ev.at
 		j.write(jsonProgress{head, jsonSnapshots(ev.Devices)})
 	}
 }
@@ -158,7 +168,7 @@ func (j *jsonView) end(v verdict) {
 	r := v.report
 	done := jsonDone{
 		jsonHead: j.head("done", time.Now()), Outcome: r.Outcome.String(), Exit: v.exit(),
-		TotalMS: milliseconds(r.Total), DowntimeMS: milliseconds(r.Downtime), Lanes: r.Lanes,
+		Peer: known(r.Peer), TotalMS: milliseconds(r.Total), DowntimeMS: milliseconds(r.Downtime), Lanes: r.Lanes,
 		Stages: []jsonStage{}, Devices: []jsonDevice{}, Warnings: []string{},
 	}
 	done.Error = v.jsonError()
@@ -175,8 +185,11 @@ func (j *jsonView) end(v verdict) {
 func (v verdict) jsonDevice(d report.Device) jsonDevice {
 	out := jsonDevice{
 		Name: d.Name, Bytes: d.Bytes, WireBytes: d.WireBytes, PrecopyBytes: d.PrecopyBytes,
-		Rounds: d.Rounds, Chunks: d.Chunks, Digest: d.Digest.String(),
+		Rounds: d.Rounds, Chunks: d.Chunks,
 		Path: d.Path, PathWhy: d.PathWhy, State: d.State,
+	}
+	if d.Digest != (transport.StreamDigest{}) {
+		out.Digest = d.Digest.String()
 	}
 	if ok, known := v.verified[d.Name]; known {
 		out.Verified = &ok

@@ -24,14 +24,14 @@ func newLineView(program string, err, out io.Writer) *lineView {
 	return &lineView{program: program, err: err, out: out, meters: meters{}}
 }
 
-func (l *lineView) event(at time.Time, ev report.Event) {
+func (l *lineView) event(ev stamped) {
 	switch ev.Kind {
 	case report.Phase:
-		l.print(ev.Phase)
+		l.print(phaseText(ev.Event))
 	case report.Progress:
-		l.devices(at, ev.Devices)
+		l.devices(ev.at, ev.Devices)
 	default:
-		l.print(notice(ev))
+		l.print(notice(ev.Event))
 	}
 }
 
@@ -44,6 +44,14 @@ func notice(ev report.Event) string {
 		return "peer " + ev.Text
 	}
 	return string(ev.Kind) + ": " + ev.Text
+}
+
+// phaseText is the new phase, and why it began where that is known.
+func phaseText(ev report.Event) string {
+	if ev.Text == "" {
+		return ev.Phase
+	}
+	return ev.Phase + ": " + ev.Text
 }
 
 func (l *lineView) print(text string) { fmt.Fprintf(l.err, "%s: %s\n", l.program, text) }

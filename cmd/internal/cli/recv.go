@@ -6,6 +6,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/transport/handoff"
 	"github.com/migpipe/migpipe/transport/report"
 	"github.com/migpipe/migpipe/writer"
 )
@@ -69,20 +70,21 @@ func newRecv() *program {
 
 func (r *recvFlags) prepare() (job, error) {
 	end, err := r.newEndpoint("--listen", r.listen)
-	return job{end: end, engine: func(ctx context.Context, devices []opened, observe report.Observer) (report.Report, error) {
-		return r.receive(ctx, end, devices, observe)
+	return job{end: end, engine: func(ctx context.Context, devices []opened, show *show) (report.Report, error) {
+		return r.receive(ctx, end, devices, show)
 	}}, err
 }
 
-func (r *recvFlags) receive(ctx context.Context, end endpoint, devices []opened, observe report.Observer) (report.Report, error) {
+func (r *recvFlags) receive(ctx context.Context, end endpoint, devices []opened, show *show) (report.Report, error) {
 	listener, err := end.listen()
 	if err != nil {
-		return report.Report{}, err
+		return report.Report{Outcome: handoff.Rolledback}, err
 	}
 	defer listener.Close()
+	show.listening(end.heardAt(listener), end.id())
 	return writer.Receive(ctx, listener, sinks(devices), &writer.Options{
 		Memory: int(r.memory.bytes), ChunkSize: int(r.chunk.bytes), MaxState: r.maxState.bytes,
-		Observe: observe, Software: r.software(),
+		Observe: show.observe, Software: r.software(),
 	})
 }
 

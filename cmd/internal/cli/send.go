@@ -33,8 +33,8 @@ const sendExample = `  # on the destination: its name, then wait for the source
   mig-send --to 192.0.2.7:7000 --device nic0=vfio:0000:5e:00.2 --peer mig1DEST...
 
   # try it without hardware: two simulated devices, no identities
-  mig-recv --listen unix:/tmp/mig --device a=sim:mlx5 --device b=sim:hisi_acc &
-  mig-send --to unix:/tmp/mig --device 'a=sim:mlx5?size=300MiB&dirty=20MiB/s' --device b=sim:hisi_acc`
+  mig-recv --listen unix:/tmp/mig --device nic0=sim:mlx5 --device acc0=sim:qat &
+  mig-send --to unix:/tmp/mig --device 'nic0=sim:mlx5?dirty=20MiB/s' --device acc0=sim:qat`
 
 // codecPolicies are the values of --codec.
 var codecPolicies = map[string]codec.Policy{
@@ -105,8 +105,8 @@ func (s *sendFlags) prepare() (job, error) {
 		return job{}, err
 	}
 	end, err := s.newEndpoint("--to", s.to)
-	return job{end: end, engine: func(ctx context.Context, devices []opened, observe report.Observer) (report.Report, error) {
-		return reader.Send(ctx, end.dialer(), sources(devices), s.options(observe))
+	return job{end: end, engine: func(ctx context.Context, devices []opened, show *show) (report.Report, error) {
+		return reader.Send(ctx, end.dialer(), sources(devices), s.options(show.observe))
 	}}, err
 }
 

@@ -7,20 +7,21 @@ import (
 
 	"golang.org/x/term"
 
+	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/report"
 )
 
 // view is one way to tell the user what happens.
 type view interface {
-	event(at time.Time, ev report.Event)
+	event(ev stamped)
 	end(v verdict) // after the last event
 }
 
 // quietView is --quiet.
 type quietView struct{}
 
-func (quietView) event(time.Time, report.Event) {}
-func (quietView) end(verdict)                   {}
+func (quietView) event(stamped) {}
+func (quietView) end(verdict)   {}
 
 // show tells the user how a run goes and went. Events are told in a goroutine
 // of their own: the engine must not wait for a terminal or a pipe.
@@ -39,6 +40,7 @@ type show struct {
 type stamped struct {
 	at time.Time
 	report.Event
+	self transport.ID // who listens, where that is the event
 }
 
 func newShow(c *common) *show {
@@ -59,16 +61,24 @@ func newView(c *common) view {
 	return newLineView(c.program, os.Stderr, os.Stdout)
 }
 
-// observe is a report.Observer. Of progress that was not told yet only the
-// newest is kept, so a stuck terminal costs no memory.
-func (s *show) observe(ev report.Event) {
+// observe is a report.Observer.
+func (s *show) observe(ev report.Event) { s.add(stamped{at: time.Now(), Event: ev}) }
+
+// listening is the first event of mig-recv.
+func (s *show) listening(address string, self transport.ID) {
+	s.add(stamped{time.Now(), report.Event{Kind: report.Listening, Text: address}, self})
+}
+
+// add queues an event. Of progress that was not told yet only the newest is
+// kept, so a stuck terminal costs no memory.
+func (s *show) add(ev stamped) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	last := len(s.queue) - 1
 	if ev.Kind == report.Progress && last >= 0 && s.queue[last].Kind == report.Progress {
 		s.queue = s.queue[:last]
 	}
-	s.queue = append(s.queue, stamped{time.Now(), ev})
+	s.queue = append(s.queue, ev)
 	s.wakeUp()
 }
 
@@ -87,7 +97,7 @@ func (s *show) tell() {
 		s.queue = nil
 		s.mu.Unlock()
 		for _, ev := range queue {
-			s.view.event(ev.at, ev.Event)
+			s.view.event(ev)
 		}
 		if closed {
 			return

@@ -26,7 +26,7 @@ func cancelOnSignal(program string) (_ context.Context, stop func()) {
 				if ctx.Err() != nil {
 					fmt.Fprintf(os.Stderr, "%s: still cancelling: waiting for the devices to come back\n", program)
 				}
-				cancel(fmt.Errorf("%w by signal %q", context.Canceled, s))
+				cancel(cancelled{s})
 			case <-done:
 				return
 			}
@@ -34,3 +34,9 @@ func cancelOnSignal(program string) (_ context.Context, stop func()) {
 	}()
 	return ctx, func() { signal.Stop(signals); close(done); cancel(nil) }
 }
+
+// cancelled is the cause that a signal gives to a context.
+type cancelled struct{ signal os.Signal }
+
+func (c cancelled) Error() string { return "cancelled: " + c.signal.String() }
+func (c cancelled) Unwrap() error { return context.Canceled }

@@ -1,0 +1,87 @@
+package cli
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+)
+
+func TestParseDevices(t *testing.T) {
+	good := []string{
+		"nic0=vfio:0000:3b:00.1",
+		"nic1=vfio:/dev/vfio/devices/vfio0",
+		"m=vfio:83b8f4f2-509f-382f-3c1e-e6bfe0fa1001",
+		"a=fd:3",
+		"f=file:/tmp/a=b?overwrite=1",
+		"g=file:plain?",
+		"s=sim:mlx5?size=300MiB&dirty=20MiB/s",
+		"t=sim:mlx5?size=300MiB&dirty=20MiB/s",
+	}
+	list, err := parseDevices(good, sink)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, d := range list {
+		if got := d.name + "=" + d.String(); got != good[i] {
+			t.Errorf("%q was read as %q", good[i], got)
+		}
+	}
+}
+
+func TestParseDevicesRefuses(t *testing.T) {
+	tests := map[string]string{ // flags, separated by spaces, and a part of the error
+		"":                                    "no --device",
+		"sim:mlx5":                            "has no name",
+		"=sim:mlx5":                           "the name is empty",
+		"a\x1b=sim:mlx5":                      "cannot be printed",
+		strings.Repeat("n", 65) + "=sim:mlx5": "longer than 64 bytes",
+		"a=mlx5":                              "not a device URL",
+		"a=":                                  "not a device URL",
+		"a=sim:":                              "nothing follows",
+		"a=tape:0":                            `unknown scheme "tape"`,
+		"a=fd:x":                              "not the number",
+		"a=fd:-1":                             "not the number",
+		"a=fd:99999999999":                    "not the number",
+		"a=file:x?overwrite=maybe":            "overwrite",
+		"a=file:x?mode=7":                     "overwrite",
+		"a=sim:mlx6":                          "known are mlx5, virtio",
+		"a=sim:mlx5?colour=red":               "known are content, dirty",
+		"a=sim:mtty?size=9":                   "size 9",
+		"a=sim:mtty a=sim:qat":                "two devices have the name a",
+		"a=fd:3 b=fd:3":                       "both fd:3",
+		"a=vfio:0 b=vfio:0":                   "both vfio:0",
+	}
+	for flags, want := range tests {
+		_, err := parseDevices(strings.Fields(flags), sink)
+		if _, ok := err.(*mistake); !ok || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: error %v, want a mistake with %q", flags, err, want)
+		}
+	}
+	many := make([]string, 65)
+	for i := range many {
+		many[i] = fmt.Sprintf("d%d=sim:mtty", i)
+	}
+	if _, err := parseDevices(many, source); err == nil {
+		t.Error("65 devices were accepted")
+	}
+}
+
+func FuzzParseDevice(f *testing.F) {
+	for _, flag := range []string{"a=sim:mlx5?size=1GiB", "a=vfio:0000:3b:00.1", "a=fd:7", "a=file:x?overwrite=1", "=:"} {
+		f.Add(flag)
+	}
+	f.Fuzz(func(t *testing.T, flag string) {
+		for _, r := range []role{source, sink} {
+			d, err := parseDevice(flag, r)
+			if err != nil {
+				if strings.ContainsRune(err.Error(), 0x1b) {
+					t.Errorf("%q: the error moves the cursor: %q", flag, err)
+				}
+				continue
+			}
+			if d.name+"="+d.String() != flag {
+				t.Errorf("%q was read as %+v", flag, d)
+			}
+		}
+	})
+}

@@ -1,0 +1,96 @@
+package cli
+
+import (
+	"errors"
+	"flag"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/transport/handoff"
+	"github.com/migpipe/migpipe/transport/report"
+)
+
+var update = flag.Bool("update", false, "rewrite the golden files in testdata")
+
+// golden compares with testdata/name.
+func golden(t *testing.T, name, got string) {
+	t.Helper()
+	path := filepath.Join("testdata", name)
+	if *update {
+		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got != string(want) {
+		t.Errorf("%s differs (go test -update rewrites it); got:\n%s", path, got)
+	}
+}
+
+var peerID = transport.ID{1, 2, 3}
+
+// committed is how a migration of two devices may end at the destination.
+func committed() verdict {
+	return verdict{
+		scene:   scene{self: transport.ID{9}, address: "127.0.0.1:7000"},
+		started: true,
+		report: report.Report{
+			Outcome: handoff.Committed, Peer: peerID, Lanes: 2,
+			Total: 3210 * time.Millisecond, Downtime: 84160 * time.Microsecond,
+			Stages: []report.Stage{{Name: "stop", Took: 1300 * time.Microsecond}, {Name: "drain", Took: 82860 * time.Microsecond}},
+			Devices: []report.Device{
+				{
+					Name: "nic0", Bytes: 300 << 20, WireBytes: 150 << 20, PrecopyBytes: 290 << 20, Chunks: 300, Rounds: 4,
+					Digest: transport.StreamDigest{0xab, 0xcd, 0xef}, Path: "read", PathWhy: "splice: EINVAL", State: "STOP",
+				},
+				{Name: "acc0", Bytes: 176, Chunks: 2, Digest: transport.StreamDigest{1}, Path: "read", State: "STOP"},
+			},
+			Warnings: []string{"no estimate from acc0"},
+		},
+		verified: map[string]bool{"nic0": true},
+	}
+}
+
+// failed is a run that ended before the engine began.
+func failed(err error) verdict {
+	return verdict{report: report.Report{Outcome: handoff.Rolledback}, err: err}
+}
+
+// interrupted is a migration that the peer broke off.
+func interrupted() verdict {
+	v := committed()
+	v.sending, v.verified, v.report.Warnings = true, nil, nil
+	v.report.Outcome, v.report.Stages, v.report.Downtime = handoff.Rolledback, nil, 0
+	v.err = &transport.Fault{Code: transport.CodeDevice, Remote: true, Device: "nic0", Offset: 4096, Err: errors.New("write: input/output error")}
+	return v
+}
+
+func damaged() verdict {
+	v := committed()
+	v.verified["nic0"] = false
+	v.damage = &transport.Fault{Code: transport.CodeCorrupt, Device: "nic0", Err: errors.New("sim:mlx5: verify: another state")}
+	return v
+}
+
+func inDoubt() verdict {
+	v := interrupted()
+	v.report.Outcome = handoff.InDoubt
+	v.err = &transport.Fault{Code: transport.CodeNetwork, Err: transport.ErrPeerGone}
+	return v
+}
+
+// verdicts are the endings that the reports are tested with.
+var verdicts = map[string]func() verdict{
+	"committed":   committed,
+	"interrupted": interrupted,
+	"damaged":     damaged,
+	"in-doubt":    inDoubt,
+	"usage":       func() verdict { return failed(mistakef("give one", "no --device is given")) },
+}

@@ -1,0 +1,82 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/transport/handoff"
+	"github.com/migpipe/migpipe/vfio"
+)
+
+func TestHints(t *testing.T) {
+	fault := func(code transport.Code, remote bool) error {
+		return &transport.Fault{Code: code, Remote: remote, Err: errors.New("x")}
+	}
+	send := scene{sending: true, self: transport.ID{7}, address: "192.0.2.7:7000"}
+	recv := scene{self: transport.ID{8}, address: "unix:/run/mig"}
+	tests := []struct {
+		scene   scene
+		outcome handoff.Outcome
+		err     error
+		want    string // "" for no hint at all
+	}{
+		{send, handoff.Rolledback, mistakef("do this", "x"), "do this"},
+		{send, handoff.Rolledback, mistakef("", "x"), ""},
+		{send, handoff.InDoubt, fault(transport.CodeNetwork, false), "do NOT start the guest here"},
+		{recv, handoff.InDoubt, fault(transport.CodeNetwork, false), "do not discard this copy"},
+		{recv, handoff.NeedsReset, fault(transport.CodeDevice, false), "must be reset"},
+		{send, handoff.Rolledback, &transport.WrongPeerError{Got: peerID}, "--peer " + peerID.String()},
+		{send, handoff.Rolledback, &transport.WrongPeerError{Want: []transport.ID{{5}}}, "expected " + transport.ID{5}.String()},
+		{send, handoff.Rolledback, fmt.Errorf("x: %w", transport.ErrRefusedByPeer), "--peer " + send.self.String() + " to the mig-recv"},
+		{send, handoff.Rolledback, fmt.Errorf("x: %w", transport.ErrUnreachable), "listening at 192.0.2.7:7000"},
+		{scene{sending: true, address: "unix:/run/mig"}, handoff.Rolledback, transport.ErrUnreachable, "--listen unix:/run/mig"},
+		{recv, handoff.Rolledback, fmt.Errorf("x: %w", syscall.EADDRINUSE), "another port"},
+		{recv, handoff.Rolledback, fmt.Errorf("x: %w", syscall.EADDRNOTAVAIL), "no interface"},
+		{recv, handoff.Rolledback, &vfio.OpError{Err: fs.ErrPermission, Hint: "its own"}, "its own"},
+		{recv, handoff.Rolledback, fmt.Errorf("x: %w", fs.ErrPermission), "run as root"},
+		{recv, handoff.Rolledback, deviceFault("d", vfio.ErrBusy), "has it open"},
+		{recv, handoff.Rolledback, deviceFault("d", vfio.ErrNoMigration), "cannot migrate"},
+		{recv, handoff.Rolledback, deviceFault("d", fs.ErrExist), "overwrite=1"},
+		{send, handoff.Rolledback, fault(transport.CodeVersion, true), "same release"},
+		{send, handoff.Rolledback, fault(transport.CodeDevices, true), "same names"},
+		{send, handoff.Rolledback, fault(transport.CodeIncompatible, true), "same model"},
+		{recv, handoff.Rolledback, fault(transport.CodeCorrupt, false), "try again"},
+		{recv, handoff.Rolledback, fault(transport.CodeLimit, false), "--max-state"},
+		{recv, handoff.Rolledback, fault(transport.CodeAuth, false), "mig-send id"},
+		{send, handoff.Rolledback, fault(transport.CodeStart, true), "see what mig-recv said"},
+		{send, handoff.Rolledback, fault(transport.CodeStart, false), ""},
+		{send, handoff.Rolledback, fault(transport.CodeCancelled, true), ""},
+	}
+	for _, tt := range tests {
+		got := strings.Join(tt.scene.hints(tt.outcome, tt.err), "\n")
+		if !strings.Contains(got, tt.want) || tt.want == "" && got != "" {
+			t.Errorf("%v, %v: hints %q, want %q", tt.outcome, tt.err, got, tt.want)
+		}
+	}
+}
+
+func TestErrorText(t *testing.T) {
+	op := &vfio.OpError{Op: "open", Device: "0000:3b:00.1", Offset: -1, Err: fs.ErrPermission, Hint: "run as root"}
+	tests := []struct {
+		err  error
+		want string
+	}{
+		{errors.New("transport: gone"), "gone"},
+		{deviceFault("nic0", op), "device nic0: 0000:3b:00.1: open: permission denied"},
+		{&transport.Fault{Remote: true, Err: errors.New("no")}, "the peer says: no"},
+		{
+			fmt.Errorf("reader: %w", &transport.Fault{Remote: true, Device: "nic0", Offset: 42, Err: errors.New("writer: no")}),
+			"the peer says: device nic0 at byte 42: no",
+		},
+	}
+	for _, tt := range tests {
+		if got := errorText(tt.err); got != tt.want {
+			t.Errorf("errorText(%q) = %q, want %q", tt.err, got, tt.want)
+		}
+	}
+}

@@ -1,0 +1,106 @@
+package cli
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/spf13/cobra"
+)
+
+func roots() []*cobra.Command { return []*cobra.Command{newSend().root, newRecv().root} }
+
+func TestManPages(t *testing.T) {
+	for _, root := range roots() {
+		golden(t, root.Name()+".1", string(manPage(root)))
+	}
+}
+
+func TestHelpFitsTerminals(t *testing.T) {
+	for _, root := range roots() {
+		for i, line := range strings.Split(root.Long+"\n"+root.Example, "\n") {
+			if len(line) > 100 {
+				t.Errorf("%s: line %d has %d characters: %s", root.Name(), i, len(line), line)
+			}
+		}
+	}
+}
+
+func TestHelpNamesEveryScheme(t *testing.T) {
+	for _, root := range roots() {
+		for _, scheme := range schemes {
+			if !strings.Contains(root.Long, "\n  "+scheme+":") {
+				t.Errorf("%s --help does not show the scheme %s", root.Name(), scheme)
+			}
+		}
+	}
+}
+
+func TestDefaultIdentity(t *testing.T) {
+	t.Setenv("XDG_CONFIG_HOME", "/x")
+	if got, err := defaultIdentity("send.key"); err != nil || got != "/x/migpipe/send.key" {
+		t.Errorf("with XDG_CONFIG_HOME: %q, %v", got, err)
+	}
+	t.Setenv("XDG_CONFIG_HOME", "")
+	t.Setenv("HOME", "/home/me")
+	want := "/home/me/.config/migpipe/recv.key"
+	if os.Geteuid() == 0 {
+		want = "/etc/migpipe/recv.key"
+	}
+	if got, err := defaultIdentity("recv.key"); err != nil || got != want {
+		t.Errorf("without: %q, %v, want %q", got, err, want)
+	}
+}
+
+func TestCheckAddress(t *testing.T) {
+	for _, address := range []string{"127.0.0.1:0", "[::1]:7000", "host.example:65535", ":7000", "unix:/run/mig", "unix:rel"} {
+		if err := checkAddress("--to", address); err != nil {
+			t.Errorf("%q: %v", address, err)
+		}
+	}
+	for _, address := range []string{"", "host", "host:", "host:http", "host:65536", "::1:7000", "unix:"} {
+		if err := checkAddress("--to", address); err == nil {
+			t.Errorf("%q was accepted", address)
+		}
+	}
+}
+
+func TestInherited(t *testing.T) {
+	f, err := os.Create(filepath.Join(t.TempDir(), "f"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if inherited(int(f.Fd())) {
+		t.Error("a file that this process opened counts as inherited")
+	}
+	if !inherited(1) {
+		t.Error("stdout does not count as inherited")
+	}
+	if inherited(1 << 20) {
+		t.Error("a descriptor that is not open counts as inherited")
+	}
+}
+
+func TestCheckFD(t *testing.T) {
+	tests := []struct {
+		c    common
+		n    int
+		want bool
+	}{
+		{common{role: source}, 0, true},
+		{common{role: source}, 1, false},
+		{common{role: source}, 2, false},
+		{common{role: sink}, 1, false},
+		{common{role: sink, json: true}, 1, false},
+		{common{role: sink, quiet: true}, 1, true},
+		{common{role: sink, quiet: true}, 2, false},
+		{common{role: sink}, 1 << 20, false},
+	}
+	for _, tt := range tests {
+		if err := tt.c.checkFD("d", tt.n); (err == nil) != tt.want {
+			t.Errorf("role %d, quiet %v, fd:%d: %v", tt.c.role, tt.c.quiet, tt.n, err)
+		}
+	}
+}

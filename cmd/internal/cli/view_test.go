@@ -1,0 +1,144 @@
+package cli
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/migpipe/migpipe/transport/report"
+)
+
+func TestReport(t *testing.T) {
+	for name, v := range verdicts {
+		var b bytes.Buffer
+		printReport(&b, v())
+		golden(t, "report-"+name+".txt", b.String())
+	}
+}
+
+func TestDoneEvent(t *testing.T) {
+	for name, v := range verdicts {
+		var b bytes.Buffer
+		newJSONView(&b).end(v())
+		golden(t, "done-"+name+".json", stable(t, b.Bytes()))
+	}
+}
+
+// stable indents a done event and takes the clocks out of it.
+func stable(t *testing.T, line []byte) string {
+	t.Helper()
+	var done jsonDone
+	if err := json.Unmarshal(line, &done); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := time.Parse(time.RFC3339Nano, done.Time); err != nil {
+		t.Error(err)
+	}
+	done.TMS, done.Time = 0, ""
+	text, err := json.MarshalIndent(done, "", "  ")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text) + "\n"
+}
+
+// events are what a migration of one device may tell, 100 ms apart.
+func events() []stamped {
+	at := time.Date(2020, 1, 2, 3, 4, 5, 0, time.UTC)
+	list := []report.Event{
+		{Kind: report.Listening, Text: "127.0.0.1:7000"},
+		{Kind: report.Progress},
+		{Kind: report.Peer, Text: "mig-send 1.0"},
+		{Kind: report.Phase, Phase: report.Stop, Text: "no device has PRE_COPY"},
+		{Kind: report.Warning, Text: "<odd>"},
+	}
+	for i := range uint64(41) {
+		s := report.Snapshot{Name: "nic0", Phase: "stop-copy", Bytes: i << 20, Wire: i << 19, Applied: i << 20}
+		if i > 0 {
+			s.Remaining, s.Known = (40-i)<<20, true
+		}
+		list = append(list, report.Event{Kind: report.Progress, Devices: []report.Snapshot{s}})
+	}
+	out := make([]stamped, len(list))
+	for i, ev := range list {
+		out[i] = stamped{at: at.Add(time.Duration(i) * 100 * time.Millisecond), Event: ev}
+	}
+	out[0].self = peerID
+	return out
+}
+
+func TestJSONEvents(t *testing.T) {
+	var b bytes.Buffer
+	j := newJSONView(&b)
+	list := events()
+	j.start = list[0].at
+	for _, ev := range list[:12] {
+		j.event(ev)
+	}
+	golden(t, "events.jsonl", b.String())
+}
+
+func TestJSONProgressIsRare(t *testing.T) {
+	var b bytes.Buffer
+	j := newJSONView(&b)
+	ev := events()[10]
+	for range 1000 {
+		ev.at = ev.at.Add(time.Millisecond)
+		j.event(ev)
+	}
+	if n := strings.Count(b.String(), "\n"); n != 5 {
+		t.Errorf("%d progress events in a second, want 5", n)
+	}
+}
+
+func TestLines(t *testing.T) {
+	var err, out bytes.Buffer
+	l := newLineView("mig-recv", &err, &out)
+	for _, ev := range events() {
+		l.event(ev)
+	}
+	l.end(committed())
+	golden(t, "lines.txt", err.String())
+	golden(t, "report-committed.txt", out.String())
+}
+
+// TestBars only sees that bars of every outcome end: what they look like is
+// for eyes, on a terminal.
+func TestBars(t *testing.T) {
+	for name, v := range verdicts {
+		var err, out bytes.Buffer
+		b := newBarView("mig-recv", &err, &out)
+		for _, ev := range events() {
+			b.event(ev)
+		}
+		b.end(v())
+		if !strings.Contains(err.String(), "mig-recv: listening on 127.0.0.1:7000\n") {
+			t.Errorf("%s: no line about listening in %q", name, err.String())
+		}
+	}
+}
+
+func TestShowKeepsOrderAndNewestProgress(t *testing.T) {
+	got := new(recorder)
+	s := &show{view: got, wake: make(chan struct{}, 1), done: make(chan struct{})}
+	for i := range 1000 {
+		s.observe(report.Event{Kind: report.Progress, Text: fmt.Sprint(i)})
+	}
+	s.observe(report.Event{Kind: report.Phase, Phase: report.Commit})
+	go s.tell()
+	if exit := s.end(committed()); exit != exitCommitted {
+		t.Errorf("exit %d", exit)
+	}
+	if want := "999 commit end"; strings.Join(*got, " ") != want {
+		t.Errorf("told %q, want %q", *got, want)
+	}
+}
+
+// recorder is a view that remembers.
+type recorder []string
+
+func (r *recorder) event(ev stamped) { *r = append(*r, ev.Text+ev.Phase) }
+func (r *recorder) end(verdict)      { *r = append(*r, "end") }
