@@ -1,0 +1,204 @@
+package transport
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/fxamacker/cbor/v2"
+)
+
+// memoryLane is a lane whose other end is a buffer.
+type memoryLane struct {
+	io.Reader
+	io.Writer
+}
+
+func (memoryLane) CloseWrite() error             { return nil }
+func (memoryLane) SetDeadline(_ time.Time) error { return nil }
+func (memoryLane) Close() error                  { return nil }
+
+func receiving(b []byte) *Control { return NewControl(memoryLane{Reader: bytes.NewReader(b)}) }
+
+func TestControlDelivers(t *testing.T) {
+	var wire bytes.Buffer
+	c := NewControl(memoryLane{&wire, &wire})
+	for _, m := range allMessages() {
+		if err := c.Send(m); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, m := range allMessages() {
+		got, err := c.Receive()
+		if err != nil || got.Type() != m.Type() {
+			t.Fatalf("received %v, %v, want %v", got, err, m.Type())
+		}
+	}
+	if _, err := c.Receive(); !errors.Is(err, io.EOF) {
+		t.Fatalf("at the end: %v", err)
+	}
+}
+
+// Messages that are sent at once do not mix.
+func TestControlSendsWhole(t *testing.T) {
+	var wire bytes.Buffer
+	c := NewControl(memoryLane{&wire, &wire})
+	var senders sync.WaitGroup
+	for n := range 8 {
+		senders.Go(func() {
+			for range 50 {
+				if err := c.Send(&Abort{Text: strings.Repeat("x", 10*n)}); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	senders.Wait()
+	for range 400 {
+		if _, err := c.Receive(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestControlSkips(t *testing.T) {
+	cancel, err := AppendMessage(nil, &Cancel{Attempt{Epoch: 7}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	skippable := controlFrame(99, controlIgnorable, []byte("not even CBOR"))
+	m, err := receiving(append(append(skippable, skippable...), cancel...)).Receive()
+	if err != nil || m.About().Epoch != 7 {
+		t.Fatalf("behind what may be skipped: %v, %v", m, err)
+	}
+	if _, err := receiving(append(controlFrame(99, 0, nil), cancel...)).Receive(); !errors.Is(err, ErrProtocol) {
+		t.Fatalf("an unknown message that may not be skipped: %v", err)
+	}
+}
+
+// item encodes any Go value as a peer without our limits would.
+func item(t testing.TB, v any) []byte {
+	t.Helper()
+	b, err := cbor.Marshal(v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+func TestControlBodies(t *testing.T) {
+	type obj = map[any]any
+	deep := any(1)
+	for range 8 {
+		deep = []any{deep}
+	}
+	mig := make([]byte, 16)
+	many := make([]obj, MaxDevices+1)
+	for i := range many {
+		many[i] = obj{}
+	}
+	pairs := obj{}
+	for i := range 33 {
+		pairs[i+100] = i
+	}
+	for _, c := range []struct {
+		name string
+		typ  MessageType
+		body []byte
+		ok   bool
+	}{
+		{"a message", TypeCancel, item(t, obj{1: mig, 2: 1}), true},
+		{"an unknown key", TypeCancel, item(t, obj{1: mig, 2: 1, 99: "new"}), true},
+		{"an unknown text key", TypeCancel, item(t, obj{1: mig, 2: 1, "new": obj{1: 2}}), true},
+		{"as many devices as may be", TypeAck, item(t, obj{4: many[1:]}), true},
+		{"one device more", TypeAck, item(t, obj{4: many}), false},
+		{"too many keys", TypeCancel, item(t, pairs), false},
+		{"a key twice", TypeCancel, []byte{0xa2, 2, 1, 2, 2}, false},
+		{"an indefinite map", TypeCancel, []byte{0xbf, 2, 1, 0xff}, false},
+		{"an indefinite string", TypeAbort, []byte{0xa1, 4, 0x7f, 0x61, 'a', 0xff}, false},
+		{"a tag", TypeCancel, []byte{0xa1, 2, 0xc2, 0x41, 1}, false},
+		{"deep nesting", TypeCancel, item(t, obj{99: deep}), false},
+		{"text that is no UTF-8", TypeAbort, []byte{0xa1, 4, 0x61, 0xff}, false},
+		{"a short id", TypeCancel, item(t, obj{1: mig[1:]}), false},
+		{"a long id", TypeCancel, item(t, obj{1: append(mig, 0)}), false},
+		{"an id as numbers", TypeCancel, []byte{0xa1, 1, 0x81, 1}, false},
+		{"an id as null", TypeCancel, []byte{0xa1, 1, 0xf6}, false},
+		{"a short digest", TypeReady, item(t, obj{4: mig}), false},
+		{"a negative number", TypeCancel, item(t, obj{2: -1}), false},
+		{"a number too large", TypeWelcome, item(t, obj{3: 1 << 16}), false},
+		{"a fraction", TypeCancel, item(t, obj{2: 1.5}), false},
+		{"an array", TypeCancel, item(t, []any{mig, 1}), false},
+		{"null", TypeCancel, []byte{0xf6}, false},
+		{"undefined", TypeCancel, []byte{0xf7}, false},
+		{"nothing", TypeCancel, nil, false},
+		{"something behind it", TypeCancel, append(item(t, obj{2: 1}), 0), false},
+		{"a string longer than the message", TypeAbort, []byte{0xa1, 4, 0x7b, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0xff}, false},
+		{"bytes longer than the message", TypeAck, []byte{0xa1, 5, 0x5b, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0xff}, false},
+		{"an array longer than the message", TypeAck, []byte{0xa1, 4, 0x9b, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0xff}, false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			control := receiving(controlFrame(byte(c.typ), 0, c.body))
+			var before, after runtime.MemStats
+			runtime.ReadMemStats(&before)
+			_, err := control.Receive()
+			runtime.ReadMemStats(&after)
+			if (err == nil) != c.ok || err != nil && !errors.Is(err, ErrProtocol) {
+				t.Fatalf("%x: %v", c.body, err)
+			}
+			if took := after.TotalAlloc - before.TotalAlloc; took > 1<<20 {
+				t.Fatalf("%d bytes of message took %d of memory", len(c.body), took)
+			}
+		})
+	}
+}
+
+func FuzzControl(f *testing.F) {
+	for _, m := range allMessages() {
+		frame, err := AppendMessage(nil, m)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(byte(m.Type()), frame[controlHeadLen:])
+	}
+	f.Add(byte(99), []byte{})
+	f.Fuzz(func(t *testing.T, typ byte, body []byte) {
+		m, err := receiving(controlFrame(typ, 0, body)).Receive()
+		if err != nil {
+			return
+		}
+		once, err := encMode.Marshal(m)
+		if err != nil {
+			t.Fatalf("%+v cannot be sent on: %v", m, err)
+		}
+		again, err := decodeMessage(m.Type(), once)
+		if err != nil {
+			t.Fatalf("%x is not accepted again: %v", once, err)
+		}
+		if twice, err := encMode.Marshal(again); err != nil || !bytes.Equal(once, twice) {
+			t.Fatalf("%x came back as %x, %v", once, twice, err)
+		}
+	})
+}
+
+// FuzzControlLane feeds whole lanes: headers as well as bodies.
+func FuzzControlLane(f *testing.F) {
+	var lane []byte
+	for _, m := range allMessages() {
+		lane, _ = AppendMessage(lane, m)
+	}
+	f.Add(lane)
+	f.Add(controlFrame(99, controlIgnorable, []byte{1}))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		c := receiving(b)
+		for {
+			if _, err := c.Receive(); err != nil {
+				return
+			}
+		}
+	})
+}

@@ -1,0 +1,158 @@
+package transport
+
+import (
+	"fmt"
+	"math"
+	"reflect"
+	"strings"
+	"testing"
+
+	"github.com/migpipe/migpipe/codec"
+)
+
+func TestMessagesRoundTrip(t *testing.T) {
+	all := allMessages()
+	if len(all) != int(TypeFin) {
+		t.Fatalf("%d messages, want %d", len(all), TypeFin)
+	}
+	for i, m := range all {
+		if m.Type() != MessageType(i+1) || !m.Type().known() {
+			t.Errorf("message %d has type %v", i+1, m.Type())
+		}
+		frame, err := AppendMessage(nil, m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := decodeMessage(m.Type(), frame[controlHeadLen:])
+		if err != nil || !reflect.DeepEqual(got, m) {
+			t.Errorf("%v %+v came back as %+v, %v", m.Type(), m, got, err)
+		}
+		if *got.About() != *m.About() || got.About().Epoch == 0 {
+			t.Errorf("%v is about %+v", m.Type(), *got.About())
+		}
+	}
+}
+
+func TestMessageTypeNames(t *testing.T) {
+	seen := map[string]bool{}
+	for i := range 256 {
+		name := MessageType(i).String()
+		if seen[name] {
+			t.Errorf("two types are called %s", name)
+		}
+		seen[name] = true
+	}
+	if got := MessageType(200).String(); got != "MessageType(200)" {
+		t.Errorf("type 200 is %q", got)
+	}
+}
+
+// The largest HELLO fits: as many devices as are allowed, with names as long as
+// are allowed, numbers as large as they get, and more text than any driver has.
+func TestLargestHelloFits(t *testing.T) {
+	h := &Hello{Attempt: Attempt{goldenMig(), math.MaxUint64}, Versions: Versions{math.MaxUint16, math.MaxUint16},
+		ChunkSize: math.MaxUint32, Lanes: math.MaxUint16, Software: strings.Repeat("s", 64)}
+	for _, c := range codec.All() {
+		h.Codecs = append(h.Codecs, c.ID())
+	}
+	for range MaxDevices {
+		h.Devices = append(h.Devices, DeviceOffer{
+			Name: strings.Repeat("n", MaxName), Driver: strings.Repeat("d", 32), Vendor: math.MaxUint32, Device: math.MaxUint32,
+			Subsystem: strings.Repeat("u", 16), Kernel: strings.Repeat("k", 48), Format: strings.Repeat("f", 24),
+			Flags: math.MaxUint32, Estimate: math.MaxUint64, Splice: true,
+		})
+	}
+	frame, err := AppendMessage(nil, h)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := decodeMessage(TypeHello, frame[controlHeadLen:]); err != nil || !reflect.DeepEqual(got, h) {
+		t.Fatalf("the largest HELLO came back with %v", err)
+	}
+	t.Logf("%d of %d bytes", len(frame)-controlHeadLen, MaxControl)
+	h.Devices = append(h.Devices, DeviceOffer{})
+	if err := decodesTo(TypeHello, h); err == nil {
+		t.Errorf("%d devices were accepted", len(h.Devices))
+	}
+}
+
+// decodesTo encodes a message without the limits of a sender, and decodes it.
+func decodesTo(typ MessageType, m any) error {
+	body, err := encMode.Marshal(m)
+	if err != nil {
+		panic(err)
+	}
+	_, err = decodeMessage(typ, body)
+	return err
+}
+
+// The largest WELCOME, ESTIMATE and ACK fit, too.
+func TestLargestAnswersFit(t *testing.T) {
+	w := Window{math.MaxUint64, math.MaxUint64}
+	ack := &Ack{Attempt: Attempt{goldenMig(), math.MaxUint64}, Pad: make([]byte, 64)}
+	welcome := &Welcome{Attempt: ack.Attempt, Software: strings.Repeat("s", 64), Codecs: make([]codec.ID, 4)}
+	estimate := &Estimate{Attempt: ack.Attempt}
+	for range MaxDevices {
+		ack.Devices = append(ack.Devices, DeviceAck{math.MaxUint64, math.MaxUint64, w})
+		welcome.Windows, welcome.Splice = append(welcome.Windows, w), append(welcome.Splice, true)
+		estimate.Devices = append(estimate.Devices, DeviceEstimate{math.MaxUint64, math.MaxUint64, math.MaxUint64, true})
+	}
+	for _, m := range []Message{ack, welcome, estimate} {
+		if frame, err := AppendMessage(nil, m); err != nil {
+			t.Error(err)
+		} else if err := decodesTo(m.Type(), m); err != nil {
+			t.Error(err)
+		} else {
+			t.Logf("%v: %d of %d bytes", m.Type(), len(frame)-controlHeadLen, MaxControl)
+		}
+	}
+}
+
+// A field's number on the wire is its alone within its message, and no field
+// lacks one.
+func TestKeysAreNumbered(t *testing.T) {
+	for _, m := range allMessages() {
+		checkKeys(t, reflect.TypeOf(m).Elem())
+	}
+}
+
+func checkKeys(t *testing.T, typ reflect.Type) {
+	seen := map[string]string{}
+	for _, f := range fieldsOf(typ) {
+		if other, taken := seen[f.key]; taken {
+			t.Errorf("%v: %s and %s have the key %s", typ, other, f.name, f.key)
+		}
+		seen[f.key] = f.name
+		if elem := f.typ; elem.Kind() == reflect.Slice || elem.Kind() == reflect.Struct {
+			if elem.Kind() == reflect.Slice {
+				elem = elem.Elem()
+			}
+			if elem.Kind() == reflect.Struct {
+				checkKeys(t, elem)
+			}
+		}
+	}
+}
+
+type wireField struct {
+	key, name string
+	typ       reflect.Type
+}
+
+// fieldsOf lists a message's fields with their keys; an embedded Attempt counts
+// as fields of the message.
+func fieldsOf(typ reflect.Type) (fields []wireField) {
+	for i := range typ.NumField() {
+		f := typ.Field(i)
+		if f.Anonymous {
+			fields = append(fields, fieldsOf(f.Type)...)
+			continue
+		}
+		key, options, _ := strings.Cut(f.Tag.Get("cbor"), ",")
+		if key == "" || !strings.Contains(options, "keyasint") {
+			panic(fmt.Sprintf("%v.%s has no number", typ, f.Name))
+		}
+		fields = append(fields, wireField{key, f.Name, f.Type})
+	}
+	return fields
+}
