@@ -1,0 +1,64 @@
+# make          builds the two programs into bin/
+# make demo     migrates two simulated devices between two processes
+# make test     runs everything; this is what CI runs
+# make help     lists the rest
+
+# -trimpath: the programs hold no path of the machine that built them.
+# CGO_ENABLED=0: static programs, which run in any container or initramfs.
+BUILD = CGO_ENABLED=0 go build -trimpath
+
+# The checkers' versions are pinned here and not in go.mod: nobody who imports
+# migpipe needs them.
+STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
+GOVULNCHECK = golang.org/x/vuln/cmd/govulncheck@v1.9.0
+
+# How long each fuzz target runs in make test, and in make fuzz.
+FUZZ_SMOKE = 2s
+FUZZ_TIME  = 1m
+
+.PHONY: build demo test check unit race fuzz-smoke fuzz vm bench help clean
+
+build: ## build bin/mig-send and bin/mig-recv
+	$(BUILD) -o bin/ ./cmd/mig-send ./cmd/mig-recv
+
+demo: build ## migrate simulated devices between two processes on this machine
+	test/demo.sh bin
+
+# Several steps, so that a failure says which; the VM test comes last because
+# it takes longest.
+test: check unit race fuzz-smoke vm ## run everything
+
+check: ## gofmt, go vet, staticcheck, govulncheck, go mod tidy
+	test/check.sh $(STATICCHECK) $(GOVULNCHECK)
+
+# Without -race: here are the tests that count allocations and memory, which
+# the race detector changes, and the programs run as users run them.
+# -count=1: never from the cache, since some of it depends on the machine.
+unit: ## every test but the VM's, as the code is shipped
+	go test -count=1 -timeout 10m ./...
+
+# -short leaves out the gigabyte transfers, which unit has just done.
+race: ## every test but the VM's, with the race detector
+	go test -race -short -count=1 -timeout 10m ./...
+
+fuzz-smoke: ## every fuzz target for a moment
+	test/fuzz.sh $(FUZZ_SMOKE)
+
+fuzz: ## every fuzz target for $(FUZZ_TIME)
+	test/fuzz.sh $(FUZZ_TIME)
+
+# MIGPIPE_VM: 1 skips, saying why, where the machine cannot do it; CI sets
+# require. -timeout: the first run downloads and builds two kernels.
+MIGPIPE_VM ?= 1
+vm: ## migrate a real VFIO device between two virtual machines
+	test/vm.sh $(MIGPIPE_VM)
+
+# -run '^$$': no tests. -benchmem: bytes and allocations as well.
+bench: ## micro-benchmarks of every package
+	go test -run '^$$' -bench . -benchmem ./...
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+
+clean: ## remove what was built
+	rm -rf bin

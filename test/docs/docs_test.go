@@ -1,0 +1,129 @@
+// Package docs keeps what the documents say true.
+package docs
+
+import (
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+)
+
+const root = "../.."
+
+// blocks returns the fenced blocks of a language.
+func blocks(t *testing.T, file, language string) (found []string) {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(root, file))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range regexp.MustCompile("(?ms)^```"+language+"\n(.*?)^```").FindAllStringSubmatch(string(text), -1) {
+		found = append(found, m[1])
+	}
+	if len(found) == 0 {
+		t.Fatalf("%s has no block in %s: this test has lost its object", file, language)
+	}
+	return found
+}
+
+// TestReadmeCompiles builds the Go programs of the README as if they were
+// packages of the module.
+func TestReadmeCompiles(t *testing.T) {
+	for _, program := range blocks(t, "README.md", "go") {
+		dir := t.TempDir()
+		source := filepath.Join(dir, "main.go")
+		if err := os.WriteFile(source, []byte(program), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		here, err := filepath.Abs("readme")
+		if err != nil {
+			t.Fatal(err)
+		}
+		overlay, err := json.Marshal(map[string]any{"Replace": map[string]string{filepath.Join(here, "main.go"): source}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		list := filepath.Join(dir, "overlay.json")
+		if err := os.WriteFile(list, overlay, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		cmd := exec.Command("go", "build", "-overlay", list, "-o", filepath.Join(dir, "program"), "./readme")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Errorf("%v\n%s", err, out)
+		}
+	}
+}
+
+// TestReadmeFlags holds the flags of every command in the README against the
+// programs' help.
+func TestReadmeFlags(t *testing.T) {
+	help := map[string]string{}
+	for _, program := range []string{"mig-send", "mig-recv"} {
+		out, err := exec.Command("go", "run", "../../cmd/"+program, "--help").CombinedOutput()
+		if err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+		help[program] = string(out)
+	}
+	flag := regexp.MustCompile(`--[a-z-]+`)
+	checked := 0
+	for _, block := range blocks(t, "README.md", "sh") {
+		for line := range strings.Lines(block) {
+			for program, text := range help {
+				if !strings.Contains(line, program+" ") {
+					continue
+				}
+				for _, f := range flag.FindAllString(line, -1) {
+					checked++
+					if !strings.Contains(text, f+" ") {
+						t.Errorf("%s has no flag %s, which README uses in: %s", program, f, line)
+					}
+				}
+			}
+		}
+	}
+	if checked == 0 {
+		t.Error("no flag was checked: this test has lost its object")
+	}
+}
+
+// TestMakefileTargets holds the make commands of the documents against the
+// Makefile.
+func TestMakefileTargets(t *testing.T) {
+	makefile, err := os.ReadFile(filepath.Join(root, "Makefile"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range []string{"README.md", "CONTRIBUTING.md"} {
+		text, err := os.ReadFile(filepath.Join(root, file))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range regexp.MustCompile(`(?m)(?:^    |`+"`"+`)make ([a-z- ]+)`).FindAllStringSubmatch(string(text), -1) {
+			for _, target := range strings.Fields(m[1]) {
+				if !strings.Contains(string(makefile), "\n"+target+":") {
+					t.Errorf("%s names make %s, which the Makefile does not have", file, target)
+				}
+			}
+		}
+	}
+}
+
+// TestLinks holds the relative links of the documents against the tree.
+func TestLinks(t *testing.T) {
+	for _, file := range []string{"README.md", "CONTRIBUTING.md", "transport/PROTOCOL.md", "vfio/QUIRKS.md", "test/vm/README.md"} {
+		text, err := os.ReadFile(filepath.Join(root, file))
+		if err != nil {
+			t.Error(err)
+			continue
+		}
+		for _, m := range regexp.MustCompile(`\]\(([^)#:]+)\)`).FindAllStringSubmatch(string(text), -1) {
+			if _, err := os.Stat(filepath.Join(root, filepath.Dir(file), m[1])); err != nil {
+				t.Errorf("%s links to %s: %v", file, m[1], err)
+			}
+		}
+	}
+}

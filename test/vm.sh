@@ -1,0 +1,19 @@
+#!/usr/bin/env bash
+# The VM test. Its argument is 1 (skip where the machine cannot run it) or
+# require (fail there).
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+# -v: what was skipped, and why, is said only then. -timeout: the first run
+# builds two kernels, and guests are emulated.
+status=0
+MIGPIPE_VM=$1 go test -v -count=1 -timeout 40m ./test/vm >"$log" 2>&1 || status=$?
+if [ "$status" -ne 0 ]; then
+	cat "$log"
+	exit "$status"
+fi
+grep -E '^ *--- |^ok|^FAIL' "$log"
+# The reason is the line before each "--- SKIP".
+grep -B1 -E '^ *--- SKIP' "$log" || true
