@@ -76,8 +76,19 @@ func (j *job) end(t *testing.T) {
 		t.Error(err)
 	}
 	if t.Failed() {
-		t.Logf("%s on %s, exit %d:\n%s%s", j.name, j.m.name, r.Exit, r.Stdout, r.Stderr)
+		t.Logf("%s on %s, exit %d:\n%s%s", j.name, j.m.name, r.Exit, withoutProgress(r.Stdout), r.Stderr)
 	}
+}
+
+// withoutProgress leaves out the events that only say how far things are.
+func withoutProgress(stdout string) string {
+	var kept strings.Builder
+	for line := range strings.Lines(stdout) {
+		if !strings.Contains(line, `"event":"progress"`) {
+			kept.WriteString(line)
+		}
+	}
+	return kept.String()
 }
 
 // event is a line of a program's --json output; the fields of "listening" and
