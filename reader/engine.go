@@ -33,6 +33,9 @@ func Send(ctx context.Context, dialer transport.Dialer, sources []Source, opts *
 	if err != nil {
 		return report.Report{Outcome: handoff.Rolledback}, err
 	}
+	if err := checkRunning(sources); err != nil {
+		return report.Report{Outcome: handoff.Rolledback}, err
+	}
 	e, err := newEngine(o, dialer, sources)
 	if err != nil {
 		return report.Report{Outcome: handoff.Rolledback}, err

@@ -28,6 +28,21 @@ func hello(opts Options, sources []Source) *transport.Hello {
 	return m
 }
 
+// checkRunning refuses a device that somebody left half-way: its session cannot
+// be had again, and nobody but its owner knows what it should do next.
+func checkRunning(sources []Source) error {
+	for _, s := range sources {
+		now, err := s.Device.State()
+		if err == nil && now != vfio.Running {
+			err = fmt.Errorf("device is in %v, not in %v: take it there, or reset it, first", now, vfio.Running)
+		}
+		if err != nil {
+			return &transport.Fault{Code: transport.CodeDevice, Device: s.Name, Err: err}
+		}
+	}
+	return nil
+}
+
 func offer(s Source) transport.DeviceOffer {
 	info := vfio.Describe(s.Device)
 	o := transport.DeviceOffer{

@@ -69,24 +69,20 @@ func (host) close(fd int) { unix.Close(fd) }
 // nil as zero.
 func (host) ioctl(fd int, req uint32, arg any) (int, error) {
 	defer restoreSignals(blockSignals())
-	n, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), uintptr(req|ioctlDirection), ioctlValue(arg))
-	runtime.KeepAlive(arg)
+	var n uintptr
+	var errno unix.Errno
+	request := uintptr(req | ioctlDirection)
+	if value, ok := arg.(int); ok || arg == nil {
+		n, _, errno = unix.Syscall(unix.SYS_IOCTL, uintptr(fd), request, uintptr(value))
+	} else {
+		// The conversion stands in the call, which is what keeps the memory in
+		// place until it returns (package unsafe, rule 4).
+		n, _, errno = unix.Syscall(unix.SYS_IOCTL, uintptr(fd), request, uintptr(reflect.ValueOf(arg).UnsafePointer()))
+	}
 	if errno != 0 {
 		return -1, errno
 	}
 	return int(n), nil
-}
-
-// ioctlValue needs no unsafe: what an interface points to is on the heap,
-// which does not move.
-func ioctlValue(arg any) uintptr {
-	switch v := arg.(type) {
-	case nil:
-		return 0
-	case int:
-		return uintptr(v)
-	}
-	return reflect.ValueOf(arg).Pointer()
 }
 
 func (host) read(fd int, p []byte) (int, error) {

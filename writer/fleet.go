@@ -27,17 +27,34 @@ func (f *fleet) prepare() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.each(len(f.sinks), func(i int) error {
-		f.touched[i] = true
-		stream, err := f.sinks[i].Device.SetState(vfio.Resuming)
-		if err == nil && stream == nil {
-			err = fmt.Errorf("RESUMING gave no stream: was the device given while it is %v?", vfio.Resuming)
-		}
+		stream, err := f.open(i)
 		if err != nil {
 			return f.fault(i, transport.CodeDevice, err)
 		}
 		f.streams[i] = stream
 		return nil
 	})
+}
+
+// open starts a device's session. A load that somebody abandoned is reset; a
+// device that is being saved is somebody's, and left alone.
+func (f *fleet) open(i int) (vfio.Stream, error) {
+	d := f.sinks[i].Device
+	now, err := d.State()
+	if err != nil {
+		return nil, err
+	}
+	switch now {
+	case vfio.Running, vfio.Stop:
+	case vfio.Resuming, vfio.Error:
+		if err := d.Reset(); err != nil {
+			return nil, err
+		}
+	default:
+		return nil, fmt.Errorf("%w: it is in %v", vfio.ErrBusy, now)
+	}
+	f.touched[i] = true
+	return d.SetState(vfio.Resuming)
 }
 
 // start runs every device, in two steps where there is P2P: first all answer
