@@ -105,5 +105,6 @@ func (m migration) checkAborted(t *testing.T) event {
 			t.Errorf("%+v, want aborted and an exit code", e)
 		}
 	}
+	t.Logf("aborted: mig-send ends with %d, mig-recv with %d", send.Exit, recv.Exit)
 	return send
 }
