@@ -1,0 +1,267 @@
+package cli
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+)
+
+// patience bounds every wait of a script.
+const patience = 60 * time.Second
+
+// commands are what scripts can do besides testscript's own.
+var commands = map[string]func(ts *testscript.TestScript, neg bool, args []string){
+	"start":   cmdStart,
+	"finish":  cmdFinish,
+	"exits":   cmdExits,
+	"signal":  cmdSignal,
+	"address": cmdAddress,
+	"await":   cmdAwait,
+	"field":   cmdField,
+	"random":  cmdRandom,
+	"only":    cmdOnly,
+}
+
+// processes finds the running programs of a script, by name.
+type processes struct{}
+
+type process struct {
+	cmd  *exec.Cmd
+	done chan struct{}
+	err  error
+}
+
+func running(ts *testscript.TestScript) map[string]*process {
+	return ts.Value(processes{}).(map[string]*process)
+}
+
+func killAll(list map[string]*process) {
+	for _, p := range list {
+		p.cmd.Process.Kill()
+		<-p.done
+	}
+}
+
+// cmdStart is "start NAME COMMAND...": run it with stdout in NAME.out and
+// stderr in NAME.err.
+func cmdStart(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: start NAME COMMAND...")
+	}
+	name := args[0]
+	path := args[1]
+	if p, err := exec.LookPath(bin + "/" + path); err == nil {
+		path = p
+	}
+	p := &process{cmd: exec.Command(path, args[2:]...), done: make(chan struct{})}
+	p.cmd.Dir = ts.MkAbs(".")
+	for _, v := range []string{"PATH", "HOME", "TMPDIR", "XDG_CONFIG_HOME"} {
+		p.cmd.Env = append(p.cmd.Env, v+"="+ts.Getenv(v))
+	}
+	p.cmd.Stdout, p.cmd.Stderr = create(ts, name+".out"), create(ts, name+".err")
+	ts.Check(p.cmd.Start())
+	running(ts)[name] = p
+	go func() { p.err = p.cmd.Wait(); close(p.done) }() // the process ends it
+}
+
+func create(ts *testscript.TestScript, name string) *os.File {
+	f, err := os.Create(ts.MkAbs(name))
+	ts.Check(err)
+	ts.Defer(func() { f.Close() })
+	return f
+}
+
+// cmdFinish is "finish NAME EXIT": wait for its end and compare its exit code.
+func cmdFinish(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: finish NAME EXIT")
+	}
+	name := args[0]
+	p := running(ts)[name]
+	if p == nil {
+		ts.Fatalf("nothing runs as %s", name)
+	}
+	select {
+	case <-p.done:
+	case <-time.After(patience):
+		ts.Fatalf("%s still runs; %s", name, told(ts, name))
+	}
+	delete(running(ts), name)
+	if got := p.cmd.ProcessState.ExitCode(); strconv.Itoa(got) != args[1] {
+		ts.Fatalf("%s: exit %d (%v), want %s; %s", name, got, p.cmd.ProcessState, args[1], told(ts, name))
+	}
+}
+
+func told(ts *testscript.TestScript, name string) string {
+	return fmt.Sprintf("stdout:\n%s\nstderr:\n%s", ts.ReadFile(name+".out"), ts.ReadFile(name+".err"))
+}
+
+// cmdExits is "exits EXIT COMMAND...": start and finish in one, as "run".
+func cmdExits(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: exits EXIT COMMAND...")
+	}
+	cmdStart(ts, false, append([]string{"run"}, args[1:]...))
+	cmdFinish(ts, false, []string{"run", args[0]})
+}
+
+var signals = map[string]os.Signal{
+	"INT": syscall.SIGINT, "TERM": syscall.SIGTERM, "HUP": syscall.SIGHUP, "KILL": syscall.SIGKILL,
+}
+
+// cmdSignal is "signal NAME INT|TERM|HUP|KILL".
+func cmdSignal(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 || signals[args[1]] == nil || running(ts)[args[0]] == nil {
+		ts.Fatalf("usage: signal NAME INT|TERM|HUP|KILL")
+	}
+	ts.Check(running(ts)[args[0]].cmd.Process.Signal(signals[args[1]]))
+}
+
+// wait tries until it succeeds, the program has ended, or patience has.
+func wait(ts *testscript.TestScript, name string, try func() error) {
+	deadline := time.Now().Add(patience)
+	for {
+		err := try()
+		if err == nil {
+			return
+		}
+		p := running(ts)[name]
+		ended := p == nil
+		if !ended {
+			select {
+			case <-p.done:
+				ended = try() != nil
+			default:
+			}
+		}
+		if ended || time.Now().After(deadline) {
+			ts.Fatalf("%v; %s", err, told(ts, name))
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+// cmdAddress is "address NAME VAR": wait until a mig-recv --json listens, and
+// set a variable to where.
+func cmdAddress(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: address NAME VAR")
+	}
+	wait(ts, args[0], func() error {
+		line, _, whole := strings.Cut(ts.ReadFile(args[0]+".out"), "\n")
+		if !whole {
+			return errors.New("no event yet")
+		}
+		var ev struct{ Event, Address string }
+		if err := json.Unmarshal([]byte(line), &ev); err != nil || ev.Event != "listening" {
+			ts.Fatalf("the first event is %q: %v", line, err)
+		}
+		ts.Setenv(args[1], ev.Address)
+		return nil
+	})
+}
+
+// cmdAwait is "await NAME out|err TEXT": wait until its output has a text.
+func cmdAwait(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 3 {
+		ts.Fatalf("usage: await NAME out|err TEXT")
+	}
+	wait(ts, args[0], func() error {
+		if !strings.Contains(ts.ReadFile(args[0]+"."+args[1]), args[2]) {
+			return fmt.Errorf("no %q yet", args[2])
+		}
+		return nil
+	})
+}
+
+// cmdField is "field FILE PATH VALUE": the last line of FILE is a done event
+// in which PATH, as devices.0.bytes, is VALUE. With "!" there is no such field.
+func cmdField(ts *testscript.TestScript, neg bool, args []string) {
+	if len(args) != 3 && (!neg || len(args) != 2) {
+		ts.Fatalf("usage: field FILE PATH VALUE, ! field FILE PATH")
+	}
+	lines := strings.Split(strings.TrimSpace(ts.ReadFile(args[0])), "\n")
+	last := lines[len(lines)-1]
+	var event map[string]any
+	d := json.NewDecoder(strings.NewReader(last))
+	d.UseNumber()
+	if err := d.Decode(&event); err != nil || event["event"] != "done" {
+		ts.Fatalf("%s does not end with a done event but %q: %v", args[0], last, err)
+	}
+	got, ok := dig(event, strings.Split(args[1], "."))
+	switch {
+	case neg && ok:
+		ts.Fatalf("%s is %v", args[1], got)
+	case !neg && fmt.Sprint(got) != args[2]:
+		ts.Fatalf("%s is %v, want %s, in %s", args[1], got, args[2], last)
+	}
+}
+
+func dig(v any, path []string) (any, bool) {
+	for _, key := range path {
+		switch in := v.(type) {
+		case map[string]any:
+			next, ok := in[key]
+			if !ok {
+				return nil, false
+			}
+			v = next
+		case []any:
+			i, err := strconv.Atoi(key)
+			if err != nil || i >= len(in) {
+				return nil, false
+			}
+			v = in[i]
+		}
+	}
+	return v, true
+}
+
+// cmdRandom is "random FILE BYTES".
+func cmdRandom(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: random FILE BYTES")
+	}
+	n, err := strconv.Atoi(args[1])
+	ts.Check(err)
+	content := make([]byte, n)
+	rand.NewChaCha8([32]byte{byte(n)}).Read(content)
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), content, 0o600))
+}
+
+// cmdOnly is "only DIR NAME...": the directory has these files and no other.
+func cmdOnly(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 1 {
+		ts.Fatalf("usage: only DIR NAME...")
+	}
+	entries, err := os.ReadDir(ts.MkAbs(args[0]))
+	ts.Check(err)
+	var names []string
+	for _, e := range entries {
+		names = append(names, e.Name())
+	}
+	slices.Sort(args[1:])
+	if !slices.Equal(names, args[1:]) {
+		ts.Fatalf("%s has %q, want %q", args[0], names, args[1:])
+	}
+}
+
+// same reports whether two files have the same content.
+func same(a, b string) (bool, error) {
+	out, err := exec.Command("cmp", a, b).CombinedOutput()
+	if len(bytes.TrimSpace(out)) > 0 {
+		return false, fmt.Errorf("%s", out)
+	}
+	return err == nil, err
+}
