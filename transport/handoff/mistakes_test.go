@@ -203,7 +203,7 @@ func TestExploreFindsMistakes(t *testing.T) {
 	for _, m := range mistakes {
 		t.Run(m.name, func(t *testing.T) {
 			t.Parallel()
-			unlessSlow(t, m.epochs)
+			unlessSlow(t, m.epochs > 1 || m.amnesia)
 			w := newWorld(m.epochs)
 			w.journalFails, w.amnesia = m.fails, m.amnesia
 			// Rule R1 alone would find some; the devices have to show them all.

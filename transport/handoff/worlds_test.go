@@ -22,7 +22,7 @@ func TestExplore(t *testing.T) {
 	for _, c := range worlds {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			unlessSlow(t, c.epochs)
+			unlessSlow(t, c.epochs > 1 || c.amnesia)
 			w := newWorld(c.epochs)
 			w.journalFails, w.amnesia = c.fails, c.amnesia
 			if err := w.explore(); err != nil {
@@ -40,8 +40,8 @@ func TestExplore(t *testing.T) {
 	}
 }
 
-func unlessSlow(t *testing.T, epochs int) {
-	if raceEnabled && epochs > 1 {
+func unlessSlow(t *testing.T, large bool) {
+	if raceEnabled && large {
 		t.Skip("explored without the race detector")
 	}
 }
