@@ -25,7 +25,7 @@ type merge struct {
 
 // slot is the place of one promised chunk.
 type slot struct {
-	claimed bool
+	claimed bool // until it was applied
 	chunk   *transport.Chunk
 }
 
@@ -107,7 +107,7 @@ func (m *merge) poll() (*transport.Chunk, *transport.End) {
 	defer m.mu.Unlock()
 	s := &m.slots[m.next%uint64(len(m.slots))]
 	if c := s.chunk; c != nil {
-		*s = slot{}
+		s.chunk = nil
 		return c, nil
 	}
 	if m.end != nil && m.next >= m.end.Chunks {
@@ -120,6 +120,7 @@ func (m *merge) poll() (*transport.Chunk, *transport.End) {
 func (m *merge) applied(n uint32) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	m.slots[m.next%uint64(len(m.slots))] = slot{}
 	m.next++
 	m.bytes += uint64(n)
 	m.window = m.promise.window(m.next, m.bytes)
