@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -255,13 +254,4 @@ func cmdOnly(ts *testscript.TestScript, neg bool, args []string) {
 	if !slices.Equal(names, args[1:]) {
 		ts.Fatalf("%s has %q, want %q", args[0], names, args[1:])
 	}
-}
-
-// same reports whether two files have the same content.
-func same(a, b string) (bool, error) {
-	out, err := exec.Command("cmp", a, b).CombinedOutput()
-	if len(bytes.TrimSpace(out)) > 0 {
-		return false, fmt.Errorf("%s", out)
-	}
-	return err == nil, err
 }
