@@ -56,8 +56,19 @@ func why(f *transport.Fault) handoff.Failed {
 	return handoff.Failed{Code: f.Code, Device: f.Device, Offset: f.Offset, Text: f.Err.Error()}
 }
 
+// protocol ends the attempt of a source that broke the protocol. One that has
+// not even said HELLO has no attempt, and costs the next one nothing.
 func (e *engine) protocol(err error) {
-	e.failed(&transport.Fault{Code: transport.CodeProtocol, Err: err})
+	fault := &transport.Fault{Code: transport.CodeProtocol, Err: err}
+	switch {
+	case e.offer == nil:
+		e.dropControl()
+	case e.preparing:
+		e.keep(fault)
+		e.interrupted = true
+	default:
+		e.failed(fault)
+	}
 }
 
 // interrupt is the user's cancel. While devices are on their way to RESUMING
@@ -73,8 +84,8 @@ func (e *engine) interrupt(cause error) {
 
 // hello holds the offer against this side and opens the devices' sessions.
 func (e *engine) hello(m *transport.Hello) {
-	if e.offer != nil || m.Mig != e.opening.Mig || m.Epoch != e.opening.Epoch {
-		e.protocol(fmt.Errorf("%w: a second HELLO, or one of another attempt than its lane", transport.ErrProtocol))
+	if e.offer != nil || m.Mig != e.opening.Mig || m.Epoch != e.opening.Epoch || m.Epoch == 0 {
+		e.protocol(fmt.Errorf("%w: a second HELLO, or one of no attempt or another than its lane's", transport.ErrProtocol))
 		return
 	}
 	e.offer, e.helloBy = m, nil
@@ -178,6 +189,7 @@ func (e *engine) loaderEnded(ev loaderEnded) {
 // acceptFailed matters only while nobody has come: what a migration under way
 // misses, its source notices.
 func (e *engine) acceptFailed(err error) {
+	e.deaf = err
 	if e.owner.Phase == handoff.DestIdle && e.control == nil {
 		e.fail(&transport.Fault{Code: transport.CodeNetwork, Err: err}, handoff.Interrupt{})
 	}

@@ -81,6 +81,7 @@ type engine struct {
 	moved                        time.Time // when a byte was last applied, after the last END
 	applied                      uint64    // in all, as of moved
 	fault                        *transport.Fault
+	deaf                         error // why no more lanes are accepted
 	preparing, interrupted, done bool
 	out                          report.Report
 }
@@ -128,14 +129,34 @@ func (e *engine) loop(ctx context.Context, listener transport.Listener) {
 	stopAccept()
 	e.accepting.Wait()
 	e.join()
+	e.forget()
+}
+
+// forget closes lanes that were admitted too late for the loop to see.
+func (e *engine) forget() {
+	for {
+		select {
+		case ev := <-e.events:
+			if a, ok := ev.(admitted); ok {
+				a.lane.Close()
+			}
+		default:
+			return
+		}
+	}
 }
 
 // join ends what the loop started. It is in the order of the data's way, so
-// that nobody hands a chunk to somebody who has gone.
+// that nobody hands a chunk to somebody who has gone. The data lanes are closed
+// after the control lane: a source that lost them first would not know why.
 func (e *engine) join() {
 	e.abandon()
 	if e.control != nil {
 		transport.HangUp(e.control.Lane(), e.hearing.Wait)
+	}
+	e.hearing.Wait()
+	for _, l := range e.lanes {
+		l.Close()
 	}
 	e.others.Wait()
 	e.fleet.closeStreams()
@@ -155,9 +176,6 @@ func (e *engine) abandon() {
 	}
 	e.receiving.Wait()
 	e.loading.Wait()
-	for _, l := range e.lanes {
-		l.Close()
-	}
 	for _, m := range e.merges {
 		m.drop()
 	}
@@ -306,15 +324,18 @@ func (e *engine) receive(control *transport.Control) {
 	}
 }
 
-// dropControl forgets a source that never said HELLO.
+// dropControl forgets a source that never said HELLO. Its reader ends with the
+// lane, and is joined in the end: it may be waiting for this loop.
 func (e *engine) dropControl() {
 	e.helloBy = nil
 	if e.control == nil || e.offer != nil {
 		return
 	}
 	e.control.Lane().Close()
-	e.hearing.Wait()
 	e.control = nil
+	if e.deaf != nil {
+		e.acceptFailed(e.deaf)
+	}
 }
 
 // dataLane starts a receiver, if the lane is of this migration and peer.

@@ -119,6 +119,9 @@ func (l *loader) fault(err error) *transport.Fault {
 		return nil
 	}
 	f := &transport.Fault{Code: transport.CodeDevice, Device: l.name, Offset: l.digest.Bytes(), Err: err}
+	if op, ok := errors.AsType[*vfio.OpError](err); ok && op.Offset >= 0 {
+		f.Offset = uint64(op.Offset) // inside the chunk
+	}
 	if inner, ok := errors.AsType[*transport.Fault](err); ok {
 		f.Code, f.Err = inner.Code, inner.Err
 	} else if errors.Is(err, transport.ErrProtocol) || errors.Is(err, transport.ErrCorrupt) {
