@@ -42,7 +42,7 @@ func Send(ctx context.Context, dialer transport.Dialer, sources []Source, opts *
 	}
 	defer e.close()
 	if err := e.connect(ctx); err != nil {
-		return e.unreachable(err)
+		return e.unreachable(ctx, err)
 	}
 	e.loop(ctx)
 	return e.result()
@@ -61,7 +61,8 @@ type engine struct {
 	fleet   *fleet
 	arena   *transport.Arena
 	control *transport.Control
-	lanes   []transport.Lane
+	dialled []transport.Lane // by openLanes, closed in the end
+	lanes   []transport.Lane // of them, those with a sender
 	queue   chan *transport.Chunk
 	credits []*credit
 	drains  []*drain // nil until the device's session is open
@@ -81,6 +82,7 @@ type engine struct {
 	stopWork context.CancelFunc
 	draining sync.WaitGroup // drains: stopped by the stream's end or stopWork
 	sending  sync.WaitGroup // lane senders: stopped by closing queue
+	pausing  sync.WaitGroup // PauseGuest: ends by itself, or with work
 	others   sync.WaitGroup // control reader: by the control lane's end; transitions: end by themselves
 
 	begun atomic.Int64 // when the first byte was read, in ns after clock.start; 0 if none was
@@ -152,10 +154,14 @@ func (e *engine) connect(ctx context.Context) error {
 	return nil
 }
 
-func (e *engine) unreachable(err error) (report.Report, error) {
+func (e *engine) unreachable(ctx context.Context, err error) (report.Report, error) {
 	e.out.Outcome = handoff.Rolledback
 	e.finishReport()
-	return e.out, &transport.Fault{Code: transport.CodeOf(err), Err: fmt.Errorf("reader: connect: %w", err)}
+	fault := &transport.Fault{Code: transport.CodeOf(err), Err: fmt.Errorf("reader: connect: %w", err)}
+	if ctx.Err() != nil {
+		fault.Code = transport.CodeCancelled
+	}
+	return e.out, fault
 }
 
 // loop takes events until the hand-off says that it is over, then stops and
@@ -187,8 +193,11 @@ func (e *engine) loop(ctx context.Context) {
 	e.fleet.closeStreams()
 	e.closeQueue()
 	e.sending.Wait()
-	closeLanes(e.lanes)
+	e.pausing.Wait()
+	// The data lanes come last: a destination that lost them before it had
+	// heard ABORT would not know why.
 	transport.HangUp(e.control.Lane(), e.others.Wait)
+	closeLanes(e.dialled)
 }
 
 // abandon wakes everything that waits for a stream or a lane.
@@ -223,6 +232,7 @@ func (e *engine) resume() {
 	wasPaused := !e.clock.paused.IsZero()
 	e.others.Go(func() {
 		err := e.fleet.resume()
+		e.pausing.Wait() // a pause that came after ResumeGuest would last
 		if err == nil && wasPaused && e.opts.ResumeGuest != nil {
 			err = e.opts.ResumeGuest(context.Background())
 		}
@@ -273,10 +283,7 @@ func (e *engine) post(ev any) {
 // Events of the engine's own goroutines.
 type (
 	controlLost struct{ err error }
-	lanesOpen   struct {
-		lanes []transport.Lane
-		err   error
-	}
+	lanesOpen   struct{ err error }
 	moved       struct{ err error } // a transition of the plan
 	guestPaused struct{ err error }
 	resumed     struct{ err error }
@@ -319,28 +326,24 @@ func (e *engine) openLanes(n int) {
 	ctx, cancel := context.WithTimeout(e.work, transport.WelcomeTimeout)
 	defer cancel()
 	lanes := make([]transport.Lane, n)
+	e.dialled = lanes
 	err := parallel(n, func(i int) (err error) {
 		if lanes[i], err = e.dialer.Dial(ctx); err != nil {
 			return err
 		}
 		return transport.WritePreamble(lanes[i], transport.Preamble{Kind: transport.LaneData, Index: uint16(i), Mig: e.opts.Attempt.Mig, Epoch: e.opts.Attempt.Epoch})
 	})
-	select {
-	case e.events <- lanesOpen{lanes, err}:
-	case <-e.quit:
-		closeLanes(lanes)
-	}
+	e.post(lanesOpen{err})
 }
 
 func (e *engine) lanesOpened(ev lanesOpen) {
-	if ev.err != nil || e.owner.Phase != handoff.SourceTransfer {
-		closeLanes(ev.lanes)
-		if ev.err != nil {
-			e.failed(&transport.Fault{Code: transport.CodeOf(ev.err), Err: fmt.Errorf("open data lanes: %w", ev.err)})
-		}
+	if ev.err != nil {
+		e.failed(&transport.Fault{Code: transport.CodeOf(ev.err), Err: fmt.Errorf("open data lanes: %w", ev.err)})
+	}
+	if e.owner.Phase != handoff.SourceTransfer {
 		return
 	}
-	e.lanes = ev.lanes
+	e.lanes = e.dialled
 	for _, lane := range e.lanes {
 		spare, err := e.arena.TryGet()
 		if err != nil {
@@ -398,13 +401,13 @@ func (e *engine) moved(ev moved) {
 		return
 	}
 	e.startDrains()
-	e.advance(reached{})
 	switch e.plan.phase {
-	case precopying:
+	case entering:
 		e.tell(report.Event{Kind: report.Phase, Phase: report.PreCopy})
-	case draining:
+	case stopping:
 		e.stopped()
 	}
+	e.advance(reached{})
 }
 
 // stopped lets the drains take the end of the stream for what it is.
@@ -449,7 +452,7 @@ func (e *engine) pause() {
 		e.guestPaused(nil)
 		return
 	}
-	e.others.Go(func() { e.post(guestPaused{e.opts.PauseGuest(e.work)}) })
+	e.pausing.Go(func() { e.post(guestPaused{e.opts.PauseGuest(e.work)}) })
 }
 
 func (e *engine) guestPaused(err error) {

@@ -90,6 +90,8 @@ func (o *Options) check() error {
 		return fmt.Errorf("reader: Options.Memory is %d, less than one chunk of %d", o.Memory, o.ChunkSize)
 	case o.Lanes < 1 || o.Lanes > transport.MaxLanes:
 		return fmt.Errorf("reader: Options.Lanes is %d, must be 1 to %d", o.Lanes, transport.MaxLanes)
+	case o.Attempt.Epoch == 0:
+		return fmt.Errorf("reader: Options.Attempt.Epoch is 0, must be 1 or more")
 	case o.DowntimeLimit < 0 || o.MaxPrecopy < 0 || o.MaxRounds < 0:
 		return fmt.Errorf("reader: Options.DowntimeLimit, MaxPrecopy and MaxRounds must not be negative")
 	}

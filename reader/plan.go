@@ -210,6 +210,7 @@ func (p *plan) reached(now time.Duration) []any {
 		return p.quiesced()
 	case stopping:
 		p.phase = draining
+		return p.whole()
 	}
 	return nil
 }
@@ -240,13 +241,22 @@ func (p *plan) quiesced() []any {
 
 func (p *plan) ended(device int) []any {
 	p.devices[device].ended = true
+	return append([]any{endStream{device}}, p.whole()...)
+}
+
+// whole is the end of the plan. A device's stream may end before the other
+// devices have reached STOP_COPY.
+func (p *plan) whole() []any {
 	for i := range p.devices {
 		if !p.devices[i].ended {
-			return []any{endStream{device}}
+			return nil
 		}
 	}
+	if p.phase != draining {
+		return nil
+	}
 	p.phase = drained
-	return []any{endStream{device}, allDrained{}}
+	return []any{allDrained{}}
 }
 
 // moves lists where each device goes; RUNNING stands for staying put.
