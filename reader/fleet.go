@@ -47,23 +47,34 @@ func (f *fleet) set(device int, to vfio.State) error {
 	return nil
 }
 
-// resume takes every device back to RUNNING, in two steps where there is P2P:
-// first none initiates DMA and all answer it, then all run.
+// resume takes every device back to RUNNING, so that none is stopped while
+// another could reach it by DMA: first all that have P2P answer it, then those
+// without run, then all initiate it.
 func (f *fleet) resume() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	err := f.each(len(f.sources), func(i int) error { return f.backTo(i, vfio.RunningP2P) })
-	return errors.Join(err, f.each(len(f.sources), func(i int) error { return f.backTo(i, vfio.Running) }))
+	var errs []error
+	for _, step := range []struct {
+		p2p bool
+		to  vfio.State
+	}{{true, vfio.RunningP2P}, {false, vfio.Running}, {true, vfio.Running}} {
+		errs = append(errs, f.each(len(f.sources), func(i int) error {
+			if f.sources[i].Device.Features().P2P != step.p2p {
+				return nil
+			}
+			return f.backTo(i, step.to)
+		}))
+	}
+	return errors.Join(errs...)
 }
 
 func (f *fleet) backTo(device int, to vfio.State) error {
-	d := f.sources[device].Device
-	now, err := d.State()
+	now, err := f.sources[device].Device.State()
 	if err != nil {
 		return &deviceError{device, err}
 	}
-	frozen := now != vfio.Running && now != vfio.PreCopy
-	if now == to || to == vfio.RunningP2P && !(frozen && d.Features().P2P) {
+	initiates := now == vfio.Running || now == vfio.PreCopy
+	if now == to || to == vfio.RunningP2P && initiates {
 		return nil
 	}
 	return f.set(device, to)

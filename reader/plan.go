@@ -15,13 +15,14 @@ const (
 	precopying              // drained while the guest runs
 	pausing                 // the guest is being stopped
 	quiescing               // on their way to PRE_COPY_P2P or RUNNING_P2P
-	stopping                // on their way to STOP_COPY
+	freezing                // those without P2P on their way to STOP_COPY
+	stopping                // all others on their way to STOP_COPY
 	draining                // STOP_COPY, on the way to the end of the streams
 	drained                 // every stream was read to its end
 )
 
 func (p phase) String() string {
-	return [...]string{"connecting", "entering", "precopying", "pausing", "quiescing", "stopping", "draining", "drained"}[p]
+	return [...]string{"connecting", "entering", "precopying", "pausing", "quiescing", "freezing", "stopping", "draining", "drained"}[p]
 }
 
 // limits are the figures that the switchover is decided by.
@@ -208,6 +209,8 @@ func (p *plan) reached(now time.Duration) []any {
 		p.phase, p.began = precopying, now
 	case quiescing:
 		return p.quiesced()
+	case freezing:
+		return p.stop(func(f vfio.Features) bool { return f.P2P })
 	case stopping:
 		p.phase = draining
 		return p.whole()
@@ -234,9 +237,32 @@ func (p *plan) paused() []any {
 	return []any{enter{moves}}
 }
 
+// quiesced stops first what initiates DMA to the end: a device that has P2P
+// still answers it.
 func (p *plan) quiesced() []any {
+	var with, without bool
+	for _, d := range p.devices {
+		with, without = with || d.features.P2P, without || !d.features.P2P
+	}
+	if with && without {
+		p.phase = freezing
+		return p.enter(vfio.StopCopy, func(f vfio.Features) bool { return !f.P2P })
+	}
+	return p.stop(func(vfio.Features) bool { return true })
+}
+
+func (p *plan) stop(which func(vfio.Features) bool) []any {
 	p.phase = stopping
-	return []any{enter{p.moves(func(vfio.Features) vfio.State { return vfio.StopCopy })}}
+	return p.enter(vfio.StopCopy, which)
+}
+
+func (p *plan) enter(to vfio.State, which func(vfio.Features) bool) []any {
+	return []any{enter{p.moves(func(f vfio.Features) vfio.State {
+		if which(f) {
+			return to
+		}
+		return vfio.Running
+	})}}
 }
 
 func (p *plan) ended(device int) []any {

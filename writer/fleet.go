@@ -57,21 +57,27 @@ func (f *fleet) open(i int) (vfio.Stream, error) {
 	return d.SetState(vfio.Resuming)
 }
 
-// start runs every device, in two steps where there is P2P: first all answer
-// each other's DMA, then all initiate it. It asks each whether it runs.
+// start runs every device, so that none is stopped while another could reach
+// it by DMA: first all that have P2P answer it, then those without run, then
+// all initiate it. It asks each whether it is where it was sent.
 func (f *fleet) start() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	err := f.each(len(f.sinks), func(i int) error {
-		if !f.sinks[i].Device.Features().P2P {
-			return nil
+	for _, step := range []struct {
+		p2p bool
+		to  vfio.State
+	}{{true, vfio.RunningP2P}, {false, vfio.Running}, {true, vfio.Running}} {
+		err := f.each(len(f.sinks), func(i int) error {
+			if f.sinks[i].Device.Features().P2P != step.p2p {
+				return nil
+			}
+			return f.to(i, step.to)
+		})
+		if err != nil {
+			return err
 		}
-		return f.to(i, vfio.RunningP2P)
-	})
-	if err != nil {
-		return err
 	}
-	return f.each(len(f.sinks), func(i int) error { return f.to(i, vfio.Running) })
+	return nil
 }
 
 func (f *fleet) to(i int, s vfio.State) error {
