@@ -271,29 +271,46 @@ func (p *quicPair) retriesOf(t *testing.T, config *tls.Config) int64 {
 func TestQUICHalfOpen(t *testing.T) {
 	p := newQUICPair(t)
 	config := testTLS(t, p.sender, RoleSend, p.receiver)
+	for range 3 {
+		if _, err := p.raw(t, config); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := p.listener.halfOpen.Load(); n < 1 || n > 3 { // a slow machine has lost some already
+		t.Errorf("%d connections are half open, want 3", n)
+	}
+	p.dial(t)
+	p.accept(t)
+	p.noneHalfOpen(t)
+}
+
+// The counter stands for the connections: that many handshakes would take a
+// slow machine longer than they may last.
+func TestQUICHalfOpenLimits(t *testing.T) {
+	p := newQUICPair(t)
+	config := testTLS(t, p.sender, RoleSend, p.receiver)
 	if n := p.retriesOf(t, config); n != 0 {
 		t.Errorf("the first connection took %d Retries", n)
 	}
-	waitUntil(t, time.Second, func() bool { return p.listener.halfOpen.Load() == 0 })
-	for i := range MaxHalfOpen {
-		if i == RetryHalfOpen {
-			if p.retriesOf(t, config) == 0 { // there may be one per packet of the ClientHello
-				t.Errorf("connection %d did not have to prove its address", i)
-			}
-			waitUntil(t, time.Second, func() bool { return p.listener.halfOpen.Load() == RetryHalfOpen })
-			p.dial(t)
-			p.accept(t)
-		}
-		if _, err := p.raw(t, config); err != nil {
-			t.Fatalf("connection %d: %v", i, err)
-		}
+	p.noneHalfOpen(t)
+	p.listener.halfOpen.Add(RetryHalfOpen)
+	if p.retriesOf(t, config) == 0 { // there may be one per packet of the ClientHello
+		t.Error("an address was not to be proved")
 	}
-	if _, err := p.raw(t, config); !errors.Is(err, &quic.TransportError{Remote: true, ErrorCode: quic.ConnectionRefused}) {
-		t.Errorf("connection above MaxHalfOpen: %v, want it refused", err)
-	}
-	waitUntil(t, HandshakeTimeout+2*time.Second, func() bool { return p.listener.halfOpen.Load() == 0 })
 	p.dial(t)
 	p.accept(t)
+	p.listener.halfOpen.Add(MaxHalfOpen - RetryHalfOpen)
+	_, err := p.raw(t, config)
+	if !errors.Is(err, &quic.TransportError{Remote: true, ErrorCode: quic.ConnectionRefused}) {
+		t.Errorf("connection above MaxHalfOpen: %v, want it refused", err)
+	}
+	p.listener.halfOpen.Add(-MaxHalfOpen)
+	p.noneHalfOpen(t)
+}
+
+func (p *quicPair) noneHalfOpen(t *testing.T) {
+	t.Helper()
+	waitUntil(t, 2*HandshakeTimeout, func() bool { return p.listener.halfOpen.Load() == 0 })
 }
 
 func waitUntil(t *testing.T, patience time.Duration, done func() bool) {
@@ -314,8 +331,8 @@ func TestQUICCloseWithHalfOpen(t *testing.T) {
 	lane := p.dial(t)
 	start := time.Now()
 	p.listener.Close()
-	if took := time.Since(start); took > time.Second {
-		t.Errorf("Close took %v", took)
+	if took := time.Since(start); took >= HandshakeTimeout {
+		t.Errorf("Close took %v: it waited for a silent peer", took)
 	}
 	if _, err := lane.Read(make([]byte, 1)); !errors.Is(err, ErrPeerGone) {
 		t.Errorf("read of a lane never accepted: %v, want ErrPeerGone", err)
@@ -346,13 +363,12 @@ func TestQUICPeerRestarts(t *testing.T) {
 	addr := p.listener.Addr().String()
 	p.listener.socket.conn.Close()
 	p.listen(t, addr, p.sender.ID())
-	start := time.Now()
 	if _, err := ours.Write(make([]byte, 64)); err != nil {
 		t.Fatal(err)
 	}
 	_, err := ours.Read(make([]byte, 1))
-	if took := time.Since(start); !errors.Is(err, ErrPeerGone) || took > IdleTimeout/2 {
-		t.Errorf("read: %v after %v, want ErrPeerGone soon", err, took)
+	if _, ok := errors.AsType[*quic.StatelessResetError](err); !ok || !errors.Is(err, ErrPeerGone) {
+		t.Errorf("read: %v, want ErrPeerGone by a reset", err)
 	}
 }
 
