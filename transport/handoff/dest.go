@@ -67,13 +67,13 @@ func (d Dest) Step(ev Event) (Dest, []Action) {
 	return d.over(ev)
 }
 
-// foreign answers messages of an attempt that is not the one at hand. OPEN has
-// ruled out every older epoch, so that a COMMIT, CANCEL or ABORT for one gets
+// foreign answers messages of an attempt that is not the one at hand. A record
+// rules out every older epoch, so that a COMMIT, CANCEL or ABORT for one gets
 // the answer that it never runs here. Of a newer epoch or of another migration
 // this record says nothing, and nothing is what they are told.
 func (d Dest) foreign(m transport.Message) (Dest, []Action) {
 	a := *m.About()
-	if a.Mig != d.Attempt.Mig || a.Epoch >= d.MaxEpoch {
+	if a.Mig != d.Attempt.Mig || a.Epoch >= d.MaxEpoch || d.Record == None {
 		return d, nil
 	}
 	switch m.(type) {

@@ -15,7 +15,7 @@ var worlds = []struct {
 }{
 	{"one attempt, journals that fail", 1, true, false},
 	{"one attempt, a journal lost", 1, false, true},
-	{"two attempts", 2, false, false},
+	{"two attempts, journals that fail", 2, true, false},
 }
 
 func TestExplore(t *testing.T) {
