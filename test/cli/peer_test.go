@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -15,8 +16,8 @@ import (
 	"github.com/migpipe/migpipe/transport"
 )
 
-// The two tests here play a release of the future against today's programs:
-// a script cannot, because it has only today's.
+// The tests here play the peer themselves: one of a future release, or one that
+// is lost at the worst moment.
 
 func TestSendToNewerVersion(t *testing.T) {
 	l, err := transport.ListenUnix(filepath.Join(t.TempDir(), "sock"))
@@ -53,6 +54,74 @@ func decline(ctx context.Context, l transport.Listener, text string) error {
 	err = control.Send(&transport.Declined{Attempt: *hello.About(), Code: transport.CodeVersion, Text: text})
 	_, _ = control.Receive() // until the source hangs up
 	return err
+}
+
+// TestInDoubt loses the destination when it was told COMMIT: it may or may not
+// have taken the devices over.
+func TestInDoubt(t *testing.T) {
+	dir := t.TempDir()
+	from := filepath.Join(dir, "from")
+	if err := os.WriteFile(from, []byte("state"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	l, err := transport.ListenUnix(filepath.Join(dir, "sock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	served := make(chan error, 1)
+	go func() { served <- vanish(t.Context(), l) }() // COMMIT ends it
+	cmd := exec.Command(filepath.Join(bin, "mig-send"), "--json", "--to", "unix:"+l.Addr().String(), "--device", "d=file:"+from)
+	var stdout bytes.Buffer
+	cmd.Stdout = &stdout
+	stderr := exits(t, 11, cmd)
+	contains(t, stderr, "hint: do NOT start the guest here", "hint: ask the destination first")
+	contains(t, stdout.String(), `"outcome":"in-doubt"`, `"exit":11`, `"state":"STOP_COPY"`)
+	if err := <-served; err != nil {
+		t.Error(err)
+	}
+}
+
+// vanish is a destination that takes a stream and hangs up on COMMIT.
+func vanish(ctx context.Context, l transport.Listener) error {
+	lane, err := l.Accept(ctx)
+	if err != nil {
+		return err
+	}
+	defer lane.Close()
+	if _, err := transport.ReadPreamble(lane); err != nil {
+		return err
+	}
+	control := transport.NewControl(lane)
+	journal := transport.NewJournalID()
+	for {
+		m, err := control.Receive()
+		if err != nil {
+			return err
+		}
+		switch m := m.(type) {
+		case *transport.Hello:
+			err = control.Send(&transport.Welcome{
+				Attempt: m.Attempt, Version: transport.Version, Journal: journal, ChunkSize: m.ChunkSize,
+				Lanes: 1, Codecs: m.Codecs, Windows: []transport.Window{{Seq: 8, Offset: 1 << 20}},
+			})
+			go swallow(ctx, l) // the source's hanging up ends it
+		case *transport.End:
+			err = control.Send(&transport.Ready{Attempt: m.Attempt, Journal: journal, Digest: transport.SetDigest([]transport.StreamDigest{m.Digest})})
+		case *transport.Commit:
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+func swallow(ctx context.Context, l transport.Listener) {
+	if lane, err := l.Accept(ctx); err == nil {
+		_, _ = io.Copy(io.Discard, lane)
+		lane.Close()
+	}
 }
 
 func TestRecvFromNewerVersion(t *testing.T) {

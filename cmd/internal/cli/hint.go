@@ -28,7 +28,7 @@ func (s scene) hints(o handoff.Outcome, err error) []string {
 	case handoff.InDoubt:
 		return s.inDoubt()
 	case handoff.NeedsReset:
-		return []string{"the device must be reset before it can be used again: detach it, or stop its guest"}
+		return []string{"it may be running: stop its guest, and reset the device before it is used again"}
 	}
 	if h := s.ofError(err); h != nil {
 		return h
@@ -47,14 +47,14 @@ func optional(hint string) []string {
 func (s scene) inDoubt() []string {
 	if !s.sending {
 		return []string{
-			"the source may have given its devices up: do not discard this copy before you have asked there",
-			"run these devices only if mig-send ended with 11 (in doubt) too and its host's guest stays stopped",
+			"start nothing here and reset nothing: who owns the devices could not be recorded",
+			"ask the source: only if its mig-send said aborted may the copy here be dropped",
 		}
 	}
 	return []string{
 		"do NOT start the guest here: the destination may be running it",
-		"ask the destination first: if its mig-recv said committed, this copy must never run again",
-		"if its mig-recv said aborted, or never ran its devices and never will, start the guest here",
+		"ask the destination first: if its mig-recv said committed, the copy here must never run again",
+		"only if its mig-recv said aborted, start the guest here",
 	}
 }
 

@@ -37,7 +37,7 @@ func printReport(w io.Writer, v verdict) {
 	if v.bytes() > 0 {
 		fmt.Fprintln(t, "\n  device\tbytes\twire\tratio\tpre-copied\tdigest\tpath")
 		for _, d := range r.Devices {
-			fmt.Fprintf(t, "  %s\n", strings.Join(columns(d), "\t"))
+			fmt.Fprintf(t, "  %s\n", strings.Join(v.columns(d), "\t"))
 		}
 	}
 }
@@ -113,13 +113,16 @@ func (v verdict) verifiedNames(ok bool) string {
 }
 
 // columns are a device's row in the table.
-func columns(d report.Device) []string {
-	ratio, digest := "-", "-"
+func (v verdict) columns(d report.Device) []string {
+	ratio, digest, precopied := "-", "-", "-"
 	if d.WireBytes > 0 {
 		ratio = fmt.Sprintf("%.2f", float64(d.Bytes)/float64(d.WireBytes))
 	}
 	if d.Digest != (transport.StreamDigest{}) {
 		digest = d.Digest.String()[:12]
+	}
+	if v.sending { // the destination cannot tell
+		precopied = humanBytes(d.PrecopyBytes)
 	}
 	path := cmp.Or(d.Path, "-")
 	if d.PathWhy != "" {
@@ -127,6 +130,6 @@ func columns(d report.Device) []string {
 	}
 	return []string{
 		d.Name, humanBytes(d.Bytes), humanBytes(d.WireBytes), ratio,
-		humanBytes(d.PrecopyBytes), digest, path,
+		precopied, digest, path,
 	}
 }
