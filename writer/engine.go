@@ -96,7 +96,7 @@ func newEngine(o Options, sinks []Sink) *engine {
 	n := len(sinks)
 	e := &engine{
 		opts: o, owner: handoff.NewDest(o.Journal.ID()),
-		fleet: &fleet{sinks: sinks, streams: make([]vfio.Stream, n), touched: make([]bool, n), each: parallel},
+		fleet: &fleet{sinks: sinks, streams: make([]vfio.Stream, n), touched: make([]bool, n), ran: make([]bool, n), each: parallel},
 		wire:  make([]atomic.Uint64, n), digests: make([]transport.StreamDigest, n),
 		events: make(chan any, 16), quit: make(chan struct{}),
 	}

@@ -3,6 +3,7 @@ package writer
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 
 	"github.com/migpipe/migpipe/transport"
@@ -19,6 +20,7 @@ type fleet struct {
 	mu      sync.Mutex
 	streams []vfio.Stream
 	touched []bool // has left the state that it was given in
+	ran     []bool // has been in RUNNING with the source's state, or may have
 }
 
 // prepare opens a session on every device, so that a device that is busy or
@@ -82,8 +84,15 @@ func (f *fleet) start() error {
 
 func (f *fleet) to(i int, s vfio.State) error {
 	_, err := f.sinks[i].Device.SetState(s)
+	now, stateErr := f.sinks[i].Device.State()
+	if stateErr != nil || now == vfio.Running {
+		f.ran[i] = true
+	}
 	if err == nil {
-		err = f.confirm(i, s)
+		err = stateErr
+	}
+	if err == nil && now != s {
+		err = fmt.Errorf("device says %v where %v was set", now, s)
 	}
 	if err != nil {
 		return f.fault(i, transport.CodeStart, err)
@@ -91,20 +100,18 @@ func (f *fleet) to(i int, s vfio.State) error {
 	return nil
 }
 
-func (f *fleet) confirm(i int, want vfio.State) error {
-	now, err := f.sinks[i].Device.State()
-	if err == nil && now != want {
-		err = fmt.Errorf("device says %v where %v was set", now, want)
-	}
-	return err
-}
-
-// unstart undoes a start that failed half-way, and says what is left of the
-// copy: stopped again and whole, or reset, or nobody knows.
+// unstart stops what a start that failed half-way has started, and says what is
+// left of the copy: whole, or reset. Where a device has run, if only for a
+// moment, the copy is no longer the source's state, and the source must not
+// take its own for the only one: then it is for people to decide.
 func (f *fleet) unstart() handoff.Copy {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.each(len(f.sinks), func(i int) error { return f.to(i, vfio.Stop) }) == nil {
+	err := f.each(len(f.sinks), func(i int) error { return f.to(i, vfio.Stop) })
+	if slices.Contains(f.ran, true) {
+		return handoff.Unclear
+	}
+	if err == nil {
 		return handoff.Kept
 	}
 	if f.resetTouched() == nil {
