@@ -3,6 +3,7 @@ package reader
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"runtime"
 	"sync/atomic"
@@ -17,6 +18,10 @@ const (
 	idleLeast = time.Millisecond
 	idleMost  = 100 * time.Millisecond
 )
+
+// emptyMost is how long a device in STOP_COPY may have nothing to read and yet
+// no end. No driver does that; one that did must not keep its guest stopped.
+const emptyMost = 5 * time.Second
 
 // drain reads one device's stream to its end: chunk, place, digest, queue.
 type drain struct {
@@ -68,11 +73,17 @@ func (d *drain) run(ctx context.Context) {
 }
 
 func (d *drain) toEnd(ctx context.Context) error {
-	idle := idleLeast
+	idle, last := idleLeast, time.Now()
 	for {
 		n, err := d.next(ctx)
+		if n > 0 || !d.stopped() {
+			last = time.Now()
+		}
 		if n > 0 {
 			idle = idleLeast
+		}
+		if errors.Is(err, vfio.ErrDrained) && time.Since(last) > emptyMost {
+			return fmt.Errorf("in STOP_COPY, for %v: %w", emptyMost, err)
 		}
 		if errors.Is(err, vfio.ErrDrained) {
 			err = d.rest(ctx, idle)
@@ -122,10 +133,8 @@ func (d *drain) rest(ctx context.Context, idle time.Duration) error {
 		}
 	}
 	final := d.final
-	select {
-	case <-final: // data is on its way: do not sleep long, do not spin
+	if d.stopped() { // data is on its way: do not sleep long, do not spin
 		final, idle = nil, idleLeast
-	default:
 	}
 	timer := time.NewTimer(idle)
 	defer timer.Stop()
@@ -136,6 +145,15 @@ func (d *drain) rest(ctx context.Context, idle time.Duration) error {
 		return context.Cause(ctx)
 	}
 	return nil
+}
+
+func (d *drain) stopped() bool {
+	select {
+	case <-d.final:
+		return true
+	default:
+		return false
+	}
 }
 
 func (d *drain) estimate() error {

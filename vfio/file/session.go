@@ -58,7 +58,7 @@ func (s *session) end() {
 	s.ended.Store(true)
 	s.f.SetDeadline(past)
 	s.busy.Lock()
-	s.busy.Unlock() //nolint:staticcheck // nothing to do but to wait
+	defer s.busy.Unlock() // nothing to do but to wait
 }
 
 // use takes the file for one call. The first write that fails is final, unless
