@@ -80,7 +80,7 @@ func (e *engine) welcome(m *transport.Welcome) {
 	if p, ok := e.control.Lane().(transport.Identified); ok {
 		e.out.Peer = p.Peer()
 	}
-	e.tell(report.Event{Kind: report.Peer, Text: transport.PeerText(m.Software)})
+	e.tell(report.Event{Kind: report.Peer, Peer: e.out.Peer, Text: transport.PeerText(m.Software)})
 	e.opts.Codec = only(e.policy(), m.Codecs)
 	copy(e.unseen, m.Splice)
 	e.opts.ChunkSize = int(m.ChunkSize)

@@ -157,7 +157,7 @@ func (e *engine) connect(ctx context.Context) error {
 func (e *engine) unreachable(ctx context.Context, err error) (report.Report, error) {
 	e.out.Outcome = handoff.Rolledback
 	e.finishReport()
-	fault := &transport.Fault{Code: transport.CodeOf(err), Err: fmt.Errorf("reader: connect: %w", err)}
+	fault := &transport.Fault{Code: transport.CodeOf(err), Err: err}
 	if ctx.Err() != nil {
 		fault.Code = transport.CodeCancelled
 	}

@@ -15,7 +15,7 @@ func (e *engine) snapshots() []report.Snapshot {
 	out := make([]report.Snapshot, len(e.sources))
 	for i, s := range e.sources {
 		out[i] = report.Snapshot{
-			Name: s.Name, Phase: e.plan.phase.String(), Bytes: e.drainedBytes(i),
+			Name: s.Name, Phase: phaseNames[e.plan.phase], Bytes: e.drainedBytes(i),
 			Wire: e.wire[i].Load(), Applied: e.applied[i],
 		}
 		out[i].Remaining, out[i].Known = e.remaining(i)
@@ -23,8 +23,17 @@ func (e *engine) snapshots() []report.Snapshot {
 	return out
 }
 
+// phaseNames are the plan's phases as reports call them.
+var phaseNames = [...]string{
+	connecting: report.Connect, entering: report.PreCopy, precopying: report.PreCopy,
+	pausing: report.Stop, quiescing: report.Stop, stopping: report.Stop,
+	draining: report.StopCopy, drained: report.Commit,
+}
+
 // remaining estimates what a device has still to give: in PRE_COPY what the
-// driver says is pending, at the end what STOP_COPY was said to hold.
+// driver says is pending, at the end the larger of what was dirty and what is
+// missing from the size of STOP_COPY, which some drivers count from the first
+// byte of the stream on.
 func (e *engine) remaining(device int) (uint64, bool) {
 	p := e.pending[device]
 	if e.plan.phase <= precopying && p.Initial+p.Dirty > 0 {
@@ -34,8 +43,10 @@ func (e *engine) remaining(device int) (uint64, bool) {
 	if d := e.drains[device]; d != nil {
 		size = d.size.Load()
 	}
-	read := e.drainedBytes(device) - e.precopied[device]
-	return size - min(size, read), size > 0 && !e.plan.devices[device].ended
+	read := e.drainedBytes(device)
+	sinceStop := read - e.precopied[device]
+	left := max(size-min(size, read), p.Dirty-min(p.Dirty, sinceStop))
+	return left, size > 0 && !e.plan.devices[device].ended
 }
 
 // total is the time from the first byte to RUNNING, or to now.

@@ -32,7 +32,7 @@ func BenchmarkLane(b *testing.B) {
 
 func connectQUIC(t testing.TB) (transport.Dialer, transport.Listener) {
 	sender, receiver := newIdentity(t), newIdentity(t)
-	l, err := transport.ListenQUIC("127.0.0.1:0", receiver, []transport.ID{sender.ID()})
+	l, err := transport.ListenQUIC("127.0.0.1:0", receiver, []transport.ID{sender.ID()}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

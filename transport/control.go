@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"io"
 	"sync"
 	"time"
 
@@ -91,6 +92,9 @@ func (c *Control) Receive() (Message, error) {
 		t, body, err := readControl(c.lane, c.room)
 		if errors.Is(err, errSkip) {
 			continue
+		}
+		if err == io.EOF {
+			return nil, fmt.Errorf("transport: the peer hung up: %w", ErrPeerGone)
 		}
 		if err != nil {
 			return nil, fmt.Errorf("transport: receive: %w", err)

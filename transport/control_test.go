@@ -39,7 +39,7 @@ func TestControlDelivers(t *testing.T) {
 			t.Fatalf("received %v, %v, want %v", got, err, m.Type())
 		}
 	}
-	if _, err := c.Receive(); !errors.Is(err, io.EOF) {
+	if _, err := c.Receive(); !errors.Is(err, ErrPeerGone) {
 		t.Fatalf("at the end: %v", err)
 	}
 }

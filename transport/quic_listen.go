@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/hkdf"
 	"crypto/sha256"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -28,10 +29,23 @@ type quicListener struct {
 
 // ListenQUIC accepts lanes on a UDP address from the peers listed; an empty
 // list admits nobody. Lanes outlive the Close of their listener.
-func ListenQUIC(addr string, id *Identity, peers []ID) (Listener, error) {
+//
+// refused, if not nil, is told of every peer that was turned away, with a
+// [WrongPeerError] where the peer showed a key; it may be called by several
+// goroutines at once, as often as somebody tries.
+func ListenQUIC(addr string, id *Identity, peers []ID, refused func(error)) (Listener, error) {
 	config, err := id.tlsConfig(RoleRecv, peers)
 	if err != nil {
 		return nil, err
+	}
+	if verify := config.VerifyConnection; refused != nil {
+		config.VerifyConnection = func(s tls.ConnectionState) error {
+			err := verify(s)
+			if err != nil {
+				refused(err)
+			}
+			return err
+		}
 	}
 	local, err := net.ResolveUDPAddr("udp", addr)
 	if err != nil {

@@ -35,7 +35,7 @@ func newQUICPair(t *testing.T) *quicPair {
 
 func (p *quicPair) listen(t *testing.T, addr string, peers ...ID) {
 	t.Helper()
-	l, err := ListenQUIC(addr, p.receiver, peers)
+	l, err := ListenQUIC(addr, p.receiver, peers, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -381,7 +381,7 @@ func TestQUICDialErrors(t *testing.T) {
 		}
 	}
 	for _, addr := range []string{"nonsense", "127.0.0.1:99999", "192.0.2.1:0"} {
-		if l, err := ListenQUIC(addr, d.Identity, nil); err == nil {
+		if l, err := ListenQUIC(addr, d.Identity, nil, nil); err == nil {
 			l.Close()
 			t.Errorf("listen on %q succeeded", addr)
 		}

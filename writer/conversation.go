@@ -90,7 +90,7 @@ func (e *engine) hello(m *transport.Hello) {
 	}
 	e.offer, e.helloBy = m, nil
 	e.out.Attempt, e.out.Peer = m.Attempt, peerOf(e.control.Lane())
-	e.tell(report.Event{Kind: report.Peer, Text: transport.PeerText(m.Software)})
+	e.tell(report.Event{Kind: report.Peer, Peer: e.out.Peer, Text: transport.PeerText(m.Software)})
 	terms, fault := agree(m, e.fleet.sinks, e.opts)
 	if fault != nil {
 		e.refuse(fault)
@@ -124,6 +124,7 @@ func (e *engine) prepared(err error) {
 		e.refuse(fault)
 		return
 	}
+	e.tell(report.Event{Kind: report.Phase, Phase: report.PreCopy})
 	e.own(handoff.Offered{Attempt: e.offer.Attempt})
 }
 
@@ -266,7 +267,9 @@ func (e *engine) send(m transport.Message) {
 // onTick tells progress, and gives up on devices that have everything of the
 // source's and yet write nothing.
 func (e *engine) onTick() {
-	e.tell(report.Event{Kind: report.Progress, Devices: e.snapshots()})
+	if len(e.merges) > 0 {
+		e.tell(report.Event{Kind: report.Progress, Devices: e.snapshots()})
+	}
 	if e.owner.Phase != handoff.DestReceiving || e.ends < len(e.merges) {
 		return
 	}

@@ -48,7 +48,7 @@ type Kind string
 // The kinds of event.
 const (
 	Listening Kind = "listening" // Text is the address, before anything else (destination only)
-	Peer      Kind = "peer"      // the peer is authenticated and heard; Text is its id
+	Peer      Kind = "peer"      // the peer is authenticated and heard; Text is its software
 	Phase     Kind = "phase"     // Phase is the new phase
 	Progress  Kind = "progress"  // Devices is a snapshot
 	Warning   Kind = "warning"   // Text
@@ -70,7 +70,8 @@ type Event struct {
 	Kind    Kind
 	Phase   string
 	Text    string
-	Devices []Snapshot // in HELLO's order
+	Peer    transport.ID // of Kind Peer; zero where the carrier does not know it
+	Devices []Snapshot   // in HELLO's order
 }
 
 // Snapshot is one device's progress.

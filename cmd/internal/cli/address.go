@@ -78,13 +78,14 @@ func (e endpoint) dialer() transport.Dialer {
 	return &transport.QUICDialer{Addr: e.address, Identity: e.identity, Peers: e.peers}
 }
 
-func (e endpoint) listen() (transport.Listener, error) {
+// listen tells refused of peers that were turned away.
+func (e endpoint) listen(refused func(error)) (transport.Listener, error) {
 	var l transport.Listener
 	var err error
 	if path, ok := strings.CutPrefix(e.address, unixPrefix); ok {
 		l, err = transport.ListenUnix(path)
 	} else {
-		l, err = transport.ListenQUIC(e.address, e.identity, e.peers)
+		l, err = transport.ListenQUIC(e.address, e.identity, e.peers, refused)
 	}
 	if err != nil {
 		return nil, &transport.Fault{Code: transport.CodeNetwork, Err: err}

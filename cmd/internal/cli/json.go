@@ -43,7 +43,8 @@ type jsonListening struct {
 
 type jsonPeer struct {
 	jsonHead
-	Software string `json:"software"`
+	ID       *transport.ID `json:"id,omitempty"`
+	Software string        `json:"software"`
 }
 
 type jsonPhase struct {
@@ -139,7 +140,7 @@ func (j *jsonView) event(ev stamped) {
 	case report.Listening:
 		j.write(jsonListening{head, ev.Text, known(ev.self)})
 	case report.Peer:
-		j.write(jsonPeer{head, ev.Text})
+		j.write(jsonPeer{head, known(ev.Peer), ev.Text})
 	case report.Phase:
 		j.write(jsonPhase{head, ev.Phase, ev.Text})
 	case report.Warning:

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/report"
 )
 
@@ -41,7 +42,10 @@ func notice(ev report.Event) string {
 	case report.Listening:
 		return "listening on " + ev.Text
 	case report.Peer:
-		return "peer " + ev.Text
+		if ev.Peer == (transport.ID{}) {
+			return "peer runs " + ev.Text
+		}
+		return "peer " + ev.Peer.Short() + " runs " + ev.Text
 	}
 	return string(ev.Kind) + ": " + ev.Text
 }

@@ -76,7 +76,7 @@ func (r *recvFlags) prepare() (job, error) {
 }
 
 func (r *recvFlags) receive(ctx context.Context, end endpoint, devices []opened, show *show) (report.Report, error) {
-	listener, err := end.listen()
+	listener, err := end.listen(show.refused)
 	if err != nil {
 		return report.Report{Outcome: handoff.Rolledback}, err
 	}

@@ -36,9 +36,10 @@ const sendExample = `  # on the destination: its name, then wait for the source
   mig-recv --listen unix:/tmp/mig --device nic0=sim:mlx5 --device acc0=sim:qat &
   mig-send --to unix:/tmp/mig --device 'nic0=sim:mlx5?dirty=20MiB/s' --device acc0=sim:qat`
 
-// codecPolicies are the values of --codec.
+// codecPolicies are the values of --codec; auto leaves the choice to the engine,
+// which knows the lanes.
 var codecPolicies = map[string]codec.Policy{
-	"auto": codec.Auto, "raw": codec.Fixed(codec.Raw), "s2": codec.Fixed(codec.S2), "zstd": codec.Fixed(codec.Zstd),
+	"auto": nil, "raw": codec.Fixed(codec.Raw), "s2": codec.Fixed(codec.S2), "zstd": codec.Fixed(codec.Zstd),
 }
 
 // sendFlags are what only mig-send is told.
@@ -77,7 +78,7 @@ func newSend() *program {
 func (s *sendFlags) addTuning(root *cobra.Command) {
 	f := root.Flags()
 	f.IntVar(&s.lanes, "lanes", 2, "`NUMBER` of data lanes: more of them use more cores")
-	f.StringVar(&s.codec, "codec", "auto", "`CODEC` of every chunk: auto, raw, s2 or zstd")
+	f.StringVar(&s.codec, "codec", "auto", "`CODEC` of every chunk: auto, raw, s2 or zstd; auto is none within a host")
 	f.DurationVar(&s.downtime, "downtime-limit", 300*time.Millisecond, "`TIME` without a running guest that the switchover aims at")
 	f.DurationVar(&s.maxPrecopy, "max-precopy", time.Minute, "`TIME` after which devices that stay dirty are stopped all the same")
 	f.IntVar(&s.maxRounds, "max-rounds", 30, "`NUMBER` of pre-copy rounds after which they are")
@@ -85,8 +86,9 @@ func (s *sendFlags) addTuning(root *cobra.Command) {
 }
 
 func (s *sendFlags) checkTuning() error {
+	_, known := codecPolicies[s.codec]
 	switch {
-	case codecPolicies[s.codec] == nil:
+	case !known:
 		return mistakef("the codecs are auto, raw, s2 and zstd", "--codec: unknown codec %.20q", s.codec)
 	case s.lanes < 1 || s.lanes > transport.MaxLanes:
 		return mistakef("", "--lanes %d: must be 1 to %d", s.lanes, transport.MaxLanes)

@@ -32,6 +32,7 @@ type show struct {
 	mu     sync.Mutex
 	queue  []stamped
 	closed bool
+	warned time.Time // of a peer that was turned away
 	wake   chan struct{}
 	done   chan struct{}
 }
@@ -67,6 +68,24 @@ func (s *show) observe(ev report.Event) { s.add(stamped{at: time.Now(), Event: e
 // listening is the first event of mig-recv.
 func (s *show) listening(address string, self transport.ID) {
 	s.add(stamped{time.Now(), report.Event{Kind: report.Listening, Text: address}, self})
+}
+
+// refusedEvery is the shortest time between two warnings about peers that were
+// turned away: whoever wants to can try as often as he likes.
+const refusedEvery = time.Second
+
+// refused warns of a peer that was turned away.
+func (s *show) refused(err error) {
+	now := time.Now()
+	s.mu.Lock()
+	tooSoon := now.Sub(s.warned) < refusedEvery
+	if !tooSoon {
+		s.warned = now
+	}
+	s.mu.Unlock()
+	if !tooSoon {
+		s.observe(report.Event{Kind: report.Warning, Text: "turned a peer away: " + errorText(err)})
+	}
 }
 
 // add queues an event. Of progress that was not told yet only the newest is
