@@ -1,0 +1,282 @@
+package reader
+
+import (
+	"context"
+	"errors"
+	"io"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/vfio"
+)
+
+// script is a device and its stream, with the answers written down.
+type script struct {
+	vfio.Device
+	reads    []answer
+	pendings []estimate
+	asked    []time.Time // when the estimate was asked for
+	sized    int
+}
+
+type answer struct {
+	n   int
+	err error
+}
+
+type estimate struct {
+	vfio.Pending
+	err error
+}
+
+func (s *script) Features() vfio.Features       { return vfio.Features{PreCopy: true, DataSize: true} }
+func (s *script) StopCopySize() (uint64, error) { s.sized++; return 77, nil }
+func (s *script) Write([]byte) (int, error)     { panic("a source was written to") }
+func (s *script) Close() error                  { return nil }
+
+func (s *script) Read(p []byte) (int, error) {
+	a := s.reads[0]
+	if len(s.reads) > 1 {
+		s.reads = s.reads[1:]
+	}
+	return min(a.n, len(p)), a.err
+}
+
+func (s *script) Pending() (vfio.Pending, error) {
+	s.asked = append(s.asked, time.Now())
+	if len(s.pendings) == 0 {
+		return vfio.Pending{}, nil
+	}
+	e := s.pendings[0]
+	s.pendings = s.pendings[1:]
+	return e.Pending, e.err
+}
+
+// bench is a drain of a script, with all that it needs.
+type bench struct {
+	*drain
+	script *script
+	events []any
+	queue  chan *transport.Chunk
+}
+
+func newBench(t *testing.T, s *script) *bench {
+	arena, err := transport.NewArena(0, 4096, 8)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := &bench{script: s, queue: make(chan *transport.Chunk, 64)}
+	b.drain = &drain{
+		device: 3, dev: s, stream: s, tap: newTap(s, false), credit: newCredit(), arena: arena, limit: 4096, out: b.queue,
+		post: func(ev any) { b.events = append(b.events, ev) }, final: make(chan struct{}),
+		digest: transport.NewDigest(), start: time.Now(), begun: new(atomic.Int64),
+	}
+	b.credit.grant(transport.Window{Seq: 1 << 40, Offset: 1 << 40})
+	t.Cleanup(func() {
+		close(b.queue)
+		for c := range b.queue {
+			c.Release()
+		}
+		if err := arena.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return b
+}
+
+// run drains until the stream ends, in a goroutine: the drain keeps its thread.
+func (b *bench) run(ctx context.Context) {
+	done := make(chan struct{})
+	go func() { defer close(done); b.drain.run(ctx) }()
+	<-done
+}
+
+func TestDrain(t *testing.T) {
+	eio := errors.New("EIO")
+	for _, c := range []struct {
+		name   string
+		reads  []answer
+		bytes  uint64
+		chunks uint64
+		err    error // nil: the stream ended
+	}{
+		{"empty", []answer{{0, io.EOF}}, 0, 0, nil},
+		{"one byte", []answer{{1, nil}, {0, io.EOF}}, 1, 1, nil},
+		{"short reads", []answer{{60, nil}, {36, nil}, {5000, nil}, {0, io.EOF}}, 60 + 36 + 4096, 3, nil},
+		{"end with bytes", []answer{{10, nil}, {20, io.EOF}}, 30, 2, nil},
+		{"nothing now", []answer{{0, vfio.ErrDrained}, {10, nil}, {0, vfio.ErrDrained}, {10, nil}, {0, io.EOF}}, 20, 2, nil},
+		{"nothing more with bytes", []answer{{10, vfio.ErrDrained}, {10, io.EOF}}, 20, 2, nil},
+		{"error", []answer{{10, nil}, {0, eio}}, 10, 1, eio},
+		{"error with bytes", []answer{{10, nil}, {7, eio}}, 17, 2, eio},
+		{"error at once", []answer{{0, eio}}, 0, 0, eio},
+		{"lost", []answer{{10, nil}, {0, vfio.ErrSessionLost}}, 10, 1, vfio.ErrSessionLost},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := newBench(t, &script{reads: c.reads})
+				b.run(t.Context())
+				if got := b.read.Load(); got != c.bytes || uint64(len(b.queue)) != c.chunks {
+					t.Errorf("%d bytes in %d chunks, want %d in %d", got, len(b.queue), c.bytes, c.chunks)
+				}
+				switch ev := b.events[len(b.events)-1].(type) {
+				case drainEnded:
+					if c.err != nil || ev.device != 3 || ev.end.Bytes != c.bytes || ev.end.Chunks != c.chunks {
+						t.Errorf("ended with %+v, want %v", ev, c.err)
+					}
+				case drainFailed:
+					if ev.device != 3 || ev.offset != c.bytes || !errors.Is(ev.err, c.err) {
+						t.Errorf("failed with %+v, want %v at %d", ev, c.err, c.bytes)
+					}
+				}
+			})
+		})
+	}
+}
+
+// TestDrainAsks covers what is asked of a device that has nothing to read.
+func TestDrainAsks(t *testing.T) {
+	eio := errors.New("EIO")
+	idle := vfio.Pending{Initial: 1, Dirty: 2, Reinit: true}
+	for _, c := range []struct {
+		name string
+		estimate
+		want []any
+	}{
+		{"estimate", estimate{idle, nil}, []any{wasIdle{3, 5, idle}}},
+		{"none in this driver", estimate{idle, errors.ErrUnsupported}, []any{wasIdle{3, 5, vfio.Pending{}}}},
+		{"PRE_COPY just ended", estimate{idle, vfio.ErrNotPreCopy}, nil},
+		{"failed", estimate{idle, eio}, []any{drainFailed{3, 5, eio}}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := newBench(t, &script{reads: []answer{{5, nil}, {0, vfio.ErrDrained}, {0, io.EOF}}, pendings: []estimate{c.estimate}})
+				b.run(t.Context())
+				if _, ok := b.events[len(b.events)-1].(drainEnded); ok {
+					b.events = b.events[:len(b.events)-1]
+				}
+				if len(b.events) != len(c.want) || len(c.want) > 0 && b.events[0] != c.want[0] {
+					t.Errorf("events %+v, want %+v", b.events, c.want)
+				}
+			})
+		})
+	}
+}
+
+// TestDrainBacksOff: asked each time, ever more rarely, until bytes come.
+func TestDrainBacksOff(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &script{}
+		for range 10 {
+			s.reads = append(s.reads, answer{0, vfio.ErrDrained})
+		}
+		s.reads = append(s.reads, answer{1, nil}, answer{0, vfio.ErrDrained}, answer{0, vfio.ErrDrained}, answer{0, io.EOF})
+		newBench(t, s).run(t.Context())
+		var gaps []time.Duration
+		for i := range s.asked[1:] {
+			gaps = append(gaps, s.asked[i+1].Sub(s.asked[i])/time.Millisecond)
+		}
+		want := []time.Duration{1, 2, 4, 8, 16, 32, 64, 100, 100, 100, 1}
+		for i := range want {
+			if gaps[i] != want[i] {
+				t.Fatalf("asked at intervals of %d ms, want %d", gaps, want)
+			}
+		}
+		if s.sized != 1 {
+			t.Errorf("MIG_DATA_SIZE was asked for %d times within a second", s.sized)
+		}
+	})
+}
+
+// TestDrainQuiet: in the switchover a device is left alone, because asking it
+// could start a save that STOP_COPY waits for, and its end is noticed at once.
+func TestDrainQuiet(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &script{reads: []answer{{0, vfio.ErrDrained}}}
+		b := newBench(t, s)
+		b.quiet.Store(true)
+		go b.drain.run(t.Context())
+		time.Sleep(time.Second)
+		synctest.Wait()
+		s.reads = []answer{{0, io.EOF}}
+		began := time.Now()
+		close(b.final)
+		synctest.Wait()
+		if len(s.asked) != 0 || len(b.events) != 1 || time.Since(began) != 0 {
+			t.Errorf("asked %d times; %d events after %v", len(s.asked), len(b.events), time.Since(began))
+		}
+	})
+}
+
+// TestDrainNeverEnds: "nothing now" is no answer in STOP_COPY, and not waited
+// for without end.
+func TestDrainNeverEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t, &script{reads: []answer{{5, nil}, {0, vfio.ErrDrained}}})
+		b.quiet.Store(true)
+		close(b.final)
+		began := time.Now()
+		b.run(t.Context())
+		ev, ok := b.events[0].(drainFailed)
+		if !ok || ev.offset != 5 || !errors.Is(ev.err, vfio.ErrDrained) || time.Since(began) > 2*emptyMost {
+			t.Errorf("%+v after %v", b.events[0], time.Since(began))
+		}
+	})
+}
+
+// TestDrainStops: where the drain waits, the end of its context wakes it.
+func TestDrainStops(t *testing.T) {
+	bytes := []answer{{1, nil}}
+	for _, c := range []struct {
+		name  string
+		reads []answer
+		setup func(*bench)
+	}{
+		{"for credit", bytes, func(b *bench) { b.credit = newCredit() }},
+		{"for a chunk", bytes, func(b *bench) {}}, // nobody releases what is queued
+		{"for the device", []answer{{0, vfio.ErrDrained}}, func(b *bench) {}},
+		{"for the queue", bytes, func(b *bench) { b.out = make(chan *transport.Chunk) }},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := newBench(t, &script{reads: c.reads})
+				c.setup(b)
+				ctx, cancel := context.WithCancel(t.Context())
+				go b.drain.run(ctx)
+				time.Sleep(time.Minute)
+				cancel()
+				synctest.Wait()
+				for _, ev := range b.events {
+					if _, ok := ev.(wasIdle); !ok {
+						t.Errorf("event %+v of a drain that was stopped", ev)
+					}
+				}
+			})
+		})
+	}
+}
+
+// TestDrainKeepsToItsCredit: neither the window nor the chunk size is exceeded.
+func TestDrainKeepsToItsCredit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t, &script{reads: []answer{{1 << 20, nil}}})
+		b.credit = newCredit()
+		b.credit.grant(transport.Window{Seq: 3, Offset: 4096 + 100})
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		go b.drain.run(ctx)
+		synctest.Wait()
+		if got := b.read.Load(); got != 4096+100 {
+			t.Errorf("read %d bytes of a window of %d", got, 4096+100)
+		}
+		b.credit.grant(transport.Window{Seq: 3, Offset: 1 << 30})
+		synctest.Wait()
+		if len(b.queue) != 3 {
+			t.Errorf("%d chunks in a window of 3", len(b.queue))
+		}
+		cancel()
+		synctest.Wait()
+	})
+}

@@ -1,0 +1,129 @@
+package reader
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/migpipe/migpipe/codec"
+	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/vfio/sim"
+)
+
+func TestOptions(t *testing.T) {
+	for _, c := range []struct {
+		opts *Options
+		want string // the field that the error names; "" for none
+	}{
+		{nil, ""},
+		{&Options{}, ""},
+		{&Options{ChunkSize: 4096, Memory: 4096, Lanes: transport.MaxLanes}, ""},
+		{&Options{ChunkSize: transport.MaxChunk}, ""},
+		{&Options{ChunkSize: 4095}, "ChunkSize"},
+		{&Options{ChunkSize: -1}, "ChunkSize"},
+		{&Options{ChunkSize: transport.MaxChunk + 1}, "ChunkSize"},
+		{&Options{Memory: 1<<20 - 1}, "Memory"},
+		{&Options{Memory: -1}, "Memory"},
+		{&Options{Lanes: -1}, "Lanes"},
+		{&Options{Lanes: transport.MaxLanes + 1}, "Lanes"},
+		{&Options{DowntimeLimit: -1}, "DowntimeLimit"},
+		{&Options{MaxPrecopy: -time.Second}, "MaxPrecopy"},
+		{&Options{MaxRounds: -1}, "MaxRounds"},
+		{&Options{Attempt: transport.Attempt{Mig: transport.NewMigID()}}, "Attempt.Epoch"},
+	} {
+		o, err := c.opts.withDefaults()
+		if c.want == "" {
+			if err != nil || o.Journal == nil || o.Observe == nil || o.Attempt.Epoch != 1 {
+				t.Errorf("%+v: %v; defaults %+v", c.opts, err, o)
+			}
+			continue
+		}
+		if err == nil || !strings.HasPrefix(err.Error(), "reader: ") || !strings.Contains(err.Error(), "Options.") || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%+v: %v, want an error that names Options.%s", c.opts, err, c.want)
+		}
+	}
+}
+
+func TestCheckSources(t *testing.T) {
+	d, err := sim.Open("mtty", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	many := func(n int) (list []Source) {
+		for i := range n {
+			list = append(list, Source{fmt.Sprint("d", i), d})
+		}
+		return list
+	}
+	for _, c := range []struct {
+		sources []Source
+		want    string
+	}{
+		{many(1), ""},
+		{many(transport.MaxDevices), ""},
+		{nil, "0 devices"},
+		{many(transport.MaxDevices + 1), "65 devices"},
+		{[]Source{{"a", nil}}, `"a") is nil`},
+		{[]Source{{"", d}}, "device 0 has the name"},
+		{[]Source{{strings.Repeat("n", transport.MaxName), d}}, ""},
+		{[]Source{{strings.Repeat("n", transport.MaxName+1), d}}, "1 to 64 bytes"},
+		{[]Source{{"a", d}, {"b", d}, {"a", d}}, `two devices have the name "a"`},
+	} {
+		err := checkSources(c.sources)
+		if (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%d sources: %v, want %q", len(c.sources), err, c.want)
+		}
+	}
+}
+
+func TestCheckWelcome(t *testing.T) {
+	h := &transport.Hello{Versions: transport.Versions{Min: 1, Max: 2}, ChunkSize: 1 << 20, Lanes: 4, Devices: make([]transport.DeviceOffer, 2)}
+	good := transport.Welcome{Version: 2, ChunkSize: 4096, Lanes: 4, Windows: make([]transport.Window, 2)}
+	for _, c := range []struct {
+		name   string
+		change func(*transport.Welcome)
+		ok     bool
+	}{
+		{"good", func(*transport.Welcome) {}, true},
+		{"version below", func(w *transport.Welcome) { w.Version = 0 }, false},
+		{"version above", func(w *transport.Welcome) { w.Version = 3 }, false},
+		{"no chunk", func(w *transport.Welcome) { w.ChunkSize = 0 }, false},
+		{"larger chunk", func(w *transport.Welcome) { w.ChunkSize = 1<<20 + 1 }, false},
+		{"no lane", func(w *transport.Welcome) { w.Lanes = 0 }, false},
+		{"more lanes", func(w *transport.Welcome) { w.Lanes = 5 }, false},
+		{"window missing", func(w *transport.Welcome) { w.Windows = w.Windows[:1] }, false},
+		{"window too many", func(w *transport.Welcome) { w.Windows = make([]transport.Window, 3) }, false},
+		{"splice unasked", func(w *transport.Welcome) { w.Splice = []bool{false, true} }, false},
+	} {
+		w := good
+		c.change(&w)
+		if err := checkWelcome(h, &w); (err == nil) != c.ok || err != nil && !errors.Is(err, transport.ErrProtocol) {
+			t.Errorf("%s: %v", c.name, err)
+		}
+	}
+}
+
+func TestOnly(t *testing.T) {
+	for _, c := range []struct {
+		likes, takes, want codec.ID
+	}{
+		{codec.IDZstd, codec.IDZstd, codec.IDZstd},
+		{codec.IDZstd, codec.IDS2, codec.IDRaw},
+		{codec.IDRaw, codec.IDS2, codec.IDRaw},
+	} {
+		likes := func([]byte) codec.Codec { return must(codec.ByID(c.likes)) }
+		if got := only(likes, []codec.ID{c.takes})(nil).ID(); got != c.want {
+			t.Errorf("a policy for %v at a destination with %v gives %v, want %v", c.likes, c.takes, got, c.want)
+		}
+	}
+}
+
+func must[T any](v T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return v
+}
