@@ -1,0 +1,238 @@
+package writer
+
+import (
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/transport/handoff"
+	"github.com/migpipe/migpipe/vfio"
+	"github.com/migpipe/migpipe/vfio/sim"
+)
+
+// null is a device and its stream: it takes everything, unless it is told not to.
+type null struct {
+	vfio.Device
+	stop, write error
+	written     int
+	states      []vfio.State
+}
+
+func (n *null) SetState(s vfio.State) (vfio.Stream, error) {
+	n.states = append(n.states, s)
+	return nil, n.stop
+}
+func (n *null) Read([]byte) (int, error)       { panic("a destination was read from") }
+func (n *null) Pending() (vfio.Pending, error) { panic("a destination was asked for its estimate") }
+func (n *null) Close() error                   { return nil }
+func (n *null) Write(p []byte) (int, error) {
+	if n.write != nil {
+		return 0, n.write
+	}
+	n.written += len(p)
+	return len(p), nil
+}
+
+// TestLoader: what a loader says when a stream of two chunks of 10 bytes is
+// not what it should be. Only a whole one may reach the device's own check.
+func TestLoader(t *testing.T) {
+	at := func(offset int64, err error) error {
+		return &vfio.OpError{Op: "write", Device: "d", Offset: offset, Err: err}
+	}
+	for _, c := range []struct {
+		name    string
+		end     func(*transport.End)
+		second  uint64 // where the second chunk begins
+		dev     null
+		code    transport.Code // 0: it ends well
+		offset  uint64
+		stopped bool
+	}{
+		{name: "whole", second: 10, stopped: true},
+		{name: "bytes missing", second: 10, end: func(e *transport.End) { e.Bytes = 21 }, code: transport.CodeIncomplete, offset: 20},
+		{name: "bytes too many", second: 10, end: func(e *transport.End) { e.Bytes = 19 }, code: transport.CodeIncomplete, offset: 20},
+		{name: "chunks too many", second: 10, end: func(e *transport.End) { e.Chunks = 1 }, code: transport.CodeIncomplete, offset: 20},
+		{name: "another digest", second: 10, end: func(e *transport.End) { e.Digest[0]++ }, code: transport.CodeCorrupt, offset: 20},
+		{name: "gap", second: 11, code: transport.CodeProtocol, offset: 10},
+		{name: "overlap", second: 9, code: transport.CodeProtocol, offset: 10},
+		{name: "rejected on the way", second: 10, dev: null{write: at(3, fmt.Errorf("%w: %w", vfio.ErrRejected, syscall.EINVAL))}, code: transport.CodeIncompatible, offset: 3},
+		{name: "write failed", second: 10, dev: null{write: at(7, syscall.EIO)}, code: transport.CodeDevice, offset: 7},
+		{name: "rejected at the end", second: 10, dev: null{stop: fmt.Errorf("%w: %w", vfio.ErrRejected, syscall.EINVAL)}, code: transport.CodeValidation, offset: 20, stopped: true},
+		{name: "stop failed", second: 10, dev: null{stop: syscall.EIO}, code: transport.CodeValidation, offset: 20, stopped: true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			arena := testArena(t, 2)
+			m := newMerge(promise{2, testChunk}, 1<<20)
+			want := transport.NewDigest()
+			for seq, offset := range []uint64{0, c.second} {
+				chunk := chunkOf(t, arena, uint64(seq), offset, make([]byte, 10))
+				want.Add(chunk.ChunkHead)
+				if err := m.claim(chunk.ChunkHead); err != nil {
+					t.Fatal(err)
+				}
+				m.deliver(chunk)
+			}
+			end := &transport.End{Bytes: 20, Chunks: 2, Digest: want.Sum()}
+			if c.end != nil {
+				c.end(end)
+			}
+			if err := m.finish(end); err != nil {
+				t.Fatal(err)
+			}
+			var got loaderEnded
+			dev := c.dev
+			l := &loader{device: 1, name: "d", dev: &dev, stream: &dev, merge: m, digest: transport.NewDigest(),
+				applied: func() {}, post: func(ev any) { got = ev.(loaderEnded) }}
+			done := make(chan struct{})
+			go func() { defer close(done); l.run(t.Context()) }() // it keeps its thread
+			<-done
+			m.drop()
+			if err := arena.Close(); err != nil {
+				t.Error(err)
+			}
+			if got.device != 1 || (len(dev.states) == 1) != c.stopped {
+				t.Errorf("%+v; states %v", got, dev.states)
+			}
+			if c.code == 0 {
+				if got.fault != nil || got.digest != end.Digest {
+					t.Errorf("fault %v", got.fault)
+				}
+				return
+			}
+			if f := got.fault; f == nil || f.Code != c.code || f.Offset != c.offset || f.Device != "d" {
+				t.Errorf("fault %+v, want %v at %d", f, c.code, c.offset)
+			}
+		})
+	}
+}
+
+// TestAcker: an ACK is due when nothing waits, or when an eighth of the window
+// was written, and never later than a heartbeat.
+func TestAcker(t *testing.T) {
+	m := newMerge(promise{16, testChunk}, 1<<20)
+	a := &acker{merges: []*merge{m}, last: make([]atomic.Uint64, 1), due: make(chan struct{}, 1)}
+	due := func() bool { return len(a.due) == 1 }
+	arena := testArena(t, 16)
+	for seq := range uint64(16) {
+		c := chunkOf(t, arena, seq, seq*testChunk, make([]byte, testChunk))
+		if err := m.claim(c.ChunkHead); err != nil {
+			t.Fatal(err)
+		}
+		m.deliver(c)
+	}
+	for i := range 16 {
+		c, _ := m.poll()
+		c.Release()
+		m.applied(testChunk)
+		a.applied(0)
+		if want := i%2 == 1 || i == 15; due() != want {
+			t.Fatalf("after chunk %d of 16: due %v, want %v", i, due(), want)
+		}
+		if due() {
+			<-a.due
+			ack := a.ack().Devices[0]
+			if ack.Seq != uint64(i+1) || ack.Applied != uint64(i+1)*testChunk || ack.Window.Seq != uint64(i+17) {
+				t.Fatalf("after chunk %d: %+v", i, ack)
+			}
+		}
+	}
+	if err := arena.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// counter counts messages, and how long the lane was silent.
+type counter struct {
+	transport.Lane
+	times []time.Time
+	sizes []int
+}
+
+func (c *counter) Write(p []byte) (int, error) {
+	c.times, c.sizes = append(c.times, time.Now()), append(c.sizes, len(p))
+	return len(p), nil
+}
+func (c *counter) SetDeadline(time.Time) error { return nil }
+
+func TestHeartbeat(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		lane, quit := &counter{}, make(chan struct{})
+		a := &acker{control: transport.NewControl(lane), merges: []*merge{newMerge(promise{2, testChunk}, 1)},
+			last: make([]atomic.Uint64, 1), due: make(chan struct{}, 1), quit: quit}
+		go a.run()
+		time.Sleep(10*time.Second + 1)
+		close(quit)
+		synctest.Wait()
+		if len(lane.times) < 20 {
+			t.Errorf("%d ACKs in 10 s, want 2 each second", len(lane.times))
+		}
+		for _, n := range lane.sizes {
+			if n < 64 {
+				t.Errorf("an ACK of %d bytes: too short for a stateless reset", n)
+			}
+		}
+	})
+}
+
+// TestFleet: what a start that fails leaves behind.
+func TestFleet(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		faults []string // by device
+		want   handoff.Copy
+	}{
+		{"quiesced only", []string{"", "set@STOP-RUNNING_P2P:EIO"}, handoff.Kept},
+		{"one ran", []string{"", "set@RUNNING_P2P-RUNNING:EIO"}, handoff.Unclear},
+		{"alone", []string{"set@STOP-RUNNING_P2P:EIO"}, handoff.Kept},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			f := &fleet{each: parallel}
+			for i, fault := range c.faults {
+				d, err := sim.OpenURL("qat?fault=" + fault)
+				if fault == "" {
+					d, err = sim.OpenURL("qat")
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer d.Close()
+				f.sinks = append(f.sinks, Sink{fmt.Sprint("d", i), d})
+			}
+			n := len(f.sinks)
+			f.streams, f.touched, f.ran = make([]vfio.Stream, n), make([]bool, n), make([]bool, n)
+			if err := f.prepare(); err != nil {
+				t.Fatal(err)
+			}
+			for i := range f.sinks {
+				if _, err := f.streams[i].Write(make([]byte, 0)); err != nil {
+					t.Fatal(err)
+				}
+				if err := f.to(i, vfio.Stop); err != nil {
+					t.Fatal(err)
+				}
+			}
+			err := f.start()
+			fault, ok := errors.AsType[*transport.Fault](err)
+			if !ok || fault.Code != transport.CodeStart || fault.Device != fmt.Sprint("d", n-1) {
+				t.Errorf("start: %v", err)
+			}
+			if got := f.unstart(); got != c.want {
+				t.Errorf("left is copy %v, want %v", got, c.want)
+			}
+			f.closeStreams()
+			if err := f.reset(); err != nil {
+				t.Error(err)
+			}
+			for i, s := range f.states() {
+				if s != vfio.Running.String() {
+					t.Errorf("device %d is in %s after the reset", i, s)
+				}
+			}
+		})
+	}
+}

@@ -1,0 +1,235 @@
+package writer
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"testing"
+	"testing/synctest"
+
+	"pgregory.net/rapid"
+
+	"github.com/migpipe/migpipe/transport"
+)
+
+const testChunk = 64
+
+// testArena has no more chunks than were promised, so that a promise that is
+// not kept is seen.
+func testArena(t interface{ Fatal(...any) }, chunks int) *transport.Arena {
+	arena, err := transport.NewArena(0, testChunk, chunks)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return arena
+}
+
+// chunkOf makes a chunk as a lane would deliver it.
+func chunkOf(t interface{ Fatal(...any) }, a *transport.Arena, seq, offset uint64, data []byte) *transport.Chunk {
+	c, err := a.TryGet()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Fill(bytes.NewReader(data), len(data)); err != nil {
+		t.Fatal(err)
+	}
+	c.Seal(0, seq, offset)
+	return c
+}
+
+// sending is the source of a stream that lanes carry in any order.
+type sending struct {
+	*rapid.T
+	arena *transport.Arena
+	merge *merge
+	sent  []transport.ChunkHead // cut, and on one of the lanes
+	lanes [][]transport.ChunkHead
+	next  int    // the chunk to be applied
+	bytes uint64 // of the stream so far
+}
+
+// TestMerge: whatever the order in which lanes bring the chunks of a stream,
+// they come out in order, and never more memory is taken than was promised.
+func TestMerge(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		chunks := rapid.IntRange(1, 8).Draw(t, "promised")
+		s := &sending{T: t, arena: testArena(t, chunks), lanes: make([][]transport.ChunkHead, rapid.IntRange(1, 4).Draw(t, "lanes"))}
+		s.merge = newMerge(promise{uint64(chunks), testChunk}, transport.MaxStream)
+		t.Repeat(map[string]func(*rapid.T){
+			"cut": s.cut, "arrive": s.arrive, "apply": s.apply, "repeat": s.repeat, "exceed": s.exceed,
+			"": func(t *rapid.T) {
+				if s.arena.InUse() > chunks {
+					t.Fatalf("%d chunks in use, %d were promised", s.arena.InUse(), chunks)
+				}
+			},
+		})
+		s.merge.drop()
+		if err := s.arena.Close(); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+// cut puts the next chunk that the window allows on a lane.
+func (s *sending) cut(t *rapid.T) {
+	ack, _ := s.merge.status()
+	room := ack.Window.Offset - min(ack.Window.Offset, s.bytes)
+	if uint64(len(s.sent)) >= ack.Window.Seq || room == 0 {
+		t.Skip("no credit")
+	}
+	n := rapid.Uint64Range(1, min(room, testChunk)).Draw(t, "bytes")
+	h := transport.ChunkHead{Seq: uint64(len(s.sent)), Offset: s.bytes, RawLen: uint32(n)}
+	lane := rapid.IntRange(0, len(s.lanes)-1).Draw(t, "lane")
+	s.lanes[lane] = append(s.lanes[lane], h)
+	s.sent, s.bytes = append(s.sent, h), s.bytes+n
+}
+
+// arrive brings the first chunk of a lane: a promise covers it.
+func (s *sending) arrive(t *rapid.T) {
+	lane := rapid.IntRange(0, len(s.lanes)-1).Draw(t, "lane")
+	if len(s.lanes[lane]) == 0 {
+		t.Skip("lane is empty")
+	}
+	h := s.lanes[lane][0]
+	s.lanes[lane] = s.lanes[lane][1:]
+	if err := s.merge.claim(h); err != nil {
+		t.Fatal(err)
+	}
+	s.merge.deliver(chunkOf(t, s.arena, h.Seq, h.Offset, make([]byte, h.RawLen)))
+}
+
+// apply takes the next chunk, if it is there, and repeats it while it is being
+// written, which must be refused.
+func (s *sending) apply(t *rapid.T) {
+	c, _ := s.merge.poll()
+	if c == nil {
+		t.Skip("nothing to apply")
+	}
+	want := s.sent[s.next]
+	if c.Seq != want.Seq || c.Offset != want.Offset || c.RawLen != want.RawLen {
+		t.Fatalf("chunk %+v came out, want %+v", c.ChunkHead, want)
+	}
+	s.refused(t, want)
+	s.next++
+	c.Release()
+	s.merge.applied(want.RawLen)
+}
+
+// repeat sends a chunk that has arrived once more.
+func (s *sending) repeat(t *rapid.T) {
+	waiting := map[uint64]bool{}
+	for _, lane := range s.lanes {
+		for _, h := range lane {
+			waiting[h.Seq] = true
+		}
+	}
+	if len(s.sent) == 0 {
+		t.Skip("nothing was sent")
+	}
+	if h := rapid.SampledFrom(s.sent).Draw(t, "chunk"); !waiting[h.Seq] {
+		s.refused(t, h)
+	}
+}
+
+// exceed goes beyond what is promised, in chunks or in bytes.
+func (s *sending) exceed(t *rapid.T) {
+	ack, _ := s.merge.status()
+	s.refused(t, transport.ChunkHead{Seq: ack.Window.Seq + rapid.Uint64Max(1<<50).Draw(t, "chunks"), Offset: s.bytes, RawLen: 1})
+	s.refused(t, transport.ChunkHead{Seq: ack.Seq, Offset: ack.Window.Offset + rapid.Uint64Max(1<<50).Draw(t, "bytes"), RawLen: 1})
+}
+
+func (s *sending) refused(t *rapid.T, h transport.ChunkHead) {
+	if err := s.merge.claim(h); !errors.Is(err, transport.ErrProtocol) {
+		t.Fatalf("claim of %+v: %v, want a protocol error", h, err)
+	}
+}
+
+func TestMergeLimit(t *testing.T) {
+	m := newMerge(promise{4, testChunk}, 100)
+	if err := m.claim(transport.ChunkHead{Offset: 90, RawLen: 10}); err != nil {
+		t.Errorf("up to the limit: %v", err)
+	}
+	if err := m.claim(transport.ChunkHead{Seq: 1, Offset: 90, RawLen: 11}); transport.CodeOf(err) != transport.CodeLimit {
+		t.Errorf("beyond the limit: %v", err)
+	}
+}
+
+func TestMergeEnd(t *testing.T) {
+	m := newMerge(promise{4, testChunk}, 1<<20)
+	if err := m.finish(&transport.End{Chunks: 1}); err != nil {
+		t.Fatal(err)
+	}
+	if c, end := m.poll(); c != nil || end != nil {
+		t.Errorf("END of one chunk, none arrived: %v, %v", c, end)
+	}
+	if err := m.finish(&transport.End{Chunks: 1}); !errors.Is(err, transport.ErrProtocol) {
+		t.Errorf("second END: %v", err)
+	}
+	m.applied(1)
+	if _, end := m.poll(); end == nil {
+		t.Error("no end after the last chunk")
+	}
+}
+
+// TestMergeTake: take sleeps until there is something for it, or ctx ends.
+func TestMergeTake(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		arena := testArena(t, 2)
+		m := newMerge(promise{2, testChunk}, 1<<20)
+		ctx, cancel := context.WithCancel(t.Context())
+		var seqs []uint64
+		var err error
+		go func() {
+			var c *transport.Chunk
+			for c, _, err = m.take(ctx); err == nil; c, _, err = m.take(ctx) {
+				seqs = append(seqs, c.Seq)
+				n := c.RawLen
+				c.Release()
+				m.applied(n)
+			}
+		}()
+		deliver := func(seq uint64) {
+			if err := m.claim(transport.ChunkHead{Seq: seq, Offset: seq, RawLen: 1}); err != nil {
+				t.Fatal(err)
+			}
+			m.deliver(chunkOf(t, arena, seq, seq, []byte{1}))
+			synctest.Wait()
+		}
+		deliver(1)
+		if len(seqs) != 0 {
+			t.Fatalf("chunks %v came before their turn", seqs)
+		}
+		deliver(0)
+		deliver(2)
+		if len(seqs) != 3 {
+			t.Fatalf("chunks %v, want 3", seqs)
+		}
+		cancel()
+		synctest.Wait()
+		if !errors.Is(err, context.Canceled) {
+			t.Errorf("take after the cancel: %v", err)
+		}
+		if err := arena.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func TestDivide(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		lanes := rapid.IntRange(1, transport.MaxLanes).Draw(t, "lanes")
+		devices := rapid.IntRange(1, transport.MaxDevices).Draw(t, "devices")
+		chunks := least(lanes, devices) + rapid.IntRange(0, 1000).Draw(t, "more")
+		p := divide(chunks, lanes, devices, testChunk)
+		if p.chunks < 2 || p.chunkSize != testChunk {
+			t.Fatalf("a device is promised %+v", p)
+		}
+		if int(p.chunks)*devices+lanes > chunks {
+			t.Fatalf("%d devices are promised %d of %d chunks, and %d lanes need one each", devices, p.chunks, chunks, lanes)
+		}
+		next, applied := rapid.Uint64Max(1<<40).Draw(t, "next"), rapid.Uint64Max(1<<50).Draw(t, "applied")
+		if w := p.window(next, applied); w.Seq-next != p.chunks || w.Offset-applied != p.chunks*testChunk {
+			t.Fatalf("window %+v after chunk %d, byte %d", w, next, applied)
+		}
+	})
+}

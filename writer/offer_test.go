@@ -1,0 +1,184 @@
+package writer
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/migpipe/migpipe/codec"
+	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/vfio"
+	"github.com/migpipe/migpipe/vfio/sim"
+)
+
+// described is a device that is what info says.
+type described struct {
+	vfio.Device
+	info     vfio.Info
+	features vfio.Features
+}
+
+func (d described) Describe() vfio.Info     { return d.info }
+func (d described) Features() vfio.Features { return d.features }
+
+func TestAgree(t *testing.T) {
+	flags := vfio.Features{P2P: true}.MigrationFlags()
+	sink := described{info: vfio.Info{Driver: "drv", Vendor: 1, Device: 2}, features: vfio.Features{P2P: true}}
+	offer := transport.DeviceOffer{Name: "a", Driver: "drv", Vendor: 1, Device: 2, Flags: flags}
+	other := func(change func(*transport.DeviceOffer)) []transport.DeviceOffer {
+		o := offer
+		change(&o)
+		return []transport.DeviceOffer{o}
+	}
+	named := func(names ...string) (list []transport.DeviceOffer) {
+		for _, n := range names {
+			list = append(list, other(func(o *transport.DeviceOffer) { o.Name = n })...)
+		}
+		return list
+	}
+	for _, c := range []struct {
+		name    string
+		hello   transport.Hello
+		sinks   string // names of the sinks
+		code    transport.Code
+		says    []string // the refusal names both values
+		changed vfio.Info
+	}{
+		{name: "same", hello: transport.Hello{Devices: named("a")}, sinks: "a"},
+		{name: "another order", hello: transport.Hello{Devices: named("b", "a", "c")}, sinks: "a b c"},
+		{name: "older source", hello: transport.Hello{Versions: transport.Versions{Min: 0, Max: 0}, Devices: named("a")}, sinks: "a",
+			code: transport.CodeVersion, says: []string{"0 to 0", "1 to 1"}},
+		{name: "newer source", hello: transport.Hello{Versions: transport.Versions{Min: 2, Max: 9}, Devices: named("a")}, sinks: "a",
+			code: transport.CodeVersion, says: []string{"2 to 9", "1 to 1"}},
+		{name: "name at the source only", hello: transport.Hello{Devices: named("a", "b")}, sinks: "a",
+			code: transport.CodeDevices, says: []string{"[a b]", "[a]"}},
+		{name: "name at the destination only", hello: transport.Hello{Devices: named("a")}, sinks: "a b",
+			code: transport.CodeDevices, says: []string{"[a]", "[a b]"}},
+		{name: "different names", hello: transport.Hello{Devices: named("x")}, sinks: "a",
+			code: transport.CodeDevices, says: []string{"[x]", "[a]"}},
+		{name: "twice in HELLO", hello: transport.Hello{Devices: named("a", "a")}, sinks: "a b",
+			code: transport.CodeDevices, says: []string{"[a a]", "[a b]"}},
+		{name: "no devices", sinks: "a", code: transport.CodeDevices, says: []string{"[]", "[a]"}},
+		{name: "hostile name", hello: transport.Hello{Devices: named("a\n\x1b[2J")}, sinks: "a",
+			code: transport.CodeDevices, says: []string{`\n\x1b`}},
+		{name: "chunks of nothing", hello: transport.Hello{Devices: named("a"), ChunkSize: 1}, sinks: "a", code: transport.CodeProtocol},
+		{name: "driver", hello: transport.Hello{Devices: other(func(o *transport.DeviceOffer) { o.Driver = "drw" })}, sinks: "a",
+			code: transport.CodeIncompatible, says: []string{"drw", "drv"}},
+		{name: "unknown driver", hello: transport.Hello{Devices: other(func(o *transport.DeviceOffer) { o.Driver = "" })}, sinks: "a"},
+		{name: "vendor", hello: transport.Hello{Devices: other(func(o *transport.DeviceOffer) { o.Vendor = 3 })}, sinks: "a",
+			code: transport.CodeIncompatible, says: []string{"0003:0002", "0001:0002"}},
+		{name: "device id", hello: transport.Hello{Devices: other(func(o *transport.DeviceOffer) { o.Device = 3 })}, sinks: "a",
+			code: transport.CodeIncompatible, says: []string{"0001:0003", "0001:0002"}},
+		{name: "unknown ids", hello: transport.Hello{Devices: other(func(o *transport.DeviceOffer) { o.Vendor, o.Device = 0, 0 })}, sinks: "a"},
+		{name: "flags", hello: transport.Hello{Devices: other(func(o *transport.DeviceOffer) { o.Flags = 1 })}, sinks: "a",
+			code: transport.CodeIncompatible, says: []string{"0x1", "0x3"}},
+		{name: "file at the source", hello: transport.Hello{Devices: other(func(o *transport.DeviceOffer) { o.Driver, o.Flags = "file", 1 })}, sinks: "a"},
+		{name: "file at the destination", hello: transport.Hello{Devices: other(func(o *transport.DeviceOffer) { o.Flags = 1 })}, sinks: "a",
+			changed: vfio.Info{Driver: "file"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			h := c.hello
+			if h.Versions == (transport.Versions{}) && c.code != transport.CodeVersion {
+				h.Versions = transport.Versions{Min: 1, Max: 1}
+			}
+			if h.Lanes, h.ChunkSize = 40, h.ChunkSize^1; h.ChunkSize == 1 { // 0 asks for the usual, 1 for none
+				h.ChunkSize = 1 << 30
+			}
+			var sinks []Sink
+			for _, n := range strings.Fields(c.sinks) {
+				d := sink
+				if c.changed != (vfio.Info{}) {
+					d.info = c.changed
+				}
+				sinks = append(sinks, Sink{n, d})
+			}
+			terms, fault := agree(&h, sinks, Options{ChunkSize: 1 << 20})
+			if c.code != 0 {
+				if fault == nil || fault.Code != c.code {
+					t.Fatalf("fault %+v, want code %v", fault, c.code)
+				}
+				for _, s := range c.says {
+					if !strings.Contains(fault.Error(), s) {
+						t.Errorf("%q does not name %q", fault, s)
+					}
+				}
+				return
+			}
+			if fault != nil {
+				t.Fatal(fault)
+			}
+			if terms.version != 1 || terms.chunkSize != 1<<20 || terms.lanes != transport.MaxLanes {
+				t.Errorf("terms %+v", terms)
+			}
+			for i, o := range h.Devices {
+				if sinks[terms.order[i]].Name != o.Name {
+					t.Errorf("device %q goes to %q", o.Name, sinks[terms.order[i]].Name)
+				}
+			}
+		})
+	}
+}
+
+func TestAgreed(t *testing.T) {
+	if got := agreed(nil); len(got) != 0 {
+		t.Errorf("nothing offered, %v agreed", got)
+	}
+	if got := agreed([]codec.ID{200, codec.IDS2, codec.IDRaw, 201}); len(got) != 2 {
+		t.Errorf("raw, s2 and two unknown codecs offered, %v agreed", got)
+	}
+}
+
+func TestOptions(t *testing.T) {
+	for _, c := range []struct {
+		opts *Options
+		want string // the field that the error names; "" for none
+	}{
+		{nil, ""},
+		{&Options{ChunkSize: 4096, Memory: 4096}, ""},
+		{&Options{MaxState: transport.MaxStream}, ""},
+		{&Options{ChunkSize: 4095}, "Options.ChunkSize"},
+		{&Options{ChunkSize: transport.MaxChunk + 1}, "Options.ChunkSize"},
+		{&Options{Memory: 4096}, "Options.Memory"},
+		{&Options{Memory: -1}, "Options.Memory"},
+		{&Options{MaxState: transport.MaxStream + 1}, "Options.MaxState"},
+	} {
+		o, err := c.opts.withDefaults()
+		if (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%+v: %v, want %q", c.opts, err, c.want)
+		}
+		if err == nil && (o.Journal == nil || o.Observe == nil) {
+			t.Errorf("%+v: defaults %+v", c.opts, o)
+		}
+	}
+}
+
+func TestCheckSinks(t *testing.T) {
+	d, err := sim.Open("mtty", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	many := func(n int) (list []Sink) {
+		for i := range n {
+			list = append(list, Sink{fmt.Sprint("d", i), d})
+		}
+		return list
+	}
+	for _, c := range []struct {
+		sinks []Sink
+		want  string
+	}{
+		{many(transport.MaxDevices), ""},
+		{nil, "0 devices"},
+		{many(transport.MaxDevices + 1), "65 devices"},
+		{[]Sink{{"a", nil}}, `"a") is nil`},
+		{[]Sink{{"", d}}, "device 0 has the name"},
+		{[]Sink{{strings.Repeat("n", transport.MaxName+1), d}}, "1 to 64 bytes"},
+		{[]Sink{{"a", d}, {"a", d}}, `two devices have the name "a"`},
+	} {
+		err := checkSinks(c.sinks)
+		if (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%d sinks: %v, want %q", len(c.sinks), err, c.want)
+		}
+	}
+}
