@@ -4,109 +4,278 @@ package migrate
 
 import (
 	"context"
+	"fmt"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
-
 	"github.com/migpipe/migpipe/reader"
-	"github.com/migpipe/migpipe/transport"
-	"github.com/migpipe/migpipe/transport/handoff"
 	"github.com/migpipe/migpipe/transport/report"
 	"github.com/migpipe/migpipe/vfio"
 	"github.com/migpipe/migpipe/vfio/sim"
-	"github.com/migpipe/migpipe/writer"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
-
-// side is what one side of a migration came to.
-type side struct {
-	report report.Report
-	err    error
-}
-
-// pair is a migration to be run.
-type pair struct {
-	sources []reader.Source
-	sinks   []writer.Sink
-	send    reader.Options
-	receive writer.Options
-	carrier func(testing.TB) (transport.Dialer, transport.Listener)
-}
-
-func pipe(t testing.TB) (transport.Dialer, transport.Listener) {
-	d, l := transport.Pipe()
-	t.Cleanup(func() { l.Close() })
-	return d, l
-}
-
-// add adds a simulated device on both sides.
-func (p *pair) add(t testing.TB, name, source, sink string) (src, dst *sim.Device) {
-	src, dst = open(t, source), open(t, sink)
-	p.sources = append(p.sources, reader.Source{Name: name, Device: src})
-	p.sinks = append(p.sinks, writer.Sink{Name: name, Device: dst})
-	return src, dst
-}
-
-func open(t testing.TB, url string) *sim.Device {
-	t.Helper()
-	d, err := sim.OpenURL(url)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { d.Close() })
-	return d
-}
-
-// run runs both sides to their ends.
-func (p *pair) run(t testing.TB, ctx context.Context) (send, receive side) {
-	t.Helper()
-	carrier := p.carrier
-	if carrier == nil {
-		carrier = pipe
-	}
-	dialer, listener := carrier(t)
-	done := make(chan side)
-	go func() {
-		r, err := writer.Receive(ctx, listener, p.sinks, &p.receive)
-		done <- side{r, err}
-	}()
-	r, err := reader.Send(ctx, dialer, p.sources, &p.send)
-	return side{r, err}, <-done
-}
-
-func wantState(t testing.TB, d vfio.Device, want vfio.State) {
-	t.Helper()
-	if got, err := d.State(); err != nil || got != want {
-		t.Errorf("device is in %v (%v), want %v", got, err, want)
-	}
-}
-
 func TestEveryProfile(t *testing.T) {
-	for _, profile := range []string{"mlx5?size=64MiB", "virtio?size=1MiB", "hisi_acc", "qat", "pds", "xe?size=64MiB", "mtty", "vgpu?size=64MiB"} {
+	for _, profile := range []string{
+		"mlx5?size=64MiB", "virtio?size=1MiB", "hisi_acc", "hisi_acc?size=40", "qat", "pds", "pds?size=64KiB", "xe?size=64MiB",
+		"mtty", "mtty?ports=1", "vgpu?size=64MiB", "vgpu?size=1",
+	} {
 		t.Run(profile, func(t *testing.T) {
-			var p pair
-			src, dst := p.add(t, "d0", profile, profile)
-			ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
-			defer cancel()
-			s, r := p.run(t, ctx)
-			if s.err != nil || r.err != nil {
-				t.Fatalf("send: %v\nreceive: %v", s.err, r.err)
-			}
-			if s.report.Outcome != handoff.Committed || r.report.Outcome != handoff.Committed {
-				t.Fatalf("outcomes %v and %v", s.report.Outcome, r.report.Outcome)
-			}
-			a, b := s.report.Devices[0], r.report.Devices[0]
-			if a.Digest != b.Digest || a.Bytes != b.Bytes || a.Bytes == 0 {
-				t.Errorf("source %+v\ndestination %+v", a, b)
-			}
-			if err := dst.Verify(); err != nil {
-				t.Error(err)
-			}
-			wantState(t, src, vfio.Stop)
-			wantState(t, dst, vfio.Running)
-			t.Logf("%+v", s.report)
+			eachCarrier(t, func(t *testing.T, c carrier) {
+				p := newPair(t, c)
+				p.add(t, "d0", profile, profile)
+				s, r := p.succeed(t)
+				p.figures(t, s, r)
+			})
 		})
+	}
+}
+
+// sets are sets of devices of very unequal sizes, with and without PRE_COPY and
+// P2P, dirtied while they are read.
+var sets = map[string][]string{
+	"precopy":         {"mlx5?size=24MiB&dirty=20MiB/s&seed=1", "vgpu?size=8MiB&dirty=10MiB/s&seed=2", "mtty?seed=3"},
+	"stopcopy":        {"xe?size=24MiB&seed=1", "pds?seed=2"},
+	"mixed":           {"mlx5?size=16MiB&dirty=20MiB/s&seed=1", "xe?size=8MiB&seed=2", "qat?seed=3", "mtty?seed=4", "pds?seed=5"},
+	"one without P2P": {"mlx5?size=8MiB&dirty=10MiB/s&seed=1", "hisi_acc?seed=2&dirty=1MiB/s", "xe?size=4MiB&seed=3"},
+	"many":            slices.Repeat([]string{"mtty"}, 64),
+}
+
+func TestSets(t *testing.T) {
+	for name, set := range sets {
+		t.Run(name, func(t *testing.T) {
+			eachCarrier(t, func(t *testing.T, c carrier) {
+				p := newPair(t, c)
+				for i, url := range set {
+					p.add(t, fmt.Sprint("d", i), url, url)
+				}
+				slices.Reverse(p.sinks) // names matter, not places
+				guest := p.guest()
+				s, r := p.succeed(t)
+				p.figures(t, s, r)
+				p.inOrder(t)
+				if got := strings.Join(guest.calls, " "); got != "pause" {
+					t.Errorf("the guest was told to %s", got)
+				}
+			})
+		})
+	}
+}
+
+// guest notes when it is paused and resumed.
+type guest struct {
+	calls  []string
+	states []vfio.State // of the first source device, at each call
+	err    error        // of pause
+	wait   time.Duration
+}
+
+// guest gives the source a guest.
+func (p *pair) guest() *guest {
+	g := &guest{}
+	p.send.PauseGuest = func(context.Context) error {
+		time.Sleep(g.wait)
+		g.note("pause", p.src[0])
+		return g.err
+	}
+	p.send.ResumeGuest = func(context.Context) error {
+		g.note("resume", p.src[0])
+		return nil
+	}
+	return g
+}
+
+func (g *guest) note(call string, d *sim.Device) {
+	state, _ := d.State()
+	g.calls, g.states = append(g.calls, call), append(g.states, state)
+}
+
+// first and last are the Seq of the first and last arc to a state, by any of
+// the devices that pass the filter.
+func span(devices []*sim.Device, to vfio.State, which func(*sim.Device) bool) (first, last uint64) {
+	for _, d := range devices {
+		if !which(d) {
+			continue
+		}
+		for _, e := range d.Log() {
+			if e.To != to || e.Err != nil || e.Reset {
+				continue
+			}
+			if first == 0 || e.Seq < first {
+				first = e.Seq
+			}
+			last = max(last, e.Seq)
+		}
+	}
+	return first, last
+}
+
+func all(*sim.Device) bool         { return true }
+func hasP2P(d *sim.Device) bool    { return d.Features().P2P }
+func lacksP2P(d *sim.Device) bool  { return !d.Features().P2P }
+func quiesces(d *sim.Device) bool  { return d.Features().P2P && d.Features().PreCopy }
+func quiescesB(d *sim.Device) bool { return d.Features().P2P && !d.Features().PreCopy }
+
+// inOrder checks the barriers between the devices (contract, section 5).
+func (p *pair) inOrder(t *testing.T) {
+	t.Helper()
+	before := func(what string, earlier, later uint64) {
+		t.Helper()
+		if earlier != 0 && later != 0 && earlier > later {
+			t.Errorf("%s: event %d came after event %d", what, earlier, later)
+		}
+	}
+	firstStop, lastStop := span(p.src, vfio.StopCopy, all)
+	_, a := span(p.src, vfio.PreCopyP2P, quiesces)
+	_, b := span(p.src, vfio.RunningP2P, quiescesB)
+	before("all quiesced before any is stopped", max(a, b), firstStop)
+	if firstStop == 0 || lastStop == 0 {
+		t.Error("no device was stopped")
+	}
+	_, without := span(p.src, vfio.StopCopy, lacksP2P)
+	with, _ := span(p.src, vfio.StopCopy, hasP2P)
+	before("those without P2P are stopped first", without, with)
+
+	_, answers := lastOf(p.dst, vfio.RunningP2P, hasP2P)
+	firstRuns, lastRuns := lastOf(p.dst, vfio.Running, all)
+	before("all answer DMA before any runs", answers, firstRuns)
+	_, without = lastOf(p.dst, vfio.Running, lacksP2P)
+	with, _ = lastOf(p.dst, vfio.Running, hasP2P)
+	before("those without P2P run first", without, with)
+
+	released, _ := lastOf(p.src, vfio.Stop, all)
+	before("the source is released after the destination runs", lastRuns, released)
+	for i, d := range p.src {
+		if n := d.Stats().StreamsOpened; n != 1 {
+			t.Errorf("source %d opened %d sessions: one is carried from PRE_COPY to STOP_COPY", i, n)
+		}
+	}
+}
+
+// lastOf is span over each device's last arc to a state.
+func lastOf(devices []*sim.Device, to vfio.State, which func(*sim.Device) bool) (first, last uint64) {
+	for _, d := range devices {
+		_, seq := span([]*sim.Device{d}, to, which)
+		if seq != 0 && (first == 0 || seq < first) {
+			first = seq
+		}
+		last = max(last, seq)
+	}
+	return first, last
+}
+
+// figures checks what both reports say of a migration that was committed.
+func (p *pair) figures(t *testing.T, s, r side) {
+	t.Helper()
+	var sum time.Duration
+	for _, stage := range s.report.Stages {
+		if stage.Took < 0 {
+			t.Errorf("stage %s took %v", stage.Name, stage.Took)
+		}
+		sum += stage.Took
+	}
+	if len(s.report.Stages) != 5 || sum != s.report.Downtime || sum == 0 {
+		t.Errorf("stages %v come to %v, the downtime is %v", s.report.Stages, sum, s.report.Downtime)
+	}
+	if r.report.Downtime != s.report.Downtime || r.report.Total != s.report.Total {
+		t.Errorf("destination says %v in %v, source %v in %v", r.report.Downtime, r.report.Total, s.report.Downtime, s.report.Total)
+	}
+	for i, a := range s.report.Devices {
+		if (a.PrecopyBytes > 0) != p.src[i].Features().PreCopy {
+			t.Errorf("device %s: %d of %d bytes were read in PRE_COPY", a.Name, a.PrecopyBytes, a.Bytes)
+		}
+		if got := uint64(p.src[i].Stats().BytesRead); got != a.Bytes {
+			t.Errorf("device %s gave %d bytes, the report says %d", a.Name, got, a.Bytes)
+		}
+		if got := uint64(p.dst[i].Stats().BytesWritten); got != a.Bytes {
+			t.Errorf("device %s took %d bytes, the source gave %d", a.Name, got, a.Bytes)
+		}
+		if a.State != vfio.Stop.String() || r.report.Devices[i].State != vfio.Running.String() {
+			t.Errorf("device %s ended in %s and %s", a.Name, a.State, r.report.Devices[i].State)
+		}
+	}
+}
+
+func TestWireBytes(t *testing.T) {
+	for _, c := range []struct {
+		content string
+		less    bool
+	}{{"text", true}, {"mixed", true}, {"random", false}} {
+		t.Run(c.content, func(t *testing.T) {
+			p := newPair(t, pipe)
+			url := "xe?size=8MiB&content=" + c.content
+			p.add(t, "d0", url, url)
+			s, _ := p.succeed(t)
+			d := s.report.Devices[0]
+			if (d.WireBytes < d.Bytes*9/10) != c.less || d.WireBytes > d.Bytes {
+				t.Errorf("%d bytes took %d on the wire", d.Bytes, d.WireBytes)
+			}
+		})
+	}
+}
+
+// TestEvents: both sides tell their phases in order, and progress that grows.
+func TestEvents(t *testing.T) {
+	p := newPair(t, pipe)
+	url := "vgpu?size=8MiB&save=20MiB/s"
+	p.add(t, "d0", url, url)
+	var send, receive []string
+	var bytes uint64
+	note := func(list *[]string) report.Observer {
+		return func(ev report.Event) {
+			if ev.Kind == report.Phase {
+				*list = append(*list, ev.Phase)
+			}
+			for _, d := range ev.Devices {
+				if d.Applied > d.Bytes {
+					t.Errorf("%d bytes applied of %d", d.Applied, d.Bytes)
+				}
+				if list == &send && d.Bytes < bytes {
+					t.Errorf("progress went back from %d to %d bytes", bytes, d.Bytes)
+				}
+				if list == &send {
+					bytes = d.Bytes
+				}
+			}
+		}
+	}
+	p.send.Observe, p.receive.Observe = note(&send), note(&receive)
+	p.succeed(t)
+	if got := strings.Join(send, " "); got != "connect pre-copy stop stop-copy commit" && got != "connect pre-copy stop stop-copy commit running" {
+		t.Errorf("source went through %s", got)
+	}
+	if got := strings.Join(receive, " "); !strings.HasSuffix(got, "stop-copy commit running") {
+		t.Errorf("destination went through %s", got)
+	}
+	if bytes == 0 {
+		t.Error("no progress was told")
+	}
+}
+
+// TestSmallMemory: the least that both sides may be given still moves a set.
+func TestSmallMemory(t *testing.T) {
+	p := newPair(t, pipe)
+	for i, url := range sets["mixed"] {
+		p.add(t, fmt.Sprint("d", i), url, url)
+	}
+	p.send.ChunkSize, p.send.Memory, p.send.Lanes = 4096, 4096, 16
+	p.receive.ChunkSize, p.receive.Memory = 8192, 8192
+	p.succeed(t)
+}
+
+// TestChunkSizes: the smaller of both sides' chunks is what is sent.
+func TestChunkSizes(t *testing.T) {
+	for _, c := range []struct{ send, receive, chunks int }{
+		{1 << 20, 4 << 10, 1024}, {4 << 10, 1 << 20, 1024}, {4 << 20, 4 << 20, 1},
+	} {
+		p := newPair(t, pipe)
+		p.add(t, "d0", "xe?size=4000000", "xe?size=4000000")
+		p.send = reader.Options{ChunkSize: c.send, Memory: 4 << 20}
+		p.receive.ChunkSize = c.receive
+		s, _ := p.succeed(t)
+		if got := int(s.report.Devices[0].Chunks); got < c.chunks/2+1 || got > c.chunks {
+			t.Errorf("chunks of %d and %d bytes: %d were sent", c.send, c.receive, got)
+		}
 	}
 }

@@ -68,7 +68,7 @@ func wantSameFile(t testing.TB, from, to string) {
 func TestPath(t *testing.T) {
 	for _, c := range []struct {
 		name          string
-		carrier       func(testing.TB) (transport.Dialer, transport.Listener)
+		carrier       carrier
 		codec         codec.Policy
 		source, dest  string
 		size, devices int
@@ -81,13 +81,14 @@ func TestPath(t *testing.T) {
 		{"not local", pipe, nil, "read", "write", 5<<20 + 1, 1},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			p := pair{carrier: c.carrier, send: reader.Options{Codec: c.codec, Lanes: 3}}
+			p := newPair(t, c.carrier)
+			p.send = reader.Options{Codec: c.codec, Lanes: 3}
 			var from, to []string
 			for i := range c.devices {
 				a, b := p.files(t, string(rune('a'+i)), c.size)
 				from, to = append(from, a), append(to, b)
 			}
-			s, r := p.run(t, t.Context())
+			s, r := p.run(t)
 			if s.err != nil || r.err != nil {
 				t.Fatalf("send: %v\nreceive: %v", s.err, r.err)
 			}
@@ -107,10 +108,10 @@ func TestPath(t *testing.T) {
 
 // A device that cannot be spliced still crosses a local carrier.
 func TestLocalDevice(t *testing.T) {
-	p := pair{carrier: unixCarrier}
+	p := newPair(t, unixCarrier)
 	_, dst := p.add(t, "d0", "mlx5?size=16MiB", "mlx5?size=16MiB")
 	from, to := p.files(t, "d1", 3<<20)
-	s, r := p.run(t, t.Context())
+	s, r := p.run(t)
 	if s.err != nil || r.err != nil {
 		t.Fatalf("send: %v\nreceive: %v", s.err, r.err)
 	}

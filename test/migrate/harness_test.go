@@ -1,0 +1,234 @@
+package migrate
+
+import (
+	"context"
+	"net/url"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/migpipe/migpipe/reader"
+	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/transport/handoff"
+	"github.com/migpipe/migpipe/transport/report"
+	"github.com/migpipe/migpipe/vfio"
+	"github.com/migpipe/migpipe/vfio/sim"
+	"github.com/migpipe/migpipe/writer"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// patience is far above what any migration here takes.
+const patience = 30 * time.Second
+
+// side is what one side of a migration came to.
+type side struct {
+	report report.Report
+	err    error
+}
+
+// carrier connects the two sides.
+type carrier func(testing.TB) (transport.Dialer, transport.Listener)
+
+// pair is a migration to be run.
+type pair struct {
+	sources  []reader.Source
+	sinks    []writer.Sink
+	src, dst []*sim.Device
+	send     reader.Options
+	receive  writer.Options
+	carrier  carrier
+
+	sendCtx, receiveCtx       context.Context
+	cancelSend, cancelReceive context.CancelFunc
+}
+
+func newPair(t testing.TB, c carrier) *pair {
+	leavesNothing(t)
+	p := &pair{carrier: c}
+	p.sendCtx, p.cancelSend = context.WithTimeout(context.Background(), patience)
+	p.receiveCtx, p.cancelReceive = context.WithTimeout(context.Background(), patience)
+	t.Cleanup(p.cancelSend)
+	t.Cleanup(p.cancelReceive)
+	return p
+}
+
+func pipe(t testing.TB) (transport.Dialer, transport.Listener) {
+	d, l := transport.Pipe()
+	t.Cleanup(func() { l.Close() })
+	return d, l
+}
+
+func overQUIC(t testing.TB) (transport.Dialer, transport.Listener) {
+	var ids [2]*transport.Identity
+	for i := range ids {
+		id, err := transport.NewIdentity()
+		if err != nil {
+			t.Fatal(err)
+		}
+		ids[i] = id
+	}
+	l, err := transport.ListenQUIC("127.0.0.1:0", ids[1], []transport.ID{ids[0].ID()}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	return &transport.QUICDialer{Addr: l.Addr().String(), Identity: ids[0], Peers: []transport.ID{ids[1].ID()}}, l
+}
+
+// eachCarrier runs a test over memory and over the network.
+func eachCarrier(t *testing.T, f func(*testing.T, carrier)) {
+	t.Run("pipe", func(t *testing.T) { f(t, pipe) })
+	t.Run("quic", func(t *testing.T) { f(t, overQUIC) })
+}
+
+// leavesNothing checks, after everything that the test cleans up, that no
+// goroutine and no file descriptor is left. Chunks the engines count themselves.
+func leavesNothing(t testing.TB) {
+	goroutines, fds := goleak.IgnoreCurrent(), openFiles(t)
+	t.Cleanup(func() {
+		goleak.VerifyNone(t, goroutines)
+		if left := openFiles(t); left > fds {
+			t.Errorf("%d file descriptors are open, %d were", left, fds)
+		}
+	})
+}
+
+func openFiles(t testing.TB) int {
+	names, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Skip(err)
+	}
+	return len(names)
+}
+
+// add adds a simulated device on both sides.
+func (p *pair) add(t testing.TB, name, source, sink string) (src, dst *sim.Device) {
+	t.Helper()
+	src, dst = open(t, source), open(t, sink)
+	p.src, p.dst = append(p.src, src), append(p.dst, dst)
+	p.sources = append(p.sources, reader.Source{Name: name, Device: src})
+	p.sinks = append(p.sinks, writer.Sink{Name: name, Device: dst})
+	return src, dst
+}
+
+func open(t testing.TB, url string) *sim.Device {
+	t.Helper()
+	d, err := sim.OpenURL(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { d.Close() })
+	return d
+}
+
+// with is a device URL with a fault added, if there is one.
+func with(device, fault string) string {
+	if fault == "" {
+		return device
+	}
+	sep := "?"
+	if strings.Contains(device, "?") {
+		sep = "&"
+	}
+	return device + sep + "fault=" + url.QueryEscape(fault)
+}
+
+// run runs both sides to their ends.
+func (p *pair) run(t testing.TB) (send, receive side) {
+	t.Helper()
+	dialer, listener := p.carrier(t)
+	done := make(chan side)
+	go func() {
+		r, err := writer.Receive(p.receiveCtx, listener, p.sinks, &p.receive)
+		done <- side{r, err}
+	}()
+	r, err := reader.Send(p.sendCtx, dialer, p.sources, &p.send)
+	return side{r, err}, <-done
+}
+
+// succeed runs a migration that must end well.
+func (p *pair) succeed(t testing.TB) (send, receive side) {
+	t.Helper()
+	s, r := p.run(t)
+	if s.err != nil || r.err != nil {
+		t.Fatalf("send: %v\nreceive: %v", s.err, r.err)
+	}
+	p.committed(t, s, r)
+	return s, r
+}
+
+// committed checks that the destination has what the source had.
+func (p *pair) committed(t testing.TB, s, r side) {
+	t.Helper()
+	if s.report.Outcome != handoff.Committed || r.report.Outcome != handoff.Committed {
+		t.Fatalf("outcomes %v and %v", s.report.Outcome, r.report.Outcome)
+	}
+	for i := range p.src {
+		a, b := s.report.Devices[i], r.report.Devices[i]
+		if a.Name != b.Name || a.Digest != b.Digest || a.Bytes != b.Bytes || a.Chunks != b.Chunks || a.WireBytes != b.WireBytes || a.Bytes == 0 {
+			t.Errorf("source      %+v\ndestination %+v", a, b)
+		}
+		if err := p.dst[i].Verify(); err != nil {
+			t.Error(err)
+		}
+		wantState(t, p.src[i], vfio.Stop)
+		wantState(t, p.dst[i], vfio.Running)
+	}
+}
+
+// rolledBack checks that the source runs, that the destination holds nothing,
+// and that the same devices migrate at the next attempt.
+func (p *pair) rolledBack(t testing.TB, s, r side) {
+	t.Helper()
+	if s.report.Outcome != handoff.Rolledback || r.report.Outcome != handoff.Rolledback {
+		t.Errorf("outcomes %v (%v) and %v (%v)", s.report.Outcome, s.err, r.report.Outcome, r.err)
+	}
+	p.atHome(t)
+	p.again(t)
+}
+
+// atHome checks that the source's devices run, and that the destination's have
+// been reset if they were ever touched.
+func (p *pair) atHome(t testing.TB) {
+	t.Helper()
+	for i := range p.src {
+		wantState(t, p.src[i], vfio.Running)
+		wantState(t, p.dst[i], vfio.Running)
+		if p.dst[i].Verify() == nil {
+			t.Errorf("destination %d still holds the source's state", i)
+		}
+		log := p.dst[i].Log()
+		if len(log) > 0 && !log[len(log)-1].Reset {
+			t.Errorf("destination %d went from %v to %v without a reset", i, log[len(log)-1].From, log[len(log)-1].To)
+		}
+	}
+}
+
+// again migrates the same devices once more, without whatever was in the way.
+func (p *pair) again(t testing.TB) {
+	t.Helper()
+	next := newPair(t, pipe)
+	next.sources, next.sinks, next.src, next.dst = p.sources, p.sinks, p.src, p.dst
+	next.succeed(t)
+}
+
+func wantState(t testing.TB, d vfio.Device, want vfio.State) {
+	t.Helper()
+	if got, err := d.State(); err != nil || got != want {
+		t.Errorf("device is in %v (%v), want %v", got, err, want)
+	}
+}
+
+// fault is the error as what it has to be.
+func (s side) fault(t testing.TB) *transport.Fault {
+	t.Helper()
+	f, ok := s.err.(*transport.Fault)
+	if !ok {
+		t.Fatalf("error %v is no fault", s.err)
+	}
+	return f
+}
