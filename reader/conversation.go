@@ -1,6 +1,7 @@
 package reader
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"time"
@@ -10,6 +11,37 @@ import (
 	"github.com/migpipe/migpipe/transport/handoff"
 	"github.com/migpipe/migpipe/transport/report"
 )
+
+// connect opens the control lane.
+func (e *engine) connect(ctx context.Context) error {
+	e.tell(report.Event{Kind: report.Phase, Phase: report.Connect})
+	ctx, cancel := context.WithTimeout(ctx, transport.WelcomeTimeout)
+	defer cancel()
+	lane, err := e.dialer.Dial(ctx)
+	if err != nil {
+		return err
+	}
+	err = transport.WritePreamble(lane, transport.Preamble{Kind: transport.LaneControl, Mig: e.opts.Attempt.Mig, Epoch: e.opts.Attempt.Epoch})
+	if err != nil {
+		lane.Close()
+		return err
+	}
+	e.control = transport.NewControl(lane)
+	for i := range e.offer.Devices {
+		e.offer.Devices[i].Splice = e.opts.Codec == nil && transport.Local(lane)
+	}
+	return nil
+}
+
+func (e *engine) unreachable(ctx context.Context, err error) (report.Report, error) {
+	e.out.Outcome = handoff.Rolledback
+	e.finishReport()
+	fault := &transport.Fault{Code: transport.CodeOf(err), Err: err}
+	if ctx.Err() != nil {
+		fault.Code = transport.CodeCancelled
+	}
+	return e.out, fault
+}
 
 // message takes in what the destination says. Before the hand-off judges it,
 // the cause of a refusal is kept for the report.

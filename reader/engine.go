@@ -133,37 +133,6 @@ func newEngine(o Options, dialer transport.Dialer, sources []Source) (*engine, e
 	return e, nil
 }
 
-// connect opens the control lane.
-func (e *engine) connect(ctx context.Context) error {
-	e.tell(report.Event{Kind: report.Phase, Phase: report.Connect})
-	ctx, cancel := context.WithTimeout(ctx, transport.WelcomeTimeout)
-	defer cancel()
-	lane, err := e.dialer.Dial(ctx)
-	if err != nil {
-		return err
-	}
-	err = transport.WritePreamble(lane, transport.Preamble{Kind: transport.LaneControl, Mig: e.opts.Attempt.Mig, Epoch: e.opts.Attempt.Epoch})
-	if err != nil {
-		lane.Close()
-		return err
-	}
-	e.control = transport.NewControl(lane)
-	for i := range e.offer.Devices {
-		e.offer.Devices[i].Splice = e.opts.Codec == nil && transport.Local(lane)
-	}
-	return nil
-}
-
-func (e *engine) unreachable(ctx context.Context, err error) (report.Report, error) {
-	e.out.Outcome = handoff.Rolledback
-	e.finishReport()
-	fault := &transport.Fault{Code: transport.CodeOf(err), Err: err}
-	if ctx.Err() != nil {
-		fault.Code = transport.CodeCancelled
-	}
-	return e.out, fault
-}
-
 // loop takes events until the hand-off says that it is over, then stops and
 // joins everything.
 func (e *engine) loop(ctx context.Context) {
@@ -367,57 +336,9 @@ func closeLanes(lanes []transport.Lane) {
 	}
 }
 
-// advance steps the plan and does what it says.
-func (e *engine) advance(ev any) {
-	if e.owner.Phase != handoff.SourceTransfer {
-		return
-	}
-	for _, a := range e.plan.step(time.Since(e.clock.start), ev) {
-		switch a := a.(type) {
-		case enter:
-			e.enter(a)
-		case pause:
-			e.pause()
-		case endStream:
-			end := e.ends[a.device]
-			end.Attempt = e.opts.Attempt
-			e.control.Send(&end)
-		case allDrained:
-			e.allDrained()
-		}
-	}
-}
-
 // enter starts a transition; it ends by itself, when the drivers are done.
 func (e *engine) enter(a enter) {
 	e.others.Go(func() { e.post(moved{e.fleet.enter(a.moves)}) })
-}
-
-func (e *engine) moved(ev moved) {
-	if ev.err != nil {
-		e.failed(e.fleet.fault(ev.err, e.drainedBytes))
-	}
-	if e.owner.Phase != handoff.SourceTransfer {
-		return
-	}
-	e.startDrains()
-	switch e.plan.phase {
-	case entering:
-		e.tell(report.Event{Kind: report.Phase, Phase: report.PreCopy})
-	case stopping:
-		e.stopped()
-	}
-	e.advance(reached{})
-}
-
-// stopped lets the drains take the end of the stream for what it is.
-func (e *engine) stopped() {
-	e.clock.stopped = time.Now()
-	for _, d := range e.drains {
-		close(d.final)
-	}
-	e.tell(report.Event{Kind: report.Phase, Phase: report.StopCopy})
-	e.estimate()
 }
 
 // startDrains starts one drain for each session that has none yet.
@@ -438,45 +359,7 @@ func (e *engine) startDrains() {
 	}
 }
 
-// pause stops the guest, and keeps the drains from asking for more dirty data.
-func (e *engine) pause() {
-	e.clock.paused = time.Now()
-	e.tell(report.Event{Kind: report.Phase, Phase: report.Stop, Text: e.plan.because})
-	for _, d := range e.drains {
-		if d != nil {
-			d.quiet.Store(true)
-			e.precopied[d.device] = d.read.Load()
-		}
-	}
-	if e.opts.PauseGuest == nil {
-		e.guestPaused(nil)
-		return
-	}
+// pauseGuest ends by itself, or with work.
+func (e *engine) pauseGuest() {
 	e.pausing.Go(func() { e.post(guestPaused{e.opts.PauseGuest(e.work)}) })
-}
-
-func (e *engine) guestPaused(err error) {
-	if err != nil {
-		e.failed(&transport.Fault{Code: transport.CodeDevice, Err: fmt.Errorf("pause the guest: %w", err)})
-		return
-	}
-	e.advance(paused{})
-}
-
-func (e *engine) allDrained() {
-	e.clock.drained = time.Now()
-	e.draining.Wait() // each has said that it ended
-	e.closeQueue()
-	digests := make([]transport.StreamDigest, len(e.ends))
-	for i, end := range e.ends {
-		digests[i] = end.Digest
-	}
-	e.own(handoff.Drained{Digest: transport.SetDigest(digests)})
-}
-
-func (e *engine) drainedBytes(device int) uint64 {
-	if d := e.drains[device]; d != nil {
-		return d.read.Load()
-	}
-	return 0
 }

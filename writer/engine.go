@@ -76,14 +76,17 @@ type engine struct {
 	hearing   sync.WaitGroup // control reader: by the control lane's end
 	others    sync.WaitGroup // acker: by quit; transitions: end by themselves
 
-	helloBy                      <-chan time.Time // when a source that opened a control lane must have said HELLO
-	clock                        clock
-	moved                        time.Time // when a byte was last applied, after the last END
-	applied                      uint64    // in all, as of moved
-	fault                        *transport.Fault
-	deaf                         error // why no more lanes are accepted
-	preparing, interrupted, done bool
-	out                          report.Report
+	helloBy <-chan time.Time // when a source that opened a control lane must have said HELLO
+	deaf    error            // why no more lanes are accepted
+	clock   clock
+	moved   time.Time // when a byte was last applied, after the last END
+	applied uint64    // in all, as of moved
+	fault   *transport.Fault
+	out     report.Report
+
+	preparing   bool // devices are on their way to RESUMING
+	interrupted bool // meanwhile somebody cancelled, or the source was lost
+	done        bool
 }
 
 // clock holds when the stages began, as this side saw them.
@@ -130,20 +133,6 @@ func (e *engine) loop(ctx context.Context, listener transport.Listener) {
 	e.accepting.Wait()
 	e.join()
 	e.forget()
-}
-
-// forget closes lanes that were admitted too late for the loop to see.
-func (e *engine) forget() {
-	for {
-		select {
-		case ev := <-e.events:
-			if a, ok := ev.(admitted); ok {
-				a.lane.Close()
-			}
-		default:
-			return
-		}
-	}
 }
 
 // join ends what the loop started. It is in the order of the data's way, so
@@ -297,21 +286,6 @@ func (e *engine) admitted(ev admitted) {
 	}
 }
 
-// turnAway tells a second source that one migration is all that is served.
-func turnAway(ev admitted) {
-	control := transport.NewControl(ev.lane)
-	ev.lane.SetDeadline(time.Now().Add(time.Second))
-	control.Send(&transport.Declined{Attempt: transport.Attempt{Mig: ev.pre.Mig, Epoch: ev.pre.Epoch},
-		Code: transport.CodeLimit, Text: "this destination already serves a migration"})
-	transport.HangUp(ev.lane, func() {
-		for {
-			if _, err := control.Receive(); err != nil {
-				return
-			}
-		}
-	})
-}
-
 // receive hands the source's messages to the loop. It ends with the lane.
 func (e *engine) receive(control *transport.Control) {
 	for {
@@ -321,20 +295,6 @@ func (e *engine) receive(control *transport.Control) {
 			return
 		}
 		e.post(heard{control, m})
-	}
-}
-
-// dropControl forgets a source that never said HELLO. Its reader ends with the
-// lane, and is joined in the end: it may be waiting for this loop.
-func (e *engine) dropControl() {
-	e.helloBy = nil
-	if e.control == nil || e.offer != nil {
-		return
-	}
-	e.control.Lane().Close()
-	e.control = nil
-	if e.deaf != nil {
-		e.acceptFailed(e.deaf)
 	}
 }
 
@@ -364,13 +324,6 @@ func (e *engine) dataLane(ev admitted) {
 			e.post(laneFailed{fault})
 		}
 	})
-}
-
-func peerOf(l transport.Lane) transport.ID {
-	if p, ok := l.(transport.Identified); ok {
-		return p.Peer()
-	}
-	return transport.ID{}
 }
 
 // prepare opens the devices' sessions; it ends when the drivers are done.

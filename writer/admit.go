@@ -1,0 +1,57 @@
+package writer
+
+import (
+	"time"
+
+	"github.com/migpipe/migpipe/transport"
+)
+
+// turnAway tells a second source that one migration is all that is served.
+func turnAway(ev admitted) {
+	control := transport.NewControl(ev.lane)
+	ev.lane.SetDeadline(time.Now().Add(time.Second))
+	control.Send(&transport.Declined{Attempt: transport.Attempt{Mig: ev.pre.Mig, Epoch: ev.pre.Epoch},
+		Code: transport.CodeLimit, Text: "this destination already serves a migration"})
+	transport.HangUp(ev.lane, func() {
+		for {
+			if _, err := control.Receive(); err != nil {
+				return
+			}
+		}
+	})
+}
+
+// dropControl forgets a source that never said HELLO. Its reader ends with the
+// lane, and is joined in the end: it may be waiting for this loop.
+func (e *engine) dropControl() {
+	e.helloBy = nil
+	if e.control == nil || e.offer != nil {
+		return
+	}
+	e.control.Lane().Close()
+	e.control = nil
+	if e.deaf != nil {
+		e.acceptFailed(e.deaf)
+	}
+}
+
+// forget closes lanes that were admitted too late for the loop to see.
+func (e *engine) forget() {
+	for {
+		select {
+		case ev := <-e.events:
+			if a, ok := ev.(admitted); ok {
+				a.lane.Close()
+			}
+		default:
+			return
+		}
+	}
+}
+
+func peerOf(l transport.Lane) transport.ID {
+	if p, ok := l.(transport.Identified); ok {
+		return p.Peer()
+	}
+	return transport.ID{}
+}
