@@ -41,6 +41,7 @@ type pair struct {
 	send     reader.Options
 	receive  writer.Options
 	carrier  carrier
+	lonely   bool // the source ends before it has said HELLO: the destination waits on
 
 	sendCtx, receiveCtx       context.Context
 	cancelSend, cancelReceive context.CancelFunc
@@ -147,6 +148,9 @@ func (p *pair) run(t testing.TB) (send, receive side) {
 		done <- side{r, err}
 	}()
 	r, err := reader.Send(p.sendCtx, dialer, p.sources, &p.send)
+	if p.lonely {
+		p.cancelReceive()
+	}
 	return side{r, err}, <-done
 }
 
