@@ -17,6 +17,7 @@ type fleet struct {
 
 	mu      sync.Mutex
 	streams []vfio.Stream
+	resumed bool // the way back was taken: no device leaves RUNNING any more
 }
 
 // deviceError is a failure of one device.
@@ -29,10 +30,13 @@ func (e *deviceError) Error() string { return e.err.Error() }
 func (e *deviceError) Unwrap() error { return e.err }
 
 // enter makes the moves, all at once, and returns when every device is where
-// it should be: the barrier.
+// it should be: the barrier. Moves that come after resume are not made.
 func (f *fleet) enter(moves []move) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if f.resumed {
+		return nil
+	}
 	return f.each(len(moves), func(i int) error { return f.set(moves[i].device, moves[i].to) })
 }
 
@@ -53,6 +57,7 @@ func (f *fleet) set(device int, to vfio.State) error {
 func (f *fleet) resume() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.resumed = true
 	var errs []error
 	for _, step := range []struct {
 		p2p bool
