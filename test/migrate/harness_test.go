@@ -6,6 +6,7 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"go.uber.org/goleak"
@@ -84,6 +85,17 @@ func overQUIC(t testing.TB) (transport.Dialer, transport.Listener) {
 func eachCarrier(t *testing.T, f func(*testing.T, carrier)) {
 	t.Run("pipe", func(t *testing.T) { f(t, pipe) })
 	t.Run("quic", func(t *testing.T) { f(t, overQUIC) })
+}
+
+// timed runs a test that takes its time over memory, where time costs nothing,
+// and where it is worth it over the network.
+func timed(t *testing.T, quic bool, f func(*testing.T, carrier)) {
+	t.Run("pipe", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) { f(t, pipe) })
+	})
+	if quic {
+		t.Run("quic", func(t *testing.T) { f(t, overQUIC) })
+	}
 }
 
 // leavesNothing checks, after everything that the test cleans up, that no
@@ -235,4 +247,9 @@ func (s side) fault(t testing.TB) *transport.Fault {
 		t.Fatalf("error %v is no fault", s.err)
 	}
 	return f
+}
+
+// sendTo runs the source's side alone.
+func (p *pair) sendTo(d transport.Dialer) (report.Report, error) {
+	return reader.Send(p.sendCtx, d, p.sources, &p.send)
 }

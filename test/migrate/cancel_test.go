@@ -1,0 +1,327 @@
+package migrate
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/transport/handoff"
+	"github.com/migpipe/migpipe/transport/report"
+	"github.com/migpipe/migpipe/vfio"
+)
+
+// when calls do once, at the first event of a phase and a moment later.
+func when(phase string, later time.Duration, do func()) report.Observer {
+	var once sync.Once
+	return func(ev report.Event) {
+		if ev.Phase == phase {
+			once.Do(func() {
+				if later == 0 {
+					do()
+				} else {
+					time.AfterFunc(later, do)
+				}
+			})
+		}
+	}
+}
+
+// slow takes a moment in every phase.
+const slow = "vgpu?size=4MiB&save=16MiB/s&dirty=4MiB/s"
+
+// TestCancel cancels either side in every phase. Before COMMIT the source runs
+// again within a second.
+func TestCancel(t *testing.T) {
+	for _, c := range []struct {
+		name         string
+		source, sink string // devices; slow where empty
+		phase        string
+		later        time.Duration
+		quic         bool // over the network too, in real time
+	}{
+		{name: "PRE_COPY", phase: report.PreCopy, quic: true},
+		{name: "in PRE_COPY", phase: report.PreCopy, later: 100 * time.Millisecond},
+		{name: "pause", phase: report.Stop, quic: true},
+		{name: "STOP_COPY", phase: report.StopCopy, quic: true},
+		{name: "in STOP_COPY", source: "xe?size=4MiB&save=8MiB/s", sink: "xe?size=4MiB", phase: report.StopCopy, later: 100 * time.Millisecond},
+		{name: "blocked read in PRE_COPY", source: with(nic, "hang@1MiB"), sink: nic, phase: report.PreCopy, later: 50 * time.Millisecond},
+		{name: "blocked read in STOP_COPY", quic: true, source: "xe?size=2MiB&fault=hang@1MiB", sink: "xe?size=2MiB", phase: report.StopCopy, later: 50 * time.Millisecond},
+		{name: "slow load", quic: true, source: "xe?size=4MiB", sink: "xe?size=4MiB&load=4MiB/s", phase: report.StopCopy, later: 300 * time.Millisecond},
+		{name: "slow load under the state lock", source: "mlx5?size=16MiB", sink: "mlx5?size=16MiB&load=4MiB/s", phase: report.PreCopy, later: 300 * time.Millisecond},
+		{name: "slow RESUMING to STOP", source: "qat", sink: "qat?load=8KiB/s", phase: report.StopCopy, later: 100 * time.Millisecond},
+	} {
+		for _, atSource := range []bool{true, false} {
+			t.Run(fmt.Sprintf("%s, at the source %v", c.name, atSource), func(t *testing.T) {
+				timed(t, c.quic, func(t *testing.T, carry carrier) {
+					if c.source == "" {
+						c.source, c.sink = slow, slow
+					}
+					p := newPair(t, carry)
+					p.add(t, "d0", c.source, c.sink)
+					g := p.guest()
+					var began atomic.Int64
+					cancel := p.cancelReceive
+					if atSource {
+						cancel = p.cancelSend
+					}
+					p.send.Observe = when(c.phase, c.later, func() { began.Store(time.Now().UnixNano()); cancel() })
+					p.receive.ChunkSize = 256 << 10
+					s, r := p.run(t)
+					p.wantCancelled(t, s, !atSource)
+					p.wantCancelled(t, r, atSource)
+					p.wantSoon(t, time.Unix(0, began.Load()))
+					if len(g.calls) == 1 {
+						t.Errorf("the guest was told to %v", g.calls)
+					}
+					p.rolledBack(t, s, r)
+				})
+			})
+		}
+	}
+}
+
+func (p *pair) wantCancelled(t *testing.T, got side, remote bool) {
+	t.Helper()
+	if f := got.fault(t); f.Code != transport.CodeCancelled || f.Remote != remote {
+		t.Errorf("reported is %v, remote %v: %q", f.Code, f.Remote, f)
+	}
+}
+
+// wantSoon checks that the source's devices ran again within a second.
+func (p *pair) wantSoon(t *testing.T, since time.Time) {
+	t.Helper()
+	for i, d := range p.src {
+		log := d.Log()
+		if len(log) == 0 {
+			continue
+		}
+		if took := log[len(log)-1].At.Sub(since); took > time.Second {
+			t.Errorf("source %d ran again %v after the cancel", i, took)
+		}
+	}
+}
+
+// TestCancelConnecting cancels a source that has not reached anybody.
+func TestCancelConnecting(t *testing.T) { synctest.Test(t, testCancelConnecting) }
+
+func testCancelConnecting(t *testing.T) {
+	p := newPair(t, func(t testing.TB) (transport.Dialer, transport.Listener) {
+		_, l := pipe(t)
+		return deaf{}, l
+	})
+	p.add(t, "d0", nic, nic)
+	p.lonely = true
+	time.AfterFunc(50*time.Millisecond, p.cancelSend)
+	s, r := p.run(t)
+	p.wantCancelled(t, s, false)
+	p.wantCancelled(t, r, false)
+	p.rolledBack(t, s, r)
+}
+
+// deaf dials and reaches nobody.
+type deaf struct{}
+
+func (deaf) Dial(ctx context.Context) (transport.Lane, error) {
+	<-ctx.Done()
+	return nil, fmt.Errorf("%w: %w", transport.ErrUnreachable, context.Cause(ctx))
+}
+
+// TestCancelPause: a guest whose pause takes its time is resumed after it.
+func TestCancelPause(t *testing.T) { synctest.Test(t, testCancelPause) }
+
+func testCancelPause(t *testing.T) {
+	p := newPair(t, pipe)
+	p.add(t, "d0", nic, nic)
+	g := p.guest()
+	g.wait = 200 * time.Millisecond
+	p.send.Observe = when(report.Stop, 50*time.Millisecond, p.cancelSend)
+	s, r := p.run(t)
+	if fmt.Sprint(g.calls) != "[pause resume]" {
+		t.Errorf("the guest was told to %v", g.calls)
+	}
+	p.wantCancelled(t, s, false)
+	p.rolledBack(t, s, r)
+}
+
+// gate is a journal that stops at one record until it is told to go on.
+type gate struct {
+	*handoff.Memory
+	at      handoff.Record
+	reached func()
+}
+
+func (g gate) Append(e handoff.Entry) error {
+	if e.Record == g.at {
+		g.reached()
+	}
+	return g.Memory.Append(e)
+}
+
+// TestCancelReady: while the source writes COMMIT, either side is cancelled.
+// The destination is the one place where both meet.
+func TestCancelReady(t *testing.T) {
+	t.Run("at the destination", func(t *testing.T) {
+		p := newPair(t, pipe)
+		p.add(t, "d0", nic, nic)
+		p.send.Journal = gate{handoff.NewMemory(), handoff.Commit, func() { p.cancelReceive(); time.Sleep(100 * time.Millisecond) }}
+		s, r := p.run(t)
+		p.wantCancelled(t, s, true)
+		p.wantCancelled(t, r, false)
+		p.send.Journal = nil
+		p.rolledBack(t, s, r)
+	})
+	t.Run("at the source", func(t *testing.T) { // too late: it is for the destination to say
+		p := newPair(t, pipe)
+		p.add(t, "d0", nic, nic)
+		p.send.Journal = gate{handoff.NewMemory(), handoff.Commit, p.cancelSend}
+		s, r := p.run(t)
+		if s.err != nil || r.err != nil {
+			t.Fatalf("send: %v\nreceive: %v", s.err, r.err)
+		}
+		p.committed(t, s, r)
+	})
+}
+
+// cable is a carrier that can be cut.
+type cable struct {
+	carrier carrier
+	dialer  transport.Dialer
+
+	mu    sync.Mutex
+	cut   bool
+	lanes []transport.Lane
+}
+
+func (c *cable) connect(t testing.TB) (transport.Dialer, transport.Listener) {
+	d, l := c.carrier(t)
+	c.dialer = d
+	return c, l
+}
+
+func (c *cable) Dial(ctx context.Context) (transport.Lane, error) {
+	lane, err := c.dialer.Dial(ctx)
+	if err != nil {
+		return nil, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.lanes = append(c.lanes, lane)
+	if c.cut {
+		lane.Close()
+	}
+	return lane, nil
+}
+
+func (c *cable) Cut() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.cut = true
+	for _, l := range c.lanes {
+		l.Close()
+	}
+}
+
+// TestLost cuts the connection in every phase before COMMIT.
+func TestLost(t *testing.T) {
+	for _, phase := range []string{"welcome", report.PreCopy, report.Stop, report.StopCopy, "in stop-copy", "ready"} {
+		t.Run(phase, func(t *testing.T) {
+			timed(t, true, func(t *testing.T, carry carrier) {
+				wire := &cable{carrier: carry}
+				p := newPair(t, wire.connect)
+				p.add(t, "d0", slow, slow)
+				p.add(t, "d1", "xe?size=4MiB&save=16MiB/s", "xe?size=4MiB")
+				switch phase {
+				case "welcome":
+					p.receive.Journal = gate{handoff.NewMemory(), handoff.Open, wire.Cut}
+				case "ready":
+					p.receive.Journal = gate{handoff.NewMemory(), handoff.Ready, wire.Cut}
+				case "in stop-copy":
+					p.send.Observe = when(report.StopCopy, 100*time.Millisecond, wire.Cut)
+				default:
+					p.send.Observe = when(phase, 0, wire.Cut)
+				}
+				s, r := p.run(t)
+				for _, got := range []side{s, r} {
+					if f := got.fault(t); f.Code != transport.CodeNetwork || f.Remote {
+						t.Errorf("reported is %v, remote %v: %q", f.Code, f.Remote, f)
+					}
+				}
+				p.receive.Journal = nil
+				p.rolledBack(t, s, r)
+			})
+		})
+	}
+}
+
+// TestInDoubt cuts the connection where nobody can know any more.
+func TestInDoubt(t *testing.T) {
+	t.Run("COMMIT lost", func(t *testing.T) {
+		eachCarrier(t, func(t *testing.T, carry carrier) {
+			wire := &cable{carrier: carry}
+			p := newPair(t, wire.connect)
+			p.add(t, "d0", nic, nic)
+			p.send.Journal = gate{handoff.NewMemory(), handoff.Commit, wire.Cut}
+			s, r := p.run(t)
+			if s.report.Outcome != handoff.InDoubt || r.report.Outcome != handoff.Rolledback {
+				t.Fatalf("outcomes %v (%v) and %v (%v)", s.report.Outcome, s.err, r.report.Outcome, r.err)
+			}
+			wantState(t, p.src[0], vfio.StopCopy) // kept, and not resumed
+			if _, err := p.src[0].SetState(vfio.Running); err != nil {
+				t.Fatal(err)
+			}
+			p.atHome(t)
+			p.again(t)
+		})
+	})
+	t.Run("RUNNING lost", func(t *testing.T) {
+		eachCarrier(t, func(t *testing.T, carry carrier) {
+			wire := &cable{carrier: carry}
+			p := newPair(t, wire.connect)
+			p.add(t, "d0", nic, nic)
+			p.receive.Journal = gate{handoff.NewMemory(), handoff.Accept, wire.Cut}
+			s, r := p.run(t)
+			if s.report.Outcome != handoff.InDoubt || r.report.Outcome != handoff.Committed {
+				t.Fatalf("outcomes %v (%v) and %v (%v)", s.report.Outcome, s.err, r.report.Outcome, r.err)
+			}
+			wantState(t, p.src[0], vfio.StopCopy)
+			wantState(t, p.dst[0], vfio.Running)
+			if err := p.dst[0].Verify(); err != nil {
+				t.Error(err)
+			}
+		})
+	})
+}
+
+// TestSecondSource: one destination serves one migration, and says so.
+func TestSecondSource(t *testing.T) {
+	timed(t, true, func(t *testing.T, carry carrier) {
+		var dialer transport.Dialer
+		p := newPair(t, func(t testing.TB) (d transport.Dialer, l transport.Listener) {
+			dialer, l = carry(t)
+			return dialer, l
+		})
+		p.add(t, "d0", slow, slow)
+		second := newPair(t, func(testing.TB) (transport.Dialer, transport.Listener) { return dialer, nil })
+		second.add(t, "d0", nic, nic)
+		done := make(chan side)
+		p.send.Observe = when(report.PreCopy, 0, func() {
+			go func() {
+				r, err := second.sendTo(dialer)
+				done <- side{r, err}
+			}()
+		})
+		p.succeed(t)
+		got := <-done
+		if f := got.fault(t); f.Code != transport.CodeLimit || !f.Remote || got.report.Outcome != handoff.Rolledback {
+			t.Errorf("the second source: %v, %q", got.report.Outcome, f)
+		}
+		if len(second.src[0].Log()) != 0 {
+			t.Error("the second source was touched")
+		}
+	})
+}
