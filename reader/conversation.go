@@ -100,6 +100,16 @@ func (e *engine) failed(f *transport.Fault) {
 	e.fail(f, handoff.Failed{Code: f.Code, Device: f.Device, Offset: f.Offset, Text: f.Error()})
 }
 
+// controlLost ends the conversation. A destination that can still be told why
+// it ends, is.
+func (e *engine) controlLost(err error) {
+	f := &transport.Fault{Code: transport.CodeOf(err), Err: err}
+	if f.Code == transport.CodeCorrupt || f.Code == transport.CodeProtocol {
+		e.failed(f)
+	}
+	e.fail(f, handoff.Lost{})
+}
+
 // welcome checks the answer to HELLO and opens the data lanes.
 func (e *engine) welcome(m *transport.Welcome) {
 	if e.owner.Phase != handoff.SourceHello || *m.About() != e.opts.Attempt {

@@ -264,7 +264,7 @@ func (e *engine) handle(ev any) {
 	case transport.Message:
 		e.message(ev)
 	case controlLost:
-		e.fail(&transport.Fault{Code: transport.CodeOf(ev.err), Err: ev.err}, handoff.Lost{})
+		e.controlLost(ev.err)
 	case laneFailed:
 		e.failed(&transport.Fault{Code: transport.CodeOf(ev.err), Err: fmt.Errorf("data lane: %w", ev.err)})
 	case lanesOpen:

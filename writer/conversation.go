@@ -206,7 +206,11 @@ func (e *engine) controlLost(ev controlLost) {
 		e.keep(&transport.Fault{Code: transport.CodeOf(ev.err), Err: ev.err})
 		e.interrupted = true
 	default:
-		e.fail(&transport.Fault{Code: transport.CodeOf(ev.err), Err: ev.err}, handoff.Lost{})
+		f := &transport.Fault{Code: transport.CodeOf(ev.err), Err: ev.err}
+		if f.Code == transport.CodeCorrupt || f.Code == transport.CodeProtocol {
+			e.failed(f) // the source can still be told why
+		}
+		e.fail(f, handoff.Lost{})
 	}
 }
 
