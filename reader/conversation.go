@@ -178,8 +178,11 @@ func (e *engine) own(ev handoff.Event) {
 
 // send is best effort: a lane that fails is seen by receive.
 func (e *engine) send(m transport.Message) {
-	if fin, ok := m.(*transport.Fin); ok {
-		fin.TotalNS, fin.DowntimeNS = e.total().Nanoseconds(), e.downtime().Nanoseconds()
+	switch m := m.(type) {
+	case *transport.Fin:
+		m.TotalNS, m.DowntimeNS = e.total().Nanoseconds(), e.downtime().Nanoseconds()
+	case *transport.Abort: // where the hand-off itself found the cause
+		e.keep(&transport.Fault{Code: m.Code, Err: errors.New(m.Text)})
 	}
 	e.control.Send(m)
 }

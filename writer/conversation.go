@@ -263,6 +263,9 @@ func (e *engine) own(ev handoff.Event) {
 
 // send is best effort: a lane that fails is seen by receive.
 func (e *engine) send(m transport.Message) {
+	if d, ok := m.(*transport.Declined); ok && d.Attempt == e.owner.Attempt { // the hand-off itself may have found the cause
+		e.keep(&transport.Fault{Code: d.Code, Device: d.Device, Offset: d.Offset, Err: errors.New(d.Text)})
+	}
 	if e.control != nil {
 		e.control.Send(m)
 	}
