@@ -1,0 +1,295 @@
+package migrate
+
+import (
+	"bytes"
+	"encoding/binary"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/migpipe/migpipe/codec"
+	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/transport/handoff"
+	"github.com/migpipe/migpipe/vfio"
+	"github.com/migpipe/migpipe/vfio/sim"
+	"github.com/migpipe/migpipe/writer"
+)
+
+// hostile is a source written by hand, which says what it likes.
+type hostile struct {
+	*testing.T
+	dialer  transport.Dialer
+	attempt transport.Attempt
+	lane    transport.Lane // control
+	control *transport.Control
+	data    transport.Lane
+	arena   *transport.Arena
+	welcome *transport.Welcome
+	got     transport.Message // the last that is no ACK
+}
+
+func (h *hostile) dial(kind transport.LaneKind) transport.Lane {
+	lane, err := h.dialer.Dial(h.Context())
+	if err == nil {
+		err = transport.WritePreamble(lane, transport.Preamble{Kind: kind, Mig: h.attempt.Mig, Epoch: h.attempt.Epoch})
+	}
+	if err != nil {
+		h.Fatal(err)
+	}
+	h.Cleanup(func() { lane.Close() })
+	return lane
+}
+
+func (h *hostile) hello() *transport.Hello {
+	m := &transport.Hello{
+		Attempt: h.attempt, Versions: transport.Versions{Min: 1, Max: 1}, Journal: transport.NewJournalID(),
+		ChunkSize: 4096, Lanes: 1, Codecs: []codec.ID{codec.IDRaw, codec.IDZero},
+	}
+	for _, name := range []string{"d0", "d1"} {
+		m.Devices = append(m.Devices, transport.DeviceOffer{Name: name, Flags: vfio.Features{PreCopy: true, P2P: true}.MigrationFlags()})
+	}
+	return m
+}
+
+// open makes the destination listen.
+func (h *hostile) open() {
+	h.lane = h.dial(transport.LaneControl)
+	h.control = transport.NewControl(h.lane)
+	h.send(h.hello())
+	h.welcome = h.receive().(*transport.Welcome)
+	h.data = h.dial(transport.LaneData)
+}
+
+func (h *hostile) send(m transport.Message) { h.control.Send(m) }
+
+// receive returns the next message but ACK, nil at the end.
+func (h *hostile) receive() transport.Message {
+	for {
+		m, err := h.control.Receive()
+		if err != nil {
+			return nil
+		}
+		if m.Type() != transport.TypeAck {
+			h.got = m
+			return m
+		}
+	}
+}
+
+// chunk sends one chunk of 100 bytes, as the change makes it.
+func (h *hostile) chunk(device uint16, seq, offset uint64, change ...func(*transport.Chunk)) transport.ChunkHead {
+	c, err := h.arena.TryGet()
+	if err != nil {
+		h.Fatal(err)
+	}
+	defer c.Release()
+	c.Fill(bytes.NewReader(make([]byte, 100)), 100)
+	c.Seal(device, seq, offset)
+	for _, f := range change {
+		f(c)
+	}
+	c.WriteFrame(h.data)
+	return c.ChunkHead
+}
+
+func (h *hostile) end(device uint16, bytes, chunks uint64) {
+	h.send(&transport.End{Attempt: h.attempt, Device: device, Bytes: bytes, Chunks: chunks})
+}
+
+// TestHostileSource: whatever the source says, the destination ends with the
+// reason, resets what it had touched, and has taken no more than it promised.
+func TestHostileSource(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		do   func(*hostile)
+		code transport.Code
+	}{
+		{"chunk beyond the window", func(h *hostile) { h.chunk(0, h.welcome.Windows[0].Seq, 0) }, transport.CodeProtocol},
+		{"offset beyond the window", func(h *hostile) { h.chunk(0, 0, h.welcome.Windows[0].Offset) }, transport.CodeProtocol},
+		{"unknown device", func(h *hostile) { h.chunk(2, 0, 0) }, transport.CodeProtocol},
+		{"sent twice", func(h *hostile) { h.chunk(0, 1, 100); h.chunk(0, 1, 100) }, transport.CodeProtocol},
+		{"sent again after it was written", func(h *hostile) { h.chunk(0, 0, 0); time.Sleep(time.Second); h.chunk(0, 0, 0) }, transport.CodeProtocol},
+		{"gap", func(h *hostile) { h.chunk(0, 0, 0); h.chunk(0, 1, 101) }, transport.CodeProtocol},
+		{"overlap", func(h *hostile) { h.chunk(0, 0, 0); h.chunk(0, 1, 99) }, transport.CodeProtocol},
+		{"codec not agreed on", func(h *hostile) {
+			h.chunk(0, 0, 0, func(c *transport.Chunk) { c.Codec, c.WireLen = codec.IDZstd, 50 })
+		}, transport.CodeProtocol},
+		{"spliced, not agreed on", func(h *hostile) {
+			h.chunk(0, 0, 0, func(c *transport.Chunk) { c.Unchecked, c.Digest = true, 0 })
+		}, transport.CodeProtocol},
+		{"lying digest", func(h *hostile) { h.chunk(0, 0, 0, func(c *transport.Chunk) { c.Digest++ }) }, transport.CodeCorrupt},
+		{"chunk of 4 GiB", func(h *hostile) { h.chunk(0, 0, 0, func(c *transport.Chunk) { c.RawLen = 1<<32 - 1 }) }, transport.CodeProtocol},
+		{"chunk of nothing", func(h *hostile) { h.chunk(0, 0, 0, func(c *transport.Chunk) { c.RawLen, c.WireLen = 0, 0 }) }, transport.CodeProtocol},
+		{"chunk larger than agreed", func(h *hostile) {
+			h.chunk(0, 0, 0, func(c *transport.Chunk) { c.Codec, c.RawLen, c.WireLen = codec.IDZero, 4097, 0 })
+		}, transport.CodeProtocol},
+		{"offset of 2^63", func(h *hostile) { h.chunk(0, 0, 1<<63) }, transport.CodeProtocol},
+		{"noise on a data lane", func(h *hostile) { h.data.Write(bytes.Repeat([]byte("noise"), 100)) }, transport.CodeCorrupt},
+		{"END twice", func(h *hostile) { h.end(0, 0, 9); h.end(0, 0, 9) }, transport.CodeProtocol},
+		{"END of an unknown device", func(h *hostile) { h.end(2, 0, 0) }, transport.CodeProtocol},
+		{"END with fewer bytes", func(h *hostile) { h.chunk(0, 0, 0); h.end(0, 99, 1) }, transport.CodeIncomplete},
+		{"END with fewer chunks", func(h *hostile) { h.chunk(0, 0, 0); time.Sleep(time.Second); h.end(0, 0, 0) }, transport.CodeIncomplete},
+		{"END with another digest", func(h *hostile) { h.chunk(0, 0, 0); h.end(0, 100, 1) }, transport.CodeCorrupt},
+		{"ENDs for chunks that never come", func(h *hostile) { h.end(0, 100, 1); h.end(1, 100, 1) }, transport.CodeTimeout},
+		{"HELLO twice", func(h *hostile) { h.send(h.hello()) }, transport.CodeProtocol},
+		{"COMMIT before READY", func(h *hostile) { h.send(&transport.Commit{Attempt: h.attempt, Journal: h.welcome.Journal}) }, transport.CodeProtocol},
+		{"what only a destination says", func(h *hostile) { h.send(&transport.Ready{Attempt: h.attempt}) }, transport.CodeProtocol},
+		{"control message of 1 MiB", func(h *hostile) {
+			var head [12]byte
+			binary.BigEndian.PutUint32(head[:], 1<<20)
+			h.lane.Write(head[:])
+		}, transport.CodeProtocol},
+		{"noise on the control lane", func(h *hostile) { h.lane.Write(make([]byte, 12)) }, transport.CodeCorrupt},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) { againstSource(t, c.do, c.code) })
+		})
+	}
+}
+
+func againstSource(t *testing.T, do func(*hostile), code transport.Code) {
+	leavesNothing(t)
+	d, l := pipe(t)
+	arena, err := transport.NewArena(0, 4096, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := &hostile{T: t, dialer: d, attempt: transport.Attempt{Mig: transport.NewMigID(), Epoch: 1}, arena: arena}
+	var sinks []writer.Sink
+	var devices []*taker
+	for _, name := range []string{"d0", "d1"} {
+		dev := &taker{Device: open(t, "mtty")}
+		devices = append(devices, dev)
+		sinks = append(sinks, writer.Sink{Name: name, Device: dev})
+	}
+	done := make(chan side)
+	go func() {
+		r, err := writer.Receive(t.Context(), l, sinks, &writer.Options{Memory: 1 << 20, ChunkSize: 4096})
+		done <- side{r, err}
+	}()
+	h.open()
+	do(h)
+	for m := h.receive(); m != nil; m = h.receive() {
+	}
+	h.lane.Close()
+	h.data.Close()
+	r := <-done
+	if f := r.fault(t); f.Code != code || f.Remote || r.report.Outcome != handoff.Rolledback {
+		t.Errorf("destination: %v, %v, want %v: %q", r.report.Outcome, f.Code, code, f)
+	}
+	if m, ok := h.got.(*transport.Declined); !ok || m.Code != code {
+		t.Errorf("the source was told %+v, want DECLINED(%v)", h.got, code)
+	}
+	for i, dev := range devices {
+		if log := dev.Log(); !log[len(log)-1].Reset {
+			t.Errorf("device %d was not reset", i)
+		}
+		if dev.written > 200 {
+			t.Errorf("device %d was given %d bytes", i, dev.written)
+		}
+	}
+	if err := arena.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// taker is a device that takes any bytes, so that only the engine is in doubt.
+type taker struct {
+	*sim.Device
+	written int
+}
+
+func (d *taker) Describe() vfio.Info { return vfio.Info{} }
+
+func (d *taker) SetState(to vfio.State) (vfio.Stream, error) {
+	s, err := d.Device.SetState(to)
+	if s != nil {
+		s = &taking{Stream: s, d: d}
+	}
+	return s, err
+}
+
+type taking struct {
+	vfio.Stream
+	d *taker
+}
+
+func (s *taking) Write(p []byte) (int, error) { s.d.written += len(p); return len(p), nil }
+
+// TestSilentSources: whoever opens lanes and says nothing, or not HELLO, costs
+// the next source no more than a moment.
+func TestSilentSources(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		do   func(*hostile)
+	}{
+		{"nothing on a lane", func(h *hostile) { must(h.dialer.Dial(h.Context())) }},
+		{"noise on a lane", func(h *hostile) { must(h.dialer.Dial(h.Context())).Write(make([]byte, 100)) }},
+		{"a data lane first", func(h *hostile) { h.dial(transport.LaneData) }},
+		{"no HELLO", func(h *hostile) { h.dial(transport.LaneControl) }},
+		{"COMMIT for HELLO", func(h *hostile) {
+			h.control = transport.NewControl(h.dial(transport.LaneControl))
+			h.send(&transport.Commit{Attempt: h.attempt})
+		}},
+		{"READY for HELLO", func(h *hostile) {
+			h.control = transport.NewControl(h.dial(transport.LaneControl))
+			h.send(&transport.Ready{Attempt: h.attempt})
+		}},
+		{"HELLO of another attempt than the lane's", func(h *hostile) {
+			h.control = transport.NewControl(h.dial(transport.LaneControl))
+			h.attempt.Epoch++
+			h.send(h.hello())
+		}},
+		{"HELLO of epoch 0", func(h *hostile) {
+			h.attempt.Epoch = 0
+			h.control = transport.NewControl(h.dial(transport.LaneControl))
+			h.send(h.hello())
+		}},
+		{"questions without end", func(h *hostile) {
+			lane := h.dial(transport.LaneControl)
+			h.control = transport.NewControl(lane)
+			go func() { // takes the answers
+				for h.receive() != nil {
+				}
+			}()
+			time.Sleep(transport.HandshakeTimeout - 2*time.Millisecond) // to be at it when it is dropped
+			go func() {
+				for h.control.Send(&transport.Query{Attempt: h.attempt}) == nil {
+					time.Sleep(time.Microsecond)
+				}
+			}()
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				d, l := pipe(t)
+				p := newPair(t, func(testing.TB) (transport.Dialer, transport.Listener) { return d, l })
+				p.add(t, "d0", nic, nic)
+				h := &hostile{T: t, dialer: d, attempt: transport.Attempt{Mig: transport.NewMigID(), Epoch: 1}}
+				done := make(chan side)
+				go func() {
+					r, err := writer.Receive(p.receiveCtx, l, p.sinks, nil)
+					done <- side{r, err}
+				}()
+				c.do(h)
+				time.Sleep(transport.HandshakeTimeout + time.Second)
+				r, err := p.sendTo(d)
+				if err != nil {
+					p.cancelReceive()
+				}
+				if got := <-done; err != nil || got.err != nil {
+					t.Fatalf("send: %v\nreceive: %v", err, got.err)
+				} else {
+					p.committed(t, side{r, err}, got)
+				}
+			})
+		})
+	}
+}
+
+func must[T any](v T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return v
+}
