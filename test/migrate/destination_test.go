@@ -1,0 +1,237 @@
+package migrate
+
+import (
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/migpipe/migpipe/codec"
+	"github.com/migpipe/migpipe/reader"
+	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/transport/handoff"
+	"github.com/migpipe/migpipe/vfio"
+)
+
+// liar is a destination written by hand, which says what it likes.
+type liar struct {
+	*testing.T
+	listener transport.Listener
+	control  *transport.Control
+	hello    *transport.Hello
+	journal  transport.JournalID
+	ends     []transport.StreamDigest
+	aborted  *transport.Abort
+}
+
+// accept takes the next lane.
+func (l *liar) accept() transport.Lane {
+	lane, err := l.listener.Accept(l.Context())
+	if err == nil {
+		_, err = transport.ReadPreamble(lane)
+	}
+	if err != nil {
+		l.Error(err)
+	}
+	return lane
+}
+
+// open hears HELLO.
+func (l *liar) open() {
+	l.control = transport.NewControl(l.accept())
+	m, err := l.control.Receive()
+	if err != nil {
+		l.Error(err)
+	}
+	l.hello = m.(*transport.Hello)
+}
+
+func (l *liar) send(m transport.Message) { l.control.Send(m) }
+
+func (l *liar) welcome() *transport.Welcome {
+	return &transport.Welcome{
+		Attempt: l.hello.Attempt, Version: 1, Journal: l.journal, ChunkSize: 4096, Lanes: 1,
+		Codecs: []codec.ID{codec.IDRaw, codec.IDZero}, Windows: []transport.Window{{Seq: 1 << 30, Offset: 1 << 40}},
+	}
+}
+
+// take welcomes the source and takes all that it sends, until END.
+func (l *liar) take() {
+	l.send(l.welcome())
+	lane := l.accept()
+	go func() {
+		defer lane.Close()
+		room := make([]byte, 64<<10)
+		for {
+			if _, err := lane.Read(room); err != nil {
+				return
+			}
+		}
+	}()
+	for len(l.ends) == 0 {
+		m, err := l.control.Receive()
+		if err != nil {
+			return
+		}
+		switch m := m.(type) {
+		case *transport.End:
+			l.ends = append(l.ends, m.Digest)
+		case *transport.Estimate: // all that was sent is as good as written
+			l.send(&transport.Ack{Attempt: l.hello.Attempt, Journal: l.journal, Devices: []transport.DeviceAck{
+				{Seq: 1 << 20, Applied: 1 << 30, Window: transport.Window{Seq: 1 << 30, Offset: 1 << 40}}}})
+		}
+	}
+}
+
+func (l *liar) ready() *transport.Ready {
+	return &transport.Ready{Attempt: l.hello.Attempt, Journal: l.journal, Digest: transport.SetDigest(l.ends)}
+}
+
+// listen hears the source to its end.
+func (l *liar) listen() {
+	for {
+		m, err := l.control.Receive()
+		if err != nil {
+			break
+		}
+		if a, ok := m.(*transport.Abort); ok {
+			l.aborted = a
+		}
+	}
+	l.control.Lane().Close()
+}
+
+// TestHostileDestination: whatever the destination says, the source runs on
+// unless it has given up the right to, and never runs a second copy.
+func TestHostileDestination(t *testing.T) {
+	change := func(f func(*transport.Welcome)) func(*liar) {
+		return func(l *liar) {
+			w := l.welcome()
+			f(w)
+			l.send(w)
+		}
+	}
+	for _, c := range []struct {
+		name string
+		do   func(*liar)
+		code transport.Code
+		took time.Duration // until the source has ended, at most
+	}{
+		{"silence", func(*liar) {}, transport.CodeTimeout, transport.WelcomeTimeout},
+		{"WELCOME of another attempt", change(func(w *transport.Welcome) { w.Epoch++ }), transport.CodeTimeout, transport.WelcomeTimeout},
+		{"version that was not offered", change(func(w *transport.Welcome) { w.Version = 2 }), transport.CodeProtocol, 0},
+		{"larger chunks than offered", change(func(w *transport.Welcome) { w.ChunkSize = 4 << 20 }), transport.CodeProtocol, 0},
+		{"more lanes than offered", change(func(w *transport.Welcome) { w.Lanes = 3 }), transport.CodeProtocol, 0},
+		{"windows for other devices", change(func(w *transport.Welcome) { w.Windows = nil }), transport.CodeProtocol, 0},
+		{"splicing that was not offered", change(func(w *transport.Welcome) { w.Splice = []bool{true} }), transport.CodeProtocol, 0},
+		{"DECLINED", func(l *liar) {
+			l.send(&transport.Declined{Attempt: l.hello.Attempt, Code: transport.CodeBusy, Text: "no\x1b[2J"})
+		}, transport.CodeBusy, 0},
+		{"READY for HELLO", func(l *liar) { l.send(&transport.Ready{Attempt: l.hello.Attempt}) }, transport.CodeProtocol, 0},
+		{"READY before END", func(l *liar) { l.send(l.welcome()); l.send(l.ready()) }, transport.CodeProtocol, 0},
+		{"READY with another digest", func(l *liar) { l.take(); l.ends[0][0]++; l.send(l.ready()) }, transport.CodeCorrupt, time.Minute},
+		{"READY of another journal", func(l *liar) { l.take(); l.journal[0]++; l.send(l.ready()) }, transport.CodeProtocol, time.Minute},
+		{"what only a source says", func(l *liar) { l.send(l.hello) }, transport.CodeProtocol, 0},
+		{"noise", func(l *liar) { l.control.Lane().Write(make([]byte, 100)) }, transport.CodeCorrupt, 0},
+		{"hanging up", func(l *liar) { l.control.Lane().Close() }, transport.CodeNetwork, 0},
+		{"lanes that are not accepted", func(l *liar) { l.send(l.welcome()); l.listener.Close() }, transport.CodeNetwork, transport.WelcomeTimeout},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				leavesNothing(t)
+				d, listener := pipe(t)
+				l := &liar{T: t, listener: listener, journal: transport.NewJournalID()}
+				src := open(t, "mlx5?size=100KiB")
+				done := make(chan struct{})
+				go func() {
+					defer close(done)
+					l.open()
+					c.do(l)
+					l.listen()
+				}()
+				began := time.Now()
+				report, err := reader.Send(t.Context(), d, []reader.Source{{Name: "d0", Device: src}}, &reader.Options{ChunkSize: 4096, Lanes: 2})
+				took := time.Since(began)
+				listener.Close()
+				<-done
+				f := side{report, err}.fault(t)
+				if f.Code != c.code || report.Outcome != handoff.Rolledback || strings.ContainsRune(f.Error(), '\x1b') {
+					t.Errorf("%v, %v, want %v: %q", report.Outcome, f.Code, c.code, f)
+				}
+				if took > c.took+1100*time.Millisecond { // hanging up takes a second at most
+					t.Errorf("took %v, may take %v", took, c.took)
+				}
+				if !f.Remote && c.code != transport.CodeNetwork && (l.aborted == nil || l.aborted.Code != c.code) {
+					t.Errorf("the destination was told %+v", l.aborted)
+				}
+				wantState(t, src, vfio.Running)
+			})
+		})
+	}
+}
+
+// TestDoubt: after COMMIT only the destination's own answer counts.
+func TestDoubt(t *testing.T) {
+	commit := func(l *liar) {
+		l.take()
+		l.send(l.ready())
+		for {
+			if m, err := l.control.Receive(); err != nil || m.Type() == transport.TypeCommit {
+				return
+			}
+		}
+	}
+	for _, c := range []struct {
+		name    string
+		answer  func(*liar)
+		outcome handoff.Outcome
+		state   vfio.State
+	}{
+		{"RUNNING", func(l *liar) { l.send(&transport.Running{Attempt: l.hello.Attempt, Journal: l.journal}) }, handoff.Committed, vfio.Stop},
+		{"RUNNING of another journal", func(l *liar) {
+			l.send(&transport.Running{Attempt: l.hello.Attempt})
+			l.control.Lane().Close()
+		}, handoff.InDoubt, vfio.StopCopy},
+		{"DECLINED", func(l *liar) {
+			l.send(&transport.Declined{Attempt: l.hello.Attempt, Journal: l.journal, Code: transport.CodeStart})
+		}, handoff.Rolledback, vfio.Running},
+		{"DECLINED of another journal", func(l *liar) {
+			l.send(&transport.Declined{Attempt: l.hello.Attempt})
+			l.control.Lane().Close()
+		}, handoff.InDoubt, vfio.StopCopy},
+		{"nothing", func(l *liar) { l.control.Lane().Close() }, handoff.InDoubt, vfio.StopCopy},
+		{"noise", func(l *liar) { l.control.Lane().Write(make([]byte, 100)) }, handoff.InDoubt, vfio.StopCopy},
+		{"NOT_STARTED, and DECLINED after CANCEL", func(l *liar) {
+			l.send(&transport.NotStarted{Attempt: l.hello.Attempt, Journal: l.journal})
+			for {
+				if m, err := l.control.Receive(); err != nil || m.Type() == transport.TypeCancel {
+					break
+				}
+			}
+			l.send(&transport.Declined{Attempt: l.hello.Attempt, Journal: l.journal, Code: transport.CodeStart})
+		}, handoff.Rolledback, vfio.Running},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				leavesNothing(t)
+				d, listener := pipe(t)
+				l := &liar{T: t, listener: listener, journal: transport.NewJournalID()}
+				src := open(t, "mlx5?size=100KiB")
+				done := make(chan struct{})
+				go func() {
+					defer close(done)
+					l.open()
+					commit(l)
+					c.answer(l)
+					l.listen()
+				}()
+				report, err := reader.Send(t.Context(), d, []reader.Source{{Name: "d0", Device: src}}, nil)
+				<-done
+				if report.Outcome != c.outcome || (err == nil) != (c.outcome == handoff.Committed) {
+					t.Errorf("outcome %v (%v), want %v", report.Outcome, err, c.outcome)
+				}
+				wantState(t, src, c.state)
+			})
+		})
+	}
+}
