@@ -1,0 +1,130 @@
+package reader
+
+import (
+	"context"
+	"crypto/rand"
+	"net"
+	"sync/atomic"
+	"testing"
+	"time"
+	"unsafe"
+
+	"github.com/migpipe/migpipe/codec"
+	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/vfio"
+)
+
+// memory is a stream of the same bytes without end, as a driver gives them: by
+// a copy into the caller's buffer.
+type memory struct {
+	vfio.Stream
+	content []byte
+	into    []*byte // where it was asked to put them
+	note    bool
+}
+
+func (m *memory) Read(p []byte) (int, error) {
+	if m.note {
+		m.into = append(m.into, unsafe.SliceData(p))
+	}
+	return copy(p, m.content), nil
+}
+
+// null is a lane that takes everything.
+type null struct {
+	from  []*byte // where the payloads were
+	sizes []int
+	note  bool
+}
+
+func (n *null) Write(p []byte) (int, error) {
+	if n.note {
+		n.from, n.sizes = append(n.from, unsafe.SliceData(p[40:])), append(n.sizes, len(p))
+	}
+	return len(p), nil
+}
+func (*null) Read([]byte) (int, error)    { return 0, net.ErrClosed }
+func (*null) CloseWrite() error           { return nil }
+func (*null) SetDeadline(time.Time) error { return nil }
+func (*null) Close() error                { return nil }
+func raw([]byte) codec.Codec              { return codec.Raw }
+
+// rawPath is a drain and a sender on the way of bytes that go as they are.
+func rawPath(t testing.TB, chunk int, s *memory, n *null) (move func()) {
+	arena, err := transport.NewArena(0, chunk, 4)
+	if err != nil {
+		t.Fatal(err)
+	}
+	spare, err := arena.TryGet()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		spare.Release()
+		if err := arena.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	queue := make(chan *transport.Chunk, 4)
+	d := &drain{
+		stream: s, tap: newTap(s, false), credit: newCredit(), arena: arena, limit: chunk, out: queue,
+		final: make(chan struct{}), digest: transport.NewDigest(), start: time.Now(), begun: new(atomic.Int64),
+	}
+	d.credit.grant(transport.Window{Seq: 1 << 60, Offset: 1 << 60})
+	out := &sender{lane: n, queue: queue, spare: spare, codec: raw, wire: make([]atomic.Uint64, 1)}
+	ctx := context.Background()
+	return func() {
+		if _, err := d.next(ctx); err != nil {
+			t.Fatal(err)
+		}
+		c := <-queue
+		if err := out.send(c); err != nil {
+			t.Fatal(err)
+		}
+		c.Release()
+	}
+}
+
+// TestRawPath: what a lane is given is, at the same address, what read() was.
+func TestRawPath(t *testing.T) {
+	s, n := &memory{content: noise(1 << 20), note: true}, &null{note: true}
+	move := rawPath(t, 1<<20, s, n)
+	for range 10 {
+		move()
+	}
+	for i := range s.into {
+		if s.into[i] != n.from[i] || n.sizes[i] != 40+(1<<20) {
+			t.Errorf("chunk %d was read to %p and sent from %p, %d bytes with its head", i, s.into[i], n.from[i], n.sizes[i])
+		}
+	}
+	if len(s.into) != 10 || len(n.from) != 10 {
+		t.Errorf("10 chunks took %d reads and %d writes", len(s.into), len(n.from))
+	}
+}
+
+// BenchmarkRawPath is the source's whole part in a chunk that goes as it is:
+// read, digest, frame. The copy of the simulated read() is in it, as it would
+// be in the kernel; there is no other.
+func BenchmarkRawPath(b *testing.B) {
+	for _, size := range []int{4 << 10, 64 << 10, 1 << 20} {
+		b.Run(sizeName(size), func(b *testing.B) {
+			move := rawPath(b, size, &memory{content: noise(size)}, &null{})
+			b.SetBytes(int64(size))
+			b.ReportAllocs()
+			for b.Loop() {
+				move()
+			}
+		})
+	}
+}
+
+// noise is what no codec and no scan for zeros makes shorter.
+func noise(n int) []byte {
+	p := make([]byte, n)
+	rand.Read(p)
+	return p
+}
+
+func sizeName(n int) string {
+	return map[int]string{4 << 10: "4KiB", 64 << 10: "64KiB", 1 << 20: "1MiB"}[n]
+}

@@ -1,0 +1,167 @@
+package writer
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"io"
+	"sync/atomic"
+	"testing"
+	"unsafe"
+
+	"github.com/migpipe/migpipe/codec"
+	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/vfio"
+)
+
+// frames is a lane that brings the same bytes as one chunk after the other.
+type frames struct {
+	transport.Lane
+	heads   []byte // of all chunks, 40 bytes each
+	payload []byte
+	left    int     // of the payload
+	into    []*byte // where the payloads were asked to be put
+	note    bool
+}
+
+// newFrames makes the frames of n chunks.
+func newFrames(t testing.TB, n, size int) *frames {
+	f := &frames{payload: make([]byte, size)}
+	rand.Read(f.payload)
+	arena, err := transport.NewArena(0, size, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := arena.TryGet()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Fill(bytes.NewReader(f.payload), size); err != nil {
+		t.Fatal(err)
+	}
+	var frame bytes.Buffer
+	for seq := range uint64(n) {
+		c.Seal(0, seq, seq*uint64(size))
+		frame.Reset()
+		c.WriteFrame(&frame)
+		f.heads = append(f.heads, frame.Bytes()[:40]...)
+	}
+	c.Release()
+	if err := arena.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
+func (f *frames) Read(p []byte) (int, error) {
+	if f.left > 0 {
+		if f.note {
+			f.into = append(f.into, unsafe.SliceData(p))
+		}
+		n := copy(p, f.payload[len(f.payload)-f.left:])
+		f.left -= n
+		return n, nil
+	}
+	if len(f.heads) == 0 {
+		return 0, io.EOF
+	}
+	n := copy(p, f.heads[:40])
+	f.heads, f.left = f.heads[40:], len(f.payload)
+	return n, nil
+}
+
+// device is a stream that takes everything.
+type device struct {
+	vfio.Stream
+	from []*byte
+	note bool
+}
+
+func (d *device) Write(p []byte) (int, error) {
+	if d.note {
+		d.from = append(d.from, unsafe.SliceData(p))
+	}
+	return len(p), nil
+}
+
+// rawPath is a receiver, a merge and a loader on the way of bytes that come as
+// they are.
+func rawPath(t testing.TB, size int, lane *frames, dev *device) (move func()) {
+	arena, err := transport.NewArena(0, size, 3)
+	if err != nil {
+		t.Fatal(err)
+	}
+	scratch, err := arena.TryGet()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		scratch.Release()
+		if err := arena.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	m := newMerge(divide(3, 1, 1, size), transport.MaxStream)
+	acks := &acker{merges: []*merge{m}, last: make([]atomic.Uint64, 1), due: make(chan struct{}, 1)}
+	r := &receiver{lane: lane, arena: arena, scratch: scratch, merges: acks.merges, names: []string{"d"}, wire: make([]atomic.Uint64, 1)}
+	r.codecs[codec.IDRaw] = true
+	l := &loader{stream: dev, merge: m, digest: transport.NewDigest(), applied: func() { acks.applied(0) }}
+	ctx := context.Background()
+	room := new(transport.HeadRoom)
+	return func() {
+		head, err := transport.ReadChunkHead(lane, room)
+		if err == nil {
+			err = r.chunk(head)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, _, err := m.take(ctx)
+		if err == nil {
+			err = l.apply(c)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestRawPath: what the device is given is, at the same address, what the lane
+// was read to.
+func TestRawPath(t *testing.T) {
+	lane, dev := newFrames(t, 200, 64<<10), &device{note: true}
+	lane.note = true
+	move := rawPath(t, 64<<10, lane, dev)
+	for range 10 {
+		move()
+	}
+	for i := range lane.into {
+		if lane.into[i] != dev.from[i] {
+			t.Errorf("chunk %d was received at %p and written from %p", i, lane.into[i], dev.from[i])
+		}
+	}
+	if len(lane.into) != 10 || len(dev.from) != 10 {
+		t.Errorf("10 chunks took %d reads and %d writes", len(lane.into), len(dev.from))
+	}
+}
+
+// BenchmarkRawPath is the destination's whole part in a chunk that comes as it
+// was read: header, credit, digest, order, write. The copy of the simulated
+// lane's Read is in it, as it would be in a socket's; there is no other.
+func BenchmarkRawPath(b *testing.B) {
+	for _, size := range []int{4 << 10, 64 << 10, 1 << 20} {
+		b.Run(sizeName(size), func(b *testing.B) {
+			move := rawPath(b, size, newFrames(b, b.N, size), &device{})
+			b.SetBytes(int64(size))
+			b.ReportAllocs()
+			b.ResetTimer()
+			for range b.N {
+				move()
+			}
+		})
+	}
+}
+
+func sizeName(n int) string {
+	return map[int]string{4 << 10: "4KiB", 64 << 10: "64KiB", 1 << 20: "1MiB"}[n]
+}
