@@ -51,7 +51,7 @@ func TestCancel(t *testing.T) {
 		{name: "in STOP_COPY", source: "xe?size=4MiB&save=8MiB/s", sink: "xe?size=4MiB", phase: report.StopCopy, later: 100 * time.Millisecond},
 		{name: "blocked read in PRE_COPY", source: with(nic, "hang@1MiB"), sink: nic, phase: report.PreCopy, later: 50 * time.Millisecond},
 		{name: "blocked read in STOP_COPY", quic: true, source: "xe?size=2MiB&fault=hang@1MiB", sink: "xe?size=2MiB", phase: report.StopCopy, later: 50 * time.Millisecond},
-		{name: "slow load", quic: true, source: "xe?size=4MiB", sink: "xe?size=4MiB&load=4MiB/s", phase: report.StopCopy, later: 300 * time.Millisecond},
+		{name: "slow load", source: "xe?size=4MiB", sink: "xe?size=4MiB&load=4MiB/s", phase: report.StopCopy, later: 300 * time.Millisecond},
 		{name: "slow load under the state lock", source: "mlx5?size=16MiB", sink: "mlx5?size=16MiB&load=4MiB/s", phase: report.PreCopy, later: 300 * time.Millisecond},
 		{name: "slow RESUMING to STOP", source: "qat", sink: "qat?load=8KiB/s", phase: report.StopCopy, later: 100 * time.Millisecond},
 	} {
@@ -230,7 +230,7 @@ func (c *cable) Cut() {
 func TestLost(t *testing.T) {
 	for _, phase := range []string{"welcome", report.PreCopy, report.Stop, report.StopCopy, "in stop-copy", "ready"} {
 		t.Run(phase, func(t *testing.T) {
-			timed(t, true, func(t *testing.T, carry carrier) {
+			timed(t, phase == report.PreCopy || phase == "in stop-copy", func(t *testing.T, carry carrier) {
 				wire := &cable{carrier: carry}
 				p := newPair(t, wire.connect)
 				p.add(t, "d0", slow, slow)

@@ -18,8 +18,8 @@ import (
 
 func TestEveryProfile(t *testing.T) {
 	for _, profile := range []string{
-		"mlx5?size=64MiB", "virtio?size=1MiB", "hisi_acc", "hisi_acc?size=40", "qat", "pds", "pds?size=64KiB", "xe?size=64MiB",
-		"mtty", "mtty?ports=1", "vgpu?size=64MiB", "vgpu?size=1",
+		"mlx5?size=20MiB", "virtio?size=1MiB", "hisi_acc", "hisi_acc?size=40", "qat", "pds", "pds?size=64KiB", "xe?size=20MiB",
+		"mtty", "mtty?ports=1", "vgpu?size=20MiB", "vgpu?size=1",
 	} {
 		t.Run(profile, func(t *testing.T) {
 			eachCarrier(t, func(t *testing.T, c carrier) {
@@ -35,10 +35,10 @@ func TestEveryProfile(t *testing.T) {
 // sets are sets of devices of very unequal sizes, with and without PRE_COPY and
 // P2P, dirtied while they are read.
 var sets = map[string][]string{
-	"precopy":         {"mlx5?size=24MiB&dirty=20MiB/s&seed=1", "vgpu?size=8MiB&dirty=10MiB/s&seed=2", "mtty?seed=3"},
-	"stopcopy":        {"xe?size=24MiB&seed=1", "pds?seed=2"},
-	"mixed":           {"mlx5?size=16MiB&dirty=20MiB/s&seed=1", "xe?size=8MiB&seed=2", "qat?seed=3", "mtty?seed=4", "pds?seed=5"},
-	"one without P2P": {"mlx5?size=8MiB&dirty=10MiB/s&seed=1", "hisi_acc?seed=2&dirty=1MiB/s", "xe?size=4MiB&seed=3"},
+	"precopy":         {"mlx5?size=12MiB&dirty=5MiB/s&seed=1", "vgpu?size=4MiB&dirty=2MiB/s&seed=2", "mtty?seed=3"},
+	"stopcopy":        {"xe?size=12MiB&seed=1", "pds?seed=2"},
+	"mixed":           {"mlx5?size=6MiB&dirty=5MiB/s&seed=1", "xe?size=4MiB&seed=2", "qat?seed=3", "mtty?seed=4", "pds?seed=5"},
+	"one without P2P": {"mlx5?size=6MiB&dirty=5MiB/s&seed=1", "hisi_acc?seed=2&dirty=1MiB/s", "xe?size=4MiB&seed=3"},
 	"many":            slices.Repeat([]string{"mtty"}, 64),
 }
 
