@@ -25,6 +25,7 @@ func (s *stream) SpliceTo(pipe, n int) (int, error) {
 // pair of files cannot be spliced, and that nothing was moved.
 func Splice(dst, src, n int) (int, error) {
 	m, err := host{}.splice(dst, src, min(n, maxTransfer))
+	m = max(m, 0) // the kernel's -1 says no more than the error does
 	if isAny(err, unix.EINVAL) {
 		return 0, &OpError{Op: "splice", Device: "fd", Offset: -1, Kind: errors.ErrUnsupported, Err: err}
 	}

@@ -425,6 +425,23 @@ func TestSplice(t *testing.T) {
 	holds(t, dir, map[string]string{"in": "state", "out": "state"})
 }
 
+// TestSpliceIntoABrokenPipe reports the bytes that went before, not one less.
+func TestSpliceIntoABrokenPipe(t *testing.T) {
+	src := source(t, write(t, filepath.Join(t.TempDir(), "in"), "state"))
+	from := set(t, src, vfio.StopCopy).(vfio.Splicer)
+	r, w := pipe(t)
+	defer unix.Close(w)
+	if n, err := from.SpliceTo(w, 3); n != 3 || err != nil {
+		t.Fatal(n, err)
+	}
+	unix.Close(r)
+	n, err := from.SpliceTo(w, 3)
+	var e *vfio.OpError
+	if n != 0 || !errors.As(err, &e) || e.Offset != 3 || !errors.Is(err, unix.EPIPE) {
+		t.Errorf("%d, %v, want 0 and EPIPE at byte 3", n, err)
+	}
+}
+
 func TestRefused(t *testing.T) {
 	dir := t.TempDir()
 	_, missing := NewSource(filepath.Join(dir, "missing"))
