@@ -19,6 +19,13 @@ var (
 	uuidPattern = regexp.MustCompile(`^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$`)
 )
 
+// CheckName tells whether [Open] understands a name, without looking for the
+// device.
+func CheckName(name string) error {
+	_, err := parseAddress(name)
+	return err
+}
+
 // parseAddress tells the three ways to name a device apart. A PCI address may
 // lack its domain, 0000.
 func parseAddress(s string) (address, error) {

@@ -65,6 +65,9 @@ func (o opener) openName(name string) (*device, error) {
 		return nil, err
 	}
 	if a.path != "" {
+		if err := o.checkNode(a.path); err != nil {
+			return nil, err
+		}
 		return o.openCdev(a.path, name, "")
 	}
 	dir, err := o.find(a)
@@ -73,7 +76,7 @@ func (o opener) openName(name string) (*device, error) {
 	}
 	d, err := o.openFound(dir, name)
 	if err != nil {
-		return nil, hinted(err, bindHint(a, boundDriver(dir)))
+		return nil, hinted(err, o.setupHint(a, dir))
 	}
 	return d, nil
 }
@@ -95,6 +98,9 @@ func (o opener) openCdev(node, name, dir string) (*device, error) {
 		return nil, err
 	}
 	iommufd, err := fds.open(o.at("dev/iommu"))
+	if isAny(err, unix.ENOENT) {
+		return nil, hinted(err, "this kernel has no iommufd: name the device by its PCI address or UUID to use its group")
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -222,6 +228,18 @@ func hinted(err error, hint string) error {
 		return err
 	}
 	return &hintError{err, hint}
+}
+
+// setupHint says what the host lacks for a device that could not be opened.
+func (o opener) setupHint(a address, dir string) string {
+	var todo []string
+	if hint := bindHint(a, boundDriver(dir)); hint != "" {
+		todo = append(todo, hint)
+	}
+	if _, err := o.group(dir); err != nil && a.pci != "" {
+		todo = append(todo, "it has no IOMMU group: enable the IOMMU in the firmware and on the kernel's command line (intel_iommu=on, amd_iommu=on)")
+	}
+	return strings.Join(todo, "; ")
 }
 
 // bindHint says what to do about a PCI function that could not be opened while

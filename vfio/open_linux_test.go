@@ -192,6 +192,51 @@ func checkOpenError(t *testing.T, k *fakeKernel, err, want error, hint string) {
 	}
 }
 
+// TestCheckNode tells nodes apart by what sysfs says of their number.
+func TestCheckNode(t *testing.T) {
+	var null unix.Stat_t
+	if err := unix.Stat("/dev/null", &null); err != nil {
+		t.Fatal(err)
+	}
+	for class, want := range map[string]string{"vfio-dev": "", "": "", "mem": "below /dev/vfio/devices", "vfio": "by its PCI address"} {
+		root := fakeTree(t)
+		if class != "" {
+			link(t, "../../../class/"+class, filepath.Join(root.char(uint64(null.Rdev)), "subsystem"))
+		}
+		err := root.checkNode("/dev/null")
+		if (err == nil) != (want == "") || err != nil && !strings.Contains(openError("x", err).(*OpError).Hint, want) {
+			t.Errorf("a node of class %q: %v, want the hint %q", class, err, want)
+		}
+	}
+	root := fakeTree(t)
+	write(t, root.at("passwd"), "")
+	if err := root.checkNode(root.at("passwd")); !errors.Is(err, errNotVFIO) {
+		t.Errorf("a regular file: %v", err)
+	}
+	if err := root.checkNode(root.at("missing")); err != nil {
+		t.Errorf("no file: %v", err)
+	}
+}
+
+func TestNoIOMMUFD(t *testing.T) {
+	k, o := fakeOpener(t)
+	k.fail("open "+o.at("dev/iommu"), unix.ENOENT)
+	_, err := o.openName("/dev/vfio/devices/vfio3")
+	checkOpenError(t, k, openError("vfio3", err), fs.ErrNotExist, "no iommufd: name the device by its PCI address")
+}
+
+// TestNoIOMMUGroup names everything that is missing at once.
+func TestNoIOMMUGroup(t *testing.T) {
+	k, o := fakeOpener(t)
+	dir := o.at("sys/devices/pci0000:3a", pciName)
+	if err := errors.Join(os.Remove(filepath.Join(dir, "iommu_group")), os.Remove(filepath.Join(dir, "driver"))); err != nil {
+		t.Fatal(err)
+	}
+	_, err := o.openName(pciName)
+	checkOpenError(t, k, openError(pciName, err), fs.ErrNotExist, "no driver has it")
+	checkOpenError(t, k, openError(pciName, err), fs.ErrNotExist, "intel_iommu=on")
+}
+
 func TestGroupNotViable(t *testing.T) {
 	k, o := fakeOpener(t)
 	k.does("ioctl 0x3b67", result{}) // success, and no flags

@@ -2,6 +2,7 @@ package vfio
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -49,15 +50,45 @@ func (t tree) cdev(dir string) string {
 func (t tree) group(dir string) (string, error) {
 	target, err := os.Readlink(filepath.Join(dir, "iommu_group"))
 	if err != nil {
-		return "", err
+		return "", fmt.Errorf("no IOMMU group: %w", err)
 	}
 	return t.at("dev/vfio", filepath.Base(target)), nil
 }
 
+// char gives the sysfs entry of a character device by its number.
+func (t tree) char(rdev uint64) string {
+	return t.at("sys/dev/char", fmt.Sprintf("%d:%d", unix.Major(rdev), unix.Minor(rdev)))
+}
+
 // ofNode gives the sysfs folder of the device that a cdev's number stands for.
 func (t tree) ofNode(rdev uint64) (string, error) {
-	number := fmt.Sprintf("%d:%d", unix.Major(rdev), unix.Minor(rdev))
-	return filepath.EvalSymlinks(t.at("sys/dev/char", number, "device"))
+	return filepath.EvalSymlinks(filepath.Join(t.char(rdev), "device"))
+}
+
+var errNotVFIO = errors.New("it is not a VFIO device")
+
+// checkNode refuses what is known not to be a cdev before it is opened: for
+// some nodes that is an act, a watchdog begins to count.
+func (t tree) checkNode(path string) error {
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err != nil {
+		return nil // opening it says why
+	}
+	class := "no character device"
+	if st.Mode&unix.S_IFMT == unix.S_IFCHR {
+		link, err := os.Readlink(filepath.Join(t.char(uint64(st.Rdev)), "subsystem")) // 32 bits on mips
+		if err != nil {
+			return nil // sysfs does not say
+		}
+		class = filepath.Base(link)
+	}
+	switch class {
+	case "vfio-dev":
+		return nil
+	case "vfio":
+		return hinted(fmt.Errorf("%w but the node of a group", errNotVFIO), "name the device by its PCI address or UUID")
+	}
+	return hinted(errNotVFIO, "want a path below /dev/vfio/devices, a PCI address, or the UUID of a mediated device")
 }
 
 // ofFD gives the sysfs folder of an open device. The kernel says it in fdinfo
