@@ -484,6 +484,7 @@ func TestParseSink(t *testing.T) {
 		{in: "/a/b?overwrit=1", bad: true},
 		{in: "/a/b?overwrite=1&overwrite=1", bad: true},
 		{in: "/a/b?overwrite=%zz", bad: true},
+		{in: "/a/b?foo=1", bad: true},
 	} {
 		path, o, err := ParseSink(tt.in)
 		if (err != nil) != tt.bad {
@@ -492,6 +493,52 @@ func TestParseSink(t *testing.T) {
 			t.Errorf("%s: %q, %+v", tt.in, path, o)
 		}
 	}
+}
+
+func TestParseSource(t *testing.T) {
+	for _, s := range []string{"/a/b", "/a/what?", "a=b"} {
+		if path, err := ParseSource(s); path != s || err != nil {
+			t.Errorf("%s: %q, %v", s, path, err)
+		}
+	}
+	for _, s := range []string{"/a/b?foo=1", "/a/b?overwrite=1"} {
+		if path, err := ParseSource(s); err == nil {
+			t.Errorf("%s: taken for %q", s, path)
+		}
+	}
+}
+
+// TestFDOfTheOtherMode is refused when it is opened, and stays the caller's.
+func TestFDOfTheOtherMode(t *testing.T) {
+	r, w := pipe(t)
+	defer unix.Close(r)
+	defer unix.Close(w)
+	if _, err := FromFD(w, "fd:7"); !errors.Is(err, unix.EBADF) || !strings.Contains(err.Error(), "file:fd:7: open: ") || !strings.Contains(err.Error(), "not open for reading") {
+		t.Errorf("a source of the write end: %v", err)
+	}
+	if _, err := ToFD(r, "fd:7"); !errors.Is(err, unix.EBADF) || !strings.Contains(err.Error(), "not open for writing") {
+		t.Errorf("a sink of the read end: %v", err)
+	}
+	if _, err := unix.FcntlInt(uintptr(r), unix.F_GETFD, 0); err != nil {
+		t.Errorf("the read end: %v", err)
+	}
+}
+
+// TestSinkNeedsItsFolder finds out before anything is asked of the source.
+func TestSinkNeedsItsFolder(t *testing.T) {
+	eachWay(t, func(t *testing.T, dir string, open func(o *SinkOptions) *Sink) {
+		d := open(nil)
+		holds(t, dir, nil)
+		e := d.ends.(*pathEnd)
+		e.path = filepath.Join(dir, "missing", "out")
+		if err := e.check(); !errors.Is(err, os.ErrNotExist) || !strings.Contains(err.Error(), "cannot create a file in "+filepath.Dir(e.path)) {
+			t.Errorf("a missing folder: %v", err)
+		}
+		e.path = filepath.Join(write(t, filepath.Join(dir, "in"), ""), "out")
+		if err := e.check(); !errors.Is(err, unix.ENOTDIR) {
+			t.Errorf("a file as folder: %v", err)
+		}
+	})
 }
 
 func TestClosed(t *testing.T) {

@@ -20,11 +20,8 @@ type SinkOptions struct {
 // ParseSink reads the part of a device URL behind "file:": a path, and maybe
 // "?overwrite=1". A question mark that no parameter follows belongs to the path.
 func ParseSink(s string) (path string, o *SinkOptions, err error) {
-	i := strings.LastIndexByte(s, '?')
-	if i < 0 || !strings.Contains(s[i:], "=") {
-		return s, &SinkOptions{}, nil
-	}
-	values, err := url.ParseQuery(s[i+1:])
+	path, parameters := cutParameters(s)
+	values, err := url.ParseQuery(parameters)
 	if err != nil {
 		return "", nil, fmt.Errorf("file:%s: parameters: %w", s, err)
 	}
@@ -35,7 +32,16 @@ func ParseSink(s string) (path string, o *SinkOptions, err error) {
 		}
 		o.Overwrite = v[0] == "1"
 	}
-	return s[:i], o, nil
+	return path, o, nil
+}
+
+// cutParameters takes "?name=value" off a path.
+func cutParameters(s string) (path, parameters string) {
+	i := strings.LastIndexByte(s, '?')
+	if i < 0 || !strings.Contains(s[i:], "=") {
+		return s, ""
+	}
+	return s[:i], s[i+1:]
 }
 
 // Sink is a device that keeps the state which is loaded into it in a file. It
@@ -57,7 +63,7 @@ func NewSink(path string, o *SinkOptions) (*Sink, error) {
 // non-blocking mode. There is no name to hide the state behind: bytes go out as
 // they come, and those of a session that failed are not taken back.
 func ToFD(fd int, name string) (*Sink, error) {
-	f, err := newFile(fd, name)
+	f, err := newFile(fd, name, unix.O_WRONLY)
 	if err != nil {
 		return nil, opError(name, err)
 	}
@@ -89,11 +95,6 @@ func (e *pathEnd) check() error {
 	st, err := os.Lstat(e.path)
 	switch {
 	case errors.Is(err, os.ErrNotExist) && !strings.HasSuffix(e.path, "/") && e.path != "":
-		st, err = os.Stat(e.dir())
-		if err == nil && !st.IsDir() {
-			err = unix.ENOTDIR
-		}
-		return err
 	case err != nil:
 		return err
 	case st.IsDir():
@@ -101,7 +102,17 @@ func (e *pathEnd) check() error {
 	case !e.overwrite:
 		return fmt.Errorf("%w (overwrite=1 replaces it)", unix.EEXIST)
 	}
-	return nil
+	return e.try()
+}
+
+// try makes the hidden file once: what a directory, its file system and its
+// owner think of that, only they know.
+func (e *pathEnd) try() error {
+	h, err := e.create(e.dir(), filepath.Base(e.path))
+	if err != nil {
+		return fmt.Errorf("cannot create a file in %s: %w", e.dir(), cause(err))
+	}
+	return h.discard()
 }
 
 func (e *pathEnd) arc(from, to vfio.State) (*session, error) {

@@ -17,6 +17,16 @@ type Source struct {
 	end *sourceEnd
 }
 
+// ParseSource reads the part of a device URL behind "file:" at the source: a
+// path, which no parameter follows.
+func ParseSource(s string) (path string, err error) {
+	path, parameters := cutParameters(s)
+	if parameters != "" {
+		return "", fmt.Errorf("file:%s: a source has no parameters", s)
+	}
+	return path, nil
+}
+
 // NewSource opens a file to be read as a device's state. Opening a named pipe
 // waits for its writer.
 func NewSource(path string) (*Source, error) {
@@ -31,20 +41,33 @@ func NewSource(path string) (*Source, error) {
 // read from the position that it has now; anything else is put into
 // non-blocking mode. The name is for errors.
 func FromFD(fd int, name string) (*Source, error) {
-	f, err := newFile(fd, name)
+	f, err := newFile(fd, name, unix.O_RDONLY)
 	if err != nil {
 		return nil, opError(name, err)
 	}
 	return newSource(f)
 }
 
-// newFile makes a file that a deadline can wake.
-func newFile(fd int, name string) (*os.File, error) {
+// newFile makes a file that a deadline can wake, of an fd that is open in the
+// given mode or for both.
+func newFile(fd int, name string, mode int) (*os.File, error) {
+	flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFL, 0)
+	if err != nil {
+		return nil, err
+	}
+	if have := flags & unix.O_ACCMODE; have != unix.O_RDWR && have != mode {
+		return nil, wrongMode[mode]
+	}
 	if err := unix.SetNonblock(fd, true); err != nil {
 		return nil, err
 	}
 	unix.CloseOnExec(fd)
 	return os.NewFile(uintptr(fd), name), nil
+}
+
+var wrongMode = map[int]error{
+	unix.O_RDONLY: fmt.Errorf("%w: it is not open for reading", unix.EBADF),
+	unix.O_WRONLY: fmt.Errorf("%w: it is not open for writing", unix.EBADF),
 }
 
 func newSource(f *os.File) (*Source, error) {
