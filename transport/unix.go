@@ -25,13 +25,41 @@ type UnixDialer struct {
 	Path string
 }
 
-// Dial fails with [ErrUnreachable] where nobody listens.
+// dialEvery is the time between two tries to reach who does not listen yet.
+const dialEvery = 50 * time.Millisecond
+
+// Dial fails with [ErrUnreachable] where nobody listens for [HandshakeTimeout]:
+// as with QUIC, the two sides may be started in any order.
 func (d *UnixDialer) Dial(ctx context.Context) (Lane, error) {
-	conn, err := new(net.Dialer).DialContext(ctx, "unix", d.Path)
-	if err != nil {
-		return nil, dialError(ctx, err)
+	if err := checkUnixPath(d.Path); err != nil {
+		return nil, fmt.Errorf("transport: %w", err)
 	}
-	return newUnixLane(conn.(*net.UnixConn))
+	for deadline := time.Now().Add(HandshakeTimeout); ; {
+		conn, err := new(net.Dialer).DialContext(ctx, "unix", d.Path)
+		if err == nil {
+			return newUnixLane(conn.(*net.UnixConn))
+		}
+		early := errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ECONNREFUSED)
+		if !early || time.Now().After(deadline) {
+			return nil, dialError(ctx, err)
+		}
+		select {
+		case <-time.After(dialEvery):
+		case <-ctx.Done():
+			return nil, dialError(ctx, err)
+		}
+	}
+}
+
+// maxUnixPath is what fits into sun_path with its NUL (unix(7)).
+const maxUnixPath = len(unix.RawSockaddrUnix{}.Path) - 1
+
+// checkUnixPath says what the kernel calls an invalid argument.
+func checkUnixPath(path string) error {
+	if len(path) > maxUnixPath {
+		return fmt.Errorf("the path of a unix socket has %d bytes, at most %d fit: %w", len(path), maxUnixPath, unix.ENAMETOOLONG)
+	}
+	return nil
 }
 
 // unixListener accepts from processes of the same user.
@@ -44,6 +72,9 @@ type unixListener struct {
 // removes it. A file that is there already is replaced only if it is a socket
 // that nobody listens on any more.
 func ListenUnix(path string) (Listener, error) {
+	if err := checkUnixPath(path); err != nil {
+		return nil, fmt.Errorf("transport: %w", err)
+	}
 	l, err := bindUnix(path)
 	if errors.Is(err, unix.EADDRINUSE) {
 		if err := removeDeadSocket(path); err != nil {

@@ -1,6 +1,7 @@
 package transport
 
 import (
+	"context"
 	"errors"
 	"io/fs"
 	"net"
@@ -9,6 +10,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 )
 
 func TestUnixSocketFile(t *testing.T) {
@@ -60,8 +62,16 @@ func TestUnixKeepsOtherFiles(t *testing.T) {
 
 func TestUnixErrors(t *testing.T) {
 	d := &UnixDialer{Path: filepath.Join(t.TempDir(), "nobody")}
-	if _, err := d.Dial(t.Context()); !errors.Is(err, ErrUnreachable) {
-		t.Errorf("dial: %v, want ErrUnreachable", err)
+	start := time.Now()
+	if _, err := d.Dial(t.Context()); !errors.Is(err, ErrUnreachable) || time.Since(start) < HandshakeTimeout {
+		t.Errorf("dial: %v after %v, want ErrUnreachable after %v", err, time.Since(start), HandshakeTimeout)
+	}
+	long := filepath.Join(d.Path, strings.Repeat("x", maxUnixPath))
+	if _, err := ListenUnix(long); !errors.Is(err, syscall.ENAMETOOLONG) {
+		t.Errorf("listen on a long path: %v", err)
+	}
+	if _, err := (&UnixDialer{Path: long}).Dial(t.Context()); !errors.Is(err, syscall.ENAMETOOLONG) {
+		t.Errorf("dial a long path: %v", err)
 	}
 	if _, err := ListenUnix(filepath.Join(d.Path, "sub")); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("listen in no directory: %v", err)
@@ -95,5 +105,37 @@ func TestUnixLaneIsConn(t *testing.T) {
 	defer lane.Close()
 	if _, ok := lane.(syscall.Conn); !ok {
 		t.Errorf("%T is no syscall.Conn", lane)
+	}
+}
+
+// A dial waits for a listener that starts a moment later, and for nobody who
+// has cancelled it.
+func TestUnixDialWaits(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "s")
+	dialled := make(chan error, 1)
+	go func() { // the listener ends it
+		lane, err := (&UnixDialer{Path: path}).Dial(t.Context())
+		if err == nil {
+			lane.Close()
+		}
+		dialled <- err
+	}()
+	time.Sleep(3 * dialEvery)
+	l, err := ListenUnix(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := <-dialled; err != nil {
+		t.Errorf("the listener was late: %v", err)
+	}
+	l.Close()
+
+	cause := errors.New("enough")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	start := time.AfterFunc(dialEvery, func() { cancel(cause) })
+	defer start.Stop()
+	began := time.Now()
+	if _, err := (&UnixDialer{Path: path}).Dial(ctx); !errors.Is(err, cause) || time.Since(began) >= HandshakeTimeout {
+		t.Errorf("cancelled: %v after %v", err, time.Since(began))
 	}
 }
