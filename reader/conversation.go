@@ -57,6 +57,7 @@ func (e *engine) message(m transport.Message) {
 		e.tell(report.Event{Kind: report.Phase, Phase: report.Commit})
 	case *transport.Running:
 		e.clock.running, e.clock.startTook = time.Now(), time.Duration(m.StartNS)
+		e.tell(report.Event{Kind: report.Phase, Phase: report.Running})
 	case *transport.Declined:
 		e.keep(peerFault(m.Code, m.Device, m.Offset, m.Text))
 	case *transport.NotStarted:
@@ -97,7 +98,7 @@ func (e *engine) fail(f *transport.Fault, ev handoff.Event) {
 }
 
 func (e *engine) failed(f *transport.Fault) {
-	e.fail(f, handoff.Failed{Code: f.Code, Device: f.Device, Offset: f.Offset, Text: f.Error()})
+	e.fail(f, handoff.Failed{Code: f.Code, Device: f.Device, Offset: f.Offset, Text: f.Err.Error()})
 }
 
 // controlLost ends the conversation. A destination that can still be told why
@@ -181,6 +182,9 @@ func (e *engine) send(m transport.Message) {
 	switch m := m.(type) {
 	case *transport.Fin:
 		m.TotalNS, m.DowntimeNS = e.total().Nanoseconds(), e.downtime().Nanoseconds()
+		for _, s := range e.clock.stages() {
+			m.Stages = append(m.Stages, transport.FinStage{Name: s.Name, NS: s.Took.Nanoseconds()})
+		}
 	case *transport.Abort: // where the hand-off itself found the cause
 		e.keep(&transport.Fault{Code: m.Code, Err: errors.New(m.Text)})
 	}
@@ -188,6 +192,7 @@ func (e *engine) send(m transport.Message) {
 }
 
 func (e *engine) resumed(err error) {
+	e.clock.resumed = time.Now()
 	if err != nil {
 		e.out.Warnings = append(e.out.Warnings, fmt.Sprintf("take the devices back: %v", err))
 	}
@@ -219,8 +224,43 @@ func (e *engine) estimate() {
 
 func (e *engine) onTick() {
 	e.advance(ticked{})
+	e.watch()
 	if e.owner.Phase == handoff.SourceTransfer {
 		e.estimate()
 	}
 	e.tell(report.Event{Kind: report.Progress, Devices: e.snapshots()})
+}
+
+// watch ends a stop in which nothing moves any more: the guest stands still for
+// as long. What a device does before the stop, is its guest's business.
+func (e *engine) watch() {
+	var moved uint64
+	for i := range e.sources {
+		moved += e.drainedBytes(i) + e.applied[i]
+	}
+	if e.clock.stopped.IsZero() {
+		return
+	}
+	if moved != e.progress {
+		e.progress, e.clock.moved = moved, time.Now()
+	}
+	waits := e.owner.Phase == handoff.SourceTransfer || e.owner.Phase == handoff.SourceWaiting
+	if !waits || time.Since(e.clock.moved) < e.opts.StallLimit {
+		return
+	}
+	f := &transport.Fault{Code: transport.CodeTimeout, Err: fmt.Errorf("nothing moved for %v while the guest stood still", e.opts.StallLimit)}
+	if e.owner.Phase == handoff.SourceTransfer {
+		f.Device, f.Offset = e.slowest()
+	}
+	e.failed(f)
+}
+
+// slowest is a device whose stream has not ended yet.
+func (e *engine) slowest() (name string, offset uint64) {
+	for i, s := range e.sources {
+		if !e.plan.devices[i].ended {
+			return s.Name, e.drainedBytes(i)
+		}
+	}
+	return "", 0
 }

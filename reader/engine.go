@@ -74,6 +74,7 @@ type engine struct {
 	unseen  []bool // whose bytes may pass without being in user space
 	// precopied is how much of each stream was read before the guest was paused.
 	precopied []uint64
+	progress  uint64 // bytes drained and applied, as of clock.moved
 
 	events chan any
 	quit   chan struct{} // closed when nobody takes events any more
@@ -97,6 +98,8 @@ type engine struct {
 // clock holds when the stages of the switchover began.
 type clock struct {
 	start, paused, stopped, drained, ready, running time.Time
+	resumed                                         time.Time // after a rollback
+	moved                                           time.Time // when a byte was last drained or applied
 	startTook                                       time.Duration
 }
 
@@ -196,7 +199,9 @@ func (e *engine) closeQueue() {
 // resume takes the devices back; leaving the saving states is what wakes a
 // drain that is blocked in its device.
 func (e *engine) resume() {
-	e.tell(report.Event{Kind: report.Phase, Phase: report.Rollback})
+	if e.plan.phase != connecting {
+		e.tell(report.Event{Kind: report.Phase, Phase: report.Rollback})
+	}
 	e.abandon()
 	wasPaused := !e.clock.paused.IsZero()
 	e.others.Go(func() {
@@ -318,7 +323,7 @@ func (e *engine) lanesOpened(ev lanesOpen) {
 		if err != nil {
 			panic("reader: the arena has fewer chunks than lanes")
 		}
-		s := &sender{lane: lane, queue: e.queue, spare: spare, codec: e.opts.Codec, wire: e.wire}
+		s := &sender{lane: lane, queue: e.queue, spare: spare, codec: e.opts.Codec, wire: e.wire, work: e.work}
 		e.sending.Go(func() {
 			if err := s.run(); err != nil {
 				e.post(laneFailed{err})
@@ -328,12 +333,14 @@ func (e *engine) lanesOpened(ev lanesOpen) {
 	e.advance(connected{})
 }
 
+// closeLanes closes them at once: each may wait a moment for the peer.
 func closeLanes(lanes []transport.Lane) {
-	for _, l := range lanes {
-		if l != nil {
-			l.Close()
+	parallel(len(lanes), func(i int) error {
+		if lanes[i] != nil {
+			lanes[i].Close()
 		}
-	}
+		return nil
+	})
 }
 
 // enter starts a transition; it ends by itself, when the drivers are done.

@@ -1,6 +1,7 @@
 package reader
 
 import (
+	"context"
 	"sync/atomic"
 
 	"github.com/migpipe/migpipe/codec"
@@ -15,6 +16,7 @@ type sender struct {
 	spare *transport.Chunk // for what is sent encoded
 	codec codec.Policy
 	wire  []atomic.Uint64 // payload bytes sent, by device
+	work  context.Context // ends when the streams are abandoned
 }
 
 // laneFailed is the event of a sender that could not write.
@@ -31,8 +33,8 @@ func (s *sender) run() error {
 		}
 		c.Release()
 	}
-	if failed == nil {
-		failed = s.lane.CloseWrite()
+	if failed == nil && s.work.Err() == nil {
+		failed = s.lane.CloseWrite() // Close would wait for the peer to read all
 	}
 	return failed
 }

@@ -39,6 +39,9 @@ type Options struct {
 	// Default 60 s and 30 rounds.
 	MaxPrecopy time.Duration
 	MaxRounds  int
+	// StallLimit ends an attempt in which no byte moves while the guest stands
+	// still. Default 30 s: some drivers load for seconds in one write.
+	StallLimit time.Duration
 	// PauseGuest stops the vCPUs, before any device leaves RUNNING; ResumeGuest
 	// starts them again after a rollback. Default: there is no guest.
 	PauseGuest, ResumeGuest func(context.Context) error
@@ -63,6 +66,7 @@ func (o *Options) withDefaults() (Options, error) {
 	orDefault(&v.DowntimeLimit, 300*time.Millisecond)
 	orDefault(&v.MaxPrecopy, 60*time.Second)
 	orDefault(&v.MaxRounds, 30)
+	orDefault(&v.StallLimit, 30*time.Second)
 	if v.Attempt == (transport.Attempt{}) {
 		v.Attempt = transport.Attempt{Mig: transport.NewMigID(), Epoch: 1}
 	}
@@ -92,8 +96,8 @@ func (o *Options) check() error {
 		return fmt.Errorf("reader: Options.Lanes is %d, must be 1 to %d", o.Lanes, transport.MaxLanes)
 	case o.Attempt.Epoch == 0:
 		return fmt.Errorf("reader: Options.Attempt.Epoch is 0, must be 1 or more")
-	case o.DowntimeLimit < 0 || o.MaxPrecopy < 0 || o.MaxRounds < 0:
-		return fmt.Errorf("reader: Options.DowntimeLimit, MaxPrecopy and MaxRounds must not be negative")
+	case o.DowntimeLimit < 0 || o.MaxPrecopy < 0 || o.MaxRounds < 0 || o.StallLimit < 0:
+		return fmt.Errorf("reader: Options.DowntimeLimit, MaxPrecopy, MaxRounds and StallLimit must not be negative")
 	}
 	return nil
 }

@@ -50,6 +50,7 @@ func (e *engine) moved(ev moved) {
 // stopped lets the drains take the end of the stream for what it is.
 func (e *engine) stopped() {
 	e.clock.stopped = time.Now()
+	e.clock.moved = e.clock.stopped
 	for _, d := range e.drains {
 		close(d.final)
 	}

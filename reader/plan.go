@@ -154,9 +154,14 @@ func (p *plan) decide(now time.Duration) []any {
 	return []any{pause{}}
 }
 
+// rounds is the most that any device has been through, and none as long as
+// some device is in its first: the rounds of a small one say nothing of it.
 func (p *plan) rounds() (most int) {
-	for i := range p.devices {
-		most = max(most, p.devices[i].rounds)
+	for _, d := range p.devices {
+		if d.features.PreCopy && !d.idle {
+			return 0
+		}
+		most = max(most, d.rounds)
 	}
 	return most
 }

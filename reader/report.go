@@ -2,6 +2,7 @@ package reader
 
 import (
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/migpipe/migpipe/transport"
@@ -65,11 +66,14 @@ func (e *engine) downtime() time.Duration {
 	return e.ending().Sub(e.clock.paused)
 }
 
+// ending is when the guest ran again, on either side.
 func (e *engine) ending() time.Time {
-	if e.clock.running.IsZero() {
-		return time.Now()
+	for _, t := range []time.Time{e.clock.running, e.clock.resumed} {
+		if !t.IsZero() {
+			return t
+		}
 	}
-	return e.clock.running
+	return time.Now()
 }
 
 // stages splits the downtime of a migration that was committed.
@@ -88,6 +92,10 @@ func (c *clock) stages() []report.Stage {
 
 func (e *engine) finishReport() {
 	e.out.Total, e.out.Downtime, e.out.Stages = e.total(), e.downtime(), e.clock.stages()
+	if e.out.Outcome == handoff.Committed && e.out.Downtime > e.opts.DowntimeLimit {
+		e.out.Warnings = append(e.out.Warnings, fmt.Sprintf("the downtime of %v is over the limit of %v",
+			e.out.Downtime.Round(time.Millisecond), e.opts.DowntimeLimit))
+	}
 	e.out.Lanes = len(e.lanes)
 	states := e.fleet.states()
 	for i, s := range e.sources {

@@ -218,8 +218,10 @@ type Cancel struct{ Attempt }
 // Abort says that the source has taken its devices back, before COMMIT.
 type Abort struct {
 	Attempt
-	Code Code   `cbor:"3,keyasint"`
-	Text string `cbor:"4,keyasint,omitempty"`
+	Code   Code   `cbor:"3,keyasint"`
+	Text   string `cbor:"4,keyasint,omitempty"`
+	Device string `cbor:"5,keyasint,omitempty"`
+	Offset uint64 `cbor:"6,keyasint,omitempty"`
 }
 
 // Query asks what the destination's record of this attempt is.
@@ -238,8 +240,15 @@ type Status struct {
 // clock, so that both reports show the same figures.
 type Fin struct {
 	Attempt
-	TotalNS    int64 `cbor:"3,keyasint"`
-	DowntimeNS int64 `cbor:"4,keyasint"`
+	TotalNS    int64      `cbor:"3,keyasint"`
+	DowntimeNS int64      `cbor:"4,keyasint"`
+	Stages     []FinStage `cbor:"5,keyasint,omitempty"` // of the downtime, in order
+}
+
+// FinStage is one stage of the downtime.
+type FinStage struct {
+	Name string `cbor:"1,keyasint"`
+	NS   int64  `cbor:"2,keyasint"`
 }
 
 // Type is the message's number.

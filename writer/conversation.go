@@ -3,6 +3,7 @@ package writer
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/migpipe/migpipe/transport"
@@ -22,15 +23,14 @@ func (e *engine) message(m transport.Message) {
 	case *transport.End:
 		e.ended(m)
 		return
-	case *transport.Commit:
-		e.clock.commit = time.Now()
+	case *transport.Commit, *transport.Query:
 	case *transport.Abort:
-		e.keep(&transport.Fault{Code: m.Code, Remote: true, Err: errors.New(transport.PeerText(m.Text))})
+		e.keep(&transport.Fault{Code: m.Code, Remote: true, Device: transport.PeerText(m.Device), Offset: m.Offset,
+			Err: errors.New(transport.PeerText(m.Text))})
 	case *transport.Cancel:
 		e.keep(&transport.Fault{Code: transport.CodeCancelled, Remote: true, Err: errors.New("cancelled by the source")})
 	case *transport.Fin:
-		e.clock.total, e.clock.downtime = time.Duration(m.TotalNS), time.Duration(m.DowntimeNS)
-	case *transport.Query:
+		e.clock.fin = m
 	default:
 		e.protocol(fmt.Errorf("%w: %v from the source", transport.ErrProtocol, m.Type()))
 		return
@@ -124,7 +124,9 @@ func (e *engine) prepared(err error) {
 		e.refuse(fault)
 		return
 	}
-	e.tell(report.Event{Kind: report.Phase, Phase: report.PreCopy})
+	if slices.ContainsFunc(e.offer.Devices, hasPreCopy) {
+		e.tell(report.Event{Kind: report.Phase, Phase: report.PreCopy})
+	}
 	e.own(handoff.Offered{Attempt: e.offer.Attempt})
 }
 
@@ -145,7 +147,7 @@ func (e *engine) estimated(m *transport.Estimate) {
 		return
 	}
 	copy(e.estimate, m.Devices)
-	if m.Stopped && e.clock.stopped.IsZero() {
+	if m.Stopped && e.clock.stopped.IsZero() && e.owner.Phase == handoff.DestReceiving {
 		e.clock.stopped = time.Now()
 		e.tell(report.Event{Kind: report.Phase, Phase: report.StopCopy})
 	}
@@ -182,7 +184,6 @@ func (e *engine) loaderEnded(ev loaderEnded) {
 		return
 	}
 	e.loading.Wait()
-	e.clock.ready = time.Now()
 	e.tell(report.Event{Kind: report.Phase, Phase: report.Commit})
 	e.own(handoff.Loaded{Digest: transport.SetDigest(e.digests)})
 }

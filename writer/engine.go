@@ -91,8 +91,8 @@ type engine struct {
 
 // clock holds when the stages began, as this side saw them.
 type clock struct {
-	begun, stopped, ready, commit, running time.Time
-	total, downtime                        time.Duration // the source's figures, from FIN
+	begun, stopped, running time.Time
+	fin                     *transport.Fin // the source's figures
 }
 
 func newEngine(o Options, sinks []Sink) *engine {

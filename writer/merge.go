@@ -91,6 +91,9 @@ func (m *merge) wake() {
 // waits for either.
 func (m *merge) take(ctx context.Context) (*transport.Chunk, *transport.End, error) {
 	for {
+		if ctx.Err() != nil { // what is there is not to be written any more
+			return nil, nil, context.Cause(ctx)
+		}
 		if c, end := m.poll(); c != nil || end != nil {
 			return c, end, nil
 		}

@@ -104,3 +104,8 @@ func compatible(o transport.DeviceOffer, d vfio.Device) *transport.Fault {
 
 // fileDriver is how a device that is really a file describes itself.
 const fileDriver = "file"
+
+var preCopyFlag = vfio.Features{PreCopy: true}.MigrationFlags() &^ vfio.Features{}.MigrationFlags()
+
+// hasPreCopy reports whether the source's device has PRE_COPY.
+func hasPreCopy(o transport.DeviceOffer) bool { return o.Flags&preCopyFlag != 0 }

@@ -38,32 +38,31 @@ func (e *engine) phase() string {
 	return report.StopCopy
 }
 
-// stages splits the downtime as far as this side sees it.
-func (c *clock) stages() []report.Stage {
-	if c.running.IsZero() || c.stopped.IsZero() || c.commit.IsZero() {
-		return nil
+// figures takes the times from FIN, so that both sides show the same, and from
+// this side's own clock where the source has sent none.
+func (c *clock) figures(r *report.Report) {
+	if c.fin != nil {
+		r.Total, r.Downtime = time.Duration(c.fin.TotalNS), time.Duration(c.fin.DowntimeNS)
+		for _, s := range c.fin.Stages {
+			r.Stages = append(r.Stages, report.Stage{Name: transport.PeerText(s.Name), Took: time.Duration(s.NS)})
+		}
+		return
 	}
-	return []report.Stage{
-		{Name: "load", Took: c.ready.Sub(c.stopped)},
-		{Name: "commit", Took: c.commit.Sub(c.ready)},
-		{Name: "start", Took: c.running.Sub(c.commit)},
-	}
-}
-
-// finishReport prefers the source's figures, which it sent with FIN.
-func (e *engine) finishReport() {
-	e.snapshots()
-	e.out.Total, e.out.Downtime, e.out.Stages = e.clock.total, e.clock.downtime, e.clock.stages()
-	end := e.clock.running
+	end := c.running
 	if end.IsZero() {
 		end = time.Now()
 	}
-	if e.out.Total == 0 && !e.clock.begun.IsZero() {
-		e.out.Total = end.Sub(e.clock.begun)
+	if !c.begun.IsZero() {
+		r.Total = end.Sub(c.begun)
 	}
-	if e.out.Downtime == 0 && !e.clock.stopped.IsZero() {
-		e.out.Downtime = end.Sub(e.clock.stopped)
+	if !c.stopped.IsZero() {
+		r.Downtime = end.Sub(c.stopped)
 	}
+}
+
+func (e *engine) finishReport() {
+	e.snapshots()
+	e.clock.figures(&e.out)
 	e.out.Lanes = len(e.lanes)
 	states := e.fleet.states()
 	for i, l := range e.loaders {

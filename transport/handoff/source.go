@@ -98,7 +98,7 @@ func (s Source) open(ev Event) (Source, []Action) {
 	case Interrupt:
 		return s.rollback(s.abort(transport.CodeCancelled, "cancelled by the source"))
 	case Failed:
-		return s.rollback(s.abort(ev.Code, ev.Text))
+		return s.rollback(&transport.Abort{Attempt: s.Attempt, Code: ev.Code, Text: ev.Text, Device: ev.Device, Offset: ev.Offset})
 	}
 	return s, nil
 }
