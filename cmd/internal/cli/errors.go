@@ -65,5 +65,8 @@ func plainText(err error) string {
 	for _, prefix := range packagePrefixes {
 		text = strings.TrimPrefix(text, prefix)
 	}
-	return text
+	return oneLine(text)
 }
+
+// oneLine joins what errors.Join puts on lines of their own.
+func oneLine(text string) string { return strings.ReplaceAll(text, "\n", "; ") }

@@ -37,18 +37,23 @@ const exitHelp = `Exit status:
   8  integrity: what arrived is not what was sent
   9  cancelled
   10 timeout: something took longer than it may
-  11 in doubt: do not start the source before the destination was asked`
+  11 in doubt: do not start the source before the destination was asked
+With 1 to 10 the outcome, in the report and the done event, says what became of
+the devices of this side:
+  aborted      they are as they were: the source's run, the destination's are reset
+  needs-reset  one could not be brought back: reset it, or restart its VM, before
+               it is used again; the status is that of the cause`
 
 // exitCode turns how a migration ended into the program's exit status. It is
-// the only place that does. An outcome says more than a reason does: after
-// InDoubt or NeedsReset nobody may go by the reason alone.
+// the only place that does. NeedsReset has no status of its own: beside 1 to 10
+// nobody may go by the status alone.
 func exitCode(o handoff.Outcome, code transport.Code, remote bool) int {
 	switch {
 	case o == handoff.Committed:
 		return exitCommitted
 	case o == handoff.InDoubt:
 		return exitInDoubt
-	case o == handoff.NeedsReset:
+	case o == handoff.NeedsReset && code == 0: // no cause but the device itself
 		return exitLocal
 	}
 	switch code {

@@ -40,11 +40,17 @@ func TestExitCodeOfReasons(t *testing.T) {
 		if got := exitCode(handoff.Rolledback, tt.code, true); got != tt.remote {
 			t.Errorf("%v at the peer: exit %d, want %d", tt.code, got, tt.remote)
 		}
-		for o, want := range map[handoff.Outcome]int{handoff.Committed: 0, handoff.InDoubt: 11, handoff.NeedsReset: 3} {
+		for o, want := range map[handoff.Outcome]int{handoff.Committed: 0, handoff.InDoubt: 11, handoff.NeedsReset: tt.remote} {
 			if got := exitCode(o, tt.code, true); got != want {
 				t.Errorf("%v with %v: exit %d, want %d", o, tt.code, got, want)
 			}
 		}
+	}
+}
+
+func TestExitCodeWithoutReason(t *testing.T) {
+	if got := exitCode(handoff.NeedsReset, 0, false); got != exitLocal {
+		t.Errorf("a device that cannot be brought back: exit %d, want %d", got, exitLocal)
 	}
 }
 

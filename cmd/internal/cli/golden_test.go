@@ -42,7 +42,7 @@ func committed() verdict {
 		scene:   scene{self: transport.ID{9}, address: "127.0.0.1:7000"},
 		started: true,
 		report: report.Report{
-			Outcome: handoff.Committed, Peer: peerID, Lanes: 2,
+			Outcome: handoff.Committed, Attempt: transport.Attempt{Epoch: 1}, Peer: peerID, Lanes: 2,
 			Total: 3210 * time.Millisecond, Downtime: 84160 * time.Microsecond,
 			Stages: []report.Stage{{Name: "stop", Took: 1300 * time.Microsecond}, {Name: "drain", Took: 82860 * time.Microsecond}},
 			Devices: []report.Device{
@@ -86,11 +86,29 @@ func inDoubt() verdict {
 	return v
 }
 
+// unheard is a destination that could not listen.
+func unheard() verdict {
+	v := failed(&transport.Fault{Code: transport.CodeNetwork, Err: errors.New("cannot assign requested address")})
+	v.started = true
+	return v
+}
+
+func needsReset() verdict {
+	v := interrupted()
+	v.sending = false
+	v.report.Outcome = handoff.NeedsReset
+	v.report.Warnings = []string{"reset: one error\nand another"}
+	v.err = &transport.Fault{Code: transport.CodeCancelled, Err: errors.New("cancelled: interrupt")}
+	return v
+}
+
 // verdicts are the endings that the reports are tested with.
 var verdicts = map[string]func() verdict{
 	"committed":   committed,
 	"interrupted": interrupted,
 	"damaged":     damaged,
 	"in-doubt":    inDoubt,
+	"needs-reset": needsReset,
+	"unheard":     unheard,
 	"usage":       func() verdict { return failed(mistakef("give one", "no --device is given")) },
 }

@@ -28,7 +28,7 @@ func (s scene) hints(o handoff.Outcome, err error) []string {
 	case handoff.InDoubt:
 		return s.inDoubt()
 	case handoff.NeedsReset:
-		return []string{"it may be running: stop its guest, and reset the device before it is used again"}
+		return []string{"stop the guest, and reset the device or restart its VM before it is used again"}
 	}
 	if h := s.ofError(err); h != nil {
 		return h

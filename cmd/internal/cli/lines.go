@@ -47,7 +47,7 @@ func notice(ev report.Event) string {
 		}
 		return "peer " + ev.Peer.Short() + " runs " + ev.Text
 	}
-	return string(ev.Kind) + ": " + ev.Text
+	return string(ev.Kind) + ": " + oneLine(ev.Text)
 }
 
 // phaseText is the new phase, and why it began where that is known.

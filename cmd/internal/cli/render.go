@@ -17,7 +17,7 @@ var headlines = map[handoff.Outcome]string{
 	handoff.Committed:  "committed: the devices run at the destination",
 	handoff.Rolledback: "aborted: the devices stay with the source",
 	handoff.InDoubt:    "IN DOUBT: neither side may be started before the other was asked",
-	handoff.NeedsReset: "needs reset: a device of this side could not be brought back",
+	handoff.NeedsReset: "needs-reset: a device of this side could not be brought back",
 }
 
 // printReport writes the report for people. A run that did not get as far as
@@ -27,7 +27,7 @@ func printReport(w io.Writer, v verdict) {
 		return
 	}
 	r := v.report
-	fmt.Fprintln(w, headlines[r.Outcome])
+	fmt.Fprintln(w, v.headline())
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	defer t.Flush()
 	for _, row := range v.facts() {
@@ -42,6 +42,16 @@ func printReport(w io.Writer, v verdict) {
 	}
 }
 
+// headline is the report's first line. A destination that no source has found
+// has nothing to tell of one.
+func (v verdict) headline() string {
+	r := v.report
+	if r.Outcome == handoff.Rolledback && !v.sending && r.Attempt == (transport.Attempt{}) {
+		return "aborted: no source was heard, and no device was touched"
+	}
+	return headlines[r.Outcome]
+}
+
 // facts are the lines about the whole run.
 func (v verdict) facts() [][2]string {
 	r := v.report
@@ -50,6 +60,9 @@ func (v verdict) facts() [][2]string {
 		if text != "" {
 			rows = append(rows, [2]string{name, text})
 		}
+	}
+	if r.Outcome == handoff.NeedsReset {
+		add("next", "reset the device, or restart its VM, before it is used again")
 	}
 	if r.Peer != (transport.ID{}) {
 		add("peer", r.Peer.String())
@@ -66,7 +79,7 @@ func (v verdict) facts() [][2]string {
 	add("verified", v.verifiedNames(true))
 	add("DAMAGED", v.verifiedNames(false))
 	for _, warning := range r.Warnings {
-		add("warning", warning)
+		add("warning", oneLine(warning))
 	}
 	return rows
 }
