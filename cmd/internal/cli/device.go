@@ -91,11 +91,14 @@ func (d device) check(r role) error {
 	var err error
 	switch d.scheme {
 	case "vfio":
+		err = vfio.CheckName(d.rest)
 	case "fd":
 		_, err = d.fd()
 	case "file":
 		if r == sink {
 			_, _, err = file.ParseSink(d.rest)
+		} else {
+			_, err = file.ParseSource(d.rest)
 		}
 	case "sim":
 		if _, _, err = sim.Parse(d.rest); err != nil {
@@ -161,7 +164,11 @@ func (d device) open(r role) (vfio.Device, error) {
 
 func openFile(rest string, r role) (vfio.Device, error) {
 	if r == source {
-		return file.NewSource(rest)
+		path, err := file.ParseSource(rest)
+		if err != nil {
+			return nil, err
+		}
+		return file.NewSource(path)
 	}
 	path, o, err := file.ParseSink(rest)
 	if err != nil {

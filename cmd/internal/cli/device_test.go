@@ -49,13 +49,17 @@ func TestParseDevicesRefuses(t *testing.T) {
 		"a=sim:mtty?size=9":                   "size 9",
 		"a=sim:mtty a=sim:qat":                "two devices have the name a",
 		"a=fd:3 b=fd:3":                       "both fd:3",
-		"a=vfio:0 b=vfio:0":                   "both vfio:0",
+		"a=vfio:00:0.0":                       "want a path as /dev/vfio/devices/vfio0",
+		"a=vfio:3b:00.1 b=vfio:3b:00.1":       "both vfio:3b:00.1",
 	}
 	for flags, want := range tests {
 		_, err := parseDevices(strings.Fields(flags), sink)
 		if _, ok := err.(*mistake); !ok || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: error %v, want a mistake with %q", flags, err, want)
 		}
+	}
+	if _, err := parseDevices([]string{"a=file:f?foo=1"}, source); err == nil || !strings.Contains(err.Error(), "a source has no parameters") {
+		t.Errorf("a parameter at the source: %v", err)
 	}
 	many := make([]string, 65)
 	for i := range many {
