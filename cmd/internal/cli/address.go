@@ -56,8 +56,12 @@ func checkAddress(flag, address string) error {
 	if err != nil {
 		return mistakef(hint, "%s: %v", flag, err)
 	}
-	if _, err := strconv.ParseUint(port, 10, 16); err != nil {
+	n, err := strconv.ParseUint(port, 10, 16)
+	switch {
+	case err != nil:
 		return mistakef(hint, "%s %s: the port is not a number below 65536", flag, address)
+	case n == 0 && flag == "--to":
+		return mistakef("mig-recv says which port it listens on", "%s %s: nobody listens on port 0", flag, address)
 	}
 	return nil
 }

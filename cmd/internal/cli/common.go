@@ -3,8 +3,11 @@ package cli
 import (
 	"cmp"
 	"context"
+	"errors"
+	"math"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
@@ -69,9 +72,28 @@ func (c *common) check() error {
 	case c.json && c.quiet:
 		return mistakef("", "--json and --quiet exclude each other")
 	case c.memory.bytes < c.chunk.bytes:
-		return mistakef("", "--memory %s is less than one chunk of %s", &c.memory, &c.chunk)
+		return mistakef("give a smaller --chunk-size too, or more --memory", "--memory %s is less than one chunk of %s", &c.memory, &c.chunk)
+	case c.memory.bytes > hostMemory():
+		return mistakef("", "--memory %s is more than this host has, %s", &c.memory, humanBytes(hostMemory()))
 	}
 	return nil
+}
+
+// hostMemory is all that this host has, free or not.
+func hostMemory() uint64 {
+	var info unix.Sysinfo_t
+	if err := unix.Sysinfo(&info); err != nil {
+		return math.MaxUint64
+	}
+	return uint64(info.Totalram) * uint64(info.Unit) // 32 bits on some machines
+}
+
+// memoryError finds buffers that this host could not give.
+func (c *common) memoryError(err error) error {
+	if f, ok := errors.AsType[*transport.Fault](err); errors.Is(err, unix.ENOMEM) && (!ok || f.Device == "" && !f.Remote) {
+		return mistakef("give a smaller --memory", "--memory %s: %s", &c.memory, plainText(err))
+	}
+	return err
 }
 
 // run carries a command line out and tells how it went. Every way from here
@@ -79,8 +101,9 @@ func (c *common) check() error {
 func (c *common) run(prepare func() (job, error)) int {
 	show := newShow(c)
 	ctx, stop := cancelOnSignal(c.program)
-	defer stop()
-	return show.end(c.attempt(ctx, prepare, show))
+	v := c.attempt(ctx, prepare, show)
+	stop() // nothing is being waited for any more
+	return show.end(v)
 }
 
 // attempt does everything from flags to closed devices.
@@ -91,6 +114,10 @@ func (c *common) attempt(ctx context.Context, prepare func() (job, error), show 
 	if err == nil {
 		v.started = true
 		v.report, v.err = j.engine(ctx, devices, show)
+		if v.report.Outcome == handoff.Rolledback {
+			v.err = c.memoryError(v.err)
+		}
+		v.moved = v.bytes() > 0
 	}
 	if c.role == sink && v.report.Outcome == handoff.Committed {
 		v.verify(devices)

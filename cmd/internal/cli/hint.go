@@ -17,6 +17,7 @@ type scene struct {
 	sending bool
 	self    transport.ID // zero on carriers without identities
 	address string       // --to or --listen
+	moved   bool         // bytes left the source
 }
 
 // hints are the next steps after a failure, most of the time one.
@@ -66,6 +67,14 @@ func (s scene) ofError(err error) []string {
 	if e, ok := errors.AsType[*vfio.OpError](err); ok && e.Hint != "" {
 		return []string{e.Hint}
 	}
+	if e, ok := errors.AsType[*keyError](err); ok {
+		return []string{e.hint()}
+	}
+	if code, _ := codeOf(err); code == transport.CodeNetwork && strings.HasPrefix(s.address, unixPrefix) {
+		if hint := unixHint(err); hint != "" {
+			return []string{hint}
+		}
+	}
 	switch {
 	case errors.Is(err, transport.ErrRefusedByPeer):
 		return []string{fmt.Sprintf("if this host is to be trusted there, add --peer %v to the %s command", s.self, s.otherProgram())}
@@ -81,10 +90,25 @@ func (s scene) ofError(err error) []string {
 		return []string{"another process, a VMM perhaps, has it open"}
 	case errors.Is(err, fs.ErrPermission):
 		return []string{"run as root, or as the owner of what it names"}
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		return []string{"free some space there, or name another directory"}
 	case errors.Is(err, fs.ErrExist):
 		return []string{"to replace the file, write file:PATH?overwrite=1"}
 	}
 	return nil
+}
+
+// unixHint is for what is wrong with the path of a socket.
+func unixHint(err error) string {
+	switch {
+	case errors.Is(err, fs.ErrPermission):
+		return "run both sides as the same user, or this one as root"
+	case errors.Is(err, syscall.ENAMETOOLONG):
+		return "choose a shorter path, below /run for example"
+	case errors.Is(err, fs.ErrNotExist) && !errors.Is(err, transport.ErrUnreachable):
+		return "make the directory first"
+	}
+	return ""
 }
 
 func (s scene) wrongPeer(w *transport.WrongPeerError) []string {
@@ -127,6 +151,9 @@ func (s scene) ofCode(code transport.Code, remote bool) string {
 	case transport.CodeCorrupt:
 		return "the source's devices run on: try again, and check the memory of both hosts if it happens again"
 	case transport.CodeLimit:
+		if !s.moved { // no stream was too long: the destination is busy
+			return "wait for the migration that it serves, or run another mig-recv on another port"
+		}
 		return "raise --max-state at mig-recv, if the device is known to be that large"
 	}
 	if remote && code != transport.CodeCancelled {

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -46,7 +48,17 @@ func TestHints(t *testing.T) {
 		{send, handoff.Rolledback, fault(transport.CodeDevices, true), "same names"},
 		{send, handoff.Rolledback, fault(transport.CodeIncompatible, true), "same model"},
 		{recv, handoff.Rolledback, fault(transport.CodeCorrupt, false), "try again"},
-		{recv, handoff.Rolledback, fault(transport.CodeLimit, false), "--max-state"},
+		{scene{moved: true}, handoff.Rolledback, fault(transport.CodeLimit, false), "--max-state"},
+		{scene{sending: true, moved: true}, handoff.Rolledback, fault(transport.CodeLimit, true), "--max-state"},
+		{send, handoff.Rolledback, fault(transport.CodeLimit, true), "another mig-recv on another port"},
+		{recv, handoff.Rolledback, deviceFault("d", &vfio.OpError{Kind: vfio.ErrBusy, Err: syscall.EBUSY}), "has it open"},
+		{recv, handoff.Rolledback, deviceFault("d", &vfio.OpError{Kind: vfio.ErrNoMigration}), "cannot migrate"},
+		{recv, handoff.Rolledback, deviceFault("d", fmt.Errorf("x: %w", syscall.ENOSPC)), "free some space"},
+		{recv, handoff.Rolledback, onNetwork(syscall.EACCES), "as the same user"},
+		{recv, handoff.Rolledback, onNetwork(syscall.ENOENT), "make the directory"},
+		{recv, handoff.Rolledback, onNetwork(syscall.ENAMETOOLONG), "a shorter path"},
+		{recv, handoff.Rolledback, deviceFault("d", syscall.ENOENT), ""},
+		{scene{sending: true, address: "unix:/run/mig"}, handoff.Rolledback, fmt.Errorf("%w: %w", transport.ErrUnreachable, syscall.ENOENT), "--listen unix:/run/mig"},
 		{recv, handoff.Rolledback, fault(transport.CodeAuth, false), "mig-send id"},
 		{send, handoff.Rolledback, fault(transport.CodeStart, true), "see what mig-recv said"},
 		{send, handoff.Rolledback, fault(transport.CodeStart, false), ""},
@@ -57,6 +69,57 @@ func TestHints(t *testing.T) {
 		if !strings.Contains(got, tt.want) || tt.want == "" && got != "" {
 			t.Errorf("%v, %v: hints %q, want %q", tt.outcome, tt.err, got, tt.want)
 		}
+	}
+}
+
+func onNetwork(err error) error {
+	return &transport.Fault{Code: transport.CodeNetwork, Err: fmt.Errorf("listen: %w", err)}
+}
+
+// TestKeyHints gives each key that cannot be used its own way out.
+func TestKeyHints(t *testing.T) {
+	dir := t.TempDir()
+	for name, tt := range map[string]struct {
+		mode os.FileMode
+		want string
+	}{"open": {0o644, "chmod 600 " + filepath.Join(dir, "open")}, "junk": {0o600, "remove it"}} {
+		path := filepath.Join(dir, name)
+		if err := errors.Join(os.WriteFile(path, []byte("junk"), 0o600), os.Chmod(path, tt.mode)); err != nil {
+			t.Fatal(err)
+		}
+		checkKeyHint(t, path, tt.want)
+	}
+	checkKeyHint(t, dir, "--identity")
+}
+
+func checkKeyHint(t *testing.T, path, want string) {
+	t.Helper()
+	_, err := loadIdentity(path, "")
+	got := strings.Join(scene{}.hints(handoff.Rolledback, err), "\n")
+	if code, _ := codeOf(err); code != transport.CodeAuth || !strings.Contains(got, want) {
+		t.Errorf("%v: hint %q, want %q", err, got, want)
+	}
+}
+
+func TestMemoryError(t *testing.T) {
+	c := &common{memory: size{bytes: 1 << 40}}
+	arena := fmt.Errorf("transport: map: %w", syscall.ENOMEM)
+	for _, err := range []error{arena, &transport.Fault{Code: transport.CodeInternal, Err: arena}} {
+		if m, ok := c.memoryError(err).(*mistake); !ok || !strings.Contains(m.text, "--memory 1TiB: map") {
+			t.Errorf("%v became %v", err, c.memoryError(err))
+		}
+	}
+	for _, err := range []error{nil, errors.New("x"), deviceFault("d", syscall.ENOMEM), &transport.Fault{Remote: true, Err: arena}} {
+		if got := c.memoryError(err); got != err {
+			t.Errorf("%v became %v", err, got)
+		}
+	}
+}
+
+func TestCheckMemory(t *testing.T) {
+	c := &common{memory: size{bytes: hostMemory() + 1}, chunk: size{bytes: 4096}}
+	if err := c.check(); err == nil || !strings.Contains(err.Error(), "more than this host has") {
+		t.Errorf("more memory than there is: %v", err)
 	}
 }
 

@@ -1,6 +1,8 @@
 package cli
 
 import (
+	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 
@@ -38,9 +40,28 @@ func loadIdentity(path, key string) (*transport.Identity, error) {
 	}
 	id, err := transport.LoadIdentity(path)
 	if err != nil {
-		return nil, &transport.Fault{Code: transport.CodeAuth, Err: err}
+		return nil, &transport.Fault{Code: transport.CodeAuth, Err: &keyError{err, path}}
 	}
 	return id, nil
+}
+
+// keyError is why a key file cannot be used.
+type keyError struct {
+	error
+	path string
+}
+
+func (e *keyError) Unwrap() error { return e.error }
+
+func (e *keyError) hint() string {
+	info, err := os.Stat(e.path)
+	switch {
+	case errors.Is(e.error, fs.ErrPermission):
+		return "run as the owner of the file, or name another one with --identity"
+	case err == nil && info.Mode().IsRegular() && info.Mode().Perm()&0o077 != 0:
+		return "chmod 600 " + e.path
+	}
+	return "name another file with --identity, or remove it to have a new key made"
 }
 
 // parsePeers reads the --peer flags.

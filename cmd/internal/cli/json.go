@@ -3,6 +3,7 @@ package cli
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"math"
 	"time"
@@ -17,15 +18,18 @@ const progressEvery = 200 * time.Millisecond
 // jsonView writes one event per line. The shapes below are an interface that
 // others build on: fields may be added, and none is ever renamed.
 type jsonView struct {
+	program  string
+	err      io.Writer
 	out      *json.Encoder
+	lost     bool // an event could not be written
 	start    time.Time
 	progress time.Time // of the last such event
 }
 
-func newJSONView(w io.Writer) *jsonView {
-	out := json.NewEncoder(w)
-	out.SetEscapeHTML(false)
-	return &jsonView{out: out, start: time.Now()}
+func newJSONView(program string, err, out io.Writer) *jsonView {
+	events := json.NewEncoder(out)
+	events.SetEscapeHTML(false)
+	return &jsonView{program: program, err: err, out: events, start: time.Now()}
 }
 
 // jsonHead begins every event. TMS is measured by the monotonic clock.
@@ -130,9 +134,14 @@ func known(id transport.ID) *transport.ID {
 // milliseconds has a microsecond's precision: more would be noise.
 func milliseconds(d time.Duration) float64 { return math.Round(float64(d)/1e3) / 1e3 }
 
-// write has nobody to tell of a failure: whoever read the events is gone, and
-// the exit code still says how the migration ended.
-func (j *jsonView) write(event any) { _ = j.out.Encode(event) }
+// write says once that events are lost. Whoever read them is gone, which is no
+// reason to end a migration: the exit code still says how that went.
+func (j *jsonView) write(event any) {
+	if err := j.out.Encode(event); err != nil && !j.lost {
+		j.lost = true
+		fmt.Fprintf(j.err, "%s: warning: events are lost: %v\n", j.program, err)
+	}
+}
 
 func (j *jsonView) event(ev stamped) {
 	head := j.head(string(ev.Kind), ev.at)

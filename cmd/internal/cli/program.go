@@ -8,9 +8,12 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"slices"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
@@ -20,6 +23,7 @@ import (
 // program is one of the two commands: cobra's tree, and the exit code that a
 // run of it has left.
 type program struct {
+	*common
 	name string // mig-send or mig-recv
 	root *cobra.Command
 	exit int
@@ -27,7 +31,7 @@ type program struct {
 
 // newProgram adds what both have to a root command.
 func newProgram(root *cobra.Command, c *common) *program {
-	p := &program{name: root.Name(), root: root}
+	p := &program{common: c, name: root.Name(), root: root}
 	root.Args = cobra.NoArgs
 	root.SilenceErrors, root.SilenceUsage = true, true
 	root.Version = version()
@@ -42,18 +46,29 @@ func newProgram(root *cobra.Command, c *common) *program {
 func (p *program) run(args []string) int {
 	// A reader of the report that has gone away must not kill a migration.
 	signal.Ignore(syscall.SIGPIPE)
+	if len(args) > 0 && strings.HasPrefix(args[0], cobra.ShellCompRequestCmd) {
+		p.root.Flags().VisitAll(plainUsage)
+		p.root.PersistentFlags().VisitAll(plainUsage)
+	}
 	p.root.SetArgs(args)
 	err := p.root.Execute()
 	if err == nil {
 		return p.exit
 	}
-	v := verdict{report: report.Report{Outcome: handoff.Rolledback}, err: err}
+	v := verdict{scene: scene{sending: p.role == source}, report: report.Report{Outcome: handoff.Rolledback}, err: err}
 	if !isPlaced(err) { // cobra's
 		v.err = &mistake{text: err.Error(), hint: "see " + p.name + " --help"}
+	}
+	// The flag may stand behind the one that could not be read.
+	if p.json || slices.Contains(args, "--json") {
+		newJSONView(p.name, os.Stderr, os.Stdout).end(v)
 	}
 	complain(os.Stderr, p.name, errorText(v.err), v.hints(v.report.Outcome, v.err))
 	return v.exit()
 }
+
+// plainUsage takes the marks off a placeholder, which completions would show.
+func plainUsage(f *pflag.Flag) { f.Usage = strings.ReplaceAll(f.Usage, "`", "") }
 
 func isPlaced(err error) bool {
 	_, fault := errors.AsType[*transport.Fault](err)
@@ -80,10 +95,17 @@ func idCommand(c *common) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			_, err = fmt.Fprintln(cmd.OutOrStdout(), id.ID())
-			return err
+			return say(cmd, id.ID())
 		},
 	}
+}
+
+// say writes the one line that a command is for.
+func say(cmd *cobra.Command, words ...any) error {
+	if _, err := fmt.Fprintln(cmd.OutOrStdout(), words...); err != nil {
+		return &transport.Fault{Code: transport.CodeDevice, Err: err}
+	}
+	return nil
 }
 
 func versionCommand() *cobra.Command {
@@ -92,8 +114,7 @@ func versionCommand() *cobra.Command {
 		Short: "Print the version",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			_, err := fmt.Fprintf(cmd.OutOrStdout(), "%s %s\n", cmd.Root().Name(), version())
-			return err
+			return say(cmd, cmd.Root().Name(), version())
 		},
 	}
 }

@@ -53,7 +53,7 @@ func newShow(c *common) *show {
 func newView(c *common) view {
 	switch {
 	case c.json:
-		return newJSONView(os.Stdout)
+		return newJSONView(c.program, os.Stderr, os.Stdout)
 	case c.quiet:
 		return quietView{}
 	case term.IsTerminal(int(os.Stderr.Fd())):

@@ -6,11 +6,14 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+
+	"golang.org/x/term"
 )
 
 // cancelOnSignal gives a context that the first SIGINT, SIGTERM or SIGHUP
 // cancels. A further one does not kill: devices that are half way between two
-// states would stay there, so it only says what is being waited for.
+// states would stay there, so it only says what is being waited for, until
+// stop: what follows is the report, and no signal may cost that either.
 func cancelOnSignal(program string) (_ context.Context, stop func()) {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	signals := make(chan os.Signal, 4)
@@ -19,10 +22,13 @@ func cancelOnSignal(program string) (_ context.Context, stop func()) {
 		signal.Notify(signals, syscall.SIGHUP)
 	}
 	done := make(chan struct{})
+	ended := make(chan struct{})
 	go func() { // stop ends it
+		defer close(ended)
 		for {
 			select {
 			case s := <-signals:
+				eraseEcho()
 				if ctx.Err() != nil {
 					fmt.Fprintf(os.Stderr, "%s: still cancelling: waiting for the devices to come back\n", program)
 				}
@@ -32,7 +38,15 @@ func cancelOnSignal(program string) (_ context.Context, stop func()) {
 			}
 		}
 	}()
-	return ctx, func() { signal.Stop(signals); close(done); cancel(nil) }
+	return ctx, func() { close(done); <-ended; cancel(nil) }
+}
+
+// eraseEcho removes the ^C that a terminal shows at the place where the bars
+// are drawn next.
+func eraseEcho() {
+	if term.IsTerminal(int(os.Stderr.Fd())) {
+		fmt.Fprint(os.Stderr, "\r\x1b[K")
+	}
 }
 
 // cancelled is the cause that a signal gives to a context.

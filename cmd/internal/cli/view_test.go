@@ -3,7 +3,9 @@ package cli
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"strings"
 	"testing"
 	"time"
@@ -22,7 +24,7 @@ func TestReport(t *testing.T) {
 func TestDoneEvent(t *testing.T) {
 	for name, v := range verdicts {
 		var b bytes.Buffer
-		newJSONView(&b).end(v())
+		newJSONView("mig-recv", io.Discard, &b).end(v())
 		golden(t, "done-"+name+".json", stable(t, b.Bytes()))
 	}
 }
@@ -72,7 +74,7 @@ func events() []stamped {
 
 func TestJSONEvents(t *testing.T) {
 	var b bytes.Buffer
-	j := newJSONView(&b)
+	j := newJSONView("mig-recv", io.Discard, &b)
 	list := events()
 	j.start = list[0].at
 	for _, ev := range list[:12] {
@@ -83,7 +85,7 @@ func TestJSONEvents(t *testing.T) {
 
 func TestJSONProgressIsRare(t *testing.T) {
 	var b bytes.Buffer
-	j := newJSONView(&b)
+	j := newJSONView("mig-recv", io.Discard, &b)
 	ev := events()[10]
 	for range 1000 {
 		ev.at = ev.at.Add(time.Millisecond)
@@ -91,6 +93,23 @@ func TestJSONProgressIsRare(t *testing.T) {
 	}
 	if n := strings.Count(b.String(), "\n"); n != 5 {
 		t.Errorf("%d progress events in a second, want 5", n)
+	}
+}
+
+// full is an output that takes nothing.
+type full struct{}
+
+func (full) Write([]byte) (int, error) { return 0, errors.New("no space") }
+
+func TestJSONSaysOnceThatEventsAreLost(t *testing.T) {
+	var b bytes.Buffer
+	j := newJSONView("mig-recv", &b, full{})
+	for _, ev := range events() {
+		j.event(ev)
+	}
+	j.end(committed())
+	if want := "mig-recv: warning: events are lost: no space\n"; b.String() != want {
+		t.Errorf("said %q, want %q", b.String(), want)
 	}
 }
 
