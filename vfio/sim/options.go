@@ -3,9 +3,9 @@ package sim
 import (
 	"errors"
 	"fmt"
+	"math"
 	"net/url"
 	"slices"
-	"strconv"
 	"strings"
 )
 
@@ -30,6 +30,9 @@ type Options struct {
 // fault may be given several times. Nothing is opened.
 func Parse(s string) (profile string, o *Options, err error) {
 	profile, query, _ := strings.Cut(s, "?")
+	if profile == "" {
+		return "", nil, fmt.Errorf("sim: no profile is named: known are %s", known())
+	}
 	p, err := lookup(profile)
 	if err != nil {
 		return "", nil, err
@@ -68,15 +71,24 @@ func (o *Options) parseQuery(query string) error {
 
 // parameters set one option each from its text.
 var parameters = map[string]func(o *Options, v string) error{
-	"size":    func(o *Options, v string) (err error) { o.Size, err = parseSize(v); return err },
+	"size": func(o *Options, v string) (err error) {
+		if o.Size, err = parseSize(v); err == nil && o.Size == 0 { // 0 is the profile's own
+			err = errors.New("must be more than 0")
+		}
+		return err
+	},
 	"dirty":   func(o *Options, v string) (err error) { o.DirtyRate, err = parseRate(v); return err },
 	"save":    func(o *Options, v string) (err error) { o.SaveRate, err = parseRate(v); return err },
 	"load":    func(o *Options, v string) (err error) { o.LoadRate, err = parseRate(v); return err },
 	"content": func(o *Options, v string) (err error) { o.Content, err = parseContent(v); return err },
-	"ports":   func(o *Options, v string) (err error) { o.Ports, err = strconv.Atoi(v); return err },
-	"seed":    func(o *Options, v string) (err error) { o.Seed, err = strconv.ParseUint(v, 0, 64); return err },
+	"ports": func(o *Options, v string) error {
+		n, err := parseNumber(v, 1, 2)
+		o.Ports = int(n)
+		return err
+	},
+	"seed": func(o *Options, v string) (err error) { o.Seed, err = parseNumber(v, 0, math.MaxUint64); return err },
 	"version": func(o *Options, v string) error {
-		n, err := strconv.ParseUint(v, 10, 32)
+		n, err := parseNumber(v, 1, math.MaxUint32)
 		o.StateVersion = uint32(n)
 		return err
 	},

@@ -101,12 +101,19 @@ func (p *profile) fit(o *Options) error {
 }
 
 func lookup(name string) (*profile, error) {
-	known := make([]string, len(profiles))
 	for i := range profiles {
 		if profiles[i].name == name {
 			return &profiles[i], nil
 		}
-		known[i] = profiles[i].name
 	}
-	return nil, fmt.Errorf("sim: unknown profile %q: known are %s", name, strings.Join(known, ", "))
+	return nil, fmt.Errorf("sim: unknown profile %q: known are %s", name, known())
+}
+
+// known lists the profiles for errors.
+func known() string {
+	names := make([]string, len(profiles))
+	for i, p := range profiles {
+		names[i] = p.name
+	}
+	return strings.Join(names, ", ")
 }

@@ -36,6 +36,15 @@ func parseSize(s string) (int64, error) {
 	return int64(f * scale), nil
 }
 
+// parseNumber reads a number, in decimal or as 0x and so on.
+func parseNumber(s string, least, most uint64) (uint64, error) {
+	n, err := strconv.ParseUint(s, 0, 64)
+	if err != nil || n < least || n > most {
+		return 0, fmt.Errorf("%q is not a number from %d to %d", s, least, most)
+	}
+	return n, nil
+}
+
 // parseRate reads a size per second; the "/s" may be left out.
 func parseRate(s string) (int64, error) {
 	n, err := parseSize(strings.TrimSuffix(s, "/s"))
