@@ -22,7 +22,11 @@ var (
 type carrierError struct{ kind, cause error }
 
 func (e *carrierError) Error() string {
-	return "transport: " + e.kind.Error() + ": " + PeerText(e.cause.Error())
+	text := PeerText(e.cause.Error())
+	if e.kind == ErrRefusedByPeer { // which says it all; TLS has its own words for it
+		return "transport: " + e.kind.Error() + " (" + text + ")"
+	}
+	return "transport: " + e.kind.Error() + ": " + text
 }
 
 func (e *carrierError) Unwrap() []error { return []error{e.kind, e.cause} }

@@ -1,6 +1,7 @@
 package transport
 
 import (
+	"cmp"
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
@@ -9,6 +10,7 @@ import (
 	"fmt"
 	"math/big"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -53,7 +55,12 @@ var ErrAuth = errors.New("authentication failed")
 
 // ErrRefusedByPeer says that the peer does not list this side's ID, or lists it
 // for the other role.
-var ErrRefusedByPeer = fmt.Errorf("%w: the peer refused this side's identity", ErrAuth)
+var ErrRefusedByPeer error = refusedByPeer{}
+
+type refusedByPeer struct{}
+
+func (refusedByPeer) Error() string { return "the peer refused this side's identity" }
+func (refusedByPeer) Unwrap() error { return ErrAuth }
 
 // WrongPeerError says that whoever is at the other end is not in the allow
 // list, or is in it but showed a certificate for another role.
@@ -63,12 +70,16 @@ type WrongPeerError struct {
 	Role Role // what its certificate has to permit
 }
 
-// Error names the peer in full, so that it can be copied into an allow list.
+// Error names the peers in full, so that they can be compared and copied.
 func (e *WrongPeerError) Error() string {
 	if slices.Contains(e.Want, e.Got) {
 		return fmt.Sprintf("transport: %v: the certificate of peer %v is not that of a %v", ErrAuth, e.Got, e.Role)
 	}
-	return fmt.Sprintf("transport: %v: peer %v is none of the %d expected", ErrAuth, e.Got, len(e.Want))
+	want := make([]string, len(e.Want))
+	for i, id := range e.Want {
+		want[i] = id.String()
+	}
+	return fmt.Sprintf("transport: %v: the peer is %v, expected %s", ErrAuth, e.Got, cmp.Or(strings.Join(want, " or "), "nobody"))
 }
 
 // Unwrap gives [ErrAuth].

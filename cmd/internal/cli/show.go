@@ -33,6 +33,7 @@ type show struct {
 	queue  []stamped
 	closed bool
 	warned time.Time // of a peer that was turned away
+	turned []string  // those warnings, the first maxTurned of them
 	wake   chan struct{}
 	done   chan struct{}
 }
@@ -74,17 +75,24 @@ func (s *show) listening(address string, self transport.ID) {
 // turned away: whoever wants to can try as often as he likes.
 const refusedEvery = time.Second
 
+// maxTurned is how many of them the report repeats.
+const maxTurned = 4
+
 // refused warns of a peer that was turned away.
 func (s *show) refused(err error) {
 	now := time.Now()
 	s.mu.Lock()
 	tooSoon := now.Sub(s.warned) < refusedEvery
+	text := "turned a peer away: " + errorText(err)
 	if !tooSoon {
 		s.warned = now
+		if len(s.turned) < maxTurned {
+			s.turned = append(s.turned, text)
+		}
 	}
 	s.mu.Unlock()
 	if !tooSoon {
-		s.observe(report.Event{Kind: report.Warning, Text: "turned a peer away: " + errorText(err)})
+		s.observe(report.Event{Kind: report.Warning, Text: text})
 	}
 }
 
@@ -128,6 +136,7 @@ func (s *show) tell() {
 func (s *show) end(v verdict) int {
 	s.mu.Lock()
 	s.closed = true
+	v.report.Warnings = append(v.report.Warnings, s.turned...)
 	s.wakeUp()
 	s.mu.Unlock()
 	<-s.done

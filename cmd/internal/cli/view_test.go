@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -156,8 +157,34 @@ func TestShowKeepsOrderAndNewestProgress(t *testing.T) {
 	}
 }
 
+// TestShowRepeatsFewOfTheTurnedAway warns of each second's first, and keeps the
+// first few of those for the report.
+func TestShowRepeatsFewOfTheTurnedAway(t *testing.T) {
+	got := new(lastWord)
+	s := &show{view: got, wake: make(chan struct{}, 1), done: make(chan struct{})}
+	for i := range 10 {
+		s.warned = time.Time{}
+		s.refused(fmt.Errorf("peer %d", i))
+		s.refused(errors.New("too soon"))
+	}
+	go s.tell()
+	s.end(failed(errors.New("x")))
+	want := []string{"turned a peer away: peer 0", "turned a peer away: peer 1", "turned a peer away: peer 2", "turned a peer away: peer 3"}
+	if len(got.recorder) != 10 || !slices.Equal(got.verdict.report.Warnings, want) {
+		t.Errorf("told %q, the report has %q", got.recorder, got.verdict.report.Warnings)
+	}
+}
+
 // recorder is a view that remembers.
 type recorder []string
 
 func (r *recorder) event(ev stamped) { *r = append(*r, ev.Text+ev.Phase) }
 func (r *recorder) end(verdict)      { *r = append(*r, "end") }
+
+// lastWord remembers how it ended as well.
+type lastWord struct {
+	recorder
+	verdict verdict
+}
+
+func (l *lastWord) end(v verdict) { l.verdict = v }
