@@ -22,6 +22,7 @@ type failure struct {
 	atSource     bool   // where it happened
 	offset       uint64 // where in the stream
 	says         string // part of what both reports say
+	quic         bool   // over the network too
 	neverStopped bool   // the source never left PRE_COPY and RUNNING
 }
 
@@ -29,22 +30,22 @@ const nic = "mlx5?size=2MiB&dirty=1MiB/s"
 
 var failures = map[string]failure{
 	"read at 0":                {source: "read@0:EIO", code: transport.CodeDevice, atSource: true, says: "input/output error", neverStopped: true},
-	"read at 1000001":          {source: "read@1000001:ENODEV", code: transport.CodeDevice, atSource: true, offset: 1000001, says: "no such device", neverStopped: true},
+	"read at 1000001":          {quic: true, source: "read@1000001:ENODEV", code: transport.CodeDevice, atSource: true, offset: 1000001, says: "no such device", neverStopped: true},
 	"read in STOP_COPY":        {device: "xe?size=2MiB", source: "read@1MiB:ETIME", code: transport.CodeDevice, atSource: true, offset: 1 << 20, says: "timer expired"},
 	"reset of the source":      {source: "reset@1MiB", code: transport.CodeDevice, atSource: true, offset: 1 << 20, says: "session lost", neverStopped: true},
 	"reset in STOP_COPY":       {device: "xe?size=2MiB", source: "reset@1MiB", code: transport.CodeDevice, atSource: true, offset: 1 << 20, says: "session lost"},
 	"SET PRE_COPY":             {source: "set@PRE_COPY:ENOMEM", code: transport.CodeDevice, atSource: true, says: "RUNNING -> PRE_COPY", neverStopped: true},
 	"SET PRE_COPY_P2P":         {source: "set@PRE_COPY_P2P:EIO", code: transport.CodeDevice, atSource: true, offset: any64, says: "PRE_COPY -> PRE_COPY_P2P", neverStopped: true},
-	"SET STOP_COPY":            {source: "set@STOP_COPY:EINVAL", code: transport.CodeDevice, atSource: true, offset: any64, says: "PRE_COPY_P2P -> STOP_COPY"},
+	"SET STOP_COPY":            {quic: true, source: "set@STOP_COPY:EINVAL", code: transport.CodeDevice, atSource: true, offset: any64, says: "PRE_COPY_P2P -> STOP_COPY"},
 	"SET RUNNING_P2P, source":  {device: "xe?size=1MiB", source: "set@RUNNING_P2P:EIO", code: transport.CodeDevice, atSource: true, says: "RUNNING -> RUNNING_P2P", neverStopped: true},
 	"SET RESUMING":             {sink: "set@RESUMING:ENOMEM", code: transport.CodeDevice, says: "RESUMING", neverStopped: true},
 	"write at 0":               {sink: "write@0:EIO", code: transport.CodeDevice, says: "input/output error"},
-	"write at 1000001":         {sink: "write@1000001:EREMOTEIO", code: transport.CodeDevice, offset: 1000001, says: "remote I/O error"},
+	"write at 1000001":         {quic: true, sink: "write@1000001:EREMOTEIO", code: transport.CodeDevice, offset: 1000001, says: "remote I/O error"},
 	"short write":              {sink: "short@1000001", code: transport.CodeDevice, offset: 1000001, says: "took no more bytes"},
 	"reset of the destination": {sink: "reset@1MiB", code: transport.CodeDevice, offset: 1 << 20, says: "session lost"},
 	"ERROR at the destination": {sink: "error@1MiB", code: transport.CodeDevice, offset: 1 << 20, says: "session lost"},
-	"validation":               {sink: "set@RESUMING-STOP:EINVAL", code: transport.CodeValidation, offset: any64, says: "RESUMING -> STOP"},
-	"start, P2P":               {sink: "set@STOP-RUNNING_P2P:EIO", code: transport.CodeStart, says: "STOP -> RUNNING_P2P"},
+	"validation":               {quic: true, sink: "set@RESUMING-STOP:EINVAL", code: transport.CodeValidation, offset: any64, says: "RESUMING -> STOP"},
+	"start, P2P":               {quic: true, sink: "set@STOP-RUNNING_P2P:EIO", code: transport.CodeStart, says: "STOP -> RUNNING_P2P"},
 }
 
 // any64 stands for an offset that depends on time.
@@ -53,7 +54,10 @@ const any64 = 1 << 63
 func TestFailures(t *testing.T) {
 	for name, f := range failures {
 		t.Run(name, func(t *testing.T) {
-			eachCarrier(t, func(t *testing.T, c carrier) { f.run(t, c) })
+			t.Run("pipe", func(t *testing.T) { f.run(t, pipe) })
+			if f.quic {
+				t.Run("quic", func(t *testing.T) { f.run(t, overQUIC) })
+			}
 		})
 	}
 }
