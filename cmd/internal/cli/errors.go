@@ -62,6 +62,9 @@ func plainText(err error) string {
 	if e, ok := errors.AsType[*vfio.OpError](err); ok && e.Hint != "" {
 		text = strings.Replace(text, " ("+e.Hint+")", "", 1)
 	}
+	if errors.Is(err, transport.ErrRefusedByPeer) { // wherever that showed
+		text = text[max(0, strings.Index(text, transport.ErrRefusedByPeer.Error())):]
+	}
 	for _, prefix := range packagePrefixes {
 		text = strings.TrimPrefix(text, prefix)
 	}

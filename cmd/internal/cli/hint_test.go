@@ -132,6 +132,8 @@ func TestErrorText(t *testing.T) {
 		{errors.New("transport: gone"), "gone"},
 		{deviceFault("nic0", op), "device nic0: 0000:3b:00.1: open: permission denied"},
 		{&transport.Fault{Remote: true, Err: errors.New("no")}, "the peer says: no"},
+		{fmt.Errorf("receive: transport: %w (bad certificate)", transport.ErrRefusedByPeer), "the peer refused this side's identity (bad certificate)"},
+		{errors.Join(errors.New("one"), errors.New("two")), "one; two"},
 		{
 			fmt.Errorf("reader: %w", &transport.Fault{Remote: true, Device: "nic0", Offset: 42, Err: errors.New("writer: no")}),
 			"the peer says: device nic0 at byte 42: no",
