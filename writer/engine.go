@@ -64,6 +64,7 @@ type engine struct {
 	ends     int // ENDs received
 	estimate []transport.DeviceEstimate
 	lanes    []transport.Lane
+	late     []transport.Lane // opened when the attempt was already over
 
 	events chan any
 	quit   chan struct{} // closed when nobody takes events any more
@@ -144,7 +145,7 @@ func (e *engine) join() {
 		transport.HangUp(e.control.Lane(), e.hearing.Wait)
 	}
 	e.hearing.Wait()
-	for _, l := range e.lanes {
+	for _, l := range append(e.lanes, e.late...) {
 		l.Close()
 	}
 	e.others.Wait()
@@ -301,9 +302,13 @@ func (e *engine) receive(control *transport.Control) {
 // dataLane starts a receiver, if the lane is of this migration and peer.
 func (e *engine) dataLane(ev admitted) {
 	a := transport.Attempt{Mig: ev.pre.Mig, Epoch: ev.pre.Epoch}
-	if e.owner.Phase != handoff.DestReceiving || a != e.owner.Attempt || len(e.lanes) == e.terms.lanes ||
-		peerOf(ev.lane) != peerOf(e.control.Lane()) {
+	ours := e.control != nil && a == e.owner.Attempt && peerOf(ev.lane) == peerOf(e.control.Lane())
+	if !ours || len(e.lanes)+len(e.late) == e.terms.lanes {
 		ev.lane.Close()
+		return
+	}
+	if e.owner.Phase != handoff.DestReceiving {
+		e.late = append(e.late, ev.lane) // closed now, it would hide from the source why
 		return
 	}
 	scratch, err := e.arena.TryGet()
