@@ -24,7 +24,8 @@ is on this host:
   file:PATH                      a file with the device's stream; at the
                                  destination it appears when all is committed,
                                  and file:PATH?overwrite=1 may replace one
-  sim:PROFILE[?size=1GiB&...]    a simulated device, to try things out`
+  sim:PROFILE[?size=1GiB&...]    a simulated device, to try things out: see the
+                                 help topic sim`
 
 // device is one --device flag.
 type device struct {

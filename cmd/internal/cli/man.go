@@ -46,6 +46,12 @@ func manPage(root *cobra.Command) []byte {
 			fmt.Fprintf(w, ".TP\n.B %s\n%s\n", roff(root.Name()+" "+c.Use), roff(c.Short))
 		}
 	}
+	for _, c := range root.Commands() {
+		if c.IsAdditionalHelpTopicCommand() {
+			fmt.Fprintf(w, ".SH %s\n", roff(strings.ToUpper(c.Name())))
+			verbatim(w, c.Long)
+		}
+	}
 	fmt.Fprintf(w, ".SH EXAMPLES\n")
 	verbatim(w, root.Example)
 	return w.Bytes()

@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"github.com/spf13/cobra"
+
+	"github.com/migpipe/migpipe/vfio/sim"
 )
 
 func roots() []*cobra.Command { return []*cobra.Command{newSend().root, newRecv().root} }
@@ -34,6 +36,35 @@ func TestHelpNamesEveryScheme(t *testing.T) {
 				t.Errorf("%s --help does not show the scheme %s", root.Name(), scheme)
 			}
 		}
+	}
+}
+
+// TestSimTopic holds the topic against what the simulation itself says it
+// knows.
+func TestSimTopic(t *testing.T) {
+	text := simTopic().Long
+	for _, p := range sim.Profiles() {
+		if !strings.Contains(text, "\n  "+p.Name+" ") {
+			t.Errorf("the profile %s is missing", p.Name)
+		}
+	}
+	for url, mark := range map[string]string{"mlx5?x=1": "=", "mlx5?fault=x": "@"} {
+		_, _, err := sim.Parse(url)
+		_, list, ok := strings.Cut(err.Error(), "known are ")
+		if !ok {
+			_, list, ok = strings.Cut(err.Error(), "KIND one of ")
+		}
+		if !ok {
+			t.Fatalf("the error lists nothing: %v", err)
+		}
+		for _, word := range strings.Split(list, ", ") {
+			if !strings.Contains(text, "\n  "+word+mark) {
+				t.Errorf("%s is missing", word)
+			}
+		}
+	}
+	if _, o, err := sim.Parse("mlx5?fault=set@STOP_COPY:EBUSY&fault=set@RUNNING-STOP&content=text&dirty=20MiB/s&seed=1&version=1"); err != nil || len(o.Faults) != 2 {
+		t.Errorf("the topic's syntax: %v", err)
 	}
 }
 

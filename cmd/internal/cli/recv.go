@@ -26,6 +26,8 @@ root, and neither side has an identity.
 Port 0 means any that is free; the line about listening, or with --json the
 event, says which it is.
 
+` + figuresHelp + `
+
 ` + exitHelp
 
 const recvExample = `  # on the destination: its name, then wait for the source

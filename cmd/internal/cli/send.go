@@ -22,6 +22,8 @@ mig-recv waits for it. All of them run there in the end, or none.
 With --to unix:PATH the peer is a process of the same host; the kernel vouches
 that it belongs to the same user or root, and neither side has an identity.
 
+` + figuresHelp + "\n" + timesHelp + `
+
 ` + exitHelp
 
 const sendExample = `  # on the destination: its name, then wait for the source
