@@ -160,4 +160,4 @@ func openAll(specs []device, r role) ([]opened, error) {
 }
 
 // software is how the program introduces itself to the peer.
-func (c *common) software() string { return c.program + " " + version() }
+func (c *common) software() string { return c.program + " " + release() }
