@@ -76,7 +76,11 @@ func (l *lineView) devices(at time.Time, devices []report.Snapshot) {
 
 func statusLine(s status) string {
 	parts := []string{s.Name + " " + s.Phase, s.amount()}
-	for _, text := range []string{s.speed(), s.rest()} {
+	speed := s.speed()
+	if s.idle >= linesEvery {
+		speed = fmt.Sprintf("no data for %.0f s", s.idle.Seconds())
+	}
+	for _, text := range []string{speed, s.rest()} {
 		if text != "" {
 			parts = append(parts, text)
 		}

@@ -13,12 +13,16 @@ type meter struct {
 	at    time.Time
 	bytes uint64
 	rate  float64 // bytes per second, 0 until known
+	moved time.Time
 }
 
 // settle is how long the rate takes to follow a change, by about two thirds.
 const settle = 2 * time.Second
 
 func (m *meter) update(at time.Time, bytes uint64) {
+	if m.at.IsZero() || bytes != m.bytes {
+		m.moved = at
+	}
 	took := at.Sub(m.at)
 	switch {
 	case m.at.IsZero() || bytes < m.bytes:
@@ -39,6 +43,7 @@ func (m *meter) update(at time.Time, bytes uint64) {
 type status struct {
 	report.Snapshot
 	rate float64
+	idle time.Duration // since the last byte
 }
 
 // total is the bytes moved and those estimated to remain.
@@ -66,7 +71,7 @@ func (ms meters) read(at time.Time, devices []report.Snapshot) []status {
 			ms[d.Name] = m
 		}
 		m.update(at, d.Bytes)
-		list[i] = status{d, m.rate}
+		list[i] = status{d, m.rate, at.Sub(m.moved)}
 	}
 	return list
 }

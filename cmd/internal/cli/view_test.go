@@ -125,6 +125,20 @@ func TestLines(t *testing.T) {
 	golden(t, "report-committed.txt", out.String())
 }
 
+func TestLinesSayThatNothingMoves(t *testing.T) {
+	var err bytes.Buffer
+	l := newLineView("mig-send", &err, io.Discard)
+	start := time.Now()
+	s := report.Snapshot{Name: "nic0", Phase: report.PreCopy, Bytes: 1 << 20}
+	for i := range 8 {
+		l.event(stamped{at: start.Add(time.Duration(i) * time.Second), Event: report.Event{Kind: report.Progress, Devices: []report.Snapshot{s}}})
+	}
+	want := "mig-send: nic0 pre-copy, 1.0 MiB, no data for 3 s\nmig-send: nic0 pre-copy, 1.0 MiB, no data for 6 s\n"
+	if err.String() != want {
+		t.Errorf("said %q, want %q", err.String(), want)
+	}
+}
+
 // TestBars only sees that bars of every outcome end: what they look like is
 // for eyes, on a terminal.
 func TestBars(t *testing.T) {
