@@ -3,7 +3,9 @@ package cli
 import (
 	"fmt"
 	"io"
+	"strings"
 	"sync"
+	"unicode/utf8"
 
 	"github.com/vbauerster/mpb/v8"
 	"github.com/vbauerster/mpb/v8/decor"
@@ -21,13 +23,6 @@ type barView struct {
 	bars     map[string]*deviceBar
 }
 
-// deviceBar is a bar and what its decorators show beside it.
-type deviceBar struct {
-	*mpb.Bar
-	mu  sync.Mutex
-	now status
-}
-
 func newBarView(program string, err, out io.Writer) *barView {
 	return &barView{program: program, err: err, out: out, meters: meters{}, bars: map[string]*deviceBar{}}
 }
@@ -36,9 +31,7 @@ func (b *barView) event(ev stamped) {
 	switch ev.Kind {
 	case report.Phase: // the bars show it
 	case report.Progress:
-		for _, s := range b.meters.read(ev.at, ev.Devices) {
-			b.bar(s).set(s)
-		}
+		b.progress(b.meters.read(ev.at, ev.Devices))
 	default:
 		fmt.Fprintf(b.above(), "%s: %s\n", b.program, notice(ev.Event))
 	}
@@ -52,67 +45,111 @@ func (b *barView) above() io.Writer {
 	return b.screen
 }
 
-func (b *barView) bar(s status) *deviceBar {
-	if d := b.bars[s.Name]; d != nil {
+func (b *barView) progress(list []status) {
+	names := 0
+	for _, s := range list {
+		names = max(names, utf8.RuneCountInString(s.Name))
+	}
+	for _, s := range list {
+		b.bar(s.Name, names).set(s)
+	}
+}
+
+func (b *barView) bar(name string, names int) *deviceBar {
+	if d := b.bars[name]; d != nil {
 		return d
 	}
 	if b.screen == nil {
 		b.screen = mpb.New(mpb.WithOutput(b.err), mpb.WithWidth(80))
 	}
-	d := &deviceBar{now: s}
-	d.Bar = b.screen.New(0, mpb.BarStyle(),
-		mpb.BarWidth(24),
-		mpb.PrependDecorators(
-			decor.Name(s.Name, decor.WCSyncSpaceR),
-			d.text(func(s status) string { return s.Phase }, decor.WCSyncSpaceR),
-		),
-		mpb.AppendDecorators(
-			d.text(status.amount, decor.WCSyncSpace),
-			d.text(status.speed, decor.WCSyncSpace),
-			d.text(func(s status) string { return "  " + s.rest() }, decor.WCSyncSpaceR),
-		),
-	)
-	b.bars[s.Name] = d
+	d := &deviceBar{row: row{names: names, part: 0.5}}
+	d.Bar = b.screen.New(0, mpb.NopStyle(), mpb.BarFillerTrim(), mpb.PrependDecorators(decor.Any(d.text)))
+	b.bars[name] = d
 	return d
 }
 
-// text is a decorator that shows the newest status.
-func (d *deviceBar) text(of func(status) string, wc decor.WC) decor.Decorator {
-	return decor.Any(func(decor.Statistics) string {
-		d.mu.Lock()
-		defer d.mu.Unlock()
-		return of(d.now)
-	}, wc)
-}
-
-func (d *deviceBar) set(s status) {
-	d.mu.Lock()
-	d.now = s
-	d.mu.Unlock()
-	total, known := s.total()
-	if !known {
-		total = s.Bytes * 2 // half full: nobody knows
-	}
-	d.SetTotal(int64(max(total, 1)), false)
-	d.SetCurrent(int64(s.Bytes))
-}
-
-// end leaves each bar with its last word on the screen, full only if the
-// migration was committed.
+// end leaves each bar with its last word on the screen: where it was, and full
+// only if the migration was committed.
 func (b *barView) end(v verdict) {
 	for _, d := range v.report.Devices {
 		if bar := b.bars[d.Name]; bar != nil {
-			bar.set(status{Snapshot: report.Snapshot{Name: d.Name, Phase: v.report.Outcome.String(), Bytes: d.Bytes}})
+			last := report.Snapshot{Name: d.Name, Phase: v.report.Outcome.String(), Bytes: d.Bytes}
+			bar.set(status{Snapshot: last, ended: v.report.Outcome == handoff.Committed})
 		}
 	}
 	for _, bar := range b.bars {
-		if v.report.Outcome == handoff.Committed {
-			bar.SetTotal(-1, true)
-		}
 		bar.Abort(false)
 	}
 	if b.screen != nil {
 		b.screen.Wait()
 	}
 	printReport(b.out, v)
+}
+
+// deviceBar is a row of the screen.
+type deviceBar struct {
+	*mpb.Bar
+	mu  sync.Mutex
+	row row
+}
+
+func (d *deviceBar) set(s status) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.row.set(s)
+}
+
+func (d *deviceBar) text(now decor.Statistics) string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.row.text(now.AvailableWidth)
+}
+
+// row is what is shown of a device.
+type row struct {
+	names int // width of the column of names
+	now   status
+	part  float64 // of the bar that is full; half where nobody knows
+}
+
+func (r *row) set(s status) {
+	r.now = s
+	switch total, known := s.total(); {
+	case s.ended:
+		r.part = 1
+	case known && total > 0:
+		r.part = float64(s.Bytes) / float64(total)
+	}
+}
+
+// Widths of columns: the bar gives way first, then whole columns do.
+const (
+	widestBar    = 24
+	narrowestBar = 8
+)
+
+// text fits a row into a width. What remains, and how long it takes, is what
+// people wait for, so that goes last.
+func (r *row) text(width int) string {
+	s := r.now
+	head := fmt.Sprintf("%-*s %-9s ", r.names, s.Name, s.Phase)
+	amount, speed := fmt.Sprintf(" %-22s", s.amount()), fmt.Sprintf(" %-12s", s.speed())
+	rest := fmt.Sprintf(" %-28s", s.rest())
+	for _, tail := range []string{amount + speed + rest, amount + rest, rest} {
+		bar := width - utf8.RuneCountInString(head) - len(tail)
+		if bar >= narrowestBar {
+			return strings.TrimRight(head+r.bar(min(bar, widestBar))+tail, " ")
+		}
+	}
+	return strings.TrimRight(head+rest, " ")
+}
+
+// bar is full only when the device has ended.
+func (r *row) bar(width int) string {
+	inner := width - 2
+	full := int(r.part * float64(inner))
+	if !r.now.ended {
+		full = min(full, inner-1)
+	}
+	return "[" + strings.Repeat("=", full) + strings.Repeat("-", inner-full) + "]"
 }

@@ -77,7 +77,7 @@ func (l *lineView) devices(at time.Time, devices []report.Snapshot) {
 func statusLine(s status) string {
 	parts := []string{s.Name + " " + s.Phase, s.amount()}
 	speed := s.speed()
-	if s.idle >= linesEvery {
+	if s.idle >= linesEvery && !s.ended {
 		speed = fmt.Sprintf("no data for %.0f s", s.idle.Seconds())
 	}
 	for _, text := range []string{speed, s.rest()} {

@@ -12,8 +12,10 @@ import (
 type meter struct {
 	at    time.Time
 	bytes uint64
-	rate  float64 // bytes per second, 0 until known
-	moved time.Time
+	rate  float64   // bytes per second, 0 until known
+	moved time.Time // the last byte
+	sized bool      // in STOP_COPY with an estimate
+	ended bool
 }
 
 // settle is how long the rate takes to follow a change, by about two thirds.
@@ -42,8 +44,18 @@ func (m *meter) update(at time.Time, bytes uint64) {
 // status is what progress shows of one device.
 type status struct {
 	report.Snapshot
-	rate float64
-	idle time.Duration // since the last byte
+	rate  float64
+	idle  time.Duration // since the last byte
+	ended bool
+}
+
+// follow finds the end of a device: it is stopped, and nobody estimates a rest
+// any more.
+func (m *meter) follow(d report.Snapshot) {
+	if d.Phase == report.Commit || m.sized && !d.Known {
+		m.ended = true
+	}
+	m.sized = d.Known && d.Phase == report.StopCopy
 }
 
 // total is the bytes moved and those estimated to remain.
@@ -71,7 +83,8 @@ func (ms meters) read(at time.Time, devices []report.Snapshot) []status {
 			ms[d.Name] = m
 		}
 		m.update(at, d.Bytes)
-		list[i] = status{d, m.rate, at.Sub(m.moved)}
+		m.follow(d)
+		list[i] = status{d, m.rate, at.Sub(m.moved), m.ended}
 	}
 	return list
 }

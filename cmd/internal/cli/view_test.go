@@ -155,6 +155,56 @@ func TestBars(t *testing.T) {
 	}
 }
 
+// TestRowFits narrows a row step by step: the bar, the rate, the amount.
+func TestRowFits(t *testing.T) {
+	r := &row{names: 4, part: 0.5}
+	r.set(status{Snapshot: report.Snapshot{Name: "nic0", Phase: report.PreCopy, Bytes: 10 << 20, Remaining: 30 << 20, Known: true}, rate: 10 << 20})
+	for width, want := range map[int]string{
+		120: "nic0 pre-copy  [=====-----------------] 10.0 MiB of ~40.0 MiB  10.0 MiB/s   ~30.0 MiB left, ETA ~3s",
+		95:  "nic0 pre-copy  [===----------] 10.0 MiB of ~40.0 MiB  10.0 MiB/s   ~30.0 MiB left, ETA ~3s",
+		80:  "nic0 pre-copy  [==---------] 10.0 MiB of ~40.0 MiB  ~30.0 MiB left, ETA ~3s",
+		60:  "nic0 pre-copy  [===-----------] ~30.0 MiB left, ETA ~3s",
+		40:  "nic0 pre-copy   ~30.0 MiB left, ETA ~3s",
+	} {
+		got := r.text(width)
+		if got != want || len(got) > width {
+			t.Errorf("%d columns: %q, want %q", width, got, want)
+		}
+	}
+}
+
+// TestBarFillsAtTheEnd: a bar is full when its device has ended and not before,
+// and a rollback leaves it where it was.
+func TestBarFillsAtTheEnd(t *testing.T) {
+	m := meters{}
+	r := &row{part: 0.5}
+	for _, step := range []struct {
+		phase            string
+		bytes, remaining uint64
+		known            bool
+		want             string
+	}{
+		{report.PreCopy, 0, 0, false, "[====----]"},
+		{report.PreCopy, 10, 30, true, "[==------]"},
+		{report.Stop, 10, 0, false, "[==------]"},
+		{report.StopCopy, 30, 10, true, "[======--]"},
+		{report.StopCopy, 40, 0, true, "[=======-]"},
+		{report.StopCopy, 40, 0, false, "[========]"},
+		{report.Commit, 40, 0, false, "[========]"},
+	} {
+		s := report.Snapshot{Name: "a", Phase: step.phase, Bytes: step.bytes, Remaining: step.remaining, Known: step.known}
+		r.set(m.read(time.Now(), []report.Snapshot{s})[0])
+		if got := r.bar(10); got != step.want {
+			t.Errorf("%+v: %s", step, got)
+		}
+	}
+	r.part = 0.5
+	r.set(status{Snapshot: report.Snapshot{Phase: "aborted", Bytes: 40}})
+	if got := r.bar(10); got != "[====----]" {
+		t.Errorf("aborted: %s", got)
+	}
+}
+
 func TestShowKeepsOrderAndNewestProgress(t *testing.T) {
 	got := new(recorder)
 	s := &show{view: got, wake: make(chan struct{}, 1), done: make(chan struct{})}
