@@ -100,6 +100,10 @@ func TestRawPath(t *testing.T) {
 	if len(s.into) != 10 || len(n.from) != 10 {
 		t.Errorf("10 chunks took %d reads and %d writes", len(s.into), len(n.from))
 	}
+	s.note, n.note = false, false
+	if allocs := testing.AllocsPerRun(100, move); allocs != 0 {
+		t.Errorf("a chunk costs %v allocations", allocs)
+	}
 }
 
 // BenchmarkRawPath is the source's whole part in a chunk that goes as it is:

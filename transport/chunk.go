@@ -288,6 +288,7 @@ func (c *Chunk) WriteRaw(w io.Writer) error {
 // over the ordered list of (offset, length, chunk digest).
 type Digest struct {
 	sum    hash.Hash
+	record [20]byte // of the last chunk; here, so that Add allocates nothing
 	chunks uint64
 	bytes  uint64
 }
@@ -297,11 +298,11 @@ func NewDigest() *Digest { return &Digest{sum: sha256.New()} }
 
 // Add adds the next chunk of the stream.
 func (d *Digest) Add(h ChunkHead) {
-	var rec [20]byte
+	rec := d.record[:]
 	binary.BigEndian.PutUint64(rec[0:], h.Offset)
 	binary.BigEndian.PutUint32(rec[8:], h.RawLen)
 	binary.BigEndian.PutUint64(rec[12:], h.Digest)
-	d.sum.Write(rec[:])
+	d.sum.Write(rec)
 	d.chunks++
 	d.bytes += uint64(h.RawLen)
 }

@@ -56,6 +56,9 @@ func decodeMessage(t MessageType, body []byte) (Message, error) {
 	return m, nil
 }
 
+// sendTimeout bounds the wait for a peer to take a control message.
+const sendTimeout = 2 * time.Second
+
 // Control exchanges messages on the control lane. Send may be called by
 // several goroutines, Receive by one.
 type Control struct {
@@ -71,7 +74,8 @@ func NewControl(lane Lane) *Control {
 	return &Control{lane: lane, room: make([]byte, MaxControl)}
 }
 
-// Send writes one message. An error leaves the lane unusable.
+// Send writes one message. An error leaves the lane unusable, and so does a peer
+// that takes nothing for sendTimeout: nobody waits for it without end.
 func (c *Control) Send(m Message) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -80,6 +84,8 @@ func (c *Control) Send(m Message) error {
 		return err
 	}
 	c.out = frame
+	stuck := time.AfterFunc(sendTimeout, func() { c.lane.SetDeadline(time.Unix(1, 0)) })
+	defer stuck.Stop()
 	if _, err := c.lane.Write(frame); err != nil {
 		return fmt.Errorf("transport: send %v: %w", m.Type(), err)
 	}

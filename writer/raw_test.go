@@ -143,6 +143,10 @@ func TestRawPath(t *testing.T) {
 	if len(lane.into) != 10 || len(dev.from) != 10 {
 		t.Errorf("10 chunks took %d reads and %d writes", len(lane.into), len(dev.from))
 	}
+	lane.note, dev.note = false, false
+	if allocs := testing.AllocsPerRun(100, move); allocs != 0 {
+		t.Errorf("a chunk costs %v allocations", allocs)
+	}
 }
 
 // BenchmarkRawPath is the destination's whole part in a chunk that comes as it
