@@ -74,7 +74,7 @@ func (c *common) check() error {
 	case c.memory.bytes < c.chunk.bytes:
 		return mistakef("give a smaller --chunk-size too, or more --memory", "--memory %s is less than one chunk of %s", &c.memory, &c.chunk)
 	case c.memory.bytes > hostMemory():
-		return mistakef("", "--memory %s is more than this host has, %s", &c.memory, humanBytes(hostMemory()))
+		return mistakef("give a smaller --memory", "--memory %s is more than this host has, %s", &c.memory, humanBytes(hostMemory()))
 	}
 	return nil
 }

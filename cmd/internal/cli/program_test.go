@@ -97,6 +97,18 @@ func TestCheckAddress(t *testing.T) {
 	}
 }
 
+func TestReleaseOf(t *testing.T) {
+	for _, tt := range [][3]string{
+		{"v1.2.3", "0123456789ab", "v1.2.3 0123456789ab"},
+		{"v0.0.0-20200102030405-0123456789ab+dirty", "0123456789ab", "v0.0.0-20200102030405-0123456789ab+dirty"},
+		{"(devel)", "", "(devel)"},
+	} {
+		if got := releaseOf(tt[0], tt[1]); got != tt[2] {
+			t.Errorf("%s at %q: %q, want %q", tt[0], tt[1], got, tt[2])
+		}
+	}
+}
+
 func TestInherited(t *testing.T) {
 	f, err := os.Create(filepath.Join(t.TempDir(), "f"))
 	if err != nil {

@@ -21,7 +21,6 @@ func TestCancelOnSignal(t *testing.T) {
 	defer stderr.Close()
 
 	ctx, stop := cancelOnSignal("mig-send")
-	defer stop()
 	signalSelf(t, syscall.SIGTERM)
 	<-ctx.Done()
 	if err := context.Cause(ctx); !errors.Is(err, context.Canceled) || err.Error() != "cancelled: terminated" {
@@ -32,6 +31,14 @@ func TestCancelOnSignal(t *testing.T) {
 		said, _ := os.ReadFile(stderr.Name())
 		return strings.Contains(string(said), "mig-send: still cancelling")
 	})
+
+	stop() // from here on a signal is neither answered nor deadly
+	before, _ := os.ReadFile(stderr.Name())
+	signalSelf(t, syscall.SIGINT)
+	time.Sleep(50 * time.Millisecond)
+	if after, _ := os.ReadFile(stderr.Name()); string(after) != string(before) {
+		t.Errorf("after the end it says %q", after[len(before):])
+	}
 }
 
 func signalSelf(t *testing.T, s syscall.Signal) {

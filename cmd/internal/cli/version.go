@@ -12,8 +12,8 @@ func version() string {
 	return fmt.Sprintf("%s %s %s/%s", release(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
 }
 
-// release is what it was built from. A version that was made from a revision
-// names it already.
+// release is what it was built from. A version that the go command made from a
+// revision names it already.
 func release() string {
 	v, commit := "(devel)", ""
 	if info, ok := debug.ReadBuildInfo(); ok {
@@ -26,8 +26,12 @@ func release() string {
 			}
 		}
 	}
-	if strings.Contains(v, commit) {
-		return v
+	return releaseOf(v, commit)
+}
+
+func releaseOf(version, commit string) string {
+	if strings.Contains(version, commit) {
+		return version
 	}
-	return v + " " + commit
+	return version + " " + commit
 }
