@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"sync/atomic"
 
 	"github.com/migpipe/migpipe/codec"
@@ -38,6 +37,9 @@ func (r *receiver) run() *transport.Fault {
 		}
 		if err == nil {
 			err = r.chunk(head)
+		}
+		if err == errDropped {
+			return nil
 		}
 		if err != nil {
 			return r.fault(head, err)
@@ -82,13 +84,17 @@ func (r *receiver) await(m *merge, c *transport.Chunk, head transport.ChunkHead)
 	select {
 	case <-a.Released():
 	case <-r.quit:
-		return net.ErrClosed
+		return errDropped
 	}
 	if !a.Whole() {
-		return io.ErrUnexpectedEOF
+		return errDropped
 	}
 	return nil
 }
+
+// errDropped ends a receiver whose payload nobody takes any more. Why, whoever
+// dropped it says.
+var errDropped = errors.New("payload was dropped")
 
 func (r *receiver) fault(head transport.ChunkHead, err error) *transport.Fault {
 	f := &transport.Fault{Code: transport.CodeOf(err), Err: fmt.Errorf("data lane: %w", err)}

@@ -150,6 +150,10 @@ func (s scene) ofCode(code transport.Code, remote bool) string {
 		return "pair each device with one of the same model, driver and firmware generation"
 	case transport.CodeCorrupt:
 		return "the source's devices run on: try again, and check the memory of both hosts if it happens again"
+	case transport.CodeTimeout:
+		if s.sending && s.moved && !remote {
+			return "raise --stall-limit, if the device is known to take that long"
+		}
 	case transport.CodeLimit:
 		if !s.moved { // no stream was too long: the destination is busy
 			return "wait for the migration that it serves, or run another mig-recv on another port"

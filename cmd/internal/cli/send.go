@@ -53,6 +53,7 @@ type sendFlags struct {
 	downtime   time.Duration
 	maxPrecopy time.Duration
 	maxRounds  int
+	stall      time.Duration
 }
 
 // Send is mig-send: it carries out a command line and returns the exit code.
@@ -84,6 +85,7 @@ func (s *sendFlags) addTuning(root *cobra.Command) {
 	f.DurationVar(&s.downtime, "downtime-limit", 300*time.Millisecond, "`TIME` without a running guest that the switchover aims at")
 	f.DurationVar(&s.maxPrecopy, "max-precopy", time.Minute, "`TIME` after which devices that stay dirty are stopped all the same")
 	f.IntVar(&s.maxRounds, "max-rounds", 30, "`NUMBER` of pre-copy rounds after which they are")
+	f.DurationVar(&s.stall, "stall-limit", 30*time.Second, "`TIME` without a byte moving, while the guest is stopped, that ends the attempt")
 	_ = root.RegisterFlagCompletionFunc("codec", completeWords("auto", "raw", "s2", "zstd"))
 }
 
@@ -98,6 +100,8 @@ func (s *sendFlags) checkTuning() error {
 		return mistakef("", "--downtime-limit %v: must be more than 0", s.downtime)
 	case s.maxPrecopy <= 0:
 		return mistakef("", "--max-precopy %v: must be more than 0", s.maxPrecopy)
+	case s.stall <= 0:
+		return mistakef("", "--stall-limit %v: must be more than 0", s.stall)
 	case s.maxRounds < 1:
 		return mistakef("", "--max-rounds %d: must be at least 1", s.maxRounds)
 	}
@@ -126,7 +130,7 @@ func (s *sendFlags) options(observe report.Observer) *reader.Options {
 	return &reader.Options{
 		Memory: int(s.memory.bytes), ChunkSize: int(s.chunk.bytes), Lanes: s.lanes,
 		Codec: codecPolicies[s.codec], DowntimeLimit: s.downtime,
-		MaxPrecopy: s.maxPrecopy, MaxRounds: s.maxRounds,
+		MaxPrecopy: s.maxPrecopy, MaxRounds: s.maxRounds, StallLimit: s.stall,
 		Observe: observe, Software: s.software(),
 	}
 }
