@@ -103,20 +103,15 @@ func (o *Options) check() error {
 }
 
 func checkSources(sources []Source) error {
-	if len(sources) == 0 || len(sources) > transport.MaxDevices {
-		return fmt.Errorf("reader: %d devices, must be 1 to %d", len(sources), transport.MaxDevices)
-	}
-	seen := map[string]bool{}
+	var names []string
 	for i, s := range sources {
-		switch {
-		case s.Device == nil:
+		if s.Device == nil {
 			return fmt.Errorf("reader: device %d (%q) is nil", i, s.Name)
-		case s.Name == "" || len(s.Name) > transport.MaxName:
-			return fmt.Errorf("reader: device %d has the name %q, must be 1 to %d bytes", i, s.Name, transport.MaxName)
-		case seen[s.Name]:
-			return fmt.Errorf("reader: two devices have the name %q", s.Name)
 		}
-		seen[s.Name] = true
+		names = append(names, s.Name)
+	}
+	if err := transport.CheckNames(names); err != nil {
+		return fmt.Errorf("reader: %w", err)
 	}
 	return nil
 }

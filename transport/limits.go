@@ -9,9 +9,6 @@ import (
 // Limits of what an unauthenticated or hostile peer may cost. They are
 // constants, so that no option weakens them by mistake.
 const (
-	// MaxSessions is the number of migrations that one listener serves at once.
-	MaxSessions = 4
-
 	// MaxLanes is the number of data lanes of one migration; the control lane
 	// comes on top.
 	MaxLanes = 16

@@ -97,6 +97,25 @@ type DeviceOffer struct {
 	Splice    bool   `cbor:"10,keyasint,omitempty"`
 }
 
+// CheckNames holds the names of a migration's devices against the limits; no
+// two may be the same.
+func CheckNames(names []string) error {
+	if len(names) == 0 || len(names) > MaxDevices {
+		return fmt.Errorf("%d devices, must be 1 to %d", len(names), MaxDevices)
+	}
+	seen := map[string]bool{}
+	for i, name := range names {
+		if name == "" || len(name) > MaxName {
+			return fmt.Errorf("device %d has the name %q, must be 1 to %d bytes", i, name, MaxName)
+		}
+		if seen[name] {
+			return fmt.Errorf("two devices have the name %q", name)
+		}
+		seen[name] = true
+	}
+	return nil
+}
+
 // Hello opens the conversation: what the source has and can.
 type Hello struct {
 	Attempt

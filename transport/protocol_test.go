@@ -118,7 +118,7 @@ func TestProtocolCodecs(t *testing.T) {
 
 func TestProtocolLimits(t *testing.T) {
 	values := map[string]any{
-		"MaxSessions": MaxSessions, "MaxLanes": MaxLanes, "RetryHalfOpen": RetryHalfOpen, "MaxHalfOpen": MaxHalfOpen,
+		"MaxLanes": MaxLanes, "RetryHalfOpen": RetryHalfOpen, "MaxHalfOpen": MaxHalfOpen,
 		"HandshakeTimeout": HandshakeTimeout, "IdleTimeout": IdleTimeout, "KeepAlive": KeepAlive,
 		"MaxChunk": MaxChunk, "MaxControl": MaxControl, "MaxDevices": MaxDevices, "MaxName": MaxName,
 		"MaxStream": uint64(MaxStream), "WelcomeTimeout": WelcomeTimeout, "Heartbeat": Heartbeat,

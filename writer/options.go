@@ -70,20 +70,15 @@ func (o *Options) check() error {
 }
 
 func checkSinks(sinks []Sink) error {
-	if len(sinks) == 0 || len(sinks) > transport.MaxDevices {
-		return fmt.Errorf("writer: %d devices, must be 1 to %d", len(sinks), transport.MaxDevices)
-	}
-	seen := map[string]bool{}
+	var names []string
 	for i, s := range sinks {
-		switch {
-		case s.Device == nil:
+		if s.Device == nil {
 			return fmt.Errorf("writer: device %d (%q) is nil", i, s.Name)
-		case s.Name == "" || len(s.Name) > transport.MaxName:
-			return fmt.Errorf("writer: device %d has the name %q, must be 1 to %d bytes", i, s.Name, transport.MaxName)
-		case seen[s.Name]:
-			return fmt.Errorf("writer: two devices have the name %q", s.Name)
 		}
-		seen[s.Name] = true
+		names = append(names, s.Name)
+	}
+	if err := transport.CheckNames(names); err != nil {
+		return fmt.Errorf("writer: %w", err)
 	}
 	return nil
 }
