@@ -53,11 +53,15 @@ func (e *engine) message(m transport.Message) {
 		e.acked(m)
 		return
 	case *transport.Ready:
-		e.clock.ready = time.Now()
-		e.tell(report.Event{Kind: report.Phase, Phase: report.Commit})
+		if e.owner.Phase == handoff.SourceWaiting {
+			e.clock.ready = time.Now()
+			e.tell(report.Event{Kind: report.Phase, Phase: report.Commit})
+		}
 	case *transport.Running:
-		e.clock.running, e.clock.startTook = time.Now(), time.Duration(m.StartNS)
-		e.tell(report.Event{Kind: report.Phase, Phase: report.Running})
+		if e.owner.Phase == handoff.SourceDoubt {
+			e.clock.running, e.clock.startTook = time.Now(), time.Duration(m.StartNS)
+			e.tell(report.Event{Kind: report.Phase, Phase: report.Running})
+		}
 	case *transport.Declined:
 		e.keep(peerFault(m.Code, m.Device, m.Offset, m.Text))
 	case *transport.NotStarted:
