@@ -81,12 +81,14 @@ func (c *clock) stages() []report.Stage {
 	if c.running.IsZero() || c.ready.IsZero() {
 		return nil
 	}
+	// The start is the destination's figure, which is its word only.
+	start := min(max(c.startTook, 0), c.running.Sub(c.ready))
 	return []report.Stage{
 		{Name: "stop", Took: c.stopped.Sub(c.paused)},
 		{Name: "drain", Took: c.drained.Sub(c.stopped)},
 		{Name: "load", Took: c.ready.Sub(c.drained)},
-		{Name: "commit", Took: c.running.Sub(c.ready) - c.startTook},
-		{Name: "start", Took: c.startTook},
+		{Name: "commit", Took: c.running.Sub(c.ready) - start},
+		{Name: "start", Took: start},
 	}
 }
 
