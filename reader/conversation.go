@@ -46,6 +46,9 @@ func (e *engine) unreachable(ctx context.Context, err error) (report.Report, err
 // message takes in what the destination says. Before the hand-off judges it,
 // the cause of a refusal is kept for the report.
 func (e *engine) message(m transport.Message) {
+	if *m.About() != e.opts.Attempt {
+		return // of another attempt: an echo, or not ours
+	}
 	switch m := m.(type) {
 	case *transport.Welcome:
 		e.welcome(m)
@@ -143,7 +146,7 @@ func (e *engine) acked(m *transport.Ack) {
 	}
 	for i, d := range m.Devices {
 		e.credits[i].grant(d.Window)
-		e.applied[i] = max(e.applied[i], d.Applied)
+		e.applied[i] = max(e.applied[i], min(d.Applied, e.drainedBytes(i)))
 	}
 	e.advance(applied{e.applied})
 }

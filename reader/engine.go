@@ -323,12 +323,8 @@ func (e *engine) lanesOpened(ev lanesOpen) {
 		if err != nil {
 			panic("reader: the arena has fewer chunks than lanes")
 		}
-		s := &sender{lane: lane, queue: e.queue, spare: spare, codec: e.opts.Codec, wire: e.wire, work: e.work}
-		e.sending.Go(func() {
-			if err := s.run(); err != nil {
-				e.post(laneFailed{err})
-			}
-		})
+		s := &sender{lane: lane, queue: e.queue, spare: spare, codec: e.opts.Codec, wire: e.wire, work: e.work, post: e.post}
+		e.sending.Go(s.run)
 	}
 	e.advance(connected{})
 }

@@ -46,6 +46,9 @@ func (f *fleet) set(device int, to vfio.State) error {
 		return &deviceError{device, err}
 	}
 	if stream != nil {
+		if old := f.streams[device]; old != nil {
+			old.Close()
+		}
 		f.streams[device] = stream
 	}
 	return nil

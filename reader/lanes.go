@@ -17,26 +17,31 @@ type sender struct {
 	codec codec.Policy
 	wire  []atomic.Uint64 // payload bytes sent, by device
 	work  context.Context // ends when the streams are abandoned
+	post  func(any)
 }
 
 // laneFailed is the event of a sender that could not write.
 type laneFailed struct{ err error }
 
-// run sends until the queue is closed. After an error it goes on to release
-// what is queued, so that nobody waits for a chunk that never comes back.
-func (s *sender) run() error {
+// run sends until the queue is closed. An error is told at once; after it run
+// goes on to release what is queued, so that nobody waits for a chunk that
+// never comes back.
+func (s *sender) run() {
 	defer s.spare.Release()
 	var failed error
 	for c := range s.queue {
 		if failed == nil {
-			failed = s.send(c)
+			if failed = s.send(c); failed != nil {
+				s.post(laneFailed{failed})
+			}
 		}
 		c.Release()
 	}
 	if failed == nil && s.work.Err() == nil {
-		failed = s.lane.CloseWrite() // Close would wait for the peer to read all
+		if err := s.lane.CloseWrite(); err != nil { // Close would wait for the peer to read all
+			s.post(laneFailed{err})
+		}
 	}
-	return failed
 }
 
 func (s *sender) send(c *transport.Chunk) error {

@@ -25,9 +25,9 @@ func (e *engine) snapshots() []report.Snapshot {
 }
 
 // phaseNames are the plan's phases as reports call them.
-var phaseNames = [...]string{
+var phaseNames = [drained + 1]string{
 	connecting: report.Connect, entering: report.PreCopy, precopying: report.PreCopy,
-	pausing: report.Stop, quiescing: report.Stop, stopping: report.Stop,
+	pausing: report.Stop, quiescing: report.Stop, freezing: report.Stop, stopping: report.Stop,
 	draining: report.StopCopy, drained: report.Commit,
 }
 
@@ -116,6 +116,9 @@ func (e *engine) finishReport() {
 func (e *engine) result() (report.Report, error) {
 	e.finishReport()
 	if e.out.Outcome == handoff.Committed {
+		if e.fault != nil { // of the end's record, or of what came too late to matter
+			e.out.Warnings = append(e.out.Warnings, e.fault.Error())
+		}
 		return e.out, nil
 	}
 	if e.fault == nil {

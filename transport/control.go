@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"sync"
 	"time"
 
@@ -35,8 +36,33 @@ func must[T any](v T, err error) T {
 	return v
 }
 
+// maxText is the longest text that a message carries for people, in bytes.
+const maxText = 1 << 10
+
+// tidy makes a text one that every peer decodes: no text may decide whether a
+// message arrives.
+func tidy(s *string) {
+	*s = strings.ToValidUTF8((*s)[:min(len(*s), maxText)], "?")
+}
+
+// tidyTexts does it for the messages that carry words of this side's.
+func tidyTexts(m Message) {
+	switch m := m.(type) {
+	case *Declined:
+		tidy(&m.Text)
+		tidy(&m.Device)
+	case *NotStarted:
+		tidy(&m.Text)
+		tidy(&m.Device)
+	case *Abort:
+		tidy(&m.Text)
+		tidy(&m.Device)
+	}
+}
+
 // AppendMessage appends m, framed, to dst.
 func AppendMessage(dst []byte, m Message) ([]byte, error) {
+	tidyTexts(m)
 	body, err := encMode.Marshal(m)
 	if err != nil {
 		return nil, fmt.Errorf("transport: encode %v: %w", m.Type(), err)

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -18,9 +19,9 @@ type device struct {
 	fd       descriptor
 	held     []int // container, group or iommufd: kept open as long as the device
 
-	mu       sync.Mutex // one SetState, Reset or Close at a time; guards what follows
-	session  *stream    // the data session that this device opened last, nil when it ended
-	unusable bool       // a failure left the driver's session half gone: only a reset is safe
+	mu       sync.Mutex  // one SetState, Reset or Close at a time; guards what follows
+	session  *stream     // the data session that this device opened last, nil when it ended
+	unusable atomic.Bool // a failure left the driver's session half gone: only a reset is safe
 	closed   bool
 }
 
@@ -114,7 +115,11 @@ func (d *device) SetState(to State) (Stream, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := d.refuse(from, to); err != nil {
+	err = d.notice(from, to)
+	if err == nil {
+		err = d.refuse(from, to)
+	}
+	if err != nil {
 		return nil, d.fail("set state", &TransitionError{From: from, To: to, Now: from, Err: err})
 	}
 	defer d.session.joinWriter()()
@@ -131,10 +136,29 @@ func (d *device) SetState(to State) (Stream, error) {
 	return d.session, nil
 }
 
+// notice takes in what a reset, or somebody else, did since the last SET. A
+// session whose state was left is dead: what would carry it on must not open
+// another one, which begins at byte 0, and a load that was lost must not pass
+// for one that is complete.
+func (d *device) notice(from, to State) error {
+	if !from.Saving() {
+		d.unusable.Store(false)
+	}
+	s := d.session
+	if s == nil || s.resumes && from == Resuming || !s.resumes && from.Saving() {
+		return nil
+	}
+	d.dropSession()
+	if s.resumes && to != Resuming || !s.resumes && (to == PreCopyP2P || to == StopCopy) {
+		return ErrSessionLost
+	}
+	return nil
+}
+
 // refuse keeps from the kernel what it would answer with a splat in its log
 // (ERROR) or not at all (see [Next]).
 func (d *device) refuse(from, to State) error {
-	if d.unusable && from != Error {
+	if d.unusable.Load() && from != Error {
 		return fmt.Errorf("%w: an earlier failure left it half gone, only a reset is safe", ErrSessionLost)
 	}
 	return Legal(from, to, d.features)
@@ -166,11 +190,12 @@ func (d *device) failed(from, to State, cause error) *TransitionError {
 		return d.noStream(from, to, cause)
 	}
 	switch {
-	case err != nil:
-	case halfGone(from, to, now, cause):
-		d.unusable = true
+	case err != nil: // the session may be dead, so nothing may use it
 		d.dropSession()
-	case now != to: // where it is what was asked for, nobody confirmed STOP_COPY
+	case d.halfGone(from, to, now, cause):
+		d.unusable.Store(true)
+		d.dropSession()
+	case now != to || !to.Saving(): // a STOP_COPY reached thus was confirmed by nobody
 		d.follow(from, now)
 	}
 	return &TransitionError{From: from, To: to, Now: now, NowErr: err, Err: setCause(from, cause)}
@@ -196,8 +221,8 @@ func (d *device) dropSession() {
 // has no session to save with: a clean-up that failed, or a wait for a save
 // that a signal cut short on the way to STOP_COPY. Any call but a reset may
 // then touch freed memory in the kernel.
-func halfGone(from, to, now State, cause error) bool {
-	if !from.Saving() || !now.Saving() {
+func (d *device) halfGone(from, to, now State, cause error) bool {
+	if !from.Saving() || !now.Saving() || d.info.Driver != "mlx5" && d.info.Driver != "" {
 		return false
 	}
 	return isAny(cause, unix.ENODEV, unix.EIO) || to == StopCopy && isAny(cause, unix.EINTR)
@@ -233,6 +258,9 @@ func (d *device) noStream(from, to State, cause error) *TransitionError {
 	}
 	e := &TransitionError{From: from, To: to, Err: fmt.Errorf("%w: %w", ErrNoStream, cause)}
 	e.Now, e.NowErr = d.getState()
+	if err != nil && e.NowErr == nil && e.Now.Saving() {
+		d.unusable.Store(true) // it could not be left, and so not be entered anew
+	}
 	return e
 }
 
@@ -243,6 +271,9 @@ const maxEstimate = 1 << 40
 func (d *device) StopCopySize() (uint64, error) {
 	if !d.features.DataSize {
 		return 0, d.fail("estimate", errors.ErrUnsupported)
+	}
+	if d.unusable.Load() {
+		return 0, d.fail("estimate", ErrSessionLost)
 	}
 	arg := featureSizeArg{featureHeader: featureHeader{16, featureGet | featureMigDataSize}}
 	if err := d.feature(&arg); err != nil {
@@ -265,7 +296,7 @@ func (d *device) Reset() error {
 		return d.fail("reset", err)
 	}
 	d.dropSession()
-	d.unusable = false
+	d.unusable.Store(false)
 	return nil
 }
 
@@ -284,7 +315,9 @@ func (d *device) reset() error {
 }
 
 // Close lets go of the device once no call uses it any more. A session that is
-// open stays open while somebody else has the device open too.
+// open stays open while somebody else has the device open too; but a stream
+// that is written ends here, since the last close frees what the driver's
+// write uses (virtio).
 func (d *device) Close() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -292,6 +325,10 @@ func (d *device) Close() error {
 		return nil
 	}
 	d.closed = true
+	defer d.session.joinWriter()()
+	if d.session != nil && d.session.resumes {
+		d.dropSession()
+	}
 	d.fd.shut()
 	for _, fd := range d.held {
 		d.fd.close(fd)

@@ -130,9 +130,12 @@ func (s *stream) again(err error, try int) bool {
 	case isAny(err, unix.EAGAIN): // somebody made the fd non-blocking
 		s.wait()
 		return true
-	case isAny(err, unix.ENOMSG): // no driver says so after STOP_COPY; be patient for a second
+	case isAny(err, unix.ENOMSG): // no driver says so after STOP_COPY; be patient for half a second
+		if try >= 9 {
+			return false
+		}
 		time.Sleep(time.Millisecond << try)
-		return try < 9
+		return true
 	}
 	// An interrupted read has lost bytes (xe), except where the driver waits
 	// before it takes any.
@@ -173,7 +176,7 @@ func (s *stream) Write(p []byte) (int, error) {
 		if s.oneCall && s.offset > 0 {
 			return done, s.fail("write", errInPieces)
 		}
-		n, err := s.writeOnce(p[done:min(len(p), done+maxTransfer)])
+		n, err := s.writeOnce(p[done:][:min(len(p)-done, maxTransfer)])
 		if err == nil && n <= 0 {
 			err = ErrShortWrite
 		}

@@ -6,6 +6,10 @@ import (
 	"github.com/migpipe/migpipe/transport"
 )
 
+// maxTurned is how many further sources are told why they are not served; the
+// rest are told nothing.
+const maxTurned = 8
+
 // turnAway tells a second source that one migration is all that is served.
 func turnAway(ev admitted) {
 	control := transport.NewControl(ev.lane)
@@ -29,7 +33,7 @@ func (e *engine) dropControl() {
 		return
 	}
 	e.control.Lane().Close()
-	e.control = nil
+	e.control, e.fault, e.clock.fin = nil, nil, nil
 	if e.deaf != nil {
 		e.acceptFailed(e.deaf)
 	}

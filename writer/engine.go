@@ -64,6 +64,7 @@ type engine struct {
 	ends     int // ENDs received
 	estimate []transport.DeviceEstimate
 	lanes    []transport.Lane
+	turned   int              // sources told that another is served
 	late     []transport.Lane // opened when the attempt was already over
 
 	events chan any
@@ -282,7 +283,10 @@ func (e *engine) admitted(ev admitted) {
 		e.helloBy = time.After(transport.HandshakeTimeout)
 		control := e.control
 		e.hearing.Go(func() { e.receive(control) })
+	case e.turned == maxTurned:
+		ev.lane.Close()
 	default:
+		e.turned++
 		e.others.Go(func() { turnAway(ev) })
 	}
 }

@@ -20,6 +20,7 @@ type fleet struct {
 	mu      sync.Mutex
 	streams []vfio.Stream
 	touched []bool // has left the state that it was given in
+	lost    bool   // a copy was gone before the start
 	ran     []bool // has been in RUNNING with the source's state, or may have
 }
 
@@ -65,6 +66,10 @@ func (f *fleet) open(i int) (vfio.Stream, error) {
 func (f *fleet) start() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if err := f.loaded(); err != nil {
+		f.lost = true
+		return err
+	}
 	for _, step := range []struct {
 		p2p bool
 		to  vfio.State
@@ -80,6 +85,21 @@ func (f *fleet) start() error {
 		}
 	}
 	return nil
+}
+
+// loaded asks every device whether it still holds its copy: a reset behind our
+// back leaves RUNNING.
+func (f *fleet) loaded() error {
+	return f.each(len(f.sinks), func(i int) error {
+		now, err := f.sinks[i].Device.State()
+		if err == nil && now != vfio.Stop {
+			err = fmt.Errorf("%w: the device is in %v, not in %v", vfio.ErrSessionLost, now, vfio.Stop)
+		}
+		if err != nil {
+			return f.fault(i, transport.CodeStart, err)
+		}
+		return nil
+	})
 }
 
 func (f *fleet) to(i int, s vfio.State) error {
@@ -107,6 +127,12 @@ func (f *fleet) to(i int, s vfio.State) error {
 func (f *fleet) unstart() handoff.Copy {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if f.lost {
+		if f.resetTouched() == nil {
+			return handoff.Dropped
+		}
+		return handoff.Unclear
+	}
 	err := f.each(len(f.sinks), func(i int) error { return f.to(i, vfio.Stop) })
 	if slices.Contains(f.ran, true) {
 		return handoff.Unclear

@@ -54,6 +54,9 @@ func (r *receiver) chunk(head transport.ChunkHead) error {
 	if !r.codecs[head.Codec] || head.Unchecked && !r.splice[head.Device] {
 		return fmt.Errorf("%w: chunk encoded by %v, which was not agreed on", transport.ErrProtocol, head.Codec)
 	}
+	if int(head.RawLen) > r.arena.ChunkSize() {
+		return fmt.Errorf("%w: chunk of %d bytes, negotiated %d", transport.ErrProtocol, head.RawLen, r.arena.ChunkSize())
+	}
 	m := r.merges[head.Device]
 	if err := m.claim(head); err != nil {
 		return err

@@ -106,6 +106,10 @@ func (l *loader) finish(end *transport.End) error {
 	case d.Sum() != end.Digest:
 		return fmt.Errorf("%w: the stream's digest is %v, END says %v", transport.ErrCorrupt, d.Sum(), end.Digest)
 	}
+	// A reset behind our back leaves RUNNING, from where STOP checks nothing.
+	if now, err := l.dev.State(); err != nil || now != vfio.Resuming {
+		return errors.Join(err, fmt.Errorf("%w: the device is in %v", vfio.ErrSessionLost, now))
+	}
 	if _, err := l.dev.SetState(vfio.Stop); err != nil {
 		return &transport.Fault{Code: transport.CodeValidation, Err: err}
 	}

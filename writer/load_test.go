@@ -23,6 +23,9 @@ type null struct {
 	states      []vfio.State
 }
 
+// State is where a loader finds its device, until it stops it.
+func (n *null) State() (vfio.State, error) { return vfio.Resuming, nil }
+
 func (n *null) SetState(s vfio.State) (vfio.Stream, error) {
 	n.states = append(n.states, s)
 	return nil, n.stop

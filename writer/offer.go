@@ -96,6 +96,8 @@ func compatible(o transport.DeviceOffer, d vfio.Device) *transport.Fault {
 	case o.Vendor != 0 && here.Vendor != 0 && (o.Vendor != here.Vendor || o.Device != here.Device):
 		return refusal(transport.CodeIncompatible, o.Name, "PCI id %04x:%04x at the source, %04x:%04x at the destination",
 			o.Vendor, o.Device, here.Vendor, here.Device)
+	case o.Format != "" && here.Format != "" && o.Format != here.Format:
+		return refusal(transport.CodeIncompatible, o.Name, "stream format %s at the source, %s at the destination", o.Format, here.Format)
 	case o.Flags != flags:
 		return refusal(transport.CodeIncompatible, o.Name, "migration flags %#x at the source, %#x at the destination", o.Flags, flags)
 	}

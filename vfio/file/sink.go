@@ -145,10 +145,13 @@ func (e *pathEnd) begin() (*session, error) {
 // prepare is RESUMING -> STOP: after it, only the name is missing.
 func (e *pathEnd) prepare() error {
 	// The stream may have ended with a hole.
-	if err := e.file.f.Truncate(e.sess.offset.Load()); err != nil {
-		return err
+	err := e.file.f.Truncate(e.sess.offset.Load())
+	if err == nil {
+		err = fdatasync(e.file.f)
 	}
-	if err := fdatasync(e.file.f); err != nil {
+	if err != nil {
+		// Linux tells of lost data once: a second fdatasync would succeed.
+		e.sess.broken = err
 		return err
 	}
 	e.prepared = true
