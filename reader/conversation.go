@@ -241,6 +241,10 @@ func (e *engine) onTick() {
 // watch ends a stop in which nothing moves any more: the guest stands still for
 // as long. What a device does before the stop, is its guest's business.
 func (e *engine) watch() {
+	if e.owner.Phase == handoff.SourceDoubt {
+		e.watchDoubt(time.Since(e.clock.ready))
+		return
+	}
 	var moved uint64
 	for i := range e.sources {
 		moved += e.drainedBytes(i) + e.applied[i]
@@ -260,6 +264,29 @@ func (e *engine) watch() {
 		f.Device, f.Offset = e.slowest()
 	}
 	e.failed(f)
+}
+
+// What a silent destination gets after COMMIT: the user is told, it is asked to
+// give the devices back, and in the end nobody waits for it any more.
+const (
+	doubtTold   = time.Second
+	doubtCancel = 5 * time.Second
+)
+
+// watchDoubt bounds the wait for the answer to COMMIT. Nothing of it takes the
+// devices back: that is the destination's to say.
+func (e *engine) watchDoubt(waited time.Duration) {
+	switch {
+	case waited > e.opts.StallLimit:
+		e.fail(&transport.Fault{Code: transport.CodeTimeout,
+			Err: fmt.Errorf("the destination has not answered COMMIT for %v", e.opts.StallLimit)}, handoff.Lost{})
+	case waited > doubtCancel && e.doubts < 2:
+		e.doubts = 2
+		e.own(handoff.Interrupt{})
+	case waited > doubtTold && e.doubts < 1:
+		e.doubts = 1
+		e.tell(report.Event{Kind: report.Warning, Text: "in doubt: the destination has not answered COMMIT yet"})
+	}
 }
 
 // slowest is a device whose stream has not ended yet.

@@ -93,6 +93,7 @@ type engine struct {
 	done  bool
 
 	queueClosed bool
+	doubts      int // how often a silent destination was acted upon
 }
 
 // clock holds when the stages of the switchover began.

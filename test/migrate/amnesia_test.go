@@ -2,9 +2,12 @@ package migrate
 
 import (
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
+	"github.com/migpipe/migpipe/transport/report"
 	"github.com/migpipe/migpipe/vfio"
 	"github.com/migpipe/migpipe/vfio/sim"
 )
@@ -34,4 +37,37 @@ func TestResetAfterReady(t *testing.T) {
 		t.Errorf("outcomes %v and %v", s.report.Outcome, r.report.Outcome)
 	}
 	p.atHome(t)
+}
+
+// sleeper takes its time to start.
+type sleeper struct{ *sim.Device }
+
+func (s *sleeper) SetState(to vfio.State) (vfio.Stream, error) {
+	if to == vfio.RunningP2P {
+		time.Sleep(time.Minute)
+	}
+	return s.Device.SetState(to)
+}
+
+// A destination that accepts and does not answer leaves the source in doubt, in
+// bounded time: it may run, and in the end does.
+func TestSlowStart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPair(t, pipe)
+		src, dst := p.add(t, "nic0", "mlx5?size=4MiB", "mlx5?size=4MiB")
+		p.sinks[0].Device = &sleeper{dst}
+		p.send.StallLimit = 10 * time.Second
+		p.sendCtx, p.receiveCtx = t.Context(), t.Context()
+		warned := false
+		p.send.Observe = func(ev report.Event) { warned = warned || ev.Kind == report.Warning }
+		s, r := p.run(t)
+		if s.report.Outcome != handoff.InDoubt || s.fault(t).Code != transport.CodeTimeout || !warned {
+			t.Errorf("source: %v (%v), warned %v", s.report.Outcome, s.err, warned)
+		}
+		if r.report.Outcome != handoff.Committed {
+			t.Errorf("destination: %v (%v)", r.report.Outcome, r.err)
+		}
+		wantState(t, src, vfio.StopCopy)
+		wantState(t, dst, vfio.Running)
+	})
 }
