@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"sync/atomic"
 
 	"github.com/migpipe/migpipe/codec"
@@ -114,10 +115,8 @@ func (r *receiver) fault(head transport.ChunkHead, err error) *transport.Fault {
 func agreed(offered []codec.ID) (ids []codec.ID) {
 	for _, c := range codec.All() {
 		id := c.ID()
-		for _, o := range offered {
-			if o == id {
-				ids = append(ids, id)
-			}
+		if id == codec.IDRaw || id == codec.IDZero || slices.Contains(offered, id) {
+			ids = append(ids, id)
 		}
 	}
 	return ids

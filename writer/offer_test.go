@@ -2,6 +2,7 @@ package writer
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -120,10 +121,10 @@ func TestAgree(t *testing.T) {
 }
 
 func TestAgreed(t *testing.T) {
-	if got := agreed(nil); len(got) != 0 {
+	if got := agreed(nil); !slices.Equal(got, []codec.ID{codec.IDRaw, codec.IDZero}) {
 		t.Errorf("nothing offered, %v agreed", got)
 	}
-	if got := agreed([]codec.ID{200, codec.IDS2, codec.IDRaw, 201}); len(got) != 2 {
+	if got := agreed([]codec.ID{200, codec.IDS2, codec.IDRaw, 201}); !slices.Equal(got, []codec.ID{codec.IDRaw, codec.IDZero, codec.IDS2}) {
 		t.Errorf("raw, s2 and two unknown codecs offered, %v agreed", got)
 	}
 }
