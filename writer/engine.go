@@ -381,14 +381,17 @@ func (e *engine) start() {
 	})
 }
 
-// reset drops what the devices hold, once nobody writes to them any more: a
-// write into a session that a reset has ended is where one driver crashes.
+// reset drops what the devices hold. It comes before the loaders are joined,
+// since it is what wakes one that waits in its device; a device that must not
+// be reset under a write waits for it (vfio.Device.Reset).
 func (e *engine) reset() {
 	e.tell(report.Event{Kind: report.Phase, Phase: report.Rollback})
 	e.others.Go(func() {
+		e.stopWork()
+		err := e.fleet.reset()
 		e.abandon()
 		e.fleet.closeStreams()
-		e.post(wasReset{e.fleet.reset()})
+		e.post(wasReset{err})
 	})
 }
 
