@@ -6,6 +6,7 @@ import (
 	"sync"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -192,7 +193,14 @@ func TestQuirk37WriterJoined(t *testing.T) {
 	s.(*stream).writing.Lock() // as a write(2) does
 	var wg sync.WaitGroup
 	wg.Go(func() { mustSet(t, d, Stop) })
-	wg.Go(func() { _, _ = d.State() }) // does not wait
+	_, _ = d.State() // does not wait
+	time.Sleep(20 * time.Millisecond)
+	k.mu.Lock()
+	sets := k.count("set")
+	k.mu.Unlock()
+	if sets != 1 {
+		t.Errorf("%d SETs while a write was under way, want only that to RESUMING", sets)
+	}
 	unlock()
 	wg.Wait()
 	_, err := s.Write([]byte("late"))
