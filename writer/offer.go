@@ -34,6 +34,7 @@ func agree(h *transport.Hello, sinks []Sink, opts Options) (terms, *transport.Fa
 	if t.chunkSize < 1 || t.lanes < 1 {
 		return t, refusal(transport.CodeProtocol, "", "HELLO offers chunks of %d bytes over %d lanes", h.ChunkSize, h.Lanes)
 	}
+	t.fit(opts.Memory, len(h.Devices))
 	if fault := t.match(h.Devices, sinks); fault != nil {
 		return t, fault
 	}
@@ -43,6 +44,21 @@ func agree(h *transport.Hello, sinks []Sink, opts Options) (terms, *transport.Fa
 		}
 	}
 	return t, nil
+}
+
+// leastChunk is the smallest chunk that memory is divided into.
+const leastChunk = 4096
+
+// fit takes fewer lanes, and then smaller chunks, where the least that they need
+// would not fit the memory: what the source would like is no reason to take more.
+func (t *terms) fit(memory, devices int) {
+	over := func() bool { return least(t.lanes, devices)*t.chunkSize > memory }
+	for t.lanes > 1 && over() {
+		t.lanes--
+	}
+	for t.chunkSize/2 >= leastChunk && over() {
+		t.chunkSize /= 2
+	}
 }
 
 func refusal(code transport.Code, device, format string, args ...any) *transport.Fault {

@@ -93,7 +93,7 @@ func TestAgree(t *testing.T) {
 				}
 				sinks = append(sinks, Sink{n, d})
 			}
-			terms, fault := agree(&h, sinks, Options{ChunkSize: 1 << 20})
+			terms, fault := agree(&h, sinks, Options{ChunkSize: 1 << 20, Memory: 32 << 20})
 			if c.code != 0 {
 				if fault == nil || fault.Code != c.code {
 					t.Fatalf("fault %+v, want code %v", fault, c.code)
@@ -180,6 +180,26 @@ func TestCheckSinks(t *testing.T) {
 		err := checkSinks(c.sinks)
 		if (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%d sinks: %v, want %q", len(c.sinks), err, c.want)
+		}
+	}
+}
+
+// What a source would like does not push the destination past its memory.
+func TestFit(t *testing.T) {
+	for _, c := range []struct {
+		memory, chunk, lanes, devices int
+		wantChunk, wantLanes          int
+	}{
+		{32 << 20, 1 << 20, 2, 1, 1 << 20, 2},
+		{4 << 20, 1 << 20, 16, 1, 1 << 20, 2},
+		{4 << 20, 4 << 20, 16, 1, 1 << 20, 1},
+		{64 << 10, 1 << 20, 16, 4, 4096, 1},
+		{4096, 4096, 1, 64, 4096, 1}, // the least there is
+	} {
+		tm := terms{chunkSize: c.chunk, lanes: c.lanes}
+		tm.fit(c.memory, c.devices)
+		if tm.chunkSize != c.wantChunk || tm.lanes != c.wantLanes {
+			t.Errorf("%+v: chunks of %d over %d lanes", c, tm.chunkSize, tm.lanes)
 		}
 	}
 }
