@@ -24,6 +24,7 @@ type Arena struct {
 	chunkSize int
 	count     int
 	free      chan *Chunk
+	pipes     pipePool
 }
 
 // NewArena maps as many chunks of chunkSize bytes as memory holds, at least
@@ -95,13 +96,7 @@ func (a *Arena) Close() error {
 	if n := a.InUse(); n != 0 {
 		return fmt.Errorf("transport: arena closed with %d of %d chunks in use", n, a.count)
 	}
-	for range a.count {
-		c := <-a.free
-		if c.pipe != nil {
-			c.pipe.close()
-		}
-		a.free <- c
-	}
+	a.pipes.close()
 	err := unix.Munmap(a.mem)
 	a.mem = nil
 	return err

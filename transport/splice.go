@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -65,11 +66,47 @@ func (p *kernelPipe) close() {
 	unix.Close(p.w)
 }
 
+// pipePool keeps empty pipes: there are as many as chunks that hold spliced
+// bytes at once, however many chunks there are.
+type pipePool struct {
+	mu    sync.Mutex
+	empty []*kernelPipe
+}
+
+func (l *pipePool) get() (*kernelPipe, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if n := len(l.empty); n > 0 {
+		p := l.empty[n-1]
+		l.empty = l.empty[:n-1]
+		return p, nil
+	}
+	return newKernelPipe()
+}
+
+// put takes a pipe back; bytes in it that nobody took are lost with it.
+func (l *pipePool) put(p *kernelPipe) {
+	if p.full > 0 {
+		p.close()
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.empty = append(l.empty, p)
+}
+
+func (l *pipePool) close() {
+	for _, p := range l.empty {
+		p.close()
+	}
+	l.empty = nil
+}
+
 // Splice is Fill for a stream whose bytes may stay in the kernel: in a pipe
 // that belongs to the chunk. Nobody sees them, so the chunk is Unchecked.
 func (c *Chunk) Splice(s SpliceSource, limit int) (int, error) {
 	if c.pipe == nil {
-		p, err := newKernelPipe()
+		p, err := c.arena.pipes.get()
 		if err != nil {
 			return 0, fmt.Errorf("%w: %w", errors.ErrUnsupported, err)
 		}
@@ -153,7 +190,7 @@ func (c *Chunk) Await(l Lane, head ChunkHead) *Arrival {
 // from one, and through the chunk's memory where it does not.
 func (c *Chunk) forward(w io.Writer) error {
 	if c.pipe == nil {
-		p, err := newKernelPipe()
+		p, err := c.arena.pipes.get()
 		if err != nil {
 			return err
 		}
@@ -218,11 +255,10 @@ func (c *Chunk) empty(w io.Writer) error {
 	return err
 }
 
-// dismiss ends what a released chunk still has outside its memory: bytes in a
-// pipe that nobody took are lost with the pipe.
+// dismiss ends what a released chunk still has outside its memory.
 func (c *Chunk) dismiss() {
-	if c.pipe != nil && c.pipe.full > 0 {
-		c.pipe.close()
+	if c.pipe != nil {
+		c.arena.pipes.put(c.pipe)
 		c.pipe = nil
 	}
 	if c.arrival != nil {
