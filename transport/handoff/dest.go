@@ -34,7 +34,7 @@ type Dest struct {
 	Phase    DestPhase
 	MaxEpoch uint64 // the highest epoch seen; older ones never run
 	StartNS  int64  // 0 until the devices run
-	Gone     bool   // the peer was lost during the start
+	Hurried  bool   // nobody waits for the source any more once the start has ended
 }
 
 // NewDest knows of no attempt.
@@ -165,22 +165,22 @@ func (d Dest) starting(ev Event) (Dest, []Action) {
 	switch ev := ev.(type) {
 	case Started:
 		d.Phase, d.StartNS = DestRunning, max(1, ev.TookNS)
-		if d.Gone {
+		if d.Hurried {
 			d.Phase = DestEnded
-			return d, []Action{Finish{Committed}}
+			return d, []Action{Send{d.runningMessage()}, Finish{Committed}}
 		}
 		return d, []Action{Send{d.runningMessage()}}
 	case NotStarted:
 		return d.notStarted(ev)
-	case Lost: // said once, and to be acted on when the start has ended
-		d.Gone = true
+	case Lost, Interrupt, Failed: // said once, and to be acted on when the start has ended
+		d.Hurried = true
 	}
 	return d, nil // COMMIT is on its way; CANCEL came too late
 }
 
 func (d Dest) notStarted(ev NotStarted) (Dest, []Action) {
 	switch {
-	case ev.Copy == Kept && d.Gone:
+	case ev.Copy == Kept && d.Hurried:
 		return d.decline(transport.CodeStart, ev.Device, 0, ev.Text)
 	case ev.Copy == Kept:
 		d.Phase = DestReady

@@ -171,14 +171,15 @@ func (s Source) abort(code transport.Code, text string) transport.Message {
 }
 
 // rollback takes the devices back. The right to is recorded first, so that a
-// crash on the way finds it.
+// crash on the way finds it; the peer is told while they are on their way, since
+// a peer that takes nothing must not keep the guest stopped.
 func (s Source) rollback(tell transport.Message) (Source, []Action) {
 	s.Phase = SourceResuming
 	s, rec := s.record(Owner)
 	if tell == nil {
 		return s, []Action{rec, Resume{}}
 	}
-	return s, []Action{rec, Send{tell}, Resume{}}
+	return s, []Action{rec, Resume{}, Send{tell}}
 }
 
 func (s Source) record(r Record) (Source, Append) {
