@@ -54,23 +54,20 @@ func (f *fleet) set(device int, to vfio.State) error {
 	return nil
 }
 
-// resume takes every device back to RUNNING, so that none is stopped while
-// another could reach it by DMA: first all that have P2P answer it, then those
-// without run, then all initiate it.
+// resume takes every device back to RUNNING, in vfio.RunOrder. One that cannot
+// come back holds up none of the others: it answers nobody in any state, and
+// they are somebody's. The guest is not resumed then.
 func (f *fleet) resume() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.resumed = true
 	var errs []error
-	for _, step := range []struct {
-		p2p bool
-		to  vfio.State
-	}{{true, vfio.RunningP2P}, {false, vfio.Running}, {true, vfio.Running}} {
+	for _, step := range vfio.RunOrder {
 		errs = append(errs, f.each(len(f.sources), func(i int) error {
-			if f.sources[i].Device.Features().P2P != step.p2p {
+			if f.sources[i].Device.Features().P2P != step.P2P {
 				return nil
 			}
-			return f.backTo(i, step.to)
+			return f.backTo(i, step.To)
 		}))
 	}
 	return errors.Join(errs...)

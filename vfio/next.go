@@ -116,3 +116,15 @@ func OpensSession(from, to State) bool {
 	}
 	return to.Saving() && !from.Saving()
 }
+
+// RunStep is one step of a set of devices to RUNNING.
+type RunStep struct {
+	P2P bool  // of the devices with, or of those without, RUNNING_P2P
+	To  State // where they go
+}
+
+// RunOrder is how a set of devices goes to RUNNING, step by step, so that none
+// is stopped while another could reach it by DMA: first all that have P2P answer
+// it, then those without run, then all initiate it (include/uapi/linux/vfio.h on
+// RUNNING_P2P).
+var RunOrder = [...]RunStep{{true, RunningP2P}, {false, Running}, {true, Running}}

@@ -60,9 +60,8 @@ func (f *fleet) open(i int) (vfio.Stream, error) {
 	return d.SetState(vfio.Resuming)
 }
 
-// start runs every device, so that none is stopped while another could reach
-// it by DMA: first all that have P2P answer it, then those without run, then
-// all initiate it. It asks each whether it is where it was sent.
+// start runs every device, in vfio.RunOrder, and asks each whether it is where
+// it was sent.
 func (f *fleet) start() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -70,15 +69,12 @@ func (f *fleet) start() error {
 		f.lost = true
 		return err
 	}
-	for _, step := range []struct {
-		p2p bool
-		to  vfio.State
-	}{{true, vfio.RunningP2P}, {false, vfio.Running}, {true, vfio.Running}} {
+	for _, step := range vfio.RunOrder {
 		err := f.each(len(f.sinks), func(i int) error {
-			if f.sinks[i].Device.Features().P2P != step.p2p {
+			if f.sinks[i].Device.Features().P2P != step.P2P {
 				return nil
 			}
-			return f.to(i, step.to)
+			return f.to(i, step.To)
 		})
 		if err != nil {
 			return err
