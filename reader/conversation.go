@@ -177,7 +177,7 @@ func (e *engine) own(ev handoff.Event) {
 		case handoff.Resume:
 			e.resume()
 		case handoff.Release:
-			e.release()
+			e.letGo = true
 		case handoff.Finish:
 			e.out.Outcome, e.done = a.Outcome, true
 		}
@@ -238,32 +238,54 @@ func (e *engine) onTick() {
 	e.tell(report.Event{Kind: report.Progress, Devices: e.snapshots()})
 }
 
-// watch ends a stop in which nothing moves any more: the guest stands still for
-// as long. What a device does before the stop, is its guest's business.
+// watch bounds what time the guest stands still for. What a device does before
+// the stop, is its guest's business.
 func (e *engine) watch() {
-	if e.owner.Phase == handoff.SourceDoubt {
+	switch e.owner.Phase {
+	case handoff.SourceDoubt:
 		e.watchDoubt(time.Since(e.clock.ready))
+	case handoff.SourceTransfer, handoff.SourceWaiting:
+		e.watchStop()
+	case handoff.SourceResuming:
+		e.watchBack()
+	}
+}
+
+// watchStop ends a stop that lasts too long, and one in which nothing moves any
+// more.
+func (e *engine) watchStop() {
+	if e.clock.paused.IsZero() {
 		return
 	}
 	var moved uint64
 	for i := range e.sources {
 		moved += e.drainedBytes(i) + e.applied[i]
 	}
-	if e.clock.stopped.IsZero() {
-		return
-	}
 	if moved != e.progress {
 		e.progress, e.clock.moved = moved, time.Now()
 	}
-	waits := e.owner.Phase == handoff.SourceTransfer || e.owner.Phase == handoff.SourceWaiting
-	if !waits || time.Since(e.clock.moved) < e.opts.StallLimit {
+	var err error
+	switch {
+	case time.Since(e.clock.paused) >= e.opts.MaxDowntime:
+		err = fmt.Errorf("the guest stood still for %v, the most that was allowed, and the destination is not ready", e.opts.MaxDowntime)
+	case !e.clock.stopped.IsZero() && time.Since(e.clock.moved) >= e.opts.StallLimit:
+		err = fmt.Errorf("nothing moved for %v while the guest stood still", e.opts.StallLimit)
+	default:
 		return
 	}
-	f := &transport.Fault{Code: transport.CodeTimeout, Err: fmt.Errorf("nothing moved for %v while the guest stood still", e.opts.StallLimit)}
+	f := &transport.Fault{Code: transport.CodeTimeout, Err: err}
 	if e.owner.Phase == handoff.SourceTransfer {
 		f.Device, f.Offset = e.slowest()
 	}
 	e.failed(f)
+}
+
+// watchBack tells of a driver that takes its time to give a device back.
+func (e *engine) watchBack() {
+	if !e.slow && time.Since(e.clock.back) > joinLimit {
+		e.slow = true
+		e.tell(report.Event{Kind: report.Warning, Text: "the devices have not come back yet: a driver takes its time"})
+	}
 }
 
 // What a silent destination gets after COMMIT: the user is told, it is asked to

@@ -19,7 +19,8 @@ const tick = 100 * time.Millisecond
 
 // Send migrates the sources to the peer that dialer reaches, as one set: all
 // of them run there in the end, or none. It returns when every goroutine that
-// it started has ended.
+// it started has ended; only a read that its driver does not let go, of a device
+// that could not be taken back, may outlive it, and the report says so.
 //
 // The report's Outcome says what may be done now; the error is nil exactly for
 // handoff.Committed and is a *transport.Fault where the cause has a place.
@@ -40,11 +41,12 @@ func Send(ctx context.Context, dialer transport.Dialer, sources []Source, opts *
 	if err != nil {
 		return report.Report{Outcome: handoff.Rolledback}, err
 	}
-	defer e.close()
 	if err := e.connect(ctx); err != nil {
+		e.close()
 		return e.unreachable(ctx, err)
 	}
 	e.loop(ctx)
+	e.join()
 	return e.result()
 }
 
@@ -93,13 +95,16 @@ type engine struct {
 	done  bool
 
 	queueClosed bool
-	doubts      int // how often a silent destination was acted upon
+	letGo       bool // the devices run elsewhere: release them
+	stuck       bool // a driver has not let go of a read
+	slow        bool // it was told that the way back takes long
+	doubts      int  // how often a silent destination was acted upon
 }
 
 // clock holds when the stages of the switchover began.
 type clock struct {
 	start, paused, stopped, drained, ready, running time.Time
-	resumed                                         time.Time // after a rollback
+	back, resumed                                   time.Time // a rollback's beginning and end
 	moved                                           time.Time // when a byte was last drained or applied
 	startTook                                       time.Duration
 }
@@ -137,8 +142,7 @@ func newEngine(o Options, dialer transport.Dialer, sources []Source) (*engine, e
 	return e, nil
 }
 
-// loop takes events until the hand-off says that it is over, then stops and
-// joins everything.
+// loop takes events until the hand-off says that it is over.
 func (e *engine) loop(ctx context.Context) {
 	e.others.Go(e.receive)
 	ticker := time.NewTicker(tick)
@@ -160,17 +164,56 @@ func (e *engine) loop(ctx context.Context) {
 			e.fail(&transport.Fault{Code: transport.CodeCancelled, Err: context.Cause(ctx)}, handoff.Interrupt{})
 		}
 	}
+}
+
+// joinLimit bounds the wait for a driver that was told to leave the saving
+// states and yet holds on to a read.
+const joinLimit = 5 * time.Second
+
+// join ends what the loop started. The data lanes are closed after the control
+// lane: a destination that lost them before it had heard ABORT would not know
+// why.
+func (e *engine) join() {
 	close(e.quit)
 	e.abandon()
-	e.draining.Wait()
-	e.fleet.closeStreams()
-	e.closeQueue()
-	e.sending.Wait()
-	e.pausing.Wait()
-	// The data lanes come last: a destination that lost them before it had
-	// heard ABORT would not know why.
+	e.stuck = !e.joinStreams()
 	transport.HangUp(e.control.Lane(), e.others.Wait)
 	closeLanes(e.dialled)
+	if e.letGo {
+		e.release()
+	}
+	if e.stuck {
+		e.out.Warnings = append(e.out.Warnings, fmt.Sprintf("a driver has not let go of a read for %v; only a reset of the device, or the end of this process, ends it", joinLimit))
+		return
+	}
+	e.fleet.closeStreams()
+	e.close()
+}
+
+// joinStreams joins what drains the devices and what sends that, and reports
+// whether it has ended within joinLimit. If not, the last read takes what it
+// uses with it, whenever it ends.
+func (e *engine) joinStreams() bool {
+	ended, late := make(chan struct{}), make(chan struct{})
+	go func() { // ends with the last read
+		e.draining.Wait()
+		e.closeQueue()
+		e.sending.Wait()
+		e.pausing.Wait()
+		select {
+		case ended <- struct{}{}:
+		case <-late:
+			e.fleet.closeStreams()
+			e.close()
+		}
+	}()
+	select {
+	case <-ended:
+		return true
+	case <-time.After(joinLimit):
+		close(late)
+		return false
+	}
 }
 
 // abandon wakes everything that waits for a stream or a lane.
@@ -198,12 +241,13 @@ func (e *engine) closeQueue() {
 }
 
 // resume takes the devices back; leaving the saving states is what wakes a
-// drain that is blocked in its device.
+// drain that is blocked in its device. It ends when the drivers are done.
 func (e *engine) resume() {
 	if e.plan.phase != connecting {
 		e.tell(report.Event{Kind: report.Phase, Phase: report.Rollback})
 	}
 	e.abandon()
+	e.clock.back = time.Now()
 	wasPaused := !e.clock.paused.IsZero()
 	e.others.Go(func() {
 		err := e.fleet.resume()

@@ -61,7 +61,7 @@ func checkWelcome(h *transport.Hello, w *transport.Welcome) error {
 	switch {
 	case w.Version < h.Versions.Min || w.Version > h.Versions.Max:
 		return fmt.Errorf("%w: WELCOME chose version %d, offered %d to %d", transport.ErrProtocol, w.Version, h.Versions.Min, h.Versions.Max)
-	case w.ChunkSize == 0 || w.ChunkSize > h.ChunkSize:
+	case w.ChunkSize < transport.MinChunk || w.ChunkSize > h.ChunkSize:
 		return fmt.Errorf("%w: WELCOME chose chunks of %d bytes, offered %d", transport.ErrProtocol, w.ChunkSize, h.ChunkSize)
 	case w.Lanes == 0 || w.Lanes > h.Lanes:
 		return fmt.Errorf("%w: WELCOME chose %d lanes, offered %d", transport.ErrProtocol, w.Lanes, h.Lanes)

@@ -39,6 +39,9 @@ type Options struct {
 	// Default 60 s and 30 rounds.
 	MaxPrecopy time.Duration
 	MaxRounds  int
+	// MaxDowntime ends an attempt in which the destination is not ready that long
+	// after the guest was paused: the devices run on here. Default 10 s.
+	MaxDowntime time.Duration
 	// StallLimit ends an attempt in which no byte moves while the guest stands
 	// still. Default 30 s: some drivers load for seconds in one write.
 	StallLimit time.Duration
@@ -66,6 +69,7 @@ func (o *Options) withDefaults() (Options, error) {
 	orDefault(&v.DowntimeLimit, 300*time.Millisecond)
 	orDefault(&v.MaxPrecopy, 60*time.Second)
 	orDefault(&v.MaxRounds, 30)
+	orDefault(&v.MaxDowntime, 10*time.Second)
 	orDefault(&v.StallLimit, 30*time.Second)
 	if v.Attempt == (transport.Attempt{}) {
 		v.Attempt = transport.Attempt{Mig: transport.NewMigID(), Epoch: 1}
@@ -88,16 +92,16 @@ func orDefault[T comparable](field *T, value T) {
 
 func (o *Options) check() error {
 	switch {
-	case o.ChunkSize < 4096 || o.ChunkSize > transport.MaxChunk:
-		return fmt.Errorf("reader: Options.ChunkSize is %d, must be 4096 to %d", o.ChunkSize, transport.MaxChunk)
+	case o.ChunkSize < transport.MinChunk || o.ChunkSize > transport.MaxChunk:
+		return fmt.Errorf("reader: Options.ChunkSize is %d, must be %d to %d", o.ChunkSize, transport.MinChunk, transport.MaxChunk)
 	case o.Memory < o.ChunkSize:
 		return fmt.Errorf("reader: Options.Memory is %d, less than one chunk of %d", o.Memory, o.ChunkSize)
 	case o.Lanes < 1 || o.Lanes > transport.MaxLanes:
 		return fmt.Errorf("reader: Options.Lanes is %d, must be 1 to %d", o.Lanes, transport.MaxLanes)
 	case o.Attempt.Epoch == 0:
 		return fmt.Errorf("reader: Options.Attempt.Epoch is 0, must be 1 or more")
-	case o.DowntimeLimit < 0 || o.MaxPrecopy < 0 || o.MaxRounds < 0 || o.StallLimit < 0:
-		return fmt.Errorf("reader: Options.DowntimeLimit, MaxPrecopy, MaxRounds and StallLimit must not be negative")
+	case min(o.DowntimeLimit, o.MaxDowntime, o.MaxPrecopy, o.StallLimit) < 0 || o.MaxRounds < 0:
+		return fmt.Errorf("reader: Options.DowntimeLimit, MaxDowntime, MaxPrecopy, MaxRounds and StallLimit must not be negative")
 	}
 	return nil
 }

@@ -1,6 +1,7 @@
 package reader
 
 import (
+	"errors"
 	"fmt"
 	"time"
 
@@ -26,6 +27,8 @@ func (e *engine) advance(ev any) {
 			e.control.Send(&end)
 		case allDrained:
 			e.allDrained()
+		case giveUp:
+			e.failed(&transport.Fault{Code: transport.CodeTimeout, Err: errors.New(a.why)})
 		}
 	}
 }

@@ -19,10 +19,11 @@ const (
 	stopping                // all others on their way to STOP_COPY
 	draining                // STOP_COPY, on the way to the end of the streams
 	drained                 // every stream was read to its end
+	failed                  // given up while the guest runs
 )
 
 func (p phase) String() string {
-	return [...]string{"connecting", "entering", "precopying", "pausing", "quiescing", "freezing", "stopping", "draining", "drained"}[p]
+	return [...]string{"connecting", "entering", "precopying", "pausing", "quiescing", "freezing", "stopping", "draining", "drained", "failed"}[p]
 }
 
 // limits are the figures that the switchover is decided by.
@@ -81,6 +82,8 @@ type (
 	endStream struct{ device int }
 	// allDrained tells the hand-off so.
 	allDrained struct{}
+	// giveUp ends the attempt.
+	giveUp struct{ why string }
 )
 
 // move is one device's part of a transition.
@@ -136,16 +139,23 @@ func (p *plan) connected() []any {
 
 // decide ends PRE_COPY when the destination holds every device's initial bytes
 // and the rest fits the downtime limit, or when the caps say that it never will.
+// As long as initial bytes are known to be missing the guest is not stopped: only
+// when they are applied is it known that the destination takes this state.
 func (p *plan) decide(now time.Duration) []any {
 	if p.phase != precopying {
 		return nil
 	}
 	switch took := now - p.began; {
+	case took >= p.limits.maxPrecopy && p.initialMissing():
+		p.phase = failed
+		return []any{giveUp{"PRE_COPY reached its time limit, and the destination has not applied the initial bytes"}}
 	case took >= p.limits.maxPrecopy:
 		p.because = "PRE_COPY reached its time limit"
+	case !p.initialApplied():
+		return nil
 	case p.rounds() >= p.limits.maxRounds:
 		p.because = "PRE_COPY reached its limit of rounds"
-	case p.initialApplied() && p.fits(took):
+	case p.fits(took):
 		p.because = "the rest fits the downtime limit"
 	default:
 		return nil
@@ -175,6 +185,17 @@ func (p *plan) initialApplied() bool {
 		}
 	}
 	return true
+}
+
+// initialMissing reports whether some device is known to have initial bytes that
+// the destination has not applied. Of one that was never idle nothing is known.
+func (p *plan) initialMissing() bool {
+	for _, d := range p.devices {
+		if d.features.PreCopy && d.idle && !(d.marked && d.applied >= d.mark) {
+			return true
+		}
+	}
+	return false
 }
 
 // fits reports whether what is dirty or on its way would arrive within the

@@ -211,6 +211,8 @@ func (s *scenario) action(a any) string {
 		return "end " + s.names[a.device]
 	case allDrained:
 		return "all drained"
+	case giveUp:
+		return "give up: " + a.why
 	}
 	return fmt.Sprintf("%#v", a)
 }

@@ -3,6 +3,7 @@ package reader
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/migpipe/migpipe/transport"
@@ -25,10 +26,10 @@ func (e *engine) snapshots() []report.Snapshot {
 }
 
 // phaseNames are the plan's phases as reports call them.
-var phaseNames = [drained + 1]string{
+var phaseNames = [failed + 1]string{
 	connecting: report.Connect, entering: report.PreCopy, precopying: report.PreCopy,
 	pausing: report.Stop, quiescing: report.Stop, freezing: report.Stop, stopping: report.Stop,
-	draining: report.StopCopy, drained: report.Commit,
+	draining: report.StopCopy, drained: report.Commit, failed: report.Rollback,
 }
 
 // remaining estimates what a device has still to give: in PRE_COPY what the
@@ -99,10 +100,10 @@ func (e *engine) finishReport() {
 			e.out.Downtime.Round(time.Millisecond), e.opts.DowntimeLimit))
 	}
 	e.out.Lanes = len(e.lanes)
-	states := e.fleet.states()
+	states := e.states()
 	for i, s := range e.sources {
 		end, t := e.ends[i], &tap{}
-		if d := e.drains[i]; d != nil {
+		if d := e.drains[i]; d != nil && !e.stuck {
 			t = d.tap
 		}
 		e.out.Devices = append(e.out.Devices, report.Device{
@@ -111,6 +112,15 @@ func (e *engine) finishReport() {
 			Digest: end.Digest, Path: t.path, PathWhy: t.why, State: states[i],
 		})
 	}
+}
+
+// states asks the devices where they are, unless a driver has just shown that
+// it may not answer.
+func (e *engine) states() []string {
+	if e.stuck {
+		return slices.Repeat([]string{"unknown: a read of the device does not end"}, len(e.sources))
+	}
+	return e.fleet.states()
 }
 
 func (e *engine) result() (report.Report, error) {

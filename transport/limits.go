@@ -37,6 +37,10 @@ const (
 	// MaxChunk is the largest chunk, in bytes of the stream.
 	MaxChunk = codec.MaxBlock
 
+	// MinChunk is the least that may be negotiated as the largest chunk: a page,
+	// which is also the least that some drivers give (hisi_acc before Linux 6.2).
+	MinChunk = 4096
+
 	// MaxControl is the largest body of a control message, in bytes.
 	MaxControl = 16 << 10
 

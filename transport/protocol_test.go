@@ -120,7 +120,7 @@ func TestProtocolLimits(t *testing.T) {
 	values := map[string]any{
 		"MaxLanes": MaxLanes, "RetryHalfOpen": RetryHalfOpen, "MaxHalfOpen": MaxHalfOpen,
 		"HandshakeTimeout": HandshakeTimeout, "IdleTimeout": IdleTimeout, "KeepAlive": KeepAlive,
-		"MaxChunk": MaxChunk, "MaxControl": MaxControl, "MaxDevices": MaxDevices, "MaxName": MaxName,
+		"MaxChunk": MaxChunk, "MinChunk": MinChunk, "MaxControl": MaxControl, "MaxDevices": MaxDevices, "MaxName": MaxName,
 		"MaxStream": uint64(MaxStream), "WelcomeTimeout": WelcomeTimeout, "Heartbeat": Heartbeat,
 		"InitialWindow": InitialWindow, "MaxWindow": MaxWindow, "MaxWindowGrowth": MaxWindowGrowth,
 	}

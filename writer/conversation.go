@@ -166,6 +166,33 @@ func (e *engine) ended(m *transport.End) {
 		return
 	}
 	e.ends++
+	e.checkWhole()
+}
+
+func (e *engine) laneEnded(f *transport.Fault) {
+	if e.owner.Phase != handoff.DestReceiving {
+		return
+	}
+	if f != nil {
+		e.failed(f)
+		return
+	}
+	e.closed++
+	e.checkWhole()
+}
+
+// checkWhole looks, when the source has ended every lane and every stream, for
+// chunks that are missing: they will not come any more.
+func (e *engine) checkWhole() {
+	if e.closed < e.terms.lanes || e.ends < len(e.merges) {
+		return
+	}
+	for i, m := range e.merges {
+		if err := m.whole(); err != nil {
+			e.failed(&transport.Fault{Code: transport.CodeIncomplete, Device: e.offer.Devices[i].Name, Offset: m.position(), Err: err})
+			return
+		}
+	}
 }
 
 // loaderEnded counts the devices that hold their whole stream, in STOP. The
@@ -277,6 +304,10 @@ func (e *engine) send(m transport.Message) {
 func (e *engine) onTick() {
 	if len(e.merges) > 0 {
 		e.tell(report.Event{Kind: report.Progress, Devices: e.snapshots()})
+	}
+	if e.owner.Phase == handoff.DestResetting && !e.slow && time.Since(e.resetting) > joinLimit {
+		e.slow = true
+		e.tell(report.Event{Kind: report.Warning, Text: "the devices are not reset yet: a driver takes its time"})
 	}
 	if e.owner.Phase != handoff.DestReceiving || e.ends < len(e.merges) {
 		return

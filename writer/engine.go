@@ -23,8 +23,9 @@ const loadStall = 30 * time.Second
 
 // Receive serves one migration from a peer that listener accepts, into sinks,
 // as one set: all of them run in the end, or none, and those that do not run
-// are reset. It returns when every goroutine that it started has ended; the
-// listener stays open.
+// are reset. It returns when every goroutine that it started has ended; only a
+// write that its driver does not let go may outlive it, and the report says so.
+// The listener stays open.
 //
 // The report's Outcome says what may be done now; the error is nil exactly for
 // handoff.Committed and is a *transport.Fault where the cause has a place.
@@ -62,6 +63,7 @@ type engine struct {
 	digests  []transport.StreamDigest
 	complete int // loaders that ended well
 	ends     int // ENDs received
+	closed   int // data lanes that the source has ended
 	estimate []transport.DeviceEstimate
 	lanes    []transport.Lane
 	turned   int              // sources told that another is served
@@ -76,7 +78,8 @@ type engine struct {
 	receiving sync.WaitGroup // lane receivers: stopped by the lane's end or abandon
 	loading   sync.WaitGroup // loaders: stopped by the stream's end or stopWork
 	hearing   sync.WaitGroup // control reader: by the control lane's end
-	others    sync.WaitGroup // acker: by quit; transitions: end by themselves
+	acking    sync.WaitGroup // acker: stopped by quit
+	others    sync.WaitGroup // transitions, and sources being turned away: end by themselves
 
 	helloBy <-chan time.Time // when a source that opened a control lane must have said HELLO
 	deaf    error            // why no more lanes are accepted
@@ -86,8 +89,11 @@ type engine struct {
 	fault   *transport.Fault
 	out     report.Report
 
-	preparing   bool // devices are on their way to RESUMING
-	interrupted bool // meanwhile somebody cancelled, or the source was lost
+	resetting   time.Time // since when devices are being reset
+	slow        bool      // it was told that this takes long
+	stuck       bool      // a driver has not let go of a write
+	preparing   bool      // devices are on their way to RESUMING
+	interrupted bool      // meanwhile somebody cancelled, or the source was lost
 	done        bool
 }
 
@@ -141,7 +147,8 @@ func (e *engine) loop(ctx context.Context, listener transport.Listener) {
 // that nobody hands a chunk to somebody who has gone. The data lanes are closed
 // after the control lane: a source that lost them first would not know why.
 func (e *engine) join() {
-	e.abandon()
+	e.stuck = e.stuck || !e.abandon()
+	e.acking.Wait() // CloseWrite must not come beside a Write
 	if e.control != nil {
 		transport.HangUp(e.control.Lane(), e.hearing.Wait)
 	}
@@ -150,25 +157,53 @@ func (e *engine) join() {
 		l.Close()
 	}
 	e.others.Wait()
-	e.fleet.closeStreams()
-	if e.arena != nil {
-		if err := e.arena.Close(); err != nil {
-			panic(err)
-		}
+	if !e.stuck {
+		e.free()
 	}
 }
 
+// free gives back what chunks and their writers used.
+func (e *engine) free() {
+	e.fleet.closeStreams()
+	if e.arena == nil {
+		return
+	}
+	if err := e.arena.Close(); err != nil {
+		panic(err)
+	}
+}
+
+// joinLimit bounds the wait for a driver that holds on to a write although its
+// device was reset.
+const joinLimit = 5 * time.Second
+
 // abandon wakes and joins everything that carries chunks, and lets go of those
-// that will not be written.
-func (e *engine) abandon() {
+// that will not be written. It reports whether all has ended within joinLimit;
+// if not, the last write takes what it uses with it, whenever it ends.
+func (e *engine) abandon() bool {
 	e.stopWork()
 	for _, l := range e.lanes {
 		l.SetDeadline(time.Unix(1, 0))
 	}
-	e.receiving.Wait()
-	e.loading.Wait()
-	for _, m := range e.merges {
-		m.drop()
+	ended, late := make(chan struct{}), make(chan struct{})
+	go func() { // ends with the last write
+		e.receiving.Wait()
+		e.loading.Wait()
+		for _, m := range e.merges {
+			m.drop()
+		}
+		select {
+		case ended <- struct{}{}:
+		case <-late:
+			e.free()
+		}
+	}()
+	select {
+	case <-ended:
+		return true
+	case <-time.After(joinLimit):
+		close(late)
+		return false
 	}
 }
 
@@ -217,10 +252,8 @@ func (e *engine) handle(ev any) {
 		e.acceptFailed(ev.err)
 	case controlLost:
 		e.controlLost(ev)
-	case laneFailed:
-		if e.owner.Phase == handoff.DestReceiving {
-			e.failed(ev.fault)
-		}
+	case laneEnded:
+		e.laneEnded(ev.fault)
 	case loaderEnded:
 		e.loaderEnded(ev)
 	case prepared:
@@ -258,9 +291,9 @@ func (e *engine) accept(ctx context.Context, listener transport.Listener) {
 
 // admit reads a lane's preamble. It ends within HandshakeTimeout, or with ctx.
 func (e *engine) admit(ctx context.Context, lane transport.Lane) {
+	lane.SetDeadline(time.Now().Add(transport.HandshakeTimeout))
 	stop := context.AfterFunc(ctx, func() { lane.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
-	lane.SetDeadline(time.Now().Add(transport.HandshakeTimeout))
 	pre, err := transport.ReadPreamble(lane)
 	if err != nil || !stop() {
 		lane.Close()
@@ -287,6 +320,7 @@ func (e *engine) admitted(ev admitted) {
 		ev.lane.Close()
 	default:
 		e.turned++
+		e.tell(report.Event{Kind: report.Warning, Text: fmt.Sprintf("another source came and was turned away%s: this destination serves one migration", from(ev.lane))})
 		e.others.Go(func() { turnAway(ev) })
 	}
 }
@@ -328,11 +362,7 @@ func (e *engine) dataLane(ev admitted) {
 		r.codecs[id] = true
 	}
 	e.lanes = append(e.lanes, ev.lane)
-	e.receiving.Go(func() {
-		if fault := r.run(); fault != nil {
-			e.post(laneFailed{fault})
-		}
-	})
+	e.receiving.Go(func() { e.post(laneEnded{r.run()}) })
 }
 
 // prepare opens the devices' sessions; it ends when the drivers are done.
@@ -364,7 +394,7 @@ func (e *engine) begin() error {
 		e.loaders = append(e.loaders, l)
 		e.loading.Go(func() { l.run(e.work) })
 	}
-	e.others.Go(e.acks.run)
+	e.acking.Go(e.acks.run)
 	return nil
 }
 
@@ -386,11 +416,15 @@ func (e *engine) start() {
 // be reset under a write waits for it (vfio.Device.Reset).
 func (e *engine) reset() {
 	e.tell(report.Event{Kind: report.Phase, Phase: report.Rollback})
+	e.resetting = time.Now()
 	e.others.Go(func() {
 		e.stopWork()
 		err := e.fleet.reset()
-		e.abandon()
-		e.fleet.closeStreams()
+		if e.stuck = !e.abandon(); e.stuck {
+			err = errors.Join(err, fmt.Errorf("a driver has not let go of a write for %v", joinLimit))
+		} else {
+			e.fleet.closeStreams()
+		}
 		e.post(wasReset{err})
 	})
 }

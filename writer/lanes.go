@@ -24,8 +24,9 @@ type receiver struct {
 	wire    []atomic.Uint64 // payload bytes received, by device
 }
 
-// laneFailed is the event of a receiver that could not go on.
-type laneFailed struct{ fault *transport.Fault }
+// laneEnded is the event of a receiver that has nothing more to receive, or
+// could not go on.
+type laneEnded struct{ fault *transport.Fault }
 
 // run receives until the lane ends between two frames.
 func (r *receiver) run() *transport.Fault {

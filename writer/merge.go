@@ -18,6 +18,7 @@ type merge struct {
 	slots  []slot // ring: chunk seq is at seq % len
 	next   uint64 // the chunk to be applied next
 	bytes  uint64 // applied so far
+	came   uint64 // chunks delivered so far
 	window transport.Window
 	end    *transport.End
 	ready  chan struct{} // holds a token when take may find something new
@@ -61,6 +62,7 @@ func (m *merge) claim(h transport.ChunkHead) error {
 func (m *merge) deliver(c *transport.Chunk) {
 	m.mu.Lock()
 	m.slots[c.Seq%uint64(len(m.slots))].chunk = c
+	m.came++
 	first := c.Seq == m.next
 	m.mu.Unlock()
 	if first {
@@ -127,6 +129,23 @@ func (m *merge) applied(n uint32) {
 	m.next++
 	m.bytes += uint64(n)
 	m.window = m.promise.window(m.next, m.bytes)
+}
+
+// whole says what is missing when nothing more comes. END was received.
+func (m *merge) whole() error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.came == m.end.Chunks {
+		return nil
+	}
+	return fmt.Errorf("%d chunks arrived before the lanes ended, END says %d", m.came, m.end.Chunks)
+}
+
+// position is how much was applied so far, in bytes.
+func (m *merge) position() uint64 {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.bytes
 }
 
 // status is the device's share of an ACK. idle says that nothing is waiting to

@@ -31,8 +31,8 @@ func agree(h *transport.Hello, sinks []Sink, opts Options) (terms, *transport.Fa
 		return t, refusal(transport.CodeVersion, "", "the source speaks protocol versions %d to %d, the destination %d to %d",
 			h.Versions.Min, h.Versions.Max, transport.Version, transport.Version)
 	}
-	if t.chunkSize < 1 || t.lanes < 1 {
-		return t, refusal(transport.CodeProtocol, "", "HELLO offers chunks of %d bytes over %d lanes", h.ChunkSize, h.Lanes)
+	if h.ChunkSize < transport.MinChunk || h.Lanes < 1 {
+		return t, refusal(transport.CodeProtocol, "", "HELLO offers chunks of %d bytes over %d lanes, the least are %d and 1", h.ChunkSize, h.Lanes, transport.MinChunk)
 	}
 	t.fit(opts.Memory, len(h.Devices))
 	if fault := t.match(h.Devices, sinks); fault != nil {
@@ -46,9 +46,6 @@ func agree(h *transport.Hello, sinks []Sink, opts Options) (terms, *transport.Fa
 	return t, nil
 }
 
-// leastChunk is the smallest chunk that memory is divided into.
-const leastChunk = 4096
-
 // fit takes fewer lanes, and then smaller chunks, where the least that they need
 // would not fit the memory: what the source would like is no reason to take more.
 func (t *terms) fit(memory, devices int) {
@@ -56,7 +53,7 @@ func (t *terms) fit(memory, devices int) {
 	for t.lanes > 1 && over() {
 		t.lanes--
 	}
-	for t.chunkSize/2 >= leastChunk && over() {
+	for t.chunkSize/2 >= transport.MinChunk && over() {
 		t.chunkSize /= 2
 	}
 }

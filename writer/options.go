@@ -59,8 +59,8 @@ func (o *Options) withDefaults() (Options, error) {
 
 func (o *Options) check() error {
 	switch {
-	case o.ChunkSize < 4096 || o.ChunkSize > transport.MaxChunk:
-		return fmt.Errorf("writer: Options.ChunkSize is %d, must be 4096 to %d", o.ChunkSize, transport.MaxChunk)
+	case o.ChunkSize < transport.MinChunk || o.ChunkSize > transport.MaxChunk:
+		return fmt.Errorf("writer: Options.ChunkSize is %d, must be %d to %d", o.ChunkSize, transport.MinChunk, transport.MaxChunk)
 	case o.Memory < o.ChunkSize:
 		return fmt.Errorf("writer: Options.Memory is %d, less than one chunk of %d", o.Memory, o.ChunkSize)
 	case o.MaxState > transport.MaxStream:

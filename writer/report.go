@@ -2,6 +2,7 @@ package writer
 
 import (
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/migpipe/migpipe/transport"
@@ -64,13 +65,28 @@ func (e *engine) finishReport() {
 	e.snapshots()
 	e.clock.figures(&e.out)
 	e.out.Lanes = len(e.lanes)
-	states := e.fleet.states()
+	states := e.states()
+	if len(e.loaders) == 0 || e.stuck { // nothing was loaded, or nobody can say what
+		for i, s := range e.fleet.sinks {
+			e.out.Devices = append(e.out.Devices, report.Device{Name: s.Name, State: states[i]})
+		}
+		return
+	}
 	for i, l := range e.loaders {
 		e.out.Devices = append(e.out.Devices, report.Device{
 			Name: l.name, Bytes: l.digest.Bytes(), WireBytes: e.wire[i].Load(), Chunks: l.digest.Chunks(),
 			Digest: l.digest.Sum(), Path: l.path(), State: states[e.terms.order[i]],
 		})
 	}
+}
+
+// states asks the devices where they are, unless a driver has just shown that
+// it may not answer.
+func (e *engine) states() []string {
+	if e.stuck {
+		return slices.Repeat([]string{"unknown: a write to the device does not end"}, len(e.fleet.sinks))
+	}
+	return e.fleet.states()
 }
 
 func (e *engine) result() (report.Report, error) {

@@ -131,6 +131,12 @@ func TestHostileSource(t *testing.T) {
 		{"END with fewer chunks", func(h *hostile) { h.chunk(0, 0, 0); time.Sleep(time.Second); h.end(0, 0, 0) }, transport.CodeIncomplete},
 		{"END with another digest", func(h *hostile) { h.chunk(0, 0, 0); h.end(0, 100, 1) }, transport.CodeCorrupt},
 		{"ENDs for chunks that never come", func(h *hostile) { h.end(0, 100, 1); h.end(1, 100, 1) }, transport.CodeTimeout},
+		{"lanes that end before the last chunk", func(h *hostile) {
+			h.chunk(0, 1, 100)
+			h.end(0, 200, 2)
+			h.send(&transport.End{Attempt: h.attempt, Device: 1, Digest: transport.NewDigest().Sum()})
+			h.data.CloseWrite()
+		}, transport.CodeIncomplete},
 		{"HELLO twice", func(h *hostile) { h.send(h.hello()) }, transport.CodeProtocol},
 		{"COMMIT before READY", func(h *hostile) { h.send(&transport.Commit{Attempt: h.attempt, Journal: h.welcome.Journal}) }, transport.CodeProtocol},
 		{"what only a destination says", func(h *hostile) { h.send(&transport.Ready{Attempt: h.attempt}) }, transport.CodeProtocol},

@@ -152,7 +152,7 @@ func (s scene) ofCode(code transport.Code, remote bool) string {
 		return "the source's devices run on: try again, and check the memory of both hosts if it happens again"
 	case transport.CodeTimeout:
 		if s.sending && s.moved && !remote {
-			return "raise --stall-limit, if the device is known to take that long"
+			return "raise --stall-limit or --max-downtime, if the device is known to take that long"
 		}
 	case transport.CodeLimit:
 		if !s.moved { // no stream was too long: the destination is busy

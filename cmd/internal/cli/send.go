@@ -2,6 +2,8 @@ package cli
 
 import (
 	"context"
+	"math"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -10,6 +12,7 @@ import (
 	"github.com/migpipe/migpipe/reader"
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/report"
+	"github.com/migpipe/migpipe/vfio"
 )
 
 const sendLong = `mig-send migrates the state of devices on this host to another one, where
@@ -51,6 +54,7 @@ type sendFlags struct {
 	lanes      int
 	codec      string
 	downtime   time.Duration
+	maxDown    time.Duration
 	maxPrecopy time.Duration
 	maxRounds  int
 	stall      time.Duration
@@ -83,6 +87,7 @@ func (s *sendFlags) addTuning(root *cobra.Command) {
 	f.IntVar(&s.lanes, "lanes", 2, "`NUMBER` of data lanes: more of them use more cores")
 	f.StringVar(&s.codec, "codec", "auto", "`CODEC` of every chunk: auto, raw, s2 or zstd; auto is none within a host")
 	f.DurationVar(&s.downtime, "downtime-limit", 300*time.Millisecond, "`TIME` without a running guest that the switchover aims at")
+	f.DurationVar(&s.maxDown, "max-downtime", 10*time.Second, "`TIME` after which a stopped guest runs on here, unless the destination is ready; files have none")
 	f.DurationVar(&s.maxPrecopy, "max-precopy", time.Minute, "`TIME` after which devices that stay dirty are stopped all the same")
 	f.IntVar(&s.maxRounds, "max-rounds", 30, "`NUMBER` of pre-copy rounds after which they are")
 	f.DurationVar(&s.stall, "stall-limit", 30*time.Second, "`TIME` without a byte moving, while the guest is stopped, that ends the attempt")
@@ -98,6 +103,8 @@ func (s *sendFlags) checkTuning() error {
 		return mistakef("", "--lanes %d: must be 1 to %d", s.lanes, transport.MaxLanes)
 	case s.downtime <= 0:
 		return mistakef("", "--downtime-limit %v: must be more than 0", s.downtime)
+	case s.maxDown <= 0:
+		return mistakef("", "--max-downtime %v: must be more than 0", s.maxDown)
 	case s.maxPrecopy <= 0:
 		return mistakef("", "--max-precopy %v: must be more than 0", s.maxPrecopy)
 	case s.stall <= 0:
@@ -114,7 +121,7 @@ func (s *sendFlags) prepare() (job, error) {
 	}
 	end, err := s.newEndpoint("--to", s.to)
 	return job{end: end, engine: func(ctx context.Context, devices []opened, show *show) (report.Report, error) {
-		return reader.Send(ctx, end.dialer(), sources(devices), s.options(show.observe))
+		return reader.Send(ctx, end.dialer(), sources(devices), s.options(devices, show.observe))
 	}}, err
 }
 
@@ -126,10 +133,15 @@ func sources(devices []opened) []reader.Source {
 	return list
 }
 
-func (s *sendFlags) options(observe report.Observer) *reader.Options {
+// options bounds the downtime where there is one: no guest waits for files.
+func (s *sendFlags) options(devices []opened, observe report.Observer) *reader.Options {
+	maxDown := s.maxDown
+	if !slices.ContainsFunc(devices, func(d opened) bool { return vfio.Describe(d.Device).Driver != "file" }) {
+		maxDown = math.MaxInt64
+	}
 	return &reader.Options{
 		Memory: int(s.memory.bytes), ChunkSize: int(s.chunk.bytes), Lanes: s.lanes,
-		Codec: codecPolicies[s.codec], DowntimeLimit: s.downtime,
+		Codec: codecPolicies[s.codec], DowntimeLimit: s.downtime, MaxDowntime: maxDown,
 		MaxPrecopy: s.maxPrecopy, MaxRounds: s.maxRounds, StallLimit: s.stall,
 		Observe: observe, Software: s.software(),
 	}

@@ -1,0 +1,176 @@
+package migrate
+
+import (
+	"context"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/migpipe/migpipe/reader"
+	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/transport/handoff"
+	"github.com/migpipe/migpipe/transport/report"
+	"github.com/migpipe/migpipe/vfio"
+	"github.com/migpipe/migpipe/vfio/sim"
+	"github.com/migpipe/migpipe/writer"
+)
+
+// TestMaxDowntime: a destination that is merely slow keeps no guest stopped for
+// longer than was allowed, however steadily it moves on.
+func TestMaxDowntime(t *testing.T) {
+	timed(t, false, func(t *testing.T, c carrier) {
+		p := newPair(t, c)
+		p.add(t, "gpu0", "xe?size=4MiB", "xe?size=4MiB&load=500KiB/s")
+		p.send.MaxDowntime = 3 * time.Second
+		s, r := p.run(t)
+		if f := s.fault(t); f.Code != transport.CodeTimeout || f.Remote || !strings.Contains(f.Error(), "3s") {
+			t.Errorf("send: %v", f)
+		}
+		if d := s.report.Downtime; d < 3*time.Second || d > 3200*time.Millisecond {
+			t.Errorf("the guest was stopped for %v", d)
+		}
+		if s.report.Outcome != handoff.Rolledback || r.report.Outcome != handoff.Rolledback {
+			t.Errorf("outcomes %v and %v", s.report.Outcome, r.report.Outcome)
+		}
+		p.atHome(t)
+	})
+}
+
+// stuck is a device whose driver holds on to a read or write, and cannot be
+// taken out of it.
+type stuck struct {
+	*sim.Device
+	free chan struct{}
+}
+
+func (d *stuck) SetState(to vfio.State) (vfio.Stream, error) {
+	if now, _ := d.State(); now.Saving() && to != vfio.StopCopy {
+		return nil, &vfio.TransitionError{From: now, To: to, Now: now, Err: vfio.ErrInError}
+	}
+	s, err := d.Device.SetState(to)
+	if s != nil {
+		s = &stuckStream{s, d.free}
+	}
+	return s, err
+}
+
+func (d *stuck) Reset() error { return vfio.ErrInError }
+
+type stuckStream struct {
+	vfio.Stream
+	free chan struct{}
+}
+
+func (s *stuckStream) Read([]byte) (int, error)  { <-s.free; return 0, vfio.ErrSessionLost }
+func (s *stuckStream) Write([]byte) (int, error) { <-s.free; return 0, vfio.ErrSessionLost }
+
+// TestStuckDriver: where a driver neither answers nor lets go, the caller is
+// told so, and gets its goroutine back.
+func TestStuckDriver(t *testing.T) {
+	for _, side := range []string{"source", "destination"} {
+		t.Run(side, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				free := make(chan struct{})
+				p := newPair(t, pipe)
+				src, dst := p.add(t, "gpu0", "xe?size=4MiB", "xe?size=4MiB")
+				if side == "source" {
+					p.sources[0].Device = &stuck{src, free}
+				} else {
+					p.sinks[0].Device = &stuck{dst, free}
+				}
+				p.send.StallLimit = 2 * time.Second
+				began := time.Now()
+				s, r := p.run(t)
+				if took := time.Since(began); took > 15*time.Second {
+					t.Errorf("it took %v", took)
+				}
+				close(free)
+				end, want := s, "a read"
+				if side == "destination" {
+					end, want = r, "a write"
+				}
+				if end.report.Outcome != handoff.NeedsReset || end.err == nil {
+					t.Errorf("outcome %v, %v", end.report.Outcome, end.err)
+				}
+				if text := strings.Join(end.report.Warnings, "\n"); !strings.Contains(text, "not let go of "+want) {
+					t.Errorf("warnings %q", text)
+				}
+				if d := end.report.Devices; len(d) != 1 || !strings.Contains(d[0].State, "unknown") {
+					t.Errorf("devices %+v", d)
+				}
+				synctest.Wait()
+			})
+		})
+	}
+}
+
+// TestRefusedDevices: a destination that takes none of it still says where its
+// devices are.
+func TestRefusedDevices(t *testing.T) {
+	p := newPair(t, pipe)
+	p.add(t, "nic0", "mlx5?size=1MiB", "qat")
+	s, r := p.run(t)
+	if f := s.fault(t); f.Code != transport.CodeIncompatible {
+		t.Errorf("send: %v", f)
+	}
+	if d := r.report.Devices; len(d) != 1 || d[0].Name != "nic0" || d[0].State != "RUNNING" || d[0].Bytes != 0 {
+		t.Errorf("devices %+v", d)
+	}
+	p.atHome(t)
+}
+
+// TestTurnedAway: a second source is told why it is not served, and so is the
+// user of the destination.
+func TestTurnedAway(t *testing.T) {
+	eachCarrier(t, func(t *testing.T, c carrier) {
+		var second side
+		var warned []string
+		d, l := c(t)
+		p := newPair(t, func(testing.TB) (transport.Dialer, transport.Listener) { return d, l })
+		p.add(t, "nic0", "mlx5?size=1MiB", "mlx5?size=1MiB")
+		p.send.PauseGuest = func(ctx context.Context) error { // while the first is being served
+			other := open(t, "mlx5?size=1MiB")
+			second.report, second.err = reader.Send(ctx, d, []reader.Source{{Name: "nic0", Device: other}}, nil)
+			wantState(t, other, vfio.Running)
+			return nil
+		}
+		p.receive.Observe = func(ev report.Event) {
+			if ev.Kind == report.Warning {
+				warned = append(warned, ev.Text)
+			}
+		}
+		p.succeed(t)
+		if f := second.fault(t); f.Code != transport.CodeLimit || !f.Remote {
+			t.Errorf("the second source: %v", f)
+		}
+		if len(warned) != 1 || !strings.Contains(warned[0], "turned away") {
+			t.Errorf("the destination said %q", warned)
+		}
+	})
+}
+
+// TestTinyChunks: a source that wants its state in crumbs costs nothing.
+func TestTinyChunks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d, l := pipe(t)
+		h := &hostile{T: t, dialer: d, attempt: transport.Attempt{Mig: transport.NewMigID(), Epoch: 1}}
+		done := make(chan side)
+		go func() {
+			sinks := []writer.Sink{{Name: "d0", Device: open(t, "mtty")}, {Name: "d1", Device: open(t, "mtty")}}
+			r, err := writer.Receive(t.Context(), l, sinks, nil)
+			done <- side{r, err}
+		}()
+		h.control = transport.NewControl(h.dial(transport.LaneControl))
+		hello := h.hello()
+		hello.ChunkSize = 1
+		h.send(hello)
+		if m, ok := h.receive().(*transport.Declined); !ok || m.Code != transport.CodeProtocol {
+			t.Errorf("the answer is %+v", h.got)
+		}
+		h.control.Lane().Close()
+		if f := (<-done).fault(t); !strings.Contains(f.Error(), "chunks of 1 bytes") {
+			t.Error(f)
+		}
+	})
+}
