@@ -167,6 +167,109 @@ func TestNameTakenMeanwhile(t *testing.T) {
 	})
 }
 
+// TestDirectoryCannotBeSynced fails the commit behind the name, and wants all
+// as it was before, for good: a second fsync would succeed.
+func TestDirectoryCannotBeSynced(t *testing.T) {
+	for name, before := range map[string]map[string]string{
+		"new": {}, "replaced": {"out": "old"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			eachWay(t, func(t *testing.T, dir string, open func(o *SinkOptions) *Sink) {
+				for name, data := range before {
+					write(t, filepath.Join(dir, name), data)
+				}
+				d := open(&SinkOptions{Overwrite: len(before) > 0})
+				failOnce(&d.ends.(*pathEnd).syncDir, unix.EIO)
+				set(t, d, vfio.Resuming).Write([]byte("state"))
+				for range 2 {
+					_, err := d.SetState(vfio.Running)
+					te := (*vfio.TransitionError)(nil)
+					if !errors.As(err, &te) || te.Now != vfio.Stop || !errors.Is(err, unix.EIO) || !strings.Contains(err.Error(), "sync "+dir) {
+						t.Errorf("commit: %v", err)
+					}
+					holds(t, dir, before)
+				}
+				set(t, d, vfio.Resuming).Write([]byte("again"))
+				set(t, d, vfio.Running)
+				holds(t, dir, map[string]string{"out": "again"})
+			})
+		})
+	}
+}
+
+// failOnce makes the next call fail, and those after it succeed, as an fsync.
+func failOnce(sync *func(*os.File) error, err error) {
+	*sync = func(*os.File) error {
+		*sync = (*os.File).Sync
+		return err
+	}
+}
+
+// TestDirectoryNeedsNoSync is about file systems without fsync of a directory.
+func TestDirectoryNeedsNoSync(t *testing.T) {
+	for _, errno := range []unix.Errno{unix.EINVAL, unix.ENOTSUP} {
+		eachWay(t, func(t *testing.T, dir string, open func(o *SinkOptions) *Sink) {
+			d := open(nil)
+			failOnce(&d.ends.(*pathEnd).syncDir, &os.PathError{Op: "sync", Path: dir, Err: errno})
+			set(t, d, vfio.Resuming).Write([]byte("state"))
+			set(t, d, vfio.Running)
+			holds(t, dir, map[string]string{"out": "state"})
+		})
+	}
+}
+
+// TestReplaceWithoutExchange is about file systems that cannot swap two names.
+func TestReplaceWithoutExchange(t *testing.T) {
+	unable := func(a, b string) error { return unix.EINVAL }
+	for name, tt := range map[string]struct {
+		old  string
+		want error // what undo says
+	}{"new": {"", nil}, "replaced": {"old", errReplaced}} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			path, left := filepath.Join(dir, "out"), map[string]string{}
+			if tt.old != "" {
+				write(t, path, tt.old)
+				left["out"] = ""
+			}
+			h, err := createNamed(dir, "out")
+			if err != nil {
+				t.Fatal(err)
+			}
+			undo, err := h.replace(path, unable)
+			if err != nil {
+				t.Fatal(err)
+			}
+			holds(t, dir, map[string]string{"out": ""})
+			if err := undo(); err != tt.want {
+				t.Errorf("undo: %v, want %v", err, tt.want)
+			}
+			if err := h.discard(); err != nil {
+				t.Error(err)
+			}
+			holds(t, dir, left)
+		})
+	}
+}
+
+// TestReplaceSparesFolders: an exchange would take a folder that came meanwhile.
+func TestReplaceSparesFolders(t *testing.T) {
+	eachWay(t, func(t *testing.T, dir string, open func(o *SinkOptions) *Sink) {
+		d := open(&SinkOptions{Overwrite: true})
+		set(t, d, vfio.Resuming).Write([]byte("state"))
+		folder := filepath.Join(dir, "out")
+		if err := os.Mkdir(folder, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := d.SetState(vfio.Running); !errors.Is(err, unix.EISDIR) {
+			t.Errorf("commit over a folder: %v", err)
+		}
+		os.Remove(folder)
+		set(t, d, vfio.Running)
+		holds(t, dir, map[string]string{"out": "state"})
+	})
+}
+
 func TestHolesAndSizes(t *testing.T) {
 	eachWay(t, func(t *testing.T, dir string, open func(o *SinkOptions) *Sink) {
 		d := open(nil)

@@ -41,20 +41,49 @@ func createNamed(dir, base string) (*hidden, error) {
 	return &hidden{f: f, temp: f.Name()}, nil
 }
 
-// publish gives the file its name, in one step whatever the file system.
-func (h *hidden) publish(path string, overwrite bool) error {
+// publish gives the file its name, in one step whatever the file system. undo
+// takes it back, if that is possible; discard, which must follow, leaves the
+// published file alone otherwise.
+func (h *hidden) publish(path string, overwrite bool) (undo func() error, err error) {
 	if h.temp == "" && !overwrite {
-		return h.link(path)
+		return unlink(path), h.link(path)
 	}
 	if err := h.name(filepath.Dir(path), filepath.Base(path)); err != nil {
-		return err
+		return nil, err
 	}
-	if err := rename(h.temp, path, overwrite); err != nil {
-		return err
+	if overwrite {
+		return h.replace(path, exchange)
+	}
+	if err := rename(h.temp, path); err != nil {
+		return nil, err
 	}
 	h.temp = ""
-	return nil
+	return unlink(path), nil
 }
+
+// replace is publish where a file may have the name. That one takes the
+// temporary name in exchange: undo gives it back, discard removes it.
+func (h *hidden) replace(path string, exchange func(a, b string) error) (undo func() error, err error) {
+	st, missing := os.Lstat(path)
+	if missing == nil && st.IsDir() {
+		return nil, unix.EISDIR // which rename refuses, an exchange does not
+	}
+	if missing == nil && exchange(h.temp, path) == nil {
+		return func() error { return exchange(h.temp, path) }, nil
+	}
+	if err := unix.Rename(h.temp, path); err != nil {
+		return nil, err
+	}
+	h.temp = ""
+	if missing != nil {
+		return unlink(path), nil
+	}
+	return func() error { return errReplaced }, nil
+}
+
+var errReplaced = errors.New("the new file is there, and what it replaced is gone")
+
+func unlink(path string) func() error { return func() error { return unix.Unlink(path) } }
 
 // name gives a file without a name one that can be renamed: a link replaces
 // nothing.
@@ -82,10 +111,13 @@ func (h *hidden) link(path string) error {
 	return err
 }
 
-func rename(from, to string, overwrite bool) error {
-	if overwrite {
-		return unix.Rename(from, to)
-	}
+// exchange swaps two names, where the file system can.
+func exchange(a, b string) error {
+	return unix.Renameat2(unix.AT_FDCWD, a, unix.AT_FDCWD, b, unix.RENAME_EXCHANGE)
+}
+
+// rename replaces nothing.
+func rename(from, to string) error {
 	err := unix.Renameat2(unix.AT_FDCWD, from, unix.AT_FDCWD, to, unix.RENAME_NOREPLACE)
 	if !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOSYS) {
 		return err
@@ -97,7 +129,7 @@ func rename(from, to string, overwrite bool) error {
 	return unix.Unlink(from)
 }
 
-// discard leaves nothing of the file.
+// discard leaves nothing of the file, unless it was published.
 func (h *hidden) discard() error {
 	err := h.f.Close()
 	if h.temp != "" {
@@ -115,12 +147,11 @@ func fdatasync(f *os.File) error {
 	return errors.Join(cerr, err)
 }
 
-// syncDir makes a name in a directory durable.
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
+// synced takes it for success that there is nothing to make durable: pipes,
+// sockets and terminals, and the directories of some file systems.
+func synced(err error) error {
+	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOTSUP) {
+		return nil
 	}
-	defer d.Close()
-	return d.Sync()
+	return err
 }

@@ -52,7 +52,7 @@ type Sink struct{ *device }
 // say otherwise. Only its owner may read the file (mode 0600): a device's state
 // is as secret as the guest's memory.
 func NewSink(path string, o *SinkOptions) (*Sink, error) {
-	e := &pathEnd{path: path, overwrite: o != nil && o.Overwrite, create: createHidden}
+	e := &pathEnd{path: path, overwrite: o != nil && o.Overwrite, create: createHidden, syncDir: (*os.File).Sync}
 	if err := e.check(); err != nil {
 		return nil, opError(path, err)
 	}
@@ -82,10 +82,12 @@ type pathEnd struct {
 	path      string
 	overwrite bool
 	create    func(dir, base string) (*hidden, error)
+	syncDir   func(dir *os.File) error
 
 	file     *hidden // nil but between RESUMING and the commit
 	sess     *session
-	prepared bool // its data is durable, the name is missing
+	prepared bool  // its data is durable, the name is missing
+	lost     error // why the commit failed for good
 }
 
 func (e *pathEnd) dir() string { return filepath.Dir(e.path) }
@@ -158,26 +160,45 @@ func (e *pathEnd) prepare() error {
 	return nil
 }
 
-// commit is STOP -> RUNNING. When it fails the device is still in STOP, and may
-// be asked again.
+// commit is STOP -> RUNNING. When it fails the device is still in STOP. It may
+// be asked again, unless it was the directory that could not be made durable.
 func (e *pathEnd) commit() error {
-	if e.file != nil {
-		if err := e.file.publish(e.path, e.overwrite); err != nil {
-			return err
-		}
-		e.file.f.Close() // its data is durable
-		e.file = nil
+	if e.lost != nil {
+		return e.lost
 	}
-	if err := syncDir(e.dir()); err != nil {
+	dir, err := os.Open(e.dir())
+	if err != nil {
 		return err
 	}
-	e.prepared = false
+	defer dir.Close()
+	undo, err := e.file.publish(e.path, e.overwrite)
+	if err != nil {
+		return err
+	}
+	if err := synced(e.syncDir(dir)); err != nil {
+		// Linux tells of lost data once: a second fsync would succeed.
+		e.lost = e.takeBack(undo, fmt.Errorf("sync %s: %w", e.dir(), cause(err)))
+		return e.lost
+	}
+	_ = e.file.discard() // its data is durable; what it replaced goes, or stays hidden
+	e.file, e.prepared = nil, false
 	return nil
+}
+
+// takeBack leaves nothing of a file that was published for nothing, and says
+// what there is where that cannot be.
+func (e *pathEnd) takeBack(undo func() error, why error) error {
+	if err := undo(); err != nil {
+		why = fmt.Errorf("%w; cannot take %s back: %w", why, e.path, err)
+	}
+	_ = e.file.discard()
+	e.file = nil
+	return why
 }
 
 func (e *pathEnd) drop() error {
 	h := e.file
-	e.file, e.prepared = nil, false
+	e.file, e.prepared, e.lost = nil, false, nil
 	if h == nil {
 		return nil
 	}
