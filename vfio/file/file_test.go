@@ -501,6 +501,37 @@ func TestFailedWriteIsFinal(t *testing.T) {
 	}
 }
 
+// TestFDCannotBeSynced: what was lost once is lost for good, in a new session
+// too, since that would not write those bytes again.
+func TestFDCannotBeSynced(t *testing.T) {
+	for _, errno := range []unix.Errno{unix.EIO, unix.EROFS} { // EROFS: ext4 was shut down
+		f, err := os.Create(filepath.Join(t.TempDir(), "out"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		fd, _ := unix.Dup(int(f.Fd()))
+		f.Close()
+		d, err := ToFD(fd, "inherited")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer d.Close()
+		failOnce(&d.ends.(*fdEnd).sync, errno)
+		set(t, d, vfio.Resuming).Write([]byte("state"))
+		for range 2 {
+			if _, err := d.SetState(vfio.Stop); !errors.Is(err, errno) {
+				t.Errorf("commit: %v, want %v", err, errno)
+			}
+		}
+		if err := d.Reset(); err != nil {
+			t.Error(err)
+		}
+		if _, err := d.SetState(vfio.Resuming); !errors.Is(err, errno) {
+			t.Errorf("another session: %v, want %v", err, errno)
+		}
+	}
+}
+
 func TestSplice(t *testing.T) {
 	dir := t.TempDir()
 	src := source(t, write(t, filepath.Join(dir, "in"), "state"))

@@ -67,7 +67,7 @@ func ToFD(fd int, name string) (*Sink, error) {
 	if err != nil {
 		return nil, opError(name, err)
 	}
-	return &Sink{newDevice(name, vfio.Features{}, &fdEnd{f: f})}, nil
+	return &Sink{newDevice(name, vfio.Features{}, &fdEnd{f: f, sync: fdatasync})}, nil
 }
 
 // StopCopySize implements [vfio.Device]: a sink has no state to give.
@@ -208,21 +208,24 @@ func (e *pathEnd) drop() error {
 func (e *pathEnd) close() error { return e.drop() }
 
 // fdEnd is a file that somebody else has opened.
-type fdEnd struct{ f *os.File }
+type fdEnd struct {
+	f    *os.File
+	sync func(*os.File) error
+	lost error // what sync said: Linux says it once, and a second sync would succeed
+}
 
 func (e *fdEnd) arc(from, to vfio.State) (*session, error) {
 	switch {
+	case e.lost != nil:
+		return nil, e.lost
 	case to == vfio.StopCopy:
 		return deadSession("file:"+e.f.Name(), e.f, errOnlyWritten), nil
 	case to == vfio.Resuming:
 		return newSession("file:"+e.f.Name(), e.f, true), nil
 	case from == vfio.Resuming:
-		// Pipes, sockets and terminals have nothing to make durable.
-		if err := fdatasync(e.f); !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.EROFS) {
-			return nil, err
-		}
+		e.lost = synced(e.sync(e.f))
 	}
-	return nil, nil
+	return nil, e.lost
 }
 
 func (e *fdEnd) drop() error  { return nil }
