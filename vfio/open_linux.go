@@ -34,14 +34,15 @@ func Open(name string) (Device, error) {
 }
 
 // FromFD takes over the fd of a device that somebody else has opened, and bound
-// or grouped as it must be; name is what errors call it. The fd is owned by the
-// device and closed with it, or left alone where FromFD fails.
+// or grouped as it must be; name is what errors call it. The device owns the fd
+// from then on and closes it with itself. An fd that FromFD refuses stays the
+// caller's, as it was.
 func FromFD(fd int, name string) (Device, error) {
-	unix.CloseOnExec(fd)
 	d, err := system.adopt(fd, name)
 	if err != nil {
 		return nil, openError(name, err)
 	}
+	unix.CloseOnExec(fd)
 	return d, nil
 }
 

@@ -642,19 +642,39 @@ func TestParseSource(t *testing.T) {
 	}
 }
 
-// TestFDOfTheOtherMode is refused when it is opened, and stays the caller's.
-func TestFDOfTheOtherMode(t *testing.T) {
+// TestRefusedFD stays the caller's, with the flags that it has.
+func TestRefusedFD(t *testing.T) {
 	r, w := pipe(t)
 	defer unix.Close(r)
 	defer unix.Close(w)
-	if _, err := FromFD(w, "fd:7"); !errors.Is(err, unix.EBADF) || !strings.Contains(err.Error(), "file:fd:7: open: ") || !strings.Contains(err.Error(), "not open for reading") {
-		t.Errorf("a source of the write end: %v", err)
+	folder, err := unix.Open(t.TempDir(), unix.O_RDONLY|unix.O_DIRECTORY, 0)
+	if err != nil {
+		t.Fatal(err)
 	}
-	if _, err := ToFD(r, "fd:7"); !errors.Is(err, unix.EBADF) || !strings.Contains(err.Error(), "not open for writing") {
-		t.Errorf("a sink of the read end: %v", err)
-	}
-	if _, err := unix.FcntlInt(uintptr(r), unix.F_GETFD, 0); err != nil {
-		t.Errorf("the read end: %v", err)
+	defer unix.Close(folder)
+	source := func(fd int) error { _, err := FromFD(fd, "fd:7"); return err }
+	sink := func(fd int) error { _, err := ToFD(fd, "fd:7"); return err }
+	for name, tt := range map[string]struct {
+		open  func(fd int) error
+		fd    int
+		errno unix.Errno
+		text  string
+	}{
+		"a source of the write end": {source, w, unix.EBADF, "not open for reading"},
+		"a sink of the read end":    {sink, r, unix.EBADF, "not open for writing"},
+		"a source of a folder":      {source, folder, unix.EISDIR, ""},
+		"a sink of a folder":        {sink, folder, unix.EBADF, "not open for writing"},
+	} {
+		unix.FcntlInt(uintptr(tt.fd), unix.F_SETFD, 0) // as inherited
+		before, _ := unix.FcntlInt(uintptr(tt.fd), unix.F_GETFL, 0)
+		err := tt.open(tt.fd)
+		if !errors.Is(err, tt.errno) || !strings.Contains(err.Error(), "file:fd:7: open: ") || !strings.Contains(err.Error(), tt.text) {
+			t.Errorf("%s: %v", name, err)
+		}
+		after, _ := unix.FcntlInt(uintptr(tt.fd), unix.F_GETFL, 0)
+		if flags, err := unix.FcntlInt(uintptr(tt.fd), unix.F_GETFD, 0); flags != 0 || err != nil || after != before {
+			t.Errorf("%s: the fd has flags %#x and mode %#x (before: %#x), %v", name, flags, after, before, err)
+		}
 	}
 }
 

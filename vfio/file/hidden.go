@@ -138,12 +138,15 @@ func (h *hidden) discard() error {
 	return err
 }
 
-func fdatasync(f *os.File) error {
+func fdatasync(f *os.File) error { return onFD(f, unix.Fdatasync) }
+
+// onFD calls do with the file's fd, whose mode stays what it is.
+func onFD(f *os.File, do func(fd int) error) error {
 	c, err := f.SyscallConn()
 	if err != nil {
 		return err
 	}
-	cerr := c.Control(func(fd uintptr) { err = unix.Fdatasync(int(fd)) })
+	cerr := c.Control(func(fd uintptr) { err = do(int(fd)) })
 	return errors.Join(cerr, err)
 }
 

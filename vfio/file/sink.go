@@ -59,11 +59,15 @@ func NewSink(path string, o *SinkOptions) (*Sink, error) {
 	return &Sink{newDevice(path, vfio.Features{}, e)}, nil
 }
 
-// ToFD makes a sink of an fd, which it owns from then on and which is put into
-// non-blocking mode. There is no name to hide the state behind: bytes go out as
-// they come, and those of a session that failed are not taken back.
+// ToFD makes a sink of an fd, which it owns from then on and closes with itself,
+// and which is put into non-blocking mode. An fd that it refuses stays the
+// caller's, as it was. There is no name to hide the state behind: bytes go out
+// as they come, and those of a session that failed are not taken back.
 func ToFD(fd int, name string) (*Sink, error) {
-	f, err := newFile(fd, name, unix.O_WRONLY)
+	if err := checkMode(fd, unix.O_WRONLY); err != nil {
+		return nil, opError(name, err)
+	}
+	f, err := takeOver(fd, name)
 	if err != nil {
 		return nil, opError(name, err)
 	}

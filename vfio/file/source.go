@@ -34,30 +34,48 @@ func NewSource(path string) (*Source, error) {
 	if err != nil {
 		return nil, opError(path, err)
 	}
-	return newSource(f)
+	e := &sourceEnd{f: f}
+	if err := onFD(f, e.inspect); err != nil {
+		f.Close()
+		return nil, opError(path, err)
+	}
+	return newSource(e), nil
 }
 
-// FromFD makes a source of an fd, which it owns from then on. A regular file is
+// FromFD makes a source of an fd, which it owns from then on and closes with
+// itself. An fd that it refuses stays the caller's, as it was. A regular file is
 // read from the position that it has now; anything else is put into
 // non-blocking mode. The name is for errors.
 func FromFD(fd int, name string) (*Source, error) {
-	f, err := newFile(fd, name, unix.O_RDONLY)
+	e := &sourceEnd{}
+	err := checkMode(fd, unix.O_RDONLY)
+	if err == nil {
+		err = e.inspect(fd)
+	}
+	if err == nil {
+		e.f, err = takeOver(fd, name)
+	}
 	if err != nil {
 		return nil, opError(name, err)
 	}
-	return newSource(f)
+	return newSource(e), nil
 }
 
-// newFile makes a file that a deadline can wake, of an fd that is open in the
-// given mode or for both.
-func newFile(fd int, name string, mode int) (*os.File, error) {
+// checkMode refuses an fd that is open in another mode.
+func checkMode(fd, mode int) error {
 	flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFL, 0)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if have := flags & unix.O_ACCMODE; have != unix.O_RDWR && have != mode {
-		return nil, wrongMode[mode]
+		return wrongMode[mode]
 	}
+	return nil
+}
+
+// takeOver makes a file that a deadline can wake of an fd. It comes last, since
+// an fd that is refused must be left as it was: others may share it.
+func takeOver(fd int, name string) (*os.File, error) {
 	if err := unix.SetNonblock(fd, true); err != nil {
 		return nil, err
 	}
@@ -70,21 +88,8 @@ var wrongMode = map[int]error{
 	unix.O_WRONLY: fmt.Errorf("%w: it is not open for writing", unix.EBADF),
 }
 
-func newSource(f *os.File) (*Source, error) {
-	st, err := f.Stat()
-	if err == nil && st.IsDir() {
-		err = unix.EISDIR
-	}
-	e := &sourceEnd{f: f}
-	if err == nil && st.Mode().IsRegular() {
-		e.regular = true
-		e.start, err = f.Seek(0, io.SeekCurrent)
-	}
-	if err != nil {
-		f.Close()
-		return nil, opError(f.Name(), err)
-	}
-	return &Source{newDevice(f.Name(), vfio.Features{DataSize: e.regular}, e), e}, nil
+func newSource(e *sourceEnd) *Source {
+	return &Source{newDevice(e.f.Name(), vfio.Features{DataSize: e.regular}, e), e}
 }
 
 func opError(name string, err error) error {
@@ -118,6 +123,24 @@ type sourceEnd struct {
 }
 
 var errOnlyRead = fmt.Errorf("%w: a source is only read", vfio.ErrRejected)
+
+// inspect finds out what is to be read, and changes nothing.
+func (e *sourceEnd) inspect(fd int) error {
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return err
+	}
+	switch st.Mode & unix.S_IFMT {
+	case unix.S_IFDIR:
+		return unix.EISDIR
+	case unix.S_IFREG:
+		e.regular = true
+		start, err := unix.Seek(fd, 0, io.SeekCurrent)
+		e.start = start
+		return err
+	}
+	return nil
+}
 
 func (e *sourceEnd) name() string { return "file:" + e.f.Name() }
 

@@ -20,7 +20,8 @@ func (d device) fd() (int, error) {
 }
 
 // openFD takes over an inherited descriptor: of a device if the kernel says so,
-// else of a pipe, socket or file that holds or takes the device's stream.
+// else of a pipe, socket or file that holds or takes the device's stream. One
+// that is refused stays open, as the user gave it, until the program ends.
 func openFD(n int, name string, r role) (vfio.Device, error) {
 	switch {
 	case vfio.IsDevice(n):
