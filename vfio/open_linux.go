@@ -46,19 +46,34 @@ func FromFD(fd int, name string) (Device, error) {
 	return d, nil
 }
 
-// IsDevice reports whether fd is that of a VFIO device which is ready for use,
-// whether it can migrate or not. It has no effect on fds of any other kind.
+// IsDevice reports whether fd is that of a VFIO device, whether it can migrate
+// or not, and be it a cdev that is not ready for use. It has no effect on fds of
+// any other kind.
 func IsDevice(fd int) bool { return system.isDevice(fd) }
 
 func (o opener) isDevice(fd int) bool {
+	err := o.getInfo(fd)
+	return err == nil || isAny(err, unix.EINVAL) && o.isCdev(fd)
+}
+
+func (o opener) getInfo(fd int) error {
 	_, err := o.ioctl(fd, reqDeviceGetInfo, &deviceInfo{argsz: 24})
-	return err == nil
+	return err
 }
 
 func (o opener) adopt(fd int, name string) (*device, error) {
 	dir, _ := o.ofFD(fd) // an older kernel does not say: what sysfs knows stays unknown
-	return newDevice(o.kernel, fd, name, o.describe(dir))
+	d, err := newDevice(o.kernel, fd, name, o.describe(dir))
+	if errors.Is(err, ErrNoMigration) && isAny(o.getInfo(fd), unix.EINVAL) {
+		return nil, hinted(errUnbound, "bind it (VFIO_DEVICE_BIND_IOMMUFD) before it is handed over, "+
+			"or name the device by its path, which opens and binds it")
+	}
+	return d, err
 }
+
+// errUnbound: a cdev answers every ioctl but the bind with EINVAL until it is
+// bound, also those that a device without migration has.
+var errUnbound = fmt.Errorf("it is not bound to an iommufd: %w", unix.EINVAL)
 
 func (o opener) openName(name string) (*device, error) {
 	a, err := parseAddress(name)

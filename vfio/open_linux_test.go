@@ -306,6 +306,62 @@ func TestFromFDOfSomethingElse(t *testing.T) {
 	}
 }
 
+// TestFromFDOfUnboundCdev tells a cdev that was not bound, which answers EINVAL
+// to everything, from a device that cannot migrate.
+func TestFromFDOfUnboundCdev(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		getInfo []error
+		want    error
+		hint    string
+	}{
+		{"unbound", []error{unix.EINVAL}, errUnbound, "VFIO_DEVICE_BIND_IOMMUFD"},
+		{"no_device", []error{unix.ENOTTY}, ErrNoMigration, ""},
+		{"no_migration", nil, ErrNoMigration, ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			k, o := fakeOpener(t)
+			k.files[fakeDeviceFD] = "device"
+			k.fail("migration", unix.EINVAL)
+			k.fail("ioctl 0x3b6b", c.getInfo...)
+			_, err := o.adopt(fakeDeviceFD, "net0")
+			var e *OpError
+			if !errors.As(openError("net0", err), &e) || !errors.Is(e, c.want) || !strings.Contains(e.Hint, c.hint) || (e.Hint == "") != (c.hint == "") {
+				t.Errorf("got %v, want %v and the hint %q", e, c.want, c.hint)
+			}
+			if c.want == errUnbound && errors.Is(err, ErrNoMigration) {
+				t.Errorf("%v: it can migrate, for all that is known", err)
+			}
+			if len(k.files) != 1 {
+				t.Errorf("open: %v, want the caller's fd", k.files)
+			}
+		})
+	}
+}
+
+// TestIsDeviceUnbound finds a cdev by the class of its number: here that of
+// /dev/null has it.
+func TestIsDeviceUnbound(t *testing.T) {
+	for class, want := range map[string]bool{"vfio-dev": true, "mem": false} {
+		k, o := fakeOpener(t)
+		null, err := os.Open(os.DevNull)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer null.Close()
+		var st unix.Stat_t
+		if err := unix.Fstat(int(null.Fd()), &st); err != nil {
+			t.Fatal(err)
+		}
+		link(t, "../../../class/"+class, filepath.Join(o.char(uint64(st.Rdev)), "subsystem"))
+		k.files[int(null.Fd())] = "cdev"
+		k.fail("ioctl 0x3b6b", unix.EINVAL)
+		if got := o.isDevice(int(null.Fd())); got != want {
+			t.Errorf("class %s: %v", class, got)
+		}
+	}
+}
+
 func TestIsDevice(t *testing.T) {
 	k, o := fakeOpener(t)
 	k.files[fakeDeviceFD] = "device"

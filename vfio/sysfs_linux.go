@@ -74,21 +74,34 @@ func (t tree) checkNode(path string) error {
 	if err := unix.Stat(path, &st); err != nil {
 		return nil // opening it says why
 	}
-	class := "no character device"
-	if st.Mode&unix.S_IFMT == unix.S_IFCHR {
-		link, err := os.Readlink(filepath.Join(t.char(uint64(st.Rdev)), "subsystem")) // 32 bits on mips
-		if err != nil {
-			return nil // sysfs does not say
-		}
-		class = filepath.Base(link)
-	}
-	switch class {
-	case "vfio-dev":
+	switch t.class(&st) {
+	case "", cdevClass: // where sysfs does not say, opening it does
 		return nil
 	case "vfio":
 		return hinted(fmt.Errorf("%w but the node of a group", errNotVFIO), "name the device by its PCI address or UUID")
 	}
 	return hinted(errNotVFIO, "want a path below /dev/vfio/devices, a PCI address, or the UUID of a mediated device")
+}
+
+// cdevClass is the class of a device's cdev.
+const cdevClass = "vfio-dev"
+
+// class gives the class of a character device, "" where sysfs does not say.
+func (t tree) class(st *unix.Stat_t) string {
+	if st.Mode&unix.S_IFMT != unix.S_IFCHR {
+		return "no character device"
+	}
+	link, err := os.Readlink(filepath.Join(t.char(uint64(st.Rdev)), "subsystem")) // 32 bits on mips
+	if err != nil {
+		return ""
+	}
+	return filepath.Base(link)
+}
+
+// isCdev reports whether fd is that of a cdev, bound or not.
+func (t tree) isCdev(fd int) bool {
+	var st unix.Stat_t
+	return unix.Fstat(fd, &st) == nil && t.class(&st) == cdevClass
 }
 
 // ofFD gives the sysfs folder of an open device. The kernel says it in fdinfo
