@@ -122,7 +122,7 @@ func (d *device) SetState(to State) (Stream, error) {
 	if err != nil {
 		return nil, d.fail("set state", &TransitionError{From: from, To: to, Now: from, Err: err})
 	}
-	defer d.session.joinWriter()()
+	defer d.session.join()()
 	fd, err := d.set(to)
 	if e := d.check(from, to, fd, err); e != nil {
 		return nil, d.fail("set state", e)

@@ -189,8 +189,8 @@ func TestQuirk37WriterJoined(t *testing.T) {
 	k := newFakeKernel(t)
 	d := k.device(Info{})
 	s := mustSet(t, d, Resuming)
-	unlock := s.(*stream).writing.Unlock
-	s.(*stream).writing.Lock() // as a write(2) does
+	unlock := s.(*stream).busy.Unlock
+	s.(*stream).busy.Lock() // as a write(2) does
 	var wg sync.WaitGroup
 	wg.Go(func() { mustSet(t, d, Stop) })
 	_, _ = d.State() // does not wait

@@ -2,7 +2,9 @@ package vfio
 
 import (
 	"errors"
+	"sync"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -162,6 +164,47 @@ func TestQuirk36HalfGoneSession(t *testing.T) {
 				t.Fatal(err)
 			}
 			mustSet(t, d, PreCopy)
+		})
+	}
+}
+
+// TestQuirk36PendingBesideSet asks while a SET is under way: a failed SET may
+// leave nothing in the driver that could be asked.
+func TestQuirk36PendingBesideSet(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		set     error // what SET STOP_COPY returns
+		want    error // what Pending says then
+		reaches int   // how often it reaches the driver
+	}{
+		{"quirk36_ENODEV", unix.ENODEV, ErrSessionLost, 0},
+		{"quirk47_EINTR", unix.EINTR, ErrSessionLost, 0},
+		{"session_goes_on", unix.EBUSY, nil, 1},
+		{"quirk45_PRE_COPY_is_over", nil, ErrNotPreCopy, 1},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			k, d, s := session(t, "mlx5", PreCopy)
+			var asked sync.WaitGroup
+			k.does("set STOP_COPY", result{err: c.set, then: func(k *fakeKernel) {
+				k.mu.Unlock()
+				defer k.mu.Lock()
+				asked.Go(func() {
+					if _, err := s.Pending(); !errors.Is(err, c.want) {
+						t.Errorf("Pending: %v, want %v", err, c.want)
+					}
+				})
+				time.Sleep(20 * time.Millisecond)
+				if n := k.count("pending"); n != 0 {
+					t.Errorf("%d calls reached the driver during the SET", n)
+				}
+			}})
+			if _, err := d.SetState(StopCopy); !errors.Is(err, c.set) {
+				t.Errorf("SET: %v", err)
+			}
+			asked.Wait()
+			if n := k.count("pending"); n != c.reaches {
+				t.Errorf("%d calls reached the driver, want %d", n, c.reaches)
+			}
 		})
 	}
 }

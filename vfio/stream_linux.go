@@ -22,10 +22,10 @@ type stream struct {
 	final atomic.Bool // STOP_COPY was confirmed: a read that begins now may see the end
 	ended atomic.Bool // the session is known to be dead
 
-	// writing is held during each write(2), so that nothing ends the session
-	// under it. Saving sessions do not use it: a blocked read is woken by
-	// ending its session.
-	writing sync.Mutex
+	// busy is held during each write(2) and each GET_PRECOPY_INFO, so that nothing
+	// ends the session under them. Reads do not use it: a blocked one is woken
+	// by ending its session.
+	busy    sync.Mutex
 	resumes bool
 
 	offset int64 // bytes moved so far
@@ -45,7 +45,7 @@ func newStream(d *device, fd int, to State) *stream {
 	return s
 }
 
-// finish marks the session as having reached STOP_COPY. Like end and
+// finish marks the session as having reached STOP_COPY. Like end, join and
 // joinWriter it is fine on no session at all.
 func (s *stream) finish() {
 	if s != nil {
@@ -60,15 +60,25 @@ func (s *stream) end() {
 	}
 }
 
-// joinWriter waits for a write under way and keeps others out until the
-// returned function is called: virtio reads freed memory in a write that comes
-// after the end of its session.
+// join waits for a Write or Pending under way and keeps others out until the
+// returned function is called. It is for the time of a SET, which leaves mlx5
+// with a session to whose remains no GET_PRECOPY_INFO may come when it fails.
+// The kernel would let them wait as well: both take the device's state lock.
+func (s *stream) join() (leave func()) {
+	if s == nil {
+		return func() {}
+	}
+	s.busy.Lock()
+	return s.busy.Unlock
+}
+
+// joinWriter is join for what ends a session that is written: virtio reads
+// freed memory in a write that comes after. It does not wait for a Pending.
 func (s *stream) joinWriter() (leave func()) {
 	if s == nil || !s.resumes {
 		return func() {}
 	}
-	s.writing.Lock()
-	return s.writing.Unlock
+	return s.join()
 }
 
 // enter gives the fd until s.fd.release.
@@ -190,8 +200,8 @@ func (s *stream) Write(p []byte) (int, error) {
 }
 
 func (s *stream) writeOnce(p []byte) (int, error) {
-	s.writing.Lock()
-	defer s.writing.Unlock()
+	s.busy.Lock()
+	defer s.busy.Unlock()
 	fd, err := s.enter()
 	if err != nil {
 		return 0, err
@@ -201,8 +211,10 @@ func (s *stream) writeOnce(p []byte) (int, error) {
 }
 
 // Pending asks with a struct that is zero but for its size, since drivers leave
-// its flags as they find them.
+// its flags as they find them. It waits for a SET under way.
 func (s *stream) Pending() (Pending, error) {
+	s.busy.Lock()
+	defer s.busy.Unlock()
 	if s.ended.Load() {
 		return Pending{}, s.opError("pending", ErrSessionLost)
 	}
