@@ -190,7 +190,7 @@ func TestQuirk37WriterJoined(t *testing.T) {
 	d := k.device(Info{})
 	s := mustSet(t, d, Resuming)
 	unlock := s.(*stream).busy.Unlock
-	s.(*stream).busy.Lock() // as a write(2) does
+	s.(*stream).busy.Lock() // as a Write does
 	var wg sync.WaitGroup
 	wg.Go(func() { mustSet(t, d, Stop) })
 	_, _ = d.State() // does not wait
@@ -229,21 +229,96 @@ func TestQuirk28StopDiscardsPreCopy(t *testing.T) {
 	wantIs(t, err, ErrSessionLost)
 }
 
-// TestQuirk19NothingWaitsInUserSpace asks while a SetState is under way: what
+// TestQuirk48NothingWaitsInUserSpace asks while a SetState is under way: what
 // waits, waits in the kernel.
-func TestQuirk19NothingWaitsInUserSpace(t *testing.T) {
-	t.Run("quirk48_SET_under_way", func(t *testing.T) {
-		_, d, s := session(t, "mlx5", PreCopy)
-		d.mu.Lock()
-		defer d.mu.Unlock()
-		_, err1 := d.State()
-		_, err2 := d.StopCopySize()
-		_, err3 := s.Pending()
-		_, err4 := readOne(s)
-		if err := errors.Join(err1, err2, err3); err != nil || err4 != ErrDrained {
-			t.Error(err, err4)
+func TestQuirk48NothingWaitsInUserSpace(t *testing.T) {
+	_, d, s := session(t, "mlx5", PreCopy)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	_, err1 := d.State()
+	_, err2 := d.StopCopySize()
+	_, err3 := s.Pending()
+	_, err4 := readOne(s)
+	if err := errors.Join(err1, err2, err3); err != nil || err4 != ErrDrained {
+		t.Error(err, err4)
+	}
+}
+
+// TestQuirk19BlockedWrite makes every call beside a write that sleeps in the
+// driver. What ends the session waits for it always, and what asks does while
+// the driver holds the device's lock; nothing hangs for ever.
+func TestQuirk19BlockedWrite(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		call  func(d Device, s Stream) error
+		sends string // what the kernel may see only behind the write
+		waits bool   // without the device's lock too
+	}{
+		{"quirk19_State", func(d Device, _ Stream) error { _, err := d.State(); return err }, "", false},
+		{"quirk19_StopCopySize", func(d Device, _ Stream) error { _, err := d.StopCopySize(); return err }, "", false},
+		{"quirk19_SetState", func(d Device, _ Stream) error { _, err := d.SetState(Stop); return err }, "set STOP", true},
+		{"quirk19_Reset", func(d Device, _ Stream) error { return d.Reset() }, "reset", true},
+		{"quirk19_Close", func(d Device, _ Stream) error { return d.Close() }, "", true},
+	} {
+		for name, locked := range map[string]bool{"_locked": true, "_unlocked": false} {
+			t.Run(c.name+name, func(t *testing.T) {
+				k, d, s := session(t, "mlx5", Resuming)
+				k.calls = nil
+				release, written := blockedWrite(k, s, locked)
+				called := make(chan error, 1)
+				go func() { called <- c.call(d, s) }()
+				if waits := !returns(called, 20*time.Millisecond); waits != (c.waits || locked) {
+					t.Errorf("waits for the write: %v", waits)
+				}
+				release()
+				if !returns(written, 10*time.Second) || !returns(called, 10*time.Second) {
+					t.Fatal("deadlock")
+				}
+				if err := errors.Join(<-written, <-called); err != nil {
+					t.Error(err)
+				}
+				if at := slices.Index(k.calls, c.sends); at >= 0 && at < slices.Index(k.calls, "written") {
+					t.Errorf("calls %v", k.calls)
+				}
+			})
 		}
-	})
+	}
+}
+
+// blockedWrite begins a write that sleeps in the kernel until it is released,
+// with the device's lock or without, and returns when it sleeps.
+func blockedWrite(k *fakeKernel, s Stream, locked bool) (release func(), written chan error) {
+	asleep, wake := make(chan struct{}), make(chan struct{})
+	k.does("write", result{n: 5, then: func(k *fakeKernel) {
+		if !locked {
+			k.mu.Unlock()
+		}
+		close(asleep)
+		<-wake
+		if !locked {
+			k.mu.Lock()
+		}
+		k.calls = append(k.calls, "written")
+	}})
+	written = make(chan error, 1)
+	go func() {
+		_, err := s.Write([]byte("state"))
+		written <- err
+	}()
+	<-asleep
+	return func() { close(wake) }, written
+}
+
+// returns reports whether a call that tells its result to a channel of one
+// returns in time.
+func returns(result chan error, in time.Duration) bool {
+	select {
+	case err := <-result:
+		result <- err
+		return true
+	case <-time.After(in):
+		return false
+	}
 }
 
 func TestStateFails(t *testing.T) {

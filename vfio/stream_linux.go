@@ -22,7 +22,7 @@ type stream struct {
 	final atomic.Bool // STOP_COPY was confirmed: a read that begins now may see the end
 	ended atomic.Bool // the session is known to be dead
 
-	// busy is held during each write(2) and each GET_PRECOPY_INFO, so that nothing
+	// busy is held during each Write and each GET_PRECOPY_INFO, so that nothing
 	// ends the session under them. Reads do not use it: a blocked one is woken
 	// by ending its session.
 	busy    sync.Mutex
@@ -176,8 +176,11 @@ var errInPieces = errors.New("hisi_acc moves its state in a single call before L
 
 // Write hands all of p to the device. It may block for seconds inside the
 // driver, which loads the state meanwhile. The first error is final: the
-// driver may have consumed what it refused.
+// driver may have consumed what it refused. Two callers take turns, since two
+// writers race in some drivers (hisi_acc, QAT).
 func (s *stream) Write(p []byte) (int, error) {
+	s.busy.Lock()
+	defer s.busy.Unlock()
 	if s.broken != nil {
 		return 0, s.broken
 	}
@@ -200,8 +203,6 @@ func (s *stream) Write(p []byte) (int, error) {
 }
 
 func (s *stream) writeOnce(p []byte) (int, error) {
-	s.busy.Lock()
-	defer s.busy.Unlock()
 	fd, err := s.enter()
 	if err != nil {
 		return 0, err

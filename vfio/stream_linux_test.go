@@ -6,8 +6,11 @@ import (
 	"io"
 	"os"
 	"slices"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -165,9 +168,15 @@ func TestPending(t *testing.T) {
 				t.Errorf("got %+v, %v", p, err)
 			}
 		}
-		k.pending.flags = 0
-		if p, _ := s.Pending(); p.Reinit {
-			t.Error("quirk43: REINIT stays from the call before")
+	})
+	t.Run("quirk43_REINIT_is_of_one_call", func(t *testing.T) {
+		k, _, s := session(t, "mlx5", PreCopy)
+		k.pending = precopyInfo{}
+		for i, flags := range []uint32{0, precopyInfoReinit, 0, precopyInfoReinit} { // again after an acknowledgement
+			k.pending.flags = flags
+			if p, err := s.Pending(); err != nil || p.Reinit != (flags != 0) {
+				t.Errorf("call %d: got %+v, %v, want REINIT %v", i, p, err, flags != 0)
+			}
 		}
 	})
 	t.Run("quirk4_every_question_reaches_the_driver", func(t *testing.T) {
@@ -243,6 +252,67 @@ func TestWrite(t *testing.T) {
 		}
 		if !bytes.Equal(k.in, []byte("0123456789")) {
 			t.Errorf("device has %q", k.in)
+		}
+	})
+}
+
+// soloKernel takes three bytes at a time, and fails when two write(2) are under
+// way at once.
+type soloKernel struct {
+	*fakeKernel
+	inside atomic.Int32
+}
+
+func (k *soloKernel) write(fd int, p []byte) (int, error) {
+	if n := k.inside.Add(1); n != 1 {
+		k.t.Errorf("%d writes at once", n)
+	}
+	defer k.inside.Add(-1)
+	time.Sleep(time.Millisecond)
+	return k.fakeKernel.write(fd, p[:min(len(p), 3)])
+}
+
+// TestQuirk44OneWriter has callers write at once, and in pieces: the driver sees
+// one write after the other, and no piece between those of another.
+func TestQuirk44OneWriter(t *testing.T) {
+	t.Run("quirk44_writes_take_turns", func(t *testing.T) {
+		k := &soloKernel{fakeKernel: newFakeKernel(t)}
+		d, err := newDevice(k, fakeDeviceFD, "dev0", Info{Driver: "qat"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := mustSet(t, d, Resuming).(*stream)
+		var all sync.WaitGroup
+		for c := range byte(16) {
+			all.Go(func() {
+				if _, err := s.Write(bytes.Repeat([]byte{'a' + c}, 4)); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		all.Wait()
+		for p := range slices.Chunk(k.in, 4) {
+			if !bytes.Equal(p, bytes.Repeat(p[:1], 4)) {
+				t.Errorf("a Write was torn: device has %q", k.in)
+			}
+		}
+		if len(k.in) != 64 || s.offset != 64 {
+			t.Errorf("device has %d bytes, offset %d", len(k.in), s.offset)
+		}
+	})
+	t.Run("quirk44_one_stream_per_session", func(t *testing.T) {
+		k, d, old := session(t, "qat", Resuming)
+		if s := mustSet(t, d, Resuming); s != nil {
+			t.Error("a second stream of the session")
+		}
+		if err := d.Reset(); err != nil {
+			t.Fatal(err)
+		}
+		mustSet(t, d, Resuming)
+		_, err := old.Write([]byte("late"))
+		wantIs(t, err, ErrSessionLost)
+		if k.count("write") != 0 {
+			t.Error("a writer of the session before reached the driver")
 		}
 	})
 }
