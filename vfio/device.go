@@ -122,13 +122,18 @@ type ZeroWriter interface {
 // Info describes a device to the other side, so that two that cannot
 // understand each other's stream are told apart before the guest stops. All of
 // it is a hint: the driver's own verdict on the bytes is final.
+//
+// Format is "" for kernel devices, which fits anything: no interface names a
+// driver's format, and neither the driver nor the kernel's release tells it,
+// since distributions backport drivers (mlx5's records of 6.2) and one driver
+// reads several formats (hisi_acc's magic 2 also takes 1).
 type Info struct {
 	Driver    string // "mtty", "mlx5", "file", ... ; "" is unknown and fits anything
 	Vendor    uint32 // PCI vendor id, 0 where there is none
 	Device    uint32 // PCI device id
 	Subsystem string // PCI "vendor:device" of the subsystem, "" where there is none
 	Kernel    string // release of the running kernel
-	Format    string // the driver's stream format where it has a name: "v1", "magic-2"
+	Format    string // the stream's format where the device can name it: "sim"
 }
 
 // Describer is a Device that can say what it is.
