@@ -14,7 +14,10 @@ import (
 
 // SinkOptions say what a [Sink] may do. Nil stands for the zero value.
 type SinkOptions struct {
-	Overwrite bool // replace a file of that name, in one step, at the commit
+	// Overwrite replaces a file of that name, in one step, at the commit. A
+	// commit that fails gives the old file back, where the file system can swap
+	// two names (RENAME_EXCHANGE); the error says so where it cannot.
+	Overwrite bool
 }
 
 // ParseSink reads the part of a device URL behind "file:": a path, and maybe
