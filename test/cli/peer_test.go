@@ -1,14 +1,17 @@
 package cli
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -57,33 +60,112 @@ func decline(ctx context.Context, l transport.Listener, text string) error {
 }
 
 // TestInDoubt loses the destination when it was told COMMIT: it may or may not
-// have taken the devices over.
+// have taken the devices over. A file outlives the program, which ends at once.
 func TestInDoubt(t *testing.T) {
-	dir := t.TempDir()
-	from := filepath.Join(dir, "from")
+	from := filepath.Join(t.TempDir(), "from")
 	if err := os.WriteFile(from, []byte("state"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	l, err := transport.ListenUnix(filepath.Join(dir, "sock"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	served := make(chan error, 1)
-	go func() { served <- vanish(t.Context(), l) }() // COMMIT ends it
+	l := listenUnix(t)
+	served := serve(t, l, &vanishing{until: transport.TypeCommit})
 	cmd := exec.Command(filepath.Join(bin, "mig-send"), "--json", "--to", "unix:"+l.Addr().String(), "--device", "d=file:"+from)
 	var stdout bytes.Buffer
 	cmd.Stdout = &stdout
 	stderr := exits(t, 11, cmd)
 	contains(t, stderr, "hint: do NOT start the guest here", "hint: ask the destination first")
 	contains(t, stdout.String(), `"outcome":"in-doubt"`, `"exit":11`, `"state":"STOP_COPY"`)
+	if strings.Contains(stdout.String(), `"event":"held"`) {
+		t.Errorf("it stayed for a file:\n%s", &stdout)
+	}
 	if err := <-served; err != nil {
 		t.Error(err)
 	}
 }
 
-// vanish is a destination that takes a stream and hangs up on COMMIT.
-func vanish(ctx context.Context, l transport.Listener) error {
+// TestInDoubtStays: a device that ends with the program is kept until a signal
+// that comes after it was told so; one that came before, to cancel, was answered
+// by asking the destination.
+func TestInDoubtStays(t *testing.T) {
+	l := listenUnix(t)
+	committed := make(chan struct{})
+	served := serve(t, l, &vanishing{until: transport.TypeCancel, committed: committed})
+	cmd := command(t, "mig-send", "--json", "--to", "unix:"+l.Addr().String(), "--max-precopy", "10ms", "--device", "d=sim:mtty", "--device", "e=sim:mtty")
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.StdoutPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	<-committed
+	signalProcess(t, cmd, syscall.SIGINT)
+	events := bufio.NewScanner(out)
+	contains(t, nextEvent(t, events, "held"), `"devices":[{"name":"d"},{"name":"e"}]`, fmt.Sprintf(`"pid":%d,`, cmd.Process.Pid), "do NOT start the guest here")
+	time.Sleep(100 * time.Millisecond)
+	signalProcess(t, cmd, syscall.Signal(0)) // is it still there
+	signalProcess(t, cmd, syscall.SIGTERM)
+	contains(t, nextEvent(t, events, "done"), `"outcome":"in-doubt"`, `"exit":11`, `"state":"STOP_COPY"`, "was lost when it was let go of")
+	if events.Scan() {
+		t.Errorf("after the done event: %s", events.Text())
+	}
+	if cmd.Wait(); cmd.ProcessState.ExitCode() != 11 {
+		t.Errorf("%v, want exit 11", cmd.ProcessState)
+	}
+	contains(t, stderr.String(), "mig-send: error: in doubt: ", "hint: the state of d, e here lives only as long as this process")
+	if err := <-served; err != nil {
+		t.Error(err)
+	}
+}
+
+// nextEvent reads events up to the next of a name.
+func nextEvent(t *testing.T, events *bufio.Scanner, name string) string {
+	t.Helper()
+	for events.Scan() {
+		if strings.HasPrefix(events.Text(), fmt.Sprintf(`{"event":%q,`, name)) {
+			return events.Text()
+		}
+	}
+	t.Fatalf("no %q event: %v", name, events.Err())
+	return ""
+}
+
+func signalProcess(t *testing.T, cmd *exec.Cmd, s syscall.Signal) {
+	t.Helper()
+	if err := cmd.Process.Signal(s); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func listenUnix(t *testing.T) transport.Listener {
+	t.Helper()
+	l, err := transport.ListenUnix(filepath.Join(t.TempDir(), "sock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	return l
+}
+
+// vanishing is a destination that takes streams and hangs up when it is told
+// something.
+type vanishing struct {
+	until     transport.MessageType
+	committed chan<- struct{} // closed by COMMIT, where it is not nil
+	journal   transport.JournalID
+	digests   []transport.StreamDigest // in HELLO's order
+	ends      int
+}
+
+// serve plays a destination to one source; the end of the play ends it.
+func serve(t *testing.T, l transport.Listener, v *vanishing) <-chan error {
+	served := make(chan error, 1)
+	go func() { served <- v.play(t.Context(), l) }()
+	return served
+}
+
+func (v *vanishing) play(ctx context.Context, l transport.Listener) error {
 	lane, err := l.Accept(ctx)
 	if err != nil {
 		return err
@@ -93,28 +175,54 @@ func vanish(ctx context.Context, l transport.Listener) error {
 		return err
 	}
 	control := transport.NewControl(lane)
-	journal := transport.NewJournalID()
+	v.journal = transport.NewJournalID()
 	for {
 		m, err := control.Receive()
 		if err != nil {
 			return err
 		}
-		switch m := m.(type) {
-		case *transport.Hello:
-			err = control.Send(&transport.Welcome{
-				Attempt: m.Attempt, Version: transport.Version, Journal: journal, ChunkSize: m.ChunkSize,
-				Lanes: 1, Codecs: m.Codecs, Windows: []transport.Window{{Seq: 8, Offset: 1 << 20}},
-			})
+		answer := v.answer(m)
+		if _, ok := answer.(*transport.Welcome); ok {
 			go swallow(ctx, l) // the source's hanging up ends it
-		case *transport.End:
-			err = control.Send(&transport.Ready{Attempt: m.Attempt, Journal: journal, Digest: transport.SetDigest([]transport.StreamDigest{m.Digest})})
-		case *transport.Commit:
+		}
+		if answer != nil {
+			control.Send(answer)
+		}
+		if m.Type() == v.until {
 			return nil
 		}
-		if err != nil {
-			return err
+	}
+}
+
+// answer is what the destination says to a message, nil if nothing.
+func (v *vanishing) answer(m transport.Message) transport.Message {
+	switch m := m.(type) {
+	case *transport.Hello:
+		v.digests = make([]transport.StreamDigest, len(m.Devices))
+		return v.welcome(m)
+	case *transport.End:
+		v.digests[m.Device] = m.Digest
+		v.ends++
+		if v.ends == len(v.digests) {
+			return &transport.Ready{Attempt: m.Attempt, Journal: v.journal, Digest: transport.SetDigest(v.digests)}
+		}
+	case *transport.Commit:
+		if v.committed != nil {
+			close(v.committed)
 		}
 	}
+	return nil
+}
+
+func (v *vanishing) welcome(m *transport.Hello) *transport.Welcome {
+	w := &transport.Welcome{
+		Attempt: m.Attempt, Version: transport.Version, Journal: v.journal, ChunkSize: m.ChunkSize,
+		Lanes: 1, Codecs: m.Codecs,
+	}
+	for range m.Devices {
+		w.Windows = append(w.Windows, transport.Window{Seq: 8, Offset: 1 << 20})
+	}
+	return w
 }
 
 func swallow(ctx context.Context, l transport.Listener) {

@@ -30,6 +30,11 @@ func newBarView(program string, err, out io.Writer) *barView {
 func (b *barView) event(ev stamped) {
 	switch ev.Kind {
 	case report.Phase: // the bars show it
+	case held: // it may be long: the screen is left as it is
+		for _, bar := range b.bars {
+			bar.leave(handoff.InDoubt)
+		}
+		b.freeze()
 	case report.Progress:
 		b.progress(b.meters.read(ev.at, ev.Devices))
 	default:
@@ -77,13 +82,20 @@ func (b *barView) end(v verdict) {
 			bar.set(status{Snapshot: last, ended: v.report.Outcome == handoff.Committed})
 		}
 	}
+	b.freeze()
+	printReport(b.out, v)
+}
+
+// freeze ends the drawing: what is written then comes below the bars.
+func (b *barView) freeze() {
 	for _, bar := range b.bars {
 		bar.Abort(false)
 	}
 	if b.screen != nil {
 		b.screen.Wait()
 	}
-	printReport(b.out, v)
+	clear(b.bars)
+	b.screen = nil
 }
 
 // deviceBar is a row of the screen.
@@ -97,6 +109,13 @@ func (d *deviceBar) set(s status) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.row.set(s)
+}
+
+// leave says how it ended where nothing newer is known of the device.
+func (d *deviceBar) leave(o handoff.Outcome) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.row.now.Phase, d.row.now.Known = o.String(), false
 }
 
 func (d *deviceBar) text(now decor.Statistics) string {

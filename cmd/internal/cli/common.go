@@ -35,6 +35,7 @@ type common struct {
 type opened struct {
 	name string
 	vfio.Device
+	ours bool // and nobody else's: its state ends when it is closed
 }
 
 // job is a migration whose command line was found good.
@@ -101,13 +102,16 @@ func (c *common) memoryError(err error) error {
 func (c *common) run(prepare func() (job, error)) int {
 	show := newShow(c)
 	ctx, stop := cancelOnSignal(c.program)
-	v := c.attempt(ctx, prepare, show)
+	devices, v := c.attempt(ctx, prepare, show)
 	stop() // nothing is being waited for any more
+	v.hold(devices, show)
+	v.close(devices)
 	return show.end(v)
 }
 
-// attempt does everything from flags to closed devices.
-func (c *common) attempt(ctx context.Context, prepare func() (job, error), show *show) verdict {
+// attempt does everything from flags to what became of the devices, which are
+// still open.
+func (c *common) attempt(ctx context.Context, prepare func() (job, error), show *show) ([]opened, verdict) {
 	devices, j, err := c.setUp(prepare)
 	v := verdict{report: report.Report{Outcome: handoff.Rolledback}, err: err}
 	v.scene = scene{sending: c.role == source, self: j.end.id(), address: j.end.address}
@@ -122,8 +126,7 @@ func (c *common) attempt(ctx context.Context, prepare func() (job, error), show 
 	if c.role == sink && v.report.Outcome == handoff.Committed {
 		v.verify(devices)
 	}
-	v.close(devices)
-	return v
+	return devices, v
 }
 
 // setUp checks the whole command line before it opens the first device.
@@ -154,7 +157,7 @@ func openAll(specs []device, r role) ([]opened, error) {
 			}
 			return nil, deviceFault(d.name, err)
 		}
-		list = append(list, opened{d.name, dev})
+		list = append(list, opened{d.name, dev, d.ours()})
 	}
 	return list, nil
 }

@@ -142,6 +142,9 @@ func (d device) clash(others []device) error {
 // String is the device's URL.
 func (d device) String() string { return d.scheme + ":" + d.rest }
 
+// ours says that nobody else can have the device open.
+func (d device) ours() bool { return d.scheme == "vfio" || d.scheme == "sim" }
+
 func schemeList() string { return strings.Join(schemes, ":, ") + ":" }
 
 // open opens the device for its role. This switch is the one place that a new

@@ -18,6 +18,8 @@ type scene struct {
 	self    transport.ID // zero on carriers without identities
 	address string       // --to or --listen
 	moved   bool         // bytes left the source
+	kept    []string     // devices that this process was held for, in doubt
+	letGo   bool         // and was told to let go of
 }
 
 // hints are the next steps after a failure, most of the time one.
@@ -46,17 +48,21 @@ func optional(hint string) []string {
 }
 
 func (s scene) inDoubt() []string {
-	if !s.sending {
-		return []string{
-			"start nothing here and reset nothing: who owns the devices could not be recorded",
-			"ask the source: only if its mig-send said aborted may the copy here be dropped",
-		}
-	}
-	return []string{
+	hints := []string{
 		"do NOT start the guest here: the destination may be running it",
 		"ask the destination first: if its mig-recv said committed, the copy here must never run again",
 		"only if its mig-recv said aborted, start the guest here",
 	}
+	if !s.sending {
+		hints = []string{
+			"start nothing here and reset nothing: who owns the devices could not be recorded",
+			"ask the source: only if its mig-send said aborted may the copy here be dropped",
+		}
+	}
+	if s.letGo {
+		hints = append(hints, fmt.Sprintf("the state of %s here was lost when it was let go of: what starts here starts without it", strings.Join(s.kept, ", ")))
+	}
+	return hints
 }
 
 // ofError is for causes that an error names itself.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"os"
 	"time"
 
 	"github.com/migpipe/migpipe/transport"
@@ -60,6 +61,20 @@ type jsonPhase struct {
 type jsonWarning struct {
 	jsonHead
 	Text string `json:"text"`
+}
+
+// jsonHeld says that the process stays, for the devices that end with it, until
+// a signal tells it to let go.
+type jsonHeld struct {
+	jsonHead
+	Devices []jsonName `json:"devices"`
+	PID     int        `json:"pid"`
+	Text    string     `json:"text"`
+	Hints   []string   `json:"hints"`
+}
+
+type jsonName struct {
+	Name string `json:"name"`
 }
 
 type jsonProgress struct {
@@ -154,6 +169,8 @@ func (j *jsonView) event(ev stamped) {
 		j.write(jsonPhase{head, ev.Phase, ev.Text})
 	case report.Warning:
 		j.write(jsonWarning{head, ev.Text})
+	case held:
+		j.write(jsonHeld{head, jsonNames(ev.held.kept), os.Getpid(), ev.Text, ev.held.holdHints()})
 	case report.Progress:
 		if len(ev.Devices) == 0 || ev.at.Sub(j.progress) < progressEvery {
 			return
@@ -161,6 +178,14 @@ func (j *jsonView) event(ev stamped) {
 		j.progress = ev.at
 		j.write(jsonProgress{head, jsonSnapshots(ev.Devices)})
 	}
+}
+
+func jsonNames(names []string) []jsonName {
+	list := make([]jsonName, len(names))
+	for i, name := range names {
+		list[i].Name = name
+	}
+	return list
 }
 
 func jsonSnapshots(devices []report.Snapshot) []jsonSnapshot {

@@ -31,6 +31,7 @@ func (l *lineView) event(ev stamped) {
 		l.print(phaseText(ev.Event))
 	case report.Progress:
 		l.devices(ev.at, ev.Devices)
+	case held: // told on stderr whatever the view
 	default:
 		l.print(notice(ev.Event))
 	}

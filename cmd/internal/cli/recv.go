@@ -28,7 +28,7 @@ event, says which it is.
 
 ` + figuresHelp + `
 
-` + exitHelp
+` + exitHelp + "\n\n" + holdHelp
 
 const recvExample = `  # on the destination: its name, then wait for the source
   mig-recv id

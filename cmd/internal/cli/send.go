@@ -27,7 +27,7 @@ that it belongs to the same user or root, and neither side has an identity.
 
 ` + figuresHelp + "\n" + timesHelp + `
 
-` + exitHelp
+` + exitHelp + "\n\n" + holdHelp
 
 const sendExample = `  # on the destination: its name, then wait for the source
   mig-recv id

@@ -43,6 +43,7 @@ type stamped struct {
 	at time.Time
 	report.Event
 	self transport.ID // who listens, where that is the event
+	held scene        // whose devices the process stays for, where that is
 }
 
 func newShow(c *common) *show {
@@ -68,7 +69,13 @@ func (s *show) observe(ev report.Event) { s.add(stamped{at: time.Now(), Event: e
 
 // listening is the first event of mig-recv.
 func (s *show) listening(address string, self transport.ID) {
-	s.add(stamped{time.Now(), report.Event{Kind: report.Listening, Text: address}, self})
+	s.add(stamped{at: time.Now(), Event: report.Event{Kind: report.Listening, Text: address}, self: self})
+}
+
+// hold tells that the process stays, and why.
+func (s *show) hold(v verdict) {
+	text := "in doubt: " + errorText(v.cause())
+	s.add(stamped{at: time.Now(), Event: report.Event{Kind: held, Text: text}, held: v.scene})
 }
 
 // refusedEvery is the shortest time between two warnings about peers that were
@@ -125,6 +132,9 @@ func (s *show) tell() {
 		s.mu.Unlock()
 		for _, ev := range queue {
 			s.view.event(ev)
+			if ev.Kind == held { // as serious as the errors of the end
+				complain(os.Stderr, s.program, ev.Text, ev.held.holdHints())
+			}
 		}
 		if closed {
 			return

@@ -16,11 +16,7 @@ import (
 // stop: what follows is the report, and no signal may cost that either.
 func cancelOnSignal(program string) (_ context.Context, stop func()) {
 	ctx, cancel := context.WithCancelCause(context.Background())
-	signals := make(chan os.Signal, 4)
-	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
-	if !signal.Ignored(syscall.SIGHUP) { // as nohup asks for
-		signal.Notify(signals, syscall.SIGHUP)
-	}
+	signals := endSignals()
 	done := make(chan struct{})
 	ended := make(chan struct{})
 	go func() { // stop ends it
@@ -39,6 +35,24 @@ func cancelOnSignal(program string) (_ context.Context, stop func()) {
 		}
 	}()
 	return ctx, func() { close(done); <-ended; cancel(nil) }
+}
+
+// awaitSignal waits for the first such signal that comes once tell is called.
+func awaitSignal(tell func()) {
+	signals := endSignals() // before tell: who reads what it says may act at once
+	tell()
+	<-signals
+	eraseEcho()
+}
+
+// endSignals gives the signals that ask a program to end.
+func endSignals() <-chan os.Signal {
+	signals := make(chan os.Signal, 4)
+	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
+	if !signal.Ignored(syscall.SIGHUP) { // as nohup asks for
+		signal.Notify(signals, syscall.SIGHUP)
+	}
+	return signals
 }
 
 // eraseEcho removes the ^C that a terminal shows at the place where the bars

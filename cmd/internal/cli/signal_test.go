@@ -12,14 +12,7 @@ import (
 )
 
 func TestCancelOnSignal(t *testing.T) {
-	stderr, err := os.Create(filepath.Join(t.TempDir(), "stderr"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func(f *os.File) { os.Stderr = f }(os.Stderr)
-	os.Stderr = stderr
-	defer stderr.Close()
-
+	stderr := captureStderr(t)
 	ctx, stop := cancelOnSignal("mig-send")
 	signalSelf(t, syscall.SIGTERM)
 	<-ctx.Done()
@@ -27,17 +20,34 @@ func TestCancelOnSignal(t *testing.T) {
 		t.Errorf("cause %v", err)
 	}
 	signalSelf(t, syscall.SIGINT)
-	waitFor(t, func() bool {
-		said, _ := os.ReadFile(stderr.Name())
-		return strings.Contains(string(said), "mig-send: still cancelling")
-	})
+	waitFor(t, func() bool { return strings.Contains(stderr(), "mig-send: still cancelling") })
 
 	stop() // from here on a signal is neither answered nor deadly
-	before, _ := os.ReadFile(stderr.Name())
+	before := stderr()
 	signalSelf(t, syscall.SIGINT)
 	time.Sleep(50 * time.Millisecond)
-	if after, _ := os.ReadFile(stderr.Name()); string(after) != string(before) {
+	if after := stderr(); after != before {
 		t.Errorf("after the end it says %q", after[len(before):])
+	}
+}
+
+// captureStderr sends what is said on stderr during the test to the function
+// that it gives.
+func captureStderr(t *testing.T) func() string {
+	t.Helper()
+	f, err := os.Create(filepath.Join(t.TempDir(), "stderr"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := os.Stderr
+	os.Stderr = f
+	t.Cleanup(func() { os.Stderr = before; f.Close() })
+	return func() string {
+		said, err := os.ReadFile(f.Name())
+		if err != nil {
+			t.Error(err)
+		}
+		return string(said)
 	}
 }
 
