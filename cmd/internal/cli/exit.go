@@ -27,7 +27,7 @@ const (
 // exitHelp is the part of the help texts about the above.
 const exitHelp = `Exit status:
   0  committed: the devices run at the destination
-  1  a defect of this software
+  1  a defect of this software, as is death by SIGABRT
   2  the command line is wrong
   3  a device or stream of this side failed, is in use or cannot migrate
   4  the network: the peer cannot be reached, or no longer
@@ -42,7 +42,8 @@ With 1 to 10 the outcome, in the report and the done event, says what became of
 the devices of this side:
   aborted      they are as they were: the source's run, the destination's are reset
   needs-reset  one could not be brought back: reset it, or restart its VM, before
-               it is used again; the status is that of the cause`
+               it is used again; the status is that of the cause
+A program that a signal killed has told no outcome: take it for in doubt.`
 
 // exitCode turns how a migration ended into the program's exit status. It is
 // the only place that does. NeedsReset has no status of its own: beside 1 to 10

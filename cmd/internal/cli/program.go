@@ -44,6 +44,7 @@ func newProgram(root *cobra.Command, c *common) *program {
 
 // run gives an exit code to everything that a command line can lead to.
 func (p *program) run(args []string) int {
+	abortOnPanic()
 	// A reader of the report that has gone away must not kill a migration.
 	signal.Ignore(syscall.SIGPIPE)
 	if len(args) > 0 && strings.HasPrefix(args[0], cobra.ShellCompRequestCmd) {
