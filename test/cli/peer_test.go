@@ -17,6 +17,7 @@ import (
 
 	"github.com/migpipe/migpipe/codec"
 	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/vfio"
 )
 
 // The tests here play the peer themselves: one of a future release, or one that
@@ -152,6 +153,7 @@ func listenUnix(t *testing.T) transport.Listener {
 // something.
 type vanishing struct {
 	until     transport.MessageType
+	lies      bool            // READY has a digest that is not that of the streams
 	committed chan<- struct{} // closed by COMMIT, where it is not nil
 	journal   transport.JournalID
 	digests   []transport.StreamDigest // in HELLO's order
@@ -204,7 +206,11 @@ func (v *vanishing) answer(m transport.Message) transport.Message {
 		v.digests[m.Device] = m.Digest
 		v.ends++
 		if v.ends == len(v.digests) {
-			return &transport.Ready{Attempt: m.Attempt, Journal: v.journal, Digest: transport.SetDigest(v.digests)}
+			ready := &transport.Ready{Attempt: m.Attempt, Journal: v.journal, Digest: transport.SetDigest(v.digests)}
+			if v.lies {
+				ready.Digest[0]++
+			}
+			return ready
 		}
 	case *transport.Commit:
 		if v.committed != nil {
@@ -245,21 +251,14 @@ func TestRecvFromNewerVersion(t *testing.T) {
 
 // hello is a source that speaks only versions 8 and 9.
 func hello(ctx context.Context, path string) error {
-	lane, err := dial(ctx, path)
+	attempt := transport.Attempt{Mig: transport.NewMigID(), Epoch: 1}
+	lane, err := dial(ctx, path, transport.LaneControl, attempt)
 	if err != nil {
 		return err
 	}
 	defer lane.Close()
-	attempt := transport.Attempt{Mig: transport.NewMigID(), Epoch: 1}
-	if err := transport.WritePreamble(lane, transport.Preamble{Kind: transport.LaneControl, Mig: attempt.Mig, Epoch: attempt.Epoch}); err != nil {
-		return err
-	}
 	control := transport.NewControl(lane)
-	err = control.Send(&transport.Hello{
-		Attempt: attempt, Versions: transport.Versions{Min: 8, Max: 9}, Journal: transport.NewJournalID(),
-		Devices: []transport.DeviceOffer{{Name: "d", Driver: "mtty"}}, ChunkSize: 1 << 20, Lanes: 1, Codecs: []codec.ID{codec.IDRaw},
-	})
-	if err != nil {
+	if err := control.Send(offer(attempt, transport.Versions{Min: 8, Max: 9})); err != nil {
 		return err
 	}
 	answer, err := control.Receive()
@@ -272,12 +271,23 @@ func hello(ctx context.Context, path string) error {
 	return nil
 }
 
-// dial waits for the listener.
-func dial(ctx context.Context, path string) (transport.Lane, error) {
+// offer is a HELLO of one device of which nothing is known.
+func offer(a transport.Attempt, versions transport.Versions) *transport.Hello {
+	return &transport.Hello{
+		Attempt: a, Versions: versions, Journal: transport.NewJournalID(),
+		Devices: []transport.DeviceOffer{{Name: "d", Flags: vfio.Features{}.MigrationFlags()}}, ChunkSize: 1 << 20, Lanes: 1, Codecs: []codec.ID{codec.IDRaw},
+	}
+}
+
+// dial waits for the listener and says what the lane is for.
+func dial(ctx context.Context, path string, kind transport.LaneKind, a transport.Attempt) (transport.Lane, error) {
 	for deadline := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
 		lane, err := (&transport.UnixDialer{Path: path}).Dial(ctx)
-		if err == nil || !errors.Is(err, os.ErrNotExist) || time.Now().After(deadline) {
-			return lane, err
+		if err == nil {
+			return lane, transport.WritePreamble(lane, transport.Preamble{Kind: kind, Mig: a.Mig, Epoch: a.Epoch})
+		}
+		if !errors.Is(err, os.ErrNotExist) || time.Now().After(deadline) {
+			return nil, err
 		}
 	}
 }

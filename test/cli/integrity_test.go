@@ -1,0 +1,122 @@
+package cli
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+
+	"github.com/migpipe/migpipe/transport"
+)
+
+// The tests here have a peer whose digest is not that of what was sent: exit 8
+// at both ends, and nothing changes hands.
+
+// TestRecvLyingEnd: the file that would hold the stream does not appear.
+func TestRecvLyingEnd(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "sock")
+	said := make(chan error, 1)
+	go func() { said <- sendLyingEnd(t.Context(), path) }() // the answer ends it
+	to := filepath.Join(t.TempDir(), "to")
+	cmd := exec.Command(filepath.Join(bin, "mig-recv"), "--json", "--listen", "unix:"+path, "--device", "d=file:"+to)
+	var stdout bytes.Buffer
+	cmd.Stdout = &stdout
+	stderr := exits(t, 8, cmd)
+	contains(t, stderr, "mig-recv: error: device d", "digest", "hint: the source's devices run on: try again")
+	contains(t, stdout.String(), `"outcome":"aborted"`, `"exit":8`, `"code":"corrupt"`, `"side":"destination"`, `"device":"d"`)
+	if err := <-said; err != nil {
+		t.Error(err)
+	}
+	if left, err := os.ReadDir(filepath.Dir(to)); err != nil || len(left) > 0 {
+		t.Errorf("the destination left %v, %v", left, err)
+	}
+}
+
+// sendLyingEnd is a source that sends one good chunk, and END with another
+// digest.
+func sendLyingEnd(ctx context.Context, path string) error {
+	attempt := transport.Attempt{Mig: transport.NewMigID(), Epoch: 1}
+	lane, err := dial(ctx, path, transport.LaneControl, attempt)
+	if err != nil {
+		return err
+	}
+	defer lane.Close()
+	control := transport.NewControl(lane)
+	if err := control.Send(offer(attempt, transport.Versions{Min: transport.Version, Max: transport.Version})); err != nil {
+		return err
+	}
+	if m, err := control.Receive(); err != nil || m.Type() != transport.TypeWelcome {
+		return fmt.Errorf("the answer to HELLO is %v, %w", m, err)
+	}
+	data, err := dial(ctx, path, transport.LaneData, attempt)
+	if err != nil {
+		return err
+	}
+	defer data.Close()
+	head, err := sendChunk(data, "state")
+	if err != nil {
+		return err
+	}
+	end := &transport.End{Attempt: attempt, Bytes: uint64(head.RawLen), Chunks: 1, Digest: transport.StreamDigest{1}}
+	if err := control.Send(end); err != nil {
+		return err
+	}
+	return awaitDeclined(control, transport.CodeCorrupt)
+}
+
+// sendChunk sends a stream's first chunk.
+func sendChunk(lane transport.Lane, text string) (transport.ChunkHead, error) {
+	arena, err := transport.NewArena(0, 4096, 1)
+	if err != nil {
+		return transport.ChunkHead{}, err
+	}
+	defer arena.Close()
+	c, err := arena.TryGet()
+	if err != nil {
+		return transport.ChunkHead{}, err
+	}
+	defer c.Release()
+	c.Fill(bytes.NewReader([]byte(text)), len(text))
+	c.Seal(0, 0, 0)
+	return c.ChunkHead, c.WriteFrame(lane)
+}
+
+// awaitDeclined reads past the ACKs.
+func awaitDeclined(control *transport.Control, code transport.Code) error {
+	for {
+		m, err := control.Receive()
+		if err != nil {
+			return err
+		}
+		switch m := m.(type) {
+		case *transport.Ack:
+		case *transport.Declined:
+			if m.Code == code {
+				return nil
+			}
+			return fmt.Errorf("DECLINED says %v, want %v", m.Code, code)
+		default:
+			return fmt.Errorf("the answer to END is %v", m.Type())
+		}
+	}
+}
+
+// TestSendToLyingReady: the source takes its device back, and tells the
+// destination so.
+func TestSendToLyingReady(t *testing.T) {
+	l := listenUnix(t)
+	served := serve(t, l, &vanishing{until: transport.TypeAbort, lies: true})
+	cmd := exec.Command(filepath.Join(bin, "mig-send"), "--json", "--to", "unix:"+l.Addr().String(), "--max-precopy", "10ms", "--device", "d=sim:mtty")
+	var stdout bytes.Buffer
+	cmd.Stdout = &stdout
+	stderr := exits(t, 8, cmd)
+	contains(t, stderr, "mig-send: error: READY with another digest than END", "hint: the source's devices run on: try again")
+	contains(t, stdout.String(), `"outcome":"aborted"`, `"exit":8`, `"code":"corrupt"`, `"side":"source"`, `"state":"RUNNING"`)
+	if err := <-served; err != nil {
+		t.Error(err)
+	}
+}
