@@ -14,12 +14,19 @@ import (
 // meet a migration half-way make the cable long.
 type cable struct {
 	delay atomic.Int64 // one way, nanoseconds
+	cut   atomic.Bool
 }
 
 // slow makes the cable long for the rest of the scenario.
 func (c *cable) slow(t *testing.T, oneWay time.Duration) {
 	c.delay.Store(int64(oneWay))
 	t.Cleanup(func() { c.delay.Store(0) })
+}
+
+// sever cuts the cable for the rest of the scenario: what is in it is lost too.
+func (c *cable) sever(t *testing.T) {
+	c.cut.Store(true)
+	t.Cleanup(func() { c.cut.Store(false) })
 }
 
 // cableEnds names the sockets of a guest: QEMU receives on local and sends to
@@ -57,7 +64,7 @@ func (c *cable) join(t *testing.T, dir, from, to string) {
 		c.receive(socket, frames)
 	})
 	ends.Go(func() { // ends when frames is closed
-		deliver(socket, &net.UnixAddr{Name: out, Net: "unixgram"}, frames)
+		c.deliver(socket, &net.UnixAddr{Name: out, Net: "unixgram"}, frames)
 	})
 }
 
@@ -73,9 +80,12 @@ func (c *cable) receive(socket *net.UnixConn, frames chan<- frame) {
 	}
 }
 
-func deliver(socket *net.UnixConn, to *net.UnixAddr, frames <-chan frame) {
+func (c *cable) deliver(socket *net.UnixConn, to *net.UnixAddr, frames <-chan frame) {
 	for f := range frames {
 		time.Sleep(time.Until(f.due))
+		if c.cut.Load() {
+			continue
+		}
 		socket.WriteToUnix(f.data, to) // a guest that is not there loses the frame, as on a wire
 	}
 }

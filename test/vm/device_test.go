@@ -86,6 +86,15 @@ func (d *mdev) openAs(t *testing.T, name string) *held {
 	return h
 }
 
+// takeFrom takes the open device over from a program that has it.
+func (d *mdev) takeFrom(t *testing.T, pid int) *held {
+	t.Helper()
+	h := &held{mdev: d}
+	d.m.must(t, "Take", pid, &h.handle)
+	t.Cleanup(func() { h.close(t) })
+	return h
+}
+
 func (h *held) close(t *testing.T) {
 	t.Helper()
 	if h.closed {

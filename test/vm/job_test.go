@@ -91,10 +91,12 @@ func withoutProgress(stdout string) string {
 	return kept.String()
 }
 
-// event is a line of a program's --json output; the fields of "listening" and
-// of "done".
+// event is a line of a program's --json output; the fields of "listening", of
+// "phase", of "held" and of "done".
 type event struct {
 	Event      string
+	Phase      string
+	PID        int
 	Address    string
 	ID         string
 	Outcome    string
@@ -121,7 +123,7 @@ func (e event) device(name string) deviceReport {
 	return deviceReport{}
 }
 
-// findEvent looks for an event in a program's output. An incomplete last line
+// findEvent looks for an event, or the event of a phase, in a program's output. An incomplete last line
 // is not looked at.
 func findEvent(stdout, name string) (found event, ok bool, err error) {
 	for line := range strings.Lines(stdout) {
@@ -132,14 +134,14 @@ func findEvent(stdout, name string) (found event, ok bool, err error) {
 		if err := json.Unmarshal([]byte(line), &e); err != nil {
 			return e, false, fmt.Errorf("--json printed %q: %w", line, err)
 		}
-		if e.Event == name {
+		if e.Event == name || e.Event == "phase" && e.Phase == name {
 			found, ok = e, true
 		}
 	}
 	return found, ok, nil
 }
 
-// await waits for an event of a program that runs.
+// await waits for an event, or a phase, of a program that runs.
 func (j *job) await(t *testing.T, name string) event {
 	t.Helper()
 	for deadline := time.Now().Add(callTime); time.Now().Before(deadline); {

@@ -46,20 +46,32 @@ type migration struct{ send, recv *job }
 // migrate starts both programs and returns while they run.
 func (p pair) migrate(t *testing.T, ways ...way) migration {
 	t.Helper()
-	p.host.need(t, "mig-send", "mig-recv")
 	var from, to []end
 	for _, w := range ways {
 		from, to = append(from, w.from), append(to, w.to)
 	}
+	recv, listening := p.listen(t, to...)
+	return p.send(t, recv, listening, from...)
+}
+
+// listen starts mig-recv and returns when it holds its devices.
+func (p pair) listen(t *testing.T, to ...end) (recv *job, listening event) {
+	t.Helper()
+	p.host.need(t, "mig-send", "mig-recv")
 	sender := p.source.run(t, "/bin/mig-send", "id", "--identity", key)
 	receiver := p.destination.run(t, "/bin/mig-recv", "id", "--identity", key)
-
-	recv := p.destination.startProgram(t, to, "/bin/mig-recv", "--listen", p.destination.address+":0", "--peer", sender)
-	listening := recv.await(t, "listening")
+	recv = p.destination.startProgram(t, to, "/bin/mig-recv", "--listen", p.destination.address+":0", "--peer", sender)
+	listening = recv.await(t, "listening")
 	if listening.ID != receiver {
 		t.Errorf("mig-recv listens as %s, mig-recv id says %s", listening.ID, receiver)
 	}
-	send := p.source.startProgram(t, from, "/bin/mig-send", "--to", listening.Address, "--peer", receiver)
+	return recv, listening
+}
+
+// send starts mig-send to a mig-recv that listens.
+func (p pair) send(t *testing.T, recv *job, listening event, from ...end) migration {
+	t.Helper()
+	send := p.source.startProgram(t, from, "/bin/mig-send", "--to", listening.Address, "--peer", listening.ID)
 	return migration{send, recv}
 }
 

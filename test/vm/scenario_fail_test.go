@@ -13,6 +13,7 @@ const (
 	exitDevice       = 3
 	exitIncompatible = 7
 	exitCancelled    = 9
+	exitInDoubt      = 11
 )
 
 // testRefused sends two ports to a device that has one: its driver refuses the

@@ -31,6 +31,8 @@ var scenarios = []struct {
 	{"refused", testRefused},
 	{"cancel", testCancel},
 	{"reset", testReset},
+	{"busy", testBusy},
+	{"in-doubt", testInDoubt},
 }
 
 func TestVM(t *testing.T) {

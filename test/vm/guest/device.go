@@ -1,9 +1,11 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"unsafe"
 
@@ -96,6 +98,40 @@ func (d *device) openCdev(path string) error {
 		return fmt.Errorf("DEVICE_BIND_IOMMUFD: %w", err)
 	}
 	return nil
+}
+
+// takeDevice duplicates the one device fd of another process. The container or
+// iommufd needs no duplicate: the device keeps its own reference.
+func takeDevice(pid int) (*device, error) {
+	n, err := deviceFD(pid)
+	if err != nil {
+		return nil, err
+	}
+	process, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return nil, fmt.Errorf("pidfd_open: %w", err)
+	}
+	defer unix.Close(process)
+	fd, err := unix.PidfdGetfd(process, n, 0)
+	if err != nil {
+		return nil, fmt.Errorf("pidfd_getfd: %w", err)
+	}
+	return &device{file: os.NewFile(uintptr(fd), "taken")}, nil
+}
+
+// deviceFD finds the fd by what /proc calls it: a device of a group has no path.
+func deviceFD(pid int) (int, error) {
+	links, err := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", pid))
+	if err != nil {
+		return -1, err
+	}
+	for _, link := range links {
+		target, err := os.Readlink(link)
+		if err == nil && (target == "anon_inode:[vfio-device]" || strings.HasPrefix(target, "/dev/vfio/devices/")) {
+			return strconv.Atoi(filepath.Base(link))
+		}
+	}
+	return -1, errors.New("it has none open")
 }
 
 // hold opens a file that lives as long as the device.

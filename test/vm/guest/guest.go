@@ -116,6 +116,17 @@ func (g *guest) Open(name string, handle *int) error {
 	return nil
 }
 
+// Take takes over the device that a program has open, as a rescuer would, and
+// replies with its handle.
+func (g *guest) Take(pid int, handle *int) error {
+	d, err := takeDevice(pid)
+	if err != nil {
+		return fmt.Errorf("take the device of process %d: %w", pid, err)
+	}
+	*handle = keep(g, g.devices, d)
+	return nil
+}
+
 // Close lets go of a device.
 func (g *guest) Close(handle int, _ *none) error {
 	d, err := lookup(g, g.devices, handle)

@@ -1,0 +1,87 @@
+package vm
+
+import (
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/migpipe/migpipe/vfio"
+)
+
+// testBusy asks for a device that a mig-recv holds: whoever comes second is
+// told so, and the first does not notice.
+func testBusy(t *testing.T, p pair) {
+	from, to := p.source.newMdev(t, 2).open(t), p.destination.newMdev(t, 2)
+	from.setPorts(t, somePorts...)
+	recv, listening := p.listen(t, opened(to.uuid))
+	checkBusy(t, to)
+	p.send(t, recv, listening, inherited(from)).checkCommitted(t, twoPorts)
+	h := to.open(t)
+	h.checkState(t, vfio.Running)
+	h.checkPorts(t, somePorts...)
+}
+
+// checkBusy runs both programs for a device that somebody else holds, by each
+// name that it has.
+func checkBusy(t *testing.T, d *mdev) {
+	t.Helper()
+	names := []string{d.uuid}
+	if cdev := d.cdev(t); cdev != "" {
+		names = append(names, cdev)
+	}
+	id := d.m.run(t, "/bin/mig-recv", "id", "--identity", key)
+	for _, name := range names {
+		for _, argv := range [][]string{
+			{"/bin/mig-send", "--to", d.m.address + ":9", "--peer", id},
+			{"/bin/mig-recv", "--listen", d.m.address + ":0", "--peer", id},
+		} {
+			checkInUse(t, d.m.startProgram(t, []end{opened(name)}, argv...), name)
+		}
+	}
+}
+
+func checkInUse(t *testing.T, j *job, name string) {
+	t.Helper()
+	e := j.done(t)
+	if e.Exit != exitDevice || e.Outcome != "aborted" {
+		t.Errorf("%s for %s ends with %d and %q, want %d and aborted", j.name, name, e.Exit, e.Outcome, exitDevice)
+	}
+	r := j.wait(t, callTime)
+	for _, part := range []string{"error: device mtty0: " + name + ": open: device is in use", "hint: another process, a VMM perhaps, has it open"} {
+		if !strings.Contains(r.Stderr, part) {
+			t.Errorf("%s for %s does not say %q", j.name, name, part)
+		}
+	}
+}
+
+// testInDoubt cuts the cable while COMMIT, or its answer, is in it. mig-send
+// has opened the device itself, and keeps the copy until it is told otherwise:
+// nobody else gets at it, but for a rescuer who takes the open device over.
+func testInDoubt(t *testing.T, p pair) {
+	from, to := p.source.newMdev(t, 2), p.destination.newMdev(t, 2).open(t)
+	h := from.open(t)
+	h.setPorts(t, somePorts...)
+	h.close(t)
+	p.cable.slow(t, longCable)
+	m := p.migrate(t, way{opened(from.uuid), inherited(to)})
+	m.send.await(t, "stop-copy")
+	p.cable.slow(t, time.Second) // so that COMMIT and its answer take two, which is time enough to cut
+	m.send.await(t, "commit")
+	p.cable.sever(t)
+
+	pid := m.send.await(t, "held").PID
+	from.checkWitness(t, vfio.StopCopy)
+	checkBusy(t, from)
+	rescued := from.takeFrom(t, pid)
+	rescued.checkState(t, vfio.StopCopy)
+	m.send.signal(t, syscall.SIGTERM)
+	if e := m.send.done(t); e.Outcome != "in-doubt" || e.Exit != exitInDoubt {
+		t.Errorf("mig-send ends with %q and %d, want in-doubt and %d", e.Outcome, e.Exit, exitInDoubt)
+	}
+	t.Logf("the destination: %s", m.recv.done(t).Outcome)
+
+	rescued.checkState(t, vfio.StopCopy)
+	rescued.setState(t, vfio.Running)
+	rescued.checkPorts(t, somePorts...)
+}
