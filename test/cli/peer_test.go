@@ -90,7 +90,7 @@ func TestInDoubtStays(t *testing.T) {
 	l := listenUnix(t)
 	committed := make(chan struct{})
 	served := serve(t, l, &vanishing{until: transport.TypeCancel, committed: committed})
-	cmd := command(t, "mig-send", "--json", "--to", "unix:"+l.Addr().String(), "--max-precopy", "10ms", "--device", "d=sim:mtty", "--device", "e=sim:mtty")
+	cmd := command(t, "mig-send", "--json", "--to", "unix:"+l.Addr().String(), "--device", "d=sim:pds", "--device", "e=sim:pds")
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	out, err := cmd.StdoutPipe()
@@ -100,7 +100,11 @@ func TestInDoubtStays(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	<-committed
+	select {
+	case <-committed:
+	case err := <-served:
+		t.Fatal("the source did not commit: ", err)
+	}
 	signalProcess(t, cmd, syscall.SIGINT)
 	events := bufio.NewScanner(out)
 	contains(t, nextEvent(t, events, "held"), `"devices":[{"name":"d"},{"name":"e"}]`, fmt.Sprintf(`"pid":%d,`, cmd.Process.Pid), "do NOT start the guest here")

@@ -13,7 +13,7 @@ import (
 // fd is the number in an fd URL.
 func (d device) fd() (int, error) {
 	n, err := strconv.ParseUint(d.rest, 10, 31)
-	if err != nil {
+	if err != nil || strconv.FormatUint(n, 10) != d.rest { // one number, one spelling: fd:3 and fd:03 would be two devices
 		return -1, fmt.Errorf("%.20q is not the number of a file descriptor", d.rest)
 	}
 	return int(n), nil

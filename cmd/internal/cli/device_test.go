@@ -41,6 +41,7 @@ func TestParseDevicesRefuses(t *testing.T) {
 		"a=tape:0":                            `unknown scheme "tape"`,
 		"a=fd:x":                              "not the number",
 		"a=fd:-1":                             "not the number",
+		"a=fd:03":                             "not the number",
 		"a=fd:99999999999":                    "not the number",
 		"a=file:x?overwrite=maybe":            "overwrite",
 		"a=file:x?mode=7":                     "overwrite",

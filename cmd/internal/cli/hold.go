@@ -15,7 +15,7 @@ const held report.Kind = "held"
 // holdHelp is the part of the help texts about staying.
 const holdHelp = `In doubt, a device that this program opened itself (vfio:, sim:) keeps its state
 only while it is open. The program then does not exit: it says so, with --json by
-an event "held", and waits for SIGINT, SIGTERM or SIGHUP. That signal closes the
+an event "held", and waits for SIGINT or SIGTERM. That signal closes the
 devices, which loses their state, and only then it exits with 11: ask the other
 side first. A device that is lent as fd:N is its lender's to keep.`
 
@@ -43,7 +43,7 @@ func (v *verdict) hold(devices []opened, show *show) {
 func (s scene) holdHints() []string {
 	names, pid := strings.Join(s.kept, ", "), os.Getpid()
 	alive := fmt.Sprintf("the state of %s here lives only as long as this process (%d), which therefore stays", names, pid)
-	letGo := fmt.Sprintf("Ctrl-C, kill %d or the end of this terminal lets go: that closes %s, loses the state and exits with %d",
+	letGo := fmt.Sprintf("Ctrl-C or kill %d lets go (the end of this terminal does not): that closes %s, loses the state and exits with %d",
 		pid, names, exitInDoubt)
 	const rescue = "the copy here may be the only one: have another process take the open devices over (pidfd_getfd) before you let go"
 	if s.sending {

@@ -105,7 +105,13 @@ func TestHold(t *testing.T) {
 				close(ended)
 			}()
 			if tt.stays {
-				waitFor(t, func() bool { return strings.Contains(stderr(), "hint: Ctrl-C, kill") })
+				waitFor(t, func() bool { return strings.Contains(stderr(), "hint: Ctrl-C or kill") })
+				signalSelf(t, syscall.SIGHUP)
+				select {
+				case <-ended:
+					t.Error("the end of a terminal let go")
+				case <-time.After(50 * time.Millisecond):
+				}
 				signalSelf(t, syscall.SIGTERM)
 			}
 			<-ended

@@ -16,7 +16,11 @@ import (
 // stop: what follows is the report, and no signal may cost that either.
 func cancelOnSignal(program string) (_ context.Context, stop func()) {
 	ctx, cancel := context.WithCancelCause(context.Background())
-	signals := endSignals()
+	signals := make(chan os.Signal, 4)
+	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
+	if !signal.Ignored(syscall.SIGHUP) { // as nohup asks for
+		signal.Notify(signals, syscall.SIGHUP)
+	}
 	done := make(chan struct{})
 	ended := make(chan struct{})
 	go func() { // stop ends it
@@ -37,22 +41,16 @@ func cancelOnSignal(program string) (_ context.Context, stop func()) {
 	return ctx, func() { close(done); <-ended; cancel(nil) }
 }
 
-// awaitSignal waits for the first such signal that comes once tell is called.
+// awaitSignal waits for the first SIGINT or SIGTERM that comes once tell is
+// called. A terminal that is lost decides nothing: where networks fail, it fails
+// with them.
 func awaitSignal(tell func()) {
-	signals := endSignals() // before tell: who reads what it says may act at once
+	signals := make(chan os.Signal, 4)
+	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM) // before tell: who reads what it says may act at once
+	signal.Ignore(syscall.SIGHUP)
 	tell()
 	<-signals
 	eraseEcho()
-}
-
-// endSignals gives the signals that ask a program to end.
-func endSignals() <-chan os.Signal {
-	signals := make(chan os.Signal, 4)
-	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
-	if !signal.Ignored(syscall.SIGHUP) { // as nohup asks for
-		signal.Notify(signals, syscall.SIGHUP)
-	}
-	return signals
 }
 
 // eraseEcho removes the ^C that a terminal shows at the place where the bars
