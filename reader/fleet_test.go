@@ -15,7 +15,7 @@ func TestFleetResumed(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer d.Close()
-	f := &fleet{sources: []Source{{"d", d}}, streams: make([]vfio.Stream, 1), each: parallel}
+	f := &fleet{sources: []Source{{Name: "d", Device: d}}, streams: make([]vfio.Stream, 1), each: parallel}
 	if err := f.enter([]move{{0, vfio.PreCopy}}); err != nil {
 		t.Fatal(err)
 	}

@@ -48,7 +48,7 @@ func offer(s Source) transport.DeviceOffer {
 	o := transport.DeviceOffer{
 		Name: s.Name, Driver: info.Driver, Vendor: info.Vendor, Device: info.Device,
 		Subsystem: info.Subsystem, Kernel: info.Kernel, Format: info.Format,
-		Flags: s.Device.Features().MigrationFlags(),
+		Flags: s.Device.Features().MigrationFlags(), Priority: uint8(s.Priority),
 	}
 	if n, err := s.Device.StopCopySize(); err == nil {
 		o.Estimate = n

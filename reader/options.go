@@ -17,6 +17,9 @@ import (
 type Source struct {
 	Name   string
 	Device vfio.Device
+	// Priority multiplies the device's share of memory and lanes, on both sides.
+	// Default 1, at most transport.MaxPriority.
+	Priority int
 }
 
 // Options tunes Send. Nil, or a zero field, means the default.
@@ -111,6 +114,9 @@ func checkSources(sources []Source) error {
 	for i, s := range sources {
 		if s.Device == nil {
 			return fmt.Errorf("reader: device %d (%q) is nil", i, s.Name)
+		}
+		if s.Priority < 0 || s.Priority > transport.MaxPriority {
+			return fmt.Errorf("reader: device %d (%q) has priority %d, must be 1 to %d, or 0 for 1", i, s.Name, s.Priority, transport.MaxPriority)
 		}
 		names = append(names, s.Name)
 	}

@@ -54,7 +54,7 @@ func TestCheckSources(t *testing.T) {
 	defer d.Close()
 	many := func(n int) (list []Source) {
 		for i := range n {
-			list = append(list, Source{fmt.Sprint("d", i), d})
+			list = append(list, Source{Name: fmt.Sprint("d", i), Device: d})
 		}
 		return list
 	}
@@ -66,11 +66,14 @@ func TestCheckSources(t *testing.T) {
 		{many(transport.MaxDevices), ""},
 		{nil, "0 devices"},
 		{many(transport.MaxDevices + 1), "65 devices"},
-		{[]Source{{"a", nil}}, `"a") is nil`},
-		{[]Source{{"", d}}, "device 0 has the name"},
-		{[]Source{{strings.Repeat("n", transport.MaxName), d}}, ""},
-		{[]Source{{strings.Repeat("n", transport.MaxName+1), d}}, "1 to 64 bytes"},
-		{[]Source{{"a", d}, {"b", d}, {"a", d}}, `two devices have the name "a"`},
+		{[]Source{{Name: "a", Device: nil}}, `"a") is nil`},
+		{[]Source{{Name: "", Device: d}}, "device 0 has the name"},
+		{[]Source{{Name: strings.Repeat("n", transport.MaxName), Device: d}}, ""},
+		{[]Source{{Name: strings.Repeat("n", transport.MaxName+1), Device: d}}, "1 to 64 bytes"},
+		{[]Source{{Name: "a", Device: d}, {Name: "b", Device: d}, {Name: "a", Device: d}}, `two devices have the name "a"`},
+		{[]Source{{Name: "a", Device: d, Priority: transport.MaxPriority}}, ""},
+		{[]Source{{Name: "a", Device: d, Priority: transport.MaxPriority + 1}}, "priority 17, must be 1 to 16"},
+		{[]Source{{Name: "a", Device: d, Priority: -1}}, "priority -1"},
 	} {
 		err := checkSources(c.sources)
 		if (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {

@@ -50,6 +50,9 @@ const (
 	// MaxName is the longest name of a device, in bytes.
 	MaxName = 64
 
+	// MaxPriority is how many times its share a device may be given.
+	MaxPriority = 16
+
 	// MaxStream is the longest stream of one device, in bytes: far above any
 	// device, and low enough that no sum of offsets overflows.
 	MaxStream = 1 << 60

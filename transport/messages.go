@@ -95,6 +95,7 @@ type DeviceOffer struct {
 	Flags     uint32 `cbor:"8,keyasint"`           // VFIO_MIGRATION_* of the source
 	Estimate  uint64 `cbor:"9,keyasint,omitempty"` // bytes of STOP_COPY, 0 unknown
 	Splice    bool   `cbor:"10,keyasint,omitempty"`
+	Priority  uint8  `cbor:"11,keyasint,omitempty"` // a factor of its share, to MaxPriority; 0 is 1
 }
 
 // CheckNames holds the names of a migration's devices against the limits; no

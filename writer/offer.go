@@ -98,6 +98,9 @@ func names(n int, name func(int) string) string {
 // know, and a file, fits everything; the driver has the last word when the
 // bytes arrive.
 func compatible(o transport.DeviceOffer, d vfio.Device) *transport.Fault {
+	if o.Priority > transport.MaxPriority {
+		return refusal(transport.CodeLimit, o.Name, "HELLO gives priority %d, the limit is %d", o.Priority, transport.MaxPriority)
+	}
 	here := vfio.Describe(d)
 	if o.Driver == fileDriver || here.Driver == fileDriver {
 		return nil
