@@ -1,7 +1,6 @@
 package writer
 
 import (
-	"sync/atomic"
 	"time"
 
 	"github.com/migpipe/migpipe/transport"
@@ -17,19 +16,16 @@ type acker struct {
 	attempt transport.Attempt
 	journal transport.JournalID
 	control *transport.Control
+	credit  *credit
 	merges  []*merge
-	last    []atomic.Uint64 // bytes applied as of the last ACK, by device
-	due     chan struct{}   // holds a token when an ACK is worth sending
+	due     chan struct{} // holds a token when an ACK is worth sending
 	quit    <-chan struct{}
 }
 
 // applied is called by a loader after each chunk: an ACK is due when nothing
-// more is waiting, or when an eighth of the window has been written.
+// more is waiting, or when some device's window has moved by an eighth.
 func (a *acker) applied(device int) {
-	m := a.merges[device]
-	ack, idle := m.status()
-	room := m.promise.chunks * m.promise.chunkSize
-	if !idle && (ack.Applied-a.last[device].Load())*8 < room {
+	if _, idle := a.merges[device].status(); !idle && !a.credit.due() {
 		return
 	}
 	select {
@@ -57,9 +53,9 @@ func (a *acker) run() {
 
 func (a *acker) ack() *transport.Ack {
 	m := &transport.Ack{Attempt: a.attempt, Journal: a.journal, Pad: ackPad}
-	for i, mg := range a.merges {
+	a.credit.told() // before it is asked: what comes in between is told twice rather than not
+	for _, mg := range a.merges {
 		s, _ := mg.status()
-		a.last[i].Store(s.Applied)
 		m.Devices = append(m.Devices, s)
 	}
 	return m

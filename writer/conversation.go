@@ -9,6 +9,7 @@ import (
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
 	"github.com/migpipe/migpipe/transport/report"
+	"github.com/migpipe/migpipe/transport/share"
 )
 
 // message takes in what the source says.
@@ -136,21 +137,47 @@ func (e *engine) welcome() *transport.Welcome {
 		ChunkSize: uint32(e.terms.chunkSize), Lanes: uint16(e.terms.lanes),
 		Codecs: agreed(e.offer.Codecs), Splice: e.terms.splice, Software: e.opts.Software,
 	}
-	for range e.offer.Devices {
-		m.Windows = append(m.Windows, e.promise.window(0, 0))
+	for _, mg := range e.merges {
+		s, _ := mg.status()
+		m.Windows = append(m.Windows, s.Window)
 	}
 	return m
 }
 
 func (e *engine) estimated(m *transport.Estimate) {
-	if *m.About() != e.owner.Attempt || len(m.Devices) != len(e.estimate) {
+	if e.credit == nil || *m.About() != e.owner.Attempt || len(m.Devices) != len(e.estimate) {
 		return
 	}
-	copy(e.estimate, m.Devices)
+	for i, d := range m.Devices {
+		if !e.merges[i].ended() { // what END said is exact
+			e.estimate[i] = d
+		}
+	}
 	if m.Stopped && e.clock.stopped.IsZero() && e.owner.Phase == handoff.DestReceiving {
 		e.clock.stopped = time.Now()
+		for i, mg := range e.merges {
+			e.atStop[i] = mg.position()
+		}
 		e.tell(report.Event{Kind: report.Phase, Phase: report.StopCopy})
 	}
+	e.credit.divide(e.needs())
+}
+
+// needs is what the memory is divided by.
+func (e *engine) needs() (needs []share.Need) {
+	for i, o := range e.offer.Devices {
+		needs = append(needs, share.Need{Bytes: e.left(i), Known: e.estimate[i].Known, Priority: o.Priority})
+	}
+	return needs
+}
+
+// left is what a device has still to send, as far as is known.
+func (e *engine) left(device int) uint64 {
+	var applied uint64
+	if len(e.merges) > 0 { // else nothing has come yet
+		applied = e.merges[device].position()
+	}
+	return left(e.estimate[device], !e.clock.stopped.IsZero(), applied, applied-e.atStop[device])
 }
 
 func (e *engine) ended(m *transport.End) {
@@ -165,6 +192,8 @@ func (e *engine) ended(m *transport.End) {
 		e.protocol(err)
 		return
 	}
+	e.estimate[m.Device] = transport.DeviceEstimate{StopCopy: m.Bytes, Known: true}
+	e.credit.divide(e.needs())
 	e.ends++
 	e.checkWhole()
 }

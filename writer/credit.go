@@ -1,26 +1,91 @@
 package writer
 
-import "github.com/migpipe/migpipe/transport"
+import (
+	"math"
+	"sync"
 
-// promise is the memory set aside for one device: so many chunks of so many
-// bytes. A window is a promise of memory, so a lane never waits for any, and
-// lanes that all devices share cannot block each other.
-type promise struct {
-	chunks    uint64
+	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/transport/share"
+)
+
+// credit is the memory that was promised to all devices: so many chunks of so
+// many bytes. A promise is of memory, so a lane never waits for any, and lanes
+// that all devices share cannot block each other.
+type credit struct {
+	chunks    int
 	chunkSize uint64
+
+	mu     sync.Mutex
+	ledger *share.Ledger
 }
 
-// divide sets aside equal shares of the arena's chunks for the devices, after
-// one for each lane to read encoded payloads into.
-func divide(chunks, lanes, devices, chunkSize int) promise {
-	return promise{chunks: uint64((chunks - lanes) / devices), chunkSize: uint64(chunkSize)}
+func newCredit(chunks, chunkSize int, needs []share.Need) *credit {
+	return &credit{chunks: chunks, chunkSize: uint64(chunkSize), ledger: share.NewLedger(chunks, needs)}
 }
 
-// least is how many chunks divide needs: two for each device, so that one can
-// arrive while the other is written.
-func least(lanes, devices int) int { return lanes + 2*devices }
+// least is how many chunks the arena needs: one for each lane to read encoded
+// payloads into, and the floors.
+func least(lanes, devices int) int { return lanes + share.Floor*devices }
 
-// window is what may be sent when so much was applied.
-func (p promise) window(next, applied uint64) transport.Window {
-	return transport.Window{Seq: next + p.chunks, Offset: applied + p.chunks*p.chunkSize}
+// promised is how far a device may send: chunks numbered below.
+func (c *credit) promised(device int) uint64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.ledger.Promised(device)
+}
+
+// applied promises the memory of a chunk anew, which was given back before.
+func (c *credit) applied(device int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.ledger.Applied(device)
+}
+
+// end promises anew what the device will not use: its stream has so many
+// chunks, and those numbered below used have come.
+func (c *credit) end(device int, chunks, used uint64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.ledger.End(device, chunks, used)
+}
+
+func (c *credit) divide(needs []share.Need) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.ledger.Divide(needs)
+}
+
+// due reports whether promises are worth telling.
+func (c *credit) due() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.ledger.Due()
+}
+
+func (c *credit) told() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.ledger.Told()
+}
+
+// offered is what the devices have to send as HELLO has it.
+func offered(devices []transport.DeviceOffer) (estimates []transport.DeviceEstimate) {
+	for _, o := range devices {
+		estimates = append(estimates, transport.DeviceEstimate{StopCopy: o.Estimate, Known: o.Estimate > 0})
+	}
+	return estimates
+}
+
+// left is what a device has still to send: in PRE_COPY what is pending, else
+// the larger of what is missing from STOP_COPY, which some drivers count from
+// the first byte of the stream on, and of what was dirty at the stop.
+func left(d transport.DeviceEstimate, stopped bool, applied, sinceStop uint64) uint64 {
+	pending := d.Initial + d.Dirty
+	if pending < d.Initial {
+		pending = math.MaxUint64
+	}
+	if !stopped && pending > 0 {
+		return pending
+	}
+	return max(d.StopCopy-min(d.StopCopy, applied), d.Dirty-min(d.Dirty, sinceStop))
 }

@@ -54,17 +54,18 @@ type engine struct {
 	offer   *transport.Hello
 	terms   terms
 
-	arena    *transport.Arena // these four from the moment of WELCOME
+	arena    *transport.Arena // these five from the moment of WELCOME
 	merges   []*merge
 	loaders  []*loader
 	acks     *acker
-	promise  promise
+	credit   *credit
 	wire     []atomic.Uint64
 	digests  []transport.StreamDigest
 	complete int // loaders that ended well
 	ends     int // ENDs received
 	closed   int // data lanes that the source has ended
 	estimate []transport.DeviceEstimate
+	atStop   []uint64 // what was applied when the guest had stopped
 	lanes    []transport.Lane
 	turned   int              // sources told that another is served
 	late     []transport.Lane // opened when the attempt was already over
@@ -379,13 +380,13 @@ func (e *engine) begin() error {
 		return err
 	}
 	e.arena = arena
-	e.promise = divide(arena.Count(), e.terms.lanes, n, e.terms.chunkSize)
-	e.estimate = make([]transport.DeviceEstimate, n)
-	for range n {
-		e.merges = append(e.merges, newMerge(e.promise, e.opts.MaxState))
+	e.estimate, e.atStop = offered(e.offer.Devices), make([]uint64, n)
+	e.credit = newCredit(arena.Count()-e.terms.lanes, e.terms.chunkSize, e.needs())
+	for i := range n {
+		e.merges = append(e.merges, newMerge(e.credit, i, e.opts.MaxState))
 	}
 	e.acks = &acker{attempt: e.offer.Attempt, journal: e.opts.Journal.ID(), control: e.control,
-		merges: e.merges, last: make([]atomic.Uint64, n), due: make(chan struct{}, 1), quit: e.quit}
+		credit: e.credit, merges: e.merges, due: make(chan struct{}, 1), quit: e.quit}
 	for i, sink := range e.terms.order {
 		l := &loader{
 			device: i, name: e.offer.Devices[i].Name, dev: e.fleet.sinks[sink].Device, stream: e.fleet.streams[sink],

@@ -3,7 +3,6 @@ package writer
 import (
 	"errors"
 	"fmt"
-	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -70,7 +69,7 @@ func TestLoader(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			arena := testArena(t, 2)
-			m := newMerge(promise{2, testChunk}, 1<<20)
+			m := newMerge(alone(2), 0, 1<<20)
 			want := transport.NewDigest()
 			for seq, offset := range []uint64{0, c.second} {
 				chunk := chunkOf(t, arena, uint64(seq), offset, make([]byte, 10))
@@ -117,8 +116,8 @@ func TestLoader(t *testing.T) {
 // TestAcker: an ACK is due when nothing waits, or when an eighth of the window
 // was written, and never later than a heartbeat.
 func TestAcker(t *testing.T) {
-	m := newMerge(promise{16, testChunk}, 1<<20)
-	a := &acker{merges: []*merge{m}, last: make([]atomic.Uint64, 1), due: make(chan struct{}, 1)}
+	m := newMerge(alone(16), 0, 1<<20)
+	a := &acker{credit: m.credit, merges: []*merge{m}, due: make(chan struct{}, 1)}
 	due := func() bool { return len(a.due) == 1 }
 	arena := testArena(t, 16)
 	for seq := range uint64(16) {
@@ -165,8 +164,9 @@ func (c *counter) SetDeadline(time.Time) error { return nil }
 func TestHeartbeat(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		lane, quit := &counter{}, make(chan struct{})
-		a := &acker{control: transport.NewControl(lane), merges: []*merge{newMerge(promise{2, testChunk}, 1)},
-			last: make([]atomic.Uint64, 1), due: make(chan struct{}, 1), quit: quit}
+		m := newMerge(alone(2), 0, 1)
+		a := &acker{control: transport.NewControl(lane), credit: m.credit, merges: []*merge{m},
+			due: make(chan struct{}, 1), quit: quit}
 		go a.run()
 		time.Sleep(10*time.Second + 1)
 		close(quit)

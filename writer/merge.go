@@ -11,15 +11,17 @@ import (
 // merge puts one device's chunks, which arrive over several lanes in any
 // order, back into order. It holds no more of them than the window promised.
 type merge struct {
-	promise promise
-	most    uint64 // bytes of the stream, an administrator's limit
+	credit *credit
+	device int
+	most   uint64 // bytes of the stream, an administrator's limit
 
 	mu     sync.Mutex
 	slots  []slot // ring: chunk seq is at seq % len
 	next   uint64 // the chunk to be applied next
 	bytes  uint64 // applied so far
 	came   uint64 // chunks delivered so far
-	window transport.Window
+	used   uint64 // chunks numbered below may have been claimed, none above
+	offset uint64 // of the window: how far was promised in bytes
 	end    *transport.End
 	ready  chan struct{} // holds a token when take may find something new
 }
@@ -30,11 +32,19 @@ type slot struct {
 	chunk   *transport.Chunk
 }
 
-func newMerge(p promise, most uint64) *merge {
-	return &merge{
-		promise: p, most: most, slots: make([]slot, p.chunks),
-		window: p.window(0, 0), ready: make(chan struct{}, 1),
-	}
+// newMerge has a slot for every chunk that there is: one device may be promised
+// all of them, when the others have ended.
+func newMerge(c *credit, device int, most uint64) *merge {
+	return &merge{credit: c, device: device, most: most, slots: make([]slot, c.chunks), ready: make(chan struct{}, 1)}
+}
+
+// window is what is promised. Its offset has room for each chunk at its longest,
+// so that the number of chunks alone decides, and it never shrinks: chunks that
+// were short do not take back what was promised. Its lock is held.
+func (m *merge) window() transport.Window {
+	seq := m.credit.promised(m.device)
+	m.offset = max(m.offset, m.bytes+(seq-m.next)*m.credit.chunkSize)
+	return transport.Window{Seq: seq, Offset: m.offset}
 }
 
 // claim checks a header against the promise before any memory is taken for
@@ -42,19 +52,20 @@ func newMerge(p promise, most uint64) *merge {
 func (m *merge) claim(h transport.ChunkHead) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	end := h.Offset + uint64(h.RawLen)
+	end, window := h.Offset+uint64(h.RawLen), m.window()
 	switch {
 	case end > m.most:
 		return &transport.Fault{Code: transport.CodeLimit, Err: fmt.Errorf("stream reaches %d bytes, the limit is %d", end, m.most)}
-	case h.Seq < m.next || h.Seq >= m.window.Seq || end > m.window.Offset:
+	case h.Seq < m.next || h.Seq >= window.Seq || end > window.Offset:
 		return fmt.Errorf("%w: chunk %d up to byte %d, promised are chunks %d to %d up to byte %d",
-			transport.ErrProtocol, h.Seq, end, m.next, m.window.Seq-1, m.window.Offset)
+			transport.ErrProtocol, h.Seq, end, m.next, window.Seq-1, window.Offset)
 	}
 	s := &m.slots[h.Seq%uint64(len(m.slots))]
 	if s.claimed {
 		return fmt.Errorf("%w: chunk %d was sent twice", transport.ErrProtocol, h.Seq)
 	}
 	s.claimed = true
+	m.used = max(m.used, h.Seq+1)
 	return nil
 }
 
@@ -70,7 +81,8 @@ func (m *merge) deliver(c *transport.Chunk) {
 	}
 }
 
-// finish takes in END.
+// finish takes in END. What was promised beyond it is for others; chunks that
+// came already have their memory, whatever END says of them.
 func (m *merge) finish(end *transport.End) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -78,6 +90,7 @@ func (m *merge) finish(end *transport.End) error {
 		return fmt.Errorf("%w: END was sent twice", transport.ErrProtocol)
 	}
 	m.end = end
+	m.credit.end(m.device, end.Chunks, m.used)
 	m.wake()
 	return nil
 }
@@ -121,14 +134,21 @@ func (m *merge) poll() (*transport.Chunk, *transport.End) {
 	return nil, nil
 }
 
-// applied moves the window on, after the chunk's memory was given back.
+// applied moves on, after the chunk's memory was given back.
 func (m *merge) applied(n uint32) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.slots[m.next%uint64(len(m.slots))] = slot{}
 	m.next++
 	m.bytes += uint64(n)
-	m.window = m.promise.window(m.next, m.bytes)
+	m.credit.applied(m.device)
+}
+
+// ended reports whether END has come.
+func (m *merge) ended() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.end != nil
 }
 
 // whole says what is missing when nothing more comes. END was received.
@@ -154,7 +174,7 @@ func (m *merge) status() (ack transport.DeviceAck, idle bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	idle = m.slots[m.next%uint64(len(m.slots))].chunk == nil
-	return transport.DeviceAck{Seq: m.next, Applied: m.bytes, Window: m.window}, idle
+	return transport.DeviceAck{Seq: m.next, Applied: m.bytes, Window: m.window()}, idle
 }
 
 // drop releases what was delivered and will not be applied.

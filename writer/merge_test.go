@@ -10,6 +10,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/transport/share"
 )
 
 const testChunk = 64
@@ -23,6 +24,9 @@ func testArena(t interface{ Fatal(...any) }, chunks int) *transport.Arena {
 	}
 	return arena
 }
+
+// alone is the credit of one device.
+func alone(chunks int) *credit { return newCredit(chunks, testChunk, make([]share.Need, 1)) }
 
 // chunkOf makes a chunk as a lane would deliver it.
 func chunkOf(t interface{ Fatal(...any) }, a *transport.Arena, seq, offset uint64, data []byte) *transport.Chunk {
@@ -54,7 +58,7 @@ func TestMerge(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		chunks := rapid.IntRange(1, 8).Draw(t, "promised")
 		s := &sending{T: t, arena: testArena(t, chunks), lanes: make([][]transport.ChunkHead, rapid.IntRange(1, 4).Draw(t, "lanes"))}
-		s.merge = newMerge(promise{uint64(chunks), testChunk}, transport.MaxStream)
+		s.merge = newMerge(alone(chunks), 0, transport.MaxStream)
 		t.Repeat(map[string]func(*rapid.T){
 			"cut": s.cut, "arrive": s.arrive, "apply": s.apply, "repeat": s.repeat, "exceed": s.exceed,
 			"": func(t *rapid.T) {
@@ -145,7 +149,7 @@ func (s *sending) refused(t *rapid.T, h transport.ChunkHead) {
 }
 
 func TestMergeLimit(t *testing.T) {
-	m := newMerge(promise{4, testChunk}, 100)
+	m := newMerge(alone(4), 0, 100)
 	if err := m.claim(transport.ChunkHead{Offset: 90, RawLen: 10}); err != nil {
 		t.Errorf("up to the limit: %v", err)
 	}
@@ -155,7 +159,7 @@ func TestMergeLimit(t *testing.T) {
 }
 
 func TestMergeEnd(t *testing.T) {
-	m := newMerge(promise{4, testChunk}, 1<<20)
+	m := newMerge(alone(4), 0, 1<<20)
 	if err := m.finish(&transport.End{Chunks: 1}); err != nil {
 		t.Fatal(err)
 	}
@@ -175,7 +179,7 @@ func TestMergeEnd(t *testing.T) {
 func TestMergeTake(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		arena := testArena(t, 2)
-		m := newMerge(promise{2, testChunk}, 1<<20)
+		m := newMerge(alone(2), 0, 1<<20)
 		ctx, cancel := context.WithCancel(t.Context())
 		var seqs []uint64
 		var err error
@@ -211,25 +215,6 @@ func TestMergeTake(t *testing.T) {
 		}
 		if err := arena.Close(); err != nil {
 			t.Error(err)
-		}
-	})
-}
-
-func TestDivide(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		lanes := rapid.IntRange(1, transport.MaxLanes).Draw(t, "lanes")
-		devices := rapid.IntRange(1, transport.MaxDevices).Draw(t, "devices")
-		chunks := least(lanes, devices) + rapid.IntRange(0, 1000).Draw(t, "more")
-		p := divide(chunks, lanes, devices, testChunk)
-		if p.chunks < 2 || p.chunkSize != testChunk {
-			t.Fatalf("a device is promised %+v", p)
-		}
-		if int(p.chunks)*devices+lanes > chunks {
-			t.Fatalf("%d devices are promised %d of %d chunks, and %d lanes need one each", devices, p.chunks, chunks, lanes)
-		}
-		next, applied := rapid.Uint64Max(1<<40).Draw(t, "next"), rapid.Uint64Max(1<<50).Draw(t, "applied")
-		if w := p.window(next, applied); w.Seq-next != p.chunks || w.Offset-applied != p.chunks*testChunk {
-			t.Fatalf("window %+v after chunk %d, byte %d", w, next, applied)
 		}
 	})
 }

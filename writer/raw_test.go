@@ -11,6 +11,7 @@ import (
 
 	"github.com/migpipe/migpipe/codec"
 	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/transport/share"
 	"github.com/migpipe/migpipe/vfio"
 )
 
@@ -101,8 +102,8 @@ func rawPath(t testing.TB, size int, lane *frames, dev *device) (move func()) {
 			t.Error(err)
 		}
 	})
-	m := newMerge(divide(3, 1, 1, size), transport.MaxStream)
-	acks := &acker{merges: []*merge{m}, last: make([]atomic.Uint64, 1), due: make(chan struct{}, 1)}
+	m := newMerge(newCredit(2, size, make([]share.Need, 1)), 0, transport.MaxStream)
+	acks := &acker{credit: m.credit, merges: []*merge{m}, due: make(chan struct{}, 1)}
 	r := &receiver{lane: lane, arena: arena, scratch: scratch, merges: acks.merges, names: []string{"d"}, wire: make([]atomic.Uint64, 1)}
 	r.codecs[codec.IDRaw] = true
 	l := &loader{stream: dev, merge: m, digest: transport.NewDigest(), applied: func() { acks.applied(0) }}

@@ -19,15 +19,10 @@ func (e *engine) snapshots() []report.Snapshot {
 		if ack.Applied > 0 && e.clock.begun.IsZero() {
 			e.clock.begun = time.Now()
 		}
-		est := e.estimate[i]
 		out[i] = report.Snapshot{
 			Name: e.offer.Devices[i].Name, Phase: e.phase(), Bytes: ack.Applied, Applied: ack.Applied,
-			Wire: e.wire[i].Load(), Remaining: est.Initial + est.Dirty, Known: est.Known,
+			Wire: e.wire[i].Load(), Remaining: e.left(i), Known: e.estimate[i].Known,
 		}
-		if e.clock.stopped.IsZero() && out[i].Remaining > 0 {
-			continue
-		}
-		out[i].Remaining = est.StopCopy - min(est.StopCopy, ack.Applied)
 	}
 	return out
 }

@@ -162,6 +162,7 @@ func TestTinyChunks(t *testing.T) {
 			done <- side{r, err}
 		}()
 		h.control = transport.NewControl(h.dial(transport.LaneControl))
+		h.send(&transport.Estimate{}) // of nothing, before there is anything
 		hello := h.hello()
 		hello.ChunkSize = 1
 		h.send(hello)

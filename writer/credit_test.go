@@ -1,0 +1,111 @@
+package writer
+
+import (
+	"math"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/transport/share"
+)
+
+// TestCredit: whatever several devices send within their windows, in whatever
+// order it is applied, and whatever is said of it, there is memory for it: the
+// arena has no chunk that was not promised.
+func TestCredit(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		n := rapid.IntRange(1, 4).Draw(t, "devices")
+		chunks := least(0, n) + rapid.IntRange(0, 12).Draw(t, "more")
+		arena, c := testArena(t, chunks), newCredit(chunks, testChunk, make([]share.Need, n))
+		var merges []*merge
+		sent, bytes := make([]uint64, n), make([]uint64, n)
+		for i := range n {
+			merges = append(merges, newMerge(c, i, transport.MaxStream))
+		}
+		any := rapid.IntRange(0, n-1)
+		t.Repeat(map[string]func(*rapid.T){
+			"send": func(t *rapid.T) {
+				i := any.Draw(t, "device")
+				ack, _ := merges[i].status()
+				if sent[i] >= ack.Window.Seq {
+					t.Skip("no credit")
+				}
+				size := rapid.IntRange(1, testChunk).Draw(t, "bytes")
+				head := transport.ChunkHead{Seq: sent[i], Offset: bytes[i], RawLen: uint32(size)}
+				if err := merges[i].claim(head); err != nil {
+					t.Fatal(err)
+				}
+				merges[i].deliver(chunkOf(t, arena, sent[i], bytes[i], make([]byte, size)))
+				sent[i], bytes[i] = sent[i]+1, bytes[i]+uint64(size)
+			},
+			"apply": func(t *rapid.T) {
+				m := merges[any.Draw(t, "device")]
+				chunk, _ := m.poll()
+				if chunk == nil {
+					t.Skip("nothing to apply")
+				}
+				size := chunk.RawLen
+				chunk.Release()
+				m.applied(size)
+			},
+			"end": func(t *rapid.T) {
+				m := merges[any.Draw(t, "device")]
+				if !m.ended() {
+					m.finish(&transport.End{Chunks: rapid.Uint64Max(20).Draw(t, "chunks")})
+				}
+			},
+			"estimate": func(t *rapid.T) {
+				needs := make([]share.Need, n)
+				for i := range needs {
+					needs[i] = share.Need{Bytes: rapid.Uint64().Draw(t, "bytes"), Known: rapid.Bool().Draw(t, "known")}
+				}
+				c.divide(needs)
+			},
+			"exceed": func(t *rapid.T) {
+				i := any.Draw(t, "device")
+				ack, _ := merges[i].status()
+				if err := merges[i].claim(transport.ChunkHead{Seq: ack.Window.Seq, Offset: bytes[i], RawLen: 1}); err == nil {
+					t.Fatalf("chunk %d of a window to %d was taken", ack.Window.Seq, ack.Window.Seq)
+				}
+			},
+			"": func(t *rapid.T) {
+				for i, m := range merges {
+					ack, _ := m.status()
+					if room := ack.Window.Seq - ack.Seq; !m.ended() && room < share.Floor || ack.Window.Offset < ack.Applied+room*testChunk {
+						t.Fatalf("device %d has %+v", i, ack)
+					}
+				}
+			},
+		})
+		for _, m := range merges {
+			m.drop()
+		}
+		if err := arena.Close(); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+// TestLeft: what the estimates come to.
+func TestLeft(t *testing.T) {
+	for _, c := range []struct {
+		name               string
+		d                  transport.DeviceEstimate
+		stopped            bool
+		applied, sinceStop uint64
+		want               uint64
+	}{
+		{"nothing is known", transport.DeviceEstimate{}, false, 10, 0, 0},
+		{"in PRE_COPY, what is pending", transport.DeviceEstimate{Initial: 1, Dirty: 2, StopCopy: 100}, false, 10, 0, 3},
+		{"no PRE_COPY", transport.DeviceEstimate{StopCopy: 100}, false, 0, 0, 100},
+		{"an image that counts from the start", transport.DeviceEstimate{Dirty: 5, StopCopy: 100}, true, 70, 3, 30},
+		{"an image that is there already", transport.DeviceEstimate{Dirty: 5, StopCopy: 100}, true, 170, 3, 2},
+		{"more than was said", transport.DeviceEstimate{Dirty: 5, StopCopy: 100}, true, 170, 30, 0},
+		{"absurd", transport.DeviceEstimate{Initial: math.MaxUint64, Dirty: math.MaxUint64}, false, 0, 0, math.MaxUint64},
+	} {
+		if got := left(c.d, c.stopped, c.applied, c.sinceStop); got != c.want {
+			t.Errorf("%s: %d, want %d", c.name, got, c.want)
+		}
+	}
+}
