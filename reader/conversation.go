@@ -135,7 +135,7 @@ func (e *engine) welcome(m *transport.Welcome) {
 	copy(e.unseen, m.Splice)
 	e.opts.ChunkSize = int(m.ChunkSize)
 	for i, w := range m.Windows {
-		e.credits[i].grant(w)
+		e.queue.grant(i, w)
 	}
 	e.dialLanes(int(m.Lanes))
 }
@@ -145,7 +145,7 @@ func (e *engine) acked(m *transport.Ack) {
 		return
 	}
 	for i, d := range m.Devices {
-		e.credits[i].grant(d.Window)
+		e.queue.grant(i, d.Window)
 		e.applied[i] = max(e.applied[i], min(d.Applied, e.drainedBytes(i)))
 	}
 	e.advance(applied{e.applied})
@@ -232,6 +232,7 @@ func (e *engine) estimate() {
 func (e *engine) onTick() {
 	e.advance(ticked{})
 	e.watch()
+	e.queue.divide(e.needs())
 	if e.owner.Phase == handoff.SourceTransfer {
 		e.estimate()
 	}

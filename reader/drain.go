@@ -30,10 +30,8 @@ type drain struct {
 	dev     vfio.Device
 	stream  vfio.Stream
 	tap     *tap
-	credit  *credit
-	arena   *transport.Arena
+	queue   *queue
 	limit   int // bytes of a chunk, as negotiated
-	out     chan<- *transport.Chunk
 	post    func(any)
 	final   chan struct{} // closed once STOP_COPY was reached
 	quiet   atomic.Bool   // the switchover is under way: ask no estimates
@@ -97,30 +95,21 @@ func (d *drain) toEnd(ctx context.Context) error {
 
 // next moves one chunk's worth from the device to the queue.
 func (d *drain) next(ctx context.Context) (int, error) {
-	room, err := d.credit.wait(ctx, d.digest.Chunks(), d.digest.Bytes())
+	chunk, err := d.queue.get(ctx, d.device)
 	if err != nil {
 		return 0, err
 	}
-	chunk, err := d.arena.Get(ctx)
-	if err != nil {
-		return 0, err
-	}
-	n, err := d.tap.fill(chunk, int(min(room, uint64(d.limit))))
+	n, err := d.tap.fill(chunk, d.limit)
 	if n == 0 {
-		chunk.Release()
+		d.queue.release(d.device, chunk)
 		return 0, err
 	}
 	d.begun.CompareAndSwap(0, max(1, int64(time.Since(d.start))))
 	chunk.Seal(uint16(d.device), d.digest.Chunks(), d.digest.Bytes())
 	d.digest.Add(chunk.ChunkHead)
 	d.read.Store(d.digest.Bytes())
-	select {
-	case d.out <- chunk:
-		return n, err
-	case <-ctx.Done():
-		chunk.Release()
-		return 0, context.Cause(ctx)
-	}
+	d.queue.put(chunk)
+	return n, err
 }
 
 // rest waits while the device has nothing to read. Asking for its estimate is

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/transport/share"
 	"github.com/migpipe/migpipe/vfio"
 )
 
@@ -60,7 +61,6 @@ type bench struct {
 	*drain
 	script *script
 	events []any
-	queue  chan *transport.Chunk
 }
 
 func newBench(t *testing.T, s *script) *bench {
@@ -68,23 +68,28 @@ func newBench(t *testing.T, s *script) *bench {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := &bench{script: s, queue: make(chan *transport.Chunk, 64)}
+	b := &bench{script: s}
 	b.drain = &drain{
-		device: 3, dev: s, stream: s, tap: newTap(s, false), credit: newCredit(), arena: arena, limit: 4096, out: b.queue,
+		device: 3, dev: s, stream: s, tap: newTap(s, false), queue: newQueue(arena, 8, alone(3)), limit: 4096,
 		post: func(ev any) { b.events = append(b.events, ev) }, final: make(chan struct{}),
 		digest: transport.NewDigest(), start: time.Now(), begun: new(atomic.Int64),
 	}
-	b.credit.grant(transport.Window{Seq: 1 << 40, Offset: 1 << 40})
 	t.Cleanup(func() {
-		close(b.queue)
-		for c := range b.queue {
-			c.Release()
-		}
+		b.queue.drop()
 		if err := arena.Close(); err != nil {
 			t.Error(err)
 		}
 	})
 	return b
+}
+
+// alone is what there is to divide when only one device has something to send.
+func alone(device int) []share.Need {
+	needs := make([]share.Need, device+1)
+	for i := range device {
+		needs[i].Done = true
+	}
+	return needs
 }
 
 // run drains until the stream ends, in a goroutine: the drain keeps its thread.
@@ -118,8 +123,8 @@ func TestDrain(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				b := newBench(t, &script{reads: c.reads})
 				b.run(t.Context())
-				if got := b.read.Load(); got != c.bytes || uint64(len(b.queue)) != c.chunks {
-					t.Errorf("%d bytes in %d chunks, want %d in %d", got, len(b.queue), c.bytes, c.chunks)
+				if got := b.read.Load(); got != c.bytes || uint64(b.queue.waiting) != c.chunks {
+					t.Errorf("%d bytes in %d chunks, want %d in %d", got, b.queue.waiting, c.bytes, c.chunks)
 				}
 				switch ev := b.events[len(b.events)-1].(type) {
 				case drainEnded:
@@ -228,21 +233,16 @@ func TestDrainNeverEnds(t *testing.T) {
 
 // TestDrainStops: where the drain waits, the end of its context wakes it.
 func TestDrainStops(t *testing.T) {
-	bytes := []answer{{1, nil}}
 	for _, c := range []struct {
 		name  string
 		reads []answer
-		setup func(*bench)
 	}{
-		{"for credit", bytes, func(b *bench) { b.credit = newCredit() }},
-		{"for a chunk", bytes, func(b *bench) {}}, // nobody releases what is queued
-		{"for the device", []answer{{0, vfio.ErrDrained}}, func(b *bench) {}},
-		{"for the queue", bytes, func(b *bench) { b.out = make(chan *transport.Chunk) }},
+		{"for memory", []answer{{1, nil}}}, // nobody releases what is queued
+		{"for the device", []answer{{0, vfio.ErrDrained}}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				b := newBench(t, &script{reads: c.reads})
-				c.setup(b)
 				ctx, cancel := context.WithCancel(t.Context())
 				go b.drain.run(ctx)
 				time.Sleep(time.Minute)
@@ -256,27 +256,4 @@ func TestDrainStops(t *testing.T) {
 			})
 		})
 	}
-}
-
-// TestDrainKeepsToItsCredit: neither the window nor the chunk size is exceeded.
-func TestDrainKeepsToItsCredit(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		b := newBench(t, &script{reads: []answer{{1 << 20, nil}}})
-		b.credit = newCredit()
-		b.credit.grant(transport.Window{Seq: 3, Offset: 4096 + 100})
-		ctx, cancel := context.WithCancel(t.Context())
-		defer cancel()
-		go b.drain.run(ctx)
-		synctest.Wait()
-		if got := b.read.Load(); got != 4096+100 {
-			t.Errorf("read %d bytes of a window of %d", got, 4096+100)
-		}
-		b.credit.grant(transport.Window{Seq: 3, Offset: 1 << 30})
-		synctest.Wait()
-		if len(b.queue) != 3 {
-			t.Errorf("%d chunks in a window of 3", len(b.queue))
-		}
-		cancel()
-		synctest.Wait()
-	})
 }

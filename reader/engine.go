@@ -65,8 +65,7 @@ type engine struct {
 	control *transport.Control
 	dialled []transport.Lane // by openLanes, closed in the end
 	lanes   []transport.Lane // of them, those with a sender
-	queue   chan *transport.Chunk
-	credits []*credit
+	queue   *queue
 	drains  []*drain // nil until the device's session is open
 	sizes   []uint64 // estimates of STOP_COPY at the start
 	wire    []atomic.Uint64
@@ -84,7 +83,7 @@ type engine struct {
 	work     context.Context // ends when the streams are abandoned
 	stopWork context.CancelFunc
 	draining sync.WaitGroup // drains: stopped by the stream's end or stopWork
-	sending  sync.WaitGroup // lane senders: stopped by closing queue
+	sending  sync.WaitGroup // lane senders: stopped by closing or dropping queue
 	pausing  sync.WaitGroup // PauseGuest: ends by itself, or with work
 	others   sync.WaitGroup // control reader: by the control lane's end; transitions: end by themselves
 
@@ -94,11 +93,10 @@ type engine struct {
 	out   report.Report
 	done  bool
 
-	queueClosed bool
-	letGo       bool // the devices run elsewhere: release them
-	stuck       bool // a driver has not let go of a read
-	slow        bool // it was told that the way back takes long
-	doubts      int  // how often a silent destination was acted upon
+	letGo  bool // the devices run elsewhere: release them
+	stuck  bool // a driver has not let go of a read
+	slow   bool // it was told that the way back takes long
+	doubts int  // how often a silent destination was acted upon
 }
 
 // clock holds when the stages of the switchover began.
@@ -126,16 +124,15 @@ func newEngine(o Options, dialer transport.Dialer, sources []Source) (*engine, e
 		plan:  newPlan(limits{o.DowntimeLimit, o.MaxPrecopy, o.MaxRounds}, features),
 		owner: handoff.NewSource(o.Attempt, o.Journal.ID()),
 		fleet: &fleet{sources: sources, streams: make([]vfio.Stream, n), each: parallel},
-		queue: make(chan *transport.Chunk, arena.Count()),
 		wire:  make([]atomic.Uint64, n), applied: make([]uint64, n), ends: make([]transport.End, n),
 		drains: make([]*drain, n), pending: make([]vfio.Pending, n), sizes: make([]uint64, n),
 		precopied: make([]uint64, n), unseen: make([]bool, n),
 		events: make(chan any, 16), quit: make(chan struct{}),
 	}
 	for i := range n {
-		e.credits = append(e.credits, newCredit())
 		e.sizes[i] = e.offer.Devices[i].Estimate
 	}
+	e.queue = newQueue(arena, arena.Count()-o.Lanes, e.needs())
 	e.work, e.stopWork = context.WithCancel(context.Background())
 	e.clock.start = time.Now()
 	e.out = report.Report{Attempt: o.Attempt}
@@ -197,7 +194,6 @@ func (e *engine) joinStreams() bool {
 	ended, late := make(chan struct{}), make(chan struct{})
 	go func() { // ends with the last read
 		e.draining.Wait()
-		e.closeQueue()
 		e.sending.Wait()
 		e.pausing.Wait()
 		select {
@@ -219,24 +215,9 @@ func (e *engine) joinStreams() bool {
 // abandon wakes everything that waits for a stream or a lane.
 func (e *engine) abandon() {
 	e.stopWork()
+	e.queue.drop()
 	for _, l := range e.lanes {
 		l.SetDeadline(time.Unix(1, 0))
-	}
-}
-
-// closeQueue ends the senders. Only drains put chunks there, and they have
-// ended; without senders, what they left behind is released here.
-func (e *engine) closeQueue() {
-	if e.queueClosed {
-		return
-	}
-	e.queueClosed = true
-	close(e.queue)
-	if len(e.lanes) > 0 {
-		return
-	}
-	for c := range e.queue {
-		c.Release()
 	}
 }
 
@@ -397,8 +378,8 @@ func (e *engine) startDrains() {
 			continue
 		}
 		d := &drain{
-			device: i, name: s.Name, dev: s.Device, stream: stream, tap: newTap(stream, e.unseen[i]), credit: e.credits[i], arena: e.arena,
-			limit: e.opts.ChunkSize, out: e.queue, post: e.post, final: make(chan struct{}),
+			device: i, name: s.Name, dev: s.Device, stream: stream, tap: newTap(stream, e.unseen[i]), queue: e.queue,
+			limit: e.opts.ChunkSize, post: e.post, final: make(chan struct{}),
 			digest: transport.NewDigest(), start: e.clock.start, begun: &e.begun,
 		}
 		d.size.Store(e.sizes[i])

@@ -9,10 +9,10 @@ import (
 )
 
 // sender puts queued chunks on one lane. Whichever lane is free next takes the
-// next chunk, of whichever device.
+// chunk whose turn it is, of whichever device.
 type sender struct {
 	lane  transport.Lane
-	queue <-chan *transport.Chunk
+	queue *queue
 	spare *transport.Chunk // for what is sent encoded
 	codec codec.Policy
 	wire  []atomic.Uint64 // payload bytes sent, by device
@@ -23,21 +23,18 @@ type sender struct {
 // laneFailed is the event of a sender that could not write.
 type laneFailed struct{ err error }
 
-// run sends until the queue is closed. An error is told at once; after it run
-// goes on to release what is queued, so that nobody waits for a chunk that
-// never comes back.
+// run sends until the queue has nothing more, or the lane fails.
 func (s *sender) run() {
 	defer s.spare.Release()
-	var failed error
-	for c := range s.queue {
-		if failed == nil {
-			if failed = s.send(c); failed != nil {
-				s.post(laneFailed{failed})
-			}
+	for c := s.queue.take(); c != nil; c = s.queue.take() {
+		err := s.send(c)
+		s.queue.release(int(c.Device), c)
+		if err != nil {
+			s.post(laneFailed{err})
+			return
 		}
-		c.Release()
 	}
-	if failed == nil && s.work.Err() == nil {
+	if s.work.Err() == nil {
 		if err := s.lane.CloseWrite(); err != nil { // Close would wait for the peer to read all
 			s.post(laneFailed{err})
 		}

@@ -59,6 +59,7 @@ func (e *engine) stopped() {
 	}
 	e.tell(report.Event{Kind: report.Phase, Phase: report.StopCopy})
 	e.estimate()
+	e.queue.divide(e.needs())
 }
 
 // pause stops the guest, and keeps the drains from asking for more dirty data.
@@ -89,7 +90,7 @@ func (e *engine) guestPaused(err error) {
 func (e *engine) allDrained() {
 	e.clock.drained = time.Now()
 	e.draining.Wait() // each has said that it ended
-	e.closeQueue()
+	e.queue.close()
 	digests := make([]transport.StreamDigest, len(e.ends))
 	for i, end := range e.ends {
 		digests[i] = end.Digest

@@ -65,23 +65,23 @@ func rawPath(t testing.TB, chunk int, s *memory, n *null) (move func()) {
 			t.Error(err)
 		}
 	})
-	queue := make(chan *transport.Chunk, 4)
+	queue := newQueue(arena, 3, alone(0))
+	queue.grant(0, transport.Window{Seq: 1 << 60, Offset: 1 << 60})
 	d := &drain{
-		stream: s, tap: newTap(s, false), credit: newCredit(), arena: arena, limit: chunk, out: queue,
+		stream: s, tap: newTap(s, false), queue: queue, limit: chunk,
 		final: make(chan struct{}), digest: transport.NewDigest(), start: time.Now(), begun: new(atomic.Int64),
 	}
-	d.credit.grant(transport.Window{Seq: 1 << 60, Offset: 1 << 60})
 	out := &sender{lane: n, queue: queue, spare: spare, codec: raw, wire: make([]atomic.Uint64, 1)}
 	ctx := context.Background()
 	return func() {
 		if _, err := d.next(ctx); err != nil {
 			t.Fatal(err)
 		}
-		c := <-queue
+		c := queue.take()
 		if err := out.send(c); err != nil {
 			t.Fatal(err)
 		}
-		c.Release()
+		queue.release(0, c)
 	}
 }
 

@@ -80,9 +80,10 @@ func (r *receiver) chunk(head transport.ChunkHead) error {
 }
 
 // await leaves the payload in the lane for the loader to splice it on, and
-// waits until that is done. Lanes cannot wait for each other in a circle: they
-// take chunks from one queue, so of all chunks that are at the head of a lane
-// the one queued first is always next in its device's order.
+// waits until that is done. Lanes cannot wait for each other in a circle: the
+// source takes chunks for its lanes one after the other, and those of a device in
+// order. So of all chunks that were not applied yet, the one it took first is at
+// the head of its lane, and the next of its device.
 func (r *receiver) await(m *merge, c *transport.Chunk, head transport.ChunkHead) error {
 	a := c.Await(r.lane, head)
 	m.deliver(c)
