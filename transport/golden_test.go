@@ -52,6 +52,8 @@ func goldenPreambles() []Preamble {
 	return []Preamble{
 		{Kind: LaneControl, Mig: goldenMig(), Epoch: 1},
 		{Kind: LaneData, Index: MaxLanes - 1, Mig: goldenMig(), Epoch: math.MaxUint64},
+		{Kind: LanePreflight, Mig: goldenMig(), Epoch: 2},
+		{Kind: LaneProbe, Index: 3, Mig: goldenMig(), Epoch: 2},
 	}
 }
 

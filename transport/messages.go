@@ -254,6 +254,7 @@ type Status struct {
 	Record   string       `cbor:"4,keyasint"` // NONE, OPEN, READY, ACCEPT, ABORTED
 	MaxEpoch uint64       `cbor:"5,keyasint"`
 	Digest   StreamDigest `cbor:"6,keyasint"`
+	Received uint64       `cbor:"7,keyasint,omitempty"` // bytes that probe lanes have brought
 }
 
 // Fin says that the source has recorded the end; it carries the source's

@@ -121,7 +121,8 @@ func TestProtocolLimits(t *testing.T) {
 		"MaxLanes": MaxLanes, "RetryHalfOpen": RetryHalfOpen, "MaxHalfOpen": MaxHalfOpen,
 		"HandshakeTimeout": HandshakeTimeout, "IdleTimeout": IdleTimeout, "KeepAlive": KeepAlive,
 		"MaxChunk": MaxChunk, "MinChunk": MinChunk, "MaxControl": MaxControl, "MaxDevices": MaxDevices, "MaxName": MaxName,
-		"MaxPriority": MaxPriority, "MaxStream": uint64(MaxStream), "WelcomeTimeout": WelcomeTimeout, "Heartbeat": Heartbeat,
+		"MaxPriority": MaxPriority, "MaxStream": uint64(MaxStream), "WelcomeTimeout": WelcomeTimeout,
+		"PreflightTimeout": PreflightTimeout, "ProbeTime": ProbeTime, "MaxProbe": MaxProbe, "Heartbeat": Heartbeat,
 		"InitialWindow": InitialWindow, "MaxWindow": MaxWindow, "MaxWindowGrowth": MaxWindowGrowth,
 	}
 	var code []string

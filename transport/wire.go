@@ -72,14 +72,16 @@ type LaneKind uint8
 
 // The kinds of lane.
 const (
-	LaneControl LaneKind = 0
-	LaneData    LaneKind = 1
+	LaneControl   LaneKind = 0
+	LaneData      LaneKind = 1
+	LanePreflight LaneKind = 2 // the control lane of a preflight, which touches no device
+	LaneProbe     LaneKind = 3 // what a preflight measures the path with
 )
 
 // Preamble opens every lane: the first bytes that the dialling side writes.
 type Preamble struct {
 	Kind  LaneKind
-	Index uint16 // number of a data lane, from 0
+	Index uint16 // number of a data or probe lane, from 0
 	Mig   MigID
 	Epoch uint64
 }
@@ -131,7 +133,7 @@ func parsePreamble(b []byte) (Preamble, error) {
 		Epoch: binary.BigEndian.Uint64(b[8:]),
 		Mig:   MigID(b[16:32]),
 	}
-	if p.Kind > LaneData {
+	if p.Kind > LaneProbe {
 		return Preamble{}, fmt.Errorf("%w: lane of kind %d", ErrProtocol, p.Kind)
 	}
 	if p.Index >= p.Kind.lanes() {
@@ -142,10 +144,10 @@ func parsePreamble(b []byte) (Preamble, error) {
 
 // lanes is the number of lanes of a kind that a migration may have.
 func (k LaneKind) lanes() uint16 {
-	if k == LaneControl {
-		return 1
+	if k == LaneData || k == LaneProbe {
+		return MaxLanes
 	}
-	return MaxLanes
+	return 1
 }
 
 const controlHeadLen = 12

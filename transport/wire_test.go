@@ -46,7 +46,9 @@ func TestPreambleChecks(t *testing.T) {
 		{"below the last lane", LaneData, MaxLanes - 2, nil, ""},
 		{"the last lane", LaneData, MaxLanes - 1, nil, ""},
 		{"above the last lane", LaneData, MaxLanes, nil, "lane 16 of kind 1, limit 16"},
-		{"an unknown kind", LaneData + 1, 0, nil, "lane of kind 2"},
+		{"a second lane of a preflight", LanePreflight, 1, nil, "lane 1 of kind 2, limit 1"},
+		{"above the last probe lane", LaneProbe, MaxLanes, nil, "lane 16 of kind 3, limit 16"},
+		{"an unknown kind", LaneProbe + 1, 0, nil, "lane of kind 4"},
 		{"other framing", LaneData, 0, func(b []byte) { b[4] = 2 }, "framing 2, this side speaks 1"},
 		{"something else", LaneData, 0, func(b []byte) { copy(b, "GET ") }, `"GET ", not "MIGP"`},
 	} {

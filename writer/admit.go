@@ -10,13 +10,19 @@ import (
 // rest are told nothing.
 const maxTurned = 8
 
-// turnAway tells a second source that one migration is all that is served.
-func turnAway(ev admitted) {
-	control := transport.NewControl(ev.lane)
-	ev.lane.SetDeadline(time.Now().Add(time.Second))
-	control.Send(&transport.Declined{Attempt: transport.Attempt{Mig: ev.pre.Mig, Epoch: ev.pre.Epoch},
-		Code: transport.CodeLimit, Text: "this destination already serves a migration"})
-	transport.HangUp(ev.lane, func() {
+// turnAway tells a source that this destination serves another.
+func turnAway(ev admitted, text string) {
+	decline(transport.NewControl(ev.lane), &transport.Declined{
+		Attempt: transport.Attempt{Mig: ev.pre.Mig, Epoch: ev.pre.Epoch}, Code: transport.CodeLimit, Text: text})
+}
+
+// decline tells a source that is not served, and hangs up. Nobody else may be
+// reading its lane.
+func decline(control *transport.Control, why *transport.Declined) {
+	lane := control.Lane()
+	lane.SetDeadline(time.Now().Add(time.Second))
+	control.Send(why)
+	transport.HangUp(lane, func() {
 		for {
 			if _, err := control.Receive(); err != nil {
 				return

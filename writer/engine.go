@@ -69,6 +69,7 @@ type engine struct {
 	lanes    []transport.Lane
 	turned   int              // sources told that another is served
 	late     []transport.Lane // opened when the attempt was already over
+	asking   *preflight       // the last one; nil before
 
 	events chan any
 	quit   chan struct{} // closed when nobody takes events any more
@@ -80,7 +81,7 @@ type engine struct {
 	loading   sync.WaitGroup // loaders: stopped by the stream's end or stopWork
 	hearing   sync.WaitGroup // control reader: by the control lane's end
 	acking    sync.WaitGroup // acker: stopped by quit
-	others    sync.WaitGroup // transitions, and sources being turned away: end by themselves
+	others    sync.WaitGroup // transitions, preflights, and sources being turned away: end by themselves
 
 	helloBy <-chan time.Time // when a source that opened a control lane must have said HELLO
 	deaf    error            // why no more lanes are accepted
@@ -263,6 +264,8 @@ func (e *engine) handle(ev any) {
 		e.started(ev)
 	case wasReset:
 		e.wasReset(ev.err)
+	case preflightHeard:
+		e.tell(ev.told)
 	}
 }
 
@@ -312,18 +315,50 @@ func (e *engine) admitted(ev admitted) {
 	switch {
 	case ev.pre.Kind == transport.LaneData:
 		e.dataLane(ev)
-	case e.control == nil:
+	case ev.pre.Kind == transport.LaneProbe:
+		e.probeLane(ev)
+	case e.control != nil:
+		e.turnAway(ev, "this destination already serves a migration")
+	case ev.pre.Kind == transport.LanePreflight:
+		e.preflight(ev)
+	default:
 		e.control, e.opening = transport.NewControl(ev.lane), ev.pre
 		e.helloBy = time.After(transport.HandshakeTimeout)
 		control := e.control
 		e.hearing.Go(func() { e.receive(control) })
-	case e.turned == maxTurned:
-		ev.lane.Close()
-	default:
-		e.turned++
-		e.tell(report.Event{Kind: report.Warning, Text: fmt.Sprintf("another source came and was turned away%s: this destination serves one migration", from(ev.lane))})
-		e.others.Go(func() { turnAway(ev) })
 	}
+}
+
+// turnAway tells a source why it is not served, unless too many were told.
+func (e *engine) turnAway(ev admitted, why string) {
+	if e.turned == maxTurned {
+		ev.lane.Close()
+		return
+	}
+	e.turned++
+	e.tell(report.Event{Kind: report.Warning, Text: fmt.Sprintf("another source came and was turned away%s: %s", from(ev.lane), why)})
+	e.others.Go(func() { turnAway(ev, why) })
+}
+
+// preflight answers one preflight at a time. It ends by itself, or with work.
+func (e *engine) preflight(ev admitted) {
+	if !e.asking.over() {
+		e.turnAway(ev, "this destination already answers a preflight")
+		return
+	}
+	p := newPreflight(e.work, e, ev)
+	e.asking = p
+	e.others.Go(p.run)
+}
+
+// probeLane has a lane of the preflight read, until one of them ends.
+func (e *engine) probeLane(ev admitted) {
+	p := e.asking
+	if p == nil || !p.takes(ev) {
+		ev.lane.Close()
+		return
+	}
+	e.others.Go(func() { p.discard(ev.lane) })
 }
 
 // receive hands the source's messages to the loop. It ends with the lane.

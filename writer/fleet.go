@@ -39,25 +39,48 @@ func (f *fleet) prepare() error {
 	})
 }
 
-// open starts a device's session. A load that somebody abandoned is reset; a
-// device that is being saved is somebody's, and left alone.
+// free asks every device whether prepare could open a session on it, and
+// changes none.
+func (f *fleet) free() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.each(len(f.sinks), func(i int) error {
+		if _, err := f.stale(i); err != nil {
+			return f.fault(i, transport.CodeDevice, err)
+		}
+		return nil
+	})
+}
+
+// open starts a device's session.
 func (f *fleet) open(i int) (vfio.Stream, error) {
 	d := f.sinks[i].Device
-	now, err := d.State()
+	stale, err := f.stale(i)
+	if err == nil && stale {
+		err = d.Reset()
+	}
 	if err != nil {
 		return nil, err
 	}
-	switch now {
-	case vfio.Running, vfio.Stop:
-	case vfio.Resuming, vfio.Error:
-		if err := d.Reset(); err != nil {
-			return nil, err
-		}
-	default:
-		return nil, fmt.Errorf("%w: it is in %v", vfio.ErrBusy, now)
-	}
 	f.touched[i] = true
 	return d.SetState(vfio.Resuming)
+}
+
+// stale reports whether a device has to be reset before it takes a state: it
+// holds a load that somebody abandoned. One that is being saved is somebody's,
+// and left alone.
+func (f *fleet) stale(i int) (bool, error) {
+	now, err := f.sinks[i].Device.State()
+	if err != nil {
+		return false, err
+	}
+	switch now {
+	case vfio.Running, vfio.Stop:
+		return false, nil
+	case vfio.Resuming, vfio.Error:
+		return true, nil
+	}
+	return false, fmt.Errorf("%w: it is in %v", vfio.ErrBusy, now)
 }
 
 // start runs every device, in vfio.RunOrder, and asks each whether it is where

@@ -52,6 +52,7 @@ const (
 	Phase     Kind = "phase"     // Phase is the new phase
 	Progress  Kind = "progress"  // Devices is a snapshot
 	Warning   Kind = "warning"   // Text
+	Asked     Kind = "preflight" // a source asked what a migration would come to; Text is its software (destination only)
 )
 
 // Phases of a migration, in order.
@@ -70,7 +71,8 @@ type Event struct {
 	Kind    Kind
 	Phase   string
 	Text    string
-	Peer    transport.ID // of Kind Peer; zero where the carrier does not know it
+	Peer    transport.ID // of Kind Peer and Asked; zero where the carrier does not know it
+	Err     error        // of Kind Asked: why a migration would be refused, nil if it would not
 	Devices []Snapshot   // in HELLO's order
 }
 

@@ -1,0 +1,163 @@
+package writer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/transport/handoff"
+	"github.com/migpipe/migpipe/transport/report"
+)
+
+// preflight answers a source that asks what a migration would come to. It
+// changes no device, takes none of the chunks' memory and knows nothing of the
+// hand-off: a migration that comes meanwhile does not notice it.
+type preflight struct {
+	opts    Options
+	fleet   *fleet
+	control *transport.Control
+	opening transport.Preamble
+	ctx     context.Context // ends with the conversation, the engine, or the time
+	end     context.CancelCauseFunc
+	post    func(any)
+
+	room     atomic.Int32  // probe lanes that may still come: none before WELCOME
+	received atomic.Uint64 // bytes that they have brought
+}
+
+// preflightHeard is the event of a preflight whose HELLO was judged.
+type preflightHeard struct{ told report.Event }
+
+func newPreflight(ctx context.Context, e *engine, ev admitted) *preflight {
+	p := &preflight{opts: e.opts, fleet: e.fleet, control: transport.NewControl(ev.lane), opening: ev.pre, post: e.post}
+	p.ctx, p.end = context.WithCancelCause(ctx)
+	return p
+}
+
+// over reports whether another preflight may be answered.
+func (p *preflight) over() bool { return p == nil || p.ctx.Err() != nil }
+
+// run holds the conversation, and says why where this side ends it.
+func (p *preflight) run() {
+	lane := p.control.Lane()
+	timer := time.AfterFunc(transport.PreflightTimeout, func() {
+		p.end(&transport.Fault{Code: transport.CodeTimeout, Err: fmt.Errorf("a preflight may take %v", transport.PreflightTimeout)})
+	})
+	defer timer.Stop()
+	stop := context.AfterFunc(p.ctx, func() { lane.SetDeadline(time.Unix(1, 0)) })
+	err := p.converse()
+	if ended := context.Cause(p.ctx); ended != nil {
+		err = ended
+	}
+	stop()
+	p.end(nil) // before the lane is closed: who sees that may come again at once
+	if errors.Is(err, transport.ErrPeerGone) {
+		lane.Close()
+		return
+	}
+	f := faultOf(err)
+	decline(p.control, &transport.Declined{Attempt: p.attempt(), Journal: p.opts.Journal.ID(),
+		Code: f.Code, Device: f.Device, Text: f.Err.Error()})
+}
+
+// faultOf gives every end of a preflight a reason.
+func faultOf(err error) *transport.Fault {
+	if f, ok := errors.AsType[*transport.Fault](err); ok {
+		return f
+	}
+	if errors.Is(err, context.Canceled) {
+		return &transport.Fault{Code: transport.CodeCancelled, Err: errors.New("the destination ends")}
+	}
+	return &transport.Fault{Code: transport.CodeOf(err), Err: err}
+}
+
+func (p *preflight) attempt() transport.Attempt {
+	return transport.Attempt{Mig: p.opening.Mig, Epoch: p.opening.Epoch}
+}
+
+// converse judges HELLO and answers each QUERY, until something ends it.
+func (p *preflight) converse() error {
+	m, err := p.control.Receive()
+	if err != nil {
+		return err
+	}
+	hello, ok := m.(*transport.Hello)
+	if !ok || hello.Attempt != p.attempt() || hello.Epoch == 0 {
+		return fmt.Errorf("%w: a preflight that begins with %v, of attempt %d", transport.ErrProtocol, m.Type(), m.About().Epoch)
+	}
+	terms, err := p.judge(hello)
+	p.post(preflightHeard{report.Event{Kind: report.Asked, Peer: peerOf(p.control.Lane()), Text: transport.PeerText(hello.Software), Err: err}})
+	if err != nil {
+		return err
+	}
+	p.room.Store(int32(terms.lanes))
+	if err := p.control.Send(p.welcome(hello, terms)); err != nil {
+		return err
+	}
+	for {
+		if err := p.answer(); err != nil {
+			return err
+		}
+	}
+}
+
+// judge is what a migration is held against before a device is touched.
+func (p *preflight) judge(h *transport.Hello) (terms, error) {
+	t, fault := agree(h, p.fleet.sinks, p.opts)
+	if fault != nil {
+		return t, fault
+	}
+	return t, p.fleet.free()
+}
+
+// welcome promises no memory: no chunk is going to come.
+func (p *preflight) welcome(h *transport.Hello, t terms) *transport.Welcome {
+	return &transport.Welcome{
+		Attempt: h.Attempt, Version: t.version, Journal: p.opts.Journal.ID(),
+		ChunkSize: uint32(t.chunkSize), Lanes: uint16(t.lanes), Codecs: agreed(h.Codecs),
+		Windows: make([]transport.Window, len(h.Devices)), Software: p.opts.Software,
+	}
+}
+
+func (p *preflight) answer() error {
+	m, err := p.control.Receive()
+	if err != nil {
+		return err
+	}
+	if m.Type() != transport.TypeQuery || *m.About() != p.attempt() {
+		return fmt.Errorf("%w: %v in a preflight", transport.ErrProtocol, m.Type())
+	}
+	return p.control.Send(&transport.Status{Attempt: p.attempt(), Journal: p.opts.Journal.ID(),
+		Record: handoff.None.String(), Received: p.received.Load()})
+}
+
+// takes reports whether a probe lane is this preflight's, and one that it may
+// have.
+func (p *preflight) takes(ev admitted) bool {
+	a := transport.Attempt{Mig: ev.pre.Mig, Epoch: ev.pre.Epoch}
+	ours := !p.over() && a == p.attempt() && peerOf(ev.lane) == peerOf(p.control.Lane())
+	return ours && p.room.Add(-1) >= 0
+}
+
+// probeRead is how much of a probe lane is read at once.
+const probeRead = 256 << 10
+
+// discard counts what a probe lane brings. It ends with the lane, or with the
+// preflight.
+func (p *preflight) discard(lane transport.Lane) {
+	defer lane.Close()
+	defer context.AfterFunc(p.ctx, func() { lane.SetDeadline(time.Unix(1, 0)) })()
+	for room := make([]byte, probeRead); ; {
+		n, err := lane.Read(room)
+		if p.received.Add(uint64(n)) > transport.MaxProbe {
+			p.end(&transport.Fault{Code: transport.CodeLimit, Err: fmt.Errorf("the probe lanes of a preflight may carry %d bytes", transport.MaxProbe)})
+			return
+		}
+		if err != nil {
+			return
+		}
+	}
+}
