@@ -1,0 +1,59 @@
+package report
+
+import (
+	"time"
+
+	"github.com/migpipe/migpipe/codec"
+	"github.com/migpipe/migpipe/transport"
+)
+
+// Preflight is what a migration would come to: the answer of a destination that
+// would accept it, what was measured on the way there, and what follows from
+// both.
+type Preflight struct {
+	Peer      transport.ID // zero where the carrier does not know it
+	Software  string       // of the destination
+	Version   uint16       // of the protocol
+	ChunkSize int
+	Lanes     int
+	Codecs    []codec.ID
+	RTT       time.Duration // of a control message and its answer
+	Rate      float64       // bytes per second that arrived over all lanes; 0 could not be measured
+	Probed    uint64        // bytes that arrived to measure it
+	Devices   []PreflightDevice
+	Prediction
+}
+
+// PreflightDevice is one device's part of a Preflight.
+type PreflightDevice struct {
+	Name    string
+	Driver  string // "" if not known
+	PreCopy bool   // part of the state can go while the guest runs
+	Size    uint64 // of the state, by the driver's estimate
+	Sized   bool   // there was one
+	Prediction
+}
+
+// Prediction is how long a migration is going to take, stage by stage.
+type Prediction struct {
+	Precopy Span // what goes while the guest runs
+
+	Stop   Span // until the devices are in STOP_COPY
+	Fill   Span // until the first chunk is at the destination
+	Save   Span // the devices read, the rest of it
+	Wire   Span // and sent
+	Load   Span // and written
+	Last   Span // the last chunk written
+	Commit Span // READY and COMMIT, one round trip
+	Start  Span // until the devices are in RUNNING
+
+	Downtime Span // Stop + Fill + the longest of Save, Wire and Load + Last + Commit + Start
+	Total    Span // Precopy + Downtime
+}
+
+// Span is a predicted length of time. Where a part of it is not known, Known is
+// false and Took is the rest: the least that it is going to be.
+type Span struct {
+	Took  time.Duration
+	Known bool
+}
