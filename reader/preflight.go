@@ -1,0 +1,312 @@
+package reader
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/transport/report"
+)
+
+// Preflight asks the peer that dialer reaches whether it would accept a
+// migration of the sources, measures the way there, and predicts what the
+// migration would take. It touches no device, on either side, and the peer goes
+// on waiting for a migration. It returns when every goroutine that it started
+// has ended, a few seconds after it began at the latest.
+//
+// The error is nil exactly if a migration would be accepted now, and otherwise
+// what [Send] would return.
+func Preflight(ctx context.Context, dialer transport.Dialer, sources []Source, opts *Options) (report.Preflight, error) {
+	o, err := opts.withDefaults()
+	if err == nil {
+		err = checkSources(sources)
+	}
+	if err == nil {
+		err = checkRunning(sources)
+	}
+	if err != nil {
+		return report.Preflight{}, err
+	}
+	limit := &transport.Fault{Code: transport.CodeTimeout, Err: fmt.Errorf("the preflight has not ended within %v", transport.PreflightTimeout)}
+	timed, cancel := context.WithTimeoutCause(ctx, transport.PreflightTimeout, limit)
+	defer cancel()
+	p := &preflight{opts: o, dialer: dialer, offer: hello(o, sources)}
+	if err := p.run(timed); err != nil {
+		return report.Preflight{}, p.fault(ctx, timed, err)
+	}
+	p.predict(sources)
+	return p.out, nil
+}
+
+// preflight is the conversation of a source that does not mean it yet.
+type preflight struct {
+	opts    Options
+	dialer  transport.Dialer
+	offer   *transport.Hello
+	control *transport.Control
+	lanes   []transport.Lane
+	left    atomic.Int64 // bytes that the probe lanes may still send
+	out     report.Preflight
+}
+
+// fault names the reason: what the peer said, or who ran out of patience.
+func (p *preflight) fault(user, timed context.Context, err error) error {
+	if f, ok := errors.AsType[*transport.Fault](err); ok {
+		return f
+	}
+	if user.Err() != nil {
+		return &transport.Fault{Code: transport.CodeCancelled, Err: context.Cause(user)}
+	}
+	if timed.Err() != nil {
+		return context.Cause(timed)
+	}
+	return &transport.Fault{Code: transport.CodeOf(err), Err: err}
+}
+
+func (p *preflight) run(ctx context.Context) error {
+	p.opts.Observe(report.Event{Kind: report.Phase, Phase: report.Connect})
+	lane, err := p.dial(ctx, transport.LanePreflight, 0)
+	if err != nil {
+		return err
+	}
+	p.control = transport.NewControl(lane)
+	defer transport.HangUp(lane, p.deafen)
+	defer interruptible(ctx, lane)()
+	if err := p.welcome(); err != nil {
+		return err
+	}
+	if err := p.measureRTT(); err != nil {
+		return err
+	}
+	return p.measureRate(ctx)
+}
+
+// interruptible wakes whoever waits for the lane when ctx ends, until stop.
+func interruptible(ctx context.Context, lane transport.Lane) (stop func() bool) {
+	return context.AfterFunc(ctx, func() { lane.SetDeadline(time.Unix(1, 0)) })
+}
+
+// deafen waits for the peer to hang up.
+func (p *preflight) deafen() {
+	for {
+		if _, err := p.control.Receive(); err != nil {
+			return
+		}
+	}
+}
+
+func (p *preflight) dial(ctx context.Context, kind transport.LaneKind, index int) (transport.Lane, error) {
+	lane, err := p.dialer.Dial(ctx)
+	if err != nil {
+		return nil, err
+	}
+	a := p.opts.Attempt
+	if err := transport.WritePreamble(lane, transport.Preamble{Kind: kind, Index: uint16(index), Mig: a.Mig, Epoch: a.Epoch}); err != nil {
+		lane.Close()
+		return nil, err
+	}
+	return lane, nil
+}
+
+// ask sends a message and gives the answer to it.
+func (p *preflight) ask(m transport.Message) (transport.Message, error) {
+	if err := p.control.Send(m); err != nil {
+		return nil, err
+	}
+	answer, err := p.control.Receive()
+	if err != nil {
+		return nil, err
+	}
+	if *answer.About() != p.opts.Attempt {
+		return nil, fmt.Errorf("%w: %v of another attempt in a preflight", transport.ErrProtocol, answer.Type())
+	}
+	if d, ok := answer.(*transport.Declined); ok {
+		return nil, peerFault(d.Code, d.Device, d.Offset, d.Text)
+	}
+	return answer, nil
+}
+
+func (p *preflight) welcome() error {
+	answer, err := p.ask(p.offer)
+	if errors.Is(err, transport.ErrPeerGone) {
+		return fmt.Errorf("the destination did not answer, as one does that knows no preflights: %w", err)
+	}
+	if err != nil {
+		return err
+	}
+	m, ok := answer.(*transport.Welcome)
+	if !ok {
+		return fmt.Errorf("%w: %v in answer to HELLO", transport.ErrProtocol, answer.Type())
+	}
+	if err := checkWelcome(p.offer, m); err != nil {
+		return err
+	}
+	if id, ok := p.control.Lane().(transport.Identified); ok {
+		p.out.Peer = id.Peer()
+	}
+	p.out.Software = transport.PeerText(m.Software)
+	p.out.Version, p.out.Codecs = m.Version, m.Codecs
+	p.out.ChunkSize, p.out.Lanes = int(m.ChunkSize), int(m.Lanes)
+	p.opts.Observe(report.Event{Kind: report.Peer, Peer: p.out.Peer, Text: p.out.Software})
+	return nil
+}
+
+// query is one round trip; it gives the bytes that the probe lanes have brought.
+func (p *preflight) query() (received uint64, err error) {
+	answer, err := p.ask(&transport.Query{Attempt: p.opts.Attempt})
+	if err != nil {
+		return 0, err
+	}
+	m, ok := answer.(*transport.Status)
+	if !ok {
+		return 0, fmt.Errorf("%w: %v in answer to QUERY", transport.ErrProtocol, answer.Type())
+	}
+	return m.Received, nil
+}
+
+// How often the round trip is measured, and how long that may take.
+const (
+	roundTrips = 8
+	rttTime    = 500 * time.Millisecond
+)
+
+// measureRTT takes the least of some round trips: what is above it, is somebody
+// else's traffic.
+func (p *preflight) measureRTT() error {
+	begun := time.Now()
+	for i := range roundTrips {
+		asked := time.Now()
+		if _, err := p.query(); err != nil {
+			return err
+		}
+		if took := time.Since(asked); i == 0 || took < p.out.RTT {
+			p.out.RTT = took
+		}
+		if time.Since(begun) > rttTime {
+			break
+		}
+	}
+	return nil
+}
+
+// measureRate loads the path with what no carrier can compress, over as many
+// lanes as a migration would have, and looks at what arrives.
+func (p *preflight) measureRate(ctx context.Context) error {
+	n := p.out.Lanes
+	p.lanes = make([]transport.Lane, n)
+	defer func() { closeLanes(p.lanes) }()
+	err := parallel(n, func(i int) (err error) {
+		p.lanes[i], err = p.dial(ctx, transport.LaneProbe, i)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	noise := make([]byte, p.out.ChunkSize)
+	rand.Read(noise)
+	p.left.Store(transport.MaxProbe)
+	ctx, stop := context.WithTimeout(ctx, transport.ProbeTime)
+	defer stop()
+	return parallel(n+1, func(i int) error {
+		if i < n {
+			return p.load(ctx, p.lanes[i], noise)
+		}
+		defer stop()
+		return p.follow(ctx)
+	})
+}
+
+// load sends noise until all that may be sent is, or ctx ends.
+func (p *preflight) load(ctx context.Context, lane transport.Lane, noise []byte) error {
+	defer interruptible(ctx, lane)()
+	for ctx.Err() == nil {
+		if p.left.Add(-int64(len(noise))) < 0 {
+			return nil
+		}
+		if _, err := lane.Write(noise); err != nil && ctx.Err() == nil {
+			return fmt.Errorf("probe lane: %w", err)
+		}
+	}
+	return nil
+}
+
+// followEvery is the time between two looks at what has arrived.
+const followEvery = 5 * time.Millisecond
+
+// follow asks for what has arrived until that is all, or ctx ends.
+func (p *preflight) follow(ctx context.Context) error {
+	most := uint64(transport.MaxProbe / p.out.ChunkSize * p.out.ChunkSize)
+	ticks := time.NewTicker(followEvery)
+	defer ticks.Stop()
+	var seen []arrival
+	for begun := time.Now(); ; {
+		received, err := p.query()
+		if err != nil {
+			return err
+		}
+		if received > most {
+			return fmt.Errorf("%w: %d bytes arrived, %d were sent", transport.ErrProtocol, received, most)
+		}
+		seen = append(seen, arrival{time.Since(begun), received})
+		if received == most || ctx.Err() != nil {
+			p.out.Probed, p.out.Rate = received, rateOf(seen)
+			return nil
+		}
+		select {
+		case <-ticks.C:
+		case <-ctx.Done():
+		}
+	}
+}
+
+// arrival is how much had arrived at a time.
+type arrival struct {
+	at    time.Duration
+	bytes uint64
+}
+
+// rateOf is the rate at which bytes arrived once the path was open: the first
+// quarter of them is left out, since congestion control begins slowly. It is 0
+// where nobody can say.
+func rateOf(seen []arrival) float64 {
+	last := seen[len(seen)-1]
+	from := seen[0]
+	for _, a := range seen {
+		if a.bytes > last.bytes/4 {
+			break
+		}
+		from = a
+	}
+	if took := last.at - from.at; took > 0 {
+		return float64(last.bytes-from.bytes) / took.Seconds()
+	}
+	return 0
+}
+
+// predict says what follows for the sources. How fast their drivers save and
+// load, stop and start, only a migration shows.
+func (p *preflight) predict(sources []Source) {
+	var devices []figures
+	for i, s := range sources {
+		d := p.device(s, p.offer.Devices[i])
+		p.out.Devices = append(p.out.Devices, d)
+		f := figures{left: amount{d.Size, d.Sized}, precopy: amount{known: true}}
+		if d.PreCopy { // what will be dirty in the end nobody knows yet, and all of it goes once
+			f = figures{precopy: amount{bytes: d.Size}}
+		}
+		devices = append(devices, f)
+	}
+	all, each := predict(devices, path{chunk: uint64(p.out.ChunkSize), rate: p.out.Rate, rtt: report.Span{Took: p.out.RTT, Known: true}})
+	p.out.Prediction = all
+	for i := range each {
+		p.out.Devices[i].Prediction = each[i]
+	}
+}
+
+func (p *preflight) device(s Source, o transport.DeviceOffer) report.PreflightDevice {
+	return report.PreflightDevice{Name: o.Name, Driver: o.Driver, PreCopy: s.Device.Features().PreCopy, Size: o.Estimate, Sized: o.Estimate > 0}
+}

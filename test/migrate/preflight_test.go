@@ -1,0 +1,411 @@
+package migrate
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/migpipe/migpipe/reader"
+	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/transport/report"
+	"github.com/migpipe/migpipe/vfio"
+	"github.com/migpipe/migpipe/writer"
+)
+
+// waiting is a destination that a preflight may ask.
+type waiting struct {
+	*pair
+	dialer transport.Dialer
+	done   chan side
+
+	mu    sync.Mutex
+	asked []report.Event // the preflights that it told of
+}
+
+// wait has the destination of a pair wait for sources.
+func wait(t testing.TB, p *pair) *waiting {
+	w := &waiting{pair: p, done: make(chan side, 1)}
+	d, l := p.carrier(t)
+	w.dialer = d
+	p.receive.Observe = func(ev report.Event) {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		if ev.Kind == report.Asked {
+			w.asked = append(w.asked, ev)
+		}
+	}
+	go func() {
+		r, err := writer.Receive(p.receiveCtx, l, p.sinks, &p.receive)
+		w.done <- side{r, err}
+	}()
+	return w
+}
+
+func (w *waiting) preflight() (report.Preflight, error) {
+	return reader.Preflight(w.sendCtx, w.dialer, w.sources, &w.send)
+}
+
+// told gives the verdicts that the destination told of.
+func (w *waiting) told() []report.Event {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.asked
+}
+
+// migrate is the migration that the destination still has to serve.
+func (w *waiting) migrate(t *testing.T) {
+	t.Helper()
+	r, err := w.sendTo(w.dialer)
+	s, d := side{r, err}, <-w.done
+	if s.err != nil || d.err != nil {
+		t.Fatalf("send: %v\nreceive: %v", s.err, d.err)
+	}
+	w.committed(t, s, d)
+}
+
+func (w *waiting) untouched(t *testing.T) {
+	t.Helper()
+	for i := range w.src {
+		if n := len(w.src[i].Log()) + len(w.dst[i].Log()); n > 0 {
+			t.Errorf("device %d was touched: %d events", i, n)
+		}
+	}
+}
+
+// TestPreflight: it measures, predicts, touches nothing, may be repeated, and
+// uses nothing up.
+func TestPreflight(t *testing.T) {
+	for name, carry := range map[string]carrier{"pipe": pipe, "quic": overQUIC, "unix": unixCarrier} {
+		t.Run(name, func(t *testing.T) {
+			p := newPair(t, carry)
+			p.add(t, "d0", "mlx5?size=5MiB", "mlx5?size=5MiB")
+			p.add(t, "d1", "xe?size=3MiB", "xe?size=3MiB")
+			p.send.Lanes = 3
+			w := wait(t, p)
+			for range 2 {
+				got, err := w.preflight()
+				if err != nil {
+					t.Fatal(err)
+				}
+				checkPreflight(t, got)
+			}
+			w.untouched(t)
+			w.migrate(t)
+			if told := w.told(); len(told) != 2 || told[0].Err != nil || told[1].Err != nil {
+				t.Errorf("the destination told of %v", told)
+			}
+		})
+	}
+}
+
+func checkPreflight(t *testing.T, got report.Preflight) {
+	t.Helper()
+	if got.Lanes != 3 || got.Version != transport.Version || got.ChunkSize != 1<<20 || len(got.Codecs) == 0 {
+		t.Errorf("terms: %+v", got)
+	}
+	if got.RTT <= 0 || got.RTT > time.Second || got.Rate < 1e5 || got.Probed == 0 || got.Probed > transport.MaxProbe {
+		t.Errorf("path: round trip %v, %.0f bytes/s, of %d bytes", got.RTT, got.Rate, got.Probed)
+	}
+	if got.Downtime.Known || got.Downtime.Took < got.RTT || !got.Commit.Known || got.Total.Took <= got.Downtime.Took {
+		t.Errorf("prediction: %+v", got.Prediction)
+	}
+	mlx5, xe := got.Devices[0], got.Devices[1]
+	if mlx5.Name != "d0" || !mlx5.PreCopy || !mlx5.Sized || mlx5.Size == 0 || mlx5.Wire.Known || mlx5.Precopy.Took == 0 {
+		t.Errorf("with PRE_COPY: %+v", mlx5)
+	}
+	if xe.Name != "d1" || xe.PreCopy || xe.Precopy.Took != 0 || xe.Sized && xe.Wire.Took == 0 {
+		t.Errorf("without: %+v", xe)
+	}
+}
+
+// TestPreflightRefused: what would be refused is refused by the same rules, and
+// the destination waits on.
+func TestPreflightRefused(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		make func(*testing.T, *pair)
+		mend func(*pair)
+		code transport.Code
+	}{
+		{"other names", func(t *testing.T, p *pair) { p.add(t, "d0", nic, nic); p.sources[0].Name = "x" }, func(p *pair) { p.sources[0].Name = "d0" }, transport.CodeDevices},
+		{"busy", func(t *testing.T, p *pair) {
+			_, dst := p.add(t, "d0", nic, nic)
+			if _, err := dst.SetState(vfio.PreCopy); err != nil {
+				t.Fatal(err)
+			}
+		}, func(p *pair) { p.dst[0].SetState(vfio.Running) }, transport.CodeBusy},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newPair(t, pipe)
+				c.make(t, p)
+				w := wait(t, p)
+				_, err := w.preflight()
+				if f := (side{err: err}).fault(t); f.Code != c.code || !f.Remote {
+					t.Errorf("%v: %v", f.Code, f)
+				}
+				synctest.Wait()
+				if told := w.told(); len(told) != 1 || transport.CodeOf(told[0].Err) != c.code {
+					t.Errorf("the destination told of %v", told)
+				}
+				c.mend(p)
+				w.migrate(t)
+			})
+		})
+	}
+}
+
+// A source that does not run is refused without asking anybody.
+func TestPreflightOfStoppedSource(t *testing.T) {
+	p := newPair(t, pipe)
+	src, _ := p.add(t, "d0", nic, nic)
+	if _, err := src.SetState(vfio.Stop); err != nil {
+		t.Fatal(err)
+	}
+	_, err := reader.Preflight(p.sendCtx, nil, p.sources, nil)
+	if f := (side{err: err}).fault(t); f.Code != transport.CodeDevice || f.Device != "d0" {
+		t.Error(f)
+	}
+}
+
+// TestPreflightDuringMigration: it is turned away like any second source.
+func TestPreflightDuringMigration(t *testing.T) {
+	timed(t, true, func(t *testing.T, carry carrier) {
+		p := newPair(t, carry)
+		p.add(t, "d0", slow, slow)
+		w := wait(t, p)
+		got := make(chan error, 1)
+		p.send.Observe = when(report.PreCopy, 0, func() {
+			go func() { // the destination's answer ends it
+				_, err := reader.Preflight(w.sendCtx, w.dialer, w.sources, nil)
+				got <- err
+			}()
+		})
+		w.migrate(t)
+		if f := (side{err: <-got}).fault(t); f.Code != transport.CodeLimit && f.Code != transport.CodeDevice {
+			t.Errorf("%v: %v", f.Code, f)
+		}
+	})
+}
+
+// TestMigrationDuringPreflight: it is served, and does not wait.
+func TestMigrationDuringPreflight(t *testing.T) {
+	timed(t, true, func(t *testing.T, carry carrier) {
+		p := newPair(t, carry)
+		p.add(t, "d0", nic, nic)
+		w := wait(t, p)
+		h := w.hostile(t)
+		h.open()
+		second := w.hostile(t)
+		second.open()
+		if d, ok := second.got.(*transport.Declined); !ok || d.Code != transport.CodeLimit {
+			t.Errorf("a second preflight got %+v", second.got)
+		}
+		w.migrate(t)
+	})
+}
+
+// prober is a preflight written by hand, which says what it likes.
+type prober struct {
+	*hostile
+	pair *pair
+}
+
+func (w *waiting) hostile(t *testing.T) *prober {
+	return &prober{&hostile{T: t, dialer: w.dialer, attempt: transport.Attempt{Mig: transport.NewMigID(), Epoch: 1}}, w.pair}
+}
+
+// dialControl opens the lane, and says nothing.
+func (h *prober) dialControl() {
+	h.lane = h.dial(transport.LanePreflight)
+	h.control = transport.NewControl(h.lane)
+}
+
+// open has a preflight begin.
+func (h *prober) open() {
+	h.dialControl()
+	m := h.hello()
+	m.Devices = []transport.DeviceOffer{{Name: "d0", Flags: h.pair.src[0].Features().MigrationFlags()}}
+	h.send(m)
+	h.receive()
+}
+
+// flood fills a probe lane until the destination has enough.
+func (h *prober) flood() {
+	lane := h.dial(transport.LaneProbe)
+	for block := make([]byte, 1<<20); ; {
+		if _, err := lane.Write(block); err != nil {
+			return
+		}
+	}
+}
+
+// TestHostilePreflight: whatever the source says, the preflight ends, no device
+// is touched, and the next preflight and the migration are served.
+func TestHostilePreflight(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		do   func(*prober)
+		code transport.Code // of DECLINED; 0 none is due
+	}{
+		{"says nothing", func(h *prober) { h.dialControl() }, transport.CodeTimeout},
+		{"never ends", func(h *prober) { h.open(); h.dial(transport.LaneProbe) }, transport.CodeTimeout},
+		{"asks for ever", func(h *prober) {
+			for h.open(); ; time.Sleep(time.Millisecond) {
+				h.send(&transport.Query{Attempt: h.attempt})
+				if _, ok := h.receive().(*transport.Status); !ok {
+					return
+				}
+			}
+		}, transport.CodeTimeout},
+		{"asks and does not listen", func(h *prober) {
+			for h.open(); h.control.Send(&transport.Query{Attempt: h.attempt}) == nil; {
+			}
+		}, 0},
+		{"sends more than it may", func(h *prober) { h.open(); h.flood() }, transport.CodeLimit},
+		{"probes before HELLO", func(h *prober) { h.dialControl(); h.flood(); h.lane.Close() }, 0},
+		{"more lanes than agreed", func(h *prober) {
+			h.open()
+			h.dial(transport.LaneProbe)
+			if n, err := h.dial(transport.LaneProbe).Read(make([]byte, 1)); n > 0 || err == nil {
+				h.Error("a second probe lane was taken")
+			}
+			h.lane.Close()
+		}, 0},
+		{"another attempt's probe", func(h *prober) {
+			h.open()
+			mine := h.attempt
+			h.attempt.Epoch++
+			h.flood()
+			h.attempt = mine
+			h.lane.Close()
+		}, 0},
+		{"HELLO twice", func(h *prober) { h.open(); h.send(h.hello()) }, transport.CodeProtocol},
+		{"HELLO of another attempt", func(h *prober) {
+			h.dialControl()
+			m := h.hello()
+			m.Epoch++
+			h.send(m)
+		}, transport.CodeProtocol},
+		{"COMMIT", func(h *prober) { h.open(); h.send(&transport.Commit{Attempt: h.attempt}) }, transport.CodeProtocol},
+		{"begins with ABORT", func(h *prober) { h.dialControl(); h.send(&transport.Abort{Attempt: h.attempt}) }, transport.CodeProtocol},
+		{"noise", func(h *prober) { h.dialControl(); h.lane.Write(make([]byte, 12)) }, transport.CodeCorrupt},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) { againstPreflight(t, c.do, c.code) })
+		})
+	}
+}
+
+func againstPreflight(t *testing.T, do func(*prober), code transport.Code) {
+	p := newPair(t, pipe)
+	p.add(t, "d0", nic, nic)
+	w := wait(t, p)
+	h := w.hostile(t)
+	do(h)
+	for m := h.receive(); m != nil; m = h.receive() {
+	}
+	d, _ := h.got.(*transport.Declined)
+	if code != 0 && (d == nil || d.Code != code) {
+		t.Errorf("the source was told %+v, want DECLINED(%v)", h.got, code)
+	}
+	h.lane.Close()
+	synctest.Wait()
+	w.untouched(t)
+	if _, err := w.preflight(); err != nil {
+		t.Error("the next preflight: ", err)
+	}
+	w.migrate(t)
+}
+
+// TestPreflightToLiar: a destination that answers what cannot be is found out,
+// and one that answers nothing is not waited for.
+func TestPreflightToLiar(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		answer func(m transport.Message) transport.Message
+		code   transport.Code
+	}{
+		{"silent", func(transport.Message) transport.Message { return nil }, transport.CodeTimeout},
+		{"silent to QUERY", func(m transport.Message) transport.Message { return welcomed(m, nil) }, transport.CodeTimeout},
+		{"STATUS for WELCOME", func(m transport.Message) transport.Message { return &transport.Status{Attempt: *m.About()} }, transport.CodeProtocol},
+		{"another attempt", func(m transport.Message) transport.Message { return &transport.Status{} }, transport.CodeProtocol},
+		{"no lanes", func(m transport.Message) transport.Message {
+			return &transport.Welcome{Attempt: *m.About(), Version: 1, ChunkSize: 4096, Windows: make([]transport.Window, 1)}
+		}, transport.CodeProtocol},
+		{"more than was sent", func(m transport.Message) transport.Message {
+			return welcomed(m, &transport.Status{Attempt: *m.About(), Received: transport.MaxProbe + 1})
+		}, transport.CodeProtocol},
+		{"declined in the middle", func(m transport.Message) transport.Message {
+			return welcomed(m, &transport.Declined{Attempt: *m.About(), Code: transport.CodeLimit, Text: "enough"})
+		}, transport.CodeLimit},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				leavesNothing(t)
+				d, l := pipe(t)
+				ctx, cancel := context.WithCancel(t.Context())
+				go pretend(ctx, l, c.answer) // cancel ends it
+				begun := time.Now()
+				_, err := reader.Preflight(t.Context(), d, []reader.Source{{Name: "d0", Device: open(t, nic)}}, nil)
+				if f := (side{err: err}).fault(t); f.Code != c.code {
+					t.Errorf("%v: %v", f.Code, f)
+				}
+				if took := time.Since(begun); took > transport.PreflightTimeout+2*time.Second {
+					t.Errorf("it took %v", took)
+				}
+				cancel()
+			})
+		})
+	}
+}
+
+// TestPreflightCancelled ends at once.
+func TestPreflightCancelled(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		leavesNothing(t)
+		d, l := pipe(t)
+		go pretend(t.Context(), l, func(transport.Message) transport.Message { return nil })
+		ctx, cancel := context.WithCancelCause(t.Context())
+		time.AfterFunc(time.Second, func() { cancel(errors.New("no more")) })
+		begun := time.Now()
+		_, err := reader.Preflight(ctx, d, []reader.Source{{Name: "d0", Device: open(t, nic)}}, nil)
+		if f := (side{err: err}).fault(t); f.Code != transport.CodeCancelled || time.Since(begun) > 3*time.Second {
+			t.Errorf("%v after %v", f, time.Since(begun))
+		}
+	})
+}
+
+// welcomed accepts a HELLO, and gives anything else another answer.
+func welcomed(m, answer transport.Message) transport.Message {
+	h, ok := m.(*transport.Hello)
+	if !ok {
+		return answer
+	}
+	return &transport.Welcome{Attempt: h.Attempt, Version: 1, ChunkSize: h.ChunkSize, Lanes: 1, Codecs: h.Codecs, Windows: make([]transport.Window, len(h.Devices))}
+}
+
+// pretend is a destination that answers as it is told to, and reads nothing of
+// a probe.
+func pretend(ctx context.Context, l transport.Listener, answer func(transport.Message) transport.Message) {
+	lane, err := l.Accept(ctx)
+	if err != nil {
+		return
+	}
+	defer lane.Close()
+	if _, err := transport.ReadPreamble(lane); err != nil {
+		return
+	}
+	for control := transport.NewControl(lane); ; {
+		m, err := control.Receive()
+		if err != nil {
+			return
+		}
+		if a := answer(m); a != nil && control.Send(a) != nil {
+			return
+		}
+	}
+}
