@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"os"
 	"sync/atomic"
 	"time"
 
@@ -16,7 +17,7 @@ import (
 // migration of the sources, measures the way there, and predicts what the
 // migration would take. It touches no device, on either side, and the peer goes
 // on waiting for a migration. It returns when every goroutine that it started
-// has ended, a few seconds after it began at the latest.
+// has ended, some seconds after it began at the latest.
 //
 // The error is nil exactly if a migration would be accepted now, and otherwise
 // what [Send] would return.
@@ -31,12 +32,15 @@ func Preflight(ctx context.Context, dialer transport.Dialer, sources []Source, o
 	if err != nil {
 		return report.Preflight{}, err
 	}
-	limit := &transport.Fault{Code: transport.CodeTimeout, Err: fmt.Errorf("the preflight has not ended within %v", transport.PreflightTimeout)}
-	timed, cancel := context.WithTimeoutCause(ctx, transport.PreflightTimeout, limit)
-	defer cancel()
 	p := &preflight{opts: o, dialer: dialer, offer: hello(o, sources)}
-	if err := p.run(timed); err != nil {
-		return report.Preflight{}, p.fault(ctx, timed, err)
+	lane, err := p.connect(ctx)
+	if err == nil {
+		p.control = transport.NewControl(lane)
+		err = p.converse(ctx)
+		transport.HangUp(lane, p.deafen)
+	}
+	if err != nil {
+		return report.Preflight{}, p.fault(ctx, err)
 	}
 	p.predict(sources)
 	return p.out, nil
@@ -54,28 +58,30 @@ type preflight struct {
 }
 
 // fault names the reason: what the peer said, or who ran out of patience.
-func (p *preflight) fault(user, timed context.Context, err error) error {
+func (p *preflight) fault(ctx context.Context, err error) error {
 	if f, ok := errors.AsType[*transport.Fault](err); ok {
 		return f
 	}
-	if user.Err() != nil {
-		return &transport.Fault{Code: transport.CodeCancelled, Err: context.Cause(user)}
+	if ctx.Err() != nil {
+		return &transport.Fault{Code: transport.CodeCancelled, Err: context.Cause(ctx)}
 	}
-	if timed.Err() != nil {
-		return context.Cause(timed)
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return &transport.Fault{Code: transport.CodeTimeout, Err: fmt.Errorf("the preflight has not ended within %v", transport.PreflightTimeout)}
 	}
 	return &transport.Fault{Code: transport.CodeOf(err), Err: err}
 }
 
-func (p *preflight) run(ctx context.Context) error {
+func (p *preflight) connect(ctx context.Context) (transport.Lane, error) {
 	p.opts.Observe(report.Event{Kind: report.Phase, Phase: report.Connect})
-	lane, err := p.dial(ctx, transport.LanePreflight, 0)
-	if err != nil {
-		return err
-	}
-	p.control = transport.NewControl(lane)
-	defer transport.HangUp(lane, p.deafen)
-	defer interruptible(ctx, lane)()
+	ctx, cancel := context.WithTimeout(ctx, transport.WelcomeTimeout)
+	defer cancel()
+	return p.dial(ctx, transport.LanePreflight, 0)
+}
+
+func (p *preflight) converse(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, transport.PreflightTimeout)
+	defer cancel()
+	defer interruptible(ctx, p.control.Lane())()
 	if err := p.welcome(); err != nil {
 		return err
 	}
