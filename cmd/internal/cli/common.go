@@ -40,8 +40,9 @@ type opened struct {
 
 // job is a migration whose command line was found good.
 type job struct {
-	end    endpoint
-	engine func(context.Context, []opened, *show) (report.Report, error)
+	end       endpoint
+	preflight *report.Preflight // nil but for --dry-run, where the engine fills it
+	engine    func(context.Context, []opened, *show) (report.Report, error)
 }
 
 // addFlags adds the flags that both programs have behind the one that says
@@ -113,7 +114,7 @@ func (c *common) run(prepare func() (job, error)) int {
 // still open.
 func (c *common) attempt(ctx context.Context, prepare func() (job, error), show *show) ([]opened, verdict) {
 	devices, j, err := c.setUp(prepare)
-	v := verdict{report: report.Report{Outcome: handoff.Rolledback}, err: err}
+	v := verdict{report: report.Report{Outcome: handoff.Rolledback}, err: err, preflight: j.preflight}
 	v.scene = scene{sending: c.role == source, self: j.end.id(), address: j.end.address}
 	if err == nil {
 		v.started = true

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/migpipe/migpipe/codec"
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
 	"github.com/migpipe/migpipe/transport/report"
@@ -102,6 +103,33 @@ func needsReset() verdict {
 	return v
 }
 
+// preflighted is a --dry-run of two devices that went well.
+func preflighted() verdict {
+	all, known := report.Span{Took: 2610 * time.Millisecond}, func(d time.Duration) report.Span { return report.Span{Took: d, Known: true} }
+	p := report.Prediction{
+		Precopy: report.Span{Took: 2500 * time.Millisecond}, Fill: report.Span{Took: 9 * time.Millisecond},
+		Wire: known(100 * time.Millisecond), Commit: known(350 * time.Microsecond), Downtime: report.Span{Took: 110 * time.Millisecond}, Total: all,
+	}
+	return verdict{
+		scene: scene{sending: true}, started: true, report: report.Report{Outcome: handoff.Rolledback, Peer: peerID},
+		preflight: &report.Preflight{
+			Peer: peerID, Software: "mig-recv 1.0", Version: 1, ChunkSize: 1 << 20, Lanes: 2, Codecs: []codec.ID{codec.IDRaw, codec.IDZstd},
+			RTT: 350 * time.Microsecond, Rate: 120 << 20, Probed: 100 << 20, Prediction: p,
+			Devices: []report.PreflightDevice{
+				{Name: "nic0", Driver: "mlx5_vfio_pci", PreCopy: true, Size: 300 << 20, Sized: true, Prediction: report.Prediction{Total: all}},
+				{Name: "acc0", Prediction: report.Prediction{Downtime: known(time.Second), Total: known(time.Second)}},
+			},
+		},
+	}
+}
+
+func refusedPreflight() verdict {
+	v := preflighted()
+	v.preflight = &report.Preflight{}
+	v.err = &transport.Fault{Code: transport.CodeBusy, Remote: true, Device: "nic0", Err: errors.New("it is in PRE_COPY")}
+	return v
+}
+
 // verdicts are the endings that the reports are tested with.
 var verdicts = map[string]func() verdict{
 	"committed":   committed,
@@ -110,5 +138,7 @@ var verdicts = map[string]func() verdict{
 	"in-doubt":    inDoubt,
 	"needs-reset": needsReset,
 	"unheard":     unheard,
+	"preflight":   preflighted,
+	"refused":     refusedPreflight,
 	"usage":       func() verdict { return failed(mistakef("give one", "no --device is given")) },
 }

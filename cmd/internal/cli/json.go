@@ -167,6 +167,8 @@ func (j *jsonView) event(ev stamped) {
 		j.write(jsonPeer{head, known(ev.Peer), ev.Text})
 	case report.Phase:
 		j.write(jsonPhase{head, ev.Phase, ev.Text})
+	case report.Asked:
+		j.asked(head, ev.Event)
 	case report.Warning:
 		j.write(jsonWarning{head, ev.Text})
 	case held:
@@ -201,8 +203,11 @@ func jsonSnapshots(devices []report.Snapshot) []jsonSnapshot {
 
 func (j *jsonView) end(v verdict) {
 	r := v.report
+	if v.preflight != nil && v.err == nil {
+		j.preflight(v.preflight)
+	}
 	done := jsonDone{
-		jsonHead: j.head("done", time.Now()), Outcome: r.Outcome.String(), Exit: v.exit(),
+		jsonHead: j.head("done", time.Now()), Outcome: v.outcome(), Exit: v.exit(),
 		Peer: known(r.Peer), TotalMS: milliseconds(r.Total), DowntimeMS: milliseconds(r.Downtime), Lanes: r.Lanes,
 		Stages: []jsonStage{}, Devices: []jsonDevice{}, Warnings: []string{},
 	}

@@ -47,6 +47,8 @@ func notice(ev report.Event) string {
 			return "peer runs " + ev.Text
 		}
 		return "peer " + ev.Peer.Short() + " runs " + ev.Text
+	case report.Asked:
+		return askedText(ev)
 	}
 	return string(ev.Kind) + ": " + oneLine(ev.Text)
 }

@@ -13,7 +13,8 @@ import (
 
 const recvLong = `mig-recv takes the state of devices that mig-send sends from another host, and
 starts them here. All of them run here in the end, or none: then those that were
-touched are reset. It serves one migration and exits with its outcome.
+touched are reset. It serves one migration and exits with its outcome; before
+that it answers any mig-send --dry-run.
 
 ` + deviceHelp + `
 

@@ -26,6 +26,10 @@ func printReport(w io.Writer, v verdict) {
 	if !v.started {
 		return
 	}
+	if v.preflight != nil {
+		printPreflight(w, v)
+		return
+	}
 	r := v.report
 	fmt.Fprintln(w, v.headline())
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)

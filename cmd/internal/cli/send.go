@@ -25,6 +25,8 @@ mig-recv waits for it. All of them run there in the end, or none.
 With --to unix:PATH the peer is a process of the same host; the kernel vouches
 that it belongs to the same user or root, and neither side has an identity.
 
+` + dryRunHelp + `
+
 ` + figuresHelp + "\n" + timesHelp + `
 
 ` + exitHelp + "\n\n" + holdHelp
@@ -58,6 +60,7 @@ type sendFlags struct {
 	maxPrecopy time.Duration
 	maxRounds  int
 	stall      time.Duration
+	dry        bool
 }
 
 // Send is mig-send: it carries out a command line and returns the exit code.
@@ -73,6 +76,7 @@ func newSend() *program {
 	}
 	root.Flags().StringVar(&s.to, "to", "", "`ADDR:PORT` of mig-recv, or unix:PATH")
 	s.addFlags(root)
+	root.Flags().BoolVar(&s.dry, "dry-run", false, "only ask whether a migration would be accepted, and predict it")
 	s.addTuning(root)
 	p := newProgram(root, &s.common)
 	root.RunE = func(*cobra.Command, []string) error {
@@ -120,6 +124,9 @@ func (s *sendFlags) prepare() (job, error) {
 		return job{}, err
 	}
 	end, err := s.newEndpoint("--to", s.to)
+	if s.dry {
+		return s.dryRun(end), err
+	}
 	return job{end: end, engine: func(ctx context.Context, devices []opened, show *show) (report.Report, error) {
 		return reader.Send(ctx, end.dialer(), sources(devices), s.options(devices, show.observe))
 	}}, err

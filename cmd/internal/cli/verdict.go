@@ -13,11 +13,12 @@ import (
 // code are made of.
 type verdict struct {
 	scene
-	report   report.Report
-	started  bool // the engine ran
-	err      error
-	verified map[string]bool // devices that can tell whether they hold the source's state
-	damage   error           // why one of them does not
+	report    report.Report
+	preflight *report.Preflight // of --dry-run, nil otherwise
+	started   bool              // the engine ran
+	err       error
+	verified  map[string]bool // devices that can tell whether they hold the source's state
+	damage    error           // why one of them does not
 }
 
 // cause is why the exit code is not 0, nil where it is.
@@ -33,11 +34,22 @@ func (v verdict) exit() int {
 	if v.damage != nil {
 		return exitIntegrity
 	}
+	if v.preflight != nil && v.err == nil {
+		return exitCommitted // it would be
+	}
 	if _, ok := errors.AsType[*mistake](v.err); ok {
 		return exitUsage
 	}
 	code, remote := codeOf(v.err)
 	return exitCode(v.report.Outcome, code, remote)
+}
+
+// outcome is that of a migration, or the word for one that was only asked about.
+func (v verdict) outcome() string {
+	if v.preflight != nil {
+		return "preflight"
+	}
+	return v.report.Outcome.String()
 }
 
 // verify asks the devices that know whether they hold what the source had.

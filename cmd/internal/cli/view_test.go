@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/report"
 )
 
@@ -26,7 +27,8 @@ func TestDoneEvent(t *testing.T) {
 	for name, v := range verdicts {
 		var b bytes.Buffer
 		newJSONView("mig-recv", io.Discard, &b).end(v())
-		golden(t, "done-"+name+".json", stable(t, b.Bytes()))
+		lines := bytes.Split(bytes.TrimSpace(b.Bytes()), []byte("\n"))
+		golden(t, "done-"+name+".json", stable(t, lines[len(lines)-1]))
 	}
 }
 
@@ -57,6 +59,8 @@ func events() []stamped {
 		{Kind: report.Peer, Text: "mig-send 1.0"},
 		{Kind: report.Phase, Phase: report.Stop, Text: "no device has PRE_COPY"},
 		{Kind: report.Warning, Text: "<odd>"},
+		{Kind: report.Asked, Peer: peerID, Text: "mig-send 1.0"},
+		{Kind: report.Asked, Text: "mig-send 1.0", Err: &transport.Fault{Code: transport.CodeBusy, Device: "nic0", Err: errors.New("it is in PRE_COPY")}},
 	}
 	for i := range uint64(41) {
 		s := report.Snapshot{Name: "nic0", Phase: "stop-copy", Bytes: i << 20, Wire: i << 19, Applied: i << 20}
@@ -78,7 +82,7 @@ func TestJSONEvents(t *testing.T) {
 	j := newJSONView("mig-recv", io.Discard, &b)
 	list := events()
 	j.start = list[0].at
-	for _, ev := range list[:12] {
+	for _, ev := range list[:14] {
 		j.event(ev)
 	}
 	golden(t, "events.jsonl", b.String())
@@ -87,7 +91,7 @@ func TestJSONEvents(t *testing.T) {
 func TestJSONProgressIsRare(t *testing.T) {
 	var b bytes.Buffer
 	j := newJSONView("mig-recv", io.Discard, &b)
-	ev := events()[10]
+	ev := events()[12]
 	for range 1000 {
 		ev.at = ev.at.Add(time.Millisecond)
 		j.event(ev)
