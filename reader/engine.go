@@ -344,12 +344,13 @@ func (e *engine) lanesOpened(ev lanesOpen) {
 		return
 	}
 	e.lanes = e.dialled
+	pace := newPacer(e.opts.Tuning)
 	for _, lane := range e.lanes {
 		spare, err := e.arena.TryGet()
 		if err != nil {
 			panic("reader: the arena has fewer chunks than lanes")
 		}
-		s := &sender{lane: lane, queue: e.queue, spare: spare, codec: e.opts.Codec, wire: e.wire, work: e.work, post: e.post}
+		s := &sender{lane: lane, queue: e.queue, spare: spare, codec: e.opts.Codec, pace: pace, wire: e.wire, work: e.work, post: e.post}
 		e.sending.Go(s.run)
 	}
 	e.advance(connected{})

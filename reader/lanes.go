@@ -15,6 +15,7 @@ type sender struct {
 	queue *queue
 	spare *transport.Chunk // for what is sent encoded
 	codec codec.Policy
+	pace  *pacer
 	wire  []atomic.Uint64 // payload bytes sent, by device
 	work  context.Context // ends when the streams are abandoned
 	post  func(any)
@@ -43,6 +44,9 @@ func (s *sender) run() {
 
 func (s *sender) send(c *transport.Chunk) error {
 	out := c.EncodeTo(s.spare, s.codec)
+	if err := s.pace.wait(s.work, int(out.WireLen)); err != nil {
+		return err
+	}
 	if err := out.WriteFrame(s.lane); err != nil {
 		return err
 	}

@@ -48,6 +48,12 @@ type Options struct {
 	// StallLimit ends an attempt in which no byte moves while the guest stands
 	// still. Default 30 s: some drivers load for seconds in one write.
 	StallLimit time.Duration
+	// MaxBandwidth limits the payload on all data lanes together, in bytes per
+	// second. Default: no limit.
+	MaxBandwidth uint64
+	// Tuning changes limits while Send runs; MaxBandwidth, if given, is set there
+	// first. Default: a fresh one.
+	Tuning *Tuning
 	// PauseGuest stops the vCPUs, before any device leaves RUNNING; ResumeGuest
 	// starts them again after a rollback. Default: there is no guest.
 	PauseGuest, ResumeGuest func(context.Context) error
@@ -79,6 +85,12 @@ func (o *Options) withDefaults() (Options, error) {
 	}
 	if v.Journal == nil {
 		v.Journal = handoff.NewMemory()
+	}
+	if v.Tuning == nil {
+		v.Tuning = new(Tuning)
+	}
+	if v.MaxBandwidth > 0 {
+		v.Tuning.SetMaxBandwidth(v.MaxBandwidth)
 	}
 	if v.Observe == nil {
 		v.Observe = func(report.Event) {}

@@ -212,26 +212,39 @@ func (p *preflight) measureRate(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	noise := make([]byte, p.out.ChunkSize)
+	noise := make([]byte, p.block())
 	rand.Read(noise)
+	pace := newPacer(p.opts.Tuning)
 	p.left.Store(transport.MaxProbe)
 	ctx, stop := context.WithTimeout(ctx, transport.ProbeTime)
 	defer stop()
 	return parallel(n+1, func(i int) error {
 		if i < n {
-			return p.load(ctx, p.lanes[i], noise)
+			return p.load(ctx, p.lanes[i], noise, pace)
 		}
 		defer stop()
-		return p.follow(ctx)
+		return p.follow(ctx, uint64(transport.MaxProbe/len(noise)*len(noise)))
 	})
 }
 
+// block is what is written to a lane at once: as much as a chunk has, or so
+// little that a limit of the bandwidth lets some hundred of them pass.
+func (p *preflight) block() int {
+	if limit := p.opts.Tuning.MaxBandwidth(); limit > 0 {
+		return min(p.out.ChunkSize, portion(limit))
+	}
+	return p.out.ChunkSize
+}
+
 // load sends noise until all that may be sent is, or ctx ends.
-func (p *preflight) load(ctx context.Context, lane transport.Lane, noise []byte) error {
+func (p *preflight) load(ctx context.Context, lane transport.Lane, noise []byte, pace *pacer) error {
 	defer interruptible(ctx, lane)()
 	for ctx.Err() == nil {
 		if p.left.Add(-int64(len(noise))) < 0 {
 			return nil
+		}
+		if err := pace.wait(ctx, len(noise)); err != nil {
+			return nil // the time is over
 		}
 		if _, err := lane.Write(noise); err != nil && ctx.Err() == nil {
 			return fmt.Errorf("probe lane: %w", err)
@@ -243,9 +256,8 @@ func (p *preflight) load(ctx context.Context, lane transport.Lane, noise []byte)
 // followEvery is the time between two looks at what has arrived.
 const followEvery = 5 * time.Millisecond
 
-// follow asks for what has arrived until that is all, or ctx ends.
-func (p *preflight) follow(ctx context.Context) error {
-	most := uint64(transport.MaxProbe / p.out.ChunkSize * p.out.ChunkSize)
+// follow asks for what has arrived until that is all of most, or ctx ends.
+func (p *preflight) follow(ctx context.Context, most uint64) error {
 	ticks := time.NewTicker(followEvery)
 	defer ticks.Stop()
 	var seen []arrival

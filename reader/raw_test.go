@@ -71,7 +71,7 @@ func rawPath(t testing.TB, chunk int, s *memory, n *null) (move func()) {
 		stream: s, tap: newTap(s, false), queue: queue, limit: chunk,
 		final: make(chan struct{}), digest: transport.NewDigest(), start: time.Now(), begun: new(atomic.Int64),
 	}
-	out := &sender{lane: n, queue: queue, spare: spare, codec: raw, wire: make([]atomic.Uint64, 1)}
+	out := &sender{lane: n, queue: queue, spare: spare, codec: raw, pace: newPacer(new(Tuning)), work: context.Background(), wire: make([]atomic.Uint64, 1)}
 	ctx := context.Background()
 	return func() {
 		if _, err := d.next(ctx); err != nil {

@@ -1,0 +1,143 @@
+package reader
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// traffic is what some lanes have sent by when, one frame after the other.
+type traffic struct {
+	mu    sync.Mutex
+	begun time.Time
+	seen  []arrival // bytes of one frame each
+}
+
+// lanesUntil has lanes send frames without end, until the time is over, and
+// gives what they sent.
+func lanesUntil(t *testing.T, over time.Duration, tuning *Tuning, lanes, frame int) *traffic {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), over)
+	defer cancel()
+	s, p := &traffic{begun: time.Now()}, newPacer(tuning)
+	var wg sync.WaitGroup
+	for range lanes {
+		wg.Go(func() { // ctx ends it
+			for p.wait(ctx, frame) == nil && ctx.Err() == nil {
+				s.mu.Lock()
+				s.seen = append(s.seen, arrival{time.Since(s.begun), uint64(frame)})
+				s.mu.Unlock()
+			}
+		})
+	}
+	wg.Wait()
+	return s
+}
+
+// between is the bytes that were sent in [from, to).
+func (s *traffic) between(from, to time.Duration) (n uint64) {
+	for _, a := range s.seen {
+		if a.at >= from && a.at < to {
+			n += a.bytes
+		}
+	}
+	return n
+}
+
+// TestMaxBandwidth: over any tenth of a second no more goes than the limit, what
+// it may save up, and the frame that was being paid for; over a second all of it.
+func TestMaxBandwidth(t *testing.T) {
+	for _, c := range []struct {
+		name         string
+		limit        uint64
+		lanes, frame int
+	}{
+		{"one lane", 10 * mib, 1, mib},
+		{"lanes share it", 100 * mib, 16, mib},
+		{"small frames", mib, 4, 4096},
+		{"a frame that takes seconds", 10 << 10, 2, mib},
+		{"fast", 10 << 30, 4, 4 * mib},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			tuning := new(Tuning)
+			tuning.SetMaxBandwidth(c.limit)
+			const over = 5 * time.Second
+			s := lanesUntil(t, over, tuning, c.lanes, c.frame)
+			slack := float64(portion(c.limit) + c.frame)
+			for from := time.Duration(0); from < over; from += 25 * ms {
+				if n := float64(s.between(from, from+100*ms)); n > float64(c.limit)/10+slack {
+					t.Errorf("%s: %.0f bytes within 100 ms of %v, the limit is %d per second", c.name, n, from, c.limit)
+					break
+				}
+			}
+			if n, want := float64(s.between(0, over)), float64(c.limit)*over.Seconds(); n > want+slack || n < want*0.98-slack {
+				t.Errorf("%s: %.0f bytes in %v, want %.0f", c.name, n, over, want)
+			}
+		})
+	}
+}
+
+// TestMaxBandwidthLive: a change is felt at once, by a lane that waits too.
+func TestMaxBandwidthLive(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		tuning := new(Tuning)
+		tuning.SetMaxBandwidth(1000) // a frame would take a quarter of an hour
+		time.AfterFunc(time.Second, func() { tuning.SetMaxBandwidth(10 * mib) })
+		time.AfterFunc(2*time.Second, func() { tuning.SetMaxBandwidth(mib) })
+		s := lanesUntil(t, 5*time.Second, tuning, 2, mib/8)
+		for _, c := range []struct {
+			from, to time.Duration
+			want     float64
+		}{{0, time.Second, 0}, {time.Second, 2 * time.Second, 10 * mib}, {2100 * ms, 5 * time.Second, 2.9 * mib}} {
+			if n := float64(s.between(c.from, c.to)); n < c.want*0.95-mib/4 || n > c.want*1.05+mib/4 {
+				t.Errorf("from %v to %v: %.0f bytes, want %.0f", c.from, c.to, n, c.want)
+			}
+		}
+		if got := tuning.MaxBandwidth(); got != mib {
+			t.Errorf("MaxBandwidth is %d", got)
+		}
+	})
+	synctest.Test(t, func(t *testing.T) {
+		tuning, begun := new(Tuning), time.Now()
+		tuning.SetMaxBandwidth(1000)
+		time.AfterFunc(time.Second, func() { tuning.SetMaxBandwidth(0) })
+		if err := newPacer(tuning).wait(t.Context(), mib); err != nil || time.Since(begun) > time.Second+portionTime {
+			t.Errorf("the limit is gone, and the lane has waited for %v: %v", time.Since(begun), err)
+		}
+	})
+}
+
+// TestMaxBandwidthCancelled: neither the lane that pays nor those behind it wait
+// any longer.
+func TestMaxBandwidthCancelled(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		tuning := new(Tuning)
+		tuning.SetMaxBandwidth(1)
+		ctx, cancel := context.WithCancel(t.Context())
+		time.AfterFunc(time.Second, cancel)
+		p, begun := newPacer(tuning), time.Now()
+		var wg sync.WaitGroup
+		for range 4 {
+			wg.Go(func() { // ctx ends it
+				if err := p.wait(ctx, mib); !errors.Is(err, context.Canceled) {
+					t.Error(err)
+				}
+			})
+		}
+		wg.Wait()
+		if time.Since(begun) != time.Second {
+			t.Errorf("it took %v", time.Since(begun))
+		}
+	})
+}
+
+// Without a limit a frame pays nothing.
+func TestNoBandwidthLimitCostsNothing(t *testing.T) {
+	p, ctx := newPacer(new(Tuning)), context.Background()
+	if n := testing.AllocsPerRun(100, func() { p.wait(ctx, mib) }); n != 0 {
+		t.Errorf("%v allocations for each frame", n)
+	}
+}
