@@ -61,6 +61,8 @@ type sendFlags struct {
 	maxRounds  int
 	stall      time.Duration
 	dry        bool
+	bandwidth  string
+	perSecond  uint64 // of bandwidth, once checked
 }
 
 // Send is mig-send: it carries out a command line and returns the exit code.
@@ -90,6 +92,7 @@ func (s *sendFlags) addTuning(root *cobra.Command) {
 	f := root.Flags()
 	f.IntVar(&s.lanes, "lanes", 2, "`NUMBER` of data lanes: more of them use more cores")
 	f.StringVar(&s.codec, "codec", "auto", "`CODEC` of every chunk: auto, raw, s2 or zstd; auto is none within a host")
+	f.StringVar(&s.bandwidth, "max-bandwidth", "", "most payload that is sent, a `RATE` like 100MiB/s; default no limit")
 	f.DurationVar(&s.downtime, "downtime-limit", 300*time.Millisecond, "`TIME` without a running guest that the switchover aims at")
 	f.DurationVar(&s.maxDown, "max-downtime", 10*time.Second, "`TIME` after which a stopped guest runs on here, unless the destination is ready; files have none")
 	f.DurationVar(&s.maxPrecopy, "max-precopy", time.Minute, "`TIME` after which devices that stay dirty are stopped all the same")
@@ -123,6 +126,10 @@ func (s *sendFlags) prepare() (job, error) {
 	if err := s.checkTuning(); err != nil {
 		return job{}, err
 	}
+	var err error
+	if s.perSecond, err = parseRate("--max-bandwidth", s.bandwidth); err != nil {
+		return job{}, err
+	}
 	end, err := s.newEndpoint("--to", s.to)
 	if s.dry {
 		return s.dryRun(end), err
@@ -148,7 +155,7 @@ func (s *sendFlags) options(devices []opened, observe report.Observer) *reader.O
 	}
 	return &reader.Options{
 		Memory: int(s.memory.bytes), ChunkSize: int(s.chunk.bytes), Lanes: s.lanes,
-		Codec: codecPolicies[s.codec], DowntimeLimit: s.downtime, MaxDowntime: maxDown,
+		Codec: codecPolicies[s.codec], MaxBandwidth: s.perSecond, DowntimeLimit: s.downtime, MaxDowntime: maxDown,
 		MaxPrecopy: s.maxPrecopy, MaxRounds: s.maxRounds, StallLimit: s.stall,
 		Observe: observe, Software: s.software(),
 	}

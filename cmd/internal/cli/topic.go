@@ -14,7 +14,8 @@ const figuresHelp = `A SIZE is a number of bytes, or a number and a unit: 4096, 
 of 1024: KiB, MiB, GiB, TiB) or 100MB (powers of 1000: kB, MB, GB, TB).`
 
 // timesHelp is the same about times, which only mig-send takes.
-const timesHelp = `A TIME is a number and a unit, or several: 300ms, 1.5s, 1m30s (us, ms, s, m, h).`
+const timesHelp = `A TIME is a number and a unit, or several: 300ms, 1.5s, 1m30s (us, ms, s, m, h).
+A RATE is a SIZE per second: 100MiB/s.`
 
 // simHelp is the text of "help sim" but for the profiles.
 const simHelp = `A simulated device behaves as its profile's driver does, quirks included, and at
