@@ -39,9 +39,9 @@ func (f *fleet) prepare() error {
 	})
 }
 
-// free asks every device whether prepare could open a session on it, and
+// available asks every device whether prepare could open a session on it, and
 // changes none.
-func (f *fleet) free() error {
+func (f *fleet) available() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.each(len(f.sinks), func(i int) error {

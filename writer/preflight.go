@@ -110,7 +110,7 @@ func (p *preflight) judge(h *transport.Hello) (terms, error) {
 	if fault != nil {
 		return t, fault
 	}
-	return t, p.fleet.free()
+	return t, p.fleet.available()
 }
 
 // welcome promises no memory: no chunk is going to come.

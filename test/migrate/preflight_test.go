@@ -3,6 +3,7 @@ package migrate
 import (
 	"context"
 	"errors"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -408,4 +409,23 @@ func pretend(ctx context.Context, l transport.Listener, answer func(transport.Me
 			return
 		}
 	}
+}
+
+// TestPreflightToOlderDestination: one that knows no preflights closes the lane,
+// as any of an unknown kind, and that is what the user reads.
+func TestPreflightToOlderDestination(t *testing.T) {
+	eachCarrier(t, func(t *testing.T, carry carrier) {
+		leavesNothing(t)
+		d, l := carry(t)
+		go func() { // the source ends it
+			if lane, err := l.Accept(t.Context()); err == nil {
+				transport.ReadPreamble(lane)
+				lane.Close()
+			}
+		}()
+		_, err := reader.Preflight(t.Context(), d, []reader.Source{{Name: "d0", Device: open(t, nic)}}, nil)
+		if f := (side{err: err}).fault(t); f.Code != transport.CodeNetwork || !strings.Contains(f.Error(), "knows no preflights") {
+			t.Errorf("%v: %v", f.Code, f)
+		}
+	})
 }
