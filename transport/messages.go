@@ -147,6 +147,8 @@ type Welcome struct {
 	Windows   []Window   `cbor:"8,keyasint"` // by index of the device in HELLO
 	Splice    []bool     `cbor:"9,keyasint,omitempty"`
 	Software  string     `cbor:"10,keyasint,omitempty"`
+	EnterNS   int64      `cbor:"11,keyasint,omitempty"` // nanoseconds that RESUMING took, of the slowest device
+	HeldNS    int64      `cbor:"12,keyasint,omitempty"` // nanoseconds since HELLO came
 }
 
 // Estimate tells the destination what the source expects still to send for
@@ -155,6 +157,7 @@ type Estimate struct {
 	Attempt
 	Stopped bool             `cbor:"3,keyasint"`
 	Devices []DeviceEstimate `cbor:"4,keyasint"`
+	Stamp   int64            `cbor:"5,keyasint,omitempty"` // nanoseconds of the source's clock, for Ack.Echo
 }
 
 // DeviceEstimate is one device's share of an Estimate.
@@ -170,6 +173,7 @@ type DeviceAck struct {
 	Seq     uint64 `cbor:"1,keyasint"` // the next chunk to be applied
 	Applied uint64 `cbor:"2,keyasint"` // bytes that write(2) has taken
 	Window  Window `cbor:"3,keyasint"`
+	LoadNS  int64  `cbor:"4,keyasint,omitempty"` // nanoseconds that write(2) took so far
 }
 
 // Ack carries how far the destination is, and its promises. It doubles as the
@@ -180,6 +184,8 @@ type Ack struct {
 	Journal JournalID   `cbor:"3,keyasint"`
 	Devices []DeviceAck `cbor:"4,keyasint"`
 	Pad     []byte      `cbor:"5,keyasint,omitempty"`
+	Echo    int64       `cbor:"6,keyasint,omitempty"` // the Stamp of the last Estimate
+	HeldNS  int64       `cbor:"7,keyasint,omitempty"` // nanoseconds since that came
 }
 
 // End closes one device's stream.

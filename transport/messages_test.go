@@ -89,11 +89,11 @@ func decodesTo(typ MessageType, m any) error {
 // The largest WELCOME, ESTIMATE and ACK fit, too.
 func TestLargestAnswersFit(t *testing.T) {
 	w := Window{math.MaxUint64, math.MaxUint64}
-	ack := &Ack{Attempt: Attempt{goldenMig(), math.MaxUint64}, Pad: make([]byte, 64)}
+	ack := &Ack{Attempt: Attempt{goldenMig(), math.MaxUint64}, Pad: make([]byte, 64), Echo: math.MaxInt64, HeldNS: math.MaxInt64}
 	welcome := &Welcome{Attempt: ack.Attempt, Software: strings.Repeat("s", 64), Codecs: make([]codec.ID, 4)}
 	estimate := &Estimate{Attempt: ack.Attempt}
 	for range MaxDevices {
-		ack.Devices = append(ack.Devices, DeviceAck{math.MaxUint64, math.MaxUint64, w})
+		ack.Devices = append(ack.Devices, DeviceAck{math.MaxUint64, math.MaxUint64, w, math.MaxInt64})
 		welcome.Windows, welcome.Splice = append(welcome.Windows, w), append(welcome.Splice, true)
 		estimate.Devices = append(estimate.Devices, DeviceEstimate{math.MaxUint64, math.MaxUint64, math.MaxUint64, true})
 	}

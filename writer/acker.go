@@ -1,6 +1,7 @@
 package writer
 
 import (
+	"sync"
 	"time"
 
 	"github.com/migpipe/migpipe/transport"
@@ -20,6 +21,35 @@ type acker struct {
 	merges  []*merge
 	due     chan struct{} // holds a token when an ACK is worth sending
 	quit    <-chan struct{}
+
+	mu   sync.Mutex
+	echo int64 // the Stamp of the last ESTIMATE
+	came time.Time
+}
+
+// stamp takes in an ESTIMATE's, for the source to measure the round trip with.
+func (a *acker) stamp(ns int64) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.echo, a.came = ns, time.Now()
+	a.want()
+}
+
+// want has an ACK sent soon.
+func (a *acker) want() {
+	select {
+	case a.due <- struct{}{}:
+	default:
+	}
+}
+
+func (a *acker) stamped() (echo, held int64) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.echo == 0 {
+		return 0, 0
+	}
+	return a.echo, time.Since(a.came).Nanoseconds()
 }
 
 // applied is called by a loader after each chunk: an ACK is due when nothing
@@ -28,10 +58,7 @@ func (a *acker) applied(device int) {
 	if _, idle := a.merges[device].status(); !idle && !a.credit.due() {
 		return
 	}
-	select {
-	case a.due <- struct{}{}:
-	default:
-	}
+	a.want()
 }
 
 // run sends ACKs until quit is closed. A lane that fails is seen by its reader.
@@ -53,6 +80,7 @@ func (a *acker) run() {
 
 func (a *acker) ack() *transport.Ack {
 	m := &transport.Ack{Attempt: a.attempt, Journal: a.journal, Pad: ackPad}
+	m.Echo, m.HeldNS = a.stamped()
 	a.credit.told() // before it is asked: what comes in between is told twice rather than not
 	for _, mg := range a.merges {
 		s, _ := mg.status()

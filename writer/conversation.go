@@ -89,7 +89,7 @@ func (e *engine) hello(m *transport.Hello) {
 		e.protocol(fmt.Errorf("%w: a second HELLO, or one of no attempt or another than its lane's", transport.ErrProtocol))
 		return
 	}
-	e.offer, e.helloBy = m, nil
+	e.offer, e.helloBy, e.heardAt = m, nil, time.Now()
 	e.out.Attempt, e.out.Peer = m.Attempt, peerOf(e.control.Lane())
 	e.tell(report.Event{Kind: report.Peer, Peer: e.out.Peer, Text: transport.PeerText(m.Software)})
 	terms, fault := agree(m, e.fleet.sinks, e.opts)
@@ -108,8 +108,9 @@ func (e *engine) refuse(f *transport.Fault) {
 	e.fail(f, handoff.Refused{Attempt: e.offer.Attempt, Why: why(f)})
 }
 
-func (e *engine) prepared(err error) {
-	e.preparing = false
+func (e *engine) prepared(ev prepared) {
+	e.preparing, e.entered = false, ev.took
+	err := ev.err
 	if e.interrupted {
 		e.refuse(e.fault)
 		return
@@ -136,6 +137,7 @@ func (e *engine) welcome() *transport.Welcome {
 		Attempt: e.offer.Attempt, Version: e.terms.version, Journal: e.opts.Journal.ID(),
 		ChunkSize: uint32(e.terms.chunkSize), Lanes: uint16(e.terms.lanes),
 		Codecs: agreed(e.offer.Codecs), Splice: e.terms.splice, Software: e.opts.Software,
+		EnterNS: max(1, e.entered.Nanoseconds()), HeldNS: max(1, time.Since(e.heardAt).Nanoseconds()),
 	}
 	for _, mg := range e.merges {
 		s, _ := mg.status()
@@ -153,6 +155,7 @@ func (e *engine) estimated(m *transport.Estimate) {
 			e.estimate[i] = d
 		}
 	}
+	e.acks.stamp(m.Stamp)
 	if m.Stopped && e.clock.stopped.IsZero() && e.owner.Phase == handoff.DestReceiving {
 		e.clock.stopped = time.Now()
 		for i, mg := range e.merges {

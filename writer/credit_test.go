@@ -47,7 +47,7 @@ func TestCredit(t *testing.T) {
 				}
 				size := chunk.RawLen
 				chunk.Release()
-				m.applied(size)
+				m.applied(size, 0)
 			},
 			"end": func(t *rapid.T) {
 				m := merges[any.Draw(t, "device")]

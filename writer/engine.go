@@ -86,8 +86,10 @@ type engine struct {
 	helloBy <-chan time.Time // when a source that opened a control lane must have said HELLO
 	deaf    error            // why no more lanes are accepted
 	clock   clock
-	moved   time.Time // when a byte was last applied, after the last END
-	applied uint64    // in all, as of moved
+	heardAt time.Time     // when HELLO came
+	entered time.Duration // what the way to RESUMING took
+	moved   time.Time     // when a byte was last applied, after the last END
+	applied uint64        // in all, as of moved
 	fault   *transport.Fault
 	out     report.Report
 
@@ -232,8 +234,11 @@ type (
 		message transport.Message
 	}
 	acceptFailed struct{ err error }
-	prepared     struct{ err error }
-	started      struct {
+	prepared     struct {
+		took time.Duration
+		err  error
+	}
+	started struct {
 		took time.Duration
 		err  error
 		copy handoff.Copy
@@ -259,7 +264,7 @@ func (e *engine) handle(ev any) {
 	case loaderEnded:
 		e.loaderEnded(ev)
 	case prepared:
-		e.prepared(ev.err)
+		e.prepared(ev)
 	case started:
 		e.started(ev)
 	case wasReset:
@@ -404,7 +409,11 @@ func (e *engine) dataLane(ev admitted) {
 // prepare opens the devices' sessions; it ends when the drivers are done.
 func (e *engine) prepare() {
 	e.preparing = true
-	e.others.Go(func() { e.post(prepared{e.fleet.prepare()}) })
+	e.others.Go(func() {
+		began := time.Now()
+		err := e.fleet.prepare()
+		e.post(prepared{time.Since(began), err})
+	})
 }
 
 // begin sets memory aside and starts the loaders.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"time"
 
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/vfio"
@@ -61,14 +62,15 @@ func (l *loader) toEnd(ctx context.Context) error {
 // anew.
 func (l *loader) apply(c *transport.Chunk) error {
 	defer l.applied()
-	head := c.ChunkHead
+	head, began := c.ChunkHead, time.Now()
 	err := l.write(c)
+	took := time.Since(began)
 	c.Release()
 	if err != nil {
 		return err
 	}
 	l.digest.Add(head)
-	l.merge.applied(head.RawLen)
+	l.merge.applied(head.RawLen, took)
 	return nil
 }
 

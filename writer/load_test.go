@@ -130,7 +130,7 @@ func TestAcker(t *testing.T) {
 	for i := range 16 {
 		c, _ := m.poll()
 		c.Release()
-		m.applied(testChunk)
+		m.applied(testChunk, 0)
 		a.applied(0)
 		if want := i%2 == 1 || i == 15; due() != want {
 			t.Fatalf("after chunk %d of 16: due %v, want %v", i, due(), want)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/migpipe/migpipe/transport"
 )
@@ -16,12 +17,13 @@ type merge struct {
 	most   uint64 // bytes of the stream, an administrator's limit
 
 	mu     sync.Mutex
-	slots  []slot // ring: chunk seq is at seq % len
-	next   uint64 // the chunk to be applied next
-	bytes  uint64 // applied so far
-	came   uint64 // chunks delivered so far
-	used   uint64 // chunks numbered below may have been claimed, none above
-	offset uint64 // of the window: how far was promised in bytes
+	slots  []slot        // ring: chunk seq is at seq % len
+	next   uint64        // the chunk to be applied next
+	bytes  uint64        // applied so far
+	took   time.Duration // by the device, to take them
+	came   uint64        // chunks delivered so far
+	used   uint64        // chunks numbered below may have been claimed, none above
+	offset uint64        // of the window: how far was promised in bytes
 	end    *transport.End
 	ready  chan struct{} // holds a token when take may find something new
 }
@@ -135,12 +137,13 @@ func (m *merge) poll() (*transport.Chunk, *transport.End) {
 }
 
 // applied moves on, after the chunk's memory was given back.
-func (m *merge) applied(n uint32) {
+func (m *merge) applied(n uint32, took time.Duration) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.slots[m.next%uint64(len(m.slots))] = slot{}
 	m.next++
 	m.bytes += uint64(n)
+	m.took += took
 	m.credit.applied(m.device)
 }
 
@@ -174,7 +177,7 @@ func (m *merge) status() (ack transport.DeviceAck, idle bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	idle = m.slots[m.next%uint64(len(m.slots))].chunk == nil
-	return transport.DeviceAck{Seq: m.next, Applied: m.bytes, Window: m.window()}, idle
+	return transport.DeviceAck{Seq: m.next, Applied: m.bytes, Window: m.window(), LoadNS: m.took.Nanoseconds()}, idle
 }
 
 // drop releases what was delivered and will not be applied.

@@ -116,7 +116,7 @@ func (s *sending) apply(t *rapid.T) {
 	s.refused(t, want)
 	s.next++
 	c.Release()
-	s.merge.applied(want.RawLen)
+	s.merge.applied(want.RawLen, 0)
 }
 
 // repeat sends a chunk that has arrived once more.
@@ -169,7 +169,7 @@ func TestMergeEnd(t *testing.T) {
 	if err := m.finish(&transport.End{Chunks: 1}); !errors.Is(err, transport.ErrProtocol) {
 		t.Errorf("second END: %v", err)
 	}
-	m.applied(1)
+	m.applied(1, 0)
 	if _, end := m.poll(); end == nil {
 		t.Error("no end after the last chunk")
 	}
@@ -189,7 +189,7 @@ func TestMergeTake(t *testing.T) {
 				seqs = append(seqs, c.Seq)
 				n := c.RawLen
 				c.Release()
-				m.applied(n)
+				m.applied(n, 0)
 			}
 		}()
 		deliver := func(seq uint64) {
