@@ -137,6 +137,8 @@ func (e *engine) welcome(m *transport.Welcome) {
 	for i, w := range m.Windows {
 		e.queue.grant(i, w)
 	}
+	e.meter.trip(time.Since(e.clock.hello) - time.Duration(max(m.HeldNS, 0)))
+	e.startHint = time.Duration(min(max(m.EnterNS, 0), int64(time.Minute)))
 	e.dialLanes(int(m.Lanes))
 }
 
@@ -147,8 +149,12 @@ func (e *engine) acked(m *transport.Ack) {
 	for i, d := range m.Devices {
 		e.queue.grant(i, d.Window)
 		e.applied[i] = max(e.applied[i], min(d.Applied, e.drainedBytes(i)))
+		e.meter.loads[i].look(e.applied[i], time.Duration(d.LoadNS))
 	}
-	e.advance(applied{e.applied})
+	if m.Echo > 0 {
+		e.meter.trip(time.Since(e.clock.start) - time.Duration(m.Echo) - time.Duration(max(m.HeldNS, 0)))
+	}
+	e.measure()
 }
 
 func (e *engine) noWelcome() {
@@ -171,6 +177,7 @@ func (e *engine) own(ev handoff.Event) {
 				return
 			}
 		case handoff.SendHello:
+			e.clock.hello = time.Now()
 			e.send(e.offer)
 		case handoff.Send:
 			e.send(a.Message)
@@ -216,13 +223,10 @@ func (e *engine) release() {
 
 // estimate tells the destination what is still to come.
 func (e *engine) estimate() {
-	m := &transport.Estimate{Attempt: e.opts.Attempt, Stopped: !e.clock.stopped.IsZero()}
+	m := &transport.Estimate{Attempt: e.opts.Attempt, Stopped: !e.clock.stopped.IsZero(), Stamp: max(1, time.Since(e.clock.start).Nanoseconds())}
 	for i := range e.sources {
-		p := e.pending[i]
-		d := transport.DeviceEstimate{Initial: p.Initial, Dirty: p.Dirty, StopCopy: e.sizes[i]}
-		if e.drains[i] != nil {
-			d.StopCopy = e.drains[i].size.Load()
-		}
+		p := e.plan.devices[i].pending
+		d := transport.DeviceEstimate{Initial: p.Initial, Dirty: p.Dirty, StopCopy: e.plan.devices[i].size}
 		d.Known = d.Initial+d.Dirty+d.StopCopy > 0
 		m.Devices = append(m.Devices, d)
 	}
@@ -230,6 +234,8 @@ func (e *engine) estimate() {
 }
 
 func (e *engine) onTick() {
+	e.measure()
+	e.pollBusy()
 	e.advance(ticked{})
 	e.watch()
 	e.queue.divide(e.needs())
@@ -268,9 +274,9 @@ func (e *engine) watchStop() {
 	var err error
 	switch {
 	case time.Since(e.clock.paused) >= e.opts.MaxDowntime:
-		err = fmt.Errorf("the guest stood still for %v, the most that was allowed, and the destination is not ready", e.opts.MaxDowntime)
+		err = fmt.Errorf("the destination is not ready: %w for %v", ErrMaxDowntime, e.opts.MaxDowntime)
 	case !e.clock.stopped.IsZero() && time.Since(e.clock.moved) >= e.opts.StallLimit:
-		err = fmt.Errorf("nothing moved for %v while the guest stood still", e.opts.StallLimit)
+		err = fmt.Errorf("%w for %v while the guest stood still", ErrStalled, e.opts.StallLimit)
 	default:
 		return
 	}

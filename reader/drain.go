@@ -25,22 +25,21 @@ const emptyMost = 5 * time.Second
 
 // drain reads one device's stream to its end: chunk, place, digest, queue.
 type drain struct {
-	device  int
-	name    string
-	dev     vfio.Device
-	stream  vfio.Stream
-	tap     *tap
-	queue   *queue
-	limit   int // bytes of a chunk, as negotiated
-	post    func(any)
-	final   chan struct{} // closed once STOP_COPY was reached
-	quiet   atomic.Bool   // the switchover is under way: ask no estimates
-	digest  *transport.Digest
-	read    atomic.Uint64 // bytes so far
-	sizedAt time.Time
-	size    atomic.Uint64 // the last answer of MIG_DATA_SIZE
-	start   time.Time
-	begun   *atomic.Int64 // when the first byte of any device was read, in ns after start
+	device int
+	name   string
+	dev    vfio.Device
+	stream vfio.Stream
+	tap    *tap
+	queue  *queue
+	limit  int // bytes of a chunk, as negotiated
+	post   func(any)
+	final  chan struct{} // closed once STOP_COPY was reached
+	quiet  atomic.Bool   // the switchover is under way: ask no estimates
+	digest *transport.Digest
+	read   atomic.Uint64 // bytes so far
+	took   atomic.Int64  // nanoseconds in reads that gave any
+	start  time.Time
+	begun  *atomic.Int64 // when the first byte of any device was read, in ns after start
 }
 
 // Events of a drain.
@@ -99,11 +98,13 @@ func (d *drain) next(ctx context.Context) (int, error) {
 	if err != nil {
 		return 0, err
 	}
+	began := time.Now()
 	n, err := d.tap.fill(chunk, d.limit)
 	if n == 0 {
 		d.queue.release(d.device, chunk)
 		return 0, err
 	}
+	d.took.Add(int64(time.Since(began)))
 	d.begun.CompareAndSwap(0, max(1, int64(time.Since(d.start))))
 	chunk.Seal(uint16(d.device), d.digest.Chunks(), d.digest.Bytes())
 	d.digest.Add(chunk.ChunkHead)
@@ -117,7 +118,7 @@ func (d *drain) next(ctx context.Context) (int, error) {
 // switchover begins: then it could start a save that STOP_COPY has to wait for.
 func (d *drain) rest(ctx context.Context, idle time.Duration) error {
 	if !d.quiet.Load() {
-		if err := d.estimate(); err != nil {
+		if err := d.poll(true); err != nil {
 			return err
 		}
 	}
@@ -145,7 +146,9 @@ func (d *drain) stopped() bool {
 	}
 }
 
-func (d *drain) estimate() error {
+// poll asks the driver what is still to be read. What was read until it answered
+// may have been part of that: bytes read meanwhile count twice, never not at all.
+func (d *drain) poll(idle bool) error {
 	p, err := d.stream.Pending()
 	switch {
 	case errors.Is(err, vfio.ErrNotPreCopy):
@@ -155,19 +158,17 @@ func (d *drain) estimate() error {
 	case err != nil:
 		return err
 	}
-	d.measure()
-	d.post(wasIdle{d.device, d.digest.Bytes(), p})
+	d.post(polled{d.device, d.read.Load(), idle, p})
 	return nil
 }
 
-// measure asks for the size of STOP_COPY, which on some drivers is a firmware
-// command, at most once a second.
-func (d *drain) measure() {
-	if !d.dev.Features().DataSize || time.Since(d.sizedAt) < time.Second {
-		return
+// ask is poll from beside the reader, and asks for the size of STOP_COPY too if
+// size is set: on some drivers that is a command to the firmware.
+func (d *drain) ask(size bool) error {
+	if size && d.dev.Features().DataSize {
+		if n, err := d.dev.StopCopySize(); err == nil {
+			d.post(sized{d.device, n})
+		}
 	}
-	d.sizedAt = time.Now()
-	if n, err := d.dev.StopCopySize(); err == nil {
-		d.size.Store(n)
-	}
+	return d.poll(false)
 }

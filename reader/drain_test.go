@@ -18,7 +18,7 @@ import (
 type script struct {
 	vfio.Device
 	reads    []answer
-	pendings []estimate
+	pendings []estimated
 	asked    []time.Time // when the estimate was asked for
 	sized    int
 }
@@ -28,7 +28,7 @@ type answer struct {
 	err error
 }
 
-type estimate struct {
+type estimated struct {
 	vfio.Pending
 	err error
 }
@@ -147,17 +147,17 @@ func TestDrainAsks(t *testing.T) {
 	idle := vfio.Pending{Initial: 1, Dirty: 2, Reinit: true}
 	for _, c := range []struct {
 		name string
-		estimate
+		estimated
 		want []any
 	}{
-		{"estimate", estimate{idle, nil}, []any{wasIdle{3, 5, idle}}},
-		{"none in this driver", estimate{idle, errors.ErrUnsupported}, []any{wasIdle{3, 5, vfio.Pending{}}}},
-		{"PRE_COPY just ended", estimate{idle, vfio.ErrNotPreCopy}, nil},
-		{"failed", estimate{idle, eio}, []any{drainFailed{3, 5, eio}}},
+		{"estimate", estimated{idle, nil}, []any{polled{3, 5, true, idle}}},
+		{"none in this driver", estimated{idle, errors.ErrUnsupported}, []any{polled{3, 5, true, vfio.Pending{}}}},
+		{"PRE_COPY just ended", estimated{idle, vfio.ErrNotPreCopy}, nil},
+		{"failed", estimated{idle, eio}, []any{drainFailed{3, 5, eio}}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				b := newBench(t, &script{reads: []answer{{5, nil}, {0, vfio.ErrDrained}, {0, io.EOF}}, pendings: []estimate{c.estimate}})
+				b := newBench(t, &script{reads: []answer{{5, nil}, {0, vfio.ErrDrained}, {0, io.EOF}}, pendings: []estimated{c.estimated}})
 				b.run(t.Context())
 				if _, ok := b.events[len(b.events)-1].(drainEnded); ok {
 					b.events = b.events[:len(b.events)-1]
@@ -189,10 +189,23 @@ func TestDrainBacksOff(t *testing.T) {
 				t.Fatalf("asked at intervals of %d ms, want %d", gaps, want)
 			}
 		}
-		if s.sized != 1 {
-			t.Errorf("MIG_DATA_SIZE was asked for %d times within a second", s.sized)
+		if s.sized != 0 {
+			t.Errorf("MIG_DATA_SIZE was asked for %d times in the way of reading", s.sized)
 		}
 	})
+}
+
+// TestAsk: what is asked beside the reader says so, and the size of STOP_COPY is
+// asked for when it is wanted.
+func TestAsk(t *testing.T) {
+	b := newBench(t, &script{pendings: []estimated{{vfio.Pending{Dirty: 9}, nil}, {vfio.Pending{}, vfio.ErrNotPreCopy}}})
+	if err := errors.Join(b.ask(true), b.ask(false)); err != nil {
+		t.Fatal(err)
+	}
+	want := []any{sized{3, 77}, polled{3, 0, false, vfio.Pending{Dirty: 9}}}
+	if len(b.events) != 2 || b.events[0] != want[0] || b.events[1] != want[1] {
+		t.Errorf("events %+v, want %+v", b.events, want)
+	}
 }
 
 // TestDrainQuiet: in the switchover a device is left alone, because asking it
@@ -249,7 +262,7 @@ func TestDrainStops(t *testing.T) {
 				cancel()
 				synctest.Wait()
 				for _, ev := range b.events {
-					if _, ok := ev.(wasIdle); !ok {
+					if _, ok := ev.(polled); !ok {
 						t.Errorf("event %+v of a drain that was stopped", ev)
 					}
 				}

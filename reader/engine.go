@@ -1,6 +1,7 @@
 package reader
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -34,7 +35,7 @@ func Send(ctx context.Context, dialer transport.Dialer, sources []Source, opts *
 	if err != nil {
 		return report.Report{Outcome: handoff.Rolledback}, err
 	}
-	if err := checkRunning(sources); err != nil {
+	if err := cmp.Or(checkP2P(sources, o), checkRunning(sources)); err != nil {
 		return report.Report{Outcome: handoff.Rolledback}, err
 	}
 	e, err := newEngine(o, dialer, sources)
@@ -58,24 +59,30 @@ type engine struct {
 	sources []Source
 	offer   *transport.Hello
 
-	plan    plan
-	owner   handoff.Source
-	fleet   *fleet
-	arena   *transport.Arena
-	control *transport.Control
-	dialled []transport.Lane // by openLanes, closed in the end
-	lanes   []transport.Lane // of them, those with a sender
-	queue   *queue
-	drains  []*drain // nil until the device's session is open
-	sizes   []uint64 // estimates of STOP_COPY at the start
-	wire    []atomic.Uint64
-	applied []uint64 // as acknowledged
-	ends    []transport.End
-	pending []vfio.Pending
-	unseen  []bool // whose bytes may pass without being in user space
+	plan       plan
+	setTook    time.Duration // the slowest transition so far
+	startHint  time.Duration // and the destination's
+	confirming int           // devices that have not answered yet
+	owner      handoff.Source
+	fleet      *fleet
+	arena      *transport.Arena
+	control    *transport.Control
+	dialled    []transport.Lane // by openLanes, closed in the end
+	lanes      []transport.Lane // of them, those with a sender
+	queue      *queue
+	drains     []*drain // nil until the device's session is open
+	polls      []poll
+	meter      meter
+	wire       []atomic.Uint64
+	applied    []uint64 // as acknowledged
+	ends       []transport.End
+	unseen     []bool // whose bytes may pass without being in user space
 	// precopied is how much of each stream was read before the guest was paused.
 	precopied []uint64
-	progress  uint64 // bytes drained and applied, as of clock.moved
+	saved     []time.Duration // what reading it had taken by then
+	loaded    []time.Duration // and writing it there
+	window    uint64          // what may be read and not applied while the guest runs, 0 is no limit
+	progress  uint64          // bytes drained and applied, as of clock.moved
 
 	events chan any
 	quit   chan struct{} // closed when nobody takes events any more
@@ -101,10 +108,10 @@ type engine struct {
 
 // clock holds when the stages of the switchover began.
 type clock struct {
-	start, paused, stopped, drained, ready, running time.Time
-	back, resumed                                   time.Time // a rollback's beginning and end
-	moved                                           time.Time // when a byte was last drained or applied
-	startTook                                       time.Duration
+	start, hello, paused, stopped, drained, ready, running time.Time
+	back, resumed                                          time.Time // a rollback's beginning and end
+	moved                                                  time.Time // when a byte was last drained or applied
+	startTook                                              time.Duration
 }
 
 func newEngine(o Options, dialer transport.Dialer, sources []Source) (*engine, error) {
@@ -121,16 +128,16 @@ func newEngine(o Options, dialer transport.Dialer, sources []Source) (*engine, e
 	e := &engine{
 		opts: o, dialer: dialer, sources: sources, arena: arena,
 		offer: hello(o, sources),
-		plan:  newPlan(limits{o.DowntimeLimit, o.MaxPrecopy, o.MaxRounds}, features),
+		plan:  newPlan(limits{o.DowntimeLimit, o.OnLimit, o.MaxPrecopy, o.MaxRounds, o.Timeout}, features),
 		owner: handoff.NewSource(o.Attempt, o.Journal.ID()),
 		fleet: &fleet{sources: sources, streams: make([]vfio.Stream, n), each: parallel},
 		wire:  make([]atomic.Uint64, n), applied: make([]uint64, n), ends: make([]transport.End, n),
-		drains: make([]*drain, n), pending: make([]vfio.Pending, n), sizes: make([]uint64, n),
-		precopied: make([]uint64, n), unseen: make([]bool, n),
+		drains: make([]*drain, n), polls: make([]poll, n), meter: newMeter(n),
+		precopied: make([]uint64, n), saved: make([]time.Duration, n), loaded: make([]time.Duration, n), unseen: make([]bool, n),
 		events: make(chan any, 16), quit: make(chan struct{}),
 	}
 	for i := range n {
-		e.sizes[i] = e.offer.Devices[i].Estimate
+		e.plan.devices[i].resize(e.offer.Devices[i].Estimate)
 	}
 	e.queue = newQueue(arena, arena.Count()-o.Lanes, e.needs())
 	e.work, e.stopWork = context.WithCancel(context.Background())
@@ -284,9 +291,17 @@ func (e *engine) post(ev any) {
 type (
 	controlLost struct{ err error }
 	lanesOpen   struct{ err error }
-	moved       struct{ err error } // a transition of the plan
-	guestPaused struct{ err error }
-	resumed     struct{ err error }
+	entered     struct { // a transition of the plan
+		took time.Duration
+		err  error
+	}
+	guestPaused  struct{ err error }
+	guestResumed struct{ err error } // after a stop that was called off
+	asked        struct {            // a device, for its estimates
+		device int
+		err    error
+	}
+	resumed struct{ err error }
 )
 
 // handle sends an event where it belongs.
@@ -300,13 +315,19 @@ func (e *engine) handle(ev any) {
 		e.failed(&transport.Fault{Code: transport.CodeOf(ev.err), Err: fmt.Errorf("data lane: %w", ev.err)})
 	case lanesOpen:
 		e.lanesOpened(ev)
-	case moved:
-		e.moved(ev)
+	case entered:
+		e.entered(ev)
 	case guestPaused:
 		e.guestPaused(ev.err)
-	case wasIdle:
-		e.pending[ev.device] = ev.pending
+	case guestResumed:
+		e.guestResumed(ev.err)
+	case polled:
+		e.polls[ev.device].last = time.Now()
 		e.advance(ev)
+	case sized:
+		e.advance(ev)
+	case asked:
+		e.asked(ev)
 	case drainEnded:
 		e.ends[ev.device] = ev.end
 		e.advance(ended{ev.device})
@@ -368,7 +389,11 @@ func closeLanes(lanes []transport.Lane) {
 
 // enter starts a transition; it ends by itself, when the drivers are done.
 func (e *engine) enter(a enter) {
-	e.others.Go(func() { e.post(moved{e.fleet.enter(a.moves)}) })
+	e.others.Go(func() {
+		began := time.Now()
+		err := e.fleet.enter(a.moves)
+		e.post(entered{time.Since(began), err})
+	})
 }
 
 // startDrains starts one drain for each session that has none yet.
@@ -383,10 +408,21 @@ func (e *engine) startDrains() {
 			limit: e.opts.ChunkSize, post: e.post, final: make(chan struct{}),
 			digest: transport.NewDigest(), start: e.clock.start, begun: &e.begun,
 		}
-		d.size.Store(e.sizes[i])
 		e.drains[i] = d
 		e.draining.Go(func() { d.run(e.work) })
 	}
+}
+
+// ask asks a device for its estimates, beside whoever reads it: the driver may
+// take as long as a save does. It ends when the driver has answered.
+func (e *engine) ask(device int, size bool) {
+	d := e.drains[device]
+	e.draining.Go(func() { e.post(asked{device, d.ask(size)}) })
+}
+
+// resumeGuest ends by itself, or with work.
+func (e *engine) resumeGuest() {
+	e.pausing.Go(func() { e.post(guestResumed{e.opts.ResumeGuest(e.work)}) })
 }
 
 // pauseGuest ends by itself, or with work.

@@ -1,6 +1,7 @@
 package reader
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 
@@ -42,6 +43,29 @@ func checkRunning(sources []Source) error {
 	}
 	return nil
 }
+
+// checkP2P refuses a set in which a device that is stopped could be reached, by
+// DMA, by one that still runs: what has no RUNNING_P2P must be alone. Files reach
+// nobody.
+func checkP2P(sources []Source, o Options) error {
+	live := slices.DeleteFunc(slices.Clone(sources), func(s Source) bool { return vfio.Describe(s.Device).Driver == fileDriver })
+	if o.WithoutP2P || len(live) < 2 {
+		return nil
+	}
+	for _, s := range live {
+		if !s.Device.Features().P2P {
+			return &transport.Fault{Code: transport.CodeIncompatible, Device: s.Name,
+				Err: fmt.Errorf("%w: one of %d, and it has no RUNNING_P2P", ErrNoP2P, len(live))}
+		}
+	}
+	return nil
+}
+
+// ErrNoP2P says that a device must be migrated alone.
+var ErrNoP2P = errors.New("other devices could reach it by DMA while it is stopped")
+
+// fileDriver is how a device that is really a file describes itself.
+const fileDriver = "file"
 
 func offer(s Source) transport.DeviceOffer {
 	info := vfio.Describe(s.Device)

@@ -35,13 +35,23 @@ type Options struct {
 	// stay in this host none, and bytes are spliced past user space where the
 	// device's stream allows it.
 	Codec codec.Policy
-	// DowntimeLimit is what the switchover aims at: it waits for the dirty
-	// bytes to fit into it at the measured rate. Default 300 ms.
+	// DowntimeLimit is the most that the stop may take, as predicted when it is
+	// decided. Default 300 ms.
 	DowntimeLimit time.Duration
-	// MaxPrecopy and MaxRounds end PRE_COPY for devices that stay dirty.
-	// Default 60 s and 30 rounds.
+	// OnLimit says what to do with devices that MaxPrecopy or MaxRounds finds too
+	// dirty for DowntimeLimit. Default Refuse.
+	OnLimit OnLimit
+	// MaxPrecopy and MaxRounds are how long, and over how many rounds, PRE_COPY
+	// may bring the downtime down. Default 60 s and 30 rounds.
 	MaxPrecopy time.Duration
 	MaxRounds  int
+	// Timeout ends an attempt that has not stopped the guest by then. Default
+	// none.
+	Timeout time.Duration
+	// WithoutP2P accepts a set of several devices in which one lacks RUNNING_P2P:
+	// the others could reach it by DMA when it is stopped. Their owner knows that
+	// they do not.
+	WithoutP2P bool
 	// MaxDowntime ends an attempt in which the destination is not ready that long
 	// after the guest was paused: the devices run on here. Default 10 s.
 	MaxDowntime time.Duration
@@ -115,8 +125,10 @@ func (o *Options) check() error {
 		return fmt.Errorf("reader: Options.Lanes is %d, must be 1 to %d", o.Lanes, transport.MaxLanes)
 	case o.Attempt.Epoch == 0:
 		return fmt.Errorf("reader: Options.Attempt.Epoch is 0, must be 1 or more")
-	case min(o.DowntimeLimit, o.MaxDowntime, o.MaxPrecopy, o.StallLimit) < 0 || o.MaxRounds < 0:
-		return fmt.Errorf("reader: Options.DowntimeLimit, MaxDowntime, MaxPrecopy, MaxRounds and StallLimit must not be negative")
+	case min(o.DowntimeLimit, o.MaxDowntime, o.MaxPrecopy, o.StallLimit, o.Timeout) < 0 || o.MaxRounds < 0:
+		return fmt.Errorf("reader: Options.DowntimeLimit, MaxDowntime, MaxPrecopy, MaxRounds, StallLimit and Timeout must not be negative")
+	case o.OnLimit > Force:
+		return fmt.Errorf("reader: Options.OnLimit is %d, must be Refuse, Continue or Force", o.OnLimit)
 	}
 	return nil
 }

@@ -1,13 +1,14 @@
 package reader
 
 import (
-	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
 	"github.com/migpipe/migpipe/transport/report"
+	"github.com/migpipe/migpipe/transport/share"
 )
 
 // advance steps the plan and does what it says.
@@ -21,25 +22,32 @@ func (e *engine) advance(ev any) {
 			e.enter(a)
 		case pause:
 			e.pause()
+		case confirm:
+			e.confirm()
+		case unpause:
+			e.unpause()
 		case endStream:
 			end := e.ends[a.device]
 			end.Attempt = e.opts.Attempt
 			e.control.Send(&end)
 		case allDrained:
 			e.allDrained()
+		case warn:
+			e.tell(report.Event{Kind: report.Warning, Text: a.text})
 		case giveUp:
-			e.failed(&transport.Fault{Code: transport.CodeTimeout, Err: errors.New(a.why)})
+			e.failed(&transport.Fault{Code: transport.CodeTimeout, Err: a.cause})
 		}
 	}
 }
 
-func (e *engine) moved(ev moved) {
+func (e *engine) entered(ev entered) {
 	if ev.err != nil {
 		e.failed(e.fleet.fault(ev.err, e.drainedBytes))
 	}
 	if e.owner.Phase != handoff.SourceTransfer {
 		return
 	}
+	e.setTook = max(e.setTook, ev.took)
 	e.startDrains()
 	switch e.plan.phase {
 	case entering:
@@ -65,11 +73,15 @@ func (e *engine) stopped() {
 // pause stops the guest, and keeps the drains from asking for more dirty data.
 func (e *engine) pause() {
 	e.clock.paused = time.Now()
-	e.tell(report.Event{Kind: report.Phase, Phase: report.Stop, Text: e.plan.because})
+	predicted := e.plan.prediction
+	e.out.Predicted = &predicted
+	e.tell(report.Event{Kind: report.Phase, Phase: report.Stop, Text: e.plan.because, Predicted: e.out.Predicted})
 	for _, d := range e.drains {
 		if d != nil {
 			d.quiet.Store(true)
 			e.precopied[d.device] = d.read.Load()
+			e.saved[d.device] = time.Duration(d.took.Load())
+			e.loaded[d.device] = e.meter.loads[d.device].took
 		}
 	}
 	if e.opts.PauseGuest == nil {
@@ -85,6 +97,134 @@ func (e *engine) guestPaused(err error) {
 		return
 	}
 	e.advance(paused{})
+}
+
+// confirm polls every device in PRE_COPY once more, now that the guest stands
+// still: one that was initialised anew must not be stopped.
+func (e *engine) confirm() {
+	for i, d := range e.drains {
+		if d != nil {
+			e.confirming++
+			e.polls[i].asking = true
+			e.ask(i, false)
+		}
+	}
+}
+
+// asked takes in that a device has answered.
+func (e *engine) asked(ev asked) {
+	e.polls[ev.device].asking = false
+	if ev.err != nil {
+		e.failed(e.fleet.fault(&deviceError{ev.device, ev.err}, e.drainedBytes))
+		return
+	}
+	if e.plan.phase != confirming || e.confirming == 0 {
+		return
+	}
+	if e.confirming--; e.confirming == 0 {
+		e.advance(confirmed{})
+	}
+}
+
+// unpause calls a stop off.
+func (e *engine) unpause() {
+	e.tell(report.Event{Kind: report.Warning, Text: "the stop was called off: a device was initialised anew"})
+	if e.opts.ResumeGuest == nil || e.opts.PauseGuest == nil {
+		e.guestResumed(nil)
+		return
+	}
+	e.resumeGuest()
+}
+
+func (e *engine) guestResumed(err error) {
+	if err != nil {
+		e.failed(&transport.Fault{Code: transport.CodeDevice, Err: fmt.Errorf("resume the guest: %w", err)})
+		return
+	}
+	e.clock.paused = time.Time{}
+	for _, d := range e.drains {
+		if d != nil {
+			d.quiet.Store(false)
+		}
+	}
+	e.tell(report.Event{Kind: report.Phase, Phase: report.PreCopy})
+	e.advance(unpaused{})
+}
+
+// pollEvery is how often a device that is never idle is asked for its estimates,
+// sizeEvery how often any is asked for the size of STOP_COPY.
+const (
+	pollEvery = 250 * time.Millisecond
+	sizeEvery = time.Second
+)
+
+// poll is when a device was last asked.
+type poll struct {
+	last, size time.Time
+	asking     bool
+}
+
+// pollBusy asks the devices that were not idle for a while.
+func (e *engine) pollBusy() {
+	if e.plan.phase != precopying {
+		return
+	}
+	for i, d := range e.drains {
+		p := &e.polls[i]
+		if d == nil || p.asking || !d.dev.Features().PreCopy {
+			continue
+		}
+		size := time.Since(p.size) > sizeEvery
+		if !size && time.Since(p.last) < pollEvery {
+			continue
+		}
+		if size {
+			p.size = time.Now()
+		}
+		p.asking = true
+		e.ask(i, size)
+	}
+}
+
+// measure tells the plan how far and how fast everything is.
+func (e *engine) measure() {
+	drained, at := make([]uint64, len(e.sources)), time.Now()
+	ev := measured{save: make([]float64, len(e.sources)), load: make([]float64, len(e.sources))}
+	var in, out uint64
+	for i, d := range e.drains {
+		drained[i] = e.drainedBytes(i)
+		in, out = in+drained[i], out+e.applied[i]
+		if d != nil {
+			e.meter.saves[i].look(drained[i], time.Duration(d.took.Load()))
+		}
+		ev.save[i], ev.load[i] = e.meter.saves[i].value(), e.meter.loads[i].value()
+	}
+	e.meter.look(at, in, out, max(e.window/2, 4*uint64(e.opts.ChunkSize)))
+	known := func(d time.Duration) report.Span { return report.Span{Took: d, Known: true} }
+	ev.path = path{chunk: uint64(e.opts.ChunkSize), rate: e.meter.goodput(), rtt: known(e.meter.rtt)}
+	ev.stop, ev.start = known(e.setTook), known(e.startHint)
+	e.advance(moved{drained, e.applied})
+	e.advance(ev)
+	e.bound()
+}
+
+// bound keeps what was read and is not applied small while the guest runs: it
+// would all be downtime. Once the guest stands still everything has to move.
+func (e *engine) bound() {
+	e.window = 0
+	if e.plan.phase == precopying {
+		e.window = e.plan.path.window(e.opts.DowntimeLimit)
+	}
+	if e.window == 0 {
+		e.queue.bound(nil)
+		return
+	}
+	chunk := e.plan.path.chunk
+	most := slices.Clone(e.applied)
+	for i, n := range share.Divide(int(min(e.window/chunk, uint64(e.arena.Count()))), share.Floor, e.needs()) {
+		most[i] += uint64(n) * chunk
+	}
+	e.queue.bound(most)
 }
 
 func (e *engine) allDrained() {

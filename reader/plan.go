@@ -1,8 +1,10 @@
 package reader
 
 import (
+	"slices"
 	"time"
 
+	"github.com/migpipe/migpipe/transport/report"
 	"github.com/migpipe/migpipe/vfio"
 )
 
@@ -14,61 +16,80 @@ const (
 	entering                // on their way to PRE_COPY
 	precopying              // drained while the guest runs
 	pausing                 // the guest is being stopped
+	confirming              // and the estimates asked for once more
+	unpausing               // which have called the stop off: the guest is being started again
 	quiescing               // on their way to PRE_COPY_P2P or RUNNING_P2P
 	freezing                // those without P2P on their way to STOP_COPY
 	stopping                // all others on their way to STOP_COPY
 	draining                // STOP_COPY, on the way to the end of the streams
 	drained                 // every stream was read to its end
-	failed                  // given up while the guest runs
+	gaveUp                  // while the guest runs
 )
 
 func (p phase) String() string {
-	return [...]string{"connecting", "entering", "precopying", "pausing", "quiescing", "freezing", "stopping", "draining", "drained", "failed"}[p]
+	return [...]string{"connecting", "entering", "precopying", "pausing", "confirming", "unpausing",
+		"quiescing", "freezing", "stopping", "draining", "drained", "gave up"}[p]
 }
 
 // limits are the figures that the switchover is decided by.
 type limits struct {
-	downtime   time.Duration
+	downtime   time.Duration // that the stop may take, as predicted
+	onLimit    OnLimit       // what to do when it would take longer
 	maxPrecopy time.Duration
 	maxRounds  int
+	timeout    time.Duration // of everything before the stop, 0 is none
 }
 
 // plan decides what the source's devices do next, up to the end of their
 // streams. It is pure: step is given what happened and when, and answers with
 // what to do.
 type plan struct {
-	limits  limits
-	phase   phase
-	began   time.Duration // when PRE_COPY was reached
-	because string        // why PRE_COPY ended
-	devices []planDevice
+	limits     limits
+	phase      phase
+	began      time.Duration   // when PRE_COPY was reached
+	because    string          // why PRE_COPY ended
+	prediction report.Forecast // what the stop was expected to take, when it was decided
+	calledOff  int             // stops that were called off at the last moment
+	capped     bool            // PRE_COPY has reached a cap, and goes on
+	path       path
+	stopping   report.Span // what freezing the devices takes, as far as was seen
+	starting   report.Span // and starting the destination's
+	devices    []planDevice
 }
 
 // planDevice is what the plan knows of one device.
 type planDevice struct {
-	features vfio.Features
-	sent     uint64 // bytes drained, as of the last event
-	applied  uint64 // bytes that the destination has written
-	idle     bool   // was found drained at least once
-	marked   bool   // its initial bytes were read to their end
-	mark     uint64 // at this offset
-	dirty    uint64
-	rounds   int
-	ended    bool
+	estimate
+	save, load float64 // bytes a second, 0 is unknown
+	ended      bool
 }
 
 // Events of the plan.
 type (
-	connected struct{}              // lanes are open
-	reached   struct{}              // every move of the last enter is done
-	paused    struct{}              // the guest has stopped
-	applied   struct{ at []uint64 } // bytes written at the destination, by device
-	ticked    struct{}              // time passed
-	ended     struct{ device int }  // a stream was read to its end
-	wasIdle   struct {              // a device in PRE_COPY had nothing to read
+	connected struct{}             // lanes are open
+	reached   struct{}             // every move of the last enter is done
+	paused    struct{}             // the guest has stopped
+	confirmed struct{}             // every device in PRE_COPY was polled since
+	unpaused  struct{}             // the guest runs again
+	ticked    struct{}             // time passed
+	ended     struct{ device int } // a stream was read to its end
+	polled    struct {             // GET_PRECOPY_INFO has answered
 		device  int
-		offset  uint64
+		offset  uint64 // bytes read by then
+		idle    bool   // and no more were there
 		pending vfio.Pending
+	}
+	sized struct { // MIG_DATA_SIZE has
+		device int
+		bytes  uint64
+	}
+	moved struct { // bytes did, by device
+		drained, applied []uint64
+	}
+	measured struct { // rates were
+		path        path
+		stop, start report.Span // what transitions take here and there, as far as was seen
+		save, load  []float64
 	}
 )
 
@@ -78,12 +99,18 @@ type (
 	enter struct{ moves []move }
 	// pause stops the guest; the answer is paused.
 	pause struct{}
+	// confirm polls every device in PRE_COPY; the answers are polled, then confirmed.
+	confirm struct{}
+	// unpause starts the guest again; the answer is unpaused.
+	unpause struct{}
 	// endStream tells the destination that a stream is whole.
 	endStream struct{ device int }
 	// allDrained tells the hand-off so.
 	allDrained struct{}
+	// warn tells the user.
+	warn struct{ text string }
 	// giveUp ends the attempt.
-	giveUp struct{ why string }
+	giveUp struct{ cause error }
 )
 
 // move is one device's part of a transition.
@@ -104,24 +131,45 @@ func newPlan(l limits, features []vfio.Features) plan {
 func (p *plan) step(now time.Duration, ev any) []any {
 	switch ev := ev.(type) {
 	case connected:
-		return p.connected()
+		return p.connected(now)
 	case reached:
 		return p.reached(now)
 	case paused:
 		return p.paused()
-	case wasIdle:
-		p.idle(ev)
-	case applied:
-		for i, n := range ev.at {
-			p.devices[i].applied = n
-		}
+	case confirmed:
+		return p.confirmed()
+	case unpaused:
+		p.phase = precopying
+		return nil
+	case polled:
+		p.devices[ev.device].poll(now, ev.pending, ev.offset, ev.idle)
+	case sized:
+		p.devices[ev.device].resize(ev.bytes)
+	case moved:
+		p.moved(ev)
+	case measured:
+		p.measured(ev)
 	case ended:
 		return p.ended(ev.device)
 	}
 	return p.decide(now)
 }
 
-func (p *plan) connected() []any {
+func (p *plan) moved(ev moved) {
+	for i := range p.devices {
+		d := &p.devices[i]
+		d.drained, d.applied = max(d.drained, ev.drained[i]), max(d.applied, ev.applied[i])
+	}
+}
+
+func (p *plan) measured(ev measured) {
+	p.path, p.stopping, p.starting = ev.path, ev.stop, ev.start
+	for i := range p.devices {
+		p.devices[i].save, p.devices[i].load = ev.save[i], ev.load[i]
+	}
+}
+
+func (p *plan) connected(now time.Duration) []any {
 	moves := p.moves(func(f vfio.Features) vfio.State {
 		if f.PreCopy {
 			return vfio.PreCopy
@@ -132,43 +180,125 @@ func (p *plan) connected() []any {
 		p.phase = entering
 		return []any{enter{moves}}
 	}
-	p.because = "no device has PRE_COPY"
-	p.phase = pausing
-	return []any{pause{}}
+	p.phase = precopying
+	return p.decide(now)
+}
+
+// forecast is what a stop now would come to, as expected.
+func (p *plan) forecast(now time.Duration) (next report.Forecast) {
+	known := p.figures(func(d *planDevice) uint64 { return d.left(now) })
+	all, each := predict(known, p.path)
+	next.Prediction = all
+	for i, one := range each {
+		next.Devices = append(next.Devices, report.DeviceForecast{Bytes: known[i].moving().bytes, Prediction: one})
+	}
+	return next
+}
+
+// most is the downtime if every device turns out to dump everything anew that
+// has not had the time to show it, or if it turns out to load as slowly as it may.
+func (p *plan) most(now time.Duration, worst bool) time.Duration {
+	over := p.path
+	over.worst = worst
+	all, _ := predict(p.figures(func(d *planDevice) uint64 { return d.most(now) }), over)
+	return all.Downtime.Took
+}
+
+func (p *plan) figures(left func(*planDevice) uint64) []figures {
+	known := make([]figures, len(p.devices))
+	for i := range p.devices {
+		d := &p.devices[i]
+		known[i] = figures{precopy: amount{known: true}, left: amount{left(d), d.known()}, hidden: d.hidden(),
+			save: d.save, load: d.load, stop: p.stopping, start: p.starting}
+	}
+	return known
 }
 
 // decide ends PRE_COPY when the destination holds every device's initial bytes
-// and the rest fits the downtime limit, or when the caps say that it never will.
-// As long as initial bytes are known to be missing the guest is not stopped: only
-// when they are applied is it known that the destination takes this state.
+// and the predicted downtime is within the limit. Where PRE_COPY reaches a cap
+// first, limits.onLimit says what happens. As long as initial bytes are missing
+// the guest is not stopped: only when they are applied is it known that the
+// destination takes this state.
 func (p *plan) decide(now time.Duration) []any {
 	if p.phase != precopying {
 		return nil
 	}
-	switch took := now - p.began; {
-	case took >= p.limits.maxPrecopy && p.initialMissing():
-		p.phase = failed
-		return []any{giveUp{"PRE_COPY reached its time limit, and the destination has not applied the initial bytes"}}
-	case took >= p.limits.maxPrecopy:
-		p.because = "PRE_COPY reached its time limit"
-	case !p.initialApplied():
+	ready := p.ready()
+	next, limit := p.forecast(now), p.limits.downtime
+	switch {
+	case !ready || next.Downtime.Took > limit:
+	case p.most(now, false)-next.Downtime.Took > limit/8: // a little patience tells which of them it is
 		return nil
-	case p.rounds() >= p.limits.maxRounds:
-		p.because = "PRE_COPY reached its limit of rounds"
-	case p.fits(took):
-		p.because = "the rest fits the downtime limit"
-	default:
+	case p.most(now, true) > limit*6/5:
+	case next.Downtime.Known:
+		return p.stopBecause(next, "the predicted downtime is within the limit")
+	case !p.stale(): // nobody will ever know more
+		return p.stopBecause(next, "the downtime cannot be predicted")
+	}
+	took := now - p.began
+	if p.limits.timeout > 0 && now >= p.limits.timeout {
+		return p.giveUp(&LimitError{Limit: LimitTimeout, Allowed: p.limits.timeout, Ready: ready, Predicted: next.Downtime.Took})
+	}
+	over := p.cap(took)
+	switch {
+	case over == nil:
+		return nil
+	case p.limits.onLimit == Continue && p.anyPreCopy():
+		return p.goOn(over, next)
+	case p.limits.onLimit == Force && ready:
+		return p.stopBecause(next, over.what()+", and the stop is forced")
+	}
+	over.Ready, over.Predicted = ready, next.Downtime.Took
+	return p.giveUp(over)
+}
+
+// stale reports whether some driver is to be asked again before anything is known.
+func (p *plan) stale() bool {
+	return slices.ContainsFunc(p.devices, func(d planDevice) bool { return d.stale() })
+}
+
+func (p *plan) stopBecause(next report.Forecast, why string) []any {
+	p.phase, p.prediction, p.because = pausing, next, why
+	return []any{pause{}}
+}
+
+func (p *plan) giveUp(cause error) []any {
+	p.phase = gaveUp
+	return []any{giveUp{cause}}
+}
+
+// goOn tells, once, that a cap was reached and is not acted upon.
+func (p *plan) goOn(over *LimitError, next report.Forecast) []any {
+	if p.capped {
 		return nil
 	}
-	p.phase = pausing
-	return []any{pause{}}
+	p.capped = true
+	return []any{warn{over.what() + "; it goes on, since a stop now would take " + round(next.Downtime.Took).String()}}
+}
+
+// cap is the limit that PRE_COPY has reached, nil if none.
+func (p *plan) cap(took time.Duration) *LimitError {
+	switch {
+	case !p.anyPreCopy():
+		return &LimitError{Limit: LimitDowntime, Allowed: p.limits.downtime}
+	case took >= p.limits.maxPrecopy:
+		return &LimitError{Limit: LimitPrecopy, Allowed: p.limits.maxPrecopy}
+	case p.rounds() >= p.limits.maxRounds:
+		return &LimitError{Limit: LimitRounds, Count: p.limits.maxRounds}
+	}
+	return nil
+}
+
+func (p *plan) anyPreCopy() bool {
+	return slices.ContainsFunc(p.devices, func(d planDevice) bool { return d.features.PreCopy })
 }
 
 // rounds is the most that any device has been through, and none as long as
 // some device is in its first: the rounds of a small one say nothing of it.
 func (p *plan) rounds() (most int) {
-	for _, d := range p.devices {
-		if d.features.PreCopy && !d.idle {
+	for i := range p.devices {
+		d := &p.devices[i]
+		if d.features.PreCopy && d.rounds == 0 {
 			return 0
 		}
 		most = max(most, d.rounds)
@@ -176,63 +306,19 @@ func (p *plan) rounds() (most int) {
 	return most
 }
 
-// initialApplied reports whether the destination has applied the initial bytes
-// of every device: both sides now know that the states are compatible.
-func (p *plan) initialApplied() bool {
-	for _, d := range p.devices {
-		if d.features.PreCopy && !(d.idle && d.marked && d.applied >= d.mark) {
-			return false
-		}
-	}
-	return true
-}
-
-// initialMissing reports whether some device is known to have initial bytes that
-// the destination has not applied. Of one that was never idle nothing is known.
-func (p *plan) initialMissing() bool {
-	for _, d := range p.devices {
-		if d.features.PreCopy && d.idle && !(d.marked && d.applied >= d.mark) {
-			return true
-		}
-	}
-	return false
-}
-
-// fits reports whether what is dirty or on its way would arrive within the
-// downtime limit, at the rate seen so far.
-func (p *plan) fits(took time.Duration) bool {
-	var left, done uint64
-	for _, d := range p.devices {
-		left += d.dirty + d.sent - min(d.sent, d.applied)
-		done += d.applied
-	}
-	if left == 0 {
-		return true
-	}
-	rate := float64(done) / max(took.Seconds(), 1e-3)
-	return float64(left) <= rate*p.limits.downtime.Seconds()
-}
-
-// idle takes in an estimate. A device that was initialised anew (REINIT), or
-// whose estimate says so, has initial bytes again and loses its mark.
-func (p *plan) idle(ev wasIdle) {
-	d := &p.devices[ev.device]
-	if ev.offset > d.sent || !d.idle {
-		d.rounds++
-	}
-	d.idle, d.sent, d.dirty = true, ev.offset, ev.pending.Dirty
-	switch fresh := ev.pending.Initial > 0 || ev.pending.Reinit; {
-	case fresh:
-		d.marked = false
-	case !d.marked:
-		d.marked, d.mark = true, ev.offset
-	}
+// ready reports whether the destination has applied the initial bytes of every
+// device.
+func (p *plan) ready() bool {
+	return !slices.ContainsFunc(p.devices, func(d planDevice) bool { return !d.ready() })
 }
 
 func (p *plan) reached(now time.Duration) []any {
 	switch p.phase {
 	case entering:
 		p.phase, p.began = precopying, now
+		for i := range p.devices {
+			p.devices[i].begin(now)
+		}
 	case quiescing:
 		return p.quiesced()
 	case freezing:
@@ -244,9 +330,36 @@ func (p *plan) reached(now time.Duration) []any {
 	return nil
 }
 
-// paused starts the P2P barrier: no device may be frozen while another could
-// still reach it by DMA.
+// paused asks once more, now that the guest cannot change anything.
 func (p *plan) paused() []any {
+	if !p.anyPreCopy() {
+		return p.quiesce()
+	}
+	p.phase = confirming
+	return []any{confirm{}}
+}
+
+// maxCalledOff is how often a stop is called off: a device that is initialised
+// anew each time would keep its guest stuttering.
+const maxCalledOff = 3
+
+// confirmed calls the stop off if a device was initialised anew in the meantime:
+// its new initial bytes are to be applied while the guest runs.
+func (p *plan) confirmed() []any {
+	if p.ready() {
+		return p.quiesce()
+	}
+	p.calledOff++
+	if p.calledOff > maxCalledOff {
+		return p.giveUp(&LimitError{Limit: LimitReinit, Count: maxCalledOff + 1})
+	}
+	p.phase = unpausing
+	return []any{unpause{}}
+}
+
+// quiesce starts the P2P barrier: no device may be frozen while another could
+// still reach it by DMA.
+func (p *plan) quiesce() []any {
 	p.phase = quiescing
 	moves := p.moves(func(f vfio.Features) vfio.State {
 		switch {

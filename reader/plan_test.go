@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/migpipe/migpipe/transport/report"
 	"github.com/migpipe/migpipe/vfio"
 )
 
@@ -44,8 +45,9 @@ func TestPlan(t *testing.T) {
 
 // scenario is a plan under test and the names of its devices.
 type scenario struct {
-	plan  plan
-	names []string
+	plan   plan
+	limits limits
+	names  []string
 }
 
 // play feeds a scenario's events to a plan and returns its text with the
@@ -71,7 +73,10 @@ func play(t *testing.T, text string) string {
 }
 
 func (s *scenario) line(out *strings.Builder, words []string) error {
-	if words[0] == "devices" {
+	switch words[0] {
+	case "limits":
+		return s.limit(words[1:])
+	case "devices":
 		return s.devices(words[1:])
 	}
 	now, err := time.ParseDuration(words[0])
@@ -106,7 +111,42 @@ func (s *scenario) devices(words []string) error {
 		}
 		features = append(features, f)
 	}
-	s.plan = newPlan(limits{downtime: 300 * time.Millisecond, maxPrecopy: 60 * time.Second, maxRounds: 30}, features)
+	if s.limits == (limits{}) {
+		s.limits = defaults
+	}
+	s.plan = newPlan(s.limits, features)
+	return nil
+}
+
+// defaults are those of the library.
+var defaults = limits{downtime: 300 * time.Millisecond, maxPrecopy: 60 * time.Second, maxRounds: 30}
+
+// limit reads "[downtime=TIME] [precopy=TIME] [rounds=N] [timeout=TIME]
+// [continue|force]".
+func (s *scenario) limit(words []string) (err error) {
+	s.limits = defaults
+	for _, w := range words {
+		key, value, _ := strings.Cut(w, "=")
+		switch key {
+		case "downtime":
+			s.limits.downtime, err = time.ParseDuration(value)
+		case "precopy":
+			s.limits.maxPrecopy, err = time.ParseDuration(value)
+		case "timeout":
+			s.limits.timeout, err = time.ParseDuration(value)
+		case "rounds":
+			s.limits.maxRounds, err = strconv.Atoi(value)
+		case "continue":
+			s.limits.onLimit = Continue
+		case "force":
+			s.limits.onLimit = Force
+		default:
+			err = fmt.Errorf("unknown limit %q", key)
+		}
+		if err != nil {
+			return err
+		}
+	}
 	return nil
 }
 
@@ -118,12 +158,20 @@ func (s *scenario) event(name string, args []string) (any, error) {
 		return reached{}, nil
 	case "paused":
 		return paused{}, nil
+	case "confirmed":
+		return confirmed{}, nil
+	case "unpaused":
+		return unpaused{}, nil
 	case "tick":
 		return ticked{}, nil
-	case "idle":
-		return s.idle(args)
-	case "applied":
-		return s.applied(args)
+	case "idle", "busy":
+		return s.poll(name == "idle", args)
+	case "size":
+		return s.size(args[0])
+	case "drained", "applied":
+		return s.moved(name, args)
+	case "path", "save", "load":
+		return s.measured(name, args)
 	case "ended":
 		device, err := s.device(args[0])
 		return ended{device}, err
@@ -131,8 +179,9 @@ func (s *scenario) event(name string, args []string) (any, error) {
 	return nil, fmt.Errorf("unknown event %q", name)
 }
 
-// idle reads "NAME at=BYTES [initial=BYTES] [dirty=BYTES] [reinit]".
-func (s *scenario) idle(args []string) (ev wasIdle, err error) {
+// poll reads "NAME at=BYTES [initial=BYTES] [dirty=BYTES] [reinit]".
+func (s *scenario) poll(idle bool, args []string) (ev polled, err error) {
+	ev.idle = idle
 	if ev.device, err = s.device(args[0]); err != nil {
 		return ev, err
 	}
@@ -156,22 +205,101 @@ func (s *scenario) idle(args []string) (ev wasIdle, err error) {
 	return ev, nil
 }
 
-// applied reads "NAME=BYTES ..."; devices left out stay where they were.
-func (s *scenario) applied(args []string) (ev applied, err error) {
+// size reads "NAME=BYTES".
+func (s *scenario) size(arg string) (ev sized, err error) {
+	name, value, _ := strings.Cut(arg, "=")
+	if ev.device, err = s.device(name); err == nil {
+		ev.bytes, err = number(value)
+	}
+	return ev, err
+}
+
+// moved reads "NAME=BYTES ..."; devices left out stay where they were. What was
+// applied was drained.
+func (s *scenario) moved(name string, args []string) (ev moved, err error) {
+	at, err := s.numbers(args, func(d planDevice) uint64 {
+		if name == "drained" {
+			return d.drained
+		}
+		return d.applied
+	})
+	for i, d := range s.plan.devices {
+		ev.drained, ev.applied = append(ev.drained, max(d.drained, at[i])), append(ev.applied, d.applied)
+		if name == "applied" {
+			ev.applied[i] = at[i]
+		}
+	}
+	return ev, err
+}
+
+// measured reads the bytes a second of "path goodput=BYTES [rtt=TIME] [stop=TIME]
+// [start=TIME]" and of "save NAME=BYTES ..." and "load NAME=BYTES ...".
+func (s *scenario) measured(name string, args []string) (ev measured, err error) {
+	ev.path = s.plan.path
 	for _, d := range s.plan.devices {
-		ev.at = append(ev.at, d.applied)
+		ev.save, ev.load = append(ev.save, d.save), append(ev.load, d.load)
+	}
+	ev.stop, ev.start = s.plan.stopping, s.plan.starting
+	if name == "path" {
+		return ev, s.path(&ev, args)
+	}
+	rates, err := s.numbers(args, func(planDevice) uint64 { return 0 })
+	for i, r := range rates {
+		if name == "save" && r > 0 {
+			ev.save[i] = float64(r)
+		} else if r > 0 {
+			ev.load[i] = float64(r)
+		}
+	}
+	return ev, err
+}
+
+func (s *scenario) path(ev *measured, args []string) error {
+	ev.path.chunk = 64 << 10
+	for _, arg := range args {
+		key, value, _ := strings.Cut(arg, "=")
+		if key == "goodput" {
+			n, err := number(value)
+			if err != nil {
+				return err
+			}
+			ev.path.rate = float64(n)
+			continue
+		}
+		d, err := time.ParseDuration(value)
+		if err != nil {
+			return err
+		}
+		switch key {
+		case "rtt":
+			ev.path.rtt = known(d)
+		case "stop":
+			ev.stop = known(d)
+		case "start":
+			ev.start = known(d)
+		default:
+			return fmt.Errorf("unknown %q", key)
+		}
+	}
+	return nil
+}
+
+// numbers reads "NAME=BYTES ..."; devices left out have what else says.
+func (s *scenario) numbers(args []string, other func(planDevice) uint64) (at []uint64, err error) {
+	for _, d := range s.plan.devices {
+		at = append(at, other(d))
 	}
 	for _, arg := range args {
 		name, value, _ := strings.Cut(arg, "=")
 		device, err := s.device(name)
 		if err != nil {
-			return ev, err
+			return at, err
 		}
-		if ev.at[device], err = number(value); err != nil {
-			return ev, err
+		if at[device], err = number(value); err != nil {
+			return at, err
 		}
 	}
-	return ev, nil
+	return at, nil
 }
 
 func (s *scenario) device(name string) (int, error) {
@@ -206,13 +334,26 @@ func (s *scenario) action(a any) string {
 		}
 		return text
 	case pause:
-		return "pause: " + s.plan.because
+		return fmt.Sprintf("pause: %s (%s)", s.plan.because, figure(s.plan.prediction))
+	case confirm:
+		return "confirm"
+	case unpause:
+		return "unpause"
+	case warn:
+		return "warn: " + a.text
 	case endStream:
 		return "end " + s.names[a.device]
 	case allDrained:
 		return "all drained"
 	case giveUp:
-		return "give up: " + a.why
+		return "give up: " + a.cause.Error()
 	}
 	return fmt.Sprintf("%#v", a)
+}
+
+func figure(f report.Forecast) string {
+	if !f.Downtime.Known {
+		return "at least " + round(f.Downtime.Took).String()
+	}
+	return round(f.Downtime.Took).String()
 }

@@ -36,24 +36,26 @@ func TestPredictDevice(t *testing.T) {
 		over            path
 		total, downtime report.Span
 	}{
-		// 3 stop, 17 fill (5 + 10 + 2), 200 load, 20 last, 4 commit, 7 start.
-		{"bound by the load", device, wire, known(251 * ms), known(251 * ms)},
-		// 3 + 17 + 100 + 1 + 4 + 7.
-		{"bound by the wire", change(func(f *figures) { f.load = 1000 * mib }), wire, known(132 * ms), known(132 * ms)},
-		// 3 + 112 + 1000 + 1 + 4 + 7.
-		{"bound by the save", change(func(f *figures) { f.save, f.load = 10*mib, 1000*mib }), wire, known(1127 * ms), known(1127 * ms)},
-		// Half a chunk: 3 + 9.5 + 0 + 10 + 4 + 7.
-		{"less than a chunk", change(func(f *figures) { f.left.bytes = mib / 2 }), wire, known(33500 * time.Microsecond), known(33500 * time.Microsecond)},
-		// 3 + 2 + 0 + 0 + 4 + 7.
-		{"nothing left", change(func(f *figures) { f.left = nothing }), wire, known(16 * ms), known(16 * ms)},
+		// 3 stop, 52 fill (8 MiB saved 40 + 10 + 2), 200 load, 20 last, 6 commit, 7 start.
+		{"bound by the load", device, wire, known(288 * ms), known(288 * ms)},
+		// 3 + 52 + 100 + 1 + 6 + 7.
+		{"bound by the wire", change(func(f *figures) { f.load = 1000 * mib }), wire, known(169 * ms), known(169 * ms)},
+		// 3 + 812 (8 MiB saved 800 + 10 + 2) + 300 + 1 + 6 + 7.
+		{"bound by the save", change(func(f *figures) { f.save, f.load = 10*mib, 1000*mib }), wire, known(1129 * ms), known(1129 * ms)},
+		// Half a chunk: 3 + 9.5 + 0 + 10 + 6 + 7.
+		{"less than a chunk", change(func(f *figures) { f.left.bytes = mib / 2 }), wire, known(35500 * time.Microsecond), known(35500 * time.Microsecond)},
+		// 3 + 2 + 0 + 0 + 6 + 7.
+		{"nothing left", change(func(f *figures) { f.left = nothing }), wire, known(18 * ms), known(18 * ms)},
 		// 40 MiB ahead of the pause, at the pace of the load.
-		{"pre-copied", change(func(f *figures) { f.precopy = amount{40 * mib, true} }), wire, known(1051 * ms), known(251 * ms)},
-		// Without what the load takes: 3 + 17 + 100 + 4 + 7.
-		{"load unknown", change(func(f *figures) { f.load = 0 }), wire, atLeast(131 * ms), atLeast(131 * ms)},
-		{"stop unknown", change(func(f *figures) { f.stop = report.Span{} }), wire, atLeast(248 * ms), atLeast(248 * ms)},
-		{"more than is known", change(func(f *figures) { f.left.known = false }), wire, atLeast(251 * ms), atLeast(251 * ms)},
-		// 3 + 5 + 200 + 20 + 7: neither rate nor round trip.
-		{"path unknown", device, path{chunk: mib}, atLeast(235 * ms), atLeast(235 * ms)},
+		{"pre-copied", change(func(f *figures) { f.precopy = amount{40 * mib, true} }), wire, known(1088 * ms), known(288 * ms)},
+		// Without what the load takes: 3 + 52 + 100 + 6 + 7.
+		// 1 MiB of it was read and is not there yet: 3 + 52 + 210 + 20 + 6 + 7, and 220 for 210 of it.
+		{"hidden", change(func(f *figures) { f.hidden = mib }), wire, known(308 * ms), known(308 * ms)},
+		{"load unknown", change(func(f *figures) { f.load = 0 }), wire, atLeast(168 * ms), atLeast(168 * ms)},
+		{"stop unknown", change(func(f *figures) { f.stop = report.Span{} }), wire, atLeast(285 * ms), atLeast(285 * ms)},
+		{"more than is known", change(func(f *figures) { f.left.known = false }), wire, atLeast(288 * ms), atLeast(288 * ms)},
+		// 3 + 40 + 200 + 20 + 7: neither rate nor round trip.
+		{"path unknown", device, path{chunk: mib}, atLeast(270 * ms), atLeast(270 * ms)},
 		{"nothing known", figures{}, path{}, atLeast(0), atLeast(0)},
 	} {
 		all, each := predict([]figures{c.of}, c.over)
@@ -72,18 +74,18 @@ func TestPredictSet(t *testing.T) {
 	other.left, other.load, other.start = amount{5 * mib, true}, 100*mib, known(9*ms)
 	all, each := predict([]figures{device, other}, wire)
 	want := report.Prediction{
-		Precopy: known(0), Stop: known(3 * ms), Fill: known(17 * ms), Save: known(50 * ms), Wire: known(150 * ms),
-		Load: known(200 * ms), Last: known(20 * ms), Commit: known(4 * ms), Start: known(9 * ms),
-		Downtime: known(253 * ms), Total: known(253 * ms),
+		Precopy: known(0), Stop: known(3 * ms), Fill: known(52 * ms), Save: known(15 * ms), Wire: known(150 * ms),
+		Load: known(200 * ms), Last: known(20 * ms), Commit: known(6 * ms), Start: known(9 * ms),
+		Downtime: known(290 * ms), Total: known(290 * ms),
 	}
 	if all != want {
 		t.Errorf("in all %+v\nwant   %+v", all, want)
 	}
-	if each[1].Wire != known(40*ms) || each[1].Downtime != known(83*ms) {
+	if each[1].Wire != known(40*ms) || each[1].Downtime != known(105*ms) {
 		t.Errorf("the second alone: %+v", each[1])
 	}
 	other.stop = report.Span{}
-	if all, _ := predict([]figures{device, other}, wire); all.Downtime != atLeast(253*ms) {
+	if all, _ := predict([]figures{device, other}, wire); all.Downtime != atLeast(290*ms) {
 		t.Errorf("one stage of one device unknown: %v", all.Downtime)
 	}
 	ahead := amount{20 * mib, true}

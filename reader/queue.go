@@ -35,6 +35,9 @@ type line struct {
 	bytes  uint64
 	window transport.Window
 	given  chan struct{} // holds a token when the pool gave the device a chunk
+	wants  bool          // somebody waits for that
+	read   uint64        // the stream was read up to here
+	most   uint64        // and is not to be read beyond this, 0 is no limit
 }
 
 // newQueue may use so many chunks of the arena.
@@ -72,13 +75,36 @@ func (q *queue) get(ctx context.Context, device int) (*transport.Chunk, error) {
 func (q *queue) want(device int, wants bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.pool.Want(device, wants)
+	q.lines[device].wants = wants
+	q.ask(device)
+	q.give()
+}
+
+// ask asks the pool for what the device wants, and may have.
+func (q *queue) ask(device int) {
+	l := &q.lines[device]
+	q.pool.Want(device, l.wants && (l.most == 0 || l.read < l.most))
+}
+
+// bound limits how far the streams are read, each to about its offset in most;
+// nil lifts the limits.
+func (q *queue) bound(most []uint64) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for i := range q.lines {
+		q.lines[i].most = 0
+		if most != nil {
+			q.lines[i].most = most[i]
+		}
+		q.ask(i)
+	}
 	q.give()
 }
 
 // give hands free memory to those who want it.
 func (q *queue) give() {
 	for i, ok := q.pool.Next(); ok; i, ok = q.pool.Next() {
+		q.lines[i].wants = false
 		q.pool.Want(i, false)
 		q.lines[i].given <- struct{}{}
 	}
@@ -106,6 +132,7 @@ func (q *queue) put(c *transport.Chunk) {
 		return
 	}
 	l := &q.lines[c.Device]
+	l.read = c.Offset + uint64(c.RawLen)
 	l.chunks[(l.first+l.count)%len(l.chunks)] = c
 	l.count, l.bytes, q.waiting = l.count+1, l.bytes+uint64(c.RawLen), q.waiting+1
 	q.look(int(c.Device))

@@ -18,7 +18,7 @@ func (e *engine) snapshots() []report.Snapshot {
 	for i, s := range e.sources {
 		out[i] = report.Snapshot{
 			Name: s.Name, Phase: phaseNames[e.plan.phase], Bytes: e.drainedBytes(i),
-			Wire: e.wire[i].Load(), Applied: e.applied[i],
+			Wire: e.wire[i].Load(), Applied: e.applied[i], Window: e.window,
 		}
 		out[i].Remaining, out[i].Known = e.remaining(i)
 	}
@@ -26,10 +26,10 @@ func (e *engine) snapshots() []report.Snapshot {
 }
 
 // phaseNames are the plan's phases as reports call them.
-var phaseNames = [failed + 1]string{
+var phaseNames = [gaveUp + 1]string{
 	connecting: report.Connect, entering: report.PreCopy, precopying: report.PreCopy,
-	pausing: report.Stop, quiescing: report.Stop, freezing: report.Stop, stopping: report.Stop,
-	draining: report.StopCopy, drained: report.Commit, failed: report.Rollback,
+	pausing: report.Stop, confirming: report.Stop, unpausing: report.Stop, quiescing: report.Stop, freezing: report.Stop, stopping: report.Stop,
+	draining: report.StopCopy, drained: report.Commit, gaveUp: report.Rollback,
 }
 
 // remaining estimates what a device has still to give: in PRE_COPY what the
@@ -37,18 +37,16 @@ var phaseNames = [failed + 1]string{
 // missing from the size of STOP_COPY, which some drivers count from the first
 // byte of the stream on.
 func (e *engine) remaining(device int) (uint64, bool) {
-	p := e.pending[device]
+	known := &e.plan.devices[device]
+	p := known.pending
 	if e.plan.phase <= precopying && p.Initial+p.Dirty > 0 {
 		return p.Initial + p.Dirty, true
 	}
-	size := e.sizes[device]
-	if d := e.drains[device]; d != nil {
-		size = d.size.Load()
-	}
+	size := known.size
 	read := e.drainedBytes(device)
 	sinceStop := read - e.precopied[device]
 	left := max(size-min(size, read), p.Dirty-min(p.Dirty, sinceStop))
-	return left, size > 0 && !e.plan.devices[device].ended
+	return left, size > 0 && !known.ended
 }
 
 // total is the time from the first byte to RUNNING, or to now.
@@ -110,6 +108,7 @@ func (e *engine) finishReport() {
 			Name: s.Name, Bytes: e.drainedBytes(i), WireBytes: e.wire[i].Load(),
 			PrecopyBytes: e.precopied[i], Chunks: end.Chunks, Rounds: e.plan.devices[i].rounds,
 			Digest: end.Digest, Path: t.path, PathWhy: t.why, State: states[i],
+			Save: e.savedSince(i), Load: e.meter.loads[i].took - e.loaded[i],
 		})
 	}
 }
@@ -121,6 +120,14 @@ func (e *engine) states() []string {
 		return slices.Repeat([]string{"unknown: a read of the device does not end"}, len(e.sources))
 	}
 	return e.fleet.states()
+}
+
+// savedSince is what reading a device has taken since the guest stands still.
+func (e *engine) savedSince(device int) time.Duration {
+	if d := e.drains[device]; d != nil && !e.clock.paused.IsZero() {
+		return time.Duration(d.took.Load()) - e.saved[device]
+	}
+	return 0
 }
 
 func (e *engine) result() (report.Report, error) {

@@ -51,6 +51,7 @@ func TestSets(t *testing.T) {
 					p.add(t, fmt.Sprint("d", i), url, url)
 				}
 				slices.Reverse(p.sinks) // names matter, not places
+				p.send.WithoutP2P = name == "one without P2P"
 				guest := p.guest()
 				s, r := p.succeed(t)
 				p.figures(t, s, r)

@@ -44,11 +44,23 @@ type Prediction struct {
 	Wire   Span // and sent
 	Load   Span // and written
 	Last   Span // the last chunk written
-	Commit Span // READY and COMMIT, one round trip
+	Commit Span // READY, COMMIT and its answer: a round trip and a half
 	Start  Span // until the devices are in RUNNING
 
 	Downtime Span // Stop + Fill + the longest of Save, Wire and Load + Last + Commit + Start
 	Total    Span // Precopy + Downtime
+}
+
+// Forecast is what a stop was expected to come to when it was decided.
+type Forecast struct {
+	Prediction
+	Devices []DeviceForecast
+}
+
+// DeviceForecast is one device's part of a Forecast, as if it were alone.
+type DeviceForecast struct {
+	Bytes uint64 // still to be moved, read or not
+	Prediction
 }
 
 // Span is a predicted length of time. Where a part of it is not known, Known is

@@ -17,9 +17,12 @@ type Report struct {
 	Total    time.Duration
 	Downtime time.Duration // from the pause of the guest to RUNNING at the destination
 	Stages   []Stage       // the downtime, in order
-	Lanes    int
-	Devices  []Device
-	Warnings []string
+	// Predicted is what the stop was expected to take when it was decided; nil if
+	// it never was (source only).
+	Predicted *Forecast
+	Lanes     int
+	Devices   []Device
+	Warnings  []string
 }
 
 // Stage is one part of the downtime.
@@ -40,6 +43,9 @@ type Device struct {
 	Path         string // how bytes left or entered the device: "read", "splice", "write"
 	PathWhy      string // the probe's verdict, where there was one
 	State        string // the state the device was last seen in
+	// Save and Load are what reading the device and writing it took once the guest
+	// stood still (source only; Load as far as the destination has told).
+	Save, Load time.Duration
 }
 
 // Kind says what an Event is about.
@@ -74,6 +80,8 @@ type Event struct {
 	Peer    transport.ID // of Kind Peer and Asked; zero where the carrier does not know it
 	Err     error        // of Kind Asked: why a migration would be refused, nil if it would not
 	Devices []Snapshot   // in HELLO's order
+	// Predicted is the downtime expected, of Kind Phase when the stop begins.
+	Predicted *Forecast
 }
 
 // Snapshot is one device's progress.
@@ -85,6 +93,7 @@ type Snapshot struct {
 	Applied   uint64 // applied at the destination, as far as this side knows
 	Remaining uint64 // by the driver's estimates: a hint
 	Known     bool   // whether there was an estimate at all
+	Window    uint64 // the most that may be read and not applied, 0 is no limit but memory (source only)
 }
 
 // Observer is called with each event, from one goroutine at a time. It must

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/migpipe/migpipe/reader"
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
 	"github.com/migpipe/migpipe/vfio"
@@ -81,7 +82,16 @@ func (s scene) ofError(err error) []string {
 			return []string{hint}
 		}
 	}
+	if l, ok := errors.AsType[*reader.LimitError](err); ok {
+		return []string{limitHint(l)}
+	}
 	switch {
+	case errors.Is(err, reader.ErrMaxDowntime):
+		return []string{"raise --max-downtime, if the guest may stand still for that long"}
+	case errors.Is(err, reader.ErrStalled):
+		return []string{"raise --stall-limit, if the device is known to take that long"}
+	case errors.Is(err, reader.ErrNoP2P):
+		return []string{"migrate it alone, or say --without-p2p if none of the devices reaches another by DMA"}
 	case errors.Is(err, transport.ErrRefusedByPeer):
 		return []string{fmt.Sprintf("if this host is to be trusted there, add --peer %v to the %s command", s.self, s.otherProgram())}
 	case errors.Is(err, transport.ErrUnreachable):
@@ -102,6 +112,21 @@ func (s scene) ofError(err error) []string {
 		return []string{"to replace the file, write file:PATH?overwrite=1"}
 	}
 	return nil
+}
+
+// limitHint says how to get past a limit of what comes before the stop.
+func limitHint(l *reader.LimitError) string {
+	switch {
+	case l.Limit == reader.LimitTimeout:
+		return "raise --timeout"
+	case !l.Ready:
+		return "raise --max-precopy, if the destination is known to take that long to prepare"
+	case l.Limit == reader.LimitReinit:
+		return "try again when the guest no longer sets the device up"
+	case l.Limit == reader.LimitDowntime:
+		return "raise --downtime-limit, or say --on-limit force to stop the guest for that long"
+	}
+	return "raise --downtime-limit; or say --on-limit force to stop the guest for that long, or --on-limit continue to wait for a quieter guest"
 }
 
 // unixHint is for what is wrong with the path of a socket.
@@ -156,10 +181,6 @@ func (s scene) ofCode(code transport.Code, remote bool) string {
 		return "pair each device with one of the same model, driver and firmware generation"
 	case transport.CodeCorrupt:
 		return "the source's devices run on: try again, and check the memory of both hosts if it happens again"
-	case transport.CodeTimeout:
-		if s.sending && s.moved && !remote {
-			return "raise --stall-limit or --max-downtime, if the device is known to take that long"
-		}
 	case transport.CodeLimit:
 		if !s.moved { // no stream was too long: the destination is busy
 			return "wait for the migration that it serves, or run another mig-recv on another port"

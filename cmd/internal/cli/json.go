@@ -56,6 +56,7 @@ type jsonPhase struct {
 	jsonHead
 	Phase string `json:"phase"`
 	Why   string `json:"why,omitempty"`
+	*jsonStopForecast
 }
 
 type jsonWarning struct {
@@ -90,6 +91,7 @@ type jsonSnapshot struct {
 	WireBytes uint64  `json:"wire_bytes"`
 	Applied   uint64  `json:"applied_bytes"`
 	Remaining *uint64 `json:"remaining_estimate,omitempty"`
+	Window    uint64  `json:"window_bytes,omitempty"` // what may be read and not applied
 }
 
 type jsonDone struct {
@@ -99,11 +101,36 @@ type jsonDone struct {
 	Exit       int           `json:"exit"`
 	TotalMS    float64       `json:"total_ms"`
 	DowntimeMS float64       `json:"downtime_ms"`
-	Stages     []jsonStage   `json:"stages"`
-	Lanes      int           `json:"lanes"`
-	Devices    []jsonDevice  `json:"devices"`
-	Error      *jsonError    `json:"error,omitempty"`
-	Warnings   []string      `json:"warnings"`
+	*jsonStopForecast
+	Stages   []jsonStage  `json:"stages"`
+	Lanes    int          `json:"lanes"`
+	Devices  []jsonDevice `json:"devices"`
+	Error    *jsonError   `json:"error,omitempty"`
+	Warnings []string     `json:"warnings"`
+}
+
+// jsonStopForecast is what the stop was expected to take when it was decided: at
+// least that, where it is not known.
+type jsonStopForecast struct {
+	PredictedMS float64              `json:"predicted_downtime_ms"`
+	Known       bool                 `json:"predicted_known"`
+	Predicted   []jsonPredictedStage `json:"predicted_stages"`
+}
+
+func jsonForecast(f *report.Forecast) *jsonStopForecast {
+	if f == nil {
+		return nil
+	}
+	p := predicted(f.Prediction)
+	return &jsonStopForecast{milliseconds(f.Downtime.Took), f.Downtime.Known, p.Stages}
+}
+
+func jsonStages(stages []report.Stage) []jsonStage {
+	list := make([]jsonStage, len(stages))
+	for i, s := range stages {
+		list[i] = jsonStage{s.Name, milliseconds(s.Took)}
+	}
+	return list
 }
 
 type jsonStage struct {
@@ -112,17 +139,26 @@ type jsonStage struct {
 }
 
 type jsonDevice struct {
-	Name         string `json:"name"`
-	Bytes        uint64 `json:"bytes"`
-	WireBytes    uint64 `json:"wire_bytes"`
-	PrecopyBytes uint64 `json:"precopy_bytes"`
-	Rounds       int    `json:"rounds"`
-	Chunks       uint64 `json:"chunks"`
-	Digest       string `json:"digest,omitempty"`
-	Path         string `json:"path"`
-	PathWhy      string `json:"path_why,omitempty"`
-	State        string `json:"state"`
-	Verified     *bool  `json:"verified,omitempty"` // only where the device can tell
+	Name         string    `json:"name"`
+	Bytes        uint64    `json:"bytes"`
+	WireBytes    uint64    `json:"wire_bytes"`
+	PrecopyBytes uint64    `json:"precopy_bytes"`
+	Rounds       int       `json:"rounds"`
+	Chunks       uint64    `json:"chunks"`
+	Digest       string    `json:"digest,omitempty"`
+	Path         string    `json:"path"`
+	PathWhy      string    `json:"path_why,omitempty"`
+	State        string    `json:"state"`
+	Verified     *bool     `json:"verified,omitempty"` // only where the device can tell
+	Stop         *jsonStop `json:"stop,omitempty"`
+}
+
+// jsonStop is one device's part of the stop, predicted and measured.
+type jsonStop struct {
+	Bytes     uint64               `json:"predicted_bytes"`
+	Predicted []jsonPredictedStage `json:"predicted_stages"` // as if it were alone
+	SaveMS    float64              `json:"save_ms"`
+	LoadMS    float64              `json:"load_ms"`
 }
 
 type jsonError struct {
@@ -166,7 +202,7 @@ func (j *jsonView) event(ev stamped) {
 	case report.Peer:
 		j.write(jsonPeer{head, known(ev.Peer), ev.Text})
 	case report.Phase:
-		j.write(jsonPhase{head, ev.Phase, ev.Text})
+		j.write(jsonPhase{head, ev.Phase, ev.Text, jsonForecast(ev.Predicted)})
 	case report.Asked:
 		j.asked(head, ev.Event)
 	case report.Warning:
@@ -193,7 +229,7 @@ func jsonNames(names []string) []jsonName {
 func jsonSnapshots(devices []report.Snapshot) []jsonSnapshot {
 	list := make([]jsonSnapshot, len(devices))
 	for i, d := range devices {
-		list[i] = jsonSnapshot{Name: d.Name, Phase: d.Phase, Bytes: d.Bytes, WireBytes: d.Wire, Applied: d.Applied}
+		list[i] = jsonSnapshot{Name: d.Name, Phase: d.Phase, Bytes: d.Bytes, WireBytes: d.Wire, Applied: d.Applied, Window: d.Window}
 		if d.Known {
 			list[i].Remaining = &d.Remaining
 		}
@@ -209,15 +245,18 @@ func (j *jsonView) end(v verdict) {
 	done := jsonDone{
 		jsonHead: j.head("done", time.Now()), Outcome: v.outcome(), Exit: v.exit(),
 		Peer: known(r.Peer), TotalMS: milliseconds(r.Total), DowntimeMS: milliseconds(r.Downtime), Lanes: r.Lanes,
-		Stages: []jsonStage{}, Devices: []jsonDevice{}, Warnings: []string{},
+		jsonStopForecast: jsonForecast(r.Predicted),
+		Stages:           jsonStages(r.Stages), Devices: []jsonDevice{}, Warnings: []string{},
 	}
 	done.Error = v.jsonError()
 	done.Warnings = append(done.Warnings, r.Warnings...)
-	for _, s := range r.Stages {
-		done.Stages = append(done.Stages, jsonStage{s.Name, milliseconds(s.Took)})
-	}
-	for _, d := range r.Devices {
-		done.Devices = append(done.Devices, v.jsonDevice(d))
+	for i, d := range r.Devices {
+		one := v.jsonDevice(d)
+		if r.Predicted != nil && i < len(r.Predicted.Devices) {
+			p := r.Predicted.Devices[i]
+			one.Stop = &jsonStop{p.Bytes, predicted(p.Prediction).Stages, milliseconds(d.Save), milliseconds(d.Load)}
+		}
+		done.Devices = append(done.Devices, one)
 	}
 	j.write(done)
 }

@@ -53,12 +53,17 @@ func notice(ev report.Event) string {
 	return string(ev.Kind) + ": " + oneLine(ev.Text)
 }
 
-// phaseText is the new phase, and why it began where that is known.
+// phaseText is the new phase, why it began where that is known, and what it is
+// expected to take.
 func phaseText(ev report.Event) string {
-	if ev.Text == "" {
-		return ev.Phase
+	text := ev.Phase
+	if ev.Text != "" {
+		text += ": " + ev.Text
 	}
-	return ev.Phase + ": " + ev.Text
+	if ev.Predicted != nil {
+		text += ", " + spanText(ev.Predicted.Downtime)
+	}
+	return text
 }
 
 func (l *lineView) print(text string) { fmt.Fprintf(l.err, "%s: %s\n", l.program, text) }

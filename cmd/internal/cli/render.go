@@ -77,6 +77,9 @@ func (v verdict) facts() [][2]string {
 	if r.Downtime > 0 {
 		add("downtime", humanTime(r.Downtime)+split(r.Stages))
 	}
+	if r.Predicted != nil {
+		add("predicted", spanText(r.Predicted.Downtime)+knownParts(r.Predicted.Prediction)+miss(r))
+	}
 	if r.Total > 0 && v.bytes() > 0 {
 		add("rate", humanRate(float64(v.bytes())/r.Total.Seconds())+lanes(r.Lanes))
 	}
@@ -98,6 +101,15 @@ func split(stages []report.Stage) string {
 		return ""
 	}
 	return " = " + strings.Join(parts, " + ")
+}
+
+// miss is how far the prediction was off, where there is something to compare.
+func miss(r report.Report) string {
+	p := r.Predicted.Downtime
+	if r.Outcome != handoff.Committed || !p.Known || p.Took == 0 {
+		return ""
+	}
+	return fmt.Sprintf("; it took %+.0f %%", 100*(r.Downtime.Seconds()/p.Took.Seconds()-1))
 }
 
 func lanes(n int) string {

@@ -57,6 +57,9 @@ type sendFlags struct {
 	codec      string
 	downtime   time.Duration
 	maxDown    time.Duration
+	onLimit    string
+	timeout    time.Duration
+	withoutP2P bool
 	maxPrecopy time.Duration
 	maxRounds  int
 	stall      time.Duration
@@ -93,17 +96,26 @@ func (s *sendFlags) addTuning(root *cobra.Command) {
 	f.IntVar(&s.lanes, "lanes", 2, "`NUMBER` of data lanes: more of them use more cores")
 	f.StringVar(&s.codec, "codec", "auto", "`CODEC` of every chunk: auto, raw, s2 or zstd; auto is none within a host")
 	f.StringVar(&s.bandwidth, "max-bandwidth", "", "most payload that is sent, a `RATE` like 100MiB/s; default no limit")
-	f.DurationVar(&s.downtime, "downtime-limit", 300*time.Millisecond, "`TIME` without a running guest that the switchover aims at")
+	f.DurationVar(&s.downtime, "downtime-limit", 300*time.Millisecond, "`TIME` that the stop may take, as predicted: longer ones are not begun")
+	f.StringVar(&s.onLimit, "on-limit", "refuse", "`WHAT` to do when pre-copy cannot bring the stop down to that: refuse, continue or force")
+	f.DurationVar(&s.timeout, "timeout", 0, "`TIME` after which the attempt ends if the guest was not stopped by then (default none)")
+	f.BoolVar(&s.withoutP2P, "without-p2p", false, "migrate several devices although one lacks the P2P states: only if none reaches another by DMA")
 	f.DurationVar(&s.maxDown, "max-downtime", 10*time.Second, "`TIME` after which a stopped guest runs on here, unless the destination is ready; files have none")
-	f.DurationVar(&s.maxPrecopy, "max-precopy", time.Minute, "`TIME` after which devices that stay dirty are stopped all the same")
-	f.IntVar(&s.maxRounds, "max-rounds", 30, "`NUMBER` of pre-copy rounds after which they are")
+	f.DurationVar(&s.maxPrecopy, "max-precopy", time.Minute, "`TIME` that pre-copy may last; then --on-limit counts")
+	f.IntVar(&s.maxRounds, "max-rounds", 30, "`NUMBER` of pre-copy rounds; then --on-limit counts")
 	f.DurationVar(&s.stall, "stall-limit", 30*time.Second, "`TIME` without a byte moving, while the guest is stopped, that ends the attempt")
 	_ = root.RegisterFlagCompletionFunc("codec", completeWords("auto", "raw", "s2", "zstd"))
+	_ = root.RegisterFlagCompletionFunc("on-limit", completeWords("refuse", "continue", "force"))
 }
 
 func (s *sendFlags) checkTuning() error {
 	_, known := codecPolicies[s.codec]
+	_, policy := onLimits[s.onLimit]
 	switch {
+	case !policy:
+		return mistakef("it is refuse, continue or force", "--on-limit: unknown %.20q", s.onLimit)
+	case s.timeout < 0:
+		return mistakef("", "--timeout %v: must be more than 0", s.timeout)
 	case !known:
 		return mistakef("the codecs are auto, raw, s2 and zstd", "--codec: unknown codec %.20q", s.codec)
 	case s.lanes < 1 || s.lanes > transport.MaxLanes:
@@ -147,15 +159,19 @@ func sources(devices []opened) []reader.Source {
 	return list
 }
 
+// onLimits are the values of --on-limit.
+var onLimits = map[string]reader.OnLimit{"refuse": reader.Refuse, "continue": reader.Continue, "force": reader.Force}
+
 // options bounds the downtime where there is one: no guest waits for files.
 func (s *sendFlags) options(devices []opened, observe report.Observer) *reader.Options {
-	maxDown := s.maxDown
+	maxDown, onLimit := s.maxDown, onLimits[s.onLimit]
 	if !slices.ContainsFunc(devices, func(d opened) bool { return vfio.Describe(d.Device).Driver != "file" }) {
-		maxDown = math.MaxInt64
+		maxDown, onLimit = math.MaxInt64, reader.Force
 	}
 	return &reader.Options{
 		Memory: int(s.memory.bytes), ChunkSize: int(s.chunk.bytes), Lanes: s.lanes,
 		Codec: codecPolicies[s.codec], MaxBandwidth: s.perSecond, DowntimeLimit: s.downtime, MaxDowntime: maxDown,
+		OnLimit: onLimit, Timeout: s.timeout, WithoutP2P: s.withoutP2P,
 		MaxPrecopy: s.maxPrecopy, MaxRounds: s.maxRounds, StallLimit: s.stall,
 		Observe: observe, Software: s.software(),
 	}

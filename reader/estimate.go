@@ -1,0 +1,173 @@
+package reader
+
+import (
+	"math"
+	"time"
+
+	"github.com/migpipe/migpipe/vfio"
+)
+
+// maxEstimate is the most bytes that an estimate is believed to mean: what lies
+// above (xe lets a negative errno through) says nothing.
+const maxEstimate = 1 << 40
+
+// redumpAfter is how long a device is watched before it is believed to have
+// nothing new: virtio dumps everything again, at most once a second.
+const redumpAfter = 1200 * time.Millisecond
+
+// estimate is what is known of a device's stream: what the driver says, held
+// against what came. It is pure: time is given.
+//
+// The driver's numbers are hints. GET_PRECOPY_INFO's may be constant, may count
+// bytes that cannot be read yet, and say nothing of what STOP_COPY adds;
+// MIG_DATA_SIZE may be constant, overlaps both, and on some drivers is the size
+// of the whole state whatever was sent of it.
+type estimate struct {
+	features vfio.Features
+	drained  uint64 // bytes read
+	applied  uint64 // bytes that the destination has written
+	size     uint64 // MIG_DATA_SIZE, 0 is unknown
+
+	polled  bool          // GET_PRECOPY_INFO has answered
+	pending vfio.Pending  // its last answer
+	at      uint64        // bytes read when it was given
+	dirties float64       // bytes a second that the guest dirties
+	counted time.Duration // when the driver last looked
+	tracks  bool          // dirty bytes were seen
+
+	marked bool   // the initial bytes were read to their end
+	mark   uint64 // at this offset
+
+	rounds    int           // how often it was found drained at a new offset
+	firstIdle time.Duration // when it first was
+	idleAt    uint64        // the offset at which it last was
+	lastRound uint64        // bytes between the last two of these
+	lastDirty uint64        // the last dirty bytes then, but for none
+	news      time.Duration // when either was seen
+}
+
+// begin says when PRE_COPY was reached.
+func (e *estimate) begin(now time.Duration) { e.counted = now }
+
+// poll takes in an answer of GET_PRECOPY_INFO, given when at bytes were read;
+// idle says that the device had nothing more to read then.
+func (e *estimate) poll(now time.Duration, p vfio.Pending, at uint64, idle bool) {
+	p.Initial, p.Dirty = min(p.Initial, maxEstimate), min(p.Dirty, maxEstimate)
+	e.drained = max(e.drained, at)
+	idle = idle || e.polled && e.unread() == 0 // all that it had told of was read
+	if idle {                                  // only then does a driver look for more
+		e.dirtied(now, p.Dirty-min(p.Dirty, e.unread()))
+		if p.Dirty > 0 {
+			e.lastDirty, e.news = p.Dirty, now
+		}
+	}
+	e.polled, e.pending, e.at = true, p, at
+	e.tracks = e.tracks || p.Dirty > 0
+	if idle {
+		e.round(now, at)
+	}
+	switch fresh := p.Initial > 0 || p.Reinit; {
+	case fresh:
+		e.marked = false
+	case !e.marked:
+		e.marked, e.mark = true, at
+	}
+}
+
+// dirtied takes in what has become dirty since the last answer.
+func (e *estimate) dirtied(now time.Duration, n uint64) {
+	took := (now - e.counted).Seconds()
+	if took <= 0 {
+		return
+	}
+	e.counted = now
+	weight := 1 - math.Exp(-took/fading.Seconds())
+	if e.dirties == 0 {
+		weight = 1
+	}
+	e.dirties += (float64(n)/took - e.dirties) * weight
+}
+
+// unread is what is left of the last answer.
+func (e *estimate) unread() uint64 {
+	n := e.pending.Initial + e.pending.Dirty
+	return n - min(n, e.drained-min(e.drained, e.at))
+}
+
+// resize takes in an answer of MIG_DATA_SIZE.
+func (e *estimate) resize(n uint64) {
+	if n > maxEstimate {
+		n = 0
+	}
+	e.size = n
+}
+
+func (e *estimate) round(now time.Duration, at uint64) {
+	first := e.rounds == 0 || !e.marked // all of the state: the rounds after it say how it goes on
+	if at > e.idleAt || e.rounds == 0 {
+		e.lastRound, e.news = at-e.idleAt, now
+		e.rounds++
+	}
+	if first {
+		e.firstIdle, e.lastRound = now, 0
+	}
+	e.idleAt = at
+}
+
+// ready reports whether the destination has applied the initial bytes: both
+// sides then know that it takes this state, and has what takes it longest.
+// A device that was initialised anew (REINIT) is no longer ready.
+func (e *estimate) ready() bool {
+	return !e.features.PreCopy || e.marked && e.applied >= e.mark
+}
+
+// hidden is what was read and is not applied: downtime to come.
+func (e *estimate) hidden() uint64 { return e.drained - min(e.drained, e.applied) }
+
+// left estimates the bytes that a stop now would have to read.
+func (e *estimate) left(now time.Duration) uint64 {
+	rest := e.size - min(e.size, e.drained)
+	switch {
+	case !e.features.PreCopy:
+		return rest
+	case e.dumps(now):
+		return max(e.size, e.unread())
+	}
+	return max(rest, e.unread()+e.since(now))
+}
+
+// most is what left may turn out to be: everything, as long as the device has not
+// had the time to show whether it dumps everything anew.
+func (e *estimate) most(now time.Duration) uint64 {
+	if e.features.PreCopy && !e.tracks && e.rounds > 0 && now-e.firstIdle < redumpAfter {
+		return max(e.left(now), e.size)
+	}
+	return e.left(now)
+}
+
+// known reports whether the driver has said how much is left.
+func (e *estimate) known() bool {
+	return e.size > 0 && !e.stale() || e.tracks && !e.stale()
+}
+
+// since is what has probably become dirty since the driver last looked: no more
+// than there is.
+func (e *estimate) since(now time.Duration) uint64 {
+	n := uint64(e.dirties * max(now-e.counted, 0).Seconds())
+	if e.size > 0 {
+		n = min(n, e.size)
+	}
+	return min(n, maxEstimate)
+}
+
+// stale reports whether all that the driver has told of was read: what has come
+// since, only its next answer tells.
+func (e *estimate) stale() bool {
+	return e.features.PreCopy && (!e.polled || e.drained > e.at && e.unread() == 0)
+}
+
+// dumps reports whether the device gives everything anew in each round, and is
+// about to again.
+func (e *estimate) dumps(now time.Duration) bool {
+	return e.size > 0 && max(e.lastRound, e.lastDirty) >= e.size/4*3 && (e.unread() > 0 || now-e.news < redumpAfter)
+}

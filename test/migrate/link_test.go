@@ -1,0 +1,144 @@
+package migrate
+
+import (
+	"context"
+	"errors"
+	"net"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/migpipe/migpipe/transport"
+)
+
+// way is one direction of a path: of some rate and delay, shared by all lanes.
+type way struct {
+	rate  float64 // bytes a second
+	delay time.Duration
+
+	mu   sync.Mutex
+	free time.Time // when the last byte so far will have left
+}
+
+// send says when n bytes will have left, and when they arrive.
+func (w *way) send(n int) (left, there time.Time) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if now := time.Now(); w.free.Before(now) {
+		w.free = now
+	}
+	w.free = w.free.Add(time.Duration(float64(n) / w.rate * float64(time.Second)))
+	return w.free, w.free.Add(w.delay)
+}
+
+// paced is a carrier over memory with a path's rate and round trip: in virtual
+// time, so that what a migration takes depends on nothing else.
+func paced(rate float64, rtt time.Duration) carrier {
+	return func(t testing.TB) (transport.Dialer, transport.Listener) {
+		d, l := pipe(t)
+		there, back := &way{rate: rate, delay: rtt / 2}, &way{rate: rate, delay: rtt / 2}
+		return &pacedDialer{d, there}, &pacedListener{l, back}
+	}
+}
+
+type pacedDialer struct {
+	transport.Dialer
+	way *way
+}
+
+func (d *pacedDialer) Dial(ctx context.Context) (transport.Lane, error) {
+	lane, err := d.Dialer.Dial(ctx)
+	return newPacedLane(lane, d.way), err
+}
+
+type pacedListener struct {
+	transport.Listener
+	way *way
+}
+
+func (l *pacedListener) Accept(ctx context.Context) (transport.Lane, error) {
+	lane, err := l.Listener.Accept(ctx)
+	return newPacedLane(lane, l.way), err
+}
+
+// pacedLane delivers what is written to it when the path has brought it.
+type pacedLane struct {
+	transport.Lane
+	way  *way
+	sent chan parcel
+	stop chan struct{}
+	once sync.Once
+}
+
+type parcel struct {
+	at    time.Time
+	bytes []byte // nil is the end
+}
+
+func newPacedLane(lane transport.Lane, w *way) transport.Lane {
+	if lane == nil {
+		return nil
+	}
+	l := &pacedLane{Lane: lane, way: w, sent: make(chan parcel, 1<<12), stop: make(chan struct{})}
+	go l.deliver() // ends with the lane, or with a deadline that has passed
+	return l
+}
+
+func (l *pacedLane) deliver() {
+	for {
+		select {
+		case p := <-l.sent:
+			if !l.wait(p.at) {
+				return
+			}
+			if p.bytes == nil {
+				l.Lane.CloseWrite()
+			} else if _, err := l.Lane.Write(p.bytes); err != nil {
+				return
+			}
+		case <-l.stop:
+			return
+		}
+	}
+}
+
+// wait reports whether the lane lasts until then.
+func (l *pacedLane) wait(at time.Time) bool {
+	timer := time.NewTimer(time.Until(at))
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-l.stop:
+		return false
+	}
+}
+
+// Write waits until data has left, like a socket with no buffer. A message has
+// always room: its writer holds a lock, and virtual time stands still for those.
+func (l *pacedLane) Write(p []byte) (int, error) {
+	left, there := l.way.send(len(p))
+	if len(p) >= 1<<10 && !l.wait(left) {
+		return 0, errors.Join(transport.ErrPeerGone, net.ErrClosed)
+	}
+	l.sent <- parcel{there, append([]byte(nil), p...)}
+	return len(p), nil
+}
+
+func (l *pacedLane) CloseWrite() error {
+	_, there := l.way.send(0)
+	l.sent <- parcel{at: there}
+	return nil
+}
+
+func (l *pacedLane) SetDeadline(t time.Time) error {
+	if !t.IsZero() && !t.After(time.Now()) {
+		l.once.Do(func() { close(l.stop) })
+	}
+	return l.Lane.SetDeadline(t)
+}
+
+func (l *pacedLane) Close() error {
+	l.once.Do(func() { close(l.stop) })
+	return l.Lane.Close()
+}

@@ -1,0 +1,187 @@
+package migrate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/migpipe/migpipe/reader"
+	"github.com/migpipe/migpipe/transport/handoff"
+	"github.com/migpipe/migpipe/transport/report"
+	"github.com/migpipe/migpipe/vfio"
+	"github.com/migpipe/migpipe/vfio/sim"
+)
+
+// TestPrediction runs random devices over random paths: a stop takes what was
+// said before, and never much more than the limit without its having been said.
+func TestPrediction(t *testing.T) {
+	runs := 200
+	if testing.Short() {
+		runs = 40
+	}
+	var off []float64
+	outcomes := map[string]int{}
+	for seed := range uint64(runs) {
+		synctest.Test(t, func(t *testing.T) {
+			r := rand.New(rand.NewPCG(seed, 1))
+			p := newPair(t, paced(float64(4+r.IntN(36))*(1<<20), time.Duration(1+r.IntN(20))*time.Millisecond))
+			p.sendCtx = context.WithoutCancel(p.sendCtx) // virtual minutes may pass
+			p.receiveCtx = p.sendCtx
+			urls := randomSet(r)
+			for i, url := range urls {
+				p.add(t, fmt.Sprint("d", i), url, url)
+			}
+			p.send.OnLimit = reader.OnLimit(r.IntN(3))
+			p.send.MaxPrecopy, p.send.Timeout = 10*time.Second, 20*time.Second
+			p.send.MaxDowntime = time.Hour
+			p.send.WithoutP2P = true
+			p.send.ChunkSize, p.send.Memory = 64<<10, 2<<20
+			p.receive.Memory = 2 << 20
+			s, _ := p.run(t)
+			name := fmt.Sprintf("seed %d: %s", seed, strings.Join(urls, " "))
+			if s.report.Outcome != handoff.Committed {
+				limit, ok := errors.AsType[*reader.LimitError](s.err)
+				if !ok {
+					t.Errorf("%s: %v", name, s.err)
+					return
+				}
+				outcomes[fmt.Sprint("refused, limit ", limit.Limit)]++
+				return
+			}
+			said := s.report.Predicted
+			limit := 300 * time.Millisecond
+			switch took := s.report.Downtime; {
+			case !said.Downtime.Known:
+				outcomes["unknown"]++
+			case said.Downtime.Took > limit:
+				outcomes["forced, and said so"]++
+			case took > limit*12/10:
+				t.Errorf("%s: the stop took %v; %v were said", name, took, said.Downtime.Took)
+				fallthrough
+			default:
+				outcomes["within the limit"]++
+			}
+			if said.Downtime.Known && said.Downtime.Took > 0 {
+				off = append(off, math.Abs(s.report.Downtime.Seconds()/said.Downtime.Took.Seconds()-1))
+				if testing.Verbose() {
+					t.Logf("%s: said %v took %v (%+.0f %%) %+v", name, said.Downtime.Took, s.report.Downtime, 100*(s.report.Downtime.Seconds()/said.Downtime.Took.Seconds()-1), *said)
+				}
+			}
+		})
+	}
+	slices.Sort(off)
+	t.Logf("%v; off by %.1f %% in the median, %.1f %% at the 90th percentile", outcomes, 100*off[len(off)/2], 100*off[len(off)*9/10])
+	if median := off[len(off)/2]; median > 0.15 {
+		t.Errorf("predictions are off by %.1f %% in the median", 100*median)
+	}
+}
+
+// randomSet is one to three devices.
+func randomSet(r *rand.Rand) (urls []string) {
+	profiles := []string{"mlx5", "vgpu", "xe", "virtio", "qat", "mtty", "hisi_acc", "pds"}
+	for range 1 + r.IntN(3) {
+		p := profiles[r.IntN(len(profiles))]
+		url := fmt.Sprintf("%s?seed=%d", p, r.IntN(1000))
+		switch p {
+		case "mlx5", "vgpu", "xe", "virtio":
+			url += fmt.Sprintf("&size=%dKiB", 256+r.IntN(12<<10))
+			if p == "mlx5" || p == "vgpu" {
+				url += fmt.Sprintf("&dirty=%dMiB/s", r.IntN(8))
+			}
+			if r.IntN(2) == 0 {
+				url += fmt.Sprintf("&save=%dMiB/s", 4+r.IntN(60))
+			}
+			if r.IntN(2) == 0 {
+				url += fmt.Sprintf("&load=%dMiB/s", 4+r.IntN(60))
+			}
+		}
+		urls = append(urls, url)
+	}
+	return urls
+}
+
+// TestReinit: a device that is initialised anew after its initial bytes were
+// acknowledged delays the stop until the new ones are.
+func TestReinit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPair(t, paced(50<<20, time.Millisecond))
+		src, _ := p.add(t, "nic0", "mlx5?size=8MiB&dirty=30MiB/s&fault=reinit@9MiB", "mlx5?size=8MiB")
+		var phases []string
+		p.send.Observe = func(ev report.Event) {
+			if ev.Kind == report.Phase {
+				phases = append(phases, ev.Phase)
+			}
+		}
+		s, _ := p.succeed(t)
+		if s.report.Devices[0].PrecopyBytes < 16<<20 {
+			t.Errorf("%d bytes in PRE_COPY: the second image of 8 MiB is missing; phases %v", s.report.Devices[0].PrecopyBytes, phases)
+		}
+		wantState(t, src, vfio.Stop)
+	})
+}
+
+// TestOnLimit: a device that is dirtied faster than the path is, with each policy.
+func TestOnLimit(t *testing.T) {
+	for _, c := range []struct {
+		policy  reader.OnLimit
+		timeout time.Duration
+		limit   reader.Limit
+		commits bool
+	}{
+		{reader.Refuse, 0, reader.LimitPrecopy, false},
+		{reader.Force, 0, 0, true},
+		{reader.Continue, 8 * time.Second, reader.LimitTimeout, false},
+	} {
+		t.Run(fmt.Sprint(c.policy), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newPair(t, paced(20<<20, time.Millisecond))
+				const gpu = "vgpu?size=16MiB&dirty=400MiB/s"
+				src, _ := p.add(t, "gpu0", gpu, gpu)
+				p.send.OnLimit, p.send.Timeout, p.send.MaxPrecopy, p.send.MaxRounds = c.policy, c.timeout, 4*time.Second, 1000
+				s, r := p.run(t)
+				if c.commits {
+					p.committed(t, s, r)
+					if said := s.report.Predicted.Downtime.Took; said < 300*time.Millisecond {
+						t.Errorf("%v were said", said)
+					}
+					return
+				}
+				limit, ok := errors.AsType[*reader.LimitError](s.err)
+				if !ok || limit.Limit != c.limit || !limit.Ready || limit.Predicted < 300*time.Millisecond {
+					t.Errorf("send: %v", s.err)
+				}
+				if s.report.Downtime != 0 || wentTo(src, vfio.StopCopy) {
+					t.Errorf("the guest stood still for %v", s.report.Downtime)
+				}
+				p.atHome(t)
+			})
+		})
+	}
+}
+
+func wentTo(d *sim.Device, state vfio.State) bool {
+	for _, e := range d.Log() {
+		if e.To == state {
+			return true
+		}
+	}
+	return false
+}
+
+// TestNoP2P: what could be reached by DMA while it is stopped goes alone.
+func TestNoP2P(t *testing.T) {
+	p := newPair(t, pipe)
+	p.add(t, "nic0", "mlx5?size=1MiB", "mlx5?size=1MiB")
+	p.add(t, "acc0", "hisi_acc", "hisi_acc")
+	_, err := p.sendTo(nil)
+	if !errors.Is(err, reader.ErrNoP2P) || !strings.Contains(err.Error(), "acc0") {
+		t.Errorf("error %v", err)
+	}
+}
