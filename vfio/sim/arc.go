@@ -66,14 +66,25 @@ func (d *Device) may(to vfio.State) error {
 	return d.sess.load.stop()
 }
 
-// work is how long the arc takes: a driver that does not save or load beside
-// its owner does so here.
+// work is how long the arc takes.
 func (d *Device) work(to vfio.State) time.Duration {
+	switch {
+	case to == vfio.StopCopy:
+		return d.opts.Stop + d.moving(to)
+	case to == vfio.Running && d.state != vfio.PreCopy:
+		return d.opts.Start + d.moving(to)
+	}
+	return d.moving(to)
+}
+
+// moving is the part of it that depends on the state's size: a driver that does
+// not save or load beside its owner does so here.
+func (d *Device) moving(to vfio.State) time.Duration {
 	switch {
 	case d.state == vfio.Resuming && d.p.loads == atStop:
 		return timeFor(d.opts.LoadRate, d.sess.load.pos)
 	case d.state == vfio.Resuming:
-		return time.Until(d.sess.busy)
+		return max(0, time.Until(d.sess.busy))
 	case d.p.async || !to.Saving():
 		return 0
 	case to == vfio.StopCopy || !d.state.Saving() && d.p.rounds != headOnly:

@@ -110,6 +110,12 @@ func (l *loader) record(b []byte) error {
 	return nil
 }
 
+// initialComplete reports whether all has arrived that PRE_COPY calls initial
+// bytes: the head where it offers no more, else every block once.
+func (l *loader) initialComplete() bool {
+	return l.im != nil && (l.p.rounds == headOnly || l.seen.count() == len(l.im.gens))
+}
+
 func (l *loader) adopt(im *image) {
 	l.im, l.seen = im, newBitset(len(im.gens))
 }

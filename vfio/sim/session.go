@@ -19,7 +19,9 @@ type session struct {
 	load   *loader //
 	timer  *time.Timer
 	hung   bool      // a fault blocks it
-	busy   time.Time // when the device has loaded all that was written
+	busy   time.Time // when the device has loaded what it can of that was written
+	begun  int64     // bytes that it has loaded then
+	ready  bool      // it has allocated what it needs
 	err    error     // the session is dead
 	closed bool
 }
@@ -198,7 +200,7 @@ func (s *session) writeNow(p []byte) (n int, wait time.Duration, err error) {
 	if n, s.err = s.load.write(p); s.err != nil {
 		return n, 0, s.err
 	}
-	return n, 0, s.loading(n)
+	return n, 0, s.loading()
 }
 
 // loadSlack is how far a Write may run ahead of the device, so that small ones
@@ -206,15 +208,16 @@ func (s *session) writeNow(p []byte) (n int, wait time.Duration, err error) {
 const loadSlack = time.Millisecond
 
 // loading waits for a device that loads inside write().
-func (s *session) loading(n int) error {
+func (s *session) loading() error {
 	d, now := s.d, time.Now()
-	if d.p.loads == atStop || d.opts.LoadRate == 0 {
+	work := s.allocating() + s.loadingOf(s.loadable())
+	if work == 0 {
 		return nil
 	}
 	if s.busy.Before(now) {
 		s.busy = now
 	}
-	s.busy = s.busy.Add(timeFor(d.opts.LoadRate, int64(n)))
+	s.busy = s.busy.Add(work)
 	if s.busy.Sub(now) < loadSlack {
 		return nil
 	}
@@ -225,6 +228,35 @@ func (s *session) loading(n int) error {
 		s.wait(t)
 	}
 	return s.err
+}
+
+// allocating is the time that allocations take, once, when the initial bytes are
+// complete.
+func (s *session) allocating() time.Duration {
+	if s.ready || s.d.opts.Alloc == 0 || !s.load.initialComplete() {
+		return 0
+	}
+	s.ready = true
+	return s.d.opts.Alloc
+}
+
+// loadable is how far the device can load: whole records, counted from the
+// stream's start, and the end.
+func (s *session) loadable() int64 {
+	if r := s.d.opts.Record; r > 0 && !s.load.ended {
+		return s.load.pos / r * r
+	}
+	return s.load.pos
+}
+
+// loadingOf is the time that it takes to load up to there.
+func (s *session) loadingOf(to int64) time.Duration {
+	n := to - s.begun
+	s.begun = to
+	if s.d.p.loads == atStop {
+		return 0
+	}
+	return timeFor(s.d.opts.LoadRate, n)
 }
 
 // lockedLoad is a LOAD under the driver's state lock: every ioctl waits for it,

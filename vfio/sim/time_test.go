@@ -235,6 +235,77 @@ func TestResetDuringLoad(t *testing.T) {
 	})
 }
 
+// A device loads a record in the Write that completes it, and what is left in
+// the Write that completes the stream.
+func TestLoadOfRecords(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		state := save(t, open(t, "mlx5?size=5MiB"))
+		d := open(t, "mlx5?load=1MiB/s&record=2MiB")
+		s := set(t, d, vfio.Resuming)
+		const rec = 2 << 20
+		for _, w := range []struct {
+			from, to int
+			want     time.Duration
+		}{{0, rec - 1, 0}, {rec - 1, rec, 2 * time.Second}, {rec, 2*rec + 1, 2 * time.Second}, {2*rec + 1, len(state), timeFor(1<<20, int64(len(state)-2*rec))}} {
+			wantTime(t, "Write", took(func() { s.Write(state[w.from:w.to]) }), w.want)
+		}
+		set(t, d, vfio.Stop)
+		if err := d.Verify(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// The Write that completes the initial bytes takes as long as the allocations,
+// and none after it: the head where PRE_COPY offers no more, the whole first
+// image of mlx5.
+func TestAllocOnInitialBytes(t *testing.T) {
+	for url, head := range map[string]bool{"mlx5?size=1MiB": false, "virtio?size=64KiB": false, "hisi_acc": true, "qat": true, "xe?size=1MiB": true} {
+		synctest.Test(t, func(t *testing.T) {
+			src := open(t, url)
+			stream := save(t, src)
+			d := open(t, src.p.name+"?alloc=500ms")
+			s := set(t, d, vfio.Resuming)
+			before, initial := src.p.layout.headLen()-1, src.p.layout.headLen()
+			if !head {
+				image := int64(len(src.im.gens))*int64(src.p.layout.recordLen()) + src.im.size
+				before, initial = before+int(image), initial+int(image)
+			}
+			wantTime(t, url+": before", took(func() { s.Write(stream[:before]) }), 0)
+			wantTime(t, url+": the last initial byte", took(func() { s.Write(stream[before:initial]) }), 500*time.Millisecond)
+			wantTime(t, url+": the rest", took(func() { s.Write(stream[initial:]) }), 0)
+			set(t, d, vfio.Stop)
+			if err := d.Verify(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// The arcs into STOP_COPY and into RUNNING take their times, and no others.
+func TestArcTimes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const stop, start = 20 * time.Millisecond, 100 * time.Millisecond
+		d := open(t, "mlx5?size=1MiB&stop=20ms&start=100ms")
+		for _, arc := range []struct {
+			to   vfio.State
+			want time.Duration
+		}{
+			{vfio.PreCopy, 0}, {vfio.PreCopyP2P, 0}, {vfio.StopCopy, stop}, {vfio.Stop, 0},
+			{vfio.RunningP2P, 0}, {vfio.Running, start}, {vfio.StopCopy, stop}, {vfio.Running, start},
+			{vfio.PreCopy, 0}, {vfio.Running, 0},
+		} {
+			wantTime(t, "SET "+arc.to.String(), took(func() { set(t, d, arc.to) }), arc.want)
+		}
+		dst := open(t, "pds?start=100ms&load=40KiB/s")
+		s := set(t, dst, vfio.Resuming)
+		state := save(t, open(t, "pds"))
+		wantTime(t, "Write", took(func() { s.Write(state) }), 0)
+		wantTime(t, "STOP", took(func() { set(t, dst, vfio.Stop) }), time.Second)
+		wantTime(t, "RUNNING", took(func() { set(t, dst, vfio.Running) }), start)
+	})
+}
+
 // Small devices load on the way to STOP.
 func TestLoadAtStop(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

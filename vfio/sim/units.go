@@ -54,6 +54,15 @@ func parseRate(s string) (int64, error) {
 	return n, nil
 }
 
+// parseTime reads "300ms" or "1.5s".
+func parseTime(s string) (time.Duration, error) {
+	d, err := time.ParseDuration(s)
+	if err != nil || d < 0 {
+		return 0, fmt.Errorf("%q is not a time like 300ms", s)
+	}
+	return d, nil
+}
+
 // bytesIn is what a rate in bytes per second makes of d.
 func bytesIn(rate int64, d time.Duration) int64 {
 	if rate <= 0 || d <= 0 {

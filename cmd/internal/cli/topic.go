@@ -27,6 +27,11 @@ Parameters:
   dirty=RATE      what the guest dirties while it runs: 20MiB/s, default none
   save=RATE       how fast the device saves, default as fast as it can
   load=RATE       how fast it loads
+  record=SIZE     what it loads together, when the last byte of it is written
+  alloc=TIME      what a destination takes to allocate memory, in the write that
+                  completes the initial bytes: 500ms, default none
+  stop=TIME       what the change to STOP_COPY takes
+  start=TIME      what the change to RUNNING takes
   content=KIND    what the state looks like to a codec: random, zero, mixed, text
   seed=NUMBER     what the content is made from
   version=NUMBER  of the stream's format; a device refuses newer ones, default 1
