@@ -116,7 +116,7 @@ func (d *Device) enter(to vfio.State) {
 		d.sess = &session{d: d, load: newLoader(d.p, d.identity(), d.capacity())}
 		d.loaded = errNothingLoaded
 	case vfio.OpensSession(from, to):
-		d.sess = &session{d: d, save: newSaver(d.p, d.identity(), d.im, d.opts.SaveRate, now)}
+		d.sess = &session{d: d, save: newSaver(d.p, d.identity(), d.im, &d.opts, now)}
 	case !to.Saving():
 		d.end(syscall.ENODEV)
 	}

@@ -17,6 +17,7 @@ type Options struct {
 	DirtyRate    int64   // bytes per second that the guest dirties while it runs
 	SaveRate     int64   // bytes per second that the device saves, 0 = no limit
 	LoadRate     int64   // bytes per second that the device loads, 0 = no limit
+	Buffer       int64   // bytes that a device which saves into buffers makes readable together
 	Record       int64   // bytes that the device loads together, in the Write that completes them; 0 = every byte as it comes
 	Seed         uint64  // what the state's content is made from
 	StateVersion uint32  // of the stream's format; a device rejects newer ones. 1 if 0
@@ -32,7 +33,7 @@ type Options struct {
 
 // Parse reads the part of a device URL behind "sim:":
 //
-//	PROFILE[?size=1GiB&dirty=100MiB/s&save=2GiB/s&load=1GiB/s&record=8MiB&alloc=500ms&stop=20ms&start=100ms&seed=7&version=1&content=mixed&ports=2&fault=read@64KiB:EIO]
+//	PROFILE[?size=1GiB&dirty=100MiB/s&save=2GiB/s&load=1GiB/s&buffer=8MiB&record=8MiB&alloc=500ms&stop=20ms&start=100ms&seed=7&version=1&content=mixed&ports=2&fault=read@64KiB:EIO]
 //
 // fault may be given several times. Nothing is opened.
 func Parse(s string) (profile string, o *Options, err error) {
@@ -87,6 +88,7 @@ var parameters = map[string]func(o *Options, v string) error{
 	"dirty":   func(o *Options, v string) (err error) { o.DirtyRate, err = parseRate(v); return err },
 	"save":    func(o *Options, v string) (err error) { o.SaveRate, err = parseRate(v); return err },
 	"load":    func(o *Options, v string) (err error) { o.LoadRate, err = parseRate(v); return err },
+	"buffer":  func(o *Options, v string) (err error) { o.Buffer, err = parseSize(v); return err },
 	"record":  func(o *Options, v string) (err error) { o.Record, err = parseSize(v); return err },
 	"alloc":   func(o *Options, v string) (err error) { o.Alloc, err = parseTime(v); return err },
 	"stop":    func(o *Options, v string) (err error) { o.Stop, err = parseTime(v); return err },
@@ -131,7 +133,7 @@ func (o *Options) complete(p *profile) (Options, error) {
 	if c.Content > Text {
 		return c, fmt.Errorf("unknown %v", c.Content)
 	}
-	if min(c.Size, c.DirtyRate, c.SaveRate, c.LoadRate, c.Record) < 0 {
+	if min(c.Size, c.DirtyRate, c.SaveRate, c.LoadRate, c.Buffer, c.Record) < 0 {
 		return c, errors.New("a size or rate is negative")
 	}
 	if min(c.Alloc, c.Stop, c.Start) < 0 {

@@ -14,10 +14,10 @@ import (
 )
 
 func TestParse(t *testing.T) {
-	profile, o, err := Parse("mlx5?size=1.5GiB&dirty=100MiB/s&save=2GiB/s&load=1GB&record=8MiB&alloc=1.5s&stop=20ms&start=100us&seed=0x10&version=3&content=mixed" +
+	profile, o, err := Parse("mlx5?size=1.5GiB&dirty=100MiB/s&save=2GiB/s&load=1GB&buffer=4MiB&record=8MiB&alloc=1.5s&stop=20ms&start=100us&seed=0x10&version=3&content=mixed" +
 		"&fault=read@64KiB:EIO&fault=set@RESUMING-STOP:EINVAL&fault=reset@1MiB")
 	want := &Options{
-		Size: 3 << 29, DirtyRate: 100 << 20, SaveRate: 2 << 30, LoadRate: 1e9, Record: 8 << 20, Seed: 16, StateVersion: 3, Content: Mixed,
+		Size: 3 << 29, DirtyRate: 100 << 20, SaveRate: 2 << 30, LoadRate: 1e9, Buffer: 4 << 20, Record: 8 << 20, Seed: 16, StateVersion: 3, Content: Mixed,
 		Alloc: 1500 * time.Millisecond, Stop: 20 * time.Millisecond, Start: 100 * time.Microsecond,
 		Faults: []Fault{
 			{Kind: FaultRead, At: 64 << 10, Errno: syscall.EIO},
@@ -34,7 +34,7 @@ func TestParseErrorsNameTheFault(t *testing.T) {
 	for url, want := range map[string]string{
 		"":                              "known are mlx5, virtio, hisi_acc, qat, pds, xe, mtty, vgpu",
 		"e1000":                         `unknown profile "e1000"`,
-		"mlx5?sise=1":                   `unknown parameter "sise": known are alloc, content, dirty`,
+		"mlx5?sise=1":                   `unknown parameter "sise": known are alloc, buffer, content`,
 		"mlx5?size=big":                 `parameter size: "big" is not a size`,
 		"mlx5?size=-1":                  "not a size",
 		"mlx5?size=0x10":                "not a size",
@@ -43,6 +43,7 @@ func TestParseErrorsNameTheFault(t *testing.T) {
 		"mlx5?size=2TiB":                "must be 1 to",
 		"mlx5?size=1&size=2":            "size is given 2 times",
 		"mlx5?dirty=fast":               `"fast" is not a rate`,
+		"qat?buffer=1KiB":               "saves into none",
 		"mlx5?record=-1":                "not a size",
 		"mlx5?alloc=soon":               `parameter alloc: "soon" is not a time like 300ms`,
 		"mlx5?stop=-1s":                 `parameter stop: "-1s" is not a time`,
@@ -79,7 +80,7 @@ func TestParseErrorsNameTheFault(t *testing.T) {
 }
 
 func TestOptionsAreChecked(t *testing.T) {
-	for _, o := range []*Options{{Size: -1}, {DirtyRate: -1}, {SaveRate: -1}, {LoadRate: -1}, {Record: -1}, {Alloc: -1}, {Stop: -1}, {Start: -1}, {Content: 9}, {Ports: -1}} {
+	for _, o := range []*Options{{Size: -1}, {DirtyRate: -1}, {SaveRate: -1}, {LoadRate: -1}, {Buffer: -1}, {Record: -1}, {Alloc: -1}, {Stop: -1}, {Start: -1}, {Content: 9}, {Ports: -1}} {
 		if _, err := Open("mlx5", o); err == nil {
 			t.Errorf("%+v is accepted", *o)
 		}

@@ -86,6 +86,8 @@ func (p *profile) fit(o *Options) error {
 		o.Size = whole
 	}
 	switch {
+	case p.chunk == 0 && o.Buffer != 0:
+		return errors.New("buffer: a device of this kind saves into none")
 	case p.port == 0 && o.Ports != 0:
 		return errors.New("ports: only mtty has serial ports")
 	case p.port > 0 && (o.Ports < 1 || o.Ports > 2):

@@ -33,12 +33,15 @@ type saver struct {
 }
 
 // newSaver opens a session in PRE_COPY, or in STOP_COPY where end follows.
-func newSaver(p *profile, id identity, im *image, rate int64, now time.Time) *saver {
+func newSaver(p *profile, id identity, im *image, o *Options, now time.Time) *saver {
 	s := &saver{p: p, id: id, im: im, initial: true, dumped: now}
 	s.round = newBitset(len(im.gens))
 	s.pace = pace{chunk: p.chunk, chunks: p.chunks, since: now}
+	if o.Buffer > 0 {
+		s.pace.chunk = o.Buffer
+	}
 	if p.async {
-		s.pace.rate = rate
+		s.pace.rate = o.SaveRate
 	}
 	for i := range im.gens {
 		im.dirty.set(i)

@@ -69,6 +69,16 @@ func TestTwoBuffersIdle(t *testing.T) {
 	})
 }
 
+func TestBuffersOfAnotherSize(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := set(t, open(t, "mlx5?size=64MiB&save=32MiB/s&buffer=1MiB"), vfio.StopCopy)
+		buf := make([]byte, 1<<20)
+		wantTime(t, "one buffer", took(func() { s.Read(buf) }), time.Second/32)
+		time.Sleep(time.Hour)
+		wantTime(t, "all but two", took(func() { drain(t, s) }), 61*time.Second/32)
+	})
+}
+
 // A reader who keeps up gets the device's rate.
 func TestSaveRate(t *testing.T) {
 	for _, url := range []string{"mlx5?size=64MiB&save=32MiB/s", "vgpu?size=64MiB&save=32MiB/s", "xe?size=64MiB&save=32MiB/s"} {

@@ -46,7 +46,7 @@ func TestParseDevicesRefuses(t *testing.T) {
 		"a=file:x?overwrite=maybe":            "overwrite",
 		"a=file:x?mode=7":                     "overwrite",
 		"a=sim:mlx6":                          "known are mlx5, virtio",
-		"a=sim:mlx5?colour=red":               "known are alloc, content",
+		"a=sim:mlx5?colour=red":               "known are alloc, buffer",
 		"a=sim:mtty?size=9":                   "size 9",
 		"a=sim:mtty a=sim:qat":                "two devices have the name a",
 		"a=fd:3 b=fd:3":                       "both fd:3",

@@ -27,6 +27,7 @@ Parameters:
   dirty=RATE      what the guest dirties while it runs: 20MiB/s, default none
   save=RATE       how fast the device saves, default as fast as it can
   load=RATE       how fast it loads
+  buffer=SIZE     what it makes readable together, where it saves into buffers
   record=SIZE     what it loads together, when the last byte of it is written
   alloc=TIME      what a destination takes to allocate memory, in the write that
                   completes the initial bytes: 500ms, default none
