@@ -17,7 +17,7 @@ GOVULNCHECK = golang.org/x/vuln/cmd/govulncheck@v1.9.0
 FUZZ_SMOKE = 1000x
 FUZZ_TIME  = 1m
 
-.PHONY: build demo test check unit race fuzz-smoke fuzz vm bench help clean
+.PHONY: build demo test check unit race fuzz-smoke fuzz vm bench bench-downtime help clean
 
 build: ## build bin/mig-send and bin/mig-recv
 	$(BUILD) -o bin/ ./cmd/mig-send ./cmd/mig-recv
@@ -60,8 +60,13 @@ vm: ## migrate a real VFIO device between two virtual machines
 bench: ## micro-benchmarks of every package
 	go test -run '^$$' -bench . -benchmem ./...
 
+# A real run of about a minute: 3 rounds of 4 strategies. What it draws is in
+# bench/out.
+bench-downtime: ## compare downtimes with QEMU's ways, by model and by measurement
+	go run ./bench/downtime
+
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
 
 clean: ## remove what was built
 	rm -rf bin

@@ -95,6 +95,19 @@ func TestImports(t *testing.T) {
 	}
 }
 
+// What the benchmarks draw with is in no program and in no library.
+func TestOnlyBenchDraws(t *testing.T) {
+	for _, p := range packages(t) {
+		path := strings.TrimPrefix(p.ImportPath, module+"/")
+		for _, imp := range p.Imports {
+			draws := strings.HasPrefix(imp, "gonum.org/") || within(strings.TrimPrefix(imp, module+"/"), "bench")
+			if draws && !within(path, "bench") {
+				t.Errorf("%s imports %s, which only bench/ may", path, imp)
+			}
+		}
+	}
+}
+
 // files calls do with every Go file of the tree that is not a test.
 func files(t *testing.T, do func(path string, fset *token.FileSet, f *ast.File)) {
 	t.Helper()

@@ -53,13 +53,14 @@ const mib = 1 << 20
 // chunk is what a thread reads at once.
 const chunk = mib
 
-// Strategies are those that are compared. Flight is, in turn, the buffers of a
-// socket; as many packets of QEMU as there are channels (four); and the default
-// memory of 32 MiB, less one chunk for each of two lanes, divided.
+// Strategies are those that are compared. Flight is, in turn, what a lane takes
+// before anybody reads it (transport.InitialWindow); as many packets of QEMU as
+// there are channels (four); and migpipe's default memory of 32 MiB, less one
+// chunk for each of two lanes, divided.
 func Strategies(devices int) []Strategy {
 	return []Strategy{
-		{Name: "serial without ack", Flight: 16 * mib},
-		{Name: "serial with ack", Flight: 16 * mib, Ack: true},
+		{Name: "serial without ack", Flight: 2 * mib},
+		{Name: "serial with ack", Flight: 2 * mib, Ack: true},
 		{Name: "multifd, load threads", Flight: 4 * mib, Ack: true, Window: true, Stop: true, Unbound: true},
 		{Name: "migpipe", Flight: int64(30/max(devices, 1)) * mib, Ack: true,
 			Precopy: true, Window: true, Stop: true, Start: true, Commit: true},
@@ -74,9 +75,9 @@ type Stage struct {
 
 // Result is what a migration takes.
 type Result struct {
-	Stages   []Stage // of the downtime, in order
-	Downtime time.Duration
-	Total    time.Duration // from the entry into PRE_COPY on
+	Stages   []Stage       `json:"stages"` // of the downtime, in order
+	Downtime time.Duration `json:"downtime_ns"`
+	Total    time.Duration `json:"total_ns"` // from the entry into PRE_COPY on
 }
 
 // Cuts are the moments between the stages of a downtime, on one clock. The

@@ -1,0 +1,66 @@
+package main
+
+import (
+	"fmt"
+	"image/color"
+
+	"gonum.org/v1/plot"
+	"gonum.org/v1/plot/plotter"
+	"gonum.org/v1/plot/vg"
+
+	"github.com/migpipe/migpipe/bench/downtime/model"
+)
+
+// palette colours the stages, in order; readable without telling red from green.
+var palette = []color.Color{
+	color.RGBA{0x44, 0x77, 0xaa, 0xff}, color.RGBA{0xbb, 0xbb, 0xbb, 0xff}, color.RGBA{0x66, 0xcc, 0xee, 0xff},
+	color.RGBA{0xcc, 0xbb, 0x44, 0xff}, color.RGBA{0xee, 0x66, 0x77, 0xff}, color.RGBA{0x22, 0x22, 0x22, 0xff},
+	color.RGBA{0xaa, 0x33, 0x77, 0xff},
+}
+
+const barWidth = 14 // points
+
+// draw draws where the downtime goes: two bars for each strategy, the model's
+// and that of the measurement with the median downtime, with one stage after
+// another from left to right.
+func (r *result) draw(files ...string) error {
+	p := plot.New()
+	p.Title.Text = fmt.Sprintf("Downtime of %d devices, %s, %s", r.Scenario.Devices, r.Host.CPU, r.Host.Date)
+	p.X.Label.Text = "seconds since the guest was paused"
+	p.X.Min = 0
+	p.Legend.Top, p.Legend.Left = false, false
+	p.Legend.XOffs, p.Legend.Padding = -vg.Points(4), vg.Points(3)
+	p.Title.Padding = vg.Points(8)
+	var names []string
+	var rows []model.Result
+	for i := len(r.Strategies) - 1; i >= 0; i-- { // the axis runs upwards
+		o := r.Strategies[i]
+		names = append(names, o.Name+", measured", o.Name+", model")
+		rows = append(rows, o.median(), o.Model)
+	}
+	p.NominalY(names...)
+	var below *plotter.BarChart
+	for stage, name := range model.StageNames {
+		var took plotter.Values
+		for _, row := range rows {
+			took = append(took, row.Stages[stage].Took.Seconds())
+		}
+		bars, err := plotter.NewBarChart(took, vg.Points(barWidth))
+		if err != nil {
+			return err
+		}
+		bars.Horizontal, bars.Color, bars.LineStyle.Width = true, palette[stage], 0
+		if below != nil {
+			bars.StackOn(below)
+		}
+		below = bars
+		p.Add(bars)
+		p.Legend.Add(name, bars)
+	}
+	for _, file := range files {
+		if err := p.Save(26*vg.Centimeter, 11*vg.Centimeter, file); err != nil {
+			return err
+		}
+	}
+	return nil
+}

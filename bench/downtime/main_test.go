@@ -1,0 +1,138 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/migpipe/migpipe/bench/downtime/model"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// The whole command, with devices of which nothing takes long.
+func TestCommand(t *testing.T) {
+	for _, carrier := range []string{"pipe", "quic"} {
+		t.Run(carrier, func(t *testing.T) {
+			dir := filepath.Join(t.TempDir(), "new")
+			var out bytes.Buffer
+			err := run(t.Context(), []string{"--devices", "2", "--rounds", "2", "--scale", "0.02", "--carrier", carrier, "--out", dir}, &out)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, want := range append(names(2), tableHead, "command: go run ./bench/downtime --devices 2", "cpu: ", "date: ") {
+				if !strings.Contains(out.String(), want) {
+					t.Errorf("the output has no %q:\n%s", want, out.String())
+				}
+			}
+			for name, magic := range map[string]string{"downtime.svg": "<?xml", "downtime.png": "\x89PNG", "downtime.json": "{"} {
+				b, err := os.ReadFile(filepath.Join(dir, name))
+				if err != nil || !bytes.HasPrefix(b, []byte(magic)) {
+					t.Errorf("%s: %v, begins with %.8q", name, err, b)
+				}
+			}
+			var r result
+			b, _ := os.ReadFile(filepath.Join(dir, "downtime.json"))
+			if err := json.Unmarshal(b, &r); err != nil || len(r.Strategies) != 4 || len(r.Strategies[3].Measured) != 2 {
+				t.Errorf("%v, %+v", err, r)
+			}
+		})
+	}
+}
+
+func names(devices int) (list []string) {
+	for _, s := range model.Strategies(devices) {
+		list = append(list, s.Name)
+	}
+	return list
+}
+
+// On a clock that computing does not move, real migrations take what the model
+// says, and ours is the shortest.
+func TestModelIsRight(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := scenario{Devices: 4, Rounds: 1, Share: 32, Scale: 1, Carrier: "pipe"}
+		r, err := s.compare(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		ours := r.Strategies[3].median().Downtime
+		for i, o := range r.Strategies {
+			got, want := o.median().Downtime, o.Model.Downtime
+			if off := (got - want).Abs(); off > want/10 {
+				t.Errorf("%s took %v, the model says %v", o.Name, got, want)
+			}
+			if i < 3 && ours >= got {
+				t.Errorf("%s took %v, ours %v", o.Name, got, ours)
+			}
+		}
+	})
+}
+
+func TestRefuses(t *testing.T) {
+	for args, want := range map[string]string{
+		"--devices 0":    "--devices is 0",
+		"--rounds 0":     "--rounds is 0",
+		"--share 0":      "--share is 0",
+		"--scale 0":      "--scale is 0",
+		"--scale NaN":    "--scale is NaN",
+		"--carrier tcp":  `--carrier is "tcp"`,
+		"--nonsense":     "nonsense",
+		"more":           `unknown argument "more"`,
+		"--devices 9999": "must be 1 to 64",
+	} {
+		var out bytes.Buffer
+		if err := run(t.Context(), strings.Fields(args), &out); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %q", args, err, want)
+		}
+	}
+}
+
+// The README's table is one that this program printed, and says what is claimed
+// of it.
+func TestReadme(t *testing.T) {
+	text, err := os.ReadFile("../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, table, ok := strings.Cut(string(text), tableHead+"\n")
+	if !ok {
+		t.Fatal("README.md has no table with this program's head")
+	}
+	rows := strings.SplitAfterN(table, "\n", 5)[:4]
+	columns := regexp.MustCompile(` +(\d\.\d{3} s)  (\d\.\d{3} s) \[(\d\.\d{3} s)\.\.(\d\.\d{3} s)\]`)
+	var found [][]string
+	for i, name := range names(4) {
+		m := columns.FindStringSubmatch(rows[i])
+		if !strings.HasPrefix(rows[i], name) || m == nil {
+			t.Fatalf("row %d is %q, want one of %q", i, rows[i], name)
+		}
+		found = append(found, m[1:3])
+	}
+	for _, theirs := range found[:3] {
+		if found[3][0] >= theirs[0] || found[3][1] >= theirs[1] {
+			t.Errorf("ours takes %v, another %v", found[3], theirs)
+		}
+	}
+}
+
+func TestMedian(t *testing.T) {
+	var o outcome
+	for _, n := range []time.Duration{5, 1, 9, 3} {
+		o.Measured = append(o.Measured, model.Result{Downtime: n, Total: 10 * n})
+	}
+	if got := o.median().Downtime; got != 3 {
+		t.Errorf("median %d, want 3", got)
+	}
+	if got := o.medianTotal(); got != 30 {
+		t.Errorf("median of totals %d, want 30", got)
+	}
+}

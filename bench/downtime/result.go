@@ -1,0 +1,81 @@
+package main
+
+import (
+	"cmp"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/migpipe/migpipe/bench/downtime/model"
+)
+
+// result is what a comparison has found.
+type result struct {
+	Host       host      `json:"host"`
+	Scenario   scenario  `json:"scenario"`
+	Strategies []outcome `json:"strategies"`
+}
+
+// outcome is one strategy's.
+type outcome struct {
+	Name     string         `json:"name"`
+	Model    model.Result   `json:"model"`
+	Measured []model.Result `json:"measured"`
+}
+
+// byDowntime are the measurements, shortest first.
+func (o outcome) byDowntime() []model.Result {
+	return slices.SortedFunc(slices.Values(o.Measured), func(a, b model.Result) int { return cmp.Compare(a.Downtime, b.Downtime) })
+}
+
+// median is the measurement with the median downtime, the lower of two.
+func (o outcome) median() model.Result {
+	return o.byDowntime()[(len(o.Measured)-1)/2]
+}
+
+// medianTotal is that of the whole migration.
+func (o outcome) medianTotal() time.Duration {
+	var all []time.Duration
+	for _, m := range o.Measured {
+		all = append(all, m.Total)
+	}
+	slices.Sort(all)
+	return all[(len(all)-1)/2]
+}
+
+const tableHead = "strategy                 model  measured: median [min..max]    total"
+
+// table is what is printed: downtimes by the model and by measurement, and the
+// measured time of the whole migration.
+func (r *result) table() string {
+	var b strings.Builder
+	b.WriteString(r.Host.lines())
+	fmt.Fprintf(&b, "\n%s\n", tableHead)
+	for _, o := range r.Strategies {
+		sorted := o.byDowntime()
+		measured := fmt.Sprintf("%s [%s..%s]", seconds(o.median().Downtime), seconds(sorted[0].Downtime), seconds(sorted[len(sorted)-1].Downtime))
+		fmt.Fprintf(&b, "%-22s %s  %-27s  %s\n", o.Name, seconds(o.Model.Downtime), measured, seconds(o.medianTotal()))
+	}
+	return b.String()
+}
+
+func seconds(d time.Duration) string { return fmt.Sprintf("%5.3f s", d.Seconds()) }
+
+// save writes the figures and draws them.
+func (r *result) save(dir string) error {
+	if err := os.MkdirAll(dir, 0o777); err != nil {
+		return err
+	}
+	figures, err := json.MarshalIndent(r, "", "  ")
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(dir, "downtime.json"), append(figures, '\n'), 0o666); err != nil {
+		return err
+	}
+	return r.draw(filepath.Join(dir, "downtime.svg"), filepath.Join(dir, "downtime.png"))
+}

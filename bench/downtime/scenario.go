@@ -1,0 +1,199 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime/debug"
+	"time"
+
+	"github.com/migpipe/migpipe/bench/downtime/model"
+	"github.com/migpipe/migpipe/bench/downtime/replica"
+	"github.com/migpipe/migpipe/reader"
+	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/vfio/sim"
+	"github.com/migpipe/migpipe/writer"
+)
+
+// scenario is what is compared.
+type scenario struct {
+	Devices int     `json:"devices"`
+	Rounds  int     `json:"rounds"`
+	Share   int     `json:"share"`
+	Scale   float64 `json:"scale"`
+	Carrier string  `json:"carrier"`
+}
+
+func (s *scenario) check() error {
+	switch {
+	case s.Devices < 1 || s.Devices > transport.MaxDevices:
+		return fmt.Errorf("--devices is %d, must be 1 to %d", s.Devices, transport.MaxDevices)
+	case s.Rounds < 1:
+		return fmt.Errorf("--rounds is %d, must be 1 or more", s.Rounds)
+	case s.Share < 1 || s.Share > 100:
+		return fmt.Errorf("--share is %d, must be 1 to 100", s.Share)
+	case !(s.Scale >= 0.001 && s.Scale <= 100):
+		return fmt.Errorf("--scale is %v, must be 0.001 to 100", s.Scale)
+	case carriers[s.Carrier] == nil:
+		return fmt.Errorf("--carrier is %q, must be quic or pipe", s.Carrier)
+	}
+	return nil
+}
+
+// field is one of the devices, and the link between the hosts. A device that
+// moves one in so many bytes, into buffers and at rates to match, takes the same
+// times.
+func (s *scenario) field() (model.Device, model.Link) {
+	d, link := model.Field()
+	for _, n := range []*int64{&d.Initial, &d.Dirty, &d.Save, &d.Buffer, &d.Load, &d.Record, &link.Rate} {
+		*n /= int64(s.Share)
+	}
+	for _, size := range []*int64{&d.Initial, &d.Dirty} {
+		*size = int64(float64(*size) * s.Scale)
+	}
+	for _, took := range []*time.Duration{&d.Alloc, &d.Stop, &d.Start} {
+		*took = time.Duration(float64(*took) * s.Scale)
+	}
+	return d, link
+}
+
+// options are those of the simulated devices that behave so. The guest writes
+// fast enough to have dirtied everything whenever it is stopped: it writes the
+// whole state twenty times a second, at random.
+func options(d model.Device, seed int) (source, sink *sim.Options) {
+	const eachSecond = 20
+	return &sim.Options{Size: d.Dirty, DirtyRate: eachSecond * d.Dirty, SaveRate: d.Save, Buffer: d.Buffer, Stop: d.Stop, Seed: uint64(seed)},
+		&sim.Options{LoadRate: d.Load, Record: d.Record, Alloc: d.Alloc, Start: d.Start}
+}
+
+// downtimeLimit is far above what any strategy takes: as in the published
+// figures, the guest is stopped once the initial bytes are there.
+const downtimeLimit = 10 * time.Second
+
+// ways are the real migrations, by strategy.
+var ways = []func(context.Context, *replica.Job) error{
+	func(ctx context.Context, j *replica.Job) error { return j.Serial(ctx, false) },
+	func(ctx context.Context, j *replica.Job) error { return j.Serial(ctx, true) },
+	func(ctx context.Context, j *replica.Job) error { return j.Multifd(ctx, 4) },
+	migpipe,
+}
+
+// migpipe migrates as both programs do by default.
+func migpipe(ctx context.Context, j *replica.Job) error {
+	var sources []reader.Source
+	var sinks []writer.Sink
+	for i := range j.Sources {
+		name := fmt.Sprintf("vf%d", i)
+		sources = append(sources, reader.Source{Name: name, Device: j.Sources[i]})
+		sinks = append(sinks, writer.Sink{Name: name, Device: j.Sinks[i]})
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	received := make(chan error, 1)
+	go func() { // ends with the migration, or with ctx
+		_, err := writer.Receive(ctx, j.Listener, sinks, nil)
+		received <- err
+	}()
+	_, err := reader.Send(ctx, j.Dialer, sources, &reader.Options{
+		DowntimeLimit: downtimeLimit,
+		PauseGuest:    func(context.Context) error { j.Paused(); return nil },
+	})
+	if err != nil {
+		cancel()
+	}
+	return errors.Join(err, <-received)
+}
+
+// compare computes and measures every strategy. The measurements alternate, so
+// that whatever else the machine does strikes all of them.
+func (s *scenario) compare(ctx context.Context) (*result, error) {
+	device, link := s.field()
+	r := &result{Scenario: *s}
+	devices := make([]model.Device, s.Devices)
+	for i := range devices {
+		devices[i] = device
+	}
+	for _, strategy := range model.Strategies(s.Devices) {
+		m, err := model.Run(strategy, link, devices)
+		if err != nil {
+			return nil, err
+		}
+		r.Strategies = append(r.Strategies, outcome{Name: strategy.Name, Model: m})
+	}
+	for range s.Rounds {
+		for i, way := range ways {
+			m, err := s.measure(ctx, way)
+			if err != nil {
+				return nil, fmt.Errorf("%s: %w", r.Strategies[i].Name, err)
+			}
+			r.Strategies[i].Measured = append(r.Strategies[i].Measured, m)
+		}
+	}
+	return r, nil
+}
+
+// measure migrates once, and verifies what arrived.
+func (s *scenario) measure(ctx context.Context, way func(context.Context, *replica.Job) error) (model.Result, error) {
+	debug.FreeOSMemory() // nobody pays for another's garbage
+	job := &replica.Job{}
+	dialer, listener, err := carriers[s.Carrier]()
+	if err != nil {
+		return model.Result{}, err
+	}
+	defer listener.Close()
+	job.Dialer, job.Listener = dialer, listener
+	device, _ := s.field()
+	watch := newWatch(s.Devices)
+	job.Paused = watch.pause
+	var sinks []*sim.Device
+	for i := range s.Devices {
+		forSource, forSink := options(device, i)
+		source, err := sim.Open("mlx5", forSource)
+		if err != nil {
+			return model.Result{}, err
+		}
+		defer source.Close()
+		sink, err := sim.Open("mlx5", forSink)
+		if err != nil {
+			return model.Result{}, err
+		}
+		defer sink.Close()
+		sinks = append(sinks, sink)
+		job.Sources = append(job.Sources, &sourceProbe{source, watch, i})
+		job.Sinks = append(job.Sinks, &sinkProbe{sink, watch, i})
+	}
+	if err := way(ctx, job); err != nil {
+		return model.Result{}, err
+	}
+	for _, d := range sinks {
+		if err := d.Verify(); err != nil {
+			return model.Result{}, err
+		}
+	}
+	return watch.result(), nil
+}
+
+// carriers connect the two sides.
+var carriers = map[string]func() (transport.Dialer, transport.Listener, error){
+	"quic": overQUIC,
+	"pipe": func() (transport.Dialer, transport.Listener, error) {
+		d, l := transport.Pipe()
+		return d, l, nil
+	},
+}
+
+func overQUIC() (transport.Dialer, transport.Listener, error) {
+	source, err := transport.NewIdentity()
+	if err != nil {
+		return nil, nil, err
+	}
+	destination, err := transport.NewIdentity()
+	if err != nil {
+		return nil, nil, err
+	}
+	l, err := transport.ListenQUIC("127.0.0.1:0", destination, []transport.ID{source.ID()}, nil)
+	if err != nil {
+		return nil, nil, err
+	}
+	return &transport.QUICDialer{Addr: l.Addr().String(), Identity: source, Peers: []transport.ID{destination.ID()}}, l, nil
+}
