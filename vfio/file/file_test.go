@@ -197,6 +197,33 @@ func TestDirectoryCannotBeSynced(t *testing.T) {
 	}
 }
 
+// TestReplacedFileCannotBeGivenBack: it stays where it is then, and the error
+// says where.
+func TestReplacedFileCannotBeGivenBack(t *testing.T) {
+	eachWay(t, func(t *testing.T, dir string, open func(o *SinkOptions) *Sink) {
+		path := write(t, filepath.Join(dir, "out"), "old")
+		d := open(&SinkOptions{Overwrite: true})
+		d.ends.(*pathEnd).syncDir = func(*os.File) error {
+			return errors.Join(os.Remove(path), unix.EIO) // nothing is left to exchange with
+		}
+		set(t, d, vfio.Resuming).Write([]byte("state"))
+		_, err := d.SetState(vfio.Running)
+		if !errors.Is(err, unix.EIO) || !strings.Contains(err.Error(), "cannot take "+path+" back") {
+			t.Errorf("commit: %v", err)
+		}
+		d.Reset()
+		left, _ := os.ReadDir(dir)
+		if len(left) != 1 {
+			t.Fatalf("left: %v, want the old file alone", left)
+		}
+		kept := filepath.Join(dir, left[0].Name())
+		holds(t, dir, map[string]string{left[0].Name(): "old"})
+		if !strings.Contains(err.Error(), "the file that was replaced is at "+kept+" ") {
+			t.Errorf("commit: %v, want it to name %s", err, kept)
+		}
+	})
+}
+
 // failOnce makes the next call fail, and those after it succeed, as an fsync.
 func failOnce(sync *func(*os.File) error, err error) {
 	*sync = func(*os.File) error {

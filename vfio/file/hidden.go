@@ -62,14 +62,15 @@ func (h *hidden) publish(path string, overwrite bool) (undo func() error, err er
 }
 
 // replace is publish where a file may have the name. That one takes the
-// temporary name in exchange: undo gives it back, discard removes it.
+// temporary name in exchange: undo gives it back or lets it be, discard removes
+// it.
 func (h *hidden) replace(path string, exchange func(a, b string) error) (undo func() error, err error) {
 	st, missing := os.Lstat(path)
 	if missing == nil && st.IsDir() {
 		return nil, unix.EISDIR // which rename refuses, an exchange does not
 	}
 	if missing == nil && exchange(h.temp, path) == nil {
-		return func() error { return exchange(h.temp, path) }, nil
+		return func() error { return h.giveBack(path, exchange) }, nil
 	}
 	if err := unix.Rename(h.temp, path); err != nil {
 		return nil, err
@@ -79,6 +80,17 @@ func (h *hidden) replace(path string, exchange func(a, b string) error) (undo fu
 		return unlink(path), nil
 	}
 	return func() error { return errReplaced }, nil
+}
+
+// giveBack undoes an exchange. Where it cannot, the temporary name is that of
+// somebody's file, which nobody may remove any more.
+func (h *hidden) giveBack(path string, exchange func(a, b string) error) error {
+	err := exchange(h.temp, path)
+	if err != nil {
+		err = fmt.Errorf("%w; the file that was replaced is at %s", err, h.temp)
+		h.temp = ""
+	}
+	return err
 }
 
 var errReplaced = errors.New("the new file is there, and what it replaced is gone")
