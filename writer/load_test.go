@@ -3,6 +3,7 @@ package writer
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -182,6 +183,31 @@ func TestHeartbeat(t *testing.T) {
 	})
 }
 
+// forgetful goes to ERROR where it should start, as a device whose copy is gone.
+type forgetful struct {
+	*sim.Device
+	gone bool
+}
+
+func (d *forgetful) State() (vfio.State, error) {
+	if d.gone {
+		return vfio.Error, nil
+	}
+	return d.Device.State()
+}
+
+func (d *forgetful) SetState(to vfio.State) (vfio.Stream, error) {
+	if d.gone = d.gone || to == vfio.RunningP2P; d.gone {
+		return nil, vfio.ErrInError
+	}
+	return d.Device.SetState(to)
+}
+
+func (d *forgetful) Reset() error {
+	d.gone = false
+	return d.Device.Reset()
+}
+
 // TestFleet: what a start that fails leaves behind.
 func TestFleet(t *testing.T) {
 	for _, c := range []struct {
@@ -192,19 +218,25 @@ func TestFleet(t *testing.T) {
 		{"quiesced only", []string{"", "set@STOP-RUNNING_P2P:EIO"}, handoff.Kept},
 		{"one ran", []string{"", "set@RUNNING_P2P-RUNNING:EIO"}, handoff.Unclear},
 		{"alone", []string{"set@STOP-RUNNING_P2P:EIO"}, handoff.Kept},
+		{"copy gone", []string{"", "gone"}, handoff.Dropped},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			f := &fleet{each: parallel}
 			for i, fault := range c.faults {
-				d, err := sim.OpenURL("qat?fault=" + fault)
-				if fault == "" {
-					d, err = sim.OpenURL("qat")
+				url := "qat"
+				if strings.Contains(fault, "@") {
+					url += "?fault=" + fault
 				}
+				d, err := sim.OpenURL(url)
 				if err != nil {
 					t.Fatal(err)
 				}
 				defer d.Close()
-				f.sinks = append(f.sinks, Sink{fmt.Sprint("d", i), d})
+				sink := Sink{fmt.Sprint("d", i), d}
+				if fault == "gone" {
+					sink.Device = &forgetful{Device: d}
+				}
+				f.sinks = append(f.sinks, sink)
 			}
 			n := len(f.sinks)
 			f.streams, f.touched, f.ran = make([]vfio.Stream, n), make([]bool, n), make([]bool, n)

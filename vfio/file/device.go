@@ -1,6 +1,7 @@
 package file
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"sync"
@@ -24,13 +25,17 @@ type device struct {
 // ends is what the arcs do to the files.
 type ends interface {
 	// arc is called before the device goes from one state to its neighbour, and
-	// may fail. It gives the session of the new state, if that has one.
+	// may fail: with errGone, that puts the device into ERROR. It gives the
+	// session of the new state, if that has one.
 	arc(from, to vfio.State) (*session, error)
 	// drop forgets what was not committed.
 	drop() error
 	// close closes the files.
 	close() error
 }
+
+// errGone: what was loaded is not there any more, and only a reset begins anew.
+var errGone = errors.New("the state is gone")
 
 func newDevice(name string, f vfio.Features, e ends) *device {
 	return &device{name: "file:" + name, features: f, ends: e, state: vfio.Running}
@@ -87,6 +92,9 @@ func (d *device) step(to vfio.State) error {
 		return fmt.Errorf("a write failed before: %w", cause(d.sess.broken))
 	}
 	sess, err := d.ends.arc(d.state, to)
+	if errors.Is(err, errGone) {
+		d.state, d.sess = vfio.Error, nil
+	}
 	if err != nil {
 		return err
 	}

@@ -168,7 +168,8 @@ func TestNameTakenMeanwhile(t *testing.T) {
 }
 
 // TestDirectoryCannotBeSynced fails the commit behind the name, and wants all
-// as it was before, for good: a second fsync would succeed.
+// as it was before, for good: a second fsync would succeed. No state may tell
+// that the copy is still held.
 func TestDirectoryCannotBeSynced(t *testing.T) {
 	for name, before := range map[string]map[string]string{
 		"new": {}, "replaced": {"out": "old"},
@@ -181,13 +182,20 @@ func TestDirectoryCannotBeSynced(t *testing.T) {
 				d := open(&SinkOptions{Overwrite: len(before) > 0})
 				failOnce(&d.ends.(*pathEnd).syncDir, unix.EIO)
 				set(t, d, vfio.Resuming).Write([]byte("state"))
-				for range 2 {
-					_, err := d.SetState(vfio.Running)
-					te := (*vfio.TransitionError)(nil)
-					if !errors.As(err, &te) || te.Now != vfio.Stop || !errors.Is(err, unix.EIO) || !strings.Contains(err.Error(), "sync "+dir) {
-						t.Errorf("commit: %v", err)
+				_, err := d.SetState(vfio.Running)
+				te := (*vfio.TransitionError)(nil)
+				if !errors.As(err, &te) || te.Now != vfio.Error || !errors.Is(err, unix.EIO) || !strings.Contains(err.Error(), "sync "+dir) {
+					t.Errorf("commit: %v", err)
+				}
+				holds(t, dir, before)
+				for _, to := range []vfio.State{vfio.Stop, vfio.Running, vfio.Resuming} {
+					if _, err := d.SetState(to); !errors.Is(err, vfio.ErrInError) {
+						t.Errorf("%v after that: %v", to, err)
 					}
-					holds(t, dir, before)
+				}
+				holds(t, dir, before)
+				if err := d.Reset(); err != nil {
+					t.Error(err)
 				}
 				set(t, d, vfio.Resuming).Write([]byte("again"))
 				set(t, d, vfio.Running)

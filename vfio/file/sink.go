@@ -93,8 +93,7 @@ type pathEnd struct {
 
 	file     *hidden // nil but between RESUMING and the commit
 	sess     *session
-	prepared bool  // its data is durable, the name is missing
-	lost     error // why the commit failed for good
+	prepared bool // its data is durable, the name is missing
 }
 
 func (e *pathEnd) dir() string { return filepath.Dir(e.path) }
@@ -167,12 +166,10 @@ func (e *pathEnd) prepare() error {
 	return nil
 }
 
-// commit is STOP -> RUNNING. When it fails the device is still in STOP. It may
-// be asked again, unless it was the directory that could not be made durable.
+// commit is STOP -> RUNNING. When it fails the device is still in STOP and may be
+// asked again, unless it was the directory that could not be made durable: Linux
+// tells of lost data once, so that a second fsync would succeed.
 func (e *pathEnd) commit() error {
-	if e.lost != nil {
-		return e.lost
-	}
 	dir, err := os.Open(e.dir())
 	if err != nil {
 		return err
@@ -183,9 +180,7 @@ func (e *pathEnd) commit() error {
 		return err
 	}
 	if err := synced(e.syncDir(dir)); err != nil {
-		// Linux tells of lost data once: a second fsync would succeed.
-		e.lost = e.takeBack(undo, fmt.Errorf("sync %s: %w", e.dir(), cause(err)))
-		return e.lost
+		return e.takeBack(undo, fmt.Errorf("sync %s: %w; %w", e.dir(), cause(err), errGone))
 	}
 	_ = e.file.discard() // its data is durable; what it replaced goes, or stays hidden
 	e.file, e.prepared = nil, false
@@ -205,7 +200,7 @@ func (e *pathEnd) takeBack(undo func() error, why error) error {
 
 func (e *pathEnd) drop() error {
 	h := e.file
-	e.file, e.prepared, e.lost = nil, false, nil
+	e.file, e.prepared = nil, false
 	if h == nil {
 		return nil
 	}
