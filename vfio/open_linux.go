@@ -53,8 +53,13 @@ func IsDevice(fd int) bool { return system.isDevice(fd) }
 
 func (o opener) isDevice(fd int) bool {
 	err := o.getInfo(fd)
-	return err == nil || isAny(err, unix.EINVAL) && o.isCdev(fd)
+	return err == nil || o.unbound(fd, err)
 }
+
+// unbound reports whether fd is a cdev that is not bound: it answers every ioctl
+// but the bind with EINVAL then, as err is. Other character devices say EINVAL
+// too (/dev/kvm).
+func (o opener) unbound(fd int, err error) bool { return isAny(err, unix.EINVAL) && o.isCdev(fd) }
 
 func (o opener) getInfo(fd int) error {
 	_, err := o.ioctl(fd, reqDeviceGetInfo, &deviceInfo{argsz: 24})
@@ -64,15 +69,13 @@ func (o opener) getInfo(fd int) error {
 func (o opener) adopt(fd int, name string) (*device, error) {
 	dir, _ := o.ofFD(fd) // an older kernel does not say: what sysfs knows stays unknown
 	d, err := newDevice(o.kernel, fd, name, o.describe(dir))
-	if errors.Is(err, ErrNoMigration) && isAny(o.getInfo(fd), unix.EINVAL) {
+	if errors.Is(err, ErrNoMigration) && o.unbound(fd, o.getInfo(fd)) {
 		return nil, hinted(errUnbound, "bind it (VFIO_DEVICE_BIND_IOMMUFD) before it is handed over, "+
 			"or name the device by its path, which opens and binds it")
 	}
 	return d, err
 }
 
-// errUnbound: a cdev answers every ioctl but the bind with EINVAL until it is
-// bound, also those that a device without migration has.
 var errUnbound = fmt.Errorf("it is not bound to an iommufd: %w", unix.EINVAL)
 
 func (o opener) openName(name string) (*device, error) {

@@ -307,25 +307,47 @@ func TestFromFDOfSomethingElse(t *testing.T) {
 	}
 }
 
+// cdevNode gives an fd that the kernel knows for a device, and whose class the
+// tree says: that of /dev/null.
+func cdevNode(t *testing.T, k *fakeKernel, o opener, class string) int {
+	t.Helper()
+	null, err := os.Open(os.DevNull)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { null.Close() })
+	fd := int(null.Fd())
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		t.Fatal(err)
+	}
+	link(t, "../../../class/"+class, filepath.Join(o.char(uint64(st.Rdev)), "subsystem"))
+	k.files[fd] = "cdev"
+	return fd
+}
+
 // TestFromFDOfUnboundCdev tells a cdev that was not bound, which answers EINVAL
-// to everything, from a device that cannot migrate.
+// to everything, from a device that cannot migrate, and from one of another
+// class that does not know these ioctls (/dev/kvm says EINVAL too).
 func TestFromFDOfUnboundCdev(t *testing.T) {
 	for _, c := range []struct {
 		name    string
+		class   string
 		getInfo []error
 		want    error
 		hint    string
 	}{
-		{"unbound", []error{unix.EINVAL}, errUnbound, "VFIO_DEVICE_BIND_IOMMUFD"},
-		{"no_device", []error{unix.ENOTTY}, ErrNoMigration, ""},
-		{"no_migration", nil, ErrNoMigration, ""},
+		{"unbound", "vfio-dev", []error{unix.EINVAL}, errUnbound, "VFIO_DEVICE_BIND_IOMMUFD"},
+		{"kvm", "misc", []error{unix.EINVAL}, ErrNoMigration, ""},
+		{"no_device", "mem", []error{unix.ENOTTY}, ErrNoMigration, ""},
+		{"no_migration", "vfio-dev", nil, ErrNoMigration, ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			k, o := fakeOpener(t)
-			k.files[fakeDeviceFD] = "device"
+			fd := cdevNode(t, k, o, c.class)
 			k.fail("migration", unix.EINVAL)
 			k.fail("ioctl 0x3b6b", c.getInfo...)
-			_, err := o.adopt(fakeDeviceFD, "net0")
+			_, err := o.adopt(fd, "net0")
 			var e *OpError
 			if !errors.As(openError("net0", err), &e) || !errors.Is(e, c.want) || !strings.Contains(e.Hint, c.hint) || (e.Hint == "") != (c.hint == "") {
 				t.Errorf("got %v, want %v and the hint %q", e, c.want, c.hint)
@@ -345,19 +367,9 @@ func TestFromFDOfUnboundCdev(t *testing.T) {
 func TestIsDeviceUnbound(t *testing.T) {
 	for class, want := range map[string]bool{"vfio-dev": true, "mem": false} {
 		k, o := fakeOpener(t)
-		null, err := os.Open(os.DevNull)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer null.Close()
-		var st unix.Stat_t
-		if err := unix.Fstat(int(null.Fd()), &st); err != nil {
-			t.Fatal(err)
-		}
-		link(t, "../../../class/"+class, filepath.Join(o.char(uint64(st.Rdev)), "subsystem"))
-		k.files[int(null.Fd())] = "cdev"
+		fd := cdevNode(t, k, o, class)
 		k.fail("ioctl 0x3b6b", unix.EINVAL)
-		if got := o.isDevice(int(null.Fd())); got != want {
+		if got := o.isDevice(fd); got != want {
 			t.Errorf("class %s: %v", class, got)
 		}
 	}
