@@ -409,6 +409,28 @@ func TestSourceByFDKeepsItsPlace(t *testing.T) {
 	}
 }
 
+// TestRegularFDStaysBlocking, since whoever lent it may share its mode.
+func TestRegularFDStaysBlocking(t *testing.T) {
+	for name, open := range map[string]func(fd int) (vfio.Device, error){
+		"source": func(fd int) (vfio.Device, error) { return FromFD(fd, "lent") },
+		"sink":   func(fd int) (vfio.Device, error) { return ToFD(fd, "lent") },
+	} {
+		fd, err := unix.Open(write(t, filepath.Join(t.TempDir(), "f"), "state"), unix.O_RDWR, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		d, err := open(fd)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer d.Close()
+		flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFL, 0)
+		if flags&unix.O_NONBLOCK != 0 || err != nil {
+			t.Errorf("%s: mode %#x, %v", name, flags, err)
+		}
+	}
+}
+
 // pipe gives both ends as raw fds; the test closes the one it keeps.
 func pipe(t *testing.T) (r, w int) {
 	t.Helper()

@@ -63,9 +63,10 @@ func NewSink(path string, o *SinkOptions) (*Sink, error) {
 }
 
 // ToFD makes a sink of an fd, which it owns from then on and closes with itself,
-// and which is put into non-blocking mode. An fd that it refuses stays the
-// caller's, as it was. There is no name to hide the state behind: bytes go out
-// as they come, and those of a session that failed are not taken back.
+// and which is put into non-blocking mode unless it is a regular file. An fd that
+// it refuses stays the caller's, as it was. There is no name to hide the state
+// behind: bytes go out as they come, and those of a session that failed are not
+// taken back.
 func ToFD(fd int, name string) (*Sink, error) {
 	if err := checkMode(fd, unix.O_WRONLY); err != nil {
 		return nil, opError(name, err)

@@ -76,7 +76,12 @@ func checkMode(fd, mode int) error {
 // takeOver makes a file that a deadline can wake of an fd. It comes last, since
 // an fd that is refused must be left as it was: others may share it.
 func takeOver(fd int, name string) (*os.File, error) {
-	if err := unix.SetNonblock(fd, true); err != nil {
+	var st unix.Stat_t
+	err := unix.Fstat(fd, &st)
+	if err == nil && st.Mode&unix.S_IFMT != unix.S_IFREG { // those know no waiting
+		err = unix.SetNonblock(fd, true)
+	}
+	if err != nil {
 		return nil, err
 	}
 	unix.CloseOnExec(fd)
