@@ -62,7 +62,7 @@ func (f *fleet) resume() error {
 	defer f.mu.Unlock()
 	f.resumed = true
 	var errs []error
-	for _, step := range vfio.RunOrder {
+	for _, step := range vfio.RunOrder() {
 		errs = append(errs, f.each(len(f.sources), func(i int) error {
 			if f.sources[i].Device.Features().P2P != step.P2P {
 				return nil

@@ -127,4 +127,6 @@ type RunStep struct {
 // is stopped while another could reach it by DMA: first all that have P2P answer
 // it, then those without run, then all initiate it (include/uapi/linux/vfio.h on
 // RUNNING_P2P).
-var RunOrder = [...]RunStep{{true, RunningP2P}, {false, Running}, {true, Running}}
+func RunOrder() [3]RunStep {
+	return [...]RunStep{{true, RunningP2P}, {false, Running}, {true, Running}}
+}

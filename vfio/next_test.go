@@ -180,3 +180,27 @@ func checkPath(t *rapid.T, from, to State, f Features, path []State) {
 		}
 	}
 }
+
+// TestRunOrder walks a device with P2P and one without to RUNNING: while one may
+// initiate, no other that could wait for it has yet to answer. What a caller
+// writes into its copy changes nothing for others.
+func TestRunOrder(t *testing.T) {
+	spoiled := RunOrder()
+	clear(spoiled[:])
+	at := map[bool]State{true: Stop, false: Stop} // by whether it has P2P
+	for _, step := range RunOrder() {
+		if step.To == Running && at[true] == Stop {
+			t.Errorf("%+v comes while the device with P2P is in STOP", step)
+		}
+		if err := Legal(at[step.P2P], step.To, Features{P2P: step.P2P}); err != nil {
+			t.Errorf("%+v: %v", step, err)
+		}
+		if step.P2P && step.To == Running && at[false] != Running {
+			t.Errorf("%+v comes while the device without P2P is in %v", step, at[false])
+		}
+		at[step.P2P] = step.To
+	}
+	if at[true] != Running || at[false] != Running {
+		t.Errorf("in the end: %v", at)
+	}
+}

@@ -92,7 +92,7 @@ func (f *fleet) start() error {
 		f.lost = true
 		return err
 	}
-	for _, step := range vfio.RunOrder {
+	for _, step := range vfio.RunOrder() {
 		err := f.each(len(f.sinks), func(i int) error {
 			if f.sinks[i].Device.Features().P2P != step.P2P {
 				return nil
