@@ -229,19 +229,34 @@ func TestQuirk28StopDiscardsPreCopy(t *testing.T) {
 	wantIs(t, err, ErrSessionLost)
 }
 
-// TestQuirk48NothingWaitsInUserSpace asks while a SetState is under way: what
-// waits, waits in the kernel.
-func TestQuirk48NothingWaitsInUserSpace(t *testing.T) {
-	_, d, s := session(t, "mlx5", PreCopy)
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	_, err1 := d.State()
-	_, err2 := d.StopCopySize()
-	_, err3 := s.Pending()
-	_, err4 := readOne(s)
-	if err := errors.Join(err1, err2, err3); err != nil || err4 != ErrDrained {
-		t.Error(err, err4)
-	}
+// TestQuirk48BesideASet asks while a SET sleeps in the kernel: nothing waits for
+// it here, but for Pending, as in the kernel.
+func TestQuirk48BesideASet(t *testing.T) {
+	k, d, s := session(t, "mlx5", PreCopy)
+	asked := make(chan error, 1)
+	k.does("set STOP_COPY", result{then: func(k *fakeKernel) {
+		k.mu.Unlock()
+		defer k.mu.Lock()
+		for name, ask := range map[string]func() error{
+			"State":        func() error { _, err := d.State(); return err },
+			"StopCopySize": func() error { _, err := d.StopCopySize(); return err },
+			"Read":         func() error { _, err := readOne(s); return err },
+		} {
+			got := make(chan error, 1)
+			go func() { got <- ask() }()
+			if !returns(got, 10*time.Second) {
+				t.Errorf("%s waits for the SET", name)
+			} else if err := <-got; err != nil && err != ErrDrained {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+		go func() { _, err := s.Pending(); asked <- err }()
+		if returns(asked, 20*time.Millisecond) {
+			t.Error("Pending does not wait for the SET")
+		}
+	}})
+	mustSet(t, d, StopCopy)
+	wantIs(t, <-asked, ErrNotPreCopy)
 }
 
 // TestQuirk19BlockedWrite makes every call beside a write that sleeps in the
