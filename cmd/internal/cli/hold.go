@@ -45,7 +45,7 @@ func (s scene) holdHints() []string {
 	alive := fmt.Sprintf("the state of %s here lives only as long as this process (%d), which therefore stays", names, pid)
 	letGo := fmt.Sprintf("Ctrl-C or kill %d lets go (the end of this terminal does not): that closes %s, loses the state and exits with %d",
 		pid, names, exitInDoubt)
-	const rescue = "the copy here may be the only one: have another process take the open devices over (pidfd_getfd) before you let go"
+	const rescue = "the copy here may be the only one: have another process take the open devices over (pidfd_getfd, as root) before you let go"
 	if s.sending {
 		return []string{
 			"do NOT start the guest here: the destination may be running it", alive,

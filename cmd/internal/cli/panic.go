@@ -10,9 +10,12 @@ import (
 // SIGABRT: Go's own end is an exit with 2, which says that the command line is
 // wrong. No core is left, since buffers hold guests' secrets.
 func abortOnPanic() {
-	// 0 stops cores that are files, and only 1 those that core_pattern pipes
-	// into a program too (do_coredump in the kernel's fs/coredump.c). It fails
-	// where the limit is 0 already.
-	_ = unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{Cur: 1, Max: 1})
+	// Not by RLIMIT_CORE: 0 does not stop cores that core_pattern pipes into a
+	// program, and 1, which does, cannot be had where the hard limit is 0
+	// (do_coredump in the kernel's fs/coredump.c). This also keeps the memory and
+	// the fds from other processes of the same user: that takes CAP_SYS_PTRACE.
+	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
+		panic(err) // the kernel takes 0 from everybody
+	}
 	debug.SetTraceback("crash")
 }
