@@ -24,8 +24,8 @@ const loadStall = 30 * time.Second
 // Receive serves one migration from a peer that listener accepts, into sinks,
 // as one set: all of them run in the end, or none, and those that do not run
 // are reset. It returns when every goroutine that it started has ended; only a
-// write that its driver does not let go may outlive it, and the report says so.
-// The listener stays open.
+// write that its driver does not let go may outlive it, with the reset that waits
+// for the write, and the report says so. The listener stays open.
 //
 // The report's Outcome says what may be done now; the error is nil exactly for
 // handoff.Committed and is a *transport.Fault where the cause has a place.
@@ -178,7 +178,7 @@ func (e *engine) free() {
 }
 
 // joinLimit bounds the wait for a driver that holds on to a write although its
-// device was reset.
+// device is to be reset.
 const joinLimit = 5 * time.Second
 
 // abandon wakes and joins everything that carries chunks, and lets go of those
@@ -456,22 +456,35 @@ func (e *engine) start() {
 	})
 }
 
-// reset drops what the devices hold. It comes before the loaders are joined,
-// since it is what wakes one that waits in its device; a device that must not
-// be reset under a write waits for it (vfio.Device.Reset).
+// reset drops what the devices hold. It goes on beside the join of the loaders,
+// since it is what wakes one that waits in its device, while a device that must
+// not be reset under a write waits for that (vfio.Device.Reset). A driver that
+// has let go of every write may take its time.
 func (e *engine) reset() {
 	e.tell(report.Event{Kind: report.Phase, Phase: report.Rollback})
 	e.resetting = time.Now()
 	e.others.Go(func() {
 		e.stopWork()
-		err := e.fleet.reset()
+		done := make(chan error, 1)
+		go func() { done <- e.fleet.reset() }() // of a stuck driver, ends with the write
 		if e.stuck = !e.abandon(); e.stuck {
-			err = errors.Join(err, fmt.Errorf("a driver has not let go of a write for %v", joinLimit))
-		} else {
-			e.fleet.closeStreams()
+			e.post(wasReset{errors.Join(sofar(done), fmt.Errorf("a driver has not let go of a write for %v", joinLimit))})
+			return
 		}
+		err := <-done
+		e.fleet.closeStreams()
 		e.post(wasReset{err})
 	})
+}
+
+// sofar is what a call that may be under way has said already.
+func sofar(done <-chan error) error {
+	select {
+	case err := <-done:
+		return err
+	default:
+		return nil
+	}
 }
 
 // parallel runs do for 0 to n-1 at once and joins them.

@@ -55,7 +55,8 @@ func (d *stuck) SetState(to vfio.State) (vfio.Stream, error) {
 	return s, err
 }
 
-func (d *stuck) Reset() error { return vfio.ErrInError }
+// Reset waits for the write, as it does at a kernel device and at a file.
+func (d *stuck) Reset() error { <-d.free; return vfio.ErrInError }
 
 type stuckStream struct {
 	vfio.Stream
@@ -103,6 +104,28 @@ func TestStuckDriver(t *testing.T) {
 			})
 		})
 	}
+}
+
+// sluggish is a device that lets go of every write, and takes long to reset.
+type sluggish struct{ *sim.Device }
+
+func (d sluggish) Reset() error {
+	time.Sleep(time.Minute)
+	return d.Device.Reset()
+}
+
+// TestSlowReset: only a write that is held on to makes a reset late.
+func TestSlowReset(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPair(t, pipe)
+		_, dst := p.add(t, "gpu0", "xe?size=4MiB&fault=read@1MiB", "xe?size=4MiB")
+		p.sinks[0].Device = sluggish{dst}
+		_, r := p.run(t)
+		if r.report.Outcome != handoff.Rolledback || len(r.report.Warnings) > 0 {
+			t.Errorf("outcome %v, warnings %q", r.report.Outcome, r.report.Warnings)
+		}
+		p.atHome(t)
+	})
 }
 
 // TestRefusedDevices: a destination that takes none of it still says where its
