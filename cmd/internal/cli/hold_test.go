@@ -8,6 +8,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/migpipe/migpipe/transport/handoff"
@@ -74,6 +75,27 @@ type closable struct {
 }
 
 func (c *closable) Close() error { c.closed = true; return nil }
+
+// stuckDevice cannot be closed while its driver holds on to a write.
+type stuckDevice struct {
+	vfio.Device
+	free chan struct{}
+}
+
+func (d *stuckDevice) Close() error { <-d.free; return nil }
+
+// TestCloseStuckDevice: the run is told of all the same, and the others are closed.
+func TestCloseStuckDevice(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		stuck, other := &stuckDevice{free: make(chan struct{})}, &closable{}
+		v := inDoubt()
+		v.close([]opened{{"nic0", stuck, true}, {"acc0", other, true}})
+		if w := v.report.Warnings; len(w) != 1 || !strings.Contains(w[0], "device nic0: not closed yet") || !other.closed {
+			t.Errorf("warnings %q, the other closed: %v", w, other.closed)
+		}
+		close(stuck.free)
+	})
+}
 
 func TestHold(t *testing.T) {
 	tests := []struct {

@@ -3,6 +3,8 @@ package cli
 import (
 	"errors"
 	"fmt"
+	"io"
+	"time"
 
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/report"
@@ -72,8 +74,23 @@ func (v *verdict) verify(devices []opened) {
 // failure is worth no more than a warning.
 func (v *verdict) close(devices []opened) {
 	for _, d := range devices {
-		if err := d.Close(); err != nil {
+		if err := closeInTime(d); err != nil {
 			v.report.Warnings = append(v.report.Warnings, fmt.Sprintf("device %s: %s", d.name, plainText(err)))
 		}
+	}
+}
+
+// closeLimit bounds the wait for a driver that holds on to a write: nobody would
+// be told how the run ended.
+const closeLimit = 5 * time.Second
+
+func closeInTime(d io.Closer) error {
+	done := make(chan error, 1)
+	go func() { done <- d.Close() }() // ends with the driver, or with the process
+	select {
+	case err := <-done:
+		return err
+	case <-time.After(closeLimit):
+		return fmt.Errorf("not closed yet after %v: a driver has not let go of it", closeLimit)
 	}
 }
