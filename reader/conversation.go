@@ -205,12 +205,12 @@ func (e *engine) send(m transport.Message) {
 	e.control.Send(m)
 }
 
-func (e *engine) resumed(err error) {
-	e.clock.resumed = time.Now()
-	if err != nil {
-		e.out.Warnings = append(e.out.Warnings, fmt.Sprintf("take the devices back: %v", err))
+func (e *engine) resumed(ev resumed) {
+	e.clock.resumed = ev.at
+	if ev.err != nil {
+		e.out.Warnings = append(e.out.Warnings, fmt.Sprintf("take the devices back: %v", ev.err))
 	}
-	e.own(handoff.Resumed{Failed: err != nil})
+	e.own(handoff.Resumed{Failed: ev.err != nil})
 }
 
 // release ends the source's sessions. The guest runs elsewhere by now, so a
@@ -291,7 +291,7 @@ func (e *engine) watchStop() {
 func (e *engine) watchBack() {
 	if !e.slow && time.Since(e.clock.back) > joinLimit {
 		e.slow = true
-		e.tell(report.Event{Kind: report.Warning, Text: "the devices have not come back yet: a driver takes its time"})
+		e.tell(report.Event{Kind: report.Warning, Text: "the devices, or the guest, have not come back yet"})
 	}
 }
 

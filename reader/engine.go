@@ -21,7 +21,8 @@ const tick = 100 * time.Millisecond
 // Send migrates the sources to the peer that dialer reaches, as one set: all
 // of them run there in the end, or none. It returns when every goroutine that
 // it started has ended; only a read that its driver does not let go, of a device
-// that could not be taken back, may outlive it, and the report says so.
+// that could not be taken back, may outlive it, with the memory of its chunks, and
+// the report says so.
 //
 // The report's Outcome says what may be done now; the error is nil exactly for
 // handoff.Committed and is a *transport.Fault where the cause has a place.
@@ -243,7 +244,7 @@ func (e *engine) resume() {
 		if err == nil && wasPaused && e.opts.ResumeGuest != nil {
 			err = e.opts.ResumeGuest(context.Background())
 		}
-		e.post(resumed{err})
+		e.post(resumed{time.Now(), err})
 	})
 }
 
@@ -301,7 +302,10 @@ type (
 		device int
 		err    error
 	}
-	resumed struct{ err error }
+	resumed struct {
+		at  time.Time
+		err error
+	}
 )
 
 // handle sends an event where it belongs.
@@ -334,7 +338,7 @@ func (e *engine) handle(ev any) {
 	case drainFailed:
 		e.failed(e.fleet.fault(&deviceError{ev.device, ev.err}, func(int) uint64 { return ev.offset }))
 	case resumed:
-		e.resumed(ev.err)
+		e.resumed(ev)
 	}
 }
 

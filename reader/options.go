@@ -53,10 +53,12 @@ type Options struct {
 	// they do not.
 	WithoutP2P bool
 	// MaxDowntime ends an attempt in which the destination is not ready that long
-	// after the guest was paused: the devices run on here. Default 10 s.
+	// after the guest was paused: the devices run on here. Default 10 s, or twice
+	// DowntimeLimit if that is more.
 	MaxDowntime time.Duration
 	// StallLimit ends an attempt in which no byte moves while the guest stands
-	// still. Default 30 s: some drivers load for seconds in one write.
+	// still, where MaxDowntime has not, and the wait for the answer to COMMIT.
+	// Default 30 s: some drivers load for seconds in one write.
 	StallLimit time.Duration
 	// MaxBandwidth limits the payload on all data lanes together, in bytes per
 	// second. Default: no limit.
@@ -88,7 +90,7 @@ func (o *Options) withDefaults() (Options, error) {
 	orDefault(&v.DowntimeLimit, 300*time.Millisecond)
 	orDefault(&v.MaxPrecopy, 60*time.Second)
 	orDefault(&v.MaxRounds, 30)
-	orDefault(&v.MaxDowntime, 10*time.Second)
+	orDefault(&v.MaxDowntime, max(10*time.Second, 2*v.DowntimeLimit))
 	orDefault(&v.StallLimit, 30*time.Second)
 	if v.Attempt == (transport.Attempt{}) {
 		v.Attempt = transport.Attempt{Mig: transport.NewMigID(), Epoch: 1}
@@ -127,6 +129,8 @@ func (o *Options) check() error {
 		return fmt.Errorf("reader: Options.Attempt.Epoch is 0, must be 1 or more")
 	case min(o.DowntimeLimit, o.MaxDowntime, o.MaxPrecopy, o.StallLimit, o.Timeout) < 0 || o.MaxRounds < 0:
 		return fmt.Errorf("reader: Options.DowntimeLimit, MaxDowntime, MaxPrecopy, MaxRounds, StallLimit and Timeout must not be negative")
+	case o.MaxDowntime < o.DowntimeLimit:
+		return fmt.Errorf("reader: Options.MaxDowntime is %v, less than DowntimeLimit, %v: a stop of that length would be begun and given up", o.MaxDowntime, o.DowntimeLimit)
 	case o.OnLimit > Force:
 		return fmt.Errorf("reader: Options.OnLimit is %d, must be Refuse, Continue or Force", o.OnLimit)
 	}

@@ -39,9 +39,10 @@ func (e *engine) message(m transport.Message) {
 	e.own(m)
 }
 
-// keep remembers the first cause: what follows from it explains nothing.
+// keep remembers the first cause: what follows from it explains nothing. What
+// comes while the devices start is too late to be one: the start decides.
 func (e *engine) keep(f *transport.Fault) {
-	if e.fault == nil {
+	if e.fault == nil && e.owner.Phase != handoff.DestStarting {
 		e.fault = f
 	}
 }
@@ -285,7 +286,8 @@ func (e *engine) started(ev started) {
 	if !ok {
 		fault = &transport.Fault{Code: transport.CodeStart, Err: ev.err}
 	}
-	e.fail(fault, handoff.NotStarted{Copy: ev.copy, Device: fault.Device, Text: fault.Err.Error()})
+	e.fault = fault
+	e.own(handoff.NotStarted{Copy: ev.copy, Device: fault.Device, Text: fault.Err.Error()})
 }
 
 func (e *engine) wasReset(err error) {

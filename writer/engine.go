@@ -403,7 +403,11 @@ func (e *engine) dataLane(ev admitted) {
 		r.codecs[id] = true
 	}
 	e.lanes = append(e.lanes, ev.lane)
-	e.receiving.Go(func() { e.post(laneEnded{r.run()}) })
+	e.receiving.Go(func() {
+		if ended, fault := r.run(); ended || fault != nil {
+			e.post(laneEnded{fault})
+		}
+	})
 }
 
 // prepare opens the devices' sessions; it ends when the drivers are done.

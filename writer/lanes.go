@@ -28,23 +28,24 @@ type receiver struct {
 // could not go on.
 type laneEnded struct{ fault *transport.Fault }
 
-// run receives until the lane ends between two frames.
-func (r *receiver) run() *transport.Fault {
+// run receives until the lane ends between two frames. It reports whether it did,
+// or why not; where a payload was dropped, whoever dropped it says why.
+func (r *receiver) run() (ended bool, fault *transport.Fault) {
 	defer r.scratch.Release()
 	var room transport.HeadRoom
 	for {
 		head, err := transport.ReadChunkHead(r.lane, &room)
 		if err == io.EOF {
-			return nil
+			return true, nil
 		}
 		if err == nil {
 			err = r.chunk(head)
 		}
 		if err == errDropped {
-			return nil
+			return false, nil
 		}
 		if err != nil {
-			return r.fault(head, err)
+			return false, r.fault(head, err)
 		}
 	}
 }

@@ -2,7 +2,9 @@ package migrate
 
 import (
 	"context"
+	"errors"
 	"strings"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -196,5 +198,35 @@ func TestTinyChunks(t *testing.T) {
 		if f := (<-done).fault(t); !strings.Contains(f.Error(), "chunks of 1 bytes") {
 			t.Error(f)
 		}
+	})
+}
+
+// slowToFail is a device that takes its time to find out that it cannot start.
+type slowToFail struct{ *sim.Device }
+
+func (d slowToFail) SetState(to vfio.State) (vfio.Stream, error) {
+	if to == vfio.RunningP2P {
+		time.Sleep(10 * time.Second)
+		return nil, &vfio.TransitionError{From: vfio.Stop, To: to, Now: vfio.Stop, Err: syscall.EREMOTEIO}
+	}
+	return d.Device.SetState(to)
+}
+
+// TestCancelDuringFailingStart: a cancel that came too late to matter does not
+// hide why the start failed.
+func TestCancelDuringFailingStart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPair(t, pipe)
+		_, dst := p.add(t, "nic0", "mlx5?size=1MiB", "mlx5?size=1MiB")
+		p.sinks[0].Device = slowToFail{dst}
+		time.AfterFunc(6*time.Second, p.cancelReceive)
+		s, r := p.run(t)
+		if f := r.fault(t); f.Code != transport.CodeStart || f.Device != "nic0" || !errors.Is(f, syscall.EREMOTEIO) {
+			t.Errorf("receive: %v", f)
+		}
+		if s.report.Outcome != handoff.Rolledback || r.report.Outcome != handoff.Rolledback {
+			t.Errorf("outcomes %v and %v", s.report.Outcome, r.report.Outcome)
+		}
+		p.atHome(t)
 	})
 }

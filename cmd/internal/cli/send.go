@@ -100,7 +100,7 @@ func (s *sendFlags) addTuning(root *cobra.Command) {
 	f.StringVar(&s.onLimit, "on-limit", "refuse", "`WHAT` to do when pre-copy cannot bring the stop down to that: refuse, continue or force")
 	f.DurationVar(&s.timeout, "timeout", 0, "`TIME` after which the attempt ends if the guest was not stopped by then (default none)")
 	f.BoolVar(&s.withoutP2P, "without-p2p", false, "migrate several devices although one lacks the P2P states: only if none reaches another by DMA")
-	f.DurationVar(&s.maxDown, "max-downtime", 10*time.Second, "`TIME` after which a stopped guest runs on here, unless the destination is ready; files have none")
+	f.DurationVar(&s.maxDown, "max-downtime", 0, "`TIME` after which a stopped guest runs on here, unless the destination is ready (default 10s, or twice --downtime-limit if that is more; none for files)")
 	f.DurationVar(&s.maxPrecopy, "max-precopy", time.Minute, "`TIME` that pre-copy may last; then --on-limit counts")
 	f.IntVar(&s.maxRounds, "max-rounds", 30, "`NUMBER` of pre-copy rounds; then --on-limit counts")
 	f.DurationVar(&s.stall, "stall-limit", 30*time.Second, "`TIME` without a byte moving, while the guest is stopped, that ends the attempt")
@@ -122,8 +122,8 @@ func (s *sendFlags) checkTuning() error {
 		return mistakef("", "--lanes %d: must be 1 to %d", s.lanes, transport.MaxLanes)
 	case s.downtime <= 0:
 		return mistakef("", "--downtime-limit %v: must be more than 0", s.downtime)
-	case s.maxDown <= 0:
-		return mistakef("", "--max-downtime %v: must be more than 0", s.maxDown)
+	case s.maxDown < 0 || s.maxDown > 0 && s.maxDown < s.downtime:
+		return mistakef("", "--max-downtime %v: must be at least --downtime-limit, %v", s.maxDown, s.downtime)
 	case s.maxPrecopy <= 0:
 		return mistakef("", "--max-precopy %v: must be more than 0", s.maxPrecopy)
 	case s.stall <= 0:

@@ -1,0 +1,70 @@
+package writer
+
+import (
+	"path/filepath"
+	"sync/atomic"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/migpipe/migpipe/codec"
+	"github.com/migpipe/migpipe/transport"
+)
+
+// zeros is a stream that can be spliced.
+type zeros struct{}
+
+func (zeros) SpliceTo(pipe, n int) (int, error) { return unix.Write(pipe, make([]byte, n)) }
+
+// TestDroppedPayload: a lane whose payload nobody took was not ended by the
+// source, and is not to be counted so.
+func TestDroppedPayload(t *testing.T) {
+	l, err := transport.ListenUnix(filepath.Join(t.TempDir(), "sock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	out, err := (&transport.UnixDialer{Path: l.Addr().String()}).Dial(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer out.Close()
+	in, err := l.Accept(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer in.Close()
+	arena, err := transport.NewArena(0, testChunk, 2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sending := testArena(t, 1)
+	defer sending.Close()
+	scratch, err := arena.TryGet()
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := newMerge(alone(1), 0, 1<<20)
+	r := &receiver{lane: in, arena: arena, scratch: scratch, merges: []*merge{m}, names: []string{"d"},
+		splice: []bool{true}, quit: make(chan struct{}), wire: make([]atomic.Uint64, 1)}
+	r.codecs[codec.IDRaw] = true
+	go func() { // a source, and then a loader that fails before it has taken the payload
+		c, _ := sending.TryGet()
+		c.Splice(zeros{}, testChunk)
+		c.Seal(0, 0, 0)
+		c.WriteFrame(out)
+		c.Release()
+		for {
+			if c, _ := m.poll(); c != nil {
+				c.Release()
+				return
+			}
+		}
+	}()
+	if ended, fault := r.run(); ended || fault != nil {
+		t.Errorf("ended %v, fault %v", ended, fault)
+	}
+	if err := arena.Close(); err != nil {
+		t.Error(err)
+	}
+}
