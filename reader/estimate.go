@@ -85,7 +85,16 @@ func (e *estimate) dirtied(now time.Duration, n uint64) {
 	if e.dirties == 0 {
 		weight = 1
 	}
-	e.dirties += (float64(n)/took - e.dirties) * weight
+	e.dirties += (e.writes(n)/took - e.dirties) * weight
+}
+
+// writes is how much was written to make n bytes dirty: what is written twice is
+// dirty once, the more often the less is clean.
+func (e *estimate) writes(n uint64) float64 {
+	if e.size == 0 || n > e.size/10*9 {
+		return float64(n)
+	}
+	return -float64(e.size) * math.Log1p(-float64(n)/float64(e.size))
 }
 
 // unread is what is left of the last answer.
@@ -153,11 +162,11 @@ func (e *estimate) known() bool {
 // since is what has probably become dirty since the driver last looked: no more
 // than there is.
 func (e *estimate) since(now time.Duration) uint64 {
-	n := uint64(e.dirties * max(now-e.counted, 0).Seconds())
+	written := e.dirties * max(now-e.counted, 0).Seconds()
 	if e.size > 0 {
-		n = min(n, e.size)
+		written = -float64(e.size) * math.Expm1(-written/float64(e.size))
 	}
-	return min(n, maxEstimate)
+	return uint64(min(written, maxEstimate))
 }
 
 // stale reports whether all that the driver has told of was read: what has come

@@ -195,9 +195,9 @@ func (e *engine) measure() {
 		drained[i] = e.drainedBytes(i)
 		in, out = in+drained[i], out+e.applied[i]
 		if d != nil {
-			e.meter.saves[i].look(drained[i], time.Duration(d.took.Load()))
+			e.meter.saves[i].look(d.counted.Load(), d.saving())
 		}
-		ev.save[i], ev.load[i] = e.meter.saves[i].value(), e.meter.loads[i].value()
+		ev.save[i], ev.load[i] = e.meter.saves[i].mean(), e.meter.loads[i].value()
 	}
 	e.meter.look(at, in, out, max(e.window/2, 4*uint64(e.opts.ChunkSize)))
 	known := func(d time.Duration) report.Span { return report.Span{Took: d, Known: true} }

@@ -229,7 +229,7 @@ func (p *plan) decide(now time.Duration) []any {
 	case !ready || next.Downtime.Took > limit:
 	case p.most(now, false)-next.Downtime.Took > limit/8: // a little patience tells which of them it is
 		return nil
-	case p.most(now, true) > limit*6/5:
+	case p.most(now, true) > limit*11/10:
 	case next.Downtime.Known:
 		return p.stopBecause(next, "the predicted downtime is within the limit")
 	case !p.stale(): // nobody will ever know more

@@ -1,8 +1,10 @@
 package reader
 
 import (
+	"cmp"
 	"flag"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -115,6 +117,8 @@ func (s *scenario) devices(words []string) error {
 		s.limits = defaults
 	}
 	s.plan = newPlan(s.limits, features)
+	s.plan.stopping, s.plan.starting = known(0), known(0) // until the scenario says more
+	s.plan.path = path{chunk: 64 << 10, rtt: known(0)}
 	return nil
 }
 
@@ -241,6 +245,11 @@ func (s *scenario) measured(name string, args []string) (ev measured, err error)
 	}
 	ev.stop, ev.start = s.plan.stopping, s.plan.starting
 	if name == "path" {
+		for i, d := range s.plan.devices {
+			if d.features.PreCopy { // its rates were seen, and are not what anything waits for
+				ev.save[i], ev.load[i] = cmp.Or(ev.save[i], math.Inf(1)), cmp.Or(ev.load[i], math.Inf(1))
+			}
+		}
 		return ev, s.path(&ev, args)
 	}
 	rates, err := s.numbers(args, func(planDevice) uint64 { return 0 })
@@ -255,7 +264,6 @@ func (s *scenario) measured(name string, args []string) (ev measured, err error)
 }
 
 func (s *scenario) path(ev *measured, args []string) error {
-	ev.path.chunk = 64 << 10
 	for _, arg := range args {
 		key, value, _ := strings.Cut(arg, "=")
 		if key == "goodput" {

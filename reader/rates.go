@@ -33,57 +33,82 @@ func (r *speed) value() float64 {
 	return r.bytes / r.seconds // infinite where it took no time at all
 }
 
+// span is the least time that a look at the path is about: what arrives, and what
+// is told of it, comes in bursts.
+const span = 20 * time.Millisecond
+
 // meter measures how fast the way to the destination's devices is.
 type meter struct {
-	full    speed // applied, while the way was full
-	some    speed // applied, while something was on its way
-	rtt     time.Duration
-	at      time.Time // of the last look
-	applied uint64    // in all, then
-	busy    uint64    // how much was on its way, then
-	saves   []cumulative
-	loads   []cumulative
+	full speed // applied, while the way was full
+	some speed // applied, while something was on its way
+	any  speed // applied, in all
+	rtt  time.Duration
+
+	since   time.Time // the look under way
+	applied uint64    // in all, by then
+	least   uint64    // on its way since, at the least
+
+	saves []total
+	loads []total
 }
 
-// cumulative makes a rate of totals.
-type cumulative struct {
+// total makes a speed of what is counted from the beginning.
+type total struct {
 	speed
 	bytes uint64
 	took  time.Duration
 }
 
-func (c *cumulative) look(bytes uint64, took time.Duration) {
-	if bytes < c.bytes || took < c.took {
+func (t *total) look(bytes uint64, took time.Duration) {
+	if bytes < t.bytes || took < t.took {
 		return
 	}
-	c.add(bytes-c.bytes, took-c.took)
-	c.bytes, c.took = bytes, took
+	t.add(bytes-t.bytes, took-t.took)
+	t.bytes, t.took = bytes, took
+}
+
+// mean is the speed over all of the time: a device saves as fast as it does.
+func (t *total) mean() float64 {
+	if t.bytes < least {
+		return 0
+	}
+	return float64(t.bytes) / t.took.Seconds()
 }
 
 func newMeter(devices int) meter {
-	return meter{saves: make([]cumulative, devices), loads: make([]cumulative, devices)}
+	return meter{saves: make([]total, devices), loads: make([]total, devices)}
 }
 
 // look takes in how much was read and applied by now, in all. From enough bytes
 // on, the way is full.
 func (m *meter) look(now time.Time, drained, applied, enough uint64) {
-	n, took := applied-min(applied, m.applied), now.Sub(m.at)
-	if m.busy > 0 {
-		m.some.add(n, took)
+	took, busy := now.Sub(m.since), drained-min(drained, applied)
+	m.least = min(m.least, busy)
+	if took < span {
+		return
 	}
-	if m.busy >= enough {
-		m.full.add(n, took)
+	n := applied - min(applied, m.applied)
+	if !m.since.IsZero() && (n > 0 || busy > 0) {
+		m.any.add(n, took)
+		if m.least > 0 {
+			m.some.add(n, took)
+		}
+		if m.least >= enough {
+			m.full.add(n, took)
+		}
 	}
-	m.at, m.applied, m.busy = now, applied, drained-min(drained, applied)
+	m.since, m.applied, m.least = now, applied, busy
 }
 
 // goodput is the rate of a way that is full; of one that never was, what came
 // through it at least.
 func (m *meter) goodput() float64 {
-	if full := m.full.value(); full > 0 {
-		return full
+	for _, s := range []*speed{&m.full, &m.some, &m.any} {
+		if rate := s.value(); rate > 0 {
+			return rate
+		}
 	}
-	return m.some.value()
+	return 0
 }
 
 // trip takes in a round trip. One that waited behind data counts less than a
