@@ -26,7 +26,7 @@ func (s *sendFlags) dryRun(end endpoint) job {
 	found := &report.Preflight{}
 	return job{end: end, preflight: found, engine: func(ctx context.Context, devices []opened, show *show) (report.Report, error) {
 		var err error
-		*found, err = reader.Preflight(ctx, end.dialer(), sources(devices), s.options(devices, show.observe))
+		*found, err = reader.Preflight(ctx, end.dialer(), s.sources(devices), s.options(devices, show.observe))
 		return report.Report{Outcome: handoff.Rolledback, Peer: found.Peer}, err
 	}}
 }

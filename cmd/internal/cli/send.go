@@ -4,6 +4,8 @@ import (
 	"context"
 	"math"
 	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -65,7 +67,9 @@ type sendFlags struct {
 	stall      time.Duration
 	dry        bool
 	bandwidth  string
-	perSecond  uint64 // of bandwidth, once checked
+	priorities []string
+	perSecond  uint64         // of bandwidth, once checked
+	priority   map[string]int // by device, once checked
 }
 
 // Send is mig-send: it carries out a command line and returns the exit code.
@@ -96,6 +100,7 @@ func (s *sendFlags) addTuning(root *cobra.Command) {
 	f.IntVar(&s.lanes, "lanes", 2, "`NUMBER` of data lanes: more of them use more cores")
 	f.StringVar(&s.codec, "codec", "auto", "`CODEC` of every chunk: auto, raw, s2 or zstd; auto is none within a host")
 	f.StringVar(&s.bandwidth, "max-bandwidth", "", "most payload that is sent, a `RATE` like 100MiB/s; default no limit")
+	f.StringArrayVar(&s.priorities, "priority", nil, "`NAME=N` gives a device N times its share of memory and lanes; may be repeated (default 1)")
 	f.DurationVar(&s.downtime, "downtime-limit", 300*time.Millisecond, "`TIME` that the stop may take, as predicted: longer ones are not begun")
 	f.StringVar(&s.onLimit, "on-limit", "refuse", "`WHAT` to do when pre-copy cannot bring the stop down to that: refuse, continue or force")
 	f.DurationVar(&s.timeout, "timeout", 0, "`TIME` after which the attempt ends if the guest was not stopped by then (default none)")
@@ -139,6 +144,9 @@ func (s *sendFlags) prepare() (job, error) {
 		return job{}, err
 	}
 	var err error
+	if err := s.parsePriorities(); err != nil {
+		return job{}, err
+	}
 	if s.perSecond, err = parseRate("--max-bandwidth", s.bandwidth); err != nil {
 		return job{}, err
 	}
@@ -147,16 +155,34 @@ func (s *sendFlags) prepare() (job, error) {
 		return s.dryRun(end), err
 	}
 	return job{end: end, engine: func(ctx context.Context, devices []opened, show *show) (report.Report, error) {
-		return reader.Send(ctx, end.dialer(), sources(devices), s.options(devices, show.observe))
+		return reader.Send(ctx, end.dialer(), s.sources(devices), s.options(devices, show.observe))
 	}}, err
 }
 
-func sources(devices []opened) []reader.Source {
+func (s *sendFlags) sources(devices []opened) []reader.Source {
 	list := make([]reader.Source, len(devices))
 	for i, d := range devices {
-		list[i] = reader.Source{Name: d.name, Device: d.Device}
+		list[i] = reader.Source{Name: d.name, Device: d.Device, Priority: s.priority[d.name]}
 	}
 	return list
+}
+
+// parsePriorities reads the --priority flags of one command line.
+func (s *sendFlags) parsePriorities() error {
+	const hint = "write --priority NAME=N with the name of a --device"
+	s.priority = map[string]int{}
+	for _, flag := range s.priorities {
+		name, value, _ := strings.Cut(flag, "=")
+		n, err := strconv.Atoi(value)
+		switch {
+		case err != nil || n < 1 || n > transport.MaxPriority:
+			return mistakef(hint, "--priority %.80q: the priority must be 1 to %d", flag, transport.MaxPriority)
+		case !slices.ContainsFunc(s.devices, func(d string) bool { return strings.HasPrefix(d, name+"=") }):
+			return mistakef(hint, "--priority %.80q: no --device has that name", flag)
+		}
+		s.priority[name] = n
+	}
+	return nil
 }
 
 // onLimits are the values of --on-limit.
