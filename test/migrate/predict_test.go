@@ -23,7 +23,7 @@ import (
 // said before, and never much more than the limit without its having been said.
 func TestPrediction(t *testing.T) {
 	runs := 200
-	if testing.Short() {
+	if testing.Short() || raceEnabled {
 		runs = 40
 	}
 	var off []float64
