@@ -71,7 +71,17 @@ func (p pair) listen(t *testing.T, to ...end) (recv *job, listening event) {
 // send starts mig-send to a mig-recv that listens.
 func (p pair) send(t *testing.T, recv *job, listening event, from ...end) migration {
 	t.Helper()
-	send := p.source.startProgram(t, from, "/bin/mig-send", "--to", listening.Address, "--peer", listening.ID)
+	return p.sendWith(t, recv, listening, []string{"--downtime-limit", patientLimit}, from...)
+}
+
+// patientLimit is a downtime that a stop over the slowest cable fits into.
+const patientLimit = "10s"
+
+// sendWith is send with flags of its own.
+func (p pair) sendWith(t *testing.T, recv *job, listening event, flags []string, from ...end) migration {
+	t.Helper()
+	argv := append([]string{"/bin/mig-send", "--to", listening.Address, "--peer", listening.ID}, flags...)
+	send := p.source.startProgram(t, from, argv...)
 	return migration{send, recv}
 }
 

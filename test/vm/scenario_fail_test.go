@@ -13,6 +13,7 @@ const (
 	exitDevice       = 3
 	exitIncompatible = 7
 	exitCancelled    = 9
+	exitTimeout      = 10
 	exitInDoubt      = 11
 )
 
@@ -59,6 +60,23 @@ func testCancel(t *testing.T, p pair) {
 			to.checkState(t, vfio.Running)
 		})
 	}
+}
+
+// testLimit asks for a downtime that this cable cannot give. The guest is never
+// stopped for it: the device stays in PRE_COPY, and runs on.
+func testLimit(t *testing.T, p pair) {
+	from, to := p.source.newMdev(t, 2).open(t), p.destination.newMdev(t, 2).open(t)
+	from.setPorts(t, somePorts...)
+	p.cable.slow(t, longCable)
+	recv, listening := p.listen(t, inherited(to))
+	m := p.sendWith(t, recv, listening, []string{"--downtime-limit", "300ms", "--max-precopy", "2s"}, inherited(from))
+	e := m.checkAborted(t)
+	if e.Exit != exitTimeout || e.DowntimeMS != 0 {
+		t.Errorf("mig-send ends with %d after a downtime of %v ms, want %d and none", e.Exit, e.DowntimeMS, exitTimeout)
+	}
+	from.checkState(t, vfio.Running)
+	from.checkPorts(t, somePorts...)
+	to.checkState(t, vfio.Running)
 }
 
 // testReset resets the source device under a migration's feet, as a guest's

@@ -30,6 +30,7 @@ var scenarios = []struct {
 	{"opened", testOpened},
 	{"refused", testRefused},
 	{"cancel", testCancel},
+	{"limit", testLimit},
 	{"reset", testReset},
 	{"busy", testBusy},
 	{"in-doubt", testInDoubt},
