@@ -33,6 +33,7 @@ type drain struct {
 	queue   *queue
 	limit   int // bytes of a chunk, as negotiated
 	post    func(any)
+	polling chan struct{} // has room for one: answers are told in the order in which they are given
 	final   chan struct{} // closed once STOP_COPY was reached
 	quiet   atomic.Bool   // the switchover is under way: ask no estimates
 	digest  *transport.Digest
@@ -174,6 +175,8 @@ func (d *drain) stopped() bool {
 // poll asks the driver what is still to be read. What was read until it answered
 // may have been part of that: bytes read meanwhile count twice, never not at all.
 func (d *drain) poll(idle bool) error {
+	d.polling <- struct{}{}
+	defer func() { <-d.polling }()
 	p, err := d.stream.Pending()
 	switch {
 	case errors.Is(err, vfio.ErrNotPreCopy):

@@ -71,7 +71,7 @@ func newBench(t *testing.T, s *script) *bench {
 	b := &bench{script: s}
 	b.drain = &drain{
 		device: 3, dev: s, stream: s, tap: newTap(s, false), queue: newQueue(arena, 8, alone(3)), limit: 4096,
-		post: func(ev any) { b.events = append(b.events, ev) }, final: make(chan struct{}),
+		post: func(ev any) { b.events = append(b.events, ev) }, final: make(chan struct{}), polling: make(chan struct{}, 1),
 		digest: transport.NewDigest(), start: time.Now(), begun: new(atomic.Int64),
 	}
 	t.Cleanup(func() {

@@ -74,6 +74,7 @@ type engine struct {
 	drains     []*drain // nil until the device's session is open
 	polls      []poll
 	meter      meter
+	peak       float64 // the best goodput so far
 	wire       []atomic.Uint64
 	applied    []uint64 // as acknowledged
 	ends       []transport.End
@@ -92,7 +93,8 @@ type engine struct {
 	stopWork context.CancelFunc
 	draining sync.WaitGroup // drains: stopped by the stream's end or stopWork
 	sending  sync.WaitGroup // lane senders: stopped by closing or dropping queue
-	pausing  sync.WaitGroup // PauseGuest: ends by itself, or with work
+	asking   sync.WaitGroup // estimates being asked for: end when the driver answers
+	pausing  sync.WaitGroup // PauseGuest and ResumeGuest: end by themselves, or with work
 	others   sync.WaitGroup // control reader: by the control lane's end; transitions: end by themselves
 
 	begun atomic.Int64 // when the first byte was read, in ns after clock.start; 0 if none was
@@ -103,6 +105,7 @@ type engine struct {
 
 	letGo  bool // the devices run elsewhere: release them
 	stuck  bool // a driver has not let go of a read
+	up     bool // the guest runs again after a stop that was called off
 	slow   bool // it was told that the way back takes long
 	doubts int  // how often a silent destination was acted upon
 }
@@ -110,8 +113,9 @@ type engine struct {
 // clock holds when the stages of the switchover began.
 type clock struct {
 	start, hello, paused, stopped, drained, ready, running time.Time
-	back, resumed                                          time.Time // a rollback's beginning and end
-	moved                                                  time.Time // when a byte was last drained or applied
+	stood                                                  time.Duration // in stops that were called off
+	back, resumed                                          time.Time     // a rollback's beginning and end
+	moved                                                  time.Time     // when a byte was last drained or applied
 	startTook                                              time.Duration
 }
 
@@ -202,6 +206,7 @@ func (e *engine) joinStreams() bool {
 	ended, late := make(chan struct{}), make(chan struct{})
 	go func() { // ends with the last read
 		e.draining.Wait()
+		e.asking.Wait()
 		e.sending.Wait()
 		e.pausing.Wait()
 		select {
@@ -241,7 +246,7 @@ func (e *engine) resume() {
 	e.others.Go(func() {
 		err := e.fleet.resume()
 		e.pausing.Wait() // a pause that came after ResumeGuest would last
-		if err == nil && wasPaused && e.opts.ResumeGuest != nil {
+		if err == nil && wasPaused && !e.up && e.opts.ResumeGuest != nil {
 			err = e.opts.ResumeGuest(context.Background())
 		}
 		e.post(resumed{time.Now(), err})
@@ -299,8 +304,9 @@ type (
 	guestPaused  struct{ err error }
 	guestResumed struct{ err error } // after a stop that was called off
 	asked        struct {            // a device, for its estimates
-		device int
-		err    error
+		device  int
+		confirm bool // because of confirm
+		err     error
 	}
 	resumed struct {
 		at  time.Time
@@ -409,7 +415,7 @@ func (e *engine) startDrains() {
 		}
 		d := &drain{
 			device: i, name: s.Name, dev: s.Device, stream: stream, tap: newTap(stream, e.unseen[i]), queue: e.queue,
-			limit: e.opts.ChunkSize, post: e.post, final: make(chan struct{}),
+			limit: e.opts.ChunkSize, post: e.post, final: make(chan struct{}), polling: make(chan struct{}, 1),
 			digest: transport.NewDigest(), start: e.clock.start, begun: &e.begun,
 		}
 		e.drains[i] = d
@@ -419,14 +425,18 @@ func (e *engine) startDrains() {
 
 // ask asks a device for its estimates, beside whoever reads it: the driver may
 // take as long as a save does. It ends when the driver has answered.
-func (e *engine) ask(device int, size bool) {
+func (e *engine) ask(device int, size, confirm bool) {
 	d := e.drains[device]
-	e.draining.Go(func() { e.post(asked{device, d.ask(size)}) })
+	e.asking.Go(func() { e.post(asked{device, confirm, d.ask(size)}) })
 }
 
 // resumeGuest ends by itself, or with work.
 func (e *engine) resumeGuest() {
-	e.pausing.Go(func() { e.post(guestResumed{e.opts.ResumeGuest(e.work)}) })
+	e.pausing.Go(func() {
+		err := e.opts.ResumeGuest(e.work)
+		e.up = err == nil
+		e.post(guestResumed{err})
+	})
 }
 
 // pauseGuest ends by itself, or with work.

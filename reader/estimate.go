@@ -69,7 +69,7 @@ func (e *estimate) poll(now time.Duration, p vfio.Pending, at uint64, idle bool)
 	switch fresh := p.Initial > 0 || p.Reinit; {
 	case fresh:
 		e.marked = false
-	case !e.marked:
+	case !e.marked && (idle || at > 0): // not because nothing was ready yet
 		e.marked, e.mark = true, at
 	}
 }

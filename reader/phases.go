@@ -72,7 +72,7 @@ func (e *engine) stopped() {
 
 // pause stops the guest, and keeps the drains from asking for more dirty data.
 func (e *engine) pause() {
-	e.clock.paused = time.Now()
+	e.clock.paused, e.up = time.Now(), false
 	predicted := e.plan.prediction
 	e.out.Predicted = &predicted
 	e.tell(report.Event{Kind: report.Phase, Phase: report.Stop, Text: e.plan.because, Predicted: e.out.Predicted})
@@ -99,26 +99,31 @@ func (e *engine) guestPaused(err error) {
 	e.advance(paused{})
 }
 
-// confirm polls every device in PRE_COPY once more, now that the guest stands
-// still: one that was initialised anew must not be stopped.
+// confirm polls once more, now that the guest stands still, every device in
+// PRE_COPY that can say that it was initialised anew: it must not be stopped then.
+// The others are left alone: virtio would dump everything.
 func (e *engine) confirm() {
 	for i, d := range e.drains {
-		if d != nil {
+		if d != nil && d.dev.Features().PreCopyInfoV2 {
 			e.confirming++
-			e.polls[i].asking = true
-			e.ask(i, false)
+			e.ask(i, false, true)
 		}
+	}
+	if e.confirming == 0 {
+		e.advance(confirmed{})
 	}
 }
 
 // asked takes in that a device has answered.
 func (e *engine) asked(ev asked) {
-	e.polls[ev.device].asking = false
+	if !ev.confirm {
+		e.polls[ev.device].asking = false
+	}
 	if ev.err != nil {
 		e.failed(e.fleet.fault(&deviceError{ev.device, ev.err}, e.drainedBytes))
 		return
 	}
-	if e.plan.phase != confirming || e.confirming == 0 {
+	if !ev.confirm || e.plan.phase != confirming { // an answer from before the guest stood still confirms nothing
 		return
 	}
 	if e.confirming--; e.confirming == 0 {
@@ -137,11 +142,15 @@ func (e *engine) unpause() {
 }
 
 func (e *engine) guestResumed(err error) {
+	if e.owner.Phase != handoff.SourceTransfer {
+		return // on the way back already
+	}
 	if err != nil {
 		e.failed(&transport.Fault{Code: transport.CodeDevice, Err: fmt.Errorf("resume the guest: %w", err)})
 		return
 	}
-	e.clock.paused = time.Time{}
+	e.clock.stood += time.Since(e.clock.paused)
+	e.clock.paused, e.out.Predicted = time.Time{}, nil
 	for _, d := range e.drains {
 		if d != nil {
 			d.quiet.Store(false)
@@ -182,7 +191,7 @@ func (e *engine) pollBusy() {
 			p.size = time.Now()
 		}
 		p.asking = true
-		e.ask(i, size)
+		e.ask(i, size, false)
 	}
 }
 
@@ -201,9 +210,10 @@ func (e *engine) measure() {
 	}
 	e.meter.look(at, in, out, max(e.window/2, 4*uint64(e.opts.ChunkSize)))
 	known := func(d time.Duration) report.Span { return report.Span{Took: d, Known: true} }
+	e.peak = max(e.peak, e.meter.goodput())
 	ev.path = path{chunk: uint64(e.opts.ChunkSize), rate: e.meter.goodput(), rtt: known(e.meter.rtt)}
 	ev.stop, ev.start = known(e.setTook), known(e.startHint)
-	e.advance(moved{drained, e.applied})
+	ev.moved = moved{drained, e.applied}
 	e.advance(ev)
 	e.bound()
 }
@@ -213,7 +223,9 @@ func (e *engine) measure() {
 func (e *engine) bound() {
 	e.window = 0
 	if e.plan.phase == precopying {
-		e.window = e.plan.path.window(e.opts.DowntimeLimit)
+		most := e.plan.path
+		most.rate = e.peak // what a window makes slow must not make the window small
+		e.window = most.window(e.opts.DowntimeLimit)
 	}
 	if e.window == 0 {
 		e.queue.bound(nil)
@@ -222,7 +234,7 @@ func (e *engine) bound() {
 	chunk := e.plan.path.chunk
 	most := slices.Clone(e.applied)
 	for i, n := range share.Divide(int(min(e.window/chunk, uint64(e.arena.Count()))), share.Floor, e.needs()) {
-		most[i] += uint64(n) * chunk
+		most[i] += uint64(max(n, share.Floor)) * chunk
 	}
 	e.queue.bound(most)
 }

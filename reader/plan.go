@@ -86,7 +86,8 @@ type (
 	moved struct { // bytes did, by device
 		drained, applied []uint64
 	}
-	measured struct { // rates were
+	measured struct { // and rates were
+		moved
 		path        path
 		stop, start report.Span // what transitions take here and there, as far as was seen
 		save, load  []float64
@@ -148,6 +149,7 @@ func (p *plan) step(now time.Duration, ev any) []any {
 	case moved:
 		p.moved(ev)
 	case measured:
+		p.moved(ev.moved)
 		p.measured(ev)
 	case ended:
 		return p.ended(ev.device)
@@ -248,7 +250,7 @@ func (p *plan) decide(now time.Duration) []any {
 	case p.limits.onLimit == Force && ready:
 		return p.stopBecause(next, over.what()+", and the stop is forced")
 	}
-	over.Ready, over.Predicted = ready, next.Downtime.Took
+	over.Ready, over.Predicted = ready, max(next.Downtime.Took, p.most(now, true))
 	return p.giveUp(over)
 }
 

@@ -241,6 +241,7 @@ func (s *scenario) moved(name string, args []string) (ev moved, err error) {
 func (s *scenario) measured(name string, args []string) (ev measured, err error) {
 	ev.path = s.plan.path
 	for _, d := range s.plan.devices {
+		ev.drained, ev.applied = append(ev.drained, d.drained), append(ev.applied, d.applied)
 		ev.save, ev.load = append(ev.save, d.save), append(ev.load, d.load)
 	}
 	ev.stop, ev.start = s.plan.stopping, s.plan.starting

@@ -1,6 +1,7 @@
 package reader
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -27,7 +28,7 @@ func Preflight(ctx context.Context, dialer transport.Dialer, sources []Source, o
 		err = checkSources(sources)
 	}
 	if err == nil {
-		err = checkRunning(sources)
+		err = cmp.Or(checkP2P(sources, o), checkRunning(sources))
 	}
 	if err != nil {
 		return report.Preflight{}, err

@@ -60,9 +60,9 @@ func (e *engine) total() time.Duration {
 // downtime is the time from the guest's pause to RUNNING, or to now.
 func (e *engine) downtime() time.Duration {
 	if e.clock.paused.IsZero() {
-		return 0
+		return e.clock.stood
 	}
-	return e.ending().Sub(e.clock.paused)
+	return e.clock.stood + e.ending().Sub(e.clock.paused)
 }
 
 // ending is when the guest ran again, on either side.

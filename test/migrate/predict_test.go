@@ -40,7 +40,7 @@ func TestPrediction(t *testing.T) {
 			}
 			p.send.OnLimit = reader.OnLimit(r.IntN(3))
 			p.send.MaxPrecopy, p.send.Timeout = 10*time.Second, 20*time.Second
-			p.send.MaxDowntime = time.Hour
+			p.send.MaxDowntime = time.Minute
 			p.send.WithoutP2P = true
 			p.send.ChunkSize, p.send.Memory = 64<<10, 2<<20
 			p.receive.Memory = 2 << 20
@@ -78,7 +78,11 @@ func TestPrediction(t *testing.T) {
 	}
 	slices.Sort(off)
 	t.Logf("%v; off by %.1f %% in the median, %.1f %% at the 90th percentile", outcomes, 100*off[len(off)/2], 100*off[len(off)*9/10])
-	if median := off[len(off)/2]; median > 0.15 {
+	allowed := 0.15
+	if runs < 200 { // too few for a steady median
+		allowed = 0.25
+	}
+	if median := off[len(off)/2]; median > allowed {
 		t.Errorf("predictions are off by %.1f %% in the median", 100*median)
 	}
 }
@@ -184,4 +188,137 @@ func TestNoP2P(t *testing.T) {
 	if !errors.Is(err, reader.ErrNoP2P) || !strings.Contains(err.Error(), "acc0") {
 		t.Errorf("error %v", err)
 	}
+}
+
+// slowToAnswer is a device whose driver takes its time to give estimates.
+type slowToAnswer struct {
+	*sim.Device
+	size, pending time.Duration
+	asked         int
+}
+
+func (d *slowToAnswer) StopCopySize() (uint64, error) {
+	if d.asked++; d.asked > 1 {
+		time.Sleep(d.size)
+	}
+	return d.Device.StopCopySize()
+}
+
+func (d *slowToAnswer) SetState(to vfio.State) (vfio.Stream, error) {
+	s, err := d.Device.SetState(to)
+	if s != nil {
+		s = &slowEstimate{s, d.pending}
+	}
+	return s, err
+}
+
+type slowEstimate struct {
+	vfio.Stream
+	takes time.Duration
+}
+
+func (s *slowEstimate) Pending() (vfio.Pending, error) {
+	p, err := s.Stream.Pending()
+	time.Sleep(s.takes)
+	return p, err
+}
+
+// TestSlowEstimates: a driver that has not answered yet holds up no stop.
+func TestSlowEstimates(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPair(t, paced(50<<20, time.Millisecond))
+		src, _ := p.add(t, "nic0", "mlx5?size=80MiB&dirty=1MiB/s", "mlx5?size=80MiB")
+		p.sources[0].Device = &slowToAnswer{Device: src, size: 3 * time.Second}
+		s, _ := p.succeed(t)
+		if d := s.report.Downtime; d > 400*time.Millisecond {
+			t.Errorf("the guest stood still for %v", d)
+		}
+	})
+}
+
+// TestCalledOff: a device that was initialised anew after the decision is not
+// stopped, whatever answers were under way; its guest runs on, and is stopped
+// when the new initial bytes are there. A cancel meanwhile finds it running.
+func TestCalledOff(t *testing.T) {
+	for _, cancel := range []bool{false, true} {
+		t.Run(fmt.Sprint("cancel ", cancel), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newPair(t, paced(50<<20, time.Millisecond))
+				src, _ := p.add(t, "nic0", "mlx5?size=8MiB&dirty=1MiB/s", "mlx5?size=8MiB")
+				anew := &initialisedAnew{Device: src}
+				p.sources[0].Device = anew
+				var calls []string
+				p.send.PauseGuest = func(context.Context) error {
+					calls = append(calls, "pause")
+					anew.once = len(calls) == 1
+					return nil
+				}
+				p.send.ResumeGuest = func(context.Context) error {
+					calls = append(calls, "resume")
+					if cancel {
+						p.cancelSend()
+						time.Sleep(100 * time.Millisecond)
+					}
+					return nil
+				}
+				s, r := p.run(t)
+				if cancel {
+					if got := strings.Join(calls, " "); got != "pause resume" || s.report.Outcome != handoff.Rolledback {
+						t.Errorf("%v: the guest was told to %s", s.report.Outcome, got)
+					}
+					wantState(t, src, vfio.Running)
+					return
+				}
+				p.committed(t, s, r)
+				if got := strings.Join(calls, " "); got != "pause resume pause" {
+					t.Errorf("the guest was told to %s", got)
+				}
+			})
+		})
+	}
+}
+
+// initialisedAnew says once, in a stop, that the device was initialised anew.
+type initialisedAnew struct {
+	*sim.Device
+	once bool
+}
+
+func (d *initialisedAnew) SetState(to vfio.State) (vfio.Stream, error) {
+	s, err := d.Device.SetState(to)
+	if s != nil {
+		s = &anewStream{s, d}
+	}
+	return s, err
+}
+
+type anewStream struct {
+	vfio.Stream
+	d *initialisedAnew
+}
+
+func (s *anewStream) Pending() (vfio.Pending, error) {
+	p, err := s.Stream.Pending()
+	if s.d.once {
+		s.d.once, p.Reinit = false, true
+	}
+	return p, err
+}
+
+// TestWindowStarvesNobody: however small the window is, every device moves on.
+func TestWindowStarvesNobody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPair(t, paced(20<<20, time.Millisecond))
+		for i, url := range []string{"vgpu?size=16MiB&dirty=200MiB/s", "mlx5?size=8MiB&dirty=1MiB/s", "mlx5?size=8MiB&dirty=1MiB/s", "mtty"} {
+			p.add(t, fmt.Sprint("d", i), url, url)
+		}
+		p.send.OnLimit, p.send.MaxPrecopy, p.send.MaxRounds = reader.Force, 10*time.Second, 1000
+		s, r := p.run(t)
+		p.committed(t, s, r)
+		for _, d := range s.report.Devices[1:3] {
+			if d.Rounds < 5 {
+				t.Errorf("%s went through %d rounds of PRE_COPY", d.Name, d.Rounds)
+			}
+		}
+	})
 }
