@@ -15,6 +15,10 @@ const maxEstimate = 1 << 40
 // nothing new: virtio dumps everything again, at most once a second.
 const redumpAfter = 1200 * time.Millisecond
 
+// roundEvery is the time from one round that counts to the next: a device that is
+// nearly clean goes through any number of small ones in no time.
+const roundEvery = time.Second
+
 // estimate is what is known of a device's stream: what the driver says, held
 // against what came. It is pure: time is given.
 //
@@ -39,6 +43,8 @@ type estimate struct {
 	mark   uint64 // at this offset
 
 	rounds    int           // how often it was found drained at a new offset
+	counts    int           // of them, those that came a while after the one before
+	countedAt time.Duration // the last of those
 	firstIdle time.Duration // when it first was
 	idleAt    uint64        // the offset at which it last was
 	lastRound uint64        // bytes between the last two of these
@@ -116,6 +122,9 @@ func (e *estimate) round(now time.Duration, at uint64) {
 	if at > e.idleAt || e.rounds == 0 {
 		e.lastRound, e.news = at-e.idleAt, now
 		e.rounds++
+		if e.rounds == 1 || now-e.countedAt >= roundEvery {
+			e.counts, e.countedAt = e.counts+1, now
+		}
 	}
 	if first {
 		e.firstIdle, e.lastRound = now, 0

@@ -42,7 +42,8 @@ type Options struct {
 	// dirty for DowntimeLimit. Default Refuse.
 	OnLimit OnLimit
 	// MaxPrecopy and MaxRounds are how long, and over how many rounds, PRE_COPY
-	// may bring the downtime down. Default 60 s and 30 rounds.
+	// may bring the downtime down; rounds count that are a second apart. Default
+	// 60 s and 30 rounds.
 	MaxPrecopy time.Duration
 	MaxRounds  int
 	// Timeout ends an attempt that has not stopped the guest by then. Default

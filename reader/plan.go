@@ -295,15 +295,16 @@ func (p *plan) anyPreCopy() bool {
 	return slices.ContainsFunc(p.devices, func(d planDevice) bool { return d.features.PreCopy })
 }
 
-// rounds is the most that any device has been through, and none as long as
-// some device is in its first: the rounds of a small one say nothing of it.
+// rounds is the most that any device has been through, of those that count, and
+// none as long as some device is in its first: the rounds of a small one say
+// nothing of it.
 func (p *plan) rounds() (most int) {
 	for i := range p.devices {
 		d := &p.devices[i]
 		if d.features.PreCopy && d.rounds == 0 {
 			return 0
 		}
-		most = max(most, d.rounds)
+		most = max(most, d.counts)
 	}
 	return most
 }

@@ -48,6 +48,7 @@ func TestDroppedPayload(t *testing.T) {
 	r := &receiver{lane: in, arena: arena, scratch: scratch, merges: []*merge{m}, names: []string{"d"},
 		splice: []bool{true}, quit: make(chan struct{}), wire: make([]atomic.Uint64, 1)}
 	r.codecs[codec.IDRaw] = true
+	dropped := make(chan struct{})
 	go func() { // a source, and then a loader that fails before it has taken the payload
 		c, _ := sending.TryGet()
 		c.Splice(zeros{}, testChunk)
@@ -57,6 +58,7 @@ func TestDroppedPayload(t *testing.T) {
 		for {
 			if c, _ := m.poll(); c != nil {
 				c.Release()
+				close(dropped)
 				return
 			}
 		}
@@ -64,6 +66,7 @@ func TestDroppedPayload(t *testing.T) {
 	if ended, fault := r.run(); ended || fault != nil {
 		t.Errorf("ended %v, fault %v", ended, fault)
 	}
+	<-dropped
 	if err := arena.Close(); err != nil {
 		t.Error(err)
 	}

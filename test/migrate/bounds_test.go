@@ -24,7 +24,7 @@ func TestMaxDowntime(t *testing.T) {
 	timed(t, false, func(t *testing.T, c carrier) {
 		p := newPair(t, c)
 		p.add(t, "gpu0", "xe?size=4MiB", "xe?size=4MiB&load=500KiB/s")
-		p.send.MaxDowntime = 3 * time.Second
+		p.send.DowntimeLimit, p.send.MaxDowntime = time.Second, 3*time.Second
 		s, r := p.run(t)
 		if f := s.fault(t); f.Code != transport.CodeTimeout || f.Remote || !strings.Contains(f.Error(), "3s") {
 			t.Errorf("send: %v", f)

@@ -51,6 +51,7 @@ type pair struct {
 func newPair(t testing.TB, c carrier) *pair {
 	leavesNothing(t)
 	p := &pair{carrier: c}
+	p.send.DowntimeLimit = patience // what is tested is not how fast this machine is
 	p.sendCtx, p.cancelSend = context.WithTimeout(context.Background(), patience)
 	p.receiveCtx, p.cancelReceive = context.WithTimeout(context.Background(), patience)
 	t.Cleanup(p.cancelSend)

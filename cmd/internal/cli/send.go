@@ -107,7 +107,7 @@ func (s *sendFlags) addTuning(root *cobra.Command) {
 	f.BoolVar(&s.withoutP2P, "without-p2p", false, "migrate several devices although one lacks the P2P states: only if none reaches another by DMA")
 	f.DurationVar(&s.maxDown, "max-downtime", 0, "`TIME` after which a stopped guest runs on here, unless the destination is ready (default 10s, or twice --downtime-limit if that is more; none for files)")
 	f.DurationVar(&s.maxPrecopy, "max-precopy", time.Minute, "`TIME` that pre-copy may last; then --on-limit counts")
-	f.IntVar(&s.maxRounds, "max-rounds", 30, "`NUMBER` of pre-copy rounds; then --on-limit counts")
+	f.IntVar(&s.maxRounds, "max-rounds", 30, "`NUMBER` of pre-copy rounds, a second apart; then --on-limit counts")
 	f.DurationVar(&s.stall, "stall-limit", 30*time.Second, "`TIME` without a byte moving, while the guest is stopped, that ends the attempt")
 	_ = root.RegisterFlagCompletionFunc("codec", completeWords("auto", "raw", "s2", "zstd"))
 	_ = root.RegisterFlagCompletionFunc("on-limit", completeWords("refuse", "continue", "force"))
