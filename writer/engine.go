@@ -111,7 +111,7 @@ func newEngine(o Options, sinks []Sink) *engine {
 	n := len(sinks)
 	e := &engine{
 		opts: o, owner: handoff.NewDest(o.Journal.ID()),
-		fleet: &fleet{sinks: sinks, streams: make([]vfio.Stream, n), touched: make([]bool, n), ran: make([]bool, n), each: parallel},
+		fleet: &fleet{sinks: sinks, streams: make([]vfio.Stream, n), touched: make([]bool, n), dropped: make([]bool, n), ran: make([]bool, n), each: parallel},
 		wire:  make([]atomic.Uint64, n), digests: make([]transport.StreamDigest, n),
 		events: make(chan any, 16), quit: make(chan struct{}),
 	}
@@ -475,7 +475,7 @@ func (e *engine) reset() {
 			e.post(wasReset{errors.Join(sofar(done), fmt.Errorf("a driver has not let go of a write for %v", joinLimit))})
 			return
 		}
-		err := <-done
+		err := errors.Join(<-done, e.fleet.settle())
 		e.fleet.closeStreams()
 		e.post(wasReset{err})
 	})

@@ -20,6 +20,7 @@ type fleet struct {
 	mu      sync.Mutex
 	streams []vfio.Stream
 	touched []bool // has left the state that it was given in
+	dropped []bool // was reset
 	lost    bool   // a copy was gone before the start
 	ran     []bool // has been in RUNNING with the source's state, or may have
 }
@@ -173,6 +174,27 @@ func (f *fleet) reset() error {
 	return f.resetTouched()
 }
 
+// settle resets again what has left RUNNING since it was reset: a loader that was
+// about to finish may have taken it to STOP. The loaders have ended.
+func (f *fleet) settle() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.each(len(f.sinks), func(i int) error {
+		if !f.dropped[i] {
+			return nil
+		}
+		d := f.sinks[i].Device
+		now, err := d.State()
+		if err == nil && now != vfio.Running {
+			err = d.Reset()
+		}
+		if err != nil {
+			return f.fault(i, transport.CodeDevice, err)
+		}
+		return nil
+	})
+}
+
 func (f *fleet) resetTouched() error {
 	return f.each(len(f.sinks), func(i int) error {
 		if !f.touched[i] {
@@ -181,7 +203,7 @@ func (f *fleet) resetTouched() error {
 		if err := f.sinks[i].Device.Reset(); err != nil {
 			return f.fault(i, transport.CodeDevice, err)
 		}
-		f.touched[i] = false
+		f.touched[i], f.dropped[i] = false, true
 		return nil
 	})
 }

@@ -239,7 +239,7 @@ func TestFleet(t *testing.T) {
 				f.sinks = append(f.sinks, sink)
 			}
 			n := len(f.sinks)
-			f.streams, f.touched, f.ran = make([]vfio.Stream, n), make([]bool, n), make([]bool, n)
+			f.streams, f.touched, f.dropped, f.ran = make([]vfio.Stream, n), make([]bool, n), make([]bool, n), make([]bool, n)
 			if err := f.prepare(); err != nil {
 				t.Fatal(err)
 			}
