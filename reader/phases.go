@@ -212,7 +212,7 @@ func (e *engine) measure() {
 	known := func(d time.Duration) report.Span { return report.Span{Took: d, Known: true} }
 	e.peak = max(e.peak, e.meter.goodput())
 	ev.path = path{chunk: uint64(e.opts.ChunkSize), rate: e.meter.goodput(), rtt: known(e.meter.rtt)}
-	ev.stop, ev.start = known(e.setTook), known(e.startHint)
+	ev.stop, ev.start = known(e.setTook), known(e.startHint) // nothing better is known before they are made
 	ev.moved = moved{drained, e.applied}
 	e.advance(ev)
 	e.bound()

@@ -83,16 +83,16 @@ type (
 		device int
 		bytes  uint64
 	}
-	moved struct { // bytes did, by device
-		drained, applied []uint64
-	}
-	measured struct { // and rates were
+	measured struct { // bytes have moved, and rates were measured
 		moved
 		path        path
 		stop, start report.Span // what transitions take here and there, as far as was seen
 		save, load  []float64
 	}
 )
+
+// moved is how far each device's stream is, in bytes.
+type moved struct{ drained, applied []uint64 }
 
 // Actions of the plan.
 type (
@@ -146,8 +146,6 @@ func (p *plan) step(now time.Duration, ev any) []any {
 		p.devices[ev.device].poll(now, ev.pending, ev.offset, ev.idle)
 	case sized:
 		p.devices[ev.device].resize(ev.bytes)
-	case moved:
-		p.moved(ev)
 	case measured:
 		p.moved(ev.moved)
 		p.measured(ev)

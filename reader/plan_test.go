@@ -173,7 +173,10 @@ func (s *scenario) event(name string, args []string) (any, error) {
 	case "size":
 		return s.size(args[0])
 	case "drained", "applied":
-		return s.moved(name, args)
+		at, err := s.moved(name, args)
+		ev := s.figures()
+		ev.moved = at
+		return ev, err
 	case "path", "save", "load":
 		return s.measured(name, args)
 	case "ended":
@@ -239,12 +242,7 @@ func (s *scenario) moved(name string, args []string) (ev moved, err error) {
 // measured reads the bytes a second of "path goodput=BYTES [rtt=TIME] [stop=TIME]
 // [start=TIME]" and of "save NAME=BYTES ..." and "load NAME=BYTES ...".
 func (s *scenario) measured(name string, args []string) (ev measured, err error) {
-	ev.path = s.plan.path
-	for _, d := range s.plan.devices {
-		ev.drained, ev.applied = append(ev.drained, d.drained), append(ev.applied, d.applied)
-		ev.save, ev.load = append(ev.save, d.save), append(ev.load, d.load)
-	}
-	ev.stop, ev.start = s.plan.stopping, s.plan.starting
+	ev = s.figures()
 	if name == "path" {
 		for i, d := range s.plan.devices {
 			if d.features.PreCopy { // its rates were seen, and are not what anything waits for
@@ -262,6 +260,16 @@ func (s *scenario) measured(name string, args []string) (ev measured, err error)
 		}
 	}
 	return ev, err
+}
+
+// figures is what was measured so far.
+func (s *scenario) figures() (ev measured) {
+	ev.path, ev.stop, ev.start = s.plan.path, s.plan.stopping, s.plan.starting
+	for _, d := range s.plan.devices {
+		ev.drained, ev.applied = append(ev.drained, d.drained), append(ev.applied, d.applied)
+		ev.save, ev.load = append(ev.save, d.save), append(ev.load, d.load)
+	}
+	return ev
 }
 
 func (s *scenario) path(ev *measured, args []string) error {

@@ -101,7 +101,7 @@ func (s *sendFlags) addTuning(root *cobra.Command) {
 	f.StringVar(&s.codec, "codec", "auto", "`CODEC` of every chunk: auto, raw, s2 or zstd; auto is none within a host")
 	f.StringVar(&s.bandwidth, "max-bandwidth", "", "most payload that is sent, a `RATE` like 100MiB/s; default no limit")
 	f.StringArrayVar(&s.priorities, "priority", nil, "`NAME=N` gives a device N times its share of memory and lanes; may be repeated (default 1)")
-	f.DurationVar(&s.downtime, "downtime-limit", 300*time.Millisecond, "`TIME` that the stop may take, as predicted: longer ones are not begun")
+	f.DurationVar(&s.downtime, "downtime-limit", 300*time.Millisecond, "`TIME` that the stop may take, as predicted: a longer one is not begun; one that cannot be predicted is, and that is said")
 	f.StringVar(&s.onLimit, "on-limit", "refuse", "`WHAT` to do when pre-copy cannot bring the stop down to that: refuse, continue or force")
 	f.DurationVar(&s.timeout, "timeout", 0, "`TIME` after which the attempt ends if the guest was not stopped by then (default none)")
 	f.BoolVar(&s.withoutP2P, "without-p2p", false, "migrate several devices although one lacks the P2P states: only if none reaches another by DMA")
