@@ -16,7 +16,7 @@ type sender struct {
 	spare *transport.Chunk // for what is sent encoded
 	codec codec.Policy
 	pace  *pacer
-	wire  []atomic.Uint64 // payload bytes sent, by device
+	wire  []atomic.Uint64 // payload bytes given to a lane, by device
 	work  context.Context // ends when the streams are abandoned
 	post  func(any)
 }
@@ -47,9 +47,8 @@ func (s *sender) send(c *transport.Chunk) error {
 	if err := s.pace.wait(s.work, int(out.WireLen)); err != nil {
 		return err
 	}
-	if err := out.WriteFrame(s.lane); err != nil {
-		return err
-	}
+	// Counted before it is written: the destination may have applied the last
+	// chunk, and the migration be over, before Write returns here.
 	s.wire[out.Device].Add(uint64(out.WireLen))
-	return nil
+	return out.WriteFrame(s.lane)
 }

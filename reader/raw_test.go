@@ -1,9 +1,11 @@
 package reader
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"net"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -103,6 +105,53 @@ func TestRawPath(t *testing.T) {
 	s.note, n.note = false, false
 	if allocs := testing.AllocsPerRun(100, move); allocs != 0 {
 		t.Errorf("a chunk costs %v allocations", allocs)
+	}
+}
+
+// counting is a lane whose peer has all that was written before Write returns.
+type counting struct {
+	null
+	wire *atomic.Uint64
+	seen []uint64
+}
+
+func (c *counting) Write(p []byte) (int, error) {
+	c.seen = append(c.seen, c.wire.Load())
+	return len(p), nil
+}
+
+// TestCountedWhenWritten: the figure is whole when the peer has the chunk, not
+// when the sender hears that it has.
+func TestCountedWhenWritten(t *testing.T) {
+	arena, err := transport.NewArena(0, 4<<10, 2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := arena.TryGet()
+	if err != nil {
+		t.Fatal(err)
+	}
+	spare, err := arena.TryGet()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Fill(bytes.NewReader(noise(4<<10)), 4<<10); err != nil {
+		t.Fatal(err)
+	}
+	c.Seal(0, 0, 0)
+	wire := make([]atomic.Uint64, 1)
+	lane := &counting{wire: &wire[0]}
+	s := &sender{lane: lane, spare: spare, codec: raw, pace: newPacer(new(Tuning)), work: context.Background(), wire: wire}
+	if err := s.send(c); err != nil {
+		t.Fatal(err)
+	}
+	if want := []uint64{4 << 10}; !slices.Equal(lane.seen, want) {
+		t.Errorf("counted while it was written: %v, want %v", lane.seen, want)
+	}
+	c.Release()
+	spare.Release()
+	if err := arena.Close(); err != nil {
+		t.Error(err)
 	}
 }
 
