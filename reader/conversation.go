@@ -63,6 +63,7 @@ func (e *engine) message(m transport.Message) {
 	case *transport.Running:
 		if e.owner.Phase == handoff.SourceDoubt {
 			e.clock.running, e.clock.startTook = time.Now(), time.Duration(m.StartNS)
+			e.clock.sent = e.clock.start.Add(time.Duration(e.sent.Load()))
 			e.tell(report.Event{Kind: report.Phase, Phase: report.Running})
 		}
 	case *transport.Declined:
@@ -149,7 +150,10 @@ func (e *engine) acked(m *transport.Ack) {
 	for i, d := range m.Devices {
 		e.queue.grant(i, d.Window)
 		e.applied[i] = max(e.applied[i], min(d.Applied, e.drainedBytes(i)))
-		e.meter.loads[i].look(e.applied[i], time.Duration(d.LoadNS))
+		e.meter.loads[i].look(e.applied[i], min(max(0, time.Duration(d.LoadNS)), time.Since(e.clock.start)))
+		if !e.clock.paused.IsZero() && e.clock.filled.IsZero() && e.applied[i] > e.precopied[i] {
+			e.clock.filled = time.Now()
+		}
 	}
 	if m.Echo > 0 {
 		e.meter.trip(time.Since(e.clock.start) - time.Duration(m.Echo) - time.Duration(max(m.HeldNS, 0)))
@@ -235,6 +239,7 @@ func (e *engine) estimate() {
 
 func (e *engine) onTick() {
 	e.measure()
+	e.meter.tick(time.Now(), e.wire)
 	e.pollBusy()
 	e.advance(ticked{})
 	e.watch()
@@ -242,7 +247,7 @@ func (e *engine) onTick() {
 	if e.owner.Phase == handoff.SourceTransfer {
 		e.estimate()
 	}
-	e.tell(report.Event{Kind: report.Progress, Devices: e.snapshots()})
+	e.tell(report.Event{Kind: report.Progress, Devices: e.snapshots(), Way: report.Way{Goodput: finite(e.meter.goodput()), RTT: e.meter.rtt}})
 }
 
 // watch bounds what time the guest stands still for. What a device does before

@@ -76,7 +76,8 @@ type engine struct {
 	meter      meter
 	peak       float64 // the best goodput so far
 	wire       []atomic.Uint64
-	applied    []uint64 // as acknowledged
+	sent       atomic.Int64 // when the last chunk so far was given to a lane, in ns after clock.start
+	applied    []uint64     // as acknowledged
 	ends       []transport.End
 	unseen     []bool // whose bytes may pass without being in user space
 	// precopied is how much of each stream was read before the guest was paused.
@@ -113,6 +114,8 @@ type engine struct {
 // clock holds when the stages of the switchover began.
 type clock struct {
 	start, hello, paused, stopped, drained, ready, running time.Time
+	filled                                                 time.Time     // when a byte that was read since the pause was applied
+	sent                                                   time.Time     // when the last chunk was given to a lane
 	stood                                                  time.Duration // in stops that were called off
 	back, resumed                                          time.Time     // a rollback's beginning and end
 	moved                                                  time.Time     // when a byte was last drained or applied
@@ -381,7 +384,7 @@ func (e *engine) lanesOpened(ev lanesOpen) {
 		if err != nil {
 			panic("reader: the arena has fewer chunks than lanes")
 		}
-		s := &sender{lane: lane, queue: e.queue, spare: spare, codec: e.opts.Codec, pace: pace, wire: e.wire, work: e.work, post: e.post}
+		s := &sender{lane: lane, queue: e.queue, spare: spare, codec: e.opts.Codec, pace: pace, wire: e.wire, start: e.clock.start, sent: &e.sent, work: e.work, post: e.post}
 		e.sending.Go(s.run)
 	}
 	e.advance(connected{})

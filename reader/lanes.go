@@ -3,6 +3,7 @@ package reader
 import (
 	"context"
 	"sync/atomic"
+	"time"
 
 	"github.com/migpipe/migpipe/codec"
 	"github.com/migpipe/migpipe/transport"
@@ -17,6 +18,8 @@ type sender struct {
 	codec codec.Policy
 	pace  *pacer
 	wire  []atomic.Uint64 // payload bytes given to a lane, by device
+	start time.Time
+	sent  *atomic.Int64   // when a chunk was last written, in ns after start
 	work  context.Context // ends when the streams are abandoned
 	post  func(any)
 }
@@ -50,5 +53,9 @@ func (s *sender) send(c *transport.Chunk) error {
 	// Counted before it is written: the destination may have applied the last
 	// chunk, and the migration be over, before Write returns here.
 	s.wire[out.Device].Add(uint64(out.WireLen))
-	return out.WriteFrame(s.lane)
+	if err := out.WriteFrame(s.lane); err != nil {
+		return err
+	}
+	s.sent.Store(int64(time.Since(s.start)))
+	return nil
 }

@@ -150,7 +150,7 @@ func (e *engine) guestResumed(err error) {
 		return
 	}
 	e.clock.stood += time.Since(e.clock.paused)
-	e.clock.paused, e.out.Predicted = time.Time{}, nil
+	e.clock.paused, e.clock.filled, e.out.Predicted = time.Time{}, time.Time{}, nil
 	for _, d := range e.drains {
 		if d != nil {
 			d.quiet.Store(false)
@@ -211,7 +211,7 @@ func (e *engine) measure() {
 	e.meter.look(at, in, out, max(e.window/2, 4*uint64(e.opts.ChunkSize)))
 	known := func(d time.Duration) report.Span { return report.Span{Took: d, Known: true} }
 	e.peak = max(e.peak, e.meter.goodput())
-	ev.path = path{chunk: uint64(e.opts.ChunkSize), rate: e.meter.goodput(), rtt: known(e.meter.rtt)}
+	ev.path = path{chunk: uint64(e.opts.ChunkSize), rate: e.meter.goodput(), rtt: report.Span{Took: e.meter.rtt, Known: e.meter.rtt > 0}}
 	ev.stop, ev.start = known(e.setTook), known(e.startHint) // nothing better is known before they are made
 	ev.moved = moved{drained, e.applied}
 	e.advance(ev)

@@ -50,46 +50,63 @@ const burst = 64 << 10
 // beside each other, and share the wire.
 func predict(devices []figures, p path) (all report.Prediction, each []report.Prediction) {
 	none := report.Span{Known: true}
-	all = report.Prediction{Precopy: none, Stop: none, Fill: none, Save: none, Wire: none, Load: none, Last: none, Start: none}
+	set := work{precopy: none, stop: none, fill: none, save: none, load: none, last: none, commit: p.commit(), start: none}
 	ahead, left, first := amount{known: true}, amount{known: true}, uint64(0)
 	for _, f := range devices {
-		one := p.device(f)
-		each = append(each, one)
-		moving := f.moving()
+		one, moving := p.device(f), f.moving()
+		each = append(each, one.prediction())
 		ahead, left, first = ahead.plus(f.precopy), left.plus(moving), max(first, min(moving.bytes, p.chunk))
-		all.Precopy = longest(all.Precopy, one.Precopy)
-		all.Stop = longest(all.Stop, one.Stop)
-		all.Fill = longest(all.Fill, one.Fill)
-		all.Save = longest(all.Save, one.Save)
-		all.Load = longest(all.Load, one.Load)
-		all.Last = longest(all.Last, one.Last)
-		all.Start = longest(all.Start, one.Start)
+		set.precopy = longest(set.precopy, one.precopy)
+		set.stop = longest(set.stop, one.stop)
+		set.fill = longest(set.fill, one.fill)
+		set.save = longest(set.save, one.save)
+		set.load = longest(set.load, one.load)
+		set.last = longest(set.last, one.last)
+		set.start = longest(set.start, one.start)
 	}
-	all.Precopy = longest(all.Precopy, lasting(ahead, p.rate))
+	set.precopy = longest(set.precopy, lasting(ahead, p.rate))
 	_, rest := left.split(first)
-	all.Wire, all.Commit = lasting(rest, p.rate), p.commit()
-	sum(&all)
-	return all, each
+	set.wire = lasting(rest, p.rate)
+	return set.prediction(), each
 }
 
-// device is the prediction for one device that has the path for itself.
-func (p path) device(f figures) report.Prediction {
+// work is how long each part of a migration is busy: save, wire and load beside
+// each other, on all but the first and the last of the stream.
+type work struct {
+	precopy             report.Span
+	stop, fill          report.Span
+	save, wire, load    report.Span
+	last, commit, start report.Span
+}
+
+// device is the work of one device that has the path for itself.
+func (p path) device(f figures) work {
 	first, rest := f.moving().split(p.chunk)
 	saved, unsaved := f.left.split(record)
 	final, before := f.moving().split(p.last())
-	one := report.Prediction{
-		Precopy: longest(lasting(f.precopy, f.save), lasting(f.precopy, p.rate), lasting(f.precopy, f.load)),
-		Stop:    f.stop,
-		Fill:    plus(lasting(saved, f.save), lasting(first, p.rate), report.Span{Took: p.rtt.Took / 2, Known: p.rtt.Known}),
-		Save:    lasting(unsaved, f.save),
-		Wire:    lasting(rest, p.rate),
-		Load:    lasting(before, f.load),
-		Last:    lasting(final, f.load),
-		Commit:  p.commit(),
-		Start:   f.start,
+	return work{
+		precopy: longest(lasting(f.precopy, f.save), lasting(f.precopy, p.rate), lasting(f.precopy, f.load)),
+		stop:    f.stop,
+		fill:    plus(lasting(saved, f.save), lasting(first, p.rate), report.Span{Took: p.rtt.Took / 2, Known: p.rtt.Known}),
+		save:    lasting(unsaved, f.save),
+		wire:    lasting(rest, p.rate),
+		load:    lasting(before, f.load),
+		last:    lasting(final, f.load),
+		commit:  p.commit(),
+		start:   f.start,
 	}
-	sum(&one)
-	return one
+}
+
+// prediction puts what is busy at the same time into a row.
+func (w work) prediction() report.Prediction {
+	r := report.Prediction{
+		Precopy: w.precopy, Stop: w.stop, Fill: w.fill, Save: w.save, Wire: beyond(w.wire, w.save),
+		Load:   plus(beyond(w.load, longest(w.save, w.wire)), w.last),
+		Commit: w.commit, Start: w.start,
+	}
+	r.Downtime = plus(r.Stop, r.Fill, r.Save, r.Wire, r.Load, r.Commit, r.Start)
+	r.Total = plus(r.Precopy, r.Downtime)
+	return r
 }
 
 // last is how much a device loads after all of it has arrived.
@@ -113,11 +130,6 @@ func (a amount) plus(b amount) amount {
 func (a amount) split(chunk uint64) (first, rest amount) {
 	n := min(a.bytes, chunk)
 	return amount{n, a.known || n == chunk}, amount{a.bytes - n, a.known}
-}
-
-func sum(r *report.Prediction) {
-	r.Downtime = plus(r.Stop, r.Fill, longest(r.Save, r.Wire, r.Load), r.Last, r.Commit, r.Start)
-	r.Total = plus(r.Precopy, r.Downtime)
 }
 
 // longestSpan keeps sums of absurd estimates from overflowing.
@@ -152,6 +164,11 @@ func longest(spans ...report.Span) report.Span {
 		most.Known = most.Known && s.Known
 	}
 	return most
+}
+
+// beyond is how much longer than other a span beside it is.
+func beyond(s, other report.Span) report.Span {
+	return report.Span{Took: max(0, s.Took-other.Took), Known: s.Known}
 }
 
 // ackEvery is how long the destination may take to tell what it has applied.

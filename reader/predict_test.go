@@ -74,8 +74,8 @@ func TestPredictSet(t *testing.T) {
 	other.left, other.load, other.start = amount{5 * mib, true}, 100*mib, known(9*ms)
 	all, each := predict([]figures{device, other}, wire)
 	want := report.Prediction{
-		Precopy: known(0), Stop: known(3 * ms), Fill: known(52 * ms), Save: known(15 * ms), Wire: known(150 * ms),
-		Load: known(200 * ms), Last: known(20 * ms), Commit: known(6 * ms), Start: known(9 * ms),
+		Precopy: known(0), Stop: known(3 * ms), Fill: known(52 * ms), Save: known(15 * ms), Wire: known(135 * ms),
+		Load: known(70 * ms), Commit: known(6 * ms), Start: known(9 * ms),
 		Downtime: known(290 * ms), Total: known(290 * ms),
 	}
 	if all != want {

@@ -2,7 +2,10 @@ package reader
 
 import (
 	"math"
+	"sync/atomic"
 	"time"
+
+	"github.com/migpipe/migpipe/transport/report"
 )
 
 // fading is the time after which a measurement counts for a third.
@@ -50,6 +53,8 @@ type meter struct {
 
 	saves []total
 	loads []total
+	wires []total
+	begun time.Time // when the wires were first looked at
 }
 
 // total makes a speed of what is counted from the beginning.
@@ -76,7 +81,30 @@ func (t *total) mean() float64 {
 }
 
 func newMeter(devices int) meter {
-	return meter{saves: make([]total, devices), loads: make([]total, devices)}
+	return meter{saves: make([]total, devices), loads: make([]total, devices), wires: make([]total, devices)}
+}
+
+// tick takes in what was given to the lanes so far, of each device.
+func (m *meter) tick(now time.Time, sent []atomic.Uint64) {
+	if m.begun.IsZero() {
+		m.begun = now
+	}
+	for i := range sent {
+		m.wires[i].look(sent[i].Load(), now.Sub(m.begun))
+	}
+}
+
+// rates are a device's, for people.
+func (m *meter) rates(device int) report.Rates {
+	return report.Rates{Save: finite(m.saves[device].mean()), Wire: finite(m.wires[device].value()), Load: finite(m.loads[device].value())}
+}
+
+// finite leaves out the rate of what took no time.
+func finite(rate float64) float64 {
+	if math.IsInf(rate, 0) || math.IsNaN(rate) {
+		return 0
+	}
+	return rate
 }
 
 // look takes in how much was read and applied by now, in all. From enough bytes

@@ -18,7 +18,7 @@ func (e *engine) snapshots() []report.Snapshot {
 	for i, s := range e.sources {
 		out[i] = report.Snapshot{
 			Name: s.Name, Phase: phaseNames[e.plan.phase], Bytes: e.drainedBytes(i),
-			Wire: e.wire[i].Load(), Applied: e.applied[i], Window: e.window,
+			Wire: e.wire[i].Load(), Applied: e.applied[i], Window: e.window, Rates: e.meter.rates(i),
 		}
 		out[i].Remaining, out[i].Known = e.remaining(i)
 	}
@@ -75,20 +75,41 @@ func (e *engine) ending() time.Time {
 	return time.Now()
 }
 
-// stages splits the downtime of a migration that was committed.
-func (c *clock) stages() []report.Stage {
+// stages splits the downtime of a migration that was committed. What came before
+// its turn, since much happens at the same time, has taken nothing.
+func (c *clock) stages() (stages []report.Stage) {
 	if c.running.IsZero() || c.ready.IsZero() {
 		return nil
 	}
+	at := c.paused
+	upTo := func(name string, next time.Time) {
+		next = earlier(c.ready, later(at, next))
+		stages, at = append(stages, report.Stage{Name: name, Took: next.Sub(at)}), next
+	}
+	upTo(report.StageStop, c.stopped)
+	upTo(report.StageFill, c.filled)
+	upTo(report.StageSave, c.drained)
+	upTo(report.StageWire, c.sent)
+	upTo(report.StageLoad, c.ready)
 	// The start is the destination's figure, which is its word only.
 	start := min(max(c.startTook, 0), c.running.Sub(c.ready))
-	return []report.Stage{
-		{Name: "stop", Took: c.stopped.Sub(c.paused)},
-		{Name: "drain", Took: c.drained.Sub(c.stopped)},
-		{Name: "load", Took: c.ready.Sub(c.drained)},
-		{Name: "commit", Took: c.running.Sub(c.ready) - start},
-		{Name: "start", Took: start},
+	return append(stages,
+		report.Stage{Name: report.StageCommit, Took: c.running.Sub(c.ready) - start},
+		report.Stage{Name: report.StageStart, Took: start})
+}
+
+func earlier(a, b time.Time) time.Time {
+	if b.Before(a) {
+		return b
 	}
+	return a
+}
+
+func later(a, b time.Time) time.Time {
+	if b.After(a) {
+		return b
+	}
+	return a
 }
 
 func (e *engine) finishReport() {

@@ -170,13 +170,14 @@ func lastOf(devices []*sim.Device, to vfio.State, which func(*sim.Device) bool) 
 func (p *pair) figures(t *testing.T, s, r side) {
 	t.Helper()
 	var sum time.Duration
-	for _, stage := range s.report.Stages {
-		if stage.Took < 0 {
-			t.Errorf("stage %s took %v", stage.Name, stage.Took)
+	foretold := s.report.Predicted.Stages()
+	for i, stage := range s.report.Stages {
+		if stage.Took < 0 || stage.Name != foretold[i].Name {
+			t.Errorf("stage %s took %v; it was predicted as %s", stage.Name, stage.Took, foretold[i].Name)
 		}
 		sum += stage.Took
 	}
-	if len(s.report.Stages) != 5 || sum != s.report.Downtime || sum == 0 {
+	if len(s.report.Stages) != len(foretold) || sum != s.report.Downtime || sum == 0 {
 		t.Errorf("stages %v come to %v, the downtime is %v", s.report.Stages, sum, s.report.Downtime)
 	}
 	if r.report.Downtime != s.report.Downtime || r.report.Total != s.report.Total {

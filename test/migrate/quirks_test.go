@@ -41,7 +41,7 @@ func quirk22(t *testing.T, c carrier) {
 
 // pds saves inside SET STOP_COPY, xe while it is read: the report tells which.
 func quirk33(t *testing.T, c carrier) {
-	for profile, stage := range map[string]string{"pds?size=40KiB&save=40KiB/s": "stop", "xe?size=2MiB&save=2MiB/s": "drain"} {
+	for profile, stage := range map[string]string{"pds?size=40KiB&save=40KiB/s": "stop", "xe?size=2MiB&save=2MiB/s": "fill"} {
 		p := newPair(t, c)
 		p.add(t, "d0", profile, profile)
 		s, _ := p.succeed(t)

@@ -34,21 +34,37 @@ type PreflightDevice struct {
 	Prediction
 }
 
-// Prediction is how long a migration is going to take, stage by stage.
+// Prediction is how long a migration is going to take. Its stages are those that
+// a Report measures: one after the other, each as long as nothing but it is waited
+// for. Devices are read, sent and written at the same time, so Wire is what
+// sending takes longer than reading, and Load what writing takes longer than both.
 type Prediction struct {
 	Precopy Span // what goes while the guest runs
 
 	Stop   Span // until the devices are in STOP_COPY
 	Fill   Span // until the first chunk is at the destination
-	Save   Span // the devices read, the rest of it
-	Wire   Span // and sent
-	Load   Span // and written
-	Last   Span // the last chunk written
+	Save   Span // until the devices are read
+	Wire   Span // until that is sent
+	Load   Span // until it is written
 	Commit Span // READY, COMMIT and its answer: a round trip and a half
 	Start  Span // until the devices are in RUNNING
 
-	Downtime Span // Stop + Fill + the longest of Save, Wire and Load + Last + Commit + Start
+	Downtime Span // from Stop to Start
 	Total    Span // Precopy + Downtime
+}
+
+// PredictedStage is one part of a predicted downtime.
+type PredictedStage struct {
+	Name string
+	Span
+}
+
+// Stages are the parts of the downtime, in order and named as those of a Report.
+func (p Prediction) Stages() []PredictedStage {
+	return []PredictedStage{
+		{StageStop, p.Stop}, {StageFill, p.Fill}, {StageSave, p.Save}, {StageWire, p.Wire},
+		{StageLoad, p.Load}, {StageCommit, p.Commit}, {StageStart, p.Start},
+	}
 }
 
 // Forecast is what a stop was expected to come to when it was decided.

@@ -25,10 +25,31 @@ type Report struct {
 	Warnings  []string
 }
 
+// Names of the downtime's stages, in order.
+const (
+	StageStop   = "stop"   // from the pause of the guest until every device is in STOP_COPY
+	StageFill   = "fill"   // until the destination has written the first of what is read there
+	StageSave   = "save"   // until every device is read
+	StageWire   = "wire"   // until the last of it is sent
+	StageLoad   = "load"   // until READY: every device has it
+	StageCommit = "commit" // COMMIT and its answer, without the start
+	StageStart  = "start"  // until the devices are in RUNNING, by the destination's clock
+)
+
 // Stage is one part of the downtime.
 type Stage struct {
 	Name string
 	Took time.Duration
+}
+
+// PredictionError is how much longer the downtime was than predicted, relative to
+// the prediction: 0.1 is a tenth longer. ok is false where there is nothing to
+// compare: nothing was predicted, or not all of it, or the guest did not move.
+func (r Report) PredictionError() (off float64, ok bool) {
+	if r.Outcome != handoff.Committed || r.Predicted == nil || !r.Predicted.Downtime.Known || r.Predicted.Downtime.Took <= 0 {
+		return 0, false
+	}
+	return r.Downtime.Seconds()/r.Predicted.Downtime.Took.Seconds() - 1, true
 }
 
 // Device is one device's part of a Report.
@@ -80,6 +101,7 @@ type Event struct {
 	Peer    transport.ID // of Kind Peer and Asked; zero where the carrier does not know it
 	Err     error        // of Kind Asked: why a migration would be refused, nil if it would not
 	Devices []Snapshot   // in HELLO's order
+	Way     Way          // of Kind Progress
 	// Predicted is the downtime expected, of Kind Phase when the stop begins.
 	Predicted *Forecast
 }
@@ -94,6 +116,21 @@ type Snapshot struct {
 	Remaining uint64 // by the driver's estimates: a hint
 	Known     bool   // whether there was an estimate at all
 	Window    uint64 // the most that may be read and not applied, 0 is no limit but memory (source only)
+	Rates
+}
+
+// Rates are how fast one device's bytes move, in bytes per second, each measured
+// by itself; 0 is not known (source only).
+type Rates struct {
+	Save float64 // while the device is read
+	Wire float64 // that are given to the lanes, encoded, lately
+	Load float64 // while the destination's device is written
+}
+
+// Way is how the path to the destination was measured so far (source only).
+type Way struct {
+	Goodput float64       // bytes per second of all devices that get applied when the path is full, 0 is not known
+	RTT     time.Duration // of a control message and its answer, 0 is not known
 }
 
 // Observer is called with each event, from one goroutine at a time. It must

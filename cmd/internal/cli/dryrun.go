@@ -117,30 +117,13 @@ func spanText(s report.Span) string {
 	return "at least " + fineTime(s.Took)
 }
 
-// stages are the parts of a predicted downtime, as the report and the event
-// name them. Save, wire and load are beside each other.
-func stages(p report.Prediction) []predictedStage {
-	return []predictedStage{
-		{"stop", p.Stop}, {"fill", p.Fill}, {"save", p.Save}, {"wire", p.Wire}, {"load", p.Load},
-		{"last", p.Last}, {"commit", p.Commit}, {"start", p.Start},
-	}
-}
-
-type predictedStage struct {
-	name string
-	report.Span
-}
-
-// knownParts is the downtime by stage, of those beside each other the longest.
+// knownParts is the downtime by stage.
 func knownParts(p report.Prediction) string {
-	slowest := max(p.Save.Took, p.Wire.Took, p.Load.Took)
 	var parts []string
-	for _, s := range stages(p) {
-		beside := s.name == "save" || s.name == "wire" || s.name == "load"
-		if s.Took < time.Microsecond || beside && s.Took < slowest {
-			continue
+	for _, s := range p.Stages() {
+		if s.Took >= time.Microsecond {
+			parts = append(parts, s.Name+" "+fineTime(s.Took))
 		}
-		parts = append(parts, s.name+" "+fineTime(s.Took))
 	}
 	if len(parts) == 0 {
 		return ""
@@ -151,9 +134,9 @@ func knownParts(p report.Prediction) string {
 // unknownParts lists the stages that may take longer than is predicted.
 func unknownParts(p report.Prediction) string {
 	var parts []string
-	for _, s := range stages(p) {
+	for _, s := range p.Stages() {
 		if !s.Known {
-			parts = append(parts, s.name)
+			parts = append(parts, s.Name)
 		}
 	}
 	return strings.Join(parts, ", ")
@@ -188,7 +171,7 @@ type jsonPrediction struct {
 	Total    jsonSpan             `json:"total"`
 	Downtime jsonSpan             `json:"downtime"`
 	PreCopy  jsonSpan             `json:"pre_copy"`
-	Stages   []jsonPredictedStage `json:"stages"` // of the downtime; save, wire and load are beside each other
+	Stages   []jsonPredictedStage `json:"stages"` // of the downtime, in order
 }
 
 type jsonPredictedStage struct {
@@ -223,8 +206,8 @@ func (j *jsonView) preflight(p *report.Preflight) {
 
 func predicted(p report.Prediction) jsonPrediction {
 	out := jsonPrediction{Total: span(p.Total), Downtime: span(p.Downtime), PreCopy: span(p.Precopy)}
-	for _, s := range stages(p) {
-		out.Stages = append(out.Stages, jsonPredictedStage{s.name, span(s.Span)})
+	for _, s := range p.Stages() {
+		out.Stages = append(out.Stages, jsonPredictedStage{s.Name, span(s.Span)})
 	}
 	return out
 }

@@ -45,7 +45,7 @@ func committed() verdict {
 		report: report.Report{
 			Outcome: handoff.Committed, Attempt: transport.Attempt{Epoch: 1}, Peer: peerID, Lanes: 2,
 			Total: 3210 * time.Millisecond, Downtime: 84160 * time.Microsecond,
-			Stages: []report.Stage{{Name: "stop", Took: 1300 * time.Microsecond}, {Name: "drain", Took: 82860 * time.Microsecond}},
+			Stages: []report.Stage{{Name: "stop", Took: 1300 * time.Microsecond}, {Name: "save", Took: 82860 * time.Microsecond}},
 			Devices: []report.Device{
 				{
 					Name: "nic0", Bytes: 300 << 20, WireBytes: 150 << 20, PrecopyBytes: 290 << 20, Chunks: 300, Rounds: 4,
@@ -57,6 +57,20 @@ func committed() verdict {
 		},
 		verified: map[string]bool{"nic0": true},
 	}
+}
+
+// foretold is how that migration may end at the source.
+func foretold() verdict {
+	v := committed()
+	known := func(d time.Duration) report.Span { return report.Span{Took: d, Known: true} }
+	v.sending, v.verified, v.report.Warnings = true, nil, nil
+	v.report.Devices[0].Save, v.report.Devices[0].Load = 20*time.Millisecond, 30*time.Millisecond
+	p := report.Prediction{Stop: known(time.Millisecond), Save: known(79 * time.Millisecond), Downtime: known(80 * time.Millisecond)}
+	v.report.Predicted = &report.Forecast{Prediction: p, Devices: []report.DeviceForecast{
+		{Bytes: 10 << 20, Prediction: p},
+		{Prediction: report.Prediction{Stop: known(time.Millisecond), Downtime: known(time.Millisecond)}},
+	}}
+	return v
 }
 
 // failed is a run that ended before the engine began.
@@ -133,6 +147,7 @@ func refusedPreflight() verdict {
 // verdicts are the endings that the reports are tested with.
 var verdicts = map[string]func() verdict{
 	"committed":   committed,
+	"foretold":    foretold,
 	"interrupted": interrupted,
 	"damaged":     damaged,
 	"in-doubt":    inDoubt,

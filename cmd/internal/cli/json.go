@@ -80,10 +80,13 @@ type jsonName struct {
 
 type jsonProgress struct {
 	jsonHead
+	Goodput float64        `json:"goodput_bytes_per_s,omitempty"` // of all devices, when the path is full
+	RTTMS   float64        `json:"rtt_ms,omitempty"`
 	Devices []jsonSnapshot `json:"devices"`
 }
 
-// jsonSnapshot has no remaining where there is no estimate.
+// jsonSnapshot has no remaining where there is no estimate, and no rate that is
+// not known.
 type jsonSnapshot struct {
 	Name      string  `json:"name"`
 	Phase     string  `json:"phase"`
@@ -92,6 +95,9 @@ type jsonSnapshot struct {
 	Applied   uint64  `json:"applied_bytes"`
 	Remaining *uint64 `json:"remaining_estimate,omitempty"`
 	Window    uint64  `json:"window_bytes,omitempty"` // what may be read and not applied
+	Save      float64 `json:"save_bytes_per_s,omitempty"`
+	Wire      float64 `json:"wire_bytes_per_s,omitempty"`
+	Load      float64 `json:"load_bytes_per_s,omitempty"`
 }
 
 type jsonDone struct {
@@ -102,6 +108,7 @@ type jsonDone struct {
 	TotalMS    float64       `json:"total_ms"`
 	DowntimeMS float64       `json:"downtime_ms"`
 	*jsonStopForecast
+	Off      *float64     `json:"prediction_error_percent,omitempty"` // how much longer the downtime was
 	Stages   []jsonStage  `json:"stages"`
 	Lanes    int          `json:"lanes"`
 	Devices  []jsonDevice `json:"devices"`
@@ -214,7 +221,7 @@ func (j *jsonView) event(ev stamped) {
 			return
 		}
 		j.progress = ev.at
-		j.write(jsonProgress{head, jsonSnapshots(ev.Devices)})
+		j.write(jsonProgress{head, math.Round(ev.Way.Goodput), milliseconds(ev.Way.RTT), jsonSnapshots(ev.Devices)})
 	}
 }
 
@@ -229,7 +236,8 @@ func jsonNames(names []string) []jsonName {
 func jsonSnapshots(devices []report.Snapshot) []jsonSnapshot {
 	list := make([]jsonSnapshot, len(devices))
 	for i, d := range devices {
-		list[i] = jsonSnapshot{Name: d.Name, Phase: d.Phase, Bytes: d.Bytes, WireBytes: d.Wire, Applied: d.Applied, Window: d.Window}
+		list[i] = jsonSnapshot{Name: d.Name, Phase: d.Phase, Bytes: d.Bytes, WireBytes: d.Wire, Applied: d.Applied, Window: d.Window,
+			Save: math.Round(d.Rates.Save), Wire: math.Round(d.Rates.Wire), Load: math.Round(d.Rates.Load)}
 		if d.Known {
 			list[i].Remaining = &d.Remaining
 		}
@@ -247,6 +255,10 @@ func (j *jsonView) end(v verdict) {
 		Peer: known(r.Peer), TotalMS: milliseconds(r.Total), DowntimeMS: milliseconds(r.Downtime), Lanes: r.Lanes,
 		jsonStopForecast: jsonForecast(r.Predicted),
 		Stages:           jsonStages(r.Stages), Devices: []jsonDevice{}, Warnings: []string{},
+	}
+	if off, ok := r.PredictionError(); ok {
+		percent := math.Round(1e3*off) / 10
+		done.Off = &percent
 	}
 	done.Error = v.jsonError()
 	done.Warnings = append(done.Warnings, r.Warnings...)

@@ -6,6 +6,7 @@ import (
 	"io"
 	"strings"
 	"text/tabwriter"
+	"time"
 
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
@@ -93,9 +94,11 @@ func (v verdict) facts() [][2]string {
 
 // split is the downtime by stage.
 func split(stages []report.Stage) string {
-	parts := make([]string, len(stages))
-	for i, s := range stages {
-		parts[i] = s.Name + " " + humanTime(s.Took)
+	var parts []string
+	for _, s := range stages {
+		if s.Took >= time.Microsecond {
+			parts = append(parts, s.Name+" "+fineTime(s.Took))
+		}
 	}
 	if len(parts) == 0 {
 		return ""
@@ -105,11 +108,11 @@ func split(stages []report.Stage) string {
 
 // miss is how far the prediction was off, where there is something to compare.
 func miss(r report.Report) string {
-	p := r.Predicted.Downtime
-	if r.Outcome != handoff.Committed || !p.Known || p.Took == 0 {
+	off, ok := r.PredictionError()
+	if !ok {
 		return ""
 	}
-	return fmt.Sprintf("; it took %+.0f %%", 100*(r.Downtime.Seconds()/p.Took.Seconds()-1))
+	return fmt.Sprintf("; it took %+.0f %%", 100*off)
 }
 
 func lanes(n int) string {
