@@ -235,14 +235,11 @@ func (p *plan) decide(now time.Duration) []any {
 	case !p.stale(): // nobody will ever know more
 		return p.stopBecause(next, "the downtime cannot be predicted")
 	}
-	took := now - p.began
-	if p.limits.timeout > 0 && now >= p.limits.timeout {
-		return p.giveUp(&LimitError{Limit: LimitTimeout, Allowed: p.limits.timeout, Ready: ready, Predicted: next.Downtime.Took})
-	}
-	over := p.cap(took)
+	over := p.cap(now)
 	switch {
 	case over == nil:
 		return nil
+	case over.Limit == LimitTimeout:
 	case p.limits.onLimit == Continue && p.anyPreCopy():
 		return p.goOn(over, next)
 	case p.limits.onLimit == Force && ready:
@@ -277,8 +274,11 @@ func (p *plan) goOn(over *LimitError, next report.Forecast) []any {
 }
 
 // cap is the limit that PRE_COPY has reached, nil if none.
-func (p *plan) cap(took time.Duration) *LimitError {
+func (p *plan) cap(now time.Duration) *LimitError {
+	took := now - p.began
 	switch {
+	case p.limits.timeout > 0 && now >= p.limits.timeout:
+		return &LimitError{Limit: LimitTimeout, Allowed: p.limits.timeout}
 	case !p.anyPreCopy():
 		return &LimitError{Limit: LimitDowntime, Allowed: p.limits.downtime}
 	case took >= p.limits.maxPrecopy:
