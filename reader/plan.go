@@ -326,9 +326,19 @@ func (p *plan) reached(now time.Duration) []any {
 		return p.stop(func(f vfio.Features) bool { return f.P2P })
 	case stopping:
 		p.phase = draining
-		return p.whole()
+		return p.drains()
 	}
 	return nil
+}
+
+// drains says which streams have ended before the last device was in STOP_COPY.
+func (p *plan) drains() (actions []any) {
+	for i := range p.devices {
+		if p.devices[i].ended {
+			actions = append(actions, endStream{i})
+		}
+	}
+	return append(actions, p.whole()...)
 }
 
 // paused asks once more, now that the guest cannot change anything.
@@ -405,21 +415,23 @@ func (p *plan) enter(to vfio.State, which func(vfio.Features) bool) []any {
 	})}}
 }
 
+// ended takes in the end of a stream. It may come before it is known that every
+// device has reached STOP_COPY. Then the destination is not told yet: with the
+// last END it would answer READY, and nobody would be waiting for that.
 func (p *plan) ended(device int) []any {
 	p.devices[device].ended = true
+	if p.phase != draining {
+		return nil
+	}
 	return append([]any{endStream{device}}, p.whole()...)
 }
 
-// whole is the end of the plan. A device's stream may end before the other
-// devices have reached STOP_COPY.
+// whole is the end of the plan.
 func (p *plan) whole() []any {
 	for i := range p.devices {
 		if !p.devices[i].ended {
 			return nil
 		}
-	}
-	if p.phase != draining {
-		return nil
 	}
 	p.phase = drained
 	return []any{allDrained{}}

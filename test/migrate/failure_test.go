@@ -6,11 +6,14 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/migpipe/migpipe/reader"
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
 	"github.com/migpipe/migpipe/vfio"
+	"github.com/migpipe/migpipe/vfio/sim"
 	"github.com/migpipe/migpipe/writer"
 )
 
@@ -303,4 +306,28 @@ func TestJournal(t *testing.T) {
 			}
 		})
 	}
+}
+
+// lateToSay is a device whose driver has reached STOP_COPY a while before it says
+// so: its reader may be through with the stream by then.
+type lateToSay struct{ *sim.Device }
+
+func (d lateToSay) SetState(to vfio.State) (vfio.Stream, error) {
+	s, err := d.Device.SetState(to)
+	if to == vfio.StopCopy {
+		time.Sleep(100 * time.Millisecond)
+	}
+	return s, err
+}
+
+// TestEndBeforeStop: a destination that has the whole of a stream is not told so
+// before the source waits for its answer.
+func TestEndBeforeStop(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPair(t, pipe)
+		src, _ := p.add(t, "d0", "mlx5?size=1MiB", "mlx5?size=1MiB")
+		p.sources[0].Device = lateToSay{src}
+		s, r := p.succeed(t)
+		p.figures(t, s, r)
+	})
 }
