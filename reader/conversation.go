@@ -58,6 +58,9 @@ func (e *engine) message(m transport.Message) {
 	case *transport.Ready:
 		if e.owner.Phase == handoff.SourceWaiting {
 			e.clock.ready = time.Now()
+			if e.clock.filled.IsZero() { // READY says it, before any ACK has
+				e.clock.filled = e.clock.ready
+			}
 			e.tell(report.Event{Kind: report.Phase, Phase: report.Commit})
 		}
 	case *transport.Running:
@@ -158,7 +161,12 @@ func (e *engine) acked(m *transport.Ack) {
 	if m.Echo > 0 {
 		e.meter.trip(time.Since(e.clock.start) - time.Duration(m.Echo) - time.Duration(max(m.HeldNS, 0)))
 	}
+	if e.warm != nil {
+		e.warm.arrived = max(e.warm.arrived, min(m.Padding, transport.MaxProbe))
+	}
 	e.measure()
+	e.warming()
+	e.overdue()
 }
 
 func (e *engine) noWelcome() {
@@ -239,9 +247,11 @@ func (e *engine) estimate() {
 
 func (e *engine) onTick() {
 	e.measure()
+	e.warming()
 	e.meter.tick(time.Now(), e.wire)
 	e.pollBusy()
 	e.advance(ticked{})
+	e.overdue()
 	e.watch()
 	e.queue.divide(e.needs())
 	if e.owner.Phase == handoff.SourceTransfer {

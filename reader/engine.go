@@ -74,6 +74,8 @@ type engine struct {
 	drains     []*drain // nil until the device's session is open
 	polls      []poll
 	meter      meter
+	warm       *warmup // nil until the plan asks for it
+	frame      int     // bytes of padding that go at once
 	peak       float64 // the best goodput so far
 	wire       []atomic.Uint64
 	sent       atomic.Int64 // when the last chunk so far was given to a lane, in ns after clock.start
@@ -103,6 +105,9 @@ type engine struct {
 	fault *transport.Fault
 	out   report.Report
 	done  bool
+
+	atLimit <-chan time.Time // when a stop has lasted as long as it may
+	late    bool             // it was told that it will last longer
 
 	letGo  bool // the devices run elsewhere: release them
 	stuck  bool // a driver has not let go of a read
@@ -169,6 +174,8 @@ func (e *engine) loop(ctx context.Context) {
 			e.handle(ev)
 		case <-ticker.C:
 			e.onTick()
+		case <-e.atLimit:
+			e.overdue()
 		case <-welcome.C:
 			e.noWelcome()
 		case <-cancelled:
@@ -379,12 +386,13 @@ func (e *engine) lanesOpened(ev lanesOpen) {
 	}
 	e.lanes = e.dialled
 	pace := newPacer(e.opts.Tuning)
+	e.frame = paddingFrame(&e.opts)
 	for _, lane := range e.lanes {
 		spare, err := e.arena.TryGet()
 		if err != nil {
 			panic("reader: the arena has fewer chunks than lanes")
 		}
-		s := &sender{lane: lane, queue: e.queue, spare: spare, codec: e.opts.Codec, pace: pace, wire: e.wire, start: e.clock.start, sent: &e.sent, work: e.work, post: e.post}
+		s := &sender{lane: lane, queue: e.queue, spare: spare, codec: e.opts.Codec, pace: pace, frame: e.frame, wire: e.wire, start: e.clock.start, sent: &e.sent, work: e.work, post: e.post}
 		e.sending.Go(s.run)
 	}
 	e.advance(connected{})

@@ -17,6 +17,8 @@ type sender struct {
 	spare *transport.Chunk // for what is sent encoded
 	codec codec.Policy
 	pace  *pacer
+	frame int             // bytes of padding that go at once
+	noisy bool            // spare has noise to send, or what was noise to others
 	wire  []atomic.Uint64 // payload bytes given to a lane, by device
 	start time.Time
 	sent  *atomic.Int64   // when a chunk was last written, in ns after start
@@ -31,8 +33,13 @@ type laneFailed struct{ err error }
 func (s *sender) run() {
 	defer s.spare.Release()
 	for c := s.queue.take(); c != nil; c = s.queue.take() {
-		err := s.send(c)
-		s.queue.release(int(c.Device), c)
+		var err error
+		if c == padding {
+			err = s.sendPadding()
+		} else {
+			err = s.send(c)
+			s.queue.release(int(c.Device), c)
+		}
 		if err != nil {
 			s.post(laneFailed{err})
 			return
@@ -43,6 +50,18 @@ func (s *sender) run() {
 			s.post(laneFailed{err})
 		}
 	}
+}
+
+// sendPadding sends one frame of it.
+func (s *sender) sendPadding() error {
+	if err := s.pace.wait(s.work, s.frame); err != nil {
+		return err
+	}
+	if !s.noisy {
+		s.spare.Noise()
+		s.noisy = true
+	}
+	return s.spare.WritePadding(s.lane, s.frame)
 }
 
 func (s *sender) send(c *transport.Chunk) error {

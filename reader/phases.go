@@ -20,6 +20,8 @@ func (e *engine) advance(ev any) {
 		switch a := a.(type) {
 		case enter:
 			e.enter(a)
+		case warmUp:
+			e.warmUp()
 		case pause:
 			e.pause()
 		case confirm:
@@ -66,6 +68,7 @@ func (e *engine) stopped() {
 		close(d.final)
 	}
 	e.tell(report.Event{Kind: report.Phase, Phase: report.StopCopy})
+	e.bound() // everything has to move now, and no ACK may be due that would say so
 	e.estimate()
 	e.queue.divide(e.needs())
 }
@@ -73,6 +76,7 @@ func (e *engine) stopped() {
 // pause stops the guest, and keeps the drains from asking for more dirty data.
 func (e *engine) pause() {
 	e.clock.paused, e.up = time.Now(), false
+	e.atLimit = time.After(e.opts.DowntimeLimit)
 	predicted := e.plan.prediction
 	e.out.Predicted = &predicted
 	e.tell(report.Event{Kind: report.Phase, Phase: report.Stop, Text: e.plan.because, Predicted: e.out.Predicted})
@@ -204,7 +208,7 @@ func (e *engine) measure() {
 		drained[i] = e.drainedBytes(i)
 		in, out = in+drained[i], out+e.applied[i]
 		if d != nil {
-			e.meter.saves[i].look(d.counted.Load(), d.saving())
+			e.meter.saves[i].look(drained[i], d.saving())
 		}
 		ev.save[i], ev.load[i] = e.meter.saves[i].mean(), e.meter.loads[i].value()
 	}

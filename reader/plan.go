@@ -31,6 +31,15 @@ func (p phase) String() string {
 		"quiescing", "freezing", "stopping", "draining", "drained", "gave up"}[p]
 }
 
+// warmth is what was done to know lanes over which nothing has gone yet.
+type warmth uint8
+
+const (
+	cold warmth = iota
+	warming
+	warm
+)
+
 // limits are the figures that the switchover is decided by.
 type limits struct {
 	downtime   time.Duration // that the stop may take, as predicted
@@ -51,6 +60,7 @@ type plan struct {
 	prediction report.Forecast // what the stop was expected to take, when it was decided
 	calledOff  int             // stops that were called off at the last moment
 	capped     bool            // PRE_COPY has reached a cap, and goes on
+	warmth     warmth          // of the lanes, if they had to be warmed
 	path       path
 	stopping   report.Span // what freezing the devices takes, as far as was seen
 	starting   report.Span // and starting the destination's
@@ -67,6 +77,7 @@ type planDevice struct {
 // Events of the plan.
 type (
 	connected struct{}             // lanes are open
+	warmed    struct{}             // and have been padded, and measured
 	reached   struct{}             // every move of the last enter is done
 	paused    struct{}             // the guest has stopped
 	confirmed struct{}             // every device in PRE_COPY was polled since
@@ -98,6 +109,8 @@ type moved struct{ drained, applied []uint64 }
 type (
 	// enter moves devices, all at once; the answer, when all are there, is reached.
 	enter struct{ moves []move }
+	// warmUp pads the lanes; the answer is warmed.
+	warmUp struct{}
 	// pause stops the guest; the answer is paused.
 	pause struct{}
 	// confirm polls every device in PRE_COPY; the answers are polled, then confirmed.
@@ -135,6 +148,8 @@ func (p *plan) step(now time.Duration, ev any) []any {
 		return p.connected(now)
 	case reached:
 		return p.reached(now)
+	case warmed:
+		p.warmth = warm
 	case paused:
 		return p.paused()
 	case confirmed:
@@ -226,6 +241,11 @@ func (p *plan) decide(now time.Duration) []any {
 	ready := p.ready()
 	next, limit := p.forecast(now), p.limits.downtime
 	switch {
+	case p.warmth == warming:
+		return nil
+	case ready && p.cold(next):
+		p.warmth = warming
+		return []any{warmUp{}}
 	case !ready || next.Downtime.Took > limit:
 	case p.most(now, false)-next.Downtime.Took > limit/8: // a little patience tells which of them it is
 		return nil
@@ -247,6 +267,11 @@ func (p *plan) decide(now time.Duration) []any {
 	}
 	over.Ready, over.Predicted = ready, max(next.Downtime.Took, p.most(now, true))
 	return p.giveUp(over)
+}
+
+// cold reports whether nobody can say how fast the lanes are, and it matters.
+func (p *plan) cold(next report.Forecast) bool {
+	return p.warmth == cold && p.path.rate == 0 && !(next.Fill.Known && next.Wire.Known)
 }
 
 // stale reports whether some driver is to be asked again before anything is known.

@@ -160,6 +160,8 @@ func (s *scenario) event(name string, args []string) (any, error) {
 		return connected{}, nil
 	case "reached":
 		return reached{}, nil
+	case "warmed":
+		return warmed{}, nil
 	case "paused":
 		return paused{}, nil
 	case "confirmed":
@@ -350,6 +352,8 @@ func (s *scenario) action(a any) string {
 			text += fmt.Sprintf(" %s=%v", s.names[m.device], m.to)
 		}
 		return text
+	case warmUp:
+		return "warm up"
 	case pause:
 		return fmt.Sprintf("pause: %s (%s)", s.plan.because, figure(s.plan.prediction))
 	case confirm:

@@ -23,9 +23,13 @@ type queue struct {
 	turns   *share.Turns
 	lines   []line
 	waiting int // chunks in all lines
+	padding int // frames of it that lanes may send while they have nothing better to do
 	closed  bool
 	dropped bool
 }
+
+// padding stands for a frame of padding in what take returns.
+var padding = new(transport.Chunk)
 
 // line is one device's part of the queue.
 type line struct {
@@ -150,8 +154,18 @@ func (q *queue) look(device int) {
 	q.turns.Ready(device, c.Seq < l.window.Seq && c.Offset+uint64(c.RawLen) <= l.window.Offset)
 }
 
-// take returns the chunk whose turn it is, waiting until there is one, or nil
-// when none will come any more.
+// pad has lanes that have nothing else to send send so many frames of padding, in
+// all, from now on, and says how many of an earlier call it has not sent.
+func (q *queue) pad(frames int) (left int) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	left, q.padding = q.padding, frames
+	q.changed.Broadcast()
+	return left
+}
+
+// take returns the chunk whose turn it is, or else padding, waiting until there is
+// either, or nil when no chunk will come any more.
 func (q *queue) take() *transport.Chunk {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -163,6 +177,10 @@ func (q *queue) take() *transport.Chunk {
 		}
 		if q.closed && q.waiting == 0 {
 			return nil
+		}
+		if q.padding > 0 {
+			q.padding--
+			return padding
 		}
 		q.changed.Wait()
 	}

@@ -28,9 +28,14 @@ func (r *speed) add(n uint64, d time.Duration) {
 	r.seen += n
 }
 
+// set forgets the past for n bytes that took d.
+func (r *speed) set(n uint64, d time.Duration) {
+	*r = speed{float64(n), d.Seconds(), max(n, least)}
+}
+
 // value is the rate, 0 as long as too little was seen.
 func (r *speed) value() float64 {
-	if r.seen < least {
+	if r.seen < least || r.bytes == 0 {
 		return 0
 	}
 	return r.bytes / r.seconds // infinite where it took no time at all

@@ -15,8 +15,11 @@ import (
 // chunkHeadLen is the length of a data frame's header (PROTOCOL.md, "Data frames").
 const chunkHeadLen = 40
 
-// frameChunk is the only type of data frame in protocol version 1.
-const frameChunk = 1
+// Types of data frame.
+const (
+	frameChunk   = 1
+	framePadding = 2 // to be counted and discarded
+)
 
 // Flags of a data frame.
 const flagUnchecked = 1 // the payload was never in user space: no digest
@@ -32,6 +35,7 @@ type ChunkHead struct {
 	Device    uint16   // index of the device in HELLO
 	Codec     codec.ID // how the payload is encoded on the wire
 	Unchecked bool     // spliced: Digest is 0 and nobody has seen the bytes
+	Padding   bool     // no chunk: WireLen bytes that mean nothing follow, all else is 0
 	RawLen    uint32   // bytes of the stream
 	WireLen   uint32   // bytes of payload that follow the header
 	Seq       uint64   // number of the chunk in its device's stream, from 0
@@ -53,6 +57,9 @@ func (h *ChunkHead) encode(b []byte) {
 	binary.BigEndian.PutUint64(b[32:], h.Digest)
 	if h.Unchecked {
 		b[0] |= flagUnchecked << 4
+	}
+	if h.Padding {
+		b[0] = framePadding
 	}
 	binary.BigEndian.PutUint32(b[12:], headSum(b))
 }
@@ -82,6 +89,13 @@ func ParseChunkHead(b []byte) (ChunkHead, error) {
 		Offset:    binary.BigEndian.Uint64(b[24:]),
 		Digest:    binary.BigEndian.Uint64(b[32:]),
 	}
+	if b[0] == framePadding {
+		h.Padding = true
+		if err := h.checkPadding(); err != nil {
+			return ChunkHead{}, err
+		}
+		return h, nil
+	}
 	if b[0]&0x0f != frameChunk || b[0]>>4 > flagUnchecked {
 		return ChunkHead{}, fmt.Errorf("%w: data frame type %#02x is unknown", ErrProtocol, b[0])
 	}
@@ -105,6 +119,13 @@ func (h *ChunkHead) check() error {
 		return fmt.Errorf("%w: chunk of %d bytes encoded by %v to %d", ErrProtocol, h.RawLen, h.Codec, h.WireLen)
 	case h.Unchecked && (h.Codec != codec.IDRaw || h.Digest != 0):
 		return fmt.Errorf("%w: unchecked chunk with codec %v and digest %#x", ErrProtocol, h.Codec, h.Digest)
+	}
+	return nil
+}
+
+func (h *ChunkHead) checkPadding() error {
+	if h.WireLen == 0 || h.WireLen > MaxChunk || *h != (ChunkHead{Padding: true, WireLen: h.WireLen}) {
+		return fmt.Errorf("%w: padding of %d bytes, limit %d, with the fields of a chunk: %+v", ErrProtocol, h.WireLen, MaxChunk, *h)
 	}
 	return nil
 }

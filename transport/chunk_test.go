@@ -52,6 +52,11 @@ func TestChunkHeadChecks(t *testing.T) {
 		{"encoded to more", coded(codec.IDZstd, 8, 9), "encoded by zstd to 9"},
 		{"unchecked", ChunkHead{RawLen: 8, WireLen: 8, Unchecked: true}, ""},
 		{"unchecked with a digest", ChunkHead{RawLen: 8, WireLen: 8, Unchecked: true, Digest: 1}, "unchecked chunk"},
+		{"padding", ChunkHead{Padding: true, WireLen: MaxChunk}, ""},
+		{"no padding", ChunkHead{Padding: true}, "padding of 0 bytes"},
+		{"padding above the largest", ChunkHead{Padding: true, WireLen: MaxChunk + 1}, "limit 4194304"},
+		{"padding with a raw length", ChunkHead{Padding: true, WireLen: 8, RawLen: 8}, "fields of a chunk"},
+		{"padding of a device", ChunkHead{Padding: true, WireLen: 8, Device: 1}, "fields of a chunk"},
 		{"unchecked and encoded", ChunkHead{RawLen: 8, WireLen: 7, Unchecked: true, Codec: codec.IDS2}, "unchecked chunk"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -80,10 +85,14 @@ func reseal(b []byte) []byte {
 func TestChunkHeadTypes(t *testing.T) {
 	for first := range 256 {
 		var b [chunkHeadLen]byte
-		(&ChunkHead{RawLen: 8, WireLen: 8}).encode(b[:])
+		head := ChunkHead{RawLen: 8, WireLen: 8}
+		if first == framePadding {
+			head.RawLen = 0
+		}
+		head.encode(b[:])
 		b[0] = byte(first)
 		_, err := ParseChunkHead(reseal(b[:]))
-		if known := first == frameChunk || first == flagUnchecked<<4|frameChunk; (err == nil) != known {
+		if known := first == frameChunk || first == flagUnchecked<<4|frameChunk || first == framePadding; (err == nil) != known {
 			t.Errorf("first byte %#02x: %v", first, err)
 		}
 	}
@@ -289,6 +298,38 @@ func TestReadPayloadRefuses(t *testing.T) {
 				t.Errorf("%v, want %v", err, r.want)
 			}
 		})
+	}
+}
+
+// TestPadding: it leaves as one frame, is read to the last byte, and never to
+// more than was agreed on.
+func TestPadding(t *testing.T) {
+	a := newArena(t, 0, 4096, 2)
+	out, in := mustGet(t, a), mustGet(t, a)
+	defer out.Release()
+	defer in.Release()
+	var lane bytes.Buffer
+	out.Noise()
+	if err := out.WritePadding(&lane, 4096); err != nil || lane.Len() != chunkHeadLen+4096 {
+		t.Fatalf("%d bytes, %v", lane.Len(), err)
+	}
+	noise := bytes.Clone(lane.Bytes()[chunkHeadLen:])
+	if bytes.Count(noise, []byte{0}) > 1024 {
+		t.Error("the padding is no noise")
+	}
+	var room HeadRoom
+	h, err := ReadChunkHead(&lane, &room)
+	if err != nil || !h.Padding || h.WireLen != 4096 {
+		t.Fatalf("%+v, %v", h, err)
+	}
+	if err := in.Discard(&lane, h); err != nil || lane.Len() != 0 {
+		t.Errorf("%d bytes were left, %v", lane.Len(), err)
+	}
+	if err := in.Discard(bytes.NewReader(noise), ChunkHead{Padding: true, WireLen: 4097}); !errors.Is(err, ErrProtocol) {
+		t.Errorf("padding larger than negotiated: %v", err)
+	}
+	if err := in.Discard(bytes.NewReader(noise[:7]), ChunkHead{Padding: true, WireLen: 8}); !errors.Is(err, io.ErrUnexpectedEOF) {
+		t.Errorf("the lane ends in padding: %v", err)
 	}
 }
 

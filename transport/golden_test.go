@@ -77,6 +77,7 @@ func TestChunkHeadGolden(t *testing.T) {
 // goldenHeads has a header for each codec and each flag, and the largest of all.
 func goldenHeads() []ChunkHead {
 	heads := []ChunkHead{
+		{Padding: true, WireLen: 0x40000},
 		{Device: 2, RawLen: 96, WireLen: 96, Seq: 3, Offset: 0x1000, Unchecked: true},
 		{Device: math.MaxUint16, RawLen: MaxChunk, WireLen: MaxChunk, Seq: math.MaxUint64,
 			Offset: MaxStream - MaxChunk, Digest: math.MaxUint64},

@@ -63,11 +63,11 @@ const (
 	// PreflightTimeout bounds a preflight, from its first lane to its last answer.
 	PreflightTimeout = 5 * time.Second
 
-	// ProbeTime is how long a preflight may load the path.
+	// ProbeTime is how long a preflight may load the path, or padding.
 	ProbeTime = time.Second
 
-	// MaxProbe is the most that the probe lanes of one preflight may carry, in
-	// bytes: a quarter of a second at 10 Gbit/s.
+	// MaxProbe is the most that the probe lanes of one preflight may carry, and the
+	// padding of one attempt, in bytes: a quarter of a second at 10 Gbit/s.
 	MaxProbe = 256 << 20
 
 	// Heartbeat is the longest silence on the control lane: an ACK goes out at

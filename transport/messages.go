@@ -186,6 +186,7 @@ type Ack struct {
 	Pad     []byte      `cbor:"5,keyasint,omitempty"`
 	Echo    int64       `cbor:"6,keyasint,omitempty"` // the Stamp of the last Estimate
 	HeldNS  int64       `cbor:"7,keyasint,omitempty"` // nanoseconds since that came
+	Padding uint64      `cbor:"8,keyasint,omitempty"` // bytes of it that have come
 }
 
 // End closes one device's stream.

@@ -1,7 +1,9 @@
 package writer
 
 import (
+	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/migpipe/migpipe/transport"
@@ -21,6 +23,8 @@ type acker struct {
 	merges  []*merge
 	due     chan struct{} // holds a token when an ACK is worth sending
 	quit    <-chan struct{}
+
+	padding atomic.Uint64 // bytes that have come
 
 	mu   sync.Mutex
 	echo int64 // the Stamp of the last ESTIMATE
@@ -61,6 +65,16 @@ func (a *acker) applied(device int) {
 	a.want()
 }
 
+// padded takes in that so much padding has come: an ACK is due, for the source to
+// see how fast.
+func (a *acker) padded(n int) error {
+	if all := a.padding.Add(uint64(n)); all > transport.MaxProbe {
+		return fmt.Errorf("%w: %d bytes of padding, limit %d", transport.ErrProtocol, all, transport.MaxProbe)
+	}
+	a.want()
+	return nil
+}
+
 // run sends ACKs until quit is closed. A lane that fails is seen by its reader.
 func (a *acker) run() {
 	beat := time.NewTicker(transport.Heartbeat)
@@ -81,6 +95,7 @@ func (a *acker) run() {
 func (a *acker) ack() *transport.Ack {
 	m := &transport.Ack{Attempt: a.attempt, Journal: a.journal, Pad: ackPad}
 	m.Echo, m.HeldNS = a.stamped()
+	m.Padding = a.padding.Load()
 	a.credit.told() // before it is asked: what comes in between is told twice rather than not
 	for _, mg := range a.merges {
 		s, _ := mg.status()

@@ -395,7 +395,7 @@ func (e *engine) dataLane(ev admitted) {
 		panic("writer: the arena has no chunk left for a lane")
 	}
 	r := &receiver{lane: ev.lane, arena: e.arena, scratch: scratch, merges: e.merges, wire: e.wire,
-		splice: e.terms.splice, quit: e.work.Done()}
+		padded: e.acks.padded, splice: e.terms.splice, quit: e.work.Done()}
 	for _, o := range e.offer.Devices {
 		r.names = append(r.names, o.Name)
 	}

@@ -19,9 +19,10 @@ type receiver struct {
 	merges  []*merge
 	names   []string
 	codecs  [256]bool
-	splice  []bool          // by device: chunks that nobody has seen were agreed on
-	quit    <-chan struct{} // closed when the streams are abandoned
-	wire    []atomic.Uint64 // payload bytes received, by device
+	splice  []bool            // by device: chunks that nobody has seen were agreed on
+	quit    <-chan struct{}   // closed when the streams are abandoned
+	padded  func(n int) error // that so much padding has come
+	wire    []atomic.Uint64   // payload bytes received, by device
 }
 
 // laneEnded is the event of a receiver that has nothing more to receive, or
@@ -38,7 +39,11 @@ func (r *receiver) run() (ended bool, fault *transport.Fault) {
 		if err == io.EOF {
 			return true, nil
 		}
-		if err == nil {
+		switch {
+		case err != nil:
+		case head.Padding:
+			err = r.pad(head)
+		default:
 			err = r.chunk(head)
 		}
 		if err == errDropped {
@@ -48,6 +53,14 @@ func (r *receiver) run() (ended bool, fault *transport.Fault) {
 			return false, r.fault(head, err)
 		}
 	}
+}
+
+// pad drops what only fills the lane.
+func (r *receiver) pad(head transport.ChunkHead) error {
+	if err := r.scratch.Discard(r.lane, head); err != nil {
+		return err
+	}
+	return r.padded(int(head.WireLen))
 }
 
 func (r *receiver) chunk(head transport.ChunkHead) error {

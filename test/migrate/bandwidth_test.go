@@ -32,6 +32,7 @@ func TestMaxBandwidthLive(t *testing.T) {
 		p := newPair(t, pipe)
 		p.add(t, "d0", "xe?size=32MiB&content=random", "xe?size=32MiB&content=random")
 		p.send.MaxBandwidth, p.send.MaxDowntime, p.send.Tuning = mib, time.Minute, new(reader.Tuning)
+		p.send.OnLimit = reader.Force // at 1 MiB/s it would take 32 s
 		p.send.Observe = when(report.StopCopy, 2*time.Second, func() { p.send.Tuning.SetMaxBandwidth(10 * mib) })
 		s, _ := p.succeed(t)
 		if got := s.report.Total; got < 4900*time.Millisecond || got > 5500*time.Millisecond {

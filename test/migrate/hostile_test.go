@@ -92,6 +92,27 @@ func (h *hostile) chunk(device uint16, seq, offset uint64, change ...func(*trans
 	return c.ChunkHead
 }
 
+// padding sends frames of it, until the destination has enough.
+func (h *hostile) padding(size, frames int) {
+	arena, err := transport.NewArena(0, size, 1)
+	if err != nil {
+		h.Fatal(err)
+	}
+	c, err := arena.TryGet()
+	if err != nil {
+		h.Fatal(err)
+	}
+	for range frames {
+		if c.WritePadding(h.data, size) != nil {
+			break
+		}
+	}
+	c.Release()
+	if err := arena.Close(); err != nil {
+		h.Error(err)
+	}
+}
+
 func (h *hostile) end(device uint16, bytes, chunks uint64) {
 	h.send(&transport.End{Attempt: h.attempt, Device: device, Bytes: bytes, Chunks: chunks})
 }
@@ -124,6 +145,8 @@ func TestHostileSource(t *testing.T) {
 			h.chunk(0, 0, 0, func(c *transport.Chunk) { c.Codec, c.RawLen, c.WireLen = codec.IDZero, 4097, 0 })
 		}, transport.CodeProtocol},
 		{"offset of 2^63", func(h *hostile) { h.chunk(0, 0, 1<<63) }, transport.CodeProtocol},
+		{"padding larger than agreed", func(h *hostile) { h.padding(8192, 1) }, transport.CodeProtocol},
+		{"padding without end", func(h *hostile) { h.padding(4096, transport.MaxProbe/4096+1) }, transport.CodeProtocol},
 		{"noise on a data lane", func(h *hostile) { h.data.Write(bytes.Repeat([]byte("noise"), 100)) }, transport.CodeCorrupt},
 		{"END twice", func(h *hostile) { h.end(0, 0, 9); h.end(0, 0, 9) }, transport.CodeProtocol},
 		{"END of an unknown device", func(h *hostile) { h.end(2, 0, 0) }, transport.CodeProtocol},

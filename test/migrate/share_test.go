@@ -8,6 +8,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/migpipe/migpipe/reader"
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/vfio"
 	"github.com/migpipe/migpipe/vfio/sim"
@@ -114,7 +115,7 @@ func TestPriority(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPair(t, narrow(16<<20))
 		for i := range 3 {
-			p.add(t, fmt.Sprint("gpu", i), fmt.Sprintf("xe?size=8MiB&content=random&seed=%d", i), "xe?size=8MiB")
+			p.add(t, fmt.Sprint("gpu", i), fmt.Sprintf("xe?size=24MiB&content=random&seed=%d", i), "xe?size=24MiB")
 		}
 		p.sources[1].Priority = 4
 		p.send.ChunkSize, p.send.Memory, p.receive.Memory = 64<<10, 4<<20, 4<<20
@@ -147,6 +148,7 @@ func TestLyingEstimates(t *testing.T) {
 				}
 				p.sources[1].Device = misjudged{p.src[1], says}
 				p.send.ChunkSize, p.send.Memory, p.receive.Memory = 64<<10, 2<<20, 2<<20
+				p.send.OnLimit = reader.Force // else who says that it has a TiB is believed, and refused
 				if s, _ := p.succeed(t); s.report.Downtime > 900*time.Millisecond {
 					t.Errorf("the downtime is %v, the link takes 0.81 s for all", s.report.Downtime)
 				}

@@ -1,0 +1,41 @@
+package reader
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/migpipe/migpipe/transport/report"
+)
+
+// overdue tells, once, of a stop that is going to be over the limit although it
+// was not predicted to be: some driver takes its time for what nobody could see
+// before. What is said is the least that it will be, so it is no false alarm; and
+// it is said at the limit at the latest.
+func (e *engine) overdue() {
+	said, limit := e.out.Predicted, e.opts.DowntimeLimit
+	if e.late || e.clock.paused.IsZero() || !e.clock.running.IsZero() || said.Downtime.Took > limit {
+		return
+	}
+	stage, took, predicted, next := e.clock.stage(said.Prediction)
+	least := time.Since(e.clock.paused) + max(0, predicted-took) + next
+	if least < limit {
+		return
+	}
+	e.late = true
+	e.tell(report.Event{Kind: report.Warning, Text: fmt.Sprintf("the downtime is over the limit of %v: it will be %v at least; %s has taken %v so far, %v was predicted",
+		limit, round(least), stage, round(took), round(predicted))})
+}
+
+// stage is the part of the stop that is under way, what it has taken, what it was
+// predicted to take, and what those behind it were.
+func (c *clock) stage(p report.Prediction) (name string, took, predicted, next time.Duration) {
+	end := p.Commit.Took + p.Start.Took
+	moving := p.Fill.Took + p.Save.Took + p.Wire.Took + p.Load.Took
+	switch {
+	case c.stopped.IsZero():
+		return "stopping the devices", time.Since(c.paused), p.Stop.Took, moving + end
+	case c.ready.IsZero():
+		return "moving their state", time.Since(c.stopped), moving, end
+	}
+	return "the start at the destination", time.Since(c.ready), end, 0
+}

@@ -1,0 +1,102 @@
+package reader
+
+import (
+	"time"
+
+	"github.com/migpipe/migpipe/transport"
+)
+
+// warmup pads lanes that have carried too little to be known: it opens their
+// congestion windows before a stop, when nobody waits for that, and measures them.
+type warmup struct {
+	ramp
+	began   time.Time
+	frame   int    // bytes in a frame of padding
+	frames  int    // that may be sent
+	arrived uint64 // bytes
+	sent    uint64 // in the end
+	over    bool   // no more are sent
+	done    bool   // and all have arrived
+}
+
+// warmPatience is how long what was sent may take to arrive.
+const warmPatience = 2 * time.Second
+
+// paddingFrame is as much as a chunk has, up to 256 KiB, or so little that a limit
+// of the bandwidth lets some hundred of them pass.
+func paddingFrame(o *Options) int {
+	frame := min(o.ChunkSize, 256<<10)
+	if limit := o.Tuning.MaxBandwidth(); limit > 0 {
+		return min(frame, max(portion(limit), 512))
+	}
+	return frame
+}
+
+func (e *engine) warmUp() {
+	e.warm = &warmup{ramp: newRamp(e.meter.rtt), began: time.Now(), frame: e.frame, frames: transport.MaxProbe / e.frame}
+	e.queue.pad(e.warm.frames)
+}
+
+// warming looks how far the padding is.
+func (e *engine) warming() {
+	w := e.warm
+	if w == nil || w.done {
+		return
+	}
+	now := time.Since(w.began)
+	most := uint64(w.frames) * uint64(w.frame)
+	if !w.over && (w.look(now, w.arrived) || now >= transport.ProbeTime || w.arrived >= most) {
+		w.over, w.sent = true, most-uint64(e.queue.pad(0))*uint64(w.frame)
+	}
+	if w.over && (w.arrived >= w.sent || now >= transport.ProbeTime+warmPatience) {
+		w.done = true
+		e.meter.full.set(w.rate(now, w.arrived))
+		e.measure()
+		e.advance(warmed{})
+	}
+}
+
+// ramp watches how fast padding arrives, until that grows no more: the congestion
+// windows are open then.
+type ramp struct {
+	round time.Duration // the time that is looked at at once: windows have doubled by then
+	since time.Duration // when this one began
+	bytes uint64        // that had arrived by then
+	best  float64       // rate of a round so far, in bytes per second
+
+	flat     int           // rounds since that was no faster by a quarter
+	flatTook time.Duration // of them, or of the one that was
+	flatGot  uint64
+}
+
+// newRamp makes rounds of two round trips, and long beside what comes in bursts.
+func newRamp(rtt time.Duration) ramp { return ramp{round: max(2*rtt, 30*time.Millisecond)} }
+
+// look takes in how much has arrived by now, and reports whether that grows no
+// more.
+func (r *ramp) look(now time.Duration, arrived uint64) (open bool) {
+	took := now - r.since
+	if took < r.round {
+		return false
+	}
+	got := arrived - r.bytes
+	rate := float64(got) / took.Seconds()
+	r.since, r.bytes = now, arrived
+	if rate > r.best*1.25 {
+		r.flat, r.flatTook, r.flatGot = 0, 0, 0
+	} else {
+		r.flat++
+	}
+	r.best = max(r.best, rate)
+	r.flatTook, r.flatGot = r.flatTook+took, r.flatGot+got
+	return r.flat >= 2 && got > 0
+}
+
+// rate is how much arrived in which time: since that grew no more or, if no round
+// has ended, in all.
+func (r *ramp) rate(now time.Duration, arrived uint64) (uint64, time.Duration) {
+	if r.flatTook == 0 {
+		return arrived, now
+	}
+	return r.flatGot, r.flatTook
+}

@@ -1,0 +1,64 @@
+package reader
+
+import (
+	"testing"
+	"time"
+)
+
+// TestRamp: padding ends when the path is full, and its rate is that of the full
+// path.
+func TestRamp(t *testing.T) {
+	const most = 100 << 20 // bytes per second
+	for _, c := range []struct {
+		name string
+		rtt  time.Duration
+		rate func(at time.Duration) float64 // of arrival
+		from time.Duration                  // until when it may not end
+		by   time.Duration
+	}{
+		{"open from the beginning", time.Millisecond, func(time.Duration) float64 { return most }, 0, 100 * ms},
+		{"slow start over 10 ms", 10 * ms, slowStart(10 * ms), 70 * ms, 200 * ms},
+		{"slow start over 100 ms", 100 * ms, slowStart(100 * ms), 700 * ms, 1600 * ms},
+		{"nothing arrives at first", time.Millisecond, func(at time.Duration) float64 {
+			if at < 200*ms {
+				return 0
+			}
+			return most
+		}, 200 * ms, 400 * ms},
+	} {
+		r, arrived, now := newRamp(c.rtt), 0.0, time.Duration(0)
+		for open := false; !open && now < 10*time.Second; open = r.look(now, uint64(arrived)) {
+			now += ms
+			arrived += c.rate(now) * ms.Seconds()
+		}
+		if now < c.from || now > c.by {
+			t.Errorf("%s: it took %v, want %v to %v", c.name, now, c.from, c.by)
+		}
+		got, took := r.rate(now, uint64(arrived))
+		if rate := float64(got) / took.Seconds(); rate < 0.8*most || rate > 1.05*most {
+			t.Errorf("%s: %.0f bytes per second, want %d", c.name, rate, most)
+		}
+	}
+}
+
+// slowStart doubles what arrives, from some packets, each round trip.
+func slowStart(rtt time.Duration) func(time.Duration) float64 {
+	return func(at time.Duration) float64 {
+		window := 40e3
+		for t := rtt; t < at; t += rtt {
+			window *= 2
+		}
+		return min(window/rtt.Seconds(), 100<<20)
+	}
+}
+
+// What was over before a round had ended is measured all the same.
+func TestRampCutShort(t *testing.T) {
+	r := newRamp(100 * ms)
+	if r.look(150*ms, 1000) {
+		t.Error("open within a round")
+	}
+	if got, took := r.rate(150*ms, 1000); got != 1000 || took != 150*ms {
+		t.Errorf("%d bytes in %v", got, took)
+	}
+}

@@ -1,0 +1,96 @@
+package migrate
+
+import (
+	"context"
+	"errors"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/migpipe/migpipe/reader"
+	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/vfio"
+)
+
+// counted counts what is written to the lanes of a carrier.
+func counted(c carrier, n *atomic.Int64) carrier {
+	return func(t testing.TB) (transport.Dialer, transport.Listener) {
+		d, l := c(t)
+		return &countedDialer{d, n}, l
+	}
+}
+
+type countedDialer struct {
+	transport.Dialer
+	n *atomic.Int64
+}
+
+func (d *countedDialer) Dial(ctx context.Context) (transport.Lane, error) {
+	lane, err := d.Dialer.Dial(ctx)
+	return &countedLane{lane, d.n}, err
+}
+
+type countedLane struct {
+	transport.Lane
+	n *atomic.Int64
+}
+
+func (l *countedLane) Write(p []byte) (int, error) {
+	l.n.Add(int64(len(p)))
+	return l.Lane.Write(p)
+}
+
+// TestWarmUp: what a path can carry is known before a device without PRE_COPY is
+// stopped. A state that does not fit is refused with its guest running, and one
+// that is forced is predicted by it.
+func TestWarmUp(t *testing.T) {
+	for _, policy := range []reader.OnLimit{reader.Refuse, reader.Force} {
+		synctest.Test(t, func(t *testing.T) {
+			p := newPair(t, paced(16<<20, 10*time.Millisecond))
+			src, _ := p.add(t, "gpu", "xe?size=16MiB", "xe?size=16MiB")
+			p.send.DowntimeLimit, p.send.OnLimit = 300*time.Millisecond, policy
+			s, r := p.run(t)
+			if policy == reader.Force {
+				p.committed(t, s, r)
+				if said := s.report.Predicted.Downtime; said.Known || said.Took < 900*time.Millisecond || said.Took > 1100*time.Millisecond {
+					t.Errorf("%v were said of a second on the wire", said)
+				}
+				return
+			}
+			limit, ok := errors.AsType[*reader.LimitError](s.err)
+			if !ok || limit.Limit != reader.LimitDowntime || limit.Predicted < 900*time.Millisecond || limit.Predicted > 1100*time.Millisecond {
+				t.Errorf("send: %v", s.err)
+			}
+			if s.report.Downtime != 0 || wentTo(src, vfio.StopCopy) {
+				t.Errorf("the guest stood still for %v", s.report.Downtime)
+			}
+		})
+	}
+}
+
+// TestWarmUpOnlyIfItMatters: what is small by its estimate, or has gone over the
+// path before, is stopped at once; all padding keeps to the bandwidth.
+func TestWarmUpOnlyIfItMatters(t *testing.T) {
+	for _, c := range []struct {
+		url   string
+		limit uint64
+		most  int64 // bytes beyond the state itself
+	}{
+		{"mtty", 0, 8 << 10},
+		{"qat", 0, 8 << 10},
+		{"mlx5?size=8MiB", 0, 64 << 10},
+		{"xe?size=1MiB", 4 << 20, 5 << 20},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			var sent atomic.Int64
+			p := newPair(t, counted(paced(64<<20, 10*time.Millisecond), &sent))
+			p.add(t, "d0", c.url, c.url)
+			p.send.MaxBandwidth = c.limit
+			s, _ := p.succeed(t)
+			if over := sent.Load() - int64(s.report.Devices[0].WireBytes); over > c.most {
+				t.Errorf("%s: %d bytes were written beside the state, want %d at most", c.url, over, c.most)
+			}
+		})
+	}
+}
