@@ -38,8 +38,8 @@ type drain struct {
 	quiet   atomic.Bool   // the switchover is under way: ask no estimates
 	digest  *transport.Digest
 	read    atomic.Uint64 // bytes so far
-	counted atomic.Uint64 // of them, those that came one chunk after the other
-	blocked atomic.Int64  // nanoseconds in the reads of these
+	first   atomic.Int64  // nanoseconds in reads that gave any, the first after the device was idle
+	blocked atomic.Int64  // nanoseconds in the others, of one chunk after the other
 	elapsed atomic.Int64  // and in all, from chunk to chunk
 	took    atomic.Int64  // nanoseconds in reads that gave any
 	last    time.Time     // when the chunk before was read; zero after an idle device
@@ -110,7 +110,7 @@ func (d *drain) next(ctx context.Context) (int, error) {
 		d.queue.release(d.device, chunk)
 		return 0, err
 	}
-	d.clock(n, began)
+	d.clock(began)
 	d.begun.CompareAndSwap(0, max(1, int64(time.Since(d.start))))
 	chunk.Seal(uint16(d.device), d.digest.Chunks(), d.digest.Bytes())
 	d.digest.Add(chunk.ChunkHead)
@@ -119,24 +119,26 @@ func (d *drain) next(ctx context.Context) (int, error) {
 	return n, err
 }
 
-// clock counts a chunk that came after another, what the read of it took, and the
-// time since the one before.
-func (d *drain) clock(n int, began time.Time) {
+// clock counts what the read of a chunk took, and the time since the one before.
+func (d *drain) clock(began time.Time) {
 	now := time.Now()
 	d.took.Add(int64(now.Sub(began)))
-	if !d.last.IsZero() {
-		d.counted.Add(uint64(n))
+	if d.last.IsZero() {
+		d.first.Add(int64(now.Sub(began)))
+	} else {
 		d.blocked.Add(int64(now.Sub(began)))
 		d.elapsed.Add(int64(now.Sub(d.last)))
 	}
 	d.last = now
 }
 
-// saving is the time that the device has needed for the counted bytes. One that
-// is slower than the rest has the reader blocked for much of the time, and saves
-// on while the reader does something else; one that is faster hardly blocks it.
+// saving is the time that the device has needed for what was read. What the first
+// read waits for is a save, since a device with nothing to give says so at once; a
+// state that fits into the driver's buffer takes no time after that. One that is
+// slower than the rest has the reader blocked for much of the time, and saves on
+// while the reader does something else; one that is faster hardly blocks it.
 func (d *drain) saving() time.Duration {
-	return time.Duration(min(d.elapsed.Load(), d.blocked.Load()*5/2))
+	return time.Duration(d.first.Load() + min(d.elapsed.Load(), d.blocked.Load()*5/2))
 }
 
 // rest waits while the device has nothing to read. Asking for its estimate is

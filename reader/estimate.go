@@ -37,6 +37,7 @@ type estimate struct {
 	at      uint64        // bytes read when it was given
 	dirties float64       // bytes a second that the guest dirties
 	counted time.Duration // when the driver last looked
+	heard   time.Duration // when it last answered
 	tracks  bool          // dirty bytes were seen
 
 	marked bool   // the initial bytes were read to their end
@@ -67,7 +68,7 @@ func (e *estimate) poll(now time.Duration, p vfio.Pending, at uint64, idle bool)
 			e.lastDirty, e.news = p.Dirty, now
 		}
 	}
-	e.polled, e.pending, e.at = true, p, at
+	e.polled, e.pending, e.at, e.heard = true, p, at, now
 	e.tracks = e.tracks || p.Dirty > 0
 	if idle {
 		e.round(now, at)
@@ -155,9 +156,10 @@ func (e *estimate) left(now time.Duration) uint64 {
 }
 
 // most is what left may turn out to be: everything, as long as the device has not
-// had the time to show whether it dumps everything anew.
+// had the time to show whether it dumps everything anew. A driver that is asked and
+// has not answered may be dumping.
 func (e *estimate) most(now time.Duration) uint64 {
-	if e.features.PreCopy && !e.tracks && e.rounds > 0 && now-e.firstIdle < redumpAfter {
+	if e.features.PreCopy && !e.tracks && e.rounds > 0 && e.heard-e.firstIdle < redumpAfter {
 		return max(e.left(now), e.size)
 	}
 	return e.left(now)
