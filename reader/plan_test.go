@@ -31,7 +31,7 @@ func TestPlan(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			got := play(t, string(text))
+			got := play(t, string(text), planAlone)
 			if *update {
 				if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
 					t.Fatal(err)
@@ -45,8 +45,15 @@ func TestPlan(t *testing.T) {
 	}
 }
 
+// stepper tells a plan of an event and gives its answer.
+type stepper func(p *plan, now time.Duration, ev any) ([]any, error)
+
+// planAlone is the plan without devices.
+func planAlone(p *plan, now time.Duration, ev any) ([]any, error) { return p.step(now, ev), nil }
+
 // scenario is a plan under test and the names of its devices.
 type scenario struct {
+	step   stepper
 	plan   plan
 	limits limits
 	names  []string
@@ -54,10 +61,10 @@ type scenario struct {
 
 // play feeds a scenario's events to a plan and returns its text with the
 // plan's answers.
-func play(t *testing.T, text string) string {
+func play(t *testing.T, text string, step stepper) string {
 	t.Helper()
 	var out strings.Builder
-	s := &scenario{}
+	s := &scenario{step: step}
 	for n, line := range strings.Split(strings.TrimSuffix(text, "\n"), "\n") {
 		if strings.HasPrefix(line, "    ") {
 			continue // an answer
@@ -90,14 +97,14 @@ func (s *scenario) line(out *strings.Builder, words []string) error {
 		return err
 	}
 	before := s.plan.phase
-	actions := s.plan.step(now, ev)
+	actions, err := s.step(&s.plan, now, ev)
 	if s.plan.phase != before {
 		fmt.Fprintf(out, "    %v\n", s.plan.phase)
 	}
 	for _, a := range actions {
 		fmt.Fprintf(out, "    -> %s\n", s.action(a))
 	}
-	return nil
+	return err
 }
 
 // devices reads "NAME[:precopy][:p2p]".

@@ -1,0 +1,238 @@
+package reader
+
+import (
+	"embed"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/migpipe/migpipe/vfio"
+	"github.com/migpipe/migpipe/vfio/sim"
+)
+
+// planTexts are the scenarios, carried along to where there is no checkout.
+//
+//go:embed testdata/plan/*.txt
+var planTexts embed.FS
+
+var kernelMttys = flag.String("mtty", "", "play TestPlanOnMtty on these `devices` of the kernel, "+
+	"named as vfio.Open takes them and separated by commas; their state is lost")
+
+// TestPlanOnMtty plays the scenarios of TestPlan on mttys: every move that the
+// plan asks for is made, every poll is put to the driver, and a stream that ends
+// is read to its end. The mttys are simulated, or the kernel's with -mtty.
+//
+// The plan is still told the figures of the text: they are those of devices
+// whose states are larger, or whose drivers are odder.
+func TestPlanOnMtty(t *testing.T) {
+	files, err := planTexts.ReadDir("testdata/plan")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range files {
+		t.Run(strings.TrimSuffix(f.Name(), ".txt"), func(t *testing.T) {
+			text, err := planTexts.ReadFile("testdata/plan/" + f.Name())
+			if err != nil {
+				t.Fatal(err)
+			}
+			m := &mttys{t: t}
+			if got := play(t, string(text), m.step); got != string(text) && !*update {
+				t.Errorf("the plan does\n%s\nthe scenario says\n%s", got, text)
+			}
+			if !m.moved {
+				t.Skip("SKIP: the plan moves no device")
+			}
+		})
+	}
+}
+
+// mttys play the devices of a scenario.
+type mttys struct {
+	t     *testing.T
+	fleet *fleet   // the engine's own way to move them; nil before the first event
+	read  []uint64 // bytes of each one's stream
+	moved bool
+}
+
+// step does what an event tells of before the plan hears of it, and what the
+// plan answers.
+func (m *mttys) step(p *plan, now time.Duration, ev any) ([]any, error) {
+	if m.fleet == nil {
+		m.cast(p.devices)
+	}
+	if err := m.before(ev); err != nil {
+		return nil, err
+	}
+	actions := p.step(now, ev)
+	for _, a := range actions {
+		if err := m.do(a); err != nil {
+			return actions, err
+		}
+	}
+	return actions, nil
+}
+
+// cast opens an mtty for each part. At the end of the scenario all are taken
+// back to RUNNING: the kernel's keep their state over their last close.
+func (m *mttys) cast(parts []planDevice) {
+	m.read = make([]uint64, len(parts))
+	m.fleet = &fleet{streams: make([]vfio.Stream, len(parts)), each: parallel}
+	m.t.Cleanup(m.home)
+	for i, p := range parts {
+		m.fleet.sources = append(m.fleet.sources, Source{Device: part{openMtty(m.t, i), p.features}})
+		if err := m.at(i, vfio.Running); err != nil {
+			m.t.Fatal(err)
+		}
+	}
+}
+
+func openMtty(t *testing.T, i int) (d vfio.Device) {
+	t.Helper()
+	var err error
+	if *kernelMttys == "" {
+		d, err = sim.Open("mtty", nil)
+	} else if names := strings.Split(*kernelMttys, ","); i < len(names) {
+		d, err = vfio.Open(names[i])
+	} else {
+		t.Fatalf("-mtty names %d devices, the scenario has more", len(names))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+func (m *mttys) home() {
+	if err := m.fleet.resume(); err != nil {
+		m.t.Error(err)
+	}
+	m.fleet.closeStreams()
+	for i := range m.fleet.sources {
+		if err := errors.Join(m.at(i, vfio.Running), m.device(i).Close()); err != nil {
+			m.t.Error(err)
+		}
+	}
+}
+
+// part is an mtty that plays a device with fewer features: what that device
+// lacks is not asked of it.
+type part struct {
+	vfio.Device
+	features vfio.Features
+}
+
+func (p part) Features() vfio.Features { return p.features }
+
+func (p part) SetState(to vfio.State) (vfio.Stream, error) {
+	from, err := p.State()
+	if err == nil {
+		err = vfio.Legal(from, to, p.features)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%v -> %v: %w", from, to, err)
+	}
+	return p.Device.SetState(to)
+}
+
+func (m *mttys) device(i int) vfio.Device { return m.fleet.sources[i].Device }
+
+// at asks a device where it is.
+func (m *mttys) at(device int, want vfio.State) error {
+	now, err := m.device(device).State()
+	if err == nil && now != want {
+		err = fmt.Errorf("device %d is in %v, want %v", device, now, want)
+	}
+	return err
+}
+
+func (m *mttys) before(ev any) error {
+	switch ev := ev.(type) {
+	case polled:
+		return m.poll(ev.device, ev.idle)
+	case sized:
+		_, err := m.device(ev.device).StopCopySize()
+		return err
+	case ended:
+		return m.finish(ev.device)
+	}
+	return nil
+}
+
+func (m *mttys) do(action any) error {
+	switch a := action.(type) {
+	case enter:
+		return m.enter(a.moves)
+	case confirm:
+		return m.confirm()
+	}
+	return nil
+}
+
+func (m *mttys) enter(moves []move) error {
+	m.moved = true
+	err := m.fleet.enter(moves)
+	for _, v := range moves {
+		err = errors.Join(err, m.at(v.device, v.to))
+	}
+	return err
+}
+
+func (m *mttys) confirm() error {
+	for i, s := range m.fleet.sources {
+		if !s.Device.Features().PreCopy {
+			continue
+		}
+		if err := m.poll(i, false); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// mttyInitial is what mtty has in PRE_COPY: the header of its stream.
+const mttyInitial = 24
+
+// poll asks a device what is still to be read, having read all there is of one
+// that is idle.
+func (m *mttys) poll(device int, idle bool) error {
+	if idle {
+		if err := m.readUntil(device, vfio.ErrDrained); err != nil {
+			return err
+		}
+	}
+	got, err := m.fleet.stream(device).Pending()
+	if want := (vfio.Pending{Initial: mttyInitial - m.read[device]}); err == nil && got != want {
+		err = fmt.Errorf("device %d has %+v pending after %d bytes, want %+v", device, got, m.read[device], want)
+	}
+	return err
+}
+
+// finish reads a stream to its end, which for mtty is where MIG_DATA_SIZE says.
+func (m *mttys) finish(device int) error {
+	if err := m.readUntil(device, io.EOF); err != nil {
+		return err
+	}
+	size, err := m.device(device).StopCopySize()
+	if err == nil && m.read[device] != size {
+		err = fmt.Errorf("device %d has ended after %d bytes, want %d", device, m.read[device], size)
+	}
+	return err
+}
+
+func (m *mttys) readUntil(device int, end error) error {
+	buf := make([]byte, 4<<10)
+	for {
+		n, err := m.fleet.stream(device).Read(buf)
+		m.read[device] += uint64(n)
+		if errors.Is(err, end) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("device %d, at byte %d: %w", device, m.read[device], err)
+		}
+	}
+}
