@@ -14,6 +14,7 @@ if [ "$status" -ne 0 ]; then
 	cat "$log"
 	exit "$status"
 fi
-grep -E '^ *--- |^ok|^FAIL' "$log"
+# How many of the plan's scenarios were played, and which were not, is in the log.
+grep -E '^ *--- |^ok|^FAIL|scenarios played' "$log"
 # The reason is the line before each "--- SKIP".
 grep -B1 -E '^ *--- SKIP' "$log" || true

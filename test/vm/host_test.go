@@ -95,10 +95,11 @@ func buildPrograms(t *testing.T) map[string]program {
 	dir := t.TempDir()
 	programs := make(map[string]program)
 	for name, args := range map[string][]string{
-		"guest":     {"build", "-ldflags=-s -w", "./test/vm/guest"},
-		"mig-send":  {"build", "-ldflags=-s -w", "./cmd/mig-send"},
-		"mig-recv":  {"build", "-ldflags=-s -w", "./cmd/mig-recv"},
-		"vfio.test": {"test", "-c", "-ldflags=-s -w", "./vfio"},
+		"guest":       {"build", "-ldflags=-s -w", "./test/vm/guest"},
+		"mig-send":    {"build", "-ldflags=-s -w", "./cmd/mig-send"},
+		"mig-recv":    {"build", "-ldflags=-s -w", "./cmd/mig-recv"},
+		"vfio.test":   {"test", "-c", "-ldflags=-s -w", "./vfio"},
+		"reader.test": {"test", "-c", "-ldflags=-s -w", "./reader"},
 	} {
 		path := filepath.Join(dir, name)
 		// -o goes right before the package, which is last.

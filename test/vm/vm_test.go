@@ -25,6 +25,7 @@ var scenarios = []struct {
 	{"cable", testCable},
 	{"device", testDevice},
 	{"conformance", testConformance},
+	{"plan", testPlan},
 	{"inherited", testInherited},
 	{"together", testTogether},
 	{"opened", testOpened},
