@@ -141,7 +141,7 @@ func (e *engine) welcome(m *transport.Welcome) {
 	for i, w := range m.Windows {
 		e.queue.grant(i, w)
 	}
-	e.meter.trip(time.Since(e.clock.hello) - time.Duration(max(m.HeldNS, 0)))
+	e.meter.trip(time.Now(), time.Since(e.clock.hello)-time.Duration(max(m.HeldNS, 0)))
 	e.startHint = time.Duration(min(max(m.EnterNS, 0), int64(time.Minute)))
 	e.dialLanes(int(m.Lanes))
 }
@@ -158,11 +158,11 @@ func (e *engine) acked(m *transport.Ack) {
 			e.clock.filled = time.Now()
 		}
 	}
-	if m.Echo > 0 {
-		e.meter.trip(time.Since(e.clock.start) - time.Duration(m.Echo) - time.Duration(max(m.HeldNS, 0)))
+	if m.Echo > 0 && !e.padding(m.Echo) {
+		e.meter.trip(time.Now(), time.Since(e.clock.start)-time.Duration(m.Echo)-time.Duration(max(m.HeldNS, 0)))
 	}
 	if e.warm != nil {
-		e.warm.arrived = max(e.warm.arrived, min(m.Padding, transport.MaxProbe))
+		e.warm.arrived = max(e.warm.arrived, min(m.Padding, e.padded()))
 	}
 	e.measure()
 	e.warming()

@@ -43,27 +43,28 @@ func (p *plan) figures(left func(*planDevice) uint64) []figures {
 // the guest is not stopped: only when they are applied is it known that the
 // destination takes this state.
 func (p *plan) decide(now time.Duration) []any {
-	if p.phase != precopying {
+	if p.phase > precopying {
 		return nil
 	}
 	ready := p.ready()
 	next, limit := p.forecast(now), p.limits.downtime
+	over := p.cap(now)
 	switch {
-	case p.warmth == warming:
-		return nil
-	case ready && p.cold(next):
+	case p.phase < precopying || p.warmth == warming: // nothing but the timeout ends these
+		if over == nil || over.Limit != LimitTimeout {
+			return nil
+		}
+	case ready && p.cold(now, next):
 		p.warmth = warming
 		return []any{warmUp{}}
-	case !ready || next.Downtime.Took > limit:
+	case !ready || next.Downtime.Took > limit || p.dark(now):
 	case p.most(now, false)-next.Downtime.Took > limit/8: // a little patience tells which of them it is
-		return nil
-	case p.most(now, true) > limit*11/10:
+	case p.most(now, true) > limit/10*11:
 	case next.Downtime.Known:
 		return p.stopBecause(next, "the predicted downtime is within the limit")
 	case !p.stale(): // nobody will ever know more
 		return p.stopBecause(next, "the downtime cannot be predicted")
 	}
-	over := p.cap(now)
 	switch {
 	case over == nil:
 		return nil
@@ -77,9 +78,25 @@ func (p *plan) decide(now time.Duration) []any {
 	return p.giveUp(over)
 }
 
-// cold reports whether nobody can say how fast the lanes are, and it matters.
-func (p *plan) cold(next report.Forecast) bool {
-	return p.warmth == cold && p.path.rate == 0 && !(next.Fill.Known && next.Wire.Known)
+// cold reports whether the lanes are to be padded: they were never full, so that
+// they may be faster than is known, and by what is known of them the stop does not
+// fit. Where nobody waits for the stop, nobody waits for this.
+func (p *plan) cold(now time.Duration, next report.Forecast) bool {
+	return p.warmth == cold && !p.path.full && p.limits.downtime < unlimited &&
+		(p.dark(now) || next.Downtime.Took > p.limits.downtime)
+}
+
+// dark reports whether nothing shows how fast the lanes are, and more than a burst
+// has to go over them.
+func (p *plan) dark(now time.Duration) bool {
+	if p.path.rate > 0 || p.limits.downtime == unlimited {
+		return false
+	}
+	all := amount{known: true}
+	for _, f := range p.figures(func(d *planDevice) uint64 { return d.left(now) }) {
+		all = all.plus(f.moving())
+	}
+	return !all.known || all.bytes > burst
 }
 
 // stale reports whether some driver is to be asked again before anything is known.
@@ -112,6 +129,10 @@ func (p *plan) cap(now time.Duration) *LimitError {
 	switch {
 	case p.limits.timeout > 0 && now >= p.limits.timeout:
 		return &LimitError{Limit: LimitTimeout, Allowed: p.limits.timeout}
+	case p.phase < precopying:
+		return nil
+	case !p.anyPreCopy() && p.path.rate == 0:
+		return &LimitError{Limit: LimitPath}
 	case !p.anyPreCopy():
 		return &LimitError{Limit: LimitDowntime, Allowed: p.limits.downtime}
 	case took >= p.limits.maxPrecopy:

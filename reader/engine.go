@@ -395,6 +395,7 @@ func (e *engine) lanesOpened(ev lanesOpen) {
 		s := &sender{lane: lane, queue: e.queue, spare: spare, codec: e.opts.Codec, pace: pace, frame: e.frame, wire: e.wire, start: e.clock.start, sent: &e.sent, work: e.work, post: e.post}
 		e.sending.Go(s.run)
 	}
+	e.measure() // the round trip is known
 	e.advance(connected{})
 }
 
@@ -439,6 +440,20 @@ func (e *engine) startDrains() {
 func (e *engine) ask(device int, size, confirm bool) {
 	d := e.drains[device]
 	e.asking.Go(func() { e.post(asked{device, confirm, d.ask(size)}) })
+}
+
+// askSize asks a device without a session for the size of STOP_COPY. It ends when
+// the driver has answered.
+func (e *engine) askSize(device int) {
+	dev := e.sources[device].Device
+	e.asking.Go(func() {
+		if dev.Features().DataSize {
+			if n, err := dev.StopCopySize(); err == nil {
+				e.post(sized{device, n})
+			}
+		}
+		e.post(asked{device: device})
+	})
 }
 
 // resumeGuest ends by itself, or with work.

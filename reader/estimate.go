@@ -61,8 +61,10 @@ func (e *estimate) begin(now time.Duration) { e.counted = now }
 func (e *estimate) poll(now time.Duration, p vfio.Pending, at uint64, idle bool) {
 	p.Initial, p.Dirty = min(p.Initial, maxEstimate), min(p.Dirty, maxEstimate)
 	e.drained = max(e.drained, at)
-	idle = idle || e.polled && e.unread() == 0 // all that it had told of was read
-	if idle {                                  // only then does a driver look for more
+	if !idle && e.polled && e.unread() == 0 { // all that it had told of was read: it has looked for more,
+		idle = p.Dirty >= e.since(now)/2 // unless this is a rest of what it found before
+	}
+	if idle { // only then does a driver look for more
 		e.dirtied(now, p.Dirty-min(p.Dirty, e.unread()))
 		if p.Dirty > 0 {
 			e.lastDirty, e.news = p.Dirty, now

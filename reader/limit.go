@@ -33,7 +33,11 @@ const (
 	LimitRounds                // Options.MaxRounds
 	LimitTimeout               // Options.Timeout
 	LimitReinit                // a device was initialised anew at every stop
+	LimitPath                  // nothing shows how fast the path is
 )
+
+// unlimited is from where on Options.DowntimeLimit limits nothing.
+const unlimited time.Duration = 1 << 61
 
 // LimitError ends an attempt that would have to break a limit. The guest was
 // not stopped for it, or runs again.
@@ -57,13 +61,16 @@ func (e *LimitError) what() string {
 	case LimitTimeout:
 		return fmt.Sprintf("the guest was not to be stopped later than after %v", e.Allowed)
 	}
+	if e.Limit == LimitPath {
+		return "nothing shows how fast the path is: the destination has told of no padding"
+	}
 	return fmt.Sprintf("a device was initialised anew in each of %d stops", e.Count)
 }
 
 // Error names the limit, its value, and what stood against a stop.
 func (e *LimitError) Error() string {
 	switch {
-	case e.Limit == LimitReinit:
+	case e.Limit == LimitReinit, e.Limit == LimitPath:
 		return e.what()
 	case !e.Ready:
 		return e.what() + ", and the destination has not applied the initial bytes"

@@ -89,6 +89,7 @@ func (o *Options) withDefaults() (Options, error) {
 	orDefault(&v.ChunkSize, 1<<20)
 	orDefault(&v.Lanes, 2)
 	orDefault(&v.DowntimeLimit, 300*time.Millisecond)
+	v.DowntimeLimit = min(v.DowntimeLimit, unlimited)
 	orDefault(&v.MaxPrecopy, 60*time.Second)
 	orDefault(&v.MaxRounds, 30)
 	orDefault(&v.MaxDowntime, max(10*time.Second, 2*v.DowntimeLimit))

@@ -7,23 +7,23 @@ import (
 	"github.com/migpipe/migpipe/transport/report"
 )
 
-// overdue tells, once, of a stop that is going to be over the limit although it
-// was not predicted to be: some driver takes its time for what nobody could see
-// before. What is said is the least that it will be, so it is no false alarm; and
-// it is said at the limit at the latest.
+// overdue tells, once, of a stop that is expected to be over the limit although it
+// was not before: some driver takes its time for what nobody could see. It is told
+// as soon as what it took so far, and what was predicted of the rest, say so: at the
+// limit at the latest.
 func (e *engine) overdue() {
 	said, limit := e.out.Predicted, e.opts.DowntimeLimit
-	if e.late || e.clock.paused.IsZero() || !e.clock.running.IsZero() || said.Downtime.Took > limit {
+	if e.late || e.clock.paused.IsZero() || !e.clock.running.IsZero() || !e.clock.back.IsZero() || said.Downtime.Took > limit {
 		return
 	}
 	stage, took, predicted, next := e.clock.stage(said.Prediction)
-	least := time.Since(e.clock.paused) + max(0, predicted-took) + next
-	if least < limit {
+	expected := time.Since(e.clock.paused) + max(0, predicted-took) + next
+	if expected < limit {
 		return
 	}
 	e.late = true
-	e.tell(report.Event{Kind: report.Warning, Text: fmt.Sprintf("the downtime is over the limit of %v: it will be %v at least; %s has taken %v so far, %v was predicted",
-		limit, round(least), stage, round(took), round(predicted))})
+	e.tell(report.Event{Kind: report.Warning, Text: fmt.Sprintf("the downtime is expected to be over the limit of %v, %v or more: %s has taken %v so far, %v was predicted",
+		limit, round(expected), stage, round(took), round(predicted))})
 }
 
 // stage is the part of the stop that is under way, what it has taken, what it was

@@ -154,6 +154,7 @@ func (e *engine) guestResumed(err error) {
 		return
 	}
 	e.clock.stood += time.Since(e.clock.paused)
+	e.late = false
 	e.clock.paused, e.clock.filled, e.out.Predicted = time.Time{}, time.Time{}, nil
 	for _, d := range e.drains {
 		if d != nil {
@@ -184,17 +185,21 @@ func (e *engine) pollBusy() {
 	}
 	for i, d := range e.drains {
 		p := &e.polls[i]
-		if d == nil || p.asking || !d.dev.Features().PreCopy {
+		if p.asking {
 			continue
 		}
 		size := time.Since(p.size) > sizeEvery
-		if !size && time.Since(p.last) < pollEvery {
+		if !size && (d == nil || time.Since(p.last) < pollEvery) {
 			continue
 		}
 		if size {
 			p.size = time.Now()
 		}
 		p.asking = true
+		if d == nil { // without PRE_COPY, it has a size only
+			e.askSize(i)
+			continue
+		}
 		e.ask(i, size, false)
 	}
 }
@@ -215,7 +220,7 @@ func (e *engine) measure() {
 	e.meter.look(at, in, out, max(e.window/2, 4*uint64(e.opts.ChunkSize)))
 	known := func(d time.Duration) report.Span { return report.Span{Took: d, Known: true} }
 	e.peak = max(e.peak, e.meter.goodput())
-	ev.path = path{chunk: uint64(e.opts.ChunkSize), rate: e.meter.goodput(), rtt: report.Span{Took: e.meter.rtt, Known: e.meter.rtt > 0}}
+	ev.path = path{chunk: uint64(e.opts.ChunkSize), rate: e.meter.goodput(), full: e.meter.filled(), rtt: report.Span{Took: e.meter.rtt, Known: e.meter.rtt > 0}}
 	ev.stop, ev.start = known(e.setTook), known(e.startHint) // nothing better is known before they are made
 	ev.moved = moved{drained, e.applied}
 	e.advance(ev)

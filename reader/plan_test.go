@@ -249,7 +249,7 @@ func (s *scenario) moved(name string, args []string) (ev moved, err error) {
 }
 
 // measured reads the bytes a second of "path goodput=BYTES [rtt=TIME] [stop=TIME]
-// [start=TIME]" and of "save NAME=BYTES ..." and "load NAME=BYTES ...".
+// [start=TIME]" (offered=BYTES of a path that was never full) and of "save NAME=BYTES ..." and "load NAME=BYTES ...".
 func (s *scenario) measured(name string, args []string) (ev measured, err error) {
 	ev = s.figures()
 	if name == "path" {
@@ -284,12 +284,12 @@ func (s *scenario) figures() (ev measured) {
 func (s *scenario) path(ev *measured, args []string) error {
 	for _, arg := range args {
 		key, value, _ := strings.Cut(arg, "=")
-		if key == "goodput" {
+		if key == "goodput" || key == "offered" {
 			n, err := number(value)
 			if err != nil {
 				return err
 			}
-			ev.path.rate = float64(n)
+			ev.path.rate, ev.path.full = float64(n), key == "goodput"
 			continue
 		}
 		d, err := time.ParseDuration(value)

@@ -29,6 +29,7 @@ type path struct {
 	chunk uint64      // bytes that travel together
 	worst bool        // and a device loads no part of a record before it has the whole
 	rate  float64     // bytes per second over all lanes; 0 unknown
+	full  bool        // by more than was to be sent, and so what they can
 	rtt   report.Span // of a control message and its answer
 }
 

@@ -94,6 +94,28 @@ func TestPredictSet(t *testing.T) {
 	}
 }
 
+// TestWindow: enough for the path to stay busy, no more than a quarter of what the
+// downtime can carry, and two chunks at least.
+func TestWindow(t *testing.T) {
+	for _, c := range []struct {
+		rate     float64
+		rtt      time.Duration
+		downtime time.Duration
+		want     uint64
+	}{
+		{0, 4 * ms, 300 * ms, 0},                    // nothing is known yet: memory is the limit
+		{1000 * mib, 15 * ms, 300 * ms, 50 * mib},   // 1000 MiB/s x (15 + 10 ms) x 2
+		{1000 * mib, 190 * ms, 300 * ms, 75 * mib},  // 1000 MiB/s x 300 ms / 4
+		{10 * mib, 15 * ms, 300 * ms, 2 * mib},      // two chunks
+		{1000 * mib, 15 * ms, 60 * ms, 15 * mib},    // 1000 MiB/s x 60 ms / 4
+		{1000 * mib, 40 * ms, unlimited, 100 * mib}, // 1000 MiB/s x (40 + 10 ms) x 2
+	} {
+		if got := (path{chunk: mib, rate: c.rate, rtt: known(c.rtt)}).window(c.downtime); got != c.want {
+			t.Errorf("%+v: %d", c, got)
+		}
+	}
+}
+
 // What a driver claims may be absurd; a prediction is never negative.
 func TestPredictAbsurd(t *testing.T) {
 	absurd := figures{precopy: amount{math.MaxUint64, true}, left: amount{math.MaxUint64, true}, save: 1e-300, load: math.Inf(1)}

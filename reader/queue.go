@@ -164,6 +164,13 @@ func (q *queue) pad(frames int) (left int) {
 	return left
 }
 
+// unpadded is how many of those were not sent yet.
+func (q *queue) unpadded() int {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.padding
+}
+
 // take returns the chunk whose turn it is, or else padding, waiting until there is
 // either, or nil when no chunk will come any more.
 func (q *queue) take() *transport.Chunk {

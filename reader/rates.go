@@ -52,6 +52,8 @@ type meter struct {
 	any  speed // applied, in all
 	rtt  time.Duration
 
+	tripped time.Time // when rtt was last changed
+
 	since   time.Time // the look under way
 	applied uint64    // in all, by then
 	least   uint64    // on its way since, at the least
@@ -144,14 +146,18 @@ func (m *meter) goodput() float64 {
 	return 0
 }
 
-// trip takes in a round trip. One that waited behind data counts less than a
-// quick one: what the hand-over will take is a quiet one.
-func (m *meter) trip(d time.Duration) {
+// filled reports whether goodput is that of a way that was full.
+func (m *meter) filled() bool { return m.full.value() > 0 }
+
+// trip takes in a round trip. What the hand-over will take is a quiet one, so that
+// one which waited behind data counts little, and once a second at most: a way that
+// has become longer is found out nevertheless.
+func (m *meter) trip(now time.Time, d time.Duration) {
 	switch {
 	case d <= 0:
 	case m.rtt == 0 || d < m.rtt:
-		m.rtt = d
-	default:
-		m.rtt += (d - m.rtt) / 8
+		m.rtt, m.tripped = d, now
+	case now.Sub(m.tripped) > time.Second:
+		m.rtt, m.tripped = m.rtt+(d-m.rtt)/8, now
 	}
 }

@@ -57,12 +57,13 @@ func (e *engine) total() time.Duration {
 	return e.ending().Sub(e.clock.start) - time.Duration(e.begun.Load())
 }
 
-// downtime is the time from the guest's pause to RUNNING, or to now.
+// downtime is the time from the guest's pause to RUNNING, or to now. Stops that
+// were called off are apart.
 func (e *engine) downtime() time.Duration {
 	if e.clock.paused.IsZero() {
-		return e.clock.stood
+		return 0
 	}
-	return e.clock.stood + e.ending().Sub(e.clock.paused)
+	return e.ending().Sub(e.clock.paused)
 }
 
 // ending is when the guest ran again, on either side.
@@ -118,6 +119,7 @@ func (e *engine) finishReport() {
 		e.out.Warnings = append(e.out.Warnings, fmt.Sprintf("the downtime of %v is over the limit of %v",
 			e.out.Downtime.Round(time.Millisecond), e.opts.DowntimeLimit))
 	}
+	e.out.CalledOff = e.clock.stood
 	e.out.Lanes = len(e.lanes)
 	states := e.states()
 	for i, s := range e.sources {

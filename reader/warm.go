@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/transport/report"
 )
 
 // warmup pads lanes that have carried too little to be known: it opens their
@@ -17,10 +18,11 @@ type warmup struct {
 	sent    uint64 // in the end
 	over    bool   // no more are sent
 	done    bool   // and all have arrived
+	ended   time.Time
 }
 
 // warmPatience is how long what was sent may take to arrive.
-const warmPatience = 2 * time.Second
+const warmPatience = 4 * time.Second
 
 // paddingFrame is as much as a chunk has, up to 256 KiB, or so little that a limit
 // of the bandwidth lets some hundred of them pass.
@@ -35,6 +37,22 @@ func paddingFrame(o *Options) int {
 func (e *engine) warmUp() {
 	e.warm = &warmup{ramp: newRamp(e.meter.rtt), began: time.Now(), frame: e.frame, frames: transport.MaxProbe / e.frame}
 	e.queue.pad(e.warm.frames)
+	e.tell(report.Event{Kind: report.Phase, Phase: report.WarmUp})
+}
+
+// padded is how many bytes of padding were given to the lanes.
+func (e *engine) padded() uint64 {
+	if e.warm.over {
+		return e.warm.sent
+	}
+	return uint64(e.warm.frames-e.queue.unpadded()) * uint64(e.warm.frame)
+}
+
+// padding reports whether a round trip that began at a time, in ns after
+// clock.start, may have waited behind padding.
+func (e *engine) padding(began int64) bool {
+	w := e.warm
+	return w != nil && (!w.done || e.clock.start.Add(time.Duration(began)).Before(w.ended))
 }
 
 // warming looks how far the padding is.
@@ -49,10 +67,13 @@ func (e *engine) warming() {
 		w.over, w.sent = true, most-uint64(e.queue.pad(0))*uint64(w.frame)
 	}
 	if w.over && (w.arrived >= w.sent || now >= transport.ProbeTime+warmPatience) {
-		w.done = true
+		w.done, w.ended = true, time.Now()
 		e.meter.full.set(w.rate(now, w.arrived))
 		e.measure()
 		e.advance(warmed{})
+		if e.plan.phase == precopying {
+			e.tell(report.Event{Kind: report.Phase, Phase: report.PreCopy})
+		}
 	}
 }
 

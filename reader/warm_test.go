@@ -41,6 +41,27 @@ func TestRamp(t *testing.T) {
 	}
 }
 
+// TestTrip: the quickest round trip counts. What waited behind data raises it by an
+// eighth a second at most, so that a path that has become longer is found out.
+func TestTrip(t *testing.T) {
+	var m meter
+	now := time.Unix(1000, 0)
+	for _, d := range []time.Duration{5 * ms, 2 * ms, 40 * ms, 30 * ms} {
+		m.trip(now, d)
+		now = now.Add(10 * ms)
+	}
+	if m.rtt != 2*ms {
+		t.Errorf("%v after a burst", m.rtt)
+	}
+	for range 60 * 100 {
+		m.trip(now, 10*ms)
+		now = now.Add(10 * ms)
+	}
+	if m.rtt < 9*ms {
+		t.Errorf("%v after a minute of 10 ms", m.rtt)
+	}
+}
+
 // slowStart doubles what arrives, from some packets, each round trip.
 func slowStart(rtt time.Duration) func(time.Duration) float64 {
 	return func(at time.Duration) float64 {

@@ -141,7 +141,7 @@ func TestHostileDestination(t *testing.T) {
 				leavesNothing(t)
 				d, listener := pipe(t)
 				l := &liar{T: t, listener: listener, journal: transport.NewJournalID()}
-				src := open(t, "mlx5?size=100KiB")
+				src := open(t, "mlx5?size=40KiB")
 				done := make(chan struct{})
 				go func() {
 					defer close(done)
@@ -216,7 +216,7 @@ func TestDoubt(t *testing.T) {
 				leavesNothing(t)
 				d, listener := pipe(t)
 				l := &liar{T: t, listener: listener, journal: transport.NewJournalID()}
-				src := open(t, "mlx5?size=100KiB")
+				src := open(t, "mlx5?size=40KiB")
 				done := make(chan struct{})
 				go func() {
 					defer close(done)

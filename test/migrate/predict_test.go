@@ -50,7 +50,7 @@ func TestPrediction(t *testing.T) {
 				switch {
 				case ev.Kind == report.Phase && ev.Phase == report.Stop:
 					paused = time.Now()
-				case ev.Kind == report.Warning && strings.HasPrefix(ev.Text, "the downtime is over the limit"):
+				case ev.Kind == report.Warning && strings.HasPrefix(ev.Text, "the downtime is expected to be over"):
 					late = time.Now()
 				}
 			}
@@ -72,10 +72,10 @@ func TestPrediction(t *testing.T) {
 				outcomes["unknown"]++
 			case said.Downtime.Took > limit:
 				outcomes["forced, and said so"]++
-			case took > limit*12/10 && (late.IsZero() || late.Sub(paused) > limit*12/10):
-				t.Errorf("%s: the stop took %v; %v were said", name, took, said.Downtime.Took)
+			case took > limit*12/10 && strings.Contains(name, "=500ms") && late.Sub(paused) <= limit:
+				outcomes["over it by one SET of 500 ms, and said at the limit"]++
 			case took > limit*12/10:
-				outcomes["over it, and said before it was"]++
+				t.Errorf("%s: the stop took %v; %v were said", name, took, said.Downtime.Took)
 			default:
 				outcomes["within the limit"]++
 			}
@@ -164,7 +164,7 @@ func TestOverdue(t *testing.T) {
 				}
 			}
 			p.succeed(t)
-			want := "300ms: the downtime is over the limit of 300ms: it will be 30"
+			want := "300ms: the downtime is expected to be over the limit of 300ms, 30"
 			if len(told) != 1 || !strings.HasPrefix(told[0], want) || !strings.Contains(told[0], stage+" has taken") {
 				t.Errorf("%s: %q was told", url, told)
 			}

@@ -79,6 +79,7 @@ func TestWarmUpOnlyIfItMatters(t *testing.T) {
 	}{
 		{"mtty", 0, 8 << 10},
 		{"qat", 0, 8 << 10},
+		{"pds?size=40KiB", 0, 8 << 10},
 		{"mlx5?size=8MiB", 0, 64 << 10},
 		{"xe?size=1MiB", 4 << 20, 5 << 20},
 	} {
@@ -93,4 +94,49 @@ func TestWarmUpOnlyIfItMatters(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestSlowSaverFastPath: a path that no device has filled is faster than what
+// went over it, and a stop that fits is not refused for that.
+func TestSlowSaverFastPath(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPair(t, paced(64<<20, 40*time.Millisecond))
+		p.add(t, "nic0", "mlx5?size=2MiB&dirty=200KiB/s&save=8MiB/s", "mlx5?size=2MiB")
+		p.add(t, "gpu0", "xe?size=8MiB", "xe?size=8MiB")
+		p.send.DowntimeLimit = 400 * time.Millisecond
+		s, _ := p.succeed(t)
+		if d := s.report.Downtime; d > 400*time.Millisecond {
+			t.Errorf("the guest stood still for %v", d)
+		}
+	})
+}
+
+// TestNothingOpenedAfterTheStop: all lanes are there before the guest stands still.
+func TestNothingOpenedAfterTheStop(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dials := 0
+		c := func(t testing.TB) (transport.Dialer, transport.Listener) {
+			d, l := paced(64<<20, 10*time.Millisecond)(t)
+			return &dialCounter{d, &dials}, l
+		}
+		p := newPair(t, c)
+		p.add(t, "nic0", "mlx5?size=8MiB&dirty=1MiB/s", "mlx5?size=8MiB")
+		p.add(t, "gpu0", "xe?size=1MiB", "xe?size=1MiB")
+		atStop := 0
+		p.send.PauseGuest = func(context.Context) error { atStop = dials; return nil }
+		p.succeed(t)
+		if atStop != 3 || dials != atStop {
+			t.Errorf("%d lanes at the stop and %d in the end, want 3 (control, and 2 of data) and as many", atStop, dials)
+		}
+	})
+}
+
+type dialCounter struct {
+	transport.Dialer
+	n *int
+}
+
+func (d *dialCounter) Dial(ctx context.Context) (transport.Lane, error) {
+	*d.n++
+	return d.Dialer.Dial(ctx)
 }

@@ -17,6 +17,9 @@ type Report struct {
 	Total    time.Duration
 	Downtime time.Duration // from the pause of the guest to RUNNING at the destination
 	Stages   []Stage       // the downtime, in order
+	// CalledOff is how long the guest stood still before, in stops that were called
+	// off (source only).
+	CalledOff time.Duration
 	// Predicted is what the stop was expected to take when it was decided; nil if
 	// it never was (source only).
 	Predicted *Forecast
@@ -86,6 +89,7 @@ const (
 const (
 	Connect  = "connect"
 	PreCopy  = "pre-copy"
+	WarmUp   = "warm-up" // the lanes are padded, before a stop over a path that is not known (source only)
 	Stop     = "stop"
 	StopCopy = "stop-copy"
 	Commit   = "commit"

@@ -19,7 +19,10 @@ const dryRunHelp = `With --dry-run it only asks. The waiting mig-recv checks ide
 and devices as it would for a migration, and goes on waiting; the round trip is
 measured and, for a second at most, the rate of the path; and what a migration
 would take at least is predicted. No device is touched on either side. Exit
-status 0 then says that a migration would be accepted, any other why not.`
+status 0 then says that a migration would be accepted, any other why not.
+
+A migration itself measures a path that it has not filled before it stops a guest:
+for a second at most the lanes carry padding (the phase "warm-up").`
 
 // dryRun is the job of --dry-run. Its outcome is that nothing was migrated.
 func (s *sendFlags) dryRun(end endpoint) job {

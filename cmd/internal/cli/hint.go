@@ -123,6 +123,8 @@ func limitHint(l *reader.LimitError) string {
 		return "raise --max-precopy, if the destination is known to take that long to prepare"
 	case l.Limit == reader.LimitReinit:
 		return "try again when the guest no longer sets the device up"
+	case l.Limit == reader.LimitPath:
+		return "try again; or say --on-limit force, and the guest stands still for as long as it takes"
 	case l.Limit == reader.LimitDowntime:
 		return "raise --downtime-limit, or say --on-limit force to stop the guest for that long"
 	}

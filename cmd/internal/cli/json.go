@@ -107,6 +107,7 @@ type jsonDone struct {
 	Exit       int           `json:"exit"`
 	TotalMS    float64       `json:"total_ms"`
 	DowntimeMS float64       `json:"downtime_ms"`
+	CalledOff  float64       `json:"called_off_ms,omitempty"` // of stops before that
 	*jsonStopForecast
 	Off      *float64     `json:"prediction_error_percent,omitempty"` // how much longer the downtime was
 	Stages   []jsonStage  `json:"stages"`
@@ -252,7 +253,7 @@ func (j *jsonView) end(v verdict) {
 	}
 	done := jsonDone{
 		jsonHead: j.head("done", time.Now()), Outcome: v.outcome(), Exit: v.exit(),
-		Peer: known(r.Peer), TotalMS: milliseconds(r.Total), DowntimeMS: milliseconds(r.Downtime), Lanes: r.Lanes,
+		Peer: known(r.Peer), TotalMS: milliseconds(r.Total), DowntimeMS: milliseconds(r.Downtime), CalledOff: milliseconds(r.CalledOff), Lanes: r.Lanes,
 		jsonStopForecast: jsonForecast(r.Predicted),
 		Stages:           jsonStages(r.Stages), Devices: []jsonDevice{}, Warnings: []string{},
 	}

@@ -78,6 +78,9 @@ func (v verdict) facts() [][2]string {
 	if r.Downtime > 0 {
 		add("downtime", humanTime(r.Downtime)+split(r.Stages))
 	}
+	if r.CalledOff > 0 {
+		add("called off", humanTime(r.CalledOff)+" the guest stood still before that, in stops that were called off")
+	}
 	if r.Predicted != nil {
 		add("predicted", spanText(r.Predicted.Downtime)+knownParts(r.Predicted.Prediction)+miss(r))
 	}

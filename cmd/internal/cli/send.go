@@ -190,13 +190,13 @@ var onLimits = map[string]reader.OnLimit{"refuse": reader.Refuse, "continue": re
 
 // options bounds the downtime where there is one: no guest waits for files.
 func (s *sendFlags) options(devices []opened, observe report.Observer) *reader.Options {
-	maxDown, onLimit := s.maxDown, onLimits[s.onLimit]
+	downtime, maxDown, onLimit := s.downtime, s.maxDown, onLimits[s.onLimit]
 	if !slices.ContainsFunc(devices, func(d opened) bool { return vfio.Describe(d.Device).Driver != "file" }) {
-		maxDown, onLimit = math.MaxInt64, reader.Force
+		downtime, maxDown, onLimit = math.MaxInt64, math.MaxInt64, reader.Force
 	}
 	return &reader.Options{
 		Memory: int(s.memory.bytes), ChunkSize: int(s.chunk.bytes), Lanes: s.lanes,
-		Codec: codecPolicies[s.codec], MaxBandwidth: s.perSecond, DowntimeLimit: s.downtime, MaxDowntime: maxDown,
+		Codec: codecPolicies[s.codec], MaxBandwidth: s.perSecond, DowntimeLimit: downtime, MaxDowntime: maxDown,
 		OnLimit: onLimit, Timeout: s.timeout, WithoutP2P: s.withoutP2P,
 		MaxPrecopy: s.maxPrecopy, MaxRounds: s.maxRounds, StallLimit: s.stall,
 		Observe: observe, Software: s.software(),
