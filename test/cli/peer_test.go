@@ -90,7 +90,7 @@ func TestInDoubtStays(t *testing.T) {
 	l := listenUnix(t)
 	committed := make(chan struct{})
 	served := serve(t, l, &vanishing{until: transport.TypeCancel, committed: committed})
-	cmd := command(t, "mig-send", "--json", "--to", "unix:"+l.Addr().String(), "--device", "d=sim:pds", "--device", "e=sim:pds")
+	cmd := command(t, "mig-send", "--json", "--to", "unix:"+l.Addr().String(), "--device", "d=sim:xe?size=16KiB", "--device", "e=sim:xe?size=16KiB")
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	out, err := cmd.StdoutPipe()

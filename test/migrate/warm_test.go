@@ -114,7 +114,7 @@ func TestSlowSaverFastPath(t *testing.T) {
 // TestNothingOpenedAfterTheStop: all lanes are there before the guest stands still.
 func TestNothingOpenedAfterTheStop(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		dials := 0
+		var dials, atStop atomic.Int64
 		c := func(t testing.TB) (transport.Dialer, transport.Listener) {
 			d, l := paced(64<<20, 10*time.Millisecond)(t)
 			return &dialCounter{d, &dials}, l
@@ -122,21 +122,20 @@ func TestNothingOpenedAfterTheStop(t *testing.T) {
 		p := newPair(t, c)
 		p.add(t, "nic0", "mlx5?size=8MiB&dirty=1MiB/s", "mlx5?size=8MiB")
 		p.add(t, "gpu0", "xe?size=1MiB", "xe?size=1MiB")
-		atStop := 0
-		p.send.PauseGuest = func(context.Context) error { atStop = dials; return nil }
+		p.send.PauseGuest = func(context.Context) error { atStop.Store(dials.Load()); return nil }
 		p.succeed(t)
-		if atStop != 3 || dials != atStop {
-			t.Errorf("%d lanes at the stop and %d in the end, want 3 (control, and 2 of data) and as many", atStop, dials)
+		if before, all := atStop.Load(), dials.Load(); before != 3 || all != before {
+			t.Errorf("%d lanes at the stop and %d in the end, want 3 (control, and 2 of data) and as many", before, all)
 		}
 	})
 }
 
 type dialCounter struct {
 	transport.Dialer
-	n *int
+	n *atomic.Int64
 }
 
 func (d *dialCounter) Dial(ctx context.Context) (transport.Lane, error) {
-	*d.n++
+	d.n.Add(1)
 	return d.Dialer.Dial(ctx)
 }
