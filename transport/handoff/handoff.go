@@ -60,14 +60,33 @@ type Entry struct {
 	Journal transport.JournalID // of the side that writes
 	Peer    transport.JournalID // of the other side, once known
 	Digest  transport.StreamDigest
+	PeerID  transport.ID // who the other side is, zero where the carrier does not know
+
+	Why Why // for people: nothing is decided by it
 }
 
-// Journal keeps entries. Append returns only when the entry would survive; the
-// message that announces it is sent after that.
+// Why is what the engine adds to an entry.
+type Why struct {
+	Bytes uint64 // of all streams so far
+	Code  transport.Code
+	Text  string // the fault, if there was one
+}
+
+// Journal keeps the entries of one side of one migration. Append returns only when
+// the entry would survive; the message that announces it is sent after that. Last
+// is the newest entry, the zero Entry if there is none.
 type Journal interface {
 	ID() transport.JournalID
 	Append(Entry) error
+	Last() Entry
 }
+
+// Journals opens the journal of a migration, for a side that does not know from
+// the beginning which one it will be of.
+type Journals func(transport.MigID) (Journal, error)
+
+// InMemory opens journals that live as long as the process, each for itself.
+func InMemory(transport.MigID) (Journal, error) { return NewMemory(), nil }
 
 // Memory is a journal that lives as long as the process.
 type Memory struct {
@@ -85,6 +104,14 @@ func (m *Memory) ID() transport.JournalID { return m.id }
 func (m *Memory) Append(e Entry) error {
 	m.entries = append(m.entries, e)
 	return nil
+}
+
+// Last is the newest entry.
+func (m *Memory) Last() (last Entry) {
+	if n := len(m.entries); n > 0 {
+		last = m.entries[n-1]
+	}
+	return last
 }
 
 // Entries returns a copy of what was appended.

@@ -1,0 +1,53 @@
+package handoff
+
+import (
+	"errors"
+	"testing"
+
+	"github.com/migpipe/migpipe/transport"
+)
+
+// TestGates: with every record of either side, and of another migration, an
+// attempt that is newer or not.
+func TestGates(t *testing.T) {
+	other := transport.MigID{9}
+	peer, stranger := transport.ID{1}, transport.ID{2}
+	for _, c := range []struct {
+		record      Record
+		mig         transport.MigID
+		epoch       uint64 // of the attempt; the journal's last is 2
+		peer        transport.ID
+		open, takes error
+	}{
+		{None, worldMig, 3, peer, ErrOtherJournal, nil},
+		{None, other, 3, peer, ErrOtherJournal, ErrOtherJournal},
+		{Owner, worldMig, 3, peer, nil, ErrOtherJournal},
+		{Owner, worldMig, 2, peer, ErrOldEpoch, ErrOtherJournal},
+		{Owner, other, 3, peer, ErrOtherJournal, ErrOtherJournal},
+		{Open, worldMig, 3, peer, nil, nil},
+		{Open, worldMig, 2, peer, ErrOldEpoch, ErrOldEpoch},
+		{Open, worldMig, 3, stranger, nil, ErrOtherPeer},
+		{Ready, worldMig, 3, peer, ErrOtherJournal, nil},
+		{Ready, worldMig, 1, peer, ErrOtherJournal, ErrOldEpoch},
+		{Ready, worldMig, 3, stranger, ErrOtherJournal, ErrOtherPeer},
+		{Commit, worldMig, 3, peer, ErrInDoubt, ErrOtherJournal},
+		{Commit, other, 3, peer, ErrInDoubt, ErrOtherJournal},
+		{Accept, worldMig, 3, peer, ErrOtherJournal, ErrHere},
+		{Aborted, worldMig, 3, peer, ErrOtherJournal, nil},
+		{Aborted, worldMig, 2, peer, ErrOtherJournal, ErrOldEpoch},
+		{Aborted, other, 3, peer, ErrOtherJournal, ErrOtherJournal},
+		{Done, worldMig, 3, peer, ErrGone, ErrOtherJournal},
+	} {
+		last := Entry{Record: c.record, Attempt: transport.Attempt{Mig: c.mig, Epoch: 2}, Journal: sourceJournal, PeerID: peer}
+		a := transport.Attempt{Mig: worldMig, Epoch: c.epoch}
+		if err := MayOpen(last, a); !errors.Is(err, c.open) || (err == nil) != (c.open == nil) {
+			t.Errorf("%v of %v, attempt %d: may open: %v, want %v", c.record, c.mig, c.epoch, err, c.open)
+		}
+		if err := MayTake(last, a, c.peer); !errors.Is(err, c.takes) || (err == nil) != (c.takes == nil) {
+			t.Errorf("%v of %v, attempt %d: may take: %v, want %v", c.record, c.mig, c.epoch, err, c.takes)
+		}
+	}
+	if a := (transport.Attempt{Mig: worldMig, Epoch: 1}); MayOpen(Entry{}, a) != nil || MayTake(Entry{}, a, peer) != nil {
+		t.Error("a journal in which nothing was written shuts the gate")
+	}
+}

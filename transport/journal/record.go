@@ -1,0 +1,126 @@
+package journal
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"strings"
+	"time"
+
+	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/transport/handoff"
+)
+
+// Role is the side of a migration that a journal is of.
+type Role uint8
+
+// The roles.
+const (
+	Source      Role = 1
+	Destination Role = 2
+)
+
+// String is the role as file names and people spell it.
+func (r Role) String() string {
+	switch r {
+	case Source:
+		return "source"
+	case Destination:
+		return "destination"
+	}
+	return fmt.Sprintf("role %d", uint8(r))
+}
+
+// Record is an entry as it lies in the file: what the hand-off has decided, and
+// what people want to know of it.
+type Record struct {
+	handoff.Entry
+	Seq  uint64 // 1 for the first of the file
+	Role Role
+	Time time.Time // by the wall clock, for people only
+}
+
+// recordLen is the length of a record. It divides every sector size, so that no
+// record is in two of them.
+const recordLen = 256
+
+// maxText is how many bytes of Why.Text are kept.
+const maxText = 96
+
+const (
+	recordMagic   = "MIGJ"
+	recordVersion = 1
+)
+
+// Where the fields are.
+const (
+	atVersion = 4
+	atRole    = 5
+	atKind    = 6
+	atTextLen = 7
+	atSeq     = 8
+	atMig     = 16
+	atEpoch   = 32
+	atJournal = 40
+	atPeer    = 56
+	atPeerID  = 72
+	atTime    = 104
+	atBytes   = 112
+	atDigest  = 120
+	atCode    = 152
+	atText    = 156
+	atSum     = recordLen - 4
+)
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// errNoRecord is bytes that are none: nothing was written there, or not all of it.
+var errNoRecord = errors.New("no record")
+
+// encode lays a record out.
+func (r *Record) encode() []byte {
+	b := make([]byte, recordLen)
+	copy(b, recordMagic)
+	text := r.Why.Text[:min(len(r.Why.Text), maxText)]
+	b[atVersion], b[atRole], b[atKind], b[atTextLen] = recordVersion, byte(r.Role), byte(r.Record), byte(len(text))
+	binary.BigEndian.PutUint64(b[atSeq:], r.Seq)
+	copy(b[atMig:], r.Attempt.Mig[:])
+	binary.BigEndian.PutUint64(b[atEpoch:], r.Attempt.Epoch)
+	copy(b[atJournal:], r.Journal[:])
+	copy(b[atPeer:], r.Peer[:])
+	copy(b[atPeerID:], r.PeerID[:])
+	binary.BigEndian.PutUint64(b[atTime:], uint64(r.Time.UnixNano()))
+	binary.BigEndian.PutUint64(b[atBytes:], r.Why.Bytes)
+	copy(b[atDigest:], r.Digest[:])
+	binary.BigEndian.PutUint16(b[atCode:], uint16(r.Why.Code))
+	copy(b[atText:], text)
+	binary.BigEndian.PutUint32(b[atSum:], crc32.Checksum(b[:atSum], castagnoli))
+	return b
+}
+
+// decode reads a record of recordLen bytes.
+func decode(b []byte) (r Record, err error) {
+	if string(b[:4]) != recordMagic || binary.BigEndian.Uint32(b[atSum:]) != crc32.Checksum(b[:atSum], castagnoli) {
+		return r, errNoRecord
+	}
+	if b[atVersion] != recordVersion {
+		return r, fmt.Errorf("journal record of version %d, this program knows %d", b[atVersion], recordVersion)
+	}
+	r.Role, r.Record = Role(b[atRole]), handoff.Record(b[atKind])
+	if r.Role != Source && r.Role != Destination || r.Record > handoff.Done || b[atTextLen] > maxText {
+		return Record{}, fmt.Errorf("journal record of kind %d by role %d is unknown", b[atKind], b[atRole])
+	}
+	r.Seq = binary.BigEndian.Uint64(b[atSeq:])
+	copy(r.Attempt.Mig[:], b[atMig:])
+	r.Attempt.Epoch = binary.BigEndian.Uint64(b[atEpoch:])
+	copy(r.Journal[:], b[atJournal:])
+	copy(r.Peer[:], b[atPeer:])
+	copy(r.PeerID[:], b[atPeerID:])
+	r.Time = time.Unix(0, int64(binary.BigEndian.Uint64(b[atTime:])))
+	r.Why.Bytes = binary.BigEndian.Uint64(b[atBytes:])
+	copy(r.Digest[:], b[atDigest:])
+	r.Why.Code = transport.Code(binary.BigEndian.Uint16(b[atCode:]))
+	r.Why.Text = strings.ToValidUTF8(string(b[atText:][:b[atTextLen]]), "\uFFFD")
+	return r, nil
+}
