@@ -183,6 +183,7 @@ func (e *engine) own(ev handoff.Event) {
 	for _, a := range actions {
 		switch a := a.(type) {
 		case handoff.Append:
+			a.Entry.PeerID, a.Entry.Why = e.out.Peer, e.why()
 			if err := e.opts.Journal.Append(a.Entry); err != nil {
 				e.keep(&transport.Fault{Code: transport.CodeInternal, Err: fmt.Errorf("journal %v: %w", a.Entry.Record, err)})
 				e.own(handoff.Unrecorded{})
@@ -201,6 +202,18 @@ func (e *engine) own(ev handoff.Event) {
 			e.out.Outcome, e.done = a.Outcome, true
 		}
 	}
+}
+
+// why is what people will want to know of a record.
+func (e *engine) why() handoff.Why {
+	w := handoff.Why{}
+	for i := range e.sources {
+		w.Bytes += e.drainedBytes(i)
+	}
+	if e.fault != nil {
+		w.Code, w.Text = e.fault.Code, e.fault.Error()
+	}
+	return w
 }
 
 // send is best effort: a lane that fails is seen by receive.

@@ -24,6 +24,9 @@ const tick = 100 * time.Millisecond
 // that could not be taken back, may outlive it, with the memory of its chunks, and
 // the report says so.
 //
+// The journal is asked first: of a migration that was committed before, or is in
+// doubt, that is the outcome, and nothing is touched.
+//
 // The report's Outcome says what may be done now; the error is nil exactly for
 // handoff.Committed and is a *transport.Fault where the cause has a place.
 // Cancelling ctx before COMMIT takes the devices back to RUNNING; after it the
@@ -36,7 +39,10 @@ func Send(ctx context.Context, dialer transport.Dialer, sources []Source, opts *
 	if err != nil {
 		return report.Report{Outcome: handoff.Rolledback}, err
 	}
-	if err := cmp.Or(checkP2P(sources, o), checkRunning(sources)); err != nil {
+	if out, shut := passGate(o); shut {
+		return out.Report, out.error
+	}
+	if err := cmp.Or(checkP2P(sources, o), checkRunning(sources), closeAttempt(o)); err != nil {
 		return report.Report{Outcome: handoff.Rolledback}, err
 	}
 	e, err := newEngine(o, dialer, sources)
@@ -50,6 +56,44 @@ func Send(ctx context.Context, dialer transport.Dialer, sources []Source, opts *
 	e.loop(ctx)
 	e.join()
 	return e.result()
+}
+
+// verdict is what Send returns.
+type verdict struct {
+	report.Report
+	error
+}
+
+// passGate asks the journal whether the devices are still this side's, before
+// anybody looks at them. If not, what was decided is the outcome.
+func passGate(o Options) (v verdict, shut bool) {
+	err := handoff.MayOpen(o.Journal.Last(), o.Attempt)
+	v.Report = report.Report{Outcome: handoff.Rolledback, Attempt: o.Attempt}
+	switch {
+	case err == nil:
+		return v, false
+	case errors.Is(err, handoff.ErrGone): // as if this attempt had done it
+		v.Outcome, v.Warnings = handoff.Committed, []string{err.Error() + ": nothing was sent"}
+		return v, true
+	case errors.Is(err, handoff.ErrInDoubt):
+		v.Outcome = handoff.InDoubt
+	}
+	v.error = &transport.Fault{Code: transport.CodeBusy, Err: err}
+	return v, true
+}
+
+// closeAttempt records the end of an attempt that ended with its process. Its
+// devices were found running.
+func closeAttempt(o Options) error {
+	last := o.Journal.Last()
+	if last.Record != handoff.Open {
+		return nil
+	}
+	closed := handoff.Entry{Record: handoff.Owner, Attempt: last.Attempt, Journal: o.Journal.ID()}
+	if err := o.Journal.Append(closed); err != nil {
+		return &transport.Fault{Code: transport.CodeInternal, Err: fmt.Errorf("journal %v: %w", closed.Record, err)}
+	}
+	return nil
 }
 
 // engine starts the goroutines, carries events to the two machines (plan and

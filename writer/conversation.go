@@ -3,6 +3,7 @@ package writer
 import (
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"time"
 
@@ -93,6 +94,10 @@ func (e *engine) hello(m *transport.Hello) {
 	e.offer, e.helloBy, e.heardAt = m, nil, time.Now()
 	e.out.Attempt, e.out.Peer = m.Attempt, peerOf(e.control.Lane())
 	e.tell(report.Event{Kind: report.Peer, Peer: e.out.Peer, Text: transport.PeerText(m.Software)})
+	if fault := e.openJournal(m.Attempt); fault != nil {
+		e.dismiss(fault)
+		return
+	}
 	terms, fault := agree(m, e.fleet.sinks, e.opts)
 	if fault != nil {
 		e.refuse(fault)
@@ -103,6 +108,45 @@ func (e *engine) hello(m *transport.Hello) {
 	}
 	e.terms = terms
 	e.prepare()
+}
+
+// openJournal reads what this side has decided about the migration before. Nothing
+// else goes on yet, and the disk may take its time.
+func (e *engine) openJournal(a transport.Attempt) *transport.Fault {
+	j, err := e.opts.Journals(a.Mig)
+	if err != nil {
+		return &transport.Fault{Code: transport.CodeInternal, Err: fmt.Errorf("open the journal: %w", err)}
+	}
+	e.journal = j
+	if err := handoff.MayTake(j.Last(), a, e.out.Peer); err != nil {
+		return &transport.Fault{Code: transport.CodeBusy, Err: err}
+	}
+	e.owner = handoff.NewDest(j.ID())
+	return nil
+}
+
+// dismiss sends a source away before the hand-off begins, and waits for another.
+// Nothing may be recorded: what is recorded says that the attempt has no chance, or
+// nobody can tell what is. Its source has not sent COMMIT, so DECLINED is true.
+func (e *engine) dismiss(f *transport.Fault) {
+	e.tell(report.Event{Kind: report.Warning, Text: fmt.Sprintf("a source was turned away%s: %s", from(e.control.Lane()), f.Err)})
+	e.control.Send(&transport.Declined{Attempt: e.offer.Attempt, Code: f.Code, Text: f.Err.Error()})
+	e.control.Lane().SetDeadline(time.Now().Add(time.Second)) // for it to hang up; ends its reader
+	e.dismissed = append(e.dismissed, e.control.Lane())
+	e.closeJournal()
+	e.control, e.offer, e.out.Attempt, e.out.Peer = nil, nil, transport.Attempt{}, transport.ID{}
+	if len(e.dismissed) > maxTurned {
+		e.dismissed[0].Close()
+		e.dismissed = e.dismissed[1:]
+	}
+}
+
+// closeJournal lets go of the journal. Every record was synced when it was written.
+func (e *engine) closeJournal() {
+	if c, ok := e.journal.(io.Closer); ok {
+		c.Close()
+	}
+	e.journal = nil
 }
 
 func (e *engine) refuse(f *transport.Fault) {
@@ -135,7 +179,7 @@ func (e *engine) prepared(ev prepared) {
 
 func (e *engine) welcome() *transport.Welcome {
 	m := &transport.Welcome{
-		Attempt: e.offer.Attempt, Version: e.terms.version, Journal: e.opts.Journal.ID(),
+		Attempt: e.offer.Attempt, Version: e.terms.version, Journal: e.journal.ID(),
 		ChunkSize: uint32(e.terms.chunkSize), Lanes: uint16(e.terms.lanes),
 		Codecs: agreed(e.offer.Codecs), Splice: e.terms.splice, Software: e.opts.Software,
 		EnterNS: max(1, e.entered.Nanoseconds()), HeldNS: max(1, time.Since(e.heardAt).Nanoseconds()),
@@ -259,8 +303,8 @@ func (e *engine) acceptFailed(err error) {
 
 func (e *engine) controlLost(ev controlLost) {
 	switch {
-	case ev.control != e.control:
-		return // one that was dropped
+	case ev.control != e.control: // one that was dropped, or sent away
+		ev.control.Lane().Close()
 	case e.control != nil && e.offer == nil:
 		e.dropControl()
 	case e.preparing:
@@ -304,7 +348,8 @@ func (e *engine) own(ev handoff.Event) {
 	for _, a := range actions {
 		switch a := a.(type) {
 		case handoff.Append:
-			if err := e.opts.Journal.Append(a.Entry); err != nil {
+			a.Entry.PeerID, a.Entry.Why = e.out.Peer, e.whyRecord()
+			if err := e.journal.Append(a.Entry); err != nil {
 				e.keep(&transport.Fault{Code: transport.CodeInternal, Err: fmt.Errorf("journal %v: %w", a.Entry.Record, err)})
 				e.own(handoff.Unrecorded{})
 				return
@@ -321,6 +366,18 @@ func (e *engine) own(ev handoff.Event) {
 			e.out.Outcome, e.done = a.Outcome, true
 		}
 	}
+}
+
+// whyRecord is what people will want to know of a record.
+func (e *engine) whyRecord() handoff.Why {
+	w := handoff.Why{}
+	for _, m := range e.merges {
+		w.Bytes += m.position()
+	}
+	if e.fault != nil {
+		w.Code, w.Text = e.fault.Code, e.fault.Error()
+	}
+	return w
 }
 
 // send is best effort: a lane that fails is seen by receive.

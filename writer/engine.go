@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -48,28 +49,30 @@ func Receive(ctx context.Context, listener transport.Listener, sinks []Sink, opt
 type engine struct {
 	opts    Options
 	owner   handoff.Dest
+	journal handoff.Journal // nil before HELLO
 	fleet   *fleet
 	control *transport.Control // nil until a source has opened one
 	opening transport.Preamble // of the control lane
 	offer   *transport.Hello
 	terms   terms
 
-	arena    *transport.Arena // these five from the moment of WELCOME
-	merges   []*merge
-	loaders  []*loader
-	acks     *acker
-	credit   *credit
-	wire     []atomic.Uint64
-	digests  []transport.StreamDigest
-	complete int // loaders that ended well
-	ends     int // ENDs received
-	closed   int // data lanes that the source has ended
-	estimate []transport.DeviceEstimate
-	atStop   []uint64 // what was applied when the guest had stopped
-	lanes    []transport.Lane
-	turned   int              // sources told that another is served
-	late     []transport.Lane // opened when the attempt was already over
-	asking   *preflight       // the last one; nil before
+	arena     *transport.Arena // these five from the moment of WELCOME
+	merges    []*merge
+	loaders   []*loader
+	acks      *acker
+	credit    *credit
+	wire      []atomic.Uint64
+	digests   []transport.StreamDigest
+	complete  int // loaders that ended well
+	ends      int // ENDs received
+	closed    int // data lanes that the source has ended
+	estimate  []transport.DeviceEstimate
+	atStop    []uint64 // what was applied when the guest had stopped
+	lanes     []transport.Lane
+	turned    int              // sources told that another is served
+	late      []transport.Lane // opened when the attempt was already over
+	dismissed []transport.Lane // of sources that were sent away, as long as they may be reading why
+	asking    *preflight       // the last one; nil before
 
 	events chan any
 	quit   chan struct{} // closed when nobody takes events any more
@@ -110,7 +113,7 @@ type clock struct {
 func newEngine(o Options, sinks []Sink) *engine {
 	n := len(sinks)
 	e := &engine{
-		opts: o, owner: handoff.NewDest(o.Journal.ID()),
+		opts:  o,
 		fleet: &fleet{sinks: sinks, streams: make([]vfio.Stream, n), touched: make([]bool, n), dropped: make([]bool, n), ran: make([]bool, n), each: parallel},
 		wire:  make([]atomic.Uint64, n), digests: make([]transport.StreamDigest, n),
 		events: make(chan any, 16), quit: make(chan struct{}),
@@ -157,13 +160,14 @@ func (e *engine) join() {
 		transport.HangUp(e.control.Lane(), e.hearing.Wait)
 	}
 	e.hearing.Wait()
-	for _, l := range append(e.lanes, e.late...) {
+	for _, l := range slices.Concat(e.lanes, e.late, e.dismissed) {
 		l.Close()
 	}
 	e.others.Wait()
 	if !e.stuck {
 		e.free()
 	}
+	e.closeJournal()
 }
 
 // free gives back what chunks and their writers used.
@@ -433,7 +437,7 @@ func (e *engine) begin() error {
 	for i := range n {
 		e.merges = append(e.merges, newMerge(e.credit, i, e.opts.MaxState))
 	}
-	e.acks = &acker{attempt: e.offer.Attempt, journal: e.opts.Journal.ID(), control: e.control,
+	e.acks = &acker{attempt: e.offer.Attempt, journal: e.journal.ID(), control: e.control,
 		credit: e.credit, merges: e.merges, due: make(chan struct{}, 1), quit: e.quit}
 	for i, sink := range e.terms.order {
 		l := &loader{

@@ -150,7 +150,7 @@ func TestOptions(t *testing.T) {
 		if (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%+v: %v, want %q", c.opts, err, c.want)
 		}
-		if err == nil && (o.Journal == nil || o.Observe == nil) {
+		if err == nil && (o.Journals == nil || o.Observe == nil) {
 			t.Errorf("%+v: defaults %+v", c.opts, o)
 		}
 	}

@@ -26,8 +26,10 @@ type Options struct {
 	// MaxState is the most bytes that one device may send. An estimate never
 	// bounds a stream; this does. Default 1 TiB.
 	MaxState uint64
-	// Journal keeps the hand-off's records. Default: in memory.
-	Journal handoff.Journal
+	// Journals opens the journal that keeps the hand-off's records, when HELLO has
+	// told of which migration; it may block for as long as a disk does. Receive
+	// closes a journal that is an io.Closer. Default: handoff.InMemory.
+	Journals handoff.Journals
 	// Observe is told what happens.
 	Observe report.Observer
 	// Software is how this side introduces itself.
@@ -48,8 +50,8 @@ func (o *Options) withDefaults() (Options, error) {
 	if v.MaxState == 0 {
 		v.MaxState = 1 << 40
 	}
-	if v.Journal == nil {
-		v.Journal = handoff.NewMemory()
+	if v.Journals == nil {
+		v.Journals = handoff.InMemory
 	}
 	if v.Observe == nil {
 		v.Observe = func(report.Event) {}

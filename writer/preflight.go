@@ -20,7 +20,8 @@ type preflight struct {
 	fleet   *fleet
 	control *transport.Control
 	opening transport.Preamble
-	ctx     context.Context // ends with the conversation, the engine, or the time
+	nobody  transport.JournalID // an attempt that will never be has no journal
+	ctx     context.Context     // ends with the conversation, the engine, or the time
 	end     context.CancelCauseFunc
 	post    func(any)
 
@@ -32,7 +33,7 @@ type preflight struct {
 type preflightHeard struct{ told report.Event }
 
 func newPreflight(ctx context.Context, e *engine, ev admitted) *preflight {
-	p := &preflight{opts: e.opts, fleet: e.fleet, control: transport.NewControl(ev.lane), opening: ev.pre, post: e.post}
+	p := &preflight{opts: e.opts, fleet: e.fleet, control: transport.NewControl(ev.lane), opening: ev.pre, nobody: transport.NewJournalID(), post: e.post}
 	p.ctx, p.end = context.WithCancelCause(ctx)
 	return p
 }
@@ -59,7 +60,7 @@ func (p *preflight) run() {
 		return
 	}
 	f := faultOf(err)
-	decline(p.control, &transport.Declined{Attempt: p.attempt(), Journal: p.opts.Journal.ID(),
+	decline(p.control, &transport.Declined{Attempt: p.attempt(), Journal: p.nobody,
 		Code: f.Code, Device: f.Device, Text: f.Err.Error()})
 }
 
@@ -116,7 +117,7 @@ func (p *preflight) judge(h *transport.Hello) (terms, error) {
 // welcome promises no memory: no chunk is going to come.
 func (p *preflight) welcome(h *transport.Hello, t terms) *transport.Welcome {
 	return &transport.Welcome{
-		Attempt: h.Attempt, Version: t.version, Journal: p.opts.Journal.ID(),
+		Attempt: h.Attempt, Version: t.version, Journal: p.nobody,
 		ChunkSize: uint32(t.chunkSize), Lanes: uint16(t.lanes), Codecs: agreed(h.Codecs),
 		Windows: make([]transport.Window, len(h.Devices)), Software: p.opts.Software,
 	}
@@ -130,7 +131,7 @@ func (p *preflight) answer() error {
 	if m.Type() != transport.TypeQuery || *m.About() != p.attempt() {
 		return fmt.Errorf("%w: %v in a preflight", transport.ErrProtocol, m.Type())
 	}
-	return p.control.Send(&transport.Status{Attempt: p.attempt(), Journal: p.opts.Journal.ID(),
+	return p.control.Send(&transport.Status{Attempt: p.attempt(), Journal: p.nobody,
 		Record: handoff.None.String(), Received: p.received.Load()})
 }
 

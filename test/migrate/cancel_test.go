@@ -237,9 +237,9 @@ func TestLost(t *testing.T) {
 				p.add(t, "d1", "xe?size=4MiB&save=16MiB/s", "xe?size=4MiB")
 				switch phase {
 				case "welcome":
-					p.receive.Journal = gate{handoff.NewMemory(), handoff.Open, wire.Cut}
+					p.receive.Journals = always(gate{handoff.NewMemory(), handoff.Open, wire.Cut})
 				case "ready":
-					p.receive.Journal = gate{handoff.NewMemory(), handoff.Ready, wire.Cut}
+					p.receive.Journals = always(gate{handoff.NewMemory(), handoff.Ready, wire.Cut})
 				case "in stop-copy":
 					p.send.Observe = when(report.StopCopy, 100*time.Millisecond, wire.Cut)
 				default:
@@ -251,7 +251,7 @@ func TestLost(t *testing.T) {
 						t.Errorf("reported is %v, remote %v: %q", f.Code, f.Remote, f)
 					}
 				}
-				p.receive.Journal = nil
+				p.receive.Journals = nil
 				p.rolledBack(t, s, r)
 			})
 		})
@@ -283,7 +283,7 @@ func TestInDoubt(t *testing.T) {
 			wire := &cable{carrier: carry}
 			p := newPair(t, wire.connect)
 			p.add(t, "d0", nic, nic)
-			p.receive.Journal = gate{handoff.NewMemory(), handoff.Accept, wire.Cut}
+			p.receive.Journals = always(gate{handoff.NewMemory(), handoff.Accept, wire.Cut})
 			s, r := p.run(t)
 			if s.report.Outcome != handoff.InDoubt || r.report.Outcome != handoff.Committed {
 				t.Fatalf("outcomes %v (%v) and %v (%v)", s.report.Outcome, s.err, r.report.Outcome, r.err)

@@ -260,13 +260,13 @@ func TestGuest(t *testing.T) {
 	p.rolledBack(t, s, r)
 }
 
-// journal fails to take one record.
-type journal struct {
+// refusing is a journal that fails to take one record.
+type refusing struct {
 	*handoff.Memory
 	refuse handoff.Record
 }
 
-func (j journal) Append(e handoff.Entry) error {
+func (j refusing) Append(e handoff.Entry) error {
 	if e.Record == j.refuse {
 		return syscall.ENOSPC
 	}
@@ -290,18 +290,18 @@ func TestJournal(t *testing.T) {
 			p := newPair(t, pipe)
 			p.add(t, "d0", nic, nic)
 			p.lonely = c.source && c.refuse == handoff.Open
-			j := journal{handoff.NewMemory(), c.refuse}
+			j := refusing{handoff.NewMemory(), c.refuse}
 			if c.source {
 				p.send.Journal = j
 			} else {
-				p.receive.Journal = j
+				p.receive.Journals = always(j)
 			}
 			s, r := p.run(t)
 			if got := fmt.Sprint(s.report.Outcome, " ", r.report.Outcome); got != c.outcome {
 				t.Errorf("outcomes %s (%v, %v), want %s", got, s.err, r.err, c.outcome)
 			}
 			if c.outcome == "aborted aborted" {
-				p.send.Journal, p.receive.Journal = nil, nil
+				p.send.Journal, p.receive.Journals = nil, nil
 				p.rolledBack(t, s, r)
 			}
 		})

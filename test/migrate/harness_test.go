@@ -254,3 +254,8 @@ func (s side) fault(t testing.TB) *transport.Fault {
 func (p *pair) sendTo(d transport.Dialer) (report.Report, error) {
 	return reader.Send(p.sendCtx, d, p.sources, &p.send)
 }
+
+// always is the same journal whatever migration comes.
+func always(j handoff.Journal) handoff.Journals {
+	return func(transport.MigID) (handoff.Journal, error) { return j, nil }
+}

@@ -1,0 +1,186 @@
+package migrate
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/transport/handoff"
+	"github.com/migpipe/migpipe/transport/journal"
+	"github.com/migpipe/migpipe/transport/report"
+	"github.com/migpipe/migpipe/vfio"
+	"github.com/migpipe/migpipe/writer"
+)
+
+// durable gives both sides journals in files.
+func (p *pair) durable(t *testing.T, dir string, a transport.Attempt) {
+	t.Helper()
+	j, err := journal.Open(dir, journal.Options{Role: journal.Source, Mig: a.Mig})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { j.Close() })
+	p.send.Attempt, p.send.Journal = a, j
+	p.receive.Journals = func(mig transport.MigID) (handoff.Journal, error) {
+		return journal.Open(dir, journal.Options{Role: journal.Destination, Mig: mig})
+	}
+}
+
+// recorded is what the files of a folder say, record by record.
+func recorded(t *testing.T, dir string, mig transport.MigID, role journal.Role) (names []string, all []journal.Record) {
+	t.Helper()
+	all, err := journal.Read(filepath.Join(dir, journal.Name(role, mig)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range all {
+		names = append(names, r.Record.String())
+	}
+	return names, all
+}
+
+// TestDurable: what both sides have decided is in their files, and no later attempt
+// with these gets past it.
+func TestDurable(t *testing.T) {
+	eachCarrier(t, func(t *testing.T, c carrier) {
+		dir := t.TempDir()
+		a := transport.Attempt{Mig: transport.NewMigID(), Epoch: 1}
+		p := newPair(t, c)
+		p.add(t, "d0", nic, nic)
+		p.durable(t, dir, a)
+		s, _ := p.succeed(t)
+		src, all := recorded(t, dir, a.Mig, journal.Source)
+		if want := []string{"OWNER", "OPEN", "COMMIT", "DONE"}; !slices.Equal(src, want) {
+			t.Errorf("the source recorded %v", src)
+		}
+		last := all[len(all)-1]
+		dst, all := recorded(t, dir, a.Mig, journal.Destination)
+		if want := []string{"NONE", "OPEN", "READY", "ACCEPT"}; !slices.Equal(dst, want) {
+			t.Errorf("the destination recorded %v", dst)
+		}
+		here := all[len(all)-1]
+		if last.Digest != here.Digest || last.Peer != here.Journal || last.Why.Bytes != s.report.Devices[0].Bytes || last.PeerID != s.report.Peer {
+			t.Errorf("the source's last record is %+v, the destination's %+v", last, here)
+		}
+
+		p.send.Journal.(*journal.Journal).Close()
+		a.Epoch++
+		p = newPair(t, c)
+		p.add(t, "d0", nic, nic)
+		p.durable(t, dir, a)
+		p.sources[0].Device.SetState(vfio.Stop) // as it was left
+		if r, err := p.sendTo(nil); err != nil || r.Outcome != handoff.Committed || !strings.Contains(fmt.Sprint(r.Warnings), "nothing was sent") {
+			t.Errorf("sent again: %v, %v, %v", r.Outcome, err, r.Warnings)
+		}
+	})
+}
+
+// TestDurableAttempts: an attempt that came to nothing is followed by the next
+// one, with a greater epoch; one that is not newer is refused by the destination
+// before it touches anything.
+func TestDurableAttempts(t *testing.T) {
+	dir := t.TempDir()
+	a := transport.Attempt{Mig: transport.NewMigID(), Epoch: 1}
+	try := func(a transport.Attempt, sink string) (s, r side) {
+		p := newPair(t, pipe)
+		p.add(t, "d0", nic, sink)
+		p.durable(t, dir, a)
+		p.receive.Observe = func(ev report.Event) {
+			if ev.Kind == report.Warning && strings.Contains(ev.Text, "turned away") {
+				p.cancelReceive() // else it would wait for another source
+			}
+		}
+		s, r = p.run(t)
+		p.send.Journal.(*journal.Journal).Close()
+		return s, r
+	}
+	if s, _ := try(a, nic+"&fault=write@1MiB"); s.report.Outcome != handoff.Rolledback {
+		t.Fatalf("%v: %v", s.report.Outcome, s.err)
+	}
+	if src, _ := recorded(t, dir, a.Mig, journal.Source); strings.Join(src, " ") != "OWNER OPEN OWNER" {
+		t.Errorf("the source recorded %v", src)
+	}
+	dst, all := recorded(t, dir, a.Mig, journal.Destination)
+	if why := all[len(all)-1].Why; strings.Join(dst, " ") != "NONE OPEN ABORTED" || why.Code != transport.CodeDevice || !strings.Contains(why.Text, "d0") {
+		t.Errorf("the destination recorded %v, at last %+v", dst, why)
+	}
+	p := newPair(t, pipe)
+	p.add(t, "d0", nic, nic)
+	p.durable(t, dir, a)
+	if _, err := p.sendTo(nil); !errors.Is(err, handoff.ErrOldEpoch) {
+		t.Errorf("attempt 1 again: %v", err)
+	}
+	p.send.Journal.(*journal.Journal).Close()
+	if err := os.Remove(filepath.Join(dir, journal.Name(journal.Source, a.Mig))); err != nil {
+		t.Fatal(err)
+	}
+	s, r := try(a, nic) // of a source that has lost its journal
+	if s.report.Outcome != handoff.Rolledback || r.report.Outcome != handoff.Rolledback || !strings.Contains(fmt.Sprint(s.err), handoff.ErrOldEpoch.Error()) {
+		t.Errorf("attempt 1 of an amnesiac: %v, %v", s.err, r.err)
+	}
+	a.Epoch = 2
+	s, r = try(a, nic)
+	if s.report.Outcome != handoff.Committed || r.report.Outcome != handoff.Committed {
+		t.Errorf("attempt 2: %v, %v", s.err, r.err)
+	}
+	a.Epoch = 3
+	if err := os.Remove(filepath.Join(dir, journal.Name(journal.Source, a.Mig))); err != nil {
+		t.Fatal(err)
+	}
+	if s, _ := try(a, nic); s.report.Outcome != handoff.Rolledback || !strings.Contains(fmt.Sprint(s.err), handoff.ErrHere.Error()) {
+		t.Errorf("attempt 3, after it was accepted: %v", s.err)
+	}
+}
+
+// TestDoubtBeforeTheDevices: a source that has given up the right to resume says
+// so, and nothing of its devices, which a VMM keeps in STOP.
+func TestDoubtBeforeTheDevices(t *testing.T) {
+	p := newPair(t, pipe)
+	src, _ := p.add(t, "d0", nic, nic)
+	src.SetState(vfio.Stop)
+	a := transport.Attempt{Mig: transport.NewMigID(), Epoch: 2}
+	j := handoff.NewMemory()
+	j.Append(handoff.Entry{Record: handoff.Commit, Attempt: transport.Attempt{Mig: a.Mig, Epoch: 1}, Journal: j.ID()})
+	p.send.Attempt, p.send.Journal = a, j
+	if r, err := p.sendTo(nil); r.Outcome != handoff.InDoubt || !errors.Is(err, handoff.ErrInDoubt) {
+		t.Errorf("%v, %v", r.Outcome, err)
+	}
+	if len(j.Entries()) != 1 {
+		t.Errorf("the journal says %v", j.Entries())
+	}
+}
+
+// TestTurnedAwayForAnother: a source that its journal shuts out costs the next one
+// nothing.
+func TestTurnedAwayForAnother(t *testing.T) {
+	p := newPair(t, pipe)
+	p.add(t, "d0", nic, nic)
+	old := transport.Attempt{Mig: transport.NewMigID(), Epoch: 1}
+	p.receive.Journals = func(mig transport.MigID) (handoff.Journal, error) {
+		j := handoff.NewMemory()
+		if mig == old.Mig {
+			j.Append(handoff.Entry{Record: handoff.Accept, Attempt: old, Journal: j.ID()})
+		}
+		return j, nil
+	}
+	dialer, listener := pipe(t)
+	received := make(chan side)
+	go func() {
+		r, err := writer.Receive(p.receiveCtx, listener, p.sinks, &p.receive)
+		received <- side{r, err}
+	}()
+	p.send.Attempt = transport.Attempt{Mig: old.Mig, Epoch: 2}
+	for range 20 {
+		if r, err := p.sendTo(dialer); r.Outcome != handoff.Rolledback || !strings.Contains(fmt.Sprint(err), handoff.ErrHere.Error()) {
+			t.Fatalf("%v, %v", r.Outcome, err)
+		}
+	}
+	p.send.Attempt = transport.Attempt{}
+	s, err := p.sendTo(dialer)
+	p.committed(t, side{s, err}, <-received)
+}
