@@ -65,7 +65,7 @@ func cmdStart(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	p := &process{cmd: exec.Command(path, args[2:]...), done: make(chan struct{})}
 	p.cmd.Dir = ts.MkAbs(".")
-	for _, v := range []string{"PATH", "HOME", "TMPDIR", "XDG_CONFIG_HOME"} {
+	for _, v := range []string{"PATH", "HOME", "TMPDIR", "XDG_CONFIG_HOME", "STATE_DIRECTORY"} {
 		p.cmd.Env = append(p.cmd.Env, v+"="+ts.Getenv(v))
 	}
 	p.cmd.Stdout, p.cmd.Stderr = create(ts, name+".out"), create(ts, name+".err")

@@ -24,18 +24,18 @@ func (c *common) newEndpoint(flag, address string) (endpoint, error) {
 	if err := checkAddress(flag, address); err != nil {
 		return endpoint{}, err
 	}
-	peers, err := parsePeers(c.peers)
+	peers, err := c.peerIDs()
 	if err != nil {
 		return endpoint{}, err
 	}
 	if strings.HasPrefix(address, unixPrefix) {
 		if len(peers) > 0 {
-			return endpoint{}, mistakef("the kernel vouches for the peer: same user, or root", "--peer has no meaning with %s", unixPrefix)
+			return endpoint{}, mistakef("the kernel vouches for the peer: same user, or root", "--peer and --peers-file have no meaning with %s", unixPrefix)
 		}
 		return endpoint{address: address}, nil
 	}
 	if len(peers) == 0 {
-		return endpoint{}, mistakef("run `"+c.peerProgram+" id` on the other host and pass what it prints", "no --peer is given")
+		return endpoint{}, mistakef("run `"+c.peerProgram+" id` on the other host and pass what it prints", "no --peer is given, and no --peers-file")
 	}
 	id, err := loadIdentity(c.identity, c.keyName)
 	return endpoint{address: address, identity: id, peers: peers}, err

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"io"
 	"math"
 
 	"github.com/spf13/cobra"
@@ -22,13 +23,15 @@ type common struct {
 	keyName     string // of the file with this side's key
 	role        role
 
-	identity string
-	peers    []string
-	devices  []string
-	memory   size
-	chunk    size
-	json     bool
-	quiet    bool
+	identity  string
+	state     stateFlags
+	peers     []string
+	peersFile string
+	devices   []string
+	memory    size
+	chunk     size
+	json      bool
+	quiet     bool
 }
 
 // opened is a device that is ready to migrate.
@@ -42,6 +45,7 @@ type opened struct {
 type job struct {
 	end       endpoint
 	preflight *report.Preflight // nil but for --dry-run, where the engine fills it
+	journal   handoff.Journal   // of mig-send; nil for --dry-run
 	engine    func(context.Context, []opened, *show) (report.Report, error)
 }
 
@@ -51,6 +55,7 @@ func (c *common) addFlags(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.StringArrayVar(&c.devices, "device", nil, "`NAME=URL` of a device; may be repeated")
 	f.StringArrayVar(&c.peers, "peer", nil, c.peerHelp())
+	f.StringVar(&c.peersFile, "peers-file", "", "`FILE` with more of them, one a line")
 	f.BoolVar(&c.json, "json", false, "write events to stdout, one JSON object per line")
 	f.BoolVarP(&c.quiet, "quiet", "q", false, "no progress and no report, only errors")
 	c.memory = size{bytes: 32 << 20, min: 4096, max: 1 << 40}
@@ -103,19 +108,25 @@ func (c *common) memoryError(err error) error {
 func (c *common) run(prepare func() (job, error)) int {
 	show := newShow(c)
 	ctx, stop := cancelOnSignal(c.program)
-	devices, v := c.attempt(ctx, prepare, show)
+	devices, j, v := c.attempt(ctx, prepare, show)
 	stop() // nothing is being waited for any more
 	v.hold(devices, show)
 	v.close(devices)
+	if file, ok := j.journal.(io.Closer); ok {
+		file.Close() // every record was synced when it was written
+	}
 	return show.end(v)
 }
 
 // attempt does everything from flags to what became of the devices, which are
 // still open.
-func (c *common) attempt(ctx context.Context, prepare func() (job, error), show *show) ([]opened, verdict) {
+func (c *common) attempt(ctx context.Context, prepare func() (job, error), show *show) ([]opened, job, verdict) {
 	devices, j, err := c.setUp(prepare)
 	v := verdict{report: report.Report{Outcome: handoff.Rolledback}, err: err, preflight: j.preflight}
 	v.scene = scene{sending: c.role == source, self: j.end.id(), address: j.end.address}
+	if d, ok := errors.AsType[*decided](err); ok {
+		v.started, v.report, v.err = true, d.report, d.err
+	}
 	if err == nil {
 		v.started = true
 		v.report, v.err = j.engine(ctx, devices, show)
@@ -127,7 +138,7 @@ func (c *common) attempt(ctx context.Context, prepare func() (job, error), show 
 	if c.role == sink && v.report.Outcome == handoff.Committed {
 		v.verify(devices)
 	}
-	return devices, v
+	return devices, j, v
 }
 
 // setUp checks the whole command line before it opens the first device.

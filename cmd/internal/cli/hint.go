@@ -77,6 +77,9 @@ func (s scene) ofError(err error) []string {
 	if e, ok := errors.AsType[*keyError](err); ok {
 		return []string{e.hint()}
 	}
+	if e, ok := errors.AsType[*stateError](err); ok {
+		return []string{e.hint()}
+	}
 	if code, _ := codeOf(err); code == transport.CodeNetwork && strings.HasPrefix(s.address, unixPrefix) {
 		if hint := unixHint(err); hint != "" {
 			return []string{hint}

@@ -14,7 +14,8 @@ const identityHelp = `Each side has a key, made on first use, and names the othe
 run ` + "`mig-send id`" + ` on the source, ` + "`mig-recv id`" + ` on the destination, and give each
 what the other printed with --peer. The key is in send.key or recv.key below
 $XDG_CONFIG_HOME/migpipe if that variable is set, else in /etc/migpipe for root
-and in ~/.config/migpipe for everybody else; --identity FILE names another one.`
+and in ~/.config/migpipe for everybody else; --identity FILE names another one.
+` + peersHelp
 
 // defaultIdentity is where a program's key is unless --identity says otherwise.
 // The two programs have keys of their own: sending and receiving are separate

@@ -38,7 +38,8 @@ func newProgram(root *cobra.Command, c *common) *program {
 	root.SetVersionTemplate("{{.Name}} {{.Version}}\n")
 	root.Flags().SortFlags, root.PersistentFlags().SortFlags = false, false
 	root.PersistentFlags().StringVar(&c.identity, "identity", "", "`FILE` with this side's private key, made on first use")
-	root.AddCommand(idCommand(c), manCommand(), versionCommand(), simTopic())
+	c.state.add(root)
+	root.AddCommand(idCommand(c), statusCommand(c), manCommand(), versionCommand(), simTopic())
 	return p
 }
 

@@ -7,6 +7,7 @@ import (
 
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
+	"github.com/migpipe/migpipe/transport/journal"
 	"github.com/migpipe/migpipe/transport/report"
 	"github.com/migpipe/migpipe/writer"
 )
@@ -26,6 +27,8 @@ root, and neither side has an identity.
 
 Port 0 means any that is free; the line about listening, or with --json the
 event, says which it is.
+
+` + stateHelp + `
 
 ` + figuresHelp + `
 
@@ -73,6 +76,9 @@ func newRecv() *program {
 
 func (r *recvFlags) prepare() (job, error) {
 	end, err := r.newEndpoint("--listen", r.listen)
+	if err == nil {
+		err = r.state.check()
+	}
 	return job{end: end, engine: func(ctx context.Context, devices []opened, show *show) (report.Report, error) {
 		return r.receive(ctx, end, devices, show)
 	}}, err
@@ -87,7 +93,8 @@ func (r *recvFlags) receive(ctx context.Context, end endpoint, devices []opened,
 	show.listening(end.heardAt(listener), end.id())
 	return writer.Receive(ctx, listener, sinks(devices), &writer.Options{
 		Memory: int(r.memory.bytes), ChunkSize: int(r.chunk.bytes), MaxState: r.maxState.bytes,
-		Observe: show.observe, Software: r.software(),
+		Journals: r.state.journals(journal.Destination),
+		Observe:  show.observe, Software: r.software(),
 	})
 }
 

@@ -29,6 +29,8 @@ that it belongs to the same user or root, and neither side has an identity.
 
 ` + dryRunHelp + `
 
+` + stateHelp + `
+
 ` + figuresHelp + "\n" + timesHelp + `
 
 ` + exitHelp + "\n\n" + holdHelp
@@ -66,6 +68,7 @@ type sendFlags struct {
 	maxRounds  int
 	stall      time.Duration
 	dry        bool
+	migration  string
 	bandwidth  string
 	priorities []string
 	perSecond  uint64         // of bandwidth, once checked
@@ -85,6 +88,7 @@ func newSend() *program {
 	}
 	root.Flags().StringVar(&s.to, "to", "", "`ADDR:PORT` of mig-recv, or unix:PATH")
 	s.addFlags(root)
+	root.Flags().StringVar(&s.migration, "migration", "", "`ID` of a migration in --state-dir that is tried again (default a new one)")
 	root.Flags().BoolVar(&s.dry, "dry-run", false, "only ask whether a migration would be accepted, and predict it")
 	s.addTuning(root)
 	p := newProgram(root, &s.common)
@@ -154,8 +158,14 @@ func (s *sendFlags) prepare() (job, error) {
 	if s.dry {
 		return s.dryRun(end), err
 	}
-	return job{end: end, engine: func(ctx context.Context, devices []opened, show *show) (report.Report, error) {
-		return reader.Send(ctx, end.dialer(), s.sources(devices), s.options(devices, show.observe))
+	if err != nil {
+		return job{end: end}, err
+	}
+	attempt, j, err := s.begin()
+	return job{end: end, journal: j, engine: func(ctx context.Context, devices []opened, show *show) (report.Report, error) {
+		o := s.options(devices, show.observe)
+		o.Attempt, o.Journal = attempt, j
+		return reader.Send(ctx, end.dialer(), s.sources(devices), o)
 	}}, err
 }
 

@@ -1,0 +1,293 @@
+package cli
+
+import (
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/transport/handoff"
+	"github.com/migpipe/migpipe/transport/journal"
+	"github.com/migpipe/migpipe/transport/report"
+)
+
+// stateHelp is the part of the help texts about the journal.
+const stateHelp = `With --state-dir, what this side has decided about a migration is in a file there
+before the other side is told, so that neither a crash of the program nor one of
+the host loses it; ` + "`status`" + ` shows what the files say. Without it (and without
+systemd's StateDirectory) it is lost with the process.`
+
+// stateFlags say where the journals are.
+type stateFlags struct {
+	dir      string
+	volatile bool
+}
+
+func (s *stateFlags) add(cmd *cobra.Command) {
+	f := cmd.PersistentFlags()
+	f.StringVar(&s.dir, "state-dir", "", "`DIR` that keeps what was decided over a crash (default $STATE_DIRECTORY, else nothing does)")
+	f.BoolVar(&s.volatile, "volatile-state", false, "let --state-dir be on a file system that a restart of the host empties")
+	_ = cmd.MarkPersistentFlagDirname("state-dir")
+}
+
+// folder is where the journals are, "" for nowhere. systemd may name several.
+func (s *stateFlags) folder() string {
+	if s.dir != "" {
+		return s.dir
+	}
+	first, _, _ := strings.Cut(os.Getenv("STATE_DIRECTORY"), ":")
+	return first
+}
+
+// journals opens the journal of one side of a migration: a durable one, if there
+// is a place for it.
+func (s *stateFlags) journals(role journal.Role) handoff.Journals {
+	dir := s.folder()
+	if dir == "" {
+		return handoff.InMemory
+	}
+	return func(mig transport.MigID) (handoff.Journal, error) {
+		j, err := journal.Open(dir, journal.Options{Role: role, Mig: mig, Volatile: s.volatile})
+		if err != nil {
+			return nil, &stateError{err}
+		}
+		return j, nil
+	}
+}
+
+// check looks at the folder before anybody relies on it.
+func (s *stateFlags) check() error {
+	dir := s.folder()
+	if dir == "" {
+		return nil
+	}
+	if err := journal.Check(dir, s.volatile); err != nil {
+		e := &stateError{err}
+		return mistakef(e.hint(), "%s", plainText(err))
+	}
+	return nil
+}
+
+// decided ends a command line before a device is opened: what the journal says is
+// the outcome.
+type decided struct {
+	report report.Report
+	err    error
+}
+
+func (d *decided) Error() string { return errorText(d.err) }
+
+// begin opens the journal of the next attempt: of the migration that --migration
+// names, or of a new one.
+func (s *sendFlags) begin() (transport.Attempt, handoff.Journal, error) {
+	if err := s.state.check(); err != nil {
+		return transport.Attempt{}, nil, err
+	}
+	if s.migration != "" {
+		return s.again()
+	}
+	if err := s.state.noDoubt(); err != nil {
+		return transport.Attempt{}, nil, err
+	}
+	a := transport.Attempt{Mig: transport.NewMigID(), Epoch: 1}
+	j, err := s.state.journals(journal.Source)(a.Mig)
+	if err != nil {
+		return a, nil, mistakef("name another folder with --state-dir", "%s", plainText(err))
+	}
+	return a, j, nil
+}
+
+// again opens the journal of a migration that was begun before. One that cannot be
+// read may say anything.
+func (s *sendFlags) again() (a transport.Attempt, _ handoff.Journal, _ error) {
+	b, err := hex.DecodeString(s.migration)
+	if err != nil || len(b) != len(a.Mig) {
+		return a, nil, mistakef("copy what `mig-send status` prints", "--migration %.40q: not an id of 32 hexadecimal digits", s.migration)
+	}
+	copy(a.Mig[:], b)
+	dir := s.state.folder()
+	if dir == "" {
+		return a, nil, mistakef("name the folder with its journal with --state-dir", "--migration %v: there is no folder with journals", a.Mig)
+	}
+	j, err := journal.Open(dir, journal.Options{Role: journal.Source, Mig: a.Mig, Volatile: s.state.volatile, Existing: true})
+	if errors.Is(err, fs.ErrNotExist) {
+		return a, nil, mistakef("`mig-send status` lists what is there", "--migration %v: there is no such journal in %s", a.Mig, dir)
+	}
+	doubt := &decided{report: report.Report{Outcome: handoff.InDoubt, Attempt: a}}
+	if err != nil {
+		doubt.err = &transport.Fault{Code: transport.CodeBusy, Err: &stateError{err}}
+		return a, nil, doubt
+	}
+	last := j.Last()
+	a.Epoch = last.Attempt.Epoch + 1
+	switch err := handoff.MayOpen(last, a); {
+	case err == nil:
+		return a, j, nil
+	case errors.Is(err, handoff.ErrGone):
+		doubt.report.Outcome, doubt.report.Warnings = handoff.Committed, []string{err.Error() + ": nothing was sent"}
+	default:
+		doubt.err = &transport.Fault{Code: transport.CodeBusy, Err: err}
+	}
+	j.Close()
+	return a, nil, doubt
+}
+
+// noDoubt keeps a new migration from starting devices over of which an old one has
+// given up the right to run: the journal does not say which these are.
+func (s *stateFlags) noDoubt() error {
+	dir := s.folder()
+	if dir == "" {
+		return nil
+	}
+	paths, err := journal.List(dir, journal.Source)
+	if err != nil {
+		return mistakef("name another folder with --state-dir", "%s", plainText(err))
+	}
+	for _, path := range paths {
+		all, err := journal.Read(path)
+		if err != nil {
+			return mistakef("keep the file, and ask the destination's `status` what it says; use another --state-dir for other devices", "%s", plainText(err))
+		}
+		if last := all[len(all)-1]; last.Record == handoff.Commit {
+			return mistakef("ask the destination; if it says that this attempt never will run there, remove the file; use another --state-dir for other devices",
+				"migration %v is in doubt, by %s", last.Attempt.Mig, path)
+		}
+	}
+	return nil
+}
+
+// stateError is why a journal cannot be used.
+type stateError struct{ error }
+
+func (e *stateError) Unwrap() error { return e.error }
+
+func (e *stateError) hint() string {
+	switch {
+	case errors.Is(e.error, journal.ErrVolatile):
+		return "name a folder on a disk with --state-dir; or say --volatile-state, if losing what was decided with the host is acceptable"
+	case errors.Is(e.error, journal.ErrBusy):
+		return "another process works on this migration: wait for it"
+	case errors.Is(e.error, journal.ErrDamaged):
+		return "keep the file, and ask the other side's `status` what it says"
+	}
+	return "name a folder that this user may write with --state-dir"
+}
+
+// meanings say what the newest record of a journal means for the devices.
+var meanings = map[journal.Role]map[handoff.Record]string{
+	journal.Source: {
+		handoff.Owner:  "the devices are this side's",
+		handoff.Open:   "the devices are this side's; an attempt is open, or ended with its process",
+		handoff.Commit: "IN DOUBT: start nothing here before the destination was asked",
+		handoff.Done:   "the devices run at the destination",
+	},
+	journal.Destination: {
+		handoff.None:    "no attempt was ever opened",
+		handoff.Open:    "nothing runs here; an attempt is open, or ended with its process",
+		handoff.Ready:   "a whole copy was here, and waited for the source's word",
+		handoff.Accept:  "the devices run here, or were about to",
+		handoff.Aborted: "nothing runs here, and this attempt never will",
+	},
+}
+
+// jsonJournal is what `status --json` says of a journal.
+type jsonJournal struct {
+	Migration string        `json:"migration"`
+	Attempt   uint64        `json:"attempt"`
+	Record    string        `json:"record"`
+	Meaning   string        `json:"meaning"`
+	Since     string        `json:"since"`
+	Bytes     uint64        `json:"bytes"`
+	Fault     string        `json:"fault,omitempty"`
+	Peer      *transport.ID `json:"peer,omitempty"`
+	Journal   string        `json:"journal"`
+	File      string        `json:"file"`
+}
+
+func statusCommand(c *common) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "status",
+		Short: "Show what the journals in --state-dir say",
+		Long: `Show what the journals in --state-dir say: for each migration its newest record,
+since when that stands, and what it means for the devices. Nothing is changed, and
+who works on a migration is not disturbed.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return c.status(cmd) },
+	}
+	cmd.Flags().BoolVar(&c.json, "json", false, "one JSON object per line")
+	return cmd
+}
+
+func (c *common) status(cmd *cobra.Command) error {
+	dir := c.state.folder()
+	if dir == "" {
+		return mistakef("name the folder with --state-dir", "there is no folder with journals")
+	}
+	role := journal.Source
+	if c.role == sink {
+		role = journal.Destination
+	}
+	paths, err := journal.List(dir, role)
+	if err != nil {
+		return mistakef("name the folder with --state-dir", "%s", plainText(err))
+	}
+	var list []jsonJournal
+	var damaged error
+	for _, path := range paths {
+		all, err := journal.Read(path)
+		if err != nil {
+			damaged = &transport.Fault{Code: transport.CodeDevice, Err: &stateError{err}}
+			continue
+		}
+		list = append(list, newest(role, path, all[len(all)-1]))
+	}
+	if err := c.printJournals(cmd, list); err != nil {
+		return err
+	}
+	return damaged
+}
+
+func newest(role journal.Role, path string, r journal.Record) jsonJournal {
+	return jsonJournal{
+		Migration: r.Attempt.Mig.String(), Attempt: r.Attempt.Epoch, Record: r.Record.String(),
+		Meaning: meanings[role][r.Record], Since: r.Time.UTC().Format(time.RFC3339), Bytes: r.Why.Bytes, Fault: oneLine(r.Why.Text), Peer: known(r.PeerID),
+		Journal: r.Journal.String(), File: filepath.Clean(path),
+	}
+}
+
+func (c *common) printJournals(cmd *cobra.Command, list []jsonJournal) error {
+	if c.json {
+		out := json.NewEncoder(cmd.OutOrStdout())
+		for _, j := range list {
+			if err := out.Encode(j); err != nil {
+				return &transport.Fault{Code: transport.CodeDevice, Err: err}
+			}
+		}
+		return nil
+	}
+	if len(list) == 0 {
+		return say(cmd, "no migrations")
+	}
+	t := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
+	fmt.Fprintln(t, "migration\tattempt\trecord\tsince\tmeaning")
+	for _, j := range list {
+		meaning := j.Meaning
+		if j.Fault != "" {
+			meaning += " (" + j.Fault + ")"
+		}
+		fmt.Fprintf(t, "%s\t%d\t%s\t%s\t%s\n", j.Migration, j.Attempt, j.Record, j.Since, meaning)
+	}
+	if err := t.Flush(); err != nil {
+		return &transport.Fault{Code: transport.CodeDevice, Err: err}
+	}
+	return nil
+}

@@ -1,0 +1,128 @@
+package cli
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/migpipe/migpipe/transport"
+)
+
+// status is what a program says of its journals, one of each migration.
+type status struct {
+	Migration, Record, Meaning, File string
+	Attempt                          uint64
+}
+
+func statusOf(t *testing.T, program, dir string) (list []status) {
+	t.Helper()
+	out, err := exec.Command(filepath.Join(bin, program), "status", "--json", "--state-dir", dir).Output()
+	if err != nil {
+		t.Fatalf("%s status: %v", program, err)
+	}
+	for _, line := range strings.Split(strings.TrimSpace(string(out)), "\n") {
+		var s status
+		if err := json.Unmarshal([]byte(line), &s); err != nil {
+			t.Fatalf("%q: %v", line, err)
+		}
+		list = append(list, s)
+	}
+	return list
+}
+
+func wantStatus(t *testing.T, program, dir, record string, attempt uint64) status {
+	t.Helper()
+	list := statusOf(t, program, dir)
+	if len(list) != 1 || list[0].Record != record || list[0].Attempt != attempt {
+		t.Fatalf("%s status: %+v, want %s of attempt %d", program, list, record, attempt)
+	}
+	return list[0]
+}
+
+// TestKilledSender: a source that is killed while its guest runs has lost nothing,
+// and its journal says so. The same migration, tried again, commits, and can not
+// be tried after that.
+func TestKilledSender(t *testing.T) {
+	dir := t.TempDir()
+	sock := "unix:" + filepath.Join(dir, "sock")
+	from, to := filepath.Join(dir, "send"), filepath.Join(dir, "recv")
+	recv := func() *exec.Cmd {
+		cmd := command(t, "mig-recv", "--json", "--listen", sock, "--device", "d=sim:mlx5", "--state-dir", to)
+		out, err := cmd.StdoutPipe()
+		if err == nil {
+			err = cmd.Start()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		events := bufio.NewScanner(out)
+		nextEvent(t, events, "listening")
+		go func() { // ends with the program
+			for events.Scan() {
+			}
+		}()
+		return cmd
+	}
+	d := recv()
+	cmd := command(t, "mig-send", "--json", "--to", sock, "--device", "d=sim:mlx5?size=64MiB&save=8MiB/s", "--state-dir", from)
+	out, err := cmd.StdoutPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	events := bufio.NewScanner(out)
+	contains(t, nextEvent(t, events, "phase"), `"connect"`)
+	contains(t, nextEvent(t, events, "phase"), `"pre-copy"`)
+	signalProcess(t, cmd, syscall.SIGKILL)
+	cmd.Wait()
+	d.Wait()
+	s := wantStatus(t, "mig-send", from, "OPEN", 1)
+	wantStatus(t, "mig-recv", to, "ABORTED", 1)
+
+	d = recv()
+	exits(t, 0, exec.Command(filepath.Join(bin, "mig-send"), "--to", sock, "--device", "d=sim:mlx5?size=1MiB", "--state-dir", from, "--migration", s.Migration))
+	d.Wait()
+	wantStatus(t, "mig-send", from, "DONE", 2)
+	wantStatus(t, "mig-recv", to, "ACCEPT", 2)
+	again := exec.Command(filepath.Join(bin, "mig-send"), "--json", "--to", sock, "--device", "d=file:gone", "--state-dir", from, "--migration", s.Migration)
+	var stdout bytes.Buffer
+	again.Stdout = &stdout
+	exits(t, 0, again)
+	contains(t, stdout.String(), `"outcome":"committed"`, "the devices of this migration run at its destination (attempt 2): nothing was sent")
+}
+
+// TestDoubtIsKept: who has given up the right to resume is not asked again by a
+// new process either.
+func TestDoubtIsKept(t *testing.T) {
+	dir := t.TempDir()
+	from := filepath.Join(dir, "from")
+	if err := os.WriteFile(from, []byte("state"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	l := listenUnix(t)
+	served := serve(t, l, &vanishing{until: transport.TypeCommit})
+	send := []string{"--to", "unix:" + l.Addr().String(), "--device", "d=file:" + from, "--state-dir", filepath.Join(dir, "state")}
+	exits(t, 11, exec.Command(filepath.Join(bin, "mig-send"), send...))
+	if err := <-served; err != nil {
+		t.Error(err)
+	}
+	s := wantStatus(t, "mig-send", filepath.Join(dir, "state"), "COMMIT", 1)
+	contains(t, s.Meaning, "IN DOUBT")
+	stderr := exits(t, 11, exec.Command(filepath.Join(bin, "mig-send"), append(send, "--migration", s.Migration)...))
+	contains(t, stderr, "is in doubt: ask the destination before anything is started (attempt 1)", "hint: do NOT start the guest here")
+	if err := os.Remove(from); err != nil { // whatever has become of the device
+		t.Fatal(err)
+	}
+	exits(t, 11, exec.Command(filepath.Join(bin, "mig-send"), append(send, "--migration", s.Migration)...))
+	stderr = exits(t, 2, exec.Command(filepath.Join(bin, "mig-send"), send...))
+	contains(t, stderr, "error: migration "+s.Migration+" is in doubt", "hint: ask the destination; ")
+	wantStatus(t, "mig-send", filepath.Join(dir, "state"), "COMMIT", 1)
+}
