@@ -240,7 +240,9 @@ func (d Dest) unrecorded() (Dest, []Action) {
 		// may be started, promised or undone here.
 		d.Phase = DestEnded
 		return d, []Action{Finish{InDoubt}}
-	case d.Phase == DestResetting: // DECLINED would be a promise without a record
+	case d.Phase == DestResetting:
+		// DECLINED would be a promise without a record, even if READY was never sent:
+		// who starts again may find it in the journal and send it then.
 		return d, []Action{Reset{}}
 	}
 	return d.decline(transport.CodeInternal, "", 0, "the journal did not take the record")
