@@ -39,10 +39,14 @@ func Send(ctx context.Context, dialer transport.Dialer, sources []Source, opts *
 	if err != nil {
 		return report.Report{Outcome: handoff.Rolledback}, err
 	}
-	if out, shut := passGate(o); shut {
-		return out.Report, out.error
+	if decided, err := passGate(o); decided.Outcome != handoff.Pending {
+		return decided, err
 	}
-	if err := cmp.Or(checkP2P(sources, o), checkRunning(sources), closeAttempt(o)); err != nil {
+	err = cmp.Or(checkP2P(sources, o), checkRunning(sources))
+	if err == nil {
+		err = closeAttempt(o)
+	}
+	if err != nil {
 		return report.Report{Outcome: handoff.Rolledback}, err
 	}
 	e, err := newEngine(o, dialer, sources)
@@ -56,44 +60,6 @@ func Send(ctx context.Context, dialer transport.Dialer, sources []Source, opts *
 	e.loop(ctx)
 	e.join()
 	return e.result()
-}
-
-// verdict is what Send returns.
-type verdict struct {
-	report.Report
-	error
-}
-
-// passGate asks the journal whether the devices are still this side's, before
-// anybody looks at them. If not, what was decided is the outcome.
-func passGate(o Options) (v verdict, shut bool) {
-	err := handoff.MayOpen(o.Journal.Last(), o.Attempt)
-	v.Report = report.Report{Outcome: handoff.Rolledback, Attempt: o.Attempt}
-	switch {
-	case err == nil:
-		return v, false
-	case errors.Is(err, handoff.ErrGone): // as if this attempt had done it
-		v.Outcome, v.Warnings = handoff.Committed, []string{err.Error() + ": nothing was sent"}
-		return v, true
-	case errors.Is(err, handoff.ErrInDoubt):
-		v.Outcome = handoff.InDoubt
-	}
-	v.error = &transport.Fault{Code: transport.CodeBusy, Err: err}
-	return v, true
-}
-
-// closeAttempt records the end of an attempt that ended with its process. Its
-// devices were found running.
-func closeAttempt(o Options) error {
-	last := o.Journal.Last()
-	if last.Record != handoff.Open {
-		return nil
-	}
-	closed := handoff.Entry{Record: handoff.Owner, Attempt: last.Attempt, Journal: o.Journal.ID()}
-	if err := o.Journal.Append(closed); err != nil {
-		return &transport.Fault{Code: transport.CodeInternal, Err: fmt.Errorf("journal %v: %w", closed.Record, err)}
-	}
-	return nil
 }
 
 // engine starts the goroutines, carries events to the two machines (plan and
@@ -430,7 +396,7 @@ func (e *engine) lanesOpened(ev lanesOpen) {
 	}
 	e.lanes = e.dialled
 	pace := newPacer(e.opts.Tuning)
-	e.frame = paddingFrame(&e.opts)
+	e.frame = e.opts.Tuning.block(min(e.opts.ChunkSize, paddingFrame))
 	for _, lane := range e.lanes {
 		spare, err := e.arena.TryGet()
 		if err != nil {

@@ -18,7 +18,7 @@ type sender struct {
 	codec codec.Policy
 	pace  *pacer
 	frame int             // bytes of padding that go at once
-	noisy bool            // spare has noise to send, or what was noise to others
+	noisy bool            // spare was filled with noise; what was encoded there since is as good
 	wire  []atomic.Uint64 // payload bytes given to a lane, by device
 	start time.Time
 	sent  *atomic.Int64   // when a chunk was last written, in ns after start

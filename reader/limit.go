@@ -60,8 +60,7 @@ func (e *LimitError) what() string {
 		return fmt.Sprintf("PRE_COPY has reached its limit of %d rounds", e.Count)
 	case LimitTimeout:
 		return fmt.Sprintf("the guest was not to be stopped later than after %v", e.Allowed)
-	}
-	if e.Limit == LimitPath {
+	case LimitPath:
 		return "nothing shows how fast the path is: the destination has told of no padding"
 	}
 	return fmt.Sprintf("a device was initialised anew in each of %d stops", e.Count)

@@ -36,7 +36,7 @@ type Options struct {
 	// device's stream allows it.
 	Codec codec.Policy
 	// DowntimeLimit is the most that the stop may take, as predicted when it is
-	// decided. Default 300 ms.
+	// decided. Default 300 ms; math.MaxInt64 is no limit, where nobody waits.
 	DowntimeLimit time.Duration
 	// OnLimit says what to do with devices that MaxPrecopy or MaxRounds finds too
 	// dirty for DowntimeLimit. Default Refuse.

@@ -213,7 +213,7 @@ func (p *preflight) measureRate(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	noise := make([]byte, p.block())
+	noise := make([]byte, p.opts.Tuning.block(p.out.ChunkSize))
 	rand.Read(noise)
 	pace := newPacer(p.opts.Tuning)
 	p.left.Store(transport.MaxProbe)
@@ -226,15 +226,6 @@ func (p *preflight) measureRate(ctx context.Context) error {
 		defer stop()
 		return p.follow(ctx, uint64(transport.MaxProbe/len(noise)*len(noise)))
 	})
-}
-
-// block is what is written to a lane at once: as much as a chunk has, or so
-// little that a limit of the bandwidth lets some hundred of them pass.
-func (p *preflight) block() int {
-	if limit := p.opts.Tuning.MaxBandwidth(); limit > 0 {
-		return min(p.out.ChunkSize, portion(limit))
-	}
-	return p.out.ChunkSize
 }
 
 // load sends noise until all that may be sent is, or ctx ends.

@@ -44,6 +44,15 @@ func portion(perSecond uint64) int {
 	return int(min(max(float64(perSecond)*portionTime.Seconds(), 1), math.MaxInt32))
 }
 
+// block is how much to send at once: most, or so little that a limit of the bandwidth lets some
+// hundred of them pass a second.
+func (t *Tuning) block(most int) int {
+	if limit := t.MaxBandwidth(); limit > 0 {
+		return min(most, max(portion(limit), 512))
+	}
+	return most
+}
+
 // pacer keeps the lanes of one engine within the bandwidth.
 type pacer struct {
 	tuning *Tuning

@@ -24,15 +24,9 @@ type warmup struct {
 // warmPatience is how long what was sent may take to arrive.
 const warmPatience = 4 * time.Second
 
-// paddingFrame is as much as a chunk has, up to 256 KiB, or so little that a limit
-// of the bandwidth lets some hundred of them pass.
-func paddingFrame(o *Options) int {
-	frame := min(o.ChunkSize, 256<<10)
-	if limit := o.Tuning.MaxBandwidth(); limit > 0 {
-		return min(frame, max(portion(limit), 512))
-	}
-	return frame
-}
+// paddingFrame is the most that goes as one frame of padding: enough to keep a lane
+// busy, and little beside what a round of ramp sees.
+const paddingFrame = 256 << 10
 
 func (e *engine) warmUp() {
 	e.warm = &warmup{ramp: newRamp(e.meter.rtt), began: time.Now(), frame: e.frame, frames: transport.MaxProbe / e.frame}

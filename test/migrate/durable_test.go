@@ -184,3 +184,18 @@ func TestTurnedAwayForAnother(t *testing.T) {
 	s, err := p.sendTo(dialer)
 	p.committed(t, side{s, err}, <-received)
 }
+
+// TestOpenIsClosedByRunningDevices: an attempt that ended with its process is over
+// when its devices are seen running, and not before.
+func TestOpenIsClosedByRunningDevices(t *testing.T) {
+	p := newPair(t, pipe)
+	src, _ := p.add(t, "d0", nic, nic)
+	src.SetState(vfio.Stop)
+	a := transport.Attempt{Mig: transport.NewMigID(), Epoch: 2}
+	j := handoff.NewMemory()
+	j.Append(handoff.Entry{Record: handoff.Open, Attempt: transport.Attempt{Mig: a.Mig, Epoch: 1}, Journal: j.ID()})
+	p.send.Attempt, p.send.Journal = a, j
+	if r, err := p.sendTo(nil); r.Outcome != handoff.Rolledback || err == nil || len(j.Entries()) != 1 {
+		t.Errorf("%v, %v, the journal says %v", r.Outcome, err, j.Entries())
+	}
+}

@@ -1,0 +1,62 @@
+package writer
+
+import (
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/transport/handoff"
+	"github.com/migpipe/migpipe/transport/report"
+)
+
+// openJournal reads what this side has decided about the migration before. Nothing
+// else goes on yet, and the disk may take its time.
+func (e *engine) openJournal(a transport.Attempt) *transport.Fault {
+	j, err := e.opts.Journals(a.Mig)
+	if err != nil {
+		return &transport.Fault{Code: transport.CodeInternal, Err: fmt.Errorf("open the journal: %w", err)}
+	}
+	e.journal = j
+	if err := handoff.MayTake(j.Last(), a, e.out.Peer); err != nil {
+		return &transport.Fault{Code: transport.CodeBusy, Err: err}
+	}
+	e.owner = handoff.NewDest(j.ID())
+	return nil
+}
+
+// dismiss sends a source away before the hand-off begins, and waits for another.
+// Nothing may be recorded: what is recorded says that the attempt has no chance, or
+// nobody can tell what is. Its source has not sent COMMIT, so DECLINED is true.
+func (e *engine) dismiss(f *transport.Fault) {
+	e.tell(report.Event{Kind: report.Warning, Text: fmt.Sprintf("a source was turned away%s: %s", from(e.control.Lane()), f.Err)})
+	e.control.Send(&transport.Declined{Attempt: e.offer.Attempt, Code: f.Code, Text: f.Err.Error()})
+	e.control.Lane().SetDeadline(time.Now().Add(time.Second)) // for it to hang up; ends its reader
+	e.dismissed = append(e.dismissed, e.control.Lane())
+	e.closeJournal()
+	e.control, e.offer, e.out.Attempt, e.out.Peer = nil, nil, transport.Attempt{}, transport.ID{}
+	if len(e.dismissed) > maxTurned {
+		e.dismissed[0].Close()
+		e.dismissed = e.dismissed[1:]
+	}
+}
+
+// closeJournal lets go of the journal. Every record was synced when it was written.
+func (e *engine) closeJournal() {
+	if c, ok := e.journal.(io.Closer); ok {
+		c.Close()
+	}
+	e.journal = nil
+}
+
+// whyRecord is what people will want to know of a record.
+func (e *engine) whyRecord() handoff.Why {
+	w := handoff.Why{}
+	for _, m := range e.merges {
+		w.Bytes += m.position()
+	}
+	if e.fault != nil {
+		w.Code, w.Text = e.fault.Code, e.fault.Error()
+	}
+	return w
+}
