@@ -48,7 +48,7 @@ func (d *Device) arc(to vfio.State) error {
 			err = fmt.Errorf("%w: %w", vfio.ErrSessionLost, syscall.ENODEV)
 		}
 	}
-	d.log.add(Event{From: from, To: to, Err: err})
+	d.happened("set", Event{From: from, To: to, Err: err})
 	if err == nil {
 		d.enter(to)
 	}

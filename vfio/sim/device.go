@@ -39,6 +39,7 @@ type Device struct {
 	loaded error         // what Verify says
 	closed bool
 	log    eventLog
+	file   *logFile // nil for none
 	stats  Stats
 }
 
@@ -66,6 +67,12 @@ func Open(profile string, o *Options) (*Device, error) {
 		ioctl: make(chan struct{}, 1), wake: make(chan struct{}),
 		state: vfio.Running, loaded: errNothingLoaded,
 		faults: append(faults(nil), opts.Faults...),
+	}
+	if opts.Log != "" {
+		if d.file, err = openLog(opts.Log); err != nil {
+			return nil, fmt.Errorf("%s: %w", d.name, err)
+		}
+		d.write("open", Event{From: vfio.Running, To: vfio.Running})
 	}
 	d.renew()
 	return d, nil
@@ -178,7 +185,7 @@ func (d *Device) Reset() error {
 }
 
 func (d *Device) reset() {
-	d.log.add(Event{From: d.state, To: vfio.Running, Reset: true})
+	d.happened("reset", Event{From: d.state, To: vfio.Running, Reset: true})
 	d.end(syscall.ENODEV)
 	d.state = vfio.Running
 	d.loaded = errNothingLoaded
@@ -187,7 +194,7 @@ func (d *Device) reset() {
 
 // breakDown puts the device into ERROR.
 func (d *Device) breakDown() {
-	d.log.add(Event{From: d.state, To: vfio.Error})
+	d.happened("fault", Event{From: d.state, To: vfio.Error})
 	d.end(syscall.ENODEV)
 	d.state = vfio.Error
 	d.im.run(time.Now(), false)
@@ -218,5 +225,9 @@ func (d *Device) Close() error {
 	d.closed = true
 	d.end(syscall.ENODEV)
 	d.im.run(time.Now(), false)
-	return nil
+	if d.file == nil {
+		return nil
+	}
+	d.write("close", Event{From: d.state, To: d.state})
+	return d.file.close()
 }

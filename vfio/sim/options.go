@@ -24,6 +24,7 @@ type Options struct {
 	Content      Content // what the state looks like to a compressor
 	Ports        int     // serial ports of mtty
 	Faults       []Fault
+	Log          string // file that every event is appended to, see [Device.Log]; it outlives the process
 
 	// What a device takes beside moving bytes, 0 = no time.
 	Alloc time.Duration // for allocations at the destination, in the Write that completes the initial bytes
@@ -33,7 +34,7 @@ type Options struct {
 
 // Parse reads the part of a device URL behind "sim:":
 //
-//	PROFILE[?size=1GiB&dirty=100MiB/s&save=2GiB/s&load=1GiB/s&buffer=8MiB&record=8MiB&alloc=500ms&stop=20ms&start=100ms&seed=7&version=1&content=mixed&ports=2&fault=read@64KiB:EIO]
+//	PROFILE[?size=1GiB&dirty=100MiB/s&save=2GiB/s&load=1GiB/s&buffer=8MiB&record=8MiB&alloc=500ms&stop=20ms&start=100ms&seed=7&version=1&content=mixed&ports=2&log=PATH&fault=read@64KiB:EIO]
 //
 // fault may be given several times. Nothing is opened.
 func Parse(s string) (profile string, o *Options, err error) {
@@ -105,6 +106,7 @@ var parameters = map[string]func(o *Options, v string) error{
 		o.StateVersion = uint32(n)
 		return err
 	},
+	"log": func(o *Options, v string) error { o.Log = v; return nil },
 	"fault": func(o *Options, v string) error {
 		f, err := ParseFault(v)
 		o.Faults = append(o.Faults, f)

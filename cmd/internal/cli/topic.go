@@ -37,6 +37,7 @@ Parameters:
   seed=NUMBER     what the content is made from
   version=NUMBER  of the stream's format; a device refuses newer ones, default 1
   ports=NUMBER    serial ports of mtty, 1 or 2
+  log=PATH        file that each change of state is appended to, as JSON
   fault=FAULT     something that goes wrong, once; may be repeated
 
 A FAULT is KIND@WHERE[:ERRNO], the errno by its name, EIO if none is named:
