@@ -37,6 +37,7 @@ check: ## gofmt, go vet, staticcheck, govulncheck, go mod tidy
 # -count=1: never from the cache, since some of it depends on the machine.
 unit: ## every test but the VM's, as the code is shipped
 	go test -count=1 -timeout 10m ./...
+	go test -count=1 -tags failpoints ./internal/failpoint
 
 # -short leaves out the gigabyte transfers, which unit has just done.
 race: ## every test but the VM's, with the race detector

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/migpipe/migpipe/codec"
+	"github.com/migpipe/migpipe/internal/failpoint"
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
 	"github.com/migpipe/migpipe/transport/report"
@@ -178,9 +179,11 @@ func (e *engine) noWelcome() {
 
 // own steps the hand-off and does what it says, in order.
 func (e *engine) own(ev handoff.Event) {
+	failpoint.Reach("source", "on", ev)
 	next, actions := e.owner.Step(ev)
 	e.owner = next
 	for _, a := range actions {
+		failpoint.Reach("source", "do", a)
 		switch a := a.(type) {
 		case handoff.Append:
 			a.Entry.PeerID, a.Entry.Why = e.out.Peer, e.why()
@@ -201,6 +204,7 @@ func (e *engine) own(ev handoff.Event) {
 		case handoff.Finish:
 			e.out.Outcome, e.done = a.Outcome, true
 		}
+		failpoint.Reach("source", "did", a)
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/migpipe/migpipe/internal/failpoint"
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/vfio"
 )
@@ -116,6 +117,7 @@ func (d *drain) next(ctx context.Context) (int, error) {
 	d.digest.Add(chunk.ChunkHead)
 	d.read.Store(d.digest.Bytes())
 	d.queue.put(chunk)
+	failpoint.Reach("source", "did", "read")
 	return n, err
 }
 

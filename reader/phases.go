@@ -5,6 +5,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/migpipe/migpipe/internal/failpoint"
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
 	"github.com/migpipe/migpipe/transport/report"
@@ -63,6 +64,7 @@ func (e *engine) entered(ev entered) {
 // stopped lets the drains take the end of the stream for what it is.
 func (e *engine) stopped() {
 	e.clock.stopped = time.Now()
+	failpoint.Reach("source", "did", "stop")
 	e.clock.moved = e.clock.stopped
 	for _, d := range e.drains {
 		close(d.final)

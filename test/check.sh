@@ -15,6 +15,7 @@ fi
 
 step go vet
 go vet ./...
+go vet -tags failpoints ./internal/failpoint ./transport/handoff
 
 step go mod tidy
 go mod tidy -diff

@@ -10,6 +10,7 @@ import (
 	"io"
 
 	"github.com/migpipe/migpipe/codec"
+	"github.com/migpipe/migpipe/internal/failpoint"
 )
 
 // chunkHeadLen is the length of a data frame's header (PROTOCOL.md, "Data frames").
@@ -258,6 +259,7 @@ func (c *Chunk) ReadPayload(r io.Reader, head ChunkHead, scratch *Chunk) error {
 	if c.Unchecked {
 		return nil
 	}
+	failpoint.Spoil("destination.decoded", c.raw())
 	if got := c.digest(c.raw()); got != c.Digest {
 		return fmt.Errorf("%w: chunk %d at offset %d has digest %#016x, its header says %#016x",
 			ErrCorrupt, c.Seq, c.Offset, got, c.Digest)

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/migpipe/migpipe/internal/failpoint"
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
 	"github.com/migpipe/migpipe/transport/report"
@@ -303,9 +304,11 @@ func (e *engine) wasReset(err error) {
 
 // own steps the hand-off and does what it says, in order.
 func (e *engine) own(ev handoff.Event) {
+	failpoint.Reach("destination", "on", ev)
 	next, actions := e.owner.Step(ev)
 	e.owner = next
 	for _, a := range actions {
+		failpoint.Reach("destination", "do", a)
 		switch a := a.(type) {
 		case handoff.Append:
 			a.Entry.PeerID, a.Entry.Why = e.out.Peer, e.whyRecord()
@@ -325,6 +328,7 @@ func (e *engine) own(ev handoff.Event) {
 		case handoff.Finish:
 			e.out.Outcome, e.done = a.Outcome, true
 		}
+		failpoint.Reach("destination", "did", a)
 	}
 }
 

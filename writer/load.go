@@ -7,6 +7,7 @@ import (
 	"runtime"
 	"time"
 
+	"github.com/migpipe/migpipe/internal/failpoint"
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/vfio"
 )
@@ -71,6 +72,7 @@ func (l *loader) apply(c *transport.Chunk) error {
 	}
 	l.digest.Add(head)
 	l.merge.applied(head.RawLen, took)
+	failpoint.Reach("destination", "did", "write")
 	return nil
 }
 

@@ -28,10 +28,11 @@ const root = "../.."
 var mayImport = map[string][]string{
 	"vfio":                    {"golang.org/x/sys"},
 	"codec":                   {"github.com/klauspost/compress", "github.com/cespare/xxhash/v2"},
-	"transport":               {"codec", "github.com/quic-go/quic-go", "golang.org/x/sys", "github.com/fxamacker/cbor/v2"},
+	"transport":               {"codec", "internal/failpoint", "github.com/quic-go/quic-go", "golang.org/x/sys", "github.com/fxamacker/cbor/v2"},
 	"transport/transporttest": {"transport", "codec", "go.uber.org/goleak", "golang.org/x/sys"},
-	"reader":                  {"vfio", "codec", "transport", "golang.org/x/time"},
-	"writer":                  {"vfio", "codec", "transport"},
+	"reader":                  {"vfio", "codec", "transport", "internal/failpoint", "golang.org/x/time"},
+	"writer":                  {"vfio", "codec", "transport", "internal/failpoint"},
+	"internal/failpoint":      {"golang.org/x/sys"},
 }
 
 type pkg struct {
