@@ -62,6 +62,7 @@ func (c *common) addFlags(cmd *cobra.Command) {
 	c.chunk = size{bytes: 1 << 20, min: 4096, max: transport.MaxChunk}
 	f.Var(&c.memory, "memory", "`SIZE` of the chunk buffers")
 	f.Var(&c.chunk, "chunk-size", "largest `SIZE` of one chunk; the smaller of the two sides' counts")
+	f.DurationVar(&c.state.keep, "keep-state", keepState, "`TIME` that --state-dir remembers a migration for that has ended")
 	_ = cmd.RegisterFlagCompletionFunc("device", completeDevice)
 	_ = cmd.RegisterFlagCompletionFunc("peer", cobra.NoFileCompletions)
 }
@@ -82,6 +83,8 @@ func (c *common) check() error {
 		return mistakef("give a smaller --chunk-size too, or more --memory", "--memory %s is less than one chunk of %s", &c.memory, &c.chunk)
 	case c.memory.bytes > hostMemory():
 		return mistakef("give a smaller --memory", "--memory %s is more than this host has, %s", &c.memory, humanBytes(hostMemory()))
+	case c.state.keep <= 0:
+		return mistakef("", "--keep-state %v: must be more than 0", c.state.keep)
 	}
 	return nil
 }
@@ -128,6 +131,7 @@ func (c *common) attempt(ctx context.Context, prepare func() (job, error), show 
 		v.started, v.report, v.err = true, d.report, d.err
 	}
 	if err == nil {
+		c.tidy(j, show)
 		v.started = true
 		v.report, v.err = j.engine(ctx, devices, show)
 		if v.report.Outcome == handoff.Rolledback {
@@ -139,6 +143,13 @@ func (c *common) attempt(ctx context.Context, prepare func() (job, error), show 
 		v.verify(devices)
 	}
 	return devices, j, v
+}
+
+// tidy is what a run does beside its migration. A dry run changes nothing.
+func (c *common) tidy(j job, show *show) {
+	if j.preflight == nil {
+		c.state.prune(c.role.journal(), show.warn)
+	}
 }
 
 // setUp checks the whole command line before it opens the first device.

@@ -7,6 +7,7 @@ import (
 	"unicode"
 
 	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/transport/journal"
 	"github.com/migpipe/migpipe/vfio"
 	"github.com/migpipe/migpipe/vfio/file"
 	"github.com/migpipe/migpipe/vfio/sim"
@@ -44,6 +45,14 @@ const (
 	source role = iota
 	sink
 )
+
+// journal is the side that such an end's journals are of.
+func (r role) journal() journal.Role {
+	if r == sink {
+		return journal.Destination
+	}
+	return journal.Source
+}
 
 // parseDevices reads the --device flags of one command line.
 func parseDevices(flags []string, r role) ([]device, error) {

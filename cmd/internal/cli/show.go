@@ -72,6 +72,11 @@ func (s *show) listening(address string, self transport.ID) {
 	s.add(stamped{at: time.Now(), Event: report.Event{Kind: report.Listening, Text: address}, self: self})
 }
 
+// warn tells of what has gone wrong beside the migration.
+func (s *show) warn(text string) {
+	s.observe(report.Event{Kind: report.Warning, Text: text})
+}
+
 // hold tells that the process stays, and why.
 func (s *show) hold(v verdict) {
 	text := "in doubt: " + errorText(v.cause())

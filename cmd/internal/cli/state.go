@@ -24,13 +24,18 @@ import (
 const stateHelp = `With --state-dir, what this side has decided about a migration is in a file there
 before the other side is told, so that neither a crash of the program nor one of
 the host loses it; ` + "`status`" + ` shows what the files say. Without it (and without
-systemd's StateDirectory) it is lost with the process.`
+systemd's StateDirectory) it is lost with the process. A migration that has ended
+for both sides is forgotten there after --keep-state; one that is not over stays.`
 
 // stateFlags say where the journals are.
 type stateFlags struct {
 	dir      string
 	volatile bool
+	keep     time.Duration
 }
+
+// keepState is how long an ended migration is remembered.
+const keepState = 30 * 24 * time.Hour
 
 func (s *stateFlags) add(cmd *cobra.Command) {
 	f := cmd.PersistentFlags()
@@ -75,6 +80,17 @@ func (s *stateFlags) check() error {
 		return mistakef(e.hint(), "%s", plainText(err))
 	}
 	return nil
+}
+
+// prune forgets this side's migrations that ended long ago. That it cannot is no
+// reason to refuse a new one, and is said by warn.
+func (s *stateFlags) prune(role journal.Role, warn func(text string)) {
+	if s.folder() == "" {
+		return
+	}
+	if _, err := journal.Prune(s.folder(), role, s.keep); err != nil {
+		warn(plainText(err))
+	}
 }
 
 // decided ends a command line before a device is opened: what the journal says is
@@ -154,6 +170,9 @@ func (s *stateFlags) noDoubt() error {
 	}
 	for _, path := range paths {
 		all, err := journal.Read(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // another process has just removed it: that migration had ended
+		}
 		if err != nil {
 			return mistakef("keep the file, and ask the destination's `status` what it says; use another --state-dir for other devices", "%s", plainText(err))
 		}
@@ -232,10 +251,7 @@ func (c *common) status(cmd *cobra.Command) error {
 	if dir == "" {
 		return mistakef("name the folder with --state-dir", "there is no folder with journals")
 	}
-	role := journal.Source
-	if c.role == sink {
-		role = journal.Destination
-	}
+	role := c.role.journal()
 	paths, err := journal.List(dir, role)
 	if err != nil {
 		return mistakef("name the folder with --state-dir", "%s", plainText(err))
@@ -244,6 +260,9 @@ func (c *common) status(cmd *cobra.Command) error {
 	var damaged error
 	for _, path := range paths {
 		all, err := journal.Read(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // another process has just removed it
+		}
 		if err != nil {
 			damaged = &transport.Fault{Code: transport.CodeDevice, Err: &stateError{err}}
 			continue
