@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	llsys "github.com/landlock-lsm/go-landlock/landlock/syscall"
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
@@ -90,9 +91,18 @@ func setup(env *testscript.Env) error {
 	return nil
 }
 
+// landlocked reports whether the kernel has Landlock.
+func landlocked() bool {
+	_, err := llsys.LandlockGetABIVersion()
+	return err == nil
+}
+
 func condition(name string) (bool, error) {
-	if name == "root" {
+	switch name {
+	case "root":
 		return os.Geteuid() == 0, nil
+	case "landlock":
+		return landlocked(), nil
 	}
 	return false, fmt.Errorf("unknown condition %q", name)
 }

@@ -32,13 +32,16 @@ type common struct {
 	chunk     size
 	json      bool
 	quiet     bool
+
+	unconfined bool
 }
 
 // opened is a device that is ready to migrate.
 type opened struct {
 	name string
 	vfio.Device
-	ours bool // and nobody else's: its state ends when it is closed
+	ours   bool   // and nobody else's: its state ends when it is closed
+	folder string // where it still makes files, "" for nowhere
 }
 
 // job is a migration whose command line was found good.
@@ -63,6 +66,7 @@ func (c *common) addFlags(cmd *cobra.Command) {
 	f.Var(&c.memory, "memory", "`SIZE` of the chunk buffers")
 	f.Var(&c.chunk, "chunk-size", "largest `SIZE` of one chunk; the smaller of the two sides' counts")
 	f.DurationVar(&c.state.keep, "keep-state", keepState, "`TIME` that --state-dir remembers a migration for that has ended")
+	f.BoolVar(&c.unconfined, "no-sandbox", false, "do not give up access to files that are not needed")
 	_ = cmd.RegisterFlagCompletionFunc("device", completeDevice)
 	_ = cmd.RegisterFlagCompletionFunc("peer", cobra.NoFileCompletions)
 }
@@ -180,7 +184,7 @@ func openAll(specs []device, r role) ([]opened, error) {
 			}
 			return nil, deviceFault(d.name, err)
 		}
-		list = append(list, opened{d.name, dev, d.ours()})
+		list = append(list, opened{d.name, dev, d.ours(), d.folder(r)})
 	}
 	return list, nil
 }

@@ -89,7 +89,7 @@ func TestCloseStuckDevice(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		stuck, other := &stuckDevice{free: make(chan struct{})}, &closable{}
 		v := inDoubt()
-		v.close([]opened{{"nic0", stuck, true}, {"acc0", other, true}})
+		v.close([]opened{{name: "nic0", Device: stuck, ours: true}, {name: "acc0", Device: other, ours: true}})
 		if w := v.report.Warnings; len(w) != 1 || !strings.Contains(w[0], "device nic0: not closed yet") || !other.closed {
 			t.Errorf("warnings %q, the other closed: %v", w, other.closed)
 		}
@@ -119,7 +119,7 @@ func TestHold(t *testing.T) {
 			v.report.Outcome = tt.outcome
 			var devices []opened
 			for i, ours := range tt.ours {
-				devices = append(devices, opened{fmt.Sprint("d", i), &closable{}, ours})
+				devices = append(devices, opened{name: fmt.Sprint("d", i), Device: &closable{}, ours: ours})
 			}
 			ended := make(chan struct{})
 			go func() { // the signal ends it, where it stays

@@ -215,6 +215,8 @@ func (j *jsonView) event(ev stamped) {
 		j.asked(head, ev.Event)
 	case report.Warning:
 		j.write(jsonWarning{head, ev.Text})
+	case confined:
+		j.write(jsonSandbox{head, ev.sandbox.ABI, ev.sandbox.Why})
 	case held:
 		j.write(jsonHeld{head, jsonNames(ev.held.kept), os.Getpid(), ev.Text, ev.held.holdHints()})
 	case report.Progress:

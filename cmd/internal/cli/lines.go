@@ -32,6 +32,7 @@ func (l *lineView) event(ev stamped) {
 	case report.Progress:
 		l.devices(ev.at, ev.Devices)
 	case held: // told on stderr whatever the view
+	case confined: // for --json
 	default:
 		l.print(notice(ev.Event))
 	}

@@ -30,6 +30,8 @@ event, says which it is.
 
 ` + stateHelp + `
 
+` + confineHelp + `
+
 ` + figuresHelp + `
 
 ` + exitHelp + "\n\n" + holdHelp
@@ -91,6 +93,9 @@ func (r *recvFlags) receive(ctx context.Context, end endpoint, devices []opened,
 	}
 	defer listener.Close()
 	show.listening(end.heardAt(listener), end.id())
+	if err := r.confine(end, devices, show); err != nil {
+		return report.Report{Outcome: handoff.Rolledback}, err
+	}
 	return writer.Receive(ctx, listener, sinks(devices), &writer.Options{
 		Memory: int(r.memory.bytes), ChunkSize: int(r.chunk.bytes), MaxState: r.maxState.bytes,
 		Journals: r.state.journals(journal.Destination),

@@ -13,6 +13,7 @@ import (
 	"github.com/migpipe/migpipe/codec"
 	"github.com/migpipe/migpipe/reader"
 	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/transport/handoff"
 	"github.com/migpipe/migpipe/transport/report"
 	"github.com/migpipe/migpipe/vfio"
 )
@@ -30,6 +31,8 @@ that it belongs to the same user or root, and neither side has an identity.
 ` + dryRunHelp + `
 
 ` + stateHelp + `
+
+` + confineHelp + `
 
 ` + figuresHelp + "\n" + timesHelp + `
 
@@ -163,6 +166,9 @@ func (s *sendFlags) prepare() (job, error) {
 	}
 	attempt, j, err := s.begin()
 	return job{end: end, journal: j, engine: func(ctx context.Context, devices []opened, show *show) (report.Report, error) {
+		if err := s.confine(end, devices, show); err != nil {
+			return report.Report{Outcome: handoff.Rolledback}, err
+		}
 		o := s.options(devices, show.observe)
 		o.Attempt, o.Journal = attempt, j
 		return reader.Send(ctx, end.dialer(), s.sources(devices), o)

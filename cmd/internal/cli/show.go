@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/term"
 
+	"github.com/migpipe/migpipe/cmd/internal/sandbox"
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/report"
 )
@@ -42,8 +43,9 @@ type show struct {
 type stamped struct {
 	at time.Time
 	report.Event
-	self transport.ID // who listens, where that is the event
-	held scene        // whose devices the process stays for, where that is
+	self    transport.ID   // who listens, where that is the event
+	held    scene          // whose devices the process stays for, where that is
+	sandbox sandbox.Status // what is in force, where that is
 }
 
 func newShow(c *common) *show {
@@ -75,6 +77,11 @@ func (s *show) listening(address string, self transport.ID) {
 // warn tells of what has gone wrong beside the migration.
 func (s *show) warn(text string) {
 	s.observe(report.Event{Kind: report.Warning, Text: text})
+}
+
+// confined tells what of the sandbox is in force.
+func (s *show) confined(status sandbox.Status) {
+	s.add(stamped{at: time.Now(), Event: report.Event{Kind: confined}, sandbox: status})
 }
 
 // hold tells that the process stays, and why.

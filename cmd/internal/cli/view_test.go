@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/migpipe/migpipe/cmd/internal/sandbox"
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/report"
 )
@@ -91,6 +92,27 @@ func TestJSONEvents(t *testing.T) {
 		j.event(ev)
 	}
 	golden(t, "events.jsonl", b.String())
+}
+
+// TestSandboxEvent: what is in force is for those who read events, and for no one
+// else.
+func TestSandboxEvent(t *testing.T) {
+	for want, status := range map[string]sandbox.Status{
+		`"landlock":7}`:                  {ABI: 7},
+		`"landlock":0,"why":"no kernel"}`: {Why: "no kernel"},
+	} {
+		ev := stamped{at: time.Now(), Event: report.Event{Kind: confined}, sandbox: status}
+		var b, people bytes.Buffer
+		newJSONView("mig-recv", io.Discard, &b).event(ev)
+		if got := b.String(); !strings.HasPrefix(got, `{"event":"sandbox",`) || !strings.HasSuffix(got, want+"\n") {
+			t.Errorf("%s, want %s", got, want)
+		}
+		newLineView("mig-recv", &people, &people).event(ev)
+		newBarView("mig-recv", &people, &people).event(ev)
+		if people.Len() > 0 {
+			t.Errorf("people are told %q", people.String())
+		}
+	}
 }
 
 func TestJSONProgressIsRare(t *testing.T) {

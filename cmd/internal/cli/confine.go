@@ -1,0 +1,74 @@
+package cli
+
+import (
+	"path/filepath"
+	"strings"
+
+	"github.com/migpipe/migpipe/cmd/internal/sandbox"
+	"github.com/migpipe/migpipe/transport/report"
+	"github.com/migpipe/migpipe/vfio/file"
+)
+
+// confined is the event that says what of the sandbox is in force. The kind is in
+// --json only: to people it is of no use before something is wrong.
+const confined report.Kind = "sandbox"
+
+// confineHelp is the part of the help texts about the sandbox.
+const confineHelp = `Once keys, peers, sockets and devices are open, the program gives up the rest of
+the file system, where the kernel has Landlock: --state-dir and the folders of
+unix sockets and file: sinks are all that it may still open. With --json an event
+"sandbox" says what is in force; --no-sandbox keeps all open.`
+
+// jsonSandbox has the version of Landlock that is in force, or why none is.
+type jsonSandbox struct {
+	jsonHead
+	Landlock int    `json:"landlock"`
+	Why      string `json:"why,omitempty"`
+}
+
+// confine gives up what the run does not open any more. It comes when all that is
+// to be open is, and before the first byte of the peer is read.
+func (c *common) confine(end endpoint, devices []opened, show *show) error {
+	if c.unconfined {
+		show.confined(sandbox.Status{Why: "--no-sandbox"})
+		return nil
+	}
+	status, err := sandbox.Enter(c.needs(end, devices))
+	if err != nil {
+		return mistakef("say --no-sandbox to go without", "the sandbox cannot be entered: %s", plainText(err))
+	}
+	show.confined(status)
+	return nil
+}
+
+// needs is what this run still opens by name. Whoever lets a run open more adds it
+// here; whoever lets it run programs sets Programs, which they would be confined
+// with.
+func (c *common) needs(end endpoint, devices []opened) sandbox.Needs {
+	var folders []string
+	if dir := c.state.folder(); dir != "" {
+		folders = append(folders, dir)
+	}
+	if path, ok := strings.CutPrefix(end.address, unixPrefix); ok && c.role == sink { // removed in the end
+		folders = append(folders, filepath.Dir(path))
+	}
+	for _, d := range devices {
+		if d.folder != "" {
+			folders = append(folders, d.folder)
+		}
+	}
+	return sandbox.Needs{Write: folders}
+}
+
+// folder is where opening a device has not yet made all of its files, "" for those
+// that have all open.
+func (d device) folder(r role) string {
+	if d.scheme != "file" || r != sink {
+		return ""
+	}
+	path, _, err := file.ParseSink(d.rest)
+	if err != nil { // which check has refused
+		return ""
+	}
+	return filepath.Dir(path)
+}

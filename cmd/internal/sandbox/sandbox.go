@@ -1,0 +1,72 @@
+// Package sandbox takes from a process the files that it does not need: whoever
+// takes it over, by way of a hostile peer or device, finds keys, guests' disks and
+// the rest of the host out of reach.
+//
+// It is Landlock, which needs no privilege. What was opened before stays open and
+// may be used as before, devices and sockets included. Networks, and connecting to
+// unix sockets, are not affected.
+package sandbox
+
+import (
+	"fmt"
+	"net"
+
+	"github.com/landlock-lsm/go-landlock/landlock"
+	llsys "github.com/landlock-lsm/go-landlock/landlock/syscall"
+)
+
+// Needs is what a process still opens by name.
+type Needs struct {
+	// Read are files, and folders of which the files below are read, by name.
+	Read []string
+	// Write are folders in and below which files are listed, read, written, made,
+	// renamed within their folder and removed, and sockets made.
+	Write []string
+	// Programs says that the process will run others, as hooks are. They would
+	// inherit the sandbox, and what they need only their author knows: then nothing is
+	// restricted. To have both, start a helper that runs them before Enter.
+	Programs bool
+}
+
+// Status says what a process has given up.
+type Status struct {
+	ABI int    // the version of Landlock that is in force, 0 where nothing is restricted
+	Why string // nothing is, if so
+}
+
+// names are what looking an address up reads. Where they are missing, or were
+// replaced since Enter, the resolver has defaults.
+var names = []string{"/etc/hosts", "/etc/resolv.conf", "/etc/nsswitch.conf"}
+
+// newest is the newest version of Landlock whose restrictions are meant here: 9
+// also restricts whom unix sockets connect to.
+const newest = 8
+
+const mayRead = llsys.AccessFSReadFile
+
+const mayWrite = llsys.AccessFSReadFile | llsys.AccessFSReadDir | llsys.AccessFSWriteFile |
+	llsys.AccessFSTruncate | llsys.AccessFSMakeReg | llsys.AccessFSMakeSock | llsys.AccessFSRemoveFile
+
+// Enter restricts the whole process, for good, to what it needs, as far as the
+// kernel can: one without Landlock restricts nothing, and the Status says so. It also
+// sets no_new_privs. An error says that the kernel has Landlock and the restriction
+// failed, as it does for a path that is not there; the process must not go on.
+func Enter(n Needs) (Status, error) {
+	abi, err := llsys.LandlockGetABIVersion()
+	switch {
+	case n.Programs:
+		return Status{Why: "programs are to be run, which would inherit it"}, nil
+	case err != nil:
+		return Status{Why: "the kernel has no Landlock: " + err.Error()}, nil
+	}
+	net.DefaultResolver.PreferGo = true // libc would load code to look names up
+	err = landlock.V8.BestEffort().RestrictPaths(
+		landlock.PathAccess(mayRead, names...).IgnoreIfMissing(),
+		landlock.PathAccess(mayRead, n.Read...),
+		landlock.PathAccess(mayWrite, n.Write...),
+	)
+	if err != nil {
+		return Status{}, fmt.Errorf("landlock (ABI %d): %w", abi, err)
+	}
+	return Status{ABI: min(abi, newest)}, nil
+}

@@ -1,0 +1,223 @@
+package sandbox
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	llsys "github.com/landlock-lsm/go-landlock/landlock/syscall"
+	"golang.org/x/sys/unix"
+
+	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/transport/handoff"
+	"github.com/migpipe/migpipe/transport/journal"
+	"github.com/migpipe/migpipe/vfio"
+	"github.com/migpipe/migpipe/vfio/file"
+)
+
+// inside is set in the process that the tests start to be restricted: they cannot
+// restrict their own, which runs the others too.
+const inside = "MIGPIPE_TEST_SANDBOX"
+
+// checked is what that process says when it has found nothing wrong.
+const checked = "all was checked"
+
+// restricted runs a test once more, in a process of its own in a new folder, which it
+// is given.
+func restricted(t *testing.T, child func(dir string) error) {
+	t.Helper()
+	if dir := os.Getenv(inside); dir != "" {
+		if err := child(dir); err != nil {
+			fmt.Println(err)
+			os.Exit(1)
+		}
+		fmt.Println(checked)
+		os.Exit(0)
+	}
+	if _, err := llsys.LandlockGetABIVersion(); err != nil {
+		t.Skipf("SKIP: the kernel has no Landlock: %v", err)
+	}
+	cmd := exec.Command("/proc/self/exe", "-test.run", "^"+t.Name()+"$")
+	cmd.Env = append(os.Environ(), inside+"="+t.TempDir())
+	if out, err := cmd.CombinedOutput(); err != nil || !strings.Contains(string(out), checked) {
+		t.Errorf("%v\n%s", err, out)
+	}
+}
+
+// denied finds that an access was not refused by the sandbox.
+func denied(what string, err error) error {
+	if !errors.Is(err, fs.ErrPermission) {
+		return fmt.Errorf("%s: %v, want a refusal", what, err)
+	}
+	return nil
+}
+
+// enter makes what a program under test has before it is restricted.
+func enter(dir string) (state, other string, _ error) {
+	state, other = filepath.Join(dir, "state"), filepath.Join(dir, "other")
+	err := errors.Join(os.Mkdir(state, 0o700), os.Mkdir(other, 0o700), os.WriteFile(filepath.Join(other, "secret"), []byte("x"), 0o600))
+	if err != nil {
+		return "", "", err
+	}
+	status, err := Enter(Needs{Write: []string{state}})
+	if err == nil && (status.ABI < 1 || status.ABI > newest || status.Why != "") {
+		err = fmt.Errorf("in force: %+v", status)
+	}
+	return state, other, err
+}
+
+// TestOutside: nothing outside of what was asked for can be read, listed, made,
+// removed or executed, by any thread.
+func TestOutside(t *testing.T) {
+	restricted(t, func(dir string) error {
+		before, err := os.Open(os.Args[0])
+		if err != nil {
+			return err
+		}
+		state, other, err := enter(dir)
+		if err != nil {
+			return err
+		}
+		secret := filepath.Join(other, "secret")
+		_, read := os.ReadFile(secret)
+		_, list := os.ReadDir(other)
+		_, passwd := os.ReadFile("/etc/passwd")
+		_, dev := os.OpenFile("/dev/null", os.O_RDWR, 0)
+		copied := filepath.Join(state, "true")
+		program, err := os.ReadFile("/etc/hosts")
+		if err != nil {
+			return fmt.Errorf("what looking names up needs: %w", err)
+		}
+		_, still := before.ReadAt(make([]byte, 4), 0)
+		return errors.Join(
+			denied("read", read), denied("list", list), denied("read /etc/passwd", passwd), denied("open a device", dev),
+			denied("make", os.WriteFile(filepath.Join(other, "new"), nil, 0o600)),
+			denied("remove", os.Remove(secret)),
+			denied("move away", os.Rename(secret, filepath.Join(state, "secret"))),
+			denied("make a folder", os.Mkdir(filepath.Join(state, "folder"), 0o700)),
+			denied("execute", exec.Command("/bin/true").Run()),
+			os.WriteFile(copied, program, 0o700), denied("execute what was written", exec.Command(copied).Run()),
+			inThreads(func() error { _, err := os.ReadFile(secret); return denied("another thread", err) }),
+			still, // what was open stays open
+		)
+	})
+}
+
+// inThreads does the same in several goroutines at once.
+func inThreads(do func() error) error {
+	var list [8]error
+	var all sync.WaitGroup
+	for i := range list {
+		all.Go(func() { list[i] = do() })
+	}
+	all.Wait()
+	return errors.Join(list[:]...)
+}
+
+// TestInside: journals, file sinks and sockets work as before.
+func TestInside(t *testing.T) {
+	restricted(t, func(dir string) error {
+		state, other, err := enter(dir)
+		if err != nil {
+			return err
+		}
+		return errors.Join(
+			keepsJournal(state),
+			sinks(filepath.Join(state, "new"), nil),
+			sinks(filepath.Join(state, "new"), &file.SinkOptions{Overwrite: true}),
+			denied("a sink elsewhere", sinks(filepath.Join(other, "new"), nil)),
+			listens(filepath.Join(state, "sock")),
+			denied("a socket elsewhere", listens(filepath.Join(other, "sock"))),
+			looksUp("localhost"),
+		)
+	})
+}
+
+func keepsJournal(dir string) error {
+	o := journal.Options{Role: journal.Source, Mig: transport.NewMigID(), Volatile: true}
+	for range 2 { // made, then opened
+		j, err := journal.Open(dir, o)
+		if err != nil {
+			return err
+		}
+		e := handoff.Entry{Record: handoff.Open, Attempt: transport.Attempt{Mig: o.Mig, Epoch: 1}}
+		if err := errors.Join(j.Append(e), j.Close()); err != nil {
+			return err
+		}
+	}
+	paths, err := journal.List(dir, o.Role)
+	if err == nil && len(paths) != 1 {
+		err = fmt.Errorf("journals: %q", paths)
+	}
+	_, pruned := journal.Prune(dir, o.Role, 0)
+	return errors.Join(err, pruned)
+}
+
+// sinks commits a state to a file.
+func sinks(path string, o *file.SinkOptions) error {
+	s, err := file.NewSink(path, o)
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	stream, err := s.SetState(vfio.Resuming)
+	if err == nil {
+		_, err = stream.Write([]byte("state"))
+	}
+	for _, to := range []vfio.State{vfio.Stop, vfio.Running} {
+		if err == nil {
+			_, err = s.SetState(to)
+		}
+	}
+	return err
+}
+
+// listens makes a socket and removes it.
+func listens(path string) error {
+	l, err := transport.ListenUnix(path)
+	if err != nil {
+		return err
+	}
+	err = l.Close()
+	if _, left := os.Lstat(path); !errors.Is(left, fs.ErrNotExist) {
+		err = errors.Join(err, fmt.Errorf("%s is left", path))
+	}
+	return err
+}
+
+func looksUp(host string) error {
+	addrs, err := net.LookupHost(host)
+	if err == nil && (len(addrs) == 0 || !strings.Contains("127.0.0.1 ::1", addrs[0])) {
+		err = fmt.Errorf("%s is %q", host, addrs)
+	}
+	return err
+}
+
+// TestPrograms: who is to run others is not restricted, and says so.
+func TestPrograms(t *testing.T) {
+	restricted(t, func(dir string) error {
+		status, err := Enter(Needs{Programs: true})
+		if status.ABI != 0 || !strings.Contains(status.Why, "programs are to be run") {
+			return fmt.Errorf("in force: %+v, %v", status, err)
+		}
+		return exec.Command("/bin/true").Run()
+	})
+}
+
+// TestMissing: a path that is not there is an error, and not something less.
+func TestMissing(t *testing.T) {
+	restricted(t, func(dir string) error {
+		_, err := Enter(Needs{Write: []string{filepath.Join(dir, "none")}})
+		if !errors.Is(err, unix.ENOENT) || !strings.Contains(err.Error(), "none") {
+			return fmt.Errorf("entered: %v", err)
+		}
+		return nil
+	})
+}
