@@ -32,11 +32,11 @@ func BenchmarkLane(b *testing.B) {
 
 func connectQUIC(t testing.TB) (transport.Dialer, transport.Listener) {
 	sender, receiver := newIdentity(t), newIdentity(t)
-	l, err := transport.ListenQUIC("127.0.0.1:0", receiver, []transport.ID{sender.ID()}, nil)
+	l, err := transport.ListenQUIC("127.0.0.1:0", transport.Pinned{Identity: receiver, Peers: []transport.ID{sender.ID()}}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &transport.QUICDialer{Addr: l.Addr().String(), Identity: sender, Peers: []transport.ID{receiver.ID()}}, l
+	return &transport.QUICDialer{Addr: l.Addr().String(), Credentials: transport.Pinned{Identity: sender, Peers: []transport.ID{receiver.ID()}}}, l
 }
 
 func newIdentity(t testing.TB) *transport.Identity {

@@ -86,9 +86,30 @@ func readIdentity(path string) (*Identity, error) {
 	return identityOf(key)
 }
 
-// readPrivate reads a small file that only its owner may read. The mode is that
-// of the file opened, so it cannot be exchanged between look and read.
+// readPrivate reads a key, which only its owner may read.
 func readPrivate(path string) ([]byte, error) {
+	return readGuarded(path, maxKeyFile, func(mode fs.FileMode) error {
+		if mode&0o077 != 0 {
+			return fmt.Errorf("mode %04o lets others read the key: run chmod 600 %s", mode, path)
+		}
+		return nil
+	})
+}
+
+// readPublic reads what is no secret, and decides who is trusted: others must not
+// be able to write it.
+func readPublic(path string) ([]byte, error) {
+	return readGuarded(path, maxPublicFile, func(mode fs.FileMode) error {
+		if mode&0o022 != 0 {
+			return fmt.Errorf("mode %04o lets others change it: run chmod go-w %s", mode, path)
+		}
+		return nil
+	})
+}
+
+// readGuarded reads a small file with the right permissions. They are those of
+// the file opened, so it cannot be exchanged between look and read.
+func readGuarded(path string, most int64, guard func(fs.FileMode) error) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
@@ -98,13 +119,14 @@ func readPrivate(path string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	switch mode := info.Mode(); {
-	case !mode.IsRegular():
+	if mode := info.Mode(); !mode.IsRegular() {
 		return nil, fmt.Errorf("not a regular file (%v)", mode.Type())
-	case mode.Perm()&0o077 != 0:
-		return nil, fmt.Errorf("mode %04o lets others read the key: run chmod 600 %s", mode.Perm(), path)
-	case info.Size() > maxKeyFile:
-		return nil, fmt.Errorf("%d bytes, want at most %d", info.Size(), maxKeyFile)
+	}
+	if err := guard(info.Mode().Perm()); err != nil {
+		return nil, err
+	}
+	if info.Size() > most {
+		return nil, fmt.Errorf("%d bytes, want at most %d", info.Size(), most)
 	}
 	text := make([]byte, info.Size())
 	n, err := f.ReadAt(text, 0)

@@ -24,6 +24,14 @@ const (
 	// 1+MaxLanes lanes together.
 	MaxHalfOpen = 4 * RetryHalfOpen
 
+	// ConnBurst is the number of connections that one address, or one /64 of
+	// IPv6, may open at once: those of several migrations. From half of them on it
+	// must prove first that it is its own.
+	ConnBurst = 4 * (1 + MaxLanes)
+
+	// ConnRate is the number of connections a second that it may open after that.
+	ConnRate = 1 + MaxLanes
+
 	// HandshakeTimeout bounds the wait for a peer that is silent before its lane
 	// is open.
 	HandshakeTimeout = 3 * time.Second
@@ -89,4 +97,8 @@ const (
 
 	// maxKeyFile is far above any private key in PEM.
 	maxKeyFile = 16 << 10
+
+	// maxPublicFile is far above any list of CAs, and room for a list of some
+	// 20,000 certificates that were revoked.
+	maxPublicFile = 1 << 20
 )

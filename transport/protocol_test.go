@@ -119,6 +119,7 @@ func TestProtocolCodecs(t *testing.T) {
 func TestProtocolLimits(t *testing.T) {
 	values := map[string]any{
 		"MaxLanes": MaxLanes, "RetryHalfOpen": RetryHalfOpen, "MaxHalfOpen": MaxHalfOpen,
+		"ConnBurst": ConnBurst, "ConnRate": ConnRate,
 		"HandshakeTimeout": HandshakeTimeout, "IdleTimeout": IdleTimeout, "KeepAlive": KeepAlive,
 		"MaxChunk": MaxChunk, "MinChunk": MinChunk, "MaxControl": MaxControl, "MaxDevices": MaxDevices, "MaxName": MaxName,
 		"MaxPriority": MaxPriority, "MaxStream": uint64(MaxStream), "WelcomeTimeout": WelcomeTimeout,

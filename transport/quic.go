@@ -29,18 +29,17 @@ const closeWait = time.Second
 //
 // The peer sees a lane with its first bytes, so the dialling side writes first.
 type QUICDialer struct {
-	Addr     string    // host:port
-	Identity *Identity // who this side is
-	Peers    []ID      // who may be at Addr
+	Addr        string      // host:port
+	Credentials Credentials // who this side is, and who may be at Addr
 
 	windows windowBudget
 }
 
 // Dial fails with [ErrUnreachable] when nobody answers within
-// [HandshakeTimeout], and with a [WrongPeerError] when somebody else does. That
-// the peer refuses this side shows only in the first Read: [ErrRefusedByPeer].
+// [HandshakeTimeout], and with a [WrongPeerError] or a [CertificateError] when
+// somebody else does. That the peer refuses this side shows only in the first Read: [ErrRefusedByPeer].
 func (d *QUICDialer) Dial(ctx context.Context) (Lane, error) {
-	config, err := d.Identity.tlsConfig(RoleSend, d.Peers)
+	config, err := tlsConfig(d.Credentials, RoleSend)
 	if err != nil {
 		return nil, err
 	}
@@ -232,6 +231,9 @@ func quicLaneError(err error) error {
 
 func quicDialError(ctx context.Context, err error) error {
 	if wrong, ok := errors.AsType[*WrongPeerError](err); ok {
+		return wrong
+	}
+	if wrong, ok := errors.AsType[*CertificateError](err); ok {
 		return wrong
 	}
 	if refused(err) {

@@ -2,9 +2,11 @@ package transport
 
 import (
 	"context"
+	"crypto"
 	"crypto/hkdf"
 	"crypto/sha256"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
@@ -19,6 +21,8 @@ type quicListener struct {
 	socket   *quicSocket
 	quic     *quic.Listener
 	windows  windowBudget
+	refused  func(error)
+	callers  *callers
 	halfOpen atomic.Int64
 	lanes    chan *quicLane
 	closing  context.Context
@@ -27,25 +31,31 @@ type quicListener struct {
 	close    sync.Once
 }
 
-// ListenQUIC accepts lanes on a UDP address from the peers listed; an empty
-// list admits nobody. Lanes outlive the Close of their listener.
+// ListenQUIC accepts lanes on a UDP address from the peers that the credentials
+// know. Lanes outlive the Close of their listener.
 //
 // refused, if not nil, is told of every peer that was turned away, with a
-// [WrongPeerError] where the peer showed a key; it may be called by several
-// goroutines at once, as often as somebody tries.
-func ListenQUIC(addr string, id *Identity, peers []ID, refused func(error)) (Listener, error) {
-	config, err := id.tlsConfig(RoleRecv, peers)
+// [WrongPeerError] or a [CertificateError] where the peer showed a key; it may be
+// called by several goroutines at once, as often as somebody tries.
+func ListenQUIC(addr string, c Credentials, refused func(error)) (Listener, error) {
+	config, err := tlsConfig(c, RoleRecv)
 	if err != nil {
 		return nil, err
 	}
-	if verify := config.VerifyConnection; refused != nil {
-		config.VerifyConnection = func(s tls.ConnectionState) error {
-			err := verify(s)
-			if err != nil {
-				refused(err)
-			}
-			return err
+	reset, err := resetKey(config.Certificates[0].PrivateKey)
+	if err != nil {
+		return nil, err
+	}
+	if refused == nil {
+		refused = func(error) {}
+	}
+	verify := config.VerifyConnection
+	config.VerifyConnection = func(s tls.ConnectionState) error {
+		err := verify(s)
+		if err != nil {
+			refused(err)
 		}
+		return err
 	}
 	local, err := net.ResolveUDPAddr("udp", addr)
 	if err != nil {
@@ -55,9 +65,9 @@ func ListenQUIC(addr string, id *Identity, peers []ID, refused func(error)) (Lis
 	if err != nil {
 		return nil, fmt.Errorf("transport: listen: %w", err)
 	}
-	l := &quicListener{socket: socket, lanes: make(chan *quicLane)}
+	l := &quicListener{socket: socket, refused: refused, callers: newCallers(), lanes: make(chan *quicLane)}
 	l.closing, l.stop = context.WithCancel(context.Background())
-	socket.transport.StatelessResetKey = id.resetKey()
+	socket.transport.StatelessResetKey = reset
 	socket.transport.VerifySourceAddress = l.mustProveAddress
 	socket.transport.ConnContext = l.admit
 	l.quic, err = socket.transport.Listen(config, quicConfig(&l.windows))
@@ -70,17 +80,23 @@ func ListenQUIC(addr string, id *Identity, peers []ID, refused func(error)) (Lis
 }
 
 // resetKey makes a restarted process recognise, and reset at once, connections
-// that its predecessor with the same key had (RFC 9000, section 10.3.2).
-func (i *Identity) resetKey() *quic.StatelessResetKey {
-	key, err := hkdf.Key(sha256.New, i.key.Seed(), nil, ALPN+" stateless reset", len(quic.StatelessResetKey{}))
+// that its predecessor with the same private key had (RFC 9000, section 10.3.2).
+func resetKey(private crypto.PrivateKey) (*quic.StatelessResetKey, error) {
+	der, err := x509.MarshalPKCS8PrivateKey(private)
+	if err != nil {
+		return nil, fmt.Errorf("transport: derive the reset key: %w", err)
+	}
+	key, err := hkdf.Key(sha256.New, der, nil, ALPN+" stateless reset", len(quic.StatelessResetKey{}))
 	if err != nil {
 		panic("transport: " + err.Error()) // only for lengths that hkdf cannot make
 	}
-	return (*quic.StatelessResetKey)(key)
+	return (*quic.StatelessResetKey)(key), nil
 }
 
-func (l *quicListener) mustProveAddress(net.Addr) bool {
-	return l.halfOpen.Load() >= RetryHalfOpen
+// mustProveAddress asks for a Retry while many connections are half open, and of
+// an address that has used up what nobody has to prove.
+func (l *quicListener) mustProveAddress(from net.Addr) bool {
+	return l.halfOpen.Load() >= RetryHalfOpen || l.callers.hurried(from)
 }
 
 // openedKey finds, in a connection's context, the function that says that the
@@ -89,7 +105,12 @@ type openedKey struct{}
 
 // admit counts a connection as half open from its first packet until its first
 // stream was accepted or it ended.
-func (l *quicListener) admit(ctx context.Context, _ *quic.ClientInfo) (context.Context, error) {
+func (l *quicListener) admit(ctx context.Context, from *quic.ClientInfo) (context.Context, error) {
+	if !l.callers.admit(from.RemoteAddr) {
+		err := fmt.Errorf("transport: more than %d connections at once, and %d a second after that, from %v", ConnBurst, ConnRate, from.RemoteAddr)
+		l.refused(err)
+		return nil, err
+	}
 	if l.halfOpen.Add(1) > MaxHalfOpen {
 		l.halfOpen.Add(-1)
 		return nil, errors.New("too many half-open connections")

@@ -35,13 +35,13 @@ func newQUICPair(t *testing.T) *quicPair {
 
 func (p *quicPair) listen(t *testing.T, addr string, peers ...ID) {
 	t.Helper()
-	l, err := ListenQUIC(addr, p.receiver, peers, nil)
+	l, err := ListenQUIC(addr, Pinned{p.receiver, peers}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { l.Close() })
 	p.listener = l.(*quicListener)
-	p.dialer = &QUICDialer{Addr: l.Addr().String(), Identity: p.sender, Peers: []ID{p.receiver.ID()}}
+	p.dialer = &QUICDialer{Addr: l.Addr().String(), Credentials: Pinned{p.sender, []ID{p.receiver.ID()}}}
 }
 
 // dial gives a lane that has said its first byte.
@@ -101,7 +101,7 @@ func TestQUICKnowsThePeer(t *testing.T) {
 
 func TestQUICDialsWrongPeer(t *testing.T) {
 	p := newQUICPair(t)
-	p.dialer.Peers = []ID{testIdentity(t).ID()}
+	p.dialer.Credentials = Pinned{p.sender, []ID{testIdentity(t).ID()}}
 	_, err := p.dialer.Dial(t.Context())
 	wrong, ok := errors.AsType[*WrongPeerError](err)
 	if !ok || wrong.Got != p.receiver.ID() || !strings.Contains(err.Error(), p.receiver.ID().String()) {
@@ -373,7 +373,7 @@ func TestQUICPeerRestarts(t *testing.T) {
 }
 
 func TestQUICDialErrors(t *testing.T) {
-	d := &QUICDialer{Identity: testIdentity(t)}
+	d := &QUICDialer{Credentials: Pinned{Identity: testIdentity(t)}}
 	for _, addr := range []string{"", "127.0.0.1", "127.0.0.1:", "127.0.0.1:99999", "127.0.0.1:http", "[::1:1"} {
 		d.Addr = addr
 		if _, err := d.Dial(t.Context()); !errors.Is(err, ErrUnreachable) {
@@ -381,7 +381,7 @@ func TestQUICDialErrors(t *testing.T) {
 		}
 	}
 	for _, addr := range []string{"nonsense", "127.0.0.1:99999", "192.0.2.1:0"} {
-		if l, err := ListenQUIC(addr, d.Identity, nil, nil); err == nil {
+		if l, err := ListenQUIC(addr, d.Credentials, nil); err == nil {
 			l.Close()
 			t.Errorf("listen on %q succeeded", addr)
 		}
@@ -394,7 +394,7 @@ func TestQUICDialGivesUp(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer silent.Close()
-	d := &QUICDialer{Addr: silent.LocalAddr().String(), Identity: testIdentity(t)}
+	d := &QUICDialer{Addr: silent.LocalAddr().String(), Credentials: Pinned{Identity: testIdentity(t)}}
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
 	if _, err := d.Dial(ctx); !errors.Is(err, ErrUnreachable) || !errors.Is(err, context.DeadlineExceeded) {

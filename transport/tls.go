@@ -20,10 +20,11 @@ const ALPN = "mig/1"
 
 // Role is what a certificate permits its holder to do.
 //
-// Certificates are self-signed, so the role is the peer's own word: it keeps a
-// key from being used by mistake for the other purpose. The permission itself
-// is the allow list, and each side has its own; give the two programs of a host
-// different keys, so that neither's can stand in for the other's.
+// With [Certified] it is the CA's word. With [Pinned], where certificates are
+// self-signed, it is the peer's own: it keeps a key from being used by mistake
+// for the other purpose. The permission itself is then the allow list, and each
+// side has its own; give the two programs of a host different keys, so that
+// neither's can stand in for the other's.
 type Role int
 
 // A host that sends dials; a host that receives listens.
@@ -49,12 +50,12 @@ func (r Role) usage() x509.ExtKeyUsage {
 }
 
 // ErrAuth is what every failure to authenticate wraps: the peer is not one that
-// this side talks to ([WrongPeerError]), or this side is not one that the peer
-// talks to ([ErrRefusedByPeer]).
+// this side talks to ([WrongPeerError], [CertificateError]), or this side is not
+// one that the peer talks to ([ErrRefusedByPeer]).
 var ErrAuth = errors.New("authentication failed")
 
-// ErrRefusedByPeer says that the peer does not list this side's ID, or lists it
-// for the other role.
+// ErrRefusedByPeer says that the peer does not list this side's ID or name, or
+// lists it for the other role, or does not trust its certificate.
 var ErrRefusedByPeer error = refusedByPeer{}
 
 type refusedByPeer struct{}
@@ -85,6 +86,45 @@ func (e *WrongPeerError) Error() string {
 // Unwrap gives [ErrAuth].
 func (e *WrongPeerError) Unwrap() error { return ErrAuth }
 
+// Credentials are how one side of a lane proves who it is and judges who the
+// other is: [Pinned] by keys that both know, [Certified] by a CA that both trust.
+// Everything behind the handshake is the same.
+type Credentials interface {
+	// ID is what the other side knows this one by: it is that of the key,
+	// whatever the certificate says besides.
+	ID() ID
+
+	// certificate is what this side shows as a role.
+	certificate(role Role) (tls.Certificate, error)
+
+	// verify says why the peer, which showed these certificates, its own first,
+	// is not one to talk to in a role. TLS has checked already, or will before
+	// the handshake is done, that the peer holds the key of the first.
+	verify(shown []*x509.Certificate, role Role) error
+}
+
+// Pinned is a key of one's own and a list of those of the peers. An empty list
+// admits nobody.
+type Pinned struct {
+	Identity *Identity
+	Peers    []ID
+}
+
+// ID is that of the key.
+func (p Pinned) ID() ID { return p.Identity.ID() }
+
+func (p Pinned) certificate(role Role) (tls.Certificate, error) { return p.Identity.certificate(role) }
+
+// verify compares the key, then the role.
+func (p Pinned) verify(shown []*x509.Certificate, role Role) error {
+	leaf := shown[0]
+	got := certificateID(leaf)
+	if !slices.Contains(p.Peers, got) || !slices.Equal(leaf.ExtKeyUsage, []x509.ExtKeyUsage{role.usage()}) {
+		return &WrongPeerError{Got: got, Want: slices.Clone(p.Peers), Role: role}
+	}
+	return nil
+}
+
 // certificate is a self-signed one that is valid for ever: peers compare keys
 // and roles, never dates, so no host's clock can stop a migration.
 func (i *Identity) certificate(role Role) (tls.Certificate, error) {
@@ -104,37 +144,30 @@ func (i *Identity) certificate(role Role) (tls.Certificate, error) {
 }
 
 // tlsConfig makes this side a role and admits only peers with the other role
-// whose ID is in the list. An empty list admits nobody.
+// that the credentials know.
 //
 // There is no resumption and thus no 0-RTT: a replayed HELLO or COMMIT would
 // not be harmless.
-func (i *Identity) tlsConfig(role Role, peers []ID) (*tls.Config, error) {
-	certificate, err := i.certificate(role)
+func tlsConfig(c Credentials, role Role) (*tls.Config, error) {
+	certificate, err := c.certificate(role)
 	if err != nil {
 		return nil, err
 	}
-	want, other := slices.Clone(peers), RoleSend+RoleRecv-role
+	other := RoleSend + RoleRecv - role
 	return &tls.Config{
 		MinVersion:             tls.VersionTLS13,
 		NextProtos:             []string{ALPN},
 		Certificates:           []tls.Certificate{certificate},
 		ClientAuth:             tls.RequireAnyClientCert,
-		InsecureSkipVerify:     true, // no CA and no host name: VerifyConnection compares keys
-		VerifyConnection:       func(s tls.ConnectionState) error { return verifyPeer(s, want, other) },
+		InsecureSkipVerify:     true, // VerifyConnection verifies, by the same rules on both sides
+		VerifyConnection:       func(s tls.ConnectionState) error { return verifyPeer(c, s, other) },
 		SessionTicketsDisabled: true,
 	}, nil
 }
 
-// verifyPeer compares the key, then the role. TLS has checked already, or will
-// before the handshake is done, that the peer holds the key.
-func verifyPeer(s tls.ConnectionState, want []ID, role Role) error {
+func verifyPeer(c Credentials, s tls.ConnectionState, role Role) error {
 	if len(s.PeerCertificates) == 0 {
 		return fmt.Errorf("transport: %w: the peer showed no certificate", ErrAuth)
 	}
-	leaf := s.PeerCertificates[0]
-	got := certificateID(leaf)
-	if !slices.Contains(want, got) || !slices.Equal(leaf.ExtKeyUsage, []x509.ExtKeyUsage{role.usage()}) {
-		return &WrongPeerError{Got: got, Want: want, Role: role}
-	}
-	return nil
+	return c.verify(s.PeerCertificates, role)
 }

@@ -24,7 +24,7 @@ func testTLS(t testing.TB, id *Identity, role Role, peers ...*Identity) *tls.Con
 	for _, p := range peers {
 		ids = append(ids, p.ID())
 	}
-	config, err := id.tlsConfig(role, ids)
+	config, err := tlsConfig(Pinned{id, ids}, role)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -35,7 +35,7 @@ func testTLS(t testing.TB, id *Identity, role Role, peers ...*Identity) *tls.Con
 // client reads once, since it learns only then that it was refused.
 func handshake(t *testing.T, client, server *tls.Config) (clientErr, serverErr error) {
 	t.Helper()
-	a, b := net.Pipe()
+	a, b := connected(t)
 	a.SetDeadline(time.Now().Add(10 * time.Second))
 	b.SetDeadline(time.Now().Add(10 * time.Second))
 	done := make(chan error, 1)
@@ -55,6 +55,24 @@ func handshake(t *testing.T, client, server *tls.Config) (clientErr, serverErr e
 	}
 	a.Close()
 	return clientErr, <-done
+}
+
+// connected are the ends of a connection whose writers do not wait for readers,
+// as they would in a net.Pipe: both sides of TLS may have something to say.
+func connected(t *testing.T) (a, b net.Conn) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	if a, err = net.Dial("tcp", l.Addr().String()); err == nil {
+		b, err = l.Accept()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a, b
 }
 
 func TestTLSPins(t *testing.T) {
@@ -122,7 +140,7 @@ func TestTLSRefusesNoCertificate(t *testing.T) {
 	if clientErr == nil || serverErr == nil {
 		t.Fatalf("no certificate: client %v, server %v", clientErr, serverErr)
 	}
-	if err := verifyPeer(tls.ConnectionState{}, nil, RoleSend); !errors.Is(err, ErrAuth) {
+	if err := verifyPeer(Pinned{}, tls.ConnectionState{}, RoleSend); !errors.Is(err, ErrAuth) {
 		t.Fatalf("no certificate: %v, want ErrAuth", err)
 	}
 }

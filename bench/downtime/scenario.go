@@ -191,9 +191,9 @@ func overQUIC() (transport.Dialer, transport.Listener, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	l, err := transport.ListenQUIC("127.0.0.1:0", destination, []transport.ID{source.ID()}, nil)
+	l, err := transport.ListenQUIC("127.0.0.1:0", transport.Pinned{Identity: destination, Peers: []transport.ID{source.ID()}}, nil)
 	if err != nil {
 		return nil, nil, err
 	}
-	return &transport.QUICDialer{Addr: l.Addr().String(), Identity: source, Peers: []transport.ID{destination.ID()}}, l, nil
+	return &transport.QUICDialer{Addr: l.Addr().String(), Credentials: transport.Pinned{Identity: source, Peers: []transport.ID{destination.ID()}}}, l, nil
 }

@@ -30,6 +30,7 @@ var commands = map[string]func(ts *testscript.TestScript, neg bool, args []strin
 	"field":   cmdField,
 	"random":  cmdRandom,
 	"only":    cmdOnly,
+	"certify": cmdCertify,
 }
 
 // processes finds the running programs of a script, by name.

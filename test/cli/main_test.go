@@ -86,6 +86,7 @@ func setup(env *testscript.Env) error {
 		}
 		env.Setenv(name, strings.TrimSpace(string(id)))
 	}
+	env.Values[authority{}] = &ca{}
 	env.Values[processes{}] = map[string]*process{}
 	env.Defer(func() { killAll(env.Values[processes{}].(map[string]*process)) })
 	return nil

@@ -74,12 +74,12 @@ func overQUIC(t testing.TB) (transport.Dialer, transport.Listener) {
 		}
 		ids[i] = id
 	}
-	l, err := transport.ListenQUIC("127.0.0.1:0", ids[1], []transport.ID{ids[0].ID()}, nil)
+	l, err := transport.ListenQUIC("127.0.0.1:0", transport.Pinned{Identity: ids[1], Peers: []transport.ID{ids[0].ID()}}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { l.Close() })
-	return &transport.QUICDialer{Addr: l.Addr().String(), Identity: ids[0], Peers: []transport.ID{ids[1].ID()}}, l
+	return &transport.QUICDialer{Addr: l.Addr().String(), Credentials: transport.Pinned{Identity: ids[0], Peers: []transport.ID{ids[1].ID()}}}, l
 }
 
 // eachCarrier runs a test over memory and over the network.

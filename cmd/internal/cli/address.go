@@ -13,9 +13,8 @@ const unixPrefix = "unix:"
 
 // endpoint is where the peer is, or where it is awaited, and who it has to be.
 type endpoint struct {
-	address  string
-	identity *transport.Identity // nil with unix:
-	peers    []transport.ID
+	address     string
+	credentials transport.Credentials // nil with unix:
 }
 
 // newEndpoint checks the flags that say where and who. It makes the identity
@@ -28,17 +27,25 @@ func (c *common) newEndpoint(flag, address string) (endpoint, error) {
 	if err != nil {
 		return endpoint{}, err
 	}
-	if strings.HasPrefix(address, unixPrefix) {
-		if len(peers) > 0 {
-			return endpoint{}, mistakef("the kernel vouches for the peer: same user, or root", "--peer and --peers-file have no meaning with %s", unixPrefix)
+	switch {
+	case strings.HasPrefix(address, unixPrefix):
+		if len(peers) > 0 || c.tlsDir != "" || len(c.peerNames) > 0 {
+			return endpoint{}, mistakef("the kernel vouches for the peer: same user, or root", "--peer, --peers-file, --tls-dir and --peer-name have no meaning with %s", unixPrefix)
 		}
 		return endpoint{address: address}, nil
-	}
-	if len(peers) == 0 {
+	case c.tlsDir != "":
+		credentials, err := c.certified(address, peers)
+		return endpoint{address, credentials}, err
+	case len(c.peerNames) > 0:
+		return endpoint{}, mistakef("say --tls-dir DIR, or name the peer with --peer ID", "--peer-name needs certificates, and no --tls-dir is given")
+	case len(peers) == 0:
 		return endpoint{}, mistakef("run `"+c.peerProgram+" id` on the other host and pass what it prints", "no --peer is given, and no --peers-file")
 	}
 	id, err := loadIdentity(c.identity, c.keyName)
-	return endpoint{address: address, identity: id, peers: peers}, err
+	if err != nil {
+		return endpoint{}, err
+	}
+	return endpoint{address, transport.Pinned{Identity: id, Peers: peers}}, nil
 }
 
 func checkAddress(flag, address string) error {
@@ -68,10 +75,10 @@ func checkAddress(flag, address string) error {
 
 // id is this side's name, zero where the carrier has none.
 func (e endpoint) id() transport.ID {
-	if e.identity == nil {
+	if e.credentials == nil {
 		return transport.ID{}
 	}
-	return e.identity.ID()
+	return e.credentials.ID()
 }
 
 // dialer and listen are the one place that a new carrier is added to.
@@ -79,7 +86,7 @@ func (e endpoint) dialer() transport.Dialer {
 	if path, ok := strings.CutPrefix(e.address, unixPrefix); ok {
 		return &transport.UnixDialer{Path: path}
 	}
-	return &transport.QUICDialer{Addr: e.address, Identity: e.identity, Peers: e.peers}
+	return &transport.QUICDialer{Addr: e.address, Credentials: e.credentials}
 }
 
 // listen tells refused of peers that were turned away.
@@ -89,7 +96,7 @@ func (e endpoint) listen(refused func(error)) (transport.Listener, error) {
 	if path, ok := strings.CutPrefix(e.address, unixPrefix); ok {
 		l, err = transport.ListenUnix(path)
 	} else {
-		l, err = transport.ListenQUIC(e.address, e.identity, e.peers, refused)
+		l, err = transport.ListenQUIC(e.address, e.credentials, refused)
 	}
 	if err != nil {
 		return nil, &transport.Fault{Code: transport.CodeNetwork, Err: err}

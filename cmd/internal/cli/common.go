@@ -27,6 +27,8 @@ type common struct {
 	state     stateFlags
 	peers     []string
 	peersFile string
+	tlsDir    string
+	peerNames []string
 	devices   []string
 	memory    size
 	chunk     size
@@ -59,6 +61,8 @@ func (c *common) addFlags(cmd *cobra.Command) {
 	f.StringArrayVar(&c.devices, "device", nil, "`NAME=URL` of a device; may be repeated")
 	f.StringArrayVar(&c.peers, "peer", nil, c.peerHelp())
 	f.StringVar(&c.peersFile, "peers-file", "", "`FILE` with more of them, one a line")
+	f.StringVar(&c.tlsDir, "tls-dir", "", "`DIR` with certificates of a CA, in place of --identity and --peer")
+	f.StringArrayVar(&c.peerNames, "peer-name", nil, c.peerNameHelp())
 	f.BoolVar(&c.json, "json", false, "write events to stdout, one JSON object per line")
 	f.BoolVarP(&c.quiet, "quiet", "q", false, "no progress and no report, only errors")
 	c.memory = size{bytes: 32 << 20, min: 4096, max: 1 << 40}
@@ -69,6 +73,8 @@ func (c *common) addFlags(cmd *cobra.Command) {
 	f.BoolVar(&c.unconfined, "no-sandbox", false, "do not give up access to files that are not needed")
 	_ = cmd.RegisterFlagCompletionFunc("device", completeDevice)
 	_ = cmd.RegisterFlagCompletionFunc("peer", cobra.NoFileCompletions)
+	_ = cmd.RegisterFlagCompletionFunc("peer-name", cobra.NoFileCompletions)
+	_ = cmd.MarkFlagDirname("tls-dir")
 }
 
 func (c *common) peerHelp() string {
@@ -76,6 +82,13 @@ func (c *common) peerHelp() string {
 		return "`ID` of a peer that may send; may be repeated"
 	}
 	return "`ID` that the peer must have; may be repeated"
+}
+
+func (c *common) peerNameHelp() string {
+	if c.role == sink {
+		return "`NAME` in the certificate of a peer that may send; may be repeated"
+	}
+	return "`NAME` that the peer's certificate must have; may be repeated (default the host of --to)"
 }
 
 // check finds what flags say together and none says alone.
@@ -130,7 +143,7 @@ func (c *common) run(prepare func() (job, error)) int {
 func (c *common) attempt(ctx context.Context, prepare func() (job, error), show *show) ([]opened, job, verdict) {
 	devices, j, err := c.setUp(prepare)
 	v := verdict{report: report.Report{Outcome: handoff.Rolledback}, err: err, preflight: j.preflight}
-	v.scene = scene{sending: c.role == source, self: j.end.id(), address: j.end.address}
+	v.scene = scene{sending: c.role == source, self: j.end.id(), certified: c.tlsDir != "", address: j.end.address}
 	if d, ok := errors.AsType[*decided](err); ok {
 		v.started, v.report, v.err = true, d.report, d.err
 	}

@@ -15,12 +15,13 @@ import (
 
 // scene is what hints depend on besides the error.
 type scene struct {
-	sending bool
-	self    transport.ID // zero on carriers without identities
-	address string       // --to or --listen
-	moved   bool         // bytes left the source
-	kept    []string     // devices that this process was held for, in doubt
-	letGo   bool         // and was told to let go of
+	sending   bool
+	self      transport.ID // zero on carriers without identities
+	certified bool         // by a CA
+	address   string       // --to or --listen
+	moved     bool         // bytes left the source
+	kept      []string     // devices that this process was held for, in doubt
+	letGo     bool         // and was told to let go of
 }
 
 // hints are the next steps after a failure, most of the time one.
@@ -71,6 +72,9 @@ func (s scene) ofError(err error) []string {
 	if w, ok := errors.AsType[*transport.WrongPeerError](err); ok {
 		return s.wrongPeer(w)
 	}
+	if e, ok := errors.AsType[*transport.CertificateError](err); ok {
+		return []string{e.Hint}
+	}
 	if e, ok := errors.AsType[*vfio.OpError](err); ok && e.Hint != "" {
 		return []string{e.Hint}
 	}
@@ -95,6 +99,8 @@ func (s scene) ofError(err error) []string {
 		return []string{"raise --stall-limit, if the device is known to take that long"}
 	case errors.Is(err, reader.ErrNoP2P):
 		return []string{"migrate it alone, or say --without-p2p if none of the devices reaches another by DMA"}
+	case errors.Is(err, transport.ErrRefusedByPeer) && s.certified:
+		return []string{fmt.Sprintf("see what %s said there of this host's certificate: its CA, its usage, or a --peer-name that is missing", s.otherProgram())}
 	case errors.Is(err, transport.ErrRefusedByPeer):
 		return []string{fmt.Sprintf("if this host is to be trusted there, add --peer %v to the %s command", s.self, s.otherProgram())}
 	case errors.Is(err, transport.ErrUnreachable):
@@ -177,6 +183,9 @@ func (s scene) unreachable() string {
 func (s scene) ofCode(code transport.Code, remote bool) string {
 	switch code {
 	case transport.CodeAuth:
+		if s.certified {
+			return "compare the ca-cert.pem of both hosts, and the names in the other's certificate with --peer-name"
+		}
 		return fmt.Sprintf("each side names the other with --peer: compare with what `%s id` prints there", s.otherProgram())
 	case transport.CodeVersion:
 		return "install the same release on both hosts"

@@ -15,7 +15,9 @@ run ` + "`mig-send id`" + ` on the source, ` + "`mig-recv id`" + ` on the destin
 what the other printed with --peer. The key is in send.key or recv.key below
 $XDG_CONFIG_HOME/migpipe if that variable is set, else in /etc/migpipe for root
 and in ~/.config/migpipe for everybody else; --identity FILE names another one.
-` + peersHelp
+` + peersHelp + `
+
+` + tlsHelp
 
 // defaultIdentity is where a program's key is unless --identity says otherwise.
 // The two programs have keys of their own: sending and receiving are separate

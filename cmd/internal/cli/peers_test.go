@@ -19,9 +19,13 @@ func TestParsePeersFile(t *testing.T) {
 	}
 	for name, c := range map[string]struct {
 		text string
-		want []transport.ID
+		want []transport.ID // of mig-recv
 		err  string
 	}{
+		"permissions":         {fmt.Sprintf("%v recv\n%v  send # host b\n", a, b), []transport.ID{b}, ""},
+		"the other one":       {fmt.Sprintf("%v recv\n", a), nil, "it names no peer that may send"},
+		"both":                {fmt.Sprintf("%v recv\n%v send\n", a, a), []transport.ID{a}, ""},
+		"another word":        {fmt.Sprintf("%v receive\n", a), nil, `line 1: behind the identity is "receive"`},
 		"one a line":          {fmt.Sprintf("%v\n%v\n", a, b), []transport.ID{a, b}, ""},
 		"comments":            {fmt.Sprintf("# ours\n\n  %v # host a\r\n#%v\n%v", a, a, b), []transport.ID{a, b}, ""},
 		"twice":               {fmt.Sprintf("%v\n%v\n", a, a), []transport.ID{a}, ""},
@@ -31,9 +35,21 @@ func TestParsePeersFile(t *testing.T) {
 		"two on a line":       {fmt.Sprintf("%v %v\n", a, b), nil, "line 1: "},
 		"more than there may": {many.String(), nil, fmt.Sprintf("line %d: more than %d", maxPeers+1, maxPeers)},
 	} {
-		got, err := parsePeersFile([]byte(c.text))
+		got, err := parsePeersFile([]byte(c.text), sink)
 		if !slices.Equal(got, c.want) || (err == nil) != (c.err == "") || err != nil && !strings.Contains(err.Error(), c.err) {
 			t.Errorf("%s: %v, %v", name, got, err)
+		}
+	}
+}
+
+// TestPeersFilePermissions: of a file that both programs read, each takes those
+// that may be its peers.
+func TestPeersFilePermissions(t *testing.T) {
+	sends, receives, both := transport.ID{1}, transport.ID{2}, transport.ID{3}
+	text := fmt.Appendf(nil, "%v send\n%v recv\n%v\n", sends, receives, both)
+	for r, want := range map[role][]transport.ID{source: {receives, both}, sink: {sends, both}} {
+		if got, err := parsePeersFile(text, r); err != nil || !slices.Equal(got, want) {
+			t.Errorf("role %v: %v, %v, want %v", r, got, err, want)
 		}
 	}
 }
@@ -69,8 +85,9 @@ func TestReadPeers(t *testing.T) {
 func FuzzPeersFile(f *testing.F) {
 	f.Add([]byte(fmt.Sprintf("# ours\n%v\n", transport.ID{7})))
 	f.Add([]byte("mig1\n\r\n#\n"))
+	f.Add(fmt.Appendf(nil, "%v\tsend\n%v recv", transport.ID{1}, transport.ID{2}))
 	f.Fuzz(func(t *testing.T, text []byte) {
-		ids, err := parsePeersFile(text)
+		ids, err := parsePeersFile(text, sink)
 		if (err == nil) != (len(ids) > 0) || len(ids) > maxPeers {
 			t.Fatalf("%d identities, %v", len(ids), err)
 		}

@@ -21,7 +21,7 @@ that it answers any mig-send --dry-run.
 
 ` + identityHelp + `
 
-Only peers that --peer lists are heard. With --listen unix:PATH the peer is a
+Only peers that --peer or --peer-name lists are heard. With --listen unix:PATH the peer is a
 process of the same host; the kernel vouches that it belongs to the same user or
 root, and neither side has an identity.
 

@@ -1,0 +1,42 @@
+package cli
+
+import (
+	"net"
+
+	"github.com/migpipe/migpipe/transport"
+)
+
+// tlsHelp is the part of the help texts about --tls-dir.
+const tlsHelp = `Where a CA issues certificates, --tls-dir DIR takes the place of the identities.
+DIR has the files that QEMU and libvirt have for migrations: ca-cert.pem, if the CA
+revokes certificates ca-crl.pem, and client-cert.pem and client-key.pem for mig-send,
+server-cert.pem and server-key.pem for mig-recv. A certificate must have the
+extended key usage of its role, clientAuth or serverAuth. mig-send wants the host
+of --to among the server's names, or --peer-name NAME; mig-recv hears the clients
+that --peer-name lists. Names are subjectAltNames; the common name does not count.`
+
+// certified are the credentials that --tls-dir and --peer-name say.
+func (c *common) certified(address string, peers []transport.ID) (transport.Credentials, error) {
+	if len(peers) > 0 || c.identity != "" {
+		return nil, mistakef("certificates take the place of keys that are exchanged: leave one out", "--tls-dir excludes --peer, --peers-file and --identity")
+	}
+	names, role := c.peerNames, transport.RoleRecv
+	if c.role == source {
+		role = transport.RoleSend
+	}
+	if len(names) == 0 {
+		if c.role == sink {
+			return nil, mistakef("name each host that may send, as its client-cert.pem does", "no --peer-name is given")
+		}
+		host, _, err := net.SplitHostPort(address)
+		if err != nil {
+			return nil, err
+		}
+		names = []string{host}
+	}
+	certified, err := transport.LoadCertified(c.tlsDir, role, names)
+	if err != nil {
+		return nil, &transport.Fault{Code: transport.CodeAuth, Err: err}
+	}
+	return certified, nil
+}

@@ -1,0 +1,366 @@
+package transport
+
+import (
+	"bytes"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Certified is a certificate of a CA, and the names of the peers that this side
+// talks to, whose certificates are of that CA too. No name admits nobody.
+type Certified struct {
+	role  Role
+	cert  tls.Certificate
+	ca    authority
+	names []string
+}
+
+// The files of a directory with certificates are those that QEMU and libvirt
+// have for migrations. A source is a client.
+const (
+	caFile  = "ca-cert.pem"
+	crlFile = "ca-crl.pem" // need not be there
+)
+
+// file is the name of a role's certificate or key.
+func (r Role) file(what string) string {
+	if r == RoleSend {
+		return "client-" + what + ".pem"
+	}
+	return "server-" + what + ".pem"
+}
+
+// usageName is what tools call the extended key usage of a role.
+func (r Role) usageName() string {
+	if r == RoleSend {
+		return "clientAuth"
+	}
+	return "serverAuth"
+}
+
+// CertificateError says what is wrong with a certificate or a file that belongs
+// to it, and what to do about it. It wraps [ErrAuth] and the cause.
+type CertificateError struct {
+	Of   string // the file, or the peer as its certificate calls it
+	Err  error
+	Hint string // the next step
+}
+
+// Error names the certificate and what is wrong.
+func (e *CertificateError) Error() string {
+	return fmt.Sprintf("transport: %v: %s: %v", ErrAuth, e.Of, e.Err)
+}
+
+// Unwrap gives [ErrAuth] and the cause.
+func (e *CertificateError) Unwrap() []error { return []error{ErrAuth, e.Err} }
+
+// LoadCertified reads what a role needs from a directory: ca-cert.pem,
+// ca-crl.pem if it is there, and either client-cert.pem and client-key.pem or
+// server-cert.pem and server-key.pem. Peers must have one of the names as a
+// subjectAltName: that of the destination's host at a source, those of the
+// sources that may send at a destination.
+//
+// What the peer would find wrong with the certificate is found here first. Every
+// error is a [CertificateError], and holds no part of the key.
+func LoadCertified(dir string, role Role, names []string) (*Certified, error) {
+	c := &Certified{role: role, names: slices.Clone(names)}
+	if err := c.ca.load(dir); err != nil {
+		return nil, err
+	}
+	if err := c.loadOwn(filepath.Join(dir, role.file("cert")), filepath.Join(dir, role.file("key"))); err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// ID is that of the certificate's key.
+func (c *Certified) ID() ID { return certificateID(c.cert.Leaf) }
+
+// Names are what the certificate calls this side, DNS names first.
+func (c *Certified) Names() []string { return namesOf(c.cert.Leaf) }
+
+// String keeps the key out of anything that prints a Certified.
+func (c *Certified) String() string { return c.ID().String() }
+
+// GoString is String, for %#v.
+func (c *Certified) GoString() string { return c.String() }
+
+func (c *Certified) certificate(role Role) (tls.Certificate, error) {
+	if role != c.role {
+		return tls.Certificate{}, fmt.Errorf("transport: the certificate was loaded as that of a %v, not of a %v", c.role, role)
+	}
+	return c.cert, nil
+}
+
+func (c *Certified) verify(shown []*x509.Certificate, role Role) error {
+	leaf := shown[0]
+	err := c.ca.check(shown, role)
+	if err == nil && !slices.ContainsFunc(c.names, func(name string) bool { return leaf.VerifyHostname(name) == nil }) {
+		err = &problem{
+			fmt.Errorf("its names are not what is expected here, %s", quoted(c.names)),
+			nameHint(leaf),
+		}
+	}
+	if err != nil {
+		who := fmt.Sprintf("the certificate of peer %v, %s", certificateID(leaf), quoted(namesOf(leaf)))
+		return certificateError(who, err)
+	}
+	return nil
+}
+
+func nameHint(leaf *x509.Certificate) string {
+	names := namesOf(leaf)
+	if len(names) == 0 {
+		return "have the CA issue one with a subjectAltName: a common name does not count"
+	}
+	return "if that is the host you mean, say --peer-name " + PeerText(names[0])
+}
+
+// quoted lists names of which some may be the peer's.
+func quoted(names []string) string {
+	if len(names) == 0 {
+		return "no name"
+	}
+	return PeerText(strings.Join(names, ", "))
+}
+
+// namesOf are the names that count: a common name does not (RFC 9525, section 2).
+func namesOf(c *x509.Certificate) []string {
+	names := slices.Clone(c.DNSNames)
+	for _, ip := range c.IPAddresses {
+		names = append(names, ip.String())
+	}
+	return names
+}
+
+// loadOwn reads this side's certificate and key and judges them as the peer
+// will, its name aside.
+func (c *Certified) loadOwn(certPath, keyPath string) error {
+	shown, err := readCertificates(certPath)
+	if err != nil {
+		return err
+	}
+	if err := c.ca.check(shown, c.role); err != nil {
+		return certificateError(certPath, err)
+	}
+	key, err := readPrivate(keyPath)
+	if err != nil {
+		return fileError(keyPath, err, "it has to be there, readable by its owner only: chmod 600")
+	}
+	var text bytes.Buffer
+	for _, cert := range shown {
+		pem.Encode(&text, &pem.Block{Type: certificateBlock, Bytes: cert.Raw})
+	}
+	c.cert, err = tls.X509KeyPair(text.Bytes(), key)
+	if err != nil {
+		return &CertificateError{keyPath, plainTLS(err), "put the key there, in PEM and without a passphrase, that " + filepath.Base(certPath) + " was made for"}
+	}
+	return nil
+}
+
+// plainTLS leaves out the name of the package.
+func plainTLS(err error) error { return errors.New(strings.TrimPrefix(err.Error(), "tls: ")) }
+
+// authority is a CA, or several, and what they have revoked.
+type authority struct {
+	certs   []*x509.Certificate
+	roots   *x509.CertPool
+	revoked []*x509.RevocationList
+}
+
+func (a *authority) load(dir string) (err error) {
+	path := filepath.Join(dir, caFile)
+	if a.certs, err = readCertificates(path); err != nil {
+		return err
+	}
+	a.roots = x509.NewCertPool()
+	for _, c := range a.certs {
+		if !c.IsCA {
+			return &CertificateError{path, fmt.Errorf("%s is no CA", PeerText(c.Subject.String())), "put the certificate of the CA there, with basicConstraints CA:TRUE, and nothing else"}
+		}
+		if err := inTime(c.NotBefore, c.NotAfter); err != nil {
+			return certificateError(path, err)
+		}
+		a.roots.AddCert(c)
+	}
+	return a.loadRevoked(filepath.Join(dir, crlFile))
+}
+
+func (a *authority) loadRevoked(path string) error {
+	const again = "have the CA issue a new list, in PEM, or remove the file"
+	text, err := readPublic(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fileError(path, err, again)
+	}
+	for _, der := range blocks(text, "X509 CRL") {
+		list, err := x509.ParseRevocationList(der)
+		if err == nil {
+			err = a.trust(list)
+		}
+		if err != nil {
+			return &CertificateError{path, err, again}
+		}
+		a.revoked = append(a.revoked, list)
+	}
+	if len(a.revoked) == 0 {
+		return &CertificateError{path, errors.New("it has no PEM block \"X509 CRL\""), again}
+	}
+	return nil
+}
+
+// trust says why a list cannot be used. One with critical extensions means
+// something else than it says (RFC 5280, section 5.2).
+func (a *authority) trust(list *x509.RevocationList) error {
+	if !slices.ContainsFunc(a.certs, func(c *x509.Certificate) bool { return list.CheckSignatureFrom(c) == nil }) {
+		return errors.New("the list is not signed by the CA in " + caFile)
+	}
+	extensions := slices.Clone(list.Extensions)
+	for _, entry := range list.RevokedCertificateEntries {
+		extensions = append(extensions, entry.Extensions...)
+	}
+	for _, e := range extensions {
+		if e.Critical {
+			return fmt.Errorf("the list has the critical extension %v, which is not understood", e.Id)
+		}
+	}
+	return inTime(list.ThisUpdate, list.NextUpdate)
+}
+
+// problem is why a certificate is not accepted, and the next step.
+type problem struct {
+	error
+	hint string
+}
+
+func certificateError(of string, err error) error {
+	hint := "see what openssl verify -CAfile " + caFile + " says of it"
+	if p, ok := errors.AsType[*problem](err); ok {
+		err, hint = p.error, p.hint
+	}
+	return &CertificateError{of, err, hint}
+}
+
+func fileError(path string, err error, hint string) error {
+	if e, ok := errors.AsType[*fs.PathError](err); ok {
+		err = e.Err // the path is named already
+	}
+	return &CertificateError{path, err, hint}
+}
+
+// check says why certificates, the one in question first, are not from the CA,
+// not valid now or not for a role. A certificate must name the role: one without
+// an extended key usage would otherwise be good for both.
+func (a *authority) check(shown []*x509.Certificate, role Role) error {
+	leaf := shown[0]
+	if err := inTime(leaf.NotBefore, leaf.NotAfter); err != nil {
+		return err
+	}
+	between := x509.NewCertPool()
+	for _, c := range shown[1:] {
+		between.AddCert(c)
+	}
+	chains, err := leaf.Verify(x509.VerifyOptions{Roots: a.roots, Intermediates: between, KeyUsages: []x509.ExtKeyUsage{role.usage()}})
+	invalid, _ := errors.AsType[x509.CertificateInvalidError](err)
+	_, unknown := errors.AsType[x509.UnknownAuthorityError](err)
+	switch {
+	case unknown:
+		return &problem{errors.New("it was not issued by the CA in " + caFile), "both hosts need the same " + caFile + ", and certificates that its CA has issued"}
+	case err != nil && invalid.Reason != x509.IncompatibleUsage:
+		return errors.New(PeerText(err.Error()))
+	case err != nil || !slices.Contains(leaf.ExtKeyUsage, role.usage()):
+		return &problem{
+			fmt.Errorf("it is not for a %v: the extended key usage %s is missing", role, role.usageName()),
+			"have the CA issue one with the extended key usage " + role.usageName(),
+		}
+	case !slices.ContainsFunc(chains, a.unrevoked):
+		return &problem{errors.New("the CA has revoked it"), "have the CA issue a new one"}
+	}
+	return a.current()
+}
+
+// current says that a list has gone out of date since it was loaded.
+func (a *authority) current() error {
+	for _, list := range a.revoked {
+		if err := inTime(list.ThisUpdate, list.NextUpdate); err != nil {
+			return &problem{fmt.Errorf("%s, which says what was revoked, is out of date: %w", crlFile, err), "copy a new list from the CA"}
+		}
+	}
+	return nil
+}
+
+// unrevoked says that no certificate of a chain was revoked by its issuer.
+func (a *authority) unrevoked(chain []*x509.Certificate) bool {
+	for i, c := range chain[:len(chain)-1] {
+		for _, list := range a.revoked {
+			listed := slices.ContainsFunc(list.RevokedCertificateEntries, func(e x509.RevocationListEntry) bool {
+				return e.SerialNumber.Cmp(c.SerialNumber) == 0
+			})
+			if listed && bytes.Equal(list.RawIssuer, chain[i+1].RawSubject) {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// inTime says that the present is outside of what something is valid for. A
+// revocation list may have no end.
+func inTime(from, to time.Time) error {
+	now := time.Now()
+	if now.Before(from) || !to.IsZero() && now.After(to) {
+		return &problem{
+			fmt.Errorf("it is valid from %s to %s, and now is %s", utc(from), utc(to), utc(now)),
+			"have the CA issue a new one, or set this host's clock if that is wrong",
+		}
+	}
+	return nil
+}
+
+func utc(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05 MST") }
+
+const certificateBlock = "CERTIFICATE"
+
+// readCertificates reads one certificate or more.
+func readCertificates(path string) (certs []*x509.Certificate, err error) {
+	text, err := readPublic(path)
+	if err != nil {
+		return nil, fileError(path, err, "the directory needs "+caFile+", and either "+RoleSend.file("cert")+" and "+RoleSend.file("key")+
+			" or "+RoleRecv.file("cert")+" and "+RoleRecv.file("key"))
+	}
+	for _, der := range blocks(text, certificateBlock) {
+		c, err := x509.ParseCertificate(der)
+		if err != nil {
+			return nil, &CertificateError{path, err, "see what openssl x509 -in " + path + " says of it"}
+		}
+		certs = append(certs, c)
+	}
+	if len(certs) == 0 {
+		return nil, &CertificateError{path, errors.New("it has no PEM block \"CERTIFICATE\""), "put the certificate there in PEM"}
+	}
+	return certs, nil
+}
+
+// blocks are the contents of a PEM file that are of a type.
+func blocks(text []byte, kind string) (ders [][]byte) {
+	for {
+		block, rest := pem.Decode(text)
+		if block == nil {
+			return ders
+		}
+		if block.Type == kind {
+			ders = append(ders, block.Bytes)
+		}
+		text = rest
+	}
+}
