@@ -196,7 +196,7 @@ func (j *Journal) Append(e handoff.Entry) error {
 	}
 	r := Record{Entry: e, Seq: uint64(len(j.all)) + 1, Role: j.role, Time: time.Now()}
 	r.Journal = j.id
-	err := j.reserveFor(e.Record)
+	err := j.reserveFor(e.Attempt)
 	if err == nil {
 		err = j.write(r)
 	}
@@ -210,12 +210,12 @@ func (j *Journal) Append(e handoff.Entry) error {
 
 // reserveFor makes room when an attempt begins, and at no other time: those are
 // the moments at which a full disk is worth no more than an error.
-func (j *Journal) reserveFor(r handoff.Record) error {
-	if r == handoff.Open {
+func (j *Journal) reserveFor(a transport.Attempt) error {
+	if a != j.Last().Attempt { // OPEN, or the ABORTED of one that is refused at once
 		return j.reserve()
 	}
 	if uint64(len(j.all)) == j.slots {
-		return fmt.Errorf("no room for the record %v", r)
+		return fmt.Errorf("no room for a further record of attempt %d", a.Epoch)
 	}
 	return nil
 }

@@ -150,6 +150,18 @@ func written(t testing.TB) []byte {
 	return b
 }
 
+// TestRefusedAtOnce: the attempt that a destination refuses has no record before
+// ABORTED, which needs its room all the same.
+func TestRefusedAtOnce(t *testing.T) {
+	dir := t.TempDir()
+	j := open(t, dir, Options{Role: Destination})
+	appendAll(t, j, entry(handoff.Aborted, 1), entry(handoff.Aborted, 2), entry(handoff.Open, 3))
+	j.Close()
+	if last := open(t, dir, Options{Role: Destination}).Last(); last.Record != handoff.Open || last.Attempt.Epoch != 3 {
+		t.Errorf("the journal ends with %+v", last)
+	}
+}
+
 // TestTorn: with every byte the last that was written, and with every byte of the
 // last record wrong, the last whole record counts, and the journal goes on behind it.
 func TestTorn(t *testing.T) {
