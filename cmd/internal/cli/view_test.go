@@ -98,7 +98,7 @@ func TestJSONEvents(t *testing.T) {
 // else.
 func TestSandboxEvent(t *testing.T) {
 	for want, status := range map[string]sandbox.Status{
-		`"landlock":7}`:                  {ABI: 7},
+		`"landlock":7}`:                   {ABI: 7},
 		`"landlock":0,"why":"no kernel"}`: {Why: "no kernel"},
 	} {
 		ev := stamped{at: time.Now(), Event: report.Event{Kind: confined}, sandbox: status}
