@@ -128,9 +128,13 @@ func openSocket(local netip.AddrPort) (*quicSocket, error) {
 	if err != nil {
 		return nil, err
 	}
+	return newSocket(conn), nil
+}
+
+func newSocket(conn *net.UDPConn) *quicSocket {
 	s := &quicSocket{conn: conn, transport: &quic.Transport{Conn: conn}}
 	s.users.Store(1)
-	return s, nil
+	return s
 }
 
 func (s *quicSocket) release() {

@@ -38,6 +38,30 @@ type quicListener struct {
 // [WrongPeerError] or a [CertificateError] where the peer showed a key; it may be
 // called by several goroutines at once, as often as somebody tries.
 func ListenQUIC(addr string, c Credentials, refused func(error)) (Listener, error) {
+	local, err := net.ResolveUDPAddr("udp", addr)
+	if err != nil {
+		return nil, fmt.Errorf("transport: listen: %w", err)
+	}
+	conn, err := net.ListenUDP("udp", local)
+	if err != nil {
+		return nil, fmt.Errorf("transport: listen: %w", err)
+	}
+	return ListenQUICOn(conn, c, refused)
+}
+
+// ListenQUICOn is [ListenQUIC] on a socket that is bound already, as a service
+// manager hands it over. The listener owns it from then on, errors included.
+func ListenQUICOn(conn *net.UDPConn, c Credentials, refused func(error)) (Listener, error) {
+	socket := newSocket(conn)
+	l, err := listenOn(socket, c, refused)
+	if err != nil {
+		socket.release()
+		return nil, err
+	}
+	return l, nil
+}
+
+func listenOn(socket *quicSocket, c Credentials, refused func(error)) (Listener, error) {
 	config, err := tlsConfig(c, RoleRecv)
 	if err != nil {
 		return nil, err
@@ -57,14 +81,6 @@ func ListenQUIC(addr string, c Credentials, refused func(error)) (Listener, erro
 		}
 		return err
 	}
-	local, err := net.ResolveUDPAddr("udp", addr)
-	if err != nil {
-		return nil, fmt.Errorf("transport: listen: %w", err)
-	}
-	socket, err := openSocket(local.AddrPort())
-	if err != nil {
-		return nil, fmt.Errorf("transport: listen: %w", err)
-	}
 	l := &quicListener{socket: socket, refused: refused, callers: newCallers(), lanes: make(chan *quicLane)}
 	l.closing, l.stop = context.WithCancel(context.Background())
 	socket.transport.StatelessResetKey = reset
@@ -72,7 +88,6 @@ func ListenQUIC(addr string, c Credentials, refused func(error)) (Listener, erro
 	socket.transport.ConnContext = l.admit
 	l.quic, err = socket.transport.Listen(config, quicConfig(&l.windows))
 	if err != nil {
-		socket.release()
 		return nil, fmt.Errorf("transport: listen: %w", err)
 	}
 	l.serving.Go(l.serve) // Close ends it

@@ -473,3 +473,32 @@ func TestWindowBudget(t *testing.T) {
 		t.Errorf("%d granted to %d connections that are gone", b.total, len(b.granted))
 	}
 }
+
+// TestListenOnSocket: a socket that somebody else has bound is listened on, and is
+// the listener's to close, also where it cannot listen.
+func TestListenOnSocket(t *testing.T) {
+	id := testIdentity(t)
+	for _, closed := range []bool{false, true} {
+		conn, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		address := conn.LocalAddr().String()
+		if closed {
+			conn.Close()
+		}
+		l, err := ListenQUICOn(conn, Pinned{Identity: id}, nil)
+		if (err != nil) != closed {
+			t.Fatalf("closed: %v, %v", closed, err)
+		}
+		if err == nil {
+			if l.Addr().String() != address {
+				t.Errorf("listens on %v, want %v", l.Addr(), address)
+			}
+			l.Close()
+		}
+		if err := conn.SetDeadline(time.Time{}); !errors.Is(err, net.ErrClosed) {
+			t.Errorf("the socket is left open: %v", err)
+		}
+	}
+}

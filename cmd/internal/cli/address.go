@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"net"
 	"strconv"
 	"strings"
@@ -20,7 +21,7 @@ type endpoint struct {
 // newEndpoint checks the flags that say where and who. It makes the identity
 // on first use.
 func (c *common) newEndpoint(flag, address string) (endpoint, error) {
-	if err := checkAddress(flag, address); err != nil {
+	if err := cmp.Or(checkAddress(flag, address), c.checkSocketFD(flag, address)); err != nil {
 		return endpoint{}, err
 	}
 	peers, err := c.peerIDs()
@@ -59,6 +60,9 @@ func checkAddress(flag, address string) error {
 		}
 		return nil
 	}
+	if _, ok, _ := socketFD(address); ok {
+		return nil // checkSocketFD looks at it
+	}
 	_, port, err := net.SplitHostPort(address)
 	if err != nil {
 		return mistakef(hint, "%s: %v", flag, err)
@@ -95,6 +99,8 @@ func (e endpoint) listen(refused func(error)) (transport.Listener, error) {
 	var err error
 	if path, ok := strings.CutPrefix(e.address, unixPrefix); ok {
 		l, err = transport.ListenUnix(path)
+	} else if n, ok, _ := socketFD(e.address); ok {
+		l, err = e.listenFD(n, refused)
 	} else {
 		l, err = transport.ListenQUIC(e.address, e.credentials, refused)
 	}

@@ -1,22 +1,21 @@
 package cli
 
 import (
-	"fmt"
-	"strconv"
-
 	"golang.org/x/sys/unix"
 
 	"github.com/migpipe/migpipe/vfio"
 	"github.com/migpipe/migpipe/vfio/file"
 )
 
-// fd is the number in an fd URL.
+// isFD says that a URL names an inherited descriptor.
+func (d device) isFD() bool { return d.scheme == "fd" || d.scheme == "fdname" }
+
+// fd is the descriptor that such a URL names.
 func (d device) fd() (int, error) {
-	n, err := strconv.ParseUint(d.rest, 10, 31)
-	if err != nil || strconv.FormatUint(n, 10) != d.rest { // one number, one spelling: fd:3 and fd:03 would be two devices
-		return -1, fmt.Errorf("%.20q is not the number of a file descriptor", d.rest)
+	if d.scheme == "fdname" {
+		return namedFD(d.rest)
 	}
-	return int(n), nil
+	return numberedFD(d.rest)
 }
 
 // openFD takes over an inherited descriptor: of a device if the kernel says so,
@@ -34,14 +33,19 @@ func openFD(n int, name string, r role) (vfio.Device, error) {
 
 // checkFDs finds descriptors that are not the user's to give.
 func (c *common) checkFDs(specs []device) error {
+	names := map[int]string{}
 	for _, d := range specs {
-		if d.scheme != "fd" {
+		if !d.isFD() {
 			continue
 		}
 		n, err := d.fd()
 		if err != nil {
 			return err
 		}
+		if other, taken := names[n]; taken {
+			return mistakef("", "devices %s and %s are both file descriptor %d", other, d.name, n)
+		}
+		names[n] = d.name
 		if err := c.checkFD(d.name, n); err != nil {
 			return err
 		}

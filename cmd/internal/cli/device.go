@@ -22,6 +22,8 @@ is on this host:
   fd:N                           by an inherited file descriptor: of a VFIO
                                  device, or of a pipe, socket or file whose
                                  content is the device's stream
+  fdname:NAME                    the same by the name that systemd has given it
+                                 (OpenFile=, FileDescriptorName=)
   file:PATH                      a file with the device's stream; at the
                                  destination it appears when all is committed,
                                  and file:PATH?overwrite=1 may replace one
@@ -36,7 +38,7 @@ type device struct {
 }
 
 // schemes are what a URL may begin with.
-var schemes = []string{"vfio", "fd", "sim", "file"}
+var schemes = []string{"vfio", "fd", "fdname", "sim", "file"}
 
 // role is which end of a migration a device is to be.
 type role int
@@ -102,7 +104,7 @@ func (d device) check(r role) error {
 	switch d.scheme {
 	case "vfio":
 		err = vfio.CheckName(d.rest)
-	case "fd":
+	case "fd", "fdname":
 		_, err = d.fd()
 	case "file":
 		if r == sink {

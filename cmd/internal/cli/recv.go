@@ -26,7 +26,8 @@ process of the same host; the kernel vouches that it belongs to the same user or
 root, and neither side has an identity.
 
 Port 0 means any that is free; the line about listening, or with --json the
-event, says which it is.
+event, says which it is. --listen fd:N or fdname:NAME takes a UDP socket that is
+bound already, as systemd hands it over.
 
 ` + stateHelp + `
 
@@ -64,7 +65,7 @@ func newRecv() *program {
 		Long:    recvLong,
 		Example: recvExample,
 	}
-	root.Flags().StringVar(&r.listen, "listen", "", "`ADDR:PORT` to listen on, or unix:PATH")
+	root.Flags().StringVar(&r.listen, "listen", "", "`ADDR:PORT` to listen on, or unix:PATH, or fd:N")
 	r.addFlags(root)
 	r.maxState = size{bytes: 1 << 40, min: 1, max: transport.MaxStream}
 	root.Flags().Var(&r.maxState, "max-state", "`SIZE` that one device's state may have")
@@ -95,6 +96,9 @@ func (r *recvFlags) receive(ctx context.Context, end endpoint, devices []opened,
 	show.listening(end.heardAt(listener), end.id())
 	if err := r.confine(end, devices, show); err != nil {
 		return report.Report{Outcome: handoff.Rolledback}, err
+	}
+	if err := notifyReady(); err != nil {
+		show.warn("the service manager was not told that this is ready: " + err.Error())
 	}
 	return writer.Receive(ctx, listener, sinks(devices), &writer.Options{
 		Memory: int(r.memory.bytes), ChunkSize: int(r.chunk.bytes), MaxState: r.maxState.bytes,

@@ -1,0 +1,159 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+	"golang.org/x/sys/unix"
+
+	"github.com/migpipe/migpipe/transport"
+)
+
+// Prefixes of what names an inherited descriptor, by its number and by the name that
+// a service manager has given it.
+const (
+	fdPrefix     = "fd:"
+	fdnamePrefix = "fdname:"
+)
+
+// firstHanded is the first descriptor that a service manager hands over
+// (sd_listen_fds(3)).
+const firstHanded = 3
+
+// handed gives the descriptors that a service manager has handed over, by name: by
+// the protocol of sd_listen_fds(3). It is not github.com/coreos/go-systemd's, which
+// makes all of them close-on-exec files that close themselves when nobody holds them.
+func handed(getenv func(string) string, pid int) (map[string][]int, error) {
+	if getenv("LISTEN_PID") != strconv.Itoa(pid) {
+		return nil, errors.New("no service manager has handed descriptors over (LISTEN_PID)")
+	}
+	n, err := strconv.ParseUint(getenv("LISTEN_FDS"), 10, 16)
+	if err != nil {
+		return nil, fmt.Errorf("LISTEN_FDS=%.20q is not a number of descriptors", getenv("LISTEN_FDS"))
+	}
+	names := strings.Split(getenv("LISTEN_FDNAMES"), ":")
+	if uint64(len(names)) != n {
+		return nil, fmt.Errorf("LISTEN_FDNAMES has %d names, and LISTEN_FDS is %d", len(names), n)
+	}
+	fds := map[string][]int{}
+	for i, name := range names {
+		fds[name] = append(fds[name], firstHanded+i)
+	}
+	return fds, nil
+}
+
+// namedFD finds the one descriptor of a name.
+func namedFD(name string) (int, error) {
+	all, err := handed(os.Getenv, os.Getpid())
+	if err != nil {
+		return -1, err
+	}
+	switch fds := all[name]; len(fds) {
+	case 1:
+		return fds[0], nil
+	case 0:
+		return -1, fmt.Errorf("no descriptor was handed over as %.80q (LISTEN_FDNAMES=%.200s)", name, os.Getenv("LISTEN_FDNAMES"))
+	default:
+		return -1, fmt.Errorf("%d descriptors were handed over as %.80q", len(fds), name)
+	}
+}
+
+// numberedFD reads the number of a descriptor.
+func numberedFD(text string) (int, error) {
+	n, err := strconv.ParseUint(text, 10, 31)
+	if err != nil || strconv.FormatUint(n, 10) != text { // one number, one spelling: fd:3 and fd:03 would be two devices
+		return -1, fmt.Errorf("%.20q is not the number of a file descriptor", text)
+	}
+	return int(n), nil
+}
+
+// socketFD is the descriptor that an address names; ok is false where it is an
+// address of another kind.
+func socketFD(address string) (n int, ok bool, err error) {
+	if number, is := strings.CutPrefix(address, fdPrefix); is {
+		n, err = numberedFD(number)
+		return n, true, err
+	}
+	if name, is := strings.CutPrefix(address, fdnamePrefix); is {
+		n, err = namedFD(name)
+		return n, true, err
+	}
+	return -1, false, nil
+}
+
+// checkSocketFD finds what is no UDP socket that was handed over for this. It only
+// looks.
+func (c *common) checkSocketFD(flag, address string) error {
+	const hint = "pass a UDP socket that is bound, as systemd does for ListenDatagram=, and name it by fd:N or by its FileDescriptorName= as fdname:NAME"
+	n, ok, err := socketFD(address)
+	if !ok {
+		return nil
+	}
+	if err == nil && c.role == source {
+		err = errors.New("only mig-recv is handed a socket")
+	}
+	if err == nil && !inherited(n) {
+		err = fmt.Errorf("no file descriptor %d was passed to %s", n, c.program)
+	}
+	if err == nil && slices.Contains(c.deviceFDs(), n) {
+		err = fmt.Errorf("file descriptor %d is a device's", n)
+	}
+	if err == nil {
+		err = isUDP(n)
+	}
+	if err != nil {
+		return mistakef(hint, "%s %.80s: %v", flag, address, err)
+	}
+	return nil
+}
+
+// deviceFDs are those that the --device flags name.
+func (c *common) deviceFDs() (list []int) {
+	for _, flag := range c.devices {
+		if d, err := parseDevice(flag, c.role); err == nil && d.isFD() {
+			if n, err := d.fd(); err == nil {
+				list = append(list, n)
+			}
+		}
+	}
+	return list
+}
+
+func isUDP(n int) error {
+	kind, err := unix.GetsockoptInt(n, unix.SOL_SOCKET, unix.SO_TYPE)
+	if err != nil {
+		return fmt.Errorf("file descriptor %d: %w", n, err)
+	}
+	domain, err := unix.GetsockoptInt(n, unix.SOL_SOCKET, unix.SO_DOMAIN)
+	if err != nil {
+		return fmt.Errorf("file descriptor %d: %w", n, err)
+	}
+	if kind != unix.SOCK_DGRAM || domain != unix.AF_INET && domain != unix.AF_INET6 {
+		return fmt.Errorf("file descriptor %d is not a UDP socket", n)
+	}
+	return nil
+}
+
+// listenFD listens on a socket that checkSocketFD has found good, and owns it.
+func (e endpoint) listenFD(n int, refused func(error)) (transport.Listener, error) {
+	f := os.NewFile(uintptr(n), e.address)
+	conn, err := net.FilePacketConn(f) // with a descriptor of its own
+	f.Close()
+	if err != nil {
+		return nil, err
+	}
+	return transport.ListenQUICOn(conn.(*net.UDPConn), e.credentials, refused)
+}
+
+// notifyReady tells a service manager that asks for it (Type=notify) that a source
+// may come now. Children shall not speak for this process.
+func notifyReady() error {
+	_, err := daemon.SdNotify(true, daemon.SdNotifyReady)
+	return err
+}
