@@ -57,9 +57,9 @@ func TestReadmeCompiles(t *testing.T) {
 	}
 }
 
-// TestReadmeFlags holds the flags of every command in the README against the
-// programs' help.
-func TestReadmeFlags(t *testing.T) {
+// helpTexts are what the programs say of themselves.
+func helpTexts(t *testing.T) map[string]string {
+	t.Helper()
 	help := map[string]string{}
 	for _, program := range []string{"mig-send", "mig-recv"} {
 		out, err := exec.Command("go", "run", "../../cmd/"+program, "--help").CombinedOutput()
@@ -68,7 +68,15 @@ func TestReadmeFlags(t *testing.T) {
 		}
 		help[program] = string(out)
 	}
-	flag := regexp.MustCompile(`--[a-z-]+`)
+	return help
+}
+
+var flag = regexp.MustCompile(`--[a-z-]+`)
+
+// TestReadmeFlags holds the flags of every command in the README against the
+// programs' help.
+func TestReadmeFlags(t *testing.T) {
+	help := helpTexts(t)
 	checked := 0
 	for _, block := range blocks(t, "README.md", "sh") {
 		for line := range strings.Lines(block) {
@@ -114,7 +122,7 @@ func TestMakefileTargets(t *testing.T) {
 
 // TestLinks holds the relative links of the documents against the tree.
 func TestLinks(t *testing.T) {
-	for _, file := range []string{"README.md", "CONTRIBUTING.md", "transport/PROTOCOL.md", "vfio/QUIRKS.md", "test/vm/README.md"} {
+	for _, file := range []string{"README.md", "CONTRIBUTING.md", "transport/PROTOCOL.md", "vfio/QUIRKS.md", "test/vm/README.md", "docs/systemd/README.md"} {
 		text, err := os.ReadFile(filepath.Join(root, file))
 		if err != nil {
 			t.Error(err)
