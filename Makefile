@@ -17,7 +17,7 @@ GOVULNCHECK = golang.org/x/vuln/cmd/govulncheck@v1.9.0
 FUZZ_SMOKE = 1000x
 FUZZ_TIME  = 1m
 
-.PHONY: build demo test check unit race fuzz-smoke fuzz vm bench bench-downtime help clean
+.PHONY: build demo test check unit race chaos fuzz-smoke fuzz vm bench bench-downtime help clean
 
 build: ## build bin/mig-send and bin/mig-recv
 	$(BUILD) -o bin/ ./cmd/mig-send ./cmd/mig-recv
@@ -42,6 +42,14 @@ unit: ## every test but the VM's, as the code is shipped
 # -short leaves out the gigabyte transfers, which unit has just done.
 race: ## every test but the VM's, with the race detector
 	go test -race -short -count=1 -timeout 10m ./...
+
+# CHAOS_SEED=7 CHAOS_RANDOM=200 draws other cases, and more of them. Cases wait
+# more than they work, hence more at once than there are cores.
+CHAOS_SEED   = 1
+CHAOS_RANDOM = 40
+chaos: ## kill, stop and cut off the two programs at every point
+	go test -count=1 -timeout 60m -v -parallel 4 ./test/chaos -all -seed $(CHAOS_SEED) -random $(CHAOS_RANDOM) >chaos.log 2>&1; \
+	status=$$?; grep -a '^chaos:' chaos.log; [ $$status = 0 ] || { echo 'chaos: FAILED, see chaos.log'; exit 1; }
 
 fuzz-smoke: ## every fuzz target for a moment
 	test/fuzz.sh $(FUZZ_SMOKE)

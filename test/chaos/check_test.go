@@ -1,0 +1,279 @@
+package chaos
+
+import (
+	"cmp"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/transport/handoff"
+	"github.com/migpipe/migpipe/transport/journal"
+	"github.com/migpipe/migpipe/vfio/sim"
+)
+
+// evidence is what is left of a migration when its processes are gone.
+type evidence struct {
+	records [2][]journal.Record
+	log     [2][]sim.Line
+	ends    map[int]int64 // when a process ended, by its PID
+	letGo   map[int]bool  // it was told to give up a device in doubt
+}
+
+// collect reads the journals of a migration and the logs of its devices. What is
+// not there was not reached.
+func collect(t *testing.T, state, logs [2]string, mig transport.MigID) (e evidence) {
+	t.Helper()
+	for _, s := range []side{source, destination} {
+		var err error
+		if e.log[s], err = sim.ReadLog(logs[s]); err != nil && !os.IsNotExist(err) {
+			t.Error(err)
+		}
+		path := filepath.Join(state[s], journal.Name(s.role(), mig))
+		if e.records[s], err = journal.Read(path); err != nil && !os.IsNotExist(err) {
+			t.Error(err)
+		}
+	}
+	return e
+}
+
+// last is the newest record of a side, NONE if there is no journal.
+func (e *evidence) last(s side) handoff.Record {
+	if n := len(e.records[s]); n > 0 {
+		return e.records[s][n-1].Record
+	}
+	return handoff.None
+}
+
+// find is a side's record of an attempt.
+func (e *evidence) find(s side, r handoff.Record, epoch uint64) (journal.Record, bool) {
+	i := slices.IndexFunc(e.records[s], func(o journal.Record) bool { return o.Record == r && o.Attempt.Epoch == epoch })
+	if i < 0 {
+		return journal.Record{}, false
+	}
+	return e.records[s][i], true
+}
+
+// executions are the moments at which a device of the destination began to run what
+// was loaded into it: a set to RUNNING after RESUMING. A device that was just opened
+// or reset is RUNNING too, with no guest; and RUNNING_P2P, on the way there, is taken
+// for not running yet, as the engines do.
+func (e *evidence) executions() (list []sim.Line) {
+	loaded := map[int]bool{}
+	for _, l := range e.log[destination] {
+		switch {
+		case l.Event == "open", l.Event == "reset":
+			loaded[l.PID] = false
+		case l.Event == "set" && l.Err == "" && l.To == "RESUMING":
+			loaded[l.PID] = true
+		case l.Event == "set" && l.Err == "" && loaded[l.PID] && l.To == "RUNNING":
+			list = append(list, l)
+			loaded[l.PID] = false
+		}
+	}
+	return list
+}
+
+// violations holds the evidence against the invariants, and names those that do
+// not hold.
+func (e *evidence) violations() (list []string) {
+	fail := func(format string, args ...any) { list = append(list, fmt.Sprintf(format, args...)) }
+	runs := e.executions()
+	for _, x := range runs {
+		if s := e.sourceState(x.NS); mayRun(s) {
+			fail("I1: the destination began to run at %d, when the source was in %s", x.NS, s)
+		}
+		if !x.Whole {
+			fail("I4: the destination runs what is not the source's state, since %d", x.NS)
+		}
+	}
+	e.afterExecution(runs, fail)
+	e.copies(runs, fail)
+	e.accepts(runs, fail)
+	return append(list, e.order()...)
+}
+
+func mayRun(state string) bool {
+	return strings.HasPrefix(state, "RUNNING") || strings.HasPrefix(state, "PRE_COPY")
+}
+
+// sourceState is the state of the source's device at a time, "" if no process had
+// one. What no process has open, nobody runs: simulated devices end with theirs.
+func (e *evidence) sourceState(at int64) (state string) {
+	owner := 0
+	for _, l := range e.log[source] {
+		if l.NS > at {
+			break
+		}
+		owner = l.PID
+		if l.Err == "" {
+			state = l.To
+		}
+		if l.Event == "close" {
+			state = ""
+		}
+	}
+	if end, ended := e.ends[owner]; ended && end <= at {
+		return ""
+	}
+	return state
+}
+
+// afterExecution is I2: the source never runs again.
+func (e *evidence) afterExecution(runs []sim.Line, fail func(string, ...any)) {
+	if len(runs) == 0 {
+		return
+	}
+	for _, l := range e.log[source] {
+		if l.NS > runs[0].NS && l.Err == "" && l.Event != "close" && mayRun(l.To) {
+			fail("I2: the source is in %s by %q at %d, the destination has run since %d", l.To, l.Event, l.NS, runs[0].NS)
+		}
+	}
+}
+
+// copies is I3: the source's copy is let go of only after the destination has run.
+// What a killed process takes with it, it did not let go of.
+func (e *evidence) copies(runs []sim.Line, fail func(string, ...any)) {
+	for _, l := range e.log[source] {
+		if l.Event != "close" || mayRun(l.To) || e.letGo[l.PID] {
+			continue
+		}
+		if len(runs) == 0 || l.NS < runs[0].NS {
+			fail("I3: the source let go of its device in %s at %d, before the destination ran", l.To, l.NS)
+		}
+	}
+}
+
+// accepts is I5: the destination runs what the source has committed, once.
+func (e *evidence) accepts(runs []sim.Line, fail func(string, ...any)) {
+	accepted := 0
+	for _, r := range e.records[destination] {
+		if r.Record != handoff.Accept {
+			continue
+		}
+		if _, undone := e.find(destination, handoff.Aborted, r.Attempt.Epoch); !undone { // by a start that failed
+			accepted++
+		}
+		c, ok := e.find(source, handoff.Commit, r.Attempt.Epoch)
+		if !ok {
+			fail("I5: ACCEPT of attempt %d without a COMMIT", r.Attempt.Epoch)
+		} else if c.Digest != r.Digest {
+			fail("I5: ACCEPT of attempt %d has another digest than COMMIT", r.Attempt.Epoch)
+		}
+	}
+	if len(runs) > 0 && accepted == 0 {
+		fail("I5: the destination ran at %d and has no ACCEPT", runs[0].NS)
+	}
+	if accepted > 1 {
+		fail("I5: %d attempts were accepted", accepted)
+	}
+	byProcess := map[int]int{}
+	for _, x := range runs {
+		if byProcess[x.PID]++; byProcess[x.PID] > 1 {
+			fail("I5: one process ran the device twice")
+		}
+	}
+}
+
+// follows says what may stand behind a record, in one attempt.
+var follows = map[side]map[handoff.Record][]handoff.Record{
+	source: {
+		handoff.Owner:  {handoff.Owner},
+		handoff.Open:   {handoff.Owner, handoff.Commit},
+		handoff.Commit: {handoff.Owner, handoff.Done, handoff.Commit},
+		handoff.Done:   {handoff.Done},
+	},
+	destination: {
+		handoff.None:    {handoff.None},
+		handoff.Open:    {handoff.Ready, handoff.Aborted},
+		handoff.Ready:   {handoff.Accept, handoff.Aborted},
+		handoff.Accept:  {handoff.Ready, handoff.Aborted, handoff.Accept}, // the start failed, or is done again
+		handoff.Aborted: {handoff.Aborted},
+	},
+}
+
+// order holds each journal against what its side may decide, and both against each
+// other: an attempt that the source took back after COMMIT was never accepted for
+// good.
+func (e *evidence) order() (list []string) {
+	for s, next := range follows {
+		for i := 1; i < len(e.records[s]); i++ {
+			was, is := e.records[s][i-1], e.records[s][i]
+			switch {
+			case is.Attempt.Epoch < was.Attempt.Epoch:
+				list = append(list, fmt.Sprintf("%v: attempt %d behind %d", s, is.Attempt.Epoch, was.Attempt.Epoch))
+			case is.Attempt.Epoch > was.Attempt.Epoch:
+				if final := was.Record; final == handoff.Commit || final == handoff.Done || final == handoff.Accept {
+					list = append(list, fmt.Sprintf("%v: a new attempt behind %v", s, final))
+				}
+			case !slices.Contains(next[was.Record], is.Record):
+				list = append(list, fmt.Sprintf("%v: %v behind %v in attempt %d", s, is.Record, was.Record, is.Attempt.Epoch))
+			}
+		}
+	}
+	for i, r := range e.records[source] {
+		if i == 0 || r.Record != handoff.Owner || e.records[source][i-1].Record != handoff.Commit {
+			continue
+		}
+		if _, ok := e.find(destination, handoff.Aborted, r.Attempt.Epoch); !ok && e.records[destination] != nil {
+			list = append(list, fmt.Sprintf("I5: the source took attempt %d back after COMMIT, and no ABORTED was recorded", r.Attempt.Epoch))
+		}
+	}
+	slices.Sort(list)
+	return list
+}
+
+// TestCheckerFinds: the checker is worth something.
+func TestCheckerFinds(t *testing.T) {
+	line := func(ns int64, pid int, event, from, to string) sim.Line {
+		return sim.Line{NS: ns, PID: pid, Event: event, From: from, To: to, Whole: true}
+	}
+	record := func(r handoff.Record, epoch uint64) journal.Record {
+		return journal.Record{Entry: handoff.Entry{Record: r, Attempt: transport.Attempt{Epoch: epoch}}}
+	}
+	good := func() evidence {
+		return evidence{
+			ends: map[int]int64{1: 100, 2: 100}, letGo: map[int]bool{},
+			log: [2][]sim.Line{
+				{line(1, 1, "open", "RUNNING", "RUNNING"), line(3, 1, "set", "RUNNING", "STOP_COPY"), line(8, 1, "set", "STOP_COPY", "STOP"), line(9, 1, "close", "STOP", "STOP")},
+				{line(1, 2, "open", "RUNNING", "RUNNING"), line(2, 2, "set", "STOP", "RESUMING"), line(4, 2, "set", "RESUMING", "STOP"), line(6, 2, "set", "STOP", "RUNNING")},
+			},
+			records: [2][]journal.Record{
+				{record(handoff.Owner, 0), record(handoff.Open, 1), record(handoff.Commit, 1), record(handoff.Done, 1)},
+				{record(handoff.None, 0), record(handoff.Open, 1), record(handoff.Ready, 1), record(handoff.Accept, 1)},
+			},
+		}
+	}
+	for want, spoil := range map[string]func(*evidence){
+		"":                                func(*evidence) {},
+		"I1":                              func(e *evidence) { e.log[source] = e.log[source][:1] },
+		"I2":                              func(e *evidence) { e.log[source] = append(e.log[source], line(20, 3, "open", "RUNNING", "RUNNING")) },
+		"I3":                              func(e *evidence) { e.log[source][3].NS = 5 },
+		"I4":                              func(e *evidence) { e.log[destination][3].Whole = false },
+		"I5: ACCEPT of attempt 1 without": func(e *evidence) { e.records[source] = e.records[source][:2] },
+		"another digest":                  func(e *evidence) { e.records[source][2].Digest[0]++ },
+		"no ACCEPT":                       func(e *evidence) { e.records[destination] = e.records[destination][:3] },
+		"2 attempts": func(e *evidence) {
+			e.records[source] = append(e.records[source], record(handoff.Commit, 2))
+			e.records[destination] = append(e.records[destination], record(handoff.Accept, 2))
+		},
+		"twice": func(e *evidence) {
+			e.log[destination] = append(e.log[destination], line(30, 2, "set", "STOP", "RESUMING"), line(31, 2, "set", "STOP", "RUNNING"))
+		},
+		"ACCEPT behind OPEN":   func(e *evidence) { e.records[destination] = slices.Delete(e.records[destination], 2, 3) },
+		"a new attempt behind": func(e *evidence) { e.records[source] = append(e.records[source], record(handoff.Open, 2)) },
+		"no ABORTED": func(e *evidence) {
+			e.records[source][3] = record(handoff.Owner, 1)
+		},
+	} {
+		e := good()
+		spoil(&e)
+		found := e.violations()
+		if want == "" && len(found) > 0 || want != "" && !slices.ContainsFunc(found, func(v string) bool { return strings.Contains(v, want) }) {
+			t.Errorf("found %q, want %s", found, cmp.Or(want, "nothing"))
+		}
+	}
+}

@@ -1,0 +1,90 @@
+package chaos
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/migpipe/migpipe/transport/journal"
+)
+
+var (
+	all    = flag.Bool("all", false, "run every case, not only those that are quick")
+	draws  = flag.Int("random", 3, "how many cases are drawn")
+	seed   = flag.Uint64("seed", 1, "what they are drawn from")
+	keep   = flag.Bool("keep", false, "keep the files of cases that fail")
+	shared struct {
+		bin      string // the folder with the two programs, which have failpoints
+		keys     string // of both sides
+		ids      [2]string
+		volatile []string // the flag that the temporary folder's file system asks for
+	}
+)
+
+func TestMain(m *testing.M) {
+	flag.Parse()
+	os.Exit(run(m))
+}
+
+func run(m *testing.M) int {
+	if testing.Short() {
+		fmt.Println("chaos: skipped by -short: the processes are the same without the race detector")
+		return 0
+	}
+	dir, err := os.MkdirTemp("", "mig-chaos-")
+	if err == nil {
+		defer os.RemoveAll(dir)
+		err = prepare(dir)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	code := m.Run()
+	totals.print()
+	return code
+}
+
+// prepare builds the programs and makes a key for each side.
+func prepare(dir string) error {
+	shared.bin, shared.keys = filepath.Join(dir, "bin"), dir
+	build := exec.Command("go", "build", "-tags", "failpoints", "-o", shared.bin+"/", "../../cmd/mig-send", "../../cmd/mig-recv")
+	if out, err := build.CombinedOutput(); err != nil {
+		return fmt.Errorf("%v: %w\n%s", build, err, out)
+	}
+	for s := range shared.ids {
+		out, err := exec.Command(side(s).program(), "id", "--identity", side(s).key()).Output()
+		if err != nil {
+			return fmt.Errorf("%v id: %w", side(s), err)
+		}
+		shared.ids[s] = strings.TrimSpace(string(out))
+	}
+	if err := journal.Check(dir, false); errors.Is(err, journal.ErrVolatile) {
+		shared.volatile = []string{"--volatile-state"}
+	}
+	return nil
+}
+
+// side is one end of a migration.
+type side int
+
+const (
+	source side = iota
+	destination
+)
+
+// String is the side as points and files name it.
+func (s side) String() string { return [...]string{"source", "destination"}[s] }
+
+func (s side) program() string {
+	return filepath.Join(shared.bin, [...]string{"mig-send", "mig-recv"}[s])
+}
+
+func (s side) key() string { return filepath.Join(shared.keys, s.String()+".key") }
+
+func (s side) role() journal.Role { return [...]journal.Role{journal.Source, journal.Destination}[s] }

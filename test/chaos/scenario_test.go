@@ -1,0 +1,271 @@
+package chaos
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/migpipe/migpipe/test/chaos/relay"
+)
+
+// scenario is a migration with what goes wrong in it, and what has to come of it.
+// Beside that, every invariant has to hold, and a second migration has to succeed.
+type scenario struct {
+	row   int // of the hand-off's table of faults, 0 for what is not in it
+	name  string
+	quick bool // CI runs it too
+
+	// todo is what the programs lack for the row. The scenario then does not run.
+	todo string
+	// elsewhere is the test that holds the row where processes cannot.
+	elsewhere string
+
+	urls   [2]string // of the devices, the default ones where empty
+	flags  [2][]string
+	link   relay.Link // both ways, from the beginning
+	faults []fault
+	spec   [2]string // more failpoints, that need no test's help
+	full   *side     // whose disk is full
+	wrong  [2]bool   // a side expects another peer than it meets
+	orphan bool      // the destination may be left with nobody to wait for
+	want   [2]end
+	owner  string // what has become of the device, "" where that depends
+
+	before func(*world)           // with the destination up
+	play   func(*world)           // in the place of mig-send
+	after  func(*world, evidence) // with what is left
+}
+
+// fault is something that is done to a program that has stopped itself at a point.
+type fault struct {
+	at   string // POINT or POINT@N, see internal/failpoint
+	do   deed
+	also bool // the point need not be reached
+}
+
+func (f fault) side() side {
+	if strings.HasPrefix(f.at, source.String()) {
+		return source
+	}
+	return destination
+}
+
+// spec is the fault for the program's environment.
+func (f fault) spec() string {
+	point, n, counted := strings.Cut(f.at, "@")
+	if !counted {
+		n = "1"
+	}
+	return point + "=stop@" + n
+}
+
+// deed is done while the program stands still; it goes on afterwards.
+type deed func(*world, *process)
+
+func kill(_ *world, p *process) { p.kill() }
+
+func terminate(_ *world, p *process) { p.signal(syscall.SIGTERM) }
+
+func killPeer(w *world, p *process) { w.now[1-p.side].kill() }
+
+func rebind(w *world, _ *process) { w.relay.Rebind() }
+
+// pause leaves the program as it is for a time.
+func pause(d time.Duration) deed {
+	return func(*world, *process) { time.Sleep(d) }
+}
+
+// cut lets nothing pass for a time, or until heal if that is 0.
+func cut(d time.Duration, directions ...relay.Direction) deed {
+	return func(w *world, _ *process) {
+		w.relay.Cut(directions...)
+		if d > 0 {
+			time.AfterFunc(d, func() { w.relay.Heal() })
+		}
+	}
+}
+
+// end is how a program is to end.
+type end struct {
+	outcome string // of the done event; "killed" for none
+	exit    int
+}
+
+var (
+	committed = end{"committed", 0}
+	killed    = end{"killed", -1}
+	held      = end{"in-doubt", 11}
+	whatever  = end{} // the invariants are all
+)
+
+func aborted(exit int) end { return end{"aborted", exit} }
+
+// guard does the faults of one side as they become due. The program's end ends it.
+func (w *world) guard(p *process, faults []fault) {
+	for _, f := range faults {
+		for !p.stopped() {
+			if !p.runs() {
+				if !f.also {
+					w.t.Errorf("%v was not reached: %v", f.at, p)
+				}
+				return
+			}
+			time.Sleep(time.Millisecond)
+		}
+		f.do(w, p)
+		p.signal(syscall.SIGCONT)
+		for p.runs() && p.stopped() {
+			time.Sleep(100 * time.Microsecond)
+		}
+	}
+}
+
+func points(faults []fault, s side) (mine []fault, spec string) {
+	var specs []string
+	for _, f := range faults {
+		if f.side() == s {
+			mine, specs = append(mine, f), append(specs, f.spec())
+		}
+	}
+	return mine, strings.Join(specs, ";")
+}
+
+// run plays the scenario and gives what became of the migration.
+func (sc *scenario) run(t *testing.T, seed uint64) string {
+	w := newWorld(t, seed)
+	for s, url := range sc.urls {
+		if url != "" {
+			w.urls[s] = url
+		}
+	}
+	w.sc, w.flags = sc, sc.flags
+	theirs, spec := points(sc.faults, destination)
+	d := w.receive(spec + ";" + sc.spec[destination])
+	w.relay.Set(func(l *relay.Link) { *l = sc.link })
+	if sc.before != nil {
+		sc.before(w)
+	}
+	var guards sync.WaitGroup
+	guards.Go(func() { w.guard(d, theirs) })
+	if sc.play != nil {
+		sc.play(w)
+	} else {
+		ours, spec := points(sc.faults, source)
+		s := w.send(spec + ";" + sc.spec[source])
+		guards.Go(func() { w.guard(s, ours) })
+	}
+	w.settle()
+	guards.Wait()
+	w.checkEnds(sc.want)
+	e := w.check()
+	if sc.after != nil {
+		sc.after(w, e)
+	}
+	w.sc = &scenario{} // the next one has no faults
+	outcome := w.next()
+	if sc.owner != "" && outcome != sc.owner {
+		t.Errorf("%s, want %s", outcome, sc.owner)
+	}
+	return outcome
+}
+
+func (w *world) checkEnds(want [2]end) {
+	w.t.Helper()
+	for s, p := range w.now {
+		if p == nil || want[s] == whatever {
+			continue
+		}
+		got := end{"killed", p.exit()}
+		if done := p.find("done"); done != nil {
+			got.outcome = done.Outcome
+		}
+		if got != want[s] {
+			w.t.Errorf("%v ends with %+v, want %+v: %v", side(s), got, want[s], p)
+		}
+	}
+}
+
+// totals counts the cases by outcome.
+var totals tally
+
+type tally struct {
+	mu       sync.Mutex
+	cases    int
+	outcomes map[string]int
+	todo     []string
+}
+
+// add counts a case and prints its line.
+func (c *tally) add(row int, name, outcome string, took time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.outcomes == nil {
+		c.outcomes = map[string]int{}
+	}
+	c.cases++
+	c.outcomes[outcome]++
+	label := "      "
+	if row > 0 {
+		label = fmt.Sprintf("row %2d", row)
+	}
+	if outcome == "TODO" {
+		c.todo = append(c.todo, fmt.Sprintf("%s %s", label, name))
+	}
+	fmt.Printf("chaos: %s  %-72s %-18s %5.1f s\n", label, name, outcome, took.Seconds())
+}
+
+func (c *tally) print() {
+	if c.cases == 0 {
+		return
+	}
+	fmt.Printf("chaos: %d cases:", c.cases)
+	names := make([]string, 0, len(c.outcomes))
+	for o := range c.outcomes {
+		names = append(names, o)
+	}
+	slices.Sort(names)
+	for _, o := range names {
+		fmt.Printf(" %d %s;", c.outcomes[o], o)
+	}
+	fmt.Println()
+	if len(c.todo) > 0 {
+		fmt.Printf("chaos: TODO: %d cases DID NOT RUN, for want of what they test:\n", len(c.todo))
+		for _, one := range c.todo {
+			fmt.Println("chaos: TODO:  ", one)
+		}
+	}
+	if n := c.outcomes["in doubt"]; n > 0 {
+		fmt.Printf("chaos: TODO: %d cases ended in doubt, and nobody but the operator could resolve them\n", n)
+	}
+}
+
+// test runs the scenario as a subtest, if it is to run.
+func (sc *scenario) test(t *testing.T, seed uint64) {
+	if !*all && !sc.quick && sc.todo == "" && sc.elsewhere == "" {
+		return
+	}
+	t.Run(fmt.Sprintf("%02d/%s", sc.row, strings.ReplaceAll(sc.name, " ", "-")), func(t *testing.T) {
+		switch {
+		case sc.todo != "":
+			totals.add(sc.row, sc.name+": waits for "+sc.todo, "TODO", 0)
+			t.Skip("waits for " + sc.todo)
+		case sc.elsewhere != "":
+			totals.add(sc.row, sc.name+": in "+sc.elsewhere, "elsewhere", 0)
+			t.Skip("in " + sc.elsewhere)
+		}
+		t.Parallel()
+		began := time.Now()
+		outcome := "FAILED"
+		defer func() {
+			if t.Failed() {
+				outcome = "FAILED"
+			}
+			totals.add(sc.row, sc.name, outcome, time.Since(began))
+		}()
+		outcome = sc.run(t, seed)
+	})
+}
