@@ -11,6 +11,8 @@ import (
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
 	"github.com/migpipe/migpipe/vfio"
+	"github.com/migpipe/migpipe/vfio/sim"
+	"github.com/migpipe/migpipe/writer"
 )
 
 // liar is a destination written by hand, which says what it likes.
@@ -111,12 +113,56 @@ func TestHostileDestination(t *testing.T) {
 			l.send(w)
 		}
 	}
+	frame := func(kind, flags byte, n int) func(*liar) {
+		return func(l *liar) { l.control.Lane().Write(controlFrame(kind, flags, make([]byte, n))) }
+	}
 	for _, c := range []struct {
 		name string
 		do   func(*liar)
 		code transport.Code
 		took time.Duration // until the source has ended, at most
 	}{
+		{"16 KiB + 1", frame(unknownType, 1, transport.MaxControl+1), transport.CodeProtocol, 0},
+		{"unknown, not to be skipped", frame(unknownType, 0, 0), transport.CodeProtocol, 0},
+		{"unknown and skipped, of 16 KiB", func(l *liar) {
+			frame(unknownType, 1, transport.MaxControl)(l)
+			l.send(l.hello)
+		}, transport.CodeProtocol, 0},
+		{"windows without end, and nothing is taken", func(l *liar) {
+			w := l.welcome()
+			w.Windows[0] = transport.Window{Seq: 1<<64 - 1, Offset: 1<<64 - 1}
+			l.send(w)
+			l.accept()
+		}, transport.CodeTimeout, 2 * time.Minute},
+		{"lanes read in crumbs", func(l *liar) {
+			l.send(l.welcome())
+			lane := l.accept()
+			for crumb := make([]byte, 1); ; time.Sleep(time.Second) {
+				if _, err := lane.Read(crumb); err != nil {
+					return
+				}
+			}
+		}, transport.CodeTimeout, 2 * time.Minute},
+		{"ACKs of what was never sent, without end", func(l *liar) {
+			l.send(l.welcome())
+			for range flood {
+				l.send(&transport.Ack{Attempt: l.hello.Attempt, Journal: l.journal, Echo: 1 << 62, HeldNS: -1 << 62, Padding: 1 << 63, Devices: []transport.DeviceAck{
+					{Seq: 1<<64 - 1, Applied: 1<<64 - 1, LoadNS: -1 << 62, Window: transport.Window{Seq: 1<<64 - 1, Offset: 1<<64 - 1}}}})
+			}
+			l.send(l.hello)
+		}, transport.CodeProtocol, time.Minute},
+		{"STATUS without end", func(l *liar) {
+			l.send(l.welcome())
+			for range flood {
+				l.send(&transport.Status{Attempt: l.hello.Attempt})
+			}
+			l.send(l.hello)
+		}, transport.CodeProtocol, time.Minute},
+		{"windows that shrink", func(l *liar) {
+			l.send(l.welcome())
+			l.send(&transport.Ack{Attempt: l.hello.Attempt, Journal: l.journal, Devices: []transport.DeviceAck{{}}})
+			l.send(l.hello)
+		}, transport.CodeProtocol, time.Minute},
 		{"silence", func(*liar) {}, transport.CodeTimeout, transport.WelcomeTimeout},
 		{"WELCOME of another attempt", change(func(w *transport.Welcome) { w.Epoch++ }), transport.CodeTimeout, transport.WelcomeTimeout},
 		{"version that was not offered", change(func(w *transport.Welcome) { w.Version = 2 }), transport.CodeProtocol, 0},
@@ -138,10 +184,12 @@ func TestHostileDestination(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
+				const memory = 1 << 20
 				leavesNothing(t)
+				staysWithin(t, memory)
 				d, listener := pipe(t)
 				l := &liar{T: t, listener: listener, journal: transport.NewJournalID()}
-				src := open(t, "mlx5?size=40KiB")
+				src := open(t, "mlx5?size=1MiB")
 				done := make(chan struct{})
 				go func() {
 					defer close(done)
@@ -150,7 +198,7 @@ func TestHostileDestination(t *testing.T) {
 					l.listen()
 				}()
 				began := time.Now()
-				report, err := reader.Send(t.Context(), d, []reader.Source{{Name: "d0", Device: src}}, &reader.Options{ChunkSize: 4096, Lanes: 2})
+				report, err := reader.Send(t.Context(), d, []reader.Source{{Name: "d0", Device: src}}, &reader.Options{Memory: memory, ChunkSize: 4096, Lanes: 2})
 				took := time.Since(began)
 				listener.Close()
 				<-done
@@ -165,6 +213,12 @@ func TestHostileDestination(t *testing.T) {
 					t.Errorf("the destination was told %+v", l.aborted)
 				}
 				wantState(t, src, vfio.Running)
+				next := newPair(t, pipe)
+				next.send.Memory, next.receive.Memory = memory, memory
+				dst := open(t, "mlx5?size=1MiB")
+				next.src, next.sources = []*sim.Device{src}, []reader.Source{{Name: "d0", Device: src}}
+				next.dst, next.sinks = []*sim.Device{dst}, []writer.Sink{{Name: "d0", Device: dst}}
+				next.succeed(t)
 			})
 		})
 	}

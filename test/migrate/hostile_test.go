@@ -2,12 +2,15 @@ package migrate
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
+	"fmt"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/migpipe/migpipe/codec"
+	"github.com/migpipe/migpipe/reader"
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
 	"github.com/migpipe/migpipe/vfio"
@@ -43,7 +46,7 @@ func (h *hostile) dial(kind transport.LaneKind) transport.Lane {
 func (h *hostile) hello() *transport.Hello {
 	m := &transport.Hello{
 		Attempt: h.attempt, Versions: transport.Versions{Min: 1, Max: 1}, Journal: transport.NewJournalID(),
-		ChunkSize: 4096, Lanes: 1, Codecs: []codec.ID{codec.IDRaw, codec.IDZero},
+		ChunkSize: 4096, Lanes: 1, Codecs: []codec.ID{codec.IDRaw, codec.IDZero, codec.IDS2, codec.IDZstd},
 	}
 	for _, name := range []string{"d0", "d1"} {
 		m.Devices = append(m.Devices, transport.DeviceOffer{Name: name, Flags: vfio.Features{PreCopy: true, P2P: true}.MigrationFlags()})
@@ -133,7 +136,7 @@ func TestHostileSource(t *testing.T) {
 		{"gap", func(h *hostile) { h.chunk(0, 0, 0); h.chunk(0, 1, 101) }, transport.CodeProtocol},
 		{"overlap", func(h *hostile) { h.chunk(0, 0, 0); h.chunk(0, 1, 99) }, transport.CodeProtocol},
 		{"codec not agreed on", func(h *hostile) {
-			h.chunk(0, 0, 0, func(c *transport.Chunk) { c.Codec, c.WireLen = codec.IDZstd, 50 })
+			h.chunk(0, 0, 0, func(c *transport.Chunk) { c.Codec, c.WireLen = 200, 50 })
 		}, transport.CodeProtocol},
 		{"spliced, not agreed on", func(h *hostile) {
 			h.chunk(0, 0, 0, func(c *transport.Chunk) { c.Unchecked, c.Digest = true, 0 })
@@ -178,49 +181,86 @@ func TestHostileSource(t *testing.T) {
 }
 
 func againstSource(t *testing.T, do func(*hostile), code transport.Code) {
-	leavesNothing(t)
-	d, l := pipe(t)
-	arena, err := transport.NewArena(0, 4096, 1)
-	if err != nil {
-		t.Fatal(err)
-	}
-	h := &hostile{T: t, dialer: d, attempt: transport.Attempt{Mig: transport.NewMigID(), Epoch: 1}, arena: arena}
-	var sinks []writer.Sink
-	var devices []*taker
-	for _, name := range []string{"d0", "d1"} {
-		dev := &taker{Device: open(t, "mtty")}
-		devices = append(devices, dev)
-		sinks = append(sinks, writer.Sink{Name: name, Device: dev})
-	}
-	done := make(chan side)
-	go func() {
-		r, err := writer.Receive(t.Context(), l, sinks, &writer.Options{Memory: 1 << 20, ChunkSize: 4096})
-		done <- side{r, err}
-	}()
+	d := newVictim(t)
+	h := d.source(t)
 	h.open()
 	do(h)
 	for m := h.receive(); m != nil; m = h.receive() {
 	}
 	h.lane.Close()
 	h.data.Close()
-	r := <-done
+	r := <-d.done
 	if f := r.fault(t); f.Code != code || f.Remote || r.report.Outcome != handoff.Rolledback {
 		t.Errorf("destination: %v, %v, want %v: %q", r.report.Outcome, f.Code, code, f)
 	}
 	if m, ok := h.got.(*transport.Declined); !ok || m.Code != code {
 		t.Errorf("the source was told %+v, want DECLINED(%v)", h.got, code)
 	}
-	for i, dev := range devices {
+	d.unharmed(t)
+}
+
+// victim is a destination that waits for a source that is hostile.
+type victim struct {
+	dialer  transport.Dialer
+	devices []*taker
+	cancel  context.CancelFunc
+	done    chan side // its end
+}
+
+func newVictim(t *testing.T) *victim {
+	const memory = 1 << 20
+	leavesNothing(t)
+	staysWithin(t, memory)
+	dialer, l := pipe(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	v := &victim{dialer: dialer, cancel: cancel, done: make(chan side)}
+	t.Cleanup(cancel)
+	var sinks []writer.Sink
+	for _, name := range []string{"d0", "d1"} {
+		dev := &taker{Device: open(t, "mtty")}
+		v.devices = append(v.devices, dev)
+		sinks = append(sinks, writer.Sink{Name: name, Device: dev})
+	}
+	go func() {
+		r, err := writer.Receive(ctx, l, sinks, &writer.Options{Memory: memory, ChunkSize: 4096})
+		v.done <- side{r, err}
+	}()
+	return v
+}
+
+// source is the source that comes.
+func (v *victim) source(t *testing.T) *hostile {
+	arena, err := transport.NewArena(0, 4096, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := arena.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return &hostile{T: t, dialer: v.dialer, attempt: transport.Attempt{Mig: transport.NewMigID(), Epoch: 1}, arena: arena}
+}
+
+// unharmed checks that the devices were reset and given next to nothing, and
+// that they take the state of the next source.
+func (v *victim) unharmed(t *testing.T) {
+	t.Helper()
+	next := newPair(t, pipe)
+	next.send.Memory, next.receive.Memory = 1<<20, 1<<20 // the victim's memory is what is measured
+	for i, dev := range v.devices {
 		if log := dev.Log(); !log[len(log)-1].Reset {
 			t.Errorf("device %d was not reset", i)
 		}
 		if dev.written > 200 {
 			t.Errorf("device %d was given %d bytes", i, dev.written)
 		}
+		name, src := fmt.Sprintf("d%d", i), open(t, "mtty")
+		next.src, next.dst = append(next.src, src), append(next.dst, dev.Device)
+		next.sources = append(next.sources, reader.Source{Name: name, Device: src})
+		next.sinks = append(next.sinks, writer.Sink{Name: name, Device: dev.Device})
 	}
-	if err := arena.Close(); err != nil {
-		t.Error(err)
-	}
+	next.succeed(t)
 }
 
 // taker is a device that takes any bytes, so that only the engine is in doubt.

@@ -1,0 +1,311 @@
+package migrate
+
+import (
+	"bytes"
+	"encoding/binary"
+	"hash/crc32"
+	"io"
+	"path/filepath"
+	"runtime"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/migpipe/migpipe/codec"
+	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/transport/handoff"
+	"github.com/migpipe/migpipe/writer"
+)
+
+// bombSize is the raw length that the bombs below claim in their chunk's header.
+const bombSize = 4096
+
+// zstdFrame is a frame of run-length blocks, 128 KiB each: 4 bytes make 131072
+// (RFC 8878, section 3.1.1). head is what follows the magic number.
+func zstdFrame(blocks int, head ...byte) []byte {
+	frame := append([]byte{0x28, 0xb5, 0x2f, 0xfd}, head...)
+	for i := range blocks {
+		const runLength = 1 << 1
+		block := uint32(128<<10<<3 | runLength)
+		if i == blocks-1 {
+			block |= 1 // the last
+		}
+		frame = append(frame, byte(block), byte(block>>8), byte(block>>16), 'x')
+	}
+	return frame
+}
+
+// Heads of zstd frames: flags, window, content size.
+var (
+	zstdHonest = []byte{1 << 6, 12 << 3, (bombSize - 256) & 0xff, (bombSize - 256) >> 8} // 4 MiB window, 4096 bytes
+	zstdLarge  = []byte{3 << 6, 12 << 3, 0, 0, 0, 0, 1, 0, 0, 0}                         // 4 GiB
+	zstdSilent = []byte{0, 12 << 3}                                                      // names no size
+	zstdWide   = []byte{1 << 6, 31 << 3, zstdHonest[2], zstdHonest[3]}                   // a window of 2 TiB
+	zstdWhole  = []byte{3<<6 | 1<<5, 0, 0, 0, 0, 1, 0, 0, 0}                             // one segment of 4 GiB
+)
+
+// s2Block names its length and then copies the byte before, 64 times per 3 bytes
+// (the Snappy format, which S2 extends).
+func s2Block(claimed uint64, copies int) []byte {
+	block := append(binary.AppendUvarint(nil, claimed), 0, 'x')
+	return append(block, bytes.Repeat([]byte{63<<2 | 2, 1, 0}, copies)...)
+}
+
+// TestDecompressionBombs: a payload that says little and holds much costs what
+// the chunk's header was allowed to say, and no more.
+func TestDecompressionBombs(t *testing.T) {
+	const many = 1000 // blocks: 125 MiB in 4 KB
+	for _, c := range []struct {
+		name    string
+		id      codec.ID
+		payload []byte
+	}{
+		{"zstd, longer than it says", codec.IDZstd, zstdFrame(many, zstdHonest...)},
+		{"zstd, 4 GiB as it says", codec.IDZstd, zstdFrame(many, zstdLarge...)},
+		{"zstd, one segment of 4 GiB", codec.IDZstd, zstdFrame(many, zstdWhole...)},
+		{"zstd, of no size", codec.IDZstd, zstdFrame(many, zstdSilent...)},
+		{"zstd, window of 2 TiB", codec.IDZstd, zstdFrame(many, zstdWide...)},
+		{"zstd, frame after frame", codec.IDZstd, bytes.Repeat(zstdFrame(1, zstdHonest...), 300)},
+		{"zstd, shorter than it says", codec.IDZstd, zstdFrame(0, zstdHonest...)},
+		{"s2, longer than it says", codec.IDS2, s2Block(bombSize, 1300)},
+		{"s2, 4 GiB as it says", codec.IDS2, s2Block(1<<32-1, 1300)},
+		{"s2, 2^63 as it says", codec.IDS2, s2Block(1<<63, 1300)},
+		{"s2, shorter than it says", codec.IDS2, s2Block(bombSize, 1)},
+		{"s2, literal of 4 GiB", codec.IDS2, append(binary.AppendUvarint(nil, bombSize), 63<<2, 0xff, 0xff, 0xff, 0xff)},
+		{"s2, copy of what is not there", codec.IDS2, append(binary.AppendUvarint(nil, bombSize), 63<<2|2, 0xff, 0xff)},
+	} {
+		t.Run(c.name, func(t *testing.T) { // in no bubble: the zstd decoders are the whole process's
+			againstSource(t, func(h *hostile) { h.payload(c.id, bombSize, c.payload) }, transport.CodeCorrupt)
+		})
+	}
+}
+
+// payload sends a chunk whose payload is no encoding of anything.
+func (h *hostile) payload(id codec.ID, raw uint32, payload []byte) {
+	c, err := h.arena.TryGet()
+	if err != nil {
+		h.Fatal(err)
+	}
+	defer c.Release()
+	c.Fill(bytes.NewReader(payload), len(payload))
+	c.Seal(0, 0, 0)
+	c.Codec, c.RawLen = id, raw
+	c.WriteFrame(h.data)
+}
+
+// frame sends a control message that no encoder would make.
+func (h *hostile) frame(kind, flags byte, body []byte) { h.lane.Write(controlFrame(kind, flags, body)) }
+
+func controlFrame(kind, flags byte, body []byte) []byte {
+	head := binary.BigEndian.AppendUint32(nil, uint32(len(body)))
+	head = append(head, kind, flags, 0, 0)
+	table := crc32.MakeTable(crc32.Castagnoli)
+	sum := crc32.Update(crc32.Checksum(head, table), table, body)
+	return append(binary.BigEndian.AppendUint32(head, sum), body...)
+}
+
+// deaf has the control lane's answers read and dropped, until it ends.
+func (h *hostile) deaf() {
+	go func() {
+		for h.receive() != nil {
+		}
+	}()
+}
+
+// unknownType is a number that no message has.
+const unknownType = 200
+
+// flood is how many messages are a flood: if they were kept, they would take more
+// than room. With the race detector it only has to go through the motions.
+var flood = map[bool]int{false: 400_000, true: 20_000}[raceEnabled]
+
+// TestHostileControl: what a source says on the control lane costs no more than
+// the one message that is being read.
+func TestHostileControl(t *testing.T) {
+	wrong := func(h *hostile) { h.send(&transport.Commit{Attempt: h.attempt, Journal: h.welcome.Journal}) }
+	for _, c := range []struct {
+		name string
+		do   func(*hostile)
+		code transport.Code
+	}{
+		{"16 KiB + 1", func(h *hostile) { h.frame(unknownType, 1, make([]byte, transport.MaxControl+1)) }, transport.CodeProtocol},
+		{"unknown, not to be skipped", func(h *hostile) { h.frame(unknownType, 0, nil) }, transport.CodeProtocol},
+		{"unknown and skipped, of 16 KiB", func(h *hostile) { h.frame(unknownType, 1, make([]byte, transport.MaxControl)); h.end(2, 0, 0) }, transport.CodeProtocol},
+		{"reserved bits", func(h *hostile) { h.frame(unknownType, 2, nil) }, transport.CodeProtocol},
+		{"no map", func(h *hostile) { h.frame(byte(transport.TypeEstimate), 0, []byte{0xf6}) }, transport.CodeProtocol},
+		{"array of 2^32 devices", func(h *hostile) {
+			h.frame(byte(transport.TypeEstimate), 0, []byte{0xa1, 0x04, 0x9a, 0xff, 0xff, 0xff, 0xff})
+		}, transport.CodeProtocol},
+		{"arrays within arrays", func(h *hostile) {
+			h.frame(byte(transport.TypeEstimate), 0, append([]byte{0xa1, 0x04}, bytes.Repeat([]byte{0x81}, 16000)...))
+		}, transport.CodeProtocol},
+		{"ESTIMATEs without end", func(h *hostile) {
+			for range flood {
+				h.send(&transport.Estimate{Attempt: h.attempt, Stamp: 1, Devices: []transport.DeviceEstimate{{Dirty: 1 << 63, Known: true}, {Initial: 1<<64 - 1}}})
+			}
+			wrong(h)
+		}, transport.CodeProtocol},
+		{"questions without end", func(h *hostile) {
+			h.deaf()
+			for range flood {
+				h.send(&transport.Query{Attempt: h.attempt})
+			}
+			wrong(h)
+			time.Sleep(5 * time.Second)
+		}, transport.CodeProtocol},
+		{"what may be skipped without end", func(h *hostile) {
+			body := make([]byte, transport.MaxControl)
+			for range flood / 20 {
+				h.frame(unknownType, 1, body)
+			}
+			wrong(h)
+		}, transport.CodeProtocol},
+		{"ENDs of another attempt without end", func(h *hostile) {
+			other := *h
+			other.attempt.Epoch++
+			for range flood {
+				other.end(0, 0, 0)
+			}
+			wrong(h)
+		}, transport.CodeProtocol},
+		{"half a message, then ENDs never come", func(h *hostile) {
+			h.end(0, 100, 1)
+			h.end(1, 100, 1)
+			h.lane.Write(make([]byte, 11))
+		}, transport.CodeTimeout},
+		{"half a chunk", func(h *hostile) {
+			h.end(0, 100, 1)
+			h.end(1, 100, 1)
+			h.data.Write(h.headOf(100))
+		}, transport.CodeTimeout},
+		{"a chunk in crumbs", func(h *hostile) {
+			h.end(0, 100, 1)
+			h.end(1, 100, 1)
+			h.data.Write(h.headOf(100))
+			for range 50 {
+				h.data.Write([]byte{0})
+				time.Sleep(time.Second)
+			}
+		}, transport.CodeTimeout},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) { againstSource(t, c.do, c.code) })
+		})
+	}
+}
+
+// headOf is the header of a chunk whose payload does not follow.
+func (h *hostile) headOf(raw int) []byte {
+	c, err := h.arena.TryGet()
+	if err != nil {
+		h.Fatal(err)
+	}
+	defer c.Release()
+	c.Fill(bytes.NewReader(make([]byte, raw)), raw)
+	c.Seal(0, 0, 0)
+	var frame bytes.Buffer
+	c.WriteFrame(&frame)
+	return frame.Bytes()[:frame.Len()-raw]
+}
+
+// TestStubbornSources: a source that neither goes on nor ends may be waiting for
+// its guest, so only the destination's user can judge it. It keeps nobody from
+// doing so, and leaves nothing.
+func TestStubbornSources(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		do   func(*hostile)
+	}{
+		{"silence", func(*hostile) {}},
+		{"half a chunk", func(h *hostile) { h.data.Write(h.headOf(100)) }},
+		{"half a message", func(h *hostile) { h.lane.Write(make([]byte, 11)) }},
+		{"a chunk in crumbs", func(h *hostile) {
+			h.data.Write(h.headOf(100))
+			for range 50 {
+				h.data.Write([]byte{0})
+				time.Sleep(time.Second)
+			}
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) { untilEnded(t, time.Minute, c.do, transport.CodeCancelled) })
+		})
+	}
+}
+
+// TestUnansweredSource: a source that asks without end and takes no answer is
+// lost, as one that is not there. In no bubble, where whoever waits for a mutex
+// keeps the time from passing.
+func TestUnansweredSource(t *testing.T) {
+	untilEnded(t, patience, func(h *hostile) {
+		for h.control.Send(&transport.Query{Attempt: h.attempt}) == nil {
+		}
+	}, transport.CodeNetwork)
+}
+
+// untilEnded has the destination's user give up after a while.
+func untilEnded(t *testing.T, cancelled time.Duration, do func(*hostile), code transport.Code) {
+	d := newVictim(t)
+	time.AfterFunc(cancelled, d.cancel)
+	began := time.Now()
+	h := d.source(t)
+	h.open()
+	done := make(chan struct{})
+	go func() { do(h); close(done) }()
+	r := <-d.done
+	h.lane.Close()
+	h.data.Close()
+	<-done
+	if f := r.fault(t); f.Code != code || f.Remote || r.report.Outcome != handoff.Rolledback {
+		t.Errorf("destination: %v, %v, want %v: %q", r.report.Outcome, f.Code, code, f)
+	}
+	if took := time.Since(began); took > cancelled+5*time.Second {
+		t.Errorf("cancelled after %v, ended after %v", cancelled, took)
+	}
+	d.unharmed(t)
+}
+
+// TestSilentCrowd: of lanes within a host, which no handshake keeps out, no more
+// are waited for than may be half open. The others are hung up on at once.
+func TestSilentCrowd(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "sock")
+	l, err := transport.ListenUnix(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	d := &transport.UnixDialer{Path: path}
+	p := newPair(t, nil)
+	p.add(t, "d0", nic, nic)
+	before := runtime.NumGoroutine()
+	done := make(chan side)
+	go func() {
+		r, err := writer.Receive(p.receiveCtx, l, p.sinks, nil)
+		done <- side{r, err}
+	}()
+	hungUp := 0
+	for range 3 * transport.MaxHalfOpen {
+		lane := must(d.Dial(t.Context()))
+		defer lane.Close()
+		lane.SetDeadline(time.Now().Add(20 * time.Millisecond))
+		if _, err := lane.Read(make([]byte, 1)); err == io.EOF {
+			hungUp++
+		}
+		if n := runtime.NumGoroutine() - before; n > transport.MaxHalfOpen+10 {
+			t.Fatalf("%d goroutines wait for silent lanes", n)
+		}
+	}
+	if want := 2 * transport.MaxHalfOpen; hungUp < want {
+		t.Errorf("%d lanes were hung up on, want %d", hungUp, want)
+	}
+	time.Sleep(transport.HandshakeTimeout)
+	r, err := p.sendTo(d)
+	if err != nil {
+		p.cancelReceive()
+	}
+	got := <-done
+	if err != nil || got.err != nil {
+		t.Fatalf("send: %v\nreceive: %v", err, got.err)
+	}
+	p.committed(t, side{r, err}, got)
+}
