@@ -48,7 +48,7 @@ race: ## every test but the VM's, with the race detector
 CHAOS_SEED   = 1
 CHAOS_RANDOM = 40
 chaos: ## kill, stop and cut off the two programs at every point
-	go test -count=1 -timeout 60m -v -parallel 4 ./test/chaos -all -seed $(CHAOS_SEED) -random $(CHAOS_RANDOM) >chaos.log 2>&1; \
+	@go test -count=1 -timeout 60m -v -parallel 4 ./test/chaos -all -seed $(CHAOS_SEED) -random $(CHAOS_RANDOM) >chaos.log 2>&1; \
 	status=$$?; grep -a '^chaos:' chaos.log; [ $$status = 0 ] || { echo 'chaos: FAILED, see chaos.log'; exit 1; }
 
 fuzz-smoke: ## every fuzz target for a moment

@@ -84,7 +84,7 @@ func drawn(seed uint64) scenario {
 	r := rand.New(rand.NewPCG(seed, 2))
 	ms := func(most int) time.Duration { return time.Duration(r.IntN(most)) * time.Millisecond }
 	share := func(most float64) float64 { return most * r.Float64() * float64(r.IntN(2)) }
-	sc := scenario{quick: true, orphan: true, link: relay.Link{
+	sc := scenario{quick: true, orphan: true, flags: [2][]string{source: {"--max-precopy", "10s"}}, link: relay.Link{
 		Loss: share(0.02), Duplicate: share(0.02), Corrupt: share(0.01), Reorder: share(0.05), Delay: ms(15), Jitter: ms(5)}}
 	text := fmt.Sprintf("seed %d:", seed)
 	for range r.IntN(3) {

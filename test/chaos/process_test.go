@@ -20,7 +20,7 @@ import (
 )
 
 // patience bounds every wait for a program.
-const patience = 60 * time.Second
+const patience = 2 * time.Minute
 
 // event is what a program says in a line of JSON; done has most of it.
 type event struct {

@@ -197,6 +197,13 @@ type tally struct {
 	cases    int
 	outcomes map[string]int
 	todo     []string
+	peak     uint64 // bytes resident in any process at the most
+}
+
+func (c *tally) weigh(bytes uint64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.peak = max(c.peak, bytes)
 }
 
 // add counts a case and prints its line.
@@ -231,7 +238,7 @@ func (c *tally) print() {
 	for _, o := range names {
 		fmt.Printf(" %d %s;", c.outcomes[o], o)
 	}
-	fmt.Println()
+	fmt.Printf(" no process had more than %d MiB, limit %d\n", c.peak>>20, (memory+slack)>>20)
 	if len(c.todo) > 0 {
 		fmt.Printf("chaos: TODO: %d cases DID NOT RUN, for want of what they test:\n", len(c.todo))
 		for _, one := range c.todo {

@@ -3,6 +3,7 @@ package chaos
 import (
 	"fmt"
 	"maps"
+	neturl "net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -92,7 +93,7 @@ func (w *world) device(s side) string {
 	if strings.Contains(url, "?") {
 		mark = "&"
 	}
-	return "d=" + url + mark + "log=" + w.log(s)
+	return "d=" + url + mark + "log=" + neturl.QueryEscape(w.log(s))
 }
 
 // start runs a side's program.
@@ -275,6 +276,7 @@ func (w *world) checkProcess(p *process) {
 	case done == 1 && !p.killed.Load() && told[last].Exit != p.exit():
 		w.t.Errorf("%v: the done event says exit %d", p, told[last].Exit)
 	}
+	totals.weigh(p.peak)
 	if p.peak > memory+slack {
 		w.t.Errorf("%v: %d MiB resident, limit %d", p, p.peak>>20, (memory+slack)>>20)
 	}
