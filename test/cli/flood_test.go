@@ -1,0 +1,150 @@
+package cli
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/vfio"
+)
+
+// room is what a program may take beside --memory, in bytes.
+const room = 64 << 20
+
+// TestFloodedReceiver: a source that talks without end costs mig-recv no memory.
+func TestFloodedReceiver(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "sock")
+	cmd := flooded(t, "mig-recv", "--listen", "unix:"+path)
+	attempt := transport.Attempt{Mig: transport.NewMigID(), Epoch: 1}
+	lane, err := dial(t.Context(), path, transport.LaneControl, attempt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer lane.Close()
+	control := transport.NewControl(lane)
+	hello := offer(attempt, transport.Versions{Min: 1, Max: 1})
+	hello.Devices[0].Flags = vfio.Features{PreCopy: true, P2P: true}.MigrationFlags()
+	if err := control.Send(hello); err != nil {
+		t.Fatal(err)
+	}
+	heard := make(chan error, 1)
+	go func() { heard <- hear(control, transport.TypeDeclined) }() // the answer to HELLO twice ends it
+	flood(t, lane, &transport.Estimate{Attempt: attempt, Devices: []transport.DeviceEstimate{{Dirty: 1 << 63, Known: true}}})
+	stayed(t, cmd)
+	if err := control.Send(hello); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-heard; err != nil {
+		t.Error(err)
+	}
+	if cmd.Wait(); cmd.ProcessState.ExitCode() != exitOfPeer {
+		t.Errorf("%v, want exit %d", cmd.ProcessState, exitOfPeer)
+	}
+}
+
+// TestFloodedSender: nor does a destination cost mig-send any.
+func TestFloodedSender(t *testing.T) {
+	l := listenUnix(t)
+	cmd := flooded(t, "mig-send", "--to", "unix:"+l.Addr().String())
+	lane, err := l.Accept(t.Context())
+	if err == nil {
+		_, err = transport.ReadPreamble(lane)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer lane.Close()
+	control := transport.NewControl(lane)
+	m, err := control.Receive()
+	if err != nil {
+		t.Fatal(err)
+	}
+	hello := m.(*transport.Hello)
+	heard := make(chan error, 1)
+	go func() { heard <- hear(control, transport.TypeAbort) }() // the answer to what only a source says ends it
+	journal := transport.NewJournalID()
+	if err := control.Send((&vanishing{journal: journal}).welcome(hello)); err != nil {
+		t.Fatal(err)
+	}
+	go swallow(t.Context(), l) // mig-send's end ends it
+	flood(t, lane, &transport.Ack{Attempt: hello.Attempt, Journal: journal, Devices: []transport.DeviceAck{{Applied: 1<<64 - 1, Window: transport.Window{Seq: 8, Offset: 1 << 20}}}})
+	stayed(t, cmd)
+	if err := control.Send(hello); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-heard; err != nil {
+		t.Error(err)
+	}
+	if cmd.Wait(); cmd.ProcessState.ExitCode() != exitOfPeer {
+		t.Errorf("%v, want exit %d", cmd.ProcessState, exitOfPeer)
+	}
+}
+
+// exitOfPeer is the exit code for a peer that breaks the protocol.
+const exitOfPeer = 5
+
+// flooded starts a program with a device that has more to send than the other
+// side takes, and 1 MiB of memory.
+func flooded(t *testing.T, program string, args ...string) *exec.Cmd {
+	t.Helper()
+	if raceEnabled() {
+		t.Skip("the race detector keeps a shadow of the memory")
+	}
+	cmd := command(t, program, append(args, "-q", "--memory", "1MiB", "--chunk-size", "4KiB", "--device", "d=sim:mtty")...)
+	if program == "mig-send" {
+		cmd.Args[len(cmd.Args)-1] = "d=sim:mlx5?size=8MiB"
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	return cmd
+}
+
+// flood says the same 400,000 times: kept, it would take more than room.
+func flood(t *testing.T, lane transport.Lane, m transport.Message) {
+	t.Helper()
+	one, err := transport.AppendMessage(nil, m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	thousand := bytes.Repeat(one, 1000)
+	for range 400 {
+		if _, err := lane.Write(thousand); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// hear reads to the message that ends the conversation.
+func hear(control *transport.Control, last transport.MessageType) error {
+	for {
+		m, err := control.Receive()
+		if err != nil {
+			return fmt.Errorf("no %v: %w", last, err)
+		}
+		if m.Type() == last {
+			return nil
+		}
+	}
+}
+
+// stayed checks the most memory that a running program has had.
+func stayed(t *testing.T, cmd *exec.Cmd) {
+	t.Helper()
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", cmd.Process.Pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var peak int
+	if _, err := fmt.Sscanf(strings.TrimSpace(rowOf(string(status), "VmHWM:")), "%d kB", &peak); err != nil {
+		t.Fatal(err)
+	}
+	if peak <<= 10; peak > 1<<20+room {
+		t.Errorf("%s took %d MiB, may take %d", cmd.Args[0], peak>>20, (1<<20+room)>>20)
+	}
+}
