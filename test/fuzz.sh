@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Runs every fuzz target of the module, one after the other, for the time given.
+# Each has seeds in testdata, valid ones and near misses.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 time=${1:?usage: test/fuzz.sh TIME}
@@ -9,6 +10,8 @@ for package in $(go list ./...); do
 	dir=${package#github.com/migpipe/migpipe}
 	grep -qs '^func Fuzz' ".$dir"/*_test.go || continue
 	for target in $(go test -list '^Fuzz' "$package" | grep '^Fuzz'); do
+		[ -n "$(ls ".$dir/testdata/fuzz/$target" 2>/dev/null)" ] ||
+			{ echo "fuzz: $package $target has no seeds in .$dir/testdata/fuzz/$target" >&2; exit 1; }
 		echo "fuzz: $package $target for $time"
 		# -run '^$': only the fuzzing. -parallel 2: one worker for each of the
 		# two cores that this is planned for.

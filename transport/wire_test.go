@@ -98,6 +98,9 @@ func FuzzPreamble(f *testing.F) {
 		}
 		p, err := ReadPreamble(bytes.NewReader(b))
 		if err != nil {
+			if p != (Preamble{}) || !isAny(err, ErrProtocol, ErrCorrupt, io.EOF, io.ErrUnexpectedEOF) {
+				t.Fatalf("%+v came with %v", p, err)
+			}
 			return
 		}
 		if again := preambleBytes(t, p); !bytes.Equal(again, b[:preambleLen]) {

@@ -2,8 +2,10 @@ package journal
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -374,6 +376,32 @@ func FuzzParse(f *testing.F) {
 			if !bytes.Equal(r.encode(), b[i*recordLen:][:recordLen]) && err == nil {
 				t.Errorf("record %d is written otherwise: %+v", i, r)
 			}
+		}
+	})
+}
+
+// FuzzRecord: what a record says, whatever wrote it, is of a kind that is known, and
+// stays the same when it is written once more.
+func FuzzRecord(f *testing.F) {
+	for whole := written(f); len(whole) >= recordLen && whole[0] != 0; whole = whole[recordLen:] {
+		f.Add(whole[:recordLen])
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		b = append(bytes.Clone(b), make([]byte, recordLen)...)[:recordLen]
+		binary.BigEndian.PutUint32(b[atSum:], crc32.Checksum(b[:atSum], castagnoli)) // or nearly all would be refused
+		r, err := decode(b)
+		if err != nil {
+			if r != (Record{}) {
+				t.Fatalf("%+v came with %v", r, err)
+			}
+			return
+		}
+		if r.Role != Source && r.Role != Destination || len(r.Why.Text) > maxText {
+			t.Fatalf("accepted %+v", r)
+		}
+		_ = r.Record.String() // which knows each
+		if again, err := decode(r.encode()); err != nil || !reflect.DeepEqual(again, r) {
+			t.Fatalf("%+v came back as %+v, %v", r, again, err)
 		}
 	})
 }

@@ -816,3 +816,30 @@ func BenchmarkCopy(b *testing.B) {
 		}
 	}
 }
+
+// FuzzParse: a URL's path is its beginning, and only what has a value follows.
+func FuzzParse(f *testing.F) {
+	for _, s := range []string{"a", "a?overwrite=1", "a?b?overwrite=0", "a?", "a?overwrite=2", "a?overwrite=1&overwrite=1", "?x=%zz"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		path, o, err := ParseSink(s)
+		if err == nil {
+			rest, ok := strings.CutPrefix(s, path)
+			switch {
+			case !ok, rest == "" && o.Overwrite, rest != "" && rest[0] != '?':
+				t.Fatalf("%q is %q with %+v", s, path, o)
+			case rest != "": // said in another way, it is the same
+				again, p, err := ParseSink(path + map[bool]string{true: "?overwrite=1", false: "?overwrite=0"}[o.Overwrite])
+				if err != nil || again != path || *p != *o {
+					t.Fatalf("%q is %q with %+v, and once more %q with %+v, %v", s, path, o, again, p, err)
+				}
+			}
+		} else if path != "" || o != nil {
+			t.Fatalf("%q, %+v with %v", path, o, err)
+		}
+		if path, err := ParseSource(s); err == nil && path != s && path+"?" != s {
+			t.Fatalf("source %q is %q", s, path)
+		}
+	})
+}

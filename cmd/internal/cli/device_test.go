@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -79,6 +80,9 @@ func FuzzParseDevice(f *testing.F) {
 		for _, r := range []role{source, sink} {
 			d, err := parseDevice(flag, r)
 			if err != nil {
+				if _, ok := errors.AsType[*mistake](err); !ok {
+					t.Errorf("%q: %T", flag, err)
+				}
 				if strings.ContainsRune(err.Error(), 0x1b) {
 					t.Errorf("%q: the error moves the cursor: %q", flag, err)
 				}

@@ -1,0 +1,283 @@
+package reader
+
+import (
+	"math"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/migpipe/migpipe/transport/report"
+	"github.com/migpipe/migpipe/vfio"
+)
+
+// maxFuzz bounds a sequence of events.
+const maxFuzz = 2048
+
+// fuzzedPlan drives a plan as the engine does, with drivers and a path that say
+// whatever they like: what was asked for is answered, in time or late, and the rest
+// comes at any time. A byte at a time says what; where there is none left, it is 0.
+type fuzzedPlan struct {
+	t      *testing.T
+	plan   plan
+	script []byte
+	now    time.Duration
+	asked  []any // what the plan waits for
+	state  []vfio.State
+	ended  []bool
+	told   []bool // endStream was said
+	guest  bool   // runs
+	over   int    // times that allDrained or giveUp was said
+}
+
+func (f *fuzzedPlan) byte() byte {
+	if len(f.script) == 0 {
+		return 0
+	}
+	b := f.script[0]
+	f.script = f.script[1:]
+	return b
+}
+
+// number is a number of any size: four bits, moved up by four times the other four.
+func (f *fuzzedPlan) number() uint64 {
+	b := f.byte()
+	return uint64(b&15) << (b >> 4 * 4)
+}
+
+// rate is one that was measured, and may be none or without bound.
+func (f *fuzzedPlan) rate() float64 {
+	if n := f.number(); n < 15<<60 {
+		return float64(n)
+	}
+	return math.Inf(1)
+}
+
+// span is what this side's own clock has measured: half an hour at most.
+func (f *fuzzedPlan) span() report.Span {
+	n := f.number()
+	return report.Span{Took: time.Duration(n & (1<<41 - 1)), Known: n%2 == 0}
+}
+
+func (f *fuzzedPlan) device() int { return int(f.byte()) % len(f.state) }
+
+func (f *fuzzedPlan) setUp() {
+	l := limits{downtime: time.Duration(f.number()&math.MaxInt64) + 1, onLimit: OnLimit(f.byte() % 3),
+		maxPrecopy: time.Duration(f.number()&math.MaxInt64) + 1, maxRounds: int(f.byte()) + 1, timeout: time.Duration(f.number() & math.MaxInt64)}
+	features := make([]vfio.Features, 1+f.byte()%4)
+	for i := range features {
+		b := f.byte()
+		features[i] = vfio.Features{PreCopy: b&1 != 0, P2P: b&2 != 0}
+		f.state = append(f.state, vfio.Running)
+	}
+	f.plan, f.guest = newPlan(l, features), true
+	f.ended, f.told = make([]bool, len(features)), make([]bool, len(features))
+	f.take(connected{})
+}
+
+// play takes events until the script ends.
+func (f *fuzzedPlan) play() {
+	f.setUp()
+	for range maxFuzz {
+		if len(f.script) == 0 {
+			return
+		}
+		f.now += time.Duration(f.byte()) * 10 * time.Millisecond
+		if ev := f.next(f.byte() % 6); ev != nil {
+			f.take(ev)
+		}
+	}
+}
+
+// next is an event of a kind, nil if none can come now.
+func (f *fuzzedPlan) next(kind byte) any {
+	switch d := 0; kind {
+	case 0:
+		return f.answer()
+	case 1:
+		if d = f.device(); f.state[d] != vfio.PreCopy {
+			return nil
+		}
+		return polled{device: d, offset: f.plan.devices[d].drained + f.number()>>8, idle: f.byte()%2 == 0,
+			pending: vfio.Pending{Initial: f.number(), Dirty: f.number(), Reinit: f.byte()%8 == 1}}
+	case 2:
+		return sized{f.device(), f.number()}
+	case 3:
+		return f.measured()
+	case 4:
+		if d = f.device(); f.state[d] != vfio.StopCopy || f.ended[d] {
+			return nil
+		}
+		f.ended[d] = true
+		return ended{d}
+	}
+	return ticked{}
+}
+
+// answer is what the plan has waited for longest.
+func (f *fuzzedPlan) answer() any {
+	if len(f.asked) == 0 {
+		return nil
+	}
+	ev := f.asked[0]
+	f.asked = f.asked[1:]
+	switch ev.(type) {
+	case paused:
+		f.guest = false
+	case unpaused:
+		f.guest = true
+	}
+	return ev
+}
+
+// measured moves every stream on. Nothing is applied that was not read.
+func (f *fuzzedPlan) measured() (ev measured) {
+	for _, d := range f.plan.devices {
+		drained := d.drained + f.number()>>8
+		ev.drained = append(ev.drained, drained)
+		ev.applied = append(ev.applied, max(d.applied, min(drained, d.applied+f.number())))
+		ev.save, ev.load = append(ev.save, f.rate()), append(ev.load, f.rate())
+	}
+	ev.path = path{chunk: 1 + f.number()&(1<<22-1), rate: f.rate(), full: f.byte()%2 == 0, rtt: f.span()}
+	ev.stop, ev.start = f.span(), f.span()
+	return ev
+}
+
+func (f *fuzzedPlan) take(ev any) {
+	for _, a := range f.plan.step(f.now, ev) {
+		if f.over > 0 {
+			f.t.Fatalf("%T after the end", a)
+		}
+		switch a := a.(type) {
+		case enter:
+			f.enter(a.moves)
+		case warmUp:
+			f.asked = append(f.asked, warmed{})
+		case pause:
+			f.pause()
+		case confirm:
+			f.asked = append(f.asked, confirmed{})
+		case unpause:
+			f.asked = append(f.asked, unpaused{})
+		case endStream:
+			if !f.ended[a.device] || f.told[a.device] || !f.stopped() {
+				f.t.Fatalf("the end of stream %d is told: ended %v, told before %v, all in STOP_COPY %v", a.device, f.ended[a.device], f.told[a.device], f.stopped())
+			}
+			f.told[a.device] = true
+		case allDrained:
+			f.drained()
+		case giveUp:
+			if !f.guest {
+				// The engine takes the devices back and starts the guest; but only a stop
+				// that was called off too often ends so.
+				if e, ok := a.cause.(*LimitError); !ok || e.Limit != LimitReinit {
+					f.t.Fatalf("gave up with a stopped guest: %v", a.cause)
+				}
+			}
+			f.over++
+		}
+	}
+	if p := f.plan.forecast(f.now); p.Downtime.Took < 0 {
+		f.t.Fatalf("a downtime of %v is predicted", p.Downtime.Took)
+	}
+}
+
+// pause is allowed when the destination has every initial byte, and what is known to
+// take too long is not begun unless it is forced.
+func (f *fuzzedPlan) pause() {
+	p := f.plan
+	if !p.ready() {
+		f.t.Fatal("the guest is stopped before the initial bytes are applied")
+	}
+	if down := p.prediction.Downtime; p.limits.onLimit != Force && down.Took > p.limits.downtime {
+		f.t.Fatalf("the guest is stopped for %v, limit %v", down.Took, p.limits.downtime)
+	}
+	f.asked = append(f.asked, paused{})
+}
+
+// order is how far a state is on the way to STOP_COPY.
+var order = map[vfio.State]int{vfio.Running: 0, vfio.PreCopy: 1, vfio.RunningP2P: 2, vfio.PreCopyP2P: 2, vfio.StopCopy: 3}
+
+// enter moves devices forward only, where their drivers can, and freezes none that
+// another, which still runs, may reach by DMA.
+func (f *fuzzedPlan) enter(moves []move) {
+	if len(moves) == 0 {
+		f.t.Fatal("nothing is moved")
+	}
+	for _, m := range moves {
+		has := f.plan.devices[m.device].features
+		switch {
+		case order[m.to] <= order[f.state[m.device]]:
+			f.t.Fatalf("device %d goes from %v to %v", m.device, f.state[m.device], m.to)
+		case m.to == vfio.PreCopy && !has.PreCopy, order[m.to] == 2 && !has.P2P, m.to == vfio.PreCopyP2P && !has.PreCopy:
+			f.t.Fatalf("device %d of %+v goes to %v", m.device, has, m.to)
+		case m.to != vfio.PreCopy && f.guest:
+			f.t.Fatalf("device %d goes to %v while the guest runs", m.device, m.to)
+		}
+	}
+	for _, m := range moves {
+		for i, d := range f.plan.devices {
+			if m.to == vfio.StopCopy && f.plan.devices[m.device].features.P2P && (order[f.state[i]] < 2 || !d.features.P2P && f.state[i] != vfio.StopCopy) {
+				f.t.Fatalf("device %d is frozen while device %d is in %v", m.device, i, f.state[i])
+			}
+		}
+	}
+	for _, m := range moves {
+		f.state[m.device] = m.to
+	}
+	f.asked = append(f.asked, reached{})
+}
+
+// stopped reports whether the plan has heard that every device is in STOP_COPY.
+func (f *fuzzedPlan) stopped() bool {
+	moving := slices.Contains(f.asked, any(reached{}))
+	return !moving && !slices.ContainsFunc(f.state, func(s vfio.State) bool { return s != vfio.StopCopy })
+}
+
+func (f *fuzzedPlan) drained() {
+	for i := range f.told {
+		if !f.told[i] {
+			f.t.Fatalf("all is drained, and stream %d has not ended", i)
+		}
+	}
+	f.over++
+}
+
+// Parts of scripts that are written by hand. An event is the time since the last one,
+// its kind and what it says.
+var (
+	fuzzLimits   = []byte{0x7f, 0, 0x9f, 29, 0} // 4 s, refuse, 17 minutes, 30 rounds, no timeout
+	fuzzAnswer   = []byte{0, 0}
+	fuzzMeasured = []byte{0x72, 0x72}                      // save and load 512 MB/s
+	fuzzPath     = []byte{0x41, 0x72, 0, 0x42, 0x42, 0x42} // of 512 MB/s, that was full; transitions of 0.1 ms
+	fuzzIdle     = []byte{255, 1, 0, 0, 0, 0, 0, 0}        // device 0 has nothing more, 2.55 s later
+	fuzzAlone    = slices.Concat(fuzzLimits, []byte{0, 0}, sizeOf(0), []byte{0, 3, 0, 0}, fuzzMeasured, fuzzPath,
+		fuzzAnswer, fuzzAnswer, fuzzAnswer, []byte{0, 4, 0})
+	fuzzPair = slices.Concat(fuzzLimits, []byte{1, 3, 0}, fuzzAnswer, sizeOf(0), sizeOf(1),
+		[]byte{0, 3, 0, 0}, fuzzMeasured, []byte{0, 0}, fuzzMeasured, fuzzPath, fuzzIdle, fuzzIdle, fuzzIdle,
+		fuzzAnswer, fuzzAnswer, fuzzAnswer, fuzzAnswer, fuzzAnswer, []byte{0, 4, 1, 0, 4, 0})
+)
+
+// sizeOf says that a device's state has 64 KiB.
+func sizeOf(device byte) []byte { return []byte{0, 2, device, 0x41} }
+
+// TestFuzzedPlanEnds: the fuzzer begins with plans that come to their end, so that
+// what it changes matters.
+func TestFuzzedPlanEnds(t *testing.T) {
+	for _, script := range [][]byte{fuzzAlone, fuzzPair} {
+		f := &fuzzedPlan{t: t, script: script}
+		f.play()
+		if f.plan.phase != drained || f.over != 1 {
+			t.Errorf("%x ends in %v", script, f.plan.phase)
+		}
+	}
+}
+
+// FuzzPlan: whatever drivers and paths say, the plan stops no guest too early or for
+// too long, moves devices as their drivers allow, and ends once.
+func FuzzPlan(f *testing.F) {
+	f.Add(fuzzAlone)
+	f.Add(fuzzPair)
+	f.Fuzz(func(t *testing.T, script []byte) {
+		(&fuzzedPlan{t: t, script: script}).play()
+	})
+}
