@@ -120,7 +120,7 @@ func (e *engine) controlLost(err error) {
 	if f.Code == transport.CodeCorrupt || f.Code == transport.CodeProtocol {
 		e.failed(f)
 	}
-	e.fail(f, handoff.Lost{})
+	e.fail(f, handoff.Unreachable{})
 }
 
 // welcome checks the answer to HELLO and opens the data lanes.
@@ -340,7 +340,7 @@ func (e *engine) watchDoubt(waited time.Duration) {
 	switch {
 	case waited > e.opts.StallLimit:
 		e.fail(&transport.Fault{Code: transport.CodeTimeout,
-			Err: fmt.Errorf("the destination has not answered COMMIT for %v", e.opts.StallLimit)}, handoff.Lost{})
+			Err: fmt.Errorf("the destination has not answered COMMIT for %v", e.opts.StallLimit)}, handoff.Unreachable{})
 	case waited > doubtCancel && e.doubts < 2:
 		e.doubts = 2
 		e.own(handoff.Interrupt{})

@@ -276,7 +276,7 @@ func (e *engine) controlLost(ev controlLost) {
 		if f.Code == transport.CodeCorrupt || f.Code == transport.CodeProtocol {
 			e.failed(f) // the source can still be told why
 		}
-		e.fail(f, handoff.Lost{})
+		e.fail(f, handoff.Unreachable{})
 	}
 }
 

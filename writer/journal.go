@@ -13,7 +13,7 @@ import (
 // openJournal reads what this side has decided about the migration before. Nothing
 // else goes on yet, and the disk may take its time.
 func (e *engine) openJournal(a transport.Attempt) *transport.Fault {
-	j, err := e.opts.Journals(a.Mig)
+	j, err := e.opts.Journals(a.Mig, false)
 	if err != nil {
 		return &transport.Fault{Code: transport.CodeInternal, Err: fmt.Errorf("open the journal: %w", err)}
 	}

@@ -26,7 +26,7 @@ func (p *pair) durable(t *testing.T, dir string, a transport.Attempt) {
 	}
 	t.Cleanup(func() { j.Close() })
 	p.send.Attempt, p.send.Journal = a, j
-	p.receive.Journals = func(mig transport.MigID) (handoff.Journal, error) {
+	p.receive.Journals = func(mig transport.MigID, _ bool) (handoff.Journal, error) {
 		return journal.Open(dir, journal.Options{Role: journal.Destination, Mig: mig})
 	}
 }
@@ -161,7 +161,7 @@ func TestTurnedAwayForAnother(t *testing.T) {
 	p := newPair(t, pipe)
 	p.add(t, "d0", nic, nic)
 	old := transport.Attempt{Mig: transport.NewMigID(), Epoch: 1}
-	p.receive.Journals = func(mig transport.MigID) (handoff.Journal, error) {
+	p.receive.Journals = func(mig transport.MigID, _ bool) (handoff.Journal, error) {
 		j := handoff.NewMemory()
 		if mig == old.Mig {
 			j.Append(handoff.Entry{Record: handoff.Accept, Attempt: old, Journal: j.ID()})

@@ -257,5 +257,5 @@ func (p *pair) sendTo(d transport.Dialer) (report.Report, error) {
 
 // always is the same journal whatever migration comes.
 func always(j handoff.Journal) handoff.Journals {
-	return func(transport.MigID) (handoff.Journal, error) { return j, nil }
+	return func(transport.MigID, bool) (handoff.Journal, error) { return j, nil }
 }

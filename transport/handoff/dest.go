@@ -130,6 +130,12 @@ func (d Dest) receiving(ev Event) (Dest, []Action) {
 
 func (d Dest) ready(ev Event) (Dest, []Action) {
 	m, ok := ev.(*transport.Commit)
+	switch ev {
+	case Reached{}:
+		return d, []Action{Send{d.readyMessage()}}
+	case Unreachable{}:
+		return d, nil // this may be the last copy, and COMMIT may be on its way: no silence ends the wait
+	}
 	if !ok {
 		return d.mayEnd(ev)
 	}
@@ -155,7 +161,7 @@ func (d Dest) mayEnd(ev Event) (Dest, []Action) {
 		return d.decline(transport.CodeCancelled, "", 0, "cancelled by the destination")
 	case Failed:
 		return d.decline(ev.Code, ev.Device, ev.Offset, ev.Text)
-	case Lost:
+	case Unreachable:
 		return d.decline(transport.CodeNetwork, "", 0, "the connection was lost")
 	}
 	return d, nil
@@ -172,7 +178,7 @@ func (d Dest) starting(ev Event) (Dest, []Action) {
 		return d, []Action{Send{d.runningMessage()}}
 	case NotStarted:
 		return d.notStarted(ev)
-	case Lost, Interrupt, Failed: // said once, and to be acted on when the start has ended
+	case Unreachable, Interrupt, Failed: // said once, and to be acted on when the start has ended
 		d.Hurried = true
 	}
 	return d, nil // COMMIT is on its way; CANCEL came too late
@@ -198,9 +204,13 @@ func (d Dest) notStarted(ev NotStarted) (Dest, []Action) {
 
 func (d Dest) running(ev Event) (Dest, []Action) {
 	switch ev.(type) {
-	case *transport.Commit, *transport.Cancel:
+	case *transport.Commit, *transport.Cancel, Reached:
 		return d, []Action{Send{d.runningMessage()}}
-	case *transport.Fin, Lost, Interrupt, Failed:
+	case *transport.Fin:
+		d.Phase = DestEnded
+		d, rec := d.record(Done)
+		return d, []Action{rec, Finish{Committed}}
+	case Unreachable, Interrupt, Failed:
 		d.Phase = DestEnded
 		return d, []Action{Finish{Committed}}
 	}
@@ -219,11 +229,11 @@ func (d Dest) over(ev Event) (Dest, []Action) {
 			return d, []Action{Finish{NeedsReset}}
 		}
 		return d, []Action{Finish{Rolledback}}
-	case *transport.Commit, *transport.Cancel, *transport.Abort:
+	case *transport.Commit, *transport.Cancel, *transport.Abort, Reached:
 		if d.Record == Aborted {
 			return d, []Action{Send{d.declined(transport.CodeCancelled, "", 0, "this attempt has ended")}}
 		}
-		if d.Record == Accept && d.StartNS > 0 {
+		if (d.Record == Accept || d.Record == Done) && d.StartNS > 0 {
 			return d, []Action{Send{d.runningMessage()}}
 		}
 	}
@@ -235,6 +245,8 @@ func (d Dest) unrecorded() (Dest, []Action) {
 	refused := d.Record
 	d.Record = d.Prior
 	switch {
+	case refused == Done: // that the source knows was for nobody but the janitor
+		return d, []Action{Finish{Committed}}
 	case refused == Accept, d.Prior == Accept:
 		// Whoever reads the journal may find ACCEPT and start, so that nothing
 		// may be started, promised or undone here.

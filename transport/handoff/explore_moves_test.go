@@ -31,7 +31,7 @@ func (w *world) arriving(st state, may func(transport.MessageType) bool, f func(
 func (w *world) sent(st state, m transport.Message) bool { return st.net&(1<<w.message(m)) != 0 }
 
 // any time
-var surprises = []Event{Lost{}, Interrupt{}, Failed{Code: transport.CodeDevice}}
+var surprises = []Event{Unreachable{}, Reached{}, Interrupt{}, Failed{Code: transport.CodeDevice}}
 
 func (w *world) sourceMoves(st state) {
 	w.sourceCrashes(st)
@@ -182,15 +182,37 @@ func (w *world) destCrashes(st state) {
 		w.destForgets(st)
 	}
 	st.d.result = 0
-	if last.Record == Ready && st.d.dev == loaded && uint64(st.copy) == last.Attempt.Epoch {
-		d := Dest{Attempt: last.Attempt, Journal: last.Journal, Digest: last.Digest, Record: Ready, Phase: DestReady, MaxEpoch: last.Attempt.Epoch}
-		next := st
-		next.d.machine, next.d.todo = w.dests.id(d), w.list([]Action{Send{d.readyMessage()}})
-		w.visit(next, "D", "crashes and finds its copy", 0)
+	w.destRestarts(st, last)
+	if st.d.dev == loaded { // its process was all that kept it
+		st.d.dev, st.copy = empty, 0
+		if last.Record == Accept {
+			st.d.dev = dropped
+		}
+		w.destRestarts(st, last)
 	}
-	d, actions := w.restartDest(last)
-	st.d.machine, st.d.todo = w.dests.id(d), w.list(actions)
-	w.visit(st, "D", "crashes and starts again", 0)
+}
+
+func (w *world) destRestarts(st state, last Entry) {
+	for _, h := range holdings(st, last) {
+		d, actions := w.restartDest(last, h)
+		next := st
+		next.d.machine, next.d.todo = w.dests.id(d), w.list(actions)
+		w.visit(next, "D", [...]string{Nothing: "crashes and starts again", Whole: "crashes and finds its copy", Executing: "crashes and runs on"}[h], 0)
+	}
+}
+
+// holdings is what a destination may believe of its devices: what they hold or, of a
+// copy that was not accepted, that nobody can vouch for it.
+func holdings(st state, last Entry) []Holding {
+	switch {
+	case st.d.dev == running:
+		return []Holding{Executing}
+	case st.d.dev == loaded && uint64(st.copy) == last.Attempt.Epoch && last.Record == Accept:
+		return []Holding{Whole}
+	case st.d.dev == loaded && uint64(st.copy) == last.Attempt.Epoch:
+		return []Holding{Whole, Nothing}
+	}
+	return []Holding{Nothing}
 }
 
 // destForgets is a host that comes back with an empty disk.
@@ -208,6 +230,9 @@ func (w *world) destActs(st state) {
 	d := w.dests.vals[st.d.machine]
 	switch a.kind {
 	case "handoff.Append":
+		if a.entry.Record == Lost && st.d.dev != dropped {
+			w.violated(st, "I3: what was accepted is lost, and no start has failed")
+		}
 		w.appends(failing, w.entries.id(a.entry), func(st *state) *side { return &st.d }, w.destTakes)
 		st.d.log = w.entries.id(a.entry)
 	case "handoff.Send":
@@ -294,6 +319,9 @@ func (w *world) recorded(st state, log, message uint16) {
 		transport.TypeDeclined: Aborted, transport.TypeNotStarted: Ready, transport.TypeAbort: Owner, transport.TypeFin: Done,
 	}
 	record, ok := want[m.typ]
+	if m.typ == transport.TypeRunning && last.Record == Done {
+		record = Done // which says as much, and more
+	}
 	older := m.typ == transport.TypeDeclined && last.Attempt.Epoch > m.epoch // OPEN of a newer attempt rules it out
 	if ok && !older && (last.Record != record || last.Attempt.Epoch != m.epoch) && !w.looseRecords {
 		w.violated(st, "R1: %v of attempt %d is sent, the journal says %v of %d", m.typ, m.epoch, last.Record, last.Attempt.Epoch)

@@ -59,7 +59,7 @@ type world struct {
 	source        func(Source, Event) (Source, []Action)
 	dest          func(Dest, Event) (Dest, []Action)
 	restartSource func(Entry) (Source, []Action)
-	restartDest   func(Entry) (Dest, []Action)
+	restartDest   func(Entry, Holding) (Dest, []Action)
 
 	sources  table[Source]
 	dests    table[Dest]
@@ -132,7 +132,7 @@ func attempt(epoch uint64) transport.Attempt { return transport.Attempt{Mig: wor
 
 func newWorld(epochs int) *world {
 	w := &world{epochs: epochs, source: Source.Step, dest: Dest.Step,
-		restartSource: restartSource, restartDest: restartDest,
+		restartSource: RestartSource, restartDest: RestartDest,
 		stepS: map[[2]int][2]uint16{}, stepD: map[[2]int][2]uint16{}, seen: map[state]uint32{}}
 	w.lists.id("") // 0 is the empty list
 	return w
@@ -189,7 +189,7 @@ func (w *world) head(list uint16) (actionKey, uint16) {
 }
 
 // The events that are no messages, by number; messages follow from eventMessage on.
-var plainEvents = []Event{nil, Begin{}, Lost{}, Interrupt{}, Failed{Code: transport.CodeDevice}, Unrecorded{},
+var plainEvents = []Event{nil, Begin{}, Unreachable{}, Reached{}, Interrupt{}, Failed{Code: transport.CodeDevice}, Unrecorded{},
 	Drained{worldDigest}, Loaded{worldDigest}, Resumed{}, Resumed{Failed: true}, Started{}, NotStarted{Copy: Kept},
 	NotStarted{Copy: Dropped}, NotStarted{Copy: Unclear}, WasReset{}, WasReset{Failed: true},
 	Offered{attempt(1)}, Offered{attempt(2)}, Refused{Attempt: attempt(1)}, Refused{Attempt: attempt(2)}}

@@ -97,7 +97,7 @@ func (f *fuzzed) local(name string, at transport.Attempt, digest transport.Strea
 	case "failed":
 		return Failed{Code: transport.CodeDevice}
 	case "lost":
-		return Lost{}
+		return Unreachable{}
 	case "interrupt":
 		return Interrupt{}
 	case "the next record fails":

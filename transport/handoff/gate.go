@@ -46,7 +46,7 @@ func MayOpen(last Entry, attempt transport.Attempt) error {
 // tried again.
 func MayTake(last Entry, attempt transport.Attempt, peer transport.ID) error {
 	switch last.Record {
-	case Accept:
+	case Accept, Done, Lost:
 		return fmt.Errorf("%w (attempt %d)", ErrHere, last.Attempt.Epoch)
 	case Open, Ready, Aborted:
 		if last.PeerID != peer {

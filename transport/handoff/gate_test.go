@@ -36,7 +36,8 @@ func TestGates(t *testing.T) {
 		{Aborted, worldMig, 3, peer, ErrOtherJournal, nil},
 		{Aborted, worldMig, 2, peer, ErrOtherJournal, ErrOldEpoch},
 		{Aborted, other, 3, peer, ErrOtherJournal, ErrOtherJournal},
-		{Done, worldMig, 3, peer, ErrGone, ErrOtherJournal},
+		{Done, worldMig, 3, peer, ErrGone, ErrHere},
+		{Lost, worldMig, 3, peer, ErrOtherJournal, ErrHere},
 	} {
 		last := Entry{Record: c.record, Attempt: transport.Attempt{Mig: c.mig, Epoch: 2}, Journal: sourceJournal, PeerID: peer}
 		a := transport.Attempt{Mig: worldMig, Epoch: c.epoch}

@@ -12,14 +12,18 @@
 // a network that loses, repeats and reorders. PROTOCOL.md has the diagrams.
 package handoff
 
-import "github.com/migpipe/migpipe/transport"
+import (
+	"io/fs"
+
+	"github.com/migpipe/migpipe/transport"
+)
 
 // Record is what a side has written down about an attempt: what it may do
 // after it has forgotten everything else.
 type Record uint8
 
 // Records of the source: Owner, Open, Commit, Done. Records of the
-// destination: None, Open, Ready, Accept, Aborted.
+// destination: None, Open, Ready, Accept, Aborted, Done, Lost.
 const (
 	None    Record = iota // the destination never heard of the attempt
 	Owner                 // the source owns its devices, no attempt is open
@@ -29,11 +33,12 @@ const (
 	Accept                // the destination owns the devices
 	Aborted               // this attempt will never run at the destination
 	Done                  // the source knows that the destination runs
+	Lost                  // the destination had accepted, and its devices are gone
 )
 
 // String is the record's name in PROTOCOL.md.
 func (r Record) String() string {
-	return [...]string{"NONE", "OWNER", "OPEN", "READY", "COMMIT", "ACCEPT", "ABORTED", "DONE"}[r]
+	return [...]string{"NONE", "OWNER", "OPEN", "READY", "COMMIT", "ACCEPT", "ABORTED", "DONE", "LOST"}[r]
 }
 
 // Outcome is how a migration ended, for those who must act on it.
@@ -82,11 +87,17 @@ type Journal interface {
 }
 
 // Journals opens the journal of a migration, for a side that does not know from
-// the beginning which one it will be of.
-type Journals func(transport.MigID) (Journal, error)
+// the beginning which one it will be of. With existing it makes none: the error of
+// one that is not there is fs.ErrNotExist.
+type Journals func(mig transport.MigID, existing bool) (Journal, error)
 
-// InMemory opens journals that live as long as the process, each for itself.
-func InMemory(transport.MigID) (Journal, error) { return NewMemory(), nil }
+// InMemory makes journals that live as long as the process, each for itself.
+func InMemory(_ transport.MigID, existing bool) (Journal, error) {
+	if existing {
+		return nil, fs.ErrNotExist
+	}
+	return NewMemory(), nil
+}
 
 // Memory is a journal that lives as long as the process.
 type Memory struct {
@@ -143,8 +154,11 @@ type (
 		Offset uint64
 		Text   string
 	}
-	// Lost says that the peer cannot be reached any more.
-	Lost struct{}
+	// Unreachable says that the peer cannot be reached any more, or that nobody waits for
+	// it any longer.
+	Unreachable struct{}
+	// Reached says that a lost conversation goes on, over a new control lane.
+	Reached struct{}
 	// Interrupt is the user's wish to cancel.
 	Interrupt struct{}
 	// Resumed is the result of Resume.

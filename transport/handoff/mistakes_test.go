@@ -18,7 +18,7 @@ var mistakes = []struct {
 }{
 	{"resume when the connection is lost after COMMIT", 1, false, false, func(w *world) {
 		w.source = func(s Source, ev Event) (Source, []Action) {
-			if s.Phase == SourceDoubt && ev == (Lost{}) {
+			if s.Phase == SourceDoubt && ev == (Unreachable{}) {
 				return s.rollback(nil)
 			}
 			return s.Step(ev)
@@ -46,7 +46,7 @@ var mistakes = []struct {
 			if last.Record == Commit {
 				last.Record = Open
 			}
-			return restartSource(last)
+			return RestartSource(last)
 		}
 	}},
 	{"resume when COMMIT could not be recorded", 1, true, false, func(w *world) {
@@ -77,7 +77,7 @@ var mistakes = []struct {
 	}},
 	{"start without COMMIT when the source is silent", 1, false, false, func(w *world) {
 		w.dest = func(d Dest, ev Event) (Dest, []Action) {
-			if d.Phase == DestReady && ev == (Lost{}) {
+			if d.Phase == DestReady && ev == (Unreachable{}) {
 				d.Phase = DestStarting
 				d, rec := d.record(Accept)
 				return d, []Action{rec, Start{}}
@@ -189,12 +189,36 @@ var mistakes = []struct {
 			return d.Step(ev)
 		}
 	}},
+	{"READY is said without a copy", 1, false, false, func(w *world) {
+		w.restartDest = func(last Entry, holding Holding) (Dest, []Action) {
+			if last.Record == Ready {
+				holding = Whole
+			}
+			return RestartDest(last, holding)
+		}
+	}},
+	{"what was accepted and is gone is declined", 1, false, false, func(w *world) {
+		w.restartDest = func(last Entry, holding Holding) (Dest, []Action) {
+			if last.Record == Accept && holding != Whole {
+				last.Record, holding = Ready, Nothing
+			}
+			return RestartDest(last, holding)
+		}
+	}},
+	{"a source in doubt that is reached again resumes", 1, false, false, func(w *world) {
+		w.source = func(s Source, ev Event) (Source, []Action) {
+			if s.Phase == SourceDoubt && ev == (Reached{}) {
+				return s.rollback(nil)
+			}
+			return s.Step(ev)
+		}
+	}},
 	{"the ACCEPT record is not heeded at a restart", 1, false, false, func(w *world) {
-		w.restartDest = func(last Entry) (Dest, []Action) {
+		w.restartDest = func(last Entry, holding Holding) (Dest, []Action) {
 			if last.Record == Accept {
 				last.Record = Open
 			}
-			return restartDest(last)
+			return RestartDest(last, holding)
 		}
 	}},
 }

@@ -44,8 +44,8 @@ func (e *engine) take(ev Event) {
 	}
 }
 
-// run takes events as they come, loses the peer at the end, and expects the
-// attempt to end exactly once.
+// run takes events as they come, loses the peer and is cancelled at the end, and
+// expects the attempt to end exactly once.
 func (e *engine) run(first Event, some []Event) {
 	e.take(first)
 	for _, ev := range rapid.SliceOfN(rapid.SampledFrom(some), 0, 30).Draw(e.t, "events") {
@@ -56,7 +56,8 @@ func (e *engine) run(first Event, some []Event) {
 	}
 	for range 3 {
 		e.result()
-		e.take(Lost{})
+		e.take(Unreachable{})
+		e.take(Interrupt{})
 	}
 	if len(e.finished) != 1 {
 		e.t.Fatalf("finished %d times: %v", len(e.finished), e.finished)
@@ -74,7 +75,7 @@ func (e *engine) result() {
 // everything is every event but the results of actions, which come by order only.
 func everything() []Event {
 	all := []Event{Begin{}, Offered{attempt(1)}, Offered{attempt(2)}, Refused{Attempt: attempt(2)}, Drained{worldDigest},
-		Drained{}, Loaded{worldDigest}, Failed{Code: transport.CodeDevice}, Lost{}, Interrupt{}}
+		Drained{}, Loaded{worldDigest}, Failed{Code: transport.CodeDevice}, Unreachable{}, Reached{}, Interrupt{}}
 	for _, a := range []transport.Attempt{attempt(1), attempt(2), {Mig: transport.MigID{9}, Epoch: 1}, {}} {
 		for _, name := range []string{"WELCOME", "READY", "COMMIT", "RUNNING", "DECLINED", "NOT_STARTED", "CANCEL", "ABORT", "FIN", "QUERY"} {
 			all = append(all, messageEvent(name, a, destJournal, worldDigest), messageEvent(name, a, otherJournal, transport.StreamDigest{}))

@@ -93,10 +93,10 @@ func (st *stage) play(t *testing.T, line string) {
 	side, what, _ := strings.Cut(line, " ")
 	switch {
 	case what == "restart" && side == "S":
-		s, actions := restartSource(st.sLog)
+		s, actions := RestartSource(st.sLog)
 		st.source(s, actions, false)
-	case what == "restart":
-		d, actions := restartDest(st.dLog)
+	case strings.HasPrefix(what, "restart"):
+		d, actions := RestartDest(st.dLog, map[string]Holding{"restart": Nothing, "restart, copy kept": Whole, "restart, running": Executing}[what])
 		st.dest(d, actions, false)
 	case what == "loses its journal":
 		st.d, st.dLog = NewDest(otherJournal), Entry{Journal: otherJournal}
@@ -243,7 +243,9 @@ func localEvent(text string, at transport.Attempt, digest transport.StreamDigest
 	case "failed":
 		return failed
 	case "lost":
-		return Lost{}
+		return Unreachable{}
+	case "reached":
+		return Reached{}
 	case "interrupt":
 		return Interrupt{}
 	case "resumed":

@@ -31,6 +31,7 @@ type Source struct {
 	Digest  transport.StreamDigest
 	Record  Record
 	Phase   SourcePhase
+	Back    bool // it has asked for the right to resume back
 }
 
 // NewSource owns its devices and has no attempt open.
@@ -90,7 +91,7 @@ func (s Source) open(ev Event) (Source, []Action) {
 		return s, nil
 	case *transport.Ready:
 		return s.ready(ev)
-	case *transport.Declined, Lost:
+	case *transport.Declined, Unreachable:
 		return s.rollback(nil)
 	case Unrecorded: // no entry takes a right away that OPEN would have left
 		s.Record, s.Phase = Owner, SourceResuming
@@ -114,7 +115,15 @@ func (s Source) ready(m *transport.Ready) (Source, []Action) {
 	}
 	s.Phase = SourceDoubt
 	s, rec := s.record(Commit)
-	return s, []Action{rec, Send{&transport.Commit{Attempt: s.Attempt, Journal: s.Peer, Digest: s.Digest}}}
+	return s, []Action{rec, Send{s.demand()}}
+}
+
+// demand is what a source in doubt has to say.
+func (s Source) demand() transport.Message {
+	if s.Back {
+		return &transport.Cancel{Attempt: s.Attempt}
+	}
+	return &transport.Commit{Attempt: s.Attempt, Journal: s.Peer, Digest: s.Digest}
 }
 
 // doubt is the time in which only the destination's recorded answer counts.
@@ -135,8 +144,11 @@ func (s Source) doubt(ev Event) (Source, []Action) {
 	case *transport.NotStarted, Interrupt, Failed, Unrecorded:
 		// Also where COMMIT was not recorded, and so not sent: whoever reads the
 		// journal may find it and send it, so that only DECLINED ends the doubt.
-		return s, []Action{Send{&transport.Cancel{Attempt: s.Attempt}}}
-	case Lost:
+		s.Back = true
+		return s, []Action{Send{s.demand()}}
+	case Reached: // whatever was said before may be lost
+		return s, []Action{Send{s.demand()}}
+	case Unreachable:
 		s.Phase = SourceEnded
 		return s, []Action{Finish{InDoubt}}
 	}

@@ -111,7 +111,7 @@ func (w *world) settled(st state) bool {
 	case st.s.dev == running:
 		return s.Record == Owner && d.Record != Accept
 	case st.d.dev == running:
-		return s.Record == Done && d.Record == Accept
+		return s.Record == Done && (d.Record == Accept || d.Record == Done) || d.Record == Done
 	}
-	return false
+	return d.Record == Lost // for people to decide
 }

@@ -60,8 +60,8 @@ func (s *stateFlags) journals(role journal.Role) handoff.Journals {
 	if dir == "" {
 		return handoff.InMemory
 	}
-	return func(mig transport.MigID) (handoff.Journal, error) {
-		j, err := journal.Open(dir, journal.Options{Role: role, Mig: mig, Volatile: s.volatile})
+	return func(mig transport.MigID, existing bool) (handoff.Journal, error) {
+		j, err := journal.Open(dir, journal.Options{Role: role, Mig: mig, Volatile: s.volatile, Existing: existing})
 		if err != nil {
 			return nil, &stateError{err}
 		}
@@ -115,7 +115,7 @@ func (s *sendFlags) begin() (transport.Attempt, handoff.Journal, error) {
 		return transport.Attempt{}, nil, err
 	}
 	a := transport.Attempt{Mig: transport.NewMigID(), Epoch: 1}
-	j, err := s.state.journals(journal.Source)(a.Mig)
+	j, err := s.state.journals(journal.Source)(a.Mig, false)
 	if err != nil {
 		return a, nil, mistakef("name another folder with --state-dir", "%s", plainText(err))
 	}
@@ -215,6 +215,8 @@ var meanings = map[journal.Role]map[handoff.Record]string{
 		handoff.Ready:   "a whole copy was here, and waited for the source's word",
 		handoff.Accept:  "the devices run here, or were about to",
 		handoff.Aborted: "nothing runs here, and this attempt never will",
+		handoff.Done:    "the devices run here, and the source knows",
+		handoff.Lost:    "LOST: the devices were accepted here, and what they held is gone; ask at the source",
 	},
 }
 

@@ -1,0 +1,55 @@
+package handoff
+
+import "github.com/migpipe/migpipe/transport"
+
+// RestartSource goes on where the process ended that wrote last, the newest entry
+// of the journal: the idempotent action is done again, and in doubt the destination
+// is asked.
+func RestartSource(last Entry) (Source, []Action) {
+	s := Source{Attempt: last.Attempt, Journal: last.Journal, Peer: last.Peer, Digest: last.Digest, Record: last.Record}
+	switch last.Record {
+	case Commit:
+		s.Phase = SourceDoubt
+		return s, []Action{Send{s.demand()}}
+	case Done:
+		s.Phase = SourceEnded
+		return s, []Action{Send{&transport.Fin{Attempt: s.Attempt}}, Release{}, Finish{Committed}}
+	}
+	return s.rollback(nil)
+}
+
+// Holding is what a destination that was started again finds in its devices.
+type Holding uint8
+
+// What devices hold.
+const (
+	Nothing Holding = iota // or what nobody can vouch for
+	Whole                  // the copy that READY was said of: somebody else kept them open
+	Executing              // it runs
+)
+
+// RestartDest goes on where the process ended that wrote last, with what the devices
+// hold now. A copy that was only loaded in part is nobody's; one that was accepted
+// and is gone is for people to decide about.
+func RestartDest(last Entry, holding Holding) (Dest, []Action) {
+	d := Dest{Attempt: last.Attempt, Journal: last.Journal, Digest: last.Digest, Record: last.Record, MaxEpoch: last.Attempt.Epoch}
+	switch {
+	case last.Record == Ready && holding == Whole:
+		d.Phase = DestReady
+		return d, nil
+	case last.Record == Open, last.Record == Ready:
+		return d.decline(transport.CodeInternal, "", 0, "the destination was started again, and its copy is gone")
+	case last.Record == Accept && holding == Nothing:
+		d.Phase = DestEnded
+		d, rec := d.record(Lost)
+		return d, []Action{rec, Finish{InDoubt}}
+	case last.Record == Accept:
+		d.Phase = DestStarting
+		return d, []Action{Start{}}
+	case last.Record == Aborted:
+		return d, []Action{Reset{}}
+	case last.Record == Done:
+		d.Phase, d.StartNS = DestEnded, 1
+	}
+	return d, nil
+}
