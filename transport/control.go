@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/fxamacker/cbor/v2"
@@ -91,20 +90,22 @@ type Control struct {
 	lane Lane
 	room []byte // of the message being received
 
-	mu  sync.Mutex
-	out []byte // of the message being sent
+	// sending is held by whoever sends. It is a channel because Write may wait for
+	// the peer, and such a wait must not stop the clock of a testing/synctest bubble.
+	sending chan struct{}
+	out     []byte // of the message being sent
 }
 
 // NewControl speaks on a lane whose preamble has been exchanged.
 func NewControl(lane Lane) *Control {
-	return &Control{lane: lane, room: make([]byte, MaxControl)}
+	return &Control{lane: lane, room: make([]byte, MaxControl), sending: make(chan struct{}, 1)}
 }
 
 // Send writes one message. An error leaves the lane unusable, and so does a peer
 // that takes nothing for sendTimeout: nobody waits for it without end.
 func (c *Control) Send(m Message) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	c.sending <- struct{}{}
+	defer func() { <-c.sending }()
 	frame, err := AppendMessage(c.out[:0], m)
 	if err != nil {
 		return err

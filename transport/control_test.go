@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/fxamacker/cbor/v2"
@@ -216,6 +217,32 @@ func FuzzControlLane(f *testing.F) {
 				t.Fatalf("%d bytes of room", len(c.room))
 			}
 			return
+		}
+	})
+}
+
+// Two that send to a peer which takes nothing both come free, in virtual time as
+// well: one waits for the peer and the other for the first.
+func TestControlWaitsInVirtualTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d, l := Pipe()
+		defer l.Close()
+		lane, err := d.Dial(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer lane.Close()
+		began, c := time.Now(), NewControl(lane)
+		var senders sync.WaitGroup
+		for range 2 {
+			senders.Go(func() {
+				for c.Send(&Ack{Pad: make([]byte, 8<<10)}) == nil {
+				}
+			})
+		}
+		senders.Wait()
+		if took := time.Since(began); took != sendTimeout {
+			t.Errorf("the senders came free after %v, want %v", took, sendTimeout)
 		}
 	})
 }

@@ -32,6 +32,11 @@ type QUICDialer struct {
 	Addr        string      // host:port
 	Credentials Credentials // who this side is, and who may be at Addr
 
+	// Socket opens the socket of one lane, which closes it: for a caller whose
+	// process may not, or whose network is not the host's. Default: a UDP socket on
+	// any address and port of this host.
+	Socket func() (net.PacketConn, error)
+
 	windows windowBudget
 }
 
@@ -47,16 +52,25 @@ func (d *QUICDialer) Dial(ctx context.Context) (Lane, error) {
 	if err != nil {
 		return nil, dialError(ctx, err)
 	}
-	socket, err := openSocket(netip.AddrPortFrom(unspecified(addr.Addr()), 0))
+	conn, err := d.open(addr.Addr())
 	if err != nil {
 		return nil, dialError(ctx, err)
 	}
+	socket := newSocket(conn)
 	lane, err := d.dialFrom(ctx, socket, addr, config)
 	if err != nil {
 		socket.release()
 		return nil, quicDialError(ctx, err)
 	}
 	return lane, nil
+}
+
+// open gives a lane that goes to an address its socket.
+func (d *QUICDialer) open(to netip.Addr) (net.PacketConn, error) {
+	if d.Socket != nil {
+		return d.Socket()
+	}
+	return net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(unspecified(to), 0)))
 }
 
 func (d *QUICDialer) dialFrom(ctx context.Context, s *quicSocket, to netip.AddrPort, config *tls.Config) (*quicLane, error) {
@@ -118,20 +132,12 @@ func unspecified(ip netip.Addr) netip.Addr {
 // quicSocket is a UDP socket with its users: the lanes on it and the listener.
 // The last one closes it.
 type quicSocket struct {
-	conn      *net.UDPConn
+	conn      net.PacketConn
 	transport *quic.Transport
 	users     atomic.Int64
 }
 
-func openSocket(local netip.AddrPort) (*quicSocket, error) {
-	conn, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(local))
-	if err != nil {
-		return nil, err
-	}
-	return newSocket(conn), nil
-}
-
-func newSocket(conn *net.UDPConn) *quicSocket {
+func newSocket(conn net.PacketConn) *quicSocket {
 	s := &quicSocket{conn: conn, transport: &quic.Transport{Conn: conn}}
 	s.users.Store(1)
 	return s

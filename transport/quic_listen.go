@@ -50,8 +50,9 @@ func ListenQUIC(addr string, c Credentials, refused func(error)) (Listener, erro
 }
 
 // ListenQUICOn is [ListenQUIC] on a socket that is bound already, as a service
-// manager hands it over. The listener owns it from then on, errors included.
-func ListenQUICOn(conn *net.UDPConn, c Credentials, refused func(error)) (Listener, error) {
+// manager hands it over, or on anything else that carries packets. The listener
+// owns it from then on, errors included.
+func ListenQUICOn(conn net.PacketConn, c Credentials, refused func(error)) (Listener, error) {
 	socket := newSocket(conn)
 	l, err := listenOn(socket, c, refused)
 	if err != nil {

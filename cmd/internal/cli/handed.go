@@ -148,7 +148,7 @@ func (e endpoint) listenFD(n int, refused func(error)) (transport.Listener, erro
 	if err != nil {
 		return nil, err
 	}
-	return transport.ListenQUICOn(conn.(*net.UDPConn), e.credentials, refused)
+	return transport.ListenQUICOn(conn, e.credentials, refused)
 }
 
 // notifyReady tells a service manager that asks for it (Type=notify) that a source
