@@ -50,6 +50,11 @@ type pair struct {
 
 func newPair(t testing.TB, c carrier) *pair {
 	leavesNothing(t)
+	return barePair(t, c)
+}
+
+// barePair does not look for what is left behind: it may run beside others.
+func barePair(t testing.TB, c carrier) *pair {
 	p := &pair{carrier: c}
 	p.send.DowntimeLimit = patience // what is tested is not how fast this machine is
 	p.sendCtx, p.cancelSend = context.WithTimeout(context.Background(), patience)
@@ -66,20 +71,26 @@ func pipe(t testing.TB) (transport.Dialer, transport.Listener) {
 }
 
 func overQUIC(t testing.TB) (transport.Dialer, transport.Listener) {
-	var ids [2]*transport.Identity
-	for i := range ids {
-		id, err := transport.NewIdentity()
-		if err != nil {
-			t.Fatal(err)
-		}
-		ids[i] = id
-	}
-	l, err := transport.ListenQUIC("127.0.0.1:0", transport.Pinned{Identity: ids[1], Peers: []transport.ID{ids[0].ID()}}, nil)
+	sender, receiver := pinned(t)
+	l, err := transport.ListenQUIC("127.0.0.1:0", receiver, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { l.Close() })
-	return &transport.QUICDialer{Addr: l.Addr().String(), Credentials: transport.Pinned{Identity: ids[0], Peers: []transport.ID{ids[1].ID()}}}, l
+	return &transport.QUICDialer{Addr: l.Addr().String(), Credentials: sender}, l
+}
+
+// pinned are two that know each other.
+func pinned(t testing.TB) (sender, receiver transport.Pinned) {
+	a, err := transport.NewIdentity()
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := transport.NewIdentity()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return transport.Pinned{Identity: a, Peers: []transport.ID{b.ID()}}, transport.Pinned{Identity: b, Peers: []transport.ID{a.ID()}}
 }
 
 // eachCarrier runs a test over memory and over the network.
@@ -228,7 +239,7 @@ func (p *pair) atHome(t testing.TB) {
 // again migrates the same devices once more, without whatever was in the way.
 func (p *pair) again(t testing.TB) {
 	t.Helper()
-	next := newPair(t, pipe)
+	next := barePair(t, pipe)
 	next.sources, next.sinks, next.src, next.dst = p.sources, p.sinks, p.src, p.dst
 	next.succeed(t)
 }

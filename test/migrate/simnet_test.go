@@ -1,0 +1,395 @@
+package migrate
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/migpipe/migpipe/codec"
+	"github.com/migpipe/migpipe/reader"
+	"github.com/migpipe/migpipe/test/simnet"
+	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/transport/handoff"
+	"github.com/migpipe/migpipe/transport/report"
+	"github.com/migpipe/migpipe/vfio"
+	"github.com/migpipe/migpipe/vfio/sim"
+	"github.com/migpipe/migpipe/writer"
+)
+
+var simnetSeed = flag.Int64("seed", -1, "TestSimnet: run this seed alone")
+
+// resumes says that both sides dial again what a cut has taken: a cut that ends in
+// time is then no reason not to commit.
+const resumes = false
+
+// TestSimnet migrates over real QUIC and a bad network, in virtual time: delay, loss,
+// duplicates, reordering, a narrow path, and cuts at any moment. Whatever comes, both
+// sides end with one running device, or the source says that it is in doubt while the
+// network is down.
+func TestSimnet(t *testing.T) {
+	sender, receiver := pinned(t)
+	var mu sync.Mutex
+	outcomes := map[string]int{}
+	t.Run("seeds", func(t *testing.T) {
+		for _, seed := range simnetSeeds() {
+			t.Run(fmt.Sprint(seed), func(t *testing.T) {
+				t.Parallel()
+				synctest.Test(t, func(t *testing.T) {
+					v := newVoyage(t, seed, sender, receiver)
+					v.run(t)
+					v.judge(t)
+					if t.Failed() {
+						t.Logf("%v\nagain: go test ./test/migrate -run TestSimnet -v -seed=%d", v, seed)
+					}
+					mu.Lock()
+					defer mu.Unlock()
+					outcomes[v.outcome()]++
+				})
+			})
+		}
+	})
+	for _, o := range slices.Sorted(maps.Keys(outcomes)) {
+		t.Logf("simnet: %4d %s", outcomes[o], o)
+	}
+}
+
+func simnetSeeds() (seeds []uint64) {
+	n := uint64(300)
+	switch {
+	case *simnetSeed >= 0:
+		return []uint64{uint64(*simnetSeed)}
+	case raceEnabled:
+		n = 24
+	case testing.Short():
+		n = 60
+	}
+	for seed := range n {
+		seeds = append(seeds, seed)
+	}
+	return seeds
+}
+
+// The two hosts.
+var (
+	sourceHost      = netip.MustParseAddr("10.0.0.1")
+	destinationHost = netip.MustParseAddr("10.0.0.2")
+	destinationPort = netip.AddrPortFrom(destinationHost, 7000)
+)
+
+// cut is a partition that comes after one side has told of a phase.
+type cut struct {
+	source bool   // the side
+	phase  string // as in report.Event
+	after  time.Duration
+	length time.Duration
+	way    string
+
+	set      bool
+	from, to time.Time
+}
+
+// ways are the packets that a cut may take.
+var ways = map[string]func(from, to netip.AddrPort) bool{
+	"both":  simnet.All,
+	"there": func(from, to netip.AddrPort) bool { return to == destinationPort },
+	"back":  func(from, to netip.AddrPort) bool { return from == destinationPort },
+}
+
+// voyage is one migration over the network.
+type voyage struct {
+	*pair
+	path     simnet.Path
+	net      *simnet.Network
+	urls     []string
+	cuts     []*cut
+	dialer   transport.Dialer
+	listener transport.Listener
+
+	mu       sync.Mutex // of what both sides' observers touch
+	welcomed time.Time  // when the source was told of the first phase after WELCOME
+	asked    time.Time  // when it was about to commit
+
+	s, r  side
+	ended time.Time // when the source had ended
+	held  bool      // the destination would have waited for ever
+}
+
+// newVoyage draws everything from the seed.
+func newVoyage(t *testing.T, seed uint64, sender, receiver transport.Pinned) *voyage {
+	r := rand.New(rand.NewPCG(seed, 1))
+	v := &voyage{pair: barePair(t, nil), path: randomPath(r), urls: randomState(r)}
+	v.sendCtx, v.receiveCtx = context.WithoutCancel(v.sendCtx), nil // virtual minutes may pass
+	v.receiveCtx, v.cancelReceive = context.WithCancel(v.sendCtx)
+	for i, url := range v.urls {
+		v.add(t, fmt.Sprint("d", i), url, url)
+	}
+	// Neither codec keeps anything that two bubbles would share.
+	v.send.Codec = codec.Fixed([]codec.Codec{codec.Raw, codec.S2}[r.IntN(2)])
+	v.send.ChunkSize, v.send.Memory, v.receive.Memory = 64<<10, 2<<20, 2<<20
+	v.send.Lanes = 1 + r.IntN(3)
+	v.send.OnLimit, v.send.WithoutP2P = reader.Force, true
+	v.send.DowntimeLimit = 2 * time.Second
+	v.send.MaxDowntime = []time.Duration{20 * time.Second, 90 * time.Second}[r.IntN(2)]
+	v.send.StallLimit = 90 * time.Second
+	for range []int{0, 1, 1, 1, 2}[r.IntN(5)] {
+		v.cuts = append(v.cuts, randomCut(r, v.path))
+	}
+	v.send.Observe = func(ev report.Event) { v.observe(true, ev) }
+	v.receive.Observe = func(ev report.Event) { v.observe(false, ev) }
+	v.connect(t, seed, sender, receiver)
+	return v
+}
+
+func randomPath(r *rand.Rand) simnet.Path {
+	p := simnet.Path{
+		Delay: time.Duration(100+r.IntN(50_000)) * time.Microsecond,
+		Rate:  float64(1+r.IntN(40)) * (1 << 20),
+		Queue: time.Duration(20+r.IntN(200)) * time.Millisecond,
+	}
+	if r.IntN(2) == 0 { // on a long path as well, nothing would come through in time
+		p.Loss, p.Delay = 0.05*r.Float64(), p.Delay/5
+	}
+	if r.IntN(2) == 0 {
+		p.Jitter, p.Reorder, p.Duplicate = p.Delay/4, 0.05*r.Float64(), 0.02*r.Float64()
+	}
+	return p
+}
+
+// randomState is one or two devices of up to 1 MiB.
+func randomState(r *rand.Rand) (urls []string) {
+	for range 1 + r.IntN(2) {
+		url := fmt.Sprintf("%s?seed=%d", []string{"mlx5", "vgpu", "virtio", "xe", "qat"}[r.IntN(5)], r.IntN(1000))
+		if !strings.HasPrefix(url, "qat") {
+			url += fmt.Sprintf("&size=%dKiB", 128+r.IntN(900))
+		}
+		if strings.HasPrefix(url, "mlx5") || strings.HasPrefix(url, "vgpu") {
+			url += fmt.Sprintf("&dirty=%dKiB/s", r.IntN(512))
+		}
+		urls = append(urls, url)
+	}
+	return urls
+}
+
+// randomCut comes within a few round trips of some step, where the steps are close
+// together, or within the time that the bytes take.
+func randomCut(r *rand.Rand, p simnet.Path) *cut {
+	c := &cut{
+		source: r.IntN(2) == 0,
+		phase:  []string{report.Connect, report.PreCopy, report.Stop, report.StopCopy, report.Commit, report.Running}[r.IntN(6)],
+		after:  time.Duration(r.Float64() * 6 * float64(p.Delay)),
+		length: time.Duration(500+r.IntN(29_500)) * time.Millisecond,
+		way:    []string{"both", "both", "there", "back"}[r.IntN(4)],
+	}
+	if c.phase == report.Connect || c.phase == report.Stop {
+		c.source = true // the destination tells of neither
+	}
+	if r.IntN(2) == 0 {
+		c.after = time.Duration(r.Float64() * (2 << 20) / p.Rate * float64(time.Second))
+	}
+	if r.IntN(3) == 0 {
+		c.length = time.Duration(500+r.IntN(2500)) * time.Millisecond // at the edge of being noticed
+	}
+	return c
+}
+
+// connect gives both sides the network.
+func (v *voyage) connect(t *testing.T, seed uint64, sender, receiver transport.Pinned) {
+	v.net = simnet.New(seed, v.path)
+	l, err := transport.ListenQUICOn(v.net.Socket(destinationPort), receiver, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	var ports sync.Mutex
+	port := uint16(1024)
+	v.listener = l
+	v.dialer = &transport.QUICDialer{Addr: destinationPort.String(), Credentials: sender, Socket: func() (net.PacketConn, error) {
+		ports.Lock()
+		defer ports.Unlock()
+		port++
+		return v.net.Socket(netip.AddrPortFrom(sourceHost, port)), nil
+	}}
+}
+
+// observe sets off the cuts that a side's phase brings.
+func (v *voyage) observe(source bool, ev report.Event) {
+	if ev.Kind != report.Phase {
+		return
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	switch {
+	case source && v.welcomed.IsZero() && ev.Phase != report.Connect && ev.Phase != report.Rollback:
+		v.welcomed = time.Now()
+	case source && ev.Phase == report.Commit:
+		v.asked = time.Now()
+	}
+	for _, c := range v.cuts {
+		if c.source == source && c.phase == ev.Phase && !c.set {
+			c.set = true
+			time.AfterFunc(c.after, func() { v.cut(c) })
+		}
+	}
+}
+
+func (v *voyage) cut(c *cut) {
+	v.mu.Lock()
+	c.from, c.to = time.Now(), time.Now().Add(c.length)
+	v.mu.Unlock()
+	v.net.Cut(ways[c.way])
+	time.AfterFunc(c.length, func() { v.net.Cut(nil) })
+}
+
+// deserted is far above what a destination waits for a source that has ended.
+const deserted = 3 * time.Minute
+
+// run runs both sides to their ends. A destination that waits for ever is told to
+// end, as an operator would.
+func (v *voyage) run(t *testing.T) {
+	done := make(chan side, 1)
+	go func() {
+		r, err := writer.Receive(v.receiveCtx, v.listener, v.sinks, &v.receive)
+		done <- side{r, err}
+	}()
+	v.s.report, v.s.err = reader.Send(v.sendCtx, v.dialer, v.sources, &v.send)
+	v.ended = time.Now()
+	select {
+	case v.r = <-done:
+	case <-time.After(deserted):
+		v.held = true
+		v.cancelReceive()
+		v.r = <-done
+	}
+	v.cancelReceive()
+}
+
+// judge checks what each outcome promises.
+func (v *voyage) judge(t *testing.T) {
+	v.oneRuns(t)
+	switch v.s.report.Outcome {
+	case handoff.Committed:
+		v.committed(t, v.s, v.r)
+		if v.held {
+			t.Error("the source had committed, and the destination would have waited for ever")
+		}
+	case handoff.Rolledback:
+		if v.mustCommit() {
+			t.Errorf("the source went back: %v", v.s.err)
+		}
+		v.rolledBack(t, v.s, v.r)
+	case handoff.InDoubt:
+		v.inDoubt(t)
+	default:
+		t.Errorf("outcomes %v (%v) and %v (%v)", v.s.report.Outcome, v.s.err, v.r.report.Outcome, v.r.err)
+	}
+}
+
+// notice is how long after the end of a cut a lane may end because of it.
+const notice = transport.IdleTimeout + transport.KeepAlive
+
+func (v *voyage) inDoubt(t *testing.T) {
+	down := slices.ContainsFunc(v.cuts, func(c *cut) bool {
+		return !c.from.IsZero() && !v.ended.Before(c.from) && !v.ended.After(c.to.Add(notice))
+	})
+	if !down {
+		t.Errorf("the source is in doubt with nothing in the way: %v", v.s.err)
+	}
+	for i, d := range v.src {
+		if state, _ := d.State(); state != vfio.StopCopy && state != vfio.Stop {
+			t.Errorf("source %d is in %v while in doubt", i, state)
+		}
+	}
+	if v.r.report.Outcome == handoff.Committed {
+		for _, d := range v.dst {
+			if err := d.Verify(); err != nil {
+				t.Error(err)
+			}
+			wantState(t, d, vfio.Running)
+		}
+	} else if v.r.report.Outcome != handoff.Rolledback || !v.held && !errors.Is(v.r.err, transport.ErrPeerGone) {
+		t.Errorf("the destination: %v, %v", v.r.report.Outcome, v.r.err)
+	}
+}
+
+// mustCommit says that nothing has come that may keep a migration from its end.
+func (v *voyage) mustCommit() bool {
+	for _, c := range v.cuts {
+		if c.from.IsZero() || c.from.After(v.ended) {
+			continue
+		}
+		early := v.welcomed.IsZero() || c.from.Before(v.welcomed)
+		long := c.length+15*time.Second > v.send.MaxDowntime
+		asked := !v.asked.IsZero() && c.to.After(v.asked) // it may have been called back: CANCEL
+		if !resumes || early || long || asked {
+			return false
+		}
+	}
+	return true
+}
+
+// oneRuns looks into the devices' logs: from the moment at which a device has begun
+// to run at the destination none ran at the source, nor ever does.
+func (v *voyage) oneRuns(t *testing.T) {
+	var there uint64
+	for _, d := range v.dst {
+		for _, e := range d.Log() {
+			if ran(e) && (there == 0 || e.Seq < there) {
+				there = e.Seq
+			}
+		}
+	}
+	if there == 0 {
+		return
+	}
+	for i, d := range v.src {
+		state := vfio.Running
+		for _, e := range d.Log() {
+			if e.Seq < there && e.Err == nil {
+				state = e.To
+			} else if ran(e) {
+				t.Errorf("source %d ran after the destination did", i)
+			}
+		}
+		if state != vfio.StopCopy && state != vfio.Stop {
+			t.Errorf("source %d was in %v when the destination began to run", i, state)
+		}
+	}
+}
+
+// ran says that an arc has let a device run what it holds.
+func ran(e sim.Event) bool { return e.To == vfio.Running && !e.Reset && e.Err == nil }
+
+// outcome is what is counted.
+func (v *voyage) outcome() string {
+	struck := 0
+	for _, c := range v.cuts {
+		if !c.from.IsZero() && !c.from.After(v.ended) {
+			struck++
+		}
+	}
+	out := fmt.Sprintf("%d cuts: source %v, destination %v", struck, v.s.report.Outcome, v.r.report.Outcome)
+	if v.held {
+		out += ", which had to be told to end"
+	}
+	return out
+}
+
+func (v *voyage) String() string {
+	cuts := ""
+	for _, c := range v.cuts {
+		cuts += fmt.Sprintf(" %+v", *c)
+	}
+	return fmt.Sprintf("%v\npath %+v\ndevices %v, %d lanes, at most %v of downtime\ncuts%s\nsource %v\ndestination %v",
+		v.outcome(), v.path, v.urls, v.send.Lanes, v.send.MaxDowntime, cuts, v.s.err, v.r.err)
+}
