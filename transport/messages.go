@@ -127,6 +127,7 @@ type Hello struct {
 	Lanes     uint16        `cbor:"7,keyasint"` // data lanes that it would like
 	Codecs    []codec.ID    `cbor:"8,keyasint"`
 	Software  string        `cbor:"9,keyasint,omitempty"`
+	Witness   string        `cbor:"11,keyasint,omitempty"` // name of the register that decides in doubt, if there is one
 }
 
 // Window is a promise of the receiver: it has room for every chunk numbered
@@ -149,6 +150,7 @@ type Welcome struct {
 	Software  string     `cbor:"10,keyasint,omitempty"`
 	EnterNS   int64      `cbor:"11,keyasint,omitempty"` // nanoseconds that RESUMING took, of the slowest device
 	HeldNS    int64      `cbor:"12,keyasint,omitempty"` // nanoseconds since HELLO came
+	Witness   string     `cbor:"14,keyasint,omitempty"` // HELLO's: the destination asks it before it accepts
 }
 
 // Estimate tells the destination what the source expects still to send for
@@ -258,10 +260,11 @@ type Query struct{ Attempt }
 type Status struct {
 	Attempt
 	Journal  JournalID    `cbor:"3,keyasint"`
-	Record   string       `cbor:"4,keyasint"` // NONE, OPEN, READY, ACCEPT, ABORTED
+	Record   string       `cbor:"4,keyasint"` // NONE, OPEN, READY, ACCEPT, ABORTED, LOST, FORCED
 	MaxEpoch uint64       `cbor:"5,keyasint"`
 	Digest   StreamDigest `cbor:"6,keyasint"`
 	Received uint64       `cbor:"7,keyasint,omitempty"` // bytes that probe lanes have brought
+	Text     string       `cbor:"8,keyasint,omitempty"` // with FORCED: who decided, when and why
 }
 
 // Fin says that the source has recorded the end; it carries the source's

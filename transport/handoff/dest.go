@@ -35,6 +35,10 @@ type Dest struct {
 	MaxEpoch uint64 // the highest epoch seen; older ones never run
 	StartNS  int64  // 0 until the devices run
 	Hurried  bool   // nobody waits for the source any more once the start has ended
+
+	Witness Register // that both sides have agreed on, 0 is none
+	Asking  bool     // it is being asked, because of COMMIT
+	Note    string   // what a FORCED record says, for people
 }
 
 // NewDest knows of no attempt.
@@ -47,8 +51,7 @@ func (d Dest) Step(ev Event) (Dest, []Action) {
 	}
 	switch ev := ev.(type) {
 	case *transport.Query:
-		return d, []Action{Send{&transport.Status{Attempt: ev.Attempt, Journal: d.Journal,
-			Record: d.Record.String(), MaxEpoch: d.MaxEpoch, Digest: d.Digest}}}
+		return d, []Action{Send{d.status(ev.Attempt)}}
 	case Unrecorded:
 		return d.unrecorded()
 	}
@@ -69,12 +72,19 @@ func (d Dest) Step(ev Event) (Dest, []Action) {
 
 // foreign answers messages of an attempt that is not the one at hand. A record
 // rules out every older epoch, so that a COMMIT, CANCEL or ABORT for one gets
-// the answer that it never runs here. Of a newer epoch or of another migration
-// this record says nothing, and nothing is what they are told.
+// the answer that it never runs here, or that somebody has decided otherwise. Of a
+// newer epoch or of another migration this record says nothing, and nothing is what
+// they are told.
 func (d Dest) foreign(m transport.Message) (Dest, []Action) {
 	a := *m.About()
 	if a.Mig != d.Attempt.Mig || a.Epoch >= d.MaxEpoch || d.Record == None {
 		return d, nil
+	}
+	switch m.(type) {
+	case *transport.Commit, *transport.Cancel, *transport.Abort, *transport.Query:
+		if d.Record == Forced && a.Epoch+1 == d.Attempt.Epoch { // the one that was in doubt
+			return d, []Action{Send{d.forced(a)}}
+		}
 	}
 	switch m.(type) {
 	case *transport.Commit, *transport.Cancel, *transport.Abort:
@@ -96,7 +106,7 @@ func (d Dest) idle(ev Event) (Dest, []Action) {
 			return d, nil
 		}
 		d = d.open(ev.Attempt)
-		d.Phase = DestReceiving
+		d.Phase, d.Witness = DestReceiving, ev.Witness
 		d, rec := d.record(Open)
 		return d, []Action{rec, SendWelcome{}}
 	case Refused:
@@ -130,6 +140,9 @@ func (d Dest) receiving(ev Event) (Dest, []Action) {
 
 func (d Dest) ready(ev Event) (Dest, []Action) {
 	m, ok := ev.(*transport.Commit)
+	if w, asked := ev.(Witnessed); asked {
+		return d.witnessed(w.Winner)
+	}
 	switch ev {
 	case Reached{}:
 		return d, []Action{Send{d.readyMessage()}}
@@ -145,9 +158,7 @@ func (d Dest) ready(ev Event) (Dest, []Action) {
 	if m.Digest != d.Digest {
 		return d.decline(transport.CodeCorrupt, "", 0, "COMMIT names another digest")
 	}
-	d.Phase = DestStarting
-	d, rec := d.record(Accept)
-	return d, []Action{rec, Start{}}
+	return d.accept()
 }
 
 // mayEnd handles what ends an attempt that was not accepted.
@@ -186,6 +197,9 @@ func (d Dest) starting(ev Event) (Dest, []Action) {
 
 func (d Dest) notStarted(ev NotStarted) (Dest, []Action) {
 	switch {
+	case d.Record == Forced: // and stays so, whoever tries again
+		d.Phase = DestEnded
+		return d, []Action{Finish{NeedsReset}}
 	case ev.Copy == Kept && d.Hurried:
 		return d.decline(transport.CodeStart, ev.Device, 0, ev.Text)
 	case ev.Copy == Kept:
@@ -263,7 +277,7 @@ func (d Dest) unrecorded() (Dest, []Action) {
 // decline ends the attempt: recorded, told, and only then undone, so that the
 // source need not wait for the reset.
 func (d Dest) decline(code transport.Code, device string, offset uint64, text string) (Dest, []Action) {
-	d.Phase = DestResetting
+	d.Phase, d.Asking = DestResetting, false
 	d, rec := d.record(Aborted)
 	return d, []Action{rec, Send{d.declined(code, device, offset, text)}, Reset{}}
 }
@@ -282,5 +296,5 @@ func (d Dest) runningMessage() *transport.Running {
 
 func (d Dest) record(r Record) (Dest, Append) {
 	d.Prior, d.Record = d.Record, r
-	return d, Append{Entry{Record: r, Attempt: d.Attempt, Journal: d.Journal, Digest: d.Digest}}
+	return d, Append{Entry{Record: r, Attempt: d.Attempt, Journal: d.Journal, Digest: d.Digest, Witness: d.Witness}}
 }

@@ -5,7 +5,7 @@ import "github.com/migpipe/migpipe/transport"
 // fromDest and fromSource are the messages that each side may receive.
 func fromDest(t transport.MessageType) bool {
 	switch t {
-	case transport.TypeWelcome, transport.TypeReady, transport.TypeRunning, transport.TypeDeclined, transport.TypeNotStarted:
+	case transport.TypeWelcome, transport.TypeReady, transport.TypeRunning, transport.TypeDeclined, transport.TypeNotStarted, transport.TypeStatus:
 		return true
 	}
 	return false
@@ -44,9 +44,17 @@ func (w *world) sourceMoves(st state) {
 		next.s.result = 0
 		w.sourceTakes(next, int(st.s.result))
 	}
+	if st.s.asked != 0 {
+		next := st
+		next.s.asked = 0
+		w.sourceTakes(next, int(st.s.asked))
+	}
 	w.arriving(st, fromDest, w.sourceTakes)
 	for _, ev := range surprises {
 		w.sourceTakes(st, plain(ev))
+	}
+	if w.witnessS != 0 {
+		w.sourceTakes(st, plain(Overdue{}))
 	}
 	w.sourceLives(st)
 }
@@ -64,16 +72,23 @@ func (w *world) sourceLives(st state) {
 	case s.Phase == SourceTransfer:
 		st.net |= 1 << w.message(&transport.End{Attempt: s.Attempt}) // stands for the whole stream
 		w.sourceTakes(st, plain(Drained{worldDigest}))
-	case s.Phase == SourceEnded && last.Record == Owner && st.s.dev == running && s.Attempt.Epoch < uint64(w.epochs):
-		st.s.machine = w.sources.id(NewSource(attempt(s.Attempt.Epoch+1), sourceJournal))
+	case s.Phase == SourceEnded && (last.Record == Forced || last.Record == Owner && !w.forces) && st.s.dev == running && s.Attempt.Epoch < uint64(w.epochs):
+		st.s.machine, st.s.asked = w.sources.id(w.newSource(s.Attempt.Epoch+1)), 0
 		w.visit(st, "S", "tries again", 0)
 	}
 }
 
 func (w *world) sourceCrashes(st state) {
+	w.visit(w.sourceRestarted(st), "S", "crashes and starts again", 0)
+	if w.forces {
+		w.sourceForced(st)
+	}
+}
+
+func (w *world) sourceRestarted(st state) state {
 	s, actions := w.restartSource(w.entries.vals[st.s.log])
-	st.s.machine, st.s.todo, st.s.result = w.sources.id(s), w.list(actions), 0
-	w.visit(st, "S", "crashes and starts again", 0)
+	st.s.machine, st.s.todo, st.s.result, st.s.asked = w.sources.id(s), w.list(actions), 0, 0
+	return st
 }
 
 // sourceActs takes the first action of the source's list.
@@ -93,6 +108,9 @@ func (w *world) sourceActs(st state) {
 		st.net |= 1 << w.message(&transport.Hello{Attempt: attempt(epoch)})
 	case "handoff.Resume":
 		w.resumes(st)
+		return
+	case "handoff.AskWitness":
+		w.asks(st, "S", SourceSide, w.sources.vals[st.s.machine].Attempt.Epoch, func(st *state) *side { return &st.s })
 		return
 	case "handoff.Release":
 		if !st.ran {
@@ -153,6 +171,11 @@ func (w *world) destMoves(st state) {
 		next.d.result = 0
 		w.destTakes(next, int(st.d.result))
 	}
+	if st.d.asked != 0 {
+		next := st
+		next.d.asked = 0
+		w.destTakes(next, int(st.d.asked))
+	}
 	w.arriving(st, fromSource, w.destTakes)
 	for _, ev := range surprises {
 		w.destTakes(st, plain(ev))
@@ -164,7 +187,7 @@ func (w *world) destLives(st state) {
 	d := w.dests.vals[st.d.machine]
 	for e := range uint64(w.epochs) {
 		if w.sent(st, &transport.Hello{Attempt: attempt(e + 1)}) {
-			w.destTakes(st, plain(Offered{attempt(e + 1)}))
+			w.destTakes(st, plain(Offered{attempt(e + 1), w.witnessD}))
 			w.destTakes(st, plain(Refused{Attempt: attempt(e + 1)}))
 		}
 	}
@@ -181,7 +204,10 @@ func (w *world) destCrashes(st state) {
 	if w.amnesia && !st.lost {
 		w.destForgets(st)
 	}
-	st.d.result = 0
+	if w.forces {
+		w.destForced(st, last)
+	}
+	st.d.result, st.d.asked = 0, 0
 	w.destRestarts(st, last)
 	if st.d.dev == loaded { // its process was all that kept it
 		st.d.dev, st.copy = empty, 0
@@ -207,7 +233,7 @@ func holdings(st state, last Entry) []Holding {
 	switch {
 	case st.d.dev == running:
 		return []Holding{Executing}
-	case st.d.dev == loaded && uint64(st.copy) == last.Attempt.Epoch && last.Record == Accept:
+	case st.d.dev == loaded && uint64(st.copy) == last.Attempt.Epoch && (last.Record == Accept || last.Record == Forced):
 		return []Holding{Whole}
 	case st.d.dev == loaded && uint64(st.copy) == last.Attempt.Epoch:
 		return []Holding{Whole, Nothing}
@@ -242,6 +268,9 @@ func (w *world) destActs(st state) {
 		st.net |= 1 << w.message(&transport.Welcome{Attempt: d.Attempt, Journal: d.Journal})
 	case "handoff.Start":
 		w.starts(st, d)
+		return
+	case "handoff.AskWitness":
+		w.asks(st, "D", DestSide, d.Attempt.Epoch, func(st *state) *side { return &st.d })
 		return
 	case "handoff.Reset":
 		w.resets(st)
@@ -284,6 +313,7 @@ func (w *world) executes(st state, d Dest) state {
 		w.violated(st, "I5: the destination executes twice")
 	case st.d.dev != loaded || uint64(st.copy) != d.Attempt.Epoch:
 		w.violated(st, "I4: the destination runs what is not a complete copy of its attempt")
+	case d.Record == Forced: // the source is in doubt, or dead
 	case last.Record != Commit && last.Record != Done || last.Attempt != d.Attempt:
 		w.violated(st, "I5: the destination runs attempt %d, the source's record is %v of %d", d.Attempt.Epoch, last.Record, last.Attempt.Epoch)
 	}
@@ -319,8 +349,11 @@ func (w *world) recorded(st state, log, message uint16) {
 		transport.TypeDeclined: Aborted, transport.TypeNotStarted: Ready, transport.TypeAbort: Owner, transport.TypeFin: Done,
 	}
 	record, ok := want[m.typ]
-	if m.typ == transport.TypeRunning && last.Record == Done {
-		record = Done // which says as much, and more
+	if m.typ == transport.TypeRunning && (last.Record == Done || last.Record == Forced) {
+		record = last.Record // which says as much, and more
+	}
+	if last.Record == Forced && last.Attempt.Epoch == m.epoch+1 {
+		return // whatever is said of the attempt before: the devices show whether it is true
 	}
 	older := m.typ == transport.TypeDeclined && last.Attempt.Epoch > m.epoch // OPEN of a newer attempt rules it out
 	if ok && !older && (last.Record != record || last.Attempt.Epoch != m.epoch) && !w.looseRecords {

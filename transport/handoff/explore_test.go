@@ -15,7 +15,9 @@ import (
 //     all but its journal's last entry and starts again from that;
 //   - peers are lost, users interrupt and devices fail at any time;
 //   - a journal may refuse an entry, and keep it all the same (journalFails);
-//   - the destination's journal may be lost with its host (amnesia).
+//   - the destination's journal may be lost with its host (amnesia);
+//   - a witness may be out of reach, or its answer be lost (witness);
+//   - somebody may decide for a side that is in doubt (forces).
 //
 // The devices belong to somebody else (a VMM), so that a crash leaves them.
 
@@ -38,6 +40,7 @@ type side struct {
 	log     uint16 // last entry of the journal
 	dev     device
 	result  uint8 // event to come from an action that was taken
+	asked   uint8 // event to come from the witness
 }
 
 // state is all there is.
@@ -47,6 +50,7 @@ type state struct {
 	copy uint8  // epoch of the bytes in the destination's devices
 	ran  bool   // the destination's devices have executed
 	lost bool   // the destination's journal was lost
+	won  uint8  // the witness's registers, two bits for each epoch
 }
 
 // world is the explored system: the machines, and what may happen to them.
@@ -54,7 +58,11 @@ type world struct {
 	epochs       int
 	journalFails bool
 	amnesia      bool
-	looseRecords bool // do not check rule R1, so that the others have to
+	looseRecords bool     // do not check rule R1, so that the others have to
+	witnessS     Register // that the source has
+	witnessD     Register // that the destination has
+	forces       bool
+	forceD       func(w *world, st *state, last Entry) bool // may the destination be forced
 
 	source        func(Source, Event) (Source, []Action)
 	dest          func(Dest, Event) (Dest, []Action)
@@ -125,14 +133,15 @@ var (
 	otherJournal  = transport.JournalID{4}
 	// Equal in every attempt, as for an idle device: a digest must not be what
 	// saves an attempt from the messages of another.
-	worldDigest = transport.StreamDigest{5}
+	worldDigest  = transport.StreamDigest{5}
+	worldWitness = RegisterOf("witness")
 )
 
 func attempt(epoch uint64) transport.Attempt { return transport.Attempt{Mig: worldMig, Epoch: epoch} }
 
 func newWorld(epochs int) *world {
 	w := &world{epochs: epochs, source: Source.Step, dest: Dest.Step,
-		restartSource: RestartSource, restartDest: RestartDest,
+		restartSource: RestartSource, restartDest: RestartDest, forceD: (*world).wins,
 		stepS: map[[2]int][2]uint16{}, stepD: map[[2]int][2]uint16{}, seen: map[state]uint32{}}
 	w.lists.id("") // 0 is the empty list
 	return w
@@ -152,6 +161,8 @@ func (w *world) message(m transport.Message) uint16 {
 	case *transport.Declined:
 		k.journal = m.Journal
 	case *transport.NotStarted:
+		k.journal = m.Journal
+	case *transport.Status:
 		k.journal = m.Journal
 	}
 	id := w.messages.id(k)
@@ -192,7 +203,9 @@ func (w *world) head(list uint16) (actionKey, uint16) {
 var plainEvents = []Event{nil, Begin{}, Unreachable{}, Reached{}, Interrupt{}, Failed{Code: transport.CodeDevice}, Unrecorded{},
 	Drained{worldDigest}, Loaded{worldDigest}, Resumed{}, Resumed{Failed: true}, Started{}, NotStarted{Copy: Kept},
 	NotStarted{Copy: Dropped}, NotStarted{Copy: Unclear}, WasReset{}, WasReset{Failed: true},
-	Offered{attempt(1)}, Offered{attempt(2)}, Refused{Attempt: attempt(1)}, Refused{Attempt: attempt(2)}}
+	Overdue{}, Witnessed{}, Witnessed{SourceSide}, Witnessed{DestSide},
+	Offered{attempt(1), 0}, Offered{attempt(2), 0}, Offered{attempt(3), 0}, Offered{attempt(1), worldWitness},
+	Refused{Attempt: attempt(1)}, Refused{Attempt: attempt(2)}, Refused{Attempt: attempt(3)}}
 
 const eventMessage = 100
 
@@ -262,7 +275,7 @@ func (w *world) visit(st state, who, what string, ev int) {
 
 // explore visits all states, or stops at the first violation.
 func (w *world) explore() error {
-	first := Source{Attempt: attempt(1), Journal: sourceJournal, Record: Owner}
+	first := w.newSource(1)
 	w.visit(state{
 		s: side{machine: w.sources.id(first), log: w.entries.id(Entry{Record: Owner, Attempt: attempt(1), Journal: sourceJournal}), dev: running},
 		d: side{machine: w.dests.id(NewDest(destJournal)), log: w.entries.id(Entry{Journal: destJournal}), dev: empty},
@@ -273,6 +286,12 @@ func (w *world) explore() error {
 		w.destMoves(w.queue[i])
 	}
 	return w.bad
+}
+
+func (w *world) newSource(epoch uint64) Source {
+	s := NewSource(attempt(epoch), sourceJournal)
+	s.Witness = w.witnessS
+	return s
 }
 
 // violated stops the exploration and tells how it came to this.

@@ -22,7 +22,8 @@ const (
 var (
 	fuzzLocal = []string{"begin", "offered", "refused", "drained", "loaded", "failed", "lost", "interrupt",
 		"the next record fails", "resumed", "not resumed", "started", "start failed, kept", "start failed, dropped", "start failed, unclear", "reset"}
-	fuzzMessages = []string{"WELCOME", "READY", "COMMIT", "RUNNING", "DECLINED", "NOT_STARTED", "CANCEL", "ABORT", "FIN", "QUERY"}
+	fuzzMessages = []string{"WELCOME", "READY", "COMMIT", "RUNNING", "DECLINED", "NOT_STARTED", "CANCEL", "ABORT", "FIN", "QUERY",
+		"overdue", "the register is the source's", "the register is the destination's", "the witness is silent", "has a witness", "FORCED"}
 )
 
 // fuzzed drives one machine as the engines do: an action's result comes only after
@@ -33,6 +34,7 @@ type fuzzed struct {
 	check    func(done []Action, a Action) // a is about to be taken, after done
 	waiting  []Action                      // of which the result is awaited
 	fail     bool                          // the next record
+	witness  Register                      // from now on
 	finished int
 }
 
@@ -47,7 +49,7 @@ func (f *fuzzed) take(ev Event) {
 		f.check(done, a)
 		done = append(done, a)
 		switch a.(type) {
-		case Resume, Start, Reset:
+		case Resume, Start, Reset, AskWitness:
 			f.waiting = append(f.waiting, a)
 		case Finish:
 			f.finished++
@@ -71,11 +73,13 @@ func (f *fuzzed) play(script []byte, journal transport.JournalID) {
 		if b&otherDigest != 0 {
 			digest = transport.StreamDigest{0xbb}
 		}
-		if kind := int(b & 31); kind >= 16 {
-			if kind-16 < len(fuzzMessages) {
-				f.take(messageEvent(fuzzMessages[kind-16], at, from, digest))
-			}
-		} else if ev := f.local(fuzzLocal[kind], at, digest); ev != nil {
+		kinds := append(fuzzLocal[:len(fuzzLocal):len(fuzzLocal)], fuzzMessages...)
+		name := kinds[b&31]
+		ev := messageEvent(name, at, from, digest)
+		if ev == nil {
+			ev = f.local(name, at, digest)
+		}
+		if ev != nil {
 			f.take(ev)
 		}
 	}
@@ -87,7 +91,9 @@ func (f *fuzzed) local(name string, at transport.Attempt, digest transport.Strea
 	case "begin":
 		return Begin{}
 	case "offered":
-		return Offered{at}
+		return Offered{at, f.witness}
+	case "overdue":
+		return Overdue{}
 	case "refused":
 		return Refused{Attempt: at, Why: Failed{Code: transport.CodeIncompatible}}
 	case "drained":
@@ -102,6 +108,9 @@ func (f *fuzzed) local(name string, at transport.Attempt, digest transport.Strea
 		return Interrupt{}
 	case "the next record fails":
 		f.fail = true
+		return nil
+	case "has a witness":
+		f.witness = worldWitness
 		return nil
 	}
 	return f.result(name)
@@ -121,6 +130,9 @@ func (f *fuzzed) result(name string) (ev Event) {
 			"start failed, dropped": NotStarted{Copy: Dropped}, "start failed, unclear": NotStarted{Copy: Unclear}}[name]
 	case Reset:
 		ev = map[string]Event{"reset": WasReset{}, "not resumed": WasReset{Failed: true}}[name]
+	case AskWitness:
+		ev = map[string]Event{"the register is the source's": Witnessed{SourceSide}, "the register is the destination's": Witnessed{DestSide},
+			"the witness is silent": Witnessed{}}[name]
 	}
 	if ev != nil {
 		f.waiting = f.waiting[1:]
@@ -149,16 +161,21 @@ func sends[M transport.Message](a Action) (m M, ok bool) {
 // that is recorded, and then has its devices back only by the word of that
 // destination.
 func FuzzSource(f *testing.F) {
-	f.Add([]byte{0, 16, 3, 17, 19})    // to the end
-	f.Add([]byte{0, 16, 3, 17, 20, 9}) // declined in doubt
+	f.Add([]byte{0, 16, 3, 17, 19})            // to the end
+	f.Add([]byte{0, 16, 3, 17, 20, 9})         // declined in doubt
+	f.Add([]byte{30, 0, 16, 3, 17, 26, 27, 9}) // taken back by the witness
+	f.Add([]byte{30, 0, 16, 3, 17, 6, 28})     // lost to the destination
 	f.Fuzz(func(t *testing.T, script []byte) {
 		s, before, ev := NewSource(attempt(1), sourceJournal), Source{}, Event(nil)
 		e := &fuzzed{t: t}
 		e.step = func(next Event) (actions []Action) {
+			if s.Record == Owner {
+				s.Witness = e.witness
+			}
 			before, ev = s, next
 			s, actions = s.Step(next)
 			declined, ok := ev.(*transport.Declined)
-			if !before.MayResume() && s.MayResume() && (!ok || declined.Journal != before.Peer || declined.Attempt != before.Attempt) {
+			if !before.MayResume() && s.MayResume() && (ev != (Witnessed{SourceSide}) || !before.Asking) && (!ok || declined.Journal != before.Peer || declined.Attempt != before.Attempt) {
 				t.Fatalf("the right to resume came back by %+v", ev)
 			}
 			return actions
@@ -191,8 +208,10 @@ func FuzzSource(f *testing.F) {
 // COMMIT for what it has recorded as READY, and promises nothing that is not
 // recorded.
 func FuzzDest(f *testing.F) {
-	f.Add([]byte{1, 4, 18, 11, 24}) // to the end
-	f.Add([]byte{1, 4, 22, 15})     // cancelled
+	f.Add([]byte{1, 4, 18, 11, 24})         // to the end
+	f.Add([]byte{1, 4, 22, 15})             // cancelled
+	f.Add([]byte{30, 1, 4, 18, 29, 28, 11}) // the witness was silent, then agreed
+	f.Add([]byte{30, 1, 4, 18, 27, 15})     // lost to the source
 	f.Fuzz(func(t *testing.T, script []byte) {
 		d, before, ev := NewDest(destJournal), Dest{}, Event(nil)
 		e := &fuzzed{t: t}
@@ -207,7 +226,10 @@ func FuzzDest(f *testing.F) {
 		e.check = func(done []Action, a Action) {
 			if _, ok := a.(Start); ok {
 				m, commit := ev.(*transport.Commit)
-				if !commit || m.Attempt != before.Attempt || m.Journal != destJournal || m.Digest != before.Digest || before.Record != Ready || !recorded(done, Accept) {
+				if before.Asking && ev == (Witnessed{DestSide}) && before.Record == Ready && recorded(done, Accept) {
+					return
+				}
+				if before.Witness != 0 || !commit || m.Attempt != before.Attempt || m.Journal != destJournal || m.Digest != before.Digest || before.Record != Ready || !recorded(done, Accept) {
 					t.Fatalf("started by %+v from %v", ev, before.Record)
 				}
 			}

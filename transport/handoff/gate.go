@@ -34,7 +34,7 @@ func MayOpen(last Entry, attempt transport.Attempt) error {
 		return fmt.Errorf("%w (attempt %d)", ErrInDoubt, last.Attempt.Epoch)
 	case Done:
 		return fmt.Errorf("%w (attempt %d)", ErrGone, last.Attempt.Epoch)
-	case Owner, Open:
+	case Owner, Open, Forced:
 		return newer(last, attempt)
 	}
 	return blank(last)
@@ -46,7 +46,7 @@ func MayOpen(last Entry, attempt transport.Attempt) error {
 // tried again.
 func MayTake(last Entry, attempt transport.Attempt, peer transport.ID) error {
 	switch last.Record {
-	case Accept, Done, Lost:
+	case Accept, Done, Lost, Forced:
 		return fmt.Errorf("%w (attempt %d)", ErrHere, last.Attempt.Epoch)
 	case Open, Ready, Aborted:
 		if last.PeerID != peer {

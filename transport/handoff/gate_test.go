@@ -38,6 +38,9 @@ func TestGates(t *testing.T) {
 		{Aborted, other, 3, peer, ErrOtherJournal, ErrOtherJournal},
 		{Done, worldMig, 3, peer, ErrGone, ErrHere},
 		{Lost, worldMig, 3, peer, ErrOtherJournal, ErrHere},
+		{Forced, worldMig, 3, peer, nil, ErrHere},
+		{Forced, worldMig, 2, peer, ErrOldEpoch, ErrHere},
+		{Forced, other, 3, peer, ErrOtherJournal, ErrHere},
 	} {
 		last := Entry{Record: c.record, Attempt: transport.Attempt{Mig: c.mig, Epoch: 2}, Journal: sourceJournal, PeerID: peer}
 		a := transport.Attempt{Mig: worldMig, Epoch: c.epoch}
@@ -50,5 +53,31 @@ func TestGates(t *testing.T) {
 	}
 	if a := (transport.Attempt{Mig: worldMig, Epoch: 1}); MayOpen(Entry{}, a) != nil || MayTake(Entry{}, a, peer) != nil {
 		t.Error("a journal in which nothing was written shuts the gate")
+	}
+}
+
+// TestForce: somebody may decide in doubt, and at no other time. It is of a newer
+// attempt than all that the other side can still speak of.
+func TestForce(t *testing.T) {
+	for r := None; r <= Forced; r++ {
+		last := Entry{Record: r, Attempt: attempt(4), Journal: sourceJournal, Peer: destJournal, Witness: worldWitness, Why: Why{Bytes: 96, Code: transport.CodeTimeout, Text: "silence"}}
+		got, ok := Force(last, "root: burned down")
+		if want := r == Commit || r == Ready || r == Lost; ok != want {
+			t.Errorf("from %v: %v, want %v", r, ok, want)
+		}
+		if !ok {
+			continue
+		}
+		last.Record, last.Attempt.Epoch, last.Why = Forced, 5, Why{Bytes: 96, Text: "root: burned down"}
+		if got != last {
+			t.Errorf("from %v: %+v, want %+v", r, got, last)
+		}
+	}
+}
+
+func TestRegisterOf(t *testing.T) {
+	a, b := RegisterOf("dir:a"), RegisterOf("dir:b")
+	if a == 0 || b == 0 || a == b || RegisterOf("") != 0 || a != RegisterOf("dir:a") {
+		t.Errorf("%v, %v, %v", a, b, RegisterOf(""))
 	}
 }

@@ -23,7 +23,7 @@ import (
 type Record uint8
 
 // Records of the source: Owner, Open, Commit, Done. Records of the
-// destination: None, Open, Ready, Accept, Aborted, Done, Lost.
+// destination: None, Open, Ready, Accept, Aborted, Done, Lost. Forced is of either.
 const (
 	None    Record = iota // the destination never heard of the attempt
 	Owner                 // the source owns its devices, no attempt is open
@@ -34,11 +34,12 @@ const (
 	Aborted               // this attempt will never run at the destination
 	Done                  // the source knows that the destination runs
 	Lost                  // the destination had accepted, and its devices are gone
+	Forced                // somebody has decided that the devices are this side's, see Force
 )
 
 // String is the record's name in PROTOCOL.md.
 func (r Record) String() string {
-	return [...]string{"NONE", "OWNER", "OPEN", "READY", "COMMIT", "ACCEPT", "ABORTED", "DONE", "LOST"}[r]
+	return [...]string{"NONE", "OWNER", "OPEN", "READY", "COMMIT", "ACCEPT", "ABORTED", "DONE", "LOST", "FORCED"}[r]
 }
 
 // Outcome is how a migration ended, for those who must act on it.
@@ -66,6 +67,7 @@ type Entry struct {
 	Peer    transport.JournalID // of the other side, once known
 	Digest  transport.StreamDigest
 	PeerID  transport.ID // who the other side is, zero where the carrier does not know
+	Witness Register     // that the attempt is decided by, after COMMIT
 
 	Why Why // for people: nothing is decided by it
 }
@@ -136,8 +138,12 @@ type Event any
 type (
 	// Begin opens the attempt (source).
 	Begin struct{}
-	// Offered is a HELLO that the destination's engine has found acceptable.
-	Offered struct{ Attempt transport.Attempt }
+	// Offered is a HELLO that the destination's engine has found acceptable. Both
+	// sides have the same witness, or none.
+	Offered struct {
+		Attempt transport.Attempt
+		Witness Register
+	}
 	// Refused is a HELLO that the destination's engine cannot accept.
 	Refused struct {
 		Attempt transport.Attempt
@@ -161,6 +167,12 @@ type (
 	Reached struct{}
 	// Interrupt is the user's wish to cancel.
 	Interrupt struct{}
+	// Overdue says that the answer to COMMIT has not come for so long that a witness
+	// is worth asking (source).
+	Overdue struct{}
+	// Witnessed is the result of AskWitness: who has the attempt's register, 0 if
+	// that could not be found out.
+	Witnessed struct{ Winner Side }
 	// Resumed is the result of Resume.
 	Resumed struct{ Failed bool }
 	// Started says that every destination device is read back as RUNNING.
@@ -204,8 +216,11 @@ type (
 	// fill in.
 	SendHello   struct{}
 	SendWelcome struct{}
-	// Resume brings the source devices back to RUNNING; the result is Resumed.
-	Resume struct{}
+	// AskWitness asks the attempt's register for the devices; the result is Witnessed.
+	AskWitness struct{}
+	// Resume brings the source devices back to RUNNING; the result is Resumed. With
+	// Reverted COMMIT may have been recorded before, and whoever was told is told.
+	Resume struct{ Reverted bool }
 	// Release lets go of the stopped source devices.
 	Release struct{}
 	// Start runs the destination devices; the result is Started or NotStarted.

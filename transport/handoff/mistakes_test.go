@@ -221,6 +221,112 @@ var mistakes = []struct {
 			return RestartDest(last, holding)
 		}
 	}},
+	{"the source resumes when the answer is overdue, and asks no witness", 1, false, false, func(w *world) {
+		w.witnessS, w.witnessD = worldWitness, worldWitness
+		w.source = func(s Source, ev Event) (Source, []Action) {
+			if s.Phase == SourceDoubt && ev == (Overdue{}) {
+				return s.rollback(nil)
+			}
+			return s.Step(ev)
+		}
+	}},
+	{"the destination accepts, and asks no witness", 1, false, false, func(w *world) {
+		w.witnessS, w.witnessD = worldWitness, worldWitness
+		w.dest = func(d Dest, ev Event) (Dest, []Action) {
+			next, actions := d.Step(ev)
+			if next.Asking && !d.Asking {
+				return next.accepted()
+			}
+			return next, actions
+		}
+	}},
+	{"only the source has a witness", 1, false, false, func(w *world) { w.witnessS = worldWitness }},
+	{"the source takes a register that it lost for its own", 1, false, false, func(w *world) {
+		w.witnessS, w.witnessD = worldWitness, worldWitness
+		w.source = func(s Source, ev Event) (Source, []Action) {
+			if ev == (Witnessed{DestSide}) {
+				ev = Witnessed{SourceSide}
+			}
+			return s.Step(ev)
+		}
+	}},
+	{"the destination takes a register that it lost for its own", 1, false, false, func(w *world) {
+		w.witnessS, w.witnessD = worldWitness, worldWitness
+		w.dest = func(d Dest, ev Event) (Dest, []Action) {
+			if ev == (Witnessed{SourceSide}) {
+				ev = Witnessed{DestSide}
+			}
+			return d.Step(ev)
+		}
+	}},
+	{"the source takes a witness that does not answer for a yes", 1, false, false, func(w *world) {
+		w.witnessS, w.witnessD = worldWitness, worldWitness
+		w.source = func(s Source, ev Event) (Source, []Action) {
+			if ev == (Witnessed{}) {
+				ev = Witnessed{SourceSide}
+			}
+			return s.Step(ev)
+		}
+	}},
+	{"the destination takes a witness that does not answer for a yes", 1, false, false, func(w *world) {
+		w.witnessS, w.witnessD = worldWitness, worldWitness
+		w.dest = func(d Dest, ev Event) (Dest, []Action) {
+			if ev == (Witnessed{}) {
+				ev = Witnessed{DestSide}
+			}
+			return d.Step(ev)
+		}
+	}},
+	{"the destination forgets at a restart that there is a witness", 1, false, false, func(w *world) {
+		w.witnessS, w.witnessD = worldWitness, worldWitness
+		w.restartDest = func(last Entry, holding Holding) (Dest, []Action) {
+			last.Witness = 0
+			return RestartDest(last, holding)
+		}
+	}},
+	{"a forced destination declines", 1, false, false, func(w *world) {
+		w.forces = true
+		w.dest = func(d Dest, ev Event) (Dest, []Action) {
+			m, ok := ev.(transport.Message)
+			if ok && d.Record == Forced && m.About().Epoch < d.MaxEpoch {
+				return d, []Action{Send{&transport.Declined{Attempt: *m.About(), Journal: d.Journal}}}
+			}
+			return d.Step(ev)
+		}
+	}},
+	{"a source in doubt takes FORCED for DECLINED", 1, false, false, func(w *world) {
+		w.forces = true
+		w.source = func(s Source, ev Event) (Source, []Action) {
+			if m, ok := ev.(*transport.Status); ok && s.Phase == SourceDoubt && s.overruled(m) {
+				return s.rollback(nil)
+			}
+			return s.Step(ev)
+		}
+	}},
+	{"a source that was forced is in doubt again after a restart", 1, false, false, func(w *world) {
+		w.forces = true
+		w.restartSource = func(last Entry) (Source, []Action) {
+			s, actions := RestartSource(last)
+			if last.Record == Forced {
+				old := attempt(last.Attempt.Epoch - 1)
+				actions = append(actions, Send{&transport.Commit{Attempt: old, Journal: last.Peer, Digest: last.Digest}})
+			}
+			return s, actions
+		}
+	}},
+	{"a forced destination that fails to start is READY again", 1, false, false, func(w *world) {
+		w.forces = true
+		w.dest = func(d Dest, ev Event) (Dest, []Action) {
+			if n, ok := ev.(NotStarted); ok && d.Record == Forced && n.Copy != Kept {
+				return d.decline(transport.CodeStart, "", 0, "")
+			}
+			return d.Step(ev)
+		}
+	}},
+	{"the destination is forced, and the witness is not told", 1, false, false, func(w *world) {
+		w.witnessS, w.witnessD, w.forces = worldWitness, worldWitness, true
+		w.forceD = func(*world, *state, Entry) bool { return true }
+	}},
 }
 
 func TestExploreFindsMistakes(t *testing.T) {

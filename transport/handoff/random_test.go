@@ -35,6 +35,8 @@ func (e *engine) take(ev Event) {
 		case Start:
 			e.results = append(e.results, rapid.SampledFrom([]Event{Started{}, NotStarted{Copy: Kept},
 				NotStarted{Copy: Dropped}, NotStarted{Copy: Unclear}}).Draw(e.t, "start"))
+		case AskWitness:
+			e.results = append(e.results, Witnessed{rapid.SampledFrom([]Side{0, SourceSide, DestSide}).Draw(e.t, "witness")})
 		case Release:
 			e.released = true
 		}
@@ -74,10 +76,11 @@ func (e *engine) result() {
 
 // everything is every event but the results of actions, which come by order only.
 func everything() []Event {
-	all := []Event{Begin{}, Offered{attempt(1)}, Offered{attempt(2)}, Refused{Attempt: attempt(2)}, Drained{worldDigest},
-		Drained{}, Loaded{worldDigest}, Failed{Code: transport.CodeDevice}, Unreachable{}, Reached{}, Interrupt{}}
+	all := []Event{Begin{}, Offered{Attempt: attempt(1)}, Offered{Attempt: attempt(2)}, Refused{Attempt: attempt(2)}, Drained{worldDigest},
+		Drained{}, Loaded{worldDigest}, Failed{Code: transport.CodeDevice}, Unreachable{}, Reached{}, Interrupt{}, Overdue{},
+		Offered{attempt(1), worldWitness}, Offered{attempt(2), worldWitness}}
 	for _, a := range []transport.Attempt{attempt(1), attempt(2), {Mig: transport.MigID{9}, Epoch: 1}, {}} {
-		for _, name := range []string{"WELCOME", "READY", "COMMIT", "RUNNING", "DECLINED", "NOT_STARTED", "CANCEL", "ABORT", "FIN", "QUERY"} {
+		for _, name := range []string{"WELCOME", "READY", "COMMIT", "RUNNING", "DECLINED", "NOT_STARTED", "CANCEL", "ABORT", "FIN", "QUERY", "FORCED"} {
 			all = append(all, messageEvent(name, a, destJournal, worldDigest), messageEvent(name, a, otherJournal, transport.StreamDigest{}))
 		}
 	}
@@ -87,10 +90,11 @@ func everything() []Event {
 func TestSourceAlwaysEnds(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		s := NewSource(attempt(1), sourceJournal)
+		s.Witness = rapid.SampledFrom([]Register{0, worldWitness}).Draw(t, "has a witness")
 		e := &engine{t: t, step: func(ev Event) (actions []Action) {
 			could := s.MayResume()
 			s, actions = s.Step(ev)
-			if _, declined := ev.(*transport.Declined); !could && s.MayResume() && !declined {
+			if _, declined := ev.(*transport.Declined); !could && s.MayResume() && !declined && ev != (Witnessed{SourceSide}) {
 				t.Fatalf("the right to resume came back by %T", ev)
 			}
 			return actions
@@ -105,7 +109,7 @@ func TestDestAlwaysEnds(t *testing.T) {
 		e := &engine{t: t, step: func(ev Event) (actions []Action) {
 			before := d
 			d, actions = d.Step(ev)
-			if _, commit := ev.(*transport.Commit); d.Phase == DestStarting && before.Phase != DestStarting && !commit {
+			if _, commit := ev.(*transport.Commit); d.Phase == DestStarting && before.Phase != DestStarting && !commit && ev != (Witnessed{DestSide}) {
 				t.Fatalf("started by %T", ev)
 			}
 			if d.MaxEpoch < before.MaxEpoch {
@@ -113,14 +117,17 @@ func TestDestAlwaysEnds(t *testing.T) {
 			}
 			return actions
 		}}
-		e.run(Offered{attempt(1)}, everything())
+		e.run(Offered{attempt(1), rapid.SampledFrom([]Register{0, worldWitness}).Draw(t, "has a witness")}, everything())
 	})
 }
 
 // Names must exist for everything that can be shown.
 func TestNames(t *testing.T) {
-	for r := None; r <= Done; r++ {
+	for r := None; r <= Forced; r++ {
 		_ = r.String()
+	}
+	for s := Side(0); s <= DestSide; s++ {
+		_ = s.String()
 	}
 	for p := SourceIdle; p <= SourceEnded; p++ {
 		_ = p.String()

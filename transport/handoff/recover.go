@@ -6,7 +6,7 @@ import "github.com/migpipe/migpipe/transport"
 // of the journal: the idempotent action is done again, and in doubt the destination
 // is asked.
 func RestartSource(last Entry) (Source, []Action) {
-	s := Source{Attempt: last.Attempt, Journal: last.Journal, Peer: last.Peer, Digest: last.Digest, Record: last.Record}
+	s := Source{Attempt: last.Attempt, Journal: last.Journal, Peer: last.Peer, Digest: last.Digest, Record: last.Record, Witness: last.Witness}
 	switch last.Record {
 	case Commit:
 		s.Phase = SourceDoubt
@@ -14,6 +14,10 @@ func RestartSource(last Entry) (Source, []Action) {
 	case Done:
 		s.Phase = SourceEnded
 		return s, []Action{Send{&transport.Fin{Attempt: s.Attempt}}, Release{}, Finish{Committed}}
+	case Forced: // what the destination may still hold is of the attempt before
+		s.Phase, s.Reverted = SourceResuming, true
+		old := transport.Attempt{Mig: s.Attempt.Mig, Epoch: s.Attempt.Epoch - 1}
+		return s, []Action{Resume{s.Reverted}, Send{&transport.Abort{Attempt: old, Code: transport.CodeCancelled, Text: last.Why.Text}}}
 	}
 	return s.rollback(nil)
 }
@@ -23,17 +27,22 @@ type Holding uint8
 
 // What devices hold.
 const (
-	Nothing Holding = iota // or what nobody can vouch for
-	Whole                  // the copy that READY was said of: somebody else kept them open
-	Executing              // it runs
+	Nothing   Holding = iota // or what nobody can vouch for
+	Whole                    // the copy that READY was said of: somebody else kept them open
+	Executing                // it runs
 )
 
 // RestartDest goes on where the process ended that wrote last, with what the devices
 // hold now. A copy that was only loaded in part is nobody's; one that was accepted
 // and is gone is for people to decide about.
 func RestartDest(last Entry, holding Holding) (Dest, []Action) {
-	d := Dest{Attempt: last.Attempt, Journal: last.Journal, Digest: last.Digest, Record: last.Record, MaxEpoch: last.Attempt.Epoch}
+	d := Dest{Attempt: last.Attempt, Journal: last.Journal, Digest: last.Digest, Record: last.Record, MaxEpoch: last.Attempt.Epoch, Witness: last.Witness}
 	switch {
+	case last.Record == Forced && holding == Nothing: // the devices were started without it
+		d.Phase, d.Note = DestEnded, last.Why.Text
+	case last.Record == Forced:
+		d.Phase, d.Note = DestStarting, last.Why.Text
+		return d, []Action{Start{}}
 	case last.Record == Ready && holding == Whole:
 		d.Phase = DestReady
 		return d, nil

@@ -98,6 +98,10 @@ func (st *stage) play(t *testing.T, line string) {
 	case strings.HasPrefix(what, "restart"):
 		d, actions := RestartDest(st.dLog, map[string]Holding{"restart": Nothing, "restart, copy kept": Whole, "restart, running": Executing}[what])
 		st.dest(d, actions, false)
+	case what == "has a witness":
+		st.s.Witness = worldWitness
+	case what == "is forced":
+		st.forced(t, side)
 	case what == "loses its journal":
 		st.d, st.dLog = NewDest(otherJournal), Entry{Journal: otherJournal}
 	case side == "S":
@@ -107,6 +111,17 @@ func (st *stage) play(t *testing.T, line string) {
 		d, actions := st.d.Step(parseEvent(t, what, st.d.Attempt))
 		st.dest(d, actions, refuses)
 	}
+}
+
+// forced is what somebody has written into a journal, and who goes on from there.
+func (st *stage) forced(t *testing.T, side string) {
+	log := map[string]*Entry{"S": &st.sLog, "D": &st.dLog}[side]
+	forced, ok := Force(*log, "root on there: the other host burned down")
+	if !ok {
+		t.Fatalf("%v is no record to be forced from", log.Record)
+	}
+	*log = forced
+	fmt.Fprintf(&st.out, "      append %v(%d)\n", forced.Record, forced.Attempt.Epoch)
 }
 
 func (st *stage) source(s Source, actions []Action, refuses bool) {
@@ -151,6 +166,12 @@ func printAction(a Action) string {
 		return "send " + printMessage(a.Message)
 	case Finish:
 		return fmt.Sprintf("finish: %v", a.Outcome)
+	case AskWitness:
+		return "ask the witness"
+	case Resume:
+		if a.Reverted {
+			return "resume, from COMMIT"
+		}
 	case SendHello:
 		return "send HELLO"
 	case SendWelcome:
@@ -170,6 +191,9 @@ func printMessage(m transport.Message) string {
 		text += ": " + m.Text
 	case *transport.Status:
 		text += fmt.Sprintf(" record=%s max-epoch=%d", m.Record, m.MaxEpoch)
+		if m.Text != "" {
+			text += ": " + m.Text
+		}
 	}
 	return text
 }
@@ -222,6 +246,8 @@ func messageEvent(name string, at transport.Attempt, journal transport.JournalID
 		return &transport.Fin{Attempt: at}
 	case "QUERY":
 		return &transport.Query{Attempt: at}
+	case "FORCED": // STATUS
+		return &transport.Status{Attempt: at, Journal: journal, Record: name, MaxEpoch: at.Epoch + 1}
 	}
 	return nil
 }
@@ -233,7 +259,15 @@ func localEvent(text string, at transport.Attempt, digest transport.StreamDigest
 	case "begin":
 		return Begin{}
 	case "offered":
-		return Offered{attempt(max(1, at.Epoch))}
+		o := Offered{Attempt: attempt(max(1, at.Epoch))}
+		if detail == "witness" {
+			o.Witness = worldWitness
+		}
+		return o
+	case "overdue":
+		return Overdue{}
+	case "witnessed":
+		return Witnessed{map[string]Side{"source": SourceSide, "destination": DestSide, "nobody": 0}[detail]}
 	case "refused":
 		return Refused{attempt(max(1, at.Epoch)), Failed{Code: transport.CodeIncompatible, Text: "another driver"}}
 	case "drained":

@@ -32,6 +32,13 @@ type Source struct {
 	Record  Record
 	Phase   SourcePhase
 	Back    bool // it has asked for the right to resume back
+	// Reverted says that the devices come back from COMMIT.
+	Reverted bool
+
+	Witness Register // that both sides have agreed on, 0 is none
+	Asking  bool     // the witness is being asked
+	Lost    bool     // it has answered that the destination may have accepted
+	Leaving bool     // nobody waits for the destination any longer
 }
 
 // NewSource owns its devices and has no attempt open.
@@ -148,9 +155,16 @@ func (s Source) doubt(ev Event) (Source, []Action) {
 		return s, []Action{Send{s.demand()}}
 	case Reached: // whatever was said before may be lost
 		return s, []Action{Send{s.demand()}}
+	case *transport.Status:
+		if s.overruled(ev) {
+			return s.end()
+		}
+	case Overdue:
+		return s.overdue()
+	case Witnessed:
+		return s.witnessed(ev.Winner)
 	case Unreachable:
-		s.Phase = SourceEnded
-		return s, []Action{Finish{InDoubt}}
+		return s.leave()
 	}
 	return s, nil
 }
@@ -158,7 +172,7 @@ func (s Source) doubt(ev Event) (Source, []Action) {
 func (s Source) resuming(ev Event) (Source, []Action) {
 	switch ev := ev.(type) {
 	case Unrecorded: // the right to resume does not hang on the entry that notes it
-		return s, []Action{Resume{}}
+		return s, []Action{Resume{s.Reverted}}
 	case Resumed:
 		s.Phase = SourceEnded
 		if ev.Failed {
@@ -186,15 +200,15 @@ func (s Source) abort(code transport.Code, text string) transport.Message {
 // crash on the way finds it; the peer is told while they are on their way, since
 // a peer that takes nothing must not keep the guest stopped.
 func (s Source) rollback(tell transport.Message) (Source, []Action) {
-	s.Phase = SourceResuming
+	s.Phase, s.Reverted = SourceResuming, s.Record == Commit
 	s, rec := s.record(Owner)
 	if tell == nil {
-		return s, []Action{rec, Resume{}}
+		return s, []Action{rec, Resume{s.Reverted}}
 	}
-	return s, []Action{rec, Resume{}, Send{tell}}
+	return s, []Action{rec, Resume{s.Reverted}, Send{tell}}
 }
 
 func (s Source) record(r Record) (Source, Append) {
 	s.Record = r
-	return s, Append{Entry{Record: r, Attempt: s.Attempt, Journal: s.Journal, Peer: s.Peer, Digest: s.Digest}}
+	return s, Append{Entry{Record: r, Attempt: s.Attempt, Journal: s.Journal, Peer: s.Peer, Digest: s.Digest, Witness: s.Witness}}
 }

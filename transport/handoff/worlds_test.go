@@ -12,10 +12,15 @@ var worlds = []struct {
 	name           string
 	epochs         int
 	fails, amnesia bool
+	witness, force bool
 }{
-	{"one attempt, journals that fail", 1, true, false},
-	{"one attempt, a journal lost", 1, false, true},
-	{"two attempts, journals that fail", 2, true, false},
+	{"one attempt, journals that fail", 1, true, false, false, false},
+	{"one attempt, a journal lost", 1, false, true, false, false},
+	{"two attempts, journals that fail", 2, true, false, false, false},
+	{"one attempt, a witness, journals that fail", 1, true, false, true, false},
+	{"one attempt, a witness, a journal lost", 1, false, true, true, false},
+	{"three attempts, one forced", 3, false, false, false, true},
+	{"one attempt, a witness, forced", 1, false, false, true, true},
 }
 
 func TestExplore(t *testing.T) {
@@ -24,7 +29,10 @@ func TestExplore(t *testing.T) {
 			t.Parallel()
 			unlessSlow(t, c.epochs > 1 || c.amnesia)
 			w := newWorld(c.epochs)
-			w.journalFails, w.amnesia = c.fails, c.amnesia
+			w.journalFails, w.amnesia, w.forces = c.fails, c.amnesia, c.force
+			if c.witness {
+				w.witnessS, w.witnessD = worldWitness, worldWitness
+			}
 			if err := w.explore(); err != nil {
 				t.Fatal(err)
 			}
@@ -33,9 +41,9 @@ func TestExplore(t *testing.T) {
 			if !c.amnesia {
 				w.mustSettle(t)
 			}
-			if c.epochs == 2 {
-				w.mustReach(t)
-			}
+			w.mustReach(t, c.epochs == 2 && c.fails, usual)
+			w.mustReach(t, c.witness && !c.force, witnessed)
+			w.mustReach(t, c.epochs == 3, forced)
 		})
 	}
 }
@@ -46,30 +54,65 @@ func unlessSlow(t *testing.T, large bool) {
 	}
 }
 
-// mustReach looks for states without which the exploration would prove little.
-func (w *world) mustReach(t *testing.T) {
-	for what, is := range map[string]func(st state, s, d Entry) bool{
-		"the migration is done": func(st state, s, _ Entry) bool {
-			return s.Record == Done && st.s.dev == gone && st.d.dev == running
-		},
-		"COMMIT was taken back": func(st state, s, d Entry) bool {
-			return s.Record == Owner && st.s.dev == running && d.Record == Aborted && w.sent(st, &transport.Commit{Attempt: attempt(1), Journal: destJournal})
-		},
-		"the second attempt is done": func(st state, s, _ Entry) bool {
-			return s.Record == Done && s.Attempt.Epoch == 2
-		},
-		"in doubt, and the destination runs": func(st state, s, d Entry) bool {
-			return s.Record == Commit && d.Record == Accept && st.d.dev == running
-		},
-		"in doubt, and nobody runs": func(st state, s, d Entry) bool {
-			return s.Record == Commit && d.Record == Ready && st.d.dev == loaded
-		},
-		"ACCEPT was taken back": func(st state, _, d Entry) bool {
-			return d.Record == Ready && w.sent(st, &transport.NotStarted{Attempt: attempt(1), Journal: destJournal})
-		},
-	} {
+// landmarks are states without which an exploration would prove little.
+type landmarks map[string]func(w *world, st state, s, d Entry) bool
+
+var usual = landmarks{
+	"the migration is done": func(_ *world, st state, s, _ Entry) bool {
+		return s.Record == Done && st.s.dev == gone && st.d.dev == running
+	},
+	"COMMIT was taken back": func(w *world, st state, s, d Entry) bool {
+		return s.Record == Owner && st.s.dev == running && d.Record == Aborted && w.sent(st, &transport.Commit{Attempt: attempt(1), Journal: destJournal})
+	},
+	"the second attempt is done": func(_ *world, st state, s, _ Entry) bool {
+		return s.Record == Done && s.Attempt.Epoch == 2
+	},
+	"in doubt, and the destination runs": func(_ *world, st state, s, d Entry) bool {
+		return s.Record == Commit && d.Record == Accept && st.d.dev == running
+	},
+	"in doubt, and nobody runs": func(_ *world, st state, s, d Entry) bool {
+		return s.Record == Commit && d.Record == Ready && st.d.dev == loaded
+	},
+	"ACCEPT was taken back": func(w *world, st state, _, d Entry) bool {
+		return d.Record == Ready && w.sent(st, &transport.NotStarted{Attempt: attempt(1), Journal: destJournal})
+	},
+}
+
+var witnessed = landmarks{
+	"the witness gave the devices back": func(_ *world, st state, s, _ Entry) bool {
+		return s.Record == Owner && st.s.dev == running && st.won&3 == uint8(SourceSide)
+	},
+	"the source has lost, and the destination runs": func(w *world, st state, s, _ Entry) bool {
+		return w.sources.vals[st.s.machine].Lost && s.Record == Commit && st.d.dev == running
+	},
+	"the destination has lost": func(_ *world, st state, s, d Entry) bool {
+		return d.Record == Aborted && s.Record == Commit && st.won&3 == uint8(SourceSide)
+	},
+	"the destination has won, and was declined": func(_ *world, st state, s, d Entry) bool {
+		return d.Record == Aborted && s.Record == Owner && st.won&3 == uint8(DestSide)
+	},
+}
+
+var forced = landmarks{
+	"the source was forced, and the next attempt is done": func(_ *world, st state, s, _ Entry) bool {
+		return s.Record == Done && s.Attempt.Epoch == 3
+	},
+	"the destination was forced, and the source knows": func(_ *world, st state, s, d Entry) bool {
+		return d.Record == Forced && st.d.dev == running && s.Record == Done && s.Attempt.Epoch+1 == d.Attempt.Epoch
+	},
+	"the destination was forced, and does not run": func(w *world, st state, s, d Entry) bool {
+		return d.Record == Forced && st.d.dev == dropped && s.Record == Commit && w.sources.vals[st.s.machine].Phase == SourceEnded
+	},
+}
+
+// mustReach looks for landmarks.
+func (w *world) mustReach(t *testing.T, here bool, marks landmarks) {
+	if !here {
+		return
+	}
+	for what, is := range marks {
 		if !slices.ContainsFunc(w.queue, func(st state) bool {
-			return is(st, w.entries.vals[st.s.log], w.entries.vals[st.d.log])
+			return is(w, st, w.entries.vals[st.s.log], w.entries.vals[st.d.log])
 		}) {
 			t.Errorf("not reached: %s", what)
 		}
@@ -109,9 +152,9 @@ func (w *world) settled(st state) bool {
 	s, d := w.entries.vals[st.s.log], w.entries.vals[st.d.log]
 	switch {
 	case st.s.dev == running:
-		return s.Record == Owner && d.Record != Accept
+		return (s.Record == Owner || s.Record == Forced) && d.Record != Accept
 	case st.d.dev == running:
-		return s.Record == Done && (d.Record == Accept || d.Record == Done) || d.Record == Done
+		return s.Record == Done && (d.Record == Accept || d.Record == Done || d.Record == Forced) || d.Record == Done
 	}
-	return d.Record == Lost // for people to decide
+	return d.Record == Lost || d.Record == Forced && st.d.dev == dropped // for people to decide
 }

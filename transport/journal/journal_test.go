@@ -59,7 +59,7 @@ func TestReopened(t *testing.T) {
 	}
 	e := entry(handoff.Open, 3)
 	e.Digest, e.Peer = transport.StreamDigest{1, 2}, transport.JournalID{9}
-	e.PeerID = transport.ID{7}
+	e.PeerID, e.Witness = transport.ID{7}, 0x8001
 	e.Why = handoff.Why{Bytes: 1 << 40, Code: transport.CodeCorrupt, Text: "why"}
 	appendAll(t, j, e)
 	id := j.ID()
@@ -343,7 +343,7 @@ func TestRecordRoundTrip(t *testing.T) {
 		}
 		r.Why.Bytes, r.Why.Code = rapid.Uint64().Draw(t, "bytes"), transport.Code(rapid.Uint16().Draw(t, "code"))
 		r.Why.Text = rapid.StringMatching(`[a-z ]{0,96}`).Draw(t, "text")
-		r.Record = handoff.Record(rapid.IntRange(0, int(handoff.Lost)).Draw(t, "record"))
+		r.Record = handoff.Record(rapid.IntRange(0, int(handoff.Forced)).Draw(t, "record"))
 		for _, p := range [][]byte{r.Attempt.Mig[:], r.Journal[:], r.Peer[:], r.PeerID[:], r.Digest[:]} {
 			copy(p, rapid.SliceOfN(rapid.Byte(), len(p), len(p)).Draw(t, "id"))
 		}

@@ -69,6 +69,7 @@ const (
 	atBytes   = 112
 	atDigest  = 120
 	atCode    = 152
+	atWitness = 154
 	atText    = 156
 	atSum     = recordLen - 4
 )
@@ -94,6 +95,7 @@ func (r *Record) encode() []byte {
 	binary.BigEndian.PutUint64(b[atBytes:], r.Why.Bytes)
 	copy(b[atDigest:], r.Digest[:])
 	binary.BigEndian.PutUint16(b[atCode:], uint16(r.Why.Code))
+	binary.BigEndian.PutUint16(b[atWitness:], uint16(r.Witness))
 	copy(b[atText:], text)
 	binary.BigEndian.PutUint32(b[atSum:], crc32.Checksum(b[:atSum], castagnoli))
 	return b
@@ -108,7 +110,7 @@ func decode(b []byte) (r Record, err error) {
 		return r, fmt.Errorf("journal record of version %d, this program knows %d", b[atVersion], recordVersion)
 	}
 	r.Role, r.Record = Role(b[atRole]), handoff.Record(b[atKind])
-	if r.Role != Source && r.Role != Destination || r.Record > handoff.Lost || b[atTextLen] > maxText {
+	if r.Role != Source && r.Role != Destination || r.Record > handoff.Forced || b[atTextLen] > maxText {
 		return Record{}, fmt.Errorf("journal record of kind %d by role %d is unknown", b[atKind], b[atRole])
 	}
 	r.Seq = binary.BigEndian.Uint64(b[atSeq:])
@@ -121,6 +123,7 @@ func decode(b []byte) (r Record, err error) {
 	r.Why.Bytes = binary.BigEndian.Uint64(b[atBytes:])
 	copy(r.Digest[:], b[atDigest:])
 	r.Why.Code = transport.Code(binary.BigEndian.Uint16(b[atCode:]))
+	r.Witness = handoff.Register(binary.BigEndian.Uint16(b[atWitness:]))
 	r.Why.Text = strings.ToValidUTF8(string(b[atText:][:b[atTextLen]]), "\uFFFD")
 	return r, nil
 }
