@@ -1,0 +1,152 @@
+package witness
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/transport/handoff"
+)
+
+// Dir is a witness in a folder that both hosts have mounted. A register is a file,
+// which link(2) makes: it fails where the name is there already, on NFS as well
+// (open(2), O_EXCL), and never leaves half of a file.
+type Dir struct {
+	path string
+	name string
+}
+
+// maxFile bounds what is read of a file that somebody else may have written.
+const maxFile = 256
+
+// idFile holds the folder's name for itself, by which both hosts know that they have
+// the same one.
+const idFile = "witness-id"
+
+// OpenDir opens the witness in a folder that is there. The first to come gives the
+// folder a name.
+func OpenDir(path string) (*Dir, error) {
+	d := &Dir{path: path}
+	id, err := d.once(idFile, rand.Text())
+	if err != nil {
+		return nil, fmt.Errorf("witness dir:%s: %w", path, err)
+	}
+	if d.name = "dir:" + id; len(d.name) > MaxName {
+		return nil, fmt.Errorf("witness dir:%s: %s has no name of at most %d bytes", path, idFile, MaxName)
+	}
+	return d, nil
+}
+
+// Name is that of the folder, not of the path to it.
+func (d *Dir) Name() string { return d.name }
+
+// Decide links the register, or reads who has. A file system that hangs is waited
+// for no longer than ctx; the call to it ends when the file system answers.
+func (d *Dir) Decide(ctx context.Context, attempt transport.Attempt, me handoff.Side) (handoff.Side, error) {
+	type answer struct {
+		winner handoff.Side
+		err    error
+	}
+	answers := make(chan answer, 1)
+	go func() { // ends when the file system answers
+		winner, err := d.decide(attempt, me)
+		answers <- answer{winner, err}
+	}()
+	select {
+	case a := <-answers:
+		return a.winner, a.err
+	case <-ctx.Done():
+		return 0, fmt.Errorf("witness dir:%s: %w", d.path, context.Cause(ctx))
+	}
+}
+
+func (d *Dir) decide(attempt transport.Attempt, me handoff.Side) (handoff.Side, error) {
+	text, err := d.once(fmt.Sprintf("%v.%d", attempt.Mig, attempt.Epoch), me.String())
+	if err == nil {
+		var winner handoff.Side
+		if winner, err = parseSide(text); err == nil {
+			return winner, nil
+		}
+	}
+	return 0, fmt.Errorf("witness dir:%s: %w", d.path, err)
+}
+
+// once makes a file with a text unless it is there, and gives what the file then
+// says. What it gives is on the disk: the name is synced whoever has made it, since
+// the other host may have been cut off before it could.
+func (d *Dir) once(name, text string) (string, error) {
+	final := filepath.Join(d.path, name)
+	got, err := read(final)
+	if errors.Is(err, fs.ErrNotExist) {
+		if err = d.link(final, text); err == nil {
+			got, err = read(final)
+		}
+	}
+	if err == nil {
+		err = syncDir(d.path)
+	}
+	return got, err
+}
+
+// link gives a file of our own the final name. That link fails says nothing: the
+// answer of a server may be lost when the link was made, and asked again it says
+// EEXIST (open(2) of Linux, NFS). What the name then leads to decides.
+func (d *Dir) link(final, text string) error {
+	tail := make([]byte, 8)
+	rand.Read(tail) // never fails
+	own := filepath.Join(d.path, ".new-"+hex.EncodeToString(tail))
+	if err := write(own, text+"\n"); err != nil {
+		return err
+	}
+	defer os.Remove(own)
+	if err := os.Link(own, final); err != nil && !errors.Is(err, fs.ErrExist) {
+		if _, there := os.Lstat(final); there != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// write makes a file that is on the disk when it returns.
+func write(path, text string) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(text)
+	err = errors.Join(err, f.Sync(), f.Close())
+	if err != nil {
+		os.Remove(path)
+	}
+	return err
+}
+
+func read(path string) (string, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	b := make([]byte, maxFile)
+	n, err := f.Read(b)
+	text, whole := strings.CutSuffix(string(b[:n]), "\n")
+	if err != nil || !whole || strings.ContainsAny(text, "\n\r") {
+		return "", fmt.Errorf("%s is no line of at most %d bytes", path, maxFile)
+	}
+	return text, nil
+}
+
+func syncDir(path string) error {
+	d, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
