@@ -75,6 +75,7 @@ func (e *engine) message(m transport.Message) {
 	case *transport.NotStarted:
 		e.keep(peerFault(transport.CodeStart, m.Device, 0, m.Text))
 	case *transport.Status:
+		e.overruled(m)
 	default:
 		e.failed(&transport.Fault{Code: transport.CodeProtocol, Err: fmt.Errorf("%w: %v from the destination", transport.ErrProtocol, m.Type())})
 		return
@@ -192,13 +193,18 @@ func (e *engine) own(ev handoff.Event) {
 				e.own(handoff.Unrecorded{})
 				return
 			}
+			if a.Entry.Record == handoff.Commit {
+				e.onCommit()
+			}
 		case handoff.SendHello:
 			e.clock.hello = time.Now()
 			e.send(e.offer)
 		case handoff.Send:
 			e.send(a.Message)
+		case handoff.AskWitness:
+			e.askWitness()
 		case handoff.Resume:
-			e.resume()
+			e.resume(a.Reverted)
 		case handoff.Release:
 			e.letGo = true
 		case handoff.Finish:
@@ -337,6 +343,7 @@ const (
 // watchDoubt bounds the wait for the answer to COMMIT. Nothing of it takes the
 // devices back: that is the destination's to say.
 func (e *engine) watchDoubt(waited time.Duration) {
+	e.watchWitness(waited)
 	switch {
 	case waited > e.opts.StallLimit:
 		e.fail(&transport.Fault{Code: transport.CodeTimeout,

@@ -11,6 +11,7 @@ import (
 
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
+	"github.com/migpipe/migpipe/transport/handoff/witness"
 	"github.com/migpipe/migpipe/transport/report"
 	"github.com/migpipe/migpipe/vfio"
 )
@@ -124,6 +125,11 @@ type engine struct {
 	up     bool // the guest runs again after a stop that was called off
 	slow   bool // it was told that the way back takes long
 	doubts int  // how often a silent destination was acted upon
+
+	askedAt time.Time // when the witness was, last
+	silent  bool      // it was told that the witness does not answer
+	hooks   hooks
+	hooking sync.WaitGroup // on-commit: ends by itself
 }
 
 // clock holds when the stages of the switchover began.
@@ -159,6 +165,7 @@ func newEngine(o Options, dialer transport.Dialer, sources []Source) (*engine, e
 		precopied: make([]uint64, n), saved: make([]time.Duration, n), loaded: make([]time.Duration, n), unseen: make([]bool, n),
 		events: make(chan any, 16), quit: make(chan struct{}),
 	}
+	e.owner.Witness = handoff.RegisterOf(e.offer.Witness)
 	for i := range n {
 		e.plan.devices[i].resize(e.offer.Devices[i].Estimate)
 	}
@@ -207,6 +214,8 @@ func (e *engine) join() {
 	e.abandon()
 	e.stuck = !e.joinStreams()
 	transport.HangUp(e.control.Lane(), e.others.Wait)
+	e.hooking.Wait()
+	e.tellHooks()
 	closeLanes(e.dialled)
 	if e.letGo {
 		e.release()
@@ -256,7 +265,7 @@ func (e *engine) abandon() {
 
 // resume takes the devices back; leaving the saving states is what wakes a
 // drain that is blocked in its device. It ends when the drivers are done.
-func (e *engine) resume() {
+func (e *engine) resume(reverted bool) {
 	if e.plan.phase != connecting {
 		e.tell(report.Event{Kind: report.Phase, Phase: report.Rollback})
 	}
@@ -264,6 +273,10 @@ func (e *engine) resume() {
 	e.clock.back = time.Now()
 	wasPaused := !e.clock.paused.IsZero()
 	e.others.Go(func() {
+		if reverted {
+			e.hooking.Wait() // what on-commit does must not come later
+			e.hooks.reverted = e.opts.OnRevert.Run(e.opts.Attempt)
+		}
 		err := e.fleet.resume()
 		e.pausing.Wait() // a pause that came after ResumeGuest would last
 		if err == nil && wasPaused && !e.up && e.opts.ResumeGuest != nil {
@@ -365,6 +378,8 @@ func (e *engine) handle(ev any) {
 		e.failed(e.fleet.fault(&deviceError{ev.device, ev.err}, func(int) uint64 { return ev.offset }))
 	case resumed:
 		e.resumed(ev)
+	case witnessed:
+		e.witnessed(ev)
 	}
 }
 
@@ -478,4 +493,18 @@ func (e *engine) resumeGuest() {
 // pauseGuest ends by itself, or with work.
 func (e *engine) pauseGuest() {
 	e.pausing.Go(func() { e.post(guestPaused{e.opts.PauseGuest(e.work)}) })
+}
+
+// askWitness asks for the attempt's register. It ends by itself, or with work.
+func (e *engine) askWitness() {
+	mark := e.owner.Witness
+	e.others.Go(func() {
+		winner, err := witness.Ask(e.work, e.opts.Witness, mark, e.opts.Attempt, handoff.SourceSide)
+		e.post(witnessed{winner, err})
+	})
+}
+
+// onCommit runs the hook. It ends by itself.
+func (e *engine) onCommit() {
+	e.hooking.Go(func() { e.hooks.committed = e.opts.OnCommit.Run(e.opts.Attempt) })
 }

@@ -7,6 +7,7 @@ import (
 
 	"github.com/migpipe/migpipe/codec"
 	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/transport/handoff/witness"
 	"github.com/migpipe/migpipe/vfio"
 )
 
@@ -19,6 +20,7 @@ func hello(opts Options, sources []Source) *transport.Hello {
 		ChunkSize: uint32(opts.ChunkSize),
 		Lanes:     uint16(opts.Lanes),
 		Software:  opts.Software,
+		Witness:   witness.NameOf(opts.Witness),
 	}
 	for _, c := range codec.All() {
 		m.Codecs = append(m.Codecs, c.ID())
@@ -91,6 +93,8 @@ func checkWelcome(h *transport.Hello, w *transport.Welcome) error {
 		return fmt.Errorf("%w: WELCOME chose %d lanes, offered %d", transport.ErrProtocol, w.Lanes, h.Lanes)
 	case len(w.Splice) > len(h.Devices) || slices.Contains(w.Splice, true) && !h.Devices[0].Splice:
 		return fmt.Errorf("%w: WELCOME asks for spliced chunks, which were not offered", transport.ErrProtocol)
+	case w.Witness != h.Witness:
+		return fmt.Errorf("%w: WELCOME names the witness %.80q, offered %q: the other release may know none", transport.ErrProtocol, w.Witness, h.Witness)
 	case len(w.Windows) != len(h.Devices):
 		return fmt.Errorf("%w: WELCOME has windows for %d devices, offered %d", transport.ErrProtocol, len(w.Windows), len(h.Devices))
 	}

@@ -8,6 +8,7 @@ import (
 	"github.com/migpipe/migpipe/codec"
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
+	"github.com/migpipe/migpipe/transport/handoff/witness"
 	"github.com/migpipe/migpipe/transport/report"
 	"github.com/migpipe/migpipe/vfio"
 )
@@ -78,6 +79,14 @@ type Options struct {
 	Observe report.Observer
 	// Software is how this side introduces itself.
 	Software string
+	// Witness decides who has the devices when the destination does not answer COMMIT.
+	// The destination must have the same. Default none: the destination is asked for
+	// as long as the wait may last.
+	Witness witness.Witness
+	// OnCommit is told that COMMIT is recorded: this side has given the devices up. It
+	// runs beside the wait for the destination. OnRevert is told, before the devices
+	// are resumed, that they came back from there. A failure of either is a warning.
+	OnCommit, OnRevert handoff.Hook
 }
 
 func (o *Options) withDefaults() (Options, error) {

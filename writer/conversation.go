@@ -135,7 +135,7 @@ func (e *engine) prepared(ev prepared) {
 	if slices.ContainsFunc(e.offer.Devices, hasPreCopy) {
 		e.tell(report.Event{Kind: report.Phase, Phase: report.PreCopy})
 	}
-	e.own(handoff.Offered{Attempt: e.offer.Attempt})
+	e.own(handoff.Offered{Attempt: e.offer.Attempt, Witness: handoff.RegisterOf(e.offer.Witness)})
 }
 
 func (e *engine) welcome() *transport.Welcome {
@@ -143,6 +143,7 @@ func (e *engine) welcome() *transport.Welcome {
 		Attempt: e.offer.Attempt, Version: e.terms.version, Journal: e.journal.ID(),
 		ChunkSize: uint32(e.terms.chunkSize), Lanes: uint16(e.terms.lanes),
 		Codecs: agreed(e.offer.Codecs), Splice: e.terms.splice, Software: e.opts.Software,
+		Witness: e.offer.Witness,
 		EnterNS: max(1, e.entered.Nanoseconds()), HeldNS: max(1, time.Since(e.heardAt).Nanoseconds()),
 	}
 	for _, mg := range e.merges {
@@ -321,6 +322,8 @@ func (e *engine) own(ev handoff.Event) {
 			e.control.Send(e.welcome())
 		case handoff.Send:
 			e.send(a.Message)
+		case handoff.AskWitness:
+			e.askWitness()
 		case handoff.Start:
 			e.start()
 		case handoff.Reset:

@@ -11,6 +11,7 @@ import (
 
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
+	"github.com/migpipe/migpipe/transport/handoff/witness"
 	"github.com/migpipe/migpipe/transport/report"
 	"github.com/migpipe/migpipe/vfio"
 )
@@ -100,6 +101,7 @@ type engine struct {
 	slow        bool      // it was told that this takes long
 	stuck       bool      // a driver has not let go of a write
 	preparing   bool      // devices are on their way to RESUMING
+	silent      bool      // it was told that the witness does not answer
 	interrupted bool      // meanwhile somebody cancelled, or the source was lost
 	done        bool
 }
@@ -248,6 +250,7 @@ type (
 		copy handoff.Copy
 	}
 	wasReset struct{ err error }
+	warned   struct{ err error } // and things go on
 )
 
 // handle sends an event where it belongs.
@@ -273,6 +276,10 @@ func (e *engine) handle(ev any) {
 		e.started(ev)
 	case wasReset:
 		e.wasReset(ev.err)
+	case witnessed:
+		e.witnessed(ev)
+	case warned:
+		e.out.Warnings = append(e.out.Warnings, ev.err.Error())
 	case preflightHeard:
 		e.tell(ev.told)
 	}
@@ -451,9 +458,34 @@ func (e *engine) begin() error {
 	return nil
 }
 
+// askWitness asks for the attempt's register, and takes its time to say that there
+// was no answer. It ends by itself, or with work.
+func (e *engine) askWitness() {
+	a, mark := e.owner.Attempt, e.owner.Witness
+	e.others.Go(func() {
+		winner, err := witness.Ask(e.work, e.opts.Witness, mark, a, handoff.DestSide)
+		if err != nil {
+			select {
+			case <-time.After(witnessPause):
+			case <-e.work.Done():
+			}
+		}
+		e.post(witnessed{winner, err})
+	})
+}
+
 // start runs the devices; it ends when the drivers are done.
 func (e *engine) start() {
+	a := e.owner.Attempt
 	e.others.Go(func() {
+		failed, warning := e.accepted(a)
+		if failed != nil {
+			e.post(started{err: failed, copy: handoff.Kept})
+			return
+		}
+		if warning != nil {
+			e.post(warned{warning})
+		}
 		began := time.Now()
 		err := e.fleet.start()
 		ev := started{took: time.Since(began), err: err}

@@ -107,6 +107,13 @@ func (f *fleet) start() error {
 	return nil
 }
 
+// idle reports whether every device holds its copy, and none was started.
+func (f *fleet) idle() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.loaded() == nil
+}
+
 // loaded asks every device whether it still holds its copy: a reset behind our
 // back leaves RUNNING.
 func (f *fleet) loaded() error {

@@ -1,11 +1,13 @@
 package writer
 
 import (
+	"cmp"
 	"fmt"
 	"sort"
 	"strings"
 
 	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/transport/handoff/witness"
 	"github.com/migpipe/migpipe/vfio"
 )
 
@@ -33,6 +35,10 @@ func agree(h *transport.Hello, sinks []Sink, opts Options) (terms, *transport.Fa
 	}
 	if h.ChunkSize < transport.MinChunk || h.Lanes < 1 {
 		return t, refusal(transport.CodeProtocol, "", "HELLO offers chunks of %d bytes over %d lanes, the least are %d and 1", h.ChunkSize, h.Lanes, transport.MinChunk)
+	}
+	if here := witness.NameOf(opts.Witness); h.Witness != here {
+		return t, refusal(transport.CodeIncompatible, "", "the source has the witness %s, the destination %s: both must have the same, or none",
+			cmp.Or(transport.PeerText(h.Witness), "none"), cmp.Or(here, "none"))
 	}
 	t.fit(opts.Memory, len(h.Devices))
 	if fault := t.match(h.Devices, sinks); fault != nil {

@@ -5,6 +5,7 @@ import (
 
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
+	"github.com/migpipe/migpipe/transport/handoff/witness"
 	"github.com/migpipe/migpipe/transport/report"
 	"github.com/migpipe/migpipe/vfio"
 )
@@ -34,6 +35,14 @@ type Options struct {
 	Observe report.Observer
 	// Software is how this side introduces itself.
 	Software string
+	// Witness is asked before the devices are accepted; the source must have the same.
+	// Default none.
+	Witness witness.Witness
+	// OnAccept is told that ACCEPT is recorded, before the devices are started: they
+	// are this side's. If it fails the start has failed: the copy is kept, and the
+	// source may take the devices back. Where the devices run already, which they do
+	// after a crash of this side, a failure is a warning.
+	OnAccept handoff.Hook
 }
 
 func (o *Options) withDefaults() (Options, error) {

@@ -30,6 +30,25 @@ type Witness interface {
 	Decide(ctx context.Context, attempt transport.Attempt, me handoff.Side) (winner handoff.Side, err error)
 }
 
+// NameOf is the name of a witness, "" for none.
+func NameOf(w Witness) string {
+	if w == nil {
+		return ""
+	}
+	return w.Name()
+}
+
+// Ask asks for the register of an attempt that was begun with a witness: the one
+// with that mark, and no other. It takes Timeout at most.
+func Ask(ctx context.Context, w Witness, mark handoff.Register, attempt transport.Attempt, me handoff.Side) (handoff.Side, error) {
+	if handoff.RegisterOf(NameOf(w)) != mark {
+		return 0, fmt.Errorf("the attempt was begun with another witness than this side has now (%q)", NameOf(w))
+	}
+	ctx, cancel := context.WithTimeout(ctx, Timeout)
+	defer cancel()
+	return w.Decide(ctx, attempt, me)
+}
+
 // MaxName is the longest name of a witness, in bytes.
 const MaxName = 64
 

@@ -1,0 +1,65 @@
+package reader
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/transport/handoff"
+	"github.com/migpipe/migpipe/transport/report"
+)
+
+// witnessed is the event of an answer, or none, of the witness.
+type witnessed struct {
+	winner handoff.Side
+	err    error
+}
+
+// hooks is what those that have run came to.
+type hooks struct{ committed, reverted error }
+
+// witnessPause is how long a silent destination is waited for before the witness is
+// asked, and then before it is asked again.
+const witnessPause = 2 * time.Second
+
+// watchWitness has the witness asked when the answer to COMMIT is overdue. A start
+// may take longer than that: then the destination has the register, and the source
+// waits on.
+func (e *engine) watchWitness(waited time.Duration) {
+	if e.owner.Witness != 0 && waited > witnessPause && time.Since(e.askedAt) > witnessPause {
+		e.askedAt = time.Now()
+		e.own(handoff.Overdue{})
+	}
+}
+
+func (e *engine) witnessed(ev witnessed) {
+	switch {
+	case ev.err != nil && !e.silent:
+		e.silent = true
+		e.tell(report.Event{Kind: report.Warning, Text: fmt.Sprintf("the witness does not answer, and is asked again: %v", ev.err)})
+	case ev.winner == handoff.DestSide && e.owner.Phase == handoff.SourceDoubt:
+		e.tell(report.Event{Kind: report.Warning, Text: "the witness has given the devices to the destination, which may run them: only it can say"})
+	case ev.winner == handoff.SourceSide && e.owner.Phase == handoff.SourceDoubt:
+		e.keep(&transport.Fault{Code: transport.CodeTimeout, Err: errors.New("the destination has not answered COMMIT, and the witness gave the devices back")})
+	}
+	e.own(handoff.Witnessed{Winner: ev.winner})
+}
+
+// overruled keeps what a person has decided at the destination, for the report.
+func (e *engine) overruled(m *transport.Status) {
+	if m.Record == handoff.Forced.String() && e.owner.Phase == handoff.SourceDoubt {
+		e.keep(&transport.Fault{Code: transport.CodeBusy, Remote: true, Err: fmt.Errorf("the destination's record is %v of attempt %d (%s), this side's is %v of attempt %d",
+			handoff.Forced, m.MaxEpoch, transport.PeerText(m.Text), e.owner.Record, e.owner.Attempt.Epoch)})
+	}
+}
+
+// tellHooks reports hooks that failed. They have ended.
+func (e *engine) tellHooks() {
+	if err := e.hooks.committed; err != nil {
+		e.out.Warnings = append(e.out.Warnings, fmt.Sprintf("on-commit: %v", err))
+	}
+	if err := e.hooks.reverted; err != nil {
+		e.out.Warnings = append(e.out.Warnings, fmt.Sprintf("on-revert: %v", err))
+	}
+}

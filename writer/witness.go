@@ -1,0 +1,40 @@
+package writer
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/transport/handoff"
+	"github.com/migpipe/migpipe/transport/report"
+)
+
+// witnessed is the event of an answer, or none, of the witness.
+type witnessed struct {
+	winner handoff.Side
+	err    error
+}
+
+// witnessPause is how long a witness that does not answer is left alone.
+const witnessPause = time.Second
+
+func (e *engine) witnessed(ev witnessed) {
+	if ev.err != nil && !e.silent {
+		e.silent = true
+		e.tell(report.Event{Kind: report.Warning, Text: fmt.Sprintf("the witness does not answer, and is asked again before anything is started: %v", ev.err)})
+	}
+	e.own(handoff.Witnessed{Winner: ev.winner})
+}
+
+// accepted tells the hook. Only a copy that does not run yet can be given up for it.
+func (e *engine) accepted(a transport.Attempt) (failed, warning error) {
+	err := e.opts.OnAccept.Run(a)
+	if err == nil {
+		return nil, nil
+	}
+	err = fmt.Errorf("on-accept: %w", err)
+	if !e.fleet.idle() {
+		return nil, err
+	}
+	return &transport.Fault{Code: transport.CodeStart, Err: err}, nil
+}
