@@ -78,12 +78,13 @@ func (d *QUICDialer) dialFrom(ctx context.Context, s *quicSocket, to netip.AddrP
 	if err != nil {
 		return nil, err
 	}
+	d.windows.watch(conn)
 	stream, err := conn.OpenStream()
 	if err != nil {
 		conn.CloseWithError(0, "")
 		return nil, err
 	}
-	return newQUICLane(conn, stream, func() { d.windows.forget(conn); s.release() }, dialerLinger), nil
+	return newQUICLane(conn, stream, s.release, dialerLinger), nil
 }
 
 // quicConfig has the handoff's timers, and room for one stream from the dialler

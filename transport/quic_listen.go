@@ -156,6 +156,7 @@ func (l *quicListener) serve() {
 
 // open waits for a connection's stream and for somebody to accept the lane.
 func (l *quicListener) open(conn *quic.Conn) {
+	l.windows.watch(conn)
 	opened := conn.Context().Value(openedKey{}).(func())
 	defer opened()
 	ctx, cancel := context.WithTimeout(l.closing, HandshakeTimeout)
@@ -166,7 +167,7 @@ func (l *quicListener) open(conn *quic.Conn) {
 		return
 	}
 	l.socket.users.Add(1)
-	lane := newQUICLane(conn, stream, func() { l.windows.forget(conn); l.socket.release() }, listenerLinger)
+	lane := newQUICLane(conn, stream, l.socket.release, listenerLinger)
 	select {
 	case l.lanes <- lane:
 	case <-conn.Context().Done():

@@ -463,14 +463,17 @@ func TestWindowBudget(t *testing.T) {
 	case b.grant(two, 1):
 		t.Error("the budget was exceeded")
 	}
-	b.forget(one)
+	b.forget(one, nil)
 	if b.total != 1 || !b.grant(two, MaxWindowGrowth-1) {
 		t.Errorf("%d granted after one gave back, want 1", b.total)
 	}
-	b.forget(two)
-	b.forget(two)
+	b.forget(two, &quic.ApplicationError{})
+	b.forget(two, &quic.TransportError{Remote: true, ErrorCode: quic.InternalError})
 	if b.total != 0 || len(b.granted) != 0 {
 		t.Errorf("%d granted to %d connections that are gone", b.total, len(b.granted))
+	}
+	if !b.grant(one, 1) {
+		t.Error("the budget is shut although no path has lost too much")
 	}
 }
 

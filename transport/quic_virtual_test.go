@@ -199,3 +199,29 @@ func TestQUICAddressChanges(t *testing.T) {
 		})
 	}
 }
+
+// A path that loses so much of one window that quic-go gives up carries the lane
+// that comes next.
+func TestQUICTooManyGaps(t *testing.T) {
+	path := simnet.Path{Delay: 40 * time.Millisecond, Rate: 40e6, Queue: 30 * time.Millisecond}
+	inVirtualTime(t, path, func(t *testing.T, p *virtualPair) {
+		const size = 64 << 20
+		carry := func() (int64, error) {
+			ours := p.dial(t)
+			theirs := p.accept(t)
+			go func() {
+				ours.Write(make([]byte, size))
+				ours.CloseWrite()
+			}()
+			defer ours.Close()
+			return io.Copy(io.Discard, theirs)
+		}
+		n, err := carry()
+		if _, ok := errors.AsType[*quic.TransportError](err); !ok || !errors.Is(err, ErrPeerGone) {
+			t.Fatalf("%d bytes came: %v, want too many gaps: the path is better than it should be", n, err)
+		}
+		if n, err := carry(); n != size+1 || err != nil {
+			t.Errorf("of the next lane %d bytes came: %v", n, err)
+		}
+	})
+}
