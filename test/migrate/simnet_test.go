@@ -27,7 +27,10 @@ import (
 	"github.com/migpipe/migpipe/writer"
 )
 
-var simnetSeed = flag.Int64("seed", -1, "TestSimnet: run this seed alone")
+var (
+	simnetSeed  = flag.Int64("seed", -1, "TestSimnet: run this seed alone")
+	simnetCount = flag.Uint64("seeds", 0, "TestSimnet: run so many")
+)
 
 // resumes says that both sides dial again what a cut has taken: a cut that ends in
 // time is then no reason not to commit.
@@ -69,6 +72,8 @@ func simnetSeeds() (seeds []uint64) {
 	switch {
 	case *simnetSeed >= 0:
 		return []uint64{uint64(*simnetSeed)}
+	case *simnetCount > 0:
+		n = *simnetCount
 	case raceEnabled:
 		n = 24
 	case testing.Short():
@@ -295,8 +300,10 @@ func (v *voyage) judge(t *testing.T) {
 	}
 }
 
-// notice is how long after the end of a cut a lane may end because of it.
-const notice = transport.IdleTimeout + transport.KeepAlive
+// notice is how long after the end of a cut a lane may end because of it: who has
+// sent into the cut sends again ever more rarely (RFC 9002, section 6.2.1), until the
+// other side has given up, and learns of that with the next packet.
+const notice = 2 * (transport.IdleTimeout + transport.KeepAlive)
 
 func (v *voyage) inDoubt(t *testing.T) {
 	down := slices.ContainsFunc(v.cuts, func(c *cut) bool {
