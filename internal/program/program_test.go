@@ -1,0 +1,63 @@
+package program
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/migpipe/migpipe/transport"
+)
+
+func script(t *testing.T, text string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "program")
+	if err := os.WriteFile(path, []byte("#!/bin/sh\n"+text+"\n"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func TestRun(t *testing.T) {
+	env := Token(transport.Attempt{Mig: transport.MigID{0xab}, Epoch: 7}, "source", "MIGPIPE_EVENT=commit")
+	out, err := Run(t.Context(), script(t, `echo "$#" $MIGPIPE_MIGRATION $MIGPIPE_EPOCH $MIGPIPE_SIDE $MIGPIPE_EVENT`), env)
+	if want := "0 ab000000000000000000000000000000 7 source commit\n"; out != want || err != nil {
+		t.Errorf("%q, %v, want %q", out, err, want)
+	}
+	for text, says := range map[string]string{
+		"exit 3":                          "exit status 3",
+		"echo out; echo 'no' >&2; exit 1": `exit status 1: "no"`,
+		"kill -9 $$":                      "signal: killed",
+		"head -c 70000 /dev/zero | tr '\\0' x >&2; exit 1": strings.Repeat("x", maxSaid) + `"`,
+	} {
+		if _, err := Run(t.Context(), script(t, text), nil); err == nil || !strings.HasSuffix(err.Error(), says) {
+			t.Errorf("%s: %v, want %s", text, err, says)
+		}
+	}
+	if _, err := Run(t.Context(), "/none", nil); !errors.Is(err, os.ErrNotExist) {
+		t.Error(err)
+	}
+}
+
+// TestKilled: with a program ends what it has started.
+func TestKilled(t *testing.T) {
+	ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
+	defer cancel()
+	began := time.Now()
+	_, err := Run(ctx, script(t, "sleep 61 & sleep 61"), nil)
+	if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "took too long") || time.Since(began) > 30*time.Second {
+		t.Errorf("after %v: %v", time.Since(began), err)
+	}
+}
+
+func TestFind(t *testing.T) {
+	if path, err := Find("true"); err != nil || !filepath.IsAbs(path) {
+		t.Errorf("%s, %v", path, err)
+	}
+	if _, err := Find("no-such-program-here"); err == nil {
+		t.Error("found")
+	}
+}
