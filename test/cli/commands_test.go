@@ -31,6 +31,8 @@ var commands = map[string]func(ts *testscript.TestScript, neg bool, args []strin
 	"random":  cmdRandom,
 	"only":    cmdOnly,
 	"certify": cmdCertify,
+	"journal": cmdJournal,
+	"resolve": cmdResolve,
 }
 
 // processes finds the running programs of a script, by name.

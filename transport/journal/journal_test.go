@@ -396,7 +396,7 @@ func FuzzRecord(f *testing.F) {
 			}
 			return
 		}
-		if r.Role != Source && r.Role != Destination || len(r.Why.Text) > maxText {
+		if r.Role != Source && r.Role != Destination || len(r.Why.Text) > MaxText {
 			t.Fatalf("accepted %+v", r)
 		}
 		_ = r.Record.String() // which knows each

@@ -45,8 +45,8 @@ type Record struct {
 // record is in two of them.
 const recordLen = 256
 
-// maxText is how many bytes of Why.Text are kept.
-const maxText = 96
+// MaxText is how many bytes of Why.Text are kept.
+const MaxText = 96
 
 const (
 	recordMagic   = "MIGJ"
@@ -83,7 +83,7 @@ var errNoRecord = errors.New("no record")
 func (r *Record) encode() []byte {
 	b := make([]byte, recordLen)
 	copy(b, recordMagic)
-	text := r.Why.Text[:min(len(r.Why.Text), maxText)]
+	text := r.Why.Text[:min(len(r.Why.Text), MaxText)]
 	b[atVersion], b[atRole], b[atKind], b[atTextLen] = recordVersion, byte(r.Role), byte(r.Record), byte(len(text))
 	binary.BigEndian.PutUint64(b[atSeq:], r.Seq)
 	copy(b[atMig:], r.Attempt.Mig[:])
@@ -110,7 +110,7 @@ func decode(b []byte) (r Record, err error) {
 		return r, fmt.Errorf("journal record of version %d, this program knows %d", b[atVersion], recordVersion)
 	}
 	r.Role, r.Record = Role(b[atRole]), handoff.Record(b[atKind])
-	if r.Role != Source && r.Role != Destination || r.Record > handoff.Forced || b[atTextLen] > maxText {
+	if r.Role != Source && r.Role != Destination || r.Record > handoff.Forced || b[atTextLen] > MaxText {
 		return Record{}, fmt.Errorf("journal record of kind %d by role %d is unknown", b[atKind], b[atRole])
 	}
 	r.Seq = binary.BigEndian.Uint64(b[atSeq:])

@@ -25,6 +25,8 @@ type common struct {
 
 	identity  string
 	state     stateFlags
+	doubt     doubtFlags
+	hooks     []*hookFlag
 	peers     []string
 	peersFile string
 	tlsDir    string
@@ -70,6 +72,7 @@ func (c *common) addFlags(cmd *cobra.Command) {
 	f.Var(&c.memory, "memory", "`SIZE` of the chunk buffers")
 	f.Var(&c.chunk, "chunk-size", "largest `SIZE` of one chunk; the smaller of the two sides' counts")
 	f.DurationVar(&c.state.keep, "keep-state", keepState, "`TIME` that --state-dir remembers a migration for that has ended")
+	c.doubt.add(cmd)
 	f.BoolVar(&c.unconfined, "no-sandbox", false, "do not give up access to files that are not needed")
 	_ = cmd.RegisterFlagCompletionFunc("device", completeDevice)
 	_ = cmd.RegisterFlagCompletionFunc("peer", cobra.NoFileCompletions)

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/migpipe/migpipe/cmd/internal/sandbox"
@@ -15,9 +16,10 @@ const confined report.Kind = "sandbox"
 
 // confineHelp is the part of the help texts about the sandbox.
 const confineHelp = `Once keys, peers, sockets and devices are open, the program gives up the rest of
-the file system, where the kernel has Landlock: --state-dir and the folders of
-unix sockets and file: sinks are all that it may still open. With --json an event
-"sandbox" says what is in force; --no-sandbox keeps all open.`
+the file system, where the kernel has Landlock: --state-dir, a witness's folder and
+those of unix sockets and file: sinks are all that it may still open. With --json an
+event "sandbox" says what is in force; --no-sandbox keeps all open, and so do programs
+that are to be run.`
 
 // jsonSandbox has the version of Landlock that is in force, or why none is.
 type jsonSandbox struct {
@@ -57,7 +59,11 @@ func (c *common) needs(end endpoint, devices []opened) sandbox.Needs {
 			folders = append(folders, d.folder)
 		}
 	}
-	return sandbox.Needs{Write: folders}
+	if dir := c.doubt.folder(); dir != "" {
+		folders = append(folders, dir)
+	}
+	runs := slices.ContainsFunc(c.hooks, func(h *hookFlag) bool { return h.path != "" })
+	return sandbox.Needs{Write: folders, Programs: runs || c.doubt.runs()}
 }
 
 // folder is where opening a device has not yet made all of its files, "" for those

@@ -54,6 +54,7 @@ func (s scene) inDoubt() []string {
 		"do NOT start the guest here: the destination may be running it",
 		"ask the destination first: if its mig-recv said committed, the copy here must never run again",
 		"only if its mig-recv said aborted, start the guest here",
+		"if that host is dead, or kept from its devices: see `mig-send resolve --help`",
 	}
 	if !s.sending {
 		hints = []string{
@@ -83,6 +84,9 @@ func (s scene) ofError(err error) []string {
 	}
 	if e, ok := errors.AsType[*stateError](err); ok {
 		return []string{e.hint()}
+	}
+	if f, ok := errors.AsType[*transport.Fault](err); ok && f.Code == transport.CodeIncompatible && strings.Contains(f.Error(), "the witness") {
+		return []string{"give the same --in-doubt and --witness on both sides"}
 	}
 	if code, _ := codeOf(err); code == transport.CodeNetwork && strings.HasPrefix(s.address, unixPrefix) {
 		if hint := unixHint(err); hint != "" {

@@ -39,7 +39,7 @@ func newProgram(root *cobra.Command, c *common) *program {
 	root.Flags().SortFlags, root.PersistentFlags().SortFlags = false, false
 	root.PersistentFlags().StringVar(&c.identity, "identity", "", "`FILE` with this side's private key, made on first use")
 	c.state.add(root)
-	root.AddCommand(idCommand(c), statusCommand(c), manCommand(), versionCommand(), simTopic())
+	root.AddCommand(idCommand(c), statusCommand(c), resolveCommand(c), manCommand(), versionCommand(), simTopic())
 	return p
 }
 

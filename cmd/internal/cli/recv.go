@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 
 	"github.com/spf13/cobra"
@@ -31,6 +32,10 @@ bound already, as systemd hands it over.
 
 ` + stateHelp + `
 
+` + doubtHelp + `
+
+` + recvHookHelp + `
+
 ` + confineHelp + `
 
 ` + figuresHelp + `
@@ -52,6 +57,7 @@ type recvFlags struct {
 	common
 	listen   string
 	maxState size
+	onAccept hookFlag
 }
 
 // Recv is mig-recv: it carries out a command line and returns the exit code.
@@ -69,6 +75,8 @@ func newRecv() *program {
 	r.addFlags(root)
 	r.maxState = size{bytes: 1 << 40, min: 1, max: transport.MaxStream}
 	root.Flags().Var(&r.maxState, "max-state", "`SIZE` that one device's state may have")
+	r.onAccept.add(root, "accept", "`PROGRAM` that is run when the devices are this side's, before they are started")
+	r.hooks = []*hookFlag{&r.onAccept}
 	p := newProgram(root, &r.common)
 	root.RunE = func(*cobra.Command, []string) error {
 		p.exit = r.run(r.prepare)
@@ -78,6 +86,9 @@ func newRecv() *program {
 }
 
 func (r *recvFlags) prepare() (job, error) {
+	if err := cmp.Or(r.doubt.open(), findHooks(r.hooks...)); err != nil {
+		return job{}, err
+	}
 	end, err := r.newEndpoint("--listen", r.listen)
 	if err == nil {
 		err = r.state.check()
@@ -104,6 +115,7 @@ func (r *recvFlags) receive(ctx context.Context, end endpoint, devices []opened,
 		Memory: int(r.memory.bytes), ChunkSize: int(r.chunk.bytes), MaxState: r.maxState.bytes,
 		Journals: r.state.journals(journal.Destination),
 		Observe:  show.observe, Software: r.software(),
+		Witness: r.doubt.used, OnAccept: r.onAccept.hook(handoff.DestSide),
 	})
 }
 

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"math"
 	"slices"
@@ -31,6 +32,10 @@ that it belongs to the same user or root, and neither side has an identity.
 ` + dryRunHelp + `
 
 ` + stateHelp + `
+
+` + doubtHelp + `
+
+` + sendHookHelp + `
 
 ` + confineHelp + `
 
@@ -72,6 +77,8 @@ type sendFlags struct {
 	stall      time.Duration
 	dry        bool
 	migration  string
+	onCommit   hookFlag
+	onRevert   hookFlag
 	bandwidth  string
 	priorities []string
 	perSecond  uint64         // of bandwidth, once checked
@@ -93,6 +100,9 @@ func newSend() *program {
 	s.addFlags(root)
 	root.Flags().StringVar(&s.migration, "migration", "", "`ID` of a migration in --state-dir that is tried again (default a new one)")
 	root.Flags().BoolVar(&s.dry, "dry-run", false, "only ask whether a migration would be accepted, and predict it")
+	s.onCommit.add(root, "commit", "`PROGRAM` that is run when this side has given the devices up")
+	s.onRevert.add(root, "revert", "`PROGRAM` that is run before devices come back after that")
+	s.hooks = []*hookFlag{&s.onCommit, &s.onRevert}
 	s.addTuning(root)
 	p := newProgram(root, &s.common)
 	root.RunE = func(*cobra.Command, []string) error {
@@ -157,6 +167,9 @@ func (s *sendFlags) prepare() (job, error) {
 	if s.perSecond, err = parseRate("--max-bandwidth", s.bandwidth); err != nil {
 		return job{}, err
 	}
+	if err := cmp.Or(s.doubt.open(), findHooks(s.hooks...)); err != nil {
+		return job{}, err
+	}
 	end, err := s.newEndpoint("--to", s.to)
 	if s.dry {
 		return s.dryRun(end), err
@@ -215,6 +228,7 @@ func (s *sendFlags) options(devices []opened, observe report.Observer) *reader.O
 		Codec: codecPolicies[s.codec], MaxBandwidth: s.perSecond, DowntimeLimit: downtime, MaxDowntime: maxDown,
 		OnLimit: onLimit, Timeout: s.timeout, WithoutP2P: s.withoutP2P,
 		MaxPrecopy: s.maxPrecopy, MaxRounds: s.maxRounds, StallLimit: s.stall,
-		Observe: observe, Software: s.software(),
+		Observe: observe, Software: s.software(), Witness: s.doubt.used,
+		OnCommit: s.onCommit.hook(handoff.SourceSide), OnRevert: s.onRevert.hook(handoff.SourceSide),
 	}
 }

@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -124,12 +123,10 @@ func (s *sendFlags) begin() (transport.Attempt, handoff.Journal, error) {
 
 // again opens the journal of a migration that was begun before. One that cannot be
 // read may say anything.
-func (s *sendFlags) again() (a transport.Attempt, _ handoff.Journal, _ error) {
-	b, err := hex.DecodeString(s.migration)
-	if err != nil || len(b) != len(a.Mig) {
-		return a, nil, mistakef("copy what `mig-send status` prints", "--migration %.40q: not an id of 32 hexadecimal digits", s.migration)
+func (s *sendFlags) again() (a transport.Attempt, _ handoff.Journal, err error) {
+	if a.Mig, err = parseMigration(s.migration); err != nil {
+		return a, nil, mistakef("copy what `mig-send status` prints", "--migration %v", err)
 	}
-	copy(a.Mig[:], b)
 	dir := s.state.folder()
 	if dir == "" {
 		return a, nil, mistakef("name the folder with its journal with --state-dir", "--migration %v: there is no folder with journals", a.Mig)
@@ -177,7 +174,7 @@ func (s *stateFlags) noDoubt() error {
 			return mistakef("keep the file, and ask the destination's `status` what it says; use another --state-dir for other devices", "%s", plainText(err))
 		}
 		if last := all[len(all)-1]; last.Record == handoff.Commit {
-			return mistakef("ask the destination; if it says that this attempt never will run there, remove the file; use another --state-dir for other devices",
+			return mistakef("ask the destination; if that is dead, see `mig-send resolve --help`; use another --state-dir for other devices",
 				"migration %v is in doubt, by %s", last.Attempt.Mig, path)
 		}
 	}
@@ -208,6 +205,7 @@ var meanings = map[journal.Role]map[handoff.Record]string{
 		handoff.Open:   "the devices are this side's; an attempt is open, or ended with its process",
 		handoff.Commit: "IN DOUBT: start nothing here before the destination was asked",
 		handoff.Done:   "the devices run at the destination",
+		handoff.Forced: "somebody has decided that the devices are this side's",
 	},
 	journal.Destination: {
 		handoff.None:    "no attempt was ever opened",
@@ -216,6 +214,7 @@ var meanings = map[journal.Role]map[handoff.Record]string{
 		handoff.Accept:  "the devices run here, or were about to",
 		handoff.Aborted: "nothing runs here, and this attempt never will",
 		handoff.Done:    "the devices run here, and the source knows",
+		handoff.Forced:  "somebody has decided that the devices run here",
 		handoff.Lost:    "LOST: the devices were accepted here, and what they held is gone; ask at the source",
 	},
 }
@@ -229,6 +228,7 @@ type jsonJournal struct {
 	Since     string        `json:"since"`
 	Bytes     uint64        `json:"bytes"`
 	Fault     string        `json:"fault,omitempty"`
+	Decided   string        `json:"decided,omitempty"` // with FORCED: by whom, and why
 	Peer      *transport.ID `json:"peer,omitempty"`
 	Journal   string        `json:"journal"`
 	File      string        `json:"file"`
@@ -278,11 +278,15 @@ func (c *common) status(cmd *cobra.Command) error {
 }
 
 func newest(role journal.Role, path string, r journal.Record) jsonJournal {
-	return jsonJournal{
+	j := jsonJournal{
 		Migration: r.Attempt.Mig.String(), Attempt: r.Attempt.Epoch, Record: r.Record.String(),
 		Meaning: meanings[role][r.Record], Since: r.Time.UTC().Format(time.RFC3339), Bytes: r.Why.Bytes, Fault: oneLine(r.Why.Text), Peer: known(r.PeerID),
 		Journal: r.Journal.String(), File: filepath.Clean(path),
 	}
+	if r.Record == handoff.Forced {
+		j.Fault, j.Decided = "", j.Fault
+	}
+	return j
 }
 
 func (c *common) printJournals(cmd *cobra.Command, list []jsonJournal) error {
@@ -302,8 +306,8 @@ func (c *common) printJournals(cmd *cobra.Command, list []jsonJournal) error {
 	fmt.Fprintln(t, "migration\tattempt\trecord\tsince\tmeaning")
 	for _, j := range list {
 		meaning := j.Meaning
-		if j.Fault != "" {
-			meaning += " (" + j.Fault + ")"
+		if why := j.Fault + j.Decided; why != "" {
+			meaning += " (" + why + ")"
 		}
 		fmt.Fprintf(t, "%s\t%d\t%s\t%s\t%s\n", j.Migration, j.Attempt, j.Record, j.Since, meaning)
 	}

@@ -5,7 +5,7 @@ import (
 	"fmt"
 	"strings"
 
-	"github.com/migpipe/migpipe/internal/program"
+	"github.com/migpipe/migpipe/internal/exe"
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
 )
@@ -25,7 +25,7 @@ type Exec struct{ path string }
 
 // NewExec is the witness that a program asks, which is looked up in PATH.
 func NewExec(name string) (*Exec, error) {
-	path, err := program.Find(name)
+	path, err := exe.Find(name)
 	if err != nil {
 		return nil, fmt.Errorf("witness exec:%s: %w", name, err)
 	}
@@ -37,7 +37,7 @@ func (*Exec) Name() string { return "exec" }
 
 // Decide runs the program. When ctx ends it is killed.
 func (e *Exec) Decide(ctx context.Context, attempt transport.Attempt, me handoff.Side) (handoff.Side, error) {
-	out, err := program.Run(ctx, e.path, program.Token(attempt, me.String()))
+	out, err := exe.Run(ctx, e.path, exe.Token(attempt, me.String()))
 	if err == nil {
 		var winner handoff.Side
 		if winner, err = parseSide(strings.TrimSuffix(out, "\n")); err == nil {

@@ -1,6 +1,6 @@
-// Package program runs programs that a user has named: without arguments and
+// Package exe runs programs that a user has named: without arguments and
 // without a shell, within a time, with a group of their own that ends with them.
-package program
+package exe
 
 import (
 	"context"

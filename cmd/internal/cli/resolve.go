@@ -1,0 +1,235 @@
+package cli
+
+import (
+	"bufio"
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"os/user"
+	"path/filepath"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/transport/handoff"
+	"github.com/migpipe/migpipe/transport/handoff/witness"
+	"github.com/migpipe/migpipe/transport/journal"
+)
+
+// resolveFlags are what a person vouches for.
+type resolveFlags struct {
+	*common
+	here    bool
+	fenced  bool
+	why     string
+	confirm string
+	witness doubtFlags
+}
+
+// decision is how a side names what is decided.
+type decision struct{ flag, usage, records string }
+
+var decisions = map[role]decision{
+	source: {"resume-here", "the devices are to run here, where they came from", "COMMIT"},
+	sink:   {"run-here", "the devices are to run here, where their copy is, or was", "READY and LOST"},
+}
+
+func (d decision) long() string {
+	return fmt.Sprintf(`Decide a migration that is in doubt: the devices are to run here. It is for a person
+who knows what the two sides cannot find out, that the other one is dead, or kept
+from its devices (powered off, cut off from network and storage). If that is not so,
+there will be two running copies.
+
+It is possible while this side's newest record is %s, and no program works on
+the migration. It shows what the journal knows, asks for the name of this host,
+so that it is not done on the wrong one, and writes the record FORCED of the next
+attempt, with who has decided, when and why. Nothing is started: that is for
+whoever starts guests here. When the other side comes back, it finds that its
+attempt is older, runs nothing, and shows both records.`, d.records)
+}
+
+func resolveCommand(c *common) *cobra.Command {
+	r := &resolveFlags{common: c}
+	d := decisions[c.role]
+	cmd := &cobra.Command{
+		Use:   fmt.Sprintf("resolve ID --%s --peer-is-fenced --why TEXT", d.flag),
+		Short: "Decide a migration that is in doubt",
+		Long:  d.long(),
+		Args:  cobra.ExactArgs(1),
+		RunE:  func(cmd *cobra.Command, args []string) error { return r.run(cmd, args[0]) },
+	}
+	f := cmd.Flags()
+	f.BoolVar(&r.here, d.flag, false, d.usage)
+	f.BoolVar(&r.fenced, "peer-is-fenced", false, "the other side is dead, or kept from its devices")
+	f.StringVar(&r.why, "why", "", "`TEXT` for those who will ask")
+	f.StringVar(&r.confirm, "confirm", "", "`HOSTNAME` of this host, for scripts; else it is asked for")
+	if c.role == sink {
+		f.StringVar(&r.witness.url, "witness", "", "`URL` of the witness that the migration has, if it has one")
+	}
+	return cmd
+}
+
+func (r *resolveFlags) run(cmd *cobra.Command, id string) error {
+	d := decisions[r.role]
+	switch {
+	case !r.here:
+		return mistakef("", "say --%s: %s", d.flag, d.usage)
+	case !r.fenced:
+		return mistakef("fence the other side first", "say --peer-is-fenced, if that is so: the other side is dead, or kept from its devices")
+	case strings.TrimSpace(r.why) == "":
+		return mistakef("", "say --why: it is kept in the journal")
+	}
+	j, err := r.open(id)
+	if err != nil {
+		return err
+	}
+	defer j.Close()
+	forced, ok := handoff.Force(j.Last(), r.signature())
+	if !ok {
+		return mistakef(fmt.Sprintf("`%s status` shows it", r.program), "migration %s is not in doubt here: its record is %v, and only %s can be decided (%s)",
+			id, j.Last().Record, d.records, meanings[r.role.journal()][j.Last().Record])
+	}
+	if len(forced.Why.Text) > journal.MaxText {
+		return mistakef("shorten it", "--why is %d bytes too long for the journal", len(forced.Why.Text)-journal.MaxText)
+	}
+	if err := r.show(cmd, j); err != nil {
+		return err
+	}
+	if err := r.confirmed(cmd.InOrStdin(), cmd.ErrOrStderr()); err != nil {
+		return err
+	}
+	if err := r.win(j.Last()); err != nil {
+		return err
+	}
+	if err := j.Append(forced); err != nil {
+		return &transport.Fault{Code: transport.CodeInternal, Err: &stateError{err}}
+	}
+	return say(cmd, fmt.Sprintf("recorded FORCED, attempt %d: %s", forced.Attempt.Epoch, meanings[r.role.journal()][handoff.Forced]))
+}
+
+// open takes the journal, which nobody may be working with.
+func (r *resolveFlags) open(id string) (*journal.Journal, error) {
+	mig, err := parseMigration(id)
+	if err != nil {
+		return nil, mistakef(fmt.Sprintf("copy what `%s status` prints", r.program), "%v", err)
+	}
+	dir := r.state.folder()
+	if dir == "" {
+		return nil, mistakef("name the folder with --state-dir", "there is no folder with journals")
+	}
+	j, err := journal.Open(dir, journal.Options{Role: r.role.journal(), Mig: mig, Volatile: r.state.volatile, Existing: true})
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, mistakef(fmt.Sprintf("`%s status` lists what is there", r.program), "migration %v: there is no such journal in %s", mig, dir)
+	case err != nil:
+		return nil, &transport.Fault{Code: transport.CodeBusy, Err: &stateError{err}}
+	}
+	return j, nil
+}
+
+// parseMigration reads the id of a migration.
+func parseMigration(text string) (mig transport.MigID, err error) {
+	b, err := hex.DecodeString(text)
+	if err != nil || len(b) != len(mig) {
+		return mig, fmt.Errorf("%.40q: not an id of 32 hexadecimal digits", text)
+	}
+	copy(mig[:], b)
+	return mig, nil
+}
+
+// signature is who decides, and why. When is in the record itself.
+func (r *resolveFlags) signature() string {
+	who := fmt.Sprintf("uid %d", os.Getuid())
+	if u, err := user.Current(); err == nil {
+		who = fmt.Sprintf("%s (%s)", u.Username, who)
+	}
+	return who + ": " + oneLine(strings.TrimSpace(r.why))
+}
+
+// heard says what the records of a side imply of the other.
+var heard = map[handoff.Record]string{
+	handoff.Commit: "the destination had said READY: it holds a whole copy, and may have been told to run it",
+	handoff.Ready:  "the source had said that all is sent; that it has given its devices up (COMMIT) is not recorded here",
+	handoff.Lost:   "the source had given its devices up (COMMIT); they were accepted here, and may have run",
+}
+
+// show prints what is known, of both sides.
+func (r *resolveFlags) show(cmd *cobra.Command, j *journal.Journal) error {
+	last := j.Last()
+	all, err := journal.Read(filepath.Join(r.state.folder(), journal.Name(r.role.journal(), last.Attempt.Mig)))
+	if err != nil {
+		return &transport.Fault{Code: transport.CodeDevice, Err: &stateError{err}}
+	}
+	out := cmd.ErrOrStderr()
+	fmt.Fprintf(out, "migration %v, attempt %d, as this side (%v) has recorded it in journal %v:\n", last.Attempt.Mig, last.Attempt.Epoch, r.role.journal(), j.ID())
+	t := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	for _, e := range all {
+		if e.Attempt == last.Attempt {
+			fmt.Fprintf(t, "  %s\t%v\t%d bytes\t%s\n", e.Time.UTC().Format(time.RFC3339), e.Record, e.Why.Bytes, oneLine(e.Why.Text))
+		}
+	}
+	if err := t.Flush(); err != nil {
+		return &transport.Fault{Code: transport.CodeDevice, Err: err}
+	}
+	other := "the other side is not known by an identity"
+	if last.PeerID != (transport.ID{}) {
+		other = "the other side is " + last.PeerID.String()
+	}
+	if last.Peer != (transport.JournalID{}) {
+		other += ", its journal " + last.Peer.String()
+	}
+	_, err = fmt.Fprintf(out, "%s;\n%s\nwhat it has recorded since is not known here: `%s status` says it there\n", other, heard[last.Record], r.peerProgram)
+	return err
+}
+
+// confirmed wants the name of this host, which is not shown: whoever reads it off
+// the screen has not looked where he is.
+func (r *resolveFlags) confirmed(in io.Reader, out io.Writer) error {
+	host, err := os.Hostname()
+	if err != nil {
+		return &transport.Fault{Code: transport.CodeInternal, Err: err}
+	}
+	typed := r.confirm
+	if typed == "" {
+		fmt.Fprint(out, "if the other side cannot run the devices, type the name of this host: ")
+		line, err := bufio.NewReader(io.LimitReader(in, 1<<10)).ReadString('\n')
+		if err != nil && line == "" {
+			fmt.Fprintln(out)
+		}
+		typed = strings.TrimSpace(line)
+	}
+	if typed != host {
+		return mistakef("`hostname` prints it: are you where you mean to be?", "%.80q is not the name of this host; nothing was changed", typed)
+	}
+	return nil
+}
+
+// win asks the witness of a migration that has one: as long as the destination does
+// not have the register, a source that comes back may still win it, and run.
+func (r *resolveFlags) win(last handoff.Entry) error {
+	if r.role != sink || last.Witness == 0 {
+		return nil
+	}
+	if r.witness.url == "" {
+		return mistakef("name it with --witness, as it was named to mig-recv", "the migration has a witness, which may have given the devices back to the source: it must be asked first")
+	}
+	if err := r.witness.openURL(); err != nil {
+		return err
+	}
+	winner, err := witness.Ask(context.Background(), r.witness.used, last.Witness, last.Attempt, handoff.DestSide)
+	switch {
+	case err != nil:
+		return &transport.Fault{Code: transport.CodeInternal, Err: fmt.Errorf("nothing was changed: %w", err)}
+	case winner != handoff.DestSide:
+		return mistakef("resume the devices at the source: `mig-send status` says there what it knows",
+			"the witness has given the devices back to the source, which may run them; nothing was changed")
+	}
+	return nil
+}

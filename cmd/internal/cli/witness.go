@@ -1,0 +1,70 @@
+package cli
+
+import (
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/migpipe/migpipe/transport/handoff/witness"
+)
+
+// doubtHelp is the part of the help texts about what is done in doubt.
+const doubtHelp = `In doubt is a source that has recorded COMMIT and hears no answer: the destination
+may run the devices. --in-doubt says what is done then, and both sides must say the
+same:
+  wait     ask the destination, for ever (default)
+  witness  ask --witness as well, which gives the devices to whoever asks first. The
+           destination asks it before it starts anything. dir:PATH is a folder that
+           both hosts have mounted; exec:PROGRAM is run with MIGPIPE_MIGRATION,
+           MIGPIPE_EPOCH and MIGPIPE_SIDE in its environment, and prints source or
+           destination: who has asked first.
+A person who knows that the other host is dead, or kept from its devices, decides
+with ` + "`resolve`" + `.`
+
+// doubtFlags say what is done in doubt.
+type doubtFlags struct {
+	policy string
+	url    string
+	used   witness.Witness // once it was opened
+}
+
+func (d *doubtFlags) add(cmd *cobra.Command) {
+	f := cmd.Flags()
+	f.StringVar(&d.policy, "in-doubt", "wait", "`WHAT` to do when nobody knows who has the devices: wait or witness")
+	f.StringVar(&d.url, "witness", "", "`URL` of the witness: dir:PATH or exec:PROGRAM")
+	_ = cmd.RegisterFlagCompletionFunc("in-doubt", completeWords("wait", "witness"))
+	_ = cmd.RegisterFlagCompletionFunc("witness", completeWords("dir:", "exec:"))
+}
+
+// open opens the witness that the flags name.
+func (d *doubtFlags) open() error {
+	switch {
+	case d.policy != "wait" && d.policy != "witness":
+		return mistakef("it is wait or witness", "--in-doubt: unknown %.20q", d.policy)
+	case d.policy == "wait" && d.url != "":
+		return mistakef("say --in-doubt witness too", "--witness %.80q is not asked with --in-doubt wait", d.url)
+	case d.policy == "witness" && d.url == "":
+		return mistakef("name it with --witness dir:PATH or exec:PROGRAM", "--in-doubt witness: there is no witness")
+	case d.url == "":
+		return nil
+	}
+	return d.openURL()
+}
+
+func (d *doubtFlags) openURL() (err error) {
+	if d.used, err = witness.Open(d.url); err != nil {
+		return mistakef("name a folder that both hosts have mounted, or a program, with --witness", "%s", plainText(err))
+	}
+	return nil
+}
+
+// folder is where a witness makes files, "" for none.
+func (d *doubtFlags) folder() string {
+	if path, ok := strings.CutPrefix(d.url, "dir:"); ok {
+		return path
+	}
+	return ""
+}
+
+// runs reports whether a program is the witness.
+func (d *doubtFlags) runs() bool { return strings.HasPrefix(d.url, "exec:") }

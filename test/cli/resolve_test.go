@@ -1,0 +1,68 @@
+package cli
+
+import (
+	"os"
+	"os/exec"
+	"strings"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/transport/handoff"
+	"github.com/migpipe/migpipe/transport/handoff/witness"
+	"github.com/migpipe/migpipe/transport/journal"
+)
+
+// cmdJournal is "journal DIR source|destination MIG RECORD... [witness=DIR]": what a
+// program that has crashed has left, of attempt 1.
+func cmdJournal(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 4 {
+		ts.Fatalf("usage: journal DIR source|destination MIG RECORD... [witness=DIR]")
+	}
+	o := journal.Options{Role: journal.Source, Mig: transport.MigID{}}
+	if args[1] == journal.Destination.String() {
+		o.Role = journal.Destination
+	}
+	for i := range o.Mig {
+		o.Mig[i] = args[2][0]
+	}
+	var mark handoff.Register
+	for _, a := range args {
+		if dir, ok := strings.CutPrefix(a, "witness="); ok {
+			w, err := witness.OpenDir(ts.MkAbs(dir))
+			ts.Check(err)
+			mark = handoff.RegisterOf(w.Name())
+		}
+	}
+	j, err := journal.Open(ts.MkAbs(args[0]), o)
+	ts.Check(err)
+	defer j.Close()
+	for _, name := range args[3:] {
+		for r := handoff.None; r <= handoff.Forced; r++ {
+			if r.String() == name {
+				ts.Check(j.Append(handoff.Entry{Record: r, Attempt: transport.Attempt{Mig: o.Mig, Epoch: 1}, Peer: transport.JournalID{7},
+					PeerID: transport.ID{9}, Witness: mark, Why: handoff.Why{Bytes: 4096}}))
+			}
+		}
+	}
+}
+
+// cmdResolve is "resolve EXIT TYPED COMMAND...": as exits, and somebody types a line.
+func cmdResolve(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 3 {
+		ts.Fatalf("usage: resolve EXIT TYPED COMMAND...")
+	}
+	typed := args[1]
+	if typed == "HOSTNAME" {
+		host, err := os.Hostname()
+		ts.Check(err)
+		typed = host
+	}
+	cmd := exec.Command(bin+"/"+args[2], args[3:]...)
+	cmd.Dir, cmd.Stdin = ts.MkAbs("."), strings.NewReader(typed+"\n")
+	cmd.Stdout, cmd.Stderr = create(ts, "run.out"), create(ts, "run.err")
+	cmd.Run()
+	if got := cmd.ProcessState.ExitCode(); args[0] != string(rune('0'+got)) {
+		ts.Fatalf("exit %d, want %s; %s", got, args[0], told(ts, "run"))
+	}
+}
