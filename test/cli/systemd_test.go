@@ -172,7 +172,7 @@ func TestServices(t *testing.T) {
 		t.Errorf("%d bytes arrived, %v; sent were %d", len(got), err, len(content))
 	}
 	wantStatus(t, "mig-send", filepath.Join(s.dir, "state"), "DONE", 1)
-	wantStatus(t, "mig-recv", filepath.Join(s.dir, "state"), "ACCEPT", 1)
+	wantStatus(t, "mig-recv", filepath.Join(s.dir, "state"), "DONE", 1)
 }
 
 func wantReady(t *testing.T, notify *net.UnixConn) {

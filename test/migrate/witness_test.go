@@ -10,11 +10,14 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
+	"github.com/migpipe/migpipe/reader"
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
 	"github.com/migpipe/migpipe/transport/handoff/witness"
+	"github.com/migpipe/migpipe/vfio"
 )
 
 // register is a witness in memory, for one attempt.
@@ -241,4 +244,40 @@ func TestHooks(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestOverruled: a source in doubt that finds its attempt decided by a person at the
+// destination runs nothing, and shows both records.
+func TestOverruled(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		leavesNothing(t)
+		d, listener := pipe(t)
+		l := &liar{T: t, listener: listener, journal: transport.NewJournalID()}
+		src := open(t, "mlx5?size=40KiB")
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			l.open()
+			l.take()
+			l.send(l.ready())
+			for {
+				if m, err := l.control.Receive(); err != nil || m.Type() == transport.TypeCommit {
+					break
+				}
+			}
+			l.send(&transport.Status{Attempt: l.hello.Attempt, Journal: l.journal, Record: handoff.Forced.String(), MaxEpoch: 2, Text: "root: rack 7 burned down"})
+			l.listen()
+		}()
+		report, err := reader.Send(t.Context(), d, []reader.Source{{Name: "d0", Device: src}}, nil)
+		<-done
+		if report.Outcome != handoff.InDoubt || err == nil {
+			t.Fatalf("outcome %v (%v)", report.Outcome, err)
+		}
+		for _, says := range []string{"FORCED of attempt 2", "root: rack 7 burned down", "this side's is COMMIT of attempt 1"} {
+			if !strings.Contains(err.Error(), says) {
+				t.Errorf("%v does not say %q", err, says)
+			}
+		}
+		wantState(t, src, vfio.StopCopy)
+	})
 }
