@@ -386,6 +386,9 @@ func (v *voyage) outcome() string {
 		}
 	}
 	out := fmt.Sprintf("%d cuts: source %v, destination %v", struck, v.s.report.Outcome, v.r.report.Outcome)
+	if f, ok := v.s.err.(*transport.Fault); ok {
+		out += fmt.Sprintf(" (%v)", f.Code)
+	}
 	if v.held {
 		out += ", which had to be told to end"
 	}
