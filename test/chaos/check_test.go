@@ -190,7 +190,9 @@ var follows = map[side]map[handoff.Record][]handoff.Record{
 		handoff.None:    {handoff.None},
 		handoff.Open:    {handoff.Ready, handoff.Aborted},
 		handoff.Ready:   {handoff.Accept, handoff.Aborted},
-		handoff.Accept:  {handoff.Ready, handoff.Aborted, handoff.Accept}, // the start failed, or is done again
+		handoff.Accept:  {handoff.Ready, handoff.Aborted, handoff.Accept, handoff.Done, handoff.Lost}, // the start failed, or is done again
+		handoff.Done:    {handoff.Done},
+		handoff.Lost:    {handoff.Lost},
 		handoff.Aborted: {handoff.Aborted},
 	},
 }
@@ -218,7 +220,12 @@ func (e *evidence) order() (list []string) {
 		if i == 0 || r.Record != handoff.Owner || e.records[source][i-1].Record != handoff.Commit {
 			continue
 		}
-		if _, ok := e.find(destination, handoff.Aborted, r.Attempt.Epoch); !ok && e.records[destination] != nil {
+		_, ok := e.find(destination, handoff.Aborted, r.Attempt.Epoch)
+		if r.Witness != 0 { // what gave the devices back is not a record
+			_, accepted := e.find(destination, handoff.Accept, r.Attempt.Epoch)
+			ok = !accepted
+		}
+		if !ok && e.records[destination] != nil {
 			list = append(list, fmt.Sprintf("I5: the source took attempt %d back after COMMIT, and no ABORTED was recorded", r.Attempt.Epoch))
 		}
 	}

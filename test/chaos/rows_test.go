@@ -18,7 +18,6 @@ import (
 const (
 	needsResume   = "reconnect and resume"
 	needsRecovery = "recovery after a restart"
-	needsWitness  = "the witness"
 	needsRescue   = "the rescue after a loss of the source's host"
 )
 
@@ -92,7 +91,7 @@ var rows = []scenario{
 		faults: []fault{{at: "source.did.append.commit", do: cut(0)}}, want: [2]end{held, whatever}, after: notStarted},
 	{row: 26, name: "cut when COMMIT was journaled, and healed: one runs", todo: needsRecovery,
 		faults: []fault{{at: "source.did.append.commit", do: cut(0)}}, owner: "source runs"},
-	{row: 27, name: "cut for good when COMMIT was journaled, with a witness", todo: needsWitness,
+	{row: 27, name: "cut for good when COMMIT was journaled, with a witness", quick: true, witness: true, orphan: true,
 		faults: []fault{{at: "source.did.append.commit", do: cut(0)}}, owner: "source runs"},
 	{row: 28, name: "cut for good when ACCEPT was journaled", quick: true,
 		faults: []fault{{at: "destination.did.append.accept", do: cut(0)}}, want: [2]end{held, committed}},

@@ -24,16 +24,17 @@ type scenario struct {
 	// elsewhere is the test that holds the row where processes cannot.
 	elsewhere string
 
-	urls   [2]string // of the devices, the default ones where empty
-	flags  [2][]string
-	link   relay.Link // both ways, from the beginning
-	faults []fault
-	spec   [2]string // more failpoints, that need no test's help
-	full   *side     // whose disk is full
-	wrong  [2]bool   // a side expects another peer than it meets
-	orphan bool      // the destination may be left with nobody to wait for
-	want   [2]end
-	owner  string // what has become of the device, "" where that depends
+	urls    [2]string // of the devices, the default ones where empty
+	flags   [2][]string
+	link    relay.Link // both ways, from the beginning
+	faults  []fault
+	spec    [2]string // more failpoints, that need no test's help
+	full    *side     // whose disk is full
+	wrong   [2]bool   // a side expects another peer than it meets
+	witness bool      // both sides have one
+	orphan  bool      // the destination may be left with nobody to wait for
+	want    [2]end
+	owner   string // what has become of the device, "" where that depends
 
 	before func(*world)           // with the destination up
 	play   func(*world)           // in the place of mig-send

@@ -65,6 +65,9 @@ func newWorld(t *testing.T, seed uint64) *world {
 			t.Fatal(err)
 		}
 	}
+	if err := os.Mkdir(w.witness(), 0o700); err != nil {
+		t.Fatal(err)
+	}
 	t.Cleanup(func() {
 		if w.relay != nil {
 			w.relay.Close()
@@ -78,6 +81,9 @@ const (
 	defaultSource      = "sim:mlx5?size=6MiB&save=24MiB/s&dirty=2MiB/s&content=random"
 	defaultDestination = "sim:mlx5"
 )
+
+// witness is a folder that both hosts have mounted.
+func (w *world) witness() string { return filepath.Join(w.dir, "witness") }
 
 // log is the file of a side's device in the migration at hand.
 func (w *world) log(s side) string {
@@ -99,7 +105,11 @@ func (w *world) device(s side) string {
 // start runs a side's program.
 func (w *world) start(s side, points string, args ...string) *process {
 	w.t.Helper()
-	p := start(w.t, s, points, w.wrap(s), slices.Concat(w.args(s, w.state[s]), w.flags[s], args)...)
+	flags := w.flags[s]
+	if w.sc.witness {
+		flags = append(slices.Clip(flags), "--in-doubt", "witness", "--witness", "dir:"+w.witness())
+	}
+	p := start(w.t, s, points, w.wrap(s), slices.Concat(w.args(s, w.state[s]), flags, args)...)
 	w.now[s] = p
 	w.all = append(w.all, p)
 	return p
@@ -285,7 +295,7 @@ func (w *world) checkProcess(p *process) {
 	}
 }
 
-// checkFiles: nothing is left but journals, logs and what the devices are.
+// checkFiles: nothing is left but journals, registers, logs and what the devices are.
 func (w *world) checkFiles() {
 	w.t.Helper()
 	filepath.WalkDir(w.dir, func(path string, d os.DirEntry, err error) error {
@@ -294,7 +304,7 @@ func (w *world) checkFiles() {
 			return nil
 		}
 		name := d.Name()
-		known := d.IsDir() || strings.HasSuffix(name, ".log") || strings.HasSuffix(name, ".state") ||
+		known := d.IsDir() || filepath.Dir(path) == w.witness() || strings.HasSuffix(name, ".log") || strings.HasSuffix(name, ".state") ||
 			strings.HasSuffix(name, "."+journal.Source.String()) || strings.HasSuffix(name, "."+journal.Destination.String())
 		if !known || strings.HasPrefix(name, ".") {
 			w.t.Errorf("%s is left behind", path)
