@@ -15,7 +15,16 @@ var (
 	// ErrPeerGone says that a lane ended without the peer's CloseWrite: the peer
 	// closed it, died, or cannot be reached any more.
 	ErrPeerGone = errors.New("the peer is gone")
+
+	// ErrLost is an ErrPeerGone of which the network is the cause, or a peer that was
+	// started again, and not the peer's own wish: dialling again may help.
+	ErrLost error = lostError{}
 )
+
+type lostError struct{}
+
+func (lostError) Error() string { return "the connection is lost" }
+func (lostError) Unwrap() error { return ErrPeerGone }
 
 // carrierError is a cause from below under one of the errors above. The cause
 // may hold text from the peer.

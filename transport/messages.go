@@ -26,6 +26,7 @@ const (
 	TypeQuery      MessageType = 13
 	TypeStatus     MessageType = 14
 	TypeFin        MessageType = 15
+	TypeResume     MessageType = 16
 )
 
 var messageTypes = [...]struct {
@@ -47,6 +48,7 @@ var messageTypes = [...]struct {
 	TypeQuery:      {"QUERY", func() Message { return new(Query) }},
 	TypeStatus:     {"STATUS", func() Message { return new(Status) }},
 	TypeFin:        {"FIN", func() Message { return new(Fin) }},
+	TypeResume:     {"RESUME", func() Message { return new(Resume) }},
 }
 
 func (t MessageType) known() bool {
@@ -260,7 +262,7 @@ type Query struct{ Attempt }
 type Status struct {
 	Attempt
 	Journal  JournalID    `cbor:"3,keyasint"`
-	Record   string       `cbor:"4,keyasint"` // NONE, OPEN, READY, ACCEPT, ABORTED, LOST, FORCED
+	Record   string       `cbor:"4,keyasint"` // a handoff.Record's name
 	MaxEpoch uint64       `cbor:"5,keyasint"`
 	Digest   StreamDigest `cbor:"6,keyasint"`
 	Received uint64       `cbor:"7,keyasint,omitempty"` // bytes that probe lanes have brought
@@ -280,6 +282,14 @@ type Fin struct {
 type FinStage struct {
 	Name string `cbor:"1,keyasint"`
 	NS   int64  `cbor:"2,keyasint"`
+}
+
+// Resume takes an attempt up again over a new control lane: the one before was
+// lost, or the source's process has ended since.
+type Resume struct {
+	Attempt
+	Journal JournalID `cbor:"3,keyasint"` // the source's
+	Peer    JournalID `cbor:"4,keyasint"` // the destination's, from WELCOME
 }
 
 // Type is the message's number.
@@ -326,3 +336,6 @@ func (*Status) Type() MessageType { return TypeStatus }
 
 // Type is the message's number.
 func (*Fin) Type() MessageType { return TypeFin }
+
+// Type is the message's number.
+func (*Resume) Type() MessageType { return TypeResume }

@@ -12,8 +12,8 @@ import (
 
 func TestMessagesRoundTrip(t *testing.T) {
 	all := allMessages()
-	if len(all) != int(TypeFin) {
-		t.Fatalf("%d messages, want %d", len(all), TypeFin)
+	if len(all) != int(TypeResume) {
+		t.Fatalf("%d messages, want %d", len(all), TypeResume)
 	}
 	for i, m := range all {
 		if m.Type() != MessageType(i+1) || !m.Type().known() {

@@ -236,8 +236,19 @@ func quicLaneError(err error) error {
 		return &carrierError{kind: net.ErrClosed, cause: err}
 	case refused(err):
 		return &carrierError{kind: ErrRefusedByPeer, cause: err}
+	case closedThere(err):
+		return &carrierError{kind: ErrPeerGone, cause: err}
 	}
-	return &carrierError{kind: ErrPeerGone, cause: err}
+	return &carrierError{kind: ErrLost, cause: err}
+}
+
+// closedThere says that the peer's program ended the stream or the connection. What
+// ends them else is QUIC itself: silence, a reset by a peer that has forgotten the
+// connection, an error below (RFC 9000, sections 10.1, 10.3 and 11).
+func closedThere(err error) bool {
+	_, connection := errors.AsType[*quic.ApplicationError](err)
+	_, stream := errors.AsType[*quic.StreamError](err)
+	return connection || stream
 }
 
 func quicDialError(ctx context.Context, err error) error {
