@@ -190,7 +190,8 @@ var follows = map[side]map[handoff.Record][]handoff.Record{
 		handoff.None:    {handoff.None},
 		handoff.Open:    {handoff.Ready, handoff.Aborted},
 		handoff.Ready:   {handoff.Accept, handoff.Aborted},
-		handoff.Accept:  {handoff.Ready, handoff.Aborted, handoff.Accept, handoff.Done, handoff.Lost}, // the start failed, or is done again
+		handoff.Accept:  {handoff.Ready, handoff.Aborted, handoff.Accept, handoff.Running, handoff.Lost}, // the start failed, or is done again
+		handoff.Running: {handoff.Running, handoff.Done},
 		handoff.Done:    {handoff.Done},
 		handoff.Lost:    {handoff.Lost},
 		handoff.Aborted: {handoff.Aborted},
@@ -208,7 +209,7 @@ func (e *evidence) order() (list []string) {
 			case is.Attempt.Epoch < was.Attempt.Epoch:
 				list = append(list, fmt.Sprintf("%v: attempt %d behind %d", s, is.Attempt.Epoch, was.Attempt.Epoch))
 			case is.Attempt.Epoch > was.Attempt.Epoch:
-				if final := was.Record; final == handoff.Commit || final == handoff.Done || final == handoff.Accept {
+				if final := was.Record; final == handoff.Commit || final == handoff.Done || final == handoff.Accept || final == handoff.Running {
 					list = append(list, fmt.Sprintf("%v: a new attempt behind %v", s, final))
 				}
 			case !slices.Contains(next[was.Record], is.Record):

@@ -60,7 +60,7 @@ func TestDurable(t *testing.T) {
 		}
 		last := all[len(all)-1]
 		dst, all := recorded(t, dir, a.Mig, journal.Destination)
-		if want := []string{"NONE", "OPEN", "READY", "ACCEPT", "DONE"}; !slices.Equal(dst, want) {
+		if want := []string{"NONE", "OPEN", "READY", "ACCEPT", "RUNNING", "DONE"}; !slices.Equal(dst, want) {
 			t.Errorf("the destination recorded %v", dst)
 		}
 		here := all[len(all)-1]

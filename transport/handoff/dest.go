@@ -181,18 +181,30 @@ func (d Dest) mayEnd(ev Event) (Dest, []Action) {
 func (d Dest) starting(ev Event) (Dest, []Action) {
 	switch ev := ev.(type) {
 	case Started:
-		d.Phase, d.StartNS = DestRunning, max(1, ev.TookNS)
-		if d.Hurried {
-			d.Phase = DestEnded
-			return d, []Action{Send{d.runningMessage()}, Finish{Committed}}
-		}
-		return d, []Action{Send{d.runningMessage()}}
+		return d.started(ev)
 	case NotStarted:
 		return d.notStarted(ev)
 	case Unreachable, Interrupt, Failed: // said once, and to be acted on when the start has ended
 		d.Hurried = true
 	}
 	return d, nil // COMMIT is on its way; CANCEL came too late
+}
+
+// started tells the source first, which waits for it, and then records what tells
+// whoever starts again that nothing is left to be started.
+func (d Dest) started(ev Started) (Dest, []Action) {
+	d.Phase, d.StartNS = DestRunning, max(1, ev.TookNS)
+	actions := []Action{Send{d.runningMessage()}}
+	if d.Record != Forced { // which says as much
+		var rec Append
+		d, rec = d.record(Running)
+		actions = append(actions, rec)
+	}
+	if d.Hurried {
+		d.Phase = DestEnded
+		actions = append(actions, Finish{Committed})
+	}
+	return d, actions
 }
 
 func (d Dest) notStarted(ev NotStarted) (Dest, []Action) {
@@ -243,11 +255,16 @@ func (d Dest) over(ev Event) (Dest, []Action) {
 			return d, []Action{Finish{NeedsReset}}
 		}
 		return d, []Action{Finish{Rolledback}}
+	case *transport.Fin:
+		if d.Record == Running {
+			d, rec := d.record(Done)
+			return d, []Action{rec}
+		}
 	case *transport.Commit, *transport.Cancel, *transport.Abort, Reached:
 		if d.Record == Aborted {
 			return d, []Action{Send{d.declined(transport.CodeCancelled, "", 0, "this attempt has ended")}}
 		}
-		if (d.Record == Accept || d.Record == Done) && d.StartNS > 0 {
+		if d.ran() {
 			return d, []Action{Send{d.runningMessage()}}
 		}
 	}
@@ -259,6 +276,10 @@ func (d Dest) unrecorded() (Dest, []Action) {
 	refused := d.Record
 	d.Record = d.Prior
 	switch {
+	case refused == Running && d.Phase == DestEnded:
+		return d, []Action{Finish{Committed}}
+	case refused == Running: // ACCEPT says who has the devices, and they run
+		return d, nil
 	case refused == Done: // that the source knows was for nobody but the janitor
 		return d, []Action{Finish{Committed}}
 	case refused == Accept, d.Prior == Accept:
@@ -272,6 +293,11 @@ func (d Dest) unrecorded() (Dest, []Action) {
 		return d, []Action{Reset{}}
 	}
 	return d.decline(transport.CodeInternal, "", 0, "the journal did not take the record")
+}
+
+// ran says whether the devices have run here, whatever has become of them.
+func (d Dest) ran() bool {
+	return (d.Record == Accept || d.Record == Running || d.Record == Done) && d.StartNS > 0
 }
 
 // decline ends the attempt: recorded, told, and only then undone, so that the

@@ -349,7 +349,7 @@ func (w *world) recorded(st state, log, message uint16) {
 		transport.TypeDeclined: Aborted, transport.TypeNotStarted: Ready, transport.TypeAbort: Owner, transport.TypeFin: Done,
 	}
 	record, ok := want[m.typ]
-	if m.typ == transport.TypeRunning && (last.Record == Done || last.Record == Forced) {
+	if m.typ == transport.TypeRunning && (last.Record == Running || last.Record == Done || last.Record == Forced) {
 		record = last.Record // which says as much, and more
 	}
 	if last.Record == Forced && last.Attempt.Epoch == m.epoch+1 {

@@ -46,7 +46,7 @@ func MayOpen(last Entry, attempt transport.Attempt) error {
 // tried again.
 func MayTake(last Entry, attempt transport.Attempt, peer transport.ID) error {
 	switch last.Record {
-	case Accept, Done, Lost, Forced:
+	case Accept, Running, Done, Lost, Forced:
 		return fmt.Errorf("%w (attempt %d)", ErrHere, last.Attempt.Epoch)
 	case Open, Ready, Aborted:
 		if last.PeerID != peer {

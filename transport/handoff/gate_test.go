@@ -33,6 +33,7 @@ func TestGates(t *testing.T) {
 		{Commit, worldMig, 3, peer, ErrInDoubt, ErrOtherJournal},
 		{Commit, other, 3, peer, ErrInDoubt, ErrOtherJournal},
 		{Accept, worldMig, 3, peer, ErrOtherJournal, ErrHere},
+		{Running, worldMig, 3, peer, ErrOtherJournal, ErrHere},
 		{Aborted, worldMig, 3, peer, ErrOtherJournal, nil},
 		{Aborted, worldMig, 2, peer, ErrOtherJournal, ErrOldEpoch},
 		{Aborted, other, 3, peer, ErrOtherJournal, ErrOtherJournal},
@@ -59,7 +60,7 @@ func TestGates(t *testing.T) {
 // TestForce: somebody may decide in doubt, and at no other time. It is of a newer
 // attempt than all that the other side can still speak of.
 func TestForce(t *testing.T) {
-	for r := None; r <= Forced; r++ {
+	for r := None; r <= Running; r++ {
 		last := Entry{Record: r, Attempt: attempt(4), Journal: sourceJournal, Peer: destJournal, Witness: worldWitness, Why: Why{Bytes: 96, Code: transport.CodeTimeout, Text: "silence"}}
 		got, ok := Force(last, "root: burned down")
 		if want := r == Commit || r == Ready || r == Lost; ok != want {

@@ -23,7 +23,8 @@ import (
 type Record uint8
 
 // Records of the source: Owner, Open, Commit, Done. Records of the
-// destination: None, Open, Ready, Accept, Aborted, Done, Lost. Forced is of either.
+// destination: None, Open, Ready, Accept, Running, Aborted, Done, Lost. Forced is of
+// either.
 const (
 	None    Record = iota // the destination never heard of the attempt
 	Owner                 // the source owns its devices, no attempt is open
@@ -35,11 +36,12 @@ const (
 	Done                  // the source knows that the destination runs
 	Lost                  // the destination had accepted, and its devices are gone
 	Forced                // somebody has decided that the devices are this side's, see Force
+	Running               // the destination's devices have run: who lost them since, had them
 )
 
 // String is the record's name in PROTOCOL.md.
 func (r Record) String() string {
-	return [...]string{"NONE", "OWNER", "OPEN", "READY", "COMMIT", "ACCEPT", "ABORTED", "DONE", "LOST", "FORCED"}[r]
+	return [...]string{"NONE", "OWNER", "OPEN", "READY", "COMMIT", "ACCEPT", "ABORTED", "DONE", "LOST", "FORCED", "RUNNING"}[r]
 }
 
 // Outcome is how a migration ended, for those who must act on it.

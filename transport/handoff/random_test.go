@@ -123,7 +123,7 @@ func TestDestAlwaysEnds(t *testing.T) {
 
 // Names must exist for everything that can be shown.
 func TestNames(t *testing.T) {
-	for r := None; r <= Forced; r++ {
+	for r := None; r <= Running; r++ {
 		_ = r.String()
 	}
 	for s := Side(0); s <= DestSide; s++ {

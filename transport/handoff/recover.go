@@ -55,6 +55,10 @@ func RestartDest(last Entry, holding Holding) (Dest, []Action) {
 	case last.Record == Accept:
 		d.Phase = DestStarting
 		return d, []Action{Start{}}
+	case last.Record == Running && holding == Nothing: // what has run is the source's no more
+		d.Phase, d.StartNS = DestEnded, 1
+	case last.Record == Running:
+		d.Phase, d.StartNS = DestRunning, 1
 	case last.Record == Aborted:
 		return d, []Action{Reset{}}
 	case last.Record == Done:

@@ -152,9 +152,9 @@ func (w *world) settled(st state) bool {
 	s, d := w.entries.vals[st.s.log], w.entries.vals[st.d.log]
 	switch {
 	case st.s.dev == running:
-		return (s.Record == Owner || s.Record == Forced) && d.Record != Accept
+		return (s.Record == Owner || s.Record == Forced) && d.Record != Accept && (d.Record != Running || w.forces) // a person may have overruled what ran
 	case st.d.dev == running:
-		return s.Record == Done && (d.Record == Accept || d.Record == Done || d.Record == Forced) || d.Record == Done
+		return s.Record == Done && (d.Record == Accept || d.Record == Running || d.Record == Done || d.Record == Forced) || d.Record == Done
 	}
 	return d.Record == Lost || d.Record == Forced && st.d.dev == dropped // for people to decide
 }

@@ -343,7 +343,7 @@ func TestRecordRoundTrip(t *testing.T) {
 		}
 		r.Why.Bytes, r.Why.Code = rapid.Uint64().Draw(t, "bytes"), transport.Code(rapid.Uint16().Draw(t, "code"))
 		r.Why.Text = rapid.StringMatching(`[a-z ]{0,96}`).Draw(t, "text")
-		r.Record = handoff.Record(rapid.IntRange(0, int(handoff.Forced)).Draw(t, "record"))
+		r.Record = handoff.Record(rapid.IntRange(0, int(handoff.Running)).Draw(t, "record"))
 		for _, p := range [][]byte{r.Attempt.Mig[:], r.Journal[:], r.Peer[:], r.PeerID[:], r.Digest[:]} {
 			copy(p, rapid.SliceOfN(rapid.Byte(), len(p), len(p)).Draw(t, "id"))
 		}

@@ -25,8 +25,8 @@ import (
 //
 // All others stay, however old. OPEN of either side is work for who starts again: a
 // device is to be taken back, or reset. COMMIT is a source in doubt. READY is a whole
-// copy, maybe the only one, that a COMMIT may still name. ACCEPT is the only proof
-// that the devices run here, and what a source in doubt asks for. FORCED is what somebody
+// copy, maybe the only one, that a COMMIT may still name. ACCEPT and RUNNING are
+// the only proof that the devices run here, and what a source in doubt asks for. FORCED is what somebody
 // has answered for.
 var ended = map[Role][]handoff.Record{
 	Source:      {handoff.Owner, handoff.Done},

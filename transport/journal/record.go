@@ -110,7 +110,7 @@ func decode(b []byte) (r Record, err error) {
 		return r, fmt.Errorf("journal record of version %d, this program knows %d", b[atVersion], recordVersion)
 	}
 	r.Role, r.Record = Role(b[atRole]), handoff.Record(b[atKind])
-	if r.Role != Source && r.Role != Destination || r.Record > handoff.Forced || b[atTextLen] > MaxText {
+	if r.Role != Source && r.Role != Destination || r.Record > handoff.Running || b[atTextLen] > MaxText {
 		return Record{}, fmt.Errorf("journal record of kind %d by role %d is unknown", b[atKind], b[atRole])
 	}
 	r.Seq = binary.BigEndian.Uint64(b[atSeq:])

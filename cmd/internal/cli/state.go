@@ -212,6 +212,7 @@ var meanings = map[journal.Role]map[handoff.Record]string{
 		handoff.Open:    "nothing runs here; an attempt is open, or ended with its process",
 		handoff.Ready:   "a whole copy was here, and waited for the source's word",
 		handoff.Accept:  "the devices run here, or were about to",
+		handoff.Running: "the devices run here; the source may not know yet",
 		handoff.Aborted: "nothing runs here, and this attempt never will",
 		handoff.Done:    "the devices run here, and the source knows",
 		handoff.Forced:  "somebody has decided that the devices run here",
