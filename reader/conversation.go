@@ -18,13 +18,8 @@ func (e *engine) connect(ctx context.Context) error {
 	e.tell(report.Event{Kind: report.Phase, Phase: report.Connect})
 	ctx, cancel := context.WithTimeout(ctx, transport.WelcomeTimeout)
 	defer cancel()
-	lane, err := e.dialer.Dial(ctx)
+	lane, err := e.open(ctx, transport.LaneControl, 0)
 	if err != nil {
-		return err
-	}
-	err = transport.WritePreamble(lane, transport.Preamble{Kind: transport.LaneControl, Mig: e.opts.Attempt.Mig, Epoch: e.opts.Attempt.Epoch})
-	if err != nil {
-		lane.Close()
 		return err
 	}
 	e.control = transport.NewControl(lane)
@@ -114,16 +109,6 @@ func (e *engine) failed(f *transport.Fault) {
 	e.fail(f, handoff.Failed{Code: f.Code, Device: f.Device, Offset: f.Offset, Text: f.Err.Error()})
 }
 
-// controlLost ends the conversation. A destination that can still be told why
-// it ends, is.
-func (e *engine) controlLost(err error) {
-	f := &transport.Fault{Code: transport.CodeOf(err), Err: err}
-	if f.Code == transport.CodeCorrupt || f.Code == transport.CodeProtocol {
-		e.failed(f)
-	}
-	e.fail(f, handoff.Unreachable{})
-}
-
 // welcome checks the answer to HELLO and opens the data lanes.
 func (e *engine) welcome(m *transport.Welcome) {
 	if e.owner.Phase != handoff.SourceHello || *m.About() != e.opts.Attempt {
@@ -153,6 +138,10 @@ func (e *engine) acked(m *transport.Ack) {
 		return
 	}
 	for i, d := range m.Devices {
+		if err := e.queue.applied(i, d.Seq); err != nil {
+			e.failed(&transport.Fault{Code: transport.CodeProtocol, Err: err})
+			return
+		}
 		e.queue.grant(i, d.Window)
 		e.applied[i] = max(e.applied[i], min(d.Applied, e.drainedBytes(i)))
 		e.meter.loads[i].look(e.applied[i], min(max(0, time.Duration(d.LoadNS)), time.Since(e.clock.start)))
@@ -178,11 +167,16 @@ func (e *engine) noWelcome() {
 	}
 }
 
-// own steps the hand-off and does what it says, in order.
+// own steps the hand-off and does what it says.
 func (e *engine) own(ev handoff.Event) {
 	failpoint.Reach("source", "on", ev)
 	next, actions := e.owner.Step(ev)
 	e.owner = next
+	e.do(actions)
+}
+
+// do does what the hand-off says, in order.
+func (e *engine) do(actions []handoff.Action) {
 	for _, a := range actions {
 		failpoint.Reach("source", "do", a)
 		switch a := a.(type) {
@@ -216,7 +210,7 @@ func (e *engine) own(ev handoff.Event) {
 
 // why is what people will want to know of a record.
 func (e *engine) why() handoff.Why {
-	w := handoff.Why{}
+	w := handoff.Why{Bytes: e.bytes}
 	for i := range e.sources {
 		w.Bytes += e.drainedBytes(i)
 	}
@@ -237,7 +231,7 @@ func (e *engine) send(m transport.Message) {
 	case *transport.Abort: // where the hand-off itself found the cause
 		e.keep(&transport.Fault{Code: m.Code, Err: errors.New(m.Text)})
 	}
-	e.control.Send(m)
+	e.say(m)
 }
 
 func (e *engine) resumed(ev resumed) {
@@ -265,7 +259,7 @@ func (e *engine) estimate() {
 		d.Known = d.Initial+d.Dirty+d.StopCopy > 0
 		m.Devices = append(m.Devices, d)
 	}
-	e.control.Send(m)
+	e.say(m)
 }
 
 func (e *engine) onTick() {
@@ -291,6 +285,7 @@ func (e *engine) watch() {
 		e.watchDoubt(time.Since(e.clock.ready))
 	case handoff.SourceTransfer, handoff.SourceWaiting:
 		e.watchStop()
+		e.watchLink()
 	case handoff.SourceResuming:
 		e.watchBack()
 	}
@@ -333,8 +328,8 @@ func (e *engine) watchBack() {
 	}
 }
 
-// What a silent destination gets after COMMIT: the user is told, it is asked to
-// give the devices back, and in the end nobody waits for it any more.
+// What a silent destination gets after COMMIT: the user is told, and it is asked to
+// give the devices back.
 const (
 	doubtTold   = time.Second
 	doubtCancel = 5 * time.Second
@@ -344,17 +339,34 @@ const (
 // devices back: that is the destination's to say.
 func (e *engine) watchDoubt(waited time.Duration) {
 	e.watchWitness(waited)
-	switch {
-	case waited > e.opts.StallLimit:
+	switch limit := e.doubtLimit(waited); {
+	case waited > limit:
 		e.fail(&transport.Fault{Code: transport.CodeTimeout,
-			Err: fmt.Errorf("the destination has not answered COMMIT for %v", e.opts.StallLimit)}, handoff.Unreachable{})
-	case waited > doubtCancel && e.doubts < 2:
+			Err: fmt.Errorf("the destination has not answered COMMIT for %v", round(waited))}, handoff.Unreachable{})
+	case waited > doubtCancel && e.doubts < 2 && (e.held || !e.restarted):
 		e.doubts = 2
 		e.own(handoff.Interrupt{})
 	case waited > doubtTold && e.doubts < 1:
 		e.doubts = 1
 		e.tell(report.Event{Kind: report.Warning, Text: "in doubt: the destination has not answered COMMIT yet"})
 	}
+}
+
+// doubtLimit is how long the answer may take. Nobody who has cancelled waits for long
+// where the destination is out of reach.
+func (e *engine) doubtLimit(waited time.Duration) time.Duration {
+	limit := e.opts.DoubtLimit
+	if limit == 0 {
+		limit = unlimited
+	}
+	if !e.cancelledAt.IsZero() {
+		patience := e.opts.StallLimit
+		if e.control == nil {
+			patience = doubtCancel
+		}
+		limit = min(limit, waited-time.Since(e.cancelledAt)+patience)
+	}
+	return limit
 }
 
 // slowest is a device whose stream has not ended yet.

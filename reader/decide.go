@@ -50,7 +50,7 @@ func (p *plan) decide(now time.Duration) []any {
 	next, limit := p.forecast(now), p.limits.downtime
 	over := p.cap(now)
 	switch {
-	case p.phase < precopying || p.warmth == warming: // nothing but the timeout ends these
+	case p.phase < precopying || p.warmth == warming || p.cut: // nothing but the timeout ends these
 		if over == nil || over.Limit != LimitTimeout {
 			return nil
 		}

@@ -123,8 +123,8 @@ func TestDrain(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				b := newBench(t, &script{reads: c.reads})
 				b.run(t.Context())
-				if got := b.read.Load(); got != c.bytes || uint64(b.queue.waiting) != c.chunks {
-					t.Errorf("%d bytes in %d chunks, want %d in %d", got, b.queue.waiting, c.bytes, c.chunks)
+				if got := b.read.Load(); got != c.bytes || uint64(b.queue.kept) != c.chunks {
+					t.Errorf("%d bytes in %d chunks, want %d in %d", got, b.queue.kept, c.bytes, c.chunks)
 				}
 				switch ev := b.events[len(b.events)-1].(type) {
 				case drainEnded:

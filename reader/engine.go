@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -25,8 +26,13 @@ const tick = 100 * time.Millisecond
 // that could not be taken back, may outlive it, with the memory of its chunks, and
 // the report says so.
 //
-// The journal is asked first: of a migration that was committed before, or is in
-// doubt, that is the outcome, and nothing is touched.
+// The journal is asked first. Of a migration that was committed before, that is the
+// outcome, and nothing is touched. Of one that is in doubt the destination is asked,
+// and nothing else is done: its answer is the outcome. Devices of an attempt that ended
+// with its process are taken back first.
+//
+// A connection that is lost is dialled again, and the attempt goes on where it was: for
+// as long as Options say, and in doubt until the destination has answered.
 //
 // The report's Outcome says what may be done now; the error is nil exactly for
 // handoff.Committed and is a *transport.Fault where the cause has a place.
@@ -40,14 +46,17 @@ func Send(ctx context.Context, dialer transport.Dialer, sources []Source, opts *
 	if err != nil {
 		return report.Report{Outcome: handoff.Rolledback}, err
 	}
+	last := o.Journal.Last()
+	if last.Record == handoff.Commit {
+		return ask(ctx, dialer, sources, o)
+	}
 	if decided, err := passGate(o); decided.Outcome != handoff.Pending {
 		return decided, err
 	}
-	err = cmp.Or(checkP2P(sources, o), checkRunning(sources))
-	if err == nil {
-		err = closeAttempt(o)
+	if err := takeBack(o, sources); err != nil {
+		return report.Report{Outcome: handoff.NeedsReset, Attempt: last.Attempt}, err
 	}
-	if err != nil {
+	if err := cmp.Or(checkP2P(sources, o), checkRunning(sources)); err != nil {
 		return report.Report{Outcome: handoff.Rolledback}, err
 	}
 	e, err := newEngine(o, dialer, sources)
@@ -58,7 +67,20 @@ func Send(ctx context.Context, dialer transport.Dialer, sources []Source, opts *
 		e.close()
 		return e.unreachable(ctx, err)
 	}
-	e.loop(ctx)
+	e.hear(e.control)
+	e.loop(ctx, func() { e.own(handoff.Begin{}) })
+	e.join()
+	return e.result()
+}
+
+// ask asks the destination about a migration in doubt, and does what it says.
+func ask(ctx context.Context, dialer transport.Dialer, sources []Source, o Options) (report.Report, error) {
+	o.Attempt = o.Journal.Last().Attempt
+	e, err := newEngine(o, dialer, sources)
+	if err != nil {
+		return report.Report{Outcome: handoff.InDoubt, Attempt: o.Attempt}, err
+	}
+	e.loop(ctx, e.restart)
 	e.join()
 	return e.result()
 }
@@ -78,13 +100,17 @@ type engine struct {
 	owner      handoff.Source
 	fleet      *fleet
 	arena      *transport.Arena
-	control    *transport.Control
+	control    *transport.Control // nil while it is lost
+	link       link
 	dialled    []transport.Lane // by openLanes, closed in the end
-	lanes      []transport.Lane // of them, those with a sender
+	lanes      []transport.Lane // of them, those with a sender; in place of a lost one its successor
+	told       []bool           // by device: END was said
+	bytes      uint64           // of all streams, as recorded by a process before
 	queue      *queue
 	drains     []*drain // nil until the device's session is open
 	polls      []poll
 	meter      meter
+	pace       *pacer
 	warm       *warmup // nil until the plan asks for it
 	frame      int     // bytes of padding that go at once
 	peak       float64 // the best goodput so far
@@ -103,13 +129,15 @@ type engine struct {
 	events chan any
 	quit   chan struct{} // closed when nobody takes events any more
 
+	life     context.Context // ends with the loop
+	endLife  context.CancelFunc
 	work     context.Context // ends when the streams are abandoned
 	stopWork context.CancelFunc
 	draining sync.WaitGroup // drains: stopped by the stream's end or stopWork
-	sending  sync.WaitGroup // lane senders: stopped by closing or dropping queue
+	sending  sync.WaitGroup // lane senders: stopped by closing or dropping queue; their watchers: by the lane's end or a deadline
 	asking   sync.WaitGroup // estimates being asked for: end when the driver answers
 	pausing  sync.WaitGroup // PauseGuest and ResumeGuest: end by themselves, or with work
-	others   sync.WaitGroup // control reader: by the control lane's end; transitions: end by themselves
+	others   sync.WaitGroup // control reader: by the control lane's end; dialling: by life; transitions: end by themselves
 
 	begun atomic.Int64 // when the first byte was read, in ns after clock.start; 0 if none was
 	clock clock
@@ -125,6 +153,10 @@ type engine struct {
 	up     bool // the guest runs again after a stop that was called off
 	slow   bool // it was told that the way back takes long
 	doubts int  // how often a silent destination was acted upon
+
+	cancelledAt time.Time // when the user gave up, zero if he has not
+	restarted   bool      // another process has recorded COMMIT
+	held        bool      // and the devices hold what it has left
 
 	askedAt time.Time // when the witness was, last
 	silent  bool      // it was told that the witness does not answer
@@ -161,7 +193,7 @@ func newEngine(o Options, dialer transport.Dialer, sources []Source) (*engine, e
 		owner: handoff.NewSource(o.Attempt, o.Journal.ID()),
 		fleet: &fleet{sources: sources, streams: make([]vfio.Stream, n), each: parallel},
 		wire:  make([]atomic.Uint64, n), applied: make([]uint64, n), ends: make([]transport.End, n),
-		drains: make([]*drain, n), polls: make([]poll, n), meter: newMeter(n),
+		told: make([]bool, n), drains: make([]*drain, n), polls: make([]poll, n), meter: newMeter(n),
 		precopied: make([]uint64, n), saved: make([]time.Duration, n), loaded: make([]time.Duration, n), unseen: make([]bool, n),
 		events: make(chan any, 16), quit: make(chan struct{}),
 	}
@@ -170,20 +202,21 @@ func newEngine(o Options, dialer transport.Dialer, sources []Source) (*engine, e
 		e.plan.devices[i].resize(e.offer.Devices[i].Estimate)
 	}
 	e.queue = newQueue(arena, arena.Count()-o.Lanes, e.needs())
+	e.life, e.endLife = context.WithCancel(context.Background())
 	e.work, e.stopWork = context.WithCancel(context.Background())
 	e.clock.start = time.Now()
 	e.out = report.Report{Attempt: o.Attempt}
 	return e, nil
 }
 
-// loop takes events until the hand-off says that it is over.
-func (e *engine) loop(ctx context.Context) {
-	e.others.Go(e.receive)
+// loop takes events, those that begin brings first, until the hand-off says that it
+// is over.
+func (e *engine) loop(ctx context.Context, begin func()) {
 	ticker := time.NewTicker(tick)
 	defer ticker.Stop()
 	welcome := time.NewTimer(transport.WelcomeTimeout)
 	defer welcome.Stop()
-	e.own(handoff.Begin{})
+	begin()
 	cancelled := ctx.Done()
 	for !e.done {
 		select {
@@ -196,7 +229,7 @@ func (e *engine) loop(ctx context.Context) {
 		case <-welcome.C:
 			e.noWelcome()
 		case <-cancelled:
-			cancelled = nil
+			cancelled, e.cancelledAt = nil, time.Now()
 			e.fail(&transport.Fault{Code: transport.CodeCancelled, Err: context.Cause(ctx)}, handoff.Interrupt{})
 		}
 	}
@@ -211,12 +244,17 @@ const joinLimit = 5 * time.Second
 // why.
 func (e *engine) join() {
 	close(e.quit)
+	e.endLife()
 	e.abandon()
 	e.stuck = !e.joinStreams()
-	transport.HangUp(e.control.Lane(), e.others.Wait)
+	if e.control != nil {
+		transport.HangUp(e.control.Lane(), e.others.Wait)
+	}
+	e.others.Wait()
 	e.hooking.Wait()
 	e.tellHooks()
 	closeLanes(e.dialled)
+	e.forget()
 	if e.letGo {
 		e.release()
 	}
@@ -259,7 +297,9 @@ func (e *engine) abandon() {
 	e.stopWork()
 	e.queue.drop()
 	for _, l := range e.lanes {
-		l.SetDeadline(time.Unix(1, 0))
+		if l != nil {
+			l.SetDeadline(time.Unix(1, 0))
+		}
 	}
 }
 
@@ -278,6 +318,9 @@ func (e *engine) resume(reverted bool) {
 			e.hooks.reverted = e.opts.OnRevert.Run(e.opts.Attempt)
 		}
 		err := e.fleet.resume()
+		if e.restarted && !e.held {
+			err = errors.Join(err, errors.New("what the devices held at COMMIT is gone: they were reset since"))
+		}
 		e.pausing.Wait() // a pause that came after ResumeGuest would last
 		if err == nil && wasPaused && !e.up && e.opts.ResumeGuest != nil {
 			err = e.opts.ResumeGuest(context.Background())
@@ -286,16 +329,21 @@ func (e *engine) resume(reverted bool) {
 	})
 }
 
-// receive hands the destination's messages to the loop. It ends with the
-// control lane.
-func (e *engine) receive() {
+// hear takes messages from a control lane from now on. The goroutine ends with it.
+func (e *engine) hear(control *transport.Control) {
+	e.control = control
+	e.others.Go(func() { e.receive(control) })
+}
+
+// receive hands the destination's messages to the loop.
+func (e *engine) receive(control *transport.Control) {
 	for {
-		m, err := e.control.Receive()
+		m, err := control.Receive()
 		if err != nil {
-			e.post(controlLost{err})
+			e.post(controlLost{control, err})
 			return
 		}
-		e.post(m)
+		e.post(heard{control, m})
 	}
 }
 
@@ -328,8 +376,15 @@ func (e *engine) post(ev any) {
 
 // Events of the engine's own goroutines.
 type (
-	controlLost struct{ err error }
-	lanesOpen   struct{ err error }
+	heard struct {
+		control *transport.Control
+		message transport.Message
+	}
+	controlLost struct {
+		control *transport.Control
+		err     error
+	}
+	lanesOpen struct{ err error }
 	entered     struct { // a transition of the plan
 		took time.Duration
 		err  error
@@ -350,12 +405,18 @@ type (
 // handle sends an event where it belongs.
 func (e *engine) handle(ev any) {
 	switch ev := ev.(type) {
-	case transport.Message:
-		e.message(ev)
+	case heard:
+		if ev.control == e.control {
+			e.message(ev.message)
+		}
 	case controlLost:
-		e.controlLost(ev.err)
+		e.controlLost(ev)
+	case rejoined:
+		e.rejoined(ev)
 	case laneFailed:
-		e.failed(&transport.Fault{Code: transport.CodeOf(ev.err), Err: fmt.Errorf("data lane: %w", ev.err)})
+		e.laneFailed(ev)
+	case laneBack:
+		e.laneBack(ev)
 	case lanesOpen:
 		e.lanesOpened(ev)
 	case entered:
@@ -394,10 +455,8 @@ func (e *engine) openLanes(n int) {
 	lanes := make([]transport.Lane, n)
 	e.dialled = lanes
 	err := parallel(n, func(i int) (err error) {
-		if lanes[i], err = e.dialer.Dial(ctx); err != nil {
-			return err
-		}
-		return transport.WritePreamble(lanes[i], transport.Preamble{Kind: transport.LaneData, Index: uint16(i), Mig: e.opts.Attempt.Mig, Epoch: e.opts.Attempt.Epoch})
+		lanes[i], err = e.open(ctx, transport.LaneData, i)
+		return err
 	})
 	e.post(lanesOpen{err})
 }
@@ -409,19 +468,31 @@ func (e *engine) lanesOpened(ev lanesOpen) {
 	if e.owner.Phase != handoff.SourceTransfer {
 		return
 	}
-	e.lanes = e.dialled
-	pace := newPacer(e.opts.Tuning)
+	e.lanes = slices.Clone(e.dialled)
+	e.pace = newPacer(e.opts.Tuning)
 	e.frame = e.opts.Tuning.block(min(e.opts.ChunkSize, paddingFrame))
-	for _, lane := range e.lanes {
-		spare, err := e.arena.TryGet()
-		if err != nil {
-			panic("reader: the arena has fewer chunks than lanes")
-		}
-		s := &sender{lane: lane, queue: e.queue, spare: spare, codec: e.opts.Codec, pace: pace, frame: e.frame, wire: e.wire, start: e.clock.start, sent: &e.sent, work: e.work, post: e.post}
-		e.sending.Go(s.run)
+	for i := range e.lanes {
+		e.startSender(i)
 	}
 	e.measure() // the round trip is known
 	e.advance(connected{})
+}
+
+// startSender starts what sends on a lane, and what watches it.
+func (e *engine) startSender(number int) {
+	spare, err := e.arena.TryGet()
+	if err != nil {
+		panic("reader: the arena has fewer chunks than lanes")
+	}
+	s := &sender{number: number, lane: e.lanes[number], queue: e.queue, spare: spare, codec: e.opts.Codec, pace: e.pace, frame: e.frame,
+		wire: e.wire, start: e.clock.start, sent: &e.sent, work: e.work, post: e.post}
+	e.sending.Go(s.run)
+	e.sending.Go(s.watch)
+}
+
+// redial does again, which dials a lane, until that succeeds or ctx ends.
+func (e *engine) redial(ctx context.Context, again func(context.Context) error) {
+	e.others.Go(func() { keepDialling(ctx, again) })
 }
 
 // closeLanes closes them at once: each may wait a moment for the peer.

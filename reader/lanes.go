@@ -2,6 +2,7 @@ package reader
 
 import (
 	"context"
+	"fmt"
 	"sync/atomic"
 	"time"
 
@@ -12,44 +13,66 @@ import (
 // sender puts queued chunks on one lane. Whichever lane is free next takes the
 // chunk whose turn it is, of whichever device.
 type sender struct {
-	lane  transport.Lane
-	queue *queue
-	spare *transport.Chunk // for what is sent encoded
-	codec codec.Policy
-	pace  *pacer
-	frame int             // bytes of padding that go at once
-	noisy bool            // spare was filled with noise; what was encoded there since is as good
-	wire  []atomic.Uint64 // payload bytes given to a lane, by device
-	start time.Time
-	sent  *atomic.Int64   // when a chunk was last written, in ns after start
-	work  context.Context // ends when the streams are abandoned
-	post  func(any)
+	number int // of the lane
+	lane   transport.Lane
+	queue  *queue
+	spare  *transport.Chunk // for what is sent encoded
+	codec  codec.Policy
+	pace   *pacer
+	frame  int             // bytes of padding that go at once
+	noisy  bool            // spare was filled with noise; what was encoded there since is as good
+	wire   []atomic.Uint64 // payload bytes given to a lane, by device
+	start  time.Time
+	sent   *atomic.Int64   // when a chunk was last written, in ns after start
+	work   context.Context // ends when the streams are abandoned
+	post   func(any)
 }
 
-// laneFailed is the event of a sender that could not write.
-type laneFailed struct{ err error }
+// laneFailed is the event of a sender that could go no further. It has ended.
+type laneFailed struct {
+	number int
+	err    error
+}
 
-// run sends until the queue has nothing more, or the lane fails.
+// run sends until everything was applied, or the lane fails.
 func (s *sender) run() {
-	defer s.spare.Release()
-	for c := s.queue.take(); c != nil; c = s.queue.take() {
-		var err error
-		if c == padding {
+	err := s.toEnd()
+	s.spare.Release()
+	if err == nil && s.work.Err() == nil {
+		err = s.lane.CloseWrite() // Close would wait for the peer to read all
+	}
+	if err != nil {
+		s.post(laneFailed{s.number, err})
+	}
+}
+
+func (s *sender) toEnd() error {
+	for {
+		c, err := s.queue.take(s.number)
+		switch {
+		case c == nil:
+			return err
+		case c == padding:
 			err = s.sendPadding()
-		} else {
+		default:
 			err = s.send(c)
-			s.queue.release(int(c.Device), c)
+			s.queue.took(c)
 		}
 		if err != nil {
-			s.post(laneFailed{err})
-			return
+			return err
 		}
 	}
-	if s.work.Err() == nil {
-		if err := s.lane.CloseWrite(); err != nil { // Close would wait for the peer to read all
-			s.post(laneFailed{err})
-		}
+}
+
+// watch waits for the end of the lane, on which the destination says nothing. It is
+// how a sender learns of it that has nothing to send. It ends with the lane.
+func (s *sender) watch() {
+	_, err := s.lane.Read(make([]byte, 1))
+	if err == nil {
+		err = fmt.Errorf("%w: the destination has sent something on a data lane", transport.ErrProtocol)
 	}
+	s.queue.lose(s.number, err)
+	s.lane.SetDeadline(time.Unix(1, 0)) // wakes a write
 }
 
 // sendPadding sends one frame of it.

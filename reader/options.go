@@ -59,9 +59,16 @@ type Options struct {
 	// DowntimeLimit if that is more.
 	MaxDowntime time.Duration
 	// StallLimit ends an attempt in which no byte moves while the guest stands
-	// still, where MaxDowntime has not, and the wait for the answer to COMMIT.
-	// Default 30 s: some drivers load for seconds in one write.
+	// still, where MaxDowntime has not. Default 30 s: some drivers load for seconds in
+	// one write.
 	StallLimit time.Duration
+	// ReconnectLimit is how long a destination that was lost before COMMIT is dialled
+	// again; MaxDowntime ends that too. Default 60 s.
+	ReconnectLimit time.Duration
+	// DoubtLimit is how long the answer to COMMIT is waited for, over however many
+	// connections. Then, and soon after a cancel that is not answered, Send returns in
+	// doubt. Default: for ever.
+	DoubtLimit time.Duration
 	// MaxBandwidth limits the payload on all data lanes together, in bytes per
 	// second. Default: no limit.
 	MaxBandwidth uint64
@@ -103,6 +110,7 @@ func (o *Options) withDefaults() (Options, error) {
 	orDefault(&v.MaxRounds, 30)
 	orDefault(&v.MaxDowntime, max(10*time.Second, 2*v.DowntimeLimit))
 	orDefault(&v.StallLimit, 30*time.Second)
+	orDefault(&v.ReconnectLimit, 60*time.Second)
 	if v.Attempt == (transport.Attempt{}) {
 		v.Attempt = transport.Attempt{Mig: transport.NewMigID(), Epoch: 1}
 	}
@@ -138,8 +146,8 @@ func (o *Options) check() error {
 		return fmt.Errorf("reader: Options.Lanes is %d, must be 1 to %d", o.Lanes, transport.MaxLanes)
 	case o.Attempt.Epoch == 0:
 		return fmt.Errorf("reader: Options.Attempt.Epoch is 0, must be 1 or more")
-	case min(o.DowntimeLimit, o.MaxDowntime, o.MaxPrecopy, o.StallLimit, o.Timeout) < 0 || o.MaxRounds < 0:
-		return fmt.Errorf("reader: Options.DowntimeLimit, MaxDowntime, MaxPrecopy, MaxRounds, StallLimit and Timeout must not be negative")
+	case min(o.DowntimeLimit, o.MaxDowntime, o.MaxPrecopy, o.StallLimit, o.ReconnectLimit, o.DoubtLimit, o.Timeout) < 0 || o.MaxRounds < 0:
+		return fmt.Errorf("reader: Options.DowntimeLimit, MaxDowntime, MaxPrecopy, MaxRounds, StallLimit, ReconnectLimit, DoubtLimit and Timeout must not be negative")
 	case o.MaxDowntime < o.DowntimeLimit:
 		return fmt.Errorf("reader: Options.MaxDowntime is %v, less than DowntimeLimit, %v: a stop of that length would be begun and given up", o.MaxDowntime, o.DowntimeLimit)
 	case o.OnLimit > Force:

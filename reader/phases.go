@@ -30,9 +30,7 @@ func (e *engine) advance(ev any) {
 		case unpause:
 			e.unpause()
 		case endStream:
-			end := e.ends[a.device]
-			end.Attempt = e.opts.Attempt
-			e.control.Send(&end)
+			e.sayEnd(a.device)
 		case allDrained:
 			e.allDrained()
 		case warn:

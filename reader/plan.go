@@ -58,6 +58,7 @@ type plan struct {
 	because    string          // why PRE_COPY ended
 	prediction report.Forecast // what the stop was expected to take, when it was decided
 	calledOff  int             // stops that were called off at the last moment
+	cut        bool            // the destination is out of reach
 	capped     bool            // PRE_COPY has reached a cap, and goes on
 	warmth     warmth          // of the lanes, if they had to be warmed
 	path       path
@@ -75,15 +76,17 @@ type planDevice struct {
 
 // Events of the plan.
 type (
-	connected struct{}             // lanes are open
-	warmed    struct{}             // and have been padded, and measured
-	reached   struct{}             // every move of the last enter is done
-	paused    struct{}             // the guest has stopped
-	confirmed struct{}             // every device in PRE_COPY was polled since
-	unpaused  struct{}             // the guest runs again
-	ticked    struct{}             // time passed
-	ended     struct{ device int } // a stream was read to its end
-	polled    struct {             // GET_PRECOPY_INFO has answered
+	connected struct{}                     // lanes are open
+	warmed    struct{}                     // and have been padded, and measured
+	reached   struct{}                     // every move of the last enter is done
+	paused    struct{}                     // the guest has stopped
+	confirmed struct{}                     // every device in PRE_COPY was polled since
+	cut       struct{}                     // the destination is out of reach
+	mended    struct{ away time.Duration } // it was, for so long
+	unpaused  struct{}                     // the guest runs again
+	ticked    struct{}                     // time passed
+	ended     struct{ device int }         // a stream was read to its end
+	polled    struct {                     // GET_PRECOPY_INFO has answered
 		device  int
 		offset  uint64 // bytes read by then
 		idle    bool   // and no more were there
@@ -156,6 +159,11 @@ func (p *plan) step(now time.Duration, ev any) []any {
 	case unpaused:
 		p.phase = precopying
 		return nil
+	case cut:
+		p.cut = true
+		return nil
+	case mended: // what has not moved since says nothing of the devices
+		p.cut, p.began = false, p.began+ev.away
 	case polled:
 		p.devices[ev.device].poll(now, ev.pending, ev.offset, ev.idle)
 	case sized:

@@ -2,18 +2,21 @@ package reader
 
 import (
 	"context"
+	"fmt"
 	"sync"
 
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/share"
 )
 
-// queue is where chunks wait for a lane, those of each device in a line, and
-// the memory that they wait in. Whose turn it is, for either, package share
-// says.
+// queue is where chunks wait for a lane, those of each device in a line, and then
+// for the destination to say that it has them; and the memory that they wait in.
+// Whose turn it is, for either, package share says.
 //
 // A chunk needs credit to leave the queue, not to enter it: a device that is
-// not read idles (mlx5 with two unread chunks), and that is downtime.
+// not read idles (mlx5 with two unread chunks), and that is downtime. What a lane has
+// taken is kept until the destination has applied it: the lane may be lost, and only
+// the destination knows with what.
 type queue struct {
 	arena *transport.Arena
 
@@ -22,8 +25,9 @@ type queue struct {
 	pool    *share.Pool
 	turns   *share.Turns
 	lines   []line
-	waiting int // chunks in all lines
-	padding int // frames of it that lanes may send while they have nothing better to do
+	kept    int                       // chunks in all lines, sent or not
+	padding int                       // frames of it that lanes may send while they have nothing better to do
+	lost    [transport.MaxLanes]error // why a lane takes nothing any more
 	closed  bool
 	dropped bool
 }
@@ -31,12 +35,15 @@ type queue struct {
 // padding stands for a frame of padding in what take returns.
 var padding = new(transport.Chunk)
 
-// line is one device's part of the queue.
+// line is one device's part of the queue: chunks in the order of their numbers.
 type line struct {
-	chunks []*transport.Chunk // ring
-	first  int                // of them
-	count  int
-	bytes  uint64
+	chunks []kept // ring: number seq is at seq % len
+	oldest uint64 // of those that are kept
+	next   uint64 // to be sent: none below waits
+	end    uint64 // to be put
+	sent   uint64 // numbers below were given to a lane
+	count  int    // that wait for a lane
+	bytes  uint64 // of them
 	window transport.Window
 	given  chan struct{} // holds a token when the pool gave the device a chunk
 	wants  bool          // somebody waits for that
@@ -44,12 +51,30 @@ type line struct {
 	most   uint64        // and is not to be read beyond this, 0 is no limit
 }
 
+// kept is a chunk that the destination may still need.
+type kept struct {
+	*transport.Chunk
+	where   place
+	lane    int  // that has it, or has had it last
+	applied bool // while the lane still reads its memory
+}
+
+// place is where a chunk is.
+type place uint8
+
+const (
+	gone    place = iota // nobody needs it
+	queued               // it waits for a lane
+	leaving              // a lane is sending it
+	away                 // it was sent
+)
+
 // newQueue may use so many chunks of the arena.
 func newQueue(arena *transport.Arena, chunks int, needs []share.Need) *queue {
 	q := &queue{arena: arena, pool: share.NewPool(chunks, needs), turns: share.NewTurns(needs), lines: make([]line, len(needs))}
 	q.changed.L = &q.mu
 	for i := range q.lines {
-		q.lines[i].chunks, q.lines[i].given = make([]*transport.Chunk, chunks), make(chan struct{}, 1)
+		q.lines[i].chunks, q.lines[i].given = make([]kept, chunks), make(chan struct{}, 1)
 	}
 	return q
 }
@@ -114,7 +139,7 @@ func (q *queue) give() {
 	}
 }
 
-// release gives a chunk's memory back.
+// release gives a chunk's memory back that was not put.
 func (q *queue) release(device int, c *transport.Chunk) {
 	c.Release()
 	q.giveBack(device)
@@ -127,6 +152,8 @@ func (q *queue) giveBack(device int) {
 	q.give()
 }
 
+func (l *line) at(seq uint64) *kept { return &l.chunks[seq%uint64(len(l.chunks))] }
+
 // put queues a sealed chunk. There is room for every one that there is.
 func (q *queue) put(c *transport.Chunk) {
 	q.mu.Lock()
@@ -136,22 +163,111 @@ func (q *queue) put(c *transport.Chunk) {
 		return
 	}
 	l := &q.lines[c.Device]
-	l.read = c.Offset + uint64(c.RawLen)
-	l.chunks[(l.first+l.count)%len(l.chunks)] = c
-	l.count, l.bytes, q.waiting = l.count+1, l.bytes+uint64(c.RawLen), q.waiting+1
+	l.read, l.end = c.Offset+uint64(c.RawLen), c.Seq+1
+	*l.at(c.Seq) = kept{Chunk: c}
+	q.kept++
+	q.enqueue(l, l.at(c.Seq))
 	q.look(int(c.Device))
 	q.changed.Signal()
 }
 
-// look sees whether the first chunk of a line has credit.
+func (q *queue) enqueue(l *line, k *kept) {
+	k.where = queued
+	l.count, l.bytes = l.count+1, l.bytes+uint64(k.RawLen)
+}
+
+// look sees whether the first chunk that waits has credit.
 func (q *queue) look(device int) {
 	l := &q.lines[device]
-	if l.count == 0 {
+	for l.next < l.end && l.at(l.next).where != queued {
+		l.next++
+	}
+	if l.next == l.end {
 		q.turns.Ready(device, false)
 		return
 	}
-	c := l.chunks[l.first]
-	q.turns.Ready(device, c.Seq < l.window.Seq && c.Offset+uint64(c.RawLen) <= l.window.Offset)
+	k := l.at(l.next)
+	q.turns.Ready(device, k.Seq < l.window.Seq && k.Offset+uint64(k.RawLen) <= l.window.Offset)
+}
+
+// forget gives back a chunk that nobody needs any more.
+func (q *queue) forget(device int, k *kept) {
+	l := &q.lines[device]
+	if k.where == queued {
+		l.count, l.bytes = l.count-1, l.bytes-uint64(k.RawLen)
+	}
+	k.Release()
+	*k = kept{}
+	q.kept--
+	q.pool.Return(device, 1)
+	for l.oldest < l.end && l.at(l.oldest).where == gone {
+		l.oldest++
+	}
+}
+
+// applied takes in that the destination has every chunk numbered below seq. It cannot
+// have one that was never sent.
+func (q *queue) applied(device int, seq uint64) error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	l := &q.lines[device]
+	if seq > l.sent {
+		return fmt.Errorf("%w: chunks up to %d of device %d are acknowledged, %d were sent", transport.ErrProtocol, seq, device, l.sent)
+	}
+	for n := l.oldest; n < seq && !q.dropped; n++ {
+		switch k := l.at(n); k.where {
+		case leaving:
+			k.applied = true
+		case queued, away:
+			q.forget(device, k)
+		}
+	}
+	q.look(device)
+	q.give()
+	if q.closed && q.kept == 0 {
+		q.changed.Broadcast()
+	}
+	return nil
+}
+
+// took takes back a chunk that a lane has sent, as far as it came.
+func (q *queue) took(c *transport.Chunk) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	k := q.lines[c.Device].at(c.Seq)
+	k.where = away
+	if k.applied || q.dropped {
+		q.forget(int(c.Device), k)
+		q.give()
+		q.changed.Broadcast()
+	}
+}
+
+// lose has a lane take nothing any more, because of err.
+func (q *queue) lose(lane int, err error) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.lost[lane] = err
+	q.changed.Broadcast()
+}
+
+// requeue has everything that a lane has had, and nobody knows the fate of, sent again.
+// The lane's sender has ended; another one may take its number.
+func (q *queue) requeue(lane int) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.lost[lane] = nil
+	for i := range q.lines {
+		l := &q.lines[i]
+		for n := l.oldest; n < l.end; n++ {
+			if k := l.at(n); k.where == away && k.lane == lane {
+				q.enqueue(l, k)
+				l.next = min(l.next, n)
+			}
+		}
+		q.look(i)
+	}
+	q.changed.Broadcast()
 }
 
 // pad has lanes that have nothing else to send send so many frames of padding, in
@@ -171,35 +287,40 @@ func (q *queue) unpadded() int {
 	return q.padding
 }
 
-// take returns the chunk whose turn it is, or else padding, waiting until there is
-// either, or nil when no chunk will come any more.
-func (q *queue) take() *transport.Chunk {
+// take returns the chunk whose turn it is, for a lane, or else padding, waiting until
+// there is either, or nil when no chunk will be sent any more. Then everything has
+// been applied, or the lane is lost.
+func (q *queue) take(lane int) (*transport.Chunk, error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	for {
-		if i, ok := q.turns.Next(); ok {
-			c := q.pop(i)
-			q.turns.Took(i, int(c.RawLen))
-			return c
+		if err := q.lost[lane]; err != nil {
+			return nil, err
 		}
-		if q.closed && q.waiting == 0 {
-			return nil
+		if i, ok := q.turns.Next(); ok {
+			c := q.pop(i, lane)
+			q.turns.Took(i, int(c.RawLen))
+			return c, nil
+		}
+		if q.dropped || q.closed && q.kept == 0 {
+			return nil, nil
 		}
 		if q.padding > 0 {
 			q.padding--
-			return padding
+			return padding, nil
 		}
 		q.changed.Wait()
 	}
 }
 
-func (q *queue) pop(device int) *transport.Chunk {
+func (q *queue) pop(device, lane int) *transport.Chunk {
 	l := &q.lines[device]
-	c := l.chunks[l.first]
-	l.first = (l.first + 1) % len(l.chunks)
-	l.count, l.bytes, q.waiting = l.count-1, l.bytes-uint64(c.RawLen), q.waiting-1
+	k := l.at(l.next)
+	k.where, k.lane = leaving, lane
+	l.sent = max(l.sent, k.Seq+1)
+	l.count, l.bytes = l.count-1, l.bytes-uint64(k.RawLen)
 	q.look(device)
-	return c
+	return k.Chunk
 }
 
 // grant takes in a promise of the destination. A promise is memory set aside: it
@@ -241,15 +362,19 @@ func (q *queue) close() {
 	q.changed.Broadcast()
 }
 
-// drop releases what is queued, and whatever will be: nobody sends any more.
+// drop releases what is kept, and whatever will be: nobody sends any more.
 func (q *queue) drop() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.closed, q.dropped = true, true
 	for i := range q.lines {
-		for q.lines[i].count > 0 {
-			q.pop(i).Release()
+		l := &q.lines[i]
+		for n := l.oldest; n < l.end; n++ {
+			if k := l.at(n); k.where == queued || k.where == away {
+				q.forget(i, k)
+			}
 		}
+		q.look(i)
 	}
 	q.changed.Broadcast()
 }

@@ -50,6 +50,24 @@ func (f *filling) cutOne(ctx context.Context, device int) error {
 	return nil
 }
 
+// one takes a chunk for lane 0.
+func (f *filling) one() *transport.Chunk {
+	c, err := f.take(0)
+	if err != nil {
+		panic(err)
+	}
+	return c
+}
+
+// done has the destination apply a chunk that was taken, and all before it.
+func (f *filling) done(c *transport.Chunk) {
+	device, seq := int(c.Device), c.Seq
+	f.took(c)
+	if err := f.applied(device, seq+1); err != nil {
+		panic(err)
+	}
+}
+
 // all lets a device send whatever it has.
 var all = transport.Window{Seq: 1 << 40, Offset: 1 << 40}
 
@@ -63,12 +81,12 @@ func TestQueueCredit(t *testing.T) {
 		}
 		left := 0
 		go func() {
-			for c := f.take(); c != nil; c = f.take() {
+			for c := f.one(); c != nil; c = f.one() {
 				if int(c.Seq) != left {
 					t.Errorf("chunk %d left as number %d", c.Seq, left)
 				}
 				left++
-				f.release(0, c)
+				f.done(c)
 			}
 		}()
 		for _, c := range []struct {
@@ -103,9 +121,9 @@ func TestQueueShares(t *testing.T) {
 	}
 	var left [2]int
 	for range 16 {
-		c := f.take()
+		c := f.one()
 		left[c.Device]++
-		f.release(int(c.Device), c)
+		f.done(c)
 	}
 	if left[0] != 4 {
 		t.Errorf("of 16 chunks, %d have left, want 4 and 12", left)
@@ -113,9 +131,9 @@ func TestQueueShares(t *testing.T) {
 	f.divide([]share.Need{{Bytes: 3 << 20, Known: true}, {Bytes: 1 << 20, Known: true, Done: true}})
 	left = [2]int{}
 	for range 8 {
-		c := f.take()
+		c := f.one()
 		left[c.Device]++
-		f.release(int(c.Device), c)
+		f.done(c)
 	}
 	if left[0] < 5 {
 		t.Errorf("of 8 chunks, %d have left: the first has all there is to send", left)
@@ -141,11 +159,11 @@ func TestQueueMemory(t *testing.T) {
 			if err := f.cutOne(ctx, 1); err != nil {
 				t.Fatal(i, err)
 			}
-			c := f.take()
+			c := f.one()
 			if c.Device != 1 {
 				t.Fatal("a chunk left without credit")
 			}
-			f.release(1, c)
+			f.done(c)
 		}
 		cancel()
 		synctest.Wait()
@@ -171,7 +189,7 @@ func TestQueueCancel(t *testing.T) {
 				}
 			}()
 			synctest.Wait()
-			f.release(0, f.take())
+			f.done(f.one())
 			cancel(enough) // either may win
 			synctest.Wait()
 			if err := f.cutOne(t.Context(), 0); err != nil {
@@ -193,7 +211,7 @@ func TestQueueDrop(t *testing.T) {
 		late.Fill(strings.NewReader("x"), 1)
 		late.Seal(0, 1, 10)
 		ended := false
-		go func() { ended = f.take() == nil }()
+		go func() { ended = f.one() == nil }()
 		synctest.Wait()
 		f.drop()
 		f.put(late)
@@ -204,81 +222,216 @@ func TestQueueDrop(t *testing.T) {
 	})
 }
 
-// TestQueue: whatever happens in whatever order, each device's chunks leave in
-// their order, all of them, and none without credit.
+// TestQueueLoss: what a lane had when it was lost is sent again, before everything
+// behind it, but for what the destination has said that it has. What was never sent
+// nobody can have.
+func TestQueueLoss(t *testing.T) {
+	f := newFilling(t, 8, alone(0))
+	f.grant(0, all)
+	for range 8 {
+		f.cutOne(t.Context(), 0)
+	}
+	var sent []*transport.Chunk
+	for i := range 6 {
+		c, _ := f.take(i % 2)
+		sent = append(sent, c)
+	}
+	for _, c := range sent[:5] {
+		f.took(c)
+	}
+	gone := errors.New("gone")
+	f.lose(1, gone)
+	if c, err := f.take(1); c != nil || err != gone {
+		t.Errorf("a lost lane is given %v, %v", c, err)
+	}
+	if err := f.applied(0, 2); err != nil {
+		t.Error(err)
+	}
+	if err := f.applied(0, 7); !errors.Is(err, transport.ErrProtocol) {
+		t.Errorf("7 chunks are acknowledged, 6 were sent: %v", err)
+	}
+	f.took(sent[5]) // its write has failed
+	f.requeue(1)
+	for _, want := range []uint64{3, 5, 6, 7} {
+		c := f.one()
+		if c.Seq != want {
+			t.Errorf("chunk %d is sent, want %d", c.Seq, want)
+		}
+		f.took(c)
+	}
+	f.close()
+	if err := f.applied(0, 8); err != nil {
+		t.Error(err)
+	}
+	if c := f.one(); c != nil || f.arena.InUse() != 0 {
+		t.Errorf("all is applied, and %v is sent; %d chunks are in use", c, f.arena.InUse())
+	}
+}
+
+// hauling is a queue with lanes that are lost, and what has become of each chunk.
+type hauling struct {
+	*filling
+	credit  []uint64
+	waiting []map[uint64]bool                // by device, numbers
+	held    map[*transport.Chunk]int         // by a sender, for its lane
+	sent    [3]map[*transport.Chunk]struct{} // by lane, and not known to be applied
+	acked   []uint64
+}
+
+func (h *hauling) cutSome(t *rapid.T, ctx context.Context) {
+	i := rapid.IntRange(0, len(h.lines)-1).Draw(t, "device")
+	h.want(i, true)
+	if len(h.lines[i].given) == 0 {
+		h.want(i, false)
+		t.Skip("it would wait")
+	}
+	<-h.lines[i].given
+	h.giveBack(i)
+	h.waiting[i][h.cut[i]] = true
+	h.cutOne(ctx, i)
+}
+
+func (h *hauling) grantSome(t *rapid.T) {
+	i := rapid.IntRange(0, len(h.lines)-1).Draw(t, "device")
+	h.credit[i] += rapid.Uint64Max(5).Draw(t, "chunks")
+	h.grant(i, transport.Window{Seq: h.credit[i], Offset: h.credit[i] * 10})
+}
+
+// lowest is the chunk of a device that has to be sent next.
+func (h *hauling) lowest(device int) (seq uint64, ok bool) {
+	for n := range h.waiting[device] {
+		if !ok || n < seq {
+			seq, ok = n, true
+		}
+	}
+	return seq, ok && seq < h.credit[device]
+}
+
+func (h *hauling) ready() bool {
+	for i := range h.lines {
+		if _, ok := h.lowest(i); ok {
+			return true
+		}
+	}
+	return false
+}
+
+func (h *hauling) takeOne(t *rapid.T) {
+	if !h.ready() {
+		t.Skip("it would wait")
+	}
+	lane := rapid.IntRange(0, len(h.sent)-1).Draw(t, "lane")
+	c, err := h.take(lane)
+	if err != nil {
+		t.Fatal(err)
+	}
+	i := int(c.Device)
+	if want, ok := h.lowest(i); !ok || c.Seq != want {
+		t.Fatalf("chunk %d of device %d is sent, the next is %d (%v)", c.Seq, i, want, ok)
+	}
+	delete(h.waiting[i], c.Seq)
+	h.held[c] = lane
+}
+
+func (h *hauling) tookOne(t *rapid.T) {
+	for c, lane := range h.held {
+		h.land(c, lane)
+		return
+	}
+	t.Skip("no lane has any")
+}
+
+func (h *hauling) land(c *transport.Chunk, lane int) {
+	delete(h.held, c)
+	if c.Seq >= h.acked[c.Device] {
+		h.sent[lane][c] = struct{}{}
+	}
+	h.took(c)
+}
+
+// ack acknowledges what was taken at some time, without a gap.
+func (h *hauling) ack(t *rapid.T) {
+	i := rapid.IntRange(0, len(h.lines)-1).Draw(t, "device")
+	seq := rapid.Uint64Range(h.acked[i], h.lines[i].sent).Draw(t, "chunks")
+	h.ackTo(t, i, seq)
+}
+
+func (h *hauling) ackTo(t *rapid.T, device int, seq uint64) {
+	h.acked[device] = seq
+	for _, sent := range h.sent {
+		for c := range sent {
+			if int(c.Device) == device && c.Seq < seq {
+				delete(sent, c)
+			}
+		}
+	}
+	for n := range h.waiting[device] {
+		if n < seq {
+			delete(h.waiting[device], n)
+		}
+	}
+	if err := h.applied(device, seq); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// loseOne loses a lane. Its sender has ended when it is noticed.
+func (h *hauling) loseOne(t *rapid.T) {
+	lane := rapid.IntRange(0, len(h.sent)-1).Draw(t, "lane")
+	h.lose(lane, errors.New("lost"))
+	for c, l := range h.held {
+		if l == lane {
+			h.land(c, lane)
+		}
+	}
+	for c := range h.sent[lane] {
+		h.waiting[c.Device][c.Seq] = true
+	}
+	h.sent[lane] = map[*transport.Chunk]struct{}{}
+	h.requeue(lane)
+}
+
+// TestQueue: whatever happens in whatever order, lanes that are lost included, the
+// chunks of each device that nobody is known to have leave in their order, all of them,
+// and none without credit.
 func TestQueue(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		n := rapid.IntRange(1, 4).Draw(rt, "devices")
-		f := newFilling(t, rapid.IntRange(n, 20).Draw(rt, "chunks"), make([]share.Need, n))
-		seqs, held := make([]uint64, n), map[*transport.Chunk]bool{}
-		any := rapid.IntRange(0, n-1)
-		take := func(t *rapid.T) {
-			c := f.take()
-			if i := c.Device; c.Seq != f.taken[i] || c.Seq >= seqs[i] {
-				t.Fatalf("chunk %d of device %d left, the next is %d and %d have credit", c.Seq, i, f.taken[i], seqs[i])
-			}
-			f.taken[c.Device]++
-			held[c] = true
+		h := &hauling{filling: newFilling(t, rapid.IntRange(n, 20).Draw(rt, "chunks"), make([]share.Need, n)),
+			credit: make([]uint64, n), waiting: make([]map[uint64]bool, n), held: map[*transport.Chunk]int{}, acked: make([]uint64, n)}
+		for i := range h.waiting {
+			h.waiting[i] = map[uint64]bool{}
 		}
-		ready := func() bool {
-			for i := range n {
-				if f.taken[i] < min(f.cut[i], seqs[i]) {
-					return true
-				}
-			}
-			return false
+		for i := range h.sent {
+			h.sent[i] = map[*transport.Chunk]struct{}{}
 		}
 		rt.Repeat(map[string]func(*rapid.T){
-			"cut": func(rt *rapid.T) {
-				i := any.Draw(rt, "device")
-				f.want(i, true)
-				if len(f.lines[i].given) == 0 {
-					f.want(i, false)
-					rt.Skip("it would wait")
-				}
-				<-f.lines[i].given
-				f.giveBack(i)
-				f.cutOne(t.Context(), i)
-			},
-			"grant": func(t *rapid.T) {
-				i := any.Draw(t, "device")
-				seqs[i] += rapid.Uint64Max(5).Draw(t, "chunks")
-				f.grant(i, transport.Window{Seq: seqs[i], Offset: seqs[i] * 10})
-			},
-			"take": func(t *rapid.T) {
-				if !ready() {
-					t.Skip("it would wait")
-				}
-				take(t)
-			},
-			"release": func(*rapid.T) {
-				for c := range held {
-					delete(held, c)
-					f.release(int(c.Device), c)
-					return
-				}
-			},
+			"cut": func(rt *rapid.T) { h.cutSome(rt, t.Context()) }, "grant": h.grantSome,
+			"take": h.takeOne, "took": h.tookOne, "ack": h.ack, "lose": h.loseOne,
 			"divide": func(t *rapid.T) {
 				needs := make([]share.Need, n)
 				for i := range needs {
 					needs[i] = share.Need{Bytes: rapid.Uint64().Draw(t, "bytes"), Known: rapid.Bool().Draw(t, "known"), Priority: rapid.Byte().Draw(t, "priority")}
 				}
-				f.divide(needs)
+				h.divide(needs)
 			},
 		})
 		for i := range n {
-			seqs[i] = 1 << 40
-			f.grant(i, all)
+			h.credit[i] = 1 << 40
+			h.grant(i, all)
 		}
-		f.close()
-		for ready() {
-			take(rt)
+		h.close()
+		for h.ready() {
+			h.takeOne(rt)
 		}
-		if c := f.take(); c != nil {
-			rt.Fatalf("chunk %+v came after all", c.ChunkHead)
+		for c, lane := range h.held {
+			h.land(c, lane)
 		}
-		for c := range held {
-			f.release(int(c.Device), c)
+		for i := range n {
+			h.ackTo(rt, i, h.cut[i])
+		}
+		if c, err := h.take(0); c != nil || err != nil || h.arena.InUse() > 0 {
+			rt.Fatalf("all is applied, and %v, %v comes; %d chunks are in use", c, err, h.arena.InUse())
 		}
 	})
 }

@@ -79,11 +79,16 @@ func rawPath(t testing.TB, chunk int, s *memory, n *null) (move func()) {
 		if _, err := d.next(ctx); err != nil {
 			t.Fatal(err)
 		}
-		c := queue.take()
-		if err := out.send(c); err != nil {
+		c, err := queue.take(0)
+		if err == nil {
+			err = out.send(c)
+		}
+		if err != nil {
 			t.Fatal(err)
 		}
-		queue.release(0, c)
+		seq := c.Seq
+		queue.took(c)
+		queue.applied(0, seq+1)
 	}
 }
 

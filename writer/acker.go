@@ -18,7 +18,7 @@ var ackPad = make([]byte, 32)
 type acker struct {
 	attempt transport.Attempt
 	journal transport.JournalID
-	control *transport.Control
+	control atomic.Pointer[transport.Control] // nil while it is lost
 	credit  *credit
 	merges  []*merge
 	due     chan struct{} // holds a token when an ACK is worth sending
@@ -75,6 +75,12 @@ func (a *acker) padded(n int) error {
 	return nil
 }
 
+// use has ACKs go over another control lane from now on, nil for none.
+func (a *acker) use(c *transport.Control) {
+	a.control.Store(c)
+	a.want()
+}
+
 // run sends ACKs until quit is closed. A lane that fails is seen by its reader.
 func (a *acker) run() {
 	beat := time.NewTicker(transport.Heartbeat)
@@ -86,8 +92,8 @@ func (a *acker) run() {
 		case <-a.quit:
 			return
 		}
-		if a.control.Send(a.ack()) != nil {
-			return
+		if c := a.control.Load(); c != nil {
+			c.Send(a.ack())
 		}
 	}
 }

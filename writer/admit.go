@@ -31,20 +31,6 @@ func decline(control *transport.Control, why *transport.Declined) {
 	})
 }
 
-// dropControl forgets a source that never said HELLO. Its reader ends with the
-// lane, and is joined in the end: it may be waiting for this loop.
-func (e *engine) dropControl() {
-	e.helloBy = nil
-	if e.control == nil || e.offer != nil {
-		return
-	}
-	e.control.Lane().Close()
-	e.control, e.fault, e.clock.fin = nil, nil, nil
-	if e.deaf != nil {
-		e.acceptFailed(e.deaf)
-	}
-}
-
 // forget closes lanes that were admitted too late for the loop to see.
 func (e *engine) forget() {
 	for {

@@ -16,9 +16,6 @@ import (
 // message takes in what the source says.
 func (e *engine) message(m transport.Message) {
 	switch m := m.(type) {
-	case *transport.Hello:
-		e.hello(m)
-		return
 	case *transport.Estimate:
 		e.estimated(m)
 		return
@@ -59,19 +56,15 @@ func why(f *transport.Fault) handoff.Failed {
 	return handoff.Failed{Code: f.Code, Device: f.Device, Offset: f.Offset, Text: f.Err.Error()}
 }
 
-// protocol ends the attempt of a source that broke the protocol. One that has
-// not even said HELLO has no attempt, and costs the next one nothing.
+// protocol ends the attempt of a source that broke the protocol.
 func (e *engine) protocol(err error) {
 	fault := &transport.Fault{Code: transport.CodeProtocol, Err: err}
-	switch {
-	case e.offer == nil:
-		e.dropControl()
-	case e.preparing:
+	if e.preparing {
 		e.keep(fault)
 		e.interrupted = true
-	default:
-		e.failed(fault)
+		return
 	}
+	e.failed(fault)
 }
 
 // interrupt is the user's cancel. While devices are on their way to RESUMING
@@ -86,13 +79,10 @@ func (e *engine) interrupt(cause error) {
 }
 
 // hello holds the offer against this side and opens the devices' sessions.
-func (e *engine) hello(m *transport.Hello) {
-	if e.offer != nil || m.Mig != e.opening.Mig || m.Epoch != e.opening.Epoch || m.Epoch == 0 {
-		e.protocol(fmt.Errorf("%w: a second HELLO, or one of no attempt or another than its lane's", transport.ErrProtocol))
-		return
-	}
-	e.offer, e.helloBy, e.heardAt = m, nil, time.Now()
-	e.out.Attempt, e.out.Peer = m.Attempt, peerOf(e.control.Lane())
+func (e *engine) hello(ev admitted, m *transport.Hello) {
+	e.hear(ev.control)
+	e.offer, e.heardAt, e.local = m, time.Now(), transport.Local(ev.lane)
+	e.out.Attempt, e.out.Peer = m.Attempt, peerOf(ev.lane)
 	e.tell(report.Event{Kind: report.Peer, Peer: e.out.Peer, Text: transport.PeerText(m.Software)})
 	if fault := e.openJournal(m.Attempt); fault != nil {
 		e.dismiss(fault)
@@ -104,7 +94,7 @@ func (e *engine) hello(m *transport.Hello) {
 		return
 	}
 	for _, o := range m.Devices {
-		terms.splice = append(terms.splice, o.Splice && transport.Local(e.control.Lane()))
+		terms.splice = append(terms.splice, o.Splice && e.local)
 	}
 	e.terms = terms
 	e.prepare()
@@ -198,8 +188,12 @@ func (e *engine) ended(m *transport.End) {
 		e.protocol(fmt.Errorf("%w: END of device %d of %d", transport.ErrProtocol, m.Device, len(e.merges)))
 		return
 	}
-	if err := e.merges[m.Device].finish(m); err != nil {
+	fresh, err := e.merges[m.Device].finish(m)
+	if err != nil {
 		e.protocol(err)
+		return
+	}
+	if !fresh {
 		return
 	}
 	e.estimate[m.Device] = transport.DeviceEstimate{StopCopy: m.Bytes, Known: true}
@@ -208,22 +202,22 @@ func (e *engine) ended(m *transport.End) {
 	e.checkWhole()
 }
 
-func (e *engine) laneEnded(f *transport.Fault) {
-	if e.owner.Phase != handoff.DestReceiving {
+func (e *engine) laneEnded(ev laneEnded) {
+	if e.owner.Phase != handoff.DestReceiving || !slices.Contains(e.lanes, ev.receiver) || ev.lost {
+		return // of a lane that has a successor, or will have one
+	}
+	if ev.fault != nil {
+		e.failed(ev.fault)
 		return
 	}
-	if f != nil {
-		e.failed(f)
-		return
-	}
-	e.closed++
+	ev.receiver.ended = true
 	e.checkWhole()
 }
 
 // checkWhole looks, when the source has ended every lane and every stream, for
 // chunks that are missing: they will not come any more.
 func (e *engine) checkWhole() {
-	if e.closed < e.terms.lanes || e.ends < len(e.merges) {
+	if e.ends < len(e.merges) || slices.ContainsFunc(e.lanes, func(r *receiver) bool { return r == nil || !r.ended }) {
 		return
 	}
 	for i, m := range e.merges {
@@ -258,17 +252,17 @@ func (e *engine) loaderEnded(ev loaderEnded) {
 // misses, its source notices.
 func (e *engine) acceptFailed(err error) {
 	e.deaf = err
-	if e.owner.Phase == handoff.DestIdle && e.control == nil {
+	if !e.engaged() {
 		e.fail(&transport.Fault{Code: transport.CodeNetwork, Err: err}, handoff.Interrupt{})
 	}
 }
 
 func (e *engine) controlLost(ev controlLost) {
 	switch {
-	case ev.control != e.control: // one that was dropped, or sent away
+	case ev.control != e.control: // one that has a successor, or was sent away
 		ev.control.Lane().Close()
-	case e.control != nil && e.offer == nil:
-		e.dropControl()
+	case e.mayReturn(ev.err):
+		e.lose(ev.err)
 	case e.preparing:
 		e.keep(&transport.Fault{Code: transport.CodeOf(ev.err), Err: ev.err})
 		e.interrupted = true
@@ -303,11 +297,16 @@ func (e *engine) wasReset(err error) {
 	e.own(handoff.WasReset{Failed: err != nil})
 }
 
-// own steps the hand-off and does what it says, in order.
+// own steps the hand-off and does what it says.
 func (e *engine) own(ev handoff.Event) {
 	failpoint.Reach("destination", "on", ev)
 	next, actions := e.owner.Step(ev)
 	e.owner = next
+	e.do(actions)
+}
+
+// do does what the hand-off says, in order.
+func (e *engine) do(actions []handoff.Action) {
 	for _, a := range actions {
 		failpoint.Reach("destination", "do", a)
 		switch a := a.(type) {
@@ -319,7 +318,7 @@ func (e *engine) own(ev handoff.Event) {
 				return
 			}
 		case handoff.SendWelcome:
-			e.control.Send(e.welcome())
+			e.tellSource(e.welcome())
 		case handoff.Send:
 			e.send(a.Message)
 		case handoff.AskWitness:
@@ -340,6 +339,10 @@ func (e *engine) send(m transport.Message) {
 	if d, ok := m.(*transport.Declined); ok && d.Attempt == e.owner.Attempt { // the hand-off itself may have found the cause
 		e.keep(&transport.Fault{Code: d.Code, Device: d.Device, Offset: d.Offset, Err: errors.New(d.Text)})
 	}
+	e.tellSource(m)
+}
+
+func (e *engine) tellSource(m transport.Message) {
 	if e.control != nil {
 		e.control.Send(m)
 	}
@@ -348,6 +351,7 @@ func (e *engine) send(m transport.Message) {
 // onTick tells progress, and gives up on devices that have everything of the
 // source's and yet write nothing.
 func (e *engine) onTick() {
+	e.watchLink()
 	if len(e.merges) > 0 {
 		e.tell(report.Event{Kind: report.Progress, Devices: e.snapshots()})
 	}

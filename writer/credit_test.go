@@ -33,7 +33,7 @@ func TestCredit(t *testing.T) {
 				}
 				size := rapid.IntRange(1, testChunk).Draw(t, "bytes")
 				head := transport.ChunkHead{Seq: sent[i], Offset: bytes[i], RawLen: uint32(size)}
-				if err := merges[i].claim(head); err != nil {
+				if _, err := merges[i].claim(head, nil); err != nil {
 					t.Fatal(err)
 				}
 				merges[i].deliver(chunkOf(t, arena, sent[i], bytes[i], make([]byte, size)))
@@ -65,7 +65,7 @@ func TestCredit(t *testing.T) {
 			"exceed": func(t *rapid.T) {
 				i := any.Draw(t, "device")
 				ack, _ := merges[i].status()
-				if err := merges[i].claim(transport.ChunkHead{Seq: ack.Window.Seq, Offset: bytes[i], RawLen: 1}); err == nil {
+				if _, err := merges[i].claim(transport.ChunkHead{Seq: ack.Window.Seq, Offset: bytes[i], RawLen: 1}, nil); err == nil {
 					t.Fatalf("chunk %d of a window to %d was taken", ack.Window.Seq, ack.Window.Seq)
 				}
 			},

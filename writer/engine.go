@@ -32,6 +32,11 @@ const loadStall = 30 * time.Second
 // The report's Outcome says what may be done now; the error is nil exactly for
 // handoff.Committed and is a *transport.Fault where the cause has a place.
 // Cancelling ctx before COMMIT resets the devices.
+//
+// A source whose connection is lost may come back for as long as Options.ReconnectLimit
+// says, and to a complete copy for ever. One that asks for an attempt of which only the
+// journal knows is answered from that. An attempt that its source has followed by a newer
+// one ends, and the newer one is served.
 func Receive(ctx context.Context, listener transport.Listener, sinks []Sink, opts *Options) (report.Report, error) {
 	o, err := opts.withDefaults()
 	if err == nil {
@@ -40,9 +45,18 @@ func Receive(ctx context.Context, listener transport.Listener, sinks []Sink, opt
 	if err != nil {
 		return report.Report{Outcome: handoff.Rolledback}, err
 	}
-	e := newEngine(o, sinks)
-	e.loop(ctx, listener)
-	return e.result()
+	for next := (*admitted)(nil); ; o.Recover = (transport.MigID{}) {
+		e := newEngine(o, sinks)
+		e.loop(ctx, listener, next)
+		if next = e.successor; next == nil {
+			return e.result()
+		}
+		if e.out.Outcome != handoff.Rolledback || ctx.Err() != nil {
+			next.lane.Close()
+			return e.result()
+		}
+		e.tell(report.Event{Kind: report.Warning, Text: fmt.Sprintf("attempt %d of this migration has ended: its source has opened a newer one", e.out.Attempt.Epoch)})
+	}
 }
 
 // engine starts the goroutines, carries events to the hand-off machine and
@@ -52,9 +66,10 @@ type engine struct {
 	owner   handoff.Dest
 	journal handoff.Journal // nil before HELLO
 	fleet   *fleet
-	control *transport.Control // nil until a source has opened one
-	opening transport.Preamble // of the control lane
-	offer   *transport.Hello
+	control *transport.Control // nil before a source has come, and while it is lost
+	lostAt  time.Time          // when it was lost, zero while it stands
+	local   bool               // the source is a process of this host
+	offer   *transport.Hello   // nil before HELLO, and after a restart
 	terms   terms
 
 	arena     *transport.Arena // these five from the moment of WELCOME
@@ -66,14 +81,14 @@ type engine struct {
 	digests   []transport.StreamDigest
 	complete  int // loaders that ended well
 	ends      int // ENDs received
-	closed    int // data lanes that the source has ended
 	estimate  []transport.DeviceEstimate
-	atStop    []uint64 // what was applied when the guest had stopped
-	lanes     []transport.Lane
+	atStop    []uint64         // what was applied when the guest had stopped
+	lanes     []*receiver      // by number, nil before they are dialled; in place of a lost one its successor
 	turned    int              // sources told that another is served
 	late      []transport.Lane // opened when the attempt was already over
 	dismissed []transport.Lane // of sources that were sent away, as long as they may be reading why
 	asking    *preflight       // the last one; nil before
+	answering atomic.Bool      // somebody is answered from a journal
 
 	events chan any
 	quit   chan struct{} // closed when nobody takes events any more
@@ -87,18 +102,22 @@ type engine struct {
 	acking    sync.WaitGroup // acker: stopped by quit
 	others    sync.WaitGroup // transitions, preflights, and sources being turned away: end by themselves
 
-	helloBy <-chan time.Time // when a source that opened a control lane must have said HELLO
-	deaf    error            // why no more lanes are accepted
-	clock   clock
-	heardAt time.Time     // when HELLO came
-	entered time.Duration // what the way to RESUMING took
-	moved   time.Time     // when a byte was last applied, after the last END
-	applied uint64        // in all, as of moved
-	fault   *transport.Fault
-	out     report.Report
+	life      context.Context // ends with the loop
+	endLife   context.CancelFunc
+	successor *admitted // the source's next attempt, when it has ended this one
+	deaf      error     // why no more lanes are accepted
+	clock     clock
+	heardAt   time.Time     // when HELLO came
+	entered   time.Duration // what the way to RESUMING took
+	moved     time.Time     // when a byte was last applied, after the last END
+	applied   uint64        // in all, as of moved
+	fault     *transport.Fault
+	out       report.Report
 
 	resetting   time.Time // since when devices are being reset
 	slow        bool      // it was told that this takes long
+	alarmed     bool      // it was told that a complete copy waits for its source
+	bytes       uint64    // of the streams, as recorded before a restart
 	stuck       bool      // a driver has not let go of a write
 	preparing   bool      // devices are on their way to RESUMING
 	silent      bool      // it was told that the witness does not answer
@@ -120,32 +139,36 @@ func newEngine(o Options, sinks []Sink) *engine {
 		wire:  make([]atomic.Uint64, n), digests: make([]transport.StreamDigest, n),
 		events: make(chan any, 16), quit: make(chan struct{}),
 	}
+	e.life, e.endLife = context.WithCancel(context.Background())
 	e.work, e.stopWork = context.WithCancel(context.Background())
 	return e
 }
 
 // loop takes events until the hand-off says that it is over, then stops and
-// joins everything.
-func (e *engine) loop(ctx context.Context, listener transport.Listener) {
+// joins everything. first is a source that has come before, if there is one.
+func (e *engine) loop(ctx context.Context, listener transport.Listener, first *admitted) {
 	acceptCtx, stopAccept := context.WithCancel(context.Background())
 	e.accepting.Go(func() { e.accept(acceptCtx, listener) })
 	ticker := time.NewTicker(tick)
 	defer ticker.Stop()
 	cancelled := ctx.Done()
+	e.restart()
+	if first != nil {
+		e.admitted(*first)
+	}
 	for !e.done {
 		select {
 		case ev := <-e.events:
 			e.handle(ev)
 		case <-ticker.C:
 			e.onTick()
-		case <-e.helloBy:
-			e.dropControl()
 		case <-cancelled:
 			cancelled = nil
 			e.interrupt(context.Cause(ctx))
 		}
 	}
 	close(e.quit)
+	e.endLife()
 	stopAccept()
 	e.accepting.Wait()
 	e.join()
@@ -162,7 +185,10 @@ func (e *engine) join() {
 		transport.HangUp(e.control.Lane(), e.hearing.Wait)
 	}
 	e.hearing.Wait()
-	for _, l := range slices.Concat(e.lanes, e.late, e.dismissed) {
+	for _, r := range e.dialled() {
+		r.lane.Close()
+	}
+	for _, l := range slices.Concat(e.late, e.dismissed) {
 		l.Close()
 	}
 	e.others.Wait()
@@ -192,8 +218,8 @@ const joinLimit = 5 * time.Second
 // if not, the last write takes what it uses with it, whenever it ends.
 func (e *engine) abandon() bool {
 	e.stopWork()
-	for _, l := range e.lanes {
-		l.SetDeadline(time.Unix(1, 0))
+	for _, r := range e.dialled() {
+		r.lane.SetDeadline(time.Unix(1, 0))
 	}
 	ended, late := make(chan struct{}), make(chan struct{})
 	go func() { // ends with the last write
@@ -228,8 +254,10 @@ func (e *engine) post(ev any) {
 // Events of the engine's own goroutines.
 type (
 	admitted struct {
-		lane transport.Lane
-		pre  transport.Preamble
+		lane    transport.Lane
+		pre     transport.Preamble
+		control *transport.Control // of a control lane, and the
+		first   transport.Message  // first that was said there
 	}
 	controlLost struct {
 		control *transport.Control
@@ -267,7 +295,7 @@ func (e *engine) handle(ev any) {
 	case controlLost:
 		e.controlLost(ev)
 	case laneEnded:
-		e.laneEnded(ev.fault)
+		e.laneEnded(ev)
 	case loaderEnded:
 		e.loaderEnded(ev)
 	case prepared:
@@ -309,19 +337,25 @@ func (e *engine) accept(ctx context.Context, listener transport.Listener) {
 	}
 }
 
-// admit reads a lane's preamble. It ends within HandshakeTimeout, or with ctx.
+// admit reads a lane's preamble, and the first message of a control lane. It ends
+// within HandshakeTimeout, or with ctx.
 func (e *engine) admit(ctx context.Context, lane transport.Lane) {
 	lane.SetDeadline(time.Now().Add(transport.HandshakeTimeout))
 	stop := context.AfterFunc(ctx, func() { lane.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
-	pre, err := transport.ReadPreamble(lane)
+	ev := admitted{lane: lane}
+	var err error
+	if ev.pre, err = transport.ReadPreamble(lane); err == nil && ev.pre.Kind == transport.LaneControl {
+		ev.control = transport.NewControl(lane)
+		ev.first, err = ev.control.Receive()
+	}
 	if err != nil || !stop() {
 		lane.Close()
 		return
 	}
 	lane.SetDeadline(time.Time{})
 	select {
-	case e.events <- admitted{lane, pre}:
+	case e.events <- ev:
 	case <-e.quit:
 		lane.Close()
 	}
@@ -333,16 +367,19 @@ func (e *engine) admitted(ev admitted) {
 		e.dataLane(ev)
 	case ev.pre.Kind == transport.LaneProbe:
 		e.probeLane(ev)
-	case e.control != nil:
-		e.turnAway(ev, "this destination already serves a migration")
+	case ev.pre.Kind == transport.LanePreflight && e.engaged():
+		e.turnAway(ev, busy)
 	case ev.pre.Kind == transport.LanePreflight:
 		e.preflight(ev)
 	default:
-		e.control, e.opening = transport.NewControl(ev.lane), ev.pre
-		e.helloBy = time.After(transport.HandshakeTimeout)
-		control := e.control
-		e.hearing.Go(func() { e.receive(control) })
+		e.greeted(ev)
 	}
+}
+
+// hear takes messages from a control lane from now on.
+func (e *engine) hear(control *transport.Control) {
+	e.control, e.lostAt = control, time.Time{}
+	e.hearing.Go(func() { e.receive(control) })
 }
 
 // turnAway tells a source why it is not served, unless too many were told.
@@ -392,20 +429,20 @@ func (e *engine) receive(control *transport.Control) {
 // dataLane starts a receiver, if the lane is of this migration and peer.
 func (e *engine) dataLane(ev admitted) {
 	a := transport.Attempt{Mig: ev.pre.Mig, Epoch: ev.pre.Epoch}
-	ours := e.control != nil && a == e.owner.Attempt && peerOf(ev.lane) == peerOf(e.control.Lane())
-	if !ours || len(e.lanes)+len(e.late) == e.terms.lanes {
+	i, ours := int(ev.pre.Index), e.engaged() && a == e.owner.Attempt && peerOf(ev.lane) == e.out.Peer
+	if !ours || i >= len(e.lanes) || e.local && e.lanes[i] != nil {
 		ev.lane.Close()
 		return
 	}
 	if e.owner.Phase != handoff.DestReceiving {
-		e.late = append(e.late, ev.lane) // closed now, it would hide from the source why
+		if len(e.late) < len(e.lanes) {
+			e.late = append(e.late, ev.lane) // closed now, it would hide from the source why
+		} else {
+			ev.lane.Close()
+		}
 		return
 	}
-	scratch, err := e.arena.TryGet()
-	if err != nil {
-		panic("writer: the arena has no chunk left for a lane")
-	}
-	r := &receiver{lane: ev.lane, arena: e.arena, scratch: scratch, merges: e.merges, wire: e.wire,
+	r := &receiver{lane: ev.lane, arena: e.arena, merges: e.merges, wire: e.wire, local: e.local, over: make(chan struct{}),
 		padded: e.acks.padded, splice: e.terms.splice, quit: e.work.Done()}
 	for _, o := range e.offer.Devices {
 		r.names = append(r.names, o.Name)
@@ -413,11 +450,28 @@ func (e *engine) dataLane(ev admitted) {
 	for _, id := range agreed(e.offer.Codecs) {
 		r.codecs[id] = true
 	}
-	e.lanes = append(e.lanes, ev.lane)
-	e.receiving.Go(func() {
-		if ended, fault := r.run(); ended || fault != nil {
-			e.post(laneEnded{fault})
-		}
+	before := e.lanes[i]
+	if before != nil { // the source has lost it, and this side may not know
+		before.lane.SetDeadline(time.Unix(1, 0))
+	}
+	e.lanes[i] = r
+	e.receiving.Go(func() { r.receive(before, e.post) })
+}
+
+// dialled are the receivers of the lanes that the source has dialled so far.
+func (e *engine) dialled() []*receiver {
+	return slices.DeleteFunc(slices.Clone(e.lanes), func(r *receiver) bool { return r == nil })
+}
+
+// answer serves a source from its journal alone. It ends by itself, or with life.
+func (e *engine) answer(ev admitted, m *transport.Resume) {
+	if e.answering.Swap(true) {
+		ev.lane.Close() // it asks again
+		return
+	}
+	e.others.Go(func() {
+		defer e.answering.Store(false)
+		answer(e.life, ev, m, e.opts.Journals)
 	})
 }
 
@@ -438,14 +492,15 @@ func (e *engine) begin() error {
 	if err != nil {
 		return err
 	}
-	e.arena = arena
+	e.arena, e.lanes = arena, make([]*receiver, e.terms.lanes)
 	e.estimate, e.atStop = offered(e.offer.Devices), make([]uint64, n)
 	e.credit = newCredit(arena.Count()-e.terms.lanes, e.terms.chunkSize, e.needs())
 	for i := range n {
 		e.merges = append(e.merges, newMerge(e.credit, i, e.opts.MaxState))
 	}
-	e.acks = &acker{attempt: e.offer.Attempt, journal: e.journal.ID(), control: e.control,
+	e.acks = &acker{attempt: e.offer.Attempt, journal: e.journal.ID(),
 		credit: e.credit, merges: e.merges, due: make(chan struct{}, 1), quit: e.quit}
+	e.acks.control.Store(e.control)
 	for i, sink := range e.terms.order {
 		l := &loader{
 			device: i, name: e.offer.Devices[i].Name, dev: e.fleet.sinks[sink].Device, stream: e.fleet.streams[sink],

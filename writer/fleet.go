@@ -23,6 +23,7 @@ type fleet struct {
 	dropped []bool // was reset
 	lost    bool   // a copy was gone before the start
 	ran     []bool // has been in RUNNING with the source's state, or may have
+	adopted bool   // a process before this one has used them, and may have started some
 }
 
 // prepare opens a session on every device, so that a device that is busy or
@@ -98,6 +99,9 @@ func (f *fleet) start() error {
 			if f.sinks[i].Device.Features().P2P != step.P2P {
 				return nil
 			}
+			if now, err := f.sinks[i].Device.State(); f.adopted && err == nil && now == vfio.Running {
+				return nil
+			}
 			return f.to(i, step.To)
 		})
 		if err != nil {
@@ -111,15 +115,19 @@ func (f *fleet) start() error {
 func (f *fleet) idle() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.loaded() == nil
+	return f.loaded() == nil && !slices.ContainsFunc(f.sinks, func(s Sink) bool {
+		now, err := s.Device.State()
+		return err != nil || now != vfio.Stop
+	})
 }
 
 // loaded asks every device whether it still holds its copy: a reset behind our
-// back leaves RUNNING.
+// back leaves RUNNING, as does a start by a process before this one.
 func (f *fleet) loaded() error {
 	return f.each(len(f.sinks), func(i int) error {
 		now, err := f.sinks[i].Device.State()
-		if err == nil && now != vfio.Stop {
+		started := f.adopted && (now == vfio.RunningP2P || now == vfio.Running)
+		if err == nil && now != vfio.Stop && !started {
 			err = fmt.Errorf("%w: the device is in %v, not in %v", vfio.ErrSessionLost, now, vfio.Stop)
 		}
 		if err != nil {

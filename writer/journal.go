@@ -35,6 +35,9 @@ func (e *engine) dismiss(f *transport.Fault) {
 	e.dismissed = append(e.dismissed, e.control.Lane())
 	e.closeJournal()
 	e.control, e.offer, e.out.Attempt, e.out.Peer = nil, nil, transport.Attempt{}, transport.ID{}
+	if e.deaf != nil {
+		e.acceptFailed(e.deaf)
+	}
 	if len(e.dismissed) > maxTurned {
 		e.dismissed[0].Close()
 		e.dismissed = e.dismissed[1:]
@@ -51,7 +54,7 @@ func (e *engine) closeJournal() {
 
 // whyRecord is what people will want to know of a record.
 func (e *engine) whyRecord() handoff.Why {
-	w := handoff.Why{}
+	w := handoff.Why{Bytes: e.bytes}
 	for _, m := range e.merges {
 		w.Bytes += m.position()
 	}

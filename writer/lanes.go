@@ -4,8 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"slices"
 	"sync/atomic"
+	"time"
 
 	"github.com/migpipe/migpipe/codec"
 	"github.com/migpipe/migpipe/transport"
@@ -23,11 +25,40 @@ type receiver struct {
 	quit    <-chan struct{}   // closed when the streams are abandoned
 	padded  func(n int) error // that so much padding has come
 	wire    []atomic.Uint64   // payload bytes received, by device
+	local   bool              // the lane is within this host: it is never lost, and nothing is sent twice
+	over    chan struct{}     // closed when it has let go of the lane and of all memory
+	ended   bool              // the source has ended the lane; the loop's
 }
 
 // laneEnded is the event of a receiver that has nothing more to receive, or
 // could not go on.
-type laneEnded struct{ fault *transport.Fault }
+type laneEnded struct {
+	receiver *receiver
+	fault    *transport.Fault
+	lost     bool // the source may dial the lane again
+}
+
+// receive takes the place of the receiver before it, if there is one, and receives.
+func (r *receiver) receive(before *receiver, post func(any)) {
+	if before != nil {
+		<-before.over
+		before.lane.Close()
+	}
+	var err error
+	if r.scratch, err = r.arena.TryGet(); err != nil {
+		panic("writer: the arena has no chunk left for a lane")
+	}
+	ended, fault := r.run()
+	close(r.over)
+	if ended || fault != nil {
+		post(laneEnded{r, fault, fault != nil && r.lost(fault)})
+	}
+}
+
+// lost reports whether the network has ended the lane, or a successor of its receiver.
+func (r *receiver) lost(f *transport.Fault) bool {
+	return !r.local && (errors.Is(f, transport.ErrPeerGone) || errors.Is(f, os.ErrDeadlineExceeded))
+}
 
 // run receives until the lane ends between two frames. It reports whether it did,
 // or why not; where a payload was dropped, whoever dropped it says why.
@@ -74,7 +105,10 @@ func (r *receiver) chunk(head transport.ChunkHead) error {
 		return fmt.Errorf("%w: chunk of %d bytes, negotiated %d", transport.ErrProtocol, head.RawLen, r.arena.ChunkSize())
 	}
 	m := r.merges[head.Device]
-	if err := m.claim(head); err != nil {
+	switch err := r.claim(m, head); {
+	case err == errAgain:
+		return r.scratch.Discard(r.lane, head)
+	case err != nil:
 		return err
 	}
 	c, err := r.arena.TryGet()
@@ -87,10 +121,28 @@ func (r *receiver) chunk(head transport.ChunkHead) error {
 	}
 	if err := c.ReadPayload(r.lane, head, r.scratch); err != nil {
 		c.Release()
+		m.unclaim(head.Seq)
 		return err
 	}
 	m.deliver(c)
 	return nil
+}
+
+// claim reserves the chunk's place. Whoever is reading the same chunk does so on a
+// lane that the source has given up, and is woken: it fills the place or leaves it.
+// No two receivers wait for each other, since who waits has no place.
+func (r *receiver) claim(m *merge, head transport.ChunkHead) error {
+	for {
+		rival, err := m.claim(head, r)
+		if r.local && (rival != nil || err == errAgain) {
+			return fmt.Errorf("%w: chunk %d was sent twice", transport.ErrProtocol, head.Seq)
+		}
+		if rival == nil {
+			return err
+		}
+		rival.lane.SetDeadline(time.Unix(1, 0))
+		<-rival.over
+	}
 }
 
 // await leaves the payload in the lane for the loader to splice it on, and

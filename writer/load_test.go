@@ -75,7 +75,7 @@ func TestLoader(t *testing.T) {
 			for seq, offset := range []uint64{0, c.second} {
 				chunk := chunkOf(t, arena, uint64(seq), offset, make([]byte, 10))
 				want.Add(chunk.ChunkHead)
-				if err := m.claim(chunk.ChunkHead); err != nil {
+				if _, err := m.claim(chunk.ChunkHead, nil); err != nil {
 					t.Fatal(err)
 				}
 				m.deliver(chunk)
@@ -84,7 +84,7 @@ func TestLoader(t *testing.T) {
 			if c.end != nil {
 				c.end(end)
 			}
-			if err := m.finish(end); err != nil {
+			if _, err := m.finish(end); err != nil {
 				t.Fatal(err)
 			}
 			var got loaderEnded
@@ -123,7 +123,7 @@ func TestAcker(t *testing.T) {
 	arena := testArena(t, 16)
 	for seq := range uint64(16) {
 		c := chunkOf(t, arena, seq, seq*testChunk, make([]byte, testChunk))
-		if err := m.claim(c.ChunkHead); err != nil {
+		if _, err := m.claim(c.ChunkHead, nil); err != nil {
 			t.Fatal(err)
 		}
 		m.deliver(c)
@@ -166,8 +166,9 @@ func TestHeartbeat(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		lane, quit := &counter{}, make(chan struct{})
 		m := newMerge(alone(2), 0, 1)
-		a := &acker{control: transport.NewControl(lane), credit: m.credit, merges: []*merge{m},
+		a := &acker{credit: m.credit, merges: []*merge{m},
 			due: make(chan struct{}, 1), quit: quit}
+		a.use(transport.NewControl(lane))
 		go a.run()
 		time.Sleep(10*time.Second + 1)
 		close(quit)
@@ -232,7 +233,7 @@ func TestFleet(t *testing.T) {
 					t.Fatal(err)
 				}
 				defer d.Close()
-				sink := Sink{fmt.Sprint("d", i), d}
+				sink := Sink{Name: fmt.Sprint("d", i), Device: d}
 				if fault == "gone" {
 					sink.Device = &forgetful{Device: d}
 				}

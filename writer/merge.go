@@ -2,6 +2,7 @@ package writer
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -30,7 +31,8 @@ type merge struct {
 
 // slot is the place of one promised chunk.
 type slot struct {
-	claimed bool // until it was applied
+	claimed bool      // until it was applied
+	by      *receiver // who is reading it, nil before and when that is done
 	chunk   *transport.Chunk
 }
 
@@ -49,32 +51,50 @@ func (m *merge) window() transport.Window {
 	return transport.Window{Seq: seq, Offset: m.offset}
 }
 
-// claim checks a header against the promise before any memory is taken for
-// its chunk, and keeps a second one of the same number out.
-func (m *merge) claim(h transport.ChunkHead) error {
+// errAgain says that a chunk is there already: its source has lost the lane that
+// brought it, and could not know.
+var errAgain = errors.New("chunk is there already")
+
+// claim checks a header against the promise before any memory is taken for its
+// chunk. Where another receiver is reading the same chunk, that one is given: the
+// source has given its lane up.
+func (m *merge) claim(h transport.ChunkHead, by *receiver) (rival *receiver, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	end, window := h.Offset+uint64(h.RawLen), m.window()
 	switch {
+	case h.Seq < m.next:
+		return nil, errAgain
 	case end > m.most:
-		return &transport.Fault{Code: transport.CodeLimit, Err: fmt.Errorf("stream reaches %d bytes, the limit is %d", end, m.most)}
-	case h.Seq < m.next || h.Seq >= window.Seq || end > window.Offset:
-		return fmt.Errorf("%w: chunk %d up to byte %d, promised are chunks %d to %d up to byte %d",
+		return nil, &transport.Fault{Code: transport.CodeLimit, Err: fmt.Errorf("stream reaches %d bytes, the limit is %d", end, m.most)}
+	case h.Seq >= window.Seq || end > window.Offset:
+		return nil, fmt.Errorf("%w: chunk %d up to byte %d, promised are chunks %d to %d up to byte %d",
 			transport.ErrProtocol, h.Seq, end, m.next, window.Seq-1, window.Offset)
 	}
 	s := &m.slots[h.Seq%uint64(len(m.slots))]
-	if s.claimed {
-		return fmt.Errorf("%w: chunk %d was sent twice", transport.ErrProtocol, h.Seq)
+	if s.by != nil {
+		return s.by, nil
 	}
-	s.claimed = true
+	if s.claimed {
+		return nil, errAgain
+	}
+	s.claimed, s.by = true, by
 	m.used = max(m.used, h.Seq+1)
-	return nil
+	return nil, nil
+}
+
+// unclaim gives a claim back: the chunk did not come whole, and is sent again.
+func (m *merge) unclaim(seq uint64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.slots[seq%uint64(len(m.slots))] = slot{}
 }
 
 // deliver hands over a claimed chunk, verified and decoded.
 func (m *merge) deliver(c *transport.Chunk) {
 	m.mu.Lock()
-	m.slots[c.Seq%uint64(len(m.slots))].chunk = c
+	s := &m.slots[c.Seq%uint64(len(m.slots))]
+	s.chunk, s.by = c, nil
 	m.came++
 	first := c.Seq == m.next
 	m.mu.Unlock()
@@ -83,18 +103,22 @@ func (m *merge) deliver(c *transport.Chunk) {
 	}
 }
 
-// finish takes in END. What was promised beyond it is for others; chunks that
-// came already have their memory, whatever END says of them.
-func (m *merge) finish(end *transport.End) error {
+// finish takes in END, and reports whether it is new: a source that does not know
+// whether it came sends it again. What was promised beyond it is for others; chunks
+// that came already have their memory, whatever END says of them.
+func (m *merge) finish(end *transport.End) (fresh bool, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if m.end != nil && *m.end != *end {
+		return false, fmt.Errorf("%w: END was sent twice, as %d and %d bytes in %d and %d chunks", transport.ErrProtocol, m.end.Bytes, end.Bytes, m.end.Chunks, end.Chunks)
+	}
 	if m.end != nil {
-		return fmt.Errorf("%w: END was sent twice", transport.ErrProtocol)
+		return false, nil
 	}
 	m.end = end
 	m.credit.end(m.device, end.Chunks, m.used)
 	m.wake()
-	return nil
+	return true, nil
 }
 
 func (m *merge) wake() {

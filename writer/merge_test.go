@@ -60,7 +60,7 @@ func TestMerge(t *testing.T) {
 		s := &sending{T: t, arena: testArena(t, chunks), lanes: make([][]transport.ChunkHead, rapid.IntRange(1, 4).Draw(t, "lanes"))}
 		s.merge = newMerge(alone(chunks), 0, transport.MaxStream)
 		t.Repeat(map[string]func(*rapid.T){
-			"cut": s.cut, "arrive": s.arrive, "apply": s.apply, "repeat": s.repeat, "exceed": s.exceed,
+			"cut": s.cut, "arrive": s.arrive, "apply": s.apply, "repeat": s.repeat, "break off": s.breakOff, "exceed": s.exceed,
 			"": func(t *rapid.T) {
 				if s.arena.InUse() > chunks {
 					t.Fatalf("%d chunks in use, %d were promised", s.arena.InUse(), chunks)
@@ -96,14 +96,14 @@ func (s *sending) arrive(t *rapid.T) {
 	}
 	h := s.lanes[lane][0]
 	s.lanes[lane] = s.lanes[lane][1:]
-	if err := s.merge.claim(h); err != nil {
+	if _, err := s.merge.claim(h, nil); err != nil {
 		t.Fatal(err)
 	}
 	s.merge.deliver(chunkOf(t, s.arena, h.Seq, h.Offset, make([]byte, h.RawLen)))
 }
 
 // apply takes the next chunk, if it is there, and repeats it while it is being
-// written, which must be refused.
+// written.
 func (s *sending) apply(t *rapid.T) {
 	c, _ := s.merge.poll()
 	if c == nil {
@@ -113,7 +113,7 @@ func (s *sending) apply(t *rapid.T) {
 	if c.Seq != want.Seq || c.Offset != want.Offset || c.RawLen != want.RawLen {
 		t.Fatalf("chunk %+v came out, want %+v", c.ChunkHead, want)
 	}
-	s.refused(t, want)
+	s.again(t, want)
 	s.next++
 	c.Release()
 	s.merge.applied(want.RawLen, 0)
@@ -131,8 +131,31 @@ func (s *sending) repeat(t *rapid.T) {
 		t.Skip("nothing was sent")
 	}
 	if h := rapid.SampledFrom(s.sent).Draw(t, "chunk"); !waiting[h.Seq] {
-		s.refused(t, h)
+		s.again(t, h)
 	}
+}
+
+// again sends a chunk that has come before: it is told from a new one.
+func (s *sending) again(t *rapid.T, h transport.ChunkHead) {
+	if rival, err := s.merge.claim(h, new(receiver)); rival != nil || err != errAgain {
+		t.Fatalf("claim of %+v, once more: %v, %v", h, rival, err)
+	}
+}
+
+// breakOff loses a lane in the middle of a chunk, which another lane brings then.
+func (s *sending) breakOff(t *rapid.T) {
+	lane := rapid.IntRange(0, len(s.lanes)-1).Draw(t, "lane")
+	if len(s.lanes[lane]) == 0 {
+		t.Skip("lane is empty")
+	}
+	h, lost, other := s.lanes[lane][0], new(receiver), new(receiver)
+	if rival, err := s.merge.claim(h, lost); rival != nil || err != nil {
+		t.Fatalf("claim of %+v: %v, %v", h, rival, err)
+	}
+	if rival, err := s.merge.claim(h, other); rival != lost || err != nil {
+		t.Fatalf("claim of %+v, which another lane brings: %v, %v", h, rival, err)
+	}
+	s.merge.unclaim(h.Seq)
 }
 
 // exceed goes beyond what is promised, in chunks or in bytes.
@@ -143,31 +166,34 @@ func (s *sending) exceed(t *rapid.T) {
 }
 
 func (s *sending) refused(t *rapid.T, h transport.ChunkHead) {
-	if err := s.merge.claim(h); !errors.Is(err, transport.ErrProtocol) {
+	if _, err := s.merge.claim(h, nil); !errors.Is(err, transport.ErrProtocol) {
 		t.Fatalf("claim of %+v: %v, want a protocol error", h, err)
 	}
 }
 
 func TestMergeLimit(t *testing.T) {
 	m := newMerge(alone(4), 0, 100)
-	if err := m.claim(transport.ChunkHead{Offset: 90, RawLen: 10}); err != nil {
+	if _, err := m.claim(transport.ChunkHead{Offset: 90, RawLen: 10}, nil); err != nil {
 		t.Errorf("up to the limit: %v", err)
 	}
-	if err := m.claim(transport.ChunkHead{Seq: 1, Offset: 90, RawLen: 11}); transport.CodeOf(err) != transport.CodeLimit {
+	if _, err := m.claim(transport.ChunkHead{Seq: 1, Offset: 90, RawLen: 11}, nil); transport.CodeOf(err) != transport.CodeLimit {
 		t.Errorf("beyond the limit: %v", err)
 	}
 }
 
 func TestMergeEnd(t *testing.T) {
 	m := newMerge(alone(4), 0, 1<<20)
-	if err := m.finish(&transport.End{Chunks: 1}); err != nil {
+	if _, err := m.finish(&transport.End{Chunks: 1}); err != nil {
 		t.Fatal(err)
 	}
 	if c, end := m.poll(); c != nil || end != nil {
 		t.Errorf("END of one chunk, none arrived: %v, %v", c, end)
 	}
-	if err := m.finish(&transport.End{Chunks: 1}); !errors.Is(err, transport.ErrProtocol) {
-		t.Errorf("second END: %v", err)
+	if fresh, err := m.finish(&transport.End{Chunks: 1}); fresh || err != nil {
+		t.Errorf("the same END again: %v, %v", fresh, err)
+	}
+	if _, err := m.finish(&transport.End{Chunks: 2}); !errors.Is(err, transport.ErrProtocol) {
+		t.Errorf("another END: %v", err)
 	}
 	m.applied(1, 0)
 	if _, end := m.poll(); end == nil {
@@ -193,7 +219,7 @@ func TestMergeTake(t *testing.T) {
 			}
 		}()
 		deliver := func(seq uint64) {
-			if err := m.claim(transport.ChunkHead{Seq: seq, Offset: seq, RawLen: 1}); err != nil {
+			if _, err := m.claim(transport.ChunkHead{Seq: seq, Offset: seq, RawLen: 1}, nil); err != nil {
 				t.Fatal(err)
 			}
 			m.deliver(chunkOf(t, arena, seq, seq, []byte{1}))

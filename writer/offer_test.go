@@ -94,7 +94,7 @@ func TestAgree(t *testing.T) {
 				if c.changed != (vfio.Info{}) {
 					d.info = c.changed
 				}
-				sinks = append(sinks, Sink{n, d})
+				sinks = append(sinks, Sink{Name: n, Device: d})
 			}
 			terms, fault := agree(&h, sinks, Options{ChunkSize: 1 << 20, Memory: 32 << 20})
 			if c.code != 0 {
@@ -164,7 +164,7 @@ func TestCheckSinks(t *testing.T) {
 	defer d.Close()
 	many := func(n int) (list []Sink) {
 		for i := range n {
-			list = append(list, Sink{fmt.Sprint("d", i), d})
+			list = append(list, Sink{Name: fmt.Sprint("d", i), Device: d})
 		}
 		return list
 	}
@@ -175,10 +175,10 @@ func TestCheckSinks(t *testing.T) {
 		{many(transport.MaxDevices), ""},
 		{nil, "0 devices"},
 		{many(transport.MaxDevices + 1), "65 devices"},
-		{[]Sink{{"a", nil}}, `"a") is nil`},
-		{[]Sink{{"", d}}, "device 0 has the name"},
-		{[]Sink{{strings.Repeat("n", transport.MaxName+1), d}}, "1 to 64 bytes"},
-		{[]Sink{{"a", d}, {"a", d}}, `two devices have the name "a"`},
+		{[]Sink{{Name: "a"}}, `"a") is nil`},
+		{[]Sink{{Name: "", Device: d}}, "device 0 has the name"},
+		{[]Sink{{Name: strings.Repeat("n", transport.MaxName+1), Device: d}}, "1 to 64 bytes"},
+		{[]Sink{{Name: "a", Device: d}, {Name: "a", Device: d}}, `two devices have the name "a"`},
 	} {
 		err := checkSinks(c.sinks)
 		if (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {

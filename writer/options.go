@@ -2,6 +2,7 @@ package writer
 
 import (
 	"fmt"
+	"time"
 
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
@@ -15,6 +16,9 @@ import (
 type Sink struct {
 	Name   string
 	Device vfio.Device
+	// Kept says that somebody else has the device open too, so that what it holds, and
+	// its state, outlive this process: only then can they be gone on with by another.
+	Kept bool
 }
 
 // Options tunes Receive. Nil, or a zero field, means the default.
@@ -31,6 +35,14 @@ type Options struct {
 	// told of which migration; it may block for as long as a disk does. Receive
 	// closes a journal that is an io.Closer. Default: handoff.InMemory.
 	Journals handoff.Journals
+	// ReconnectLimit is how long a source that was lost may take to come back, before
+	// its copy is complete or when the devices run. To a complete copy it may come back
+	// for ever. Default 60 s.
+	ReconnectLimit time.Duration
+	// Recover names a migration that a process which has ended has left here: if the
+	// sinks are Kept, and hold what its journal says, Receive goes on with it. If not,
+	// or if it is zero, Receive begins anew.
+	Recover transport.MigID
 	// Observe is told what happens.
 	Observe report.Observer
 	// Software is how this side introduces itself.
@@ -59,6 +71,9 @@ func (o *Options) withDefaults() (Options, error) {
 	if v.MaxState == 0 {
 		v.MaxState = 1 << 40
 	}
+	if v.ReconnectLimit == 0 {
+		v.ReconnectLimit = 60 * time.Second
+	}
 	if v.Journals == nil {
 		v.Journals = handoff.InMemory
 	}
@@ -74,6 +89,8 @@ func (o *Options) check() error {
 		return fmt.Errorf("writer: Options.ChunkSize is %d, must be %d to %d", o.ChunkSize, transport.MinChunk, transport.MaxChunk)
 	case o.Memory < o.ChunkSize:
 		return fmt.Errorf("writer: Options.Memory is %d, less than one chunk of %d", o.Memory, o.ChunkSize)
+	case o.ReconnectLimit < 0:
+		return fmt.Errorf("writer: Options.ReconnectLimit is %v, must not be negative", o.ReconnectLimit)
 	case o.MaxState > transport.MaxStream:
 		return fmt.Errorf("writer: Options.MaxState is %d, at most %d", o.MaxState, uint64(transport.MaxStream))
 	}

@@ -59,7 +59,7 @@ func (c *clock) figures(r *report.Report) {
 func (e *engine) finishReport() {
 	e.snapshots()
 	e.clock.figures(&e.out)
-	e.out.Lanes = len(e.lanes)
+	e.out.Lanes = len(e.dialled())
 	states := e.states()
 	if len(e.loaders) == 0 || e.stuck { // nothing was loaded, or nobody can say what
 		for i, s := range e.fleet.sinks {

@@ -77,12 +77,14 @@ type Kind string
 
 // The kinds of event.
 const (
-	Listening Kind = "listening" // Text is the address, before anything else (destination only)
-	Peer      Kind = "peer"      // the peer is authenticated and heard; Text is its software
-	Phase     Kind = "phase"     // Phase is the new phase
-	Progress  Kind = "progress"  // Devices is a snapshot
-	Warning   Kind = "warning"   // Text
-	Asked     Kind = "preflight" // a source asked what a migration would come to; Text is its software (destination only)
+	Listening Kind = "listening"     // Text is the address, before anything else (destination only)
+	Peer      Kind = "peer"          // the peer is authenticated and heard; Text is its software
+	Phase     Kind = "phase"         // Phase is the new phase
+	Progress  Kind = "progress"      // Devices is a snapshot
+	Warning   Kind = "warning"       // Text
+	Lost      Kind = "path-lost"     // the connection is lost, and the other side is waited for; Text is why
+	Restored  Kind = "path-restored" // and it goes on
+	Asked     Kind = "preflight"     // a source asked what a migration would come to; Text is its software (destination only)
 )
 
 // Phases of a migration, in order.

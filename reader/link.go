@@ -1,0 +1,293 @@
+package reader
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/transport/handoff"
+	"github.com/migpipe/migpipe/transport/report"
+)
+
+// link is what is done about lanes that are lost.
+type link struct {
+	since time.Time // when the control lane was lost, zero while it stands
+	cause error
+	stop  context.CancelFunc // ends dialling it
+}
+
+// How long one try to reach the destination again may take: the first has to be
+// short, because a packet that a cut has swallowed is sent again ever more rarely
+// (RFC 9002, section 6.2.1), and the later ones long, because paths are.
+const (
+	tryLeast = 500 * time.Millisecond
+	tryMost  = transport.HandshakeTimeout
+)
+
+// How long to wait after a try that has failed at once.
+const (
+	pauseLeast = 50 * time.Millisecond
+	pauseMost  = 2 * time.Second
+)
+
+// lanePause keeps a lane that ends whenever it is dialled from being dialled in a row.
+const lanePause = 100 * time.Millisecond
+
+func sleep(ctx context.Context, d time.Duration) error {
+	select {
+	case <-time.After(d):
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// keepDialling tries until it succeeds, or ctx ends.
+func keepDialling(ctx context.Context, try func(context.Context) error) {
+	limit, pause := tryLeast, pauseLeast
+	for {
+		began := time.Now()
+		each, cancel := context.WithTimeout(ctx, limit)
+		err := try(each)
+		cancel()
+		if err == nil || ctx.Err() != nil {
+			return
+		}
+		if time.Since(began) >= limit {
+			limit = min(2*limit, tryMost)
+			continue
+		}
+		if sleep(ctx, pause) != nil {
+			return
+		}
+		pause = min(2*pause, pauseMost)
+	}
+}
+
+// Events of dialling again.
+type (
+	rejoined struct {
+		control *transport.Control
+		first   transport.Message
+	}
+	laneBack struct {
+		number int
+		lane   transport.Lane
+	}
+)
+
+// mayReturn reports whether a conversation that has ended may go on over another lane:
+// one that the network has ended, and in doubt any, since only the destination can end
+// that.
+func (e *engine) mayReturn(err error) bool {
+	switch e.owner.Phase {
+	case handoff.SourceTransfer, handoff.SourceWaiting:
+		return e.dials(err)
+	case handoff.SourceDoubt:
+		return true
+	}
+	return false
+}
+
+// dials reports whether a lane that has ended may be dialled again. One within this
+// host ends with its process, and with what was spliced into it.
+func (e *engine) dials(err error) bool {
+	lost := errors.Is(err, transport.ErrLost) || errors.Is(err, os.ErrDeadlineExceeded)
+	return lost && !e.offer.Devices[0].Splice
+}
+
+// controlLost goes on over another control lane, or ends the conversation. A
+// destination that can still be told why it ends, is.
+func (e *engine) controlLost(ev controlLost) {
+	if ev.control != e.control {
+		return // it has a successor
+	}
+	f := &transport.Fault{Code: transport.CodeOf(ev.err), Err: ev.err}
+	switch {
+	case f.Code == transport.CodeCorrupt || f.Code == transport.CodeProtocol:
+		e.failed(f)
+		e.fail(f, handoff.Unreachable{})
+	case e.mayReturn(ev.err):
+		e.lose(ev.err)
+	default:
+		e.fail(f, handoff.Unreachable{})
+	}
+}
+
+// lose dials the control lane again.
+func (e *engine) lose(err error) {
+	e.control.Lane().Close()
+	e.control = nil
+	e.tell(report.Event{Kind: report.Lost, Text: err.Error()})
+	e.seek(err)
+	e.advance(cut{})
+}
+
+// seek looks for the destination.
+func (e *engine) seek(cause error) {
+	ctx, stop := context.WithCancel(e.life)
+	e.link = link{time.Now(), cause, stop}
+	peer := e.owner.Peer
+	e.redial(ctx, func(ctx context.Context) error { return e.rejoin(ctx, peer) })
+}
+
+// rejoin opens a control lane for the attempt at hand, and waits for the first word of
+// the destination: only then is this side known to be heard.
+func (e *engine) rejoin(ctx context.Context, peer transport.JournalID) error {
+	lane, err := e.open(ctx, transport.LaneControl, 0)
+	if err != nil {
+		return err
+	}
+	stop := context.AfterFunc(ctx, func() { lane.SetDeadline(time.Unix(1, 0)) })
+	control := transport.NewControl(lane)
+	err = control.Send(&transport.Resume{Attempt: e.opts.Attempt, Journal: e.opts.Journal.ID(), Peer: peer})
+	var first transport.Message
+	if err == nil {
+		first, err = control.Receive()
+	}
+	if !stop() && err == nil {
+		err = ctx.Err()
+	}
+	if err != nil {
+		lane.Close()
+		return err
+	}
+	select {
+	case e.events <- rejoined{control, first}:
+	case <-e.quit:
+		lane.Close()
+	}
+	return nil
+}
+
+// open dials a lane of the attempt at hand.
+func (e *engine) open(ctx context.Context, kind transport.LaneKind, number int) (transport.Lane, error) {
+	lane, err := e.dialer.Dial(ctx)
+	if err != nil {
+		return nil, err
+	}
+	p := transport.Preamble{Kind: kind, Index: uint16(number), Mig: e.opts.Attempt.Mig, Epoch: e.opts.Attempt.Epoch}
+	if err := transport.WritePreamble(lane, p); err != nil {
+		lane.Close()
+		return nil, err
+	}
+	return lane, nil
+}
+
+// rejoined goes on with the conversation: what was said last may be lost, so it is said
+// again.
+func (e *engine) rejoined(ev rejoined) {
+	switch e.owner.Phase {
+	case handoff.SourceTransfer, handoff.SourceWaiting, handoff.SourceDoubt:
+	default: // meanwhile nobody waits for it any more
+		ev.control.Lane().Close()
+		return
+	}
+	away := time.Since(e.link.since)
+	e.link = link{}
+	if p, ok := ev.control.Lane().(transport.Identified); ok {
+		e.out.Peer = p.Peer()
+	}
+	e.hear(ev.control)
+	e.tell(report.Event{Kind: report.Restored})
+	e.message(ev.first)
+	if e.owner.Phase == handoff.SourceTransfer || e.owner.Phase == handoff.SourceWaiting {
+		e.estimate()
+		e.sayEnds()
+	}
+	e.own(handoff.Reached{})
+	e.advance(mended{away})
+}
+
+// sayEnds says again what was said of streams that are whole.
+func (e *engine) sayEnds() {
+	for i, told := range e.told {
+		if told {
+			e.sayEnd(i)
+		}
+	}
+}
+
+func (e *engine) sayEnd(device int) {
+	end := e.ends[device]
+	end.Attempt = e.opts.Attempt
+	e.told[device] = true
+	e.say(&end)
+}
+
+// say sends a message, if there is somebody to hear it. A lane that fails is seen by
+// its reader.
+func (e *engine) say(m transport.Message) {
+	if e.control != nil {
+		e.control.Send(m)
+	}
+}
+
+// laneFailed dials a data lane again. What it carried goes over the others meanwhile.
+func (e *engine) laneFailed(ev laneFailed) {
+	active := e.owner.Phase == handoff.SourceTransfer || e.owner.Phase == handoff.SourceWaiting
+	if !active {
+		return
+	}
+	if !errors.Is(ev.err, transport.ErrPeerGone) && !errors.Is(ev.err, os.ErrDeadlineExceeded) || e.offer.Devices[0].Splice {
+		e.failed(&transport.Fault{Code: transport.CodeOf(ev.err), Err: fmt.Errorf("data lane: %w", ev.err)})
+		return
+	}
+	closeLanes(e.lanes[ev.number : ev.number+1])
+	e.lanes[ev.number] = nil
+	e.queue.requeue(ev.number)
+	e.redial(e.work, func(ctx context.Context) error {
+		if err := sleep(ctx, lanePause); err != nil {
+			return err
+		}
+		lane, err := e.open(ctx, transport.LaneData, ev.number)
+		if err != nil {
+			return err
+		}
+		select {
+		case e.events <- laneBack{ev.number, lane}:
+		case <-e.quit:
+			lane.Close()
+		}
+		return nil
+	})
+}
+
+func (e *engine) laneBack(ev laneBack) {
+	if e.owner.Phase != handoff.SourceTransfer && e.owner.Phase != handoff.SourceWaiting {
+		ev.lane.Close()
+		return
+	}
+	e.lanes[ev.number] = ev.lane
+	e.dialled = append(e.dialled, ev.lane)
+	e.startSender(ev.number)
+}
+
+// watchLink bounds the wait for a destination that was lost. In doubt watchDoubt does.
+func (e *engine) watchLink() {
+	if e.link.since.IsZero() || time.Since(e.link.since) < e.opts.ReconnectLimit {
+		return
+	}
+	e.fail(&transport.Fault{Code: transport.CodeNetwork,
+		Err: fmt.Errorf("the destination was not reached again for %v: %w", e.opts.ReconnectLimit, e.link.cause)}, handoff.Unreachable{})
+}
+
+// forget closes lanes that were dialled too late for the loop to see.
+func (e *engine) forget() {
+	for {
+		select {
+		case ev := <-e.events:
+			switch ev := ev.(type) {
+			case rejoined:
+				ev.control.Lane().Close()
+			case laneBack:
+				ev.lane.Close()
+			}
+		default:
+			return
+		}
+	}
+}

@@ -1,0 +1,144 @@
+package writer
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/transport/handoff"
+	"github.com/migpipe/migpipe/transport/report"
+)
+
+// readyAlarm is how long a complete copy waits for a source that is not heard of,
+// before somebody is told.
+const readyAlarm = time.Minute
+
+// What sources are told for which there is no place.
+const (
+	busy    = "this destination already serves a migration"
+	waiting = "this destination waits for the source of a migration to come back"
+)
+
+// engaged reports whether there is an attempt that this destination has a part in.
+func (e *engine) engaged() bool { return e.offer != nil || e.owner.Phase != handoff.DestIdle }
+
+// greeted gives a control lane to those who are meant by its first message.
+func (e *engine) greeted(ev admitted) {
+	a := transport.Attempt{Mig: ev.pre.Mig, Epoch: ev.pre.Epoch}
+	if *ev.first.About() != a || a.Epoch == 0 {
+		ev.lane.Close() // of no attempt, or of another than its lane: it costs nobody anything
+		return
+	}
+	switch m := ev.first.(type) {
+	case *transport.Resume:
+		e.resume(ev, m)
+	case *transport.Hello:
+		e.offered(ev, m)
+	default:
+		ev.lane.Close()
+	}
+}
+
+// offered takes in HELLO.
+func (e *engine) offered(ev admitted, m *transport.Hello) {
+	switch {
+	case !e.engaged():
+		e.hello(ev, m)
+	case e.follows(ev, m):
+		e.successor = &ev
+		e.failed(&transport.Fault{Code: transport.CodeCancelled, Remote: true, Err: fmt.Errorf("the source has opened attempt %d", m.Epoch)})
+	case !e.lostAt.IsZero():
+		e.turnAway(ev, waiting)
+	default:
+		e.turnAway(ev, busy)
+	}
+}
+
+// follows reports whether a source has given up the attempt at hand, by opening the
+// next: it does so only when its devices are its own (rule R6).
+func (e *engine) follows(ev admitted, m *transport.Hello) bool {
+	at := e.owner.Attempt
+	undecided := e.owner.Phase == handoff.DestReceiving || e.owner.Phase == handoff.DestReady
+	return undecided && e.successor == nil && m.Mig == at.Mig && m.Epoch > at.Epoch && peerOf(ev.lane) == e.out.Peer
+}
+
+// resume takes in RESUME.
+func (e *engine) resume(ev admitted, m *transport.Resume) {
+	switch {
+	case !e.engaged() || m.Attempt != e.owner.Attempt:
+		e.answer(ev, m)
+	case peerOf(ev.lane) != e.out.Peer || m.Peer != e.journal.ID() || e.offer != nil && m.Journal != e.offer.Journal:
+		e.turnAway(ev, "this attempt is another source's, or was made with another journal")
+	default:
+		e.rejoin(ev)
+	}
+}
+
+// rejoin goes on over a new control lane. That the one before is lost, this side may
+// not have noticed.
+func (e *engine) rejoin(ev admitted) {
+	if e.control != nil {
+		e.control.Lane().Close()
+	}
+	e.hear(ev.control)
+	e.tell(report.Event{Kind: report.Restored})
+	if e.acks != nil {
+		e.acks.use(ev.control)
+	}
+	e.own(&transport.Query{Attempt: e.owner.Attempt})
+	e.own(handoff.Reached{})
+}
+
+// mayReturn reports whether a source that was lost may come back: one that the
+// network has taken, and that has heard WELCOME, of which its lanes are the proof; and
+// any for which there is a complete copy.
+func (e *engine) mayReturn(err error) bool {
+	lost := errors.Is(err, transport.ErrLost) || errors.Is(err, os.ErrDeadlineExceeded)
+	switch e.owner.Phase {
+	case handoff.DestReceiving:
+		return lost && !e.local && len(e.dialled()) > 0
+	case handoff.DestReady:
+		return true
+	case handoff.DestStarting, handoff.DestRunning:
+		return lost
+	}
+	return false
+}
+
+// lose waits for a source whose control lane is lost.
+func (e *engine) lose(err error) {
+	e.control.Lane().Close()
+	e.control, e.lostAt = nil, time.Now()
+	if e.acks != nil {
+		e.acks.use(nil)
+	}
+	e.tell(report.Event{Kind: report.Lost, Text: err.Error()})
+}
+
+// watchLink bounds the wait for a source that was lost. Nothing bounds that of a
+// complete copy (rule R5).
+func (e *engine) watchLink() {
+	if e.lostAt.IsZero() {
+		return
+	}
+	waited := time.Since(e.lostAt)
+	switch e.owner.Phase {
+	case handoff.DestReceiving:
+		if waited > e.opts.ReconnectLimit {
+			e.fail(&transport.Fault{Code: transport.CodeNetwork,
+				Err: fmt.Errorf("%w, and the source has not come back for %v", transport.ErrLost, e.opts.ReconnectLimit)}, handoff.Unreachable{})
+		}
+	case handoff.DestReady:
+		if waited > readyAlarm && !e.alarmed {
+			e.alarmed = true
+			e.tell(report.Event{Kind: report.Warning, Text: fmt.Sprintf("a complete copy has waited for its source for %v, and waits on", readyAlarm)})
+		}
+	case handoff.DestRunning:
+		if waited > e.opts.ReconnectLimit {
+			e.out.Warnings = append(e.out.Warnings, fmt.Sprintf("the devices run here, and the source, which has not come back for %v, may not know it", e.opts.ReconnectLimit))
+			e.own(handoff.Unreachable{})
+		}
+	}
+}

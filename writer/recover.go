@@ -1,0 +1,177 @@
+package writer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"slices"
+	"time"
+
+	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/transport/handoff"
+	"github.com/migpipe/migpipe/transport/report"
+	"github.com/migpipe/migpipe/vfio"
+)
+
+// restart goes on with the migration of Options.Recover, if the devices hold what its
+// journal says that they do.
+func (e *engine) restart() {
+	if e.opts.Recover == (transport.MigID{}) {
+		return
+	}
+	j, err := e.opts.Journals(e.opts.Recover, true)
+	if err != nil {
+		e.fail(&transport.Fault{Code: transport.CodeBusy, Err: fmt.Errorf("open the journal: %w", err)}, handoff.Interrupt{})
+		return
+	}
+	e.journal = j
+	last := j.Last()
+	holding := e.fleet.holding(last.Record)
+	if holding == handoff.Nothing {
+		e.closeJournal()
+		return
+	}
+	e.fleet.adopt()
+	e.out.Attempt, e.out.Peer, e.bytes, e.lostAt = last.Attempt, last.PeerID, last.Why.Bytes, time.Now()
+	e.tell(report.Event{Kind: report.Warning, Text: fmt.Sprintf("going on with migration %v, attempt %d, which is recorded as %v", last.Attempt.Mig, last.Attempt.Epoch, last.Record)})
+	next, actions := handoff.RestartDest(last, holding)
+	e.owner = next
+	e.do(actions)
+}
+
+// holding says what the devices hold of an attempt with such a record. Only of those
+// that somebody else has kept open can it be more than nothing: one that was just
+// opened is RUNNING, and holds nothing (VFIO's state on first open).
+func (f *fleet) holding(r handoff.Record) handoff.Holding {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	all := func(states ...vfio.State) bool {
+		return !slices.ContainsFunc(f.sinks, func(s Sink) bool {
+			now, err := s.Device.State()
+			return !s.Kept || err != nil || !slices.Contains(states, now)
+		})
+	}
+	switch r {
+	case handoff.Ready:
+		if all(vfio.Stop) {
+			return handoff.Whole
+		}
+	case handoff.Accept, handoff.Running, handoff.Forced:
+		if all(vfio.Running) {
+			return handoff.Executing
+		}
+		if r == handoff.Accept && all(vfio.Stop, vfio.RunningP2P, vfio.Running) {
+			return handoff.Whole
+		}
+	}
+	return handoff.Nothing
+}
+
+// adopt takes devices over as a process before this one has left them.
+func (f *fleet) adopt() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.adopted = true
+	for i := range f.touched {
+		f.touched[i] = true
+	}
+}
+
+// answerTimeout bounds the conversation with a source that is answered from a journal.
+const answerTimeout = 5 * time.Second
+
+// answer tells a source what the journal says of its attempt, in which this process
+// has no part: the devices that it is about are not those at hand, or hold nothing of
+// it any more.
+func answer(ctx context.Context, ev admitted, m *transport.Resume, journals handoff.Journals) {
+	lane := ev.lane
+	lane.SetDeadline(time.Now().Add(answerTimeout))
+	stop := context.AfterFunc(ctx, func() { lane.SetDeadline(time.Unix(1, 0)) })
+	defer stop()
+	j, err := journals(m.Mig, true)
+	if c, ok := j.(io.Closer); ok {
+		defer c.Close()
+	}
+	if err == nil {
+		err = asks(j, m, peerOf(lane))
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		err = errors.New("this destination knows nothing of the migration: it never heard of it, or has lost its journal")
+	}
+	if err != nil { // in no journal's name: a source in doubt does not believe it
+		decline(ev.control, &transport.Declined{Attempt: m.Attempt, Code: transport.CodeBusy, Text: err.Error()})
+		return
+	}
+	a := &answerer{journal: j, control: ev.control}
+	a.converse(m)
+	transport.HangUp(lane, func() {})
+}
+
+// asks holds the question against the journal.
+func asks(j handoff.Journal, m *transport.Resume, peer transport.ID) error {
+	last := j.Last()
+	switch {
+	case m.Peer != j.ID():
+		return errors.New("the attempt was made with another journal of this destination")
+	case last.PeerID != peer:
+		return handoff.ErrOtherPeer
+	case m.Epoch > last.Attempt.Epoch:
+		return errors.New("no such attempt was ever made here")
+	}
+	return nil
+}
+
+// answerer is the hand-off without devices.
+type answerer struct {
+	owner   handoff.Dest
+	journal handoff.Journal
+	control *transport.Control
+}
+
+func (a *answerer) converse(m *transport.Resume) {
+	next, actions := handoff.RestartDest(a.journal.Last(), handoff.Nothing)
+	a.owner = next
+	err := a.do(actions)
+	var said handoff.Event = &transport.Query{Attempt: m.Attempt}
+	if m.Epoch < a.owner.MaxEpoch {
+		said = &transport.Cancel{Attempt: m.Attempt} // which is answered for every older attempt
+	}
+	if err == nil {
+		err = errors.Join(a.own(said), a.own(handoff.Reached{}))
+	}
+	for err == nil {
+		if said, err = a.control.Receive(); err == nil {
+			err = a.own(said)
+		}
+	}
+}
+
+func (a *answerer) own(ev handoff.Event) error {
+	next, actions := a.owner.Step(ev)
+	a.owner = next
+	return a.do(actions)
+}
+
+// do records and tells. What else the hand-off says is about devices.
+func (a *answerer) do(actions []handoff.Action) error {
+	for _, action := range actions {
+		switch action := action.(type) {
+		case handoff.Append:
+			last := a.journal.Last()
+			action.Entry.PeerID, action.Entry.Why.Bytes = last.PeerID, last.Why.Bytes
+			if r := action.Entry.Record; r == handoff.Aborted || r == handoff.Lost {
+				action.Entry.Why.Code, action.Entry.Why.Text = transport.CodeInternal, "the destination was started again, and what its devices held is gone"
+			}
+			if err := a.journal.Append(action.Entry); err != nil {
+				return err // nothing was promised yet
+			}
+		case handoff.Send:
+			if err := a.control.Send(action.Message); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
