@@ -48,11 +48,12 @@ func (d *Device) arc(to vfio.State) error {
 			err = fmt.Errorf("%w: %w", vfio.ErrSessionLost, syscall.ENODEV)
 		}
 	}
-	d.happened("set", Event{From: from, To: to, Err: err})
-	if err == nil {
-		d.enter(to)
+	if err != nil {
+		d.happened("set", Event{From: from, To: to, Err: err})
+		return err
 	}
-	return err
+	d.enter(to)
+	return d.changed("set", Event{From: from, To: to})
 }
 
 // may says why the driver refuses the arc.

@@ -40,6 +40,7 @@ type Device struct {
 	closed bool
 	log    eventLog
 	file   *logFile // nil for none
+	found  bool     // in the file of Options.Keep
 	stats  Stats
 }
 
@@ -51,8 +52,8 @@ var (
 
 var errNothingLoaded = errors.New("no state was loaded")
 
-// Open makes a device of a profile (see [Profiles]), in RUNNING. Nil options
-// are the profile's own.
+// Open makes a device of a profile (see [Profiles]), in RUNNING, or takes up the
+// one of [Options.Keep]. Nil options are the profile's own.
 func Open(profile string, o *Options) (*Device, error) {
 	p, err := lookup(profile)
 	if err != nil {
@@ -68,14 +69,23 @@ func Open(profile string, o *Options) (*Device, error) {
 		state: vfio.Running, loaded: errNothingLoaded,
 		faults: append(faults(nil), opts.Faults...),
 	}
-	if opts.Log != "" {
-		if d.file, err = openLog(opts.Log); err != nil {
-			return nil, fmt.Errorf("%s: %w", d.name, err)
-		}
-		d.write("open", Event{From: vfio.Running, To: vfio.Running})
+	if err := d.begin(); err != nil {
+		return nil, fmt.Errorf("%s: %w", d.name, err)
 	}
-	d.renew()
 	return d, nil
+}
+
+// begin gives the device what it holds at first, and its log the first line.
+func (d *Device) begin() (err error) {
+	d.renew()
+	if err = d.find(); err != nil || d.opts.Log == "" {
+		return err
+	}
+	d.file, err = openLog(d.opts.Log)
+	if err == nil {
+		d.write("open", Event{From: d.state, To: d.state})
+	}
+	return err
 }
 
 // OpenURL opens what [Parse] reads.
@@ -180,24 +190,38 @@ func (d *Device) Reset() error {
 	}
 	defer unlock()
 	d.stats.Resets++
-	d.reset()
+	if err := d.reset(); err != nil {
+		return d.fail("reset", -1, err)
+	}
 	return nil
 }
 
-func (d *Device) reset() {
-	d.happened("reset", Event{From: d.state, To: vfio.Running, Reset: true})
+func (d *Device) reset() error {
+	from := d.state
 	d.end(syscall.ENODEV)
 	d.state = vfio.Running
 	d.loaded = errNothingLoaded
 	d.renew()
+	return d.changed("reset", Event{From: from, To: vfio.Running, Reset: true})
 }
 
 // breakDown puts the device into ERROR.
-func (d *Device) breakDown() {
-	d.happened("fault", Event{From: d.state, To: vfio.Error})
+func (d *Device) breakDown() error {
+	from := d.state
 	d.end(syscall.ENODEV)
 	d.state = vfio.Error
 	d.im.run(time.Now(), false)
+	return d.changed("fault", Event{From: from, To: vfio.Error})
+}
+
+// changed keeps what has become of the device, and then tells of it. In this order
+// a process that is killed in between leaves a change that no line tells of, which
+// the next one's first line makes up for; in the other one, a line of a change that
+// the device never made.
+func (d *Device) changed(kind string, e Event) error {
+	err := d.keep()
+	d.happened(kind, e)
+	return err
 }
 
 // end ends the session, if there is one, and wakes whoever waits for it.
@@ -214,8 +238,8 @@ func (d *Device) rouse() {
 	d.wake = make(chan struct{})
 }
 
-// Close implements [vfio.Device]. Nobody else can hold a simulated device, so
-// this is its last close, which disables the session.
+// Close implements [vfio.Device]. It disables the session, and is the last close of
+// a simulated device unless that is kept, as if somebody else held it too.
 func (d *Device) Close() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()

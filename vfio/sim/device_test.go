@@ -39,21 +39,25 @@ func TestStateReachesDestination(t *testing.T) {
 
 func TestConformance(t *testing.T) {
 	eachProfile(t, func(t *testing.T, p *profile) {
-		for _, rate := range []string{"", "&save=200MiB/s&load=400MiB/s"} {
-			if rate != "" && !p.async {
-				continue
-			}
-			vfiotest.Run(t, vfiotest.Config{
-				Source:      func(t *testing.T) vfio.Device { return open(t, conforming[p.name]+rate) },
-				Destination: func(t *testing.T) vfio.Device { return open(t, p.name) },
-				Verify: func(t *testing.T, _, destination vfio.Device) {
-					if err := destination.(Verifier).Verify(); err != nil {
-						t.Error(err)
-					}
-				},
-				DetectsTruncation: p.short != 0,
-			})
+		source := conforming[p.name]
+		conforms(t, p, func(*testing.T) string { return source }, func(*testing.T) string { return p.name })
+		if p.async {
+			conforms(t, p, func(*testing.T) string { return source + "&save=200MiB/s&load=400MiB/s" }, func(*testing.T) string { return p.name })
 		}
+		conforms(t, p, func(t *testing.T) string { return keeping(t, source) }, func(t *testing.T) string { return keeping(t, p.name) })
+	})
+}
+
+func conforms(t *testing.T, p *profile, source, destination func(*testing.T) string) {
+	vfiotest.Run(t, vfiotest.Config{
+		Source:      func(t *testing.T) vfio.Device { return open(t, source(t)) },
+		Destination: func(t *testing.T) vfio.Device { return open(t, destination(t)) },
+		Verify: func(t *testing.T, _, destination vfio.Device) {
+			if err := destination.(Verifier).Verify(); err != nil {
+				t.Error(err)
+			}
+		},
+		DetectsTruncation: p.short != 0,
 	})
 }
 

@@ -8,6 +8,9 @@
 // byte of it has to be: the destination checks each byte that is written, and
 // [Device.Verify] says in the end whether it has the state that the source had.
 //
+// A device ends with its process, unless [Options.Keep] names a file that keeps it
+// for the next one.
+//
 // The bytes depend on nothing but the options, the calls and the times at which
 // they are made. The clock is that of package time, nothing runs beside the
 // caller, and waits are on channels and timers, so that devices work in

@@ -22,6 +22,10 @@ type Line struct {
 	// Whole says that the device has a state that was loaded, and that it is the
 	// one that its source had.
 	Whole bool `json:"whole,omitempty"`
+	// Kept says that the device outlives the process, see [Options.Keep], and Found
+	// that it has outlived another one. Without, an open is of a new device.
+	Kept  bool `json:"kept,omitempty"`
+	Found bool `json:"found,omitempty"`
 }
 
 // ReadLog reads such a file. What a crash has torn is its end.
@@ -88,7 +92,8 @@ func (d *Device) write(kind string, e Event) {
 	if d.file == nil {
 		return
 	}
-	line := Line{Device: d.name, Event: kind, From: e.From.String(), To: e.To.String(), Whole: d.loaded == nil}
+	line := Line{Device: d.name, Event: kind, From: e.From.String(), To: e.To.String(),
+		Whole: d.loaded == nil, Kept: d.opts.Keep != "", Found: d.found}
 	if e.Err != nil {
 		line.Err = e.Err.Error()
 	}

@@ -26,6 +26,14 @@ type Options struct {
 	Faults       []Fault
 	Log          string // file that every event is appended to, see [Device.Log]; it outlives the process
 
+	// Keep is a file that makes the device outlive the process, as one does whose fd
+	// somebody else holds. The state and what the device holds are in it as of the
+	// latest change of state; who opens the device next finds it so, without the data
+	// session, whose handle is gone. What other options say of the content is for a
+	// device that is new or was reset, and faults strike anew. One process at a time
+	// may have the device open, which is not checked.
+	Keep string
+
 	// What a device takes beside moving bytes, 0 = no time.
 	Alloc time.Duration // for allocations at the destination, in the Write that completes the initial bytes
 	Stop  time.Duration // for the arc into STOP_COPY
@@ -34,7 +42,7 @@ type Options struct {
 
 // Parse reads the part of a device URL behind "sim:":
 //
-//	PROFILE[?size=1GiB&dirty=100MiB/s&save=2GiB/s&load=1GiB/s&buffer=8MiB&record=8MiB&alloc=500ms&stop=20ms&start=100ms&seed=7&version=1&content=mixed&ports=2&log=PATH&fault=read@64KiB:EIO]
+//	PROFILE[?size=1GiB&dirty=100MiB/s&save=2GiB/s&load=1GiB/s&buffer=8MiB&record=8MiB&alloc=500ms&stop=20ms&start=100ms&seed=7&version=1&content=mixed&ports=2&log=PATH&keep=PATH&fault=read@64KiB:EIO]
 //
 // fault may be given several times. Nothing is opened.
 func Parse(s string) (profile string, o *Options, err error) {
@@ -107,6 +115,12 @@ var parameters = map[string]func(o *Options, v string) error{
 		return err
 	},
 	"log": func(o *Options, v string) error { o.Log = v; return nil },
+	"keep": func(o *Options, v string) error {
+		if o.Keep = v; v == "" {
+			return errors.New("must name a file")
+		}
+		return nil
+	},
 	"fault": func(o *Options, v string) error {
 		f, err := ParseFault(v)
 		o.Faults = append(o.Faults, f)

@@ -14,10 +14,10 @@ import (
 )
 
 func TestParse(t *testing.T) {
-	profile, o, err := Parse("mlx5?size=1.5GiB&dirty=100MiB/s&save=2GiB/s&load=1GB&buffer=4MiB&record=8MiB&alloc=1.5s&stop=20ms&start=100us&seed=0x10&version=3&content=mixed" +
+	profile, o, err := Parse("mlx5?size=1.5GiB&dirty=100MiB/s&save=2GiB/s&load=1GB&buffer=4MiB&record=8MiB&alloc=1.5s&stop=20ms&start=100us&seed=0x10&version=3&content=mixed&log=a%26b&keep=c%26d" +
 		"&fault=read@64KiB:EIO&fault=set@RESUMING-STOP:EINVAL&fault=reset@1MiB")
 	want := &Options{
-		Size: 3 << 29, DirtyRate: 100 << 20, SaveRate: 2 << 30, LoadRate: 1e9, Buffer: 4 << 20, Record: 8 << 20, Seed: 16, StateVersion: 3, Content: Mixed,
+		Size: 3 << 29, DirtyRate: 100 << 20, SaveRate: 2 << 30, LoadRate: 1e9, Buffer: 4 << 20, Record: 8 << 20, Seed: 16, StateVersion: 3, Content: Mixed, Log: "a&b", Keep: "c&d",
 		Alloc: 1500 * time.Millisecond, Stop: 20 * time.Millisecond, Start: 100 * time.Microsecond,
 		Faults: []Fault{
 			{Kind: FaultRead, At: 64 << 10, Errno: syscall.EIO},
@@ -47,6 +47,8 @@ func TestParseErrorsNameTheFault(t *testing.T) {
 		"mlx5?record=-1":                "not a size",
 		"mlx5?alloc=soon":               `parameter alloc: "soon" is not a time like 300ms`,
 		"mlx5?stop=-1s":                 `parameter stop: "-1s" is not a time`,
+		"mlx5?keep=":                    "parameter keep: must name a file",
+		"mlx5?keep=a&keep=b":            "parameter keep is given 2 times",
 		"mlx5?start=5":                  `parameter start: "5" is not a time`,
 		"mlx5?content=noise":            `"noise" is none of random, zero, mixed, text`,
 		"?size=0":                       "no profile is named",
@@ -110,6 +112,7 @@ func FuzzParse(f *testing.F) {
 			return
 		}
 		o.Size = min(o.Size, 1<<30) // no memory for what is only parsed
+		o.Log, o.Keep = "", ""      // and no files
 		d, err := Open(profile, o)
 		if err != nil {
 			t.Fatalf("Parse(%q) gives what Open refuses: %v", url, err)

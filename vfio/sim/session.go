@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -148,15 +149,15 @@ func (s *session) fault(p []byte, kinds []FaultKind, pos int64) (cut []byte, wai
 		s.hung = true
 		return nil, forever, nil
 	case FaultReset:
-		d.reset()
+		err = d.reset()
 	case FaultError:
-		d.breakDown()
+		err = d.breakDown()
 	case FaultShort:
 		s.err = fmt.Errorf("%w: %w", vfio.ErrShortWrite, syscall.EINVAL)
 	default:
 		s.err = struck.Errno
 	}
-	return nil, 0, s.err
+	return nil, 0, cmp.Or(err, s.err)
 }
 
 // Write implements [vfio.Stream].

@@ -1,0 +1,321 @@
+package sim
+
+import (
+	"encoding/json"
+	"errors"
+	"net/url"
+	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/migpipe/migpipe/vfio"
+)
+
+// keeping is a device URL with a file that keeps the device.
+func keeping(t testing.TB, device string) string {
+	mark := "?"
+	if strings.Contains(device, "?") {
+		mark = "&"
+	}
+	return device + mark + "keep=" + url.QueryEscape(filepath.Join(t.TempDir(), "a&b.state"))
+}
+
+func wantState(t *testing.T, d *Device, want vfio.State) {
+	t.Helper()
+	if got, err := d.State(); err != nil || got != want {
+		t.Fatalf("device is in %v, %v, want %v", got, err, want)
+	}
+}
+
+// statesOf are those that a profile's devices have, but for RESUMING.
+func statesOf(p *profile) (list []vfio.State) {
+	for s := vfio.Stop; s <= vfio.PreCopyP2P; s++ {
+		if p.features.Has(s) && s != vfio.Resuming {
+			list = append(list, s)
+		}
+	}
+	return list
+}
+
+// TestKeptSource: whatever its state, the next process finds a device so, without
+// the session, and runs and migrates it.
+func TestKeptSource(t *testing.T) {
+	eachProfile(t, func(t *testing.T, p *profile) {
+		for _, state := range statesOf(p) {
+			synctest.Test(t, func(t *testing.T) {
+				device := keeping(t, small[p.name])
+				first := open(t, device)
+				time.Sleep(time.Second)
+				if s := set(t, first, state); s != nil {
+					if _, err := s.Read(make([]byte, 20)); err != nil {
+						t.Fatal(err)
+					}
+				}
+				held := first.im.digest()
+				second := open(t, device)
+				wantState(t, second, state)
+				if got := second.im.digest(); got != held {
+					t.Errorf("%v: the content is another", state)
+				}
+				if s := set(t, second, state); s != nil {
+					t.Errorf("%v: the session has a second handle", state)
+				}
+				set(t, second, vfio.Running)
+				time.Sleep(time.Second)
+				dst := open(t, p.name)
+				load(t, dst, save(t, second))
+				if err := dst.Verify(); err != nil {
+					t.Errorf("%v: %v", state, err)
+				}
+			})
+		}
+	})
+}
+
+// The driver has the session still: it goes on to STOP_COPY, where nobody reads it.
+func TestKeptPreCopyGoesOn(t *testing.T) {
+	device := keeping(t, small["mlx5"])
+	set(t, open(t, device), vfio.PreCopy)
+	d := open(t, device)
+	if s := set(t, d, vfio.StopCopy); s != nil {
+		t.Error("the session has a second handle")
+	}
+	wantState(t, open(t, device), vfio.StopCopy)
+	if _, err := d.SetState(vfio.PreCopy); !errors.Is(err, vfio.ErrBlocked) {
+		t.Errorf("back to PRE_COPY: %v", err)
+	}
+}
+
+// TestKeptDestination: of a load under way only RESUMING is left, which a reset
+// ends; one that was accepted is there, runs, and goes on running.
+func TestKeptDestination(t *testing.T) {
+	eachProfile(t, func(t *testing.T, p *profile) {
+		device, state := keeping(t, p.name), save(t, open(t, small[p.name]))
+		if _, err := set(t, open(t, device), vfio.Resuming).Write(state[:len(state)/2]); err != nil {
+			t.Fatal(err)
+		}
+		d := open(t, device)
+		wantState(t, d, vfio.Resuming)
+		if s := set(t, d, vfio.Resuming); s != nil {
+			t.Error("the session has a second handle")
+		}
+		if _, err := d.SetState(vfio.Stop); !errors.Is(err, vfio.ErrSessionLost) {
+			t.Errorf("a lost load is stopped with %v", err)
+		}
+		wantState(t, d, vfio.Resuming)
+		if err := d.Reset(); err != nil {
+			t.Fatal(err)
+		}
+		d = open(t, device)
+		wantState(t, d, vfio.Running)
+		if _, err := set(t, d, vfio.Resuming).Write(state); err != nil {
+			t.Fatal(err)
+		}
+		for _, to := range statesOf(p) {
+			if to.Saving() {
+				continue
+			}
+			set(t, d, to)
+			d = open(t, device)
+			wantState(t, d, to)
+			if err := d.Verify(); err != nil {
+				t.Errorf("%v: %v", to, err)
+			}
+		}
+		again := open(t, p.name)
+		load(t, again, save(t, d))
+		if err := again.Verify(); err != nil {
+			t.Errorf("second migration: %v", err)
+		}
+	})
+}
+
+// A driver that accepts half a state leaves a device that is whole for nobody.
+func TestKeptDamageStays(t *testing.T) {
+	device, state := keeping(t, "mlx5"), save(t, open(t, small["mlx5"]))
+	first := open(t, device)
+	load(t, first, state[:len(state)/2])
+	second := open(t, device)
+	if want, got := first.Verify(), second.Verify(); got == nil || got.Error() != want.Error() {
+		t.Errorf("Verify was %v, and is %v", want, got)
+	}
+}
+
+// Close leaves a kept device alone, and a reset empties it.
+func TestKeptUntilReset(t *testing.T) {
+	device := keeping(t, small["mlx5"])
+	d := open(t, device)
+	load(t, d, save(t, open(t, "mlx5?size=1MiB&seed=9")))
+	set(t, d, vfio.Stop)
+	if err := d.Close(); err != nil {
+		t.Fatal(err)
+	}
+	d = open(t, device)
+	wantState(t, d, vfio.Stop)
+	if err := d.Reset(); err != nil {
+		t.Fatal(err)
+	}
+	d = open(t, device)
+	wantState(t, d, vfio.Running)
+	if err := d.Verify(); !errors.Is(err, errNothingLoaded) || d.im.size != 600000 || d.im.seed != 7 {
+		t.Errorf("after the reset: %v, %d bytes of seed %d", err, d.im.size, d.im.seed)
+	}
+}
+
+func TestKeptInError(t *testing.T) {
+	device := keeping(t, "mlx5?size=1MiB&fault=error@10")
+	s := set(t, open(t, device), vfio.StopCopy)
+	s.Read(make([]byte, 10))
+	if _, err := s.Read(make([]byte, 10)); err == nil {
+		t.Fatal("the fault did not strike")
+	}
+	d := open(t, device)
+	wantState(t, d, vfio.Error)
+	if err := d.Reset(); err != nil {
+		t.Fatal(err)
+	}
+	wantState(t, open(t, device), vfio.Running)
+}
+
+// TestKeptLog: the first line of a process tells how it found the device.
+func TestKeptLog(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "log")
+	device := keeping(t, "mlx5?log="+path)
+	load(t, open(t, device), save(t, open(t, small["mlx5"])))
+	set(t, open(t, device), vfio.Stop)
+	open(t, device)
+	lines, err := ReadLog(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	type brief struct {
+		Event, To          string
+		Whole, Kept, Found bool
+	}
+	want := []brief{
+		{"open", "RUNNING", false, true, false},
+		{"set", "RUNNING_P2P", false, true, false},
+		{"set", "STOP", false, true, false},
+		{"set", "RESUMING", false, true, false},
+		{"set", "STOP", true, true, false},
+		{"set", "RUNNING_P2P", true, true, false},
+		{"set", "RUNNING", true, true, false},
+		{"open", "RUNNING", true, true, true},
+		{"set", "RUNNING_P2P", true, true, true},
+		{"set", "STOP", true, true, true},
+		{"open", "STOP", true, true, true},
+	}
+	var got []brief
+	for _, l := range lines {
+		got = append(got, brief{l.Event, l.To, l.Whole, l.Kept, l.Found})
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("got  %v\nwant %v", got, want)
+	}
+}
+
+// TestKeptIsTorn: whatever is missing at its end, the file is an error by its name.
+func TestKeptIsTorn(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "state")
+	open(t, "mtty?keep="+path)
+	whole, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for n := range whole {
+		if err := os.WriteFile(path, whole[:n], 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := OpenURL("mtty?keep=" + path); err == nil || !strings.Contains(err.Error(), path) || !strings.Contains(err.Error(), "torn") {
+			t.Fatalf("torn at byte %d: %v", n, err)
+		}
+	}
+}
+
+func TestKeptIsRefused(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "state")
+	for content, want := range map[string]string{
+		`{"profile":"mtty","state":1}`:                                                           `is "mtty", not "xe"`,
+		`{"profile":"xe","state":6}`:                                                             "is in PRE_COPY, which",
+		`{"profile":"xe","state":9}`:                                                             "is in State(9)",
+		`{"profile":"xe","state":1,"content":4}`:                                                 "content 4",
+		`{"profile":"xe","state":1,"size":10,"block":4,"generations":[1,2]}`:                     "2 generations for 10 bytes in blocks of 4",
+		`{"profile":"xe","state":1,"size":10}`:                                                   "in blocks of 0",
+		`{"profile":"xe","state":1,"size":-1,"block":4}`:                                         "for -1 bytes",
+		`{"profile":"xe","state":1,"size":9223372036854775807,"block":9223372036854775807}`:      "0 generations",
+		`{"profile":"xe","state":1,"size":1,"block":1,"generations":[-1]}`:                       "cannot unmarshal",
+		`{"profile":"xe","state":1,"size":1,"block":1,"generations":[1]}{"profile":"xe"}`:        "invalid character",
+		`{"ns":1,"pid":2,"device":"sim:xe","event":"open","from":"RUNNING","to":"RUNNING"}` + "": `is "", not "xe"`,
+	} {
+		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := OpenURL("xe?keep=" + path); err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), path+": ") {
+			t.Errorf("%s: %v, want %q", content, err, want)
+		}
+	}
+	for bad, want := range map[string]error{dir: syscall.EISDIR, path + "/x": syscall.ENOTDIR, dir + "/none/x": syscall.ENOENT} {
+		if _, err := OpenURL("xe?keep=" + bad); !errors.Is(err, want) || !strings.Contains(err.Error(), bad) {
+			t.Errorf("%s: %v, want %v", bad, err, want)
+		}
+	}
+}
+
+// A change that cannot be kept has happened, and is an error all the same.
+func TestKeepingFails(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "gone")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	d := open(t, "mtty?keep="+dir+"/state&fault=error@10&fault=reset@20")
+	s := set(t, d, vfio.StopCopy)
+	if err := os.RemoveAll(dir); err != nil {
+		t.Fatal(err)
+	}
+	s.Read(make([]byte, 10))
+	_, faulty := s.Read(make([]byte, 10))
+	wantState(t, d, vfio.Error)
+	reset := d.Reset()
+	_, stop := d.SetState(vfio.RunningP2P)
+	wantState(t, d, vfio.RunningP2P)
+	for call, err := range map[string]error{"fault": faulty, "reset": reset, "set": stop} {
+		if !errors.Is(err, os.ErrNotExist) || !strings.Contains(err.Error(), dir) {
+			t.Errorf("%s: %v", call, err)
+		}
+	}
+}
+
+func FuzzKept(f *testing.F) {
+	for i := range profiles {
+		b, err := json.Marshal(kept{Profile: profiles[i].name, State: vfio.StopCopy, Size: 10, Block: 4, Gens: []uint32{1, 2, 3}, Verify: "damaged"})
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(b)
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		for i := range profiles {
+			k, err := parseKept(b, &profiles[i])
+			if err != nil {
+				continue
+			}
+			if im := k.image(); len(im.gens) != len(k.Gens) {
+				t.Errorf("%d generations of %d", len(im.gens), len(k.Gens))
+			}
+			text, err := json.Marshal(k)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if again, err := parseKept(text, &profiles[i]); err != nil || !reflect.DeepEqual(again, k) {
+				t.Errorf("%+v is kept as %+v, %v", k, again, err)
+			}
+		}
+	})
+}
