@@ -17,9 +17,9 @@ const confined report.Kind = "sandbox"
 // confineHelp is the part of the help texts about the sandbox.
 const confineHelp = `Once keys, peers, sockets and devices are open, the program gives up the rest of
 the file system, where the kernel has Landlock: --state-dir, a witness's folder and
-those of unix sockets and file: sinks are all that it may still open. With --json an
-event "sandbox" says what is in force; --no-sandbox keeps all open, and so do programs
-that are to be run.`
+those of unix sockets, file: sinks and kept sim: devices are all that it may still
+open. With --json an event "sandbox" says what is in force; --no-sandbox keeps all
+open, and so do programs that are to be run.`
 
 // jsonSandbox has the version of Landlock that is in force, or why none is.
 type jsonSandbox struct {
@@ -66,14 +66,14 @@ func (c *common) needs(end endpoint, devices []opened) sandbox.Needs {
 	return sandbox.Needs{Write: folders, Programs: runs || c.doubt.runs()}
 }
 
-// folder is where opening a device has not yet made all of its files, "" for those
-// that have all open.
+// folder is where a device that is open still makes files, "" for those that make
+// none.
 func (d device) folder(r role) string {
-	if d.scheme != "file" || r != sink {
-		return ""
+	path := d.keep()
+	if d.scheme == "file" && r == sink {
+		path, _, _ = file.ParseSink(d.rest) // which check has done before
 	}
-	path, _, err := file.ParseSink(d.rest)
-	if err != nil { // which check has refused
+	if path == "" {
 		return ""
 	}
 	return filepath.Dir(path)

@@ -145,6 +145,8 @@ func (d device) clash(others []device) error {
 			return mistakef("give every device a name of its own", "two devices have the name %s", d.name)
 		case o.scheme == d.scheme && o.rest == d.rest && d.scheme != "sim":
 			return mistakef("", "devices %s and %s are both %s", o.name, d.name, d)
+		case d.keep() != "" && o.keep() == d.keep():
+			return mistakef("give every device a file of its own", "devices %s and %s are both kept in %s", o.name, d.name, d.keep())
 		}
 	}
 	return nil
@@ -153,8 +155,20 @@ func (d device) clash(others []device) error {
 // String is the device's URL.
 func (d device) String() string { return d.scheme + ":" + d.rest }
 
-// ours says that nobody else can have the device open.
-func (d device) ours() bool { return d.scheme == "vfio" || d.scheme == "sim" }
+// ours says that the device's state ends with this program.
+func (d device) ours() bool { return d.scheme == "vfio" || d.scheme == "sim" && d.keep() == "" }
+
+// keep is the file that a simulated device is kept in, "" for all others.
+func (d device) keep() string {
+	if d.scheme != "sim" {
+		return ""
+	}
+	_, o, err := sim.Parse(d.rest)
+	if err != nil { // which check has refused
+		return ""
+	}
+	return o.Keep
+}
 
 func schemeList() string { return strings.Join(schemes, ":, ") + ":" }
 

@@ -51,6 +51,8 @@ func TestParseDevicesRefuses(t *testing.T) {
 		"a=sim:mtty?size=9":                   "size 9",
 		"a=sim:mtty a=sim:qat":                "two devices have the name a",
 		"a=fd:3 b=fd:3":                       "both fd:3",
+		"a=sim:mlx5?keep=":                    "parameter keep: must name a file",
+		"a=sim:qat?keep=x b=sim:xe?keep=x":    "devices a and b are both kept in x",
 		"a=vfio:00:0.0":                       "want a path as /dev/vfio/devices/vfio0",
 		"a=vfio:3b:00.1 b=vfio:3b:00.1":       "both vfio:3b:00.1",
 	}
@@ -69,6 +71,20 @@ func TestParseDevicesRefuses(t *testing.T) {
 	}
 	if _, err := parseDevices(many, source); err == nil {
 		t.Error("65 devices were accepted")
+	}
+}
+
+// TestFolder: what is still written by name once the sandbox is entered.
+func TestFolder(t *testing.T) {
+	for flag, want := range map[string][2]string{ // at the source, at the sink
+		"a=sim:mlx5": {}, "a=fd:3": {}, "a=sim:mlx5?keep=x%2Fy": {"x", "x"}, "a=file:x/y": {"", "x"},
+	} {
+		for _, r := range []role{source, sink} {
+			d, err := parseDevice(flag, r)
+			if got := d.folder(r); err != nil || got != want[r] {
+				t.Errorf("%s: folder %q, %v, want %q", flag, got, err, want[r])
+			}
+		}
 	}
 }
 

@@ -17,7 +17,8 @@ const holdHelp = `In doubt, a device that this program opened itself (vfio:, sim
 only while it is open. The program then does not exit: it says so, with --json by
 an event "held", and waits for SIGINT or SIGTERM. That signal closes the
 devices, which loses their state, and only then it exits with 11: ask the other
-side first. A device that is lent as fd:N is its lender's to keep.`
+side first. A device that is lent as fd:N is its lender's to keep, and sim: with
+keep=PATH its file's.`
 
 // hold stays with a migration that is in doubt while closing the devices would
 // decide it: the last close of a VFIO device resets it, and which of the two

@@ -150,12 +150,15 @@ func TestHold(t *testing.T) {
 }
 
 // TestOurs: what a URL opens is the program's alone, but for what it inherits
-// and for files, which outlive it.
+// and for files and kept devices, which outlive it.
 func TestOurs(t *testing.T) {
 	want := map[string]bool{"vfio": true, "sim": true, "fd": false, "file": false}
 	for _, scheme := range schemes {
 		if got, known := (device{scheme: scheme}).ours(), want[scheme]; got != known {
 			t.Errorf("%s: %v, want %v", scheme, got, known)
 		}
+	}
+	if (device{scheme: "sim", rest: "mlx5?keep=x"}).ours() {
+		t.Error("a kept device is taken for the program's alone")
 	}
 }

@@ -38,6 +38,9 @@ Parameters:
   version=NUMBER  of the stream's format; a device refuses newer ones, default 1
   ports=NUMBER    serial ports of mtty, 1 or 2
   log=PATH        file that each change of state is appended to, as JSON
+  keep=PATH       file that keeps the device, so that it outlives the program: the
+                  next one that opens it finds state and content, but no session;
+                  one program at a time
   fault=FAULT     something that goes wrong, once; may be repeated
 
 A FAULT is KIND@WHERE[:ERRNO], the errno by its name, EIO if none is named:
