@@ -57,21 +57,31 @@ func (e *evidence) find(s side, r handoff.Record, epoch uint64) (journal.Record,
 	return e.records[s][i], true
 }
 
+// holder is whom a line's device ends with: a process by its PID, 0 for none if it is
+// kept.
+func holder(l sim.Line) int {
+	if l.Kept {
+		return 0
+	}
+	return l.PID
+}
+
 // executions are the moments at which a device of the destination began to run what
-// was loaded into it: a set to RUNNING after RESUMING. A device that was just opened
-// or reset is RUNNING too, with no guest; and RUNNING_P2P, on the way there, is taken
-// for not running yet, as the engines do.
+// was loaded into it: RUNNING after RESUMING, set, or found where the process that
+// set it was killed before it could tell. A device that is new or was reset is
+// RUNNING too, with no guest; and RUNNING_P2P, on the way there, is taken for not
+// running yet, as the engines do.
 func (e *evidence) executions() (list []sim.Line) {
-	loaded := map[int]bool{}
+	loaded := map[int]bool{} // by holder
 	for _, l := range e.log[destination] {
 		switch {
-		case l.Event == "open", l.Event == "reset":
-			loaded[l.PID] = false
-		case l.Event == "set" && l.Err == "" && l.To == "RESUMING":
-			loaded[l.PID] = true
-		case l.Event == "set" && l.Err == "" && loaded[l.PID] && l.To == "RUNNING":
+		case l.Event == "open" && !l.Found, l.Event == "reset":
+			loaded[holder(l)] = false
+		case l.Err == "" && l.To == "RESUMING":
+			loaded[holder(l)] = true
+		case l.Err == "" && loaded[holder(l)] && l.To == "RUNNING":
 			list = append(list, l)
-			loaded[l.PID] = false
+			loaded[holder(l)] = false
 		}
 	}
 	return list
@@ -100,23 +110,21 @@ func mayRun(state string) bool {
 	return strings.HasPrefix(state, "RUNNING") || strings.HasPrefix(state, "PRE_COPY")
 }
 
-// sourceState is the state of the source's device at a time, "" if no process had
-// one. What no process has open, nobody runs: simulated devices end with theirs.
+// sourceState is the state of the source's device at a time, "" if there was none.
+// What no process has open, nobody runs, unless it is kept: simulated devices end
+// with their process.
 func (e *evidence) sourceState(at int64) (state string) {
-	owner := 0
+	var last sim.Line
 	for _, l := range e.log[source] {
 		if l.NS > at {
 			break
 		}
-		owner = l.PID
-		if l.Err == "" {
+		if last = l; l.Err == "" {
 			state = l.To
 		}
-		if l.Event == "close" {
-			state = ""
-		}
 	}
-	if end, ended := e.ends[owner]; ended && end <= at {
+	end, ended := e.ends[last.PID]
+	if gone := last.Event == "close" || ended && end <= at; gone && !last.Kept {
 		return ""
 	}
 	return state
@@ -138,14 +146,17 @@ func (e *evidence) afterExecution(runs []sim.Line, fail func(string, ...any)) {
 // What a killed process takes with it, it did not let go of.
 func (e *evidence) copies(runs []sim.Line, fail func(string, ...any)) {
 	for _, l := range e.log[source] {
-		if l.Event != "close" || mayRun(l.To) || e.letGo[l.PID] {
+		if !letsGo(l) || mayRun(l.From) || e.letGo[l.PID] {
 			continue
 		}
 		if len(runs) == 0 || l.NS < runs[0].NS {
-			fail("I3: the source let go of its device in %s at %d, before the destination ran", l.To, l.NS)
+			fail("I3: the source let go of its device in %s at %d, before the destination ran", l.From, l.NS)
 		}
 	}
 }
+
+// letsGo says that a line tells of the end of what the device held.
+func letsGo(l sim.Line) bool { return l.Event == "reset" || l.Event == "close" && !l.Kept }
 
 // accepts is I5: the destination runs what the source has committed, once.
 func (e *evidence) accepts(runs []sim.Line, fail func(string, ...any)) {
@@ -170,10 +181,10 @@ func (e *evidence) accepts(runs []sim.Line, fail func(string, ...any)) {
 	if accepted > 1 {
 		fail("I5: %d attempts were accepted", accepted)
 	}
-	byProcess := map[int]int{}
+	times := map[int]int{}
 	for _, x := range runs {
-		if byProcess[x.PID]++; byProcess[x.PID] > 1 {
-			fail("I5: one process ran the device twice")
+		if times[holder(x)]++; times[holder(x)] > 1 {
+			fail("I5: one device was run twice")
 		}
 	}
 }
@@ -239,6 +250,20 @@ func TestCheckerFinds(t *testing.T) {
 	line := func(ns int64, pid int, event, from, to string) sim.Line {
 		return sim.Line{NS: ns, PID: pid, Event: event, From: from, To: to, Whole: true}
 	}
+	kept := func(lines []sim.Line) []sim.Line {
+		lines = slices.Clone(lines)
+		for i := range lines {
+			lines[i].Kept = true
+		}
+		return lines
+	}
+	found := func(ns int64, pid int, state string) sim.Line {
+		return sim.Line{NS: ns, PID: pid, Event: "open", From: state, To: state, Whole: true, Kept: true, Found: true}
+	}
+	// restarted is a kept destination that another process found loaded, and ran.
+	restarted := func(e *evidence) []sim.Line {
+		return append(kept(e.log[destination][:3]), found(5, 3, "STOP"), kept([]sim.Line{line(6, 3, "set", "STOP", "RUNNING")})[0])
+	}
 	record := func(r handoff.Record, epoch uint64) journal.Record {
 		return journal.Record{Entry: handoff.Entry{Record: r, Attempt: transport.Attempt{Epoch: epoch}}}
 	}
@@ -255,33 +280,68 @@ func TestCheckerFinds(t *testing.T) {
 			},
 		}
 	}
-	for want, spoil := range map[string]func(*evidence){
-		"":                                func(*evidence) {},
-		"I1":                              func(e *evidence) { e.log[source] = e.log[source][:1] },
-		"I2":                              func(e *evidence) { e.log[source] = append(e.log[source], line(20, 3, "open", "RUNNING", "RUNNING")) },
-		"I3":                              func(e *evidence) { e.log[source][3].NS = 5 },
-		"I4":                              func(e *evidence) { e.log[destination][3].Whole = false },
-		"I5: ACCEPT of attempt 1 without": func(e *evidence) { e.records[source] = e.records[source][:2] },
-		"another digest":                  func(e *evidence) { e.records[source][2].Digest[0]++ },
-		"no ACCEPT":                       func(e *evidence) { e.records[destination] = e.records[destination][:3] },
-		"2 attempts": func(e *evidence) {
+	for i, c := range []struct {
+		want  string // "" where nothing is wrong
+		spoil func(*evidence)
+	}{
+		{"", func(*evidence) {}},
+		{"I1", func(e *evidence) { e.log[source] = e.log[source][:1] }},
+		{"I2", func(e *evidence) { e.log[source] = append(e.log[source], line(20, 3, "open", "RUNNING", "RUNNING")) }},
+		{"I3", func(e *evidence) { e.log[source][3].NS = 5 }},
+		{"I4", func(e *evidence) { e.log[destination][3].Whole = false }},
+		{"I5: ACCEPT of attempt 1 without", func(e *evidence) { e.records[source] = e.records[source][:2] }},
+		{"another digest", func(e *evidence) { e.records[source][2].Digest[0]++ }},
+		{"no ACCEPT", func(e *evidence) { e.records[destination] = e.records[destination][:3] }},
+		{"2 attempts", func(e *evidence) {
 			e.records[source] = append(e.records[source], record(handoff.Commit, 2))
 			e.records[destination] = append(e.records[destination], record(handoff.Accept, 2))
-		},
-		"twice": func(e *evidence) {
+		}},
+		{"twice", func(e *evidence) {
 			e.log[destination] = append(e.log[destination], line(30, 2, "set", "STOP", "RESUMING"), line(31, 2, "set", "STOP", "RUNNING"))
-		},
-		"ACCEPT behind OPEN":   func(e *evidence) { e.records[destination] = slices.Delete(e.records[destination], 2, 3) },
-		"a new attempt behind": func(e *evidence) { e.records[source] = append(e.records[source], record(handoff.Open, 2)) },
-		"no ABORTED": func(e *evidence) {
-			e.records[source][3] = record(handoff.Owner, 1)
-		},
+		}},
+		{"ACCEPT behind OPEN", func(e *evidence) { e.records[destination] = slices.Delete(e.records[destination], 2, 3) }},
+		{"a new attempt behind", func(e *evidence) { e.records[source] = append(e.records[source], record(handoff.Open, 2)) }},
+		{"no ABORTED", func(e *evidence) { e.records[source][3] = record(handoff.Owner, 1) }},
+
+		// Devices that end with their process, and those that are kept.
+		{"", func(e *evidence) { e.log[source], e.ends[1] = e.log[source][:1], 5 }},
+		{"I1", func(e *evidence) { e.log[source], e.ends[1] = kept(e.log[source][:1]), 5 }},
+		{"I1", func(e *evidence) {
+			e.log[source] = kept(append(e.log[source][:1], line(5, 1, "set", "RUNNING", "PRE_COPY"), line(5, 1, "close", "PRE_COPY", "PRE_COPY")))
+		}},
+		{"", func(e *evidence) { e.log[source], e.ends[1] = kept(e.log[source][:2]), 5 }},
+		{"", func(e *evidence) {
+			e.log[source] = kept(append(e.log[source][:2], line(5, 1, "close", "STOP_COPY", "STOP_COPY"), found(7, 3, "STOP_COPY")))
+		}},
+		{"I2", func(e *evidence) { e.log[source] = append(kept(e.log[source]), found(20, 3, "RUNNING")) }},
+		{"I3", func(e *evidence) {
+			e.log[source] = kept(append(e.log[source][:2], line(5, 1, "reset", "STOP_COPY", "RUNNING")))
+		}},
+		{"", func(e *evidence) { e.log[destination] = append(kept(e.log[destination]), found(20, 3, "RUNNING")) }},
+		{"", func(e *evidence) { e.log[destination] = restarted(e) }},
+		{"I1", func(e *evidence) {
+			e.log[source] = e.log[source][:1]
+			e.log[destination] = restarted(e)
+		}},
+		{"no ACCEPT", func(e *evidence) {
+			e.records[destination] = e.records[destination][:3]
+			e.log[destination] = append(kept(e.log[destination][:3]), found(6, 3, "RUNNING")) // set, and killed before it could tell
+		}},
+		{"twice", func(e *evidence) {
+			e.log[destination] = append(restarted(e), kept([]sim.Line{line(20, 4, "set", "STOP", "RESUMING")})...)
+			e.log[destination] = append(e.log[destination], found(30, 5, "RUNNING"))
+		}},
+		{"", func(e *evidence) { // the host is new, and so is its device
+			e.records[destination] = e.records[destination][:3]
+			e.log[source] = kept(e.log[source])
+			e.log[destination] = kept(append(e.log[destination][:3], line(6, 3, "open", "RUNNING", "RUNNING")))
+		}},
 	} {
 		e := good()
-		spoil(&e)
+		c.spoil(&e)
 		found := e.violations()
-		if want == "" && len(found) > 0 || want != "" && !slices.ContainsFunc(found, func(v string) bool { return strings.Contains(v, want) }) {
-			t.Errorf("found %q, want %s", found, cmp.Or(want, "nothing"))
+		if c.want == "" && len(found) > 0 || c.want != "" && !slices.ContainsFunc(found, func(v string) bool { return strings.Contains(v, c.want) }) {
+			t.Errorf("case %d: found %q, want %s", i, found, cmp.Or(c.want, "nothing"))
 		}
 	}
 }
