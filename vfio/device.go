@@ -119,6 +119,45 @@ type ZeroWriter interface {
 	WriteZeros(n int) error
 }
 
+// MaxNote is how long a note of [Durable] may be. It fits the smallest place that a
+// file's extended attributes have: a block of 1 KiB on ext4.
+const MaxNote = 512
+
+// Durable is a Stream whose device can take its session up again when process or
+// host have crashed. [Resumable] gives them.
+type Durable interface {
+	Stream
+	// Sync returns when everything that was written so far would survive such a
+	// crash, together with note, which is for Resume to give back. It takes the
+	// place of a Write: it is not called beside one, and the first that fails is
+	// final for the session.
+	Sync(note []byte) error
+}
+
+// Resumable is a Device that can keep what it is loaded with through a crash of
+// process or host. A session is kept only if Keep has begun it: one that SetState
+// has begun ends with the process.
+//
+// A session is kept under an id, of 1 to 64 letters, digits and hyphens: that of the
+// migration, so that what is left of one is never taken for another's. It is over,
+// and nothing is kept, when the device has left RESUMING for RUNNING, by a commit or
+// by Reset, and when it is closed. The errors of all three methods leave the device
+// in the state that it was in: ErrBusy where another process has the session, or the
+// device still has one itself; errors.ErrUnsupported where this device keeps nothing.
+type Resumable interface {
+	// Keep is SetState(RESUMING) with a new session that is kept, and Sync(note) of
+	// it. A session of the same id that a crash has left is forgotten.
+	Keep(id string, note []byte) (Durable, error)
+	// Resume is SetState(RESUMING) with the session that a crash has left. It goes on
+	// at offset, where the last Sync was, which was given note; what was written
+	// behind that is cut off. fs.ErrNotExist if there is no such session, or none
+	// that is whole; nothing is removed then.
+	Resume(id string) (s Durable, offset uint64, note []byte, err error)
+	// Forget removes what a crash has left of a session that will not be resumed, and
+	// is content if there is nothing.
+	Forget(id string) error
+}
+
 // Info describes a device to the other side, so that two that cannot
 // understand each other's stream are told apart before the guest stops. All of
 // it is a hint: the driver's own verdict on the bytes is final.

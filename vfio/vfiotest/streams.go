@@ -3,6 +3,7 @@ package vfiotest
 import (
 	"errors"
 	"io"
+	"io/fs"
 	"os"
 	"sync"
 	"testing"
@@ -100,6 +101,63 @@ func truncated(t *testing.T, cfg Config) {
 		t.Fatal(err)
 	}
 	set(t, destination, vfio.Stop)
+}
+
+// kept loads a session that would outlive a crash, once to be given up and once to
+// the end, after which nothing of either is left to be resumed.
+func kept(t *testing.T, cfg Config) {
+	source, destination := open(t, cfg.Source), open(t, cfg.Destination)
+	r, ok := destination.(vfio.Resumable)
+	if !ok {
+		t.Skip("not resumable")
+	}
+	data := save(t, source)
+	for _, part := range [][]byte{data[:len(data)/2], data} {
+		s, err := r.Keep("conformance", nil)
+		if errors.Is(err, errors.ErrUnsupported) {
+			t.Skip(err)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		wantState(t, destination, vfio.Resuming)
+		keptWhole(t, r, s, part)
+		if len(part) < len(data) {
+			reset(t, destination)
+			wantForgotten(t, r)
+		}
+	}
+	set(t, destination, vfio.Stop)
+	if cfg.Verify != nil {
+		cfg.Verify(t, source, destination)
+	}
+	set(t, destination, vfio.Running)
+	wantForgotten(t, r)
+}
+
+// keptWhole writes data, which no second session may come between.
+func keptWhole(t *testing.T, r vfio.Resumable, s vfio.Durable, data []byte) {
+	t.Helper()
+	if _, err := s.Write(data); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Sync(make([]byte, vfio.MaxNote)); err != nil {
+		t.Fatal(err)
+	}
+	_, err := r.Keep("conformance", nil)
+	wantErr(t, "keeping a second session", err, vfio.ErrBusy)
+	wantErr(t, "forgetting one that is open", r.Forget("conformance"), vfio.ErrBusy)
+}
+
+func wantForgotten(t *testing.T, r vfio.Resumable) {
+	t.Helper()
+	s, _, _, err := r.Resume("conformance")
+	if s != nil || !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("resuming a session that is over: %v, %v", s, err)
+	}
+	if err := r.Forget("conformance"); err != nil {
+		t.Errorf("forgetting what is gone: %v", err)
+	}
 }
 
 // wantLost wants a stream to be dead.

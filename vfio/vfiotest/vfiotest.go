@@ -46,6 +46,7 @@ var cases = []struct {
 	{"PendingElsewhere", pendingElsewhere},
 	{"RoundTrip", roundTrip},
 	{"Truncated", truncated},
+	{"Kept", kept},
 	{"LeavingEndsTheSession", leavingEndsTheSession},
 	{"ResetEndsTheSession", resetEndsTheSession},
 	{"CancelAndAgain", cancelAndAgain},
