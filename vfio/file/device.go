@@ -65,8 +65,20 @@ func (d *device) State() (vfio.State, error) {
 func (d *device) SetState(to vfio.State) (vfio.Stream, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	from := d.state
+	if err := d.walk(to); err != nil {
+		return nil, d.fail("set state", err)
+	}
+	if vfio.OpensSession(from, to) {
+		return d.sess, nil
+	}
+	return nil, nil
+}
+
+// walk takes every arc to a state. The lock is held.
+func (d *device) walk(to vfio.State) error {
 	if d.closed {
-		return nil, d.fail("set state", os.ErrClosed)
+		return os.ErrClosed
 	}
 	from := d.state
 	path, err := vfio.Path(from, to, d.features)
@@ -76,12 +88,9 @@ func (d *device) SetState(to vfio.State) (vfio.Stream, error) {
 		}
 	}
 	if err != nil {
-		return nil, d.fail("set state", &vfio.TransitionError{From: from, To: to, Now: d.state, Err: err})
+		return &vfio.TransitionError{From: from, To: to, Now: d.state, Err: err}
 	}
-	if vfio.OpensSession(from, to) {
-		return d.sess, nil
-	}
-	return nil, nil
+	return nil
 }
 
 // step takes one arc. The session of the old state ends first, so that no

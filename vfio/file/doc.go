@@ -6,6 +6,19 @@
 // STOP -> RUNNING gives it its name, and whatever ends the session in any other
 // way leaves nothing behind.
 //
+// A Sink whose session is begun with [Sink.Keep] can go on after a crash of process
+// or host. Its hidden file has a name, .NAME.ID.resumable beside the NAME to be, where
+// ID is the migration's, and is locked (flock) by the process that works on it. Its
+// extended attribute user.migpipe.resume says what Sync ([vfio.Durable]) has made
+// durable. The commit renames it and takes the attribute off; Reset, Close,
+// [Sink.Forget] and a new session of the same ID remove it; nothing else does. One
+// that lies there is of a migration that was cut off: it is as secret as NAME would
+// be, and may be removed by hand when that migration will not be resumed.
+//
+// That takes a file system with user attributes, as ext4, XFS, Btrfs, NFS 4.2 and,
+// since Linux 6.6, tmpfs are: on others Keep says errors.ErrUnsupported. So it does
+// for every fd, which no later process could find by its name.
+//
 // Pipes, sockets and character devices work too (see [FromFD] and [ToFD]), with
 // what they cannot do: they neither begin again nor hide what they were given.
 package file

@@ -37,7 +37,7 @@ func source(t *testing.T, path string) *Source {
 	return d
 }
 
-func sink(t *testing.T, path string, o *SinkOptions) *Sink {
+func sink(t testing.TB, path string, o *SinkOptions) *Sink {
 	t.Helper()
 	d, err := NewSink(path, o)
 	if err != nil {
@@ -80,8 +80,13 @@ func holds(t *testing.T, dir string, want map[string]string) {
 	}
 }
 
-// ways are the two ways to have a hidden file.
-var ways = map[string]func(dir, base string) (*hidden, error){"O_TMPFILE": createUnnamed, "temporary name": createNamed}
+// ways are the three ways to have a hidden file.
+var ways = map[string]func(dir, base string) (*hidden, error){
+	"O_TMPFILE": createUnnamed, "temporary name": createNamed,
+	"kept": func(dir, base string) (*hidden, error) {
+		return createLocked(filepath.Join(dir, "."+base+".id.resumable"))
+	},
+}
 
 func eachWay(t *testing.T, f func(t *testing.T, dir string, open func(o *SinkOptions) *Sink)) {
 	for name, way := range ways {

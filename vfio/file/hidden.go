@@ -141,13 +141,13 @@ func rename(from, to string) error {
 	return unix.Unlink(from)
 }
 
-// discard leaves nothing of the file, unless it was published.
-func (h *hidden) discard() error {
-	err := h.f.Close()
+// discard leaves nothing of the file, unless it was published. A lock on the file
+// ends with its name, and not before.
+func (h *hidden) discard() (err error) {
 	if h.temp != "" {
-		err = errors.Join(err, os.Remove(h.temp))
+		err = os.Remove(h.temp)
 	}
-	return err
+	return errors.Join(err, h.f.Close())
 }
 
 func fdatasync(f *os.File) error { return onFD(f, unix.Fdatasync) }

@@ -92,6 +92,7 @@ type pathEnd struct {
 	create    func(dir, base string) (*hidden, error)
 	syncDir   func(dir *os.File) error
 
+	next     *hidden // what the next session is written to, nil for a new file
 	file     *hidden // nil but between RESUMING and the commit
 	sess     *session
 	prepared bool // its data is durable, the name is missing
@@ -142,13 +143,22 @@ func (e *pathEnd) begin() (*session, error) {
 	if err := e.drop(); err != nil {
 		return nil, err
 	}
-	h, err := e.create(e.dir(), filepath.Base(e.path))
+	h, err := e.open()
 	if err != nil {
 		return nil, err
 	}
 	e.file, e.sess = h, newSession("file:"+e.path, h.f, true)
 	e.sess.sparse = true
 	return e.sess, nil
+}
+
+// open gives the file of a session: one that is kept was opened before.
+func (e *pathEnd) open() (*hidden, error) {
+	if h := e.next; h != nil {
+		e.next = nil
+		return h, nil
+	}
+	return e.create(e.dir(), filepath.Base(e.path))
 }
 
 // prepare is RESUMING -> STOP: after it, only the name is missing.
@@ -183,7 +193,8 @@ func (e *pathEnd) commit() error {
 	if err := synced(e.syncDir(dir)); err != nil {
 		return e.takeBack(undo, fmt.Errorf("sync %s: %w; %w", e.dir(), cause(err), errGone))
 	}
-	_ = e.file.discard() // its data is durable; what it replaced goes, or stays hidden
+	_ = unrecord(e.file.f) // and not before: a crash would have left a session that is none
+	_ = e.file.discard()   // its data is durable; what it replaced goes, or stays hidden
 	e.file, e.prepared = nil, false
 	return nil
 }
