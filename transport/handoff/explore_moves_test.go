@@ -112,6 +112,9 @@ func (w *world) sourceActs(st state) {
 	case "handoff.AskWitness":
 		w.asks(st, "S", SourceSide, w.sources.vals[st.s.machine].Attempt.Epoch, func(st *state) *side { return &st.s })
 		return
+	case "handoff.AskApproval":
+		w.asksOwner(st)
+		return
 	case "handoff.Release":
 		if !st.ran {
 			w.violated(st, "I3: the source's copy is released before the destination ran")
@@ -121,6 +124,14 @@ func (w *world) sourceActs(st state) {
 		w.sourceFinishes(st, a.outcome)
 	}
 	w.visit(st, "S", a.kind, 0)
+}
+
+// asksOwner tries a yes and silence; a no is among the surprises.
+func (w *world) asksOwner(st state) {
+	w.visit(st, "S", "does not hear its owner", 0)
+	st.yes |= 1 << w.sources.vals[st.s.machine].Attempt.Epoch
+	st.s.asked = uint8(plain(Approved{}))
+	w.visit(st, "S", "has its owner's yes", 0)
 }
 
 // appends makes the states in which the journal refuses: with the entry lost,
@@ -311,6 +322,8 @@ func (w *world) executes(st state, d Dest) state {
 	switch {
 	case st.ran:
 		w.violated(st, "I5: the destination executes twice")
+	case w.external && d.Record != Forced && st.yes&(1<<d.Attempt.Epoch) == 0:
+		w.violated(st, "the destination runs what the owner of the VM did not let go")
 	case st.d.dev != loaded || uint64(st.copy) != d.Attempt.Epoch:
 		w.violated(st, "I4: the destination runs what is not a complete copy of its attempt")
 	case d.Record == Forced: // the source is in doubt, or dead

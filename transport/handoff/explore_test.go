@@ -17,7 +17,9 @@ import (
 //   - a journal may refuse an entry, and keep it all the same (journalFails);
 //   - the destination's journal may be lost with its host (amnesia);
 //   - a witness may be out of reach, or its answer be lost (witness);
-//   - somebody may decide for a side that is in doubt (forces).
+//   - somebody may decide for a side that is in doubt (forces);
+//   - the source's owner may say yes to COMMIT, or nothing, and its word be lost
+//     (external).
 //
 // The devices belong to somebody else (a VMM), so that a crash leaves them.
 
@@ -40,7 +42,7 @@ type side struct {
 	log     uint16 // last entry of the journal
 	dev     device
 	result  uint8 // event to come from an action that was taken
-	asked   uint8 // event to come from the witness
+	asked   uint8 // event to come from the witness, or from the owner
 }
 
 // state is all there is.
@@ -51,6 +53,7 @@ type state struct {
 	ran  bool   // the destination's devices have executed
 	lost bool   // the destination's journal was lost
 	won  uint8  // the witness's registers, two bits for each epoch
+	yes  uint8  // the owner's word for each epoch, a bit each
 }
 
 // world is the explored system: the machines, and what may happen to them.
@@ -61,6 +64,7 @@ type world struct {
 	looseRecords bool     // do not check rule R1, so that the others have to
 	witnessS     Register // that the source has
 	witnessD     Register // that the destination has
+	external     bool     // the source's owner decides
 	forces       bool
 	forceD       func(w *world, st *state, last Entry) bool // may the destination be forced
 
@@ -203,7 +207,7 @@ func (w *world) head(list uint16) (actionKey, uint16) {
 var plainEvents = []Event{nil, Begin{}, Unreachable{}, Reached{}, Interrupt{}, Failed{Code: transport.CodeDevice}, Unrecorded{},
 	Drained{worldDigest}, Loaded{worldDigest}, Resumed{}, Resumed{Failed: true}, Started{}, NotStarted{Copy: Kept},
 	NotStarted{Copy: Dropped}, NotStarted{Copy: Unclear}, WasReset{}, WasReset{Failed: true},
-	Overdue{}, Witnessed{}, Witnessed{SourceSide}, Witnessed{DestSide},
+	Approved{}, Overdue{}, Witnessed{}, Witnessed{SourceSide}, Witnessed{DestSide},
 	Offered{attempt(1), 0}, Offered{attempt(2), 0}, Offered{attempt(3), 0}, Offered{attempt(1), worldWitness},
 	Refused{Attempt: attempt(1)}, Refused{Attempt: attempt(2)}, Refused{Attempt: attempt(3)}}
 
@@ -290,7 +294,7 @@ func (w *world) explore() error {
 
 func (w *world) newSource(epoch uint64) Source {
 	s := NewSource(attempt(epoch), sourceJournal)
-	s.Witness = w.witnessS
+	s.Witness, s.External = w.witnessS, w.external
 	return s
 }
 

@@ -49,7 +49,7 @@ func (f *fuzzed) take(ev Event) {
 		f.check(done, a)
 		done = append(done, a)
 		switch a.(type) {
-		case Resume, Start, Reset, AskWitness:
+		case Resume, Start, Reset, AskWitness, AskApproval:
 			f.waiting = append(f.waiting, a)
 		case Finish:
 			f.finished++
@@ -130,6 +130,8 @@ func (f *fuzzed) result(name string) (ev Event) {
 			"start failed, dropped": NotStarted{Copy: Dropped}, "start failed, unclear": NotStarted{Copy: Unclear}}[name]
 	case Reset:
 		ev = map[string]Event{"reset": WasReset{}, "not resumed": WasReset{Failed: true}}[name]
+	case AskApproval:
+		ev = map[string]Event{"started": Approved{}, "not resumed": Failed{Code: transport.CodeCancelled}}[name]
 	case AskWitness:
 		ev = map[string]Event{"the register is the source's": Witnessed{SourceSide}, "the register is the destination's": Witnessed{DestSide},
 			"the witness is silent": Witnessed{}}[name]
@@ -158,15 +160,18 @@ func sends[M transport.Message](a Action) (m M, ok bool) {
 }
 
 // FuzzSource: whatever happens in whichever order, the source says COMMIT only once
-// that is recorded, and then has its devices back only by the word of that
-// destination.
+// that is recorded, and approved where it has an owner who decides, and then has its
+// devices back only by the word of that destination.
 func FuzzSource(f *testing.F) {
 	f.Add([]byte{0, 16, 3, 17, 19})            // to the end
 	f.Add([]byte{0, 16, 3, 17, 20, 9})         // declined in doubt
 	f.Add([]byte{30, 0, 16, 3, 17, 26, 27, 9}) // taken back by the witness
 	f.Add([]byte{30, 0, 16, 3, 17, 6, 28})     // lost to the destination
-	f.Fuzz(func(t *testing.T, script []byte) {
+	f.Add([]byte{0, 16, 3, 17, 17, 11, 19})    // approved, where somebody is asked
+	f.Add([]byte{0, 16, 3, 17, 10, 9})         // not approved
+	play := func(t *testing.T, script []byte, external bool) {
 		s, before, ev := NewSource(attempt(1), sourceJournal), Source{}, Event(nil)
+		s.External = external
 		e := &fuzzed{t: t}
 		e.step = func(next Event) (actions []Action) {
 			if s.Record == Owner {
@@ -199,8 +204,15 @@ func FuzzSource(f *testing.F) {
 			if commits && !recorded(done, Commit) && before.Record != Commit {
 				t.Fatal("COMMIT was sent before it was recorded")
 			}
+			if rec, ok := a.(Append); ok && rec.Entry.Record == Commit && external && (ev != (Approved{}) || before.Phase != SourceDeciding) {
+				t.Fatalf("committed by %+v in %v", ev, before.Phase)
+			}
 		}
 		e.play(script, destJournal)
+	}
+	f.Fuzz(func(t *testing.T, script []byte) {
+		play(t, script, false)
+		play(t, script, true)
 	})
 }
 

@@ -169,6 +169,9 @@ type (
 	Reached struct{}
 	// Interrupt is the user's wish to cancel.
 	Interrupt struct{}
+	// Approved is the result of AskApproval: COMMIT may be said. The owner's no is
+	// Failed or Interrupt, like any other reason to turn back.
+	Approved struct{}
 	// Overdue says that the answer to COMMIT has not come for so long that a witness
 	// is worth asking (source).
 	Overdue struct{}
@@ -218,6 +221,9 @@ type (
 	// fill in.
 	SendHello   struct{}
 	SendWelcome struct{}
+	// AskApproval asks the owner of the VM, once, whether to commit (source, External);
+	// the result is Approved, or a reason to turn back.
+	AskApproval struct{}
 	// AskWitness asks the attempt's register for the devices; the result is Witnessed.
 	AskWitness struct{}
 	// Resume brings the source devices back to RUNNING; the result is Resumed. With

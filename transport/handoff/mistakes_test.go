@@ -323,6 +323,45 @@ var mistakes = []struct {
 			return d.Step(ev)
 		}
 	}},
+	{"COMMIT is said before the owner's word", 1, false, false, func(w *world) {
+		w.external = true
+		w.source = func(s Source, ev Event) (Source, []Action) {
+			next, actions := s.Step(ev)
+			if next.Phase == SourceDeciding && s.Phase == SourceWaiting {
+				return next.commit()
+			}
+			return next, actions
+		}
+	}},
+	{"READY that is said again is taken for the owner's word", 1, false, false, func(w *world) {
+		w.external = true
+		w.source = func(s Source, ev Event) (Source, []Action) {
+			if _, ok := ev.(*transport.Ready); ok && s.Phase == SourceDeciding {
+				ev = Approved{}
+			}
+			return s.Step(ev)
+		}
+	}},
+	{"COMMIT is recorded before the owner is asked", 1, false, false, func(w *world) {
+		w.external = true
+		w.source = func(s Source, ev Event) (Source, []Action) {
+			next, actions := s.Step(ev)
+			if next.Phase == SourceDeciding && s.Phase == SourceWaiting {
+				next, rec := next.record(Commit)
+				return next, append([]Action{rec}, actions...)
+			}
+			return next, actions
+		}
+	}},
+	{"the owner's word counts after the source has turned back", 1, false, false, func(w *world) {
+		w.external = true
+		w.source = func(s Source, ev Event) (Source, []Action) {
+			if s.Phase == SourceResuming && ev == (Approved{}) {
+				return s.commit()
+			}
+			return s.Step(ev)
+		}
+	}},
 	{"the destination is forced, and the witness is not told", 1, false, false, func(w *world) {
 		w.witnessS, w.witnessD, w.forces = worldWitness, worldWitness, true
 		w.forceD = func(*world, *state, Entry) bool { return true }

@@ -35,6 +35,8 @@ func (e *engine) take(ev Event) {
 		case Start:
 			e.results = append(e.results, rapid.SampledFrom([]Event{Started{}, NotStarted{Copy: Kept},
 				NotStarted{Copy: Dropped}, NotStarted{Copy: Unclear}}).Draw(e.t, "start"))
+		case AskApproval:
+			e.results = append(e.results, rapid.SampledFrom([]Event{Approved{}, Failed{Code: transport.CodeCancelled}}).Draw(e.t, "approval"))
 		case AskWitness:
 			e.results = append(e.results, Witnessed{rapid.SampledFrom([]Side{0, SourceSide, DestSide}).Draw(e.t, "witness")})
 		case Release:
@@ -91,9 +93,13 @@ func TestSourceAlwaysEnds(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		s := NewSource(attempt(1), sourceJournal)
 		s.Witness = rapid.SampledFrom([]Register{0, worldWitness}).Draw(t, "has a witness")
+		s.External = rapid.Bool().Draw(t, "has an owner who decides")
 		e := &engine{t: t, step: func(ev Event) (actions []Action) {
 			could := s.MayResume()
 			s, actions = s.Step(ev)
+			if could && !s.MayResume() && s.External && ev != (Approved{}) {
+				t.Fatalf("committed by %T", ev)
+			}
 			if _, declined := ev.(*transport.Declined); !could && s.MayResume() && !declined && ev != (Witnessed{SourceSide}) {
 				t.Fatalf("the right to resume came back by %T", ev)
 			}

@@ -100,6 +100,8 @@ func (st *stage) play(t *testing.T, line string) {
 		st.dest(d, actions, false)
 	case what == "has a witness":
 		st.s.Witness = worldWitness
+	case what == "has an owner who decides":
+		st.s.External = true
 	case what == "is forced":
 		st.forced(t, side)
 	case what == "loses its journal":
@@ -166,6 +168,8 @@ func printAction(a Action) string {
 		return "send " + printMessage(a.Message)
 	case Finish:
 		return fmt.Sprintf("finish: %v", a.Outcome)
+	case AskApproval:
+		return "ask the owner"
 	case AskWitness:
 		return "ask the witness"
 	case Resume:
@@ -264,6 +268,8 @@ func localEvent(text string, at transport.Attempt, digest transport.StreamDigest
 			o.Witness = worldWitness
 		}
 		return o
+	case "approved":
+		return Approved{}
 	case "overdue":
 		return Overdue{}
 	case "witnessed":

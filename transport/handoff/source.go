@@ -12,6 +12,7 @@ const (
 	SourceHello                // HELLO sent, waiting for WELCOME
 	SourceTransfer             // streams are being sent
 	SourceWaiting              // all ENDs sent, waiting for READY
+	SourceDeciding             // READY came, and the owner is asked whether to commit
 	SourceDoubt                // COMMIT recorded, the answer is outstanding
 	SourceResuming             // the devices are going back to RUNNING
 	SourceEnded
@@ -19,7 +20,7 @@ const (
 
 // String is the phase's name in scenarios and logs.
 func (p SourcePhase) String() string {
-	return [...]string{"idle", "hello", "transfer", "waiting", "doubt", "resuming", "ended"}[p]
+	return [...]string{"idle", "hello", "transfer", "waiting", "deciding", "doubt", "resuming", "ended"}[p]
 }
 
 // Source is the source's side of the hand-off. The zero value with Attempt and
@@ -34,6 +35,9 @@ type Source struct {
 	Back    bool // it has asked for the right to resume back
 	// Reverted says that the devices come back from COMMIT.
 	Reverted bool
+	// External says that somebody else decides whether to commit: the owner of the VM
+	// that the devices are of, which has more to move than them.
+	External bool
 
 	Witness Register // that both sides have agreed on, 0 is none
 	Asking  bool     // the witness is being asked
@@ -57,7 +61,7 @@ func (s Source) Step(ev Event) (Source, []Action) {
 	switch s.Phase {
 	case SourceIdle:
 		return s.idle(ev)
-	case SourceHello, SourceTransfer, SourceWaiting:
+	case SourceHello, SourceTransfer, SourceWaiting, SourceDeciding:
 		return s.open(ev)
 	case SourceDoubt:
 		return s.doubt(ev)
@@ -98,6 +102,11 @@ func (s Source) open(ev Event) (Source, []Action) {
 		return s, nil
 	case *transport.Ready:
 		return s.ready(ev)
+	case Approved:
+		if s.Phase == SourceDeciding {
+			return s.commit()
+		}
+		return s, nil
 	case *transport.Declined, Unreachable:
 		return s.rollback(nil)
 	case Unrecorded: // no entry takes a right away that OPEN would have left
@@ -113,13 +122,23 @@ func (s Source) open(ev Event) (Source, []Action) {
 
 func (s Source) ready(m *transport.Ready) (Source, []Action) {
 	switch {
-	case s.Phase != SourceWaiting:
+	case s.Phase != SourceWaiting && s.Phase != SourceDeciding:
 		return s.rollback(s.abort(transport.CodeProtocol, "READY before END"))
 	case m.Journal != s.Peer:
 		return s.rollback(s.abort(transport.CodeProtocol, "READY from another journal than WELCOME"))
 	case m.Digest != s.Digest:
 		return s.rollback(s.abort(transport.CodeCorrupt, "READY with another digest than END"))
+	case s.Phase == SourceDeciding: // said again, and asked already
+		return s, nil
+	case s.External:
+		s.Phase = SourceDeciding
+		return s, []Action{AskApproval{}}
 	}
+	return s.commit()
+}
+
+// commit gives up the right to resume.
+func (s Source) commit() (Source, []Action) {
 	s.Phase = SourceDoubt
 	s, rec := s.record(Commit)
 	return s, []Action{rec, Send{s.demand()}}

@@ -13,14 +13,18 @@ var worlds = []struct {
 	epochs         int
 	fails, amnesia bool
 	witness, force bool
+	external       bool
 }{
-	{"one attempt, journals that fail", 1, true, false, false, false},
-	{"one attempt, a journal lost", 1, false, true, false, false},
-	{"two attempts, journals that fail", 2, true, false, false, false},
-	{"one attempt, a witness, journals that fail", 1, true, false, true, false},
-	{"one attempt, a witness, a journal lost", 1, false, true, true, false},
-	{"three attempts, one forced", 3, false, false, false, true},
-	{"one attempt, a witness, forced", 1, false, false, true, true},
+	{"one attempt, journals that fail", 1, true, false, false, false, false},
+	{"one attempt, a journal lost", 1, false, true, false, false, false},
+	{"two attempts, journals that fail", 2, true, false, false, false, false},
+	{"one attempt, a witness, journals that fail", 1, true, false, true, false, false},
+	{"one attempt, a witness, a journal lost", 1, false, true, true, false, false},
+	{"three attempts, one forced", 3, false, false, false, true, false},
+	{"one attempt, a witness, forced", 1, false, false, true, true, false},
+	{"one attempt, an owner decides, journals that fail", 1, true, false, false, false, true},
+	{"one attempt, an owner decides, a journal lost", 1, false, true, false, false, true},
+	{"two attempts, an owner decides", 2, false, false, false, false, true},
 }
 
 func TestExplore(t *testing.T) {
@@ -30,6 +34,7 @@ func TestExplore(t *testing.T) {
 			unlessSlow(t, c.epochs > 1 || c.amnesia)
 			w := newWorld(c.epochs)
 			w.journalFails, w.amnesia, w.forces = c.fails, c.amnesia, c.force
+			w.external = c.external
 			if c.witness {
 				w.witnessS, w.witnessD = worldWitness, worldWitness
 			}
@@ -44,6 +49,7 @@ func TestExplore(t *testing.T) {
 			w.mustReach(t, c.epochs == 2 && c.fails, usual)
 			w.mustReach(t, c.witness && !c.force, witnessed)
 			w.mustReach(t, c.epochs == 3, forced)
+			w.mustReach(t, c.external && c.epochs == 2, approved)
 		})
 	}
 }
@@ -102,6 +108,18 @@ var forced = landmarks{
 	},
 	"the destination was forced, and does not run": func(w *world, st state, s, d Entry) bool {
 		return d.Record == Forced && st.d.dev == dropped && s.Record == Commit && w.sources.vals[st.s.machine].Phase == SourceEnded
+	},
+}
+
+var approved = landmarks{
+	"the owner was asked, and the source runs on without its word": func(w *world, st state, s, _ Entry) bool {
+		return st.yes == 0 && s.Record == Owner && st.s.dev == running && w.sent(st, &transport.Ready{Attempt: attempt(1), Journal: destJournal})
+	},
+	"the owner's yes came too late": func(w *world, st state, s, _ Entry) bool {
+		return w.sources.vals[st.s.machine].Phase == SourceEnded && s.Record == Owner && st.s.asked == uint8(plain(Approved{}))
+	},
+	"the second attempt was approved, and runs": func(_ *world, st state, s, _ Entry) bool {
+		return st.yes == 1<<2 && s.Record == Done && st.d.dev == running
 	},
 }
 
