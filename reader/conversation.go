@@ -57,7 +57,9 @@ func (e *engine) message(m transport.Message) {
 			if e.clock.filled.IsZero() { // READY says it, before any ACK has
 				e.clock.filled = e.clock.ready
 			}
-			e.tell(report.Event{Kind: report.Phase, Phase: report.Commit})
+			if e.opts.Approve == nil {
+				e.tell(report.Event{Kind: report.Phase, Phase: report.Commit})
+			}
 		}
 	case *transport.Running:
 		if e.owner.Phase == handoff.SourceDoubt {
@@ -195,6 +197,8 @@ func (e *engine) do(actions []handoff.Action) {
 			e.send(e.offer)
 		case handoff.Send:
 			e.send(a.Message)
+		case handoff.AskApproval:
+			e.askApproval()
 		case handoff.AskWitness:
 			e.askWitness()
 		case handoff.Resume:
@@ -282,7 +286,9 @@ func (e *engine) onTick() {
 func (e *engine) watch() {
 	switch e.owner.Phase {
 	case handoff.SourceDoubt:
-		e.watchDoubt(time.Since(e.clock.ready))
+		e.watchDoubt(time.Since(e.clock.decided()))
+	case handoff.SourceDeciding:
+		e.watchDecision()
 	case handoff.SourceTransfer, handoff.SourceWaiting:
 		e.watchStop()
 		e.watchLink()

@@ -136,7 +136,7 @@ type engine struct {
 	draining sync.WaitGroup // drains: stopped by the stream's end or stopWork
 	sending  sync.WaitGroup // lane senders: stopped by closing or dropping queue; their watchers: by the lane's end or a deadline
 	asking   sync.WaitGroup // estimates being asked for: end when the driver answers
-	pausing  sync.WaitGroup // PauseGuest and ResumeGuest: end by themselves, or with work
+	pausing  sync.WaitGroup // PauseGuest, ResumeGuest and Approve: end by themselves, or with work
 	others   sync.WaitGroup // control reader: by the control lane's end; dialling: by life; transitions: end by themselves
 
 	begun atomic.Int64 // when the first byte was read, in ns after clock.start; 0 if none was
@@ -173,6 +173,8 @@ type clock struct {
 	back, resumed                                          time.Time     // a rollback's beginning and end
 	moved                                                  time.Time     // when a byte was last drained or applied
 	startTook                                              time.Duration
+	decides                                                bool // the owner does, between ready and approved
+	approved                                               time.Time
 }
 
 func newEngine(o Options, dialer transport.Dialer, sources []Source) (*engine, error) {
@@ -197,7 +199,8 @@ func newEngine(o Options, dialer transport.Dialer, sources []Source) (*engine, e
 		precopied: make([]uint64, n), saved: make([]time.Duration, n), loaded: make([]time.Duration, n), unseen: make([]bool, n),
 		events: make(chan any, 16), quit: make(chan struct{}),
 	}
-	e.owner.Witness = handoff.RegisterOf(e.offer.Witness)
+	e.owner.Witness, e.owner.External = handoff.RegisterOf(e.offer.Witness), o.Approve != nil
+	e.clock.decides = e.owner.External
 	for i := range n {
 		e.plan.devices[i].resize(e.offer.Devices[i].Estimate)
 	}
@@ -321,7 +324,7 @@ func (e *engine) resume(reverted bool) {
 		if e.restarted && !e.held {
 			err = errors.Join(err, errors.New("what the devices held at COMMIT is gone: they were reset since"))
 		}
-		e.pausing.Wait() // a pause that came after ResumeGuest would last
+		e.pausing.Wait() // a pause that came after ResumeGuest would last, and a VM is not to be moved and resumed at once
 		if err == nil && wasPaused && !e.up && e.opts.ResumeGuest != nil {
 			err = e.opts.ResumeGuest(context.Background())
 		}
@@ -425,6 +428,8 @@ func (e *engine) handle(ev any) {
 		e.guestPaused(ev.err)
 	case guestResumed:
 		e.guestResumed(ev.err)
+	case approved:
+		e.approved(ev.err)
 	case polled:
 		e.polls[ev.device].last = time.Now()
 		e.advance(ev)
@@ -564,6 +569,11 @@ func (e *engine) resumeGuest() {
 // pauseGuest ends by itself, or with work.
 func (e *engine) pauseGuest() {
 	e.pausing.Go(func() { e.post(guestPaused{e.opts.PauseGuest(e.work)}) })
+}
+
+// approve ends by itself, or with work.
+func (e *engine) approve() {
+	e.pausing.Go(func() { e.post(approved{e.opts.Approve(e.work)}) })
 }
 
 // askWitness asks for the attempt's register. It ends by itself, or with work.

@@ -54,9 +54,9 @@ type Options struct {
 	// the others could reach it by DMA when it is stopped. Their owner knows that
 	// they do not.
 	WithoutP2P bool
-	// MaxDowntime ends an attempt in which the destination is not ready that long
-	// after the guest was paused: the devices run on here. Default 10 s, or twice
-	// DowntimeLimit if that is more.
+	// MaxDowntime ends an attempt in which the destination is not ready, or Approve has
+	// not returned, that long after the guest was paused: the devices run on here.
+	// Default 10 s, or twice DowntimeLimit if that is more.
 	MaxDowntime time.Duration
 	// StallLimit ends an attempt in which no byte moves while the guest stands
 	// still, where MaxDowntime has not. Default 30 s: some drivers load for seconds in
@@ -78,6 +78,13 @@ type Options struct {
 	// PauseGuest stops the vCPUs, before any device leaves RUNNING; ResumeGuest
 	// starts them again after a rollback. Default: there is no guest.
 	PauseGuest, ResumeGuest func(context.Context) error
+	// Approve has the last word before COMMIT: it is called once, when everything is
+	// loaded at the destination, and an error takes the devices back. The VM and its
+	// devices become one decision so. Until it returns everything else may still end
+	// the attempt, MaxDowntime included; its ctx ends then, and it must return, which
+	// ResumeGuest waits for. Its nil is not the end either: only the Outcome says who
+	// may run. Default: there is nobody to be asked.
+	Approve func(context.Context) error
 	// Attempt names the attempt. Default: a fresh id, epoch 1.
 	Attempt transport.Attempt
 	// Journal keeps the hand-off's records. Default: in memory.

@@ -36,6 +36,8 @@ func (c *clock) stage(p report.Prediction) (name string, took, predicted, next t
 		return "stopping the devices", time.Since(c.paused), p.Stop.Took, moving + end
 	case c.ready.IsZero():
 		return "moving their state", time.Since(c.stopped), moving, end
+	case c.decides && c.approved.IsZero():
+		return "the approval of the switchover", time.Since(c.ready), 0, end
 	}
-	return "the start at the destination", time.Since(c.ready), end, 0
+	return "the start at the destination", time.Since(c.decided()), end, 0
 }

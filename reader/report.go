@@ -92,10 +92,14 @@ func (c *clock) stages() (stages []report.Stage) {
 	upTo(report.StageSave, c.drained)
 	upTo(report.StageWire, c.sent)
 	upTo(report.StageLoad, c.ready)
+	decided := c.decided()
+	if c.decides {
+		stages = append(stages, report.Stage{Name: report.StageDecide, Took: decided.Sub(c.ready)})
+	}
 	// The start is the destination's figure, which is its word only.
-	start := min(max(c.startTook, 0), c.running.Sub(c.ready))
+	start := min(max(c.startTook, 0), c.running.Sub(decided))
 	return append(stages,
-		report.Stage{Name: report.StageCommit, Took: c.running.Sub(c.ready) - start},
+		report.Stage{Name: report.StageCommit, Took: c.running.Sub(decided) - start},
 		report.Stage{Name: report.StageStart, Took: start})
 }
 

@@ -35,6 +35,7 @@ const (
 	StageSave   = "save"   // until every device is read
 	StageWire   = "wire"   // until the last of it is sent
 	StageLoad   = "load"   // until READY: every device has it
+	StageDecide = "decide" // the owner's word, where it is asked for: nobody can predict it
 	StageCommit = "commit" // COMMIT and its answer, without the start
 	StageStart  = "start"  // until the devices are in RUNNING, by the destination's clock
 )
@@ -84,6 +85,8 @@ const (
 	Warning   Kind = "warning"       // Text
 	Lost      Kind = "path-lost"     // the connection is lost, and the other side is waited for; Text is why
 	Restored  Kind = "path-restored" // and it goes on
+	Ready     Kind = "ready"         // all is at the destination, and the owner is asked whether to commit; Attempt, Downtime (source only)
+	Accepted  Kind = "accept"        // the devices run, and the owner is to start the guest; Attempt (destination only)
 	Asked     Kind = "preflight"     // a source asked what a migration would come to; Text is its software (destination only)
 )
 
@@ -101,13 +104,15 @@ const (
 
 // Event is something worth telling while a migration runs.
 type Event struct {
-	Kind    Kind
-	Phase   string
-	Text    string
-	Peer    transport.ID // of Kind Peer and Asked; zero where the carrier does not know it
-	Err     error        // of Kind Asked: why a migration would be refused, nil if it would not
-	Devices []Snapshot   // in HELLO's order
-	Way     Way          // of Kind Progress
+	Kind     Kind
+	Phase    string
+	Text     string
+	Peer     transport.ID      // of Kind Peer and Asked; zero where the carrier does not know it
+	Err      error             // of Kind Asked: why a migration would be refused, nil if it would not
+	Devices  []Snapshot        // in HELLO's order
+	Way      Way               // of Kind Progress
+	Attempt  transport.Attempt // of Kind Ready and Accepted
+	Downtime time.Duration     // of Kind Ready: so far
 	// Predicted is the downtime expected, of Kind Phase when the stop begins.
 	Predicted *Forecast
 }
