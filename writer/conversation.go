@@ -277,9 +277,7 @@ func (e *engine) controlLost(ev controlLost) {
 
 func (e *engine) started(ev started) {
 	if ev.err == nil {
-		e.clock.running = time.Now()
-		e.tell(report.Event{Kind: report.Phase, Phase: report.Running})
-		e.own(handoff.Started{TookNS: max(1, ev.took.Nanoseconds())})
+		e.devicesRun(ev.took)
 		return
 	}
 	fault, ok := errors.AsType[*transport.Fault](ev.err)

@@ -302,6 +302,8 @@ func (e *engine) handle(ev any) {
 		e.prepared(ev)
 	case started:
 		e.started(ev)
+	case guestStarted:
+		e.guestStarted(ev)
 	case wasReset:
 		e.wasReset(ev.err)
 	case witnessed:
@@ -548,6 +550,15 @@ func (e *engine) start() {
 			ev.copy = e.fleet.unstart()
 		}
 		e.post(ev)
+	})
+}
+
+// startGuest ends by itself.
+func (e *engine) startGuest(devices time.Duration) {
+	e.others.Go(func() {
+		began := time.Now()
+		err := e.opts.StartGuest(context.Background())
+		e.post(guestStarted{devices + time.Since(began), err})
 	})
 }
 

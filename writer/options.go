@@ -1,6 +1,7 @@
 package writer
 
 import (
+	"context"
 	"fmt"
 	"time"
 
@@ -55,6 +56,13 @@ type Options struct {
 	// source may take the devices back. Where the devices run already, which they do
 	// after a crash of this side, a failure is a warning.
 	OnAccept handoff.Hook
+	// StartGuest starts the vCPUs, when ACCEPT is recorded and all devices run. RUNNING
+	// is told to the source when it has returned nil, and until then the source keeps
+	// its copy. An error says that the guest may have run: the devices are left as they
+	// are, the outcome is handoff.NeedsReset, and the source stays in doubt, for people
+	// to decide. Its ctx does not end before it returns: nothing is cancelled after
+	// ACCEPT. Default: there is no guest.
+	StartGuest func(context.Context) error
 }
 
 func (o *Options) withDefaults() (Options, error) {
