@@ -26,6 +26,7 @@ type common struct {
 	identity  string
 	state     stateFlags
 	doubt     doubtFlags
+	owner     ownerFlag
 	hooks     []*hookFlag
 	peers     []string
 	peersFile string
@@ -73,6 +74,7 @@ func (c *common) addFlags(cmd *cobra.Command) {
 	f.Var(&c.chunk, "chunk-size", "largest `SIZE` of one chunk; the smaller of the two sides' counts")
 	f.DurationVar(&c.state.keep, "keep-state", keepState, "`TIME` that --state-dir remembers a migration for that has ended")
 	c.doubt.add(cmd)
+	c.owner.add(cmd)
 	f.BoolVar(&c.unconfined, "no-sandbox", false, "do not give up access to files that are not needed")
 	_ = cmd.RegisterFlagCompletionFunc("device", completeDevice)
 	_ = cmd.RegisterFlagCompletionFunc("peer", cobra.NoFileCompletions)
@@ -106,7 +108,7 @@ func (c *common) check() error {
 	case c.state.keep <= 0:
 		return mistakef("", "--keep-state %v: must be more than 0", c.state.keep)
 	}
-	return nil
+	return c.owner.check(c.json)
 }
 
 // hostMemory is all that this host has, free or not.

@@ -60,6 +60,8 @@ func (c *common) checkFD(name string, n int) error {
 		return mistakef(hint, "device %s: fd:2 is stderr, where errors go", name)
 	case n == unix.Stdout && (c.role == source || !c.quiet):
 		return mistakef("use --quiet, or "+hint, "device %s: fd:1 is stdout, where events and reports go", name)
+	case c.owner.owns(n):
+		return mistakef(hint, "device %s: fd:0 is stdin, by which --commit external is answered", name)
 	case !inherited(n):
 		return mistakef(hint, "device %s: no file descriptor %d was passed to %s", name, n, c.program)
 	}

@@ -104,6 +104,9 @@ func (c *common) checkSocketFD(flag, address string) error {
 	if err == nil && slices.Contains(c.deviceFDs(), n) {
 		err = fmt.Errorf("file descriptor %d is a device's", n)
 	}
+	if err == nil && c.owner.owns(n) {
+		err = errors.New("it is stdin, by which --commit external is answered")
+	}
 	if err == nil {
 		err = isUDP(n)
 	}

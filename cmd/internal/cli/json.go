@@ -211,6 +211,10 @@ func (j *jsonView) event(ev stamped) {
 		j.write(jsonPeer{head, known(ev.Peer), ev.Text})
 	case report.Phase:
 		j.write(jsonPhase{head, ev.Phase, ev.Text, jsonForecast(ev.Predicted)})
+	case report.Ready:
+		j.write(jsonReady{head, newJSONAttempt(ev.Attempt), milliseconds(ev.Downtime)})
+	case report.Accepted:
+		j.write(jsonAccept{head, newJSONAttempt(ev.Attempt)})
 	case report.Asked:
 		j.asked(head, ev.Event)
 	case report.Warning:

@@ -3,6 +3,7 @@ package cli
 import (
 	"cmp"
 	"context"
+	"os"
 
 	"github.com/spf13/cobra"
 
@@ -35,6 +36,8 @@ bound already, as systemd hands it over.
 ` + doubtHelp + `
 
 ` + recvHookHelp + `
+
+` + recvOwnerHelp + `
 
 ` + confineHelp + `
 
@@ -115,7 +118,7 @@ func (r *recvFlags) receive(ctx context.Context, end endpoint, devices []opened,
 		Memory: int(r.memory.bytes), ChunkSize: int(r.chunk.bytes), MaxState: r.maxState.bytes,
 		Journals: r.state.journals(journal.Destination),
 		Observe:  show.observe, Software: r.software(),
-		Witness: r.doubt.used, OnAccept: r.onAccept.hook(handoff.DestSide),
+		Witness: r.doubt.used, OnAccept: r.onAccept.hook(handoff.DestSide), StartGuest: r.owner.start(os.Stdin),
 	})
 }
 

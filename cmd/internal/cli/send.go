@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"math"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -36,6 +37,8 @@ that it belongs to the same user or root, and neither side has an identity.
 ` + doubtHelp + `
 
 ` + sendHookHelp + `
+
+` + sendOwnerHelp + `
 
 ` + confineHelp + `
 
@@ -229,6 +232,7 @@ func (s *sendFlags) options(devices []opened, observe report.Observer) *reader.O
 		OnLimit: onLimit, Timeout: s.timeout, WithoutP2P: s.withoutP2P,
 		MaxPrecopy: s.maxPrecopy, MaxRounds: s.maxRounds, StallLimit: s.stall,
 		Observe: observe, Software: s.software(), Witness: s.doubt.used,
+		Approve:  s.owner.approve(os.Stdin),
 		OnCommit: s.onCommit.hook(handoff.SourceSide), OnRevert: s.onRevert.hook(handoff.SourceSide),
 	}
 }
