@@ -289,6 +289,7 @@ func (e *engine) watch() {
 		e.watchDoubt(time.Since(e.clock.decided()))
 	case handoff.SourceDeciding:
 		e.watchDecision()
+		e.watchLink()
 	case handoff.SourceTransfer, handoff.SourceWaiting:
 		e.watchStop()
 		e.watchLink()

@@ -388,7 +388,7 @@ type (
 		err     error
 	}
 	lanesOpen struct{ err error }
-	entered     struct { // a transition of the plan
+	entered   struct { // a transition of the plan
 		took time.Duration
 		err  error
 	}

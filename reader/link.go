@@ -17,6 +17,8 @@ type link struct {
 	since time.Time // when the control lane was lost, zero while it stands
 	cause error
 	stop  context.CancelFunc // ends dialling it
+	// approved says that the owner has approved the switchover meanwhile.
+	approved bool
 }
 
 // How long one try to reach the destination again may take: the first has to be
@@ -84,7 +86,7 @@ type (
 // that.
 func (e *engine) mayReturn(err error) bool {
 	switch e.owner.Phase {
-	case handoff.SourceTransfer, handoff.SourceWaiting:
+	case handoff.SourceTransfer, handoff.SourceWaiting, handoff.SourceDeciding:
 		return e.dials(err)
 	case handoff.SourceDoubt:
 		return true
@@ -129,7 +131,7 @@ func (e *engine) lose(err error) {
 // seek looks for the destination.
 func (e *engine) seek(cause error) {
 	ctx, stop := context.WithCancel(e.life)
-	e.link = link{time.Now(), cause, stop}
+	e.link = link{since: time.Now(), cause: cause, stop: stop}
 	peer := e.owner.Peer
 	e.redial(ctx, func(ctx context.Context) error { return e.rejoin(ctx, peer) })
 }
@@ -181,12 +183,12 @@ func (e *engine) open(ctx context.Context, kind transport.LaneKind, number int) 
 // again.
 func (e *engine) rejoined(ev rejoined) {
 	switch e.owner.Phase {
-	case handoff.SourceTransfer, handoff.SourceWaiting, handoff.SourceDoubt:
+	case handoff.SourceTransfer, handoff.SourceWaiting, handoff.SourceDeciding, handoff.SourceDoubt:
 	default: // meanwhile nobody waits for it any more
 		ev.control.Lane().Close()
 		return
 	}
-	away := time.Since(e.link.since)
+	was := e.link
 	e.link = link{}
 	if p, ok := ev.control.Lane().(transport.Identified); ok {
 		e.out.Peer = p.Peer()
@@ -199,7 +201,10 @@ func (e *engine) rejoined(ev rejoined) {
 		e.sayEnds()
 	}
 	e.own(handoff.Reached{})
-	e.advance(mended{away})
+	e.advance(mended{time.Since(was.since)})
+	if was.approved {
+		e.approved(nil)
+	}
 }
 
 // sayEnds says again what was said of streams that are whole.
