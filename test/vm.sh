@@ -14,7 +14,8 @@ if [ "$status" -ne 0 ]; then
 	cat "$log"
 	exit "$status"
 fi
-# How many of the plan's scenarios were played, and which were not, is in the log.
-grep -E '^ *--- |^ok|^FAIL|scenarios played' "$log"
+# How many of the plan's scenarios were played, and which were not, is in the log;
+# so is what became of each kill.
+grep -E '^ *--- |^ok|^FAIL|^vm: |scenarios played' "$log"
 # The reason is the line before each "--- SKIP".
 grep -B1 -E '^ *--- SKIP' "$log" || true

@@ -200,6 +200,19 @@ func (h *held) checkPorts(t *testing.T, want ...port) {
 	}
 }
 
+// checkLatches compares what reading leaves as it is: the divisor, as long as DLAB is
+// set, and the scratch register.
+func (h *held) checkLatches(t *testing.T, want ...port) {
+	t.Helper()
+	for i, w := range want {
+		bar := uint32(i)
+		divisor := uint16(h.in(t, bar, regData)) | uint16(h.in(t, bar, regIER))<<8
+		if scratch := h.in(t, bar, regScratch); divisor != w.Divisor || scratch != w.Scratch {
+			t.Errorf("%s: port %d: divisor %#x, scratch %#x, want %#x, %#x", h.m.name, i, divisor, scratch, w.Divisor, w.Scratch)
+		}
+	}
+}
+
 func (h *held) readPort(t *testing.T, bar uint32) port {
 	t.Helper()
 	lcr := h.in(t, bar, regLCR)

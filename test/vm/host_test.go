@@ -89,6 +89,13 @@ func buildKernels() ([]kernel, error) {
 	return kernels, nil
 }
 
+// The programs with the points of internal/failpoint. Only what is to be killed runs
+// them: the other scenarios are about what is shipped.
+const (
+	killableSend = "mig-send-failpoints"
+	killableRecv = "mig-recv-failpoints"
+)
+
 // buildPrograms builds what runs in the guests. A program that does not build
 // fails the scenarios that need it, not the others.
 func buildPrograms(t *testing.T) map[string]program {
@@ -98,6 +105,8 @@ func buildPrograms(t *testing.T) map[string]program {
 		"guest":       {"build", "-ldflags=-s -w", "./test/vm/guest"},
 		"mig-send":    {"build", "-ldflags=-s -w", "./cmd/mig-send"},
 		"mig-recv":    {"build", "-ldflags=-s -w", "./cmd/mig-recv"},
+		killableSend:  {"build", "-tags", "failpoints", "-ldflags=-s -w", "./cmd/mig-send"},
+		killableRecv:  {"build", "-tags", "failpoints", "-ldflags=-s -w", "./cmd/mig-recv"},
 		"vfio.test":   {"test", "-c", "-ldflags=-s -w", "./vfio"},
 		"reader.test": {"test", "-c", "-ldflags=-s -w", "./reader"},
 	} {

@@ -49,7 +49,7 @@ func bootPair(t *testing.T, h *host, k kernel) pair {
 	if err := h.initramfs(k, initrd); err != nil {
 		t.Fatal("initramfs: ", err)
 	}
-	p := pair{host: h, cable: layCable(t, dir, "source", "destination")}
+	p := pair{host: h, kernel: k.name, cable: layCable(t, dir, "source", "destination")}
 	begin := time.Now()
 	p.source = boot(t, k, dir, "source", "10.77.0.1")
 	p.destination = boot(t, k, dir, "destination", "10.77.0.2")

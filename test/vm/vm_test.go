@@ -13,6 +13,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // pair is two booted guests and the cable between them.
 type pair struct {
 	host                *host
+	kernel              string
 	source, destination *machine
 	cable               *cable
 }
@@ -35,6 +36,7 @@ var scenarios = []struct {
 	{"reset", testReset},
 	{"busy", testBusy},
 	{"in-doubt", testInDoubt},
+	{"kill", testKill},
 }
 
 func TestVM(t *testing.T) {
