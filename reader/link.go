@@ -16,7 +16,6 @@ import (
 type link struct {
 	since time.Time // when the control lane was lost, zero while it stands
 	cause error
-	stop  context.CancelFunc // ends dialling it
 	// approved says that the owner has approved the switchover meanwhile.
 	approved bool
 }
@@ -130,10 +129,9 @@ func (e *engine) lose(err error) {
 
 // seek looks for the destination.
 func (e *engine) seek(cause error) {
-	ctx, stop := context.WithCancel(e.life)
-	e.link = link{since: time.Now(), cause: cause, stop: stop}
+	e.link = link{since: time.Now(), cause: cause}
 	peer := e.owner.Peer
-	e.redial(ctx, func(ctx context.Context) error { return e.rejoin(ctx, peer) })
+	e.redial(e.life, func(ctx context.Context) error { return e.rejoin(ctx, peer) })
 }
 
 // rejoin opens a control lane for the attempt at hand, and waits for the first word of
