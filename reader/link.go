@@ -108,11 +108,11 @@ func (e *engine) controlLost(ev controlLost) {
 	}
 	f := &transport.Fault{Code: transport.CodeOf(ev.err), Err: ev.err}
 	switch {
+	case e.mayReturn(ev.err):
+		e.lose(ev.err)
 	case f.Code == transport.CodeCorrupt || f.Code == transport.CodeProtocol:
 		e.failed(f)
 		e.fail(f, handoff.Unreachable{})
-	case e.mayReturn(ev.err):
-		e.lose(ev.err)
 	default:
 		e.fail(f, handoff.Unreachable{})
 	}

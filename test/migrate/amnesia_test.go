@@ -56,7 +56,7 @@ func TestSlowStart(t *testing.T) {
 		p := newPair(t, pipe)
 		src, dst := p.add(t, "nic0", "mlx5?size=4MiB", "mlx5?size=4MiB")
 		p.sinks[0].Device = &sleeper{dst}
-		p.send.StallLimit = 10 * time.Second
+		p.send.DoubtLimit = 10 * time.Second
 		p.sendCtx, p.receiveCtx = t.Context(), t.Context()
 		warned := false
 		p.send.Observe = func(ev report.Event) { warned = warned || ev.Kind == report.Warning }

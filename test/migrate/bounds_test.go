@@ -186,8 +186,12 @@ func TestTinyChunks(t *testing.T) {
 			r, err := writer.Receive(t.Context(), l, sinks, nil)
 			done <- side{r, err}
 		}()
+		early := transport.NewControl(h.dial(transport.LaneControl))
+		early.Send(&transport.Estimate{}) // of nothing, before there is anything
+		if m, err := early.Receive(); err == nil {
+			t.Errorf("a source that begins with ESTIMATE is told %+v", m)
+		}
 		h.control = transport.NewControl(h.dial(transport.LaneControl))
-		h.send(&transport.Estimate{}) // of nothing, before there is anything
 		hello := h.hello()
 		hello.ChunkSize = 1
 		h.send(hello)
@@ -220,6 +224,7 @@ func TestCancelDuringFailingStart(t *testing.T) {
 		_, dst := p.add(t, "nic0", "mlx5?size=1MiB", "mlx5?size=1MiB")
 		p.sinks[0].Device = slowToFail{dst}
 		time.AfterFunc(6*time.Second, p.cancelReceive)
+		p.send.DoubtLimit = patience
 		s, r := p.run(t)
 		if f := r.fault(t); f.Code != transport.CodeStart || f.Device != "nic0" || !errors.Is(f, syscall.EREMOTEIO) {
 			t.Errorf("receive: %v", f)

@@ -246,8 +246,12 @@ func TestLost(t *testing.T) {
 					p.send.Observe = when(phase, 0, wire.Cut)
 				}
 				s, r := p.run(t)
-				for _, got := range []side{s, r} {
-					if f := got.fault(t); f.Code != transport.CodeNetwork || f.Remote {
+				want := [2]transport.Code{transport.CodeNetwork, transport.CodeNetwork}
+				if phase == "ready" { // no silence ends its wait, but the user's patience
+					want[1] = transport.CodeCancelled
+				}
+				for i, got := range []side{s, r} {
+					if f := got.fault(t); f.Code != want[i] || f.Remote {
 						t.Errorf("reported is %v, remote %v: %q", f.Code, f.Remote, f)
 					}
 				}
@@ -266,6 +270,7 @@ func TestInDoubt(t *testing.T) {
 			p := newPair(t, wire.connect)
 			p.add(t, "d0", nic, nic)
 			p.send.Journal = gate{handoff.NewMemory(), handoff.Commit, wire.Cut}
+			p.send.DoubtLimit, p.lonely = time.Second, true
 			s, r := p.run(t)
 			if s.report.Outcome != handoff.InDoubt || r.report.Outcome != handoff.Rolledback {
 				t.Fatalf("outcomes %v (%v) and %v (%v)", s.report.Outcome, s.err, r.report.Outcome, r.err)
@@ -284,6 +289,7 @@ func TestInDoubt(t *testing.T) {
 			p := newPair(t, wire.connect)
 			p.add(t, "d0", nic, nic)
 			p.receive.Journals = always(gate{handoff.NewMemory(), handoff.Accept, wire.Cut})
+			p.send.DoubtLimit, p.lonely = time.Second, true
 			s, r := p.run(t)
 			if s.report.Outcome != handoff.InDoubt || r.report.Outcome != handoff.Committed {
 				t.Fatalf("outcomes %v (%v) and %v (%v)", s.report.Outcome, s.err, r.report.Outcome, r.err)

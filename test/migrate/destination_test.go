@@ -1,7 +1,9 @@
 package migrate
 
 import (
+	"io"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -23,6 +25,7 @@ type liar struct {
 	hello    *transport.Hello
 	journal  transport.JournalID
 	ends     []transport.StreamDigest
+	chunks   atomic.Uint64 // that have come, over the one lane
 	aborted  *transport.Abort
 }
 
@@ -63,11 +66,16 @@ func (l *liar) take() {
 	lane := l.accept()
 	go func() {
 		defer lane.Close()
-		room := make([]byte, 64<<10)
+		var room transport.HeadRoom
 		for {
-			if _, err := lane.Read(room); err != nil {
+			head, err := transport.ReadChunkHead(lane, &room)
+			if err == nil {
+				_, err = io.CopyN(io.Discard, lane, int64(head.WireLen))
+			}
+			if err != nil {
 				return
 			}
+			l.chunks.Add(1)
 		}
 	}()
 	for len(l.ends) == 0 {
@@ -80,7 +88,7 @@ func (l *liar) take() {
 			l.ends = append(l.ends, m.Digest)
 		case *transport.Estimate: // all that was sent is as good as written
 			l.send(&transport.Ack{Attempt: l.hello.Attempt, Journal: l.journal, Devices: []transport.DeviceAck{
-				{Seq: 1 << 20, Applied: 1 << 30, Window: transport.Window{Seq: 1 << 30, Offset: 1 << 40}}}})
+				{Seq: l.chunks.Load(), Applied: 1 << 30, Window: transport.Window{Seq: 1 << 30, Offset: 1 << 40}}}})
 		}
 	}
 }
@@ -279,7 +287,7 @@ func TestDoubt(t *testing.T) {
 					c.answer(l)
 					l.listen()
 				}()
-				report, err := reader.Send(t.Context(), d, []reader.Source{{Name: "d0", Device: src}}, nil)
+				report, err := reader.Send(t.Context(), d, []reader.Source{{Name: "d0", Device: src}}, &reader.Options{DoubtLimit: 8 * time.Second})
 				<-done
 				if report.Outcome != c.outcome || (err == nil) != (c.outcome == handoff.Committed) {
 					t.Errorf("outcome %v (%v), want %v", report.Outcome, err, c.outcome)

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
@@ -137,22 +138,26 @@ func TestDurableAttempts(t *testing.T) {
 	}
 }
 
-// TestDoubtBeforeTheDevices: a source that has given up the right to resume says
-// so, and nothing of its devices, which a VMM keeps in STOP.
+// TestDoubtBeforeTheDevices: a source that has given up the right to resume asks the
+// destination, and does nothing to its devices as long as that does not answer.
 func TestDoubtBeforeTheDevices(t *testing.T) {
-	p := newPair(t, pipe)
-	src, _ := p.add(t, "d0", nic, nic)
-	src.SetState(vfio.Stop)
-	a := transport.Attempt{Mig: transport.NewMigID(), Epoch: 2}
-	j := handoff.NewMemory()
-	j.Append(handoff.Entry{Record: handoff.Commit, Attempt: transport.Attempt{Mig: a.Mig, Epoch: 1}, Journal: j.ID()})
-	p.send.Attempt, p.send.Journal = a, j
-	if r, err := p.sendTo(nil); r.Outcome != handoff.InDoubt || !errors.Is(err, handoff.ErrInDoubt) {
-		t.Errorf("%v, %v", r.Outcome, err)
-	}
-	if len(j.Entries()) != 1 {
-		t.Errorf("the journal says %v", j.Entries())
-	}
+	synctest.Test(t, func(t *testing.T) {
+		p := newPair(t, pipe)
+		src, _ := p.add(t, "d0", nic, nic)
+		src.SetState(vfio.Stop)
+		a := transport.Attempt{Mig: transport.NewMigID(), Epoch: 2}
+		j := handoff.NewMemory()
+		j.Append(handoff.Entry{Record: handoff.Commit, Attempt: transport.Attempt{Mig: a.Mig, Epoch: 1}, Journal: j.ID()})
+		p.send.Attempt, p.send.Journal = a, j
+		before := len(src.Log())
+		nobody, _ := pipe(t)
+		if r, err := p.sendTo(nobody); r.Outcome != handoff.InDoubt || err == nil || r.Attempt.Epoch != 1 {
+			t.Errorf("%v of attempt %d, %v", r.Outcome, r.Attempt.Epoch, err)
+		}
+		if len(j.Entries()) != 1 || len(src.Log()) != before {
+			t.Errorf("the journal says %v, the device %v", j.Entries(), src.Log()[before:])
+		}
+	})
 }
 
 // TestTurnedAwayForAnother: a source that its journal shuts out costs the next one
@@ -185,17 +190,28 @@ func TestTurnedAwayForAnother(t *testing.T) {
 	p.committed(t, side{s, err}, <-received)
 }
 
-// TestOpenIsClosedByRunningDevices: an attempt that ended with its process is over
-// when its devices are seen running, and not before.
-func TestOpenIsClosedByRunningDevices(t *testing.T) {
-	p := newPair(t, pipe)
-	src, _ := p.add(t, "d0", nic, nic)
-	src.SetState(vfio.Stop)
-	a := transport.Attempt{Mig: transport.NewMigID(), Epoch: 2}
-	j := handoff.NewMemory()
-	j.Append(handoff.Entry{Record: handoff.Open, Attempt: transport.Attempt{Mig: a.Mig, Epoch: 1}, Journal: j.ID()})
-	p.send.Attempt, p.send.Journal = a, j
-	if r, err := p.sendTo(nil); r.Outcome != handoff.Rolledback || err == nil || len(j.Entries()) != 1 {
-		t.Errorf("%v, %v, the journal says %v", r.Outcome, err, j.Entries())
+// TestOpenIsTakenBack: the devices of an attempt that ended with its process are taken
+// back, wherever it has left them, and the next attempt begins with them.
+func TestOpenIsTakenBack(t *testing.T) {
+	for _, left := range []vfio.State{vfio.Running, vfio.PreCopy, vfio.PreCopyP2P, vfio.StopCopy, vfio.Stop} {
+		p := newPair(t, pipe)
+		src, _ := p.add(t, "d0", nic, nic)
+		if stream, err := src.SetState(left); err != nil {
+			t.Fatal(err)
+		} else if stream != nil {
+			defer stream.Close()
+		}
+		a := transport.Attempt{Mig: transport.NewMigID(), Epoch: 2}
+		j := handoff.NewMemory()
+		j.Append(handoff.Entry{Record: handoff.Open, Attempt: transport.Attempt{Mig: a.Mig, Epoch: 1}, Journal: j.ID()})
+		p.send.Attempt, p.send.Journal = a, j
+		p.succeed(t)
+		var records []string
+		for _, e := range j.Entries() {
+			records = append(records, fmt.Sprint(e.Record, e.Attempt.Epoch))
+		}
+		if got := strings.Join(records, " "); got != "OPEN 1 OWNER 1 OPEN 2 COMMIT 2 DONE 2" {
+			t.Errorf("left in %v: the journal says %s", left, got)
+		}
 	}
 }

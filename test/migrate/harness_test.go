@@ -42,7 +42,7 @@ type pair struct {
 	send     reader.Options
 	receive  writer.Options
 	carrier  carrier
-	lonely   bool // the source ends before it has said HELLO: the destination waits on
+	lonely   bool // the destination waits for a source that has ended, until it is told to end
 
 	sendCtx, receiveCtx       context.Context
 	cancelSend, cancelReceive context.CancelFunc
@@ -57,6 +57,7 @@ func newPair(t testing.TB, c carrier) *pair {
 func barePair(t testing.TB, c carrier) *pair {
 	p := &pair{carrier: c}
 	p.send.DowntimeLimit = patience // what is tested is not how fast this machine is
+	p.send.DoubtLimit = 8 * time.Second
 	p.sendCtx, p.cancelSend = context.WithTimeout(context.Background(), patience)
 	p.receiveCtx, p.cancelReceive = context.WithTimeout(context.Background(), patience)
 	t.Cleanup(p.cancelSend)

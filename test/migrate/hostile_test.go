@@ -5,6 +5,8 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"os"
+	"path/filepath"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -14,6 +16,7 @@ import (
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
 	"github.com/migpipe/migpipe/vfio"
+	"github.com/migpipe/migpipe/vfio/file"
 	"github.com/migpipe/migpipe/vfio/sim"
 	"github.com/migpipe/migpipe/writer"
 )
@@ -29,6 +32,7 @@ type hostile struct {
 	arena   *transport.Arena
 	welcome *transport.Welcome
 	got     transport.Message // the last that is no ACK
+	applied uint64            // as the last ACK says
 }
 
 func (h *hostile) dial(kind transport.LaneKind) transport.Lane {
@@ -131,8 +135,11 @@ func TestHostileSource(t *testing.T) {
 		{"chunk beyond the window", func(h *hostile) { h.chunk(0, h.welcome.Windows[0].Seq, 0) }, transport.CodeProtocol},
 		{"offset beyond the window", func(h *hostile) { h.chunk(0, 0, h.welcome.Windows[0].Offset) }, transport.CodeProtocol},
 		{"unknown device", func(h *hostile) { h.chunk(2, 0, 0) }, transport.CodeProtocol},
-		{"sent twice", func(h *hostile) { h.chunk(0, 1, 100); h.chunk(0, 1, 100) }, transport.CodeProtocol},
-		{"sent again after it was written", func(h *hostile) { h.chunk(0, 0, 0); time.Sleep(time.Second); h.chunk(0, 0, 0) }, transport.CodeProtocol},
+		{"sent again, larger than agreed", func(h *hostile) {
+			h.chunk(0, 0, 0)
+			time.Sleep(time.Second)
+			h.chunk(0, 0, 0, func(c *transport.Chunk) { c.Codec, c.RawLen, c.WireLen = codec.IDZero, 4097, 0 })
+		}, transport.CodeProtocol},
 		{"gap", func(h *hostile) { h.chunk(0, 0, 0); h.chunk(0, 1, 101) }, transport.CodeProtocol},
 		{"overlap", func(h *hostile) { h.chunk(0, 0, 0); h.chunk(0, 1, 99) }, transport.CodeProtocol},
 		{"codec not agreed on", func(h *hostile) {
@@ -151,7 +158,10 @@ func TestHostileSource(t *testing.T) {
 		{"padding larger than agreed", func(h *hostile) { h.padding(8192, 1) }, transport.CodeProtocol},
 		{"padding without end", func(h *hostile) { h.padding(4096, transport.MaxProbe/4096+1) }, transport.CodeProtocol},
 		{"noise on a data lane", func(h *hostile) { h.data.Write(bytes.Repeat([]byte("noise"), 100)) }, transport.CodeCorrupt},
-		{"END twice", func(h *hostile) { h.end(0, 0, 9); h.end(0, 0, 9) }, transport.CodeProtocol},
+		{"END twice, and not the same", func(h *hostile) { h.end(0, 0, 9); h.end(0, 0, 8) }, transport.CodeProtocol},
+		{"RESUME on a lane that stands", func(h *hostile) {
+			h.send(&transport.Resume{Attempt: h.attempt, Peer: h.welcome.Journal})
+		}, transport.CodeProtocol},
 		{"END of an unknown device", func(h *hostile) { h.end(2, 0, 0) }, transport.CodeProtocol},
 		{"END with fewer bytes", func(h *hostile) { h.chunk(0, 0, 0); h.end(0, 99, 1) }, transport.CodeIncomplete},
 		{"END with fewer chunks", func(h *hostile) { h.chunk(0, 0, 0); time.Sleep(time.Second); h.end(0, 0, 0) }, transport.CodeIncomplete},
@@ -178,6 +188,71 @@ func TestHostileSource(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) { againstSource(t, c.do, c.code) })
 		})
 	}
+}
+
+// TestSentAgain: a source that does not know what has come sends it again. It is taken
+// once.
+func TestSentAgain(t *testing.T) {
+	leavesNothing(t)
+	path := filepath.Join(t.TempDir(), "state")
+	sink, err := file.NewSink(path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer sink.Close()
+	dialer, l := pipe(t)
+	done := make(chan side)
+	go func() {
+		r, err := writer.Receive(t.Context(), l, []writer.Sink{{Name: "d0", Device: sink}}, &writer.Options{Memory: 1 << 20, ChunkSize: 4096})
+		done <- side{r, err}
+	}()
+	h := (&victim{dialer: dialer}).source(t)
+	h.lane = h.dial(transport.LaneControl)
+	h.control = transport.NewControl(h.lane)
+	hello := h.hello()
+	hello.Devices = hello.Devices[:1]
+	h.send(hello)
+	h.welcome = h.receive().(*transport.Welcome)
+	h.data = h.dial(transport.LaneData)
+	sum := transport.NewDigest()
+	h.chunk(0, 1, 100) // in the wrong order
+	h.chunk(0, 1, 100)
+	sum.Add(h.chunk(0, 0, 0))
+	for h.applied < 200 {
+		h.hear(t)
+	}
+	h.chunk(0, 0, 0)
+	sum.Add(h.chunk(0, 1, 100))
+	end := &transport.End{Attempt: h.attempt, Bytes: 200, Chunks: 2, Digest: sum.Sum()}
+	h.send(end)
+	h.send(end)
+	ready, ok := h.receive().(*transport.Ready)
+	if !ok {
+		t.Fatalf("the answer is %+v", h.got)
+	}
+	h.send(&transport.Commit{Attempt: h.attempt, Journal: ready.Journal, Digest: ready.Digest})
+	if _, ok := h.receive().(*transport.Running); !ok {
+		t.Errorf("the answer to COMMIT is %+v", h.got)
+	}
+	h.send(&transport.Fin{Attempt: h.attempt})
+	h.lane.Close()
+	h.data.Close()
+	if r := <-done; r.err != nil || r.report.Devices[0].Bytes != 200 {
+		t.Errorf("%v, %+v", r.err, r.report.Devices)
+	}
+	if got, err := os.ReadFile(path); len(got) != 200 {
+		t.Errorf("the file has %d bytes (%v)", len(got), err)
+	}
+}
+
+// hear takes in the next message, which has to be ACK.
+func (h *hostile) hear(t *testing.T) {
+	m, err := h.control.Receive()
+	ack, ok := m.(*transport.Ack)
+	if err != nil || !ok {
+		t.Fatalf("%+v, %v is no ACK", m, err)
+	}
+	h.applied = ack.Devices[0].Applied
 }
 
 func againstSource(t *testing.T, do func(*hostile), code transport.Code) {
@@ -222,7 +297,7 @@ func newVictim(t *testing.T) *victim {
 		sinks = append(sinks, writer.Sink{Name: name, Device: dev})
 	}
 	go func() {
-		r, err := writer.Receive(ctx, l, sinks, &writer.Options{Memory: memory, ChunkSize: 4096})
+		r, err := writer.Receive(ctx, l, sinks, &writer.Options{Memory: memory, ChunkSize: 4096, ReconnectLimit: 5 * time.Second})
 		v.done <- side{r, err}
 	}()
 	return v
