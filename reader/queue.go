@@ -25,7 +25,7 @@ type queue struct {
 	pool    *share.Pool
 	turns   *share.Turns
 	lines   []line
-	kept    int                       // chunks in all lines, sent or not
+	kept    int                       // chunks in all lines
 	padding int                       // frames of it that lanes may send while they have nothing better to do
 	lost    [transport.MaxLanes]error // why a lane takes nothing any more
 	closed  bool
@@ -54,9 +54,8 @@ type line struct {
 // kept is a chunk that the destination may still need.
 type kept struct {
 	*transport.Chunk
-	where   place
-	lane    int  // that has it, or has had it last
-	applied bool // while the lane still reads its memory
+	where place
+	lane  int // that has it, or has had it last
 }
 
 // place is where a chunk is.
@@ -65,7 +64,7 @@ type place uint8
 const (
 	gone    place = iota // nobody needs it
 	queued               // it waits for a lane
-	leaving              // a lane is sending it
+	leaving              // a lane is sending it, and reads its memory
 	away                 // it was sent
 )
 
@@ -190,16 +189,19 @@ func (q *queue) look(device int) {
 	q.turns.Ready(device, k.Seq < l.window.Seq && k.Offset+uint64(k.RawLen) <= l.window.Offset)
 }
 
-// forget gives back a chunk that nobody needs any more.
+// forget lets go of a chunk that nobody needs any more, and gives it back, unless a
+// lane is sending it: that does so when it has (took).
 func (q *queue) forget(device int, k *kept) {
 	l := &q.lines[device]
 	if k.where == queued {
 		l.count, l.bytes = l.count-1, l.bytes-uint64(k.RawLen)
 	}
-	k.Release()
+	if k.where != leaving {
+		k.Release()
+		q.pool.Return(device, 1)
+	}
 	*k = kept{}
 	q.kept--
-	q.pool.Return(device, 1)
 	for l.oldest < l.end && l.at(l.oldest).where == gone {
 		l.oldest++
 	}
@@ -215,12 +217,7 @@ func (q *queue) applied(device int, seq uint64) error {
 		return fmt.Errorf("%w: chunks up to %d of device %d are acknowledged, %d were sent", transport.ErrProtocol, seq, device, l.sent)
 	}
 	for n := l.oldest; n < seq && !q.dropped; n++ {
-		switch k := l.at(n); k.where {
-		case leaving:
-			k.applied = true
-		case queued, away:
-			q.forget(device, k)
-		}
+		q.forget(device, l.at(n))
 	}
 	q.look(device)
 	q.give()
@@ -234,13 +231,13 @@ func (q *queue) applied(device int, seq uint64) error {
 func (q *queue) took(c *transport.Chunk) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	k := q.lines[c.Device].at(c.Seq)
-	k.where = away
-	if k.applied || q.dropped {
-		q.forget(int(c.Device), k)
-		q.give()
-		q.changed.Broadcast()
+	if k := q.lines[c.Device].at(c.Seq); k.Chunk == c {
+		k.where = away
+		return
 	}
+	q.pool.Return(int(c.Device), 1)
+	c.Release()
+	q.give()
 }
 
 // lose has a lane take nothing any more, because of err.
@@ -370,9 +367,7 @@ func (q *queue) drop() {
 	for i := range q.lines {
 		l := &q.lines[i]
 		for n := l.oldest; n < l.end; n++ {
-			if k := l.at(n); k.where == queued || k.where == away {
-				q.forget(i, k)
-			}
+			q.forget(i, l.at(n))
 		}
 		q.look(i)
 	}

@@ -34,7 +34,7 @@ var (
 
 // resumes says that both sides dial again what a cut has taken: a cut that ends in
 // time is then no reason not to commit.
-const resumes = false
+const resumes = true
 
 // TestSimnet migrates over real QUIC and a bad network, in virtual time: delay, loss,
 // duplicates, reordering, a narrow path, and cuts at any moment. Whatever comes, both
@@ -147,6 +147,7 @@ func newVoyage(t *testing.T, seed uint64, sender, receiver transport.Pinned) *vo
 	v.send.DowntimeLimit = 2 * time.Second
 	v.send.MaxDowntime = []time.Duration{20 * time.Second, 90 * time.Second}[r.IntN(2)]
 	v.send.StallLimit = 90 * time.Second
+	v.send.DoubtLimit, v.resends = 2*deserted, true
 	for range []int{0, 1, 1, 1, 2}[r.IntN(5)] {
 		v.cuts = append(v.cuts, randomCut(r, v.path))
 	}
