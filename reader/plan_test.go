@@ -177,6 +177,11 @@ func (s *scenario) event(name string, args []string) (any, error) {
 		return unpaused{}, nil
 	case "tick":
 		return ticked{}, nil
+	case "cut":
+		return cut{}, nil
+	case "mended":
+		away, err := time.ParseDuration(args[0])
+		return mended{away}, err
 	case "idle", "busy":
 		return s.poll(name == "idle", args)
 	case "size":

@@ -1,0 +1,231 @@
+package migrate
+
+import (
+	"context"
+	"net/netip"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/migpipe/migpipe/codec"
+	"github.com/migpipe/migpipe/reader"
+	"github.com/migpipe/migpipe/test/simnet"
+	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/transport/handoff"
+	"github.com/migpipe/migpipe/transport/report"
+	"github.com/migpipe/migpipe/vfio"
+	"github.com/migpipe/migpipe/writer"
+)
+
+// bridge is a migration over a network that the test holds in its hands.
+type bridge struct {
+	*voyage
+	told []string // by the source: path-lost and path-restored
+}
+
+// newBridge has one device of 4 MiB, two data lanes and a path of 8 MiB/s with a round
+// trip of 2 ms.
+func newBridge(t *testing.T) *bridge {
+	sender, receiver := pinned(t)
+	s := &bridge{voyage: &voyage{pair: barePair(t, nil), path: simnet.Path{Delay: time.Millisecond, Rate: 8 << 20, Queue: 200 * time.Millisecond}}}
+	s.sendCtx = t.Context()
+	s.receiveCtx, s.cancelReceive = context.WithCancel(t.Context())
+	s.urls = []string{"mlx5?size=4MiB&dirty=64KiB/s"}
+	s.add(t, "d0", s.urls[0], s.urls[0])
+	s.send.Codec = codec.Fixed(codec.Raw)
+	s.send.ChunkSize, s.send.Memory, s.receive.Memory, s.send.Lanes = 64<<10, 1<<20, 1<<20, 2
+	s.send.OnLimit, s.send.DowntimeLimit, s.send.MaxDowntime = reader.Force, 2*time.Second, 30*time.Second
+	s.resends = true
+	s.send.Observe = s.note
+	s.receive.Observe = func(report.Event) {}
+	s.connect(t, 1, sender, receiver)
+	return s
+}
+
+func (s *bridge) note(ev report.Event) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if ev.Kind == report.Lost || ev.Kind == report.Restored {
+		s.told = append(s.told, string(ev.Kind))
+	}
+}
+
+// on calls do when the source is in a phase.
+func (s *bridge) on(phase string, do func()) {
+	s.send.Observe = func(ev report.Event) {
+		s.note(ev)
+		if ev.Kind == report.Phase && ev.Phase == phase {
+			do()
+		}
+	}
+}
+
+// cutLane loses every packet of the source's n-th socket, of which the first is the
+// control lane's.
+func (s *bridge) cutLane(n int) {
+	lane := netip.AddrPortFrom(sourceHost, uint16(1025+n))
+	s.net.Cut(func(from, to netip.AddrPort) bool { return from == lane || to == lane })
+}
+
+// commits runs the migration, in virtual time, and gives what it took.
+func (s *bridge) commits(t *testing.T) time.Duration {
+	t.Helper()
+	began := time.Now()
+	s.run(t)
+	if s.s.err != nil || s.r.err != nil {
+		t.Fatalf("send: %v\nreceive: %v", s.s.err, s.r.err)
+	}
+	s.committed(t, s.s, s.r)
+	s.oneRuns(t)
+	return s.ended.Sub(began)
+}
+
+// TestLaneLost: one data lane that dies is no reason for anything but that what it
+// carried is sent again.
+func TestLaneLost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newBridge(t)
+		s.on(report.PreCopy, func() { time.AfterFunc(100*time.Millisecond, func() { s.cutLane(1) }) })
+		took := s.commits(t)
+		if len(s.told) > 0 {
+			t.Errorf("the source has told %v", s.told)
+		}
+		if d := s.s.report.Devices[0]; d.WireBytes == d.Bytes {
+			t.Error("nothing was sent again")
+		}
+		if took > 20*time.Second {
+			t.Errorf("it took %v", took)
+		}
+	})
+}
+
+// TestControlLost: the control lane alone dies. The data lanes go on meanwhile, as far
+// as the windows reach.
+func TestControlLost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newBridge(t)
+		s.on(report.PreCopy, func() { time.AfterFunc(100*time.Millisecond, func() { s.cutLane(0) }) })
+		s.commits(t)
+		if got := strings.Join(s.told, " "); got != "path-lost path-restored" {
+			t.Errorf("the source has told %q", got)
+		}
+	})
+}
+
+// TestCutInStopCopy: a cut is a part of the downtime, and no more of it than it has to
+// be: what is noticed after IdleTimeout is healed soon after the network is.
+func TestCutInStopCopy(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const length = 6 * time.Second
+		s := newBridge(t)
+		s.on(report.StopCopy, func() {
+			s.net.Cut(simnet.All)
+			time.AfterFunc(length, func() { s.net.Cut(nil) })
+		})
+		s.commits(t)
+		if down := s.s.report.Downtime; down < length || down > length+1500*time.Millisecond {
+			t.Errorf("a cut of %v has cost %v of downtime", length, down)
+		}
+	})
+}
+
+// TestCutTooLong: at MaxDowntime the guest runs on, wherever the destination is.
+func TestCutTooLong(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newBridge(t)
+		s.send.MaxDowntime = 5 * time.Second
+		s.on(report.StopCopy, func() { s.net.Cut(simnet.All) })
+		s.run(t)
+		s.net.Cut(nil)
+		if s.s.report.Outcome != handoff.Rolledback || s.r.report.Outcome != handoff.Rolledback {
+			t.Errorf("outcomes %v (%v) and %v (%v)", s.s.report.Outcome, s.s.err, s.r.report.Outcome, s.r.err)
+		}
+		if down := s.s.report.Downtime; down < 5*time.Second || down > 5*time.Second+2*100*time.Millisecond {
+			t.Errorf("the guest stood still for %v", down)
+		}
+		wantState(t, s.src[0], vfio.Running)
+	})
+}
+
+// TestReconnectLimit: neither side waits for the other for longer than it was told,
+// before anything is decided, and the guest is not stopped meanwhile.
+func TestReconnectLimit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newBridge(t)
+		s.send.ReconnectLimit, s.receive.ReconnectLimit = 10*time.Second, 20*time.Second
+		var lost time.Time
+		s.on(report.PreCopy, func() {
+			time.AfterFunc(100*time.Millisecond, func() { lost = time.Now(); s.net.Cut(simnet.All) })
+		})
+		s.run(t)
+		if took := s.ended.Sub(lost); took < 10*time.Second || took > 14*time.Second {
+			t.Errorf("the source has waited for %v", took)
+		}
+		if took := time.Since(lost); took < 20*time.Second || took > 24*time.Second {
+			t.Errorf("the destination has waited for %v", took)
+		}
+		if s.s.report.Downtime > 0 || s.s.report.Outcome != handoff.Rolledback || s.r.report.Outcome != handoff.Rolledback {
+			t.Errorf("%v with %v of downtime, %v", s.s.report.Outcome, s.s.report.Downtime, s.r.report.Outcome)
+		}
+	})
+}
+
+// TestReadyHolds: a complete copy waits for its source through any silence, and is
+// there when that comes back.
+func TestReadyHolds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newBridge(t)
+		s.send.MaxDowntime, s.send.StallLimit = time.Hour, time.Hour
+		s.receive.ReconnectLimit, s.send.ReconnectLimit = time.Second, time.Hour
+		s.receive.Journals = always(gate{handoff.NewMemory(), handoff.Ready, func() {
+			s.net.Cut(simnet.All)
+			time.AfterFunc(10*time.Minute, func() { s.net.Cut(nil) })
+		}})
+		var warned []string
+		s.receive.Observe = func(ev report.Event) {
+			if ev.Kind == report.Warning {
+				warned = append(warned, ev.Text)
+			}
+		}
+		s.commits(t)
+		if len(warned) != 1 || !strings.Contains(warned[0], "complete copy") {
+			t.Errorf("the destination has told %q", warned)
+		}
+	})
+}
+
+// TestNextAttemptEndsTheOne: a source that has gone back, and whose word of that is
+// lost, tries again: the destination, which waits for it, serves the new attempt.
+func TestNextAttemptEndsTheOne(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newBridge(t)
+		s.send.MaxDowntime = 5 * time.Second
+		journal := handoff.NewMemory()
+		s.send.Journal = journal
+		done := make(chan side, 1)
+		here := handoff.NewMemory()
+		s.receive.Journals = always(here)
+		s.on(report.StopCopy, func() { s.net.Cut(simnet.All) })
+		go func() {
+			r, err := writer.Receive(s.receiveCtx, s.listener, s.sinks, &s.receive)
+			done <- side{r, err}
+		}()
+		s.send.Attempt = transport.Attempt{Mig: transport.NewMigID(), Epoch: 1}
+		if r, err := s.sendTo(s.dialer); r.Outcome != handoff.Rolledback {
+			t.Fatalf("%v: %v", r.Outcome, err)
+		}
+		s.net.Cut(nil)
+		s.send.Observe = s.note
+		s.send.Attempt.Epoch = 2
+		r, err := s.sendTo(s.dialer)
+		s.committed(t, side{r, err}, <-done)
+		var records []string
+		for _, e := range here.Entries() {
+			records = append(records, e.Record.String())
+		}
+		if got := strings.Join(records, " "); got != "OPEN ABORTED OPEN READY ACCEPT RUNNING DONE" {
+			t.Errorf("the destination has recorded %s", got)
+		}
+	})
+}
