@@ -30,6 +30,7 @@ func (e *engine) restart() {
 	last := j.Last()
 	holding := e.fleet.holding(last.Record)
 	if holding == handoff.Nothing {
+		e.tell(report.Event{Kind: report.Warning, Text: fmt.Sprintf("migration %v, attempt %d, is recorded as %v, and the devices hold nothing that could be gone on with: its source is told so when it asks", last.Attempt.Mig, last.Attempt.Epoch, last.Record)})
 		e.closeJournal()
 		return
 	}

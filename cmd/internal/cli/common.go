@@ -4,8 +4,8 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"io"
 	"math"
+	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
@@ -25,6 +25,8 @@ type common struct {
 
 	identity  string
 	state     stateFlags
+	past      pastFlags
+	reconnect time.Duration
 	doubt     doubtFlags
 	owner     ownerFlag
 	hooks     []*hookFlag
@@ -46,6 +48,7 @@ type opened struct {
 	name string
 	vfio.Device
 	ours   bool   // and nobody else's: its state ends when it is closed
+	lent   bool   // by somebody who has it open too, so that a process before this one may have used it
 	folder string // where it still makes files, "" for nowhere
 }
 
@@ -53,8 +56,11 @@ type opened struct {
 type job struct {
 	end       endpoint
 	preflight *report.Preflight // nil but for --dry-run, where the engine fills it
-	journal   handoff.Journal   // of mig-send; nil for --dry-run
-	engine    func(context.Context, []opened, *show) (report.Report, error)
+	errand    *errand           // of mig-send; nil for --dry-run
+	// begin finds out which migration it is, now that the devices are open, or have
+	// failed to open.
+	begin  func(devices []opened, failed error) error
+	engine func(context.Context, []opened, *show) (report.Report, error)
 }
 
 // addFlags adds the flags that both programs have behind the one that says
@@ -73,6 +79,8 @@ func (c *common) addFlags(cmd *cobra.Command) {
 	f.Var(&c.memory, "memory", "`SIZE` of the chunk buffers")
 	f.Var(&c.chunk, "chunk-size", "largest `SIZE` of one chunk; the smaller of the two sides' counts")
 	f.DurationVar(&c.state.keep, "keep-state", keepState, "`TIME` that --state-dir remembers a migration for that has ended")
+	c.past.add(cmd, c.role)
+	f.DurationVar(&c.reconnect, "reconnect-limit", time.Minute, "`TIME` that the other side may be out of reach before the hand-over, and the attempt goes on")
 	c.doubt.add(cmd)
 	c.owner.add(cmd)
 	f.BoolVar(&c.unconfined, "no-sandbox", false, "do not give up access to files that are not needed")
@@ -107,8 +115,10 @@ func (c *common) check() error {
 		return mistakef("give a smaller --memory", "--memory %s is more than this host has, %s", &c.memory, humanBytes(hostMemory()))
 	case c.state.keep <= 0:
 		return mistakef("", "--keep-state %v: must be more than 0", c.state.keep)
+	case c.reconnect <= 0:
+		return mistakef("", "--reconnect-limit %v: must be more than 0", c.reconnect)
 	}
-	return c.owner.check(c.json)
+	return cmp.Or(c.past.check(&c.state), c.owner.check(c.json))
 }
 
 // hostMemory is all that this host has, free or not.
@@ -134,12 +144,10 @@ func (c *common) run(prepare func() (job, error)) int {
 	show := newShow(c)
 	ctx, stop := cancelOnSignal(c.program)
 	devices, j, v := c.attempt(ctx, prepare, show)
-	stop() // nothing is being waited for any more
+	stop()           // nothing is being waited for any more
+	j.errand.close() // before the wait, in which a person may decide
 	v.hold(devices, show)
 	v.close(devices)
-	if file, ok := j.journal.(io.Closer); ok {
-		file.Close() // every record was synced when it was written
-	}
 	return show.end(v)
 }
 
@@ -188,6 +196,9 @@ func (c *common) setUp(prepare func() (job, error)) ([]opened, job, error) {
 		return nil, j, err
 	}
 	devices, err := openAll(specs, c.role)
+	if j.begin != nil {
+		err = j.begin(devices, err)
+	}
 	return devices, j, err
 }
 
@@ -202,7 +213,7 @@ func openAll(specs []device, r role) ([]opened, error) {
 			}
 			return nil, deviceFault(d.name, err)
 		}
-		list = append(list, opened{d.name, dev, d.ours(), d.folder(r)})
+		list = append(list, opened{d.name, dev, d.ours(), d.lent(dev), d.folder(r)})
 	}
 	return list, nil
 }

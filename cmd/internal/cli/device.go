@@ -158,6 +158,15 @@ func (d device) String() string { return d.scheme + ":" + d.rest }
 // ours says that the device's state ends with this program.
 func (d device) ours() bool { return d.scheme == "vfio" || d.scheme == "sim" && d.keep() == "" }
 
+// lent says that somebody else has the device open too, so that what it holds outlives
+// this program. An inherited pipe or file is none: what was written to it is no state.
+func (d device) lent(dev vfio.Device) bool {
+	return d.keep() != "" || d.isFD() && !isFile(dev)
+}
+
+// isFile says that a device is really a file, or a pipe.
+func isFile(dev vfio.Device) bool { return vfio.Describe(dev).Driver == "file" }
+
 // keep is the file that a simulated device is kept in, "" for all others.
 func (d device) keep() string {
 	if d.scheme != "sim" {

@@ -7,6 +7,7 @@ import (
 
 	"github.com/migpipe/migpipe/transport/handoff"
 	"github.com/migpipe/migpipe/transport/report"
+	"github.com/migpipe/migpipe/vfio"
 )
 
 // held is the event of a process that stays.
@@ -29,7 +30,7 @@ func (v *verdict) hold(devices []opened, show *show) {
 		return
 	}
 	for _, d := range devices {
-		if d.ours {
+		if d.ours && !v.blank(d) {
 			v.kept = append(v.kept, d.name)
 		}
 	}
@@ -38,6 +39,13 @@ func (v *verdict) hold(devices []opened, show *show) {
 	}
 	awaitSignal(func() { show.hold(*v) })
 	v.letGo = true
+}
+
+// blank reports whether a device of the source was opened anew, and so holds nothing of
+// what is in doubt: that has ended with the process before.
+func (v *verdict) blank(d opened) bool {
+	now, err := d.State()
+	return v.sending && err == nil && now == vfio.Running
 }
 
 // holdHints say what depends on this process, and what ends it.

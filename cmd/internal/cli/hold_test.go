@@ -74,6 +74,8 @@ type closable struct {
 	closed bool
 }
 
+func (c *closable) State() (vfio.State, error) { return vfio.StopCopy, nil }
+
 func (c *closable) Close() error { c.closed = true; return nil }
 
 // stuckDevice cannot be closed while its driver holds on to a write.

@@ -61,6 +61,8 @@ type recvFlags struct {
 	listen   string
 	maxState size
 	onAccept hookFlag
+	recover  transport.MigID // zero for none
+	ended    remains         // what cannot be gone on with, although it was asked for
 }
 
 // Recv is mig-recv: it carries out a command line and returns the exit code.
@@ -94,9 +96,9 @@ func (r *recvFlags) prepare() (job, error) {
 	}
 	end, err := r.newEndpoint("--listen", r.listen)
 	if err == nil {
-		err = r.state.check()
+		err = r.named()
 	}
-	return job{end: end, engine: func(ctx context.Context, devices []opened, show *show) (report.Report, error) {
+	return job{end: end, begin: r.begin, engine: func(ctx context.Context, devices []opened, show *show) (report.Report, error) {
 		return r.receive(ctx, end, devices, show)
 	}}, err
 }
@@ -111,13 +113,14 @@ func (r *recvFlags) receive(ctx context.Context, end endpoint, devices []opened,
 	if err := r.confine(end, devices, show); err != nil {
 		return report.Report{Outcome: handoff.Rolledback}, err
 	}
+	r.announce(show)
 	if err := notifyReady(); err != nil {
 		show.warn("the service manager was not told that this is ready: " + err.Error())
 	}
 	return writer.Receive(ctx, listener, sinks(devices), &writer.Options{
 		Memory: int(r.memory.bytes), ChunkSize: int(r.chunk.bytes), MaxState: r.maxState.bytes,
-		Journals: r.state.journals(journal.Destination),
-		Observe:  show.observe, Software: r.software(),
+		Journals: r.state.journals(journal.Destination), Recover: r.recover, ReconnectLimit: r.reconnect,
+		Observe: show.observe, Software: r.software(),
 		Witness: r.doubt.used, OnAccept: r.onAccept.hook(handoff.DestSide), StartGuest: r.owner.start(os.Stdin),
 	})
 }
@@ -125,7 +128,7 @@ func (r *recvFlags) receive(ctx context.Context, end endpoint, devices []opened,
 func sinks(devices []opened) []writer.Sink {
 	list := make([]writer.Sink, len(devices))
 	for i, d := range devices {
-		list[i] = writer.Sink{Name: d.name, Device: d.Device}
+		list[i] = writer.Sink{Name: d.name, Device: d.Device, Kept: d.lent}
 	}
 	return list
 }

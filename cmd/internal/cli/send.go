@@ -17,7 +17,6 @@ import (
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
 	"github.com/migpipe/migpipe/transport/report"
-	"github.com/migpipe/migpipe/vfio"
 )
 
 const sendLong = `mig-send migrates the state of devices on this host to another one, where
@@ -78,8 +77,8 @@ type sendFlags struct {
 	maxPrecopy time.Duration
 	maxRounds  int
 	stall      time.Duration
+	doubtLimit time.Duration
 	dry        bool
-	migration  string
 	onCommit   hookFlag
 	onRevert   hookFlag
 	bandwidth  string
@@ -101,7 +100,6 @@ func newSend() *program {
 	}
 	root.Flags().StringVar(&s.to, "to", "", "`ADDR:PORT` of mig-recv, or unix:PATH")
 	s.addFlags(root)
-	root.Flags().StringVar(&s.migration, "migration", "", "`ID` of a migration in --state-dir that is tried again (default a new one)")
 	root.Flags().BoolVar(&s.dry, "dry-run", false, "only ask whether a migration would be accepted, and predict it")
 	s.onCommit.add(root, "commit", "`PROGRAM` that is run when this side has given the devices up")
 	s.onRevert.add(root, "revert", "`PROGRAM` that is run before devices come back after that")
@@ -129,6 +127,7 @@ func (s *sendFlags) addTuning(root *cobra.Command) {
 	f.DurationVar(&s.maxPrecopy, "max-precopy", time.Minute, "`TIME` that pre-copy may last; then --on-limit counts")
 	f.IntVar(&s.maxRounds, "max-rounds", 30, "`NUMBER` of pre-copy rounds, a second apart; then --on-limit counts")
 	f.DurationVar(&s.stall, "stall-limit", 30*time.Second, "`TIME` without a byte moving, while the guest is stopped, that ends the attempt")
+	f.DurationVar(&s.doubtLimit, "doubt-limit", 0, "`TIME` that the destination may leave COMMIT unanswered, over however many connections: then the exit is 11 (default for ever)")
 	_ = root.RegisterFlagCompletionFunc("codec", completeWords("auto", "raw", "s2", "zstd"))
 	_ = root.RegisterFlagCompletionFunc("on-limit", completeWords("refuse", "continue", "force"))
 }
@@ -153,6 +152,8 @@ func (s *sendFlags) checkTuning() error {
 		return mistakef("", "--max-precopy %v: must be more than 0", s.maxPrecopy)
 	case s.stall <= 0:
 		return mistakef("", "--stall-limit %v: must be more than 0", s.stall)
+	case s.doubtLimit < 0:
+		return mistakef("", "--doubt-limit %v: must not be negative", s.doubtLimit)
 	case s.maxRounds < 1:
 		return mistakef("", "--max-rounds %d: must be at least 1", s.maxRounds)
 	}
@@ -180,15 +181,24 @@ func (s *sendFlags) prepare() (job, error) {
 	if err != nil {
 		return job{end: end}, err
 	}
-	attempt, j, err := s.begin()
-	return job{end: end, journal: j, engine: func(ctx context.Context, devices []opened, show *show) (report.Report, error) {
-		if err := s.confine(end, devices, show); err != nil {
-			return report.Report{Outcome: handoff.Rolledback}, err
-		}
-		o := s.options(devices, show.observe)
-		o.Attempt, o.Journal = attempt, j
-		return reader.Send(ctx, end.dialer(), s.sources(devices), o)
-	}}, err
+	e := &errand{}
+	if err := s.named(e); err != nil {
+		return job{end: end}, err
+	}
+	begin := func(devices []opened, failed error) error { return s.begin(e, devices, failed) }
+	return job{end: end, errand: e, begin: begin, engine: func(ctx context.Context, devices []opened, show *show) (report.Report, error) {
+		return s.send(ctx, end, e, devices, show)
+	}}, nil
+}
+
+func (s *sendFlags) send(ctx context.Context, end endpoint, e *errand, devices []opened, show *show) (report.Report, error) {
+	if err := s.confine(end, devices, show); err != nil {
+		return report.Report{Outcome: e.untouched(), Attempt: e.attempt}, err
+	}
+	e.announce(show)
+	o := s.options(devices, show.observe)
+	o.Attempt, o.Journal = e.attempt, e.journal
+	return reader.Send(ctx, end.dialer(), s.sources(devices), o)
 }
 
 func (s *sendFlags) sources(devices []opened) []reader.Source {
@@ -223,7 +233,7 @@ var onLimits = map[string]reader.OnLimit{"refuse": reader.Refuse, "continue": re
 // options bounds the downtime where there is one: no guest waits for files.
 func (s *sendFlags) options(devices []opened, observe report.Observer) *reader.Options {
 	downtime, maxDown, onLimit := s.downtime, s.maxDown, onLimits[s.onLimit]
-	if !slices.ContainsFunc(devices, func(d opened) bool { return vfio.Describe(d.Device).Driver != "file" }) {
+	if !slices.ContainsFunc(devices, func(d opened) bool { return !isFile(d.Device) }) {
 		downtime, maxDown, onLimit = math.MaxInt64, math.MaxInt64, reader.Force
 	}
 	return &reader.Options{
@@ -231,6 +241,7 @@ func (s *sendFlags) options(devices []opened, observe report.Observer) *reader.O
 		Codec: codecPolicies[s.codec], MaxBandwidth: s.perSecond, DowntimeLimit: downtime, MaxDowntime: maxDown,
 		OnLimit: onLimit, Timeout: s.timeout, WithoutP2P: s.withoutP2P,
 		MaxPrecopy: s.maxPrecopy, MaxRounds: s.maxRounds, StallLimit: s.stall,
+		ReconnectLimit: s.reconnect, DoubtLimit: s.doubtLimit,
 		Observe: observe, Software: s.software(), Witness: s.doubt.used,
 		Approve:  s.owner.approve(os.Stdin),
 		OnCommit: s.onCommit.hook(handoff.SourceSide), OnRevert: s.onRevert.hook(handoff.SourceSide),

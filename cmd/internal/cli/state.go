@@ -16,7 +16,6 @@ import (
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
 	"github.com/migpipe/migpipe/transport/journal"
-	"github.com/migpipe/migpipe/transport/report"
 )
 
 // stateHelp is the part of the help texts about the journal.
@@ -90,95 +89,6 @@ func (s *stateFlags) prune(role journal.Role, warn func(text string)) {
 	if _, err := journal.Prune(s.folder(), role, s.keep); err != nil {
 		warn(plainText(err))
 	}
-}
-
-// decided ends a command line before a device is opened: what the journal says is
-// the outcome.
-type decided struct {
-	report report.Report
-	err    error
-}
-
-func (d *decided) Error() string { return errorText(d.err) }
-
-// begin opens the journal of the next attempt: of the migration that --migration
-// names, or of a new one.
-func (s *sendFlags) begin() (transport.Attempt, handoff.Journal, error) {
-	if err := s.state.check(); err != nil {
-		return transport.Attempt{}, nil, err
-	}
-	if s.migration != "" {
-		return s.again()
-	}
-	if err := s.state.noDoubt(); err != nil {
-		return transport.Attempt{}, nil, err
-	}
-	a := transport.Attempt{Mig: transport.NewMigID(), Epoch: 1}
-	j, err := s.state.journals(journal.Source)(a.Mig, false)
-	if err != nil {
-		return a, nil, mistakef("name another folder with --state-dir", "%s", plainText(err))
-	}
-	return a, j, nil
-}
-
-// again opens the journal of a migration that was begun before. One that cannot be
-// read may say anything.
-func (s *sendFlags) again() (a transport.Attempt, _ handoff.Journal, err error) {
-	if a.Mig, err = parseMigration(s.migration); err != nil {
-		return a, nil, mistakef("copy what `mig-send status` prints", "--migration %v", err)
-	}
-	dir := s.state.folder()
-	if dir == "" {
-		return a, nil, mistakef("name the folder with its journal with --state-dir", "--migration %v: there is no folder with journals", a.Mig)
-	}
-	j, err := journal.Open(dir, journal.Options{Role: journal.Source, Mig: a.Mig, Volatile: s.state.volatile, Existing: true})
-	if errors.Is(err, fs.ErrNotExist) {
-		return a, nil, mistakef("`mig-send status` lists what is there", "--migration %v: there is no such journal in %s", a.Mig, dir)
-	}
-	doubt := &decided{report: report.Report{Outcome: handoff.InDoubt, Attempt: a}}
-	if err != nil {
-		doubt.err = &transport.Fault{Code: transport.CodeBusy, Err: &stateError{err}}
-		return a, nil, doubt
-	}
-	last := j.Last()
-	a.Epoch = last.Attempt.Epoch + 1
-	switch err := handoff.MayOpen(last, a); {
-	case err == nil:
-		return a, j, nil
-	case errors.Is(err, handoff.ErrGone):
-		doubt.report.Outcome, doubt.report.Warnings = handoff.Committed, []string{err.Error() + ": nothing was sent"}
-	default:
-		doubt.err = &transport.Fault{Code: transport.CodeBusy, Err: err}
-	}
-	j.Close()
-	return a, nil, doubt
-}
-
-// noDoubt keeps a new migration from starting devices over of which an old one has
-// given up the right to run: the journal does not say which these are.
-func (s *stateFlags) noDoubt() error {
-	dir := s.folder()
-	if dir == "" {
-		return nil
-	}
-	paths, err := journal.List(dir, journal.Source)
-	if err != nil {
-		return mistakef("name another folder with --state-dir", "%s", plainText(err))
-	}
-	for _, path := range paths {
-		all, err := journal.Read(path)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue // another process has just removed it: that migration had ended
-		}
-		if err != nil {
-			return mistakef("keep the file, and ask the destination's `status` what it says; use another --state-dir for other devices", "%s", plainText(err))
-		}
-		if last := all[len(all)-1]; last.Record == handoff.Commit {
-			return mistakef("ask the destination; if that is dead, see `mig-send resolve --help`; use another --state-dir for other devices",
-				"migration %v is in doubt, by %s", last.Attempt.Mig, path)
-		}
-	}
-	return nil
 }
 
 // stateError is why a journal cannot be used.

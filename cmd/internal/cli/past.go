@@ -1,0 +1,386 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/transport/handoff"
+	"github.com/migpipe/migpipe/transport/journal"
+	"github.com/migpipe/migpipe/transport/report"
+	"github.com/migpipe/migpipe/vfio"
+)
+
+// pastFlags say which of the migrations that processes before this one have left in
+// --state-dir is gone on with.
+type pastFlags struct {
+	migration string
+	goOn      bool
+	id        transport.MigID // of migration, once checked
+}
+
+func (p *pastFlags) add(cmd *cobra.Command, r role) {
+	what := "`ID` of a migration in --state-dir that is gone on with: tried again, or in doubt asked about"
+	if r == sink {
+		what = "`ID` of a migration in --state-dir that is gone on with, if the devices still hold it"
+	}
+	f := cmd.Flags()
+	f.StringVar(&p.migration, "migration", "", what)
+	f.BoolVar(&p.goOn, "continue", false, "go on with the migration that a process before this one has left in --state-dir, and begin anew if there is none")
+}
+
+func (p *pastFlags) check(s *stateFlags) (err error) {
+	switch {
+	case p.migration != "" && p.goOn:
+		return mistakef("--continue finds the one that was left", "--migration and --continue exclude each other")
+	case p.goOn && s.folder() == "":
+		return mistakef("name the folder with the journals with --state-dir", "--continue: there is no folder with journals")
+	case p.migration == "":
+		return nil
+	}
+	if p.id, err = parseMigration(p.migration); err != nil {
+		return mistakef("copy what `status` prints", "--migration %v", err)
+	}
+	if s.folder() == "" {
+		return mistakef("name the folder with its journal with --state-dir", "--migration %v: there is no folder with journals", p.id)
+	}
+	return nil
+}
+
+// noJournal is the mistake of a --migration that was never here.
+func (p *pastFlags) noJournal(s *stateFlags) error {
+	return mistakef("`status` lists what is there", "--migration %v: there is no such journal in %s", p.id, s.folder())
+}
+
+// remains are migrations that processes before this one have left in --state-dir, by
+// the newest records of their journals.
+type remains []journal.Record
+
+// left lists the journals of a side.
+func (s *stateFlags) left(role journal.Role) (list remains, err error) {
+	dir := s.folder()
+	if dir == "" {
+		return nil, nil
+	}
+	paths, err := journal.List(dir, role)
+	if err != nil {
+		return nil, mistakef("name another folder with --state-dir", "%s", plainText(err))
+	}
+	for _, path := range paths {
+		all, err := journal.Read(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // another process has just removed it: that migration had ended
+		}
+		if err != nil {
+			return nil, mistakef("keep the file, and ask the other side's `status` what it says; use another --state-dir for other devices", "%s", plainText(err))
+		}
+		list = append(list, all[len(all)-1])
+	}
+	return list, nil
+}
+
+// at picks those whose newest record is one of these.
+func (l remains) at(records ...handoff.Record) (picked remains) {
+	for _, r := range l {
+		if slices.Contains(records, r.Record) {
+			picked = append(picked, r)
+		}
+	}
+	return picked
+}
+
+// newest is the one that was written to last, nil for none.
+func (l remains) newest() *journal.Record {
+	var last *journal.Record
+	for i, r := range l {
+		if last == nil || r.Time.After(last.Time) {
+			last = &l[i]
+		}
+	}
+	return last
+}
+
+// one is the only one, nil for none.
+func (l remains) one() (*journal.Record, error) {
+	switch len(l) {
+	case 0:
+		return nil, nil
+	case 1:
+		return &l[0], nil
+	}
+	return nil, mistakef("say which with --migration ID; use another --state-dir for other devices", "%d migrations were left that could be gone on with: %v", len(l), l)
+}
+
+// String lists them for people.
+func (l remains) String() string {
+	list := make([]string, len(l))
+	for i, r := range l {
+		list[i] = fmt.Sprintf("%v (%v)", r.Attempt.Mig, r.Record)
+	}
+	return strings.Join(list, ", ")
+}
+
+// runs is the state of a device that was just opened, or has been reset.
+func runs(now vfio.State) bool { return now == vfio.Running }
+
+// stands is any other: somebody has kept the device as another process left it.
+func stands(now vfio.State) bool { return now != vfio.Running }
+
+// some reports whether a device is in such a state. One that does not tell is asked
+// again by the engine, which then says why.
+func some(devices []opened, fits func(vfio.State) bool) bool {
+	return slices.ContainsFunc(devices, func(d opened) bool {
+		now, err := d.State()
+		return err == nil && fits(now)
+	})
+}
+
+// all reports whether every device is in such a state, and there is one.
+func all(devices []opened, fits func(vfio.State) bool) bool {
+	return len(devices) > 0 && !slices.ContainsFunc(devices, func(d opened) bool {
+		now, err := d.State()
+		return err != nil || !fits(now)
+	})
+}
+
+// decided ends a command line before the engine runs: what the journal says is the
+// outcome.
+type decided struct {
+	report report.Report
+	err    error
+}
+
+func (d *decided) Error() string { return errorText(d.err) }
+
+// errand is the migration that a run of mig-send is about.
+type errand struct {
+	attempt transport.Attempt
+	journal handoff.Journal // nil until it is known which
+}
+
+func (e *errand) close() {
+	if e == nil {
+		return
+	}
+	if file, ok := e.journal.(io.Closer); ok {
+		file.Close() // every record was synced when it was written
+	}
+}
+
+// untouched is the outcome of a run that comes to nothing.
+func (e *errand) untouched() handoff.Outcome {
+	if e.journal != nil && e.journal.Last().Record == handoff.Commit {
+		return handoff.InDoubt
+	}
+	return handoff.Rolledback
+}
+
+// announce says of an attempt that ended with its process that it is taken back. Of one
+// that is in doubt the engine tells.
+func (e *errand) announce(show *show) {
+	if last := e.journal.Last(); last.Record == handoff.Open {
+		show.warn(fmt.Sprintf("going on with migration %v: attempt %d ended with its process, and attempt %d follows once the devices are taken back", last.Attempt.Mig, last.Attempt.Epoch, e.attempt.Epoch))
+	}
+}
+
+// named opens the journal that --migration names. What that says may be the outcome,
+// whatever the devices are.
+func (s *sendFlags) named(e *errand) error {
+	if err := s.state.check(); err != nil || s.past.migration == "" {
+		return err
+	}
+	return s.again(e, s.past.id)
+}
+
+// begin opens the journal of this run, if none is open yet.
+func (s *sendFlags) begin(e *errand, devices []opened, failed error) error {
+	if err := s.find(e, devices); err != nil {
+		return err
+	}
+	if failed != nil && e.untouched() == handoff.InDoubt {
+		return &decided{report.Report{Outcome: handoff.InDoubt, Attempt: e.attempt}, failed}
+	}
+	if failed != nil || e.journal != nil {
+		return failed
+	}
+	e.attempt = transport.Attempt{Mig: transport.NewMigID(), Epoch: 1}
+	j, err := s.state.journals(journal.Source)(e.attempt.Mig, false)
+	if err != nil {
+		return mistakef("name another folder with --state-dir", "%s", plainText(err))
+	}
+	e.journal = j
+	return nil
+}
+
+// find opens the journal of a migration that is gone on with, if one is.
+func (s *sendFlags) find(e *errand, devices []opened) error {
+	if e.journal != nil || s.state.folder() == "" {
+		return nil
+	}
+	left, err := s.state.left(journal.Source)
+	if err != nil {
+		return err
+	}
+	past, err := s.choose(left, devices)
+	if err != nil || past == nil {
+		return err
+	}
+	return s.again(e, past.Attempt.Mig)
+}
+
+// choose picks the migration that is gone on with: nil for a new one. What is in doubt
+// comes first, and devices over which this side has given up the right are never
+// started over: the journal does not say which these are, but their states may.
+func (s *sendFlags) choose(left remains, devices []opened) (*journal.Record, error) {
+	doubt, open := left.at(handoff.Commit), left.at(handoff.Open)
+	goOn := s.past.goOn || all(devices, stands)
+	switch {
+	case goOn && len(doubt) > 0:
+		return doubt.one()
+	case goOn && len(open) > 0:
+		return open.one()
+	case s.past.goOn:
+		return left.over(devices), nil
+	case len(doubt) > 0:
+		return nil, mistakef("--migration ID asks the destination, and --continue does if the devices are those; if that is dead, see `mig-send resolve --help`; use another --state-dir for other devices",
+			"migration %v is in doubt, by %s", doubt[0].Attempt.Mig, s.state.path(journal.Source, doubt[0].Attempt.Mig))
+	case len(open) > 0 && some(devices, stands):
+		return nil, mistakef("--continue takes the devices back, if they are those; use another --state-dir for other devices",
+			"some of the devices run and some do not, and migrations were left open: %v", open)
+	}
+	return nil, nil
+}
+
+// over is the migration that went well last, if the devices stand still since: its
+// process was lost before it told.
+func (l remains) over(devices []opened) *journal.Record {
+	if last := l.newest(); last != nil && last.Record == handoff.Done && all(devices, stands) {
+		return last
+	}
+	return nil
+}
+
+// again opens the journal of a migration that was begun before. One that cannot be
+// read may say anything.
+func (s *sendFlags) again(e *errand, mig transport.MigID) error {
+	e.attempt.Mig = mig
+	doubt := &decided{report: report.Report{Outcome: handoff.InDoubt, Attempt: e.attempt}}
+	j, err := journal.Open(s.state.folder(), journal.Options{Role: journal.Source, Mig: mig, Volatile: s.state.volatile, Existing: true})
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return s.past.noJournal(&s.state)
+	case err != nil:
+		doubt.err = &transport.Fault{Code: transport.CodeBusy, Err: &stateError{err}}
+		return doubt
+	}
+	last := j.Last()
+	e.journal, e.attempt.Epoch = j, last.Attempt.Epoch+1
+	switch err := handoff.MayOpen(last, e.attempt); {
+	case errors.Is(err, handoff.ErrInDoubt): // the engine asks the destination
+		e.attempt = last.Attempt
+		return nil
+	case errors.Is(err, handoff.ErrGone):
+		doubt.report.Outcome, doubt.report.Warnings = handoff.Committed, []string{err.Error() + ": nothing was sent"}
+	case err != nil:
+		doubt.err = &transport.Fault{Code: transport.CodeBusy, Err: err}
+	default:
+		return nil
+	}
+	return doubt
+}
+
+// path is the file of a journal.
+func (s *stateFlags) path(role journal.Role, mig transport.MigID) string {
+	return filepath.Join(s.folder(), journal.Name(role, mig))
+}
+
+// named finds the migration of --migration. One that has ended well is not gone on with.
+func (r *recvFlags) named() error {
+	if err := r.state.check(); err != nil || r.past.migration == "" {
+		return err
+	}
+	left, err := r.state.left(journal.Destination)
+	if err != nil {
+		return err
+	}
+	i := slices.IndexFunc(left, func(one journal.Record) bool { return one.Attempt.Mig == r.past.id })
+	switch {
+	case i < 0:
+		return r.past.noJournal(&r.state)
+	case left[i].Record == handoff.Done:
+		return &decided{report: report.Report{Outcome: handoff.Committed, Attempt: left[i].Attempt, Peer: left[i].PeerID,
+			Warnings: []string{fmt.Sprintf("the devices of this migration run here, and its source knows (attempt %d): nothing was received", left[i].Attempt.Epoch)}}}
+	}
+	r.recover = r.past.id
+	return nil
+}
+
+// begin finds the migration that mig-recv goes on with, if there is one. What devices
+// of its own have held has ended with the process before: then the journal alone
+// answers a source, and the engine does that by itself.
+func (r *recvFlags) begin(devices []opened, failed error) error {
+	lent := slices.DeleteFunc(slices.Clone(devices), func(d opened) bool { return !d.lent })
+	if failed != nil || r.recover != (transport.MigID{}) || r.state.folder() == "" || len(lent) == 0 && !r.past.goOn {
+		return failed
+	}
+	left, err := r.state.left(journal.Destination)
+	if err != nil {
+		return err
+	}
+	if len(lent) == 0 {
+		r.ended = left.at(handoff.Ready, handoff.Accept)
+		return nil
+	}
+	past, err := r.choose(left, devices, lent)
+	if past != nil {
+		r.recover = past.Attempt.Mig
+	}
+	return err
+}
+
+// choose picks the migration that is gone on with: nil for none. Without a flag it is one
+// whose copy the devices seem to hold. Whether devices that run were accepted, or reset
+// since, nobody can tell.
+func (r *recvFlags) choose(left remains, devices, lent []opened) (*journal.Record, error) {
+	ready, accepted := left.at(handoff.Ready), left.at(handoff.Accept)
+	switch {
+	case r.past.goOn:
+		// A source that was not told of RUNNING in time is answered from the journal.
+		untold := left.at(handoff.Running).since(time.Now().Add(-r.reconnect))
+		return slices.Concat(ready, accepted, untold).one()
+	case len(accepted) > 0 && some(lent, runs):
+		return nil, mistakef("--continue goes on with it; use another --state-dir for other devices",
+			"migration %v was accepted here, and its devices may be these", accepted[0].Attempt.Mig)
+	case len(lent) == len(devices) && all(lent, loaded):
+		return slices.Concat(ready, accepted).one()
+	}
+	return nil, nil
+}
+
+// announce says of what --continue was asked for, and cannot go on with.
+func (r *recvFlags) announce(show *show) {
+	if len(r.ended) > 0 {
+		show.warn(fmt.Sprintf("what devices held that this program opened itself has ended with the process before: %v is not gone on with, and its source is told so when it asks", r.ended))
+	}
+}
+
+// loaded is the state of a device that may hold a copy.
+func loaded(now vfio.State) bool { return now == vfio.Stop || now == vfio.RunningP2P }
+
+// since picks those that were written to after a time.
+func (l remains) since(t time.Time) (picked remains) {
+	for _, r := range l {
+		if r.Time.After(t) {
+			picked = append(picked, r)
+		}
+	}
+	return picked
+}
