@@ -136,7 +136,7 @@ func (e *engine) welcome(m *transport.Welcome) {
 }
 
 func (e *engine) acked(m *transport.Ack) {
-	if *m.About() != e.opts.Attempt || len(m.Devices) != len(e.sources) {
+	if *m.About() != e.opts.Attempt || len(m.Devices) != len(e.sources) || e.restarted {
 		return
 	}
 	for i, d := range m.Devices {

@@ -155,7 +155,7 @@ type engine struct {
 	doubts int  // how often a silent destination was acted upon
 
 	cancelledAt time.Time // when the user gave up, zero if he has not
-	restarted   bool      // another process has recorded COMMIT
+	restarted   bool      // another process has recorded COMMIT, and sent what is acknowledged
 	held        bool      // and the devices hold what it has left
 
 	askedAt time.Time // when the witness was, last

@@ -77,9 +77,10 @@ func (e *engine) ending() time.Time {
 }
 
 // stages splits the downtime of a migration that was committed. What came before
-// its turn, since much happens at the same time, has taken nothing.
+// its turn, since much happens at the same time, has taken nothing. A source that was
+// started again in doubt has not seen it.
 func (c *clock) stages() (stages []report.Stage) {
-	if c.running.IsZero() || c.ready.IsZero() {
+	if c.paused.IsZero() || c.running.IsZero() || c.ready.IsZero() {
 		return nil
 	}
 	at := c.paused

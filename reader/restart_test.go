@@ -1,0 +1,108 @@
+package reader
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"testing/synctest"
+
+	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/transport/handoff"
+	"github.com/migpipe/migpipe/vfio"
+	"github.com/migpipe/migpipe/vfio/sim"
+)
+
+// committed is the journal of a source that a process before has left in doubt.
+func committed(t *testing.T) *handoff.Memory {
+	t.Helper()
+	j := handoff.NewMemory()
+	if err := j.Append(handoff.Entry{Record: handoff.Commit, Attempt: restarted, Journal: j.ID(), Peer: transport.JournalID{7}}); err != nil {
+		t.Fatal(err)
+	}
+	return j
+}
+
+var restarted = transport.Attempt{Mig: transport.MigID{1}, Epoch: 1}
+
+// resumedLane is the control lane of a source that says RESUME, and waits for an answer: one
+// that was dialled too early has been given up.
+func resumedLane(ctx context.Context, l transport.Listener) (*transport.Control, error) {
+	for {
+		lane, err := l.Accept(ctx)
+		if err != nil {
+			return nil, err
+		}
+		control := transport.NewControl(lane)
+		if _, err = transport.ReadPreamble(lane); err == nil {
+			_, err = control.Receive()
+		}
+		if err == nil {
+			err = control.Send(&transport.Status{Attempt: restarted})
+		}
+		if err == nil {
+			return control, nil
+		}
+		lane.Close()
+	}
+}
+
+// playDestination is a destination that says something to a source that comes back, and
+// answers COMMIT. It gives what the source has said.
+func playDestination(ctx context.Context, l transport.Listener, say transport.Message) (heard []transport.MessageType, err error) {
+	control, err := resumedLane(ctx, l)
+	if err != nil {
+		return nil, err
+	}
+	defer control.Lane().Close()
+	control.Send(say)
+	for {
+		m, err := control.Receive()
+		if err != nil {
+			return heard, nil // it has hung up
+		}
+		heard = append(heard, m.Type())
+		if m.Type() == transport.TypeCommit {
+			control.Send(&transport.Running{Attempt: restarted, Journal: transport.JournalID{7}, StartNS: 1})
+		}
+	}
+}
+
+// TestRestartInDoubt: what the process before has sent is acknowledged to this one, and
+// is no breach of the protocol, for which the devices would be asked back. What the
+// downtime was, this one does not know.
+func TestRestartInDoubt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d, l := transport.Pipe()
+		defer l.Close()
+		heard := make(chan []transport.MessageType, 1)
+		go func() { // the source's end ends it
+			ack := &transport.Ack{Attempt: restarted, Devices: []transport.DeviceAck{{Seq: 3, Applied: 4096}}}
+			said, err := playDestination(t.Context(), l, ack)
+			if err != nil {
+				t.Error(err)
+			}
+			heard <- said
+		}()
+		r, err := Send(t.Context(), d, []Source{{Name: "d", Device: stoppedDevice(t)}}, &Options{Journal: committed(t)})
+		if err != nil || r.Outcome != handoff.Committed || len(r.Warnings) > 0 || len(r.Stages) > 0 {
+			t.Errorf("%+v, %v", r, err)
+		}
+		if got := fmt.Sprint(<-heard); got != "[COMMIT FIN]" {
+			t.Errorf("the source said %s", got)
+		}
+	})
+}
+
+// stoppedDevice is one that COMMIT has left in STOP_COPY.
+func stoppedDevice(t *testing.T) vfio.Device {
+	t.Helper()
+	d, err := sim.OpenURL("mtty")
+	if err == nil {
+		_, err = d.SetState(vfio.StopCopy)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { d.Close() })
+	return d
+}
