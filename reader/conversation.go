@@ -350,7 +350,7 @@ func (e *engine) watchDoubt(waited time.Duration) {
 	case waited > limit:
 		e.fail(&transport.Fault{Code: transport.CodeTimeout,
 			Err: fmt.Errorf("the destination has not answered COMMIT for %v", round(waited))}, handoff.Unreachable{})
-	case waited > doubtCancel && e.doubts < 2 && (e.held || !e.restarted):
+	case waited > doubtCancel && e.doubts < 2 && !e.owner.Empty:
 		e.doubts = 2
 		e.own(handoff.Interrupt{})
 	case waited > doubtTold && e.doubts < 1:

@@ -156,7 +156,6 @@ type engine struct {
 
 	cancelledAt time.Time // when the user gave up, zero if he has not
 	restarted   bool      // another process has recorded COMMIT, and sent what is acknowledged
-	held        bool      // and the devices hold what it has left
 
 	askedAt time.Time // when the witness was, last
 	silent  bool      // it was told that the witness does not answer
@@ -321,7 +320,7 @@ func (e *engine) resume(reverted bool) {
 			e.hooks.reverted = e.opts.OnRevert.Run(e.opts.Attempt)
 		}
 		err := e.fleet.resume()
-		if e.restarted && !e.held {
+		if e.owner.Empty {
 			err = errors.Join(err, errors.New("what the devices held at COMMIT is gone: they were reset since"))
 		}
 		e.pausing.Wait() // a pause that came after ResumeGuest would last, and a VM is not to be moved and resumed at once

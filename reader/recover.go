@@ -33,12 +33,13 @@ func takeBack(o Options, sources []Source) error {
 // restart goes on with a hand-off that a process before this one has left at COMMIT.
 // The source asks for its devices back only if they still hold what they held then.
 func (e *engine) restart() {
-	e.restarted, e.held = true, stopped(e.sources)
+	e.restarted = true
 	last := e.opts.Journal.Last()
 	e.out.Peer, e.bytes = last.PeerID, last.Why.Bytes
 	e.clock.ready = time.Now()
 	next, actions := handoff.RestartSource(last)
 	e.owner = next
+	e.owner.Empty = !stopped(e.sources)
 	e.tell(report.Event{Kind: report.Phase, Phase: report.Commit})
 	e.tell(report.Event{Kind: report.Warning, Text: fmt.Sprintf("going on with migration %v, attempt %d, which is recorded as %v: the destination is asked", last.Attempt.Mig, last.Attempt.Epoch, last.Record)})
 	e.do(actions)

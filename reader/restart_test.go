@@ -2,12 +2,15 @@ package reader
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
+	"github.com/migpipe/migpipe/transport/report"
 	"github.com/migpipe/migpipe/vfio"
 	"github.com/migpipe/migpipe/vfio/sim"
 )
@@ -105,4 +108,40 @@ func stoppedDevice(t *testing.T) vfio.Device {
 	}
 	t.Cleanup(func() { d.Close() })
 	return d
+}
+
+// TestRestartEmpty: devices that were reset since are not asked back, whoever wants it:
+// the destination's copy is the only one.
+func TestRestartEmpty(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d, l := transport.Pipe()
+		defer l.Close()
+		device, err := sim.OpenURL("mtty")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer device.Close()
+		ctx, cancel := context.WithCancel(t.Context())
+		heard := make(chan []transport.MessageType, 1)
+		go func() { // as above
+			time.Sleep(doubtCancel / 2) // out of reach, at first
+			said, err := playDestination(t.Context(), l, &transport.NotStarted{Attempt: restarted, Journal: transport.JournalID{7}})
+			if err != nil {
+				t.Error(err)
+			}
+			heard <- said
+		}()
+		lost := func(ev report.Event) {
+			if ev.Kind == report.Warning {
+				cancel()
+			}
+		}
+		r, err := Send(ctx, d, []Source{{Name: "d", Device: device}}, &Options{Journal: committed(t), Observe: lost})
+		if err != nil || r.Outcome != handoff.Committed {
+			t.Errorf("%+v, %v", r, err)
+		}
+		if got := fmt.Sprint(<-heard); got != "[COMMIT FIN]" || !errors.Is(ctx.Err(), context.Canceled) {
+			t.Errorf("the source said %s", got)
+		}
+	})
 }

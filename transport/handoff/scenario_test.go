@@ -100,6 +100,8 @@ func (st *stage) play(t *testing.T, line string) {
 		st.dest(d, actions, false)
 	case what == "has a witness":
 		st.s.Witness = worldWitness
+	case what == "holds nothing any more":
+		st.s.Empty = true
 	case what == "has an owner who decides":
 		st.s.External = true
 	case what == "is forced":

@@ -38,6 +38,10 @@ type Source struct {
 	// External says that somebody else decides whether to commit: the owner of the VM
 	// that the devices are of, which has more to move than them.
 	External bool
+	// Empty says that the devices hold nothing any more of what they held at COMMIT: they
+	// were reset with the process, or the host, that has recorded it. The destination's
+	// copy is the only one then, and is not asked back.
+	Empty bool
 
 	Witness Register // that both sides have agreed on, 0 is none
 	Asking  bool     // the witness is being asked
@@ -168,6 +172,9 @@ func (s Source) doubt(ev Event) (Source, []Action) {
 		}
 		return s.rollback(nil)
 	case *transport.NotStarted, Interrupt, Failed, Unrecorded:
+		if s.Empty {
+			return s, nil
+		}
 		// Also where COMMIT was not recorded, and so not sent: whoever reads the
 		// journal may find it and send it, so that only DECLINED ends the doubt.
 		s.Back = true

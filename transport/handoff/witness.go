@@ -54,9 +54,10 @@ func (s Source) overruled(m *transport.Status) bool {
 	return m.Journal == s.Peer && m.Record == Forced.String() && m.MaxEpoch > s.Attempt.Epoch
 }
 
-// overdue asks the witness, unless it is being asked or has answered.
+// overdue asks the witness, unless it is being asked or has answered, or there is
+// nothing to be won.
 func (s Source) overdue() (Source, []Action) {
-	if s.Witness == 0 || s.Asking || s.Lost {
+	if s.Witness == 0 || s.Asking || s.Lost || s.Empty {
 		return s, nil
 	}
 	s.Asking = true
