@@ -46,8 +46,11 @@ func (e *engine) witnessed(ev witnessed) {
 	e.own(handoff.Witnessed{Winner: ev.winner})
 }
 
-// overruled keeps what a person has decided at the destination, for the report.
+// overruled keeps what a person has decided at the destination, or has to, for the report.
 func (e *engine) overruled(m *transport.Status) {
+	if m.Record == handoff.Lost.String() && e.owner.Phase == handoff.SourceDoubt {
+		e.keep(&transport.Fault{Code: transport.CodeDevice, Remote: true, Err: errors.New("its record is LOST: the devices were accepted there, and what they held is gone")})
+	}
 	if m.Record == handoff.Forced.String() && e.owner.Phase == handoff.SourceDoubt {
 		e.keep(&transport.Fault{Code: transport.CodeBusy, Remote: true, Err: fmt.Errorf("the destination's record is %v of attempt %d (%s), this side's is %v of attempt %d",
 			handoff.Forced, m.MaxEpoch, transport.PeerText(m.Text), e.owner.Record, e.owner.Attempt.Epoch)})

@@ -267,6 +267,9 @@ func (d Dest) over(ev Event) (Dest, []Action) {
 		if d.ran() {
 			return d, []Action{Send{d.runningMessage()}}
 		}
+		if d.Record == Lost { // nobody here can answer: people have to
+			return d, []Action{Send{d.status(d.Attempt)}}
+		}
 	}
 	return d, nil
 }

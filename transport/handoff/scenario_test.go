@@ -254,6 +254,8 @@ func messageEvent(name string, at transport.Attempt, journal transport.JournalID
 		return &transport.Query{Attempt: at}
 	case "FORCED": // STATUS
 		return &transport.Status{Attempt: at, Journal: journal, Record: name, MaxEpoch: at.Epoch + 1}
+	case "LOST": // STATUS too
+		return &transport.Status{Attempt: at, Journal: journal, Record: name, MaxEpoch: at.Epoch}
 	}
 	return nil
 }

@@ -48,10 +48,13 @@ func Force(last Entry, text string) (Entry, bool) {
 	return last, false
 }
 
-// overruled says whether a STATUS has the word of a person at the other side, who
-// has taken the devices there.
+// overruled says whether a STATUS leaves the answer to people: it has the word of one at
+// the other side, who has taken the devices there, or what was accepted there is gone.
 func (s Source) overruled(m *transport.Status) bool {
-	return m.Journal == s.Peer && m.Record == Forced.String() && m.MaxEpoch > s.Attempt.Epoch
+	if m.Journal != s.Peer {
+		return false
+	}
+	return m.Record == Forced.String() && m.MaxEpoch > s.Attempt.Epoch || m.Record == Lost.String() && m.MaxEpoch == s.Attempt.Epoch
 }
 
 // overdue asks the witness, unless it is being asked or has answered, or there is
