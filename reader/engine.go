@@ -257,7 +257,7 @@ func (e *engine) join() {
 	e.tellHooks()
 	closeLanes(e.dialled)
 	e.forget()
-	if e.letGo {
+	if e.letGo && (e.held || !e.restarted) { // what was reset since may be somebody else's by now
 		e.release()
 	}
 	if e.stuck {
@@ -494,9 +494,13 @@ func (e *engine) startSender(number int) {
 	e.sending.Go(s.watch)
 }
 
-// redial does again, which dials a lane, until that succeeds or ctx ends.
-func (e *engine) redial(ctx context.Context, again func(context.Context) error) {
-	e.others.Go(func() { keepDialling(ctx, again) })
+// redial does again, which dials a lane, after a pause, until that succeeds or ctx ends.
+func (e *engine) redial(ctx context.Context, pause time.Duration, again func(context.Context) error) {
+	e.others.Go(func() {
+		if sleep(ctx, pause) == nil {
+			keepDialling(ctx, again)
+		}
+	})
 }
 
 // closeLanes closes them at once: each may wait a moment for the peer.

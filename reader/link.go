@@ -18,6 +18,9 @@ type link struct {
 	cause error
 	// approved says that the owner has approved the switchover meanwhile.
 	approved bool
+
+	back  time.Time     // when it was last restored
+	pause time.Duration // before it was dialled
 }
 
 // How long one try to reach the destination again may take: the first has to be
@@ -127,11 +130,16 @@ func (e *engine) lose(err error) {
 	e.advance(cut{})
 }
 
-// seek looks for the destination.
+// seek looks for the destination. One that has answered, and hung up at once, is left in
+// peace for ever longer: in doubt that may go on for ever.
 func (e *engine) seek(cause error) {
+	was := e.link
 	e.link = link{since: time.Now(), cause: cause}
+	if time.Since(was.back) < pauseMost {
+		e.link.pause = min(max(pauseLeast, 2*was.pause), pauseMost)
+	}
 	peer := e.owner.Peer
-	e.redial(e.life, func(ctx context.Context) error { return e.rejoin(ctx, peer) })
+	e.redial(e.life, e.link.pause, func(ctx context.Context) error { return e.rejoin(ctx, peer) })
 }
 
 // rejoin opens a control lane for the attempt at hand, and waits for the first word of
@@ -187,7 +195,7 @@ func (e *engine) rejoined(ev rejoined) {
 		return
 	}
 	was := e.link
-	e.link = link{}
+	e.link = link{back: time.Now(), pause: was.pause}
 	if p, ok := ev.control.Lane().(transport.Identified); ok {
 		e.out.Peer = p.Peer()
 	}
@@ -242,10 +250,7 @@ func (e *engine) laneFailed(ev laneFailed) {
 	closeLanes(e.lanes[ev.number : ev.number+1])
 	e.lanes[ev.number] = nil
 	e.queue.requeue(ev.number)
-	e.redial(e.work, func(ctx context.Context) error {
-		if err := sleep(ctx, lanePause); err != nil {
-			return err
-		}
+	e.redial(e.work, lanePause, func(ctx context.Context) error {
 		lane, err := e.open(ctx, transport.LaneData, ev.number)
 		if err != nil {
 			return err
