@@ -257,7 +257,7 @@ func (e *engine) join() {
 	e.tellHooks()
 	closeLanes(e.dialled)
 	e.forget()
-	if e.letGo && (e.held || !e.restarted) { // what was reset since may be somebody else's by now
+	if e.letGo && !e.owner.Empty { // what was reset since may be somebody else's by now
 		e.release()
 	}
 	if e.stuck {

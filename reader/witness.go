@@ -46,14 +46,19 @@ func (e *engine) witnessed(ev witnessed) {
 	e.own(handoff.Witnessed{Winner: ev.winner})
 }
 
-// overruled keeps what a person has decided at the destination, or has to, for the report.
+// overruled keeps, for the report, what only people can answer: somebody has decided at
+// the destination, or what it had accepted is gone.
 func (e *engine) overruled(m *transport.Status) {
-	if m.Record == handoff.Lost.String() && e.owner.Phase == handoff.SourceDoubt {
-		e.keep(&transport.Fault{Code: transport.CodeDevice, Remote: true, Err: errors.New("its record is LOST: the devices were accepted there, and what they held is gone")})
+	if e.owner.Phase != handoff.SourceDoubt || m.Journal != e.owner.Peer {
+		return
 	}
-	if m.Record == handoff.Forced.String() && e.owner.Phase == handoff.SourceDoubt {
+	switch m.Record {
+	case handoff.Forced.String():
 		e.keep(&transport.Fault{Code: transport.CodeBusy, Remote: true, Err: fmt.Errorf("the destination's record is %v of attempt %d (%s), this side's is %v of attempt %d",
 			handoff.Forced, m.MaxEpoch, transport.PeerText(m.Text), e.owner.Record, e.owner.Attempt.Epoch)})
+	case handoff.Lost.String():
+		e.keep(&transport.Fault{Code: transport.CodeDevice, Remote: true, Err: fmt.Errorf("the destination's record is %v of attempt %d: what it had accepted, and may have run, is gone; this side's is %v",
+			handoff.Lost, m.MaxEpoch, e.owner.Record)})
 	}
 }
 
