@@ -135,3 +135,40 @@ func TestLinks(t *testing.T) {
 		}
 	}
 }
+
+// TestReadmeWhatHappens: the table says something of every row of the hand-off's table
+// that has a case, and of no other.
+func TestReadmeWhatHappens(t *testing.T) {
+	text, err := os.ReadFile(filepath.Join(root, "README.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, table, ok := strings.Cut(string(text), "## What happens when...")
+	table, _, _ = strings.Cut(table, "\n## ")
+	if !ok {
+		t.Fatal("README has no such section: this test has lost its object")
+	}
+	said := map[string]bool{}
+	for _, row := range regexp.MustCompile(`(?m)^\| ([0-9][0-9, ]*) \|`).FindAllStringSubmatch(table, -1) {
+		for _, number := range strings.Split(row[1], ",") {
+			said[strings.TrimSpace(number)] = true
+		}
+	}
+	cases, err := os.ReadFile(filepath.Join(root, "test/chaos/rows_test.go"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, row := range regexp.MustCompile(`(?s)\{row: (\d+), name: "([^"]*)"([^{]*)`).FindAllStringSubmatch(string(cases), -1) {
+		if strings.Contains(row[3], "todo:") {
+			t.Errorf("row %s, %q, does not run", row[1], row[2])
+		}
+		if !said[row[1]] {
+			t.Errorf("README says nothing of row %s, %q", row[1], row[2])
+		}
+	}
+	for number := range said {
+		if number != "70" && !strings.Contains(string(cases), "{row: "+number+",") { // 70 is what follows every case
+			t.Errorf("README has row %s, of which there is no case", number)
+		}
+	}
+}
