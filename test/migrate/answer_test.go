@@ -1,0 +1,173 @@
+package migrate
+
+import (
+	"fmt"
+	"io/fs"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/transport/handoff"
+	"github.com/migpipe/migpipe/writer"
+)
+
+// TestAnswerFromTheJournal: a source that asks for an attempt of which a destination has
+// the journal, and nothing else, is told what that says; what can be no more is recorded
+// first. What it waits for itself, the destination gets after that.
+func TestAnswerFromTheJournal(t *testing.T) {
+	for _, c := range []struct {
+		record  handoff.Record
+		epoch   uint64 // of the record; the source asks for attempt 2
+		said    string // the answers to RESUME and, if there is another, to COMMIT
+		becomes string // the journal, in the end
+	}{
+		{handoff.Open, 2, "DECLINED", "OPEN ABORTED"},
+		{handoff.Ready, 2, "DECLINED", "READY ABORTED"},
+		{handoff.Accept, 2, "STATUS LOST", "ACCEPT LOST"},
+		{handoff.Running, 2, "RUNNING", "RUNNING DONE"},
+		{handoff.Done, 2, "RUNNING", "DONE"},
+		{handoff.Aborted, 2, "DECLINED", "ABORTED"},
+		{handoff.Lost, 2, "STATUS LOST", "LOST"},
+		{handoff.Forced, 3, "STATUS FORCED", "FORCED"},
+		{handoff.Open, 3, "DECLINED", "OPEN ABORTED"},
+		{handoff.Aborted, 3, "DECLINED", "ABORTED"},
+		{handoff.Open, 1, "", "OPEN"}, // there never was such an attempt
+	} {
+		t.Run(fmt.Sprintf("%v of attempt %d", c.record, c.epoch), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				mig := transport.NewMigID()
+				j := handoff.NewMemory()
+				j.Append(handoff.Entry{Record: c.record, Attempt: transport.Attempt{Mig: mig, Epoch: c.epoch}, Journal: j.ID(), Why: handoff.Why{Text: "burned down"}})
+				p, done := askedDestination(t, mig, j)
+				attempt := transport.Attempt{Mig: mig, Epoch: 2}
+				control := p.ask(t, &transport.Resume{Attempt: attempt, Peer: j.ID()})
+				if got := answers(control, j.ID()); !strings.Contains(got, c.said) || c.said == "" && got != "" {
+					t.Errorf("RESUME is answered by %q", got)
+				}
+				control.Send(&transport.Commit{Attempt: attempt, Journal: j.ID()})
+				if got := answers(control, j.ID()); !strings.Contains(got, c.said) {
+					t.Errorf("COMMIT is answered by %q", got)
+				}
+				control.Send(&transport.Fin{Attempt: attempt})
+				time.Sleep(time.Second)
+				control.Lane().Close()
+				if got := written(j); got != c.becomes {
+					t.Errorf("the journal says %s, want %s", got, c.becomes)
+				}
+				p.succeedsNow(t, done)
+			})
+		})
+	}
+}
+
+// TestAnswerNotBelieved: who asks for what another journal has said, or nobody knows of,
+// is declined in no journal's name: a source in doubt does not believe it.
+func TestAnswerNotBelieved(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		mig := transport.NewMigID()
+		j := handoff.NewMemory()
+		j.Append(handoff.Entry{Record: handoff.Open, Attempt: transport.Attempt{Mig: mig, Epoch: 1}, Journal: j.ID()})
+		p, done := askedDestination(t, mig, j)
+		for _, m := range []*transport.Resume{
+			{Attempt: transport.Attempt{Mig: mig, Epoch: 1}, Peer: transport.NewJournalID()},
+			{Attempt: transport.Attempt{Mig: transport.NewMigID(), Epoch: 1}, Peer: j.ID()},
+		} {
+			control := p.ask(t, m)
+			if got := answers(control, transport.JournalID{}); got != "DECLINED" {
+				t.Errorf("RESUME %+v is answered by %q", m, got)
+			}
+			control.Lane().Close()
+			time.Sleep(time.Second) // one is answered at a time
+		}
+		if got := written(j); got != "OPEN" {
+			t.Errorf("the journal says %s", got)
+		}
+		p.succeedsNow(t, done)
+	})
+}
+
+// asked is a destination that waits for a source of its own.
+type asked struct {
+	*pair
+	dialer transport.Dialer
+}
+
+func askedDestination(t *testing.T, mig transport.MigID, j *handoff.Memory) (asked, chan side) {
+	p := barePair(t, pipe)
+	p.add(t, "d0", nic, nic)
+	p.receive.Journals = func(m transport.MigID, existing bool) (handoff.Journal, error) {
+		switch {
+		case m == mig:
+			return j, nil
+		case existing:
+			return nil, fs.ErrNotExist
+		}
+		return handoff.NewMemory(), nil
+	}
+	d, l := pipe(t)
+	done := make(chan side, 1)
+	go func() {
+		r, err := writer.Receive(p.receiveCtx, l, p.sinks, &p.receive)
+		done <- side{r, err}
+	}()
+	return asked{p, d}, done
+}
+
+func (a asked) ask(t *testing.T, m *transport.Resume) *transport.Control {
+	t.Helper()
+	lane, err := a.dialer.Dial(t.Context())
+	if err == nil {
+		err = transport.WritePreamble(lane, transport.Preamble{Kind: transport.LaneControl, Mig: m.Mig, Epoch: m.Epoch})
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	control := transport.NewControl(lane)
+	control.Send(m)
+	return control
+}
+
+// answers are those that come within a second, in the name of a journal.
+func answers(control *transport.Control, journal transport.JournalID) string {
+	control.Lane().SetDeadline(time.Now().Add(time.Second))
+	defer control.Lane().SetDeadline(time.Time{})
+	var said []string
+	for {
+		m, err := control.Receive()
+		if err != nil {
+			return strings.Join(said, " ")
+		}
+		name, from := m.Type().String(), transport.JournalID{}
+		switch m := m.(type) {
+		case *transport.Declined:
+			from = m.Journal
+		case *transport.Running:
+			from = m.Journal
+		case *transport.Status:
+			name, from = name+" "+m.Record, m.Journal
+		}
+		if from == journal {
+			said = append(said, name)
+		}
+		if from == journal && name != "STATUS OPEN" && name != "STATUS RUNNING" && !strings.HasPrefix(name, "STATUS A") && name != "STATUS DONE" {
+			return strings.Join(said, " ")
+		}
+	}
+}
+
+func written(j *handoff.Memory) string {
+	var names []string
+	for _, e := range j.Entries() {
+		names = append(names, e.Record.String())
+	}
+	return strings.Join(names, " ")
+}
+
+// succeedsNow migrates to the destination that was asked.
+func (a asked) succeedsNow(t *testing.T, done chan side) {
+	t.Helper()
+	r, err := a.sendTo(a.dialer)
+	a.committed(t, side{r, err}, <-done)
+}
