@@ -102,6 +102,7 @@ type engine struct {
 	arena      *transport.Arena
 	control    *transport.Control // nil while it is lost
 	link       link
+	heardAt    time.Time        // when the destination last said something
 	dialled    []transport.Lane // by openLanes, closed in the end
 	lanes      []transport.Lane // of them, those with a sender; in place of a lost one its successor
 	told       []bool           // by device: END was said
@@ -333,7 +334,7 @@ func (e *engine) resume(reverted bool) {
 
 // hear takes messages from a control lane from now on. The goroutine ends with it.
 func (e *engine) hear(control *transport.Control) {
-	e.control = control
+	e.control, e.heardAt = control, time.Now()
 	e.others.Go(func() { e.receive(control) })
 }
 
@@ -409,6 +410,7 @@ func (e *engine) handle(ev any) {
 	switch ev := ev.(type) {
 	case heard:
 		if ev.control == e.control {
+			e.heardAt = time.Now()
 			e.message(ev.message)
 		}
 	case controlLost:

@@ -274,9 +274,16 @@ func (e *engine) laneBack(ev laneBack) {
 	e.startSender(ev.number)
 }
 
-// watchLink bounds the wait for a destination that was lost. In doubt watchDoubt does.
+// watchLink bounds the wait for a destination that was lost, and takes one for lost that
+// is connected and says nothing. In doubt watchDoubt does.
 func (e *engine) watchLink() {
-	if e.link.since.IsZero() || time.Since(e.link.since) < e.opts.ReconnectLimit {
+	if e.link.since.IsZero() {
+		if quiet := time.Since(e.heardAt); quiet > transport.SilenceLimit && !e.offer.Devices[0].Splice {
+			e.lose(fmt.Errorf("%w: the destination is connected, and has said nothing for %v", transport.ErrLost, round(quiet)))
+		}
+		return
+	}
+	if time.Since(e.link.since) < e.opts.ReconnectLimit {
 		return
 	}
 	e.fail(&transport.Fault{Code: transport.CodeNetwork,

@@ -79,8 +79,13 @@ const (
 	MaxProbe = 256 << 20
 
 	// Heartbeat is the longest silence on the control lane: an ACK goes out at
-	// least this often.
+	// least this often, and while streams move an ESTIMATE.
 	Heartbeat = 500 * time.Millisecond
+
+	// SilenceLimit is how long a control lane may stand on which the other side's
+	// program says nothing, although it has to: while streams move, ACK and ESTIMATE at
+	// least every Heartbeat. After that it is taken for lost.
+	SilenceLimit = 10 * time.Second
 
 	// InitialWindow is what a lane's peer may send before anything is read. It
 	// doubles every round trip that consumes it, as fast as QUIC's slow start

@@ -123,7 +123,7 @@ func TestProtocolLimits(t *testing.T) {
 		"HandshakeTimeout": HandshakeTimeout, "IdleTimeout": IdleTimeout, "KeepAlive": KeepAlive,
 		"MaxChunk": MaxChunk, "MinChunk": MinChunk, "MaxControl": MaxControl, "MaxDevices": MaxDevices, "MaxName": MaxName,
 		"MaxPriority": MaxPriority, "MaxStream": uint64(MaxStream), "WelcomeTimeout": WelcomeTimeout,
-		"PreflightTimeout": PreflightTimeout, "ProbeTime": ProbeTime, "MaxProbe": MaxProbe, "Heartbeat": Heartbeat,
+		"PreflightTimeout": PreflightTimeout, "ProbeTime": ProbeTime, "MaxProbe": MaxProbe, "Heartbeat": Heartbeat, "SilenceLimit": SilenceLimit,
 		"InitialWindow": InitialWindow, "MaxWindow": MaxWindow, "MaxWindowGrowth": MaxWindowGrowth,
 	}
 	var code []string

@@ -68,6 +68,7 @@ type engine struct {
 	fleet   *fleet
 	control *transport.Control // nil before a source has come, and while it is lost
 	lostAt  time.Time          // when it was lost, zero while it stands
+	saidAt  time.Time          // when the source last said something
 	local   bool               // the source is a process of this host
 	offer   *transport.Hello   // nil before HELLO, and after a restart
 	terms   terms
@@ -288,6 +289,7 @@ func (e *engine) handle(ev any) {
 		e.admitted(ev)
 	case heard:
 		if ev.control == e.control {
+			e.saidAt = time.Now()
 			e.message(ev.message)
 		}
 	case acceptFailed:
@@ -380,7 +382,7 @@ func (e *engine) admitted(ev admitted) {
 
 // hear takes messages from a control lane from now on.
 func (e *engine) hear(control *transport.Control) {
-	e.control, e.lostAt = control, time.Time{}
+	e.control, e.lostAt, e.saidAt = control, time.Time{}, time.Now()
 	e.hearing.Go(func() { e.receive(control) })
 }
 

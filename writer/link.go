@@ -121,6 +121,7 @@ func (e *engine) lose(err error) {
 // complete copy (rule R5).
 func (e *engine) watchLink() {
 	if e.lostAt.IsZero() {
+		e.watchSilence()
 		return
 	}
 	waited := time.Since(e.lostAt)
@@ -140,5 +141,14 @@ func (e *engine) watchLink() {
 			e.out.Warnings = append(e.out.Warnings, fmt.Sprintf("the devices run here, and the source, which has not come back for %v, may not know it", e.opts.ReconnectLimit))
 			e.own(handoff.Unreachable{})
 		}
+	}
+}
+
+// watchSilence takes a source for lost that is connected and says nothing, although its
+// streams have not ended.
+func (e *engine) watchSilence() {
+	due := e.owner.Phase == handoff.DestReceiving && e.ends < len(e.merges) && e.control != nil && !e.local
+	if quiet := time.Since(e.saidAt); due && quiet > transport.SilenceLimit {
+		e.lose(fmt.Errorf("%w: the source is connected, and has said nothing for %v", transport.ErrLost, quiet.Round(time.Second)))
 	}
 }

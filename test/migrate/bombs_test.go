@@ -208,27 +208,33 @@ func (h *hostile) headOf(raw int) []byte {
 	return frame.Bytes()[:frame.Len()-raw]
 }
 
-// TestStubbornSources: a source that neither goes on nor ends may be waiting for
-// its guest, so only the destination's user can judge it. It keeps nobody from
-// doing so, and leaves nothing.
+// TestStubbornSources: a source that says nothing any more is lost. One that says that
+// it is there, and neither goes on nor ends, may be waiting for its guest, so only the
+// destination's user can judge it. It keeps nobody from doing so, and leaves nothing.
 func TestStubbornSources(t *testing.T) {
 	for _, c := range []struct {
 		name string
 		do   func(*hostile)
+		code transport.Code
 	}{
-		{"silence", func(*hostile) {}},
-		{"half a chunk", func(h *hostile) { h.data.Write(h.headOf(100)) }},
-		{"half a message", func(h *hostile) { h.lane.Write(make([]byte, 11)) }},
+		{"it says that it is there", func(h *hostile) {
+			for h.control.Send(&transport.Estimate{Attempt: h.attempt, Devices: make([]transport.DeviceEstimate, 2)}) == nil {
+				time.Sleep(transport.Heartbeat)
+			}
+		}, transport.CodeCancelled},
+		{"silence", func(*hostile) {}, transport.CodeNetwork},
+		{"half a chunk", func(h *hostile) { h.data.Write(h.headOf(100)) }, transport.CodeNetwork},
+		{"half a message", func(h *hostile) { h.lane.Write(make([]byte, 11)) }, transport.CodeNetwork},
 		{"a chunk in crumbs", func(h *hostile) {
 			h.data.Write(h.headOf(100))
 			for range 50 {
 				h.data.Write([]byte{0})
 				time.Sleep(time.Second)
 			}
-		}},
+		}, transport.CodeNetwork},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) { untilEnded(t, time.Minute, c.do, transport.CodeCancelled) })
+			synctest.Test(t, func(t *testing.T) { untilEnded(t, time.Minute, c.do, c.code) })
 		})
 	}
 }

@@ -141,7 +141,7 @@ func TestHostileDestination(t *testing.T) {
 			w.Windows[0] = transport.Window{Seq: 1<<64 - 1, Offset: 1<<64 - 1}
 			l.send(w)
 			l.accept()
-		}, transport.CodeTimeout, 2 * time.Minute},
+		}, transport.CodeNetwork, 2 * time.Minute},
 		{"lanes read in crumbs", func(l *liar) {
 			l.send(l.welcome())
 			lane := l.accept()
@@ -150,7 +150,7 @@ func TestHostileDestination(t *testing.T) {
 					return
 				}
 			}
-		}, transport.CodeTimeout, 2 * time.Minute},
+		}, transport.CodeNetwork, 2 * time.Minute},
 		{"ACKs of what was never sent, without end", func(l *liar) {
 			l.send(l.welcome())
 			for range flood {
