@@ -348,8 +348,11 @@ func (e *engine) watchDoubt(waited time.Duration) {
 	e.watchWitness(waited)
 	switch limit := e.doubtLimit(waited); {
 	case waited > limit:
-		e.fail(&transport.Fault{Code: transport.CodeTimeout,
-			Err: fmt.Errorf("the destination has not answered COMMIT for %v", round(waited))}, handoff.Unreachable{})
+		f := e.link.refusal
+		if f == nil {
+			f = &transport.Fault{Code: transport.CodeTimeout, Err: fmt.Errorf("the destination has not answered COMMIT for %v", round(waited))}
+		}
+		e.fail(f, handoff.Unreachable{})
 	case waited > doubtCancel && e.doubts < 2 && !e.owner.Empty:
 		e.doubts = 2
 		e.own(handoff.Interrupt{})

@@ -417,6 +417,8 @@ func (e *engine) handle(ev any) {
 		e.controlLost(ev)
 	case rejoined:
 		e.rejoined(ev)
+	case turnedAway:
+		e.turnedAway(ev.why)
 	case laneFailed:
 		e.laneFailed(ev)
 	case laneBack:

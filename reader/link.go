@@ -16,6 +16,8 @@ import (
 type link struct {
 	since time.Time // when the control lane was lost, zero while it stands
 	cause error
+	// refusal is what a destination says that answers nobody's COMMIT, nil if it does not.
+	refusal *transport.Fault
 	// approved says that the owner has approved the switchover meanwhile.
 	approved bool
 
@@ -77,7 +79,8 @@ type (
 		control *transport.Control
 		first   transport.Message
 	}
-	laneBack struct {
+	turnedAway struct{ why *transport.Fault }
+	laneBack   struct {
 		number int
 		lane   transport.Lane
 	}
@@ -138,13 +141,15 @@ func (e *engine) seek(cause error) {
 	if time.Since(was.back) < pauseMost {
 		e.link.pause = min(max(pauseLeast, 2*was.pause), pauseMost)
 	}
-	peer := e.owner.Peer
-	e.redial(e.life, e.link.pause, func(ctx context.Context) error { return e.rejoin(ctx, peer) })
+	peer, doubt := e.owner.Peer, e.owner.Phase == handoff.SourceDoubt
+	e.redial(e.life, e.link.pause, func(ctx context.Context) error { return e.rejoin(ctx, peer, doubt) })
 }
 
 // rejoin opens a control lane for the attempt at hand, and waits for the first word of
-// the destination: only then is this side known to be heard.
-func (e *engine) rejoin(ctx context.Context, peer transport.JournalID) error {
+// the destination: only then is this side known to be heard. In doubt DECLINED in
+// another journal's name is no answer, and whoever says so may be there by mistake, or
+// serve another migration just now: it is asked again like one that is out of reach.
+func (e *engine) rejoin(ctx context.Context, peer transport.JournalID, doubt bool) error {
 	lane, err := e.open(ctx, transport.LaneControl, 0)
 	if err != nil {
 		return err
@@ -158,6 +163,11 @@ func (e *engine) rejoin(ctx context.Context, peer transport.JournalID) error {
 	}
 	if !stop() && err == nil {
 		err = ctx.Err()
+	}
+	if d, ok := first.(*transport.Declined); ok && doubt && d.Journal != peer && err == nil {
+		f := peerFault(d.Code, d.Device, d.Offset, d.Text)
+		e.post(turnedAway{f})
+		err = f
 	}
 	if err != nil {
 		lane.Close()
@@ -183,6 +193,14 @@ func (e *engine) open(ctx context.Context, kind transport.LaneKind, number int) 
 		return nil, err
 	}
 	return lane, nil
+}
+
+// turnedAway tells once why a destination that is reached is no answer.
+func (e *engine) turnedAway(f *transport.Fault) {
+	if before := e.link.refusal; before == nil || before.Err.Error() != f.Err.Error() {
+		e.tell(report.Event{Kind: report.Warning, Text: fmt.Sprintf("in doubt: who answers is asked again, since it does not know: %s", f.Err)})
+	}
+	e.link.refusal = f
 }
 
 // rejoined goes on with the conversation: what was said last may be lost, so it is said

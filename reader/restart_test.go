@@ -145,3 +145,45 @@ func TestRestartEmpty(t *testing.T) {
 		}
 	})
 }
+
+// TestTurnedAway: who does not know the migration is no answer, and is not asked in a row.
+func TestTurnedAway(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d, l := transport.Pipe()
+		asked := make(chan int, 1)
+		go func() { // the listener's end ends it
+			n := 0
+			for ; ; n++ {
+				lane, err := l.Accept(t.Context())
+				if err != nil {
+					asked <- n
+					return
+				}
+				control := transport.NewControl(lane)
+				transport.ReadPreamble(lane)
+				control.Receive()
+				control.Send(&transport.Declined{Attempt: restarted, Code: transport.CodeBusy, Text: "nothing is known"})
+				control.Receive() // until it has heard that
+				lane.Close()
+			}
+		}()
+		var told []string
+		tell := func(ev report.Event) {
+			if ev.Kind != report.Progress && ev.Kind != report.Phase {
+				told = append(told, ev.Text)
+			}
+		}
+		r, err := Send(t.Context(), d, []Source{{Name: "d", Device: stoppedDevice(t)}}, &Options{Journal: committed(t), Observe: tell, DoubtLimit: time.Minute})
+		l.Close()
+		f, ok := errors.AsType[*transport.Fault](err)
+		if r.Outcome != handoff.InDoubt || !ok || !f.Remote || f.Err.Error() != "nothing is known" {
+			t.Errorf("%v, %v", r.Outcome, err)
+		}
+		if n := <-asked; n < 10 || n > 60 {
+			t.Errorf("asked %d times in a minute", n)
+		}
+		if len(told) != 3 { // that it is gone on with, that it is no answer, that none has come
+			t.Errorf("told %q", told)
+		}
+	})
+}
