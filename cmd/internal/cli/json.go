@@ -59,6 +59,14 @@ type jsonPhase struct {
 	*jsonStopForecast
 }
 
+// jsonPathLost says that the connection is lost, and that nothing else is: the other side
+// is dialled, or waited for. The event path-restored, which is a head and no more, says
+// that it goes on.
+type jsonPathLost struct {
+	jsonHead
+	Why string `json:"why"`
+}
+
 type jsonWarning struct {
 	jsonHead
 	Text string `json:"text"`
@@ -217,6 +225,10 @@ func (j *jsonView) event(ev stamped) {
 		j.write(jsonAccept{head, newJSONAttempt(ev.Attempt)})
 	case report.Asked:
 		j.asked(head, ev.Event)
+	case report.Lost:
+		j.write(jsonPathLost{head, plainText(errors.New(ev.Text))})
+	case report.Restored:
+		j.write(head)
 	case report.Warning:
 		j.write(jsonWarning{head, ev.Text})
 	case confined:

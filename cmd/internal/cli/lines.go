@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -50,6 +51,10 @@ func notice(ev report.Event) string {
 		return "peer " + ev.Peer.Short() + " runs " + ev.Text
 	case report.Asked:
 		return askedText(ev)
+	case report.Lost:
+		return "the connection is lost, waiting for another: " + plainText(errors.New(ev.Text))
+	case report.Restored:
+		return "connected again"
 	}
 	return string(ev.Kind) + ": " + oneLine(ev.Text)
 }

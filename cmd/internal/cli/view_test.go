@@ -65,6 +65,9 @@ func events() []stamped {
 		{Kind: report.Asked, Peer: peerID, Text: "mig-send 1.0"},
 		{Kind: report.Asked, Text: "mig-send 1.0", Err: &transport.Fault{Code: transport.CodeBusy, Device: "nic0", Err: errors.New("it is in PRE_COPY")}},
 	}
+	list = append(list,
+		report.Event{Kind: report.Lost, Text: "transport: connection lost:\nno recent network activity"},
+		report.Event{Kind: report.Restored})
 	for i := range uint64(41) {
 		s := report.Snapshot{Name: "nic0", Phase: "stop-copy", Bytes: i << 20, Wire: i << 19, Applied: i << 20}
 		if i > 2 {
@@ -88,7 +91,7 @@ func TestJSONEvents(t *testing.T) {
 	j := newJSONView("mig-recv", io.Discard, &b)
 	list := events()
 	j.start = list[0].at
-	for _, ev := range list[:14] {
+	for _, ev := range list[:16] {
 		j.event(ev)
 	}
 	golden(t, "events.jsonl", b.String())
@@ -118,7 +121,7 @@ func TestSandboxEvent(t *testing.T) {
 func TestJSONProgressIsRare(t *testing.T) {
 	var b bytes.Buffer
 	j := newJSONView("mig-recv", io.Discard, &b)
-	ev := events()[12]
+	ev := events()[14]
 	for range 1000 {
 		ev.at = ev.at.Add(time.Millisecond)
 		j.event(ev)
