@@ -1,6 +1,7 @@
 package reader
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -365,7 +366,7 @@ func (e *engine) watchDoubt(waited time.Duration) {
 // doubtLimit is how long the answer may take. Nobody who has cancelled waits for long
 // where the destination is out of reach.
 func (e *engine) doubtLimit(waited time.Duration) time.Duration {
-	limit := e.opts.DoubtLimit
+	limit := cmp.Or(time.Duration(e.opts.Tuning.doubt.Load()), e.opts.DoubtLimit)
 	if limit == 0 {
 		limit = unlimited
 	}

@@ -187,3 +187,18 @@ func TestTurnedAway(t *testing.T) {
 		}
 	})
 }
+
+// TestImpatience: who has waited for ever so long may be told to wait no longer.
+func TestImpatience(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d, l := transport.Pipe()
+		defer l.Close()
+		var tuning Tuning
+		began := time.Now()
+		time.AfterFunc(time.Hour, func() { tuning.SetDoubtLimit(time.Nanosecond) })
+		r, err := Send(t.Context(), d, []Source{{Name: "d", Device: stoppedDevice(t)}}, &Options{Journal: committed(t), Tuning: &tuning})
+		if took := time.Since(began); r.Outcome != handoff.InDoubt || err == nil || took < time.Hour || took > time.Hour+time.Second {
+			t.Errorf("%v after %v: %v", r.Outcome, took, err)
+		}
+	})
+}
