@@ -41,6 +41,8 @@ type common struct {
 	quiet     bool
 
 	unconfined bool
+
+	impatient func() (waiting string) // does what a second signal asks for
 }
 
 // opened is a device that is ready to migrate.
@@ -121,6 +123,9 @@ func (c *common) check() error {
 	return cmp.Or(c.past.check(&c.state), c.owner.check(c.json))
 }
 
+// comingBack is what nobody's impatience shortens.
+const comingBack = "waiting for the devices to come back"
+
 // hostMemory is all that this host has, free or not.
 func hostMemory() uint64 {
 	var info unix.Sysinfo_t
@@ -142,7 +147,7 @@ func (c *common) memoryError(err error) error {
 // leads through show.end, which writes the done event.
 func (c *common) run(prepare func() (job, error)) int {
 	show := newShow(c)
-	ctx, stop := cancelOnSignal(c.program)
+	ctx, stop := cancelOnSignal(c.program, c.impatient)
 	devices, j, v := c.attempt(ctx, prepare, show)
 	stop()           // nothing is being waited for any more
 	j.errand.close() // before the wait, in which a person may decide

@@ -69,7 +69,7 @@ type recvFlags struct {
 func Recv(args []string) int { return newRecv().run(args) }
 
 func newRecv() *program {
-	r := &recvFlags{common: common{program: "mig-recv", peerProgram: "mig-send", keyName: "recv.key", role: sink}}
+	r := &recvFlags{common: common{program: "mig-recv", peerProgram: "mig-send", keyName: "recv.key", role: sink, impatient: func() string { return comingBack }}}
 	root := &cobra.Command{
 		Use:     "mig-recv --listen ADDR:PORT --device NAME=URL --peer ID [flags]",
 		Short:   "Receive the state of devices from another host",

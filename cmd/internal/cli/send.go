@@ -85,6 +85,7 @@ type sendFlags struct {
 	priorities []string
 	perSecond  uint64         // of bandwidth, once checked
 	priority   map[string]int // by device, once checked
+	tuning     reader.Tuning
 }
 
 // Send is mig-send: it carries out a command line and returns the exit code.
@@ -92,6 +93,10 @@ func Send(args []string) int { return newSend().run(args) }
 
 func newSend() *program {
 	s := &sendFlags{common: common{program: "mig-send", peerProgram: "mig-recv", keyName: "send.key", role: source}}
+	s.impatient = func() string {
+		s.tuning.SetDoubtLimit(time.Nanosecond) // which has passed
+		return comingBack + "; what is in doubt is left in doubt"
+	}
 	root := &cobra.Command{
 		Use:     "mig-send --to ADDR:PORT --device NAME=URL --peer ID [flags]",
 		Short:   "Migrate the state of devices to another host",
@@ -242,7 +247,7 @@ func (s *sendFlags) options(devices []opened, observe report.Observer) *reader.O
 		OnLimit: onLimit, Timeout: s.timeout, WithoutP2P: s.withoutP2P,
 		MaxPrecopy: s.maxPrecopy, MaxRounds: s.maxRounds, StallLimit: s.stall,
 		ReconnectLimit: s.reconnect, DoubtLimit: s.doubtLimit,
-		Observe: observe, Software: s.software(), Witness: s.doubt.used,
+		Tuning: &s.tuning, Observe: observe, Software: s.software(), Witness: s.doubt.used,
 		Approve:  s.owner.approve(os.Stdin),
 		OnCommit: s.onCommit.hook(handoff.SourceSide), OnRevert: s.onRevert.hook(handoff.SourceSide),
 	}

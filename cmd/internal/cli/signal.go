@@ -12,9 +12,9 @@ import (
 
 // cancelOnSignal gives a context that the first SIGINT, SIGTERM or SIGHUP
 // cancels. A further one does not kill: devices that are half way between two
-// states would stay there, so it only says what is being waited for, until
-// stop: what follows is the report, and no signal may cost that either.
-func cancelOnSignal(program string) (_ context.Context, stop func()) {
+// states would stay there. It says what is still being waited for, which again knows,
+// until stop: what follows is the report, and no signal may cost that either.
+func cancelOnSignal(program string, again func() (waiting string)) (_ context.Context, stop func()) {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	signals := make(chan os.Signal, 4)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
@@ -30,7 +30,7 @@ func cancelOnSignal(program string) (_ context.Context, stop func()) {
 			case s := <-signals:
 				eraseEcho()
 				if ctx.Err() != nil {
-					fmt.Fprintf(os.Stderr, "%s: still cancelling: waiting for the devices to come back\n", program)
+					fmt.Fprintf(os.Stderr, "%s: still cancelling: %s\n", program, again())
 				}
 				cancel(cancelled{s})
 			case <-done:

@@ -13,14 +13,16 @@ import (
 
 func TestCancelOnSignal(t *testing.T) {
 	stderr := captureStderr(t)
-	ctx, stop := cancelOnSignal("mig-send")
+	again := make(chan struct{}, 1)
+	ctx, stop := cancelOnSignal("mig-send", func() string { again <- struct{}{}; return "waiting" })
 	signalSelf(t, syscall.SIGTERM)
 	<-ctx.Done()
 	if err := context.Cause(ctx); !errors.Is(err, context.Canceled) || err.Error() != "cancelled: terminated" {
 		t.Errorf("cause %v", err)
 	}
 	signalSelf(t, syscall.SIGINT)
-	waitFor(t, func() bool { return strings.Contains(stderr(), "mig-send: still cancelling") })
+	<-again
+	waitFor(t, func() bool { return strings.Contains(stderr(), "mig-send: still cancelling: waiting\n") })
 
 	stop() // from here on a signal is neither answered nor deadly
 	before := stderr()
