@@ -135,6 +135,10 @@ func (d *Device) Verify() error {
 	return nil
 }
 
+// Found reports whether the device is one that another process has left, in the file of
+// [Options.Keep].
+func (d *Device) Found() bool { return d.found }
+
 // lock takes the driver's state lock and then the device's own, unless the
 // device is closed.
 func (d *Device) lock(op string) (unlock func(), err error) {

@@ -161,7 +161,10 @@ func (d device) ours() bool { return d.scheme == "vfio" || d.scheme == "sim" && 
 // lent says that somebody else has the device open too, so that what it holds outlives
 // this program. An inherited pipe or file is none: what was written to it is no state.
 func (d device) lent(dev vfio.Device) bool {
-	return d.keep() != "" || d.isFD() && !isFile(dev)
+	if kept, ok := dev.(interface{ Found() bool }); ok {
+		return kept.Found() // a new one holds nothing, whoever is to find it later
+	}
+	return d.isFD() && !isFile(dev)
 }
 
 // isFile says that a device is really a file, or a pipe.
