@@ -42,7 +42,7 @@ type Options struct {
 	ReconnectLimit time.Duration
 	// Recover names a migration that a process which has ended has left here: if the
 	// sinks are Kept, and hold what its journal says, Receive goes on with it. If not,
-	// or if it is zero, Receive begins anew.
+	// or if it is zero, Receive begins anew; what was loaded in part it resets at once.
 	Recover transport.MigID
 	// Observe is told what happens.
 	Observe report.Observer

@@ -31,7 +31,12 @@ func (e *engine) restart() {
 	holding := e.fleet.holding(last.Record)
 	if holding == handoff.Nothing {
 		e.tell(report.Event{Kind: report.Warning, Text: fmt.Sprintf("migration %v, attempt %d, is recorded as %v, and the devices hold nothing that could be gone on with: its source is told so when it asks", last.Attempt.Mig, last.Attempt.Epoch, last.Record)})
-		e.closeJournal()
+		if last.Record == handoff.Open || last.Record == handoff.Ready {
+			if err := e.fleet.discard(); err != nil {
+				e.out.Warnings = append(e.out.Warnings, fmt.Sprintf("reset: %v", err))
+			}
+		}
+		e.closeJournal() // which until now has kept other processes from the devices
 		return
 	}
 	e.fleet.adopt()
@@ -68,6 +73,23 @@ func (f *fleet) holding(r handoff.Record) handoff.Holding {
 		}
 	}
 	return handoff.Nothing
+}
+
+// discard resets what a process before this one has loaded in part only, and somebody
+// else has kept open: it is nobody's, and the next attempt may never come.
+func (f *fleet) discard() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.each(len(f.sinks), func(i int) error {
+		stale, err := f.stale(i)
+		if err != nil || !stale || !f.sinks[i].Kept {
+			return nil // and what is wrong with it, prepare says
+		}
+		if err := f.sinks[i].Device.Reset(); err != nil {
+			return f.fault(i, transport.CodeDevice, err)
+		}
+		return nil
+	})
 }
 
 // adopt takes devices over as a process before this one has left them.

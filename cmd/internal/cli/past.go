@@ -349,20 +349,23 @@ func (r *recvFlags) begin(devices []opened, failed error) error {
 // choose picks the migration that is gone on with: nil for none. Without a flag it is one
 // whose copy the devices seem to hold. Whether devices that run were accepted, or reset
 // since, nobody can tell.
-func (r *recvFlags) choose(left remains, devices, lent []opened) (*journal.Record, error) {
+func (r *recvFlags) choose(left remains, devices, lent []opened) (past *journal.Record, err error) {
 	ready, accepted := left.at(handoff.Ready), left.at(handoff.Accept)
 	switch {
 	case r.past.goOn:
 		// A source that was not told of RUNNING in time is answered from the journal.
 		untold := left.at(handoff.Running).since(time.Now().Add(-r.reconnect))
-		return slices.Concat(ready, accepted, untold).one()
+		past, err = slices.Concat(ready, accepted, untold).one()
 	case len(accepted) > 0 && some(lent, runs):
 		return nil, mistakef("--continue goes on with it; use another --state-dir for other devices",
 			"migration %v was accepted here, and its devices may be these", accepted[0].Attempt.Mig)
 	case len(lent) == len(devices) && all(lent, loaded):
-		return slices.Concat(ready, accepted).one()
+		past, err = slices.Concat(ready, accepted).one()
 	}
-	return nil, nil
+	if past == nil && err == nil && some(lent, broken) { // the engine resets what is nobody's
+		past = left.at(handoff.Open).newest()
+	}
+	return past, err
 }
 
 // announce says of what --continue was asked for, and cannot go on with.
@@ -374,6 +377,9 @@ func (r *recvFlags) announce(show *show) {
 
 // loaded is the state of a device that may hold a copy.
 func loaded(now vfio.State) bool { return now == vfio.Stop || now == vfio.RunningP2P }
+
+// broken is the state of a device whose load has come to nothing.
+func broken(now vfio.State) bool { return now == vfio.Resuming || now == vfio.Error }
 
 // since picks those that were written to after a time.
 func (l remains) since(t time.Time) (picked remains) {

@@ -1,0 +1,62 @@
+package writer
+
+import (
+	"context"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/transport/handoff"
+	"github.com/migpipe/migpipe/vfio"
+	"github.com/migpipe/migpipe/vfio/sim"
+)
+
+// TestRecoverInPart: what was loaded in part when the process ended is reset as soon as
+// there is another one, if somebody else has kept the device; no other device is touched.
+func TestRecoverInPart(t *testing.T) {
+	for _, c := range []struct {
+		record     handoff.Record
+		kept       bool
+		left, want vfio.State
+	}{
+		{handoff.Open, true, vfio.Resuming, vfio.Running},
+		{handoff.Open, true, vfio.StopCopy, vfio.StopCopy}, // it is being saved
+		{handoff.Open, true, vfio.Stop, vfio.Stop},
+		{handoff.Ready, true, vfio.Resuming, vfio.Running}, // so its copy is not there
+		{handoff.Open, false, vfio.Resuming, vfio.Resuming},
+		{handoff.Accept, true, vfio.Resuming, vfio.Resuming}, // for people to look at
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			device, err := sim.OpenURL("mtty")
+			if err == nil {
+				_, err = device.SetState(c.left)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer device.Close()
+			_, l := transport.Pipe()
+			defer l.Close()
+			j := handoff.NewMemory()
+			a := transport.Attempt{Mig: transport.MigID{1}, Epoch: 1}
+			if err := j.Append(handoff.Entry{Record: c.record, Attempt: a, Journal: j.ID()}); err != nil {
+				t.Fatal(err)
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			r, err := Receive(ctx, l, []Sink{{Name: "d", Device: device, Kept: c.kept}}, &Options{
+				Recover: a.Mig, Journals: func(transport.MigID, bool) (handoff.Journal, error) { return j, nil },
+			})
+			if r.Outcome != handoff.Rolledback || len(r.Warnings) > 0 {
+				t.Errorf("%+v, %v", r, err)
+			}
+			if now, err := device.State(); now != c.want {
+				t.Errorf("with %v, kept %v, a device in %v is in %v (%v) afterwards, want %v", c.record, c.kept, c.left, now, err, c.want)
+			}
+			if got := j.Last().Record; got != c.record {
+				t.Errorf("recorded is %v, want %v: nobody has asked", got, c.record)
+			}
+		})
+	}
+}
