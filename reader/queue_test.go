@@ -435,3 +435,35 @@ func TestQueue(t *testing.T) {
 		}
 	})
 }
+
+// TestQueueSlowLane: a lane that has not let go of a chunk for so long that the
+// destination has applied it, and the ring has gone round, takes no other's place.
+func TestQueueSlowLane(t *testing.T) {
+	f := newFilling(t, 4, alone(0))
+	f.grant(0, all)
+	for range 4 {
+		f.cutOne(t.Context(), 0)
+	}
+	slow := f.one()
+	for range 3 {
+		f.done(f.one())
+	}
+	for range 3 {
+		f.cutOne(t.Context(), 0)
+	}
+	second := f.one()
+	if second.Seq != 4 {
+		t.Fatalf("chunk %d is sent, want 4", second.Seq)
+	}
+	f.took(slow)
+	f.took(second)
+	f.requeue(0)
+	if c := f.one(); c != second {
+		t.Errorf("chunk %d is sent again, want 4", c.Seq)
+	} else {
+		f.took(c)
+	}
+	if n := f.arena.InUse(); n != 3 {
+		t.Errorf("%d chunks are in use, want 3", n)
+	}
+}
