@@ -124,10 +124,12 @@ func (e *engine) controlLost(ev controlLost) {
 	}
 }
 
-// lose dials the control lane again.
+// lose dials the control lane again. Until the destination promises memory over the
+// next one nothing new is sent: another process may be listening there.
 func (e *engine) lose(err error) {
 	e.control.Lane().Close()
 	e.control = nil
+	e.queue.revoke()
 	e.tell(report.Event{Kind: report.Lost, Text: err.Error()})
 	e.seek(err)
 	e.advance(cut{})

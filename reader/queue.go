@@ -41,6 +41,7 @@ type line struct {
 	oldest uint64 // of those that are kept
 	next   uint64 // to be sent: none below waits
 	end    uint64 // to be put
+	acked  uint64 // numbers below the destination has
 	sent   uint64 // numbers below were given to a lane
 	count  int    // that wait for a lane
 	bytes  uint64 // of them
@@ -208,7 +209,7 @@ func (q *queue) forget(device int, k *kept) {
 }
 
 // applied takes in that the destination has every chunk numbered below seq. It cannot
-// have one that was never sent.
+// have one that was never sent, nor need one again that it has had: that is gone here.
 func (q *queue) applied(device int, seq uint64) error {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -216,6 +217,10 @@ func (q *queue) applied(device int, seq uint64) error {
 	if seq > l.sent {
 		return fmt.Errorf("%w: chunks up to %d of device %d are acknowledged, %d were sent", transport.ErrProtocol, seq, device, l.sent)
 	}
+	if seq < l.acked {
+		return fmt.Errorf("%w: chunks up to %d of device %d are acknowledged, and %d were before: the destination has lost some", transport.ErrProtocol, seq, device, l.acked)
+	}
+	l.acked = seq
 	for n := l.oldest; n < seq && !q.dropped; n++ {
 		q.forget(device, l.at(n))
 	}
@@ -320,8 +325,18 @@ func (q *queue) pop(device, lane int) *transport.Chunk {
 	return k.Chunk
 }
 
+// revoke forgets all promises: whose memory it was that is set aside, is not known.
+func (q *queue) revoke() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for i := range q.lines {
+		q.lines[i].window = transport.Window{}
+		q.look(i)
+	}
+}
+
 // grant takes in a promise of the destination. A promise is memory set aside: it
-// never shrinks.
+// never shrinks, as long as the process lives that has made it.
 func (q *queue) grant(device int, w transport.Window) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
