@@ -90,6 +90,14 @@ type Journal interface {
 	Last() Entry
 }
 
+// Lasting is a Journal that outlives its process: another one can open it, and go on
+// with what it says.
+type Lasting interface {
+	Journal
+	// Lasts does nothing.
+	Lasts()
+}
+
 // Journals opens the journal of a migration, for a side that does not know from
 // the beginning which one it will be of. With existing it makes none: the error of
 // one that is not there is fs.ErrNotExist.
