@@ -30,8 +30,17 @@ func (w *world) arriving(st state, may func(transport.MessageType) bool, f func(
 
 func (w *world) sent(st state, m transport.Message) bool { return st.net&(1<<w.message(m)) != 0 }
 
-// any time
-var surprises = []Event{Unreachable{}, Reached{}, Interrupt{}, Failed{Code: transport.CodeDevice}}
+// calm says that what others explore does not happen, for there are states enough:
+// devices do what they are told to, and nothing but a failure ends an attempt.
+func (w *world) calm() bool { return w.durable && w.epochs > 1 }
+
+// surprises come at any time.
+func (w *world) surprises() []Event {
+	if w.calm() {
+		return []Event{Failed{Code: transport.CodeDevice}}
+	}
+	return []Event{Unreachable{}, Reached{}, Interrupt{}, Failed{Code: transport.CodeDevice}}
+}
 
 func (w *world) sourceMoves(st state) {
 	w.sourceCrashes(st)
@@ -50,7 +59,7 @@ func (w *world) sourceMoves(st state) {
 		w.sourceTakes(next, int(st.s.asked))
 	}
 	w.arriving(st, fromDest, w.sourceTakes)
-	for _, ev := range surprises {
+	for _, ev := range w.surprises() {
 		w.sourceTakes(st, plain(ev))
 	}
 	if w.witnessS != 0 {
@@ -149,7 +158,7 @@ func (w *world) appends(st state, entry uint16, of func(*state) *side, takes fun
 func (w *world) resumes(st state) {
 	failing := st
 	failing.s.result = uint8(plain(Resumed{Failed: true}))
-	if st.s.dev == stopped {
+	if st.s.dev == stopped && !w.calm() {
 		w.visit(failing, "S", "fails to resume", 0)
 	}
 	if st.ran {
@@ -188,7 +197,7 @@ func (w *world) destMoves(st state) {
 		w.destTakes(next, int(st.d.asked))
 	}
 	w.arriving(st, fromSource, w.destTakes)
-	for _, ev := range surprises {
+	for _, ev := range w.surprises() {
 		w.destTakes(st, plain(ev))
 	}
 	w.destLives(st)
@@ -198,13 +207,69 @@ func (w *world) destLives(st state) {
 	d := w.dests.vals[st.d.machine]
 	for e := range uint64(w.epochs) {
 		if w.sent(st, &transport.Hello{Attempt: attempt(e + 1)}) {
-			w.destTakes(st, plain(Offered{attempt(e + 1), w.witnessD}))
+			w.offers(st, d, e+1)
 			w.destTakes(st, plain(Refused{Attempt: attempt(e + 1)}))
 		}
 	}
-	if d.Phase == DestReceiving && w.sent(st, &transport.End{Attempt: d.Attempt}) {
+	if d.Phase != DestReceiving {
+		return
+	}
+	if w.durable {
+		w.destLoads(st, d)
+		return
+	}
+	if w.sent(st, &transport.End{Attempt: d.Attempt}) {
 		st.d.dev, st.copy = loaded, uint8(d.Attempt.Epoch)
 		w.destTakes(st, plain(Loaded{worldDigest}))
+	}
+}
+
+// offers begins sessions before HELLO is accepted: in place of the one that was kept,
+// or, where the devices cannot keep one this time, beside what is left of that.
+func (w *world) offers(st state, d Dest, epoch uint64) {
+	ev := plain(Offered{attempt(epoch), w.witnessD})
+	if w.durable && d.Phase == DestIdle {
+		st.d.dev, st.copy = empty, 0
+		w.destTakes(st, ev)
+		st.kept = kept{epoch: uint8(epoch)}
+	}
+	w.destTakes(st, ev)
+}
+
+// destLoads is a stream of two halves: the first is on lanes, which end with either
+// process, so that only a source that is there and has it can send it; the second
+// comes with END.
+func (w *world) destLoads(st state, d Dest) {
+	epoch := uint8(d.Attempt.Epoch)
+	s := w.sources.vals[st.s.machine]
+	sends := s.Attempt == d.Attempt && (s.Phase == SourceTransfer || s.Phase == SourceWaiting)
+	freed := st.freed&(1<<epoch) != 0
+	next := st
+	switch st.d.dev {
+	case empty:
+		if sends && freed {
+			w.violated(st, "I6: the destination needs what the source has freed")
+		}
+		if sends {
+			next.d.dev, next.copy = part, epoch
+			w.visit(next, "D", "loads the first half", 0)
+		}
+		return
+	case part:
+		if w.sent(st, &transport.End{Attempt: d.Attempt}) {
+			next.d.dev = loaded
+			w.destTakes(next, plain(Loaded{worldDigest}))
+		}
+	}
+	next = st
+	if st.kept.epoch == epoch && !st.kept.synced {
+		next.kept.synced = true
+		w.visit(next, "D", "makes the first half durable", 0)
+	}
+	next = st
+	if sends && st.kept.epoch == epoch && (st.kept.synced || w.early) {
+		next.freed |= 1 << epoch
+		w.visit(next, "S", "is told of the first half, and forgets it", 0)
 	}
 }
 
@@ -219,6 +284,9 @@ func (w *world) destCrashes(st state) {
 		w.destForced(st, last)
 	}
 	st.d.result, st.d.asked = 0, 0
+	if st.d.dev == part {
+		st.d.dev, st.copy = empty, 0
+	}
 	w.destRestarts(st, last)
 	if st.d.dev == loaded { // its process was all that kept it
 		st.d.dev, st.copy = empty, 0
@@ -230,18 +298,24 @@ func (w *world) destCrashes(st state) {
 }
 
 func (w *world) destRestarts(st state, last Entry) {
-	for _, h := range holdings(st, last) {
+	for _, h := range w.holdings(st, last) {
 		d, actions := w.restartDest(last, h)
 		next := st
+		if h == Partial && st.kept.synced {
+			next.d.dev, next.copy = part, st.kept.epoch
+		}
 		next.d.machine, next.d.todo = w.dests.id(d), w.list(actions)
-		w.visit(next, "D", [...]string{Nothing: "crashes and starts again", Whole: "crashes and finds its copy", Executing: "crashes and runs on"}[h], 0)
+		w.visit(next, "D", [...]string{Nothing: "crashes and starts again", Whole: "crashes and finds its copy", Executing: "crashes and runs on", Partial: "crashes and finds what was durable"}[h], 0)
 	}
 }
 
 // holdings is what a destination may believe of its devices: what they hold or, of a
 // copy that was not accepted, that nobody can vouch for it.
-func holdings(st state, last Entry) []Holding {
+func (w *world) holdings(st state, last Entry) []Holding {
+	ours := uint64(st.kept.epoch) == last.Attempt.Epoch || w.mixes
 	switch {
+	case st.d.dev == empty && last.Record == Open && st.kept.epoch > 0 && ours:
+		return []Holding{Partial, Nothing}
 	case st.d.dev == running:
 		return []Holding{Executing}
 	case st.d.dev == loaded && uint64(st.copy) == last.Attempt.Epoch && (last.Record == Accept || last.Record == Forced):
@@ -304,6 +378,10 @@ func (w *world) starts(st state, d Dest) {
 		then(st, "finds its devices running", Started{})
 		return
 	case loaded:
+		if w.calm() {
+			then(w.executes(st, d), "starts", Started{})
+			return
+		}
 		then(st, "fails to start, copy kept", NotStarted{Copy: Kept})
 		then(st, "fails to start, perhaps", NotStarted{Copy: Unclear})
 	}
@@ -331,6 +409,7 @@ func (w *world) executes(st state, d Dest) state {
 		w.violated(st, "I5: the destination runs attempt %d, the source's record is %v of %d", d.Attempt.Epoch, last.Record, last.Attempt.Epoch)
 	}
 	st.d.dev, st.ran = running, true
+	st.kept = kept{} // it has its name now
 	return st
 }
 
@@ -341,6 +420,7 @@ func (w *world) resets(st state) {
 	st.d.dev, st.copy = empty, 0
 	st.d.result = uint8(plain(WasReset{Failed: true}))
 	w.visit(st, "D", "fails to reset", 0)
+	st.kept = kept{}
 	st.d.result = uint8(plain(WasReset{}))
 	w.visit(st, "D", "resets", 0)
 }

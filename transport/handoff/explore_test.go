@@ -19,7 +19,9 @@ import (
 //   - a witness may be out of reach, or its answer be lost (witness);
 //   - somebody may decide for a side that is in doubt (forces);
 //   - the source's owner may say yes to COMMIT, or nothing, and its word be lost
-//     (external).
+//     (external);
+//   - the destination's devices may keep what was loaded before a crash, and the
+//     source forget what it was told is there (durable).
 //
 // The devices belong to somebody else (a VMM), so that a crash leaves them.
 
@@ -31,6 +33,7 @@ const (
 	stopped
 	gone    // released by the source
 	empty   // the destination's: reset, or not complete
+	part    // the destination's: half of the stream is loaded; only of those that are durable
 	loaded  // the destination's: complete, in STOP
 	dropped // the destination's: lost by a failed start
 )
@@ -54,6 +57,15 @@ type state struct {
 	lost bool   // the destination's journal was lost
 	won  uint8  // the witness's registers, two bits for each epoch
 	yes  uint8  // the owner's word for each epoch, a bit each
+
+	kept  kept  // what outlives the destination's process
+	freed uint8 // the source has no first half any more, a bit for each epoch
+}
+
+// kept is a session that a device has kept.
+type kept struct {
+	epoch  uint8 // 0 is none
+	synced bool  // the first half of its stream is durable
 }
 
 // world is the explored system: the machines, and what may happen to them.
@@ -65,6 +77,9 @@ type world struct {
 	witnessS     Register // that the source has
 	witnessD     Register // that the destination has
 	external     bool     // the source's owner decides
+	durable      bool     // the destination's devices keep what they are given
+	early        bool     // a mistake: the source is told before that is durable
+	mixes        bool     // a mistake: whose session it is that was kept, nobody looks at
 	forces       bool
 	forceD       func(w *world, st *state, last Entry) bool // may the destination be forced
 
@@ -262,6 +277,9 @@ func (w *world) destTakes(st state, ev int) {
 
 // visit notes a state that follows the present one.
 func (w *world) visit(st state, who, what string, ev int) {
+	if s := w.sources.vals[st.s.machine]; s.Phase > SourceWaiting {
+		st.freed = 0 // nobody asks it any more
+	}
 	id, ok := w.seen[st]
 	if !ok {
 		id = uint32(len(w.queue))

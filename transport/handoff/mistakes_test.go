@@ -362,6 +362,18 @@ var mistakes = []struct {
 			return s.Step(ev)
 		}
 	}},
+	{"a chunk is acknowledged before it is durable", 1, false, false, func(w *world) { w.durable, w.early = true, true }},
+	{"what was kept of another attempt is gone on with", 2, false, false, func(w *world) { w.durable, w.mixes = true, true }},
+	{"READY is said of a part", 1, false, false, func(w *world) {
+		w.durable = true
+		w.restartDest = func(last Entry, holding Holding) (Dest, []Action) {
+			d, actions := RestartDest(last, holding)
+			if holding == Partial {
+				return d.Step(Loaded{worldDigest})
+			}
+			return d, actions
+		}
+	}},
 	{"the destination is forced, and the witness is not told", 1, false, false, func(w *world) {
 		w.witnessS, w.witnessD, w.forces = worldWitness, worldWitness, true
 		w.forceD = func(*world, *state, Entry) bool { return true }

@@ -14,17 +14,20 @@ var worlds = []struct {
 	fails, amnesia bool
 	witness, force bool
 	external       bool
+	durable        bool
 }{
-	{"one attempt, journals that fail", 1, true, false, false, false, false},
-	{"one attempt, a journal lost", 1, false, true, false, false, false},
-	{"two attempts, journals that fail", 2, true, false, false, false, false},
-	{"one attempt, a witness, journals that fail", 1, true, false, true, false, false},
-	{"one attempt, a witness, a journal lost", 1, false, true, true, false, false},
-	{"three attempts, one forced", 3, false, false, false, true, false},
-	{"one attempt, a witness, forced", 1, false, false, true, true, false},
-	{"one attempt, an owner decides, journals that fail", 1, true, false, false, false, true},
-	{"one attempt, an owner decides, a journal lost", 1, false, true, false, false, true},
-	{"two attempts, an owner decides", 2, false, false, false, false, true},
+	{"one attempt, journals that fail", 1, true, false, false, false, false, false},
+	{"one attempt, a journal lost", 1, false, true, false, false, false, false},
+	{"two attempts, journals that fail", 2, true, false, false, false, false, false},
+	{"one attempt, a witness, journals that fail", 1, true, false, true, false, false, false},
+	{"one attempt, a witness, a journal lost", 1, false, true, true, false, false, false},
+	{"three attempts, one forced", 3, false, false, false, true, false, false},
+	{"one attempt, a witness, forced", 1, false, false, true, true, false, false},
+	{"one attempt, an owner decides, journals that fail", 1, true, false, false, false, true, false},
+	{"one attempt, an owner decides, a journal lost", 1, false, true, false, false, true, false},
+	{"two attempts, an owner decides", 2, false, false, false, false, true, false},
+	{"one attempt that can go on, journals that fail", 1, true, false, false, false, false, true},
+	{"two attempts that can go on", 2, false, false, false, false, false, true},
 }
 
 func TestExplore(t *testing.T) {
@@ -34,7 +37,7 @@ func TestExplore(t *testing.T) {
 			unlessSlow(t, c.epochs > 1 || c.amnesia)
 			w := newWorld(c.epochs)
 			w.journalFails, w.amnesia, w.forces = c.fails, c.amnesia, c.force
-			w.external = c.external
+			w.external, w.durable = c.external, c.durable
 			if c.witness {
 				w.witnessS, w.witnessD = worldWitness, worldWitness
 			}
@@ -50,6 +53,7 @@ func TestExplore(t *testing.T) {
 			w.mustReach(t, c.witness && !c.force, witnessed)
 			w.mustReach(t, c.epochs == 3, forced)
 			w.mustReach(t, c.external && c.epochs == 2, approved)
+			w.mustReach(t, c.durable && c.epochs == 2, resumed)
 		})
 	}
 }
@@ -120,6 +124,15 @@ var approved = landmarks{
 	},
 	"the second attempt was approved, and runs": func(_ *world, st state, s, _ Entry) bool {
 		return st.yes == 1<<2 && s.Record == Done && st.d.dev == running
+	},
+}
+
+var resumed = landmarks{
+	"the source has forgotten what the second attempt has kept": func(_ *world, st state, _, d Entry) bool {
+		return st.freed&(1<<2) != 0 && st.d.dev == part && d.Record == Open
+	},
+	"what an attempt has kept is there while the next one is open": func(_ *world, st state, s, d Entry) bool {
+		return st.kept.epoch == 1 && st.kept.synced && d.Record == Open && d.Attempt.Epoch == 2
 	},
 }
 
