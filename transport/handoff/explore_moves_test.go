@@ -89,6 +89,10 @@ func (w *world) sourceLives(st state) {
 
 func (w *world) sourceCrashes(st state) {
 	w.visit(w.sourceRestarted(st), "S", "crashes and starts again", 0)
+	if w.reboots && st.s.dev != gone {
+		st.s.dev = wiped
+		w.visit(w.sourceRestarted(st), "S", "dies with its host, and starts again", 0)
+	}
 	if w.forces {
 		w.sourceForced(st)
 	}
@@ -96,6 +100,7 @@ func (w *world) sourceCrashes(st state) {
 
 func (w *world) sourceRestarted(st state) state {
 	s, actions := w.restartSource(w.entries.vals[st.s.log])
+	s.Empty = s.Phase == SourceDoubt && st.s.dev == wiped
 	st.s.machine, st.s.todo, st.s.result, st.s.asked = w.sources.id(s), w.list(actions), 0, 0
 	return st
 }
@@ -111,6 +116,9 @@ func (w *world) sourceActs(st state) {
 		st.s.log = w.entries.id(a.entry)
 	case "handoff.Send":
 		w.recorded(st, st.s.log, a.message)
+		if st.s.dev == wiped && w.messages.vals[a.message].typ == transport.TypeCancel {
+			w.violated(st, "I3h: a source whose devices are gone asks for the only copy back")
+		}
 		st.net |= 1 << a.message
 	case "handoff.SendHello":
 		epoch := w.sources.vals[st.s.machine].Attempt.Epoch
@@ -158,8 +166,11 @@ func (w *world) appends(st state, entry uint16, of func(*state) *side, takes fun
 func (w *world) resumes(st state) {
 	failing := st
 	failing.s.result = uint8(plain(Resumed{Failed: true}))
-	if st.s.dev == stopped && !w.calm() {
+	if st.s.dev == stopped && !w.calm() || st.s.dev == wiped {
 		w.visit(failing, "S", "fails to resume", 0)
+	}
+	if st.s.dev == wiped {
+		return
 	}
 	if st.ran {
 		w.violated(st, "I2: the source runs after the destination did")

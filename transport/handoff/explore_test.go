@@ -20,10 +20,11 @@ import (
 //   - somebody may decide for a side that is in doubt (forces);
 //   - the source's owner may say yes to COMMIT, or nothing, and its word be lost
 //     (external);
+//   - the source's host may die with its devices (reboots);
 //   - the destination's devices may keep what was loaded before a crash, and the
 //     source forget what it was told is there (durable).
 //
-// The devices belong to somebody else (a VMM), so that a crash leaves them.
+// The devices belong to somebody else (a VMM), so that a crash of a program leaves them.
 
 // device is the state of a side's devices.
 type device uint8
@@ -32,6 +33,7 @@ const (
 	running device = iota
 	stopped
 	gone    // released by the source
+	wiped   // the source's: its host has died, and they are new ones
 	empty   // the destination's: reset, or not complete
 	part    // the destination's: half of the stream is loaded; only of those that are durable
 	loaded  // the destination's: complete, in STOP
@@ -77,6 +79,7 @@ type world struct {
 	witnessS     Register // that the source has
 	witnessD     Register // that the destination has
 	external     bool     // the source's owner decides
+	reboots      bool     // the source's host may die, and its devices with it
 	durable      bool     // the destination's devices keep what they are given
 	early        bool     // a mistake: the source is told before that is durable
 	mixes        bool     // a mistake: whose session it is that was kept, nobody looks at

@@ -362,6 +362,13 @@ var mistakes = []struct {
 			return s.Step(ev)
 		}
 	}},
+	{"a source whose devices are gone asks for them back", 1, false, false, func(w *world) {
+		w.reboots = true
+		w.source = func(s Source, ev Event) (Source, []Action) {
+			s.Empty = false
+			return s.Step(ev)
+		}
+	}},
 	{"a chunk is acknowledged before it is durable", 1, false, false, func(w *world) { w.durable, w.early = true, true }},
 	{"what was kept of another attempt is gone on with", 2, false, false, func(w *world) { w.durable, w.mixes = true, true }},
 	{"READY is said of a part", 1, false, false, func(w *world) {

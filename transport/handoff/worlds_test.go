@@ -15,19 +15,22 @@ var worlds = []struct {
 	witness, force bool
 	external       bool
 	durable        bool
+	reboots        bool
 }{
-	{"one attempt, journals that fail", 1, true, false, false, false, false, false},
-	{"one attempt, a journal lost", 1, false, true, false, false, false, false},
-	{"two attempts, journals that fail", 2, true, false, false, false, false, false},
-	{"one attempt, a witness, journals that fail", 1, true, false, true, false, false, false},
-	{"one attempt, a witness, a journal lost", 1, false, true, true, false, false, false},
-	{"three attempts, one forced", 3, false, false, false, true, false, false},
-	{"one attempt, a witness, forced", 1, false, false, true, true, false, false},
-	{"one attempt, an owner decides, journals that fail", 1, true, false, false, false, true, false},
-	{"one attempt, an owner decides, a journal lost", 1, false, true, false, false, true, false},
-	{"two attempts, an owner decides", 2, false, false, false, false, true, false},
-	{"one attempt that can go on, journals that fail", 1, true, false, false, false, false, true},
-	{"two attempts that can go on", 2, false, false, false, false, false, true},
+	{name: "one attempt, journals that fail", epochs: 1, fails: true},
+	{name: "one attempt, a journal lost", epochs: 1, amnesia: true},
+	{name: "two attempts, journals that fail", epochs: 2, fails: true},
+	{name: "one attempt, a witness, journals that fail", epochs: 1, fails: true, witness: true},
+	{name: "one attempt, a witness, a journal lost", epochs: 1, amnesia: true, witness: true},
+	{name: "three attempts, one forced", epochs: 3, force: true},
+	{name: "one attempt, a witness, forced", epochs: 1, witness: true, force: true},
+	{name: "one attempt, an owner decides, journals that fail", epochs: 1, fails: true, external: true},
+	{name: "one attempt, an owner decides, a journal lost", epochs: 1, amnesia: true, external: true},
+	{name: "two attempts, an owner decides", epochs: 2, external: true},
+	{name: "one attempt that can go on, journals that fail", epochs: 1, fails: true, durable: true},
+	{name: "two attempts that can go on", epochs: 2, durable: true},
+	{name: "one attempt, the source's host dies", epochs: 1, reboots: true},
+	{name: "one attempt, a witness, the source's host dies", epochs: 1, witness: true, reboots: true},
 }
 
 func TestExplore(t *testing.T) {
@@ -37,7 +40,7 @@ func TestExplore(t *testing.T) {
 			unlessSlow(t, c.epochs > 1 || c.amnesia)
 			w := newWorld(c.epochs)
 			w.journalFails, w.amnesia, w.forces = c.fails, c.amnesia, c.force
-			w.external, w.durable = c.external, c.durable
+			w.external, w.durable, w.reboots = c.external, c.durable, c.reboots
 			if c.witness {
 				w.witnessS, w.witnessD = worldWitness, worldWitness
 			}
@@ -54,6 +57,7 @@ func TestExplore(t *testing.T) {
 			w.mustReach(t, c.epochs == 3, forced)
 			w.mustReach(t, c.external && c.epochs == 2, approved)
 			w.mustReach(t, c.durable && c.epochs == 2, resumed)
+			w.mustReach(t, c.reboots, rescued)
 		})
 	}
 }
@@ -136,6 +140,12 @@ var resumed = landmarks{
 	},
 }
 
+var rescued = landmarks{
+	"the source's devices are gone, and the destination runs by its COMMIT": func(_ *world, st state, s, d Entry) bool {
+		return st.s.dev == wiped && s.Record == Commit && st.d.dev == running
+	},
+}
+
 // mustReach looks for landmarks.
 func (w *world) mustReach(t *testing.T, here bool, marks landmarks) {
 	if !here {
@@ -186,6 +196,9 @@ func (w *world) settled(st state) bool {
 		return (s.Record == Owner || s.Record == Forced) && d.Record != Accept && (d.Record != Running || w.forces) // a person may have overruled what ran
 	case st.d.dev == running:
 		return s.Record == Done && (d.Record == Accept || d.Record == Running || d.Record == Done || d.Record == Forced) || d.Record == Done
+	}
+	if st.s.dev == wiped && s.Record == Owner { // what it held died with its host
+		return true
 	}
 	return d.Record == Lost || d.Record == Forced && st.d.dev == dropped // for people to decide
 }
