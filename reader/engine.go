@@ -53,6 +53,9 @@ func Send(ctx context.Context, dialer transport.Dialer, sources []Source, opts *
 	if decided, err := passGate(o); decided.Outcome != handoff.Pending {
 		return decided, err
 	}
+	if err := spareCopy(ctx, dialer, sources, o); err != nil {
+		return report.Report{Outcome: handoff.Rolledback, Attempt: last.Attempt}, err
+	}
 	if err := takeBack(o, sources); err != nil {
 		return report.Report{Outcome: handoff.NeedsReset, Attempt: last.Attempt}, err
 	}

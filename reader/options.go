@@ -87,6 +87,11 @@ type Options struct {
 	Approve func(context.Context) error
 	// Attempt names the attempt. Default: a fresh id, epoch 1.
 	Attempt transport.Attempt
+	// Anew begins the attempt although an earlier one was left open, by a process that
+	// has ended, and the devices hold nothing of it any more. Without it the destination
+	// is asked first whether it has a complete copy, which may be the only one: then
+	// nothing is done (ErrOnlyCopy).
+	Anew bool
 	// Journal keeps the hand-off's records. Default: in memory.
 	Journal handoff.Journal
 	// Observe is told what happens.

@@ -1,6 +1,8 @@
 package reader
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -28,6 +30,63 @@ func takeBack(o Options, sources []Source) error {
 		return &transport.Fault{Code: transport.CodeInternal, Err: fmt.Errorf("journal %v: %w", closed.Record, err)}
 	}
 	return nil
+}
+
+// ErrOnlyCopy says that the destination has a complete copy of an earlier attempt, and
+// that the devices here hold nothing of that: they were reset with the process or the
+// host that made it.
+var ErrOnlyCopy = errors.New("the destination has a complete copy, and the devices here were reset since it was made: it may be the only one")
+
+// spareCopy asks the destination whether it has a complete copy of an attempt that was
+// left open, if the devices do not look like that attempt's any more. The next attempt
+// would end that copy.
+func spareCopy(ctx context.Context, dialer transport.Dialer, sources []Source, o Options) error {
+	last := o.Journal.Last()
+	if last.Record != handoff.Open || o.Anew || !running(sources) {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, transport.WelcomeTimeout)
+	defer cancel()
+	status, err := query(ctx, dialer, last.Attempt)
+	switch {
+	case err != nil:
+		return &transport.Fault{Code: transport.CodeOf(err), Err: fmt.Errorf("ask what became of attempt %d: %w", last.Attempt.Epoch, err)}
+	case status.Record == handoff.Ready.String() && status.MaxEpoch == last.Attempt.Epoch:
+		return &transport.Fault{Code: transport.CodeBusy, Remote: true, Err: fmt.Errorf("attempt %d: %w", last.Attempt.Epoch, ErrOnlyCopy)}
+	}
+	return nil
+}
+
+// query asks the destination for its record of a migration, over a lane of its own. One
+// that does not tell has none.
+func query(ctx context.Context, dialer transport.Dialer, a transport.Attempt) (*transport.Status, error) {
+	lane, err := dialer.Dial(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer lane.Close()
+	stop := context.AfterFunc(ctx, func() { lane.SetDeadline(time.Unix(1, 0)) })
+	defer stop()
+	control := transport.NewControl(lane)
+	err = transport.WritePreamble(lane, transport.Preamble{Kind: transport.LaneControl, Mig: a.Mig, Epoch: a.Epoch})
+	if err == nil {
+		err = control.Send(&transport.Query{Attempt: a})
+	}
+	if err != nil {
+		return nil, err
+	}
+	m, err := control.Receive()
+	if status, ok := m.(*transport.Status); ok {
+		return status, nil
+	}
+	return &transport.Status{Attempt: a, Record: handoff.None.String()}, err
+}
+
+func running(sources []Source) bool {
+	return !slices.ContainsFunc(sources, func(s Source) bool {
+		now, err := s.Device.State()
+		return err != nil || now != vfio.Running
+	})
 }
 
 // restart goes on with a hand-off that a process before this one has left at COMMIT.

@@ -12,16 +12,16 @@ const maxTurned = 8
 
 // turnAway tells a source that this destination serves another.
 func turnAway(ev admitted, text string) {
-	decline(transport.NewControl(ev.lane), &transport.Declined{
+	reply(transport.NewControl(ev.lane), &transport.Declined{
 		Attempt: transport.Attempt{Mig: ev.pre.Mig, Epoch: ev.pre.Epoch}, Code: transport.CodeLimit, Text: text})
 }
 
-// decline tells a source that is not served, and hangs up. Nobody else may be
+// reply tells a source that is not served one thing, and hangs up. Nobody else may be
 // reading its lane.
-func decline(control *transport.Control, why *transport.Declined) {
+func reply(control *transport.Control, m transport.Message) {
 	lane := control.Lane()
 	lane.SetDeadline(time.Now().Add(time.Second))
-	control.Send(why)
+	control.Send(m)
 	transport.HangUp(lane, func() {
 		for {
 			if _, err := control.Receive(); err != nil {

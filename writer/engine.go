@@ -467,15 +467,20 @@ func (e *engine) dialled() []*receiver {
 	return slices.DeleteFunc(slices.Clone(e.lanes), func(r *receiver) bool { return r == nil })
 }
 
-// answer serves a source from its journal alone. It ends by itself, or with life.
+// answer serves a source from its journal alone.
 func (e *engine) answer(ev admitted, m *transport.Resume) {
+	e.inform(ev, func() { answer(e.life, ev, m, e.opts.Journals) })
+}
+
+// inform has one source at a time told something. It ends by itself, or with life.
+func (e *engine) inform(ev admitted, tell func()) {
 	if e.answering.Swap(true) {
 		ev.lane.Close() // it asks again
 		return
 	}
 	e.others.Go(func() {
 		defer e.answering.Store(false)
-		answer(e.life, ev, m, e.opts.Journals)
+		tell()
 	})
 }
 

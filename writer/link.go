@@ -36,6 +36,8 @@ func (e *engine) greeted(ev admitted) {
 		e.resume(ev, m)
 	case *transport.Hello:
 		e.offered(ev, m)
+	case *transport.Query:
+		e.queried(ev, m)
 	default:
 		ev.lane.Close()
 	}
@@ -74,6 +76,17 @@ func (e *engine) resume(ev admitted, m *transport.Resume) {
 	default:
 		e.rejoin(ev)
 	}
+}
+
+// queried tells what is recorded, and goes on with what it does: the question is
+// nobody's claim.
+func (e *engine) queried(ev admitted, m *transport.Query) {
+	if !e.engaged() || m.Mig != e.owner.Attempt.Mig || e.journal == nil {
+		e.inform(ev, func() { inform(e.life, ev, m, e.opts.Journals) })
+		return
+	}
+	said := statusOf(m, handoff.Entry{Attempt: e.owner.Attempt, Journal: e.owner.Journal, Record: e.owner.Record, Digest: e.owner.Digest}, e.out.Peer == peerOf(ev.lane))
+	e.inform(ev, func() { reply(ev.control, said) })
 }
 
 // rejoin goes on over a new control lane. That the one before is lost, this side may

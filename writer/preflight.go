@@ -60,7 +60,7 @@ func (p *preflight) run() {
 		return
 	}
 	f := faultOf(err)
-	decline(p.control, &transport.Declined{Attempt: p.attempt(), Journal: p.nobody,
+	reply(p.control, &transport.Declined{Attempt: p.attempt(), Journal: p.nobody,
 		Code: f.Code, Device: f.Device, Text: f.Err.Error()})
 }
 

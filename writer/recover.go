@@ -124,7 +124,7 @@ func answer(ctx context.Context, ev admitted, m *transport.Resume, journals hand
 		err = errors.New("this destination knows nothing of the migration: it never heard of it, or has lost its journal")
 	}
 	if err != nil { // in no journal's name: a source in doubt does not believe it
-		decline(ev.control, &transport.Declined{Attempt: m.Attempt, Code: transport.CodeBusy, Text: err.Error()})
+		reply(ev.control, &transport.Declined{Attempt: m.Attempt, Code: transport.CodeBusy, Text: err.Error()})
 		return
 	}
 	a := &answerer{journal: j, control: ev.control}
@@ -197,4 +197,32 @@ func (a *answerer) do(actions []handoff.Action) error {
 		}
 	}
 	return nil
+}
+
+// inform tells a source what the journal says of its migration, and changes nothing.
+func inform(ctx context.Context, ev admitted, m *transport.Query, journals handoff.Journals) {
+	stop := context.AfterFunc(ctx, func() { ev.lane.SetDeadline(time.Unix(1, 0)) })
+	defer stop()
+	j, err := journals(m.Mig, true)
+	if c, ok := j.(io.Closer); ok {
+		defer c.Close()
+	}
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		reply(ev.control, &transport.Status{Attempt: m.Attempt, Record: handoff.None.String()})
+	case err != nil:
+		reply(ev.control, &transport.Declined{Attempt: m.Attempt, Code: transport.CodeBusy, Text: err.Error()})
+	default:
+		last := j.Last()
+		last.Journal = j.ID()
+		reply(ev.control, statusOf(m, last, last.PeerID == peerOf(ev.lane)))
+	}
+}
+
+// statusOf answers who is the attempt's peer, and nobody else.
+func statusOf(m *transport.Query, last handoff.Entry, peer bool) transport.Message {
+	if !peer {
+		return &transport.Declined{Attempt: m.Attempt, Code: transport.CodeAuth, Text: handoff.ErrOtherPeer.Error()}
+	}
+	return &transport.Status{Attempt: m.Attempt, Journal: last.Journal, Record: last.Record.String(), MaxEpoch: last.Attempt.Epoch, Digest: last.Digest}
 }

@@ -2,8 +2,10 @@ package migrate
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -227,5 +229,48 @@ func TestNextAttemptEndsTheOne(t *testing.T) {
 		if got := strings.Join(records, " "); got != "OPEN ABORTED OPEN READY ACCEPT RUNNING DONE" {
 			t.Errorf("the destination has recorded %s", got)
 		}
+	})
+}
+
+// TestOnlyCopyIsSpared: a source that finds its attempt open, and its devices running,
+// with nothing of it, as after a restart of its host, leaves a complete copy alone, until
+// somebody insists.
+func TestOnlyCopyIsSpared(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newBridge(t)
+		s.send.MaxDowntime = 5 * time.Second
+		var cut sync.Once
+		s.receive.Journals = always(gate{handoff.NewMemory(), handoff.Ready, func() { cut.Do(func() { s.net.Cut(simnet.All) }) }})
+		done := make(chan side, 1)
+		go func() {
+			r, err := writer.Receive(s.receiveCtx, s.listener, s.sinks, &s.receive)
+			done <- side{r, err}
+		}()
+		s.send.Attempt = transport.Attempt{Mig: transport.NewMigID(), Epoch: 1}
+		if r, err := s.sendTo(s.dialer); r.Outcome != handoff.Rolledback {
+			t.Fatalf("%v: %v", r.Outcome, err)
+		}
+		wantState(t, s.dst[0], vfio.Stop) // READY
+		left := handoff.NewMemory()       // as if the process had not come so far
+		left.Append(handoff.Entry{Record: handoff.Open, Attempt: s.send.Attempt, Journal: left.ID()})
+		s.send.Journal, s.send.Attempt.Epoch = left, 2
+		if r, err := s.sendTo(s.dialer); r.Outcome != handoff.Rolledback || transport.CodeOf(err) != transport.CodeNetwork {
+			t.Errorf("out of reach: %v, %v", r.Outcome, err)
+		}
+		s.net.Cut(nil)
+		if r, err := s.sendTo(s.dialer); r.Outcome != handoff.Rolledback || !errors.Is(err, reader.ErrOnlyCopy) {
+			t.Errorf("%v, %v", r.Outcome, err)
+		}
+		if got := written(left); got != "OPEN" {
+			t.Errorf("the source has recorded %s", got)
+		}
+		wantState(t, s.dst[0], vfio.Stop)
+		s.send.Anew = true
+		r, err := s.sendTo(s.dialer)
+		if err != nil {
+			s.cancelReceive()
+			t.Error(err)
+		}
+		s.committed(t, side{r, err}, <-done)
 	})
 }

@@ -97,6 +97,8 @@ func (s scene) ofError(err error) []string {
 		return []string{limitHint(l)}
 	}
 	switch {
+	case errors.Is(err, reader.ErrOnlyCopy):
+		return []string{"to run that copy, see `mig-recv resolve --help` there; to end it and begin anew with what the devices here hold now, say --migration ID"}
 	case errors.Is(err, reader.ErrMaxDowntime):
 		return []string{"raise --max-downtime, if the guest may stand still for that long"}
 	case errors.Is(err, reader.ErrStalled):

@@ -164,6 +164,7 @@ func (d *decided) Error() string { return errorText(d.err) }
 type errand struct {
 	attempt transport.Attempt
 	journal handoff.Journal // nil until it is known which
+	named   bool            // by --migration: somebody insists
 }
 
 func (e *errand) close() {
@@ -197,6 +198,7 @@ func (s *sendFlags) named(e *errand) error {
 	if err := s.state.check(); err != nil || s.past.migration == "" {
 		return err
 	}
+	e.named = true
 	return s.again(e, s.past.id)
 }
 

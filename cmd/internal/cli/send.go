@@ -202,7 +202,7 @@ func (s *sendFlags) send(ctx context.Context, end endpoint, e *errand, devices [
 	}
 	e.announce(show)
 	o := s.options(devices, show.observe)
-	o.Attempt, o.Journal = e.attempt, e.journal
+	o.Attempt, o.Journal, o.Anew = e.attempt, e.journal, e.named
 	return reader.Send(ctx, end.dialer(), s.sources(devices), o)
 }
 
