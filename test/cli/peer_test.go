@@ -61,7 +61,8 @@ func decline(ctx context.Context, l transport.Listener, text string) error {
 }
 
 // TestInDoubt loses the destination when it was told COMMIT: it may or may not
-// have taken the devices over. A file outlives the program, which ends at once.
+// have taken the devices over. A file outlives the program, which asks for as long as
+// it may.
 func TestInDoubt(t *testing.T) {
 	from := filepath.Join(t.TempDir(), "from")
 	if err := os.WriteFile(from, []byte("state"), 0o600); err != nil {
@@ -69,10 +70,12 @@ func TestInDoubt(t *testing.T) {
 	}
 	l := listenUnix(t)
 	served := serve(t, l, &vanishing{until: transport.TypeCommit})
-	cmd := exec.Command(filepath.Join(bin, "mig-send"), "--json", "--to", "unix:"+l.Addr().String(), "--device", "d=file:"+from)
+	cmd := exec.Command(filepath.Join(bin, "mig-send"), "--json", "--doubt-limit", "1500ms", "--to", "unix:"+l.Addr().String(), "--device", "d=file:"+from)
 	var stdout bytes.Buffer
 	cmd.Stdout = &stdout
 	stderr := exits(t, 11, cmd)
+	contains(t, stderr, "error: the destination has not answered COMMIT for 1.")
+	contains(t, stdout.String(), `{"event":"path-lost",`, "in doubt: the destination has not answered COMMIT yet")
 	contains(t, stderr, "hint: do NOT start the guest here", "hint: ask the destination first")
 	contains(t, stdout.String(), `"outcome":"in-doubt"`, `"exit":11`, `"state":"STOP_COPY"`)
 	if strings.Contains(stdout.String(), `"event":"held"`) {
@@ -85,7 +88,7 @@ func TestInDoubt(t *testing.T) {
 
 // TestInDoubtStays: a device that ends with the program is kept until a signal
 // that comes after it was told so; one that came before, to cancel, was answered
-// by asking the destination.
+// by asking the destination, and a second one ended the wait for its answer.
 func TestInDoubtStays(t *testing.T) {
 	l := listenUnix(t)
 	committed := make(chan struct{})
@@ -107,7 +110,13 @@ func TestInDoubtStays(t *testing.T) {
 	}
 	signalProcess(t, cmd, syscall.SIGINT)
 	events := bufio.NewScanner(out)
+	contains(t, nextEvent(t, events, "path-lost"), `"why":"`)
+	again := time.Now()
+	signalProcess(t, cmd, syscall.SIGINT)
 	contains(t, nextEvent(t, events, "held"), `"devices":[{"name":"d"},{"name":"e"}]`, fmt.Sprintf(`"pid":%d,`, cmd.Process.Pid), "do NOT start the guest here")
+	if took := time.Since(again); took > 3*time.Second {
+		t.Errorf("the second signal has ended the wait after %v", took)
+	}
 	time.Sleep(100 * time.Millisecond)
 	signalProcess(t, cmd, syscall.Signal(0)) // is it still there
 	signalProcess(t, cmd, syscall.SIGTERM)

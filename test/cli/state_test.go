@@ -99,30 +99,37 @@ func TestKilledSender(t *testing.T) {
 	contains(t, stdout.String(), `"outcome":"committed"`, "the devices of this migration run at its destination (attempt 2): nothing was sent")
 }
 
-// TestDoubtIsKept: who has given up the right to resume is not asked again by a
-// new process either.
+// TestDoubtIsKept: who has given up the right to resume does not take it back in a new
+// process either, whatever has become of the device, and nothing new begins beside it.
 func TestDoubtIsKept(t *testing.T) {
 	dir := t.TempDir()
-	from := filepath.Join(dir, "from")
+	from, state := filepath.Join(dir, "from"), filepath.Join(dir, "state")
 	if err := os.WriteFile(from, []byte("state"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	l := listenUnix(t)
 	served := serve(t, l, &vanishing{until: transport.TypeCommit})
-	send := []string{"--to", "unix:" + l.Addr().String(), "--device", "d=file:" + from, "--state-dir", filepath.Join(dir, "state")}
-	exits(t, 11, exec.Command(filepath.Join(bin, "mig-send"), send...))
+	send := func(args ...string) *exec.Cmd {
+		return exec.Command(filepath.Join(bin, "mig-send"), append([]string{"--to", "unix:" + l.Addr().String(), "--device", "d=file:" + from,
+			"--state-dir", state, "--doubt-limit", "1ms"}, args...)...)
+	}
+	exits(t, 11, send())
 	if err := <-served; err != nil {
 		t.Error(err)
 	}
-	s := wantStatus(t, "mig-send", filepath.Join(dir, "state"), "COMMIT", 1)
+	s := wantStatus(t, "mig-send", state, "COMMIT", 1)
 	contains(t, s.Meaning, "IN DOUBT")
-	stderr := exits(t, 11, exec.Command(filepath.Join(bin, "mig-send"), append(send, "--migration", s.Migration)...))
-	contains(t, stderr, "is in doubt: ask the destination before anything is started (attempt 1)", "hint: do NOT start the guest here")
-	if err := os.Remove(from); err != nil { // whatever has become of the device
+	again := "hint: `mig-send --migration " + s.Migration + "`"
+	for _, args := range [][]string{{"--migration", s.Migration}, {"--continue"}} {
+		contains(t, exits(t, 11, send(args...)), "going on with migration "+s.Migration, "error: the destination has not answered COMMIT", "hint: do NOT start the guest here", again)
+	}
+	contains(t, exits(t, 2, send()), "error: migration "+s.Migration+" is in doubt", "hint: --migration ID asks the destination")
+	if err := os.Remove(from); err != nil {
 		t.Fatal(err)
 	}
-	exits(t, 11, exec.Command(filepath.Join(bin, "mig-send"), append(send, "--migration", s.Migration)...))
-	stderr = exits(t, 2, exec.Command(filepath.Join(bin, "mig-send"), send...))
-	contains(t, stderr, "error: migration "+s.Migration+" is in doubt", "hint: ask the destination; ")
-	wantStatus(t, "mig-send", filepath.Join(dir, "state"), "COMMIT", 1)
+	for _, args := range [][]string{{"--migration", s.Migration}, {"--continue"}} {
+		contains(t, exits(t, 11, send(args...)), "error: device d: file:"+from, "hint: do NOT start the guest here", again)
+	}
+	contains(t, exits(t, 2, send()), "error: migration "+s.Migration+" is in doubt")
+	wantStatus(t, "mig-send", state, "COMMIT", 1)
 }

@@ -174,6 +174,9 @@ func (c *common) attempt(ctx context.Context, prepare func() (job, error), show 
 		}
 		v.moved = v.bytes() > 0
 	}
+	if v.sending && c.state.folder() != "" {
+		v.again = v.report.Attempt.Mig.String()
+	}
 	if c.role == sink && v.report.Outcome == handoff.Committed {
 		v.verify(devices)
 	}

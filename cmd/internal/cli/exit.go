@@ -37,7 +37,8 @@ const exitHelp = `Exit status:
   8  integrity: what arrived is not what was sent
   9  cancelled
   10 timeout: something took longer than it may
-  11 in doubt: do not start the source before the destination was asked
+  11 in doubt: do not start the source before the destination has answered, which
+     mig-send --continue asks again
 With 1 to 10 the outcome, in the report and the done event, says what became of
 the devices of this side:
   aborted      they are as they were: the source's run, the destination's are reset

@@ -22,6 +22,7 @@ type scene struct {
 	moved     bool         // bytes left the source
 	kept      []string     // devices that this process was held for, in doubt
 	letGo     bool         // and was told to let go of
+	again     string       // the migration, where --state-dir keeps it
 }
 
 // hints are the next steps after a failure, most of the time one.
@@ -31,7 +32,7 @@ func (s scene) hints(o handoff.Outcome, err error) []string {
 	}
 	switch o {
 	case handoff.InDoubt:
-		return s.inDoubt()
+		return s.inDoubt(err)
 	case handoff.NeedsReset:
 		return []string{"stop the guest, and reset the device or restart its VM before it is used again"}
 	}
@@ -49,12 +50,15 @@ func optional(hint string) []string {
 	return []string{hint}
 }
 
-func (s scene) inDoubt() []string {
-	hints := []string{
-		"do NOT start the guest here: the destination may be running it",
-		"ask the destination first: if its mig-recv said committed, the copy here must never run again",
-		"only if its mig-recv said aborted, start the guest here",
-		"if that host is dead, or kept from its devices: see `mig-send resolve --help`",
+func (s scene) inDoubt(err error) []string {
+	hints := []string{"do NOT start the guest here: the destination may be running it"}
+	switch {
+	case s.again != "":
+		hints = append(hints, s.askAgain(err)...)
+	case s.sending:
+		hints = append(hints,
+			"ask the destination first: if its mig-recv said committed, the copy here must never run again",
+			"only if its mig-recv said aborted, start the guest here")
 	}
 	if !s.sending {
 		hints = []string{
@@ -66,6 +70,24 @@ func (s scene) inDoubt() []string {
 		hints = append(hints, fmt.Sprintf("the state of %s here was lost when it was let go of: what starts here starts without it", strings.Join(s.kept, ", ")))
 	}
 	return hints
+}
+
+// askAgain says how a migration in doubt ends that a journal keeps.
+func (s scene) askAgain(err error) (hints []string) {
+	const person = "if that host is dead, or kept from its devices: see `mig-send resolve --help`"
+	if e, ok := errors.AsType[*stateError](err); ok {
+		return []string{e.hint()}
+	}
+	f, ok := errors.AsType[*transport.Fault](err)
+	switch {
+	case ok && f.Remote && strings.Contains(f.Error(), "knows nothing of the migration"):
+		hints = []string{"give mig-recv there the --state-dir that it had, or a --to where that runs; if its journal is lost, only people can tell: see `mig-send resolve --help`"}
+	case ok && f.Remote && strings.Contains(f.Error(), "record is LOST"):
+		return []string{"it may have run there, and no answer will come: decide where it goes on, by `mig-send resolve` here or `mig-recv resolve` there"}
+	case ok && f.Remote && strings.Contains(f.Error(), "record is FORCED"):
+		return []string{"somebody has decided there: talk to them before anything is done here"}
+	}
+	return append(hints, fmt.Sprintf("`mig-send --migration %s` and the other arguments again: it asks the destination, whose mig-recv must run, and does what that says", s.again), person)
 }
 
 // ofError is for causes that an error names itself.
@@ -83,6 +105,9 @@ func (s scene) ofError(err error) []string {
 		return []string{e.hint()}
 	}
 	if e, ok := errors.AsType[*stateError](err); ok {
+		return []string{e.hint()}
+	}
+	if e, ok := errors.AsType[*workedOn](err); ok {
 		return []string{e.hint()}
 	}
 	if f, ok := errors.AsType[*transport.Fault](err); ok && f.Code == transport.CodeIncompatible && strings.Contains(f.Error(), "the witness") {

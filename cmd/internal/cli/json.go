@@ -226,7 +226,7 @@ func (j *jsonView) event(ev stamped) {
 	case report.Asked:
 		j.asked(head, ev.Event)
 	case report.Lost:
-		j.write(jsonPathLost{head, plainText(errors.New(ev.Text))})
+		j.write(jsonPathLost{head, lostText(ev.Event)})
 	case report.Restored:
 		j.write(head)
 	case report.Warning:

@@ -52,11 +52,16 @@ func notice(ev report.Event) string {
 	case report.Asked:
 		return askedText(ev)
 	case report.Lost:
-		return "the connection is lost, waiting for another: " + plainText(errors.New(ev.Text))
+		return "waiting for a new connection: " + lostText(ev)
 	case report.Restored:
 		return "connected again"
 	}
 	return string(ev.Kind) + ": " + oneLine(ev.Text)
+}
+
+// lostText is why a connection is lost, without the names of what has noticed.
+func lostText(ev report.Event) string {
+	return plainText(errors.New(strings.TrimPrefix(ev.Text, "receive: ")))
 }
 
 // phaseText is the new phase, why it began where that is known, and what it is

@@ -28,10 +28,10 @@ so does any other line, the end of stdin, a signal, --max-downtime, and whatever
 ends a migration meanwhile. Only the event "done" says who may run.`
 
 const recvOwnerHelp = ownerHelp + `The event "accept" (migration, epoch) says that the devices are this side's and run.
-The line "started" says that the guest runs: only then does the source let go. It has
-to come within the --stall-limit of mig-send. "failed TEXT", any other line and the
-end of stdin, but no signal, end the wait: the guest may have run, the outcome is
-needs-reset, and the source stays in doubt.`
+The line "started" says that the guest runs: only then does the source let go, which
+waits for it as in doubt. "failed TEXT", any other line and the end of stdin, but no
+signal, end the wait: the guest may have run, the outcome is needs-reset, and the source
+stays in doubt.`
 
 // ownerFlag says who decides about the whole VM.
 type ownerFlag struct{ who string }

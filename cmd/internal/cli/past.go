@@ -19,6 +19,32 @@ import (
 	"github.com/migpipe/migpipe/vfio"
 )
 
+// What a program does that is started again, by side. The first half is of both.
+const (
+	pastHelp = `A program that was lost is started again with the same arguments. --continue says that
+its devices are those of the migration that a process before this one has left in
+--state-dir, and begins anew if there is none: that is for supervisors, with a folder
+for each VM. --migration ID says which it is.
+`
+	sendPastHelp = pastHelp + `Of one in doubt the destination is asked. One that was left open is tried again, once
+its devices are taken back. Without a flag, devices that all stand still are taken for
+those of the one migration that was left, since somebody has kept them open; and while
+one is in doubt no new one begins with devices that run.`
+	recvPastHelp = pastHelp + `What a device holds outlives the program only where somebody else has it open: lent as
+fd:N, or a sim: with keep=PATH. Without a flag, such devices in STOP are taken for those
+of the one migration that has said READY, whose source is then waited for. Those that
+run may have been accepted here, or have been reset since, which nobody can tell: say
+--continue only of devices that were not reset. For devices that the program opens
+itself, the journal answers a source that asks.`
+)
+
+// linkHelp is the part of the help texts about lost connections.
+const linkHelp = `A connection that is lost is made anew, and the migration goes on where it was: before
+the hand-over for --reconnect-limit, and for a guest that stands still no longer than
+mig-send's --max-downtime; in doubt for ever. A whole copy waits for its source for
+ever. Within one host (unix:) a connection ends with a process: before the hand-over
+that is the end of the migration.`
+
 // pastFlags say which of the migrations that processes before this one have left in
 // --state-dir is gone on with.
 type pastFlags struct {

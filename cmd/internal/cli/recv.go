@@ -33,6 +33,10 @@ bound already, as systemd hands it over.
 
 ` + stateHelp + `
 
+` + recvPastHelp + `
+
+` + linkHelp + `
+
 ` + doubtHelp + `
 
 ` + recvHookHelp + `

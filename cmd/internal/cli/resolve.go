@@ -48,7 +48,7 @@ from its devices (powered off, cut off from network and storage). If that is not
 there will be two running copies.
 
 It is possible while this side's newest record is %s, and no program works on
-the migration. It shows what the journal knows, asks for the name of this host,
+the migration: one that waits for an answer is ended first. It shows what the journal knows, asks for the name of this host,
 so that it is not done on the wrong one, and writes the record FORCED of the next
 attempt, with who has decided, when and why. Nothing is started: that is for
 whoever starts guests here. When the other side comes back, it finds that its
@@ -128,6 +128,9 @@ func (r *resolveFlags) open(id string) (*journal.Journal, error) {
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil, mistakef(fmt.Sprintf("`%s status` lists what is there", r.program), "migration %v: there is no such journal in %s", mig, dir)
+	case errors.Is(err, journal.ErrBusy):
+		path := r.state.path(r.role.journal(), mig)
+		return nil, &transport.Fault{Code: transport.CodeBusy, Err: &workedOn{r.program, mig, holder(path)}}
 	case err != nil:
 		return nil, &transport.Fault{Code: transport.CodeBusy, Err: &stateError{err}}
 	}

@@ -33,6 +33,10 @@ that it belongs to the same user or root, and neither side has an identity.
 
 ` + stateHelp + `
 
+` + sendPastHelp + `
+
+` + linkHelp + `
+
 ` + doubtHelp + `
 
 ` + sendHookHelp + `
@@ -41,7 +45,7 @@ that it belongs to the same user or root, and neither side has an identity.
 
 ` + confineHelp + `
 
-` + figuresHelp + "\n" + timesHelp + `
+` + figuresHelp + "\n" + rateHelp + `
 
 ` + exitHelp + "\n\n" + holdHelp
 

@@ -101,7 +101,7 @@ func (e *stateError) hint() string {
 	case errors.Is(e.error, journal.ErrVolatile):
 		return "name a folder on a disk with --state-dir; or say --volatile-state, if losing what was decided with the host is acceptable"
 	case errors.Is(e.error, journal.ErrBusy):
-		return "another process works on this migration: wait for it"
+		return "another process works on this migration: wait for it, or end it first"
 	case errors.Is(e.error, journal.ErrDamaged):
 		return "keep the file, and ask the other side's `status` what it says"
 	}
@@ -112,21 +112,21 @@ func (e *stateError) hint() string {
 var meanings = map[journal.Role]map[handoff.Record]string{
 	journal.Source: {
 		handoff.Owner:  "the devices are this side's",
-		handoff.Open:   "the devices are this side's; an attempt is open, or ended with its process",
-		handoff.Commit: "IN DOUBT: start nothing here before the destination was asked",
+		handoff.Open:   "the devices are this side's; an attempt is open, or ended with its process: the next takes them back",
+		handoff.Commit: "IN DOUBT: start nothing here before the destination has answered: mig-send asks it, or --migration does",
 		handoff.Done:   "the devices run at the destination",
 		handoff.Forced: "somebody has decided that the devices are this side's",
 	},
 	journal.Destination: {
 		handoff.None:    "no attempt was ever opened",
 		handoff.Open:    "nothing runs here; an attempt is open, or ended with its process",
-		handoff.Ready:   "a whole copy was here, and waited for the source's word",
-		handoff.Accept:  "the devices run here, or were about to",
+		handoff.Ready:   "a whole copy waits here for the source's word, or has ended with its process",
+		handoff.Accept:  "the devices are this side's: they run, or were about to",
 		handoff.Running: "the devices run here; the source may not know yet",
 		handoff.Aborted: "nothing runs here, and this attempt never will",
 		handoff.Done:    "the devices run here, and the source knows",
 		handoff.Forced:  "somebody has decided that the devices run here",
-		handoff.Lost:    "LOST: the devices were accepted here, and what they held is gone; ask at the source",
+		handoff.Lost:    "LOST: the devices were accepted here, and what they held is gone: somebody has to decide, here or at the source",
 	},
 }
 

@@ -11,11 +11,11 @@ import (
 
 // figuresHelp is the part of the help texts about the values of flags.
 const figuresHelp = `A SIZE is a number of bytes, or a number and a unit: 4096, 64KiB, 1.5GiB (powers
-of 1024: KiB, MiB, GiB, TiB) or 100MB (powers of 1000: kB, MB, GB, TB).`
+of 1024: KiB, MiB, GiB, TiB) or 100MB (powers of 1000: kB, MB, GB, TB).
+A TIME is a number and a unit, or several: 300ms, 1.5s, 1m30s (us, ms, s, m, h).`
 
-// timesHelp is the same about times, which only mig-send takes.
-const timesHelp = `A TIME is a number and a unit, or several: 300ms, 1.5s, 1m30s (us, ms, s, m, h).
-A RATE is a SIZE per second: 100MiB/s.`
+// rateHelp is the same about rates, which only mig-send takes.
+const rateHelp = `A RATE is a SIZE per second: 100MiB/s.`
 
 // simHelp is the text of "help sim" but for the profiles.
 const simHelp = `A simulated device behaves as its profile's driver does, quirks included, and at

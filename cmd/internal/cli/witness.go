@@ -12,14 +12,16 @@ import (
 const doubtHelp = `In doubt is a source that has recorded COMMIT and hears no answer: the destination
 may run the devices. --in-doubt says what is done then, and both sides must say the
 same:
-  wait     ask the destination, for ever (default)
+  wait     ask the destination, for ever, or for mig-send's --doubt-limit (default)
   witness  ask --witness as well, which gives the devices to whoever asks first. The
            destination asks it before it starts anything. dir:PATH is a folder that
            both hosts have mounted; exec:PROGRAM is run with MIGPIPE_MIGRATION,
            MIGPIPE_EPOCH and MIGPIPE_SIDE in its environment, and prints source or
            destination: who has asked first.
+SIGINT or SIGTERM asks the destination to give the devices back. If it is out of reach
+mig-send ends 5 s later, in doubt; a second signal ends the wait at once.
 A person who knows that the other host is dead, or kept from its devices, decides
-with ` + "`resolve`" + `.`
+with ` + "`resolve`" + `, when the program that waits was ended.`
 
 // doubtFlags say what is done in doubt.
 type doubtFlags struct {
