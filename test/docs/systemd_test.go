@@ -46,9 +46,9 @@ func unit(t *testing.T, name string) (lines []string) {
 // none may be.
 func TestUnitsAreHardened(t *testing.T) {
 	own := map[string][]string{
-		"mig-recv.service":  {"Type=notify", "StateDirectory=mig", "RestartPreventExitStatus=2 3 6 9"},
+		"mig-recv@.service": {"Type=notify", "StateDirectory=mig mig/%i", "RestartPreventExitStatus=2 3 6 9"},
 		"mig-send@.service": {"Type=exec", "StateDirectory=mig mig/%i", "RestartPreventExitStatus=1 2 3 4 5 6 7 8 9 10"},
-		"mig-recv.socket":   {"ListenDatagram=7000", "FileDescriptorName=quic"},
+		"mig-recv@.socket":  {"ListenDatagram=7000", "FileDescriptorName=quic"},
 	}
 	for name, want := range own {
 		lines := unit(t, name)
@@ -74,12 +74,17 @@ func TestUnitsAreHardened(t *testing.T) {
 // TestUnitFlags holds the services' command lines against the programs' help.
 func TestUnitFlags(t *testing.T) {
 	help := helpTexts(t)
-	for name, program := range map[string]string{"mig-recv.service": "mig-recv", "mig-send@.service": "mig-send"} {
+	for name, program := range map[string]string{"mig-recv@.service": "mig-recv", "mig-send@.service": "mig-send"} {
 		lines := unit(t, name)
 		i := slices.IndexFunc(lines, func(l string) bool { return strings.HasPrefix(l, "ExecStart=/usr/local/bin/"+program+" ") })
 		if i < 0 {
 			t.Errorf("%s does not start %s", name, program)
 			continue
+		}
+		for _, want := range []string{" --continue ", " --state-dir %S/mig/%i "} { // a restart is the recovery
+			if !strings.Contains(lines[i], want) {
+				t.Errorf("%s does not start it with%s", name, want)
+			}
 		}
 		for _, f := range flag.FindAllString(lines[i], -1) {
 			if !strings.Contains(help[program], f+" ") {
@@ -103,7 +108,7 @@ func TestUnitsBySystemd(t *testing.T) {
 	dir := t.TempDir()
 	var paths, services []string
 	program := regexp.MustCompile(`/usr/local/bin/mig-\w+`)
-	for _, name := range []string{"mig-recv.service", "mig-recv.socket", "mig-send@.service"} {
+	for _, name := range []string{"mig-recv@.service", "mig-recv@.socket", "mig-send@.service"} {
 		text, err := os.ReadFile(filepath.Join(unitDir, name))
 		path := filepath.Join(dir, name)
 		if err == nil { // it wants the programs to be there
