@@ -317,14 +317,14 @@ func (e *engine) resume(reverted bool) {
 	}
 	e.abandon()
 	e.clock.back = time.Now()
-	wasPaused := !e.clock.paused.IsZero()
+	wasPaused, empty := !e.clock.paused.IsZero(), e.owner.Empty
 	e.others.Go(func() {
 		if reverted {
 			e.hooking.Wait() // what on-commit does must not come later
 			e.hooks.reverted = e.opts.OnRevert.Run(e.opts.Attempt)
 		}
 		err := e.fleet.resume()
-		if e.owner.Empty {
+		if empty {
 			err = errors.Join(err, errors.New("what the devices held at COMMIT is gone: they were reset since"))
 		}
 		e.pausing.Wait() // a pause that came after ResumeGuest would last, and a VM is not to be moved and resumed at once
