@@ -106,6 +106,7 @@ type engine struct {
 	control    *transport.Control // nil while it is lost
 	link       link
 	heardAt    time.Time        // when the destination last said something
+	bareSince  time.Time        // when the last data lane was lost, zero while one stands
 	dialled    []transport.Lane // by openLanes, closed in the end
 	lanes      []transport.Lane // of them, those with a sender; in place of a lost one its successor
 	told       []bool           // by device: END was said

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/migpipe/migpipe/transport"
@@ -269,6 +270,9 @@ func (e *engine) laneFailed(ev laneFailed) {
 	}
 	closeLanes(e.lanes[ev.number : ev.number+1])
 	e.lanes[ev.number] = nil
+	if !slices.ContainsFunc(e.lanes, func(l transport.Lane) bool { return l != nil }) {
+		e.bareSince = time.Now()
+	}
 	e.queue.requeue(ev.number)
 	e.redial(e.work, lanePause, func(ctx context.Context) error {
 		lane, err := e.open(ctx, transport.LaneData, ev.number)
@@ -289,7 +293,7 @@ func (e *engine) laneBack(ev laneBack) {
 		ev.lane.Close()
 		return
 	}
-	e.lanes[ev.number] = ev.lane
+	e.lanes[ev.number], e.bareSince = ev.lane, time.Time{}
 	e.dialled = append(e.dialled, ev.lane)
 	e.startSender(ev.number)
 }
@@ -297,6 +301,10 @@ func (e *engine) laneBack(ev laneBack) {
 // watchLink bounds the wait for a destination that was lost, and takes one for lost that
 // is connected and says nothing. In doubt watchDoubt does.
 func (e *engine) watchLink() {
+	if bare := time.Since(e.bareSince); !e.bareSince.IsZero() && bare > e.opts.ReconnectLimit {
+		e.failed(&transport.Fault{Code: transport.CodeNetwork, Err: fmt.Errorf("no data lane could be opened again for %v", round(bare))})
+		return
+	}
 	if e.link.since.IsZero() {
 		if quiet := time.Since(e.heardAt); quiet > transport.SilenceLimit && !e.offer.Devices[0].Splice {
 			e.lose(fmt.Errorf("%w: the destination is connected, and has said nothing for %v", transport.ErrLost, round(quiet)))

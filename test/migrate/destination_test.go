@@ -188,7 +188,7 @@ func TestHostileDestination(t *testing.T) {
 		{"what only a source says", func(l *liar) { l.send(l.hello) }, transport.CodeProtocol, 0},
 		{"noise", func(l *liar) { l.control.Lane().Write(make([]byte, 100)) }, transport.CodeCorrupt, 0},
 		{"hanging up", func(l *liar) { l.control.Lane().Close() }, transport.CodeNetwork, 0},
-		{"lanes that are not accepted", func(l *liar) { l.send(l.welcome()); l.listener.Close() }, transport.CodeNetwork, transport.WelcomeTimeout},
+		{"lanes that are not accepted", func(l *liar) { l.listener.Close(); l.send(l.welcome()) }, transport.CodeNetwork, transport.WelcomeTimeout},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

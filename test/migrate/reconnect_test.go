@@ -274,3 +274,25 @@ func TestOnlyCopyIsSpared(t *testing.T) {
 		s.committed(t, side{r, err}, <-done)
 	})
 }
+
+// TestDataLanesLost: a destination that is there, and that no data lane reaches any
+// more, is not waited for without end.
+func TestDataLanesLost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newBridge(t)
+		s.send.ReconnectLimit, s.receive.ReconnectLimit = 10*time.Second, 10*time.Second
+		control := netip.AddrPortFrom(sourceHost, 1025)
+		s.on(report.PreCopy, func() {
+			time.AfterFunc(100*time.Millisecond, func() {
+				s.net.Cut(func(from, to netip.AddrPort) bool { return from != control && to != control })
+			})
+		})
+		s.run(t)
+		if s.s.report.Outcome != handoff.Rolledback || transport.CodeOf(s.s.err) != transport.CodeNetwork || s.r.report.Outcome != handoff.Rolledback {
+			t.Errorf("%v (%v) and %v (%v)", s.s.report.Outcome, s.s.err, s.r.report.Outcome, s.r.err)
+		}
+		if f, ok := s.r.err.(*transport.Fault); !ok || !f.Remote {
+			t.Errorf("the destination was told nothing: %v", s.r.err)
+		}
+	})
+}
