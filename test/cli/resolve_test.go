@@ -58,7 +58,12 @@ func cmdResolve(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Check(err)
 		typed = host
 	}
-	cmd := exec.Command(bin+"/"+args[2], args[3:]...)
+	path := args[2]
+	if p, err := exec.LookPath(bin + "/" + path); err == nil {
+		path = p
+	}
+	cmd := exec.Command(path, args[3:]...)
+	cmd.Env = append(os.Environ(), "PATH="+ts.Getenv("PATH"))
 	cmd.Dir, cmd.Stdin = ts.MkAbs("."), strings.NewReader(typed+"\n")
 	cmd.Stdout, cmd.Stderr = create(ts, "run.out"), create(ts, "run.err")
 	cmd.Run()

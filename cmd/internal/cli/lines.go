@@ -61,7 +61,8 @@ func notice(ev report.Event) string {
 
 // lostText is why a connection is lost, without the names of what has noticed.
 func lostText(ev report.Event) string {
-	return plainText(errors.New(strings.TrimPrefix(ev.Text, "receive: ")))
+	at := strings.Index(ev.Text, transport.ErrLost.Error())
+	return plainText(errors.New(ev.Text[max(0, at):]))
 }
 
 // phaseText is the new phase, why it began where that is known, and what it is

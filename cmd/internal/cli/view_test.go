@@ -66,7 +66,7 @@ func events() []stamped {
 		{Kind: report.Asked, Text: "mig-send 1.0", Err: &transport.Fault{Code: transport.CodeBusy, Device: "nic0", Err: errors.New("it is in PRE_COPY")}},
 	}
 	list = append(list,
-		report.Event{Kind: report.Lost, Text: "receive: transport: the connection is lost: timeout: no recent network activity"},
+		report.Event{Kind: report.Lost, Text: "transport: receive: transport: the connection is lost: timeout: no recent network activity"},
 		report.Event{Kind: report.Restored})
 	for i := range uint64(41) {
 		s := report.Snapshot{Name: "nic0", Phase: "stop-copy", Bytes: i << 20, Wire: i << 19, Applied: i << 20}
