@@ -21,6 +21,9 @@ func (e *engine) snapshots() []report.Snapshot {
 			Wire: e.wire[i].Load(), Applied: e.applied[i], Window: e.window, Rates: e.meter.rates(i),
 		}
 		out[i].Remaining, out[i].Known = e.remaining(i)
+		if e.restarted {
+			out[i].Phase = report.Commit
+		}
 	}
 	return out
 }
