@@ -20,10 +20,11 @@ type lineView struct {
 	err, out io.Writer
 	meters   meters
 	progress time.Time
+	last     map[string]string // what was said of a device that has ended
 }
 
 func newLineView(program string, err, out io.Writer) *lineView {
-	return &lineView{program: program, err: err, out: out, meters: meters{}}
+	return &lineView{program: program, err: err, out: out, meters: meters{}, last: map[string]string{}}
 }
 
 func (l *lineView) event(ev stamped) {
@@ -90,7 +91,12 @@ func (l *lineView) devices(at time.Time, devices []report.Snapshot) {
 	}
 	l.progress = at
 	for _, s := range list {
-		l.print(statusLine(s))
+		line := statusLine(s)
+		if s.ended && line == l.last[s.Name] { // in doubt that would go on for ever
+			continue
+		}
+		l.last[s.Name] = line
+		l.print(line)
 	}
 }
 

@@ -27,7 +27,7 @@ func (m *meter) update(at time.Time, bytes uint64) {
 	}
 	took := at.Sub(m.at)
 	switch {
-	case m.at.IsZero() || bytes < m.bytes:
+	case m.at.IsZero():
 	case took < 50*time.Millisecond:
 		return
 	default:
@@ -78,7 +78,7 @@ func (ms meters) read(at time.Time, devices []report.Snapshot) []status {
 	list := make([]status, len(devices))
 	for i, d := range devices {
 		m := ms[d.Name]
-		if m == nil {
+		if m == nil || d.Bytes < m.bytes { // which is another attempt's
 			m = &meter{}
 			ms[d.Name] = m
 		}

@@ -173,6 +173,36 @@ func TestLinesSayThatNothingMoves(t *testing.T) {
 	}
 }
 
+// TestLinesEnd: a device that has nothing left to send is told of once.
+func TestLinesEnd(t *testing.T) {
+	var err bytes.Buffer
+	l := newLineView("mig-send", &err, io.Discard)
+	s := report.Snapshot{Name: "nic0", Phase: report.Commit, Bytes: 1 << 20}
+	for i := range 60 {
+		l.event(stamped{at: time.Unix(int64(i), 0), Event: report.Event{Kind: report.Progress, Devices: []report.Snapshot{s}}})
+	}
+	if want := "mig-send: nic0 commit, 1.0 MiB\n"; err.String() != want {
+		t.Errorf("said %q, want %q", err.String(), want)
+	}
+}
+
+// TestMeterOfNextAttempt: what a source sends that was started again is another stream, of
+// which nothing has ended.
+func TestMeterOfNextAttempt(t *testing.T) {
+	m, at := meters{}, time.Now()
+	for i, d := range []report.Snapshot{
+		{Phase: report.StopCopy, Bytes: 1 << 20, Remaining: 1, Known: true},
+		{Phase: report.StopCopy, Bytes: 1 << 21},
+		{Phase: report.PreCopy},
+		{Phase: report.PreCopy, Bytes: 1 << 20},
+	} {
+		s := m.read(at.Add(time.Duration(i)*time.Second), []report.Snapshot{d})[0]
+		if want := i == 1; s.ended != want || i == 3 && s.rate != 1<<20 {
+			t.Errorf("%d: ended %v, want %v, at %v bytes a second", i, s.ended, want, s.rate)
+		}
+	}
+}
+
 // TestBars only sees that bars of every outcome end: what they look like is
 // for eyes, on a terminal.
 func TestBars(t *testing.T) {
