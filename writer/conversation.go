@@ -97,6 +97,12 @@ func (e *engine) hello(ev admitted, m *transport.Hello) {
 		terms.splice = append(terms.splice, o.Splice && e.local)
 	}
 	e.terms = terms
+	k, err := e.keeps()
+	if err != nil {
+		e.refuse(&transport.Fault{Code: transport.CodeInternal, Err: err})
+		return
+	}
+	e.fleet.keeping = k
 	e.prepare()
 }
 
@@ -112,7 +118,7 @@ func (e *engine) prepared(ev prepared) {
 		return
 	}
 	if err == nil {
-		err = e.begin()
+		err = e.begin(notes(e.offer, e.terms, e.journal.ID()))
 	}
 	if err != nil {
 		fault, ok := errors.AsType[*transport.Fault](err)
@@ -362,8 +368,7 @@ func (e *engine) onTick() {
 	}
 	var sum uint64
 	for _, m := range e.merges {
-		ack, _ := m.status()
-		sum += ack.Applied
+		sum += m.position()
 	}
 	if sum != e.applied || e.moved.IsZero() {
 		e.applied, e.moved = sum, time.Now()

@@ -17,10 +17,18 @@ type credit struct {
 
 	mu     sync.Mutex
 	ledger *share.Ledger
+	before []uint64 // chunks of each device that a process before this one has written
 }
 
 func newCredit(chunks, chunkSize int, needs []share.Need) *credit {
-	return &credit{chunks: chunks, chunkSize: uint64(chunkSize), ledger: share.NewLedger(chunks, needs)}
+	return &credit{chunks: chunks, chunkSize: uint64(chunkSize), ledger: share.NewLedger(chunks, needs), before: make([]uint64, len(needs))}
+}
+
+// goOn begins behind so many chunks of a device.
+func (c *credit) goOn(device int, chunks uint64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.before[device] = chunks
 }
 
 // least is how many chunks the arena needs: one for each lane to read encoded
@@ -31,7 +39,7 @@ func least(lanes, devices int) int { return lanes + share.Floor*devices }
 func (c *credit) promised(device int) uint64 {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.ledger.Promised(device)
+	return c.before[device] + c.ledger.Promised(device)
 }
 
 // applied promises the memory of a chunk anew, which was given back before.
@@ -46,7 +54,8 @@ func (c *credit) applied(device int) {
 func (c *credit) end(device int, chunks, used uint64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.ledger.End(device, chunks, used)
+	before := c.before[device]
+	c.ledger.End(device, chunks-min(chunks, before), used-before)
 }
 
 func (c *credit) divide(needs []share.Need) {

@@ -35,7 +35,8 @@ const loadStall = 30 * time.Second
 //
 // A source whose connection is lost may come back for as long as Options.ReconnectLimit
 // says, and to a complete copy for ever. One that asks for an attempt of which only the
-// journal knows is answered from that. An attempt that its source has followed by a newer
+// journal knows is answered from that, unless the sinks have kept what came of it
+// (vfio.Resumable): that attempt goes on. An attempt that its source has followed by a newer
 // one ends, and the newer one is served.
 func Receive(ctx context.Context, listener transport.Listener, sinks []Sink, opts *Options) (report.Report, error) {
 	o, err := opts.withDefaults()
@@ -69,6 +70,8 @@ type engine struct {
 	control *transport.Control // nil before a source has come, and while it is lost
 	lostAt  time.Time          // when it was lost, zero while it stands
 	saidAt  time.Time          // when the source last said something
+	again   bool               // a process before this one has begun the attempt, and this one goes on with the streams
+	unheard bool               // and its source has not come yet
 	local   bool               // the source is a process of this host
 	offer   *transport.Hello   // nil before HELLO, and after a restart
 	terms   terms
@@ -438,6 +441,10 @@ func (e *engine) dataLane(ev admitted) {
 		ev.lane.Close()
 		return
 	}
+	if e.unheard {
+		ev.lane.Close() // what it carries was promised by somebody else, and will be sent again
+		return
+	}
 	if e.owner.Phase != handoff.DestReceiving {
 		if len(e.late) < len(e.lanes) {
 			e.late = append(e.late, ev.lane) // closed now, it would hide from the source why
@@ -469,7 +476,13 @@ func (e *engine) dialled() []*receiver {
 
 // answer serves a source from its journal alone.
 func (e *engine) answer(ev admitted, m *transport.Resume) {
-	e.inform(ev, func() { answer(e.life, ev, m, e.opts.Journals) })
+	e.inform(ev, func() {
+		answer(e.life, ev, m, e.opts.Journals, func() {
+			if err := e.fleet.forget(m.Mig); err != nil {
+				e.post(warned{fmt.Errorf("remove what was kept of migration %v: %w", m.Mig, err)})
+			}
+		})
+	})
 }
 
 // inform has one source at a time told something. It ends by itself, or with life.
@@ -487,15 +500,19 @@ func (e *engine) inform(ev admitted, tell func()) {
 // prepare opens the devices' sessions; it ends when the drivers are done.
 func (e *engine) prepare() {
 	e.preparing = true
+	mig := e.offer.Mig
 	e.others.Go(func() {
 		began := time.Now()
-		err := e.fleet.prepare()
+		err := e.fleet.forget(mig) // of an attempt before this one
+		if err == nil {
+			err = e.fleet.prepare()
+		}
 		e.post(prepared{time.Since(began), err})
 	})
 }
 
-// begin sets memory aside and starts the loaders.
-func (e *engine) begin() error {
+// begin sets memory aside and starts the loaders, where the notes have the streams.
+func (e *engine) begin(notes []note) error {
 	n := len(e.offer.Devices)
 	arena, err := transport.NewArena(e.opts.Memory, e.terms.chunkSize, least(e.terms.lanes, n))
 	if err != nil {
@@ -504,8 +521,16 @@ func (e *engine) begin() error {
 	e.arena, e.lanes = arena, make([]*receiver, e.terms.lanes)
 	e.estimate, e.atStop = offered(e.offer.Devices), make([]uint64, n)
 	e.credit = newCredit(arena.Count()-e.terms.lanes, e.terms.chunkSize, e.needs())
-	for i := range n {
-		e.merges = append(e.merges, newMerge(e.credit, i, e.opts.MaxState))
+	durables := e.fleet.durables()
+	for i, note := range notes {
+		m := newMerge(e.credit, i, e.opts.MaxState)
+		if e.again {
+			m.goOn(note.digest.Chunks(), note.digest.Bytes())
+		}
+		if durables != nil {
+			m.keeps()
+		}
+		e.merges = append(e.merges, m)
 	}
 	e.acks = &acker{attempt: e.offer.Attempt, journal: e.journal.ID(),
 		credit: e.credit, merges: e.merges, due: make(chan struct{}, 1), quit: e.quit}
@@ -513,7 +538,10 @@ func (e *engine) begin() error {
 	for i, sink := range e.terms.order {
 		l := &loader{
 			device: i, name: e.offer.Devices[i].Name, dev: e.fleet.sinks[sink].Device, stream: e.fleet.streams[sink],
-			merge: e.merges[i], digest: transport.NewDigest(), post: e.post, applied: func() { e.acks.applied(i) },
+			merge: e.merges[i], digest: notes[i].digest, post: e.post, applied: func() { e.acks.applied(i) },
+		}
+		if durables != nil {
+			l.keep = newKeeper(durables[sink], notes[i], e.credit.chunks*e.terms.chunkSize, e.acks.want)
 		}
 		e.loaders = append(e.loaders, l)
 		e.loading.Go(func() { l.run(e.work) })

@@ -17,6 +17,9 @@ type fleet struct {
 	sinks []Sink
 	each  func(n int, do func(i int) error) error // runs do for 0 to n-1 at once, joins them
 
+	id      string   // that sessions of the migration at hand are kept under
+	keeping *keeping // nil where they are not
+
 	mu      sync.Mutex
 	streams []vfio.Stream
 	touched []bool // has left the state that it was given in
@@ -65,7 +68,7 @@ func (f *fleet) open(i int) (vfio.Stream, error) {
 		return nil, err
 	}
 	f.touched[i] = true
-	return d.SetState(vfio.Resuming)
+	return f.keep(i)
 }
 
 // stale reports whether a device has to be reset before it takes a state: it

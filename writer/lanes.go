@@ -50,14 +50,19 @@ func (r *receiver) receive(before *receiver, post func(any)) {
 	}
 	ended, fault := r.run()
 	close(r.over)
+	if fault != nil && errors.Is(fault, errStale) {
+		r.lane.Close()
+	}
 	if ended || fault != nil {
 		post(laneEnded{r, fault, fault != nil && r.lost(fault)})
 	}
 }
 
-// lost reports whether the network has ended the lane, or a successor of its receiver.
+// lost reports whether the network has ended the lane, or a successor of its receiver;
+// or it carries what was promised by another process, and is given up for the source to
+// send that again.
 func (r *receiver) lost(f *transport.Fault) bool {
-	return !r.local && (errors.Is(f, transport.ErrPeerGone) || errors.Is(f, os.ErrDeadlineExceeded))
+	return !r.local && (errors.Is(f, transport.ErrPeerGone) || errors.Is(f, os.ErrDeadlineExceeded) || errors.Is(f, errStale))
 }
 
 // run receives until the lane ends between two frames. It reports whether it did,

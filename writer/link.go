@@ -68,6 +68,7 @@ func (e *engine) follows(ev admitted, m *transport.Hello) bool {
 
 // resume takes in RESUME.
 func (e *engine) resume(ev admitted, m *transport.Resume) {
+	e.takeUp(m, peerOf(ev.lane))
 	switch {
 	case !e.engaged() || m.Attempt != e.owner.Attempt:
 		e.answer(ev, m)
@@ -96,6 +97,7 @@ func (e *engine) rejoin(ev admitted) {
 		e.control.Lane().Close()
 	}
 	e.hear(ev.control)
+	e.unheard = false
 	e.tell(report.Event{Kind: report.Restored})
 	if e.acks != nil {
 		e.acks.use(ev.control)
@@ -105,13 +107,13 @@ func (e *engine) rejoin(ev admitted) {
 }
 
 // mayReturn reports whether a source that was lost may come back: one that the
-// network has taken, and that has heard WELCOME, of which its lanes are the proof; and
-// any for which there is a complete copy.
+// network has taken, and that has heard WELCOME, of which its lanes are the proof, or
+// RESUME; and any for which there is a complete copy.
 func (e *engine) mayReturn(err error) bool {
 	lost := errors.Is(err, transport.ErrLost) || errors.Is(err, os.ErrDeadlineExceeded)
 	switch e.owner.Phase {
 	case handoff.DestReceiving:
-		return lost && !e.local && len(e.dialled()) > 0
+		return lost && !e.local && (len(e.dialled()) > 0 || e.again)
 	case handoff.DestReady:
 		return true
 	case handoff.DestStarting, handoff.DestRunning:

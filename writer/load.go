@@ -22,7 +22,8 @@ type loader struct {
 	digest  *transport.Digest
 	applied func() // called after each chunk
 	post    func(any)
-	spliced bool // bytes went on without being in user space
+	spliced bool    // bytes went on without being in user space
+	keep    *keeper // nil where nothing outlives the process
 }
 
 // loaderEnded is the event of a loader whose device holds its whole stream, or
@@ -46,14 +47,17 @@ func (l *loader) run(ctx context.Context) {
 
 func (l *loader) toEnd(ctx context.Context) error {
 	for {
-		c, end, err := l.merge.take(ctx)
-		if err != nil {
-			return err
-		}
-		if end != nil {
+		c, end, err := l.merge.take(ctx, l.keep.idle())
+		switch {
+		case err != nil:
+		case end != nil:
 			return l.finish(end)
+		case c == nil:
+			err = l.sync()
+		default:
+			err = l.apply(c)
 		}
-		if err := l.apply(c); err != nil {
+		if err != nil {
 			return err
 		}
 	}
@@ -73,6 +77,9 @@ func (l *loader) apply(c *transport.Chunk) error {
 	l.digest.Add(head)
 	l.merge.applied(head.RawLen, took)
 	failpoint.Reach("destination", "did", "write")
+	if l.keep.wrote(head.RawLen) {
+		return l.sync()
+	}
 	return nil
 }
 
@@ -109,6 +116,9 @@ func (l *loader) finish(end *transport.End) error {
 			d.Bytes(), d.Chunks(), end.Bytes, end.Chunks)}
 	case d.Sum() != end.Digest:
 		return fmt.Errorf("%w: the stream's digest is %v, END says %v", transport.ErrCorrupt, d.Sum(), end.Digest)
+	}
+	if err := l.sync(); err != nil {
+		return err
 	}
 	// A reset behind our back leaves RUNNING, from where STOP checks nothing.
 	if now, err := l.dev.State(); err != nil || now != vfio.Resuming {

@@ -211,7 +211,7 @@ func TestMergeTake(t *testing.T) {
 		var err error
 		go func() {
 			var c *transport.Chunk
-			for c, _, err = m.take(ctx); err == nil; c, _, err = m.take(ctx) {
+			for c, _, err = m.take(ctx, 0); err == nil; c, _, err = m.take(ctx, 0) {
 				seqs = append(seqs, c.Seq)
 				n := c.RawLen
 				c.Release()

@@ -16,7 +16,7 @@ import (
 )
 
 // restart goes on with the migration of Options.Recover, if the devices hold what its
-// journal says that they do.
+// journal says that they do, or have kept a part of it.
 func (e *engine) restart() {
 	if e.opts.Recover == (transport.MigID{}) {
 		return
@@ -24,6 +24,9 @@ func (e *engine) restart() {
 	j, err := e.opts.Journals(e.opts.Recover, true)
 	if err != nil {
 		e.fail(&transport.Fault{Code: transport.CodeBusy, Err: fmt.Errorf("open the journal: %w", err)}, handoff.Interrupt{})
+		return
+	}
+	if e.goOn(j) {
 		return
 	}
 	e.journal = j
@@ -107,8 +110,8 @@ const answerTimeout = 5 * time.Second
 
 // answer tells a source what the journal says of its attempt, in which this process
 // has no part: the devices that it is about are not those at hand, or hold nothing of
-// it any more.
-func answer(ctx context.Context, ev admitted, m *transport.Resume, journals handoff.Journals) {
+// it any more. What they have kept of it, forget removes.
+func answer(ctx context.Context, ev admitted, m *transport.Resume, journals handoff.Journals, forget func()) {
 	lane := ev.lane
 	lane.SetDeadline(time.Now().Add(answerTimeout))
 	stop := context.AfterFunc(ctx, func() { lane.SetDeadline(time.Unix(1, 0)) })
@@ -127,7 +130,7 @@ func answer(ctx context.Context, ev admitted, m *transport.Resume, journals hand
 		reply(ev.control, &transport.Declined{Attempt: m.Attempt, Code: transport.CodeBusy, Text: err.Error()})
 		return
 	}
-	a := &answerer{journal: j, control: ev.control}
+	a := &answerer{journal: j, control: ev.control, forget: forget}
 	a.converse(m)
 	transport.HangUp(lane, func() {})
 }
@@ -151,6 +154,7 @@ type answerer struct {
 	owner   handoff.Dest
 	journal handoff.Journal
 	control *transport.Control
+	forget  func()
 }
 
 func (a *answerer) converse(m *transport.Resume) {
@@ -177,7 +181,8 @@ func (a *answerer) own(ev handoff.Event) error {
 	return a.do(actions)
 }
 
-// do records and tells. What else the hand-off says is about devices.
+// do records and tells. Nothing runs that could be started; what is to be reset is what
+// was kept.
 func (a *answerer) do(actions []handoff.Action) error {
 	for _, action := range actions {
 		switch action := action.(type) {
@@ -194,6 +199,8 @@ func (a *answerer) do(actions []handoff.Action) error {
 			if err := a.control.Send(action.Message); err != nil {
 				return err
 			}
+		case handoff.Reset:
+			a.forget()
 		}
 	}
 	return nil

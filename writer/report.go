@@ -15,12 +15,12 @@ func (e *engine) tell(ev report.Event) { e.opts.Observe(ev) }
 func (e *engine) snapshots() []report.Snapshot {
 	out := make([]report.Snapshot, len(e.merges))
 	for i, m := range e.merges {
-		ack, _ := m.status()
-		if ack.Applied > 0 && e.clock.begun.IsZero() {
+		applied := m.position()
+		if applied > 0 && e.clock.begun.IsZero() {
 			e.clock.begun = time.Now()
 		}
 		out[i] = report.Snapshot{
-			Name: e.offer.Devices[i].Name, Phase: e.phase(), Bytes: ack.Applied, Applied: ack.Applied,
+			Name: e.offer.Devices[i].Name, Phase: e.phase(), Bytes: applied, Applied: applied,
 			Wire: e.wire[i].Load(), Remaining: e.left(i), Known: e.estimate[i].Known,
 		}
 	}

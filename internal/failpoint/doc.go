@@ -18,5 +18,6 @@
 //	source.did.read        a chunk was read from a device
 //	source.did.stop        every device is in STOP_COPY
 //	destination.did.write  a chunk was written to a device
+//	destination.did.sync   what was written is durable; before it, destination.do.sync
 //	destination.decoded    a chunk's bytes are there and not checked yet (flip)
 package failpoint

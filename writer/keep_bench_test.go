@@ -1,0 +1,100 @@
+package writer
+
+import (
+	"bytes"
+	"math/rand/v2"
+	"path/filepath"
+	"testing"
+
+	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/transport/share"
+	"github.com/migpipe/migpipe/vfio"
+	"github.com/migpipe/migpipe/vfio/file"
+)
+
+// BenchmarkFileSink loads 256 MiB into a file, up to STOP, from a source that has
+// 32 MiB for what was not acknowledged, with a session that a crash would end, and with
+// one that is kept.
+func BenchmarkFileSink(b *testing.B) {
+	const size, chunks, total = 1 << 20, 32, 256
+	data := make([]byte, size)
+	rand.NewChaCha8([32]byte{}).Read(data)
+	for _, kept := range []bool{false, true} {
+		name := "ends with the process"
+		if kept {
+			name = "kept"
+		}
+		b.Run(name, func(b *testing.B) {
+			b.SetBytes(total * size)
+			arena, err := transport.NewArena(0, size, chunks)
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer arena.Close()
+			path := filepath.Join(b.TempDir(), "state")
+			for b.Loop() {
+				dev, err := file.NewSink(path, nil)
+				if err != nil {
+					b.Fatal(err)
+				}
+				load(b, dev, kept, arena, data, total)
+				dev.Close() // which removes it
+			}
+		})
+	}
+}
+
+func load(b *testing.B, dev *file.Sink, kept bool, arena *transport.Arena, data []byte, total uint64) {
+	chunks, size := arena.Count(), uint64(len(data))
+	m := newMerge(newCredit(chunks, int(size), make([]share.Need, 1)), 0, transport.MaxStream)
+	told, ended := make(chan struct{}, 1), make(chan loaderEnded, 1)
+	tell := func() {
+		select {
+		case told <- struct{}{}:
+		default:
+		}
+	}
+	l := &loader{name: "d", dev: dev, merge: m, digest: transport.NewDigest(), applied: tell, post: func(ev any) { ended <- ev.(loaderEnded) }}
+	var err error
+	if kept {
+		var s vfio.Durable
+		s, err = dev.Keep("bench", nil)
+		m.keeps()
+		l.stream, l.keep = s, newKeeper(s, note{digest: l.digest}, chunks*int(size), tell)
+	} else {
+		l.stream, err = dev.SetState(vfio.Resuming)
+	}
+	if err != nil {
+		b.Fatal(err)
+	}
+	go l.run(b.Context())
+	sum := transport.NewDigest()
+	for seq := range total {
+		for {
+			ack, _ := m.status()
+			if seq < min(ack.Window.Seq, ack.Seq+uint64(chunks)) {
+				break
+			}
+			<-told
+		}
+		c, err := arena.TryGet()
+		if err != nil {
+			b.Fatal(err)
+		}
+		if _, err := c.Fill(bytes.NewReader(data), len(data)); err != nil {
+			b.Fatal(err)
+		}
+		c.Seal(0, seq, seq*size)
+		sum.Add(c.ChunkHead)
+		if _, err := m.claim(c.ChunkHead, nil); err != nil {
+			b.Fatal(err)
+		}
+		m.deliver(c)
+	}
+	if _, err := m.finish(&transport.End{Bytes: total * size, Chunks: total, Digest: sum.Sum()}); err != nil {
+		b.Fatal(err)
+	}
+	if ev := <-ended; ev.fault != nil {
+		b.Fatal(ev.fault)
+	}
+}
