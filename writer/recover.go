@@ -35,9 +35,7 @@ func (e *engine) restart() {
 	if holding == handoff.Nothing {
 		e.tell(report.Event{Kind: report.Warning, Text: fmt.Sprintf("migration %v, attempt %d, is recorded as %v, and the devices hold nothing that could be gone on with: its source is told so when it asks", last.Attempt.Mig, last.Attempt.Epoch, last.Record)})
 		if last.Record == handoff.Open || last.Record == handoff.Ready {
-			if err := e.fleet.discard(); err != nil {
-				e.out.Warnings = append(e.out.Warnings, fmt.Sprintf("reset: %v", err))
-			}
+			e.discard(last)
 		}
 		e.closeJournal() // which until now has kept other processes from the devices
 		return
@@ -78,21 +76,38 @@ func (f *fleet) holding(r handoff.Record) handoff.Holding {
 	return handoff.Nothing
 }
 
-// discard resets what a process before this one has loaded in part only, and somebody
-// else has kept open: it is nobody's, and the next attempt may never come.
-func (f *fleet) discard() error {
+// discard ends an attempt of which a process before this one has loaded a part, and
+// somebody else has kept that open: it is nobody's, and neither its source nor another
+// one may ever come.
+func (e *engine) discard(last handoff.Entry) {
+	found, err := e.fleet.discard()
+	if found && err == nil {
+		_, actions := handoff.RestartDest(last, handoff.Nothing)
+		forget := func() { err = e.fleet.forget(last.Attempt.Mig) }
+		err = errors.Join((&answerer{journal: e.journal, forget: forget}).do(actions), err)
+	}
+	if err != nil {
+		e.out.Warnings = append(e.out.Warnings, fmt.Sprintf("end attempt %d: %v", last.Attempt.Epoch, err))
+	}
+}
+
+// discard resets the devices that hold a part, and reports whether there were any.
+func (f *fleet) discard() (found bool, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.each(len(f.sinks), func(i int) error {
-		stale, err := f.stale(i)
-		if err != nil || !stale || !f.sinks[i].Kept {
-			return nil // and what is wrong with it, prepare says
+	parts := make([]bool, len(f.sinks))
+	err = f.each(len(f.sinks), func(i int) (err error) {
+		stale, unclear := f.stale(i)
+		parts[i] = stale && unclear == nil && f.sinks[i].Kept // what is wrong with others, prepare says
+		if parts[i] {
+			err = f.sinks[i].Device.Reset()
 		}
-		if err := f.sinks[i].Device.Reset(); err != nil {
-			return f.fault(i, transport.CodeDevice, err)
+		if err != nil {
+			err = f.fault(i, transport.CodeDevice, err)
 		}
-		return nil
+		return err
 	})
+	return slices.Contains(parts, true), err
 }
 
 // adopt takes devices over as a process before this one has left them.
@@ -153,7 +168,7 @@ func asks(j handoff.Journal, m *transport.Resume, peer transport.ID) error {
 type answerer struct {
 	owner   handoff.Dest
 	journal handoff.Journal
-	control *transport.Control
+	control *transport.Control // nil if nobody asks
 	forget  func()
 }
 
@@ -196,6 +211,9 @@ func (a *answerer) do(actions []handoff.Action) error {
 				return err // nothing was promised yet
 			}
 		case handoff.Send:
+			if a.control == nil {
+				continue
+			}
 			if err := a.control.Send(action.Message); err != nil {
 				return err
 			}

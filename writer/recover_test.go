@@ -12,20 +12,22 @@ import (
 	"github.com/migpipe/migpipe/vfio/sim"
 )
 
-// TestRecoverInPart: what was loaded in part when the process ended is reset as soon as
-// there is another one, if somebody else has kept the device; no other device is touched.
+// TestRecoverInPart: an attempt whose process ended while it loaded is over as soon as
+// there is another one, if somebody else has kept the device: that is reset, and ABORTED
+// recorded, whether a source asks or not. No other device is touched.
 func TestRecoverInPart(t *testing.T) {
 	for _, c := range []struct {
 		record     handoff.Record
 		kept       bool
 		left, want vfio.State
+		ended      bool // ABORTED is recorded
 	}{
-		{handoff.Open, true, vfio.Resuming, vfio.Running},
-		{handoff.Open, true, vfio.StopCopy, vfio.StopCopy}, // it is being saved
-		{handoff.Open, true, vfio.Stop, vfio.Stop},
-		{handoff.Ready, true, vfio.Resuming, vfio.Running}, // so its copy is not there
-		{handoff.Open, false, vfio.Resuming, vfio.Resuming},
-		{handoff.Accept, true, vfio.Resuming, vfio.Resuming}, // for people to look at
+		{handoff.Open, true, vfio.Resuming, vfio.Running, true},
+		{handoff.Open, true, vfio.StopCopy, vfio.StopCopy, false}, // it is being saved
+		{handoff.Open, true, vfio.Stop, vfio.Stop, false},
+		{handoff.Ready, true, vfio.Resuming, vfio.Running, true}, // so its copy is not there
+		{handoff.Open, false, vfio.Resuming, vfio.Resuming, false},
+		{handoff.Accept, true, vfio.Resuming, vfio.Resuming, false}, // for people to look at
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			device, err := sim.OpenURL("mtty")
@@ -54,8 +56,12 @@ func TestRecoverInPart(t *testing.T) {
 			if now, err := device.State(); now != c.want {
 				t.Errorf("with %v, kept %v, a device in %v is in %v (%v) afterwards, want %v", c.record, c.kept, c.left, now, err, c.want)
 			}
-			if got := j.Last().Record; got != c.record {
-				t.Errorf("recorded is %v, want %v: nobody has asked", got, c.record)
+			record := c.record
+			if c.ended {
+				record = handoff.Aborted
+			}
+			if got := j.Last().Record; got != record {
+				t.Errorf("with a device in %v, %v becomes %v, want %v", c.left, c.record, got, record)
 			}
 		})
 	}
