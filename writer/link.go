@@ -114,10 +114,8 @@ func (e *engine) mayReturn(err error) bool {
 	switch e.owner.Phase {
 	case handoff.DestReceiving:
 		return lost && !e.local && (len(e.dialled()) > 0 || e.again)
-	case handoff.DestReady:
+	case handoff.DestReady, handoff.DestStarting, handoff.DestRunning:
 		return true
-	case handoff.DestStarting, handoff.DestRunning:
-		return lost
 	}
 	return false
 }

@@ -83,8 +83,9 @@ func (e *engine) discard(last handoff.Entry) {
 	found, err := e.fleet.discard()
 	if found && err == nil {
 		_, actions := handoff.RestartDest(last, handoff.Nothing)
-		forget := func() { err = e.fleet.forget(last.Attempt.Mig) }
-		err = errors.Join((&answerer{journal: e.journal, forget: forget}).do(actions), err)
+		a := &answerer{journal: e.journal, forget: func() { err = e.fleet.forget(last.Attempt.Mig) }}
+		failed := a.do(actions)
+		err = errors.Join(failed, err)
 	}
 	if err != nil {
 		e.out.Warnings = append(e.out.Warnings, fmt.Sprintf("end attempt %d: %v", last.Attempt.Epoch, err))
