@@ -97,7 +97,7 @@ func (e *engine) rejoin(ev admitted) {
 		e.control.Lane().Close()
 	}
 	e.hear(ev.control)
-	e.unheard = false
+	e.unheard, e.trying = false, true
 	e.tell(report.Event{Kind: report.Restored})
 	if e.acks != nil {
 		e.acks.use(ev.control)
@@ -108,9 +108,10 @@ func (e *engine) rejoin(ev admitted) {
 
 // mayReturn reports whether a source that was lost may come back: one that the
 // network has taken, and that has heard WELCOME, of which its lanes are the proof, or
-// RESUME; and any for which there is a complete copy.
+// RESUME; and any for which there is a complete copy. One that hangs up when it has said
+// RESUME, and no more, has given up that try.
 func (e *engine) mayReturn(err error) bool {
-	lost := errors.Is(err, transport.ErrLost) || errors.Is(err, os.ErrDeadlineExceeded)
+	lost := e.trying || errors.Is(err, transport.ErrLost) || errors.Is(err, os.ErrDeadlineExceeded)
 	switch e.owner.Phase {
 	case handoff.DestReceiving:
 		return lost && !e.local && (len(e.dialled()) > 0 || e.again)

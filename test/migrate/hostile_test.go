@@ -30,6 +30,7 @@ type hostile struct {
 	control *transport.Control
 	data    transport.Lane
 	arena   *transport.Arena
+	journal transport.JournalID // where the test says RESUME
 	welcome *transport.Welcome
 	got     transport.Message // the last that is no ACK
 	applied uint64            // as the last ACK says

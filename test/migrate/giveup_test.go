@@ -1,0 +1,93 @@
+package migrate
+
+import (
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/transport/handoff"
+	"github.com/migpipe/migpipe/vfio/file"
+	"github.com/migpipe/migpipe/writer"
+)
+
+// again says RESUME, and hangs up at once: the try has lasted for longer than the source
+// would wait. The next one is heard.
+func (h *hostile) again() {
+	h.Helper()
+	for given := range 2 {
+		h.lane = h.dial(transport.LaneControl)
+		h.control = transport.NewControl(h.lane)
+		h.send(&transport.Resume{Attempt: h.attempt, Journal: h.journal, Peer: h.welcome.Journal})
+		if _, ok := h.receive().(*transport.Status); !ok {
+			h.Fatalf("RESUME is answered by %+v", h.got)
+		}
+		if given == 0 {
+			h.lane.Close()
+			time.Sleep(100 * time.Millisecond) // it is noticed
+		}
+	}
+}
+
+// TestTryGivenUp: a source that gives a try to come back up hangs up, and has given up
+// nothing else.
+func TestTryGivenUp(t *testing.T) {
+	for _, at := range []string{"receiving", "ready", "running"} {
+		t.Run(at, func(t *testing.T) {
+			leavesNothing(t)
+			sink, err := file.NewSink(filepath.Join(t.TempDir(), "state"), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer sink.Close()
+			dialer, l := pipe(t)
+			done := make(chan side)
+			go func() {
+				r, err := writer.Receive(t.Context(), l, []writer.Sink{{Name: "d0", Device: sink}}, &writer.Options{Memory: 1 << 20, ChunkSize: 4096, ReconnectLimit: 10 * time.Second})
+				done <- side{r, err}
+			}()
+			h := (&victim{dialer: dialer}).source(t)
+			h.lane = h.dial(transport.LaneControl)
+			h.control = transport.NewControl(h.lane)
+			hello := h.hello()
+			hello.Devices = hello.Devices[:1]
+			h.journal = hello.Journal
+			h.send(hello)
+			h.welcome = h.receive().(*transport.Welcome)
+			h.data = h.dial(transport.LaneData)
+			sum := transport.NewDigest()
+			sum.Add(h.chunk(0, 0, 0))
+			for h.applied < 100 {
+				h.hear(t)
+			}
+			if at == "receiving" {
+				h.again()
+			}
+			h.send(&transport.End{Attempt: h.attempt, Bytes: 100, Chunks: 1, Digest: sum.Sum()})
+			ready, ok := h.receive().(*transport.Ready)
+			if !ok {
+				t.Fatalf("the answer to END is %+v", h.got)
+			}
+			if at == "ready" {
+				h.again()
+			}
+			h.send(&transport.Commit{Attempt: h.attempt, Journal: ready.Journal, Digest: ready.Digest})
+			for h.receive(); h.got.Type() == transport.TypeReady; h.receive() {
+			}
+			if at == "running" {
+				h.again()
+				h.send(&transport.Commit{Attempt: h.attempt, Journal: ready.Journal, Digest: ready.Digest})
+				h.receive()
+			}
+			if _, ok := h.got.(*transport.Running); !ok {
+				t.Errorf("the answer to COMMIT is %+v", h.got)
+			}
+			h.send(&transport.Fin{Attempt: h.attempt})
+			h.lane.Close()
+			h.data.Close()
+			if r := <-done; r.err != nil || r.report.Outcome != handoff.Committed {
+				t.Errorf("%v, %v", r.report.Outcome, r.err)
+			}
+		})
+	}
+}
