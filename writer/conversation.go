@@ -209,8 +209,12 @@ func (e *engine) ended(m *transport.End) {
 }
 
 func (e *engine) laneEnded(ev laneEnded) {
-	if e.owner.Phase != handoff.DestReceiving || !slices.Contains(e.lanes, ev.receiver) || ev.lost {
-		return // of a lane that has a successor, or will have one
+	if e.owner.Phase != handoff.DestReceiving || !slices.Contains(e.lanes, ev.receiver) {
+		return // it has a successor
+	}
+	if ev.lost {
+		ev.receiver.gone = true
+		return
 	}
 	if ev.fault != nil {
 		e.failed(ev.fault)
@@ -352,8 +356,7 @@ func (e *engine) tellSource(m transport.Message) {
 	}
 }
 
-// onTick tells progress, and gives up on devices that have everything of the
-// source's and yet write nothing.
+// onTick tells progress, and looks at what takes too long.
 func (e *engine) onTick() {
 	e.watchLink()
 	if len(e.merges) > 0 {
@@ -363,6 +366,12 @@ func (e *engine) onTick() {
 		e.slow = true
 		e.tell(report.Event{Kind: report.Warning, Text: "the devices are not reset yet: a driver takes its time"})
 	}
+	e.watchLoad()
+}
+
+// watchLoad gives up on devices that have everything of the source's and yet write
+// nothing. What is missing because its lane is lost is no fault of theirs.
+func (e *engine) watchLoad() {
 	if e.owner.Phase != handoff.DestReceiving || e.ends < len(e.merges) {
 		return
 	}
@@ -370,10 +379,14 @@ func (e *engine) onTick() {
 	for _, m := range e.merges {
 		sum += m.position()
 	}
-	if sum != e.applied || e.moved.IsZero() {
+	if sum != e.applied || e.moved.IsZero() || !e.lostAt.IsZero() {
 		e.applied, e.moved = sum, time.Now()
 	}
-	if time.Since(e.moved) > loadStall {
-		e.failed(&transport.Fault{Code: transport.CodeTimeout, Err: fmt.Errorf("nothing was written for %v after the last END", loadStall)})
+	limit := loadStall
+	if slices.ContainsFunc(e.lanes, func(r *receiver) bool { return r == nil || r.gone }) {
+		limit += e.opts.ReconnectLimit
+	}
+	if time.Since(e.moved) > limit {
+		e.failed(&transport.Fault{Code: transport.CodeTimeout, Err: fmt.Errorf("nothing was written for %v after the last END", limit)})
 	}
 }

@@ -27,7 +27,8 @@ type receiver struct {
 	wire    []atomic.Uint64   // payload bytes received, by device
 	local   bool              // the lane is within this host: it is never lost, and nothing is sent twice
 	over    chan struct{}     // closed when it has let go of the lane and of all memory
-	ended   bool              // the source has ended the lane; the loop's
+	ended   bool              // the source has ended the lane; the loop's, as is
+	gone    bool              // the lane is lost, and has no successor yet
 }
 
 // laneEnded is the event of a receiver that has nothing more to receive, or

@@ -83,7 +83,7 @@ func TestTryGivenUp(t *testing.T) {
 				t.Errorf("the answer to COMMIT is %+v", h.got)
 			}
 			h.send(&transport.Fin{Attempt: h.attempt})
-			h.lane.Close()
+			transport.HangUp(h.lane, func() { h.receive() })
 			h.data.Close()
 			if r := <-done; r.err != nil || r.report.Outcome != handoff.Committed {
 				t.Errorf("%v, %v", r.report.Outcome, r.err)

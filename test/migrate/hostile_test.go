@@ -236,7 +236,7 @@ func TestSentAgain(t *testing.T) {
 		t.Errorf("the answer to COMMIT is %+v", h.got)
 	}
 	h.send(&transport.Fin{Attempt: h.attempt})
-	h.lane.Close()
+	transport.HangUp(h.lane, func() { h.receive() })
 	h.data.Close()
 	if r := <-done; r.err != nil || r.report.Devices[0].Bytes != 200 {
 		t.Errorf("%v, %+v", r.err, r.report.Devices)

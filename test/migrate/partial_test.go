@@ -212,7 +212,6 @@ type partial struct {
 	content map[string][]byte
 	sources []reader.Source
 	send    reader.Options
-	begun   chan struct{}
 }
 
 func newPartial(t *testing.T, sizes map[string]int) *partial {

@@ -38,7 +38,7 @@ func newBridge(t *testing.T) *bridge {
 	s.send.Codec = codec.Fixed(codec.Raw)
 	s.send.ChunkSize, s.send.Memory, s.receive.Memory, s.send.Lanes = 64<<10, 1<<20, 1<<20, 2
 	s.send.OnLimit, s.send.DowntimeLimit, s.send.MaxDowntime = reader.Force, 2*time.Second, 30*time.Second
-	s.resends = true
+	s.resends, s.receive.ReconnectLimit = true, time.Minute
 	s.send.Observe = s.note
 	s.receive.Observe = func(report.Event) {}
 	s.connect(t, 1, sender, receiver)

@@ -147,7 +147,7 @@ func newVoyage(t *testing.T, seed uint64, sender, receiver transport.Pinned) *vo
 	v.send.DowntimeLimit = 2 * time.Second
 	v.send.MaxDowntime = []time.Duration{20 * time.Second, 90 * time.Second}[r.IntN(2)]
 	v.send.StallLimit = 90 * time.Second
-	v.send.DoubtLimit, v.resends = 2*deserted, true
+	v.send.DoubtLimit, v.receive.ReconnectLimit, v.resends = 2*deserted, time.Minute, true
 	for range []int{0, 1, 1, 1, 2}[r.IntN(5)] {
 		v.cuts = append(v.cuts, randomCut(r, v.path))
 	}
