@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
@@ -20,7 +21,8 @@ type evidence struct {
 	records [2][]journal.Record
 	log     [2][]sim.Line
 	ends    map[int]int64 // when a process ended, by its PID
-	letGo   map[int]bool  // it was told to give up a device in doubt
+	letGo   map[int]bool  // it was told to give up what it held
+	gone    [2][]int64    // when a kept device ended with its host
 }
 
 // collect reads the journals of a migration and the logs of its devices. What is
@@ -38,6 +40,11 @@ func collect(t *testing.T, state, logs [2]string, mig transport.MigID) (e eviden
 		}
 	}
 	return e
+}
+
+// when is a record's time by CLOCK_MONOTONIC, as far as nobody sets the wall clock.
+func when(r journal.Record) int64 {
+	return monotonic() - time.Since(r.Time.Round(0)).Nanoseconds()
 }
 
 // last is the newest record of a side, NONE if there is no journal.
@@ -102,6 +109,7 @@ func (e *evidence) violations() (list []string) {
 	}
 	e.afterExecution(runs, fail)
 	e.copies(runs, fail)
+	e.lastCopy(fail)
 	e.accepts(runs, fail)
 	return append(list, e.order()...)
 }
@@ -110,24 +118,48 @@ func mayRun(state string) bool {
 	return strings.HasPrefix(state, "RUNNING") || strings.HasPrefix(state, "PRE_COPY")
 }
 
-// sourceState is the state of the source's device at a time, "" if there was none.
-// What no process has open, nobody runs, unless it is kept: simulated devices end
-// with their process.
+// empty says that a line is of a device that has lost its guest: it is RUNNING, as
+// every new one is. The first that a side ever has is the guest's.
+func (e *evidence) empty(s side, l sim.Line) bool {
+	return l.Event == "open" && !l.Found && l != e.log[s][0]
+}
+
+// sourceState is the state of the source's device at a time, "" if there was none, or
+// one without a guest. What no process has open, nobody runs, unless it is kept:
+// simulated devices end with their process.
 func (e *evidence) sourceState(at int64) (state string) {
 	var last sim.Line
 	for _, l := range e.log[source] {
 		if l.NS > at {
 			break
 		}
-		if last = l; l.Err == "" {
+		last = l
+		switch {
+		case e.empty(source, l):
+			state = ""
+		case l.Event == "close": // which changes nothing
+		case l.Err == "":
 			state = l.To
 		}
 	}
-	end, ended := e.ends[last.PID]
-	if gone := last.Event == "close" || ended && end <= at; gone && !last.Kept {
+	if lost, ok := e.lost(source, last); ok && lost <= at {
 		return ""
 	}
 	return state
+}
+
+// lost is when a device ended without a word behind a line: with its process, or where
+// it is kept, with its host.
+func (e *evidence) lost(s side, last sim.Line) (at int64, ok bool) {
+	if !last.Kept {
+		at, ok = e.ends[last.PID]
+		return at, ok && last.PID != 0
+	}
+	i := slices.IndexFunc(e.gone[s], func(g int64) bool { return g >= last.NS })
+	if i < 0 {
+		return 0, false
+	}
+	return e.gone[s][i], true
 }
 
 // afterExecution is I2: the source never runs again.
@@ -136,7 +168,7 @@ func (e *evidence) afterExecution(runs []sim.Line, fail func(string, ...any)) {
 		return
 	}
 	for _, l := range e.log[source] {
-		if l.NS > runs[0].NS && l.Err == "" && l.Event != "close" && mayRun(l.To) {
+		if l.NS > runs[0].NS && l.Err == "" && l.Event != "close" && !e.empty(source, l) && mayRun(l.To) {
 			fail("I2: the source is in %s by %q at %d, the destination has run since %d", l.To, l.Event, l.NS, runs[0].NS)
 		}
 	}
@@ -153,6 +185,37 @@ func (e *evidence) copies(runs []sim.Line, fail func(string, ...any)) {
 			fail("I3: the source let go of its device in %s at %d, before the destination ran", l.From, l.NS)
 		}
 	}
+}
+
+// lastCopy is I3 where the source's host is lost: a whole copy of the destination may be
+// the last one then, and stays, until the source says that it does not need it (rule
+// R6), or somebody takes it upon himself.
+func (e *evidence) lastCopy(fail func(string, ...any)) {
+	for i, l := range e.log[source] {
+		at, lost := e.lost(source, l)
+		if next := i + 1; !lost || next < len(e.log[source]) && e.log[source][next].NS < at {
+			continue
+		}
+		for _, d := range e.log[destination] {
+			if d.NS > at && letsGo(d) && d.From == "STOP" && d.Whole && !e.letGo[d.PID] && !e.takenBack(d.NS) {
+				fail("I3h: the destination let go of a whole copy at %d, and the source's host was lost at %d", d.NS, at)
+			}
+		}
+	}
+}
+
+// takenBack reports whether the source had recorded by then that the attempt of the
+// destination's last copy is over.
+func (e *evidence) takenBack(by int64) bool {
+	var copied uint64
+	for _, r := range e.records[destination] {
+		if r.Record == handoff.Ready && when(r) < by {
+			copied = r.Attempt.Epoch
+		}
+	}
+	return slices.ContainsFunc(e.records[source], func(r journal.Record) bool {
+		return (r.Record == handoff.Owner || r.Record == handoff.Forced) && r.Attempt.Epoch >= copied && when(r) < by
+	})
 }
 
 // letsGo says that a line tells of the end of what the device held.
@@ -204,7 +267,7 @@ var follows = map[side]map[handoff.Record][]handoff.Record{
 		handoff.Accept:  {handoff.Ready, handoff.Aborted, handoff.Accept, handoff.Running, handoff.Lost}, // the start failed, or is done again
 		handoff.Running: {handoff.Running, handoff.Done},
 		handoff.Done:    {handoff.Done},
-		handoff.Lost:    {handoff.Lost},
+		handoff.Lost:    {handoff.Lost}, // or a person decides, in the next attempt
 		handoff.Aborted: {handoff.Aborted},
 	},
 }
@@ -219,6 +282,10 @@ func (e *evidence) order() (list []string) {
 			switch {
 			case is.Attempt.Epoch < was.Attempt.Epoch:
 				list = append(list, fmt.Sprintf("%v: attempt %d behind %d", s, is.Attempt.Epoch, was.Attempt.Epoch))
+			case is.Record == handoff.Forced:
+				if was.Record != map[side]handoff.Record{source: handoff.Commit, destination: handoff.Lost}[s] && was.Record != handoff.Ready {
+					list = append(list, fmt.Sprintf("%v: FORCED behind %v", s, was.Record))
+				}
 			case is.Attempt.Epoch > was.Attempt.Epoch:
 				if final := was.Record; final == handoff.Commit || final == handoff.Done || final == handoff.Accept || final == handoff.Running {
 					list = append(list, fmt.Sprintf("%v: a new attempt behind %v", s, final))
@@ -267,6 +334,20 @@ func TestCheckerFinds(t *testing.T) {
 	record := func(r handoff.Record, epoch uint64) journal.Record {
 		return journal.Record{Entry: handoff.Entry{Record: r, Attempt: transport.Attempt{Epoch: epoch}}}
 	}
+	// deserted is a destination that drops its copy after the source's host was lost.
+	// The source has recorded OWNER at that time, if it has.
+	deserted := func(e *evidence, at int64) evidence {
+		e.log[source], e.gone[source] = kept(e.log[source][:2]), []int64{5e6}
+		e.log[destination] = kept(append(e.log[destination][:3], line(8e6, 2, "reset", "STOP", "RUNNING")))
+		e.records[source] = e.records[source][:2]
+		e.records[destination] = append(e.records[destination][:3], record(handoff.Aborted, 1))
+		if at > 0 {
+			r := record(handoff.Owner, 1)
+			r.Time = time.Now().Add(time.Duration(at - monotonic()))
+			e.records[source] = append(e.records[source], r)
+		}
+		return *e
+	}
 	good := func() evidence {
 		return evidence{
 			ends: map[int]int64{1: 100, 2: 100}, letGo: map[int]bool{},
@@ -286,7 +367,10 @@ func TestCheckerFinds(t *testing.T) {
 	}{
 		{"", func(*evidence) {}},
 		{"I1", func(e *evidence) { e.log[source] = e.log[source][:1] }},
-		{"I2", func(e *evidence) { e.log[source] = append(e.log[source], line(20, 3, "open", "RUNNING", "RUNNING")) }},
+		{"", func(e *evidence) { e.log[source] = append(e.log[source], line(20, 3, "open", "RUNNING", "RUNNING")) }}, // without the guest
+		{"I2", func(e *evidence) {
+			e.log[source] = append(e.log[source], line(20, 3, "open", "RUNNING", "RUNNING"), line(21, 3, "set", "RUNNING", "PRE_COPY"))
+		}},
 		{"I3", func(e *evidence) { e.log[source][3].NS = 5 }},
 		{"I4", func(e *evidence) { e.log[destination][3].Whole = false }},
 		{"I5: ACCEPT of attempt 1 without", func(e *evidence) { e.records[source] = e.records[source][:2] }},
@@ -335,6 +419,30 @@ func TestCheckerFinds(t *testing.T) {
 			e.records[destination] = e.records[destination][:3]
 			e.log[source] = kept(e.log[source])
 			e.log[destination] = kept(append(e.log[destination][:3], line(6, 3, "open", "RUNNING", "RUNNING")))
+		}},
+
+		// Hosts that are lost.
+		{"", func(e *evidence) { e.log[source], e.gone[source] = kept(e.log[source][:1]), []int64{5} }},
+		{"I1", func(e *evidence) { e.log[source], e.gone[source] = kept(e.log[source][:1]), []int64{7} }},
+		{"", func(e *evidence) {
+			e.log[source] = kept(append(e.log[source][:2], line(5, 3, "open", "RUNNING", "RUNNING"), line(9, 3, "set", "RUNNING", "STOP")))
+			e.gone[source] = []int64{4}
+		}},
+		{"I1", func(e *evidence) {
+			e.log[source] = kept(append(e.log[source][:2], line(5, 3, "open", "RUNNING", "RUNNING"), line(5, 3, "set", "RUNNING", "PRE_COPY")))
+			e.gone[source] = []int64{4}
+		}},
+		{"", func(e *evidence) { // LOST, and a person has decided
+			e.records[destination] = append(e.records[destination], record(handoff.Lost, 1))
+			e.records[source] = append(e.records[source][:3], record(handoff.Forced, 2), record(handoff.Open, 3))
+		}},
+		{"FORCED behind DONE", func(e *evidence) { e.records[source] = append(e.records[source], record(handoff.Forced, 2)) }},
+		{"I3h", func(e *evidence) { *e = deserted(e, 0) }},
+		{"I3h", func(e *evidence) { *e = deserted(e, 10e6) }},
+		{"", func(e *evidence) { *e = deserted(e, 6e6) }},
+		{"", func(e *evidence) {
+			*e = deserted(e, 0)
+			e.letGo[2] = true
 		}},
 	} {
 		e := good()
