@@ -31,15 +31,15 @@ func TestContinue(t *testing.T) {
 					"--state-dir", filepath.Join(dir, s.String())}, shared.volatile)
 			}
 			points := map[side]string{fault{at: c.at}.side(): c.at + "=kill"}
-			d := start(t, destination, points[destination], nil, args(destination, "--listen", "127.0.0.1:0")...)
+			d := start(t, destination, shared.bin, points[destination], nil, args(destination, "--listen", "127.0.0.1:0")...)
 			address := d.await(t, "listening").Address
-			s := start(t, source, points[source], nil, args(source, "--to", address)...)
+			s := start(t, source, shared.bin, points[source], nil, args(source, "--to", address)...)
 			if points[source] != "" {
 				s.wait(t)
-				s = start(t, source, "", nil, append(args(source, "--to", address), c.say...)...)
+				s = start(t, source, shared.bin, "", nil, append(args(source, "--to", address), c.say...)...)
 			} else {
 				d.wait(t)
-				d = start(t, destination, "", nil, append(args(destination, "--listen", address), c.say...)...)
+				d = start(t, destination, shared.bin, "", nil, append(args(destination, "--listen", address), c.say...)...)
 			}
 			s.wait(t)
 			d.wait(t)

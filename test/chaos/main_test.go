@@ -7,6 +7,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
+	"slices"
 	"strings"
 	"testing"
 
@@ -31,7 +33,13 @@ func TestMain(m *testing.M) {
 	os.Exit(run(m))
 }
 
+// together is how many cases run at once for each core: they wait more than they work.
+const together = 3
+
 func run(m *testing.M) int {
+	if f := flag.Lookup("test.parallel"); f.Value.String() == f.DefValue {
+		flag.Set("test.parallel", fmt.Sprint(together*runtime.GOMAXPROCS(0)))
+	}
 	if testing.Short() {
 		fmt.Println("chaos: skipped by -short: the processes are the same without the race detector")
 		return 0
@@ -53,12 +61,11 @@ func run(m *testing.M) int {
 // prepare builds the programs and makes a key for each side.
 func prepare(dir string) error {
 	shared.bin, shared.keys = filepath.Join(dir, "bin"), dir
-	build := exec.Command("go", "build", "-tags", "failpoints", "-o", shared.bin+"/", "../../cmd/mig-send", "../../cmd/mig-recv")
-	if out, err := build.CombinedOutput(); err != nil {
-		return fmt.Errorf("%v: %w\n%s", build, err, out)
+	if err := build(shared.bin); err != nil {
+		return err
 	}
 	for s := range shared.ids {
-		out, err := exec.Command(side(s).program(), "id", "--identity", side(s).key()).Output()
+		out, err := exec.Command(side(s).program(shared.bin), "id", "--identity", side(s).key()).Output()
 		if err != nil {
 			return fmt.Errorf("%v id: %w", side(s), err)
 		}
@@ -66,6 +73,15 @@ func prepare(dir string) error {
 	}
 	if err := journal.Check(dir, false); errors.Is(err, journal.ErrVolatile) {
 		shared.volatile = []string{"--volatile-state"}
+	}
+	return nil
+}
+
+// build makes the two programs, which have failpoints.
+func build(bin string, flags ...string) error {
+	args := slices.Concat([]string{"build", "-tags", "failpoints", "-o", bin + "/"}, flags, []string{"../../cmd/mig-send", "../../cmd/mig-recv"})
+	if out, err := exec.Command("go", args...).CombinedOutput(); err != nil {
+		return fmt.Errorf("go %v: %w\n%s", args, err, out)
 	}
 	return nil
 }
@@ -81,8 +97,8 @@ const (
 // String is the side as points and files name it.
 func (s side) String() string { return [...]string{"source", "destination"}[s] }
 
-func (s side) program() string {
-	return filepath.Join(shared.bin, [...]string{"mig-send", "mig-recv"}[s])
+func (s side) program(bin string) string {
+	return filepath.Join(bin, [...]string{"mig-send", "mig-recv"}[s])
 }
 
 func (s side) key() string { return filepath.Join(shared.keys, s.String()+".key") }

@@ -24,7 +24,10 @@ const patience = 2 * time.Minute
 
 // event is what a program says in a line of JSON; done has most of it.
 type event struct {
+	at int64 // when it was heard, by CLOCK_MONOTONIC
+
 	Event, Phase, Text, Address, Outcome string
+	Time                                 time.Time // by the wall clock
 	Exit                                 int
 	DowntimeMS                           float64 `json:"downtime_ms"`
 	Error                                *struct{ Code, Side, Text string }
@@ -43,6 +46,7 @@ type process struct {
 	started int64       // by CLOCK_MONOTONIC, in ns, as are the device logs
 	exited  int64       // 0 while it runs
 	killed  atomic.Bool // by the test
+	again   bool        // in the place of one that was killed
 	stderr  bytes.Buffer
 
 	mu     sync.Mutex
@@ -62,9 +66,9 @@ func monotonic() int64 {
 
 // start runs a program with its failpoints, by way of another command if there is
 // one.
-func start(t *testing.T, s side, points string, by []string, args ...string) *process {
+func start(t *testing.T, s side, bin, points string, by []string, args ...string) *process {
 	t.Helper()
-	line := slices.Concat(by, []string{s.program()}, args)
+	line := slices.Concat(by, []string{s.program(bin)}, args)
 	p := &process{side: s, cmd: exec.Command(line[0], line[1:]...), news: make(chan struct{}), done: make(chan struct{})}
 	p.cmd.Env = append(os.Environ(), "MIGPIPE_FAILPOINTS="+points)
 	p.cmd.Stderr = &p.stderr
@@ -98,7 +102,7 @@ func start(t *testing.T, s side, points string, by []string, args ...string) *pr
 }
 
 func (p *process) say(t *testing.T, line []byte) {
-	var e event
+	e := event{at: monotonic()}
 	if err := json.Unmarshal(line, &e); err != nil {
 		t.Errorf("%v says %q: %v", p.side, line, err)
 	}
@@ -165,6 +169,17 @@ func (p *process) find(kind string) *event {
 	}
 	return nil
 }
+
+// says reports whether it has warned of something.
+func (p *process) says(text string) bool {
+	return slices.ContainsFunc(p.told(), func(e event) bool {
+		return strings.Contains(e.Text, text) || e.Error != nil && strings.Contains(e.Error.Text, text) || strings.Contains(strings.Join(e.Warnings, " "), text)
+	})
+}
+
+// engaged reports whether a destination has heard of a source, or goes on with what
+// another process has left.
+func (p *process) engaged() bool { return p.find("peer") != nil || p.says("going on with migration") }
 
 // await waits for an event, and fails if the program ends before it.
 func (p *process) await(t *testing.T, kind string) event {

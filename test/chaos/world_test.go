@@ -1,13 +1,17 @@
 package chaos
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	neturl "net/url"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -29,21 +33,53 @@ const (
 type world struct {
 	t     *testing.T
 	dir   string
+	bin   string    // of the programs
 	state [2]string // folders with journals
-	urls  [2]string // of the device, without log
+	urls  [2]string // of the device, without log and keep
+	kept  bool      // the devices outlive their programs, as those do that a VMM has open
 	flags [2][]string
 	relay *relay.Relay
 	seed  uint64
 	sc    *scenario
 
-	address string      // of the destination, the same after a restart
-	now     [2]*process // those that run, or ran last
-	spare   *process    // a destination that waits for the next migration
-	all     []*process
-	letGo   map[int]bool
+	address string          // of the destination, the same after a restart
 	mig     transport.MigID // of the migration at hand, zero before there is one
-	known   []transport.MigID
-	round   int // of migrations, of which each has logs of its own
+	round   int             // of migrations, of which each has logs and devices of its own
+
+	reviving [2]sync.Mutex  // one at a time restarts a side
+	guards   sync.WaitGroup // end with their program
+	deeds    atomic.Int32   // how many were begun
+	doing    atomic.Int32   // how many have not ended
+	over     atomic.Bool    // no more are done
+
+	mu    sync.Mutex  // guards what follows
+	now   [2]*process // those that run, or ran last
+	all   []*process
+	letGo map[int]bool // who was told to give up what it held, by PID
+	gone  [2][]int64   // when a host took a kept device with it
+}
+
+// process is who runs a side, or ran it last.
+func (w *world) process(s side) *process {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.now[s]
+}
+
+// both are those of both sides.
+func (w *world) both() [2]*process {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.now
+}
+
+// tell ends a program that would not end by itself, as an operator does. It lets go of
+// what it holds.
+func (w *world) tell(p *process) {
+	w.mu.Lock()
+	w.letGo[p.cmd.Process.Pid] = true
+	w.mu.Unlock()
+	p.signal(syscall.SIGTERM)
 }
 
 func newWorld(t *testing.T, seed uint64) *world {
@@ -58,7 +94,7 @@ func newWorld(t *testing.T, seed uint64) *world {
 			}
 		})
 	}
-	w := &world{t: t, dir: dir, seed: seed, sc: &scenario{}, letGo: map[int]bool{}, urls: [2]string{defaultSource, defaultDestination}}
+	w := &world{t: t, dir: dir, bin: shared.bin, seed: seed, sc: &scenario{}, letGo: map[int]bool{}, urls: [2]string{defaultSource, defaultDestination}}
 	for s := range w.state {
 		w.state[s] = filepath.Join(dir, side(s).String())
 		if err := os.Mkdir(w.state[s], 0o700); err != nil {
@@ -69,6 +105,7 @@ func newWorld(t *testing.T, seed uint64) *world {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
+		w.guards.Wait() // the programs have been killed
 		if w.relay != nil {
 			w.relay.Close()
 		}
@@ -90,6 +127,11 @@ func (w *world) log(s side) string {
 	return filepath.Join(w.dir, fmt.Sprintf("%v.%d.log", s, w.round))
 }
 
+// keep is the file that such a device is kept in.
+func (w *world) keep(s side) string {
+	return filepath.Join(w.dir, fmt.Sprintf("%v.%d.state", s, w.round))
+}
+
 func (w *world) device(s side) string {
 	url := w.urls[s]
 	if rest, ok := strings.CutPrefix(url, "file:"); ok {
@@ -99,7 +141,11 @@ func (w *world) device(s side) string {
 	if strings.Contains(url, "?") {
 		mark = "&"
 	}
-	return "d=" + url + mark + "log=" + neturl.QueryEscape(w.log(s))
+	url += mark + "log=" + neturl.QueryEscape(w.log(s))
+	if w.kept {
+		url += "&keep=" + neturl.QueryEscape(w.keep(s))
+	}
+	return "d=" + url
 }
 
 // start runs a side's program.
@@ -109,16 +155,52 @@ func (w *world) start(s side, points string, args ...string) *process {
 	if w.sc.witness {
 		flags = append(slices.Clip(flags), "--in-doubt", "witness", "--witness", "dir:"+w.witness())
 	}
-	p := start(w.t, s, points, w.wrap(s), slices.Concat(w.args(s, w.state[s]), flags, args)...)
+	p := start(w.t, s, w.bin, points, w.wrap(s), slices.Concat(w.args(s, w.state[s]), flags, args)...)
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	w.now[s] = p
 	w.all = append(w.all, p)
 	return p
 }
 
+// revive starts a side's program again when it was killed, with the same command line,
+// as a service manager does. That it may be a restart is all that it is told.
+func (w *world) revive(s side) {
+	if s == destination {
+		w.receive("", "--continue").again = true
+	} else {
+		w.send("", "--continue").again = true
+	}
+}
+
+// last is a side's newest record of the migration at hand.
+func (w *world) last(s side) handoff.Record {
+	w.look()
+	all, err := journal.Read(filepath.Join(w.state[s], journal.Name(s.role(), w.mig)))
+	if err != nil || len(all) == 0 {
+		return handoff.None
+	}
+	return all[len(all)-1].Record
+}
+
+// lose is what the death of a host does to a kept device.
+func (w *world) lose(s side) {
+	if !w.kept {
+		return // it has ended with its process
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	os.Remove(w.keep(s) + ".new")
+	if err := os.Remove(w.keep(s)); err != nil {
+		w.t.Error(err)
+	}
+	w.gone[s] = append(w.gone[s], monotonic())
+}
+
 // beside runs a side's program in the place of nobody.
 func (w *world) beside(s side, state string, args ...string) *process {
 	w.t.Helper()
-	return start(w.t, s, "", nil, slices.Concat(w.args(s, state), args)...)
+	return start(w.t, s, w.bin, "", nil, slices.Concat(w.args(s, state), args)...)
 }
 
 func (w *world) args(s side, state string) []string {
@@ -126,8 +208,12 @@ func (w *world) args(s side, state string) []string {
 	if w.sc.wrong[s] {
 		peer = s
 	}
-	return slices.Concat([]string{"--json", "--device", w.device(s), "--peer", shared.ids[peer], "--identity", s.key(),
-		"--state-dir", state, "--memory", fmt.Sprint(memory), "--chunk-size", "256KiB"}, shared.volatile)
+	args := []string{"--json", "--device", w.device(s), "--peer", shared.ids[peer], "--identity", s.key(),
+		"--state-dir", state, "--memory", fmt.Sprint(memory), "--chunk-size", "256KiB", "--reconnect-limit", "5s"}
+	if s == source {
+		args = append(args, "--to", w.relay.Addr(), "--downtime-limit", "10s", "--on-limit", "force")
+	}
+	return append(args, shared.volatile...)
 }
 
 // wrap is the command that a program is started by, to have a disk that is full:
@@ -161,66 +247,89 @@ func (w *world) receive(points string, args ...string) *process {
 // send runs mig-send.
 func (w *world) send(points string, args ...string) *process {
 	w.t.Helper()
-	return w.start(source, points, append([]string{"--to", w.relay.Addr(), "--downtime-limit", "10s", "--on-limit", "force"}, args...)...)
+	return w.start(source, points, args...)
 }
 
-// settle waits until both programs have ended. One that stays in doubt is told to
-// let go when the other one has said all that it will.
+// settle waits until nothing more happens: both programs have ended, or the destination waits for a source that is gone. One that
+// stays in doubt, to keep its device, is told to let go when the other one has said all
+// that it will.
 func (w *world) settle() {
 	w.t.Helper()
 	deadline := time.Now().Add(patience)
 	told := map[*process]bool{}
 	for ; time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+		begun := w.deeds.Load()
+		if w.doing.Load() > 0 {
+			continue // a program may be about to be started again
+		}
 		open := 0
-		for s, p := range w.now {
+		now := w.both()
+		for s, p := range now {
 			if p == nil || !p.runs() {
 				continue
 			}
-			open++
-			other := w.now[1-s]
-			if w.sc.orphan && side(s) == destination && !told[p] && w.abandoned() {
-				told[p] = true
-				p.signal(syscall.SIGTERM)
+			other := now[1-s]
+			waits := side(s) == destination && w.waits(p)
+			if waits && !w.sc.orphan {
+				continue // of use to the next migration
 			}
-			quiet := other == nil || !other.runs() || other.find("held") != nil
-			if p.find("held") != nil && quiet && !told[p] {
-				told[p], w.letGo[p.cmd.Process.Pid] = true, true
-				p.signal(syscall.SIGTERM)
+			open++
+			quiet := other == nil || !other.runs() || other.find("held") != nil || side(s) == source && w.waits(other)
+			if !told[p] && (waits || p.find("held") != nil && quiet) {
+				told[p] = true
+				w.tell(p)
 			}
 		}
-		if open == 0 {
+		if open == 0 && w.deeds.Load() == begun {
 			return
 		}
 	}
-	for _, p := range w.now {
+	for _, p := range w.both() {
 		w.t.Errorf("%v", p)
 	}
 	w.t.Fatal("the programs do not end")
 }
 
-// abandoned reports whether the destination has nobody to wait for: mig-send is
-// gone, and was never heard of or long ago.
-func (w *world) abandoned() bool {
-	s := w.now[source]
-	if s == nil || s.runs() {
+// waits reports whether a destination has nobody to wait for: mig-send is gone, or
+// keeps a device that it is in doubt about; and long ago, unless the destination has
+// heard of nobody since it was started again. No silence ends its wait in READY (rule
+// R5), and none for a first source.
+func (w *world) waits(p *process) bool {
+	s := w.process(source)
+	if s == nil {
 		return false
 	}
-	return w.now[destination].find("peer") == nil || monotonic()-s.exited > int64(transport.IdleTimeout+time.Second)
+	quiet := p.again && !p.engaged()
+	if !s.runs() {
+		quiet = quiet || monotonic()-s.exited > int64(transport.IdleTimeout+time.Second)
+	} else if held := s.find("held"); held != nil {
+		quiet = quiet || monotonic()-held.at > int64(transport.IdleTimeout+time.Second)
+	} else {
+		return false
+	}
+	last := w.last(destination)
+	return quiet && (!p.engaged() || last == handoff.None || last == handoff.Ready)
 }
 
-// look finds the migration that the last run of mig-send was about.
+// look finds the migration that the last run of mig-send was about: its journal was
+// written to last. The programs' own clock may be wrong.
 func (w *world) look() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	paths, err := journal.List(w.state[source], journal.Source)
 	if err != nil {
-		w.t.Fatal(err)
+		w.t.Error(err)
 	}
+	var last time.Time
 	for _, path := range paths {
 		all, err := journal.Read(path)
-		if err != nil {
-			w.t.Fatal(err)
+		info, err2 := os.Stat(path)
+		if err := cmp.Or(err, err2); err != nil {
+			w.t.Error(err)
+			continue
 		}
-		if mig := all[0].Attempt.Mig; !slices.Contains(w.known, mig) {
-			w.mig, w.known = mig, append(w.known, mig)
+		if at := info.ModTime(); len(all) > 0 && at.After(last) {
+			w.mig, last = all[0].Attempt.Mig, at
 		}
 	}
 }
@@ -229,7 +338,9 @@ func (w *world) look() {
 func (w *world) evidence() evidence {
 	w.t.Helper()
 	e := collect(w.t, w.state, [2]string{w.log(source), w.log(destination)}, w.mig)
-	e.ends, e.letGo = map[int]int64{}, maps.Clone(w.letGo)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	e.ends, e.letGo, e.gone = map[int]int64{}, maps.Clone(w.letGo), w.gone
 	for _, p := range w.all {
 		if !p.runs() {
 			e.ends[p.cmd.Process.Pid] = p.exited
@@ -243,7 +354,9 @@ func (w *world) check() evidence {
 	w.t.Helper()
 	w.look()
 	for _, p := range w.all {
-		w.checkProcess(p)
+		if !p.runs() {
+			w.checkProcess(p)
+		}
 	}
 	e := w.evidence()
 	for _, v := range e.violations() {
@@ -304,7 +417,7 @@ func (w *world) checkFiles() {
 			return nil
 		}
 		name := d.Name()
-		known := d.IsDir() || filepath.Dir(path) == w.witness() || strings.HasSuffix(name, ".log") || strings.HasSuffix(name, ".state") ||
+		known := d.IsDir() || filepath.Dir(path) == w.witness() || w.anyKilled() && strings.HasSuffix(name, ".state.new") || strings.HasSuffix(name, ".log") || strings.HasSuffix(name, ".state") ||
 			strings.HasSuffix(name, "."+journal.Source.String()) || strings.HasSuffix(name, "."+journal.Destination.String())
 		if !known || strings.HasPrefix(name, ".") {
 			w.t.Errorf("%s is left behind", path)
@@ -313,21 +426,29 @@ func (w *world) checkFiles() {
 	})
 }
 
+// anyKilled: one that is killed may leave half of what it was writing.
+func (w *world) anyKilled() bool {
+	return slices.ContainsFunc(w.all, func(p *process) bool { return p.killed.Load() })
+}
+
 // next is row 70: whatever has happened, a further migration succeeds, of the same
 // attempt's device where the source still has it. It gives what became of the first.
 func (w *world) next() (outcome string) {
 	w.t.Helper()
-	e := w.evidence()
-	w.urls, w.flags = [2]string{defaultSource, defaultDestination}, [2][]string{}
+	w.flags = [2][]string{}
+	if !w.kept {
+		w.urls = [2]string{defaultSource, defaultDestination}
+	}
 	if w.relay != nil {
 		w.relay.Set(func(l *relay.Link) { *l = relay.Link{} })
 	}
+	w.ask()
 	var again []string
-	switch last := e.last(source); {
-	case last == handoff.Commit:
-		w.stillInDoubt()
-		return "in doubt"
-	case last == handoff.Done:
+	switch e := w.evidence(); e.last(source) {
+	case handoff.Commit:
+		outcome = "in doubt"
+		w.resolve()
+	case handoff.Done:
 		outcome = "destination runs"
 		w.round++
 	default:
@@ -336,12 +457,15 @@ func (w *world) next() (outcome string) {
 			again = []string{"--migration", w.mig.String()}
 		}
 	}
-	if w.now[destination] = w.spare; w.spare == nil {
-		w.receive("")
-	} else {
-		w.all = append(w.all, w.spare)
+	d := w.process(destination)
+	if d != nil && d.runs() && again == nil { // its log is of the one before
+		w.tell(d)
+		d.wait(w.t)
 	}
-	s, d := w.send("", again...), w.now[destination]
+	if d == nil || !d.runs() {
+		d = w.receive("")
+	}
+	s := w.send("", again...)
 	w.settle()
 	if s.exit() != 0 || d.exit() != 0 {
 		w.t.Errorf("a second migration ends with %d and %d: %v %v", s.exit(), d.exit(), s, d)
@@ -353,23 +477,42 @@ func (w *world) next() (outcome string) {
 	return outcome
 }
 
-// stillInDoubt: nothing is started, whoever asks.
-//
-// TODO recovery: ask the destination instead, with a third migration behind.
-func (w *world) stillInDoubt() {
+// ask has a source that is in doubt ask once more, now that nothing stands in its way.
+// That may be the work of people, who name the migration.
+func (w *world) ask() {
 	w.t.Helper()
-	w.receive("")
-	again := w.send("", "--migration", w.mig.String())
-	again.wait(w.t)
-	if again.exit() != 11 {
-		w.t.Errorf("in doubt, tried again: exit %d, want 11: %v", again.exit(), again)
+	if w.last(source) != handoff.Commit {
+		return
 	}
-	other := w.send("")
+	which := []string{"--migration", w.mig.String()}
+	if d := w.process(destination); d == nil || !d.runs() {
+		w.receive("", which...).again = true
+	}
+	w.send("", append(which, "--doubt-limit", "3s")...).again = true
+	w.settle()
+	w.check()
+}
+
+// resolve has a person decide: the destination has said that what it had accepted is
+// lost, or does not know any more. Without that, no new migration is begun.
+func (w *world) resolve() {
+	w.t.Helper()
+	w.round++
+	other := w.beside(source, w.state[source])
 	other.wait(w.t)
 	if other.exit() != 2 {
 		w.t.Errorf("in doubt, with a new migration: exit %d, want 2: %v", other.exit(), other)
 	}
-	w.now[destination].signal(syscall.SIGTERM)
-	w.settle()
-	w.check()
+	host, err := os.Hostname()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	args := slices.Concat([]string{"resolve", w.mig.String(), "--resume-here", "--peer-is-fenced", "--why", "a test", "--confirm", host,
+		"--state-dir", w.state[source]}, shared.volatile)
+	if out, err := exec.Command(source.program(w.bin), args...).CombinedOutput(); err != nil {
+		w.t.Errorf("resolve: %v: %s", err, out)
+	}
+	if got := w.last(source); got != handoff.Forced {
+		w.t.Errorf("after resolve the record is %v", got)
+	}
 }
