@@ -28,7 +28,7 @@ func (e *engine) approved(err error) {
 		return
 	}
 	if e.control == nil { // COMMIT would be in doubt at once, and may yet not be needed
-		e.link.approved = true
+		e.assented = true
 		return
 	}
 	e.clock.approved = time.Now()

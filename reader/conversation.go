@@ -19,7 +19,7 @@ func (e *engine) connect(ctx context.Context) error {
 	e.tell(report.Event{Kind: report.Phase, Phase: report.Connect})
 	ctx, cancel := context.WithTimeout(ctx, transport.WelcomeTimeout)
 	defer cancel()
-	lane, err := e.open(ctx, transport.LaneControl, 0)
+	lane, err := e.open(ctx, transport.LaneControl, 0, transport.ID{})
 	if err != nil {
 		return err
 	}
@@ -79,6 +79,10 @@ func (e *engine) message(m transport.Message) {
 		return
 	}
 	e.own(m)
+	if _, ready := m.(*transport.Ready); ready && e.assented { // while it was out of reach
+		e.assented = false
+		e.approved(nil)
+	}
 }
 
 // policy is the codec that was asked for, or what suits the lanes.

@@ -51,10 +51,13 @@ func Send(ctx context.Context, dialer transport.Dialer, sources []Source, opts *
 		return ask(ctx, dialer, sources, o)
 	}
 	if decided, err := passGate(o); decided.Outcome != handoff.Pending {
+		if decided.Outcome == handoff.Committed {
+			decided.Warnings = append(decided.Warnings, letGo(sources)...)
+		}
 		return decided, err
 	}
 	if err := spareCopy(ctx, dialer, sources, o); err != nil {
-		return report.Report{Outcome: handoff.Rolledback, Attempt: last.Attempt}, err
+		return report.Report{Outcome: spared(err), Attempt: last.Attempt}, err
 	}
 	if err := takeBack(o, sources); err != nil {
 		return report.Report{Outcome: handoff.NeedsReset, Attempt: last.Attempt}, err
@@ -109,8 +112,12 @@ type engine struct {
 	bareSince  time.Time        // when the last data lane was lost, zero while one stands
 	dialled    []transport.Lane // by openLanes, closed in the end
 	lanes      []transport.Lane // of them, those with a sender; in place of a lost one its successor
-	told       []bool           // by device: END was said
-	bytes      uint64           // of all streams, as recorded by a process before
+	dialling   []bool           // by number of a data lane: it is lost, and being dialled again
+	linked     context.Context  // ends with the control lane
+	unlink     context.CancelFunc
+	assented   bool   // the owner has approved while the destination was out of reach
+	told       []bool // by device: END was said
+	bytes      uint64 // of all streams, as recorded by a process before
 	queue      *queue
 	drains     []*drain // nil until the device's session is open
 	polls      []poll
@@ -339,6 +346,7 @@ func (e *engine) resume(reverted bool) {
 // hear takes messages from a control lane from now on. The goroutine ends with it.
 func (e *engine) hear(control *transport.Control) {
 	e.control, e.heardAt = control, time.Now()
+	e.linked, e.unlink = context.WithCancel(e.work)
 	e.others.Go(func() { e.receive(control) })
 }
 
@@ -458,16 +466,17 @@ func (e *engine) handle(ev any) {
 
 // dialLanes opens the data lanes; it ends by itself, within WelcomeTimeout.
 func (e *engine) dialLanes(n int) {
-	e.others.Go(func() { e.openLanes(n) })
+	who := e.out.Peer
+	e.others.Go(func() { e.openLanes(n, who) })
 }
 
-func (e *engine) openLanes(n int) {
+func (e *engine) openLanes(n int, who transport.ID) {
 	ctx, cancel := context.WithTimeout(e.work, transport.WelcomeTimeout)
 	defer cancel()
 	lanes := make([]transport.Lane, n)
 	e.dialled = lanes
 	err := parallel(n, func(i int) (err error) {
-		lanes[i], err = e.open(ctx, transport.LaneData, i)
+		lanes[i], err = e.open(ctx, transport.LaneData, i, who)
 		return err
 	})
 	e.post(lanesOpen{err})
@@ -480,7 +489,7 @@ func (e *engine) lanesOpened(ev lanesOpen) {
 	if e.owner.Phase != handoff.SourceTransfer {
 		return
 	}
-	e.lanes = slices.Clone(e.dialled)
+	e.lanes, e.dialling = slices.Clone(e.dialled), make([]bool, len(e.dialled))
 	e.pace = newPacer(e.opts.Tuning)
 	e.frame = e.opts.Tuning.block(min(e.opts.ChunkSize, paddingFrame))
 	for i := range e.lanes {
@@ -497,7 +506,7 @@ func (e *engine) startSender(number int) {
 		panic("reader: the arena has fewer chunks than lanes")
 	}
 	s := &sender{number: number, lane: e.lanes[number], queue: e.queue, spare: spare, codec: e.opts.Codec, pace: e.pace, frame: e.frame,
-		wire: e.wire, start: e.clock.start, sent: &e.sent, work: e.work, post: e.post}
+		wire: e.wire, start: e.clock.start, sent: &e.sent, work: e.work, post: e.post, watched: make(chan struct{})}
 	e.sending.Go(s.run)
 	e.sending.Go(s.watch)
 }

@@ -26,6 +26,8 @@ type sender struct {
 	sent   *atomic.Int64   // when a chunk was last written, in ns after start
 	work   context.Context // ends when the streams are abandoned
 	post   func(any)
+
+	watched chan struct{} // closed when nobody watches the lane any more
 }
 
 // laneFailed is the event of a sender that could go no further. It has ended.
@@ -42,6 +44,8 @@ func (s *sender) run() {
 		err = s.lane.CloseWrite() // Close would wait for the peer to read all
 	}
 	if err != nil {
+		s.lane.SetDeadline(time.Unix(1, 0))
+		<-s.watched // who comes after this sender must not be told of this lane
 		s.post(laneFailed{s.number, err})
 	}
 }
@@ -67,6 +71,7 @@ func (s *sender) toEnd() error {
 // watch waits for the end of the lane, on which the destination says nothing. It is
 // how a sender learns of it that has nothing to send. It ends with the lane.
 func (s *sender) watch() {
+	defer close(s.watched)
 	_, err := s.lane.Read(make([]byte, 1))
 	if err == nil {
 		err = fmt.Errorf("%w: the destination has sent something on a data lane", transport.ErrProtocol)

@@ -19,11 +19,8 @@ type link struct {
 	cause error
 	// refusal is what a destination says that answers nobody's COMMIT, nil if it does not.
 	refusal *transport.Fault
-	// approved says that the owner has approved the switchover meanwhile.
-	approved bool
-
-	back  time.Time     // when it was last restored
-	pause time.Duration // before it was dialled
+	back    time.Time     // when it was last restored
+	pause   time.Duration // before it was dialled
 }
 
 // How long one try to reach the destination again may take: the first has to be
@@ -130,6 +127,8 @@ func (e *engine) controlLost(ev controlLost) {
 func (e *engine) lose(err error) {
 	e.control.Lane().Close()
 	e.control = nil
+	e.unlink()
+	clear(e.dialling)
 	e.queue.revoke()
 	e.tell(report.Event{Kind: report.Lost, Text: err.Error()})
 	e.seek(err)
@@ -144,16 +143,19 @@ func (e *engine) seek(cause error) {
 	if time.Since(was.back) < pauseMost {
 		e.link.pause = min(max(pauseLeast, 2*was.pause), pauseMost)
 	}
-	peer, doubt := e.owner.Peer, e.owner.Phase == handoff.SourceDoubt
-	e.redial(e.life, e.link.pause, func(ctx context.Context) error { return e.rejoin(ctx, peer, doubt) })
+	peer, doubt, who := e.owner.Peer, e.owner.Phase == handoff.SourceDoubt, e.out.Peer
+	e.redial(e.life, e.link.pause, func(ctx context.Context) error { return e.rejoin(ctx, peer, who, doubt) })
 }
 
 // rejoin opens a control lane for the attempt at hand, and waits for the first word of
 // the destination: only then is this side known to be heard. In doubt DECLINED in
 // another journal's name is no answer, and whoever says so may be there by mistake, or
 // serve another migration just now: it is asked again like one that is out of reach.
-func (e *engine) rejoin(ctx context.Context, peer transport.JournalID, doubt bool) error {
-	lane, err := e.open(ctx, transport.LaneControl, 0)
+func (e *engine) rejoin(ctx context.Context, peer transport.JournalID, who transport.ID, doubt bool) error {
+	lane, err := e.open(ctx, transport.LaneControl, 0, who)
+	if f, ok := errors.AsType[*transport.Fault](err); ok && doubt {
+		e.post(turnedAway{f})
+	}
 	if err != nil {
 		return err
 	}
@@ -184,11 +186,17 @@ func (e *engine) rejoin(ctx context.Context, peer transport.JournalID, doubt boo
 	return nil
 }
 
-// open dials a lane of the attempt at hand.
-func (e *engine) open(ctx context.Context, kind transport.LaneKind, number int) (transport.Lane, error) {
+// open dials a lane of the attempt at hand, to the peer that has said WELCOME, once that
+// is known: an attempt is between two, and whom else this side may send to has no word
+// in it.
+func (e *engine) open(ctx context.Context, kind transport.LaneKind, number int, who transport.ID) (transport.Lane, error) {
 	lane, err := e.dialer.Dial(ctx)
 	if err != nil {
 		return nil, err
+	}
+	if p, ok := lane.(transport.Identified); ok && who != (transport.ID{}) && p.Peer() != who {
+		lane.Close()
+		return nil, &transport.Fault{Code: transport.CodeAuth, Err: fmt.Errorf("another peer answers there, %v, and not %v, which the attempt is with", p.Peer(), who)}
 	}
 	p := transport.Preamble{Kind: kind, Index: uint16(number), Mig: e.opts.Attempt.Mig, Epoch: e.opts.Attempt.Epoch}
 	if err := transport.WritePreamble(lane, p); err != nil {
@@ -217,9 +225,6 @@ func (e *engine) rejoined(ev rejoined) {
 	}
 	was := e.link
 	e.link = link{back: time.Now(), pause: was.pause}
-	if p, ok := ev.control.Lane().(transport.Identified); ok {
-		e.out.Peer = p.Peer()
-	}
 	e.hear(ev.control)
 	e.tell(report.Event{Kind: report.Restored})
 	e.message(ev.first)
@@ -229,9 +234,7 @@ func (e *engine) rejoined(ev rejoined) {
 	}
 	e.own(handoff.Reached{})
 	e.advance(mended{time.Since(was.since)})
-	if was.approved {
-		e.approved(nil)
-	}
+	e.dialMissing()
 }
 
 // sayEnds says again what was said of streams that are whole.
@@ -258,10 +261,14 @@ func (e *engine) say(m transport.Message) {
 	}
 }
 
-// laneFailed dials a data lane again. What it carried goes over the others meanwhile.
+// moving reports whether there is something for data lanes to carry.
+func (e *engine) moving() bool {
+	return e.owner.Phase == handoff.SourceTransfer || e.owner.Phase == handoff.SourceWaiting
+}
+
+// laneFailed has what a data lane carried sent over the others, and dials it again.
 func (e *engine) laneFailed(ev laneFailed) {
-	active := e.owner.Phase == handoff.SourceTransfer || e.owner.Phase == handoff.SourceWaiting
-	if !active {
+	if !e.moving() {
 		return
 	}
 	if !errors.Is(ev.err, transport.ErrPeerGone) && !errors.Is(ev.err, os.ErrDeadlineExceeded) || e.offer.Devices[0].Splice {
@@ -274,48 +281,57 @@ func (e *engine) laneFailed(ev laneFailed) {
 		e.bareSince = time.Now()
 	}
 	e.queue.requeue(ev.number)
-	e.redial(e.work, lanePause, func(ctx context.Context) error {
-		lane, err := e.open(ctx, transport.LaneData, ev.number)
-		if err != nil {
-			return err
+	e.dialMissing()
+}
+
+// dialMissing dials the data lanes that are lost, unless the destination is out of reach:
+// then the control lane comes first, and a destination that was started again knows of no
+// data lane before it has heard RESUME.
+func (e *engine) dialMissing() {
+	for i, lane := range e.lanes {
+		if lane != nil || e.dialling[i] || e.control == nil || !e.moving() {
+			continue
 		}
-		select {
-		case e.events <- laneBack{ev.number, lane}:
-		case <-e.quit:
-			lane.Close()
-		}
-		return nil
-	})
+		e.dialling[i] = true
+		who := e.out.Peer
+		e.redial(e.linked, lanePause, func(ctx context.Context) error {
+			lane, err := e.open(ctx, transport.LaneData, i, who)
+			if err != nil {
+				return err
+			}
+			select {
+			case e.events <- laneBack{i, lane}:
+			case <-e.quit:
+				lane.Close()
+			}
+			return nil
+		})
+	}
 }
 
 func (e *engine) laneBack(ev laneBack) {
-	if e.owner.Phase != handoff.SourceTransfer && e.owner.Phase != handoff.SourceWaiting {
+	if !e.moving() || e.lanes[ev.number] != nil {
 		ev.lane.Close()
 		return
 	}
-	e.lanes[ev.number], e.bareSince = ev.lane, time.Time{}
-	e.dialled = append(e.dialled, ev.lane)
+	e.lanes[ev.number], e.dialled[ev.number] = ev.lane, ev.lane
+	e.dialling[ev.number], e.bareSince = false, time.Time{}
 	e.startSender(ev.number)
 }
 
 // watchLink bounds the wait for a destination that was lost, and takes one for lost that
-// is connected and says nothing. In doubt watchDoubt does.
+// is connected and says nothing although ACK is due. In doubt watchDoubt does.
 func (e *engine) watchLink() {
-	if bare := time.Since(e.bareSince); !e.bareSince.IsZero() && bare > e.opts.ReconnectLimit {
+	bare := time.Since(e.bareSince)
+	switch quiet, away := time.Since(e.heardAt), time.Since(e.link.since); {
+	case e.moving() && !e.bareSince.IsZero() && bare > e.opts.ReconnectLimit:
 		e.failed(&transport.Fault{Code: transport.CodeNetwork, Err: fmt.Errorf("no data lane could be opened again for %v", round(bare))})
-		return
+	case e.control != nil && e.moving() && quiet > transport.SilenceLimit && !e.offer.Devices[0].Splice:
+		e.lose(fmt.Errorf("%w: the destination is connected, and has said nothing for %v", transport.ErrLost, round(quiet)))
+	case e.control == nil && away >= e.opts.ReconnectLimit:
+		e.fail(&transport.Fault{Code: transport.CodeNetwork,
+			Err: fmt.Errorf("the destination was not reached again for %v: %w", e.opts.ReconnectLimit, e.link.cause)}, handoff.Unreachable{})
 	}
-	if e.link.since.IsZero() {
-		if quiet := time.Since(e.heardAt); quiet > transport.SilenceLimit && !e.offer.Devices[0].Splice {
-			e.lose(fmt.Errorf("%w: the destination is connected, and has said nothing for %v", transport.ErrLost, round(quiet)))
-		}
-		return
-	}
-	if time.Since(e.link.since) < e.opts.ReconnectLimit {
-		return
-	}
-	e.fail(&transport.Fault{Code: transport.CodeNetwork,
-		Err: fmt.Errorf("the destination was not reached again for %v: %w", e.opts.ReconnectLimit, e.link.cause)}, handoff.Unreachable{})
 }
 
 // forget closes lanes that were dialled too late for the loop to see.

@@ -15,15 +15,18 @@ import (
 
 // takeBack ends an attempt that ended with its process: its devices are taken back,
 // where they are not running, and that is recorded. They are this side's as long as
-// COMMIT is not recorded.
+// COMMIT is not recorded, and when somebody has decided so (FORCED).
 func takeBack(o Options, sources []Source) error {
 	last := o.Journal.Last()
-	if last.Record != handoff.Open {
+	if last.Record != handoff.Open && last.Record != handoff.Forced {
 		return nil
 	}
 	f := &fleet{sources: sources, streams: make([]vfio.Stream, len(sources)), each: parallel}
 	if err := f.resume(); err != nil {
 		return f.fault(fmt.Errorf("take the devices of attempt %d back: %w", last.Attempt.Epoch, err), func(int) uint64 { return 0 })
+	}
+	if last.Record == handoff.Forced { // which says more than OWNER
+		return nil
 	}
 	closed := handoff.Entry{Record: handoff.Owner, Attempt: last.Attempt, Journal: o.Journal.ID()}
 	if err := o.Journal.Append(closed); err != nil {
@@ -32,33 +35,76 @@ func takeBack(o Options, sources []Source) error {
 	return nil
 }
 
+// letGo ends the sessions of devices of which DONE is recorded, where the process ended
+// before it had.
+func letGo(sources []Source) (warnings []string) {
+	for _, s := range sources {
+		if now, err := s.Device.State(); err != nil || now != vfio.StopCopy {
+			continue
+		}
+		if _, err := s.Device.SetState(vfio.Stop); err != nil {
+			warnings = append(warnings, fmt.Sprintf("device %s: leave STOP_COPY: %v", s.Name, err))
+		}
+	}
+	return warnings
+}
+
 // ErrOnlyCopy says that the destination has a complete copy of an earlier attempt, and
 // that the devices here hold nothing of that: they were reset with the process or the
 // host that made it.
 var ErrOnlyCopy = errors.New("the destination has a complete copy, and the devices here were reset since it was made: it may be the only one")
 
-// spareCopy asks the destination whether it has a complete copy of an attempt that was
-// left open, if the devices do not look like that attempt's any more. The next attempt
-// would end that copy.
+// askTimeout bounds the question about devices that stand still: they are this side's
+// whatever the answer is, unless somebody has decided otherwise.
+const askTimeout = time.Second
+
+// spareCopy asks the destination what has become of an attempt that was left open. If
+// the devices do not look like that attempt's any more, the next attempt would end what
+// may be the only copy. And somebody may have decided, meanwhile, that they run there.
 func spareCopy(ctx context.Context, dialer transport.Dialer, sources []Source, o Options) error {
 	last := o.Journal.Last()
-	if last.Record != handoff.Open || o.Anew || !running(sources) {
+	if last.Record != handoff.Open || o.Anew {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, transport.WelcomeTimeout)
+	empty, limit := running(sources), askTimeout
+	if empty {
+		limit = transport.WelcomeTimeout
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	status, err := query(ctx, dialer, last.Attempt)
 	switch {
-	case err != nil:
+	case err != nil && empty:
 		return &transport.Fault{Code: transport.CodeOf(err), Err: fmt.Errorf("ask what became of attempt %d: %w", last.Attempt.Epoch, err)}
-	case status.Record == handoff.Ready.String() && status.MaxEpoch == last.Attempt.Epoch:
-		return &transport.Fault{Code: transport.CodeBusy, Remote: true, Err: fmt.Errorf("attempt %d: %w", last.Attempt.Epoch, ErrOnlyCopy)}
+	case err != nil || status.MaxEpoch < last.Attempt.Epoch:
+		return nil
+	}
+	switch status.Record {
+	case handoff.Ready.String():
+		if empty {
+			return &undecided{&transport.Fault{Code: transport.CodeBusy, Remote: true, Err: fmt.Errorf("attempt %d: %w", last.Attempt.Epoch, ErrOnlyCopy)}}
+		}
+	case handoff.Accept.String(), handoff.Running.String(), handoff.Done.String(), handoff.Lost.String(), handoff.Forced.String():
+		return &undecided{&transport.Fault{Code: transport.CodeBusy, Remote: true, Err: fmt.Errorf("the destination's record is %s of attempt %d, this side's is %v of attempt %d: somebody has decided there",
+			transport.PeerText(status.Record), status.MaxEpoch, last.Record, last.Attempt.Epoch)}}
 	}
 	return nil
 }
 
-// query asks the destination for its record of a migration, over a lane of its own. One
-// that does not tell has none.
+// undecided is why nothing may be started here before somebody has looked at both sides.
+type undecided struct{ *transport.Fault }
+
+func (u *undecided) Unwrap() error { return u.Fault }
+
+// spared is the outcome of an attempt that was not begun.
+func spared(err error) handoff.Outcome {
+	if _, ok := errors.AsType[*undecided](err); ok {
+		return handoff.InDoubt
+	}
+	return handoff.Rolledback
+}
+
+// query asks the destination for its record of a migration, over a lane of its own.
 func query(ctx context.Context, dialer transport.Dialer, a transport.Attempt) (*transport.Status, error) {
 	lane, err := dialer.Dial(ctx)
 	if err != nil {
@@ -76,10 +122,15 @@ func query(ctx context.Context, dialer transport.Dialer, a transport.Attempt) (*
 		return nil, err
 	}
 	m, err := control.Receive()
-	if status, ok := m.(*transport.Status); ok {
-		return status, nil
+	switch m := m.(type) {
+	case *transport.Status:
+		return m, nil
+	case *transport.Declined:
+		return nil, peerFault(m.Code, m.Device, m.Offset, m.Text)
+	case nil:
+		return nil, err
 	}
-	return &transport.Status{Attempt: a, Record: handoff.None.String()}, err
+	return nil, fmt.Errorf("%w: QUERY is answered by %v", transport.ErrProtocol, m.Type())
 }
 
 func running(sources []Source) bool {

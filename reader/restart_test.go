@@ -202,3 +202,124 @@ func TestImpatience(t *testing.T) {
 		}
 	})
 }
+
+// otherPeer answers where the destination was.
+type otherPeer struct {
+	transport.Dialer
+	id transport.ID
+}
+
+type otherLane struct {
+	transport.Lane
+	id transport.ID
+}
+
+func (l otherLane) Peer() transport.ID { return l.id }
+
+func (o otherPeer) Dial(ctx context.Context) (transport.Lane, error) {
+	lane, err := o.Dialer.Dial(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return otherLane{lane, o.id}, nil
+}
+
+// TestRestartOtherPeer: an attempt is between two. Whom else the source may send to is not
+// even asked: with RESUME it would learn what makes its answer credible.
+func TestRestartOtherPeer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d, l := transport.Pipe()
+		defer l.Close()
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan struct{})
+		go func() { // ends with ctx
+			defer close(ended)
+			for {
+				lane, err := l.Accept(ctx)
+				if err != nil {
+					return
+				}
+				control := transport.NewControl(lane)
+				if _, err := transport.ReadPreamble(lane); err == nil {
+					if m, err := control.Receive(); err == nil {
+						t.Errorf("another peer is told %v", m.Type())
+						control.Send(&transport.Declined{Attempt: restarted, Journal: transport.JournalID{7}, Code: transport.CodeCancelled})
+					}
+				}
+				lane.Close()
+			}
+		}()
+		j := committed(t)
+		last := j.Last()
+		last.PeerID = transport.ID{1}
+		j.Append(last)
+		r, err := Send(t.Context(), otherPeer{d, transport.ID{66}}, []Source{{Name: "d", Device: stoppedDevice(t)}}, &Options{Journal: j, DoubtLimit: 3 * time.Second})
+		if r.Outcome != handoff.InDoubt || j.Last().Record != handoff.Commit {
+			t.Errorf("%v, %v, recorded is %v", r.Outcome, err, j.Last().Record)
+		}
+		cancel()
+		<-ended
+	})
+}
+
+// TestRestartOpenIsAsked: what has become of an attempt that was left open, the
+// destination is asked before anything runs here that may run there.
+func TestRestartOpenIsAsked(t *testing.T) {
+	for _, c := range []struct {
+		answer  transport.Message
+		stands  bool // the device holds what the attempt is about
+		outcome handoff.Outcome
+		record  handoff.Record
+	}{
+		{&transport.Status{Attempt: restarted, Record: "FORCED", MaxEpoch: 2}, false, handoff.InDoubt, handoff.Open},
+		{&transport.Status{Attempt: restarted, Record: "FORCED", MaxEpoch: 2}, true, handoff.InDoubt, handoff.Open},
+		{&transport.Status{Attempt: restarted, Record: "READY", MaxEpoch: 1}, false, handoff.InDoubt, handoff.Open},
+		{&transport.Status{Attempt: restarted, Record: "READY", MaxEpoch: 1}, true, handoff.Rolledback, handoff.Owner},
+		{&transport.Declined{Attempt: restarted, Code: transport.CodeBusy, Text: "in use"}, false, handoff.Rolledback, handoff.Open},
+		{&transport.Status{Attempt: restarted, Record: "NONE"}, false, handoff.Rolledback, handoff.Owner},
+		{nil, true, handoff.Rolledback, handoff.Owner}, // nobody answers, and they are this side's
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			d, l := transport.Pipe()
+			done := make(chan struct{})
+			go func() { // one question is answered
+				defer close(done)
+				defer l.Close()
+				lane, err := l.Accept(t.Context())
+				if err != nil || c.answer == nil {
+					time.Sleep(2 * askTimeout)
+					return
+				}
+				control := transport.NewControl(lane)
+				transport.ReadPreamble(lane)
+				if m, err := control.Receive(); err != nil || m.Type() != transport.TypeQuery {
+					t.Errorf("the source says %v, %v", m, err)
+				}
+				control.Send(c.answer)
+				transport.HangUp(lane, func() { control.Receive() })
+			}()
+			j := handoff.NewMemory()
+			j.Append(handoff.Entry{Record: handoff.Open, Attempt: restarted, Journal: j.ID()})
+			device, err := sim.OpenURL("mtty")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer device.Close()
+			if c.stands {
+				if stream, err := device.SetState(vfio.StopCopy); err == nil {
+					defer stream.Close()
+				}
+			}
+			next := transport.Attempt{Mig: restarted.Mig, Epoch: 2}
+			r, err := Send(t.Context(), d, []Source{{Name: "d", Device: device}}, &Options{Journal: j, Attempt: next})
+			var records []handoff.Record
+			for _, e := range j.Entries() {
+				records = append(records, e.Record)
+			}
+			if err == nil || r.Outcome != c.outcome || len(records) < 2 && c.record != handoff.Open || len(records) > 1 && records[1] != c.record {
+				t.Errorf("%+v, stands %v: %v, %v, recorded is %v", c.answer, c.stands, r.Outcome, err, records)
+			}
+			<-done
+		})
+	}
+}

@@ -53,6 +53,10 @@ func (e *engine) overruled(m *transport.Status) {
 		return
 	}
 	switch m.Record {
+	case handoff.Ready.String(), handoff.Accept.String():
+		if m.Text != "" {
+			e.turnedAway(&transport.Fault{Code: transport.CodeBusy, Remote: true, Err: fmt.Errorf("its record is %s: %s", m.Record, transport.PeerText(m.Text))})
+		}
 	case handoff.Forced.String():
 		e.keep(&transport.Fault{Code: transport.CodeBusy, Remote: true, Err: fmt.Errorf("the destination's record is %v of attempt %d (%s), this side's is %v of attempt %d",
 			handoff.Forced, m.MaxEpoch, transport.PeerText(m.Text), e.owner.Record, e.owner.Attempt.Epoch)})

@@ -258,7 +258,7 @@ func TestOnlyCopyIsSpared(t *testing.T) {
 			t.Errorf("out of reach: %v, %v", r.Outcome, err)
 		}
 		s.net.Cut(nil)
-		if r, err := s.sendTo(s.dialer); r.Outcome != handoff.Rolledback || !errors.Is(err, reader.ErrOnlyCopy) {
+		if r, err := s.sendTo(s.dialer); r.Outcome != handoff.InDoubt || !errors.Is(err, reader.ErrOnlyCopy) {
 			t.Errorf("%v, %v", r.Outcome, err)
 		}
 		if got := written(left); got != "OPEN" {
