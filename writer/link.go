@@ -70,10 +70,13 @@ func (e *engine) follows(ev admitted, m *transport.Hello) bool {
 func (e *engine) resume(ev admitted, m *transport.Resume) {
 	e.takeUp(m, peerOf(ev.lane))
 	switch {
-	case !e.engaged() || m.Attempt != e.owner.Attempt:
+	case !e.engaged() || m.Mig != e.owner.Attempt.Mig:
 		e.answer(ev, m)
-	case peerOf(ev.lane) != e.out.Peer || m.Peer != e.journal.ID() || e.offer != nil && m.Journal != e.offer.Journal:
+	case peerOf(ev.lane) != e.out.Peer || e.journal == nil || m.Peer != e.journal.ID() || e.offer != nil && m.Journal != e.offer.Journal:
 		e.turnAway(ev, "this attempt is another source's, or was made with another journal")
+	case m.Epoch != e.owner.Attempt.Epoch:
+		said := otherAttempt(e.owner, m)
+		e.inform(ev, func() { reply(ev.control, said) })
 	default:
 		e.rejoin(ev)
 	}
@@ -88,6 +91,17 @@ func (e *engine) queried(ev admitted, m *transport.Query) {
 	}
 	said := statusOf(m, handoff.Entry{Attempt: e.owner.Attempt, Journal: e.owner.Journal, Record: e.owner.Record, Digest: e.owner.Digest}, e.out.Peer == peerOf(ev.lane))
 	e.inform(ev, func() { reply(ev.control, said) })
+}
+
+// otherAttempt answers about another attempt of the migration at hand.
+func otherAttempt(d handoff.Dest, m *transport.Resume) transport.Message {
+	_, actions := d.Step(&transport.Cancel{Attempt: m.Attempt})
+	for _, a := range actions {
+		if send, ok := a.(handoff.Send); ok {
+			return send.Message
+		}
+	}
+	return &transport.Declined{Attempt: m.Attempt, Code: transport.CodeBusy, Text: busy}
 }
 
 // rejoin goes on over a new control lane. That the one before is lost, this side may

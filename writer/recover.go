@@ -34,13 +34,11 @@ func (e *engine) restart() {
 	holding := e.fleet.holding(last.Record)
 	if holding == handoff.Nothing {
 		e.tell(report.Event{Kind: report.Warning, Text: fmt.Sprintf("migration %v, attempt %d, is recorded as %v, and the devices hold nothing that could be gone on with: its source is told so when it asks", last.Attempt.Mig, last.Attempt.Epoch, last.Record)})
-		if last.Record == handoff.Open || last.Record == handoff.Ready {
-			e.discard(last)
-		}
+		e.abandonCopy(last)
 		e.closeJournal() // which until now has kept other processes from the devices
 		return
 	}
-	e.fleet.adopt()
+	e.fleet.adopt(last.Record)
 	e.out.Attempt, e.out.Peer, e.bytes, e.lostAt = last.Attempt, last.PeerID, last.Why.Bytes, time.Now()
 	e.tell(report.Event{Kind: report.Warning, Text: fmt.Sprintf("going on with migration %v, attempt %d, which is recorded as %v", last.Attempt.Mig, last.Attempt.Epoch, last.Record)})
 	next, actions := handoff.RestartDest(last, holding)
@@ -69,19 +67,30 @@ func (f *fleet) holding(r handoff.Record) handoff.Holding {
 		if all(vfio.Running) {
 			return handoff.Executing
 		}
-		if r == handoff.Accept && all(vfio.Stop, vfio.RunningP2P, vfio.Running) {
+		if r != handoff.Running && all(vfio.Stop, vfio.RunningP2P, vfio.Running) {
 			return handoff.Whole
 		}
 	}
 	return handoff.Nothing
 }
 
-// discard ends an attempt of which a process before this one has loaded a part, and
-// somebody else has kept that open: it is nobody's, and neither its source nor another
-// one may ever come.
-func (e *engine) discard(last handoff.Entry) {
-	found, err := e.fleet.discard()
-	if found && err == nil {
+// abandonCopy records what has become of a migration whose copy is not in its devices.
+// A part of one, or one that was never accepted, is nobody's: neither its source nor
+// another one may ever come. Of one that was accepted people have to look at devices
+// that somebody has kept, before anything else is done with them.
+func (e *engine) abandonCopy(last handoff.Entry) {
+	var err error
+	switch last.Record {
+	case handoff.Open, handoff.Ready:
+		_, err = e.fleet.discard()
+	case handoff.Accept:
+	case handoff.Forced, handoff.Lost:
+		e.leaveToPeople(last)
+		return
+	default:
+		return
+	}
+	if err == nil {
 		_, actions := handoff.RestartDest(last, handoff.Nothing)
 		a := &answerer{journal: e.journal, forget: func() { err = e.fleet.forget(last.Attempt.Mig) }}
 		failed := a.do(actions)
@@ -90,6 +99,20 @@ func (e *engine) discard(last handoff.Entry) {
 	if err != nil {
 		e.out.Warnings = append(e.out.Warnings, fmt.Sprintf("end attempt %d: %v", last.Attempt.Epoch, err))
 	}
+	if last.Record == handoff.Accept {
+		e.leaveToPeople(last)
+	}
+}
+
+// leaveToPeople takes no other migration into devices that somebody keeps, and that an
+// accepted one may still be about.
+func (e *engine) leaveToPeople(last handoff.Entry) {
+	if slices.ContainsFunc(e.fleet.sinks, func(s Sink) bool { return !s.Kept }) {
+		return
+	}
+	e.out.Attempt, e.out.Outcome, e.done = last.Attempt, handoff.InDoubt, true
+	e.keep(&transport.Fault{Code: transport.CodeBusy, Err: fmt.Errorf("migration %v, attempt %d, is recorded as %v, and the devices do not hold it: look at both sides before anything else is loaded into them",
+		last.Attempt.Mig, last.Attempt.Epoch, last.Record)})
 }
 
 // discard resets the devices that hold a part, and reports whether there were any.
@@ -111,13 +134,14 @@ func (f *fleet) discard() (found bool, err error) {
 	return slices.Contains(parts, true), err
 }
 
-// adopt takes devices over as a process before this one has left them.
-func (f *fleet) adopt() {
+// adopt takes devices over as a process before this one has left them. Behind ACCEPT any
+// of them may have run, those too that stand now: nobody knows how far a start came.
+func (f *fleet) adopt(r handoff.Record) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.adopted = true
 	for i := range f.touched {
-		f.touched[i] = true
+		f.touched[i], f.ran[i] = true, r != handoff.Ready
 	}
 }
 
@@ -146,9 +170,23 @@ func answer(ctx context.Context, ev admitted, m *transport.Resume, journals hand
 		reply(ev.control, &transport.Declined{Attempt: m.Attempt, Code: transport.CodeBusy, Text: err.Error()})
 		return
 	}
+	if last := j.Last(); last.Record == handoff.Ready || last.Record == handoff.Accept {
+		reply(ev.control, uninvolved(m, last, j.ID()))
+		return
+	}
 	a := &answerer{journal: j, control: ev.control, forget: forget}
 	a.converse(m)
 	transport.HangUp(lane, func() {})
+}
+
+// uninvolved is the answer about a copy that may be in devices which this process was not
+// told of: what is recorded, and no more.
+func uninvolved(m *transport.Resume, last handoff.Entry, id transport.JournalID) transport.Message {
+	if m.Epoch < last.Attempt.Epoch {
+		return &transport.Declined{Attempt: m.Attempt, Journal: id, Code: transport.CodeProtocol, Text: "a newer attempt has been opened"}
+	}
+	return &transport.Status{Attempt: m.Attempt, Journal: id, Record: last.Record.String(), MaxEpoch: last.Attempt.Epoch, Digest: last.Digest,
+		Text: "who answers has no part in it: have mig-recv go on with it there, with its devices"}
 }
 
 // asks holds the question against the journal.

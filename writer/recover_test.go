@@ -13,22 +13,28 @@ import (
 	"github.com/migpipe/migpipe/vfio/sim"
 )
 
-// TestRecoverInPart: an attempt whose process ended while it loaded is over as soon as
-// there is another one, if somebody else has kept the device: that is reset, and ABORTED
-// recorded, whether a source asks or not. No other device is touched.
+// TestRecoverInPart: what the devices hold nothing of is over as soon as another process
+// is told to go on with it, whether a source asks or not. A part that somebody else has
+// kept is reset, and no other device touched. Into devices of which something was
+// accepted nothing else is loaded before people have looked.
 func TestRecoverInPart(t *testing.T) {
 	for _, c := range []struct {
 		record     handoff.Record
 		kept       bool
 		left, want vfio.State
-		ended      bool // ABORTED is recorded
+		becomes    handoff.Record
+		outcome    handoff.Outcome
 	}{
-		{handoff.Open, true, vfio.Resuming, vfio.Running, true},
-		{handoff.Open, true, vfio.StopCopy, vfio.StopCopy, false}, // it is being saved
-		{handoff.Open, true, vfio.Stop, vfio.Stop, false},
-		{handoff.Ready, true, vfio.Resuming, vfio.Running, true}, // so its copy is not there
-		{handoff.Open, false, vfio.Resuming, vfio.Resuming, false},
-		{handoff.Accept, true, vfio.Resuming, vfio.Resuming, false}, // for people to look at
+		{handoff.Open, true, vfio.Resuming, vfio.Running, handoff.Aborted, handoff.Rolledback},
+		{handoff.Open, true, vfio.StopCopy, vfio.StopCopy, handoff.Aborted, handoff.Rolledback}, // it is being saved
+		{handoff.Open, true, vfio.Stop, vfio.Stop, handoff.Aborted, handoff.Rolledback},
+		{handoff.Ready, true, vfio.Resuming, vfio.Running, handoff.Aborted, handoff.Rolledback}, // so its copy is not there
+		{handoff.Ready, false, vfio.Running, vfio.Running, handoff.Aborted, handoff.Rolledback},
+		{handoff.Open, false, vfio.Resuming, vfio.Resuming, handoff.Aborted, handoff.Rolledback},
+		{handoff.Accept, false, vfio.Running, vfio.Running, handoff.Lost, handoff.Rolledback}, // a new one
+		{handoff.Accept, true, vfio.Resuming, vfio.Resuming, handoff.Lost, handoff.InDoubt},   // for people to look at
+		{handoff.Forced, true, vfio.Resuming, vfio.Resuming, handoff.Forced, handoff.InDoubt},
+		{handoff.Lost, true, vfio.Running, vfio.Running, handoff.Lost, handoff.InDoubt},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			device, err := sim.OpenURL("mtty")
@@ -51,18 +57,14 @@ func TestRecoverInPart(t *testing.T) {
 			r, err := Receive(ctx, l, []Sink{{Name: "d", Device: device, Kept: c.kept}}, &Options{
 				Recover: a.Mig, Journals: func(transport.MigID, bool) (handoff.Journal, error) { return j, nil },
 			})
-			if r.Outcome != handoff.Rolledback || len(r.Warnings) > 0 {
-				t.Errorf("%+v, %v", r, err)
+			if r.Outcome != c.outcome || len(r.Warnings) > 0 {
+				t.Errorf("%v, %+v, %v", c, r, err)
 			}
 			if now, err := device.State(); now != c.want {
 				t.Errorf("with %v, kept %v, a device in %v is in %v (%v) afterwards, want %v", c.record, c.kept, c.left, now, err, c.want)
 			}
-			record := c.record
-			if c.ended {
-				record = handoff.Aborted
-			}
-			if got := j.Last().Record; got != record {
-				t.Errorf("with a device in %v, %v becomes %v, want %v", c.left, c.record, got, record)
+			if got := j.Last().Record; got != c.becomes {
+				t.Errorf("with a device in %v, %v becomes %v, want %v", c.left, c.record, got, c.becomes)
 			}
 		})
 	}
@@ -138,4 +140,30 @@ func TestRunningIsToldAgain(t *testing.T) {
 			t.Errorf("recorded is %v, want %v", got, handoff.Done)
 		}
 	})
+}
+
+// TestAdoptedMayHaveRun: behind ACCEPT nobody knows which devices have run, and a start
+// that fails leaves no copy that the source could do without.
+func TestAdoptedMayHaveRun(t *testing.T) {
+	for r, want := range map[handoff.Record]handoff.Copy{handoff.Accept: handoff.Unclear, handoff.Ready: handoff.Kept} {
+		device, err := sim.OpenURL("mtty?fault=set@STOP-RUNNING_P2P:EIO")
+		if err == nil {
+			_, err = device.SetState(vfio.Stop)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		f := &fleet{sinks: []Sink{{Name: "d", Device: device, Kept: true}}, streams: make([]vfio.Stream, 1), touched: make([]bool, 1), dropped: make([]bool, 1), ran: make([]bool, 1), each: parallel}
+		if got := f.holding(r); got != handoff.Whole {
+			t.Errorf("behind %v the device holds %v", r, got)
+		}
+		f.adopt(r)
+		if err := f.start(); err == nil {
+			t.Error("it has started")
+		}
+		if got := f.unstart(); got != want {
+			t.Errorf("behind %v the copy is %v, want %v", r, got, want)
+		}
+		device.Close()
+	}
 }
