@@ -66,7 +66,7 @@ func spareCopy(ctx context.Context, dialer transport.Dialer, sources []Source, o
 	if last.Record != handoff.Open || o.Anew {
 		return nil
 	}
-	empty, limit := running(sources), askTimeout
+	empty, limit := running(sources) || handoff.Rebooted(o.Journal), askTimeout
 	if empty {
 		limit = transport.WelcomeTimeout
 	}
@@ -149,7 +149,7 @@ func (e *engine) restart() {
 	e.clock.ready = time.Now()
 	next, actions := handoff.RestartSource(last)
 	e.owner = next
-	e.owner.Empty = !stopped(e.sources)
+	e.owner.Empty = !stopped(e.sources) || handoff.Rebooted(e.opts.Journal)
 	e.tell(report.Event{Kind: report.Phase, Phase: report.Commit})
 	e.tell(report.Event{Kind: report.Warning, Text: fmt.Sprintf("going on with migration %v, attempt %d, which is recorded as %v: the destination is asked", last.Attempt.Mig, last.Attempt.Epoch, last.Record)})
 	e.do(actions)

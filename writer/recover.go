@@ -32,6 +32,9 @@ func (e *engine) restart() {
 	e.journal = j
 	last := j.Last()
 	holding := e.fleet.holding(last.Record)
+	if handoff.Rebooted(j) {
+		holding = handoff.Nothing
+	}
 	if holding == handoff.Nothing {
 		e.tell(report.Event{Kind: report.Warning, Text: fmt.Sprintf("migration %v, attempt %d, is recorded as %v, and the devices hold nothing that could be gone on with: its source is told so when it asks", last.Attempt.Mig, last.Attempt.Epoch, last.Record)})
 		e.abandonCopy(last)

@@ -94,8 +94,15 @@ type Journal interface {
 // with what it says.
 type Lasting interface {
 	Journal
-	// Lasts does nothing.
-	Lasts()
+	// Rebooted says that the host was started again since the newest entry was written:
+	// what devices held then is gone, whatever state they are in.
+	Rebooted() bool
+}
+
+// Rebooted says that of a journal that knows it.
+func Rebooted(j Journal) bool {
+	lasting, ok := j.(Lasting)
+	return ok && lasting.Rebooted()
 }
 
 // Journals opens the journal of a migration, for a side that does not know from

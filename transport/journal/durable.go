@@ -21,6 +21,7 @@ var volatile = map[int64]string{
 // Check makes the folder where it is missing, for its owner alone, and checks that
 // files can be made there and stay, unless the file system may be a volatile one.
 func Check(dir string, allow bool) error {
+	thisBoot()
 	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
 		err := os.MkdirAll(dir, 0o700)
 		if err == nil {

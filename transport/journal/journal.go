@@ -147,7 +147,7 @@ func lock(f *os.File) error {
 
 // begin writes the first record of a new file: its id, with no attempt open.
 func (j *Journal) begin() ([]Record, error) {
-	first := Record{Seq: 1, Role: j.role, Time: time.Now(), Entry: handoff.Entry{
+	first := Record{Seq: 1, Role: j.role, Time: time.Now(), Boot: thisBoot(), Entry: handoff.Entry{
 		Record: idle(j.role), Attempt: transport.Attempt{Mig: j.mig}, Journal: transport.NewJournalID()}}
 	return []Record{first}, j.write(first)
 }
@@ -196,7 +196,7 @@ func (j *Journal) Append(e handoff.Entry) error {
 	if e.Attempt.Mig != j.mig {
 		return fmt.Errorf("a record of migration %v for the journal of %v", e.Attempt.Mig, j.mig)
 	}
-	r := Record{Entry: e, Seq: uint64(len(j.all)) + 1, Role: j.role, Time: time.Now()}
+	r := Record{Entry: e, Seq: uint64(len(j.all)) + 1, Role: j.role, Time: time.Now(), Boot: thisBoot()}
 	r.Journal = j.id
 	err := j.reserveFor(e.Attempt)
 	if err == nil {
@@ -228,9 +228,6 @@ func (j *Journal) write(r Record) error {
 	}
 	return unix.Fdatasync(int(j.file.Fd()))
 }
-
-// Lasts implements [handoff.Lasting].
-func (j *Journal) Lasts() {}
 
 // Close lets go of the file.
 func (j *Journal) Close() error {

@@ -67,7 +67,7 @@ func TestReopened(t *testing.T) {
 
 	j = open(t, dir, Options{})
 	got := j.all[len(j.all)-1]
-	want := Record{Entry: e, Seq: 2, Role: Source, Time: got.Time}
+	want := Record{Entry: e, Seq: 2, Role: Source, Time: got.Time, Boot: thisBoot()}
 	want.Journal = id
 	if got != want || j.ID() != id || j.Last() != want.Entry {
 		t.Errorf("%+v of %v, want %+v of %v", got, j.ID(), want, id)

@@ -39,6 +39,7 @@ type Record struct {
 	Seq  uint64 // 1 for the first of the file
 	Role Role
 	Time time.Time // by the wall clock, for people only
+	Boot BootID    // of the host that wrote it
 }
 
 // recordLen is the length of a record. It divides every sector size, so that no
@@ -46,7 +47,7 @@ type Record struct {
 const recordLen = 256
 
 // MaxText is how many bytes of Why.Text are kept.
-const MaxText = 96
+const MaxText = 88
 
 const (
 	recordMagic   = "MIGJ"
@@ -71,6 +72,7 @@ const (
 	atCode    = 152
 	atWitness = 154
 	atText    = 156
+	atBoot    = atText + MaxText
 	atSum     = recordLen - 4
 )
 
@@ -97,6 +99,7 @@ func (r *Record) encode() []byte {
 	binary.BigEndian.PutUint16(b[atCode:], uint16(r.Why.Code))
 	binary.BigEndian.PutUint16(b[atWitness:], uint16(r.Witness))
 	copy(b[atText:], text)
+	copy(b[atBoot:], r.Boot[:])
 	binary.BigEndian.PutUint32(b[atSum:], crc32.Checksum(b[:atSum], castagnoli))
 	return b
 }
@@ -124,6 +127,7 @@ func decode(b []byte) (r Record, err error) {
 	copy(r.Digest[:], b[atDigest:])
 	r.Why.Code = transport.Code(binary.BigEndian.Uint16(b[atCode:]))
 	r.Witness = handoff.Register(binary.BigEndian.Uint16(b[atWitness:]))
+	copy(r.Boot[:], b[atBoot:])
 	r.Why.Text = strings.ToValidUTF8(string(b[atText:][:b[atTextLen]]), "\uFFFD")
 	return r, nil
 }

@@ -1,0 +1,28 @@
+package journal
+
+import (
+	"encoding/hex"
+	"os"
+	"strings"
+	"sync"
+)
+
+// BootID tells one run of a host's kernel from the next: the first bytes of the UUID
+// that it makes when it starts (random(4), boot_id). Zero is not known.
+type BootID [8]byte
+
+// thisBoot is read once, before a program may have given up the right to.
+var thisBoot = sync.OnceValue(func() (id BootID) {
+	text, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err == nil {
+		all, _ := hex.DecodeString(strings.ReplaceAll(strings.TrimSpace(string(text)), "-", ""))
+		copy(id[:], all)
+	}
+	return id
+})
+
+// Rebooted implements [handoff.Lasting].
+func (j *Journal) Rebooted() bool {
+	then, now := j.all[len(j.all)-1].Boot, thisBoot()
+	return then != now && then != (BootID{}) && now != (BootID{})
+}
