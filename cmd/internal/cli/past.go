@@ -26,10 +26,12 @@ its devices are those of the migration that a process before this one has left i
 --state-dir, and begins anew if there is none: that is for supervisors, with a folder
 for each VM. --migration ID says which it is.
 `
-	sendPastHelp = pastHelp + `Of one in doubt the destination is asked. One that was left open is tried again, once
-its devices are taken back. Without a flag, devices that all stand still are taken for
-those of the one migration that was left, since somebody has kept them open; and while
-one is in doubt no new one begins with devices that run.`
+	sendPastHelp = pastHelp + `Of one in doubt the destination is asked. One that was left open, and that nothing else
+was recorded after, is tried again, once its devices are taken back; devices that stand
+still behind one that went well are left alone, and nothing is sent. Without a flag,
+devices that all stand still are taken for those of the one migration that was left,
+since somebody has kept them open; and while one is in doubt no new one begins with
+devices that run.`
 	recvPastHelp = pastHelp + `What a device holds outlives the program only where somebody else has it open: lent as
 fd:N, or a sim: with keep=PATH. Without a flag, such devices in STOP are taken for those
 of the one migration that has said READY, whose source is then waited for. Those that
@@ -191,6 +193,7 @@ type errand struct {
 	attempt transport.Attempt
 	journal handoff.Journal // nil until it is known which
 	named   bool            // by --migration: somebody insists
+	older   remains         // at OPEN, and over by what was recorded later
 }
 
 func (e *errand) close() {
@@ -261,21 +264,23 @@ func (s *sendFlags) find(e *errand, devices []opened) error {
 	if err != nil || past == nil {
 		return err
 	}
+	e.older = left.at(handoff.Open)
 	return s.again(e, past.Attempt.Mig)
 }
 
 // choose picks the migration that is gone on with: nil for a new one. What is in doubt
 // comes first, and devices over which this side has given up the right are never
-// started over: the journal does not say which these are, but their states may.
+// started over: the journal does not say which these are, but their states may, and
+// the order of what was recorded.
 func (s *sendFlags) choose(left remains, devices []opened) (*journal.Record, error) {
-	doubt, open := left.at(handoff.Commit), left.at(handoff.Open)
+	doubt, open := left.at(handoff.Commit), left.stillOpen()
 	goOn := s.past.goOn || all(devices, stands)
 	switch {
 	case goOn && len(doubt) > 0:
 		return doubt.one()
 	case goOn && len(open) > 0:
 		return open.one()
-	case s.past.goOn:
+	case goOn:
 		return left.over(devices), nil
 	case len(doubt) > 0:
 		return nil, mistakef("--migration ID asks the destination, and --continue does if the devices are those; if that is dead, see `mig-send resolve --help`; use another --state-dir for other devices",
@@ -285,6 +290,19 @@ func (s *sendFlags) choose(left remains, devices []opened) (*journal.Record, err
 			"some of the devices run and some do not, and migrations were left open: %v", open)
 	}
 	return nil, nil
+}
+
+// stillOpen picks those at OPEN that nothing but others at OPEN was recorded after. An
+// older one is over: its devices ran again before a later migration could begin with
+// them, and if that has given them up, whoever takes them back starts a second copy.
+func (l remains) stillOpen() remains {
+	open := l.at(handoff.Open)
+	for _, r := range l {
+		if r.Record != handoff.Open {
+			open = open.since(r.Time)
+		}
+	}
+	return open
 }
 
 // over is the migration that went well last, if the devices stand still since: its
@@ -317,6 +335,9 @@ func (s *sendFlags) again(e *errand, mig transport.MigID) error {
 		return nil
 	case errors.Is(err, handoff.ErrGone):
 		doubt.report.Outcome, doubt.report.Warnings = handoff.Committed, []string{err.Error() + ": nothing was sent"}
+		if len(e.older) > 0 {
+			doubt.report.Warnings = append(doubt.report.Warnings, fmt.Sprintf("migration %v is older: if the devices are of that one, say --migration", e.older))
+		}
 	case err != nil:
 		doubt.err = &transport.Fault{Code: transport.CodeBusy, Err: err}
 	default:
