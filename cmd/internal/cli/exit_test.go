@@ -84,6 +84,11 @@ func TestVerdictExit(t *testing.T) {
 		want int
 	}{
 		{"usage", failed(mistakef("", "no")), exitUsage},
+		{"no sandbox, in doubt", func() verdict {
+			v := failed(mistakef("", "no"))
+			v.report.Outcome = handoff.InDoubt
+			return v
+		}(), exitInDoubt},
 		{"committed", committed(), exitCommitted},
 		{"damaged", func() verdict { v := committed(); v.damage = errors.New("other state"); return v }(), exitIntegrity},
 	}

@@ -27,7 +27,11 @@ type scene struct {
 
 // hints are the next steps after a failure, most of the time one.
 func (s scene) hints(o handoff.Outcome, err error) []string {
-	if m, ok := errors.AsType[*mistake](err); ok {
+	m, wrong := errors.AsType[*mistake](err)
+	switch {
+	case o == handoff.InDoubt && wrong:
+		return append(s.inDoubt(err), optional(m.hint)...)
+	case wrong:
 		return optional(m.hint)
 	}
 	switch o {
@@ -51,6 +55,9 @@ func optional(hint string) []string {
 }
 
 func (s scene) inDoubt(err error) []string {
+	if u, ok := errors.AsType[*untried](err); ok {
+		return append([]string{u.hint()}, s.ofError(u.error)...)
+	}
 	hints := []string{"do NOT start the guest here: the destination may be running it"}
 	switch {
 	case s.again != "":

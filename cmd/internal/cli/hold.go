@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -41,9 +42,13 @@ func (v *verdict) hold(devices []opened, show *show) {
 	v.letGo = true
 }
 
-// blank reports whether a device of the source was opened anew, and so holds nothing of
-// what is in doubt: that has ended with the process before.
+// blank reports whether a device was opened anew, and so holds nothing of what is in
+// doubt: that has ended with the process before. At the destination it is so as long as
+// the engine had no say.
 func (v *verdict) blank(d opened) bool {
+	if _, ok := errors.AsType[*untried](v.err); ok {
+		return true
+	}
 	now, err := d.State()
 	return v.sending && err == nil && now == vfio.Running
 }

@@ -368,31 +368,74 @@ func (r *recvFlags) named() error {
 		return &decided{report: report.Report{Outcome: handoff.Committed, Attempt: left[i].Attempt, Peer: left[i].PeerID,
 			Warnings: []string{fmt.Sprintf("the devices of this migration run here, and its source knows (attempt %d): nothing was received", left[i].Attempt.Epoch)}}}
 	}
-	r.recover = r.past.id
+	r.known = &left[i]
 	return nil
 }
 
-// begin finds the migration that mig-recv goes on with, if there is one. What devices
-// of its own have held has ended with the process before: then the journal alone
-// answers a source, and the engine does that by itself.
+// begin finds the migration that mig-recv goes on with, now that the devices are open, or
+// have failed to open.
 func (r *recvFlags) begin(devices []opened, failed error) error {
+	if err := r.find(devices, failed); err != nil || failed == nil {
+		return err
+	}
+	rep, err := r.unserved(failed)
+	if rep.Outcome == handoff.InDoubt {
+		return &decided{rep, err}
+	}
+	return failed
+}
+
+// find finds it, if there is one. What devices of its own have held has ended with the
+// process before: then the journal alone answers a source, and the engine does that by
+// itself. Of devices that have failed to open only --continue says whose they are.
+func (r *recvFlags) find(devices []opened, failed error) error {
 	lent := slices.DeleteFunc(slices.Clone(devices), func(d opened) bool { return !d.lent })
-	if failed != nil || r.recover != (transport.MigID{}) || r.state.folder() == "" || len(lent) == 0 && !r.past.goOn {
-		return failed
+	maybe := len(lent) > 0
+	if failed != nil {
+		maybe = r.past.goOn && r.maybeLent()
+	}
+	if r.known != nil || r.state.folder() == "" || !maybe && (failed != nil || !r.past.goOn) {
+		return nil
 	}
 	left, err := r.state.left(journal.Destination)
 	if err != nil {
 		return err
 	}
-	if len(lent) == 0 {
+	if !maybe {
 		r.ended = left.at(handoff.Ready, handoff.Accept)
 		return nil
 	}
-	past, err := r.choose(left, devices, lent)
-	if past != nil {
-		r.recover = past.Attempt.Mig
-	}
+	r.known, err = r.choose(left, devices, lent)
 	return err
+}
+
+// maybeLent reports whether the command line has a device that somebody else may have.
+func (r *recvFlags) maybeLent() bool {
+	specs, err := parseDevices(r.devices, sink)
+	return err == nil && slices.ContainsFunc(specs, func(d device) bool { return d.isFD() || d.keep() != "" })
+}
+
+// unserved is the outcome of a run that comes to nothing before the engine has a say:
+// what was promised of a migration that it was to go on with is as it was. That is not
+// committed either where RUNNING is recorded: its source may not have been told, and
+// nobody has looked at the devices.
+func (r *recvFlags) unserved(err error) (report.Report, error) {
+	if r.known == nil || slices.Contains([]handoff.Record{handoff.None, handoff.Open, handoff.Aborted}, r.known.Record) {
+		return report.Report{Outcome: handoff.Rolledback}, err
+	}
+	return report.Report{Outcome: handoff.InDoubt, Attempt: r.known.Attempt, Peer: r.known.PeerID}, &untried{err, *r.known}
+}
+
+// untried is why a migration that was left was not gone on with, although it was chosen.
+type untried struct {
+	error
+	last journal.Record
+}
+
+func (u *untried) Unwrap() error { return u.error }
+
+func (u *untried) hint() string {
+	return fmt.Sprintf("migration %v is recorded as %v here, and was not gone on with: start nothing here and reset nothing; the same command goes on with it, once that is mended", u.last.Attempt.Mig, u.last.Record)
 }
 
 // choose picks the migration that is gone on with: nil for none. Without a flag it is one

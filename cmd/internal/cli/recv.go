@@ -65,7 +65,7 @@ type recvFlags struct {
 	listen   string
 	maxState size
 	onAccept hookFlag
-	recover  transport.MigID // zero for none
+	known    *journal.Record // the newest of the migration that is gone on with, nil for none
 	ended    remains         // what cannot be gone on with, although it was asked for
 }
 
@@ -110,20 +110,24 @@ func (r *recvFlags) prepare() (job, error) {
 func (r *recvFlags) receive(ctx context.Context, end endpoint, devices []opened, show *show) (report.Report, error) {
 	listener, err := end.listen(show.refused)
 	if err != nil {
-		return report.Report{Outcome: handoff.Rolledback}, err
+		return r.unserved(err)
 	}
 	defer listener.Close()
 	show.listening(end.heardAt(listener), end.id())
 	if err := r.confine(end, devices, show); err != nil {
-		return report.Report{Outcome: handoff.Rolledback}, err
+		return r.unserved(err)
 	}
 	r.announce(show)
 	if err := notifyReady(); err != nil {
 		show.warn("the service manager was not told that this is ready: " + err.Error())
 	}
+	var left transport.MigID
+	if r.known != nil {
+		left = r.known.Attempt.Mig
+	}
 	return writer.Receive(ctx, listener, sinks(devices), &writer.Options{
 		Memory: int(r.memory.bytes), ChunkSize: int(r.chunk.bytes), MaxState: r.maxState.bytes,
-		Journals: r.state.journals(journal.Destination), Recover: r.recover, ReconnectLimit: r.reconnect,
+		Journals: r.state.journals(journal.Destination), Recover: left, ReconnectLimit: r.reconnect,
 		Observe: show.observe, Software: r.software(),
 		Witness: r.doubt.used, OnAccept: r.onAccept.hook(handoff.DestSide), StartGuest: r.owner.start(os.Stdin),
 	})

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/transport/handoff"
 	"github.com/migpipe/migpipe/transport/report"
 	"github.com/migpipe/migpipe/vfio/sim"
 )
@@ -39,7 +40,7 @@ func (v verdict) exit() int {
 	if v.preflight != nil && v.err == nil {
 		return exitCommitted // it would be
 	}
-	if _, ok := errors.AsType[*mistake](v.err); ok {
+	if _, ok := errors.AsType[*mistake](v.err); ok && v.report.Outcome != handoff.InDoubt {
 		return exitUsage
 	}
 	code, remote := codeOf(v.err)
