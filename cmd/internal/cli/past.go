@@ -34,9 +34,10 @@ since somebody has kept them open; and while one is in doubt no new one begins w
 devices that run.`
 	recvPastHelp = pastHelp + `What a device holds outlives the program only where somebody else has it open: lent as
 fd:N, or a sim: with keep=PATH. Without a flag, such devices in STOP are taken for those
-of the one migration that has said READY, whose source is then waited for. Those that
-run may have been accepted here, or have been reset since, which nobody can tell: say
---continue only of devices that were not reset. For devices that the program opens
+of the one migration that has said READY, whose source is then waited for. What was
+accepted here later than others is what the devices hold: of them a warning tells. Those
+that run may have been accepted here, or have been reset since, which nobody can tell:
+say --continue only of devices that were not reset. For devices that the program opens
 itself, the journal answers a source that asks.`
 )
 
@@ -447,12 +448,12 @@ func (r *recvFlags) choose(left remains, devices, lent []opened) (past *journal.
 	case r.past.goOn:
 		// A source that was not told of RUNNING in time is answered from the journal.
 		untold := left.at(handoff.Running).since(time.Now().Add(-r.reconnect))
-		past, err = slices.Concat(ready, accepted, untold).one()
+		past, err = r.latest(slices.Concat(ready, accepted, untold))
 	case len(accepted) > 0 && some(lent, runs):
 		return nil, mistakef("--continue goes on with it; use another --state-dir for other devices",
 			"migration %v was accepted here, and its devices may be these", accepted[0].Attempt.Mig)
 	case len(lent) == len(devices) && all(lent, loaded):
-		past, err = slices.Concat(ready, accepted).one()
+		past, err = r.latest(slices.Concat(ready, accepted))
 	}
 	if past == nil && err == nil && some(lent, broken) { // the engine resets what is nobody's
 		past = left.at(handoff.Open).newest()
@@ -460,8 +461,28 @@ func (r *recvFlags) choose(left remains, devices, lent []opened) (past *journal.
 	return past, err
 }
 
-// announce says of what --continue was asked for, and cannot go on with.
+// latest is the one whose devices these are. Where that which was written to last was
+// accepted, older ones are nobody's: the devices were loaded anew since. A copy that is
+// only complete may have older ones beside it that are still to be answered for.
+func (r *recvFlags) latest(list remains) (*journal.Record, error) {
+	last := list.newest()
+	if last == nil || last.Record == handoff.Ready {
+		return list.one()
+	}
+	for _, one := range list {
+		if one.Attempt.Mig != last.Attempt.Mig {
+			r.passed = append(r.passed, one)
+		}
+	}
+	return last, nil
+}
+
+// announce says of what --continue was asked for, and cannot go on with, and of what was
+// passed over.
 func (r *recvFlags) announce(show *show) {
+	if len(r.passed) > 0 {
+		show.warn(fmt.Sprintf("what the devices hold is of a later migration: %v is not gone on with; its source is answered from the journal when it asks", r.passed))
+	}
 	if len(r.ended) > 0 {
 		show.warn(fmt.Sprintf("what devices held that this program opened itself has ended with the process before: %v is not gone on with, and its source is told so when it asks", r.ended))
 	}

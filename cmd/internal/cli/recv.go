@@ -67,6 +67,7 @@ type recvFlags struct {
 	onAccept hookFlag
 	known    *journal.Record // the newest of the migration that is gone on with, nil for none
 	ended    remains         // what cannot be gone on with, although it was asked for
+	passed   remains         // what is older than what the devices hold
 }
 
 // Recv is mig-recv: it carries out a command line and returns the exit code.
