@@ -35,7 +35,8 @@ devices that run.`
 	recvPastHelp = pastHelp + `What a device holds outlives the program only where somebody else has it open: lent as
 fd:N, or a sim: with keep=PATH. Without a flag, such devices in STOP are taken for those
 of the one migration that has said READY, whose source is then waited for. What was
-accepted here later than others is what the devices hold: of them a warning tells. Those
+accepted here later than others is what the devices hold: of them a warning tells. What
+` + "`resolve`" + ` has decided, as the newest here, is started if devices in STOP hold it. Those
 that run may have been accepted here, or have been reset since, which nobody can tell:
 say --continue only of devices that were not reset. For devices that the program opens
 itself, the journal answers a source that asks.`
@@ -443,15 +444,20 @@ func (u *untried) hint() string {
 // whose copy the devices seem to hold. Whether devices that run were accepted, or reset
 // since, nobody can tell.
 func (r *recvFlags) choose(left remains, devices, lent []opened) (past *journal.Record, err error) {
-	ready, accepted := left.at(handoff.Ready), left.at(handoff.Accept)
+	ready, accepted, forced := left.at(handoff.Ready), left.at(handoff.Accept), left.decided()
 	switch {
 	case r.past.goOn:
 		// A source that was not told of RUNNING in time is answered from the journal.
 		untold := left.at(handoff.Running).since(time.Now().Add(-r.reconnect))
-		past, err = r.latest(slices.Concat(ready, accepted, untold))
+		if all(lent, runs) { // whoever was decided for runs, or is long gone
+			forced = nil
+		}
+		past, err = r.latest(slices.Concat(ready, accepted, untold, forced))
 	case len(accepted) > 0 && some(lent, runs):
 		return nil, mistakef("--continue goes on with it; use another --state-dir for other devices",
 			"migration %v was accepted here, and its devices may be these", accepted[0].Attempt.Mig)
+	case len(forced) > 0 && len(lent) == len(devices) && all(lent, stopped):
+		past, err = r.latest(slices.Concat(ready, accepted, forced))
 	case len(lent) == len(devices) && all(lent, loaded):
 		past, err = r.latest(slices.Concat(ready, accepted))
 	}
@@ -459,6 +465,15 @@ func (r *recvFlags) choose(left remains, devices, lent []opened) (past *journal.
 		past = left.at(handoff.Open).newest()
 	}
 	return past, err
+}
+
+// decided is the migration of which a person has decided that it runs here, if nothing
+// was recorded after that.
+func (l remains) decided() remains {
+	if last := l.newest(); last != nil && last.Record == handoff.Forced {
+		return remains{*last}
+	}
+	return nil
 }
 
 // latest is the one whose devices these are. Where that which was written to last was
@@ -487,6 +502,9 @@ func (r *recvFlags) announce(show *show) {
 		show.warn(fmt.Sprintf("what devices held that this program opened itself has ended with the process before: %v is not gone on with, and its source is told so when it asks", r.ended))
 	}
 }
+
+// stopped is the state of a copy that was not started.
+func stopped(now vfio.State) bool { return now == vfio.Stop }
 
 // loaded is the state of a device that may hold a copy.
 func loaded(now vfio.State) bool { return now == vfio.Stop || now == vfio.RunningP2P }

@@ -69,6 +69,20 @@ func TestChooseNewest(t *testing.T) {
 		{false, leftAt(handoff.Ready), vfio.Stop, 1, "", false},
 		{true, leftAt(handoff.Ready, handoff.Ready), vfio.Stop, 0, "", true},
 		{true, leftAt(handoff.Accept, handoff.Ready), vfio.Stop, 0, "", true},
+
+		// What a person has decided, as long as nothing has come after it.
+		{true, leftAt(handoff.Forced), vfio.Stop, 1, "", false},
+		{false, leftAt(handoff.Forced), vfio.Stop, 1, "", false},
+		{true, leftAt(handoff.Ready, handoff.Forced), vfio.Stop, 2, "READY", false},
+		{false, leftAt(handoff.Ready, handoff.Forced), vfio.Stop, 2, "READY", false},
+		{true, leftAt(handoff.Forced), vfio.RunningP2P, 1, "", false},
+		{false, leftAt(handoff.Forced), vfio.RunningP2P, 0, "", false},
+		{true, leftAt(handoff.Forced), vfio.Running, 0, "", false},
+		{false, leftAt(handoff.Forced), vfio.Running, 0, "", false},
+		{true, leftAt(handoff.Forced, handoff.Ready), vfio.Stop, 2, "", false},
+		{false, leftAt(handoff.Forced, handoff.Done), vfio.Stop, 0, "", false},
+		{true, leftAt(handoff.Forced, handoff.Done), vfio.Stop, 0, "", false},
+		{true, leftAt(handoff.Forced, handoff.Open), vfio.Resuming, 2, "", false},
 	} {
 		past, r, err := chosen(t, c.goOn, c.left, c.state)
 		if (err != nil) != c.fails || past != c.want || !strings.Contains(r.passed.String(), c.passed) || (c.passed == "") != (len(r.passed) == 0) {

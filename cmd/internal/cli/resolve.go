@@ -34,11 +34,13 @@ type resolveFlags struct {
 }
 
 // decision is how a side names what is decided.
-type decision struct{ flag, usage, records string }
+type decision struct{ flag, usage, records, after string }
 
 var decisions = map[role]decision{
-	source: {"resume-here", "the devices are to run here, where they came from", "COMMIT"},
-	sink:   {"run-here", "the devices are to run here, where their copy is, or was", "READY and LOST"},
+	source: {"resume-here", "the devices are to run here, where they came from", "COMMIT",
+		"`resolve` starts nothing: that is for whoever starts guests here."},
+	sink: {"run-here", "the devices are to run here, where their copy is, or was", "READY and LOST",
+		"`resolve` starts nothing: that is for whoever starts guests here, or for a mig-recv that\ngoes on with the migration (--continue, --migration ID, or devices that all are in STOP)\nand finds its copy in devices that somebody else has kept open."},
 }
 
 func (d decision) long() string {
@@ -47,12 +49,14 @@ who knows what the two sides cannot find out, that the other one is dead, or kep
 from its devices (powered off, cut off from network and storage). If that is not so,
 there will be two running copies.
 
-It is possible while this side's newest record is %s, and no program works on
-the migration: one that waits for an answer is ended first. It shows what the journal knows, asks for the name of this host,
-so that it is not done on the wrong one, and writes the record FORCED of the next
-attempt, with who has decided, when and why. Nothing is started: that is for
-whoever starts guests here. When the other side comes back, it finds that its
-attempt is older, runs nothing, and shows both records.`, d.records)
+It is possible while this side's newest record is %s, and no program
+works on the migration: one that waits for an answer is ended first. It shows what the
+journal knows, asks for the name of this host, so that it is not done on the wrong one,
+and writes the record FORCED of the next attempt, with who has decided, when and why.
+When the other side comes back, it finds that its attempt is older, runs nothing, and
+shows both records.
+
+%s`, d.records, d.after)
 }
 
 func resolveCommand(c *common) *cobra.Command {
