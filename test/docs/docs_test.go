@@ -172,3 +172,23 @@ func TestReadmeWhatHappens(t *testing.T) {
 		}
 	}
 }
+
+// TestReadmeOnlyCopy: the row about a source whose host restarts says what its case shows,
+// that a complete copy is asked about, and not ended before somebody insists; and how one
+// does that is what the hint says.
+func TestReadmeOnlyCopy(t *testing.T) {
+	for file, row := range map[string]string{
+		"README.md":                `(?m)^\| 44 \|.*asks first.*does not end a complete copy.*exit 5; .--migration ID. insists`,
+		"test/chaos/rows_test.go":  `(?s)\{row: 44, .{0,300}aborted\(5\), waiting\}.{0,80}it may be the only one`,
+		"cmd/internal/cli/hint.go": `reader\.ErrOnlyCopy\):\s.*say --migration ID`,
+		"reader/recover.go":        `it may be the only one`,
+	} {
+		text, err := os.ReadFile(filepath.Join(root, file))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !regexp.MustCompile(row).Match(text) {
+			t.Errorf("%s does not say %s", file, row)
+		}
+	}
+}
