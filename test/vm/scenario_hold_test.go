@@ -55,16 +55,18 @@ func checkInUse(t *testing.T, j *job, name string) {
 	}
 }
 
-// testInDoubt cuts the cable while COMMIT, or its answer, is in it. mig-send
-// has opened the device itself, and keeps the copy until it is told otherwise:
-// nobody else gets at it, but for a rescuer who takes the open device over.
+// testInDoubt cuts the cable while COMMIT, or its answer, is in it, for longer than
+// mig-send is to ask. It has opened the device itself, and keeps the copy until it is
+// told otherwise: nobody else gets at it, but for a rescuer who takes the open device
+// over. mig-recv would wait on, for ever with a complete copy.
 func testInDoubt(t *testing.T, p pair) {
 	from, to := p.source.newMdev(t, 2), p.destination.newMdev(t, 2).open(t)
 	h := from.open(t)
 	h.setPorts(t, somePorts...)
 	h.close(t)
 	p.cable.slow(t, longCable)
-	m := p.migrate(t, way{opened(from.uuid), inherited(to)})
+	recv, listening := p.listen(t, inherited(to))
+	m := p.sendWith(t, recv, listening, []string{"--downtime-limit", patientLimit, "--doubt-limit", "3s"}, opened(from.uuid))
 	m.send.await(t, "stop-copy")
 	p.cable.slow(t, time.Second) // so that COMMIT and its answer take two, which is time enough to cut
 	m.send.await(t, "commit")
@@ -79,6 +81,7 @@ func testInDoubt(t *testing.T, p pair) {
 	if e := m.send.done(t); e.Outcome != "in-doubt" || e.Exit != exitInDoubt {
 		t.Errorf("mig-send ends with %q and %d, want in-doubt and %d", e.Outcome, e.Exit, exitInDoubt)
 	}
+	m.recv.signal(t, syscall.SIGTERM)
 	t.Logf("the destination: %s", m.recv.done(t).Outcome)
 
 	rescued.checkState(t, vfio.StopCopy)
