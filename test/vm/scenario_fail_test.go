@@ -104,5 +104,6 @@ func (h *held) awaitState(t *testing.T, want vfio.State) {
 		if time.Now().After(deadline) {
 			t.Fatalf("%s: device is in %v, not in %v within %v", h.m.name, h.state(t), want, callTime)
 		}
+		time.Sleep(10 * time.Millisecond) // the guest needs its cores for what is waited for
 	}
 }

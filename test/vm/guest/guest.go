@@ -75,6 +75,9 @@ func (g *guest) Wait(w *guestapi.Wait, r *guestapi.Result) error {
 	case <-time.After(w.Timeout):
 	}
 	*r = p.result()
+	if w.Brief {
+		r.Stdout, r.Stderr = "", ""
+	}
 	return nil
 }
 

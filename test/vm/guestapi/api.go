@@ -28,6 +28,7 @@ type Command struct {
 type Wait struct {
 	Process int
 	Timeout time.Duration
+	Brief   bool // only how it ended: a byte costs a guest without KVM more than it seems
 }
 
 // Result is what a program has written so far, and how it ended.
