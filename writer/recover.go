@@ -256,7 +256,7 @@ func (a *answerer) do(actions []handoff.Action) error {
 			if a.control == nil {
 				continue
 			}
-			if err := a.control.Send(action.Message); err != nil {
+			if err := a.control.Send(a.reasoned(action.Message)); err != nil {
 				return err
 			}
 		case handoff.Reset:
@@ -292,4 +292,14 @@ func statusOf(m *transport.Query, last handoff.Entry, peer bool) transport.Messa
 		return &transport.Declined{Attempt: m.Attempt, Code: transport.CodeAuth, Text: handoff.ErrOtherPeer.Error()}
 	}
 	return &transport.Status{Attempt: m.Attempt, Journal: last.Journal, Record: last.Record.String(), MaxEpoch: last.Attempt.Epoch, Digest: last.Digest}
+}
+
+// reasoned gives DECLINED the reason that is recorded. It may have been said before, to
+// a source that has not heard it.
+func (a *answerer) reasoned(m transport.Message) transport.Message {
+	d, ok := m.(*transport.Declined)
+	if last := a.journal.Last(); ok && last.Record == handoff.Aborted && last.Attempt == d.Attempt && last.Why.Code != 0 {
+		d.Code, d.Text = last.Why.Code, last.Why.Text
+	}
+	return m
 }

@@ -90,6 +90,34 @@ func TestAnswerNotBelieved(t *testing.T) {
 	})
 }
 
+// TestAnswerSaysWhy: a source that has not heard why its attempt has ended is told so
+// when it asks again.
+func TestAnswerSaysWhy(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		mig := transport.NewMigID()
+		attempt := transport.Attempt{Mig: mig, Epoch: 1}
+		j := handoff.NewMemory()
+		j.Append(handoff.Entry{Record: handoff.Aborted, Attempt: attempt, Journal: j.ID(), Why: handoff.Why{Code: transport.CodeDevice, Text: "burned down"}})
+		p, done := askedDestination(t, mig, j)
+		control := p.ask(t, &transport.Resume{Attempt: attempt, Peer: j.ID()})
+		for {
+			m, err := control.Receive()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if d, ok := m.(*transport.Declined); ok {
+				if d.Code != transport.CodeDevice || d.Text != "burned down" {
+					t.Errorf("declined with %v %q", d.Code, d.Text)
+				}
+				break
+			}
+		}
+		control.Lane().Close()
+		time.Sleep(time.Second)
+		p.succeedsNow(t, done)
+	})
+}
+
 // asked is a destination that waits for a source of its own.
 type asked struct {
 	*pair
