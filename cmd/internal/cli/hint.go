@@ -55,6 +55,9 @@ func optional(hint string) []string {
 }
 
 func (s scene) inDoubt(err error) []string {
+	if errors.Is(err, reader.ErrOnlyCopy) { // nothing runs there
+		return s.ofError(err)
+	}
 	if u, ok := errors.AsType[*untried](err); ok {
 		return append([]string{u.hint()}, s.ofError(u.error)...)
 	}

@@ -388,8 +388,7 @@ func (r *recvFlags) begin(devices []opened, failed error) error {
 }
 
 // find finds it, if there is one. What devices of its own have held has ended with the
-// process before: then the journal alone answers a source, and the engine does that by
-// itself. Of devices that have failed to open only --continue says whose they are.
+// process before, which the engine records. Of devices that have failed to open only --continue says whose they are.
 func (r *recvFlags) find(devices []opened, failed error) error {
 	lent := slices.DeleteFunc(slices.Clone(devices), func(d opened) bool { return !d.lent })
 	maybe := len(lent) > 0
@@ -404,8 +403,8 @@ func (r *recvFlags) find(devices []opened, failed error) error {
 		return err
 	}
 	if !maybe {
-		r.ended = left.at(handoff.Ready, handoff.Accept)
-		return nil
+		r.known, err = r.latest(left.at(handoff.Ready, handoff.Accept))
+		return err
 	}
 	r.known, err = r.choose(left, devices, lent)
 	return err
@@ -497,9 +496,6 @@ func (r *recvFlags) latest(list remains) (*journal.Record, error) {
 func (r *recvFlags) announce(show *show) {
 	if len(r.passed) > 0 {
 		show.warn(fmt.Sprintf("what the devices hold is of a later migration: %v is not gone on with; its source is answered from the journal when it asks", r.passed))
-	}
-	if len(r.ended) > 0 {
-		show.warn(fmt.Sprintf("what devices held that this program opened itself has ended with the process before: %v is not gone on with, and its source is told so when it asks", r.ended))
 	}
 }
 

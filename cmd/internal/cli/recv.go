@@ -66,7 +66,6 @@ type recvFlags struct {
 	maxState size
 	onAccept hookFlag
 	known    *journal.Record // the newest of the migration that is gone on with, nil for none
-	ended    remains         // what cannot be gone on with, although it was asked for
 	passed   remains         // what is older than what the devices hold
 }
 
