@@ -178,8 +178,8 @@ func TestReadmeWhatHappens(t *testing.T) {
 // does that is what the hint says.
 func TestReadmeOnlyCopy(t *testing.T) {
 	for file, row := range map[string]string{
-		"README.md":                `(?m)^\| 44 \|.*asks first.*does not end a complete copy.*exit 5; .--migration ID. insists`,
-		"test/chaos/rows_test.go":  `(?s)\{row: 44, .{0,300}aborted\(5\), waiting\}.{0,80}it may be the only one`,
+		"README.md":                `(?m)^\| 44 \|.*asks first.*does not end a complete copy.*exit 11; .--migration ID. insists`,
+		"test/chaos/rows_test.go":  `(?s)\{row: 44, .{0,300}"in-doubt", 11\}, waiting\}.{0,80}it may be the only one`,
 		"cmd/internal/cli/hint.go": `reader\.ErrOnlyCopy\):\s.*say --migration ID`,
 		"reader/recover.go":        `it may be the only one`,
 	} {
