@@ -247,7 +247,7 @@ func (a *answerer) do(actions []handoff.Action) error {
 			last := a.journal.Last()
 			action.Entry.PeerID, action.Entry.Why.Bytes = last.PeerID, last.Why.Bytes
 			if r := action.Entry.Record; r == handoff.Aborted || r == handoff.Lost {
-				action.Entry.Why.Code, action.Entry.Why.Text = transport.CodeInternal, "the destination was started again, and what its devices held is gone"
+				action.Entry.Why.Code, action.Entry.Why.Text = transport.CodeInternal, "the destination was started again, and its devices do not hold it any more"
 			}
 			if err := a.journal.Append(action.Entry); err != nil {
 				return err // nothing was promised yet

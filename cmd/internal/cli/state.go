@@ -126,7 +126,7 @@ var meanings = map[journal.Role]map[handoff.Record]string{
 		handoff.Aborted: "nothing runs here, and this attempt never will",
 		handoff.Done:    "the devices run here, and the source knows",
 		handoff.Forced:  "somebody has decided that the devices run here",
-		handoff.Lost:    "LOST: the devices were accepted here, and what they held is gone: somebody has to decide, here or at the source",
+		handoff.Lost:    "LOST: the devices were accepted here, and do not hold it any more: somebody has to decide, here or at the source",
 	},
 }
 
