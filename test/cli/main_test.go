@@ -5,9 +5,11 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"runtime/debug"
 	"strings"
+	"syscall"
 	"testing"
 
 	llsys "github.com/landlock-lsm/go-landlock/landlock/syscall"
@@ -22,6 +24,9 @@ var bin string
 func TestMain(m *testing.M) { os.Exit(run(m)) }
 
 func run(m *testing.M) int {
+	// A run under nohup has SIGHUP ignored, and what it starts would inherit
+	// that: caught here, it is at its default in the programs.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGHUP)
 	dir, err := os.MkdirTemp("", "mig-cli-")
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
