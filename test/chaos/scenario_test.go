@@ -20,8 +20,6 @@ type scenario struct {
 	name  string
 	quick bool // CI runs it too
 
-	// todo is what the programs lack for the row. The scenario then does not run.
-	todo string
 	// elsewhere is the test that holds the row where processes cannot.
 	elsewhere string
 
@@ -255,7 +253,6 @@ type tally struct {
 	mu       sync.Mutex
 	cases    int
 	outcomes map[string]int
-	todo     []string
 	peak     uint64 // bytes resident in any process at the most
 }
 
@@ -278,9 +275,6 @@ func (c *tally) add(row int, name, outcome string, took time.Duration) {
 	if row > 0 {
 		label = fmt.Sprintf("row %2d", row)
 	}
-	if outcome == "TODO" {
-		c.todo = append(c.todo, fmt.Sprintf("%s %s", label, name))
-	}
 	fmt.Printf("chaos: %s  %-72s %-18s %5.1f s\n", label, name, outcome, took.Seconds())
 }
 
@@ -298,25 +292,15 @@ func (c *tally) print() {
 		fmt.Printf(" %d %s;", c.outcomes[o], o)
 	}
 	fmt.Printf(" no process had more than %d MiB, limit %d\n", c.peak>>20, (memory+slack)>>20)
-	if len(c.todo) > 0 {
-		fmt.Printf("chaos: TODO: %d cases DID NOT RUN, for want of what they test:\n", len(c.todo))
-		for _, one := range c.todo {
-			fmt.Println("chaos: TODO:  ", one)
-		}
-	}
 }
 
 // test runs the scenario as a subtest, if it is to run.
 func (sc *scenario) test(t *testing.T, seed uint64) {
-	if !*all && !sc.quick && sc.todo == "" && sc.elsewhere == "" {
+	if !*all && !sc.quick && sc.elsewhere == "" {
 		return
 	}
 	t.Run(fmt.Sprintf("%02d/%s", sc.row, strings.ReplaceAll(sc.name, " ", "-")), func(t *testing.T) {
-		switch {
-		case sc.todo != "":
-			totals.add(sc.row, sc.name+": waits for "+sc.todo, "TODO", 0)
-			t.Skip("waits for " + sc.todo)
-		case sc.elsewhere != "":
+		if sc.elsewhere != "" {
 			totals.add(sc.row, sc.name+": in "+sc.elsewhere, "elsewhere", 0)
 			t.Skip("in " + sc.elsewhere)
 		}
