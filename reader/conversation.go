@@ -17,9 +17,9 @@ import (
 // connect opens the control lane.
 func (e *engine) connect(ctx context.Context) error {
 	e.tell(report.Event{Kind: report.Phase, Phase: report.Connect})
-	ctx, cancel := context.WithTimeout(ctx, transport.WelcomeTimeout)
-	defer cancel()
-	lane, err := e.open(ctx, transport.LaneControl, 0, transport.ID{})
+	lane, err := reach(ctx, e.opts.ConnectLimit, func(ctx context.Context) (transport.Lane, error) {
+		return e.open(ctx, transport.LaneControl, 0, transport.ID{})
+	})
 	if err != nil {
 		return err
 	}
@@ -170,7 +170,7 @@ func (e *engine) acked(m *transport.Ack) {
 func (e *engine) noWelcome() {
 	if e.owner.Phase == handoff.SourceHello {
 		e.failed(&transport.Fault{Code: transport.CodeTimeout,
-			Err: fmt.Errorf("no WELCOME within %v", transport.WelcomeTimeout)})
+			Err: fmt.Errorf("%w within %v", ErrNoWelcome, e.opts.ConnectLimit)})
 	}
 }
 
@@ -340,12 +340,11 @@ func (e *engine) watchBack() {
 	}
 }
 
-// What a silent destination gets after COMMIT: the user is told, and it is asked to
-// give the devices back.
-const (
-	doubtTold   = time.Second
-	doubtCancel = 5 * time.Second
-)
+// doubtTold is when the user is told that COMMIT is not answered.
+const doubtTold = time.Second
+
+// lastTry is how long one who has cancelled waits for a destination that is out of reach.
+const lastTry = 5 * time.Second
 
 // watchDoubt bounds the wait for the answer to COMMIT. Nothing of it takes the
 // devices back: that is the destination's to say.
@@ -358,7 +357,7 @@ func (e *engine) watchDoubt(waited time.Duration) {
 			f = &transport.Fault{Code: transport.CodeTimeout, Err: fmt.Errorf("the destination has not answered COMMIT for %v", round(waited))}
 		}
 		e.fail(f, handoff.Unreachable{})
-	case waited > doubtCancel && e.doubts < 2 && !e.owner.Empty:
+	case waited > e.opts.CancelAfter && e.doubts < 2 && !e.owner.Empty:
 		e.doubts = 2
 		e.own(handoff.Interrupt{})
 	case waited > doubtTold && e.doubts < 1:
@@ -377,7 +376,7 @@ func (e *engine) doubtLimit(waited time.Duration) time.Duration {
 	if !e.cancelledAt.IsZero() {
 		patience := e.opts.StallLimit
 		if e.control == nil {
-			patience = doubtCancel
+			patience = lastTry
 		}
 		limit = min(limit, waited-time.Since(e.cancelledAt)+patience)
 	}

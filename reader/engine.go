@@ -228,7 +228,7 @@ func newEngine(o Options, dialer transport.Dialer, sources []Source) (*engine, e
 func (e *engine) loop(ctx context.Context, begin func()) {
 	ticker := time.NewTicker(tick)
 	defer ticker.Stop()
-	welcome := time.NewTimer(transport.WelcomeTimeout)
+	welcome := time.NewTimer(e.opts.ConnectLimit)
 	defer welcome.Stop()
 	begin()
 	cancelled := ctx.Done()
@@ -464,14 +464,14 @@ func (e *engine) handle(ev any) {
 	}
 }
 
-// dialLanes opens the data lanes; it ends by itself, within WelcomeTimeout.
+// dialLanes opens the data lanes; it ends by itself, within ConnectLimit.
 func (e *engine) dialLanes(n int) {
 	who := e.out.Peer
 	e.others.Go(func() { e.openLanes(n, who) })
 }
 
 func (e *engine) openLanes(n int, who transport.ID) {
-	ctx, cancel := context.WithTimeout(e.work, transport.WelcomeTimeout)
+	ctx, cancel := context.WithTimeout(e.work, e.opts.ConnectLimit)
 	defer cancel()
 	lanes := make([]transport.Lane, n)
 	e.dialled = lanes

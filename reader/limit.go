@@ -6,8 +6,9 @@ import (
 	"time"
 )
 
-// What ends an attempt whose guest stands still, beside failures.
+// What ends an attempt by taking too long.
 var (
+	ErrNoWelcome   = errors.New("no WELCOME came")       // Options.ConnectLimit
 	ErrMaxDowntime = errors.New("the guest stood still") // Options.MaxDowntime
 	ErrStalled     = errors.New("nothing moved")         // Options.StallLimit
 )

@@ -49,6 +49,23 @@ func sleep(ctx context.Context, d time.Duration) error {
 	}
 }
 
+// connectLimit is the default of Options.ConnectLimit, and what one try to reach the
+// destination may take, until it answers or not.
+const connectLimit = 5 * time.Second
+
+// reach dials until somebody answers, for as long as limit leaves time for another try.
+func reach(ctx context.Context, limit time.Duration, dial func(context.Context) (transport.Lane, error)) (transport.Lane, error) {
+	last := time.Now().Add(limit - connectLimit)
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	for {
+		lane, err := dial(ctx)
+		if !errors.Is(err, transport.ErrUnreachable) || !time.Now().Before(last) || sleep(ctx, lanePause) != nil {
+			return lane, err
+		}
+	}
+}
+
 // keepDialling tries until it succeeds, or ctx ends.
 func keepDialling(ctx context.Context, try func(context.Context) error) {
 	limit, pause := tryLeast, pauseLeast

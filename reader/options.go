@@ -62,9 +62,16 @@ type Options struct {
 	// still, where MaxDowntime has not. Default 30 s: some drivers load for seconds in
 	// one write.
 	StallLimit time.Duration
+	// ConnectLimit is how long the destination may take to be reached, then to answer
+	// HELLO, for which its devices enter RESUMING, and then to take the data lanes.
+	// Default 5 s; with more, one that nobody has started yet is waited for.
+	ConnectLimit time.Duration
 	// ReconnectLimit is how long a destination that was lost before COMMIT is dialled
 	// again; MaxDowntime ends that too. Default 60 s.
 	ReconnectLimit time.Duration
+	// CancelAfter is how long COMMIT may be unanswered before the destination is asked to
+	// give the devices back: if it has not accepted them by then, it does. Default 5 s.
+	CancelAfter time.Duration
 	// DoubtLimit is how long the answer to COMMIT is waited for, over however many
 	// connections. Then, and soon after a cancel that is not answered, Send returns in
 	// doubt. Default: for ever.
@@ -122,6 +129,8 @@ func (o *Options) withDefaults() (Options, error) {
 	orDefault(&v.MaxRounds, 30)
 	orDefault(&v.MaxDowntime, max(10*time.Second, 2*v.DowntimeLimit))
 	orDefault(&v.StallLimit, 30*time.Second)
+	orDefault(&v.ConnectLimit, connectLimit)
+	orDefault(&v.CancelAfter, 5*time.Second)
 	orDefault(&v.ReconnectLimit, 60*time.Second)
 	if v.Attempt == (transport.Attempt{}) {
 		v.Attempt = transport.Attempt{Mig: transport.NewMigID(), Epoch: 1}
@@ -158,8 +167,8 @@ func (o *Options) check() error {
 		return fmt.Errorf("reader: Options.Lanes is %d, must be 1 to %d", o.Lanes, transport.MaxLanes)
 	case o.Attempt.Epoch == 0:
 		return fmt.Errorf("reader: Options.Attempt.Epoch is 0, must be 1 or more")
-	case min(o.DowntimeLimit, o.MaxDowntime, o.MaxPrecopy, o.StallLimit, o.ReconnectLimit, o.DoubtLimit, o.Timeout) < 0 || o.MaxRounds < 0:
-		return fmt.Errorf("reader: Options.DowntimeLimit, MaxDowntime, MaxPrecopy, MaxRounds, StallLimit, ReconnectLimit, DoubtLimit and Timeout must not be negative")
+	case min(o.DowntimeLimit, o.MaxDowntime, o.MaxPrecopy, o.StallLimit, o.ConnectLimit, o.ReconnectLimit, o.CancelAfter, o.DoubtLimit, o.Timeout) < 0 || o.MaxRounds < 0:
+		return fmt.Errorf("reader: Options.DowntimeLimit, MaxDowntime, MaxPrecopy, MaxRounds, StallLimit, ConnectLimit, ReconnectLimit, CancelAfter, DoubtLimit and Timeout must not be negative")
 	case o.MaxDowntime < o.DowntimeLimit:
 		return fmt.Errorf("reader: Options.MaxDowntime is %v, less than DowntimeLimit, %v: a stop of that length would be begun and given up", o.MaxDowntime, o.DowntimeLimit)
 	case o.OnLimit > Force:

@@ -74,9 +74,9 @@ func (p *preflight) fault(ctx context.Context, err error) error {
 
 func (p *preflight) connect(ctx context.Context) (transport.Lane, error) {
 	p.opts.Observe(report.Event{Kind: report.Phase, Phase: report.Connect})
-	ctx, cancel := context.WithTimeout(ctx, transport.WelcomeTimeout)
-	defer cancel()
-	return p.dial(ctx, transport.LanePreflight, 0)
+	return reach(ctx, p.opts.ConnectLimit, func(ctx context.Context) (transport.Lane, error) {
+		return p.dial(ctx, transport.LanePreflight, 0)
+	})
 }
 
 func (p *preflight) converse(ctx context.Context) error {

@@ -68,7 +68,7 @@ func spareCopy(ctx context.Context, dialer transport.Dialer, sources []Source, o
 	}
 	empty, limit := running(sources) || handoff.Rebooted(o.Journal), askTimeout
 	if empty {
-		limit = transport.WelcomeTimeout
+		limit = o.ConnectLimit
 	}
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()

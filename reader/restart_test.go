@@ -124,7 +124,7 @@ func TestRestartEmpty(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		heard := make(chan []transport.MessageType, 1)
 		go func() { // as above
-			time.Sleep(doubtCancel / 2) // out of reach, at first
+			time.Sleep(lastTry / 2) // out of reach, at first
 			said, err := playDestination(t.Context(), l, &transport.NotStarted{Attempt: restarted, Journal: transport.JournalID{7}})
 			if err != nil {
 				t.Error(err)

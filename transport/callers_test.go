@@ -103,7 +103,7 @@ func TestQUICRefusesFlood(t *testing.T) {
 	p := newQUICPair(t)
 	p.listener.Close()
 	refused := make(chan error, 64)
-	l, err := ListenQUIC("127.0.0.1:0", Pinned{p.receiver, []ID{p.sender.ID()}}, func(err error) { refused <- err })
+	l, err := ListenQUIC("127.0.0.1:0", Pinned{p.receiver, []ID{p.sender.ID()}}, &QUICOptions{Refused: func(err error) { refused <- err }})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -140,7 +140,7 @@ func (p *quicPair) rawFrom(t *testing.T, ip string, config *tls.Config) (*quic.C
 	}
 	transport := &quic.Transport{Conn: socket}
 	t.Cleanup(func() { transport.Close(); socket.Close() })
-	return transport.Dial(t.Context(), p.listener.Addr(), config, quicConfig(&windowBudget{}))
+	return transport.Dial(t.Context(), p.listener.Addr(), config, quicConfig(&windowBudget{}, 0))
 }
 
 // Connections that say nothing, whoever opens them, make the next one prove its

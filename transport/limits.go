@@ -7,7 +7,8 @@ import (
 )
 
 // Limits of what an unauthenticated or hostile peer may cost. They are
-// constants, so that no option weakens them by mistake.
+// constants, so that no option weakens them by mistake; of IdleTimeout alone the
+// owner of a carrier may want more or less.
 const (
 	// MaxLanes is the number of data lanes of one migration; the control lane
 	// comes on top.
@@ -36,8 +37,13 @@ const (
 	// is open.
 	HandshakeTimeout = 3 * time.Second
 
-	// IdleTimeout is the silence after which an open lane is lost.
+	// IdleTimeout is the silence after which an open lane is lost, unless its carrier
+	// is told otherwise.
 	IdleTimeout = 2 * time.Second
+
+	// MinIdleTimeout is the shortest that a carrier may be told: less is spent by the
+	// loss of one heartbeat.
+	MinIdleTimeout = 2 * KeepAlive
 
 	// KeepAlive is the interval at which an idle lane proves that it lives.
 	KeepAlive = 500 * time.Millisecond
@@ -64,9 +70,6 @@ const (
 	// MaxStream is the longest stream of one device, in bytes: far above any
 	// device, and low enough that no sum of offsets overflows.
 	MaxStream = 1 << 60
-
-	// WelcomeTimeout bounds the wait for the answer to HELLO.
-	WelcomeTimeout = 5 * time.Second
 
 	// PreflightTimeout bounds a preflight, from its first lane to its last answer.
 	PreflightTimeout = 5 * time.Second

@@ -120,9 +120,9 @@ func TestProtocolLimits(t *testing.T) {
 	values := map[string]any{
 		"MaxLanes": MaxLanes, "RetryHalfOpen": RetryHalfOpen, "MaxHalfOpen": MaxHalfOpen,
 		"ConnBurst": ConnBurst, "ConnRate": ConnRate,
-		"HandshakeTimeout": HandshakeTimeout, "IdleTimeout": IdleTimeout, "KeepAlive": KeepAlive,
+		"HandshakeTimeout": HandshakeTimeout, "IdleTimeout": IdleTimeout, "MinIdleTimeout": MinIdleTimeout, "KeepAlive": KeepAlive,
 		"MaxChunk": MaxChunk, "MinChunk": MinChunk, "MaxControl": MaxControl, "MaxDevices": MaxDevices, "MaxName": MaxName,
-		"MaxPriority": MaxPriority, "MaxStream": uint64(MaxStream), "WelcomeTimeout": WelcomeTimeout,
+		"MaxPriority": MaxPriority, "MaxStream": uint64(MaxStream),
 		"PreflightTimeout": PreflightTimeout, "ProbeTime": ProbeTime, "MaxProbe": MaxProbe, "Heartbeat": Heartbeat, "SilenceLimit": SilenceLimit,
 		"InitialWindow": InitialWindow, "MaxWindow": MaxWindow, "MaxWindowGrowth": MaxWindowGrowth,
 	}

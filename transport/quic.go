@@ -1,6 +1,7 @@
 package transport
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -36,6 +37,11 @@ type QUICDialer struct {
 	// process may not, or whose network is not the host's. Default: a UDP socket on
 	// any address and port of this host.
 	Socket func() (net.PacketConn, error)
+
+	// Idle is the silence after which a lane is lost. Default IdleTimeout, at least
+	// MinIdleTimeout. By RFC 9000, section 10.1, the shorter of both sides' counts;
+	// quic-go takes the other side's for 5 s at least.
+	Idle time.Duration
 
 	windows windowBudget
 }
@@ -74,7 +80,7 @@ func (d *QUICDialer) open(to netip.Addr) (net.PacketConn, error) {
 }
 
 func (d *QUICDialer) dialFrom(ctx context.Context, s *quicSocket, to netip.AddrPort, config *tls.Config) (*quicLane, error) {
-	conn, err := s.transport.Dial(ctx, net.UDPAddrFromAddrPort(to), config, quicConfig(&d.windows))
+	conn, err := s.transport.Dial(ctx, net.UDPAddrFromAddrPort(to), config, quicConfig(&d.windows, d.Idle))
 	if err != nil {
 		return nil, err
 	}
@@ -89,10 +95,10 @@ func (d *QUICDialer) dialFrom(ctx context.Context, s *quicSocket, to netip.AddrP
 
 // quicConfig has the handoff's timers, and room for one stream from the dialler
 // and none of any other kind.
-func quicConfig(windows *windowBudget) *quic.Config {
+func quicConfig(windows *windowBudget, idle time.Duration) *quic.Config {
 	return &quic.Config{
 		HandshakeIdleTimeout:           HandshakeTimeout,
-		MaxIdleTimeout:                 IdleTimeout,
+		MaxIdleTimeout:                 max(cmp.Or(idle, IdleTimeout), MinIdleTimeout),
 		KeepAlivePeriod:                KeepAlive,
 		InitialStreamReceiveWindow:     InitialWindow,
 		MaxStreamReceiveWindow:         MaxWindow,

@@ -12,6 +12,7 @@ import (
 	"net"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/quic-go/quic-go"
 )
@@ -31,13 +32,19 @@ type quicListener struct {
 	close    sync.Once
 }
 
+// QUICOptions tunes a listener. Nil, or a zero field, means the default.
+type QUICOptions struct {
+	// Refused is told of every peer that was turned away, with a [WrongPeerError] or a
+	// [CertificateError] where the peer showed a key; it may be called by several
+	// goroutines at once, as often as somebody tries. Default: nobody is told.
+	Refused func(error)
+	// Idle is as in [QUICDialer].
+	Idle time.Duration
+}
+
 // ListenQUIC accepts lanes on a UDP address from the peers that the credentials
 // know. Lanes outlive the Close of their listener.
-//
-// refused, if not nil, is told of every peer that was turned away, with a
-// [WrongPeerError] or a [CertificateError] where the peer showed a key; it may be
-// called by several goroutines at once, as often as somebody tries.
-func ListenQUIC(addr string, c Credentials, refused func(error)) (Listener, error) {
+func ListenQUIC(addr string, c Credentials, opts *QUICOptions) (Listener, error) {
 	local, err := net.ResolveUDPAddr("udp", addr)
 	if err != nil {
 		return nil, fmt.Errorf("transport: listen: %w", err)
@@ -46,15 +53,18 @@ func ListenQUIC(addr string, c Credentials, refused func(error)) (Listener, erro
 	if err != nil {
 		return nil, fmt.Errorf("transport: listen: %w", err)
 	}
-	return ListenQUICOn(conn, c, refused)
+	return ListenQUICOn(conn, c, opts)
 }
 
 // ListenQUICOn is [ListenQUIC] on a socket that is bound already, as a service
 // manager hands it over, or on anything else that carries packets. The listener
 // owns it from then on, errors included.
-func ListenQUICOn(conn net.PacketConn, c Credentials, refused func(error)) (Listener, error) {
+func ListenQUICOn(conn net.PacketConn, c Credentials, opts *QUICOptions) (Listener, error) {
+	if opts == nil {
+		opts = new(QUICOptions)
+	}
 	socket := newSocket(conn)
-	l, err := listenOn(socket, c, refused)
+	l, err := listenOn(socket, c, *opts)
 	if err != nil {
 		socket.release()
 		return nil, err
@@ -62,7 +72,7 @@ func ListenQUICOn(conn net.PacketConn, c Credentials, refused func(error)) (List
 	return l, nil
 }
 
-func listenOn(socket *quicSocket, c Credentials, refused func(error)) (Listener, error) {
+func listenOn(socket *quicSocket, c Credentials, o QUICOptions) (Listener, error) {
 	config, err := tlsConfig(c, RoleRecv)
 	if err != nil {
 		return nil, err
@@ -71,23 +81,23 @@ func listenOn(socket *quicSocket, c Credentials, refused func(error)) (Listener,
 	if err != nil {
 		return nil, err
 	}
-	if refused == nil {
-		refused = func(error) {}
+	if o.Refused == nil {
+		o.Refused = func(error) {}
 	}
 	verify := config.VerifyConnection
 	config.VerifyConnection = func(s tls.ConnectionState) error {
 		err := verify(s)
 		if err != nil {
-			refused(err)
+			o.Refused(err)
 		}
 		return err
 	}
-	l := &quicListener{socket: socket, refused: refused, callers: newCallers(), lanes: make(chan *quicLane)}
+	l := &quicListener{socket: socket, refused: o.Refused, callers: newCallers(), lanes: make(chan *quicLane)}
 	l.closing, l.stop = context.WithCancel(context.Background())
 	socket.transport.StatelessResetKey = reset
 	socket.transport.VerifySourceAddress = l.mustProveAddress
 	socket.transport.ConnContext = l.admit
-	l.quic, err = socket.transport.Listen(config, quicConfig(&l.windows))
+	l.quic, err = socket.transport.Listen(config, quicConfig(&l.windows, o.Idle))
 	if err != nil {
 		return nil, fmt.Errorf("transport: listen: %w", err)
 	}

@@ -73,7 +73,7 @@ func (p *quicPair) accept(t *testing.T) *quicLane {
 // raw dials with a TLS configuration that a real dialler would not use.
 func (p *quicPair) raw(t *testing.T, config *tls.Config) (*quic.Conn, error) {
 	t.Helper()
-	conn, err := quic.DialAddr(t.Context(), p.listener.Addr().String(), config, quicConfig(&windowBudget{}))
+	conn, err := quic.DialAddr(t.Context(), p.listener.Addr().String(), config, quicConfig(&windowBudget{}, 0))
 	if err == nil {
 		t.Cleanup(func() { conn.CloseWithError(0, "") })
 	}
@@ -179,7 +179,7 @@ func TestQUICHasNo0RTT(t *testing.T) {
 	config := testTLS(t, p.sender, RoleSend, p.receiver)
 	config.ServerName, config.ClientSessionCache = "receiver", tls.NewLRUClientSessionCache(4)
 	for range 2 {
-		conn, err := quic.DialAddrEarly(t.Context(), p.listener.Addr().String(), config, quicConfig(&windowBudget{}))
+		conn, err := quic.DialAddrEarly(t.Context(), p.listener.Addr().String(), config, quicConfig(&windowBudget{}, 0))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -259,7 +259,7 @@ func (p *quicPair) retriesOf(t *testing.T, config *tls.Config) int64 {
 	r := &retries{PacketConn: socket}
 	transport := &quic.Transport{Conn: r}
 	defer transport.Close()
-	conn, err := transport.Dial(t.Context(), p.listener.Addr(), config, quicConfig(&windowBudget{}))
+	conn, err := transport.Dial(t.Context(), p.listener.Addr(), config, quicConfig(&windowBudget{}, 0))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -31,6 +31,7 @@ type virtualPair struct {
 	*quicPair
 	net    *simnet.Network
 	socket net.PacketConn // the listener's
+	idle   time.Duration  // the listener's
 }
 
 func inVirtualTime(t *testing.T, path simnet.Path, f func(*testing.T, *virtualPair)) {
@@ -48,7 +49,7 @@ func inVirtualTime(t *testing.T, path simnet.Path, f func(*testing.T, *virtualPa
 func (p *virtualPair) listen(t *testing.T) {
 	t.Helper()
 	p.socket = p.net.Socket(virtualListener)
-	l, err := ListenQUICOn(p.socket, Pinned{p.receiver, []ID{p.sender.ID()}}, nil)
+	l, err := ListenQUICOn(p.socket, Pinned{p.receiver, []ID{p.sender.ID()}}, &QUICOptions{Idle: p.idle})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -105,6 +106,40 @@ func TestQUICNoticesPartition(t *testing.T) {
 		if shortest < IdleTimeout-rtt || longest > IdleTimeout+KeepAlive+rtt {
 			t.Errorf("with beats %v: noticed after %v to %v, want %v and at most %v more", beats, shortest, longest, IdleTimeout, KeepAlive)
 		}
+	}
+}
+
+// TestQUICIdle: each side loses a lane after its own Idle, and above 5 s after the other's
+// if that is less; no sooner than MinIdleTimeout.
+func TestQUICIdle(t *testing.T) {
+	const s = time.Second
+	for _, c := range []struct{ dialer, listener, wantDialer, wantListener time.Duration }{
+		{0, 0, IdleTimeout, IdleTimeout},
+		{5 * s, 5 * s, 5 * s, 5 * s},
+		{5 * s, 0, 5 * s, IdleTimeout},
+		{0, 5 * s, IdleTimeout, 5 * s},
+		{30 * s, 8 * s, 8 * s, 8 * s},
+		{30 * s, s, 5 * s, s},
+		{time.Nanosecond, 0, MinIdleTimeout, IdleTimeout},
+	} {
+		inVirtualTime(t, usualPath, func(t *testing.T, p *virtualPair) {
+			p.listener.Close()
+			p.socket.Close()
+			p.idle, p.dialer.Idle = c.listener, c.dialer
+			p.listen(t)
+			ours := p.dial(t)
+			theirs := p.accept(t)
+			go beat(ours)
+			go beat(theirs)
+			time.Sleep(3 * time.Second)
+			p.net.Cut(simnet.All)
+			dialer, listener := ending(ours), ending(theirs)
+			for ended, want := range map[<-chan time.Duration]time.Duration{dialer: c.wantDialer, listener: c.wantListener} {
+				if took := <-ended; took < want-20*time.Millisecond || took > want+KeepAlive+20*time.Millisecond {
+					t.Errorf("%v and %v: noticed after %v, want %v and at most %v more", c.dialer, c.listener, took, want, KeepAlive)
+				}
+			}
+		})
 	}
 }
 

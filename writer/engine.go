@@ -19,10 +19,6 @@ import (
 // tick is how often progress is told and time-driven decisions are looked at.
 const tick = 100 * time.Millisecond
 
-// loadStall is how long the devices may write nothing after the last END, with
-// nothing of the source's left to come, before the attempt is given up.
-const loadStall = 30 * time.Second
-
 // Receive serves one migration from a peer that listener accepts, into sinks,
 // as one set: all of them run in the end, or none, and those that do not run
 // are reset. It returns when every goroutine that it started has ended; only a
@@ -121,7 +117,8 @@ type engine struct {
 
 	resetting   time.Time // since when devices are being reset
 	slow        bool      // it was told that this takes long
-	alarmed     bool      // it was told that a complete copy waits for its source
+	readyAt     time.Time // since when there is a complete copy, zero if there is none
+	alarmed     bool      // it was told that the copy waits
 	bytes       uint64    // of the streams, as recorded before a restart
 	stuck       bool      // a driver has not let go of a write
 	preparing   bool      // devices are on their way to RESUMING

@@ -11,10 +11,6 @@ import (
 	"github.com/migpipe/migpipe/transport/report"
 )
 
-// readyAlarm is how long a complete copy waits for a source that is not heard of,
-// before somebody is told.
-const readyAlarm = time.Minute
-
 // What sources are told for which there is no place.
 const (
 	busy    = "this destination already serves a migration"
@@ -145,8 +141,8 @@ func (e *engine) lose(err error) {
 	e.tell(report.Event{Kind: report.Lost, Text: err.Error()})
 }
 
-// watchLink bounds the wait for a source that was lost. Nothing bounds that of a
-// complete copy (rule R5).
+// watchLink bounds the wait for a source that was lost. That of a complete copy,
+// watchReady does.
 func (e *engine) watchLink() {
 	if e.lostAt.IsZero() {
 		e.watchSilence()
@@ -158,11 +154,6 @@ func (e *engine) watchLink() {
 		if waited > e.opts.ReconnectLimit {
 			e.fail(&transport.Fault{Code: transport.CodeNetwork,
 				Err: fmt.Errorf("%w, and the source has not come back for %v", transport.ErrLost, e.opts.ReconnectLimit)}, handoff.Unreachable{})
-		}
-	case handoff.DestReady:
-		if waited > readyAlarm && !e.alarmed {
-			e.alarmed = true
-			e.tell(report.Event{Kind: report.Warning, Text: fmt.Sprintf("a complete copy has waited for its source for %v, and waits on", readyAlarm)})
 		}
 	case handoff.DestRunning:
 		if waited > e.opts.ReconnectLimit {

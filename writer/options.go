@@ -2,6 +2,7 @@ package writer
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -10,6 +11,12 @@ import (
 	"github.com/migpipe/migpipe/transport/handoff/witness"
 	"github.com/migpipe/migpipe/transport/report"
 	"github.com/migpipe/migpipe/vfio"
+)
+
+// What ends an attempt by taking too long.
+var (
+	ErrStalled    = errors.New("nothing was written") // Options.StallLimit
+	ErrReadyLease = errors.New("COMMIT has not come") // Options.ReadyLease
 )
 
 // Sink is one device that takes the state of the source's device of the same
@@ -40,6 +47,18 @@ type Options struct {
 	// its copy is complete or when the devices run. To a complete copy it may come back
 	// for ever. Default 60 s.
 	ReconnectLimit time.Duration
+	// StallLimit ends an attempt whose devices write nothing for that long although the
+	// source has sent everything. Default 30 s: some drivers load for seconds in one
+	// write.
+	StallLimit time.Duration
+	// ReadyAlarm is how long a complete copy waits for COMMIT before Observe is told.
+	// Default 60 s.
+	ReadyAlarm time.Duration
+	// ReadyLease drops a complete copy for which COMMIT has not come for that long. That
+	// never makes two copies, since a source that says COMMIT later is DECLINED, and goes
+	// back; but if the source's host has died by then, there is none. Default: a copy is
+	// kept for ever.
+	ReadyLease time.Duration
 	// Recover names a migration that a process which has ended has left here: if the
 	// sinks are Kept, and hold what its journal says, or are all vfio.Resumable, and have
 	// kept a part of an open attempt, Receive goes on with it. If not, or if it is zero,
@@ -85,6 +104,12 @@ func (o *Options) withDefaults() (Options, error) {
 	if v.ReconnectLimit == 0 {
 		v.ReconnectLimit = 60 * time.Second
 	}
+	if v.StallLimit == 0 {
+		v.StallLimit = 30 * time.Second
+	}
+	if v.ReadyAlarm == 0 {
+		v.ReadyAlarm = time.Minute
+	}
 	if v.Journals == nil {
 		v.Journals = handoff.InMemory
 	}
@@ -100,8 +125,8 @@ func (o *Options) check() error {
 		return fmt.Errorf("writer: Options.ChunkSize is %d, must be %d to %d", o.ChunkSize, transport.MinChunk, transport.MaxChunk)
 	case o.Memory < o.ChunkSize:
 		return fmt.Errorf("writer: Options.Memory is %d, less than one chunk of %d", o.Memory, o.ChunkSize)
-	case o.ReconnectLimit < 0:
-		return fmt.Errorf("writer: Options.ReconnectLimit is %v, must not be negative", o.ReconnectLimit)
+	case min(o.ReconnectLimit, o.StallLimit, o.ReadyAlarm, o.ReadyLease) < 0:
+		return errors.New("writer: Options.ReconnectLimit, StallLimit, ReadyAlarm and ReadyLease must not be negative")
 	case o.MaxState > transport.MaxStream:
 		return fmt.Errorf("writer: Options.MaxState is %d, at most %d", o.MaxState, uint64(transport.MaxStream))
 	}

@@ -171,8 +171,8 @@ func TestHostileDestination(t *testing.T) {
 			l.send(&transport.Ack{Attempt: l.hello.Attempt, Journal: l.journal, Devices: []transport.DeviceAck{{}}})
 			l.send(l.hello)
 		}, transport.CodeProtocol, time.Minute},
-		{"silence", func(*liar) {}, transport.CodeTimeout, transport.WelcomeTimeout},
-		{"WELCOME of another attempt", change(func(w *transport.Welcome) { w.Epoch++ }), transport.CodeTimeout, transport.WelcomeTimeout},
+		{"silence", func(*liar) {}, transport.CodeTimeout, 5 * time.Second},
+		{"WELCOME of another attempt", change(func(w *transport.Welcome) { w.Epoch++ }), transport.CodeTimeout, 5 * time.Second},
 		{"version that was not offered", change(func(w *transport.Welcome) { w.Version = 2 }), transport.CodeProtocol, 0},
 		{"larger chunks than offered", change(func(w *transport.Welcome) { w.ChunkSize = 4 << 20 }), transport.CodeProtocol, 0},
 		{"more lanes than offered", change(func(w *transport.Welcome) { w.Lanes = 3 }), transport.CodeProtocol, 0},
@@ -188,7 +188,7 @@ func TestHostileDestination(t *testing.T) {
 		{"what only a source says", func(l *liar) { l.send(l.hello) }, transport.CodeProtocol, 0},
 		{"noise", func(l *liar) { l.control.Lane().Write(make([]byte, 100)) }, transport.CodeCorrupt, 0},
 		{"hanging up", func(l *liar) { l.control.Lane().Close() }, transport.CodeNetwork, 0},
-		{"lanes that are not accepted", func(l *liar) { l.listener.Close(); l.send(l.welcome()) }, transport.CodeNetwork, transport.WelcomeTimeout},
+		{"lanes that are not accepted", func(l *liar) { l.listener.Close(); l.send(l.welcome()) }, transport.CodeNetwork, 5 * time.Second},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

@@ -5,6 +5,7 @@ import (
 	"net"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/migpipe/migpipe/transport"
 )
@@ -15,6 +16,7 @@ const unixPrefix = "unix:"
 // endpoint is where the peer is, or where it is awaited, and who it has to be.
 type endpoint struct {
 	address     string
+	idle        time.Duration         // silence that ends a lane; not within this host
 	credentials transport.Credentials // nil with unix:
 }
 
@@ -36,7 +38,7 @@ func (c *common) newEndpoint(flag, address string) (endpoint, error) {
 		return endpoint{address: address}, nil
 	case c.tlsDir != "":
 		credentials, err := c.certified(address, peers)
-		return endpoint{address, credentials}, err
+		return endpoint{address, c.idle, credentials}, err
 	case len(c.peerNames) > 0:
 		return endpoint{}, mistakef("say --tls-dir DIR, or name the peer with --peer ID", "--peer-name needs certificates, and no --tls-dir is given")
 	case len(peers) == 0:
@@ -46,7 +48,7 @@ func (c *common) newEndpoint(flag, address string) (endpoint, error) {
 	if err != nil {
 		return endpoint{}, err
 	}
-	return endpoint{address, transport.Pinned{Identity: id, Peers: peers}}, nil
+	return endpoint{address, c.idle, transport.Pinned{Identity: id, Peers: peers}}, nil
 }
 
 func checkAddress(flag, address string) error {
@@ -90,19 +92,20 @@ func (e endpoint) dialer() transport.Dialer {
 	if path, ok := strings.CutPrefix(e.address, unixPrefix); ok {
 		return &transport.UnixDialer{Path: path}
 	}
-	return &transport.QUICDialer{Addr: e.address, Credentials: e.credentials}
+	return &transport.QUICDialer{Addr: e.address, Credentials: e.credentials, Idle: e.idle}
 }
 
 // listen tells refused of peers that were turned away.
 func (e endpoint) listen(refused func(error)) (transport.Listener, error) {
+	opts := &transport.QUICOptions{Refused: refused, Idle: e.idle}
 	var l transport.Listener
 	var err error
 	if path, ok := strings.CutPrefix(e.address, unixPrefix); ok {
 		l, err = transport.ListenUnix(path)
 	} else if n, ok, _ := socketFD(e.address); ok {
-		l, err = e.listenFD(n, refused)
+		l, err = e.listenFD(n, opts)
 	} else {
-		l, err = transport.ListenQUIC(e.address, e.credentials, refused)
+		l, err = transport.ListenQUIC(e.address, e.credentials, opts)
 	}
 	if err != nil {
 		return nil, &transport.Fault{Code: transport.CodeNetwork, Err: err}

@@ -27,6 +27,8 @@ type common struct {
 	state     stateFlags
 	past      pastFlags
 	reconnect time.Duration
+	idle      time.Duration
+	stall     time.Duration
 	doubt     doubtFlags
 	owner     ownerFlag
 	hooks     []*hookFlag
@@ -83,6 +85,8 @@ func (c *common) addFlags(cmd *cobra.Command) {
 	f.DurationVar(&c.state.keep, "keep-state", keepState, "`TIME` that --state-dir remembers a migration for that has ended")
 	c.past.add(cmd, c.role)
 	f.DurationVar(&c.reconnect, "reconnect-limit", time.Minute, "`TIME` that the other side may be out of reach before the hand-over, and the attempt goes on")
+	f.DurationVar(&c.idle, "idle-limit", transport.IdleTimeout, "`TIME` of silence after which a connection is lost, and made anew; above 5s the smaller of the two sides' counts")
+	f.DurationVar(&c.stall, "stall-limit", 30*time.Second, c.stallHelp())
 	c.doubt.add(cmd)
 	c.owner.add(cmd)
 	f.BoolVar(&c.unconfined, "no-sandbox", false, "do not give up access to files that are not needed")
@@ -106,6 +110,13 @@ func (c *common) peerNameHelp() string {
 	return "`NAME` that the peer's certificate must have; may be repeated (default the host of --to)"
 }
 
+func (c *common) stallHelp() string {
+	if c.role == sink {
+		return "`TIME` that the devices may write nothing, when the source has sent all, before the attempt ends"
+	}
+	return "`TIME` without a byte moving, while the guest is stopped, that ends the attempt"
+}
+
 // check finds what flags say together and none says alone.
 func (c *common) check() error {
 	switch {
@@ -119,6 +130,10 @@ func (c *common) check() error {
 		return mistakef("", "--keep-state %v: must be more than 0", c.state.keep)
 	case c.reconnect <= 0:
 		return mistakef("", "--reconnect-limit %v: must be more than 0", c.reconnect)
+	case c.idle < transport.MinIdleTimeout:
+		return mistakef("", "--idle-limit %v: must be at least %v, since one that lives proves it every %v", c.idle, transport.MinIdleTimeout, transport.KeepAlive)
+	case c.stall <= 0:
+		return mistakef("", "--stall-limit %v: must be more than 0", c.stall)
 	}
 	return cmp.Or(c.past.check(&c.state), c.owner.check(c.json))
 }

@@ -144,14 +144,14 @@ func isUDP(n int) error {
 }
 
 // listenFD listens on a socket that checkSocketFD has found good, and owns it.
-func (e endpoint) listenFD(n int, refused func(error)) (transport.Listener, error) {
+func (e endpoint) listenFD(n int, opts *transport.QUICOptions) (transport.Listener, error) {
 	f := os.NewFile(uintptr(n), e.address)
 	conn, err := net.FilePacketConn(f) // with a descriptor of its own
 	f.Close()
 	if err != nil {
 		return nil, err
 	}
-	return transport.ListenQUICOn(conn, e.credentials, refused)
+	return transport.ListenQUICOn(conn, e.credentials, opts)
 }
 
 // notifyReady tells a service manager that asks for it (Type=notify) that a source

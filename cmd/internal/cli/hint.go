@@ -11,6 +11,7 @@ import (
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
 	"github.com/migpipe/migpipe/vfio"
+	"github.com/migpipe/migpipe/writer"
 )
 
 // scene is what hints depend on besides the error.
@@ -132,37 +133,47 @@ func (s scene) ofError(err error) []string {
 		return []string{limitHint(l)}
 	}
 	switch {
-	case errors.Is(err, reader.ErrOnlyCopy):
-		return []string{"to run that copy, see `mig-recv resolve --help` there; to end it and begin anew with what the devices here hold now, say --migration ID"}
-	case errors.Is(err, reader.ErrMaxDowntime):
-		return []string{"raise --max-downtime, if the guest may stand still for that long"}
-	case errors.Is(err, reader.ErrStalled):
-		return []string{"raise --stall-limit, if the device is known to take that long"}
-	case errors.Is(err, reader.ErrNoP2P):
-		return []string{"migrate it alone, or say --without-p2p if none of the devices reaches another by DMA"}
 	case errors.Is(err, transport.ErrRefusedByPeer) && s.certified:
 		return []string{fmt.Sprintf("see what %s said there of this host's certificate: its CA, its usage, or a --peer-name that is missing", s.otherProgram())}
 	case errors.Is(err, transport.ErrRefusedByPeer):
 		return []string{fmt.Sprintf("if this host is to be trusted there, add --peer %v to the %s command", s.self, s.otherProgram())}
 	case errors.Is(err, transport.ErrUnreachable):
 		return []string{s.unreachable()}
-	case errors.Is(err, syscall.EADDRINUSE):
-		return []string{"another process listens there: choose another port, or 0 for any that is free"}
-	case errors.Is(err, syscall.EADDRNOTAVAIL):
-		return []string{"no interface of this host has that address"}
-	case errors.Is(err, vfio.ErrNoMigration):
-		return []string{"its driver cannot migrate: bind the device to a VFIO driver that can, as mlx5_vfio_pci"}
-	case errors.Is(err, vfio.ErrBusy):
-		return []string{"another process, a VMM perhaps, has it open"}
-	case errors.Is(err, fs.ErrPermission):
-		return []string{"run as root, or as the owner of what it names"}
-	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
-		return []string{"free some space there, or name another directory"}
-	case errors.Is(err, fs.ErrExist):
-		return []string{"to replace the file, write file:PATH?overwrite=1"}
+	}
+	for _, h := range causeHints {
+		if errors.Is(err, h.cause) {
+			return []string{h.hint}
+		}
 	}
 	return nil
 }
+
+// causeHints are for causes that need no more than their name; the first counts.
+var causeHints = []struct {
+	cause error
+	hint  string
+}{
+	{reader.ErrOnlyCopy, "to run that copy, see `mig-recv resolve --help` there; to end it and begin anew with what the devices here hold now, say --migration ID"},
+	{reader.ErrNoWelcome, "raise --connect-limit, if a device there is known to take that long to prepare"},
+	{reader.ErrMaxDowntime, "raise --max-downtime, if the guest may stand still for that long"},
+	{reader.ErrStalled, stalledHint},
+	{writer.ErrStalled, stalledHint},
+	{writer.ErrReadyLease, "the source, if it lives, runs on when it hears of that; leave --ready-lease out to keep a copy for ever"},
+	{reader.ErrNoP2P, "migrate it alone, or say --without-p2p if none of the devices reaches another by DMA"},
+	{syscall.EADDRINUSE, "another process listens there: choose another port, or 0 for any that is free"},
+	{syscall.EADDRNOTAVAIL, "no interface of this host has that address"},
+	{vfio.ErrNoMigration, "its driver cannot migrate: bind the device to a VFIO driver that can, as mlx5_vfio_pci"},
+	{vfio.ErrBusy, "another process, a VMM perhaps, has it open"},
+	{fs.ErrPermission, "run as root, or as the owner of what it names"},
+	{syscall.ENOSPC, spaceHint},
+	{syscall.EDQUOT, spaceHint},
+	{fs.ErrExist, "to replace the file, write file:PATH?overwrite=1"},
+}
+
+const (
+	stalledHint = "raise --stall-limit, if the device is known to take that long"
+	spaceHint   = "free some space there, or name another directory"
+)
 
 // limitHint says how to get past a limit of what comes before the stop.
 func limitHint(l *reader.LimitError) string {

@@ -46,8 +46,8 @@ itself, the journal answers a source that asks.`
 const linkHelp = `A connection that is lost is made anew, and the migration goes on where it was: before
 the hand-over for --reconnect-limit, and for a guest that stands still no longer than
 mig-send's --max-downtime; in doubt for ever. A whole copy waits for its source for
-ever. Within one host (unix:) a connection ends with a process: before the hand-over
-that is the end of the migration.`
+ever, unless mig-recv was told of a --ready-lease. Within one host (unix:) a
+connection ends with a process: before the hand-over that is the end of the migration.`
 
 // pastFlags say which of the migrations that processes before this one have left in
 // --state-dir is gone on with.

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"os"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -64,6 +65,8 @@ type recvFlags struct {
 	common
 	listen   string
 	maxState size
+	alarm    time.Duration
+	lease    time.Duration
 	onAccept hookFlag
 	known    *journal.Record // the newest of the migration that is gone on with, nil for none
 	passed   remains         // what is older than what the devices hold
@@ -84,6 +87,8 @@ func newRecv() *program {
 	r.addFlags(root)
 	r.maxState = size{bytes: 1 << 40, min: 1, max: transport.MaxStream}
 	root.Flags().Var(&r.maxState, "max-state", "`SIZE` that one device's state may have")
+	root.Flags().DurationVar(&r.alarm, "ready-alarm", time.Minute, "`TIME` that a complete copy waits for its source to commit before that is told")
+	root.Flags().DurationVar(&r.lease, "ready-lease", 0, "`TIME` after which such a copy is dropped: if the source's host has died by then, it was the last (default never)")
 	r.onAccept.add(root, "accept", "`PROGRAM` that is run when the devices are this side's, before they are started")
 	r.hooks = []*hookFlag{&r.onAccept}
 	p := newProgram(root, &r.common)
@@ -95,7 +100,7 @@ func newRecv() *program {
 }
 
 func (r *recvFlags) prepare() (job, error) {
-	if err := cmp.Or(r.doubt.open(), findHooks(r.hooks...)); err != nil {
+	if err := cmp.Or(r.checkReady(), r.doubt.open(), findHooks(r.hooks...)); err != nil {
 		return job{}, err
 	}
 	end, err := r.newEndpoint("--listen", r.listen)
@@ -105,6 +110,16 @@ func (r *recvFlags) prepare() (job, error) {
 	return job{end: end, begin: r.begin, engine: func(ctx context.Context, devices []opened, show *show) (report.Report, error) {
 		return r.receive(ctx, end, devices, show)
 	}}, err
+}
+
+func (r *recvFlags) checkReady() error {
+	switch {
+	case r.alarm <= 0:
+		return mistakef("", "--ready-alarm %v: must be more than 0", r.alarm)
+	case r.lease < 0:
+		return mistakef("", "--ready-lease %v: must not be negative", r.lease)
+	}
+	return nil
 }
 
 func (r *recvFlags) receive(ctx context.Context, end endpoint, devices []opened, show *show) (report.Report, error) {
@@ -128,6 +143,7 @@ func (r *recvFlags) receive(ctx context.Context, end endpoint, devices []opened,
 	return writer.Receive(ctx, listener, sinks(devices), &writer.Options{
 		Memory: int(r.memory.bytes), ChunkSize: int(r.chunk.bytes), MaxState: r.maxState.bytes,
 		Journals: r.state.journals(journal.Destination), Recover: left, ReconnectLimit: r.reconnect,
+		StallLimit: r.stall, ReadyAlarm: r.alarm, ReadyLease: r.lease,
 		Observe: show.observe, Software: r.software(),
 		Witness: r.doubt.used, OnAccept: r.onAccept.hook(handoff.DestSide), StartGuest: r.owner.start(os.Stdin),
 	})

@@ -80,7 +80,8 @@ type sendFlags struct {
 	withoutP2P bool
 	maxPrecopy time.Duration
 	maxRounds  int
-	stall      time.Duration
+	connect    time.Duration
+	cancel     time.Duration
 	doubtLimit time.Duration
 	dry        bool
 	onCommit   hookFlag
@@ -135,7 +136,8 @@ func (s *sendFlags) addTuning(root *cobra.Command) {
 	f.DurationVar(&s.maxDown, "max-downtime", 0, "`TIME` after which a stopped guest runs on here, unless the destination is ready (default 10s, or twice --downtime-limit if that is more; none for files)")
 	f.DurationVar(&s.maxPrecopy, "max-precopy", time.Minute, "`TIME` that pre-copy may last; then --on-limit counts")
 	f.IntVar(&s.maxRounds, "max-rounds", 30, "`NUMBER` of pre-copy rounds, a second apart; then --on-limit counts")
-	f.DurationVar(&s.stall, "stall-limit", 30*time.Second, "`TIME` without a byte moving, while the guest is stopped, that ends the attempt")
+	f.DurationVar(&s.connect, "connect-limit", 5*time.Second, "`TIME` that the destination may take to be reached, and then to answer; with more, mig-recv may be started later than this")
+	f.DurationVar(&s.cancel, "cancel-after", 5*time.Second, "`TIME` that COMMIT may be unanswered before the destination is asked to give the devices back")
 	f.DurationVar(&s.doubtLimit, "doubt-limit", 0, "`TIME` that the destination may leave COMMIT unanswered, over however many connections: then the exit is 11 (default for ever)")
 	_ = root.RegisterFlagCompletionFunc("codec", completeWords("auto", "raw", "s2", "zstd"))
 	_ = root.RegisterFlagCompletionFunc("on-limit", completeWords("refuse", "continue", "force"))
@@ -159,8 +161,10 @@ func (s *sendFlags) checkTuning() error {
 		return mistakef("", "--max-downtime %v: must be at least --downtime-limit, %v", s.maxDown, s.downtime)
 	case s.maxPrecopy <= 0:
 		return mistakef("", "--max-precopy %v: must be more than 0", s.maxPrecopy)
-	case s.stall <= 0:
-		return mistakef("", "--stall-limit %v: must be more than 0", s.stall)
+	case s.connect <= 0:
+		return mistakef("", "--connect-limit %v: must be more than 0", s.connect)
+	case s.cancel <= 0:
+		return mistakef("", "--cancel-after %v: must be more than 0", s.cancel)
 	case s.doubtLimit < 0:
 		return mistakef("", "--doubt-limit %v: must not be negative", s.doubtLimit)
 	case s.maxRounds < 1:
@@ -250,7 +254,7 @@ func (s *sendFlags) options(devices []opened, observe report.Observer) *reader.O
 		Codec: codecPolicies[s.codec], MaxBandwidth: s.perSecond, DowntimeLimit: downtime, MaxDowntime: maxDown,
 		OnLimit: onLimit, Timeout: s.timeout, WithoutP2P: s.withoutP2P,
 		MaxPrecopy: s.maxPrecopy, MaxRounds: s.maxRounds, StallLimit: s.stall,
-		ReconnectLimit: s.reconnect, DoubtLimit: s.doubtLimit,
+		ConnectLimit: s.connect, ReconnectLimit: s.reconnect, CancelAfter: s.cancel, DoubtLimit: s.doubtLimit,
 		Tuning: &s.tuning, Observe: observe, Software: s.software(), Witness: s.doubt.used,
 		Approve:  s.owner.approve(os.Stdin),
 		OnCommit: s.onCommit.hook(handoff.SourceSide), OnRevert: s.onRevert.hook(handoff.SourceSide),

@@ -1,0 +1,49 @@
+package cli
+
+import (
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/spf13/pflag"
+)
+
+// TestTimers holds the table of timers in PROTOCOL.md against the flags.
+func TestTimers(t *testing.T) {
+	text, err := os.ReadFile("../../../transport/PROTOCOL.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, after, _ := strings.Cut(string(text), "\n## Timers\n")
+	section, _, _ := strings.Cut(after, "\n## ")
+	sides := map[string]*pflag.FlagSet{"source": newSend().root.Flags(), "destination": newRecv().root.Flags()}
+	said := map[string][]string{}
+	row := regexp.MustCompile(`(?m)^\| (source|destination|both) \| --(\S+) \| (\S+) \|`)
+	for _, r := range row.FindAllStringSubmatch(section, -1) {
+		for side, flags := range sides {
+			if r[1] != side && r[1] != "both" {
+				continue
+			}
+			said[side] = append(said[side], r[2])
+			f := flags.Lookup(r[2])
+			if f == nil {
+				t.Errorf("the %s has no --%s", side, r[2])
+				continue
+			}
+			if value := f.DefValue; value != r[3] && !(r[3] == "none" && value == "0s") && !strings.Contains(f.Usage, "default "+r[3]) {
+				t.Errorf("--%s of the %s is %s by default, and %s in PROTOCOL.md", r[2], side, value, r[3])
+			}
+		}
+	}
+	// Those bound what comes before the stop, or what is kept when all is over.
+	others := []string{"downtime-limit", "max-precopy", "timeout", "keep-state"}
+	for side, flags := range sides {
+		flags.VisitAll(func(f *pflag.Flag) {
+			if f.Value.Type() == "duration" && !slices.Contains(said[side], f.Name) && !slices.Contains(others, f.Name) {
+				t.Errorf("PROTOCOL.md has no --%s of the %s", f.Name, side)
+			}
+		})
+	}
+}

@@ -1,0 +1,217 @@
+package migrate
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/migpipe/migpipe/reader"
+	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/transport/handoff"
+	"github.com/migpipe/migpipe/transport/report"
+	"github.com/migpipe/migpipe/vfio"
+	"github.com/migpipe/migpipe/writer"
+)
+
+// waitingPair is a pair whose source takes its time to say COMMIT, and the times at which
+// the destination has told of a copy that waits.
+func waitingPair(t *testing.T, decides time.Duration) (p *pair, alarms *[]time.Duration) {
+	p = newPair(t, pipe)
+	p.add(t, "d0", nic, nic)
+	p.send.MaxDowntime = time.Hour
+	p.send.Approve = func(ctx context.Context) error {
+		select {
+		case <-time.After(decides):
+			return nil
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	began, alarms := time.Now(), new([]time.Duration)
+	p.receive.Observe = func(ev report.Event) {
+		if ev.Kind == report.Warning && strings.Contains(ev.Text, "a complete copy has waited for COMMIT") {
+			*alarms = append(*alarms, time.Since(began))
+		}
+	}
+	return p, alarms
+}
+
+// near reports whether something was done when it was due, or within the second in
+// which the loop has looked.
+func near(took, due time.Duration) bool { return took >= due && took < due+time.Second }
+
+// TestReadyHeld: a complete copy is held for as long as its source takes, and somebody
+// is told once.
+func TestReadyHeld(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, alarms := waitingPair(t, 10*time.Minute)
+		p.sendCtx, p.receiveCtx = t.Context(), t.Context()
+		p.succeed(t)
+		if len(*alarms) != 1 || !near((*alarms)[0], time.Minute) {
+			t.Errorf("alarms after %v, want one after a minute", *alarms)
+		}
+	})
+}
+
+// TestReadyLease: a copy for which COMMIT does not come in time is dropped, if that is
+// wanted, and the source has its devices back.
+func TestReadyLease(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, alarms := waitingPair(t, 10*time.Minute)
+		p.receive.ReadyAlarm, p.receive.ReadyLease = 2*time.Second, 5*time.Second
+		began := time.Now()
+		s, r := p.run(t)
+		if took := time.Since(began); !near(took, 5*time.Second) {
+			t.Errorf("took %v, the lease is 5s", took)
+		}
+		if len(*alarms) != 1 || !near((*alarms)[0], 2*time.Second) {
+			t.Errorf("alarms after %v, want one after 2s", *alarms)
+		}
+		if f := s.fault(t); f.Code != transport.CodeTimeout || !f.Remote || !strings.Contains(f.Error(), "COMMIT has not come for 5s") {
+			t.Errorf("source: %v", f)
+		}
+		if f := r.fault(t); f.Code != transport.CodeTimeout || !errors.Is(f, writer.ErrReadyLease) {
+			t.Errorf("destination: %v", f)
+		}
+		p.rolledBack(t, s, r)
+	})
+}
+
+// TestLoadStall: a destination whose device writes nothing, although it has all, gives
+// up after its StallLimit.
+func TestLoadStall(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPair(t, pipe)
+		p.add(t, "gpu0", "xe?size=4MiB", "xe?size=4MiB&fault=hang@4000000")
+		p.send.MaxDowntime, p.receive.StallLimit = time.Hour, 3*time.Second
+		began := time.Now()
+		s, r := p.run(t)
+		if took := time.Since(began); !near(took, 3*time.Second) {
+			t.Errorf("took %v, the limit is 3s", took)
+		}
+		if f := s.fault(t); f.Code != transport.CodeTimeout || !f.Remote {
+			t.Errorf("source: %v", f)
+		}
+		if f := r.fault(t); !errors.Is(f, writer.ErrStalled) || !strings.Contains(f.Error(), "for 3s after the last END") {
+			t.Errorf("destination: %v", f)
+		}
+		p.rolledBack(t, s, r)
+	})
+}
+
+// lateDialer reaches nobody before a moment.
+type lateDialer struct {
+	transport.Dialer
+	from time.Time
+}
+
+func (d *lateDialer) Dial(ctx context.Context) (transport.Lane, error) {
+	if time.Now().Before(d.from) {
+		return nil, transport.ErrUnreachable
+	}
+	return d.Dialer.Dial(ctx)
+}
+
+// TestConnectLimit: who is not there is not waited for, unless that is wanted.
+func TestConnectLimit(t *testing.T) {
+	for _, c := range []struct {
+		name        string
+		comes       time.Duration
+		limit, took time.Duration
+	}{
+		{"not there, by default", time.Second, 0, 0},
+		{"comes within the limit", 12 * time.Second, 20 * time.Second, -1},
+		{"comes too late", 30 * time.Second, 20 * time.Second, 15 * time.Second}, // where the last try begins
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				d, l := pipe(t)
+				p := newPair(t, func(testing.TB) (transport.Dialer, transport.Listener) {
+					return &lateDialer{d, time.Now().Add(c.comes)}, l
+				})
+				p.add(t, "d0", nic, nic)
+				p.send.ConnectLimit = c.limit
+				if c.took < 0 {
+					p.succeed(t)
+					return
+				}
+				p.lonely = true
+				began := time.Now()
+				s, r := p.run(t)
+				if took := time.Since(began); !near(took, c.took) {
+					t.Errorf("took %v, want %v", took, c.took)
+				}
+				if f := s.fault(t); !errors.Is(f, transport.ErrUnreachable) {
+					t.Errorf("source: %v", f)
+				}
+				p.rolledBack(t, s, r)
+			})
+		})
+	}
+}
+
+// TestWelcomeLimit: WELCOME is waited for as long as ConnectLimit says.
+func TestWelcomeLimit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d, listener := pipe(t)
+		l := &liar{T: t, listener: listener}
+		src := open(t, nic)
+		done := make(chan struct{})
+		go func() { defer close(done); l.open(); l.listen() }()
+		began := time.Now()
+		r, err := reader.Send(t.Context(), d, []reader.Source{{Name: "d0", Device: src}}, &reader.Options{ConnectLimit: 17 * time.Second})
+		<-done
+		if took := time.Since(began); !near(took, 17*time.Second) || !errors.Is(err, reader.ErrNoWelcome) || r.Outcome != handoff.Rolledback {
+			t.Errorf("%v, %v after %v", r.Outcome, err, took)
+		}
+		wantState(t, src, vfio.Running)
+	})
+}
+
+// TestCancelAfter: the devices are asked back when COMMIT was unanswered for that long.
+func TestCancelAfter(t *testing.T) {
+	for _, after := range []time.Duration{0, 2 * time.Second, time.Minute} {
+		synctest.Test(t, func(t *testing.T) {
+			d, listener := pipe(t)
+			l := &liar{T: t, listener: listener, journal: transport.NewJournalID()}
+			src := open(t, "mlx5?size=40KiB")
+			heard := make(chan time.Duration, 1)
+			go func() {
+				l.open()
+				l.take()
+				l.send(l.ready())
+				var committed time.Time
+				for {
+					m, err := l.control.Receive()
+					switch {
+					case err != nil:
+						t.Error(err)
+						heard <- 0
+						return
+					case m.Type() == transport.TypeCommit:
+						committed = time.Now()
+						continue
+					case m.Type() != transport.TypeCancel:
+						continue
+					}
+					heard <- time.Since(committed)
+					l.send(&transport.Declined{Attempt: l.hello.Attempt, Journal: l.journal, Code: transport.CodeCancelled})
+					l.listen()
+					return
+				}
+			}()
+			r, err := reader.Send(t.Context(), d, []reader.Source{{Name: "d0", Device: src}}, &reader.Options{CancelAfter: after})
+			want := after
+			if want == 0 {
+				want = 5 * time.Second
+			}
+			if took := <-heard; !near(took, want) || r.Outcome != handoff.Rolledback {
+				t.Errorf("%v, %v; CANCEL came %v after COMMIT, want %v", r.Outcome, err, took, want)
+			}
+			wantState(t, src, vfio.Running)
+		})
+	}
+}
