@@ -139,11 +139,12 @@ type Durable interface {
 // has begun ends with the process.
 //
 // A session is kept under an id, of 1 to 64 letters, digits and hyphens: that of the
-// migration, so that what is left of one is never taken for another's. It is over,
-// and nothing is kept, when the device has left RESUMING for RUNNING, by a commit or
-// by Reset, and when it is closed. The errors of all three methods leave the device
-// in the state that it was in: ErrBusy where another process has the session, or the
-// device still has one itself; errors.ErrUnsupported where this device keeps nothing.
+// migration, so that what is left of one is never taken for another's. Reset ends it,
+// and nothing is kept then; Close leaves what a crash would have left. When the device
+// has left STOP for RUNNING the session is committed: only the word of that is kept,
+// until Forget. The errors of all four methods leave the device in the state that it was
+// in: ErrBusy where another process has the session, or the device still has one itself;
+// errors.ErrUnsupported where this device keeps nothing.
 type Resumable interface {
 	// Keep is SetState(RESUMING) with a new session that is kept, and Sync(note) of
 	// it. A session of the same id that a crash has left is forgotten.
@@ -151,11 +152,14 @@ type Resumable interface {
 	// Resume is SetState(RESUMING) with the session that a crash has left. It goes on
 	// at offset, where the last Sync was, which was given note; what was written
 	// behind that is cut off. fs.ErrNotExist if there is no such session, or none
-	// that is whole; nothing is removed then.
+	// that is whole; nothing is removed then. ErrCommitted, with the last offset and
+	// note, if it is committed: the device, in RUNNING, has what was loaded then.
 	Resume(id string) (s Durable, offset uint64, note []byte, err error)
-	// Forget removes what a crash has left of a session that will not be resumed, and
-	// is content if there is nothing.
+	// Forget removes what a crash has left of a session that will not be resumed, or the
+	// word of one that is committed, and is content if there is nothing.
 	Forget(id string) error
+	// Left gives the ids of all sessions that Forget would find something of.
+	Left() ([]string, error)
 }
 
 // Info describes a device to the other side, so that two that cannot
@@ -199,6 +203,8 @@ var (
 	// ErrSessionLost: the data session is dead; the device was reset or has
 	// left the state (ENODEV). Only a new session from byte 0 helps.
 	ErrSessionLost = errors.New("data session lost")
+	// ErrCommitted: the session was committed, and its device runs (Resumable).
+	ErrCommitted = errors.New("the session is committed")
 	// ErrBlocked: the arc is forbidden by the uAPI and was not even requested.
 	ErrBlocked = errors.New("transition is forbidden")
 	// ErrUnsupportedState: the device lacks the state.

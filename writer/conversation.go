@@ -337,6 +337,9 @@ func (e *engine) do(actions []handoff.Action) {
 			e.reset()
 		case handoff.Finish:
 			e.out.Outcome, e.done = a.Outcome, true
+			if a.Outcome == handoff.Committed {
+				e.forgetWord()
+			}
 		}
 		failpoint.Reach("destination", "did", a)
 	}

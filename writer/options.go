@@ -61,10 +61,10 @@ type Options struct {
 	ReadyLease time.Duration
 	// Recover names a migration that a process which has ended has left here: if the
 	// sinks are Kept, and hold what its journal says, or are all vfio.Resumable, and have
-	// kept a part of an open attempt, Receive goes on with it. If not, or if it is zero,
-	// Receive begins anew, and what was loaded in part it resets at once; an attempt of
-	// which a part was kept it goes on with all the same when that is the first that a
-	// source comes back for.
+	// kept what came of it, Receive goes on with it. If not, or if it is zero, Receive
+	// begins anew, and what was loaded in part it resets at once; an attempt that all
+	// sinks have kept it goes on with all the same when that is the first that a source
+	// comes back for.
 	Recover transport.MigID
 	// Observe is told what happens.
 	Observe report.Observer

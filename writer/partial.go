@@ -1,9 +1,11 @@
 package writer
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"slices"
 	"time"
 
@@ -118,15 +120,95 @@ func (f *fleet) resume(last handoff.Entry) (all []note, order []int, err error) 
 
 func (f *fleet) reopen(i int) (note, error) {
 	s, offset, b, err := f.sinks[i].Device.(vfio.Resumable).Resume(f.id)
-	if err != nil {
+	committed := errors.Is(err, vfio.ErrCommitted)
+	if err != nil && !committed {
 		return note{}, err
 	}
-	f.touched[i], f.streams[i] = true, s
-	n, err := parseNote(b)
-	if err == nil && n.digest.Bytes() != offset {
-		err = fmt.Errorf("%w: a note of %d bytes is with %d", transport.ErrCorrupt, n.digest.Bytes(), offset)
+	if !committed {
+		f.touched[i], f.streams[i] = true, s
 	}
-	return n, err
+	n, broken := parseNote(b)
+	if broken == nil && n.digest.Bytes() != offset {
+		broken = fmt.Errorf("%w: a note of %d bytes is with %d", transport.ErrCorrupt, n.digest.Bytes(), offset)
+	}
+	return n, cmp.Or(broken, err)
+}
+
+// regain takes what every device has kept of a complete copy, and says what that is. It
+// is loaded again, and what is not what was verified is not taken; where a part is
+// missing nobody knows what has become of that.
+func (f *fleet) regain(last handoff.Entry) (handoff.Holding, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	found, committed, missing := make([]note, len(f.sinks)), make([]bool, len(f.sinks)), make([]error, len(f.sinks))
+	err := f.each(len(f.sinks), func(i int) (err error) {
+		found[i], err = f.reopen(i)
+		committed[i] = errors.Is(err, vfio.ErrCommitted)
+		switch {
+		case errors.Is(err, fs.ErrNotExist), errors.Is(err, errors.ErrUnsupported):
+			missing[i] = f.fault(i, transport.CodeDevice, err)
+		case err != nil && !committed[i]:
+			return f.fault(i, transport.CodeDevice, err)
+		}
+		return nil
+	})
+	if err == nil && !slices.Contains(missing, nil) {
+		return handoff.Nothing, nil
+	}
+	if err = errors.Join(err, errors.Join(missing...)); err == nil {
+		err = verified(found, f.sinks, last)
+	}
+	if err == nil && last.Record == handoff.Ready && slices.Contains(committed, true) {
+		err = errors.New("what is recorded as READY was committed")
+	}
+	if err == nil {
+		err = f.stand(committed)
+	}
+	if err != nil {
+		return handoff.Nothing, err
+	}
+	f.adopted, f.ran = true, committed
+	if slices.Contains(committed, false) {
+		return handoff.Whole, nil
+	}
+	return handoff.Executing, nil
+}
+
+// stand brings the devices whose session is complete, and not committed, to STOP.
+func (f *fleet) stand(committed []bool) error {
+	return f.each(len(f.sinks), func(i int) error {
+		if committed[i] {
+			return nil
+		}
+		if _, err := f.sinks[i].Device.SetState(vfio.Stop); err != nil {
+			return f.fault(i, transport.CodeValidation, err)
+		}
+		return nil
+	})
+}
+
+// verified holds the notes against the digest that READY was said of.
+func verified(found []note, sinks []Sink, last handoff.Entry) error {
+	all, _, err := sorted(found, sinks, last)
+	if err != nil {
+		return err
+	}
+	sums := make([]transport.StreamDigest, len(all))
+	for i, n := range all {
+		sums[i] = n.digest.Sum()
+	}
+	if got := transport.SetDigest(sums); got != last.Digest {
+		return fmt.Errorf("%w: the digest of what the devices hold is %v, and %v is recorded", transport.ErrCorrupt, got, last.Digest)
+	}
+	return nil
+}
+
+// epochOf is the attempt that a record is about: FORCED names the one after it.
+func epochOf(last handoff.Entry) uint64 {
+	if last.Record == handoff.Forced {
+		return last.Attempt.Epoch - 1
+	}
+	return last.Attempt.Epoch
 }
 
 // sorted holds the notes of sinks against each other and against the journal.
@@ -138,7 +220,7 @@ func sorted(found []note, sinks []Sink, last handoff.Entry) (all []note, order [
 		same := n.noteHead // but for what each device has of its own
 		same.Device, same.Priority, same.Name = found[0].Device, found[0].Priority, found[0].Name
 		switch {
-		case n.Mig != last.Attempt.Mig || n.Epoch != last.Attempt.Epoch || n.Destination != last.Journal:
+		case n.Mig != last.Attempt.Mig || n.Epoch != epochOf(last) || n.Destination != last.Journal:
 			err = fmt.Errorf("what device %s holds is of attempt %d", sinks[i].Name, n.Epoch)
 		case same != found[0].noteHead || int(n.Devices) != len(found) || at >= len(found) || seen[at]:
 			err = fmt.Errorf("what device %s holds is of another set", sinks[i].Name)
@@ -173,14 +255,59 @@ func (e *engine) takeUp(m *transport.Resume, peer transport.ID) {
 	}
 }
 
-// goOn goes on with the attempt that a journal has left open, and reports whether it
-// can. The journal is the engine's then.
+// goOn goes on with what a journal says, and devices have kept, of an attempt, and
+// reports whether it can. The journal is the engine's then.
 func (e *engine) goOn(j handoff.Journal) bool {
 	last := j.Last()
-	if _, lasts := j.(handoff.Lasting); !lasts || last.Record != handoff.Open || !e.fleet.resumable() {
+	if _, lasts := j.(handoff.Lasting); !lasts || !e.fleet.resumable() {
 		return false
 	}
 	e.fleet.id = sessionID(last.Attempt.Mig)
+	switch last.Record {
+	case handoff.Open:
+		return e.goOnLoading(j)
+	case handoff.Ready, handoff.Accept, handoff.Forced:
+		return e.goOnComplete(j)
+	}
+	return false
+}
+
+// forgetWord has the devices forget of which migration they hold the state: nobody will
+// ask any more.
+func (e *engine) forgetWord() {
+	if err := e.fleet.forget(e.owner.Attempt.Mig); err != nil {
+		e.out.Warnings = append(e.out.Warnings, fmt.Sprintf("forget the session: %v", err))
+	}
+}
+
+// goOnComplete goes on with a complete copy. Where that cannot be, one that is not
+// accepted is given up, since its source has another; what was accepted is left as it
+// is, for people to look at.
+func (e *engine) goOnComplete(j handoff.Journal) bool {
+	last := j.Last()
+	holding, err := e.fleet.regain(last)
+	switch {
+	case err != nil && last.Record == handoff.Ready:
+		e.fleet.closeStreams()
+		err = errors.Join(err, e.fleet.reset())
+		e.tell(report.Event{Kind: report.Warning, Text: fmt.Sprintf("the complete copy of migration %v, attempt %d, is not what was recorded, and is given up: %v", last.Attempt.Mig, last.Attempt.Epoch, err)})
+		e.journal = j
+		e.abandonCopy(last)
+		e.journal = nil
+		return false
+	case err != nil:
+		e.journal = j
+		e.hand(last, err)
+		return true
+	case holding == handoff.Nothing:
+		return false
+	}
+	e.goOnAs(j, holding)
+	return true
+}
+
+func (e *engine) goOnLoading(j handoff.Journal) bool {
+	last := j.Last()
 	all, order, err := e.fleet.resume(last)
 	if err == nil {
 		err = e.goOnWith(j, all, order)

@@ -42,6 +42,13 @@ func (e *engine) restart() {
 		return
 	}
 	e.fleet.adopt(last.Record)
+	e.goOnAs(j, holding)
+}
+
+// goOnAs goes on from what is recorded.
+func (e *engine) goOnAs(j handoff.Journal, holding handoff.Holding) {
+	last := j.Last()
+	e.journal = j
 	e.out.Attempt, e.out.Peer, e.bytes, e.lostAt = last.Attempt, last.PeerID, last.Why.Bytes, time.Now()
 	e.tell(report.Event{Kind: report.Warning, Text: fmt.Sprintf("going on with migration %v, attempt %d, which is recorded as %v", last.Attempt.Mig, last.Attempt.Epoch, last.Record)})
 	next, actions := handoff.RestartDest(last, holding)
@@ -113,9 +120,15 @@ func (e *engine) leaveToPeople(last handoff.Entry) {
 	if slices.ContainsFunc(e.fleet.sinks, func(s Sink) bool { return !s.Kept }) {
 		return
 	}
-	e.out.Attempt, e.out.Outcome, e.done = last.Attempt, handoff.InDoubt, true
-	e.keep(&transport.Fault{Code: transport.CodeBusy, Err: fmt.Errorf("migration %v, attempt %d, is recorded as %v, and the devices do not hold it: look at both sides before anything else is loaded into them",
-		last.Attempt.Mig, last.Attempt.Epoch, last.Record)})
+	e.hand(last, errors.New("the devices do not hold it"))
+}
+
+// hand hands a migration to people, who have to look at the devices before anything else
+// is loaded into them.
+func (e *engine) hand(last handoff.Entry, why error) {
+	e.out.Attempt, e.out.Peer, e.out.Outcome, e.done = last.Attempt, last.PeerID, handoff.InDoubt, true
+	e.keep(&transport.Fault{Code: transport.CodeBusy, Err: fmt.Errorf("migration %v, attempt %d, is recorded as %v, and cannot be gone on with: %w; look at both sides before anything else is loaded into these devices",
+		last.Attempt.Mig, last.Attempt.Epoch, last.Record, why)})
 }
 
 // discard resets the devices that hold a part, and reports whether there were any.

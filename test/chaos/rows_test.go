@@ -171,6 +171,18 @@ var rows = []scenario{
 		faults: []fault{{at: "destination.do.start", do: restarts(0)}}, want: [2]end{committed, committed}, after: attempts(1), owner: "destination runs"},
 	{row: 40, name: "mig-recv killed between the start and RUNNING, and restarted: RUNNING", quick: true, kept: true,
 		faults: []fault{{at: "destination.do.send.running", do: restarts(0)}}, want: [2]end{committed, committed}, after: attempts(1), owner: "destination runs"},
+	{row: 38, name: "mig-recv killed when READY was recorded, of a file, and restarted: READY", quick: true, urls: filed, before: writeFile,
+		faults: []fault{{at: "destination.did.append.ready", do: restarts(0)}}, want: [2]end{committed, committed}, after: allOf(attempts(1), sameFile)},
+	{row: 38, name: "mig-recv killed when READY was sent, of a file, and restarted: READY", urls: filed, before: writeFile,
+		faults: []fault{{at: "destination.did.send.ready", do: restarts(0)}}, want: [2]end{committed, committed}, after: allOf(attempts(1), sameFile)},
+	{row: 39, name: "mig-recv killed between ACCEPT and the start, of a file, and restarted: it gets its name", quick: true, urls: filed, before: writeFile,
+		faults: []fault{{at: "destination.do.start", do: restarts(0)}}, want: [2]end{committed, committed}, after: allOf(attempts(1), sameFile)},
+	{row: 40, name: "mig-recv killed when a file has its name, and restarted: RUNNING", quick: true, urls: filed, before: writeFile,
+		faults: []fault{{at: "destination.do.send.running", do: restarts(0)}}, want: [2]end{committed, committed}, after: allOf(attempts(1), sameFile)},
+	{row: 43, name: "the destination's host restarts when a file is READY: READY", quick: true, urls: filed, before: writeFile,
+		faults: []fault{{at: "destination.did.append.ready", do: reboots(0)}}, want: [2]end{committed, committed}, after: allOf(attempts(1), sameFile)},
+	{row: 43, name: "the destination's host restarts when a file was accepted: it gets its name", urls: filed, before: writeFile,
+		faults: []fault{{at: "destination.did.append.accept", do: reboots(0)}}, want: [2]end{committed, committed}, after: allOf(attempts(1), sameFile)},
 	{row: 43, name: "the destination's host restarts when it has opened", quick: true, kept: true,
 		faults: []fault{{at: "destination.did.append.open", do: reboots(0)}}, want: [2]end{aborted(4), waiting}, owner: "source runs"},
 	{row: 43, name: "the destination's host restarts while it loads", kept: true,
@@ -211,7 +223,7 @@ var rows = []scenario{
 	{row: 48, name: "READY is torn at every byte, before it is sent", quick: true,
 		faults: []fault{{at: "destination.do.send.ready", do: kill}}, want: [2]end{aborted(4), killed}, after: tear(destination)},
 	{row: 50, name: "mig-recv killed in the middle of a file: resumes from what was synced", quick: true,
-		urls: [2]string{"file:FROM.state", "file:TO.state"}, before: writeFile, flags: [2][]string{source: {"--max-bandwidth", "16MiB/s"}},
+		urls: filed, before: writeFile, flags: [2][]string{source: {"--max-bandwidth", "16MiB/s"}},
 		faults: []fault{{at: "destination.did.write@64", do: restarts(0)}}, want: [2]end{committed, committed}, after: allOf(attempts(1), sameFile)},
 
 	{row: 51, name: "the source's read fails with EIO", quick: true,
@@ -288,6 +300,9 @@ var rows = []scenario{
 	{name: "mig-recv stands still for 4 s before RUNNING",
 		faults: []fault{{at: "destination.do.send.running", do: pause(4 * time.Second)}}, want: [2]end{committed, committed}, after: attempts(1)},
 }
+
+// filed has the state of one file arrive in another.
+var filed = [2]string{"file:FROM.state", "file:TO.state"}
 
 // played are the devices where the test is the source: a file takes any bytes.
 var played = [2]string{destination: "file:PLAYED.state"}

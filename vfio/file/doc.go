@@ -10,8 +10,8 @@
 // or host. Its hidden file has a name, .NAME.ID.resumable beside the NAME to be, where
 // ID is the migration's, and is locked (flock) by the process that works on it. Its
 // extended attribute user.migpipe.resume says what Sync ([vfio.Durable]) has made
-// durable. The commit renames it and takes the attribute off; Reset, Close,
-// [Sink.Forget] and a new session of the same ID remove it; nothing else does. One
+// durable. The commit renames it, and [Sink.Forget] takes the attribute off then; Reset,
+// Forget and a new session of the same ID remove it; nothing else does. One
 // that lies there is of a migration that was cut off: it is as secret as NAME would
 // be, and may be removed by hand when that migration will not be resumed.
 //

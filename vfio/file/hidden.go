@@ -13,6 +13,7 @@ import (
 type hidden struct {
 	f    *os.File
 	temp string // the name that it has meanwhile, "" for none at all
+	kept bool   // for a later process, by that name
 }
 
 // createHidden makes a file without a name, or with one that begins with a dot

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/migpipe/migpipe/vfio"
@@ -23,6 +24,9 @@ var (
 func (s *Sink) Keep(id string, note []byte) (vfio.Durable, error) {
 	k, _, err := s.enter("keep", id, func(e *pathEnd, path string) (*hidden, record, error) {
 		r := record{id: id, note: note}
+		if err := e.vacant(); err != nil {
+			return nil, r, err
+		}
 		h, err := e.keep(path, r)
 		return h, r, err
 	})
@@ -32,12 +36,26 @@ func (s *Sink) Keep(id string, note []byte) (vfio.Durable, error) {
 	return k, nil
 }
 
-// Resume implements [vfio.Resumable].
+// Resume implements [vfio.Resumable]. A crash in the middle of a commit may have left the
+// file under both of its names: the commit counts.
 func (s *Sink) Resume(id string) (_ vfio.Durable, offset uint64, note []byte, err error) {
-	k, r, err := s.enter("resume", id, func(_ *pathEnd, path string) (*hidden, record, error) {
-		return reopen(path, id)
+	k, r, err := s.enter("resume", id, func(e *pathEnd, path string) (*hidden, record, error) {
+		if r, err := recordOf(e.path); err == nil && r.id == id {
+			return nil, r, vfio.ErrCommitted
+		}
+		h, r, err := reopen(path, id)
+		if err != nil {
+			return nil, record{}, err
+		}
+		if err := e.vacant(); err != nil {
+			return nil, record{}, errors.Join(err, h.f.Close())
+		}
+		return h, r, nil
 	})
-	if err != nil {
+	switch {
+	case errors.Is(err, vfio.ErrCommitted):
+		return nil, r.offset, r.note, err
+	case err != nil:
 		return nil, 0, nil, err
 	}
 	return k, r.offset, r.note, nil
@@ -47,14 +65,48 @@ func (s *Sink) Resume(id string) (_ vfio.Durable, offset uint64, note []byte, er
 func (s *Sink) Forget(id string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	_, path, err := s.keeps(id)
+	e, path, err := s.keeps(id)
 	if err == nil {
-		err = forget(path)
+		err = errors.Join(forget(path), e.unrecord(id))
 	}
 	if err != nil {
 		return s.fail("forget", err)
 	}
 	return nil
+}
+
+// unrecord takes the word of a session that is committed off its file.
+func (e *pathEnd) unrecord(id string) error {
+	if r, err := recordOf(e.path); err != nil || r.id != id {
+		return nil // there is none, or it is another's
+	}
+	return unix.Lremovexattr(e.path, attribute)
+}
+
+// Left implements [vfio.Resumable].
+func (s *Sink) Left() ([]string, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e, _, err := s.keeps("any")
+	if err != nil {
+		return nil, s.fail("list", err)
+	}
+	names, err := os.ReadDir(e.dir())
+	if err != nil {
+		return nil, s.fail("list", err)
+	}
+	var left []string
+	for _, n := range names {
+		id, ours := strings.CutPrefix(n.Name(), e.prefix())
+		id, kept := strings.CutSuffix(id, suffix)
+		if ours && kept && id != "" && !strings.ContainsFunc(id, notInID) {
+			left = append(left, id)
+		}
+	}
+	if r, err := recordOf(e.path); err == nil && !slices.Contains(left, r.id) {
+		left = append(left, r.id)
+	}
+	return left, nil
 }
 
 // enter goes to RESUMING with the file that open gives. That comes first: when it
@@ -71,7 +123,7 @@ func (s *Sink) enter(op, id string, open func(e *pathEnd, path string) (*hidden,
 	}
 	h, r, err := open(e, path)
 	if err != nil {
-		return nil, record{}, s.fail(op, err)
+		return nil, r, s.fail(op, err)
 	}
 	e.next = h
 	if err := s.walk(vfio.Resuming); err != nil {
@@ -92,8 +144,13 @@ func (s *Sink) keeps(id string) (e *pathEnd, path string, err error) {
 	case id == "" || len(id) > maxID || strings.ContainsFunc(id, notInID):
 		return nil, "", fmt.Errorf("%w: %.80q is no id of a session", unix.EINVAL, id)
 	}
-	return e, filepath.Join(e.dir(), "."+filepath.Base(e.path)+"."+id+".resumable"), nil
+	return e, filepath.Join(e.dir(), e.prefix()+id+suffix), nil
 }
+
+// The name of a file that keeps a session has the id between these.
+const suffix = ".resumable"
+
+func (e *pathEnd) prefix() string { return "." + filepath.Base(e.path) + "." }
 
 // notInID: an id is part of a file's name.
 func notInID(r rune) bool {
@@ -125,6 +182,7 @@ func (e *pathEnd) keep(path string, r record) (*hidden, error) {
 	if err != nil {
 		return nil, errors.Join(err, h.discard())
 	}
+	h.kept = true
 	return h, nil
 }
 
@@ -215,6 +273,7 @@ func reopen(path, id string) (*hidden, record, error) {
 	if err != nil {
 		return nil, record{}, errors.Join(fmt.Errorf("%s: %w", path, cause(err)), h.f.Close())
 	}
+	h.kept = true
 	return h, r, nil
 }
 

@@ -139,12 +139,17 @@ func load(f *os.File, id string) (record, error) {
 	return r, nil
 }
 
-func readAttribute(f *os.File) ([]byte, error) {
-	b, n := make([]byte, maxRecord), 0
-	err := onFD(f, func(fd int) (err error) {
-		n, err = unix.Fgetxattr(fd, attribute, b)
-		return err
+func readAttribute(f *os.File) (b []byte, err error) {
+	cerr := onFD(f, func(fd int) error {
+		b, err = attributeOf(func(b []byte) (int, error) { return unix.Fgetxattr(fd, attribute, b) })
+		return nil
 	})
+	return b, errors.Join(cerr, err)
+}
+
+func attributeOf(get func(b []byte) (int, error)) ([]byte, error) {
+	b := make([]byte, maxRecord)
+	n, err := get(b)
 	switch {
 	case errors.Is(err, unix.ENODATA):
 		return nil, noSession("it has no record")
@@ -156,7 +161,25 @@ func readAttribute(f *os.File) ([]byte, error) {
 	return b[:n], nil
 }
 
-// unrecord takes the record off, if there is one.
-func unrecord(f *os.File) error {
-	return onFD(f, func(fd int) error { return unix.Fremovexattr(fd, attribute) })
+// recordOf reads the record of a file that has its name: the word of a session that is
+// committed. All of its bytes were durable before it had the name.
+func recordOf(path string) (record, error) {
+	st, err := os.Lstat(path)
+	if err != nil {
+		return record{}, err
+	}
+	if !st.Mode().IsRegular() {
+		return record{}, noSession("it is no file")
+	}
+	b, err := attributeOf(func(b []byte) (int, error) { return unix.Lgetxattr(path, attribute, b) })
+	if err != nil {
+		return record{}, err
+	}
+	return parseRecord(b)
+}
+
+// recorded reports whether a file has a record, whatever that says.
+func recorded(path string) bool {
+	n, err := unix.Lgetxattr(path, attribute, nil)
+	return err == nil && n > 0
 }

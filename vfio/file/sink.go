@@ -1,6 +1,7 @@
 package file
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/url"
@@ -100,7 +101,8 @@ type pathEnd struct {
 
 func (e *pathEnd) dir() string { return filepath.Dir(e.path) }
 
-// check refuses what the commit could not do.
+// check refuses what the commit could not do. A file that is the word of a session is
+// looked at again before the next one.
 func (e *pathEnd) check() error {
 	st, err := os.Lstat(e.path)
 	switch {
@@ -109,10 +111,21 @@ func (e *pathEnd) check() error {
 		return err
 	case st.IsDir():
 		return unix.EISDIR
-	case !e.overwrite:
-		return fmt.Errorf("%w (overwrite=1 replaces it)", unix.EEXIST)
+	case !e.overwrite && !st.Mode().IsRegular(), !e.overwrite && !recorded(e.path):
+		return errTaken
 	}
 	return e.try()
+}
+
+var errTaken = fmt.Errorf("%w (overwrite=1 replaces it)", unix.EEXIST)
+
+// vacant refuses a session whose commit would find a file of that name: a session that
+// was committed before a crash, and may be asked for.
+func (e *pathEnd) vacant() error {
+	if _, err := os.Lstat(e.path); err == nil && !e.overwrite {
+		return errTaken
+	}
+	return nil
 }
 
 // try makes the hidden file once: what a directory, its file system and its
@@ -140,7 +153,7 @@ func (e *pathEnd) arc(from, to vfio.State) (*session, error) {
 }
 
 func (e *pathEnd) begin() (*session, error) {
-	if err := e.drop(); err != nil {
+	if err := cmp.Or(e.vacant(), e.drop()); err != nil {
 		return nil, err
 	}
 	h, err := e.open()
@@ -193,8 +206,7 @@ func (e *pathEnd) commit() error {
 	if err := synced(e.syncDir(dir)); err != nil {
 		return e.takeBack(undo, fmt.Errorf("sync %s: %w; %w", e.dir(), cause(err), errGone))
 	}
-	_ = unrecord(e.file.f) // and not before: a crash would have left a session that is none
-	_ = e.file.discard()   // its data is durable; what it replaced goes, or stays hidden
+	_ = e.file.discard() // its data is durable; what it replaced goes, or stays hidden
 	e.file, e.prepared = nil, false
 	return nil
 }
@@ -219,7 +231,14 @@ func (e *pathEnd) drop() error {
 	return h.discard()
 }
 
-func (e *pathEnd) close() error { return e.drop() }
+// close keeps what is kept: whoever closes may not know what has become of the session.
+func (e *pathEnd) close() error {
+	if h := e.file; h != nil && h.kept {
+		e.file, e.prepared = nil, false
+		return h.f.Close()
+	}
+	return e.drop()
+}
 
 // fdEnd is a file that somebody else has opened.
 type fdEnd struct {

@@ -5,6 +5,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -132,6 +133,15 @@ func kept(t *testing.T, cfg Config) {
 		cfg.Verify(t, source, destination)
 	}
 	set(t, destination, vfio.Running)
+	if s, _, _, err := r.Resume("conformance"); s != nil || !errors.Is(err, vfio.ErrCommitted) {
+		t.Errorf("resuming a session that is committed: %v, %v", s, err)
+	}
+	if left, err := r.Left(); err != nil || !slices.Contains(left, "conformance") {
+		t.Errorf("left: %q, %v", left, err)
+	}
+	if err := r.Forget("conformance"); err != nil {
+		t.Error(err)
+	}
 	wantForgotten(t, r)
 }
 
@@ -157,6 +167,9 @@ func wantForgotten(t *testing.T, r vfio.Resumable) {
 	}
 	if err := r.Forget("conformance"); err != nil {
 		t.Errorf("forgetting what is gone: %v", err)
+	}
+	if left, err := r.Left(); err != nil || slices.Contains(left, "conformance") {
+		t.Errorf("left: %q, %v", left, err)
 	}
 }
 

@@ -39,7 +39,9 @@ accepted here later than others is what the devices hold: of them a warning tell
 ` + "`resolve`" + ` has decided, as the newest here, is started if devices in STOP hold it. Those
 that run may have been accepted here, or have been reset since, which nobody can tell:
 say --continue only of devices that were not reset. For devices that the program opens
-itself, the journal answers a source that asks.`
+itself, the journal answers a source that asks. Files (file:) keep what they were given,
+and a copy that is complete even over a restart of the host: they are gone on with when
+their source comes back, or with --continue.`
 )
 
 // linkHelp is the part of the help texts about lost connections.
@@ -403,7 +405,11 @@ func (r *recvFlags) find(devices []opened, failed error) error {
 		return err
 	}
 	if !maybe {
-		r.known, err = r.latest(left.at(handoff.Ready, handoff.Accept))
+		list := left.at(handoff.Ready, handoff.Accept)
+		if !slices.ContainsFunc(devices, func(d opened) bool { return !isFile(d.Device) }) {
+			list = append(list, left.decided()...) // files keep what they were given
+		}
+		r.known, err = r.latest(list)
 		return err
 	}
 	r.known, err = r.choose(left, devices, lent)

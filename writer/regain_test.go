@@ -1,0 +1,196 @@
+package writer
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/transport/handoff"
+	"github.com/migpipe/migpipe/vfio"
+	"github.com/migpipe/migpipe/vfio/file"
+)
+
+// keptFile is a file that was loaded, as a process that has ended has left it.
+type keptFile struct {
+	path  string
+	epoch uint64
+	sum   transport.StreamDigest
+}
+
+// leave loads a file and stops at a step: loaded, complete (STOP), or committed.
+func (k *keptFile) leave(t *testing.T, number, of int, step vfio.State) {
+	t.Helper()
+	content := bytes.Repeat([]byte{byte(number + 1)}, 1000*(number+1))
+	n := note{digest: transport.NewDigest()}
+	n.Version, n.Device, n.Devices, n.Lanes, n.ChunkSize = noteVersion, uint16(number), uint16(of), 1, 4096
+	n.Mig, n.Epoch, n.Destination = transport.MigID{1}, k.epoch, transport.JournalID{2}
+	copy(n.Name[:], fmt.Sprint("d", number))
+	head := transport.ChunkHead{Device: uint16(number), RawLen: uint32(len(content)), Digest: 7}
+	n.digest.Add(head)
+	k.sum = n.digest.Sum()
+	b, err := n.encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, err := file.NewSink(k.path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := d.Keep(sessionID(n.Mig), b)
+	if errors.Is(err, errors.ErrUnsupported) {
+		t.Skipf("SKIP: %v", err)
+	}
+	if err == nil {
+		_, err = s.Write(content)
+	}
+	if err == nil {
+		err = s.Sync(b)
+	}
+	if err == nil && step != vfio.Resuming {
+		_, err = d.SetState(step)
+	}
+	if err = errors.Join(err, d.Close()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestRegain: a complete copy of files is what was verified, and all of it; and nothing
+// of it is lost where that cannot be said.
+func TestRegain(t *testing.T) {
+	remove := func(paths []string) { os.Remove(paths[1]) }
+	const whole, named = vfio.Stop, vfio.Running
+	for _, c := range []struct {
+		name   string
+		record handoff.Record
+		steps  [2]vfio.State
+		spoil  func(left []string)
+		wrong  bool // digest in the journal
+		want   handoff.Holding
+		err    string
+	}{
+		{name: "READY", record: handoff.Ready, steps: [2]vfio.State{whole, whole}, want: handoff.Whole},
+		{name: "READY, killed on the way to STOP", record: handoff.Ready, steps: [2]vfio.State{whole, vfio.Resuming}, want: handoff.Whole},
+		{name: "ACCEPT", record: handoff.Accept, steps: [2]vfio.State{whole, whole}, want: handoff.Whole},
+		{name: "ACCEPT, one has its name", record: handoff.Accept, steps: [2]vfio.State{named, whole}, want: handoff.Whole},
+		{name: "ACCEPT, both have", record: handoff.Accept, steps: [2]vfio.State{named, named}, want: handoff.Executing},
+		{name: "FORCED, after READY", record: handoff.Forced, steps: [2]vfio.State{whole, whole}, want: handoff.Whole},
+		{name: "nothing", record: handoff.Accept, steps: [2]vfio.State{whole, whole}, spoil: func(left []string) { remove(left); os.Remove(left[0]) }, want: handoff.Nothing},
+		{name: "ACCEPT, one is gone", record: handoff.Accept, steps: [2]vfio.State{whole, whole}, spoil: remove, err: "device d1 "},
+		{name: "READY, one is gone", record: handoff.Ready, steps: [2]vfio.State{whole, whole}, spoil: remove, err: "device d1 "},
+		{name: "READY, and one has its name", record: handoff.Ready, steps: [2]vfio.State{whole, named}, err: "was committed"},
+		{name: "another digest", record: handoff.Accept, steps: [2]vfio.State{whole, whole}, wrong: true, err: "the digest of what the devices hold"},
+		{name: "a file that is shorter", record: handoff.Accept, steps: [2]vfio.State{whole, whole}, spoil: func(left []string) { os.Truncate(left[0], 10) }, err: "device d0 "},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			dir := t.TempDir()
+			a := transport.Attempt{Mig: transport.MigID{1}, Epoch: 3}
+			var sums []transport.StreamDigest
+			var left []string
+			f := &fleet{id: sessionID(a.Mig), streams: make([]vfio.Stream, 2), touched: make([]bool, 2), dropped: make([]bool, 2), ran: make([]bool, 2), each: parallel}
+			for i := range 2 {
+				k := keptFile{path: filepath.Join(dir, fmt.Sprint("f", i)), epoch: a.Epoch}
+				k.leave(t, i, 2, c.steps[i])
+				sums = append(sums, k.sum)
+				left = append(left, filepath.Join(dir, fmt.Sprintf(".f%d.%s.resumable", i, sessionID(a.Mig))))
+			}
+			if c.spoil != nil {
+				c.spoil(left)
+			}
+			last := handoff.Entry{Record: c.record, Attempt: a, Journal: transport.JournalID{2}, Digest: transport.SetDigest(sums)}
+			if c.record == handoff.Forced {
+				last.Attempt.Epoch++
+			}
+			if c.wrong {
+				last.Digest[0]++
+			}
+			before := listed(t, dir)
+			for i := range 2 {
+				d, err := file.NewSink(filepath.Join(dir, fmt.Sprint("f", i)), nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				f.sinks = append(f.sinks, Sink{Name: fmt.Sprint("d", i), Device: d})
+			}
+			got, err := f.regain(last)
+			if got != c.want || (err == nil) != (c.err == "") || err != nil && !strings.Contains(err.Error(), c.err) {
+				t.Fatalf("%v, %v, want %v and an error about %q", got, err, c.want, c.err)
+			}
+			if got == handoff.Whole || got == handoff.Executing {
+				if err := f.start(); err != nil {
+					t.Error(err)
+				}
+				if err := f.forget(a.Mig); err != nil {
+					t.Error(err)
+				}
+				before = "f0 f1"
+			}
+			for _, s := range f.sinks {
+				s.Device.Close()
+			}
+			if after := listed(t, dir); after != before {
+				t.Errorf("left is %s, was %s", after, before)
+			}
+		})
+	}
+}
+
+func listed(t *testing.T, dir string) string {
+	t.Helper()
+	all, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var list []string
+	for _, f := range all {
+		list = append(list, f.Name())
+	}
+	return strings.Join(list, " ")
+}
+
+// TestStartOfTheRegained: one that cannot get its name has not run, and the copy is
+// whole as long as none has.
+func TestStartOfTheRegained(t *testing.T) {
+	for _, c := range []struct {
+		first vfio.State
+		want  handoff.Copy
+	}{{vfio.Stop, handoff.Kept}, {vfio.Running, handoff.Unclear}} {
+		dir := t.TempDir()
+		f := &fleet{id: sessionID(transport.MigID{1}), streams: make([]vfio.Stream, 2), touched: make([]bool, 2), dropped: make([]bool, 2), ran: make([]bool, 2),
+			each: func(n int, do func(int) error) (err error) { // in order
+				for i := range n {
+					err = errors.Join(err, do(n-1-i))
+				}
+				return err
+			}}
+		var sums []transport.StreamDigest
+		for i, step := range []vfio.State{c.first, vfio.Stop} {
+			k := keptFile{path: filepath.Join(dir, fmt.Sprint("f", i)), epoch: 3}
+			k.leave(t, i, 2, step)
+			sums = append(sums, k.sum)
+			d, err := file.NewSink(k.path, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer d.Close()
+			f.sinks = append(f.sinks, Sink{Name: fmt.Sprint("d", i), Device: d})
+		}
+		last := handoff.Entry{Record: handoff.Accept, Attempt: transport.Attempt{Mig: transport.MigID{1}, Epoch: 3}, Journal: transport.JournalID{2}, Digest: transport.SetDigest(sums)}
+		if got, err := f.regain(last); got != handoff.Whole || err != nil {
+			t.Fatal(got, err)
+		}
+		for i := range 2 {
+			os.Mkdir(filepath.Join(dir, fmt.Sprint("f", i)), 0o700) // in the way of those without a name
+		}
+		if err := f.start(); err == nil {
+			t.Error("it has started")
+		}
+		if got := f.unstart(); got != c.want {
+			t.Errorf("with the first in %v the copy is %v, want %v", c.first, got, c.want)
+		}
+	}
+}
