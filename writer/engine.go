@@ -89,7 +89,7 @@ type engine struct {
 	late      []transport.Lane // opened when the attempt was already over
 	dismissed []transport.Lane // of sources that were sent away, as long as they may be reading why
 	asking    *preflight       // the last one; nil before
-	answering atomic.Bool      // somebody is answered from a journal
+	answering guests           // who is answered from a journal
 
 	events chan any
 	quit   chan struct{} // closed when nobody takes events any more
@@ -483,14 +483,15 @@ func (e *engine) answer(ev admitted, m *transport.Resume) {
 	})
 }
 
-// inform has one source at a time told something. It ends by itself, or with life.
+// inform has a source told something, one thing at a time. It ends by itself, or with life.
 func (e *engine) inform(ev admitted, tell func()) {
-	if e.answering.Swap(true) {
+	peer := peerOf(ev.lane)
+	if !e.answering.enter(peer) {
 		ev.lane.Close() // it asks again
 		return
 	}
 	e.others.Go(func() {
-		defer e.answering.Store(false)
+		defer e.answering.leave(peer)
 		tell()
 	})
 }

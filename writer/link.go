@@ -64,6 +64,10 @@ func (e *engine) follows(ev admitted, m *transport.Hello) bool {
 
 // resume takes in RESUME.
 func (e *engine) resume(ev admitted, m *transport.Resume) {
+	if !e.engaged() && e.fleet.resumable() && e.answering.any() {
+		ev.lane.Close() // whoever is answered may have the journal: it asks again
+		return
+	}
 	e.takeUp(m, peerOf(ev.lane))
 	switch {
 	case !e.engaged() || m.Mig != e.owner.Attempt.Mig:

@@ -240,7 +240,7 @@ func sorted(found []note, sinks []Sink, last handoff.Entry) (all []note, order [
 // the source is answered from the journal. The files are opened in the loop: nothing
 // else goes on yet.
 func (e *engine) takeUp(m *transport.Resume, peer transport.ID) {
-	if e.engaged() || !e.fleet.resumable() || e.answering.Load() {
+	if e.engaged() || !e.fleet.resumable() {
 		return
 	}
 	j, err := e.opts.Journals(m.Mig, true)

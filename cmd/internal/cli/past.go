@@ -404,6 +404,7 @@ func (r *recvFlags) find(devices []opened, failed error) error {
 	if err != nil {
 		return err
 	}
+	left = r.pass(left)
 	if !maybe {
 		list := left.at(handoff.Ready, handoff.Accept)
 		if !slices.ContainsFunc(devices, func(d opened) bool { return !isFile(d.Device) }) {
@@ -470,6 +471,23 @@ func (r *recvFlags) choose(left remains, devices, lent []opened) (past *journal.
 		past = left.at(handoff.Open).newest()
 	}
 	return past, err
+}
+
+// pass leaves out what is older than a migration that has ended well: its devices were
+// loaded anew by that.
+func (r *recvFlags) pass(left remains) remains {
+	done := left.at(handoff.Done).newest()
+	if done == nil {
+		return left
+	}
+	if r.past.goOn {
+		for _, one := range left.at(handoff.Ready, handoff.Accept) {
+			if !one.Time.After(done.Time) {
+				r.passed = append(r.passed, one)
+			}
+		}
+	}
+	return left.since(done.Time)
 }
 
 // decided is the migration of which a person has decided that it runs here, if nothing

@@ -1,0 +1,35 @@
+package writer
+
+import (
+	"testing"
+
+	"github.com/migpipe/migpipe/transport"
+)
+
+// TestGuests: every peer has one place, and all together have no more than there are.
+func TestGuests(t *testing.T) {
+	var g guests
+	if g.any() {
+		t.Error("there is a guest already")
+	}
+	for i := range maxGuests {
+		if peer := (transport.ID{byte(i)}); !g.enter(peer) || g.enter(peer) {
+			t.Errorf("peer %d did not enter, or twice", i)
+		}
+	}
+	late := transport.ID{maxGuests}
+	if g.enter(late) {
+		t.Error("one too many has entered")
+	}
+	g.leave(transport.ID{3})
+	if !g.enter(late) {
+		t.Error("a place that is free is not given")
+	}
+	g.leave(late)
+	for i := range maxGuests {
+		g.leave(transport.ID{byte(i)})
+	}
+	if g.any() {
+		t.Error("there is a guest still")
+	}
+}
