@@ -350,6 +350,10 @@ const lastTry = 5 * time.Second
 // devices back: that is the destination's to say.
 func (e *engine) watchDoubt(waited time.Duration) {
 	e.watchWitness(waited)
+	if waited > doubtTold && !e.doubtSaid {
+		e.doubtSaid = true
+		e.tell(report.Event{Kind: report.Warning, Text: "in doubt: the destination has not answered COMMIT yet"})
+	}
 	switch limit := e.doubtLimit(waited); {
 	case waited > limit:
 		f := e.link.refusal
@@ -357,12 +361,9 @@ func (e *engine) watchDoubt(waited time.Duration) {
 			f = &transport.Fault{Code: transport.CodeTimeout, Err: fmt.Errorf("the destination has not answered COMMIT for %v", round(waited))}
 		}
 		e.fail(f, handoff.Unreachable{})
-	case waited > e.opts.CancelAfter && e.doubts < 2 && !e.owner.Empty:
-		e.doubts = 2
+	case waited > e.opts.CancelAfter && !e.askedBack && !e.owner.Empty:
+		e.askedBack = true
 		e.own(handoff.Interrupt{})
-	case waited > doubtTold && e.doubts < 1:
-		e.doubts = 1
-		e.tell(report.Event{Kind: report.Warning, Text: "in doubt: the destination has not answered COMMIT yet"})
 	}
 }
 

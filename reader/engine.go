@@ -160,11 +160,11 @@ type engine struct {
 	atLimit <-chan time.Time // when a stop has lasted as long as it may
 	late    bool             // it was told that it will last longer
 
-	letGo  bool // the devices run elsewhere: release them
-	stuck  bool // a driver has not let go of a read
-	up     bool // the guest runs again after a stop that was called off
-	slow   bool // it was told that the way back takes long
-	doubts int  // how often a silent destination was acted upon
+	letGo                bool // the devices run elsewhere: release them
+	stuck                bool // a driver has not let go of a read
+	up                   bool // the guest runs again after a stop that was called off
+	slow                 bool // it was told that the way back takes long
+	doubtSaid, askedBack bool // of a destination that leaves COMMIT unanswered: it was told; and asked for the devices
 
 	cancelledAt time.Time // when the user gave up, zero if he has not
 	restarted   bool      // another process has recorded COMMIT, and sent what is acknowledged

@@ -72,7 +72,7 @@ func spareCopy(ctx context.Context, dialer transport.Dialer, sources []Source, o
 	}
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	status, err := query(ctx, dialer, last.Attempt)
+	status, err := query(ctx, dialer, last.Attempt, limit)
 	switch {
 	case err != nil && empty:
 		return &transport.Fault{Code: transport.CodeOf(err), Err: fmt.Errorf("ask what became of attempt %d: %w", last.Attempt.Epoch, err)}
@@ -105,8 +105,8 @@ func spared(err error) handoff.Outcome {
 }
 
 // query asks the destination for its record of a migration, over a lane of its own.
-func query(ctx context.Context, dialer transport.Dialer, a transport.Attempt) (*transport.Status, error) {
-	lane, err := dialer.Dial(ctx)
+func query(ctx context.Context, dialer transport.Dialer, a transport.Attempt, limit time.Duration) (*transport.Status, error) {
+	lane, err := reach(ctx, limit, dialer.Dial)
 	if err != nil {
 		return nil, err
 	}

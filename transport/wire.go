@@ -24,6 +24,16 @@ func NewMigID() (id MigID) {
 	return id
 }
 
+// ParseMigID reads what String gives.
+func ParseMigID(text string) (id MigID, err error) {
+	b, err := hex.DecodeString(text)
+	if err != nil || len(b) != len(id) {
+		return MigID{}, fmt.Errorf("%.40q: not an id of 32 hexadecimal digits", text)
+	}
+	copy(id[:], b)
+	return id, nil
+}
+
 // String is the id in hexadecimal.
 func (id MigID) String() string { return hex.EncodeToString(id[:]) }
 

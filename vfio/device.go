@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"time"
 )
 
 // State is a device's migration state, with the uAPI's numbers
@@ -140,9 +141,9 @@ type Durable interface {
 //
 // A session is kept under an id, of 1 to 64 letters, digits and hyphens: that of the
 // migration, so that what is left of one is never taken for another's. Reset ends it,
-// and nothing is kept then; Close leaves what a crash would have left. When the device
+// and nothing is kept then; Leave and Close leave what a crash would have left. When the device
 // has left STOP for RUNNING the session is committed: only the word of that is kept,
-// until Forget. The errors of all four methods leave the device in the state that it was
+// until Forget. The errors of all these methods leave the device in the state that it was
 // in: ErrBusy where another process has the session, or the device still has one itself;
 // errors.ErrUnsupported where this device keeps nothing.
 type Resumable interface {
@@ -158,8 +159,17 @@ type Resumable interface {
 	// Forget removes what a crash has left of a session that will not be resumed, or the
 	// word of one that is committed, and is content if there is nothing.
 	Forget(id string) error
-	// Left gives the ids of all sessions that Forget would find something of.
-	Left() ([]string, error)
+	// Leave gives the session at hand up to a later process: the device is in RUNNING
+	// then, as after Reset, and what was kept can be resumed.
+	Leave() error
+	// Left gives all sessions that Forget would find something of.
+	Left() ([]Leftover, error)
+}
+
+// Leftover is what there is of a session of a Resumable that a crash has ended.
+type Leftover struct {
+	ID    string
+	Since time.Time // when it was last written to, by the wall clock
 }
 
 // Info describes a device to the other side, so that two that cannot

@@ -502,7 +502,10 @@ func (e *engine) prepare() {
 	mig := e.offer.Mig
 	e.others.Go(func() {
 		began := time.Now()
-		err := e.fleet.forget(mig) // of an attempt before this one
+		err := e.spareOthers(mig)
+		if err == nil {
+			err = e.fleet.forget(mig) // of an attempt before this one
+		}
 		if err == nil {
 			err = e.fleet.prepare()
 		}

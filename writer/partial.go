@@ -134,12 +134,34 @@ func (f *fleet) reopen(i int) (note, error) {
 	return n, cmp.Or(broken, err)
 }
 
-// regain takes what every device has kept of a complete copy, and says what that is. It
-// is loaded again, and what is not what was verified is not taken; where a part is
-// missing nobody knows what has become of that.
+// regain takes what every device has kept of a complete copy, and says what that is:
+// what was verified, by the digest beside it, and all of it. Where that is not so nobody
+// knows why, and it may be the last copy: it is left to a later process.
 func (f *fleet) regain(last handoff.Entry) (handoff.Holding, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	holding, err := f.regainAll(last)
+	if err != nil {
+		err = errors.Join(err, f.leave())
+	}
+	return holding, err
+}
+
+// leave gives up what was taken, to a later process.
+func (f *fleet) leave() error {
+	return f.each(len(f.sinks), func(i int) error {
+		if !f.touched[i] {
+			return nil
+		}
+		f.touched[i], f.streams[i] = false, nil // which Leave has ended
+		if err := f.sinks[i].Device.(vfio.Resumable).Leave(); err != nil {
+			return f.fault(i, transport.CodeDevice, err)
+		}
+		return nil
+	})
+}
+
+func (f *fleet) regainAll(last handoff.Entry) (handoff.Holding, error) {
 	found, committed, missing := make([]note, len(f.sinks)), make([]bool, len(f.sinks)), make([]error, len(f.sinks))
 	err := f.each(len(f.sinks), func(i int) (err error) {
 		found[i], err = f.reopen(i)
@@ -159,7 +181,7 @@ func (f *fleet) regain(last handoff.Entry) (handoff.Holding, error) {
 		err = verified(found, f.sinks, last)
 	}
 	if err == nil && last.Record == handoff.Ready && slices.Contains(committed, true) {
-		err = errors.New("what is recorded as READY was committed")
+		err = errors.New("what is recorded as READY has its name already")
 	}
 	if err == nil {
 		err = f.stand(committed)
@@ -247,8 +269,14 @@ func (e *engine) takeUp(m *transport.Resume, peer transport.ID) {
 	if err != nil {
 		return // whoever answers will find out
 	}
-	if asks(j, m, peer) == nil && m.Epoch == j.Last().Attempt.Epoch && e.goOn(j) {
-		return
+	if last := j.Last(); asks(j, m, peer) == nil && m.Epoch == last.Attempt.Epoch {
+		on, err := e.goOn(j)
+		if on {
+			return
+		}
+		if err != nil { // the source is told what is recorded
+			e.tell(report.Event{Kind: report.Warning, Text: cannotGoOn(last, err).Error()})
+		}
 	}
 	if c, ok := j.(io.Closer); ok {
 		c.Close()
@@ -256,54 +284,43 @@ func (e *engine) takeUp(m *transport.Resume, peer transport.ID) {
 }
 
 // goOn goes on with what a journal says, and devices have kept, of an attempt, and
-// reports whether it can. The journal is the engine's then.
-func (e *engine) goOn(j handoff.Journal) bool {
+// reports whether it can. The journal is the engine's then. An error says that they have
+// something complete that could not be gone on with.
+func (e *engine) goOn(j handoff.Journal) (bool, error) {
 	last := j.Last()
 	if _, lasts := j.(handoff.Lasting); !lasts || !e.fleet.resumable() {
-		return false
+		return false, nil
 	}
 	e.fleet.id = sessionID(last.Attempt.Mig)
 	switch last.Record {
 	case handoff.Open:
-		return e.goOnLoading(j)
+		return e.goOnLoading(j), nil
 	case handoff.Ready, handoff.Accept, handoff.Forced:
 		return e.goOnComplete(j)
 	}
-	return false
+	return false, nil
 }
 
-// forgetWord has the devices forget of which migration they hold the state: nobody will
-// ask any more.
+// forgetWord has the devices forget of which migration they hold the state, when the
+// source has heard that they run: nobody will ask any more.
 func (e *engine) forgetWord() {
+	if e.owner.Record != handoff.Done {
+		return
+	}
 	if err := e.fleet.forget(e.owner.Attempt.Mig); err != nil {
 		e.out.Warnings = append(e.out.Warnings, fmt.Sprintf("forget the session: %v", err))
 	}
 }
 
-// goOnComplete goes on with a complete copy. Where that cannot be, one that is not
-// accepted is given up, since its source has another; what was accepted is left as it
-// is, for people to look at.
-func (e *engine) goOnComplete(j handoff.Journal) bool {
-	last := j.Last()
-	holding, err := e.fleet.regain(last)
-	switch {
-	case err != nil && last.Record == handoff.Ready:
-		e.fleet.closeStreams()
-		err = errors.Join(err, e.fleet.reset())
-		e.tell(report.Event{Kind: report.Warning, Text: fmt.Sprintf("the complete copy of migration %v, attempt %d, is not what was recorded, and is given up: %v", last.Attempt.Mig, last.Attempt.Epoch, err)})
-		e.journal = j
-		e.abandonCopy(last)
-		e.journal = nil
-		return false
-	case err != nil:
-		e.journal = j
-		e.hand(last, err)
-		return true
-	case holding == handoff.Nothing:
-		return false
+// goOnComplete goes on with a complete copy. Where that cannot be, it is left as it is,
+// for people to look at.
+func (e *engine) goOnComplete(j handoff.Journal) (bool, error) {
+	holding, err := e.fleet.regain(j.Last())
+	if err != nil || holding == handoff.Nothing {
+		return false, err
 	}
 	e.goOnAs(j, holding)
-	return true
+	return true, nil
 }
 
 func (e *engine) goOnLoading(j handoff.Journal) bool {
@@ -342,4 +359,68 @@ func (e *engine) goOnWith(j handoff.Journal, all []note, order []int) error {
 	e.owner = next
 	e.do(actions)
 	return nil
+}
+
+// spareOthers refuses a migration while a device keeps a complete copy of another one,
+// which may be the only one, and which nobody has decided about.
+func (e *engine) spareOthers(mig transport.MigID) error {
+	for i, s := range e.fleet.sinks {
+		for _, id := range e.fleet.left(i) {
+			other, err := transport.ParseMigID(id)
+			if err != nil || other == mig {
+				continue
+			}
+			if last := e.recordOf(other); undecided(last.Record) {
+				return &transport.Fault{Code: transport.CodeBusy, Device: s.Name, Err: fmt.Errorf("it keeps what came of migration %v, which is recorded as %v: %w", other, last.Record, ErrKept)}
+			}
+		}
+	}
+	return nil
+}
+
+// ErrKept says that a device keeps a complete copy of another migration.
+var ErrKept = errors.New("that has to be gone on with, or given up, first")
+
+func undecided(r handoff.Record) bool {
+	return r == handoff.Ready || r == handoff.Accept || r == handoff.Forced || r == handoff.Lost
+}
+
+// recordOf is the newest record of a migration, the zero Entry if nothing is known of it.
+// A journal that is in use is that of a process which has its files, and answers for it.
+func (e *engine) recordOf(mig transport.MigID) (last handoff.Entry) {
+	j, err := e.opts.Journals(mig, true)
+	if err != nil {
+		return last
+	}
+	last = j.Last()
+	if c, ok := j.(io.Closer); ok {
+		c.Close()
+	}
+	return last
+}
+
+// left gives the ids of what a device keeps.
+func (f *fleet) left(i int) (ids []string) {
+	r, ok := f.sinks[i].Device.(vfio.Resumable)
+	if !ok {
+		return nil
+	}
+	list, err := r.Left()
+	if err != nil {
+		return nil // whoever loads it will find out
+	}
+	for _, l := range list {
+		ids = append(ids, l.ID)
+	}
+	return ids
+}
+
+// keeps reports whether a device keeps something of a migration.
+func (f *fleet) keeps(mig transport.MigID) bool {
+	for i := range f.sinks {
+		if slices.Contains(f.left(i), sessionID(mig)) {
+			return true
+		}
+	}
+	return false
 }

@@ -26,11 +26,22 @@ func (e *engine) restart() {
 		e.fail(&transport.Fault{Code: transport.CodeBusy, Err: fmt.Errorf("open the journal: %w", err)}, handoff.Interrupt{})
 		return
 	}
-	if e.goOn(j) {
+	last := j.Last()
+	if e.fenced(j) {
+		e.tell(report.Event{Kind: report.Warning, Text: fmt.Sprintf("migration %v, attempt %d, was accepted, and this host was restarted since: somebody may have decided at its source meanwhile, so that it is started when that asks, or when `resolve` says so", last.Attempt.Mig, last.Attempt.Epoch)})
+		e.journal = j
+		e.closeJournal()
+		return
+	}
+	on, err := e.goOn(j)
+	if on {
 		return
 	}
 	e.journal = j
-	last := j.Last()
+	if err != nil {
+		e.hand(last, err)
+		return
+	}
 	holding := e.fleet.holding(last.Record)
 	if handoff.Rebooted(j) {
 		holding = handoff.Nothing
@@ -123,12 +134,27 @@ func (e *engine) leaveToPeople(last handoff.Entry) {
 	e.hand(last, errors.New("the devices do not hold it"))
 }
 
+// fenced reports whether devices may hold what was accepted before the host was
+// restarted, or was killed by somebody who then had the source go on: the devices that
+// know no better are gone by then (LOST), and those that have kept it wait for the source,
+// which asks only as long as nobody has decided there.
+func (e *engine) fenced(j handoff.Journal) bool {
+	return j.Last().Record == handoff.Accept && handoff.Rebooted(j) && e.fleet.resumable() && e.fleet.keeps(j.Last().Attempt.Mig)
+}
+
+// ErrCannotGoOn says that devices may hold what is recorded of a migration, and that it
+// could not be gone on with: nothing was changed.
+var ErrCannotGoOn = errors.New("it cannot be gone on with")
+
+func cannotGoOn(last handoff.Entry, why error) error {
+	return fmt.Errorf("migration %v, attempt %d, is recorded as %v, and %w: %w", last.Attempt.Mig, last.Attempt.Epoch, last.Record, ErrCannotGoOn, why)
+}
+
 // hand hands a migration to people, who have to look at the devices before anything else
 // is loaded into them.
 func (e *engine) hand(last handoff.Entry, why error) {
 	e.out.Attempt, e.out.Peer, e.out.Outcome, e.done = last.Attempt, last.PeerID, handoff.InDoubt, true
-	e.keep(&transport.Fault{Code: transport.CodeBusy, Err: fmt.Errorf("migration %v, attempt %d, is recorded as %v, and cannot be gone on with: %w; look at both sides before anything else is loaded into these devices",
-		last.Attempt.Mig, last.Attempt.Epoch, last.Record, why)})
+	e.keep(&transport.Fault{Code: transport.CodeBusy, Err: cannotGoOn(last, why)})
 }
 
 // discard resets the devices that hold a part, and reports whether there were any.

@@ -2,12 +2,15 @@ package writer
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
@@ -82,7 +85,7 @@ func TestRegain(t *testing.T) {
 		{name: "nothing", record: handoff.Accept, steps: [2]vfio.State{whole, whole}, spoil: func(left []string) { remove(left); os.Remove(left[0]) }, want: handoff.Nothing},
 		{name: "ACCEPT, one is gone", record: handoff.Accept, steps: [2]vfio.State{whole, whole}, spoil: remove, err: "device d1 "},
 		{name: "READY, one is gone", record: handoff.Ready, steps: [2]vfio.State{whole, whole}, spoil: remove, err: "device d1 "},
-		{name: "READY, and one has its name", record: handoff.Ready, steps: [2]vfio.State{whole, named}, err: "was committed"},
+		{name: "READY, and one has its name", record: handoff.Ready, steps: [2]vfio.State{whole, named}, err: "has its name already"},
 		{name: "another digest", record: handoff.Accept, steps: [2]vfio.State{whole, whole}, wrong: true, err: "the digest of what the devices hold"},
 		{name: "a file that is shorter", record: handoff.Accept, steps: [2]vfio.State{whole, whole}, spoil: func(left []string) { os.Truncate(left[0], 10) }, err: "device d0 "},
 	} {
@@ -192,5 +195,61 @@ func TestStartOfTheRegained(t *testing.T) {
 		if got := f.unstart(); got != c.want {
 			t.Errorf("with the first in %v the copy is %v, want %v", c.first, got, c.want)
 		}
+	}
+}
+
+// lasting is a journal that knows whether its host was started again.
+type lasting struct {
+	*handoff.Memory
+	rebooted bool
+}
+
+func (l lasting) Rebooted() bool { return l.rebooted }
+
+// TestAcceptedBeforeARestart: what was accepted before the host was restarted is not
+// started by a process that is told to go on with it: somebody may have had the source go
+// on. A source that asks has not heard of that.
+func TestAcceptedBeforeARestart(t *testing.T) {
+	for _, rebooted := range []bool{false, true} {
+		dir := t.TempDir()
+		k := keptFile{path: filepath.Join(dir, "f"), epoch: 3}
+		k.leave(t, 0, 1, vfio.Stop)
+		synctest.Test(t, func(t *testing.T) {
+			device, err := file.NewSink(k.path, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer device.Close()
+			d, l := transport.Pipe()
+			defer l.Close()
+			j := lasting{handoff.NewMemory(), rebooted}
+			a := transport.Attempt{Mig: transport.MigID{1}, Epoch: 3}
+			j.Append(handoff.Entry{Record: handoff.Accept, Attempt: a, Journal: transport.JournalID{2}, Digest: transport.SetDigest([]transport.StreamDigest{k.sum})})
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			named := func() bool { _, err := os.Stat(k.path); return err == nil }
+			source := make(chan error, 1)
+			go func() {
+				time.Sleep(10 * time.Second)
+				if named() == rebooted {
+					t.Errorf("rebooted %v: before its source has asked, it has a name: %v", rebooted, named())
+				}
+				control, err := comeBack(t.Context(), d, &transport.Resume{Attempt: a, Peer: j.ID()})
+				if err == nil {
+					control.Send(&transport.Fin{Attempt: a})
+					transport.HangUp(control.Lane(), func() {})
+				}
+				source <- err
+			}()
+			r, err := Receive(ctx, l, []Sink{{Name: "d0", Device: device}}, &Options{
+				Recover: a.Mig, Journals: func(transport.MigID, bool) (handoff.Journal, error) { return j, nil },
+			})
+			if r.Outcome != handoff.Committed || err != nil || !named() {
+				t.Errorf("rebooted %v: %v, %v, named %v", rebooted, r.Outcome, err, named())
+			}
+			if err := <-source; err != nil {
+				t.Errorf("the source was not answered: %v", err)
+			}
+		})
 	}
 }

@@ -181,7 +181,7 @@ var rows = []scenario{
 		faults: []fault{{at: "destination.do.send.running", do: restarts(0)}}, want: [2]end{committed, committed}, after: allOf(attempts(1), sameFile)},
 	{row: 43, name: "the destination's host restarts when a file is READY: READY", quick: true, urls: filed, before: writeFile,
 		faults: []fault{{at: "destination.did.append.ready", do: reboots(0)}}, want: [2]end{committed, committed}, after: allOf(attempts(1), sameFile)},
-	{row: 43, name: "the destination's host restarts when a file was accepted: it gets its name", urls: filed, before: writeFile,
+	{row: 43, name: "the destination's host restarts when a file was accepted: it gets its name when the source asks", quick: true, urls: filed, before: writeFile,
 		faults: []fault{{at: "destination.did.append.accept", do: reboots(0)}}, want: [2]end{committed, committed}, after: allOf(attempts(1), sameFile)},
 	{row: 43, name: "the destination's host restarts when it has opened", quick: true, kept: true,
 		faults: []fault{{at: "destination.did.append.open", do: reboots(0)}}, want: [2]end{aborted(4), waiting}, owner: "source runs"},

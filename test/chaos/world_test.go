@@ -55,6 +55,7 @@ type world struct {
 	mu    sync.Mutex  // guards what follows
 	now   [2]*process // those that run, or ran last
 	all   []*process
+	boots [2]int       // how often a side's host was started again
 	letGo map[int]bool // who was told to give up what it held, by PID
 	gone  [2][]int64   // when a host took a kept device with it
 }
@@ -183,8 +184,16 @@ func (w *world) last(s side) handoff.Record {
 	return all[len(all)-1].Record
 }
 
-// lose is what the death of a host does to a kept device.
+// lose is what the death of a host does: its next kernel has another boot id, and a kept
+// device is gone.
 func (w *world) lose(s side) {
+	w.mu.Lock()
+	w.boots[s]++
+	boot := fmt.Sprintf("%08d-0000-4000-8000-%012d\n", w.boots[s], s)
+	w.mu.Unlock()
+	if err := os.WriteFile(w.bootID(s), []byte(boot), 0o644); err != nil {
+		w.t.Error(err)
+	}
 	if !w.kept {
 		return // it has ended with its process
 	}
@@ -216,14 +225,22 @@ func (w *world) args(s side, state string) []string {
 	return append(args, shared.volatile...)
 }
 
-// wrap is the command that a program is started by, to have a disk that is full:
-// with a name space for its mounts, which ends with it.
+func (w *world) bootID(s side) string { return filepath.Join(w.dir, s.String()+".boot") }
+
+// wrap is the command that a program is started by, to have a disk that is full or a host
+// that was started again: with a name space for its mounts, which ends with it.
 func (w *world) wrap(s side) []string {
-	if w.sc.full == nil || *w.sc.full != s {
-		return nil
+	w.mu.Lock()
+	rebooted := w.boots[s] > 0
+	w.mu.Unlock()
+	switch {
+	case rebooted:
+		return []string{"unshare", "--mount", "sh", "-c", `mount --bind "$0" /proc/sys/kernel/random/boot_id && exec "$@"`, w.bootID(s)}
+	case w.sc.full != nil && *w.sc.full == s:
+		return []string{"unshare", "--mount", "sh", "-c",
+			`mount -t tmpfs -o size=4k none "$0" && head -c 4096 /dev/zero >"$0"/full.log && exec "$@" --volatile-state`, w.state[s]}
 	}
-	return []string{"unshare", "--mount", "sh", "-c",
-		`mount -t tmpfs -o size=4k none "$0" && head -c 4096 /dev/zero >"$0"/full.log && exec "$@" --volatile-state`, w.state[s]}
+	return nil
 }
 
 // receive runs mig-recv, at its old address if it has one.
@@ -417,7 +434,7 @@ func (w *world) checkFiles() {
 			return nil
 		}
 		name := d.Name()
-		known := d.IsDir() || filepath.Dir(path) == w.witness() || w.anyKilled() && strings.HasSuffix(name, ".state.new") || strings.HasSuffix(name, ".log") || strings.HasSuffix(name, ".state") ||
+		known := d.IsDir() || filepath.Dir(path) == w.witness() || w.anyKilled() && strings.HasSuffix(name, ".state.new") || strings.HasSuffix(name, ".log") || strings.HasSuffix(name, ".state") || strings.HasSuffix(name, ".boot") ||
 			strings.HasSuffix(name, "."+journal.Source.String()) || strings.HasSuffix(name, "."+journal.Destination.String())
 		if !known || strings.HasPrefix(name, ".") {
 			w.t.Errorf("%s is left behind", path)

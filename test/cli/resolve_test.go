@@ -38,11 +38,16 @@ func cmdJournal(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(err)
 	defer j.Close()
 	for _, name := range args[3:] {
-		for r := handoff.None; r <= handoff.Forced; r++ {
+		known := strings.HasPrefix(name, "witness=")
+		for r := handoff.None; r <= handoff.Running; r++ {
 			if r.String() == name {
+				known = true
 				ts.Check(j.Append(handoff.Entry{Record: r, Attempt: transport.Attempt{Mig: o.Mig, Epoch: 1}, Peer: transport.JournalID{7},
 					PeerID: transport.ID{9}, Witness: mark, Why: handoff.Why{Bytes: 4096}}))
 			}
+		}
+		if !known {
+			ts.Fatalf("journal: no record is called %s", name)
 		}
 	}
 }

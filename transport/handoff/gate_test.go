@@ -63,7 +63,7 @@ func TestForce(t *testing.T) {
 	for r := None; r <= Running; r++ {
 		last := Entry{Record: r, Attempt: attempt(4), Journal: sourceJournal, Peer: destJournal, Witness: worldWitness, Why: Why{Bytes: 96, Code: transport.CodeTimeout, Text: "silence"}}
 		got, ok := Force(last, "root: burned down")
-		if want := r == Commit || r == Ready || r == Lost; ok != want {
+		if want := r == Commit || r == Ready || r == Accept || r == Lost; ok != want {
 			t.Errorf("from %v: %v, want %v", r, ok, want)
 		}
 		if !ok {

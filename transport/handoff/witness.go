@@ -33,14 +33,15 @@ func RegisterOf(name string) Register {
 
 // Force is the record by which somebody, and not the other side, has decided that
 // the devices of a migration are those of the side whose journal ends with last. It
-// may be written in doubt only: from COMMIT, and from READY and LOST. Its epoch is
+// may be written in doubt only: from COMMIT, and from READY, LOST and ACCEPT, which a
+// host that was restarted does not act on by itself. Its epoch is
 // one more, so that whatever the other side still says is of an older attempt.
 //
 // That the other side is dead, or kept from its devices, is what that somebody
 // vouches for: nothing here can know it.
 func Force(last Entry, text string) (Entry, bool) {
 	switch last.Record {
-	case Commit, Ready, Lost:
+	case Commit, Ready, Accept, Lost:
 		last.Record, last.Why.Text, last.Why.Code = Forced, text, 0
 		last.Attempt.Epoch++
 		return last, true

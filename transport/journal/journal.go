@@ -185,6 +185,9 @@ func (j *Journal) ID() transport.JournalID { return j.id }
 // Last is the newest entry.
 func (j *Journal) Last() handoff.Entry { return j.all[len(j.all)-1].Entry }
 
+// Since is when the newest entry was written, by the wall clock.
+func (j *Journal) Since() time.Time { return j.all[len(j.all)-1].Time }
+
 // Append writes an entry, and returns when it would survive a crash. After an
 // error nobody knows whether it does, and nothing more is written: a failed sync
 // must not be tried again, since the kernel may have dropped what it could not

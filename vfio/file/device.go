@@ -126,7 +126,7 @@ func (d *device) Reset() error {
 	return nil
 }
 
-// Close implements [vfio.Device]. What was not committed is gone.
+// Close implements [vfio.Device]. What was not committed is gone, unless it is kept.
 func (d *device) Close() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()

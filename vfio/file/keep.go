@@ -1,6 +1,7 @@
 package file
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -37,11 +38,12 @@ func (s *Sink) Keep(id string, note []byte) (vfio.Durable, error) {
 }
 
 // Resume implements [vfio.Resumable]. A crash in the middle of a commit may have left the
-// file under both of its names: the commit counts.
+// file under both of its names: the commit counts. Its name is made durable before that
+// is said: whoever hears it may drop the only other copy.
 func (s *Sink) Resume(id string) (_ vfio.Durable, offset uint64, note []byte, err error) {
 	k, r, err := s.enter("resume", id, func(e *pathEnd, path string) (*hidden, record, error) {
 		if r, err := recordOf(e.path); err == nil && r.id == id {
-			return nil, r, vfio.ErrCommitted
+			return nil, r, cmp.Or(e.syncNames(), vfio.ErrCommitted)
 		}
 		h, r, err := reopen(path, id)
 		if err != nil {
@@ -83,8 +85,24 @@ func (e *pathEnd) unrecord(id string) error {
 	return unix.Lremovexattr(e.path, attribute)
 }
 
+// Leave implements [vfio.Resumable].
+func (s *Sink) Leave() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e, _, err := s.keeps("any")
+	if err != nil {
+		return s.fail("leave", err)
+	}
+	s.sess.end()
+	s.state, s.sess = vfio.Running, nil
+	if err := e.leave(); err != nil {
+		return s.fail("leave", err)
+	}
+	return nil
+}
+
 // Left implements [vfio.Resumable].
-func (s *Sink) Left() ([]string, error) {
+func (s *Sink) Left() ([]vfio.Leftover, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	e, _, err := s.keeps("any")
@@ -95,16 +113,21 @@ func (s *Sink) Left() ([]string, error) {
 	if err != nil {
 		return nil, s.fail("list", err)
 	}
-	var left []string
+	var left []vfio.Leftover
+	add := func(id, name string) {
+		if st, err := os.Lstat(filepath.Join(e.dir(), name)); err == nil { // else it is gone by now
+			left = append(left, vfio.Leftover{ID: id, Since: st.ModTime()})
+		}
+	}
 	for _, n := range names {
 		id, ours := strings.CutPrefix(n.Name(), e.prefix())
 		id, kept := strings.CutSuffix(id, suffix)
 		if ours && kept && id != "" && !strings.ContainsFunc(id, notInID) {
-			left = append(left, id)
+			add(id, n.Name())
 		}
 	}
-	if r, err := recordOf(e.path); err == nil && !slices.Contains(left, r.id) {
-		left = append(left, r.id)
+	if r, err := recordOf(e.path); err == nil && !slices.ContainsFunc(left, func(l vfio.Leftover) bool { return l.ID == r.id }) {
+		add(r.id, filepath.Base(e.path))
 	}
 	return left, nil
 }
@@ -127,7 +150,8 @@ func (s *Sink) enter(op, id string, open func(e *pathEnd, path string) (*hidden,
 	}
 	e.next = h
 	if err := s.walk(vfio.Resuming); err != nil {
-		return nil, record{}, s.fail(op, err)
+		e.next = nil
+		return nil, record{}, s.fail(op, errors.Join(err, h.f.Close()))
 	}
 	s.sess.offset.Store(int64(r.offset))
 	return &kept{session: s.sess, id: id, store: store}, r, nil

@@ -9,9 +9,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/migpipe/migpipe/vfio"
 	"github.com/migpipe/migpipe/vfio/vfiotest"
@@ -168,12 +168,18 @@ func TestCommitted(t *testing.T) {
 		syncs(t, s, "all")
 		set(t, d, vfio.Running) // and nobody closes it
 		d = keeper(t, dir, o)
+		broken := errors.New("the folder cannot be synced")
+		d.ends.(*pathEnd).syncDir = func(*os.File) error { return broken }
+		if _, _, _, err := d.Resume(id); !errors.Is(err, broken) || errors.Is(err, vfio.ErrCommitted) {
+			t.Errorf("resume with a name that may not last: %v", err)
+		}
+		d = keeper(t, dir, o)
 		committed(t, d, 5, "all")
 		if _, _, _, err := d.Resume("another"); !errors.Is(err, fs.ErrNotExist) {
 			t.Errorf("resume another: %v", err)
 		}
-		if left, err := d.Left(); err != nil || !slices.Equal(left, []string{id}) {
-			t.Errorf("left: %q, %v", left, err)
+		if left, err := d.Left(); err != nil || len(left) != 1 || left[0].ID != id || time.Since(left[0].Since) > time.Minute {
+			t.Errorf("left: %v, %v", left, err)
 		}
 		if _, err := d.Keep("another", nil); !overwrite && !errors.Is(err, fs.ErrExist) {
 			t.Errorf("keep another: %v", err)
@@ -222,8 +228,8 @@ func TestCrashInTheCommit(t *testing.T) {
 	}
 }
 
-// TestCloseKeeps what a crash would leave: whoever closes may not know what has become of
-// the session.
+// TestCloseKeeps what a crash would leave, as Leave does: whoever closes may not know what
+// has become of the session.
 func TestCloseKeeps(t *testing.T) {
 	dir := t.TempDir()
 	d := keeper(t, dir, nil)
@@ -235,6 +241,29 @@ func TestCloseKeeps(t *testing.T) {
 		t.Fatal(err)
 	}
 	d = keeper(t, dir, nil)
+	for range 2 {
+		s := resumes(t, d, 5, "all")
+		if err := d.Leave(); err != nil {
+			t.Fatal(err)
+		}
+		if now, err := d.State(); now != vfio.Running || err != nil {
+			t.Errorf("device is in %v, %v", now, err)
+		}
+		if err := s.Sync(nil); !errors.Is(err, vfio.ErrSessionLost) {
+			t.Errorf("late sync: %v", err)
+		}
+	}
+	// A session that cannot begin costs the one at hand nothing.
+	resumes(t, d, 5, "all")
+	set(t, d, vfio.Stop)
+	write(t, filepath.Join(dir, "out"), "somebody's")
+	if _, err := d.SetState(vfio.Resuming); !errors.Is(err, fs.ErrExist) {
+		t.Errorf("begin: %v", err)
+	}
+	os.Remove(filepath.Join(dir, "out"))
+	if err := d.Leave(); err != nil {
+		t.Fatal(err)
+	}
 	resumes(t, d, 5, "all")
 	set(t, d, vfio.Running)
 	holds(t, dir, map[string]string{"out": "state"})

@@ -1,7 +1,6 @@
 package file
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"net/url"
@@ -153,7 +152,10 @@ func (e *pathEnd) arc(from, to vfio.State) (*session, error) {
 }
 
 func (e *pathEnd) begin() (*session, error) {
-	if err := cmp.Or(e.vacant(), e.drop()); err != nil {
+	if err := e.vacant(); err != nil {
+		return nil, err
+	}
+	if err := e.drop(); err != nil {
 		return nil, err
 	}
 	h, err := e.open()
@@ -232,7 +234,10 @@ func (e *pathEnd) drop() error {
 }
 
 // close keeps what is kept: whoever closes may not know what has become of the session.
-func (e *pathEnd) close() error {
+func (e *pathEnd) close() error { return e.leave() }
+
+// leave lets go of the file. One that is kept stays, for a later process.
+func (e *pathEnd) leave() error {
 	if h := e.file; h != nil && h.kept {
 		e.file, e.prepared = nil, false
 		return h.f.Close()

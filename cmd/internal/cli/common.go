@@ -181,7 +181,7 @@ func (c *common) attempt(ctx context.Context, prepare func() (job, error), show 
 		v.started, v.report, v.err = true, d.report, d.err
 	}
 	if err == nil {
-		c.tidy(j, devices, show)
+		c.tidy(j, show)
 		v.started = true
 		v.report, v.err = j.engine(ctx, devices, show)
 		if v.report.Outcome == handoff.Rolledback {
@@ -199,14 +199,10 @@ func (c *common) attempt(ctx context.Context, prepare func() (job, error), show 
 }
 
 // tidy is what a run does beside its migration. A dry run changes nothing.
-func (c *common) tidy(j job, devices []opened, show *show) {
-	if j.preflight != nil {
-		return
+func (c *common) tidy(j job, show *show) {
+	if j.preflight == nil {
+		c.state.prune(c.role.journal(), show.warn)
 	}
-	if c.role == sink {
-		c.state.sweep(devices, show.warn)
-	}
-	c.state.prune(c.role.journal(), show.warn)
 }
 
 // setUp checks the whole command line before it opens the first device.

@@ -71,6 +71,10 @@ func (s scene) inDoubt(err error) []string {
 			"ask the destination first: if its mig-recv said committed, the copy here must never run again",
 			"only if its mig-recv said aborted, start the guest here")
 	}
+	if errors.Is(err, writer.ErrCannotGoOn) {
+		return []string{"start nothing here and reset nothing: look at what is at --device, and at both sides' `status`; the same command goes on with it once that is mended",
+			"if the source is dead, or kept from its devices: see `mig-recv resolve --help`"}
+	}
 	if !s.sending {
 		hints = []string{
 			"start nothing here and reset nothing: who owns the devices could not be recorded",
@@ -159,6 +163,7 @@ var causeHints = []struct {
 	{reader.ErrStalled, stalledHint},
 	{writer.ErrStalled, stalledHint},
 	{writer.ErrReadyLease, "the source, if it lives, runs on when it hears of that; leave --ready-lease out to keep a copy for ever"},
+	{writer.ErrKept, "`mig-recv --migration ID` with the same devices goes on with it; SIGTERM then gives one up that is only READY"},
 	{reader.ErrNoP2P, "migrate it alone, or say --without-p2p if none of the devices reaches another by DMA"},
 	{syscall.EADDRINUSE, "another process listens there: choose another port, or 0 for any that is free"},
 	{syscall.EADDRNOTAVAIL, "no interface of this host has that address"},
@@ -167,7 +172,7 @@ var causeHints = []struct {
 	{fs.ErrPermission, "run as root, or as the owner of what it names"},
 	{syscall.ENOSPC, spaceHint},
 	{syscall.EDQUOT, spaceHint},
-	{fs.ErrExist, "to replace the file, write file:PATH?overwrite=1"},
+	{fs.ErrExist, "it may be what an earlier migration has brought: move it away; to replace it, write file:PATH?overwrite=1"},
 }
 
 const (

@@ -40,8 +40,9 @@ accepted here later than others is what the devices hold: of them a warning tell
 that run may have been accepted here, or have been reset since, which nobody can tell:
 say --continue only of devices that were not reset. For devices that the program opens
 itself, the journal answers a source that asks. Files (file:) keep what they were given,
-and a copy that is complete even over a restart of the host: they are gone on with when
-their source comes back, or with --continue.`
+over a restart of the host too: they are gone on with when their source comes back, or
+with --continue. Only what was accepted before such a restart waits for its source, or
+for ` + "`resolve`" + `, since somebody may have decided there meanwhile.`
 )
 
 // linkHelp is the part of the help texts about lost connections.
@@ -78,7 +79,7 @@ func (p *pastFlags) check(s *stateFlags) (err error) {
 	case p.migration == "":
 		return nil
 	}
-	if p.id, err = parseMigration(p.migration); err != nil {
+	if p.id, err = transport.ParseMigID(p.migration); err != nil {
 		return mistakef("copy what `status` prints", "--migration %v", err)
 	}
 	if s.folder() == "" {

@@ -129,6 +129,7 @@ func (r *recvFlags) receive(ctx context.Context, end endpoint, devices []opened,
 	}
 	defer listener.Close()
 	show.listening(end.heardAt(listener), end.id())
+	r.state.sweep(devices, r.known, show.warn)
 	if err := r.confine(end, devices, show); err != nil {
 		return r.unserved(err)
 	}

@@ -3,7 +3,6 @@ package cli
 import (
 	"bufio"
 	"context"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -39,8 +38,8 @@ type decision struct{ flag, usage, records, after string }
 var decisions = map[role]decision{
 	source: {"resume-here", "the devices are to run here, where they came from", "COMMIT",
 		"`resolve` starts nothing: that is for whoever starts guests here."},
-	sink: {"run-here", "the devices are to run here, where their copy is, or was", "READY and LOST",
-		"`resolve` starts nothing: that is for whoever starts guests here, or for a mig-recv that\ngoes on with the migration (--continue, --migration ID, or devices that all are in STOP)\nand finds its copy in devices that somebody else has kept open."},
+	sink: {"run-here", "the devices are to run here, where their copy is, or was", "READY, ACCEPT or LOST",
+		"`resolve` starts nothing: that is for whoever starts guests here, or for a mig-recv that\ngoes on with the migration (--continue, --migration ID, or devices that all are in STOP)\nand finds its copy in devices that somebody else has kept open, or in files."},
 }
 
 func (d decision) long() string {
@@ -120,7 +119,7 @@ func (r *resolveFlags) run(cmd *cobra.Command, id string) error {
 
 // open takes the journal, which nobody may be working with.
 func (r *resolveFlags) open(id string) (*journal.Journal, error) {
-	mig, err := parseMigration(id)
+	mig, err := transport.ParseMigID(id)
 	if err != nil {
 		return nil, mistakef(fmt.Sprintf("copy what `%s status` prints", r.program), "%v", err)
 	}
@@ -141,16 +140,6 @@ func (r *resolveFlags) open(id string) (*journal.Journal, error) {
 	return j, nil
 }
 
-// parseMigration reads the id of a migration.
-func parseMigration(text string) (mig transport.MigID, err error) {
-	b, err := hex.DecodeString(text)
-	if err != nil || len(b) != len(mig) {
-		return mig, fmt.Errorf("%.40q: not an id of 32 hexadecimal digits", text)
-	}
-	copy(mig[:], b)
-	return mig, nil
-}
-
 // signature is who decides, and why. When is in the record itself.
 func (r *resolveFlags) signature() string {
 	who := fmt.Sprintf("uid %d", os.Getuid())
@@ -164,6 +153,7 @@ func (r *resolveFlags) signature() string {
 var heard = map[handoff.Record]string{
 	handoff.Commit: "the destination had said READY: it holds a whole copy, and may have been told to run it",
 	handoff.Ready:  "the source had said that all is sent; that it has given its devices up (COMMIT) is not recorded here",
+	handoff.Accept: "the source had given its devices up (COMMIT); they were accepted here, and run, or were about to",
 	handoff.Lost:   "the source had given its devices up (COMMIT); they were accepted here, and may have run",
 }
 

@@ -23,7 +23,9 @@ const stateHelp = `With --state-dir, what this side has decided about a migratio
 before the other side is told, so that neither a crash of the program nor one of
 the host loses it; ` + "`status`" + ` shows what the files say. Without it (and without
 systemd's StateDirectory) it is lost with the process. A migration that has ended
-for both sides is forgotten there after --keep-state; one that is not over stays.`
+for both sides is forgotten there after --keep-state; one that is not over stays. What
+a crash of mig-recv has left of a file (file:) is given up when its source has not come
+for that long.`
 
 // stateFlags say where the journals are.
 type stateFlags struct {
