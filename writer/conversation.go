@@ -84,6 +84,10 @@ func (e *engine) hello(ev admitted, m *transport.Hello) {
 	e.offer, e.heardAt, e.local = m, time.Now(), transport.Local(ev.lane)
 	e.out.Attempt, e.out.Peer = m.Attempt, peerOf(ev.lane)
 	e.tell(report.Event{Kind: report.Peer, Peer: e.out.Peer, Text: transport.PeerText(m.Software)})
+	if fault := e.spareOthers(m.Mig); fault != nil {
+		e.dismiss(fault)
+		return
+	}
 	if fault := e.openJournal(m.Attempt); fault != nil {
 		e.dismiss(fault)
 		return

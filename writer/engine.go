@@ -115,15 +115,17 @@ type engine struct {
 	fault     *transport.Fault
 	out       report.Report
 
-	resetting   time.Time // since when devices are being reset
-	slow        bool      // it was told that this takes long
-	readyAt     time.Time // since when there is a complete copy, zero if there is none
-	alarmed     bool      // it was told that the copy waits
-	bytes       uint64    // of the streams, as recorded before a restart
-	stuck       bool      // a driver has not let go of a write
-	preparing   bool      // devices are on their way to RESUMING
-	silent      bool      // it was told that the witness does not answer
-	interrupted bool      // meanwhile somebody cancelled, or the source was lost
+	resetting   time.Time         // since when devices are being reset
+	slow        bool              // it was told that this takes long
+	readyAt     time.Time         // since when there is a complete copy, zero if there is none
+	alarmed     bool              // it was told that the copy waits
+	complained  transport.Attempt // of which it was told that what is kept of it could not be gone on with
+	waits       handoff.Entry     // what was accepted before the host was restarted, and waits for its source
+	bytes       uint64            // of the streams, as recorded before a restart
+	stuck       bool              // a driver has not let go of a write
+	preparing   bool              // devices are on their way to RESUMING
+	silent      bool              // it was told that the witness does not answer
+	interrupted bool              // meanwhile somebody cancelled, or the source was lost
 	done        bool
 }
 
@@ -502,10 +504,7 @@ func (e *engine) prepare() {
 	mig := e.offer.Mig
 	e.others.Go(func() {
 		began := time.Now()
-		err := e.spareOthers(mig)
-		if err == nil {
-			err = e.fleet.forget(mig) // of an attempt before this one
-		}
+		err := e.fleet.forget(mig) // of an attempt before this one
 		if err == nil {
 			err = e.fleet.prepare()
 		}

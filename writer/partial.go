@@ -274,7 +274,8 @@ func (e *engine) takeUp(m *transport.Resume, peer transport.ID) {
 		if on {
 			return
 		}
-		if err != nil { // the source is told what is recorded
+		if err != nil && e.complained != last.Attempt { // the source is told what is recorded
+			e.complained = last.Attempt
 			e.tell(report.Event{Kind: report.Warning, Text: cannotGoOn(last, err).Error()})
 		}
 	}
@@ -362,17 +363,26 @@ func (e *engine) goOnWith(j handoff.Journal, all []note, order []int) error {
 }
 
 // spareOthers refuses a migration while a device keeps a complete copy of another one,
-// which may be the only one, and which nobody has decided about.
-func (e *engine) spareOthers(mig transport.MigID) error {
+// which may be the only one, and which nobody has decided about; or one of which that
+// cannot be found out now.
+func (e *engine) spareOthers(mig transport.MigID) *transport.Fault {
 	for i, s := range e.fleet.sinks {
-		for _, id := range e.fleet.left(i) {
-			other, err := transport.ParseMigID(id)
-			if err != nil || other == mig {
+		ids, err := e.fleet.left(i)
+		for _, id := range ids {
+			other, bad := transport.ParseMigID(id)
+			if bad != nil || other == mig {
 				continue
 			}
-			if last := e.recordOf(other); undecided(last.Record) {
-				return &transport.Fault{Code: transport.CodeBusy, Device: s.Name, Err: fmt.Errorf("it keeps what came of migration %v, which is recorded as %v: %w", other, last.Record, ErrKept)}
+			var last handoff.Entry
+			if last, err = e.recordOf(other); undecided(last.Record) {
+				err = fmt.Errorf("it keeps the %v copy of migration %v: %w", last.Record, other, ErrKept)
 			}
+			if err != nil {
+				break
+			}
+		}
+		if err != nil {
+			return &transport.Fault{Code: transport.CodeBusy, Device: s.Name, Err: err}
 		}
 	}
 	return nil
@@ -386,41 +396,33 @@ func undecided(r handoff.Record) bool {
 }
 
 // recordOf is the newest record of a migration, the zero Entry if nothing is known of it.
-// A journal that is in use is that of a process which has its files, and answers for it.
-func (e *engine) recordOf(mig transport.MigID) (last handoff.Entry) {
+func (e *engine) recordOf(mig transport.MigID) (handoff.Entry, error) {
 	j, err := e.opts.Journals(mig, true)
-	if err != nil {
-		return last
+	if errors.Is(err, fs.ErrNotExist) {
+		return handoff.Entry{}, nil
 	}
-	last = j.Last()
+	if err != nil {
+		return handoff.Entry{}, fmt.Errorf("it keeps something of migration %v: %w", mig, err)
+	}
+	last := j.Last()
 	if c, ok := j.(io.Closer); ok {
 		c.Close()
 	}
-	return last
+	return last, nil
 }
 
 // left gives the ids of what a device keeps.
-func (f *fleet) left(i int) (ids []string) {
+func (f *fleet) left(i int) (ids []string, err error) {
 	r, ok := f.sinks[i].Device.(vfio.Resumable)
 	if !ok {
-		return nil
+		return nil, nil
 	}
 	list, err := r.Left()
-	if err != nil {
-		return nil // whoever loads it will find out
+	if errors.Is(err, errors.ErrUnsupported) {
+		return nil, nil
 	}
 	for _, l := range list {
 		ids = append(ids, l.ID)
 	}
-	return ids
-}
-
-// keeps reports whether a device keeps something of a migration.
-func (f *fleet) keeps(mig transport.MigID) bool {
-	for i := range f.sinks {
-		if slices.Contains(f.left(i), sessionID(mig)) {
-			return true
-		}
-	}
-	return false
+	return ids, err
 }

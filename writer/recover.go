@@ -29,6 +29,7 @@ func (e *engine) restart() {
 	last := j.Last()
 	if e.fenced(j) {
 		e.tell(report.Event{Kind: report.Warning, Text: fmt.Sprintf("migration %v, attempt %d, was accepted, and this host was restarted since: somebody may have decided at its source meanwhile, so that it is started when that asks, or when `resolve` says so", last.Attempt.Mig, last.Attempt.Epoch)})
+		e.waits = last
 		e.journal = j
 		e.closeJournal()
 		return
@@ -38,6 +39,9 @@ func (e *engine) restart() {
 		return
 	}
 	e.journal = j
+	if err == nil && e.fleet.resumable() && (last.Record == handoff.Ready || last.Record == handoff.Accept) {
+		err = errors.New("nothing of it is there: it may be at another path, or what it is on is not mounted")
+	}
 	if err != nil {
 		e.hand(last, err)
 		return
@@ -139,7 +143,7 @@ func (e *engine) leaveToPeople(last handoff.Entry) {
 // know no better are gone by then (LOST), and those that have kept it wait for the source,
 // which asks only as long as nobody has decided there.
 func (e *engine) fenced(j handoff.Journal) bool {
-	return j.Last().Record == handoff.Accept && handoff.Rebooted(j) && e.fleet.resumable() && e.fleet.keeps(j.Last().Attempt.Mig)
+	return j.Last().Record == handoff.Accept && handoff.Rebooted(j) && e.fleet.resumable()
 }
 
 // ErrCannotGoOn says that devices may hold what is recorded of a migration, and that it

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -251,5 +252,74 @@ func TestAcceptedBeforeARestart(t *testing.T) {
 				t.Errorf("the source was not answered: %v", err)
 			}
 		})
+	}
+}
+
+// TestWaitsForItsSource: a process that is told to go on with what was accepted before its
+// host was restarted, and ends before the source has asked, leaves it in doubt.
+func TestWaitsForItsSource(t *testing.T) {
+	dir := t.TempDir()
+	k := keptFile{path: filepath.Join(dir, "f"), epoch: 3}
+	k.leave(t, 0, 1, vfio.Stop)
+	synctest.Test(t, func(t *testing.T) {
+		device, err := file.NewSink(k.path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer device.Close()
+		_, l := transport.Pipe()
+		defer l.Close()
+		j := lasting{handoff.NewMemory(), true}
+		a := transport.Attempt{Mig: transport.MigID{1}, Epoch: 3}
+		j.Append(handoff.Entry{Record: handoff.Accept, Attempt: a, Journal: transport.JournalID{2}, Digest: transport.SetDigest([]transport.StreamDigest{k.sum})})
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		r, err := Receive(ctx, l, []Sink{{Name: "d0", Device: device}}, &Options{
+			Recover: a.Mig, Journals: func(transport.MigID, bool) (handoff.Journal, error) { return j, nil },
+		})
+		if r.Outcome != handoff.InDoubt || r.Attempt != a || err == nil || j.Last().Record != handoff.Accept {
+			t.Errorf("%v of %v, %v; recorded is %v", r.Outcome, r.Attempt, err, j.Last().Record)
+		}
+	})
+}
+
+// TestSpareOthers: a device that keeps what may be another migration's last copy, or of
+// which that cannot be found out, takes no new one.
+func TestSpareOthers(t *testing.T) {
+	busy := errors.New("the journal is in use")
+	for _, c := range []struct {
+		record handoff.Record
+		err    error
+		free   bool
+	}{
+		{record: handoff.None, err: fs.ErrNotExist, free: true},
+		{err: busy},
+		{record: handoff.Open, free: true},
+		{record: handoff.Aborted, free: true},
+		{record: handoff.Done, free: true},
+		{record: handoff.Running, free: true},
+		{record: handoff.Ready},
+		{record: handoff.Accept},
+		{record: handoff.Forced},
+		{record: handoff.Lost},
+	} {
+		dir := t.TempDir()
+		k := keptFile{path: filepath.Join(dir, "f"), epoch: 3}
+		k.leave(t, 0, 1, vfio.Stop)
+		device, err := file.NewSink(k.path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		j := handoff.NewMemory()
+		j.Append(handoff.Entry{Record: c.record})
+		e := &engine{fleet: &fleet{sinks: []Sink{{Name: "d0", Device: device}}}}
+		e.opts.Journals = func(transport.MigID, bool) (handoff.Journal, error) { return j, c.err }
+		if f := e.spareOthers(transport.MigID{9}); (f == nil) != c.free || f != nil && (f.Code != transport.CodeBusy || f.Device != "d0") {
+			t.Errorf("%v, %v: %v", c.record, c.err, f)
+		}
+		if f := e.spareOthers(transport.MigID{1}); f != nil {
+			t.Errorf("its own, %v: %v", c.record, f)
+		}
+		device.Close()
 	}
 }

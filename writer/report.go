@@ -89,6 +89,9 @@ func (e *engine) result() (report.Report, error) {
 	if e.out.Outcome == handoff.Committed {
 		return e.out, nil
 	}
+	if e.waits.Record != handoff.None && e.out.Outcome == handoff.Rolledback && e.out.Attempt == (transport.Attempt{}) {
+		e.out.Outcome, e.out.Attempt, e.out.Peer = handoff.InDoubt, e.waits.Attempt, e.waits.PeerID
+	}
 	if e.fault == nil {
 		e.fault = &transport.Fault{Code: transport.CodeInternal, Err: errors.New("writer: ended without a cause")}
 	}

@@ -76,6 +76,32 @@ func TestForce(t *testing.T) {
 	}
 }
 
+// TestGiveUp: what may be the last copy, or was accepted, is given up by somebody only,
+// and the source of every attempt so far hears DECLINED.
+func TestGiveUp(t *testing.T) {
+	for r := None; r <= Running; r++ {
+		last := Entry{Record: r, Attempt: attempt(4), Journal: destJournal, Peer: sourceJournal, Why: Why{Bytes: 96, Text: "silence"}}
+		got, ok := GiveUp(last, "root: it runs there")
+		if want := r == Ready || r == Accept || r == Lost || r == Forced; ok != want {
+			t.Errorf("from %v: %v, want %v", r, ok, want)
+		}
+		if !ok {
+			continue
+		}
+		if got.Record != Aborted || got.Attempt != last.Attempt || got.Why.Text != "root: it runs there" {
+			t.Errorf("from %v: %+v", r, got)
+		}
+		for epoch := uint64(3); epoch <= 4; epoch++ {
+			d, _ := RestartDest(got, Nothing)
+			_, actions := d.Step(&transport.Cancel{Attempt: attempt(epoch)})
+			send, _ := actions[0].(Send)
+			if m, ok := send.Message.(*transport.Declined); !ok || m.Epoch != epoch || m.Journal != destJournal {
+				t.Errorf("from %v: a source of attempt %d is told %+v", r, epoch, actions)
+			}
+		}
+	}
+}
+
 func TestRegisterOf(t *testing.T) {
 	a, b := RegisterOf("dir:a"), RegisterOf("dir:b")
 	if a == 0 || b == 0 || a == b || RegisterOf("") != 0 || a != RegisterOf("dir:a") {

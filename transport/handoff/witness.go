@@ -49,6 +49,19 @@ func Force(last Entry, text string) (Entry, bool) {
 	return last, false
 }
 
+// GiveUp is the record by which somebody has decided that the devices of a migration never
+// run at this destination, whatever was accepted: the source, which still has them, is told
+// DECLINED when it asks. That nothing runs here, and that this is not the last copy, is what
+// that somebody vouches for.
+func GiveUp(last Entry, text string) (Entry, bool) {
+	switch last.Record {
+	case Ready, Accept, Lost, Forced:
+		last.Record, last.Why.Text, last.Why.Code = Aborted, text, transport.CodeCancelled
+		return last, true
+	}
+	return last, false
+}
+
 // overruled says whether a STATUS leaves the answer to people: it has the word of one at
 // the other side, who has taken the devices there, or what was accepted there is gone.
 func (s Source) overruled(m *transport.Status) bool {

@@ -163,7 +163,7 @@ var causeHints = []struct {
 	{reader.ErrStalled, stalledHint},
 	{writer.ErrStalled, stalledHint},
 	{writer.ErrReadyLease, "the source, if it lives, runs on when it hears of that; leave --ready-lease out to keep a copy for ever"},
-	{writer.ErrKept, "`mig-recv --migration ID` with the same devices goes on with it; SIGTERM then gives one up that is only READY"},
+	{writer.ErrKept, "`mig-recv --migration ID` with the same devices goes on with it; `mig-recv resolve ID --give-up` ends it"},
 	{reader.ErrNoP2P, "migrate it alone, or say --without-p2p if none of the devices reaches another by DMA"},
 	{syscall.EADDRINUSE, "another process listens there: choose another port, or 0 for any that is free"},
 	{syscall.EADDRNOTAVAIL, "no interface of this host has that address"},

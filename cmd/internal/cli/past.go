@@ -405,7 +405,7 @@ func (r *recvFlags) find(devices []opened, failed error) error {
 	if err != nil {
 		return err
 	}
-	left = r.pass(left)
+	left = r.pass(left, keptBy(devices))
 	if !maybe {
 		list := left.at(handoff.Ready, handoff.Accept)
 		if !slices.ContainsFunc(devices, func(d opened) bool { return !isFile(d.Device) }) {
@@ -475,20 +475,35 @@ func (r *recvFlags) choose(left remains, devices, lent []opened) (past *journal.
 }
 
 // pass leaves out what is older than a migration that has ended well: its devices were
-// loaded anew by that.
-func (r *recvFlags) pass(left remains) remains {
+// loaded anew by that, unless they have kept it.
+func (r *recvFlags) pass(left remains, kept map[string]bool) (picked remains) {
 	done := left.at(handoff.Done).newest()
 	if done == nil {
 		return left
 	}
-	if r.past.goOn {
-		for _, one := range left.at(handoff.Ready, handoff.Accept) {
-			if !one.Time.After(done.Time) {
-				r.passed = append(r.passed, one)
+	for _, one := range left {
+		switch {
+		case one.Time.After(done.Time) || kept[one.Attempt.Mig.String()]:
+			picked = append(picked, one)
+		case r.past.goOn && (one.Record == handoff.Ready || one.Record == handoff.Accept || one.Record == handoff.Forced):
+			r.passed = append(r.passed, one)
+		}
+	}
+	return picked
+}
+
+// keptBy names what devices have kept. One that does not tell is asked again by the engine.
+func keptBy(devices []opened) map[string]bool {
+	kept := map[string]bool{}
+	for _, d := range devices {
+		if r, ok := d.Device.(vfio.Resumable); ok {
+			list, _ := r.Left()
+			for _, l := range list {
+				kept[l.ID] = true
 			}
 		}
 	}
-	return left.since(done.Time)
+	return kept
 }
 
 // decided is the migration of which a person has decided that it runs here, if nothing

@@ -29,17 +29,37 @@ type resolveFlags struct {
 	fenced  bool
 	why     string
 	confirm string
+	giveUp  bool // of mig-recv
 	witness doubtFlags
 }
 
 // decision is how a side names what is decided.
-type decision struct{ flag, usage, records, after string }
+type decision struct {
+	flag, usage, records, after string
+	ask                         string // what the typed name of the host is the answer to
+	record                      func(last handoff.Entry, text string) (handoff.Entry, bool)
+}
+
+// decisionToGiveUp is the other one of a destination.
+var decisionToGiveUp = decision{flag: "give-up", records: "READY, ACCEPT, LOST or FORCED",
+	ask: "if nothing of it runs here", record: handoff.GiveUp}
+
+func (d decision) use() string {
+	use := fmt.Sprintf("resolve ID --%s --peer-is-fenced --why TEXT", d.flag)
+	if d.flag == decisions[sink].flag {
+		use += " | resolve ID --give-up --why TEXT"
+	}
+	return use
+}
+
+// fenced is what a name of this host vouches for.
+const fenced = "if the other side cannot run the devices"
 
 var decisions = map[role]decision{
 	source: {"resume-here", "the devices are to run here, where they came from", "COMMIT",
-		"`resolve` starts nothing: that is for whoever starts guests here."},
+		"`resolve` starts nothing: that is for whoever starts guests here.", fenced, handoff.Force},
 	sink: {"run-here", "the devices are to run here, where their copy is, or was", "READY, ACCEPT or LOST",
-		"`resolve` starts nothing: that is for whoever starts guests here, or for a mig-recv that\ngoes on with the migration (--continue, --migration ID, or devices that all are in STOP)\nand finds its copy in devices that somebody else has kept open, or in files."},
+		"`resolve` starts nothing: that is for whoever starts guests here, or for a mig-recv that\ngoes on with the migration (--continue, --migration ID, or devices that all are in STOP)\nand finds its copy in devices that somebody else has kept open, or in files.\n\nWith --give-up it is the other way round: the devices do not run here, and never will.\nThe source, when it asks, is told so and takes them back; what files have kept is\nremoved by the next mig-recv. That is for a copy that is of no use any more (READY,\nACCEPT, LOST or FORCED), and no other side needs to be dead. If something of it does run\nhere, there will be two running copies; if the source is dead, there will be none.", fenced, handoff.Force},
 }
 
 func (d decision) long() string {
@@ -62,7 +82,7 @@ func resolveCommand(c *common) *cobra.Command {
 	r := &resolveFlags{common: c}
 	d := decisions[c.role]
 	cmd := &cobra.Command{
-		Use:   fmt.Sprintf("resolve ID --%s --peer-is-fenced --why TEXT", d.flag),
+		Use:   d.use(),
 		Short: "Decide a migration that is in doubt",
 		Long:  d.long(),
 		Args:  cobra.ExactArgs(1),
@@ -74,6 +94,7 @@ func resolveCommand(c *common) *cobra.Command {
 	f.StringVar(&r.why, "why", "", "`TEXT` for those who will ask")
 	f.StringVar(&r.confirm, "confirm", "", "`HOSTNAME` of this host, for scripts; else it is asked for")
 	if c.role == sink {
+		f.BoolVar(&r.giveUp, "give-up", false, "in the place of --run-here: the devices do not run here, and never will")
 		f.StringVar(&r.witness.url, "witness", "", "`URL` of the witness that the migration has, if it has one")
 	}
 	return cmd
@@ -82,6 +103,12 @@ func resolveCommand(c *common) *cobra.Command {
 func (r *resolveFlags) run(cmd *cobra.Command, id string) error {
 	d := decisions[r.role]
 	switch {
+	case r.giveUp && r.here:
+		return mistakef("", "--give-up and --%s exclude each other", d.flag)
+	case r.giveUp && strings.TrimSpace(r.why) == "":
+		return mistakef("", "say --why: it is kept in the journal")
+	case r.giveUp:
+		return r.decide(cmd, id, decisionToGiveUp)
 	case !r.here:
 		return mistakef("", "say --%s: %s", d.flag, d.usage)
 	case !r.fenced:
@@ -89,32 +116,39 @@ func (r *resolveFlags) run(cmd *cobra.Command, id string) error {
 	case strings.TrimSpace(r.why) == "":
 		return mistakef("", "say --why: it is kept in the journal")
 	}
+	return r.decide(cmd, id, d)
+}
+
+// decide records what was decided.
+func (r *resolveFlags) decide(cmd *cobra.Command, id string, d decision) error {
 	j, err := r.open(id)
 	if err != nil {
 		return err
 	}
 	defer j.Close()
-	forced, ok := handoff.Force(j.Last(), r.signature())
+	decided, ok := d.record(j.Last(), r.signature())
 	if !ok {
 		return mistakef(fmt.Sprintf("`%s status` shows it", r.program), "migration %s is not in doubt here: its record is %v, and only %s can be decided (%s)",
 			id, j.Last().Record, d.records, meanings[r.role.journal()][j.Last().Record])
 	}
-	if len(forced.Why.Text) > journal.MaxText {
-		return mistakef("shorten it", "--why is %d bytes too long for the journal", len(forced.Why.Text)-journal.MaxText)
+	if len(decided.Why.Text) > journal.MaxText {
+		return mistakef("shorten it", "--why is %d bytes too long for the journal", len(decided.Why.Text)-journal.MaxText)
 	}
 	if err := r.show(cmd, j); err != nil {
 		return err
 	}
-	if err := r.confirmed(cmd.InOrStdin(), cmd.ErrOrStderr()); err != nil {
+	if err := r.confirmed(cmd.InOrStdin(), cmd.ErrOrStderr(), d.ask); err != nil {
 		return err
 	}
-	if err := r.win(j.Last()); err != nil {
-		return err
+	if decided.Record == handoff.Forced {
+		if err := r.win(j.Last()); err != nil {
+			return err
+		}
 	}
-	if err := j.Append(forced); err != nil {
+	if err := j.Append(decided); err != nil {
 		return &transport.Fault{Code: transport.CodeInternal, Err: &stateError{err}}
 	}
-	return say(cmd, fmt.Sprintf("recorded FORCED, attempt %d: %s", forced.Attempt.Epoch, meanings[r.role.journal()][handoff.Forced]))
+	return say(cmd, fmt.Sprintf("recorded %v, attempt %d: %s", decided.Record, decided.Attempt.Epoch, meanings[r.role.journal()][decided.Record]))
 }
 
 // open takes the journal, which nobody may be working with.
@@ -188,14 +222,14 @@ func (r *resolveFlags) show(cmd *cobra.Command, j *journal.Journal) error {
 
 // confirmed wants the name of this host, which is not shown: whoever reads it off
 // the screen has not looked where he is.
-func (r *resolveFlags) confirmed(in io.Reader, out io.Writer) error {
+func (r *resolveFlags) confirmed(in io.Reader, out io.Writer, ask string) error {
 	host, err := os.Hostname()
 	if err != nil {
 		return &transport.Fault{Code: transport.CodeInternal, Err: err}
 	}
 	typed := r.confirm
 	if typed == "" {
-		fmt.Fprint(out, "if the other side cannot run the devices, type the name of this host: ")
+		fmt.Fprintf(out, "%s, type the name of this host: ", ask)
 		line, err := bufio.NewReader(io.LimitReader(in, 1<<10)).ReadString('\n')
 		if err != nil && line == "" {
 			fmt.Fprintln(out)
