@@ -346,6 +346,7 @@ func (e *engine) resume(reverted bool) {
 // hear takes messages from a control lane from now on. The goroutine ends with it.
 func (e *engine) hear(control *transport.Control) {
 	e.control, e.heardAt = control, time.Now()
+	e.out.Over(control.Lane())
 	e.linked, e.unlink = context.WithCancel(e.work)
 	e.others.Go(func() { e.receive(control) })
 }

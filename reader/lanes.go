@@ -3,6 +3,7 @@ package reader
 import (
 	"context"
 	"fmt"
+	"io"
 	"sync/atomic"
 	"time"
 
@@ -73,7 +74,10 @@ func (s *sender) toEnd() error {
 func (s *sender) watch() {
 	defer close(s.watched)
 	_, err := s.lane.Read(make([]byte, 1))
-	if err == nil {
+	switch err {
+	case io.EOF: // TLS says so when it closes
+		err = fmt.Errorf("%w: the destination hung up", transport.ErrPeerGone)
+	case nil:
 		err = fmt.Errorf("%w: the destination has sent something on a data lane", transport.ErrProtocol)
 	}
 	s.queue.lose(s.number, err)

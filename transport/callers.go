@@ -53,11 +53,11 @@ func (c *callers) bucket(from net.Addr) *rate.Limiter {
 // callerOf is what counts as one address: of IPv6 the network, since whoever has
 // one address has 2^64 of them (RFC 4291, section 2.5.4).
 func callerOf(from net.Addr) netip.Prefix {
-	udp, ok := from.(*net.UDPAddr)
+	at, ok := from.(interface{ AddrPort() netip.AddrPort }) // of UDP or TCP
 	if !ok {
 		return netip.Prefix{}
 	}
-	ip, bits := udp.AddrPort().Addr().Unmap(), 32
+	ip, bits := at.AddrPort().Addr().Unmap(), 32
 	if ip.Is6() {
 		bits = 64
 	}

@@ -16,6 +16,7 @@ var carriers = []struct {
 	{"quic", connectQUIC},
 	{"pipe", func(testing.TB) (transport.Dialer, transport.Listener) { return transport.Pipe() }},
 	{"unix", connectUnix},
+	{"tls", connectTLS},
 }
 
 func TestCarriers(t *testing.T) {
@@ -37,6 +38,15 @@ func connectQUIC(t testing.TB) (transport.Dialer, transport.Listener) {
 		t.Fatal(err)
 	}
 	return &transport.QUICDialer{Addr: l.Addr().String(), Credentials: transport.Pinned{Identity: sender, Peers: []transport.ID{receiver.ID()}}}, l
+}
+
+func connectTLS(t testing.TB) (transport.Dialer, transport.Listener) {
+	sender, receiver := newIdentity(t), newIdentity(t)
+	l, err := transport.ListenTLS("127.0.0.1:0", transport.Pinned{Identity: receiver, Peers: []transport.ID{sender.ID()}}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &transport.TLSDialer{Addr: l.Addr().String(), Credentials: transport.Pinned{Identity: sender, Peers: []transport.ID{receiver.ID()}}}, l
 }
 
 func newIdentity(t testing.TB) *transport.Identity {

@@ -325,7 +325,7 @@ func TestCertifiedQUIC(t *testing.T) {
 	ca := newTestCA(t)
 	client, server := ca.load(RoleSend, "src.example", "dst.example"), ca.load(RoleRecv, "dst.example", "src.example")
 	refused := make(chan error, 8)
-	l, err := ListenQUIC("127.0.0.1:0", server, &QUICOptions{Refused: func(err error) { refused <- err }})
+	l, err := ListenQUIC("127.0.0.1:0", server, &ListenOptions{Refused: func(err error) { refused <- err }})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -2,8 +2,10 @@ package transport
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"net"
+	"strings"
 	"time"
 )
 
@@ -35,6 +37,47 @@ type Listener interface {
 	Accept(ctx context.Context) (Lane, error)
 	Addr() net.Addr
 	Close() error
+}
+
+// Carried is a Lane that can say what carries it.
+type Carried interface {
+	Carrier() Carrier
+}
+
+// Carrier is what carries a lane, as far as this side can see.
+type Carrier struct {
+	Name string // "quic", "unix" or "pipe"
+	GRO  bool   // the kernel joins the packets that come (UDP_GRO)
+	// ReceiveBuffer and SendBuffer are what the kernel gives the lane's socket, in
+	// bytes, 0 where that is of no interest.
+	ReceiveBuffer, SendBuffer int
+}
+
+// CarrierOf is what carries a lane, the zero value where it does not say.
+func CarrierOf(l Lane) Carrier {
+	if c, ok := l.(Carried); ok {
+		return c.Carrier()
+	}
+	return Carrier{}
+}
+
+// Hint says what to change where the kernel gives a carrier less than it needs, "" where
+// it does not.
+func (c Carrier) Hint() string {
+	var short []string
+	for _, b := range []struct {
+		has  int
+		name string
+	}{{c.ReceiveBuffer, "rmem"}, {c.SendBuffer, "wmem"}} {
+		if b.has > 0 && b.has < socketBuffer {
+			short = append(short, fmt.Sprintf("sysctl -w net.core.%s_max=%d", b.name, socketBuffer))
+		}
+	}
+	if len(short) == 0 {
+		return ""
+	}
+	return fmt.Sprintf("the kernel gives a socket %d KiB to receive and %d KiB to send, and QUIC at full speed needs %d KiB: %s",
+		c.ReceiveBuffer>>10, c.SendBuffer>>10, socketBuffer>>10, strings.Join(short, "; "))
 }
 
 // Identified is a Lane whose carrier knows who the peer is.

@@ -89,6 +89,9 @@ func (pipeAddr) String() string  { return "pipe" }
 // pipeLane is one end: it reads from one half and writes to the other.
 type pipeLane struct{ in, out *pipeHalf }
 
+// Carrier implements [Carried].
+func (l *pipeLane) Carrier() Carrier { return Carrier{Name: "pipe"} }
+
 func (l *pipeLane) Read(p []byte) (int, error)  { return l.in.read(p) }
 func (l *pipeLane) Write(p []byte) (int, error) { return l.out.write(p) }
 

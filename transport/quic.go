@@ -14,9 +14,11 @@ import (
 	"strconv"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/quic-go/quic-go"
+	"golang.org/x/sys/unix"
 )
 
 // closeWait bounds how long [Lane.Close] waits, after CloseWrite, for the peer
@@ -90,7 +92,7 @@ func (d *QUICDialer) dialFrom(ctx context.Context, s *quicSocket, to netip.AddrP
 		conn.CloseWithError(0, "")
 		return nil, err
 	}
-	return newQUICLane(conn, stream, s.release, dialerLinger), nil
+	return newQUICLane(conn, stream, s, dialerLinger), nil
 }
 
 // quicConfig has the handoff's timers, and room for one stream from the dialler
@@ -145,9 +147,33 @@ type quicSocket struct {
 }
 
 func newSocket(conn net.PacketConn) *quicSocket {
+	conn = withGRO(conn)
 	s := &quicSocket{conn: conn, transport: &quic.Transport{Conn: conn}}
 	s.users.Store(1)
 	return s
+}
+
+// socketBuffer is what quic-go asks the kernel for, and takes with CAP_NET_ADMIN, for
+// each direction of a socket: its desiredBufferSize.
+const socketBuffer = 7 << 20
+
+// carrier is what became of what was asked for.
+func (s *quicSocket) carrier() Carrier {
+	c := Carrier{Name: "quic"}
+	_, c.GRO = s.conn.(*groConn)
+	sock, ok := s.conn.(syscall.Conn)
+	if !ok {
+		return c
+	}
+	raw, err := sock.SyscallConn()
+	if err != nil {
+		return c
+	}
+	_ = raw.Control(func(fd uintptr) { // of a socket that is closed nothing is said
+		c.ReceiveBuffer, _ = unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF)
+		c.SendBuffer, _ = unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_SNDBUF)
+	})
+	return c
 }
 
 func (s *quicSocket) release() {
@@ -162,14 +188,17 @@ type quicLane struct {
 	conn     *quic.Conn
 	stream   *quic.Stream
 	linger   func(context.Context, *quic.Conn)
-	release  func()
+	socket   *quicSocket
 	finished atomic.Bool // CloseWrite was called
 	close    sync.Once
 }
 
-func newQUICLane(conn *quic.Conn, stream *quic.Stream, release func(), linger func(context.Context, *quic.Conn)) *quicLane {
-	return &quicLane{conn: conn, stream: stream, release: release, linger: linger}
+func newQUICLane(conn *quic.Conn, stream *quic.Stream, socket *quicSocket, linger func(context.Context, *quic.Conn)) *quicLane {
+	return &quicLane{conn: conn, stream: stream, socket: socket, linger: linger}
 }
+
+// Carrier implements [Carried].
+func (l *quicLane) Carrier() Carrier { return l.socket.carrier() }
 
 // Peer is the ID of the key that TLS verified.
 func (l *quicLane) Peer() ID {
@@ -210,7 +239,7 @@ func (l *quicLane) Close() error {
 			cancel()
 		}
 		l.conn.CloseWithError(0, "")
-		l.release()
+		l.socket.release()
 	})
 	return nil
 }

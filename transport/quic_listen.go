@@ -32,19 +32,19 @@ type quicListener struct {
 	close    sync.Once
 }
 
-// QUICOptions tunes a listener. Nil, or a zero field, means the default.
-type QUICOptions struct {
+// ListenOptions tunes a listener of any carrier between hosts. Nil, or a zero field, means the default.
+type ListenOptions struct {
 	// Refused is told of every peer that was turned away, with a [WrongPeerError] or a
 	// [CertificateError] where the peer showed a key; it may be called by several
 	// goroutines at once, as often as somebody tries. Default: nobody is told.
 	Refused func(error)
-	// Idle is as in [QUICDialer].
+	// Idle is as in the carrier's dialler.
 	Idle time.Duration
 }
 
 // ListenQUIC accepts lanes on a UDP address from the peers that the credentials
 // know. Lanes outlive the Close of their listener.
-func ListenQUIC(addr string, c Credentials, opts *QUICOptions) (Listener, error) {
+func ListenQUIC(addr string, c Credentials, opts *ListenOptions) (Listener, error) {
 	local, err := net.ResolveUDPAddr("udp", addr)
 	if err != nil {
 		return nil, fmt.Errorf("transport: listen: %w", err)
@@ -59,9 +59,9 @@ func ListenQUIC(addr string, c Credentials, opts *QUICOptions) (Listener, error)
 // ListenQUICOn is [ListenQUIC] on a socket that is bound already, as a service
 // manager hands it over, or on anything else that carries packets. The listener
 // owns it from then on, errors included.
-func ListenQUICOn(conn net.PacketConn, c Credentials, opts *QUICOptions) (Listener, error) {
+func ListenQUICOn(conn net.PacketConn, c Credentials, opts *ListenOptions) (Listener, error) {
 	if opts == nil {
-		opts = new(QUICOptions)
+		opts = new(ListenOptions)
 	}
 	socket := newSocket(conn)
 	l, err := listenOn(socket, c, *opts)
@@ -72,7 +72,7 @@ func ListenQUICOn(conn net.PacketConn, c Credentials, opts *QUICOptions) (Listen
 	return l, nil
 }
 
-func listenOn(socket *quicSocket, c Credentials, o QUICOptions) (Listener, error) {
+func listenOn(socket *quicSocket, c Credentials, o ListenOptions) (Listener, error) {
 	config, err := tlsConfig(c, RoleRecv)
 	if err != nil {
 		return nil, err
@@ -177,7 +177,7 @@ func (l *quicListener) open(conn *quic.Conn) {
 		return
 	}
 	l.socket.users.Add(1)
-	lane := newQUICLane(conn, stream, l.socket.release, listenerLinger)
+	lane := newQUICLane(conn, stream, l.socket, listenerLinger)
 	select {
 	case l.lanes <- lane:
 	case <-conn.Context().Done():

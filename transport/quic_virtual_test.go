@@ -49,7 +49,7 @@ func inVirtualTime(t *testing.T, path simnet.Path, f func(*testing.T, *virtualPa
 func (p *virtualPair) listen(t *testing.T) {
 	t.Helper()
 	p.socket = p.net.Socket(virtualListener)
-	l, err := ListenQUICOn(p.socket, Pinned{p.receiver, []ID{p.sender.ID()}}, &QUICOptions{Idle: p.idle})
+	l, err := ListenQUICOn(p.socket, Pinned{p.receiver, []ID{p.sender.ID()}}, &ListenOptions{Idle: p.idle})
 	if err != nil {
 		t.Fatal(err)
 	}

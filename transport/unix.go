@@ -152,6 +152,9 @@ type unixLane struct {
 	conn *net.UnixConn
 }
 
+// Carrier implements [Carried].
+func (l *unixLane) Carrier() Carrier { return Carrier{Name: "unix"} }
+
 func newUnixLane(conn *net.UnixConn) (*unixLane, error) {
 	if err := checkOwner(conn); err != nil {
 		conn.Close()

@@ -386,6 +386,7 @@ func (e *engine) admitted(ev admitted) {
 // hear takes messages from a control lane from now on.
 func (e *engine) hear(control *transport.Control) {
 	e.control, e.lostAt, e.saidAt = control, time.Time{}, time.Now()
+	e.out.Over(control.Lane())
 	e.hearing.Go(func() { e.receive(control) })
 }
 

@@ -82,6 +82,16 @@ func overQUIC(t testing.TB) (transport.Dialer, transport.Listener) {
 	return &transport.QUICDialer{Addr: l.Addr().String(), Credentials: sender}, l
 }
 
+func overTLS(t testing.TB) (transport.Dialer, transport.Listener) {
+	sender, receiver := pinned(t)
+	l, err := transport.ListenTLS("127.0.0.1:0", receiver, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	return &transport.TLSDialer{Addr: l.Addr().String(), Credentials: sender}, l
+}
+
 // pinned are two that know each other.
 func pinned(t testing.TB) (sender, receiver transport.Pinned) {
 	a, err := transport.NewIdentity()
@@ -99,6 +109,7 @@ func pinned(t testing.TB) (sender, receiver transport.Pinned) {
 func eachCarrier(t *testing.T, f func(*testing.T, carrier)) {
 	t.Run("pipe", func(t *testing.T) { f(t, pipe) })
 	t.Run("quic", func(t *testing.T) { f(t, overQUIC) })
+	t.Run("tls", func(t *testing.T) { f(t, overTLS) })
 }
 
 // timed runs a test that takes its time over memory, where time costs nothing,

@@ -24,6 +24,7 @@ type Report struct {
 	// it never was (source only).
 	Predicted *Forecast
 	Lanes     int
+	Carrier   transport.Carrier // of the lanes, as this side sees it
 	Devices   []Device
 	Warnings  []string
 }
@@ -147,3 +148,13 @@ type Way struct {
 // Observer is called with each event, from one goroutine at a time. It must
 // not block.
 type Observer func(Event)
+
+// Over notes what carries the migration, and warns where its kernel gives that less than
+// it needs.
+func (r *Report) Over(lane transport.Lane) {
+	was := r.Carrier
+	r.Carrier = transport.CarrierOf(lane)
+	if hint := r.Carrier.Hint(); hint != "" && was.Hint() == "" {
+		r.Warnings = append(r.Warnings, hint)
+	}
+}

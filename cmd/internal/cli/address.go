@@ -10,12 +10,22 @@ import (
 	"github.com/migpipe/migpipe/transport"
 )
 
-// unixPrefix selects the carrier within one host.
-const unixPrefix = "unix:"
+// unixPrefix selects the carrier within one host, tlsPrefix TLS over TCP in the place of
+// QUIC between two.
+const (
+	unixPrefix = "unix:"
+	tlsPrefix  = "tls://"
+)
+
+// carrierHelp is the part of the help texts about carriers.
+const carrierHelp = `Lanes between hosts are QUIC over UDP. With tls://ADDR:PORT on both sides they are TLS
+over TCP, with the same identities: that is faster where nothing is lost on the way, as
+in one data centre, and QUIC is better where something is, or far, or changes.`
 
 // endpoint is where the peer is, or where it is awaited, and who it has to be.
 type endpoint struct {
-	address     string
+	address     string // without tlsPrefix
+	tcp         bool
 	idle        time.Duration         // silence that ends a lane; not within this host
 	credentials transport.Credentials // nil with unix:
 }
@@ -23,7 +33,9 @@ type endpoint struct {
 // newEndpoint checks the flags that say where and who. It makes the identity
 // on first use.
 func (c *common) newEndpoint(flag, address string) (endpoint, error) {
-	if err := cmp.Or(checkAddress(flag, address), c.checkSocketFD(flag, address)); err != nil {
+	given := address
+	address, tcp := strings.CutPrefix(address, tlsPrefix)
+	if err := cmp.Or(checkAddress(flag, given, address), c.checkSocketFD(flag, address)); err != nil {
 		return endpoint{}, err
 	}
 	peers, err := c.peerIDs()
@@ -38,7 +50,7 @@ func (c *common) newEndpoint(flag, address string) (endpoint, error) {
 		return endpoint{address: address}, nil
 	case c.tlsDir != "":
 		credentials, err := c.certified(address, peers)
-		return endpoint{address, c.idle, credentials}, err
+		return endpoint{address, tcp, c.idle, credentials}, err
 	case len(c.peerNames) > 0:
 		return endpoint{}, mistakef("say --tls-dir DIR, or name the peer with --peer ID", "--peer-name needs certificates, and no --tls-dir is given")
 	case len(peers) == 0:
@@ -48,13 +60,17 @@ func (c *common) newEndpoint(flag, address string) (endpoint, error) {
 	if err != nil {
 		return endpoint{}, err
 	}
-	return endpoint{address, c.idle, transport.Pinned{Identity: id, Peers: peers}}, nil
+	return endpoint{address, tcp, c.idle, transport.Pinned{Identity: id, Peers: peers}}, nil
 }
 
-func checkAddress(flag, address string) error {
-	hint := "write " + flag + " ADDR:PORT, as in 192.0.2.7:7000, or " + flag + " unix:PATH"
-	if address == "" {
+// checkAddress looks at an address without its tlsPrefix.
+func checkAddress(flag, given, address string) error {
+	hint := "write " + flag + " ADDR:PORT, as in 192.0.2.7:7000, or " + flag + " tls://ADDR:PORT, or " + flag + " unix:PATH"
+	if given == "" {
 		return mistakef(hint, "%s is missing", flag)
+	}
+	if _, fd, _ := socketFD(address); given != address && (fd || strings.HasPrefix(address, unixPrefix)) {
+		return mistakef(hint, "%s %.80s: TLS is between two hosts, over TCP", flag, given)
 	}
 	if path, ok := strings.CutPrefix(address, unixPrefix); ok {
 		if path == "" {
@@ -92,18 +108,23 @@ func (e endpoint) dialer() transport.Dialer {
 	if path, ok := strings.CutPrefix(e.address, unixPrefix); ok {
 		return &transport.UnixDialer{Path: path}
 	}
+	if e.tcp {
+		return &transport.TLSDialer{Addr: e.address, Credentials: e.credentials, Idle: e.idle}
+	}
 	return &transport.QUICDialer{Addr: e.address, Credentials: e.credentials, Idle: e.idle}
 }
 
 // listen tells refused of peers that were turned away.
 func (e endpoint) listen(refused func(error)) (transport.Listener, error) {
-	opts := &transport.QUICOptions{Refused: refused, Idle: e.idle}
+	opts := &transport.ListenOptions{Refused: refused, Idle: e.idle}
 	var l transport.Listener
 	var err error
 	if path, ok := strings.CutPrefix(e.address, unixPrefix); ok {
 		l, err = transport.ListenUnix(path)
 	} else if n, ok, _ := socketFD(e.address); ok {
 		l, err = e.listenFD(n, opts)
+	} else if e.tcp {
+		l, err = transport.ListenTLS(e.address, e.credentials, opts)
 	} else {
 		l, err = transport.ListenQUIC(e.address, e.credentials, opts)
 	}
@@ -117,6 +138,9 @@ func (e endpoint) listen(refused func(error)) (transport.Listener, error) {
 func (e endpoint) heardAt(l transport.Listener) string {
 	if strings.HasPrefix(e.address, unixPrefix) {
 		return e.address
+	}
+	if e.tcp {
+		return tlsPrefix + l.Addr().String()
 	}
 	return l.Addr().String()
 }

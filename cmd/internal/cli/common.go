@@ -176,7 +176,7 @@ func (c *common) run(prepare func() (job, error)) int {
 func (c *common) attempt(ctx context.Context, prepare func() (job, error), show *show) ([]opened, job, verdict) {
 	devices, j, err := c.setUp(prepare)
 	v := verdict{report: report.Report{Outcome: handoff.Rolledback}, err: err, preflight: j.preflight}
-	v.scene = scene{sending: c.role == source, self: j.end.id(), certified: c.tlsDir != "", address: j.end.address}
+	v.scene = scene{sending: c.role == source, self: j.end.id(), certified: c.tlsDir != "", address: j.end.address, tcp: j.end.tcp}
 	if d, ok := errors.AsType[*decided](err); ok {
 		v.started, v.report, v.err = true, d.report, d.err
 	}

@@ -44,7 +44,8 @@ func committed() verdict {
 		started: true,
 		report: report.Report{
 			Outcome: handoff.Committed, Attempt: transport.Attempt{Epoch: 1}, Peer: peerID, Lanes: 2,
-			Total: 3210 * time.Millisecond, Downtime: 84160 * time.Microsecond,
+			Carrier: transport.Carrier{Name: "quic", GRO: true, ReceiveBuffer: 8 << 20, SendBuffer: 8 << 20},
+			Total:   3210 * time.Millisecond, Downtime: 84160 * time.Microsecond,
 			Stages: []report.Stage{{Name: "stop", Took: 1300 * time.Microsecond}, {Name: "save", Took: 82860 * time.Microsecond}},
 			Devices: []report.Device{
 				{

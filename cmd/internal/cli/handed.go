@@ -144,7 +144,7 @@ func isUDP(n int) error {
 }
 
 // listenFD listens on a socket that checkSocketFD has found good, and owns it.
-func (e endpoint) listenFD(n int, opts *transport.QUICOptions) (transport.Listener, error) {
+func (e endpoint) listenFD(n int, opts *transport.ListenOptions) (transport.Listener, error) {
 	f := os.NewFile(uintptr(n), e.address)
 	conn, err := net.FilePacketConn(f) // with a descriptor of its own
 	f.Close()

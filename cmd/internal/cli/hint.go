@@ -20,6 +20,7 @@ type scene struct {
 	self      transport.ID // zero on carriers without identities
 	certified bool         // by a CA
 	address   string       // --to or --listen
+	tcp       bool         // it is TLS over TCP
 	moved     bool         // bytes left the source
 	kept      []string     // devices that this process was held for, in doubt
 	letGo     bool         // and was told to let go of
@@ -232,6 +233,9 @@ func (s scene) otherProgram() string {
 func (s scene) unreachable() string {
 	if path, ok := strings.CutPrefix(s.address, unixPrefix); ok {
 		return fmt.Sprintf("start mig-recv --listen %s%s first, as the same user", unixPrefix, path)
+	}
+	if s.tcp {
+		return fmt.Sprintf("is mig-recv listening at %s%s, and does every firewall between let TCP through?", tlsPrefix, s.address)
 	}
 	return fmt.Sprintf("is mig-recv listening at %s, and does every firewall between let UDP through?", s.address)
 }

@@ -120,9 +120,25 @@ type jsonDone struct {
 	Off      *float64     `json:"prediction_error_percent,omitempty"` // how much longer the downtime was
 	Stages   []jsonStage  `json:"stages"`
 	Lanes    int          `json:"lanes"`
+	Carrier  *jsonCarrier `json:"carrier,omitempty"`
 	Devices  []jsonDevice `json:"devices"`
 	Error    *jsonError   `json:"error,omitempty"`
 	Warnings []string     `json:"warnings"`
+}
+
+// jsonCarrier is what carries the lanes, as this side sees it.
+type jsonCarrier struct {
+	Name          string `json:"name"`
+	GRO           bool   `json:"gro,omitempty"` // packets come joined
+	ReceiveBuffer int    `json:"receive_buffer_bytes,omitempty"`
+	SendBuffer    int    `json:"send_buffer_bytes,omitempty"`
+}
+
+func carriedBy(c transport.Carrier) *jsonCarrier {
+	if c.Name == "" {
+		return nil
+	}
+	return &jsonCarrier{c.Name, c.GRO, c.ReceiveBuffer, c.SendBuffer}
 }
 
 // jsonStopForecast is what the stop was expected to take when it was decided: at
@@ -271,7 +287,7 @@ func (j *jsonView) end(v verdict) {
 	}
 	done := jsonDone{
 		jsonHead: j.head("done", time.Now()), Outcome: v.outcome(), Exit: v.exit(),
-		Peer: known(r.Peer), TotalMS: milliseconds(r.Total), DowntimeMS: milliseconds(r.Downtime), CalledOff: milliseconds(r.CalledOff), Lanes: r.Lanes,
+		Peer: known(r.Peer), TotalMS: milliseconds(r.Total), DowntimeMS: milliseconds(r.Downtime), CalledOff: milliseconds(r.CalledOff), Lanes: r.Lanes, Carrier: carriedBy(r.Carrier),
 		jsonStopForecast: jsonForecast(r.Predicted),
 		Stages:           jsonStages(r.Stages), Devices: []jsonDevice{}, Warnings: []string{},
 	}

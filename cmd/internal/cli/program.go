@@ -48,6 +48,8 @@ func (p *program) run(args []string) int {
 	abortOnPanic()
 	// A reader of the report that has gone away must not kill a migration.
 	signal.Ignore(syscall.SIGPIPE)
+	// quic-go would write a line of its own; the report's carrier and a warning say it.
+	os.Setenv("QUIC_GO_DISABLE_RECEIVE_BUFFER_WARNING", "true")
 	if len(args) > 0 && strings.HasPrefix(args[0], cobra.ShellCompRequestCmd) {
 		p.root.Flags().VisitAll(plainUsage)
 		p.root.PersistentFlags().VisitAll(plainUsage)

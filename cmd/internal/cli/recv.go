@@ -24,6 +24,8 @@ that it answers any mig-send --dry-run.
 
 ` + identityHelp + `
 
+` + carrierHelp + `
+
 Only peers that --peer or --peer-name lists are heard. With --listen unix:PATH the peer is a
 process of the same host; the kernel vouches that it belongs to the same user or
 root, and neither side has an identity.
@@ -83,7 +85,7 @@ func newRecv() *program {
 		Long:    recvLong,
 		Example: recvExample,
 	}
-	root.Flags().StringVar(&r.listen, "listen", "", "`ADDR:PORT` to listen on, or unix:PATH, or fd:N")
+	root.Flags().StringVar(&r.listen, "listen", "", "`ADDR:PORT` to listen on, or tls://ADDR:PORT, or unix:PATH, or fd:N")
 	r.addFlags(root)
 	r.maxState = size{bytes: 1 << 40, min: 1, max: transport.MaxStream}
 	root.Flags().Var(&r.maxState, "max-state", "`SIZE` that one device's state may have")

@@ -85,7 +85,7 @@ func (v verdict) facts() [][2]string {
 		add("predicted", spanText(r.Predicted.Downtime)+knownParts(r.Predicted.Prediction)+miss(r))
 	}
 	if r.Total > 0 && v.bytes() > 0 {
-		add("rate", humanRate(float64(v.bytes())/r.Total.Seconds())+lanes(r.Lanes))
+		add("rate", humanRate(float64(v.bytes())/r.Total.Seconds())+lanes(r.Lanes)+carrier(r.Carrier))
 	}
 	add("verified", v.verifiedNames(true))
 	add("DAMAGED", v.verifiedNames(false))
@@ -116,6 +116,16 @@ func miss(r report.Report) string {
 		return ""
 	}
 	return fmt.Sprintf("; it took %+.0f %%", 100*off)
+}
+
+func carrier(c transport.Carrier) string {
+	switch {
+	case c.Name == "":
+		return ""
+	case c.GRO:
+		return " of " + c.Name + ", GRO"
+	}
+	return " of " + c.Name
 }
 
 func lanes(n int) string {

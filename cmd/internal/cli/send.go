@@ -26,6 +26,8 @@ mig-recv waits for it. All of them run there in the end, or none.
 
 ` + identityHelp + `
 
+` + carrierHelp + `
+
 With --to unix:PATH the peer is a process of the same host; the kernel vouches
 that it belongs to the same user or root, and neither side has an identity.
 
@@ -108,7 +110,7 @@ func newSend() *program {
 		Long:    sendLong,
 		Example: sendExample,
 	}
-	root.Flags().StringVar(&s.to, "to", "", "`ADDR:PORT` of mig-recv, or unix:PATH")
+	root.Flags().StringVar(&s.to, "to", "", "`ADDR:PORT` of mig-recv, or tls://ADDR:PORT, or unix:PATH")
 	s.addFlags(root)
 	root.Flags().BoolVar(&s.dry, "dry-run", false, "only ask whether a migration would be accepted, and predict it")
 	s.onCommit.add(root, "commit", "`PROGRAM` that is run when this side has given the devices up")

@@ -1,0 +1,366 @@
+package transport
+
+import (
+	"cmp"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// TLSDialer opens lanes over TLS 1.3 and TCP, with the identities, the roles and the
+// protocol of [QUICDialer]. A kernel that does the work of TCP, and a network that joins
+// its packets, make it the faster one on a clean path; where packets are lost, or
+// addresses change, it is QUIC.
+type TLSDialer struct {
+	Addr        string      // host:port
+	Credentials Credentials // who this side is, and who may be at Addr
+
+	// Idle is the silence after which a lane is lost: of the peer's kernel, where nothing
+	// is to be sent, or of its acknowledgements. Default IdleTimeout, at least
+	// MinIdleTimeout; the kernel counts in seconds.
+	Idle time.Duration
+}
+
+// Dial fails as that of [QUICDialer].
+func (d *TLSDialer) Dial(ctx context.Context) (Lane, error) {
+	config, err := tlsConfig(d.Credentials, RoleSend)
+	if err != nil {
+		return nil, err
+	}
+	within, cancel := context.WithTimeout(ctx, HandshakeTimeout)
+	defer cancel()
+	conn, err := (&net.Dialer{KeepAliveConfig: keepAlive(d.Idle)}).DialContext(within, "tcp", d.Addr)
+	if err != nil {
+		return nil, dialError(ctx, err)
+	}
+	lane := newTLSLane(conn.(*net.TCPConn), d.Idle, func(c net.Conn) *tls.Conn { return tls.Client(c, config) })
+	if err := lane.tls.HandshakeContext(within); err != nil {
+		conn.Close()
+		return nil, tlsDialError(ctx, err)
+	}
+	return lane, nil
+}
+
+// keepAlive has the kernel notice a peer that has gone while nothing is to be sent.
+func keepAlive(idle time.Duration) net.KeepAliveConfig {
+	idle = max(cmp.Or(idle, IdleTimeout), MinIdleTimeout)
+	return net.KeepAliveConfig{Enable: true, Idle: time.Second, Interval: time.Second, Count: max(1, int(idle/time.Second)-1)}
+}
+
+// tlsListener accepts the lanes of every authenticated peer.
+type tlsListener struct {
+	tcp      *net.TCPListener
+	config   *tls.Config
+	idle     time.Duration
+	refused  func(error)
+	callers  *callers
+	halfOpen atomic.Int64
+	lanes    chan *tlsLane
+	closing  context.Context
+	stop     context.CancelFunc
+	serving  sync.WaitGroup
+	close    sync.Once
+}
+
+// ListenTLS accepts lanes on a TCP address from the peers that the credentials know.
+// Lanes outlive the Close of their listener.
+func ListenTLS(addr string, c Credentials, opts *ListenOptions) (Listener, error) {
+	config, err := tlsConfig(c, RoleRecv)
+	if err != nil {
+		return nil, err
+	}
+	var o ListenOptions
+	if opts != nil {
+		o = *opts
+	}
+	if o.Refused == nil {
+		o.Refused = func(error) {}
+	}
+	verify := config.VerifyConnection
+	config.VerifyConnection = func(s tls.ConnectionState) error {
+		err := verify(s)
+		if err != nil {
+			o.Refused(err)
+		}
+		return err
+	}
+	tcp, err := (&net.ListenConfig{KeepAliveConfig: keepAlive(o.Idle)}).Listen(context.Background(), "tcp", addr)
+	if err != nil {
+		return nil, fmt.Errorf("transport: listen: %w", err)
+	}
+	l := &tlsListener{tcp: tcp.(*net.TCPListener), config: config, idle: o.Idle, refused: o.Refused, callers: newCallers(), lanes: make(chan *tlsLane)}
+	l.closing, l.stop = context.WithCancel(context.Background())
+	l.serving.Go(l.serve) // Close ends it
+	return l, nil
+}
+
+// serve hands every connection to a goroutine of its own, so that none waits for
+// another. A connection that TCP has made proves its address.
+func (l *tlsListener) serve() {
+	for {
+		conn, err := l.tcp.AcceptTCP()
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		if err != nil { // out of file descriptors, perhaps
+			select {
+			case <-time.After(dialEvery):
+			case <-l.closing.Done():
+			}
+			continue
+		}
+		if !l.callers.admit(conn.RemoteAddr()) {
+			l.refused(fmt.Errorf("transport: more than %d connections at once, and %d a second after that, from %v", ConnBurst, ConnRate, conn.RemoteAddr()))
+			conn.Close()
+			continue
+		}
+		if l.halfOpen.Add(1) > MaxHalfOpen {
+			l.halfOpen.Add(-1)
+			conn.Close()
+			continue
+		}
+		l.serving.Go(func() {
+			defer l.halfOpen.Add(-1)
+			l.open(conn)
+		})
+	}
+}
+
+// open waits for a connection's handshake, HandshakeTimeout at most, and for somebody to
+// accept the lane.
+func (l *tlsListener) open(conn *net.TCPConn) {
+	lane := newTLSLane(conn, l.idle, func(c net.Conn) *tls.Conn { return tls.Server(c, l.config) })
+	ctx, cancel := context.WithTimeout(l.closing, HandshakeTimeout)
+	defer cancel()
+	if err := lane.tls.HandshakeContext(ctx); err != nil {
+		conn.Close()
+		return
+	}
+	select {
+	case l.lanes <- lane:
+	case <-ctx.Done():
+		lane.Close()
+	}
+}
+
+func (l *tlsListener) Accept(ctx context.Context) (Lane, error) {
+	select {
+	case lane := <-l.lanes:
+		return lane, nil
+	case <-ctx.Done():
+		return nil, fmt.Errorf("transport: accept: %w", context.Cause(ctx))
+	case <-l.closing.Done():
+		return nil, fmt.Errorf("transport: accept: %w", net.ErrClosed)
+	}
+}
+
+func (l *tlsListener) Addr() net.Addr { return l.tcp.Addr() }
+
+// Close ends the handshakes under way and the lanes that nobody has accepted.
+func (l *tlsListener) Close() error {
+	l.close.Do(func() {
+		l.stop()
+		l.tcp.Close()
+		l.serving.Wait()
+	})
+	return nil
+}
+
+// tlsLane is one TLS connection.
+type tlsLane struct {
+	tcp      *net.TCPConn
+	tls      *tls.Conn
+	out      *records
+	finished atomic.Bool // CloseWrite was called
+	closed   atomic.Bool
+	close    sync.Once
+}
+
+func newTLSLane(conn *net.TCPConn, idle time.Duration, wrap func(net.Conn) *tls.Conn) *tlsLane {
+	idle = max(cmp.Or(idle, IdleTimeout), MinIdleTimeout)
+	if raw, err := conn.SyscallConn(); err == nil {
+		_ = raw.Control(func(fd uintptr) { // without it a loss is noticed later
+			unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(idle.Milliseconds()))
+		})
+	}
+	out := &records{TCPConn: conn}
+	return &tlsLane{tcp: conn, tls: wrap(out), out: out}
+}
+
+// Peer is the ID of the key that TLS verified.
+func (l *tlsLane) Peer() ID { return certificateID(l.tls.ConnectionState().PeerCertificates[0]) }
+
+// Carrier implements [Carried].
+func (l *tlsLane) Carrier() Carrier { return Carrier{Name: "tls"} }
+
+func (l *tlsLane) Read(p []byte) (int, error) {
+	n, err := l.tls.Read(p)
+	if err == io.EOF && l.out.ended.Load() { // which crypto/tls lets pass between two records
+		err = io.ErrUnexpectedEOF
+	}
+	return n, l.error(err)
+}
+
+// Write gives crypto/tls no more than a record at a time: a Write of its that times out
+// would be the lane's last.
+func (l *tlsLane) Write(p []byte) (n int, err error) {
+	for err == nil && n < len(p) {
+		if err = l.out.flush(flushMost); err != nil {
+			break
+		}
+		var m int
+		l.out.gather(true)
+		m, err = l.tls.Write(p[n:min(n+recordMost, len(p))])
+		l.out.gather(false)
+		n += m
+	}
+	if err == nil {
+		err = l.out.flush(0)
+	}
+	return n, l.error(err)
+}
+
+func (l *tlsLane) CloseWrite() error {
+	l.finished.Store(true)
+	return l.error(errors.Join(l.tls.CloseWrite(), l.out.flush(0)))
+}
+
+func (l *tlsLane) SetDeadline(t time.Time) error { return l.tcp.SetDeadline(t) }
+
+// Close after CloseWrite first waits, up to closeWait, for the peer to be done too: with
+// bytes that came and were not read, TCP ends in a reset, which takes with it what the
+// peer did not read yet (RFC 1122, section 4.2.2.13). Any other Close says so, if it can
+// be said at once: a peer that hears nothing takes the lane for lost.
+func (l *tlsLane) Close() error {
+	l.close.Do(func() {
+		l.closed.Store(true)
+		if l.finished.Load() {
+			l.tcp.SetDeadline(time.Now().Add(closeWait))
+			io.Copy(io.Discard, l.tls)
+		} else {
+			l.out.closing.Store(true)
+			l.tcp.SetWriteDeadline(time.Now().Add(farewell))
+			l.tls.Close()
+			l.out.flush(0)
+		}
+		l.tcp.Close()
+	})
+	return nil
+}
+
+// farewell bounds the wait of a Close for room to say so.
+const farewell = 50 * time.Millisecond
+
+// error gives the errors of crypto/tls and TCP on an open lane this package's meaning. A
+// peer's program that ends a lane says so, by an alert; what ends without one the network
+// has ended, or the end of a process (RFC 8446, section 6.1).
+func (l *tlsLane) error(err error) error {
+	switch {
+	case err == nil, err == io.EOF && !l.closed.Load(), errors.Is(err, os.ErrDeadlineExceeded) && !l.closed.Load():
+		return err
+	case l.closed.Load(), errors.Is(err, net.ErrClosed):
+		return &carrierError{kind: net.ErrClosed, cause: err}
+	case refusedByAlert(err):
+		return &carrierError{kind: ErrRefusedByPeer, cause: err}
+	}
+	return &carrierError{kind: ErrLost, cause: err}
+}
+
+// refusedByAlert recognises the alerts of [refused], which crypto/tls has no type for.
+func refusedByAlert(err error) bool {
+	op, ok := errors.AsType[*net.OpError](err)
+	if !ok || op.Op != "remote error" {
+		return false
+	}
+	text := op.Err.Error()
+	return strings.Contains(text, "certificate") || strings.Contains(text, "access denied")
+}
+
+func tlsDialError(ctx context.Context, err error) error {
+	if wrong, ok := errors.AsType[*WrongPeerError](err); ok {
+		return wrong
+	}
+	if wrong, ok := errors.AsType[*CertificateError](err); ok {
+		return wrong
+	}
+	if refusedByAlert(err) {
+		return &carrierError{kind: ErrRefusedByPeer, cause: err}
+	}
+	return dialError(ctx, err)
+}
+
+// recordMost is the longest payload of a TLS record (RFC 8446, section 5.1); flushMost is
+// what is gathered of records before the kernel gets it, in one call.
+const (
+	recordMost = 16 << 10
+	flushMost  = 128 << 10
+)
+
+// records gathers what crypto/tls writes, so that many records cost one system call, and
+// keeps what the kernel does not take before a deadline: to crypto/tls a Write never
+// fails by that. Only one goroutine writes.
+type records struct {
+	*net.TCPConn
+	mu        sync.Mutex // the end of a lane, and a reader's alert, may come beside a Write
+	pending   []byte
+	gathering bool
+	closing   atomic.Bool // and crypto/tls sets no deadline any more
+	ended     atomic.Bool // TCP has: what comes before is TLS's own end
+}
+
+func (r *records) Read(p []byte) (int, error) {
+	n, err := r.TCPConn.Read(p)
+	if err == io.EOF {
+		r.ended.Store(true)
+	}
+	return n, err
+}
+
+func (r *records) gather(on bool) {
+	r.mu.Lock()
+	r.gathering = on
+	r.mu.Unlock()
+}
+
+func (r *records) Write(p []byte) (int, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.pending = append(r.pending, p...)
+	if r.gathering {
+		return len(p), nil
+	}
+	return len(p), r.write()
+}
+
+// flush leaves no more than that many bytes to be written.
+func (r *records) flush(most int) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.pending) <= most {
+		return nil
+	}
+	return r.write()
+}
+
+func (r *records) write() error {
+	n, err := r.TCPConn.Write(r.pending)
+	r.pending = append(r.pending[:0], r.pending[n:]...)
+	return err
+}
+
+func (r *records) SetWriteDeadline(t time.Time) error {
+	if r.closing.Load() {
+		return nil
+	}
+	return r.TCPConn.SetWriteDeadline(t)
+}
