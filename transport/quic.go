@@ -68,7 +68,7 @@ func (d *QUICDialer) Dial(ctx context.Context) (Lane, error) {
 	lane, err := d.dialFrom(ctx, socket, addr, config)
 	if err != nil {
 		socket.release()
-		return nil, quicDialError(ctx, err)
+		return nil, handshakeError(ctx, err, refused(err))
 	}
 	return lane, nil
 }
@@ -286,14 +286,16 @@ func closedThere(err error) bool {
 	return connection || stream
 }
 
-func quicDialError(ctx context.Context, err error) error {
+// handshakeError is why a handshake has failed: the identities, or nobody who speaks this
+// protocol. refused says that the peer has turned this side down.
+func handshakeError(ctx context.Context, err error, refused bool) error {
 	if wrong, ok := errors.AsType[*WrongPeerError](err); ok {
 		return wrong
 	}
 	if wrong, ok := errors.AsType[*CertificateError](err); ok {
 		return wrong
 	}
-	if refused(err) {
+	if refused {
 		return &carrierError{kind: ErrRefusedByPeer, cause: err}
 	}
 	return dialError(ctx, err)

@@ -5,41 +5,19 @@ import (
 	"crypto"
 	"crypto/hkdf"
 	"crypto/sha256"
-	"crypto/tls"
 	"crypto/x509"
-	"errors"
 	"fmt"
 	"net"
-	"sync"
-	"sync/atomic"
-	"time"
 
 	"github.com/quic-go/quic-go"
 )
 
 // quicListener accepts the lanes of every authenticated peer on one UDP socket.
 type quicListener struct {
-	socket   *quicSocket
-	quic     *quic.Listener
-	windows  windowBudget
-	refused  func(error)
-	callers  *callers
-	halfOpen atomic.Int64
-	lanes    chan *quicLane
-	closing  context.Context
-	stop     context.CancelFunc
-	serving  sync.WaitGroup
-	close    sync.Once
-}
-
-// ListenOptions tunes a listener of any carrier between hosts. Nil, or a zero field, means the default.
-type ListenOptions struct {
-	// Refused is told of every peer that was turned away, with a [WrongPeerError] or a
-	// [CertificateError] where the peer showed a key; it may be called by several
-	// goroutines at once, as often as somebody tries. Default: nobody is told.
-	Refused func(error)
-	// Idle is as in the carrier's dialler.
-	Idle time.Duration
+	socket  *quicSocket
+	quic    *quic.Listener
+	windows windowBudget
+	*door
 }
 
 // ListenQUIC accepts lanes on a UDP address from the peers that the credentials
@@ -73,7 +51,8 @@ func ListenQUICOn(conn net.PacketConn, c Credentials, opts *ListenOptions) (List
 }
 
 func listenOn(socket *quicSocket, c Credentials, o ListenOptions) (Listener, error) {
-	config, err := tlsConfig(c, RoleRecv)
+	l := &quicListener{socket: socket, door: newDoor(o)}
+	config, err := l.config(c)
 	if err != nil {
 		return nil, err
 	}
@@ -81,19 +60,6 @@ func listenOn(socket *quicSocket, c Credentials, o ListenOptions) (Listener, err
 	if err != nil {
 		return nil, err
 	}
-	if o.Refused == nil {
-		o.Refused = func(error) {}
-	}
-	verify := config.VerifyConnection
-	config.VerifyConnection = func(s tls.ConnectionState) error {
-		err := verify(s)
-		if err != nil {
-			o.Refused(err)
-		}
-		return err
-	}
-	l := &quicListener{socket: socket, refused: o.Refused, callers: newCallers(), lanes: make(chan *quicLane)}
-	l.closing, l.stop = context.WithCancel(context.Background())
 	socket.transport.StatelessResetKey = reset
 	socket.transport.VerifySourceAddress = l.mustProveAddress
 	socket.transport.ConnContext = l.admit
@@ -132,20 +98,13 @@ type openedKey struct{}
 // admit counts a connection as half open from its first packet until its first
 // stream was accepted or it ended.
 func (l *quicListener) admit(ctx context.Context, from *quic.ClientInfo) (context.Context, error) {
-	if !l.callers.admit(from.RemoteAddr) {
-		err := fmt.Errorf("transport: more than %d connections at once, and %d a second after that, from %v", ConnBurst, ConnRate, from.RemoteAddr)
-		l.refused(err)
+	if err := l.enter(from.RemoteAddr); err != nil {
 		return nil, err
 	}
-	if l.halfOpen.Add(1) > MaxHalfOpen {
-		l.halfOpen.Add(-1)
-		return nil, errors.New("too many half-open connections")
-	}
-	leave := func() { l.halfOpen.Add(-1) }
-	stop := context.AfterFunc(ctx, leave)
+	stop := context.AfterFunc(ctx, l.leave)
 	opened := func() {
 		if stop() {
-			leave()
+			l.leave()
 		}
 	}
 	return context.WithValue(ctx, openedKey{}, opened), nil
@@ -184,17 +143,6 @@ func (l *quicListener) open(conn *quic.Conn) {
 		lane.Close()
 	case <-l.closing.Done():
 		lane.Close()
-	}
-}
-
-func (l *quicListener) Accept(ctx context.Context) (Lane, error) {
-	select {
-	case lane := <-l.lanes:
-		return lane, nil
-	case <-ctx.Done():
-		return nil, fmt.Errorf("transport: accept: %w", context.Cause(ctx))
-	case <-l.closing.Done():
-		return nil, fmt.Errorf("transport: accept: %w", net.ErrClosed)
 	}
 }
 

@@ -169,7 +169,7 @@ func TestQUICOtherProtocol(t *testing.T) {
 	config := testTLS(t, p.sender, RoleSend, p.receiver)
 	config.NextProtos = []string{"mig/2"}
 	_, err := p.raw(t, config)
-	if err := quicDialError(t.Context(), err); !errors.Is(err, ErrUnreachable) || errors.Is(err, ErrAuth) {
+	if err := handshakeError(t.Context(), err, refused(err)); !errors.Is(err, ErrUnreachable) || errors.Is(err, ErrAuth) {
 		t.Fatalf("other protocol: %v, want ErrUnreachable", err)
 	}
 }

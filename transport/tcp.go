@@ -46,7 +46,7 @@ func (d *TLSDialer) Dial(ctx context.Context) (Lane, error) {
 	lane := newTLSLane(conn.(*net.TCPConn), d.Idle, func(c net.Conn) *tls.Conn { return tls.Client(c, config) })
 	if err := lane.tls.HandshakeContext(within); err != nil {
 		conn.Close()
-		return nil, tlsDialError(ctx, err)
+		return nil, handshakeError(ctx, err, refusedByAlert(err))
 	}
 	return lane, nil
 }
@@ -59,47 +59,28 @@ func keepAlive(idle time.Duration) net.KeepAliveConfig {
 
 // tlsListener accepts the lanes of every authenticated peer.
 type tlsListener struct {
-	tcp      *net.TCPListener
-	config   *tls.Config
-	idle     time.Duration
-	refused  func(error)
-	callers  *callers
-	halfOpen atomic.Int64
-	lanes    chan *tlsLane
-	closing  context.Context
-	stop     context.CancelFunc
-	serving  sync.WaitGroup
-	close    sync.Once
+	tcp  *net.TCPListener
+	tls  *tls.Config
+	idle time.Duration
+	*door
 }
 
 // ListenTLS accepts lanes on a TCP address from the peers that the credentials know.
 // Lanes outlive the Close of their listener.
 func ListenTLS(addr string, c Credentials, opts *ListenOptions) (Listener, error) {
-	config, err := tlsConfig(c, RoleRecv)
+	if opts == nil {
+		opts = new(ListenOptions)
+	}
+	door := newDoor(*opts)
+	config, err := door.config(c)
 	if err != nil {
 		return nil, err
 	}
-	var o ListenOptions
-	if opts != nil {
-		o = *opts
-	}
-	if o.Refused == nil {
-		o.Refused = func(error) {}
-	}
-	verify := config.VerifyConnection
-	config.VerifyConnection = func(s tls.ConnectionState) error {
-		err := verify(s)
-		if err != nil {
-			o.Refused(err)
-		}
-		return err
-	}
-	tcp, err := (&net.ListenConfig{KeepAliveConfig: keepAlive(o.Idle)}).Listen(context.Background(), "tcp", addr)
+	tcp, err := (&net.ListenConfig{KeepAliveConfig: keepAlive(opts.Idle)}).Listen(context.Background(), "tcp", addr)
 	if err != nil {
 		return nil, fmt.Errorf("transport: listen: %w", err)
 	}
-	l := &tlsListener{tcp: tcp.(*net.TCPListener), config: config, idle: o.Idle, refused: o.Refused, callers: newCallers(), lanes: make(chan *tlsLane)}
-	l.closing, l.stop = context.WithCancel(context.Background())
+	l := &tlsListener{tcp: tcp.(*net.TCPListener), tls: config, idle: opts.Idle, door: door}
 	l.serving.Go(l.serve) // Close ends it
 	return l, nil
 }
@@ -119,18 +100,12 @@ func (l *tlsListener) serve() {
 			}
 			continue
 		}
-		if !l.callers.admit(conn.RemoteAddr()) {
-			l.refused(fmt.Errorf("transport: more than %d connections at once, and %d a second after that, from %v", ConnBurst, ConnRate, conn.RemoteAddr()))
-			conn.Close()
-			continue
-		}
-		if l.halfOpen.Add(1) > MaxHalfOpen {
-			l.halfOpen.Add(-1)
+		if l.enter(conn.RemoteAddr()) != nil {
 			conn.Close()
 			continue
 		}
 		l.serving.Go(func() {
-			defer l.halfOpen.Add(-1)
+			defer l.leave()
 			l.open(conn)
 		})
 	}
@@ -139,7 +114,7 @@ func (l *tlsListener) serve() {
 // open waits for a connection's handshake, HandshakeTimeout at most, and for somebody to
 // accept the lane.
 func (l *tlsListener) open(conn *net.TCPConn) {
-	lane := newTLSLane(conn, l.idle, func(c net.Conn) *tls.Conn { return tls.Server(c, l.config) })
+	lane := newTLSLane(conn, l.idle, func(c net.Conn) *tls.Conn { return tls.Server(c, l.tls) })
 	ctx, cancel := context.WithTimeout(l.closing, HandshakeTimeout)
 	defer cancel()
 	if err := lane.tls.HandshakeContext(ctx); err != nil {
@@ -150,17 +125,6 @@ func (l *tlsListener) open(conn *net.TCPConn) {
 	case l.lanes <- lane:
 	case <-ctx.Done():
 		lane.Close()
-	}
-}
-
-func (l *tlsListener) Accept(ctx context.Context) (Lane, error) {
-	select {
-	case lane := <-l.lanes:
-		return lane, nil
-	case <-ctx.Done():
-		return nil, fmt.Errorf("transport: accept: %w", context.Cause(ctx))
-	case <-l.closing.Done():
-		return nil, fmt.Errorf("transport: accept: %w", net.ErrClosed)
 	}
 }
 
@@ -284,19 +248,6 @@ func refusedByAlert(err error) bool {
 	}
 	text := op.Err.Error()
 	return strings.Contains(text, "certificate") || strings.Contains(text, "access denied")
-}
-
-func tlsDialError(ctx context.Context, err error) error {
-	if wrong, ok := errors.AsType[*WrongPeerError](err); ok {
-		return wrong
-	}
-	if wrong, ok := errors.AsType[*CertificateError](err); ok {
-		return wrong
-	}
-	if refusedByAlert(err) {
-		return &carrierError{kind: ErrRefusedByPeer, cause: err}
-	}
-	return dialError(ctx, err)
 }
 
 // recordMost is the longest payload of a TLS record (RFC 8446, section 5.1); flushMost is

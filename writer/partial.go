@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"slices"
 	"time"
 
@@ -132,97 +131,6 @@ func (f *fleet) reopen(i int) (note, error) {
 		broken = fmt.Errorf("%w: a note of %d bytes is with %d", transport.ErrCorrupt, n.digest.Bytes(), offset)
 	}
 	return n, cmp.Or(broken, err)
-}
-
-// regain takes what every device has kept of a complete copy, and says what that is:
-// what was verified, by the digest beside it, and all of it. Where that is not so nobody
-// knows why, and it may be the last copy: it is left to a later process.
-func (f *fleet) regain(last handoff.Entry) (handoff.Holding, error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	holding, err := f.regainAll(last)
-	if err != nil {
-		err = errors.Join(err, f.leave())
-	}
-	return holding, err
-}
-
-// leave gives up what was taken, to a later process.
-func (f *fleet) leave() error {
-	return f.each(len(f.sinks), func(i int) error {
-		if !f.touched[i] {
-			return nil
-		}
-		f.touched[i], f.streams[i] = false, nil // which Leave has ended
-		if err := f.sinks[i].Device.(vfio.Resumable).Leave(); err != nil {
-			return f.fault(i, transport.CodeDevice, err)
-		}
-		return nil
-	})
-}
-
-func (f *fleet) regainAll(last handoff.Entry) (handoff.Holding, error) {
-	found, committed, missing := make([]note, len(f.sinks)), make([]bool, len(f.sinks)), make([]error, len(f.sinks))
-	err := f.each(len(f.sinks), func(i int) (err error) {
-		found[i], err = f.reopen(i)
-		committed[i] = errors.Is(err, vfio.ErrCommitted)
-		switch {
-		case errors.Is(err, fs.ErrNotExist), errors.Is(err, errors.ErrUnsupported):
-			missing[i] = f.fault(i, transport.CodeDevice, err)
-		case err != nil && !committed[i]:
-			return f.fault(i, transport.CodeDevice, err)
-		}
-		return nil
-	})
-	if err == nil && !slices.Contains(missing, nil) {
-		return handoff.Nothing, nil
-	}
-	if err = errors.Join(err, errors.Join(missing...)); err == nil {
-		err = verified(found, f.sinks, last)
-	}
-	if err == nil && last.Record == handoff.Ready && slices.Contains(committed, true) {
-		err = errors.New("what is recorded as READY has its name already")
-	}
-	if err == nil {
-		err = f.stand(committed)
-	}
-	if err != nil {
-		return handoff.Nothing, err
-	}
-	f.adopted, f.ran = true, committed
-	if slices.Contains(committed, false) {
-		return handoff.Whole, nil
-	}
-	return handoff.Executing, nil
-}
-
-// stand brings the devices whose session is complete, and not committed, to STOP.
-func (f *fleet) stand(committed []bool) error {
-	return f.each(len(f.sinks), func(i int) error {
-		if committed[i] {
-			return nil
-		}
-		if _, err := f.sinks[i].Device.SetState(vfio.Stop); err != nil {
-			return f.fault(i, transport.CodeValidation, err)
-		}
-		return nil
-	})
-}
-
-// verified holds the notes against the digest that READY was said of.
-func verified(found []note, sinks []Sink, last handoff.Entry) error {
-	all, _, err := sorted(found, sinks, last)
-	if err != nil {
-		return err
-	}
-	sums := make([]transport.StreamDigest, len(all))
-	for i, n := range all {
-		sums[i] = n.digest.Sum()
-	}
-	if got := transport.SetDigest(sums); got != last.Digest {
-		return fmt.Errorf("%w: the digest of what the devices hold is %v, and %v is recorded", transport.ErrCorrupt, got, last.Digest)
-	}
-	return nil
 }
 
 // epochOf is the attempt that a record is about: FORCED names the one after it.
@@ -360,69 +268,4 @@ func (e *engine) goOnWith(j handoff.Journal, all []note, order []int) error {
 	e.owner = next
 	e.do(actions)
 	return nil
-}
-
-// spareOthers refuses a migration while a device keeps a complete copy of another one,
-// which may be the only one, and which nobody has decided about; or one of which that
-// cannot be found out now.
-func (e *engine) spareOthers(mig transport.MigID) *transport.Fault {
-	for i, s := range e.fleet.sinks {
-		ids, err := e.fleet.left(i)
-		for _, id := range ids {
-			other, bad := transport.ParseMigID(id)
-			if bad != nil || other == mig {
-				continue
-			}
-			var last handoff.Entry
-			if last, err = e.recordOf(other); undecided(last.Record) {
-				err = fmt.Errorf("it keeps the %v copy of migration %v: %w", last.Record, other, ErrKept)
-			}
-			if err != nil {
-				break
-			}
-		}
-		if err != nil {
-			return &transport.Fault{Code: transport.CodeBusy, Device: s.Name, Err: err}
-		}
-	}
-	return nil
-}
-
-// ErrKept says that a device keeps a complete copy of another migration.
-var ErrKept = errors.New("that has to be gone on with, or given up, first")
-
-func undecided(r handoff.Record) bool {
-	return r == handoff.Ready || r == handoff.Accept || r == handoff.Forced || r == handoff.Lost
-}
-
-// recordOf is the newest record of a migration, the zero Entry if nothing is known of it.
-func (e *engine) recordOf(mig transport.MigID) (handoff.Entry, error) {
-	j, err := e.opts.Journals(mig, true)
-	if errors.Is(err, fs.ErrNotExist) {
-		return handoff.Entry{}, nil
-	}
-	if err != nil {
-		return handoff.Entry{}, fmt.Errorf("it keeps something of migration %v: %w", mig, err)
-	}
-	last := j.Last()
-	if c, ok := j.(io.Closer); ok {
-		c.Close()
-	}
-	return last, nil
-}
-
-// left gives the ids of what a device keeps.
-func (f *fleet) left(i int) (ids []string, err error) {
-	r, ok := f.sinks[i].Device.(vfio.Resumable)
-	if !ok {
-		return nil, nil
-	}
-	list, err := r.Left()
-	if errors.Is(err, errors.ErrUnsupported) {
-		return nil, nil
-	}
-	for _, l := range list {
-		ids = append(ids, l.ID)
-	}
-	return ids, err
 }

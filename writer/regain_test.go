@@ -15,6 +15,7 @@ import (
 
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
+	"github.com/migpipe/migpipe/transport/report"
 	"github.com/migpipe/migpipe/vfio"
 	"github.com/migpipe/migpipe/vfio/file"
 )
@@ -207,6 +208,30 @@ type lasting struct {
 
 func (l lasting) Rebooted() bool { return l.rebooted }
 
+func (k *keptFile) attempt() transport.Attempt {
+	return transport.Attempt{Mig: transport.MigID{1}, Epoch: k.epoch}
+}
+
+// accepted is a process that is told to go on with the file, of which ACCEPT is recorded.
+// Its user gives up after a minute.
+func (k *keptFile) accepted(t *testing.T, j lasting) (transport.Dialer, func() (report.Report, error)) {
+	t.Helper()
+	device, err := file.NewSink(k.path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, l := transport.Pipe()
+	t.Cleanup(func() { l.Close(); device.Close() })
+	j.Append(handoff.Entry{Record: handoff.Accept, Attempt: k.attempt(), Journal: transport.JournalID{2}, Digest: transport.SetDigest([]transport.StreamDigest{k.sum})})
+	return d, func() (report.Report, error) {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		return Receive(ctx, l, []Sink{{Name: "d0", Device: device}}, &Options{
+			Recover: k.attempt().Mig, Journals: func(transport.MigID, bool) (handoff.Journal, error) { return j, nil },
+		})
+	}
+}
+
 // TestAcceptedBeforeARestart: what was accepted before the host was restarted is not
 // started by a process that is told to go on with it: somebody may have had the source go
 // on. A source that asks has not heard of that.
@@ -216,18 +241,8 @@ func TestAcceptedBeforeARestart(t *testing.T) {
 		k := keptFile{path: filepath.Join(dir, "f"), epoch: 3}
 		k.leave(t, 0, 1, vfio.Stop)
 		synctest.Test(t, func(t *testing.T) {
-			device, err := file.NewSink(k.path, nil)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer device.Close()
-			d, l := transport.Pipe()
-			defer l.Close()
 			j := lasting{handoff.NewMemory(), rebooted}
-			a := transport.Attempt{Mig: transport.MigID{1}, Epoch: 3}
-			j.Append(handoff.Entry{Record: handoff.Accept, Attempt: a, Journal: transport.JournalID{2}, Digest: transport.SetDigest([]transport.StreamDigest{k.sum})})
-			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-			defer cancel()
+			d, receive := k.accepted(t, j)
 			named := func() bool { _, err := os.Stat(k.path); return err == nil }
 			source := make(chan error, 1)
 			go func() {
@@ -235,16 +250,14 @@ func TestAcceptedBeforeARestart(t *testing.T) {
 				if named() == rebooted {
 					t.Errorf("rebooted %v: before its source has asked, it has a name: %v", rebooted, named())
 				}
-				control, err := comeBack(t.Context(), d, &transport.Resume{Attempt: a, Peer: j.ID()})
+				control, err := comeBack(t.Context(), d, &transport.Resume{Attempt: k.attempt(), Peer: j.ID()})
 				if err == nil {
-					control.Send(&transport.Fin{Attempt: a})
+					control.Send(&transport.Fin{Attempt: k.attempt()})
 					transport.HangUp(control.Lane(), func() {})
 				}
 				source <- err
 			}()
-			r, err := Receive(ctx, l, []Sink{{Name: "d0", Device: device}}, &Options{
-				Recover: a.Mig, Journals: func(transport.MigID, bool) (handoff.Journal, error) { return j, nil },
-			})
+			r, err := receive()
 			if r.Outcome != handoff.Committed || err != nil || !named() {
 				t.Errorf("rebooted %v: %v, %v, named %v", rebooted, r.Outcome, err, named())
 			}
@@ -262,22 +275,10 @@ func TestWaitsForItsSource(t *testing.T) {
 	k := keptFile{path: filepath.Join(dir, "f"), epoch: 3}
 	k.leave(t, 0, 1, vfio.Stop)
 	synctest.Test(t, func(t *testing.T) {
-		device, err := file.NewSink(k.path, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer device.Close()
-		_, l := transport.Pipe()
-		defer l.Close()
 		j := lasting{handoff.NewMemory(), true}
-		a := transport.Attempt{Mig: transport.MigID{1}, Epoch: 3}
-		j.Append(handoff.Entry{Record: handoff.Accept, Attempt: a, Journal: transport.JournalID{2}, Digest: transport.SetDigest([]transport.StreamDigest{k.sum})})
-		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-		defer cancel()
-		r, err := Receive(ctx, l, []Sink{{Name: "d0", Device: device}}, &Options{
-			Recover: a.Mig, Journals: func(transport.MigID, bool) (handoff.Journal, error) { return j, nil },
-		})
-		if r.Outcome != handoff.InDoubt || r.Attempt != a || err == nil || j.Last().Record != handoff.Accept {
+		_, receive := k.accepted(t, j)
+		r, err := receive()
+		if r.Outcome != handoff.InDoubt || r.Attempt != k.attempt() || err == nil || j.Last().Record != handoff.Accept {
 			t.Errorf("%v of %v, %v; recorded is %v", r.Outcome, r.Attempt, err, j.Last().Record)
 		}
 	})

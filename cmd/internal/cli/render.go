@@ -85,7 +85,7 @@ func (v verdict) facts() [][2]string {
 		add("predicted", spanText(r.Predicted.Downtime)+knownParts(r.Predicted.Prediction)+miss(r))
 	}
 	if r.Total > 0 && v.bytes() > 0 {
-		add("rate", humanRate(float64(v.bytes())/r.Total.Seconds())+lanes(r.Lanes)+carrier(r.Carrier))
+		add("rate", humanRate(float64(v.bytes())/r.Total.Seconds())+lanes(r.Lanes)+carrier(r.Lanes, r.Carrier))
 	}
 	add("verified", v.verifiedNames(true))
 	add("DAMAGED", v.verifiedNames(false))
@@ -118,9 +118,10 @@ func miss(r report.Report) string {
 	return fmt.Sprintf("; it took %+.0f %%", 100*off)
 }
 
-func carrier(c transport.Carrier) string {
+// carrier follows what lanes gives.
+func carrier(lanes int, c transport.Carrier) string {
 	switch {
-	case c.Name == "":
+	case lanes == 0 || c.Name == "":
 		return ""
 	case c.GRO:
 		return " of " + c.Name + ", GRO"

@@ -1,0 +1,91 @@
+package transport
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// ListenOptions tunes a listener of any carrier between hosts. Nil, or a zero field, means the default.
+type ListenOptions struct {
+	// Refused is told of every peer that was turned away, with a [WrongPeerError] or a
+	// [CertificateError] where the peer showed a key; it may be called by several
+	// goroutines at once, as often as somebody tries. Default: nobody is told.
+	Refused func(error)
+	// Idle is as in the carrier's dialler.
+	Idle time.Duration
+}
+
+// door is what the listeners between hosts have in common: it keeps out who is too many,
+// and has those wait whose lane nobody has accepted yet.
+type door struct {
+	refused  func(error)
+	callers  *callers
+	halfOpen atomic.Int64
+	lanes    chan Lane
+	closing  context.Context
+	stop     context.CancelFunc
+	serving  sync.WaitGroup
+	close    sync.Once
+}
+
+func newDoor(o ListenOptions) *door {
+	d := &door{refused: o.Refused, callers: newCallers(), lanes: make(chan Lane)}
+	if d.refused == nil {
+		d.refused = func(error) {}
+	}
+	d.closing, d.stop = context.WithCancel(context.Background())
+	return d
+}
+
+// config is that of a side that hears of whom it has refused.
+func (d *door) config(c Credentials) (*tls.Config, error) {
+	config, err := tlsConfig(c, RoleRecv)
+	if err != nil {
+		return nil, err
+	}
+	verify := config.VerifyConnection
+	config.VerifyConnection = func(s tls.ConnectionState) error {
+		err := verify(s)
+		if err != nil {
+			d.refused(err)
+		}
+		return err
+	}
+	return config, nil
+}
+
+var errTooMany = errors.New("too many half-open connections")
+
+// enter counts a connection as half open, until leave, or says why there is no place.
+func (d *door) enter(from net.Addr) error {
+	if !d.callers.admit(from) {
+		err := fmt.Errorf("transport: more than %d connections at once, and %d a second after that, from %v", ConnBurst, ConnRate, from)
+		d.refused(err)
+		return err
+	}
+	if d.halfOpen.Add(1) > MaxHalfOpen {
+		d.leave()
+		return errTooMany
+	}
+	return nil
+}
+
+func (d *door) leave() { d.halfOpen.Add(-1) }
+
+// Accept implements [Listener].
+func (d *door) Accept(ctx context.Context) (Lane, error) {
+	select {
+	case lane := <-d.lanes:
+		return lane, nil
+	case <-ctx.Done():
+		return nil, fmt.Errorf("transport: accept: %w", context.Cause(ctx))
+	case <-d.closing.Done():
+		return nil, fmt.Errorf("transport: accept: %w", net.ErrClosed)
+	}
+}

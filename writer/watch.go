@@ -1,0 +1,52 @@
+package writer
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/transport/handoff"
+	"github.com/migpipe/migpipe/transport/report"
+)
+
+// watchLoad gives up on devices that have everything of the source's and yet write
+// nothing. What is missing because its lane is lost is no fault of theirs.
+func (e *engine) watchLoad() {
+	if e.owner.Phase != handoff.DestReceiving || e.ends < len(e.merges) {
+		return
+	}
+	var sum uint64
+	for _, m := range e.merges {
+		sum += m.position()
+	}
+	if sum != e.applied || e.moved.IsZero() || !e.lostAt.IsZero() {
+		e.applied, e.moved = sum, time.Now()
+	}
+	limit := e.opts.StallLimit
+	if slices.ContainsFunc(e.lanes, func(r *receiver) bool { return r == nil || r.gone }) {
+		limit += e.opts.ReconnectLimit
+	}
+	if time.Since(e.moved) > limit {
+		e.failed(&transport.Fault{Code: transport.CodeTimeout, Err: fmt.Errorf("%w for %v after the last END", ErrStalled, limit)})
+	}
+}
+
+// watchReady tells of a copy that waits for COMMIT, and drops it if that is wanted. A
+// COMMIT that has come, and waits for the witness, is waited for too.
+func (e *engine) watchReady() {
+	if e.owner.Phase != handoff.DestReady || e.owner.Asking {
+		e.readyAt, e.alarmed = time.Time{}, false
+		return
+	}
+	if e.readyAt.IsZero() {
+		e.readyAt = time.Now()
+	}
+	switch waited := time.Since(e.readyAt); {
+	case e.opts.ReadyLease > 0 && waited >= e.opts.ReadyLease:
+		e.failed(&transport.Fault{Code: transport.CodeTimeout, Err: fmt.Errorf("%w for %v, and the complete copy is dropped", ErrReadyLease, e.opts.ReadyLease)})
+	case waited >= e.opts.ReadyAlarm && !e.alarmed:
+		e.alarmed = true
+		e.tell(report.Event{Kind: report.Warning, Text: fmt.Sprintf("a complete copy has waited for COMMIT for %v, and waits on", e.opts.ReadyAlarm)})
+	}
+}
