@@ -14,11 +14,9 @@ import (
 	"strconv"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"github.com/quic-go/quic-go"
-	"golang.org/x/sys/unix"
 )
 
 // closeWait bounds how long [Lane.Close] waits, after CloseWrite, for the peer
@@ -64,10 +62,10 @@ func (d *QUICDialer) Dial(ctx context.Context) (Lane, error) {
 	if err != nil {
 		return nil, dialError(ctx, err)
 	}
-	socket := newSocket(conn)
-	lane, err := d.dialFrom(ctx, socket, addr, config)
+	sockets := newSockets(conn)
+	lane, err := d.dialFrom(ctx, sockets, addr, config)
 	if err != nil {
-		socket.release()
+		sockets.release()
 		return nil, handshakeError(ctx, err, refused(err))
 	}
 	return lane, nil
@@ -81,8 +79,8 @@ func (d *QUICDialer) open(to netip.Addr) (net.PacketConn, error) {
 	return net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(unspecified(to), 0)))
 }
 
-func (d *QUICDialer) dialFrom(ctx context.Context, s *quicSocket, to netip.AddrPort, config *tls.Config) (*quicLane, error) {
-	conn, err := s.transport.Dial(ctx, net.UDPAddrFromAddrPort(to), config, quicConfig(&d.windows, d.Idle))
+func (d *QUICDialer) dialFrom(ctx context.Context, s *quicSockets, to netip.AddrPort, config *tls.Config) (*quicLane, error) {
+	conn, err := s.all[0].transport.Dial(ctx, net.UDPAddrFromAddrPort(to), config, quicConfig(&d.windows, d.Idle))
 	if err != nil {
 		return nil, err
 	}
@@ -92,7 +90,7 @@ func (d *QUICDialer) dialFrom(ctx context.Context, s *quicSocket, to netip.AddrP
 		conn.CloseWithError(0, "")
 		return nil, err
 	}
-	return newQUICLane(conn, stream, s, dialerLinger), nil
+	return newQUICLane(conn, stream, s, s.all[0], dialerLinger), nil
 }
 
 // quicConfig has the handoff's timers, and room for one stream from the dialler
@@ -138,63 +136,19 @@ func unspecified(ip netip.Addr) netip.Addr {
 	return netip.IPv6Unspecified()
 }
 
-// quicSocket is a UDP socket with its users: the lanes on it and the listener.
-// The last one closes it.
-type quicSocket struct {
-	conn      net.PacketConn
-	transport *quic.Transport
-	users     atomic.Int64
-}
-
-func newSocket(conn net.PacketConn) *quicSocket {
-	conn = withGRO(conn)
-	s := &quicSocket{conn: conn, transport: &quic.Transport{Conn: conn}}
-	s.users.Store(1)
-	return s
-}
-
-// socketBuffer is what quic-go asks the kernel for, and takes with CAP_NET_ADMIN, for
-// each direction of a socket: its desiredBufferSize.
-const socketBuffer = 7 << 20
-
-// carrier is what became of what was asked for.
-func (s *quicSocket) carrier() Carrier {
-	c := Carrier{Name: "quic"}
-	_, c.GRO = s.conn.(*groConn)
-	sock, ok := s.conn.(syscall.Conn)
-	if !ok {
-		return c
-	}
-	raw, err := sock.SyscallConn()
-	if err != nil {
-		return c
-	}
-	_ = raw.Control(func(fd uintptr) { // of a socket that is closed nothing is said
-		c.ReceiveBuffer, _ = unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF)
-		c.SendBuffer, _ = unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_SNDBUF)
-	})
-	return c
-}
-
-func (s *quicSocket) release() {
-	if s.users.Add(-1) == 0 {
-		s.transport.Close() // joins quic-go's reader of the socket
-		s.conn.Close()
-	}
-}
-
 // quicLane is the one stream of a connection.
 type quicLane struct {
 	conn     *quic.Conn
 	stream   *quic.Stream
 	linger   func(context.Context, *quic.Conn)
-	socket   *quicSocket
+	sockets  *quicSockets
+	socket   *quicSocket // of them
 	finished atomic.Bool // CloseWrite was called
 	close    sync.Once
 }
 
-func newQUICLane(conn *quic.Conn, stream *quic.Stream, socket *quicSocket, linger func(context.Context, *quic.Conn)) *quicLane {
-	return &quicLane{conn: conn, stream: stream, socket: socket, linger: linger}
+func newQUICLane(conn *quic.Conn, stream *quic.Stream, sockets *quicSockets, socket *quicSocket, linger func(context.Context, *quic.Conn)) *quicLane {
+	return &quicLane{conn: conn, stream: stream, sockets: sockets, socket: socket, linger: linger}
 }
 
 // Carrier implements [Carried].
@@ -239,7 +193,7 @@ func (l *quicLane) Close() error {
 			cancel()
 		}
 		l.conn.CloseWithError(0, "")
-		l.socket.release()
+		l.sockets.release()
 	})
 	return nil
 }

@@ -12,63 +12,66 @@ import (
 	"github.com/quic-go/quic-go"
 )
 
-// quicListener accepts the lanes of every authenticated peer on one UDP socket.
+// quicListener accepts the lanes of every authenticated peer at one UDP address.
 type quicListener struct {
-	socket  *quicSocket
-	quic    *quic.Listener
+	sockets *quicSockets
+	quic    []*quic.Listener // one for each socket
 	windows windowBudget
 	*door
 }
 
-// ListenQUIC accepts lanes on a UDP address from the peers that the credentials
-// know. Lanes outlive the Close of their listener.
+// ListenQUIC accepts lanes at a UDP address from the peers that the credentials
+// know, on a socket for each core where the kernel can tell whose packets are whose.
+// Lanes outlive the Close of their listener.
 func ListenQUIC(addr string, c Credentials, opts *ListenOptions) (Listener, error) {
-	local, err := net.ResolveUDPAddr("udp", addr)
+	conns, err := listenSockets(addr, cores())
 	if err != nil {
 		return nil, fmt.Errorf("transport: listen: %w", err)
 	}
-	conn, err := net.ListenUDP("udp", local)
-	if err != nil {
-		return nil, fmt.Errorf("transport: listen: %w", err)
-	}
-	return ListenQUICOn(conn, c, opts)
+	return listenOn(newSockets(conns...), c, opts)
 }
 
 // ListenQUICOn is [ListenQUIC] on a socket that is bound already, as a service
 // manager hands it over, or on anything else that carries packets. The listener
 // owns it from then on, errors included.
 func ListenQUICOn(conn net.PacketConn, c Credentials, opts *ListenOptions) (Listener, error) {
+	return listenOn(newSockets(conn), c, opts)
+}
+
+// listenOn owns the sockets, errors included.
+func listenOn(sockets *quicSockets, c Credentials, opts *ListenOptions) (Listener, error) {
 	if opts == nil {
 		opts = new(ListenOptions)
 	}
-	socket := newSocket(conn)
-	l, err := listenOn(socket, c, *opts)
-	if err != nil {
-		socket.release()
+	l := &quicListener{sockets: sockets, door: newDoor(*opts)}
+	if err := l.listen(c, quicConfig(&l.windows, opts.Idle)); err != nil {
+		l.Close()
 		return nil, err
 	}
 	return l, nil
 }
 
-func listenOn(socket *quicSocket, c Credentials, o ListenOptions) (Listener, error) {
-	l := &quicListener{socket: socket, door: newDoor(o)}
+func (l *quicListener) listen(c Credentials, quicConfig *quic.Config) error {
 	config, err := l.config(c)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	reset, err := resetKey(config.Certificates[0].PrivateKey)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	socket.transport.StatelessResetKey = reset
-	socket.transport.VerifySourceAddress = l.mustProveAddress
-	socket.transport.ConnContext = l.admit
-	l.quic, err = socket.transport.Listen(config, quicConfig(&l.windows, o.Idle))
-	if err != nil {
-		return nil, fmt.Errorf("transport: listen: %w", err)
+	for _, s := range l.sockets.all {
+		s.transport.StatelessResetKey = reset
+		s.transport.VerifySourceAddress = l.mustProveAddress
+		s.transport.ConnContext = l.admit
+		q, err := s.transport.Listen(config, quicConfig)
+		if err != nil {
+			return fmt.Errorf("transport: listen: %w", err)
+		}
+		l.quic = append(l.quic, q)
+		l.serving.Go(func() { l.serve(s, q) }) // Close ends it
 	}
-	l.serving.Go(l.serve) // Close ends it
-	return l, nil
+	return nil
 }
 
 // resetKey makes a restarted process recognise, and reset at once, connections
@@ -113,18 +116,18 @@ func (l *quicListener) admit(ctx context.Context, from *quic.ClientInfo) (contex
 // serve hands every connection to a goroutine of its own, so that none waits
 // for another. Close of the quic listener ends it, once it has seen every
 // connection that was established before.
-func (l *quicListener) serve() {
+func (l *quicListener) serve(s *quicSocket, q *quic.Listener) {
 	for {
-		conn, err := l.quic.Accept(context.Background())
+		conn, err := q.Accept(context.Background())
 		if err != nil {
 			return
 		}
-		l.serving.Go(func() { l.open(conn) }) // HandshakeTimeout or Close ends it; at most MaxHalfOpen run
+		l.serving.Go(func() { l.open(s, conn) }) // HandshakeTimeout or Close ends it; at most MaxHalfOpen run
 	}
 }
 
 // open waits for a connection's stream and for somebody to accept the lane.
-func (l *quicListener) open(conn *quic.Conn) {
+func (l *quicListener) open(s *quicSocket, conn *quic.Conn) {
 	l.windows.watch(conn)
 	opened := conn.Context().Value(openedKey{}).(func())
 	defer opened()
@@ -135,8 +138,8 @@ func (l *quicListener) open(conn *quic.Conn) {
 		conn.CloseWithError(0, "")
 		return
 	}
-	l.socket.users.Add(1)
-	lane := newQUICLane(conn, stream, l.socket, listenerLinger)
+	l.sockets.users.Add(1)
+	lane := newQUICLane(conn, stream, l.sockets, s, listenerLinger)
 	select {
 	case l.lanes <- lane:
 	case <-conn.Context().Done():
@@ -146,15 +149,17 @@ func (l *quicListener) open(conn *quic.Conn) {
 	}
 }
 
-func (l *quicListener) Addr() net.Addr { return l.socket.conn.LocalAddr() }
+func (l *quicListener) Addr() net.Addr { return l.sockets.all[0].conn.LocalAddr() }
 
 // Close ends the handshakes under way and the lanes that nobody has accepted.
 func (l *quicListener) Close() error {
 	l.close.Do(func() {
 		l.stop()
-		l.quic.Close()
+		for _, q := range l.quic {
+			q.Close()
+		}
 		l.serving.Wait()
-		l.socket.release()
+		l.sockets.release()
 	})
 	return nil
 }

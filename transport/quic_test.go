@@ -339,12 +339,19 @@ func TestQUICCloseWithHalfOpen(t *testing.T) {
 	}
 }
 
+// breakSockets closes the listener's sockets under it.
+func (p *quicPair) breakSockets() {
+	for _, s := range p.listener.sockets.all {
+		s.conn.Close()
+	}
+}
+
 // A peer that vanishes without a word is noticed after IdleTimeout.
 func TestQUICPeerVanishes(t *testing.T) {
 	p := newQUICPair(t)
 	ours := p.dial(t)
 	theirs := p.accept(t)
-	p.listener.socket.conn.Close()
+	p.breakSockets()
 	start := time.Now()
 	_, err := ours.Read(make([]byte, 1))
 	if took := time.Since(start); !errors.Is(err, ErrPeerGone) || took > IdleTimeout+2*time.Second {
@@ -361,7 +368,7 @@ func TestQUICPeerRestarts(t *testing.T) {
 	ours := p.dial(t)
 	p.accept(t)
 	addr := p.listener.Addr().String()
-	p.listener.socket.conn.Close()
+	p.breakSockets()
 	p.listen(t, addr, p.sender.ID())
 	if _, err := ours.Write(make([]byte, 64)); err != nil {
 		t.Fatal(err)

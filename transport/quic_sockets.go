@@ -1,0 +1,194 @@
+package transport
+
+import (
+	"context"
+	"crypto/rand"
+	"net"
+	"runtime"
+	"sync/atomic"
+	"syscall"
+
+	"github.com/quic-go/quic-go"
+	"golang.org/x/sys/unix"
+)
+
+// quicSockets are UDP sockets that are opened and closed together, with their users: the
+// lanes on them and the listener. The last one closes them all: a socket that leaves a
+// group which the kernel steers (steered) changes the numbers of the others.
+type quicSockets struct {
+	all   []*quicSocket
+	users atomic.Int64
+}
+
+// quicSocket is one of them, with its receiver goroutine, which quic-go runs.
+type quicSocket struct {
+	conn      net.PacketConn
+	transport *quic.Transport
+}
+
+// newSockets takes the sockets over; there is one user, the caller.
+func newSockets(conns ...net.PacketConn) *quicSockets {
+	s := new(quicSockets)
+	s.users.Store(1)
+	for i, conn := range conns {
+		conn = withGRO(conn)
+		t := &quic.Transport{Conn: conn}
+		if len(conns) > 1 {
+			t.ConnectionIDGenerator = numbered{i, len(conns)}
+		}
+		s.all = append(s.all, &quicSocket{conn, t})
+	}
+	return s
+}
+
+func (s *quicSockets) release() {
+	if s.users.Add(-1) > 0 {
+		return
+	}
+	for _, one := range s.all {
+		one.transport.Close() // joins quic-go's reader of the socket
+		one.conn.Close()
+	}
+}
+
+// socketBuffer is what quic-go asks the kernel for, and takes with CAP_NET_ADMIN, for
+// each direction of a socket: its desiredBufferSize.
+const socketBuffer = 7 << 20
+
+// carrier is what became of what was asked for.
+func (s *quicSocket) carrier() Carrier {
+	c := Carrier{Name: "quic"}
+	_, c.GRO = s.conn.(*groConn)
+	sock, ok := s.conn.(syscall.Conn)
+	if !ok {
+		return c
+	}
+	raw, err := sock.SyscallConn()
+	if err != nil {
+		return c
+	}
+	_ = raw.Control(func(fd uintptr) { // of a socket that is closed nothing is said
+		c.ReceiveBuffer, _ = unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF)
+		c.SendBuffer, _ = unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_SNDBUF)
+	})
+	return c
+}
+
+// listenSocketsMost is how many sockets a listener opens at most. One receiver takes
+// some 2 GB/s from the kernel (a tenth of a core for each 400 MB/s on the machine that
+// README quotes), so these are beyond 200 Gbit/s.
+const listenSocketsMost = 16
+
+// listenSockets opens the sockets of a listener at one address: one for each core, so
+// that the lanes of a peer do not all wait for one receiver; or a single one where the
+// kernel does not steer.
+func listenSockets(addr string, cores int) ([]net.PacketConn, error) {
+	local, err := net.ResolveUDPAddr("udp", addr)
+	if err != nil {
+		return nil, err
+	}
+	// An ordinary socket first: one with SO_REUSEPORT would join whoever has the address,
+	// if it is the same user, where it should say that the address is in use.
+	one, err := net.ListenUDP("udp", local)
+	n := min(cores, listenSocketsMost)
+	if err != nil || n < 2 {
+		return []net.PacketConn{one}, err
+	}
+	local = one.LocalAddr().(*net.UDPAddr)
+	one.Close()
+	if group, err := steered(local.String(), n); err == nil {
+		return group, nil
+	}
+	one, err = net.ListenUDP("udp", local)
+	return []net.PacketConn{one}, err
+}
+
+// cores is how many a listener opens sockets for.
+func cores() int { return runtime.GOMAXPROCS(0) }
+
+// steered opens n sockets at one address, of which the kernel gives a packet to the one
+// that its connection ID names (SO_REUSEPORT, Linux 3.9, with a program, 4.5). By the
+// sender's address, as the kernel does by itself, a connection whose address changes on
+// the way (RFC 9000, section 9) would be lost.
+func steered(addr string, n int) (group []net.PacketConn, err error) {
+	defer func() {
+		if err != nil {
+			for _, c := range group {
+				c.Close()
+			}
+		}
+	}()
+	shared := net.ListenConfig{Control: func(_, _ string, raw syscall.RawConn) error {
+		return option(raw, func(fd int) error {
+			return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1)
+		})
+	}}
+	for i := range n {
+		c, err := shared.ListenPacket(context.Background(), "udp", addr)
+		if err != nil {
+			return group, err
+		}
+		group = append(group, c)
+		if i > 0 {
+			continue
+		}
+		raw, err := c.(*net.UDPConn).SyscallConn()
+		if err != nil {
+			return group, err
+		}
+		program := steer(n)
+		if err := option(raw, func(fd int) error {
+			return unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_REUSEPORT_CBPF,
+				&unix.SockFprog{Len: uint16(len(program)), Filter: &program[0]})
+		}); err != nil {
+			return group, err
+		}
+	}
+	return group, nil
+}
+
+// option sets one on a socket.
+func option(raw syscall.RawConn, set func(fd int) error) error {
+	var refused error
+	if err := raw.Control(func(fd uintptr) { refused = set(int(fd)) }); err != nil {
+		return err
+	}
+	return refused
+}
+
+// steer is a classic BPF program that returns the number of the socket for a UDP payload:
+// the first byte of the destination connection ID, modulo n. A client's first packets have
+// an ID that it drew itself, so that connections are spread evenly; all later ones have
+// one that a numbered has made (RFC 9000, sections 7.2 and 17). A load beyond the end of
+// a packet makes the program return 0.
+func steer(n int) []unix.SockFilter {
+	const (
+		longHeader = 0x80 // of the first byte
+		longID     = 6    // behind the version and the ID's length
+		shortID    = 1
+	)
+	return []unix.SockFilter{
+		{Code: unix.BPF_LD | unix.BPF_B | unix.BPF_ABS, K: 0},
+		{Code: unix.BPF_JMP | unix.BPF_JSET | unix.BPF_K, K: longHeader, Jf: 2},
+		{Code: unix.BPF_LD | unix.BPF_B | unix.BPF_ABS, K: longID},
+		{Code: unix.BPF_JMP | unix.BPF_JA, K: 1},
+		{Code: unix.BPF_LD | unix.BPF_B | unix.BPF_ABS, K: shortID},
+		{Code: unix.BPF_ALU | unix.BPF_MOD | unix.BPF_K, K: uint32(n)},
+		{Code: unix.BPF_RET | unix.BPF_A},
+	}
+}
+
+// numbered makes connection IDs that steer leads to socket number i of n.
+type numbered struct{ i, n int }
+
+// GenerateConnectionID implements [quic.ConnectionIDGenerator].
+func (g numbered) GenerateConnectionID() (quic.ConnectionID, error) {
+	id := make([]byte, g.ConnectionIDLen())
+	rand.Read(id) // never fails
+	first := int(id[0])%(256/g.n)*g.n + g.i
+	id[0] = byte(first)
+	return quic.ConnectionIDFromBytes(id), nil
+}
+
+// ConnectionIDLen implements [quic.ConnectionIDGenerator].
+func (numbered) ConnectionIDLen() int { return 6 }

@@ -1,0 +1,124 @@
+package transport
+
+import (
+	"errors"
+	"io"
+	"net"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// group opens n steered sockets.
+func group(t testing.TB, n int) []net.PacketConn {
+	t.Helper()
+	conns, err := listenSockets("127.0.0.1:0", n)
+	if err != nil || len(conns) != n {
+		t.Fatalf("%d sockets, want %d: %v", len(conns), n, err)
+	}
+	t.Cleanup(func() {
+		for _, c := range conns {
+			c.Close()
+		}
+	})
+	return conns
+}
+
+// TestSteer sends what begins like QUIC packets, each from an address of its own, and
+// looks where they come out.
+func TestSteer(t *testing.T) {
+	for _, n := range []int{2, 3, 16} {
+		conns := group(t, n)
+		for i := range n {
+			id, err := numbered{i, n}.GenerateConnectionID()
+			if err != nil || id.Len() != 6 {
+				t.Fatalf("connection ID %v: %v", id, err)
+			}
+			short := append([]byte{0x40}, id.Bytes()...)
+			long := append([]byte{0xc0, 0, 0, 0, 1, 6}, id.Bytes()...)
+			for _, packet := range [][]byte{short, long} {
+				from := boundUDP(t, "127.0.0.1:0")
+				if _, err := from.WriteTo(packet, conns[0].LocalAddr()); err != nil {
+					t.Fatal(err)
+				}
+				conns[i].SetReadDeadline(time.Now().Add(5 * time.Second))
+				got := make([]byte, 64)
+				k, _, err := conns[i].ReadFrom(got)
+				if err != nil || string(got[:k]) != string(packet) {
+					t.Fatalf("socket %d of %d: %x, %v, want %x", i, n, got[:k], err, packet)
+				}
+			}
+		}
+		if _, err := boundUDP(t, "127.0.0.1:0").WriteTo([]byte{0x40}, conns[0].LocalAddr()); err != nil {
+			t.Fatal(err)
+		}
+		conns[0].SetReadDeadline(time.Now().Add(5 * time.Second))
+		if _, _, err := conns[0].ReadFrom(make([]byte, 64)); err != nil {
+			t.Errorf("a packet without a connection ID: %v", err)
+		}
+	}
+}
+
+// TestNumberedIDs: an ID leads to its socket whatever the rest of it is, and two differ.
+func TestNumberedIDs(t *testing.T) {
+	for n := 2; n <= listenSocketsMost; n++ {
+		for i := range n {
+			seen := map[string]bool{}
+			for range 200 {
+				id, _ := numbered{i, n}.GenerateConnectionID()
+				if b := id.Bytes(); int(b[0])%n != i || seen[string(b)] {
+					t.Fatalf("%d of %d: ID %x", i, n, b)
+				}
+				seen[string(id.Bytes())] = true
+			}
+		}
+	}
+}
+
+// TestListenInUse: that the sockets of a listener share an address lets nobody else in.
+func TestListenInUse(t *testing.T) {
+	conns := group(t, 4)
+	if again, err := listenSockets(conns[0].LocalAddr().String(), 4); !errors.Is(err, syscall.EADDRINUSE) {
+		t.Errorf("a second listener: %v, %v, want EADDRINUSE", again, err)
+	}
+}
+
+// TestLanesOverSockets has many lanes on a listener of several sockets, which all work
+// both ways, also when the listener is closed, and all sockets are used.
+func TestLanesOverSockets(t *testing.T) {
+	p := newQUICPair(t)
+	conns, err := listenSockets("127.0.0.1:0", 4)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := listenOn(newSockets(conns...), Pinned{p.receiver, []ID{p.sender.ID()}}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.listener.Close()
+	p.listener, p.dialer.Addr = l.(*quicListener), l.Addr().String()
+	used := map[*quicSocket]bool{}
+	const lanes = 24
+	var ours, theirs [lanes]*quicLane
+	for i := range lanes {
+		ours[i], theirs[i] = p.dial(t), p.accept(t)
+		used[theirs[i].socket] = true
+	}
+	if len(used) != len(conns) {
+		t.Errorf("%d lanes use %d of %d sockets", lanes, len(used), len(conns))
+	}
+	p.listener.Close()
+	for i := range lanes {
+		go func() {
+			io.Copy(theirs[i], theirs[i])
+			theirs[i].CloseWrite()
+		}()
+		if _, err := ours[i].Write(make([]byte, 100_000)); err != nil {
+			t.Fatal(err)
+		}
+		ours[i].CloseWrite()
+		if back, err := io.ReadAll(ours[i]); err != nil || len(back) != 100_001 {
+			t.Errorf("lane %d: %d bytes come back, %v", i, len(back), err)
+		}
+	}
+}
