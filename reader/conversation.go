@@ -27,6 +27,11 @@ func (e *engine) connect(ctx context.Context) error {
 	for i := range e.offer.Devices {
 		e.offer.Devices[i].Splice = e.opts.Codec == nil && transport.Local(lane)
 	}
+	e.offer.Lanes = e.opts.lanes(transport.CarrierOf(lane))
+	if err := e.allot(int(e.offer.Lanes)); err != nil {
+		lane.Close()
+		return err
+	}
 	return nil
 }
 

@@ -65,10 +65,7 @@ func Send(ctx context.Context, dialer transport.Dialer, sources []Source, opts *
 	if err := cmp.Or(checkP2P(sources, o), checkRunning(sources)); err != nil {
 		return report.Report{Outcome: handoff.Rolledback}, err
 	}
-	e, err := newEngine(o, dialer, sources)
-	if err != nil {
-		return report.Report{Outcome: handoff.Rolledback}, err
-	}
+	e := newEngine(o, dialer, sources)
 	if err := e.connect(ctx); err != nil {
 		e.close()
 		return e.unreachable(ctx, err)
@@ -82,8 +79,8 @@ func Send(ctx context.Context, dialer transport.Dialer, sources []Source, opts *
 // ask asks the destination about a migration in doubt, and does what it says.
 func ask(ctx context.Context, dialer transport.Dialer, sources []Source, o Options) (report.Report, error) {
 	o.Attempt = o.Journal.Last().Attempt
-	e, err := newEngine(o, dialer, sources)
-	if err != nil {
+	e := newEngine(o, dialer, sources)
+	if err := e.allot(1); err != nil {
 		return report.Report{Outcome: handoff.InDoubt, Attempt: o.Attempt}, err
 	}
 	e.loop(ctx, e.restart)
@@ -188,19 +185,14 @@ type clock struct {
 	approved                                               time.Time
 }
 
-func newEngine(o Options, dialer transport.Dialer, sources []Source) (*engine, error) {
-	// Each lane holds one chunk for what it encodes; each device needs one to read into.
-	arena, err := transport.NewArena(o.Memory, o.ChunkSize, o.Lanes+len(sources)+1)
-	if err != nil {
-		return nil, err
-	}
+func newEngine(o Options, dialer transport.Dialer, sources []Source) *engine {
 	n := len(sources)
 	features := make([]vfio.Features, n)
 	for i, s := range sources {
 		features[i] = s.Device.Features()
 	}
 	e := &engine{
-		opts: o, dialer: dialer, sources: sources, arena: arena,
+		opts: o, dialer: dialer, sources: sources,
 		offer: hello(o, sources),
 		plan:  newPlan(limits{o.DowntimeLimit, o.OnLimit, o.MaxPrecopy, o.MaxRounds, o.Timeout}, features),
 		owner: handoff.NewSource(o.Attempt, o.Journal.ID()),
@@ -215,12 +207,22 @@ func newEngine(o Options, dialer transport.Dialer, sources []Source) (*engine, e
 	for i := range n {
 		e.plan.devices[i].resize(e.offer.Devices[i].Estimate)
 	}
-	e.queue = newQueue(arena, arena.Count()-o.Lanes, e.needs())
 	e.life, e.endLife = context.WithCancel(context.Background())
 	e.work, e.stopWork = context.WithCancel(context.Background())
 	e.clock.start = time.Now()
 	e.out = report.Report{Attempt: o.Attempt}
-	return e, nil
+	return e
+}
+
+// allot takes the memory for what goes over so many lanes.
+func (e *engine) allot(lanes int) (err error) {
+	// Each lane holds one chunk for what it encodes; each device needs one to read into.
+	e.arena, err = transport.NewArena(e.opts.Memory, e.opts.ChunkSize, lanes+len(e.sources)+1)
+	if err != nil {
+		return err
+	}
+	e.queue = newQueue(e.arena, e.arena.Count()-lanes, e.needs())
+	return nil
 }
 
 // loop takes events, those that begin brings first, until the hand-off says that it
@@ -363,9 +365,12 @@ func (e *engine) receive(control *transport.Control) {
 	}
 }
 
-// close gives back what newEngine took.
+// close gives back what newEngine and allot took.
 func (e *engine) close() {
 	e.stopWork()
+	if e.arena == nil {
+		return
+	}
 	if err := e.arena.Close(); err != nil {
 		panic(err)
 	}

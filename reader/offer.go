@@ -11,14 +11,13 @@ import (
 	"github.com/migpipe/migpipe/vfio"
 )
 
-// hello is what this side has and can.
+// hello is what this side has and can; how many lanes, the carrier says.
 func hello(opts Options, sources []Source) *transport.Hello {
 	m := &transport.Hello{
 		Attempt:   opts.Attempt,
 		Versions:  transport.Versions{Min: transport.Version, Max: transport.Version},
 		Journal:   opts.Journal.ID(),
 		ChunkSize: uint32(opts.ChunkSize),
-		Lanes:     uint16(opts.Lanes),
 		Software:  opts.Software,
 		Witness:   witness.NameOf(opts.Witness),
 	}

@@ -30,7 +30,9 @@ type Options struct {
 	// ChunkSize is the most that one frame carries, in bytes; the destination
 	// may ask for less. Default 1 MiB, at most transport.MaxChunk.
 	ChunkSize int
-	// Lanes is the number of data lanes. Default 2, at most transport.MaxLanes.
+	// Lanes is the number of data lanes, at most transport.MaxLanes. Default: 2, or half
+	// of the cores, or as many as carry what the round trip and Memory allow to be on its
+	// way, whichever is most.
 	Lanes int
 	// Codec chooses how each chunk is encoded. Default codec.Auto; on lanes that
 	// stay in this host none, and bytes are spliced past user space where the
@@ -122,7 +124,6 @@ func (o *Options) withDefaults() (Options, error) {
 	}
 	orDefault(&v.Memory, 32<<20)
 	orDefault(&v.ChunkSize, 1<<20)
-	orDefault(&v.Lanes, 2)
 	orDefault(&v.DowntimeLimit, 300*time.Millisecond)
 	v.DowntimeLimit = min(v.DowntimeLimit, unlimited)
 	orDefault(&v.MaxPrecopy, 60*time.Second)
@@ -163,8 +164,8 @@ func (o *Options) check() error {
 		return fmt.Errorf("reader: Options.ChunkSize is %d, must be %d to %d", o.ChunkSize, transport.MinChunk, transport.MaxChunk)
 	case o.Memory < o.ChunkSize:
 		return fmt.Errorf("reader: Options.Memory is %d, less than one chunk of %d", o.Memory, o.ChunkSize)
-	case o.Lanes < 1 || o.Lanes > transport.MaxLanes:
-		return fmt.Errorf("reader: Options.Lanes is %d, must be 1 to %d", o.Lanes, transport.MaxLanes)
+	case o.Lanes < 0 || o.Lanes > transport.MaxLanes:
+		return fmt.Errorf("reader: Options.Lanes is %d, must be 1 to %d, or 0 for what the path needs", o.Lanes, transport.MaxLanes)
 	case o.Attempt.Epoch == 0:
 		return fmt.Errorf("reader: Options.Attempt.Epoch is 0, must be 1 or more")
 	case min(o.DowntimeLimit, o.MaxDowntime, o.MaxPrecopy, o.StallLimit, o.ConnectLimit, o.ReconnectLimit, o.CancelAfter, o.DoubtLimit, o.Timeout) < 0 || o.MaxRounds < 0:

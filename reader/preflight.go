@@ -37,6 +37,7 @@ func Preflight(ctx context.Context, dialer transport.Dialer, sources []Source, o
 	lane, err := p.connect(ctx)
 	if err == nil {
 		p.control = transport.NewControl(lane)
+		p.offer.Lanes = o.lanes(transport.CarrierOf(lane))
 		err = p.converse(ctx)
 		transport.HangUp(lane, p.deafen)
 	}

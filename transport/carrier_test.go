@@ -3,6 +3,7 @@ package transport_test
 import (
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/transporttest"
@@ -28,6 +29,24 @@ func TestCarriers(t *testing.T) {
 func BenchmarkLane(b *testing.B) {
 	for _, c := range carriers {
 		b.Run(c.name, func(b *testing.B) { transporttest.Bench(b, c.connect) })
+	}
+}
+
+// TestCarrierTells: a lane between hosts knows its round trip as soon as it is dialled, and
+// what it can have on its way, which is how many lanes a path needs.
+func TestCarrierTells(t *testing.T) {
+	for _, c := range carriers {
+		d, l := c.connect(t)
+		lane, err := d.Dial(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, far := transport.CarrierOf(lane), c.name == "quic" || c.name == "tls"
+		if got.Name != c.name || far != (got.RTT > 0 && got.RTT < time.Second) || far != (got.Window > 1<<20) {
+			t.Errorf("%s: %+v", c.name, got)
+		}
+		lane.Close()
+		l.Close()
 	}
 }
 

@@ -46,11 +46,16 @@ type Carried interface {
 
 // Carrier is what carries a lane, as far as this side can see.
 type Carrier struct {
-	Name string // "quic", "unix" or "pipe"
+	Name string // "quic", "tls", "unix" or "pipe"
 	GRO  bool   // the kernel joins the packets that come (UDP_GRO)
 	// ReceiveBuffer and SendBuffer are what the kernel gives the lane's socket, in
 	// bytes, 0 where that is of no interest.
 	ReceiveBuffer, SendBuffer int
+	// RTT is the least round trip that the carrier has seen, 0 where it measures none.
+	RTT time.Duration
+	// Window is the most that one lane can have on its way, in bytes, 0 for any amount:
+	// what a long path needs beyond it, more lanes have to carry.
+	Window int
 }
 
 // CarrierOf is what carries a lane, the zero value where it does not say.

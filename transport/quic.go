@@ -152,7 +152,11 @@ func newQUICLane(conn *quic.Conn, stream *quic.Stream, sockets *quicSockets, soc
 }
 
 // Carrier implements [Carried].
-func (l *quicLane) Carrier() Carrier { return l.socket.carrier() }
+func (l *quicLane) Carrier() Carrier {
+	c := l.socket.carrier()
+	c.RTT = l.conn.ConnectionStats().MinRTT
+	return c
+}
 
 // Peer is the ID of the key that TLS verified.
 func (l *quicLane) Peer() ID {

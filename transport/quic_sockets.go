@@ -55,9 +55,12 @@ func (s *quicSockets) release() {
 // each direction of a socket: its desiredBufferSize.
 const socketBuffer = 7 << 20
 
+// congestionWindow is the largest that quic-go has: 10,000 packets of 1,452 bytes.
+const congestionWindow = 10_000 * 1452
+
 // carrier is what became of what was asked for.
 func (s *quicSocket) carrier() Carrier {
-	c := Carrier{Name: "quic"}
+	c := Carrier{Name: "quic", Window: congestionWindow}
 	_, c.GRO = s.conn.(*groConn)
 	sock, ok := s.conn.(syscall.Conn)
 	if !ok {

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -165,7 +166,27 @@ func newTLSLane(conn *net.TCPConn, idle time.Duration, wrap func(net.Conn) *tls.
 func (l *tlsLane) Peer() ID { return certificateID(l.tls.ConnectionState().PeerCertificates[0]) }
 
 // Carrier implements [Carried].
-func (l *tlsLane) Carrier() Carrier { return Carrier{Name: "tls"} }
+func (l *tlsLane) Carrier() Carrier {
+	c := Carrier{Name: "tls", Window: tcpWindow}
+	sock, ok := l.tls.NetConn().(syscall.Conn)
+	if !ok {
+		return c
+	}
+	raw, err := sock.SyscallConn()
+	if err != nil {
+		return c
+	}
+	_ = raw.Control(func(fd uintptr) { // of a socket that is closed nothing is said
+		if info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO); err == nil {
+			c.RTT = time.Duration(info.Min_rtt) * time.Microsecond
+		}
+	})
+	return c
+}
+
+// tcpWindow is how far Linux lets the send buffer of a connection grow by default: the
+// last of net.ipv4.tcp_wmem.
+const tcpWindow = 4 << 20
 
 func (l *tlsLane) Read(p []byte) (int, error) {
 	n, err := l.tls.Read(p)

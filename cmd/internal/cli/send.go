@@ -127,7 +127,7 @@ func newSend() *program {
 
 func (s *sendFlags) addTuning(root *cobra.Command) {
 	f := root.Flags()
-	f.IntVar(&s.lanes, "lanes", 2, "`NUMBER` of data lanes: more of them use more cores")
+	f.IntVar(&s.lanes, "lanes", 0, "`NUMBER` of data lanes (default: 2, half of the cores, or what the round trip needs, the most of them)")
 	f.StringVar(&s.codec, "codec", "auto", "`CODEC` of every chunk: auto, raw, s2 or zstd; auto is none within a host")
 	f.StringVar(&s.bandwidth, "max-bandwidth", "", "most payload that is sent, a `RATE` like 100MiB/s; default no limit")
 	f.StringArrayVar(&s.priorities, "priority", nil, "`NAME=N` gives a device N times its share of memory and lanes; may be repeated (default 1)")
@@ -155,8 +155,8 @@ func (s *sendFlags) checkTuning() error {
 		return mistakef("", "--timeout %v: must be more than 0", s.timeout)
 	case !known:
 		return mistakef("the codecs are auto, raw, s2 and zstd", "--codec: unknown codec %.20q", s.codec)
-	case s.lanes < 1 || s.lanes > transport.MaxLanes:
-		return mistakef("", "--lanes %d: must be 1 to %d", s.lanes, transport.MaxLanes)
+	case s.lanes < 0 || s.lanes > transport.MaxLanes:
+		return mistakef("", "--lanes %d: must be 1 to %d, or 0 for what the path needs", s.lanes, transport.MaxLanes)
 	case s.downtime <= 0:
 		return mistakef("", "--downtime-limit %v: must be more than 0", s.downtime)
 	case s.maxDown < 0 || s.maxDown > 0 && s.maxDown < s.downtime:
