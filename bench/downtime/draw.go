@@ -2,21 +2,14 @@ package main
 
 import (
 	"fmt"
-	"image/color"
 
 	"gonum.org/v1/plot"
 	"gonum.org/v1/plot/plotter"
 	"gonum.org/v1/plot/vg"
 
 	"github.com/migpipe/migpipe/bench/downtime/model"
+	"github.com/migpipe/migpipe/bench/internal/record"
 )
-
-// palette colours the stages, in order; readable without telling red from green.
-var palette = []color.Color{
-	color.RGBA{0x44, 0x77, 0xaa, 0xff}, color.RGBA{0xbb, 0xbb, 0xbb, 0xff}, color.RGBA{0x66, 0xcc, 0xee, 0xff},
-	color.RGBA{0xcc, 0xbb, 0x44, 0xff}, color.RGBA{0xee, 0x66, 0x77, 0xff}, color.RGBA{0x22, 0x22, 0x22, 0xff},
-	color.RGBA{0xaa, 0x33, 0x77, 0xff},
-}
 
 const barWidth = 14 // points
 
@@ -49,7 +42,7 @@ func (r *result) draw(files ...string) error {
 		if err != nil {
 			return err
 		}
-		bars.Horizontal, bars.Color, bars.LineStyle.Width = true, palette[stage], 0
+		bars.Horizontal, bars.Color, bars.LineStyle.Width = true, record.Palette[stage], 0
 		if below != nil {
 			bars.StackOn(below)
 		}

@@ -13,6 +13,8 @@ import (
 	"os"
 	"os/signal"
 	"strings"
+
+	"github.com/migpipe/migpipe/bench/internal/record"
 )
 
 func main() {
@@ -51,7 +53,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	r.Host = thisHost("go run ./bench/downtime " + strings.Join(args, " "))
+	r.Host = record.ThisHost("go run ./bench/downtime " + strings.Join(args, " "))
 	if _, err := io.WriteString(out, r.table()); err != nil {
 		return err
 	}

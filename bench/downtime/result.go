@@ -2,22 +2,21 @@ package main
 
 import (
 	"cmp"
-	"encoding/json"
 	"fmt"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/migpipe/migpipe/bench/downtime/model"
+	"github.com/migpipe/migpipe/bench/internal/record"
 )
 
 // result is what a comparison has found.
 type result struct {
-	Host       host      `json:"host"`
-	Scenario   scenario  `json:"scenario"`
-	Strategies []outcome `json:"strategies"`
+	Host       record.Host `json:"host"`
+	Scenario   scenario    `json:"scenario"`
+	Strategies []outcome   `json:"strategies"`
 }
 
 // outcome is one strategy's.
@@ -53,7 +52,7 @@ const tableHead = "strategy                 model  measured: median [min..max]  
 // measured time of the whole migration.
 func (r *result) table() string {
 	var b strings.Builder
-	b.WriteString(r.Host.lines())
+	b.WriteString(r.Host.Lines())
 	fmt.Fprintf(&b, "\n%s\n", tableHead)
 	for _, o := range r.Strategies {
 		sorted := o.byDowntime()
@@ -67,14 +66,7 @@ func seconds(d time.Duration) string { return fmt.Sprintf("%5.3f s", d.Seconds()
 
 // save writes the figures and draws them.
 func (r *result) save(dir string) error {
-	if err := os.MkdirAll(dir, 0o777); err != nil {
-		return err
-	}
-	figures, err := json.MarshalIndent(r, "", "  ")
-	if err != nil {
-		return err
-	}
-	if err := os.WriteFile(filepath.Join(dir, "downtime.json"), append(figures, '\n'), 0o666); err != nil {
+	if err := record.JSON(filepath.Join(dir, "downtime.json"), r); err != nil {
 		return err
 	}
 	return r.draw(filepath.Join(dir, "downtime.svg"), filepath.Join(dir, "downtime.png"))

@@ -1,4 +1,4 @@
-package main
+package record
 
 import (
 	"fmt"
@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// host says where and how figures were taken.
-type host struct {
+// Host says where and how figures were taken.
+type Host struct {
 	Command string `json:"command"`
 	CPU     string `json:"cpu"`
 	Cores   int    `json:"cores"`
@@ -18,15 +18,16 @@ type host struct {
 	Date    string `json:"date"`
 }
 
-func thisHost(command string) host {
-	return host{
+// ThisHost is the one that this program runs on, as it was called.
+func ThisHost(command string) Host {
+	return Host{
 		Command: strings.TrimSpace(command), CPU: cpu(), Cores: runtime.NumCPU(), Kernel: kernel(),
 		Go: runtime.Version(), Date: time.Now().UTC().Format(time.DateOnly),
 	}
 }
 
-// lines are the header of a table.
-func (h host) lines() string {
+// Lines are the header of a table.
+func (h Host) Lines() string {
 	return fmt.Sprintf("command: %s\ncpu:     %s, %d cores\nsystem:  %s, %s\ndate:    %s\n",
 		h.Command, h.CPU, h.Cores, h.Kernel, h.Go, h.Date)
 }
