@@ -17,7 +17,7 @@ GOVULNCHECK = golang.org/x/vuln/cmd/govulncheck@v1.9.0
 FUZZ_SMOKE = 1000x
 FUZZ_TIME  = 1m
 
-.PHONY: build demo test check unit race chaos fuzz-smoke fuzz vm bench bench-downtime help clean
+.PHONY: build demo test check unit race chaos fuzz-smoke fuzz vm bench bench-micro bench-downtime help clean
 
 build: ## build bin/mig-send and bin/mig-recv
 	$(BUILD) -o bin/ ./cmd/mig-send ./cmd/mig-recv
@@ -64,8 +64,13 @@ unexport MIGPIPE_VM
 vm: ## migrate a real VFIO device between two virtual machines
 	test/vm.sh $(MIGPIPE_VM)
 
+# A real run of about two minutes: 5 rounds of some 35 ways. Figures and charts are in
+# bench/out: results.json, bench.txt for benchstat, report.html.
+bench: ## compare throughput with bare quic-go, TLS and TCP, by measurement
+	go run ./bench/throughput
+
 # -run '^$$': no tests. -benchmem: bytes and allocations as well.
-bench: ## micro-benchmarks of every package
+bench-micro: ## micro-benchmarks of every package
 	go test -run '^$$' -bench . -benchmem ./...
 
 # A real run of about a minute: 3 rounds of 4 strategies. What it draws is in

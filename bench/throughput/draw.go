@@ -1,0 +1,130 @@
+package main
+
+import (
+	"bytes"
+	"html/template"
+	"slices"
+
+	"gonum.org/v1/plot"
+	"gonum.org/v1/plot/plotter"
+	"gonum.org/v1/plot/vg"
+
+	"github.com/migpipe/migpipe/bench/internal/record"
+)
+
+const (
+	chartWidth = 26 * vg.Centimeter
+	barHeight  = 14 // points
+	rowHeight  = 20 // points, of a bar with what is around it
+)
+
+// groupColours are places in the palette.
+var groupColours = map[string]int{groupBare: 1, groupExternal: 3, groupPipeline: 0}
+
+// bars draws a figure of the ways that were gone: the median as a bar, with a line from
+// the least to the most.
+func bars(title, unit string, ways []outcome, figure func(*figures) spread) (template.HTML, error) {
+	p := plot.New()
+	p.Title.Text, p.X.Label.Text, p.X.Min = title, unit, 0
+	p.Title.Padding = vg.Points(8)
+	var names []string
+	var rows []outcome
+	for _, o := range slices.Backward(ways) { // the axis runs upwards
+		if o.Figures != nil {
+			names, rows = append(names, o.Name), append(rows, o)
+		}
+	}
+	if len(rows) == 0 {
+		return "", nil
+	}
+	for group, colour := range groupColours {
+		if err := addBars(p, rows, group, colour, figure); err != nil {
+			return "", err
+		}
+	}
+	var lines spreads
+	for i, o := range rows {
+		lines.add(figure(o.Figures), float64(i))
+	}
+	errorBars, err := plotter.NewXErrorBars(lines)
+	if err != nil {
+		return "", err
+	}
+	p.Add(errorBars)
+	p.NominalY(names...)
+	return svg(p, vg.Points(float64(70+rowHeight*len(rows))))
+}
+
+// addBars adds those of one group; the others' rows it leaves empty.
+func addBars(p *plot.Plot, rows []outcome, group string, colour int, figure func(*figures) spread) error {
+	var medians plotter.Values
+	for _, o := range rows {
+		if o.Group == group {
+			medians = append(medians, figure(o.Figures).Median)
+		} else {
+			medians = append(medians, 0)
+		}
+	}
+	chart, err := plotter.NewBarChart(medians, vg.Points(barHeight))
+	if err != nil {
+		return err
+	}
+	chart.Horizontal, chart.Color, chart.LineStyle.Width = true, record.Palette[colour], 0
+	p.Add(chart)
+	return nil
+}
+
+// spreads are lines from the least to the most, as plotter wants them.
+type spreads struct {
+	plotter.XYs
+	plotter.XErrors
+}
+
+func (s *spreads) add(of spread, y float64) {
+	s.XYs = append(s.XYs, plotter.XY{X: of.Median, Y: y})
+	s.XErrors = append(s.XErrors, struct{ Low, High float64 }{of.Median - of.Min, of.Max - of.Median})
+}
+
+// memoryLines draws the memory of this process over the time of migrations.
+func memoryLines(ways []outcome) (template.HTML, error) {
+	p := plot.New()
+	p.Title.Text = "Memory of both ends while they migrate, last round"
+	p.X.Label.Text, p.Y.Label.Text = "seconds since the guest was paused", "resident MB"
+	p.Y.Min = 0
+	p.Legend.Top = true
+	drawn := 0
+	for _, o := range ways {
+		if len(o.Memory) == 0 || drawn == len(record.Palette) {
+			continue
+		}
+		var points plotter.XYs
+		for _, r := range o.Memory {
+			points = append(points, plotter.XY{X: r.Seconds, Y: float64(r.Bytes) / 1e6})
+		}
+		line, err := plotter.NewLine(points)
+		if err != nil {
+			return "", err
+		}
+		line.Color, line.Width = record.Palette[drawn], vg.Points(1.5)
+		p.Add(line)
+		p.Legend.Add(o.Name, line)
+		drawn++
+	}
+	if drawn == 0 {
+		return "", nil
+	}
+	return svg(p, 10*vg.Centimeter)
+}
+
+// svg is the plot as an element of a page, without what stands before it in a file.
+func svg(p *plot.Plot, height vg.Length) (template.HTML, error) {
+	w, err := p.WriterTo(chartWidth, height, "svg")
+	if err != nil {
+		return "", err
+	}
+	var b bytes.Buffer
+	if _, err := w.WriteTo(&b); err != nil {
+		return "", err
+	}
+	return template.HTML(b.Bytes()[bytes.Index(b.Bytes(), []byte("<svg")):]), nil
+}

@@ -1,0 +1,142 @@
+// Command throughput compares how fast bytes go from one end to the other over this
+// host's loopback: through quic-go, crypto/tls and TCP as they are, through tools that a
+// host has, and through whole migrations. All ways take turns, round by round, since only
+// what was measured together can be compared.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strconv"
+	"strings"
+
+	"github.com/migpipe/migpipe/bench/internal/record"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	err := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	if err == nil || errors.Is(err, flag.ErrHelp) {
+		return
+	}
+	fmt.Fprintf(os.Stderr, "bench: error: %v\n", err)
+	if m, ok := errors.AsType[*mistake](err); ok {
+		fmt.Fprintf(os.Stderr, "hint: %s\n", m.hint)
+	}
+	os.Exit(1)
+}
+
+// mistake is an error that the caller can do something about.
+type mistake struct{ text, hint string }
+
+func (m *mistake) Error() string { return m.text }
+
+// plan is what is to be measured.
+type plan struct {
+	Rounds int   `json:"rounds"`
+	Size   int64 `json:"bytes"`
+	ways   []way
+}
+
+// run is the whole command. What it prints of its progress goes to progress.
+func run(ctx context.Context, args []string, out, progress io.Writer) error {
+	p := plan{Size: 256 << 20}
+	flags := flag.NewFlagSet("throughput", flag.ContinueOnError)
+	dir := flags.String("out", "bench/out", "folder for results.json, bench.txt and report.html")
+	words := flags.String("only", "", "ways whose name or benchmark has one of these words, with commas between")
+	flags.IntVar(&p.Rounds, "rounds", 5, "times that every way is gone")
+	flags.Func("size", "bytes that each way moves each time, with KiB, MiB or GiB (default 256MiB)", func(text string) (err error) {
+		p.Size, err = parseSize(text)
+		return err
+	})
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	if flags.NArg() > 0 {
+		return &mistake{fmt.Sprintf("unknown argument %q", flags.Arg(0)), "--help lists the flags"}
+	}
+	p.ways = only(ways(), *words)
+	if err := p.check(*words); err != nil {
+		return err
+	}
+	// quic-go would say, into the table, that the host's limit is below what it wants.
+	if err := os.Setenv("QUIC_GO_DISABLE_RECEIVE_BUFFER_WARNING", "true"); err != nil {
+		return err
+	}
+	host := record.ThisHost("go run ./bench/throughput " + strings.Join(args, " "))
+	r, err := p.compare(ctx, progress)
+	if err != nil {
+		return err
+	}
+	r.Host = host
+	if _, err := io.WriteString(out, r.table()); err != nil {
+		return err
+	}
+	if err := r.save(*dir); err != nil {
+		return &mistake{err.Error(), "--out names another folder"}
+	}
+	return nil
+}
+
+func (p *plan) check(words string) error {
+	switch {
+	case p.Rounds < 1:
+		return &mistake{fmt.Sprintf("--rounds is %d", p.Rounds), "1 or more"}
+	case p.Size < 1<<20:
+		return &mistake{fmt.Sprintf("--size is %d bytes", p.Size), "1MiB or more: less measures the beginning and the end only"}
+	case len(p.ways) == 0:
+		return &mistake{fmt.Sprintf("--only %q leaves no way", words), "words of the names are quic, tls, TCP, migpipe, mixed, zstd"}
+	}
+	return nil
+}
+
+// parseSize reads a number of bytes with or without a unit.
+func parseSize(text string) (int64, error) {
+	number, shift := text, 0
+	for unit, bits := range map[string]int{"KiB": 10, "MiB": 20, "GiB": 30} {
+		if n, ok := strings.CutSuffix(text, unit); ok {
+			number, shift = n, bits
+		}
+	}
+	n, err := strconv.ParseUint(number, 10, 32)
+	if err != nil {
+		return 0, fmt.Errorf("%q is not a size: %w", text, err)
+	}
+	return int64(n) << shift, nil
+}
+
+// compare goes every way, round by round, every second round backwards: what gets slower
+// or faster in the course of a round does so for both of two that are compared.
+func (p *plan) compare(ctx context.Context, progress io.Writer) (*result, error) {
+	r := &result{Plan: *p}
+	for _, w := range p.ways {
+		r.Ways = append(r.Ways, outcome{Name: w.Name, Bench: w.Bench, Group: w.Group, Procs: w.Procs, Skipped: w.skip()})
+	}
+	for round := range p.Rounds {
+		fmt.Fprintf(progress, "bench: round %d of %d\n", round+1, p.Rounds)
+		for i := range p.ways {
+			if round%2 == 1 {
+				i = len(p.ways) - 1 - i
+			}
+			if r.Ways[i].Skipped != "" {
+				continue
+			}
+			if err := ctx.Err(); err != nil {
+				return nil, err
+			}
+			s, err := p.ways[i].measure(ctx, p.Size)
+			if err != nil {
+				return nil, fmt.Errorf("round %d: %w", round+1, err)
+			}
+			r.Ways[i].add(s)
+		}
+	}
+	r.conclude()
+	return r, nil
+}

@@ -1,0 +1,159 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"strconv"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// sample is what one run of a way has cost. A GB is 1e9 bytes, of what is moved and not
+// of what is on the wire.
+type sample struct {
+	Seconds float64 `json:"seconds"`
+	Rate    float64 `json:"mb_per_s"`
+	CPU     float64 `json:"cpu_s_per_gb"`
+	Allocs  float64 `json:"allocs_per_gb"`
+	Peak    int64   `json:"peak_rss_bytes"`
+	memory  []resident
+}
+
+// resident is the memory of this process at a time.
+type resident struct {
+	Seconds float64 `json:"s"`
+	Bytes   int64   `json:"rss_bytes"`
+}
+
+// sampleEvery is how often the memory is looked at.
+const sampleEvery = 10 * time.Millisecond
+
+// meter measures both ends, which this process and its children are.
+type meter struct {
+	began   time.Time
+	took    time.Duration
+	cpu     time.Duration
+	mallocs uint64
+	err     error
+
+	done     chan struct{}
+	watching sync.WaitGroup
+	memory   []resident
+}
+
+// start begins. A meter that runs is left alone.
+func (m *meter) start() {
+	if m.done != nil {
+		return
+	}
+	m.mallocs = mallocs()
+	m.done = make(chan struct{})
+	m.cpu, m.err = cpuTime()
+	m.began = time.Now()
+	m.look()
+	done := m.done
+	m.watching.Go(func() { m.watch(done) }) // stop ends it
+}
+
+func (m *meter) watch(done <-chan struct{}) {
+	tick := time.NewTicker(sampleEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+			m.look()
+		case <-done:
+			m.look()
+			return
+		}
+	}
+}
+
+// look takes the memory down. What cannot be read is left out: a peak is of what was seen.
+func (m *meter) look() {
+	if n, err := rss(); err == nil {
+		m.memory = append(m.memory, resident{time.Since(m.began).Seconds(), n})
+	}
+}
+
+// finish ends the time, of which the way may know better what counts (0: all since start).
+// What the processors did is counted until stop.
+func (m *meter) finish(took time.Duration) {
+	if took == 0 {
+		took = time.Since(m.began)
+	}
+	m.took = took
+}
+
+// stop ends everything. It may be called again.
+func (m *meter) stop() {
+	if m.done == nil {
+		return
+	}
+	close(m.done)
+	m.watching.Wait()
+	m.done = nil
+	if cpu, err := cpuTime(); err == nil {
+		m.cpu = cpu - m.cpu
+	} else {
+		m.err = err
+	}
+	m.mallocs = mallocs() - m.mallocs
+}
+
+// sample gives what was measured of that many bytes.
+func (m *meter) sample(size int64) (sample, error) {
+	m.stop()
+	if m.err != nil {
+		return sample{}, m.err
+	}
+	if m.took <= 0 {
+		return sample{}, errors.New("no time was measured")
+	}
+	gb := float64(size) / 1e9
+	s := sample{
+		Seconds: m.took.Seconds(), Rate: float64(size) / 1e6 / m.took.Seconds(),
+		CPU: m.cpu.Seconds() / gb, Allocs: float64(m.mallocs) / gb, memory: m.memory,
+	}
+	for _, r := range m.memory {
+		s.Peak = max(s.Peak, r.Bytes)
+	}
+	return s, nil
+}
+
+func mallocs() uint64 {
+	var stats runtime.MemStats
+	runtime.ReadMemStats(&stats)
+	return stats.Mallocs
+}
+
+// cpuTime is what this process has used so far, and its children that have ended.
+func cpuTime() (total time.Duration, err error) {
+	for _, who := range []int{unix.RUSAGE_SELF, unix.RUSAGE_CHILDREN} {
+		var used unix.Rusage
+		if err := unix.Getrusage(who, &used); err != nil {
+			return 0, fmt.Errorf("getrusage: %w", err)
+		}
+		total += time.Duration(used.Utime.Nano() + used.Stime.Nano())
+	}
+	return total, nil
+}
+
+// rss is the second number of /proc/self/statm, in pages.
+func rss() (int64, error) {
+	text, err := os.ReadFile("/proc/self/statm")
+	if err != nil {
+		return 0, err
+	}
+	fields := bytes.Fields(text)
+	if len(fields) < 2 {
+		return 0, fmt.Errorf("/proc/self/statm is %q", text)
+	}
+	pages, err := strconv.ParseInt(string(fields[1]), 10, 64)
+	return pages * int64(os.Getpagesize()), err
+}

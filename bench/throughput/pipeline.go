@@ -1,0 +1,148 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+	"time"
+
+	"github.com/migpipe/migpipe/codec"
+	"github.com/migpipe/migpipe/reader"
+	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/vfio"
+	"github.com/migpipe/migpipe/vfio/sim"
+	"github.com/migpipe/migpipe/writer"
+)
+
+// pipeline is a whole migration of one device: read, encode, digest, lanes, checks,
+// decode, write, hand-off.
+type pipeline struct {
+	over    string // quic or tls
+	lanes   int
+	content string // of a sim device, or "code"
+	codec   string // auto or one of package codec's
+	procs   int    // GOMAXPROCS, 0 = one for each core
+}
+
+func (p pipeline) way() way {
+	w := way{Name: p.name(), Group: groupPipeline, Procs: p.procs, move: p.move,
+		Bench: fmt.Sprintf("Pipeline/over=%s/lanes=%d/content=%s/codec=%s", p.over, p.lanes, p.content, p.codec)}
+	if p.procs > 0 {
+		w.Bench += fmt.Sprintf("/procs=%d", p.procs)
+	}
+	if p.procs > runtime.NumCPU() {
+		w.missing = func() string { return fmt.Sprintf("this host has only %d core", runtime.NumCPU()) }
+	}
+	return w
+}
+
+func (p pipeline) name() string {
+	name := fmt.Sprintf("migpipe %s, %d lanes, %s, %s", p.over, p.lanes, p.content, p.codec)
+	if p.procs > 0 {
+		name += fmt.Sprintf(", %d proc", p.procs) // GOMAXPROCS
+	}
+	return name
+}
+
+// patience is far above what any migration here takes.
+const patience = time.Minute
+
+// move migrates. The time is the downtime: everything is read while the guest stands
+// still, and connections are there by then.
+func (p pipeline) move(ctx context.Context, size int64, m *meter) error {
+	policy, err := p.policy()
+	if err != nil {
+		return err
+	}
+	source, sink, err := p.devices(size)
+	if err != nil {
+		return err
+	}
+	defer source.Close()
+	defer sink.Close()
+	dialer, listener, err := p.carrier()
+	if err != nil {
+		return err
+	}
+	defer listener.Close()
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	received := make(chan error, 1)
+	go func() { // ends with the migration, or with ctx
+		_, err := writer.Receive(ctx, listener, []writer.Sink{{Name: "d0", Device: sink}}, nil)
+		received <- err
+	}()
+	report, err := reader.Send(ctx, dialer, []reader.Source{{Name: "d0", Device: source}}, &reader.Options{
+		Lanes: p.lanes, Codec: policy, OnLimit: reader.Force, DowntimeLimit: patience, MaxDowntime: patience,
+		PauseGuest: func(context.Context) error { m.start(); return nil },
+	})
+	if err != nil {
+		cancel()
+	}
+	if err := errors.Join(err, <-received); err != nil {
+		return err
+	}
+	m.finish(report.Downtime)
+	m.stop()
+	if moved := report.Devices[0].Bytes; int64(moved) < size {
+		return fmt.Errorf("%d bytes were moved, not %d", moved, size)
+	}
+	return sink.Verify()
+}
+
+// policy is that of the codec.
+func (p pipeline) policy() (codec.Policy, error) {
+	if p.codec == "auto" {
+		return codec.Auto, nil
+	}
+	c, err := codec.ByName(p.codec)
+	return codec.Fixed(c), err
+}
+
+// verified is a device that can say whether it was loaded with what the source has.
+type verified interface {
+	vfio.Device
+	Verify() error
+}
+
+// devices opens both ends: of xe, which has no pre-copy, so that all of it is moved in one go.
+func (p pipeline) devices(size int64) (source vfio.Device, sink verified, err error) {
+	if p.content == "code" {
+		return &replay{size: size}, &replay{size: size}, nil
+	}
+	from, err := sim.OpenURL(fmt.Sprintf("xe?size=%d&content=%s", size, p.content))
+	if err != nil {
+		return nil, nil, err
+	}
+	to, err := sim.OpenURL(fmt.Sprintf("xe?size=%d&content=%s", size, p.content))
+	if err != nil {
+		return nil, nil, errors.Join(err, from.Close())
+	}
+	return from, to, nil
+}
+
+// carrier connects the two sides, which know each other.
+func (p pipeline) carrier() (transport.Dialer, transport.Listener, error) {
+	source, err1 := transport.NewIdentity()
+	destination, err2 := transport.NewIdentity()
+	if err := cmp.Or(err1, err2); err != nil {
+		return nil, nil, err
+	}
+	sends := transport.Pinned{Identity: source, Peers: []transport.ID{destination.ID()}}
+	receives := transport.Pinned{Identity: destination, Peers: []transport.ID{source.ID()}}
+	const anyPort = "127.0.0.1:0"
+	if p.over == "tls" {
+		l, err := transport.ListenTLS(anyPort, receives, nil)
+		if err != nil {
+			return nil, nil, err
+		}
+		return &transport.TLSDialer{Addr: l.Addr().String(), Credentials: sends}, l, nil
+	}
+	l, err := transport.ListenQUIC(anyPort, receives, nil)
+	if err != nil {
+		return nil, nil, err
+	}
+	return &transport.QUICDialer{Addr: l.Addr().String(), Credentials: sends}, l, nil
+}

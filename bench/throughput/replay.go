@@ -1,0 +1,117 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"sync"
+
+	"github.com/migpipe/migpipe/codec/codectest"
+	"github.com/migpipe/migpipe/vfio"
+)
+
+// replay is a device whose state is machine code, over and over, which a sim device has
+// no content for. It has a data session and nothing that is optional.
+type replay struct {
+	size int64
+
+	mu     sync.Mutex
+	state  vfio.State // zero stands for Running, which a fresh device is in
+	moved  int64
+	broken error // what was written is not what was read
+}
+
+// code is what is repeated. It is longer than a chunk, and than the window of any codec.
+var code = sync.OnceValue(func() []byte {
+	b := make([]byte, 8<<20)
+	codectest.Code(b, 1)
+	return b
+})
+
+func (d *replay) Features() vfio.Features       { return vfio.Features{DataSize: true} }
+func (d *replay) StopCopySize() (uint64, error) { return uint64(d.size), nil }
+func (d *replay) Close() error                  { return nil }
+
+func (d *replay) State() (vfio.State, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.state == vfio.Error {
+		return vfio.Running, nil
+	}
+	return d.state, nil
+}
+
+func (d *replay) SetState(to vfio.State) (vfio.Stream, error) {
+	from, err := d.State()
+	if err != nil {
+		return nil, err
+	}
+	if _, err := vfio.Path(from, to, d.Features()); err != nil {
+		return nil, err
+	}
+	code()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.state = to
+	if !vfio.OpensSession(from, to) {
+		return nil, nil
+	}
+	d.moved = 0
+	return (*replayed)(d), nil
+}
+
+func (d *replay) Reset() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.state, d.moved, d.broken = vfio.Running, 0, nil
+	return nil
+}
+
+// Verify says whether everything was written that was read.
+func (d *replay) Verify() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.broken == nil && d.moved != d.size {
+		return fmt.Errorf("%d bytes were written, not %d", d.moved, d.size)
+	}
+	return d.broken
+}
+
+// replayed is its stream.
+type replayed replay
+
+// next is what comes at the place that is reached, n bytes at most.
+func (s *replayed) next(n int) []byte {
+	at := int(s.moved % int64(len(code())))
+	return code()[at:min(len(code()), at+int(min(int64(n), s.size-s.moved)))]
+}
+
+func (s *replayed) Read(p []byte) (n int, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for n < len(p) && s.moved < s.size {
+		m := copy(p[n:], s.next(len(p)-n))
+		n, s.moved = n+m, s.moved+int64(m)
+	}
+	if n == 0 && len(p) > 0 {
+		return 0, io.EOF
+	}
+	return n, nil
+}
+
+func (s *replayed) Write(p []byte) (n int, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for n < len(p) {
+		want := s.next(len(p) - n)
+		if len(want) == 0 || !bytes.Equal(want, p[n:n+len(want)]) {
+			s.broken = fmt.Errorf("byte %d or one behind it is not the source's: %w", s.moved, vfio.ErrRejected)
+			return n, s.broken
+		}
+		n, s.moved = n+len(want), s.moved+int64(len(want))
+	}
+	return n, nil
+}
+
+func (s *replayed) Pending() (vfio.Pending, error) { return vfio.Pending{}, vfio.ErrNotPreCopy }
+func (s *replayed) Close() error                   { return nil }

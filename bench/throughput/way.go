@@ -1,0 +1,110 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"runtime"
+	"runtime/debug"
+	"strings"
+)
+
+// way is one way to move bytes from one end to the other over this host's loopback.
+type way struct {
+	Name  string // in the table
+	Bench string // in benchmark names: parts of key=value
+	Group string // of the chart's colours: bare, external, pipeline
+	Procs int    // GOMAXPROCS, 0 = one for each core
+
+	// move moves size bytes. What m measures it begins itself, when all is connected,
+	// and ends when the last byte is there.
+	move func(ctx context.Context, size int64, m *meter) error
+	// missing says why the way cannot be gone here; nil is never.
+	missing func() string
+}
+
+// skip says why the way is left out, "" if it is not.
+func (w *way) skip() string {
+	if w.missing == nil {
+		return ""
+	}
+	return w.missing()
+}
+
+// measure goes the way once.
+func (w *way) measure(ctx context.Context, size int64) (sample, error) {
+	if w.Procs > 0 {
+		defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(w.Procs))
+	}
+	debug.FreeOSMemory() // nobody pays for another's garbage
+	m := new(meter)
+	defer m.stop()
+	if err := w.move(ctx, size, m); err != nil {
+		return sample{}, fmt.Errorf("%s: %w", w.Name, err)
+	}
+	return m.sample(size)
+}
+
+// Names of groups.
+const (
+	groupBare     = "bare"
+	groupExternal = "external"
+	groupPipeline = "pipeline"
+)
+
+// Names of the ways that ratios are about.
+const (
+	bareStock = "quic-go, as it comes"
+	bareGRO   = "quic-go, joined packets"
+	bareGRO2  = bareGRO + ", 2 conn"
+)
+
+func bareTLS(conns int) string { return fmt.Sprintf("crypto/tls, %d conn", conns) }
+
+// ways are all of them, those next to each other that are compared.
+func ways() []way {
+	list := []way{
+		{Name: bareStock, Bench: "Bare/over=quic/gro=no/conns=1", Group: groupBare, move: quicStreams(1, false)},
+		{Name: bareGRO, Bench: "Bare/over=quic/gro=yes/conns=1", Group: groupBare, move: quicStreams(1, true)},
+		{Name: bareGRO2, Bench: "Bare/over=quic/gro=yes/conns=2", Group: groupBare, move: quicStreams(2, true)},
+		pipeline{over: "quic", lanes: 1, content: "random", codec: "raw"}.way(),
+		pipeline{over: "quic", lanes: 2, content: "random", codec: "raw"}.way(),
+		pipeline{over: "quic", lanes: 4, content: "random", codec: "raw"}.way(),
+		pipeline{over: "quic", lanes: 2, content: "random", codec: "raw", procs: 1}.way(),
+		pipeline{over: "quic", lanes: 2, content: "random", codec: "raw", procs: 2}.way(),
+	}
+	for conns := 1; conns <= 2; conns++ {
+		list = append(list,
+			way{Name: fmt.Sprintf("TCP, %d conn", conns), Bench: fmt.Sprintf("Bare/over=tcp/conns=%d", conns), Group: groupBare, move: tcpStreams(conns, false)},
+			way{Name: bareTLS(conns), Bench: fmt.Sprintf("Bare/over=tls/conns=%d", conns), Group: groupBare, move: tcpStreams(conns, true)},
+			pipeline{over: "tls", lanes: conns, content: "random", codec: "raw"}.way())
+	}
+	list = append(list, externals()...)
+	return append(list, contents()...)
+}
+
+// contents are the ways that differ by what is moved.
+func contents() (list []way) {
+	for _, content := range []string{"random", "zero", "mixed", "code"} {
+		for _, codec := range []string{"raw", "auto", "s2", "zstd"} {
+			if content == "random" && codec == "raw" {
+				continue // is one of the carriers' already
+			}
+			list = append(list, pipeline{over: "quic", lanes: 2, content: content, codec: codec}.way())
+		}
+		list = append(list, pipeline{over: "tls", lanes: 2, content: content, codec: "auto"}.way())
+	}
+	return list
+}
+
+// only keeps the ways whose name or benchmark has one of the words in it.
+func only(list []way, words string) (kept []way) {
+	for _, w := range list {
+		for word := range strings.SplitSeq(words, ",") {
+			if strings.Contains(w.Name, word) || strings.Contains(w.Bench, word) {
+				kept = append(kept, w)
+				break
+			}
+		}
+	}
+	return kept
+}
