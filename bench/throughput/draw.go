@@ -52,6 +52,7 @@ func bars(title, unit string, ways []outcome, figure func(*figures) spread) (tem
 	}
 	p.Add(errorBars)
 	p.NominalY(names...)
+	p.Y.Tick.Label.Font.Size = vg.Points(9) // else the longest are cut off
 	return svg(p, vg.Points(float64(70+rowHeight*len(rows))))
 }
 
@@ -90,8 +91,8 @@ func memoryLines(ways []outcome) (template.HTML, error) {
 	p := plot.New()
 	p.Title.Text = "Memory of both ends while they migrate, last round"
 	p.X.Label.Text, p.Y.Label.Text = "seconds since the guest was paused", "resident MB"
-	p.Y.Min = 0
-	p.Legend.Top = true
+	p.X.Min, p.Y.Min = 0, 0
+	p.Title.Padding = vg.Points(8)
 	drawn := 0
 	for _, o := range ways {
 		if len(o.Memory) == 0 || drawn == len(record.Palette) {

@@ -115,6 +115,10 @@ func parseSize(text string) (int64, error) {
 // or faster in the course of a round does so for both of two that are compared.
 func (p *plan) compare(ctx context.Context, progress io.Writer) (*result, error) {
 	r := &result{Plan: *p}
+	before, err := machineTime()
+	if err != nil {
+		return nil, err
+	}
 	for _, w := range p.ways {
 		r.Ways = append(r.Ways, outcome{Name: w.Name, Bench: w.Bench, Group: w.Group, Procs: w.Procs, Skipped: w.skip()})
 	}
@@ -137,6 +141,11 @@ func (p *plan) compare(ctx context.Context, progress io.Writer) (*result, error)
 			r.Ways[i].add(s)
 		}
 	}
+	after, err := machineTime()
+	if err != nil {
+		return nil, err
+	}
+	r.Others = after.others(before)
 	r.conclude()
 	return r, nil
 }

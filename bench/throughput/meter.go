@@ -157,3 +157,41 @@ func rss() (int64, error) {
 	pages, err := strconv.ParseInt(string(fields[1]), 10, 64)
 	return pages * int64(os.Getpagesize()), err
 }
+
+// machine is what all processors have done so far, of /proc/stat's first line.
+type machine struct{ busy, idle, own time.Duration }
+
+// userHZ is the unit of /proc/stat, whatever the kernel's own is.
+const userHZ = time.Second / 100
+
+func machineTime() (m machine, err error) {
+	text, err := os.ReadFile("/proc/stat")
+	if err != nil {
+		return m, err
+	}
+	line, _, _ := bytes.Cut(text, []byte("\n"))
+	for i, field := range bytes.Fields(line) {
+		n, err := strconv.ParseInt(string(field), 10, 64)
+		switch {
+		case i == 0 || i > 8: // its name, and guests, who are in the rest
+		case err != nil:
+			return m, fmt.Errorf("/proc/stat: %w", err)
+		case i == 4 || i == 5: // idle, iowait
+			m.idle += time.Duration(n) * userHZ
+		default:
+			m.busy += time.Duration(n) * userHZ
+		}
+	}
+	m.own, err = cpuTime()
+	return m, err
+}
+
+// others is the share of the processors' time since then that went to anybody else, the
+// hypervisor included: with much of it, figures say little.
+func (m machine) others(since machine) float64 {
+	busy, idle := m.busy-since.busy, m.idle-since.idle
+	if busy+idle <= 0 {
+		return 0
+	}
+	return max(0, (busy-(m.own-since.own)).Seconds()/(busy+idle).Seconds())
+}

@@ -39,7 +39,11 @@ func (p pipeline) way() way {
 }
 
 func (p pipeline) name() string {
-	name := fmt.Sprintf("migpipe %s, %d lanes, %s, %s", p.over, p.lanes, p.content, p.codec)
+	lanes := "1 lane"
+	if p.lanes > 1 {
+		lanes = fmt.Sprintf("%d lanes", p.lanes)
+	}
+	name := fmt.Sprintf("migpipe %s, %s, %s, %s", p.over, lanes, p.content, p.codec)
 	if p.procs > 0 {
 		name += fmt.Sprintf(", %d proc", p.procs) // GOMAXPROCS
 	}

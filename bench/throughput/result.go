@@ -14,6 +14,7 @@ import (
 type result struct {
 	Host   record.Host `json:"host"`
 	Plan   plan        `json:"plan"`
+	Others float64     `json:"others_cpu_share"` // see machine.others
 	Ways   []outcome   `json:"ways"`
 	Ratios []ratio     `json:"ratios"`
 }
@@ -86,7 +87,7 @@ const (
 func (r *result) table() string {
 	var b strings.Builder
 	b.WriteString(r.Host.Lines())
-	fmt.Fprintf(&b, "\n%s\n", tableHead)
+	fmt.Fprintf(&b, "others:  %.0f %% of the processors' time\n\n%s\n", 100*r.Others, tableHead)
 	for _, o := range r.Ways {
 		if o.Skipped != "" {
 			fmt.Fprintf(&b, "%-43s  SKIP: %s\n", o.Name, o.Skipped)

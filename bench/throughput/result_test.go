@@ -1,0 +1,144 @@
+package main
+
+import (
+	"encoding/xml"
+	"errors"
+	"io"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/migpipe/migpipe/bench/internal/record"
+)
+
+func TestSpread(t *testing.T) {
+	for _, c := range []struct {
+		samples []float64
+		want    spread
+		text    string
+	}{
+		{[]float64{5}, spread{5, 5, 5}, "5.0 [5.0..5.0]"},
+		{[]float64{9, 1, 5}, spread{5, 1, 9}, "5.0 [1.0..9.0]"},
+		{[]float64{4, 1, 2, 9}, spread{3, 1, 9}, "3.0 [1.0..9.0]"},
+	} {
+		before := slices.Clone(c.samples)
+		got := spreadOf(c.samples)
+		if got != c.want || got.text(1) != c.text {
+			t.Errorf("%v: %+v, %s", c.samples, got, got.text(1))
+		}
+		if !slices.Equal(before, c.samples) {
+			t.Errorf("%v became %v: rounds have lost their order", before, c.samples)
+		}
+	}
+}
+
+func rates(name string, list ...float64) outcome {
+	o := outcome{Name: name, Bench: "Way/way=1", Group: groupPipeline}
+	for _, r := range list {
+		o.add(sample{Rate: r, Seconds: 1 / r, CPU: 1, Allocs: 1, Peak: 1, memory: []resident{{0, 1e6}, {1, 2e6}}})
+	}
+	return o
+}
+
+// Rounds are paired: of two that slow down together the ratio is steady, which that of
+// their medians, or of any other pairing, is not.
+func TestRatio(t *testing.T) {
+	got := ratioOf(rates("a", 100, 10, 40), rates("b", 200, 20, 80))
+	if got.Summary != (spread{0.5, 0.5, 0.5}) || len(got.Rounds) != 3 {
+		t.Errorf("%+v", got)
+	}
+	got = ratioOf(rates("a", 30, 10), rates("b", 10, 30))
+	if want := []float64{3, 1.0 / 3}; !slices.Equal(got.Rounds, want) {
+		t.Errorf("%v, want %v", got.Rounds, want)
+	}
+}
+
+// A ratio is given only where both ways were gone; what was left out says why.
+func TestConclude(t *testing.T) {
+	pair := compared()[0]
+	r := result{Host: record.ThisHost("command"), Ways: []outcome{rates(pair[0], 3, 6), rates(pair[1], 6, 6), {Name: "tool", Skipped: "it is not installed"}}}
+	r.conclude()
+	if len(r.Ratios) != 1 || r.Ratios[0].Summary != (spread{0.75, 0.5, 1}) {
+		t.Errorf("%+v", r.Ratios)
+	}
+	if table := r.table(); !strings.Contains(table, "SKIP: it is not installed") {
+		t.Error(table)
+	}
+	page, err := r.page()
+	if err != nil {
+		t.Fatal(err)
+	}
+	checkPage(t, page)
+	checkBenchmarks(t, string(r.benchmarks()))
+}
+
+// benchmarkLine is one of the Go benchmark data format: a name with the processors, a
+// count, and pairs of a number and a unit.
+var benchmarkLine = regexp.MustCompile(`^Benchmark[A-Z][^ ]*-\d+ \d+( [0-9.]+ [A-Za-z][^ ]*)+$`)
+
+// configLine is one of its configuration lines: a key begins with a small letter and has
+// no large one, nor a space.
+var configLine = regexp.MustCompile(`^[a-z][^A-Z\s:]*: .+$`)
+
+func checkBenchmarks(t *testing.T, text string) {
+	t.Helper()
+	lines := 0
+	for line := range strings.SplitSeq(strings.TrimSuffix(text, "\n"), "\n") {
+		switch {
+		case benchmarkLine.MatchString(line):
+			lines++
+		case line != "" && !configLine.MatchString(line):
+			t.Errorf("benchstat would not read %q", line)
+		}
+	}
+	if lines == 0 {
+		t.Errorf("there is no benchmark in\n%s", text)
+	}
+}
+
+// loads are what makes a page need another file.
+var loads = regexp.MustCompile(`(?i)(src|href)\s*=|url\(|@import|<script|<link`)
+
+// checkPage reads the page as XML, which it is but for its doctype and meta, and looks
+// for what it may not have.
+func checkPage(t *testing.T, page []byte) {
+	t.Helper()
+	if found := loads.Find(page); found != nil {
+		t.Errorf("the page loads something: %q", found)
+	}
+	d := xml.NewDecoder(strings.NewReader(string(page)))
+	d.Strict, d.AutoClose, d.Entity = false, []string{"meta"}, xml.HTMLEntity
+	charts := 0
+	for {
+		token, err := d.Token()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			t.Fatalf("the page is not well formed: %v", err)
+		}
+		if e, ok := token.(xml.StartElement); ok && e.Name.Local == "svg" {
+			charts++
+		}
+	}
+	if charts == 0 {
+		t.Error("the page has no chart")
+	}
+}
+
+// What went to others is what was neither idle nor our own, and never less than nothing.
+func TestOthers(t *testing.T) {
+	was := machine{busy: 10 * time.Second, idle: 5 * time.Second, own: time.Second}
+	now := machine{busy: 18 * time.Second, idle: 7 * time.Second, own: 4 * time.Second}
+	if got := now.others(was); got != 0.5 {
+		t.Errorf("%v, want half", got)
+	}
+	if got := was.others(was); got != 0 {
+		t.Errorf("%v in no time", got)
+	}
+	if _, err := machineTime(); err != nil {
+		t.Error(err)
+	}
+}
