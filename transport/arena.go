@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"os"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/migpipe/migpipe/codec"
 )
 
@@ -16,11 +14,11 @@ import (
 var ErrArenaFull = errors.New("no free chunk in the arena")
 
 // Arena is a fixed number of chunk buffers in one anonymous mapping: outside
-// the garbage collector's heap, page-aligned, and touched before it is handed
-// out, so that a device's read(2) never faults on it (a fault that fails
+// the garbage collector's heap, page-aligned, of huge pages where there are any,
+// and touched before it is handed out, so that a device's read(2) never faults on it (a fault that fails
 // mid-copy loses bytes that the driver already counts as read).
 type Arena struct {
-	mem       []byte
+	pages
 	chunkSize int
 	count     int
 	free      chan *Chunk
@@ -39,14 +37,13 @@ func NewArena(memory, chunkSize, least int) (*Arena, error) {
 	// on a page boundary. Behind it is room for a codec that expands.
 	stride := page + roundUp(codec.MaxEncodedLen(chunkSize), page)
 	count := max(memory/stride, least)
-	mem, err := unix.Mmap(-1, 0, count*stride, unix.PROT_READ|unix.PROT_WRITE,
-		unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_POPULATE)
+	p, err := mapPages(count * stride)
 	if err != nil {
 		return nil, fmt.Errorf("transport: map %d bytes for %d chunks: %w", count*stride, count, err)
 	}
-	a := &Arena{mem: mem, chunkSize: chunkSize, count: count, free: make(chan *Chunk, count)}
+	a := &Arena{pages: p, chunkSize: chunkSize, count: count, free: make(chan *Chunk, count)}
 	for i := range count {
-		slot := mem[i*stride : (i+1)*stride : (i+1)*stride]
+		slot := p.mem[i*stride : (i+1)*stride : (i+1)*stride]
 		a.free <- &Chunk{arena: a, buf: slot[page-chunkHeadLen:], free: true}
 	}
 	return a, nil
@@ -97,8 +94,8 @@ func (a *Arena) Close() error {
 		return fmt.Errorf("transport: arena closed with %d of %d chunks in use", n, a.count)
 	}
 	a.pipes.close()
-	err := unix.Munmap(a.mem)
-	a.mem = nil
+	err := a.unmap()
+	a.pages = pages{}
 	return err
 }
 
