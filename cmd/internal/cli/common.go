@@ -161,6 +161,7 @@ func (c *common) memoryError(err error) error {
 // run carries a command line out and tells how it went. Every way from here
 // leads through show.end, which writes the done event.
 func (c *common) run(prepare func() (job, error)) int {
+	keepCollectorAway(c.memory.bytes)
 	show := newShow(c)
 	ctx, stop := cancelOnSignal(c.program, c.impatient)
 	devices, j, v := c.attempt(ctx, prepare, show)

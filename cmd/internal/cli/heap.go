@@ -1,0 +1,31 @@
+package cli
+
+import (
+	"os"
+	"runtime/debug"
+)
+
+// How the garbage collector is set, where the environment does not say.
+//
+// Chunks are outside the heap and moving one allocates nothing, so what grows the
+// heap is the network's own: some 30 MiB for each GiB over QUIC, beside 3 MiB that
+// live. With ten times what lives, of which the runtime makes 40 MiB at the least, a
+// cycle comes about once a GiB, and so practically never in the moments in which the
+// guest stands still, where it would take CPUs from the lanes. The limit is for a
+// heap that is larger than that, with many devices or many small chunks: it has
+// cycles come earlier rather than memory be ten times as much.
+const (
+	heapPercent = 1000
+	heapLimit   = 96 << 20
+)
+
+// keepCollectorAway sets it for buffers of so many bytes, whose bookkeeping is in the
+// heap. This is for a program to do and not for a library, which is not alone.
+func keepCollectorAway(buffers uint64) {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(heapPercent)
+	}
+	if os.Getenv("GOMEMLIMIT") == "" {
+		debug.SetMemoryLimit(int64(heapLimit + buffers/8))
+	}
+}

@@ -1,0 +1,34 @@
+package cli
+
+import (
+	"math"
+	"runtime/debug"
+	"testing"
+)
+
+// TestCollector: what the environment says of the collector is left alone, each for
+// itself.
+func TestCollector(t *testing.T) {
+	const ours, limit = heapPercent, heapLimit + 4<<20
+	for _, c := range []struct {
+		gogc, gomemlimit string
+		percent          int
+		limit            int64
+	}{
+		{"", "", ours, limit},
+		{"100", "", 100, limit},
+		{"off", "", 100, limit},
+		{"", "1GiB", ours, math.MaxInt64},
+		{"100", "off", 100, math.MaxInt64},
+	} {
+		t.Setenv("GOGC", c.gogc)
+		t.Setenv("GOMEMLIMIT", c.gomemlimit)
+		percent := debug.SetGCPercent(100) // stands for what the runtime has made of the environment
+		most := debug.SetMemoryLimit(math.MaxInt64)
+		keepCollectorAway(32 << 20)
+		gotLimit, gotPercent := debug.SetMemoryLimit(most), debug.SetGCPercent(percent)
+		if gotPercent != c.percent || gotLimit != c.limit {
+			t.Errorf("GOGC=%s GOMEMLIMIT=%s: %d%%, %d bytes, want %d%%, %d", c.gogc, c.gomemlimit, gotPercent, gotLimit, c.percent, c.limit)
+		}
+	}
+}
