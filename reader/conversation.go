@@ -59,7 +59,7 @@ func (e *engine) message(m transport.Message) {
 		return
 	case *transport.Ready:
 		if e.owner.Phase == handoff.SourceWaiting {
-			e.clock.ready = time.Now()
+			e.clock.ready, e.atReady = time.Now(), e.progressed()
 			if e.clock.filled.IsZero() { // READY says it, before any ACK has
 				e.clock.filled = e.clock.ready
 			}
@@ -288,7 +288,8 @@ func (e *engine) onTick() {
 	if e.owner.Phase == handoff.SourceTransfer {
 		e.estimate()
 	}
-	e.tell(report.Event{Kind: report.Progress, Devices: e.snapshots(), Way: report.Way{Goodput: finite(e.meter.goodput()), RTT: e.meter.rtt}})
+	e.tell(report.Event{Kind: report.Progress, Devices: e.snapshots(), Way: report.Way{Goodput: finite(e.meter.goodput()), RTT: e.meter.rtt},
+		Fill: e.recent.look(e.progressed(), e.queue.fill.chunks)})
 }
 
 // watch bounds what time the guest stands still for. What a device does before

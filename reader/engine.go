@@ -124,6 +124,10 @@ type engine struct {
 	frame      int     // bytes of padding that go at once
 	peak       float64 // the best goodput so far
 	wire       []atomic.Uint64
+	spent      laneTimes
+	recent     recent
+	atPause    progress     // of the stop under way
+	atReady    progress     // zero before
 	sent       atomic.Int64 // when the last chunk so far was given to a lane, in ns after clock.start
 	applied    []uint64     // as acknowledged
 	ends       []transport.End
@@ -512,7 +516,7 @@ func (e *engine) startSender(number int) {
 		panic("reader: the arena has fewer chunks than lanes")
 	}
 	s := &sender{number: number, lane: e.lanes[number], queue: e.queue, spare: spare, codec: e.opts.Codec, pace: e.pace, frame: e.frame,
-		wire: e.wire, start: e.clock.start, sent: &e.sent, work: e.work, post: e.post, watched: make(chan struct{})}
+		wire: e.wire, start: e.clock.start, spent: &e.spent, sent: &e.sent, work: e.work, post: e.post, watched: make(chan struct{})}
 	e.sending.Go(s.run)
 	e.sending.Go(s.watch)
 }

@@ -24,6 +24,7 @@ type sender struct {
 	noisy  bool            // spare was filled with noise; what was encoded there since is as good
 	wire   []atomic.Uint64 // payload bytes given to a lane, by device
 	start  time.Time
+	spent  *laneTimes
 	sent   *atomic.Int64   // when a chunk was last written, in ns after start
 	work   context.Context // ends when the streams are abandoned
 	post   func(any)
@@ -97,7 +98,10 @@ func (s *sender) sendPadding() error {
 }
 
 func (s *sender) send(c *transport.Chunk) error {
+	began := time.Now()
 	out := c.EncodeTo(s.spare, s.codec)
+	s.spent.encoded(began)
+	defer s.spent.wrote(time.Now())
 	if err := s.pace.wait(s.work, int(out.WireLen)); err != nil {
 		return err
 	}

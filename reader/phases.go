@@ -88,6 +88,7 @@ func (e *engine) pause() {
 			e.loaded[d.device] = e.meter.loads[d.device].took
 		}
 	}
+	e.atPause = e.progressed()
 	if e.opts.PauseGuest == nil {
 		e.guestPaused(nil)
 		return
@@ -264,4 +265,14 @@ func (e *engine) drainedBytes(device int) uint64 {
 		return d.read.Load()
 	}
 	return 0
+}
+
+// needs is what memory and lanes are divided by.
+func (e *engine) needs() []share.Need {
+	needs := make([]share.Need, len(e.sources))
+	for i, s := range e.sources {
+		left, known := e.remaining(i)
+		needs[i] = share.Need{Bytes: left, Known: known, Priority: uint8(s.Priority), Done: e.plan.devices[i].ended}
+	}
+	return needs
 }

@@ -30,6 +30,7 @@ type queue struct {
 	lost    [transport.MaxLanes]error // why a lane takes nothing any more
 	closed  bool
 	dropped bool
+	fill    fill
 }
 
 // padding stands for a frame of padding in what take returns.
@@ -45,6 +46,8 @@ type line struct {
 	sent   uint64 // numbers below were given to a lane
 	count  int    // that wait for a lane
 	bytes  uint64 // of them
+	ready  int    // and may have one, as far as fill knows
+	held   int    // or have no credit
 	window transport.Window
 	given  chan struct{} // holds a token when the pool gave the device a chunk
 	wants  bool          // somebody waits for that
@@ -71,7 +74,7 @@ const (
 
 // newQueue may use so many chunks of the arena.
 func newQueue(arena *transport.Arena, chunks int, needs []share.Need) *queue {
-	q := &queue{arena: arena, pool: share.NewPool(chunks, needs), turns: share.NewTurns(needs), lines: make([]line, len(needs))}
+	q := &queue{arena: arena, pool: share.NewPool(chunks, needs), turns: share.NewTurns(needs), lines: make([]line, len(needs)), fill: newFill(chunks)}
 	q.changed.L = &q.mu
 	for i := range q.lines {
 		q.lines[i].chunks, q.lines[i].given = make([]kept, chunks), make(chan struct{}, 1)
@@ -103,7 +106,7 @@ func (q *queue) get(ctx context.Context, device int) (*transport.Chunk, error) {
 
 func (q *queue) want(device int, wants bool) {
 	q.mu.Lock()
-	defer q.mu.Unlock()
+	defer q.unlock()
 	q.lines[device].wants = wants
 	q.ask(device)
 	q.give()
@@ -119,7 +122,7 @@ func (q *queue) ask(device int) {
 // nil lifts the limits.
 func (q *queue) bound(most []uint64) {
 	q.mu.Lock()
-	defer q.mu.Unlock()
+	defer q.unlock()
 	for i := range q.lines {
 		q.lines[i].most = 0
 		if most != nil {
@@ -135,6 +138,7 @@ func (q *queue) give() {
 	for i, ok := q.pool.Next(); ok; i, ok = q.pool.Next() {
 		q.lines[i].wants = false
 		q.pool.Want(i, false)
+		q.fill.now.reading++
 		q.lines[i].given <- struct{}{}
 	}
 }
@@ -147,7 +151,8 @@ func (q *queue) release(device int, c *transport.Chunk) {
 
 func (q *queue) giveBack(device int) {
 	q.mu.Lock()
-	defer q.mu.Unlock()
+	defer q.unlock()
+	q.fill.now.reading--
 	q.pool.Return(device, 1)
 	q.give()
 }
@@ -157,7 +162,8 @@ func (l *line) at(seq uint64) *kept { return &l.chunks[seq%uint64(len(l.chunks))
 // put queues a sealed chunk. There is room for every one that there is.
 func (q *queue) put(c *transport.Chunk) {
 	q.mu.Lock()
-	defer q.mu.Unlock()
+	defer q.unlock()
+	q.fill.now.reading--
 	if q.dropped {
 		c.Release()
 		return
@@ -182,12 +188,13 @@ func (q *queue) look(device int) {
 	for l.next < l.end && l.at(l.next).where != queued {
 		l.next++
 	}
-	if l.next == l.end {
-		q.turns.Ready(device, false)
-		return
+	ready := false
+	if l.next < l.end {
+		k := l.at(l.next)
+		ready = k.Seq < l.window.Seq && k.Offset+uint64(k.RawLen) <= l.window.Offset
 	}
-	k := l.at(l.next)
-	q.turns.Ready(device, k.Seq < l.window.Seq && k.Offset+uint64(k.RawLen) <= l.window.Offset)
+	q.turns.Ready(device, ready)
+	q.fill.sort(l, ready)
 }
 
 // forget lets go of a chunk that nobody needs any more, and gives it back, unless a
@@ -212,7 +219,7 @@ func (q *queue) forget(device int, k *kept) {
 // have one that was never sent, nor need one again that it has had: that is gone here.
 func (q *queue) applied(device int, seq uint64) error {
 	q.mu.Lock()
-	defer q.mu.Unlock()
+	defer q.unlock()
 	l := &q.lines[device]
 	if seq > l.sent {
 		return fmt.Errorf("%w: chunks up to %d of device %d are acknowledged, %d were sent", transport.ErrProtocol, seq, device, l.sent)
@@ -235,7 +242,8 @@ func (q *queue) applied(device int, seq uint64) error {
 // took takes back a chunk that a lane has sent, as far as it came.
 func (q *queue) took(c *transport.Chunk) {
 	q.mu.Lock()
-	defer q.mu.Unlock()
+	defer q.unlock()
+	q.fill.now.leaving--
 	if k := q.lines[c.Device].at(c.Seq); k.Chunk == c {
 		k.where = away
 		return
@@ -257,7 +265,7 @@ func (q *queue) lose(lane int, err error) {
 // The lane's sender has ended; another one may take its number.
 func (q *queue) requeue(lane int) {
 	q.mu.Lock()
-	defer q.mu.Unlock()
+	defer q.unlock()
 	q.lost[lane] = nil
 	for i := range q.lines {
 		l := &q.lines[i]
@@ -294,7 +302,7 @@ func (q *queue) unpadded() int {
 // been applied, or the lane is lost.
 func (q *queue) take(lane int) (*transport.Chunk, error) {
 	q.mu.Lock()
-	defer q.mu.Unlock()
+	defer q.unlock()
 	for {
 		if err := q.lost[lane]; err != nil {
 			return nil, err
@@ -319,6 +327,7 @@ func (q *queue) pop(device, lane int) *transport.Chunk {
 	l := &q.lines[device]
 	k := l.at(l.next)
 	k.where, k.lane = leaving, lane
+	q.fill.now.leaving++
 	l.sent = max(l.sent, k.Seq+1)
 	l.count, l.bytes = l.count-1, l.bytes-uint64(k.RawLen)
 	q.look(device)
@@ -328,7 +337,7 @@ func (q *queue) pop(device, lane int) *transport.Chunk {
 // revoke forgets all promises: whose memory it was that is set aside, is not known.
 func (q *queue) revoke() {
 	q.mu.Lock()
-	defer q.mu.Unlock()
+	defer q.unlock()
 	for i := range q.lines {
 		q.lines[i].window = transport.Window{}
 		q.look(i)
@@ -339,7 +348,7 @@ func (q *queue) revoke() {
 // never shrinks, as long as the process lives that has made it.
 func (q *queue) grant(device int, w transport.Window) {
 	q.mu.Lock()
-	defer q.mu.Unlock()
+	defer q.unlock()
 	l := &q.lines[device]
 	l.window.Seq = max(l.window.Seq, w.Seq)
 	l.window.Offset = max(l.window.Offset, w.Offset)
@@ -351,7 +360,7 @@ func (q *queue) grant(device int, w transport.Window) {
 // For the lanes, what is queued comes on top.
 func (q *queue) divide(needs []share.Need) {
 	q.mu.Lock()
-	defer q.mu.Unlock()
+	defer q.unlock()
 	q.pool.Divide(needs)
 	for i := range needs {
 		n, l := &needs[i], &q.lines[i]
@@ -377,7 +386,7 @@ func (q *queue) close() {
 // drop releases what is kept, and whatever will be: nobody sends any more.
 func (q *queue) drop() {
 	q.mu.Lock()
-	defer q.mu.Unlock()
+	defer q.unlock()
 	q.closed, q.dropped = true, true
 	for i := range q.lines {
 		l := &q.lines[i]
@@ -387,14 +396,4 @@ func (q *queue) drop() {
 		q.look(i)
 	}
 	q.changed.Broadcast()
-}
-
-// needs is what memory and lanes are divided by.
-func (e *engine) needs() []share.Need {
-	needs := make([]share.Need, len(e.sources))
-	for i, s := range e.sources {
-		left, known := e.remaining(i)
-		needs[i] = share.Need{Bytes: left, Known: known, Priority: uint8(s.Priority), Done: e.plan.devices[i].ended}
-	}
-	return needs
 }

@@ -406,6 +406,7 @@ func TestQueue(t *testing.T) {
 			h.sent[i] = map[*transport.Chunk]struct{}{}
 		}
 		rt.Repeat(map[string]func(*rapid.T){
+			"":    func(rt *rapid.T) { h.sorted(rt) },
 			"cut": func(rt *rapid.T) { h.cutSome(rt, t.Context()) }, "grant": h.grantSome,
 			"take": h.takeOne, "took": h.tookOne, "ack": h.ack, "lose": h.loseOne,
 			"divide": func(t *rapid.T) {

@@ -128,6 +128,7 @@ func (e *engine) finishReport() {
 			e.out.Downtime.Round(time.Millisecond), e.opts.DowntimeLimit))
 	}
 	e.out.CalledOff = e.clock.stood
+	e.out.Fill, e.out.StopFill = e.fills()
 	e.out.Lanes = len(e.lanes)
 	states := e.states()
 	for i, s := range e.sources {

@@ -23,10 +23,13 @@ type Report struct {
 	// Predicted is what the stop was expected to take when it was decided; nil if
 	// it never was (source only).
 	Predicted *Forecast
-	Lanes     int
-	Carrier   transport.Carrier // of the lanes, as this side sees it
-	Devices   []Device
-	Warnings  []string
+	// Fill and StopFill are how full the stages were in all, and from the pause of the
+	// guest until all was at the destination. What came after that is in neither.
+	Fill, StopFill Fill
+	Lanes          int
+	Carrier        transport.Carrier // of the lanes, as this side sees it
+	Devices        []Device
+	Warnings       []string
 }
 
 // Names of the downtime's stages, in order.
@@ -112,6 +115,7 @@ type Event struct {
 	Err      error             // of Kind Asked: why a migration would be refused, nil if it would not
 	Devices  []Snapshot        // in HELLO's order
 	Way      Way               // of Kind Progress
+	Fill     Fill              // of Kind Progress: in the last second or two
 	Attempt  transport.Attempt // of Kind Ready and Accepted
 	Downtime time.Duration     // of Kind Ready: so far
 	// Predicted is the downtime expected, of Kind Phase when the stop begins.

@@ -1,0 +1,115 @@
+package reader
+
+import (
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"github.com/migpipe/migpipe/transport/report"
+)
+
+// laneTimes are what all lanes' senders have spent so far, in ns.
+type laneTimes struct {
+	encoding atomic.Int64
+	writing  atomic.Int64 // and waiting for the bandwidth that they may use
+}
+
+func (t *laneTimes) encoded(since time.Time) { t.encoding.Add(int64(time.Since(since))) }
+func (t *laneTimes) wrote(since time.Time)   { t.writing.Add(int64(time.Since(since))) }
+
+// progress is how far the queue, the lanes and the destination's devices have come:
+// times and counts that only grow.
+type progress struct {
+	usage
+	encoding, writing time.Duration
+	loading           []time.Duration // by device
+}
+
+// progressed is what came to pass by now.
+func (e *engine) progressed() progress {
+	p := progress{usage: e.queue.usage(), loading: make([]time.Duration, len(e.sources)),
+		encoding: time.Duration(e.spent.encoding.Load()), writing: time.Duration(e.spent.writing.Load())}
+	for i := range p.loading {
+		p.loading[i] = e.meter.loads[i].took
+	}
+	return p
+}
+
+// since is the way from before to p, of which fill is told. The zero progress is the
+// beginning.
+func (p progress) since(before progress) progress {
+	p.at -= before.at
+	p.ready, p.held, p.taken = p.ready-before.ready, p.held-before.held, p.taken-before.taken
+	for i := range p.waited {
+		p.waited[i] -= before.waited[i]
+	}
+	p.encoding, p.writing = p.encoding-before.encoding, p.writing-before.writing
+	p.loading = slices.Clone(p.loading)
+	for i := range before.loading {
+		p.loading[i] -= before.loading[i]
+	}
+	return p
+}
+
+// fill is what that comes to, of a memory of so many chunks.
+func (p progress) fill(chunks int) report.Fill {
+	if p.at <= 0 {
+		return report.Fill{}
+	}
+	all := float64(chunks) * p.at.Seconds()
+	return report.Fill{Queue: p.ready / all, Credit: p.held / all, Flight: p.taken / all, Bottleneck: bottleneck(p)}
+}
+
+// bottleneck names what was waited for. A destination that was waited for had no memory
+// as long as its slowest device was busy; else its answer was on the way, as the chunks
+// were.
+func bottleneck(p progress) string {
+	load := min(p.waited[forPeer], slices.Max(append(p.loading, 0)))
+	network, codec := p.waited[forPeer]-load, time.Duration(0)
+	if p.encoding > p.writing {
+		codec = p.waited[forLane]
+	} else {
+		network += p.waited[forLane]
+	}
+	all := p.waited[forDevice] + codec + network + load
+	for _, s := range []struct {
+		name   string
+		waited time.Duration
+	}{{report.BoundSave, p.waited[forDevice]}, {report.BoundCodec, codec}, {report.BoundNetwork, network}, {report.BoundLoad, load}} {
+		if s.waited > all/2 {
+			return s.name
+		}
+	}
+	if all > 0 {
+		return report.Balanced
+	}
+	return ""
+}
+
+// lately is the time that progress tells of: a second at least, once there was one.
+const lately = time.Second
+
+// recent remembers where the time that is told of began, and where the next one does.
+type recent struct{ from, next progress }
+
+// look is how it went lately.
+func (r *recent) look(now progress, chunks int) report.Fill {
+	if now.at-r.next.at >= lately {
+		r.from, r.next = r.next, now
+	}
+	return now.since(r.from).fill(chunks)
+}
+
+// fills tells how full the stages were: in all, and while the guest stood still before
+// the destination was ready.
+func (e *engine) fills() (all, stop report.Fill) {
+	end := e.atReady
+	if end.at == 0 {
+		end = e.progressed()
+	}
+	all = end.fill(e.queue.fill.chunks)
+	if !e.clock.paused.IsZero() {
+		stop = end.since(e.atPause).fill(e.queue.fill.chunks)
+	}
+	return all, stop
+}

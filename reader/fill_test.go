@@ -1,0 +1,154 @@
+package reader
+
+import (
+	"math"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/transport/report"
+)
+
+// sorted checks the levels against the places of all chunks, while no device is read.
+func (h *hauling) sorted(t *rapid.T) {
+	want := levels{leaving: len(h.held)}
+	for i := range h.lines {
+		l := &h.lines[i]
+		_, credit := h.lowest(i)
+		for n := l.oldest; n < l.end; n++ {
+			switch k := l.at(n); {
+			case k.where == gone:
+				continue
+			case k.where == queued && credit:
+				want.ready++
+			case k.where == queued:
+				want.held++
+			}
+			want.kept++
+		}
+	}
+	if got := h.fill.now; got != want || got.kept > h.fill.chunks {
+		t.Fatalf("the levels are %+v of %d, want %+v", got, h.fill.chunks, want)
+	}
+}
+
+// TestFillOverTime: each chunk counts for the time that it was somewhere, and each
+// moment for what everything waited for.
+func TestFillOverTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFilling(t, 4, alone(0))
+		pass := func(ms int) { time.Sleep(time.Duration(ms) * time.Millisecond) }
+		pass(1000)
+		early, err := f.get(t.Context(), 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		pass(100) // the device is read
+		f.release(0, early)
+		f.cutOne(t.Context(), 0)
+		f.cutOne(t.Context(), 0)
+		pass(200) // two without credit
+		f.grant(0, transport.Window{Seq: 1, Offset: 10})
+		pass(300) // two in a line whose first has credit
+		c := f.one()
+		pass(400) // one on a lane, one without credit
+		f.grant(0, all)
+		second := f.one()
+		pass(500) // both on lanes
+		f.took(second)
+		f.took(c)
+		pass(600) // both are sent
+		if err := f.applied(0, 2); err != nil {
+			t.Fatal(err)
+		}
+		pass(700)
+		got := f.usage()
+		want := usage{at: 3800 * time.Millisecond, ready: 0.6, held: 0.8, taken: 0.4 + 1 + 1.2}
+		want.waited = [waitings]time.Duration{
+			forNothing: 1700 * time.Millisecond, forDevice: 100 * time.Millisecond, forLane: 800 * time.Millisecond, forPeer: 1200 * time.Millisecond,
+		}
+		if off := math.Abs(got.ready-want.ready) + math.Abs(got.held-want.held) + math.Abs(got.taken-want.taken); off < 1e-9 {
+			got.ready, got.held, got.taken = want.ready, want.held, want.taken
+		}
+		if got != want {
+			t.Errorf("got  %+v\nwant %+v", got, want)
+		}
+	})
+}
+
+func TestBottleneck(t *testing.T) {
+	for _, c := range []struct {
+		name             string
+		save, lane, peer time.Duration // waited
+		encode, write    time.Duration
+		loads            []time.Duration
+		want             string
+	}{
+		{name: "nothing moved"},
+		{name: "nothing moved, the lanes were padded", write: 5},
+		{"the device", 60, 20, 19, 30, 20, []time.Duration{40}, report.BoundSave},
+		{"codec", 10, 80, 10, 81, 80, []time.Duration{40}, report.BoundCodec},
+		{"network", 10, 80, 10, 80, 81, []time.Duration{40}, report.BoundNetwork},
+		{"lanes that are blocked in their first write", 0, 100, 0, 0, 0, nil, report.BoundNetwork},
+		{"round trips", 0, 10, 90, 0, 10, []time.Duration{10, 20}, report.BoundNetwork},
+		{"a destination that loads all the time", 0, 10, 90, 0, 10, []time.Duration{10, 99}, report.BoundLoad},
+		{"one that has loaded before", 0, 10, 60, 0, 10, []time.Duration{300}, report.BoundLoad},
+		{"one that loads while the lanes are busy", 0, 90, 10, 0, 90, []time.Duration{95}, report.BoundNetwork},
+		{"none alone", 40, 40, 20, 20, 20, []time.Duration{15}, report.Balanced},
+		{"half is not more than half", 50, 50, 0, 20, 10, nil, report.Balanced},
+		{"codec against the way", 0, 50, 50, 30, 20, nil, report.Balanced},
+	} {
+		p := progress{encoding: c.encode, writing: c.write, loading: c.loads}
+		p.waited = [waitings]time.Duration{forNothing: 1000, forDevice: c.save, forLane: c.lane, forPeer: c.peer}
+		if got := bottleneck(p); got != c.want {
+			t.Errorf("%s: %q, want %q", c.name, got, c.want)
+		}
+	}
+}
+
+// TestRecent: what is told of is never older than two seconds.
+func TestRecent(t *testing.T) {
+	var r recent
+	for i := range 50 {
+		now := progress{usage: usage{at: time.Duration(i) * 100 * time.Millisecond}}
+		now.ready = 2 * max(0, now.at.Seconds()-1.5) // two chunks of four, from 1.5 s on
+		got := r.look(now, 4).Queue
+		if i > 35 && math.Abs(got-0.5) > 1e-9 || i <= 15 && got != 0 {
+			t.Errorf("after %v the queue is at %v", now.at, got)
+		}
+	}
+}
+
+// TestDrainReadsOn: a device is read on while its only lane takes nothing, as long as
+// there is memory, and then waits for no less than that.
+func TestDrainReadsOn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t, &script{reads: []answer{{4096, nil}}})
+		b.queue.grant(3, all)
+		go b.drain.run(t.Context())
+		blocked := make(chan *transport.Chunk)
+		go func() { // a lane that has begun to write
+			c, _ := b.queue.take(0)
+			blocked <- c
+		}()
+		synctest.Wait()
+		if n := b.read.Load(); n != 8*4096 {
+			t.Errorf("%d bytes were read, the memory has room for %d", n, 8*4096)
+		}
+		if got, want := b.queue.fill.now, (levels{ready: 7, leaving: 1, kept: 8}); got != want {
+			t.Errorf("the levels are %+v, want %+v", got, want)
+		}
+		c := <-blocked
+		b.queue.took(c)
+		if err := b.queue.applied(3, 1); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		if n := b.read.Load(); n != 9*4096 {
+			t.Errorf("%d bytes were read once a chunk was free, want %d", n, 9*4096)
+		}
+	})
+}
