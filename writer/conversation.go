@@ -164,7 +164,7 @@ func (e *engine) estimated(m *transport.Estimate) {
 	}
 	e.acks.stamp(m.Stamp)
 	if m.Stopped && e.clock.stopped.IsZero() && e.owner.Phase == handoff.DestReceiving {
-		e.clock.stopped = time.Now()
+		e.clock.stopped, e.asOfStop = time.Now(), e.progressed()
 		for i, mg := range e.merges {
 			e.atStop[i] = mg.position()
 		}
@@ -258,6 +258,7 @@ func (e *engine) loaderEnded(ev loaderEnded) {
 		return
 	}
 	e.loading.Wait()
+	e.asOfReady = e.progressed()
 	e.tell(report.Event{Kind: report.Phase, Phase: report.Commit})
 	e.own(handoff.Loaded{Digest: transport.SetDigest(e.digests)})
 }
@@ -367,7 +368,7 @@ func (e *engine) tellSource(m transport.Message) {
 func (e *engine) onTick() {
 	e.watchLink()
 	if len(e.merges) > 0 {
-		e.tell(report.Event{Kind: report.Progress, Devices: e.snapshots()})
+		e.tell(report.Event{Kind: report.Progress, Devices: e.snapshots(), Fill: e.recent.look(e.progressed(), e.credit.chunks)})
 	}
 	if e.owner.Phase == handoff.DestResetting && !e.slow && time.Since(e.resetting) > joinLimit {
 		e.slow = true

@@ -84,6 +84,9 @@ type engine struct {
 	ends      int // ENDs received
 	estimate  []transport.DeviceEstimate
 	atStop    []uint64         // what was applied when the guest had stopped
+	recent    recent           // these three for how full the stages are
+	asOfStop  progress         // when the guest had stopped
+	asOfReady progress         // when every device had its state, nil before
 	lanes     []*receiver      // by number, nil before they are dialled; in place of a lost one its successor
 	turned    int              // sources told that another is served
 	late      []transport.Lane // opened when the attempt was already over

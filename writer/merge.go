@@ -30,6 +30,7 @@ type merge struct {
 	// kept is what would outlive this process, which is what the source may forget; nil
 	// where nothing would, and the source may forget what was applied.
 	kept *transport.DeviceAck
+	fill fill
 	// again says that a process before this one has promised memory of its own.
 	again bool
 }
@@ -44,7 +45,7 @@ type slot struct {
 // newMerge has a slot for every chunk that there is: one device may be promised
 // all of them, when the others have ended.
 func newMerge(c *credit, device int, most uint64) *merge {
-	return &merge{credit: c, device: device, most: most, slots: make([]slot, c.chunks), ready: make(chan struct{}, 1)}
+	return &merge{credit: c, device: device, most: most, slots: make([]slot, c.chunks), ready: make(chan struct{}, 1), fill: fill{start: time.Now()}}
 }
 
 // keeps has the source keep what is applied until it is durable.
@@ -54,6 +55,7 @@ func (m *merge) keeps() { m.kept = &transport.DeviceAck{Seq: m.next, Applied: m.
 func (m *merge) goOn(chunks, bytes uint64) {
 	m.credit.goOn(m.device, chunks)
 	m.next, m.came, m.used, m.bytes, m.again = chunks, chunks, chunks, bytes, true
+	m.fill.upTo = chunks
 }
 
 // window is what is promised. Its offset has room for each chunk at its longest,
@@ -115,8 +117,9 @@ func (m *merge) deliver(c *transport.Chunk) {
 	s := &m.slots[c.Seq%uint64(len(m.slots))]
 	s.chunk, s.by = c, nil
 	m.came++
+	m.inOrder()
 	first := c.Seq == m.next
-	m.mu.Unlock()
+	m.unlock()
 	if first {
 		m.wake()
 	}
@@ -127,7 +130,7 @@ func (m *merge) deliver(c *transport.Chunk) {
 // that came already have their memory, whatever END says of them.
 func (m *merge) finish(end *transport.End) (fresh bool, err error) {
 	m.mu.Lock()
-	defer m.mu.Unlock()
+	defer m.unlock()
 	if m.end != nil && *m.end != *end {
 		return false, fmt.Errorf("%w: END was sent twice, as %d and %d bytes in %d and %d chunks", transport.ErrProtocol, m.end.Bytes, end.Bytes, m.end.Chunks, end.Chunks)
 	}
@@ -188,7 +191,7 @@ func (m *merge) poll() (*transport.Chunk, *transport.End) {
 // applied moves on, after the chunk's memory was given back.
 func (m *merge) applied(n uint32, took time.Duration) {
 	m.mu.Lock()
-	defer m.mu.Unlock()
+	defer m.unlock()
 	m.slots[m.next%uint64(len(m.slots))] = slot{}
 	m.next++
 	m.bytes += uint64(n)
@@ -246,7 +249,8 @@ func (m *merge) status() (ack transport.DeviceAck, idle bool) {
 // drop releases what was delivered and will not be applied.
 func (m *merge) drop() {
 	m.mu.Lock()
-	defer m.mu.Unlock()
+	defer m.unlock()
+	m.fill.dropped = true
 	for i := range m.slots {
 		if c := m.slots[i].chunk; c != nil {
 			c.Release()
