@@ -20,10 +20,11 @@ import (
 // decode, write, hand-off.
 type pipeline struct {
 	over    string // quic or tls
-	lanes   int
+	lanes   int    // 0 is what a migration takes by itself
 	content string // of a sim device, or "code"
 	codec   string // auto or one of package codec's
 	procs   int    // GOMAXPROCS, 0 = one for each core
+	far     *path  // nil is this host's loopback
 }
 
 func (p pipeline) way() way {
@@ -31,6 +32,9 @@ func (p pipeline) way() way {
 		Bench: fmt.Sprintf("Pipeline/over=%s/lanes=%d/content=%s/codec=%s", p.over, p.lanes, p.content, p.codec)}
 	if p.procs > 0 {
 		w.Bench += fmt.Sprintf("/procs=%d", p.procs)
+	}
+	if p.far != nil {
+		w.Bench += fmt.Sprintf("/rtt=%v/loss=%g", p.far.rtt, p.far.loss)
 	}
 	if p.procs > runtime.NumCPU() {
 		w.missing = func() string { return fmt.Sprintf("this host has only %d core", runtime.NumCPU()) }
@@ -40,12 +44,18 @@ func (p pipeline) way() way {
 
 func (p pipeline) name() string {
 	lanes := "1 lane"
-	if p.lanes > 1 {
+	switch {
+	case p.lanes == 0:
+		lanes = "lanes by path"
+	case p.lanes > 1:
 		lanes = fmt.Sprintf("%d lanes", p.lanes)
 	}
 	name := fmt.Sprintf("migpipe %s, %s, %s, %s", p.over, lanes, p.content, p.codec)
 	if p.procs > 0 {
 		name += fmt.Sprintf(", %d proc", p.procs) // GOMAXPROCS
+	}
+	if p.far != nil {
+		name = fmt.Sprintf("migpipe %s, %v", p.over, p.far)
 	}
 	return name
 }
@@ -71,6 +81,13 @@ func (p pipeline) move(ctx context.Context, size int64, m *meter) error {
 		return err
 	}
 	defer listener.Close()
+	if d, ok := dialer.(*transport.QUICDialer); ok && p.far != nil {
+		r, err := p.far.lay(d)
+		if err != nil {
+			return err
+		}
+		defer r.Close()
+	}
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	received := make(chan error, 1)

@@ -102,6 +102,12 @@ func (r *result) table() string {
 	for _, q := range r.Ratios {
 		fmt.Fprintf(&b, "%-71s  %19s\n", q.Of+" / "+q.To, q.Summary.text(2))
 	}
+	measured := pipeline{over: "quic", lanes: 2, content: "random", codec: "raw"}.name()
+	for _, o := range r.Ways {
+		if o.Name == measured && o.Figures != nil {
+			b.WriteString(forecast(o.Figures.CPU.Median))
+		}
+	}
 	return b.String()
 }
 

@@ -20,6 +20,7 @@ type way struct {
 	move func(ctx context.Context, size int64, m *meter) error
 	// missing says why the way cannot be gone here; nil is never.
 	missing func() string
+	part    int64 // 1/part of the bytes are moved; 0 is all
 }
 
 // skip says why the way is left out, "" if it is not.
@@ -38,6 +39,7 @@ func (w *way) measure(ctx context.Context, size int64) (sample, error) {
 	debug.FreeOSMemory() // nobody pays for another's garbage
 	m := new(meter)
 	defer m.stop()
+	size /= max(1, w.part)
 	if err := w.move(ctx, size, m); err != nil {
 		return sample{}, fmt.Errorf("%s: %w", w.Name, err)
 	}
@@ -78,6 +80,7 @@ func ways() []way {
 			way{Name: bareTLS(conns), Bench: fmt.Sprintf("Bare/over=tls/conns=%d", conns), Group: groupBare, move: tcpStreams(conns, true)},
 			pipeline{over: "tls", lanes: conns, content: "random", codec: "raw"}.way())
 	}
+	list = append(list, far()...)
 	list = append(list, externals()...)
 	return append(list, contents()...)
 }
