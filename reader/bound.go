@@ -56,9 +56,13 @@ func (p progress) fill(chunks int) report.Fill {
 	if p.at <= 0 {
 		return report.Fill{}
 	}
-	all := float64(chunks) * p.at.Seconds()
-	return report.Fill{Queue: p.ready / all, Credit: p.held / all, Flight: p.taken / all, Bottleneck: bottleneck(p)}
+	part := func(full float64) float64 { return max(0, full) / (float64(chunks) * p.at.Seconds()) }
+	return report.Fill{Queue: part(p.ready), Credit: part(p.held), Flight: part(p.taken), Bottleneck: bottleneck(p)}
 }
+
+// rarely is the part of a time, one in so many, below which waiting says nothing: a
+// device in PRE_COPY that has nothing to give is asked again and again.
+const rarely = 50
 
 // bottleneck names what was waited for. A destination that was waited for had no memory
 // as long as its slowest device was busy; else its answer was on the way, as the chunks
@@ -72,6 +76,9 @@ func bottleneck(p progress) string {
 		network += p.waited[forLane]
 	}
 	all := p.waited[forDevice] + codec + network + load
+	if all <= p.at/rarely {
+		return ""
+	}
 	for _, s := range []struct {
 		name   string
 		waited time.Duration
@@ -80,10 +87,7 @@ func bottleneck(p progress) string {
 			return s.name
 		}
 	}
-	if all > 0 {
-		return report.Balanced
-	}
-	return ""
+	return report.Balanced
 }
 
 // lately is the time that progress tells of: a second at least, once there was one.

@@ -88,6 +88,7 @@ func TestBottleneck(t *testing.T) {
 		want             string
 	}{
 		{name: "nothing moved"},
+		{name: "a device without anything new", save: 20},
 		{name: "nothing moved, the lanes were padded", write: 5},
 		{"the device", 60, 20, 19, 30, 20, []time.Duration{40}, report.BoundSave},
 		{"codec", 10, 80, 10, 81, 80, []time.Duration{40}, report.BoundCodec},
@@ -101,7 +102,7 @@ func TestBottleneck(t *testing.T) {
 		{"half is not more than half", 50, 50, 0, 20, 10, nil, report.Balanced},
 		{"codec against the way", 0, 50, 50, 30, 20, nil, report.Balanced},
 	} {
-		p := progress{encoding: c.encode, writing: c.write, loading: c.loads}
+		p := progress{usage: usage{at: 1000 + c.save + c.lane + c.peer}, encoding: c.encode, writing: c.write, loading: c.loads}
 		p.waited = [waitings]time.Duration{forNothing: 1000, forDevice: c.save, forLane: c.lane, forPeer: c.peer}
 		if got := bottleneck(p); got != c.want {
 			t.Errorf("%s: %q, want %q", c.name, got, c.want)

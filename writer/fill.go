@@ -113,7 +113,7 @@ func (p progress) fill(chunks int) (f report.Fill) {
 	for _, u := range p {
 		if u.at > 0 {
 			all := float64(chunks) * u.at.Seconds()
-			f.Queue, f.Ahead = f.Queue+u.queue/all, f.Ahead+u.ahead/all
+			f.Queue, f.Ahead = f.Queue+max(0, u.queue)/all, f.Ahead+max(0, u.ahead)/all
 		}
 	}
 	f.Bottleneck = bottleneck(p)
@@ -132,7 +132,7 @@ func bottleneck(p progress) string {
 	case busy > p.at()/2:
 		return report.BoundLoad
 	case busy > 0 || came > 0:
-		return report.BoundNetwork
+		return report.BoundArrival
 	}
 	return ""
 }

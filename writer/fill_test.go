@@ -89,8 +89,8 @@ func TestBottleneck(t *testing.T) {
 		{"nothing is there", nil, ""},
 		{"nothing comes", progress{{at: 100}, {at: 100}}, ""},
 		{"one device is always busy", progress{{at: 100, busy: 10, came: 5}, {at: 100, busy: 51}}, report.BoundLoad},
-		{"both are busy, none for long", progress{{at: 100, busy: 50}, {at: 100, busy: 50}}, report.BoundNetwork},
-		{"each chunk is loaded in no time", progress{{at: 100, came: 5}}, report.BoundNetwork},
+		{"both are busy, none for long", progress{{at: 100, busy: 50}, {at: 100, busy: 50}}, report.BoundArrival},
+		{"each chunk is loaded in no time", progress{{at: 100, came: 5}}, report.BoundArrival},
 	} {
 		if got := bottleneck(c.p); got != c.want {
 			t.Errorf("%s: %q, want %q", c.name, got, c.want)

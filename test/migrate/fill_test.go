@@ -22,8 +22,8 @@ func TestBottleneck(t *testing.T) {
 		queue, credit, flight [2]float64 // at the source: at least, and at the most
 		came                  [2]float64 // at the destination
 	}{
-		{"save", fast + "&save=16MiB/s&buffer=256KiB", fast, 0, report.BoundSave, report.BoundNetwork, [2]float64{0, 0.1}, [2]float64{0, 0.1}, [2]float64{0, 0.3}, [2]float64{0, 0.1}},
-		{"network", fast, fast, 16 * mib, report.BoundNetwork, report.BoundNetwork, [2]float64{0.5, 1}, [2]float64{0, 0.1}, [2]float64{0, 0.4}, [2]float64{0, 0.1}},
+		{"save", fast + "&save=16MiB/s&buffer=256KiB", fast, 0, report.BoundSave, report.BoundArrival, [2]float64{0, 0.1}, [2]float64{0, 0.1}, [2]float64{0, 0.3}, [2]float64{0, 0.1}},
+		{"network", fast, fast, 16 * mib, report.BoundNetwork, report.BoundArrival, [2]float64{0.5, 1}, [2]float64{0, 0.1}, [2]float64{0, 0.4}, [2]float64{0, 0.1}},
 		{"load", fast, fast + "&load=16MiB/s", 0, report.BoundLoad, report.BoundLoad, [2]float64{0, 0.3}, [2]float64{0, 1}, [2]float64{0.3, 1}, [2]float64{0.5, 1}},
 	} {
 		t.Run(c.name, func(t *testing.T) {

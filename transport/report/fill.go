@@ -14,7 +14,8 @@ type Fill struct {
 	// Come before one that is to be written first (destination only).
 	Ahead float64
 	// Bottleneck is what everything else has waited for, for more than half of the time
-	// in which anything did: one of the names below, "" where nothing was to be moved.
+	// in which anything did: one of the names below, "" where next to nothing was to be
+	// moved.
 	Bottleneck string
 }
 
@@ -22,7 +23,8 @@ type Fill struct {
 const (
 	BoundSave    = "save"     // the source's devices give no more (source only)
 	BoundCodec   = "codec"    // the lanes are busy, more with encoding than with writing (source only)
-	BoundNetwork = "network"  // or the other way round, or what is on its way takes long to arrive; at the destination: no chunk is there, whatever keeps it
+	BoundNetwork = "network"  // or the other way round, or what is on its way takes long to arrive (source only)
+	BoundArrival = "arrival"  // no chunk is there: the network or the source has none (destination only)
 	BoundLoad    = "load"     // the destination's devices take no more
 	Balanced     = "balanced" // none of these alone
 )

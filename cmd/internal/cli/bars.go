@@ -5,6 +5,7 @@ import (
 	"io"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"unicode/utf8"
 
 	"github.com/vbauerster/mpb/v8"
@@ -21,6 +22,7 @@ type barView struct {
 	meters   meters
 	screen   *mpb.Progress // nil before the first progress
 	bars     map[string]*deviceBar
+	stages   *stageBar // below them, nil before anything has moved
 }
 
 func newBarView(program string, err, out io.Writer) *barView {
@@ -38,6 +40,7 @@ func (b *barView) event(ev stamped) {
 		b.freeze()
 	case report.Progress:
 		b.progress(b.meters.read(ev.at, ev.Devices))
+		b.fill(fillText(ev.Fill))
 	default:
 		fmt.Fprintf(b.above(), "%s: %s\n", b.program, notice(ev.Event))
 	}
@@ -74,6 +77,18 @@ func (b *barView) bar(name string, names int) *deviceBar {
 	return d
 }
 
+// fill shows how full the stages are.
+func (b *barView) fill(text string) {
+	if b.screen == nil || b.stages == nil && text == "" {
+		return
+	}
+	if b.stages == nil {
+		b.stages = new(stageBar)
+		b.stages.Bar = b.screen.New(0, mpb.NopStyle(), mpb.PrependDecorators(decor.Any(b.stages.row)))
+	}
+	b.stages.text.Store(&text)
+}
+
 // end leaves each bar with its last word on the screen: where it was, and full
 // only if the migration was committed.
 func (b *barView) end(v verdict) {
@@ -92,11 +107,14 @@ func (b *barView) freeze() {
 	for _, bar := range b.bars {
 		bar.Abort(false)
 	}
+	if b.stages != nil {
+		b.stages.Abort(true) // it tells of what is over
+	}
 	if b.screen != nil {
 		b.screen.Wait()
 	}
 	clear(b.bars)
-	b.screen = nil
+	b.screen, b.stages = nil, nil
 }
 
 // deviceBar is a row of the screen.
@@ -123,6 +141,20 @@ func (d *deviceBar) text(now decor.Statistics) string {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.row.text(now.AvailableWidth)
+}
+
+// stageBar is the row below those of the devices.
+type stageBar struct {
+	*mpb.Bar
+	text atomic.Pointer[string]
+}
+
+func (s *stageBar) row(now decor.Statistics) string {
+	text := s.text.Load()
+	if text == nil {
+		return ""
+	}
+	return (*text)[:min(len(*text), max(0, now.AvailableWidth))]
 }
 
 // row is what is shown of a device.

@@ -90,6 +90,7 @@ type jsonProgress struct {
 	jsonHead
 	Goodput float64        `json:"goodput_bytes_per_s,omitempty"` // of all devices, when the path is full
 	RTTMS   float64        `json:"rtt_ms,omitempty"`
+	Fill    *jsonFill      `json:"fill,omitempty"` // in the last second or two
 	Devices []jsonSnapshot `json:"devices"`
 }
 
@@ -119,6 +120,8 @@ type jsonDone struct {
 	*jsonStopForecast
 	Off      *float64     `json:"prediction_error_percent,omitempty"` // how much longer the downtime was
 	Stages   []jsonStage  `json:"stages"`
+	Fill     *jsonFill    `json:"fill,omitempty"`      // until all was at the destination
+	StopFill *jsonFill    `json:"stop_fill,omitempty"` // of that, while the guest stood still
 	Lanes    int          `json:"lanes"`
 	Carrier  *jsonCarrier `json:"carrier,omitempty"`
 	Devices  []jsonDevice `json:"devices"`
@@ -256,7 +259,7 @@ func (j *jsonView) event(ev stamped) {
 			return
 		}
 		j.progress = ev.at
-		j.write(jsonProgress{head, math.Round(ev.Way.Goodput), milliseconds(ev.Way.RTT), jsonSnapshots(ev.Devices)})
+		j.write(jsonProgress{head, math.Round(ev.Way.Goodput), milliseconds(ev.Way.RTT), newJSONFill(ev.Fill), jsonSnapshots(ev.Devices)})
 	}
 }
 
@@ -289,7 +292,8 @@ func (j *jsonView) end(v verdict) {
 		jsonHead: j.head("done", time.Now()), Outcome: v.outcome(), Exit: v.exit(),
 		Peer: known(r.Peer), TotalMS: milliseconds(r.Total), DowntimeMS: milliseconds(r.Downtime), CalledOff: milliseconds(r.CalledOff), Lanes: r.Lanes, Carrier: carriedBy(r.Carrier),
 		jsonStopForecast: jsonForecast(r.Predicted),
-		Stages:           jsonStages(r.Stages), Devices: []jsonDevice{}, Warnings: []string{},
+		Fill:             newJSONFill(r.Fill), StopFill: newJSONFill(r.StopFill),
+		Stages: jsonStages(r.Stages), Devices: []jsonDevice{}, Warnings: []string{},
 	}
 	if off, ok := r.PredictionError(); ok {
 		percent := math.Round(1e3*off) / 10

@@ -32,7 +32,7 @@ func (l *lineView) event(ev stamped) {
 	case report.Phase:
 		l.print(phaseText(ev.Event))
 	case report.Progress:
-		l.devices(ev.at, ev.Devices)
+		l.move(ev)
 	case held: // told on stderr whatever the view
 	case confined: // for --json
 	default:
@@ -81,8 +81,8 @@ func phaseText(ev report.Event) string {
 
 func (l *lineView) print(text string) { fmt.Fprintf(l.err, "%s: %s\n", l.program, text) }
 
-func (l *lineView) devices(at time.Time, devices []report.Snapshot) {
-	list := l.meters.read(at, devices)
+func (l *lineView) move(ev stamped) {
+	at, list := ev.at, l.meters.read(ev.at, ev.Devices)
 	if l.progress.IsZero() {
 		l.progress = at // nothing to say yet
 	}
@@ -97,6 +97,9 @@ func (l *lineView) devices(at time.Time, devices []report.Snapshot) {
 		}
 		l.last[s.Name] = line
 		l.print(line)
+	}
+	if text := fillText(ev.Fill); text != "" {
+		l.print("stages: " + text)
 	}
 }
 

@@ -78,6 +78,11 @@ func (v verdict) facts() [][2]string {
 	if r.Downtime > 0 {
 		add("downtime", humanTime(r.Downtime)+split(r.Stages))
 	}
+	if text := fillText(r.StopFill); text != "" {
+		add("stages", "while stopped: "+text)
+	} else if text := fillText(r.Fill); text != "" {
+		add("stages", text)
+	}
 	if r.CalledOff > 0 {
 		add("called off", humanTime(r.CalledOff)+" the guest stood still before that, in stops that were called off")
 	}

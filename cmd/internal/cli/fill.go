@@ -1,0 +1,55 @@
+package cli
+
+import (
+	"fmt"
+	"math"
+	"strings"
+
+	"github.com/migpipe/migpipe/transport/report"
+)
+
+// bounds are the bottlenecks in words.
+var bounds = map[string]string{
+	report.BoundSave:    "bound by the source's devices",
+	report.BoundCodec:   "bound by the codec",
+	report.BoundNetwork: "bound by the network",
+	report.BoundArrival: "bound by what arrives",
+	report.BoundLoad:    "bound by the destination's devices",
+	report.Balanced:     "balanced",
+}
+
+// fillText is how full the stages are, and what they wait for; nothing where nothing
+// has moved.
+func fillText(f report.Fill) string {
+	if f.Bottleneck == "" {
+		return ""
+	}
+	parts := []string{fmt.Sprintf("queue %.0f %%", 100*f.Queue)}
+	for _, p := range []struct {
+		name string
+		part float64
+	}{{"without credit", f.Credit}, {"in flight", f.Flight}, {"ahead", f.Ahead}} {
+		if percent := math.Round(100 * p.part); percent > 0 {
+			parts = append(parts, fmt.Sprintf("%s %.0f %%", p.name, percent))
+		}
+	}
+	return strings.Join(parts, ", ") + ": " + bounds[f.Bottleneck]
+}
+
+// jsonFill is how full the memory for chunks is, in per cent of it, and by which stages.
+type jsonFill struct {
+	Queue      float64 `json:"queue_percent"`
+	Credit     float64 `json:"without_credit_percent"`
+	Flight     float64 `json:"in_flight_percent"`
+	Ahead      float64 `json:"ahead_percent"`
+	Bottleneck string  `json:"bottleneck"`
+}
+
+// newJSONFill is nil where nothing has moved.
+func newJSONFill(f report.Fill) *jsonFill {
+	if f.Bottleneck == "" {
+		return nil
+	}
+	percent := func(part float64) float64 { return math.Round(1e3*part) / 10 }
+	return &jsonFill{percent(f.Queue), percent(f.Credit), percent(f.Flight), percent(f.Ahead), f.Bottleneck}
+}
