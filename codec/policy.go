@@ -1,52 +1,74 @@
 package codec
 
-import "github.com/klauspost/compress/s2"
+import (
+	"time"
+
+	"github.com/klauspost/compress/s2"
+)
 
 // minGain is the part of a chunk, one in so many bytes, that an encoding has to
 // save. Below it the receiver's work costs more than the wire gains.
 const minGain = 8
 
-// Policy chooses the codec of one chunk, which it may read but not keep. It
-// never sees a chunk of zeros: EncodeChunk has marked that already. Zero, which
-// a Policy has no business to choose, counts as Raw.
-type Policy func(src []byte) Codec
+// Policy chooses the codec of each chunk of one migration, from any goroutine.
+type Policy interface {
+	// Choose says how a chunk of the device is to be encoded, which it may read but
+	// not keep. It never sees a chunk of zeros: EncodeChunk has marked that already.
+	// Zero, which a Policy has no business to choose, counts as Raw.
+	Choose(device int, src []byte) Choice
+	// Observe is told what became of it, when the chunk has been sent.
+	Observe(Result)
+}
+
+// Choice is what a Policy has chosen for a chunk.
+type Choice struct {
+	Codec  Codec
+	Device int
+
+	class class // by which Auto has chosen
+	price uint8
+}
+
+// Result is what became of a Choice.
+type Result struct {
+	Choice
+	Raw, Wire int // bytes of the chunk, and of what was sent for it
+	// Encode is how long it took to choose and to encode, Write how long until the
+	// lane had taken everything, Idle how long the lane had waited for the chunk.
+	Encode, Write, Idle time.Duration
+	Lanes               int // that do the same beside each other
+}
 
 // Fixed always chooses c.
-func Fixed(c Codec) Policy {
-	return func([]byte) Codec { return c }
-}
+func Fixed(c Codec) Policy { return fixed{c} }
 
-// Auto chooses S2 for a chunk whose samples S2 shrinks, and Raw otherwise. It
-// does not know the link: where that is faster than a core encodes with S2,
-// Fixed(Raw) wins.
-func Auto(src []byte) Codec {
-	sampled, shrunk := probe(src)
-	if worthwhile(shrunk, sampled) {
-		return S2
-	}
-	return Raw
-}
+type fixed struct{ codec Codec }
 
-// EncodeChunk encodes src as p chooses and returns what to send:
+func (f fixed) Choose(device int, _ []byte) Choice { return Choice{Codec: f.codec, Device: device} }
+func (fixed) Observe(Result)                       {}
+
+// EncodeChunk encodes src, of a device, as p chooses and returns what was chosen,
+// and what to send:
 //   - zeros, whatever p would say: IDZero and nil. Looking for them is nearly
 //     free, and a marker is faster on both sides than any codec;
 //   - a codec's choice that pays: its ID and the encoding, in dst's memory;
 //   - anything else: IDRaw and src itself, not copied.
 //
 // dst must not overlap src and needs a capacity of MaxEncodedLen(len(src)).
-func EncodeChunk(p Policy, dst, src []byte) (ID, []byte) {
+func EncodeChunk(p Policy, device int, dst, src []byte) (Choice, ID, []byte) {
 	if isZero(src) {
-		return IDZero, nil
+		return Choice{Codec: Zero, Device: device}, IDZero, nil
 	}
-	c := p(src)
-	if id := c.ID(); id == IDRaw || id == IDZero {
-		return IDRaw, src
+	choice := p.Choose(device, src)
+	id := choice.Codec.ID()
+	if id == IDRaw || id == IDZero {
+		return choice, IDRaw, src
 	}
-	enc := c.Encode(dst, src)
+	enc := choice.Codec.Encode(dst, src)
 	if !worthwhile(len(enc), len(src)) {
-		return IDRaw, src
+		return choice, IDRaw, src
 	}
-	return c.ID(), enc
+	return choice, id, enc
 }
 
 // worthwhile reports whether an encoding of that length saves enough.

@@ -11,7 +11,7 @@ import (
 )
 
 var policies = map[string]codec.Policy{
-	"auto": codec.Auto,
+	"auto": codec.Auto(),
 	"raw":  codec.Fixed(codec.Raw),
 	"zero": codec.Fixed(codec.Zero),
 	"s2":   codec.Fixed(codec.S2),
@@ -21,7 +21,7 @@ var policies = map[string]codec.Policy{
 // chunkRoundTrip sends src through EncodeChunk and back.
 func chunkRoundTrip(p codec.Policy, src []byte) (codec.ID, error) {
 	room := newGuarded(codec.MaxEncodedLen(len(src)))
-	id, enc := codec.EncodeChunk(p, room.limited(), src)
+	_, id, enc := codec.EncodeChunk(p, 0, room.limited(), src)
 	if err := rightPlace(id, room, enc, src); err != nil {
 		return id, err
 	}
@@ -116,12 +116,12 @@ func TestEncodeChunkOneByte(t *testing.T) {
 	src := make([]byte, 4096*2+1)
 	for at := range src {
 		src[at] = 1
-		if id, _ := codec.EncodeChunk(policies["raw"], nil, src); id != codec.IDRaw {
+		if _, id, _ := codec.EncodeChunk(policies["raw"], 0, nil, src); id != codec.IDRaw {
 			t.Fatalf("byte %d was overlooked: %v", at, id)
 		}
 		src[at] = 0
 	}
-	if id, enc := codec.EncodeChunk(policies["raw"], nil, src); id != codec.IDZero || enc != nil {
+	if _, id, enc := codec.EncodeChunk(policies["raw"], 0, nil, src); id != codec.IDZero || enc != nil {
 		t.Errorf("zeros: %v with %d bytes", id, len(enc))
 	}
 }
@@ -131,7 +131,7 @@ func TestEncodeChunkOneByte(t *testing.T) {
 func TestAutoLooksEverywhere(t *testing.T) {
 	src := corpusNamed(t, "random").Bytes(1<<20, 9)
 	codectest.Text(src[1<<19:], 9)
-	if got := codec.Auto(src).ID(); got != codec.IDS2 {
+	if got := codec.Auto().Choose(0, src).Codec.ID(); got != codec.IDS2 {
 		t.Errorf("Auto chose %v", got)
 	}
 }

@@ -14,8 +14,8 @@ type laneTimes struct {
 	writing  atomic.Int64 // and waiting for the bandwidth that they may use
 }
 
-func (t *laneTimes) encoded(since time.Time) { t.encoding.Add(int64(time.Since(since))) }
-func (t *laneTimes) wrote(since time.Time)   { t.writing.Add(int64(time.Since(since))) }
+func (t *laneTimes) encoded(d time.Duration) { t.encoding.Add(int64(d)) }
+func (t *laneTimes) wrote(d time.Duration)   { t.writing.Add(int64(d)) }
 
 // progress is how far the queue, the lanes and the destination's devices have come:
 // times and counts that only grow.

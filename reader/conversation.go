@@ -90,15 +90,16 @@ func (e *engine) message(m transport.Message) {
 	}
 }
 
-// policy is the codec that was asked for, or what suits the lanes.
-func (e *engine) policy() codec.Policy {
+// policy is the codec that was asked for, or what suits the lanes, of those that the
+// destination takes.
+func (e *engine) policy(takes []codec.ID) codec.Policy {
 	switch {
 	case e.opts.Codec != nil:
-		return e.opts.Codec
+		return newOnly(e.opts.Codec, takes)
 	case transport.Local(e.control.Lane()):
 		return codec.Fixed(codec.Raw)
 	}
-	return codec.Auto
+	return codec.Auto(append([]codec.ID{codec.IDRaw}, takes...)...)
 }
 
 func peerFault(code transport.Code, device string, offset uint64, text string) *transport.Fault {
@@ -134,7 +135,7 @@ func (e *engine) welcome(m *transport.Welcome) {
 		e.out.Peer = p.Peer()
 	}
 	e.tell(report.Event{Kind: report.Peer, Peer: e.out.Peer, Text: transport.PeerText(m.Software)})
-	e.opts.Codec = only(e.policy(), m.Codecs)
+	e.opts.Codec = e.policy(m.Codecs)
 	copy(e.unseen, m.Splice)
 	e.opts.ChunkSize = int(m.ChunkSize)
 	for i, w := range m.Windows {

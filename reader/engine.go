@@ -515,7 +515,7 @@ func (e *engine) startSender(number int) {
 	if err != nil {
 		panic("reader: the arena has fewer chunks than lanes")
 	}
-	s := &sender{number: number, lane: e.lanes[number], queue: e.queue, spare: spare, codec: e.opts.Codec, pace: e.pace, frame: e.frame,
+	s := &sender{number: number, lane: e.lanes[number], queue: e.queue, spare: spare, codec: e.opts.Codec, lanes: len(e.lanes), pace: e.pace, frame: e.frame,
 		wire: e.wire, start: e.clock.start, spent: &e.spent, sent: &e.sent, work: e.work, post: e.post, watched: make(chan struct{})}
 	e.sending.Go(s.run)
 	e.sending.Go(s.watch)

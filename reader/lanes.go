@@ -19,6 +19,8 @@ type sender struct {
 	queue  *queue
 	spare  *transport.Chunk // for what is sent encoded
 	codec  codec.Policy
+	lanes  int       // that there are
+	free   time.Time // when the lane was done with a chunk: it waits since
 	pace   *pacer
 	frame  int             // bytes of padding that go at once
 	noisy  bool            // spare was filled with noise; what was encoded there since is as good
@@ -98,10 +100,10 @@ func (s *sender) sendPadding() error {
 }
 
 func (s *sender) send(c *transport.Chunk) error {
-	began := time.Now()
-	out := c.EncodeTo(s.spare, s.codec)
-	s.spent.encoded(began)
-	defer s.spent.wrote(time.Now())
+	begun := time.Now()
+	out, choice := c.EncodeTo(s.spare, s.codec)
+	encoded := time.Now()
+	s.spent.encoded(encoded.Sub(begun))
 	if err := s.pace.wait(s.work, int(out.WireLen)); err != nil {
 		return err
 	}
@@ -111,6 +113,11 @@ func (s *sender) send(c *transport.Chunk) error {
 	if err := out.WriteFrame(s.lane); err != nil {
 		return err
 	}
-	s.sent.Store(int64(time.Since(s.start)))
+	written := time.Now()
+	s.spent.wrote(written.Sub(encoded))
+	s.sent.Store(int64(written.Sub(s.start)))
+	s.codec.Observe(codec.Result{Choice: choice, Raw: int(out.RawLen), Wire: int(out.WireLen), Lanes: s.lanes,
+		Encode: encoded.Sub(begun), Write: written.Sub(encoded), Idle: begun.Sub(s.free)})
+	s.free = written
 	return nil
 }

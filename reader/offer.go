@@ -102,15 +102,23 @@ func checkWelcome(h *transport.Hello, w *transport.Welcome) error {
 
 // only keeps a policy to the codecs that the destination takes. Raw and zero
 // it always takes.
-func only(p codec.Policy, ids []codec.ID) codec.Policy {
-	var takes [256]bool
+type only struct {
+	codec.Policy
+	takes [256]bool
+}
+
+func newOnly(p codec.Policy, ids []codec.ID) *only {
+	o := &only{Policy: p}
 	for _, id := range ids {
-		takes[id] = true
+		o.takes[id] = true
 	}
-	return func(src []byte) codec.Codec {
-		if c := p(src); takes[c.ID()] {
-			return c
-		}
-		return codec.Raw
+	return o
+}
+
+func (o *only) Choose(device int, src []byte) codec.Choice {
+	c := o.Policy.Choose(device, src)
+	if !o.takes[c.Codec.ID()] {
+		c.Codec = codec.Raw
 	}
+	return c
 }

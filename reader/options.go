@@ -34,9 +34,9 @@ type Options struct {
 	// of the cores, or as many as carry what the round trip and Memory allow to be on its
 	// way, whichever is most.
 	Lanes int
-	// Codec chooses how each chunk is encoded. Default codec.Auto; on lanes that
-	// stay in this host none, and bytes are spliced past user space where the
-	// device's stream allows it.
+	// Codec chooses how each chunk is encoded. Default codec.Auto, among the codecs
+	// that both sides have; on lanes that stay in this host none, and bytes are
+	// spliced past user space where the device's stream allows it.
 	Codec codec.Policy
 	// DowntimeLimit is the most that the stop may take, as predicted when it is
 	// decided. Default 300 ms; math.MaxInt64 is no limit, where nobody waits.

@@ -117,8 +117,8 @@ func TestOnly(t *testing.T) {
 		{codec.IDZstd, codec.IDS2, codec.IDRaw},
 		{codec.IDRaw, codec.IDS2, codec.IDRaw},
 	} {
-		likes := func([]byte) codec.Codec { return must(codec.ByID(c.likes)) }
-		if got := only(likes, []codec.ID{c.takes})(nil).ID(); got != c.want {
+		p := newOnly(codec.Fixed(must(codec.ByID(c.likes))), []codec.ID{c.takes})
+		if got := p.Choose(0, nil).Codec.ID(); got != c.want {
 			t.Errorf("a policy for %v at a destination with %v gives %v, want %v", c.likes, c.takes, got, c.want)
 		}
 	}

@@ -49,7 +49,6 @@ func (*null) Read([]byte) (int, error)    { return 0, net.ErrClosed }
 func (*null) CloseWrite() error           { return nil }
 func (*null) SetDeadline(time.Time) error { return nil }
 func (*null) Close() error                { return nil }
-func raw([]byte) codec.Codec              { return codec.Raw }
 
 // rawPath is a drain and a sender on the way of bytes that go as they are.
 func rawPath(t testing.TB, chunk int, s *memory, n *null) (move func()) {
@@ -73,7 +72,7 @@ func rawPath(t testing.TB, chunk int, s *memory, n *null) (move func()) {
 		stream: s, tap: newTap(s, false), queue: queue, limit: chunk,
 		final: make(chan struct{}), digest: transport.NewDigest(), start: time.Now(), begun: new(atomic.Int64),
 	}
-	out := &sender{lane: n, queue: queue, spare: spare, codec: raw, pace: newPacer(new(Tuning)), work: context.Background(), wire: make([]atomic.Uint64, 1), spent: new(laneTimes), sent: new(atomic.Int64)}
+	out := &sender{lane: n, queue: queue, spare: spare, codec: codec.Fixed(codec.Raw), pace: newPacer(new(Tuning)), work: context.Background(), wire: make([]atomic.Uint64, 1), spent: new(laneTimes), sent: new(atomic.Int64)}
 	ctx := context.Background()
 	return func() {
 		if _, err := d.next(ctx); err != nil {
@@ -146,7 +145,7 @@ func TestCountedWhenWritten(t *testing.T) {
 	c.Seal(0, 0, 0)
 	wire := make([]atomic.Uint64, 1)
 	lane := &counting{wire: &wire[0]}
-	s := &sender{lane: lane, spare: spare, codec: raw, pace: newPacer(new(Tuning)), work: context.Background(), wire: wire, spent: new(laneTimes), sent: new(atomic.Int64)}
+	s := &sender{lane: lane, spare: spare, codec: codec.Fixed(codec.Raw), pace: newPacer(new(Tuning)), work: context.Background(), wire: wire, spent: new(laneTimes), sent: new(atomic.Int64)}
 	if err := s.send(c); err != nil {
 		t.Fatal(err)
 	}

@@ -206,18 +206,18 @@ func (c *Chunk) Seal(device uint16, seq, offset uint64) {
 
 // EncodeTo encodes a sealed chunk as the policy chooses and returns the chunk
 // that is to be sent: spare, which then holds the encoded bytes, or c itself
-// where the bytes go as they are. Ownership of neither changes.
-func (c *Chunk) EncodeTo(spare *Chunk, policy codec.Policy) *Chunk {
+// where the bytes go as they are; and what was chosen. Ownership of neither changes.
+func (c *Chunk) EncodeTo(spare *Chunk, policy codec.Policy) (*Chunk, codec.Choice) {
 	if c.Unchecked {
-		return c
+		return c, codec.Choice{Codec: codec.Raw, Device: int(c.Device)}
 	}
-	id, enc := codec.EncodeChunk(policy, spare.buf[chunkHeadLen:chunkHeadLen], c.raw())
+	choice, id, enc := codec.EncodeChunk(policy, int(c.Device), spare.buf[chunkHeadLen:chunkHeadLen], c.raw())
 	if id == codec.IDRaw {
-		return c
+		return c, choice
 	}
 	spare.ChunkHead = c.ChunkHead
 	spare.Codec, spare.WireLen = id, uint32(len(enc))
-	return spare
+	return spare, choice
 }
 
 // WriteFrame writes the header and the payload with one Write, or splices the

@@ -39,7 +39,8 @@ func sendRaw(t testing.TB, c, spare *Chunk, w *witness, policy codec.Policy) {
 		t.Fatal(err)
 	}
 	c.Seal(0, 0, 0)
-	if err := c.EncodeTo(spare, policy).WriteFrame(w); err != nil {
+	out, _ := c.EncodeTo(spare, policy)
+	if err := out.WriteFrame(w); err != nil {
 		t.Fatal(err)
 	}
 	if w.read != w.written || n != c.arena.chunkSize {

@@ -165,7 +165,7 @@ func TestFill(t *testing.T) {
 // What is sent arrives, whatever the bytes, the policy and the place are.
 func TestChunkTravels(t *testing.T) {
 	a := newArena(t, 0, 64<<10, 3)
-	policies := []codec.Policy{codec.Auto, codec.Fixed(codec.Raw), codec.Fixed(codec.S2), codec.Fixed(codec.Zstd)}
+	policies := []codec.Policy{codec.Auto(), codec.Fixed(codec.Raw), codec.Fixed(codec.S2), codec.Fixed(codec.Zstd)}
 	pieces := rapid.SliceOfN(rapid.Uint8Range(0, 3), 1, 64)
 	rapid.Check(t, func(t *rapid.T) {
 		raw := bytes.Repeat(pieces.Draw(t, "piece"), rapid.IntRange(1, 1024).Draw(t, "times"))
@@ -193,7 +193,8 @@ func travel(a *Arena, raw []byte, at ChunkHead, policy codec.Policy) (ChunkHead,
 	c.Fill(bytes.NewReader(raw), len(raw))
 	c.Seal(at.Device, at.Seq, at.Offset)
 	var lane, out bytes.Buffer
-	if err := c.EncodeTo(spare, policy).WriteFrame(&lane); err != nil {
+	encoded, _ := c.EncodeTo(spare, policy)
+	if err := encoded.WriteFrame(&lane); err != nil {
 		return ChunkHead{}, nil, err
 	}
 	var room HeadRoom
@@ -223,7 +224,8 @@ func TestPayloadBitFlips(t *testing.T) {
 		a := newArena(t, 0, 4096, 3)
 		from, spare, scratch := sealed(t, a, raw), mustGet(t, a), mustGet(t, a)
 		var lane, out bytes.Buffer
-		if err := from.EncodeTo(spare, codec.Fixed(c)).WriteFrame(&lane); err != nil {
+		encoded, _ := from.EncodeTo(spare, codec.Fixed(c))
+		if err := encoded.WriteFrame(&lane); err != nil {
 			t.Fatal(err)
 		}
 		frame := lane.Bytes()
@@ -339,7 +341,7 @@ func TestZeroChunk(t *testing.T) {
 	defer c.Release()
 	defer spare.Release()
 	var lane bytes.Buffer
-	out := c.EncodeTo(spare, codec.Auto)
+	out, _ := c.EncodeTo(spare, codec.Auto())
 	if err := out.WriteFrame(&lane); err != nil || lane.Len() != chunkHeadLen || !out.Zero() || c.Zero() {
 		t.Fatalf("%d bytes on the wire, %+v, %v", lane.Len(), out.ChunkHead, err)
 	}

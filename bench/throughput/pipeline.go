@@ -116,7 +116,7 @@ func (p pipeline) move(ctx context.Context, size int64, m *meter) error {
 // policy is that of the codec.
 func (p pipeline) policy() (codec.Policy, error) {
 	if p.codec == "auto" {
-		return codec.Auto, nil
+		return codec.Auto(), nil
 	}
 	c, err := codec.ByName(p.codec)
 	return codec.Fixed(c), err

@@ -52,17 +52,24 @@ func TestBottleneck(t *testing.T) {
 	}
 }
 
+// sluggish takes 5 ms to choose.
+type sluggish struct{ codec.Policy }
+
+func (s sluggish) Choose(device int, src []byte) codec.Choice {
+	time.Sleep(5 * time.Millisecond)
+	return s.Policy.Choose(device, src)
+}
+
 // TestBottleneckOfShortStop: a stop that is shorter than the time between two looks at
 // progress has its bottleneck too, and so has a state that the memory is never full of.
 func TestBottleneckOfShortStop(t *testing.T) {
-	slow := func([]byte) codec.Codec { time.Sleep(5 * time.Millisecond); return codec.Raw }
 	for want, c := range map[string]struct {
 		source, sink string
 		bandwidth    uint64
 		codec        codec.Policy
 	}{
 		report.BoundSave:    {source: "&save=16MiB/s&buffer=64KiB"},
-		report.BoundCodec:   {codec: slow},
+		report.BoundCodec:   {codec: sluggish{codec.Fixed(codec.Raw)}},
 		report.BoundNetwork: {bandwidth: 16 * mib},
 		report.BoundLoad:    {sink: "&load=16MiB/s"},
 	} {

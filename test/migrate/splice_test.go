@@ -77,7 +77,7 @@ func TestPath(t *testing.T) {
 		{"local, several devices over several lanes", unixCarrier, nil, "splice", "splice", 9<<20 + 7, 5},
 		{"local, one byte", unixCarrier, nil, "splice", "splice", 1, 1},
 		{"local, empty", unixCarrier, nil, "read", "write", 0, 1},
-		{"local with a codec", unixCarrier, codec.Auto, "read", "write", 5<<20 + 1, 1},
+		{"local with a codec", unixCarrier, codec.Auto(), "read", "write", 5<<20 + 1, 1},
 		{"not local", pipe, nil, "read", "write", 5<<20 + 1, 1},
 	} {
 		t.Run(c.name, func(t *testing.T) {
