@@ -64,7 +64,8 @@ func (e *engine) stopped() {
 	e.clock.stopped = time.Now()
 	failpoint.Reach("source", "did", "stop")
 	e.clock.moved = e.clock.stopped
-	for _, d := range e.drains {
+	for i, d := range e.drains {
+		d.tail = e.tail(i)
 		close(d.final)
 	}
 	e.tell(report.Event{Kind: report.Phase, Phase: report.StopCopy})
