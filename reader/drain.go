@@ -33,10 +33,9 @@ type drain struct {
 	tap     *tap
 	queue   *queue
 	limit   int // bytes of a chunk, as negotiated
-	tail    tail
 	post    func(any)
 	polling chan struct{} // has room for one: answers are told in the order in which they are given
-	final   chan struct{} // closed once STOP_COPY was reached, and tail was set
+	final   chan struct{} // closed once STOP_COPY was reached
 	quiet   atomic.Bool   // the switchover is under way: ask no estimates
 	digest  *transport.Digest
 	read    atomic.Uint64 // bytes so far
@@ -106,7 +105,7 @@ func (d *drain) next(ctx context.Context) (int, error) {
 		return 0, err
 	}
 	began := time.Now()
-	n, err := d.tap.fill(chunk, d.most())
+	n, err := d.tap.fill(chunk, d.limit)
 	if n == 0 {
 		d.last = time.Time{}
 		d.queue.release(d.device, chunk)
@@ -120,14 +119,6 @@ func (d *drain) next(ctx context.Context) (int, error) {
 	d.queue.put(chunk)
 	failpoint.Reach("source", "did", "read")
 	return n, err
-}
-
-// most is how many bytes the next chunk may have.
-func (d *drain) most() int {
-	if !d.stopped() {
-		return d.limit
-	}
-	return d.tail.most(d.limit, d.digest.Bytes())
 }
 
 // clock counts what the read of a chunk took, and the time since the one before.

@@ -64,8 +64,7 @@ func (e *engine) stopped() {
 	e.clock.stopped = time.Now()
 	failpoint.Reach("source", "did", "stop")
 	e.clock.moved = e.clock.stopped
-	for i, d := range e.drains {
-		d.tail = e.tail(i)
+	for _, d := range e.drains {
 		close(d.final)
 	}
 	e.tell(report.Event{Kind: report.Phase, Phase: report.StopCopy})
