@@ -36,7 +36,7 @@ func TestMemoryIsFlat(t *testing.T) {
 func moveSim(t *testing.T, gib int, content string) (send, recv int64) {
 	r := command(t, "mig-recv", "--json", "--state-dir", t.TempDir(), "--listen", "127.0.0.1:0", "--peer", identity(t, "mig-send"), "--device", "d=sim:vgpu")
 	address := listen(t, r)
-	s := command(t, "mig-send", "-q", "--state-dir", t.TempDir(), "--to", address, "--peer", identity(t, "mig-recv"),
+	s := command(t, "mig-send", "-q", "--max-precopy", "10m", "--state-dir", t.TempDir(), "--to", address, "--peer", identity(t, "mig-recv"),
 		"--device", fmt.Sprintf("d=sim:vgpu?size=%dGiB&content=%s", gib, content))
 	if err := s.Run(); err != nil {
 		t.Errorf("mig-send: %v", err)
