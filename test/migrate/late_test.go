@@ -1,0 +1,51 @@
+package migrate
+
+import (
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/migpipe/migpipe/codec"
+	"github.com/migpipe/migpipe/reader"
+	"github.com/migpipe/migpipe/test/simnet"
+	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/transport/report"
+)
+
+// TestSmallState: a state of a few bytes takes the protocol's round trips and nothing
+// else: no tick, no heartbeat and no patience is waited for. They are, from the dial
+// on: the connection, HELLO for WELCOME, the data lanes, the initial bytes for their
+// ACK; and, with the guest stopped, what is left and END for READY, and COMMIT for
+// RUNNING.
+func TestSmallState(t *testing.T) {
+	const trip = 100 * time.Millisecond
+	const slack = trip / 20
+	sender, receiver := pinned(t)
+	synctest.Test(t, func(t *testing.T) {
+		v := &voyage{path: simnet.Path{Delay: trip / 2, Rate: 100 << 20, Queue: trip}}
+		v.connect(t, 1, sender, receiver)
+		p := barePair(t, func(testing.TB) (transport.Dialer, transport.Listener) { return v.dialer, v.listener })
+		p.add(t, "d0", "mtty", "mtty")
+		p.send.OnLimit, p.send.Codec = reader.Force, codec.Fixed(codec.Raw)
+		var began time.Time
+		var took time.Duration
+		p.send.Observe = func(ev report.Event) {
+			switch {
+			case ev.Kind == report.Phase && ev.Phase == report.Connect:
+				began = time.Now()
+			case ev.Kind == report.Phase && ev.Phase == report.Running:
+				took = time.Since(began)
+			}
+		}
+		s, r := p.run(t)
+		if s.err != nil || r.err != nil {
+			t.Fatalf("send: %v\nreceive: %v", s.err, r.err)
+		}
+		if got := s.report.Downtime; got < 2*trip || got > 2*trip+slack {
+			t.Errorf("the guest stood still for %v, two round trips are %v", got, 2*trip)
+		}
+		if took < 6*trip || took > 6*trip+slack {
+			t.Errorf("it took %v, six round trips are %v", took, 6*trip)
+		}
+	})
+}
