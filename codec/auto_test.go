@@ -58,7 +58,7 @@ func bound(h host, corpus string) float64 {
 	case h.shared && h.lanes > h.cores:
 		return 0.88
 	case corpus == "runs":
-		return 0.93
+		return 0.92
 	}
 	return 0.95
 }

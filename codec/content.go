@@ -42,7 +42,7 @@ func (c *content) expect(k class, contender int) figures {
 		return figures{time: 1.5e-9, ratio: float64(k) / classes} // a probe's pages are too short for S2 to do its best
 	case Zstd:
 		f := c.expect(k, contender-1)
-		return figures{time: 2.5 * f.time, ratio: 0.8 * f.ratio}
+		return figures{time: 2.5 * f.time, ratio: 0.85 * f.ratio}
 	}
 	return figures{ratio: 1}
 }
@@ -52,7 +52,7 @@ func (c *content) expect(k class, contender int) figures {
 var prices = [14]float64{0, 0.25e-9, 0.5e-9, 1e-9, 2e-9, 4e-9, 8e-9, 16e-9, 32e-9, 64e-9, 128e-9, 256e-9, 512e-9, 1024e-9}
 
 // firstPrice has S2 chosen for what it shrinks: it is never far off.
-const firstPrice = 6
+const firstPrice = 7
 
 // best is the contender that is the cheapest for a class at a price.
 func (c *content) best(allowed [len(contenders)]bool, k class, price float64) int {

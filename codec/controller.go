@@ -159,6 +159,9 @@ func (t *tally) add(r Result, encode, write float64) {
 // over reports whether enough was seen, or of a trial enough to see that it has failed.
 func (t *tally) over(trial bool, before *tally) bool {
 	least := max(enough, enoughEach*int(t.lanes))
+	if before.chunks == 0 {
+		least /= 2 // anything is better than the first guess
+	}
 	return t.chunks >= least || trial && t.chunks >= least/4 && t.took()*before.raw > poor*before.took()*t.raw && t.alike(before)
 }
 
