@@ -107,6 +107,9 @@ func (r *recent) look(now progress, chunks int) report.Fill {
 // fills tells how full the stages were: in all, and while the guest stood still before
 // the destination was ready.
 func (e *engine) fills() (all, stop report.Fill) {
+	if e.queue == nil { // nobody was reached
+		return all, stop
+	}
 	end := e.atReady
 	if end.at == 0 {
 		end = e.progressed()

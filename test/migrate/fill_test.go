@@ -52,10 +52,10 @@ func TestBottleneck(t *testing.T) {
 	}
 }
 
-// sluggish takes 5 ms to choose.
-type sluggish struct{ codec.Policy }
+// lingering takes 5 ms to choose.
+type lingering struct{ codec.Policy }
 
-func (s sluggish) Choose(device int, src []byte) codec.Choice {
+func (s lingering) Choose(device int, src []byte) codec.Choice {
 	time.Sleep(5 * time.Millisecond)
 	return s.Policy.Choose(device, src)
 }
@@ -69,7 +69,7 @@ func TestBottleneckOfShortStop(t *testing.T) {
 		codec        codec.Policy
 	}{
 		report.BoundSave:    {source: "&save=16MiB/s&buffer=64KiB"},
-		report.BoundCodec:   {codec: sluggish{codec.Fixed(codec.Raw)}},
+		report.BoundCodec:   {codec: lingering{codec.Fixed(codec.Raw)}},
 		report.BoundNetwork: {bandwidth: 16 * mib},
 		report.BoundLoad:    {sink: "&load=16MiB/s"},
 	} {
