@@ -1,10 +1,10 @@
 package transport
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"os"
+	"sync"
 
 	"github.com/migpipe/migpipe/codec"
 )
@@ -21,8 +21,10 @@ type Arena struct {
 	pages
 	chunkSize int
 	count     int
-	free      chan *Chunk
 	pipes     pipePool
+
+	mu   sync.Mutex
+	free []*Chunk
 }
 
 // NewArena maps as many chunks of chunkSize bytes as memory holds, at least
@@ -41,37 +43,33 @@ func NewArena(memory, chunkSize, least int) (*Arena, error) {
 	if err != nil {
 		return nil, fmt.Errorf("transport: map %d bytes for %d chunks: %w", count*stride, count, err)
 	}
-	a := &Arena{pages: p, chunkSize: chunkSize, count: count, free: make(chan *Chunk, count)}
+	a := &Arena{pages: p, chunkSize: chunkSize, count: count, free: make([]*Chunk, 0, count)}
 	for i := range count {
 		slot := p.mem[i*stride : (i+1)*stride : (i+1)*stride]
-		a.free <- &Chunk{arena: a, buf: slot[page-chunkHeadLen:], free: true}
+		a.put(&Chunk{arena: a, buf: slot[page-chunkHeadLen:], free: true})
 	}
 	return a, nil
 }
 
-// Get takes a free chunk, waiting for one if need be.
-func (a *Arena) Get(ctx context.Context) (*Chunk, error) {
-	select {
-	case c := <-a.free:
-		return c.take(), nil
-	default:
-	}
-	select {
-	case c := <-a.free:
-		return c.take(), nil
-	case <-ctx.Done():
-		return nil, context.Cause(ctx)
-	}
-}
-
-// TryGet takes a free chunk, or fails with ErrArenaFull.
+// TryGet takes the chunk that was given back last, which the processor's caches are
+// likeliest to hold, or fails with ErrArenaFull.
 func (a *Arena) TryGet() (*Chunk, error) {
-	select {
-	case c := <-a.free:
-		return c.take(), nil
-	default:
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	last := len(a.free) - 1
+	if last < 0 {
 		return nil, ErrArenaFull
 	}
+	c := a.free[last]
+	a.free = a.free[:last]
+	return c.take(), nil
+}
+
+// put takes a chunk back.
+func (a *Arena) put(c *Chunk) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.free = append(a.free, c) // has room for all
 }
 
 // ChunkSize is the most payload that one chunk holds, in bytes.
@@ -81,7 +79,11 @@ func (a *Arena) ChunkSize() int { return a.chunkSize }
 func (a *Arena) Count() int { return a.count }
 
 // InUse is the number of chunks that somebody owns.
-func (a *Arena) InUse() int { return a.count - len(a.free) }
+func (a *Arena) InUse() int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.count - len(a.free)
+}
 
 // Close unmaps the arena. Every chunk must have been released: a chunk still
 // in use is a leak in the caller, which Close reports; the memory then stays

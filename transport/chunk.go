@@ -169,7 +169,7 @@ func (c *Chunk) Release() {
 	}
 	c.dismiss()
 	c.free = true
-	c.arena.free <- c
+	c.arena.put(c)
 }
 
 // zeros stands for the bytes of every zero chunk. It is never written, so it
