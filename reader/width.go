@@ -3,6 +3,7 @@ package reader
 import (
 	"math"
 	"runtime"
+	"time"
 
 	"github.com/migpipe/migpipe/transport"
 )
@@ -10,6 +11,10 @@ import (
 // fastest is the rate that a path is taken to have where no limit is known, in bytes a
 // second: 100 Gbit/s.
 const fastest = 12.5e9
+
+// near is a round trip that is the hosts' and not the path's: that of a handshake has
+// keys agreed on and signed in it, on processors that may be busy.
+const near = 5 * time.Millisecond
 
 // lanesLeast is the number of lanes that a short path gets: one sends while the other
 // one encodes. Each is one goroutine that seals packets and one that opens them, so that
@@ -25,7 +30,7 @@ func lanesFor(c transport.Carrier, memory int, perSecond uint64, cores int) int 
 		rate = min(rate, float64(perSecond))
 	}
 	least := lanesLeast(cores)
-	if c.Window <= 0 {
+	if c.Window <= 0 || c.RTT < near {
 		return least
 	}
 	onTheWay := min(rate*c.RTT.Seconds(), float64(memory))

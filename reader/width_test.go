@@ -30,6 +30,7 @@ func TestLanesFor(t *testing.T) {
 		{"a low limit", quic(time.Second), 8 << 30, 1e6, 2, 2},
 		{"a limit beyond any path", quic(10 * time.Millisecond), 8 << 30, 1 << 60, 2, 9},
 		{"smaller windows", transport.Carrier{RTT: 50 * time.Millisecond, Window: 4 * mib}, 32 * mib, 0, 2, 8},
+		{"a busy host next door", quic(4 * time.Millisecond), 8 << 30, 0, 2, 2},
 		{"nothing was measured", quic(0), 8 << 30, 0, 4, 2},
 		{"a carrier within the host", transport.Carrier{}, 8 << 30, 0, 2, 2},
 	} {
