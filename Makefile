@@ -64,8 +64,8 @@ unexport MIGPIPE_VM
 vm: ## migrate a real VFIO device between two virtual machines
 	test/vm.sh $(MIGPIPE_VM)
 
-# A real run of 5 rounds of some 35 ways: two minutes, on a busy machine four. Figures and
-# charts are in bench/out: results.json, bench.txt for benchstat, report.html.
+# A real run of 5 rounds of some 40 ways: six minutes on two cores. Figures and charts are
+# in bench/out: results.json, bench.txt for benchstat, report.html.
 bench: ## compare throughput with bare quic-go, TLS and TCP, by measurement
 	go run ./bench/throughput
 

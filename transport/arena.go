@@ -13,10 +13,10 @@ import (
 // broken promise: every byte of credit stands for memory that was set aside.
 var ErrArenaFull = errors.New("no free chunk in the arena")
 
-// Arena is a fixed number of chunk buffers in one anonymous mapping: outside
-// the garbage collector's heap, page-aligned, of huge pages where there are any,
-// and touched before it is handed out, so that a device's read(2) never faults on it (a fault that fails
-// mid-copy loses bytes that the driver already counts as read).
+// Arena is a fixed number of chunk buffers in one anonymous mapping: outside the
+// garbage collector's heap, page-aligned, of huge pages where there are any, and
+// touched before it is handed out, so that a device's read(2) never faults on it (a
+// fault that fails mid-copy loses bytes that the driver already counts as read).
 type Arena struct {
 	pages
 	chunkSize int

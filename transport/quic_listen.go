@@ -8,6 +8,7 @@ import (
 	"crypto/x509"
 	"fmt"
 	"net"
+	"runtime"
 
 	"github.com/quic-go/quic-go"
 )
@@ -24,7 +25,7 @@ type quicListener struct {
 // know, on a socket for each core where the kernel can tell whose packets are whose.
 // Lanes outlive the Close of their listener.
 func ListenQUIC(addr string, c Credentials, opts *ListenOptions) (Listener, error) {
-	conns, err := listenSockets(addr, cores())
+	conns, err := listenSockets(addr, runtime.GOMAXPROCS(0))
 	if err != nil {
 		return nil, fmt.Errorf("transport: listen: %w", err)
 	}

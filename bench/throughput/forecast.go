@@ -16,9 +16,11 @@ const (
 	receiverShare = 0.10
 )
 
-// drainCost is in seconds for a GB: one read, which copies at some 15 GB/s, and one
-// xxhash64, at some 21.
-const drainCost = 1/15. + 1/21.
+// drainCost is in seconds for a GB, of what the thread that reads a device does: one read,
+// which copied 8.8 GB/s (dd if=/dev/shm/file of=/dev/null bs=1M, median of 5), and one
+// xxhash64, at 14.0 GB/s (go test ./codec -bench Digest/random, median of 3), both on the
+// machine that README quotes, 2026-11-27.
+const drainCost = 1/8.8 + 1/14.
 
 // foretold is a host and a path that are not at hand.
 type foretold struct {
