@@ -33,11 +33,11 @@ var _ interface {
 // With less room the packets at the end would be lost.
 const trainMost = 64 << 10
 
-// JoinPackets gives a UDP socket that brings packets joined, many to a system call, in
-// place of conn, or conn itself where it is of another kind or its kernel does not do that.
+// WithGRO gives a UDP socket whose packets the kernel joins, many to a system call (UDP_GRO),
+// in place of conn, or conn itself where it is of another kind or its kernel does not do that.
 // Lanes have it already: it is for others who use quic-go, and for comparisons with them.
 // Only one goroutine may read what it gives, as quic-go does.
-func JoinPackets(conn net.PacketConn) net.PacketConn {
+func WithGRO(conn net.PacketConn) net.PacketConn {
 	udp, ok := conn.(*net.UDPConn)
 	if !ok {
 		return conn

@@ -30,7 +30,7 @@ func boundUDP(t testing.TB, addr string) *net.UDPConn {
 
 func joined(t testing.TB, addr string) *groConn {
 	t.Helper()
-	c, ok := JoinPackets(boundUDP(t, addr)).(*groConn)
+	c, ok := WithGRO(boundUDP(t, addr)).(*groConn)
 	if !ok {
 		t.Skip("SKIP: this kernel joins no UDP packets")
 	}
@@ -137,7 +137,7 @@ func TestGROEnds(t *testing.T) {
 // TestGROFallsBack: what is no UDP socket stays what it is.
 func TestGROFallsBack(t *testing.T) {
 	c := struct{ net.PacketConn }{boundUDP(t, "127.0.0.1:0")}
-	if got := JoinPackets(c); got != net.PacketConn(c) {
+	if got := WithGRO(c); got != net.PacketConn(c) {
 		t.Errorf("a socket of an unknown kind became %T", got)
 	}
 }
@@ -169,11 +169,11 @@ func bareStream(t testing.TB, wrap func(net.PacketConn) net.PacketConn) (w *quic
 	return w, r
 }
 
-// BenchmarkGRO is what joined packets are worth to quic-go: one stream on loopback, both
+// BenchmarkGRO is what GRO is worth to quic-go: one stream on loopback, both
 // ends in this process. The two ways take turns, a second's worth each.
 func BenchmarkGRO(b *testing.B) {
 	stock := func(c net.PacketConn) net.PacketConn { return c }
-	ways := []func(net.PacketConn) net.PacketConn{stock, JoinPackets}
+	ways := []func(net.PacketConn) net.PacketConn{stock, WithGRO}
 	block := make([]byte, 1<<20)
 	rand.NewChaCha8([32]byte{}).Read(block)
 	const turn = 256 // blocks

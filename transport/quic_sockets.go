@@ -30,7 +30,7 @@ func newSockets(conns ...net.PacketConn) *quicSockets {
 	s := new(quicSockets)
 	s.users.Store(1)
 	for i, conn := range conns {
-		conn = JoinPackets(conn)
+		conn = WithGRO(conn)
 		t := &quic.Transport{Conn: conn}
 		if len(conns) > 1 {
 			t.ConnectionIDGenerator = numbered{i, len(conns)}

@@ -88,13 +88,13 @@ func drain(r io.Reader, n int64) error {
 }
 
 // quicStreams are that many connections of quic-go with one stream each. As it comes,
-// everything is quic-go's own default; with joined packets the windows are those of lanes
+// everything is quic-go's own default; with GRO the windows are those of lanes
 // too, so that it is the best that quic-go does under a lane.
 func quicStreams(conns int, gro bool) func(context.Context, int64, *meter) error {
 	return func(ctx context.Context, size int64, m *meter) (err error) {
 		config, wrap := &quic.Config{}, func(c net.PacketConn) net.PacketConn { return c }
 		if gro {
-			wrap = transport.JoinPackets
+			wrap = transport.WithGRO
 			config.InitialStreamReceiveWindow, config.MaxStreamReceiveWindow = transport.InitialWindow, transport.MaxWindow
 			config.InitialConnectionReceiveWindow, config.MaxConnectionReceiveWindow = transport.InitialWindow, transport.MaxWindow
 		}

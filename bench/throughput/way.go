@@ -56,7 +56,7 @@ const (
 // Names of the ways that ratios are about.
 const (
 	bareStock = "quic-go, as it comes"
-	bareGRO   = "quic-go, joined packets"
+	bareGRO   = "quic-go with GRO"
 	bareGRO2  = bareGRO + ", 2 conn"
 )
 
