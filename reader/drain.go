@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"runtime"
 	"sync/atomic"
 	"time"
 
@@ -61,10 +60,11 @@ type (
 	}
 )
 
-// run reads until the stream ends, fails, or ctx ends. It keeps one OS thread,
-// which dies with it: a device has one reader, on one thread.
+// run reads until the stream ends, fails, or ctx ends. A device has one reader. It
+// holds an OS thread while it is in the device, where package vfio locks it and blocks
+// its signals, and no longer: a goroutine that keeps its thread costs two switches of
+// threads for each chunk that it waits for.
 func (d *drain) run(ctx context.Context) {
-	runtime.LockOSThread()
 	err := d.toEnd(ctx)
 	switch {
 	case errors.Is(err, io.EOF):

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"runtime"
 	"time"
 
 	"github.com/migpipe/migpipe/internal/failpoint"
@@ -34,10 +33,9 @@ type loaderEnded struct {
 	fault  *transport.Fault
 }
 
-// run writes until the stream ends, fails, or ctx ends. Like a source device,
-// this one keeps to one OS thread.
+// run writes until the stream ends, fails, or ctx ends. It holds an OS thread while it
+// is in the device, as the reader of a source does.
 func (l *loader) run(ctx context.Context) {
-	runtime.LockOSThread()
 	err := l.toEnd(ctx)
 	if ctx.Err() != nil {
 		return
