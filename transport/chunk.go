@@ -134,12 +134,19 @@ func (h *ChunkHead) checkPadding() error {
 
 // digest is the checksum of the raw bytes and of where they belong.
 func (h *ChunkHead) digest(raw []byte) uint64 {
+	s := h.sum()
+	s.Add(raw)
+	return s.Digest()
+}
+
+// sum is the digest before any of the raw bytes.
+func (h *ChunkHead) sum() codec.Sum {
 	var place [22]byte
 	binary.BigEndian.PutUint16(place[0:], h.Device)
 	binary.BigEndian.PutUint32(place[2:], h.RawLen)
 	binary.BigEndian.PutUint64(place[6:], h.Seq)
 	binary.BigEndian.PutUint64(place[14:], h.Offset)
-	return codec.Digest(place[:], raw)
+	return codec.NewSum(place[:])
 }
 
 // Chunk is a piece of a device's stream in a buffer of an arena. It has one
@@ -254,28 +261,48 @@ func (c *Chunk) ReadPayload(r io.Reader, head ChunkHead, scratch *Chunk) error {
 		return fmt.Errorf("%w: chunk of %d bytes, negotiated %d", ErrProtocol, head.RawLen, c.arena.chunkSize)
 	}
 	c.ChunkHead = head
-	if err := c.readWire(r, scratch); err != nil {
-		return err
-	}
-	if c.Unchecked {
-		return nil
-	}
-	failpoint.Spoil("destination.decoded", c.raw())
-	if got := c.digest(c.raw()); got != c.Digest {
-		return fmt.Errorf("%w: chunk %d at offset %d has digest %#016x, its header says %#016x",
+	got, err := c.readWire(r, scratch)
+	if err == nil && !c.Unchecked && got != c.Digest {
+		err = fmt.Errorf("%w: chunk %d at offset %d has digest %#016x, its header says %#016x",
 			ErrCorrupt, c.Seq, c.Offset, got, c.Digest)
 	}
-	return nil
+	return err
 }
 
-func (c *Chunk) readWire(r io.Reader, scratch *Chunk) error {
-	if c.Codec == codec.IDRaw {
-		_, err := io.ReadFull(r, c.raw())
-		return noEOF(err)
+// readWire returns the digest of what has come.
+func (c *Chunk) readWire(r io.Reader, scratch *Chunk) (uint64, error) {
+	switch c.Codec {
+	case codec.IDRaw:
+		return c.readRaw(r)
+	case codec.IDZero: // there is no payload, and raw reads it from zeros
+	default:
+		if err := c.readEncoded(r, scratch); err != nil {
+			return 0, err
+		}
 	}
-	if c.Codec == codec.IDZero {
-		return nil // there is no payload, and raw reads it from zeros
+	failpoint.Spoil("destination.decoded", c.raw())
+	return c.digest(c.raw()), nil
+}
+
+// sumPiece is how many bytes are read before they are summed up: few enough to be in the
+// processor's nearest caches then, where a whole chunk is not.
+const sumPiece = 64 << 10
+
+func (c *Chunk) readRaw(r io.Reader) (uint64, error) {
+	sum := c.sum()
+	for left := c.raw(); len(left) > 0; {
+		n, err := io.ReadAtLeast(r, left[:min(len(left), sumPiece)], 1)
+		if err != nil {
+			return 0, noEOF(err)
+		}
+		failpoint.Spoil("destination.decoded", left[:n])
+		sum.Add(left[:n])
+		left = left[n:]
 	}
+	return sum.Digest(), nil
+}
+
+func (c *Chunk) readEncoded(r io.Reader, scratch *Chunk) error {
 	cd, err := codec.ByID(c.Codec)
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrProtocol, err)

@@ -9,12 +9,17 @@ import (
 )
 
 // BenchmarkPipeline is the whole way of a state that does not compress, from one device
-// to another over QUIC on loopback: read, digest, frames, lanes, checks, write.
+// to another on loopback: read, digest, frames, lanes, checks, write.
 func BenchmarkPipeline(b *testing.B) {
+	b.Run("over=quic", func(b *testing.B) { pipeline(b, overQUIC) })
+	b.Run("over=tls", func(b *testing.B) { pipeline(b, overTLS) })
+}
+
+func pipeline(b *testing.B, over carrier) {
 	var took time.Duration
 	var moved uint64
 	for range b.N {
-		p := barePair(b, overQUIC)
+		p := barePair(b, over)
 		p.add(b, "d0", "xe?size=512MiB", "xe?size=512MiB")
 		p.send.OnLimit, p.send.Codec, p.send.MaxDowntime = reader.Force, codec.Fixed(codec.Raw), time.Minute
 		s, r := p.run(b)
