@@ -11,8 +11,6 @@ import (
 	"github.com/migpipe/migpipe/codec"
 	"github.com/migpipe/migpipe/reader"
 	"github.com/migpipe/migpipe/transport"
-	"github.com/migpipe/migpipe/vfio"
-	"github.com/migpipe/migpipe/vfio/sim"
 	"github.com/migpipe/migpipe/writer"
 )
 
@@ -21,7 +19,7 @@ import (
 type pipeline struct {
 	over    string // quic or tls
 	lanes   int    // 0 is what a migration takes by itself
-	content string // of a sim device, or "code"
+	content string // of the device, one of contents
 	codec   string // auto or one of package codec's
 	procs   int    // GOMAXPROCS, 0 = one for each core
 	far     *path  // nil is this host's loopback
@@ -70,12 +68,8 @@ func (p pipeline) move(ctx context.Context, size int64, m *meter) error {
 	if err != nil {
 		return err
 	}
-	source, sink, err := p.devices(size)
-	if err != nil {
-		return err
-	}
-	defer source.Close()
-	defer sink.Close()
+	content := contents[p.content]()
+	source, sink := &replay{size: size, content: content}, &replay{size: size, content: content}
 	dialer, listener, err := p.carrier()
 	if err != nil {
 		return err
@@ -120,28 +114,6 @@ func (p pipeline) policy() (codec.Policy, error) {
 	}
 	c, err := codec.ByName(p.codec)
 	return codec.Fixed(c), err
-}
-
-// verified is a device that can say whether it was loaded with what the source has.
-type verified interface {
-	vfio.Device
-	Verify() error
-}
-
-// devices opens both ends: of xe, which has no pre-copy, so that all of it is moved in one go.
-func (p pipeline) devices(size int64) (source vfio.Device, sink verified, err error) {
-	if p.content == "code" {
-		return &replay{size: size}, &replay{size: size}, nil
-	}
-	from, err := sim.OpenURL(fmt.Sprintf("xe?size=%d&content=%s", size, p.content))
-	if err != nil {
-		return nil, nil, err
-	}
-	to, err := sim.OpenURL(fmt.Sprintf("xe?size=%d&content=%s", size, p.content))
-	if err != nil {
-		return nil, nil, errors.Join(err, from.Close())
-	}
-	return from, to, nil
 }
 
 // carrier connects the two sides, which know each other.

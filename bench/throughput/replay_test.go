@@ -11,8 +11,9 @@ import (
 // What a replay gives, another takes, in whatever pieces; a byte that is not right, or
 // missing, or too many, it finds.
 func TestReplay(t *testing.T) {
-	size := int64(len(code())) + 12345 // once around
-	content := readAll(t, size)
+	code := contents["code"]()
+	size := int64(len(code)) + 12345 // once around
+	content := readAll(t, &replay{size: size, content: code})
 	if len(content) != int(size) {
 		t.Fatalf("%d bytes, want %d", len(content), size)
 	}
@@ -24,7 +25,7 @@ func TestReplay(t *testing.T) {
 	}{
 		"whole": {content, true}, "short": {content[:size-1], false}, "spoilt": {spoilt, false}, "long": {append(content, 0), false},
 	} {
-		d := &replay{size: size}
+		d := &replay{size: size, content: code}
 		s, err := d.SetState(vfio.Resuming)
 		if err != nil {
 			t.Fatal(err)
@@ -43,9 +44,8 @@ func TestReplay(t *testing.T) {
 	}
 }
 
-func readAll(t *testing.T, size int64) []byte {
+func readAll(t *testing.T, d *replay) []byte {
 	t.Helper()
-	d := &replay{size: size}
 	s, err := d.SetState(vfio.StopCopy)
 	if err != nil {
 		t.Fatal(err)

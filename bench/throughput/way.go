@@ -82,11 +82,11 @@ func ways() []way {
 	}
 	list = append(list, far()...)
 	list = append(list, externals()...)
-	return append(list, contents()...)
+	return append(list, byContent()...)
 }
 
-// contents are the ways that differ by what is moved.
-func contents() (list []way) {
+// byContent are the ways that differ by what is moved.
+func byContent() (list []way) {
 	for _, content := range []string{"random", "zero", "mixed", "code"} {
 		for _, codec := range []string{"raw", "auto", "s2", "zstd"} {
 			if content == "random" && codec == "raw" {
