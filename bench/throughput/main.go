@@ -12,6 +12,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"runtime"
 	"strconv"
 	"strings"
 
@@ -61,7 +62,7 @@ func run(ctx context.Context, args []string, out, progress io.Writer) error {
 	if flags.NArg() > 0 {
 		return &mistake{fmt.Sprintf("unknown argument %q", flags.Arg(0)), "--help lists the flags"}
 	}
-	p.ways = only(ways(), *words)
+	p.ways = only(ways(runtime.NumCPU()), *words)
 	if err := p.check(*words); err != nil {
 		return err
 	}

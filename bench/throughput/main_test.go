@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -44,7 +45,7 @@ func TestCommand(t *testing.T) {
 	if err := json.Unmarshal(read("results.json"), &r); err != nil {
 		t.Fatal(err)
 	}
-	if len(r.Ways) != len(ways()) || len(r.Ratios) != len(compared()) || r.Host.Kernel == "" {
+	if len(r.Ways) != len(ways(runtime.NumCPU())) || len(r.Ratios) != len(compared(runtime.NumCPU())) || r.Host.Kernel == "" {
 		t.Errorf("results.json has %d ways, %d ratios, host %+v", len(r.Ways), len(r.Ratios), r.Host)
 	}
 	for _, o := range r.Ways {
@@ -103,7 +104,7 @@ func TestSizes(t *testing.T) {
 }
 
 func TestOnly(t *testing.T) {
-	if got := only(ways(), "TCP,conns=2"); len(got) != 4 {
+	if got := only(ways(2), "TCP,conns=2"); len(got) != 4 {
 		t.Errorf("%d ways, want TCP twice, quic-go and crypto/tls", len(got))
 	}
 }
@@ -111,13 +112,13 @@ func TestOnly(t *testing.T) {
 // Names in benchmarks are unique: benchstat takes lines of one name for rounds of one way.
 func TestNamesAreUnique(t *testing.T) {
 	seen := map[string]bool{}
-	for _, w := range ways() {
+	for _, w := range ways(64) {
 		if seen[w.Name] || seen[w.Bench] {
 			t.Errorf("%s, %s is there twice", w.Name, w.Bench)
 		}
 		seen[w.Name], seen[w.Bench] = true, true
 	}
-	for _, pair := range compared() {
+	for _, pair := range compared(64) {
 		if !seen[pair[0]] || !seen[pair[1]] {
 			t.Errorf("%q are not both ways", pair)
 		}
@@ -137,10 +138,10 @@ func TestReadme(t *testing.T) {
 		t.Fatal("README.md has no table with this program's head")
 	}
 	want := strings.Split(record.ThisHost("go run ./bench/throughput").Lines(), "\n")[:1]
-	for _, w := range ways() {
+	for _, w := range ways(2) {
 		want = append(want, "\n"+w.Name+"  ")
 	}
-	for _, pair := range compared() {
+	for _, pair := range compared(2) {
 		want = append(want, "\n"+pair[0]+" / "+pair[1]+"  ")
 	}
 	for _, line := range want {

@@ -69,7 +69,7 @@ func (r *result) conclude() {
 		}
 		byName[o.Name] = *o
 	}
-	for _, pair := range compared() {
+	for _, pair := range compared(runtime.NumCPU()) {
 		of, ok1 := byName[pair[0]]
 		to, ok2 := byName[pair[1]]
 		if ok1 && ok2 {

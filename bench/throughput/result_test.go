@@ -57,7 +57,7 @@ func TestRatio(t *testing.T) {
 
 // A ratio is given only where both ways were gone; what was left out says why.
 func TestConclude(t *testing.T) {
-	pair := compared()[0]
+	pair := compared(2)[0]
 	r := result{Host: record.ThisHost("command"), Ways: []outcome{rates(pair[0], 3, 6), rates(pair[1], 6, 6), {Name: "tool", Skipped: "it is not installed"}}}
 	r.conclude()
 	if len(r.Ratios) != 1 || r.Ratios[0].Summary != (spread{0.75, 0.5, 1}) {

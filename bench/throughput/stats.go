@@ -44,8 +44,8 @@ func ratioOf(of, to outcome) ratio {
 	return r
 }
 
-// compared are the names of the ways that ratios are given of.
-func compared() (pairs [][2]string) {
+// compared are the names of the ways that ratios are given of, on a host of so many cores.
+func compared(host int) (pairs [][2]string) {
 	for _, lanes := range []int{1, 2} {
 		quic := pipeline{over: "quic", lanes: lanes, content: "random", codec: "raw"}.name()
 		pairs = append(pairs, [2]string{quic, bareStock}, [2]string{quic, bareGRO})
@@ -53,6 +53,9 @@ func compared() (pairs [][2]string) {
 	pairs = append(pairs, [2]string{pairs[2][0], bareGRO2})
 	for _, lanes := range []int{1, 2} {
 		pairs = append(pairs, [2]string{pipeline{over: "tls", lanes: lanes, content: "random", codec: "raw"}.name(), bareTLS(lanes)})
+	}
+	for _, w := range wides(host) {
+		pairs = append(pairs, [2]string{w.pipeline().name(), w.bare().Name})
 	}
 	return pairs
 }

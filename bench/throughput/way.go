@@ -62,8 +62,9 @@ const (
 
 func bareTLS(conns int) string { return fmt.Sprintf("crypto/tls, %d conn", conns) }
 
-// ways are all of them, those next to each other that are compared.
-func ways() []way {
+// ways are all of them on a host of so many cores, those next to each other that are
+// compared.
+func ways(host int) []way {
 	list := []way{
 		{Name: bareStock, Bench: "Bare/over=quic/gro=no/conns=1", Group: groupBare, move: quicStreams(1, false)},
 		{Name: bareGRO, Bench: "Bare/over=quic/gro=yes/conns=1", Group: groupBare, move: quicStreams(1, true)},
@@ -79,6 +80,9 @@ func ways() []way {
 			way{Name: fmt.Sprintf("TCP, %d conn", conns), Bench: fmt.Sprintf("Bare/over=tcp/conns=%d", conns), Group: groupBare, move: tcpStreams(conns, false)},
 			way{Name: bareTLS(conns), Bench: fmt.Sprintf("Bare/over=tls/conns=%d", conns), Group: groupBare, move: tcpStreams(conns, true)},
 			pipeline{over: "tls", lanes: conns, content: "random", codec: "raw"}.way())
+	}
+	for _, w := range wides(host) {
+		list = append(list, w.bare(), w.pipeline().way())
 	}
 	list = append(list, far()...)
 	list = append(list, externals()...)
