@@ -5,13 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"net"
 	"os"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/migpipe/migpipe/internal/unixsocket"
 )
 
 // UnixDialer opens lanes to a process of the same host that listens with
@@ -31,7 +32,7 @@ const dialEvery = 50 * time.Millisecond
 // Dial fails with [ErrUnreachable] where nobody listens for [HandshakeTimeout]:
 // as with QUIC, the two sides may be started in any order.
 func (d *UnixDialer) Dial(ctx context.Context) (Lane, error) {
-	if err := checkUnixPath(d.Path); err != nil {
+	if err := unixsocket.CheckPath(d.Path); err != nil {
 		return nil, fmt.Errorf("transport: %w", err)
 	}
 	for deadline := time.Now().Add(HandshakeTimeout); ; {
@@ -51,17 +52,6 @@ func (d *UnixDialer) Dial(ctx context.Context) (Lane, error) {
 	}
 }
 
-// maxUnixPath is what fits into sun_path with its NUL (unix(7)).
-const maxUnixPath = len(unix.RawSockaddrUnix{}.Path) - 1
-
-// checkUnixPath says what the kernel calls an invalid argument.
-func checkUnixPath(path string) error {
-	if len(path) > maxUnixPath {
-		return fmt.Errorf("the path of a unix socket has %d bytes, at most %d fit: %w", len(path), maxUnixPath, unix.ENAMETOOLONG)
-	}
-	return nil
-}
-
 // unixListener accepts from processes of the same user.
 type unixListener struct {
 	*net.UnixListener
@@ -72,52 +62,11 @@ type unixListener struct {
 // removes it. A file that is there already is replaced only if it is a socket
 // that nobody listens on any more.
 func ListenUnix(path string) (Listener, error) {
-	if err := checkUnixPath(path); err != nil {
-		return nil, fmt.Errorf("transport: %w", err)
-	}
-	l, err := bindUnix(path)
-	if errors.Is(err, unix.EADDRINUSE) {
-		if err := removeDeadSocket(path); err != nil {
-			return nil, fmt.Errorf("transport: listen on %s: %w", path, err)
-		}
-		l, err = bindUnix(path)
-	}
+	l, err := unixsocket.Listen(path)
 	if err != nil {
 		return nil, fmt.Errorf("transport: %w", err)
 	}
 	return &unixListener{UnixListener: l, turn: make(chan struct{}, 1)}, nil
-}
-
-// bindUnix sets the mode before the name exists: Linux gives the file the mode
-// of the socket's inode, so there is no moment in which others could connect.
-func bindUnix(path string) (*net.UnixListener, error) {
-	config := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) (err error) {
-		return errors.Join(c.Control(func(fd uintptr) { err = unix.Fchmod(int(fd), 0o600) }), err)
-	}}
-	l, err := config.Listen(context.Background(), "unix", path)
-	if err != nil {
-		return nil, err
-	}
-	return l.(*net.UnixListener), nil
-}
-
-func removeDeadSocket(path string) error {
-	info, err := os.Lstat(path)
-	if err != nil {
-		return err
-	}
-	if info.Mode().Type() != fs.ModeSocket {
-		return errors.New("the file exists and is not a socket")
-	}
-	conn, err := net.Dial("unix", path)
-	if err == nil {
-		conn.Close()
-		return errors.New("another process listens there")
-	}
-	if !errors.Is(err, unix.ECONNREFUSED) {
-		return err
-	}
-	return os.Remove(path)
 }
 
 func (l *unixListener) Accept(ctx context.Context) (Lane, error) {

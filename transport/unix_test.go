@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/migpipe/migpipe/internal/unixsocket"
 )
 
 func TestUnixSocketFile(t *testing.T) {
@@ -68,7 +70,7 @@ func TestUnixErrors(t *testing.T) {
 	if _, err := d.Dial(t.Context()); !errors.Is(err, ErrUnreachable) || time.Since(start) < HandshakeTimeout {
 		t.Errorf("dial: %v after %v, want ErrUnreachable after %v", err, time.Since(start), HandshakeTimeout)
 	}
-	long := filepath.Join(d.Path, strings.Repeat("x", maxUnixPath))
+	long := filepath.Join(d.Path, strings.Repeat("x", unixsocket.MaxPath))
 	if _, err := ListenUnix(long); !errors.Is(err, syscall.ENAMETOOLONG) {
 		t.Errorf("listen on a long path: %v", err)
 	}
