@@ -22,6 +22,9 @@ type Needs struct {
 	// Write are folders in and below which files are listed, read, written, made,
 	// renamed within their folder and removed, and sockets made.
 	Write []string
+	// Self says that the process reads what the kernel knows of it: the time that it
+	// has taken, its memory and its limits.
+	Self bool
 	// Programs says that the process will run others, as hooks are. They would
 	// inherit the sandbox, and what they need only their author knows: then nothing is
 	// restricted. To have both, start a helper that runs them before Enter.
@@ -37,6 +40,9 @@ type Status struct {
 // names are what looking an address up reads. Where they are missing, or were
 // replaced since Enter, the resolver has defaults.
 var names = []string{"/etc/hosts", "/etc/resolv.conf", "/etc/nsswitch.conf"}
+
+// self is what that is read from; where all of it is hidden, nothing is.
+var self = []string{"/proc/self/stat", "/proc/self/limits", "/proc/stat"}
 
 // newest is the newest version of Landlock whose restrictions are meant here: 9
 // also restricts whom unix sockets connect to.
@@ -62,6 +68,7 @@ func Enter(n Needs) (Status, error) {
 	net.DefaultResolver.PreferGo = true // libc would load code to look names up
 	err = landlock.V8.BestEffort().RestrictPaths(
 		landlock.PathAccess(mayRead, names...).IgnoreIfMissing(),
+		landlock.PathAccess(mayRead, n.self()...).IgnoreIfMissing(),
 		landlock.PathAccess(mayRead, n.Read...),
 		landlock.PathAccess(mayWrite, n.Write...),
 	)
@@ -69,4 +76,11 @@ func Enter(n Needs) (Status, error) {
 		return Status{}, fmt.Errorf("landlock (ABI %d): %w", abi, err)
 	}
 	return Status{ABI: min(abi, newest)}, nil
+}
+
+func (n Needs) self() []string {
+	if n.Self {
+		return self
+	}
+	return nil
 }

@@ -200,6 +200,26 @@ func looksUp(host string) error {
 	return err
 }
 
+// TestSelf: what the kernel knows of the process can be read by name where that was asked
+// for, and neither what else is there nor what it knows of others.
+func TestSelf(t *testing.T) {
+	restricted(t, func(dir string) error {
+		if _, err := Enter(Needs{Self: true}); err != nil {
+			return err
+		}
+		var all []error
+		for _, path := range self {
+			_, err := os.ReadFile(path)
+			all = append(all, err)
+		}
+		for _, path := range []string{"/proc/self/environ", "/proc/1/stat", "/proc/meminfo"} {
+			_, err := os.ReadFile(path)
+			all = append(all, denied(path, err))
+		}
+		return errors.Join(all...)
+	})
+}
+
 // TestPrograms: who is to run others is not restricted, and says so.
 func TestPrograms(t *testing.T) {
 	restricted(t, func(dir string) error {
