@@ -111,6 +111,28 @@ func TestOnlyBenchDraws(t *testing.T) {
 	}
 }
 
+// What metrics are served with is in the programs: who embeds the library has metrics of
+// his own.
+func TestOnlyProgramsServeMetrics(t *testing.T) {
+	const home = "cmd/internal/cli"
+	found := false
+	for _, p := range packages(t) {
+		path := strings.TrimPrefix(p.ImportPath, module+"/")
+		for _, imp := range p.Imports {
+			if !strings.HasPrefix(imp, "github.com/prometheus/") {
+				continue
+			}
+			found = found || path == home
+			if path != home {
+				t.Errorf("%s imports %s, which only %s may", path, imp, home)
+			}
+		}
+	}
+	if !found {
+		t.Errorf("%s serves no metrics any more: this test has lost its object", home)
+	}
+}
+
 // files calls do with every Go file of the tree that is not a test.
 func files(t *testing.T, do func(path string, fset *token.FileSet, f *ast.File)) {
 	t.Helper()

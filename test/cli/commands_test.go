@@ -1,12 +1,16 @@
 package cli
 
 import (
+	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
+	"net"
+	"net/http"
 	"os"
 	"os/exec"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -26,6 +30,7 @@ var commands = map[string]func(ts *testscript.TestScript, neg bool, args []strin
 	"exits":   cmdExits,
 	"signal":  cmdSignal,
 	"address": cmdAddress,
+	"scrape":  cmdScrape,
 	"await":   cmdAwait,
 	"field":   cmdField,
 	"random":  cmdRandom,
@@ -154,23 +159,62 @@ func wait(ts *testscript.TestScript, name string, try func() error) {
 	}
 }
 
-// cmdAddress is "address NAME VAR": wait until a mig-recv --json listens, and
-// set a variable to where.
+// cmdAddress is "address NAME VAR [EVENT]": wait until a program with --json listens, or
+// tells of another address by an event of that name, and set a variable to it.
 func cmdAddress(ts *testscript.TestScript, neg bool, args []string) {
-	if neg || len(args) != 2 {
-		ts.Fatalf("usage: address NAME VAR")
+	if neg || len(args) < 2 || len(args) > 3 {
+		ts.Fatalf("usage: address NAME VAR [EVENT]")
+	}
+	kind := append(args, "listening")[2]
+	wait(ts, args[0], func() error {
+		for line := range strings.Lines(ts.ReadFile(args[0] + ".out")) {
+			var ev struct{ Event, Address string }
+			if !strings.HasSuffix(line, "\n") {
+				break
+			} else if err := json.Unmarshal([]byte(line), &ev); err != nil {
+				ts.Fatalf("an event is %q: %v", line, err)
+			}
+			if ev.Event == kind {
+				ts.Setenv(args[1], ev.Address)
+				return nil
+			}
+		}
+		return fmt.Errorf("no event %q yet", kind)
+	})
+}
+
+// cmdScrape is "scrape NAME ADDRESS PATTERN": ask a program that runs for its metrics until
+// a line of them begins like that, and leave them in NAME.metrics.
+func cmdScrape(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 3 {
+		ts.Fatalf("usage: scrape NAME ADDRESS PATTERN")
+	}
+	pattern := regexp.MustCompile("(?m)^" + args[2])
+	client := &http.Client{Timeout: patience, Transport: &http.Transport{DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+			if path, ok := strings.CutPrefix(args[1], "unix:"); ok {
+				network, address = "unix", ts.MkAbs(path)
+			}
+			return new(net.Dialer).DialContext(ctx, network, address)
+		}}}
+	host := args[1]
+	if strings.HasPrefix(host, "unix:") {
+		host = "metrics"
 	}
 	wait(ts, args[0], func() error {
-		line, _, whole := strings.Cut(ts.ReadFile(args[0]+".out"), "\n")
-		if !whole {
-			return errors.New("no event yet")
+		answer, err := client.Get("http://" + host + "/metrics")
+		if err != nil {
+			return err
 		}
-		var ev struct{ Event, Address string }
-		if err := json.Unmarshal([]byte(line), &ev); err != nil || ev.Event != "listening" {
-			ts.Fatalf("the first event is %q: %v", line, err)
+		defer answer.Body.Close()
+		text, err := io.ReadAll(answer.Body)
+		if err == nil && !pattern.Match(text) {
+			err = fmt.Errorf("no %q in %s", args[2], text)
 		}
-		ts.Setenv(args[1], ev.Address)
-		return nil
+		if err == nil {
+			err = os.WriteFile(ts.MkAbs(args[0]+".metrics"), text, 0o600)
+		}
+		return err
 	})
 }
 

@@ -32,6 +32,7 @@ type common struct {
 	doubt     doubtFlags
 	owner     ownerFlag
 	hooks     []*hookFlag
+	metrics   metricsFlag
 	peers     []string
 	peersFile string
 	tlsDir    string
@@ -89,6 +90,7 @@ func (c *common) addFlags(cmd *cobra.Command) {
 	f.DurationVar(&c.stall, "stall-limit", 30*time.Second, c.stallHelp())
 	c.doubt.add(cmd)
 	c.owner.add(cmd)
+	c.metrics.add(cmd)
 	f.BoolVar(&c.unconfined, "no-sandbox", false, "do not give up access to files that are not needed")
 	_ = cmd.RegisterFlagCompletionFunc("device", completeDevice)
 	_ = cmd.RegisterFlagCompletionFunc("peer", cobra.NoFileCompletions)
@@ -169,13 +171,14 @@ func (c *common) run(prepare func() (job, error)) int {
 	j.errand.close() // before the wait, in which a person may decide
 	v.hold(devices, show)
 	v.close(devices)
+	c.metrics.close()
 	return show.end(v)
 }
 
 // attempt does everything from flags to what became of the devices, which are
 // still open.
 func (c *common) attempt(ctx context.Context, prepare func() (job, error), show *show) ([]opened, job, verdict) {
-	devices, j, err := c.setUp(prepare)
+	devices, j, err := c.setUp(prepare, show)
 	v := verdict{report: report.Report{Outcome: handoff.Rolledback}, err: err, preflight: j.preflight}
 	v.scene = scene{sending: c.role == source, self: j.end.id(), certified: c.tlsDir != "", address: j.end.address, tcp: j.end.tcp}
 	if d, ok := errors.AsType[*decided](err); ok {
@@ -206,11 +209,15 @@ func (c *common) tidy(j job, show *show) {
 	}
 }
 
-// setUp checks the whole command line before it opens the first device.
-func (c *common) setUp(prepare func() (job, error)) ([]opened, job, error) {
+// setUp checks the whole command line before it opens the first device. Metrics come
+// before keys and journals, which are made on first use.
+func (c *common) setUp(prepare func() (job, error), show *show) ([]opened, job, error) {
 	specs, err := parseDevices(c.devices, c.role)
 	if err == nil {
 		err = cmp.Or(c.check(), c.checkFDs(specs))
+	}
+	if err == nil {
+		err = c.metrics.open(c.role, show)
 	}
 	if err != nil {
 		return nil, job{}, err

@@ -59,11 +59,13 @@ func (c *common) needs(end endpoint, devices []opened) sandbox.Needs {
 			folders = append(folders, d.folder)
 		}
 	}
-	if dir := c.doubt.folder(); dir != "" {
-		folders = append(folders, dir)
+	for _, dir := range []string{c.doubt.folder(), c.metrics.folder()} {
+		if dir != "" {
+			folders = append(folders, dir)
+		}
 	}
 	runs := slices.ContainsFunc(c.hooks, func(h *hookFlag) bool { return h.path != "" })
-	return sandbox.Needs{Write: folders, Programs: runs || c.doubt.runs()}
+	return sandbox.Needs{Write: folders, Self: c.metrics.address != "", Programs: runs || c.doubt.runs()}
 }
 
 // folder is where a device that is open still makes files, "" for those that make

@@ -234,6 +234,8 @@ func (j *jsonView) event(ev stamped) {
 	switch ev.Kind {
 	case report.Listening:
 		j.write(jsonListening{head, ev.Text, known(ev.self)})
+	case serving:
+		j.write(jsonListening{head, ev.Text, nil})
 	case report.Peer:
 		j.write(jsonPeer{head, known(ev.Peer), ev.Text})
 	case report.Phase:

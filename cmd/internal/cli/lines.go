@@ -45,6 +45,8 @@ func notice(ev report.Event) string {
 	switch ev.Kind {
 	case report.Listening:
 		return "listening on " + ev.Text
+	case serving:
+		return "metrics on " + ev.Text
 	case report.Peer:
 		if ev.Peer == (transport.ID{}) {
 			return "peer runs " + ev.Text

@@ -48,6 +48,8 @@ bound already, as systemd hands it over.
 
 ` + confineHelp + `
 
+` + metricsHelp + `
+
 ` + figuresHelp + `
 
 ` + exitHelp + "\n\n" + holdHelp

@@ -47,6 +47,8 @@ that it belongs to the same user or root, and neither side has an identity.
 
 ` + confineHelp + `
 
+` + metricsHelp + `
+
 ` + figuresHelp + "\n" + rateHelp + `
 
 ` + exitHelp + "\n\n" + holdHelp

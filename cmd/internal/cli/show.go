@@ -29,6 +29,7 @@ func (quietView) end(verdict)   {}
 type show struct {
 	program string
 	view    view
+	latest  latest
 
 	mu     sync.Mutex
 	queue  []stamped
@@ -118,6 +119,7 @@ func (s *show) refused(err error) {
 // add queues an event. Of progress that was not told yet only the newest is
 // kept, so a stuck terminal costs no memory.
 func (s *show) add(ev stamped) {
+	s.latest.note(ev.Event)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	last := len(s.queue) - 1

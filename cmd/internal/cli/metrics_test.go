@@ -1,0 +1,162 @@
+package cli
+
+import (
+	"fmt"
+	"net/http/httptest"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/migpipe/migpipe/transport/report"
+)
+
+// exposed is what a scraper gets of a side's own metrics. The registry checks that they
+// are what was described.
+func exposed(t *testing.T, r role, l *latest) string {
+	t.Helper()
+	reg := prometheus.NewPedanticRegistry()
+	reg.MustRegister(newCollector(r, l))
+	answer := httptest.NewRecorder()
+	promhttp.HandlerFor(reg, promhttp.HandlerOpts{ErrorHandling: promhttp.HTTPErrorOnError}).ServeHTTP(answer, httptest.NewRequest("GET", "/metrics", nil))
+	if answer.Code != 200 {
+		t.Fatalf("%d %s", answer.Code, answer.Body)
+	}
+	return strings.ReplaceAll(answer.Body.String(), release(), "VERSION")
+}
+
+// underWay are the events of a migration that is in the middle of its stop.
+func underWay(r role) []report.Event {
+	nic := report.Snapshot{Name: "nic0", Bytes: 300 << 20, Wire: 150 << 20, Applied: 200 << 20, Remaining: 10 << 20, Known: true,
+		Rates: report.Rates{Save: 2e9, Wire: 1e9}} // how fast it loads is not known yet
+	acc := report.Snapshot{Name: "acc0", Bytes: 176}
+	progress := report.Event{Kind: report.Progress, Devices: []report.Snapshot{nic, acc}}
+	if r == sink {
+		progress.Fill = report.Fill{Queue: 0.7512, Ahead: 0.031, Bottleneck: report.BoundLoad}
+		return []report.Event{{Kind: report.Peer}, {Kind: report.Phase, Phase: report.StopCopy}, progress}
+	}
+	progress.Fill = report.Fill{Queue: 0.8277, Credit: 0.051, Flight: 0.0625, Bottleneck: report.BoundNetwork}
+	progress.Way = report.Way{Goodput: 1.25e9, RTT: 350 * time.Microsecond}
+	known := &report.Forecast{Prediction: report.Prediction{Downtime: report.Span{Took: 80 * time.Millisecond, Known: true}}}
+	return []report.Event{
+		{Kind: report.Phase, Phase: report.Connect}, {Kind: report.Peer}, {Kind: report.Phase, Phase: report.PreCopy},
+		{Kind: report.Lost}, {Kind: report.Restored},
+		{Kind: report.Phase, Phase: report.Stop, Predicted: known}, {Kind: report.Phase, Phase: report.StopCopy}, progress,
+	}
+}
+
+// notedBy is what a side knows after some events.
+func notedBy(events ...report.Event) *latest {
+	l := new(latest)
+	for _, ev := range events {
+		l.note(ev)
+	}
+	return l
+}
+
+func TestMetrics(t *testing.T) {
+	for name, r := range map[string]role{"mig-send": source, "mig-recv": sink} {
+		golden(t, "metrics-"+name+".txt", exposed(t, r, notedBy(underWay(r)...)))
+		golden(t, "metrics-"+name+"-before.txt", exposed(t, r, notedBy()))
+	}
+}
+
+// TestMetricsFollow: each event changes what it is about, and nothing else.
+func TestMetricsFollow(t *testing.T) {
+	least := &report.Forecast{Prediction: report.Prediction{Downtime: report.Span{Took: time.Second}}}
+	for _, c := range []struct {
+		ev    report.Event
+		lines []string
+	}{
+		{report.Event{Kind: report.Lost}, []string{"migpipe_connected 0", "migpipe_connections_lost_total 2"}},
+		{report.Event{Kind: held}, []string{"migpipe_connected 0", "migpipe_held 1"}},
+		{report.Event{Kind: report.Phase, Phase: report.Rollback}, []string{`migpipe_phase{phase="rollback"} 1`, `migpipe_phase{phase="stop-copy"} 0`}},
+		{report.Event{Kind: report.Phase, Phase: report.StopCopy, Predicted: least}, []string{`migpipe_predicted_downtime_seconds{known="false"} 1`}},
+		{report.Event{Kind: report.Warning, Text: "of what is not served"}, nil},
+	} {
+		l := notedBy(underWay(source)...)
+		before := strings.Split(exposed(t, source, l), "\n")
+		l.note(c.ev)
+		var changed []string
+		for _, line := range strings.Split(exposed(t, source, l), "\n") {
+			if !slices.Contains(before, line) {
+				changed = append(changed, line)
+			}
+		}
+		if !slices.Equal(changed, c.lines) {
+			t.Errorf("%s changes %q, want %q", c.ev.Kind, changed, c.lines)
+		}
+	}
+}
+
+// TestMetricsOfOneMoment is for the race detector: scrapers come while events do.
+func TestMetricsOfOneMoment(t *testing.T) {
+	l := new(latest)
+	var all sync.WaitGroup
+	for range 2 {
+		all.Go(func() {
+			for range 20 {
+				exposed(t, source, l)
+			}
+		})
+	}
+	for range 100 {
+		for _, ev := range underWay(source) {
+			l.note(ev)
+		}
+	}
+	all.Wait()
+}
+
+// TestBadLabel: a name that no label may have costs its own metrics, and not the process.
+func TestBadLabel(t *testing.T) {
+	reg := prometheus.NewRegistry()
+	reg.MustRegister(newCollector(sink, notedBy(report.Event{Kind: report.Progress, Devices: []report.Snapshot{{Name: "\xff"}}})))
+	found, err := reg.Gather()
+	if err == nil || len(found) == 0 {
+		t.Errorf("%d metrics, %v", len(found), err)
+	}
+}
+
+// TestReadmeMetrics holds the README's list against what is served.
+func TestReadmeMetrics(t *testing.T) {
+	text, err := os.ReadFile("../../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var said []string
+	for _, row := range regexp.MustCompile("(?m)^\\| `(migpipe_[^`]*)` \\|.*\\| (both|`mig-send`) \\|$").FindAllStringSubmatch(string(text), -1) {
+		said = append(said, row[1]+" "+row[2])
+	}
+	var served []string
+	recv := map[string]bool{}
+	for _, m := range metricsOf(sink) {
+		recv[m.name] = true
+	}
+	for _, m := range metricsOf(source) { // which has all
+		name := m.name
+		if m.labels != nil {
+			name += "{" + strings.Join(m.labels, ",") + "}"
+		}
+		served = append(served, name+" "+map[bool]string{true: "both", false: "`mig-send`"}[recv[m.name]])
+		delete(recv, m.name)
+	}
+	slices.Sort(said)
+	slices.Sort(served)
+	if !slices.Equal(said, served) || len(recv) > 0 {
+		t.Errorf("README lists\n%s\nand served is\n%s\n%v", strings.Join(said, "\n"), strings.Join(served, "\n"), recv)
+	}
+	for _, r := range []role{source, sink} {
+		for _, name := range bottlenecks[r] {
+			if !strings.Contains(string(text), fmt.Sprintf("| `%s` |", name)) {
+				t.Errorf("README does not know the bottleneck %s", name)
+			}
+		}
+	}
+}

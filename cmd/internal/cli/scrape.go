@@ -1,0 +1,137 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log"
+	"net"
+	"net/http"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"github.com/spf13/cobra"
+	"golang.org/x/net/netutil"
+
+	"github.com/migpipe/migpipe/internal/unixsocket"
+	"github.com/migpipe/migpipe/transport/report"
+)
+
+// metricsHelp is the part of the help texts about metrics.
+const metricsHelp = `With --metrics ADDR:PORT the program serves metrics for Prometheus while it runs, at
+http://ADDR:PORT/metrics: what progress shows, and what the process takes. Port 0 means
+any that is free; a line, or with --json the event "metrics", says which it is. Nobody
+is asked who he is, and what is served names the devices: use an address that only those
+reach who may see that, or unix:PATH, a socket that only this user may connect to.`
+
+// serving is the event that says where metrics are to be had.
+const serving report.Kind = "metrics"
+
+// What a scraper may take: it is of no use for a migration to keep more waiting, or to
+// wait for them in the end.
+const (
+	maxScrapers = 8
+	scrapeTime  = 10 * time.Second
+	scrapeIdle  = 2 * time.Minute // two scrapes may be a minute apart
+	scrapeEnd   = 200 * time.Millisecond
+)
+
+// metricsFlag is where metrics are served, and what serves them.
+type metricsFlag struct {
+	address string
+	server  *metricsServer // nil as long as nothing does
+}
+
+func (m *metricsFlag) add(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&m.address, "metrics", "", "`ADDR:PORT` to serve Prometheus metrics on, or unix:PATH (default none)")
+	_ = cmd.RegisterFlagCompletionFunc("metrics", cobra.NoFileCompletions)
+}
+
+// open begins to serve, if that was asked for, what show has heard last.
+func (m *metricsFlag) open(r role, show *show) error {
+	if m.address == "" {
+		return nil
+	}
+	l, err := m.listen()
+	if err != nil {
+		return mistakef("write --metrics ADDR:PORT, as in 127.0.0.1:9100, or --metrics unix:PATH, that nobody else uses", "--metrics %.120s: %s", m.address, plainText(err))
+	}
+	address := m.address
+	if !m.unix() {
+		address = l.Addr().String()
+	}
+	show.observe(report.Event{Kind: serving, Text: address})
+	m.server = serveMetrics(l, newRegistry(r, &show.latest), show.warn)
+	return nil
+}
+
+// close ends it, and is the end of a socket's file.
+func (m *metricsFlag) close() {
+	if m.server != nil {
+		m.server.close()
+	}
+}
+
+func (m *metricsFlag) unix() bool { return strings.HasPrefix(m.address, unixPrefix) }
+
+// folder is where a socket is made, and removed in the end; "" for none.
+func (m *metricsFlag) folder() string {
+	if !m.unix() {
+		return ""
+	}
+	return filepath.Dir(strings.TrimPrefix(m.address, unixPrefix))
+}
+
+func (m *metricsFlag) listen() (net.Listener, error) {
+	if !m.unix() {
+		l, err := net.Listen("tcp", m.address)
+		if op, ok := errors.AsType[*net.OpError](err); ok {
+			err = op.Err // without the address, which is said before
+		}
+		return l, err
+	}
+	path := strings.TrimPrefix(m.address, unixPrefix)
+	if path == "" || path[0] == '@' { // which have no file, and so no mode
+		return nil, errors.New("the socket has no path")
+	}
+	return unixsocket.Listen(path)
+}
+
+// metricsServer answers scrapers.
+type metricsServer struct {
+	http http.Server
+	done chan struct{}
+}
+
+// serveMetrics takes the listener over. It warns where it has to give up.
+func serveMetrics(l net.Listener, reg *prometheus.Registry, warn func(string)) *metricsServer {
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", promhttp.HandlerFor(reg, promhttp.HandlerOpts{
+		ErrorHandling:      promhttp.ContinueOnError, // what is left is worth more than nothing
+		DisableCompression: true,                     // a few KiB are not worth the time of a CPU while a guest stands still
+	}))
+	s := &metricsServer{done: make(chan struct{}), http: http.Server{
+		Handler: mux, ReadHeaderTimeout: scrapeTime, ReadTimeout: scrapeTime, WriteTimeout: scrapeTime, IdleTimeout: scrapeIdle,
+		MaxHeaderBytes: 16 << 10, ErrorLog: log.New(io.Discard, "", 0), // stderr has its own readers
+	}}
+	go func() { // close ends it
+		defer close(s.done)
+		if err := s.http.Serve(netutil.LimitListener(l, maxScrapers)); !errors.Is(err, http.ErrServerClosed) {
+			warn("metrics are no longer served: " + err.Error())
+		}
+	}()
+	return s
+}
+
+// close lets scrapes that are under way come to their end, for a moment.
+func (s *metricsServer) close() {
+	ctx, cancel := context.WithTimeout(context.Background(), scrapeEnd)
+	defer cancel()
+	if s.http.Shutdown(ctx) != nil {
+		s.http.Close()
+	}
+	<-s.done
+}

@@ -1,0 +1,179 @@
+package cli
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"io/fs"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/migpipe/migpipe/transport/report"
+)
+
+// scraped is a program that serves metrics at an address, and where it says that it does.
+func scraped(t *testing.T, address string) (*metricsFlag, string) {
+	t.Helper()
+	s := &show{wake: make(chan struct{}, 1)}
+	for _, ev := range underWay(source) {
+		s.observe(ev)
+	}
+	m := &metricsFlag{address: address}
+	if err := m.open(source, s); err != nil {
+		t.Fatal(err)
+	}
+	last := s.queue[len(s.queue)-1]
+	if last.Kind != serving {
+		t.Fatalf("told %+v", last)
+	}
+	return m, last.Text
+}
+
+// scrape asks what listens there.
+func scrape(t *testing.T, network, address, method, path string) (int, string) {
+	t.Helper()
+	transport := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, network, address)
+	}}
+	defer transport.CloseIdleConnections()
+	q, err := http.NewRequestWithContext(t.Context(), method, "http://metrics"+path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	answer, err := (&http.Client{Transport: transport}).Do(q)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer answer.Body.Close()
+	text, err := io.ReadAll(answer.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return answer.StatusCode, string(text)
+}
+
+func TestScrape(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "s")
+	for network, address := range map[string]string{"tcp": "127.0.0.1:0", "unix": "unix:" + path} {
+		t.Run(network, func(t *testing.T) {
+			defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
+			m, at := scraped(t, address)
+			if network == "unix" {
+				if info, err := os.Lstat(path); err != nil || info.Mode() != fs.ModeSocket|0o600 {
+					t.Errorf("the socket is %v, %v", info, err)
+				}
+				at = strings.TrimPrefix(at, unixPrefix)
+			}
+			code, text := scrape(t, network, at, "GET", "/metrics")
+			for _, line := range []string{`migpipe_bottleneck{stage="network"} 1`, `migpipe_stage_fill_ratio{stage="queue"} 0.8277`, "go_goroutines ", "process_cpu_seconds_total "} {
+				if code != http.StatusOK || !strings.Contains(text, "\n"+line) {
+					t.Errorf("%d, and no %s in\n%s", code, line, text)
+				}
+			}
+			for _, other := range [][2]string{{"GET", "/"}, {"GET", "/debug/pprof/"}, {"POST", "/metrics"}} {
+				if code, _ := scrape(t, network, at, other[0], other[1]); code < 400 {
+					t.Errorf("%s %s: %d", other[0], other[1], code)
+				}
+			}
+			m.close()
+			if _, err := net.Dial(network, at); err == nil {
+				t.Error("somebody still listens")
+			}
+		})
+	}
+	if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the socket's file is left: %v", err)
+	}
+}
+
+// TestScrapersAreBounded: those who connect and say nothing do not keep the program from
+// its end, nor take more than their part of its descriptors.
+func TestScrapersAreBounded(t *testing.T) {
+	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
+	m, at := scraped(t, "127.0.0.1:0")
+	served := 0
+	for range maxScrapers + 3 {
+		conn, err := net.Dial("tcp", at)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		if _, err := io.WriteString(conn, "GET /metrics HTTP/1.1\r\nHost: m\r\n\r\n"); err != nil {
+			t.Fatal(err)
+		}
+		conn.SetReadDeadline(time.Now().Add(time.Second))
+		if n, _ := conn.Read(make([]byte, 1)); n > 0 {
+			served++
+		}
+	}
+	if served != maxScrapers {
+		t.Errorf("%d are served at once, want %d", served, maxScrapers)
+	}
+	start := time.Now()
+	m.close()
+	if took := time.Since(start); took > 20*scrapeEnd {
+		t.Errorf("the end took %v", took)
+	}
+}
+
+// TestMetricsAddress: what cannot be listened on is said, with a hint, and nothing is told.
+func TestMetricsAddress(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "precious")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	for address, want := range map[string]string{
+		"9100":                              "missing port",
+		"127.0.0.1:70000":                   "invalid port",
+		"192.0.2.1:9100":                    "cannot assign requested address",
+		taken.Addr().String():               "address already in use",
+		"unix:":                             "no path",
+		"unix:@abstract":                    "no path",
+		"unix:" + file:                      "not a socket",
+		"unix:" + dir + "/no/no":            "no such file or directory",
+		"unix:/" + strings.Repeat("x", 200): "at most 107 fit",
+	} {
+		s := &show{wake: make(chan struct{}, 1)}
+		m := &metricsFlag{address: address}
+		err := m.open(source, s)
+		wrong, ok := errors.AsType[*mistake](err)
+		if !ok || !strings.HasPrefix(wrong.text, "--metrics ") || !strings.Contains(wrong.text, want) || wrong.hint == "" || len(s.queue) > 0 {
+			t.Errorf("%s: %v, want %q; told %v", address, err, want, s.queue)
+		}
+		m.close() // of what was never opened
+	}
+	if m := (&metricsFlag{}); m.open(source, nil) != nil || m.server != nil {
+		t.Error("metrics are served although nobody has asked for them")
+	}
+}
+
+// TestServingEvent is told in the way that the address of a mig-recv is.
+func TestServingEvent(t *testing.T) {
+	var events, lines, bars bytes.Buffer
+	j := newJSONView("mig-send", io.Discard, &events)
+	ev := stamped{at: time.Now(), Event: report.Event{Kind: serving, Text: "127.0.0.1:9100"}}
+	j.event(ev)
+	newLineView("mig-send", &lines, io.Discard).event(ev)
+	newBarView("mig-send", &bars, io.Discard).event(ev)
+	if got := clocks.ReplaceAllString(events.String(), "T"); got != `{"event":"metrics",T,"address":"127.0.0.1:9100"}`+"\n" {
+		t.Errorf("the event is %s", got)
+	}
+	const want = "mig-send: metrics on 127.0.0.1:9100\n"
+	if lines.String() != want || bars.String() != want {
+		t.Errorf("people are told %q and %q", lines.String(), bars.String())
+	}
+}
