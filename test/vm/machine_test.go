@@ -33,6 +33,7 @@ type machine struct {
 	cmd     *exec.Cmd
 	exited  chan struct{} // closed when QEMU has ended
 	console string        // file
+	monitor string        // socket of QEMU's
 	conn    net.Conn
 	client  *rpc.Client
 }
@@ -72,6 +73,7 @@ func boot(t *testing.T, k kernel, dir, name, address string) *machine {
 		name: name, address: address,
 		exited:  make(chan struct{}),
 		console: filepath.Join(t.ArtifactDir(), k.name+"-"+name+".console"),
+		monitor: filepath.Join(dir, name+".qmp"),
 	}
 	m.cmd = exec.Command(qemu, m.arguments(k, dir, port)...)
 	complaint := new(bytes.Buffer)
@@ -102,11 +104,12 @@ func (m *machine) arguments(k kernel, dir, port string) []string {
 		"-kernel", filepath.Join(k.dir, "vmlinuz"), "-initrd", filepath.Join(dir, "initramfs"),
 		// loglevel=5: with "quiet" a WARN would not reach the console.
 		// The watchdogs would report a busy host as a stuck guest, and the timer check
-		// as a timer that does not work.
-		"-append", "console=ttyS0 loglevel=5 oops=panic panic=-1 nowatchdog no_timer_check rcupdate.rcu_cpu_stall_suppress=1 " +
+		// as a timer that does not work. nokaslr: scenario memory knows where things are.
+		"-append", "console=ttyS0 loglevel=5 nokaslr oops=panic panic=-1 nowatchdog no_timer_check rcupdate.rcu_cpu_stall_suppress=1 " +
 			guestapi.AddressEnv + "=" + m.address,
 		"-chardev", "file,id=console,path=" + m.console, "-serial", "chardev:console",
 		"-chardev", "socket,id=calls,path=" + port, "-serial", "chardev:calls",
+		"-qmp", "unix:" + m.monitor + ",server=on,wait=off",
 		"-netdev", fmt.Sprintf("dgram,id=cable,local.type=unix,local.path=%s,remote.type=unix,remote.path=%s", local, remote),
 		// The last digit of the address tells the guests' MACs apart.
 		"-device", "virtio-net-pci,netdev=cable,romfile=,mac=52:54:00:00:00:0" + m.address[len(m.address)-1:],

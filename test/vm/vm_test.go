@@ -24,6 +24,7 @@ var scenarios = []struct {
 	run  func(*testing.T, pair)
 }{
 	{"cable", testCable},
+	{"memory", testMemory},
 	{"device", testDevice},
 	{"conformance", testConformance},
 	{"plan", testPlan},
