@@ -16,7 +16,7 @@ const barWidth = 14 // points
 // draw draws where the downtime goes: two bars for each strategy, the model's
 // and that of the measurement with the median downtime, with one stage after
 // another from left to right.
-func (r *result) draw(files ...string) error {
+func (r *result) draw() (*plot.Plot, error) {
 	p := plot.New()
 	p.Title.Text = fmt.Sprintf("Downtime of %d devices, %s, %s", r.Scenario.Devices, r.Host.CPU, r.Host.Date)
 	p.X.Label.Text = "seconds since the guest was paused"
@@ -40,7 +40,7 @@ func (r *result) draw(files ...string) error {
 		}
 		bars, err := plotter.NewBarChart(took, vg.Points(barWidth))
 		if err != nil {
-			return err
+			return nil, err
 		}
 		bars.Horizontal, bars.Color, bars.LineStyle.Width = true, record.Palette[stage], 0
 		if below != nil {
@@ -50,10 +50,5 @@ func (r *result) draw(files ...string) error {
 		p.Add(bars)
 		p.Legend.Add(name, bars)
 	}
-	for _, file := range files {
-		if err := p.Save(26*vg.Centimeter, 11*vg.Centimeter, file); err != nil {
-			return err
-		}
-	}
-	return nil
+	return p, nil
 }

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"time"
 
+	"gonum.org/v1/plot/vg"
+
 	"github.com/migpipe/migpipe/bench/downtime/model"
 	"github.com/migpipe/migpipe/bench/internal/record"
 )
@@ -69,5 +71,18 @@ func (r *result) save(dir string) error {
 	if err := record.JSON(filepath.Join(dir, "downtime.json"), r); err != nil {
 		return err
 	}
-	return r.draw(filepath.Join(dir, "downtime.svg"), filepath.Join(dir, "downtime.png"))
+	p, err := r.draw()
+	if err != nil {
+		return err
+	}
+	for _, format := range []string{"svg", "png"} {
+		drawing, err := record.Draw(p, 11*vg.Centimeter, format)
+		if err != nil {
+			return err
+		}
+		if err := record.File(filepath.Join(dir, "downtime."+format), drawing); err != nil {
+			return err
+		}
+	}
+	return nil
 }

@@ -13,9 +13,8 @@ import (
 )
 
 const (
-	chartWidth = 26 * vg.Centimeter
-	barHeight  = 14 // points
-	rowHeight  = 20 // points, of a bar with what is around it
+	barHeight = 14 // points
+	rowHeight = 20 // points, of a bar with what is around it
 )
 
 // groupColours are places in the palette.
@@ -117,15 +116,12 @@ func memoryLines(ways []outcome) (template.HTML, error) {
 	return svg(p, 10*vg.Centimeter)
 }
 
-// svg is the plot as an element of a page, without what stands before it in a file.
 func svg(p *plot.Plot, height vg.Length) (template.HTML, error) {
-	w, err := p.WriterTo(chartWidth, height, "svg")
-	if err != nil {
-		return "", err
-	}
-	var b bytes.Buffer
-	if _, err := w.WriteTo(&b); err != nil {
-		return "", err
-	}
-	return template.HTML(b.Bytes()[bytes.Index(b.Bytes(), []byte("<svg")):]), nil
+	file, err := record.Draw(p, height, "svg")
+	return element(file), err
+}
+
+// element is the drawing as a page has it, without what stands before it in a file.
+func element(file []byte) template.HTML {
+	return template.HTML(file[max(0, bytes.Index(file, []byte("<svg"))):])
 }
