@@ -64,17 +64,18 @@ unexport MIGPIPE_VM
 vm: ## migrate a real VFIO device between two virtual machines
 	test/vm.sh $(MIGPIPE_VM)
 
-# A real run of 5 rounds of some 40 ways: six minutes on two cores. Figures and charts are
-# in bench/out: results.json, bench.txt for benchstat, report.html.
-bench: ## compare throughput with bare quic-go, TLS and TCP, by measurement
+# Real runs: a minute for the downtimes, six for 5 rounds of some 40 ways, on two cores.
+# Figures and charts are in bench/out: results.json, bench.txt for benchstat, and
+# report.html, which has the downtimes too.
+bench: ## compare downtimes, and throughput with quic-go, TLS and TCP
+	go run ./bench/downtime
 	go run ./bench/throughput
 
 # -run '^$$': no tests. -benchmem: bytes and allocations as well.
 bench-micro: ## micro-benchmarks of every package
 	go test -run '^$$' -bench . -benchmem ./...
 
-# A real run of about a minute: 3 rounds of 4 strategies. What it draws is in
-# bench/out.
+# 3 rounds of 4 strategies. What it draws is in bench/out.
 bench-downtime: ## compare downtimes with QEMU's ways, by model and by measurement
 	go run ./bench/downtime
 

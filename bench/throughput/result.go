@@ -132,7 +132,7 @@ func (r *result) benchmarks() []byte {
 
 // save writes the figures and draws them.
 func (r *result) save(dir string) error {
-	page, err := r.page()
+	page, err := r.page(dir)
 	if err != nil {
 		return err
 	}
