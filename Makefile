@@ -17,7 +17,7 @@ GOVULNCHECK = golang.org/x/vuln/cmd/govulncheck@v1.9.0
 FUZZ_SMOKE = 1000x
 FUZZ_TIME  = 1m
 
-.PHONY: build demo test check unit race chaos fuzz-smoke fuzz vm bench bench-micro bench-downtime help clean
+.PHONY: build demo test check unit race chaos fuzz-smoke fuzz vm bench bench-memory bench-micro bench-downtime help clean
 
 build: ## build bin/mig-send and bin/mig-recv
 	$(BUILD) -o bin/ ./cmd/mig-send ./cmd/mig-recv
@@ -64,12 +64,22 @@ unexport MIGPIPE_VM
 vm: ## migrate a real VFIO device between two virtual machines
 	test/vm.sh $(MIGPIPE_VM)
 
-# Real runs: a minute for the downtimes, six for 5 rounds of some 40 ways, on two cores.
+# A virtual machine's memory is moved too. It is made once, by the way only if the VM
+# test has its kernels, which take a while.
+MEMORY     = bench/out/memory.bin
+VM_KERNELS = $(wildcard $(or $(MIGPIPE_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/migpipe)/vm/debian-*/vmlinuz)
+
+# Real runs: a minute for the downtimes, eight for 5 rounds of some 45 ways, on two cores.
 # Figures and charts are in bench/out: results.json, bench.txt for benchstat, and
 # report.html, which has the downtimes too.
-bench: ## compare downtimes, and throughput with quic-go, TLS and TCP
+bench: $(if $(VM_KERNELS),$(MEMORY)) ## compare downtimes, and throughput with quic-go, TLS and TCP
 	go run ./bench/downtime
 	go run ./bench/throughput
+
+bench-memory: $(MEMORY) ## dump the memory of a virtual machine for make bench, once
+
+$(MEMORY):
+	MIGPIPE_VM=$(MIGPIPE_VM) go test -v -count=1 -timeout 40m ./test/vm -run TestVM/debian/memory -memory $(CURDIR)/$@
 
 # -run '^$$': no tests. -benchmem: bytes and allocations as well.
 bench-micro: ## micro-benchmarks of every package

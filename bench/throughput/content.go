@@ -1,6 +1,7 @@
 package main
 
 import (
+	"os"
 	"sync"
 
 	"github.com/migpipe/migpipe/codec/codectest"
@@ -9,18 +10,31 @@ import (
 // contentSize is longer than a chunk, and than the window of any codec.
 const contentSize = 8 << 20
 
-// contents are what is moved, made from a seed when it is first asked for.
-var contents = map[string]func() []byte{
+// memoryFile is the dump of a virtual machine's memory that the VM test makes.
+const memoryFile = "bench/out/memory.bin"
+
+// contents are what is moved: made from a seed when it is first asked for, but for
+// memory, which is read each time, so that it is not in the memory of the other ways.
+var contents = map[string]func() ([]byte, error){
 	"random": generated(codectest.Random),
 	"zero":   generated(codectest.Zero),
 	"mixed":  generated(codectest.Mixed),
 	"code":   generated(codectest.Code),
+	"memory": func() ([]byte, error) { return os.ReadFile(memoryFile) },
 }
 
-func generated(fill func(dst []byte, seed uint64)) func() []byte {
-	return sync.OnceValue(func() []byte {
+func generated(fill func(dst []byte, seed uint64)) func() ([]byte, error) {
+	return sync.OnceValues(func() ([]byte, error) {
 		b := make([]byte, contentSize)
 		fill(b, 1)
-		return b
+		return b, nil
 	})
+}
+
+// lacksMemory says why there is no dump to move, "" if there is one.
+func lacksMemory() string {
+	if info, err := os.Stat(memoryFile); err != nil || info.Size() < contentSize {
+		return "no " + memoryFile + ": make bench-memory"
+	}
+	return ""
 }

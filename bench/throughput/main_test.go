@@ -109,6 +109,33 @@ func TestOnly(t *testing.T) {
 	}
 }
 
+// A dump of memory is moved if it is there, whole; else the rows say how to make one.
+func TestMemory(t *testing.T) {
+	t.Chdir(t.TempDir())
+	moved := func() string {
+		var out bytes.Buffer
+		if err := run(t.Context(), []string{"--rounds", "1", "--size", "1MiB", "--only", "memory"}, &out, io.Discard); err != nil {
+			t.Fatal(err)
+		}
+		return out.String()
+	}
+	const rows, skip = 5, "SKIP: no bench/out/memory.bin: make bench-memory"
+	for size, skipped := range map[int]int{0: rows, contentSize - 1: rows, contentSize + 1: 0} {
+		if err := record.File(memoryFile, make([]byte, size)); err != nil {
+			t.Fatal(err)
+		}
+		if table := moved(); strings.Count(table, ", memory, ") != rows || strings.Count(table, skip) != skipped {
+			t.Errorf("with %d bytes:\n%s", size, table)
+		}
+	}
+	if err := os.Remove(memoryFile); err != nil {
+		t.Fatal(err)
+	}
+	if table := moved(); strings.Count(table, skip) != rows {
+		t.Errorf("without a dump:\n%s", table)
+	}
+}
+
 // Names in benchmarks are unique: benchstat takes lines of one name for rounds of one way.
 func TestNamesAreUnique(t *testing.T) {
 	seen := map[string]bool{}

@@ -26,7 +26,7 @@ type pipeline struct {
 }
 
 func (p pipeline) way() way {
-	w := way{Name: p.name(), Group: groupPipeline, Procs: p.procs, move: p.move,
+	w := way{Name: p.name(), Group: groupPipeline, Procs: p.procs, move: p.move, missing: p.missing,
 		Bench: fmt.Sprintf("Pipeline/over=%s/lanes=%d/content=%s/codec=%s", p.over, p.lanes, p.content, p.codec)}
 	if p.procs > 0 {
 		w.Bench += fmt.Sprintf("/procs=%d", p.procs)
@@ -34,10 +34,17 @@ func (p pipeline) way() way {
 	if p.far != nil {
 		w.Bench += fmt.Sprintf("/rtt=%v/loss=%g", p.far.rtt, p.far.loss)
 	}
-	if p.procs > runtime.NumCPU() {
-		w.missing = func() string { return fmt.Sprintf("this host has only %d core", runtime.NumCPU()) }
-	}
 	return w
+}
+
+func (p pipeline) missing() string {
+	switch {
+	case p.procs > runtime.NumCPU():
+		return fmt.Sprintf("this host has only %d core", runtime.NumCPU())
+	case p.content == "memory":
+		return lacksMemory()
+	}
+	return ""
 }
 
 func (p pipeline) name() string {
@@ -68,7 +75,10 @@ func (p pipeline) move(ctx context.Context, size int64, m *meter) error {
 	if err != nil {
 		return err
 	}
-	content := contents[p.content]()
+	content, err := contents[p.content]()
+	if err != nil {
+		return err
+	}
 	source, sink := &replay{size: size, content: content}, &replay{size: size, content: content}
 	dialer, listener, err := p.carrier()
 	if err != nil {

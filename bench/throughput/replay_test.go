@@ -11,7 +11,10 @@ import (
 // What a replay gives, another takes, in whatever pieces; a byte that is not right, or
 // missing, or too many, it finds.
 func TestReplay(t *testing.T) {
-	code := contents["code"]()
+	code, err := contents["code"]()
+	if err != nil {
+		t.Fatal(err)
+	}
 	size := int64(len(code)) + 12345 // once around
 	content := readAll(t, &replay{size: size, content: code})
 	if len(content) != int(size) {

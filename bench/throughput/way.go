@@ -91,7 +91,7 @@ func ways(host int) []way {
 
 // byContent are the ways that differ by what is moved.
 func byContent() (list []way) {
-	for _, content := range []string{"random", "zero", "mixed", "code"} {
+	for _, content := range []string{"random", "zero", "mixed", "code", "memory"} {
 		for _, codec := range []string{"raw", "auto", "s2", "zstd"} {
 			if content == "random" && codec == "raw" {
 				continue // is one of the carriers' already
