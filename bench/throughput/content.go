@@ -16,11 +16,12 @@ const memoryFile = "bench/out/memory.bin"
 // contents are what is moved: made from a seed when it is first asked for, but for
 // memory, which is read each time, so that it is not in the memory of the other ways.
 var contents = map[string]func() ([]byte, error){
-	"random": generated(codectest.Random),
-	"zero":   generated(codectest.Zero),
-	"mixed":  generated(codectest.Mixed),
-	"code":   generated(codectest.Code),
-	"memory": func() ([]byte, error) { return os.ReadFile(memoryFile) },
+	"random":      generated(codectest.Random),
+	"zero":        generated(codectest.Zero),
+	"mixed":       generated(codectest.Mixed),
+	"code":        generated(codectest.Code),
+	"memory":      func() ([]byte, error) { return os.ReadFile(memoryFile) },
+	"alternating": generated(alternating),
 }
 
 func generated(fill func(dst []byte, seed uint64)) func() ([]byte, error) {
@@ -37,4 +38,16 @@ func lacksMemory() string {
 		return "no " + memoryFile + ": make bench-memory"
 	}
 	return ""
+}
+
+// alternating has a chunk that no codec shrinks after each that all do.
+func alternating(dst []byte, seed uint64) {
+	for i := uint64(0); len(dst) > 0; i++ {
+		n, fill := min(blockSize, len(dst)), codectest.Text
+		if i%2 == 0 {
+			fill = codectest.Random
+		}
+		fill(dst[:n], seed+i)
+		dst = dst[n:]
+	}
 }

@@ -30,13 +30,13 @@ type chart struct {
 // page is the report: one file, which needs no other. The downtimes are those in dir.
 func (r *result) page(dir string) ([]byte, error) {
 	moves := func(content bool) (list []outcome) {
-		return slices.DeleteFunc(slices.Clone(r.Ways), func(o outcome) bool { return comparesContent(o) != content })
+		return slices.DeleteFunc(r.shown(), func(o outcome) bool { return comparesContent(o) != content })
 	}
 	rate := func(f *figures) spread { return f.Rate }
 	cpu := func(f *figures) spread { return f.CPU }
 	carriers, err1 := bars("Throughput by way, random bytes", "MB/s", moves(false), rate)
 	contents, err2 := bars("Throughput by content and codec", "MB/s of what is moved, whatever is on the wire", moves(true), rate)
-	processors, err3 := bars("Processor time", "CPU seconds per GB, both ends", r.Ways, cpu)
+	processors, err3 := bars("Processor time", "CPU seconds per GB, both ends", r.shown(), cpu)
 	memory, err4 := memoryLines(slices.DeleteFunc(moves(false), func(o outcome) bool { return o.Group != groupPipeline }))
 	for _, err := range []error{err1, err2, err3, err4} {
 		if err != nil {

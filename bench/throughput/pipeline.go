@@ -23,6 +23,7 @@ type pipeline struct {
 	codec   string // auto or one of package codec's
 	procs   int    // GOMAXPROCS, 0 = one for each core
 	far     *path  // nil is this host's loopback
+	link    *link  // nil is as fast as it goes
 }
 
 func (p pipeline) way() way {
@@ -33,6 +34,9 @@ func (p pipeline) way() way {
 	}
 	if p.far != nil {
 		w.Bench += fmt.Sprintf("/rtt=%v/loss=%g", p.far.rtt, p.far.loss)
+	}
+	if p.link != nil {
+		w.Bench += "/link=" + p.link.word
 	}
 	return w
 }
@@ -58,6 +62,9 @@ func (p pipeline) name() string {
 	name := fmt.Sprintf("migpipe %s, %s, %s, %s", p.over, lanes, p.content, p.codec)
 	if p.procs > 0 {
 		name += fmt.Sprintf(", %d proc", p.procs) // GOMAXPROCS
+	}
+	if p.link != nil {
+		name += ", " + p.link.name
 	}
 	if p.far != nil {
 		name = fmt.Sprintf("migpipe %s, %v", p.over, p.far)
@@ -99,8 +106,12 @@ func (p pipeline) move(ctx context.Context, size int64, m *meter) error {
 		_, err := writer.Receive(ctx, listener, []writer.Sink{{Name: "d0", Device: sink}}, nil)
 		received <- err
 	}()
+	var most uint64
+	if p.link != nil {
+		most = p.link.rate
+	}
 	report, err := reader.Send(ctx, dialer, []reader.Source{{Name: "d0", Device: source}}, &reader.Options{
-		Lanes: p.lanes, Codec: policy, OnLimit: reader.Force, DowntimeLimit: patience, MaxDowntime: patience,
+		Lanes: p.lanes, Codec: policy, MaxBandwidth: most, OnLimit: reader.Force, DowntimeLimit: patience, MaxDowntime: patience,
 		PauseGuest: func(context.Context) error { m.start(); return nil },
 	})
 	if err != nil {

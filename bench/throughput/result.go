@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 
 	"github.com/migpipe/migpipe/bench/internal/record"
@@ -83,12 +84,17 @@ const (
 	ratioHead = "ratio, round by round                                                      median [min..max]"
 )
 
+// shown are the ways that have a row, and a bar.
+func (r *result) shown() []outcome {
+	return slices.DeleteFunc(slices.Clone(r.Ways), func(o outcome) bool { return o.Group == groupLink })
+}
+
 // table is what is printed.
 func (r *result) table() string {
 	var b strings.Builder
 	b.WriteString(r.Host.Lines())
 	fmt.Fprintf(&b, "others:  %.0f %% of the processors' time\n\n%s\n", 100*r.Others, tableHead)
-	for _, o := range r.Ways {
+	for _, o := range r.shown() {
 		if o.Skipped != "" {
 			fmt.Fprintf(&b, "%-43s  SKIP: %s\n", o.Name, o.Skipped)
 			continue
@@ -102,6 +108,7 @@ func (r *result) table() string {
 	for _, q := range r.Ratios {
 		fmt.Fprintf(&b, "%-71s  %19s\n", q.Of+" / "+q.To, q.Summary.text(2))
 	}
+	b.WriteString(adaptive(r.Ways))
 	measured := pipeline{over: "quic", lanes: 2, content: "random", codec: "raw"}.name()
 	for _, o := range r.Ways {
 		if o.Name == measured && o.Figures != nil {

@@ -51,6 +51,7 @@ const (
 	groupBare     = "bare"
 	groupExternal = "external"
 	groupPipeline = "pipeline"
+	groupLink     = "link" // is not in the table nor in charts: the ratios of them have a table
 )
 
 // Names of the ways that ratios are about.
@@ -86,12 +87,12 @@ func ways(host int) []way {
 	}
 	list = append(list, far()...)
 	list = append(list, externals()...)
-	return append(list, byContent()...)
+	return append(append(list, byContent()...), limited()...)
 }
 
 // byContent are the ways that differ by what is moved.
 func byContent() (list []way) {
-	for _, content := range []string{"random", "zero", "mixed", "code", "memory"} {
+	for _, content := range kinds {
 		for _, codec := range []string{"raw", "auto", "s2", "zstd"} {
 			if content == "random" && codec == "raw" {
 				continue // is one of the carriers' already
