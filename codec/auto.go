@@ -25,6 +25,13 @@ func (a *auto) Observe(r Result) {
 	a.controller.Observe(r)
 }
 
+// Inform implements [Informed].
+func (a *auto) Inform(perSecond float64, lanes int) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.controller.Inform(perSecond, lanes)
+}
+
 // class is how well a chunk compresses, by its probe: class n shrinks to n eighths
 // and something. What S2 can do nothing for is in the last.
 type class uint8

@@ -19,6 +19,9 @@ type Controller struct {
 	devices []*account
 	price   uint8 // index of the one in force
 
+	informed bool    // price was not the first guess
+	spent    float64 // seconds of the lanes so far
+
 	period  tally // at this price
 	before  tally // the period at the price that was in force last, or is now
 	settled int   // Results since the last of another price
@@ -69,7 +72,7 @@ const (
 	// hopeless is how much worse a price may look to the model to be tried all the same.
 	hopeless = 1.6
 	// proven is the part of the time that a trial has to save.
-	proven = 0.02
+	proven = 0.03
 	// free is how many trials may fail before their cost counts: at first little is known.
 	free = 1
 	// poor is how much worse a trial may look before its period is over.
@@ -99,6 +102,21 @@ func NewController(both ...ID) *Controller {
 		}
 	}
 	return c
+}
+
+// Inform says what the lanes carried together when there was nothing to encode, in bytes
+// a second: to begin with, a byte on the wire is worth the time that a lane took for it.
+// What has been learned since the beginning stands.
+func (c *Controller) Inform(perSecond float64, lanes int) {
+	if c.before.chunks > 0 || c.period.chunks > 0 || !(perSecond > 0) || lanes < 1 {
+		return
+	}
+	c.informed, c.price = true, 0
+	for i := range prices {
+		if prices[i] <= float64(lanes)/perSecond {
+			c.price = uint8(i)
+		}
+	}
 }
 
 // Choose chooses for a chunk of the device of which a probe of so many bytes would
@@ -142,7 +160,7 @@ func (c *Controller) Observe(r Result) {
 	}
 	a.raw[r.class] += raw
 	c.period.add(r, encode, write)
-	if c.period.over(c.trial, &c.before) {
+	if c.over() {
 		c.conclude()
 	}
 }
@@ -156,13 +174,15 @@ func (t *tally) add(r Result, encode, write float64) {
 	t.lanes = float64(max(r.Lanes, 1))
 }
 
-// over reports whether enough was seen, or of a trial enough to see that it has failed.
-func (t *tally) over(trial bool, before *tally) bool {
+// over reports whether the period has seen enough, or of a trial enough to see that it has
+// failed.
+func (c *Controller) over() bool {
+	t, before := &c.period, &c.before
 	least := max(enough, enoughEach*int(t.lanes))
-	if before.chunks == 0 {
+	if before.chunks == 0 && !c.informed {
 		least /= 2 // anything is better than the first guess
 	}
-	return t.chunks >= least || trial && t.chunks >= least/4 && t.took()*before.raw > poor*before.took()*t.raw && t.alike(before)
+	return t.chunks >= least || c.trial && t.chunks >= least/4 && t.took()*before.raw > poor*before.took()*t.raw && t.alike(before)
 }
 
 func contender(codec Codec) int {

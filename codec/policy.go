@@ -20,6 +20,14 @@ type Policy interface {
 	Observe(Result)
 }
 
+// Informed is a Policy that can use what is known of the lanes before the first chunk.
+type Informed interface {
+	Policy
+	// Inform says what so many lanes carried together, in bytes a second, when there was
+	// nothing to encode.
+	Inform(perSecond float64, lanes int)
+}
+
 // Choice is what a Policy has chosen for a chunk.
 type Choice struct {
 	Codec  Codec

@@ -8,6 +8,7 @@ func (c *Controller) conclude() {
 	t.modelled = c.plan(c.price)
 	t.perByte = t.write / max(t.wire, 1)
 	c.debt -= min(t.took(), c.debt)
+	c.spent += t.took()
 	for i := range c.rests {
 		c.rests[i].left -= t.took()
 	}
@@ -101,7 +102,8 @@ func (c *Controller) doubt() {
 
 // propose puts a price on trial: that which promises the most of those that mean other
 // choices, even if it promises nothing, as long as it is not hopeless: the model is too
-// simple to be believed without.
+// simple to be believed without. But where the first price was no guess, what such a trial
+// is likely to cost has to be little beside all that was spent so far.
 func (c *Controller) propose() {
 	if c.debt > 0 {
 		return
@@ -111,13 +113,19 @@ func (c *Controller) propose() {
 		if c.rests[i].left > 0 {
 			continue
 		}
-		if part, other := c.promise(uint8(i)); other && part < least {
+		if part, other := c.promise(uint8(i)); other && part < least && c.affordable(part) {
 			best, least = uint8(i), part
 		}
 	}
 	if best != c.price {
 		c.trial, c.tries, c.from, c.price = true, 0, c.price, best
 	}
+}
+
+// affordable reports whether a trial that promises to take a part of the period's time
+// may be made by now.
+func (c *Controller) affordable(part float64) bool {
+	return !c.informed || part < 1 || leastPause*(part-1+proven)*c.period.took() <= c.spent
 }
 
 // promise is the part of the period's time that a price would have taken, at best, and

@@ -122,3 +122,10 @@ func (o *only) Choose(device int, src []byte) codec.Choice {
 	}
 	return c
 }
+
+// Inform implements [codec.Informed].
+func (o *only) Inform(perSecond float64, lanes int) {
+	if p, ok := o.Policy.(codec.Informed); ok {
+		p.Inform(perSecond, lanes)
+	}
+}

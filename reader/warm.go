@@ -3,6 +3,7 @@ package reader
 import (
 	"time"
 
+	"github.com/migpipe/migpipe/codec"
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/report"
 )
@@ -63,11 +64,19 @@ func (e *engine) warming() {
 	if w.over && (w.arrived >= w.sent || now >= transport.ProbeTime+warmPatience) {
 		w.done, w.ended = true, time.Now()
 		e.meter.full.set(w.rate(now, w.arrived))
+		e.inform()
 		e.measure()
 		e.advance(warmed{})
 		if e.plan.phase == precopying {
 			e.tell(report.Event{Kind: report.Phase, Phase: report.PreCopy})
 		}
+	}
+}
+
+// inform has the codecs chosen by what the lanes have shown, from the first chunk on.
+func (e *engine) inform() {
+	if p, ok := e.opts.Codec.(codec.Informed); ok {
+		p.Inform(e.meter.full.value(), len(e.lanes))
 	}
 }
 

@@ -16,7 +16,7 @@ type link struct {
 
 var (
 	links = []link{
-		{"100 Mbit/s", "100M", 12.5e6, 16}, {"1 Gbit/s", "1G", 125e6, 4}, {"10 Gbit/s", "10G", 1250e6, 1}, {"unlimited", "", 0, 1},
+		{"100 Mbit/s", "100M", 12.5e6, 8}, {"1 Gbit/s", "1G", 125e6, 2}, {"10 Gbit/s", "10G", 1250e6, 1}, {"unlimited", "", 0, 1},
 	}
 	kinds = []string{"zero", "random", "mixed", "code", "memory", "alternating"} // of content
 	fixed = []string{"raw", "s2", "zstd"}                                        // codecs that may be chosen for all chunks
@@ -39,9 +39,7 @@ func limited() (list []way) {
 		}
 		for _, content := range kinds {
 			for _, codec := range append([]string{"auto"}, fixed...) {
-				w := links[i].on(content, codec).way()
-				w.Group, w.part = groupLink, links[i].part
-				list = append(list, w)
+				list = append(list, links[i].on(content, codec).way())
 			}
 		}
 	}

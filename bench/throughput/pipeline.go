@@ -37,6 +37,10 @@ func (p pipeline) way() way {
 	}
 	if p.link != nil {
 		w.Bench += "/link=" + p.link.word
+		w.Group, w.part = groupLink, p.link.part
+	}
+	if p.content == "zero" { // which no link holds up
+		w.part, w.times = 1, 4
 	}
 	return w
 }

@@ -21,6 +21,7 @@ type way struct {
 	// missing says why the way cannot be gone here; nil is never.
 	missing func() string
 	part    int64 // 1/part of the bytes are moved; 0 is all
+	times   int64 // or so many times as many, of what goes fast; 0 is once
 }
 
 // skip says why the way is left out, "" if it is not.
@@ -39,7 +40,7 @@ func (w *way) measure(ctx context.Context, size int64) (sample, error) {
 	debug.FreeOSMemory() // nobody pays for another's garbage
 	m := new(meter)
 	defer m.stop()
-	size /= max(1, w.part)
+	size = size * max(1, w.times) / max(1, w.part)
 	if err := w.move(ctx, size, m); err != nil {
 		return sample{}, fmt.Errorf("%s: %w", w.Name, err)
 	}

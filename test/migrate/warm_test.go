@@ -8,6 +8,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/migpipe/migpipe/codec"
 	"github.com/migpipe/migpipe/reader"
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/vfio"
@@ -39,6 +40,40 @@ type countedLane struct {
 func (l *countedLane) Write(p []byte) (int, error) {
 	l.n.Add(int64(len(p)))
 	return l.Lane.Write(p)
+}
+
+// told notes what an adaptive codec is told of the lanes.
+type told struct {
+	codec.Policy
+	perSecond float64
+	lanes     int
+	early     bool // no chunk had been chosen for
+	chosen    atomic.Int64
+}
+
+func (p *told) Inform(perSecond float64, lanes int) {
+	p.perSecond, p.lanes, p.early = perSecond, lanes, p.chosen.Load() == 0
+}
+
+func (p *told) Choose(device int, src []byte) codec.Choice {
+	p.chosen.Add(1)
+	return p.Policy.Choose(device, src)
+}
+
+// TestWarmUpInformsTheCodec: what the padding has shown of the lanes, the policy of the
+// codec knows before it chooses for the first time.
+func TestWarmUpInformsTheCodec(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPair(t, paced(16<<20, 10*time.Millisecond))
+		p.add(t, "gpu", "xe?size=16MiB", "xe?size=16MiB")
+		policy := &told{Policy: codec.Fixed(codec.Raw)}
+		p.send.DowntimeLimit, p.send.OnLimit, p.send.Codec, p.send.Lanes = 300*time.Millisecond, reader.Force, policy, 2
+		s, r := p.run(t)
+		p.committed(t, s, r)
+		if policy.lanes != 2 || policy.perSecond < 15<<20 || policy.perSecond > 17<<20 || !policy.early || policy.chosen.Load() == 0 {
+			t.Errorf("it was told of %d lanes of %.0f bytes a second (early: %v), and chose %d times", policy.lanes, policy.perSecond, policy.early, policy.chosen.Load())
+		}
+	})
 }
 
 // TestWarmUp: what a path can carry is known before a device without PRE_COPY is
