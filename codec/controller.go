@@ -87,6 +87,8 @@ const (
 	startled = 1.6
 	// patience is how many periods a trial waits for chunks like those before it.
 	patience = 3
+	// nearly is how far above what was measured the first price may be.
+	nearly = 1.1
 	// longest is the most seconds that one chunk may count.
 	longest = 60
 )
@@ -113,7 +115,7 @@ func (c *Controller) Inform(perSecond float64, lanes int) {
 	}
 	c.informed, c.price = true, 0
 	for i := range prices {
-		if prices[i] <= float64(lanes)/perSecond {
+		if prices[i] <= nearly*float64(lanes)/perSecond {
 			c.price = uint8(i)
 		}
 	}
