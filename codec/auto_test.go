@@ -191,6 +191,34 @@ func TestAutoIsInformed(t *testing.T) {
 	t.Log(table.String())
 }
 
+// TestInform: the first price is what a byte costs a lane, in a rate that is measured a
+// little above that of a link too, and nothing absurd; what was seen before stands.
+func TestInform(t *testing.T) {
+	for _, c := range []struct {
+		perSecond float64
+		lanes     int
+		price     float64
+	}{
+		{125e6, 2, 16e-9}, {131e6, 2, 16e-9}, {150e6, 2, 8e-9}, {12.5e6, 2, 128e-9}, {600e6, 2, 2e-9}, {600e6, 8, 8e-9},
+		{1e15, 1, 0}, {math.Inf(1), 1, 0}, {1, 16, 1024e-9},
+		{0, 2, prices[firstPrice]}, {-1, 2, prices[firstPrice]}, {math.NaN(), 2, prices[firstPrice]}, {1e9, 0, prices[firstPrice]},
+	} {
+		controller := NewController()
+		controller.Inform(c.perSecond, c.lanes)
+		if got := prices[controller.price]; got != c.price {
+			t.Errorf("%g bytes a second over %d lanes: %g, want %g", c.perSecond, c.lanes, got, c.price)
+		}
+	}
+	late := NewController()
+	choice := late.Choose(0, 100, 50)
+	for range 4 {
+		late.Observe(Result{Choice: choice, Raw: 1 << 20, Wire: 1 << 19, Encode: time.Millisecond, Write: time.Millisecond, Lanes: 1})
+	}
+	if late.Inform(1e9, 1); late.price != firstPrice {
+		t.Errorf("what came too late changed the price to %g", prices[late.price])
+	}
+}
+
 // TestControllerBearsAnything: whatever it is told, it chooses what both sides have.
 func TestControllerBearsAnything(t *testing.T) {
 	ids := rapid.SampledFrom([]ID{IDRaw, IDZero, IDS2, IDZstd, 200})

@@ -2,15 +2,8 @@ package codec
 
 import "github.com/cespare/xxhash/v2"
 
-// Digest returns the xxhash64 of a chunk: of its header, then of its raw bytes,
-// as if they lay in one piece.
-func Digest(header, raw []byte) uint64 {
-	s := NewSum(header)
-	s.Add(raw)
-	return s.Digest()
-}
-
-// Sum is [Digest] for bytes that come in pieces.
+// Sum is the digest of a chunk: the xxhash64 of its header, then of its raw bytes, as
+// if they lay in one piece. They may come in several.
 type Sum struct{ xx xxhash.Digest }
 
 // NewSum begins with a chunk's header.

@@ -89,27 +89,28 @@ func listenSockets(addr string, cores int) ([]net.PacketConn, error) {
 	if err != nil {
 		return nil, err
 	}
-	// An ordinary socket first: one with SO_REUSEPORT would join whoever has the address,
-	// if it is the same user, where it should say that the address is in use.
 	one, err := net.ListenUDP("udp", local)
 	n := min(cores, listenSocketsMost)
 	if err != nil || n < 2 {
 		return []net.PacketConn{one}, err
 	}
-	local = one.LocalAddr().(*net.UDPAddr)
-	one.Close()
-	if group, err := steered(local.String(), n); err == nil {
+	if group, err := steered(one, n); err == nil {
 		return group, nil
 	}
+	one.Close() // it may be one of a group by now
 	one, err = net.ListenUDP("udp", local)
 	return []net.PacketConn{one}, err
 }
 
-// steered opens n sockets at one address, of which the kernel gives a packet to the one
-// that its connection ID names (SO_REUSEPORT, Linux 3.9, with a program, 4.5). By the
-// sender's address, as the kernel does by itself, a connection whose address changes on
-// the way (RFC 9000, section 9) would be lost.
-func steered(addr string, n int) (group []net.PacketConn, err error) {
+// steered opens n-1 sockets at the address of one, of which the kernel gives a packet to
+// the one that its connection ID names (SO_REUSEPORT, Linux 3.9, with a program, 4.5). By
+// the sender's address, as the kernel does by itself, a connection whose address changes
+// on the way (RFC 9000, section 9) would be lost.
+//
+// The first is bound before it may share its address: a socket with SO_REUSEPORT would
+// join whoever has the address, if it is the same user, where it should say that the
+// address is in use.
+func steered(one *net.UDPConn, n int) (group []net.PacketConn, err error) {
 	defer func() {
 		if err != nil {
 			for _, c := range group {
@@ -117,33 +118,28 @@ func steered(addr string, n int) (group []net.PacketConn, err error) {
 			}
 		}
 	}()
-	shared := net.ListenConfig{Control: func(_, _ string, raw syscall.RawConn) error {
-		return option(raw, func(fd int) error {
-			return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1)
-		})
-	}}
-	for i := range n {
-		c, err := shared.ListenPacket(context.Background(), "udp", addr)
+	share := func(fd int) error { return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1) }
+	raw, err := one.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	if err := option(raw, share); err != nil {
+		return nil, err
+	}
+	shared := net.ListenConfig{Control: func(_, _ string, raw syscall.RawConn) error { return option(raw, share) }}
+	for range n - 1 {
+		c, err := shared.ListenPacket(context.Background(), "udp", one.LocalAddr().String())
 		if err != nil {
 			return group, err
 		}
 		group = append(group, c)
-		if i > 0 {
-			continue
-		}
-		raw, err := c.(*net.UDPConn).SyscallConn()
-		if err != nil {
-			return group, err
-		}
-		program := steer(n)
-		if err := option(raw, func(fd int) error {
-			return unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_REUSEPORT_CBPF,
-				&unix.SockFprog{Len: uint16(len(program)), Filter: &program[0]})
-		}); err != nil {
-			return group, err
-		}
 	}
-	return group, nil
+	program := steer(n)
+	err = option(raw, func(fd int) error {
+		return unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_REUSEPORT_CBPF,
+			&unix.SockFprog{Len: uint16(len(program)), Filter: &program[0]})
+	})
+	return append([]net.PacketConn{one}, group...), err
 }
 
 // option sets one on a socket.

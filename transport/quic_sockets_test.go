@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -81,6 +82,45 @@ func TestListenInUse(t *testing.T) {
 	if again, err := listenSockets(conns[0].LocalAddr().String(), 4); !errors.Is(err, syscall.EADDRINUSE) {
 		t.Errorf("a second listener: %v, %v, want EADDRINUSE", again, err)
 	}
+}
+
+// TestListenTogether: of two that want an address at the same time one gets it.
+func TestListenTogether(t *testing.T) {
+	for range 500 {
+		addr := freeUDP(t)
+		var conns [2][]net.PacketConn
+		var errs [2]error
+		var both sync.WaitGroup
+		for i := range conns {
+			both.Go(func() { conns[i], errs[i] = listenSockets(addr, 4) })
+		}
+		both.Wait()
+		got := 0
+		for i := range conns {
+			if errs[i] == nil {
+				got++
+				for _, c := range conns[i] {
+					c.Close()
+				}
+			} else if !errors.Is(errs[i], syscall.EADDRINUSE) {
+				t.Fatal(errs[i])
+			}
+		}
+		if got != 1 {
+			t.Fatalf("%d of two have %s: %v", got, addr, errs)
+		}
+	}
+}
+
+// freeUDP is an address of this host that nobody has.
+func freeUDP(t testing.TB) string {
+	t.Helper()
+	conn, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	return conn.LocalAddr().String()
 }
 
 // TestLanesOverSockets has many lanes on a listener of several sockets, which all work

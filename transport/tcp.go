@@ -27,8 +27,10 @@ type TLSDialer struct {
 	Credentials Credentials // who this side is, and who may be at Addr
 
 	// Idle is the silence after which a lane is lost: of the peer's kernel, where nothing
-	// is to be sent, or of its acknowledgements. Default IdleTimeout, at least
-	// MinIdleTimeout; the kernel counts in seconds.
+	// is to be sent, or of its acknowledgements. A peer whose program has read nothing for
+	// so long, until its kernel has no room, is lost too: TCP_USER_TIMEOUT counts while a
+	// window is closed (tcp(7)), as a QUIC peer that does not run is silent. Default
+	// IdleTimeout, at least MinIdleTimeout; the kernel counts in seconds.
 	Idle time.Duration
 }
 
@@ -217,7 +219,10 @@ func (l *tlsLane) Write(p []byte) (n int, err error) {
 
 func (l *tlsLane) CloseWrite() error {
 	l.finished.Store(true)
-	return l.error(errors.Join(l.tls.CloseWrite(), l.out.flush(0)))
+	if err := l.out.flush(0); err != nil { // before crypto/tls sets deadlines of its own
+		return l.error(err)
+	}
+	return l.error(l.tls.CloseWrite())
 }
 
 func (l *tlsLane) SetDeadline(t time.Time) error { return l.tcp.SetDeadline(t) }
