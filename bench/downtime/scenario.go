@@ -104,8 +104,8 @@ func migpipe(ctx context.Context, j *replica.Job) error {
 	return errors.Join(err, <-received)
 }
 
-// compare computes and measures every strategy. The measurements alternate, so
-// that whatever else the machine does strikes all of them.
+// compare computes and measures every strategy. The measurements alternate, every second
+// round backwards, so that whatever else the machine does strikes all of them.
 func (s *scenario) compare(ctx context.Context) (*result, error) {
 	device, link := s.field()
 	r := &result{Scenario: *s}
@@ -120,9 +120,12 @@ func (s *scenario) compare(ctx context.Context) (*result, error) {
 		}
 		r.Strategies = append(r.Strategies, outcome{Name: strategy.Name, Model: m})
 	}
-	for range s.Rounds {
-		for i, way := range ways {
-			m, err := s.measure(ctx, way)
+	for round := range s.Rounds {
+		for i := range ways {
+			if round%2 == 1 {
+				i = len(ways) - 1 - i
+			}
+			m, err := s.measure(ctx, ways[i])
 			if err != nil {
 				return nil, fmt.Errorf("%s: %w", r.Strategies[i].Name, err)
 			}

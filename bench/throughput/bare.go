@@ -40,24 +40,37 @@ type stream struct {
 	r   io.Reader
 }
 
-// flow moves size bytes over the streams, each its share, and measures it.
+// warming is what goes over the streams before they are measured: the windows of a
+// migration's lanes are open, too, when its guest is stopped.
+const warming = 32 << 20
+
+// flow warms the streams, moves size bytes over them, each its share, and measures that.
 func flow(streams []stream, size int64, m *meter) error {
 	block()
-	var all sync.WaitGroup
-	errs := make([]error, 2*len(streams))
+	errs := both(streams, warming, func(s stream, n int64) error { return fill(s.w, n) },
+		func(s stream, n int64) error { return drain(s.r, n) })
 	m.start()
-	for i, s := range streams {
-		share := size / int64(len(streams))
-		if i == 0 {
-			share += size % int64(len(streams))
-		}
-		all.Go(func() { errs[2*i] = errors.Join(fill(s.w, share), s.end()) })
-		all.Go(func() { errs[2*i+1] = drain(s.r, share) })
-	}
-	all.Wait()
+	errs = append(errs, both(streams, size, func(s stream, n int64) error { return errors.Join(fill(s.w, n), s.end()) },
+		func(s stream, n int64) error { return end(s.r, n) })...)
 	m.finish(0)
 	m.stop()
 	return errors.Join(errs...)
+}
+
+// both writes n bytes and reads them, on each stream its share, at the same time.
+func both(streams []stream, n int64, write func(stream, int64) error, read func(stream, int64) error) []error {
+	var all sync.WaitGroup
+	errs := make([]error, 2*len(streams))
+	for i, s := range streams {
+		share := n / int64(len(streams))
+		if i == 0 {
+			share += n % int64(len(streams))
+		}
+		all.Go(func() { errs[2*i] = write(s, share) })
+		all.Go(func() { errs[2*i+1] = read(s, share) })
+	}
+	all.Wait()
+	return errs
 }
 
 // fill writes n bytes.
@@ -72,19 +85,27 @@ func fill(w io.Writer, n int64) error {
 	return nil
 }
 
-// drain reads n bytes and the end. io.Discard would read 8 KiB at a time.
+// drain reads n bytes. io.Discard would read 8 KiB at a time.
 func drain(r io.Reader, n int64) error {
 	b := make([]byte, blockSize)
-	for {
-		m, err := r.Read(b)
-		n -= int64(m)
-		if err == io.EOF && n == 0 {
-			return nil
-		}
-		if err != nil {
+	for n > 0 {
+		m, err := r.Read(b[:min(blockSize, n)])
+		if n -= int64(m); err != nil && n > 0 {
 			return fmt.Errorf("%d bytes before the end: %w", n, err)
 		}
 	}
+	return nil
+}
+
+// end reads n bytes and the end.
+func end(r io.Reader, n int64) error {
+	if err := drain(r, n); err != nil {
+		return err
+	}
+	if m, err := r.Read(make([]byte, 1)); m > 0 || err != io.EOF {
+		return fmt.Errorf("%d bytes behind the end: %v", m, err)
+	}
+	return nil
 }
 
 // quicStreams are that many connections of quic-go with one stream each. As it comes,

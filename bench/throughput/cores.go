@@ -1,6 +1,10 @@
 package main
 
-import "fmt"
+import (
+	"fmt"
+
+	"github.com/migpipe/migpipe/transport"
+)
 
 // cores are the numbers of them, above the two of the other rows, that a host is tried
 // with: doubled as long as it has so many.
@@ -19,12 +23,15 @@ type wide struct {
 	cores int
 }
 
+// lanes and connections are as many as a migration may have, if the cores are more.
+func (w wide) lanes() int { return min(w.cores/2, transport.MaxLanes) }
+
 func (w wide) pipeline() pipeline {
-	return pipeline{over: w.over, lanes: w.cores / 2, content: "random", codec: "raw", procs: w.cores}
+	return pipeline{over: w.over, lanes: w.lanes(), content: "random", codec: "raw", procs: w.cores}
 }
 
 func (w wide) bare() way {
-	conns, move := w.cores/2, quicStreams(w.cores/2, true)
+	conns, move := w.lanes(), quicStreams(w.lanes(), true)
 	name, bench := fmt.Sprintf("%s, %d conn", bareGRO, conns), fmt.Sprintf("Bare/over=quic/gro=yes/conns=%d", conns)
 	if w.over == "tls" {
 		move, name, bench = tcpStreams(conns, true), bareTLS(conns), fmt.Sprintf("Bare/over=tls/conns=%d", conns)

@@ -72,7 +72,7 @@ func socat(packed bool) func(context.Context, int64, *meter) error {
 		m.start()
 		written := make(chan error, 1)
 		go func() { written <- errors.Join(fill(in, size), in.Close()) }() // ends with socat, or with ctx
-		err = errors.Join(drain(out, size), <-written)
+		err = errors.Join(end(out, size), <-written)
 		m.finish(0)
 		if err != nil {
 			cancel()

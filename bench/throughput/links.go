@@ -46,50 +46,46 @@ func limited() (list []way) {
 	return list
 }
 
-// adaptive is how auto stands beside the best of the fixed codecs.
+const adaptiveHead = "auto / best of the fixed codecs, round by round                  best  median [min..max]"
+
+// adaptive is how auto stands beside the fixed codec whose median is the best.
 func adaptive(ways []outcome) string {
-	rates := map[string]float64{}
+	by := map[string]outcome{}
 	for _, o := range ways {
 		if o.Figures != nil {
-			rates[o.Name] = o.Figures.Rate.Median
+			by[o.Name] = o
 		}
 	}
-	var b strings.Builder
-	fmt.Fprintf(&b, "%-27s", adaptiveHead)
+	var lines []string
 	for _, content := range kinds {
-		fmt.Fprintf(&b, " %11s", content)
-	}
-	lines := 0
-	for i := range links {
-		line, any := links[i].row(rates)
-		if any {
-			b.WriteString("\n" + line)
-			lines++
-		}
-	}
-	if lines == 0 {
-		return ""
-	}
-	return "\n" + b.String() + "\n"
-}
-
-const adaptiveHead = "auto / best of fixed codecs"
-
-// row reports whether any of it was measured.
-func (l *link) row(rates map[string]float64) (line string, any bool) {
-	line = fmt.Sprintf("%-27s", l.name)
-	for _, content := range kinds {
-		auto, best := rates[l.on(content, "auto").name()], ""
-		for _, codec := range fixed {
-			if best == "" || rates[l.on(content, codec).name()] > rates[l.on(content, best).name()] {
-				best = codec
+		for i := range links {
+			if line, ok := links[i].row(content, by); ok {
+				lines = append(lines, line)
 			}
 		}
-		cell := "-"
-		if of := rates[l.on(content, best).name()]; auto > 0 && of > 0 {
-			cell, any = fmt.Sprintf("%.2f %s", auto/of, best), true
-		}
-		line += fmt.Sprintf(" %11s", cell)
 	}
-	return line, any
+	if lines == nil {
+		return ""
+	}
+	return "\n" + adaptiveHead + "\n" + strings.Join(lines, "\n") + "\n"
 }
+
+// row is of what was measured only.
+func (l *link) row(content string, by map[string]outcome) (line string, ok bool) {
+	auto, ok := by[l.on(content, "auto").name()]
+	var best outcome
+	var codec string
+	for _, c := range fixed {
+		o, measured := by[l.on(content, c).name()]
+		if measured && (codec == "" || o.Figures.Rate.Median > best.Figures.Rate.Median) {
+			best, codec = o, c
+		}
+	}
+	if !ok || codec == "" {
+		return "", false
+	}
+	return fmt.Sprintf("%-62s  %4s  %17s", l.of(content), codec, ratioOf(auto, best).Summary.text(2)), true
+}
+
+// of names a line of the table.
+func (l *link) of(content string) string { return content + ", " + l.name }

@@ -5,27 +5,30 @@ import (
 	"testing"
 )
 
-// Auto is held against the codec that was best for the same content over the same link;
-// what was not measured has a dash, and a link of which nothing was has no line.
+// Auto is held, round by round, against the codec that was best for the same content over
+// the same link; what was not measured has no line.
 func TestAdaptive(t *testing.T) {
-	rates := map[string]map[string]float64{
-		"code":   {"raw": 12, "s2": 20, "zstd": 40, "auto": 38},
-		"random": {"raw": 12, "s2": 11, "zstd": 10, "auto": 12},
-		"zero":   {"auto": 7}, // beside nothing
-	}
-	var ways []outcome
-	for content, by := range rates {
-		for codec, rate := range by {
-			name := links[0].on(content, codec).name()
-			ways = append(ways, outcome{Name: name, Figures: &figures{Rate: spread{Median: rate}}})
+	measured := func(content, codec string, rates ...float64) (o outcome) {
+		o.Name = links[0].on(content, codec).name()
+		for _, r := range rates {
+			o.Samples = append(o.Samples, sample{Rate: r})
 		}
+		o.Figures = &figures{Rate: spreadOf(rates)}
+		return o
 	}
-	got := strings.Split(strings.Trim(adaptive(ways), "\n"), "\n")
-	if len(got) != 2 || !strings.HasPrefix(got[0], adaptiveHead) {
-		t.Fatalf("%q", got)
+	got := adaptive([]outcome{
+		measured("code", "raw", 12, 12, 12), measured("code", "zstd", 40, 20, 10), measured("code", "auto", 38, 20, 11),
+		measured("random", "raw", 12), measured("random", "s2", 11), measured("random", "auto", 12),
+		measured("zero", "auto", 7), measured("mixed", "s2", 7), // beside nothing
+	})
+	lines := strings.Split(strings.Trim(got, "\n"), "\n")
+	if len(lines) != 3 || lines[0] != adaptiveHead {
+		t.Fatalf("%q", lines)
 	}
-	if want := []string{"100", "Mbit/s", "-", "1.00", "raw", "-", "0.95", "zstd", "-", "-"}; strings.Join(strings.Fields(got[1]), " ") != strings.Join(want, " ") {
-		t.Errorf("%q, want %q", got[1], want)
+	for i, want := range []string{"random, 100 Mbit/s raw 1.00 [1.00..1.00]", "code, 100 Mbit/s zstd 1.00 [0.95..1.10]"} {
+		if fields := strings.Join(strings.Fields(lines[i+1]), " "); fields != want {
+			t.Errorf("%q, want %q", fields, want)
+		}
 	}
 	if none := adaptive(nil); none != "" {
 		t.Errorf("of nothing: %q", none)

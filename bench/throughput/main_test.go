@@ -14,6 +14,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/migpipe/migpipe/bench/internal/record"
+	"github.com/migpipe/migpipe/transport"
 )
 
 func TestMain(m *testing.M) {
@@ -136,6 +137,15 @@ func TestMemory(t *testing.T) {
 	}
 }
 
+// A host may have more cores than a migration has lanes for.
+func TestLanesAreFew(t *testing.T) {
+	for _, w := range wides(256) {
+		if lanes := w.pipeline().lanes; lanes > transport.MaxLanes || !strings.Contains(w.bare().Name, fmt.Sprintf("%d conn", lanes)) {
+			t.Errorf("%d lanes beside %s", lanes, w.bare().Name)
+		}
+	}
+}
+
 // Names in benchmarks are unique: benchstat takes lines of one name for rounds of one way.
 func TestNamesAreUnique(t *testing.T) {
 	seen := map[string]bool{}
@@ -165,9 +175,11 @@ func TestReadme(t *testing.T) {
 		t.Fatal("README.md has no table with this program's head")
 	}
 	want := strings.Split(record.ThisHost("go run ./bench/throughput").Lines(), "\n")[:1]
-	want = append(want, "\n"+adaptiveHead+"  ")
-	for _, l := range links {
-		want = append(want, "\n"+l.name+"  ")
+	want = append(want, "\n"+adaptiveHead+"\n")
+	for _, content := range kinds {
+		for i := range links {
+			want = append(want, "\n"+links[i].of(content)+"  ")
+		}
 	}
 	for _, w := range ways(2) {
 		if w.Group != groupLink {

@@ -47,7 +47,7 @@ func (r *result) page(dir string) ([]byte, error) {
 		{"Throughput by way", "The bar is the median of all rounds, the line runs from the least to the most.", r.Host, carriers},
 		{"Throughput by content and codec", "Two lanes, both ends on this host: where cores are what is short, a codec takes them from the lanes.", r.Host, contents},
 		{"Processor time", "Of the source and the destination together, the kernel's included.", r.Host, processors},
-		{"Memory over time", "Resident, of this process, which both ends are: the devices and the benchmark's own are in it.", r.Host, memory},
+		{"Memory over time", "Resident, of this process, which both ends are: the devices and the benchmark's own are in it. Of the first ways that there are colours for.", r.Host, memory},
 	}, func(c chart) bool { return c.Drawing == "" })
 	charts = append(charts, waterfall(dir))
 	var b bytes.Buffer

@@ -73,10 +73,12 @@ func ways(host int) []way {
 		{Name: bareGRO2, Bench: "Bare/over=quic/gro=yes/conns=2", Group: groupBare, move: quicStreams(2, true)},
 		pipeline{over: "quic", lanes: 1, content: "random", codec: "raw"}.way(),
 		pipeline{over: "quic", lanes: 2, content: "random", codec: "raw"}.way(),
+	}
+	list = append(list, encoded("random")...)
+	list = append(list,
 		pipeline{over: "quic", lanes: 4, content: "random", codec: "raw"}.way(),
 		pipeline{over: "quic", lanes: 2, content: "random", codec: "raw", procs: 1}.way(),
-		pipeline{over: "quic", lanes: 2, content: "random", codec: "raw", procs: 2}.way(),
-	}
+		pipeline{over: "quic", lanes: 2, content: "random", codec: "raw", procs: 2}.way())
 	for conns := 1; conns <= 2; conns++ {
 		list = append(list,
 			way{Name: fmt.Sprintf("TCP, %d conn", conns), Bench: fmt.Sprintf("Bare/over=tcp/conns=%d", conns), Group: groupBare, move: tcpStreams(conns, false)},
@@ -88,21 +90,23 @@ func ways(host int) []way {
 	}
 	list = append(list, far()...)
 	list = append(list, externals()...)
-	return append(append(list, byContent()...), limited()...)
+	for _, content := range kinds {
+		if content != "random" {
+			list = append(list, encoded(content)...)
+		}
+	}
+	return append(list, limited()...)
 }
 
-// byContent are the ways that differ by what is moved.
-func byContent() (list []way) {
-	for _, content := range kinds {
-		for _, codec := range []string{"raw", "auto", "s2", "zstd"} {
-			if content == "random" && codec == "raw" {
-				continue // is one of the carriers' already
-			}
+// encoded are the ways that differ by how a content is moved. Two lanes of random bytes as
+// they are stand among the carriers' ways already.
+func encoded(content string) (list []way) {
+	for _, codec := range []string{"raw", "auto", "s2", "zstd"} {
+		if content != "random" || codec != "raw" {
 			list = append(list, pipeline{over: "quic", lanes: 2, content: content, codec: codec}.way())
 		}
-		list = append(list, pipeline{over: "tls", lanes: 2, content: content, codec: "auto"}.way())
 	}
-	return list
+	return append(list, pipeline{over: "tls", lanes: 2, content: content, codec: "auto"}.way())
 }
 
 // only keeps the ways whose name or benchmark has one of the words in it.
