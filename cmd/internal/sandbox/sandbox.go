@@ -22,6 +22,9 @@ type Needs struct {
 	// Write are folders in and below which files are listed, read, written, made,
 	// renamed within their folder and removed, and sockets made.
 	Write []string
+	// Remove are folders in and below which files are removed, and nothing else is done:
+	// the kernel has no narrower word for a file that is to be removed in the end.
+	Remove []string
 	// Self says that the process reads what the kernel knows of it: the time that it
 	// has taken, its memory and its limits.
 	Self bool
@@ -53,6 +56,8 @@ const mayRead = llsys.AccessFSReadFile
 const mayWrite = llsys.AccessFSReadFile | llsys.AccessFSReadDir | llsys.AccessFSWriteFile |
 	llsys.AccessFSTruncate | llsys.AccessFSMakeReg | llsys.AccessFSMakeSock | llsys.AccessFSRemoveFile
 
+const mayRemove = llsys.AccessFSRemoveFile
+
 // Enter restricts the whole process, for good, to what it needs, as far as the
 // kernel can: one without Landlock restricts nothing, and the Status says so. It also
 // sets no_new_privs. An error says that the kernel has Landlock and the restriction
@@ -71,6 +76,7 @@ func Enter(n Needs) (Status, error) {
 		landlock.PathAccess(mayRead, n.self()...).IgnoreIfMissing(),
 		landlock.PathAccess(mayRead, n.Read...),
 		landlock.PathAccess(mayWrite, n.Write...),
+		landlock.PathAccess(mayRemove, n.Remove...),
 	)
 	if err != nil {
 		return Status{}, fmt.Errorf("landlock (ABI %d): %w", abi, err)

@@ -185,7 +185,12 @@ func listens(path string) error {
 	if err != nil {
 		return err
 	}
-	err = l.Close()
+	return closes(l, path)
+}
+
+// closes ends a listener, and finds that its socket is left.
+func closes(l transport.Listener, path string) error {
+	err := l.Close()
 	if _, left := os.Lstat(path); !errors.Is(left, fs.ErrNotExist) {
 		err = errors.Join(err, fmt.Errorf("%s is left", path))
 	}
@@ -198,6 +203,31 @@ func looksUp(host string) error {
 		err = fmt.Errorf("%s is %q", host, addrs)
 	}
 	return err
+}
+
+// TestRemove: a socket that is to be removed in the end is, and to nothing beside it is
+// more done than that.
+func TestRemove(t *testing.T) {
+	restricted(t, func(dir string) error {
+		socket, key := filepath.Join(dir, "sock"), filepath.Join(dir, "send.key")
+		l, err := transport.ListenUnix(socket)
+		if err := errors.Join(err, os.WriteFile(key, []byte("x"), 0o600)); err != nil {
+			return err
+		}
+		if _, err := Enter(Needs{Remove: []string{dir}}); err != nil {
+			return err
+		}
+		_, read := os.ReadFile(key)
+		_, list := os.ReadDir(dir)
+		return errors.Join(
+			denied("read", read), denied("list", list),
+			denied("write", os.WriteFile(key, nil, 0o600)),
+			denied("make", os.WriteFile(filepath.Join(dir, "new"), nil, 0o600)),
+			denied("rename", os.Rename(key, filepath.Join(dir, "new"))),
+			denied("another socket", listens(filepath.Join(dir, "new"))),
+			closes(l, socket),
+		)
+	})
 }
 
 // TestSelf: what the kernel knows of the process can be read by name where that was asked
