@@ -17,9 +17,10 @@ const confined report.Kind = "sandbox"
 // confineHelp is the part of the help texts about the sandbox.
 const confineHelp = `Once keys, peers, sockets and devices are open, the program gives up the rest of
 the file system, where the kernel has Landlock: --state-dir, a witness's folder and
-those of unix sockets, file: sinks and kept sim: devices are all that it may still
-open. With --json an event "sandbox" says what is in force; --no-sandbox keeps all
-open, and so do programs that are to be run.`
+those of file: sinks and kept sim: devices are all that it may still open. From the
+folder of a unix socket that it listens on it may remove files, and no more. With
+--json an event "sandbox" says what is in force; --no-sandbox keeps all open, and so
+do programs that are to be run.`
 
 // jsonSandbox has the version of Landlock that is in force, or why none is.
 type jsonSandbox struct {
@@ -51,21 +52,31 @@ func (c *common) needs(end endpoint, devices []opened) sandbox.Needs {
 	if dir := c.state.folder(); dir != "" {
 		folders = append(folders, dir)
 	}
-	if path, ok := strings.CutPrefix(end.address, unixPrefix); ok && c.role == sink { // removed in the end
-		folders = append(folders, filepath.Dir(path))
-	}
 	for _, d := range devices {
 		if d.folder != "" {
 			folders = append(folders, d.folder)
 		}
 	}
-	for _, dir := range []string{c.doubt.folder(), c.metrics.folder()} {
-		if dir != "" {
-			folders = append(folders, dir)
-		}
+	if dir := c.doubt.folder(); dir != "" {
+		folders = append(folders, dir)
 	}
 	runs := slices.ContainsFunc(c.hooks, func(h *hookFlag) bool { return h.path != "" })
-	return sandbox.Needs{Write: folders, Self: c.metrics.address != "", Programs: runs || c.doubt.runs()}
+	return sandbox.Needs{Write: folders, Remove: c.socketFolders(end), Self: c.metrics.address != "", Programs: runs || c.doubt.runs()}
+}
+
+// socketFolders are those of the sockets that this run listens on, which it removes in
+// the end.
+func (c *common) socketFolders(end endpoint) (folders []string) {
+	addresses := []string{c.metrics.address}
+	if c.role == sink {
+		addresses = append(addresses, end.address)
+	}
+	for _, address := range addresses {
+		if path, ok := strings.CutPrefix(address, unixPrefix); ok {
+			folders = append(folders, filepath.Dir(path))
+		}
+	}
+	return folders
 }
 
 // folder is where a device that is open still makes files, "" for those that make

@@ -7,7 +7,6 @@ import (
 	"log"
 	"net"
 	"net/http"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -76,14 +75,6 @@ func (m *metricsFlag) close() {
 }
 
 func (m *metricsFlag) unix() bool { return strings.HasPrefix(m.address, unixPrefix) }
-
-// folder is where a socket is made, and removed in the end; "" for none.
-func (m *metricsFlag) folder() string {
-	if !m.unix() {
-		return ""
-	}
-	return filepath.Dir(strings.TrimPrefix(m.address, unixPrefix))
-}
 
 func (m *metricsFlag) listen() (net.Listener, error) {
 	if !m.unix() {
