@@ -23,8 +23,9 @@ import (
 const metricsHelp = `With --metrics ADDR:PORT the program serves metrics for Prometheus while it runs, at
 http://ADDR:PORT/metrics: what progress shows, and what the process takes. Port 0 means
 any that is free; a line, or with --json the event "metrics", says which it is. Nobody
-is asked who he is, and what is served names the devices: use an address that only those
-reach who may see that, or unix:PATH, a socket that only this user may connect to.`
+is asked who he is; what is served names the devices, and who keeps asking can keep
+others from it: use an address that only those reach who may do that, or unix:PATH, a
+socket that only this user may connect to.`
 
 // serving is the event that says where metrics are to be had.
 const serving report.Kind = "metrics"
@@ -33,8 +34,7 @@ const serving report.Kind = "metrics"
 // wait for them in the end.
 const (
 	maxScrapers = 8
-	scrapeTime  = 10 * time.Second
-	scrapeIdle  = 2 * time.Minute // two scrapes may be a minute apart
+	scrapeTime  = 10 * time.Second // also between two scrapes: who is silent gives his place up
 	scrapeEnd   = 200 * time.Millisecond
 )
 
@@ -105,7 +105,7 @@ func serveMetrics(l net.Listener, reg *prometheus.Registry, warn func(string)) *
 		DisableCompression: true,                     // a few KiB are not worth the time of a CPU while a guest stands still
 	}))
 	s := &metricsServer{done: make(chan struct{}), http: http.Server{
-		Handler: mux, ReadHeaderTimeout: scrapeTime, ReadTimeout: scrapeTime, WriteTimeout: scrapeTime, IdleTimeout: scrapeIdle,
+		Handler: mux, ReadHeaderTimeout: scrapeTime, ReadTimeout: scrapeTime, WriteTimeout: scrapeTime, IdleTimeout: scrapeTime,
 		MaxHeaderBytes: 16 << 10, ErrorLog: log.New(io.Discard, "", 0), // stderr has its own readers
 	}}
 	go func() { // close ends it
