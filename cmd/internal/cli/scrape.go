@@ -7,6 +7,8 @@ import (
 	"log"
 	"net"
 	"net/http"
+	"net/netip"
+	"net/url"
 	"strings"
 	"time"
 
@@ -25,7 +27,9 @@ http://ADDR:PORT/metrics: what progress shows, and what the process takes. Port 
 any that is free; a line, or with --json the event "metrics", says which it is. Nobody
 is asked who he is; what is served names the devices, and who keeps asking can keep
 others from it: use an address that only those reach who may do that, or unix:PATH, a
-socket that only this user may connect to.`
+socket that only this user may connect to. A scraper asks for an IP address, for
+localhost, or for ADDR if that is a name: requests for others are refused, since a web
+page's may have been made to mean this host.`
 
 // serving is the event that says where metrics are to be had.
 const serving report.Kind = "metrics"
@@ -63,7 +67,7 @@ func (m *metricsFlag) open(r role, show *show) error {
 		address = l.Addr().String()
 	}
 	show.observe(report.Event{Kind: serving, Text: address})
-	m.server = serveMetrics(l, newRegistry(r, &show.latest), show.warn)
+	m.server = serveMetrics(l, m.knownByName(metricsHandler(newRegistry(r, &show.latest))), show.warn)
 	return nil
 }
 
@@ -91,6 +95,34 @@ func (m *metricsFlag) listen() (net.Listener, error) {
 	return unixsocket.Listen(path)
 }
 
+// knownByName refuses requests to a name that may be anybody's. A web page's owner can let
+// its name mean this host, and then the page has a browser that runs here read for it.
+func (m *metricsFlag) knownByName(next http.Handler) http.Handler {
+	if m.unix() { // which no browser connects to
+		return next
+	}
+	own, _, _ := net.SplitHostPort(m.address) // which could be listened on
+	return http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		name := (&url.URL{Host: q.Host}).Hostname()
+		_, err := netip.ParseAddr(name)
+		if err != nil && !strings.EqualFold(name, "localhost") && !strings.EqualFold(name, own) {
+			http.Error(w, "ask for an IP address, for localhost, or for the name in --metrics", http.StatusForbidden)
+			return
+		}
+		next.ServeHTTP(w, q)
+	})
+}
+
+// metricsHandler is what can be asked for.
+func metricsHandler(reg *prometheus.Registry) http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", promhttp.HandlerFor(reg, promhttp.HandlerOpts{
+		ErrorHandling:      promhttp.ContinueOnError, // what is left is worth more than nothing
+		DisableCompression: true,                     // a few KiB are not worth the time of a CPU while a guest stands still
+	}))
+	return mux
+}
+
 // metricsServer answers scrapers.
 type metricsServer struct {
 	http http.Server
@@ -98,14 +130,9 @@ type metricsServer struct {
 }
 
 // serveMetrics takes the listener over. It warns where it has to give up.
-func serveMetrics(l net.Listener, reg *prometheus.Registry, warn func(string)) *metricsServer {
-	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", promhttp.HandlerFor(reg, promhttp.HandlerOpts{
-		ErrorHandling:      promhttp.ContinueOnError, // what is left is worth more than nothing
-		DisableCompression: true,                     // a few KiB are not worth the time of a CPU while a guest stands still
-	}))
+func serveMetrics(l net.Listener, handler http.Handler, warn func(string)) *metricsServer {
 	s := &metricsServer{done: make(chan struct{}), http: http.Server{
-		Handler: mux, ReadHeaderTimeout: scrapeTime, ReadTimeout: scrapeTime, WriteTimeout: scrapeTime, IdleTimeout: scrapeTime,
+		Handler: handler, ReadHeaderTimeout: scrapeTime, ReadTimeout: scrapeTime, WriteTimeout: scrapeTime, IdleTimeout: scrapeTime,
 		MaxHeaderBytes: 16 << 10, ErrorLog: log.New(io.Discard, "", 0), // stderr has its own readers
 	}}
 	go func() { // close ends it

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -37,14 +38,14 @@ func scraped(t *testing.T, address string) (*metricsFlag, string) {
 	return m, last.Text
 }
 
-// scrape asks what listens there.
-func scrape(t *testing.T, network, address, method, path string) (int, string) {
+// scrape asks what listens there, for a path of a host that is called like that.
+func scrape(t *testing.T, network, address, method, hostPath string) (int, string) {
 	t.Helper()
 	transport := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, network, address)
 	}}
 	defer transport.CloseIdleConnections()
-	q, err := http.NewRequestWithContext(t.Context(), method, "http://metrics"+path, nil)
+	q, err := http.NewRequestWithContext(t.Context(), method, "http://"+hostPath, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -72,16 +73,19 @@ func TestScrape(t *testing.T) {
 				}
 				at = strings.TrimPrefix(at, unixPrefix)
 			}
-			code, text := scrape(t, network, at, "GET", "/metrics")
+			code, text := scrape(t, network, at, "GET", "localhost/metrics")
 			for _, line := range []string{`migpipe_bottleneck{stage="network"} 1`, `migpipe_stage_fill_ratio{stage="queue"} 0.8277`, "go_goroutines ", "process_cpu_seconds_total "} {
 				if code != http.StatusOK || !strings.Contains(text, "\n"+line) {
 					t.Errorf("%d, and no %s in\n%s", code, line, text)
 				}
 			}
-			for _, other := range [][2]string{{"GET", "/"}, {"GET", "/debug/pprof/"}, {"POST", "/metrics"}} {
+			for _, other := range [][2]string{{"GET", "localhost/"}, {"GET", "localhost/debug/pprof/"}, {"POST", "localhost/metrics"}} {
 				if code, _ := scrape(t, network, at, other[0], other[1]); code < 400 {
 					t.Errorf("%s %s: %d", other[0], other[1], code)
 				}
+			}
+			if code, _ := scrape(t, network, at, "GET", "rebound.example/metrics"); (code == http.StatusOK) != (network == "unix") {
+				t.Errorf("by a name that may be anybody's: %d", code)
 			}
 			m.close()
 			if _, err := net.Dial(network, at); err == nil {
@@ -91,6 +95,32 @@ func TestScrape(t *testing.T) {
 	}
 	if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("the socket's file is left: %v", err)
+	}
+}
+
+// TestScrapeByName: nobody's web page can have a browser ask in its own name.
+func TestScrapeByName(t *testing.T) {
+	for _, c := range []struct {
+		address, host string
+		want          int
+	}{
+		{"127.0.0.1:9100", "127.0.0.1:9100", 200},
+		{"127.0.0.1:9100", "192.0.2.1", 200}, // translated on the way
+		{"127.0.0.1:9100", "[::1]:9100", 200},
+		{"127.0.0.1:9100", "LocalHost:1", 200},
+		{"127.0.0.1:9100", "rebound.example:9100", 403},
+		{"127.0.0.1:9100", "127.0.0.1.example", 403},
+		{"127.0.0.1:9100", "localhost.example:9100", 403},
+		{":9100", "dest.example:9100", 403},
+		{"dest.example:9100", "dest.example:9100", 200},
+		{"unix:s", "dest.example", 200},
+	} {
+		all := http.HandlerFunc(func(http.ResponseWriter, *http.Request) {})
+		q, answer := httptest.NewRequest("GET", "http://"+c.host+"/metrics", nil), httptest.NewRecorder()
+		(&metricsFlag{address: c.address}).knownByName(all).ServeHTTP(answer, q)
+		if answer.Code != c.want {
+			t.Errorf("%s is asked as %s: %d, want %d", c.address, c.host, answer.Code, c.want)
+		}
 	}
 }
 
@@ -105,7 +135,7 @@ func TestScrapersAreBounded(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer conn.Close()
-		if _, err := io.WriteString(conn, "GET /metrics HTTP/1.1\r\nHost: m\r\n\r\n"); err != nil {
+		if _, err := io.WriteString(conn, "GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n"); err != nil {
 			t.Fatal(err)
 		}
 		wait, want := 10*time.Second, 1
