@@ -69,7 +69,7 @@ vm: ## migrate a real VFIO device between two virtual machines
 MEMORY     = bench/out/memory.bin
 VM_KERNELS = $(wildcard $(or $(MIGPIPE_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/migpipe)/vm/debian-*/vmlinuz)
 
-# Real runs: a minute for the downtimes, eight for 5 rounds of some 45 ways, on two cores.
+# Real runs: a minute for the downtimes, eleven for 5 rounds of some 120 ways, on two cores.
 # Figures and charts are in bench/out: results.json, bench.txt for benchstat, and
 # report.html, which has the downtimes too.
 bench: $(if $(VM_KERNELS),$(MEMORY)) ## compare downtimes, and throughput with quic-go, TLS and TCP

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/migpipe/migpipe/codec"
 	"github.com/migpipe/migpipe/reader"
 	"github.com/migpipe/migpipe/transport/report"
 	"github.com/migpipe/migpipe/vfio"
