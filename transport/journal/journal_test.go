@@ -194,7 +194,11 @@ func TestTorn(t *testing.T) {
 	for n := recordLen; n < end; n++ { // what was not written is zeros, as it was reserved
 		b := make([]byte, len(whole))
 		copy(b, whole[:n])
-		check(fmt.Sprintf("torn at %d", n), b, n/recordLen)
+		records := n / recordLen
+		if next := (records + 1) * recordLen; bytes.Equal(b[:next], whole[:next]) {
+			records++ // it ends in zeros, as one checksum in 256 does
+		}
+		check(fmt.Sprintf("torn at %d", n), b, records)
 	}
 	for n := range recordLen + 1 { // or is not there at all, before the first attempt
 		check(fmt.Sprintf("cut at %d", n), whole[:n], n/recordLen)
