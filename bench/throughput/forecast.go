@@ -9,8 +9,9 @@ import (
 )
 
 // What parts a pipeline's CPU time has, by its profile (go test ./test/migrate -bench
-// Pipeline/over=quic -cpuprofile, 2026-11-27, without what the simulated devices take): the goroutine that packs and seals a lane's packets, and the one
-// that takes packets from a socket. Both ends do about as much.
+// Pipeline/over=quic -cpuprofile, 2026-11-27, without what the simulated devices take): the
+// goroutine that packs and seals a lane's packets, and the one that takes packets from a
+// socket. Both ends do about as much.
 const (
 	packerShare   = 0.31
 	receiverShare = 0.11
