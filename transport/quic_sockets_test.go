@@ -86,7 +86,9 @@ func TestListenInUse(t *testing.T) {
 
 // TestListenTogether: of two that want an address at the same time one gets it.
 func TestListenTogether(t *testing.T) {
-	for range 500 {
+	const times = 500
+	none := 0
+	for range times {
 		addr := freeUDP(t)
 		var conns [2][]net.PacketConn
 		var errs [2]error
@@ -106,9 +108,13 @@ func TestListenTogether(t *testing.T) {
 				t.Fatal(errs[i])
 			}
 		}
-		if got != 1 {
+		if got > 1 {
 			t.Fatalf("%d of two have %s: %v", got, addr, errs)
 		}
+		none += 1 - got
+	}
+	if none > times/100 { // a stranger may have taken an address that had become free
+		t.Errorf("%d times of %d nobody got the address", none, times)
 	}
 }
 
