@@ -41,14 +41,14 @@ func BenchmarkJournal(b *testing.B) {
 }
 
 // journals gives both sides journals in files, in a folder that is not there yet.
-func (p *pair) journals(b *testing.B, dir string) {
-	b.Helper()
+func (p *pair) journals(t testing.TB, dir string) {
+	t.Helper()
 	a := transport.Attempt{Mig: transport.NewMigID(), Epoch: 1}
 	j, err := journal.Open(dir, journal.Options{Role: journal.Source, Mig: a.Mig})
 	if err != nil {
-		b.Fatal(err)
+		t.Fatal(err)
 	}
-	b.Cleanup(func() { j.Close() })
+	t.Cleanup(func() { j.Close() })
 	p.send.Attempt, p.send.Journal = a, j
 	p.receive.Journals = func(mig transport.MigID, existing bool) (handoff.Journal, error) {
 		return journal.Open(dir, journal.Options{Role: journal.Destination, Mig: mig, Existing: existing})

@@ -1,0 +1,172 @@
+package migrate
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"runtime"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/migpipe/migpipe/codec"
+	"github.com/migpipe/migpipe/reader"
+	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/vfio"
+)
+
+// tally counts what the middle of a stream costs both sides in allocations: what is
+// allocated once, is by then.
+type tally struct {
+	chunks int           // of the stream; those of the second and third quarter are counted
+	pause  time.Duration // before each is read
+	at     int           // chunks that were read so far
+	said   atomic.Int64  // messages of the destination so far
+
+	allocs, bytes, acks float64 // of one chunk
+}
+
+// tallySize is that of a chunk.
+const tallySize = 64 << 10
+
+// chunk takes in that one was read.
+func (c *tally) chunk() {
+	switch c.at {
+	case c.chunks / 4:
+		c.count(-1)
+	case c.chunks * 3 / 4:
+		c.count(+1)
+	}
+	c.at++
+}
+
+func (c *tally) count(sign float64) {
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	each := sign / float64(c.chunks/2)
+	c.allocs += float64(m.Mallocs) * each
+	c.bytes += float64(m.TotalAlloc) * each
+	c.acks += float64(c.said.Load()) * each
+}
+
+// tallied is a source whose chunks are counted.
+type tallied struct {
+	vfio.Device
+	tally *tally
+}
+
+func (d tallied) SetState(to vfio.State) (vfio.Stream, error) {
+	s, err := d.Device.SetState(to)
+	if s != nil {
+		s = talliedStream{s, d.tally}
+	}
+	return s, err
+}
+
+type talliedStream struct {
+	vfio.Stream
+	tally *tally
+}
+
+func (s talliedStream) Read(p []byte) (int, error) {
+	time.Sleep(s.tally.pause)
+	n, err := s.Stream.Read(p)
+	if n > 0 {
+		s.tally.chunk()
+	}
+	return n, err
+}
+
+// talliedListener is the destination's, whose messages are counted.
+type talliedListener struct {
+	transport.Listener
+	tally *tally
+}
+
+func (l talliedListener) Accept(ctx context.Context) (transport.Lane, error) {
+	lane, err := l.Listener.Accept(ctx)
+	if err == nil {
+		lane = talliedLane{lane, l.tally}
+	}
+	return lane, err
+}
+
+type talliedLane struct {
+	transport.Lane
+	tally *tally
+}
+
+func (l talliedLane) Write(p []byte) (int, error) {
+	l.tally.said.Add(1)
+	return l.Lane.Write(p)
+}
+
+// talliedWays differ in what there is to be allocated.
+var talliedWays = []struct {
+	name  string
+	add   func(t testing.TB, p *pair, size int)
+	codec codec.Codec
+}{
+	{"raw", simulated("xe?content=random"), codec.Raw},
+	{"zstd", simulated("xe?content=mixed"), codec.Zstd},
+	{"pre-copy", simulated("vgpu?content=random"), codec.Raw},
+	{"crowd", crowd, codec.Raw},
+	{"durable", durable, codec.Raw},
+}
+
+func simulated(device string) func(testing.TB, *pair, int) {
+	return func(t testing.TB, p *pair, size int) {
+		url := fmt.Sprintf("%s&size=%d", device, size)
+		p.add(t, "d0", url, url)
+	}
+}
+
+// crowd adds a device among others: what there is one of for each no longer fits the
+// stack.
+func crowd(t testing.TB, p *pair, size int) {
+	simulated("vgpu?content=random")(t, p, size)
+	for i := range 7 {
+		p.add(t, fmt.Sprintf("d%d", i+1), "mtty", "mtty")
+	}
+}
+
+// durable adds a file, of which the destination tells how much would outlive it.
+func durable(t testing.TB, p *pair, size int) {
+	p.files(t, "d0", size)
+	p.journals(t, filepath.Join(t.TempDir(), "journals"))
+}
+
+// migrate runs a migration whose chunks are counted.
+func (c *tally) migrate(t testing.TB, over carrier, add func(testing.TB, *pair, int), by codec.Codec) {
+	p := barePair(t, func(t testing.TB) (transport.Dialer, transport.Listener) {
+		d, l := over(t)
+		return d, talliedListener{l, c}
+	})
+	add(t, p, c.chunks*tallySize)
+	p.sources[0].Device = tallied{p.sources[0].Device, c}
+	p.send.OnLimit, p.send.Codec, p.send.ChunkSize, p.send.MaxDowntime = reader.Force, codec.Fixed(by), tallySize, time.Minute
+	p.succeed(t)
+}
+
+// BenchmarkAllocations is what a chunk costs both sides and the carrier in allocations.
+func BenchmarkAllocations(b *testing.B) {
+	for _, over := range []struct {
+		name string
+		carrier
+	}{{"pipe", pipe}, {"unix", unixCarrier}, {"tls", overTLS}, {"quic", overQUIC}} {
+		for _, way := range talliedWays {
+			b.Run("over="+over.name+"/way="+way.name, func(b *testing.B) {
+				var sum tally
+				for range b.N {
+					c := tally{chunks: 1024}
+					c.migrate(b, over.carrier, way.add, way.codec)
+					sum.allocs, sum.bytes, sum.acks = sum.allocs+c.allocs, sum.bytes+c.bytes, sum.acks+c.acks
+				}
+				n := float64(b.N)
+				b.ReportMetric(sum.allocs/n, "allocs/chunk")
+				b.ReportMetric(sum.bytes/n, "B/chunk")
+				b.ReportMetric(sum.acks/n, "acks/chunk")
+			})
+		}
+	}
+}
