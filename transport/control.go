@@ -1,10 +1,12 @@
 package transport
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"strings"
 	"time"
 
@@ -12,7 +14,7 @@ import (
 )
 
 // encMode is deterministic, so that frames can be golden-tested.
-var encMode = must(cbor.CoreDetEncOptions().EncMode())
+var encMode = must(cbor.CoreDetEncOptions().UserBufferEncMode())
 
 // decMode bounds what a message can make the decoder do. Unknown map keys are
 // skipped: a later minor addition must not break an older peer, and whatever
@@ -61,12 +63,22 @@ func tidyTexts(m Message) {
 
 // AppendMessage appends m, framed, to dst.
 func AppendMessage(dst []byte, m Message) ([]byte, error) {
-	tidyTexts(m)
-	body, err := encMode.Marshal(m)
-	if err != nil {
-		return nil, fmt.Errorf("transport: encode %v: %w", m.Type(), err)
+	b := bytes.NewBuffer(dst)
+	if err := frame(b, m); err != nil {
+		return nil, err
 	}
-	return appendControl(dst, m.Type(), body)
+	return b.Bytes(), nil
+}
+
+// frame appends m, framed, to what is in b.
+func frame(b *bytes.Buffer, m Message) error {
+	tidyTexts(m)
+	at := b.Len()
+	b.Write(make([]byte, controlHeadLen))
+	if err := encMode.MarshalToBuffer(m, b); err != nil {
+		return fmt.Errorf("transport: encode %v: %w", m.Type(), err)
+	}
+	return sealControl(b.Bytes()[at:], m.Type())
 }
 
 func decodeMessage(t MessageType, body []byte) (Message, error) {
@@ -93,12 +105,13 @@ type Control struct {
 	// sending is held by whoever sends. It is a channel because Write may wait for
 	// the peer, and such a wait must not stop the clock of a testing/synctest bubble.
 	sending chan struct{}
-	out     []byte // of the message being sent
+	out     bytes.Buffer // of the message being sent
+	stuck   *time.Timer  // wakes a Write that the peer does not take
 }
 
 // NewControl speaks on a lane whose preamble has been exchanged.
 func NewControl(lane Lane) *Control {
-	return &Control{lane: lane, room: make([]byte, MaxControl), sending: make(chan struct{}, 1)}
+	return &Control{lane: lane, room: make([]byte, maxControlFrame), sending: make(chan struct{}, 1)}
 }
 
 // Send writes one message. An error leaves the lane unusable, and so does a peer
@@ -106,17 +119,29 @@ func NewControl(lane Lane) *Control {
 func (c *Control) Send(m Message) error {
 	c.sending <- struct{}{}
 	defer func() { <-c.sending }()
-	frame, err := AppendMessage(c.out[:0], m)
-	if err != nil {
+	c.out.Reset()
+	if err := frame(&c.out, m); err != nil {
 		return err
 	}
-	c.out = frame
-	stuck := time.AfterFunc(sendTimeout, func() { c.lane.SetDeadline(time.Unix(1, 0)) })
-	defer stuck.Stop()
-	if _, err := c.lane.Write(frame); err != nil {
+	if err := c.write(c.out.Bytes()); err != nil {
 		return fmt.Errorf("transport: send %v: %w", m.Type(), err)
 	}
 	return nil
+}
+
+// write fails where the timer has fired, even if the peer has taken everything in the
+// end: what the timer does to the lane may come at any time from then on.
+func (c *Control) write(frame []byte) error {
+	if c.stuck == nil {
+		c.stuck = time.AfterFunc(sendTimeout, func() { c.lane.SetDeadline(time.Unix(1, 0)) })
+	} else {
+		c.stuck.Reset(sendTimeout)
+	}
+	_, err := c.lane.Write(frame)
+	if !c.stuck.Stop() && err == nil {
+		err = os.ErrDeadlineExceeded
+	}
+	return err
 }
 
 // Receive reads the next message. Unknown messages that may be skipped, are.

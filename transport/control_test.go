@@ -4,10 +4,12 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"os"
 	"runtime"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -140,6 +142,8 @@ func TestControlBodies(t *testing.T) {
 		{"nothing", TypeCancel, nil, false},
 		{"something behind it", TypeCancel, append(item(t, obj{2: 1}), 0), false},
 		{"a string longer than the message", TypeAbort, []byte{0xa1, 4, 0x7b, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0xff}, false},
+		{"filling", TypeAck, item(t, obj{5: mig}), true},
+		{"filling as text", TypeAck, item(t, obj{5: "text"}), false},
 		{"bytes longer than the message", TypeAck, []byte{0xa1, 5, 0x5b, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0xff}, false},
 		{"an array longer than the message", TypeAck, []byte{0xa1, 4, 0x9b, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0xff}, false},
 	} {
@@ -213,12 +217,59 @@ func FuzzControlLane(f *testing.F) {
 			if !isAny(err, ErrProtocol, ErrCorrupt, ErrPeerGone, io.ErrUnexpectedEOF) {
 				t.Fatalf("%T: %v", err, err)
 			}
-			if len(c.room) != MaxControl {
+			if len(c.room) != maxControlFrame {
 				t.Fatalf("%d bytes of room", len(c.room))
 			}
 			return
 		}
 	})
+}
+
+// slow is a lane whose peer takes a message in the end.
+type slow struct {
+	memoryLane
+	takes time.Duration
+	woken atomic.Int32
+}
+
+func (s *slow) Write(p []byte) (int, error) {
+	time.Sleep(s.takes)
+	return len(p), nil
+}
+
+func (s *slow) SetDeadline(time.Time) error {
+	s.woken.Add(1)
+	return nil
+}
+
+// TestControlPatience: a message that is taken in time leaves nothing behind that would
+// end one after it, and one that is not does not pass for sent.
+func TestControlPatience(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		takes time.Duration
+		want  error
+		woken int32
+	}{
+		{"in time", sendTimeout * 3 / 4, nil, 0},
+		{"too late", sendTimeout * 5 / 4, os.ErrDeadlineExceeded, 3},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				lane := &slow{takes: c.takes}
+				control := NewControl(lane)
+				for range 3 {
+					if err := control.Send(&Cancel{}); !errors.Is(err, c.want) {
+						t.Errorf("sent with %v, want %v", err, c.want)
+					}
+				}
+				time.Sleep(2 * sendTimeout)
+				if got := lane.woken.Load(); got != c.woken {
+					t.Errorf("the lane was woken %d times, want %d", got, c.woken)
+				}
+			})
+		})
+	}
 }
 
 // Two that send to a peer which takes nothing both come free, in virtual time as

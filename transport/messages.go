@@ -1,7 +1,9 @@
 package transport
 
 import (
+	"errors"
 	"fmt"
+	"sync"
 
 	"github.com/migpipe/migpipe/codec"
 )
@@ -36,7 +38,7 @@ var messageTypes = [...]struct {
 	TypeHello:      {"HELLO", func() Message { return new(Hello) }},
 	TypeWelcome:    {"WELCOME", func() Message { return new(Welcome) }},
 	TypeEstimate:   {"ESTIMATE", func() Message { return new(Estimate) }},
-	TypeAck:        {"ACK", func() Message { return new(Ack) }},
+	TypeAck:        {"ACK", func() Message { return acks.Get().(*Ack) }},
 	TypeEnd:        {"END", func() Message { return new(End) }},
 	TypeReady:      {"READY", func() Message { return new(Ready) }},
 	TypeCommit:     {"COMMIT", func() Message { return new(Commit) }},
@@ -187,10 +189,33 @@ type Ack struct {
 	Attempt
 	Journal JournalID   `cbor:"3,keyasint"`
 	Devices []DeviceAck `cbor:"4,keyasint"`
-	Pad     []byte      `cbor:"5,keyasint,omitempty"`
+	Pad     Pad         `cbor:"5,keyasint,omitempty"`
 	Echo    int64       `cbor:"6,keyasint,omitempty"` // the Stamp of the last Estimate
 	HeldNS  int64       `cbor:"7,keyasint,omitempty"` // nanoseconds since that came
 	Padding uint64      `cbor:"8,keyasint,omitempty"` // bytes of it that have come
+}
+
+// acks are those that were released.
+var acks = sync.Pool{New: func() any { return new(Ack) }}
+
+// Release lets a later ACK be received into this one, which nobody may use any more. Who
+// has received one may keep it instead.
+func (a *Ack) Release() {
+	clear(a.Devices) // what a frame leaves out is left as it is
+	*a = Ack{Devices: a.Devices[:0]}
+	acks.Put(a)
+}
+
+// Pad is bytes that mean nothing: who receives them keeps none.
+type Pad []byte
+
+// UnmarshalCBOR takes any byte string.
+func (*Pad) UnmarshalCBOR(item []byte) error {
+	const cborBytes = 2 // major type
+	if item[0]>>5 != cborBytes {
+		return errors.New("not a byte string")
+	}
+	return nil
 }
 
 // End closes one device's stream.

@@ -162,23 +162,24 @@ func (k LaneKind) lanes() uint16 {
 
 const controlHeadLen = 12
 
+// maxControlFrame is the longest control message with its header, in bytes.
+const maxControlFrame = controlHeadLen + MaxControl
+
 // controlIgnorable marks a message that a receiver who does not know its type
 // may skip.
 const controlIgnorable = 1
 
-// appendControl frames a control message's body.
-func appendControl(dst []byte, t MessageType, body []byte) ([]byte, error) {
+// sealControl writes the header of a control message, for which there is room, all 0,
+// in front of its body.
+func sealControl(frame []byte, t MessageType) error {
+	h, body := frame[:controlHeadLen], frame[controlHeadLen:]
 	if len(body) > MaxControl {
-		return nil, fmt.Errorf("transport: %v of %d bytes, limit %d", t, len(body), MaxControl)
+		return fmt.Errorf("transport: %v of %d bytes, limit %d", t, len(body), MaxControl)
 	}
-	at := len(dst)
-	dst = append(dst, make([]byte, controlHeadLen)...)
-	h := dst[at:]
 	binary.BigEndian.PutUint32(h, uint32(len(body)))
 	h[4] = byte(t)
-	dst = append(dst, body...)
-	binary.BigEndian.PutUint32(dst[at+8:], controlSum(dst[at:at+8], body))
-	return dst, nil
+	binary.BigEndian.PutUint32(h[8:], controlSum(h[:8], body))
+	return nil
 }
 
 func controlSum(head, body []byte) uint32 {
@@ -188,14 +189,14 @@ func controlSum(head, body []byte) uint32 {
 // errSkip says that a message's type is unknown and may be.
 var errSkip = errors.New("unknown ignorable message")
 
-// readControl reads one framed message into room, which has MaxControl bytes,
+// readControl reads one framed message into room, which has maxControlFrame bytes,
 // and returns its type and its body.
 func readControl(r io.Reader, room []byte) (MessageType, []byte, error) {
-	var h [controlHeadLen]byte
-	if _, err := io.ReadFull(r, h[:]); err != nil {
+	h, room := room[:controlHeadLen], room[controlHeadLen:]
+	if _, err := io.ReadFull(r, h); err != nil {
 		return 0, nil, err
 	}
-	n := binary.BigEndian.Uint32(h[:])
+	n := binary.BigEndian.Uint32(h)
 	if n > MaxControl {
 		return 0, nil, fmt.Errorf("%w: control message of %d bytes, limit %d", ErrProtocol, n, MaxControl)
 	}

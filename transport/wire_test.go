@@ -140,13 +140,13 @@ func TestControlFrameChecks(t *testing.T) {
 		{"no body", controlFrame(1, 0, []byte{1})[:12], io.ErrUnexpectedEOF},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			_, body, err := readControl(bytes.NewReader(c.frame), make([]byte, MaxControl))
+			_, body, err := readControl(bytes.NewReader(c.frame), make([]byte, maxControlFrame))
 			if !errors.Is(err, c.want) || err == nil && len(body) != len(c.frame)-controlHeadLen {
 				t.Fatalf("%d bytes, %v, want %v", len(body), err, c.want)
 			}
 		})
 	}
-	if _, err := appendControl(nil, TypeHello, over); err == nil {
+	if err := sealControl(append(make([]byte, controlHeadLen), over...), TypeHello); err == nil {
 		t.Error("a message was framed that the peer would refuse")
 	}
 }
@@ -154,7 +154,7 @@ func TestControlFrameChecks(t *testing.T) {
 // An oversize message is refused by its header, before a byte of it is read.
 func TestControlOversizeIsNotRead(t *testing.T) {
 	lane := bytes.NewReader(controlFrame(1, 0, make([]byte, MaxControl+1)))
-	if _, _, err := readControl(lane, make([]byte, MaxControl)); !errors.Is(err, ErrProtocol) {
+	if _, _, err := readControl(lane, make([]byte, maxControlFrame)); !errors.Is(err, ErrProtocol) {
 		t.Fatal(err)
 	}
 	if lane.Len() != MaxControl+1 {
@@ -163,7 +163,7 @@ func TestControlOversizeIsNotRead(t *testing.T) {
 }
 
 func TestControlBitFlips(t *testing.T) {
-	room := make([]byte, MaxControl)
+	room := make([]byte, maxControlFrame)
 	for _, m := range allMessages() {
 		frame, err := AppendMessage(nil, m)
 		if err != nil {
