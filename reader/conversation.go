@@ -56,6 +56,7 @@ func (e *engine) message(m transport.Message) {
 		e.welcome(m)
 	case *transport.Ack:
 		e.acked(m)
+		m.Release()
 		return
 	case *transport.Ready:
 		if e.owner.Phase == handoff.SourceWaiting {

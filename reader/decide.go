@@ -7,13 +7,17 @@ import (
 	"github.com/migpipe/migpipe/transport/report"
 )
 
-// forecast is what a stop now would come to, as expected.
+// expected is how long a stop now would take.
+func (p *plan) expected(now time.Duration) report.Span {
+	return predict(p.figures(func(d *planDevice) uint64 { return d.left(now) }), p.path).Downtime
+}
+
+// forecast is what such a stop would come to.
 func (p *plan) forecast(now time.Duration) (next report.Forecast) {
 	known := p.figures(func(d *planDevice) uint64 { return d.left(now) })
-	all, each := predict(known, p.path)
-	next.Prediction = all
-	for i, one := range each {
-		next.Devices = append(next.Devices, report.DeviceForecast{Bytes: known[i].moving().bytes, Prediction: one})
+	next.Prediction = predict(known, p.path)
+	for _, f := range known {
+		next.Devices = append(next.Devices, report.DeviceForecast{Bytes: f.moving().bytes, Prediction: p.path.alone(f)})
 	}
 	return next
 }
@@ -23,18 +27,17 @@ func (p *plan) forecast(now time.Duration) (next report.Forecast) {
 func (p *plan) most(now time.Duration, worst bool) time.Duration {
 	over := p.path
 	over.worst = worst
-	all, _ := predict(p.figures(func(d *planDevice) uint64 { return d.most(now) }), over)
-	return all.Downtime.Took
+	return predict(p.figures(func(d *planDevice) uint64 { return d.most(now) }), over).Downtime.Took
 }
 
+// figures are what is known by now, until they are asked for again.
 func (p *plan) figures(left func(*planDevice) uint64) []figures {
-	known := make([]figures, len(p.devices))
 	for i := range p.devices {
 		d := &p.devices[i]
-		known[i] = figures{precopy: amount{known: true}, left: amount{left(d), d.known()}, hidden: d.hidden(),
+		p.known[i] = figures{precopy: amount{known: true}, left: amount{left(d), d.known()}, hidden: d.hidden(),
 			save: d.save, load: d.load, stop: p.stopping, start: p.starting}
 	}
-	return known
+	return p.known
 }
 
 // decide ends PRE_COPY when the destination holds every device's initial bytes
@@ -47,43 +50,43 @@ func (p *plan) decide(now time.Duration) []any {
 		return nil
 	}
 	ready := p.ready()
-	next, limit := p.forecast(now), p.limits.downtime
-	over := p.cap(now)
+	next, limit := p.expected(now), p.limits.downtime
+	over, reached := p.cap(now)
 	switch {
 	case p.phase < precopying || p.warmth == warming || p.cut: // nothing but the timeout ends these
-		if over == nil || over.Limit != LimitTimeout {
+		if !reached || over.Limit != LimitTimeout {
 			return nil
 		}
 	case ready && p.cold(now, next):
 		p.warmth = warming
 		return []any{warmUp{}}
-	case !ready || next.Downtime.Took > limit || p.dark(now):
-	case p.most(now, false)-next.Downtime.Took > limit/8: // a little patience tells which of them it is
+	case !ready || next.Took > limit || p.dark(now):
+	case p.most(now, false)-next.Took > limit/8: // a little patience tells which of them it is
 	case p.most(now, true) > limit/10*11:
-	case next.Downtime.Known:
-		return p.stopBecause(next, "the predicted downtime is within the limit")
+	case next.Known:
+		return p.stopBecause(now, "the predicted downtime is within the limit")
 	case !p.stale(): // nobody will ever know more
-		return p.stopBecause(next, "the downtime cannot be predicted")
+		return p.stopBecause(now, "the downtime cannot be predicted")
 	}
 	switch {
-	case over == nil:
+	case !reached:
 		return nil
 	case over.Limit == LimitTimeout:
 	case p.limits.onLimit == Continue && p.anyPreCopy():
 		return p.goOn(over, next)
 	case p.limits.onLimit == Force && ready:
-		return p.stopBecause(next, over.what()+", and the stop is forced")
+		return p.stopBecause(now, over.what()+", and the stop is forced")
 	}
-	over.Ready, over.Predicted = ready, max(next.Downtime.Took, p.most(now, true))
+	over.Ready, over.Predicted = ready, max(next.Took, p.most(now, true))
 	return p.giveUp(over)
 }
 
 // cold reports whether the lanes are to be padded: they were never full, so that
 // they may be faster than is known, and by what is known of them the stop does not
 // fit. Where nobody waits for the stop, nobody waits for this.
-func (p *plan) cold(now time.Duration, next report.Forecast) bool {
+func (p *plan) cold(now time.Duration, next report.Span) bool {
 	return p.warmth == cold && !p.path.full && p.limits.downtime < unlimited &&
-		(p.dark(now) || next.Downtime.Took > p.limits.downtime)
+		(p.dark(now) || next.Took > p.limits.downtime)
 }
 
 // dark reports whether nothing shows how fast the lanes are, and more than a burst
@@ -104,43 +107,43 @@ func (p *plan) stale() bool {
 	return slices.ContainsFunc(p.devices, func(d planDevice) bool { return d.stale() })
 }
 
-func (p *plan) stopBecause(next report.Forecast, why string) []any {
-	p.phase, p.prediction, p.because = pausing, next, why
+func (p *plan) stopBecause(now time.Duration, why string) []any {
+	p.phase, p.prediction, p.because = pausing, p.forecast(now), why
 	return []any{pause{}}
 }
 
-func (p *plan) giveUp(cause error) []any {
+func (p *plan) giveUp(over LimitError) []any {
 	p.phase = gaveUp
-	return []any{giveUp{cause}}
+	return []any{giveUp{&over}}
 }
 
 // goOn tells, once, that a cap was reached and is not acted upon.
-func (p *plan) goOn(over *LimitError, next report.Forecast) []any {
+func (p *plan) goOn(over LimitError, next report.Span) []any {
 	if p.capped {
 		return nil
 	}
 	p.capped = true
-	return []any{warn{over.what() + "; it goes on, since a stop now would take " + round(next.Downtime.Took).String()}}
+	return []any{warn{over.what() + "; it goes on, since a stop now would take " + round(next.Took).String()}}
 }
 
-// cap is the limit that PRE_COPY has reached, nil if none.
-func (p *plan) cap(now time.Duration) *LimitError {
+// cap is the limit that PRE_COPY has reached, if it has reached one.
+func (p *plan) cap(now time.Duration) (over LimitError, reached bool) {
 	took := now - p.began
 	switch {
 	case p.limits.timeout > 0 && now >= p.limits.timeout:
-		return &LimitError{Limit: LimitTimeout, Allowed: p.limits.timeout}
+		return LimitError{Limit: LimitTimeout, Allowed: p.limits.timeout}, true
 	case p.phase < precopying:
-		return nil
+		return over, false
 	case !p.anyPreCopy() && p.path.rate == 0:
-		return &LimitError{Limit: LimitPath}
+		return LimitError{Limit: LimitPath}, true
 	case !p.anyPreCopy():
-		return &LimitError{Limit: LimitDowntime, Allowed: p.limits.downtime}
+		return LimitError{Limit: LimitDowntime, Allowed: p.limits.downtime}, true
 	case took >= p.limits.maxPrecopy:
-		return &LimitError{Limit: LimitPrecopy, Allowed: p.limits.maxPrecopy}
+		return LimitError{Limit: LimitPrecopy, Allowed: p.limits.maxPrecopy}, true
 	case p.rounds() >= p.limits.maxRounds:
-		return &LimitError{Limit: LimitRounds, Count: p.limits.maxRounds}
+		return LimitError{Limit: LimitRounds, Count: p.limits.maxRounds}, true
 	}
-	return nil
+	return over, false
 }
 
 func (p *plan) anyPreCopy() bool {

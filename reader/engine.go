@@ -14,6 +14,7 @@ import (
 	"github.com/migpipe/migpipe/transport/handoff"
 	"github.com/migpipe/migpipe/transport/handoff/witness"
 	"github.com/migpipe/migpipe/transport/report"
+	"github.com/migpipe/migpipe/transport/share"
 	"github.com/migpipe/migpipe/vfio"
 )
 
@@ -139,7 +140,14 @@ type engine struct {
 	window    uint64          // what may be read and not applied while the guest runs, 0 is no limit
 	progress  uint64          // bytes drained and applied, as of clock.moved
 
+	// What is made anew for each ACK.
+	seen   measured
+	bounds []uint64
+	shares []int
+	needed []share.Need
+
 	events chan any
+	heard  chan heard    // messages: boxed as events they would be garbage. It holds none, so what their sender posts next comes after them
 	quit   chan struct{} // closed when nobody takes events any more
 
 	life     context.Context // ends with the loop
@@ -204,8 +212,10 @@ func newEngine(o Options, dialer transport.Dialer, sources []Source) *engine {
 		wire:  make([]atomic.Uint64, n), applied: make([]uint64, n), ends: make([]transport.End, n),
 		told: make([]bool, n), drains: make([]*drain, n), polls: make([]poll, n), meter: newMeter(n),
 		precopied: make([]uint64, n), saved: make([]time.Duration, n), loaded: make([]time.Duration, n), unseen: make([]bool, n),
-		events: make(chan any, 16), quit: make(chan struct{}),
+		events: make(chan any, 16), heard: make(chan heard), quit: make(chan struct{}),
+		bounds: make([]uint64, n), shares: make([]int, n), needed: make([]share.Need, n),
 	}
+	e.seen = measured{moved: moved{make([]uint64, n), e.applied}, save: make([]float64, n), load: make([]float64, n)}
 	e.owner.Witness, e.owner.External = handoff.RegisterOf(e.offer.Witness), o.Approve != nil
 	e.clock.decides = e.owner.External
 	for i := range n {
@@ -242,6 +252,8 @@ func (e *engine) loop(ctx context.Context, begin func()) {
 		select {
 		case ev := <-e.events:
 			e.handle(ev)
+		case ev := <-e.heard:
+			e.hears(ev)
 		case <-ticker.C:
 			e.onTick()
 		case <-e.atLimit:
@@ -365,7 +377,10 @@ func (e *engine) receive(control *transport.Control) {
 			e.post(controlLost{control, err})
 			return
 		}
-		e.post(heard{control, m})
+		select {
+		case e.heard <- heard{control, m}:
+		case <-e.quit:
+		}
 	}
 }
 
@@ -399,12 +414,14 @@ func (e *engine) post(ev any) {
 	}
 }
 
+// heard is a message, and where it came from.
+type heard struct {
+	control *transport.Control
+	message transport.Message
+}
+
 // Events of the engine's own goroutines.
 type (
-	heard struct {
-		control *transport.Control
-		message transport.Message
-	}
 	controlLost struct {
 		control *transport.Control
 		err     error
@@ -430,11 +447,6 @@ type (
 // handle sends an event where it belongs.
 func (e *engine) handle(ev any) {
 	switch ev := ev.(type) {
-	case heard:
-		if ev.control == e.control {
-			e.heardAt = time.Now()
-			e.message(ev.message)
-		}
 	case controlLost:
 		e.controlLost(ev)
 	case rejoined:
@@ -471,6 +483,14 @@ func (e *engine) handle(ev any) {
 		e.resumed(ev)
 	case witnessed:
 		e.witnessed(ev)
+	}
+}
+
+// hears takes in what was said on the control lane, and not on the one before.
+func (e *engine) hears(ev heard) {
+	if ev.control == e.control {
+		e.heardAt = time.Now()
+		e.message(ev.message)
 	}
 }
 

@@ -102,7 +102,8 @@ func (f *fuzzedPlan) next(kind byte) any {
 	case 2:
 		return sized{f.device(), f.number()}
 	case 3:
-		return f.measured()
+		ev := f.measured()
+		return &ev
 	case 4:
 		if d = f.device(); f.state[d] != vfio.StopCopy || f.ended[d] {
 			return nil

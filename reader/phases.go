@@ -2,7 +2,6 @@ package reader
 
 import (
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/migpipe/migpipe/internal/failpoint"
@@ -207,14 +206,13 @@ func (e *engine) pollBusy() {
 
 // measure tells the plan how far and how fast everything is.
 func (e *engine) measure() {
-	drained, at := make([]uint64, len(e.sources)), time.Now()
-	ev := measured{save: make([]float64, len(e.sources)), load: make([]float64, len(e.sources))}
+	ev, at := &e.seen, time.Now()
 	var in, out uint64
 	for i, d := range e.drains {
-		drained[i] = e.drainedBytes(i)
-		in, out = in+drained[i], out+e.applied[i]
+		ev.drained[i] = e.drainedBytes(i)
+		in, out = in+ev.drained[i], out+e.applied[i]
 		if d != nil {
-			e.meter.saves[i].look(drained[i], d.saving())
+			e.meter.saves[i].look(ev.drained[i], d.saving())
 		}
 		ev.save[i], ev.load[i] = e.meter.saves[i].mean(), e.meter.loads[i].value()
 	}
@@ -223,7 +221,6 @@ func (e *engine) measure() {
 	e.peak = max(e.peak, e.meter.goodput())
 	ev.path = path{chunk: uint64(e.opts.ChunkSize), rate: e.meter.goodput(), full: e.meter.filled(), rtt: report.Span{Took: e.meter.rtt, Known: e.meter.rtt > 0}}
 	ev.stop, ev.start = known(e.setTook), known(e.startHint) // nothing better is known before they are made
-	ev.moved = moved{drained, e.applied}
 	e.advance(ev)
 	e.bound()
 }
@@ -242,11 +239,11 @@ func (e *engine) bound() {
 		return
 	}
 	chunk := e.plan.path.chunk
-	most := slices.Clone(e.applied)
-	for i, n := range share.Divide(int(min(e.window/chunk, uint64(e.arena.Count()))), share.Floor, e.needs()) {
-		most[i] += uint64(max(n, share.Floor)) * chunk
+	share.Divide(e.shares, int(min(e.window/chunk, uint64(e.arena.Count()))), share.Floor, e.needs())
+	for i, n := range e.shares {
+		e.bounds[i] = e.applied[i] + uint64(max(n, share.Floor))*chunk
 	}
-	e.queue.bound(most)
+	e.queue.bound(e.bounds)
 }
 
 func (e *engine) allDrained() {
@@ -267,12 +264,11 @@ func (e *engine) drainedBytes(device int) uint64 {
 	return 0
 }
 
-// needs is what memory and lanes are divided by.
+// needs is what memory and lanes are divided by, until it is asked again.
 func (e *engine) needs() []share.Need {
-	needs := make([]share.Need, len(e.sources))
 	for i, s := range e.sources {
 		left, known := e.remaining(i)
-		needs[i] = share.Need{Bytes: left, Known: known, Priority: uint8(s.Priority), Done: e.plan.devices[i].ended}
+		e.needed[i] = share.Need{Bytes: left, Known: known, Priority: uint8(s.Priority), Done: e.plan.devices[i].ended}
 	}
-	return needs
+	return e.needed
 }

@@ -65,6 +65,7 @@ type plan struct {
 	stopping   report.Span // what freezing the devices takes, as far as was seen
 	starting   report.Span // and starting the destination's
 	devices    []planDevice
+	known      []figures // what figures makes
 }
 
 // planDevice is what the plan knows of one device.
@@ -136,7 +137,7 @@ type move struct {
 }
 
 func newPlan(l limits, features []vfio.Features) plan {
-	p := plan{limits: l, devices: make([]planDevice, len(features))}
+	p := plan{limits: l, devices: make([]planDevice, len(features)), known: make([]figures, len(features))}
 	for i, f := range features {
 		p.devices[i].features = f
 	}
@@ -168,7 +169,7 @@ func (p *plan) step(now time.Duration, ev any) []any {
 		p.devices[ev.device].poll(now, ev.pending, ev.offset, ev.idle)
 	case sized:
 		p.devices[ev.device].resize(ev.bytes)
-	case measured:
+	case *measured: // the sender's again once the step is done
 		p.moved(ev.moved)
 		p.measured(ev)
 	case ended:
@@ -184,7 +185,7 @@ func (p *plan) moved(ev moved) {
 	}
 }
 
-func (p *plan) measured(ev measured) {
+func (p *plan) measured(ev *measured) {
 	p.path, p.stopping, p.starting = ev.path, ev.stop, ev.start
 	for i := range p.devices {
 		p.devices[i].save, p.devices[i].load = ev.save[i], ev.load[i]
@@ -255,7 +256,7 @@ func (p *plan) confirmed() []any {
 	}
 	p.calledOff++
 	if p.calledOff > maxCalledOff {
-		return p.giveUp(&LimitError{Limit: LimitReinit, Count: maxCalledOff + 1})
+		return p.giveUp(LimitError{Limit: LimitReinit, Count: maxCalledOff + 1})
 	}
 	p.phase = unpausing
 	return []any{unpause{}}

@@ -190,9 +190,10 @@ func (s *scenario) event(name string, args []string) (any, error) {
 		at, err := s.moved(name, args)
 		ev := s.figures()
 		ev.moved = at
-		return ev, err
+		return &ev, err
 	case "path", "save", "load":
-		return s.measured(name, args)
+		ev, err := s.measured(name, args)
+		return &ev, err
 	case "ended":
 		device, err := s.device(args[0])
 		return ended{device}, err

@@ -45,17 +45,15 @@ const record = 8 << 20
 // their rates are does not matter.
 const burst = 64 << 10
 
-// predict says how long a migration is going to take, in all and for each device
-// as if it were alone. It is a pipeline's time: the first chunk goes through every
-// stage, then the slowest of them sets the pace. Devices are saved and loaded
-// beside each other, and share the wire.
-func predict(devices []figures, p path) (all report.Prediction, each []report.Prediction) {
+// predict says how long a migration is going to take. It is a pipeline's time: the
+// first chunk goes through every stage, then the slowest of them sets the pace.
+// Devices are saved and loaded beside each other, and share the wire.
+func predict(devices []figures, p path) report.Prediction {
 	none := report.Span{Known: true}
 	set := work{precopy: none, stop: none, fill: none, save: none, load: none, last: none, commit: p.commit(), start: none}
 	ahead, left, first := amount{known: true}, amount{known: true}, uint64(0)
 	for _, f := range devices {
 		one, moving := p.device(f), f.moving()
-		each = append(each, one.prediction())
 		ahead, left, first = ahead.plus(f.precopy), left.plus(moving), max(first, min(moving.bytes, p.chunk))
 		set.precopy = longest(set.precopy, one.precopy)
 		set.stop = longest(set.stop, one.stop)
@@ -68,8 +66,11 @@ func predict(devices []figures, p path) (all report.Prediction, each []report.Pr
 	set.precopy = longest(set.precopy, lasting(ahead, p.rate))
 	_, rest := left.split(first)
 	set.wire = lasting(rest, p.rate)
-	return set.prediction(), each
+	return set.prediction()
 }
+
+// alone is the prediction for a device as if it were the only one.
+func (p path) alone(f figures) report.Prediction { return p.device(f).prediction() }
 
 // work is how long each part of a migration is busy: save, wire and load beside
 // each other, on all but the first and the last of the stream.

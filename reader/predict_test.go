@@ -58,9 +58,9 @@ func TestPredictDevice(t *testing.T) {
 		{"path unknown", device, path{chunk: mib}, atLeast(270 * ms), atLeast(270 * ms)},
 		{"nothing known", figures{}, path{}, atLeast(0), atLeast(0)},
 	} {
-		all, each := predict([]figures{c.of}, c.over)
-		if all != each[0] {
-			t.Errorf("%s: in all  %+v\nits device %+v", c.name, all, each[0])
+		all := predict([]figures{c.of}, c.over)
+		if alone := c.over.alone(c.of); all != alone {
+			t.Errorf("%s: in all  %+v\nits device %+v", c.name, all, alone)
 		}
 		if all.Total != c.total || all.Downtime != c.downtime {
 			t.Errorf("%s: total %v, downtime %v, want %v and %v", c.name, all.Total, all.Downtime, c.total, c.downtime)
@@ -72,7 +72,7 @@ func TestPredictDevice(t *testing.T) {
 func TestPredictSet(t *testing.T) {
 	other := device
 	other.left, other.load, other.start = amount{5 * mib, true}, 100*mib, known(9*ms)
-	all, each := predict([]figures{device, other}, wire)
+	all := predict([]figures{device, other}, wire)
 	want := report.Prediction{
 		Precopy: known(0), Stop: known(3 * ms), Fill: known(52 * ms), Save: known(15 * ms), Wire: known(135 * ms),
 		Load: known(70 * ms), Commit: known(6 * ms), Start: known(9 * ms),
@@ -81,15 +81,15 @@ func TestPredictSet(t *testing.T) {
 	if all != want {
 		t.Errorf("in all %+v\nwant   %+v", all, want)
 	}
-	if each[1].Wire != known(40*ms) || each[1].Downtime != known(105*ms) {
-		t.Errorf("the second alone: %+v", each[1])
+	if alone := wire.alone(other); alone.Wire != known(40*ms) || alone.Downtime != known(105*ms) {
+		t.Errorf("the second alone: %+v", alone)
 	}
 	other.stop = report.Span{}
-	if all, _ := predict([]figures{device, other}, wire); all.Downtime != atLeast(290*ms) {
+	if all := predict([]figures{device, other}, wire); all.Downtime != atLeast(290*ms) {
 		t.Errorf("one stage of one device unknown: %v", all.Downtime)
 	}
 	ahead := amount{20 * mib, true}
-	if all, _ := predict([]figures{{precopy: ahead, save: 1e12, load: 1e12}, {precopy: ahead, save: 1e12, load: 1e12}}, wire); all.Precopy != known(400*ms) {
+	if all := predict([]figures{{precopy: ahead, save: 1e12, load: 1e12}, {precopy: ahead, save: 1e12, load: 1e12}}, wire); all.Precopy != known(400*ms) {
 		t.Errorf("pre-copy of both: %v", all.Precopy)
 	}
 }
@@ -123,7 +123,7 @@ func TestPredictAbsurd(t *testing.T) {
 	for i := range devices {
 		devices[i] = absurd
 	}
-	if all, _ := predict(devices, path{chunk: 1, rate: 1e-300, rtt: known(time.Hour)}); all.Total.Took < all.Downtime.Took || all.Downtime.Took < all.Save.Took || all.Save.Took <= 0 {
+	if all := predict(devices, path{chunk: 1, rate: 1e-300, rtt: known(time.Hour)}); all.Total.Took < all.Downtime.Took || all.Downtime.Took < all.Save.Took || all.Save.Took <= 0 {
 		t.Errorf("%+v", all)
 	}
 }

@@ -311,10 +311,10 @@ func (p *preflight) predict(sources []Source) {
 		}
 		devices = append(devices, f)
 	}
-	all, each := predict(devices, path{chunk: uint64(p.out.ChunkSize), rate: p.out.Rate, rtt: report.Span{Took: p.out.RTT, Known: true}})
-	p.out.Prediction = all
-	for i := range each {
-		p.out.Devices[i].Prediction = each[i]
+	over := path{chunk: uint64(p.out.ChunkSize), rate: p.out.Rate, rtt: report.Span{Took: p.out.RTT, Known: true}}
+	p.out.Prediction = predict(devices, over)
+	for i, f := range devices {
+		p.out.Devices[i].Prediction = over.alone(f)
 	}
 }
 

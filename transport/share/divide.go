@@ -37,38 +37,38 @@ func (n Need) size() (kib uint64, known bool) {
 	return n.Bytes>>10 + 1, true
 }
 
-// weights is the proportion of the devices' shares; 0 is for those that are done.
-func weights(needs []Need) []uint64 {
+// average is the size, in KiB, of those of which it is known.
+func average(needs []Need) uint64 {
 	var sum, known uint64
 	for _, n := range needs {
 		if size, ok := n.size(); ok {
 			sum, known = sum+size, known+1
 		}
 	}
-	average := max(1, sum/max(1, known))
-	all := make([]uint64, len(needs))
-	for i, n := range needs {
-		if n.Done {
-			continue
-		}
-		size, ok := n.size()
-		if !ok {
-			size = average
-		}
-		all[i] = size * uint64(min(max(1, n.Priority), transport.MaxPriority))
-	}
-	return all
+	return max(1, sum/max(1, known))
 }
 
-// Divide shares out all of total: in proportion to the needs, except that those
-// who would get less than floor get floor, or an equal part where there is not
-// even that for all.
-func Divide(total, floor int, needs []Need) []int {
-	w, shares := weights(needs), make([]int, len(needs))
-	left, sum, open := uint64(total), uint64(0), 0
-	for _, x := range w {
-		sum += x
-		if x > 0 {
+// weight is in what proportion the device has a share; 0 if it is done.
+func (n Need) weight(average uint64) uint64 {
+	if n.Done {
+		return 0
+	}
+	size, ok := n.size()
+	if !ok {
+		size = average
+	}
+	return size * uint64(min(max(1, n.Priority), transport.MaxPriority))
+}
+
+// Divide shares out all of total, into shares, of which there is one for each of
+// needs: in proportion to them, except that those who would get less than floor get
+// floor, or an equal part where there is not even that for all.
+func Divide(shares []int, total, floor int, needs []Need) {
+	left, sum, open, typical := uint64(total), uint64(0), 0, average(needs)
+	for i, n := range needs {
+		shares[i] = 0
+		sum += n.weight(typical)
+		if !n.Done {
 			open++
 		}
 	}
@@ -76,21 +76,20 @@ func Divide(total, floor int, needs []Need) []int {
 	// Whoever gets the floor makes the rest smaller, so that others may need it.
 	for again := true; again; {
 		again = false
-		for i, x := range w {
-			if x > 0 && part(left, x, sum) < least {
-				shares[i], w[i], again = int(least), 0, true
+		for i, n := range needs {
+			if x := n.weight(typical); shares[i] == 0 && x > 0 && part(left, x, sum) < least {
+				shares[i], again = int(least), true
 				left, sum = left-least, sum-x
 			}
 		}
 	}
-	for i, x := range w {
-		if x > 0 {
+	for i, n := range needs {
+		if x := n.weight(typical); shares[i] == 0 && x > 0 {
 			p := part(left, x, sum)
 			shares[i] = int(p)
 			left, sum = left-p, sum-x
 		}
 	}
-	return shares
 }
 
 // part is total*weight/sum, for a weight that is in sum.

@@ -7,6 +7,7 @@ package share
 type Pool struct {
 	size, free int
 	holders    []holder
+	shares     []int // what Divide makes
 }
 
 type holder struct {
@@ -30,7 +31,7 @@ func (h *holder) before(o *holder) bool {
 
 // NewPool divides so many chunks by needs.
 func NewPool(chunks int, needs []Need) *Pool {
-	p := &Pool{size: chunks, free: chunks, holders: make([]holder, len(needs))}
+	p := &Pool{size: chunks, free: chunks, holders: make([]holder, len(needs)), shares: make([]int, len(needs))}
 	p.Divide(needs)
 	return p
 }
@@ -38,7 +39,8 @@ func NewPool(chunks int, needs []Need) *Pool {
 // Divide makes the shares anew. Nobody loses what it holds: who holds more than
 // its share is merely last in the order.
 func (p *Pool) Divide(needs []Need) {
-	for i, s := range Divide(p.size, Floor, needs) {
+	Divide(p.shares, p.size, Floor, needs)
+	for i, s := range p.shares {
 		p.holders[i].share = s
 	}
 }

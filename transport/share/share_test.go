@@ -45,7 +45,8 @@ func TestDivide(t *testing.T) {
 		{"priority of the unknown", 30, 2, []Need{{Priority: 2}, {}}, []int{20, 10}},
 		{"no more than that", 34, 2, []Need{{Bytes: gib, Known: true, Priority: 255}, {Bytes: gib, Known: true}}, []int{32, 2}},
 	} {
-		if got := Divide(c.total, c.floor, c.needs); !slices.Equal(got, c.want) {
+		got := slices.Repeat([]int{-1}, len(c.needs)) // what was there before
+		if Divide(got, c.total, c.floor, c.needs); !slices.Equal(got, c.want) {
 			t.Errorf("%s: %v, want %v", c.name, got, c.want)
 		}
 	}
@@ -63,8 +64,9 @@ func TestDivideAll(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		n := rapid.IntRange(1, transport.MaxDevices).Draw(t, "devices")
 		total, floor := rapid.IntRange(0, 1<<40).Draw(t, "total"), rapid.IntRange(0, 100).Draw(t, "floor")
-		sum := 0
-		for i, s := range Divide(total, floor, anyNeeds(n).Draw(t, "needs")) {
+		sum, shares := 0, make([]int, n)
+		Divide(shares, total, floor, anyNeeds(n).Draw(t, "needs"))
+		for i, s := range shares {
 			if sum += s; s < min(floor, total/n) {
 				t.Fatalf("device %d is given %d of %d", i, s, total)
 			}

@@ -8,6 +8,7 @@ import "github.com/migpipe/migpipe/transport"
 type Turns struct {
 	now     uint64 // the start of the turn that was taken last, in bytes of all devices
 	devices []turn
+	shares  []int // what Divide makes
 }
 
 type turn struct {
@@ -21,7 +22,7 @@ const parts = 1 << 20
 
 // NewTurns divides the lanes by needs.
 func NewTurns(needs []Need) *Turns {
-	t := &Turns{devices: make([]turn, len(needs))}
+	t := &Turns{devices: make([]turn, len(needs)), shares: make([]int, len(needs))}
 	t.Divide(needs)
 	return t
 }
@@ -31,7 +32,8 @@ func NewTurns(needs []Need) *Turns {
 // advance by its old share counts by the new one: else one that was thought
 // small would wait for long after it was found large.
 func (t *Turns) Divide(needs []Need) {
-	for i, s := range Divide(parts, parts/(16*max(1, len(needs))), needs) {
+	Divide(t.shares, parts, parts/(16*max(1, len(needs))), needs)
+	for i, s := range t.shares {
 		d := &t.devices[i]
 		s = max(1, s)
 		if d.start > t.now && d.share > 0 {
