@@ -29,6 +29,8 @@ type acker struct {
 	mu   sync.Mutex
 	echo int64 // the Stamp of the last ESTIMATE
 	came time.Time
+
+	next transport.Ack // run's, made anew for each
 }
 
 // stamp takes in an ESTIMATE's, for the source to measure the round trip with.
@@ -99,7 +101,8 @@ func (a *acker) run() {
 }
 
 func (a *acker) ack() *transport.Ack {
-	m := &transport.Ack{Attempt: a.attempt, Journal: a.journal, Pad: ackPad}
+	m := &a.next
+	*m = transport.Ack{Attempt: a.attempt, Journal: a.journal, Pad: ackPad, Devices: m.Devices[:0]}
 	m.Echo, m.HeldNS = a.stamped()
 	m.Padding = a.padding.Load()
 	a.credit.told() // before it is asked: what comes in between is told twice rather than not

@@ -27,6 +27,7 @@ type merge struct {
 	offset uint64        // of the window: how far was promised in bytes
 	end    *transport.End
 	ready  chan struct{} // holds a token when take may find something new
+	idle   *time.Timer   // take's, nil until it is asked to be patient
 	// kept is what would outlive this process, which is what the source may forget; nil
 	// where nothing would, and the source may forget what was applied.
 	kept *transport.DeviceAck
@@ -162,7 +163,7 @@ func (m *merge) take(ctx context.Context, patience time.Duration) (*transport.Ch
 			return c, end, nil
 		}
 		if enough == nil && patience > 0 {
-			enough = time.After(patience)
+			enough = m.after(patience)
 		}
 		select {
 		case <-m.ready:
@@ -172,6 +173,16 @@ func (m *merge) take(ctx context.Context, patience time.Duration) (*transport.Ch
 			return nil, nil, context.Cause(ctx)
 		}
 	}
+}
+
+// after is time.After, for take: most of what is waited for comes before.
+func (m *merge) after(d time.Duration) <-chan time.Time {
+	if m.idle == nil {
+		m.idle = time.NewTimer(d)
+	} else {
+		m.idle.Reset(d)
+	}
+	return m.idle.C
 }
 
 func (m *merge) poll() (*transport.Chunk, *transport.End) {
