@@ -7,6 +7,7 @@ import (
 	"runtime"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/migpipe/migpipe/codec"
@@ -146,6 +147,27 @@ func (c *tally) migrate(t testing.TB, over carrier, add func(testing.TB, *pair, 
 	p.sources[0].Device = tallied{p.sources[0].Device, c}
 	p.send.OnLimit, p.send.Codec, p.send.ChunkSize, p.send.MaxDowntime = reader.Force, codec.Fixed(by), tallySize, time.Minute
 	p.succeed(t)
+}
+
+// TestAllocations: once a stream flows, neither a chunk nor its ACK costs either side an
+// allocation. Each chunk has an ACK of its own, since the next one is read later. What
+// is allowed is for ticks, and for syncs of files.
+func TestAllocations(t *testing.T) {
+	if raceEnabled {
+		t.Skip("the race detector has sync.Pool lose some")
+	}
+	for _, way := range talliedWays {
+		t.Run(way.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c := tally{chunks: 1024, pause: 100 * time.Microsecond}
+				c.migrate(t, pipe, way.add, way.codec)
+				t.Logf("%.3f allocations for each chunk, and %.3f ACKs", c.allocs, c.acks)
+				if c.allocs > 0.25 || c.acks < 0.75 {
+					t.Errorf("want 0.25 at the most, and 0.75 at the least")
+				}
+			})
+		})
+	}
 }
 
 // BenchmarkAllocations is what a chunk costs both sides and the carrier in allocations.
