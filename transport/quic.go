@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"os"
@@ -44,6 +45,8 @@ type QUICDialer struct {
 	Idle time.Duration
 
 	windows windowBudget
+	first   sync.Once
+	lanes   atomic.Uint32 // how many were dialled, from a number on that was drawn
 }
 
 // Dial fails with [ErrUnreachable] when nobody answers within
@@ -63,12 +66,20 @@ func (d *QUICDialer) Dial(ctx context.Context) (Lane, error) {
 		return nil, dialError(ctx, err)
 	}
 	sockets := newSockets(conn)
+	sockets.all[0].transport.ConnectionIDGenerator = d.number()
 	lane, err := d.dialFrom(ctx, sockets, addr, config)
 	if err != nil {
 		sockets.release()
 		return nil, handshakeError(ctx, err, refused(err))
 	}
 	return lane, nil
+}
+
+// number makes the connection IDs of the next lane, so that a listener with several sockets
+// has not two lanes on one and none on another. Diallers begin anywhere: many may have few lanes.
+func (d *QUICDialer) number() numbered {
+	d.first.Do(func() { d.lanes.Store(rand.Uint32()) })
+	return numbered{int(d.lanes.Add(1) % 256), 256}
 }
 
 // open gives a lane that goes to an address its socket.

@@ -35,9 +35,16 @@ func TestSteer(t *testing.T) {
 			if err != nil || id.Len() != 6 {
 				t.Fatalf("connection ID %v: %v", id, err)
 			}
-			short := append([]byte{0x40}, id.Bytes()...)
-			long := append([]byte{0xc0, 0, 0, 0, 1, 6}, id.Bytes()...)
-			for _, packet := range [][]byte{short, long} {
+			long := func(to, from []byte) []byte {
+				b := append([]byte{0xc0, 0, 0, 0, 1, byte(len(to))}, to...)
+				return append(append(b, byte(len(from))), from...)
+			}
+			for _, packet := range [][]byte{
+				append([]byte{0x40}, id.Bytes()...),
+				long(id.Bytes(), nil),
+				long([]byte("\x5edrawn8!"), id.Bytes()),
+				long([]byte("\x77drawn, as long as can be"[:20]), id.Bytes()),
+			} {
 				from := boundUDP(t, "127.0.0.1:0")
 				if _, err := from.WriteTo(packet, conns[0].LocalAddr()); err != nil {
 					t.Fatal(err)
@@ -130,7 +137,7 @@ func freeUDP(t testing.TB) string {
 }
 
 // TestLanesOverSockets has many lanes on a listener of several sockets, which all work
-// both ways, also when the listener is closed, and all sockets are used.
+// both ways, also when the listener is closed; each socket has as many as any other.
 func TestLanesOverSockets(t *testing.T) {
 	p := newQUICPair(t)
 	conns, err := listenSockets("127.0.0.1:0", 4)
@@ -143,15 +150,17 @@ func TestLanesOverSockets(t *testing.T) {
 	}
 	p.listener.Close()
 	p.listener, p.dialer.Addr = l.(*quicListener), l.Addr().String()
-	used := map[*quicSocket]bool{}
+	used := map[*quicSocket]int{}
 	const lanes = 24
 	var ours, theirs [lanes]*quicLane
 	for i := range lanes {
 		ours[i], theirs[i] = p.dial(t), p.accept(t)
-		used[theirs[i].socket] = true
+		used[theirs[i].socket]++
 	}
-	if len(used) != len(conns) {
-		t.Errorf("%d lanes use %d of %d sockets", lanes, len(used), len(conns))
+	for i, socket := range l.(*quicListener).sockets.all {
+		if used[socket] != lanes/len(conns) {
+			t.Errorf("socket %d has %d of %d lanes, there are %d sockets", i, used[socket], lanes, len(conns))
+		}
 	}
 	p.listener.Close()
 	for i := range lanes {
@@ -167,4 +176,10 @@ func TestLanesOverSockets(t *testing.T) {
 			t.Errorf("lane %d: %d bytes come back, %v", i, len(back), err)
 		}
 	}
+	var closing sync.WaitGroup // together: each may wait for its peer
+	for i := range lanes {
+		closing.Go(func() { ours[i].Close() })
+		closing.Go(func() { theirs[i].Close() })
+	}
+	closing.Wait()
 }
