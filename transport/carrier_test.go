@@ -20,9 +20,27 @@ var carriers = []struct {
 	{"tls", connectTLS},
 }
 
+// either are the carriers of one listener.
+var either = []struct {
+	name   string
+	dialer func(addr string, c transport.Credentials) transport.Dialer
+}{
+	{"quic", func(addr string, c transport.Credentials) transport.Dialer {
+		return &transport.QUICDialer{Addr: addr, Credentials: c}
+	}},
+	{"tls", func(addr string, c transport.Credentials) transport.Dialer {
+		return &transport.TLSDialer{Addr: addr, Credentials: c}
+	}},
+}
+
 func TestCarriers(t *testing.T) {
 	for _, c := range carriers {
 		t.Run(c.name, func(t *testing.T) { transporttest.Run(t, c.connect) })
+	}
+	for _, c := range either {
+		t.Run("either/"+c.name, func(t *testing.T) {
+			transporttest.Run(t, func(t testing.TB) (transport.Dialer, transport.Listener) { return connectEither(t, c.dialer) })
+		})
 	}
 }
 
@@ -66,6 +84,15 @@ func connectTLS(t testing.TB) (transport.Dialer, transport.Listener) {
 		t.Fatal(err)
 	}
 	return &transport.TLSDialer{Addr: l.Addr().String(), Credentials: transport.Pinned{Identity: sender, Peers: []transport.ID{receiver.ID()}}}, l
+}
+
+func connectEither(t testing.TB, dialer func(string, transport.Credentials) transport.Dialer) (transport.Dialer, transport.Listener) {
+	sender, receiver := newIdentity(t), newIdentity(t)
+	l, err := transport.ListenEither("127.0.0.1:0", transport.Pinned{Identity: receiver, Peers: []transport.ID{sender.ID()}}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return dialer(l.Addr().String(), transport.Pinned{Identity: sender, Peers: []transport.ID{receiver.ID()}}), l
 }
 
 func newIdentity(t testing.TB) *transport.Identity {

@@ -25,6 +25,7 @@ type ListenOptions struct {
 // and has those wait whose lane nobody has accepted yet.
 type door struct {
 	refused  func(error)
+	idle     time.Duration
 	callers  *callers
 	halfOpen atomic.Int64
 	lanes    chan Lane
@@ -34,8 +35,12 @@ type door struct {
 	close    sync.Once
 }
 
-func newDoor(o ListenOptions) *door {
-	d := &door{refused: o.Refused, callers: newCallers(), lanes: make(chan Lane)}
+// newDoor has the defaults of the options, or of none.
+func newDoor(o *ListenOptions) *door {
+	if o == nil {
+		o = new(ListenOptions)
+	}
+	d := &door{refused: o.Refused, idle: o.Idle, callers: newCallers(), lanes: make(chan Lane)}
 	if d.refused == nil {
 		d.refused = func(error) {}
 	}
@@ -88,4 +93,15 @@ func (d *door) Accept(ctx context.Context) (Lane, error) {
 	case <-d.closing.Done():
 		return nil, fmt.Errorf("transport: accept: %w", net.ErrClosed)
 	}
+}
+
+// shut ends, once, the handshakes under way and the lanes that nobody has accepted: refuse
+// ends what hands out new connections, and release comes last.
+func (d *door) shut(refuse, release func()) {
+	d.close.Do(func() {
+		d.stop()
+		refuse()
+		d.serving.Wait()
+		release()
+	})
 }

@@ -41,11 +41,17 @@ func ListenQUICOn(conn net.PacketConn, c Credentials, opts *ListenOptions) (List
 
 // listenOn owns the sockets, errors included.
 func listenOn(sockets *quicSockets, c Credentials, opts *ListenOptions) (Listener, error) {
-	if opts == nil {
-		opts = new(ListenOptions)
+	l, err := listenQUIC(sockets, c, newDoor(opts))
+	if err != nil {
+		return nil, err
 	}
-	l := &quicListener{sockets: sockets, door: newDoor(*opts)}
-	if err := l.listen(c, quicConfig(&l.windows, opts.Idle)); err != nil {
+	return l, nil
+}
+
+// listenQUIC lets the lanes in through a door. It owns the sockets, errors included.
+func listenQUIC(sockets *quicSockets, c Credentials, d *door) (*quicListener, error) {
+	l := &quicListener{sockets: sockets, door: d}
+	if err := l.listen(c, quicConfig(&l.windows, d.idle)); err != nil {
 		l.Close()
 		return nil, err
 	}
@@ -154,13 +160,13 @@ func (l *quicListener) Addr() net.Addr { return l.sockets.all[0].conn.LocalAddr(
 
 // Close ends the handshakes under way and the lanes that nobody has accepted.
 func (l *quicListener) Close() error {
-	l.close.Do(func() {
-		l.stop()
-		for _, q := range l.quic {
-			q.Close()
-		}
-		l.serving.Wait()
-		l.sockets.release()
-	})
+	l.shut(l.refuse, l.sockets.release)
 	return nil
+}
+
+// refuse ends what hands out new connections.
+func (l *quicListener) refuse() {
+	for _, q := range l.quic {
+		q.Close()
+	}
 }

@@ -62,28 +62,32 @@ func keepAlive(idle time.Duration) net.KeepAliveConfig {
 
 // tlsListener accepts the lanes of every authenticated peer.
 type tlsListener struct {
-	tcp  *net.TCPListener
-	tls  *tls.Config
-	idle time.Duration
+	tcp *net.TCPListener
+	tls *tls.Config
 	*door
 }
 
 // ListenTLS accepts lanes on a TCP address from the peers that the credentials know.
 // Lanes outlive the Close of their listener.
 func ListenTLS(addr string, c Credentials, opts *ListenOptions) (Listener, error) {
-	if opts == nil {
-		opts = new(ListenOptions)
-	}
-	door := newDoor(*opts)
-	config, err := door.config(c)
+	l, err := listenTLS(addr, c, newDoor(opts))
 	if err != nil {
 		return nil, err
 	}
-	tcp, err := (&net.ListenConfig{KeepAliveConfig: keepAlive(opts.Idle)}).Listen(context.Background(), "tcp", addr)
+	return l, nil
+}
+
+// listenTLS lets the lanes in through a door.
+func listenTLS(addr string, c Credentials, d *door) (*tlsListener, error) {
+	config, err := d.config(c)
+	if err != nil {
+		return nil, err
+	}
+	tcp, err := (&net.ListenConfig{KeepAliveConfig: keepAlive(d.idle)}).Listen(context.Background(), "tcp", addr)
 	if err != nil {
 		return nil, fmt.Errorf("transport: listen: %w", err)
 	}
-	l := &tlsListener{tcp: tcp.(*net.TCPListener), tls: config, idle: opts.Idle, door: door}
+	l := &tlsListener{tcp: tcp.(*net.TCPListener), tls: config, door: d}
 	l.serving.Go(l.serve) // Close ends it
 	return l, nil
 }
@@ -135,13 +139,12 @@ func (l *tlsListener) Addr() net.Addr { return l.tcp.Addr() }
 
 // Close ends the handshakes under way and the lanes that nobody has accepted.
 func (l *tlsListener) Close() error {
-	l.close.Do(func() {
-		l.stop()
-		l.tcp.Close()
-		l.serving.Wait()
-	})
+	l.shut(l.refuse, func() {})
 	return nil
 }
+
+// refuse ends what hands out new connections.
+func (l *tlsListener) refuse() { l.tcp.Close() }
 
 // tlsLane is one TLS connection.
 type tlsLane struct {
