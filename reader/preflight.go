@@ -23,6 +23,16 @@ import (
 // The error is nil exactly if a migration would be accepted now, and otherwise
 // what [Send] would return.
 func Preflight(ctx context.Context, dialer transport.Dialer, sources []Source, opts *Options) (report.Preflight, error) {
+	o, err := mayBegin(sources, opts)
+	if err != nil {
+		return report.Preflight{}, err
+	}
+	return askOver(ctx, dialer, sources, o)
+}
+
+// mayBegin says why no migration of the sources would begin, whoever is asked, and has the
+// defaults of the options.
+func mayBegin(sources []Source, opts *Options) (Options, error) {
 	o, err := opts.withDefaults()
 	if err == nil {
 		err = checkSources(sources)
@@ -30,14 +40,16 @@ func Preflight(ctx context.Context, dialer transport.Dialer, sources []Source, o
 	if err == nil {
 		err = cmp.Or(checkP2P(sources, o), checkRunning(sources))
 	}
-	if err != nil {
-		return report.Preflight{}, err
-	}
+	return o, err
+}
+
+func askOver(ctx context.Context, dialer transport.Dialer, sources []Source, o Options) (report.Preflight, error) {
 	p := &preflight{opts: o, dialer: dialer, offer: hello(o, sources)}
 	lane, err := p.connect(ctx)
 	if err == nil {
 		p.control = transport.NewControl(lane)
-		p.offer.Lanes = o.lanes(transport.CarrierOf(lane))
+		p.out.Carrier = transport.CarrierOf(lane)
+		p.offer.Lanes = o.lanes(p.out.Carrier)
 		err = p.converse(ctx)
 		transport.HangUp(lane, p.deafen)
 	}
@@ -120,8 +132,8 @@ func (p *preflight) dial(ctx context.Context, kind transport.LaneKind, index int
 	return lane, nil
 }
 
-// ask sends a message and gives the answer to it.
-func (p *preflight) ask(m transport.Message) (transport.Message, error) {
+// request sends a message and gives the answer to it.
+func (p *preflight) request(m transport.Message) (transport.Message, error) {
 	if err := p.control.Send(m); err != nil {
 		return nil, err
 	}
@@ -139,7 +151,7 @@ func (p *preflight) ask(m transport.Message) (transport.Message, error) {
 }
 
 func (p *preflight) welcome() error {
-	answer, err := p.ask(p.offer)
+	answer, err := p.request(p.offer)
 	if errors.Is(err, transport.ErrPeerGone) {
 		return fmt.Errorf("the destination did not answer, as one does that knows no preflights: %w", err)
 	}
@@ -165,7 +177,7 @@ func (p *preflight) welcome() error {
 
 // query is one round trip; it gives the bytes that the probe lanes have brought.
 func (p *preflight) query() (received uint64, err error) {
-	answer, err := p.ask(&transport.Query{Attempt: p.opts.Attempt})
+	answer, err := p.request(&transport.Query{Attempt: p.opts.Attempt})
 	if err != nil {
 		return 0, err
 	}

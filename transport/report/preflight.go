@@ -12,8 +12,9 @@ import (
 // both.
 type Preflight struct {
 	Peer      transport.ID // zero where the carrier does not know it
-	Software  string       // of the destination
-	Version   uint16       // of the protocol
+	Carrier   transport.Carrier
+	Software  string // of the destination
+	Version   uint16 // of the protocol
 	ChunkSize int
 	Lanes     int
 	Codecs    []codec.ID

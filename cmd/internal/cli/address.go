@@ -10,11 +10,12 @@ import (
 	"github.com/migpipe/migpipe/transport"
 )
 
-// unixPrefix selects the carrier within one host, tlsPrefix TLS over TCP in the place of
-// QUIC between two.
+// unixPrefix selects the carrier within one host. Between two it is QUIC, with tlsPrefix TLS
+// over TCP, and with autoPrefix the one that is measured to be better.
 const (
 	unixPrefix = "unix:"
 	tlsPrefix  = "tls://"
+	autoPrefix = "auto:"
 )
 
 // carrierHelp is the part of the help texts about carriers.
@@ -24,8 +25,8 @@ in one data centre, and QUIC is better where something is, or far, or changes.`
 
 // endpoint is where the peer is, or where it is awaited, and who it has to be.
 type endpoint struct {
-	address     string // without tlsPrefix
-	tcp         bool
+	prefix      string // tlsPrefix, autoPrefix, or none
+	address     string
 	idle        time.Duration         // silence that ends a lane; not within this host
 	credentials transport.Credentials // nil with unix:
 }
@@ -33,9 +34,8 @@ type endpoint struct {
 // newEndpoint checks the flags that say where and who. It makes the identity
 // on first use.
 func (c *common) newEndpoint(flag, address string) (endpoint, error) {
-	given := address
-	address, tcp := strings.CutPrefix(address, tlsPrefix)
-	if err := cmp.Or(checkAddress(flag, given, address), c.checkSocketFD(flag, address)); err != nil {
+	prefix, address := cutCarrier(address)
+	if err := cmp.Or(checkAddress(flag, prefix, address), c.checkSocketFD(flag, address)); err != nil {
 		return endpoint{}, err
 	}
 	peers, err := c.peerIDs()
@@ -50,7 +50,7 @@ func (c *common) newEndpoint(flag, address string) (endpoint, error) {
 		return endpoint{address: address}, nil
 	case c.tlsDir != "":
 		credentials, err := c.certified(address, peers)
-		return endpoint{address, tcp, c.idle, credentials}, err
+		return endpoint{prefix, address, c.idle, credentials}, err
 	case len(c.peerNames) > 0:
 		return endpoint{}, mistakef("say --tls-dir DIR, or name the peer with --peer ID", "--peer-name needs certificates, and no --tls-dir is given")
 	case len(peers) == 0:
@@ -60,17 +60,27 @@ func (c *common) newEndpoint(flag, address string) (endpoint, error) {
 	if err != nil {
 		return endpoint{}, err
 	}
-	return endpoint{address, tcp, c.idle, transport.Pinned{Identity: id, Peers: peers}}, nil
+	return endpoint{prefix, address, c.idle, transport.Pinned{Identity: id, Peers: peers}}, nil
 }
 
-// checkAddress looks at an address without its tlsPrefix.
-func checkAddress(flag, given, address string) error {
-	hint := "write " + flag + " ADDR:PORT, as in 192.0.2.7:7000, or " + flag + " tls://ADDR:PORT, or " + flag + " unix:PATH"
-	if given == "" {
+// cutCarrier parts what says how lanes between hosts are carried from where to.
+func cutCarrier(given string) (prefix, address string) {
+	for _, prefix := range []string{tlsPrefix, autoPrefix} {
+		if address, ok := strings.CutPrefix(given, prefix); ok {
+			return prefix, address
+		}
+	}
+	return "", given
+}
+
+// checkAddress looks at an address behind its prefix.
+func checkAddress(flag, prefix, address string) error {
+	hint := "write " + flag + " ADDR:PORT, as in 192.0.2.7:7000, or " + flag + " tls://ADDR:PORT, or " + flag + " auto:ADDR:PORT, or " + flag + " unix:PATH"
+	if prefix+address == "" {
 		return mistakef(hint, "%s is missing", flag)
 	}
-	if _, fd, _ := socketFD(address); given != address && (fd || strings.HasPrefix(address, unixPrefix)) {
-		return mistakef(hint, "%s %.80s: TLS is between two hosts, over TCP", flag, given)
+	if _, fd, _ := socketFD(address); prefix != "" && (fd || strings.HasPrefix(address, unixPrefix)) {
+		return mistakef(hint, "%s %.80s: %s is for two hosts", flag, prefix+address, prefix)
 	}
 	if path, ok := strings.CutPrefix(address, unixPrefix); ok {
 		if path == "" {
@@ -103,15 +113,22 @@ func (e endpoint) id() transport.ID {
 	return e.credentials.ID()
 }
 
-// dialer and listen are the one place that a new carrier is added to.
+// dialer, dialers and listen are the one place that a new carrier is added to.
 func (e endpoint) dialer() transport.Dialer {
 	if path, ok := strings.CutPrefix(e.address, unixPrefix); ok {
 		return &transport.UnixDialer{Path: path}
 	}
-	if e.tcp {
-		return &transport.TLSDialer{Addr: e.address, Credentials: e.credentials, Idle: e.idle}
+	quic, tls := e.dialers()
+	if e.prefix == tlsPrefix {
+		return tls
 	}
-	return &transport.QUICDialer{Addr: e.address, Credentials: e.credentials, Idle: e.idle}
+	return quic
+}
+
+// dialers are those between two hosts.
+func (e endpoint) dialers() (quic, tls transport.Dialer) {
+	return &transport.QUICDialer{Addr: e.address, Credentials: e.credentials, Idle: e.idle},
+		&transport.TLSDialer{Addr: e.address, Credentials: e.credentials, Idle: e.idle}
 }
 
 // listen tells refused of peers that were turned away.
@@ -123,7 +140,9 @@ func (e endpoint) listen(refused func(error)) (transport.Listener, error) {
 		l, err = transport.ListenUnix(path)
 	} else if n, ok, _ := socketFD(e.address); ok {
 		l, err = e.listenFD(n, opts)
-	} else if e.tcp {
+	} else if e.prefix == autoPrefix {
+		l, err = transport.ListenEither(e.address, e.credentials, opts)
+	} else if e.prefix == tlsPrefix {
 		l, err = transport.ListenTLS(e.address, e.credentials, opts)
 	} else {
 		l, err = transport.ListenQUIC(e.address, e.credentials, opts)
@@ -139,8 +158,5 @@ func (e endpoint) heardAt(l transport.Listener) string {
 	if strings.HasPrefix(e.address, unixPrefix) {
 		return e.address
 	}
-	if e.tcp {
-		return tlsPrefix + l.Addr().String()
-	}
-	return l.Addr().String()
+	return e.prefix + l.Addr().String()
 }

@@ -180,7 +180,7 @@ func (c *common) run(prepare func() (job, error)) int {
 func (c *common) attempt(ctx context.Context, prepare func() (job, error), show *show) ([]opened, job, verdict) {
 	devices, j, err := c.setUp(prepare, show)
 	v := verdict{report: report.Report{Outcome: handoff.Rolledback}, err: err, preflight: j.preflight}
-	v.scene = scene{sending: c.role == source, self: j.end.id(), certified: c.tlsDir != "", address: j.end.address, tcp: j.end.tcp}
+	v.scene = scene{sending: c.role == source, self: j.end.id(), certified: c.tlsDir != "", prefix: j.end.prefix, address: j.end.address}
 	if d, ok := errors.AsType[*decided](err); ok {
 		v.started, v.report, v.err = true, d.report, d.err
 	}

@@ -8,7 +8,6 @@ import (
 	"text/tabwriter"
 	"time"
 
-	"github.com/migpipe/migpipe/reader"
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
 	"github.com/migpipe/migpipe/transport/report"
@@ -32,7 +31,7 @@ func (s *sendFlags) dryRun(end endpoint) job {
 			return report.Report{Outcome: handoff.Rolledback}, err
 		}
 		var err error
-		*found, err = reader.Preflight(ctx, end.dialer(), s.sources(devices), s.options(devices, show.observe))
+		*found, err = s.preflight(ctx, end, devices, show)
 		return report.Report{Outcome: handoff.Rolledback, Peer: found.Peer}, err
 	}}
 }
@@ -67,6 +66,9 @@ func preflightFacts(p *report.Preflight) (rows [][2]string) {
 	rate := "could not be measured"
 	if p.Rate > 0 {
 		rate = humanRate(p.Rate) + lanes(p.Lanes)
+	}
+	if p.Carrier.Name != "" {
+		rows = append(rows, [2]string{"carrier", p.Carrier.Name})
 	}
 	rows = append(rows, [][2]string{
 		{"software", fmt.Sprintf("%s, protocol %d", p.Software, p.Version)},
@@ -153,6 +155,7 @@ func unknownParts(p report.Prediction) string {
 type jsonPreflight struct {
 	jsonHead
 	ID        *transport.ID         `json:"id,omitempty"`
+	Carrier   *jsonCarrier          `json:"carrier,omitempty"`
 	Software  string                `json:"software"`
 	Version   uint16                `json:"version"`
 	ChunkSize int                   `json:"chunk_size"`
@@ -193,7 +196,7 @@ type jsonSpan struct {
 
 func (j *jsonView) preflight(p *report.Preflight) {
 	out := jsonPreflight{
-		jsonHead: j.head("preflight", time.Now()), ID: known(p.Peer), Software: p.Software, Version: p.Version,
+		jsonHead: j.head("preflight", time.Now()), ID: known(p.Peer), Carrier: carriedBy(p.Carrier), Software: p.Software, Version: p.Version,
 		ChunkSize: p.ChunkSize, Lanes: p.Lanes, Codecs: codecNames(p), RTTMS: milliseconds(p.RTT), Probed: p.Probed,
 		Predicted: predicted(p.Prediction), Devices: []jsonPreflightDevice{},
 	}

@@ -19,8 +19,8 @@ type scene struct {
 	sending   bool
 	self      transport.ID // zero on carriers without identities
 	certified bool         // by a CA
-	address   string       // --to or --listen
-	tcp       bool         // it is TLS over TCP
+	prefix    string       // of --to or --listen: tlsPrefix, autoPrefix, or none
+	address   string       // behind it
 	moved     bool         // bytes left the source
 	kept      []string     // devices that this process was held for, in doubt
 	letGo     bool         // and was told to let go of
@@ -234,10 +234,8 @@ func (s scene) unreachable() string {
 	if path, ok := strings.CutPrefix(s.address, unixPrefix); ok {
 		return fmt.Sprintf("start mig-recv --listen %s%s first, as the same user", unixPrefix, path)
 	}
-	if s.tcp {
-		return fmt.Sprintf("is mig-recv listening at %s%s, and does every firewall between let TCP through?", tlsPrefix, s.address)
-	}
-	return fmt.Sprintf("is mig-recv listening at %s, and does every firewall between let UDP through?", s.address)
+	through := map[string]string{"": "UDP", tlsPrefix: "TCP", autoPrefix: "UDP or TCP"}[s.prefix]
+	return fmt.Sprintf("is mig-recv listening at %s%s, and does every firewall between let %s through?", s.prefix, s.address, through)
 }
 
 // ofCode is for causes that only the peer, or only a reason, tells.

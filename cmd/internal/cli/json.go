@@ -254,6 +254,8 @@ func (j *jsonView) event(ev stamped) {
 		j.write(jsonWarning{head, ev.Text})
 	case confined:
 		j.write(jsonSandbox{head, ev.sandbox.ABI, ev.sandbox.Why})
+	case carrying:
+		j.write(newJSONCarrying(head, ev.tried))
 	case held:
 		j.write(jsonHeld{head, jsonNames(ev.held.kept), os.Getpid(), ev.Text, ev.held.holdHints()})
 	case report.Progress:

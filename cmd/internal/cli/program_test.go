@@ -85,13 +85,19 @@ func TestDefaultIdentity(t *testing.T) {
 }
 
 func TestCheckAddress(t *testing.T) {
-	for _, address := range []string{"127.0.0.1:0", "[::1]:7000", "host.example:65535", ":7000", "unix:/run/mig", "unix:rel", "tls://127.0.0.1:0", "tls://[::1]:7000"} {
-		if err := checkAddress("--listen", address, strings.TrimPrefix(address, tlsPrefix)); err != nil {
+	check := func(flag, given string) error {
+		prefix, address := cutCarrier(given)
+		return checkAddress(flag, prefix, address)
+	}
+	for _, address := range []string{"127.0.0.1:0", "[::1]:7000", "host.example:65535", ":7000", "unix:/run/mig", "unix:rel", "tls://127.0.0.1:0", "tls://[::1]:7000", "auto:127.0.0.1:0", "auto:host.example:7000"} {
+		if err := check("--listen", address); err != nil {
 			t.Errorf("%q: %v", address, err)
 		}
 	}
-	for _, address := range []string{"", "host", "host:", "host:http", "host:65536", "::1:7000", "unix:", "host:0", "tls://", "tls://host", "tls://host:0", "tls://unix:/run/mig", "tls://fd:3", "tls:host:7000"} {
-		if err := checkAddress("--to", address, strings.TrimPrefix(address, tlsPrefix)); err == nil {
+	for _, address := range []string{"", "host", "host:", "host:http", "host:65536", "::1:7000", "unix:", "host:0",
+		"tls://", "tls://host", "tls://host:0", "tls://unix:/run/mig", "tls://fd:3", "tls:host:7000",
+		"auto:", "auto:host", "auto:7000", "auto:host:0", "auto:unix:/run/mig", "auto:fd:3", "auto:tls://host:7000"} {
+		if err := check("--to", address); err == nil {
 			t.Errorf("%q was accepted", address)
 		}
 	}

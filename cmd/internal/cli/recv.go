@@ -87,7 +87,7 @@ func newRecv() *program {
 		Long:    recvLong,
 		Example: recvExample,
 	}
-	root.Flags().StringVar(&r.listen, "listen", "", "`ADDR:PORT` to listen on, or tls://ADDR:PORT, or unix:PATH, or fd:N")
+	root.Flags().StringVar(&r.listen, "listen", "", "`ADDR:PORT` to listen on, or tls://ADDR:PORT, or auto:ADDR:PORT, or unix:PATH, or fd:N")
 	r.addFlags(root)
 	r.maxState = size{bytes: 1 << 40, min: 1, max: transport.MaxStream}
 	root.Flags().Var(&r.maxState, "max-state", "`SIZE` that one device's state may have")

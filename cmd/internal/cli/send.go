@@ -112,7 +112,7 @@ func newSend() *program {
 		Long:    sendLong,
 		Example: sendExample,
 	}
-	root.Flags().StringVar(&s.to, "to", "", "`ADDR:PORT` of mig-recv, or tls://ADDR:PORT, or unix:PATH")
+	root.Flags().StringVar(&s.to, "to", "", "`ADDR:PORT` of mig-recv, or tls://ADDR:PORT, or auto:ADDR:PORT, or unix:PATH")
 	s.addFlags(root)
 	root.Flags().BoolVar(&s.dry, "dry-run", false, "only ask whether a migration would be accepted, and predict it")
 	s.onCommit.add(root, "commit", "`PROGRAM` that is run when this side has given the devices up")
@@ -215,7 +215,7 @@ func (s *sendFlags) send(ctx context.Context, end endpoint, e *errand, devices [
 	e.announce(show)
 	o := s.options(devices, show.observe)
 	o.Attempt, o.Journal, o.Anew = e.attempt, e.journal, e.named
-	return reader.Send(ctx, end.dialer(), s.sources(devices), o)
+	return reader.Send(ctx, s.dialer(ctx, end, devices, show), s.sources(devices), o)
 }
 
 func (s *sendFlags) sources(devices []opened) []reader.Source {

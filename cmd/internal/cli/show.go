@@ -8,6 +8,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/migpipe/migpipe/cmd/internal/sandbox"
+	"github.com/migpipe/migpipe/reader"
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/report"
 )
@@ -44,9 +45,10 @@ type show struct {
 type stamped struct {
 	at time.Time
 	report.Event
-	self    transport.ID   // who listens, where that is the event
-	held    scene          // whose devices the process stays for, where that is
-	sandbox sandbox.Status // what is in force, where that is
+	self    transport.ID       // who listens, where that is the event
+	held    scene              // whose devices the process stays for, where that is
+	sandbox sandbox.Status     // what is in force, where that is
+	tried   []reader.Candidate // the carriers that were measured, where that is
 }
 
 func newShow(c *common) *show {
@@ -83,6 +85,11 @@ func (s *show) warn(text string) {
 // confined tells what of the sandbox is in force.
 func (s *show) confined(status sandbox.Status) {
 	s.add(stamped{at: time.Now(), Event: report.Event{Kind: confined}, sandbox: status})
+}
+
+// carrying tells which carrier was chosen.
+func (s *show) carrying(all []reader.Candidate) {
+	s.add(stamped{at: time.Now(), Event: report.Event{Kind: carrying, Text: carryingText(all)}, tried: all})
 }
 
 // hold tells that the process stays, and why.

@@ -1,0 +1,55 @@
+package reader
+
+import (
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/transport/report"
+)
+
+// TestCandidates: which carrier is asked, and which one is taken, by what was found.
+func TestCandidates(t *testing.T) {
+	found := func(rtt time.Duration, rate float64) Candidate {
+		return Candidate{Found: report.Preflight{RTT: rtt, Rate: rate}}
+	}
+	fails := func(code transport.Code, remote bool, err error) Candidate {
+		return Candidate{Err: &transport.Fault{Code: code, Remote: remote, Err: err}}
+	}
+	nobody := fails(transport.CodeNetwork, false, transport.ErrUnreachable)
+	lost := fails(transport.CodeNetwork, false, transport.ErrLost)
+	slow := fails(transport.CodeTimeout, false, errors.New("not ended"))
+	declined := fails(transport.CodeDevices, true, errors.New("other devices"))
+	stranger := fails(transport.CodeAuth, false, transport.ErrAuth)
+	quick := found(ms, 1e9)
+	for _, c := range []struct {
+		name      string
+		quic, tls Candidate
+		asks      bool // TLS too
+		takes     bool // it
+	}{
+		{"TLS is clearly faster", found(ms, 0.7e9), quick, true, true},
+		{"TLS is hardly faster", found(ms, 0.9e9), quick, true, false},
+		{"QUIC is faster", quick, found(ms, 0.5e9), true, false},
+		{"the path is long", found(near, 1e6), quick, false, false},
+		{"QUIC could not be measured", found(ms, 0), quick, true, true},
+		{"neither could", found(ms, 0), found(ms, 0), true, false},
+		{"no UDP comes through", nobody, quick, true, true},
+		{"UDP is cut off", lost, quick, true, true},
+		{"UDP is strangled", slow, quick, true, true},
+		{"no TLS is there", quick, nobody, true, false},
+		{"nobody is there", nobody, nobody, true, false},
+		{"only TLS is there, and declines", nobody, declined, true, true},
+		{"UDP is cut off, and TLS declines", lost, declined, true, false},
+		{"it would be refused", declined, quick, false, false},
+		{"another peer is there", stranger, quick, false, false},
+	} {
+		if got := c.quic.leavesOpen(); got != c.asks {
+			t.Errorf("%s: TLS asked: %v, want %v", c.name, got, c.asks)
+		}
+		if got := c.asks && c.tls.beats(c.quic); got != c.takes {
+			t.Errorf("%s: TLS taken: %v, want %v", c.name, got, c.takes)
+		}
+	}
+}
