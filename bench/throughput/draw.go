@@ -22,7 +22,7 @@ var groupColours = map[string]int{groupBare: 1, groupExternal: 3, groupPipeline:
 
 // bars draws a figure of the ways that were gone: the median as a bar, with a line from
 // the least to the most.
-func bars(title, unit string, ways []outcome, figure func(*figures) spread) (template.HTML, error) {
+func bars(title, unit string, ways []outcome, figure func(*figures) record.Spread) (template.HTML, error) {
 	p := plot.New()
 	p.Title.Text, p.X.Label.Text, p.X.Min = title, unit, 0
 	p.Title.Padding = vg.Points(8)
@@ -56,7 +56,7 @@ func bars(title, unit string, ways []outcome, figure func(*figures) spread) (tem
 }
 
 // addBars adds those of one group; the others' rows it leaves empty.
-func addBars(p *plot.Plot, rows []outcome, group string, colour int, figure func(*figures) spread) error {
+func addBars(p *plot.Plot, rows []outcome, group string, colour int, figure func(*figures) record.Spread) error {
 	var medians plotter.Values
 	for _, o := range rows {
 		if o.Group == group {
@@ -80,7 +80,7 @@ type spreads struct {
 	plotter.XErrors
 }
 
-func (s *spreads) add(of spread, y float64) {
+func (s *spreads) add(of record.Spread, y float64) {
 	s.XYs = append(s.XYs, plotter.XY{X: of.Median, Y: y})
 	s.XErrors = append(s.XErrors, struct{ Low, High float64 }{of.Median - of.Min, of.Max - of.Median})
 }

@@ -84,7 +84,7 @@ func (l *link) row(content string, by map[string]outcome) (line string, ok bool)
 	if !ok || codec == "" {
 		return "", false
 	}
-	return fmt.Sprintf("%-62s  %4s  %17s", l.of(content), codec, ratioOf(auto, best).Summary.text(2)), true
+	return fmt.Sprintf("%-62s  %4s  %17s", l.of(content), codec, ratioOf(auto, best).Summary.Text(2)), true
 }
 
 // of names a line of the table.

@@ -3,6 +3,8 @@ package main
 import (
 	"strings"
 	"testing"
+
+	"github.com/migpipe/migpipe/bench/internal/record"
 )
 
 // Auto is held, round by round, against the codec that was best for the same content over
@@ -13,7 +15,7 @@ func TestAdaptive(t *testing.T) {
 		for _, r := range rates {
 			o.Samples = append(o.Samples, sample{Rate: r})
 		}
-		o.Figures = &figures{Rate: spreadOf(rates)}
+		o.Figures = &figures{Rate: record.SpreadOf(rates)}
 		return o
 	}
 	got := adaptive([]outcome{

@@ -32,8 +32,8 @@ func (r *result) page(dir string) ([]byte, error) {
 	moves := func(content bool) (list []outcome) {
 		return slices.DeleteFunc(r.shown(), func(o outcome) bool { return comparesContent(o) != content })
 	}
-	rate := func(f *figures) spread { return f.Rate }
-	cpu := func(f *figures) spread { return f.CPU }
+	rate := func(f *figures) record.Spread { return f.Rate }
+	cpu := func(f *figures) record.Spread { return f.CPU }
 	carriers, err1 := bars("Throughput by way, random bytes", "MB/s", moves(false), rate)
 	contents, err2 := bars("Throughput by content and codec", "MB/s of what is moved, whatever is on the wire", moves(true), rate)
 	processors, err3 := bars("Processor time", "CPU seconds per GB, both ends", r.shown(), cpu)

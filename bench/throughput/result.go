@@ -35,10 +35,10 @@ type outcome struct {
 
 // figures are an outcome's over all rounds.
 type figures struct {
-	Rate   spread `json:"mb_per_s"`
-	CPU    spread `json:"cpu_s_per_gb"`
-	Allocs spread `json:"allocs_per_gb"`
-	Peak   spread `json:"peak_rss_bytes"`
+	Rate   record.Spread `json:"mb_per_s"`
+	CPU    record.Spread `json:"cpu_s_per_gb"`
+	Allocs record.Spread `json:"allocs_per_gb"`
+	Peak   record.Spread `json:"peak_rss_bytes"`
 }
 
 func (o *outcome) add(s sample) {
@@ -46,12 +46,12 @@ func (o *outcome) add(s sample) {
 }
 
 // each collects one figure of every sample.
-func (o *outcome) each(figure func(sample) float64) spread {
+func (o *outcome) each(figure func(sample) float64) record.Spread {
 	var list []float64
 	for _, s := range o.Samples {
 		list = append(list, figure(s))
 	}
-	return spreadOf(list)
+	return record.SpreadOf(list)
 }
 
 // conclude computes what the samples come to.
@@ -100,13 +100,13 @@ func (r *result) table() string {
 			continue
 		}
 		f := o.Figures
-		fmt.Fprintf(&b, "%-43s  %23s  %8.2f  %9.0f  %7.0f\n", o.Name, f.Rate.text(0), f.CPU.Median, f.Allocs.Median, f.Peak.Median/1e6)
+		fmt.Fprintf(&b, "%-43s  %23s  %8.2f  %9.0f  %7.0f\n", o.Name, f.Rate.Text(0), f.CPU.Median, f.Allocs.Median, f.Peak.Median/1e6)
 	}
 	if len(r.Ratios) > 0 {
 		fmt.Fprintf(&b, "\n%s\n", ratioHead)
 	}
 	for _, q := range r.Ratios {
-		fmt.Fprintf(&b, "%-71s  %19s\n", q.Of+" / "+q.To, q.Summary.text(2))
+		fmt.Fprintf(&b, "%-71s  %19s\n", q.Of+" / "+q.To, q.Summary.Text(2))
 	}
 	b.WriteString(adaptive(r.Ways))
 	measured := pipeline{over: "quic", lanes: 2, content: "random", codec: "raw"}.name()

@@ -16,27 +16,6 @@ import (
 	"github.com/migpipe/migpipe/bench/internal/record"
 )
 
-func TestSpread(t *testing.T) {
-	for _, c := range []struct {
-		samples []float64
-		want    spread
-		text    string
-	}{
-		{[]float64{5}, spread{5, 5, 5}, "5.0 [5.0..5.0]"},
-		{[]float64{9, 1, 5}, spread{5, 1, 9}, "5.0 [1.0..9.0]"},
-		{[]float64{4, 1, 2, 9}, spread{3, 1, 9}, "3.0 [1.0..9.0]"},
-	} {
-		before := slices.Clone(c.samples)
-		got := spreadOf(c.samples)
-		if got != c.want || got.text(1) != c.text {
-			t.Errorf("%v: %+v, %s", c.samples, got, got.text(1))
-		}
-		if !slices.Equal(before, c.samples) {
-			t.Errorf("%v became %v: rounds have lost their order", before, c.samples)
-		}
-	}
-}
-
 func rates(name string, list ...float64) outcome {
 	o := outcome{Name: name, Bench: "Way/way=1", Group: groupPipeline}
 	for _, r := range list {
@@ -49,7 +28,7 @@ func rates(name string, list ...float64) outcome {
 // their medians, or of any other pairing, is not.
 func TestRatio(t *testing.T) {
 	got := ratioOf(rates("a", 100, 10, 40), rates("b", 200, 20, 80))
-	if got.Summary != (spread{0.5, 0.5, 0.5}) || len(got.Rounds) != 3 {
+	if got.Summary != (record.Spread{Median: 0.5, Min: 0.5, Max: 0.5}) || len(got.Rounds) != 3 {
 		t.Errorf("%+v", got)
 	}
 	got = ratioOf(rates("a", 30, 10), rates("b", 10, 30))
@@ -63,7 +42,7 @@ func TestConclude(t *testing.T) {
 	pair := compared(2)[0]
 	r := result{Host: record.ThisHost("command"), Ways: []outcome{rates(pair[0], 3, 6), rates(pair[1], 6, 6), {Name: "tool", Skipped: "it is not installed"}}}
 	r.conclude()
-	if len(r.Ratios) != 1 || r.Ratios[0].Summary != (spread{0.75, 0.5, 1}) {
+	if len(r.Ratios) != 1 || r.Ratios[0].Summary != (record.Spread{Median: 0.75, Min: 0.5, Max: 1}) {
 		t.Errorf("%+v", r.Ratios)
 	}
 	if table := r.table(); !strings.Contains(table, "SKIP: it is not installed") {

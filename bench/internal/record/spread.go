@@ -1,0 +1,26 @@
+package record
+
+import (
+	"fmt"
+	"slices"
+)
+
+// Spread is what several samples of a figure come to.
+type Spread struct {
+	Median float64 `json:"median"`
+	Min    float64 `json:"min"`
+	Max    float64 `json:"max"`
+}
+
+// SpreadOf wants one sample at least. The median of an even number is the mean of the two
+// in the middle.
+func SpreadOf(samples []float64) Spread {
+	s := slices.Sorted(slices.Values(samples))
+	n := len(s)
+	return Spread{Median: (s[(n-1)/2] + s[n/2]) / 2, Min: s[0], Max: s[n-1]}
+}
+
+// Text is median [min..max], with so many digits behind the point.
+func (s Spread) Text(digits int) string {
+	return fmt.Sprintf("%.*f [%.*f..%.*f]", digits, s.Median, digits, s.Min, digits, s.Max)
+}
