@@ -10,6 +10,7 @@ import (
 	"gonum.org/v1/plot/vg"
 
 	"github.com/migpipe/migpipe/bench/internal/record"
+	"github.com/migpipe/migpipe/bench/internal/resident"
 )
 
 const (
@@ -87,31 +88,18 @@ func (s *spreads) add(of record.Spread, y float64) {
 
 // memoryLines draws the memory of this process over the time of migrations.
 func memoryLines(ways []outcome) (template.HTML, error) {
-	p := plot.New()
-	p.Title.Text = "Memory of both ends while they migrate, last round"
-	p.X.Label.Text, p.Y.Label.Text = "seconds since the guest was paused", "resident MB"
-	p.X.Min, p.Y.Min = 0, 0
-	p.Title.Padding = vg.Points(8)
-	drawn := 0
+	var lines []resident.Line
 	for _, o := range ways {
-		if len(o.Memory) == 0 || drawn == len(record.Palette) {
-			continue
+		if len(o.Memory) > 0 {
+			lines = append(lines, resident.Line{Name: o.Name, Samples: o.Memory})
 		}
-		var points plotter.XYs
-		for _, r := range o.Memory {
-			points = append(points, plotter.XY{X: r.Seconds, Y: float64(r.Bytes) / 1e6})
-		}
-		line, err := plotter.NewLine(points)
-		if err != nil {
-			return "", err
-		}
-		line.Color, line.Width = record.Palette[drawn], vg.Points(1.5)
-		p.Add(line)
-		p.Legend.Add(o.Name, line)
-		drawn++
 	}
-	if drawn == 0 {
+	if lines == nil {
 		return "", nil
+	}
+	p, err := resident.Draw("Memory of both ends while they migrate, last round", "the guest was paused", lines)
+	if err != nil {
+		return "", err
 	}
 	return svg(p, 10*vg.Centimeter)
 }

@@ -7,10 +7,11 @@ import (
 	"os"
 	"runtime"
 	"strconv"
-	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/migpipe/migpipe/bench/internal/resident"
 )
 
 // sample is what one run of a way has cost. A GB is 1e9 bytes, of what is moved and not
@@ -21,13 +22,7 @@ type sample struct {
 	CPU     float64 `json:"cpu_s_per_gb"`
 	Allocs  float64 `json:"allocs_per_gb"`
 	Peak    int64   `json:"peak_rss_bytes"`
-	memory  []resident
-}
-
-// resident is the memory of this process at a time.
-type resident struct {
-	Seconds float64 `json:"s"`
-	Bytes   int64   `json:"rss_bytes"`
+	memory  []resident.Sample
 }
 
 // sampleEvery is how often the memory is looked at.
@@ -41,44 +36,19 @@ type meter struct {
 	mallocs uint64
 	err     error
 
-	done     chan struct{}
-	watching sync.WaitGroup
-	memory   []resident
+	memory  []resident.Sample
+	unwatch func() []resident.Sample
 }
 
 // start begins. A meter that runs is left alone.
 func (m *meter) start() {
-	if m.done != nil {
+	if m.unwatch != nil {
 		return
 	}
 	m.mallocs = mallocs()
-	m.done = make(chan struct{})
 	m.cpu, m.err = cpuTime()
 	m.began = time.Now()
-	m.look()
-	done := m.done
-	m.watching.Go(func() { m.watch(done) }) // stop ends it
-}
-
-func (m *meter) watch(done <-chan struct{}) {
-	tick := time.NewTicker(sampleEvery)
-	defer tick.Stop()
-	for {
-		select {
-		case <-tick.C:
-			m.look()
-		case <-done:
-			m.look()
-			return
-		}
-	}
-}
-
-// look takes the memory down. What cannot be read is left out: a peak is of what was seen.
-func (m *meter) look() {
-	if n, err := rss(); err == nil {
-		m.memory = append(m.memory, resident{time.Since(m.began).Seconds(), n})
-	}
+	m.unwatch = resident.Watch(os.Getpid(), sampleEvery)
 }
 
 // finish ends the time, of which the way may know better what counts (0: all since start).
@@ -92,12 +62,10 @@ func (m *meter) finish(took time.Duration) {
 
 // stop ends everything. It may be called again.
 func (m *meter) stop() {
-	if m.done == nil {
+	if m.unwatch == nil {
 		return
 	}
-	close(m.done)
-	m.watching.Wait()
-	m.done = nil
+	m.memory, m.unwatch = m.unwatch(), nil
 	if cpu, err := cpuTime(); err == nil {
 		m.cpu = cpu - m.cpu
 	} else {
@@ -142,20 +110,6 @@ func cpuTime() (total time.Duration, err error) {
 		total += time.Duration(used.Utime.Nano() + used.Stime.Nano())
 	}
 	return total, nil
-}
-
-// rss is the second number of /proc/self/statm, in pages.
-func rss() (int64, error) {
-	text, err := os.ReadFile("/proc/self/statm")
-	if err != nil {
-		return 0, err
-	}
-	fields := bytes.Fields(text)
-	if len(fields) < 2 {
-		return 0, fmt.Errorf("/proc/self/statm is %q", text)
-	}
-	pages, err := strconv.ParseInt(string(fields[1]), 10, 64)
-	return pages * int64(os.Getpagesize()), err
 }
 
 // machine is what all processors have done so far, of /proc/stat's first line.

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/migpipe/migpipe/bench/internal/record"
+	"github.com/migpipe/migpipe/bench/internal/resident"
 )
 
 // result is what a comparison has found.
@@ -30,7 +31,7 @@ type outcome struct {
 	Samples []sample `json:"samples,omitempty"`
 	Figures *figures `json:"figures,omitempty"`
 
-	Memory []resident `json:"memory,omitempty"` // in the last round
+	Memory []resident.Sample `json:"memory,omitempty"` // in the last round
 }
 
 // figures are an outcome's over all rounds.

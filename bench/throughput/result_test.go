@@ -14,12 +14,13 @@ import (
 	"time"
 
 	"github.com/migpipe/migpipe/bench/internal/record"
+	"github.com/migpipe/migpipe/bench/internal/resident"
 )
 
 func rates(name string, list ...float64) outcome {
 	o := outcome{Name: name, Bench: "Way/way=1", Group: groupPipeline}
 	for _, r := range list {
-		o.add(sample{Rate: r, Seconds: 1 / r, CPU: 1, Allocs: 1, Peak: 1, memory: []resident{{0, 1e6}, {1, 2e6}}})
+		o.add(sample{Rate: r, Seconds: 1 / r, CPU: 1, Allocs: 1, Peak: 1, memory: []resident.Sample{{Seconds: 0, Bytes: 1e6}, {Seconds: 1, Bytes: 2e6}}})
 	}
 	return o
 }
