@@ -2,12 +2,8 @@ package main
 
 import (
 	"bytes"
-	"cmp"
 	_ "embed"
-	"encoding/json"
 	"html/template"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 
@@ -23,11 +19,12 @@ var reportTemplate = template.Must(template.New("report").Parse(reportPage))
 type chart struct {
 	Title   string
 	Note    string
-	Host    record.Host
 	Drawing template.HTML
+	Table   string // says where and how it was taken; without, that was as the page is
 }
 
-// page is the report: one file, which needs no other. The downtimes are those in dir.
+// page is the report: one file, which needs no other. What other comparisons have found
+// is in dir.
 func (r *result) page(dir string) ([]byte, error) {
 	moves := func(content bool) (list []outcome) {
 		return slices.DeleteFunc(r.shown(), func(o outcome) bool { return comparesContent(o) != content })
@@ -44,37 +41,35 @@ func (r *result) page(dir string) ([]byte, error) {
 		}
 	}
 	charts := slices.DeleteFunc([]chart{
-		{"Throughput by way", "The bar is the median of all rounds, the line runs from the least to the most.", r.Host, carriers},
-		{"Throughput by content and codec", "Two lanes, both ends on this host: where cores are what is short, a codec takes them from the lanes.", r.Host, contents},
-		{"Processor time", "Of the source and the destination together, the kernel's included.", r.Host, processors},
-		{"Memory over time", "Resident, of this process, which both ends are: the devices and the benchmark's own are in it. Of the first ways that there are colours for.", r.Host, memory},
+		{"Throughput by way", "The bar is the median of all rounds, the line runs from the least to the most.", carriers, ""},
+		{"Throughput by content and codec", "Two lanes, both ends on this host: where cores are what is short, a codec takes them from the lanes.", contents, ""},
+		{"Processor time", "Of the source and the destination together, the kernel's included.", processors, ""},
+		{"Memory over time", "Resident, of this process, which both ends are: the devices and the benchmark's own are in it. Of the first ways that there are colours for.", memory, ""},
 	}, func(c chart) bool { return c.Drawing == "" })
-	charts = append(charts, waterfall(dir))
+	charts = append(charts, chart{Title: "Figures", Table: r.table()})
+	for _, o := range others {
+		charts = append(charts, o.chart(dir))
+	}
 	var b bytes.Buffer
-	err := reportTemplate.Execute(&b, map[string]any{"Host": r.Host, "Charts": charts, "Table": r.table()})
+	err := reportTemplate.Execute(&b, map[string]any{"Host": r.Host, "Charts": charts})
 	return b.Bytes(), err
 }
 
-// waterfall is what bench/downtime has left in the folder. Without it the page has the
-// rest: that took longer.
-func waterfall(dir string) chart {
-	const title = "Where the downtime goes"
-	drawing, err1 := os.ReadFile(filepath.Join(dir, "downtime.svg"))
-	host, err2 := hostOf(filepath.Join(dir, "downtime.json"))
-	if err := cmp.Or(err1, err2); err != nil {
-		return chart{Title: title, Note: "Not drawn; make bench-downtime does that. " + err.Error()}
-	}
-	return chart{title, "One stage after another since the pause of the guest, by the model and in the measurement with the median downtime.", host, element(drawing)}
+// other is a comparison beside this one.
+type other struct{ name, title, note string }
+
+var others = []other{
+	{"downtime", "Downtime", "One stage after another since the pause of the guest, by the model and in the measurement with the median downtime."},
 }
 
-// hostOf says where and how the figures in a file were taken.
-func hostOf(path string) (record.Host, error) {
-	var of struct{ Host record.Host }
-	figures, err := os.ReadFile(path)
-	if err == nil {
-		err = json.Unmarshal(figures, &of)
+// chart is what it has left in the folder. Without it the page has the rest: that took
+// longer.
+func (o other) chart(dir string) chart {
+	table, drawing, err := record.Left(dir, o.name)
+	if err != nil {
+		return chart{Title: o.title, Note: "Not there; go run ./bench/" + o.name + " does that. " + err.Error()}
 	}
-	return of.Host, err
+	return chart{o.title, o.note, element(drawing), table}
 }
 
 // comparesContent tells the ways that are there for what they move from those that are

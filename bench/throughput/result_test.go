@@ -4,14 +4,14 @@ import (
 	"encoding/xml"
 	"errors"
 	"io"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"gonum.org/v1/plot"
+	"gonum.org/v1/plot/vg"
 
 	"github.com/migpipe/migpipe/bench/internal/record"
 	"github.com/migpipe/migpipe/bench/internal/resident"
@@ -111,48 +111,34 @@ func checkPage(t *testing.T, page []byte) {
 	}
 }
 
-// The page has the downtimes that bench/downtime leaves in the folder, and says how they
-// were taken; where something of it is missing it says how to get it.
-func TestWaterfall(t *testing.T) {
+// The page has what other comparisons leave in the folder, and says how it was taken;
+// where something of it is missing it says how to get it.
+func TestOthersAreOnThePage(t *testing.T) {
 	dir := t.TempDir()
-	command := []string{"run", "github.com/migpipe/migpipe/bench/downtime", "--devices", "1", "--rounds", "1", "--scale", "0.02", "--out", dir}
-	if out, err := exec.Command("go", command...).CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
 	r := result{Host: record.ThisHost("throughput"), Ways: []outcome{rates("a", 1)}}
 	r.conclude()
-	const told, title, hint = "<figcaption>go run ./bench/downtime --devices 1 ", ">Downtime of 1 devices, ", "make bench-downtime"
-	pageHas := func(drawn bool) {
-		t.Helper()
-		b, err := r.page(dir)
-		if err != nil {
-			t.Fatal(err)
-		}
-		checkPage(t, b)
-		page := string(b)
-		if strings.Contains(page, told) != drawn || strings.Contains(page, title) != drawn || strings.Contains(page, hint) == drawn {
-			t.Errorf("a page that should have the downtimes, %v, is\n%s", drawn, page)
-		}
-	}
-	pageHas(true)
-	put := func(name string, content []byte) {
-		t.Helper()
-		if err := record.File(filepath.Join(dir, name), content); err != nil {
-			t.Fatal(err)
-		}
-	}
-	for _, name := range []string{"downtime.svg", "downtime.json"} {
-		whole, err1 := os.ReadFile(filepath.Join(dir, name))
-		err2 := os.Remove(filepath.Join(dir, name))
-		if err1 != nil || err2 != nil {
-			t.Fatal(err1, err2)
+	for _, o := range others {
+		finding := record.Finding{Table: "command: go run ./bench/" + o.name + " --rounds 1", Drawing: plot.New(), Height: 5 * vg.Centimeter}
+		finding.Drawing.Title.Text = "A drawing of " + o.name
+		pageHas := func(drawn bool) {
+			t.Helper()
+			b, err := r.page(dir)
+			if err != nil {
+				t.Fatal(err)
+			}
+			checkPage(t, b)
+			page := string(b)
+			if strings.Contains(page, finding.Table) != drawn || strings.Contains(page, finding.Drawing.Title.Text) != drawn ||
+				strings.Contains(page, "Not there; go run ./bench/"+o.name+" ") == drawn {
+				t.Errorf("a page that should have the %s, %v, is\n%s", o.name, drawn, page)
+			}
 		}
 		pageHas(false)
-		put(name, whole)
+		if err := finding.Leave(dir, o.name); err != nil {
+			t.Fatal(err)
+		}
 		pageHas(true)
 	}
-	put("downtime.json", []byte(`{"ho`))
-	pageHas(false)
 }
 
 // What went to others is what was neither idle nor our own, and never less than nothing.

@@ -1,9 +1,13 @@
 package record
 
 import (
+	"bytes"
 	"os"
 	"path/filepath"
 	"testing"
+
+	"gonum.org/v1/plot"
+	"gonum.org/v1/plot/vg"
 )
 
 // A file is replaced as a whole, and what cannot be put in place leaves nothing behind.
@@ -27,5 +31,38 @@ func TestFile(t *testing.T) {
 	}
 	if names, err := os.ReadDir(filepath.Dir(path)); err != nil || len(names) != 2 {
 		t.Errorf("%v, %v: something was left behind", names, err)
+	}
+}
+
+// What was left is there for a page, whole, and in other formats for others.
+func TestLeave(t *testing.T) {
+	dir := t.TempDir()
+	left := Finding{[]int{1, 2}, "a table\n", plot.New(), 5 * vg.Centimeter}
+	left.Drawing.Title.Text = "a drawing"
+	if _, _, err := Left(dir, "it"); err == nil {
+		t.Error("something is there before it was left")
+	}
+	if err := left.Leave(dir, "it"); err != nil {
+		t.Fatal(err)
+	}
+	table, drawing, err := Left(dir, "it")
+	if err != nil || table != left.Table || !bytes.Contains(drawing, []byte("a drawing")) {
+		t.Errorf("%v, %q and %.99q", err, table, drawing)
+	}
+	for name, magic := range map[string]string{"it.png": "\x89PNG", "it.json": "[\n"} {
+		if b, err := os.ReadFile(filepath.Join(dir, name)); err != nil || !bytes.HasPrefix(b, []byte(magic)) {
+			t.Errorf("%s: %v, begins with %.8q", name, err, b)
+		}
+	}
+	for _, name := range []string{"it.txt", "it.svg"} {
+		if err := os.Remove(filepath.Join(dir, name)); err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := Left(dir, "it"); err == nil {
+			t.Errorf("without %s it is there", name)
+		}
+		if err := left.Leave(dir, "it"); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
