@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"slices"
 
 	"gonum.org/v1/plot"
 	"gonum.org/v1/plot/plotter"
@@ -13,12 +14,13 @@ import (
 
 const barWidth = 14 // points
 
-// draw draws where the downtime goes: two bars for each strategy, the model's
-// and that of the measurement with the median downtime, with one stage after
-// another from left to right.
+// draw draws where the downtime goes: bars for each strategy, the model's and those of
+// the measurements with the median downtimes, with one stage after another from left to
+// right. The model's hardly differ by share.
 func (r *result) draw() (*plot.Plot, error) {
 	p := plot.New()
-	p.Title.Text = fmt.Sprintf("Downtime of %d devices, %s, %s", r.Scenario.Devices, r.Host.CPU, r.Host.Date)
+	first := r.Comparisons[0]
+	p.Title.Text = fmt.Sprintf("Downtime of %d devices, %s, %s", first.Scenario.Devices, r.Host.CPU, r.Host.Date)
 	p.X.Label.Text = "seconds since the guest was paused"
 	p.X.Min = 0
 	p.Legend.Top, p.Legend.Left = false, false
@@ -26,12 +28,14 @@ func (r *result) draw() (*plot.Plot, error) {
 	p.Title.Padding = vg.Points(8)
 	var names []string
 	var rows []model.Result
-	for i := len(r.Strategies) - 1; i >= 0; i-- { // the axis runs upwards
-		o := r.Strategies[i]
-		names = append(names, o.Name+", measured", o.Name+", model")
-		rows = append(rows, o.median(), o.Model)
+	for i, o := range slices.Backward(first.Strategies) { // the axis runs upwards
+		for _, c := range slices.Backward(r.Comparisons) {
+			names, rows = append(names, o.Name+", "+c.Scenario.moved()), append(rows, c.Strategies[i].median())
+		}
+		names, rows = append(names, o.Name+", model"), append(rows, o.Model)
 	}
 	p.NominalY(names...)
+	p.Y.Tick.Label.Font.Size = vg.Points(9) // else the longest are cut off
 	var below *plotter.BarChart
 	for stage, name := range model.StageNames {
 		var took plotter.Values

@@ -1,7 +1,7 @@
 // Command downtime compares four ways to migrate a set of VFIO devices by how
 // long the guest stands still: as a discrete-event model, and as real
-// migrations of simulated devices over this machine's loopback. It prints a
-// table and draws where the time goes.
+// migrations of simulated devices over this machine's loopback. It measures as well
+// what durable journals cost of a stop. It prints tables and draws where the time goes.
 package main
 
 import (
@@ -12,6 +12,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"strconv"
 	"strings"
 
 	"github.com/migpipe/migpipe/bench/internal/record"
@@ -20,7 +21,7 @@ import (
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
-	err := run(ctx, os.Args[1:], os.Stdout)
+	err := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
 	if errors.Is(err, flag.ErrHelp) {
 		return
 	}
@@ -30,14 +31,15 @@ func main() {
 	}
 }
 
-// run is the whole command.
-func run(ctx context.Context, args []string, out io.Writer) error {
+// run is the whole command. What it prints of its progress goes to progress.
+func run(ctx context.Context, args []string, out, progress io.Writer) error {
 	var s scenario
 	flags := flag.NewFlagSet("downtime", flag.ContinueOnError)
-	dir := flags.String("out", "bench/out", "folder for downtime.svg, downtime.png and downtime.json")
+	dir := flags.String("out", "bench/out", "folder for downtime.json, downtime.txt, downtime.svg and downtime.png")
 	flags.IntVar(&s.Devices, "devices", 4, "devices that migrate together")
 	flags.IntVar(&s.Rounds, "rounds", 3, "real migrations of each strategy")
-	flags.IntVar(&s.Share, "share", 8, "of so many bytes the devices and the link move one, at a rate to match: all times stay")
+	flags.IntVar(&s.Stops, "stops", 150, "real migrations without durable journals, and as many with")
+	shares := flags.String("shares", "8,1", "one comparison for each: of so many bytes the devices and the link move one, at a rate to match: all times stay")
 	flags.Float64Var(&s.Scale, "scale", 1, "factor for the devices' sizes and times")
 	flags.StringVar(&s.Carrier, "carrier", "quic", "of the real migrations: quic (loopback) or pipe (memory)")
 	if err := flags.Parse(args); err != nil {
@@ -49,13 +51,46 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	if err := s.check(); err != nil {
 		return err
 	}
-	r, err := s.compare(ctx)
+	list, err := parseShares(*shares)
 	if err != nil {
 		return err
 	}
-	r.Host = record.ThisHost("go run ./bench/downtime " + strings.Join(args, " "))
+	r := &result{Host: record.ThisHost("go run ./bench/downtime " + strings.Join(args, " "))}
+	if err := r.measure(ctx, s, list, *dir, progress); err != nil {
+		return err
+	}
 	if _, err := io.WriteString(out, r.table()); err != nil {
 		return err
 	}
-	return r.save(*dir)
+	return r.leave(*dir)
+}
+
+// parseShares reads numbers with commas between.
+func parseShares(text string) (list []int, err error) {
+	for word := range strings.SplitSeq(text, ",") {
+		n, err := strconv.Atoi(word)
+		if err != nil || n < 1 || n > 100 {
+			return nil, fmt.Errorf("--shares has %q, must be 1 to 100", word)
+		}
+		list = append(list, n)
+	}
+	return list, nil
+}
+
+// measure does what is to be done in the scenario, for each share. dir is on the disk
+// that journals are tried on.
+func (r *result) measure(ctx context.Context, s scenario, shares []int, dir string, progress io.Writer) error {
+	for _, s.Share = range shares {
+		c, err := s.compare(ctx, progress)
+		if err != nil {
+			return err
+		}
+		r.Comparisons = append(r.Comparisons, c)
+	}
+	if err := os.MkdirAll(dir, 0o777); err != nil {
+		return err
+	}
+	var err error
+	r.Journals, err = s.stops(ctx, dir, progress)
+	return err
 }

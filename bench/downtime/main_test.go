@@ -3,9 +3,11 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"io"
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -14,6 +16,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/migpipe/migpipe/bench/downtime/model"
+	"github.com/migpipe/migpipe/transport/journal"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -24,16 +27,16 @@ func TestCommand(t *testing.T) {
 		t.Run(carrier, func(t *testing.T) {
 			dir := filepath.Join(t.TempDir(), "new")
 			var out bytes.Buffer
-			err := run(t.Context(), []string{"--devices", "2", "--rounds", "2", "--scale", "0.02", "--carrier", carrier, "--out", dir}, &out)
+			err := run(t.Context(), []string{"--devices", "2", "--rounds", "2", "--stops", "2", "--scale", "0.02", "--carrier", carrier, "--out", dir}, &out, io.Discard)
 			if err != nil {
 				t.Fatal(err)
 			}
-			for _, want := range append(names(2), tableHead, "command: go run ./bench/downtime --devices 2", "cpu: ", "date: ") {
+			for _, want := range append(names(2), heads[0], heads[1], journalsHead, "command: go run ./bench/downtime --devices 2", "cpu: ", "date: ") {
 				if !strings.Contains(out.String(), want) {
 					t.Errorf("the output has no %q:\n%s", want, out.String())
 				}
 			}
-			for name, magic := range map[string]string{"downtime.svg": "<?xml", "downtime.png": "\x89PNG", "downtime.json": "{"} {
+			for name, magic := range map[string]string{"downtime.svg": "<?xml", "downtime.png": "\x89PNG", "downtime.json": "{", "downtime.txt": "command: "} {
 				b, err := os.ReadFile(filepath.Join(dir, name))
 				if err != nil || !bytes.HasPrefix(b, []byte(magic)) {
 					t.Errorf("%s: %v, begins with %.8q", name, err, b)
@@ -41,12 +44,28 @@ func TestCommand(t *testing.T) {
 			}
 			var r result
 			b, _ := os.ReadFile(filepath.Join(dir, "downtime.json"))
-			if err := json.Unmarshal(b, &r); err != nil || len(r.Strategies) != 4 || len(r.Strategies[3].Measured) != 2 {
-				t.Errorf("%v, %+v", err, r)
+			if err := json.Unmarshal(b, &r); err != nil || len(r.Comparisons) != 2 {
+				t.Fatalf("%v, %+v", err, r)
+			}
+			for _, c := range r.Comparisons {
+				if len(c.Strategies) != 4 || len(c.Strategies[3].Measured) != 2 {
+					t.Errorf("%+v", c)
+				}
+			}
+			if j := r.Journals; j.Skipped != "" {
+				t.Logf("SKIP journals: %s", j.Skipped)
+			} else if len(j.Without) != 2 || len(j.With) != 2 || slices.Min(j.Without) <= 0 || slices.Min(j.With) <= 0 {
+				t.Errorf("%+v", j)
+			}
+			if left, err := filepath.Glob(filepath.Join(dir, "journals-*")); err != nil || left != nil {
+				t.Errorf("%v, %v: the journals were left", left, err)
 			}
 		})
 	}
 }
+
+// heads are those of the tables of a run by default.
+var heads = []string{(&scenario{Share: 8}).head(), (&scenario{Share: 1}).head()}
 
 func names(devices int) (list []string) {
 	for _, s := range model.Strategies(devices) {
@@ -60,12 +79,12 @@ func names(devices int) (list []string) {
 func TestModelIsRight(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := scenario{Devices: 4, Rounds: 1, Share: 32, Scale: 1, Carrier: "pipe"}
-		r, err := s.compare(t.Context())
+		c, err := s.compare(t.Context(), io.Discard)
 		if err != nil {
 			t.Fatal(err)
 		}
-		ours := r.Strategies[3].median().Downtime
-		for i, o := range r.Strategies {
+		ours := c.Strategies[3].median().Downtime
+		for i, o := range c.Strategies {
 			got, want := o.median().Downtime, o.Model.Downtime
 			if off := (got - want).Abs(); off > want/10 {
 				t.Errorf("%s took %v, the model says %v", o.Name, got, want)
@@ -81,7 +100,9 @@ func TestRefuses(t *testing.T) {
 	for args, want := range map[string]string{
 		"--devices 0":    "--devices is 0",
 		"--rounds 0":     "--rounds is 0",
-		"--share 0":      "--share is 0",
+		"--shares 8,0":   `--shares has "0"`,
+		"--shares much":  `--shares has "much"`,
+		"--stops 0":      "--stops is 0",
 		"--scale 0":      "--scale is 0",
 		"--scale NaN":    "--scale is NaN",
 		"--carrier tcp":  `--carrier is "tcp"`,
@@ -90,25 +111,61 @@ func TestRefuses(t *testing.T) {
 		"--devices 9999": "must be 1 to 64",
 	} {
 		var out bytes.Buffer
-		if err := run(t.Context(), strings.Fields(args), &out); err == nil || !strings.Contains(err.Error(), want) {
+		if err := run(t.Context(), strings.Fields(args), &out, io.Discard); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want %q", args, err, want)
 		}
 	}
 }
 
-// The README's table is one that this program printed, and says what is claimed
-// of it.
+// A folder that keeps nothing says nothing of what a disk costs.
+func TestVolatile(t *testing.T) {
+	const memory = "/dev/shm"
+	if journal.Check(memory, false) == nil {
+		t.Skip(memory + " is no memory here")
+	}
+	s := scenario{Stops: 1, Carrier: "pipe"}
+	j, err := s.stops(t.Context(), memory, io.Discard)
+	if err != nil || !strings.Contains(j.table(), "SKIP: ") {
+		t.Errorf("%v, %+v", err, j)
+	}
+}
+
+// The README's tables are those that this program printed, and say what is claimed
+// of them.
 func TestReadme(t *testing.T) {
 	text, err := os.ReadFile("../../README.md")
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, table, ok := strings.Cut(string(text), tableHead+"\n")
-	if !ok {
-		t.Fatal("README.md has no table with this program's head")
+	_, section, ok := strings.Cut(string(text), "\n## Downtime\n")
+	section, _, _ = strings.Cut(section, "\n## ")
+	if !ok || !strings.Contains(section, "\ncommand: go run ./bench/downtime\n") {
+		t.Fatal("README.md does not say how this program was called")
 	}
-	rows := strings.SplitAfterN(table, "\n", 5)[:4]
-	columns := regexp.MustCompile(` +(\d\.\d{3} s)  (\d\.\d{3} s) \[(\d\.\d{3} s)\.\.(\d\.\d{3} s)\]`)
+	for _, head := range heads {
+		checkStrategies(t, rows(t, section, head))
+	}
+	spread := regexp.MustCompile(` +\d+\.\d\d \[-?\d+\.\d\d\.\.\d+\.\d\d\]$`)
+	for i, row := range rows(t, section, journalsHead)[:len(journalRows)] {
+		if !strings.HasPrefix(row, journalRows[i]) || !spread.MatchString(row) {
+			t.Errorf("row %d is %q, want one of %q", i, row, journalRows[i])
+		}
+	}
+}
+
+// rows are the lines below a table's head.
+func rows(t *testing.T, section, head string) []string {
+	t.Helper()
+	_, table, ok := strings.Cut(section, "\n"+head+"\n")
+	if !ok {
+		t.Fatalf("README.md has no table with the head %q", head)
+	}
+	return strings.Split(table, "\n")
+}
+
+func checkStrategies(t *testing.T, rows []string) {
+	t.Helper()
+	columns := regexp.MustCompile(` +(\d\.\d{3} s)  (\d\.\d{3} s) \[(\d\.\d{3} s)\.\.(\d\.\d{3} s)\] +\d\.\d{3} s$`)
 	var found [][]string
 	for i, name := range names(4) {
 		m := columns.FindStringSubmatch(rows[i])

@@ -3,7 +3,6 @@ package main
 import (
 	"cmp"
 	"fmt"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -14,11 +13,17 @@ import (
 	"github.com/migpipe/migpipe/bench/internal/record"
 )
 
-// result is what a comparison has found.
+// result is what was found.
 type result struct {
-	Host       record.Host `json:"host"`
-	Scenario   scenario    `json:"scenario"`
-	Strategies []outcome   `json:"strategies"`
+	Host        record.Host   `json:"host"`
+	Comparisons []*comparison `json:"comparisons"` // by share
+	Journals    *journals     `json:"journals"`
+}
+
+// comparison is of the strategies, in one scenario.
+type comparison struct {
+	Scenario   scenario  `json:"scenario"`
+	Strategies []outcome `json:"strategies"`
 }
 
 // outcome is one strategy's.
@@ -48,41 +53,34 @@ func (o outcome) medianTotal() time.Duration {
 	return all[(len(all)-1)/2]
 }
 
-const tableHead = "strategy                 model  measured: median [min..max]    total"
+// head is that of a table, by what is moved.
+func (s *scenario) head() string {
+	return fmt.Sprintf("strategy, %-12s   model  measured: median [min..max]    total", s.moved())
+}
 
 // table is what is printed: downtimes by the model and by measurement, and the
-// measured time of the whole migration.
+// measured time of the whole migration; and what journals cost.
 func (r *result) table() string {
 	var b strings.Builder
 	b.WriteString(r.Host.Lines())
-	fmt.Fprintf(&b, "\n%s\n", tableHead)
-	for _, o := range r.Strategies {
-		sorted := o.byDowntime()
-		measured := fmt.Sprintf("%s [%s..%s]", seconds(o.median().Downtime), seconds(sorted[0].Downtime), seconds(sorted[len(sorted)-1].Downtime))
-		fmt.Fprintf(&b, "%-22s %s  %-27s  %s\n", o.Name, seconds(o.Model.Downtime), measured, seconds(o.medianTotal()))
+	for _, c := range r.Comparisons {
+		fmt.Fprintf(&b, "\n%s\n", c.Scenario.head())
+		for _, o := range c.Strategies {
+			sorted := o.byDowntime()
+			measured := fmt.Sprintf("%s [%s..%s]", seconds(o.median().Downtime), seconds(sorted[0].Downtime), seconds(sorted[len(sorted)-1].Downtime))
+			fmt.Fprintf(&b, "%-22s %s  %-27s  %s\n", o.Name, seconds(o.Model.Downtime), measured, seconds(o.medianTotal()))
+		}
 	}
-	return b.String()
+	return b.String() + r.Journals.table()
 }
 
 func seconds(d time.Duration) string { return fmt.Sprintf("%5.3f s", d.Seconds()) }
 
-// save writes the figures and draws them.
-func (r *result) save(dir string) error {
-	if err := record.JSON(filepath.Join(dir, "downtime.json"), r); err != nil {
-		return err
-	}
+// leave puts the figures and the drawing into a folder.
+func (r *result) leave(dir string) error {
 	p, err := r.draw()
 	if err != nil {
 		return err
 	}
-	for _, format := range []string{"svg", "png"} {
-		drawing, err := record.Draw(p, 11*vg.Centimeter, format)
-		if err != nil {
-			return err
-		}
-		if err := record.File(filepath.Join(dir, "downtime."+format), drawing); err != nil {
-			return err
-		}
-	}
-	return nil
+	return record.Finding{Figures: r, Table: r.table(), Drawing: p, Height: 15 * vg.Centimeter}.Leave(dir, "downtime")
 }

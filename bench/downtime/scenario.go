@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"runtime/debug"
 	"time"
 
@@ -11,6 +12,7 @@ import (
 	"github.com/migpipe/migpipe/bench/downtime/replica"
 	"github.com/migpipe/migpipe/reader"
 	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/transport/report"
 	"github.com/migpipe/migpipe/vfio/sim"
 	"github.com/migpipe/migpipe/writer"
 )
@@ -19,6 +21,7 @@ import (
 type scenario struct {
 	Devices int     `json:"devices"`
 	Rounds  int     `json:"rounds"`
+	Stops   int     `json:"stops"` // without and with durable journals
 	Share   int     `json:"share"`
 	Scale   float64 `json:"scale"`
 	Carrier string  `json:"carrier"`
@@ -30,14 +33,22 @@ func (s *scenario) check() error {
 		return fmt.Errorf("--devices is %d, must be 1 to %d", s.Devices, transport.MaxDevices)
 	case s.Rounds < 1:
 		return fmt.Errorf("--rounds is %d, must be 1 or more", s.Rounds)
-	case s.Share < 1 || s.Share > 100:
-		return fmt.Errorf("--share is %d, must be 1 to 100", s.Share)
+	case s.Stops < 1:
+		return fmt.Errorf("--stops is %d, must be 1 or more", s.Stops)
 	case !(s.Scale >= 0.001 && s.Scale <= 100):
 		return fmt.Errorf("--scale is %v, must be 0.001 to 100", s.Scale)
 	case carriers[s.Carrier] == nil:
 		return fmt.Errorf("--carrier is %q, must be quic or pipe", s.Carrier)
 	}
 	return nil
+}
+
+// moved says which of the bytes are.
+func (s *scenario) moved() string {
+	if s.Share == 1 {
+		return "every byte"
+	}
+	return fmt.Sprintf("1 byte of %d", s.Share)
 }
 
 // field is one of the devices, and the link between the hosts. A device that
@@ -87,28 +98,35 @@ func migpipe(ctx context.Context, j *replica.Job) error {
 		sources = append(sources, reader.Source{Name: name, Device: j.Sources[i]})
 		sinks = append(sinks, writer.Sink{Name: name, Device: j.Sinks[i]})
 	}
+	_, err := migrate(ctx, j.Dialer, j.Listener, sources, sinks, &reader.Options{
+		DowntimeLimit: downtimeLimit,
+		PauseGuest:    func(context.Context) error { j.Paused(); return nil },
+	}, nil)
+	return err
+}
+
+// migrate runs both sides, and gives the source's report.
+func migrate(ctx context.Context, dialer transport.Dialer, listener transport.Listener, sources []reader.Source, sinks []writer.Sink,
+	send *reader.Options, receive *writer.Options) (report.Report, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	received := make(chan error, 1)
 	go func() { // ends with the migration, or with ctx
-		_, err := writer.Receive(ctx, j.Listener, sinks, nil)
+		_, err := writer.Receive(ctx, listener, sinks, receive)
 		received <- err
 	}()
-	_, err := reader.Send(ctx, j.Dialer, sources, &reader.Options{
-		DowntimeLimit: downtimeLimit,
-		PauseGuest:    func(context.Context) error { j.Paused(); return nil },
-	})
+	r, err := reader.Send(ctx, dialer, sources, send)
 	if err != nil {
 		cancel()
 	}
-	return errors.Join(err, <-received)
+	return r, errors.Join(err, <-received)
 }
 
 // compare computes and measures every strategy. The measurements alternate, every second
 // round backwards, so that whatever else the machine does strikes all of them.
-func (s *scenario) compare(ctx context.Context) (*result, error) {
+func (s *scenario) compare(ctx context.Context, progress io.Writer) (*comparison, error) {
 	device, link := s.field()
-	r := &result{Scenario: *s}
+	c := &comparison{Scenario: *s}
 	devices := make([]model.Device, s.Devices)
 	for i := range devices {
 		devices[i] = device
@@ -118,21 +136,22 @@ func (s *scenario) compare(ctx context.Context) (*result, error) {
 		if err != nil {
 			return nil, err
 		}
-		r.Strategies = append(r.Strategies, outcome{Name: strategy.Name, Model: m})
+		c.Strategies = append(c.Strategies, outcome{Name: strategy.Name, Model: m})
 	}
 	for round := range s.Rounds {
+		fmt.Fprintf(progress, "bench: %s, round %d of %d\n", s.moved(), round+1, s.Rounds)
 		for i := range ways {
 			if round%2 == 1 {
 				i = len(ways) - 1 - i
 			}
 			m, err := s.measure(ctx, ways[i])
 			if err != nil {
-				return nil, fmt.Errorf("%s: %w", r.Strategies[i].Name, err)
+				return nil, fmt.Errorf("%s: %w", c.Strategies[i].Name, err)
 			}
-			r.Strategies[i].Measured = append(r.Strategies[i].Measured, m)
+			c.Strategies[i].Measured = append(c.Strategies[i].Measured, m)
 		}
 	}
-	return r, nil
+	return c, nil
 }
 
 // measure migrates once, and verifies what arrived.

@@ -13,6 +13,8 @@ import (
 	"github.com/migpipe/migpipe/codec"
 	"github.com/migpipe/migpipe/reader"
 	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/transport/handoff"
+	"github.com/migpipe/migpipe/transport/journal"
 	"github.com/migpipe/migpipe/vfio"
 )
 
@@ -190,5 +192,20 @@ func BenchmarkAllocations(b *testing.B) {
 				b.ReportMetric(sum.acks/n, "acks/chunk")
 			})
 		}
+	}
+}
+
+// journals gives both sides journals in files, in a folder that is not there yet.
+func (p *pair) journals(t testing.TB, dir string) {
+	t.Helper()
+	a := transport.Attempt{Mig: transport.NewMigID(), Epoch: 1}
+	j, err := journal.Open(dir, journal.Options{Role: journal.Source, Mig: a.Mig})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { j.Close() })
+	p.send.Attempt, p.send.Journal = a, j
+	p.receive.Journals = func(mig transport.MigID, existing bool) (handoff.Journal, error) {
+		return journal.Open(dir, journal.Options{Role: journal.Destination, Mig: mig, Existing: existing})
 	}
 }
