@@ -69,11 +69,13 @@ vm: ## migrate a real VFIO device between two virtual machines
 MEMORY     = bench/out/memory.bin
 VM_KERNELS = $(wildcard $(or $(MIGPIPE_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/migpipe)/vm/debian-*/vmlinuz)
 
-# Real runs: a minute for the downtimes, eleven for 5 rounds of some 120 ways, on two cores.
+# Real runs, which make every figure of README: two minutes for the downtimes, two and a
+# half for the programs' memory, eleven for 5 rounds of some 120 ways, on two cores.
 # Figures and charts are in bench/out: results.json, bench.txt for benchstat, and
-# report.html, which has the downtimes too.
-bench: $(if $(VM_KERNELS),$(MEMORY)) ## compare downtimes, and throughput with quic-go, TLS and TCP
+# report.html, which has all of it.
+bench: $(if $(VM_KERNELS),$(MEMORY)) ## compare downtimes, memory, and throughput with quic-go, TLS and TCP
 	go run ./bench/downtime
+	go run ./bench/footprint
 	go run ./bench/throughput
 
 bench-memory: $(MEMORY) ## dump the memory of a virtual machine for make bench, once
@@ -85,7 +87,7 @@ $(MEMORY):
 bench-micro: ## micro-benchmarks of every package
 	go test -run '^$$' -bench . -benchmem ./...
 
-# 3 rounds of 4 strategies. What it draws is in bench/out.
+# 3 rounds of 4 strategies, twice, and what journals cost. What it draws is in bench/out.
 bench-downtime: ## compare downtimes with QEMU's ways, by model and by measurement
 	go run ./bench/downtime
 

@@ -60,6 +60,7 @@ type other struct{ name, title, note string }
 
 var others = []other{
 	{"downtime", "Downtime", "One stage after another since the pause of the guest, by the model and in the measurement with the median downtime."},
+	{"footprint", "Memory of the two programs", "Resident, of each by itself, in the last round. The device is simulated, and its state is made as it is read."},
 }
 
 // chart is what it has left in the folder. Without it the page has the rest: that took
