@@ -26,7 +26,7 @@ func TestFar(t *testing.T) {
 
 // The model says of every setting something that its link can carry.
 func TestForecast(t *testing.T) {
-	text := forecast(3.76)
+	text := forecast(3.76, 0.185)
 	for _, s := range settings {
 		if !strings.Contains(text, s.name) {
 			t.Errorf("nothing is said of %q", s.name)

@@ -1,10 +1,14 @@
 package main
 
 import (
+	"bytes"
 	"fmt"
 	"strings"
 	"time"
 
+	"github.com/cespare/xxhash/v2"
+
+	"github.com/migpipe/migpipe/bench/internal/record"
 	"github.com/migpipe/migpipe/bench/scale"
 )
 
@@ -17,11 +21,23 @@ const (
 	receiverShare = 0.11
 )
 
-// drainCost is in seconds for a GB, of what the thread that reads a device does: one read,
-// which copied 8.8 GB/s (dd if=/dev/shm/file of=/dev/null bs=1M, median of 5), and one
-// xxhash64, at 14.0 GB/s (go test ./codec -bench Digest/random, median of 3), both on the
-// machine that README quotes, 2026-11-27.
-const drainCost = 1/8.8 + 1/14.
+// drainCost is in seconds for a GB, of what the thread that reads a device does: one copy
+// out of memory that is in no cache, which a read is at least, and one xxhash64. Nothing
+// else runs meanwhile.
+func drainCost() float64 {
+	const size = 256 << 20
+	device, chunk := bytes.Repeat([]byte{1}, size), make([]byte, blockSize)
+	var took []float64
+	for range 5 {
+		began := time.Now()
+		for at := 0; at < size; at += len(chunk) {
+			copy(chunk, device[at:])
+			xxhash.Sum64(chunk)
+		}
+		took = append(took, time.Since(began).Seconds())
+	}
+	return record.SpreadOf(took).Median / size * 1e9
+}
 
 // foretold is a host and a path that are not at hand.
 type foretold struct {
@@ -43,9 +59,10 @@ var settings = []foretold{
 	{"400 Gbit/s, 128 cores, 8 devices", scale.Setting{Cores: 128, Devices: 8, Lanes: 16, Sockets: 16, Memory: 256 << 20, Window: window, Link: 400 * gbit, RTT: 200 * time.Microsecond}},
 }
 
-// forecast is what the model makes of CPU-seconds for a GB, of both ends.
-func forecast(cpu float64) string {
-	costs := scale.Costs{Source: cpu / 2, Destination: cpu / 2, Lane: packerShare * cpu, Socket: receiverShare * cpu, Drain: drainCost}
+// forecast is what the model makes of CPU-seconds for a GB, of both ends, and of the
+// seconds that the thread takes that reads a device.
+func forecast(cpu, drain float64) string {
+	costs := scale.Costs{Source: cpu / 2, Destination: cpu / 2, Lane: packerShare * cpu, Socket: receiverShare * cpu, Drain: drain}
 	var b strings.Builder
 	b.WriteString("\nby the model (bench/scale), of incompressible data over QUIC  GB/s  bound by\n")
 	for _, s := range settings {

@@ -146,7 +146,7 @@ func (p *plan) compare(ctx context.Context, progress io.Writer) (*result, error)
 	if err != nil {
 		return nil, err
 	}
-	r.Others = after.others(before)
+	r.Others, r.Drain = after.others(before), drainCost()
 	r.conclude()
 	return r, nil
 }

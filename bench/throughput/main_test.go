@@ -46,8 +46,8 @@ func TestCommand(t *testing.T) {
 	if err := json.Unmarshal(read("results.json"), &r); err != nil {
 		t.Fatal(err)
 	}
-	if len(r.Ways) != len(ways(runtime.NumCPU())) || len(r.Ratios) != len(compared(runtime.NumCPU())) || r.Host.Kernel == "" {
-		t.Errorf("results.json has %d ways, %d ratios, host %+v", len(r.Ways), len(r.Ratios), r.Host)
+	if len(r.Ways) != len(ways(runtime.NumCPU())) || len(r.Ratios) != len(compared(runtime.NumCPU())) || r.Host.Kernel == "" || r.Drain <= 0 {
+		t.Errorf("results.json has %d ways, %d ratios, host %+v, drain %v", len(r.Ways), len(r.Ratios), r.Host, r.Drain)
 	}
 	for _, o := range r.Ways {
 		if o.Group != groupLink && !strings.Contains(out.String(), o.Name) {

@@ -17,6 +17,7 @@ type result struct {
 	Host   record.Host `json:"host"`
 	Plan   plan        `json:"plan"`
 	Others float64     `json:"others_cpu_share"` // see machine.others
+	Drain  float64     `json:"drain_s_per_gb"`   // see drainCost
 	Ways   []outcome   `json:"ways"`
 	Ratios []ratio     `json:"ratios"`
 }
@@ -113,7 +114,7 @@ func (r *result) table() string {
 	measured := pipeline{over: "quic", lanes: 2, content: "random", codec: "raw"}.name()
 	for _, o := range r.Ways {
 		if o.Name == measured && o.Figures != nil {
-			b.WriteString(forecast(o.Figures.CPU.Median))
+			b.WriteString(forecast(o.Figures.CPU.Median, r.Drain))
 		}
 	}
 	return b.String()
