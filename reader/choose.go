@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"time"
 
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/report"
@@ -11,8 +12,7 @@ import (
 
 // Candidate is a carrier that a migration may go over.
 type Candidate struct {
-	Carrier string // "quic" or "tls"
-	Dialer  transport.Dialer
+	Carrier string           // "quic" or "tls"
 	Found   report.Preflight // over it, if Err is nil
 	Err     error            // why no migration over it would begin
 }
@@ -21,64 +21,73 @@ type Candidate struct {
 // by some part, and a path may get worse.
 const clearly = 1.25
 
-// Choose has a [Preflight] over QUIC, and over TLS where that may be better, and gives
-// those that it had, the one to migrate over first. That is QUIC, which lives with paths
-// that are long, or lose packets, or change, unless nobody answers there, or the path is
-// near and TLS carried clearly more. What a destination has to say against the migration
-// is in the first one's Err; [Send] would hear it too.
+// nearLimit is what reaching the destination over a second carrier may take, where the first
+// had an answer within [near].
+const nearLimit = time.Second
+
+// Choose has a [Preflight] over QUIC, and over TLS where that may be better, has d prefer the
+// one to migrate over, and gives what was found, of that one first. It is QUIC, which lives
+// with paths that are long, or lose packets, or change, unless it does not get through, or
+// the path is near and TLS carried clearly more. What a destination has to say against the
+// migration is in the first one's Err; [Send] would hear it too.
 //
-// Of a migration that is gone on with, by sources that do not run, nothing is measured:
-// only who answers counts.
-//
-// The destination may listen to one carrier, or to both ([transport.ListenEither]).
-func Choose(ctx context.Context, quic, tls transport.Dialer, sources []Source, opts *Options) []Candidate {
+// The error says why nothing could be measured: [transport.ErrUnreachable] where nobody
+// answers on either carrier within ConnectLimit, or what [Preflight] says of the sources.
+// Those of a migration that is gone on with are not measured for: d finds who answers.
+// Options.Observe is told of the first Preflight.
+func Choose(ctx context.Context, d *transport.EitherDialer, sources []Source, opts *Options) ([]Candidate, error) {
 	o, err := mayBegin(sources, opts)
-	try := func(carrier string, d transport.Dialer) Candidate {
-		if err != nil {
-			return Candidate{Carrier: carrier, Dialer: d, Err: hears(ctx, d, err)}
-		}
-		found, err := askOver(ctx, d, sources, o)
-		return Candidate{carrier, d, found, err}
+	if err != nil {
+		return nil, err
 	}
-	q := try("quic", quic)
-	if !q.leavesOpen() || ctx.Err() != nil {
-		return []Candidate{q}
+	first := candidate(ctx, d, sources, o)
+	switch {
+	case first.Carrier == "":
+		return nil, first.Err
+	case first.Carrier == "tls":
+		return []Candidate{first, {Carrier: "quic", Err: transport.ErrUnreachable}}, nil
+	case !first.leavesOpen() || ctx.Err() != nil:
+		return []Candidate{first}, nil
 	}
-	all := []Candidate{q, try("tls", tls)}
-	if all[1].beats(q) {
+	o.Attempt = transport.Attempt{Mig: transport.NewMigID(), Epoch: 1} // lanes of the first may still be under way
+	o.Observe, o.ConnectLimit = func(report.Event) {}, nearLimit
+	second := candidate(ctx, d.TLS, sources, o)
+	second.Carrier = "tls"
+	all := []Candidate{first, second}
+	if second.beats(first) {
 		slices.Reverse(all)
 	}
-	return all
+	d.Prefer(all[0].Carrier == "tls")
+	return all, nil
 }
 
-// hears is err, or why nobody answers.
-func hears(ctx context.Context, d transport.Dialer, err error) error {
-	lane, failed := d.Dial(ctx)
-	if failed != nil {
-		return &transport.Fault{Code: transport.CodeOf(failed), Err: failed}
-	}
-	lane.Close()
-	return err
+// candidate is what a preflight finds of a carrier, which has no name if nobody answers.
+func candidate(ctx context.Context, d transport.Dialer, sources []Source, o Options) Candidate {
+	found, err := askOver(ctx, d, sources, o)
+	return Candidate{found.Carrier.Name, found, err}
 }
 
-// leavesOpen reports whether the other carrier may be better: nobody need be told twice
-// that a migration would be refused.
+// leavesOpen reports whether TLS may be better than QUIC, which c is: nobody need be told
+// twice that a migration would be refused.
 func (c Candidate) leavesOpen() bool {
 	if c.Err == nil {
 		return c.Found.RTT < near
 	}
+	return c.isCut()
+}
+
+// isCut reports whether it was the path that ended the preflight.
+func (c Candidate) isCut() bool {
 	f, ok := errors.AsType[*transport.Fault](c.Err)
 	return ok && !f.Remote && (f.Code == transport.CodeNetwork || f.Code == transport.CodeTimeout)
 }
 
-// beats reports whether TLS, which c is, is the better one on a near path.
+// beats reports whether TLS, which c is, is better than QUIC, which leaves that open.
+// Where QUIC was cut off, a destination that declines over TLS has answered at least: it may
+// not have noticed yet, and answers one preflight at a time.
 func (c Candidate) beats(quic Candidate) bool {
-	unreached := func(err error) bool { return errors.Is(err, transport.ErrUnreachable) }
-	switch {
-	case c.Err == nil && quic.Err == nil:
+	if c.Err == nil && quic.Err == nil {
 		return c.Found.Rate > clearly*quic.Found.Rate
-	case c.Err == nil:
-		return true
 	}
-	return unreached(quic.Err) && !unreached(c.Err)
+	return quic.Err != nil && !c.isCut()
 }

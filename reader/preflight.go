@@ -27,7 +27,11 @@ func Preflight(ctx context.Context, dialer transport.Dialer, sources []Source, o
 	if err != nil {
 		return report.Preflight{}, err
 	}
-	return askOver(ctx, dialer, sources, o)
+	found, err := askOver(ctx, dialer, sources, o)
+	if err != nil {
+		return report.Preflight{}, err
+	}
+	return found, nil
 }
 
 // mayBegin says why no migration of the sources would begin, whoever is asked, and has the
@@ -43,6 +47,7 @@ func mayBegin(sources []Source, opts *Options) (Options, error) {
 	return o, err
 }
 
+// askOver is a preflight. The carrier of whoever answers is known even if it fails.
 func askOver(ctx context.Context, dialer transport.Dialer, sources []Source, o Options) (report.Preflight, error) {
 	p := &preflight{opts: o, dialer: dialer, offer: hello(o, sources)}
 	lane, err := p.connect(ctx)
@@ -54,7 +59,7 @@ func askOver(ctx context.Context, dialer transport.Dialer, sources []Source, o O
 		transport.HangUp(lane, p.deafen)
 	}
 	if err != nil {
-		return report.Preflight{}, p.fault(ctx, err)
+		return p.out, p.fault(ctx, err)
 	}
 	p.predict(sources)
 	return p.out, nil

@@ -5,8 +5,9 @@
 // A migration has one control lane, on which [Control] exchanges [Message]s,
 // and one or more data lanes, on which [Chunk]s travel in frames. Every lane
 // begins with a [Preamble] that says which migration it belongs to. Lanes come
-// from a carrier: [QUICDialer] and [ListenQUIC], [TLSDialer] and [ListenTLS] (and
-// [ListenEither] for both), [UnixDialer] and [ListenUnix], or the in-memory [Pipe]. PROTOCOL.md beside this code specifies the wire.
+// from a carrier: [QUICDialer] and [ListenQUIC], [TLSDialer] and [ListenTLS]
+// ([EitherDialer] and [ListenEither] for both), [UnixDialer] and [ListenUnix], or the
+// in-memory [Pipe]. PROTOCOL.md beside this code specifies the wire.
 //
 // Chunks live in an [Arena] of fixed size. A chunk has exactly one owner, who
 // hands it on or releases it.

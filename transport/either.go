@@ -1,11 +1,14 @@
 package transport
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
 	"runtime"
+	"sync/atomic"
 	"syscall"
+	"time"
 )
 
 // eitherListener accepts lanes over QUIC and over TLS at one address, through one door:
@@ -60,4 +63,82 @@ func (l *eitherListener) Addr() net.Addr { return l.quic.Addr() }
 func (l *eitherListener) Close() error {
 	l.shut(func() { l.quic.refuse(); l.tls.refuse() }, l.quic.sockets.release)
 	return nil
+}
+
+// headStart is what the carrier that is tried first has before the other is tried beside it.
+// One that refuses does not wait for it.
+const headStart = time.Second
+
+// EitherDialer opens lanes over QUIC or over TLS, whichever gets through: it tries one, and
+// where nobody answers there the other, and begins the next time with what has answered.
+// Both reach the same peer.
+type EitherDialer struct {
+	QUIC, TLS Dialer
+
+	tls atomic.Bool // is tried first
+}
+
+// Prefer has TLS tried first, or QUIC.
+func (d *EitherDialer) Prefer(tls bool) { d.tls.Store(tls) }
+
+// attempt is how one carrier's Dial went.
+type attempt struct {
+	lane Lane
+	err  error
+	tls  bool
+}
+
+// Dial fails with [ErrUnreachable] when nobody answers on either carrier, and as the
+// carriers' own do when somebody does.
+func (d *EitherDialer) Dial(ctx context.Context) (Lane, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	ended := make(chan attempt)
+	try := func(tls bool) {
+		dialer := d.QUIC
+		if tls {
+			dialer = d.TLS
+		}
+		lane, err := dialer.Dial(ctx)
+		ended <- attempt{lane, err, tls}
+	}
+	first := d.tls.Load()
+	go try(first) // ends with ctx, and is joined
+	late := time.NewTimer(headStart)
+	defer late.Stop()
+	var failed error
+	for running, both := 1, false; running > 0; {
+		also := false
+		select {
+		case <-late.C:
+			also = true
+		case a := <-ended:
+			running--
+			if a.err == nil {
+				d.tls.Store(a.tls)
+				cancel()
+				if running > 0 {
+					discard(<-ended)
+				}
+				return a.lane, nil
+			}
+			also = errors.Is(a.err, ErrUnreachable)
+			if failed == nil || !also {
+				failed = a.err
+			}
+		}
+		if also && !both {
+			both = true
+			running++
+			go try(!first) // as the first
+		}
+	}
+	return nil, failed
+}
+
+// discard ends what was not needed.
+func discard(a attempt) {
+	if a.err == nil {
+		a.lane.Close()
+	}
 }

@@ -1,15 +1,18 @@
 package transport
 
 import (
+	"context"
 	"errors"
 	"net"
 	"strings"
 	"syscall"
 	"testing"
+	"testing/synctest"
+	"time"
 )
 
-// TestEither: lanes of both carriers come out of one listener, which counts those who try
-// both together, and gives both ports back when it closes.
+// TestEither: lanes of both carriers come out of one listener, which lets them in by
+// one door, and gives both ports back when it closes.
 func TestEither(t *testing.T) {
 	sender, receiver := testIdentity(t), testIdentity(t)
 	known := Pinned{receiver, []ID{sender.ID()}}
@@ -34,9 +37,8 @@ func TestEither(t *testing.T) {
 		theirs.Close()
 		ours.Close()
 	}
-	bucket := l.(*eitherListener).callers.bucket(l.Addr())
-	if left := bucket.Tokens(); left > ConnBurst-1.5 {
-		t.Errorf("after two connections there is room for %.1f of %d", left, ConnBurst)
+	if either := l.(*eitherListener); either.quic.door != either.door || either.tls.door != either.door {
+		t.Error("there is more than one door")
 	}
 	if second, err := ListenEither(addr, known, nil); !errors.Is(err, syscall.EADDRINUSE) {
 		t.Errorf("a second listener: %v, %v", second, err)
@@ -68,4 +70,114 @@ func TestEitherTaken(t *testing.T) {
 	if l, err := ListenEither("nowhere", id, nil); err == nil {
 		t.Errorf("%v", l)
 	}
+}
+
+// answering is a carrier that answers after a time, with a lane or an error.
+type answering struct {
+	after time.Duration
+	err   error
+	asked int
+	lanes []*closing
+}
+
+type closing struct {
+	Lane
+	closed bool
+}
+
+func (l *closing) Close() error { l.closed = true; return nil }
+
+func (a *answering) Dial(ctx context.Context) (Lane, error) {
+	a.asked++
+	select {
+	case <-time.After(a.after):
+	case <-ctx.Done():
+		return nil, dialError(ctx, ctx.Err())
+	}
+	if a.err != nil {
+		return nil, a.err
+	}
+	a.lanes = append(a.lanes, &closing{})
+	return a.lanes[len(a.lanes)-1], nil
+}
+
+// TestEitherDialer: who answers is found, soon, and not asked for twice; what nobody needs is
+// closed.
+func TestEitherDialer(t *testing.T) {
+	const never, limit = time.Hour, 5 * time.Second
+	refused := &carrierError{ErrUnreachable, errors.New("refused")}
+	stranger := &WrongPeerError{}
+	for _, c := range []struct {
+		name      string
+		quic, tls answering
+		took      time.Duration
+		tlsAsked  int
+		taken     string // or the error
+	}{
+		{"QUIC answers", answering{after: 900 * time.Millisecond}, answering{}, 900 * time.Millisecond, 0, "quic"},
+		{"QUIC is silent", answering{after: never}, answering{after: time.Millisecond}, headStart + time.Millisecond, 1, "tls"},
+		{"QUIC refuses", answering{err: refused}, answering{after: time.Millisecond}, time.Millisecond, 1, "tls"},
+		{"QUIC is late", answering{after: 1500 * time.Millisecond}, answering{after: never}, 1500 * time.Millisecond, 1, "quic"},
+		{"both answer late", answering{after: 1500 * time.Millisecond}, answering{after: 500 * time.Millisecond}, 1500 * time.Millisecond, 1, "either"},
+		{"both are silent", answering{after: never}, answering{after: never}, limit, 1, ErrUnreachable.Error()},
+		{"both refuse", answering{err: refused}, answering{err: refused}, 0, 1, "refused"},
+		{"QUIC is a stranger's", answering{err: stranger}, answering{}, 0, 0, stranger.Error()},
+		{"TLS is a stranger's", answering{err: refused}, answering{err: stranger}, 0, 1, stranger.Error()},
+		{"QUIC is silent, and TLS a stranger's", answering{after: never}, answering{err: stranger}, limit, 1, stranger.Error()},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			d := &EitherDialer{QUIC: &c.quic, TLS: &c.tls}
+			ctx, cancel := context.WithTimeout(t.Context(), limit)
+			defer cancel()
+			began := time.Now()
+			lane, err := d.Dial(ctx)
+			if took := time.Since(began); took != c.took || c.quic.asked != 1 || c.tls.asked != c.tlsAsked {
+				t.Errorf("%s: it took %v, QUIC was asked %d times, TLS %d", c.name, took, c.quic.asked, c.tls.asked)
+			}
+			if err != nil {
+				if lane != nil || !strings.Contains(err.Error(), c.taken) {
+					t.Errorf("%s: %v, %v, want %s", c.name, lane, err, c.taken)
+				}
+				return
+			}
+			for carrier, a := range map[string]*answering{"quic": &c.quic, "tls": &c.tls} {
+				for _, l := range a.lanes {
+					if l.closed != (lane != Lane(l)) || lane == Lane(l) && c.taken != carrier && c.taken != "either" {
+						t.Errorf("%s: a lane of %s, closed: %v", c.name, carrier, l.closed)
+					}
+				}
+			}
+		})
+	}
+}
+
+// TestEitherDialerStays: what has answered is asked first, until it is silent; cancelled, it
+// looks no further.
+func TestEitherDialerStays(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		silent := time.Hour
+		quic, tls := &answering{after: silent}, &answering{}
+		d := &EitherDialer{QUIC: quic, TLS: tls}
+		dials := func(want time.Duration) {
+			t.Helper()
+			began := time.Now()
+			if _, err := d.Dial(t.Context()); err != nil || time.Since(began) != want {
+				t.Errorf("%v after %v, want %v", err, time.Since(began), want)
+			}
+		}
+		dials(headStart)
+		dials(0)
+		quic.after, tls.after = 0, silent
+		dials(headStart)
+		dials(0)
+		d.Prefer(true)
+		dials(headStart)
+		quic.after = silent
+		ctx, cancel := context.WithCancelCause(t.Context())
+		time.AfterFunc(10*time.Millisecond, func() { cancel(errors.New("enough")) })
+		asked := tls.asked
+		if lane, err := d.Dial(ctx); err == nil || errors.Is(err, ErrUnreachable) || tls.asked != asked || !strings.Contains(err.Error(), "enough") {
+			t.Errorf("cancelled: %v, %v, TLS was asked %d times more", lane, err, tls.asked-asked)
+		}
+	})
 }

@@ -186,7 +186,7 @@ func steer(n int) []unix.SockFilter {
 }
 
 // numbered makes connection IDs that steer leads to socket number i of n. Those of a dialler's
-// lanes are numbered of 256, which leads lanes in a row to sockets in a row, whatever n is.
+// lanes are numbered of 256, which leads lanes in a row to sockets in a row.
 type numbered struct{ i, n int }
 
 // GenerateConnectionID implements [quic.ConnectionIDGenerator].

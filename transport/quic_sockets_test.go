@@ -139,8 +139,14 @@ func freeUDP(t testing.TB) string {
 // TestLanesOverSockets has many lanes on a listener of several sockets, which all work
 // both ways, also when the listener is closed; each socket has as many as any other.
 func TestLanesOverSockets(t *testing.T) {
+	for _, sockets := range []int{4, 6} {
+		lanesOver(t, sockets)
+	}
+}
+
+func lanesOver(t *testing.T, sockets int) {
 	p := newQUICPair(t)
-	conns, err := listenSockets("127.0.0.1:0", 4)
+	conns, err := listenSockets("127.0.0.1:0", sockets)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -124,13 +124,13 @@ func cmdExits(ts *testscript.TestScript, neg bool, args []string) {
 }
 
 var signals = map[string]os.Signal{
-	"INT": syscall.SIGINT, "TERM": syscall.SIGTERM, "HUP": syscall.SIGHUP, "KILL": syscall.SIGKILL,
+	"INT": syscall.SIGINT, "TERM": syscall.SIGTERM, "HUP": syscall.SIGHUP, "KILL": syscall.SIGKILL, "STOP": syscall.SIGSTOP,
 }
 
-// cmdSignal is "signal NAME INT|TERM|HUP|KILL".
+// cmdSignal is "signal NAME INT|TERM|HUP|KILL|STOP".
 func cmdSignal(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 2 || signals[args[1]] == nil || running(ts)[args[0]] == nil {
-		ts.Fatalf("usage: signal NAME INT|TERM|HUP|KILL")
+		ts.Fatalf("usage: signal NAME INT|TERM|HUP|KILL|STOP")
 	}
 	ts.Check(running(ts)[args[0]].cmd.Process.Signal(signals[args[1]]))
 }

@@ -8,6 +8,7 @@ import (
 
 	"github.com/migpipe/migpipe/reader"
 	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/transport/handoff"
 	"github.com/migpipe/migpipe/transport/report"
 )
 
@@ -29,29 +30,39 @@ type jsonCandidate struct {
 	Error string  `json:"error,omitempty"`
 }
 
-// candidates measures the carriers to a destination at autoPrefix.
-func (s *sendFlags) candidates(ctx context.Context, end endpoint, devices []opened, show *show) []reader.Candidate {
-	quic, tls := end.dialers()
-	all := reader.Choose(ctx, quic, tls, s.sources(devices), s.options(devices, nil))
-	show.carrying(all)
-	return all
+// measure looks at both carriers of a dialler, which then prefers the better one.
+func (s *sendFlags) measure(ctx context.Context, d *transport.EitherDialer, devices []opened, observe report.Observer, show *show) ([]reader.Candidate, error) {
+	all, err := reader.Choose(ctx, d, s.sources(devices), s.options(devices, observe))
+	if err == nil && ctx.Err() == nil {
+		show.carrying(all)
+	}
+	return all, err
 }
 
-// dialer gives the dialler of the only carrier, or of the better one.
-func (s *sendFlags) dialer(ctx context.Context, end endpoint, devices []opened, show *show) transport.Dialer {
-	if end.prefix != autoPrefix {
-		return end.dialer()
+// dialer is what the migration dials with. The error is that nobody answers a migration
+// that has not begun; whatever else is wrong, it will say.
+func (s *sendFlags) dialer(ctx context.Context, end endpoint, e *errand, devices []opened, show *show) (transport.Dialer, error) {
+	d := end.dialer()
+	if either, ok := d.(*transport.EitherDialer); ok && e.journal.Last().Record == handoff.None {
+		if _, err := s.measure(ctx, either, devices, nil, show); errors.Is(err, transport.ErrUnreachable) {
+			return nil, err
+		}
 	}
-	return s.candidates(ctx, end, devices, show)[0].Dialer
+	return d, nil
 }
 
 // preflight asks over the only carrier, or over both.
 func (s *sendFlags) preflight(ctx context.Context, end endpoint, devices []opened, show *show) (report.Preflight, error) {
-	if end.prefix != autoPrefix {
-		return reader.Preflight(ctx, end.dialer(), s.sources(devices), s.options(devices, show.observe))
+	d := end.dialer()
+	either, ok := d.(*transport.EitherDialer)
+	if !ok {
+		return reader.Preflight(ctx, d, s.sources(devices), s.options(devices, show.observe))
 	}
-	chosen := s.candidates(ctx, end, devices, show)[0]
-	return chosen.Found, chosen.Err
+	all, err := s.measure(ctx, either, devices, show.observe, show)
+	if err != nil {
+		return report.Preflight{}, err
+	}
+	return all[0].Found, all[0].Err
 }
 
 // carryingText is the chosen carrier, and what was found of each that was asked.

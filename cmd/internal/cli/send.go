@@ -212,10 +212,14 @@ func (s *sendFlags) send(ctx context.Context, end endpoint, e *errand, devices [
 	if err := s.confine(end, devices, show); err != nil {
 		return report.Report{Outcome: e.untouched(), Attempt: e.attempt}, err
 	}
+	dialer, err := s.dialer(ctx, end, e, devices, show)
+	if err != nil {
+		return report.Report{Outcome: e.untouched(), Attempt: e.attempt}, err
+	}
 	e.announce(show)
 	o := s.options(devices, show.observe)
 	o.Attempt, o.Journal, o.Anew = e.attempt, e.journal, e.named
-	return reader.Send(ctx, s.dialer(ctx, end, devices, show), s.sources(devices), o)
+	return reader.Send(ctx, dialer, s.sources(devices), o)
 }
 
 func (s *sendFlags) sources(devices []opened) []reader.Source {
