@@ -21,8 +21,8 @@ type Candidate struct {
 // by some part, and a path may get worse.
 const clearly = 1.25
 
-// nearLimit is what reaching the destination over a second carrier may take, where the first
-// had an answer within [near].
+// nearLimit is what reaching the destination over TLS may take where it has answered over QUIC
+// within [near].
 const nearLimit = time.Second
 
 // Choose has a [Preflight] over QUIC, and over TLS where that may be better, has d prefer the
@@ -40,25 +40,32 @@ func Choose(ctx context.Context, d *transport.EitherDialer, sources []Source, op
 	if err != nil {
 		return nil, err
 	}
+	d.Prefer(false)
 	first := candidate(ctx, d, sources, o)
-	switch {
-	case first.Carrier == "":
+	if first.Carrier == "" {
 		return nil, first.Err
-	case first.Carrier == "tls":
-		return []Candidate{first, {Carrier: "quic", Err: transport.ErrUnreachable}}, nil
-	case !first.leavesOpen() || ctx.Err() != nil:
-		return []Candidate{first}, nil
 	}
-	o.Attempt = transport.Attempt{Mig: transport.NewMigID(), Epoch: 1} // lanes of the first may still be under way
-	o.Observe, o.ConnectLimit = func(report.Event) {}, nearLimit
-	second := candidate(ctx, d.TLS, sources, o)
-	second.Carrier = "tls"
-	all := []Candidate{first, second}
-	if second.beats(first) {
-		slices.Reverse(all)
+	all := []Candidate{first}
+	if first.Carrier == "quic" && first.leavesOpen() && ctx.Err() == nil {
+		all = append(all, overTLS(ctx, d, sources, o, first))
+		if all[1].beats(first) {
+			slices.Reverse(all)
+		}
 	}
 	d.Prefer(all[0].Carrier == "tls")
 	return all, nil
+}
+
+// overTLS is what a second preflight finds.
+func overTLS(ctx context.Context, d *transport.EitherDialer, sources []Source, o Options, quic Candidate) Candidate {
+	o.Attempt = transport.Attempt{Mig: transport.NewMigID(), Epoch: 1} // lanes of the first may still be under way
+	o.Observe = func(report.Event) {}
+	if quic.Err == nil {
+		o.ConnectLimit = min(o.ConnectLimit, nearLimit)
+	}
+	c := candidate(ctx, d.TLS, sources, o)
+	c.Carrier = "tls"
+	return c
 }
 
 // candidate is what a preflight finds of a carrier, which has no name if nobody answers.
@@ -89,5 +96,6 @@ func (c Candidate) beats(quic Candidate) bool {
 	if c.Err == nil && quic.Err == nil {
 		return c.Found.Rate > clearly*quic.Found.Rate
 	}
-	return quic.Err != nil && !c.isCut()
+	f, answered := errors.AsType[*transport.Fault](c.Err)
+	return quic.Err != nil && (c.Err == nil || answered && f.Remote)
 }

@@ -40,6 +40,7 @@ func TestCandidates(t *testing.T) {
 		{"no TLS is there", quick, nobody, true, false},
 		{"both are cut off", lost, lost, true, false},
 		{"UDP is cut off, which the destination does not know", lost, declined, true, true},
+		{"UDP is cut off, and a stranger is at TLS", lost, stranger, true, false},
 		{"it would be refused", declined, quick, false, false},
 		{"another peer is there", stranger, quick, false, false},
 	} {

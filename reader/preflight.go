@@ -54,6 +54,9 @@ func askOver(ctx context.Context, dialer transport.Dialer, sources []Source, o O
 	if err == nil {
 		p.control = transport.NewControl(lane)
 		p.out.Carrier = transport.CarrierOf(lane)
+		if either, ok := dialer.(*transport.EitherDialer); ok {
+			p.dialer = either.Of(p.out.Carrier) // one carrier is measured
+		}
 		p.offer.Lanes = o.lanes(p.out.Carrier)
 		err = p.converse(ctx)
 		transport.HangUp(lane, p.deafen)

@@ -12,7 +12,7 @@ import (
 )
 
 // eitherListener accepts lanes over QUIC and over TLS at one address, through one door:
-// whoever tries both counts once.
+// its limits are for both together.
 type eitherListener struct {
 	quic *quicListener
 	tls  *tlsListener
@@ -65,9 +65,16 @@ func (l *eitherListener) Close() error {
 	return nil
 }
 
-// headStart is what the carrier that is tried first has before the other is tried beside it.
-// One that refuses does not wait for it.
+// headStart is what the carrier that is tried first has before the other is tried beside it,
+// or half of what time there is at all. The other of one that refuses does not wait.
 const headStart = time.Second
+
+func headStartOf(ctx context.Context) time.Duration {
+	if end, ok := ctx.Deadline(); ok {
+		return min(headStart, time.Until(end)/2)
+	}
+	return headStart
+}
 
 // EitherDialer opens lanes over QUIC or over TLS, whichever gets through: it tries one, and
 // where nobody answers there the other, and begins the next time with what has answered.
@@ -78,8 +85,16 @@ type EitherDialer struct {
 	tls atomic.Bool // is tried first
 }
 
-// Prefer has TLS tried first, or QUIC.
+// Prefer has TLS tried first, or QUIC, as at the beginning.
 func (d *EitherDialer) Prefer(tls bool) { d.tls.Store(tls) }
+
+// Of is the dialler of the carrier alone that has that name.
+func (d *EitherDialer) Of(c Carrier) Dialer {
+	if c.Name == "tls" {
+		return d.TLS
+	}
+	return d.QUIC
+}
 
 // attempt is how one carrier's Dial went.
 type attempt struct {
@@ -104,7 +119,7 @@ func (d *EitherDialer) Dial(ctx context.Context) (Lane, error) {
 	}
 	first := d.tls.Load()
 	go try(first) // ends with ctx, and is joined
-	late := time.NewTimer(headStart)
+	late := time.NewTimer(headStartOf(ctx))
 	defer late.Stop()
 	var failed error
 	for running, both := 1, false; running > 0; {

@@ -123,11 +123,16 @@ func TestEitherDialer(t *testing.T) {
 		{"both refuse", answering{err: refused}, answering{err: refused}, 0, 1, "refused"},
 		{"QUIC is a stranger's", answering{err: stranger}, answering{}, 0, 0, stranger.Error()},
 		{"TLS is a stranger's", answering{err: refused}, answering{err: stranger}, 0, 1, stranger.Error()},
+		{"QUIC is silent, and there is little time", answering{after: never}, answering{after: time.Millisecond}, 251 * time.Millisecond, 1, "tls"},
 		{"QUIC is silent, and TLS a stranger's", answering{after: never}, answering{err: stranger}, limit, 1, stranger.Error()},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			d := &EitherDialer{QUIC: &c.quic, TLS: &c.tls}
-			ctx, cancel := context.WithTimeout(t.Context(), limit)
+			within := limit
+			if strings.HasSuffix(c.name, "little time") {
+				within = 500 * time.Millisecond
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), within)
 			defer cancel()
 			began := time.Now()
 			lane, err := d.Dial(ctx)

@@ -27,7 +27,7 @@ func TestCommand(t *testing.T) {
 	}
 	dir := filepath.Join(t.TempDir(), "new")
 	var out bytes.Buffer
-	if err := run(t.Context(), []string{"--rounds", "1", "--most", "2", "--out", dir}, &out, t.Output()); err != nil {
+	if err := run(t.Context(), []string{"--rounds", "1", "--most", "4", "--out", dir}, &out, t.Output()); err != nil {
 		t.Fatal(err)
 	}
 	t.Log(out.String())

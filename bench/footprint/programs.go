@@ -33,7 +33,7 @@ func build(ctx context.Context, dir string) (programs, error) {
 
 func (p programs) command(ctx context.Context, name string, args ...string) *exec.Cmd {
 	c := exec.CommandContext(ctx, filepath.Join(p.dir, name), args...)
-	c.Env = append(os.Environ(), "XDG_CONFIG_HOME="+p.dir)
+	c.Env = append(os.Environ(), "XDG_CONFIG_HOME="+p.dir, "GOGC=", "GOMEMLIMIT=") // the programs have their own
 	c.Stderr = os.Stderr
 	return c
 }
@@ -104,8 +104,12 @@ func start(c *exec.Cmd) (wait func() (footprint, error), err error) {
 		if err != nil {
 			return f, fmt.Errorf("%v: %w", c, err)
 		}
-		// The kernel counts what this process had when it made the other one: that is less.
 		f.peak = c.ProcessState.SysUsage().(*syscall.Rusage).Maxrss << 10
+		// The kernel counts what this process had when it made the other one, too.
+		var own syscall.Rusage
+		if err := syscall.Getrusage(syscall.RUSAGE_SELF, &own); err != nil || own.Maxrss<<10 >= f.peak {
+			return f, fmt.Errorf("%v: the peak of %d bytes may be that of this process, which had %d KiB (%v)", c, f.peak, own.Maxrss, err)
+		}
 		return f, nil
 	}, nil
 }

@@ -44,7 +44,12 @@ func (s *sendFlags) measure(ctx context.Context, d *transport.EitherDialer, devi
 func (s *sendFlags) dialer(ctx context.Context, end endpoint, e *errand, devices []opened, show *show) (transport.Dialer, error) {
 	d := end.dialer()
 	if either, ok := d.(*transport.EitherDialer); ok && e.journal.Last().Record == handoff.None {
-		if _, err := s.measure(ctx, either, devices, nil, show); errors.Is(err, transport.ErrUnreachable) {
+		connects := func(ev report.Event) { // the rest the migration tells
+			if ev.Phase == report.Connect {
+				show.observe(ev)
+			}
+		}
+		if _, err := s.measure(ctx, either, devices, connects, show); errors.Is(err, transport.ErrUnreachable) {
 			return nil, err
 		}
 	}
