@@ -106,12 +106,25 @@ func start(c *exec.Cmd) (wait func() (footprint, error), err error) {
 		}
 		f.peak = c.ProcessState.SysUsage().(*syscall.Rusage).Maxrss << 10
 		// The kernel counts what this process had when it made the other one, too.
-		var own syscall.Rusage
-		if err := syscall.Getrusage(syscall.RUSAGE_SELF, &own); err != nil || own.Maxrss<<10 >= f.peak {
-			return f, fmt.Errorf("%v: the peak of %d bytes may be that of this process, which had %d KiB (%v)", c, f.peak, own.Maxrss, err)
+		if own, err := ownPeak(); err != nil || own >= f.peak {
+			return f, fmt.Errorf("%v: the peak of %d bytes may be that of this process, which had %d (%v)", c, f.peak, own, err)
 		}
 		return f, nil
 	}, nil
+}
+
+// ownPeak is the most that this process had in RAM, in bytes, without what its parent had.
+func ownPeak() (int64, error) {
+	status, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		return 0, err
+	}
+	_, value, _ := strings.Cut(string(status), "\nVmHWM:")
+	var kib int64
+	if _, err := fmt.Sscan(value, &kib); err != nil {
+		return 0, fmt.Errorf("/proc/self/status has no VmHWM: %w", err)
+	}
+	return kib << 10, nil
 }
 
 // listening is the address that mig-recv says. What it says then is nothing to anybody.
