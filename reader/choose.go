@@ -32,7 +32,8 @@ const nearLimit = time.Second
 // migration is in the first one's Err; [Send] would hear it too.
 //
 // The error says why nothing could be measured: [transport.ErrUnreachable] where nobody
-// answers on either carrier within ConnectLimit, or what [Preflight] says of the sources.
+// answers on either carrier within ConnectLimit, [transport.ErrAuth] where a stranger does,
+// or what [Preflight] says of the sources.
 // Those of a migration that is gone on with are not measured for: d finds who answers.
 // Options.Observe is told of the first Preflight.
 func Choose(ctx context.Context, d *transport.EitherDialer, sources []Source, opts *Options) ([]Candidate, error) {

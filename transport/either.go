@@ -88,9 +88,11 @@ type EitherDialer struct {
 // Prefer has TLS tried first, or QUIC, as at the beginning.
 func (d *EitherDialer) Prefer(tls bool) { d.tls.Store(tls) }
 
-// Of is the dialler of the carrier alone that has that name.
-func (d *EitherDialer) Of(c Carrier) Dialer {
-	if c.Name == "tls" {
+// Of is the dialler of a carrier alone.
+func (d *EitherDialer) Of(c Carrier) Dialer { return d.over(c.Name == "tls") }
+
+func (d *EitherDialer) over(tls bool) Dialer {
+	if tls {
 		return d.TLS
 	}
 	return d.QUIC
@@ -110,11 +112,7 @@ func (d *EitherDialer) Dial(ctx context.Context) (Lane, error) {
 	defer cancel()
 	ended := make(chan attempt)
 	try := func(tls bool) {
-		dialer := d.QUIC
-		if tls {
-			dialer = d.TLS
-		}
-		lane, err := dialer.Dial(ctx)
+		lane, err := d.over(tls).Dial(ctx)
 		ended <- attempt{lane, err, tls}
 	}
 	first := d.tls.Load()

@@ -76,8 +76,8 @@ func (d *QUICDialer) Dial(ctx context.Context) (Lane, error) {
 }
 
 // number makes the connection IDs of the next lane, so that a listener with several sockets
-// has not two lanes on one and none on another. Diallers begin anywhere, since many may have
-// few lanes, but for where the numbers soon begin again, which is no row to most sockets.
+// has not two lanes on one and none on another. Diallers begin anywhere below 128, since many
+// may have few lanes: at 256 the numbers begin again, which most numbers of sockets do not.
 func (d *QUICDialer) number() numbered {
 	d.first.Do(func() { d.lanes.Store(rand.Uint32N(128)) })
 	return numbered{int(d.lanes.Add(1) % 256), 256}

@@ -6,32 +6,20 @@ package main
 
 import (
 	"context"
-	"errors"
 	"flag"
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
 	"strconv"
 	"strings"
 
+	"github.com/migpipe/migpipe/bench/internal/command"
 	"github.com/migpipe/migpipe/bench/internal/record"
 )
 
-func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-	defer stop()
-	err := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
-	if errors.Is(err, flag.ErrHelp) {
-		return
-	}
-	if err != nil {
-		fmt.Fprintf(os.Stderr, "bench: error: %v\n", err)
-		os.Exit(1)
-	}
-}
+func main() { command.Main(run) }
 
-// run is the whole command. What it prints of its progress goes to progress.
+// run is the whole command.
 func run(ctx context.Context, args []string, out, progress io.Writer) error {
 	var s scenario
 	flags := flag.NewFlagSet("downtime", flag.ContinueOnError)

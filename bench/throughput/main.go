@@ -6,37 +6,19 @@ package main
 
 import (
 	"context"
-	"errors"
 	"flag"
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
 	"runtime"
 	"strconv"
 	"strings"
 
+	"github.com/migpipe/migpipe/bench/internal/command"
 	"github.com/migpipe/migpipe/bench/internal/record"
 )
 
-func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-	defer stop()
-	err := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
-	if err == nil || errors.Is(err, flag.ErrHelp) {
-		return
-	}
-	fmt.Fprintf(os.Stderr, "bench: error: %v\n", err)
-	if m, ok := errors.AsType[*mistake](err); ok {
-		fmt.Fprintf(os.Stderr, "hint: %s\n", m.hint)
-	}
-	os.Exit(1)
-}
-
-// mistake is an error that the caller can do something about.
-type mistake struct{ text, hint string }
-
-func (m *mistake) Error() string { return m.text }
+func main() { command.Main(run) }
 
 // plan is what is to be measured.
 type plan struct {
@@ -45,7 +27,7 @@ type plan struct {
 	ways   []way
 }
 
-// run is the whole command. What it prints of its progress goes to progress.
+// run is the whole command.
 func run(ctx context.Context, args []string, out, progress io.Writer) error {
 	p := plan{Size: 256 << 20}
 	flags := flag.NewFlagSet("throughput", flag.ContinueOnError)
@@ -60,7 +42,7 @@ func run(ctx context.Context, args []string, out, progress io.Writer) error {
 		return err
 	}
 	if flags.NArg() > 0 {
-		return &mistake{fmt.Sprintf("unknown argument %q", flags.Arg(0)), "--help lists the flags"}
+		return command.NewMistake(fmt.Sprintf("unknown argument %q", flags.Arg(0)), "--help lists the flags")
 	}
 	p.ways = only(ways(runtime.NumCPU()), *words)
 	if err := p.check(*words); err != nil {
@@ -80,7 +62,7 @@ func run(ctx context.Context, args []string, out, progress io.Writer) error {
 		return err
 	}
 	if err := r.save(*dir); err != nil {
-		return &mistake{err.Error(), "--out names another folder"}
+		return command.NewMistake(err.Error(), "--out names another folder")
 	}
 	return nil
 }
@@ -88,11 +70,11 @@ func run(ctx context.Context, args []string, out, progress io.Writer) error {
 func (p *plan) check(words string) error {
 	switch {
 	case p.Rounds < 1:
-		return &mistake{fmt.Sprintf("--rounds is %d", p.Rounds), "1 or more"}
+		return command.NewMistake(fmt.Sprintf("--rounds is %d", p.Rounds), "1 or more")
 	case p.Size < 1<<20:
-		return &mistake{fmt.Sprintf("--size is %d bytes", p.Size), "1MiB or more: less measures the beginning and the end only"}
+		return command.NewMistake(fmt.Sprintf("--size is %d bytes", p.Size), "1MiB or more: less measures the beginning and the end only")
 	case len(p.ways) == 0:
-		return &mistake{fmt.Sprintf("--only %q leaves no way", words), "words of the names are quic, tls, TCP, migpipe, mixed, zstd"}
+		return command.NewMistake(fmt.Sprintf("--only %q leaves no way", words), "words of the names are quic, tls, TCP, migpipe, mixed, zstd")
 	}
 	return nil
 }

@@ -13,6 +13,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/migpipe/migpipe/bench/internal/command"
 	"github.com/migpipe/migpipe/bench/internal/record"
 	"github.com/migpipe/migpipe/transport"
 )
@@ -91,7 +92,7 @@ func TestCannotSave(t *testing.T) {
 		t.Fatal(err)
 	}
 	err := run(t.Context(), []string{"--rounds", "1", "--size", "1MiB", "--only", "TCP", "--out", file}, io.Discard, io.Discard)
-	if m, ok := err.(*mistake); !ok || m.hint == "" {
+	if m, ok := err.(*command.Mistake); !ok || m.Hint == "" {
 		t.Errorf("%v, want a hint", err)
 	}
 }
