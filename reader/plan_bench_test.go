@@ -9,7 +9,8 @@ import (
 )
 
 // BenchmarkPlan is a step of the plan before the stop: what a stop now would take is
-// predicted anew with all that was measured, for devices that are far from ready for it. The engine's one goroutine does so each time that it looks.
+// predicted anew with all that was measured, for devices that are far from ready for it.
+// The engine's one goroutine does so each time that it looks.
 func BenchmarkPlan(b *testing.B) {
 	for _, devices := range []int{1, 8, 64} {
 		b.Run(fmt.Sprintf("devices=%d", devices), func(b *testing.B) {
