@@ -73,13 +73,19 @@ func slowStart(rtt time.Duration) func(time.Duration) float64 {
 	}
 }
 
-// What was over before a round had ended is measured all the same.
+// What was over before a round had ended is measured all the same, and so is what came
+// after all the rounds, by a path that stood still in them.
 func TestRampCutShort(t *testing.T) {
-	r := newRamp(100 * ms)
-	if r.look(150*ms, 1000) {
-		t.Error("open within a round")
-	}
-	if got, took := r.rate(150*ms, 1000); got != 1000 || took != 150*ms {
-		t.Errorf("%d bytes in %v", got, took)
+	for _, c := range []struct {
+		looked, ended time.Duration
+		seen          uint64 // by then
+	}{{150 * ms, 150 * ms, 1000}, {1000 * ms, 1100 * ms, 0}} {
+		r := newRamp(100 * ms)
+		if r.look(c.looked, c.seen) {
+			t.Error("open within a round")
+		}
+		if got, took := r.rate(c.ended, 1000); got != 1000 || took != c.ended {
+			t.Errorf("%d bytes in %v, want 1000 in %v", got, took, c.ended)
+		}
 	}
 }
