@@ -33,10 +33,10 @@ func TestContinue(t *testing.T) {
 			points := map[side]string{fault{at: c.at}.side(): c.at + "=kill"}
 			d := start(t, destination, shared.bin, points[destination], nil, args(destination, "--listen", "127.0.0.1:0")...)
 			address := d.await(t, "listening").Address
-			s := start(t, source, shared.bin, points[source], nil, args(source, "--to", address)...)
+			s := start(t, source, shared.bin, points[source], nil, args(source, "--downtime-limit", "10s", "--to", address)...)
 			if points[source] != "" {
 				s.wait(t)
-				s = start(t, source, shared.bin, "", nil, append(args(source, "--to", address), c.say...)...)
+				s = start(t, source, shared.bin, "", nil, append(args(source, "--downtime-limit", "10s", "--to", address), c.say...)...)
 			} else {
 				d.wait(t)
 				d = start(t, destination, shared.bin, "", nil, append(args(destination, "--listen", address), c.say...)...)

@@ -218,13 +218,16 @@ func cmdScrape(ts *testscript.TestScript, neg bool, args []string) {
 	})
 }
 
-// cmdAwait is "await NAME out|err TEXT": wait until its output has a text.
+// cmdAwait is "await NAME out|err PATTERN": wait until its output has a match, as grep
+// would find it.
 func cmdAwait(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 3 {
-		ts.Fatalf("usage: await NAME out|err TEXT")
+		ts.Fatalf("usage: await NAME out|err PATTERN")
 	}
+	pattern, err := regexp.Compile("(?m)" + args[2])
+	ts.Check(err)
 	wait(ts, args[0], func() error {
-		if !strings.Contains(ts.ReadFile(args[0]+"."+args[1]), args[2]) {
+		if !pattern.MatchString(ts.ReadFile(args[0] + "." + args[1])) {
 			return fmt.Errorf("no %q yet", args[2])
 		}
 		return nil

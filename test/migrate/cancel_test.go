@@ -314,15 +314,12 @@ func TestSecondSource(t *testing.T) {
 		p.add(t, "d0", slow, slow)
 		second := newPair(t, func(testing.TB) (transport.Dialer, transport.Listener) { return dialer, nil })
 		second.add(t, "d0", nic, nic)
-		done := make(chan side)
-		p.send.Observe = when(report.PreCopy, 0, func() {
-			go func() {
-				r, err := second.sendTo(dialer)
-				done <- side{r, err}
-			}()
-		})
+		var got side
+		p.send.PauseGuest = func(context.Context) error { // the first is being served
+			got.report, got.err = second.sendTo(dialer)
+			return nil
+		}
 		p.succeed(t)
-		got := <-done
 		if f := got.fault(t); f.Code != transport.CodeLimit || !f.Remote || got.report.Outcome != handoff.Rolledback {
 			t.Errorf("the second source: %v, %q", got.report.Outcome, f)
 		}

@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/migpipe/migpipe/codec"
-	"github.com/migpipe/migpipe/reader"
 	"github.com/migpipe/migpipe/transport/report"
 	"github.com/migpipe/migpipe/vfio"
 	"github.com/migpipe/migpipe/vfio/sim"
@@ -275,7 +274,7 @@ func TestChunkSizes(t *testing.T) {
 	} {
 		p := newPair(t, pipe)
 		p.add(t, "d0", "xe?size=4000000", "xe?size=4000000")
-		p.send = reader.Options{ChunkSize: c.send, Memory: 4 << 20}
+		p.send.ChunkSize, p.send.Memory = c.send, 4<<20
 		p.receive.ChunkSize = c.receive
 		s, _ := p.succeed(t)
 		if got := int(s.report.Devices[0].Chunks); got < c.chunks/2+1 || got > c.chunks {

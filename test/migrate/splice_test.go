@@ -82,7 +82,7 @@ func TestPath(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			p := newPair(t, c.carrier)
-			p.send = reader.Options{Codec: c.codec, Lanes: 3}
+			p.send.Codec, p.send.Lanes = c.codec, 3
 			var from, to []string
 			for i := range c.devices {
 				a, b := p.files(t, string(rune('a'+i)), c.size)

@@ -9,6 +9,7 @@ import (
 
 	"github.com/migpipe/migpipe/reader"
 	"github.com/migpipe/migpipe/transport/handoff"
+	"github.com/migpipe/migpipe/transport/report"
 	"github.com/migpipe/migpipe/vfio"
 	"github.com/migpipe/migpipe/vfio/file"
 	"github.com/migpipe/migpipe/writer"
@@ -37,11 +38,11 @@ func TestCancelUnreadPipe(t *testing.T) {
 		defer sink.Close()
 		p.sources = []reader.Source{{Name: "gpu0", Device: src}}
 		p.sinks = []writer.Sink{{Name: "gpu0", Device: sink}}
-		began := time.Now()
-		time.AfterFunc(300*time.Millisecond, p.cancelSend)
+		var began time.Time
+		p.send.Observe = when(report.StopCopy, 300*time.Millisecond, func() { began = time.Now(); p.cancelSend() })
 		s, d := p.run(t)
-		if took := time.Since(began); took > 3*time.Second {
-			t.Errorf("cancelled after 0.3 s, ended after %v", took)
+		if took := time.Since(began); began.IsZero() || took > 3*time.Second {
+			t.Errorf("cancelled at %v, ended %v after", began, took)
 		}
 		if s.report.Outcome != handoff.Rolledback || d.report.Outcome != handoff.Rolledback {
 			t.Errorf("outcomes %v (%v) and %v (%v)", s.report.Outcome, s.err, d.report.Outcome, d.err)

@@ -180,6 +180,9 @@ func TestRelay(t *testing.T) {
 	if text, _ := hear(client, never); text != "" {
 		t.Errorf("the client heard %q through a cut", text)
 	}
+	for end := time.Now().Add(soon); r.Counts(Down).Cut == 0 && time.Now().Before(end); {
+		time.Sleep(time.Millisecond)
+	}
 	r.Heal()
 	if c := r.Counts(Down); c.Cut != 1 || c.Passed != 4 {
 		t.Errorf("%+v", c)
