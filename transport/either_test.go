@@ -9,6 +9,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/migpipe/migpipe/test/port"
 )
 
 // TestEither: lanes of both carriers come out of one listener, which lets them in by
@@ -53,7 +55,7 @@ func TestEither(t *testing.T) {
 
 // TestEitherTaken: a port that one carrier cannot have is not used by the other.
 func TestEitherTaken(t *testing.T) {
-	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	taken, err := net.Listen("tcp", port.Own(t))
 	if err != nil {
 		t.Fatal(err)
 	}

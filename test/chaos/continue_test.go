@@ -4,6 +4,8 @@ import (
 	"path/filepath"
 	"slices"
 	"testing"
+
+	"github.com/migpipe/migpipe/test/port"
 )
 
 // TestContinue kills a program at a point where only its journal knows how far it has
@@ -31,8 +33,9 @@ func TestContinue(t *testing.T) {
 					"--state-dir", filepath.Join(dir, s.String())}, shared.volatile)
 			}
 			points := map[side]string{fault{at: c.at}.side(): c.at + "=kill"}
-			d := start(t, destination, shared.bin, points[destination], nil, args(destination, "--listen", "127.0.0.1:0")...)
-			address := d.await(t, "listening").Address
+			address := port.Own(t)
+			d := start(t, destination, shared.bin, points[destination], nil, args(destination, "--listen", address)...)
+			d.await(t, "listening")
 			s := start(t, source, shared.bin, points[source], nil, args(source, "--downtime-limit", "10s", "--to", address)...)
 			if points[source] != "" {
 				s.wait(t)

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/migpipe/migpipe/test/chaos/relay"
+	"github.com/migpipe/migpipe/test/port"
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
 	"github.com/migpipe/migpipe/transport/journal"
@@ -246,12 +247,11 @@ func (w *world) wrap(s side) []string {
 // receive runs mig-recv, at its old address if it has one.
 func (w *world) receive(points string, args ...string) *process {
 	w.t.Helper()
-	listen := w.address
-	if listen == "" {
-		listen = "127.0.0.1:0"
+	if w.address == "" {
+		w.address = port.Own(w.t)
 	}
-	p := w.start(destination, points, append([]string{"--listen", listen}, args...)...)
-	w.address = p.await(w.t, "listening").Address
+	p := w.start(destination, points, append([]string{"--listen", w.address}, args...)...)
+	p.await(w.t, "listening")
 	if w.relay == nil {
 		var err error
 		if w.relay, err = relay.Listen(w.address, w.seed); err != nil {

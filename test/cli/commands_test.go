@@ -18,6 +18,8 @@ import (
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/migpipe/migpipe/test/port"
 )
 
 // patience bounds every wait of a script.
@@ -29,6 +31,7 @@ var commands = map[string]func(ts *testscript.TestScript, neg bool, args []strin
 	"finish":  cmdFinish,
 	"exits":   cmdExits,
 	"signal":  cmdSignal,
+	"port":    cmdPort,
 	"address": cmdAddress,
 	"scrape":  cmdScrape,
 	"await":   cmdAwait,
@@ -157,6 +160,18 @@ func wait(ts *testscript.TestScript, name string, try func() error) {
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
+}
+
+// cmdPort is "port VAR": set a variable to an address that may be listened to again, after
+// a program that did has ended.
+func cmdPort(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: port VAR")
+	}
+	addr, release, err := port.Take()
+	ts.Check(err)
+	ts.Defer(release)
+	ts.Setenv(args[0], addr)
 }
 
 // cmdAddress is "address NAME VAR [EVENT]": wait until a program with --json listens, or

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/migpipe/migpipe/reader"
+	"github.com/migpipe/migpipe/test/port"
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
 	"github.com/migpipe/migpipe/transport/journal"
@@ -225,7 +226,7 @@ func newPartial(t *testing.T, sizes map[string]int) *partial {
 		t.Fatal(err)
 	}
 	p.dest = id.ID()
-	p.r = receiving{Listen: "127.0.0.1:0", Key: filepath.Join(p.dir, "recv.key"), Peer: p.source.ID().String(), State: p.dir, Devices: map[string]string{}}
+	p.r = receiving{Listen: port.Own(t), Key: filepath.Join(p.dir, "recv.key"), Peer: p.source.ID().String(), State: p.dir, Devices: map[string]string{}}
 	for name, size := range sizes {
 		b := make([]byte, size)
 		rand.NewChaCha8([32]byte{byte(size)}).Read(b)
