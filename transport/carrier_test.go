@@ -29,7 +29,7 @@ var either = []struct {
 		return &transport.QUICDialer{Addr: addr, Credentials: c}
 	}},
 	{"tls", func(addr string, c transport.Credentials) transport.Dialer {
-		return &transport.TLSDialer{Addr: addr, Credentials: c}
+		return &transport.TLSDialer{Addr: addr, Credentials: c, Idle: unread}
 	}},
 }
 
@@ -68,6 +68,9 @@ func TestCarrierTells(t *testing.T) {
 	}
 }
 
+// unread is how long a lane over TLS may stay unread in a test: Idle counts that as silence.
+const unread = 30 * time.Second
+
 func connectQUIC(t testing.TB) (transport.Dialer, transport.Listener) {
 	sender, receiver := newIdentity(t), newIdentity(t)
 	l, err := transport.ListenQUIC("127.0.0.1:0", transport.Pinned{Identity: receiver, Peers: []transport.ID{sender.ID()}}, nil)
@@ -83,7 +86,7 @@ func connectTLS(t testing.TB) (transport.Dialer, transport.Listener) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &transport.TLSDialer{Addr: l.Addr().String(), Credentials: transport.Pinned{Identity: sender, Peers: []transport.ID{receiver.ID()}}}, l
+	return &transport.TLSDialer{Addr: l.Addr().String(), Credentials: transport.Pinned{Identity: sender, Peers: []transport.ID{receiver.ID()}}, Idle: unread}, l
 }
 
 func connectEither(t testing.TB, dialer func(string, transport.Credentials) transport.Dialer) (transport.Dialer, transport.Listener) {

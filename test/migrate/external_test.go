@@ -190,9 +190,9 @@ func TestNotApproved(t *testing.T) {
 		"MaxDowntime passes": { // and that nothing moves is no stall
 			approve: func(*vmm) func(context.Context) error { return never },
 			set: func(v *vmm) {
-				v.send.DowntimeLimit, v.send.MaxDowntime, v.send.StallLimit = time.Second, 2*time.Second, 500*time.Millisecond
+				v.send.DowntimeLimit, v.send.MaxDowntime, v.send.StallLimit = 5*time.Second, 5*time.Second, 2*time.Second
 			},
-			code: transport.CodeTimeout, says: "the switchover was not approved: the guest stood still for 2s"},
+			code: transport.CodeTimeout, says: "the switchover was not approved: the guest stood still for 5s"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			timed(t, true, func(t *testing.T, carry carrier) {
@@ -262,7 +262,7 @@ func TestLostWhileDeciding(t *testing.T) {
 			return d, l
 		}, func(ctx context.Context) error { d.cut(); <-ctx.Done(); return context.Cause(ctx) }, nil)
 		v.lonely = true // the destination holds its copy until it is told
-		v.send.DowntimeLimit, v.send.MaxDowntime = time.Second, 2*time.Second
+		v.send.DowntimeLimit, v.send.MaxDowntime = 5*time.Second, 5*time.Second
 		s, r := v.run(t)
 		if s.report.Outcome != handoff.Rolledback || s.err == nil {
 			t.Errorf("source: %v (%v)", s.report.Outcome, s.err)
