@@ -116,10 +116,10 @@ func (r *ramp) look(now time.Duration, arrived uint64) (open bool) {
 	return r.flat >= 2 && got > 0
 }
 
-// rate is how much arrived in which time: since that grew no more or, if nothing has
-// since, or no round has ended, in all.
+// rate is how much arrived in which time: since that grew no more or, where that was
+// quicker, in all: a path may stand still in its rounds, and no round may have ended.
 func (r *ramp) rate(now time.Duration, arrived uint64) (uint64, time.Duration) {
-	if r.flatGot == 0 {
+	if float64(arrived)*r.flatTook.Seconds() >= float64(r.flatGot)*now.Seconds() {
 		return arrived, now
 	}
 	return r.flatGot, r.flatTook

@@ -73,19 +73,26 @@ func slowStart(rtt time.Duration) func(time.Duration) float64 {
 	}
 }
 
-// What was over before a round had ended is measured all the same, and so is what came
-// after all the rounds, by a path that stood still in them.
+// What was over before a round had ended is measured all the same, and so is a path that
+// stood still in its rounds, before anything had arrived or after a little had.
 func TestRampCutShort(t *testing.T) {
-	for _, c := range []struct {
-		looked, ended time.Duration
-		seen          uint64 // by then
-	}{{150 * ms, 150 * ms, 1000}, {1000 * ms, 1100 * ms, 0}} {
+	for name, c := range map[string]struct {
+		seen  []uint64 // after each round of 200 ms
+		ended time.Duration
+	}{
+		"no round":                    {nil, 150 * ms},
+		"nothing arrived in a round":  {[]uint64{0}, 300 * ms},
+		"nothing arrived at first":    {[]uint64{0, 0, 0, 0, 0}, 1100 * ms},
+		"a little arrived, then none": {[]uint64{10, 10, 10, 10, 10}, 1100 * ms},
+	} {
 		r := newRamp(100 * ms)
-		if r.look(c.looked, c.seen) {
-			t.Error("open within a round")
+		for i, n := range c.seen {
+			if r.look(time.Duration(i+1)*200*ms, n) {
+				t.Errorf("%s: open", name)
+			}
 		}
 		if got, took := r.rate(c.ended, 1000); got != 1000 || took != c.ended {
-			t.Errorf("%d bytes in %v, want 1000 in %v", got, took, c.ended)
+			t.Errorf("%s: %d bytes in %v, want 1000 in %v", name, got, took, c.ended)
 		}
 	}
 }
