@@ -82,7 +82,7 @@ func connectQUIC(t testing.TB) (transport.Dialer, transport.Listener) {
 
 func connectTLS(t testing.TB) (transport.Dialer, transport.Listener) {
 	sender, receiver := newIdentity(t), newIdentity(t)
-	l, err := transport.ListenTLS("127.0.0.1:0", transport.Pinned{Identity: receiver, Peers: []transport.ID{sender.ID()}}, nil)
+	l, err := transport.ListenTLS("127.0.0.1:0", transport.Pinned{Identity: receiver, Peers: []transport.ID{sender.ID()}}, &transport.ListenOptions{Idle: unread})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -91,7 +91,7 @@ func connectTLS(t testing.TB) (transport.Dialer, transport.Listener) {
 
 func connectEither(t testing.TB, dialer func(string, transport.Credentials) transport.Dialer) (transport.Dialer, transport.Listener) {
 	sender, receiver := newIdentity(t), newIdentity(t)
-	l, err := transport.ListenEither("127.0.0.1:0", transport.Pinned{Identity: receiver, Peers: []transport.ID{sender.ID()}}, nil)
+	l, err := transport.ListenEither("127.0.0.1:0", transport.Pinned{Identity: receiver, Peers: []transport.ID{sender.ID()}}, &transport.ListenOptions{Idle: unread})
 	if err != nil {
 		t.Fatal(err)
 	}

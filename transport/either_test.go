@@ -18,7 +18,7 @@ import (
 func TestEither(t *testing.T) {
 	sender, receiver := testIdentity(t), testIdentity(t)
 	known := Pinned{receiver, []ID{sender.ID()}}
-	l, err := ListenEither("127.0.0.1:0", known, nil)
+	l, err := ListenEither(port.Own(t), known, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

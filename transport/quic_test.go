@@ -15,6 +15,8 @@ import (
 
 	"github.com/quic-go/quic-go"
 	"go.uber.org/goleak"
+
+	"github.com/migpipe/migpipe/test/port"
 )
 
 // quicPair is a listener and what it takes to reach it, well or badly.
@@ -365,9 +367,11 @@ func TestQUICPeerVanishes(t *testing.T) {
 // A restarted peer recognises lanes of its former life: no timeout is waited for.
 func TestQUICPeerRestarts(t *testing.T) {
 	p := newQUICPair(t)
+	p.listener.Close()
+	addr := port.Own(t)
+	p.listen(t, addr, p.sender.ID())
 	ours := p.dial(t)
 	p.accept(t)
-	addr := p.listener.Addr().String()
 	p.breakSockets()
 	p.listen(t, addr, p.sender.ID())
 	if _, err := ours.Write(make([]byte, 64)); err != nil {

@@ -244,7 +244,7 @@ func (w *world) wrap(s side) []string {
 	return nil
 }
 
-// receive runs mig-recv, at its old address if it has one.
+// receive runs mig-recv, always at one address.
 func (w *world) receive(points string, args ...string) *process {
 	w.t.Helper()
 	if w.address == "" {

@@ -2,11 +2,11 @@ package migrate
 
 import (
 	"errors"
-	"net"
 	"testing"
 	"time"
 
 	"github.com/migpipe/migpipe/reader"
+	"github.com/migpipe/migpipe/test/port"
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/report"
 	"github.com/migpipe/migpipe/vfio"
@@ -20,13 +20,13 @@ func eitherPair(t testing.TB) (*transport.EitherDialer, transport.Listener) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { l.Close() })
-	return eitherDialer(l.Addr(), sender), l
+	return eitherDialer(l.Addr().String(), sender), l
 }
 
-func eitherDialer(to net.Addr, c transport.Credentials) *transport.EitherDialer {
+func eitherDialer(to string, c transport.Credentials) *transport.EitherDialer {
 	return &transport.EitherDialer{
-		QUIC: &transport.QUICDialer{Addr: to.String(), Credentials: c},
-		TLS:  &transport.TLSDialer{Addr: to.String(), Credentials: c},
+		QUIC: &transport.QUICDialer{Addr: to, Credentials: c},
+		TLS:  &transport.TLSDialer{Addr: to, Credentials: c},
 	}
 }
 
@@ -88,7 +88,7 @@ func TestChooseWhoAnswers(t *testing.T) {
 	}
 	w.cancelReceive()
 	<-w.done
-	if all, err := reader.Choose(w.sendCtx, eitherDialer(unused(t), tls.Credentials), w.sources, &w.send); len(all) > 0 || !errors.Is(err, transport.ErrUnreachable) {
+	if all, err := reader.Choose(w.sendCtx, eitherDialer(port.Own(t), tls.Credentials), w.sources, &w.send); len(all) > 0 || !errors.Is(err, transport.ErrUnreachable) {
 		t.Errorf("%+v, %v, want that nobody answers", all, err)
 	}
 	if _, err := w.sources[0].Device.SetState(vfio.Stop); err != nil {
@@ -98,14 +98,4 @@ func TestChooseWhoAnswers(t *testing.T) {
 	if f, ok := errors.AsType[*transport.Fault](err); len(all) > 0 || !ok || f.Code != transport.CodeDevice {
 		t.Errorf("%+v, %v, want that the device does not run", all, err)
 	}
-}
-
-// unused is an address at which nobody listens.
-func unused(t *testing.T) net.Addr {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	l.Close()
-	return l.Addr()
 }

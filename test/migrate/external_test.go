@@ -190,7 +190,7 @@ func TestNotApproved(t *testing.T) {
 		"MaxDowntime passes": { // and that nothing moves is no stall
 			approve: func(*vmm) func(context.Context) error { return never },
 			set: func(v *vmm) {
-				v.send.DowntimeLimit, v.send.MaxDowntime, v.send.StallLimit = 5*time.Second, 5*time.Second, 2*time.Second
+				v.send.DowntimeLimit, v.send.MaxDowntime, v.send.StallLimit = 4*time.Second, 5*time.Second, 2*time.Second
 			},
 			code: transport.CodeTimeout, says: "the switchover was not approved: the guest stood still for 5s"},
 	} {

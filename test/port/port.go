@@ -30,24 +30,34 @@ func Take() (addr string, release func(), err error) {
 	if err != nil {
 		return "", nil, err
 	}
-	const first, ports = 1024, 1<<16 - 1024 // those that need no privilege
-	begin := rand.IntN(ports)
-	for i := range ports {
-		p := first + (begin+i)%ports
-		if p >= low && p <= high {
-			continue
+	const first = 1024 // lower ones need a privilege
+	ports := rand.Perm(1<<16 - first)
+	for _, inside := range []bool{false, true} { // where the kernel may choose any port, that too
+		for _, i := range ports {
+			p := first + i
+			if (low <= p && p <= high) != inside {
+				continue
+			}
+			if addr, release := take(p); release != nil {
+				return addr, release, nil
+			}
 		}
-		// An abstract name is a lock over all processes, and ends with this one's.
-		lock, err := net.Listen("unix", fmt.Sprintf("@migpipe-test-port-%d", p))
-		if err != nil {
-			continue
-		}
-		if addr := fmt.Sprintf("127.0.0.1:%d", p); free(addr) {
-			return addr, func() { lock.Close() }, nil
-		}
-		lock.Close()
 	}
 	return "", nil, errors.New("port: none is free")
+}
+
+// take has no release for a port that is not free, or somebody else's.
+func take(p int) (addr string, release func()) {
+	// An abstract name is a lock over all processes, and ends with this one.
+	lock, err := net.Listen("unix", fmt.Sprint("@migpipe-test-port-", p))
+	if err != nil {
+		return "", nil
+	}
+	if addr = fmt.Sprintf("127.0.0.1:%d", p); !free(addr) {
+		lock.Close()
+		return "", nil
+	}
+	return addr, func() { lock.Close() }
 }
 
 // chosen is the range that the kernel chooses ports from (ip(7), ip_local_port_range).

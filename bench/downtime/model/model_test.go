@@ -159,6 +159,22 @@ func TestConservation(t *testing.T) {
 	})
 }
 
+// together is what devices take, with one more that has a thread of its own or follows.
+func together(others time.Duration, thread bool, one time.Duration) time.Duration {
+	if thread {
+		return max(others, one)
+	}
+	return others + one
+}
+
+// starts is what the starts of all devices take.
+func starts(s Strategy, devices []Device) (took time.Duration) {
+	for _, d := range devices {
+		took = together(took, s.Start, d.Start)
+	}
+	return took
+}
+
 // No downtime is shorter than what has to be done in it: the stops, then what each
 // device, the link and whoever loads have to do at least, and the starts. (That a longer
 // stop never helps is not so: the devices save ahead meanwhile, and pieces of other sizes
@@ -168,23 +184,17 @@ func TestLeast(t *testing.T) {
 		devices := drawDevices(t)
 		s := rapid.SampledFrom(Strategies(len(devices))).Draw(t, "strategy")
 		link := Link{Rate: 1e9, RTT: ms}
-		var stops, starts, saved, load time.Duration
+		var stops, saved, load time.Duration
 		var dirty int64
-		together := func(sum time.Duration, each bool, d time.Duration) time.Duration {
-			if each {
-				return max(sum, d)
-			}
-			return sum + d
-		}
 		for _, d := range devices {
-			stops, starts = together(stops, s.Stop, d.Stop), together(starts, s.Start, d.Start)
+			stops = together(stops, s.Stop, d.Stop)
 			if d.Initial == 0 { // else it saves ahead
 				saved = max(saved, d.Stop+timeFor(d.Save, d.Dirty))
 			}
 			load = together(load, s.Window, timeFor(d.Load, d.Dirty))
 			dirty += d.Dirty
 		}
-		least := max(stops+max(timeFor(link.Rate, dirty), load), saved) + starts
+		least := max(stops+max(timeFor(link.Rate, dirty), load), saved) + starts(s, devices)
 		if dirty > 0 {
 			least += link.RTT / 2
 		}
@@ -206,16 +216,9 @@ func TestLongerStart(t *testing.T) {
 		link := Link{Rate: 1e9, RTT: ms}
 		before := mustRun(t, s, link, devices...)
 		d := &devices[rapid.IntRange(0, len(devices)-1).Draw(t, "device")]
-		last := time.Duration(0) // of all of them
-		if s.Start {
-			for _, d := range devices {
-				last = max(last, d.Start)
-			}
-		} else {
-			last = d.Start
-		}
+		longer := -starts(s, devices)
 		d.Start += 100 * ms
-		longer := max(0, d.Start-last)
+		longer += starts(s, devices)
 		if after := mustRun(t, s, link, devices...); after.Downtime != before.Downtime+longer {
 			t.Errorf("%s: %v, want %v more than %v", s.Name, after.Downtime, longer, before.Downtime)
 		}
