@@ -34,12 +34,13 @@ func TestContinue(t *testing.T) {
 			}
 			points := map[side]string{fault{at: c.at}.side(): c.at + "=kill"}
 			address := port.Own(t)
+			to := []string{"--downtime-limit", "10s", "--to", address}
 			d := start(t, destination, shared.bin, points[destination], nil, args(destination, "--listen", address)...)
 			d.await(t, "listening")
-			s := start(t, source, shared.bin, points[source], nil, args(source, "--downtime-limit", "10s", "--to", address)...)
+			s := start(t, source, shared.bin, points[source], nil, args(source, to...)...)
 			if points[source] != "" {
 				s.wait(t)
-				s = start(t, source, shared.bin, "", nil, append(args(source, "--downtime-limit", "10s", "--to", address), c.say...)...)
+				s = start(t, source, shared.bin, "", nil, append(args(source, to...), c.say...)...)
 			} else {
 				d.wait(t)
 				d = start(t, destination, shared.bin, "", nil, append(args(destination, "--listen", address), c.say...)...)

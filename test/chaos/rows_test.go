@@ -23,9 +23,6 @@ const (
 	slowStopTo = "sim:xe"
 )
 
-// patient sides do not tell a loss by silence before 5 s.
-var patient = [2][]string{{"--idle-limit", "5s"}, {"--idle-limit", "5s"}}
-
 // rows are the cases of the hand-off's table, by its numbers. Several may be of one
 // row.
 var rows = []scenario{
@@ -158,10 +155,10 @@ var rows = []scenario{
 	{row: 37, name: "mig-recv killed in stop-copy: dialled for as long as the guest may stand still", urls: [2]string{slowStop, slowStopTo},
 		flags:  [2][]string{source: {"--downtime-limit", "4s", "--max-downtime", "4s"}},
 		faults: []fault{{at: "destination.did.write@4", do: kill}}, want: [2]end{aborted(10), killed}, after: allOf(backWithin(4*time.Second), notBackBefore(4*time.Second))},
-	{row: 37, name: "mig-recv killed while it loads, and restarted: told by its reset", quick: true, flags: patient,
-		faults: []fault{{at: "destination.did.write@8", do: restarts(0)}}, want: [2]end{aborted(5), waiting}, after: toldWithin(3 * time.Second), owner: "source runs"},
-	{row: 37, name: "mig-recv killed while it loads, and restarted with its device kept", kept: true, flags: patient,
-		faults: []fault{{at: "destination.did.write@8", do: restarts(0)}}, want: [2]end{aborted(5), waiting}, after: toldWithin(3 * time.Second), owner: "source runs"},
+	{row: 37, name: "mig-recv killed while it loads, and restarted: told by its reset", quick: true,
+		faults: []fault{{at: "destination.did.write@8", do: restarts(0)}}, want: [2]end{aborted(5), waiting}, after: toldWithin(500 * time.Millisecond), owner: "source runs"},
+	{row: 37, name: "mig-recv killed while it loads, and restarted with its device kept", kept: true,
+		faults: []fault{{at: "destination.did.write@8", do: restarts(0)}}, want: [2]end{aborted(5), waiting}, after: toldWithin(500 * time.Millisecond), owner: "source runs"},
 	{row: 38, name: "mig-recv killed before READY is sent", quick: true,
 		faults: []fault{{at: "destination.did.append.ready", do: kill}}, want: [2]end{aborted(4), killed}},
 	{row: 38, name: "mig-recv killed before READY is sent, and restarted with its device kept: READY", quick: true, kept: true,

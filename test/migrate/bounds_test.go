@@ -158,6 +158,9 @@ func TestTurnedAway(t *testing.T) {
 			other := open(t, "mlx5?size=1MiB")
 			second.report, second.err = reader.Send(ctx, d, []reader.Source{{Name: "nic0", Device: other}}, nil)
 			wantState(t, other, vfio.Running)
+			if len(other.Log()) != 0 {
+				t.Error("the second source was touched")
+			}
 			return nil
 		}
 		p.receive.Observe = func(ev report.Event) {
@@ -166,8 +169,8 @@ func TestTurnedAway(t *testing.T) {
 			}
 		}
 		p.succeed(t)
-		if f := second.fault(t); f.Code != transport.CodeLimit || !f.Remote {
-			t.Errorf("the second source: %v", f)
+		if f := second.fault(t); f.Code != transport.CodeLimit || !f.Remote || second.report.Outcome != handoff.Rolledback {
+			t.Errorf("the second source: %v, %q", second.report.Outcome, f)
 		}
 		if len(warned) != 1 || !strings.Contains(warned[0], "turned away") {
 			t.Errorf("the destination said %q", warned)

@@ -302,29 +302,3 @@ func TestInDoubt(t *testing.T) {
 		})
 	})
 }
-
-// TestSecondSource: one destination serves one migration, and says so.
-func TestSecondSource(t *testing.T) {
-	timed(t, true, func(t *testing.T, carry carrier) {
-		var dialer transport.Dialer
-		p := newPair(t, func(t testing.TB) (d transport.Dialer, l transport.Listener) {
-			dialer, l = carry(t)
-			return dialer, l
-		})
-		p.add(t, "d0", slow, slow)
-		second := newPair(t, func(testing.TB) (transport.Dialer, transport.Listener) { return dialer, nil })
-		second.add(t, "d0", nic, nic)
-		var got side
-		p.send.PauseGuest = func(context.Context) error { // the first is being served
-			got.report, got.err = second.sendTo(dialer)
-			return nil
-		}
-		p.succeed(t)
-		if f := got.fault(t); f.Code != transport.CodeLimit || !f.Remote || got.report.Outcome != handoff.Rolledback {
-			t.Errorf("the second source: %v, %q", got.report.Outcome, f)
-		}
-		if len(second.src[0].Log()) != 0 {
-			t.Error("the second source was touched")
-		}
-	})
-}
