@@ -34,7 +34,7 @@ const idFile = "witness-id"
 // folder a name.
 func OpenDir(path string) (*Dir, error) {
 	d := &Dir{path: path}
-	id, err := d.once(idFile, rand.Text())
+	id, err := d.once(filepath.Join(path, idFile), rand.Text())
 	if err != nil {
 		return nil, fmt.Errorf("witness dir:%s: %w", path, err)
 	}
@@ -50,13 +50,29 @@ func (d *Dir) Name() string { return d.name }
 // Decide links the register, or reads who has. A file system that hangs is waited
 // for no longer than ctx; the call to it ends when the file system answers.
 func (d *Dir) Decide(ctx context.Context, attempt transport.Attempt, me handoff.Side) (handoff.Side, error) {
+	return d.await(ctx, func() (handoff.Side, error) { return d.decide(attempt, me) })
+}
+
+// decideAndRemove is Decide for an attempt that does not exist: it leaves no register.
+func (d *Dir) decideAndRemove(ctx context.Context, unused transport.Attempt, me handoff.Side) (handoff.Side, error) {
+	return d.await(ctx, func() (handoff.Side, error) {
+		winner, err := d.decide(unused, me)
+		if err == nil {
+			err = os.Remove(d.register(unused))
+		}
+		return winner, err
+	})
+}
+
+// await waits for what do does, and no longer than ctx.
+func (d *Dir) await(ctx context.Context, do func() (handoff.Side, error)) (handoff.Side, error) {
 	type answer struct {
 		winner handoff.Side
 		err    error
 	}
 	answers := make(chan answer, 1)
 	go func() { // ends when the file system answers
-		winner, err := d.decide(attempt, me)
+		winner, err := do()
 		answers <- answer{winner, err}
 	}()
 	select {
@@ -67,8 +83,13 @@ func (d *Dir) Decide(ctx context.Context, attempt transport.Attempt, me handoff.
 	}
 }
 
+// register is the path of an attempt's register.
+func (d *Dir) register(a transport.Attempt) string {
+	return filepath.Join(d.path, fmt.Sprintf("%v.%d", a.Mig, a.Epoch))
+}
+
 func (d *Dir) decide(attempt transport.Attempt, me handoff.Side) (handoff.Side, error) {
-	text, err := d.once(fmt.Sprintf("%v.%d", attempt.Mig, attempt.Epoch), me.String())
+	text, err := d.once(d.register(attempt), me.String())
 	if err == nil {
 		var winner handoff.Side
 		if winner, err = parseSide(text); err == nil {
@@ -81,8 +102,7 @@ func (d *Dir) decide(attempt transport.Attempt, me handoff.Side) (handoff.Side, 
 // once makes a file with a text unless it is there, and gives what the file then
 // says. What it gives is on the disk: the name is synced whoever has made it, since
 // the other host may have been cut off before it could.
-func (d *Dir) once(name, text string) (string, error) {
-	final := filepath.Join(d.path, name)
+func (d *Dir) once(final, text string) (string, error) {
 	got, err := read(final)
 	if errors.Is(err, fs.ErrNotExist) {
 		if err = d.link(final, text); err == nil {

@@ -49,6 +49,27 @@ func Ask(ctx context.Context, w Witness, mark handoff.Register, attempt transpor
 	return w.Decide(ctx, attempt, me)
 }
 
+// Probe asks a witness for the register of a migration that does not exist, in the name
+// of one side, and gives the time that the answer took. The error says that the witness
+// gives no answer, or the wrong one: a new register belongs to the first side that asks.
+// It takes Timeout at most, and may be called at any time, for no migration has the
+// register.
+func Probe(ctx context.Context, w Witness, me handoff.Side) (took time.Duration, err error) {
+	ctx, cancel := context.WithTimeout(ctx, Timeout)
+	defer cancel()
+	unused := transport.Attempt{Mig: transport.NewMigID(), Epoch: 1}
+	decide := w.Decide
+	if dir, ok := w.(*Dir); ok {
+		decide = dir.decideAndRemove
+	}
+	began := time.Now()
+	winner, err := decide(ctx, unused, me)
+	if err == nil && winner != me {
+		err = fmt.Errorf("witness %s: the %v was the first to ask for a register, and the %v has it", w.Name(), me, winner)
+	}
+	return time.Since(began), err
+}
+
 // MaxName is the longest name of a witness, in bytes.
 const MaxName = 64
 
