@@ -32,6 +32,7 @@ func (e *engine) approved(err error) {
 		return
 	}
 	e.clock.approved = time.Now()
+	e.note(handoff.StepDecide, e.clock.approved.Sub(e.clock.ready))
 	e.tell(report.Event{Kind: report.Phase, Phase: report.Commit})
 	e.own(handoff.Approved{})
 }

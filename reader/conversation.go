@@ -11,6 +11,7 @@ import (
 	"github.com/migpipe/migpipe/internal/failpoint"
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
+	"github.com/migpipe/migpipe/transport/handoff/witness"
 	"github.com/migpipe/migpipe/transport/report"
 )
 
@@ -71,6 +72,7 @@ func (e *engine) message(m transport.Message) {
 	case *transport.Running:
 		if e.owner.Phase == handoff.SourceDoubt {
 			e.clock.running, e.clock.startTook = time.Now(), time.Duration(m.StartNS)
+			e.clock.witnessTook, e.clock.acceptTook = time.Duration(m.WitnessNS), time.Duration(m.AcceptNS)
 			e.clock.sent = e.clock.start.Add(time.Duration(e.sent.Load()))
 			e.tell(report.Event{Kind: report.Phase, Phase: report.Running})
 		}
@@ -144,6 +146,14 @@ func (e *engine) welcome(m *transport.Welcome) {
 	}
 	e.meter.trip(time.Now(), time.Since(e.clock.hello)-time.Duration(max(m.HeldNS, 0)))
 	e.startHint = time.Duration(min(max(m.EnterNS, 0), int64(time.Minute)))
+	e.steps = e.opts.foresee(m)
+	e.warnUnknown()
+	if m.WitnessFault != "" {
+		if f := e.opts.refuseWithout(errors.New(transport.PeerText(m.WitnessFault)), true); f != nil {
+			e.failed(f)
+			return
+		}
+	}
 	e.dialLanes(int(m.Lanes))
 }
 
@@ -174,10 +184,18 @@ func (e *engine) acked(m *transport.Ack) {
 	e.overdue()
 }
 
+// welcomeLimit is how long WELCOME may take. The destination asks the witness before.
+func (o *Options) welcomeLimit() time.Duration {
+	if o.Witness != nil {
+		return o.ConnectLimit + witness.Timeout
+	}
+	return o.ConnectLimit
+}
+
 func (e *engine) noWelcome() {
 	if e.owner.Phase == handoff.SourceHello {
 		e.failed(&transport.Fault{Code: transport.CodeTimeout,
-			Err: fmt.Errorf("%w within %v", ErrNoWelcome, e.opts.ConnectLimit)})
+			Err: fmt.Errorf("%w within %v", ErrNoWelcome, e.opts.welcomeLimit())})
 	}
 }
 

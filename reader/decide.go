@@ -1,7 +1,9 @@
 package reader
 
 import (
+	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/migpipe/migpipe/transport/report"
@@ -24,10 +26,10 @@ func (p *plan) forecast(now time.Duration) (next report.Forecast) {
 
 // most is the downtime if every device turns out to dump everything anew that
 // has not had the time to show it, or if it turns out to load as slowly as it may.
-func (p *plan) most(now time.Duration, worst bool) time.Duration {
+func (p *plan) most(now time.Duration, worst bool) report.Prediction {
 	over := p.path
 	over.worst = worst
-	return predict(p.figures(func(d *planDevice) uint64 { return d.most(now) }), over).Downtime.Took
+	return predict(p.figures(func(d *planDevice) uint64 { return d.most(now) }), over)
 }
 
 // figures are what is known by now, until they are asked for again.
@@ -43,14 +45,21 @@ func (p *plan) figures(left func(*planDevice) uint64) []figures {
 // decide ends PRE_COPY when the destination holds every device's initial bytes
 // and the predicted downtime is within the limit. Where PRE_COPY reaches a cap
 // first, limits.onLimit says what happens. As long as initial bytes are missing
-// the guest is not stopped: only when they are applied is it known that the
-// destination takes this state.
+// the guest is stopped only by force: when they are applied it is known that the
+// destination takes this state, and what takes it longest is done.
 func (p *plan) decide(now time.Duration) []any {
 	if p.phase > precopying {
 		return nil
 	}
+	if over := p.hopeless(now); over != nil && p.phase == precopying {
+		return p.giveUp(*over)
+	}
+	return append(p.warnFixed(), p.decideStop(now)...)
+}
+
+func (p *plan) decideStop(now time.Duration) []any {
 	ready := p.ready()
-	next, limit := p.expected(now), p.limits.downtime
+	next, limit := p.expected(now), p.limit()
 	over, reached := p.cap(now)
 	switch {
 	case p.phase < precopying || p.warmth == warming || p.cut: // nothing but the timeout ends these
@@ -61,12 +70,12 @@ func (p *plan) decide(now time.Duration) []any {
 		p.warmth = warming
 		return []any{warmUp{}}
 	case !ready || next.Took > limit || p.dark(now):
-	case p.most(now, false)-next.Took > limit/8: // a little patience tells which of them it is
-	case p.most(now, true) > limit/10*11:
+	case p.most(now, false).Downtime.Took-next.Took > limit/8: // a little patience tells which of them it is
+	case p.most(now, true).Downtime.Took > limit/10*11:
 	case next.Known:
-		return p.stopBecause(now, "the predicted downtime is within the limit")
+		return p.stopBecause(now, p.within())
 	case !p.stale(): // nobody will ever know more
-		return p.stopBecause(now, "the downtime cannot be predicted")
+		return p.stopBecause(now, "the downtime cannot be predicted"+p.without())
 	}
 	switch {
 	case !reached:
@@ -74,11 +83,76 @@ func (p *plan) decide(now time.Duration) []any {
 	case over.Limit == LimitTimeout:
 	case p.limits.onLimit == Continue && p.anyPreCopy():
 		return p.goOn(over, next)
-	case p.limits.onLimit == Force && ready:
+	case p.limits.onLimit == Force:
+		p.forced = true
 		return p.stopBecause(now, over.what()+", and the stop is forced")
 	}
-	over.Ready, over.Predicted = ready, max(next.Took, p.most(now, true))
+	worst := p.most(now, true)
+	if next.Took > worst.Downtime.Took {
+		worst = p.forecast(now).Prediction
+	}
+	over.Ready, over.Predicted, over.Stages = ready, worst.Downtime.Took, worst.Stages()
 	return p.giveUp(over)
+}
+
+// sureAfter is how long PRE_COPY measures round trips before the least of them counts
+// against the limit: the first may have met a busy path.
+const sureAfter = time.Second
+
+// hopeless says, as soon as it is known, that what no PRE_COPY shortens takes longer
+// than the limit: to wait would be in vain, Continue or not. nil if it is not so, or
+// if the stop is forced.
+func (p *plan) hopeless(now time.Duration) *LimitError {
+	if p.limits.onLimit == Force {
+		return nil
+	}
+	over := p.path
+	if p.phase < precopying || now-p.began < sureAfter {
+		over.rtt.Took = 0
+	}
+	if over.fixed(p.stopping, p.starting).Downtime.Took <= p.limits.downtime {
+		return nil
+	}
+	fixed := p.path.fixed(p.stopping, p.starting)
+	return &LimitError{Limit: LimitFixed, Allowed: p.limits.downtime, Ready: p.ready(), Predicted: fixed.Downtime.Took, Stages: fixed.Stages()}
+}
+
+// limit is what a stop may take. Where it is forced, steps that no PRE_COPY shortens do
+// not count if they alone are over the limit: PRE_COPY brings down the rest.
+func (p *plan) limit() time.Duration {
+	limit := p.limits.downtime
+	if fixed := p.path.fixed(p.stopping, p.starting).Downtime.Took; p.limits.onLimit == Force && fixed > limit {
+		return min(limit, unlimited) + fixed
+	}
+	return limit
+}
+
+// within is why a stop begins that fits the limit.
+func (p *plan) within() string {
+	if p.limit() == p.limits.downtime {
+		return "the predicted downtime is within the limit"
+	}
+	return "what pre-copy shortens is within the limit, and the stop is forced"
+}
+
+// without says which steps a prediction leaves out, and how long the rest of it takes.
+func (p *plan) without() string {
+	if names := p.path.steps.unknown(); len(names) > 0 {
+		return " without " + strings.Join(names, ", ")
+	}
+	return ""
+}
+
+// warnFixed tells, once, that a stop will be over the limit, which is forced.
+func (p *plan) warnFixed() []any {
+	limit := p.limit()
+	if p.warned || limit == p.limits.downtime {
+		return nil
+	}
+	p.warned = true
+	fixed := p.path.fixed(p.stopping, p.starting)
+	return []any{warn{fmt.Sprintf("the downtime will be over the limit of %v, whatever pre-copy does, and the stop is forced: the steps that pre-copy does not shorten take %v%s",
+		p.limits.downtime, round(fixed.Downtime.Took), mainly(fixed.Stages()))}}
 }
 
 // cold reports whether the lanes are to be padded: they were never full, so that
@@ -86,7 +160,7 @@ func (p *plan) decide(now time.Duration) []any {
 // fit. Where nobody waits for the stop, nobody waits for this.
 func (p *plan) cold(now time.Duration, next report.Span) bool {
 	return p.warmth == cold && !p.path.full && p.limits.downtime < unlimited &&
-		(p.dark(now) || next.Took > p.limits.downtime)
+		(p.dark(now) || next.Took > p.limit())
 }
 
 // dark reports whether nothing shows how fast the lanes are, and more than a burst
@@ -115,6 +189,12 @@ func (p *plan) stopBecause(now time.Duration, why string) []any {
 func (p *plan) giveUp(over LimitError) []any {
 	p.phase = gaveUp
 	return []any{giveUp{&over}}
+}
+
+// waits reports whether PRE_COPY goes on for nothing but the limit: all has gone once,
+// and what is left takes too long.
+func (p *plan) waits(now time.Duration) bool {
+	return p.phase == precopying && (p.capped || p.rounds() > 0) && p.ready() && p.warmth != warming && !p.cut && p.expected(now).Took > p.limit()
 }
 
 // goOn tells, once, that a cap was reached and is not acted upon.

@@ -66,6 +66,9 @@ func Send(ctx context.Context, dialer transport.Dialer, sources []Source, opts *
 	if err := cmp.Or(checkP2P(sources, o), checkRunning(sources)); err != nil {
 		return report.Report{Outcome: handoff.Rolledback}, err
 	}
+	if err := probeWitness(ctx, &o); err != nil {
+		return report.Report{Outcome: handoff.Rolledback, Attempt: o.Attempt}, err
+	}
 	e := newEngine(o, dialer, sources)
 	if err := e.connect(ctx); err != nil {
 		e.close()
@@ -98,9 +101,11 @@ type engine struct {
 	offer   *transport.Hello
 
 	plan       plan
-	setTook    time.Duration // the slowest transition so far
-	startHint  time.Duration // and the destination's
-	confirming int           // devices that have not answered yet
+	setTook    time.Duration            // the slowest transition so far
+	startHint  time.Duration            // and the destination's
+	steps      steps                    // of a stop, as foreseen
+	ran        map[string]time.Duration // steps of this run, for StepTimes; nil before
+	confirming int                      // devices that have not answered yet
 	owner      handoff.Source
 	fleet      *fleet
 	arena      *transport.Arena
@@ -193,7 +198,8 @@ type clock struct {
 	back, resumed                                          time.Time     // a rollback's beginning and end
 	moved                                                  time.Time     // when a byte was last drained or applied
 	startTook                                              time.Duration
-	decides                                                bool // the owner does, between ready and approved
+	witnessTook, acceptTook                                time.Duration // before that, as RUNNING tells
+	decides                                                bool          // the owner does, between ready and approved
 	approved                                               time.Time
 }
 
@@ -244,7 +250,7 @@ func (e *engine) allot(lanes int) (err error) {
 func (e *engine) loop(ctx context.Context, begin func()) {
 	ticker := time.NewTicker(tick)
 	defer ticker.Stop()
-	welcome := time.NewTimer(e.opts.ConnectLimit)
+	welcome := time.NewTimer(e.opts.welcomeLimit())
 	defer welcome.Stop()
 	begin()
 	cancelled := ctx.Done()
@@ -285,6 +291,7 @@ func (e *engine) join() {
 	e.others.Wait()
 	e.hooking.Wait()
 	e.tellHooks()
+	e.keepTimes()
 	closeLanes(e.dialled)
 	e.forget()
 	if e.letGo && !e.owner.Empty { // what was reset since may be somebody else's by now

@@ -140,6 +140,9 @@ func (f *fuzzedPlan) measured() (ev measured) {
 	}
 	ev.path = path{chunk: 1 + f.number()&(1<<22-1), rate: f.rate(), full: f.byte()%2 == 0, rtt: f.span()}
 	ev.stop, ev.start = f.span(), f.span()
+	if n := f.number(); n > 0 {
+		ev.path.steps = steps{pause: step{time.Duration(n & (1<<30 - 1)), n%2 == 0}, witness: step{time.Duration(n >> 40), n%3 == 0}}
+	}
 	return ev
 }
 
@@ -183,10 +186,10 @@ func (f *fuzzedPlan) take(ev any) {
 }
 
 // pause is allowed when the destination has every initial byte, and what is known to
-// take too long is not begun unless it is forced.
+// take too long is not begun, unless it is forced.
 func (f *fuzzedPlan) pause() {
 	p := f.plan
-	if !p.ready() {
+	if !p.ready() && p.limits.onLimit != Force {
 		f.t.Fatal("the guest is stopped before the initial bytes are applied")
 	}
 	if down := p.prediction.Downtime; p.limits.onLimit != Force && down.Took > p.limits.downtime {
@@ -248,9 +251,9 @@ func (f *fuzzedPlan) drained() {
 var (
 	fuzzLimits   = []byte{0x7f, 0, 0x9f, 29, 0} // 4 s, refuse, 17 minutes, 30 rounds, no timeout
 	fuzzAnswer   = []byte{0, 0}
-	fuzzMeasured = []byte{0x72, 0x72}                      // save and load 512 MB/s
-	fuzzPath     = []byte{0x41, 0x72, 0, 0x42, 0x42, 0x42} // of 512 MB/s, that was full; transitions of 0.1 ms
-	fuzzIdle     = []byte{255, 1, 0, 0, 0, 0, 0, 0}        // device 0 has nothing more, 2.55 s later
+	fuzzMeasured = []byte{0x72, 0x72}                         // save and load 512 MB/s
+	fuzzPath     = []byte{0x41, 0x72, 0, 0x42, 0x42, 0x42, 0} // of 512 MB/s, that was full; transitions of 0.1 ms, no steps
+	fuzzIdle     = []byte{255, 1, 0, 0, 0, 0, 0, 0}           // device 0 has nothing more, 2.55 s later
 	fuzzAlone    = slices.Concat(fuzzLimits, []byte{0, 0}, sizeOf(0), []byte{0, 3, 0, 0}, fuzzMeasured, fuzzPath,
 		fuzzAnswer, fuzzAnswer, fuzzAnswer, []byte{0, 4, 0})
 	fuzzPair = slices.Concat(fuzzLimits, []byte{1, 3, 0}, fuzzAnswer, sizeOf(0), sizeOf(1),

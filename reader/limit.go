@@ -1,9 +1,14 @@
 package reader
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
+
+	"github.com/migpipe/migpipe/transport/report"
 )
 
 // What ends an attempt by taking too long.
@@ -20,7 +25,7 @@ type OnLimit uint8
 // What to do on a limit.
 const (
 	Refuse   OnLimit = iota // end the attempt: the guest runs on here
-	Continue                // go on with PRE_COPY, until it fits or Options.Timeout ends it
+	Continue                // go on with PRE_COPY, until it fits or Options.Timeout ends it; refuse what no PRE_COPY makes fit
 	Force                   // stop the guest all the same
 )
 
@@ -35,6 +40,7 @@ const (
 	LimitTimeout               // Options.Timeout
 	LimitReinit                // a device was initialised anew at every stop
 	LimitPath                  // nothing shows how fast the path is
+	LimitFixed                 // the steps of a stop that no PRE_COPY shortens take longer than Options.DowntimeLimit
 )
 
 // unlimited is from where on Options.DowntimeLimit limits nothing.
@@ -48,6 +54,7 @@ type LimitError struct {
 	Count     int           // or a number
 	Ready     bool          // the destination has applied the initial bytes
 	Predicted time.Duration // the downtime that a stop would have meant
+	Stages    []report.PredictedStage
 }
 
 // what names the limit and its value.
@@ -58,13 +65,22 @@ func (e *LimitError) what() string {
 	case LimitPrecopy:
 		return fmt.Sprintf("PRE_COPY has reached its time limit of %v", e.Allowed)
 	case LimitRounds:
-		return fmt.Sprintf("PRE_COPY has reached its limit of %d rounds", e.Count)
+		return fmt.Sprintf("PRE_COPY has reached its limit of %d round%s", e.Count, plural(e.Count))
 	case LimitTimeout:
 		return fmt.Sprintf("the guest was not to be stopped later than after %v", e.Allowed)
 	case LimitPath:
 		return "nothing shows how fast the path is: the destination has told of no padding"
+	case LimitFixed:
+		return fmt.Sprintf("the downtime is over the limit of %v, whatever PRE_COPY does", e.Allowed)
 	}
 	return fmt.Sprintf("a device was initialised anew in each of %d stops", e.Count)
+}
+
+func plural(n int) string {
+	if n == 1 {
+		return ""
+	}
+	return "s"
 }
 
 // Error names the limit, its value, and what stood against a stop.
@@ -72,10 +88,30 @@ func (e *LimitError) Error() string {
 	switch {
 	case e.Limit == LimitReinit, e.Limit == LimitPath:
 		return e.what()
+	case e.Limit == LimitFixed:
+		return e.what() + fmt.Sprintf(": the steps that it does not shorten take %v%s", round(e.Predicted), mainly(e.Stages))
 	case !e.Ready:
 		return e.what() + ", and the destination has not applied the initial bytes"
 	}
-	return e.what() + fmt.Sprintf(": a stop now would take %v", round(e.Predicted))
+	return e.what() + fmt.Sprintf(": a stop now would take %v%s", round(e.Predicted), mainly(e.Stages))
+}
+
+// mainly names the stages that take a tenth of a downtime or more, the longest first.
+func mainly(stages []report.PredictedStage) string {
+	var all time.Duration
+	for _, s := range stages {
+		all += s.Took
+	}
+	var parts []string
+	for _, s := range slices.SortedStableFunc(slices.Values(stages), func(a, b report.PredictedStage) int { return cmp.Compare(b.Took, a.Took) }) {
+		if s.Took > 0 && s.Took >= all/10 {
+			parts = append(parts, fmt.Sprintf("%s %v", s.Name, round(s.Took)))
+		}
+	}
+	if len(parts) == 0 {
+		return ""
+	}
+	return " (" + strings.Join(parts, " + ") + ")"
 }
 
 // round makes a time one to read.

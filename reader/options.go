@@ -42,7 +42,8 @@ type Options struct {
 	// decided. Default 300 ms; math.MaxInt64 is no limit, where nobody waits.
 	DowntimeLimit time.Duration
 	// OnLimit says what to do with devices that MaxPrecopy or MaxRounds finds too
-	// dirty for DowntimeLimit. Default Refuse.
+	// dirty for DowntimeLimit, with steps that alone take longer than that, and with a
+	// witness that does not answer. Default Refuse.
 	OnLimit OnLimit
 	// MaxPrecopy and MaxRounds are how long, and over how many rounds, PRE_COPY
 	// may bring the downtime down; rounds count that are a second apart. Default
@@ -66,6 +67,7 @@ type Options struct {
 	StallLimit time.Duration
 	// ConnectLimit is how long the destination may take to be reached, then to answer
 	// HELLO, for which its devices enter RESUMING, and then to take the data lanes.
+	// With a Witness HELLO may be answered later by witness.Timeout, the time of a probe.
 	// Default 5 s; with more, one that nobody has started yet is waited for.
 	ConnectLimit time.Duration
 	// ReconnectLimit is how long a destination that was lost before COMMIT is dialled
@@ -108,13 +110,17 @@ type Options struct {
 	// Software is how this side introduces itself.
 	Software string
 	// Witness decides who has the devices when the destination does not answer COMMIT.
-	// The destination must have the same. Default none: the destination is asked for
+	// The destination must have the same. Both sides ask it before the guest is stopped,
+	// for a migration that nobody has. Default none: the destination is asked for
 	// as long as the wait may last.
 	Witness witness.Witness
 	// OnCommit is told that COMMIT is recorded: this side has given the devices up. It
 	// runs beside the wait for the destination. OnRevert is told, before the devices
 	// are resumed, that they came back from there. A failure of either is a warning.
 	OnCommit, OnRevert handoff.Hook
+	// StepTimes remembers how long PauseGuest and Approve took: the next downtime is
+	// predicted by that. Default none: the prediction is then "at least".
+	StepTimes handoff.StepTimes
 }
 
 func (o *Options) withDefaults() (Options, error) {

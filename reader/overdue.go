@@ -29,15 +29,25 @@ func (e *engine) overdue() {
 // stage is the part of the stop that is under way, what it has taken, what it was
 // predicted to take, and what those behind it were.
 func (c *clock) stage(p report.Prediction) (name string, took, predicted, next time.Duration) {
-	end := p.Commit.Took + p.Start.Took
+	end := p.Commit.Took + p.Witness.Took + p.Accept.Took + p.Start.Took
 	moving := p.Fill.Took + p.Save.Took + p.Wire.Took + p.Load.Took
 	switch {
 	case c.stopped.IsZero():
-		return "stopping the devices", time.Since(c.paused), p.Stop.Took, moving + end
+		return "stopping the devices", time.Since(c.paused), p.Stop.Took, moving + p.Decide.Took + end
 	case c.ready.IsZero():
-		return "moving their state", time.Since(c.stopped), moving, end
+		return "moving their state", time.Since(c.stopped), moving, p.Decide.Took + end
 	case c.decides && c.approved.IsZero():
-		return "the approval of the switchover", time.Since(c.ready), 0, end
+		return "the approval of the switchover", time.Since(c.ready), p.Decide.Took, end
 	}
-	return "the start at the destination", time.Since(c.decided()), end, 0
+	return behindCommit(p), time.Since(c.decided()), end, 0
+}
+
+// behindCommit names what the destination does before it answers COMMIT.
+func behindCommit(p report.Prediction) string {
+	names := map[string]string{report.StageWitness: "the witness, ", report.StageAccept: "on-accept, "}
+	text := ""
+	for _, s := range p.Stages() {
+		text += names[s.Name]
+	}
+	return text + "the start at the destination"
 }

@@ -100,6 +100,11 @@ func (e *engine) guestPaused(err error) {
 		e.failed(&transport.Fault{Code: transport.CodeDevice, Err: fmt.Errorf("pause the guest: %w", err)})
 		return
 	}
+	if e.opts.PauseGuest != nil {
+		took := time.Since(e.clock.paused)
+		e.steps.pause = step{took: took} // of the next stop, if this one is called off
+		e.note(handoff.StepPause, took)
+	}
 	e.advance(paused{})
 }
 
@@ -219,7 +224,7 @@ func (e *engine) measure() {
 	e.meter.look(at, in, out, max(e.window/2, 4*uint64(e.opts.ChunkSize)))
 	known := func(d time.Duration) report.Span { return report.Span{Took: d, Known: true} }
 	e.peak = max(e.peak, e.meter.goodput())
-	ev.path = path{chunk: uint64(e.opts.ChunkSize), rate: e.meter.goodput(), full: e.meter.filled(), rtt: report.Span{Took: e.meter.rtt, Known: e.meter.rtt > 0}}
+	ev.path = path{chunk: uint64(e.opts.ChunkSize), rate: e.meter.goodput(), full: e.meter.filled(), rtt: report.Span{Took: e.meter.rtt, Known: e.meter.rtt > 0}, steps: e.steps}
 	ev.stop, ev.start = known(e.setTook), known(e.startHint) // nothing better is known before they are made
 	e.advance(ev)
 	e.bound()

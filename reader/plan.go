@@ -60,9 +60,11 @@ type plan struct {
 	calledOff  int             // stops that were called off at the last moment
 	cut        bool            // the destination is out of reach
 	capped     bool            // PRE_COPY has reached a cap, and goes on
+	forced     bool            // the stop was decided although it breaks a limit
+	warned     bool            // that the fixed steps alone are over the limit
 	warmth     warmth          // of the lanes, if they had to be warmed
 	path       path
-	stopping   report.Span // what freezing the devices takes, as far as was seen
+	stopping   report.Span // what stopping the devices takes, as far as was seen
 	starting   report.Span // and starting the destination's
 	devices    []planDevice
 	known      []figures // what figures makes
@@ -193,6 +195,9 @@ func (p *plan) measured(ev *measured) {
 }
 
 func (p *plan) connected(now time.Duration) []any {
+	if over := p.hopeless(now); over != nil {
+		return p.giveUp(*over)
+	}
 	moves := p.moves(func(f vfio.Features) vfio.State {
 		if f.PreCopy {
 			return vfio.PreCopy
@@ -249,9 +254,10 @@ func (p *plan) paused() []any {
 const maxCalledOff = 3
 
 // confirmed calls the stop off if a device was initialised anew in the meantime:
-// its new initial bytes are to be applied while the guest runs.
+// its new initial bytes are to be applied while the guest runs, unless the stop is
+// forced. They make a stop longer, and no less correct.
 func (p *plan) confirmed() []any {
-	if p.ready() {
+	if p.ready() || p.forced {
 		return p.quiesce()
 	}
 	p.calledOff++

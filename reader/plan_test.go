@@ -255,7 +255,7 @@ func (s *scenario) moved(name string, args []string) (ev moved, err error) {
 }
 
 // measured reads the bytes a second of "path goodput=BYTES [rtt=TIME] [stop=TIME]
-// [start=TIME]" (offered=BYTES of a path that was never full) and of "save NAME=BYTES ..." and "load NAME=BYTES ...".
+// [start=TIME] [pause|decide|witness|accept|guest|journal=TIME|unknown]" (offered=BYTES of a path that was never full) and of "save NAME=BYTES ..." and "load NAME=BYTES ...".
 func (s *scenario) measured(name string, args []string) (ev measured, err error) {
 	ev = s.figures()
 	if name == "path" {
@@ -298,11 +298,27 @@ func (s *scenario) path(ev *measured, args []string) error {
 			ev.path.rate, ev.path.full = float64(n), key == "goodput"
 			continue
 		}
-		d, err := time.ParseDuration(value)
+		var d time.Duration
+		var err error
+		if value != "unknown" {
+			d, err = time.ParseDuration(value)
+		}
 		if err != nil {
 			return err
 		}
 		switch key {
+		case "pause":
+			ev.path.steps.pause = step{d, value == "unknown"}
+		case "decide":
+			ev.path.steps.decide = step{d, value == "unknown"}
+		case "witness":
+			ev.path.steps.witness = step{d, value == "unknown"}
+		case "accept":
+			ev.path.steps.accept = step{d, value == "unknown"}
+		case "guest":
+			ev.path.steps.guest = step{d, value == "unknown"}
+		case "journal":
+			ev.path.steps.journal = step{d, value == "unknown"}
 		case "rtt":
 			ev.path.rtt = known(d)
 		case "stop":

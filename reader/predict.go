@@ -31,6 +31,7 @@ type path struct {
 	rate  float64     // bytes per second over all lanes; 0 unknown
 	full  bool        // by more than was to be sent, and so what they can
 	rtt   report.Span // of a control message and its answer
+	steps steps       // of a stop, that no rate says the length of
 }
 
 // moving is what has to reach the destination's device yet.
@@ -50,7 +51,7 @@ const burst = 64 << 10
 // Devices are saved and loaded beside each other, and share the wire.
 func predict(devices []figures, p path) report.Prediction {
 	none := report.Span{Known: true}
-	set := work{precopy: none, stop: none, fill: none, save: none, load: none, last: none, commit: p.commit(), start: none}
+	set := work{precopy: none, stop: none, fill: none, save: none, load: none, last: none, commit: p.commit(), start: none, steps: p.steps}
 	ahead, left, first := amount{known: true}, amount{known: true}, uint64(0)
 	for _, f := range devices {
 		one, moving := p.device(f), f.moving()
@@ -79,6 +80,7 @@ type work struct {
 	stop, fill          report.Span
 	save, wire, load    report.Span
 	last, commit, start report.Span
+	steps               steps
 }
 
 // device is the work of one device that has the path for itself.
@@ -96,17 +98,19 @@ func (p path) device(f figures) work {
 		last:    lasting(final, f.load),
 		commit:  p.commit(),
 		start:   f.start,
+		steps:   p.steps,
 	}
 }
 
 // prediction puts what is busy at the same time into a row.
 func (w work) prediction() report.Prediction {
 	r := report.Prediction{
-		Precopy: w.precopy, Stop: w.stop, Fill: w.fill, Save: w.save, Wire: beyond(w.wire, w.save),
+		Precopy: w.precopy, Stop: plus(w.steps.pause.span(), w.stop), Fill: w.fill, Save: w.save, Wire: beyond(w.wire, w.save),
 		Load:   plus(beyond(w.load, longest(w.save, w.wire)), w.last),
-		Commit: w.commit, Start: w.start,
+		Decide: w.steps.decide.span(), Commit: w.commit, Witness: w.steps.witness.span(), Accept: w.steps.accept.span(),
+		Start: plus(w.start, w.steps.guest.span()),
 	}
-	r.Downtime = plus(r.Stop, r.Fill, r.Save, r.Wire, r.Load, r.Commit, r.Start)
+	r.Downtime = plus(r.Stop, r.Fill, r.Save, r.Wire, r.Load, r.Decide, r.Commit, r.Witness, r.Accept, r.Start)
 	r.Total = plus(r.Precopy, r.Downtime)
 	return r
 }
@@ -119,9 +123,15 @@ func (p path) last() uint64 {
 	return p.chunk
 }
 
-// commit is READY's way back, and COMMIT and its answer.
+// commit is READY's way back, and COMMIT and its answer, with the records that are
+// written before each of them.
 func (p path) commit() report.Span {
-	return report.Span{Took: p.rtt.Took * 3 / 2, Known: p.rtt.Known}
+	return plus(report.Span{Took: p.rtt.Took * 3 / 2, Known: p.rtt.Known}, p.steps.journal.span())
+}
+
+// fixed is a stop in which nothing is left to be moved: what no PRE_COPY shortens.
+func (p path) fixed(stop, start report.Span) report.Prediction {
+	return p.alone(figures{precopy: amount{known: true}, left: amount{known: true}, stop: stop, start: start})
 }
 
 func (a amount) plus(b amount) amount {

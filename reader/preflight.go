@@ -76,6 +76,7 @@ type preflight struct {
 	control *transport.Control
 	lanes   []transport.Lane
 	left    atomic.Int64 // bytes that the probe lanes may still send
+	steps   steps
 	out     report.Preflight
 }
 
@@ -179,6 +180,7 @@ func (p *preflight) welcome() error {
 	p.out.Software = transport.PeerText(m.Software)
 	p.out.Version, p.out.Codecs = m.Version, m.Codecs
 	p.out.ChunkSize, p.out.Lanes = int(m.ChunkSize), int(m.Lanes)
+	p.steps = p.opts.foresee(m)
 	p.opts.Observe(report.Event{Kind: report.Peer, Peer: p.out.Peer, Text: p.out.Software})
 	return nil
 }
@@ -331,7 +333,7 @@ func (p *preflight) predict(sources []Source) {
 		}
 		devices = append(devices, f)
 	}
-	over := path{chunk: uint64(p.out.ChunkSize), rate: p.out.Rate, rtt: report.Span{Took: p.out.RTT, Known: true}}
+	over := path{chunk: uint64(p.out.ChunkSize), rate: p.out.Rate, rtt: report.Span{Took: p.out.RTT, Known: true}, steps: p.steps}
 	p.out.Prediction = predict(devices, over)
 	for i, f := range devices {
 		p.out.Devices[i].Prediction = over.alone(f)

@@ -100,11 +100,21 @@ func (c *clock) stages() (stages []report.Stage) {
 	if c.decides {
 		stages = append(stages, report.Stage{Name: report.StageDecide, Took: decided.Sub(c.ready)})
 	}
-	// The start is the destination's figure, which is its word only.
-	start := min(max(c.startTook, 0), c.running.Sub(decided))
-	return append(stages,
-		report.Stage{Name: report.StageCommit, Took: c.running.Sub(decided) - start},
-		report.Stage{Name: report.StageStart, Took: start})
+	// These are the destination's figures, which are its word only.
+	left := c.running.Sub(decided)
+	part := func(told time.Duration) time.Duration {
+		took := min(max(told, 0), left)
+		left -= took
+		return took
+	}
+	start, witness, accept := part(c.startTook), part(c.witnessTook), part(c.acceptTook)
+	stages = append(stages, report.Stage{Name: report.StageCommit, Took: left})
+	for _, s := range []report.Stage{{Name: report.StageWitness, Took: witness}, {Name: report.StageAccept, Took: accept}} {
+		if s.Took > 0 {
+			stages = append(stages, s)
+		}
+	}
+	return append(stages, report.Stage{Name: report.StageStart, Took: start})
 }
 
 func earlier(a, b time.Time) time.Time {
@@ -129,6 +139,7 @@ func (e *engine) finishReport() {
 	}
 	e.out.CalledOff = e.clock.stood
 	e.out.Fill, e.out.StopFill = e.fills()
+	e.out.NameBottleneck()
 	e.out.Lanes = len(e.lanes)
 	states := e.states()
 	for i, s := range e.sources {

@@ -49,6 +49,8 @@ func tidy(s *string) {
 // tidyTexts does it for the messages that carry words of this side's.
 func tidyTexts(m Message) {
 	switch m := m.(type) {
+	case *Welcome:
+		tidy(&m.WitnessFault)
 	case *Declined:
 		tidy(&m.Text)
 		tidy(&m.Device)

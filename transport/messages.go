@@ -155,7 +155,18 @@ type Welcome struct {
 	EnterNS   int64      `cbor:"11,keyasint,omitempty"` // nanoseconds that RESUMING took, of the slowest device
 	HeldNS    int64      `cbor:"12,keyasint,omitempty"` // nanoseconds since HELLO came
 	Witness   string     `cbor:"14,keyasint,omitempty"` // HELLO's: the destination asks it before it accepts
+
+	// What the destination does between READY and RUNNING, in nanoseconds: 0 is
+	// nothing, and UnknownNS a step whose time nobody knows.
+	JournalNS    int64  `cbor:"15,keyasint,omitempty"` // one record, of which two are written
+	WitnessNS    int64  `cbor:"16,keyasint,omitempty"` // the witness's answer to a probe
+	WitnessFault string `cbor:"17,keyasint,omitempty"` // why it gave none
+	AcceptNS     int64  `cbor:"18,keyasint,omitempty"` // the hook on ACCEPT, the last time that it ran
+	GuestNS      int64  `cbor:"19,keyasint,omitempty"` // the start of the guest, the last time
 }
+
+// UnknownNS is the time of a step that is there, in a WELCOME that cannot tell its time.
+const UnknownNS = -1
 
 // Estimate tells the destination what the source expects still to send for
 // each device, and whether the guest has been stopped. All numbers are hints.
@@ -246,6 +257,9 @@ type Running struct {
 	Attempt
 	Journal JournalID `cbor:"3,keyasint"`
 	StartNS int64     `cbor:"4,keyasint"` // nanoseconds that the start took
+
+	WitnessNS int64 `cbor:"5,keyasint,omitempty"` // from COMMIT to the witness's answer
+	AcceptNS  int64 `cbor:"6,keyasint,omitempty"` // the hook on ACCEPT
 }
 
 // Declined says that this attempt will never run at the destination.

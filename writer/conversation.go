@@ -61,7 +61,7 @@ func (e *engine) protocol(err error) {
 	fault := &transport.Fault{Code: transport.CodeProtocol, Err: err}
 	if e.preparing {
 		e.keep(fault)
-		e.interrupted = true
+		e.stopPreparing()
 		return
 	}
 	e.failed(fault)
@@ -72,7 +72,7 @@ func (e *engine) protocol(err error) {
 func (e *engine) interrupt(cause error) {
 	e.keep(&transport.Fault{Code: transport.CodeCancelled, Err: cause})
 	if e.preparing {
-		e.interrupted = true
+		e.stopPreparing()
 		return
 	}
 	e.own(handoff.Interrupt{})
@@ -114,8 +114,14 @@ func (e *engine) refuse(f *transport.Fault) {
 	e.fail(f, handoff.Refused{Attempt: e.offer.Attempt, Why: why(f)})
 }
 
+// stopPreparing has the attempt end when the devices are where they were on their way to.
+func (e *engine) stopPreparing() {
+	e.interrupted = true
+	e.endProbe()
+}
+
 func (e *engine) prepared(ev prepared) {
-	e.preparing, e.entered = false, ev.took
+	e.preparing, e.entered, e.probe = false, ev.took, ev.probe
 	err := ev.err
 	if e.interrupted {
 		e.refuse(e.fault)
@@ -145,7 +151,10 @@ func (e *engine) welcome() *transport.Welcome {
 		Codecs: agreed(e.offer.Codecs), Splice: e.terms.splice, Software: e.opts.Software,
 		Witness: e.offer.Witness,
 		EnterNS: max(1, e.entered.Nanoseconds()), HeldNS: max(1, time.Since(e.heardAt).Nanoseconds()),
+		JournalNS: handoff.WriteTook(e.journal).Nanoseconds(),
 	}
+	e.probe.tell(m)
+	e.opts.foretell(m)
 	for _, mg := range e.merges {
 		s, _ := mg.status()
 		m.Windows = append(m.Windows, s.Window)
@@ -280,7 +289,7 @@ func (e *engine) controlLost(ev controlLost) {
 		e.lose(ev.err)
 	case e.preparing:
 		e.keep(&transport.Fault{Code: transport.CodeOf(ev.err), Err: ev.err})
-		e.interrupted = true
+		e.stopPreparing()
 	default:
 		f := &transport.Fault{Code: transport.CodeOf(ev.err), Err: ev.err}
 		if f.Code == transport.CodeCorrupt || f.Code == transport.CodeProtocol {
@@ -291,6 +300,10 @@ func (e *engine) controlLost(ev controlLost) {
 }
 
 func (e *engine) started(ev started) {
+	if ev.accept > 0 {
+		e.steps.accept = ev.accept
+		e.steps.note(handoff.StepAccept, ev.accept)
+	}
 	if ev.err == nil {
 		e.devicesRun(ev.took)
 		return
@@ -354,6 +367,9 @@ func (e *engine) do(actions []handoff.Action) {
 func (e *engine) send(m transport.Message) {
 	if d, ok := m.(*transport.Declined); ok && d.Attempt == e.owner.Attempt { // the hand-off itself may have found the cause
 		e.keep(&transport.Fault{Code: d.Code, Device: d.Device, Offset: d.Offset, Err: errors.New(d.Text)})
+	}
+	if r, ok := m.(*transport.Running); ok {
+		r.WitnessNS, r.AcceptNS = e.steps.witness.Nanoseconds(), e.steps.accept.Nanoseconds()
 	}
 	e.tellSource(m)
 }

@@ -113,8 +113,11 @@ type engine struct {
 	clock     clock
 	heardAt   time.Time     // when HELLO came
 	entered   time.Duration // what the way to RESUMING took
-	moved     time.Time     // when a byte was last applied, after the last END
-	applied   uint64        // in all, as of moved
+	probe     probed        // what the witness said meanwhile
+	endProbe  context.CancelFunc
+	steps     steps
+	moved     time.Time // when a byte was last applied, after the last END
+	applied   uint64    // in all, as of moved
 	fault     *transport.Fault
 	out       report.Report
 
@@ -180,6 +183,7 @@ func (e *engine) loop(ctx context.Context, listener transport.Listener, first *a
 	e.accepting.Wait()
 	e.join()
 	e.forget()
+	e.keepTimes()
 }
 
 // join ends what the loop started. It is in the order of the data's way, so
@@ -276,13 +280,15 @@ type (
 	}
 	acceptFailed struct{ err error }
 	prepared     struct {
-		took time.Duration
-		err  error
+		took  time.Duration
+		err   error
+		probe probed
 	}
 	started struct {
-		took time.Duration
-		err  error
-		copy handoff.Copy
+		took   time.Duration
+		accept time.Duration // the hook, which ran before; 0 for none
+		err    error
+		copy   handoff.Copy
 	}
 	wasReset struct{ err error }
 	warned   struct{ err error } // and things go on
@@ -502,17 +508,29 @@ func (e *engine) inform(ev admitted, tell func()) {
 	})
 }
 
-// prepare opens the devices' sessions; it ends when the drivers are done.
+// prepare opens the devices' sessions, and asks the witness meanwhile. It ends when the
+// drivers are done, and the witness has answered or endProbe was called.
 func (e *engine) prepare() {
 	e.preparing = true
 	mig := e.offer.Mig
+	ctx, cancel := context.WithCancel(e.work)
+	e.endProbe = cancel
 	e.others.Go(func() {
+		defer cancel()
+		var probe probed
+		var probing sync.WaitGroup
+		probing.Go(func() { probe = e.opts.probe(ctx) })
 		began := time.Now()
 		err := e.fleet.forget(mig) // of an attempt before this one
 		if err == nil {
 			err = e.fleet.prepare()
 		}
-		e.post(prepared{time.Since(began), err})
+		took := time.Since(began)
+		if err != nil {
+			cancel()
+		}
+		probing.Wait()
+		e.post(prepared{took, err, probe})
 	})
 }
 
@@ -559,6 +577,9 @@ func (e *engine) begin(notes []note) error {
 // was no answer. It ends by itself, or with work.
 func (e *engine) askWitness() {
 	a, mark := e.owner.Attempt, e.owner.Witness
+	if e.steps.askedAt.IsZero() {
+		e.steps.askedAt = time.Now()
+	}
 	e.others.Go(func() {
 		winner, err := witness.Ask(e.work, e.opts.Witness, mark, a, handoff.DestSide)
 		if err != nil {
@@ -575,17 +596,21 @@ func (e *engine) askWitness() {
 func (e *engine) start() {
 	a := e.owner.Attempt
 	e.others.Go(func() {
+		began := time.Now()
 		failed, warning := e.accepted(a)
 		if failed != nil {
 			e.post(started{err: failed, copy: handoff.Kept})
 			return
 		}
+		ev := started{}
 		if warning != nil {
 			e.post(warned{warning})
+		} else if e.opts.OnAccept != nil {
+			ev.accept = time.Since(began)
 		}
-		began := time.Now()
+		began = time.Now()
 		err := e.fleet.start()
-		ev := started{took: time.Since(began), err: err}
+		ev.took, ev.err = time.Since(began), err
 		if err != nil {
 			ev.copy = e.fleet.unstart()
 		}
@@ -598,7 +623,7 @@ func (e *engine) startGuest(devices time.Duration) {
 	e.others.Go(func() {
 		began := time.Now()
 		err := e.opts.StartGuest(context.Background())
-		e.post(guestStarted{devices + time.Since(began), err})
+		e.post(guestStarted{devices, time.Since(began), err})
 	})
 }
 

@@ -11,8 +11,8 @@ import (
 
 // guestStarted is the event of StartGuest's end.
 type guestStarted struct {
-	took time.Duration // the start of the devices included
-	err  error
+	devices, took time.Duration // the start of the devices, and then the guest's
+	err           error
 }
 
 // devicesRun has the guest started on them, if there is one.
@@ -29,7 +29,8 @@ func (e *engine) devicesRun(took time.Duration) {
 // same has its only ones in them.
 func (e *engine) guestStarted(ev guestStarted) {
 	if ev.err == nil {
-		e.running(ev.took)
+		e.steps.note(handoff.StepGuest, ev.took)
+		e.running(ev.devices + ev.took)
 		return
 	}
 	err := fmt.Errorf("start the guest, which may run all the same: %w", ev.err)

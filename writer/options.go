@@ -85,6 +85,9 @@ type Options struct {
 	// to decide. Its ctx does not end before it returns: nothing is cancelled after
 	// ACCEPT. Default: there is no guest.
 	StartGuest func(context.Context) error
+	// StepTimes remembers how long OnAccept and StartGuest took: the source predicts the
+	// next downtime by that. Default none: the source predicts "at least".
+	StepTimes handoff.StepTimes
 }
 
 func (o *Options) withDefaults() (Options, error) {

@@ -116,11 +116,13 @@ func (p *preflight) judge(h *transport.Hello) (terms, error) {
 
 // welcome promises no memory: no chunk is going to come.
 func (p *preflight) welcome(h *transport.Hello, t terms) *transport.Welcome {
-	return &transport.Welcome{
+	m := &transport.Welcome{
 		Attempt: h.Attempt, Version: t.version, Journal: p.nobody,
 		ChunkSize: uint32(t.chunkSize), Lanes: uint16(t.lanes), Codecs: agreed(h.Codecs),
 		Windows: make([]transport.Window, len(h.Devices)), Software: p.opts.Software,
 	}
+	p.opts.foretell(m)
+	return m
 }
 
 func (p *preflight) answer() error {

@@ -61,6 +61,7 @@ func (e *engine) finishReport() {
 	e.clock.figures(&e.out)
 	e.out.Lanes = len(e.dialled())
 	e.out.Fill, e.out.StopFill = e.fills()
+	e.out.NameBottleneck()
 	states := e.states()
 	if len(e.loaders) == 0 || e.stuck { // nothing was loaded, or nobody can say what
 		for i, s := range e.fleet.sinks {

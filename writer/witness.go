@@ -23,6 +23,9 @@ func (e *engine) witnessed(ev witnessed) {
 		e.silent = true
 		e.tell(report.Event{Kind: report.Warning, Text: fmt.Sprintf("the witness does not answer, and is asked again before anything is started: %v", ev.err)})
 	}
+	if ev.err == nil {
+		e.steps.witness, e.steps.askedAt = time.Since(e.steps.askedAt), time.Time{}
+	}
 	e.own(handoff.Witnessed{Winner: ev.winner})
 }
 

@@ -65,8 +65,9 @@ type Journal struct {
 	mig   transport.MigID
 	id    transport.JournalID
 	all   []Record
-	slots uint64 // that are ready to be written, in all
-	err   error  // why nothing more is appended
+	slots uint64        // that are ready to be written, in all
+	err   error         // why nothing more is appended
+	took  time.Duration // of the last write
 }
 
 // Name is the name of a journal's file.
@@ -226,11 +227,18 @@ func (j *Journal) reserveFor(a transport.Attempt) error {
 }
 
 func (j *Journal) write(r Record) error {
+	began := time.Now()
 	if _, err := j.file.WriteAt(r.encode(), int64(r.Seq-1)*recordLen); err != nil {
 		return err
 	}
-	return unix.Fdatasync(int(j.file.Fd()))
+	err := unix.Fdatasync(int(j.file.Fd()))
+	j.took = time.Since(began)
+	return err
 }
+
+// WriteTook is how long the write of the newest record took, until it was on the disk.
+// The room for records is made before, so that every record takes about as long.
+func (j *Journal) WriteTook() time.Duration { return j.took }
 
 // Close lets go of the file.
 func (j *Journal) Close() error {

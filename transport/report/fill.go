@@ -15,7 +15,7 @@ type Fill struct {
 	Ahead float64
 	// Bottleneck is what everything else has waited for, for more than half of the time
 	// in which anything did: one of the names below, "" where next to nothing was to be
-	// moved.
+	// moved. Of a whole downtime it may be a stage in which no state moves (StageWitness).
 	Bottleneck string
 }
 

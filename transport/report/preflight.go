@@ -1,6 +1,7 @@
 package report
 
 import (
+	"slices"
 	"time"
 
 	"github.com/migpipe/migpipe/codec"
@@ -47,8 +48,13 @@ type Prediction struct {
 	Save   Span // until the devices are read
 	Wire   Span // until that is sent
 	Load   Span // until it is written
-	Commit Span // READY, COMMIT and its answer: a round trip and a half
-	Start  Span // until the devices are in RUNNING
+	Decide Span // the owner's word, by the last run; no time where it is not asked for
+	Commit Span // READY, COMMIT and its answer: a round trip and a half, and three records
+
+	Witness Span // the witness's answer to a probe; no time without a witness
+	Accept  Span // the hook on ACCEPT, by the last run; no time without one
+
+	Start Span // until the devices, and the guest where it is asked for, run
 
 	Downtime Span // from Stop to Start
 	Total    Span // Precopy + Downtime
@@ -60,12 +66,16 @@ type PredictedStage struct {
 	Span
 }
 
-// Stages are the parts of the downtime, in order and named as those of a Report.
+// Stages are the parts of the downtime, in order and named as those of a Report. Those
+// that not every migration has are left out of one that has not.
 func (p Prediction) Stages() []PredictedStage {
-	return []PredictedStage{
-		{StageStop, p.Stop}, {StageFill, p.Fill}, {StageSave, p.Save}, {StageWire, p.Wire},
-		{StageLoad, p.Load}, {StageCommit, p.Commit}, {StageStart, p.Start},
+	all := []PredictedStage{
+		{StageStop, p.Stop}, {StageFill, p.Fill}, {StageSave, p.Save}, {StageWire, p.Wire}, {StageLoad, p.Load},
+		{StageDecide, p.Decide}, {StageCommit, p.Commit}, {StageWitness, p.Witness}, {StageAccept, p.Accept}, {StageStart, p.Start},
 	}
+	return slices.DeleteFunc(all, func(s PredictedStage) bool {
+		return s.Span == Span{Known: true} && (s.Name == StageDecide || s.Name == StageWitness || s.Name == StageAccept)
+	})
 }
 
 // Forecast is what a stop was expected to come to when it was decided.

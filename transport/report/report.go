@@ -39,15 +39,38 @@ const (
 	StageSave   = "save"   // until every device is read
 	StageWire   = "wire"   // until the last of it is sent
 	StageLoad   = "load"   // until READY: every device has it
-	StageDecide = "decide" // the owner's word, where it is asked for: nobody can predict it
-	StageCommit = "commit" // COMMIT and its answer, without the start
-	StageStart  = "start"  // until the devices are in RUNNING, by the destination's clock
+	StageDecide = "decide" // the owner's word, where it is asked for
+
+	StageCommit  = "commit"    // COMMIT and its answer, without the steps below
+	StageWitness = "witness"   // until the witness has answered, where there is one
+	StageAccept  = "on-accept" // until the hook on ACCEPT has ended, where there is one
+	StageStart   = "start"     // until the devices, and the guest where it is asked for, run
 )
 
 // Stage is one part of the downtime.
 type Stage struct {
 	Name string
 	Took time.Duration
+}
+
+// NameBottleneck has StopFill name the step of the downtime that took most of it, if
+// that is none in which state moves: the fill of the stages says nothing of such a step.
+func (r *Report) NameBottleneck() {
+	var steps, all time.Duration
+	var longest Stage
+	for _, s := range r.Stages {
+		all += s.Took
+		switch s.Name { // other names than ours a peer may have chosen
+		case StageStop, StageDecide, StageCommit, StageWitness, StageAccept, StageStart:
+			steps += s.Took
+			if s.Took > longest.Took {
+				longest = s
+			}
+		}
+	}
+	if steps > all/2 {
+		r.StopFill.Bottleneck = longest.Name
+	}
 }
 
 // PredictionError is how much longer the downtime was than predicted, relative to

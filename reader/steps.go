@@ -1,0 +1,136 @@
+package reader
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/transport/handoff"
+	"github.com/migpipe/migpipe/transport/handoff/witness"
+	"github.com/migpipe/migpipe/transport/report"
+)
+
+// ErrNoWitness ends an attempt, before the guest is stopped, whose witness gives no
+// answer to one of the two sides.
+var ErrNoWitness = errors.New("the witness does not answer")
+
+// step is how long something takes that happens once in a stop. The zero value is
+// nothing at all.
+type step struct {
+	took    time.Duration
+	unknown bool // it is there, and nobody knows how long it takes
+}
+
+func (s step) span() report.Span { return report.Span{Took: s.took, Known: !s.unknown} }
+
+// steps are those parts of a stop that are neither the devices' nor the path's. The
+// zero value has none.
+type steps struct {
+	pause   step // of the guest
+	journal step // three records, of both sides
+	decide  step // the owner's word
+	witness step
+	accept  step // the hook on ACCEPT
+	guest   step // its start
+}
+
+// unknown names the steps whose time nobody knows.
+func (s steps) unknown() (names []string) {
+	for _, one := range []struct {
+		name string
+		step
+	}{{"the pause of the guest", s.pause}, {"the owner's word", s.decide}, {"the witness", s.witness},
+		{"on-accept", s.accept}, {"the start of the guest", s.guest}} {
+		if one.unknown {
+			names = append(names, one.name)
+		}
+	}
+	return names
+}
+
+// foresee is what is known of the steps of a stop, by WELCOME and by this side's
+// last run.
+func (o *Options) foresee(m *transport.Welcome) (s steps) {
+	if o.PauseGuest != nil {
+		s.pause = o.last(handoff.StepPause)
+	}
+	if o.Approve != nil {
+		s.decide = o.last(handoff.StepDecide)
+	}
+	s.journal = step{took: handoff.WriteTook(o.Journal) + 2*told(m.JournalNS).took}
+	s.witness, s.accept, s.guest = told(m.WitnessNS), told(m.AcceptNS), told(m.GuestNS)
+	return s
+}
+
+func (o *Options) last(name string) step {
+	if o.StepTimes != nil {
+		if took, ok := o.StepTimes.Last(name); ok {
+			return step{took: took}
+		}
+	}
+	return step{unknown: true}
+}
+
+// longestStep bounds what a destination may say of a step.
+const longestStep = time.Hour
+
+// told is a step as WELCOME tells it.
+func told(ns int64) step {
+	return step{time.Duration(min(max(ns, 0), int64(longestStep))), ns < 0}
+}
+
+// warnUnknown tells of what the prediction leaves out.
+func (e *engine) warnUnknown() {
+	if names := e.steps.unknown(); len(names) > 0 {
+		e.tell(report.Event{Kind: report.Warning, Text: fmt.Sprintf("the downtime is predicted without %s: how long that takes is not known before it has run once", strings.Join(names, ", "))})
+	}
+}
+
+// probeWitness asks the witness before anything is begun that it may have to decide.
+func probeWitness(ctx context.Context, o *Options) error {
+	if o.Witness == nil {
+		return nil
+	}
+	_, err := witness.Probe(ctx, o.Witness, handoff.SourceSide)
+	if err != nil && ctx.Err() != nil {
+		return &transport.Fault{Code: transport.CodeCancelled, Err: context.Cause(ctx)}
+	}
+	if f := o.refuseWithout(err, false); f != nil {
+		return f
+	}
+	return nil
+}
+
+// refuseWithout ends an attempt whose witness did not answer a probe, unless the stop is
+// forced.
+func (o *Options) refuseWithout(err error, remote bool) *transport.Fault {
+	switch {
+	case err == nil:
+		return nil
+	case o.OnLimit == Force:
+		o.Observe(report.Event{Kind: report.Warning, Text: fmt.Sprintf("%v, and the stop is forced all the same: %v", ErrNoWitness, err)})
+		return nil
+	}
+	return &transport.Fault{Code: transport.CodeNetwork, Remote: remote, Err: fmt.Errorf("%w: %w", ErrNoWitness, err)}
+}
+
+// note takes in how long a step of this run took.
+func (e *engine) note(name string, took time.Duration) {
+	if e.ran == nil {
+		e.ran = map[string]time.Duration{}
+	}
+	e.ran[name] = max(1, took)
+}
+
+// keepTimes remembers the steps that have run, for the next migration's prediction.
+func (e *engine) keepTimes() {
+	if e.opts.StepTimes == nil || e.ran == nil {
+		return
+	}
+	if err := e.opts.StepTimes.Keep(e.ran); err != nil {
+		e.out.Warnings = append(e.out.Warnings, fmt.Sprintf("the times of this run's steps are not kept: %v", err))
+	}
+}

@@ -1,0 +1,36 @@
+package handoff
+
+import "time"
+
+// The steps of a switchover that cannot be tried before it. Only an earlier run
+// shows how long they take.
+const (
+	StepPause  = "pause"     // the guest is paused (source)
+	StepDecide = "decide"    // the owner decides whether to commit (source)
+	StepAccept = "on-accept" // the hook on ACCEPT (destination)
+	StepGuest  = "guest"     // the guest is started (destination)
+)
+
+// StepTimes remembers how long steps took, from one run to the next.
+type StepTimes interface {
+	// Last is how long a step took when it last ran. ok is false if it never did.
+	Last(step string) (took time.Duration, ok bool)
+	// Keep remembers the times of the steps that have run. It is called once the
+	// guest runs.
+	Keep(took map[string]time.Duration) error
+}
+
+// Timed is a Journal that measures its writes.
+type Timed interface {
+	Journal
+	// WriteTook is how long the write of the newest entry took.
+	WriteTook() time.Duration
+}
+
+// WriteTook is how long the write of the newest entry took, 0 for a journal in memory.
+func WriteTook(j Journal) time.Duration {
+	if timed, ok := j.(Timed); ok {
+		return timed.WriteTook()
+	}
+	return 0
+}

@@ -1,0 +1,80 @@
+package writer
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/transport/handoff"
+	"github.com/migpipe/migpipe/transport/handoff/witness"
+)
+
+// steps are what this side does between COMMIT and RUNNING besides the start of the
+// devices. The source predicts them by WELCOME, and RUNNING says what they took.
+type steps struct {
+	askedAt         time.Time                // when COMMIT had the witness asked, zero before
+	witness, accept time.Duration            // what they took, 0 before
+	ran             map[string]time.Duration // for StepTimes
+}
+
+// note takes in that a step has run to its end.
+func (s *steps) note(step string, took time.Duration) {
+	if s.ran == nil {
+		s.ran = map[string]time.Duration{}
+	}
+	s.ran[step] = max(1, took)
+}
+
+// probed is the answer of a probe of the witness, zero without one.
+type probed struct {
+	took time.Duration
+	err  error
+}
+
+// probe asks the witness, if there is one, before the source stops a guest for it.
+func (o *Options) probe(ctx context.Context) (p probed) {
+	if o.Witness != nil {
+		p.took, p.err = witness.Probe(ctx, o.Witness, handoff.DestSide)
+	}
+	return p
+}
+
+// tell has WELCOME say it.
+func (p probed) tell(m *transport.Welcome) {
+	switch {
+	case p.err != nil:
+		m.WitnessNS, m.WitnessFault = transport.UnknownNS, p.err.Error()
+	case p.took > 0:
+		m.WitnessNS = p.took.Nanoseconds()
+	}
+}
+
+// foretell has WELCOME say how long the steps took that cannot be tried.
+func (o *Options) foretell(m *transport.Welcome) {
+	if o.OnAccept != nil {
+		m.AcceptNS = o.last(handoff.StepAccept)
+	}
+	if o.StartGuest != nil {
+		m.GuestNS = o.last(handoff.StepGuest)
+	}
+}
+
+func (o *Options) last(step string) int64 {
+	if o.StepTimes != nil {
+		if took, ok := o.StepTimes.Last(step); ok {
+			return max(1, took.Nanoseconds())
+		}
+	}
+	return transport.UnknownNS
+}
+
+// keepTimes remembers the steps that have run, for the next migration's prediction.
+func (e *engine) keepTimes() {
+	if e.opts.StepTimes == nil || e.steps.ran == nil {
+		return
+	}
+	if err := e.opts.StepTimes.Keep(e.steps.ran); err != nil {
+		e.out.Warnings = append(e.out.Warnings, fmt.Sprintf("the times of this run's steps are not kept: %v", err))
+	}
+}
