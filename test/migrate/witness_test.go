@@ -20,9 +20,11 @@ import (
 	"github.com/migpipe/migpipe/vfio"
 )
 
-// register is a witness in memory, for one attempt.
+// register is a witness in memory, for one attempt. Any other is a probe's, which it
+// answers at once.
 type register struct {
 	name    string
+	of      transport.Attempt
 	delay   map[handoff.Side]time.Duration // before it hears a side
 	refuses atomic.Int32                   // how many questions of the destination it does not answer
 
@@ -33,7 +35,10 @@ type register struct {
 
 func (r *register) Name() string { return r.name }
 
-func (r *register) Decide(ctx context.Context, _ transport.Attempt, me handoff.Side) (handoff.Side, error) {
+func (r *register) Decide(ctx context.Context, a transport.Attempt, me handoff.Side) (handoff.Side, error) {
+	if a != r.of {
+		return me, nil
+	}
 	select {
 	case <-time.After(r.delay[me]):
 	case <-ctx.Done():
@@ -158,6 +163,8 @@ func TestWitness(t *testing.T) {
 				})
 				p.add(t, "d0", nic, nic)
 				p.witnessed(w)
+				w.of = transport.Attempt{Mig: transport.NewMigID(), Epoch: 1}
+				p.send.Attempt = w.of
 				if c.set != nil {
 					c.set(p, w)
 				}

@@ -1,0 +1,176 @@
+package migrate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/migpipe/migpipe/reader"
+	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/transport/handoff"
+	"github.com/migpipe/migpipe/transport/report"
+	"github.com/migpipe/migpipe/vfio"
+)
+
+// slowWitness takes its time for every answer, of a probe too, or gives none to a side.
+type slowWitness struct {
+	takes  time.Duration
+	silent handoff.Side
+}
+
+func (*slowWitness) Name() string { return "slow" }
+
+func (w *slowWitness) Decide(ctx context.Context, _ transport.Attempt, me handoff.Side) (handoff.Side, error) {
+	takes := w.takes
+	if me == w.silent {
+		takes = time.Hour
+	}
+	select {
+	case <-time.After(takes):
+		return me, nil
+	case <-ctx.Done():
+		return 0, context.Cause(ctx)
+	}
+}
+
+// slowJournal takes its time for every record, and says so.
+type slowJournal struct {
+	*handoff.Memory
+	takes time.Duration
+}
+
+func (j slowJournal) Append(e handoff.Entry) error {
+	time.Sleep(j.takes)
+	return j.Memory.Append(e)
+}
+
+func (j slowJournal) WriteTook() time.Duration { return j.takes }
+
+// stepTimes is a handoff.StepTimes in memory.
+type stepTimes map[string]time.Duration
+
+func (t stepTimes) Last(step string) (time.Duration, bool) {
+	took, ok := t[step]
+	return took, ok
+}
+
+func (t stepTimes) Keep(took map[string]time.Duration) error {
+	maps.Copy(t, took)
+	return nil
+}
+
+// sleeps is a call of the options that takes its time.
+func sleeps(d time.Duration) func(context.Context) error {
+	return func(context.Context) error { time.Sleep(d); return nil }
+}
+
+// TestSteps: whatever runs between the pause and RUNNING is predicted, once it has run
+// or was tried. It is what a stop over the limit is refused for, and named.
+func TestSteps(t *testing.T) {
+	for name, c := range map[string]struct {
+		set   func(p *pair)
+		tried bool   // it is known without an earlier run
+		says  string // of a limit that it is over
+		bound string // where it is not
+	}{
+		"witness": {tried: true, says: "witness 700ms", bound: report.StageWitness,
+			set: func(p *pair) { p.witnessed(&slowWitness{takes: 700 * time.Millisecond}) }},
+		"on-accept": {says: "on-accept 500ms", bound: report.StageAccept,
+			set: func(p *pair) { p.receive.OnAccept = slowly(500 * time.Millisecond) }},
+		"owner": {says: "decide 5", bound: report.StageDecide,
+			set: func(p *pair) { p.send.Approve = sleeps(500 * time.Millisecond) }},
+		"pause": {says: "stop 500ms", bound: report.StageStop,
+			set: func(p *pair) { p.send.PauseGuest = sleeps(500 * time.Millisecond) }},
+		"start of the guest": {says: "start 500ms", bound: report.StageStart,
+			set: func(p *pair) { p.receive.StartGuest = sleeps(500 * time.Millisecond) }},
+		"journals": {tried: true, says: "commit 60", bound: report.StageCommit, set: func(p *pair) {
+			p.send.Journal = slowJournal{handoff.NewMemory(), 200 * time.Millisecond}
+			p.receive.Journals = func(transport.MigID, bool) (handoff.Journal, error) {
+				return slowJournal{handoff.NewMemory(), 200 * time.Millisecond}, nil
+			}
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				times := [2]stepTimes{{}, {}}
+				pair := func(limit time.Duration) *pair {
+					p := newPair(t, paced(50<<20, time.Millisecond))
+					p.add(t, "nic0", nic, nic)
+					p.send.DowntimeLimit, p.send.StepTimes, p.receive.StepTimes = limit, times[0], times[1]
+					c.set(p)
+					return p
+				}
+				p := pair(2 * time.Second) // the first run, whose steps nobody knows
+				s, r := p.run(t)
+				p.committed(t, s, r)
+				if s.report.Predicted.Downtime.Known != c.tried {
+					t.Errorf("at first %v was predicted", s.report.Predicted.Downtime)
+				}
+				p = pair(2 * time.Second)
+				s, r = p.run(t)
+				p.committed(t, s, r)
+				if off, ok := s.report.PredictionError(); !ok || off < -0.1 || off > 0.1 {
+					t.Errorf("predicted %+v, it took %v: %v", s.report.Predicted.Downtime, s.report.Downtime, s.report.Stages)
+				}
+				if s.report.StopFill.Bottleneck != c.bound || r.report.StopFill.Bottleneck != c.bound {
+					t.Errorf("bound by %s, and %s at the destination: %v", s.report.StopFill.Bottleneck, r.report.StopFill.Bottleneck, s.report.Stages)
+				}
+				p = pair(300 * time.Millisecond)
+				s, _ = p.run(t)
+				limit, ok := errors.AsType[*reader.LimitError](s.err)
+				if !ok || limit.Limit != reader.LimitFixed || !strings.Contains(s.err.Error(), c.says) {
+					t.Errorf("over the limit: %v", s.err)
+				}
+				if s.report.Downtime != 0 || wentTo(p.src[0], vfio.StopCopy) {
+					t.Errorf("the guest stood still for %v", s.report.Downtime)
+				}
+				p.atHome(t)
+			})
+		})
+	}
+}
+
+// TestWitnessSilent: a witness that gives one side no answer is found out before the
+// guest is stopped. Only a stop that is forced is begun all the same.
+func TestWitnessSilent(t *testing.T) {
+	for _, silent := range []handoff.Side{handoff.SourceSide, handoff.DestSide} {
+		for _, policy := range []reader.OnLimit{reader.Refuse, reader.Continue, reader.Force} {
+			t.Run(fmt.Sprint(silent, policy), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					p := newPair(t, paced(50<<20, time.Millisecond))
+					p.add(t, "nic0", nic, nic)
+					w := &slowWitness{silent: silent}
+					p.witnessed(w)
+					p.send.OnLimit = policy
+					if policy == reader.Force {
+						p.send.Observe = func(ev report.Event) {
+							if ev.Kind == report.Warning && strings.Contains(ev.Text, reader.ErrNoWitness.Error()) {
+								w.silent = 0 // it answers again, when the guest stands still
+							}
+						}
+						p.succeed(t)
+						return
+					}
+					began := time.Now()
+					p.lonely = silent == handoff.SourceSide // the destination hears nothing of it
+					s, _ := p.run(t)
+					if !errors.Is(s.err, reader.ErrNoWitness) && !strings.Contains(s.err.Error(), reader.ErrNoWitness.Error()) {
+						t.Errorf("send: %v", s.err)
+					}
+					if took := time.Since(began); took > 7*time.Second {
+						t.Errorf("it took %v", took)
+					}
+					if wentTo(p.src[0], vfio.PreCopy) || wentTo(p.src[0], vfio.StopCopy) {
+						t.Error("the source's device was touched")
+					}
+					p.atHome(t)
+				})
+			})
+		}
+	}
+}
