@@ -309,7 +309,7 @@ func (e *engine) onTick() {
 		e.estimate()
 	}
 	e.tell(report.Event{Kind: report.Progress, Devices: e.snapshots(), Way: report.Way{Goodput: finite(e.meter.goodput()), RTT: e.meter.rtt},
-		Fill: e.recent.look(e.progressed(), e.queue.fill.chunks)})
+		Fill: e.recent.look(e.progressed(), e.queue.fill.chunks), Waiting: e.plan.waiting(time.Since(e.clock.start))})
 }
 
 // watch bounds what time the guest stands still for. What a device does before

@@ -191,10 +191,16 @@ func (p *plan) giveUp(over LimitError) []any {
 	return []any{giveUp{&over}}
 }
 
-// waits reports whether PRE_COPY goes on for nothing but the limit: all has gone once,
-// and what is left takes too long.
-func (p *plan) waits(now time.Duration) bool {
-	return p.phase == precopying && (p.capped || p.rounds() > 0) && p.ready() && p.warmth != warming && !p.cut && p.expected(now).Took > p.limit()
+// waiting is what PRE_COPY waits for if that is nothing but the limit: all has gone once,
+// and what is left takes too long. Else it is nil.
+func (p *plan) waiting(now time.Duration) *report.Waiting {
+	if p.phase != precopying || p.warmth == warming || p.cut || !p.ready() || !p.capped && p.rounds() == 0 {
+		return nil
+	}
+	if next := p.expected(now); next.Took > p.limit() {
+		return &report.Waiting{Limit: p.limits.downtime, Downtime: next}
+	}
+	return nil
 }
 
 // goOn tells, once, that a cap was reached and is not acted upon.

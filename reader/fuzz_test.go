@@ -141,7 +141,7 @@ func (f *fuzzedPlan) measured() (ev measured) {
 	ev.path = path{chunk: 1 + f.number()&(1<<22-1), rate: f.rate(), full: f.byte()%2 == 0, rtt: f.span()}
 	ev.stop, ev.start = f.span(), f.span()
 	if n := f.number(); n > 0 {
-		ev.path.steps = steps{pause: step{time.Duration(n & (1<<30 - 1)), n%2 == 0}, witness: step{time.Duration(n >> 40), n%3 == 0}}
+		ev.path.steps = steps{pause: report.Step{Took: time.Duration(n & (1<<30 - 1)), Unknown: n%2 == 0}, witness: report.Step{Took: time.Duration(n >> 40), Unknown: n%3 == 0}}
 	}
 	return ev
 }

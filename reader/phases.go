@@ -102,7 +102,7 @@ func (e *engine) guestPaused(err error) {
 	}
 	if e.opts.PauseGuest != nil {
 		took := time.Since(e.clock.paused)
-		e.steps.pause = step{took: took} // of the next stop, if this one is called off
+		e.steps.pause = report.Step{Took: took} // of the next stop, if this one is called off
 		e.note(handoff.StepPause, took)
 	}
 	e.advance(paused{})

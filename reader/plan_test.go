@@ -308,17 +308,17 @@ func (s *scenario) path(ev *measured, args []string) error {
 		}
 		switch key {
 		case "pause":
-			ev.path.steps.pause = step{d, value == "unknown"}
+			ev.path.steps.pause = report.Step{Took: d, Unknown: value == "unknown"}
 		case "decide":
-			ev.path.steps.decide = step{d, value == "unknown"}
+			ev.path.steps.decide = report.Step{Took: d, Unknown: value == "unknown"}
 		case "witness":
-			ev.path.steps.witness = step{d, value == "unknown"}
+			ev.path.steps.witness = report.Step{Took: d, Unknown: value == "unknown"}
 		case "accept":
-			ev.path.steps.accept = step{d, value == "unknown"}
+			ev.path.steps.accept = report.Step{Took: d, Unknown: value == "unknown"}
 		case "guest":
-			ev.path.steps.guest = step{d, value == "unknown"}
+			ev.path.steps.guest = report.Step{Took: d, Unknown: value == "unknown"}
 		case "journal":
-			ev.path.steps.journal = step{d, value == "unknown"}
+			ev.path.steps.journal = report.Step{Took: d, Unknown: value == "unknown"}
 		case "rtt":
 			ev.path.rtt = known(d)
 		case "stop":

@@ -105,12 +105,12 @@ func (p path) device(f figures) work {
 // prediction puts what is busy at the same time into a row.
 func (w work) prediction() report.Prediction {
 	r := report.Prediction{
-		Precopy: w.precopy, Stop: plus(w.steps.pause.span(), w.stop), Fill: w.fill, Save: w.save, Wire: beyond(w.wire, w.save),
+		Precopy: w.precopy, Stop: plus(w.steps.pause.Span(), w.stop), Fill: w.fill, Save: w.save, Wire: beyond(w.wire, w.save),
 		Load:   plus(beyond(w.load, longest(w.save, w.wire)), w.last),
-		Decide: w.steps.decide.span(), Commit: w.commit, Witness: w.steps.witness.span(), Accept: w.steps.accept.span(),
-		Start: plus(w.start, w.steps.guest.span()),
+		Decide: w.steps.decide, Commit: w.commit, Witness: w.steps.witness, Accept: w.steps.accept,
+		Start: plus(w.start, w.steps.guest.Span()),
 	}
-	r.Downtime = plus(r.Stop, r.Fill, r.Save, r.Wire, r.Load, r.Decide, r.Commit, r.Witness, r.Accept, r.Start)
+	r.Downtime = plus(r.Stop, r.Fill, r.Save, r.Wire, r.Load, r.Decide.Span(), r.Commit, r.Witness.Span(), r.Accept.Span(), r.Start)
 	r.Total = plus(r.Precopy, r.Downtime)
 	return r
 }
@@ -126,7 +126,7 @@ func (p path) last() uint64 {
 // commit is READY's way back, and COMMIT and its answer, with the records that are
 // written before each of them.
 func (p path) commit() report.Span {
-	return plus(report.Span{Took: p.rtt.Took * 3 / 2, Known: p.rtt.Known}, p.steps.journal.span())
+	return plus(report.Span{Took: p.rtt.Took * 3 / 2, Known: p.rtt.Known}, p.steps.journal.Span())
 }
 
 // fixed is a stop in which nothing is left to be moved: what no PRE_COPY shortens.

@@ -75,7 +75,7 @@ func TestPredictSet(t *testing.T) {
 	all := predict([]figures{device, other}, wire)
 	want := report.Prediction{
 		Precopy: known(0), Stop: known(3 * ms), Fill: known(52 * ms), Save: known(15 * ms), Wire: known(135 * ms),
-		Load: known(70 * ms), Decide: known(0), Commit: known(6 * ms), Witness: known(0), Accept: known(0), Start: known(9 * ms),
+		Load: known(70 * ms), Commit: known(6 * ms), Start: known(9 * ms),
 		Downtime: known(290 * ms), Total: known(290 * ms),
 	}
 	if all != want {

@@ -17,34 +17,25 @@ import (
 // answer to one of the two sides.
 var ErrNoWitness = errors.New("the witness does not answer")
 
-// step is how long something takes that happens once in a stop. The zero value is
-// nothing at all.
-type step struct {
-	took    time.Duration
-	unknown bool // it is there, and nobody knows how long it takes
-}
-
-func (s step) span() report.Span { return report.Span{Took: s.took, Known: !s.unknown} }
-
 // steps are those parts of a stop that are neither the devices' nor the path's. The
 // zero value has none.
 type steps struct {
-	pause   step // of the guest
-	journal step // three records, of both sides
-	decide  step // the owner's word
-	witness step
-	accept  step // the hook on ACCEPT
-	guest   step // its start
+	pause   report.Step // of the guest
+	journal report.Step // three records, of both sides
+	decide  report.Step // the owner's word
+	witness report.Step
+	accept  report.Step // the hook on ACCEPT
+	guest   report.Step // its start
 }
 
 // unknown names the steps whose time nobody knows.
 func (s steps) unknown() (names []string) {
 	for _, one := range []struct {
 		name string
-		step
+		report.Step
 	}{{"the pause of the guest", s.pause}, {"the owner's word", s.decide}, {"the witness", s.witness},
 		{"on-accept", s.accept}, {"the start of the guest", s.guest}} {
-		if one.unknown {
+		if one.Unknown {
 			names = append(names, one.name)
 		}
 	}
@@ -60,26 +51,26 @@ func (o *Options) foresee(m *transport.Welcome) (s steps) {
 	if o.Approve != nil {
 		s.decide = o.last(handoff.StepDecide)
 	}
-	s.journal = step{took: handoff.WriteTook(o.Journal) + 2*told(m.JournalNS).took}
+	s.journal = report.Step{Took: handoff.WriteTook(o.Journal) + 2*told(m.JournalNS).Took}
 	s.witness, s.accept, s.guest = told(m.WitnessNS), told(m.AcceptNS), told(m.GuestNS)
 	return s
 }
 
-func (o *Options) last(name string) step {
+func (o *Options) last(name string) report.Step {
 	if o.StepTimes != nil {
 		if took, ok := o.StepTimes.Last(name); ok {
-			return step{took: took}
+			return report.Step{Took: took}
 		}
 	}
-	return step{unknown: true}
+	return report.Step{Unknown: true}
 }
 
 // longestStep bounds what a destination may say of a step.
 const longestStep = time.Hour
 
 // told is a step as WELCOME tells it.
-func told(ns int64) step {
-	return step{time.Duration(min(max(ns, 0), int64(longestStep))), ns < 0}
+func told(ns int64) report.Step {
+	return report.Step{Took: time.Duration(min(max(ns, 0), int64(longestStep))), Unknown: ns < 0}
 }
 
 // warnUnknown tells of what the prediction leaves out.

@@ -1,7 +1,6 @@
 package report
 
 import (
-	"slices"
 	"time"
 
 	"github.com/migpipe/migpipe/codec"
@@ -48,11 +47,11 @@ type Prediction struct {
 	Save   Span // until the devices are read
 	Wire   Span // until that is sent
 	Load   Span // until it is written
-	Decide Span // the owner's word, by the last run; no time where it is not asked for
+	Decide Step // the owner's word, by the last run
 	Commit Span // READY, COMMIT and its answer: a round trip and a half, and three records
 
-	Witness Span // the witness's answer to a probe; no time without a witness
-	Accept  Span // the hook on ACCEPT, by the last run; no time without one
+	Witness Step // the witness's answer, by a probe
+	Accept  Step // the hook on ACCEPT, by the last run
 
 	Start Span // until the devices, and the guest where it is asked for, run
 
@@ -69,14 +68,28 @@ type PredictedStage struct {
 // Stages are the parts of the downtime, in order and named as those of a Report. Those
 // that not every migration has are left out of one that has not.
 func (p Prediction) Stages() []PredictedStage {
-	all := []PredictedStage{
-		{StageStop, p.Stop}, {StageFill, p.Fill}, {StageSave, p.Save}, {StageWire, p.Wire}, {StageLoad, p.Load},
-		{StageDecide, p.Decide}, {StageCommit, p.Commit}, {StageWitness, p.Witness}, {StageAccept, p.Accept}, {StageStart, p.Start},
+	stages := []PredictedStage{{StageStop, p.Stop}, {StageFill, p.Fill}, {StageSave, p.Save}, {StageWire, p.Wire}, {StageLoad, p.Load}}
+	optional := func(name string, s Step) {
+		if s != (Step{}) {
+			stages = append(stages, PredictedStage{name, s.Span()})
+		}
 	}
-	return slices.DeleteFunc(all, func(s PredictedStage) bool {
-		return s.Span == Span{Known: true} && (s.Name == StageDecide || s.Name == StageWitness || s.Name == StageAccept)
-	})
+	optional(StageDecide, p.Decide)
+	stages = append(stages, PredictedStage{StageCommit, p.Commit})
+	optional(StageWitness, p.Witness)
+	optional(StageAccept, p.Accept)
+	return append(stages, PredictedStage{StageStart, p.Start})
 }
+
+// Step is the predicted length of something that not every migration does. The zero
+// value is one that this migration does not do.
+type Step struct {
+	Took    time.Duration
+	Unknown bool // how long it takes, nobody knows
+}
+
+// Span is the time of a step, none of one that is not done.
+func (s Step) Span() Span { return Span{Took: s.Took, Known: !s.Unknown} }
 
 // Forecast is what a stop was expected to come to when it was decided.
 type Forecast struct {

@@ -139,10 +139,19 @@ type Event struct {
 	Devices  []Snapshot        // in HELLO's order
 	Way      Way               // of Kind Progress
 	Fill     Fill              // of Kind Progress: in the last second or two
+	Waiting  *Waiting          // of Kind Progress: nothing but the limit is waited for, nil if it is not so (source only)
 	Attempt  transport.Attempt // of Kind Ready and Accepted
 	Downtime time.Duration     // of Kind Ready: so far
 	// Predicted is the downtime expected, of Kind Phase when the stop begins.
 	Predicted *Forecast
+}
+
+// Waiting says that PRE_COPY has sent everything once, and goes on only because a stop
+// now would take longer than the limit. How much is left then says nothing of how long
+// that lasts: it ends when the guest is quieter, or a cap is reached.
+type Waiting struct {
+	Limit    time.Duration
+	Downtime Span // of a stop now
 }
 
 // Snapshot is one device's progress.

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"strings"
@@ -39,8 +40,8 @@ func (b *barView) event(ev stamped) {
 		}
 		b.freeze()
 	case report.Progress:
-		b.progress(b.meters.read(ev.at, ev.Devices))
-		b.fill(fillText(ev.Fill))
+		b.progress(b.meters.progress(ev))
+		b.fill(cmp.Or(waitingText(ev.Waiting), fillText(ev.Fill)))
 	default:
 		fmt.Fprintf(b.above(), "%s: %s\n", b.program, notice(ev.Event))
 	}
@@ -77,7 +78,7 @@ func (b *barView) bar(name string, names int) *deviceBar {
 	return d
 }
 
-// fill shows how full the stages are.
+// fill shows how full the stages are, or what else is waited for.
 func (b *barView) fill(text string) {
 	if b.screen == nil || b.stages == nil && text == "" {
 		return

@@ -16,6 +16,13 @@ var bounds = map[string]string{
 	report.BoundArrival: "bound by what arrives",
 	report.BoundLoad:    "bound by the destination's devices",
 	report.Balanced:     "balanced",
+	// Of the downtime: stages in which no state moves.
+	report.StageStop:    "bound by the stop of the devices",
+	report.StageDecide:  "bound by the owner's word",
+	report.StageCommit:  "bound by the round trips and records of the hand-off",
+	report.StageWitness: "bound by the witness",
+	report.StageAccept:  "bound by on-accept",
+	report.StageStart:   "bound by the start at the destination",
 }
 
 // fillText is how full the stages are, and what they wait for; nothing where nothing

@@ -159,6 +159,7 @@ var causeHints = []struct {
 	hint  string
 }{
 	{reader.ErrOnlyCopy, "to run that copy, see `mig-recv resolve --help` there; to end it and begin anew with what the devices here hold now, say --migration ID"},
+	{reader.ErrNoWitness, "both sides ask it before the guest is stopped: mend it, or say --on-limit force to migrate without its answer"},
 	{reader.ErrNoWelcome, "raise --connect-limit, if a device there is known to take that long to prepare"},
 	{reader.ErrMaxDowntime, "raise --max-downtime, if the guest may stand still for that long"},
 	{reader.ErrStalled, stalledHint},
@@ -186,8 +187,12 @@ func limitHint(l *reader.LimitError) string {
 	switch {
 	case l.Limit == reader.LimitTimeout:
 		return "raise --timeout"
-	case !l.Ready:
-		return "raise --max-precopy, if the destination is known to take that long to prepare"
+	case l.Limit == reader.LimitFixed:
+		return "raise --downtime-limit, or shorten these steps; or say --on-limit force to stop the guest for that long"
+	case !l.Ready && l.Limit == reader.LimitPrecopy:
+		return "raise --max-precopy, if the destination is known to take that long; or say --on-limit force, and the rest goes while the guest stands still"
+	case !l.Ready && l.Limit == reader.LimitRounds:
+		return "raise --max-rounds; or say --on-limit force, and the rest goes while the guest stands still"
 	case l.Limit == reader.LimitReinit:
 		return "try again when the guest no longer sets the device up"
 	case l.Limit == reader.LimitPath:
@@ -195,7 +200,8 @@ func limitHint(l *reader.LimitError) string {
 	case l.Limit == reader.LimitDowntime:
 		return "raise --downtime-limit, or say --on-limit force to stop the guest for that long"
 	}
-	return "raise --downtime-limit; or say --on-limit force to stop the guest for that long, or --on-limit continue to wait for a quieter guest"
+	flag := map[reader.Limit]string{reader.LimitPrecopy: "--max-precopy", reader.LimitRounds: "--max-rounds"}[l.Limit]
+	return "raise --downtime-limit; or say --on-limit force to stop the guest for that long, or --on-limit continue to wait for a quieter guest; or raise " + flag + ", if it becomes quieter in that time"
 }
 
 // unixHint is for what is wrong with the path of a socket.

@@ -10,6 +10,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/migpipe/migpipe/reader"
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
 	"github.com/migpipe/migpipe/vfio"
@@ -66,6 +67,15 @@ func TestHints(t *testing.T) {
 		{send, handoff.Rolledback, fault(transport.CodeStart, true), "see what mig-recv said"},
 		{send, handoff.Rolledback, fault(transport.CodeStart, false), ""},
 		{send, handoff.Rolledback, fault(transport.CodeCancelled, true), ""},
+		{send, handoff.Rolledback, fmt.Errorf("x: %w", reader.ErrNoWitness), "mend it, or say --on-limit force"},
+		// Each hint names the limit that was reached.
+		{send, handoff.Rolledback, &reader.LimitError{Limit: reader.LimitTimeout}, "raise --timeout"},
+		{send, handoff.Rolledback, &reader.LimitError{Limit: reader.LimitPrecopy}, "raise --max-precopy, if"},
+		{send, handoff.Rolledback, &reader.LimitError{Limit: reader.LimitRounds}, "raise --max-rounds; or"},
+		{send, handoff.Rolledback, &reader.LimitError{Limit: reader.LimitPrecopy, Ready: true}, "or raise --max-precopy"},
+		{send, handoff.Rolledback, &reader.LimitError{Limit: reader.LimitRounds, Ready: true}, "or raise --max-rounds"},
+		{send, handoff.Rolledback, &reader.LimitError{Limit: reader.LimitDowntime, Ready: true}, "raise --downtime-limit, or say --on-limit force"},
+		{send, handoff.Rolledback, &reader.LimitError{Limit: reader.LimitFixed}, "raise --downtime-limit, or shorten these steps"},
 	}
 	for _, tt := range tests {
 		got := strings.Join(tt.scene.hints(tt.outcome, tt.err), "\n")

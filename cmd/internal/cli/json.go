@@ -91,7 +91,23 @@ type jsonProgress struct {
 	Goodput float64        `json:"goodput_bytes_per_s,omitempty"` // of all devices, when the path is full
 	RTTMS   float64        `json:"rtt_ms,omitempty"`
 	Fill    *jsonFill      `json:"fill,omitempty"` // in the last second or two
+	Waiting *jsonWaiting   `json:"waiting,omitempty"`
 	Devices []jsonSnapshot `json:"devices"`
+}
+
+// jsonWaiting says that pre-copy goes on for nothing but the downtime limit.
+type jsonWaiting struct {
+	For         string  `json:"for"` // downtime-limit
+	LimitMS     float64 `json:"limit_ms"`
+	PredictedMS float64 `json:"predicted_downtime_ms"` // of a stop now
+	Known       bool    `json:"predicted_known"`
+}
+
+func newJSONWaiting(w *report.Waiting) *jsonWaiting {
+	if w == nil {
+		return nil
+	}
+	return &jsonWaiting{"downtime-limit", milliseconds(w.Limit), milliseconds(w.Downtime.Took), w.Downtime.Known}
 }
 
 // jsonSnapshot has no remaining where there is no estimate, and no rate that is
@@ -263,7 +279,7 @@ func (j *jsonView) event(ev stamped) {
 			return
 		}
 		j.progress = ev.at
-		j.write(jsonProgress{head, math.Round(ev.Way.Goodput), milliseconds(ev.Way.RTT), newJSONFill(ev.Fill), jsonSnapshots(ev.Devices)})
+		j.write(jsonProgress{head, math.Round(ev.Way.Goodput), milliseconds(ev.Way.RTT), newJSONFill(ev.Fill), newJSONWaiting(ev.Waiting), jsonSnapshots(ev.Devices)})
 	}
 }
 

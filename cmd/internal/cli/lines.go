@@ -84,7 +84,7 @@ func phaseText(ev report.Event) string {
 func (l *lineView) print(text string) { fmt.Fprintf(l.err, "%s: %s\n", l.program, text) }
 
 func (l *lineView) move(ev stamped) {
-	at, list := ev.at, l.meters.read(ev.at, ev.Devices)
+	at, list := ev.at, l.meters.progress(ev)
 	if l.progress.IsZero() {
 		l.progress = at // nothing to say yet
 	}
@@ -99,6 +99,9 @@ func (l *lineView) move(ev stamped) {
 		}
 		l.last[s.Name] = line
 		l.print(line)
+	}
+	if text := waitingText(ev.Waiting); text != "" {
+		l.print(text)
 	}
 	if text := fillText(ev.Fill); text != "" {
 		l.print("stages: " + text)

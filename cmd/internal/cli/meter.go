@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"fmt"
 	"math"
 	"time"
 
@@ -47,6 +48,7 @@ type status struct {
 	rate  float64
 	idle  time.Duration // since the last byte
 	ended bool
+	waits bool // pre-copy goes on for the downtime limit alone: no rate says how long
 }
 
 // follow finds the end of a device: it is stopped, and nobody estimates a rest
@@ -84,7 +86,16 @@ func (ms meters) read(at time.Time, devices []report.Snapshot) []status {
 		}
 		m.update(at, d.Bytes)
 		m.follow(d)
-		list[i] = status{d, m.rate, at.Sub(m.moved), m.ended}
+		list[i] = status{Snapshot: d, rate: m.rate, idle: at.Sub(m.moved), ended: m.ended}
+	}
+	return list
+}
+
+// progress is read of a whole event.
+func (ms meters) progress(ev stamped) []status {
+	list := ms.read(ev.at, ev.Devices)
+	for i := range list {
+		list[i].waits = ev.Waiting != nil
 	}
 	return list
 }
@@ -110,8 +121,16 @@ func (s status) rest() string {
 		return ""
 	}
 	text := "~" + humanBytes(s.Remaining) + " left"
-	if d, ok := s.left(); ok {
+	if d, ok := s.left(); ok && !s.waits {
 		text += ", ETA ~" + max(d.Round(time.Second), time.Second).String()
 	}
 	return text
+}
+
+// waitingText says that nothing but the downtime limit is waited for.
+func waitingText(w *report.Waiting) string {
+	if w == nil {
+		return ""
+	}
+	return fmt.Sprintf("waiting for the downtime limit of %v: a stop now would take %s", w.Limit, spanText(w.Downtime))
 }

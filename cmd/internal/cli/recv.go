@@ -151,6 +151,7 @@ func (r *recvFlags) receive(ctx context.Context, end endpoint, devices []opened,
 		StallLimit: r.stall, ReadyAlarm: r.alarm, ReadyLease: r.lease,
 		Observe: show.observe, Software: r.software(),
 		Witness: r.doubt.used, OnAccept: r.onAccept.hook(handoff.DestSide), StartGuest: r.owner.start(os.Stdin),
+		StepTimes: r.state.times(),
 	})
 }
 

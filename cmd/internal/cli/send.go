@@ -266,5 +266,6 @@ func (s *sendFlags) options(devices []opened, observe report.Observer) *reader.O
 		Tuning: &s.tuning, Observe: observe, Software: s.software(), Witness: s.doubt.used,
 		Approve:  s.owner.approve(os.Stdin),
 		OnCommit: s.onCommit.hook(handoff.SourceSide), OnRevert: s.onRevert.hook(handoff.SourceSide),
+		StepTimes: s.state.times(),
 	}
 }

@@ -69,6 +69,14 @@ func (s *stateFlags) journals(role journal.Role) handoff.Journals {
 	}
 }
 
+// times are those of the last run's steps, nil where there is no place for them.
+func (s *stateFlags) times() handoff.StepTimes {
+	if dir := s.folder(); dir != "" {
+		return journal.NewTimes(dir)
+	}
+	return nil
+}
+
 // check looks at the folder before anybody relies on it.
 func (s *stateFlags) check() error {
 	dir := s.folder()

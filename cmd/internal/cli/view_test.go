@@ -318,3 +318,32 @@ type lastWord struct {
 }
 
 func (l *lastWord) end(v verdict) { l.verdict = v }
+
+// TestWaiting: while nothing but the downtime limit is waited for, that is what every view
+// shows, and not when a rest would be sent that grows all the while.
+func TestWaiting(t *testing.T) {
+	at := time.Date(2020, 1, 2, 3, 4, 5, 0, time.UTC)
+	show := func(v view, w *report.Waiting) {
+		for i := range uint64(40) {
+			d := report.Snapshot{Name: "nic0", Phase: report.PreCopy, Bytes: i << 20, Remaining: 9 << 30, Known: true}
+			v.event(stamped{at: at.Add(time.Duration(i) * 100 * time.Millisecond), Event: report.Event{Kind: report.Progress, Devices: []report.Snapshot{d}, Waiting: w}})
+		}
+	}
+	waiting := &report.Waiting{Limit: 300 * time.Millisecond, Downtime: report.Span{Took: 1200 * time.Millisecond, Known: true}}
+	var lines, events bytes.Buffer
+	show(newLineView("mig-send", &lines, &lines), waiting)
+	if got := lines.String(); !strings.Contains(got, "mig-send: waiting for the downtime limit of 300ms: a stop now would take 1.20 s") || strings.Contains(got, "ETA") {
+		t.Errorf("lines:\n%s", got)
+	}
+	show(newJSONView("mig-send", io.Discard, &events), waiting)
+	if want := `"waiting":{"for":"downtime-limit","limit_ms":300,"predicted_downtime_ms":1200,"predicted_known":true}`; !strings.Contains(events.String(), want) {
+		t.Errorf("events:\n%s", events.String())
+	}
+	lines.Reset()
+	events.Reset()
+	show(newLineView("mig-send", &lines, &lines), nil)
+	show(newJSONView("mig-send", io.Discard, &events), nil)
+	if got := lines.String() + events.String(); strings.Contains(got, "waiting") || !strings.Contains(got, "ETA") {
+		t.Errorf("otherwise:\n%s", got)
+	}
+}

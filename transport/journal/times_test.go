@@ -1,0 +1,76 @@
+package journal
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/migpipe/migpipe/transport/handoff"
+)
+
+func TestTimes(t *testing.T) {
+	dir := t.TempDir()
+	times := NewTimes(dir)
+	if took, ok := times.Last(handoff.StepAccept); ok {
+		t.Errorf("%v before the first run", took)
+	}
+	for _, run := range []map[string]time.Duration{
+		{handoff.StepAccept: time.Second, handoff.StepGuest: 3 * time.Millisecond}, {handoff.StepAccept: 512 * time.Millisecond},
+	} {
+		if err := times.Keep(run); err != nil {
+			t.Fatal(err)
+		}
+	}
+	again := NewTimes(dir)
+	for step, want := range map[string]time.Duration{handoff.StepAccept: 512 * time.Millisecond, handoff.StepGuest: 3 * time.Millisecond} {
+		if took, ok := again.Last(step); !ok || took != want {
+			t.Errorf("%s took %v, %v", step, took, ok)
+		}
+	}
+	files, err := os.ReadDir(dir)
+	if err != nil || len(files) != 1 {
+		t.Errorf("%v, %v", files, err)
+	}
+	for _, role := range []Role{Source, Destination} { // it is no journal
+		if list, err := List(dir, role); err != nil || len(list) > 0 {
+			t.Errorf("%v, %v", list, err)
+		}
+	}
+	if info, err := files[0].Info(); err != nil || info.Mode() != 0o600 {
+		t.Errorf("%v, %v", info, err)
+	}
+}
+
+// TestTimesUnusable: whatever the file holds, it says nothing or a time that may be.
+func TestTimesUnusable(t *testing.T) {
+	for name, text := range map[string]string{
+		"empty": "", "no object": "[1]", "no duration": `{"guest":"soon"}`, "negative": `{"guest":"-3s"}`, "absurd": `{"guest":"9999h"}`,
+		"a number": `{"guest":3}`, "too long": `{"guest":"3s","x":"` + strings.Repeat("x", maxTimes) + `"}`,
+	} {
+		dir := t.TempDir()
+		if err := os.WriteFile(filepath.Join(dir, TimesFile), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		times := NewTimes(dir)
+		if took, ok := times.Last(handoff.StepGuest); ok {
+			t.Errorf("%s: %v", name, took)
+		}
+		if err := times.Keep(map[string]time.Duration{handoff.StepGuest: time.Second}); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		if took, ok := times.Last(handoff.StepGuest); !ok || took != time.Second {
+			t.Errorf("%s: then %v, %v", name, took, ok)
+		}
+	}
+	dir := t.TempDir()
+	if err := unix.Mkfifo(filepath.Join(dir, TimesFile), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if took, ok := NewTimes(dir).Last(handoff.StepGuest); ok {
+		t.Errorf("of a pipe: %v", took)
+	}
+}
