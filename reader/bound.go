@@ -110,10 +110,12 @@ func (e *engine) fills() (all, stop report.Fill) {
 	if e.queue == nil { // nobody was reached
 		return all, stop
 	}
+	now := e.progressed()
 	end := e.atReady
 	if end.at == 0 {
-		end = e.progressed()
+		end = now
 	}
+	end.loading = now.loading // nothing is loaded after READY, and the last ACK may come after it
 	all = end.fill(e.queue.fill.chunks)
 	if !e.clock.paused.IsZero() {
 		stop = end.since(e.atPause).fill(e.queue.fill.chunks)

@@ -2,6 +2,7 @@ package reader
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/migpipe/migpipe/transport/report"
@@ -44,10 +45,16 @@ func (c *clock) stage(p report.Prediction) (name string, took, predicted, next t
 
 // behindCommit names what the destination does before it answers COMMIT.
 func behindCommit(p report.Prediction) string {
-	names := map[string]string{report.StageWitness: "the witness, ", report.StageAccept: "on-accept, "}
-	text := ""
-	for _, s := range p.Stages() {
-		text += names[s.Name]
+	var before []string
+	if p.Witness != (report.Step{}) {
+		before = append(before, "the witness")
 	}
-	return text + "the start at the destination"
+	if p.Accept != (report.Step{}) {
+		before = append(before, "on-accept")
+	}
+	const start = "the start at the destination"
+	if before == nil {
+		return start
+	}
+	return strings.Join(before, ", ") + " or " + start
 }

@@ -122,6 +122,9 @@ func (e *engine) stopPreparing() {
 
 func (e *engine) prepared(ev prepared) {
 	e.preparing, e.entered, e.probe = false, ev.took, ev.probe
+	if ev.probe.err != nil && !e.interrupted {
+		e.tell(report.Event{Kind: report.Warning, Text: fmt.Sprintf("the witness does not answer, and the source is told so: %v", ev.probe.err)})
+	}
 	err := ev.err
 	if e.interrupted {
 		e.refuse(e.fault)

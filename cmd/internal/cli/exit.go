@@ -30,7 +30,7 @@ const exitHelp = `Exit status:
   1  a defect of this software, as is death by SIGABRT
   2  the command line is wrong
   3  a device or stream of this side failed, is in use or cannot migrate
-  4  the network: the peer cannot be reached, or no longer
+  4  the network: the peer cannot be reached, or no longer, or no witness answers
   5  the peer refused or failed
   6  authentication: a side is not who it should be
   7  incompatible: protocol versions, device names or devices do not fit

@@ -188,7 +188,7 @@ func limitHint(l *reader.LimitError) string {
 	case l.Limit == reader.LimitTimeout:
 		return "raise --timeout"
 	case l.Limit == reader.LimitFixed:
-		return "raise --downtime-limit, or shorten these steps; or say --on-limit force to stop the guest for that long"
+		return "raise --downtime-limit, or shorten these steps; or say --on-limit force to stop the guest for that long (on-accept and a VMM's answers count by their last run)"
 	case !l.Ready && l.Limit == reader.LimitPrecopy:
 		return "raise --max-precopy, if the destination is known to take that long; or say --on-limit force, and the rest goes while the guest stands still"
 	case !l.Ready && l.Limit == reader.LimitRounds:

@@ -23,7 +23,8 @@ const sendHookHelp = hookHelp + `--on-commit is run beside the wait for the dest
 devices that come back from there are resumed. A failure of either is a warning.`
 
 const recvHookHelp = hookHelp + `--on-accept is run before the devices are started. If it fails they are not: the
-copy is kept, and the source may take its devices back.`
+copy is kept, and the source may take its devices back. Its time is part of the
+downtime. --state-dir keeps the time of its last run, which predicts the next.`
 
 // hookFlag is a hook that a user may name.
 type hookFlag struct {

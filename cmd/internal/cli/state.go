@@ -25,7 +25,7 @@ the host loses it; ` + "`status`" + ` shows what the files say. Without it (and 
 systemd's StateDirectory) it is lost with the process. A migration that has ended
 for both sides is forgotten there after --keep-state; one that is not over stays. What
 a crash of mig-recv has left of a file (file:) is given up when its source has not come
-for that long.`
+for that long. step-times.json there has how long hooks and a VMM's answers last took.`
 
 // stateFlags say where the journals are.
 type stateFlags struct {

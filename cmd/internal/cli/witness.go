@@ -17,7 +17,9 @@ same:
            destination asks it before it starts anything. dir:PATH is a folder that
            both hosts have mounted; exec:PROGRAM is run with MIGPIPE_MIGRATION,
            MIGPIPE_EPOCH and MIGPIPE_SIDE in its environment, and prints source or
-           destination: who has asked first.
+           destination: who has asked first. Before the guest is stopped both sides
+           ask once for a random migration; if there is no answer, the migration
+           ends, unless mig-send has --on-limit force.
 SIGINT or SIGTERM asks the destination to give the devices back. If it is out of reach
 mig-send ends 5 s later, in doubt; a second signal ends the wait at once.
 A person who knows that the other host is dead, or kept from its devices, decides
