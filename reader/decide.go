@@ -121,8 +121,11 @@ func (p *plan) hopeless(now time.Duration) *LimitError {
 // not count if they alone are over the limit: PRE_COPY brings down the rest.
 func (p *plan) limit() time.Duration {
 	limit := p.limits.downtime
-	if fixed := p.path.fixed(p.stopping, p.starting).Downtime.Took; p.limits.onLimit == Force && fixed > limit {
-		return min(limit, unlimited) + fixed
+	if p.limits.onLimit != Force {
+		return limit
+	}
+	if fixed := p.path.fixed(p.stopping, p.starting).Downtime.Took; fixed > limit {
+		return limit + fixed
 	}
 	return limit
 }
@@ -135,7 +138,7 @@ func (p *plan) within() string {
 	return "what pre-copy shortens is within the limit, and the stop is forced"
 }
 
-// without says which steps a prediction leaves out, and how long the rest of it takes.
+// without names the steps that a prediction leaves out.
 func (p *plan) without() string {
 	if names := p.path.steps.unknown(); len(names) > 0 {
 		return " without " + strings.Join(names, ", ")

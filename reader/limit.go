@@ -50,11 +50,11 @@ const unlimited time.Duration = 1 << 61
 // not stopped for it, or runs again.
 type LimitError struct {
 	Limit     Limit
-	Allowed   time.Duration // the limit, where it is a time
-	Count     int           // or a number
-	Ready     bool          // the destination has applied the initial bytes
-	Predicted time.Duration // the downtime that a stop would have meant
-	Stages    []report.PredictedStage
+	Allowed   time.Duration           // the limit, where it is a time
+	Count     int                     // or a number
+	Ready     bool                    // the destination has applied the initial bytes
+	Predicted time.Duration           // the downtime that a stop would have meant
+	Stages    []report.PredictedStage // of that downtime
 }
 
 // what names the limit and its value.

@@ -111,7 +111,7 @@ type Options struct {
 	Software string
 	// Witness decides who has the devices when the destination does not answer COMMIT.
 	// The destination must have the same. Both sides ask it before the guest is stopped,
-	// for a migration that nobody has. Default none: the destination is asked for
+	// for a random migration. Default none: the destination is asked for
 	// as long as the wait may last.
 	Witness witness.Witness
 	// OnCommit is told that COMMIT is recorded: this side has given the devices up. It

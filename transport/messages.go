@@ -157,7 +157,7 @@ type Welcome struct {
 	Witness   string     `cbor:"14,keyasint,omitempty"` // HELLO's: the destination asks it before it accepts
 
 	// What the destination does between READY and RUNNING, in nanoseconds: 0 is
-	// nothing, and UnknownNS a step whose time nobody knows.
+	// no such step, and UnknownNS a step whose time is not known.
 	JournalNS    int64  `cbor:"15,keyasint,omitempty"` // one record, of which two are written
 	WitnessNS    int64  `cbor:"16,keyasint,omitempty"` // the witness's answer to a probe
 	WitnessFault string `cbor:"17,keyasint,omitempty"` // why it gave none
@@ -165,7 +165,7 @@ type Welcome struct {
 	GuestNS      int64  `cbor:"19,keyasint,omitempty"` // the start of the guest, the last time
 }
 
-// UnknownNS is the time of a step that is there, in a WELCOME that cannot tell its time.
+// UnknownNS is what WELCOME says of a step that is done and whose time is not known.
 const UnknownNS = -1
 
 // Estimate tells the destination what the source expects still to send for

@@ -13,7 +13,7 @@ const (
 
 // StepTimes remembers how long steps took, from one run to the next.
 type StepTimes interface {
-	// Last is how long a step took when it last ran. ok is false if it never did.
+	// Last is how long a step took when it last ran. ok is false if that is not known.
 	Last(step string) (took time.Duration, ok bool)
 	// Keep remembers the times of the steps that have run. It is called once the
 	// guest runs.

@@ -85,10 +85,10 @@ func (p Prediction) Stages() []PredictedStage {
 // value is one that this migration does not do.
 type Step struct {
 	Took    time.Duration
-	Unknown bool // how long it takes, nobody knows
+	Unknown bool // it is done, and how long it takes is not known
 }
 
-// Span is the time of a step, none of one that is not done.
+// Span is the time of a step. A step that is not done takes none.
 func (s Step) Span() Span { return Span{Took: s.Took, Known: !s.Unknown} }
 
 // Forecast is what a stop was expected to come to when it was decided.
