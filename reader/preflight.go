@@ -28,10 +28,27 @@ func Preflight(ctx context.Context, dialer transport.Dialer, sources []Source, o
 		return report.Preflight{}, err
 	}
 	found, err := askOver(ctx, dialer, sources, o)
+	if err == nil {
+		err = tooLong(found, o)
+	}
 	if err != nil {
 		return report.Preflight{}, err
 	}
 	return found, nil
+}
+
+// tooLong says that the steps that no PRE_COPY shortens are over the limit by themselves,
+// for which Send refuses the migration at once.
+func tooLong(p report.Preflight, o Options) error {
+	fixed := report.Prediction{Stop: p.Stop, Fill: report.Span{Took: p.RTT / 2}, Decide: p.Decide, Commit: p.Commit, Witness: p.Witness, Accept: p.Accept, Start: p.Start}
+	var took time.Duration
+	for _, s := range fixed.Stages() {
+		took += s.Took
+	}
+	if o.OnLimit == Force || took <= o.DowntimeLimit {
+		return nil
+	}
+	return &transport.Fault{Code: transport.CodeTimeout, Err: &LimitError{Limit: LimitFixed, Allowed: o.DowntimeLimit, Predicted: took, Stages: fixed.Stages()}}
 }
 
 // mayBegin says why no migration of the sources would begin, whoever is asked, and has the
