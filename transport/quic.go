@@ -5,14 +5,11 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
-	"fmt"
 	"io"
 	"math/rand/v2"
 	"net"
 	"net/netip"
 	"os"
-	"slices"
-	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -34,6 +31,9 @@ type QUICDialer struct {
 	Addr        string      // host:port
 	Credentials Credentials // who this side is, and who may be at Addr
 
+	// Lookup finds the addresses of the host in Addr, if that is a name. Default: [LookupHost].
+	Lookup LookupFunc
+
 	// Socket opens the socket of one lane, which closes it: for a caller whose
 	// process may not, or whose network is not the host's. Default: a UDP socket on
 	// any address and port of this host.
@@ -44,33 +44,42 @@ type QUICDialer struct {
 	// quic-go takes the other side's for 5 s at least.
 	Idle time.Duration
 
+	peer    peerAddress
 	windows windowBudget
 	first   sync.Once
 	lanes   atomic.Uint32 // how many were dialled, from a number on that was drawn
 }
 
-// Dial fails with [ErrUnreachable] when nobody answers within
-// [HandshakeTimeout], and with a [WrongPeerError] or a [CertificateError] when
-// somebody else does. That the peer refuses this side shows only in the first Read: [ErrRefusedByPeer].
+// Dial tries the addresses of a name as RFC 8305 does: one after the other, each beside those
+// that have not answered yet, and for [HandshakeTimeout] whatever the others do. It begins
+// with the one that worked last, which stays in use when a lookup fails.
+//
+// Dial fails with [ErrUnreachable] when nobody answers, and with a [WrongPeerError] or a
+// [CertificateError] when somebody else does. That the peer refuses this side shows only in
+// the first Read: [ErrRefusedByPeer].
 func (d *QUICDialer) Dial(ctx context.Context) (Lane, error) {
 	config, err := tlsConfig(d.Credentials, RoleSend)
 	if err != nil {
 		return nil, err
 	}
-	addr, err := resolveUDP(ctx, d.Addr)
+	judge := func(err error) error { return identityError(err, refused(err)) }
+	return d.peer.dial(ctx, d.Addr, d.Lookup, judge, func(ctx context.Context, to netip.AddrPort) (Lane, error) {
+		return d.dialAt(ctx, to, config)
+	})
+}
+
+// dialAt opens a lane to one address.
+func (d *QUICDialer) dialAt(ctx context.Context, to netip.AddrPort, config *tls.Config) (Lane, error) {
+	conn, err := d.open(to.Addr())
 	if err != nil {
-		return nil, dialError(ctx, err)
-	}
-	conn, err := d.open(addr.Addr())
-	if err != nil {
-		return nil, dialError(ctx, err)
+		return nil, err
 	}
 	sockets := newSockets(conn)
 	sockets.all[0].transport.ConnectionIDGenerator = d.number()
-	lane, err := d.dialFrom(ctx, sockets, addr, config)
+	lane, err := d.dialFrom(ctx, sockets, to, config)
 	if err != nil {
 		sockets.release()
-		return nil, handshakeError(ctx, err, refused(err))
+		return nil, err
 	}
 	return lane, nil
 }
@@ -122,24 +131,6 @@ func quicConfig(windows *windowBudget, idle time.Duration) *quic.Config {
 	}
 }
 
-// resolveUDP does as net.ResolveUDPAddr, which prefers IPv4 too, but honours ctx.
-func resolveUDP(ctx context.Context, addr string) (netip.AddrPort, error) {
-	host, service, err := net.SplitHostPort(addr)
-	if err != nil {
-		return netip.AddrPort{}, err
-	}
-	port, err := strconv.ParseUint(service, 10, 16)
-	if err != nil {
-		return netip.AddrPort{}, fmt.Errorf("address %s: port %q is not a number below 65536", addr, service)
-	}
-	ips, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
-	if err != nil {
-		return netip.AddrPort{}, err
-	}
-	first := max(0, slices.IndexFunc(ips, func(ip netip.Addr) bool { return ip.Unmap().Is4() }))
-	return netip.AddrPortFrom(ips[first].Unmap(), uint16(port)), nil
-}
-
 // unspecified is "any address" of the family of ip.
 func unspecified(ip netip.Addr) netip.Addr {
 	if ip.Is4() {
@@ -157,6 +148,7 @@ type quicLane struct {
 	socket   *quicSocket // of them
 	finished atomic.Bool // CloseWrite was called
 	close    sync.Once
+	firstByte
 }
 
 func newQUICLane(conn *quic.Conn, stream *quic.Stream, sockets *quicSockets, socket *quicSocket, linger func(context.Context, *quic.Conn)) *quicLane {
@@ -177,6 +169,7 @@ func (l *quicLane) Peer() ID {
 
 func (l *quicLane) Read(p []byte) (int, error) {
 	n, err := l.stream.Read(p)
+	l.firstByte.read(n)
 	return n, quicLaneError(err)
 }
 
@@ -256,9 +249,9 @@ func closedThere(err error) bool {
 	return connection || stream
 }
 
-// handshakeError is why a handshake has failed: the identities, or nobody who speaks this
-// protocol. refused says that the peer has turned this side down.
-func handshakeError(ctx context.Context, err error, refused bool) error {
+// identityError is what is wrong with who has answered a handshake, nil where nobody has who
+// speaks this protocol. refused says that the peer has turned this side down.
+func identityError(err error, refused bool) error {
 	if wrong, ok := errors.AsType[*WrongPeerError](err); ok {
 		return wrong
 	}
@@ -268,7 +261,7 @@ func handshakeError(ctx context.Context, err error, refused bool) error {
 	if refused {
 		return &carrierError{kind: ErrRefusedByPeer, cause: err}
 	}
-	return dialError(ctx, err)
+	return nil
 }
 
 // closedHere says that this side ended the stream or the connection.

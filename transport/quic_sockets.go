@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"net"
+	"net/netip"
 	"sync/atomic"
 	"syscall"
 
@@ -85,10 +86,12 @@ const listenSocketsMost = 16
 // that the lanes of a peer do not all wait for one receiver; or a single one where the
 // kernel does not steer.
 func listenSockets(addr string, cores int) ([]net.PacketConn, error) {
-	local, err := net.ResolveUDPAddr("udp", addr)
-	if err != nil {
-		return nil, err
-	}
+	return listenFirst(addr, func(at netip.AddrPort) ([]net.PacketConn, error) {
+		return listenSocketsAt(net.UDPAddrFromAddrPort(at), cores)
+	})
+}
+
+func listenSocketsAt(local *net.UDPAddr, cores int) ([]net.PacketConn, error) {
 	one, err := net.ListenUDP("udp", local)
 	n := min(cores, listenSocketsMost)
 	if err != nil || n < 2 {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"os"
 	"strings"
 	"sync"
@@ -32,24 +33,37 @@ type TLSDialer struct {
 	// window is closed (tcp(7)), as a QUIC peer that does not run is silent. Default
 	// IdleTimeout, at least MinIdleTimeout; the kernel counts in seconds.
 	Idle time.Duration
+
+	// Lookup is as in [QUICDialer].
+	Lookup LookupFunc
+
+	peer peerAddress
 }
 
-// Dial fails as that of [QUICDialer].
+// Dial tries addresses, and fails, as that of [QUICDialer].
 func (d *TLSDialer) Dial(ctx context.Context) (Lane, error) {
 	config, err := tlsConfig(d.Credentials, RoleSend)
 	if err != nil {
 		return nil, err
 	}
-	within, cancel := context.WithTimeout(ctx, HandshakeTimeout)
+	judge := func(err error) error { return identityError(err, refusedByAlert(err)) }
+	return d.peer.dial(ctx, d.Addr, d.Lookup, judge, func(ctx context.Context, to netip.AddrPort) (Lane, error) {
+		return d.dialAt(ctx, to, config)
+	})
+}
+
+// dialAt opens a lane to one address.
+func (d *TLSDialer) dialAt(ctx context.Context, to netip.AddrPort, config *tls.Config) (Lane, error) {
+	ctx, cancel := context.WithTimeout(ctx, HandshakeTimeout)
 	defer cancel()
-	conn, err := (&net.Dialer{KeepAliveConfig: keepAlive(d.Idle)}).DialContext(within, "tcp", d.Addr)
+	conn, err := (&net.Dialer{KeepAliveConfig: keepAlive(d.Idle)}).DialContext(ctx, "tcp", to.String())
 	if err != nil {
-		return nil, dialError(ctx, err)
+		return nil, err
 	}
 	lane := newTLSLane(conn.(*net.TCPConn), d.Idle, func(c net.Conn) *tls.Conn { return tls.Client(c, config) })
-	if err := lane.tls.HandshakeContext(within); err != nil {
+	if err := lane.tls.HandshakeContext(ctx); err != nil {
 		conn.Close()
-		return nil, handshakeError(ctx, err, refusedByAlert(err))
+		return nil, err
 	}
 	return lane, nil
 }
@@ -83,11 +97,17 @@ func listenTLS(addr string, c Credentials, d *door) (*tlsListener, error) {
 	if err != nil {
 		return nil, err
 	}
-	tcp, err := (&net.ListenConfig{KeepAliveConfig: keepAlive(d.idle)}).Listen(context.Background(), "tcp", addr)
+	tcp, err := listenFirst(addr, func(at netip.AddrPort) (*net.TCPListener, error) {
+		l, err := (&net.ListenConfig{KeepAliveConfig: keepAlive(d.idle)}).Listen(context.Background(), "tcp", net.TCPAddrFromAddrPort(at).String())
+		if err != nil {
+			return nil, err
+		}
+		return l.(*net.TCPListener), nil
+	})
 	if err != nil {
 		return nil, fmt.Errorf("transport: listen: %w", err)
 	}
-	l := &tlsListener{tcp: tcp.(*net.TCPListener), tls: config, door: d}
+	l := &tlsListener{tcp: tcp, tls: config, door: d}
 	l.serving.Go(l.serve) // Close ends it
 	return l, nil
 }
@@ -154,6 +174,7 @@ type tlsLane struct {
 	finished atomic.Bool // CloseWrite was called
 	closed   atomic.Bool
 	close    sync.Once
+	firstByte
 }
 
 func newTLSLane(conn *net.TCPConn, idle time.Duration, wrap func(net.Conn) *tls.Conn) *tlsLane {
@@ -195,6 +216,7 @@ const tcpWindow = 4 << 20
 
 func (l *tlsLane) Read(p []byte) (int, error) {
 	n, err := l.tls.Read(p)
+	l.firstByte.read(n)
 	if err == io.EOF && l.out.ended.Load() { // which crypto/tls lets pass between two records
 		err = io.ErrUnexpectedEOF
 	}
