@@ -90,12 +90,15 @@ func (n *Network) join(t testing.TB, h Host, port, net4, net6 string) {
 		ip route add default via %[4]s254; ip -6 route add default via %[5]sfe`, Interface, h.IPv4, h.IPv6, net4, net6))
 }
 
-// SetMTU has the router, and the host behind it, carry no longer packets between the router
-// and the destination; the source's link keeps its own. Below 1280 IPv6 ends on the link.
+// SetMTU has the router forward no longer packets, either way, and answer longer ones by
+// ICMP. The hosts' links keep their MTU of 1500. Of IPv6 the kernel forwards 1280 bytes
+// whatever the MTU (RFC 8200, section 5).
 func (n *Network) SetMTU(t testing.TB, mtu int) {
 	t.Helper()
-	n.Router.Run(t, "ip", "link", "set", ToDestination, "mtu", fmt.Sprint(mtu))
-	n.Destination.Run(t, "ip", "link", "set", Interface, "mtu", fmt.Sprint(mtu))
+	n.Router.Run(t, "sh", "-ec", fmt.Sprintf(`
+		ip route replace %[3]s0/24 dev %[1]s mtu lock %[5]d; ip route replace fd77:1::/64 dev %[1]s metric 256 mtu lock %[5]d
+		ip route replace %[4]s0/24 dev %[2]s mtu lock %[5]d; ip route replace fd77:2::/64 dev %[2]s metric 256 mtu lock %[5]d`,
+		ToSource, ToDestination, sourceNet, destinationNet, mtu))
 }
 
 // Run runs a command to its end in the host, and gives what it prints. The test fails with it.
