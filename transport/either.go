@@ -138,6 +138,8 @@ func (d *EitherDialer) Dial(ctx context.Context) (Lane, error) {
 			also = errors.Is(a.err, ErrUnreachable)
 			if failed == nil || !also {
 				failed = a.err
+			} else if errors.Is(failed, ErrUnreachable) {
+				failed = bothFailed(a, failed)
 			}
 		}
 		if also && !both {
@@ -147,6 +149,23 @@ func (d *EitherDialer) Dial(ctx context.Context) (Lane, error) {
 		}
 	}
 	return nil, failed
+}
+
+// bothFailed is why neither carrier reaches the peer.
+func bothFailed(second attempt, first error) error {
+	quic, tls := first, second.err
+	if !second.tls {
+		quic, tls = tls, quic
+	}
+	return &carrierError{kind: ErrUnreachable, cause: causes{fmt.Errorf("QUIC: %w", causeOf(quic)), fmt.Errorf("TLS: %w", causeOf(tls))}}
+}
+
+// causeOf is what is below an error of a carrier.
+func causeOf(err error) error {
+	if e, ok := err.(*carrierError); ok {
+		return e.cause
+	}
+	return err
 }
 
 // discard ends what was not needed.

@@ -79,6 +79,9 @@ func (d *QUICDialer) dialAt(ctx context.Context, to netip.AddrPort, config *tls.
 	lane, err := d.dialFrom(ctx, sockets, to, config)
 	if err != nil {
 		sockets.release()
+		if narrow := narrowPath(to); narrow != nil && d.Socket == nil {
+			return nil, narrow
+		}
 		return nil, err
 	}
 	return lane, nil
@@ -114,10 +117,11 @@ func (d *QUICDialer) dialFrom(ctx context.Context, s *quicSockets, to netip.Addr
 	return newQUICLane(conn, stream, s, s.all[0], dialerLinger), nil
 }
 
-// quicConfig has the handoff's timers, and room for one stream from the dialler
-// and none of any other kind.
+// quicConfig has the handoff's timers, the shortest packets to begin with, and room for one
+// stream from the dialler and none of any other kind.
 func quicConfig(windows *windowBudget, idle time.Duration) *quic.Config {
 	return &quic.Config{
+		InitialPacketSize:              quicPayload,
 		HandshakeIdleTimeout:           HandshakeTimeout,
 		MaxIdleTimeout:                 max(cmp.Or(idle, IdleTimeout), MinIdleTimeout),
 		KeepAlivePeriod:                KeepAlive,

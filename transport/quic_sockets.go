@@ -3,6 +3,7 @@ package transport
 import (
 	"context"
 	"crypto/rand"
+	"fmt"
 	"net"
 	"net/netip"
 	"sync/atomic"
@@ -57,6 +58,50 @@ const socketBuffer = 7 << 20
 
 // congestionWindow is the largest that quic-go has: 10,000 packets of 1,452 bytes.
 const congestionWindow = 10_000 * 1452
+
+// quicPayload is the UDP payload that a path has to carry for QUIC, and the size that a
+// connection begins with (RFC 9000, section 14). A larger one, as quic-go's 1280, would make
+// the handshake fail between the two. The path's own is found within some 20 round trips: one
+// probe every 5 of them.
+const quicPayload = 1200
+
+// PathMTUError says that a path carries no packets that are long enough for QUIC.
+type PathMTUError struct {
+	MTU  int // in bytes, as the kernel knows it from its interface or from a router
+	Need int // in bytes, for the address family
+}
+
+func (e *PathMTUError) Error() string {
+	return fmt.Sprintf("the path's MTU is %d bytes, and QUIC needs %d", e.MTU, e.Need)
+}
+
+// narrowPath is a *PathMTUError if the kernel knows that the path to an address is too
+// narrow. It learns that from the ICMP messages that packets of the handshake cause. Of
+// IPv6 no path is: its least MTU is 1280 (RFC 8200, section 5).
+func narrowPath(to netip.AddrPort) error {
+	const need = quicPayload + 8 + 20 // with the headers of UDP and IPv4
+	if !to.Addr().Is4() {
+		return nil
+	}
+	conn, err := net.DialUDP("udp4", nil, net.UDPAddrFromAddrPort(to)) // sends nothing
+	if err != nil {
+		return nil
+	}
+	defer conn.Close()
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return nil
+	}
+	mtu := need
+	err = option(raw, func(fd int) (err error) {
+		mtu, err = unix.GetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_MTU) // ip(7): of the socket's path
+		return err
+	})
+	if err != nil || mtu >= need {
+		return nil
+	}
+	return &PathMTUError{mtu, need}
+}
 
 // carrier is what became of what was asked for.
 func (s *quicSocket) carrier() Carrier {
@@ -145,10 +190,10 @@ func steered(one *net.UDPConn, n int) (group []net.PacketConn, err error) {
 	return append([]net.PacketConn{one}, group...), err
 }
 
-// option sets one on a socket.
-func option(raw syscall.RawConn, set func(fd int) error) error {
+// option sets or reads one of a socket.
+func option(raw syscall.RawConn, call func(fd int) error) error {
 	var refused error
-	if err := raw.Control(func(fd uintptr) { refused = set(int(fd)) }); err != nil {
+	if err := raw.Control(func(fd uintptr) { refused = call(int(fd)) }); err != nil {
 		return err
 	}
 	return refused

@@ -142,8 +142,12 @@ func (s scene) ofError(err error) []string {
 		return []string{fmt.Sprintf("see what %s said there of this host's certificate: its CA, its usage, or a --peer-name that is missing", s.otherProgram())}
 	case errors.Is(err, transport.ErrRefusedByPeer):
 		return []string{fmt.Sprintf("if this host is to be trusted there, add --peer %v to the %s command", s.self, s.otherProgram())}
+	case errors.Is(err, transport.ErrNoAddress):
+		return []string{"see what `getent hosts NAME` says of that name here, or give an IP address"}
+	case errors.Is(err, transport.ErrNoResolver):
+		return []string{"see whether the nameservers in /etc/resolv.conf answer, or give an IP address, which needs none"}
 	case errors.Is(err, transport.ErrUnreachable):
-		return []string{s.unreachable()}
+		return []string{s.unreachable(err)}
 	}
 	for _, h := range causeHints {
 		if errors.Is(err, h.cause) {
@@ -236,12 +240,19 @@ func (s scene) otherProgram() string {
 	return "mig-send"
 }
 
-func (s scene) unreachable() string {
+func (s scene) unreachable(err error) string {
 	if path, ok := strings.CutPrefix(s.address, unixPrefix); ok {
 		return fmt.Sprintf("start mig-recv --listen %s%s first, as the same user", unixPrefix, path)
 	}
-	through := map[string]string{"": "UDP", tlsPrefix: "TCP", autoPrefix: "UDP or TCP"}[s.prefix]
-	return fmt.Sprintf("is mig-recv listening at %s%s, and does every firewall between let %s through?", s.prefix, s.address, through)
+	if _, narrow := errors.AsType[*transport.PathMTUError](err); narrow && s.prefix == "" {
+		return fmt.Sprintf("raise the MTU of the path; or use TLS, which takes any: --to %[1]s%[2]s here, and --listen %[1]sADDR:PORT there", tlsPrefix, s.address)
+	}
+	through := map[string]string{
+		"":         "UDP through, in packets of 1228 bytes (IPv4) or 1248 (IPv6)",
+		tlsPrefix:  "TCP through",
+		autoPrefix: "UDP or TCP through",
+	}[s.prefix]
+	return fmt.Sprintf("is mig-recv listening at %s%s, and does every firewall between let %s?", s.prefix, s.address, through)
 }
 
 // ofCode is for causes that only the peer, or only a reason, tells.
