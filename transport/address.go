@@ -385,17 +385,28 @@ type addressError struct {
 }
 
 func (e *addressError) Error() string {
-	what := e.err
-	if op, ok := errors.AsType[*net.OpError](what); ok { // which names the address in its own way
-		what = op.Err
-	}
-	if t, ok := errors.AsType[net.Error](what); ok && t.Timeout() {
+	if e.silent() {
 		return fmt.Sprintf("%v: no answer", e.to)
 	}
-	return fmt.Sprintf("%v: %v", e.to, what)
+	if op, ok := errors.AsType[*net.OpError](e.err); ok { // which names the address in its own way
+		return fmt.Sprintf("%v: %v", e.to, op.Err)
+	}
+	return fmt.Sprintf("%v: %v", e.to, e.err)
 }
 
-func (e *addressError) Unwrap() error { return e.err }
+// silent says that nobody answered in time.
+func (e *addressError) silent() bool {
+	t, ok := errors.AsType[net.Error](e.err)
+	return ok && t.Timeout()
+}
+
+// Unwrap never gives os.ErrDeadlineExceeded: that is a deadline of an open lane.
+func (e *addressError) Unwrap() error {
+	if e.silent() {
+		return context.DeadlineExceeded
+	}
+	return e.err
+}
 
 // causes are several errors in one line.
 type causes []error

@@ -50,17 +50,23 @@ func (c *callers) bucket(from net.Addr) *rate.Limiter {
 	return c.buckets[maphash.Comparable(c.seed, callerOf(from))%callerBuckets]
 }
 
-// callerOf is what counts as one address: of IPv6 the network, since whoever has
-// one address has 2^64 of them (RFC 4291, section 2.5.4).
-func callerOf(from net.Addr) netip.Prefix {
+// caller is what counts as one address.
+type caller struct {
+	network netip.Prefix
+	zone    string // of a network that every link has (RFC 4007, section 5)
+}
+
+// callerOf takes the network of an IPv6 address, since whoever has one address has 2^64 of
+// them (RFC 4291, section 2.5.4).
+func callerOf(from net.Addr) caller {
 	at, ok := from.(interface{ AddrPort() netip.AddrPort }) // of UDP or TCP
 	if !ok {
-		return netip.Prefix{}
+		return caller{}
 	}
 	ip, bits := at.AddrPort().Addr().Unmap(), 32
 	if ip.Is6() {
 		bits = 64
 	}
 	network, _ := ip.WithZone("").Prefix(bits) // the zero address gives the zero prefix
-	return network
+	return caller{network, ip.Zone()}
 }

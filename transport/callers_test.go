@@ -63,9 +63,12 @@ func TestCallerOf(t *testing.T) {
 			t.Errorf("%s and %s are one address: %v", c.a, c.b, got)
 		}
 	}
-	zoned := &net.UDPAddr{IP: net.ParseIP("fe80::1"), Zone: "lo"}
-	if callerOf(zoned) != callerOf(udp("fe80::2")) || callerOf(&net.UnixAddr{}) == callerOf(zoned) {
-		t.Error("a zone makes another address, or no address is one")
+	onLink := func(ip, zone string) net.Addr { return &net.UDPAddr{IP: net.ParseIP(ip), Zone: zone} }
+	if callerOf(onLink("fe80::1", "eth0")) != callerOf(onLink("fe80::2", "eth0")) || callerOf(&net.UnixAddr{}) == callerOf(onLink("fe80::1", "eth0")) {
+		t.Error("two addresses of a link are two networks, or no address is one")
+	}
+	if callerOf(onLink("fe80::1", "eth0")) == callerOf(onLink("fe80::1", "eth1")) {
+		t.Error("two links are one network")
 	}
 }
 

@@ -122,7 +122,7 @@ func TestEitherDialer(t *testing.T) {
 		{"QUIC is late", answering{after: 1500 * time.Millisecond}, answering{after: never}, 1500 * time.Millisecond, 1, "quic"},
 		{"both answer late", answering{after: 1500 * time.Millisecond}, answering{after: 500 * time.Millisecond}, 1500 * time.Millisecond, 1, "either"},
 		{"both are silent", answering{after: never}, answering{after: never}, limit, 1, ErrUnreachable.Error()},
-		{"both refuse", answering{err: refused}, answering{err: refused}, 0, 1, "refused"},
+		{"both refuse", answering{err: refused}, answering{err: refused}, 0, 1, "cannot be reached: QUIC: refused; TLS: refused"},
 		{"QUIC is a stranger's", answering{err: stranger}, answering{}, 0, 0, stranger.Error()},
 		{"TLS is a stranger's", answering{err: refused}, answering{err: stranger}, 0, 1, stranger.Error()},
 		{"QUIC is silent, and there is little time", answering{after: never}, answering{after: time.Millisecond}, 251 * time.Millisecond, 1, "tls"},

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"net"
+	"net/netip"
 
 	"github.com/migpipe/migpipe/transport"
 )
@@ -32,11 +33,20 @@ func (c *common) certified(address string, peers []transport.ID) (transport.Cred
 		if err != nil {
 			return nil, err
 		}
-		names = []string{host}
+		names = []string{certificateName(host)}
 	}
 	certified, err := transport.LoadCertified(c.tlsDir, role, names)
 	if err != nil {
 		return nil, &transport.Fault{Code: transport.CodeAuth, Err: err}
 	}
 	return certified, nil
+}
+
+// certificateName is what the certificate of a host is expected to say. An address has no
+// zone there: a zone means something on one host only (RFC 4007, section 6).
+func certificateName(host string) string {
+	if ip, err := netip.ParseAddr(host); err == nil {
+		return ip.WithZone("").String()
+	}
+	return host
 }

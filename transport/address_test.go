@@ -1,0 +1,354 @@
+package transport
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"golang.org/x/net/dns/dnsmessage"
+)
+
+// hosts is a network of addresses, and a resolver for the one name in it.
+type hosts struct {
+	answers map[string]hostAnswer // by address; others are silent
+	lookup  LookupFunc
+	looked  int
+	tried   []string
+	peer    peerAddress
+	mu      sync.Mutex // of what try counts
+	lanes   []*namedLane
+}
+
+// hostAnswer is how a host takes a Dial.
+type hostAnswer struct {
+	after time.Duration
+	err   error
+}
+
+// namedLane is a lane to one address.
+type namedLane struct {
+	Lane
+	firstByte
+	to     string
+	closed bool
+}
+
+func (l *namedLane) Close() error { l.closed = true; return nil }
+
+func (h *hosts) try(ctx context.Context, to netip.AddrPort) (Lane, error) {
+	h.mu.Lock()
+	h.tried = append(h.tried, to.Addr().String())
+	h.mu.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, HandshakeTimeout)
+	defer cancel()
+	a, ok := h.answers[to.Addr().String()]
+	if !ok {
+		a.after = time.Hour
+	}
+	select {
+	case <-time.After(a.after):
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	if a.err != nil {
+		return nil, a.err
+	}
+	lane := &namedLane{to: to.Addr().String()}
+	h.mu.Lock()
+	h.lanes = append(h.lanes, lane)
+	h.mu.Unlock()
+	return lane, nil
+}
+
+func (h *hosts) dial(ctx context.Context) (*namedLane, error) {
+	lane, err := h.peer.dial(ctx, "dest:7000", func(ctx context.Context, host string) ([]netip.Addr, error) {
+		h.looked++
+		return h.lookup(ctx, host)
+	}, func(err error) error { return identityError(err, false) }, h.try)
+	if err != nil {
+		return nil, err
+	}
+	return lane.(*namedLane), nil
+}
+
+// finds is a resolver that answers with addresses.
+func finds(ips ...string) LookupFunc {
+	return func(context.Context, string) (all []netip.Addr, err error) {
+		for _, ip := range ips {
+			all = append(all, netip.MustParseAddr(ip))
+		}
+		return all, nil
+	}
+}
+
+// silentResolver never answers.
+func silentResolver(ctx context.Context, _ string) ([]netip.Addr, error) {
+	<-ctx.Done()
+	return nil, ctx.Err()
+}
+
+// TestDialAddresses: an address that answers is found, whatever the others do, and an error
+// says what was tried.
+func TestDialAddresses(t *testing.T) {
+	const s, ms = time.Second, time.Millisecond
+	refused := &net.OpError{Op: "dial", Addr: &net.TCPAddr{}, Err: errors.New("connection refused")}
+	up := hostAnswer{after: ms}
+	many := make([]string, 2*addressesMost)
+	for i := range many {
+		many[i] = fmt.Sprintf("10.0.0.%d", 100+i)
+	}
+	for _, c := range []struct {
+		name    string
+		answers map[string]hostAnswer
+		lookup  LookupFunc
+		within  time.Duration
+		took    time.Duration
+		want    string   // the address
+		errs    []string // or parts of the error
+		is      error
+	}{
+		{"one", map[string]hostAnswer{"10.0.0.1": up}, finds("10.0.0.1"), 0, ms, "10.0.0.1", nil, nil},
+		{"the first is dead", map[string]hostAnswer{"10.0.0.2": up}, finds("10.0.0.1", "10.0.0.2"), 0, addressDelay + ms, "10.0.0.2", nil, nil},
+		{"two are dead", map[string]hostAnswer{"10.0.0.3": up}, finds("10.0.0.1", "10.0.0.2", "10.0.0.3"), 0, 2*addressDelay + ms, "10.0.0.3", nil, nil},
+		{"two refuse", map[string]hostAnswer{"10.0.0.1": {err: refused}, "10.0.0.2": {err: refused}, "10.0.0.3": up}, finds("10.0.0.1", "10.0.0.2", "10.0.0.3"), 0, ms, "10.0.0.3", nil, nil},
+		{"the first is late", map[string]hostAnswer{"10.0.0.1": {after: s}, "10.0.0.2": {after: 2 * s}}, finds("10.0.0.1", "10.0.0.2"), 0, s, "10.0.0.1", nil, nil},
+		{"the last takes its whole time", map[string]hostAnswer{"10.0.0.3": {after: HandshakeTimeout - ms}}, finds("10.0.0.1", "10.0.0.2", "10.0.0.3"), 0, 2*addressDelay + HandshakeTimeout - ms, "10.0.0.3", nil, nil},
+		{"the families take turns", map[string]hostAnswer{"10.0.0.1": up}, finds("fd00::1", "fd00::2", "fd00::3", "10.0.0.1"), 0, addressDelay + ms, "10.0.0.1", nil, nil},
+		{"IPv4 came first", map[string]hostAnswer{"fd00::1": up}, finds("10.0.0.1", "10.0.0.2", "fd00::1"), 0, addressDelay + ms, "fd00::1", nil, nil},
+		{"there is little time", map[string]hostAnswer{"10.0.0.4": up}, finds("10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.0.4"), 400 * ms, 0, "10.0.0.4", nil, nil},
+		{"a stranger comes first", map[string]hostAnswer{"10.0.0.1": {err: &WrongPeerError{}}, "10.0.0.2": up}, finds("10.0.0.1", "10.0.0.2"), 0, ms, "10.0.0.2", nil, nil},
+		{"a stranger is all there is", map[string]hostAnswer{"10.0.0.1": {err: &WrongPeerError{}}}, finds("10.0.0.2", "10.0.0.1"), 0, 0, "", []string{"(at 10.0.0.1:7000)"}, ErrAuth},
+		{"nobody answers", map[string]hostAnswer{"10.0.0.2": {err: refused}}, finds("10.0.0.1", "10.0.0.2", "fd00::1"), 0, 0, "",
+			[]string{"cannot be reached", "10.0.0.1:7000: no answer", "10.0.0.2:7000: connection refused", "[fd00::1]:7000: no answer"}, ErrUnreachable},
+		{"too many", nil, finds(many...), 0, 0, "", nil, ErrUnreachable},
+		{"no address", nil, func(context.Context, string) ([]netip.Addr, error) { return nil, ErrNoAddress }, 0, 0, "", []string{"cannot be reached: the name has no address"}, ErrNoAddress},
+		{"an empty answer", nil, finds(), 0, 0, "", []string{"the name has no address: dest"}, ErrNoAddress},
+		{"no resolver", nil, func(context.Context, string) ([]netip.Addr, error) { return nil, errors.New("server misbehaving") }, 0, 0, "",
+			[]string{"cannot be reached: the resolver gave no answer: server misbehaving"}, ErrNoResolver},
+		{"a silent resolver", nil, silentResolver, 0, lookupLimit, "", []string{"the resolver gave no answer"}, ErrNoResolver},
+		{"a silent resolver, and little time", nil, silentResolver, s, s, "", []string{"the resolver gave no answer"}, ErrNoResolver},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			h := &hosts{answers: c.answers, lookup: c.lookup}
+			ctx := t.Context()
+			if c.within > 0 {
+				var cancel context.CancelFunc
+				ctx, cancel = context.WithTimeout(ctx, c.within)
+				defer cancel()
+			}
+			began := time.Now()
+			lane, err := h.dial(ctx)
+			if took := time.Since(began); c.took != 0 && took != c.took {
+				t.Errorf("%s: it took %v, want %v", c.name, took, c.took)
+			}
+			if len(h.tried) > addressesMost {
+				t.Errorf("%s: %d addresses were tried", c.name, len(h.tried))
+			}
+			if c.want != "" {
+				if err != nil || lane.to != c.want {
+					t.Errorf("%s: %v, %v, want %s", c.name, lane, err, c.want)
+				}
+				return
+			}
+			if err == nil || !errors.Is(err, c.is) || errors.Is(err, ErrAuth) == errors.Is(err, ErrUnreachable) {
+				t.Fatalf("%s: %v, want %v", c.name, err, c.is)
+			}
+			for _, part := range c.errs {
+				if !strings.Contains(err.Error(), part) {
+					t.Errorf("%s: %v, want %q in it", c.name, err, part)
+				}
+			}
+		})
+	}
+}
+
+// TestDialClosesLosers: an address that answers while another is taken is hung up on.
+func TestDialClosesLosers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := &hosts{lookup: finds("10.0.0.1", "10.0.0.2"), answers: map[string]hostAnswer{"10.0.0.1": {after: addressDelay + time.Second}, "10.0.0.2": {after: time.Second}}}
+		lane, err := h.dial(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, l := range h.lanes {
+			if l.closed == (l == lane) {
+				t.Errorf("the lane to %s, closed: %v, %s was taken", l.to, l.closed, lane.to)
+			}
+		}
+	})
+}
+
+// TestDialAgain: the address that worked last is tried first, without a lookup, and stays in
+// use while the resolver gives no answer.
+func TestDialAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		up := hostAnswer{after: time.Millisecond}
+		h := &hosts{lookup: finds("10.0.0.1", "10.0.0.2"), answers: map[string]hostAnswer{"10.0.0.2": up}}
+		dials := func(want string, took time.Duration) *namedLane {
+			t.Helper()
+			h.tried = nil
+			began := time.Now()
+			lane, err := h.dial(t.Context())
+			if err != nil || lane.to != want || time.Since(began) != took {
+				t.Fatalf("%v, %v after %v, want %s after %v", lane, err, time.Since(began), want, took)
+			}
+			return lane
+		}
+		lane := dials("10.0.0.2", addressDelay+time.Millisecond)
+		lane = dials("10.0.0.2", addressDelay+time.Millisecond) // nothing has come from it
+		lane.read(0)
+		lane.read(1)
+		h.looked = 0
+		dials("10.0.0.2", time.Millisecond)
+		if h.looked != 0 || len(h.tried) != 1 {
+			t.Errorf("%d lookups, %q were tried", h.looked, h.tried)
+		}
+		h.lookup = silentResolver
+		h.answers["10.0.0.2"] = hostAnswer{after: HandshakeTimeout - time.Millisecond}
+		dials("10.0.0.2", HandshakeTimeout-time.Millisecond)
+		h.lookup = func(context.Context, string) ([]netip.Addr, error) { return nil, ErrNoAddress }
+		dials("10.0.0.2", HandshakeTimeout-time.Millisecond)
+		delete(h.answers, "10.0.0.2")
+		_, err := h.dial(t.Context())
+		if err == nil || !strings.Contains(err.Error(), "10.0.0.2:7000: no answer") || !strings.Contains(err.Error(), "no address") {
+			t.Errorf("silent, and without a name: %v", err)
+		}
+		// The host has moved, and the old address is silent.
+		h.answers["10.0.0.3"], h.lookup = up, finds("10.0.0.2", "10.0.0.3")
+		lane = dials("10.0.0.3", headStart+time.Millisecond)
+		if !slices.Equal(h.tried, []string{"10.0.0.2", "10.0.0.3"}) {
+			t.Errorf("%q were tried", h.tried)
+		}
+		lane.read(1)
+		dials("10.0.0.3", time.Millisecond)
+	})
+}
+
+// TestDialIsCancelled: a Dial that is cancelled ends at once, says why, and leaves nothing.
+func TestDialIsCancelled(t *testing.T) {
+	for _, lookup := range []LookupFunc{silentResolver, finds("10.0.0.1", "10.0.0.2")} {
+		synctest.Test(t, func(t *testing.T) {
+			h := &hosts{lookup: lookup}
+			ctx, cancel := context.WithCancelCause(t.Context())
+			gone := errors.New("the user pressed a key")
+			time.AfterFunc(time.Second, func() { cancel(gone) })
+			began := time.Now()
+			if _, err := h.dial(ctx); !errors.Is(err, gone) || errors.Is(err, ErrUnreachable) || time.Since(began) != time.Second {
+				t.Errorf("%v after %v", err, time.Since(began))
+			}
+		})
+	}
+}
+
+// nameserver answers queries as answer says, by type: no answer at all where that is nil.
+func nameserver(t *testing.T, answer map[dnsmessage.Type]func(*dnsmessage.Message)) *net.Resolver {
+	t.Helper()
+	conn, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	go func() { // ends with conn
+		buf := make([]byte, 1500)
+		for {
+			n, from, err := conn.ReadFrom(buf)
+			if err != nil {
+				return
+			}
+			var m dnsmessage.Message
+			if m.Unpack(buf[:n]) != nil || answer[m.Questions[0].Type] == nil {
+				continue
+			}
+			m.Response, m.Additionals = true, nil
+			answer[m.Questions[0].Type](&m)
+			if reply, err := m.Pack(); err == nil {
+				conn.WriteTo(reply, from)
+			}
+		}
+	}()
+	return &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "udp", conn.LocalAddr().String())
+	}}
+}
+
+func has(body dnsmessage.ResourceBody) func(*dnsmessage.Message) {
+	return func(m *dnsmessage.Message) {
+		q := m.Questions[0]
+		m.Answers = []dnsmessage.Resource{{Header: dnsmessage.ResourceHeader{Name: q.Name, Type: q.Type, Class: q.Class, TTL: 60}, Body: body}}
+	}
+}
+
+// TestLookupHost: names that do not exist are told from servers that do not answer, and an
+// IPv6 answer that never comes keeps nobody waiting.
+func TestLookupHost(t *testing.T) {
+	const name = "dest.example."
+	ip4 := has(&dnsmessage.AResource{A: [4]byte{192, 0, 2, 1}})
+	ip6 := has(&dnsmessage.AAAAResource{AAAA: netip.MustParseAddr("2001:db8::1").As16()})
+	unknown := func(m *dnsmessage.Message) { m.RCode = dnsmessage.RCodeNameError }
+	broken := func(m *dnsmessage.Message) { m.RCode = dnsmessage.RCodeServerFailure }
+	for _, c := range []struct {
+		name   string
+		answer map[dnsmessage.Type]func(*dnsmessage.Message)
+		want   []string
+		is     error
+	}{
+		{"both", map[dnsmessage.Type]func(*dnsmessage.Message){dnsmessage.TypeA: ip4, dnsmessage.TypeAAAA: ip6}, []string{"192.0.2.1", "2001:db8::1"}, nil},
+		{"no AAAA comes", map[dnsmessage.Type]func(*dnsmessage.Message){dnsmessage.TypeA: ip4}, []string{"192.0.2.1"}, nil},
+		{"unknown", map[dnsmessage.Type]func(*dnsmessage.Message){dnsmessage.TypeA: unknown, dnsmessage.TypeAAAA: unknown}, nil, ErrNoAddress},
+		{"broken", map[dnsmessage.Type]func(*dnsmessage.Message){dnsmessage.TypeA: broken, dnsmessage.TypeAAAA: broken}, nil, ErrNoResolver},
+		{"silent", nil, nil, ErrNoResolver},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			resolver := nameserver(t, c.answer)
+			limit := 10 * time.Second
+			if c.answer == nil {
+				limit = 100 * time.Millisecond
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), limit)
+			defer cancel()
+			ips, err := find(ctx, func(ctx context.Context, host string) ([]netip.Addr, error) {
+				return lookupHost(ctx, resolver, host)
+			}, name)
+			var got []string
+			for _, ip := range ips {
+				got = append(got, ip.String())
+			}
+			slices.Sort(got)
+			if !slices.Equal(got, c.want) || !errors.Is(err, c.is) {
+				t.Errorf("%q, %v, want %q, %v", got, err, c.want, c.is)
+			}
+		})
+	}
+}
+
+// TestZone: the zone of an address reaches the socket, at both sides and over both carriers.
+func TestZone(t *testing.T) {
+	const want = "fe80::1%eth0"
+	for _, addr := range []string{"[" + want + "]:7000", "dest:7000"} {
+		var p peerAddress
+		var got atomic.Value
+		_, err := p.dial(t.Context(), addr, finds(want), func(error) error { return nil }, func(_ context.Context, to netip.AddrPort) (Lane, error) {
+			got.Store(to.Addr().String())
+			return nil, errors.New("enough")
+		})
+		if err == nil || got.Load() != want {
+			t.Errorf("%s leads to %v, %v", addr, got.Load(), err)
+		}
+	}
+	if all, err := listenAddresses("[" + want + "]:7000"); err != nil || len(all) != 1 || all[0].String() != "["+want+"]:7000" {
+		t.Errorf("a listener would be at %v, %v", all, err)
+	}
+	if ips := plainAddrs([]net.IPAddr{{IP: net.ParseIP("fe80::1"), Zone: "eth0"}}); len(ips) != 1 || ips[0].String() != want {
+		t.Errorf("a resolver's answer becomes %v", ips)
+	}
+}
