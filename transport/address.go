@@ -11,6 +11,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Why a name leads nowhere. A Dial that fails by one of them fails with [ErrUnreachable] too.
@@ -173,11 +175,52 @@ func listenAddresses(addr string) (all []netip.AddrPort, err error) {
 func listenFirst[L any](addr string, listen func(netip.AddrPort) (L, error)) (l L, err error) {
 	all, err := listenAddresses(addr)
 	for _, at := range all {
-		if l, err = listen(at); !errors.Is(err, syscall.EADDRNOTAVAIL) {
+		if at, err = onLink(at); err == nil {
+			l, err = listen(at)
+		}
+		if !errors.Is(err, syscall.EADDRNOTAVAIL) {
 			return l, err
 		}
 	}
 	return l, err
+}
+
+// onLink gives an address of a link the zone that sockets take. Go takes a zone that it does
+// not know for none. It knows names where it may use netlink, and numbers besides: by a
+// number, where the name is known, it would ask the kernel again for each packet.
+func onLink(to netip.AddrPort) (netip.AddrPort, error) {
+	zone := to.Addr().Zone()
+	if zone == "" {
+		return to, nil
+	}
+	index, err := strconv.Atoi(zone)
+	if err != nil {
+		if index, err = interfaceIndex(zone); err != nil {
+			return to, fmt.Errorf("zone %s: %w", zone, err)
+		}
+	}
+	zone = strconv.Itoa(index)
+	if known, err := net.InterfaceByIndex(index); err == nil {
+		zone = known.Name
+	}
+	return netip.AddrPortFrom(to.Addr().WithZone(zone), to.Port()), nil
+}
+
+// interfaceIndex does without netlink, which a service may be kept from (netdevice(7)).
+func interfaceIndex(name string) (int, error) {
+	request, err := unix.NewIfreq(name)
+	if err != nil {
+		return 0, err
+	}
+	fd, err := unix.Socket(unix.AF_INET6, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return 0, err
+	}
+	defer unix.Close(fd)
+	if err := unix.IoctlIfreq(fd, unix.SIOCGIFINDEX, request); err != nil {
+		return 0, err
+	}
+	return int(request.Uint32()), nil
 }
 
 // peerAddress is the address at which a dialler's peer answered last: it is tried first, and
@@ -315,7 +358,11 @@ func (r *race) begin(ctx context.Context) bool {
 	r.begun, r.queue = append(r.begun, r.queue[0]), r.queue[1:]
 	r.running++
 	go func() { // as well
-		lane, err := r.try(ctx, to)
+		var lane Lane
+		at, err := onLink(to)
+		if err == nil {
+			lane, err = r.try(ctx, at)
+		}
 		r.ended <- tried{to, lane, err}
 	}()
 	return true

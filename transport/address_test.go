@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"golang.org/x/net/dns/dnsmessage"
+	"golang.org/x/sys/unix"
 )
 
 // hosts is a network of addresses, and a resolver for the one name in it.
@@ -331,24 +332,96 @@ func TestLookupHost(t *testing.T) {
 	}
 }
 
-// TestZone: the zone of an address reaches the socket, at both sides and over both carriers.
+// TestZone: the zone of an address reaches the socket as Go knows it, however it is written,
+// from names and from addresses, when dialling and when listening. One that no interface has
+// is an error.
 func TestZone(t *testing.T) {
-	const want = "fe80::1%eth0"
-	for _, addr := range []string{"[" + want + "]:7000", "dest:7000"} {
+	lo, err := net.InterfaceByName("lo")
+	if err != nil {
+		t.Skip("SKIP: no loopback interface: ", err)
+	}
+	if index, err := interfaceIndex("lo"); err != nil || index != lo.Index {
+		t.Errorf("without netlink lo is interface %d, %v, want %d", index, err, lo.Index)
+	}
+	failed := errors.New("enough")
+	for _, c := range []struct{ addr, named, want string }{
+		{"[fe80::1%lo]:7000", "", "fe80::1%lo"},
+		{fmt.Sprintf("[fe80::1%%%d]:7000", lo.Index), "", "fe80::1%lo"},
+		{"dest:7000", "fe80::1%lo", "fe80::1%lo"},
+		{"[fe80::1%none9]:7000", "", ""},
+	} {
+		want, wantErr := c.want, failed
+		if want == "" {
+			wantErr = unix.ENODEV
+		}
+		var got string
 		var p peerAddress
-		var got atomic.Value
-		_, err := p.dial(t.Context(), addr, finds(want), func(error) error { return nil }, func(_ context.Context, to netip.AddrPort) (Lane, error) {
-			got.Store(to.Addr().String())
-			return nil, errors.New("enough")
+		_, err := p.dial(t.Context(), c.addr, finds(c.named), func(error) error { return nil }, func(_ context.Context, to netip.AddrPort) (Lane, error) {
+			got = to.Addr().String()
+			return nil, failed
 		})
-		if err == nil || got.Load() != want {
-			t.Errorf("%s leads to %v, %v", addr, got.Load(), err)
+		if !errors.Is(err, wantErr) || got != want {
+			t.Errorf("%s leads to %q, %v, want %q", c.addr, got, err, want)
+		}
+		if c.named != "" {
+			continue
+		}
+		got = ""
+		_, err = listenFirst(c.addr, func(at netip.AddrPort) (int, error) {
+			got = at.Addr().String()
+			return 0, failed
+		})
+		if !errors.Is(err, wantErr) || got != want {
+			t.Errorf("a listener at %s is at %q, %v, want %q", c.addr, got, err, want)
 		}
 	}
-	if all, err := listenAddresses("[" + want + "]:7000"); err != nil || len(all) != 1 || all[0].String() != "["+want+"]:7000" {
-		t.Errorf("a listener would be at %v, %v", all, err)
-	}
-	if ips := plainAddrs([]net.IPAddr{{IP: net.ParseIP("fe80::1"), Zone: "eth0"}}); len(ips) != 1 || ips[0].String() != want {
+	if ips := plainAddrs([]net.IPAddr{{IP: net.ParseIP("fe80::1"), Zone: "lo"}}); len(ips) != 1 || ips[0].String() != "fe80::1%lo" {
 		t.Errorf("a resolver's answer becomes %v", ips)
+	}
+}
+
+// TestDialersRemember: over both carriers a name is looked up once, and not again once
+// something has come from its address.
+func TestDialersRemember(t *testing.T) {
+	sender, receiver := testIdentity(t), testIdentity(t)
+	l, err := ListenEither("127.0.0.1:0", Pinned{receiver, []ID{sender.ID()}}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	_, port, _ := net.SplitHostPort(l.Addr().String())
+	var looked atomic.Int64
+	lookup := func(context.Context, string) ([]netip.Addr, error) {
+		if looked.Add(1) > 1 {
+			return nil, errors.New("the resolver is away")
+		}
+		return []netip.Addr{netip.MustParseAddr("127.0.0.1")}, nil
+	}
+	addr, credentials := net.JoinHostPort("dest.example", port), Pinned{sender, []ID{receiver.ID()}}
+	for _, d := range []Dialer{
+		&QUICDialer{Addr: addr, Credentials: credentials, Lookup: lookup},
+		&TLSDialer{Addr: addr, Credentials: credentials, Lookup: lookup},
+	} {
+		looked.Store(0)
+		for range 3 {
+			ours, err := d.Dial(t.Context())
+			if err != nil {
+				t.Fatalf("%T: %v", d, err)
+			}
+			ours.Write([]byte{1})
+			theirs, err := l.Accept(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			theirs.Write([]byte{2})
+			if _, err := ours.Read(make([]byte, 1)); err != nil {
+				t.Errorf("%T: %v", d, err)
+			}
+			ours.Close()
+			theirs.Close()
+		}
+		if n := looked.Load(); n != 1 {
+			t.Errorf("%T: %d lookups", d, n)
+		}
 	}
 }

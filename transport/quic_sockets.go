@@ -71,6 +71,7 @@ type PathMTUError struct {
 	Need int // in bytes, for the address family
 }
 
+// Error names both sizes.
 func (e *PathMTUError) Error() string {
 	return fmt.Sprintf("the path's MTU is %d bytes, and QUIC needs %d", e.MTU, e.Need)
 }
