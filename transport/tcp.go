@@ -97,8 +97,10 @@ func listenTLS(addr string, c Credentials, d *door) (*tlsListener, error) {
 	if err != nil {
 		return nil, err
 	}
+	sockets := &net.ListenConfig{KeepAliveConfig: keepAlive(d.idle)}
+	sockets.SetMultipathTCP(false) // which no dialler of ours speaks, and whose address has no zone
 	tcp, err := listenFirst(addr, func(at netip.AddrPort) (*net.TCPListener, error) {
-		l, err := (&net.ListenConfig{KeepAliveConfig: keepAlive(d.idle)}).Listen(context.Background(), "tcp", net.TCPAddrFromAddrPort(at).String())
+		l, err := sockets.Listen(context.Background(), "tcp", net.TCPAddrFromAddrPort(at).String())
 		if err != nil {
 			return nil, err
 		}

@@ -161,9 +161,18 @@ func TestPathZone(t *testing.T) {
 	h.Source.Run(t, "sh", "-ec", "ip link add other type veth peer name dead; ip link set other up; ip -6 route add fe80::/64 dev other metric 1")
 	to, _, _ := strings.Cut(h.Router.LinkLocal, "%")
 	to = net.JoinHostPort(to+"%"+netns.Interface, "7000")
-	h.listen(h.Router, "auto:"+net.JoinHostPort(h.Router.LinkLocal, "7000"), "sim:mtty") // ends with the test
+	at := net.JoinHostPort(h.Router.LinkLocal, "7000")
 	for _, carrier := range []string{"", "tls://"} {
+		if _, got := h.listen(h.Router, carrier+at, "sim:mtty"); got != carrier+at { // ends with the test
+			t.Errorf("mig-recv --listen %s says that it listens at %s", carrier+at, got)
+		}
 		contains(t, h.asks(carrier+to), otherDevices)
+		contains(t, h.asks(carrier+"[fe80::fe%none9]:7000"), "zone none9: no such device")
+	}
+	at = net.JoinHostPort(h.Router.LinkLocal, "9100")
+	recv := command(t, "mig-recv", "--json", "--metrics", at, "--listen", "unix:"+filepath.Join(t.TempDir(), "sock"), "--device", "d=sim:mtty")
+	if got := listen(t, h.Router.Enter(recv)); got != at { // what comes first
+		t.Errorf("mig-recv --metrics %s says that it listens at %s", at, got)
 	}
 }
 

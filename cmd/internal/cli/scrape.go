@@ -82,7 +82,9 @@ func (m *metricsFlag) unix() bool { return strings.HasPrefix(m.address, unixPref
 
 func (m *metricsFlag) listen() (net.Listener, error) {
 	if !m.unix() {
-		l, err := net.Listen("tcp", m.address)
+		var sockets net.ListenConfig
+		sockets.SetMultipathTCP(false) // whose address has no zone
+		l, err := sockets.Listen(context.Background(), "tcp", m.address)
 		if op, ok := errors.AsType[*net.OpError](err); ok {
 			err = op.Err // without the address, which is said before
 		}
