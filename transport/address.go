@@ -384,8 +384,11 @@ func (r *race) delay(ctx context.Context) time.Duration {
 // learn adds the addresses that were not tried yet.
 func (r *race) learn(f found) {
 	r.looking = false
-	if f.err != nil {
-		r.failed = append(r.failed, f.err)
+	if err := f.err; err != nil {
+		if len(r.begun) > 0 { // then it is not the name that is wrong
+			err = errors.New(err.Error())
+		}
+		r.failed = append(r.failed, err)
 	}
 	for _, ip := range f.ips {
 		if !slices.Contains(r.begun, ip) {

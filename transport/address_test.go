@@ -220,7 +220,7 @@ func TestDialAgain(t *testing.T) {
 		dials("10.0.0.2", HandshakeTimeout-time.Millisecond)
 		delete(h.answers, "10.0.0.2")
 		_, err := h.dial(t.Context())
-		if err == nil || !strings.Contains(err.Error(), "10.0.0.2:7000: no answer") || !strings.Contains(err.Error(), "no address") {
+		if err == nil || !strings.Contains(err.Error(), "10.0.0.2:7000: no answer") || !strings.Contains(err.Error(), "no address") || errors.Is(err, ErrNoAddress) {
 			t.Errorf("silent, and without a name: %v", err)
 		}
 		// The host has moved, and the old address is silent.
