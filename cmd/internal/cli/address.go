@@ -32,7 +32,7 @@ ADDR may be a name. A mig-send tries its addresses, IPv6 and IPv4 in turn, each 
 after the one before it (RFC 8305); the one that worked last comes first the next time.
 A mig-recv listens at the first that its host has. An address of a link needs its zone,
 as in [fe80::1%eth0]:7000. QUIC needs a path that carries packets of 1228 bytes over
-IPv4, or 1248 over IPv6. TLS takes any path.`
+IPv4, or 1248 over IPv6. TLS has no such limit.`
 
 // endpoint is where the peer is, or where it is awaited, and who it has to be.
 type endpoint struct {

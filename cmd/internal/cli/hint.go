@@ -245,7 +245,7 @@ func (s scene) unreachable(err error) string {
 		return fmt.Sprintf("start mig-recv --listen %s%s first, as the same user", unixPrefix, path)
 	}
 	if _, narrow := errors.AsType[*transport.PathMTUError](err); narrow && s.prefix == "" {
-		return fmt.Sprintf("raise the MTU of the path; or use TLS, which takes any: --to %[1]s%[2]s here, and --listen %[1]sADDR:PORT there", tlsPrefix, s.address)
+		return fmt.Sprintf("raise the MTU of the path; or use TLS, which has no such limit: --to %[1]s%[2]s here, and --listen %[1]sADDR:PORT there", tlsPrefix, s.address)
 	}
 	through := map[string]string{
 		"":         "UDP through, in packets of 1228 bytes (IPv4) or 1248 (IPv6)",

@@ -40,7 +40,7 @@ func TestHints(t *testing.T) {
 		{scene{sending: true, certified: true}, handoff.Rolledback, fmt.Errorf("x: %w", transport.ErrRefusedByPeer), "see what mig-recv said there of this host's certificate"},
 		{scene{certified: true}, handoff.Rolledback, fault(transport.CodeAuth, true), "compare the ca-cert.pem"},
 		{send, handoff.Rolledback, fmt.Errorf("x: %w", transport.ErrUnreachable), "listening at 192.0.2.7:7000"},
-		{send, handoff.Rolledback, fmt.Errorf("%w: %w", transport.ErrUnreachable, &transport.PathMTUError{MTU: 1200, Need: 1228}), "raise the MTU of the path; or use TLS, which takes any: --to tls://192.0.2.7:7000"},
+		{send, handoff.Rolledback, fmt.Errorf("%w: %w", transport.ErrUnreachable, &transport.PathMTUError{MTU: 1200, Need: 1228}), "raise the MTU of the path; or use TLS, which has no such limit: --to tls://192.0.2.7:7000"},
 		{scene{sending: true, prefix: autoPrefix, address: "192.0.2.7:7000"}, handoff.Rolledback, fmt.Errorf("%w: %w", transport.ErrUnreachable, &transport.PathMTUError{MTU: 1200, Need: 1228}), "let UDP or TCP through"},
 		{send, handoff.Rolledback, fmt.Errorf("%w: %w", transport.ErrUnreachable, transport.ErrNoAddress), "getent hosts"},
 		{send, handoff.Rolledback, fmt.Errorf("%w: %w", transport.ErrUnreachable, transport.ErrNoResolver), "resolv.conf"},
