@@ -391,7 +391,7 @@ func (r *race) learn(f found) {
 		r.failed = append(r.failed, err)
 	}
 	for _, ip := range f.ips {
-		if !slices.Contains(r.begun, ip) {
+		if !slices.Contains(r.begun, ip) && !slices.Contains(r.queue, ip) {
 			r.queue = append(r.queue, ip)
 		}
 	}

@@ -120,6 +120,7 @@ func TestDialAddresses(t *testing.T) {
 		{"one", map[string]hostAnswer{"10.0.0.1": up}, finds("10.0.0.1"), 0, ms, "10.0.0.1", nil, nil},
 		{"the first is dead", map[string]hostAnswer{"10.0.0.2": up}, finds("10.0.0.1", "10.0.0.2"), 0, addressDelay + ms, "10.0.0.2", nil, nil},
 		{"two are dead", map[string]hostAnswer{"10.0.0.3": up}, finds("10.0.0.1", "10.0.0.2", "10.0.0.3"), 0, 2*addressDelay + ms, "10.0.0.3", nil, nil},
+		{"the first is dead, and found twice", map[string]hostAnswer{"10.0.0.2": up}, finds("10.0.0.1", "10.0.0.1", "10.0.0.2"), 0, addressDelay + ms, "10.0.0.2", nil, nil},
 		{"two refuse", map[string]hostAnswer{"10.0.0.1": {err: refused}, "10.0.0.2": {err: refused}, "10.0.0.3": up}, finds("10.0.0.1", "10.0.0.2", "10.0.0.3"), 0, ms, "10.0.0.3", nil, nil},
 		{"the first is late", map[string]hostAnswer{"10.0.0.1": {after: s}, "10.0.0.2": {after: 2 * s}}, finds("10.0.0.1", "10.0.0.2"), 0, s, "10.0.0.1", nil, nil},
 		{"the last takes its whole time", map[string]hostAnswer{"10.0.0.3": {after: HandshakeTimeout - ms}}, finds("10.0.0.1", "10.0.0.2", "10.0.0.3"), 0, 2*addressDelay + HandshakeTimeout - ms, "10.0.0.3", nil, nil},
