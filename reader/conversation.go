@@ -193,7 +193,12 @@ func (o *Options) welcomeLimit() time.Duration {
 }
 
 func (e *engine) noWelcome() {
-	if e.owner.Phase == handoff.SourceHello {
+	switch {
+	case e.owner.Phase != handoff.SourceHello:
+	case e.link.cause != nil:
+		e.failed(&transport.Fault{Code: transport.CodeNetwork,
+			Err: fmt.Errorf("%w within %v: %w", ErrNoWelcome, e.opts.ConnectLimit, e.link.cause)})
+	default:
 		e.failed(&transport.Fault{Code: transport.CodeTimeout,
 			Err: fmt.Errorf("%w within %v", ErrNoWelcome, e.opts.welcomeLimit())})
 	}

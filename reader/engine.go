@@ -458,6 +458,8 @@ func (e *engine) handle(ev any) {
 		e.controlLost(ev)
 	case rejoined:
 		e.rejoined(ev)
+	case greeting:
+		e.greeting(ev)
 	case turnedAway:
 		e.turnedAway(ev.why)
 	case laneFailed:

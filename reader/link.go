@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"slices"
 	"time"
 
@@ -94,6 +93,7 @@ type (
 		control *transport.Control
 		first   transport.Message
 	}
+	greeting   struct{ control *transport.Control } // a lane to say HELLO on
 	turnedAway struct{ why *transport.Fault }
 	laneBack   struct {
 		number int
@@ -101,24 +101,17 @@ type (
 	}
 )
 
-// mayReturn reports whether a conversation that has ended may go on over another lane:
-// one that the network has ended, and in doubt any, since only the destination can end
-// that.
+// mayReturn reports whether a conversation whose lane has ended may go on over another:
+// the end of a lane ends no attempt. In doubt it may whatever the lane has ended with,
+// since only the destination's answer ends the doubt.
 func (e *engine) mayReturn(err error) bool {
 	switch e.owner.Phase {
-	case handoff.SourceTransfer, handoff.SourceWaiting, handoff.SourceDeciding:
-		return e.dials(err)
+	case handoff.SourceHello, handoff.SourceTransfer, handoff.SourceWaiting, handoff.SourceDeciding:
+		return transport.Ended(err) && !e.offer.Devices[0].Splice // what was spliced into a lane is gone with it
 	case handoff.SourceDoubt:
 		return true
 	}
 	return false
-}
-
-// dials reports whether a lane that has ended may be dialled again. One within this
-// host ends with its process, and with what was spliced into it.
-func (e *engine) dials(err error) bool {
-	lost := errors.Is(err, transport.ErrLost) || errors.Is(err, os.ErrDeadlineExceeded)
-	return lost && !e.offer.Devices[0].Splice
 }
 
 // controlLost goes on over another control lane, or ends the conversation. A
@@ -129,6 +122,8 @@ func (e *engine) controlLost(ev controlLost) {
 	}
 	f := &transport.Fault{Code: transport.CodeOf(ev.err), Err: ev.err}
 	switch {
+	case e.mayReturn(ev.err) && e.owner.Phase == handoff.SourceHello:
+		e.greetAgain(ev.err)
 	case e.mayReturn(ev.err):
 		e.lose(ev.err)
 	case f.Code == transport.CodeCorrupt || f.Code == transport.CodeProtocol:
@@ -139,12 +134,52 @@ func (e *engine) controlLost(ev controlLost) {
 	}
 }
 
-// lose dials the control lane again. Until the destination promises memory over the
-// next one nothing new is sent: another process may be listening there.
-func (e *engine) lose(err error) {
+// greetAgain says HELLO on another lane: the destination has not answered the first, and
+// has not heard it perhaps. If it has, it declines the second (rule R6). noWelcome bounds
+// this.
+func (e *engine) greetAgain(err error) {
+	e.dropControl()
+	e.link.cause = err
+	e.redial(e.life, lanePause, func(ctx context.Context) error {
+		lane, err := e.open(ctx, transport.LaneControl, 0, transport.ID{})
+		if err == nil {
+			e.postLane(greeting{transport.NewControl(lane)}, lane)
+		}
+		return err
+	})
+}
+
+func (e *engine) greeting(ev greeting) {
+	if e.owner.Phase != handoff.SourceHello {
+		ev.control.Lane().Close()
+		return
+	}
+	e.hear(ev.control)
+	e.clock.hello = time.Now()
+	e.say(e.offer)
+}
+
+// dropControl gives the control lane up.
+func (e *engine) dropControl() {
 	e.control.Lane().Close()
 	e.control = nil
 	e.unlink()
+}
+
+// postLane hands an event with a lane to the loop, or closes the lane when the loop has
+// ended.
+func (e *engine) postLane(ev any, lane transport.Lane) {
+	select {
+	case e.events <- ev:
+	case <-e.quit:
+		lane.Close()
+	}
+}
+
+// lose dials the control lane again. Until the destination promises memory over the
+// next one nothing new is sent: another process may be listening there.
+func (e *engine) lose(err error) {
+	e.dropControl()
 	clear(e.dialling)
 	e.queue.revoke()
 	e.tell(report.Event{Kind: report.Lost, Text: err.Error()})
@@ -195,11 +230,7 @@ func (e *engine) rejoin(ctx context.Context, peer transport.JournalID, who trans
 		lane.Close()
 		return err
 	}
-	select {
-	case e.events <- rejoined{control, first}:
-	case <-e.quit:
-		lane.Close()
-	}
+	e.postLane(rejoined{control, first}, lane)
 	return nil
 }
 
@@ -288,7 +319,7 @@ func (e *engine) laneFailed(ev laneFailed) {
 	if !e.moving() {
 		return
 	}
-	if !errors.Is(ev.err, transport.ErrPeerGone) && !errors.Is(ev.err, os.ErrDeadlineExceeded) || e.offer.Devices[0].Splice {
+	if !transport.Ended(ev.err) || e.offer.Devices[0].Splice {
 		e.failed(&transport.Fault{Code: transport.CodeOf(ev.err), Err: fmt.Errorf("data lane: %w", ev.err)})
 		return
 	}
@@ -313,15 +344,10 @@ func (e *engine) dialMissing() {
 		who := e.out.Peer
 		e.redial(e.linked, lanePause, func(ctx context.Context) error {
 			lane, err := e.open(ctx, transport.LaneData, i, who)
-			if err != nil {
-				return err
+			if err == nil {
+				e.postLane(laneBack{i, lane}, lane)
 			}
-			select {
-			case e.events <- laneBack{i, lane}:
-			case <-e.quit:
-				lane.Close()
-			}
-			return nil
+			return err
 		})
 	}
 }
@@ -358,6 +384,8 @@ func (e *engine) forget() {
 		case ev := <-e.events:
 			switch ev := ev.(type) {
 			case rejoined:
+				ev.control.Lane().Close()
+			case greeting:
 				ev.control.Lane().Close()
 			case laneBack:
 				ev.lane.Close()

@@ -104,17 +104,28 @@ func spared(err error) handoff.Outcome {
 	return handoff.Rolledback
 }
 
-// query asks the destination for its record of a migration, over a lane of its own.
+// query asks the destination for its record of a migration, until it answers or ctx ends:
+// one that hangs up has said nothing.
 func query(ctx context.Context, dialer transport.Dialer, a transport.Attempt, limit time.Duration) (*transport.Status, error) {
-	lane, err := reach(ctx, limit, dialer.Dial)
-	if err != nil {
-		return nil, err
+	for {
+		lane, err := reach(ctx, limit, dialer.Dial)
+		if err != nil {
+			return nil, err
+		}
+		status, err := queryOver(ctx, lane, a)
+		if !errors.Is(err, transport.ErrPeerGone) || sleep(ctx, lanePause) != nil {
+			return status, err
+		}
 	}
+}
+
+// queryOver asks over a lane, and closes it.
+func queryOver(ctx context.Context, lane transport.Lane, a transport.Attempt) (*transport.Status, error) {
 	defer lane.Close()
 	stop := context.AfterFunc(ctx, func() { lane.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
 	control := transport.NewControl(lane)
-	err = transport.WritePreamble(lane, transport.Preamble{Kind: transport.LaneControl, Mig: a.Mig, Epoch: a.Epoch})
+	err := transport.WritePreamble(lane, transport.Preamble{Kind: transport.LaneControl, Mig: a.Mig, Epoch: a.Epoch})
 	if err == nil {
 		err = control.Send(&transport.Query{Attempt: a})
 	}

@@ -323,3 +323,46 @@ func TestRestartOpenIsAsked(t *testing.T) {
 		})
 	}
 }
+
+// TestQueryHungUpOn: a destination that hangs up instead of an answer to QUERY has said
+// nothing, and is asked again. What it answers then counts.
+func TestQueryHungUpOn(t *testing.T) {
+	for _, hangUp := range []func(transport.Lane){
+		func(l transport.Lane) { l.Close() },
+		func(l transport.Lane) { transport.HangUp(l, func() {}) },
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			d, l := transport.Pipe()
+			defer l.Close()
+			go func() { // the source's end, or the listener's, ends it
+				for asked := 0; ; asked++ {
+					lane, err := l.Accept(t.Context())
+					if err != nil {
+						return
+					}
+					if asked < 2 {
+						hangUp(lane)
+						continue
+					}
+					transport.ReadPreamble(lane)
+					control := transport.NewControl(lane)
+					control.Receive()
+					control.Send(&transport.Status{Attempt: restarted, Record: handoff.Running.String(), MaxEpoch: restarted.Epoch})
+					transport.HangUp(lane, func() {})
+				}
+			}()
+			open := handoff.NewMemory()
+			open.Append(handoff.Entry{Record: handoff.Open, Attempt: restarted, Journal: open.ID()})
+			device, err := sim.OpenURL("mtty") // it runs, and so holds nothing of the attempt
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer device.Close()
+			began := time.Now()
+			r, err := Send(t.Context(), d, []Source{{Name: "d", Device: device}}, &Options{Journal: open, Attempt: transport.Attempt{Mig: restarted.Mig, Epoch: 2}})
+			if r.Outcome != handoff.InDoubt || err == nil || transport.CodeOf(err) != transport.CodeBusy || time.Since(began) > 5*time.Second {
+				t.Errorf("%v after %v: %v", r.Outcome, time.Since(began), err)
+			}
+		})
+	}
+}

@@ -3,6 +3,7 @@ package transport
 import (
 	"context"
 	"errors"
+	"os"
 )
 
 // What may go wrong on any carrier, beside [ErrAuth], [io.EOF],
@@ -12,14 +13,21 @@ var (
 	// this protocol.
 	ErrUnreachable = errors.New("the peer cannot be reached")
 
-	// ErrPeerGone says that a lane ended without the peer's CloseWrite: the peer
-	// closed it, died, or cannot be reached any more.
+	// ErrPeerGone says that a lane ended, and nothing more can be read or written: the
+	// peer closed it, died, or cannot be reached any more. It ends no attempt.
 	ErrPeerGone = errors.New("the peer is gone")
 
-	// ErrLost is an ErrPeerGone of which the network is the cause, or a peer that was
-	// started again, and not the peer's own wish: dialling again may help.
+	// ErrLost is an ErrPeerGone of a lane that did not end in the peer's CloseWrite: the
+	// network is the cause, or a peer that was started again, or one that has given the
+	// connection up. Dialling again may help.
 	ErrLost error = lostError{}
 )
+
+// Ended reports whether err is the end of a lane, or of the time that it had, and not
+// that something wrong was said on it. It ends no attempt.
+func Ended(err error) bool {
+	return errors.Is(err, ErrPeerGone) || errors.Is(err, os.ErrDeadlineExceeded)
+}
 
 type lostError struct{}
 

@@ -20,7 +20,8 @@ type Lane interface {
 	CloseWrite() error
 	SetDeadline(time.Time) error
 	// Close abandons the lane in both directions and releases what it holds.
-	// Bytes that the peer has not yet read may be lost.
+	// Bytes that the peer has not yet read may be lost. Without CloseWrite before it
+	// the peer reads [ErrLost]: this connection is given up, and may be dialled again.
 	Close() error
 }
 

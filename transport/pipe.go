@@ -148,7 +148,7 @@ func (h *pipeHalf) read(p []byte) (int, error) {
 		case h.readBy.passed():
 			return 0, os.ErrDeadlineExceeded
 		case h.writerGone && !h.finished:
-			return 0, fmt.Errorf("transport: %w", ErrPeerGone)
+			return 0, fmt.Errorf("transport: %w", ErrLost)
 		case h.n > 0 || len(p) == 0:
 			return h.take(p), nil
 		case h.finished:
@@ -166,7 +166,7 @@ func (h *pipeHalf) write(p []byte) (done int, err error) {
 		case h.writerGone || h.finished:
 			return done, fmt.Errorf("transport: %w", net.ErrClosed)
 		case h.readerGone:
-			return done, fmt.Errorf("transport: %w", ErrPeerGone)
+			return done, fmt.Errorf("transport: %w", ErrLost)
 		case h.writeBy.passed():
 			return done, os.ErrDeadlineExceeded
 		case h.n < len(h.ring):

@@ -111,7 +111,7 @@ func (d *QUICDialer) dialFrom(ctx context.Context, s *quicSockets, to netip.Addr
 	d.windows.watch(conn)
 	stream, err := conn.OpenStream()
 	if err != nil {
-		conn.CloseWithError(0, "")
+		conn.CloseWithError(codeGivenUp, "")
 		return nil, err
 	}
 	return newQUICLane(conn, stream, s, s.all[0], dialerLinger), nil
@@ -142,6 +142,13 @@ func unspecified(ip netip.Addr) netip.Addr {
 	}
 	return netip.IPv6Unspecified()
 }
+
+// What CONNECTION_CLOSE of an application says (RFC 9000, section 19.19); PROTOCOL.md
+// has the codes.
+const (
+	codeEnd     quic.ApplicationErrorCode = 0 // the lane has ended, in its CloseWrite
+	codeGivenUp quic.ApplicationErrorCode = 1 // this connection is given up, and nothing else
+)
 
 // quicLane is the one stream of a connection.
 type quicLane struct {
@@ -196,16 +203,19 @@ func (l *quicLane) SetDeadline(t time.Time) error {
 
 // Close after CloseWrite first waits, up to closeWait, for the peer to have
 // read everything or to have closed: a QUIC connection that is closed takes
-// with it what the peer received but did not read.
+// with it what the peer received but did not read. Without CloseWrite the peer is told
+// that the connection is given up: it reads [ErrLost].
 func (l *quicLane) Close() error {
 	l.close.Do(func() {
+		code := codeGivenUp
 		if l.finished.Load() {
+			code = codeEnd
 			l.stream.CancelRead(0)
 			ctx, cancel := context.WithTimeout(context.Background(), closeWait)
 			l.linger(ctx, l.conn)
 			cancel()
 		}
-		l.conn.CloseWithError(0, "")
+		l.conn.CloseWithError(code, "")
 		l.sockets.release()
 	})
 	return nil
@@ -238,19 +248,22 @@ func quicLaneError(err error) error {
 		return &carrierError{kind: net.ErrClosed, cause: err}
 	case refused(err):
 		return &carrierError{kind: ErrRefusedByPeer, cause: err}
-	case closedThere(err):
+	case endedThere(err):
 		return &carrierError{kind: ErrPeerGone, cause: err}
 	}
 	return &carrierError{kind: ErrLost, cause: err}
 }
 
-// closedThere says that the peer's program ended the stream or the connection. What
-// ends them else is QUIC itself: silence, a reset by a peer that has forgotten the
-// connection, an error below (RFC 9000, sections 10.1, 10.3 and 11).
-func closedThere(err error) bool {
-	_, connection := errors.AsType[*quic.ApplicationError](err)
+// endedThere reports whether the peer's program ended the lane. A connection that the
+// peer gave up is lost, as one is that QUIC itself ends: by silence, by a reset of a peer
+// that has forgotten the connection, by an error below (RFC 9000, sections 10.1, 10.3
+// and 11).
+func endedThere(err error) bool {
+	if e, ok := errors.AsType[*quic.ApplicationError](err); ok {
+		return e.ErrorCode != codeGivenUp
+	}
 	_, stream := errors.AsType[*quic.StreamError](err)
-	return connection || stream
+	return stream
 }
 
 // identityError is what is wrong with who has answered a handshake, nil where nobody has who

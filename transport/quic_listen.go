@@ -142,7 +142,7 @@ func (l *quicListener) open(s *quicSocket, conn *quic.Conn) {
 	defer cancel()
 	stream, err := conn.AcceptStream(ctx)
 	if err != nil {
-		conn.CloseWithError(0, "")
+		conn.CloseWithError(codeGivenUp, "")
 		return
 	}
 	l.sockets.users.Add(1)

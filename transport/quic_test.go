@@ -429,6 +429,7 @@ func TestQUICLaneError(t *testing.T) {
 		{os.ErrDeadlineExceeded, os.ErrDeadlineExceeded},
 		{&quic.ApplicationError{}, net.ErrClosed},
 		{&quic.ApplicationError{Remote: true}, ErrPeerGone},
+		{&quic.ApplicationError{Remote: true, ErrorCode: codeGivenUp}, ErrLost},
 		{&quic.StreamError{}, net.ErrClosed},
 		{&quic.StreamError{Remote: true}, ErrPeerGone},
 		{quic.ErrStreamClosed, net.ErrClosed},
@@ -437,9 +438,10 @@ func TestQUICLaneError(t *testing.T) {
 		{&quic.TransportError{ErrorCode: quic.InternalError}, ErrLost},
 		{crypto(42), ErrRefusedByPeer},
 		{crypto(116), ErrRefusedByPeer},
-		{crypto(80), ErrPeerGone},
+		{crypto(80), ErrLost},
 	} {
-		if got := quicLaneError(c.err); !errors.Is(got, c.want) {
+		got := quicLaneError(c.err)
+		if !errors.Is(got, c.want) || c.want == ErrPeerGone && errors.Is(got, ErrLost) {
 			t.Errorf("%v becomes %v, want %v", c.err, got, c.want)
 		}
 	}

@@ -256,8 +256,9 @@ func (l *tlsLane) SetDeadline(t time.Time) error { return l.tcp.SetDeadline(t) }
 
 // Close after CloseWrite first waits, up to closeWait, for the peer to be done too: with
 // bytes that came and were not read, TCP ends in a reset, which takes with it what the
-// peer did not read yet (RFC 1122, section 4.2.2.13). Any other Close says so, if it can
-// be said at once: a peer that hears nothing takes the lane for lost.
+// peer did not read yet (RFC 1122, section 4.2.2.13). Without CloseWrite the connection
+// is given up: the peer gets a reset at once, past all that the path may not carry, and
+// no close_notify, and so takes the lane for lost.
 func (l *tlsLane) Close() error {
 	l.close.Do(func() {
 		l.closed.Store(true)
@@ -265,22 +266,16 @@ func (l *tlsLane) Close() error {
 			l.tcp.SetDeadline(time.Now().Add(closeWait))
 			io.Copy(io.Discard, l.tls)
 		} else {
-			l.out.closing.Store(true)
-			l.tcp.SetWriteDeadline(time.Now().Add(farewell))
-			l.tls.Close()
-			l.out.flush(0)
+			l.tcp.SetLinger(0) // ABORT of RFC 9293, section 3.9.1.5
 		}
 		l.tcp.Close()
 	})
 	return nil
 }
 
-// farewell bounds the wait of a Close for room to say so.
-const farewell = 50 * time.Millisecond
-
 // error gives the errors of crypto/tls and TCP on an open lane this package's meaning. A
-// peer's program that ends a lane says so, by an alert; what ends without one the network
-// has ended, or the end of a process (RFC 8446, section 6.1).
+// peer's program that ends a lane says so, by an alert; a connection that ends without one
+// was given up, or the network has ended it, or the end of a process (RFC 8446, section 6.1).
 func (l *tlsLane) error(err error) error {
 	switch {
 	case err == nil, err == io.EOF && !l.closed.Load(), errors.Is(err, os.ErrDeadlineExceeded) && !l.closed.Load():
@@ -318,7 +313,6 @@ type records struct {
 	mu        sync.Mutex // the end of a lane, and a reader's alert, may come beside a Write
 	pending   []byte
 	gathering bool
-	closing   atomic.Bool // and crypto/tls sets no deadline any more
 	ended     atomic.Bool // TCP has: what comes before is TLS's own end
 }
 
@@ -360,11 +354,4 @@ func (r *records) write() error {
 	n, err := r.TCPConn.Write(r.pending)
 	r.pending = append(r.pending[:0], r.pending[n:]...)
 	return err
-}
-
-func (r *records) SetWriteDeadline(t time.Time) error {
-	if r.closing.Load() {
-		return nil
-	}
-	return r.TCPConn.SetWriteDeadline(t)
 }

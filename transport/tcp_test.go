@@ -132,14 +132,21 @@ func TestTLSUnreachable(t *testing.T) {
 	}
 }
 
-// TestTLSEnds: who closes a lane says so, and a process that is killed does not; the
-// latter is worth dialling again.
+// TestTLSEnds: a program that ends a lane says so. One that gives the connection up, or is
+// killed, does not: that is worth dialling again.
 func TestTLSEnds(t *testing.T) {
 	p := newTLSPair(t)
 	ours, theirs := p.open(t)
-	theirs.Close()
+	theirs.CloseWrite()
+	go theirs.Close()
 	if _, err := ours.Read(make([]byte, 1)); err != io.EOF {
-		t.Errorf("closed: %v, want EOF", err)
+		t.Errorf("ended: %v, want EOF", err)
+	}
+	ours.Close()
+	ours, theirs = p.open(t)
+	theirs.Close()
+	if _, err := ours.Read(make([]byte, 1)); !errors.Is(err, ErrLost) {
+		t.Errorf("given up: %v, want ErrLost", err)
 	}
 	ours, theirs = p.open(t)
 	theirs.tcp.Close() // which is all that the kernel does

@@ -66,7 +66,6 @@ type engine struct {
 	control *transport.Control // nil before a source has come, and while it is lost
 	lostAt  time.Time          // when it was lost, zero while it stands
 	saidAt  time.Time          // when the source last said something
-	trying  bool               // it has come back, and said nothing since
 	again   bool               // a process before this one has begun the attempt, and this one goes on with the streams
 	unheard bool               // and its source has not come yet
 	local   bool               // the source is a process of this host
@@ -301,7 +300,7 @@ func (e *engine) handle(ev any) {
 		e.admitted(ev)
 	case heard:
 		if ev.control == e.control {
-			e.saidAt, e.trying = time.Now(), false
+			e.saidAt = time.Now()
 			e.message(ev.message)
 		}
 	case acceptFailed:

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -63,7 +62,7 @@ func (r *receiver) receive(before *receiver, post func(any)) {
 // or it carries what was promised by another process, and is given up for the source to
 // send that again.
 func (r *receiver) lost(f *transport.Fault) bool {
-	return !r.local && (errors.Is(f, transport.ErrPeerGone) || errors.Is(f, os.ErrDeadlineExceeded) || errors.Is(f, errStale))
+	return !r.local && (transport.Ended(f) || errors.Is(f, errStale))
 }
 
 // run receives until the lane ends between two frames. It reports whether it did,

@@ -1,9 +1,7 @@
 package writer
 
 import (
-	"errors"
 	"fmt"
-	"os"
 	"time"
 
 	"github.com/migpipe/migpipe/transport"
@@ -16,6 +14,10 @@ const (
 	busy    = "this destination already serves a migration"
 	waiting = "this destination waits for the source of a migration to come back"
 )
+
+// welcomeLimit is how long a source may be away that has perhaps not heard WELCOME: it says
+// HELLO again as long as it may wait for that, which is 5 s by default.
+const welcomeLimit = 10 * time.Second
 
 // engaged reports whether there is an attempt that this destination has a part in.
 func (e *engine) engaged() bool { return e.offer != nil || e.owner.Phase != handoff.DestIdle }
@@ -44,6 +46,9 @@ func (e *engine) offered(ev admitted, m *transport.Hello) {
 	switch {
 	case !e.engaged():
 		e.hello(ev, m)
+	case e.unanswered(ev, m):
+		e.moveTo(ev.control)
+		e.tellSource(e.welcome())
 	case e.follows(ev, m):
 		e.successor = &ev
 		e.failed(&transport.Fault{Code: transport.CodeCancelled, Remote: true, Err: fmt.Errorf("the source has opened attempt %d", m.Epoch)})
@@ -53,6 +58,17 @@ func (e *engine) offered(ev admitted, m *transport.Hello) {
 		e.turnAway(ev, busy)
 	}
 }
+
+// unanswered reports whether a source says HELLO again because the lane was lost over which
+// WELCOME went: it cannot have dialled a data lane.
+func (e *engine) unanswered(ev admitted, m *transport.Hello) bool {
+	return e.owner.Phase == handoff.DestReceiving && !e.taken() &&
+		m.Attempt == e.owner.Attempt && m.Journal == e.offer.Journal && peerOf(ev.lane) == e.out.Peer
+}
+
+// taken reports whether the source is known to have heard WELCOME: by its data lanes, or by
+// RESUME.
+func (e *engine) taken() bool { return len(e.dialled()) > 0 || e.offer == nil || e.again }
 
 // follows reports whether a source has given up the attempt at hand, by opening the
 // next: it does so only when its devices are its own (rule R6).
@@ -104,31 +120,33 @@ func otherAttempt(d handoff.Dest, m *transport.Resume) transport.Message {
 	return &transport.Declined{Attempt: m.Attempt, Code: transport.CodeBusy, Text: busy}
 }
 
-// rejoin goes on over a new control lane. That the one before is lost, this side may
-// not have noticed.
+// rejoin goes on over a new control lane.
 func (e *engine) rejoin(ev admitted) {
-	if e.control != nil {
-		e.control.Lane().Close()
-	}
-	e.hear(ev.control)
-	e.unheard, e.trying = false, true
-	e.tell(report.Event{Kind: report.Restored})
-	if e.acks != nil {
-		e.acks.use(ev.control)
-	}
+	e.moveTo(ev.control)
+	e.unheard = false
 	e.own(&transport.Query{Attempt: e.owner.Attempt})
 	e.own(handoff.Reached{})
 }
 
-// mayReturn reports whether a source that was lost may come back: one that the
-// network has taken, and that has heard WELCOME, of which its lanes are the proof, or
-// RESUME; and any for which there is a complete copy. One that hangs up when it has said
-// RESUME, and no more, has given up that try.
+// moveTo takes a new control lane in place of the one before. That this is lost, this side
+// may not have noticed.
+func (e *engine) moveTo(control *transport.Control) {
+	if e.control != nil {
+		e.control.Lane().Close()
+	}
+	e.hear(control)
+	e.tell(report.Event{Kind: report.Restored})
+	if e.acks != nil {
+		e.acks.use(control)
+	}
+}
+
+// mayReturn reports whether a source whose control lane has ended may come back: the end
+// of a lane ends no attempt.
 func (e *engine) mayReturn(err error) bool {
-	lost := e.trying || errors.Is(err, transport.ErrLost) || errors.Is(err, os.ErrDeadlineExceeded)
 	switch e.owner.Phase {
 	case handoff.DestReceiving:
-		return lost && !e.local && (len(e.dialled()) > 0 || e.again)
+		return transport.Ended(err) && !e.local
 	case handoff.DestReady, handoff.DestStarting, handoff.DestRunning:
 		return true
 	}
@@ -155,9 +173,13 @@ func (e *engine) watchLink() {
 	waited := time.Since(e.lostAt)
 	switch e.owner.Phase {
 	case handoff.DestReceiving:
-		if waited > e.opts.ReconnectLimit {
+		limit := e.opts.ReconnectLimit
+		if !e.taken() {
+			limit = min(limit, welcomeLimit)
+		}
+		if waited > limit {
 			e.fail(&transport.Fault{Code: transport.CodeNetwork,
-				Err: fmt.Errorf("%w, and the source has not come back for %v", transport.ErrLost, e.opts.ReconnectLimit)}, handoff.Unreachable{})
+				Err: fmt.Errorf("%w, and the source has not come back for %v", transport.ErrLost, limit)}, handoff.Unreachable{})
 		}
 	case handoff.DestRunning:
 		if waited > e.opts.ReconnectLimit {

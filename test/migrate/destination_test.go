@@ -187,7 +187,7 @@ func TestHostileDestination(t *testing.T) {
 		{"READY of another journal", func(l *liar) { l.take(); l.journal[0]++; l.send(l.ready()) }, transport.CodeProtocol, time.Minute},
 		{"what only a source says", func(l *liar) { l.send(l.hello) }, transport.CodeProtocol, 0},
 		{"noise", func(l *liar) { l.control.Lane().Write(make([]byte, 100)) }, transport.CodeCorrupt, 0},
-		{"hanging up", func(l *liar) { l.control.Lane().Close() }, transport.CodeNetwork, 0},
+		{"hanging up", func(l *liar) { l.control.Lane().Close() }, transport.CodeNetwork, 5 * time.Second},
 		{"lanes that are not accepted", func(l *liar) { l.listener.Close(); l.send(l.welcome()) }, transport.CodeNetwork, 5 * time.Second},
 	} {
 		t.Run(c.name, func(t *testing.T) {

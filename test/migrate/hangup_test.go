@@ -1,0 +1,146 @@
+package migrate
+
+import (
+	"context"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/migpipe/migpipe/reader"
+	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/transport/report"
+)
+
+// firstLanes has the first lane of each side of a carrier, which is the control lane.
+type firstLanes struct {
+	transport.Dialer
+	transport.Listener
+
+	mu                  sync.Mutex
+	source, destination transport.Lane
+}
+
+func (f *firstLanes) Dial(ctx context.Context) (transport.Lane, error) {
+	lane, err := f.Dialer.Dial(ctx)
+	return f.note(&f.source, lane), err
+}
+
+func (f *firstLanes) Accept(ctx context.Context) (transport.Lane, error) {
+	lane, err := f.Listener.Accept(ctx)
+	return f.note(&f.destination, lane), err
+}
+
+func (f *firstLanes) note(first *transport.Lane, lane transport.Lane) transport.Lane {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if *first == nil {
+		*first = lane
+	}
+	return lane
+}
+
+// TestControlLaneEnds: a side whose control lane ends, by a deadline as after silence or in
+// its CloseWrite, has ended no attempt. Only DECLINED, ABORT and FIN do.
+func TestControlLaneEnds(t *testing.T) {
+	for _, side := range []string{"source", "destination"} {
+		for _, way := range []string{"is given up", "is finished"} {
+			t.Run(way+" at the "+side, func(t *testing.T) {
+				eachCarrier(t, func(t *testing.T, c carrier) {
+					lanes := &firstLanes{}
+					p := newPair(t, func(t testing.TB) (transport.Dialer, transport.Listener) {
+						lanes.Dialer, lanes.Listener = c(t)
+						return lanes, lanes
+					})
+					p.resends = true
+					p.add(t, "d0", "mlx5?size=4MiB&dirty=1MiB/s", "mlx5?size=4MiB")
+					p.send.Lanes, p.send.OnLimit, p.receive.ReconnectLimit = 2, reader.Force, patience
+					var told []string
+					p.send.Observe = func(ev report.Event) {
+						if ev.Kind == report.Lost || ev.Kind == report.Restored {
+							told = append(told, string(ev.Kind))
+						}
+						if ev.Kind != report.Phase || ev.Phase != report.PreCopy {
+							return
+						}
+						lane := lanes.source
+						if side == "destination" {
+							lane = lanes.destination
+						}
+						if way == "is finished" {
+							lane.CloseWrite()
+						}
+						lane.SetDeadline(time.Unix(1, 0))
+					}
+					p.succeed(t)
+					if len(told) < 2 {
+						t.Errorf("the source has told %v", told)
+					}
+				})
+			})
+		}
+	}
+}
+
+// hangingUp is a listener whose first lanes are closed when something has come on them.
+type hangingUp struct {
+	transport.Listener
+	mu   sync.Mutex
+	left int
+}
+
+func (l *hangingUp) Accept(ctx context.Context) (transport.Lane, error) {
+	for {
+		lane, err := l.Listener.Accept(ctx)
+		l.mu.Lock()
+		l.left--
+		hangUp := err == nil && l.left >= 0
+		l.mu.Unlock()
+		if !hangUp {
+			return lane, err
+		}
+		lane.Read(make([]byte, 1))
+		lane.Close()
+	}
+}
+
+// TestHelloHungUpOn: a destination that has closed the lane instead of an answer to HELLO,
+// since it was between two migrations for example, is greeted again.
+func TestHelloHungUpOn(t *testing.T) {
+	eachCarrier(t, func(t *testing.T, c carrier) {
+		p := newPair(t, func(t testing.TB) (transport.Dialer, transport.Listener) {
+			d, l := c(t)
+			return d, &hangingUp{Listener: l, left: 2}
+		})
+		p.add(t, "d0", "mtty", "mtty")
+		p.succeed(t)
+	})
+}
+
+// deafOnce is a dialler whose first lane is lost when something has come on it.
+type deafOnce struct {
+	transport.Dialer
+	once sync.Once
+}
+
+func (d *deafOnce) Dial(ctx context.Context) (lane transport.Lane, err error) {
+	lane, err = d.Dialer.Dial(ctx)
+	d.once.Do(func() { lane = lostLane{lane} })
+	return lane, err
+}
+
+type lostLane struct{ transport.Lane }
+
+func (l lostLane) Read(p []byte) (int, error) {
+	l.Lane.Read(p)
+	return 0, transport.ErrLost
+}
+
+// TestWelcomeLost: a source that has not heard WELCOME says HELLO again, and is the same.
+func TestWelcomeLost(t *testing.T) {
+	p := newPair(t, func(t testing.TB) (transport.Dialer, transport.Listener) {
+		d, l := pipe(t)
+		return &deafOnce{Dialer: d}, l
+	})
+	p.add(t, "d0", "mtty", "mtty")
+	p.succeed(t)
+}
