@@ -81,6 +81,7 @@ func (e *engine) message(m transport.Message) {
 	case *transport.NotStarted:
 		e.keep(peerFault(transport.CodeStart, m.Device, 0, m.Text))
 	case *transport.Status:
+		e.hearing.proved(time.Since(e.clock.start))
 		e.overruled(m)
 	default:
 		e.failed(&transport.Fault{Code: transport.CodeProtocol, Err: fmt.Errorf("%w: %v from the destination", transport.ErrProtocol, m.Type())})
@@ -182,6 +183,7 @@ func (e *engine) acked(m *transport.Ack) {
 	e.measure()
 	e.warming()
 	e.overdue()
+	e.watchReading(m)
 }
 
 // welcomeLimit is how long WELCOME may take. The destination asks the witness before.
@@ -310,7 +312,7 @@ func (e *engine) onTick() {
 	e.overdue()
 	e.watch()
 	e.queue.divide(e.needs())
-	if e.owner.Phase == handoff.SourceTransfer {
+	if e.moving() {
 		e.estimate()
 	}
 	e.tell(report.Event{Kind: report.Progress, Devices: e.snapshots(), Way: report.Way{Goodput: finite(e.meter.goodput()), RTT: e.meter.rtt},
@@ -320,6 +322,7 @@ func (e *engine) onTick() {
 // watch bounds what time the guest stands still for. What a device does before
 // the stop, is its guest's business.
 func (e *engine) watch() {
+	e.watchHearing()
 	switch e.owner.Phase {
 	case handoff.SourceDoubt:
 		e.watchDoubt(time.Since(e.clock.decided()))

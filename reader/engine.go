@@ -111,7 +111,8 @@ type engine struct {
 	arena      *transport.Arena
 	control    *transport.Control // nil while it is lost
 	link       link
-	heardAt    time.Time        // when the destination last said something
+	hearing    hearing
+	askedDoubt time.Duration    // when QUERY was last said, in doubt
 	bareSince  time.Time        // when the last data lane was lost, zero while one stands
 	dialled    []transport.Lane // by openLanes, closed in the end
 	lanes      []transport.Lane // of them, those with a sender; in place of a lost one its successor
@@ -130,6 +131,10 @@ type engine struct {
 	frame      int     // bytes of padding that go at once
 	peak       float64 // the best goodput so far
 	wire       []atomic.Uint64
+	written    []atomic.Uint64 // by number of a data lane: bytes, of the lane that has it now
+	readings   []reading       // and what the destination has read of them
+	carried    reading         // of all of them together
+	unread     bool            // it was told that a lane stood still
 	spent      laneTimes
 	recent     recent
 	atPause    progress     // of the stop under way
@@ -370,7 +375,8 @@ func (e *engine) resume(reverted bool) {
 
 // hear takes messages from a control lane from now on. The goroutine ends with it.
 func (e *engine) hear(control *transport.Control) {
-	e.control, e.heardAt = control, time.Now()
+	e.control = control
+	e.hearing.proved(time.Since(e.clock.start))
 	e.out.Over(control.Lane())
 	e.linked, e.unlink = context.WithCancel(e.work)
 	e.others.Go(func() { e.receive(control) })
@@ -498,7 +504,6 @@ func (e *engine) handle(ev any) {
 // hears takes in what was said on the control lane, and not on the one before.
 func (e *engine) hears(ev heard) {
 	if ev.control == e.control {
-		e.heardAt = time.Now()
 		e.message(ev.message)
 	}
 }
@@ -529,6 +534,7 @@ func (e *engine) lanesOpened(ev lanesOpen) {
 		return
 	}
 	e.lanes, e.dialling = slices.Clone(e.dialled), make([]bool, len(e.dialled))
+	e.written, e.readings = make([]atomic.Uint64, len(e.dialled)), make([]reading, len(e.dialled))
 	e.pace = newPacer(e.opts.Tuning)
 	e.frame = e.opts.Tuning.block(min(e.opts.ChunkSize, paddingFrame))
 	for i := range e.lanes {
@@ -544,7 +550,9 @@ func (e *engine) startSender(number int) {
 	if err != nil {
 		panic("reader: the arena has fewer chunks than lanes")
 	}
-	s := &sender{number: number, lane: e.lanes[number], queue: e.queue, spare: spare, codec: e.opts.Codec, lanes: len(e.lanes), pace: e.pace, frame: e.frame,
+	e.written[number].Store(0)
+	e.readings[number].renew(time.Since(e.clock.start))
+	s := &sender{written: &e.written[number], number: number, lane: e.lanes[number], queue: e.queue, spare: spare, codec: e.opts.Codec, lanes: len(e.lanes), pace: e.pace, frame: e.frame,
 		wire: e.wire, start: e.clock.start, spent: &e.spent, sent: &e.sent, work: e.work, post: e.post, watched: make(chan struct{})}
 	e.sending.Go(s.run)
 	e.sending.Go(s.watch)

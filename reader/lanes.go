@@ -14,25 +14,29 @@ import (
 // sender puts queued chunks on one lane. Whichever lane is free next takes the
 // chunk whose turn it is, of whichever device.
 type sender struct {
-	number int // of the lane
-	lane   transport.Lane
-	queue  *queue
-	spare  *transport.Chunk // for what is sent encoded
-	codec  codec.Policy
-	lanes  int       // that there are
-	free   time.Time // when the lane was done with a chunk: it waits since
-	pace   *pacer
-	frame  int             // bytes of padding that go at once
-	noisy  bool            // spare was filled with noise; what was encoded there since is as good
-	wire   []atomic.Uint64 // payload bytes given to a lane, by device
-	start  time.Time
-	spent  *laneTimes
-	sent   *atomic.Int64   // when a chunk was last written, in ns after start
-	work   context.Context // ends when the streams are abandoned
-	post   func(any)
+	number  int // of the lane
+	lane    transport.Lane
+	queue   *queue
+	spare   *transport.Chunk // for what is sent encoded
+	codec   codec.Policy
+	lanes   int       // that there are
+	free    time.Time // when the lane was done with a chunk: it waits since
+	pace    *pacer
+	frame   int             // bytes of padding that go at once
+	noisy   bool            // spare was filled with noise; what was encoded there since is as good
+	wire    []atomic.Uint64 // payload bytes given to a lane, by device
+	start   time.Time
+	spent   *laneTimes
+	written *atomic.Uint64  // bytes that were given to this lane, whether all have left or not
+	sent    *atomic.Int64   // when a chunk was last written, in ns after start
+	work    context.Context // ends when the streams are abandoned
+	post    func(any)
 
 	watched chan struct{} // closed when nobody watches the lane any more
 }
+
+// frameHead is the length of what is in front of a frame's payload.
+const frameHead = len(transport.HeadRoom{})
 
 // laneFailed is the event of a sender that could go no further. It has ended.
 type laneFailed struct {
@@ -96,6 +100,7 @@ func (s *sender) sendPadding() error {
 		s.spare.Noise()
 		s.noisy = true
 	}
+	s.written.Add(uint64(frameHead + s.frame))
 	return s.spare.WritePadding(s.lane, s.frame)
 }
 
@@ -110,6 +115,7 @@ func (s *sender) send(c *transport.Chunk) error {
 	// Counted before it is written: the destination may have applied the last
 	// chunk, and the migration be over, before Write returns here.
 	s.wire[out.Device].Add(uint64(out.WireLen))
+	s.written.Add(uint64(frameHead) + uint64(out.WireLen))
 	if err := out.WriteFrame(s.lane); err != nil {
 		return err
 	}

@@ -362,15 +362,12 @@ func (e *engine) laneBack(ev laneBack) {
 	e.startSender(ev.number)
 }
 
-// watchLink bounds the wait for a destination that was lost, and takes one for lost that
-// is connected and says nothing although ACK is due. In doubt watchDoubt does.
+// watchLink bounds the wait for a destination that was lost. In doubt watchDoubt does.
 func (e *engine) watchLink() {
 	bare := time.Since(e.bareSince)
-	switch quiet, away := time.Since(e.heardAt), time.Since(e.link.since); {
+	switch away := time.Since(e.link.since); {
 	case e.moving() && !e.bareSince.IsZero() && bare > e.opts.ReconnectLimit:
 		e.failed(&transport.Fault{Code: transport.CodeNetwork, Err: fmt.Errorf("no data lane could be opened again for %v", round(bare))})
-	case e.control != nil && e.moving() && quiet > transport.SilenceLimit && !e.offer.Devices[0].Splice:
-		e.lose(fmt.Errorf("%w: the destination is connected, and has said nothing for %v", transport.ErrLost, round(quiet)))
 	case e.control == nil && away >= e.opts.ReconnectLimit:
 		e.fail(&transport.Fault{Code: transport.CodeNetwork,
 			Err: fmt.Errorf("the destination was not reached again for %v: %w", e.opts.ReconnectLimit, e.link.cause)}, handoff.Unreachable{})

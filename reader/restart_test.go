@@ -366,3 +366,35 @@ func TestQueryHungUpOn(t *testing.T) {
 		})
 	}
 }
+
+// TestDoubtUnheard: a control lane that stands, and on which the destination hears nothing
+// although it goes on acknowledging, is dialled again in doubt too.
+func TestDoubtUnheard(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d, l := transport.Pipe()
+		defer l.Close()
+		ended := make(chan struct{})
+		go func() { // the end of the lane ends it
+			defer close(ended)
+			deaf, err := resumedLane(t.Context(), l)
+			if err != nil {
+				return
+			}
+			defer deaf.Lane().Close()
+			heard := make(chan error, 1)
+			go func() { _, err := playDestination(t.Context(), l, &transport.Ack{Attempt: restarted}); heard <- err }()
+			for deaf.Send(&transport.Ack{Attempt: restarted}) == nil {
+				time.Sleep(transport.Heartbeat)
+			}
+			if err := <-heard; err != nil {
+				t.Error(err)
+			}
+		}()
+		began := time.Now()
+		r, err := Send(t.Context(), d, []Source{{Name: "d", Device: stoppedDevice(t)}}, &Options{Journal: committed(t), DoubtLimit: time.Minute})
+		if took := time.Since(began); err != nil || r.Outcome != handoff.Committed || took > 3*time.Second {
+			t.Errorf("%v after %v: %v", r.Outcome, took, err)
+		}
+		<-ended
+	})
+}

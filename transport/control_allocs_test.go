@@ -13,7 +13,7 @@ import (
 func said(t testing.TB) func() {
 	var wire bytes.Buffer
 	c := NewControl(memoryLane{&wire, &wire})
-	m := &Ack{Attempt: Attempt{goldenMig(), 1}, Pad: make(Pad, 32), Echo: 1 << 40, HeldNS: 1 << 20, Devices: make([]DeviceAck, 4)}
+	m := &Ack{Attempt: Attempt{goldenMig(), 1}, Pad: make(Pad, 32), Echo: 1 << 40, HeldNS: 1 << 20, Devices: make([]DeviceAck, 4), Read: []uint64{1 << 40, 1 << 20}}
 	return func() {
 		if err := c.Send(m); err != nil {
 			t.Fatal(err)

@@ -85,10 +85,15 @@ const (
 	// least this often, and while streams move an ESTIMATE.
 	Heartbeat = 500 * time.Millisecond
 
-	// SilenceLimit is how long a control lane may stand on which the other side's
-	// program says nothing, although it has to: while streams move, ACK and ESTIMATE at
-	// least every Heartbeat. After that it is taken for lost.
+	// SilenceLimit is how long a control lane may stand on which the source's program
+	// says nothing, although it has to: while streams move, ESTIMATE at least every
+	// Heartbeat. After that it is taken for lost.
 	SilenceLimit = 10 * time.Second
+
+	// UnreadTimeout is how long a lane may stand still that has unread bytes, or four round
+	// trips if that is longer: after that it is given up, whatever else its connection
+	// carries.
+	UnreadTimeout = 2 * time.Second
 
 	// InitialWindow is what a lane's peer may send before anything is read. It
 	// doubles every round trip that consumes it, as fast as QUIC's slow start

@@ -204,6 +204,9 @@ type Ack struct {
 	Echo    int64       `cbor:"6,keyasint,omitempty"` // the Stamp of the last Estimate
 	HeldNS  int64       `cbor:"7,keyasint,omitempty"` // nanoseconds since that came
 	Padding uint64      `cbor:"8,keyasint,omitempty"` // bytes of it that have come
+	// Read is, by number of a data lane, how many bytes behind the preamble were read from
+	// the lane that has the number now.
+	Read []uint64 `cbor:"9,keyasint,omitempty"`
 }
 
 // acks are those that were released.
@@ -213,7 +216,7 @@ var acks = sync.Pool{New: func() any { return new(Ack) }}
 // has received one may keep it instead.
 func (a *Ack) Release() {
 	clear(a.Devices) // what a frame leaves out is left as it is
-	*a = Ack{Devices: a.Devices[:0]}
+	*a = Ack{Devices: a.Devices[:0], Read: a.Read[:0]}
 	acks.Put(a)
 }
 

@@ -115,6 +115,7 @@ func TestAckRelease(t *testing.T) {
 		if len(want.Devices) == 0 {
 			want.Devices = a.Devices[:0]
 		}
+		want.Read = a.Read[:0]
 		if !reflect.DeepEqual(a, want) {
 			t.Errorf("%x came as %+v, want %+v", body, a, want)
 		}
@@ -127,6 +128,9 @@ func TestLargestAnswersFit(t *testing.T) {
 	ack := &Ack{Attempt: Attempt{goldenMig(), math.MaxUint64}, Pad: make([]byte, 64), Echo: math.MaxInt64, HeldNS: math.MaxInt64}
 	welcome := &Welcome{Attempt: ack.Attempt, Software: strings.Repeat("s", 64), Codecs: make([]codec.ID, 4)}
 	estimate := &Estimate{Attempt: ack.Attempt}
+	for range MaxLanes {
+		ack.Read = append(ack.Read, math.MaxUint64)
+	}
 	for range MaxDevices {
 		ack.Devices = append(ack.Devices, DeviceAck{math.MaxUint64, math.MaxUint64, w, math.MaxInt64})
 		welcome.Windows, welcome.Splice = append(welcome.Windows, w), append(welcome.Splice, true)

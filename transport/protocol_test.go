@@ -123,7 +123,7 @@ func TestProtocolLimits(t *testing.T) {
 		"HandshakeTimeout": HandshakeTimeout, "IdleTimeout": IdleTimeout, "MinIdleTimeout": MinIdleTimeout, "KeepAlive": KeepAlive,
 		"MaxChunk": MaxChunk, "MinChunk": MinChunk, "MaxControl": MaxControl, "MaxDevices": MaxDevices, "MaxName": MaxName,
 		"MaxPriority": MaxPriority, "MaxStream": uint64(MaxStream),
-		"PreflightTimeout": PreflightTimeout, "ProbeTime": ProbeTime, "MaxProbe": MaxProbe, "Heartbeat": Heartbeat, "SilenceLimit": SilenceLimit,
+		"PreflightTimeout": PreflightTimeout, "ProbeTime": ProbeTime, "MaxProbe": MaxProbe, "Heartbeat": Heartbeat, "SilenceLimit": SilenceLimit, "UnreadTimeout": UnreadTimeout,
 		"InitialWindow": InitialWindow, "MaxWindow": MaxWindow, "MaxWindowGrowth": MaxWindowGrowth,
 	}
 	var code []string

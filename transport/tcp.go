@@ -37,7 +37,8 @@ type TLSDialer struct {
 	// Lookup is as in [QUICDialer].
 	Lookup LookupFunc
 
-	peer peerAddress
+	peer    peerAddress
+	segment segment
 }
 
 // Dial tries addresses, and fails, as that of [QUICDialer].
@@ -56,12 +57,14 @@ func (d *TLSDialer) Dial(ctx context.Context) (Lane, error) {
 func (d *TLSDialer) dialAt(ctx context.Context, to netip.AddrPort, config *tls.Config) (Lane, error) {
 	ctx, cancel := context.WithTimeout(ctx, HandshakeTimeout)
 	defer cancel()
-	conn, err := (&net.Dialer{KeepAliveConfig: keepAlive(d.Idle)}).DialContext(ctx, "tcp", to.String())
+	conn, err := (&net.Dialer{KeepAliveConfig: keepAlive(d.Idle), Control: d.segment.ask}).DialContext(ctx, "tcp", to.String())
 	if err != nil {
 		return nil, err
 	}
 	lane := newTLSLane(conn.(*net.TCPConn), d.Idle, func(c net.Conn) *tls.Conn { return tls.Client(c, config) })
+	lane.segment = &d.segment
 	if err := lane.tls.HandshakeContext(ctx); err != nil {
+		lane.segment.givenUp(lane.tcp)
 		conn.Close()
 		return nil, err
 	}
@@ -173,6 +176,7 @@ type tlsLane struct {
 	tcp      *net.TCPConn
 	tls      *tls.Conn
 	out      *records
+	segment  *segment    // the dialler's, nil at the listener
 	finished atomic.Bool // CloseWrite was called
 	closed   atomic.Bool
 	close    sync.Once
@@ -266,6 +270,7 @@ func (l *tlsLane) Close() error {
 			l.tcp.SetDeadline(time.Now().Add(closeWait))
 			io.Copy(io.Discard, l.tls)
 		} else {
+			l.segment.givenUp(l.tcp)
 			l.tcp.SetLinger(0) // ABORT of RFC 9293, section 3.9.1.5
 		}
 		l.tcp.Close()
@@ -277,6 +282,7 @@ func (l *tlsLane) Close() error {
 // peer's program that ends a lane says so, by an alert; a connection that ends without one
 // was given up, or the network has ended it, or the end of a process (RFC 8446, section 6.1).
 func (l *tlsLane) error(err error) error {
+	l.segment.failed(err)
 	switch {
 	case err == nil, err == io.EOF && !l.closed.Load(), errors.Is(err, os.ErrDeadlineExceeded) && !l.closed.Load():
 		return err

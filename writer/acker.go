@@ -24,7 +24,8 @@ type acker struct {
 	due     chan struct{} // holds a token when an ACK is worth sending
 	quit    <-chan struct{}
 
-	padding atomic.Uint64 // bytes that have come
+	padding atomic.Uint64   // bytes that have come
+	read    []atomic.Uint64 // bytes that the receiver of each lane has read, by number
 
 	mu   sync.Mutex
 	echo int64 // the Stamp of the last ESTIMATE
@@ -102,9 +103,12 @@ func (a *acker) run() {
 
 func (a *acker) ack() *transport.Ack {
 	m := &a.next
-	*m = transport.Ack{Attempt: a.attempt, Journal: a.journal, Pad: ackPad, Devices: m.Devices[:0]}
+	*m = transport.Ack{Attempt: a.attempt, Journal: a.journal, Pad: ackPad, Devices: m.Devices[:0], Read: m.Read[:0]}
 	m.Echo, m.HeldNS = a.stamped()
 	m.Padding = a.padding.Load()
+	for i := range a.read {
+		m.Read = append(m.Read, a.read[i].Load())
+	}
 	a.credit.told() // before it is asked: what comes in between is told twice rather than not
 	for _, mg := range a.merges {
 		s, _ := mg.status()

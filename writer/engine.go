@@ -463,7 +463,7 @@ func (e *engine) dataLane(ev admitted) {
 		return
 	}
 	r := &receiver{lane: ev.lane, arena: e.arena, merges: e.merges, wire: e.wire, local: e.local, over: make(chan struct{}),
-		padded: e.acks.padded, splice: e.terms.splice, quit: e.work.Done()}
+		read: &e.acks.read[i], padded: e.acks.padded, splice: e.terms.splice, quit: e.work.Done()}
 	for _, o := range e.offer.Devices {
 		r.names = append(r.names, o.Name)
 	}
@@ -555,7 +555,7 @@ func (e *engine) begin(notes []note) error {
 		e.merges = append(e.merges, m)
 	}
 	e.acks = &acker{attempt: e.offer.Attempt, journal: e.journal.ID(),
-		credit: e.credit, merges: e.merges, due: make(chan struct{}, 1), quit: e.quit}
+		credit: e.credit, merges: e.merges, read: make([]atomic.Uint64, e.terms.lanes), due: make(chan struct{}, 1), quit: e.quit}
 	e.acks.control.Store(e.control)
 	for i, sink := range e.terms.order {
 		l := &loader{

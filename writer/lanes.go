@@ -22,6 +22,7 @@ type receiver struct {
 	codecs  [256]bool
 	splice  []bool            // by device: chunks that nobody has seen were agreed on
 	quit    <-chan struct{}   // closed when the streams are abandoned
+	read    *atomic.Uint64    // bytes that came over the lane, as ACK tells them
 	padded  func(n int) error // that so much padding has come
 	wire    []atomic.Uint64   // payload bytes received, by device
 	local   bool              // the lane is within this host: it is never lost, and nothing is sent twice
@@ -38,12 +39,21 @@ type laneEnded struct {
 	lost     bool // the source may dial the lane again
 }
 
+// Read reads the lane and counts what comes. The memory that it goes into was promised, so
+// that no slow device keeps a lane from being read: what ACK.Read leaves out is on its way.
+func (r *receiver) Read(p []byte) (int, error) {
+	n, err := r.lane.Read(p)
+	r.read.Add(uint64(n))
+	return n, err
+}
+
 // receive takes the place of the receiver before it, if there is one, and receives.
 func (r *receiver) receive(before *receiver, post func(any)) {
 	if before != nil {
 		<-before.over
 		before.lane.Close()
 	}
+	r.read.Store(0)
 	var err error
 	if r.scratch, err = r.arena.TryGet(); err != nil {
 		panic("writer: the arena has no chunk left for a lane")
@@ -71,7 +81,7 @@ func (r *receiver) run() (ended bool, fault *transport.Fault) {
 	defer r.scratch.Release()
 	var room transport.HeadRoom
 	for {
-		head, err := transport.ReadChunkHead(r.lane, &room)
+		head, err := transport.ReadChunkHead(r, &room)
 		if err == io.EOF {
 			return true, nil
 		}
@@ -93,7 +103,7 @@ func (r *receiver) run() (ended bool, fault *transport.Fault) {
 
 // pad drops what only fills the lane.
 func (r *receiver) pad(head transport.ChunkHead) error {
-	if err := r.scratch.Discard(r.lane, head); err != nil {
+	if err := r.scratch.Discard(r, head); err != nil {
 		return err
 	}
 	return r.padded(int(head.WireLen))
@@ -112,7 +122,7 @@ func (r *receiver) chunk(head transport.ChunkHead) error {
 	m := r.merges[head.Device]
 	switch err := r.claim(m, head); {
 	case err == errAgain:
-		return r.scratch.Discard(r.lane, head)
+		return r.scratch.Discard(r, head)
 	case err != nil:
 		return err
 	}
@@ -124,7 +134,7 @@ func (r *receiver) chunk(head transport.ChunkHead) error {
 	if head.Unchecked {
 		return r.await(m, c, head)
 	}
-	if err := c.ReadPayload(r.lane, head, r.scratch); err != nil {
+	if err := c.ReadPayload(r, head, r.scratch); err != nil {
 		c.Release()
 		m.unclaim(head.Seq)
 		return err

@@ -104,7 +104,7 @@ func rawPath(t testing.TB, size int, lane *frames, dev *device) (move func()) {
 	})
 	m := newMerge(newCredit(2, size, make([]share.Need, 1)), 0, transport.MaxStream)
 	acks := &acker{credit: m.credit, merges: []*merge{m}, due: make(chan struct{}, 1)}
-	r := &receiver{lane: lane, arena: arena, scratch: scratch, merges: acks.merges, names: []string{"d"}, wire: make([]atomic.Uint64, 1)}
+	r := &receiver{lane: lane, arena: arena, scratch: scratch, merges: acks.merges, names: []string{"d"}, wire: make([]atomic.Uint64, 1), read: new(atomic.Uint64)}
 	r.codecs[codec.IDRaw] = true
 	l := &loader{stream: dev, merge: m, digest: transport.NewDigest(), applied: func() { acks.applied(0) }}
 	ctx := context.Background()

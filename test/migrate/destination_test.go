@@ -87,7 +87,7 @@ func (l *liar) take() {
 		case *transport.End:
 			l.ends = append(l.ends, m.Digest)
 		case *transport.Estimate: // all that was sent is as good as written
-			l.send(&transport.Ack{Attempt: l.hello.Attempt, Journal: l.journal, Devices: []transport.DeviceAck{
+			l.send(&transport.Ack{Attempt: l.hello.Attempt, Journal: l.journal, Echo: m.Stamp, Devices: []transport.DeviceAck{
 				{Seq: l.chunks.Load(), Applied: 1 << 30, Window: transport.Window{Seq: 1 << 30, Offset: 1 << 40}}}})
 		}
 	}

@@ -4,6 +4,7 @@
 package simnet
 
 import (
+	"maps"
 	"math/rand/v2"
 	"net"
 	"net/netip"
@@ -33,6 +34,9 @@ type Network struct {
 	rand *rand.Rand
 	free map[netip.Addr]time.Time           // when the way to a host has carried all that was sent
 	lost func(from, to netip.AddrPort) bool // packets that a cut takes; nil for none
+	most int                                // length of a datagram that is not lost between old sockets; 0 is no limit
+	open map[netip.AddrPort]bool            // which sockets were ever opened
+	old  map[netip.AddrPort]bool            // and which of them had been when the network became narrow
 	seen map[netip.AddrPort]netip.AddrPort  // as what others see an address
 	real map[netip.AddrPort]netip.AddrPort  // and the way back
 }
@@ -43,7 +47,7 @@ type Network struct {
 func New(seed uint64, path Path) *Network {
 	return &Network{
 		path: path, rand: rand.New(rand.NewPCG(seed, 0)), free: map[netip.Addr]time.Time{},
-		seen: map[netip.AddrPort]netip.AddrPort{}, real: map[netip.AddrPort]netip.AddrPort{},
+		open: map[netip.AddrPort]bool{}, seen: map[netip.AddrPort]netip.AddrPort{}, real: map[netip.AddrPort]netip.AddrPort{},
 	}
 }
 
@@ -60,6 +64,16 @@ func (n *Network) Cut(lost func(from, to netip.AddrPort) bool) {
 	n.lost = lost
 }
 
+// Narrow loses from now on the datagrams between sockets open by now that are longer than
+// that, and tells nobody: so does a router whose MTU has become smaller, where ICMP is
+// blocked, with connections that have found out how long their packets might be. Here
+// quic-go does not look for that, so a new socket has short packets however long they are.
+func (n *Network) Narrow(most int) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.most, n.old = most, maps.Clone(n.open)
+}
+
 // All is the cut that lets nothing through.
 func All(from, to netip.AddrPort) bool { return true }
 
@@ -73,6 +87,9 @@ func (n *Network) Rebind(local, outside netip.AddrPort) {
 
 // AddNode is part of simnet.Router.
 func (n *Network) AddNode(addr net.Addr, receiver simnet.PacketReceiver) {
+	n.mu.Lock()
+	n.open[address(addr)] = true
+	n.mu.Unlock()
 	n.nodes.AddNode(addr, receiver)
 }
 
@@ -81,7 +98,7 @@ func (n *Network) AddNode(addr net.Addr, receiver simnet.PacketReceiver) {
 func (n *Network) SendPacket(p simnet.Packet) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if !n.translate(&p) {
+	if n.tooLong(p) || !n.translate(&p) {
 		return nil
 	}
 	copies := 1
@@ -94,6 +111,10 @@ func (n *Network) SendPacket(p simnet.Packet) error {
 		}
 	}
 	return nil
+}
+
+func (n *Network) tooLong(p simnet.Packet) bool {
+	return n.most > 0 && len(p.Data) > n.most && n.old[address(p.From)] && n.old[address(p.To)]
 }
 
 // translate does what a NAT does to a packet, and says whether it gets through the

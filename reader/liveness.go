@@ -1,0 +1,150 @@
+package reader
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/transport/handoff"
+	"github.com/migpipe/migpipe/transport/report"
+)
+
+// A carrier keeps a lane as long as anything passes. But a path may carry its small packets
+// and lose the large ones, so that only what the destination says that it has read, or
+// heard, proves that a lane carries what is written to it.
+
+// proofStep is the most that one proof adds to the time for which a lane stood still. What
+// comes after a longer silence, of this process or of the other one, proves no more.
+const proofStep = 2 * transport.Heartbeat
+
+// patience is how long a lane may stand still on a path of such a round trip.
+func patience(rtt time.Duration) time.Duration { return max(transport.UnreadTimeout, 4*rtt) }
+
+// reading is what ACKs have said of one data lane. Times are of this side's clock.
+type reading struct {
+	read   uint64        // bytes, as last told
+	unread bool          // and there was more
+	from   time.Duration // since when that is known; or the last proof after that
+	stood  time.Duration // for how long nothing was read since, as far as ACKs prove it
+	// suspect says that the control lane was not heard for the limit, and so no ACK of this
+	// lane: what has held that up may hold this one up as well. It stands still from then on.
+	suspect bool
+}
+
+// look takes in what was written to the lane by now, and what an ACK says that the
+// destination had read. The ACK was made at a time, or later. It reports whether the lane
+// has stood still for the limit.
+func (r *reading) look(now, made time.Duration, written, read uint64, limit time.Duration) bool {
+	if r.suspect || read != r.read || read == written || !r.unread {
+		was := *r
+		*r = reading{read: read, unread: read != written, from: now}
+		if was.suspect {
+			r.stood = limit - limit/8
+		}
+		return false
+	}
+	if step := made - r.from; step > 0 {
+		r.stood += min(step, proofStep)
+		r.from = made
+	}
+	return r.stood >= limit
+}
+
+// renew begins with another lane of the same number. What is told of the one before is no
+// proof for it.
+func (r *reading) renew(now time.Duration) { r.from, r.stood = now, 0 }
+
+// hearing is what proves that the destination hears the control lane: it echoes the
+// ESTIMATEs, and answers QUERY.
+type hearing struct {
+	echo   int64         // the newest
+	at     time.Duration // of the last look
+	waited time.Duration // for a proof, without the time in which this process stood still
+	trip   time.Duration // the last round trip
+}
+
+// proved takes in a proof.
+func (h *hearing) proved(now time.Duration) { h.at, h.waited = now, 0 }
+
+// echoed takes in an ACK. Only an echo that is newer proves that something was heard since.
+func (h *hearing) echoed(now time.Duration, echo int64, held time.Duration) {
+	if echo > h.echo {
+		h.echo, h.trip = echo, now-time.Duration(echo)-held
+		h.proved(now)
+	}
+}
+
+// look reports, at each tick, whether a proof has been due for the limit.
+func (h *hearing) look(now, limit time.Duration) bool {
+	h.waited += min(now-h.at, 2*tick)
+	h.at = now
+	return h.waited >= limit
+}
+
+// patience is how long this migration's lanes may stand still.
+func (e *engine) patience() time.Duration { return patience(max(e.meter.rtt, e.hearing.trip)) }
+
+// watchReading gives the data lanes up of which nothing is read, and ends the attempt
+// where that helps none of them.
+func (e *engine) watchReading(m *transport.Ack) {
+	now := time.Since(e.clock.start)
+	held := time.Duration(max(m.HeldNS, 0))
+	e.hearing.echoed(now, min(m.Echo, int64(now)), held)
+	if m.Echo <= 0 || !e.moving() {
+		return
+	}
+	made, limit := min(now, time.Duration(m.Echo)+held), e.patience()
+	var written, read uint64
+	for i, lane := range e.lanes {
+		if i >= len(m.Read) || lane == nil || transport.Local(lane) {
+			continue
+		}
+		w := e.written[i].Load()
+		written, read = written+w, read+m.Read[i]
+		if e.readings[i].look(now, made, w, m.Read[i], limit) {
+			e.readings[i].renew(now)
+			e.giveUpLane(i, limit)
+		}
+	}
+	if e.carried.look(now, made, written, read, e.opts.ReconnectLimit) {
+		e.failed(&transport.Fault{Code: transport.CodeNetwork, Err: fmt.Errorf("the destination answers, and has read nothing of any data lane for %v", e.opts.ReconnectLimit)})
+	}
+}
+
+// giveUpLane has the sender of a lane end, which has it dialled again.
+func (e *engine) giveUpLane(number int, limit time.Duration) {
+	e.queue.lose(number, fmt.Errorf("%w: nothing of what it carries was read for %v", transport.ErrLost, limit))
+	e.lanes[number].SetDeadline(time.Unix(1, 0))
+	if !e.unread {
+		e.unread = true
+		e.tell(report.Event{Kind: report.Warning, Text: fmt.Sprintf("the destination answers, and has read nothing of what data lane %d carries for %v: such lanes are dialled again. If a router on the way loses large packets, its MTU is smaller than that of the interfaces here and there", number, round(limit))})
+	}
+}
+
+// watchHearing gives the control lane up if the destination does not hear it, although it
+// stands. In doubt only an answer to QUERY shows that.
+func (e *engine) watchHearing() {
+	if e.control == nil || transport.Local(e.control.Lane()) {
+		return
+	}
+	now := time.Since(e.clock.start)
+	switch {
+	case e.owner.Phase == handoff.SourceDoubt:
+		if now-e.askedDoubt >= transport.Heartbeat {
+			e.askedDoubt = now
+			e.say(&transport.Query{Attempt: e.opts.Attempt})
+		}
+	case !e.moving():
+		e.hearing.proved(now)
+		return
+	}
+	if limit := e.patience(); e.hearing.look(now, limit) {
+		for i := range e.readings {
+			e.readings[i].suspect = true
+		}
+		e.lose(fmt.Errorf("%w: %w for %v", transport.ErrLost, errUnheard, round(limit)))
+	}
+}
+
+var errUnheard = errors.New("the connection stands, and the destination has not answered what is said on it")

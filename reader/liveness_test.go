@@ -1,0 +1,147 @@
+package reader
+
+import (
+	"testing"
+	"time"
+
+	"github.com/migpipe/migpipe/transport"
+)
+
+// told is one ACK about a lane: when it came, when it was made at the earliest, in ms, and
+// how much was written by then, and read.
+type told struct {
+	now, made     int
+	written, read uint64
+}
+
+// every is an ACK of the same, every 100 ms from one time to another.
+func every(from, to int, written, read uint64) (all []told) {
+	for at := from; at <= to; at += 100 {
+		all = append(all, told{at, at - 1, written, read})
+	}
+	return all
+}
+
+func TestReading(t *testing.T) {
+	join := func(parts ...[]told) (all []told) {
+		for _, p := range parts {
+			all = append(all, p...)
+		}
+		return all
+	}
+	reads := func(from, to int, written uint64) (all []told) {
+		for at := from; at <= to; at += 100 {
+			all = append(all, told{at, at - 1, written, uint64(at)})
+		}
+		return all
+	}
+	for _, c := range []struct {
+		name  string
+		told  []told
+		limit time.Duration
+		want  int // when the lane is given up, in ms; 0 is never
+	}{
+		{"nothing is written", every(0, 60000, 0, 0), 2 * time.Second, 0},
+		{"all was read: the window is used up, or a rate is kept to", every(0, 60000, 5<<20, 5<<20), 2 * time.Second, 0},
+		{"a slow path", reads(100, 60000, 5<<20), 2 * time.Second, 0},
+		{"nothing is read", every(0, 60000, 100, 0), 2 * time.Second, 2100},
+		{"nothing is read, on a long path", every(0, 60000, 100, 0), 4 * time.Second, 4100},
+		{"nothing more is read", join(reads(100, 5000, 5<<20), every(5100, 60000, 5<<20, 5000)), 2 * time.Second, 7100},
+		{"after a pause in which nothing was written", join(every(0, 30000, 100, 100), every(30100, 60000, 200, 100)), 2 * time.Second, 32200},
+		{"a successor, of which nothing is read", join(reads(100, 5000, 5<<20), every(5100, 60000, 100, 0)), 2 * time.Second, 7200},
+		{"a stall below the limit, again and again", join(
+			every(0, 1900, 100, 10), every(2000, 3900, 100, 20), every(4000, 5900, 100, 30), every(6000, 7900, 100, 40)), 2 * time.Second, 0},
+		// A side that stood still for long has seen nothing: its first ACK proves little.
+		{"one ACK after a long silence", []told{{0, 0, 0, 0}, {100, 99, 100, 0}, {60000, 59999, 100, 0}, {60100, 60099, 100, 100}}, 2 * time.Second, 0},
+		// ACKs that waited, for the network or for this process, are of then, and not of now.
+		{"old ACKs", []told{{100, 99, 0, 0}, {9000, 1000, 100, 0}, {9001, 2000, 100, 0}, {9002, 3000, 100, 0}, {9003, 4000, 100, 0}, {9004, 9003, 100, 100}}, 2 * time.Second, 0},
+	} {
+		var r reading
+		got := 0
+		for _, a := range c.told {
+			if r.look(millis(a.now), millis(a.made), a.written, a.read, c.limit) {
+				got = a.now
+				break
+			}
+		}
+		if got != c.want {
+			t.Errorf("%s: given up after %d ms, want %d", c.name, got, c.want)
+		}
+	}
+}
+
+// TestReadingSuspected: where the control lane was dead as well, a look at what is told over
+// its successor says soon what is to be done.
+func TestReadingSuspected(t *testing.T) {
+	for _, c := range []struct {
+		more uint64 // bytes read between two ACKs
+		want int    // when the lane is given up, in ms; 0 is never
+	}{{0, 2600}, {1, 0}} {
+		r := reading{read: 10, unread: true, from: millis(100), suspect: true}
+		got := 0
+		for at := 2300; at < 4000 && got == 0; at += 100 {
+			if r.look(millis(at), millis(at-10), 100, 20+c.more*uint64(at-2300)/100, transport.UnreadTimeout) {
+				got = at
+			}
+		}
+		if got != c.want {
+			t.Errorf("%d bytes more each time: given up after %d ms, want %d", c.more, got, c.want)
+		}
+	}
+}
+
+func TestHearing(t *testing.T) {
+	type event struct {
+		at   int
+		echo int // of an ACK, in ms; -1 is a tick
+	}
+	ticks := func(from, to, by int) (all []event) {
+		for at := from; at <= to; at += by {
+			all = append(all, event{at, -1})
+		}
+		return all
+	}
+	var answered []event
+	for at := 100; at < 10000; at += 100 {
+		answered = append(answered, event{at, -1}, event{at + 1, at})
+	}
+	var stale []event
+	for at := 100; at < 10000; at += 100 {
+		stale = append(stale, event{at, -1}, event{at + 1, 100})
+	}
+	for _, c := range []struct {
+		name   string
+		events []event
+		want   int // when the lane is given up, in ms; 0 is never
+	}{
+		{"silence", ticks(100, 10000, 100), 2000},
+		{"echoes", answered, 0},
+		{"ACKs come, and nothing that is said arrives", stale, 2200},
+		{"echoes, and then silence", append(answered[:40:40], ticks(2100, 10000, 100)...), 4100},
+		{"this process stood still", []event{{100, -1}, {101, 100}, {15000, -1}, {15001, 14900}}, 0},
+	} {
+		var h hearing
+		got := 0
+		for _, ev := range c.events {
+			if ev.echo >= 0 {
+				h.echoed(millis(ev.at), int64(millis(ev.echo)), 0)
+			} else if h.look(millis(ev.at), transport.UnreadTimeout) {
+				got = ev.at
+				break
+			}
+		}
+		if got != c.want {
+			t.Errorf("%s: given up after %d ms, want %d", c.name, got, c.want)
+		}
+	}
+}
+
+func TestPatience(t *testing.T) {
+	for rtt, want := range map[time.Duration]time.Duration{0: 2 * time.Second, 500 * time.Millisecond: 2 * time.Second, time.Second: 4 * time.Second} {
+		if got := patience(rtt); got != want {
+			t.Errorf("patience(%v) = %v, want %v", rtt, got, want)
+		}
+	}
+}
+
+func millis(n int) time.Duration { return time.Duration(n) * time.Millisecond }

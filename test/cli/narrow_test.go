@@ -1,0 +1,71 @@
+package cli
+
+import (
+	"bufio"
+	"encoding/json"
+	"net"
+	"testing"
+	"time"
+
+	"github.com/migpipe/migpipe/test/netns"
+)
+
+// TestPathNarrows: the MTU of a router falls while the guest stands still, and no ICMP
+// message says so. Small packets pass, so that every connection lives, and those of data do
+// not: the lanes are dialled again, and new ones work.
+func TestPathNarrows(t *testing.T) {
+	t.Setenv("XDG_CONFIG_HOME", t.TempDir())
+	source, destination := identity(t, "mig-send"), identity(t, "mig-recv")
+	for _, carrier := range []string{"", "tls://"} {
+		t.Run(carrier, func(t *testing.T) {
+			t.Parallel()
+			n := netns.New(t)
+			n.Router.Run(t, "nft", "add table inet quiet; add chain inet quiet out { type filter hook output priority 0; }; add rule inet quiet out meta l4proto { icmp, ipv6-icmp } drop")
+			at := carrier + net.JoinHostPort(n.Destination.IPv4, "7000")
+			recv := n.Destination.Enter(command(t, "mig-recv", "--json", "--listen", at, "--peer", source, "--device", "d=sim:xe"))
+			listen(t, recv)
+			// Without PRE_COPY all of it goes while the guest stands still: 2 s at this rate.
+			send := n.Source.Enter(command(t, "mig-send", "--json", "--to", at, "--peer", destination, "--device", "d=sim:xe?size=32MiB",
+				"--max-bandwidth", "16MiB/s", "--downtime-limit", "20s", "--max-downtime", "20s"))
+			out, err := send.StdoutPipe()
+			if err == nil {
+				err = send.Start()
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			var done struct {
+				Outcome  string
+				Downtime float64 `json:"downtime_ms"`
+			}
+			warned := false
+			for events := bufio.NewScanner(out); events.Scan(); {
+				var ev struct{ Event, Phase, Text string }
+				if err := json.Unmarshal(events.Bytes(), &ev); err != nil {
+					t.Fatal(err)
+				}
+				switch ev.Event {
+				case "phase":
+					if ev.Phase == "stop-copy" {
+						time.Sleep(500 * time.Millisecond) // some of it goes as it should
+						n.Router.Run(t, "ip", "link", "set", netns.ToDestination, "mtu", "1400")
+					}
+				case "warning":
+					contains(t, ev.Text, "")
+					warned = true
+				case "done":
+					json.Unmarshal(events.Bytes(), &done)
+				}
+			}
+			if err := send.Wait(); err != nil || done.Outcome != "committed" || !warned {
+				t.Errorf("mig-send: %v, %+v; it has warned: %v", err, done, warned)
+			}
+			if done.Downtime < 3500 || done.Downtime > 8000 {
+				t.Errorf("the guest stood still for %v ms, of which the lanes need 2 s", done.Downtime)
+			}
+			if err := recv.Wait(); err != nil {
+				t.Errorf("mig-recv: %v", err)
+			}
+		})
+	}
+}
