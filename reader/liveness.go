@@ -115,6 +115,7 @@ func (e *engine) watchReading(m *transport.Ack) {
 // giveUpLane has the sender of a lane end, which has it dialled again.
 func (e *engine) giveUpLane(number int, limit time.Duration) {
 	e.queue.lose(number, fmt.Errorf("%w: nothing of what it carries was read for %v", transport.ErrLost, limit))
+	stoodStill(e.lanes[number])
 	e.lanes[number].SetDeadline(time.Unix(1, 0))
 	if !e.unread {
 		e.unread = true
@@ -143,7 +144,15 @@ func (e *engine) watchHearing() {
 		for i := range e.readings {
 			e.readings[i].suspect = true
 		}
+		stoodStill(e.control.Lane())
 		e.lose(fmt.Errorf("%w: %w for %v", transport.ErrLost, errUnheard, round(limit)))
+	}
+}
+
+// stoodStill tells the carrier of a lane.
+func stoodStill(l transport.Lane) {
+	if s, ok := l.(transport.Stalling); ok {
+		s.StoodStill()
 	}
 }
 

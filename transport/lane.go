@@ -86,6 +86,12 @@ func (c Carrier) Hint() string {
 		c.ReceiveBuffer>>10, c.SendBuffer>>10, socketBuffer>>10, strings.Join(short, "; "))
 }
 
+// Stalling is a Lane whose carrier makes the next one to the same peer use smaller packets,
+// once it is told that this one stood still although its connection lived.
+type Stalling interface {
+	StoodStill()
+}
+
 // Identified is a Lane whose carrier knows who the peer is.
 type Identified interface {
 	// Peer is the verified identity at the other end.

@@ -1,7 +1,6 @@
 package transport
 
 import (
-	"errors"
 	"sync/atomic"
 	"syscall"
 
@@ -14,8 +13,9 @@ const smallSegment = 1220
 
 // segment is what a dialler has learned of the packets that a path carries. Where a router
 // drops large ones, and no ICMP message says so, TCP sends them again without end: Linux does
-// no better by default (ip-sysctl, tcp_mtu_probing). So the lanes that are dialled after such
-// a loss ask for small segments on both ways. The zero value lets TCP choose.
+// no better by default (ip-sysctl, tcp_mtu_probing). So the lanes that are dialled after any
+// loss ask for small segments on both ways: which losses were of that kind, one side cannot
+// see. The zero value lets TCP choose.
 type segment struct{ small atomic.Bool }
 
 // ask asks for small segments on a socket that is not connected yet: it is the Control of a
@@ -29,27 +29,10 @@ func (s *segment) ask(_, _ string, socket syscall.RawConn) error {
 	return nil
 }
 
-// failed takes in an error of a lane. Nothing of what it sent was acknowledged for long.
-func (s *segment) failed(err error) {
-	if s != nil && errors.Is(err, unix.ETIMEDOUT) {
+// distrust takes in that a lane was lost, or stood still. nil is that of a listener: the
+// dialling side asks for both.
+func (s *segment) distrust() {
+	if s != nil {
 		s.small.Store(true)
 	}
-}
-
-// givenUp takes in that a lane is given up whose socket sends something again, since that is
-// not acknowledged.
-func (s *segment) givenUp(conn syscall.Conn) {
-	if s == nil {
-		return
-	}
-	raw, err := conn.SyscallConn()
-	if err != nil {
-		return
-	}
-	_ = raw.Control(func(fd uintptr) { // of a socket that is closed nothing is said
-		info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO)
-		if err == nil && info.Unacked > 0 && info.Retransmits > 0 {
-			s.small.Store(true)
-		}
-	})
 }

@@ -64,7 +64,9 @@ func (d *TLSDialer) dialAt(ctx context.Context, to netip.AddrPort, config *tls.C
 	lane := newTLSLane(conn.(*net.TCPConn), d.Idle, func(c net.Conn) *tls.Conn { return tls.Client(c, config) })
 	lane.segment = &d.segment
 	if err := lane.tls.HandshakeContext(ctx); err != nil {
-		lane.segment.givenUp(lane.tcp)
+		if errors.Is(err, context.DeadlineExceeded) { // TCP's own handshake has passed
+			d.segment.distrust()
+		}
 		conn.Close()
 		return nil, err
 	}
@@ -270,7 +272,6 @@ func (l *tlsLane) Close() error {
 			l.tcp.SetDeadline(time.Now().Add(closeWait))
 			io.Copy(io.Discard, l.tls)
 		} else {
-			l.segment.givenUp(l.tcp)
 			l.tcp.SetLinger(0) // ABORT of RFC 9293, section 3.9.1.5
 		}
 		l.tcp.Close()
@@ -282,7 +283,6 @@ func (l *tlsLane) Close() error {
 // peer's program that ends a lane says so, by an alert; a connection that ends without one
 // was given up, or the network has ended it, or the end of a process (RFC 8446, section 6.1).
 func (l *tlsLane) error(err error) error {
-	l.segment.failed(err)
 	switch {
 	case err == nil, err == io.EOF && !l.closed.Load(), errors.Is(err, os.ErrDeadlineExceeded) && !l.closed.Load():
 		return err
@@ -291,8 +291,12 @@ func (l *tlsLane) error(err error) error {
 	case refusedByAlert(err):
 		return &carrierError{kind: ErrRefusedByPeer, cause: err}
 	}
+	l.segment.distrust()
 	return &carrierError{kind: ErrLost, cause: err}
 }
+
+// StoodStill implements [Stalling].
+func (l *tlsLane) StoodStill() { l.segment.distrust() }
 
 // refusedByAlert recognises the alerts of [refused], which crypto/tls has no type for.
 func refusedByAlert(err error) bool {

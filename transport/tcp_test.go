@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
 )
 
 // tlsPair is a listener and the dialler that reaches it.
@@ -280,4 +281,34 @@ func BenchmarkTLS(b *testing.B) {
 		b.ReportMetric(float64(b.N*turn<<20)/took[k].Seconds()/1e6, name)
 	}
 	b.ReportMetric(0, "ns/op")
+}
+
+// TestTLSSegment: after a lane was lost, or stood still, the next ones ask for segments that
+// pass on every path; not before, and not after one that nothing was wrong with.
+func TestTLSSegment(t *testing.T) {
+	most := func(l *tlsLane) (n int) {
+		raw, err := l.tcp.SyscallConn()
+		if err == nil {
+			raw.Control(func(fd uintptr) { n, err = unix.GetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_MAXSEG) })
+		}
+		if err != nil {
+			t.Error(err)
+		}
+		return n
+	}
+	for name, spoil := range map[string]func(ours, theirs *tlsLane){
+		"lost":        func(ours, theirs *tlsLane) { theirs.Close(); ours.Read(make([]byte, 1)) },
+		"stood still": func(ours, theirs *tlsLane) { ours.StoodStill() },
+	} {
+		p := newTLSPair(t)
+		ours, theirs := p.open(t)
+		ours.Close() // as a probe's, which is not needed any more
+		if ours, theirs = p.open(t); most(ours) <= smallSegment {
+			t.Errorf("%s: segments of %d bytes at first", name, most(ours))
+		}
+		spoil(ours, theirs)
+		if ours, theirs = p.open(t); most(ours) > smallSegment || most(theirs) > smallSegment {
+			t.Errorf("%s: then segments of %d and %d bytes, want %d at most", name, most(ours), most(theirs), smallSegment)
+		}
+	}
 }

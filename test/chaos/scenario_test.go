@@ -137,6 +137,9 @@ func cut(d time.Duration, directions ...relay.Direction) deed {
 	}
 }
 
+// narrow is a path whose MTU has become 1280, where no ICMP message says so.
+func narrow(w *world, _ *process) { w.relay.Set(func(l *relay.Link) { l.Most = 1252 }) }
+
 // end is how a program is to end.
 type end struct {
 	outcome string // of the done event; "killed" for none

@@ -194,6 +194,9 @@ func TestCancelAfter(t *testing.T) {
 					case m.Type() == transport.TypeCommit:
 						committed = time.Now()
 						continue
+					case m.Type() == transport.TypeQuery:
+						l.send(&transport.Status{Attempt: l.hello.Attempt, Journal: l.journal, Record: handoff.Ready.String()})
+						continue
 					case m.Type() != transport.TypeCancel:
 						continue
 					}

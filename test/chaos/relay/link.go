@@ -21,6 +21,7 @@ type Link struct {
 	Jitter time.Duration // up to that much more; the order stays
 	Rate   int64         // bytes per second, 0 is no limit
 	Queue  int           // bytes that may wait for Rate before more are lost, 0 is 256 KiB
+	Most   int           // longer datagrams are lost, and nobody is told, 0 is no limit
 	Cut    bool          // nothing passes
 }
 
@@ -31,7 +32,7 @@ const (
 
 // Counts are the datagrams that something happened to.
 type Counts struct {
-	Passed, Lost, Duplicated, Corrupted, Reordered, Overflowed, Cut int
+	Passed, Lost, Duplicated, Corrupted, Reordered, Overflowed, TooLong, Cut int
 }
 
 // shaper decides about the datagrams of one direction. It is pure but for what it
@@ -61,6 +62,9 @@ func (s *shaper) pass(now time.Time, n int) fate {
 	switch {
 	case l.Cut:
 		s.counts.Cut++
+		return fate{flip: -1}
+	case l.Most > 0 && n > l.Most:
+		s.counts.TooLong++
 		return fate{flip: -1}
 	case lost:
 		s.counts.Lost++

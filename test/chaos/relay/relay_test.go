@@ -46,6 +46,19 @@ func TestShares(t *testing.T) {
 	}
 }
 
+// TestMost: datagrams up to a length pass.
+func TestMost(t *testing.T) {
+	s := newShaper(Link{Most: 1252})
+	for _, n := range []int{1, 1252, 1253, 1452} {
+		if passes := s.pass(time.Unix(1, 0), n).at != nil; passes != (n <= 1252) {
+			t.Errorf("%d bytes: passes is %v", n, passes)
+		}
+	}
+	if s.counts.Passed != 2 || s.counts.TooLong != 2 {
+		t.Errorf("%+v", s.counts)
+	}
+}
+
 // TestRate: the queue drains at the rate, and what it has no room for is lost.
 func TestRate(t *testing.T) {
 	s := newShaper(Link{Rate: 1 << 20, Queue: 10 << 10, Delay: time.Second})
