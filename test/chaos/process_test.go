@@ -177,9 +177,15 @@ func (p *process) says(text string) bool {
 	})
 }
 
-// engaged reports whether a destination has heard of a source, or goes on with what
-// another process has left.
-func (p *process) engaged() bool { return p.find("peer") != nil || p.says("going on with migration") }
+// engaged reports whether a destination has heard of a source that it did not turn away, or
+// goes on with what another process has left.
+func (p *process) engaged() bool {
+	engaged := false
+	for _, e := range p.told() {
+		engaged = (engaged || e.Event == "peer" || strings.Contains(e.Text, "going on with migration")) && !strings.Contains(e.Text, "a source was turned away")
+	}
+	return engaged
+}
 
 // await waits for an event, and fails if the program ends before it.
 func (p *process) await(t *testing.T, kind string) event {
