@@ -199,7 +199,7 @@ func (e *engine) noWelcome() {
 	case e.owner.Phase != handoff.SourceHello:
 	case e.link.cause != nil:
 		e.failed(&transport.Fault{Code: transport.CodeNetwork,
-			Err: fmt.Errorf("%w within %v: %w", ErrNoWelcome, e.opts.ConnectLimit, e.link.cause)})
+			Err: fmt.Errorf("%w within %v: %w", ErrNoWelcome, e.opts.welcomeLimit(), e.link.cause)})
 	default:
 		e.failed(&transport.Fault{Code: transport.CodeTimeout,
 			Err: fmt.Errorf("%w within %v", ErrNoWelcome, e.opts.welcomeLimit())})

@@ -7,37 +7,37 @@ import (
 	"github.com/migpipe/migpipe/transport"
 )
 
-// told is one ACK about a lane: when it came, when it was made at the earliest, in ms, and
+// reported is one ACK about a lane: when it came, when it was made at the earliest, in ms, and
 // how much was written by then, and read.
-type told struct {
+type reported struct {
 	now, made     int
 	written, read uint64
 }
 
 // every is an ACK of the same, every 100 ms from one time to another.
-func every(from, to int, written, read uint64) (all []told) {
+func every(from, to int, written, read uint64) (all []reported) {
 	for at := from; at <= to; at += 100 {
-		all = append(all, told{at, at - 1, written, read})
+		all = append(all, reported{at, at - 1, written, read})
 	}
 	return all
 }
 
 func TestReading(t *testing.T) {
-	join := func(parts ...[]told) (all []told) {
+	join := func(parts ...[]reported) (all []reported) {
 		for _, p := range parts {
 			all = append(all, p...)
 		}
 		return all
 	}
-	reads := func(from, to int, written uint64) (all []told) {
+	reads := func(from, to int, written uint64) (all []reported) {
 		for at := from; at <= to; at += 100 {
-			all = append(all, told{at, at - 1, written, uint64(at)})
+			all = append(all, reported{at, at - 1, written, uint64(at)})
 		}
 		return all
 	}
 	for _, c := range []struct {
 		name  string
-		told  []told
+		acks  []reported
 		limit time.Duration
 		want  int // when the lane is given up, in ms; 0 is never
 	}{
@@ -52,13 +52,13 @@ func TestReading(t *testing.T) {
 		{"a stall below the limit, again and again", join(
 			every(0, 1900, 100, 10), every(2000, 3900, 100, 20), every(4000, 5900, 100, 30), every(6000, 7900, 100, 40)), 2 * time.Second, 0},
 		// A side that stood still for long has seen nothing: its first ACK proves little.
-		{"one ACK after a long silence", []told{{0, 0, 0, 0}, {100, 99, 100, 0}, {60000, 59999, 100, 0}, {60100, 60099, 100, 100}}, 2 * time.Second, 0},
+		{"one ACK after a long silence", []reported{{0, 0, 0, 0}, {100, 99, 100, 0}, {60000, 59999, 100, 0}, {60100, 60099, 100, 100}}, 2 * time.Second, 0},
 		// ACKs that waited, for the network or for this process, are of then, and not of now.
-		{"old ACKs", []told{{100, 99, 0, 0}, {9000, 1000, 100, 0}, {9001, 2000, 100, 0}, {9002, 3000, 100, 0}, {9003, 4000, 100, 0}, {9004, 9003, 100, 100}}, 2 * time.Second, 0},
+		{"old ACKs", []reported{{100, 99, 0, 0}, {9000, 1000, 100, 0}, {9001, 2000, 100, 0}, {9002, 3000, 100, 0}, {9003, 4000, 100, 0}, {9004, 9003, 100, 100}}, 2 * time.Second, 0},
 	} {
 		var r reading
 		got := 0
-		for _, a := range c.told {
+		for _, a := range c.acks {
 			if r.look(millis(a.now), millis(a.made), a.written, a.read, c.limit) {
 				got = a.now
 				break

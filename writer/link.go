@@ -16,7 +16,7 @@ const (
 )
 
 // welcomeLimit is how long a source may be away that has perhaps not heard WELCOME: it says
-// HELLO again as long as it may wait for that, which is 5 s by default.
+// HELLO again as long as it may wait for that, which is 10 s by default with a witness.
 const welcomeLimit = 10 * time.Second
 
 // engaged reports whether there is an attempt that this destination has a part in.

@@ -48,6 +48,8 @@ func owner(s side, point string, host bool) string {
 		return "source runs"
 	case s == source:
 		return "destination runs"
+	case !after(s, point, "destination.did.append.open"): // the source says HELLO again
+		return "destination runs"
 	case !after(s, point, ready), host && !after(s, point, accepted):
 		return "source runs"
 	case !host, after(s, point, running):
