@@ -135,9 +135,7 @@ func (e *engine) welcome(m *transport.Welcome) {
 		e.failed(&transport.Fault{Code: transport.CodeProtocol, Err: err})
 		return
 	}
-	if p, ok := e.control.Lane().(transport.Identified); ok {
-		e.out.Peer = p.Peer()
-	}
+	e.out.Peer = transport.PeerOf(e.control.Lane())
 	e.tell(report.Event{Kind: report.Peer, Peer: e.out.Peer, Text: transport.PeerText(m.Software)})
 	e.opts.Codec = e.policy(m.Codecs)
 	copy(e.unseen, m.Splice)

@@ -242,9 +242,9 @@ func (e *engine) open(ctx context.Context, kind transport.LaneKind, number int, 
 	if err != nil {
 		return nil, err
 	}
-	if p, ok := lane.(transport.Identified); ok && who != (transport.ID{}) && p.Peer() != who {
+	if who != (transport.ID{}) && !transport.IsPeer(lane, who) {
 		lane.Close()
-		return nil, &transport.Fault{Code: transport.CodeAuth, Err: fmt.Errorf("another peer answers there, %v, and not %v, which the attempt is with", p.Peer(), who)}
+		return nil, &transport.Fault{Code: transport.CodeAuth, Err: fmt.Errorf("another peer answers there, %v, and not %v, which the attempt is with", transport.PeerOf(lane), who)}
 	}
 	p := transport.Preamble{Kind: kind, Index: uint16(number), Mig: e.opts.Attempt.Mig, Epoch: e.opts.Attempt.Epoch}
 	if err := transport.WritePreamble(lane, p); err != nil {

@@ -191,9 +191,7 @@ func (p *preflight) welcome() error {
 	if err := checkWelcome(p.offer, m); err != nil {
 		return err
 	}
-	if id, ok := p.control.Lane().(transport.Identified); ok {
-		p.out.Peer = id.Peer()
-	}
+	p.out.Peer = transport.PeerOf(p.control.Lane())
 	p.out.Software = transport.PeerText(m.Software)
 	p.out.Version, p.out.Codecs = m.Version, m.Codecs
 	p.out.ChunkSize, p.out.Lanes = int(m.ChunkSize), int(m.Lanes)

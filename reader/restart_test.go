@@ -214,7 +214,8 @@ type otherLane struct {
 	id transport.ID
 }
 
-func (l otherLane) Peer() transport.ID { return l.id }
+func (l otherLane) Peer() transport.ID      { return l.id }
+func (l otherLane) Is(id transport.ID) bool { return l.id == id }
 
 func (o otherPeer) Dial(ctx context.Context) (transport.Lane, error) {
 	lane, err := o.Dialer.Dial(ctx)

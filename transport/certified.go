@@ -15,8 +15,16 @@ import (
 )
 
 // Certified is a certificate of a CA, and the names of the peers that this side
-// talks to, whose certificates are of that CA too. No name admits nobody.
+// talks to, whose certificates are of that CA too. No name admits nobody. Its files are
+// read again when they have changed: each connection is made, or accepted, with what they
+// say then.
 type Certified struct {
+	names []string
+	files *reread[*certified]
+}
+
+// certified is what the files of a Certified say at one time.
+type certified struct {
 	role  Role
 	cert  tls.Certificate
 	ca    authority
@@ -70,22 +78,43 @@ func (e *CertificateError) Unwrap() []error { return []error{ErrAuth, e.Err} }
 //
 // What the peer would find wrong with the certificate is found here first. Every
 // error is a [CertificateError], and holds no part of the key.
-func LoadCertified(dir string, role Role, names []string) (*Certified, error) {
-	c := &Certified{role: role, names: slices.Clone(names)}
-	if err := c.ca.load(dir); err != nil {
+func LoadCertified(dir string, role Role, names []string, o *FileOptions) (*Certified, error) {
+	names = slices.Clone(names)
+	parse := func(open open) (*certified, error) { return readCertified(open, dir, role, names) }
+	files, err := newReread(o, parse, certifiedFiles(dir, role)...)
+	if err != nil {
 		return nil, err
 	}
-	if err := c.loadOwn(filepath.Join(dir, role.file("cert")), filepath.Join(dir, role.file("key"))); err != nil {
+	return &Certified{names, files}, nil
+}
+
+// certifiedFiles are the paths of what a role needs.
+func certifiedFiles(dir string, role Role) (paths []string) {
+	for _, name := range []string{caFile, crlFile, role.file("cert"), role.file("key")} {
+		paths = append(paths, filepath.Join(dir, name))
+	}
+	return paths
+}
+
+// Files are the paths that are read again.
+func (c *Certified) Files() []string { return slices.Clone(c.files.paths) }
+
+func readCertified(open open, dir string, role Role, names []string) (*certified, error) {
+	c := &certified{role: role, names: names}
+	if err := c.ca.load(open, dir); err != nil {
+		return nil, err
+	}
+	if err := c.loadOwn(open, filepath.Join(dir, role.file("cert")), filepath.Join(dir, role.file("key"))); err != nil {
 		return nil, err
 	}
 	return c, nil
 }
 
 // ID is that of the certificate's key.
-func (c *Certified) ID() ID { return certificateID(c.cert.Leaf) }
+func (c *Certified) ID() ID { return c.files.now().id() }
 
 // Names are what the certificate calls this side, DNS names first.
-func (c *Certified) Names() []string { return namesOf(c.cert.Leaf) }
+func (c *Certified) Names() []string { return namesOf(c.files.now().cert.Leaf) }
 
 // String keeps the key out of anything that prints a Certified.
 func (c *Certified) String() string { return c.ID().String() }
@@ -93,17 +122,35 @@ func (c *Certified) String() string { return c.ID().String() }
 // GoString is String, for %#v.
 func (c *Certified) GoString() string { return c.String() }
 
-func (c *Certified) certificate(role Role) (tls.Certificate, error) {
+func (c *Certified) renew() credentials { return c.files.now() }
+
+// peer is every name that is expected here and that the certificate has: with a new key,
+// or with one name more, the peer is the same.
+func (c *Certified) peer(leaf *x509.Certificate) (ids []ID) {
+	for _, name := range namedIn(leaf, c.names) {
+		ids = append(ids, nameID(name))
+	}
+	return ids
+}
+
+// namedIn are those of the names that a certificate has.
+func namedIn(leaf *x509.Certificate, names []string) []string {
+	return slices.DeleteFunc(slices.Clone(names), func(name string) bool { return leaf.VerifyHostname(name) != nil })
+}
+
+func (c *certified) id() ID { return certificateID(c.cert.Leaf) }
+
+func (c *certified) certificate(role Role) (tls.Certificate, error) {
 	if role != c.role {
 		return tls.Certificate{}, fmt.Errorf("transport: the certificate was loaded as that of a %v, not of a %v", c.role, role)
 	}
 	return c.cert, nil
 }
 
-func (c *Certified) verify(shown []*x509.Certificate, role Role) error {
+func (c *certified) verify(shown []*x509.Certificate, role Role) error {
 	leaf := shown[0]
 	err := c.ca.check(shown, role)
-	if err == nil && !slices.ContainsFunc(c.names, func(name string) bool { return leaf.VerifyHostname(name) == nil }) {
+	if err == nil && len(namedIn(leaf, c.names)) == 0 {
 		err = &problem{
 			fmt.Errorf("its names are not what is expected here, %s", quoted(c.names)),
 			nameHint(leaf),
@@ -143,15 +190,15 @@ func namesOf(c *x509.Certificate) []string {
 
 // loadOwn reads this side's certificate and key and judges them as the peer
 // will, its name aside.
-func (c *Certified) loadOwn(certPath, keyPath string) error {
-	shown, err := readCertificates(certPath)
+func (c *certified) loadOwn(open open, certPath, keyPath string) error {
+	shown, err := readCertificates(open, certPath)
 	if err != nil {
 		return err
 	}
 	if err := c.ca.check(shown, c.role); err != nil {
 		return certificateError(certPath, err)
 	}
-	key, err := readPrivate(keyPath)
+	key, err := readPrivate(open, keyPath)
 	if err != nil {
 		return fileError(keyPath, err, "it has to be there, readable by its owner only: chmod 600")
 	}
@@ -176,9 +223,9 @@ type authority struct {
 	revoked []*x509.RevocationList
 }
 
-func (a *authority) load(dir string) (err error) {
+func (a *authority) load(open open, dir string) (err error) {
 	path := filepath.Join(dir, caFile)
-	if a.certs, err = readCertificates(path); err != nil {
+	if a.certs, err = readCertificates(open, path); err != nil {
 		return err
 	}
 	a.roots = x509.NewCertPool()
@@ -191,12 +238,12 @@ func (a *authority) load(dir string) (err error) {
 		}
 		a.roots.AddCert(c)
 	}
-	return a.loadRevoked(filepath.Join(dir, crlFile))
+	return a.loadRevoked(open, filepath.Join(dir, crlFile))
 }
 
-func (a *authority) loadRevoked(path string) error {
+func (a *authority) loadRevoked(open open, path string) error {
 	const again = "have the CA issue a new list, in PEM, or remove the file"
-	text, err := readPublic(path)
+	text, err := readPublic(open, path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -332,8 +379,8 @@ func utc(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05 MST") 
 const certificateBlock = "CERTIFICATE"
 
 // readCertificates reads one certificate or more.
-func readCertificates(path string) (certs []*x509.Certificate, err error) {
-	text, err := readPublic(path)
+func readCertificates(open open, path string) (certs []*x509.Certificate, err error) {
+	text, err := readPublic(open, path)
 	if err != nil {
 		return nil, fileError(path, err, "the directory needs "+caFile+", and either "+RoleSend.file("cert")+" and "+RoleSend.file("key")+
 			" or "+RoleRecv.file("cert")+" and "+RoleRecv.file("key"))

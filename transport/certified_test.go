@@ -97,7 +97,7 @@ func (ca *testCA) dir(role Role, name string, change ...func(*x509.Certificate))
 
 func (ca *testCA) load(role Role, name string, peers ...string) *Certified {
 	ca.Helper()
-	c, err := LoadCertified(ca.dir(role, name), role, peers)
+	c, err := LoadCertified(ca.dir(role, name), role, peers, nil)
 	if err != nil {
 		ca.Fatal(err)
 	}
@@ -106,13 +106,27 @@ func (ca *testCA) load(role Role, name string, peers ...string) *Certified {
 
 // as shows a certificate that LoadCertified would have refused.
 func (c *Certified) as(cert *x509.Certificate, key crypto.Signer) *Certified {
-	other := *c
-	other.cert = tls.Certificate{Certificate: [][]byte{cert.Raw}, PrivateKey: key, Leaf: cert}
-	return &other
+	return c.but(func(c *certified) {
+		c.cert = tls.Certificate{Certificate: [][]byte{cert.Raw}, PrivateKey: key, Leaf: cert}
+	})
+}
+
+// but has what its files do not say.
+func (c *Certified) but(change func(*certified)) *Certified {
+	other := *c.files.now()
+	change(&other)
+	return &Certified{c.names, &reread[*certified]{good: &other}}
+}
+
+// revoking knows a list of revoked certificates.
+func (c *Certified) revoking(list []byte) *Certified {
+	return c.but(func(c *certified) {
+		c.ca.revoked = []*x509.RevocationList{must(x509.ParseRevocationList(list))}
+	})
 }
 
 func selfSigned(t *testing.T, like *Certified) *Certified {
-	cert := must(testIdentity(t).certificate(RoleSend))
+	cert := must(testIdentity(t).selfSign(RoleSend))
 	return like.as(must(x509.ParseCertificate(cert.Certificate[0])), cert.PrivateKey.(crypto.Signer))
 }
 
@@ -124,10 +138,8 @@ func TestCertifiedHandshake(t *testing.T) {
 	good, heard := client("dst.example"), server("src.example")
 	expired := func(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Minute) }
 	revoked := ca.issue(key, RoleSend, "src.example")
-	strict := server("src.example")
-	strict.ca.revoked = []*x509.RevocationList{must(x509.ParseRevocationList(ca.revoke(nil, revoked)))}
-	stale := server("src.example")
-	stale.ca.revoked = []*x509.RevocationList{must(x509.ParseRevocationList(ca.revoke(func(l *x509.RevocationList) { l.NextUpdate = l.ThisUpdate })))}
+	strict := heard.revoking(ca.revoke(nil, revoked))
+	stale := heard.revoking(ca.revoke(func(l *x509.RevocationList) { l.NextUpdate = l.ThisUpdate }))
 	address := func(c *x509.Certificate) { c.DNSNames, c.IPAddresses = nil, []net.IP{net.IPv4(192, 0, 2, 7)} }
 	withIP := server("src.example").as(ca.issue(key, RoleRecv, "", address), key)
 	nameless := func(c *x509.Certificate) { c.DNSNames, c.Subject = nil, pkix.Name{CommonName: "src.example"} }
@@ -159,7 +171,7 @@ func TestCertifiedHandshake(t *testing.T) {
 		{"list out of date", good, stale, "", "ca-crl.pem, which says what was revoked, is out of date", "a new list"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			clientErr, serverErr := handshake(t, must(tlsConfig(c.client, RoleSend)), must(tlsConfig(c.server, RoleRecv)))
+			clientErr, serverErr := handshake(t, must(tlsConfig(c.client.renew(), RoleSend)), must(tlsConfig(c.server.renew(), RoleRecv)))
 			checkCertificate(t, clientErr, c.clientSays, c.server.ID(), c.hint)
 			checkCertificate(t, serverErr, c.serverSays, c.client.ID(), c.hint)
 			if fine := c.clientSays+c.serverSays == ""; fine != (clientErr == nil && serverErr == nil) {
@@ -194,17 +206,17 @@ func TestCertifiedByIntermediate(t *testing.T) {
 	dir, own := ca.dir(RoleSend, "src.example"), ca.newKey()
 	ca.put(filepath.Join(dir, "client-cert.pem"), certificateBlock, 0o644, middle.issue(own, RoleSend, "src.example").Raw, middle.cert.Raw)
 	ca.put(filepath.Join(dir, "client-key.pem"), "EC PRIVATE KEY", 0o600, must(x509.MarshalECPrivateKey(own.(*ecdsa.PrivateKey))))
-	client, err := LoadCertified(dir, RoleSend, []string{"dst.example"})
+	client, err := LoadCertified(dir, RoleSend, []string{"dst.example"}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	server := ca.load(RoleRecv, "dst.example", "src.example")
-	clientErr, serverErr := handshake(t, must(tlsConfig(client, RoleSend)), must(tlsConfig(server, RoleRecv)))
+	clientErr, serverErr := handshake(t, must(tlsConfig(client.renew(), RoleSend)), must(tlsConfig(server.renew(), RoleRecv)))
 	if clientErr != nil || serverErr != nil {
 		t.Errorf("client %v, server %v", clientErr, serverErr)
 	}
-	server.ca.revoked = []*x509.RevocationList{must(x509.ParseRevocationList(ca.revoke(nil, middle.cert)))}
-	_, serverErr = handshake(t, must(tlsConfig(client, RoleSend)), must(tlsConfig(server, RoleRecv)))
+	server = server.revoking(ca.revoke(nil, middle.cert))
+	_, serverErr = handshake(t, must(tlsConfig(client.renew(), RoleSend)), must(tlsConfig(server.renew(), RoleRecv)))
 	checkCertificate(t, serverErr, "the CA has revoked it", client.ID(), "")
 }
 
@@ -272,7 +284,7 @@ func TestLoadCertifiedMistakes(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			dir := ca.dir(RoleRecv, "dst.example")
 			c.spoil(dir)
-			_, err := LoadCertified(dir, RoleRecv, nil)
+			_, err := LoadCertified(dir, RoleRecv, nil, nil)
 			wrong, ok := errors.AsType[*CertificateError](err)
 			if !ok || !errors.Is(err, ErrAuth) || wrong.Of != filepath.Join(dir, c.file) || !strings.Contains(wrong.Error(), c.says) || wrong.Hint == "" || !strings.Contains(wrong.Hint, c.hint) {
 				t.Errorf("%v, want %s and %q with a hint of %q, got %+v", err, c.file, c.says, c.hint, wrong)
@@ -288,12 +300,12 @@ func TestLoadCertifiedMistakes(t *testing.T) {
 func TestLoadCertifiedRevoked(t *testing.T) {
 	ca := newTestCA(t)
 	dir := ca.dir(RoleRecv, "dst.example")
-	certs, err := readCertificates(filepath.Join(dir, "server-cert.pem"))
+	certs, err := readCertificates(os.Open, filepath.Join(dir, "server-cert.pem"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	ca.put(filepath.Join(dir, crlFile), "X509 CRL", 0o644, ca.revoke(nil, certs[0]))
-	if _, err := LoadCertified(dir, RoleRecv, nil); err == nil || !strings.Contains(err.Error(), "the CA has revoked it") {
+	if _, err := LoadCertified(dir, RoleRecv, nil, nil); err == nil || !strings.Contains(err.Error(), "the CA has revoked it") {
 		t.Errorf("revoked: %v", err)
 	}
 }
@@ -334,8 +346,8 @@ func TestCertifiedQUIC(t *testing.T) {
 	p.dialer = &QUICDialer{Addr: l.Addr().String(), Credentials: client}
 	ours := p.dial(t)
 	theirs := p.accept(t)
-	if ours.Peer() != server.ID() || theirs.Peer() != client.ID() {
-		t.Errorf("peers %v and %v, want %v and %v", ours.Peer(), theirs.Peer(), server, client)
+	if ours.Peer() != nameID("dst.example") || theirs.Peer() != nameID("src.example") {
+		t.Errorf("peers %v and %v, want them by their names", ours.Peer(), theirs.Peer())
 	}
 
 	p.dialer.Credentials = ca.load(RoleSend, "src.example", "other.example")

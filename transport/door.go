@@ -48,9 +48,18 @@ func newDoor(o *ListenOptions) *door {
 	return d
 }
 
-// config is that of a side that hears of whom it has refused.
+// config is that of a side that hears of whom it has refused. Each connection is accepted
+// with what the files of the credentials say then.
 func (d *door) config(c Credentials) (*tls.Config, error) {
-	config, err := tlsConfig(c, RoleRecv)
+	config, err := d.configNow(c)
+	if err == nil {
+		config.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) { return d.configNow(c) }
+	}
+	return config, err
+}
+
+func (d *door) configNow(c Credentials) (*tls.Config, error) {
+	config, err := tlsConfig(c.renew(), RoleRecv)
 	if err != nil {
 		return nil, err
 	}

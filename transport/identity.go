@@ -13,6 +13,10 @@ import (
 // ID names a peer: the SHA-256 of its public key in the DER form of a
 // SubjectPublicKeyInfo (RFC 5280, section 4.1). It is what an operator copies
 // from one host to the other; everything else about a certificate is ignored.
+//
+// A peer that a CA vouches for is named by its certificate, and its key may change: its
+// ID holds that name, padded with zeros. No hash is taken for a name: it would have to
+// consist of the characters of names and zeros alone.
 type ID [sha256.Size]byte
 
 const (
@@ -44,19 +48,63 @@ func (id ID) checksum() []byte {
 	return sum[:idChecksum]
 }
 
-// String is the text form: "mig1" and 56 lower-case base32 characters that
-// hold the hash and a checksum.
+// maxNameID is the length of a name that an ID holds whole: the last byte is 0. Of a longer
+// one it has the first longNameHead characters, a ~, and longNameHash of a hash.
+const (
+	maxNameID    = len(ID{}) - 1
+	longNameHead = 10
+	longNameHash = maxNameID - longNameHead - 1 // 20 characters: 100 bits
+)
+
+// nameID is the ID of a peer whose certificate has a name.
+func nameID(name string) (id ID) {
+	name = strings.ToLower(strings.TrimSuffix(name, "."))
+	if len(name) > maxNameID || !isName(name) {
+		sum := sha256.Sum256([]byte(name))
+		head := strings.Map(func(r rune) rune {
+			if strings.ContainsRune(nameAlphabet, r) && r != '~' {
+				return r
+			}
+			return -1
+		}, name)
+		name = head[:min(len(head), longNameHead)] + "~" + idEncoding.EncodeToString(sum[:])[:longNameHash]
+	}
+	copy(id[:], name)
+	return id
+}
+
+// nameAlphabet has the characters of host names and addresses, as IDs hold them.
+const nameAlphabet = "abcdefghijklmnopqrstuvwxyz0123456789.-_:*~"
+
+func isName(s string) bool { return s != "" && strings.Trim(s, nameAlphabet) == "" }
+
+// name is what an ID holds of a certificate's name, "" for a key's.
+func (id ID) name() string {
+	name := strings.TrimRight(string(id[:]), "\x00")
+	if len(name) > maxNameID || !isName(name) {
+		return ""
+	}
+	return name
+}
+
+// String is the text form. Of a key it is "mig1" and 56 lower-case base32 characters that
+// hold the hash and a checksum; of a certificate's name that name, or the beginning of a
+// long one, a ~ and a hash.
 func (id ID) String() string {
+	if name := id.name(); name != "" {
+		return name
+	}
 	return idPrefix + idEncoding.EncodeToString(append(id[:], id.checksum()...))
 }
 
 // Short is enough of the text to recognise a peer in a log. It is not enough to
 // trust one: [ParseID] refuses it.
 func (id ID) Short() string {
-	return id.String()[:len(idPrefix)+8]
+	text := id.String()
+	return text[:min(len(text), len(idPrefix)+8)]
 }
 
-// ParseID reads what [ID.String] wrote. Its errors wrap [ErrBadID] and say what
+// ParseID reads what [ID.String] wrote of a key. Its errors wrap [ErrBadID] and say what
 // is wrong: the prefix, the length, a character or the checksum.
 func ParseID(s string) (ID, error) {
 	body, ok := strings.CutPrefix(s, idPrefix)
@@ -76,16 +124,23 @@ func ParseID(s string) (ID, error) {
 	if !bytes.Equal(raw[len(id):], id.checksum()) {
 		return ID{}, fmt.Errorf("transport: %w: %.80q was mistyped (its checksum is wrong)", ErrBadID, s)
 	}
+	if id.name() != "" {
+		return ID{}, fmt.Errorf("transport: %w: %.80q is the name of a certificate, and no key", ErrBadID, s)
+	}
 	return id, nil
 }
 
 func notInIDAlphabet(r rune) bool { return !strings.ContainsRune(idAlphabet, r) }
 
-// MarshalText is [ID.String] for JSON and flags.
+// MarshalText is [ID.String] for JSON.
 func (id ID) MarshalText() ([]byte, error) { return []byte(id.String()), nil }
 
-// UnmarshalText is [ParseID] for JSON and flags.
+// UnmarshalText reads what MarshalText wrote, of a name too.
 func (id *ID) UnmarshalText(text []byte) error {
+	if len(text) <= maxNameID && isName(string(text)) {
+		*id = nameID(string(text))
+		return nil
+	}
 	parsed, err := ParseID(string(text))
 	if err != nil {
 		return err

@@ -4,6 +4,7 @@ import (
 	"crypto/ed25519"
 	"crypto/rand"
 	"crypto/sha256"
+	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
@@ -11,13 +12,15 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"sync"
 )
 
 // Identity is this side's key pair. Its certificates are made from it in
 // memory, so nothing expires and there is one file to guard.
 type Identity struct {
-	key ed25519.PrivateKey
-	id  ID
+	key   ed25519.PrivateKey
+	id    ID
+	shown [2]func() (tls.Certificate, error) // by role, made on first use
 }
 
 // keyBlock is the PEM type of a PKCS #8 private key (RFC 7468, section 10).
@@ -63,11 +66,15 @@ func identityOf(key ed25519.PrivateKey) (*Identity, error) {
 	if err != nil {
 		return nil, fmt.Errorf("transport: encode the public key: %w", err)
 	}
-	return &Identity{key: key, id: sha256.Sum256(spki)}, nil
+	i := &Identity{key: key, id: sha256.Sum256(spki)}
+	for _, role := range []Role{RoleSend, RoleRecv} {
+		i.shown[role] = sync.OnceValues(func() (tls.Certificate, error) { return i.selfSign(role) })
+	}
+	return i, nil
 }
 
 func readIdentity(path string) (*Identity, error) {
-	text, err := readPrivate(path)
+	text, err := readPrivate(os.Open, path)
 	if err != nil {
 		return nil, fmt.Errorf("transport: identity %s: %w", path, err)
 	}
@@ -87,8 +94,8 @@ func readIdentity(path string) (*Identity, error) {
 }
 
 // readPrivate reads a key, which only its owner may read.
-func readPrivate(path string) ([]byte, error) {
-	return readGuarded(path, maxKeyFile, func(mode fs.FileMode) error {
+func readPrivate(open open, path string) ([]byte, error) {
+	return readGuarded(open, path, maxKeyFile, func(mode fs.FileMode) error {
 		if mode&0o077 != 0 {
 			return fmt.Errorf("mode %04o lets others read the key: run chmod 600 %s", mode, path)
 		}
@@ -98,19 +105,23 @@ func readPrivate(path string) ([]byte, error) {
 
 // readPublic reads what is no secret, and decides who is trusted: others must not
 // be able to write it.
-func readPublic(path string) ([]byte, error) {
-	return readGuarded(path, maxPublicFile, func(mode fs.FileMode) error {
+func readPublic(open open, path string) ([]byte, error) {
+	return readGuarded(open, path, maxPublicFile, unwritten(path))
+}
+
+func unwritten(path string) func(fs.FileMode) error {
+	return func(mode fs.FileMode) error {
 		if mode&0o022 != 0 {
 			return fmt.Errorf("mode %04o lets others change it: run chmod go-w %s", mode, path)
 		}
 		return nil
-	})
+	}
 }
 
 // readGuarded reads a small file with the right permissions. They are those of
 // the file opened, so it cannot be exchanged between look and read.
-func readGuarded(path string, most int64, guard func(fs.FileMode) error) ([]byte, error) {
-	f, err := os.Open(path)
+func readGuarded(open open, path string, most int64, guard func(fs.FileMode) error) ([]byte, error) {
+	f, err := open(path)
 	if err != nil {
 		return nil, err
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"strings"
 	"time"
 )
@@ -96,4 +97,33 @@ type Stalling interface {
 type Identified interface {
 	// Peer is the verified identity at the other end.
 	Peer() ID
+	// Is reports whether the peer may be called by an ID too: a certificate can have
+	// several of the names that are expected.
+	Is(ID) bool
 }
+
+// PeerOf is the peer of a lane, the zero ID where its carrier does not know.
+func PeerOf(l Lane) ID {
+	if p, ok := l.(Identified); ok {
+		return p.Peer()
+	}
+	return ID{}
+}
+
+// IsPeer reports whether the peer of a lane is the one with that ID. Where the carrier
+// does not know its peers, all are the one with the zero ID.
+func IsPeer(l Lane, id ID) bool {
+	if p, ok := l.(Identified); ok {
+		return p.Is(id)
+	}
+	return id == ID{}
+}
+
+// peer is the part of a lane that is [Identified].
+type peer struct{ ids []ID }
+
+// Peer implements [Identified].
+func (p peer) Peer() ID { return p.ids[0] }
+
+// Is implements [Identified].
+func (p peer) Is(id ID) bool { return slices.Contains(p.ids, id) }

@@ -114,4 +114,8 @@ const (
 	// maxPublicFile is far above any list of CAs, and room for a list of some
 	// 20,000 certificates that were revoked.
 	maxPublicFile = 1 << 20
+
+	// maxPeersFile and maxPeers bound a file with peers, in bytes and in IDs.
+	maxPeersFile = 64 << 10
+	maxPeers     = 512
 )

@@ -58,7 +58,7 @@ type QUICDialer struct {
 // [CertificateError] when somebody else does. That the peer refuses this side shows only in
 // the first Read: [ErrRefusedByPeer].
 func (d *QUICDialer) Dial(ctx context.Context) (Lane, error) {
-	config, err := tlsConfig(d.Credentials, RoleSend)
+	config, err := tlsConfig(d.Credentials.renew(), RoleSend)
 	if err != nil {
 		return nil, err
 	}
@@ -114,7 +114,7 @@ func (d *QUICDialer) dialFrom(ctx context.Context, s *quicSockets, to netip.Addr
 		conn.CloseWithError(codeGivenUp, "")
 		return nil, err
 	}
-	return newQUICLane(conn, stream, s, s.all[0], dialerLinger), nil
+	return newQUICLane(conn, d.Credentials, stream, s, s.all[0], dialerLinger), nil
 }
 
 // quicConfig has the handoff's timers, the shortest packets to begin with, and room for one
@@ -152,6 +152,7 @@ const (
 
 // quicLane is the one stream of a connection.
 type quicLane struct {
+	peer
 	conn     *quic.Conn
 	stream   *quic.Stream
 	linger   func(context.Context, *quic.Conn)
@@ -162,8 +163,10 @@ type quicLane struct {
 	firstByte
 }
 
-func newQUICLane(conn *quic.Conn, stream *quic.Stream, sockets *quicSockets, socket *quicSocket, linger func(context.Context, *quic.Conn)) *quicLane {
-	return &quicLane{conn: conn, stream: stream, sockets: sockets, socket: socket, linger: linger}
+// newQUICLane is of a connection whose handshake is done.
+func newQUICLane(conn *quic.Conn, c Credentials, stream *quic.Stream, sockets *quicSockets, socket *quicSocket, linger func(context.Context, *quic.Conn)) *quicLane {
+	who := peer{c.peer(conn.ConnectionState().TLS.PeerCertificates[0])}
+	return &quicLane{peer: who, conn: conn, stream: stream, sockets: sockets, socket: socket, linger: linger}
 }
 
 // Carrier implements [Carried].
@@ -171,11 +174,6 @@ func (l *quicLane) Carrier() Carrier {
 	c := l.socket.carrier()
 	c.RTT = l.conn.ConnectionStats().MinRTT
 	return c
-}
-
-// Peer is the ID of the key that TLS verified.
-func (l *quicLane) Peer() ID {
-	return certificateID(l.conn.ConnectionState().TLS.PeerCertificates[0])
 }
 
 func (l *quicLane) Read(p []byte) (int, error) {

@@ -17,6 +17,7 @@ import (
 type quicListener struct {
 	sockets *quicSockets
 	quic    []*quic.Listener // one for each socket
+	known   Credentials
 	windows windowBudget
 	*door
 }
@@ -50,7 +51,7 @@ func listenOn(sockets *quicSockets, c Credentials, opts *ListenOptions) (Listene
 
 // listenQUIC lets the lanes in through a door. It owns the sockets, errors included.
 func listenQUIC(sockets *quicSockets, c Credentials, d *door) (*quicListener, error) {
-	l := &quicListener{sockets: sockets, door: d}
+	l := &quicListener{sockets: sockets, known: c, door: d}
 	if err := l.listen(c, quicConfig(&l.windows, d.idle)); err != nil {
 		l.Close()
 		return nil, err
@@ -82,7 +83,8 @@ func (l *quicListener) listen(c Credentials, quicConfig *quic.Config) error {
 }
 
 // resetKey makes a restarted process recognise, and reset at once, connections
-// that its predecessor with the same private key had (RFC 9000, section 10.3.2).
+// that its predecessor with the same private key had (RFC 9000, section 10.3.2). A private
+// key that is renewed meanwhile leaves it as it is.
 func resetKey(private crypto.PrivateKey) (*quic.StatelessResetKey, error) {
 	der, err := x509.MarshalPKCS8PrivateKey(private)
 	if err != nil {
@@ -146,7 +148,7 @@ func (l *quicListener) open(s *quicSocket, conn *quic.Conn) {
 		return
 	}
 	l.sockets.users.Add(1)
-	lane := newQUICLane(conn, stream, l.sockets, s, listenerLinger)
+	lane := newQUICLane(conn, l.known, stream, l.sockets, s, listenerLinger)
 	select {
 	case l.lanes <- lane:
 	case <-conn.Context().Done():

@@ -43,7 +43,7 @@ type TLSDialer struct {
 
 // Dial tries addresses, and fails, as that of [QUICDialer].
 func (d *TLSDialer) Dial(ctx context.Context) (Lane, error) {
-	config, err := tlsConfig(d.Credentials, RoleSend)
+	config, err := tlsConfig(d.Credentials.renew(), RoleSend)
 	if err != nil {
 		return nil, err
 	}
@@ -63,7 +63,7 @@ func (d *TLSDialer) dialAt(ctx context.Context, to netip.AddrPort, config *tls.C
 	}
 	lane := newTLSLane(conn.(*net.TCPConn), d.Idle, func(c net.Conn) *tls.Conn { return tls.Client(c, config) })
 	lane.segment = &d.segment
-	if err := lane.tls.HandshakeContext(ctx); err != nil {
+	if err := lane.handshake(ctx, d.Credentials); err != nil {
 		if errors.Is(err, context.DeadlineExceeded) { // TCP's own handshake has passed
 			d.segment.distrust()
 		}
@@ -81,8 +81,9 @@ func keepAlive(idle time.Duration) net.KeepAliveConfig {
 
 // tlsListener accepts the lanes of every authenticated peer.
 type tlsListener struct {
-	tcp *net.TCPListener
-	tls *tls.Config
+	tcp   *net.TCPListener
+	tls   *tls.Config
+	known Credentials
 	*door
 }
 
@@ -114,7 +115,7 @@ func listenTLS(addr string, c Credentials, d *door) (*tlsListener, error) {
 	if err != nil {
 		return nil, fmt.Errorf("transport: listen: %w", err)
 	}
-	l := &tlsListener{tcp: tcp, tls: config, door: d}
+	l := &tlsListener{tcp: tcp, tls: config, known: c, door: d}
 	l.serving.Go(l.serve) // Close ends it
 	return l, nil
 }
@@ -151,7 +152,7 @@ func (l *tlsListener) open(conn *net.TCPConn) {
 	lane := newTLSLane(conn, l.idle, func(c net.Conn) *tls.Conn { return tls.Server(c, l.tls) })
 	ctx, cancel := context.WithTimeout(l.closing, HandshakeTimeout)
 	defer cancel()
-	if err := lane.tls.HandshakeContext(ctx); err != nil {
+	if err := lane.handshake(ctx, l.known); err != nil {
 		conn.Close()
 		return
 	}
@@ -175,6 +176,7 @@ func (l *tlsListener) refuse() { l.tcp.Close() }
 
 // tlsLane is one TLS connection.
 type tlsLane struct {
+	peer
 	tcp      *net.TCPConn
 	tls      *tls.Conn
 	out      *records
@@ -196,8 +198,13 @@ func newTLSLane(conn *net.TCPConn, idle time.Duration, wrap func(net.Conn) *tls.
 	return &tlsLane{tcp: conn, tls: wrap(out), out: out}
 }
 
-// Peer is the ID of the key that TLS verified.
-func (l *tlsLane) Peer() ID { return certificateID(l.tls.ConnectionState().PeerCertificates[0]) }
+func (l *tlsLane) handshake(ctx context.Context, c Credentials) error {
+	if err := l.tls.HandshakeContext(ctx); err != nil {
+		return err
+	}
+	l.peer = peer{c.peer(l.tls.ConnectionState().PeerCertificates[0])}
+	return nil
+}
 
 // Carrier implements [Carried].
 func (l *tlsLane) Carrier() Carrier {

@@ -107,7 +107,7 @@ func TestTLSUnreachable(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer silent.Close()
-	certificate, _ := p.receiver.certificate(RoleRecv)
+	certificate, _ := p.receiver.selfSign(RoleRecv)
 	other, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{Certificates: []tls.Certificate{certificate}, NextProtos: []string{"other"}})
 	if err != nil {
 		t.Fatal(err)

@@ -90,10 +90,19 @@ func (e *WrongPeerError) Unwrap() error { return ErrAuth }
 // other is: [Pinned] by keys that both know, [Certified] by a CA that both trust.
 // Everything behind the handshake is the same.
 type Credentials interface {
-	// ID is what the other side knows this one by: it is that of the key,
-	// whatever the certificate says besides.
+	// ID is that of this side's key, whatever the certificate says besides.
 	ID() ID
 
+	// renew reads again what lies in files and has changed, for one connection.
+	renew() credentials
+
+	// peer is what this side knows the holder of a certificate by that it has verified:
+	// one ID or more. It does not change while the process lives.
+	peer(leaf *x509.Certificate) []ID
+}
+
+// credentials are those of one connection.
+type credentials interface {
 	// certificate is what this side shows as a role.
 	certificate(role Role) (tls.Certificate, error)
 
@@ -113,7 +122,9 @@ type Pinned struct {
 // ID is that of the key.
 func (p Pinned) ID() ID { return p.Identity.ID() }
 
-func (p Pinned) certificate(role Role) (tls.Certificate, error) { return p.Identity.certificate(role) }
+func (p Pinned) renew() credentials { return p }
+
+func (p Pinned) certificate(role Role) (tls.Certificate, error) { return p.Identity.shown[role]() }
 
 // verify compares the key, then the role.
 func (p Pinned) verify(shown []*x509.Certificate, role Role) error {
@@ -125,9 +136,21 @@ func (p Pinned) verify(shown []*x509.Certificate, role Role) error {
 	return nil
 }
 
-// certificate is a self-signed one that is valid for ever: peers compare keys
+func (p Pinned) peer(leaf *x509.Certificate) []ID { return []ID{certificateID(leaf)} }
+
+// PinnedFile is [Pinned] with more peers in a file.
+type PinnedFile struct {
+	Pinned
+	File *PeersFile
+}
+
+func (p PinnedFile) renew() credentials {
+	return Pinned{p.Identity, slices.Concat(p.Peers, p.File.IDs())}
+}
+
+// selfSign makes a certificate that is valid for ever: peers compare keys
 // and roles, never dates, so no host's clock can stop a migration.
-func (i *Identity) certificate(role Role) (tls.Certificate, error) {
+func (i *Identity) selfSign(role Role) (tls.Certificate, error) {
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(1),
 		Subject:      pkix.Name{CommonName: "migpipe"},
@@ -148,7 +171,7 @@ func (i *Identity) certificate(role Role) (tls.Certificate, error) {
 //
 // There is no resumption and thus no 0-RTT: a replayed HELLO or COMMIT would
 // not be harmless.
-func tlsConfig(c Credentials, role Role) (*tls.Config, error) {
+func tlsConfig(c credentials, role Role) (*tls.Config, error) {
 	certificate, err := c.certificate(role)
 	if err != nil {
 		return nil, err
@@ -168,7 +191,7 @@ func tlsConfig(c Credentials, role Role) (*tls.Config, error) {
 	}, nil
 }
 
-func verifyPeer(c Credentials, s tls.ConnectionState, role Role) error {
+func verifyPeer(c credentials, s tls.ConnectionState, role Role) error {
 	if len(s.PeerCertificates) == 0 {
 		return fmt.Errorf("transport: %w: the peer showed no certificate", ErrAuth)
 	}

@@ -78,7 +78,7 @@ func connected(t *testing.T) (a, b net.Conn) {
 func TestTLSPins(t *testing.T) {
 	sender, receiver, other := testIdentity(t), testIdentity(t), testIdentity(t)
 	as := func(c *tls.Config, id *Identity, role Role) *tls.Config {
-		certificate, err := id.certificate(role)
+		certificate, err := id.selfSign(role)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -167,7 +167,7 @@ func TestTLSHasNoTickets(t *testing.T) {
 
 // Neither a clock that is wrong by years nor a year of uptime stops anybody.
 func TestCertificateIsAlwaysValid(t *testing.T) {
-	certificate, err := testIdentity(t).certificate(RoleSend)
+	certificate, err := testIdentity(t).selfSign(RoleSend)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -185,7 +185,7 @@ func TestCertificateIsAlwaysValid(t *testing.T) {
 func TestCertificateID(t *testing.T) {
 	id := testIdentity(t)
 	for _, role := range []Role{RoleSend, RoleRecv} {
-		certificate, err := id.certificate(role)
+		certificate, err := id.selfSign(role)
 		if err != nil {
 			t.Fatal(err)
 		}

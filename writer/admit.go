@@ -47,15 +47,8 @@ func (e *engine) forget() {
 
 // from names the peer of a lane, where it has a name.
 func from(l transport.Lane) string {
-	if id := peerOf(l); id != (transport.ID{}) {
+	if id := transport.PeerOf(l); id != (transport.ID{}) {
 		return " (" + id.String() + ")"
 	}
 	return ""
-}
-
-func peerOf(l transport.Lane) transport.ID {
-	if p, ok := l.(transport.Identified); ok {
-		return p.Peer()
-	}
-	return transport.ID{}
 }

@@ -82,7 +82,7 @@ func (e *engine) interrupt(cause error) {
 func (e *engine) hello(ev admitted, m *transport.Hello) {
 	e.hear(ev.control)
 	e.offer, e.heardAt, e.local = m, time.Now(), transport.Local(ev.lane)
-	e.out.Attempt, e.out.Peer = m.Attempt, peerOf(ev.lane)
+	e.out.Attempt, e.out.Peer = m.Attempt, transport.PeerOf(ev.lane)
 	e.tell(report.Event{Kind: report.Peer, Peer: e.out.Peer, Text: transport.PeerText(m.Software)})
 	if fault := e.spareOthers(m.Mig); fault != nil {
 		e.dismiss(fault)

@@ -445,7 +445,7 @@ func (e *engine) receive(control *transport.Control) {
 // dataLane starts a receiver, if the lane is of this migration and peer.
 func (e *engine) dataLane(ev admitted) {
 	a := transport.Attempt{Mig: ev.pre.Mig, Epoch: ev.pre.Epoch}
-	i, ours := int(ev.pre.Index), e.engaged() && a == e.owner.Attempt && peerOf(ev.lane) == e.out.Peer
+	i, ours := int(ev.pre.Index), e.engaged() && a == e.owner.Attempt && transport.IsPeer(ev.lane, e.out.Peer)
 	if !ours || i >= len(e.lanes) || e.local && e.lanes[i] != nil {
 		ev.lane.Close()
 		return
@@ -496,7 +496,7 @@ func (e *engine) answer(ev admitted, m *transport.Resume) {
 
 // inform has a source told something, one thing at a time. It ends by itself, or with life.
 func (e *engine) inform(ev admitted, tell func()) {
-	peer := peerOf(ev.lane)
+	peer := transport.PeerOf(ev.lane)
 	if !e.answering.enter(peer) {
 		ev.lane.Close() // it asks again
 		return

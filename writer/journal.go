@@ -18,7 +18,11 @@ func (e *engine) openJournal(a transport.Attempt) *transport.Fault {
 		return &transport.Fault{Code: transport.CodeInternal, Err: fmt.Errorf("open the journal: %w", err)}
 	}
 	e.journal = j
-	if err := handoff.MayTake(j.Last(), a, e.out.Peer); err != nil {
+	last := j.Last()
+	if transport.IsPeer(e.control.Lane(), last.PeerID) {
+		e.out.Peer = last.PeerID // a certificate may have another name beside it
+	}
+	if err := handoff.MayTake(last, a, e.out.Peer); err != nil {
 		return &transport.Fault{Code: transport.CodeBusy, Err: err}
 	}
 	e.owner = handoff.NewDest(j.ID())

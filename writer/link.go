@@ -75,7 +75,7 @@ func (e *engine) taken() bool { return len(e.dialled()) > 0 || e.offer == nil ||
 func (e *engine) follows(ev admitted, m *transport.Hello) bool {
 	at := e.owner.Attempt
 	undecided := e.owner.Phase == handoff.DestReceiving || e.owner.Phase == handoff.DestReady
-	return undecided && e.successor == nil && m.Mig == at.Mig && m.Epoch > at.Epoch && peerOf(ev.lane) == e.out.Peer
+	return undecided && e.successor == nil && m.Mig == at.Mig && m.Epoch > at.Epoch && transport.IsPeer(ev.lane, e.out.Peer)
 }
 
 // resume takes in RESUME.
@@ -84,11 +84,11 @@ func (e *engine) resume(ev admitted, m *transport.Resume) {
 		ev.lane.Close() // whoever is answered may have the journal: it asks again
 		return
 	}
-	e.takeUp(m, peerOf(ev.lane))
+	e.takeUp(m, ev.lane)
 	switch {
 	case !e.engaged() || m.Mig != e.owner.Attempt.Mig:
 		e.answer(ev, m)
-	case peerOf(ev.lane) != e.out.Peer || e.journal == nil || m.Peer != e.journal.ID() || e.offer != nil && m.Journal != e.offer.Journal:
+	case !transport.IsPeer(ev.lane, e.out.Peer) || e.journal == nil || m.Peer != e.journal.ID() || e.offer != nil && m.Journal != e.offer.Journal:
 		e.turnAway(ev, "this attempt is another source's, or was made with another journal")
 	case m.Epoch != e.owner.Attempt.Epoch:
 		said := otherAttempt(e.owner, m)
@@ -105,7 +105,7 @@ func (e *engine) queried(ev admitted, m *transport.Query) {
 		e.inform(ev, func() { inform(e.life, ev, m, e.opts.Journals) })
 		return
 	}
-	said := statusOf(m, handoff.Entry{Attempt: e.owner.Attempt, Journal: e.owner.Journal, Record: e.owner.Record, Digest: e.owner.Digest}, e.out.Peer == peerOf(ev.lane))
+	said := statusOf(m, handoff.Entry{Attempt: e.owner.Attempt, Journal: e.owner.Journal, Record: e.owner.Record, Digest: e.owner.Digest}, transport.IsPeer(ev.lane, e.out.Peer))
 	e.inform(ev, func() { reply(ev.control, said) })
 }
 

@@ -169,7 +169,7 @@ func sorted(found []note, sinks []Sink, last handoff.Entry) (all []note, order [
 // this one has left it open and the devices have kept what that had written. If not,
 // the source is answered from the journal. The files are opened in the loop: nothing
 // else goes on yet.
-func (e *engine) takeUp(m *transport.Resume, peer transport.ID) {
+func (e *engine) takeUp(m *transport.Resume, lane transport.Lane) {
 	if e.engaged() || !e.fleet.resumable() {
 		return
 	}
@@ -177,7 +177,7 @@ func (e *engine) takeUp(m *transport.Resume, peer transport.ID) {
 	if err != nil {
 		return // whoever answers will find out
 	}
-	if last := j.Last(); asks(j, m, peer) == nil && m.Epoch == last.Attempt.Epoch {
+	if last := j.Last(); asks(j, m, lane) == nil && m.Epoch == last.Attempt.Epoch {
 		on, err := e.goOn(j)
 		if on {
 			return

@@ -90,7 +90,7 @@ func (p *preflight) converse() error {
 		return fmt.Errorf("%w: a preflight that begins with %v, of attempt %d", transport.ErrProtocol, m.Type(), m.About().Epoch)
 	}
 	terms, err := p.judge(hello)
-	p.post(preflightHeard{report.Event{Kind: report.Asked, Peer: peerOf(p.control.Lane()), Text: transport.PeerText(hello.Software), Err: err}})
+	p.post(preflightHeard{report.Event{Kind: report.Asked, Peer: transport.PeerOf(p.control.Lane()), Text: transport.PeerText(hello.Software), Err: err}})
 	if err != nil {
 		return err
 	}
@@ -141,7 +141,7 @@ func (p *preflight) answer() error {
 // have.
 func (p *preflight) takes(ev admitted) bool {
 	a := transport.Attempt{Mig: ev.pre.Mig, Epoch: ev.pre.Epoch}
-	ours := !p.over() && a == p.attempt() && peerOf(ev.lane) == peerOf(p.control.Lane())
+	ours := !p.over() && a == p.attempt() && transport.IsPeer(ev.lane, transport.PeerOf(p.control.Lane()))
 	return ours && p.room.Add(-1) >= 0
 }
 

@@ -207,7 +207,7 @@ func answer(ctx context.Context, ev admitted, m *transport.Resume, journals hand
 		defer c.Close()
 	}
 	if err == nil {
-		err = asks(j, m, peerOf(lane))
+		err = asks(j, m, lane)
 	}
 	if errors.Is(err, fs.ErrNotExist) {
 		err = errors.New("this destination knows nothing of the migration: it never heard of it, or has lost its journal")
@@ -236,12 +236,12 @@ func uninvolved(m *transport.Resume, last handoff.Entry, id transport.JournalID)
 }
 
 // asks holds the question against the journal.
-func asks(j handoff.Journal, m *transport.Resume, peer transport.ID) error {
+func asks(j handoff.Journal, m *transport.Resume, lane transport.Lane) error {
 	last := j.Last()
 	switch {
 	case m.Peer != j.ID():
 		return errors.New("the attempt was made with another journal of this destination")
-	case last.PeerID != peer:
+	case !transport.IsPeer(lane, last.PeerID):
 		return handoff.ErrOtherPeer
 	case m.Epoch > last.Attempt.Epoch:
 		return errors.New("no such attempt was ever made here")
@@ -325,7 +325,7 @@ func inform(ctx context.Context, ev admitted, m *transport.Query, journals hando
 	default:
 		last := j.Last()
 		last.Journal = j.ID()
-		reply(ev.control, statusOf(m, last, last.PeerID == peerOf(ev.lane)))
+		reply(ev.control, statusOf(m, last, transport.IsPeer(ev.lane, last.PeerID)))
 	}
 }
 

@@ -49,29 +49,37 @@ func (c *common) newEndpoint(flag, address string) (endpoint, error) {
 	if err := cmp.Or(checkAddress(flag, prefix, address), c.checkSocketFD(flag, address)); err != nil {
 		return endpoint{}, err
 	}
-	peers, err := c.peerIDs()
+	peers, err := parsePeers(c.peers)
+	if err != nil {
+		return endpoint{}, err
+	}
+	file, err := c.loadPeers()
 	if err != nil {
 		return endpoint{}, err
 	}
 	switch {
 	case strings.HasPrefix(address, unixPrefix):
-		if len(peers) > 0 || c.tlsDir != "" || len(c.peerNames) > 0 {
+		if len(peers) > 0 || file != nil || c.tlsDir != "" || len(c.peerNames) > 0 {
 			return endpoint{}, mistakef("the kernel vouches for the peer: same user, or root", "--peer, --peers-file, --tls-dir and --peer-name have no meaning with %s", unixPrefix)
 		}
 		return endpoint{address: address}, nil
 	case c.tlsDir != "":
-		credentials, err := c.certified(address, peers)
+		credentials, err := c.certified(address)
 		return endpoint{prefix, address, c.idle, credentials}, err
 	case len(c.peerNames) > 0:
 		return endpoint{}, mistakef("say --tls-dir DIR, or name the peer with --peer ID", "--peer-name needs certificates, and no --tls-dir is given")
-	case len(peers) == 0:
+	case len(peers) == 0 && file == nil:
 		return endpoint{}, mistakef("run `"+c.peerProgram+" id` on the other host and pass what it prints", "no --peer is given, and no --peers-file")
 	}
 	id, err := loadIdentity(c.identity, c.keyName)
 	if err != nil {
 		return endpoint{}, err
 	}
-	return endpoint{prefix, address, c.idle, transport.Pinned{Identity: id, Peers: peers}}, nil
+	pinned := transport.Pinned{Identity: id, Peers: peers}
+	if file != nil {
+		return endpoint{prefix, address, c.idle, transport.PinnedFile{Pinned: pinned, File: file}}, nil
+	}
+	return endpoint{prefix, address, c.idle, pinned}, nil
 }
 
 // cutCarrier parts what says how lanes between hosts are carried from where to.

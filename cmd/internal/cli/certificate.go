@@ -17,14 +17,11 @@ of --to among the server's names, or --peer-name NAME; mig-recv hears the client
 that --peer-name lists. Names are subjectAltNames; the common name does not count.`
 
 // certified are the credentials that --tls-dir and --peer-name say.
-func (c *common) certified(address string, peers []transport.ID) (transport.Credentials, error) {
-	if len(peers) > 0 || c.identity != "" {
+func (c *common) certified(address string) (transport.Credentials, error) {
+	if len(c.peers) > 0 || c.peersFile != "" || c.identity != "" {
 		return nil, mistakef("certificates take the place of keys that are exchanged: leave one out", "--tls-dir excludes --peer, --peers-file and --identity")
 	}
-	names, role := c.peerNames, transport.RoleRecv
-	if c.role == source {
-		role = transport.RoleSend
-	}
+	names := c.peerNames
 	if len(names) == 0 {
 		if c.role == sink {
 			return nil, mistakef("name each host that may send, as its client-cert.pem does", "no --peer-name is given")
@@ -35,7 +32,7 @@ func (c *common) certified(address string, peers []transport.ID) (transport.Cred
 		}
 		names = []string{certificateName(host)}
 	}
-	certified, err := transport.LoadCertified(c.tlsDir, role, names)
+	certified, err := transport.LoadCertified(c.tlsDir, c.role.lanes(), names, c.fileOptions())
 	if err != nil {
 		return nil, &transport.Fault{Code: transport.CodeAuth, Err: err}
 	}

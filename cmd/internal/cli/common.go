@@ -45,6 +45,7 @@ type common struct {
 
 	unconfined bool
 
+	warn      func(string)            // tells of what has gone wrong beside the migration
 	impatient func() (waiting string) // does what a second signal asks for
 }
 
@@ -165,6 +166,7 @@ func (c *common) memoryError(err error) error {
 func (c *common) run(prepare func() (job, error)) int {
 	keepCollectorAway(c.memory.bytes)
 	show := newShow(c)
+	c.warn = show.warn
 	ctx, stop := cancelOnSignal(c.program, c.impatient)
 	devices, j, v := c.attempt(ctx, prepare, show)
 	stop()           // nothing is being waited for any more

@@ -48,6 +48,14 @@ const (
 	sink
 )
 
+// lanes is the role that such an end has on its lanes.
+func (r role) lanes() transport.Role {
+	if r == source {
+		return transport.RoleSend
+	}
+	return transport.RoleRecv
+}
+
 // journal is the side that such an end's journals are of.
 func (r role) journal() journal.Role {
 	if r == sink {

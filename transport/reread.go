@@ -1,0 +1,138 @@
+package transport
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// FileOptions say how credentials read their files. Nil, or a zero field, means the
+// default.
+type FileOptions struct {
+	// Open opens a file that the credentials were given the name of, for reading. It is
+	// for a process that has given up the right to do so, and asks another one. Several
+	// goroutines may call it at once. Default: [os.Open].
+	Open func(path string) (*os.File, error)
+
+	// Kept is called when files have changed and cannot be used: what they said before
+	// stays in force. It is called once for each change, with a [KeptError], by any
+	// goroutine, and must not wait. Default: the error is dropped.
+	Kept func(error)
+}
+
+// KeptError says why a file that has changed is not used: what it said before stays in
+// force.
+type KeptError struct{ Err error }
+
+// Error names the file and the reason, and says what is in force.
+func (e *KeptError) Error() string {
+	text := e.Err.Error()
+	if c, ok := errors.AsType[*CertificateError](e.Err); ok { // nobody has failed to authenticate
+		text = fmt.Sprintf("%s: %v", c.Of, c.Err)
+	}
+	return "transport: what was read before stays in force: " + text
+}
+
+// Unwrap gives the reason.
+func (e *KeptError) Unwrap() error { return e.Err }
+
+// open opens a small file for reading.
+type open func(path string) (*os.File, error)
+
+// retryWrong is the time after which files that could not be used are tried again though
+// they have not changed: a certificate may have become valid.
+const retryWrong = time.Second
+
+// reread is what some files say. It reads them again when they have changed, and keeps
+// what they said before when they cannot be used.
+type reread[T any] struct {
+	paths []string
+	parse func(open) (T, error)
+	open  open
+	kept  func(error)
+
+	mu    sync.Mutex
+	good  T
+	from  []stamp   // of the files that good was read from
+	tried []stamp   // of those that were read last
+	wrong time.Time // when these could not be used, zero if they could
+}
+
+// newReread reads files for the first time. parse opens no others than those of paths,
+// which need not all be there.
+func newReread[T any](o *FileOptions, parse func(open) (T, error), paths ...string) (*reread[T], error) {
+	r := &reread[T]{paths: paths, parse: parse, open: os.Open, kept: func(error) {}}
+	if o != nil && o.Kept != nil {
+		r.kept = o.Kept
+	}
+	if o != nil && o.Open != nil {
+		r.open = o.Open
+	}
+	r.from = r.stamps()
+	r.tried = r.from
+	var err error
+	r.good, err = parse(r.open)
+	return r, err
+}
+
+// now is what the files say, or what they said before. Where nothing has changed it costs
+// a stat(2) of each.
+func (r *reread[T]) now() T {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	stamps := r.stamps() // first: what changes while it is read is read again
+	changed := !slices.Equal(stamps, r.tried)
+	if !changed && (r.wrong.IsZero() || time.Since(r.wrong) < retryWrong) {
+		return r.good
+	}
+	r.tried, r.wrong = stamps, time.Time{}
+	good, err := r.again(stamps)
+	if err == nil {
+		r.good, r.from = good, stamps
+		return good
+	}
+	r.wrong = time.Now()
+	if changed {
+		r.kept(&KeptError{err})
+	}
+	return r.good
+}
+
+// again takes a file that is gone for a mistake: without the list of what was revoked,
+// all would be valid.
+func (r *reread[T]) again(stamps []stamp) (good T, err error) {
+	for i, s := range stamps {
+		if s.err != 0 && r.from[i].err == 0 {
+			return good, &fs.PathError{Op: "read", Path: r.paths[i], Err: s.err}
+		}
+	}
+	return r.parse(r.open)
+}
+
+// stamp tells one state of a file from the next. A process may look at that of a file
+// which it may not open: Landlock does not restrict stat(2).
+type stamp struct {
+	err              unix.Errno
+	device, file     uint64
+	size             int64
+	written, changed unix.Timespec
+}
+
+func (r *reread[T]) stamps() []stamp {
+	list := make([]stamp, len(r.paths))
+	for i, path := range r.paths {
+		var st unix.Stat_t
+		if err := unix.Stat(path, &st); err != nil {
+			list[i].err, _ = errors.AsType[unix.Errno](err)
+			continue
+		}
+		list[i] = stamp{device: uint64(st.Dev), file: st.Ino, size: st.Size, written: st.Mtim, changed: st.Ctim}
+	}
+	return list
+}
