@@ -144,6 +144,9 @@ type PinnedFile struct {
 	File *PeersFile
 }
 
+// Files are the paths that are read again.
+func (p PinnedFile) Files() []string { return p.File.Files() }
+
 func (p PinnedFile) renew() credentials {
 	return Pinned{p.Identity, slices.Concat(p.Peers, p.File.IDs())}
 }

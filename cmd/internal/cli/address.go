@@ -3,6 +3,7 @@ package cli
 import (
 	"cmp"
 	"net"
+	"net/netip"
 	"strconv"
 	"strings"
 	"time"
@@ -132,13 +133,29 @@ func (e endpoint) id() transport.ID {
 	return e.credentials.ID()
 }
 
-// dialer and listen are the one place that a new carrier is added to.
-func (e endpoint) dialer() transport.Dialer {
+// files are those of the credentials that are read again.
+func (e endpoint) files() []string {
+	if f, ok := e.credentials.(interface{ Files() []string }); ok {
+		return f.Files()
+	}
+	return nil
+}
+
+// isName says that the host has to be looked up.
+func (e endpoint) isName() bool {
+	host, _, err := net.SplitHostPort(e.address)
+	_, notAddress := netip.ParseAddr(host)
+	return err == nil && !strings.HasPrefix(e.address, unixPrefix) && notAddress != nil
+}
+
+// dialer and listen are the one place that a new carrier is added to. lookup finds the
+// host, nil for the system's way.
+func (e endpoint) dialer(lookup transport.LookupFunc) transport.Dialer {
 	if path, ok := strings.CutPrefix(e.address, unixPrefix); ok {
 		return &transport.UnixDialer{Path: path}
 	}
-	quic := &transport.QUICDialer{Addr: e.address, Credentials: e.credentials, Idle: e.idle}
-	tls := &transport.TLSDialer{Addr: e.address, Credentials: e.credentials, Idle: e.idle}
+	quic := &transport.QUICDialer{Addr: e.address, Credentials: e.credentials, Idle: e.idle, Lookup: lookup}
+	tls := &transport.TLSDialer{Addr: e.address, Credentials: e.credentials, Idle: e.idle, Lookup: lookup}
 	switch e.prefix {
 	case autoPrefix:
 		return &transport.EitherDialer{QUIC: quic, TLS: tls}

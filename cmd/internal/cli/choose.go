@@ -42,7 +42,7 @@ func (s *sendFlags) measure(ctx context.Context, d *transport.EitherDialer, devi
 // dialer is what the migration dials with. The error is that nobody answers a migration
 // that has not begun; whatever else is wrong, it will say.
 func (s *sendFlags) dialer(ctx context.Context, end endpoint, e *errand, devices []opened, show *show) (transport.Dialer, error) {
-	d := end.dialer()
+	d := end.dialer(s.lookup())
 	if either, ok := d.(*transport.EitherDialer); ok && e.journal.Last().Record == handoff.None {
 		connects := func(ev report.Event) { // the rest the migration tells
 			if ev.Phase == report.Connect {
@@ -58,7 +58,7 @@ func (s *sendFlags) dialer(ctx context.Context, end endpoint, e *errand, devices
 
 // preflight asks over the only carrier, or over both.
 func (s *sendFlags) preflight(ctx context.Context, end endpoint, devices []opened, show *show) (report.Preflight, error) {
-	d := end.dialer()
+	d := end.dialer(s.lookup())
 	either, ok := d.(*transport.EitherDialer)
 	if !ok {
 		return reader.Preflight(ctx, d, s.sources(devices), s.options(devices, show.observe))

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
+	"github.com/migpipe/migpipe/cmd/internal/broker"
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
 	"github.com/migpipe/migpipe/transport/report"
@@ -44,6 +45,7 @@ type common struct {
 	quiet     bool
 
 	unconfined bool
+	broker     *broker.Broker // nil without a sandbox, and where it has nothing to do
 
 	warn      func(string)            // tells of what has gone wrong beside the migration
 	impatient func() (waiting string) // does what a second signal asks for
@@ -169,7 +171,8 @@ func (c *common) run(prepare func() (job, error)) int {
 	c.warn = show.warn
 	ctx, stop := cancelOnSignal(c.program, c.impatient)
 	devices, j, v := c.attempt(ctx, prepare, show)
-	stop()           // nothing is being waited for any more
+	stop() // nothing is being waited for any more
+	c.endBroker()
 	j.errand.close() // before the wait, in which a person may decide
 	v.hold(devices, show)
 	v.close(devices)

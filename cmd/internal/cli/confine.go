@@ -1,11 +1,14 @@
 package cli
 
 import (
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 
+	"github.com/migpipe/migpipe/cmd/internal/broker"
 	"github.com/migpipe/migpipe/cmd/internal/sandbox"
+	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/report"
 	"github.com/migpipe/migpipe/vfio/file"
 )
@@ -18,9 +21,11 @@ const confined report.Kind = "sandbox"
 const confineHelp = `Once keys, peers, sockets and devices are open, the program gives up the rest of
 the file system, where the kernel has Landlock: --state-dir, a witness's folder and
 those of file: sinks and kept sim: devices are all that it may still open. From the
-folder of a unix socket that it listens on it may remove files, and no more. With
---json an event "sandbox" says what is in force; --no-sandbox keeps all open, and so
-do programs that are to be run.`
+folder of a unix socket that it listens on it may remove files, and no more. A process
+of its own, which can do nothing else, looks the host in --to up and opens the files of
+--tls-dir and --peers-file again when they have changed. With --json an event "sandbox"
+says what is in force; --no-sandbox keeps all open, and so do programs that are to be
+run.`
 
 // jsonSandbox has the version of Landlock that is in force, or why none is.
 type jsonSandbox struct {
@@ -41,6 +46,42 @@ func (c *common) confine(end endpoint, devices []opened, show *show) error {
 		return mistakef("say --no-sandbox to go without", "the sandbox cannot be entered: %s", plainText(err))
 	}
 	show.confined(status)
+	return nil
+}
+
+// startBroker starts the process that does for this one what the sandbox will keep it
+// from. It comes before anybody connects, who would have files read again.
+func (c *common) startBroker(end endpoint, devices []opened) (err error) {
+	files, hosts := end.files(), c.role == source && end.isName()
+	if c.unconfined || !sandbox.Available() || c.needs(end, devices).Programs || len(files) == 0 && !hosts {
+		return nil
+	}
+	c.broker, err = broker.Start(files, hosts)
+	if err != nil {
+		return mistakef("say --no-sandbox to go without", "the process that the sandbox needs beside it cannot be started: %s", plainText(err))
+	}
+	return nil
+}
+
+func (c *common) endBroker() {
+	if c.broker != nil {
+		c.broker.Close()
+	}
+}
+
+// open opens a file of the credentials.
+func (c *common) open(path string) (*os.File, error) {
+	if c.broker != nil {
+		return c.broker.Open(path)
+	}
+	return os.Open(path)
+}
+
+// lookup is how the host in --to is found, nil for the system's way.
+func (c *common) lookup() transport.LookupFunc {
+	if c.broker != nil {
+		return c.broker.Lookup
+	}
 	return nil
 }
 

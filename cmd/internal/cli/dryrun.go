@@ -28,10 +28,13 @@ for a second at most the lanes carry padding (the phase "warm-up").`
 func (s *sendFlags) dryRun(end endpoint) job {
 	found := &report.Preflight{}
 	return job{end: end, preflight: found, engine: func(ctx context.Context, devices []opened, show *show) (report.Report, error) {
-		if err := s.confine(end, devices, show); err != nil {
+		err := s.startBroker(end, devices)
+		if err == nil {
+			err = s.confine(end, devices, show)
+		}
+		if err != nil {
 			return report.Report{Outcome: handoff.Rolledback}, err
 		}
-		var err error
 		*found, err = s.preflight(ctx, end, devices, show)
 		return report.Report{Outcome: handoff.Rolledback, Peer: found.Peer}, err
 	}}

@@ -21,5 +21,5 @@ func (c *common) loadPeers() (*transport.PeersFile, error) {
 
 // fileOptions are how credentials read their files again.
 func (c *common) fileOptions() *transport.FileOptions {
-	return &transport.FileOptions{Kept: func(err error) { c.warn(plainText(err)) }}
+	return &transport.FileOptions{Open: c.open, Kept: func(err error) { c.warn(plainText(err)) }}
 }

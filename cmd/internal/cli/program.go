@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/migpipe/migpipe/cmd/internal/broker"
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
 	"github.com/migpipe/migpipe/transport/report"
@@ -46,6 +47,9 @@ func newProgram(root *cobra.Command, c *common) *program {
 // run gives an exit code to everything that a command line can lead to.
 func (p *program) run(args []string) int {
 	abortOnPanic()
+	if len(args) > 0 && args[0] == broker.Word {
+		return broker.Serve(args[1:])
+	}
 	// A reader of the report that has gone away must not kill a migration.
 	signal.Ignore(syscall.SIGPIPE)
 	// quic-go would write a line of its own; the report's carrier and a warning say it.

@@ -127,6 +127,9 @@ func (r *recvFlags) checkReady() error {
 }
 
 func (r *recvFlags) receive(ctx context.Context, end endpoint, devices []opened, show *show) (report.Report, error) {
+	if err := r.startBroker(end, devices); err != nil {
+		return r.unserved(err)
+	}
 	listener, err := end.listen(show.refused)
 	if err != nil {
 		return r.unserved(err)

@@ -209,7 +209,11 @@ func (s *sendFlags) prepare() (job, error) {
 }
 
 func (s *sendFlags) send(ctx context.Context, end endpoint, e *errand, devices []opened, show *show) (report.Report, error) {
-	if err := s.confine(end, devices, show); err != nil {
+	err := s.startBroker(end, devices)
+	if err == nil {
+		err = s.confine(end, devices, show)
+	}
+	if err != nil {
 		return report.Report{Outcome: e.untouched(), Attempt: e.attempt}, err
 	}
 	dialer, err := s.dialer(ctx, end, e, devices, show)

@@ -5,11 +5,14 @@
 // It is Landlock, which needs no privilege. What was opened before stays open and
 // may be used as before, devices and sockets included. Networks, and connecting to
 // unix sockets, are not affected.
+//
+// A rule is tied to the file or directory that has its name when the rule is made. Another
+// one that is renamed over it is out of reach. So no file is named here that may be
+// replaced: the package broker opens those.
 package sandbox
 
 import (
 	"fmt"
-	"net"
 
 	"github.com/landlock-lsm/go-landlock/landlock"
 	llsys "github.com/landlock-lsm/go-landlock/landlock/syscall"
@@ -17,8 +20,6 @@ import (
 
 // Needs is what a process still opens by name.
 type Needs struct {
-	// Read are files, and folders of which the files below are read, by name.
-	Read []string
 	// Write are folders in and below which files are listed, read, written, made,
 	// renamed within their folder and removed, and sockets made.
 	Write []string
@@ -40,10 +41,6 @@ type Status struct {
 	Why string // nothing is, if so
 }
 
-// names are what looking an address up reads. Where they are missing, or were
-// replaced since Enter, the resolver has defaults.
-var names = []string{"/etc/hosts", "/etc/resolv.conf", "/etc/nsswitch.conf"}
-
 // self is what that is read from; where all of it is hidden, nothing is.
 var self = []string{"/proc/self/stat", "/proc/self/limits", "/proc/stat"}
 
@@ -58,6 +55,29 @@ const mayWrite = llsys.AccessFSReadFile | llsys.AccessFSReadDir | llsys.AccessFS
 
 const mayRemove = llsys.AccessFSRemoveFile
 
+// Available reports whether the kernel has Landlock.
+func Available() bool {
+	_, err := llsys.LandlockGetABIVersion()
+	return err == nil
+}
+
+// dnsPort is where name servers are asked that have more to say than fits into a packet.
+const dnsPort = 53
+
+// EnterReader restricts the whole process, for good, to reading files in and below some
+// directories, of which those that are not there do not matter. It sends no signals to
+// processes outside, and connects over TCP to name servers at most, where dns is set.
+func EnterReader(dirs []string, dns bool) error {
+	rules := []landlock.Rule{landlock.PathAccess(mayRead, dirs...).IgnoreIfMissing()}
+	if dns {
+		rules = append(rules, landlock.ConnectTCP(dnsPort))
+	}
+	if err := landlock.V8.BestEffort().Restrict(rules...); err != nil {
+		return fmt.Errorf("landlock: %w", err)
+	}
+	return nil
+}
+
 // Enter restricts the whole process, for good, to what it needs, as far as the
 // kernel can: one without Landlock restricts nothing, and the Status says so. It also
 // sets no_new_privs. An error says that the kernel has Landlock and the restriction
@@ -70,11 +90,8 @@ func Enter(n Needs) (Status, error) {
 	case err != nil:
 		return Status{Why: "the kernel has no Landlock: " + err.Error()}, nil
 	}
-	net.DefaultResolver.PreferGo = true // libc would load code to look names up
 	err = landlock.V8.BestEffort().RestrictPaths(
-		landlock.PathAccess(mayRead, names...).IgnoreIfMissing(),
 		landlock.PathAccess(mayRead, n.self()...).IgnoreIfMissing(),
-		landlock.PathAccess(mayRead, n.Read...),
 		landlock.PathAccess(mayWrite, n.Write...),
 		landlock.PathAccess(mayRemove, n.Remove...),
 	)
