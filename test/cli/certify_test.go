@@ -6,10 +6,10 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"errors"
 	"math/big"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
@@ -29,44 +29,58 @@ func cmdCertify(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 3 {
 		ts.Fatalf("usage: certify DIR server|client NAME")
 	}
-	dir, role, name := ts.MkAbs(args[0]), args[1], args[2]
-	usage := map[string]x509.ExtKeyUsage{"server": x509.ExtKeyUsageServerAuth, "client": x509.ExtKeyUsageClientAuth}
-	ts.Check(os.MkdirAll(dir, 0o755))
-	c := authorityOf(ts)
-	public, key, err := ed25519.GenerateKey(rand.Reader)
-	ts.Check(err)
-	cert := sign(ts, &x509.Certificate{DNSNames: []string{name}, ExtKeyUsage: []x509.ExtKeyUsage{usage[role]}}, c.cert, public, c.key)
-	private, err := x509.MarshalPKCS8PrivateKey(key)
-	ts.Check(err)
-	writePEM(ts, filepath.Join(dir, "ca-cert.pem"), "CERTIFICATE", c.cert.Raw)
-	writePEM(ts, filepath.Join(dir, role+"-cert.pem"), "CERTIFICATE", cert.Raw)
-	writePEM(ts, filepath.Join(dir, role+"-key.pem"), "PRIVATE KEY", private)
+	ts.Check(ts.Value(authority{}).(*ca).issue(ts.MkAbs(args[0]), args[1], args[2], time.Hour))
 }
 
-// authorityOf makes the script's CA on first use.
-func authorityOf(ts *testscript.TestScript) *ca {
-	c := ts.Value(authority{}).(*ca)
-	if c.cert == nil {
-		public, key, err := ed25519.GenerateKey(rand.Reader)
-		ts.Check(err)
-		template := &x509.Certificate{IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign, Subject: pkix.Name{CommonName: "test CA"}}
-		c.key, c.cert = key, sign(ts, template, template, public, key)
+// issue makes a directory for --tls-dir, or replaces its files.
+func (c *ca) issue(dir, role, name string, valid time.Duration) error {
+	if err := errors.Join(os.MkdirAll(dir, 0o755), c.begin()); err != nil {
+		return err
 	}
-	return c
+	usage := map[string]x509.ExtKeyUsage{"server": x509.ExtKeyUsageServerAuth, "client": x509.ExtKeyUsageClientAuth}
+	public, key, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		return err
+	}
+	cert, err := sign(&x509.Certificate{DNSNames: []string{name}, ExtKeyUsage: []x509.ExtKeyUsage{usage[role]}}, c.cert, public, c.key, valid)
+	if err != nil {
+		return err
+	}
+	private, err := x509.MarshalPKCS8PrivateKey(key)
+	return errors.Join(err,
+		writePEM(filepath.Join(dir, "ca-cert.pem"), "CERTIFICATE", c.cert.Raw),
+		writePEM(filepath.Join(dir, role+"-cert.pem"), "CERTIFICATE", cert.Raw),
+		writePEM(filepath.Join(dir, role+"-key.pem"), "PRIVATE KEY", private))
 }
 
-func sign(ts *testscript.TestScript, template, parent *x509.Certificate, public ed25519.PublicKey, key ed25519.PrivateKey) *x509.Certificate {
+// begin makes the CA on first use.
+func (c *ca) begin() error {
+	if c.cert != nil {
+		return nil
+	}
+	public, key, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		return err
+	}
+	template := &x509.Certificate{IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign, Subject: pkix.Name{CommonName: "test CA"}}
+	c.key = key
+	c.cert, err = sign(template, template, public, key, time.Hour)
+	return err
+}
+
+func sign(template, parent *x509.Certificate, public ed25519.PublicKey, key ed25519.PrivateKey, valid time.Duration) (*x509.Certificate, error) {
 	template.SerialNumber = big.NewInt(time.Now().UnixNano())
-	template.NotBefore, template.NotAfter = time.Now().Add(-time.Hour), time.Now().Add(time.Hour)
+	template.NotBefore, template.NotAfter = time.Now().Add(-time.Hour), time.Now().Add(valid)
 	der, err := x509.CreateCertificate(rand.Reader, template, parent, public, key)
-	ts.Check(err)
-	cert, err := x509.ParseCertificate(der)
-	ts.Check(err)
-	return cert
+	if err != nil {
+		return nil, err
+	}
+	return x509.ParseCertificate(der)
 }
 
-func writePEM(ts *testscript.TestScript, path, kind string, der []byte) {
-	var text strings.Builder
-	ts.Check(pem.Encode(&text, &pem.Block{Type: kind, Bytes: der}))
-	ts.Check(os.WriteFile(path, []byte(text.String()), 0o600))
+// writePEM replaces a file by rename, as tools that renew certificates do.
+func writePEM(path, kind string, der []byte) error {
+	next := path + ".next"
+	err := os.WriteFile(next, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), 0o600)
+	return errors.Join(err, os.Rename(next, path))
 }

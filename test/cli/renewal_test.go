@@ -1,0 +1,191 @@
+package cli
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"io/fs"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/migpipe/migpipe/test/chaos/relay"
+)
+
+// renewal is a migration of a file, over some seconds and a path that can be cut, between
+// programs with certificates.
+type renewal struct {
+	*testing.T
+	ca          *ca
+	dir         string // with src, dst, from, to
+	expired     time.Time
+	relay       *relay.Relay
+	recv, send  *exec.Cmd
+	heard, said *bufio.Scanner // the events of recv and of send
+}
+
+var arrived = regexp.MustCompile(`"bytes":[1-9]`)
+
+// newRenewal begins it with certificates that are valid for a while: if this machine stands
+// still until they have expired, for longer.
+func newRenewal(t *testing.T, valid time.Duration) *renewal {
+	t.Helper()
+	for ; valid <= time.Hour; valid *= 2 {
+		if r := beginRenewal(t, valid); r != nil {
+			return r
+		}
+	}
+	t.Fatal("the two do not meet")
+	return nil
+}
+
+func beginRenewal(t *testing.T, valid time.Duration) *renewal {
+	t.Helper()
+	r := &renewal{T: t, ca: &ca{}, dir: t.TempDir(), expired: time.Now().Add(valid)}
+	r.issue("src", "client", "src.example", valid)
+	r.issue("dst", "server", "dst.example", valid)
+	state := make([]byte, 3<<20)
+	rand.NewChaCha8([32]byte{}).Read(state)
+	if err := os.WriteFile(r.path("from"), state, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r.recv = command(t, "mig-recv", "--json", "--idle-limit", "1s", "--listen", "127.0.0.1:0", "--tls-dir", r.path("dst"),
+		"--peer-name", "other.example", "--peer-name", "src.example", "--device", "d=file:"+r.path("to"))
+	r.heard = r.start(r.recv)
+	_, address, _ := strings.Cut(nextEvent(t, r.heard, "listening"), `"address":"`)
+	address, _, _ = strings.Cut(address, `"`)
+	var err error
+	if r.relay, err = relay.Listen(address, 1); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { r.relay.Close() })
+	r.send = command(t, "mig-send", "--json", "--idle-limit", "1s", "--max-bandwidth", "1MiB/s", "--to", r.relay.Addr(), "--tls-dir", r.path("src"),
+		"--peer-name", "dst.example", "--peer-name", "other.example", "--device", "d=file:"+r.path("from"))
+	r.said = r.start(r.send)
+	contains(t, nextEvent(t, r.heard, "sandbox"), `"landlock":`)
+	contains(t, nextEvent(t, r.said, "sandbox"), `"landlock":`)
+	for r.said.Scan() {
+		if strings.HasPrefix(r.said.Text(), `{"event":"peer",`) {
+			for !arrived.MatchString(nextEvent(t, r.heard, "progress")) { // over data lanes
+			}
+			return r
+		}
+	}
+	r.recv.Process.Kill()
+	r.recv.Wait()
+	r.send.Wait()
+	return nil
+}
+
+func (r *renewal) path(name string) string { return filepath.Join(r.dir, name) }
+
+func (r *renewal) issue(dir, role, name string, valid time.Duration) {
+	r.Helper()
+	if err := r.ca.issue(r.path(dir), role, name, valid); err != nil {
+		r.Fatal(err)
+	}
+}
+
+func (r *renewal) start(cmd *exec.Cmd) *bufio.Scanner {
+	r.Helper()
+	out, err := cmd.StdoutPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		r.Fatal(err)
+	}
+	return bufio.NewScanner(out)
+}
+
+// cut ends all connections, and lets new ones be made once both sides know. It gives
+// what mig-send warned of by then.
+func (r *renewal) cut() (warned string) {
+	r.Helper()
+	r.relay.Cut()
+	for lost := false; !lost; { // a data lane may be dialled before
+		if !r.said.Scan() {
+			r.Fatalf("mig-send has ended: %v", r.said.Err())
+		}
+		lost = strings.HasPrefix(r.said.Text(), `{"event":"path-lost",`)
+		if strings.HasPrefix(r.said.Text(), `{"event":"warning",`) {
+			warned += r.said.Text()
+		}
+	}
+	nextEvent(r.T, r.heard, "path-lost")
+	r.relay.Heal()
+	return warned
+}
+
+// restored is when mig-send had its connection again.
+func (r *renewal) restored() time.Time {
+	r.Helper()
+	_, text, _ := strings.Cut(nextEvent(r.T, r.said, "path-restored"), `"time":"`)
+	text, _, _ = strings.Cut(text, `"`)
+	at, err := time.Parse(time.RFC3339Nano, text)
+	if err != nil {
+		r.Fatal(err)
+	}
+	return at
+}
+
+// TestRenewedWhileMigrating: certificates are renewed by rename, with new keys, the old
+// ones expire, and the path is cut: the migration goes on. A destination that shows another
+// name, though one that this source may send to, is not what the migration is with.
+func TestRenewedWhileMigrating(t *testing.T) {
+	t.Parallel()
+	r := newRenewal(t, 2*time.Second)
+	r.issue("src", "client", "src.example", time.Hour)
+	r.issue("dst", "server", "dst.example", time.Hour)
+	time.Sleep(time.Until(r.expired))
+	r.cut()
+	r.restored()
+
+	r.issue("dst", "server", "other.example", time.Hour)
+	r.cut()
+	time.Sleep(time.Second) // in which it is dialled
+	again := time.Now()
+	r.issue("dst", "server", "dst.example", time.Hour)
+	if at := r.restored(); at.Before(again) {
+		t.Error("the migration went on with another name")
+	}
+	contains(t, nextEvent(t, r.said, "done"), `"outcome":"committed"`, `"peer":"dst.example"`)
+	contains(t, nextEvent(t, r.heard, "done"), `"outcome":"committed"`, `"peer":"src.example"`)
+	if err := errors.Join(r.send.Wait(), r.recv.Wait()); err != nil {
+		t.Error(err)
+	}
+	from, err := os.ReadFile(r.path("from"))
+	to, err2 := os.ReadFile(r.path("to"))
+	if err := errors.Join(err, err2); err != nil || !bytes.Equal(from, to) {
+		t.Errorf("%d bytes became %d, %v", len(from), len(to), err)
+	}
+}
+
+// TestAnotherNameDoesNotJoin: a certificate that is spoiled leaves the last good one in
+// force, and that is reported with the file and the reason. A source whose certificate has
+// become one with another name, though one that may send, does not go on.
+func TestAnotherNameDoesNotJoin(t *testing.T) {
+	t.Parallel()
+	r := newRenewal(t, time.Hour)
+	if err := os.WriteFile(r.path("src/client-cert.pem"), []byte("spoiled"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	warned := r.cut()
+	if warned == "" {
+		warned = nextEvent(t, r.said, "warning")
+	}
+	contains(t, warned, "stays in force: "+r.path("src/client-cert.pem"), "no PEM block")
+	r.restored()
+
+	r.issue("src", "client", "other.example", time.Hour)
+	r.cut()
+	contains(t, nextEvent(t, r.said, "done"), `"outcome":"aborted"`, "this attempt is another source's")
+	if _, err := os.Stat(r.path("to")); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the destination has the state: %v", err)
+	}
+}
