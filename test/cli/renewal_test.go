@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/migpipe/migpipe/test/chaos/relay"
+	"github.com/migpipe/migpipe/test/port"
 )
 
 // renewal is a migration of a file, over some seconds and a path that can be cut, between
@@ -24,6 +25,7 @@ type renewal struct {
 	ca          *ca
 	dir         string // with src, dst, from, to
 	expired     time.Time
+	address     string // of recv
 	relay       *relay.Relay
 	recv, send  *exec.Cmd
 	heard, said *bufio.Scanner // the events of recv and of send
@@ -54,20 +56,16 @@ func beginRenewal(t *testing.T, valid time.Duration) *renewal {
 	if err := os.WriteFile(r.path("from"), state, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	r.recv = command(t, "mig-recv", "--json", "--idle-limit", "1s", "--listen", "127.0.0.1:0", "--tls-dir", r.path("dst"),
-		"--peer-name", "other.example", "--peer-name", "src.example", "--device", "d=file:"+r.path("to"))
-	r.heard = r.start(r.recv)
-	_, address, _ := strings.Cut(nextEvent(t, r.heard, "listening"), `"address":"`)
-	address, _, _ = strings.Cut(address, `"`)
+	r.address = port.Own(t)
+	r.receive()
 	var err error
-	if r.relay, err = relay.Listen(address, 1); err != nil {
+	if r.relay, err = relay.Listen(r.address, 1); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { r.relay.Close() })
 	r.send = command(t, "mig-send", "--json", "--idle-limit", "1s", "--max-bandwidth", "1MiB/s", "--to", r.relay.Addr(), "--tls-dir", r.path("src"),
 		"--peer-name", "dst.example", "--peer-name", "other.example", "--device", "d=file:"+r.path("from"))
 	r.said = r.start(r.send)
-	contains(t, nextEvent(t, r.heard, "sandbox"), `"landlock":`)
 	contains(t, nextEvent(t, r.said, "sandbox"), `"landlock":`)
 	for r.said.Scan() {
 		if strings.HasPrefix(r.said.Text(), `{"event":"peer",`) {
@@ -89,6 +87,15 @@ func (r *renewal) issue(dir, role, name string, valid time.Duration) {
 	if err := r.ca.issue(r.path(dir), role, name, valid); err != nil {
 		r.Fatal(err)
 	}
+}
+
+// receive starts mig-recv, for the first time or again.
+func (r *renewal) receive() {
+	r.Helper()
+	r.recv = command(r.T, "mig-recv", "--json", "--idle-limit", "1s", "--listen", r.address, "--tls-dir", r.path("dst"), "--state-dir", r.path("state"),
+		"--peer-name", "other.example", "--peer-name", "src.example", "--device", "d=file:"+r.path("to"))
+	r.heard = r.start(r.recv)
+	contains(r.T, nextEvent(r.T, r.heard, "sandbox"), `"landlock":`)
 }
 
 func (r *renewal) start(cmd *exec.Cmd) *bufio.Scanner {
@@ -135,8 +142,9 @@ func (r *renewal) restored() time.Time {
 }
 
 // TestRenewedWhileMigrating: certificates are renewed by rename, with new keys, the old
-// ones expire, and the path is cut: the migration goes on. A destination that shows another
-// name, though one that this source may send to, is not what the migration is with.
+// ones expire, and the path is cut: the migration goes on. A destination that is started
+// again, and shows another name, is not what the migration is with, though this source may
+// send to it; with its own name and one more key it is.
 func TestRenewedWhileMigrating(t *testing.T) {
 	t.Parallel()
 	r := newRenewal(t, 2*time.Second)
@@ -146,8 +154,11 @@ func TestRenewedWhileMigrating(t *testing.T) {
 	r.cut()
 	r.restored()
 
+	r.recv.Process.Kill()
+	r.recv.Wait()
 	r.issue("dst", "server", "other.example", time.Hour)
-	r.cut()
+	r.receive()
+	nextEvent(t, r.said, "path-lost")
 	time.Sleep(time.Second) // in which it is dialled
 	again := time.Now()
 	r.issue("dst", "server", "dst.example", time.Hour)
