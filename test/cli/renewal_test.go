@@ -65,7 +65,7 @@ func beginRenewal(t *testing.T, valid time.Duration) *renewal {
 	t.Cleanup(func() { r.relay.Close() })
 	r.send = command(t, "mig-send", "--json", "--idle-limit", "1s", "--max-bandwidth", "1MiB/s", "--to", r.relay.Addr(), "--tls-dir", r.path("src"),
 		"--peer-name", "dst.example", "--peer-name", "other.example", "--device", "d=file:"+r.path("from"))
-	r.said = r.start(r.send)
+	r.said = begin(t, r.send)
 	contains(t, nextEvent(t, r.said, "sandbox"), `"landlock":`)
 	for r.said.Scan() {
 		if strings.HasPrefix(r.said.Text(), `{"event":"peer",`) {
@@ -94,19 +94,22 @@ func (r *renewal) receive() {
 	r.Helper()
 	r.recv = command(r.T, "mig-recv", "--json", "--idle-limit", "1s", "--listen", r.address, "--tls-dir", r.path("dst"), "--state-dir", r.path("state"),
 		"--peer-name", "other.example", "--peer-name", "src.example", "--device", "d=file:"+r.path("to"))
-	r.heard = r.start(r.recv)
+	r.heard = begin(r.T, r.recv)
 	contains(r.T, nextEvent(r.T, r.heard, "sandbox"), `"landlock":`)
 }
 
-func (r *renewal) start(cmd *exec.Cmd) *bufio.Scanner {
-	r.Helper()
+// begin starts a program, which ends within patience, and gives its events.
+func begin(t *testing.T, cmd *exec.Cmd) *bufio.Scanner {
+	t.Helper()
 	out, err := cmd.StdoutPipe()
 	if err == nil {
 		err = cmd.Start()
 	}
 	if err != nil {
-		r.Fatal(err)
+		t.Fatal(err)
 	}
+	late := time.AfterFunc(patience, func() { cmd.Process.Kill() })
+	t.Cleanup(func() { late.Stop() })
 	return bufio.NewScanner(out)
 }
 
