@@ -87,7 +87,16 @@ func (c *common) lookup() transport.LookupFunc {
 
 // needs is what this run still opens by name. Whoever lets a run open more adds it
 // here; whoever lets it run programs sets Programs, which they would be confined
-// with.
+// with. All of these are directories, in which files may be made, renamed and removed. A
+// directory that is itself replaced, or mounted anew, stays out of reach:
+//
+//	--state-dir     a journal that is not open yet cannot be opened: the attempt is refused
+//	witness dir:    out of reach, as a witness that does not answer
+//	file: sink      the state is kept under its temporary name, and the error is reported
+//	sim: keep       the transition fails
+//	unix: listener  its socket is left
+//
+// Files of credentials are not among them: the broker opens those.
 func (c *common) needs(end endpoint, devices []opened) sandbox.Needs {
 	var folders []string
 	if dir := c.state.folder(); dir != "" {
