@@ -5,9 +5,11 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 )
 
 // TestEveryThreadIsConfined: Landlock is a thread's, and takes no_new_privs, which
@@ -40,4 +42,69 @@ func TestEveryThreadIsConfined(t *testing.T) {
 	}
 	signalProcess(t, cmd, syscall.SIGTERM)
 	cmd.Wait()
+}
+
+// TestBrokerEndsWithItsProgram: by a kill as well, and not by a signal that is for all
+// processes of a service, which the program answers in its own time.
+func TestBrokerEndsWithItsProgram(t *testing.T) {
+	if !landlocked() {
+		t.Skip("SKIP: the kernel has no Landlock")
+	}
+	peers := filepath.Join(t.TempDir(), "peers")
+	if err := os.WriteFile(peers, []byte(identity(t, "mig-send")), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, end := range []syscall.Signal{syscall.SIGKILL, syscall.SIGTERM} {
+		cmd := command(t, "mig-recv", "--json", "--listen", "127.0.0.1:0", "--peers-file", peers, "--device", "d=sim:mtty")
+		nextEvent(t, begin(t, cmd), "sandbox")
+		broker := childOf(t, cmd.Process.Pid)
+		if err := syscall.Kill(broker, syscall.SIGTERM); err != nil {
+			t.Fatal(err)
+		}
+		if childOf(t, cmd.Process.Pid) != broker {
+			t.Error("a signal has ended the broker")
+		}
+		signalProcess(t, cmd, end)
+		cmd.Wait()
+		for late := time.Now().Add(patience); runs(broker); time.Sleep(time.Millisecond) {
+			if time.Now().After(late) {
+				t.Fatalf("the broker, process %d, is left after %v", broker, end)
+			}
+		}
+	}
+}
+
+// childOf is the one process that another has begun.
+func childOf(t *testing.T, parent int) int {
+	t.Helper()
+	stats, err := filepath.Glob("/proc/[0-9]*/stat")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range stats {
+		if pid, state, of := stat(path); of == parent && state != "Z" {
+			return pid
+		}
+	}
+	t.Fatalf("process %d has begun none", parent)
+	return 0
+}
+
+func runs(pid int) bool {
+	_, state, _ := stat(fmt.Sprintf("/proc/%d/stat", pid))
+	return state != "" && state != "Z" // who has it now may be in no hurry to wait for it
+}
+
+// stat is what proc_pid_stat(5) says of a process, nothing of one that has ended.
+func stat(path string) (pid int, state string, parent int) {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return 0, "", 0
+	}
+	before, after, _ := strings.Cut(string(text), "(")
+	after = after[strings.LastIndex(after, ")")+1:]
+	pid, _ = strconv.Atoi(strings.TrimSpace(before))
+	fields := strings.Fields(after)
+	parent, _ = strconv.Atoi(fields[1])
+	return pid, fields[0], parent
 }

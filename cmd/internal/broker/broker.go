@@ -46,6 +46,12 @@ const (
 	maxText     = 512
 )
 
+// begun is the number of the answer that nobody has asked for: the broker has begun.
+const begun = 0
+
+// startLimit bounds the wait for it.
+const startLimit = 10 * time.Second
+
 // openLimit bounds the wait for a file: its file system may hang.
 const openLimit = 2 * time.Second
 
@@ -82,8 +88,8 @@ type Broker struct {
 
 var errEnded = errors.New("the process that reads files again and looks names up has ended")
 
-// Start begins a broker for some files, and for host names if hosts is set. It has to
-// come before the sandbox.
+// Start begins a broker for some files, and for host names if hosts is set, and waits until
+// that is in its own sandbox. It has to come before that of this process.
 func Start(files []string, hosts bool) (*Broker, error) {
 	ours, theirs, err := pair()
 	if err != nil {
@@ -99,9 +105,20 @@ func Start(files []string, hosts bool) (*Broker, error) {
 		ours.Close()
 		return nil, fmt.Errorf("broker: %w", err)
 	}
-	b := &Broker{files: slices.Clone(files), conn: ours, cmd: cmd, ended: make(chan struct{}), waiting: map[uint32]chan answer{}}
+	ready := make(chan answer, 1)
+	b := &Broker{files: slices.Clone(files), conn: ours, cmd: cmd, ended: make(chan struct{}), waiting: map[uint32]chan answer{begun: ready}}
 	go b.receive() // Close ends it, or the end of the process
-	return b, nil
+	select {
+	case _, ok := <-ready:
+		if ok {
+			return b, nil
+		}
+		err = errEnded
+	case <-time.After(startLimit):
+		err = fmt.Errorf("it has not begun for %v", startLimit)
+	}
+	b.Close()
+	return nil, fmt.Errorf("broker: %w", err)
 }
 
 // pair makes a connection that keeps messages apart. Its ends are closed in every program

@@ -55,6 +55,7 @@ func serve(args []string) error {
 	if err := sandbox.EnterReader(readable(files, hosts), hosts); err != nil {
 		return err
 	}
+	send(conn, answer{ID: begun})
 	buf, places := make([]byte, maxQuestion), make(chan struct{}, maxAtOnce)
 	for {
 		n, _, flags, _, err := conn.ReadMsgUnix(buf, nil)

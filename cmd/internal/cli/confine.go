@@ -92,7 +92,7 @@ func (c *common) lookup() transport.LookupFunc {
 //
 //	--state-dir     a journal that is not open yet cannot be opened: the attempt is refused
 //	witness dir:    out of reach, as a witness that does not answer
-//	file: sink      the state is kept under its temporary name, and the error is reported
+//	file: sink      the file does not appear, and the start of the device fails
 //	sim: keep       the transition fails
 //	unix: listener  its socket is left
 //

@@ -17,6 +17,7 @@ import (
 
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
+	"github.com/migpipe/migpipe/transport/handoff/witness"
 	"github.com/migpipe/migpipe/transport/journal"
 	"github.com/migpipe/migpipe/vfio"
 	"github.com/migpipe/migpipe/vfio/file"
@@ -215,12 +216,41 @@ func TestReplaced(t *testing.T) {
 		if err = errors.Join(again, err); err != nil || string(text) != "new" {
 			return fmt.Errorf("a file that was replaced: %q, %w", text, err)
 		}
+		w, err := witness.OpenDir(state)
+		if err != nil {
+			return err
+		}
+		attempt := transport.Attempt{Mig: transport.NewMigID(), Epoch: 1}
+		if won, err := w.Decide(t.Context(), attempt, handoff.SourceSide); err != nil || won != handoff.SourceSide {
+			return fmt.Errorf("the witness says %v, %w", won, err)
+		}
+		sink, err := file.NewSink(filepath.Join(state, "sink"), nil)
+		if err != nil {
+			return err
+		}
+		defer sink.Close()
+		stream, err := sink.SetState(vfio.Resuming)
+		if err == nil {
+			_, err = stream.Write([]byte("state"))
+		}
+		if err == nil {
+			_, err = sink.SetState(vfio.Stop)
+		}
+		if err != nil {
+			return err
+		}
 		_, err = now.Write([]byte("now\n"))
 		if err := errors.Join(err, outside.Wait()); err != nil {
 			return err
 		}
 		_, read := os.ReadFile(filepath.Join(state, "secret"))
+		_, decided := w.Decide(t.Context(), attempt, handoff.DestSide)
+		_, committed := sink.SetState(vfio.Running)
 		return errors.Join(
+			denied("a journal in it", keepsJournal(state)),
+			denied("a witness in it", decided),
+			denied("a file that appears in it", committed),
+			denied("a socket in it", listens(filepath.Join(state, "sock"))),
 			denied("read in a directory that was renamed here", read),
 			denied("make in a directory that was renamed here", os.WriteFile(path, nil, 0o600)),
 		)
