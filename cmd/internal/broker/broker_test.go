@@ -231,3 +231,21 @@ func TestReadable(t *testing.T) {
 		t.Errorf("names need %q", got)
 	}
 }
+
+// FuzzQuestion: whatever is asked, what is answered is about a file that was named, or about
+// a host where one may be.
+func FuzzQuestion(f *testing.F) {
+	for _, text := range []string{`{"id":1}`, `{"id":2,"file":1}`, `{"id":3,"file":-1}`, `{"id":4,"host":"dest.example"}`, `{"id":5,"file":2}`, `[]`} {
+		f.Add([]byte(text), true)
+		f.Add([]byte(text), false)
+	}
+	f.Fuzz(func(t *testing.T, text []byte, hosts bool) {
+		const files = 2
+		q, err := parse(text, files, hosts)
+		switch {
+		case err != nil:
+		case q.Host == "" && (q.File < 0 || q.File >= files), q.Host != "" && !hosts, len(q.Host) > maxHost:
+			t.Errorf("%q is answered: %+v", text, q)
+		}
+	})
+}

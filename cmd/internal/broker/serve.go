@@ -62,12 +62,12 @@ func serve(args []string) error {
 		if errors.Is(err, io.EOF) {
 			return nil // and whatever is being answered ends too
 		}
+		if err == nil && flags&unix.MSG_TRUNC != 0 {
+			err = errors.New("a question is too long")
+		}
 		var q question
 		if err == nil {
-			err = json.Unmarshal(buf[:n], &q)
-		}
-		if err == nil && (flags&unix.MSG_TRUNC != 0 || q.File < 0 || q.Host == "" && q.File >= len(files) || q.Host != "" && !hosts || len(q.Host) > maxHost) {
-			err = errors.New("not a question")
+			q, err = parse(buf[:n], len(files), hosts)
 		}
 		if err != nil {
 			return err
@@ -81,6 +81,18 @@ func serve(args []string) error {
 			send(conn, a)
 		}()
 	}
+}
+
+// parse reads a question, which may be for one of some files, or for a host if hosts is set.
+func parse(text []byte, files int, hosts bool) (q question, err error) {
+	err = json.Unmarshal(text, &q)
+	switch {
+	case err != nil:
+		return question{}, err
+	case q.Host == "" && (q.File < 0 || q.File >= files), q.Host != "" && !hosts, len(q.Host) > maxHost:
+		return question{}, errors.New("a question for something else")
+	}
+	return q, nil
 }
 
 func reply(q question, files []string) answer {
