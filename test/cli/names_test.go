@@ -50,7 +50,7 @@ func TestHostsReplaced(t *testing.T) {
 	if err := os.Mkdir(path("etc"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	state := make([]byte, 3<<20)
+	state := make([]byte, 5<<20) // for 5 s
 	rand.NewChaCha8([32]byte{}).Read(state)
 	replace(t, path("from"), string(state))
 	replace(t, path("etc/nsswitch.conf"), "hosts: files\n")

@@ -51,7 +51,8 @@ func beginRenewal(t *testing.T, valid time.Duration) *renewal {
 	r := &renewal{T: t, ca: &ca{}, dir: t.TempDir(), expired: time.Now().Add(valid)}
 	r.issue("src", "client", "src.example", valid)
 	r.issue("dst", "server", "dst.example", valid)
-	state := make([]byte, 3<<20)
+	seconds := 3 + min(int(valid/time.Second), 30) // at 1 MiB/s
+	state := make([]byte, seconds<<20)
 	rand.NewChaCha8([32]byte{}).Read(state)
 	if err := os.WriteFile(r.path("from"), state, 0o600); err != nil {
 		t.Fatal(err)
