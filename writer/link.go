@@ -63,7 +63,7 @@ func (e *engine) offered(ev admitted, m *transport.Hello) {
 // WELCOME went: it cannot have dialled a data lane.
 func (e *engine) unanswered(ev admitted, m *transport.Hello) bool {
 	return e.owner.Phase == handoff.DestReceiving && !e.taken() &&
-		m.Attempt == e.owner.Attempt && m.Journal == e.offer.Journal && peerOf(ev.lane) == e.out.Peer
+		m.Attempt == e.owner.Attempt && m.Journal == e.offer.Journal && transport.IsPeer(ev.lane, e.out.Peer)
 }
 
 // taken reports whether the source is known to have heard WELCOME: by its data lanes, or by
