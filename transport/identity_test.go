@@ -10,6 +10,10 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/migpipe/migpipe/internal/safefile"
 )
 
 func TestIDText(t *testing.T) {
@@ -175,6 +179,30 @@ func TestLoadIdentityRefuses(t *testing.T) {
 	}
 	if _, err := LoadIdentity(dir); err == nil {
 		t.Fatal("a directory was taken for a key")
+	}
+	fifo := filepath.Join(dir, "fifo")
+	if err := unix.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := LoadIdentity(fifo); err == nil || !strings.Contains(err.Error(), "not a regular file") {
+		t.Fatalf("a FIFO: %v", err)
+	}
+}
+
+// No directory is made but that of the key, and no key where another user could replace it.
+func TestLoadIdentityMakesOneDirectory(t *testing.T) {
+	dir := t.TempDir()
+	if _, err := LoadIdentity(filepath.Join(dir, "etc", "migpipe", "send.key")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("two directories are missing: %v", err)
+	}
+	if err := os.Chmod(dir, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := LoadIdentity(filepath.Join(dir, "send.key")); !errors.Is(err, safefile.ErrUntrusted) {
+		t.Errorf("in a directory that others write: %v", err)
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
+		t.Errorf("made: %v, %v", left, err)
 	}
 }
 

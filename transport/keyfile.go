@@ -13,6 +13,8 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+
+	"github.com/migpipe/migpipe/internal/safefile"
 )
 
 // Identity is this side's key pair. Its certificates are made from it in
@@ -74,7 +76,7 @@ func identityOf(key ed25519.PrivateKey) (*Identity, error) {
 }
 
 func readIdentity(path string) (*Identity, error) {
-	text, err := readPrivate(os.Open, path)
+	text, err := readPrivate(safefile.Open, path)
 	if err != nil {
 		return nil, fmt.Errorf("transport: identity %s: %w", path, err)
 	}
@@ -93,58 +95,15 @@ func readIdentity(path string) (*Identity, error) {
 	return identityOf(key)
 }
 
-// readPrivate reads a key, which only its owner may read.
+// readPrivate reads a key, which no other user may read.
 func readPrivate(open open, path string) ([]byte, error) {
-	return readGuarded(open, path, maxKeyFile, func(mode fs.FileMode) error {
-		if mode&0o077 != 0 {
-			return fmt.Errorf("mode %04o lets others read the key: run chmod 600 %s", mode, path)
-		}
-		return nil
-	})
+	return safefile.ReadBy(open, path, maxKeyFile, safefile.Secret)
 }
 
-// readPublic reads what is no secret, and decides who is trusted: others must not
-// be able to write it.
+// readPublic reads what is no secret, and decides who is trusted: no other user may be
+// able to write it.
 func readPublic(open open, path string) ([]byte, error) {
-	return readGuarded(open, path, maxPublicFile, unwritten(path))
-}
-
-func unwritten(path string) func(fs.FileMode) error {
-	return func(mode fs.FileMode) error {
-		if mode&0o022 != 0 {
-			return fmt.Errorf("mode %04o lets others change it: run chmod go-w %s", mode, path)
-		}
-		return nil
-	}
-}
-
-// readGuarded reads a small file with the right permissions. They are those of
-// the file opened, so it cannot be exchanged between look and read.
-func readGuarded(open open, path string, most int64, guard func(fs.FileMode) error) ([]byte, error) {
-	f, err := open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return nil, err
-	}
-	if mode := info.Mode(); !mode.IsRegular() {
-		return nil, fmt.Errorf("not a regular file (%v)", mode.Type())
-	}
-	if err := guard(info.Mode().Perm()); err != nil {
-		return nil, err
-	}
-	if info.Size() > most {
-		return nil, fmt.Errorf("%d bytes, want at most %d", info.Size(), most)
-	}
-	text := make([]byte, info.Size())
-	n, err := f.ReadAt(text, 0)
-	if n < len(text) {
-		return nil, err
-	}
-	return text, nil
+	return safefile.ReadBy(open, path, maxPublicFile, safefile.Public)
 }
 
 // createIdentity writes a new key beside path and links it to its name: link,

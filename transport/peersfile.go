@@ -7,11 +7,13 @@ import (
 	"io/fs"
 	"slices"
 	"strings"
+
+	"github.com/migpipe/migpipe/internal/safefile"
 )
 
 // PeersFile is a file with the IDs of peers, one a line; what follows a # is a comment. The
-// word send or recv behind an ID permits only that. Nobody but the file's owner may be
-// able to write it. It is read again when it has changed: each connection is made, or
+// word send or recv behind an ID permits only that. It has to belong to this
+// user or to root, and no other user may be able to write it. It is read again when it has changed: each connection is made, or
 // accepted, with what it says then.
 type PeersFile struct {
 	file *reread[[]ID]
@@ -35,7 +37,7 @@ func (p *PeersFile) Files() []string { return slices.Clone(p.file.paths) }
 
 // readPeers names the file in its errors.
 func readPeers(open open, path string, role Role) ([]ID, error) {
-	text, err := readGuarded(open, path, maxPeersFile, unwritten(path))
+	text, err := safefile.ReadBy(open, path, maxPeersFile, safefile.Public)
 	var ids []ID
 	if err == nil {
 		ids, err = parsePeers(text, role)

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/migpipe/migpipe/internal/safefile"
 )
 
 // FileOptions say how credentials read their files. Nil, or a zero field, means the
@@ -17,7 +19,8 @@ import (
 type FileOptions struct {
 	// Open opens a file that the credentials were given the name of, for reading. It is
 	// for a process that has given up the right to do so, and asks another one. Several
-	// goroutines may call it at once. Default: [os.Open].
+	// goroutines may call it at once. It must not wait for the other end of a FIFO.
+	// Default: this process opens the file itself.
 	Open func(path string) (*os.File, error)
 
 	// Kept is called when files have changed and cannot be used: what they said before
@@ -67,7 +70,7 @@ type reread[T any] struct {
 // newReread reads files for the first time. parse opens no others than those of paths,
 // which need not all be there.
 func newReread[T any](o *FileOptions, parse func(open) (T, error), paths ...string) (*reread[T], error) {
-	r := &reread[T]{paths: paths, parse: parse, open: os.Open, kept: func(error) {}}
+	r := &reread[T]{paths: paths, parse: parse, open: safefile.Open, kept: func(error) {}}
 	if o != nil && o.Kept != nil {
 		r.kept = o.Kept
 	}

@@ -28,12 +28,13 @@ const root = "../.."
 var mayImport = map[string][]string{
 	"vfio":                    {"golang.org/x/sys"},
 	"codec":                   {"github.com/klauspost/compress", "github.com/cespare/xxhash/v2"},
-	"transport":               {"codec", "internal/failpoint", "internal/exe", "internal/unixsocket", "github.com/quic-go/quic-go", "golang.org/x/sys", "golang.org/x/net/ipv4", "golang.org/x/time", "github.com/fxamacker/cbor/v2"},
+	"transport":               {"codec", "internal/failpoint", "internal/exe", "internal/safefile", "internal/unixsocket", "github.com/quic-go/quic-go", "golang.org/x/sys", "golang.org/x/net/ipv4", "golang.org/x/time", "github.com/fxamacker/cbor/v2"},
 	"transport/transporttest": {"transport", "codec", "go.uber.org/goleak", "golang.org/x/sys"},
 	"reader":                  {"vfio", "codec", "transport", "internal/failpoint", "golang.org/x/time"},
 	"writer":                  {"vfio", "codec", "transport", "internal/failpoint"},
 	"internal/failpoint":      {"golang.org/x/sys"},
 	"internal/exe":            {"transport"},
+	"internal/safefile":       {"golang.org/x/sys"},
 	"internal/unixsocket":     {"golang.org/x/sys"},
 }
 

@@ -81,7 +81,11 @@ func TestScripts(t *testing.T) {
 // setup gives every script keys of its own: $SEND and $RECV are their names.
 func setup(env *testscript.Env) error {
 	env.Setenv("PATH", bin+string(os.PathListSeparator)+env.Getenv("PATH"))
-	env.Setenv("XDG_CONFIG_HOME", filepath.Join(env.WorkDir, "config"))
+	config := filepath.Join(env.WorkDir, "config")
+	if err := os.Mkdir(config, 0o700); err != nil {
+		return err
+	}
+	env.Setenv("XDG_CONFIG_HOME", config)
 	for name, program := range map[string]string{"SEND": "mig-send", "RECV": "mig-recv"} {
 		cmd := exec.Command(filepath.Join(bin, program), "id")
 		cmd.Env = env.Vars

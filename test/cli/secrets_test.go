@@ -25,7 +25,7 @@ func TestSecrets(t *testing.T) {
 	from := filepath.Join(dir, "from")
 	writeFile(t, from, []byte(strings.Repeat(marker, 10000)))
 	var said, received, sent bytes.Buffer // by anybody, and by each program on stderr
-	env := append(os.Environ(), "XDG_CONFIG_HOME="+filepath.Join(dir, "config"))
+	env := append(os.Environ(), "XDG_CONFIG_HOME="+dir)
 	ids := map[string]string{}
 	for _, program := range []string{"mig-send", "mig-recv"} {
 		cmd := command(t, program, "id")
@@ -71,7 +71,7 @@ func TestSecrets(t *testing.T) {
 	said.Write(received.Bytes())
 	said.Write(sent.Bytes())
 
-	keys := []string{filepath.Join(dir, "config/migpipe/send.key"), filepath.Join(dir, "config/migpipe/recv.key")}
+	keys := []string{filepath.Join(dir, "migpipe/send.key"), filepath.Join(dir, "migpipe/recv.key")}
 	for _, path := range keys { // what is said of a key that cannot be read
 		text := readFile(t, path)
 		writeFile(t, path, bytes.ReplaceAll(text, []byte("PRIVATE"), []byte("SECRET")))

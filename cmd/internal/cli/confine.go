@@ -8,6 +8,7 @@ import (
 
 	"github.com/migpipe/migpipe/cmd/internal/broker"
 	"github.com/migpipe/migpipe/cmd/internal/sandbox"
+	"github.com/migpipe/migpipe/internal/safefile"
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/report"
 	"github.com/migpipe/migpipe/vfio/file"
@@ -74,7 +75,7 @@ func (c *common) open(path string) (*os.File, error) {
 	if c.broker != nil {
 		return c.broker.Open(path)
 	}
-	return os.Open(path)
+	return safefile.Open(path)
 }
 
 // lookup is how the host in --to is found, nil for the system's way.

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/migpipe/migpipe/internal/safefile"
 	"github.com/migpipe/migpipe/transport"
 )
 
@@ -14,7 +15,8 @@ const identityHelp = `Each side has a key, made on first use, and names the othe
 run ` + "`mig-send id`" + ` on the source, ` + "`mig-recv id`" + ` on the destination, and give each
 what the other printed with --peer. The key is in send.key or recv.key below
 $XDG_CONFIG_HOME/migpipe if that variable is set, else in /etc/migpipe for root
-and in ~/.config/migpipe for everybody else; --identity FILE names another one.
+and in ~/.config/migpipe for everybody else; --identity FILE names another one. A
+directory that is missing is made, but none above it.
 ` + peersHelp + `
 
 ` + tlsHelp
@@ -37,7 +39,10 @@ func defaultIdentity(key string) (string, error) {
 func loadIdentity(path, key string) (*transport.Identity, error) {
 	if path == "" {
 		var err error
-		if path, err = defaultIdentity(key); err != nil {
+		if path, err = defaultIdentity(key); err == nil && os.Getenv("XDG_CONFIG_HOME") == "" && os.Geteuid() != 0 {
+			err = safefile.MakeDir(filepath.Dir(filepath.Dir(path))) // ~/.config, which a new user may not have yet
+		}
+		if err != nil {
 			return nil, mistakef("name a key file with --identity", "no place for a key: %v", err)
 		}
 	}
@@ -63,6 +68,10 @@ func (e *keyError) hint() string {
 		return "run as the owner of the file, or name another one with --identity"
 	case err == nil && info.Mode().IsRegular() && info.Mode().Perm()&0o077 != 0:
 		return "chmod 600 " + e.path
+	case errors.Is(e.error, safefile.ErrUntrusted):
+		return "give what is named to this user or to root, or name a file elsewhere with --identity"
+	case errors.Is(e.error, fs.ErrNotExist):
+		return "make that directory first, or name a file elsewhere with --identity"
 	}
 	return "name another file with --identity, or remove it to have a new key made"
 }

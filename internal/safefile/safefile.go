@@ -1,0 +1,257 @@
+// Package safefile reads small files and uses directories that decide whom a program
+// trusts: keys, certificates, lists of peers, journals. It refuses those that another
+// user could change. Root may own what a service user reads.
+//
+// A file can also be exchanged by a user who may write one of the directories on the way
+// to it. So every directory and every symbolic link on the way has to belong to root or
+// to this user, and no other user may write the directories. A sticky directory, as /tmp
+// is one, may be written by all: only the owner of an entry can rename or remove it there
+// (chmod(2), S_ISVTX).
+package safefile
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// ErrUntrusted says that a user who is neither root nor this one could change a file, or
+// read a secret one.
+var ErrUntrusted = errors.New("other users have too much access")
+
+// Access says which access other users may have to a file.
+type Access int
+
+const (
+	// Public files may be read by all users.
+	Public Access = iota
+	// Secret files may be read by their owner alone. A group may read one that root owns
+	// and another user needs.
+	Secret
+)
+
+// Read returns what a regular file of at most most bytes holds. It follows symbolic
+// links, and waits for nothing: a FIFO or a device is refused. An error with
+// fs.ErrNotExist says that there is no such file.
+func Read(path string, most int64, access Access) ([]byte, error) {
+	return ReadBy(Open, path, most, access)
+}
+
+// Open opens a file for reading. It does not wait for the other end of a FIFO.
+func Open(path string) (*os.File, error) {
+	return os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
+}
+
+// ReadBy is Read for a process that may not open the file itself: open does, as [Open]
+// would.
+func ReadBy(open func(path string) (*os.File, error), path string, most int64, access Access) ([]byte, error) {
+	_, info, err := resolve(path)
+	if err == nil {
+		err = regular(info) // before it is opened: opening a device may have effects
+	}
+	if err != nil {
+		return nil, err
+	}
+	f, err := open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	if info, err = f.Stat(); err == nil { // those of the file that is read
+		err = check(info, path, access)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if info.Size() > most {
+		return nil, fmt.Errorf("%d bytes, want at most %d", info.Size(), most)
+	}
+	text, err := io.ReadAll(io.LimitReader(f, most+1))
+	if err == nil && int64(len(text)) > most {
+		err = fmt.Errorf("more than %d bytes", most)
+	}
+	return text, err
+}
+
+func regular(info fs.FileInfo) error {
+	if mode := info.Mode(); !mode.IsRegular() {
+		return fmt.Errorf("not a regular file (%v)", mode.Type())
+	}
+	return nil
+}
+
+// check judges an open file.
+func check(info fs.FileInfo, path string, access Access) error {
+	if err := regular(info); err != nil {
+		return err
+	}
+	if err := owned(info, path); err != nil {
+		return err
+	}
+	mode, others := info.Mode().Perm(), fs.FileMode(0o077)
+	if owner(info) != os.Geteuid() { // root
+		others = 0o037
+	}
+	switch {
+	case access == Secret && mode&others != 0:
+		return refusal("mode %04o lets others read the key: run chmod 600 %s", mode, path)
+	case mode&0o022 != 0:
+		return refusal("mode %04o lets others change it: run chmod go-w %s", mode, path)
+	}
+	return nil
+}
+
+// CheckDir refuses a directory in which another user could make, rename or remove a file,
+// or which another user could replace.
+func CheckDir(path string) error {
+	real, info, err := resolve(path)
+	switch {
+	case err != nil:
+		return err
+	case !info.IsDir():
+		return &fs.PathError{Op: "open", Path: path, Err: unix.ENOTDIR}
+	case info.Mode().Perm()&0o022 != 0:
+		return writable(real, info)
+	}
+	return nil
+}
+
+// CheckPath refuses a path that another user could make lead elsewhere. What is in a
+// sticky directory it leaves to the one who makes a file there.
+func CheckPath(path string) error {
+	_, _, err := resolve(path)
+	return err
+}
+
+// MakeDir makes a directory where it is missing, for its owner alone. The directory above
+// it has to be there, and other users must not be able to replace the new one.
+func MakeDir(path string) error {
+	if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	above := filepath.Dir(filepath.Clean(path))
+	if _, err := os.Stat(above); errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("make %s: the directory above it is missing, and only the last one is made: %w", path, fs.ErrNotExist)
+	}
+	if err := CheckPath(above); err != nil {
+		return err
+	}
+	if err := os.Mkdir(path, 0o700); err != nil && !errors.Is(err, fs.ErrExist) { // another process may be faster
+		return err
+	}
+	return syncDir(above)
+}
+
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+// maxLinks is the kernel's own limit (path_resolution(7)).
+const maxLinks = 40
+
+// resolve follows a path as the kernel does, and refuses to go where another user could
+// lead it. What it has found safe, no other user can change before it is opened.
+func resolve(path string) (real string, info fs.FileInfo, err error) {
+	whole := path
+	if !filepath.IsAbs(path) {
+		dir, err := os.Getwd()
+		if err != nil {
+			return "", nil, err
+		}
+		whole = dir + "/" + path // not cleaned: what ".." means depends on links
+	}
+	// The kernel's answer comes first: it names the path that the user knows, and some
+	// links below /proc lead where no path does.
+	if info, err = os.Stat(path); err != nil {
+		return "", nil, err
+	}
+	if !info.IsDir() && !info.Mode().IsRegular() {
+		return "", nil, regular(info)
+	}
+	real = "/"
+	if info, err = step(real); err != nil {
+		return "", nil, err
+	}
+	links := 0
+	for rest := whole; rest != ""; {
+		var name string
+		name, rest, _ = strings.Cut(rest, "/")
+		switch name {
+		case "", ".":
+			continue
+		case "..":
+			real = filepath.Dir(real)
+		default:
+			real = filepath.Join(real, name)
+		}
+		if info, err = step(real); err != nil {
+			return "", nil, err
+		}
+		if info.Mode().Type() != fs.ModeSymlink {
+			continue
+		}
+		if links++; links > maxLinks {
+			return "", nil, &fs.PathError{Op: "open", Path: path, Err: unix.ELOOP}
+		}
+		target, err := os.Readlink(real)
+		if err != nil {
+			return "", nil, err
+		}
+		if real = filepath.Dir(real); filepath.IsAbs(target) {
+			real = "/"
+		}
+		rest = target + "/" + rest
+	}
+	if info, err = os.Lstat(real); err != nil {
+		return "", nil, err
+	}
+	return real, info, nil
+}
+
+// step judges one entry on the way.
+func step(path string) (fs.FileInfo, error) {
+	info, err := os.Lstat(path)
+	if err != nil {
+		return nil, err
+	}
+	if err := owned(info, path); err != nil {
+		return nil, err
+	}
+	if info.IsDir() && info.Mode()&0o022 != 0 && info.Mode()&fs.ModeSticky == 0 {
+		return nil, writable(path, info)
+	}
+	return info, nil
+}
+
+// owned refuses what belongs to another user.
+func owned(info fs.FileInfo, path string) error {
+	if id := owner(info); id != 0 && id != os.Geteuid() {
+		return refusal("%s belongs to user %d, and this program runs as user %d: only what root or that user owns is trusted", path, id, os.Geteuid())
+	}
+	return nil
+}
+
+func owner(info fs.FileInfo) int { return int(info.Sys().(*syscall.Stat_t).Uid) }
+
+func writable(path string, info fs.FileInfo) error {
+	return refusal("mode %04o lets others change what is in %s: run chmod go-w %s", info.Mode().Perm(), path, path)
+}
+
+// refusal is an ErrUntrusted that says more.
+func refusal(format string, args ...any) error { return &untrusted{fmt.Sprintf(format, args...)} }
+
+type untrusted struct{ text string }
+
+func (u *untrusted) Error() string        { return u.text }
+func (u *untrusted) Is(target error) bool { return target == ErrUntrusted }

@@ -1,0 +1,172 @@
+package safefile
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+const other = 12345 // no user of this name need exist
+
+// must ends a test whose files cannot be made.
+func must(t *testing.T, errs ...error) {
+	t.Helper()
+	if err := errors.Join(errs...); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestRead: a file is read if no other user can change it, whatever links lead to it, and
+// nothing but a regular file is opened.
+func TestRead(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		access Access
+		make   func(dir, path string) error // beside a good file of mode 0600 at path
+		want   string                       // of the error, "" for none
+		root   bool                         // only root can make it
+	}{
+		{name: "good", make: func(_, _ string) error { return nil }},
+		{name: "readable", make: func(_, p string) error { return os.Chmod(p, 0o644) }},
+		{name: "readable secret", access: Secret, make: func(_, p string) error { return os.Chmod(p, 0o640) }, want: "mode 0640 lets others read the key: run chmod 600 "},
+		{name: "writable", make: func(_, p string) error { return os.Chmod(p, 0o620) }, want: "mode 0620 lets others change it"},
+		{name: "writable directory", make: func(d, _ string) error { return os.Chmod(d, 0o770) }, want: "mode 0770 lets others change what is in "},
+		{name: "sticky directory", make: func(d, _ string) error { return os.Chmod(d, 0o777|fs.ModeSticky) }},
+		{name: "writable directory above", make: func(d, _ string) error { return os.Chmod(filepath.Dir(d), 0o777) }, want: "mode 0777 lets others change what is in "},
+		{name: "owner", make: func(_, p string) error { return os.Chown(p, other, -1) }, want: "belongs to user 12345", root: true},
+		{name: "owner of the directory", make: func(d, _ string) error { return os.Chown(d, other, -1) }, want: "belongs to user 12345", root: true},
+		{name: "links as Kubernetes has them", make: func(d, p string) error {
+			now := filepath.Join(d, "..2026")
+			return errors.Join(os.Mkdir(now, 0o755), os.Rename(p, filepath.Join(now, "file")),
+				os.Symlink("..2026", filepath.Join(d, "..data")), os.Symlink("..data/file", p))
+		}},
+		{name: "link of another user", make: func(d, p string) error {
+			real := filepath.Join(d, "real")
+			return errors.Join(os.Rename(p, real), os.Symlink(real, p), os.Lchown(p, other, -1))
+		}, want: "belongs to user 12345", root: true},
+		{name: "link through a writable directory", make: func(d, p string) error {
+			open := filepath.Join(d, "open")
+			return errors.Join(os.Mkdir(open, 0o700), os.Chmod(open, 0o777), os.Rename(p, filepath.Join(open, "real")), os.Symlink("open/../open/real", p))
+		}, want: "lets others change what is in "},
+		{name: "link to itself", make: func(_, p string) error { return errors.Join(os.Remove(p), os.Symlink(p, p)) }, want: "too many levels"},
+		{name: "FIFO", make: func(_, p string) error { return errors.Join(os.Remove(p), unix.Mkfifo(p, 0o600)) }, want: "not a regular file"},
+		{name: "device", make: func(_, p string) error { return errors.Join(os.Remove(p), os.Symlink("/dev/zero", p)) }, want: "not a regular file"},
+		{name: "directory", make: func(_, p string) error { return errors.Join(os.Remove(p), os.Mkdir(p, 0o700)) }, want: "not a regular file"},
+		{name: "large", make: func(_, p string) error { return os.Truncate(p, 101) }, want: "101 bytes, want at most 100"},
+		{name: "missing", make: func(_, p string) error { return os.Remove(p) }, want: "no such file"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			if c.root && os.Geteuid() != 0 {
+				t.Skip("SKIP: only root can give a file away")
+			}
+			dir := filepath.Join(t.TempDir(), "dir")
+			path := filepath.Join(dir, "file")
+			must(t, os.Mkdir(dir, 0o700), os.WriteFile(path, []byte("text"), 0o600), c.make(dir, path))
+			text, err := Read(path, 100, c.access)
+			switch {
+			case c.want == "" && (err != nil || string(text) != "text"):
+				t.Errorf("read %q, %v", text, err)
+			case c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)):
+				t.Errorf("%v, want %q", err, c.want)
+			case errors.Is(err, fs.ErrNotExist) != (c.name == "missing"):
+				t.Errorf("%v: does it exist?", err)
+			case strings.Contains(c.want, "others") && !errors.Is(err, ErrUntrusted):
+				t.Errorf("%v is not ErrUntrusted", err)
+			}
+		})
+	}
+}
+
+// TestRelative: a relative path is followed from the working directory.
+func TestRelative(t *testing.T) {
+	dir := t.TempDir()
+	t.Chdir(dir)
+	must(t, os.Mkdir("a", 0o700), os.WriteFile("b", []byte("text"), 0o600))
+	if text, err := Read("a/.././b", 100, Secret); err != nil || string(text) != "text" {
+		t.Errorf("%q, %v", text, err)
+	}
+}
+
+// TestCheckDir: a directory in which others make files is refused, sticky or not.
+func TestCheckDir(t *testing.T) {
+	dir := t.TempDir()
+	for mode, bad := range map[fs.FileMode]bool{0o755: false, 0o700: false, 0o770: true, 0o777: true, 0o777 | fs.ModeSticky: true} {
+		must(t, os.Chmod(dir, mode))
+		if err := CheckDir(dir); errors.Is(err, ErrUntrusted) != bad {
+			t.Errorf("mode %v: %v", mode, err)
+		}
+	}
+	must(t, os.Chmod(dir, 0o700))
+	file := filepath.Join(dir, "file")
+	must(t, os.WriteFile(file, nil, 0o600))
+	if err := CheckDir(file); !errors.Is(err, unix.ENOTDIR) {
+		t.Errorf("a file: %v", err)
+	}
+	if os.Geteuid() == 0 {
+		must(t, os.Chown(dir, other, -1))
+		if err := CheckDir(dir); !errors.Is(err, ErrUntrusted) {
+			t.Errorf("another user's: %v", err)
+		}
+	}
+}
+
+// TestMakeDir: one directory is made, and none above it.
+func TestMakeDir(t *testing.T) {
+	dir := t.TempDir()
+	if err := MakeDir(filepath.Join(dir, "no", "new")); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("two levels: %v", err)
+	}
+	if _, err := os.Stat(filepath.Join(dir, "no")); err == nil {
+		t.Error("the directory above was made")
+	}
+	for range 2 {
+		if err := MakeDir(filepath.Join(dir, "new") + "/"); err != nil {
+			t.Error(err)
+		}
+	}
+	if info, err := os.Stat(filepath.Join(dir, "new")); err != nil || info.Mode().Perm() != 0o700 {
+		t.Errorf("%v, %v", info, err)
+	}
+	must(t, os.Chmod(dir, 0o777))
+	if err := MakeDir(filepath.Join(dir, "other")); !errors.Is(err, ErrUntrusted) {
+		t.Errorf("in a directory that others write: %v", err)
+	}
+}
+
+// TestRootOwns: a service reads what root owns, secret files by way of its group, and
+// still nothing that its other users could change.
+func TestRootOwns(t *testing.T) {
+	if path := os.Getenv("SAFEFILE_TEST"); path != "" {
+		_, err := Read(path, 100, Secret)
+		os.Stdout.WriteString("answer: " + errText(err))
+		os.Exit(0)
+	}
+	if os.Geteuid() != 0 {
+		t.Skip("SKIP: only root can be another user")
+	}
+	for mode, want := range map[fs.FileMode]string{0o640: "answer: none", 0o660: "answer: mode 0660 lets others read the key", 0o644: "answer: mode 0644 lets others read the key"} {
+		dir := t.TempDir()
+		path := filepath.Join(dir, "file")
+		must(t, os.Chmod(filepath.Dir(dir), 0o755), os.WriteFile(path, nil, 0o600), os.Chown(path, 0, other), os.Chmod(path, mode))
+		cmd := exec.Command("/proc/self/exe", "-test.run", "^TestRootOwns$")
+		cmd.Env = append(os.Environ(), "SAFEFILE_TEST="+path)
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: other, Gid: other}}
+		if out, err := cmd.CombinedOutput(); err != nil || !strings.Contains(string(out), want) {
+			t.Errorf("mode %v: %v\n%s", mode, err, out)
+		}
+	}
+}
+
+func errText(err error) string {
+	if err == nil {
+		return "none"
+	}
+	return err.Error()
+}
