@@ -108,6 +108,17 @@ func check(info fs.FileInfo, path string, access Access) error {
 	return nil
 }
 
+// CheckOwner refuses an open file that another user owns or may write.
+func CheckOwner(stat *unix.Stat_t) error {
+	if id := int(stat.Uid); id != 0 && id != os.Geteuid() {
+		return refusal("it belongs to user %d, and this program runs as user %d: only what root or that user owns is trusted", id, os.Geteuid())
+	}
+	if stat.Mode&0o022 != 0 {
+		return refusal("mode %04o lets others change it: run chmod go-w", stat.Mode&0o777)
+	}
+	return nil
+}
+
 // CheckDir refuses a directory in which another user could make, rename or remove a file,
 // or which another user could replace.
 func CheckDir(path string) error {

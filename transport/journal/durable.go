@@ -3,11 +3,11 @@ package journal
 import (
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
-	"path/filepath"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/migpipe/migpipe/internal/safefile"
 )
 
 // volatile are file systems whose files do not outlive the host, or of which that
@@ -18,18 +18,16 @@ var volatile = map[int64]string{
 	unix.OVERLAYFS_SUPER_MAGIC: "overlay",
 }
 
-// Check makes the folder where it is missing, for its owner alone, and checks that
-// files can be made there and stay, unless the file system may be a volatile one.
+// Check makes the folder where it is missing, for its owner alone, but none above it. It
+// checks that files can be made there and stay, unless the file system may be a volatile
+// one, and that no other user can change them.
 func Check(dir string, allow bool) error {
 	thisBoot()
-	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
-		err := os.MkdirAll(dir, 0o700)
-		if err == nil {
-			err = syncDir(filepath.Dir(filepath.Clean(dir)))
-		}
-		if err != nil {
-			return fmt.Errorf("state folder: %w", err)
-		}
+	if err := safefile.MakeDir(dir); err != nil {
+		return fmt.Errorf("state folder: %w", err)
+	}
+	if err := safefile.CheckDir(dir); err != nil {
+		return fmt.Errorf("state folder %s: %w", dir, err)
 	}
 	if err := unix.Access(dir, unix.W_OK|unix.X_OK); err != nil {
 		return fmt.Errorf("state folder %s: %w", dir, err)

@@ -10,12 +10,11 @@
 package journal
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -73,13 +72,29 @@ type Journal struct {
 // Name is the name of a journal's file.
 func Name(role Role, mig transport.MigID) string { return mig.String() + "." + role.String() }
 
+// removal is how long Open waits for another process that removes an empty file.
+const removal = time.Second
+
 // Open opens the journal of one side of a migration in a folder, or makes it. What
 // it says is durable when Open returns, whatever the last writer came to.
+//
+// A file that another process removes meanwhile is made again. With Options.Existing an
+// empty file is no journal: the error is fs.ErrNotExist then.
 func Open(dir string, o Options) (*Journal, error) {
 	if err := Check(dir, o.Volatile); err != nil {
 		return nil, err
 	}
-	path, flags := filepath.Join(dir, Name(o.Role, o.Mig)), os.O_RDWR|unix.O_NOFOLLOW|unix.O_NONBLOCK
+	path := filepath.Join(dir, Name(o.Role, o.Mig))
+	for end := time.Now().Add(removal); ; time.Sleep(time.Millisecond) {
+		j, err := openFile(path, dir, o)
+		if !errors.Is(err, errRemoved) || time.Now().After(end) {
+			return j, err
+		}
+	}
+}
+
+func openFile(path, dir string, o Options) (*Journal, error) {
+	flags := os.O_RDWR | unix.O_NOFOLLOW | unix.O_NONBLOCK
 	if !o.Existing {
 		flags |= os.O_CREATE
 	}
@@ -90,31 +105,34 @@ func Open(dir string, o Options) (*Journal, error) {
 	j := &Journal{file: f, role: o.Role, mig: o.Mig}
 	if err := j.open(dir, o); err != nil {
 		f.Close()
-		return nil, fmt.Errorf("%s: %w", path, err)
+		return nil, &fs.PathError{Op: "open journal", Path: path, Err: err}
 	}
 	return j, nil
 }
 
 func (j *Journal) open(dir string, o Options) error {
-	if err := lock(j.file); err != nil {
+	fd := int(j.file.Fd())
+	if err := lock(fd); err != nil {
 		return err
 	}
-	all, size, err := read(j.file)
+	var r reader
+	err := r.read(fd)
 	if err != nil {
 		return err
 	}
+	all := r.records()
 	switch {
 	case len(all) > 0:
 		err = j.again(all)
-	case size > recordLen || o.Existing: // a crash leaves less of the first record
-		return fmt.Errorf("%w: %d bytes without a first record", ErrDamaged, size)
+	case o.Existing:
+		return fs.ErrNotExist
 	default:
 		all, err = j.begin()
 	}
 	if err != nil {
 		return err
 	}
-	j.all, j.id, j.slots = all, all[0].Journal, max(uint64(size)/recordLen, uint64(len(all)))
+	j.all, j.id, j.slots = all, all[0].Journal, max(uint64(len(r.text))/recordLen, uint64(len(all)))
 	return syncDir(dir)
 }
 
@@ -122,26 +140,38 @@ func (j *Journal) open(dir string, o Options) error {
 // last record was on the disk, or have been told that it is not: it is written once
 // more.
 func (j *Journal) again(all []Record) error {
-	if first := all[0]; first.Role != j.role || first.Attempt.Mig != j.mig {
-		return fmt.Errorf("%w: it is the %v's of migration %v", ErrDamaged, first.Role, first.Attempt.Mig)
+	if err := belongs(all[0], j.role, j.mig); err != nil {
+		return err
 	}
 	return j.write(all[len(all)-1])
 }
 
-// lock takes the file for this process alone. A file that was removed in between
-// is nobody's.
-func lock(f *os.File) error {
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); errors.Is(err, unix.EWOULDBLOCK) {
-		return ErrBusy
-	} else if err != nil {
-		return fmt.Errorf("flock: %w", err)
+// belongs finds a record in a file of another name than its own.
+func belongs(r Record, role Role, mig transport.MigID) error {
+	if r.Role != role || r.Attempt.Mig != mig {
+		return fmt.Errorf("%w: it is the %v's of migration %v", ErrDamaged, r.Role, r.Attempt.Mig)
 	}
+	return nil
+}
+
+// errRemoved says that the file has no name any more, or that the process that has its lock
+// has not written the first record, and so may be about to remove the file.
+var errRemoved = fmt.Errorf("%w, which has written no record", ErrBusy)
+
+// lock takes the file for this process alone. The lock ends with the process (flock(2)).
+func lock(fd int) error {
+	err := unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB)
 	var here unix.Stat_t
-	if err := unix.Fstat(int(f.Fd()), &here); err != nil {
-		return err
+	if stat := unix.Fstat(fd, &here); stat != nil {
+		return stat
 	}
-	if here.Nlink == 0 {
+	switch {
+	case err == nil && here.Nlink == 0, errors.Is(err, unix.EWOULDBLOCK) && here.Size < recordLen:
+		return errRemoved
+	case errors.Is(err, unix.EWOULDBLOCK):
 		return ErrBusy
+	case err != nil:
+		return fmt.Errorf("flock: %w", err)
 	}
 	return nil
 }
@@ -246,86 +276,4 @@ func (j *Journal) Close() error {
 		j.err = os.ErrClosed
 	}
 	return j.file.Close()
-}
-
-// read gives the whole records of a file, in order. It ends at the first slot that
-// is none: nothing was written behind it.
-func read(f *os.File) (all []Record, size int64, err error) {
-	info, err := f.Stat()
-	if err != nil {
-		return nil, 0, err
-	}
-	if size = info.Size(); !info.Mode().IsRegular() || size > maxSlots*recordLen {
-		return nil, 0, fmt.Errorf("%w: a file of %d bytes, %v", ErrDamaged, size, info.Mode())
-	}
-	b := make([]byte, size)
-	if _, err := f.ReadAt(b, 0); err != nil {
-		return nil, 0, err
-	}
-	all, err = parse(b)
-	if err == nil && len(all) > 1 && size < ahead*recordLen {
-		err = fmt.Errorf("%w: it was cut to %d bytes", ErrDamaged, size) // the first attempt's room was there before its first record
-	}
-	return all, size, err
-}
-
-// parse reads records until one is not whole. A crash can tear the one that was
-// being written; behind that nothing was. Anything else is the work of a disk that
-// forgets, or of another program.
-func parse(b []byte) (all []Record, err error) {
-	for ; len(b) >= recordLen; b = b[recordLen:] {
-		r, err := decode(b)
-		if errors.Is(err, errNoRecord) {
-			break
-		}
-		if err == nil && (r.Seq != uint64(len(all))+1 || len(all) > 0 && !follows(all[0], r)) {
-			err = fmt.Errorf("%w: record %d of migration %v in slot %d", ErrDamaged, r.Seq, r.Attempt.Mig, len(all)+1)
-		}
-		if err != nil {
-			return all, err
-		}
-		all = append(all, r)
-	}
-	if len(b) > recordLen && len(bytes.Trim(b[recordLen:], "\x00")) > 0 {
-		return all, fmt.Errorf("%w: there is something behind record %d, which is not whole", ErrDamaged, len(all)+1)
-	}
-	return all, nil
-}
-
-// follows reports whether a record is of the same file as its first.
-func follows(first, r Record) bool {
-	return r.Role == first.Role && r.Journal == first.Journal && r.Attempt.Mig == first.Attempt.Mig
-}
-
-// Read gives the records of a journal, for people: nothing is locked, and who has
-// it open may write on.
-func Read(path string) ([]Record, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	all, _, err := read(f)
-	if err == nil && len(all) == 0 {
-		err = fmt.Errorf("%w: it has no record", ErrDamaged)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
-	}
-	return all, nil
-}
-
-// List gives the paths of a folder's journals of one role, in order of their names.
-func List(dir string, role Role) ([]string, error) {
-	files, err := os.ReadDir(dir)
-	if err != nil {
-		return nil, err
-	}
-	var paths []string
-	for _, f := range files {
-		if strings.HasSuffix(f.Name(), "."+role.String()) {
-			paths = append(paths, filepath.Join(dir, f.Name()))
-		}
-	}
-	return paths, nil
 }

@@ -2,14 +2,9 @@ package journal
 
 import (
 	"errors"
-	"fmt"
 	"io/fs"
-	"os"
-	"path/filepath"
 	"slices"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/migpipe/migpipe/transport/handoff"
 )
@@ -33,10 +28,14 @@ var ended = map[Role][]handoff.Record{
 	Destination: {handoff.None, handoff.Aborted, handoff.Done},
 }
 
-// over reports whether a journal with these records is of no use to anybody.
-func over(all []Record) bool {
+// over reports whether neither side needs these records any more, and the last was written
+// before a time.
+func over(all []Record, before time.Time) bool {
+	if len(all) == 0 {
+		return true
+	}
 	last := all[len(all)-1]
-	return slices.Contains(ended[last.Role], last.Record) && !answers(all)
+	return slices.Contains(ended[last.Role], last.Record) && !answers(all) && last.Time.Before(before)
 }
 
 // answers reports whether the newest record is one that a source in doubt may still
@@ -51,21 +50,22 @@ func answers(all []Record) bool {
 }
 
 // Prune removes a role's journals in a folder whose migration has ended, and had
-// longer than keep ago. A journal that another process has open stays, and so does
-// one that cannot be read whole: nobody knows what it says. It gives the paths that
+// longer than keep ago, and files that are no journal yet. A journal that another process
+// has open stays, and so does one that cannot be read. It gives the paths that
 // are gone, and goes on after an error. A folder that is not there is empty.
-//
-// The age is by the wall clock. That it jumps can cost the record of an ended
-// migration, which nothing depends on, and no other.
 func Prune(dir string, role Role, keep time.Duration) (gone []string, err error) {
-	paths, err := List(dir, role)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	for _, path := range paths {
-		removed, failed := prune(path, role, time.Now().Add(-keep))
+	for f, damaged := range Scan(dir, role) {
+		switch {
+		case f == nil && errors.Is(damaged, fs.ErrNotExist):
+			return nil, nil
+		case f == nil:
+			return gone, errors.Join(err, damaged)
+		case damaged != nil:
+			continue
+		}
+		removed, failed := f.Prune(time.Now().Add(-keep))
 		if removed {
-			gone = append(gone, path)
+			gone = append(gone, f.Path())
 		}
 		err = errors.Join(err, failed)
 	}
@@ -73,29 +73,4 @@ func Prune(dir string, role Role, keep time.Duration) (gone []string, err error)
 		err = errors.Join(err, syncDir(dir))
 	}
 	return gone, err
-}
-
-// prune removes a journal that ended before a time. The name goes while the file is
-// locked: whoever has opened it meanwhile finds, once the lock is his, a file
-// without a name.
-func prune(path string, role Role, before time.Time) (removed bool, _ error) {
-	f, err := os.OpenFile(path, os.O_RDWR|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
-	if err != nil {
-		return false, nil // gone, or not one that this program would write
-	}
-	defer f.Close()
-	if err := lock(f); err != nil {
-		return false, nil // somebody works on it
-	}
-	all, _, err := read(f)
-	if err != nil || len(all) == 0 || filepath.Base(path) != Name(role, all[0].Attempt.Mig) || all[0].Role != role {
-		return false, nil // nobody knows what it says
-	}
-	if !over(all) || !all[len(all)-1].Time.Before(before) {
-		return false, nil
-	}
-	if err := os.Remove(path); err != nil {
-		return false, fmt.Errorf("remove an old journal: %w", err)
-	}
-	return true, nil
 }

@@ -72,7 +72,7 @@ func TestPrune(t *testing.T) {
 			spoil: func(t *testing.T, path string) {
 				f, err := os.Open(path)
 				if err == nil {
-					err = lock(f)
+					err = lock(int(f.Fd()))
 				}
 				if err != nil {
 					t.Fatal(err)
@@ -89,8 +89,14 @@ func TestPrune(t *testing.T) {
 			}},
 		{name: "cut", role: source, age: month + 1, records: list(handoff.Open, handoff.Commit, handoff.Done),
 			spoil: func(t *testing.T, path string) { edit(t, path, func(b []byte) []byte { return b[:4*recordLen] }) }},
-		{name: "empty", role: source, age: month + 1,
+		{name: "empty", role: source, gone: true,
 			spoil: func(t *testing.T, path string) { edit(t, path, func([]byte) []byte { return nil }) }},
+		{name: "torn in the first record", role: source, gone: true,
+			spoil: func(t *testing.T, path string) { edit(t, path, func(b []byte) []byte { return b[:recordLen-1] }) }},
+		{name: "another program's", role: source, age: month + 1,
+			spoil: func(t *testing.T, path string) {
+				edit(t, path, func([]byte) []byte { return make([]byte, recordLen+1) })
+			}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			dir := t.TempDir()
@@ -161,7 +167,7 @@ func TestPruneUnderOpen(t *testing.T) {
 	if gone, err := Prune(dir, Source, month); err != nil || len(gone) != 1 {
 		t.Fatalf("gone: %q, %v", gone, err)
 	}
-	if err := lock(f); !errors.Is(err, ErrBusy) {
+	if err := lock(int(f.Fd())); !errors.Is(err, errRemoved) {
 		t.Errorf("the removed file is locked: %v", err)
 	}
 	if j := open(t, dir, Options{}); j.Last().Record != handoff.Owner {

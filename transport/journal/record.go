@@ -104,9 +104,30 @@ func (r *Record) encode() []byte {
 	return b
 }
 
+// suffix ends the names of a role's files.
+func (r Role) suffix() string {
+	if r == Source {
+		return ".source"
+	}
+	return ".destination"
+}
+
 // decode reads a record of recordLen bytes.
 func decode(b []byte) (r Record, err error) {
-	if string(b[:4]) != recordMagic || binary.BigEndian.Uint32(b[atSum:]) != crc32.Checksum(b[:atSum], castagnoli) {
+	if r, err = fields(b); err == nil {
+		r.Why.Text = text(b)
+	}
+	return r, err
+}
+
+// text is Why.Text of a record that fields has read.
+func text(b []byte) string {
+	return strings.ToValidUTF8(string(b[atText:][:b[atTextLen]]), "\uFFFD")
+}
+
+// fields reads all of a record but Why.Text, and so allocates nothing.
+func fields(b []byte) (r Record, err error) {
+	if string(b[:len(recordMagic)]) != recordMagic || binary.BigEndian.Uint32(b[atSum:]) != crc32.Checksum(b[:atSum], castagnoli) {
 		return r, errNoRecord
 	}
 	if b[atVersion] != recordVersion {
@@ -128,6 +149,5 @@ func decode(b []byte) (r Record, err error) {
 	r.Why.Code = transport.Code(binary.BigEndian.Uint16(b[atCode:]))
 	r.Witness = handoff.Register(binary.BigEndian.Uint16(b[atWitness:]))
 	copy(r.Boot[:], b[atBoot:])
-	r.Why.Text = strings.ToValidUTF8(string(b[atText:][:b[atTextLen]]), "\uFFFD")
 	return r, nil
 }

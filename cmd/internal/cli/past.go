@@ -1,13 +1,17 @@
 package cli
 
 import (
+	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -96,27 +100,72 @@ func (p *pastFlags) noJournal(s *stateFlags) error {
 // the newest records of their journals.
 type remains []journal.Record
 
-// left lists the journals of a side.
-func (s *stateFlags) left(role journal.Role) (list remains, err error) {
-	dir := s.folder()
-	if dir == "" {
+// settled are the records of which a run needs no more than the newest: nothing is asked
+// for the migrations behind the others, and there may be thousands.
+var settled = []handoff.Record{handoff.Owner, handoff.None, handoff.Aborted, handoff.Done}
+
+// survey is what --state-dir holds, of which each file is read once in a run: what is left,
+// and what was removed meanwhile.
+type survey struct {
+	left     remains // all but most of the settled ones
+	missing  error   // the folder cannot be read
+	damaged  error   // the first file that cannot be read
+	unpruned error   // why old journals are still there
+}
+
+// survey reads the journals of a side, and removes those of migrations that ended long ago.
+// Those that devices have kept something of are in the result, whatever they say.
+func (s *stateFlags) survey(role journal.Role, kept map[string]bool) *survey {
+	if s.found != nil {
+		return s.found
+	}
+	s.found = &survey{}
+	newest := map[handoff.Record]journal.Record{}
+	before := time.Now().Add(-s.keep)
+	for f, err := range journal.Scan(s.folder(), role) {
+		switch {
+		case f == nil:
+			s.found.missing = err
+			continue
+		case err != nil:
+			s.found.damaged = cmp.Or(s.found.damaged, err)
+			continue
+		}
+		if kind, written, ok := f.Newest(); ok {
+			old, again := newest[kind]
+			switch {
+			case !slices.Contains(settled, kind) || kept[f.Mig().String()]:
+				s.found.left = append(s.found.left, f.Last())
+			case !again || written.After(old.Time):
+				newest[kind] = f.Last()
+			}
+		}
+		_, err := f.Prune(before)
+		s.found.unpruned = cmp.Or(s.found.unpruned, err)
+	}
+	s.found.left = append(s.found.left, slices.Collect(maps.Values(newest))...)
+	slices.SortFunc(s.found.left, func(a, b journal.Record) int { return bytes.Compare(a.Attempt.Mig[:], b.Attempt.Mig[:]) })
+	return s.found
+}
+
+// remaining lists the journals of a side that a migration may be gone on with.
+func (s *stateFlags) remaining(role journal.Role, kept map[string]bool) (remains, error) {
+	if s.folder() == "" {
 		return nil, nil
 	}
-	paths, err := journal.List(dir, role)
-	if err != nil {
-		return nil, mistakef("name another folder with --state-dir", "%s", plainText(err))
+	found := s.survey(role, kept)
+	switch {
+	case found.missing != nil:
+		return nil, mistakef("name another folder with --state-dir", "%s", plainText(found.missing))
+	case found.damaged != nil:
+		return nil, s.unreadable(found.damaged)
 	}
-	for _, path := range paths {
-		all, err := journal.Read(path)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue // another process has just removed it: that migration had ended
-		}
-		if err != nil {
-			return nil, mistakef("keep the file, and ask the other side's `status` what it says; use another --state-dir for other devices", "%s", plainText(err))
-		}
-		list = append(list, all[len(all)-1])
-	}
-	return list, nil
+	return found.left, nil
+}
+
+// unreadable is a journal that says nothing, and so may say that devices must not start.
+func (s *stateFlags) unreadable(err error) error {
+	return mistakef("keep the file, and ask the other side's `status` what it says; use another --state-dir for other devices", "%s", plainText(err))
 }
 
 // at picks those whose newest record is one of these.
@@ -260,7 +309,7 @@ func (s *sendFlags) find(e *errand, devices []opened) error {
 	if e.journal != nil || s.state.folder() == "" {
 		return nil
 	}
-	left, err := s.state.left(journal.Source)
+	left, err := s.state.remaining(journal.Source, nil)
 	if err != nil {
 		return err
 	}

@@ -1,7 +1,9 @@
 package cli
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"slices"
 	"time"
 
@@ -16,19 +18,19 @@ func (r *recvFlags) named() error {
 	if err := r.state.check(); err != nil || r.past.migration == "" {
 		return err
 	}
-	left, err := r.state.left(journal.Destination)
-	if err != nil {
-		return err
-	}
-	i := slices.IndexFunc(left, func(one journal.Record) bool { return one.Attempt.Mig == r.past.id })
+	all, err := journal.Read(r.state.path(journal.Destination, r.past.id))
 	switch {
-	case i < 0:
+	case errors.Is(err, fs.ErrNotExist):
 		return r.past.noJournal(&r.state)
-	case left[i].Record == handoff.Done:
-		return &decided{report: report.Report{Outcome: handoff.Committed, Attempt: left[i].Attempt, Peer: left[i].PeerID,
-			Warnings: []string{fmt.Sprintf("the devices of this migration run here, and its source knows (attempt %d): nothing was received", left[i].Attempt.Epoch)}}}
+	case err != nil:
+		return r.state.unreadable(err)
 	}
-	r.known = &left[i]
+	last := all[len(all)-1]
+	if last.Record == handoff.Done {
+		return &decided{report: report.Report{Outcome: handoff.Committed, Attempt: last.Attempt, Peer: last.PeerID,
+			Warnings: []string{fmt.Sprintf("the devices of this migration run here, and its source knows (attempt %d): nothing was received", last.Attempt.Epoch)}}}
+	}
+	r.known = &last
 	return nil
 }
 
@@ -56,11 +58,12 @@ func (r *recvFlags) find(devices []opened, failed error) error {
 	if r.known != nil || r.state.folder() == "" || !maybe && (failed != nil || !r.past.goOn) {
 		return nil
 	}
-	left, err := r.state.left(journal.Destination)
+	kept := keptBy(devices)
+	left, err := r.state.remaining(journal.Destination, kept)
 	if err != nil {
 		return err
 	}
-	left = r.pass(left, keptBy(devices))
+	left = r.pass(left, kept)
 	if !maybe {
 		list := left.at(handoff.Ready, handoff.Accept)
 		if !slices.ContainsFunc(devices, func(d opened) bool { return !isFile(d.Device) }) {

@@ -1,18 +1,21 @@
 package cli
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/migpipe/migpipe/internal/safefile"
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
 	"github.com/migpipe/migpipe/transport/journal"
@@ -32,6 +35,7 @@ type stateFlags struct {
 	dir      string
 	volatile bool
 	keep     time.Duration
+	found    *survey // nil until the journals were read
 }
 
 // keepState is how long an ended migration is remembered.
@@ -96,7 +100,8 @@ func (s *stateFlags) prune(role journal.Role, warn func(text string)) {
 	if s.folder() == "" {
 		return
 	}
-	if _, err := journal.Prune(s.folder(), role, s.keep); err != nil {
+	found := s.survey(role, nil)
+	if err := cmp.Or(found.missing, found.unpruned); err != nil {
 		warn(plainText(err))
 	}
 }
@@ -114,6 +119,10 @@ func (e *stateError) hint() string {
 		return "another process works on this migration: wait for it, or end it first"
 	case errors.Is(e.error, journal.ErrDamaged):
 		return "keep the file, and ask the other side's `status` what it says"
+	case errors.Is(e.error, safefile.ErrUntrusted):
+		return "give what is named to this user or to root, or name a folder elsewhere with --state-dir"
+	case errors.Is(e.error, fs.ErrNotExist):
+		return "make that directory first, or correct --state-dir"
 	}
 	return "name a folder that this user may write with --state-dir"
 }
@@ -175,23 +184,21 @@ func (c *common) status(cmd *cobra.Command) error {
 		return mistakef("name the folder with --state-dir", "there is no folder with journals")
 	}
 	role := c.role.journal()
-	paths, err := journal.List(dir, role)
-	if err != nil {
-		return mistakef("name the folder with --state-dir", "%s", plainText(err))
-	}
 	var list []jsonJournal
 	var damaged error
-	for _, path := range paths {
-		all, err := journal.Read(path)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue // another process has just removed it
-		}
-		if err != nil {
+	for f, err := range journal.Scan(dir, role) {
+		switch {
+		case f == nil:
+			return mistakef("name the folder with --state-dir", "%s", plainText(err))
+		case err != nil:
 			damaged = &transport.Fault{Code: transport.CodeDevice, Err: &stateError{err}}
 			continue
 		}
-		list = append(list, newest(role, path, all[len(all)-1]))
+		if all := f.Records(); len(all) > 0 {
+			list = append(list, newest(role, f.Path(), all[len(all)-1]))
+		}
 	}
+	slices.SortFunc(list, func(a, b jsonJournal) int { return cmp.Compare(a.File, b.File) })
 	if err := c.printJournals(cmd, list); err != nil {
 		return err
 	}

@@ -1,0 +1,138 @@
+package journal
+
+import (
+	"errors"
+	"io/fs"
+	"iter"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/transport/handoff"
+)
+
+// Found is a journal that [Scan] has found. It may be used until Scan goes on.
+type Found struct {
+	dir    *os.File
+	fd     int
+	name   string
+	role   Role
+	mig    transport.MigID
+	reader reader
+}
+
+// Scan opens and reads each journal of a role in a directory once, in the order of the
+// directory. It holds one of them in memory, and creates little that is to be collected: a
+// host may have many. It locks nothing, as Read.
+//
+// An error comes with the Found that cannot be read, and Scan goes on; with none, it is the
+// directory that cannot be read. A file that is no journal yet has no records. One that
+// another process removes meanwhile is left out.
+func Scan(dir string, role Role) iter.Seq2[*Found, error] {
+	return func(yield func(*Found, error) bool) {
+		d, err := os.Open(dir)
+		if err != nil {
+			yield(nil, err)
+			return
+		}
+		defer d.Close()
+		found := &Found{dir: d, role: role}
+		buf, names := make([]byte, 8<<10), []string(nil) // not Readdirnames, which makes a new list each time
+		for {
+			n, err := unix.ReadDirent(int(d.Fd()), buf)
+			switch {
+			case errors.Is(err, unix.EINTR):
+				continue
+			case err != nil:
+				yield(nil, &fs.PathError{Op: "read", Path: dir, Err: err})
+				return
+			case n <= 0:
+				return
+			}
+			_, _, names = unix.ParseDirent(buf[:n], -1, names[:0])
+			for _, name := range names {
+				if !found.visit(name, yield) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// visit reads one file, if it is a journal.
+func (f *Found) visit(name string, yield func(*Found, error) bool) bool {
+	mig, ok := migOf(name, f.role)
+	if !ok {
+		return true
+	}
+	fd, err := unix.Openat(int(f.dir.Fd()), name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if errors.Is(err, unix.ENOENT) {
+		return true
+	}
+	f.name, f.mig, f.fd = name, mig, fd
+	if err == nil {
+		defer unix.Close(fd)
+		err = f.read()
+	}
+	if err != nil {
+		err = &fs.PathError{Op: "read journal", Path: f.Path(), Err: err}
+	}
+	return yield(f, err)
+}
+
+func (f *Found) read() error {
+	err := f.reader.read(f.fd)
+	if err == nil && len(f.reader.all) > 0 {
+		err = belongs(f.reader.all[0], f.role, f.mig)
+	}
+	return err
+}
+
+// Path is the file.
+func (f *Found) Path() string { return filepath.Join(f.dir.Name(), f.name) }
+
+// Mig is the migration.
+func (f *Found) Mig() transport.MigID { return f.mig }
+
+// Newest is the kind and the time of the newest record, and false where there is none.
+func (f *Found) Newest() (kind handoff.Record, written time.Time, ok bool) {
+	if len(f.reader.all) == 0 {
+		return 0, time.Time{}, false
+	}
+	last := &f.reader.all[len(f.reader.all)-1]
+	return last.Record, last.Time, true
+}
+
+// Last is the newest record, which there has to be.
+func (f *Found) Last() Record {
+	at := len(f.reader.all) - 1
+	last := f.reader.all[at]
+	last.Why.Text = text(f.reader.text[at*recordLen:])
+	return last
+}
+
+// Records are those of the journal, in order: none where it has none yet.
+func (f *Found) Records() []Record { return f.reader.records() }
+
+// Prune removes the journal if its migration has ended before a time, or if it is no journal
+// yet, and reports whether it did. One that another process has open stays. What counts is
+// what the file says once it is locked. The name goes while the lock is held: a process that
+// has opened the file meanwhile finds, once it has the lock, a file without a name.
+//
+// The age is by the wall clock. That it jumps can cost the record of an ended migration,
+// which nothing depends on, and no other.
+func (f *Found) Prune(before time.Time) (removed bool, err error) {
+	if !over(f.reader.all, before) || lock(f.fd) != nil {
+		return false, nil
+	}
+	if f.read() != nil || !over(f.reader.all, before) {
+		return false, nil
+	}
+	if err := unix.Unlinkat(int(f.dir.Fd()), f.name, 0); err != nil {
+		return false, &fs.PathError{Op: "remove an old journal", Path: f.Path(), Err: err}
+	}
+	return true, nil
+}
