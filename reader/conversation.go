@@ -117,6 +117,14 @@ func (e *engine) keep(f *transport.Fault) {
 	}
 }
 
+// notRecorded keeps why the journal has not taken a record, whatever else is a cause: a disk
+// that fails is to be known of.
+func (e *engine) notRecorded(r handoff.Record, err error) {
+	e.unrecorded = cmp.Or(e.unrecorded, &transport.Fault{Code: transport.CodeInternal, Err: fmt.Errorf("journal %v: %w", r, err)})
+	e.keep(e.unrecorded)
+	e.own(handoff.Unrecorded{})
+}
+
 func (e *engine) fail(f *transport.Fault, ev handoff.Event) {
 	e.keep(f)
 	e.own(ev)
@@ -220,8 +228,7 @@ func (e *engine) do(actions []handoff.Action) {
 		case handoff.Append:
 			a.Entry.PeerID, a.Entry.Why = e.out.Peer, e.why()
 			if err := e.opts.Journal.Append(a.Entry); err != nil {
-				e.keep(&transport.Fault{Code: transport.CodeInternal, Err: fmt.Errorf("journal %v: %w", a.Entry.Record, err)})
-				e.own(handoff.Unrecorded{})
+				e.notRecorded(a.Entry.Record, err)
 				return
 			}
 			if a.Entry.Record == handoff.Commit {

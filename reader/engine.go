@@ -170,11 +170,12 @@ type engine struct {
 	pausing  sync.WaitGroup // PauseGuest, ResumeGuest and Approve: end by themselves, or with work
 	others   sync.WaitGroup // control reader: by the control lane's end; dialling: by life; transitions: end by themselves
 
-	begun atomic.Int64 // when the first byte was read, in ns after clock.start; 0 if none was
-	clock clock
-	fault *transport.Fault
-	out   report.Report
-	done  bool
+	begun      atomic.Int64 // when the first byte was read, in ns after clock.start; 0 if none was
+	clock      clock
+	fault      *transport.Fault
+	unrecorded *transport.Fault // why the journal has not taken a record
+	out        report.Report
+	done       bool
 
 	atLimit <-chan time.Time // when a stop has lasted as long as it may
 	late    bool             // it was told that it will last longer

@@ -175,6 +175,9 @@ func (e *engine) savedSince(device int) time.Duration {
 
 func (e *engine) result() (report.Report, error) {
 	e.finishReport()
+	if e.unrecorded != nil && e.fault != e.unrecorded {
+		e.out.Warnings = append(e.out.Warnings, e.unrecorded.Error())
+	}
 	if e.out.Outcome == handoff.Committed {
 		if e.fault != nil { // of the end's record, or of what came too late to matter
 			e.out.Warnings = append(e.out.Warnings, e.fault.Error())

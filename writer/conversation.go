@@ -1,6 +1,7 @@
 package writer
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -38,11 +39,30 @@ func (e *engine) message(m transport.Message) {
 }
 
 // keep remembers the first cause: what follows from it explains nothing. What
-// comes while the devices start is too late to be one: the start decides.
+// comes while the devices start is one only if nothing else is: the start decides.
 func (e *engine) keep(f *transport.Fault) {
-	if e.fault == nil && e.owner.Phase != handoff.DestStarting {
-		e.fault = f
+	switch {
+	case e.owner.Phase == handoff.DestStarting:
+		e.tooLate = cmp.Or(e.tooLate, f)
+	default:
+		e.fault = cmp.Or(e.fault, f)
 	}
+}
+
+// decideBy makes the failed start the cause. The one before it becomes a warning.
+func (e *engine) decideBy(f *transport.Fault) {
+	if e.fault != nil {
+		e.out.Warnings = append(e.out.Warnings, e.fault.Error())
+	}
+	e.fault = f
+}
+
+// notRecorded keeps why the journal has not taken a record. That is a cause in every phase,
+// and never a mere consequence: a disk that fails is to be known of.
+func (e *engine) notRecorded(r handoff.Record, err error) {
+	e.unrecorded = cmp.Or(e.unrecorded, &transport.Fault{Code: transport.CodeInternal, Err: fmt.Errorf("journal %v: %w", r, err)})
+	e.fault = cmp.Or(e.fault, e.unrecorded)
+	e.own(handoff.Unrecorded{})
 }
 
 func (e *engine) fail(f *transport.Fault, ev handoff.Event) {
@@ -315,7 +335,7 @@ func (e *engine) started(ev started) {
 	if !ok {
 		fault = &transport.Fault{Code: transport.CodeStart, Err: ev.err}
 	}
-	e.fault = fault
+	e.decideBy(fault)
 	e.own(handoff.NotStarted{Copy: ev.copy, Device: fault.Device, Text: fault.Err.Error()})
 }
 
@@ -342,8 +362,7 @@ func (e *engine) do(actions []handoff.Action) {
 		case handoff.Append:
 			a.Entry.PeerID, a.Entry.Why = e.out.Peer, e.whyRecord()
 			if err := e.journal.Append(a.Entry); err != nil {
-				e.keep(&transport.Fault{Code: transport.CodeInternal, Err: fmt.Errorf("journal %v: %w", a.Entry.Record, err)})
-				e.own(handoff.Unrecorded{})
+				e.notRecorded(a.Entry.Record, err)
 				return
 			}
 		case handoff.SendWelcome:

@@ -105,20 +105,22 @@ type engine struct {
 	acking    sync.WaitGroup // acker: stopped by quit
 	others    sync.WaitGroup // transitions, preflights, and sources being turned away: end by themselves
 
-	life      context.Context // ends with the loop
-	endLife   context.CancelFunc
-	successor *admitted // the source's next attempt, when it has ended this one
-	deaf      error     // why no more lanes are accepted
-	clock     clock
-	heardAt   time.Time     // when HELLO came
-	entered   time.Duration // what the way to RESUMING took
-	probe     probed        // what the witness said meanwhile
-	endProbe  context.CancelFunc
-	steps     steps
-	moved     time.Time // when a byte was last applied, after the last END
-	applied   uint64    // in all, as of moved
-	fault     *transport.Fault
-	out       report.Report
+	life       context.Context // ends with the loop
+	endLife    context.CancelFunc
+	successor  *admitted // the source's next attempt, when it has ended this one
+	deaf       error     // why no more lanes are accepted
+	clock      clock
+	heardAt    time.Time     // when HELLO came
+	entered    time.Duration // what the way to RESUMING took
+	probe      probed        // what the witness said meanwhile
+	endProbe   context.CancelFunc
+	steps      steps
+	moved      time.Time // when a byte was last applied, after the last END
+	applied    uint64    // in all, as of moved
+	fault      *transport.Fault
+	tooLate    *transport.Fault // the first that came while the devices were started
+	unrecorded *transport.Fault // why the journal has not taken a record
+	out        report.Report
 
 	resetting   time.Time         // since when devices are being reset
 	slow        bool              // it was told that this takes long

@@ -34,7 +34,7 @@ func (e *engine) guestStarted(ev guestStarted) {
 		return
 	}
 	err := fmt.Errorf("start the guest, which may run all the same: %w", ev.err)
-	e.fault = &transport.Fault{Code: transport.CodeStart, Err: err}
+	e.decideBy(&transport.Fault{Code: transport.CodeStart, Err: err})
 	e.own(handoff.NotStarted{Copy: handoff.Unclear, Text: err.Error()})
 }
 

@@ -88,8 +88,18 @@ func (e *engine) states() []string {
 
 func (e *engine) result() (report.Report, error) {
 	e.finishReport()
-	if e.out.Outcome == handoff.Committed {
+	committed := e.out.Outcome == handoff.Committed
+	if e.unrecorded != nil && (committed || e.fault != e.unrecorded) {
+		e.out.Warnings = append(e.out.Warnings, e.unrecorded.Error())
+	}
+	if committed {
 		return e.out, nil
+	}
+	if e.fault == nil {
+		e.fault, e.tooLate = e.tooLate, nil
+	}
+	if e.tooLate != nil {
+		e.out.Warnings = append(e.out.Warnings, e.tooLate.Error())
 	}
 	if e.waits.Record != handoff.None && e.out.Outcome == handoff.Rolledback && e.out.Attempt == (transport.Attempt{}) {
 		e.out.Outcome, e.out.Attempt, e.out.Peer = handoff.InDoubt, e.waits.Attempt, e.waits.PeerID

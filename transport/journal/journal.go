@@ -261,9 +261,11 @@ func (j *Journal) write(r Record) error {
 	if _, err := j.file.WriteAt(r.encode(), int64(r.Seq-1)*recordLen); err != nil {
 		return err
 	}
-	err := unix.Fdatasync(int(j.file.Fd()))
+	if err := unix.Fdatasync(int(j.file.Fd())); err != nil {
+		return &fs.PathError{Op: "fdatasync", Path: j.file.Name(), Err: err}
+	}
 	j.took = time.Since(began)
-	return err
+	return nil
 }
 
 // WriteTook is how long the write of the newest record took, until it was on the disk.
