@@ -13,15 +13,20 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/migpipe/migpipe/internal/safefile"
 	"github.com/migpipe/migpipe/transport"
 )
 
 // maxSaid bounds what is kept of each of a program's outputs, in bytes.
 const maxSaid = 256
 
-// Find is the whole path of a program, which is looked up in PATH.
+// Find is the whole path of a program, which is looked up in PATH. It refuses one that
+// another user could change: that user would get this one's rights.
 func Find(name string) (string, error) {
 	path, err := exec.LookPath(name)
+	if err == nil {
+		err = safefile.CheckFile(path)
+	}
 	if err != nil {
 		return "", err
 	}

@@ -87,7 +87,7 @@ func regular(info fs.FileInfo) error {
 	return nil
 }
 
-// check judges an open file.
+// check judges a file by its owner and its mode.
 func check(info fs.FileInfo, path string, access Access) error {
 	if err := regular(info); err != nil {
 		return err
@@ -117,6 +117,16 @@ func CheckOwner(stat *unix.Stat_t) error {
 		return refusal("mode %04o lets others change it: run chmod go-w", stat.Mode&0o777)
 	}
 	return nil
+}
+
+// CheckFile refuses a path that leads to no regular file, or to one that another user could
+// change or exchange.
+func CheckFile(path string) error {
+	_, info, err := resolve(path)
+	if err != nil {
+		return err
+	}
+	return check(info, path, Public)
 }
 
 // CheckDir refuses a directory in which another user could make, rename or remove a file,

@@ -33,7 +33,7 @@ var mayImport = map[string][]string{
 	"reader":                  {"vfio", "codec", "transport", "internal/failpoint", "golang.org/x/time"},
 	"writer":                  {"vfio", "codec", "transport", "internal/failpoint"},
 	"internal/failpoint":      {"golang.org/x/sys"},
-	"internal/exe":            {"transport"},
+	"internal/exe":            {"transport", "internal/safefile"},
 	"internal/safefile":       {"golang.org/x/sys"},
 	"internal/unixsocket":     {"golang.org/x/sys"},
 }

@@ -19,6 +19,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/migpipe/migpipe/internal/safefile"
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
 )
@@ -117,6 +118,9 @@ func (j *Journal) open(dir string, o Options) error {
 	}
 	var r reader
 	err := r.read(fd)
+	if err == nil {
+		err = safefile.CheckOwner(&r.stat)
+	}
 	if err != nil {
 		return err
 	}

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/migpipe/migpipe/internal/safefile"
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
 )
@@ -112,6 +113,15 @@ func (f *Found) Last() Record {
 	last := f.reader.all[at]
 	last.Why.Text = text(f.reader.text[at*recordLen:])
 	return last
+}
+
+// Trusted refuses a file that another user owns or may write: what it says is for people
+// only.
+func (f *Found) Trusted() error {
+	if err := safefile.CheckOwner(&f.reader.stat); err != nil {
+		return &fs.PathError{Op: "read journal", Path: f.Path(), Err: err}
+	}
+	return nil
 }
 
 // Records are those of the journal, in order: none where it has none yet.

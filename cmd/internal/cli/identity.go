@@ -69,7 +69,7 @@ func (e *keyError) hint() string {
 	case err == nil && info.Mode().IsRegular() && info.Mode().Perm()&0o077 != 0:
 		return "chmod 600 " + e.path
 	case errors.Is(e.error, safefile.ErrUntrusted):
-		return "give what is named to this user or to root, or name a file elsewhere with --identity"
+		return "run as the user that owns what is named, or name a file of this user's with --identity"
 	case errors.Is(e.error, fs.ErrNotExist):
 		return "make that directory first, or name a file elsewhere with --identity"
 	}

@@ -127,7 +127,10 @@ func (s *stateFlags) survey(role journal.Role, kept map[string]bool) *survey {
 		case f == nil:
 			s.found.missing = err
 			continue
-		case err != nil:
+		case err == nil:
+			err = f.Trusted()
+		}
+		if err != nil {
 			s.found.damaged = cmp.Or(s.found.damaged, err)
 			continue
 		}

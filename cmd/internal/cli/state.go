@@ -120,7 +120,7 @@ func (e *stateError) hint() string {
 	case errors.Is(e.error, journal.ErrDamaged):
 		return "keep the file, and ask the other side's `status` what it says"
 	case errors.Is(e.error, safefile.ErrUntrusted):
-		return "give what is named to this user or to root, or name a folder elsewhere with --state-dir"
+		return "run as the user that owns what is named, or name a folder of this user's with --state-dir"
 	case errors.Is(e.error, fs.ErrNotExist):
 		return "make that directory first, or correct --state-dir"
 	}

@@ -11,6 +11,9 @@ import (
 	"path/filepath"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
+	"github.com/migpipe/migpipe/internal/safefile"
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
 )
@@ -31,9 +34,13 @@ const maxFile = 256
 const idFile = "witness-id"
 
 // OpenDir opens the witness in a folder that is there. The first to come gives the
-// folder a name.
+// folder a name. A folder that another user may write is refused: that user could give the
+// devices to both sides.
 func OpenDir(path string) (*Dir, error) {
 	d := &Dir{path: path}
+	if err := safefile.CheckDir(path); err != nil {
+		return nil, fmt.Errorf("witness dir:%s: %w", path, err)
+	}
 	id, err := d.once(filepath.Join(path, idFile), rand.Text())
 	if err != nil {
 		return nil, fmt.Errorf("witness dir:%s: %w", path, err)
@@ -149,11 +156,14 @@ func write(path, text string) error {
 }
 
 func read(path string) (string, error) {
-	f, err := os.Open(path)
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0) // a FIFO is not waited for
 	if err != nil {
 		return "", err
 	}
 	defer f.Close()
+	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
+		return "", errors.Join(err, fmt.Errorf("%s is no regular file", path))
+	}
 	b := make([]byte, maxFile)
 	n, err := f.Read(b)
 	text, whole := strings.CutSuffix(string(b[:n]), "\n")

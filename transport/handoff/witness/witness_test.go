@@ -12,6 +12,9 @@ import (
 
 	"go.uber.org/goleak"
 
+	"golang.org/x/sys/unix"
+
+	"github.com/migpipe/migpipe/internal/safefile"
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
 )
@@ -164,6 +167,32 @@ func TestDirDamaged(t *testing.T) {
 	}
 	if _, err := OpenDir(filepath.Join(dir, "none")); err == nil {
 		t.Error("a folder that is not there was opened")
+	}
+}
+
+// TestUntrusted: a folder or a program that another user may write is no witness, and a FIFO
+// is not waited for.
+func TestUntrusted(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.Chmod(dir, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := OpenDir(dir); !errors.Is(err, safefile.ErrUntrusted) {
+		t.Errorf("a folder that all may write: %v", err)
+	}
+	dir = t.TempDir()
+	if err := unix.Mkfifo(filepath.Join(dir, idFile), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := OpenDir(dir); err == nil || !strings.Contains(err.Error(), "no regular file") {
+		t.Errorf("a FIFO: %v", err)
+	}
+	path := filepath.Join(dir, "ask")
+	if err := errors.Join(os.WriteFile(path, []byte("#!/bin/sh\necho source\n"), 0o700), os.Chmod(path, 0o722)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open("exec:" + path); !errors.Is(err, safefile.ErrUntrusted) {
+		t.Errorf("a program that all may write: %v", err)
 	}
 }
 
