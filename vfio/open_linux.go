@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/migpipe/migpipe/internal/lockfile"
 )
 
 // opener opens devices; tests give it a kernel and a tree of their own.
@@ -114,7 +116,7 @@ func (o opener) openCdev(node, name, dir string) (*device, error) {
 	defer fds.closeAll()
 	fd, err := fds.open(node)
 	if err != nil {
-		return nil, err
+		return nil, usedBy(node, err)
 	}
 	iommufd, err := fds.open(o.at("dev/iommu"))
 	if isAny(err, unix.ENOENT) {
@@ -125,12 +127,24 @@ func (o opener) openCdev(node, name, dir string) (*device, error) {
 	}
 	_, err = o.ioctl(fd, reqDeviceBindIOMMUFD, &bindIOMMUFD{argsz: 16, iommufd: int32(iommufd)})
 	if err != nil {
-		return nil, bindError(err)
+		return nil, usedBy(node, bindError(err))
 	}
 	if dir == "" {
 		dir, _ = o.ofFD(fd)
 	}
 	return fds.keep(newDevice(o.kernel, fd, name, o.describe(dir), iommufd))
+}
+
+// usedBy names the process that has a node, where that is why it cannot be used and this user
+// may look at that process.
+func usedBy(node string, err error) error {
+	if !errors.Is(err, ErrBusy) && !isAny(err, unix.EBUSY) {
+		return err
+	}
+	if pid := lockfile.Holder(node); pid != 0 {
+		return hinted(fmt.Errorf("%w: process %d has it open", err, pid), fmt.Sprintf("end process %d first, or have its VMM lend the device as fd:N", pid))
+	}
+	return err
 }
 
 func bindError(err error) error {
@@ -155,7 +169,7 @@ func (o opener) openGroup(dir, name string) (*device, error) {
 	defer fds.closeAll()
 	group, err := fds.open(node)
 	if err != nil {
-		return nil, err
+		return nil, usedBy(node, err)
 	}
 	container, err := fds.open(o.at("dev/vfio/vfio"))
 	if err != nil {
@@ -287,6 +301,7 @@ func openError(name string, err error) error {
 		e.Kind = ErrBusy
 	}
 	switch {
+	case errors.Is(e, ErrBusy) && e.Hint != "":
 	case errors.Is(e, ErrBusy):
 		e.Hint = "another process, a VMM perhaps, has it open"
 	case isAny(err, unix.EACCES, unix.EPERM):

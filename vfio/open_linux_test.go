@@ -2,8 +2,10 @@ package vfio
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -176,6 +178,43 @@ func TestOpenErrors(t *testing.T) {
 			_, err := o.openName(c.device)
 			checkOpenError(t, k, openError(c.device, err), c.want, c.hint)
 		})
+	}
+}
+
+// TestOpenNamesTheUser: of a node that is in use the process is told.
+func TestOpenNamesTheUser(t *testing.T) {
+	for call, cdev := range map[string]bool{"open %/dev/vfio/12": false, "open %/dev/vfio/devices/vfio3": true, "ioctl 0x3b76": true} {
+		k, o := fakeOpener(t)
+		node := "dev/vfio/12"
+		if cdev {
+			giveCdev(t, o.tree, "pci0000:3a/"+pciName)
+			node = "dev/vfio/devices/vfio3"
+		}
+		write(t, o.at(node), "")
+		f, err := os.Open(o.at(node))
+		if err != nil {
+			t.Fatal(err)
+		}
+		user := exec.Command("sleep", "60")
+		user.Stdin = f
+		err = user.Start()
+		f.Close()
+		if err != nil {
+			t.Fatal(err)
+		}
+		errno := unix.EBUSY
+		if strings.HasPrefix(call, "ioctl") {
+			errno = unix.EINVAL
+		}
+		k.fail(strings.ReplaceAll(call, "%", string(o.tree)), errno)
+		_, err = o.openName(pciName)
+		err = openError(pciName, err)
+		checkOpenError(t, k, err, ErrBusy, fmt.Sprintf("end process %d first", user.Process.Pid))
+		if want := fmt.Sprintf("process %d has it open", user.Process.Pid); !strings.Contains(err.Error(), want) {
+			t.Errorf("%v, want %q", err, want)
+		}
+		user.Process.Kill()
+		user.Wait()
 	}
 }
 

@@ -239,7 +239,7 @@ func (w *world) wrap(s side) []string {
 		return []string{"unshare", "--mount", "sh", "-c", `mount --bind "$0" /proc/sys/kernel/random/boot_id && exec "$@"`, w.bootID(s)}
 	case w.sc.full != nil && *w.sc.full == s:
 		return []string{"unshare", "--mount", "sh", "-c",
-			`mount -t tmpfs -o size=4k none "$0" && head -c 4096 /dev/zero >"$0"/full.log && exec "$@" --volatile-state`, w.state[s]}
+			`mount -t tmpfs -o size=4k,mode=700 none "$0" && head -c 4096 /dev/zero >"$0"/full.log && exec "$@" --volatile-state`, w.state[s]}
 	}
 	return nil
 }

@@ -19,6 +19,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/migpipe/migpipe/internal/lockfile"
 	"github.com/migpipe/migpipe/internal/safefile"
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
@@ -106,6 +107,11 @@ func openFile(path, dir string, o Options) (*Journal, error) {
 	j := &Journal{file: f, role: o.Role, mig: o.Mig}
 	if err := j.open(dir, o); err != nil {
 		f.Close()
+		if errors.Is(err, ErrBusy) && !errors.Is(err, errRemoved) {
+			if pid := lockfile.Holder(path); pid != 0 {
+				err = fmt.Errorf("%w: %w", err, &lockfile.HeldError{Path: path, PID: pid})
+			}
+		}
 		return nil, &fs.PathError{Op: "open journal", Path: path, Err: err}
 	}
 	return j, nil

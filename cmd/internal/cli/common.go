@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/migpipe/migpipe/cmd/internal/broker"
+	"github.com/migpipe/migpipe/internal/lockfile"
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
 	"github.com/migpipe/migpipe/transport/report"
@@ -58,7 +59,11 @@ type opened struct {
 	ours   bool   // and nobody else's: its state ends when it is closed
 	lent   bool   // by somebody who has it open too, so that a process before this one may have used it
 	folder string // where it still makes files, "" for nowhere
+	claim  *lockfile.Lock
 }
+
+// Close implements [vfio.Device]. Another process may use what the device is after that.
+func (o opened) Close() error { return errors.Join(o.Device.Close(), o.claim.Release()) }
 
 // job is a migration whose command line was found good.
 type job struct {
@@ -242,16 +247,33 @@ func (c *common) setUp(prepare func() (job, error), show *show) ([]opened, job, 
 func openAll(specs []device, r role) ([]opened, error) {
 	var list []opened
 	for _, d := range specs {
-		dev, err := d.open(r)
+		o, err := d.take(r)
 		if err != nil {
 			for _, o := range list {
 				o.Close()
 			}
 			return nil, deviceFault(d.name, err)
 		}
-		list = append(list, opened{d.name, dev, d.ours(), d.lent(dev), d.folder(r)})
+		list = append(list, o)
 	}
 	return list, nil
+}
+
+// take opens a device that no other process uses. What else is wrong with its path, opening it
+// tells better than locking it.
+func (d device) take(r role) (opened, error) {
+	claim, unclaimed := d.claim(r)
+	if errors.Is(unclaimed, vfio.ErrBusy) {
+		return opened{}, unclaimed
+	}
+	dev, err := d.open(r)
+	if err != nil {
+		return opened{}, errors.Join(err, claim.Release())
+	}
+	if unclaimed != nil {
+		return opened{}, errors.Join(unclaimed, dev.Close())
+	}
+	return opened{d.name, dev, d.ours(), d.lent(dev), d.folder(r), claim}, nil
 }
 
 // software is how the program introduces itself to the peer.

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/migpipe/migpipe/internal/lockfile"
 	"github.com/migpipe/migpipe/reader"
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
@@ -122,6 +123,9 @@ func (s scene) ofError(err error) []string {
 	}
 	if e, ok := errors.AsType[*stateError](err); ok {
 		return []string{e.hint()}
+	}
+	if e, ok := errors.AsType[*lockfile.HeldError](err); ok {
+		return []string{endFirst(e.PID)}
 	}
 	if e, ok := errors.AsType[*workedOn](err); ok {
 		return []string{e.hint()}

@@ -1,15 +1,13 @@
 package cli
 
 import (
-	"bufio"
+	"errors"
 	"fmt"
-	"os"
-	"strconv"
-	"strings"
 
-	"golang.org/x/sys/unix"
-
+	"github.com/migpipe/migpipe/internal/lockfile"
 	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/vfio"
+	"github.com/migpipe/migpipe/vfio/file"
 )
 
 // workedOn is why nobody can decide a migration yet: a program may still do so.
@@ -31,26 +29,38 @@ func (w *workedOn) process() string {
 }
 
 func (w *workedOn) hint() string {
-	if w.pid == 0 {
-		return "end that process first, and keep its supervisor from starting another"
-	}
-	return fmt.Sprintf("end it first: kill %d, or systemctl stop its unit, which would start another", w.pid)
+	return endFirst(w.pid)
 }
 
-// holder is the process that has a journal, 0 if that cannot be found out (proc_locks(5)).
-func holder(path string) int {
-	var file unix.Stat_t
-	locks, err := os.Open("/proc/locks")
-	if err != nil || unix.Stat(path, &file) != nil {
-		return 0
+// endFirst is the hint where a process is in the way.
+func endFirst(pid int) string {
+	if pid == 0 {
+		return "end that process first, and keep its supervisor from starting another"
 	}
-	defer locks.Close()
-	id := fmt.Sprintf("%02x:%02x:%d", unix.Major(uint64(file.Dev)), unix.Minor(uint64(file.Dev)), file.Ino)
-	for lines := bufio.NewScanner(locks); lines.Scan(); {
-		if f := strings.Fields(lines.Text()); len(f) > 5 && f[1] == "FLOCK" && f[5] == id {
-			pid, _ := strconv.Atoi(f[4])
-			return max(pid, 0)
+	return fmt.Sprintf("end it first: kill %d, or systemctl stop its unit, which would start another", pid)
+}
+
+// claim keeps other processes away from what a device is on this host, where the kernel does
+// not: nil for a device that the kernel gives to one process only, or that ends with this one.
+//
+// A file: sink gets its name at the end, and the file of a kept sim: device is replaced at each
+// change, so that their names are locked. A file: source is locked itself: two processes would
+// send the right to run to two places.
+func (d device) claim(r role) (lock *lockfile.Lock, err error) {
+	switch {
+	case d.keep() != "":
+		lock, err = lockfile.Name(d.keep())
+	case d.scheme == "file" && r == sink:
+		path, _, bad := file.ParseSink(d.rest)
+		if bad != nil {
+			return nil, bad
 		}
+		lock, err = lockfile.Name(path)
+	case d.scheme == "file":
+		lock, err = lockfile.On(d.rest)
 	}
-	return 0
+	if held, ok := errors.AsType[*lockfile.HeldError](err); ok {
+		return nil, fmt.Errorf("%w: %w", vfio.ErrBusy, held)
+	}
+	return lock, err
 }

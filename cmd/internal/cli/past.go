@@ -289,6 +289,9 @@ func (s *sendFlags) named(e *errand) error {
 
 // begin opens the journal of this run, if none is open yet.
 func (s *sendFlags) begin(e *errand, devices []opened, failed error) error {
+	if errors.Is(failed, vfio.ErrBusy) && e.journal == nil && !s.past.goOn {
+		return failed // the journals are of the process that has the device
+	}
 	if err := s.find(e, devices); err != nil {
 		return err
 	}

@@ -3,10 +3,12 @@ package cli
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"slices"
 	"time"
 
+	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
 	"github.com/migpipe/migpipe/transport/journal"
 	"github.com/migpipe/migpipe/transport/report"
@@ -37,7 +39,11 @@ func (r *recvFlags) named() error {
 // begin finds the migration that mig-recv goes on with, now that the devices are open, or
 // have failed to open.
 func (r *recvFlags) begin(devices []opened, failed error) error {
-	if err := r.find(devices, failed); err != nil || failed == nil {
+	err := r.find(devices, failed)
+	if err == nil && failed == nil {
+		failed = r.unused()
+	}
+	if err != nil || failed == nil {
 		return err
 	}
 	rep, err := r.unserved(failed)
@@ -45,6 +51,22 @@ func (r *recvFlags) begin(devices []opened, failed error) error {
 		return &decided{rep, err}
 	}
 	return failed
+}
+
+// unused finds another process that works on the migration. The engine would find it too, but
+// not which one: it runs in the sandbox.
+func (r *recvFlags) unused() error {
+	if r.known == nil {
+		return nil
+	}
+	j, err := r.state.journals(journal.Destination)(r.known.Attempt.Mig, true)
+	if errors.Is(err, journal.ErrBusy) {
+		return &transport.Fault{Code: transport.CodeBusy, Err: err}
+	}
+	if err == nil {
+		j.(io.Closer).Close()
+	}
+	return nil // the engine tells what else is wrong with it
 }
 
 // find finds it, if there is one. What devices of its own have held has ended with the

@@ -16,6 +16,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/migpipe/migpipe/internal/lockfile"
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
 	"github.com/migpipe/migpipe/transport/handoff/witness"
@@ -167,7 +168,7 @@ func (r *resolveFlags) open(id string) (*journal.Journal, error) {
 		return nil, mistakef(fmt.Sprintf("`%s status` lists what is there", r.program), "migration %v: there is no such journal in %s", mig, dir)
 	case errors.Is(err, journal.ErrBusy):
 		path := r.state.path(r.role.journal(), mig)
-		return nil, &transport.Fault{Code: transport.CodeBusy, Err: &workedOn{r.program, mig, holder(path)}}
+		return nil, &transport.Fault{Code: transport.CodeBusy, Err: &workedOn{r.program, mig, lockfile.Holder(path)}}
 	case err != nil:
 		return nil, &transport.Fault{Code: transport.CodeBusy, Err: &stateError{err}}
 	}

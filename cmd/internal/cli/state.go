@@ -15,6 +15,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/migpipe/migpipe/internal/lockfile"
 	"github.com/migpipe/migpipe/internal/safefile"
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
@@ -116,7 +117,11 @@ func (e *stateError) hint() string {
 	case errors.Is(e.error, journal.ErrVolatile):
 		return "name a folder on a disk with --state-dir; or say --volatile-state, if losing what was decided with the host is acceptable"
 	case errors.Is(e.error, journal.ErrBusy):
-		return "another process works on this migration: wait for it, or end it first"
+		held, ok := errors.AsType[*lockfile.HeldError](e.error)
+		if !ok {
+			held = &lockfile.HeldError{}
+		}
+		return "that process works on this migration: wait for it, or " + endFirst(held.PID)
 	case errors.Is(e.error, journal.ErrDamaged):
 		return "keep the file, and ask the other side's `status` what it says"
 	case errors.Is(e.error, safefile.ErrUntrusted):

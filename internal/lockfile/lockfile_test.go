@@ -1,0 +1,180 @@
+package lockfile
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// holder starts a process that does something with a path and waits for its end.
+func holder(t *testing.T, what, path string) *exec.Cmd {
+	t.Helper()
+	cmd := exec.Command("/proc/self/exe", "-test.run", "^TestHolderProcess$")
+	cmd.Env = append(os.Environ(), "LOCKFILE_TEST="+what, "LOCKFILE_PATH="+path)
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { in.Close(); cmd.Process.Kill(); cmd.Wait() })
+	if line, err := bufio.NewReader(out).ReadString('\n'); err != nil || line != "has it\n" {
+		t.Fatalf("%q, %v", line, err)
+	}
+	return cmd
+}
+
+// TestHolderProcess is that process.
+func TestHolderProcess(t *testing.T) {
+	path := os.Getenv("LOCKFILE_PATH")
+	var err error
+	switch os.Getenv("LOCKFILE_TEST") {
+	case "":
+		return
+	case "lock":
+		_, err = Name(path)
+	case "open":
+		_, err = os.Open(path)
+	}
+	if err != nil {
+		fmt.Println(err)
+		os.Exit(1)
+	}
+	fmt.Println("has it")
+	os.Stdin.Read(make([]byte, 1))
+	os.Exit(1)
+}
+
+// TestCrash: a lock names its process, and ends with it, however that ends.
+func TestCrash(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "sink")
+	other := holder(t, "lock", path)
+	_, err := Name(path)
+	held, ok := errors.AsType[*HeldError](err)
+	if !ok || held.PID != other.Process.Pid || !strings.Contains(err.Error(), fmt.Sprintf("process %d has locked ", other.Process.Pid)) {
+		t.Fatalf("%v, want that process %d has it", err, other.Process.Pid)
+	}
+	other.Process.Kill()
+	other.Wait()
+	l, err := Name(path)
+	if err != nil {
+		t.Fatalf("after a crash: %v", err)
+	}
+	if err := l.Release(); err != nil {
+		t.Error(err)
+	}
+	if left, err := os.ReadDir(filepath.Dir(path)); err != nil || len(left) > 0 {
+		t.Errorf("left: %v, %v", left, err)
+	}
+}
+
+// TestNames: a lock is on one name, however the path to it is written.
+func TestNames(t *testing.T) {
+	dir := t.TempDir()
+	l, err := Name(filepath.Join(dir, "a"))
+	if err != nil || l == nil {
+		t.Fatal(l, err)
+	}
+	defer l.Release()
+	t.Chdir(dir)
+	if _, err := Name("a"); !strings.Contains(fmt.Sprint(err), fmt.Sprintf("process %d has locked a", os.Getpid())) {
+		t.Errorf("the same name: %v", err)
+	}
+	b, err := Name("b")
+	if err != nil || b == nil {
+		t.Errorf("another name: %v", err)
+	}
+	b.Release()
+}
+
+// TestOpener: a process that has a file open is found without a lock.
+func TestOpener(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "node")
+	if err := os.WriteFile(path, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if pid := Holder(path); pid != 0 {
+		t.Errorf("process %d has it", pid)
+	}
+	other := holder(t, "open", path)
+	if pid := Holder(path); pid != other.Process.Pid {
+		t.Errorf("process %d has it, want %d", pid, other.Process.Pid)
+	}
+}
+
+// TestOneAtATime: of many that take and release one lock at the same time, one has it.
+func TestOneAtATime(t *testing.T) {
+	path := filepath.Join(t.TempDir(), strings.Repeat("n", 255)) // no room for a longer name
+	var have, taken atomic.Int32
+	var all sync.WaitGroup
+	for range 4 {
+		all.Go(func() {
+			for range 20 {
+				l, err := Name(path)
+				if _, held := errors.AsType[*HeldError](err); held {
+					continue
+				}
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				taken.Add(1)
+				if n := have.Add(1); n != 1 {
+					t.Errorf("%d have the lock", n)
+				}
+				time.Sleep(time.Millisecond)
+				have.Add(-1)
+				if err := l.Release(); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	all.Wait()
+	if taken.Load() == 0 {
+		t.Error("it was never taken")
+	}
+}
+
+// TestOn: a regular file is locked, and is as it was. A pipe is neither locked nor waited for.
+func TestOn(t *testing.T) {
+	dir := t.TempDir()
+	path, fifo := filepath.Join(dir, "file"), filepath.Join(dir, "fifo")
+	if err := errors.Join(os.WriteFile(path, []byte("text"), 0o400), unix.Mkfifo(fifo, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	l, err := On(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := On(path); !strings.Contains(fmt.Sprint(err), fmt.Sprintf("process %d has locked", os.Getpid())) {
+		t.Errorf("locked twice: %v", err)
+	}
+	if err := l.Release(); err != nil {
+		t.Error(err)
+	}
+	if text, err := os.ReadFile(path); err != nil || string(text) != "text" {
+		t.Errorf("%q, %v", text, err)
+	}
+	if l, err := On(fifo); l != nil || err != nil {
+		t.Errorf("a pipe: %v, %v", l, err)
+	}
+	if _, err := On(filepath.Join(dir, "none")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("no file: %v", err)
+	}
+}
