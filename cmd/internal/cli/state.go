@@ -27,7 +27,9 @@ const stateHelp = `With --state-dir, what this side has decided about a migratio
 before the other side is told, so that neither a crash of the program nor one of
 the host loses it; ` + "`status`" + ` shows what the files say. Without it (and without
 systemd's StateDirectory) it is lost with the process. A migration that has ended
-for both sides is forgotten there after --keep-state; one that is not over stays. What
+for both sides is forgotten there after --keep-state; one that is not over stays. If DIR
+is missing it is made, but no directory above it. It has to belong to this user or root,
+and no other user may be able to write it or a directory on the way to it. What
 a crash of mig-recv has left of a file (file:) is given up when its source has not come
 for that long. step-times.json there has how long hooks and a VMM's answers last took.`
 
