@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"syscall"
@@ -51,7 +52,7 @@ func (d *Device) find() error {
 	if d.opts.Keep == "" {
 		return nil
 	}
-	b, err := os.ReadFile(d.opts.Keep)
+	b, err := readKept(d.opts.Keep)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return d.keep()
@@ -65,6 +66,19 @@ func (d *Device) find() error {
 	d.found = true
 	d.takeUp(k)
 	return nil
+}
+
+// readKept reads the file of a device. A FIFO is not waited for.
+func readKept(path string) ([]byte, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	if info, err := f.Stat(); err == nil && info.Mode().Type()&^fs.ModeDir != 0 { // of a directory, the read tells
+		return nil, fmt.Errorf("%s is no regular file", path)
+	}
+	return io.ReadAll(f)
 }
 
 func parseKept(b []byte, p *profile) (*kept, error) {

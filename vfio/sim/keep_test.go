@@ -268,6 +268,17 @@ func TestKeptIsRefused(t *testing.T) {
 	}
 }
 
+// TestKeptIsNoFIFO: a FIFO in the place of the file is not waited for.
+func TestKeptIsNoFIFO(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "fifo")
+	if err := syscall.Mkfifo(path, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := OpenURL("xe?keep=" + path); err == nil || !strings.Contains(err.Error(), "no regular file") {
+		t.Errorf("opened: %v", err)
+	}
+}
+
 // A change that cannot be kept has happened, and is an error all the same.
 func TestKeepingFails(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "gone")
