@@ -100,9 +100,9 @@ func (p *pastFlags) noJournal(s *stateFlags) error {
 // the newest records of their journals.
 type remains []journal.Record
 
-// settled are the records of which a run needs no more than the newest: nothing is asked
-// for the migrations behind the others, and there may be thousands.
-var settled = []handoff.Record{handoff.Owner, handoff.None, handoff.Aborted, handoff.Done}
+// settled are the records of which a run needs no more than the newest, and those that it asks
+// for: there may be thousands.
+var settled = []handoff.Record{handoff.Owner, handoff.None, handoff.Aborted, handoff.Done, handoff.Running}
 
 // survey is what --state-dir holds, of which each file is read once in a run: what is left,
 // and what was removed meanwhile.
@@ -114,8 +114,8 @@ type survey struct {
 }
 
 // survey reads the journals of a side, and removes those of migrations that ended long ago.
-// Those that devices have kept something of are in the result, whatever they say.
-func (s *stateFlags) survey(role journal.Role, kept map[string]bool) *survey {
+// Settled ones that are asked for are in the result.
+func (s *stateFlags) survey(role journal.Role, asked func(mig transport.MigID, kind handoff.Record, written time.Time) bool) *survey {
 	if s.found != nil {
 		return s.found
 	}
@@ -137,7 +137,7 @@ func (s *stateFlags) survey(role journal.Role, kept map[string]bool) *survey {
 		if kind, written, ok := f.Newest(); ok {
 			old, again := newest[kind]
 			switch {
-			case !slices.Contains(settled, kind) || kept[f.Mig().String()]:
+			case !slices.Contains(settled, kind) || asked != nil && asked(f.Mig(), kind, written):
 				s.found.left = append(s.found.left, f.Last())
 			case !again || written.After(old.Time):
 				newest[kind] = f.Last()
@@ -152,11 +152,11 @@ func (s *stateFlags) survey(role journal.Role, kept map[string]bool) *survey {
 }
 
 // remaining lists the journals of a side that a migration may be gone on with.
-func (s *stateFlags) remaining(role journal.Role, kept map[string]bool) (remains, error) {
+func (s *stateFlags) remaining(role journal.Role, asked func(transport.MigID, handoff.Record, time.Time) bool) (remains, error) {
 	if s.folder() == "" {
 		return nil, nil
 	}
-	found := s.survey(role, kept)
+	found := s.survey(role, asked)
 	switch {
 	case found.missing != nil:
 		return nil, mistakef("name another folder with --state-dir", "%s", plainText(found.missing))

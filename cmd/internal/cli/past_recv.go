@@ -81,7 +81,9 @@ func (r *recvFlags) find(devices []opened, failed error) error {
 		return nil
 	}
 	kept := keptBy(devices)
-	left, err := r.state.remaining(journal.Destination, kept)
+	left, err := r.state.remaining(journal.Destination, func(mig transport.MigID, kind handoff.Record, written time.Time) bool {
+		return kept[mig.String()] || kind == handoff.Running && written.After(r.untoldSince())
+	})
 	if err != nil {
 		return err
 	}
@@ -135,7 +137,7 @@ func (r *recvFlags) choose(left remains, devices, lent []opened) (past *journal.
 	switch {
 	case r.past.goOn:
 		// A source that was not told of RUNNING in time is answered from the journal.
-		untold := left.at(handoff.Running).since(time.Now().Add(-r.reconnect))
+		untold := left.at(handoff.Running).since(r.untoldSince())
 		if all(lent, runs) { // whoever was decided for runs, or is long gone
 			forced = nil
 		}
@@ -153,6 +155,9 @@ func (r *recvFlags) choose(left remains, devices, lent []opened) (past *journal.
 	}
 	return past, err
 }
+
+// untoldSince is when a source that comes back can have been told of RUNNING at the earliest.
+func (r *recvFlags) untoldSince() time.Time { return time.Now().Add(-r.reconnect) }
 
 // pass leaves out what is older than a migration that has ended well: its devices were
 // loaded anew by that, unless they have kept it.
