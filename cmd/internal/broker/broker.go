@@ -98,7 +98,7 @@ func Start(files []string, hosts bool) (*Broker, error) {
 	defer theirs.Close()
 	cmd := exec.Command("/proc/self/exe")
 	cmd.Args = append([]string{os.Args[0], Word, strconv.FormatBool(hosts)}, files...)
-	cmd.Env = []string{} // what is in ours is none of its business
+	cmd.Env = []string{} // it needs none, and ours may hold secrets
 	cmd.Stderr = os.Stderr
 	cmd.ExtraFiles = append([]*os.File{theirs}, closed()...)
 	if err := startWith(unix.CAP_DAC_READ_SEARCH, cmd); err != nil {
@@ -121,8 +121,8 @@ func Start(files []string, hosts bool) (*Broker, error) {
 	return nil, fmt.Errorf("broker: %w", err)
 }
 
-// pair makes a connection that keeps messages apart. Its ends are closed in every program
-// that is run, but for the one that is given to the broker.
+// pair makes a connection that keeps messages apart. No program inherits its ends, except
+// the broker, which gets one.
 func pair() (ours *net.UnixConn, theirs *os.File, err error) {
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -151,8 +151,9 @@ func connection(fd int) (*net.UnixConn, error) {
 	return unixConn, nil
 }
 
-// closed has the descriptors of this process closed in the broker that it would inherit: a
-// device is in use until the last of its holders has closed it. The first is the socket's.
+// closed is a nil file for each descriptor behind the socket's that the broker would
+// inherit: the broker must not hold a device open, which is in use until its last holder
+// closes it.
 func closed() []*os.File {
 	most := 3
 	names, _ := os.ReadDir("/proc/self/fd")
@@ -165,12 +166,13 @@ func closed() []*os.File {
 			most = max(most, n)
 		}
 	}
-	return make([]*os.File, most-3) // a nil one is closed (os.ProcAttr)
+	return make([]*os.File, most-3) // the new process closes the descriptor of a nil file (os.ProcAttr)
 }
 
-// startWith starts a process that can have no other capability than one. A process gets
-// what its bounding set leaves (capabilities(7)), which is a thread's, and so is this
-// one's: the thread ends with the goroutine, since that does not unlock it.
+// startWith starts a process that can have one capability, and no other. execve limits the
+// capabilities of a process to its bounding set, which each thread has for itself
+// (capabilities(7)). So a thread of its own gives the others up. That thread ends with the
+// goroutine, which never unlocks it.
 func startWith(capability int, cmd *exec.Cmd) error {
 	started := make(chan error)
 	go func() { // ends by itself
@@ -192,7 +194,7 @@ func startWith(capability int, cmd *exec.Cmd) error {
 	return <-started
 }
 
-// receive hands answers to who waits for them.
+// receive delivers each answer to its question.
 func (b *Broker) receive() {
 	defer close(b.ended)
 	buf, oob := make([]byte, maxAnswer), make([]byte, unix.CmsgSpace(4))
