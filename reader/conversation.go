@@ -79,7 +79,7 @@ func (e *engine) message(m transport.Message) {
 	case *transport.Declined:
 		e.keep(peerFault(m.Code, m.Device, m.Offset, m.Text))
 	case *transport.NotStarted:
-		e.keep(peerFault(transport.CodeStart, m.Device, 0, m.Text))
+		e.keep(peerFault(cmp.Or(m.Code, transport.CodeStart), m.Device, 0, m.Text))
 	case *transport.Status:
 		e.hearing.proved(time.Since(e.clock.start))
 		e.overruled(m)

@@ -275,13 +275,15 @@ type Declined struct {
 	Text    string    `cbor:"7,keyasint,omitempty"`
 }
 
-// NotStarted says that the destination accepted, could not start, and is back
-// in READY with its copy kept.
+// NotStarted says that the destination is in READY, with its copy kept, and asks the
+// source to take its devices back: the start has failed, or the destination's user has
+// cancelled.
 type NotStarted struct {
 	Attempt
 	Journal JournalID `cbor:"3,keyasint"`
 	Device  string    `cbor:"4,keyasint,omitempty"`
 	Text    string    `cbor:"5,keyasint,omitempty"`
+	Code    Code      `cbor:"6,keyasint,omitempty"`
 }
 
 // Cancel asks for the right to resume back, while the source still holds the

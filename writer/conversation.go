@@ -91,6 +91,7 @@ func (e *engine) protocol(err error) {
 // it waits for them.
 func (e *engine) interrupt(cause error) {
 	e.keep(&transport.Fault{Code: transport.CodeCancelled, Err: cause})
+	e.cancelledAt = time.Now()
 	if e.preparing {
 		e.stopPreparing()
 		return
@@ -414,4 +415,5 @@ func (e *engine) onTick() {
 	}
 	e.watchLoad()
 	e.watchReady()
+	e.watchHeld()
 }

@@ -27,7 +27,10 @@ const tick = 100 * time.Millisecond
 //
 // The report's Outcome says what may be done now; the error is nil exactly for
 // handoff.Committed and is a *transport.Fault where the cause has a place.
-// Cancelling ctx before COMMIT resets the devices.
+// Cancelling ctx before the copy is complete resets the devices. A complete copy may be
+// the last one: the source is asked to take its devices back, and the copy is reset when
+// the source says that it has. While the source is away the copy stays, and is left as
+// READY (ErrLeft) on the word of Options.Leave.
 //
 // A source whose connection is lost may come back for as long as Options.ReconnectLimit
 // says, and to a complete copy for ever. One that asks for an attempt of which only the
@@ -133,6 +136,8 @@ type engine struct {
 	preparing   bool              // devices are on their way to RESUMING
 	silent      bool              // it was told that the witness does not answer
 	interrupted bool              // meanwhile somebody cancelled, or the source was lost
+	cancelledAt time.Time         // when the user cancelled, zero if he has not
+	held        bool              // it was told that a complete copy stays for a source that is away
 	done        bool
 }
 
@@ -176,6 +181,8 @@ func (e *engine) loop(ctx context.Context, listener transport.Listener, first *a
 		case <-cancelled:
 			cancelled = nil
 			e.interrupt(context.Cause(ctx))
+		case <-e.opts.Leave:
+			e.leave()
 		}
 	}
 	close(e.quit)

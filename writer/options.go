@@ -19,6 +19,9 @@ var (
 	ErrReadyLease = errors.New("COMMIT has not come") // Options.ReadyLease
 )
 
+// ErrLeft says that the user has left a complete copy as READY: its source was away.
+var ErrLeft = errors.New("cancelled: the source is away, and its complete copy is left as READY")
+
 // Sink is one device that takes the state of the source's device of the same
 // name. The caller opened the device, and closes it after Receive.
 type Sink struct {
@@ -66,6 +69,11 @@ type Options struct {
 	// sinks have kept it goes on with all the same when that is the first that a source
 	// comes back for.
 	Recover transport.MigID
+	// Leave asks a Receive whose ctx is cancelled to end, and to leave a complete copy as
+	// it is recorded. It counts only after Observe was told of report.Held; the outcome is
+	// handoff.InDoubt then, and the error is ErrLeft. Default: the cancelled ctx asks for
+	// that too.
+	Leave <-chan struct{}
 	// Observe is told what happens.
 	Observe report.Observer
 	// Software is how this side introduces itself.

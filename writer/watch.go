@@ -50,3 +50,30 @@ func (e *engine) watchReady() {
 		e.tell(report.Event{Kind: report.Warning, Text: fmt.Sprintf("a complete copy has waited for COMMIT for %v, and waits on", e.opts.ReadyAlarm)})
 	}
 }
+
+// turnBackLimit is how long a source that is connected may take to go back: longer than its
+// own limit for that.
+const turnBackLimit = 35 * time.Second
+
+// watchHeld tells of a complete copy that stays although the user has cancelled: nobody
+// answers for the source's copy.
+func (e *engine) watchHeld() {
+	away := e.control == nil || time.Since(e.cancelledAt) > turnBackLimit
+	held := !e.cancelledAt.IsZero() && e.owner.Phase == handoff.DestReady && away
+	if held && !e.held {
+		e.tell(report.Event{Kind: report.Held, Peer: e.out.Peer, Attempt: e.owner.Attempt})
+	}
+	if e.held = held; held && e.opts.Leave == nil {
+		e.leave()
+	}
+}
+
+// leave is the user's wish to end all the same. It does not count before the user was told
+// what stays.
+func (e *engine) leave() {
+	if !e.held {
+		return
+	}
+	e.fault = &transport.Fault{Code: transport.CodeCancelled, Err: ErrLeft}
+	e.own(handoff.Leave{})
+}

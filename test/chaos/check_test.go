@@ -189,7 +189,8 @@ func (e *evidence) copies(runs []sim.Line, fail func(string, ...any)) {
 
 // lastCopy is I3 where the source's host is lost: a whole copy of the destination may be
 // the last one then, and stays, until the source says that it does not need it (rule
-// R6), or somebody takes it upon himself.
+// R6). Whoever tells the program to let go may lose what that alone has open; a signal
+// resets nothing.
 func (e *evidence) lastCopy(fail func(string, ...any)) {
 	for i, l := range e.log[source] {
 		at, lost := e.lost(source, l)
@@ -197,7 +198,7 @@ func (e *evidence) lastCopy(fail func(string, ...any)) {
 			continue
 		}
 		for _, d := range e.log[destination] {
-			if d.NS > at && letsGo(d) && d.From == "STOP" && d.Whole && !e.letGo[d.PID] && !e.takenBack(d.NS) {
+			if d.NS > at && letsGo(d) && d.From == "STOP" && d.Whole && (d.Event == "reset" || !e.letGo[d.PID]) && !e.takenBack(d.NS) {
 				fail("I3h: the destination let go of a whole copy at %d, and the source's host was lost at %d", d.NS, at)
 			}
 		}

@@ -107,7 +107,7 @@ var rows = []scenario{
 		flags:  [2][]string{source: {"--doubt-limit", "4s"}, destination: {"--ready-lease", "2s"}},
 		faults: []fault{{at: "source.did.append.commit", do: cut(0)}}, want: [2]end{held, aborted(10)}, after: notStarted, owner: "source runs"},
 	{row: 27, name: "cut for good when COMMIT was journaled, with a witness", quick: true, witness: true, orphan: true,
-		faults: []fault{{at: "source.did.append.commit", do: cut(0)}}, want: [2]end{aborted(10), aborted(9)}, after: notStarted, owner: "source runs"},
+		faults: []fault{{at: "source.did.append.commit", do: cut(0)}}, want: [2]end{aborted(10), held}, after: notStarted, owner: "source runs"},
 	{row: 27, name: "cut for 8 s when ACCEPT was journaled, with a witness", witness: true, flags: [2][]string{destination: {"--reconnect-limit", "30s"}},
 		faults: []fault{{at: "destination.did.append.accept", do: cut(8 * time.Second)}}, want: [2]end{committed, committed}, after: attempts(1)},
 	{row: 28, name: "cut for good when ACCEPT was journaled, and asked again after that", quick: true, kept: true,
@@ -135,6 +135,8 @@ var rows = []scenario{
 		faults: []fault{{at: "destination.did.write@8", do: terminate}}, want: [2]end{aborted(9), aborted(9)}, after: neverStopped},
 	{row: 31, name: "SIGTERM to mig-recv before READY",
 		faults: []fault{{at: "destination.on.loaded", do: terminate}}, want: [2]end{whatever, whatever}},
+	{row: 31, name: "SIGTERM to mig-recv when READY was sent, in a cut of 4 s: the source is told when it is back", quick: true,
+		faults: []fault{{at: "destination.do.send.ready", do: each(cut(4*time.Second), terminate)}}, want: [2]end{aborted(9), aborted(9)}, after: allOf(notStarted, says(destination, "stays for its source"))},
 	{row: 32, name: "SIGTERM to mig-send after COMMIT", quick: true,
 		faults: []fault{{at: "source.did.send.commit", do: terminate}}, want: [2]end{committed, committed}},
 	{row: 32, name: "SIGTERM to mig-send after COMMIT was journaled",
@@ -212,6 +214,8 @@ var rows = []scenario{
 		faults: []fault{{at: "source.did.append.commit", do: each(cut(8*time.Second), reboots(0))}}, want: [2]end{committed, committed}, after: attempts(1), owner: "destination runs"},
 	{row: 44, name: "mig-send restarts after COMMIT, in a cut of 8 s, and still holds its device: CANCEL", kept: true,
 		faults: []fault{{at: "source.did.append.commit", do: each(cut(8*time.Second), restarts(0))}}, want: [2]end{aborted(9), aborted(9)}, after: notStarted, owner: "source runs"},
+	{row: 44, name: "the source's host does not restart, and SIGTERM to mig-recv: READY is held, and left by a second one", quick: true, kept: true, orphan: true,
+		faults: []fault{{at: "source.on.ready", do: each(kill, toPeer(terminate))}}, want: [2]end{killed, held}, after: allOf(notStarted, holdsCopy), owner: "source runs"},
 	{row: 45, name: "the destination's journal is lost before COMMIT", quick: true, kept: true,
 		faults: []fault{{at: "destination.did.write@8", do: forgets}}, want: [2]end{aborted(5), waiting}, owner: "source runs"},
 	{row: 45, name: "the destination's journal is lost after COMMIT: the new one is not believed", quick: true, kept: true, flags: [2][]string{source: {"--doubt-limit", "4s"}},
@@ -492,6 +496,17 @@ func notStarted(w *world, e evidence) {
 	w.t.Helper()
 	if runs := e.executions(); len(runs) > 0 {
 		w.t.Errorf("the destination has started: %+v", runs)
+	}
+}
+
+// holdsCopy: the destination's device has its copy, and the journal says READY.
+func holdsCopy(w *world, e evidence) {
+	w.t.Helper()
+	if got := e.last(destination); got != handoff.Ready {
+		w.t.Errorf("the destination's record is %v", got)
+	}
+	if i := slices.IndexFunc(e.log[destination], letsGo); i >= 0 {
+		w.t.Errorf("the destination let go of its copy: %+v", e.log[destination][i])
 	}
 }
 

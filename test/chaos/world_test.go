@@ -273,7 +273,7 @@ func (w *world) send(points string, args ...string) *process {
 func (w *world) settle() {
 	w.t.Helper()
 	deadline := time.Now().Add(patience)
-	told := map[*process]bool{}
+	asked, told := map[*process]bool{}, map[*process]bool{}
 	for ; time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
 		begun := w.deeds.Load()
 		if w.doing.Load() > 0 {
@@ -292,7 +292,11 @@ func (w *world) settle() {
 			}
 			open++
 			quiet := other == nil || !other.runs() || other.find("held") != nil || side(s) == source && w.waits(other)
-			if !told[p] && (waits || p.find("held") != nil && quiet) {
+			switch held := p.find("held") != nil; {
+			case waits && !asked[p]:
+				asked[p] = true
+				w.tell(p)
+			case held && quiet && !told[p]:
 				told[p] = true
 				w.tell(p)
 			}
@@ -477,6 +481,12 @@ func (w *world) next() (outcome string) {
 	d := w.process(destination)
 	if d != nil && d.runs() && again == nil { // its log is of the one before
 		w.tell(d)
+		for d.runs() && d.find("held") == nil {
+			time.Sleep(time.Millisecond)
+		}
+		if d.runs() { // a copy that stays
+			w.tell(d)
+		}
 		d.wait(w.t)
 	}
 	if d == nil || !d.runs() {

@@ -41,6 +41,7 @@ var commands = map[string]func(ts *testscript.TestScript, neg bool, args []strin
 	"certify": cmdCertify,
 	"journal": cmdJournal,
 	"resolve": cmdResolve,
+	"drops":   cmdDrops,
 }
 
 // processes finds the running programs of a script, by name.

@@ -3,6 +3,7 @@ package cli
 import (
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 
 	"github.com/rogpeppe/go-internal/testscript"
@@ -50,6 +51,20 @@ func cmdJournal(ts *testscript.TestScript, neg bool, args []string) {
 			ts.Fatalf("journal: no record is called %s", name)
 		}
 	}
+}
+
+// cmdDrops is "drops DIR": a person gives up the copy of the only migration there.
+func cmdDrops(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: drops DIR")
+	}
+	paths, err := journal.List(ts.MkAbs(args[0]), journal.Destination)
+	ts.Check(err)
+	if len(paths) != 1 {
+		ts.Fatalf("%s has %d journals", args[0], len(paths))
+	}
+	mig, _, _ := strings.Cut(filepath.Base(paths[0]), ".")
+	cmdResolve(ts, false, []string{"0", "HOSTNAME", "mig-recv", "resolve", mig, "--state-dir", args[0], "--volatile-state", "--give-up", "--why", "enough"})
 }
 
 // cmdResolve is "resolve EXIT TYPED COMMAND...": as exits, and somebody types a line.

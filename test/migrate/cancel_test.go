@@ -162,29 +162,39 @@ func (g gate) Append(e handoff.Entry) error {
 	return g.Memory.Append(e)
 }
 
-// TestCancelReady: while the source writes COMMIT, either side is cancelled.
-// The destination is the one place where both meet.
+// TestCancelReady: while the source decides, or writes COMMIT, either side is cancelled.
+// Once COMMIT is recorded it is too late on both sides: the destination asks for what the
+// source cannot do alone any more.
 func TestCancelReady(t *testing.T) {
-	t.Run("at the destination", func(t *testing.T) {
-		p := newPair(t, pipe)
-		p.add(t, "d0", nic, nic)
-		p.send.Journal = gate{handoff.NewMemory(), handoff.Commit, func() { p.cancelReceive(); time.Sleep(100 * time.Millisecond) }}
-		s, r := p.run(t)
-		p.wantCancelled(t, s, true)
-		p.wantCancelled(t, r, false)
-		p.send.Journal = nil
-		p.rolledBack(t, s, r)
+	t.Run("at the destination, while the source decides", func(t *testing.T) {
+		eachCarrier(t, func(t *testing.T, carry carrier) {
+			p := newPair(t, carry)
+			p.add(t, "d0", nic, nic)
+			p.send.Approve = func(ctx context.Context) error {
+				p.cancelReceive()
+				<-ctx.Done()
+				return context.Cause(ctx)
+			}
+			s, r := p.run(t)
+			p.wantCancelled(t, s, true)
+			p.wantCancelled(t, r, false)
+			p.send.Approve = nil
+			p.rolledBack(t, s, r)
+		})
 	})
-	t.Run("at the source", func(t *testing.T) { // too late: it is for the destination to say
-		p := newPair(t, pipe)
-		p.add(t, "d0", nic, nic)
-		p.send.Journal = gate{handoff.NewMemory(), handoff.Commit, p.cancelSend}
-		s, r := p.run(t)
-		if s.err != nil || r.err != nil {
-			t.Fatalf("send: %v\nreceive: %v", s.err, r.err)
-		}
-		p.committed(t, s, r)
-	})
+	for _, where := range []string{"destination", "source"} {
+		t.Run("at the "+where+", while the source writes COMMIT", func(t *testing.T) {
+			p := newPair(t, pipe)
+			p.add(t, "d0", nic, nic)
+			cancel := map[string]func(){"destination": func() { p.cancelReceive(); time.Sleep(100 * time.Millisecond) }, "source": p.cancelSend}[where]
+			p.send.Journal = gate{handoff.NewMemory(), handoff.Commit, cancel}
+			s, r := p.run(t)
+			if s.err != nil || r.err != nil {
+				t.Fatalf("send: %v\nreceive: %v", s.err, r.err)
+			}
+			p.committed(t, s, r)
+		})
+	}
 }
 
 // cable is a carrier that can be cut.
@@ -256,6 +266,7 @@ func TestLost(t *testing.T) {
 					}
 				}
 				p.receive.Journals = nil
+				p.left = phase == "ready"
 				p.rolledBack(t, s, r)
 			})
 		})
@@ -272,9 +283,10 @@ func TestInDoubt(t *testing.T) {
 			p.send.Journal = gate{handoff.NewMemory(), handoff.Commit, wire.Cut}
 			p.send.DoubtLimit, p.lonely = time.Second, true
 			s, r := p.run(t)
-			if s.report.Outcome != handoff.InDoubt || r.report.Outcome != handoff.Rolledback {
+			if s.report.Outcome != handoff.InDoubt || r.report.Outcome != handoff.InDoubt {
 				t.Fatalf("outcomes %v (%v) and %v (%v)", s.report.Outcome, s.err, r.report.Outcome, r.err)
 			}
+			p.giveUp(t, r)
 			wantState(t, p.src[0], vfio.StopCopy) // kept, and not resumed
 			if _, err := p.src[0].SetState(vfio.Running); err != nil {
 				t.Fatal(err)

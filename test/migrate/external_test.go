@@ -261,7 +261,7 @@ func TestLostWhileDeciding(t *testing.T) {
 			d = &cutDialer{Dialer: dialer}
 			return d, l
 		}, func(ctx context.Context) error { d.cut(); <-ctx.Done(); return context.Cause(ctx) }, nil)
-		v.lonely = true // the destination holds its copy until it is told
+		v.lonely, v.left = true, true // the destination holds its copy, and is told to end
 		v.send.DowntimeLimit, v.send.MaxDowntime = 5*time.Second, 5*time.Second
 		s, r := v.run(t)
 		if s.report.Outcome != handoff.Rolledback || s.err == nil {

@@ -2,6 +2,7 @@ package migrate
 
 import (
 	"context"
+	"errors"
 	"net/url"
 	"os"
 	"strings"
@@ -53,6 +54,7 @@ type pair struct {
 	carrier  carrier
 	resends  bool // lanes are lost, and what they carried is sent again
 	lonely   bool // the destination waits for a source that has ended, until it is told to end
+	left     bool // it leaves a complete copy then
 
 	sendCtx, receiveCtx       context.Context
 	cancelSend, cancelReceive context.CancelFunc
@@ -235,11 +237,31 @@ func (p *pair) committed(t testing.TB, s, r side) {
 // and that the same devices migrate at the next attempt.
 func (p *pair) rolledBack(t testing.TB, s, r side) {
 	t.Helper()
-	if s.report.Outcome != handoff.Rolledback || r.report.Outcome != handoff.Rolledback {
+	there := handoff.Rolledback
+	if p.left {
+		there = handoff.InDoubt
+		p.giveUp(t, r)
+	}
+	if s.report.Outcome != handoff.Rolledback || r.report.Outcome != there {
 		t.Errorf("outcomes %v (%v) and %v (%v)", s.report.Outcome, s.err, r.report.Outcome, r.err)
 	}
 	p.atHome(t)
 	p.again(t)
+}
+
+// giveUp checks that the destination has left a complete copy, and resets it, as a person
+// would.
+func (p *pair) giveUp(t testing.TB, r side) {
+	t.Helper()
+	if !errors.Is(r.err, writer.ErrLeft) {
+		t.Errorf("no copy was left: %v", r.err)
+	}
+	for _, d := range p.dst {
+		wantState(t, d, vfio.Stop)
+		if err := d.Reset(); err != nil {
+			t.Error(err)
+		}
+	}
 }
 
 // atHome checks that the source's devices run, and that the destination's have

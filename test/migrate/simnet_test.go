@@ -293,6 +293,7 @@ func (v *voyage) judge(t *testing.T) {
 		if v.mustCommit() {
 			t.Errorf("the source went back: %v", v.s.err)
 		}
+		v.left = v.held && v.r.report.Outcome == handoff.InDoubt
 		v.rolledBack(t, v.s, v.r)
 	case handoff.InDoubt:
 		v.inDoubt(t)

@@ -187,6 +187,7 @@ func TestWitness(t *testing.T) {
 				if !strings.Contains(fmt.Sprint(s.err), c.says) {
 					t.Errorf("source: %v", s.err)
 				}
+				p.left = c.lost
 				p.rolledBack(t, s, r)
 			})
 		})

@@ -34,7 +34,7 @@ type Dest struct {
 	Phase    DestPhase
 	MaxEpoch uint64 // the highest epoch seen; older ones never run
 	StartNS  int64  // 0 until the devices run
-	Hurried  bool   // nobody waits for the source any more once the start has ended
+	Hurried  bool   // the user wants the attempt to end: no wait is longer than safety asks for
 
 	Witness Register // that both sides have agreed on, 0 is none
 	Asking  bool     // it is being asked, because of COMMIT
@@ -145,9 +145,15 @@ func (d Dest) ready(ev Event) (Dest, []Action) {
 	}
 	switch ev {
 	case Reached{}:
-		return d, []Action{Send{d.readyMessage()}}
+		return d, []Action{Send{d.readyAgain()}}
 	case Unreachable{}:
 		return d, nil // this may be the last copy, and COMMIT may be on its way: no silence ends the wait
+	case Interrupt{}:
+		d.Hurried = true
+		return d, []Action{Send{d.turnBack()}}
+	case Leave{}:
+		d.Phase = DestEnded
+		return d, []Action{Finish{InDoubt}}
 	}
 	if !ok {
 		return d.mayEnd(ev)
@@ -184,7 +190,7 @@ func (d Dest) starting(ev Event) (Dest, []Action) {
 		return d.started(ev)
 	case NotStarted:
 		return d.notStarted(ev)
-	case Unreachable, Interrupt, Failed: // said once, and to be acted on when the start has ended
+	case Unreachable, Interrupt, Failed: // they come once, and count when the start has ended
 		d.Hurried = true
 	}
 	return d, nil // COMMIT is on its way; CANCEL came too late
@@ -212,13 +218,11 @@ func (d Dest) notStarted(ev NotStarted) (Dest, []Action) {
 	case d.Record == Forced: // and stays so, whoever tries again
 		d.Phase = DestEnded
 		return d, []Action{Finish{NeedsReset}}
-	case ev.Copy == Kept && d.Hurried:
-		return d.decline(transport.CodeStart, ev.Device, 0, ev.Text)
 	case ev.Copy == Kept:
 		d.Phase = DestReady
 		d, rec := d.record(Ready)
 		return d, []Action{rec, Send{&transport.NotStarted{Attempt: d.Attempt, Journal: d.Journal,
-			Device: ev.Device, Text: ev.Text}}}
+			Code: transport.CodeStart, Device: ev.Device, Text: ev.Text}}}
 	case ev.Copy == Dropped:
 		d.Phase = DestEnded
 		d, rec := d.record(Aborted)
@@ -317,6 +321,21 @@ func (d Dest) declined(code transport.Code, device string, offset uint64, text s
 
 func (d Dest) readyMessage() *transport.Ready {
 	return &transport.Ready{Attempt: d.Attempt, Journal: d.Journal, Digest: d.Digest}
+}
+
+// readyAgain is what a source that was away is told.
+func (d Dest) readyAgain() transport.Message {
+	if d.Hurried {
+		return d.turnBack()
+	}
+	return d.readyMessage()
+}
+
+// turnBack asks the source to take its devices back. The copy stays until the source says
+// ABORT or CANCEL: if the source's host has died, no other copy is left.
+func (d Dest) turnBack() *transport.NotStarted {
+	return &transport.NotStarted{Attempt: d.Attempt, Journal: d.Journal,
+		Code: transport.CodeCancelled, Text: "cancelled by the destination"}
 }
 
 func (d Dest) runningMessage() *transport.Running {

@@ -1,6 +1,10 @@
 package handoff
 
-import "github.com/migpipe/migpipe/transport"
+import (
+	"slices"
+
+	"github.com/migpipe/migpipe/transport"
+)
 
 // fromDest and fromSource are the messages that each side may receive.
 func fromDest(t transport.MessageType) bool {
@@ -208,10 +212,23 @@ func (w *world) destMoves(st state) {
 		w.destTakes(next, int(st.d.asked))
 	}
 	w.arriving(st, fromSource, w.destTakes)
-	for _, ev := range w.surprises() {
+	for _, ev := range w.destSurprises(st) {
 		w.destTakes(st, plain(ev))
 	}
 	w.destLives(st)
+}
+
+// destSurprises are fewer when the copy is complete: it fails by the end of a lease alone,
+// whose user knows what that may cost.
+func (w *world) destSurprises(st state) []Event {
+	ready := w.dests.vals[st.d.machine].Phase == DestReady
+	list := slices.DeleteFunc(w.surprises(), func(ev Event) bool {
+		return ready && (ev == (Interrupt{}) && !w.cancels || ev == (Failed{Code: transport.CodeDevice}) && w.reboots)
+	})
+	if w.cancels {
+		list = append(list, Leave{})
+	}
+	return list
 }
 
 func (w *world) destLives(st state) {
@@ -314,6 +331,9 @@ func (w *world) destRestarts(st state, last Entry) {
 		next := st
 		if h == Partial && st.kept.synced {
 			next.d.dev, next.copy = part, st.kept.epoch
+		}
+		if st.d.dev == loaded && (h == Nothing || last.Record == Open) { // a copy that neither a process nor READY vouches for is none
+			next.d.dev, next.copy = empty, 0
 		}
 		next.d.machine, next.d.todo = w.dests.id(d), w.list(actions)
 		w.visit(next, "D", [...]string{Nothing: "crashes and starts again", Whole: "crashes and finds its copy", Executing: "crashes and runs on", Partial: "crashes and finds what was durable"}[h], 0)
@@ -428,12 +448,21 @@ func (w *world) resets(st state) {
 	if st.d.dev == running {
 		w.violated(st, "I3: the destination resets what runs")
 	}
+	if st.d.dev == loaded && st.s.dev == wiped && !w.givenUp(st, w.dests.vals[st.d.machine].Attempt) {
+		w.violated(st, "I3h: the destination drops the last copy")
+	}
 	st.d.dev, st.copy = empty, 0
 	st.d.result = uint8(plain(WasReset{Failed: true}))
 	w.visit(st, "D", "fails to reset", 0)
 	st.kept = kept{}
 	st.d.result = uint8(plain(WasReset{}))
 	w.visit(st, "D", "resets", 0)
+}
+
+// givenUp reports whether the source, before its host died, had taken its devices back or
+// had asked for that.
+func (w *world) givenUp(st state, a transport.Attempt) bool {
+	return w.sent(st, &transport.Abort{Attempt: a}) || w.sent(st, &transport.Cancel{Attempt: a}) || st.won>>(2*(a.Epoch-1))&3 == uint8(SourceSide)
 }
 
 func (w *world) destFinishes(st state, o Outcome) {

@@ -80,6 +80,7 @@ type world struct {
 	witnessD     Register // that the destination has
 	external     bool     // the source's owner decides
 	reboots      bool     // the source's host may die, and its devices with it
+	cancels      bool     // the destination's user may cancel when the copy is complete, and leave it behind
 	durable      bool     // the destination's devices keep what they are given
 	early        bool     // a mistake: the source is told before that is durable
 	mixes        bool     // a mistake: whose session it is that was kept, nobody looks at
@@ -222,7 +223,7 @@ func (w *world) head(list uint16) (actionKey, uint16) {
 }
 
 // The events that are no messages, by number; messages follow from eventMessage on.
-var plainEvents = []Event{nil, Begin{}, Unreachable{}, Reached{}, Interrupt{}, Failed{Code: transport.CodeDevice}, Unrecorded{},
+var plainEvents = []Event{nil, Begin{}, Unreachable{}, Reached{}, Interrupt{}, Leave{}, Failed{Code: transport.CodeDevice}, Unrecorded{},
 	Drained{worldDigest}, Loaded{worldDigest}, Resumed{}, Resumed{Failed: true}, Started{}, NotStarted{Copy: Kept},
 	NotStarted{Copy: Dropped}, NotStarted{Copy: Unclear}, WasReset{}, WasReset{Failed: true},
 	Approved{}, Overdue{}, Witnessed{}, Witnessed{SourceSide}, Witnessed{DestSide},

@@ -184,6 +184,9 @@ type (
 	Reached struct{}
 	// Interrupt is the user's wish to cancel.
 	Interrupt struct{}
+	// Leave is the user's wish that the destination ends and leaves a complete copy as it
+	// is recorded.
+	Leave struct{}
 	// Approved is the result of AskApproval: COMMIT may be said. The owner's no is
 	// Failed or Interrupt, like any other reason to turn back.
 	Approved struct{}

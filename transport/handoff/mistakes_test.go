@@ -369,6 +369,33 @@ var mistakes = []struct {
 			return s.Step(ev)
 		}
 	}},
+	{"a signal drops the copy", 1, false, false, func(w *world) {
+		w.reboots, w.cancels = true, true
+		w.dest = func(d Dest, ev Event) (Dest, []Action) {
+			if d.Phase == DestReady && ev == (Interrupt{}) {
+				return d.mayEnd(ev)
+			}
+			return d.Step(ev)
+		}
+	}},
+	{"a signal during a start that fails drops the copy", 1, false, false, func(w *world) {
+		w.reboots, w.cancels = true, true
+		w.dest = func(d Dest, ev Event) (Dest, []Action) {
+			if n, ok := ev.(NotStarted); ok && d.Phase == DestStarting && d.Hurried && n.Copy == Kept {
+				return d.decline(transport.CodeStart, "", 0, "")
+			}
+			return d.Step(ev)
+		}
+	}},
+	{"a user who leaves a copy behind drops it", 1, false, false, func(w *world) {
+		w.reboots, w.cancels = true, true
+		w.dest = func(d Dest, ev Event) (Dest, []Action) {
+			if d.Phase == DestReady && ev == (Leave{}) {
+				return d.mayEnd(Interrupt{})
+			}
+			return d.Step(ev)
+		}
+	}},
 	{"a chunk is acknowledged before it is durable", 1, false, false, func(w *world) { w.durable, w.early = true, true }},
 	{"what was kept of another attempt is gone on with", 2, false, false, func(w *world) { w.durable, w.mixes = true, true }},
 	{"READY is said of a part", 1, false, false, func(w *world) {

@@ -62,6 +62,7 @@ func (e *engine) run(first Event, some []Event) {
 		e.result()
 		e.take(Unreachable{})
 		e.take(Interrupt{})
+		e.take(Leave{})
 	}
 	if len(e.finished) != 1 {
 		e.t.Fatalf("finished %d times: %v", len(e.finished), e.finished)
@@ -79,7 +80,7 @@ func (e *engine) result() {
 // everything is every event but the results of actions, which come by order only.
 func everything() []Event {
 	all := []Event{Begin{}, Offered{Attempt: attempt(1)}, Offered{Attempt: attempt(2)}, Refused{Attempt: attempt(2)}, Drained{worldDigest},
-		Drained{}, Loaded{worldDigest}, Failed{Code: transport.CodeDevice}, Unreachable{}, Reached{}, Interrupt{}, Overdue{},
+		Drained{}, Loaded{worldDigest}, Failed{Code: transport.CodeDevice}, Unreachable{}, Reached{}, Interrupt{}, Leave{}, Overdue{},
 		Offered{attempt(1), worldWitness}, Offered{attempt(2), worldWitness}}
 	for _, a := range []transport.Attempt{attempt(1), attempt(2), {Mig: transport.MigID{9}, Epoch: 1}, {}} {
 		for _, name := range []string{"WELCOME", "READY", "COMMIT", "RUNNING", "DECLINED", "NOT_STARTED", "CANCEL", "ABORT", "FIN", "QUERY", "FORCED"} {

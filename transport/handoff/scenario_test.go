@@ -292,6 +292,8 @@ func localEvent(text string, at transport.Attempt, digest transport.StreamDigest
 		return Reached{}
 	case "interrupt":
 		return Interrupt{}
+	case "leave":
+		return Leave{}
 	case "resumed":
 		return Resumed{Failed: detail == "not"}
 	case "reset":

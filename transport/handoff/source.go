@@ -113,6 +113,11 @@ func (s Source) open(ev Event) (Source, []Action) {
 		return s, nil
 	case *transport.Declined, Unreachable:
 		return s.rollback(nil)
+	case *transport.NotStarted:
+		if ev.Journal != s.Peer {
+			return s, nil
+		}
+		return s.rollback(s.abort(ev.Code, "the destination has asked for that"))
 	case Unrecorded: // no entry takes a right away that OPEN would have left
 		s.Record, s.Phase = Owner, SourceResuming
 		return s, []Action{Resume{}}

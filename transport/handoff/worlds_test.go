@@ -16,21 +16,22 @@ var worlds = []struct {
 	external       bool
 	durable        bool
 	reboots        bool
+	cancel         bool
 }{
-	{name: "one attempt, journals that fail", epochs: 1, fails: true},
+	{name: "one attempt, journals that fail", epochs: 1, fails: true, cancel: true},
 	{name: "one attempt, a journal lost", epochs: 1, amnesia: true},
 	{name: "two attempts, journals that fail", epochs: 2, fails: true},
-	{name: "one attempt, a witness, journals that fail", epochs: 1, fails: true, witness: true},
+	{name: "one attempt, a witness, journals that fail", epochs: 1, fails: true, witness: true, cancel: true},
 	{name: "one attempt, a witness, a journal lost", epochs: 1, amnesia: true, witness: true},
 	{name: "three attempts, one forced", epochs: 3, force: true},
 	{name: "one attempt, a witness, forced", epochs: 1, witness: true, force: true},
-	{name: "one attempt, an owner decides, journals that fail", epochs: 1, fails: true, external: true},
+	{name: "one attempt, an owner decides, journals that fail", epochs: 1, fails: true, external: true, cancel: true},
 	{name: "one attempt, an owner decides, a journal lost", epochs: 1, amnesia: true, external: true},
 	{name: "two attempts, an owner decides", epochs: 2, external: true},
 	{name: "one attempt that can go on, journals that fail", epochs: 1, fails: true, durable: true},
 	{name: "two attempts that can go on", epochs: 2, durable: true},
-	{name: "one attempt, the source's host dies", epochs: 1, reboots: true},
-	{name: "one attempt, a witness, the source's host dies", epochs: 1, witness: true, reboots: true},
+	{name: "one attempt, the source's host dies", epochs: 1, reboots: true, cancel: true},
+	{name: "one attempt, a witness, the source's host dies", epochs: 1, witness: true, reboots: true, cancel: true},
 }
 
 func TestExplore(t *testing.T) {
@@ -41,6 +42,7 @@ func TestExplore(t *testing.T) {
 			w := newWorld(c.epochs)
 			w.journalFails, w.amnesia, w.forces = c.fails, c.amnesia, c.force
 			w.external, w.durable, w.reboots = c.external, c.durable, c.reboots
+			w.cancels = c.cancel
 			if c.witness {
 				w.witnessS, w.witnessD = worldWitness, worldWitness
 			}
@@ -141,6 +143,12 @@ var resumed = landmarks{
 }
 
 var rescued = landmarks{
+	"a signal has left the last copy as it was": func(w *world, st state, s, d Entry) bool {
+		return st.s.dev == wiped && s.Record == Owner && d.Record == Ready && st.d.dev == loaded && w.dests.vals[st.d.machine].Hurried
+	},
+	"the last copy was left, and a later process runs it": func(w *world, st state, s, d Entry) bool {
+		return st.s.dev == wiped && s.Record == Done && st.d.dev == running && w.sent(st, &transport.NotStarted{Attempt: attempt(1), Journal: destJournal})
+	},
 	"the source's devices are gone, and the destination runs by its COMMIT": func(_ *world, st state, s, d Entry) bool {
 		return st.s.dev == wiped && s.Record == Commit && st.d.dev == running
 	},

@@ -114,6 +114,7 @@ const (
 	Restored  Kind = "path-restored" // and it goes on
 	Ready     Kind = "ready"         // all is at the destination, and the owner is asked whether to commit; Attempt, Downtime (source only)
 	Accepted  Kind = "accept"        // the devices run, and the owner is to start the guest; Attempt (destination only)
+	Held      Kind = "held"          // the user has cancelled, and a complete copy stays: its source is away; Peer, Attempt (destination only)
 	Asked     Kind = "preflight"     // a source asked what a migration would come to; Text is its software (destination only)
 )
 
@@ -134,13 +135,13 @@ type Event struct {
 	Kind     Kind
 	Phase    string
 	Text     string
-	Peer     transport.ID      // of Kind Peer and Asked; zero where the carrier does not know it
+	Peer     transport.ID      // of Kind Peer, Asked and Held; zero where the carrier does not know it
 	Err      error             // of Kind Asked: why a migration would be refused, nil if it would not
 	Devices  []Snapshot        // in HELLO's order
 	Way      Way               // of Kind Progress
 	Fill     Fill              // of Kind Progress: in the last second or two
 	Waiting  *Waiting          // of Kind Progress: nothing but the limit is waited for, nil if it is not so (source only)
-	Attempt  transport.Attempt // of Kind Ready and Accepted
+	Attempt  transport.Attempt // of Kind Ready, Accepted and Held
 	Downtime time.Duration     // of Kind Ready: so far
 	// Predicted is the downtime expected, of Kind Phase when the stop begins.
 	Predicted *Forecast

@@ -25,6 +25,7 @@ type scene struct {
 	moved     bool         // bytes left the source
 	kept      []string     // devices that this process was held for, in doubt
 	letGo     bool         // and was told to let go of
+	copy      *heldCopy    // that the process stays for, in the place of doubt; nil for none
 	again     string       // the migration, where --state-dir keeps it
 }
 
@@ -63,6 +64,9 @@ func (s scene) inDoubt(err error) []string {
 	}
 	if u, ok := errors.AsType[*untried](err); ok {
 		return append([]string{u.hint()}, s.ofError(u.error)...)
+	}
+	if l, ok := errors.AsType[*leftCopy](err); ok {
+		return l.hints(s)
 	}
 	hints := []string{"do NOT start the guest here: the destination may be running it"}
 	switch {

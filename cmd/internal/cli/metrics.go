@@ -41,7 +41,7 @@ func (l *latest) note(ev report.Event) {
 	case report.Progress: // whose slice nobody writes to any more
 		f.devices, f.way, f.fill = ev.Devices, ev.Way, ev.Fill
 	case report.Peer, report.Restored:
-		f.connected = true
+		f.connected, f.held = true, false
 	case report.Lost:
 		f.connected = false
 		f.lost++

@@ -3,7 +3,9 @@ package cli
 import (
 	"cmp"
 	"context"
+	"errors"
 	"os"
+	"sync/atomic"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -52,7 +54,7 @@ bound already, as systemd hands it over.
 
 ` + figuresHelp + `
 
-` + exitHelp + "\n\n" + holdHelp
+` + exitHelp + "\n\n" + holdHelp + "\n\n" + copyHelp
 
 const recvExample = `  # on the destination: its name, then wait for the source
   mig-recv id
@@ -74,13 +76,17 @@ type recvFlags struct {
 	onAccept hookFlag
 	known    *journal.Record // the newest of the migration that is gone on with, nil for none
 	passed   remains         // what is older than what the devices hold
+	leave    chan struct{}   // a signal that may leave a copy
+	copy     *heldCopy       // the last that stayed, nil for none
+	holds    atomic.Bool     // it still does
 }
 
 // Recv is mig-recv: it carries out a command line and returns the exit code.
 func Recv(args []string) int { return newRecv().run(args) }
 
 func newRecv() *program {
-	r := &recvFlags{common: common{program: "mig-recv", peerProgram: "mig-send", keyName: "recv.key", role: sink, impatient: func() string { return comingBack }}}
+	r := &recvFlags{common: common{program: "mig-recv", peerProgram: "mig-send", keyName: "recv.key", role: sink}, leave: make(chan struct{}, 1)}
+	r.impatient = r.signalled
 	root := &cobra.Command{
 		Use:     "mig-recv --listen ADDR:PORT --device NAME=URL --peer ID [flags]",
 		Short:   "Receive the state of devices from another host",
@@ -148,14 +154,49 @@ func (r *recvFlags) receive(ctx context.Context, end endpoint, devices []opened,
 	if r.known != nil {
 		left = r.known.Attempt.Mig
 	}
-	return writer.Receive(ctx, listener, sinks(devices), &writer.Options{
+	rep, err := writer.Receive(ctx, listener, sinks(devices), &writer.Options{
 		Memory: int(r.memory.bytes), ChunkSize: int(r.chunk.bytes), MaxState: r.maxState.bytes,
 		Journals: r.state.journals(journal.Destination), Recover: left, ReconnectLimit: r.reconnect,
 		StallLimit: r.stall, ReadyAlarm: r.alarm, ReadyLease: r.lease,
-		Observe: show.observe, Software: r.software(),
+		Observe: r.observe(devices, show), Leave: r.leave, Software: r.software(),
 		Witness: r.doubt.used, OnAccept: r.onAccept.hook(handoff.DestSide), StartGuest: r.owner.start(os.Stdin),
 		StepTimes: r.state.times(),
 	})
+	if errors.Is(err, writer.ErrLeft) {
+		err = &leftCopy{err, r.copy}
+	}
+	return rep, err
+}
+
+// signalled is told of a second signal, and says what is still waited for.
+func (r *recvFlags) signalled() string {
+	select {
+	case r.leave <- struct{}{}:
+	default:
+	}
+	if r.holds.Load() {
+		return "the copy is left as it is recorded"
+	}
+	return comingBack
+}
+
+// observe adds to what is told of a copy that stays which devices end with this process.
+func (r *recvFlags) observe(devices []opened, show *show) report.Observer {
+	return func(ev report.Event) {
+		r.holds.Store(ev.Kind == report.Held || r.holds.Load() && ev.Kind != report.Restored)
+		if ev.Kind != report.Held {
+			show.observe(ev)
+			return
+		}
+		s := scene{copy: &heldCopy{ev.Attempt, ev.Peer, r.state.folder() != ""}}
+		for _, d := range devices {
+			if d.ours {
+				s.kept = append(s.kept, d.name)
+			}
+		}
+		r.copy = s.copy
+		show.stay(s.copy.String(), s)
+	}
 }
 
 func sinks(devices []opened) []writer.Sink {

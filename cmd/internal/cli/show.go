@@ -94,8 +94,12 @@ func (s *show) carrying(all []reader.Candidate) {
 
 // hold tells that the process stays, and why.
 func (s *show) hold(v verdict) {
-	text := "in doubt: " + errorText(v.cause())
-	s.add(stamped{at: time.Now(), Event: report.Event{Kind: held, Text: text}, held: v.scene})
+	s.stay("in doubt: "+errorText(v.cause()), v.scene)
+}
+
+// stay tells what the process stays for.
+func (s *show) stay(text string, of scene) {
+	s.add(stamped{at: time.Now(), Event: report.Event{Kind: held, Text: text}, held: of})
 }
 
 // refusedEvery is the shortest time between two warnings about peers that were

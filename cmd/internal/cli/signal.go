@@ -13,7 +13,8 @@ import (
 // cancelOnSignal gives a context that the first SIGINT, SIGTERM or SIGHUP
 // cancels. A further one does not kill: devices that are half way between two
 // states would stay there. It says what is still being waited for, which again knows,
-// until stop: what follows is the report, and no signal may cost that either.
+// until stop: what follows is the report, and no signal may cost that either. A further
+// SIGHUP says nothing: a terminal that is lost sends more than one.
 func cancelOnSignal(program string, again func() (waiting string)) (_ context.Context, stop func()) {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	signals := make(chan os.Signal, 4)
@@ -29,7 +30,7 @@ func cancelOnSignal(program string, again func() (waiting string)) (_ context.Co
 			select {
 			case s := <-signals:
 				eraseEcho()
-				if ctx.Err() != nil {
+				if ctx.Err() != nil && s != syscall.SIGHUP {
 					fmt.Fprintf(os.Stderr, "%s: still cancelling: %s\n", program, again())
 				}
 				cancel(cancelled{s})
