@@ -154,11 +154,9 @@ func (e *engine) welcome(m *transport.Welcome) {
 	e.meter.trip(time.Now(), time.Since(e.clock.hello)-time.Duration(max(m.HeldNS, 0)))
 	e.startHint = time.Duration(min(max(m.EnterNS, 0), int64(time.Minute)))
 	e.steps = e.opts.foresee(m)
-	if m.WitnessFault != "" {
-		if f := e.opts.refuseWithout(errors.New(transport.PeerText(m.WitnessFault)), true); f != nil {
-			e.failed(f)
-			return
-		}
+	if f := e.opts.checkWitness(m); f != nil {
+		e.failed(f)
+		return
 	}
 	e.warnUnknown()
 	e.dialLanes(int(m.Lanes))

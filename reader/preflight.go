@@ -11,13 +11,14 @@ import (
 	"time"
 
 	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/transport/handoff/witness"
 	"github.com/migpipe/migpipe/transport/report"
 )
 
 // Preflight asks the peer that dialer reaches whether it would accept a
 // migration of the sources, measures the way there, and predicts what the
-// migration would take. It touches no device, on either side, and the peer goes
-// on waiting for a migration. It returns when every goroutine that it started
+// migration would take. Each side asks its witness, if it has one. It touches no
+// device, on either side, and the peer goes on waiting for a migration. It returns when every goroutine that it started
 // has ended, some seconds after it began at the latest.
 //
 // The error is nil exactly if a migration would be accepted now, and otherwise
@@ -25,6 +26,9 @@ import (
 func Preflight(ctx context.Context, dialer transport.Dialer, sources []Source, opts *Options) (report.Preflight, error) {
 	o, err := mayBegin(sources, opts)
 	if err != nil {
+		return report.Preflight{}, err
+	}
+	if err := probeWitness(ctx, &o); err != nil {
 		return report.Preflight{}, err
 	}
 	found, err := askOver(ctx, dialer, sources, o)
@@ -106,9 +110,17 @@ func (p *preflight) fault(ctx context.Context, err error) error {
 		return &transport.Fault{Code: transport.CodeCancelled, Err: context.Cause(ctx)}
 	}
 	if errors.Is(err, os.ErrDeadlineExceeded) {
-		return &transport.Fault{Code: transport.CodeTimeout, Err: fmt.Errorf("the preflight has not ended within %v", transport.PreflightTimeout)}
+		return &transport.Fault{Code: transport.CodeTimeout, Err: fmt.Errorf("the preflight has not ended within %v", p.timeout())}
 	}
 	return &transport.Fault{Code: transport.CodeOf(err), Err: err}
+}
+
+// timeout bounds the conversation, in which the destination may ask its witness.
+func (p *preflight) timeout() time.Duration {
+	if p.opts.Witness != nil {
+		return transport.PreflightTimeout + witness.Timeout
+	}
+	return transport.PreflightTimeout
 }
 
 func (p *preflight) connect(ctx context.Context) (transport.Lane, error) {
@@ -119,7 +131,7 @@ func (p *preflight) connect(ctx context.Context) (transport.Lane, error) {
 }
 
 func (p *preflight) converse(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, transport.PreflightTimeout)
+	ctx, cancel := context.WithTimeout(ctx, p.timeout())
 	defer cancel()
 	defer interruptible(ctx, p.control.Lane())()
 	if err := p.welcome(); err != nil {
@@ -190,6 +202,9 @@ func (p *preflight) welcome() error {
 	}
 	if err := checkWelcome(p.offer, m); err != nil {
 		return err
+	}
+	if f := p.opts.checkWitness(m); f != nil {
+		return f
 	}
 	p.out.Peer = transport.PeerOf(p.control.Lane())
 	p.out.Software = transport.PeerText(m.Software)

@@ -95,6 +95,14 @@ func probeWitness(ctx context.Context, o *Options) error {
 	return nil
 }
 
+// checkWitness finds a destination whose witness did not answer.
+func (o *Options) checkWitness(m *transport.Welcome) *transport.Fault {
+	if m.WitnessFault == "" {
+		return nil
+	}
+	return o.refuseWithout(errors.New(transport.PeerText(m.WitnessFault)), true)
+}
+
 // refuseWithout ends an attempt whose witness did not answer a probe, unless the stop is
 // forced.
 func (o *Options) refuseWithout(err error, remote bool) *transport.Fault {

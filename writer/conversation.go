@@ -169,16 +169,9 @@ func (e *engine) prepared(ev prepared) {
 }
 
 func (e *engine) welcome() *transport.Welcome {
-	m := &transport.Welcome{
-		Attempt: e.offer.Attempt, Version: e.terms.version, Journal: e.journal.ID(),
-		ChunkSize: uint32(e.terms.chunkSize), Lanes: uint16(e.terms.lanes),
-		Codecs: agreed(e.offer.Codecs), Splice: e.terms.splice, Software: e.opts.Software,
-		Witness: e.offer.Witness,
-		EnterNS: max(1, e.entered.Nanoseconds()), HeldNS: max(1, time.Since(e.heardAt).Nanoseconds()),
-		JournalNS: handoff.WriteTook(e.journal).Nanoseconds(),
-	}
-	e.probe.tell(m)
-	e.opts.foretell(m)
+	m := welcome(e.offer, e.terms, e.journal.ID(), &e.opts, e.probe)
+	m.Splice, m.JournalNS = e.terms.splice, handoff.WriteTook(e.journal).Nanoseconds()
+	m.EnterNS, m.HeldNS = max(1, e.entered.Nanoseconds()), max(1, time.Since(e.heardAt).Nanoseconds())
 	for _, mg := range e.merges {
 		s, _ := mg.status()
 		m.Windows = append(m.Windows, s.Window)

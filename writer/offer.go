@@ -21,6 +21,17 @@ type terms struct {
 	splice    []bool // by device: its bytes may pass without being in user space
 }
 
+// welcome is the answer to a HELLO that was agreed to, of a migration and of a preflight.
+func welcome(h *transport.Hello, t terms, journal transport.JournalID, o *Options, witness probed) *transport.Welcome {
+	m := &transport.Welcome{
+		Attempt: h.Attempt, Version: t.version, Journal: journal, Software: o.Software, Witness: h.Witness,
+		ChunkSize: uint32(t.chunkSize), Lanes: uint16(t.lanes), Codecs: agreed(h.Codecs),
+	}
+	witness.tell(m)
+	o.foretell(m)
+	return m
+}
+
 // agree holds a HELLO against this side. Whatever cannot work is refused here,
 // while the source's guest still runs, and both values are named.
 func agree(h *transport.Hello, sinks []Sink, opts Options) (terms, *transport.Fault) {

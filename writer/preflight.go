@@ -9,6 +9,7 @@ import (
 
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
+	"github.com/migpipe/migpipe/transport/handoff/witness"
 	"github.com/migpipe/migpipe/transport/report"
 )
 
@@ -44,8 +45,12 @@ func (p *preflight) over() bool { return p == nil || p.ctx.Err() != nil }
 // run holds the conversation, and says why where this side ends it.
 func (p *preflight) run() {
 	lane := p.control.Lane()
-	timer := time.AfterFunc(transport.PreflightTimeout, func() {
-		p.end(&transport.Fault{Code: transport.CodeTimeout, Err: fmt.Errorf("a preflight may take %v", transport.PreflightTimeout)})
+	limit := transport.PreflightTimeout
+	if p.opts.Witness != nil {
+		limit += witness.Timeout
+	}
+	timer := time.AfterFunc(limit, func() {
+		p.end(&transport.Fault{Code: transport.CodeTimeout, Err: fmt.Errorf("a preflight may take %v", limit)})
 	})
 	defer timer.Stop()
 	stop := context.AfterFunc(p.ctx, func() { lane.SetDeadline(time.Unix(1, 0)) })
@@ -116,12 +121,8 @@ func (p *preflight) judge(h *transport.Hello) (terms, error) {
 
 // welcome promises no memory: no chunk is going to come.
 func (p *preflight) welcome(h *transport.Hello, t terms) *transport.Welcome {
-	m := &transport.Welcome{
-		Attempt: h.Attempt, Version: t.version, Journal: p.nobody,
-		ChunkSize: uint32(t.chunkSize), Lanes: uint16(t.lanes), Codecs: agreed(h.Codecs),
-		Windows: make([]transport.Window, len(h.Devices)), Software: p.opts.Software,
-	}
-	p.opts.foretell(m)
+	m := welcome(h, t, p.nobody, &p.opts, p.opts.probe(p.ctx))
+	m.Windows = make([]transport.Window, len(h.Devices))
 	return m
 }
 
