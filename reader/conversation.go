@@ -83,6 +83,9 @@ func (e *engine) message(m transport.Message) {
 	case *transport.Status:
 		e.hearing.proved(time.Since(e.clock.start))
 		e.overruled(m)
+		if f := meets(&e.opts, e.opts.Attempt, m); f != nil {
+			e.keep(f)
+		}
 	default:
 		e.failed(&transport.Fault{Code: transport.CodeProtocol, Err: fmt.Errorf("%w: %v from the destination", transport.ErrProtocol, m.Type())})
 		return

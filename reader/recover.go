@@ -63,10 +63,11 @@ const askTimeout = time.Second
 // may be the only copy. And somebody may have decided, meanwhile, that they run there.
 func spareCopy(ctx context.Context, dialer transport.Dialer, sources []Source, o Options) error {
 	last := o.Journal.Last()
-	if last.Record != handoff.Open || o.Anew {
+	if last.Record != handoff.Forced && (last.Record != handoff.Open || o.Anew) {
 		return nil
 	}
-	empty, limit := running(sources) || handoff.Rebooted(o.Journal), askTimeout
+	// Of FORCED a person has said that no answer is needed.
+	empty, limit := last.Record == handoff.Open && (running(sources) || handoff.Rebooted(o.Journal)), askTimeout
 	if empty {
 		limit = o.ConnectLimit
 	}
@@ -76,7 +77,16 @@ func spareCopy(ctx context.Context, dialer transport.Dialer, sources []Source, o
 	switch {
 	case err != nil && empty:
 		return &transport.Fault{Code: transport.CodeOf(err), Err: fmt.Errorf("ask what became of attempt %d: %w", last.Attempt.Epoch, err)}
-	case err != nil || status.MaxEpoch < last.Attempt.Epoch:
+	case err != nil:
+		return nil
+	}
+	if f := meets(&o, last.Attempt, status); f != nil {
+		if err := noteBoth(o.Journal, f); err != nil {
+			f.Err = fmt.Errorf("%w; the journal does not keep that: %w", f.Err, err)
+		}
+		return &undecided{f}
+	}
+	if last.Record == handoff.Forced || status.MaxEpoch < last.Attempt.Epoch {
 		return nil
 	}
 	switch status.Record {
@@ -174,4 +184,32 @@ func stopped(sources []Source) bool {
 		now, err := s.Device.State()
 		return err != nil || now != vfio.StopCopy && now != vfio.Stop
 	})
+}
+
+// ErrBothMayRun says that the destination has accepted the devices of an attempt before the
+// one that this side was FORCED to, or has opened since.
+var ErrBothMayRun = errors.New("both may run")
+
+// meets holds what the destination says of its record against the attempt of this side. The
+// fault, nil where all is well, names both; the user gets an alarm.
+func meets(o *Options, a transport.Attempt, m *transport.Status) *transport.Fault {
+	for _, r := range []handoff.Record{handoff.Accept, handoff.Running, handoff.Done, handoff.Forced} {
+		if m.Record != r.String() || !handoff.BothMayRun(a.Epoch, r, m.MaxEpoch) {
+			continue
+		}
+		f := &transport.Fault{Code: transport.CodeBusy, Remote: true, Err: fmt.Errorf("%w: the destination's record is %v of attempt %d", ErrBothMayRun, r, m.MaxEpoch)}
+		o.Observe(report.Event{Kind: report.Alarm, Attempt: a, Text: fmt.Sprintf("%v; this side is at attempt %d", f.Err, a.Epoch)})
+		return f
+	}
+	return nil
+}
+
+// noteBoth has the journal keep what was found, behind the record that stands.
+func noteBoth(j handoff.Journal, f *transport.Fault) error {
+	last := j.Last()
+	if text := f.Err.Error(); last.Why.Text != text {
+		last.Why.Text, last.Why.Code = text, f.Code
+		return j.Append(last)
+	}
+	return nil
 }

@@ -334,6 +334,8 @@ func (e *engine) handle(ev any) {
 		e.out.Warnings = append(e.out.Warnings, ev.err.Error())
 	case preflightHeard:
 		e.tell(ev.told)
+	case alarmed:
+		e.tell(ev.told)
 	}
 }
 
@@ -495,7 +497,7 @@ func (e *engine) dialled() []*receiver {
 // answer serves a source from its journal alone.
 func (e *engine) answer(ev admitted, m *transport.Resume) {
 	e.inform(ev, func() {
-		answer(e.life, ev, m, e.opts.Journals, func() {
+		answer(e.life, ev, m, e.opts.Journals, e.alarm, func() {
 			if err := e.fleet.forget(m.Mig); err != nil {
 				e.post(warned{fmt.Errorf("remove what was kept of migration %v: %w", m.Mig, err)})
 			}

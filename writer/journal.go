@@ -23,6 +23,10 @@ func (e *engine) openJournal(a transport.Attempt) *transport.Fault {
 		e.out.Peer = last.PeerID // a certificate may have another name beside it
 	}
 	if err := handoff.MayTake(last, a, e.out.Peer); err != nil {
+		if meet(j, a, e.control.Lane(), e.tell) {
+			last.Journal = j.ID()
+			e.control.Send(statusOf(a, last, true)) // DECLINED does not tell the record
+		}
 		return &transport.Fault{Code: transport.CodeBusy, Err: err}
 	}
 	e.owner = handoff.NewDest(j.ID())
@@ -67,3 +71,31 @@ func (e *engine) whyRecord() handoff.Why {
 	}
 	return w
 }
+
+// meet holds the attempt that a source names against the journal. If both sides may run, the
+// journal keeps that, and the user gets an alarm. It reports whether that is so. It may be
+// called from any goroutine.
+func meet(j handoff.Journal, a transport.Attempt, lane transport.Lane, alarm func(report.Event)) bool {
+	last := j.Last()
+	if last.Attempt.Mig != a.Mig || !transport.IsPeer(lane, last.PeerID) || !handoff.BothMayRun(a.Epoch, last.Record, last.Attempt.Epoch) {
+		return false
+	}
+	text := fmt.Sprintf("%sthe source was FORCED, and is at attempt %d", handoff.BothText, a.Epoch)
+	ev := report.Event{Kind: report.Alarm, Attempt: last.Attempt, Peer: last.PeerID,
+		Text: fmt.Sprintf("%s; this side's record is %v of attempt %d", text, last.Record, last.Attempt.Epoch)}
+	// An ACCEPT of before a restart of the host is kept as it is: a newer one would be
+	// started.
+	if last.Why.Text != text && !(last.Record == handoff.Accept && handoff.Rebooted(j)) {
+		last.Why.Text, last.Why.Code = text, transport.CodeBusy
+		if err := j.Append(last); err != nil {
+			ev.Text += fmt.Sprintf("; the journal does not keep that: %v", err)
+		}
+	}
+	alarm(ev)
+	return true
+}
+
+// alarmed is the event of a source that was met by another goroutine.
+type alarmed struct{ told report.Event }
+
+func (e *engine) alarm(ev report.Event) { e.post(alarmed{ev}) }

@@ -29,6 +29,9 @@ func (e *engine) greeted(ev admitted) {
 		ev.lane.Close() // of no attempt, or of another than its lane: it costs nobody anything
 		return
 	}
+	if e.engaged() && e.journal != nil {
+		meet(e.journal, a, ev.lane, e.tell)
+	}
 	switch m := ev.first.(type) {
 	case *transport.Resume:
 		e.resume(ev, m)
@@ -102,10 +105,10 @@ func (e *engine) resume(ev admitted, m *transport.Resume) {
 // nobody's claim.
 func (e *engine) queried(ev admitted, m *transport.Query) {
 	if !e.engaged() || m.Mig != e.owner.Attempt.Mig || e.journal == nil {
-		e.inform(ev, func() { inform(e.life, ev, m, e.opts.Journals) })
+		e.inform(ev, func() { inform(e.life, ev, m, e.opts.Journals, e.alarm) })
 		return
 	}
-	said := statusOf(m, handoff.Entry{Attempt: e.owner.Attempt, Journal: e.owner.Journal, Record: e.owner.Record, Digest: e.owner.Digest}, transport.IsPeer(ev.lane, e.out.Peer))
+	said := statusOf(m.Attempt, handoff.Entry{Attempt: e.owner.Attempt, Journal: e.owner.Journal, Record: e.owner.Record, Digest: e.owner.Digest}, transport.IsPeer(ev.lane, e.out.Peer))
 	e.inform(ev, func() { reply(ev.control, said) })
 }
 

@@ -197,7 +197,7 @@ const answerTimeout = 5 * time.Second
 // answer tells a source what the journal says of its attempt, in which this process
 // has no part: the devices that it is about are not those at hand, or hold nothing of
 // it any more. What they have kept of it, forget removes.
-func answer(ctx context.Context, ev admitted, m *transport.Resume, journals handoff.Journals, forget func()) {
+func answer(ctx context.Context, ev admitted, m *transport.Resume, journals handoff.Journals, alarm func(report.Event), forget func()) {
 	lane := ev.lane
 	lane.SetDeadline(time.Now().Add(answerTimeout))
 	stop := context.AfterFunc(ctx, func() { lane.SetDeadline(time.Unix(1, 0)) })
@@ -207,6 +207,7 @@ func answer(ctx context.Context, ev admitted, m *transport.Resume, journals hand
 		defer c.Close()
 	}
 	if err == nil {
+		meet(j, m.Attempt, lane, alarm)
 		err = asks(j, m, lane)
 	}
 	if errors.Is(err, fs.ErrNotExist) {
@@ -309,8 +310,9 @@ func (a *answerer) do(actions []handoff.Action) error {
 	return nil
 }
 
-// inform tells a source what the journal says of its migration, and changes nothing.
-func inform(ctx context.Context, ev admitted, m *transport.Query, journals handoff.Journals) {
+// inform tells a source what the journal says of its migration, and changes nothing of
+// that.
+func inform(ctx context.Context, ev admitted, m *transport.Query, journals handoff.Journals, alarm func(report.Event)) {
 	stop := context.AfterFunc(ctx, func() { ev.lane.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
 	j, err := journals(m.Mig, true)
@@ -325,16 +327,17 @@ func inform(ctx context.Context, ev admitted, m *transport.Query, journals hando
 	default:
 		last := j.Last()
 		last.Journal = j.ID()
-		reply(ev.control, statusOf(m, last, transport.IsPeer(ev.lane, last.PeerID)))
+		meet(j, m.Attempt, ev.lane, alarm)
+		reply(ev.control, statusOf(m.Attempt, last, transport.IsPeer(ev.lane, last.PeerID)))
 	}
 }
 
 // statusOf answers who is the attempt's peer, and nobody else.
-func statusOf(m *transport.Query, last handoff.Entry, peer bool) transport.Message {
+func statusOf(a transport.Attempt, last handoff.Entry, peer bool) transport.Message {
 	if !peer {
-		return &transport.Declined{Attempt: m.Attempt, Code: transport.CodeAuth, Text: handoff.ErrOtherPeer.Error()}
+		return &transport.Declined{Attempt: a, Code: transport.CodeAuth, Text: handoff.ErrOtherPeer.Error()}
 	}
-	return &transport.Status{Attempt: m.Attempt, Journal: last.Journal, Record: last.Record.String(), MaxEpoch: last.Attempt.Epoch, Digest: last.Digest}
+	return &transport.Status{Attempt: a, Journal: last.Journal, Record: last.Record.String(), MaxEpoch: last.Attempt.Epoch, Digest: last.Digest}
 }
 
 // reasoned gives DECLINED the reason that is recorded. It may have been said before, to

@@ -14,11 +14,12 @@ import (
 	"github.com/migpipe/migpipe/transport/journal"
 )
 
-// cmdJournal is "journal DIR source|destination MIG RECORD... [witness=DIR]": what a
-// program that has crashed has left, of attempt 1.
+// cmdJournal is "journal DIR source|destination MIG RECORD[@ATTEMPT]... [witness=DIR] [local]":
+// what a program that has crashed has left, of attempt 1 or another. The peer is another
+// process of this host, or has an identity.
 func cmdJournal(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) < 4 {
-		ts.Fatalf("usage: journal DIR source|destination MIG RECORD... [witness=DIR]")
+		ts.Fatalf("usage: journal DIR source|destination MIG RECORD[@ATTEMPT]... [witness=DIR] [local]")
 	}
 	o := journal.Options{Role: journal.Source, Mig: transport.MigID{}}
 	if args[1] == journal.Destination.String() {
@@ -28,7 +29,11 @@ func cmdJournal(ts *testscript.TestScript, neg bool, args []string) {
 		o.Mig[i] = args[2][0]
 	}
 	var mark handoff.Register
+	peer := transport.ID{9}
 	for _, a := range args {
+		if a == "local" {
+			peer = transport.ID{}
+		}
 		if dir, ok := strings.CutPrefix(a, "witness="); ok {
 			w, err := witness.OpenDir(ts.MkAbs(dir))
 			ts.Check(err)
@@ -39,12 +44,20 @@ func cmdJournal(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(err)
 	defer j.Close()
 	for _, name := range args[3:] {
-		known := strings.HasPrefix(name, "witness=")
+		name, epoch, _ := strings.Cut(name, "@")
+		at := transport.Attempt{Mig: o.Mig, Epoch: 1}
+		if epoch != "" {
+			at.Epoch = uint64(epoch[0] - '0')
+		}
+		known := strings.HasPrefix(name, "witness=") || name == "local"
 		for r := handoff.None; r <= handoff.Running; r++ {
 			if r.String() == name {
 				known = true
-				ts.Check(j.Append(handoff.Entry{Record: r, Attempt: transport.Attempt{Mig: o.Mig, Epoch: 1}, Peer: transport.JournalID{7},
-					PeerID: transport.ID{9}, Witness: mark, Why: handoff.Why{Bytes: 4096}}))
+				e := handoff.Entry{Record: r, Attempt: at, Peer: transport.JournalID{7}, PeerID: peer, Witness: mark, Why: handoff.Why{Bytes: 4096}}
+				if r == handoff.Forced {
+					e.Why.Text = "somebody: a test"
+				}
+				ts.Check(j.Append(e))
 			}
 		}
 		if !known {

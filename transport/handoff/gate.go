@@ -61,6 +61,22 @@ func MayTake(last Entry, attempt transport.Attempt, peer transport.ID) error {
 	return blank(last)
 }
 
+// BothMayRun reports whether the two sides of a migration may run at once: the destination's
+// record says that it has accepted the devices, and the source is at a later attempt. Only
+// a person can have decided that there (FORCED), and the other side was not fenced.
+func BothMayRun(sourceEpoch uint64, dest Record, destEpoch uint64) bool {
+	switch dest {
+	case Accept, Running, Done:
+		return sourceEpoch > destEpoch
+	case Forced: // of the attempt after the one that the source knows of
+		return sourceEpoch >= destEpoch
+	}
+	return false
+}
+
+// BothText begins the text of a record that is written when the two sides meet so.
+const BothText = "both may run: "
+
 func blank(last Entry) error {
 	if last != (Entry{}) {
 		return fmt.Errorf("%w: it says %v", ErrOtherJournal, last.Record)

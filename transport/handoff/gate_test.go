@@ -7,6 +7,20 @@ import (
 	"github.com/migpipe/migpipe/transport"
 )
 
+// TestBothMayRun: only a source at a later attempt than the one that was accepted was
+// FORCED; and what was lost does not run.
+func TestBothMayRun(t *testing.T) {
+	for r := None; r <= Running; r++ {
+		ran := r == Accept || r == Running || r == Done
+		want := [3]bool{false, r == Forced, ran || r == Forced} // by the source's epoch
+		for i := range want {
+			if got := BothMayRun(uint64(i+1), r, 2); got != want[i] {
+				t.Errorf("the source is at %d, the destination's record is %v of 2: %v", i+1, r, got)
+			}
+		}
+	}
+}
+
 // TestGates: with every record of either side, and of another migration, an
 // attempt that is newer or not.
 func TestGates(t *testing.T) {

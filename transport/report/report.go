@@ -115,6 +115,7 @@ const (
 	Ready     Kind = "ready"         // all is at the destination, and the owner is asked whether to commit; Attempt, Downtime (source only)
 	Accepted  Kind = "accept"        // the devices run, and the owner is to start the guest; Attempt (destination only)
 	Held      Kind = "held"          // the user has cancelled, and a complete copy stays: its source is away; Peer, Attempt (destination only)
+	Alarm     Kind = "alarm"         // both sides may run; Text, Attempt of this side
 	Asked     Kind = "preflight"     // a source asked what a migration would come to; Text is its software (destination only)
 )
 
@@ -141,7 +142,7 @@ type Event struct {
 	Way      Way               // of Kind Progress
 	Fill     Fill              // of Kind Progress: in the last second or two
 	Waiting  *Waiting          // of Kind Progress: nothing but the limit is waited for, nil if it is not so (source only)
-	Attempt  transport.Attempt // of Kind Ready, Accepted and Held
+	Attempt  transport.Attempt // of Kind Ready, Accepted, Held and Alarm
 	Downtime time.Duration     // of Kind Ready: so far
 	// Predicted is the downtime expected, of Kind Phase when the stop begins.
 	Predicted *Forecast

@@ -33,7 +33,7 @@ func newBarView(program string, err, out io.Writer) *barView {
 func (b *barView) event(ev stamped) {
 	switch ev.Kind {
 	case report.Phase: // the bars show it
-	case confined: // for --json
+	case confined, report.Alarm: // for --json; and told on stderr whatever the view
 	case held: // it may be long: the screen is left as it is
 		for _, bar := range b.bars {
 			bar.leave(handoff.InDoubt)

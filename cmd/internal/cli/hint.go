@@ -11,6 +11,7 @@ import (
 	"github.com/migpipe/migpipe/reader"
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
+	"github.com/migpipe/migpipe/transport/report"
 	"github.com/migpipe/migpipe/vfio"
 	"github.com/migpipe/migpipe/writer"
 )
@@ -59,6 +60,9 @@ func optional(hint string) []string {
 }
 
 func (s scene) inDoubt(err error) []string {
+	if errors.Is(err, reader.ErrBothMayRun) {
+		return bothHints
+	}
 	if errors.Is(err, reader.ErrOnlyCopy) { // nothing runs there
 		return s.ofError(err)
 	}
@@ -109,6 +113,17 @@ func (s scene) askAgain(err error) (hints []string) {
 		return []string{"somebody has decided there: talk to them before anything is done here"}
 	}
 	return append(hints, fmt.Sprintf("`mig-send --migration %s` and the other arguments again: it asks the destination, whose mig-recv must run, and does what that says", s.again), person)
+}
+
+// bothHints are for two sides of which each has the right to run the guest.
+var bothHints = []string{
+	"stop the guest on one side now: what the two copies do to disks and network cannot be merged",
+	"a person has decided at one side (FORCED) that the other one was fenced, and it was not: `mig-send status` and `mig-recv status` show the records",
+}
+
+// alarmText names the migration.
+func alarmText(ev report.Event) string {
+	return fmt.Sprintf("migration %v: BOTH SIDES MAY RUN: %s", ev.Attempt.Mig, strings.TrimPrefix(ev.Text, handoff.BothText))
 }
 
 // ofError is for causes that an error names itself.
@@ -170,6 +185,7 @@ var causeHints = []struct {
 	cause error
 	hint  string
 }{
+	{reader.ErrBothMayRun, strings.Join(bothHints, "; ")},
 	{reader.ErrOnlyCopy, "to run that copy, see `mig-recv resolve --help` there; to end it and begin anew with what the devices here hold now, say --migration ID"},
 	{reader.ErrNoWitness, "both sides ask it before the guest is stopped: mend it, or say --on-limit force to migrate without its answer"},
 	{reader.ErrNoWelcome, "raise --connect-limit, if a device there is known to take that long to prepare"},

@@ -82,6 +82,14 @@ type jsonHeld struct {
 	Hints   []string   `json:"hints"`
 }
 
+// jsonAlarm says that the guest may run on both sides. Its attempt is this side's.
+type jsonAlarm struct {
+	jsonHead
+	jsonAttempt
+	Text  string   `json:"text"`
+	Hints []string `json:"hints"`
+}
+
 type jsonName struct {
 	Name string `json:"name"`
 }
@@ -272,6 +280,8 @@ func (j *jsonView) event(ev stamped) {
 		j.write(jsonSandbox{head, ev.sandbox.ABI, ev.sandbox.Why})
 	case carrying:
 		j.write(newJSONCarrying(head, ev.tried))
+	case report.Alarm:
+		j.write(jsonAlarm{head, newJSONAttempt(ev.Attempt), alarmText(ev.Event), bothHints})
 	case held:
 		j.write(jsonHeld{head, jsonNames(ev.held.kept), os.Getpid(), ev.Text, ev.held.holdHints()})
 	case report.Progress:

@@ -33,7 +33,7 @@ func (l *lineView) event(ev stamped) {
 		l.print(phaseText(ev.Event))
 	case report.Progress:
 		l.move(ev)
-	case held: // told on stderr whatever the view
+	case held, report.Alarm: // told on stderr whatever the view
 	case confined: // for --json
 	default:
 		l.print(notice(ev.Event))

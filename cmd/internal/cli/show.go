@@ -157,8 +157,11 @@ func (s *show) tell() {
 		s.mu.Unlock()
 		for _, ev := range queue {
 			s.view.event(ev)
-			if ev.Kind == held { // as serious as the errors of the end
+			switch ev.Kind { // as serious as the errors of the end
+			case held:
 				complain(os.Stderr, s.program, ev.Text, ev.held.holdHints())
+			case report.Alarm:
+				complain(os.Stderr, s.program, alarmText(ev.Event), bothHints)
 			}
 		}
 		if closed {

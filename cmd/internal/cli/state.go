@@ -165,7 +165,9 @@ type jsonJournal struct {
 	Since     string        `json:"since"`
 	Bytes     uint64        `json:"bytes"`
 	Fault     string        `json:"fault,omitempty"`
-	Decided   string        `json:"decided,omitempty"` // with FORCED: by whom, and why
+	Decided   string        `json:"decided,omitempty"`        // FORCED: by whom, and why
+	Forced    uint64        `json:"forced_attempt,omitempty"` // of which attempt that is; later ones do not undo it
+	Alarm     string        `json:"alarm,omitempty"`          // both sides may run: what the other one has recorded
 	Peer      *transport.ID `json:"peer,omitempty"`
 	Journal   string        `json:"journal"`
 	File      string        `json:"file"`
@@ -202,7 +204,7 @@ func (c *common) status(cmd *cobra.Command) error {
 			continue
 		}
 		if all := f.Records(); len(all) > 0 {
-			list = append(list, newest(role, f.Path(), all[len(all)-1]))
+			list = append(list, newest(role, f.Path(), all))
 		}
 	}
 	slices.SortFunc(list, func(a, b jsonJournal) int { return cmp.Compare(a.File, b.File) })
@@ -212,16 +214,49 @@ func (c *common) status(cmd *cobra.Command) error {
 	return damaged
 }
 
-func newest(role journal.Role, path string, r journal.Record) jsonJournal {
+// newest is the newest record of a journal, with what no later one undoes.
+func newest(role journal.Role, path string, all []journal.Record) jsonJournal {
+	r := all[len(all)-1]
 	j := jsonJournal{
 		Migration: r.Attempt.Mig.String(), Attempt: r.Attempt.Epoch, Record: r.Record.String(),
 		Meaning: meanings[role][r.Record], Since: r.Time.UTC().Format(time.RFC3339), Bytes: r.Why.Bytes, Fault: oneLine(r.Why.Text), Peer: known(r.PeerID),
 		Journal: r.Journal.String(), File: filepath.Clean(path),
 	}
-	if r.Record == handoff.Forced {
-		j.Fault, j.Decided = "", j.Fault
+	for _, past := range all {
+		text := oneLine(past.Why.Text)
+		_, both, met := strings.Cut(text, handoff.BothText)
+		switch {
+		case met:
+			j.Alarm = both
+		case past.Record == handoff.Forced:
+			j.Decided, j.Forced = text, past.Attempt.Epoch
+		}
+	}
+	if strings.Contains(j.Fault, handoff.BothText) || r.Record == handoff.Forced {
+		j.Fault = ""
 	}
 	return j
+}
+
+// notes are what is said behind the meaning of a record.
+func (j jsonJournal) notes() string {
+	var list []string
+	if j.Alarm != "" {
+		list = append(list, "BOTH SIDES MAY RUN: "+j.Alarm)
+	}
+	if j.Fault != "" {
+		list = append(list, j.Fault)
+	}
+	switch {
+	case j.Forced != 0 && j.Forced != j.Attempt:
+		list = append(list, fmt.Sprintf("%v, attempt %d, by %s", handoff.Forced, j.Forced, j.Decided))
+	case j.Decided != "":
+		list = append(list, j.Decided)
+	}
+	if list == nil {
+		return ""
+	}
+	return " (" + strings.Join(list, "; ") + ")"
 }
 
 func (c *common) printJournals(cmd *cobra.Command, list []jsonJournal) error {
@@ -240,11 +275,7 @@ func (c *common) printJournals(cmd *cobra.Command, list []jsonJournal) error {
 	t := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
 	fmt.Fprintln(t, "migration\tattempt\trecord\tsince\tmeaning")
 	for _, j := range list {
-		meaning := j.Meaning
-		if why := j.Fault + j.Decided; why != "" {
-			meaning += " (" + why + ")"
-		}
-		fmt.Fprintf(t, "%s\t%d\t%s\t%s\t%s\n", j.Migration, j.Attempt, j.Record, j.Since, meaning)
+		fmt.Fprintf(t, "%s\t%d\t%s\t%s\t%s\n", j.Migration, j.Attempt, j.Record, j.Since, j.Meaning+j.notes())
 	}
 	if err := t.Flush(); err != nil {
 		return &transport.Fault{Code: transport.CodeDevice, Err: err}

@@ -1,0 +1,106 @@
+package writer
+
+import (
+	"context"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/transport/handoff"
+	"github.com/migpipe/migpipe/transport/report"
+	"github.com/migpipe/migpipe/vfio/sim"
+)
+
+// TestMeet: what is found is kept once, behind the record that stands; an ACCEPT of before a
+// restart of the host is not made a new one. Of another peer nothing is believed.
+func TestMeet(t *testing.T) {
+	peer := transport.ID{3}
+	for _, c := range []struct {
+		record   handoff.Record
+		rebooted bool
+		epoch    uint64
+		peer     transport.ID
+		alarm    bool
+		entries  int
+	}{
+		{handoff.Running, false, 2, peer, true, 2},
+		{handoff.Accept, false, 2, peer, true, 2},
+		{handoff.Accept, true, 2, peer, true, 1},
+		{handoff.Running, true, 2, peer, true, 2},
+		{handoff.Running, false, 1, peer, false, 1},
+		{handoff.Running, false, 2, transport.ID{4}, false, 1},
+		{handoff.Ready, false, 2, peer, false, 1},
+		{handoff.Lost, false, 2, peer, false, 1},
+	} {
+		j := lasting{handoff.NewMemory(), c.rebooted}
+		j.Append(handoff.Entry{Record: c.record, Attempt: transport.Attempt{Mig: transport.MigID{1}, Epoch: 1}, PeerID: peer})
+		alarms := 0
+		for range 2 {
+			meet(j, transport.Attempt{Mig: transport.MigID{1}, Epoch: c.epoch}, laneOf{peer: c.peer}, func(report.Event) { alarms++ })
+		}
+		if got := len(j.Entries()); (alarms == 2) != c.alarm || got != c.entries || j.Last().Record != c.record {
+			t.Errorf("%+v: %d alarms, %d entries, the last %+v", c, alarms, got, j.Last())
+		}
+	}
+}
+
+// laneOf is a lane of a peer on which nothing is said.
+type laneOf struct {
+	transport.Lane
+	peer transport.ID
+}
+
+func (l laneOf) Peer() transport.ID      { return l.peer }
+func (l laneOf) Is(id transport.ID) bool { return l.peer == id }
+
+// TestBothAreToldByAnyMessage: a source that was FORCED is found by the first message of
+// its lane, whichever that is.
+func TestBothAreToldByAnyMessage(t *testing.T) {
+	a := transport.Attempt{Mig: transport.MigID{1}, Epoch: 2}
+	for _, m := range []transport.Message{&transport.Query{Attempt: a}, &transport.Resume{Attempt: a}, &transport.Hello{Attempt: a}} {
+		synctest.Test(t, func(t *testing.T) {
+			device, err := sim.OpenURL("mtty")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer device.Close()
+			d, l := transport.Pipe()
+			defer l.Close()
+			j := handoff.NewMemory()
+			j.Append(handoff.Entry{Record: handoff.Running, Attempt: transport.Attempt{Mig: a.Mig, Epoch: 1}, Journal: j.ID()})
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			go func() { // ends with the destination
+				lane, err := d.Dial(ctx)
+				if err == nil {
+					err = transport.WritePreamble(lane, transport.Preamble{Kind: transport.LaneControl, Mig: a.Mig, Epoch: a.Epoch})
+				}
+				control := transport.NewControl(lane)
+				if err == nil {
+					err = control.Send(m)
+				}
+				for err == nil {
+					_, err = control.Receive()
+				}
+				lane.Close()
+			}()
+			var alarms []string
+			Receive(ctx, l, []Sink{{Name: "d", Device: device}}, &Options{
+				Journals: func(transport.MigID, bool) (handoff.Journal, error) { return j, nil },
+				Observe: func(ev report.Event) {
+					if ev.Kind == report.Alarm {
+						alarms = append(alarms, ev.Text)
+					}
+				},
+			})
+			if len(alarms) != 1 || !strings.Contains(alarms[0], "this side's record is RUNNING of attempt 1") {
+				t.Errorf("after %v: alarms %q", m.Type(), alarms)
+			}
+			if last := j.Last(); last.Record != handoff.Running || !strings.HasPrefix(last.Why.Text, handoff.BothText) {
+				t.Errorf("after %v: the record is %+v", m.Type(), last)
+			}
+		})
+	}
+}
