@@ -80,7 +80,7 @@ func meet(j handoff.Journal, a transport.Attempt, lane transport.Lane, alarm fun
 	if last.Attempt.Mig != a.Mig || !transport.IsPeer(lane, last.PeerID) || !handoff.BothMayRun(a.Epoch, last.Record, last.Attempt.Epoch) {
 		return false
 	}
-	text := fmt.Sprintf("%sthe source was FORCED, and is at attempt %d", handoff.BothText, a.Epoch)
+	text := fmt.Sprintf("%sthe source is at attempt %d: FORCED, or its journal was lost", handoff.BothText, a.Epoch)
 	ev := report.Event{Kind: report.Alarm, Attempt: last.Attempt, Peer: last.PeerID,
 		Text: fmt.Sprintf("%s; this side's record is %v of attempt %d", text, last.Record, last.Attempt.Epoch)}
 	// An ACCEPT of before a restart of the host is kept as it is: a newer one would be

@@ -441,9 +441,16 @@ func TestCheckerFinds(t *testing.T) {
 		{"I3h", func(e *evidence) { *e = deserted(e, 0) }},
 		{"I3h", func(e *evidence) { *e = deserted(e, 10e6) }},
 		{"", func(e *evidence) { *e = deserted(e, 6e6) }},
-		{"", func(e *evidence) {
+		{"I3h", func(e *evidence) { // no signal resets it
 			*e = deserted(e, 0)
 			e.letGo[2] = true
+		}},
+		{"", func(e *evidence) { // it ends with its process, whose user was told so
+			*e = deserted(e, 0)
+			last := &e.log[destination][len(e.log[destination])-1]
+			last.Event, last.Kept = "close", false
+			e.letGo[2] = true
+			e.records[destination] = e.records[destination][:3]
 		}},
 	} {
 		e := good()

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"testing/synctest"
 
+	"github.com/migpipe/migpipe/reader"
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
 	"github.com/migpipe/migpipe/transport/journal"
@@ -133,7 +134,7 @@ func TestDurableAttempts(t *testing.T) {
 	if err := os.Remove(filepath.Join(dir, journal.Name(journal.Source, a.Mig))); err != nil {
 		t.Fatal(err)
 	}
-	if s, _ := try(a, nic); s.report.Outcome != handoff.Rolledback || !strings.Contains(fmt.Sprint(s.err), handoff.ErrHere.Error()) {
+	if s, _ := try(a, nic); s.report.Outcome != handoff.Rolledback || !errors.Is(s.err, reader.ErrBothMayRun) {
 		t.Errorf("attempt 3, after it was accepted: %v", s.err)
 	}
 }
@@ -181,7 +182,7 @@ func TestTurnedAwayForAnother(t *testing.T) {
 	}()
 	p.send.Attempt = transport.Attempt{Mig: old.Mig, Epoch: 2}
 	for range 20 {
-		if r, err := p.sendTo(dialer); r.Outcome != handoff.Rolledback || !strings.Contains(fmt.Sprint(err), handoff.ErrHere.Error()) {
+		if r, err := p.sendTo(dialer); r.Outcome != handoff.Rolledback || !errors.Is(err, reader.ErrBothMayRun) {
 			t.Fatalf("%v, %v", r.Outcome, err)
 		}
 	}

@@ -63,7 +63,7 @@ func MayTake(last Entry, attempt transport.Attempt, peer transport.ID) error {
 
 // BothMayRun reports whether the two sides of a migration may run at once: the destination's
 // record says that it has accepted the devices, and the source is at a later attempt. Only
-// a person can have decided that there (FORCED), and the other side was not fenced.
+// a person can have decided that there (FORCED), or the source's journal was lost.
 func BothMayRun(sourceEpoch uint64, dest Record, destEpoch uint64) bool {
 	switch dest {
 	case Accept, Running, Done:

@@ -118,7 +118,7 @@ func (s scene) askAgain(err error) (hints []string) {
 // bothHints are for two sides of which each has the right to run the guest.
 var bothHints = []string{
 	"stop the guest on one side now: what the two copies do to disks and network cannot be merged",
-	"a person has decided at one side (FORCED) that the other one was fenced, and it was not: `mig-send status` and `mig-recv status` show the records",
+	"a person has decided at one side (FORCED) that the other one was fenced, and it was not, or a journal was lost: `mig-send status` and `mig-recv status` show the records",
 }
 
 // alarmText names the migration.
