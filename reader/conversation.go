@@ -77,7 +77,7 @@ func (e *engine) message(m transport.Message) {
 			e.tell(report.Event{Kind: report.Phase, Phase: report.Running})
 		}
 	case *transport.Declined:
-		e.keep(peerFault(m.Code, m.Device, m.Offset, m.Text))
+		e.keep(e.declined(m))
 	case *transport.NotStarted:
 		e.keep(peerFault(cmp.Or(m.Code, transport.CodeStart), m.Device, 0, m.Text))
 	case *transport.Status:
@@ -111,6 +111,16 @@ func (e *engine) policy(takes []codec.ID) codec.Policy {
 
 func peerFault(code transport.Code, device string, offset uint64, text string) *transport.Fault {
 	return &transport.Fault{Code: code, Remote: true, Device: transport.PeerText(device), Offset: offset, Err: errors.New(transport.PeerText(text))}
+}
+
+// declined is why the destination declines. Where it does so in no journal's name, to HELLO
+// that was said again, the lane that was lost is the cause: the first HELLO was taken in.
+func (e *engine) declined(m *transport.Declined) *transport.Fault {
+	f := peerFault(m.Code, m.Device, m.Offset, m.Text)
+	if e.owner.Phase == handoff.SourceHello && e.link.cause != nil && m.Journal == (transport.JournalID{}) {
+		return &transport.Fault{Code: transport.CodeNetwork, Err: fmt.Errorf("%w; to HELLO on another lane it said: %s", e.link.cause, f.Err)}
+	}
+	return f
 }
 
 // keep remembers the first cause: what follows from it explains nothing.
