@@ -254,6 +254,8 @@ func (e *engine) do(actions []handoff.Action) {
 			e.askApproval()
 		case handoff.AskWitness:
 			e.askWitness()
+		case handoff.Halt:
+			e.halt()
 		case handoff.Resume:
 			e.resume(a.Reverted)
 		case handoff.Release:
@@ -291,12 +293,31 @@ func (e *engine) send(m transport.Message) {
 	e.say(m)
 }
 
+func (e *engine) halted(ev halted) {
+	e.out.Warnings = append(e.out.Warnings, ev.again...)
+	if ev.err != nil {
+		e.out.Warnings = append(e.out.Warnings, takingBack(ev.err))
+	}
+	e.own(handoff.Halted{Failed: ev.err != nil})
+}
+
 func (e *engine) resumed(ev resumed) {
 	e.clock.resumed = ev.at
+	e.out.Warnings = append(e.out.Warnings, ev.again...)
 	if ev.err != nil {
-		e.out.Warnings = append(e.out.Warnings, fmt.Sprintf("take the devices back: %v", ev.err))
+		e.out.Warnings = append(e.out.Warnings, takingBack(ev.err))
 	}
-	e.own(handoff.Resumed{Failed: ev.err != nil})
+	if ev.guest != nil {
+		e.out.GuestUnheard = true
+		e.tell(report.Event{Kind: report.Warning, Text: guestUnheard(ev.guest)})
+	}
+	e.own(handoff.Resumed{How: ev.how})
+}
+
+func takingBack(err error) string { return fmt.Sprintf("take the devices back: %v", err) }
+
+func guestUnheard(err error) string {
+	return fmt.Sprintf("resume the guest: %v: the devices run, and whether the guest does is not known", err)
 }
 
 // release ends the source's sessions. The guest runs elsewhere by now, so a
@@ -348,7 +369,7 @@ func (e *engine) watch() {
 	case handoff.SourceTransfer, handoff.SourceWaiting:
 		e.watchStop()
 		e.watchLink()
-	case handoff.SourceResuming:
+	case handoff.SourceHalting, handoff.SourceResuming:
 		e.watchBack()
 	}
 }
@@ -367,8 +388,12 @@ func (e *engine) watchStop() {
 		e.progress, e.clock.moved = moved, time.Now()
 	}
 	var err error
-	switch {
-	case time.Since(e.clock.paused) >= e.opts.MaxDowntime:
+	switch past := time.Since(e.clock.paused) >= e.opts.MaxDowntime; {
+	case e.plan.phase == unpausing: // for resumeLimit, at most
+		return
+	case past && e.plan.phase == pausing:
+		err = fmt.Errorf("%w for %v", ErrNotPaused, e.opts.MaxDowntime)
+	case past:
 		err = fmt.Errorf("the destination is not ready: %w for %v", ErrMaxDowntime, e.opts.MaxDowntime)
 	case !e.clock.stopped.IsZero() && time.Since(e.clock.moved) >= e.opts.StallLimit:
 		err = fmt.Errorf("%w for %v while the guest stood still", ErrStalled, e.opts.StallLimit)
@@ -376,17 +401,33 @@ func (e *engine) watchStop() {
 		return
 	}
 	f := &transport.Fault{Code: transport.CodeTimeout, Err: err}
-	if e.owner.Phase == handoff.SourceTransfer {
+	if e.owner.Phase == handoff.SourceTransfer && e.plan.phase != pausing {
 		f.Device, f.Offset = e.slowest()
 	}
 	e.failed(f)
 }
 
-// watchBack tells of a driver that takes its time to give a device back.
+// backLimit is how long the way back may take after the last END: then the destination is
+// not told any more to drop its copy.
+const backLimit = 30 * time.Second
+
+// watchBack tells of a driver that takes its time to give a device back, and ends the wait
+// for it where the destination may hold a copy.
 func (e *engine) watchBack() {
-	if !e.slow && time.Since(e.clock.back) > joinLimit {
+	took := time.Since(e.clock.back)
+	if !e.slow && took > joinLimit {
 		e.slow = true
 		e.tell(report.Event{Kind: report.Warning, Text: "the devices, or the guest, have not come back yet"})
+	}
+	if !e.owner.Sole || took <= backLimit {
+		return
+	}
+	e.tooLong = true
+	e.out.Warnings = append(e.out.Warnings, fmt.Sprintf("the devices have not come back for %v", backLimit))
+	if e.owner.Phase == handoff.SourceHalting { // none is told to run any more
+		e.own(handoff.Halted{Failed: true})
+	} else {
+		e.own(handoff.Resumed{How: handoff.SomeRan})
 	}
 }
 

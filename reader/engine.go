@@ -60,8 +60,8 @@ func Send(ctx context.Context, dialer transport.Dialer, sources []Source, opts *
 	if err := spareCopy(ctx, dialer, sources, o); err != nil {
 		return report.Report{Outcome: spared(err), Attempt: last.Attempt}, err
 	}
-	if err := takeBack(o, sources); err != nil {
-		return report.Report{Outcome: handoff.NeedsReset, Attempt: last.Attempt}, err
+	if before, err := takeBack(o, sources); err != nil {
+		return before, err
 	}
 	if err := cmp.Or(checkP2P(sources, o), checkRunning(sources)); err != nil {
 		return report.Report{Outcome: handoff.Rolledback}, err
@@ -83,6 +83,9 @@ func Send(ctx context.Context, dialer transport.Dialer, sources []Source, opts *
 // ask asks the destination about a migration in doubt, and does what it says.
 func ask(ctx context.Context, dialer transport.Dialer, sources []Source, o Options) (report.Report, error) {
 	o.Attempt = o.Journal.Last().Attempt
+	if err := identify(ctx, dialer, o); err != nil {
+		return report.Report{Outcome: handoff.InDoubt, Attempt: o.Attempt}, err
+	}
 	e := newEngine(o, dialer, sources)
 	if err := e.allot(1); err != nil {
 		return report.Report{Outcome: handoff.InDoubt, Attempt: o.Attempt}, err
@@ -168,7 +171,10 @@ type engine struct {
 	sending  sync.WaitGroup // lane senders: stopped by closing or dropping queue; their watchers: by the lane's end or a deadline
 	asking   sync.WaitGroup // estimates being asked for: end when the driver answers
 	pausing  sync.WaitGroup // PauseGuest, ResumeGuest and Approve: end by themselves, or with work
-	others   sync.WaitGroup // control reader: by the control lane's end; dialling: by life; transitions: end by themselves
+	// returning is the way back: its steps end when the drivers are done, and the guest has
+	// answered or resumeLimit is over.
+	returning sync.WaitGroup
+	others    sync.WaitGroup // control reader: by the control lane's end; dialling: by life; transitions: end by themselves
 
 	begun      atomic.Int64 // when the first byte was read, in ns after clock.start; 0 if none was
 	clock      clock
@@ -180,6 +186,8 @@ type engine struct {
 	atLimit <-chan time.Time // when a stop has lasted as long as it may
 	late    bool             // it was told that it will last longer
 
+	reset                bool // the devices hold nothing of what they held at COMMIT
+	tooLong              bool // the way back lasts longer than backLimit
 	letGo                bool // the devices run elsewhere: release them
 	stuck                bool // a driver has not let go of a read
 	up                   bool // the guest runs again after a stop that was called off
@@ -304,7 +312,11 @@ func (e *engine) join() {
 		e.release()
 	}
 	if e.stuck {
-		e.out.Warnings = append(e.out.Warnings, fmt.Sprintf("a driver has not let go of a read for %v; only a reset of the device, or the end of this process, ends it", joinLimit))
+		what := "not let go of a read"
+		if e.tooLong {
+			what = "not taken a device back"
+		}
+		e.out.Warnings = append(e.out.Warnings, fmt.Sprintf("a driver has %s for %v; only a reset of the device, or the end of this process, ends it", what, joinLimit))
 		return
 	}
 	e.fleet.closeStreams()
@@ -317,6 +329,7 @@ func (e *engine) join() {
 func (e *engine) joinStreams() bool {
 	ended, late := make(chan struct{}), make(chan struct{})
 	go func() { // ends with the last read
+		e.returning.Wait()
 		e.draining.Wait()
 		e.asking.Wait()
 		e.sending.Wait()
@@ -348,30 +361,73 @@ func (e *engine) abandon() {
 	}
 }
 
-// resume takes the devices back; leaving the saving states is what wakes a
-// drain that is blocked in its device. It ends when the drivers are done.
-func (e *engine) resume(reverted bool) {
+// turnBack begins the way back, once.
+func (e *engine) turnBack() {
+	if !e.clock.back.IsZero() {
+		return
+	}
 	if e.plan.phase != connecting {
 		e.tell(report.Event{Kind: report.Phase, Phase: report.Rollback})
 	}
 	e.abandon()
 	e.clock.back = time.Now()
-	wasPaused, empty := !e.clock.paused.IsZero(), e.owner.Empty
-	e.others.Go(func() {
+}
+
+// halt takes the first step of the way back after the last END. It ends when the drivers
+// are done.
+func (e *engine) halt() {
+	e.turnBack()
+	e.returning.Go(func() {
+		again, err := e.fleet.halt()
+		e.post(halted{again, err})
+	})
+}
+
+// resume takes the devices back; leaving the saving states is what wakes a
+// drain that is blocked in its device. It ends when the drivers are done, and the guest
+// has answered or resumeLimit is over.
+func (e *engine) resume(reverted bool) {
+	e.turnBack()
+	paused := !e.clock.paused.IsZero() || e.restarted // by a process before this one
+	sole, reset := e.owner.Sole, e.reset
+	e.returning.Go(func() {
 		if reverted {
 			e.hooking.Wait() // what on-commit does must not come later
 			e.hooks.reverted = e.opts.OnRevert.Run(e.opts.Attempt)
 		}
-		err := e.fleet.resume()
-		if empty {
-			err = errors.Join(err, errors.New("what the devices held at COMMIT is gone: they were reset since"))
+		ev := resumed{}
+		ev.again, ev.err = e.fleet.resume(sole)
+		ev.how = e.fleet.returned(ev.err)
+		if reset {
+			ev.how, ev.err = handoff.SomeRan, errors.Join(ev.err, errors.New("what the devices held at COMMIT is gone: they were reset since"))
 		}
 		e.pausing.Wait() // a pause that came after ResumeGuest would last, and a VM is not to be moved and resumed at once
-		if err == nil && wasPaused && !e.up && e.opts.ResumeGuest != nil {
-			err = e.opts.ResumeGuest(context.Background())
+		if ev.err == nil && paused && !e.up && e.opts.ResumeGuest != nil {
+			if ev.guest = askResume(context.Background(), &e.pausing, e.opts.ResumeGuest); ev.guest != nil {
+				ev.how = handoff.Unheard
+			}
 		}
-		e.post(resumed{time.Now(), err})
+		ev.at = time.Now()
+		e.post(ev)
 	})
+}
+
+// resumeLimit is how long ResumeGuest may take.
+const resumeLimit = 10 * time.Second
+
+// askResume asks for the guest to be resumed, in a goroutine of the group, and waits for
+// the answer as long as that may take.
+func askResume(ctx context.Context, group *sync.WaitGroup, resume func(context.Context) error) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, resumeLimit, fmt.Errorf("no answer for %v", resumeLimit))
+	defer cancel()
+	answer := make(chan error, 1)
+	group.Go(func() { answer <- resume(ctx) }) // ends with ctx, if the owner of the guest heeds it
+	select {
+	case err := <-answer:
+		return err
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 }
 
 // hear takes messages from a control lane from now on. The goroutine ends with it.
@@ -452,9 +508,16 @@ type (
 		confirm bool // because of confirm
 		err     error
 	}
+	halted struct {
+		again []string // what worked at the second try only
+		err   error
+	}
 	resumed struct {
-		at  time.Time
-		err error
+		at    time.Time
+		how   handoff.Return
+		again []string
+		err   error // of the devices
+		guest error
 	}
 )
 
@@ -495,6 +558,8 @@ func (e *engine) handle(ev any) {
 		e.advance(ended{ev.device})
 	case drainFailed:
 		e.failed(e.fleet.fault(&deviceError{ev.device, ev.err}, func(int) uint64 { return ev.offset }))
+	case halted:
+		e.halted(ev)
 	case resumed:
 		e.resumed(ev)
 	case witnessed:
@@ -625,12 +690,14 @@ func (e *engine) askSize(device int) {
 	})
 }
 
-// resumeGuest ends by itself, or with work.
+// resumeGuest ends by itself, or with work, and at the latest with resumeLimit.
 func (e *engine) resumeGuest() {
 	e.pausing.Go(func() {
-		err := e.opts.ResumeGuest(e.work)
-		e.up = err == nil
-		e.post(guestResumed{err})
+		e.post(guestResumed{askResume(e.work, &e.pausing, func(ctx context.Context) error {
+			err := e.opts.ResumeGuest(ctx)
+			e.up = err == nil
+			return err
+		})})
 	})
 }
 

@@ -3,9 +3,11 @@ package reader
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 
 	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/transport/handoff"
 	"github.com/migpipe/migpipe/vfio"
 )
 
@@ -54,24 +56,92 @@ func (f *fleet) set(device int, to vfio.State) error {
 	return nil
 }
 
-// resume takes every device back to RUNNING, in vfio.RunOrder. One that cannot
-// come back holds up none of the others: it answers nobody in any state, and
-// they are somebody's. The guest is not resumed then.
-func (f *fleet) resume() error {
+// tries is how often a device is asked to take a step of the way back.
+const tries = 2
+
+// halt takes the devices from STOP_COPY to STOP: from there they may run, and none of them
+// does by that. If some run, no last END was sent of what they hold, and all are left alone.
+// Moves that come after are not made.
+func (f *fleet) halt() (again []string, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.resumed = true
-	var errs []error
+	if f.someRun() {
+		return nil, nil
+	}
+	return f.step(func(int) bool { return true }, vfio.Stop)
+}
+
+// resume takes every device back to RUNNING, in vfio.RunOrder. With whole none of them is
+// told to run after one that did not, as long as all stand still: the destination may
+// run its copy then. Else one that cannot come back holds up none of the others: it
+// answers nobody in any state, and they are somebody's.
+//
+// again names what worked at the second try only.
+func (f *fleet) resume(whole bool) (again []string, err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.resumed = true
 	for _, step := range vfio.RunOrder() {
-		errs = append(errs, f.each(len(f.sources), func(i int) error {
-			if f.sources[i].Device.Features().P2P != step.P2P {
+		late, failed := f.step(func(i int) bool { return f.sources[i].Device.Features().P2P == step.P2P }, step.To)
+		again, err = append(again, late...), errors.Join(err, failed)
+		if whole && failed != nil && f.standsStill() {
+			return again, err
+		}
+	}
+	if err != nil && f.run() { // by a later step
+		again, err = append(again, err.Error()), nil
+	}
+	return again, err
+}
+
+// returned is how a way back has ended, as the devices show it.
+func (f *fleet) returned(err error) handoff.Return {
+	switch {
+	case err == nil:
+		return handoff.Back
+	case f.standsStill():
+		return handoff.NoneRan
+	}
+	return handoff.SomeRan
+}
+
+// step takes some of the devices to a state, each by so many tries.
+func (f *fleet) step(which func(i int) bool, to vfio.State) (again []string, err error) {
+	late := make([]error, len(f.sources))
+	err = f.each(len(f.sources), func(i int) (err error) {
+		if !which(i) {
+			return nil
+		}
+		for range tries {
+			if err = f.backTo(i, to); err == nil {
 				return nil
 			}
-			return f.backTo(i, step.To)
-		}))
+			late[i] = err
+		}
+		return err
+	})
+	for i, first := range late {
+		if first != nil && err == nil {
+			again = append(again, fmt.Sprintf("device %s came back at the second try: %v", f.sources[i].Name, first))
+		}
 	}
-	return errors.Join(errs...)
+	return again, err
 }
+
+// run reports whether every device is in RUNNING.
+func (f *fleet) run() bool { return running(f.sources) }
+
+// someRun reports whether some device runs, in whatever state.
+func (f *fleet) someRun() bool {
+	return slices.ContainsFunc(f.sources, func(s Source) bool {
+		now, err := s.Device.State()
+		return err == nil && slices.Contains([]vfio.State{vfio.Running, vfio.RunningP2P, vfio.PreCopy, vfio.PreCopyP2P}, now)
+	})
+}
+
+// standsStill reports whether no device has left STOP and STOP_COPY.
+func (f *fleet) standsStill() bool { return stopped(f.sources) }
 
 func (f *fleet) backTo(device int, to vfio.State) error {
 	now, err := f.sources[device].Device.State()

@@ -19,7 +19,7 @@ func TestFleetResumed(t *testing.T) {
 	if err := f.enter([]move{{0, vfio.PreCopy}}); err != nil {
 		t.Fatal(err)
 	}
-	if err := f.resume(); err != nil {
+	if _, err := f.resume(false); err != nil {
 		t.Fatal(err)
 	}
 	if err := f.enter([]move{{0, vfio.StopCopy}}); err != nil {

@@ -86,8 +86,15 @@ type Options struct {
 	// Tuning changes limits while Send runs; MaxBandwidth, if given, is set there
 	// first. Default: a fresh one.
 	Tuning *Tuning
-	// PauseGuest stops the vCPUs, before any device leaves RUNNING; ResumeGuest
-	// starts them again after a rollback. Default: there is no guest.
+	// PauseGuest stops the vCPUs, before any device leaves RUNNING. MaxDowntime bounds it:
+	// its ctx ends then, and with the attempt, and it must return. An error that is a
+	// *transport.Fault keeps its code.
+	//
+	// ResumeGuest starts them again, on every way back and after a stop that was called
+	// off, once all devices run and this side's right to run them is recorded. A process
+	// before this one may have paused them, so that it may be called without PauseGuest. It
+	// has 10 s, then its ctx ends. If it fails, the outcome is that of the devices, and the
+	// report says GuestUnheard. Default: there is no guest.
 	PauseGuest, ResumeGuest func(context.Context) error
 	// Approve has the last word before COMMIT: it is called once, when everything is
 	// loaded at the destination, and an error takes the devices back. The VM and its

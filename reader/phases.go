@@ -1,6 +1,7 @@
 package reader
 
 import (
+	"errors"
 	"fmt"
 	"time"
 
@@ -97,7 +98,11 @@ func (e *engine) pause() {
 
 func (e *engine) guestPaused(err error) {
 	if err != nil {
-		e.failed(&transport.Fault{Code: transport.CodeDevice, Err: fmt.Errorf("pause the guest: %w", err)})
+		code := transport.CodeDevice
+		if f, ok := errors.AsType[*transport.Fault](err); ok { // its owner says why
+			code = f.Code
+		}
+		e.failed(&transport.Fault{Code: code, Err: fmt.Errorf("pause the guest: %w", err)})
 		return
 	}
 	if e.opts.PauseGuest != nil {

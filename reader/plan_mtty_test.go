@@ -107,7 +107,7 @@ func openMtty(t *testing.T, i int) (d vfio.Device) {
 }
 
 func (m *mttys) home() {
-	if err := m.fleet.resume(); err != nil {
+	if _, err := m.fleet.resume(false); err != nil {
 		m.t.Error(err)
 	}
 	m.fleet.closeStreams()

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/migpipe/migpipe/transport"
@@ -16,23 +17,89 @@ import (
 // takeBack ends an attempt that ended with its process: its devices are taken back,
 // where they are not running, and that is recorded. They are this side's as long as
 // COMMIT is not recorded, and when somebody has decided so (FORCED).
-func takeBack(o Options, sources []Source) error {
+func takeBack(o Options, sources []Source) (out report.Report, err error) {
 	last := o.Journal.Last()
-	if last.Record != handoff.Open && last.Record != handoff.Forced {
-		return nil
+	if !last.Unfinished() && last.Record != handoff.Forced {
+		return out, nil
 	}
-	f := &fleet{sources: sources, streams: make([]vfio.Stream, len(sources)), each: parallel}
-	if err := f.resume(); err != nil {
-		return f.fault(fmt.Errorf("take the devices of attempt %d back: %w", last.Attempt.Epoch, err), func(int) uint64 { return 0 })
+	b := &wayBack{opts: o, sole: last.Unfinished(), fleet: &fleet{sources: sources, streams: make([]vfio.Stream, len(sources)), each: parallel}}
+	owner, actions := handoff.RestartSource(last)
+	for ev := b.do(actions); ev != nil; ev = b.do(actions) {
+		owner, actions = owner.Step(ev)
 	}
-	if last.Record == handoff.Forced { // which says more than OWNER
-		return nil
+	if b.err == nil {
+		return out, nil
 	}
-	closed := handoff.Entry{Record: handoff.Owner, Attempt: last.Attempt, Journal: o.Journal.ID()}
-	if err := o.Journal.Append(closed); err != nil {
-		return &transport.Fault{Code: transport.CodeInternal, Err: fmt.Errorf("journal %v: %w", closed.Record, err)}
+	out = report.Report{Outcome: b.outcome, Attempt: last.Attempt, CopyThere: held(owner, false), GuestUnheard: b.unheard}
+	return out, b.err
+}
+
+// wayBack does what the hand-off says after a restart, where nobody is connected.
+type wayBack struct {
+	opts    Options
+	sole    bool // the destination's copy may be the only one that works
+	fleet   *fleet
+	group   sync.WaitGroup
+	outcome handoff.Outcome
+	unheard bool
+	err     error // the first
+}
+
+// do takes the actions, and gives the event that the last of them leads to, nil for none.
+func (b *wayBack) do(actions []handoff.Action) (ev handoff.Event) {
+	for _, a := range actions {
+		switch a := a.(type) {
+		case handoff.Append:
+			a.Entry.PeerID = b.opts.Journal.Last().PeerID
+			if b.err != nil {
+				a.Entry.Why = handoff.Why{Code: transport.CodeDevice, Text: b.err.Error()}
+			}
+			if err := b.opts.Journal.Append(a.Entry); err != nil {
+				b.keep(&transport.Fault{Code: transport.CodeInternal, Err: fmt.Errorf("journal %v: %w", a.Entry.Record, err)})
+				return handoff.Unrecorded{}
+			}
+		case handoff.Halt:
+			again, err := b.fleet.halt()
+			b.tell(again, err)
+			ev = handoff.Halted{Failed: err != nil}
+		case handoff.Resume:
+			ev = handoff.Resumed{How: b.resume()}
+		case handoff.Finish:
+			b.outcome = a.Outcome
+		}
 	}
-	return nil
+	return ev
+}
+
+// resume takes the devices back, and has the guest resumed, which a process before this
+// one may have paused.
+func (b *wayBack) resume() handoff.Return {
+	again, err := b.fleet.resume(b.sole)
+	b.tell(again, err)
+	if err != nil || b.opts.ResumeGuest == nil {
+		return b.fleet.returned(err)
+	}
+	if err := askResume(context.Background(), &b.group, b.opts.ResumeGuest); err != nil {
+		b.unheard = true
+		b.keep(&transport.Fault{Code: transport.CodeDevice, Err: errors.New(guestUnheard(err))})
+		return handoff.Unheard
+	}
+	return handoff.Back
+}
+
+func (b *wayBack) tell(again []string, err error) {
+	for _, text := range again {
+		b.opts.Observe(report.Event{Kind: report.Warning, Text: text})
+	}
+	if err != nil {
+		b.keep(b.fleet.fault(fmt.Errorf("take the devices of attempt %d back: %w", b.opts.Journal.Last().Attempt.Epoch, err), func(int) uint64 { return 0 }))
+	}
+}
+
+func (b *wayBack) keep(f *transport.Fault) {
+	if b.err == nil {
+		b.err = f
+	}
 }
 
 // letGo ends the sessions of devices of which DONE is recorded, where the process ended
@@ -54,6 +121,10 @@ func letGo(sources []Source) (warnings []string) {
 // host that made it.
 var ErrOnlyCopy = errors.New("the destination has a complete copy, and the devices here were reset since it was made: it may be the only one")
 
+// ErrKeptCopy is ErrOnlyCopy where the way back of that attempt has failed, or is not known
+// to have ended well. No start ends such a copy: a person decides.
+var ErrKeptCopy = errors.New("the way back of it has failed or did not end, and the destination has a complete copy, which may be the only one")
+
 // askTimeout bounds the question about devices that stand still: they are this side's
 // whatever the answer is, unless somebody has decided otherwise.
 const askTimeout = time.Second
@@ -63,7 +134,7 @@ const askTimeout = time.Second
 // may be the only copy. And somebody may have decided, meanwhile, that they run there.
 func spareCopy(ctx context.Context, dialer transport.Dialer, sources []Source, o Options) error {
 	last := o.Journal.Last()
-	if last.Record != handoff.Forced && (last.Record != handoff.Open || o.Anew) {
+	if last.Record != handoff.Forced && (!last.Unfinished() || o.Anew && last.Record == handoff.Open) {
 		return nil
 	}
 	// Of FORCED a person has said that no answer is needed.
@@ -91,12 +162,38 @@ func spareCopy(ctx context.Context, dialer transport.Dialer, sources []Source, o
 	}
 	switch status.Record {
 	case handoff.Ready.String():
-		if empty {
-			return &undecided{&transport.Fault{Code: transport.CodeBusy, Remote: true, Err: fmt.Errorf("attempt %d: %w", last.Attempt.Epoch, ErrOnlyCopy)}}
+		if empty || !stopped(sources) { // some were reset, since all stood still when they were read to the end
+			cause := ErrOnlyCopy
+			if last.Record != handoff.Open {
+				cause = ErrKeptCopy
+			}
+			return &undecided{&transport.Fault{Code: transport.CodeBusy, Remote: true, Err: fmt.Errorf("attempt %d: %w", last.Attempt.Epoch, cause)}}
 		}
 	case handoff.Accept.String(), handoff.Running.String(), handoff.Done.String(), handoff.Lost.String(), handoff.Forced.String():
 		return &undecided{&transport.Fault{Code: transport.CodeBusy, Remote: true, Err: fmt.Errorf("the destination's record is %s of attempt %d, this side's is %v of attempt %d: somebody has decided there",
 			transport.PeerText(status.Record), status.MaxEpoch, last.Record, last.Attempt.Epoch)}}
+	}
+	return nil
+}
+
+// identify asks the destination for what COMMIT names, where a person has decided that its
+// copy is to run and this side had not heard of that: its journal and the copy's digest.
+func identify(ctx context.Context, dialer transport.Dialer, o Options) error {
+	last := o.Journal.Last()
+	if last.Peer != (transport.JournalID{}) {
+		return nil
+	}
+	status, err := query(ctx, dialer, last.Attempt, o.ConnectLimit)
+	if err != nil {
+		return &transport.Fault{Code: transport.CodeOf(err), Err: fmt.Errorf("ask for the copy of attempt %d: %w", last.Attempt.Epoch, err)}
+	}
+	if status.MaxEpoch != last.Attempt.Epoch || status.Record == handoff.Open.String() || status.Record == handoff.None.String() {
+		return &transport.Fault{Code: transport.CodeBusy, Remote: true, Err: fmt.Errorf("the destination has no complete copy of attempt %d: its record is %s of attempt %d",
+			last.Attempt.Epoch, transport.PeerText(status.Record), status.MaxEpoch)}
+	}
+	last.Peer, last.Digest = status.Journal, status.Digest
+	if err := o.Journal.Append(last); err != nil {
+		return &transport.Fault{Code: transport.CodeInternal, Err: fmt.Errorf("journal %v: %w", last.Record, err)}
 	}
 	return nil
 }
@@ -170,7 +267,8 @@ func (e *engine) restart() {
 	e.clock.ready = time.Now()
 	next, actions := handoff.RestartSource(last)
 	e.owner = next
-	e.owner.Empty = !stopped(e.sources) || handoff.Rebooted(e.opts.Journal)
+	e.reset = !stopped(e.sources) || handoff.Rebooted(e.opts.Journal)
+	e.owner.Empty = e.owner.Empty || e.reset
 	e.tell(report.Event{Kind: report.Phase, Phase: report.Commit})
 	e.tell(report.Event{Kind: report.Warning, Text: fmt.Sprintf("going on with migration %v, attempt %d, which is recorded as %v: the destination is asked", last.Attempt.Mig, last.Attempt.Epoch, last.Record)})
 	e.do(actions)

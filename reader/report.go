@@ -173,7 +173,16 @@ func (e *engine) savedSince(device int) time.Duration {
 	return 0
 }
 
+// held is the copy that the destination was not told to drop, nil for none.
+func held(s handoff.Source, ready bool) *report.CopyThere {
+	if !s.Sole || s.Gone {
+		return nil
+	}
+	return &report.CopyThere{Ready: ready, Rescue: s.Record == handoff.ResumeFailed}
+}
+
 func (e *engine) result() (report.Report, error) {
+	e.out.CopyThere = held(e.owner, !e.clock.ready.IsZero())
 	e.finishReport()
 	if e.unrecorded != nil && e.fault != e.unrecorded {
 		e.out.Warnings = append(e.out.Warnings, e.unrecorded.Error())

@@ -38,11 +38,11 @@ func NewIdentity() (*Identity, error) {
 }
 
 // LoadIdentity reads the private key in path, and makes it first where there is
-// none: mode 0600, in a directory made with mode 0700. Processes that do so at
-// the same time all get the same key.
+// none: mode 0600. If the directory is missing it is made too, with mode 0700, but none
+// above it. Processes that do so at the same time all get the same key.
 //
-// It refuses a file that anybody but its owner may read. No error holds any
-// part of the key.
+// It refuses a file that another user may read or could exchange; root may own the file.
+// No error holds any part of the key.
 func LoadIdentity(path string) (*Identity, error) {
 	id, err := readIdentity(path)
 	if !errors.Is(err, fs.ErrNotExist) {
@@ -118,7 +118,10 @@ func createIdentity(path string) error {
 		return err
 	}
 	dir := filepath.Dir(path)
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := safefile.MakeDir(dir); err != nil {
+		return err
+	}
+	if err := safefile.CheckPath(dir); err != nil {
 		return err
 	}
 	temp, err := os.CreateTemp(dir, ".key-*") // mode 0600

@@ -215,7 +215,7 @@ func (e *evidence) takenBack(by int64) bool {
 		}
 	}
 	return slices.ContainsFunc(e.records[source], func(r journal.Record) bool {
-		return (r.Record == handoff.Owner || r.Record == handoff.Forced) && r.Attempt.Epoch >= copied && when(r) < by
+		return (r.Record == handoff.Owner && !r.Sole || r.Record == handoff.Forced) && r.Attempt.Epoch >= copied && when(r) < by
 	})
 }
 
@@ -256,10 +256,12 @@ func (e *evidence) accepts(runs []sim.Line, fail func(string, ...any)) {
 // follows says what may stand behind a record, in one attempt.
 var follows = map[side]map[handoff.Record][]handoff.Record{
 	source: {
-		handoff.Owner:  {handoff.Owner},
-		handoff.Open:   {handoff.Owner, handoff.Commit},
+		handoff.Owner:  {handoff.Owner, handoff.ResumeFailed},
+		handoff.Open:   {handoff.Owner, handoff.ResumeFailed, handoff.Commit},
 		handoff.Commit: {handoff.Owner, handoff.Done, handoff.Commit},
 		handoff.Done:   {handoff.Done},
+
+		handoff.ResumeFailed: {handoff.Owner, handoff.ResumeFailed, handoff.Commit},
 	},
 	destination: {
 		handoff.None:    {handoff.None},

@@ -477,6 +477,9 @@ func (w *world) next() (outcome string) {
 		if e.records[source] != nil {
 			again = []string{"--migration", w.mig.String()}
 		}
+		if e.sole() {
+			w.giveUp()
+		}
 	}
 	d := w.process(destination)
 	if d != nil && d.runs() && again == nil { // its log is of the one before
@@ -502,6 +505,30 @@ func (w *world) next() (outcome string) {
 		w.t.Errorf("the second migration has started the destination %d times", len(after.executions()))
 	}
 	return outcome
+}
+
+// sole reports whether the destination has a whole copy that no start at the source ends.
+func (e *evidence) sole() bool {
+	at := e.records[source]
+	return len(at) > 0 && at[len(at)-1].Sole && e.last(destination) == handoff.Ready
+}
+
+// giveUp has a person end the destination's copy: the source's devices run, or were reset.
+func (w *world) giveUp() {
+	w.t.Helper()
+	if d := w.process(destination); d != nil && d.runs() {
+		d.kill()
+		d.wait(w.t)
+	}
+	host, err := os.Hostname()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	args := slices.Concat([]string{"resolve", w.mig.String(), "--give-up", "--why", "a test", "--confirm", host,
+		"--state-dir", w.state[destination]}, shared.volatile)
+	if out, err := exec.Command(destination.program(w.bin), args...).CombinedOutput(); err != nil {
+		w.t.Errorf("give up: %v: %s", err, out)
+	}
 }
 
 // ask has a source that is in doubt ask once more, now that nothing stands in its way.

@@ -211,7 +211,7 @@ func TestOpenIsTakenBack(t *testing.T) {
 		for _, e := range j.Entries() {
 			records = append(records, fmt.Sprint(e.Record, e.Attempt.Epoch))
 		}
-		if got := strings.Join(records, " "); got != "OPEN 1 OWNER 1 OPEN 2 COMMIT 2 DONE 2" {
+		if got := strings.Join(records, " "); got != "OPEN 1 OWNER 1 OWNER 1 OPEN 2 COMMIT 2 DONE 2" { // before they run, and once they do
 			t.Errorf("left in %v: the journal says %s", left, got)
 		}
 	}

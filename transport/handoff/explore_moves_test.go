@@ -85,7 +85,7 @@ func (w *world) sourceLives(st state) {
 	case s.Phase == SourceTransfer:
 		st.net |= 1 << w.message(&transport.End{Attempt: s.Attempt}) // stands for the whole stream
 		w.sourceTakes(st, plain(Drained{worldDigest}))
-	case s.Phase == SourceEnded && (last.Record == Forced || last.Record == Owner && !w.forces) && st.s.dev == running && s.Attempt.Epoch < uint64(w.epochs):
+	case s.Phase == SourceEnded && (last.Record == Forced || last.Record == Owner && !last.Sole && !w.forces) && st.s.dev == running && s.Attempt.Epoch < uint64(w.epochs):
 		st.s.machine, st.s.asked = w.sources.id(w.newSource(s.Attempt.Epoch+1)), 0
 		w.visit(st, "S", "tries again", 0)
 	}
@@ -100,12 +100,15 @@ func (w *world) sourceCrashes(st state) {
 	if w.forces {
 		w.sourceForced(st)
 	}
+	if w.rescues {
+		w.sourceRescues(st)
+	}
 }
 
 func (w *world) sourceRestarted(st state) state {
 	s, actions := w.restartSource(w.entries.vals[st.s.log])
-	s.Empty = s.Phase == SourceDoubt && st.s.dev == wiped
-	st.s.machine, st.s.todo, st.s.result, st.s.asked = w.sources.id(s), w.list(actions), 0, 0
+	s.Empty = s.Empty || s.Phase == SourceDoubt && st.s.dev == wiped
+	st.s.machine, st.s.todo, st.s.result, st.s.asked = w.sources.id(w.plainer(s)), w.list(actions), 0, 0
 	return st
 }
 
@@ -120,14 +123,24 @@ func (w *world) sourceActs(st state) {
 		st.s.log = w.entries.id(a.entry)
 	case "handoff.Send":
 		w.recorded(st, st.s.log, a.message)
+		w.aborts(st, w.messages.vals[a.message])
 		if st.s.dev == wiped && w.messages.vals[a.message].typ == transport.TypeCancel {
 			w.violated(st, "I3h: a source whose devices are gone asks for the only copy back")
 		}
 		st.net |= 1 << a.message
+		if w.messages.vals[a.message].typ == transport.TypeCancel && !w.entries.vals[st.s.log].Sole {
+			st.held = false // it is asked for its copy's end, by a source that can run
+		}
 	case "handoff.SendHello":
 		epoch := w.sources.vals[st.s.machine].Attempt.Epoch
 		st.net |= 1 << w.message(&transport.Hello{Attempt: attempt(epoch)})
+	case "handoff.Halt":
+		w.halts(w.holds(st))
+		return
 	case "handoff.Resume":
+		if st.s.dev == stopped {
+			st = w.holds(st)
+		}
 		w.resumes(st)
 		return
 	case "handoff.AskWitness":
@@ -168,13 +181,18 @@ func (w *world) appends(st state, entry uint16, of func(*state) *side, takes fun
 }
 
 func (w *world) resumes(st state) {
-	failing := st
-	failing.s.result = uint8(plain(Resumed{Failed: true}))
-	if st.s.dev == stopped && !w.calm() || st.s.dev == wiped {
-		w.visit(failing, "S", "fails to resume", 0)
+	then := func(st state, what string, how Return) {
+		st.s.result = uint8(plain(Resumed{how}))
+		w.visit(st, "S", what, 0)
+	}
+	if st.s.dev == stopped && !w.calm() || st.s.dev == wiped || st.s.dev == torn {
+		then(st, "fails to resume", SomeRan)
 	}
 	if st.s.dev == wiped {
 		return
+	}
+	if w.rescues && st.s.dev == stopped {
+		then(st, "fails to resume any device", NoneRan)
 	}
 	if st.ran {
 		w.violated(st, "I2: the source runs after the destination did")
@@ -182,8 +200,16 @@ func (w *world) resumes(st state) {
 	if st.s.dev == gone {
 		w.violated(st, "the source runs devices that it has released")
 	}
-	st.s.dev, st.s.result = running, uint8(plain(Resumed{}))
-	w.visit(st, "S", "resumes", 0)
+	if w.rescues && st.s.dev != running {
+		some := st
+		some.s.dev = torn
+		then(some, "fails to resume all devices", SomeRan)
+	}
+	st.s.dev, st.held = running, false
+	if w.rescues {
+		then(st, "resumes, and does not hear the guest", Unheard)
+	}
+	then(st, "resumes", Back)
 }
 
 func (w *world) sourceFinishes(st state, o Outcome) {
@@ -203,17 +229,21 @@ func (w *world) destMoves(st state) {
 	}
 	if st.d.result != 0 {
 		next := st
-		next.d.result = 0
+		next.d.result, next.held = 0, false
 		w.destTakes(next, int(st.d.result))
 	}
 	if st.d.asked != 0 {
 		next := st
-		next.d.asked = 0
+		next.d.asked, next.held = 0, false
 		w.destTakes(next, int(st.d.asked))
 	}
 	w.arriving(st, fromSource, w.destTakes)
 	for _, ev := range w.destSurprises(st) {
-		w.destTakes(st, plain(ev))
+		next := st
+		if _, fails := ev.(Failed); fails {
+			next.held = false // what it drops for a reason of its own is not the source's doing
+		}
+		w.destTakes(next, plain(ev))
 	}
 	w.destLives(st)
 }
@@ -311,7 +341,7 @@ func (w *world) destCrashes(st state) {
 	if w.forces {
 		w.destForced(st, last)
 	}
-	st.d.result, st.d.asked = 0, 0
+	st.d.result, st.d.asked, st.held = 0, 0, false
 	if st.d.dev == part {
 		st.d.dev, st.copy = empty, 0
 	}
@@ -359,7 +389,7 @@ func (w *world) holdings(st state, last Entry) []Holding {
 
 // destForgets is a host that comes back with an empty disk.
 func (w *world) destForgets(st state) {
-	st.lost = true
+	st.lost, st.held = true, false
 	st.d = side{machine: w.dests.id(NewDest(otherJournal)), log: w.entries.id(Entry{Journal: otherJournal}), dev: empty}
 	st.copy = 0
 	w.visit(st, "D", "loses its journal", 0)
@@ -421,7 +451,7 @@ func (w *world) starts(st state, d Dest) {
 		then(ran, "starts", Started{})
 		then(ran, "starts, perhaps", NotStarted{Copy: Unclear})
 	}
-	st.d.dev, st.copy = dropped, 0
+	st.d.dev, st.copy, st.held = dropped, 0, false
 	then(st, "fails to start, copy dropped", NotStarted{Copy: Dropped})
 }
 

@@ -21,6 +21,9 @@ import (
 //   - the source's owner may say yes to COMMIT, or nothing, and its word be lost
 //     (external);
 //   - the source's host may die with its devices (reboots);
+//   - some of the source's devices, all or none of them may refuse to stop or to run
+//     again on the way back, and a person may then have the destination's copy run
+//     (rescues);
 //   - the destination's devices may keep what was loaded before a crash, and the
 //     source forget what it was told is there (durable).
 //
@@ -34,6 +37,7 @@ const (
 	stopped
 	gone    // released by the source
 	wiped   // the source's: its host has died, and they are new ones
+	torn    // the source's: some of them run, and some could not be resumed
 	empty   // the destination's: reset, or not complete
 	part    // the destination's: half of the stream is loaded; only of those that are durable
 	loaded  // the destination's: complete, in STOP
@@ -60,6 +64,8 @@ type state struct {
 	won  uint8  // the witness's registers, two bits for each epoch
 	yes  uint8  // the owner's word for each epoch, a bit each
 
+	held bool // the destination holds a complete copy, and the source goes back: it is not to drop that for it (I3b)
+
 	kept  kept  // what outlives the destination's process
 	freed uint8 // the source has no first half any more, a bit for each epoch
 }
@@ -85,6 +91,8 @@ type world struct {
 	early        bool     // a mistake: the source is told before that is durable
 	mixes        bool     // a mistake: whose session it is that was kept, nobody looks at
 	forces       bool
+	rescues      bool
+	rescue       func(Entry) (Entry, bool)                  // what a person may decide at the source then
 	forceD       func(w *world, st *state, last Entry) bool // may the destination be forced
 
 	source        func(Source, Event) (Source, []Action)
@@ -164,7 +172,7 @@ func attempt(epoch uint64) transport.Attempt { return transport.Attempt{Mig: wor
 
 func newWorld(epochs int) *world {
 	w := &world{epochs: epochs, source: Source.Step, dest: Dest.Step,
-		restartSource: RestartSource, restartDest: RestartDest, forceD: (*world).wins,
+		restartSource: RestartSource, restartDest: RestartDest, forceD: (*world).wins, rescue: func(last Entry) (Entry, bool) { return CommitThere(last, "") },
 		stepS: map[[2]int][2]uint16{}, stepD: map[[2]int][2]uint16{}, seen: map[state]uint32{}}
 	w.lists.id("") // 0 is the empty list
 	return w
@@ -224,11 +232,12 @@ func (w *world) head(list uint16) (actionKey, uint16) {
 
 // The events that are no messages, by number; messages follow from eventMessage on.
 var plainEvents = []Event{nil, Begin{}, Unreachable{}, Reached{}, Interrupt{}, Leave{}, Failed{Code: transport.CodeDevice}, Unrecorded{},
-	Drained{worldDigest}, Loaded{worldDigest}, Resumed{}, Resumed{Failed: true}, Started{}, NotStarted{Copy: Kept},
+	Drained{worldDigest}, Loaded{worldDigest}, Resumed{Back}, Resumed{SomeRan}, Started{}, NotStarted{Copy: Kept},
 	NotStarted{Copy: Dropped}, NotStarted{Copy: Unclear}, WasReset{}, WasReset{Failed: true},
 	Approved{}, Overdue{}, Witnessed{}, Witnessed{SourceSide}, Witnessed{DestSide},
 	Offered{attempt(1), 0}, Offered{attempt(2), 0}, Offered{attempt(3), 0}, Offered{attempt(1), worldWitness},
-	Refused{Attempt: attempt(1)}, Refused{Attempt: attempt(2)}, Refused{Attempt: attempt(3)}}
+	Refused{Attempt: attempt(1)}, Refused{Attempt: attempt(2)}, Refused{Attempt: attempt(3)},
+	Halted{}, Halted{Failed: true}, Resumed{Unheard}, Resumed{NoneRan}}
 
 const eventMessage = 100
 
@@ -260,6 +269,7 @@ func (w *world) sourceTakes(st state, ev int) {
 	to, ok := w.stepS[k]
 	if !ok {
 		next, actions := w.source(w.sources.vals[st.s.machine], w.event(ev))
+		next = w.plainer(next)
 		to = [2]uint16{w.sources.id(next), w.list(actions)}
 		w.stepS[k] = to
 	}
@@ -339,8 +349,11 @@ func (w *world) violated(st state, format string, args ...any) {
 
 // check holds a state to the invariants that are about states.
 func (w *world) check(st state) {
-	if st.s.dev == running && st.d.dev == running {
+	if (st.s.dev == running || st.s.dev == torn) && st.d.dev == running {
 		w.violated(st, "I1: both sides run")
+	}
+	if st.held && st.d.dev != loaded && st.d.dev != running {
+		w.violated(st, "I3b: the destination has dropped its copy for a source that does not run again")
 	}
 	if st.s.dev == gone && st.d.dev != running && !st.lost {
 		w.violated(st, "I3: no copy is left")

@@ -31,7 +31,7 @@ func (w *world) sourceForced(st state) {
 	if !ok {
 		return
 	}
-	st.s.log = w.entries.id(forced)
+	st.s.log, st.held = w.entries.id(forced), false
 	st = w.sourceRestarted(st)
 	there := w.entries.vals[st.d.log]
 	if there.Record == Ready && st.d.dev == loaded {

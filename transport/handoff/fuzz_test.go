@@ -49,7 +49,7 @@ func (f *fuzzed) take(ev Event) {
 		f.check(done, a)
 		done = append(done, a)
 		switch a.(type) {
-		case Resume, Start, Reset, AskWitness, AskApproval:
+		case Halt, Resume, Start, Reset, AskWitness, AskApproval:
 			f.waiting = append(f.waiting, a)
 		case Finish:
 			f.finished++
@@ -123,8 +123,10 @@ func (f *fuzzed) result(name string) (ev Event) {
 		return nil
 	}
 	switch f.waiting[0].(type) {
+	case Halt:
+		ev = map[string]Event{"resumed": Halted{}, "not resumed": Halted{Failed: true}}[name]
 	case Resume:
-		ev = map[string]Event{"resumed": Resumed{}, "not resumed": Resumed{Failed: true}}[name]
+		ev = map[string]Event{"resumed": Resumed{Back}, "not resumed": Resumed{SomeRan}, "start failed, kept": Resumed{NoneRan}, "started": Resumed{Unheard}}[name]
 	case Start:
 		ev = map[string]Event{"started": Started{}, "start failed, kept": NotStarted{Copy: Kept},
 			"start failed, dropped": NotStarted{Copy: Dropped}, "start failed, unclear": NotStarted{Copy: Unclear}}[name]
@@ -169,6 +171,9 @@ func FuzzSource(f *testing.F) {
 	f.Add([]byte{30, 0, 16, 3, 17, 6, 28})     // lost to the destination
 	f.Add([]byte{0, 16, 3, 17, 17, 11, 19})    // approved, where somebody is asked
 	f.Add([]byte{0, 16, 3, 17, 10, 9})         // not approved
+	f.Add([]byte{0, 16, 3, 7, 9, 9})           // cancelled after the last END
+	f.Add([]byte{0, 16, 3, 7, 9, 12})          // and no device runs again
+	f.Add([]byte{0, 16, 3, 7, 10})             // or none is halted
 	play := func(t *testing.T, script []byte, external bool) {
 		s, before, ev := NewSource(attempt(1), sourceJournal), Source{}, Event(nil)
 		s.External = external
@@ -200,6 +205,9 @@ func FuzzSource(f *testing.F) {
 				if a.Outcome == Committed && s.Record != Done || a.Outcome == Rolledback && !s.MayResume() || a.Outcome == InDoubt && s.Record != Commit {
 					t.Fatalf("%v with %v", a.Outcome, s.Record)
 				}
+			}
+			if _, aborts := sends[*transport.Abort](a); aborts && before.Phase >= SourceWaiting && ev != (Resumed{Back}) && !(ev == Unrecorded{} && before.Phase == SourceEnded) {
+				t.Fatalf("ABORT was sent by %+v in %v", ev, before.Phase)
 			}
 			if commits && !recorded(done, Commit) && before.Record != Commit {
 				t.Fatal("COMMIT was sent before it was recorded")

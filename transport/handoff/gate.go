@@ -34,7 +34,7 @@ func MayOpen(last Entry, attempt transport.Attempt) error {
 		return fmt.Errorf("%w (attempt %d)", ErrInDoubt, last.Attempt.Epoch)
 	case Done:
 		return fmt.Errorf("%w (attempt %d)", ErrGone, last.Attempt.Epoch)
-	case Owner, Open, Forced:
+	case Owner, Open, ResumeFailed, Forced:
 		return newer(last, attempt)
 	}
 	return blank(last)

@@ -22,7 +22,7 @@ import (
 // after it has forgotten everything else.
 type Record uint8
 
-// Records of the source: Owner, Open, Commit, Done. Records of the
+// Records of the source: Owner, Open, Commit, Done, ResumeFailed. Records of the
 // destination: None, Open, Ready, Accept, Running, Aborted, Done, Lost. Forced is of
 // either.
 const (
@@ -37,11 +37,15 @@ const (
 	Lost                  // the destination had accepted, and its devices are gone
 	Forced                // somebody has decided that the devices are this side's, see Force
 	Running               // the destination's devices have run: who lost them since, had them
+
+	// ResumeFailed is a source's whose way back failed after its last END. It is written
+	// only where it is known that no device of the set has been in RUNNING since.
+	ResumeFailed
 )
 
 // String is the record's name in PROTOCOL.md.
 func (r Record) String() string {
-	return [...]string{"NONE", "OWNER", "OPEN", "READY", "COMMIT", "ACCEPT", "ABORTED", "DONE", "LOST", "FORCED", "RUNNING"}[r]
+	return [...]string{"NONE", "OWNER", "OPEN", "READY", "COMMIT", "ACCEPT", "ABORTED", "DONE", "LOST", "FORCED", "RUNNING", "RESUME_FAILED"}[r]
 }
 
 // Outcome is how a migration ended, for those who must act on it.
@@ -70,8 +74,17 @@ type Entry struct {
 	Digest  transport.StreamDigest
 	PeerID  transport.ID // who the other side is, zero where the carrier does not know
 	Witness Register     // that the attempt is decided by, after COMMIT
+	// Sole says, at the source, that the destination's copy may be the only one that
+	// works: the way back is not over, or it has failed.
+	Sole bool
 
 	Why Why // for people: nothing is decided by it
+}
+
+// Unfinished reports whether the source whose newest entry this is still has to take the
+// devices of the attempt back.
+func (e Entry) Unfinished() bool {
+	return e.Record == Open || e.Record == ResumeFailed || e.Record == Owner && e.Sole
 }
 
 // Why is what the engine adds to an entry.
@@ -196,8 +209,10 @@ type (
 	// Witnessed is the result of AskWitness: who has the attempt's register, 0 if
 	// that could not be found out.
 	Witnessed struct{ Winner Side }
+	// Halted is the result of Halt.
+	Halted struct{ Failed bool }
 	// Resumed is the result of Resume.
-	Resumed struct{ Failed bool }
+	Resumed struct{ How Return }
 	// Started says that every destination device is read back as RUNNING.
 	Started struct{ TookNS int64 }
 	// NotStarted says that the start failed, and what became of the copy.
@@ -211,6 +226,17 @@ type (
 	// Unrecorded says that the journal did not take the last entry, or that
 	// nobody knows whether it did.
 	Unrecorded struct{}
+)
+
+// Return is how a way back ended.
+type Return uint8
+
+// How a way back ends.
+const (
+	Back    Return = iota // all devices run, and the guest where one is asked
+	Unheard               // all devices run, and whether the guest does is not known
+	NoneRan               // it failed, and no device has been in RUNNING or RUNNING_P2P
+	SomeRan               // it failed, and some device has been there, or may have been
 )
 
 // Copy is what a failed start left of the destination's copy.
@@ -244,6 +270,9 @@ type (
 	AskApproval struct{}
 	// AskWitness asks the attempt's register for the devices; the result is Witnessed.
 	AskWitness struct{}
+	// Halt takes the source devices to STOP, those that were stopped for the last part of
+	// their streams; the result is Halted. A device that runs is left alone.
+	Halt struct{}
 	// Resume brings the source devices back to RUNNING; the result is Resumed. With
 	// Reverted COMMIT may have been recorded before, and whoever was told is told.
 	Resume struct{ Reverted bool }

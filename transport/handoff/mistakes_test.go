@@ -19,7 +19,7 @@ var mistakes = []struct {
 	{"resume when the connection is lost after COMMIT", 1, false, false, func(w *world) {
 		w.source = func(s Source, ev Event) (Source, []Action) {
 			if s.Phase == SourceDoubt && ev == (Unreachable{}) {
-				return s.rollback(nil)
+				return s.takeBack(Failed{})
 			}
 			return s.Step(ev)
 		}
@@ -27,7 +27,7 @@ var mistakes = []struct {
 	{"cancel after COMMIT without asking", 1, false, false, func(w *world) {
 		w.source = func(s Source, ev Event) (Source, []Action) {
 			if s.Phase == SourceDoubt && ev == (Interrupt{}) {
-				return s.rollback(s.abort(transport.CodeCancelled, ""))
+				return s.takeBack(Failed{Code: transport.CodeCancelled})
 			}
 			return s.Step(ev)
 		}
@@ -70,7 +70,7 @@ var mistakes = []struct {
 	{"believe DECLINED from another journal", 1, false, true, func(w *world) {
 		w.source = func(s Source, ev Event) (Source, []Action) {
 			if m, ok := ev.(*transport.Declined); ok && s.Phase == SourceDoubt && m.Attempt == s.Attempt {
-				return s.rollback(nil)
+				return s.takeBack(Failed{})
 			}
 			return s.Step(ev)
 		}
@@ -208,7 +208,7 @@ var mistakes = []struct {
 	{"a source in doubt that is reached again resumes", 1, false, false, func(w *world) {
 		w.source = func(s Source, ev Event) (Source, []Action) {
 			if s.Phase == SourceDoubt && ev == (Reached{}) {
-				return s.rollback(nil)
+				return s.takeBack(Failed{})
 			}
 			return s.Step(ev)
 		}
@@ -225,7 +225,7 @@ var mistakes = []struct {
 		w.witnessS, w.witnessD = worldWitness, worldWitness
 		w.source = func(s Source, ev Event) (Source, []Action) {
 			if s.Phase == SourceDoubt && ev == (Overdue{}) {
-				return s.rollback(nil)
+				return s.takeBack(Failed{})
 			}
 			return s.Step(ev)
 		}
@@ -298,7 +298,7 @@ var mistakes = []struct {
 		w.forces = true
 		w.source = func(s Source, ev Event) (Source, []Action) {
 			if m, ok := ev.(*transport.Status); ok && s.Phase == SourceDoubt && s.overruled(m) {
-				return s.rollback(nil)
+				return s.takeBack(Failed{})
 			}
 			return s.Step(ev)
 		}
@@ -406,6 +406,57 @@ var mistakes = []struct {
 				return d.Step(Loaded{worldDigest})
 			}
 			return d, actions
+		}
+	}},
+	{"ABORT before the resume is sure", 1, false, false, func(w *world) {
+		w.source = func(s Source, ev Event) (Source, []Action) {
+			if s.Phase == SourceWaiting && ev == (Interrupt{}) {
+				return s.takeBack(Failed{Code: transport.CodeCancelled})
+			}
+			return s.Step(ev)
+		}
+	}},
+	{"rescue after a device ran", 1, false, false, func(w *world) {
+		w.rescues = true
+		w.source = func(s Source, ev Event) (Source, []Action) {
+			if ev == (Resumed{SomeRan}) {
+				ev = Resumed{NoneRan}
+			}
+			return s.Step(ev)
+		}
+	}},
+	{"rescue after a restart, as if no device had run", 1, false, false, func(w *world) {
+		w.rescues = true
+		w.restartSource = func(last Entry) (Source, []Action) {
+			s, actions := RestartSource(last)
+			s.Torn = false
+			return s, actions
+		}
+	}},
+	{"rescue by the record OWNER alone", 1, false, false, func(w *world) {
+		w.rescues = true
+		w.rescue = func(last Entry) (Entry, bool) {
+			if last.Record == Owner && last.Sole {
+				last.Record = ResumeFailed
+			}
+			return CommitThere(last, "")
+		}
+	}},
+	{"a source that cannot resume asks for its devices back", 1, false, false, func(w *world) {
+		w.rescues = true
+		w.restartSource = func(last Entry) (Source, []Action) {
+			s, actions := RestartSource(last)
+			s.Empty = false
+			return s, actions
+		}
+	}},
+	{"devices run before OWNER is recorded, and a person reads OPEN", 1, true, false, func(w *world) {
+		w.rescues = true
+		w.source = func(s Source, ev Event) (Source, []Action) {
+			if s.Phase == SourceResuming && ev == (Unrecorded{}) {
+				return s, []Action{Resume{}}
+			}
+			return s.Step(ev)
 		}
 	}},
 	{"the destination is forced, and the witness is not told", 1, false, false, func(w *world) {

@@ -29,7 +29,9 @@ func (e *engine) take(ev Event) {
 			if e.released {
 				e.t.Fatal("resumed after the release")
 			}
-			e.results = append(e.results, Resumed{Failed: rapid.Bool().Draw(e.t, "resume fails")})
+			e.results = append(e.results, Resumed{rapid.SampledFrom([]Return{Back, Unheard, NoneRan, SomeRan}).Draw(e.t, "resume")})
+		case Halt:
+			e.results = append(e.results, Halted{Failed: rapid.Bool().Draw(e.t, "halt fails")})
 		case Reset:
 			e.results = append(e.results, WasReset{Failed: rapid.Bool().Draw(e.t, "reset fails")})
 		case Start:
@@ -130,7 +132,7 @@ func TestDestAlwaysEnds(t *testing.T) {
 
 // Names must exist for everything that can be shown.
 func TestNames(t *testing.T) {
-	for r := None; r <= Running; r++ {
+	for r := None; r <= ResumeFailed; r++ {
 		_ = r.String()
 	}
 	for s := Side(0); s <= DestSide; s++ {

@@ -7,19 +7,38 @@ import "github.com/migpipe/migpipe/transport"
 // is asked.
 func RestartSource(last Entry) (Source, []Action) {
 	s := Source{Attempt: last.Attempt, Journal: last.Journal, Peer: last.Peer, Digest: last.Digest, Record: last.Record, Witness: last.Witness}
-	switch last.Record {
-	case Commit:
-		s.Phase = SourceDoubt
+	switch {
+	case last.Record == Commit:
+		s.Phase, s.Empty = SourceDoubt, last.Sole
 		return s, []Action{Send{s.demand()}}
-	case Done:
+	case last.Record == Done:
 		s.Phase = SourceEnded
 		return s, []Action{Send{&transport.Fin{Attempt: s.Attempt}}, Release{}, Finish{Committed}}
-	case Forced: // what the destination may still hold is of the attempt before
+	case last.Record == Forced:
 		s.Phase, s.Reverted = SourceResuming, true
-		old := transport.Attempt{Mig: s.Attempt.Mig, Epoch: s.Attempt.Epoch - 1}
-		return s, []Action{Resume{s.Reverted}, Send{&transport.Abort{Attempt: old, Code: transport.CodeCancelled, Text: last.Why.Text}}}
+		s.Because = Failed{Code: transport.CodeCancelled, Text: last.Why.Text}
+		return s, []Action{Resume{s.Reverted}}
+	case last.Unfinished(): // the last END may have been sent
+		s.Phase, s.Sole, s.Torn = SourceHalting, true, last.Record == Owner
+		return s, []Action{Halt{}}
 	}
-	return s.rollback(nil)
+	return s.takeBack(Failed{})
+}
+
+// CommitThere is the record by which a person has decided that the destination runs the
+// copy that it holds of an attempt whose devices cannot be resumed at the source, whose
+// journal ends with last. It may be written only where no device of the set has been in
+// RUNNING since the last END: the record is OPEN or RESUME_FAILED. OWNER says that some
+// may have been. The devices are not asked back after it.
+//
+// The destination's journal and digest are zero if the source has not heard them: they are
+// asked for before COMMIT is sent.
+func CommitThere(last Entry, text string) (Entry, bool) {
+	if last.Record != Open && last.Record != ResumeFailed {
+		return last, false
+	}
+	last.Record, last.Sole, last.Why.Text, last.Why.Code = Commit, true, text, 0
+	return last, true
 }
 
 // Holding is what a destination that was started again finds in its devices.

@@ -105,7 +105,9 @@ func (st *stage) play(t *testing.T, line string) {
 	case what == "has an owner who decides":
 		st.s.External = true
 	case what == "is forced":
-		st.forced(t, side)
+		st.decided(t, side, Force)
+	case what == "is told to commit there":
+		st.decided(t, side, CommitThere)
 	case what == "loses its journal":
 		st.d, st.dLog = NewDest(otherJournal), Entry{Journal: otherJournal}
 	case side == "S":
@@ -117,15 +119,15 @@ func (st *stage) play(t *testing.T, line string) {
 	}
 }
 
-// forced is what somebody has written into a journal, and who goes on from there.
-func (st *stage) forced(t *testing.T, side string) {
+// decided is what a person has written into a journal, from which the next process goes on.
+func (st *stage) decided(t *testing.T, side string, decide func(Entry, string) (Entry, bool)) {
 	log := map[string]*Entry{"S": &st.sLog, "D": &st.dLog}[side]
-	forced, ok := Force(*log, "root on there: the other host burned down")
+	decided, ok := decide(*log, "root on there: the other host burned down")
 	if !ok {
-		t.Fatalf("%v is no record to be forced from", log.Record)
+		t.Fatalf("%v is no record to be decided from", log.Record)
 	}
-	*log = forced
-	fmt.Fprintf(&st.out, "      append %v(%d)\n", forced.Record, forced.Attempt.Epoch)
+	*log = decided
+	fmt.Fprintf(&st.out, "      %s\n", printAction(Append{decided}))
 }
 
 func (st *stage) source(s Source, actions []Action, refuses bool) {
@@ -165,7 +167,11 @@ func (st *stage) act(actions []Action, refuses bool, log *Entry) bool {
 func printAction(a Action) string {
 	switch a := a.(type) {
 	case Append:
-		return fmt.Sprintf("append %v(%d)", a.Entry.Record, a.Entry.Attempt.Epoch)
+		text := fmt.Sprintf("append %v(%d)", a.Entry.Record, a.Entry.Attempt.Epoch)
+		if a.Entry.Sole {
+			text += ", the copy there may be the only one"
+		}
+		return text
 	case Send:
 		return "send " + printMessage(a.Message)
 	case Finish:
@@ -294,8 +300,10 @@ func localEvent(text string, at transport.Attempt, digest transport.StreamDigest
 		return Interrupt{}
 	case "leave":
 		return Leave{}
+	case "halted":
+		return Halted{Failed: detail == "not"}
 	case "resumed":
-		return Resumed{Failed: detail == "not"}
+		return Resumed{map[string]Return{"": Back, "but the guest": Unheard, "none": NoneRan, "some": SomeRan}[detail]}
 	case "reset":
 		return WasReset{Failed: detail == "not"}
 	case "started":

@@ -1,6 +1,10 @@
 package handoff
 
-import "github.com/migpipe/migpipe/transport"
+import (
+	"cmp"
+
+	"github.com/migpipe/migpipe/transport"
+)
 
 // SourcePhase is where the source is in the conversation. It is forgotten by a
 // crash; the Record is not.
@@ -14,13 +18,14 @@ const (
 	SourceWaiting              // all ENDs sent, waiting for READY
 	SourceDeciding             // READY came, and the owner is asked whether to commit
 	SourceDoubt                // COMMIT recorded, the answer is outstanding
+	SourceHalting              // the devices are going to STOP, the first step of the way back after the last END
 	SourceResuming             // the devices are going back to RUNNING
 	SourceEnded
 )
 
 // String is the phase's name in scenarios and logs.
 func (p SourcePhase) String() string {
-	return [...]string{"idle", "hello", "transfer", "waiting", "deciding", "doubt", "resuming", "ended"}[p]
+	return [...]string{"idle", "hello", "transfer", "waiting", "deciding", "doubt", "halting", "resuming", "ended"}[p]
 }
 
 // Source is the source's side of the hand-off. The zero value with Attempt and
@@ -38,10 +43,20 @@ type Source struct {
 	// External says that somebody else decides whether to commit: the owner of the VM
 	// that the devices are of, which has more to move than them.
 	External bool
-	// Empty says that the devices hold nothing any more of what they held at COMMIT: they
-	// were reset with the process, or the host, that has recorded it. The destination's
-	// copy is the only one then, and is not asked back.
+	// Empty says that the devices hold nothing any more of what they held at COMMIT, or
+	// cannot be resumed: they were reset with the process, or the host, that has recorded
+	// it, or a way back has failed. The destination's copy is the only one then, and is not
+	// asked back.
 	Empty bool
+	// Sole is the newest entry's: the destination's copy may be the only one that works.
+	Sole bool
+	// Torn says that some device may have been in RUNNING since the last END: a process
+	// before this one has recorded OWNER, and has not told how its way back ended.
+	Torn bool
+	// Gone says that the destination has no copy: it has declined on the way back.
+	Gone bool
+	// Because is what ABORT says once the devices run again. The zero value says nothing.
+	Because Failed
 
 	Witness Register // that both sides have agreed on, 0 is none
 	Asking  bool     // the witness is being asked
@@ -55,7 +70,9 @@ func NewSource(a transport.Attempt, journal transport.JournalID) Source {
 }
 
 // MayResume says whether the source may run its devices without asking.
-func (s Source) MayResume() bool { return s.Record == Owner || s.Record == Open }
+func (s Source) MayResume() bool {
+	return s.Record == Owner || s.Record == Open || s.Record == ResumeFailed
+}
 
 // Step is the whole of the source's behaviour.
 func (s Source) Step(ev Event) (Source, []Action) {
@@ -69,6 +86,8 @@ func (s Source) Step(ev Event) (Source, []Action) {
 		return s.open(ev)
 	case SourceDoubt:
 		return s.doubt(ev)
+	case SourceHalting:
+		return s.halting(ev)
 	case SourceResuming:
 		return s.resuming(ev)
 	}
@@ -85,8 +104,7 @@ func (s Source) idle(ev Event) (Source, []Action) {
 		s, rec := s.record(Open)
 		return s, []Action{rec, SendHello{}}
 	case Interrupt:
-		s.Phase = SourceEnded
-		return s, []Action{Finish{Rolledback}}
+		return s.finish(Rolledback)
 	}
 	return s, nil
 }
@@ -111,20 +129,22 @@ func (s Source) open(ev Event) (Source, []Action) {
 			return s.commit()
 		}
 		return s, nil
-	case *transport.Declined, Unreachable:
-		return s.rollback(nil)
+	case *transport.Declined:
+		return s.takeBack(Failed{})
+	case Unreachable:
+		return s.rollback(Failed{})
 	case *transport.NotStarted:
 		if ev.Journal != s.Peer {
 			return s, nil
 		}
-		return s.rollback(s.abort(ev.Code, "the destination has asked for that"))
+		return s.rollback(Failed{Code: cmp.Or(ev.Code, transport.CodeStart), Text: "the destination has asked for that"})
 	case Unrecorded: // no entry takes a right away that OPEN would have left
 		s.Record, s.Phase = Owner, SourceResuming
 		return s, []Action{Resume{}}
 	case Interrupt:
-		return s.rollback(s.abort(transport.CodeCancelled, "cancelled by the source"))
+		return s.rollback(Failed{Code: transport.CodeCancelled, Text: "cancelled by the source"})
 	case Failed:
-		return s.rollback(&transport.Abort{Attempt: s.Attempt, Code: ev.Code, Text: ev.Text, Device: ev.Device, Offset: ev.Offset})
+		return s.rollback(ev)
 	}
 	return s, nil
 }
@@ -132,11 +152,11 @@ func (s Source) open(ev Event) (Source, []Action) {
 func (s Source) ready(m *transport.Ready) (Source, []Action) {
 	switch {
 	case s.Phase != SourceWaiting && s.Phase != SourceDeciding:
-		return s.rollback(s.abort(transport.CodeProtocol, "READY before END"))
+		return s.rollback(Failed{Code: transport.CodeProtocol, Text: "READY before END"})
 	case m.Journal != s.Peer:
-		return s.rollback(s.abort(transport.CodeProtocol, "READY from another journal than WELCOME"))
+		return s.rollback(Failed{Code: transport.CodeProtocol, Text: "READY from another journal than WELCOME"})
 	case m.Digest != s.Digest:
-		return s.rollback(s.abort(transport.CodeCorrupt, "READY with another digest than END"))
+		return s.rollback(Failed{Code: transport.CodeCorrupt, Text: "READY with another digest than END"})
 	case s.Phase == SourceDeciding: // said again, and asked already
 		return s, nil
 	case s.External:
@@ -175,7 +195,7 @@ func (s Source) doubt(ev Event) (Source, []Action) {
 		if ev.Journal != s.Peer {
 			return s, nil // a side that lost its journal cannot know
 		}
-		return s.rollback(nil)
+		return s.takeBack(Failed{})
 	case *transport.NotStarted, Interrupt, Failed, Unrecorded:
 		if s.Empty {
 			return s, nil
@@ -200,46 +220,152 @@ func (s Source) doubt(ev Event) (Source, []Action) {
 	return s, nil
 }
 
+// halting is the first step of the way back after the last END: no device is told to
+// run before OWNER is recorded.
+func (s Source) halting(ev Event) (Source, []Action) {
+	switch ev := ev.(type) {
+	case *transport.Declined:
+		return s.declined(ev), nil
+	case Halted:
+		if ev.Failed {
+			return s.stuck()
+		}
+		s.Phase = SourceResuming
+		s, rec := s.record(Owner)
+		return s, []Action{rec, Resume{}}
+	}
+	return s, nil
+}
+
 func (s Source) resuming(ev Event) (Source, []Action) {
 	switch ev := ev.(type) {
-	case Unrecorded: // the right to resume does not hang on the entry that notes it
+	case *transport.Declined:
+		return s.declined(ev), nil
+	case Unrecorded:
+		if s.Sole && !s.Reverted {
+			// The journal may say OPEN, by which a person may hand the devices over: none
+			// of them may run.
+			return s.finish(NeedsReset)
+		}
+		s.Because = Failed{} // which would announce what is not recorded
 		return s, []Action{Resume{s.Reverted}}
 	case Resumed:
-		s.Phase = SourceEnded
-		if ev.Failed {
-			return s, []Action{Finish{NeedsReset}}
-		}
+		return s.resumed(ev.How)
+	}
+	return s, nil
+}
+
+// declined notes that the destination has dropped its copy.
+func (s Source) declined(m *transport.Declined) Source {
+	s.Gone = s.Gone || m.Journal == s.Peer
+	return s
+}
+
+// resumed ends the way back. Only where everything runs again, the destination is told to
+// drop its copy.
+func (s Source) resumed(how Return) (Source, []Action) {
+	switch {
+	case how == Back:
+		return s.allRun()
+	case how == Unheard: // the devices run
+		return s.finish(Rolledback)
+	case how == NoneRan:
+		return s.stuck()
+	}
+	return s.finish(NeedsReset)
+}
+
+// stuck ends a way back that failed before any device ran. If the destination may hold a
+// copy, a person may have it run there, and the entry says so. It cannot run a copy that
+// a witness has denied it.
+func (s Source) stuck() (Source, []Action) {
+	if !s.Sole || s.Torn || s.Gone || s.Reverted {
+		return s.finish(NeedsReset)
+	}
+	s.Phase = SourceEnded
+	s, rec := s.record(ResumeFailed)
+	return s, []Action{rec, Finish{NeedsReset}}
+}
+
+func (s Source) finish(o Outcome) (Source, []Action) {
+	s.Phase = SourceEnded
+	return s, []Action{Finish{o}}
+}
+
+// allRun tells the destination to drop its copy, if it may have one that it was not told
+// of, and then records that this copy is not the only one any more.
+func (s Source) allRun() (Source, []Action) {
+	var actions []Action
+	if s.Because.Code != 0 && !s.Gone {
+		actions = append(actions, Send{s.abort()})
+	}
+	s.Phase = SourceEnded
+	if s.Sole {
+		s.Sole = false
+		var rec Append
+		s, rec = s.record(Owner)
+		actions = append(actions, rec)
+	}
+	return s, append(actions, Finish{Rolledback})
+}
+
+// ended knows one event: the last entry was not recorded. What it says is true all the
+// same. The next process finds the entry before it: by COMMIT it asks the destination
+// again, and by OWNER or OPEN it takes the devices back again.
+func (s Source) ended(ev Event) (Source, []Action) {
+	if _, ok := ev.(Unrecorded); !ok {
+		return s, nil
+	}
+	switch s.Record {
+	case Done:
+		return s, []Action{Finish{Committed}}
+	case ResumeFailed:
+		return s, []Action{Finish{NeedsReset}}
+	case Owner:
 		return s, []Action{Finish{Rolledback}}
 	}
 	return s, nil
 }
 
-// ended knows one event: DONE was not recorded. The destination runs all the
-// same; whoever finds COMMIT in the journal asks again and is told so.
-func (s Source) ended(ev Event) (Source, []Action) {
-	if _, ok := ev.(Unrecorded); ok && s.Record == Done {
-		return s, []Action{Finish{Committed}}
+func (s Source) abort() transport.Message {
+	b := s.Because
+	about := s.Attempt
+	if s.Record == Forced { // what the destination may still hold is of the attempt before
+		about.Epoch--
 	}
-	return s, nil
+	return &transport.Abort{Attempt: about, Code: b.Code, Text: b.Text, Device: b.Device, Offset: b.Offset}
 }
 
-func (s Source) abort(code transport.Code, text string) transport.Message {
-	return &transport.Abort{Attempt: s.Attempt, Code: code, Text: text}
+// rollback turns back, for the reason that is given, or for none that the peer can hear.
+// After the last END the destination may hold a complete copy, the only one that is sure
+// to work until the devices run again: it is told last (R9).
+func (s Source) rollback(why Failed) (Source, []Action) {
+	switch s.Phase {
+	case SourceWaiting, SourceDeciding:
+		s.Phase, s.Sole, s.Because = SourceHalting, true, why
+		return s, []Action{Halt{}}
+	case SourceDoubt: // by the witness: the destination cannot accept any more
+		s.Sole, s.Because = true, why
+		return s.takeBack(Failed{})
+	}
+	return s.takeBack(why)
 }
 
-// rollback takes the devices back. The right to is recorded first, so that a
-// crash on the way finds it; the peer is told while they are on their way, since
-// a peer that takes nothing must not keep the guest stopped.
-func (s Source) rollback(tell transport.Message) (Source, []Action) {
+// takeBack turns back where the destination has no complete copy. The right to is recorded
+// first, so that a crash on the way finds it; the peer is told while the devices are on
+// their way, since a peer that takes nothing must not keep the guest stopped.
+func (s Source) takeBack(why Failed) (Source, []Action) {
 	s.Phase, s.Reverted = SourceResuming, s.Record == Commit
 	s, rec := s.record(Owner)
-	if tell == nil {
+	if why.Code == 0 {
 		return s, []Action{rec, Resume{s.Reverted}}
 	}
-	return s, []Action{rec, Resume{s.Reverted}, Send{tell}}
+	tell := s
+	tell.Because = why
+	return s, []Action{rec, Resume{s.Reverted}, Send{tell.abort()}}
 }
 
 func (s Source) record(r Record) (Source, Append) {
 	s.Record = r
-	return s, Append{Entry{Record: r, Attempt: s.Attempt, Journal: s.Journal, Peer: s.Peer, Digest: s.Digest, Witness: s.Witness}}
+	return s, Append{Entry{Record: r, Attempt: s.Attempt, Journal: s.Journal, Peer: s.Peer, Digest: s.Digest, Witness: s.Witness, Sole: s.Sole}}
 }

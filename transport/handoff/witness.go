@@ -91,7 +91,7 @@ func (s Source) witnessed(winner Side) (Source, []Action) {
 	s.Asking = false
 	switch {
 	case winner == SourceSide:
-		return s.rollback(s.abort(transport.CodeTimeout, "the witness gave the devices back to the source"))
+		return s.rollback(Failed{Code: transport.CodeTimeout, Text: "the witness gave the devices back to the source"})
 	case winner == DestSide:
 		s.Lost = true
 	}
@@ -113,10 +113,7 @@ func (s Source) leave() (Source, []Action) {
 }
 
 // end leaves the doubt to others.
-func (s Source) end() (Source, []Action) {
-	s.Phase = SourceEnded
-	return s, []Action{Finish{InDoubt}}
-}
+func (s Source) end() (Source, []Action) { return s.finish(InDoubt) }
 
 // accept takes the devices over, or asks the witness whether it may.
 func (d Dest) accept() (Dest, []Action) {

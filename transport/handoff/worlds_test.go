@@ -17,6 +17,7 @@ var worlds = []struct {
 	durable        bool
 	reboots        bool
 	cancel         bool
+	rescues        bool
 }{
 	{name: "one attempt, journals that fail", epochs: 1, fails: true, cancel: true},
 	{name: "one attempt, a journal lost", epochs: 1, amnesia: true},
@@ -32,6 +33,8 @@ var worlds = []struct {
 	{name: "two attempts that can go on", epochs: 2, durable: true},
 	{name: "one attempt, the source's host dies", epochs: 1, reboots: true, cancel: true},
 	{name: "one attempt, a witness, the source's host dies", epochs: 1, witness: true, reboots: true, cancel: true},
+	{name: "one attempt, the way back fails, journals that fail", epochs: 1, fails: true, rescues: true},
+	{name: "one attempt, a witness, the way back fails", epochs: 1, witness: true, rescues: true},
 }
 
 func TestExplore(t *testing.T) {
@@ -41,7 +44,7 @@ func TestExplore(t *testing.T) {
 			unlessSlow(t, c.epochs > 1 || c.amnesia)
 			w := newWorld(c.epochs)
 			w.journalFails, w.amnesia, w.forces = c.fails, c.amnesia, c.force
-			w.external, w.durable, w.reboots = c.external, c.durable, c.reboots
+			w.external, w.durable, w.reboots, w.rescues = c.external, c.durable, c.reboots, c.rescues
 			w.cancels = c.cancel
 			if c.witness {
 				w.witnessS, w.witnessD = worldWitness, worldWitness
@@ -60,6 +63,7 @@ func TestExplore(t *testing.T) {
 			w.mustReach(t, c.external && c.epochs == 2, approved)
 			w.mustReach(t, c.durable && c.epochs == 2, resumed)
 			w.mustReach(t, c.reboots, rescued)
+			w.mustReach(t, c.rescues && c.fails, takenBack)
 		})
 	}
 }
@@ -151,6 +155,21 @@ var rescued = landmarks{
 	},
 	"the source's devices are gone, and the destination runs by its COMMIT": func(_ *world, st state, s, d Entry) bool {
 		return st.s.dev == wiped && s.Record == Commit && st.d.dev == running
+	},
+}
+
+var takenBack = landmarks{
+	"the way back has failed, and the destination holds its copy": func(_ *world, st state, s, _ Entry) bool {
+		return s.Record == ResumeFailed && st.s.dev == stopped && st.held && st.d.dev == loaded
+	},
+	"a person has had the destination's copy run": func(w *world, st state, s, _ Entry) bool {
+		return s.Record == Done && st.d.dev == running && w.sources.vals[st.s.machine].Empty
+	},
+	"some devices run again, and no person hands them over": func(_ *world, st state, s, _ Entry) bool {
+		return s.Record == Owner && s.Sole && st.s.dev == torn && st.held
+	},
+	"the way back has failed, and worked when it was tried again": func(w *world, st state, s, d Entry) bool {
+		return s.Record == Owner && !s.Sole && st.s.dev == running && d.Record == Aborted && w.sent(st, &transport.Ready{Attempt: attempt(1), Journal: destJournal})
 	},
 }
 

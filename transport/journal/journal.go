@@ -254,14 +254,12 @@ func (j *Journal) Append(e handoff.Entry) error {
 	return nil
 }
 
-// reserveFor makes room when an attempt begins, and at no other time: those are
-// the moments at which a full disk is worth no more than an error.
+// reserveFor makes room when an attempt begins: that is the moment at which a full disk
+// is worth no more than an error. Later it makes room only for an attempt whose devices
+// were taken back more often than that room was for.
 func (j *Journal) reserveFor(a transport.Attempt) error {
-	if a != j.Last().Attempt { // OPEN, or the ABORTED of one that is refused at once
+	if a != j.Last().Attempt || uint64(len(j.all)) == j.slots { // OPEN, or the ABORTED of one that is refused at once
 		return j.reserve()
-	}
-	if uint64(len(j.all)) == j.slots {
-		return fmt.Errorf("no room for a further record of attempt %d", a.Epoch)
 	}
 	return nil
 }

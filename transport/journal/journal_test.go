@@ -59,7 +59,7 @@ func TestReopened(t *testing.T) {
 	}
 	e := entry(handoff.Open, 3)
 	e.Digest, e.Peer = transport.StreamDigest{1, 2}, transport.JournalID{9}
-	e.PeerID, e.Witness = transport.ID{7}, 0x8001
+	e.PeerID, e.Witness, e.Sole = transport.ID{7}, 0x8001, true
 	e.Why = handoff.Why{Bytes: 1 << 40, Code: transport.CodeCorrupt, Text: "why"}
 	appendAll(t, j, e)
 	id := j.ID()
@@ -263,6 +263,21 @@ func TestFailedWrite(t *testing.T) {
 	j.file = good
 	if err := j.Append(entry(handoff.Commit, 1)); !errors.Is(err, ErrClosed) {
 		t.Errorf("appended after a failure: %v", err)
+	}
+}
+
+// TestTakenBackOften: each start that takes the devices of one attempt back may record
+// that, however often.
+func TestTakenBackOften(t *testing.T) {
+	dir := t.TempDir()
+	j := open(t, dir, Options{})
+	appendAll(t, j, entry(handoff.Open, 1))
+	for range 3 * ahead {
+		appendAll(t, j, entry(handoff.Owner, 1), entry(handoff.ResumeFailed, 1))
+	}
+	j.Close()
+	if last := open(t, dir, Options{}).Last(); last.Record != handoff.ResumeFailed {
+		t.Errorf("the newest is %v", last.Record)
 	}
 }
 

@@ -11,7 +11,8 @@ import (
 
 // ended are the records after which a side has nothing more to do or to answer.
 //
-//   - OWNER says what a side without a journal is: the devices are its own.
+//   - OWNER says what a side without a journal is: the devices are its own. But see
+//     Entry.Sole.
 //   - NONE says that nothing was ever opened; the peer has not heard of the journal.
 //   - DONE says, at the source, that the destination runs, which has a record of that
 //     itself; and at the destination that the source knows it.
@@ -20,7 +21,8 @@ import (
 //
 // All others stay, however old. OPEN of either side is work for who starts again: a
 // device is to be taken back, or reset. COMMIT is a source in doubt. READY is a whole
-// copy, maybe the only one, that a COMMIT may still name. ACCEPT and RUNNING are
+// copy, maybe the only one, that a COMMIT may still name; RESUME_FAILED, and OWNER that
+// is Sole, are the source's word for that. ACCEPT and RUNNING are
 // the only proof that the devices run here, and what a source in doubt asks for. FORCED is what somebody
 // has answered for.
 var ended = map[Role][]handoff.Record{
@@ -35,7 +37,7 @@ func over(all []Record, before time.Time) bool {
 		return true
 	}
 	last := all[len(all)-1]
-	return slices.Contains(ended[last.Role], last.Record) && !answers(all) && last.Time.Before(before)
+	return slices.Contains(ended[last.Role], last.Record) && !last.Sole && !answers(all) && last.Time.Before(before)
 }
 
 // answers reports whether the newest record is one that a source in doubt may still

@@ -50,6 +50,8 @@ func TestPrune(t *testing.T) {
 		{name: "source, never opened", role: source, age: month + 1, gone: true},
 		{name: "source, open", role: source, age: 99 * month, records: list(handoff.Open)},
 		{name: "source, taken back", role: source, age: month + 1, records: list(handoff.Open, handoff.Owner), gone: true},
+		{name: "source, on its way back", role: source, age: 99 * month, records: append(list(handoff.Open), handoff.Entry{Record: handoff.Owner, Attempt: entry(handoff.Owner, 1).Attempt, Sole: true})},
+		{name: "source, not taken back", role: source, age: 99 * month, records: list(handoff.Open, handoff.Owner, handoff.ResumeFailed)},
 		{name: "source, in doubt", role: source, age: 99 * month, records: list(handoff.Open, handoff.Commit)},
 		{name: "source, done", role: source, age: month + 1, records: list(handoff.Open, handoff.Commit, handoff.Done), gone: true},
 		{name: "source, done, young", role: source, age: month - time.Hour, records: list(handoff.Open, handoff.Commit, handoff.Done)},

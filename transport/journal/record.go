@@ -47,7 +47,7 @@ type Record struct {
 const recordLen = 256
 
 // MaxText is how many bytes of Why.Text are kept.
-const MaxText = 88
+const MaxText = 87
 
 const (
 	recordMagic   = "MIGJ"
@@ -72,9 +72,13 @@ const (
 	atCode    = 152
 	atWitness = 154
 	atText    = 156
-	atBoot    = atText + MaxText
+	atFlags   = atText + MaxText
+	atBoot    = atFlags + 1
 	atSum     = recordLen - 4
 )
+
+// flagSole is Entry.Sole.
+const flagSole = 1
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
@@ -99,6 +103,9 @@ func (r *Record) encode() []byte {
 	binary.BigEndian.PutUint16(b[atCode:], uint16(r.Why.Code))
 	binary.BigEndian.PutUint16(b[atWitness:], uint16(r.Witness))
 	copy(b[atText:], text)
+	if r.Sole {
+		b[atFlags] = flagSole
+	}
 	copy(b[atBoot:], r.Boot[:])
 	binary.BigEndian.PutUint32(b[atSum:], crc32.Checksum(b[:atSum], castagnoli))
 	return b
@@ -134,7 +141,7 @@ func fields(b []byte) (r Record, err error) {
 		return r, fmt.Errorf("journal record of version %d, this program knows %d", b[atVersion], recordVersion)
 	}
 	r.Role, r.Record = Role(b[atRole]), handoff.Record(b[atKind])
-	if r.Role != Source && r.Role != Destination || r.Record > handoff.Running || b[atTextLen] > MaxText {
+	if r.Role != Source && r.Role != Destination || r.Record > handoff.ResumeFailed || b[atTextLen] > MaxText || b[atFlags]&^flagSole != 0 {
 		return Record{}, fmt.Errorf("journal record of kind %d by role %d is unknown", b[atKind], b[atRole])
 	}
 	r.Seq = binary.BigEndian.Uint64(b[atSeq:])
@@ -148,6 +155,7 @@ func fields(b []byte) (r Record, err error) {
 	copy(r.Digest[:], b[atDigest:])
 	r.Why.Code = transport.Code(binary.BigEndian.Uint16(b[atCode:]))
 	r.Witness = handoff.Register(binary.BigEndian.Uint16(b[atWitness:]))
+	r.Sole = b[atFlags]&flagSole != 0
 	copy(r.Boot[:], b[atBoot:])
 	return r, nil
 }

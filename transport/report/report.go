@@ -29,7 +29,20 @@ type Report struct {
 	Lanes          int
 	Carrier        transport.Carrier // of the lanes, as this side sees it
 	Devices        []Device
-	Warnings       []string
+	// CopyThere is a copy of the attempt at the destination that was not ended, since the way
+	// back has failed, or is not known to have ended well; nil for none (source only).
+	CopyThere *CopyThere
+	// GuestUnheard says that the guest was to be resumed, that nothing says that it was,
+	// and that the devices run (source only).
+	GuestUnheard bool
+	Warnings     []string
+}
+
+// CopyThere is a complete copy at the destination, which may be the only one that works. No
+// later attempt ends it: a person decides.
+type CopyThere struct {
+	Ready  bool // the destination has said that it is complete
+	Rescue bool // no device here has run since: the copy may be run there, see handoff.CommitThere
 }
 
 // Names of the downtime's stages, in order.
