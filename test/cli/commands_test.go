@@ -42,6 +42,8 @@ var commands = map[string]func(ts *testscript.TestScript, neg bool, args []strin
 	"journal": cmdJournal,
 	"resolve": cmdResolve,
 	"drops":   cmdDrops,
+
+	"migration": cmdMigration,
 }
 
 // processes finds the running programs of a script, by name.

@@ -50,7 +50,7 @@ func cmdJournal(ts *testscript.TestScript, neg bool, args []string) {
 			at.Epoch = uint64(epoch[0] - '0')
 		}
 		known := strings.HasPrefix(name, "witness=") || name == "local"
-		for r := handoff.None; r <= handoff.Running; r++ {
+		for r := handoff.None; r <= handoff.ResumeFailed; r++ {
 			if r.String() == name {
 				known = true
 				e := handoff.Entry{Record: r, Attempt: at, Peer: transport.JournalID{7}, PeerID: peer, Witness: mark, Why: handoff.Why{Bytes: 4096}}
@@ -103,4 +103,18 @@ func cmdResolve(ts *testscript.TestScript, neg bool, args []string) {
 	if got := cmd.ProcessState.ExitCode(); args[0] != string(rune('0'+got)) {
 		ts.Fatalf("exit %d, want %s; %s", got, args[0], told(ts, "run"))
 	}
+}
+
+// cmdMigration is "migration VAR DIR": the id of the only source's journal in a directory.
+func cmdMigration(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: migration VAR DIR")
+	}
+	paths, err := filepath.Glob(filepath.Join(ts.MkAbs(args[1]), "*.source"))
+	ts.Check(err)
+	if len(paths) != 1 {
+		ts.Fatalf("%s has %d journals", args[1], len(paths))
+	}
+	id, _, _ := strings.Cut(filepath.Base(paths[0]), ".")
+	ts.Setenv(args[0], id)
 }

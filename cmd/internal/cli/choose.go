@@ -32,7 +32,9 @@ type jsonCandidate struct {
 
 // measure looks at both carriers of a dialler, which then prefers the better one.
 func (s *sendFlags) measure(ctx context.Context, d *transport.EitherDialer, devices []opened, observe report.Observer, show *show) ([]reader.Candidate, error) {
-	all, err := reader.Choose(ctx, d, s.sources(devices), s.options(devices, observe))
+	o := s.options(devices, transport.Attempt{}, show)
+	o.Observe = observe
+	all, err := reader.Choose(ctx, d, s.sources(devices), o)
 	if err == nil && ctx.Err() == nil {
 		show.carrying(all)
 	}
@@ -61,7 +63,7 @@ func (s *sendFlags) preflight(ctx context.Context, end endpoint, devices []opene
 	d := end.dialer(s.lookup())
 	either, ok := d.(*transport.EitherDialer)
 	if !ok {
-		return reader.Preflight(ctx, d, s.sources(devices), s.options(devices, show.observe))
+		return reader.Preflight(ctx, d, s.sources(devices), s.options(devices, transport.Attempt{}, show))
 	}
 	all, err := s.measure(ctx, either, devices, show.observe, show)
 	if err != nil {

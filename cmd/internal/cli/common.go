@@ -206,6 +206,9 @@ func (c *common) attempt(ctx context.Context, prepare func() (job, error), show 
 	if v.sending && c.state.folder() != "" {
 		v.again = v.report.Attempt.Mig.String()
 	}
+	if h := v.report.CopyThere; h != nil {
+		v.there = &copyThere{*h, v.report.Attempt.Mig}
+	}
 	if c.role == sink && v.report.Outcome == handoff.Committed {
 		v.verify(devices)
 	}

@@ -122,6 +122,23 @@ func needsReset() verdict {
 	return v
 }
 
+// stuck is a source whose way back failed after the last END.
+func stuck() verdict {
+	v := interrupted()
+	v.report.Outcome, v.report.Attempt.Mig = handoff.NeedsReset, transport.MigID{0xab}
+	v.report.CopyThere = &report.CopyThere{Ready: true, Rescue: true}
+	v.there, v.again = &copyThere{*v.report.CopyThere, v.report.Attempt.Mig}, v.report.Attempt.Mig.String()
+	v.report.Warnings = []string{"take the devices back: STOP_COPY -> STOP: input/output error"}
+	return v
+}
+
+// silent is a source whose devices run, and whose guest may not.
+func silent() verdict {
+	v := stuck()
+	v.report.Outcome, v.report.GuestUnheard, v.report.CopyThere.Rescue, v.there.Rescue = handoff.Rolledback, true, false, false
+	return v
+}
+
 // preflighted is a --dry-run of two devices that went well.
 func preflighted() verdict {
 	all, known := report.Span{Took: 2610 * time.Millisecond}, func(d time.Duration) report.Span { return report.Span{Took: d, Known: true} }
@@ -157,6 +174,8 @@ var verdicts = map[string]func() verdict{
 	"damaged":     damaged,
 	"in-doubt":    inDoubt,
 	"needs-reset": needsReset,
+	"stuck":       stuck,
+	"silent":      silent,
 	"unheard":     unheard,
 	"preflight":   preflighted,
 	"refused":     refusedPreflight,

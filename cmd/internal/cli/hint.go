@@ -28,6 +28,34 @@ type scene struct {
 	letGo     bool         // and was told to let go of
 	copy      *heldCopy    // that the process stays for, in the place of doubt; nil for none
 	again     string       // the migration, where --state-dir keeps it
+	there     *copyThere   // that was not ended; nil for none
+}
+
+// copyThere is a copy at the destination that a person decides about.
+type copyThere struct {
+	report.CopyThere
+	mig transport.MigID
+}
+
+// text says what it is.
+func (c copyThere) text() string {
+	holds := "may hold"
+	if c.Ready {
+		holds = "holds"
+	}
+	return fmt.Sprintf("the destination %s a complete copy of migration %v, which may be the only one: it was not told to drop it", holds, c.mig)
+}
+
+// hints say how the copy comes to run, and how it ends.
+func (c copyThere) hints(kept bool) []string {
+	hints := []string{c.text()}
+	switch {
+	case c.Rescue && kept:
+		hints = append(hints, fmt.Sprintf("to have that copy run: `mig-send resolve %v --commit-there --why TEXT`, then `mig-send --migration %v` and the other arguments again", c.mig, c.mig))
+	case c.Rescue:
+		hints = append(hints, fmt.Sprintf("to have that copy run: `mig-recv resolve %v --run-here --peer-is-fenced --why TEXT` there, if it has a --state-dir, once nothing of it can run here", c.mig))
+	}
+	return append(hints, fmt.Sprintf("to end that copy, once it is not needed: `mig-recv resolve %v --give-up --why TEXT` there", c.mig))
 }
 
 // hints are the next steps after a failure, most of the time one.
@@ -43,13 +71,20 @@ func (s scene) hints(o handoff.Outcome, err error) []string {
 	case handoff.InDoubt:
 		return s.inDoubt(err)
 	case handoff.NeedsReset:
-		return []string{"stop the guest, and reset the device or restart its VM before it is used again"}
+		return append([]string{"stop the guest, and reset the device or restart its VM before it is used again"}, s.ofCopy()...)
 	}
 	if h := s.ofError(err); h != nil {
-		return h
+		return append(h, s.ofCopy()...)
 	}
 	code, remote := codeOf(err)
-	return optional(s.ofCode(code, remote))
+	return append(optional(s.ofCode(code, remote)), s.ofCopy()...)
+}
+
+func (s scene) ofCopy() []string {
+	if s.there == nil {
+		return nil
+	}
+	return s.there.hints(s.again != "")
 }
 
 func optional(hint string) []string {
@@ -63,7 +98,7 @@ func (s scene) inDoubt(err error) []string {
 	if errors.Is(err, reader.ErrBothMayRun) {
 		return bothHints
 	}
-	if errors.Is(err, reader.ErrOnlyCopy) { // nothing runs there
+	if errors.Is(err, reader.ErrOnlyCopy) || errors.Is(err, reader.ErrKeptCopy) { // nothing runs there
 		return s.ofError(err)
 	}
 	if u, ok := errors.AsType[*untried](err); ok {
@@ -186,9 +221,11 @@ var causeHints = []struct {
 	hint  string
 }{
 	{reader.ErrBothMayRun, strings.Join(bothHints, "; ")},
-	{reader.ErrOnlyCopy, "to run that copy, see `mig-recv resolve --help` there; to end it and begin anew with what the devices here hold now, say --migration ID"},
+	{reader.ErrKeptCopy, "to run that copy, see `mig-send resolve --help`, --commit-there; to end it, see `mig-recv resolve --help` there, --give-up"},
+	{reader.ErrOnlyCopy, "to run that copy, see `mig-send resolve --help`, --commit-there; to end it and begin anew with what the devices here hold now, say --migration ID"},
 	{reader.ErrNoWitness, "both sides ask it before the guest is stopped: mend it, or say --on-limit force to migrate without its answer"},
 	{reader.ErrNoWelcome, "raise --connect-limit, if a device there is known to take that long to prepare"},
+	{reader.ErrNotPaused, "answer the event pause by the line paused; raise --max-downtime, if pausing the guest is known to take that long"},
 	{reader.ErrMaxDowntime, "raise --max-downtime, if the guest may stand still for that long"},
 	{reader.ErrStalled, stalledHint},
 	{writer.ErrStalled, stalledHint},

@@ -149,8 +149,19 @@ type jsonDone struct {
 	Lanes    int          `json:"lanes"`
 	Carrier  *jsonCarrier `json:"carrier,omitempty"`
 	Devices  []jsonDevice `json:"devices"`
-	Error    *jsonError   `json:"error,omitempty"`
-	Warnings []string     `json:"warnings"`
+	// Copy is one at the destination that was not ended, since the way back has failed.
+	Copy *jsonCopy `json:"copy_there,omitempty"`
+	// GuestUnheard says that the guest was to be resumed, and that nothing says that it runs.
+	GuestUnheard bool       `json:"guest_unheard,omitempty"`
+	Error        *jsonError `json:"error,omitempty"`
+	Warnings     []string   `json:"warnings"`
+}
+
+// jsonCopy is a complete copy at the destination, which may be the only one.
+type jsonCopy struct {
+	jsonAttempt
+	Ready  bool `json:"ready"`            // the destination has said that it is complete
+	Commit bool `json:"may_commit_there"` // mig-send resolve --commit-there
 }
 
 // jsonCarrier is what carries the lanes, as this side sees it.
@@ -266,8 +277,10 @@ func (j *jsonView) event(ev stamped) {
 		j.write(jsonPhase{head, ev.Phase, ev.Text, jsonForecast(ev.Predicted)})
 	case report.Ready:
 		j.write(jsonReady{head, newJSONAttempt(ev.Attempt), milliseconds(ev.Downtime)})
-	case report.Accepted:
-		j.write(jsonAccept{head, newJSONAttempt(ev.Attempt)})
+	case report.Accepted, askPause, askResume:
+		j.write(jsonAsk{head, newJSONAttempt(ev.Attempt)})
+	case notUnderstood:
+		j.write(jsonNotUnderstood{head, fmt.Sprintf("%.80s", ev.Text), ev.words})
 	case report.Asked:
 		j.asked(head, ev.Event)
 	case report.Lost:
@@ -328,6 +341,10 @@ func (j *jsonView) end(v verdict) {
 	if off, ok := r.PredictionError(); ok {
 		percent := math.Round(1e3*off) / 10
 		done.Off = &percent
+	}
+	done.GuestUnheard = r.GuestUnheard
+	if r.CopyThere != nil {
+		done.Copy = &jsonCopy{newJSONAttempt(r.Attempt), r.CopyThere.Ready, r.CopyThere.Rescue}
 	}
 	done.Error = v.jsonError()
 	done.Warnings = append(done.Warnings, r.Warnings...)

@@ -7,30 +7,40 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"sync"
+	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
+	"github.com/migpipe/migpipe/reader"
 	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/transport/report"
 )
 
 // ownerHelp is the part of the help texts about a VMM that decides. The second half
 // is of each program's own.
 const ownerHelp = `With --commit external a VMM decides about the VM and its devices at once: events on
-stdout ask it, and it answers by a line on stdin. Stdin is not read before. A VMM that
-starts or resumes a device by itself, without that, voids the promise that none runs
-twice.
+stdout ask it, and it answers by a line on stdin. Stdin is not read before. Spaces and
+CR around a line do not count. A line that is not understood changes nothing: the event
+"not-understood" names the words that are (line, words). A VMM that starts or resumes a
+device by itself, without that, voids the promise that none runs twice.
 `
 
-const sendOwnerHelp = ownerHelp + `The event "ready" (migration, epoch, downtime_ms so far) says that all is loaded at
-the destination. The line "commit" gives the devices up; "cancel" takes them back, and
-so does any other line, the end of stdin, a signal, --max-downtime, and whatever else
-ends a migration meanwhile. Only the event "done" says who may run.`
+const sendOwnerHelp = ownerHelp + `The event "pause" (migration, epoch) asks for the guest to be paused, before any device
+leaves RUNNING; the line "paused" says that it is. The event "ready" (migration, epoch,
+downtime_ms so far) says that all is loaded at the destination; the line "commit" gives
+the devices up. To both, "cancel" takes the devices back, and so does the end of stdin, a
+signal, --max-downtime, and whatever else ends a migration meanwhile. The event "resume"
+(migration, epoch) asks for the guest to be resumed, on every way back of the devices and
+after a stop that was called off; the line "resumed" says that it runs. "failed TEXT", the
+end of stdin and 10 s without an answer end that wait, and the outcome names it
+("guest_unheard"). Only the event "done" says who may run.`
 
 const recvOwnerHelp = ownerHelp + `The event "accept" (migration, epoch) says that the devices are this side's and run.
 The line "started" says that the guest runs: only then does the source let go, which
-waits for it as in doubt. "failed TEXT", any other line and the end of stdin, but no
-signal, end the wait: the guest may have run, the outcome is needs-reset, and the source
+waits for it as in doubt. "failed TEXT" and the end of stdin, but no signal, end the
+wait: the guest may have run, the outcome is needs-reset, and the source
 stays in doubt.`
 
 // ownerFlag says who decides about the whole VM.
@@ -57,81 +67,130 @@ func (o *ownerFlag) check(json bool) error {
 // owns reports whether a descriptor is the one that the owner's word comes from.
 func (o *ownerFlag) owns(n int) bool { return o.external() && n == unix.Stdin }
 
-// approve is reader.Options.Approve by a line, nil where nobody is asked.
-func (o *ownerFlag) approve(in io.Reader) func(context.Context) error {
+// owner is the VMM: events ask it, and lines on stdin are its answers.
+type owner struct {
+	in   io.Reader
+	show *show
+
+	once  sync.Once
+	lines chan string
+	end   error // why no more lines come, once lines is closed
+}
+
+// by is the VMM that is asked, nil where none is.
+func (o *ownerFlag) by(in io.Reader, show *show) *owner {
 	if !o.external() {
 		return nil
 	}
-	return func(ctx context.Context) error {
-		line, err := readLine(ctx, in)
-		switch {
-		case err != nil:
-			return err
-		case line == "commit":
-			return nil
-		case line == "cancel":
-			return errors.New("stdin says cancel")
-		}
-		return fmt.Errorf("stdin says %.80q, which is neither commit nor cancel", line)
-	}
+	return &owner{in: in, show: show, lines: make(chan string)}
 }
 
-// start is writer.Options.StartGuest by a line, nil where nobody is asked.
-func (o *ownerFlag) start(in io.Reader) func(context.Context) error {
-	if !o.external() {
+// decides has the VMM decide about the source's half of the switchover of an attempt.
+func (o *owner) decides(a transport.Attempt, opts *reader.Options) {
+	if o == nil {
+		return
+	}
+	opts.PauseGuest = func(ctx context.Context) error {
+		o.show.ask(askPause, a)
+		return notPaused(o.answer(ctx, "paused", "cancel"))
+	}
+	opts.ResumeGuest = func(ctx context.Context) error {
+		o.show.ask(askResume, a)
+		return o.answer(ctx, "resumed", "failed TEXT")
+	}
+	opts.Approve = func(ctx context.Context) error { return o.answer(ctx, "commit", "cancel") }
+}
+
+// notPaused is the error of a guest whose owner does not pause it.
+func notPaused(err error) error {
+	if err == nil {
 		return nil
 	}
-	return func(ctx context.Context) error {
-		line, err := readLine(ctx, in)
-		word, text, _ := strings.Cut(line, " ")
-		switch {
-		case err != nil:
-			return err
-		case line == "started":
-			return nil
-		case word == "failed":
-			return fmt.Errorf("stdin says that it failed: %.200q", text)
+	return &transport.Fault{Code: transport.CodeCancelled, Err: err}
+}
+
+// starts is writer.Options.StartGuest by a line, nil where nobody is asked.
+func (o *owner) starts() func(context.Context) error {
+	if o == nil {
+		return nil
+	}
+	return func(ctx context.Context) error { return o.answer(ctx, "started", "failed TEXT") }
+}
+
+// answer waits for a line that says yes, or no. Any other is answered by an event, which
+// names both.
+func (o *owner) answer(ctx context.Context, yes, no string) error {
+	o.once.Do(func() { go o.read() }) // ends with stdin, or with the process: nothing calls a read of a pipe off
+	no, withText := strings.CutSuffix(no, " TEXT")
+	for {
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case line, ok := <-o.lines:
+			word, text, _ := strings.Cut(strings.TrimSpace(line), " ")
+			switch {
+			case !ok:
+				return o.end
+			case word == yes && text == "":
+				return nil
+			case word == no && withText:
+				return fmt.Errorf("stdin says that it failed: %.200q", strings.TrimSpace(text))
+			case word == no && text == "":
+				return fmt.Errorf("stdin says %s", no)
+			}
+			words := []string{yes, no}
+			if withText {
+				words[1] += " TEXT"
+			}
+			o.show.notUnderstood(line, words)
 		}
-		return fmt.Errorf("stdin says %.80q, which is neither started nor failed", line)
 	}
 }
 
-// maxLine is the longest line that is read.
+// maxLine is the longest line that may be understood. Of a longer one the rest is skipped.
 const maxLine = 4096
 
-// readLine reads one line, unless ctx ends before. What is behind it is nobody's any
-// more: it is called once in a process.
-func readLine(ctx context.Context, in io.Reader) (string, error) {
-	type read struct {
-		line []byte
-		err  error
-	}
-	done := make(chan read, 1)
-	go func() { // ends with the line, or with the process: nothing calls a read of a pipe off
-		line, err := bufio.NewReaderSize(in, maxLine).ReadSlice('\n')
-		done <- read{line, err}
-	}()
-	select {
-	case <-ctx.Done():
-		return "", context.Cause(ctx)
-	case r := <-done:
-		return wholeLine(string(r.line), r.err)
+// read reads lines to the end of stdin. A last one without an end is none: its writer may
+// not have meant the half.
+func (o *owner) read() {
+	defer close(o.lines)
+	in := bufio.NewReaderSize(o.in, maxLine)
+	for {
+		line, err := in.ReadSlice('\n')
+		text := string(line)
+		for err == bufio.ErrBufferFull {
+			_, err = in.ReadSlice('\n')
+		}
+		switch {
+		case err == io.EOF && strings.TrimSpace(text) == "":
+			o.end = errors.New("stdin has ended, and said nothing")
+		case err == io.EOF:
+			o.end = fmt.Errorf("stdin has ended in the middle of a line: %.80q", text)
+		case err != nil:
+			o.end = fmt.Errorf("stdin: %w", err)
+		}
+		if err != nil {
+			return
+		}
+		o.lines <- strings.TrimRight(text, "\r\n")
 	}
 }
 
-// wholeLine takes no line that has no end: who wrote it may not have meant the half.
-func wholeLine(line string, err error) (string, error) {
-	switch {
-	case err == io.EOF && line == "":
-		return "", errors.New("stdin has ended, and said nothing")
-	case err == io.EOF:
-		return "", fmt.Errorf("stdin has ended in the middle of a line: %.80q", line)
-	case err == bufio.ErrBufferFull:
-		return "", fmt.Errorf("stdin has a line of more than %d bytes: %.80q", maxLine, line)
-	case err != nil:
-		return "", fmt.Errorf("stdin: %w", err)
-	}
-	return strings.TrimSuffix(line, "\n"), nil
+// Events that ask the owner for what the engine does not tell itself, and that answer it.
+const (
+	askPause      report.Kind = "pause"  // the guest is to be paused; Attempt
+	askResume     report.Kind = "resume" // it is to be resumed; Attempt
+	notUnderstood report.Kind = "not-understood"
+)
+
+// ask asks the owner.
+func (s *show) ask(kind report.Kind, a transport.Attempt) {
+	s.observe(report.Event{Kind: kind, Attempt: a})
+}
+
+// notUnderstood answers a line that is none of the words that are waited for.
+func (s *show) notUnderstood(line string, words []string) {
+	s.add(stamped{at: time.Now(), Event: report.Event{Kind: notUnderstood, Text: line}, words: words})
 }
 
 // jsonAttempt is the fencing token.
@@ -149,8 +208,15 @@ type jsonReady struct {
 	DowntimeMS float64 `json:"downtime_ms"` // so far
 }
 
-// jsonAccept asks the owner to start the guest.
-type jsonAccept struct {
+// jsonAsk asks the owner to pause, to resume or to start the guest.
+type jsonAsk struct {
 	jsonHead
 	jsonAttempt
+}
+
+// jsonNotUnderstood answers a line of the owner. Line is its beginning.
+type jsonNotUnderstood struct {
+	jsonHead
+	Line  string   `json:"line"`
+	Words []string `json:"words"`
 }

@@ -4,48 +4,96 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/migpipe/migpipe/reader"
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/report"
 )
 
-// TestOwnerSays: one line each means yes, and nothing else does.
+// asked is an owner who has written all that in before, and what it is told.
+func asked(in io.Reader) (*owner, *show) {
+	s := &show{wake: make(chan struct{}, 1)} // tells nothing: the queue is what would be told
+	return (&ownerFlag{who: "external"}).by(in, s), s
+}
+
+// TestOwnerSays: one word means yes and one no. Any other line is answered by the words
+// that are understood, and waited out.
 func TestOwnerSays(t *testing.T) {
-	o := ownerFlag{who: "external"}
-	for name, ask := range map[string]func(io.Reader) func(context.Context) error{"commit": o.approve, "started": o.start} {
-		for in, want := range map[string]string{
-			name + "\n":              "",
-			name + "\nmore\n":        "",
-			name:                     `in the middle of a line: "` + name,
-			name + " \n":             "neither",
-			name + "\r\n":            "neither",
-			"\n":                     `stdin says "", which is neither`,
-			"":                       "has ended, and said nothing",
-			"\x1b[2J\n":              `"\x1b[2J"`,
-			strings.Repeat("x", 1e5): "more than 4096 bytes",
-		} {
-			err := ask(strings.NewReader(in))(t.Context())
-			if (err == nil) != (want == "") || err != nil && (!strings.Contains(err.Error(), want) || len(err.Error()) > 200) {
-				t.Errorf("%.20q for %s: %v, want %s", in, name, err, want)
-			}
+	const commit, cancel = "commit", "cancel"
+	for in, want := range map[string]string{
+		"commit\n":               "",
+		"commit\nmore\n":         "",
+		"commit":                 `in the middle of a line: "commit`,
+		" commit \r\n":           "",
+		"cancel\r\n":             "stdin says cancel",
+		"":                       "has ended, and said nothing",
+		"  ":                     "has ended, and said nothing",
+		strings.Repeat("x", 1e5): "in the middle of a line",
+	} {
+		o, s := asked(strings.NewReader(in))
+		err := o.answer(t.Context(), commit, cancel)
+		if (err == nil) != (want == "") || err != nil && (!strings.Contains(err.Error(), want) || len(err.Error()) > 200) {
+			t.Errorf("%.20q: %v, want %s", in, err, want)
+		}
+		if len(s.queue) > 0 {
+			t.Errorf("%.20q: told %v", in, s.queue)
+		}
+	}
+	for _, line := range []string{"Commit", "commit now", "cancel it", "", "\x1b[2J", "paused", strings.Repeat("commit ", 1e4)} {
+		o, s := asked(strings.NewReader(line + "\n" + commit + "\n"))
+		if err := o.answer(t.Context(), commit, cancel); err != nil {
+			t.Errorf("%.20q ends the wait: %v", line, err)
+		}
+		if len(s.queue) != 1 || s.queue[0].Kind != notUnderstood || fmt.Sprint(s.queue[0].words) != "[commit cancel]" || !strings.HasPrefix(line, s.queue[0].Text) {
+			t.Errorf("%.20q: told %v", line, s.queue)
 		}
 	}
 	for in, want := range map[string]string{
-		"failed\n":           `failed: ""`,
-		"failed no memory\n": `failed: "no memory"`,
+		"failed\n":                                  `failed: ""`,
+		"failed  no memory \r\n":                    `failed: "no memory"`,
+		"failedly\nfailed at last\n":                `failed: "at last"`,
 		"failed " + strings.Repeat("x", 999) + "\n": `failed: "xxx`,
-		"failedly\n": "neither started nor failed",
 	} {
-		if err := o.start(strings.NewReader(in))(t.Context()); err == nil || !strings.Contains(err.Error(), want) || len(err.Error()) > 300 {
+		o, _ := asked(strings.NewReader(in))
+		if err := o.starts()(t.Context()); err == nil || !strings.Contains(err.Error(), want) || len(err.Error()) > 300 {
 			t.Errorf("%.20q: %v, want %s", in, err, want)
 		}
 	}
-	if auto := (ownerFlag{who: "auto"}); auto.approve(nil) != nil || auto.start(nil) != nil {
+	if auto := (&ownerFlag{who: "auto"}).by(nil, nil); auto != nil || auto.starts() != nil {
 		t.Error("somebody is asked")
+	}
+}
+
+// TestOwnerIsAskedInTurn: each question is answered by a line of its own, and by the end of
+// stdin for ever.
+func TestOwnerIsAskedInTurn(t *testing.T) {
+	a, opts := transport.Attempt{Epoch: 3}, &reader.Options{}
+	o, s := asked(strings.NewReader("paused\nresumed\npaused\ncommit\n"))
+	o.decides(a, opts)
+	for _, ask := range []func(context.Context) error{opts.PauseGuest, opts.ResumeGuest, opts.PauseGuest, opts.Approve} {
+		if err := ask(t.Context()); err != nil {
+			t.Error(err)
+		}
+	}
+	for range 2 {
+		if err := opts.ResumeGuest(t.Context()); err == nil || !strings.Contains(err.Error(), "stdin has ended") {
+			t.Errorf("after the end: %v", err)
+		}
+	}
+	var kinds []report.Kind
+	for _, ev := range s.queue {
+		kinds = append(kinds, ev.Kind)
+		if ev.Attempt != a {
+			t.Errorf("asked about %v", ev.Attempt)
+		}
+	}
+	if got := fmt.Sprint(kinds); got != "[pause resume pause resume resume]" {
+		t.Errorf("asked to %s", got)
 	}
 }
 
@@ -56,8 +104,8 @@ func TestOwnerIsSilent(t *testing.T) {
 	ctx, cancel := context.WithCancelCause(t.Context())
 	gone := errors.New("gone")
 	time.AfterFunc(time.Millisecond, func() { cancel(gone) })
-	o := ownerFlag{who: "external"}
-	if err := o.approve(silent)(ctx); !errors.Is(err, gone) {
+	o, _ := asked(silent)
+	if err := o.answer(ctx, "commit", "cancel"); !errors.Is(err, gone) {
 		t.Error(err)
 	}
 }
@@ -73,5 +121,10 @@ func TestOwnerEvents(t *testing.T) {
 		if got := b.String(); !strings.HasPrefix(got, `{"event":"`+string(ev.Kind)+`",`) || !strings.HasSuffix(got, want+"\n") {
 			t.Errorf("%s, want %s", got, want)
 		}
+	}
+	var b bytes.Buffer
+	newJSONView("mig-send", io.Discard, &b).event(stamped{at: time.Now(), Event: report.Event{Kind: notUnderstood, Text: "foo"}, words: []string{"commit", "cancel"}})
+	if got := b.String(); !strings.HasPrefix(got, `{"event":"not-understood",`) || !strings.HasSuffix(got, `"line":"foo","words":["commit","cancel"]}`+"\n") {
+		t.Error(got)
 	}
 }

@@ -249,7 +249,7 @@ type errand struct {
 	attempt transport.Attempt
 	journal handoff.Journal // nil until it is known which
 	named   bool            // by --migration: somebody insists
-	older   remains         // at OPEN, and over by what was recorded later
+	older   remains         // unfinished, and over by what was recorded later
 }
 
 func (e *errand) close() {
@@ -272,7 +272,7 @@ func (e *errand) untouched() handoff.Outcome {
 // announce says of an attempt that ended with its process that it is taken back. Of one
 // that is in doubt the engine tells.
 func (e *errand) announce(show *show) {
-	if last := e.journal.Last(); last.Record == handoff.Open {
+	if last := e.journal.Last(); last.Unfinished() {
 		show.warn(fmt.Sprintf("going on with migration %v: attempt %d ended with its process, and attempt %d follows once the devices are taken back", last.Attempt.Mig, last.Attempt.Epoch, e.attempt.Epoch))
 	}
 }
@@ -323,7 +323,7 @@ func (s *sendFlags) find(e *errand, devices []opened) error {
 	if err != nil || past == nil {
 		return err
 	}
-	e.older = left.at(handoff.Open)
+	e.older = left.unfinished()
 	return s.again(e, past.Attempt.Mig)
 }
 
@@ -351,13 +351,23 @@ func (s *sendFlags) choose(left remains, devices []opened) (*journal.Record, err
 	return nil, nil
 }
 
-// stillOpen picks those at OPEN that nothing but others at OPEN was recorded after. An
+// unfinished picks those whose devices the next start takes back: at OPEN most of the time.
+func (l remains) unfinished() (picked remains) {
+	for _, r := range l {
+		if r.Unfinished() {
+			picked = append(picked, r)
+		}
+	}
+	return picked
+}
+
+// stillOpen picks those unfinished ones that nothing but others was recorded after. An
 // older one is over: its devices ran again before a later migration could begin with
 // them, and if that has given them up, whoever takes them back starts a second copy.
 func (l remains) stillOpen() remains {
-	open := l.at(handoff.Open)
+	open := l.unfinished()
 	for _, r := range l {
-		if r.Record != handoff.Open {
+		if !r.Unfinished() {
 			open = open.since(r.Time)
 		}
 	}

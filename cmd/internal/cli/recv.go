@@ -159,7 +159,7 @@ func (r *recvFlags) receive(ctx context.Context, end endpoint, devices []opened,
 		Journals: r.state.journals(journal.Destination), Recover: left, ReconnectLimit: r.reconnect,
 		StallLimit: r.stall, ReadyAlarm: r.alarm, ReadyLease: r.lease,
 		Observe: r.observe(devices, show), Leave: r.leave, Software: r.software(),
-		Witness: r.doubt.used, OnAccept: r.onAccept.hook(handoff.DestSide), StartGuest: r.owner.start(os.Stdin),
+		Witness: r.doubt.used, OnAccept: r.onAccept.hook(handoff.DestSide), StartGuest: r.owner.by(os.Stdin, show).starts(),
 		StepTimes: r.state.times(),
 	})
 	if errors.Is(err, writer.ErrLeft) {

@@ -69,6 +69,12 @@ func (v verdict) facts() [][2]string {
 	if r.Outcome == handoff.NeedsReset {
 		add("next", "reset the device, or restart its VM, before it is used again")
 	}
+	if v.there != nil {
+		add("copy", v.there.text())
+	}
+	if r.GuestUnheard {
+		add("guest", "it was to be resumed, and nothing says that it runs: look at it")
+	}
 	if r.Peer != (transport.ID{}) {
 		add("peer", r.Peer.String())
 	}

@@ -30,7 +30,7 @@ type resolveFlags struct {
 	fenced  bool
 	why     string
 	confirm string
-	giveUp  bool // of mig-recv
+	other   bool // the other decision of this side
 	witness doubtFlags
 }
 
@@ -39,28 +39,33 @@ type decision struct {
 	flag, usage, records, after string
 	ask                         string // what the typed name of the host is the answer to
 	record                      func(last handoff.Entry, text string) (handoff.Entry, bool)
+	next                        string // what is to be done once it is recorded; %s is the migration
 }
 
-// decisionToGiveUp is the other one of a destination.
-var decisionToGiveUp = decision{flag: "give-up", records: "READY, ACCEPT, LOST or FORCED",
-	ask: "if nothing of it runs here", record: handoff.GiveUp}
+// notHere is what a name of this host vouches for.
+const notHere = "if nothing of it runs here"
 
-func (d decision) use() string {
-	use := fmt.Sprintf("resolve ID --%s --peer-is-fenced --why TEXT", d.flag)
-	if d.flag == decisions[sink].flag {
-		use += " | resolve ID --give-up --why TEXT"
-	}
-	return use
+// others are the decisions against this side. They need no fencing.
+var others = map[role]decision{
+	source: {flag: "commit-there", usage: "in the place of --resume-here: the destination is to run the copy that it holds, since the devices could not be resumed here",
+		records: "OPEN or RESUME_FAILED", ask: notHere, record: handoff.CommitThere,
+		next: "`mig-send --migration %s` and the other arguments again: it tells the destination, whose mig-recv must run"},
+	sink: {flag: "give-up", usage: "in the place of --run-here: the devices do not run here, and never will",
+		records: "READY, ACCEPT, LOST or FORCED", ask: notHere, record: handoff.GiveUp},
+}
+
+func (d decision) use(other decision) string {
+	return fmt.Sprintf("resolve ID --%s --peer-is-fenced --why TEXT | resolve ID --%s --why TEXT", d.flag, other.flag)
 }
 
 // fenced is what a name of this host vouches for.
 const fenced = "if the other side cannot run the devices"
 
 var decisions = map[role]decision{
-	source: {"resume-here", "the devices are to run here, where they came from", "COMMIT",
-		"`resolve` starts nothing: that is for whoever starts guests here.", fenced, handoff.Force},
-	sink: {"run-here", "the devices are to run here, where their copy is, or was", "READY, ACCEPT or LOST",
-		"`resolve` starts nothing: that is for whoever starts guests here, or for a mig-recv that\ngoes on with the migration (--continue, --migration ID, or devices that all are in STOP)\nand finds its copy in devices that somebody else has kept open, or in files.\n\nWith --give-up it is the other way round: the devices do not run here, and never will.\nThe source, when it asks, is told so and takes them back; what files have kept is\nremoved by the next mig-recv. That is for a copy that is of no use any more (READY,\nACCEPT, LOST or FORCED), and no other side needs to be dead. If something of it does run\nhere, there will be two running copies; if the source is dead, there will be none.", fenced, handoff.Force},
+	source: {flag: "resume-here", usage: "the devices are to run here, where they came from", records: "COMMIT", ask: fenced, record: handoff.Force,
+		after: "`resolve` starts nothing: that is for whoever starts guests here.\n\nWith --commit-there it is the other way round: the destination runs its copy. That is for\ndevices that could not be resumed after the destination had been sent everything: it\nstill holds its copy, and no start of mig-send ends that. It is possible while the\nnewest record is OPEN, or RESUME_FAILED, which says that no device of the migration has\nrun again here; OWNER does not say that. It records COMMIT, and is not taken back: the\nnext `mig-send --migration ID` tells the destination. Vouch for it only if nothing of\nthe migration runs here, the guest above all: else there will be two running copies."},
+	sink: {flag: "run-here", usage: "the devices are to run here, where their copy is, or was", records: "READY, ACCEPT or LOST", ask: fenced, record: handoff.Force,
+		after: "`resolve` starts nothing: that is for whoever starts guests here, or for a mig-recv that\ngoes on with the migration (--continue, --migration ID, or devices that all are in STOP)\nand finds its copy in devices that somebody else has kept open, or in files.\n\nWith --give-up it is the other way round: the devices do not run here, and never will.\nThe source, when it asks, is told so and takes them back; what files have kept is\nremoved by the next mig-recv. That is for a copy that is of no use any more (READY,\nACCEPT, LOST or FORCED), and no other side needs to be dead. If something of it does run\nhere, there will be two running copies; if the source is dead, there will be none."},
 }
 
 func (d decision) long() string {
@@ -81,9 +86,9 @@ shows both records.
 
 func resolveCommand(c *common) *cobra.Command {
 	r := &resolveFlags{common: c}
-	d := decisions[c.role]
+	d, other := decisions[c.role], others[c.role]
 	cmd := &cobra.Command{
-		Use:   d.use(),
+		Use:   d.use(other),
 		Short: "Decide a migration that is in doubt",
 		Long:  d.long(),
 		Args:  cobra.ExactArgs(1),
@@ -94,22 +99,22 @@ func resolveCommand(c *common) *cobra.Command {
 	f.BoolVar(&r.fenced, "peer-is-fenced", false, "the other side is dead, or kept from its devices")
 	f.StringVar(&r.why, "why", "", "`TEXT` for those who will ask")
 	f.StringVar(&r.confirm, "confirm", "", "`HOSTNAME` of this host, for scripts; else it is asked for")
+	f.BoolVar(&r.other, other.flag, false, other.usage)
 	if c.role == sink {
-		f.BoolVar(&r.giveUp, "give-up", false, "in the place of --run-here: the devices do not run here, and never will")
 		f.StringVar(&r.witness.url, "witness", "", "`URL` of the witness that the migration has, if it has one")
 	}
 	return cmd
 }
 
 func (r *resolveFlags) run(cmd *cobra.Command, id string) error {
-	d := decisions[r.role]
+	d, other := decisions[r.role], others[r.role]
 	switch {
-	case r.giveUp && r.here:
-		return mistakef("", "--give-up and --%s exclude each other", d.flag)
-	case r.giveUp && strings.TrimSpace(r.why) == "":
+	case r.other && r.here:
+		return mistakef("", "--%s and --%s exclude each other", other.flag, d.flag)
+	case r.other && strings.TrimSpace(r.why) == "":
 		return mistakef("", "say --why: it is kept in the journal")
-	case r.giveUp:
-		return r.decide(cmd, id, decisionToGiveUp)
+	case r.other:
+		return r.decide(cmd, id, other)
 	case !r.here:
 		return mistakef("", "say --%s: %s", d.flag, d.usage)
 	case !r.fenced:
@@ -130,7 +135,7 @@ func (r *resolveFlags) decide(cmd *cobra.Command, id string, d decision) error {
 	decided, ok := d.record(j.Last(), r.signature())
 	if !ok {
 		return mistakef(fmt.Sprintf("`%s status` shows it", r.program), "migration %s is not in doubt here: its record is %v, and only %s can be decided (%s)",
-			id, j.Last().Record, d.records, meanings[r.role.journal()][j.Last().Record])
+			id, j.Last().Record, d.records, meaning(r.role.journal(), j.Last()))
 	}
 	if len(decided.Why.Text) > journal.MaxText {
 		return mistakef("shorten it", "--why is %d bytes too long for the journal", len(decided.Why.Text)-journal.MaxText)
@@ -149,7 +154,10 @@ func (r *resolveFlags) decide(cmd *cobra.Command, id string, d decision) error {
 	if err := j.Append(decided); err != nil {
 		return &transport.Fault{Code: transport.CodeInternal, Err: &stateError{err}}
 	}
-	return say(cmd, fmt.Sprintf("recorded %v, attempt %d: %s", decided.Record, decided.Attempt.Epoch, meanings[r.role.journal()][decided.Record]))
+	if err := say(cmd, fmt.Sprintf("recorded %v, attempt %d: %s", decided.Record, decided.Attempt.Epoch, meaning(r.role.journal(), decided))); err != nil || d.next == "" {
+		return err
+	}
+	return say(cmd, "next: "+fmt.Sprintf(d.next, id))
 }
 
 // open takes the journal, which nobody may be working with.
@@ -186,10 +194,13 @@ func (r *resolveFlags) signature() string {
 
 // heard says what the records of a side imply of the other.
 var heard = map[handoff.Record]string{
-	handoff.Commit: "the destination had said READY: it holds a whole copy, and may have been told to run it",
-	handoff.Ready:  "the source had said that all is sent; that it has given its devices up (COMMIT) is not recorded here",
-	handoff.Accept: "the source had given its devices up (COMMIT); they were accepted here, and run, or were about to",
-	handoff.Lost:   "the source had given its devices up (COMMIT); they were accepted here, and may have run",
+	handoff.Open:         "whether the destination holds a whole copy is not recorded here; it runs nothing that it was not told to",
+	handoff.Commit:       "the destination had said READY: it holds a whole copy, and may have been told to run it",
+	handoff.Ready:        "the source had said that all is sent; that it has given its devices up (COMMIT) is not recorded here",
+	handoff.Accept:       "the source had given its devices up (COMMIT); they were accepted here, and run, or were about to",
+	handoff.ResumeFailed: "the source had sent everything: the destination may hold a whole copy, and was not told to run it",
+
+	handoff.Lost: "the source had given its devices up (COMMIT); they were accepted here, and may have run",
 }
 
 // show prints what is known, of both sides.

@@ -221,7 +221,7 @@ func (s *sendFlags) send(ctx context.Context, end endpoint, e *errand, devices [
 		return report.Report{Outcome: e.untouched(), Attempt: e.attempt}, err
 	}
 	e.announce(show)
-	o := s.options(devices, show.observe)
+	o := s.options(devices, e.attempt, show)
 	o.Attempt, o.Journal, o.Anew = e.attempt, e.journal, e.named
 	return reader.Send(ctx, dialer, s.sources(devices), o)
 }
@@ -256,20 +256,21 @@ func (s *sendFlags) parsePriorities() error {
 var onLimits = map[string]reader.OnLimit{"refuse": reader.Refuse, "continue": reader.Continue, "force": reader.Force}
 
 // options bounds the downtime where there is one: no guest waits for files.
-func (s *sendFlags) options(devices []opened, observe report.Observer) *reader.Options {
+func (s *sendFlags) options(devices []opened, a transport.Attempt, show *show) *reader.Options {
 	downtime, maxDown, onLimit := s.downtime, s.maxDown, onLimits[s.onLimit]
 	if !slices.ContainsFunc(devices, func(d opened) bool { return !isFile(d.Device) }) {
 		downtime, maxDown, onLimit = math.MaxInt64, math.MaxInt64, reader.Force
 	}
-	return &reader.Options{
+	o := &reader.Options{
 		Memory: int(s.memory.bytes), ChunkSize: int(s.chunk.bytes), Lanes: s.lanes,
 		Codec: codecPolicies[s.codec], MaxBandwidth: s.perSecond, DowntimeLimit: downtime, MaxDowntime: maxDown,
 		OnLimit: onLimit, Timeout: s.timeout, WithoutP2P: s.withoutP2P,
 		MaxPrecopy: s.maxPrecopy, MaxRounds: s.maxRounds, StallLimit: s.stall,
 		ConnectLimit: s.connect, ReconnectLimit: s.reconnect, CancelAfter: s.cancel, DoubtLimit: s.doubtLimit,
-		Tuning: &s.tuning, Observe: observe, Software: s.software(), Witness: s.doubt.used,
-		Approve:  s.owner.approve(os.Stdin),
+		Tuning: &s.tuning, Observe: show.observe, Software: s.software(), Witness: s.doubt.used,
 		OnCommit: s.onCommit.hook(handoff.SourceSide), OnRevert: s.onRevert.hook(handoff.SourceSide),
 		StepTimes: s.state.times(),
 	}
+	s.owner.by(os.Stdin, show).decides(a, o)
+	return o
 }

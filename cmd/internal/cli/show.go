@@ -49,6 +49,7 @@ type stamped struct {
 	held    scene              // whose devices the process stays for, where that is
 	sandbox sandbox.Status     // what is in force, where that is
 	tried   []reader.Candidate // the carriers that were measured, where that is
+	words   []string           // that would have been understood, where a line was not
 }
 
 func newShow(c *common) *show {

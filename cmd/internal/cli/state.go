@@ -142,6 +142,8 @@ var meanings = map[journal.Role]map[handoff.Record]string{
 		handoff.Commit: "IN DOUBT: start nothing here before the destination has answered: mig-send asks it, or --migration does",
 		handoff.Done:   "the devices run at the destination",
 		handoff.Forced: "somebody has decided that the devices are this side's",
+
+		handoff.ResumeFailed: "the devices are this side's, and could not be resumed; the destination may hold the only copy that works: see `mig-send resolve --help`",
 	},
 	journal.Destination: {
 		handoff.None:    "no attempt was ever opened",
@@ -156,6 +158,20 @@ var meanings = map[journal.Role]map[handoff.Record]string{
 	},
 }
 
+// What else a record means where the destination's copy may be the only one that works.
+var soleMeanings = map[handoff.Record]string{
+	handoff.Owner:  "the devices are this side's, and were not all resumed, as far as is known; the destination may hold a complete copy: the next attempt takes them back",
+	handoff.Commit: "IN DOUBT: a person has decided that the destination runs its copy: mig-send --migration tells it so; start nothing here",
+}
+
+// meaning is what an entry means for the devices.
+func meaning(role journal.Role, e handoff.Entry) string {
+	if text, ok := soleMeanings[e.Record]; ok && e.Sole {
+		return text
+	}
+	return meanings[role][e.Record]
+}
+
 // jsonJournal is what `status --json` says of a journal.
 type jsonJournal struct {
 	Migration string        `json:"migration"`
@@ -165,7 +181,7 @@ type jsonJournal struct {
 	Since     string        `json:"since"`
 	Bytes     uint64        `json:"bytes"`
 	Fault     string        `json:"fault,omitempty"`
-	Decided   string        `json:"decided,omitempty"`        // FORCED: by whom, and why
+	Decided   string        `json:"decided,omitempty"`        // by a person, as with FORCED: by whom, and why
 	Forced    uint64        `json:"forced_attempt,omitempty"` // of which attempt that is; later ones do not undo it
 	Alarm     string        `json:"alarm,omitempty"`          // both sides may run: what the other one has recorded
 	Peer      *transport.ID `json:"peer,omitempty"`
@@ -219,7 +235,7 @@ func newest(role journal.Role, path string, all []journal.Record) jsonJournal {
 	r := all[len(all)-1]
 	j := jsonJournal{
 		Migration: r.Attempt.Mig.String(), Attempt: r.Attempt.Epoch, Record: r.Record.String(),
-		Meaning: meanings[role][r.Record], Since: r.Time.UTC().Format(time.RFC3339), Bytes: r.Why.Bytes, Fault: oneLine(r.Why.Text), Peer: known(r.PeerID),
+		Meaning: meaning(role, r.Entry), Since: r.Time.UTC().Format(time.RFC3339), Bytes: r.Why.Bytes, Fault: oneLine(r.Why.Text), Peer: known(r.PeerID),
 		Journal: r.Journal.String(), File: filepath.Clean(path),
 	}
 	for _, past := range all {
@@ -231,6 +247,9 @@ func newest(role journal.Role, path string, all []journal.Record) jsonJournal {
 		case past.Record == handoff.Forced:
 			j.Decided, j.Forced = text, past.Attempt.Epoch
 		}
+	}
+	if r.Record == handoff.Commit && r.Sole && j.Forced == 0 {
+		j.Fault, j.Decided = "", j.Fault
 	}
 	if strings.Contains(j.Fault, handoff.BothText) || r.Record == handoff.Forced {
 		j.Fault = ""
