@@ -426,8 +426,15 @@ func askResume(ctx context.Context, group *sync.WaitGroup, resume func(context.C
 	case err := <-answer:
 		return err
 	case <-ctx.Done():
-		return context.Cause(ctx)
 	}
+	select { // which it may have given at the same time
+	case err := <-answer:
+		if err == nil {
+			return nil
+		}
+	case <-time.After(joinLimit):
+	}
+	return context.Cause(ctx)
 }
 
 // hear takes messages from a control lane from now on. The goroutine ends with it.

@@ -26,6 +26,9 @@ func (w *world) plainer(s Source) Source {
 	if s.Because.Code != 0 {
 		s.Because = Failed{Code: transport.CodeInternal} // one reason is as good as another
 	}
+	if !w.rescues { // nothing is decided by these but whether a person may
+		s.Torn, s.Gone = false, false
+	}
 	if s.Phase == SourceEnded {
 		s.Sole, s.Torn, s.Gone, s.Because = false, false, false, Failed{}
 	}

@@ -41,7 +41,7 @@ func TestExplore(t *testing.T) {
 	for _, c := range worlds {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			unlessSlow(t, c.epochs > 1 || c.amnesia)
+			unlessSlow(t, c.epochs > 1 || c.amnesia || c.rescues && c.witness)
 			w := newWorld(c.epochs)
 			w.journalFails, w.amnesia, w.forces = c.fails, c.amnesia, c.force
 			w.external, w.durable, w.reboots, w.rescues = c.external, c.durable, c.reboots, c.rescues
