@@ -191,8 +191,10 @@ func (e *engine) acked(m *transport.Ack) {
 			e.clock.filled = time.Now()
 		}
 	}
-	if m.Echo > 0 && !e.padding(m.Echo) {
-		e.meter.trip(time.Now(), time.Since(e.clock.start)-time.Duration(m.Echo)-time.Duration(max(m.HeldNS, 0)))
+	now, held := time.Since(e.clock.start), time.Duration(max(m.HeldNS, 0))
+	sound := e.hearing.echoed(now, min(now, time.Duration(m.Echo)), held)
+	if sound && m.Echo > 0 && !e.padding(m.Echo) {
+		e.meter.trip(time.Now(), now-time.Duration(m.Echo)-held)
 	}
 	if e.warm != nil {
 		e.warm.arrived = max(e.warm.arrived, min(m.Padding, e.padded()))

@@ -58,21 +58,34 @@ func (r *reading) renew(now time.Duration) { r.from, r.stood = now, 0 }
 // hearing is what proves that the destination hears the control lane: it echoes the
 // ESTIMATEs, and answers QUERY.
 type hearing struct {
-	echo   int64         // the newest
+	echo   time.Duration // the newest
 	at     time.Duration // of the last look
 	waited time.Duration // for a proof, without the time in which this process stood still
 	trip   time.Duration // the last round trip
+	acked  time.Duration // when the last ACK came
+	sound  time.Duration // when ACKs last began to come as they should
 }
 
 // proved takes in a proof.
 func (h *hearing) proved(now time.Duration) { h.at, h.waited = now, 0 }
 
 // echoed takes in an ACK. Only an echo that is newer proves that something was heard since.
-func (h *hearing) echoed(now time.Duration, echo int64, held time.Duration) {
-	if echo > h.echo {
-		h.echo, h.trip = echo, now-time.Duration(echo)-held
-		h.proved(now)
+// It reports whether the echo is one to measure the round trip with: what was said before a
+// gap between two ACKs has waited for a process that stood still, or for another lane.
+func (h *hearing) echoed(now, echo, held time.Duration) (sound bool) {
+	if now-h.acked > proofStep {
+		h.sound = now
 	}
+	h.acked = now
+	sound = echo >= h.sound
+	if echo > h.echo {
+		h.echo = echo
+		h.proved(now)
+		if sound {
+			h.trip = now - echo - held
+		}
+	}
+	return sound
 }
 
 // look reports, at each tick, whether a proof has been due for the limit.
@@ -90,7 +103,6 @@ func (e *engine) patience() time.Duration { return patience(max(e.meter.rtt, e.h
 func (e *engine) watchReading(m *transport.Ack) {
 	now := time.Since(e.clock.start)
 	held := time.Duration(max(m.HeldNS, 0))
-	e.hearing.echoed(now, min(m.Echo, int64(now)), held)
 	if m.Echo <= 0 || !e.moving() {
 		return
 	}

@@ -124,7 +124,7 @@ func TestHearing(t *testing.T) {
 		got := 0
 		for _, ev := range c.events {
 			if ev.echo >= 0 {
-				h.echoed(millis(ev.at), int64(millis(ev.echo)), 0)
+				h.echoed(millis(ev.at), millis(ev.echo), 0)
 			} else if h.look(millis(ev.at), transport.UnreadTimeout) {
 				got = ev.at
 				break
@@ -133,6 +133,22 @@ func TestHearing(t *testing.T) {
 		if got != c.want {
 			t.Errorf("%s: given up after %d ms, want %d", c.name, got, c.want)
 		}
+	}
+}
+
+// TestEchoSound: a round trip is not measured across the time in which a process stood still.
+func TestEchoSound(t *testing.T) {
+	var h hearing
+	for i, c := range []struct {
+		at, echo int
+		want     bool
+	}{{100, 99, true}, {200, 198, true}, {12000, 250, false}, {12001, 300, false}, {12100, 12010, true}} {
+		if got := h.echoed(millis(c.at), millis(c.echo), 0); got != c.want {
+			t.Errorf("ACK %d: sound is %v, want %v", i, got, c.want)
+		}
+	}
+	if h.trip != millis(90) {
+		t.Errorf("the last round trip took %v", h.trip)
 	}
 }
 
