@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"encoding/json"
 	"net"
+	"strings"
 	"testing"
 	"time"
 
@@ -51,13 +52,14 @@ func TestPathNarrows(t *testing.T) {
 						n.Router.Run(t, "ip", "link", "set", netns.ToDestination, "mtu", "1400")
 					}
 				case "warning":
-					contains(t, ev.Text, "")
-					warned = true
+					warned = warned || strings.Contains(ev.Text, "has read nothing of what data lane")
 				case "done":
 					json.Unmarshal(events.Bytes(), &done)
 				}
 			}
-			if err := send.Wait(); err != nil || done.Outcome != "committed" || !warned {
+			// TCP's own limit for what is not acknowledged is as long, and may come first.
+			told := warned || carrier != ""
+			if err := send.Wait(); err != nil || done.Outcome != "committed" || !told {
 				t.Errorf("mig-send: %v, %+v; it has warned: %v", err, done, warned)
 			}
 			if done.Downtime < 3500 || done.Downtime > 8000 {

@@ -182,7 +182,7 @@ func (c *combination) command(ctx context.Context, side int, program string, arg
 	cmd := exec.CommandContext(ctx, filepath.Join(bin, program), args...)
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + c.dir}
 	cmd.Stdout, cmd.Stderr = &c.told[side], &c.said[side]
-	cmd.Stdin = strings.NewReader("commit\n")
+	cmd.Stdin = strings.NewReader("paused\ncommit\n")
 	if side == 1 {
 		cmd.Stdin = strings.NewReader("started\n")
 	}
