@@ -593,7 +593,9 @@ func (e *engine) openLanes(n int, who transport.ID) {
 	lanes := make([]transport.Lane, n)
 	e.dialled = lanes
 	err := parallel(n, func(i int) (err error) {
-		lanes[i], err = e.open(ctx, transport.LaneData, i, who)
+		lanes[i], err = reach(ctx, e.opts.ConnectLimit, func(ctx context.Context) (transport.Lane, error) {
+			return e.open(ctx, transport.LaneData, i, who)
+		})
 		return err
 	})
 	e.post(lanesOpen{err})

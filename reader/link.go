@@ -1,6 +1,7 @@
 package reader
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -52,15 +53,25 @@ func sleep(ctx context.Context, d time.Duration) error {
 // destination may take, until it answers or not.
 const connectLimit = 5 * time.Second
 
-// reach dials until somebody answers, for as long as limit leaves time for another try.
+// reach dials until somebody answers, for as long as limit leaves time for another try. A
+// destination that hangs up may have no place just now, and is dialled again until limit.
 func reach(ctx context.Context, limit time.Duration, dial func(context.Context) (transport.Lane, error)) (transport.Lane, error) {
 	last := time.Now().Add(limit - connectLimit)
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
+	var hungUp error
 	for {
 		lane, err := dial(ctx)
-		if !errors.Is(err, transport.ErrUnreachable) || !time.Now().Before(last) || sleep(ctx, lanePause) != nil {
+		if errors.Is(err, transport.ErrHungUp) {
+			hungUp = err
+		} else if !errors.Is(err, transport.ErrUnreachable) || !time.Now().Before(last) {
+			if err != nil && ctx.Err() != nil {
+				err = cmp.Or(hungUp, err) // which says more than that the time is over
+			}
 			return lane, err
+		}
+		if sleep(ctx, lanePause) != nil {
+			return nil, err
 		}
 	}
 }

@@ -260,7 +260,9 @@ func (p *preflight) measureRate(ctx context.Context) error {
 	p.lanes = make([]transport.Lane, n)
 	defer func() { closeLanes(p.lanes) }()
 	err := parallel(n, func(i int) (err error) {
-		p.lanes[i], err = p.dial(ctx, transport.LaneProbe, i)
+		p.lanes[i], err = reach(ctx, transport.PreflightTimeout, func(ctx context.Context) (transport.Lane, error) {
+			return p.dial(ctx, transport.LaneProbe, i)
+		})
 		return err
 	})
 	if err != nil {

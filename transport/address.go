@@ -410,6 +410,9 @@ func (r *race) failure(ctx context.Context) error {
 	if r.final != nil {
 		return r.final
 	}
+	if slices.ContainsFunc(r.failed, hungUp) && !errors.Is(ctx.Err(), context.Canceled) {
+		return &carrierError{kind: ErrHungUp, cause: causes(r.failed)}
+	}
 	return dialError(ctx, causes(r.failed))
 }
 

@@ -3,7 +3,11 @@ package transport
 import (
 	"context"
 	"errors"
+	"io"
 	"os"
+	"syscall"
+
+	"github.com/quic-go/quic-go"
 )
 
 // What may go wrong on any carrier, beside [ErrAuth], [io.EOF],
@@ -12,6 +16,11 @@ var (
 	// ErrUnreachable says that nobody answered a Dial, or nobody that speaks
 	// this protocol.
 	ErrUnreachable = errors.New("the peer cannot be reached")
+
+	// ErrHungUp is an ErrUnreachable of a peer that answers, and ends the connection before
+	// the handshake is done, as a listener does that has no place for it: dialling again
+	// may help.
+	ErrHungUp error = hungUpError{}
 
 	// ErrPeerGone says that a lane ended, and nothing more can be read or written: the
 	// peer closed it, died, or cannot be reached any more. It ends no attempt.
@@ -28,6 +37,11 @@ var (
 func Ended(err error) bool {
 	return errors.Is(err, ErrPeerGone) || errors.Is(err, os.ErrDeadlineExceeded)
 }
+
+type hungUpError struct{}
+
+func (hungUpError) Error() string { return "the peer ended the connection during the handshake" }
+func (hungUpError) Unwrap() error { return ErrUnreachable }
 
 type lostError struct{}
 
@@ -54,4 +68,15 @@ func dialError(ctx context.Context, cause error) error {
 		return &carrierError{kind: errors.New("dial"), cause: context.Cause(ctx)}
 	}
 	return &carrierError{kind: ErrUnreachable, cause: cause}
+}
+
+// hungUp recognises that the peer has ended a connection without an alert of TLS.
+func hungUp(err error) bool {
+	if e, ok := errors.AsType[*quic.TransportError](err); ok {
+		return e.Remote && (e.ErrorCode == quic.ConnectionRefused || e.ErrorCode == quic.ApplicationErrorErrorCode)
+	}
+	if e, ok := errors.AsType[*quic.ApplicationError](err); ok {
+		return e.Remote
+	}
+	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
 }

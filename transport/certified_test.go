@@ -353,6 +353,9 @@ func TestCertifiedQUIC(t *testing.T) {
 	p.dialer.Credentials = ca.load(RoleSend, "src.example", "other.example")
 	_, err = p.dialer.Dial(t.Context())
 	checkCertificate(t, err, "expected here, other.example", server.ID(), "--peer-name dst.example")
+	if err := <-refused; !errors.Is(err, ErrRefusedByPeer) {
+		t.Errorf("the listener reports %v, want ErrRefusedByPeer", err)
+	}
 
 	p.dialer.Credentials = ca.load(RoleSend, "other.example", "dst.example")
 	lane, err := p.dialer.Dial(t.Context())

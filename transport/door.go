@@ -3,11 +3,9 @@ package transport
 import (
 	"context"
 	"crypto/tls"
-	"errors"
 	"fmt"
 	"net"
 	"sync"
-	"sync/atomic"
 	"time"
 )
 
@@ -27,7 +25,7 @@ type door struct {
 	refused  func(error)
 	idle     time.Duration
 	callers  *callers
-	halfOpen atomic.Int64
+	halfOpen halfOpen
 	lanes    chan Lane
 	closing  context.Context
 	stop     context.CancelFunc
@@ -74,23 +72,24 @@ func (d *door) configNow(c Credentials) (*tls.Config, error) {
 	return config, nil
 }
 
-var errTooMany = errors.New("too many half-open connections")
-
-// enter counts a connection as half open, until leave, or says why there is no place.
-func (d *door) enter(from net.Addr) error {
-	if !d.callers.admit(from) {
-		err := fmt.Errorf("transport: more than %d connections at once, and %d a second after that, from %v", ConnBurst, ConnRate, from)
+// enter gives a connection a place in the table of half-open ones, until leave, or reports why
+// there is none. The address is proven if its owner has answered from there.
+func (d *door) enter(from net.Addr, proven bool) (p *place, err error) {
+	if d.callers.admit(from) {
+		p, err = d.halfOpen.enter(d.closing, from, proven)
+	} else {
+		err = fmt.Errorf("transport: more than %d connections at once, and %d a second after that, from %v", ConnBurst, ConnRate, from)
+	}
+	if err != nil {
 		d.refused(err)
-		return err
 	}
-	if d.halfOpen.Add(1) > MaxHalfOpen {
-		d.leave()
-		return errTooMany
-	}
-	return nil
+	return p, err
 }
 
-func (d *door) leave() { d.halfOpen.Add(-1) }
+// refusedBy reports a peer that does not want this side's identity.
+func (d *door) refusedBy(from net.Addr, cause error) {
+	d.refused(fmt.Errorf("the client at %v: %w", from, &carrierError{kind: ErrRefusedByPeer, cause: cause}))
+}
 
 // Accept implements [Listener].
 func (d *door) Accept(ctx context.Context) (Lane, error) {

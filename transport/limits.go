@@ -25,6 +25,17 @@ const (
 	// 1+MaxLanes lanes together.
 	MaxHalfOpen = 4 * RetryHalfOpen
 
+	// SilentTime is the silence after which a half-open connection gives its place to the
+	// next one, where all places are taken.
+	SilentTime = time.Second
+
+	// KnownTime is how long an address that has authenticated gets a place although all are
+	// taken.
+	KnownTime = 10 * time.Minute
+
+	// KnownAddresses is the number of addresses that are remembered for that.
+	KnownAddresses = 256
+
 	// ConnBurst is the number of connections that one address, or one /64 of
 	// IPv6, may open at once: those of several migrations. From half of them on it
 	// must prove first that it is its own.

@@ -118,7 +118,7 @@ func TestProtocolCodecs(t *testing.T) {
 
 func TestProtocolLimits(t *testing.T) {
 	values := map[string]any{
-		"MaxLanes": MaxLanes, "RetryHalfOpen": RetryHalfOpen, "MaxHalfOpen": MaxHalfOpen,
+		"MaxLanes": MaxLanes, "RetryHalfOpen": RetryHalfOpen, "MaxHalfOpen": MaxHalfOpen, "SilentTime": SilentTime, "KnownTime": KnownTime, "KnownAddresses": KnownAddresses,
 		"ConnBurst": ConnBurst, "ConnRate": ConnRate,
 		"HandshakeTimeout": HandshakeTimeout, "IdleTimeout": IdleTimeout, "MinIdleTimeout": MinIdleTimeout, "KeepAlive": KeepAlive,
 		"MaxChunk": MaxChunk, "MinChunk": MinChunk, "MaxControl": MaxControl, "MaxDevices": MaxDevices, "MaxName": MaxName,

@@ -54,7 +54,8 @@ type QUICDialer struct {
 // that have not answered yet, and for [HandshakeTimeout] whatever the others do. It begins
 // with the one that worked last, which stays in use when a lookup fails.
 //
-// Dial fails with [ErrUnreachable] when nobody answers, and with a [WrongPeerError] or a
+// Dial fails with [ErrUnreachable] when nobody answers, with [ErrHungUp] when a connection is
+// ended before it is made, and with a [WrongPeerError] or a
 // [CertificateError] when somebody else does. That the peer refuses this side shows only in
 // the first Read: [ErrRefusedByPeer].
 func (d *QUICDialer) Dial(ctx context.Context) (Lane, error) {

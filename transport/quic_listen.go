@@ -16,7 +16,7 @@ import (
 // quicListener accepts the lanes of every authenticated peer at one UDP address.
 type quicListener struct {
 	sockets *quicSockets
-	quic    []*quic.Listener // one for each socket
+	quic    []*quic.EarlyListener // one for each socket
 	known   Credentials
 	windows windowBudget
 	*door
@@ -52,7 +52,7 @@ func listenOn(sockets *quicSockets, c Credentials, opts *ListenOptions) (Listene
 // listenQUIC lets the lanes in through a door. It owns the sockets, errors included.
 func listenQUIC(sockets *quicSockets, c Credentials, d *door) (*quicListener, error) {
 	l := &quicListener{sockets: sockets, known: c, door: d}
-	if err := l.listen(c, quicConfig(&l.windows, d.idle)); err != nil {
+	if err := l.listen(c, l.limited()); err != nil {
 		l.Close()
 		return nil, err
 	}
@@ -72,7 +72,7 @@ func (l *quicListener) listen(c Credentials, quicConfig *quic.Config) error {
 		s.transport.StatelessResetKey = reset
 		s.transport.VerifySourceAddress = l.mustProveAddress
 		s.transport.ConnContext = l.admit
-		q, err := s.transport.Listen(config, quicConfig)
+		q, err := s.transport.ListenEarly(config, quicConfig)
 		if err != nil {
 			return fmt.Errorf("transport: listen: %w", err)
 		}
@@ -97,49 +97,72 @@ func resetKey(private crypto.PrivateKey) (*quic.StatelessResetKey, error) {
 	return (*quic.StatelessResetKey)(key), nil
 }
 
+// limited is quicConfig, but has a connection end sooner that says nothing in a crowded table: before its first
+// message is whole, nobody else can end it.
+func (l *quicListener) limited() *quic.Config {
+	usual, crowded := quicConfig(&l.windows, l.idle), quicConfig(&l.windows, l.idle)
+	crowded.HandshakeIdleTimeout = SilentTime
+	usual.GetConfigForClient = func(*quic.ClientInfo) (*quic.Config, error) {
+		if l.halfOpen.count() >= MaxHalfOpen/2 {
+			return crowded, nil
+		}
+		return usual, nil
+	}
+	return usual
+}
+
 // mustProveAddress asks for a Retry while many connections are half open, and of
 // an address that has used up what nobody has to prove.
 func (l *quicListener) mustProveAddress(from net.Addr) bool {
-	return l.halfOpen.Load() >= RetryHalfOpen || l.callers.hurried(from)
+	return l.halfOpen.count() >= RetryHalfOpen || l.callers.hurried(from)
 }
 
-// openedKey finds, in a connection's context, the function that says that the
-// connection is no longer half open.
-type openedKey struct{}
+// placeKey finds, in a connection's context, its place in the table of half-open ones.
+type placeKey struct{}
 
-// admit counts a connection as half open from its first packet until its first
-// stream was accepted or it ended.
+// admit gives a connection a place from its first packet until its first stream was accepted
+// or it ended.
 func (l *quicListener) admit(ctx context.Context, from *quic.ClientInfo) (context.Context, error) {
-	if err := l.enter(from.RemoteAddr); err != nil {
+	p, err := l.enter(from.RemoteAddr, from.AddrVerified)
+	if err != nil {
 		return nil, err
 	}
-	stop := context.AfterFunc(ctx, l.leave)
-	opened := func() {
-		if stop() {
-			l.leave()
-		}
-	}
-	return context.WithValue(ctx, openedKey{}, opened), nil
+	context.AfterFunc(ctx, func() { l.halfOpen.leave(p) })
+	return context.WithValue(ctx, placeKey{}, p), nil
 }
 
 // serve hands every connection to a goroutine of its own, so that none waits
-// for another. Close of the quic listener ends it, once it has seen every
-// connection that was established before.
-func (l *quicListener) serve(s *quicSocket, q *quic.Listener) {
+// for another. It has a connection when this side has answered its first message: before that
+// it cannot be closed. Close of the quic listener ends it, once it has seen every connection
+// that came so far before.
+func (l *quicListener) serve(s *quicSocket, q *quic.EarlyListener) {
 	for {
 		conn, err := q.Accept(context.Background())
 		if err != nil {
 			return
 		}
-		l.serving.Go(func() { l.open(s, conn) }) // HandshakeTimeout or Close ends it; at most MaxHalfOpen run
+		l.serving.Go(func() { l.open(s, conn) }) // its timeouts, its eviction or Close ends it; at most MaxHalfOpen run
 	}
 }
 
-// open waits for a connection's stream and for somebody to accept the lane.
+// open waits for a connection's handshake, for its stream, and for somebody to accept the lane.
 func (l *quicListener) open(s *quicSocket, conn *quic.Conn) {
 	l.windows.watch(conn)
-	opened := conn.Context().Value(openedKey{}).(func())
-	defer opened()
+	p := conn.Context().Value(placeKey{}).(*place)
+	defer l.halfOpen.leave(p)
+	l.halfOpen.mayEvict(p, silenceOf(func() uint64 { return conn.ConnectionStats().PacketsReceived }))
+	select {
+	case <-conn.HandshakeComplete():
+		l.halfOpen.authenticated(p)
+	case <-conn.Context().Done():
+		if cause := context.Cause(conn.Context()); refused(cause) {
+			l.refusedBy(conn.RemoteAddr(), cause)
+		}
+		return
+	case <-p.ctx.Done():
+		conn.CloseWithError(codeGivenUp, "")
+		return
+	}
 	ctx, cancel := context.WithTimeout(l.closing, HandshakeTimeout)
 	defer cancel()
 	stream, err := conn.AcceptStream(ctx)

@@ -278,7 +278,7 @@ func TestQUICHalfOpen(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if n := p.listener.halfOpen.Load(); n < 1 || n > 3 { // a slow machine has lost some already
+	if n := p.listener.halfOpen.count(); n < 1 || n > 3 { // a slow machine has lost some already
 		t.Errorf("%d connections are half open, want 3", n)
 	}
 	p.dial(t)
@@ -286,7 +286,7 @@ func TestQUICHalfOpen(t *testing.T) {
 	p.noneHalfOpen(t)
 }
 
-// The counter stands for the connections: that many handshakes would take a
+// Places without connections stand for those: that many handshakes would take a
 // slow machine longer than they may last.
 func TestQUICHalfOpenLimits(t *testing.T) {
 	p := newQUICPair(t)
@@ -295,24 +295,26 @@ func TestQUICHalfOpenLimits(t *testing.T) {
 		t.Errorf("the first connection took %d Retries", n)
 	}
 	p.noneHalfOpen(t)
-	p.listener.halfOpen.Add(RetryHalfOpen)
+	taken := take(&p.listener.halfOpen, RetryHalfOpen)
 	if p.retriesOf(t, config) == 0 { // there may be one per packet of the ClientHello
 		t.Error("an address was not to be proved")
 	}
 	p.dial(t)
 	p.accept(t)
-	p.listener.halfOpen.Add(MaxHalfOpen - RetryHalfOpen)
+	taken = append(taken, take(&p.listener.halfOpen, MaxHalfOpen-RetryHalfOpen)...)
 	_, err := p.raw(t, config)
 	if !errors.Is(err, &quic.TransportError{Remote: true, ErrorCode: quic.ConnectionRefused}) {
 		t.Errorf("connection above MaxHalfOpen: %v, want it refused", err)
 	}
-	p.listener.halfOpen.Add(-MaxHalfOpen)
+	for _, one := range taken {
+		p.listener.halfOpen.leave(one)
+	}
 	p.noneHalfOpen(t)
 }
 
 func (p *quicPair) noneHalfOpen(t *testing.T) {
 	t.Helper()
-	waitUntil(t, 2*HandshakeTimeout, func() bool { return p.listener.halfOpen.Load() == 0 })
+	waitUntil(t, 2*HandshakeTimeout, func() bool { return p.listener.halfOpen.count() == 0 })
 }
 
 func waitUntil(t *testing.T, patience time.Duration, done func() bool) {

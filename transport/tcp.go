@@ -135,32 +135,52 @@ func (l *tlsListener) serve() {
 			}
 			continue
 		}
-		if l.enter(conn.RemoteAddr()) != nil {
+		p, err := l.enter(conn.RemoteAddr(), true)
+		if err != nil {
 			conn.Close()
 			continue
 		}
 		l.serving.Go(func() {
-			defer l.leave()
-			l.open(conn)
+			defer l.halfOpen.leave(p)
+			l.open(p, conn)
 		})
 	}
 }
 
 // open waits for a connection's handshake, HandshakeTimeout at most, and for somebody to
 // accept the lane.
-func (l *tlsListener) open(conn *net.TCPConn) {
+func (l *tlsListener) open(p *place, conn *net.TCPConn) {
 	lane := newTLSLane(conn, l.idle, func(c net.Conn) *tls.Conn { return tls.Server(c, l.tls) })
-	ctx, cancel := context.WithTimeout(l.closing, HandshakeTimeout)
+	l.halfOpen.mayEvict(p, func() time.Duration { return tcpSilence(conn) })
+	ctx, cancel := context.WithTimeout(p.ctx, HandshakeTimeout)
 	defer cancel()
 	if err := lane.handshake(ctx, l.known); err != nil {
+		if refusedByAlert(err) {
+			l.refusedBy(conn.RemoteAddr(), err)
+		}
 		conn.Close()
 		return
 	}
+	l.halfOpen.authenticated(p)
 	select {
 	case l.lanes <- lane:
 	case <-ctx.Done():
 		lane.Close()
 	}
+}
+
+// tcpSilence is how long the kernel has received nothing on a connection.
+func tcpSilence(conn *net.TCPConn) (silence time.Duration) {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return 0
+	}
+	_ = raw.Control(func(fd uintptr) { // a socket that is closed has a place for a moment only
+		if info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO); err == nil {
+			silence = time.Duration(info.Last_data_recv) * time.Millisecond
+		}
+	})
+	return silence
 }
 
 func (l *tlsListener) Addr() net.Addr { return l.tcp.Addr() }

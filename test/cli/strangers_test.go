@@ -1,0 +1,161 @@
+package cli
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/quic-go/quic-go"
+
+	"github.com/migpipe/migpipe/transport"
+)
+
+// strangersMost is what strangers may cost in all, in bytes.
+const strangersMost = 32 << 20
+
+// TestStrangersMemory: 1,000 QUIC connections of strangers, and as many that say nothing after
+// their first packet, cost mig-recv little memory.
+func TestStrangersMemory(t *testing.T) {
+	if raceEnabled() {
+		t.Skip("the race detector keeps a shadow of the memory")
+	}
+	t.Setenv("XDG_CONFIG_HOME", t.TempDir())
+	d := startDestination(t, "", identity(t, "mig-recv"))
+	before := peakOf(t, d.cmd)
+	const strangers, atOnce = 1000, 50
+	var wg sync.WaitGroup
+	turns := make(chan int)
+	for range atOnce {
+		wg.Go(func() {
+			for i := range turns {
+				from := fmt.Sprintf("127.1.%d.%d", i/250, 1+i%250)
+				stranger(t.Context(), from, d.address)
+			}
+		})
+	}
+	for i := range strangers {
+		turns <- i
+	}
+	close(turns)
+	wg.Wait()
+	cost := peakOf(t, d.cmd) - before
+	t.Logf("%d MiB before, %d KiB more", before>>20, cost>>10)
+	if cost > strangersMost {
+		t.Errorf("%d connections of strangers cost %d KiB, may cost %d", strangers, cost>>10, strangersMost>>10)
+	}
+}
+
+// stranger opens a QUIC connection without a certificate and waits for its end.
+func stranger(ctx context.Context, from, to string) {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	local, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.ParseIP(from)})
+	if err != nil {
+		return
+	}
+	defer local.Close()
+	peer, err := net.ResolveUDPAddr("udp4", to)
+	if err != nil {
+		return
+	}
+	conn, err := quic.Dial(ctx, local, peer, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{transport.ALPN}}, &quic.Config{})
+	if err != nil {
+		return
+	}
+	conn.AcceptStream(ctx)
+	conn.CloseWithError(0, "")
+}
+
+// TestSilentCrowd: connections that say nothing, from four addresses and as fast as each may
+// open them, keep no source out.
+func TestSilentCrowd(t *testing.T) {
+	t.Setenv("XDG_CONFIG_HOME", t.TempDir())
+	d := startDestination(t, "tls://", identity(t, "mig-send"))
+	ctx, cancel := context.WithCancel(t.Context())
+	var crowd sync.WaitGroup
+	defer crowd.Wait()
+	defer cancel()
+	full := make(chan struct{})
+	for i := range 4 {
+		crowd.Go(func() { silentCrowd(ctx, fmt.Sprintf("127.2.0.%d", 1+i), d.address, full) })
+	}
+	<-full
+	for range 2 {
+		cmd := command(t, "mig-send", "--dry-run", "-q", "--to", "tls://"+d.address, "--device", "d=sim:mtty", "--peer", identity(t, "mig-recv"))
+		if err := cmd.Run(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// silentCrowd opens connections from an address and says nothing on them, until ctx ends. It
+// says when there have been more than may be half open.
+func silentCrowd(ctx context.Context, from, to string, full chan<- struct{}) {
+	dialer := &net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}}
+	for n := 0; ctx.Err() == nil; n++ {
+		if conn, err := dialer.DialContext(ctx, "tcp", to); err == nil {
+			defer conn.Close()
+		}
+		if n < transport.ConnBurst {
+			continue
+		}
+		select {
+		case full <- struct{}{}:
+		case <-time.After(time.Second / transport.ConnRate):
+		case <-ctx.Done():
+		}
+	}
+}
+
+// destination is a mig-recv that waits.
+type destination struct {
+	cmd     *exec.Cmd
+	address string
+	events  *bufio.Scanner
+}
+
+// startDestination starts one for a peer, at a carrier's prefix.
+func startDestination(t *testing.T, prefix, peer string, args ...string) *destination {
+	t.Helper()
+	cmd := command(t, "mig-recv", append([]string{"--listen", prefix + "127.0.0.1:0", "--json", "--memory", "1MiB", "--chunk-size", "4KiB",
+		"--device", "d=sim:mtty", "--peer", peer}, args...)...)
+	out, err := cmd.StdoutPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { cmd.Process.Signal(syscall.SIGTERM); cmd.Wait() })
+	d := &destination{cmd: cmd, events: bufio.NewScanner(out)}
+	var heard struct{ Address string }
+	if err := json.Unmarshal([]byte(nextEvent(t, d.events, "listening")), &heard); err != nil {
+		t.Fatal(err)
+	}
+	d.address = strings.TrimPrefix(heard.Address, prefix)
+	return d
+}
+
+// peakOf is the most memory that a running program has had.
+func peakOf(t *testing.T, cmd *exec.Cmd) int {
+	t.Helper()
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", cmd.Process.Pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var peak int
+	if _, err := fmt.Sscanf(rowOf(string(status), "VmHWM:"), "%d kB", &peak); err != nil {
+		t.Fatal(err)
+	}
+	return peak << 10
+}
