@@ -110,6 +110,10 @@ func (d Dest) idle(ev Event) (Dest, []Action) {
 		d, rec := d.record(Open)
 		return d, []Action{rec, SendWelcome{}}
 	case Refused:
+		if ev.NoRecord { // in no journal's name: a source that has sent COMMIT does not believe it
+			return d, []Action{Send{&transport.Declined{Attempt: ev.Attempt, Code: ev.Why.Code,
+				Device: ev.Why.Device, Offset: ev.Why.Offset, Text: ev.Why.Text}}}
+		}
 		if d.ruledOut(ev.Attempt) {
 			return d, nil
 		}

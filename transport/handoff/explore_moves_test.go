@@ -267,6 +267,9 @@ func (w *world) destLives(st state) {
 		if w.sent(st, &transport.Hello{Attempt: attempt(e + 1)}) {
 			w.offers(st, d, e+1)
 			w.destTakes(st, plain(Refused{Attempt: attempt(e + 1)}))
+			if w.entries.vals[st.d.log].Record == None {
+				w.destTakes(st, plain(Refused{Attempt: attempt(e + 1), NoRecord: true}))
+			}
 		}
 	}
 	if d.Phase != DestReceiving {
@@ -512,6 +515,9 @@ func (w *world) recorded(st state, log, message uint16) {
 		transport.TypeDeclined: Aborted, transport.TypeNotStarted: Ready, transport.TypeAbort: Owner, transport.TypeFin: Done,
 	}
 	record, ok := want[m.typ]
+	if m.typ == transport.TypeDeclined && m.journal == (transport.JournalID{}) && last.Record == None {
+		return // to HELLO, by who has no journal: its source is at OPEN
+	}
 	if m.typ == transport.TypeRunning && (last.Record == Running || last.Record == Done || last.Record == Forced) {
 		record = last.Record // which says as much, and more
 	}

@@ -237,6 +237,7 @@ var plainEvents = []Event{nil, Begin{}, Unreachable{}, Reached{}, Interrupt{}, L
 	Approved{}, Overdue{}, Witnessed{}, Witnessed{SourceSide}, Witnessed{DestSide},
 	Offered{attempt(1), 0}, Offered{attempt(2), 0}, Offered{attempt(3), 0}, Offered{attempt(1), worldWitness},
 	Refused{Attempt: attempt(1)}, Refused{Attempt: attempt(2)}, Refused{Attempt: attempt(3)},
+	Refused{Attempt: attempt(1), NoRecord: true}, Refused{Attempt: attempt(2), NoRecord: true}, Refused{Attempt: attempt(3), NoRecord: true},
 	Halted{}, Halted{Failed: true}, Resumed{Unheard}, Resumed{NoneRan}}
 
 const eventMessage = 100

@@ -174,10 +174,13 @@ type (
 		Attempt transport.Attempt
 		Witness Register
 	}
-	// Refused is a HELLO that the destination's engine cannot accept.
+	// Refused is a HELLO that the destination's engine cannot accept. With NoRecord no
+	// journal of the migration exists, or the journal shuts the attempt out: nothing is
+	// recorded, and the destination waits on.
 	Refused struct {
-		Attempt transport.Attempt
-		Why     Failed
+		Attempt  transport.Attempt
+		Why      Failed
+		NoRecord bool
 	}
 	// Drained says that every stream of the stopped source was sent to its end.
 	Drained struct{ Digest transport.StreamDigest }

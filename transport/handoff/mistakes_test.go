@@ -105,6 +105,15 @@ var mistakes = []struct {
 			return next, actions
 		}
 	}},
+	{"HELLO is DECLINED without a record, in the journal's name", 1, false, false, func(w *world) {
+		w.dest = func(d Dest, ev Event) (Dest, []Action) {
+			next, actions := d.Step(ev)
+			if r, ok := ev.(Refused); ok && r.NoRecord && d.Phase == DestIdle {
+				return next, []Action{Send{&transport.Declined{Attempt: r.Attempt, Journal: d.Journal}}}
+			}
+			return next, actions
+		}
+	}},
 	{"take messages of any attempt for the present one", 2, false, false, func(w *world) {
 		w.dest = func(d Dest, ev Event) (Dest, []Action) {
 			if m, ok := ev.(*transport.Commit); ok {

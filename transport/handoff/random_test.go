@@ -81,7 +81,7 @@ func (e *engine) result() {
 
 // everything is every event but the results of actions, which come by order only.
 func everything() []Event {
-	all := []Event{Begin{}, Offered{Attempt: attempt(1)}, Offered{Attempt: attempt(2)}, Refused{Attempt: attempt(2)}, Drained{worldDigest},
+	all := []Event{Begin{}, Offered{Attempt: attempt(1)}, Offered{Attempt: attempt(2)}, Refused{Attempt: attempt(2)}, Refused{Attempt: attempt(2), NoRecord: true}, Drained{worldDigest},
 		Drained{}, Loaded{worldDigest}, Failed{Code: transport.CodeDevice}, Unreachable{}, Reached{}, Interrupt{}, Leave{}, Overdue{},
 		Offered{attempt(1), worldWitness}, Offered{attempt(2), worldWitness}}
 	for _, a := range []transport.Attempt{attempt(1), attempt(2), {Mig: transport.MigID{9}, Epoch: 1}, {}} {

@@ -285,7 +285,7 @@ func localEvent(text string, at transport.Attempt, digest transport.StreamDigest
 	case "witnessed":
 		return Witnessed{map[string]Side{"source": SourceSide, "destination": DestSide, "nobody": 0}[detail]}
 	case "refused":
-		return Refused{attempt(max(1, at.Epoch)), Failed{Code: transport.CodeIncompatible, Text: "another driver"}}
+		return Refused{attempt(max(1, at.Epoch)), Failed{Code: transport.CodeIncompatible, Text: "another driver"}, detail == "no record"}
 	case "drained":
 		return Drained{digest}
 	case "loaded":
