@@ -171,7 +171,8 @@ func (c *common) memoryError(err error) error {
 // run carries a command line out and tells how it went. Every way from here
 // leads through show.end, which writes the done event.
 func (c *common) run(prepare func() (job, error)) int {
-	keepCollectorAway(c.memory.bytes)
+	limitHeap(c.memory.bytes)
+	keepCollectorAway(c.role == source)
 	show := newShow(c)
 	c.warn = show.warn
 	ctx, stop := cancelOnSignal(c.program, c.impatient)

@@ -14,18 +14,30 @@ import (
 // guest stands still, where it would take CPUs from the lanes. The limit is for a
 // heap that is larger than that, with many devices or many small chunks: it has
 // cycles come earlier rather than memory be ten times as much.
+//
+// A destination that waits for its source has the runtime's usual percentage: a stranger's
+// TLS handshake leaves some 40 KiB of garbage.
 const (
 	heapPercent = 1000
+	heapUsual   = 100
 	heapLimit   = 96 << 20
 )
 
-// keepCollectorAway sets it for buffers of so many bytes, whose bookkeeping is in the
-// heap. This is for a program to do and not for a library, which is not alone.
-func keepCollectorAway(buffers uint64) {
-	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(heapPercent)
-	}
+// limitHeap sets the limit for buffers of so many bytes, whose bookkeeping is in the heap. This
+// is for a program to do and not for a library, which is not alone.
+func limitHeap(buffers uint64) {
 	if os.Getenv("GOMEMLIMIT") == "" {
 		debug.SetMemoryLimit(int64(heapLimit + buffers/8))
+	}
+}
+
+// keepCollectorAway sets the percentage for a migration, or the usual one.
+func keepCollectorAway(away bool) {
+	percent := heapUsual
+	if away {
+		percent = heapPercent
+	}
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(percent)
 	}
 }

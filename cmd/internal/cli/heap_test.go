@@ -25,7 +25,8 @@ func TestCollector(t *testing.T) {
 		t.Setenv("GOMEMLIMIT", c.gomemlimit)
 		percent := debug.SetGCPercent(100) // stands for what the runtime has made of the environment
 		most := debug.SetMemoryLimit(math.MaxInt64)
-		keepCollectorAway(32 << 20)
+		limitHeap(32 << 20)
+		keepCollectorAway(true)
 		gotLimit, gotPercent := debug.SetMemoryLimit(most), debug.SetGCPercent(percent)
 		if gotPercent != c.percent || gotLimit != c.limit {
 			t.Errorf("GOGC=%s GOMEMLIMIT=%s: %d%%, %d bytes, want %d%%, %d", c.gogc, c.gomemlimit, gotPercent, gotLimit, c.percent, c.limit)
