@@ -28,6 +28,7 @@ const (
 	CodeProtocol     Code = 14 // the peer broke the protocol
 	CodeNetwork      Code = 15 // the peer cannot be reached, or no longer
 	CodeAuth         Code = 16 // the peer is not who it should be, or does not want this side
+	CodeHeld         Code = 17 // the destination holds a complete copy of another migration
 )
 
 var codeNames = [...]string{
@@ -35,7 +36,7 @@ var codeNames = [...]string{
 	CodeIncompatible: "incompatible", CodeBusy: "busy", CodeLimit: "limit",
 	CodeCorrupt: "corrupt", CodeIncomplete: "incomplete", CodeDevice: "device",
 	CodeValidation: "validation", CodeStart: "start", CodeCancelled: "cancelled",
-	CodeTimeout: "timeout", CodeProtocol: "protocol", CodeNetwork: "network", CodeAuth: "auth",
+	CodeTimeout: "timeout", CodeProtocol: "protocol", CodeNetwork: "network", CodeAuth: "auth", CodeHeld: "held",
 }
 
 // String is the reason in one word.

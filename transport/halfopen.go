@@ -19,7 +19,7 @@ import (
 // strangers do not keep out a source that the destination knows.
 type halfOpen struct {
 	mu     sync.Mutex
-	places []*place                   // the oldest first
+	places []*place             // the oldest first
 	known  map[caller]time.Time // when the address last authenticated
 }
 

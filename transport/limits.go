@@ -48,6 +48,9 @@ const (
 	// is open.
 	HandshakeTimeout = 3 * time.Second
 
+	// LanesTimeout bounds the wait for the first data lane of a source that was sent WELCOME.
+	LanesTimeout = 10 * time.Second
+
 	// IdleTimeout is the silence after which an open lane is lost, unless its carrier
 	// is told otherwise.
 	IdleTimeout = 2 * time.Second

@@ -120,7 +120,7 @@ func TestProtocolLimits(t *testing.T) {
 	values := map[string]any{
 		"MaxLanes": MaxLanes, "RetryHalfOpen": RetryHalfOpen, "MaxHalfOpen": MaxHalfOpen, "SilentTime": SilentTime, "KnownTime": KnownTime, "KnownAddresses": KnownAddresses,
 		"ConnBurst": ConnBurst, "ConnRate": ConnRate,
-		"HandshakeTimeout": HandshakeTimeout, "IdleTimeout": IdleTimeout, "MinIdleTimeout": MinIdleTimeout, "KeepAlive": KeepAlive,
+		"HandshakeTimeout": HandshakeTimeout, "LanesTimeout": LanesTimeout, "IdleTimeout": IdleTimeout, "MinIdleTimeout": MinIdleTimeout, "KeepAlive": KeepAlive,
 		"MaxChunk": MaxChunk, "MinChunk": MinChunk, "MaxControl": MaxControl, "MaxDevices": MaxDevices, "MaxName": MaxName,
 		"MaxPriority": MaxPriority, "MaxStream": uint64(MaxStream),
 		"PreflightTimeout": PreflightTimeout, "ProbeTime": ProbeTime, "MaxProbe": MaxProbe, "Heartbeat": Heartbeat, "SilenceLimit": SilenceLimit, "UnreadTimeout": UnreadTimeout,

@@ -301,6 +301,7 @@ func TestQUICHalfOpenLimits(t *testing.T) {
 	}
 	p.dial(t)
 	p.accept(t)
+	waitUntil(t, 2*HandshakeTimeout, func() bool { return p.listener.halfOpen.count() == RetryHalfOpen })
 	taken = append(taken, take(&p.listener.halfOpen, MaxHalfOpen-RetryHalfOpen)...)
 	_, err := p.raw(t, config)
 	if !errors.Is(err, &quic.TransportError{Remote: true, ErrorCode: quic.ConnectionRefused}) {

@@ -1,19 +1,95 @@
 package writer
 
 import (
+	"context"
+	"fmt"
 	"time"
 
 	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/transport/report"
 )
 
-// maxTurned is how many further sources are told why they are not served; the
+// maxTurned is how many further sources are told at once why they are not served; the
 // rest are told nothing.
 const maxTurned = 8
 
+// refusals bounds what is told of sources that are not served, and how often attempts come to
+// nothing: a source may try again without end. The first of a kind is told at once, the same
+// one again ever more rarely.
+type refusals struct {
+	text  string // of the last
+	at    time.Time
+	every time.Duration
+	more  int // untold since
+
+	nothing time.Time // when the last attempt came to nothing
+}
+
+// attemptsEvery is the shortest time between the ends of two attempts that come to nothing:
+// each of them resets the devices and leaves a journal.
+const attemptsEvery = time.Second
+
+// pause waits before the next source after an attempt that came to nothing. It ends with ctx.
+func (r *refusals) pause(ctx context.Context) {
+	select {
+	case <-time.After(time.Until(r.nothing.Add(attemptsEvery))):
+	case <-ctx.Done():
+	}
+	r.nothing = time.Now()
+}
+
+// How often refusals are told.
+const (
+	refusedLeast = time.Second
+	refusedMost  = time.Minute
+)
+
+// due reports whether a refusal is to be told, and how many were not since the last.
+func (r *refusals) due(text string) (more int, due bool) {
+	if time.Since(r.at) < r.every {
+		r.more++
+		return 0, false
+	}
+	if text == r.text {
+		r.every = min(2*r.every, refusedMost)
+	} else {
+		r.every = refusedLeast
+	}
+	more = r.more
+	r.text, r.at, r.more = text, time.Now(), 0
+	return more, true
+}
+
+// tellRefused tells of a source that was refused or let go of, and that the next is waited for.
+func (e *engine) tellRefused(f *transport.Fault) {
+	if more, due := e.told.due(e.out.Peer.String() + f.Error()); due {
+		e.tell(report.Event{Kind: report.Refused, Peer: e.out.Peer, Attempt: e.out.Attempt, Err: f, More: more})
+	}
+}
+
+// tellTurned tells of a source that came beside another one.
+func (e *engine) tellTurned(lane transport.Lane, why string) {
+	text := fmt.Sprintf("another source came and was turned away%s: %s", from(lane), why)
+	if _, due := e.told.due(text); due {
+		e.tell(report.Event{Kind: report.Warning, Text: text})
+	}
+}
+
+// cameToNothing reports whether an attempt that is over was ended by its source alone, before a
+// byte of its streams had come: no device here is to blame, and all have been reset.
+func (e *engine) cameToNothing() bool {
+	for i, m := range e.merges {
+		if e.wire[i].Load() > 0 || m.position() > 0 {
+			return false
+		}
+	}
+	return e.letGo && e.deaf == nil && !e.stuck
+}
+
 // turnAway tells a source that this destination serves another.
-func turnAway(ev admitted, text string) {
+func turnAway(ev admitted, why *transport.Fault) {
 	reply(transport.NewControl(ev.lane), &transport.Declined{
-		Attempt: transport.Attempt{Mig: ev.pre.Mig, Epoch: ev.pre.Epoch}, Code: transport.CodeLimit, Text: text})
+		Attempt: transport.Attempt{Mig: ev.pre.Mig, Epoch: ev.pre.Epoch}, Code: why.Code, Text: why.Err.Error()})
 }
 
 // reply tells a source that is not served one thing, and hangs up. Nobody else may be

@@ -104,20 +104,25 @@ func (e *engine) hello(ev admitted, m *transport.Hello) {
 	e.hear(ev.control)
 	e.offer, e.heardAt, e.local = m, time.Now(), transport.Local(ev.lane)
 	e.out.Attempt, e.out.Peer = m.Attempt, transport.PeerOf(ev.lane)
-	e.tell(report.Event{Kind: report.Peer, Peer: e.out.Peer, Text: transport.PeerText(m.Software)})
 	if fault := e.spareOthers(m.Mig); fault != nil {
 		e.dismiss(fault)
 		return
 	}
-	if fault := e.openJournal(m.Attempt); fault != nil {
+	terms, refusal := agree(m, e.fleet.sinks, e.opts)
+	fault := e.openJournal(m.Attempt, refusal != nil)
+	switch {
+	case fault != nil:
 		e.dismiss(fault)
 		return
-	}
-	terms, fault := agree(m, e.fleet.sinks, e.opts)
-	if fault != nil {
-		e.refuse(fault)
+	case e.journal == nil:
+		e.dismiss(refusal)
+		return
+	case refusal != nil:
+		e.letGo = true
+		e.refuse(refusal)
 		return
 	}
+	e.tell(report.Event{Kind: report.Peer, Peer: e.out.Peer, Text: transport.PeerText(m.Software)})
 	for _, o := range m.Devices {
 		terms.splice = append(terms.splice, o.Splice && e.local)
 	}
@@ -162,6 +167,7 @@ func (e *engine) prepared(ev prepared) {
 		e.refuse(fault)
 		return
 	}
+	e.welcomed = time.Now()
 	if slices.ContainsFunc(e.offer.Devices, hasPreCopy) {
 		e.tell(report.Event{Kind: report.Phase, Phase: report.PreCopy})
 	}
@@ -305,12 +311,16 @@ func (e *engine) controlLost(ev controlLost) {
 	case e.mayReturn(ev.err):
 		e.lose(ev.err)
 	case e.preparing:
-		e.keep(&transport.Fault{Code: transport.CodeOf(ev.err), Err: ev.err})
+		f := &transport.Fault{Code: transport.CodeOf(ev.err), Err: ev.err}
+		e.keep(f)
+		e.letGo = e.fault == f && f.Code == transport.CodeNetwork // and has not said ABORT
 		e.stopPreparing()
 	default:
 		f := &transport.Fault{Code: transport.CodeOf(ev.err), Err: ev.err}
 		if f.Code == transport.CodeCorrupt || f.Code == transport.CodeProtocol {
 			e.failed(f) // the source can still be told why
+		} else if e.owner.Phase == handoff.DestReceiving && len(e.dialled()) == 0 && !e.again {
+			e.letGo = true
 		}
 		e.fail(f, handoff.Unreachable{})
 	}
@@ -406,6 +416,7 @@ func (e *engine) onTick() {
 		e.slow = true
 		e.tell(report.Event{Kind: report.Warning, Text: "the devices are not reset yet: a driver takes its time"})
 	}
+	e.watchSource()
 	e.watchLoad()
 	e.watchReady()
 	e.watchHeld()

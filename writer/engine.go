@@ -32,6 +32,10 @@ const tick = 100 * time.Millisecond
 // the source says that it has. While the source is away the copy stays, and is left as
 // READY (ErrLeft) on the word of Options.Leave.
 //
+// A source that is refused, or that goes or is let go of before a byte of its streams has come,
+// does not end it: that is observed, and the next source is waited for, until ctx ends. Devices
+// that were touched have been reset by then.
+//
 // A source whose connection is lost may come back for as long as Options.ReconnectLimit
 // says, and to a complete copy for ever. One that asks for an attempt of which only the
 // journal knows is answered from that, unless the sinks have kept what came of it
@@ -45,17 +49,24 @@ func Receive(ctx context.Context, listener transport.Listener, sinks []Sink, opt
 	if err != nil {
 		return report.Report{Outcome: handoff.Rolledback}, err
 	}
-	for next := (*admitted)(nil); ; o.Recover = (transport.MigID{}) {
+	told := new(refusals)
+	for next, waits := (*admitted)(nil), (handoff.Entry{}); ; o.Recover = (transport.MigID{}) {
 		e := newEngine(o, sinks)
+		e.told, e.waits = told, waits
 		e.loop(ctx, listener, next)
-		if next = e.successor; next == nil {
-			return e.result()
-		}
-		if e.out.Outcome != handoff.Rolledback || ctx.Err() != nil {
+		next, waits = e.successor, e.waits
+		switch ended := e.out.Outcome != handoff.Rolledback || ctx.Err() != nil; {
+		case next != nil && !ended:
+			e.tell(report.Event{Kind: report.Warning, Text: fmt.Sprintf("attempt %d of this migration has ended: its source has opened a newer one", e.out.Attempt.Epoch)})
+		case next != nil:
 			next.lane.Close()
 			return e.result()
+		case ended || !e.cameToNothing():
+			return e.result()
+		default:
+			e.tellRefused(e.fault)
+			told.pause(ctx)
 		}
-		e.tell(report.Event{Kind: report.Warning, Text: fmt.Sprintf("attempt %d of this migration has ended: its source has opened a newer one", e.out.Attempt.Epoch)})
 	}
 }
 
@@ -90,7 +101,8 @@ type engine struct {
 	asOfStop  progress         // when the guest had stopped
 	asOfReady progress         // when every device had its state, nil before
 	lanes     []*receiver      // by number, nil before they are dialled; in place of a lost one its successor
-	turned    int              // sources told that another is served
+	turned    atomic.Int32     // sources being told that another is served
+	told      *refusals        // of this Receive
 	late      []transport.Lane // opened when the attempt was already over
 	dismissed []transport.Lane // of sources that were sent away, as long as they may be reading why
 	asking    *preflight       // the last one; nil before
@@ -120,6 +132,10 @@ type engine struct {
 	steps      steps
 	moved      time.Time // when a byte was last applied, after the last END
 	applied    uint64    // in all, as of moved
+	welcomed   time.Time // when WELCOME was sent
+	letGo      bool      // the source alone has ended the attempt: it was refused, or has sent nothing
+	quiet      time.Time // since when nothing has come, although the source says that bytes are left
+	arrivedAll uint64    // what had come by then
 	fault      *transport.Fault
 	tooLate    *transport.Fault // the first that came while the devices were started
 	unrecorded *transport.Fault // why the journal has not taken a record
@@ -394,7 +410,7 @@ func (e *engine) admitted(ev admitted) {
 	case ev.pre.Kind == transport.LaneProbe:
 		e.probeLane(ev)
 	case ev.pre.Kind == transport.LanePreflight && e.engaged():
-		e.turnAway(ev, busy)
+		e.turnAway(ev, e.occupied())
 	case ev.pre.Kind == transport.LanePreflight:
 		e.preflight(ev)
 	default:
@@ -409,21 +425,24 @@ func (e *engine) hear(control *transport.Control) {
 	e.hearing.Go(func() { e.receive(control) })
 }
 
-// turnAway tells a source why it is not served, unless too many were told.
-func (e *engine) turnAway(ev admitted, why string) {
-	if e.turned == maxTurned {
+// turnAway tells a source why it is not served, unless too many are being told.
+func (e *engine) turnAway(ev admitted, why *transport.Fault) {
+	if e.turned.Add(1) > maxTurned {
+		e.turned.Add(-1)
 		ev.lane.Close()
 		return
 	}
-	e.turned++
-	e.tell(report.Event{Kind: report.Warning, Text: fmt.Sprintf("another source came and was turned away%s: %s", from(ev.lane), why)})
-	e.others.Go(func() { turnAway(ev, why) })
+	e.tellTurned(ev.lane, why.Err.Error())
+	e.others.Go(func() {
+		defer e.turned.Add(-1)
+		turnAway(ev, why)
+	})
 }
 
 // preflight answers one preflight at a time. It ends by itself, or with work.
 func (e *engine) preflight(ev admitted) {
 	if !e.asking.over() {
-		e.turnAway(ev, "this destination already answers a preflight")
+		e.turnAway(ev, &transport.Fault{Code: transport.CodeLimit, Err: errors.New("this destination already answers a preflight")})
 		return
 	}
 	p := newPreflight(e.work, e, ev)

@@ -1,8 +1,10 @@
 package writer
 
 import (
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"time"
 
 	"github.com/migpipe/migpipe/transport"
@@ -11,9 +13,13 @@ import (
 )
 
 // openJournal reads what this side has decided about the migration before. Nothing
-// else goes on yet, and the disk may take its time.
-func (e *engine) openJournal(a transport.Attempt) *transport.Fault {
-	j, err := e.opts.Journals(a.Mig, false)
+// else goes on yet, and the disk may take its time. With existing it makes no journal: where
+// there is none, e.journal stays nil.
+func (e *engine) openJournal(a transport.Attempt, existing bool) *transport.Fault {
+	j, err := e.opts.Journals(a.Mig, existing)
+	if existing && errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
 	if err != nil {
 		return &transport.Fault{Code: transport.CodeInternal, Err: fmt.Errorf("open the journal: %w", err)}
 	}
@@ -34,11 +40,13 @@ func (e *engine) openJournal(a transport.Attempt) *transport.Fault {
 }
 
 // dismiss sends a source away before the hand-off begins, and waits for another.
-// Nothing may be recorded: what is recorded says that the attempt has no chance, or
-// nobody can tell what is. Its source has not sent COMMIT, so DECLINED is true.
+// Nothing is recorded: no journal of the migration exists, or what is recorded says that the
+// attempt has no chance, or nobody can tell what is. Its source has not sent COMMIT, so
+// DECLINED is true.
 func (e *engine) dismiss(f *transport.Fault) {
-	e.tell(report.Event{Kind: report.Warning, Text: fmt.Sprintf("a source was turned away%s: %s", from(e.control.Lane()), f.Err)})
-	e.control.Send(&transport.Declined{Attempt: e.offer.Attempt, Code: f.Code, Text: f.Err.Error()})
+	e.tellRefused(f)
+	e.owner = handoff.Dest{}
+	e.own(handoff.Refused{Attempt: e.offer.Attempt, Why: why(f), NoRecord: true})
 	e.control.Lane().SetDeadline(time.Now().Add(time.Second)) // for it to hang up; ends its reader
 	e.dismissed = append(e.dismissed, e.control.Lane())
 	e.closeJournal()

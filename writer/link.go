@@ -1,6 +1,7 @@
 package writer
 
 import (
+	"errors"
 	"fmt"
 	"time"
 
@@ -9,11 +10,20 @@ import (
 	"github.com/migpipe/migpipe/transport/report"
 )
 
-// What sources are told for which there is no place.
-const (
-	busy    = "this destination already serves a migration"
-	waiting = "this destination waits for the source of a migration to come back"
-)
+// occupied is why another source is not served: the attempt at hand, and whether its source is
+// there.
+func (e *engine) occupied() *transport.Fault {
+	code, what := transport.CodeLimit, "already serves"
+	switch {
+	case e.owner.Phase == handoff.DestResetting:
+		what = "resets its devices after"
+	case e.owner.Phase == handoff.DestReady && !e.lostAt.IsZero():
+		code, what = transport.CodeHeld, "holds the complete copy, and waits for the source, of"
+	case !e.lostAt.IsZero():
+		what = "waits for the source of"
+	}
+	return &transport.Fault{Code: code, Err: fmt.Errorf("this destination %s migration %v, attempt %d", what, e.out.Attempt.Mig, e.out.Attempt.Epoch)}
+}
 
 // welcomeLimit is how long a source may be away that has perhaps not heard WELCOME: it says
 // HELLO again as long as it may wait for that, which is 10 s by default with a witness.
@@ -52,13 +62,13 @@ func (e *engine) offered(ev admitted, m *transport.Hello) {
 	case e.unanswered(ev, m):
 		e.moveTo(ev.control)
 		e.tellSource(e.welcome())
+	case e.mayFollow(ev, m):
+		e.successor = &ev
 	case e.follows(ev, m):
 		e.successor = &ev
 		e.failed(&transport.Fault{Code: transport.CodeCancelled, Remote: true, Err: fmt.Errorf("the source has opened attempt %d", m.Epoch)})
-	case !e.lostAt.IsZero():
-		e.turnAway(ev, waiting)
 	default:
-		e.turnAway(ev, busy)
+		e.turnAway(ev, e.occupied())
 	}
 }
 
@@ -72,6 +82,14 @@ func (e *engine) unanswered(ev admitted, m *transport.Hello) bool {
 // taken reports whether the source is known to have heard WELCOME: by its data lanes, or by
 // RESUME.
 func (e *engine) taken() bool { return len(e.dialled()) > 0 || e.offer == nil || e.again }
+
+// mayFollow reports whether a source may wait while the devices are reset, to be served next:
+// with the next attempt of the migration that has ended, or with any where that came to nothing.
+func (e *engine) mayFollow(ev admitted, m *transport.Hello) bool {
+	at := e.owner.Attempt
+	next := m.Mig == at.Mig && m.Epoch > at.Epoch && transport.IsPeer(ev.lane, e.out.Peer)
+	return e.owner.Phase == handoff.DestResetting && e.successor == nil && (next || e.cameToNothing())
+}
 
 // follows reports whether a source has given up the attempt at hand, by opening the
 // next: it does so only when its devices are its own (rule R6).
@@ -92,7 +110,7 @@ func (e *engine) resume(ev admitted, m *transport.Resume) {
 	case !e.engaged() || m.Mig != e.owner.Attempt.Mig:
 		e.answer(ev, m)
 	case !transport.IsPeer(ev.lane, e.out.Peer) || e.journal == nil || m.Peer != e.journal.ID() || e.offer != nil && m.Journal != e.offer.Journal:
-		e.turnAway(ev, "this attempt is another source's, or was made with another journal")
+		e.turnAway(ev, &transport.Fault{Code: transport.CodeLimit, Err: errors.New("this attempt is another source's, or was made with another journal")})
 	case m.Epoch != e.owner.Attempt.Epoch:
 		said := otherAttempt(e.owner, m)
 		e.inform(ev, func() { reply(ev.control, said) })
@@ -120,7 +138,7 @@ func otherAttempt(d handoff.Dest, m *transport.Resume) transport.Message {
 			return send.Message
 		}
 	}
-	return &transport.Declined{Attempt: m.Attempt, Code: transport.CodeBusy, Text: busy}
+	return &transport.Declined{Attempt: m.Attempt, Code: transport.CodeBusy, Text: "this destination already serves another attempt"}
 }
 
 // rejoin goes on over a new control lane.
@@ -181,6 +199,7 @@ func (e *engine) watchLink() {
 			limit = min(limit, welcomeLimit)
 		}
 		if waited > limit {
+			e.letGo = !e.taken()
 			e.fail(&transport.Fault{Code: transport.CodeNetwork,
 				Err: fmt.Errorf("%w, and the source has not come back for %v", transport.ErrLost, limit)}, handoff.Unreachable{})
 		}

@@ -53,6 +53,7 @@ type Options struct {
 	// StallLimit ends an attempt whose devices write nothing for that long although the
 	// source has sent everything. Default 30 s: some drivers load for seconds in one
 	// write.
+	// It also ends an attempt whose source says that bytes are left, and sends none for that long.
 	StallLimit time.Duration
 	// ReadyAlarm is how long a complete copy waits for COMMIT before Observe is told.
 	// Default 60 s.

@@ -31,7 +31,11 @@ func (e *engine) spareOthers(mig transport.MigID) *transport.Fault {
 			}
 		}
 		if err != nil {
-			return &transport.Fault{Code: transport.CodeBusy, Device: s.Name, Err: err}
+			code := transport.CodeBusy
+			if errors.Is(err, ErrKept) {
+				code = transport.CodeHeld
+			}
+			return &transport.Fault{Code: code, Device: s.Name, Err: err}
 		}
 	}
 	return nil

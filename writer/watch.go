@@ -10,6 +10,62 @@ import (
 	"github.com/migpipe/migpipe/transport/report"
 )
 
+// watchSource lets a source go that keeps others from this destination, and sends nothing: one
+// that has opened no data lane, or one whose estimate says that bytes are left. One of which
+// nothing is left may wait for its guest. While a device here has a chunk to write, or a lane
+// is lost, the source may have to wait.
+func (e *engine) watchSource() {
+	if e.owner.Phase != handoff.DestReceiving || e.unheard || !e.lostAt.IsZero() {
+		e.quiet = time.Time{}
+		return
+	}
+	if len(e.dialled()) == 0 && !e.again {
+		if time.Since(e.welcomed) > transport.LanesTimeout {
+			e.giveUp(fmt.Errorf("the source has opened no data lane for %v", transport.LanesTimeout))
+		}
+		return
+	}
+	var arrived uint64
+	for i := range e.acks.read {
+		arrived += e.acks.read[i].Load()
+	}
+	for _, m := range e.merges {
+		arrived += m.position() // within one host nothing else tells of the bytes
+	}
+	if arrived != e.arrivedAll || !e.owes() || e.quiet.IsZero() {
+		e.arrivedAll, e.quiet = arrived, time.Now()
+	}
+	limit := e.opts.StallLimit
+	if slices.ContainsFunc(e.lanes, func(r *receiver) bool { return r == nil || r.gone }) {
+		limit += e.opts.ReconnectLimit
+	}
+	if time.Since(e.quiet) > limit {
+		e.giveUp(fmt.Errorf("the source says that bytes are left, and has sent none for %v", limit))
+	}
+}
+
+// giveUp ends the attempt of a source that sends nothing. Where it never sent a byte, the
+// next source is waited for.
+func (e *engine) giveUp(why error) {
+	e.letGo = true
+	e.failed(&transport.Fault{Code: transport.CodeTimeout, Err: why})
+}
+
+// owes reports whether the source says that bytes are left, and no device here has any to write.
+func (e *engine) owes() (owes bool) {
+	for i, m := range e.merges {
+		if _, idle := m.status(); !idle {
+			return false
+		}
+		pending := e.estimate[i].Initial > 0 || e.estimate[i].Dirty > 0
+		if !e.clock.stopped.IsZero() || m.ended() {
+			pending = e.left(i) > 0
+		}
+		owes = owes || pending
+	}
+	return owes && e.ends < len(e.merges)
+}
+
 // watchLoad gives up on devices that have everything of the source's and yet write
 // nothing. What is missing because its lane is lost is no fault of theirs.
 func (e *engine) watchLoad() {

@@ -314,11 +314,11 @@ func (w *world) settle() {
 // waits reports whether a destination has nobody to wait for: mig-send is gone, or
 // keeps a device that it is in doubt about; and long ago, unless the destination has
 // heard of nobody since it was started again. No silence ends its wait in READY (rule
-// R5), and none for a first source.
+// R5), and none for a first source, or for the next after one that was refused.
 func (w *world) waits(p *process) bool {
 	s := w.process(source)
-	if s == nil {
-		return false
+	if s == nil { // the test plays it
+		return p.find("refused") != nil
 	}
 	quiet := p.again && !p.engaged()
 	if !s.runs() {
@@ -329,7 +329,7 @@ func (w *world) waits(p *process) bool {
 		return false
 	}
 	last := w.last(destination)
-	return quiet && (!p.engaged() || last == handoff.None || last == handoff.Ready)
+	return quiet && (!p.engaged() || last == handoff.None || last == handoff.Ready || p.find("refused") != nil)
 }
 
 // look finds the migration that the last run of mig-send was about: its journal was

@@ -254,14 +254,26 @@ func swallow(ctx context.Context, l transport.Listener) {
 	}
 }
 
+// TestRecvFromNewerVersion: it is refused, which ends no destination.
 func TestRecvFromNewerVersion(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "sock")
-	said := make(chan error, 1)
-	go func() { said <- hello(t.Context(), path) }() // the answer ends it
-	stderr := exits(t, 7, exec.Command(filepath.Join(bin, "mig-recv"), "--listen", "unix:"+path, "--device", "d=sim:mtty"))
-	contains(t, stderr, "error: the source speaks protocol versions 8 to 9, the destination 1 to 1", "hint: install the same release")
-	if err := <-said; err != nil {
+	cmd := command(t, "mig-recv", "--json", "--listen", "unix:"+path, "--device", "d=sim:mtty")
+	out, err := cmd.StdoutPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := hello(t.Context(), path); err != nil {
 		t.Error(err)
+	}
+	events := bufio.NewScanner(out)
+	contains(t, nextEvent(t, events, "refused"), `"code":"version","why":"the source speaks protocol versions 8 to 9, the destination 1 to 1","hints":["install the same release`)
+	signalProcess(t, cmd, syscall.SIGTERM)
+	contains(t, nextEvent(t, events, "done"), `"outcome":"aborted","exit":9`)
+	if cmd.Wait(); cmd.ProcessState.ExitCode() != 9 {
+		t.Errorf("%v, want exit 9", cmd.ProcessState)
 	}
 }
 

@@ -186,13 +186,28 @@ func with(device, fault string) string {
 	return device + sep + "fault=" + url.QueryEscape(fault)
 }
 
-// run runs both sides to their ends.
+// run runs both sides to their ends. A destination that refuses the source, and waits for the
+// next, is ended: why it refused is its side's error.
 func (p *pair) run(t testing.TB) (send, receive side) {
 	t.Helper()
 	dialer, listener := p.carrier(t)
 	done := make(chan side)
+	var refused error
+	o := p.receive
+	o.Observe = func(ev report.Event) {
+		if ev.Kind == report.Refused {
+			refused = ev.Err
+			p.cancelReceive()
+		}
+		if p.receive.Observe != nil {
+			p.receive.Observe(ev)
+		}
+	}
 	go func() {
-		r, err := writer.Receive(p.receiveCtx, listener, p.sinks, &p.receive)
+		r, err := writer.Receive(p.receiveCtx, listener, p.sinks, &o)
+		if refused != nil {
+			err = refused
+		}
 		done <- side{r, err}
 	}()
 	r, err := reader.Send(p.sendCtx, dialer, p.sources, &p.send)

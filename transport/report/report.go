@@ -129,6 +129,7 @@ const (
 	Accepted  Kind = "accept"        // the devices run, and the owner is to start the guest; Attempt (destination only)
 	Held      Kind = "held"          // the user has cancelled, and a complete copy stays: its source is away; Peer, Attempt (destination only)
 	Alarm     Kind = "alarm"         // both sides may run; Text, Attempt of this side
+	Refused   Kind = "refused"       // a source was refused, or let go of before it sent anything, and the next is waited for; Peer, Attempt, Err, More (destination only)
 	Asked     Kind = "preflight"     // a source asked what a migration would come to; Text is its software (destination only)
 )
 
@@ -149,13 +150,14 @@ type Event struct {
 	Kind     Kind
 	Phase    string
 	Text     string
-	Peer     transport.ID      // of Kind Peer, Asked and Held; zero where the carrier does not know it
-	Err      error             // of Kind Asked: why a migration would be refused, nil if it would not
+	Peer     transport.ID      // of Kind Peer, Asked, Held and Refused; zero where the carrier does not know it
+	Err      error             // of Kind Asked: why a migration would be refused, nil if it would not; of Kind Refused: why it was
+	More     int               // of Kind Refused: how many refusals since the last were not told
 	Devices  []Snapshot        // in HELLO's order
 	Way      Way               // of Kind Progress
 	Fill     Fill              // of Kind Progress: in the last second or two
 	Waiting  *Waiting          // of Kind Progress: nothing but the limit is waited for, nil if it is not so (source only)
-	Attempt  transport.Attempt // of Kind Ready, Accepted, Held and Alarm
+	Attempt  transport.Attempt // of Kind Ready, Accepted, Held, Alarm and Refused
 	Downtime time.Duration     // of Kind Ready: so far
 	// Predicted is the downtime expected, of Kind Phase when the stop begins.
 	Predicted *Forecast

@@ -122,7 +122,7 @@ func (c *common) peerNameHelp() string {
 
 func (c *common) stallHelp() string {
 	if c.role == sink {
-		return "`TIME` that the devices may write nothing, when the source has sent all, before the attempt ends"
+		return "`TIME` that the devices may write nothing when the source has sent all, or the source send nothing although bytes are left, before the attempt ends"
 	}
 	return "`TIME` without a byte moving, while the guest is stopped, that ends the attempt"
 }

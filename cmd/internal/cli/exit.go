@@ -80,7 +80,7 @@ func exitCode(o handoff.Outcome, code transport.Code, remote bool) int {
 // exitOfSide is for reasons that mean one thing here and another over there.
 func exitOfSide(code transport.Code, remote bool) int {
 	switch code {
-	case transport.CodeBusy, transport.CodeLimit, transport.CodeDevice, transport.CodeValidation, transport.CodeStart:
+	case transport.CodeBusy, transport.CodeLimit, transport.CodeDevice, transport.CodeValidation, transport.CodeStart, transport.CodeHeld:
 		if !remote {
 			return exitLocal
 		}

@@ -204,6 +204,8 @@ func (s scene) ofError(err error) []string {
 		return []string{"see what `getent hosts NAME` says of that name here, or give an IP address"}
 	case errors.Is(err, transport.ErrNoResolver):
 		return []string{"see whether the nameservers in /etc/resolv.conf answer, or give an IP address, which needs none"}
+	case errors.Is(err, transport.ErrHungUp):
+		return []string{fmt.Sprintf("it is reached, and ends every connection at once: raise --connect-limit, if it is flooded; or another program than %s listens there", s.otherProgram())}
 	case errors.Is(err, transport.ErrUnreachable):
 		return []string{s.unreachable(err)}
 	}
@@ -332,6 +334,8 @@ func (s scene) ofCode(code transport.Code, remote bool) string {
 		return "pair each device with one of the same model, driver and firmware generation"
 	case transport.CodeCorrupt:
 		return "the source's devices run on: try again, and check the memory of both hosts if it happens again"
+	case transport.CodeHeld:
+		return "go on with that migration: mig-send --continue, with its --state-dir; or give its copy up there: mig-recv resolve ID --give-up; a mig-recv --ready-lease TIME gives such a copy up by itself"
 	case transport.CodeLimit:
 		if !s.moved { // no stream was too long: the destination is busy
 			return "wait for the migration that it serves, or run another mig-recv on another port"

@@ -283,6 +283,8 @@ func (j *jsonView) event(ev stamped) {
 		j.write(jsonNotUnderstood{head, fmt.Sprintf("%.80s", ev.Text), ev.words})
 	case report.Asked:
 		j.asked(head, ev.Event)
+	case report.Refused:
+		j.refused(head, ev.Event)
 	case report.Lost:
 		j.write(jsonPathLost{head, lostText(ev.Event)})
 	case report.Restored:

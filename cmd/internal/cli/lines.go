@@ -54,6 +54,8 @@ func notice(ev report.Event) string {
 		return "peer " + ev.Peer.Short() + " runs " + ev.Text
 	case report.Asked:
 		return askedText(ev)
+	case report.Refused:
+		return refusedText(ev)
 	case report.Lost:
 		return "waiting for a new connection: " + lostText(ev)
 	case report.Restored:

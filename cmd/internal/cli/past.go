@@ -51,9 +51,11 @@ for ` + "`resolve`" + `, since somebody may have decided there meanwhile.`
 // linkHelp is the part of the help texts about lost connections.
 const linkHelp = `A connection that is lost is made anew, and the migration goes on where it was: before
 the hand-over for --reconnect-limit, and for a guest that stands still no longer than
-mig-send's --max-downtime; in doubt for ever. A whole copy waits for its source for
-ever, unless mig-recv was told of a --ready-lease. Within one host (unix:) a
-connection ends with a process: before the hand-over that is the end of the migration.`
+mig-send's --max-downtime; in doubt for ever. Within one host (unix:) a connection ends
+with a process: that ends a migration of which the destination has no whole copy yet. A
+whole copy waits for its source for ever, unless mig-recv was told of a --ready-lease, and
+other migrations are refused meanwhile. Its source comes back with mig-send --continue, or
+begins that migration again; mig-recv resolve ID --give-up drops the copy.`
 
 // pastFlags say which of the migrations that processes before this one have left in
 // --state-dir is gone on with.

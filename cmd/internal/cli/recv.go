@@ -20,7 +20,9 @@ import (
 const recvLong = `mig-recv takes the state of devices that mig-send sends from another host, and
 starts them here. All of them run here in the end, or none: then those that were
 touched are reset. It serves one migration and exits with its outcome; before
-that it answers any mig-send --dry-run.
+that it answers any mig-send --dry-run. A source that it refuses, or that goes or says
+nothing for 10 s before its first byte, is reported, and mig-recv waits for the next.
+One that says that bytes are left, and sends none for --stall-limit, ends the attempt.
 
 ` + deviceHelp + `
 
@@ -183,6 +185,7 @@ func (r *recvFlags) signalled() string {
 // observe adds to what is told of a copy that stays which devices end with this process.
 func (r *recvFlags) observe(devices []opened, show *show) report.Observer {
 	return func(ev report.Event) {
+		collect(ev)
 		r.holds.Store(ev.Kind == report.Held || r.holds.Load() && ev.Kind != report.Restored)
 		if ev.Kind != report.Held {
 			show.observe(ev)
@@ -196,6 +199,13 @@ func (r *recvFlags) observe(devices []opened, show *show) report.Observer {
 		}
 		r.copy = s.copy
 		show.stay(s.copy.String(), s)
+	}
+}
+
+// collect keeps the collector away during a migration, and no longer.
+func collect(ev report.Event) {
+	if ev.Kind == report.Phase {
+		keepCollectorAway(ev.Phase != report.Rollback)
 	}
 }
 

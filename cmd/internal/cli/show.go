@@ -1,7 +1,9 @@
 package cli
 
 import (
+	"errors"
 	"os"
+	"strings"
 	"sync"
 	"time"
 
@@ -32,13 +34,14 @@ type show struct {
 	view    view
 	latest  latest
 
-	mu     sync.Mutex
-	queue  []stamped
-	closed bool
-	warned time.Time // of a peer that was turned away
-	turned []string  // those warnings, the first maxTurned of them
-	wake   chan struct{}
-	done   chan struct{}
+	mu       sync.Mutex
+	queue    []stamped
+	closed   bool
+	warned   time.Time // of a peer that was turned away
+	rejected time.Time // of one that has rejected this side
+	turned   []string  // those warnings, the first maxTurned of them
+	wake     chan struct{}
+	done     chan struct{}
 }
 
 // stamped is an event and when it happened.
@@ -110,14 +113,16 @@ const refusedEvery = time.Second
 // maxTurned is how many of them the report repeats.
 const maxTurned = 4
 
-// refused warns of a peer that was turned away.
+// refused warns of a peer that was turned away, or that has turned this side away.
 func (s *show) refused(err error) {
-	now := time.Now()
+	now, text, last := time.Now(), turnedText(err), &s.warned
+	if errors.Is(err, transport.ErrRefusedByPeer) {
+		last = &s.rejected
+	}
 	s.mu.Lock()
-	tooSoon := now.Sub(s.warned) < refusedEvery
-	text := "turned a peer away: " + errorText(err)
+	tooSoon := now.Sub(*last) < refusedEvery
 	if !tooSoon {
-		s.warned = now
+		*last = now
 		if len(s.turned) < maxTurned {
 			s.turned = append(s.turned, text)
 		}
@@ -126,6 +131,15 @@ func (s *show) refused(err error) {
 	if !tooSoon {
 		s.observe(report.Event{Kind: report.Warning, Text: text})
 	}
+}
+
+// turnedText says who has turned whom away.
+func turnedText(err error) string {
+	if !errors.Is(err, transport.ErrRefusedByPeer) {
+		return "turned a peer away: " + errorText(err)
+	}
+	who, _, _ := strings.Cut(err.Error(), ": ")
+	return who + " has rejected this side: " + errorText(err) + "; compare its --peer, or its CA and --peer-name, with this side's identity"
 }
 
 // add queues an event. Of progress that was not told yet only the newest is

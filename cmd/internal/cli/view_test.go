@@ -66,6 +66,7 @@ func events() []stamped {
 		{Kind: report.Asked, Text: "mig-send 1.0", Err: &transport.Fault{Code: transport.CodeBusy, Device: "nic0", Err: errors.New("it is in PRE_COPY")}},
 	}
 	list = append(list,
+		report.Event{Kind: report.Refused, Peer: peerID, Attempt: transport.Attempt{Mig: transport.MigID{1}, Epoch: 2}, More: 3, Err: &transport.Fault{Code: transport.CodeDevices, Err: errors.New("the source has device a, the destination b")}},
 		report.Event{Kind: report.Lost, Text: "transport: receive: transport: the connection is lost: timeout: no recent network activity"},
 		report.Event{Kind: report.Restored})
 	for i := range uint64(41) {
@@ -93,7 +94,7 @@ func TestJSONEvents(t *testing.T) {
 	j := newJSONView("mig-recv", io.Discard, &b)
 	list := events()
 	j.start = list[0].at
-	for _, ev := range list[:16] {
+	for _, ev := range list[:17] {
 		j.event(ev)
 	}
 	golden(t, "events.jsonl", b.String())

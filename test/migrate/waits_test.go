@@ -1,0 +1,179 @@
+package migrate
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/transport/handoff"
+	"github.com/migpipe/migpipe/transport/report"
+	"github.com/migpipe/migpipe/writer"
+)
+
+// says has a source send an ESTIMATE at every heartbeat, for as long as the destination listens
+// and at most that long, and gives the last thing that it was told.
+func (h *hostile) says(most time.Duration, devices ...transport.DeviceEstimate) transport.Message {
+	told := make(chan transport.Message, 1)
+	go func() {
+		for m := h.receive(); m != nil; m = h.receive() {
+		}
+		told <- h.got
+	}()
+	for end := time.Now().Add(most); time.Now().Before(end); {
+		h.send(&transport.Estimate{Attempt: h.attempt, Devices: devices})
+		select {
+		case m := <-told:
+			return m
+		case <-time.After(transport.Heartbeat):
+		}
+	}
+	h.lane.Close()
+	return <-told
+}
+
+// TestDestinationWaitsOn: no source ends the destination before it has sent a byte: one that
+// does not fit, or sends nothing, or goes. The devices are reset and take the next one's state.
+func TestDestinationWaitsOn(t *testing.T) {
+	const stall, tick = 20 * time.Second, time.Second
+	nothing := []transport.DeviceEstimate{{Known: true}, {Known: true}}
+	owes := []transport.DeviceEstimate{{Dirty: 1, Known: true}, {Known: true}}
+	for _, c := range []struct {
+		name string
+		do   func(*hostile)
+		took time.Duration
+		why  string // it was let go of, "" if it was not
+	}{
+		{"another name", func(h *hostile) {
+			hello := h.hello()
+			hello.Devices[0].Name = "other"
+			h.lane = h.dial(transport.LaneControl)
+			h.control = transport.NewControl(h.lane)
+			h.send(hello)
+			if d, ok := h.receive().(*transport.Declined); !ok || d.Code != transport.CodeDevices || d.Journal != (transport.JournalID{}) {
+				t.Errorf("the source was told %+v", h.got)
+			}
+		}, 0, "the source has the devices"},
+		{"no data lane", func(h *hostile) {
+			h.welcomed()
+			if d, ok := h.says(time.Hour, nothing...).(*transport.Declined); !ok || d.Code != transport.CodeTimeout {
+				t.Errorf("the source was told %+v", h.got)
+			}
+		}, transport.LanesTimeout, "no data lane"},
+		{"bytes are left, and none come", func(h *hostile) {
+			h.open()
+			if d, ok := h.says(time.Hour, owes...).(*transport.Declined); !ok || d.Code != transport.CodeTimeout {
+				t.Errorf("the source was told %+v", h.got)
+			}
+		}, stall, "bytes are left"},
+		{"nothing is left", func(h *hostile) {
+			h.open()
+			if m, ok := h.says(5*time.Minute, nothing...).(*transport.Welcome); !ok {
+				t.Errorf("the source was told %+v", m)
+			}
+		}, 5 * time.Minute, ""},
+		{"gone after WELCOME", func(h *hostile) {
+			h.welcomed()
+			h.lane.Close()
+		}, 0, "has not come back"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				dialer, l := pipe(t)
+				p := newPair(t, func(testing.TB) (transport.Dialer, transport.Listener) { return dialer, l })
+				p.add(t, "d0", nic, nic)
+				p.add(t, "d1", nic, nic)
+				p.receive.ChunkSize, p.receive.StallLimit, p.receive.ReconnectLimit = 4096, stall, 5*time.Second
+				refused := make(chan error, 1)
+				p.receive.Observe = func(ev report.Event) {
+					if ev.Kind == report.Refused {
+						refused <- ev.Err
+					}
+				}
+				received := make(chan side, 1)
+				go func() {
+					r, err := writer.Receive(t.Context(), l, p.sinks, &p.receive)
+					received <- side{r, err}
+				}()
+				arena, err := transport.NewArena(0, 4096, 1)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer arena.Close()
+				h := &hostile{T: t, dialer: dialer, attempt: transport.Attempt{Mig: transport.NewMigID(), Epoch: 1}, arena: arena}
+				began := time.Now()
+				c.do(h)
+				if took := time.Since(began); took < c.took || took > c.took+tick {
+					t.Errorf("it took %v, want %v", took, c.took)
+				}
+				if h.data != nil {
+					defer h.data.Close()
+				}
+				defer h.lane.Close()
+				if c.why == "" {
+					if r := <-received; r.report.Outcome != handoff.Rolledback {
+						t.Errorf("%v: %v", r.report.Outcome, r.err)
+					}
+					return
+				}
+				if why := <-refused; !strings.Contains(why.Error(), c.why) {
+					t.Errorf("refused: %v, want %q", why, c.why)
+				}
+				r, err := p.sendTo(dialer)
+				p.committed(t, side{r, err}, <-received)
+			})
+		})
+	}
+}
+
+// welcomed is a source that has heard WELCOME.
+func (h *hostile) welcomed() {
+	h.lane = h.dial(transport.LaneControl)
+	h.control = transport.NewControl(h.lane)
+	h.send(h.hello())
+	h.welcome = h.receive().(*transport.Welcome)
+}
+
+// TestRefusedWithoutEnd: a source that is refused again and again costs no line each time.
+func TestRefusedWithoutEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dialer, l := pipe(t)
+		p := newPair(t, func(testing.TB) (transport.Dialer, transport.Listener) { return dialer, l })
+		p.add(t, "d0", nic, nic)
+		lines, more := 0, 0
+		p.receive.Observe = func(ev report.Event) {
+			switch ev.Kind {
+			case report.Refused:
+				lines, more = lines+1, more+ev.More
+			case report.Peer, report.Phase, report.Warning:
+				t.Errorf("%+v", ev)
+			}
+		}
+		received := make(chan side, 1)
+		go func() {
+			r, err := writer.Receive(p.receiveCtx, l, p.sinks, &p.receive)
+			received <- side{r, err}
+		}()
+		const tries = 500
+		for i := range tries {
+			h := &hostile{T: t, dialer: dialer, attempt: transport.Attempt{Mig: transport.NewMigID(), Epoch: uint64(i + 1)}}
+			h.lane = h.dial(transport.LaneControl)
+			h.control = transport.NewControl(h.lane)
+			h.send(h.hello()) // of two devices
+			if d, ok := h.receive().(*transport.Declined); !ok || d.Code != transport.CodeDevices {
+				t.Fatal(fmt.Sprintf("try %d was told %+v", i, h.got))
+			}
+			h.lane.Close()
+			time.Sleep(20 * time.Millisecond)
+		}
+		p.cancelReceive()
+		if r := <-received; r.fault(t).Code != transport.CodeCancelled {
+			t.Error(r.err)
+		}
+		if lines < 2 || lines > 8 || lines+more > tries || more < tries/4 {
+			t.Errorf("%d lines tell of %d refusals, of %d", lines, lines+more, tries)
+		}
+	})
+}
