@@ -130,7 +130,10 @@ func (s Source) open(ev Event) (Source, []Action) {
 		}
 		return s, nil
 	case *transport.Declined:
-		return s.takeBack(Failed{})
+		if ev.Journal == s.Peer {
+			return s.takeBack(Failed{})
+		}
+		return s.rollback(Failed{}) // nobody has recorded it in the journal that READY comes from
 	case Unreachable:
 		return s.rollback(Failed{})
 	case *transport.NotStarted:
