@@ -73,8 +73,8 @@ func (f *fleet) halt() (again []string, err error) {
 }
 
 // resume takes every device back to RUNNING, in vfio.RunOrder. With whole none of them is
-// told to run after one that did not, as long as all stand still: the destination may
-// run its copy then. Else one that cannot come back holds up none of the others: it
+// told to run after one that did not, as long as none runs: the destination may run its
+// copy then. Else one that cannot come back holds up none of the others: it
 // answers nobody in any state, and they are somebody's.
 //
 // again names what worked at the second try only.
@@ -85,7 +85,7 @@ func (f *fleet) resume(whole bool) (again []string, err error) {
 	for _, step := range vfio.RunOrder() {
 		late, failed := f.step(func(i int) bool { return f.sources[i].Device.Features().P2P == step.P2P }, step.To)
 		again, err = append(again, late...), errors.Join(err, failed)
-		if whole && failed != nil && f.standsStill() {
+		if whole && failed != nil && !f.someRun() {
 			return again, err
 		}
 	}

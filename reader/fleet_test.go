@@ -1,6 +1,8 @@
 package reader
 
 import (
+	"slices"
+	"syscall"
 	"testing"
 
 	"github.com/migpipe/migpipe/vfio"
@@ -29,4 +31,59 @@ func TestFleetResumed(t *testing.T) {
 		t.Errorf("the device is in %v, %v", s, err)
 	}
 	f.closeStreams()
+}
+
+// brokenDevice goes to ERROR when it is told to run.
+type brokenDevice struct {
+	vfio.Device
+	broken bool
+}
+
+func (d *brokenDevice) State() (vfio.State, error) {
+	if d.broken {
+		return vfio.Error, nil
+	}
+	return d.Device.State()
+}
+
+func (d *brokenDevice) SetState(to vfio.State) (vfio.Stream, error) {
+	if to == vfio.RunningP2P || to == vfio.Running {
+		d.broken = true
+		return nil, syscall.EIO
+	}
+	return d.Device.SetState(to)
+}
+
+// TestFleetResumeWhole: a set of which one device fails into ERROR stands still, so that no
+// device of it runs beside the destination's copy. A device that is on its own way comes back.
+func TestFleetResumeWhole(t *testing.T) {
+	for whole, want := range map[bool][]vfio.State{
+		true:  {vfio.Error, vfio.Stop},
+		false: {vfio.Error, vfio.Running},
+	} {
+		f := &fleet{streams: make([]vfio.Stream, 2), each: parallel}
+		for _, profile := range []string{"mlx5", "hisi_acc"} { // with P2P, and without: it runs later
+			d, err := sim.Open(profile, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer d.Close()
+			if _, err := d.SetState(vfio.Stop); err != nil {
+				t.Fatal(err)
+			}
+			f.sources = append(f.sources, Source{Name: "d", Device: d})
+		}
+		f.sources[0].Device = &brokenDevice{Device: f.sources[0].Device}
+		if _, err := f.resume(whole); err == nil {
+			t.Error("the device that is in ERROR is not missed")
+		}
+		var got []vfio.State
+		for _, s := range f.sources {
+			now, _ := s.Device.State()
+			got = append(got, now)
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("whole %v: %v, want %v", whole, got, want)
+		}
+	}
 }

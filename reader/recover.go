@@ -137,8 +137,7 @@ func spareCopy(ctx context.Context, dialer transport.Dialer, sources []Source, o
 	if last.Record != handoff.Forced && (!last.Unfinished() || o.Anew && last.Record == handoff.Open) {
 		return nil
 	}
-	// Of FORCED a person has said that no answer is needed.
-	empty, limit := last.Record == handoff.Open && (running(sources) || handoff.Rebooted(o.Journal)), askTimeout
+	empty, limit := last.Unfinished() && wereReset(last, sources, o), askTimeout // of FORCED a person has said that no answer is needed
 	if empty {
 		limit = o.ConnectLimit
 	}
@@ -174,6 +173,13 @@ func spareCopy(ctx context.Context, dialer transport.Dialer, sources []Source, o
 			transport.PeerText(status.Record), status.MaxEpoch, last.Record, last.Attempt.Epoch)}}
 	}
 	return nil
+}
+
+// wereReset reports whether the devices may hold nothing any more of an attempt that this
+// side has not ended. By RESUME_FAILED none of them has run since. By OWNER some may have,
+// and only where all do is nothing left to be taken back.
+func wereReset(last handoff.Entry, sources []Source, o Options) bool {
+	return running(sources) || handoff.Rebooted(o.Journal) || last.Record == handoff.ResumeFailed && !stopped(sources)
 }
 
 // identify asks the destination for what COMMIT names, where a person has decided that its

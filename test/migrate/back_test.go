@@ -207,12 +207,14 @@ func TestNoStartEndsTheCopy(t *testing.T) {
 		name  string
 		urls  []string
 		reset bool // the devices before the next start
+		away  bool // the destination, at first
 		named bool
 		want  error
 		then  string
 	}{
 		{name: "the devices were reset", urls: []string{stuckNIC, stuckXE}, reset: true, want: reader.ErrKeptCopy, then: "OPEN OWNER! RESUME_FAILED!"},
 		{name: "they were reset, and the migration is named", urls: []string{stuckNIC, stuckXE}, reset: true, named: true, want: reader.ErrKeptCopy, then: "OPEN OWNER! RESUME_FAILED!"},
+		{name: "they were reset, and the destination is out of reach", urls: []string{stuckNIC, stuckXE}, reset: true, away: true, want: transport.ErrUnreachable, then: "OPEN OWNER! RESUME_FAILED!"},
 		{name: "they fail again", urls: []string{stuckNIC, stuckXE}, then: "OPEN OWNER! RESUME_FAILED! OWNER! RESUME_FAILED!"},
 		{name: "one had run, and they were reset", urls: []string{times(6, nic, "set@RUNNING_P2P-RUNNING:EIO"), xe}, reset: true, named: true, want: reader.ErrKeptCopy, then: "OPEN OWNER!"},
 	} {
@@ -238,6 +240,9 @@ func TestNoStartEndsTheCopy(t *testing.T) {
 				v.send.Attempt = v.send.Journal.Last().Attempt
 				v.send.Attempt.Epoch++
 				v.send.Anew = c.named
+				if c.away {
+					dialer = &slowDialer{Dialer: dialer}
+				}
 				r, err := reader.Send(v.sendCtx, dialer, v.sources, &v.send)
 				if c.want != nil && !errors.Is(err, c.want) || err == nil {
 					t.Errorf("the next start: %v (%v)", err, r.Outcome)
@@ -257,6 +262,24 @@ func TestNoStartEndsTheCopy(t *testing.T) {
 			})
 		})
 	}
+}
+
+// slowDialer reaches nobody the first time, and takes long for that.
+type slowDialer struct {
+	transport.Dialer
+	tried bool
+}
+
+func (d *slowDialer) Dial(ctx context.Context) (transport.Lane, error) {
+	if d.tried {
+		return d.Dialer.Dial(ctx)
+	}
+	d.tried = true
+	select {
+	case <-time.After(1500 * time.Millisecond):
+	case <-ctx.Done():
+	}
+	return nil, transport.ErrUnreachable
 }
 
 // TestCommitThere: what a person has decided is told to the destination by the next start,

@@ -141,8 +141,26 @@ func findEvent(stdout, name string) (found event, ok bool, err error) {
 	return found, ok, nil
 }
 
-// await waits for an event, or a phase, of a program that runs.
+// await waits until a program has printed an event, and gives it.
 func (j *job) await(t *testing.T, name string) event {
+	t.Helper()
+	e, ok := j.eventOrEnd(t, name)
+	if !ok {
+		t.Fatalf("%s on %s ended before %q", j.name, j.m.name, name)
+	}
+	return e
+}
+
+// endsOr waits until a program has ended, or printed an event. It reports whether the
+// program ended without it.
+func (j *job) endsOr(t *testing.T, name string) bool {
+	t.Helper()
+	_, ok := j.eventOrEnd(t, name)
+	return !ok
+}
+
+// eventOrEnd is the first event of a name, false if the program ended without one.
+func (j *job) eventOrEnd(t *testing.T, name string) (event, bool) {
 	t.Helper()
 	for deadline := time.Now().Add(callTime); time.Now().Before(deadline); {
 		r, err := j.poll(20 * time.Millisecond)
@@ -153,11 +171,8 @@ func (j *job) await(t *testing.T, name string) event {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if ok {
-			return e
-		}
-		if r.Exited {
-			t.Fatalf("%s on %s ended with %d before %q", j.name, j.m.name, r.Exit, name)
+		if ok || r.Exited {
+			return e, ok
 		}
 	}
 	t.Fatalf("%s on %s: no %q within %v", j.name, j.m.name, name, callTime)
