@@ -40,9 +40,24 @@ func TestMeet(t *testing.T) {
 		for range 2 {
 			meet(j, transport.Attempt{Mig: transport.MigID{1}, Epoch: c.epoch}, laneOf{peer: c.peer}, func(report.Event) { alarms++ })
 		}
+		for epoch := range uint64(9 * alarms) { // the peer may name what it likes
+			meet(j, transport.Attempt{Mig: transport.MigID{1}, Epoch: 3 + epoch}, laneOf{peer: c.peer}, func(report.Event) {})
+		}
 		if got := len(j.Entries()); (alarms == 2) != c.alarm || got != c.entries || j.Last().Record != c.record {
 			t.Errorf("%+v: %d alarms, %d entries, the last %+v", c, alarms, got, j.Last())
 		}
+	}
+}
+
+// TestAlarmIsBounded: a source that asks again and again does not fill the user's screen.
+func TestAlarmIsBounded(t *testing.T) {
+	raised := 0
+	e := &engine{opts: Options{Observe: func(report.Event) { raised++ }}}
+	for range 1000 {
+		e.raise(report.Event{Kind: report.Alarm})
+	}
+	if raised != 1 {
+		t.Errorf("%d alarms at once", raised)
 	}
 }
 

@@ -103,6 +103,7 @@ type engine struct {
 	lanes     []*receiver      // by number, nil before they are dialled; in place of a lost one its successor
 	turned    atomic.Int32     // sources being told that another is served
 	told      *refusals        // of this Receive
+	alarms    refusals         // that were raised
 	late      []transport.Lane // opened when the attempt was already over
 	dismissed []transport.Lane // of sources that were sent away, as long as they may be reading why
 	asking    *preflight       // the last one; nil before
@@ -153,6 +154,7 @@ type engine struct {
 	silent      bool              // it was told that the witness does not answer
 	interrupted bool              // meanwhile somebody cancelled, or the source was lost
 	cancelledAt time.Time         // when the user cancelled, zero if he has not
+	leaving     bool              // the user wants to end as soon as he was told so
 	held        bool              // it was told that a complete copy stays for a source that is away
 	done        bool
 }
@@ -183,7 +185,7 @@ func (e *engine) loop(ctx context.Context, listener transport.Listener, first *a
 	e.accepting.Go(func() { e.accept(acceptCtx, listener) })
 	ticker := time.NewTicker(tick)
 	defer ticker.Stop()
-	cancelled := ctx.Done()
+	cancelled, leave := ctx.Done(), e.opts.Leave
 	e.restart()
 	if first != nil {
 		e.admitted(*first)
@@ -197,7 +199,10 @@ func (e *engine) loop(ctx context.Context, listener transport.Listener, first *a
 		case <-cancelled:
 			cancelled = nil
 			e.interrupt(context.Cause(ctx))
-		case <-e.opts.Leave:
+		case _, ok := <-leave:
+			if !ok { // closed: the wish lasts
+				leave, e.leaving = nil, true
+			}
 			e.leave()
 		}
 	}
@@ -351,7 +356,7 @@ func (e *engine) handle(ev any) {
 	case preflightHeard:
 		e.tell(ev.told)
 	case alarmed:
-		e.tell(ev.told)
+		e.raise(ev.told)
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"strings"
 	"time"
 
 	"github.com/migpipe/migpipe/transport"
@@ -29,7 +30,7 @@ func (e *engine) openJournal(a transport.Attempt, existing bool) *transport.Faul
 		e.out.Peer = last.PeerID // a certificate may have another name beside it
 	}
 	if err := handoff.MayTake(last, a, e.out.Peer); err != nil {
-		if meet(j, a, e.control.Lane(), e.tell) {
+		if meet(j, a, e.control.Lane(), e.raise) {
 			last.Journal = j.ID()
 			e.control.Send(statusOf(a, last, true)) // DECLINED does not tell the record
 		}
@@ -81,8 +82,8 @@ func (e *engine) whyRecord() handoff.Why {
 }
 
 // meet holds the attempt that a source names against the journal. If both sides may run, the
-// journal keeps that, and the user gets an alarm. It reports whether that is so. It may be
-// called from any goroutine.
+// journal keeps that, once, whatever attempts the source names after it, and the user gets an
+// alarm. It reports whether that is so. It may be called from any goroutine.
 func meet(j handoff.Journal, a transport.Attempt, lane transport.Lane, alarm func(report.Event)) bool {
 	last := j.Last()
 	if last.Attempt.Mig != a.Mig || !transport.IsPeer(lane, last.PeerID) || !handoff.BothMayRun(a.Epoch, last.Record, last.Attempt.Epoch) {
@@ -93,7 +94,7 @@ func meet(j handoff.Journal, a transport.Attempt, lane transport.Lane, alarm fun
 		Text: fmt.Sprintf("%s; this side's record is %v of attempt %d", text, last.Record, last.Attempt.Epoch)}
 	// An ACCEPT of before a restart of the host is kept as it is: a newer one would be
 	// started.
-	if last.Why.Text != text && !(last.Record == handoff.Accept && handoff.Rebooted(j)) {
+	if !strings.HasPrefix(last.Why.Text, handoff.BothText) && !(last.Record == handoff.Accept && handoff.Rebooted(j)) {
 		last.Why.Text, last.Why.Code = text, transport.CodeBusy
 		if err := j.Append(last); err != nil {
 			ev.Text += fmt.Sprintf("; the journal does not keep that: %v", err)
@@ -107,3 +108,10 @@ func meet(j handoff.Journal, a transport.Attempt, lane transport.Lane, alarm fun
 type alarmed struct{ told report.Event }
 
 func (e *engine) alarm(ev report.Event) { e.post(alarmed{ev}) }
+
+// raise tells of an alarm, but not as often as a source asks.
+func (e *engine) raise(ev report.Event) {
+	if _, due := e.alarms.due(handoff.BothText); due {
+		e.tell(ev)
+	}
+}

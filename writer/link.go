@@ -40,7 +40,7 @@ func (e *engine) greeted(ev admitted) {
 		return
 	}
 	if e.engaged() && e.journal != nil {
-		meet(e.journal, a, ev.lane, e.tell)
+		meet(e.journal, a, ev.lane, e.raise)
 	}
 	switch m := ev.first.(type) {
 	case *transport.Resume:

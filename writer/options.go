@@ -72,8 +72,8 @@ type Options struct {
 	Recover transport.MigID
 	// Leave asks a Receive whose ctx is cancelled to end, and to leave a complete copy as
 	// it is recorded. It counts only after Observe was told of report.Held; the outcome is
-	// handoff.InDoubt then, and the error is ErrLeft. Default: the cancelled ctx asks for
-	// that too.
+	// handoff.InDoubt then, and the error is ErrLeft. A channel that is closed asks from
+	// then on. Default: the cancelled ctx asks for that too.
 	Leave <-chan struct{}
 	// Observe is told what happens.
 	Observe report.Observer

@@ -119,7 +119,7 @@ func (e *engine) watchHeld() {
 	if held && !e.held {
 		e.tell(report.Event{Kind: report.Held, Peer: e.out.Peer, Attempt: e.owner.Attempt})
 	}
-	if e.held = held; held && e.opts.Leave == nil {
+	if e.held = held; held && (e.opts.Leave == nil || e.leaving) {
 		e.leave()
 	}
 }

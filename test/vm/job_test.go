@@ -141,7 +141,7 @@ func findEvent(stdout, name string) (found event, ok bool, err error) {
 	return found, ok, nil
 }
 
-// await waits until a program has printed an event, and gives it.
+// await waits for an event, or a phase, of a program that runs.
 func (j *job) await(t *testing.T, name string) event {
 	t.Helper()
 	e, ok := j.eventOrEnd(t, name)
@@ -151,7 +151,7 @@ func (j *job) await(t *testing.T, name string) event {
 	return e
 }
 
-// endsOr waits until a program has ended, or printed an event. It reports whether the
+// endsOr waits until a program has ended, or printed an event or a phase. It reports whether the
 // program ended without it.
 func (j *job) endsOr(t *testing.T, name string) bool {
 	t.Helper()

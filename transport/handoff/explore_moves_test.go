@@ -267,7 +267,7 @@ func (w *world) destLives(st state) {
 		if w.sent(st, &transport.Hello{Attempt: attempt(e + 1)}) {
 			w.offers(st, d, e+1)
 			w.destTakes(st, plain(Refused{Attempt: attempt(e + 1)}))
-			if w.entries.vals[st.d.log].Record == None {
+			if w.epochs == 1 && w.entries.vals[st.d.log].Record == None { // states enough, else
 				w.destTakes(st, plain(Refused{Attempt: attempt(e + 1), NoRecord: true}))
 			}
 		}

@@ -34,6 +34,7 @@ var worlds = []struct {
 	{name: "one attempt, the source's host dies", epochs: 1, reboots: true, cancel: true},
 	{name: "one attempt, a witness, the source's host dies", epochs: 1, witness: true, reboots: true, cancel: true},
 	{name: "one attempt, the way back fails, journals that fail", epochs: 1, fails: true, rescues: true},
+	{name: "one attempt, the way back fails, cancelled at both sides", epochs: 1, rescues: true, cancel: true},
 	{name: "one attempt, a witness, the way back fails", epochs: 1, witness: true, rescues: true},
 }
 

@@ -107,6 +107,12 @@ func (f *Found) Newest() (kind handoff.Record, written time.Time, ok bool) {
 	return last.Record, last.Time, true
 }
 
+// Sole reports whether the newest record says that the other side's copy may be the only one.
+func (f *Found) Sole() bool {
+	n := len(f.reader.all)
+	return n > 0 && f.reader.all[n-1].Sole
+}
+
 // Last is the newest record, which there has to be.
 func (f *Found) Last() Record {
 	at := len(f.reader.all) - 1

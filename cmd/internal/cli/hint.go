@@ -223,7 +223,7 @@ var causeHints = []struct {
 	hint  string
 }{
 	{reader.ErrBothMayRun, strings.Join(bothHints, "; ")},
-	{reader.ErrKeptCopy, "to run that copy, see `mig-send resolve --help`, --commit-there; to end it, see `mig-recv resolve --help` there, --give-up"},
+	{reader.ErrKeptCopy, "to run that copy, see `mig-send resolve --help`, --commit-there, or, where some device has run here since, `mig-recv resolve --help` there, --run-here; to end it, see `mig-recv resolve --help` there, --give-up"},
 	{reader.ErrOnlyCopy, "to run that copy, see `mig-send resolve --help`, --commit-there; to end it and begin anew with what the devices here hold now, say --migration ID"},
 	{reader.ErrNoWitness, "both sides ask it before the guest is stopped: mend it, or say --on-limit force to migrate without its answer"},
 	{reader.ErrNoWelcome, "raise --connect-limit, if a device there is known to take that long to prepare"},

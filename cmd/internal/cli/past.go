@@ -103,7 +103,7 @@ func (p *pastFlags) noJournal(s *stateFlags) error {
 type remains []journal.Record
 
 // settled are the records of which a run needs no more than the newest, and those that it asks
-// for: there may be thousands.
+// for: there may be thousands. One that names a copy which may be the only one is not settled.
 var settled = []handoff.Record{handoff.Owner, handoff.None, handoff.Aborted, handoff.Done, handoff.Running}
 
 // survey is what --state-dir holds, of which each file is read once in a run: what is left,
@@ -139,7 +139,7 @@ func (s *stateFlags) survey(role journal.Role, asked func(mig transport.MigID, k
 		if kind, written, ok := f.Newest(); ok {
 			old, again := newest[kind]
 			switch {
-			case !slices.Contains(settled, kind) || asked != nil && asked(f.Mig(), kind, written):
+			case !slices.Contains(settled, kind) || f.Sole() || asked != nil && asked(f.Mig(), kind, written):
 				s.found.left = append(s.found.left, f.Last())
 			case !again || written.After(old.Time):
 				newest[kind] = f.Last()

@@ -56,3 +56,24 @@ func TestSurvey(t *testing.T) {
 		t.Errorf("files: %v, %v", all, err)
 	}
 }
+
+// TestSurveyKeepsSole: of sources whose copy elsewhere may be the only one none is left out.
+func TestSurveyKeepsSole(t *testing.T) {
+	dir := t.TempDir()
+	s := &stateFlags{dir: dir, volatile: true, keep: time.Hour}
+	for i := range 3 {
+		a := transport.Attempt{Mig: transport.MigID{byte(i + 1)}, Epoch: 1}
+		j, err := journal.Open(dir, journal.Options{Role: journal.Source, Mig: a.Mig, Volatile: true})
+		if err == nil {
+			err = j.Append(handoff.Entry{Record: handoff.Owner, Attempt: a, Sole: i > 0})
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		j.Close()
+	}
+	left, err := s.remaining(journal.Source, nil)
+	if err != nil || len(left) != 3 {
+		t.Errorf("%d left, %v", len(left), err)
+	}
+}
