@@ -101,19 +101,19 @@ const sureAfter = time.Second
 
 // hopeless says, as soon as it is known, that what no PRE_COPY shortens takes longer
 // than the limit: to wait would be in vain, Continue or not. nil if it is not so, or
-// if the stop is forced.
+// if the stop is forced. Only the least round trip counts: a busy path may be quiet later.
 func (p *plan) hopeless(now time.Duration) *LimitError {
 	if p.limits.onLimit == Force {
 		return nil
 	}
-	over := p.path
-	if p.phase < precopying || now-p.began < sureAfter {
-		over.rtt.Took = 0
+	least := p.path
+	if least.rtt.Took = p.leastRTT; p.phase < precopying || now-p.began < sureAfter {
+		least.rtt.Took = 0
 	}
-	if over.fixed(p.stopping, p.starting).Downtime.Took <= p.limits.downtime {
+	fixed := least.fixed(p.stopping, p.starting)
+	if fixed.Downtime.Took <= p.limits.downtime {
 		return nil
 	}
-	fixed := p.path.fixed(p.stopping, p.starting)
 	return &LimitError{Limit: LimitFixed, Allowed: p.limits.downtime, Ready: p.ready(), Predicted: fixed.Downtime.Took, Stages: fixed.Stages()}
 }
 

@@ -64,6 +64,7 @@ type plan struct {
 	warned     bool            // that the fixed steps alone are over the limit
 	warmth     warmth          // of the lanes, if they had to be warmed
 	path       path
+	leastRTT   time.Duration // 0 before one was measured
 	stopping   report.Span // what stopping the devices takes, as far as was seen
 	starting   report.Span // and starting the destination's
 	devices    []planDevice
@@ -189,6 +190,9 @@ func (p *plan) moved(ev moved) {
 
 func (p *plan) measured(ev *measured) {
 	p.path, p.stopping, p.starting = ev.path, ev.stop, ev.start
+	if rtt := ev.path.rtt; rtt.Known && (p.leastRTT == 0 || rtt.Took < p.leastRTT) {
+		p.leastRTT = rtt.Took
+	}
 	for i := range p.devices {
 		p.devices[i].save, p.devices[i].load = ev.save[i], ev.load[i]
 	}
@@ -208,7 +212,7 @@ func (p *plan) connected(now time.Duration) []any {
 		p.phase = entering
 		return []any{enter{moves}}
 	}
-	p.phase = precopying
+	p.phase, p.began = precopying, now
 	return p.decide(now)
 }
 

@@ -23,11 +23,11 @@ type StepTimes interface {
 // Timed is a Journal that measures its writes.
 type Timed interface {
 	Journal
-	// WriteTook is how long the write of the newest entry took.
+	// WriteTook is how long the write of an entry takes.
 	WriteTook() time.Duration
 }
 
-// WriteTook is how long the write of the newest entry took, 0 for a journal in memory.
+// WriteTook is how long the write of an entry takes, 0 for a journal in memory.
 func WriteTook(j Journal) time.Duration {
 	if timed, ok := j.(Timed); ok {
 		return timed.WriteTook()

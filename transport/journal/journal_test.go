@@ -164,6 +164,21 @@ func TestRefusedAtOnce(t *testing.T) {
 	}
 }
 
+// TestWriteTook: one write that is slow, or unlike the others, does not stand for the next.
+func TestWriteTook(t *testing.T) {
+	j := open(t, t.TempDir(), Options{})
+	for _, c := range []struct {
+		before  time.Duration
+		shorter bool
+	}{{time.Hour, true}, {1, false}} {
+		j.took = c.before
+		appendAll(t, j, entry(handoff.Open, 1))
+		if got := j.WriteTook(); (got < c.before) != c.shorter {
+			t.Errorf("after a write of %v: %v", c.before, got)
+		}
+	}
+}
+
 // TestTorn: with every byte the last that was written, and with every byte of the
 // last record wrong, the last whole record counts, and the journal goes on behind it.
 func TestTorn(t *testing.T) {
