@@ -65,8 +65,8 @@ type plan struct {
 	warmth     warmth          // of the lanes, if they had to be warmed
 	path       path
 	leastRTT   time.Duration // 0 before one was measured
-	stopping   report.Span // what stopping the devices takes, as far as was seen
-	starting   report.Span // and starting the destination's
+	stopping   report.Span   // what stopping the devices takes, as far as was seen
+	starting   report.Span   // and starting the destination's
 	devices    []planDevice
 	known      []figures // what figures makes
 }

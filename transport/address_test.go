@@ -205,8 +205,8 @@ func TestDialAgain(t *testing.T) {
 			}
 			return lane
 		}
-		lane := dials("10.0.0.2", addressDelay+time.Millisecond)
-		lane = dials("10.0.0.2", addressDelay+time.Millisecond) // nothing has come from it
+		dials("10.0.0.2", addressDelay+time.Millisecond)
+		lane := dials("10.0.0.2", addressDelay+time.Millisecond) // nothing has come from it
 		lane.read(0)
 		lane.read(1)
 		h.looked = 0

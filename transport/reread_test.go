@@ -181,13 +181,13 @@ func TestFilesNotUsable(t *testing.T) {
 	}
 	key := c.ID()
 	renew(t, dir, ca.dir(RoleSend, "src.example"), "client-cert.pem") // and its key is not there yet
-	if c.ID() != key || c.ID() != key || len(kept) != 1 || !strings.Contains(kept[0], "client-key.pem: private key does not match") {
+	if first, second := c.ID(), c.ID(); first != key || second != key || len(kept) != 1 || !strings.Contains(kept[0], "client-key.pem: private key does not match") {
 		t.Errorf("half of a renewal: renewed %v, reported %q", c.ID() != key, kept)
 	}
 	broken = errors.New("the process that opens files has ended")
 	other := ca.dir(RoleSend, "src.example")
 	renew(t, dir, other, "client-cert.pem", "client-key.pem")
-	if c.ID() != key || c.ID() != key || len(kept) != 2 || !strings.Contains(kept[1], broken.Error()) {
+	if first, second := c.ID(), c.ID(); first != key || second != key || len(kept) != 2 || !strings.Contains(kept[1], broken.Error()) {
 		t.Errorf("a file that cannot be opened: renewed %v, reported %q", c.ID() != key, kept)
 	}
 	broken = nil

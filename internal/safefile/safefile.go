@@ -194,14 +194,15 @@ func resolve(path string) (real string, info fs.FileInfo, err error) {
 	}
 	// The kernel's answer comes first: it names the path that the user knows, and some
 	// links below /proc lead where no path does.
-	if info, err = os.Stat(path); err != nil {
+	found, err := os.Stat(path)
+	if err != nil {
 		return "", nil, err
 	}
-	if !info.IsDir() && !info.Mode().IsRegular() {
-		return "", nil, regular(info)
+	if !found.IsDir() && !found.Mode().IsRegular() {
+		return "", nil, regular(found)
 	}
 	real = "/"
-	if info, err = step(real); err != nil {
+	if _, err := step(real); err != nil {
 		return "", nil, err
 	}
 	links := 0

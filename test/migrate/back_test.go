@@ -58,7 +58,7 @@ func (p *pair) receiveFrom(l transport.Listener) side {
 
 // source runs the source alone against a destination that lives on, and gives what that
 // has recorded in the end.
-func (v *vmm) source(t *testing.T) (report.Report, error, handoff.Record) {
+func (v *vmm) source(t *testing.T) (report.Report, handoff.Record, error) {
 	dialer, listener := v.carrier(t)
 	ended := make(chan struct{})
 	go func() {
@@ -75,7 +75,7 @@ func (v *vmm) source(t *testing.T) (report.Report, error, handoff.Record) {
 	j, _ := v.receive.Journals(transport.MigID{}, true)
 	was := j.Last().Record
 	<-ended
-	return r, err, was
+	return r, was, err
 }
 
 // TestHeldThere: once the last END is sent, the destination keeps its copy until all
@@ -113,7 +113,7 @@ func TestHeldThere(t *testing.T) {
 				if c.resume != nil {
 					v.send.ResumeGuest = c.resume
 				}
-				r, err, there := v.source(t)
+				r, there, err := v.source(t)
 				if f, ok := errors.AsType[*transport.Fault](err); !ok || f.Code != transport.CodeCancelled {
 					t.Errorf("the cause is %v", err)
 				}
@@ -183,7 +183,7 @@ func TestBackTooLong(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				v := back(t)
 				v.sources[0].Device = &lazy{v.src[0], c.from, time.Minute}
-				r, _, there := v.source(t)
+				r, there, _ := v.source(t)
 				if got := records(v.send.Journal.(sharedJournal).Memory); got != c.record || there != handoff.Ready {
 					t.Errorf("recorded are %s and %v, want %s", got, there, c.record)
 				}

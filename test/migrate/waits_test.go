@@ -1,7 +1,6 @@
 package migrate
 
 import (
-	"fmt"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -163,7 +162,7 @@ func TestRefusedWithoutEnd(t *testing.T) {
 			h.control = transport.NewControl(h.lane)
 			h.send(h.hello()) // of two devices
 			if d, ok := h.receive().(*transport.Declined); !ok || d.Code != transport.CodeDevices {
-				t.Fatal(fmt.Sprintf("try %d was told %+v", i, h.got))
+				t.Fatalf("try %d was told %+v", i, h.got)
 			}
 			h.lane.Close()
 			time.Sleep(20 * time.Millisecond)
