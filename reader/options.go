@@ -42,9 +42,12 @@ type Options struct {
 	// decided. Default 300 ms; math.MaxInt64 is no limit, where nobody waits.
 	DowntimeLimit time.Duration
 	// OnLimit says what to do with devices that MaxPrecopy or MaxRounds finds too
-	// dirty for DowntimeLimit, with steps that alone take longer than that, and with a
-	// witness that does not answer. Default Refuse.
+	// dirty for DowntimeLimit, and with steps that alone take longer than that. Default
+	// Refuse.
 	OnLimit OnLimit
+	// IgnoreSilentWitness begins a migration although the witness gives one side no
+	// answer, with a warning. Default: such a migration ends before a device is touched.
+	IgnoreSilentWitness bool
 	// MaxPrecopy and MaxRounds are how long, and over how many rounds, PRE_COPY
 	// may bring the downtime down; rounds count that are a second apart. Default
 	// 60 s and 30 rounds.

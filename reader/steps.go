@@ -103,14 +103,14 @@ func (o *Options) checkWitness(m *transport.Welcome) *transport.Fault {
 	return o.refuseWithout(errors.New(transport.PeerText(m.WitnessFault)), true)
 }
 
-// refuseWithout ends an attempt whose witness did not answer a probe, unless the stop is
-// forced.
+// refuseWithout ends an attempt whose witness did not answer a probe, unless the user
+// accepts that.
 func (o *Options) refuseWithout(err error, remote bool) *transport.Fault {
 	switch {
 	case err == nil:
 		return nil
-	case o.OnLimit == Force:
-		o.Observe(report.Event{Kind: report.Warning, Text: fmt.Sprintf("%v, and the stop is forced all the same: %v", ErrNoWitness, err)})
+	case o.IgnoreSilentWitness:
+		o.Observe(report.Event{Kind: report.Warning, Text: fmt.Sprintf("%v, and the migration begins all the same: %v", ErrNoWitness, err)})
 		return nil
 	}
 	return &transport.Fault{Code: transport.CodeNetwork, Remote: remote, Err: fmt.Errorf("%w: %w", ErrNoWitness, err)}

@@ -136,18 +136,22 @@ func TestSteps(t *testing.T) {
 }
 
 // TestWitnessSilent: a witness that gives one side no answer is found out before the
-// guest is stopped. Only a stop that is forced is begun all the same.
+// guest is stopped, whatever Options.OnLimit says. Only Options.IgnoreSilentWitness begins
+// the migration all the same.
 func TestWitnessSilent(t *testing.T) {
 	for _, silent := range []handoff.Side{handoff.SourceSide, handoff.DestSide} {
-		for _, policy := range []reader.OnLimit{reader.Refuse, reader.Continue, reader.Force} {
-			t.Run(fmt.Sprint(silent, policy), func(t *testing.T) {
+		for _, c := range []struct {
+			policy reader.OnLimit
+			ignore bool
+		}{{policy: reader.Refuse}, {policy: reader.Continue}, {policy: reader.Force}, {policy: reader.Refuse, ignore: true}} {
+			t.Run(fmt.Sprint(silent, c.policy, c.ignore), func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					p := newPair(t, paced(50<<20, time.Millisecond))
 					p.add(t, "nic0", nic, nic)
 					w := &slowWitness{silent: silent}
 					p.witnessed(w)
-					p.send.OnLimit = policy
-					if policy == reader.Force {
+					p.send.OnLimit, p.send.IgnoreSilentWitness = c.policy, c.ignore
+					if c.ignore {
 						p.send.Observe = func(ev report.Event) {
 							if ev.Kind == report.Warning && strings.Contains(ev.Text, reader.ErrNoWitness.Error()) {
 								w.silent = 0 // it answers again, when the guest stands still

@@ -255,7 +255,8 @@ func (s *sendFlags) parsePriorities() error {
 // onLimits are the values of --on-limit.
 var onLimits = map[string]reader.OnLimit{"refuse": reader.Refuse, "continue": reader.Continue, "force": reader.Force}
 
-// options bounds the downtime where there is one: no guest waits for files.
+// options bounds the downtime where there is one: no guest waits for files. A witness is
+// needed for files as well.
 func (s *sendFlags) options(devices []opened, a transport.Attempt, show *show) *reader.Options {
 	downtime, maxDown, onLimit := s.downtime, s.maxDown, onLimits[s.onLimit]
 	if !slices.ContainsFunc(devices, func(d opened) bool { return !isFile(d.Device) }) {
@@ -264,7 +265,7 @@ func (s *sendFlags) options(devices []opened, a transport.Attempt, show *show) *
 	o := &reader.Options{
 		Memory: int(s.memory.bytes), ChunkSize: int(s.chunk.bytes), Lanes: s.lanes,
 		Codec: codecPolicies[s.codec], MaxBandwidth: s.perSecond, DowntimeLimit: downtime, MaxDowntime: maxDown,
-		OnLimit: onLimit, Timeout: s.timeout, WithoutP2P: s.withoutP2P,
+		OnLimit: onLimit, IgnoreSilentWitness: onLimits[s.onLimit] == reader.Force, Timeout: s.timeout, WithoutP2P: s.withoutP2P,
 		MaxPrecopy: s.maxPrecopy, MaxRounds: s.maxRounds, StallLimit: s.stall,
 		ConnectLimit: s.connect, ReconnectLimit: s.reconnect, CancelAfter: s.cancel, DoubtLimit: s.doubtLimit,
 		Tuning: &s.tuning, Observe: show.observe, Software: s.software(), Witness: s.doubt.used,
