@@ -13,6 +13,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -38,7 +39,8 @@ func (e *HeldError) Error() string {
 type Lock struct{ file *os.File }
 
 // On locks a regular file, and nothing else: the lock is nil for a pipe or a device, and for a
-// file of NFS, which locks for one process only what that may write (flock(2)).
+// file on a file system that has no such locks. NFS is one: it locks for one process only what
+// that may write (flock(2), EBADF).
 func On(path string) (*Lock, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
 	if err != nil {
@@ -50,10 +52,16 @@ func On(path string) (*Lock, error) {
 			return &Lock{f}, nil
 		}
 	}
-	if errors.Is(err, unix.EBADF) {
+	if noLocks(err) {
 		err = nil
 	}
 	return nil, errors.Join(err, f.Close())
+}
+
+// noLocks reports whether an error of flock says that the file system has no such locks:
+// EBADF of NFS, ENOLCK of NFS without a lock manager, EOPNOTSUPP and ENOSYS of FUSE.
+func noLocks(err error) bool {
+	return slices.ContainsFunc([]error{unix.EBADF, unix.ENOLCK, unix.EOPNOTSUPP, unix.ENOSYS}, func(no error) bool { return errors.Is(err, no) })
 }
 
 // take locks an open file. It waits for nothing.

@@ -178,3 +178,18 @@ func TestOn(t *testing.T) {
 		t.Errorf("no file: %v", err)
 	}
 }
+
+// TestNoLocks: a file system without locks is no other process, and no other error is
+// taken for one.
+func TestNoLocks(t *testing.T) {
+	for err, want := range map[error]bool{
+		unix.EBADF: true, unix.ENOLCK: true, unix.EOPNOTSUPP: true, unix.ENOSYS: true, unix.EINTR: false, unix.EIO: false, &HeldError{}: false,
+	} {
+		if got := noLocks(fmt.Errorf("flock: %w", err)); got != want {
+			t.Errorf("%v: %v", err, got)
+		}
+	}
+	if noLocks(nil) {
+		t.Error("no error says that there are no locks")
+	}
+}
