@@ -82,13 +82,15 @@ func (t *Times) read() (map[string]string, error) {
 	return all, nil
 }
 
-// write replaces the file as a whole. Two processes that do at once leave one of both.
+// write replaces the file as a whole. The file that a crash leaves has a fixed name: at most
+// one is ever left, and the next write replaces it. Of two processes that write at once one
+// may fail, or what both wrote counts as no times.
 func (t *Times) write(all map[string]string) error {
 	b, err := json.Marshal(all)
 	if err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(filepath.Dir(t.path), "."+TimesFile+"-*") // 0600
+	f, err := os.OpenFile(filepath.Join(filepath.Dir(t.path), "."+TimesFile+".new"), os.O_WRONLY|os.O_CREATE|os.O_TRUNC|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0o600)
 	if err != nil {
 		return err
 	}

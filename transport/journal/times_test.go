@@ -74,3 +74,31 @@ func TestTimesUnusable(t *testing.T) {
 		t.Errorf("of a pipe: %v", took)
 	}
 }
+
+// TestTimesAfterCrash: what a crash has left is replaced, and nothing else is written to.
+func TestTimesAfterCrash(t *testing.T) {
+	dir, other := t.TempDir(), filepath.Join(t.TempDir(), "other")
+	times, left := NewTimes(dir), filepath.Join(dir, "."+TimesFile+".new")
+	if err := os.WriteFile(left, []byte(strings.Repeat("x", 2*maxTimes)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := times.Keep(map[string]time.Duration{handoff.StepGuest: time.Second}); err != nil {
+		t.Fatal(err)
+	}
+	if files, err := os.ReadDir(dir); err != nil || len(files) != 1 {
+		t.Errorf("%v, %v", files, err)
+	}
+	if took, ok := times.Last(handoff.StepGuest); !ok || took != time.Second {
+		t.Errorf("%v, %v", took, ok)
+	}
+	if err := os.WriteFile(other, []byte("text"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(other, left); err != nil {
+		t.Fatal(err)
+	}
+	times.Keep(map[string]time.Duration{handoff.StepGuest: time.Minute})
+	if text, err := os.ReadFile(other); err != nil || string(text) != "text" {
+		t.Errorf("behind the link: %q, %v", text, err)
+	}
+}
