@@ -22,9 +22,16 @@ import (
 // which link(2) makes: it fails where the name is there already, on NFS as well
 // (open(2), O_EXCL), and never leaves half of a file.
 type Dir struct {
-	path string
-	name string
+	path  string
+	name  string
+	calls chan struct{} // has room for those that wait for the file system
 }
+
+// maxCalls bounds the calls that wait for a file system: each holds an OS thread until it
+// answers.
+const maxCalls = 4
+
+var errHangs = fmt.Errorf("%d calls to this folder have not returned: its file system hangs", maxCalls)
 
 // maxFile bounds what is read of a file that somebody else may have written.
 const maxFile = 256
@@ -37,7 +44,7 @@ const idFile = "witness-id"
 // folder a name. A folder that another user may write is refused: that user could give the
 // devices to both sides.
 func OpenDir(path string) (*Dir, error) {
-	d := &Dir{path: path}
+	d := &Dir{path: path, calls: make(chan struct{}, maxCalls)}
 	if err := safefile.CheckDir(path); err != nil {
 		return nil, fmt.Errorf("witness dir:%s: %w", path, err)
 	}
@@ -71,15 +78,22 @@ func (d *Dir) decideAndRemove(ctx context.Context, unused transport.Attempt, me 
 	})
 }
 
-// await waits for what do does, and no longer than ctx.
+// await waits for what do does, and no longer than ctx. It fails at once while maxCalls
+// others have not returned.
 func (d *Dir) await(ctx context.Context, do func() (handoff.Side, error)) (handoff.Side, error) {
 	type answer struct {
 		winner handoff.Side
 		err    error
 	}
+	select {
+	case d.calls <- struct{}{}:
+	default:
+		return 0, fmt.Errorf("witness dir:%s: %w", d.path, errHangs)
+	}
 	answers := make(chan answer, 1)
 	go func() { // ends when the file system answers
 		winner, err := do()
+		<-d.calls // before the answer: who has it may ask again at once
 		answers <- answer{winner, err}
 	}()
 	select {

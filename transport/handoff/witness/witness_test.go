@@ -221,6 +221,38 @@ cat $r`)
 	conforms(t, register(), register())
 }
 
+// TestDirHangs: of the questions to a file system that hangs few wait for it, and it is
+// asked again when it answers.
+func TestDirHangs(t *testing.T) {
+	d, hangs := openDir(t, t.TempDir()), make(chan struct{})
+	ask := func(ctx context.Context) error {
+		_, err := d.await(ctx, func() (handoff.Side, error) { <-hangs; return handoff.SourceSide, nil })
+		return err
+	}
+	over, cancel := context.WithCancelCause(context.Background())
+	cancel(errors.New("enough"))
+	for range maxCalls {
+		if err := ask(over); err == nil || !strings.Contains(err.Error(), "enough") {
+			t.Errorf("a question that may wait: %v", err)
+		}
+	}
+	for range 2 {
+		if err := ask(over); !errors.Is(err, errHangs) {
+			t.Errorf("one more: %v", err)
+		}
+	}
+	close(hangs)
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		_, err := d.Decide(context.Background(), attempt(1, 1), handoff.SourceSide)
+		if err == nil {
+			return
+		}
+		if !errors.Is(err, errHangs) || time.Now().After(end) {
+			t.Fatal(err)
+		}
+	}
+}
+
 // TestExecSaysNothing: only a side's name and an exit with 0 decide.
 func TestExecSaysNothing(t *testing.T) {
 	for _, c := range []struct{ text, says string }{
