@@ -68,7 +68,12 @@ type Stage struct {
 
 // NameBottleneck has StopFill name the step of the downtime that took most of it, if
 // that is none in which state moves: the fill of the stages says nothing of such a step.
+// Where the guest did not move, the steps are not known, and no bottleneck is named.
 func (r *Report) NameBottleneck() {
+	if r.Outcome != handoff.Committed {
+		r.StopFill.Bottleneck = ""
+		return
+	}
 	var steps, all time.Duration
 	var longest Stage
 	for _, s := range r.Stages {

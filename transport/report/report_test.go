@@ -1,0 +1,32 @@
+package report
+
+import (
+	"testing"
+	"time"
+
+	"github.com/migpipe/migpipe/transport/handoff"
+)
+
+// TestNameBottleneck: a step in which no state moves is named where it took most of the
+// downtime, and nothing is where the steps are not known.
+func TestNameBottleneck(t *testing.T) {
+	steps := func(witness, wire time.Duration) []Stage {
+		return []Stage{{StageWire, wire}, {StageWitness, witness}}
+	}
+	for name, c := range map[string]struct {
+		outcome handoff.Outcome
+		stages  []Stage
+		want    string
+	}{
+		"a witness":             {handoff.Committed, steps(2*time.Second, time.Second), StageWitness},
+		"the network":           {handoff.Committed, steps(time.Second, 2*time.Second), BoundNetwork},
+		"aborted, no stages":    {handoff.Rolledback, nil, ""},
+		"in doubt, no stages":   {handoff.InDoubt, nil, ""},
+		"committed, not stages": {handoff.Committed, nil, BoundNetwork},
+	} {
+		r := Report{Outcome: c.outcome, Stages: c.stages, StopFill: Fill{Bottleneck: BoundNetwork}}
+		if r.NameBottleneck(); r.StopFill.Bottleneck != c.want {
+			t.Errorf("%s: bound by %q, want %q", name, r.StopFill.Bottleneck, c.want)
+		}
+	}
+}
