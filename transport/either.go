@@ -105,8 +105,9 @@ type attempt struct {
 	tls  bool
 }
 
-// Dial fails with [ErrUnreachable] when nobody answers on either carrier, and as the
-// carriers' own do when somebody does.
+// Dial fails with [ErrUnreachable] when the peer answers on neither carrier, and with
+// [ErrHungUp] when it answers on one and ends the connection. Every other error is that of the
+// carrier on which a peer has answered.
 func (d *EitherDialer) Dial(ctx context.Context) (Lane, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -151,13 +152,18 @@ func (d *EitherDialer) Dial(ctx context.Context) (Lane, error) {
 	return nil, failed
 }
 
-// bothFailed is why neither carrier reaches the peer.
+// bothFailed is why neither carrier reaches the peer. A peer that hangs up on one carrier may
+// have a place later, whatever the other carrier does.
 func bothFailed(second attempt, first error) error {
 	quic, tls := first, second.err
 	if !second.tls {
 		quic, tls = tls, quic
 	}
-	return &carrierError{kind: ErrUnreachable, cause: causes{fmt.Errorf("QUIC: %w", causeOf(quic)), fmt.Errorf("TLS: %w", causeOf(tls))}}
+	kind := ErrUnreachable
+	if errors.Is(quic, ErrHungUp) || errors.Is(tls, ErrHungUp) {
+		kind = ErrHungUp
+	}
+	return &carrierError{kind: kind, cause: causes{fmt.Errorf("QUIC: %w", causeOf(quic)), fmt.Errorf("TLS: %w", causeOf(tls))}}
 }
 
 // causeOf is what is below an error of a carrier.

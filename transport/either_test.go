@@ -108,6 +108,7 @@ func (a *answering) Dial(ctx context.Context) (Lane, error) {
 func TestEitherDialer(t *testing.T) {
 	const never, limit = time.Hour, 5 * time.Second
 	refused := &carrierError{ErrUnreachable, errors.New("refused")}
+	hungUp := &carrierError{ErrHungUp, errors.New("EOF")}
 	stranger := &WrongPeerError{}
 	for _, c := range []struct {
 		name      string
@@ -123,6 +124,11 @@ func TestEitherDialer(t *testing.T) {
 		{"both answer late", answering{after: 1500 * time.Millisecond}, answering{after: 500 * time.Millisecond}, 1500 * time.Millisecond, 1, "either"},
 		{"both are silent", answering{after: never}, answering{after: never}, limit, 1, ErrUnreachable.Error()},
 		{"both refuse", answering{err: refused}, answering{err: refused}, 0, 1, "cannot be reached: QUIC: refused; TLS: refused"},
+		{"QUIC hangs up", answering{err: hungUp}, answering{after: time.Millisecond}, time.Millisecond, 1, "tls"},
+		{"QUIC hangs up, and TLS refuses", answering{err: hungUp}, answering{err: refused}, 0, 1, ErrHungUp.Error() + ": QUIC: EOF; TLS: refused"},
+		{"TLS hangs up, and QUIC refuses", answering{err: refused}, answering{err: hungUp}, 0, 1, ErrHungUp.Error() + ": QUIC: refused; TLS: EOF"},
+		{"both hang up", answering{err: hungUp}, answering{err: hungUp}, 0, 1, ErrHungUp.Error() + ": QUIC: EOF; TLS: EOF"},
+		{"TLS hangs up, and QUIC is silent", answering{after: never}, answering{err: hungUp}, limit, 1, ErrHungUp.Error()},
 		{"QUIC is a stranger's", answering{err: stranger}, answering{}, 0, 0, stranger.Error()},
 		{"TLS is a stranger's", answering{err: refused}, answering{err: stranger}, 0, 1, stranger.Error()},
 		{"QUIC is silent, and there is little time", answering{after: never}, answering{after: time.Millisecond}, 251 * time.Millisecond, 1, "tls"},
@@ -144,6 +150,9 @@ func TestEitherDialer(t *testing.T) {
 			if err != nil {
 				if lane != nil || !strings.Contains(err.Error(), c.taken) {
 					t.Errorf("%s: %v, %v, want %s", c.name, lane, err, c.taken)
+				}
+				if said := strings.Contains(c.taken, ErrHungUp.Error()); errors.Is(err, ErrHungUp) != said {
+					t.Errorf("%s: %v is an ErrHungUp: %v, want %v", c.name, err, !said, said)
 				}
 				return
 			}
