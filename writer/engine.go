@@ -55,17 +55,21 @@ func Receive(ctx context.Context, listener transport.Listener, sinks []Sink, opt
 		e.told, e.waits = told, waits
 		e.loop(ctx, listener, next)
 		next, waits = e.successor, e.waits
-		switch ended := e.out.Outcome != handoff.Rolledback || ctx.Err() != nil; {
-		case next != nil && !ended:
-			e.tell(report.Event{Kind: report.Warning, Text: fmt.Sprintf("attempt %d of this migration has ended: its source has opened a newer one", e.out.Attempt.Epoch)})
-		case next != nil:
+		ended := e.out.Outcome != handoff.Rolledback || ctx.Err() != nil
+		nothing := !ended && e.cameToNothing()
+		switch {
+		case ended && next != nil:
 			next.lane.Close()
 			return e.result()
-		case ended || !e.cameToNothing():
+		case next == nil && !nothing:
 			return e.result()
-		default:
+		}
+		if nothing {
 			e.tellRefused(e.fault)
 			told.pause(ctx)
+		}
+		if next != nil && next.pre.Mig == e.out.Attempt.Mig {
+			e.tell(report.Event{Kind: report.Warning, Text: fmt.Sprintf("attempt %d of this migration has ended: its source has opened a newer one", e.out.Attempt.Epoch)})
 		}
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/migpipe/migpipe/reader"
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/report"
+	"github.com/migpipe/migpipe/vfio"
 	"github.com/migpipe/migpipe/writer"
 )
 
@@ -141,6 +142,66 @@ func (h *hostile) welcomed() {
 	h.control = transport.NewControl(h.lane)
 	h.send(h.hello())
 	h.welcome = h.receive().(*transport.Welcome)
+}
+
+// resetsSlowly takes a while to be reset.
+type resetsSlowly struct{ vfio.Device }
+
+const slowReset = 500 * time.Millisecond
+
+func (d resetsSlowly) Reset() error {
+	time.Sleep(slowReset)
+	return d.Device.Reset()
+}
+
+// TestNextDuringReset: sources that come while the devices are reset after one that went, and
+// go as well. Each is told of as what it is, and no more often than attempts may come to nothing.
+func TestNextDuringReset(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dialer, l := pipe(t)
+		p := newPair(t, func(testing.TB) (transport.Dialer, transport.Listener) { return dialer, l })
+		p.add(t, "d0", nic, nic)
+		p.add(t, "d1", nic, nic)
+		p.sinks[0].Device = resetsSlowly{p.dst[0]}
+		p.receive.ChunkSize, p.receive.ReconnectLimit = 4096, 100*time.Millisecond
+		told := 0
+		attempts := map[transport.Attempt]bool{}
+		p.receive.Observe = func(ev report.Event) {
+			switch ev.Kind {
+			case report.Refused:
+				told += 1 + ev.More
+				if !attempts[ev.Attempt] {
+					t.Errorf("told of %v, which has not come", ev.Attempt)
+				}
+			case report.Warning:
+				t.Errorf("warning: %s", ev.Text)
+			}
+		}
+		received := make(chan side, 1)
+		go func() {
+			r, err := writer.Receive(p.receiveCtx, l, p.sinks, &p.receive)
+			received <- side{r, err}
+		}()
+		var last time.Time
+		const sources = 5
+		for i := range sources {
+			h := &hostile{T: t, dialer: dialer, attempt: transport.Attempt{Mig: transport.NewMigID(), Epoch: 1}}
+			attempts[h.attempt] = true
+			h.welcomed()
+			if since := time.Since(last); i > 1 && since < time.Second {
+				t.Errorf("source %d was served %v after the one before, want a second at least", i, since)
+			}
+			last = time.Now()
+			h.lane.Close()
+			time.Sleep(p.receive.ReconnectLimit + slowReset/2) // the reset is under way
+		}
+		time.Sleep(10 * time.Second)
+		p.cancelReceive()
+		<-received
+		if told < sources-1 { // the last may wait to be told of
+			t.Errorf("%d sources were told of, %d came", told, sources)
+		}
+	})
 }
 
 // TestRefusedWithoutEnd: a source that is refused again and again costs no line each time.
