@@ -78,12 +78,17 @@ func (e *engine) tellTurned(lane transport.Lane, why string) {
 // cameToNothing reports whether an attempt that is over was ended by its source alone, before a
 // byte of its streams had come: no device here is to blame, and all have been reset.
 func (e *engine) cameToNothing() bool {
+	return e.letGo && !e.begunStreams() && e.deaf == nil && !e.stuck
+}
+
+// begunStreams reports whether a byte of the source's streams has come.
+func (e *engine) begunStreams() bool {
 	for i, m := range e.merges {
 		if e.wire[i].Load() > 0 || m.position() > 0 {
-			return false
+			return true
 		}
 	}
-	return e.letGo && e.deaf == nil && !e.stuck
+	return false
 }
 
 // turnAway tells a source that this destination serves another.

@@ -25,8 +25,7 @@ func (e *engine) message(m transport.Message) {
 		return
 	case *transport.Commit, *transport.Query:
 	case *transport.Abort:
-		e.keep(&transport.Fault{Code: m.Code, Remote: true, Device: transport.PeerText(m.Device), Offset: m.Offset,
-			Err: errors.New(transport.PeerText(m.Text))})
+		e.aborted(m)
 	case *transport.Cancel:
 		e.keep(&transport.Fault{Code: transport.CodeCancelled, Remote: true, Err: errors.New("cancelled by the source")})
 	case *transport.Fin:
@@ -36,6 +35,23 @@ func (e *engine) message(m transport.Message) {
 		return
 	}
 	e.own(m)
+}
+
+// aborted takes in why the source ends the attempt. If the source refuses the migration by a
+// limit or by the witness, before the first byte of its streams, the next source may come, as
+// after a hang-up. A device that fails there, or a user who cancels, ends this side too. If
+// the witness has not answered this side, the cause is here.
+func (e *engine) aborted(m *transport.Abort) {
+	fault := &transport.Fault{Code: m.Code, Remote: true, Device: transport.PeerText(m.Device), Offset: m.Offset,
+		Err: errors.New(transport.PeerText(m.Text))}
+	early := e.owner.Phase <= handoff.DestReceiving && !e.again && !e.begunStreams()
+	if early && (m.Code == transport.CodeTimeout || m.Code == transport.CodeNetwork) {
+		e.letGo = true
+	}
+	if early && m.Code == transport.CodeNetwork && e.probe.err != nil {
+		fault = &transport.Fault{Code: m.Code, Err: fmt.Errorf("%w: %w", ErrNoWitness, e.probe.err)}
+	}
+	e.keep(fault)
 }
 
 // keep remembers the first cause: what follows from it explains nothing. What
@@ -313,7 +329,7 @@ func (e *engine) controlLost(ev controlLost) {
 	case e.preparing:
 		f := &transport.Fault{Code: transport.CodeOf(ev.err), Err: ev.err}
 		e.keep(f)
-		e.letGo = e.fault == f && f.Code == transport.CodeNetwork // and has not said ABORT
+		e.letGo = e.letGo || e.fault == f && f.Code == transport.CodeNetwork
 		e.stopPreparing()
 	default:
 		f := &transport.Fault{Code: transport.CodeOf(ev.err), Err: ev.err}

@@ -15,8 +15,9 @@ import (
 
 // What ends an attempt by taking too long.
 var (
-	ErrStalled    = errors.New("nothing was written") // Options.StallLimit
-	ErrReadyLease = errors.New("COMMIT has not come") // Options.ReadyLease
+	ErrNoWitness  = errors.New("the witness does not answer") // Options.Witness
+	ErrStalled    = errors.New("nothing was written")         // Options.StallLimit
+	ErrReadyLease = errors.New("COMMIT has not come")         // Options.ReadyLease
 )
 
 // ErrLeft says that the user has left a complete copy as READY: its source was away.

@@ -33,7 +33,7 @@ func TestPrediction(t *testing.T) {
 			r := rand.New(rand.NewPCG(seed, 1))
 			p := newPair(t, paced(float64(4+r.IntN(36))*(1<<20), time.Duration(1+r.IntN(20))*time.Millisecond))
 			p.sendCtx = context.WithoutCancel(p.sendCtx) // virtual minutes may pass
-			p.receiveCtx = p.sendCtx
+			p.receiveCtx, p.cancelReceive = context.WithCancel(p.sendCtx)
 			urls := randomSet(r)
 			for i, url := range urls {
 				p.add(t, fmt.Sprint("d", i), url, url)

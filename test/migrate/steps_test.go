@@ -15,6 +15,7 @@ import (
 	"github.com/migpipe/migpipe/transport/handoff"
 	"github.com/migpipe/migpipe/transport/report"
 	"github.com/migpipe/migpipe/vfio"
+	"github.com/migpipe/migpipe/writer"
 )
 
 // slowWitness takes its time for every answer, of a probe too, or gives none to a side.
@@ -162,7 +163,10 @@ func TestWitnessSilent(t *testing.T) {
 					}
 					began := time.Now()
 					p.lonely = silent == handoff.SourceSide // the destination hears nothing of it
-					s, _ := p.run(t)
+					s, r := p.run(t)
+					if f, ok := errors.AsType[*transport.Fault](r.err); silent == handoff.DestSide && (!ok || f.Remote || !errors.Is(f, writer.ErrNoWitness)) {
+						t.Errorf("the destination's own witness is silent, and it says: %v", r.err)
+					}
 					if !errors.Is(s.err, reader.ErrNoWitness) && !strings.Contains(s.err.Error(), reader.ErrNoWitness.Error()) {
 						t.Errorf("send: %v", s.err)
 					}
