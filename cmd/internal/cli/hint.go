@@ -6,11 +6,13 @@ import (
 	"io/fs"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/migpipe/migpipe/internal/lockfile"
 	"github.com/migpipe/migpipe/reader"
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
+	"github.com/migpipe/migpipe/transport/journal"
 	"github.com/migpipe/migpipe/transport/report"
 	"github.com/migpipe/migpipe/vfio"
 	"github.com/migpipe/migpipe/writer"
@@ -225,7 +227,8 @@ var causeHints = []struct {
 	{reader.ErrBothMayRun, strings.Join(bothHints, "; ")},
 	{reader.ErrKeptCopy, "to run that copy, see `mig-send resolve --help`, --commit-there, or, where some device has run here since, `mig-recv resolve --help` there, --run-here; to end it, see `mig-recv resolve --help` there, --give-up"},
 	{reader.ErrOnlyCopy, "to run that copy, see `mig-send resolve --help`, --commit-there; to end it and begin anew with what the devices here hold now, say --migration ID"},
-	{reader.ErrNoWitness, "both sides ask it before the guest is stopped: mend it, or say --on-limit force to migrate without its answer"},
+	{reader.ErrNoWitness, witnessHint},
+	{writer.ErrNoWitness, witnessHint},
 	{reader.ErrNoWelcome, "raise --connect-limit, if a device there is known to take that long to prepare"},
 	{reader.ErrNotPaused, "answer the event pause by the line paused; raise --max-downtime, if pausing the guest is known to take that long"},
 	{reader.ErrMaxDowntime, "raise --max-downtime, if the guest may stand still for that long"},
@@ -245,6 +248,7 @@ var causeHints = []struct {
 }
 
 const (
+	witnessHint = "both sides ask it before the guest is stopped: mend it, or say --on-limit force at mig-send to migrate without its answer"
 	stalledHint = "raise --stall-limit, if the device is known to take that long"
 	spaceHint   = "free some space there, or name another directory"
 )
@@ -255,7 +259,7 @@ func limitHint(l *reader.LimitError) string {
 	case l.Limit == reader.LimitTimeout:
 		return "raise --timeout"
 	case l.Limit == reader.LimitFixed:
-		return "raise --downtime-limit, or shorten these steps; or say --on-limit force to stop the guest for that long (on-accept and a VMM's answers count by their last run)"
+		return "raise --downtime-limit, or shorten these steps; or say --on-limit force to stop the guest for that long" + lastRunHint(l.Stages)
 	case !l.Ready && l.Limit == reader.LimitPrecopy:
 		return "raise --max-precopy, if the destination is known to take that long; or say --on-limit force, and the rest goes while the guest stands still"
 	case !l.Ready && l.Limit == reader.LimitRounds:
@@ -269,6 +273,31 @@ func limitHint(l *reader.LimitError) string {
 	}
 	flag := map[reader.Limit]string{reader.LimitPrecopy: "--max-precopy", reader.LimitRounds: "--max-rounds"}[l.Limit]
 	return "raise --downtime-limit; or say --on-limit force to stop the guest for that long, or --on-limit continue to wait for a quieter guest; or raise " + flag + ", if it becomes quieter in that time"
+}
+
+// lastRunHint says how the times of the last run are removed, if the main stages may have
+// some. A pause of the guest is known by the owner's word, which the same flag asks for.
+func lastRunHint(stages []report.PredictedStage) string {
+	var all time.Duration
+	for _, s := range stages {
+		all += s.Took
+	}
+	main, external := map[string]bool{}, false
+	for _, s := range stages {
+		main[s.Name] = s.Took > 0 && s.Took >= all/10
+		external = external || s.Name == report.StageDecide
+	}
+	var sides []string
+	if main[report.StageDecide] || external && main[report.StageStop] {
+		sides = append(sides, "here")
+	}
+	if main[report.StageAccept] || main[report.StageStart] {
+		sides = append(sides, "at mig-recv")
+	}
+	if sides == nil {
+		return ""
+	}
+	return fmt.Sprintf("; on-accept and a VMM's answers count by their last run, whose times are gone when %s is removed from the --state-dir %s", journal.TimesFile, strings.Join(sides, " and "))
 }
 
 // unixHint is for what is wrong with the path of a socket.

@@ -9,11 +9,14 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/migpipe/migpipe/reader"
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
+	"github.com/migpipe/migpipe/transport/report"
 	"github.com/migpipe/migpipe/vfio"
+	"github.com/migpipe/migpipe/writer"
 )
 
 func TestHints(t *testing.T) {
@@ -73,6 +76,7 @@ func TestHints(t *testing.T) {
 		{send, handoff.Rolledback, fault(transport.CodeStart, false), ""},
 		{send, handoff.Rolledback, fault(transport.CodeCancelled, true), ""},
 		{send, handoff.Rolledback, fmt.Errorf("x: %w", reader.ErrNoWitness), "mend it, or say --on-limit force"},
+		{recv, handoff.Rolledback, fmt.Errorf("x: %w", writer.ErrNoWitness), "mend it, or say --on-limit force"},
 		// Each hint names the limit that was reached.
 		{send, handoff.Rolledback, &reader.LimitError{Limit: reader.LimitTimeout}, "raise --timeout"},
 		{send, handoff.Rolledback, &reader.LimitError{Limit: reader.LimitPrecopy}, "raise --max-precopy, if"},
@@ -81,6 +85,10 @@ func TestHints(t *testing.T) {
 		{send, handoff.Rolledback, &reader.LimitError{Limit: reader.LimitRounds, Ready: true}, "or raise --max-rounds"},
 		{send, handoff.Rolledback, &reader.LimitError{Limit: reader.LimitDowntime, Ready: true}, "raise --downtime-limit, or say --on-limit force"},
 		{send, handoff.Rolledback, &reader.LimitError{Limit: reader.LimitFixed}, "raise --downtime-limit, or shorten these steps"},
+		{send, handoff.Rolledback, fixedBy(report.StageAccept), "is removed from the --state-dir at mig-recv"},
+		{send, handoff.Rolledback, fixedBy(report.StageStart), "is removed from the --state-dir at mig-recv"},
+		{send, handoff.Rolledback, fixedBy(report.StageDecide), "step-times.json is removed from the --state-dir here"},
+		{send, handoff.Rolledback, fixedBy(report.StageStop, report.StageDecide, report.StageAccept), "is removed from the --state-dir here and at mig-recv"},
 	}
 	for _, tt := range tests {
 		got := strings.Join(tt.scene.hints(tt.outcome, tt.err), "\n")
@@ -88,6 +96,22 @@ func TestHints(t *testing.T) {
 			t.Errorf("%v, %v: hints %q, want %q", tt.outcome, tt.err, got, tt.want)
 		}
 	}
+}
+
+// TestNoTimesOfTheLastRun: a device or a witness that is slow has none.
+func TestNoTimesOfTheLastRun(t *testing.T) {
+	if got := limitHint(fixedBy(report.StageStop, report.StageWitness)); strings.Contains(got, "step-times") {
+		t.Errorf("hint %q", got)
+	}
+}
+
+// fixedBy is a limit that stages alone are over.
+func fixedBy(names ...string) *reader.LimitError {
+	l := &reader.LimitError{Limit: reader.LimitFixed}
+	for _, name := range names {
+		l.Stages = append(l.Stages, report.PredictedStage{Name: name, Span: report.Span{Took: time.Second}})
+	}
+	return l
 }
 
 func onNetwork(err error) error {
