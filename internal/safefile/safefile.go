@@ -16,6 +16,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 
@@ -111,7 +113,7 @@ func check(info fs.FileInfo, path string, access Access) error {
 // CheckOwner refuses an open file that another user owns or may write.
 func CheckOwner(stat *unix.Stat_t) error {
 	if id := int(stat.Uid); id != 0 && id != os.Geteuid() {
-		return refusal("it belongs to user %d, and this program runs as user %d: only what root or that user owns is trusted", id, os.Geteuid())
+		return foreign("it", id)
 	}
 	if stat.Mode&0o022 != 0 {
 		return refusal("mode %04o lets others change it: run chmod go-w", stat.Mode&0o777)
@@ -259,9 +261,34 @@ func step(path string) (fs.FileInfo, error) {
 // owned refuses what belongs to another user.
 func owned(info fs.FileInfo, path string) error {
 	if id := owner(info); id != 0 && id != os.Geteuid() {
-		return refusal("%s belongs to user %d, and this program runs as user %d: only what root or that user owns is trusted", path, id, os.Geteuid())
+		return foreign(path, id)
 	}
 	return nil
+}
+
+// foreign refuses what belongs to a user. In a user namespace the overflow user stands for all
+// who are not mapped there, root of the host among them (user_namespaces(7)).
+func foreign(what string, user int) error {
+	note := ""
+	if user == overflowUser() && inUserNamespace() {
+		note = " (which stands for every user who is not mapped in this user namespace)"
+	}
+	return refusal("%s belongs to user %d%s, and this program runs as user %d: only what root or that user owns is trusted", what, user, note, os.Geteuid())
+}
+
+// overflowUser is 65534 unless the host says otherwise (proc_sys_kernel(5)).
+func overflowUser() int {
+	text, _ := os.ReadFile("/proc/sys/kernel/overflowuid")
+	if id, err := strconv.Atoi(strings.TrimSpace(string(text))); err == nil {
+		return id
+	}
+	return 65534
+}
+
+// inUserNamespace reports whether not every user of the host is mapped as itself.
+func inUserNamespace() bool {
+	text, err := os.ReadFile("/proc/self/uid_map")
+	return err == nil && !slices.Equal(strings.Fields(string(text)), []string{"0", "0", "4294967295"})
 }
 
 func owner(info fs.FileInfo) int { return int(info.Sys().(*syscall.Stat_t).Uid) }

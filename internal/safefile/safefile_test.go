@@ -164,6 +164,37 @@ func TestRootOwns(t *testing.T) {
 	}
 }
 
+// TestNotMapped: in a user namespace the owner of a file may be no user there, and the refusal
+// says so. Outside of one the same number is a user as any other.
+func TestNotMapped(t *testing.T) {
+	if path := os.Getenv("SAFEFILE_TEST"); path != "" {
+		_, err := Read(path, 100, Public)
+		os.Stdout.WriteString("answer: " + errText(err))
+		os.Exit(0)
+	}
+	if os.Geteuid() != 0 {
+		t.Skip("SKIP: only root can give a file away")
+	}
+	const says = "which stands for every user who is not mapped in this user namespace"
+	path := filepath.Join(t.TempDir(), "file")
+	must(t, os.WriteFile(path, nil, 0o644), os.Chown(path, other, -1))
+	cmd := exec.Command("/proc/self/exe", "-test.run", "^TestNotMapped$")
+	cmd.Env = append(os.Environ(), "SAFEFILE_TEST="+path)
+	root := []syscall.SysProcIDMap{{Size: 1}}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWUSER, UidMappings: root, GidMappings: root}
+	out, err := cmd.CombinedOutput()
+	if errors.Is(err, unix.EPERM) || errors.Is(err, unix.ENOSPC) {
+		t.Skipf("SKIP: no user namespace: %v", err)
+	}
+	if err != nil || !strings.Contains(string(out), says) || !strings.Contains(string(out), path) {
+		t.Errorf("%v\n%s", err, out)
+	}
+	must(t, os.Chown(path, overflowUser(), -1))
+	if _, err := Read(path, 100, Public); !errors.Is(err, ErrUntrusted) || strings.Contains(err.Error(), says) != inUserNamespace() {
+		t.Errorf("outside: %v", err)
+	}
+}
+
 func errText(err error) string {
 	if err == nil {
 		return "none"
