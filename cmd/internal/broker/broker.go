@@ -101,7 +101,11 @@ func Start(files []string, hosts bool) (*Broker, error) {
 	cmd.Env = []string{} // it needs none, and ours may hold secrets
 	cmd.Stderr = os.Stderr
 	cmd.ExtraFiles = append([]*os.File{theirs}, closed()...)
-	if err := startWith(unix.CAP_DAC_READ_SEARCH, cmd); err != nil {
+	capability := noCapability
+	if len(files) > 0 {
+		capability = unix.CAP_DAC_READ_SEARCH
+	}
+	if err := startWith(capability, cmd); err != nil {
 		ours.Close()
 		return nil, fmt.Errorf("broker: %w", err)
 	}
@@ -168,6 +172,9 @@ func closed() []*os.File {
 	}
 	return make([]*os.File, most-3) // the new process closes the descriptor of a nil file (os.ProcAttr)
 }
+
+// noCapability is the number of none.
+const noCapability = -1
 
 // startWith starts a process that can have one capability, and no other. execve limits the
 // capabilities of a process to its bounding set, which each thread has for itself

@@ -152,7 +152,7 @@ func TestLookup(t *testing.T) {
 }
 
 // TestLeastRights: the process has no descriptor of ours but its socket, at most one
-// capability, and no signal that is for a whole service ends it.
+// capability and none without files, and no signal that is for a whole service ends it.
 func TestLeastRights(t *testing.T) {
 	path, device := filepath.Join(t.TempDir(), "key"), filepath.Join(t.TempDir(), "device")
 	write(t, path, "key")
@@ -180,24 +180,32 @@ func TestLeastRights(t *testing.T) {
 			t.Errorf("descriptor %s is %s", name.Name(), target)
 		}
 	}
-	status, err := os.ReadFile(proc + "status")
+	status := may(t, b, 1<<unix.CAP_DAC_READ_SEARCH)
+	if !strings.Contains(status, "NoNewPrivs:\t1\n") {
+		t.Error("it may gain privileges")
+	}
+	may(t, start(t, true), 0) // no file needs it
+	if env, err := os.ReadFile(proc + "environ"); err == nil && len(env) > 0 {
+		t.Errorf("its environment is %q", env)
+	}
+}
+
+// may checks the capabilities of the process against those that it may have.
+func may(t *testing.T, b *Broker, most uint64) (status string) {
+	t.Helper()
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", b.PID()))
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, set := range []string{"CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"} {
-		_, value, _ := strings.Cut(string(status), set+":\t")
+		_, value, _ := strings.Cut(string(text), set+":\t")
 		value, _, _ = strings.Cut(value, "\n")
 		caps, err := strconv.ParseUint(value, 16, 64)
-		if err != nil || caps&^(1<<unix.CAP_DAC_READ_SEARCH) != 0 && os.Geteuid() == 0 {
+		if err != nil || caps&^most != 0 && os.Geteuid() == 0 {
 			t.Errorf("%s is %q", set, value)
 		}
 	}
-	if !strings.Contains(string(status), "NoNewPrivs:\t1\n") {
-		t.Error("it may gain privileges")
-	}
-	if env, err := os.ReadFile(proc + "environ"); err == nil && len(env) > 0 {
-		t.Errorf("its environment is %q", env)
-	}
+	return string(text)
 }
 
 // TestEndsWithItsParent: the end of the socket is its end, in the middle of an answer too.

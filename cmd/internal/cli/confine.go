@@ -23,10 +23,11 @@ const confineHelp = `Once keys, peers, sockets and devices are open, the program
 the file system, where the kernel has Landlock: --state-dir, a witness's folder and
 those of file: sinks and kept sim: devices are all that it may still open. From the
 folder of a unix socket that it listens on it may remove files, and no more. A process
-of its own, which can do nothing else, looks the host in --to up and opens the files of
---tls-dir and --peers-file again when they have changed. With --json an event "sandbox"
-says what is in force; --no-sandbox keeps all open, and so do programs that are to be
-run.`
+of its own looks the host in --to up and opens the files of --tls-dir and --peers-file
+again when they have changed. It writes no file. It may read all that is below the
+directory above each such file's own, or below its own if that is in /; and what is
+in /etc to look a host up. With --json an event "sandbox" says what is in force;
+--no-sandbox keeps all open, and so do programs that are to be run.`
 
 // jsonSandbox has the version of Landlock that is in force, or why none is.
 type jsonSandbox struct {
