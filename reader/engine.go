@@ -136,7 +136,7 @@ type engine struct {
 	wire       []atomic.Uint64
 	written    []atomic.Uint64 // by number of a data lane: bytes, of the lane that has it now
 	readings   []reading       // and what the destination has read of them
-	carried    reading         // of all of them together
+	carried    carrying        // of all of them together
 	unread     bool            // it was told that a lane stood still
 	spent      laneTimes
 	recent     recent

@@ -55,6 +55,33 @@ func (r *reading) look(now, made time.Duration, written, read uint64, limit time
 // proof for it.
 func (r *reading) renew(now time.Duration) { r.from, r.stood = now, 0 }
 
+// carrying is for how long the data lanes together have carried nothing. A lane that is dialled
+// again does not begin it over.
+type carrying struct {
+	from  time.Duration // the last proof that they carried something, or that they did not
+	stood time.Duration // for how long nothing was read since, as far as ACKs prove it
+}
+
+// shown is what an ACK shows of the lanes that stand.
+type shown struct {
+	rose   bool // more was read of one than the last time
+	unread bool // more was written to one than was read of it
+	read   bool // something was written to one, and all of it was read
+}
+
+// look takes in an ACK, which was made at a time, or later. It reports whether nothing was
+// carried for the limit. Lanes to which nothing was written yet prove nothing.
+func (c *carrying) look(now, made time.Duration, t shown, limit time.Duration) bool {
+	switch {
+	case t.rose || t.read && !t.unread:
+		*c = carrying{from: now}
+	case t.unread && made > c.from:
+		c.stood += min(made-c.from, proofStep)
+		c.from = made
+	}
+	return c.stood >= limit
+}
+
 // hearing is what proves that the destination hears the control lane: it echoes the
 // ESTIMATEs, and answers QUERY.
 type hearing struct {
@@ -107,19 +134,21 @@ func (e *engine) watchReading(m *transport.Ack) {
 		return
 	}
 	made, limit := min(now, time.Duration(m.Echo)+held), e.patience()
-	var written, read uint64
+	var seen shown
 	for i, lane := range e.lanes {
 		if i >= len(m.Read) || lane == nil || transport.Local(lane) {
 			continue
 		}
-		w := e.written[i].Load()
-		written, read = written+w, read+m.Read[i]
-		if e.readings[i].look(now, made, w, m.Read[i], limit) {
+		written, read := e.written[i].Load(), m.Read[i]
+		seen.rose = seen.rose || read > e.readings[i].read
+		seen.unread = seen.unread || read < written
+		seen.read = seen.read || read == written && read > 0
+		if e.readings[i].look(now, made, written, read, limit) {
 			e.readings[i].renew(now)
 			e.giveUpLane(i, limit)
 		}
 	}
-	if e.carried.look(now, made, written, read, e.opts.ReconnectLimit) {
+	if e.carried.look(now, made, seen, e.opts.ReconnectLimit) {
 		e.failed(&transport.Fault{Code: transport.CodeNetwork, Err: fmt.Errorf("the destination answers, and has read nothing of any data lane for %v", e.opts.ReconnectLimit)})
 	}
 }

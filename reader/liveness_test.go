@@ -70,6 +70,70 @@ func TestReading(t *testing.T) {
 	}
 }
 
+// TestCarrying: lanes that are dialled again and again, and carry nothing, are found out; those
+// to which nothing is written are not blamed.
+func TestCarrying(t *testing.T) {
+	rose, stands, idle, fresh := shown{rose: true, unread: true}, shown{unread: true}, shown{read: true}, shown{}
+	const limit, end, ack, life = 10000, 60000, 100, 2000 // ms
+	for _, c := range []struct {
+		name string
+		at   func(ms int) shown
+		want int // when it is found out at the latest, in ms; 0 is never
+	}{
+		{"nothing is written", func(int) shown { return fresh }, 0},
+		{"all was read", func(int) shown { return idle }, 0},
+		{"a slow path", func(int) shown { return rose }, 0},
+		{"nothing is read", func(int) shown { return stands }, limit + 200},
+		{"one lane, dialled every 2 s", func(ms int) shown {
+			if ms%life < 2*ack {
+				return fresh
+			}
+			return stands
+		}, limit + 2000},
+		{"two lanes, dialled at the same time", func(ms int) shown {
+			if ms%life == 0 {
+				return fresh
+			}
+			return stands
+		}, limit + 2000},
+		{"two lanes, one of which has nothing to carry", func(ms int) shown { return shown{read: true, unread: true} }, limit + 200},
+		{"now and then something is read", func(ms int) shown {
+			if ms%8000 == 0 {
+				return rose
+			}
+			return stands
+		}, 0},
+		{"now and then all is read", func(ms int) shown {
+			if ms%8000 == 0 {
+				return idle
+			}
+			return stands
+		}, 0},
+		{"dialled, and nothing more to send", func(ms int) shown {
+			if ms < 4000 {
+				return stands
+			}
+			return fresh
+		}, 0},
+	} {
+		var of carrying
+		got := 0
+		for ms := ack; ms <= end && got == 0; ms += ack {
+			if of.look(millis(ms), millis(ms-1), c.at(ms), millis(limit)) {
+				got = ms
+			}
+		}
+		if got > c.want || got < c.want && got < limit || c.want > 0 && got == 0 {
+			t.Errorf("%s: found out after %d ms, want %d", c.name, got, c.want)
+		}
+	}
+	// A side that stood still for long has seen nothing.
+	var of carrying
+	if of.look(millis(100), millis(99), stands, millis(limit)) || of.look(millis(end), millis(end-1), stands, millis(limit)) {
+		t.Error("one ACK after a long silence proves it")
+	}
+}
+
 // TestReadingSuspected: where the control lane was dead as well, a look at what is told over
 // its successor says soon what is to be done.
 func TestReadingSuspected(t *testing.T) {

@@ -1,0 +1,75 @@
+package migrate
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/migpipe/migpipe/reader"
+	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/transport/handoff"
+	"github.com/migpipe/migpipe/vfio"
+)
+
+// TestNothingCarried: a destination that acknowledges what is said, and lets data lanes be
+// dialled and reads nothing of them, is left after the reconnect limit, however many there are.
+func TestNothingCarried(t *testing.T) {
+	const limit = 10 * time.Second
+	for _, lanes := range []int{1, 2} {
+		t.Run(fmt.Sprint(lanes), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				d, listener := pipe(t)
+				l := &liar{T: t, listener: listener, journal: transport.NewJournalID()}
+				src := open(t, "mlx5?size=4MiB&dirty=64KiB/s")
+				ctx, end := context.WithCancel(t.Context())
+				defer end()
+				go l.readsNothing(ctx, lanes)
+				began := time.Now()
+				report, err := reader.Send(t.Context(), d, []reader.Source{{Name: "d0", Device: src}}, &reader.Options{ChunkSize: 4096, Lanes: lanes,
+					ReconnectLimit: limit, MaxPrecopy: 5 * time.Minute, OnLimit: reader.Continue})
+				if report.Outcome != handoff.Rolledback || err == nil || !strings.Contains(err.Error(), "has read nothing of any data lane") {
+					t.Errorf("outcome %v (%v)", report.Outcome, err)
+				}
+				if took := time.Since(began); took < limit || took > limit+5*time.Second {
+					t.Errorf("the source went back after %v, want some %v", took, limit)
+				}
+				wantState(t, src, vfio.Running)
+			})
+		})
+	}
+}
+
+// readsNothing welcomes a source, acknowledges what it says, and reads no data lane, until ctx
+// ends.
+func (l *liar) readsNothing(ctx context.Context, lanes int) {
+	l.open()
+	m := l.welcome()
+	m.Lanes = uint16(lanes)
+	l.send(m)
+	go func() {
+		for {
+			lane, err := l.listener.Accept(ctx)
+			if err != nil {
+				return
+			}
+			if _, err := transport.ReadPreamble(lane); err != nil {
+				l.Error(err)
+			}
+			context.AfterFunc(ctx, func() { lane.Close() })
+		}
+	}()
+	for {
+		m, err := l.control.Receive()
+		if err != nil {
+			break
+		}
+		if m, ok := m.(*transport.Estimate); ok {
+			l.send(&transport.Ack{Attempt: l.hello.Attempt, Journal: l.journal, Echo: m.Stamp, Read: make([]uint64, lanes),
+				Devices: []transport.DeviceAck{{Window: transport.Window{Seq: 1 << 30, Offset: 1 << 40}}}})
+		}
+	}
+	l.control.Lane().Close()
+}
