@@ -68,25 +68,50 @@ func mayBegin(sources []Source, opts *Options) (Options, error) {
 	return o, err
 }
 
-// askOver is a preflight. The carrier of whoever answers is known even if it fails.
+// askOver is a preflight. The carrier of whoever answers is known even if it fails. A
+// destination that ends the lane before WELCOME has said nothing, and is asked again until
+// ConnectLimit is over.
 func askOver(ctx context.Context, dialer transport.Dialer, sources []Source, o Options) (report.Preflight, error) {
 	p := &preflight{opts: o, dialer: dialer, offer: hello(o, sources)}
-	lane, err := p.connect(ctx)
-	if err == nil {
-		p.control = transport.NewControl(lane)
-		p.out.Carrier = transport.CarrierOf(lane)
-		if either, ok := dialer.(*transport.EitherDialer); ok {
-			p.dialer = either.Of(p.out.Carrier) // one carrier is measured
-		}
-		p.offer.Lanes = o.lanes(p.out.Carrier)
-		err = p.converse(ctx)
-		transport.HangUp(lane, p.deafen)
+	o.Observe(report.Event{Kind: report.Phase, Phase: report.Connect})
+	end := time.Now().Add(o.ConnectLimit)
+	err := p.ask(ctx, o.ConnectLimit)
+	for p.unanswered(err) && time.Until(end) > tryLeast && sleep(ctx, lanePause) == nil {
+		err = p.ask(ctx, time.Until(end))
 	}
+	switch {
+	case err == nil:
+		p.predict(sources)
+		return p.out, nil
+	case p.unanswered(err) && errors.Is(err, transport.ErrPeerGone):
+		err = fmt.Errorf("the destination did not answer, as one does that knows no preflights: %w", err)
+	}
+	return p.out, p.fault(ctx, err)
+}
+
+// ask has one conversation, over a control lane of its own.
+func (p *preflight) ask(ctx context.Context, limit time.Duration) error {
+	lane, err := reach(ctx, limit, func(ctx context.Context) (transport.Lane, error) {
+		return p.dial(ctx, transport.LanePreflight, 0)
+	})
 	if err != nil {
-		return p.out, p.fault(ctx, err)
+		return err
 	}
-	p.predict(sources)
-	return p.out, nil
+	p.control = transport.NewControl(lane)
+	p.out.Carrier = transport.CarrierOf(lane)
+	if either, ok := p.dialer.(*transport.EitherDialer); ok {
+		p.dialer = either.Of(p.out.Carrier) // one carrier is measured
+	}
+	p.offer.Lanes = p.opts.lanes(p.out.Carrier)
+	err = p.converse(ctx)
+	transport.HangUp(lane, p.deafen)
+	return err
+}
+
+// unanswered reports whether a conversation has ended before WELCOME, by the end of its lane,
+// or could not begin again after that.
+func (p *preflight) unanswered(err error) bool {
+	return p.control != nil && !p.welcomed && (errors.Is(err, transport.ErrPeerGone) || errors.Is(err, transport.ErrUnreachable))
 }
 
 // preflight is the conversation of a source that does not mean it yet.
@@ -94,11 +119,13 @@ type preflight struct {
 	opts    Options
 	dialer  transport.Dialer
 	offer   *transport.Hello
-	control *transport.Control
+	control *transport.Control // nil before the first lane
 	lanes   []transport.Lane
 	left    atomic.Int64 // bytes that the probe lanes may still send
 	steps   steps
 	out     report.Preflight
+
+	welcomed bool // WELCOME was heard
 }
 
 // fault names the reason: what the peer said, or who ran out of patience.
@@ -121,13 +148,6 @@ func (p *preflight) timeout() time.Duration {
 		return transport.PreflightTimeout + witness.Timeout
 	}
 	return transport.PreflightTimeout
-}
-
-func (p *preflight) connect(ctx context.Context) (transport.Lane, error) {
-	p.opts.Observe(report.Event{Kind: report.Phase, Phase: report.Connect})
-	return reach(ctx, p.opts.ConnectLimit, func(ctx context.Context) (transport.Lane, error) {
-		return p.dial(ctx, transport.LanePreflight, 0)
-	})
 }
 
 func (p *preflight) converse(ctx context.Context) error {
@@ -190,12 +210,10 @@ func (p *preflight) request(m transport.Message) (transport.Message, error) {
 
 func (p *preflight) welcome() error {
 	answer, err := p.request(p.offer)
-	if errors.Is(err, transport.ErrPeerGone) {
-		return fmt.Errorf("the destination did not answer, as one does that knows no preflights: %w", err)
-	}
 	if err != nil {
 		return err
 	}
+	p.welcomed = true
 	m, ok := answer.(*transport.Welcome)
 	if !ok {
 		return fmt.Errorf("%w: %v in answer to HELLO", transport.ErrProtocol, answer.Type())

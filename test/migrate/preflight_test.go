@@ -411,21 +411,64 @@ func pretend(ctx context.Context, l transport.Listener, answer func(transport.Me
 	}
 }
 
-// TestPreflightToOlderDestination: one that knows no preflights closes the lane,
+// TestPreflightToOlderDestination: one that knows no preflights closes every lane,
 // as any of an unknown kind, and that is what the user reads.
 func TestPreflightToOlderDestination(t *testing.T) {
 	eachCarrier(t, func(t *testing.T, carry carrier) {
 		leavesNothing(t)
 		d, l := carry(t)
-		go func() { // the source ends it
-			if lane, err := l.Accept(t.Context()); err == nil {
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		go func() {
+			for {
+				lane, err := l.Accept(ctx)
+				if err != nil {
+					return
+				}
 				transport.ReadPreamble(lane)
 				lane.Close()
 			}
 		}()
-		_, err := reader.Preflight(t.Context(), d, []reader.Source{{Name: "d0", Device: open(t, nic)}}, nil)
+		_, err := reader.Preflight(t.Context(), d, []reader.Source{{Name: "d0", Device: open(t, nic)}}, &reader.Options{ConnectLimit: time.Second})
 		if f := (side{err: err}).fault(t); f.Code != transport.CodeNetwork || !strings.Contains(f.Error(), "knows no preflights") {
 			t.Errorf("%v: %v", f.Code, f)
 		}
 	})
+}
+
+// TestPreflightAsksAgain: a destination that hangs up before WELCOME, once or for a while, is
+// asked again.
+func TestPreflightAsksAgain(t *testing.T) {
+	for _, times := range []int{1, 10} {
+		synctest.Test(t, func(t *testing.T) {
+			leavesNothing(t)
+			d, l := pipe(t)
+			p := newPair(t, func(testing.TB) (transport.Dialer, transport.Listener) { return d, &hangsUp{Listener: l, times: times} })
+			p.add(t, "d0", nic, nic)
+			w := wait(t, p)
+			if _, err := w.preflight(); err != nil {
+				t.Errorf("%d lanes were closed: %v", times, err)
+			}
+			w.untouched(t)
+			p.cancelReceive()
+			<-w.done
+		})
+	}
+}
+
+// hangsUp closes the first lanes.
+type hangsUp struct {
+	transport.Listener
+	times int
+}
+
+func (l *hangsUp) Accept(ctx context.Context) (transport.Lane, error) {
+	for {
+		lane, err := l.Listener.Accept(ctx)
+		if err != nil || l.times == 0 {
+			return lane, err
+		}
+		l.times--
+		lane.Close()
+	}
 }
