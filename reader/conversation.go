@@ -463,10 +463,7 @@ func (e *engine) watchDoubt(waited time.Duration) {
 // doubtLimit is how long the answer may take. Nobody who has cancelled waits for long
 // where the destination is out of reach.
 func (e *engine) doubtLimit(waited time.Duration) time.Duration {
-	limit := cmp.Or(time.Duration(e.opts.Tuning.doubt.Load()), e.opts.DoubtLimit)
-	if limit == 0 {
-		limit = unlimited
-	}
+	limit := cmp.Or(e.opts.doubtLimit(), unlimited)
 	if !e.cancelledAt.IsZero() {
 		patience := e.opts.StallLimit
 		if e.control == nil {

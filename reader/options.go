@@ -1,6 +1,7 @@
 package reader
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"time"
@@ -209,4 +210,9 @@ func checkSources(sources []Source) error {
 		return fmt.Errorf("reader: %w", err)
 	}
 	return nil
+}
+
+// doubtLimit is how long the answer to COMMIT is waited for as of now, 0 for ever.
+func (o *Options) doubtLimit() time.Duration {
+	return cmp.Or(time.Duration(o.Tuning.doubt.Load()), o.DoubtLimit)
 }

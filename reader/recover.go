@@ -189,7 +189,10 @@ func identify(ctx context.Context, dialer transport.Dialer, o Options) error {
 	if last.Peer != (transport.JournalID{}) {
 		return nil
 	}
-	status, err := query(ctx, dialer, last.Attempt, o.ConnectLimit)
+	status, err := insist(ctx, dialer, o, last.Attempt)
+	if ctx.Err() != nil {
+		return &transport.Fault{Code: transport.CodeCancelled, Err: context.Cause(ctx)}
+	}
 	if err != nil {
 		return &transport.Fault{Code: transport.CodeOf(err), Err: fmt.Errorf("ask for the copy of attempt %d: %w", last.Attempt.Epoch, err)}
 	}
@@ -202,6 +205,33 @@ func identify(ctx context.Context, dialer transport.Dialer, o Options) error {
 		return &transport.Fault{Code: transport.CodeInternal, Err: fmt.Errorf("journal %v: %w", last.Record, err)}
 	}
 	return nil
+}
+
+// insist asks the destination for its record, and asks again after each ConnectLimit without an
+// answer: in doubt nothing else helps. DoubtLimit bounds it. The user is told once.
+func insist(ctx context.Context, dialer transport.Dialer, o Options, a transport.Attempt) (*transport.Status, error) {
+	began := time.Now()
+	for told := false; ; told = true {
+		limit := o.ConnectLimit
+		if doubt := o.doubtLimit(); doubt > 0 {
+			limit = min(limit, doubt-time.Since(began))
+		}
+		each, cancel := context.WithTimeout(ctx, limit)
+		status, err := query(each, dialer, a, limit)
+		cancel()
+		if !transport.Ended(err) && !errors.Is(err, transport.ErrUnreachable) {
+			return status, err
+		}
+		if doubt := o.doubtLimit(); doubt > 0 && time.Since(began) >= doubt {
+			return nil, fmt.Errorf("no answer for %v: %w", round(time.Since(began)), err)
+		}
+		if !told {
+			o.Observe(report.Event{Kind: report.Warning, Text: fmt.Sprintf("in doubt: the destination is asked for its copy of attempt %d, and asked again until it answers: %v", a.Epoch, err)})
+		}
+		if sleep(ctx, lanePause) != nil {
+			return nil, err
+		}
+	}
 }
 
 // undecided is why nothing may be started here before somebody has looked at both sides.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -94,6 +95,85 @@ func TestRestartInDoubt(t *testing.T) {
 			t.Errorf("the source said %s", got)
 		}
 	})
+}
+
+// TestCopyAskedFor: where COMMIT does not name the copy, the destination is asked until it
+// answers. One that says nothing is asked again, and the user is told once.
+func TestCopyAskedFor(t *testing.T) {
+	const doubt = time.Minute
+	for _, c := range []struct {
+		name   string
+		silent int // lanes on which nothing is said
+		gone   int // lanes that are closed after that
+		want   handoff.Outcome
+	}{
+		{"answered", 0, 0, handoff.Committed},
+		{"silent at first", 3, 0, handoff.Committed},
+		{"hangs up at first", 0, 100, handoff.Committed},
+		{"silent", 1000, 0, handoff.InDoubt},
+		{"hangs up", 0, 10000, handoff.InDoubt},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			d, l := transport.Pipe()
+			defer l.Close()
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			go func() { // cancel ends it
+				if answersLate(ctx, l, c.silent, c.gone) == nil {
+					playDestination(ctx, l, &transport.Status{Attempt: restarted})
+				}
+			}()
+			j := handoff.NewMemory()
+			if err := j.Append(handoff.Entry{Record: handoff.Commit, Attempt: restarted, Journal: j.ID()}); err != nil {
+				t.Fatal(err)
+			}
+			told := 0
+			o := &Options{Journal: j, DoubtLimit: doubt, Observe: func(ev report.Event) {
+				if ev.Kind == report.Warning && strings.Contains(ev.Text, "asked again until it answers") {
+					told++
+				}
+			}}
+			began := time.Now()
+			r, err := Send(t.Context(), d, []Source{{Name: "d", Device: stoppedDevice(t)}}, o)
+			if r.Outcome != c.want || (err == nil) != (c.want == handoff.Committed) {
+				t.Errorf("%s: %v, %v", c.name, r.Outcome, err)
+			}
+			if took := time.Since(began); c.want == handoff.InDoubt && (took < doubt || took > doubt+time.Second) {
+				t.Errorf("%s: the source ended after %v, want %v", c.name, took, doubt)
+			}
+			if want := min(1, c.silent+c.gone); told != want {
+				t.Errorf("%s: the user was told %d times, want %d", c.name, told, want)
+			}
+		})
+	}
+}
+
+// answersLate says nothing on some lanes, closes some more, and answers QUERY on the next.
+func answersLate(ctx context.Context, l transport.Listener, silent, gone int) error {
+	for n := 0; ; n++ {
+		lane, err := l.Accept(ctx)
+		switch {
+		case err != nil:
+			return err
+		case n < silent:
+			context.AfterFunc(ctx, func() { lane.Close() })
+			continue
+		case n < silent+gone:
+			lane.Close()
+			continue
+		}
+		defer lane.Close()
+		if _, err := transport.ReadPreamble(lane); err != nil {
+			return err
+		}
+		control := transport.NewControl(lane)
+		if _, err := control.Receive(); err != nil {
+			return err
+		}
+		err = control.Send(&transport.Status{Attempt: restarted, Journal: transport.JournalID{7}, MaxEpoch: restarted.Epoch, Record: handoff.Ready.String()})
+		control.Receive() // until the source hangs up
+		return err
+	}
 }
 
 // stoppedDevice is one that COMMIT has left in STOP_COPY.
