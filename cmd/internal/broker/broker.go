@@ -86,6 +86,10 @@ type Broker struct {
 	waiting map[uint32]chan answer // nil once the process has ended
 }
 
+// closeLimit bounds the wait for the end of the process, which has nothing left to do. A
+// program with the race detector sleeps for a second before it ends.
+const closeLimit = 5 * time.Second
+
 var errEnded = errors.New("the process that reads files again and looks names up has ended")
 
 // Start begins a broker for some files, and for host names if hosts is set, and waits until
@@ -347,7 +351,7 @@ func (b *Broker) Close() {
 	b.conn.Close()
 	select {
 	case <-b.ended:
-	case <-time.After(time.Second):
+	case <-time.After(closeLimit):
 		_ = b.cmd.Process.Kill()
 		<-b.ended
 	}
