@@ -335,8 +335,8 @@ func (e *engine) controlLost(ev controlLost) {
 		f := &transport.Fault{Code: transport.CodeOf(ev.err), Err: ev.err}
 		if f.Code == transport.CodeCorrupt || f.Code == transport.CodeProtocol {
 			e.failed(f) // the source can still be told why
-		} else if e.owner.Phase == handoff.DestReceiving {
-			e.letGo = !e.again // where bytes have come, that does not count
+		} else if e.owner.Phase == handoff.DestReceiving && len(e.dialled()) == 0 && !e.again {
+			e.letGo = true
 		}
 		e.fail(f, handoff.Unreachable{})
 	}

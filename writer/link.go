@@ -79,9 +79,8 @@ func (e *engine) unanswered(ev admitted, m *transport.Hello) bool {
 		m.Attempt == e.owner.Attempt && m.Journal == e.offer.Journal && transport.IsPeer(ev.lane, e.out.Peer)
 }
 
-// taken reports whether the source is known to have heard WELCOME: it has dialled a data lane,
-// or goes on with an attempt that a process before this one has begun. That of an attempt at
-// READY or later, which is taken up without an offer, has as well.
+// taken reports whether the source is known to have heard WELCOME: by its data lanes, or by
+// RESUME.
 func (e *engine) taken() bool { return len(e.dialled()) > 0 || e.offer == nil || e.again }
 
 // mayFollow reports whether a source may wait while the devices are reset, to be served next:
@@ -200,7 +199,7 @@ func (e *engine) watchLink() {
 			limit = min(limit, welcomeLimit)
 		}
 		if waited > limit {
-			e.letGo = !e.again // where bytes have come, that does not count
+			e.letGo = !e.taken()
 			e.fail(&transport.Fault{Code: transport.CodeNetwork,
 				Err: fmt.Errorf("%w, and the source has not come back for %v", transport.ErrLost, limit)}, handoff.Unreachable{})
 		}
