@@ -100,18 +100,18 @@ type engine struct {
 	complete  int // loaders that ended well
 	ends      int // ENDs received
 	estimate  []transport.DeviceEstimate
-	atStop    []uint64         // what was applied when the guest had stopped
-	recent    recent           // these three for how full the stages are
-	asOfStop  progress         // when the guest had stopped
-	asOfReady progress         // when every device had its state, nil before
-	lanes     []*receiver      // by number, nil before they are dialled; in place of a lost one its successor
-	turned    atomic.Int32     // sources being told that another is served
-	told      *refusals        // of this Receive
-	alarms    refusals         // that were raised
-	late      []transport.Lane // opened when the attempt was already over
-	dismissed []transport.Lane // of sources that were sent away, as long as they may be reading why
-	asking    *preflight       // the last one; nil before
-	answering guests           // who is answered from a journal
+	atStop    []uint64                      // what was applied when the guest had stopped
+	recent    recent                        // these three for how full the stages are
+	asOfStop  progress                      // when the guest had stopped
+	asOfReady progress                      // when every device had its state, nil before
+	lanes     []*receiver                   // by number, nil before they are dialled; in place of a lost one its successor
+	turned    atomic.Int32                  // sources being told that another is served
+	told      *refusals                     // of this Receive
+	alarms    map[transport.MigID]time.Time // when each migration last raised one
+	late      []transport.Lane              // opened when the attempt was already over
+	dismissed []transport.Lane              // of sources that were sent away, as long as they may be reading why
+	asking    *preflight                    // the last one; nil before
+	answering guests                        // who is answered from a journal
 
 	events chan any
 	quit   chan struct{} // closed when nobody takes events any more

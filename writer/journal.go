@@ -109,9 +109,17 @@ type alarmed struct{ told report.Event }
 
 func (e *engine) alarm(ev report.Event) { e.post(alarmed{ev}) }
 
-// raise tells of an alarm, but not as often as a source asks.
+// alarmEvery is how often the same migration raises an alarm: not as often as its source asks.
+const alarmEvery = time.Minute
+
+// raise tells of an alarm.
 func (e *engine) raise(ev report.Event) {
-	if _, due := e.alarms.due(handoff.BothText); due {
-		e.tell(ev)
+	if at, ok := e.alarms[ev.Attempt.Mig]; ok && time.Since(at) < alarmEvery {
+		return
 	}
+	if e.alarms == nil {
+		e.alarms = map[transport.MigID]time.Time{}
+	}
+	e.alarms[ev.Attempt.Mig] = time.Now()
+	e.tell(ev)
 }
