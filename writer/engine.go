@@ -32,8 +32,8 @@ const tick = 100 * time.Millisecond
 // the source says that it has. While the source is away the copy stays, and is left as
 // READY (ErrLeft) on the word of Options.Leave.
 //
-// A source that is refused, or that goes or is let go of before a byte of its streams has come,
-// does not end it: that is observed, and the next source is waited for, until ctx ends. Devices
+// A source that is refused, that goes before it opens a data lane, or that is let go of before
+// a byte of its streams has come, does not end it: that is observed, and the next source is waited for, until ctx ends. Devices
 // that were touched have been reset by then.
 //
 // A source whose connection is lost may come back for as long as Options.ReconnectLimit

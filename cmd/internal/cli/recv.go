@@ -21,9 +21,9 @@ const recvLong = `mig-recv takes the state of devices that mig-send sends from a
 starts them here. All of them run here in the end, or none: then those that were
 touched are reset. It serves one migration and exits with its outcome; before
 that it answers any mig-send --dry-run. A source that it refuses is reported, and
-mig-recv waits for the next. So is one that before its first byte goes, says nothing for
-10 s, or refuses the migration by a limit or by the witness.
-One that says that bytes are left, and sends none for --stall-limit, ends the attempt.
+mig-recv waits for the next. So is one that goes before it opens a data lane, that opens
+none for 10 s, or that refuses the migration by a limit or by the witness before its first
+byte. One that says that bytes are left, and sends none for --stall-limit, ends the attempt.
 
 ` + deviceHelp + `
 
