@@ -146,8 +146,8 @@ func (e *engine) controlLost(ev controlLost) {
 }
 
 // greetAgain says HELLO on another lane: the destination has not answered the first, and
-// has not heard it perhaps. If it has, it declines the second (rule R6). noWelcome bounds
-// this.
+// perhaps has not heard it. A destination that has sent WELCOME answers the second with
+// WELCOME. noWelcome bounds this.
 func (e *engine) greetAgain(err error) {
 	e.dropControl()
 	e.link.cause = err

@@ -23,6 +23,7 @@ type Lane interface {
 	// Close abandons the lane in both directions and releases what it holds.
 	// Bytes that the peer has not yet read may be lost. Without CloseWrite before it
 	// the peer reads [ErrLost]: this connection is given up, and may be dialled again.
+	// The peer of a lane within a host ([Local]) reads io.EOF in both cases.
 	Close() error
 }
 
