@@ -323,8 +323,11 @@ type (
 		err    error
 		copy   handoff.Copy
 	}
-	wasReset struct{ err error }
-	warned   struct{ err error } // and things go on
+	wasReset struct {
+		err   error
+		stuck bool // a driver has not let go of a write
+	}
+	warned struct{ err error } // and things go on
 )
 
 // handle sends an event where it belongs.
@@ -352,6 +355,7 @@ func (e *engine) handle(ev any) {
 	case guestStarted:
 		e.guestStarted(ev)
 	case wasReset:
+		e.stuck = e.stuck || ev.stuck
 		e.wasReset(ev.err)
 	case witnessed:
 		e.witnessed(ev)
@@ -676,13 +680,13 @@ func (e *engine) reset() {
 		e.stopWork()
 		done := make(chan error, 1)
 		go func() { done <- e.fleet.reset() }() // of a stuck driver, ends with the write
-		if e.stuck = !e.abandon(); e.stuck {
-			e.post(wasReset{errors.Join(sofar(done), fmt.Errorf("a driver has not let go of a write for %v", joinLimit))})
+		if !e.abandon() {
+			e.post(wasReset{errors.Join(sofar(done), fmt.Errorf("a driver has not let go of a write for %v", joinLimit)), true})
 			return
 		}
 		err := errors.Join(<-done, e.fleet.settle())
 		e.fleet.closeStreams()
-		e.post(wasReset{err})
+		e.post(wasReset{err, false})
 	})
 }
 
