@@ -109,9 +109,9 @@ func (p *preflight) ask(ctx context.Context, limit time.Duration) error {
 }
 
 // unanswered reports whether a conversation has ended before WELCOME, by the end of its lane,
-// or could not begin again after that.
+// under the preamble too, or could not begin again after that.
 func (p *preflight) unanswered(err error) bool {
-	return p.control != nil && !p.welcomed && (errors.Is(err, transport.ErrPeerGone) || errors.Is(err, transport.ErrUnreachable))
+	return !p.welcomed && (errors.Is(err, transport.ErrPeerGone) || p.control != nil && errors.Is(err, transport.ErrUnreachable))
 }
 
 // preflight is the conversation of a source that does not mean it yet.
