@@ -22,6 +22,11 @@ func TestPathNarrows(t *testing.T) {
 			t.Parallel()
 			n := netns.New(t)
 			n.Router.Run(t, "nft", "add table inet quiet; add chain inet quiet out { type filter hook output priority 0; }; add rule inet quiet out meta l4proto { icmp, ipv6-icmp } drop")
+			// This counts connections that are begun with small segments: the usual ones are 1460 bytes long.
+			n.Router.Run(t, "nft", "add counter inet quiet small; add chain inet quiet through { type filter hook forward priority 0; }; add rule inet quiet through tcp flags & (syn|ack) == syn tcp option maxseg size < 1300 counter name small")
+			small := func() bool {
+				return !strings.Contains(n.Router.Run(t, "nft", "list counter inet quiet small"), "packets 0 ")
+			}
 			at := carrier + net.JoinHostPort(n.Destination.IPv4, "7000")
 			recv := n.Destination.Enter(command(t, "mig-recv", "--json", "--listen", at, "--peer", source, "--device", "d=sim:xe"))
 			listen(t, recv)
@@ -49,6 +54,9 @@ func TestPathNarrows(t *testing.T) {
 				case "phase":
 					if ev.Phase == "stop-copy" {
 						time.Sleep(500 * time.Millisecond) // some of it goes as it should
+						if small() {
+							t.Error("a connection is begun with small segments before one was lost")
+						}
 						n.Router.Run(t, "ip", "link", "set", netns.ToDestination, "mtu", "1400")
 					}
 				case "warning":
@@ -61,6 +69,9 @@ func TestPathNarrows(t *testing.T) {
 			told := warned || carrier != ""
 			if err := send.Wait(); err != nil || done.Outcome != "committed" || !told {
 				t.Errorf("mig-send: %v, %+v; it has warned: %v", err, done, warned)
+			}
+			if carrier == "tls://" && !small() {
+				t.Error("no connection that was dialled again has asked for small segments")
 			}
 			if done.Downtime < 3500 || done.Downtime > 8000 {
 				t.Errorf("the guest stood still for %v ms, of which the lanes need 2 s", done.Downtime)
