@@ -62,7 +62,7 @@ func reach(ctx context.Context, limit time.Duration, dial func(context.Context) 
 	var hungUp error
 	for {
 		lane, err := dial(ctx)
-		if errors.Is(err, transport.ErrHungUp) {
+		if errors.Is(err, transport.ErrHungUp) || errors.Is(err, transport.ErrPeerGone) { // under the preamble
 			hungUp = err
 		} else if !errors.Is(err, transport.ErrUnreachable) || !time.Now().Before(last) {
 			if err != nil && ctx.Err() != nil {
