@@ -148,7 +148,8 @@ func TestCopyAskedFor(t *testing.T) {
 	}
 }
 
-// answersLate says nothing on some lanes, closes some more, and answers QUERY on the next.
+// answersLate says nothing on some lanes, closes some more, and answers QUERY on the next that
+// the source has not given up.
 func answersLate(ctx context.Context, l transport.Listener, silent, gone int) error {
 	for n := 0; ; n++ {
 		lane, err := l.Accept(ctx)
@@ -157,23 +158,29 @@ func answersLate(ctx context.Context, l transport.Listener, silent, gone int) er
 			return err
 		case n < silent:
 			context.AfterFunc(ctx, func() { lane.Close() })
-			continue
-		case n < silent+gone:
+		case n < silent+gone || !answersQuery(lane):
 			lane.Close()
-			continue
+		default:
+			lane.Close()
+			return nil
 		}
-		defer lane.Close()
-		if _, err := transport.ReadPreamble(lane); err != nil {
-			return err
-		}
-		control := transport.NewControl(lane)
-		if _, err := control.Receive(); err != nil {
-			return err
-		}
-		err = control.Send(&transport.Status{Attempt: restarted, Journal: transport.JournalID{7}, MaxEpoch: restarted.Epoch, Record: handoff.Ready.String()})
-		control.Receive() // until the source hangs up
-		return err
 	}
+}
+
+// answersQuery reports whether the source has heard what the destination's record is.
+func answersQuery(lane transport.Lane) bool {
+	if _, err := transport.ReadPreamble(lane); err != nil {
+		return false
+	}
+	control := transport.NewControl(lane)
+	if _, err := control.Receive(); err != nil {
+		return false
+	}
+	if control.Send(&transport.Status{Attempt: restarted, Journal: transport.JournalID{7}, MaxEpoch: restarted.Epoch, Record: handoff.Ready.String()}) != nil {
+		return false
+	}
+	control.Receive() // until the source hangs up
+	return true
 }
 
 // stoppedDevice is one that COMMIT has left in STOP_COPY.
