@@ -79,8 +79,8 @@ func (e *engine) unanswered(ev admitted, m *transport.Hello) bool {
 		m.Attempt == e.owner.Attempt && m.Journal == e.offer.Journal && transport.IsPeer(ev.lane, e.out.Peer)
 }
 
-// taken reports whether the source is known to have heard WELCOME: by its data lanes, or by
-// RESUME.
+// taken reports whether the source is known to have heard WELCOME: it has dialled a data lane,
+// or the attempt is one that a process before this one has begun. RESUME alone does not count.
 func (e *engine) taken() bool { return len(e.dialled()) > 0 || e.offer == nil || e.again }
 
 // mayFollow reports whether a source may wait while the devices are reset, to be served next:
