@@ -13,10 +13,10 @@ import (
 
 // What ends an attempt by taking too long.
 var (
-	ErrNoWelcome   = errors.New("no WELCOME came")                           // Options.ConnectLimit
-	ErrMaxDowntime = errors.New("the guest stood still")                     // Options.MaxDowntime
-	ErrNotPaused   = errors.New("nothing has said that the guest is paused") // Options.PauseGuest, MaxDowntime
-	ErrStalled     = errors.New("nothing moved")                             // Options.StallLimit
+	ErrNoWelcome   = errors.New("no WELCOME came")                          // Options.ConnectLimit
+	ErrMaxDowntime = errors.New("the guest stood still")                    // Options.MaxDowntime
+	ErrNotPaused   = errors.New("the pause of the guest was not confirmed") // Options.PauseGuest, MaxDowntime
+	ErrStalled     = errors.New("nothing moved")                            // Options.StallLimit
 )
 
 // OnLimit says what to do with devices whose predicted downtime does not come

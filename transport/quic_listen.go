@@ -97,8 +97,8 @@ func resetKey(private crypto.PrivateKey) (*quic.StatelessResetKey, error) {
 	return (*quic.StatelessResetKey)(key), nil
 }
 
-// limited is quicConfig, but has a connection end sooner that says nothing in a crowded table: before its first
-// message is whole, nobody else can end it.
+// limited is quicConfig. While the table is crowded, a silent connection ends sooner by it:
+// before the first message of a connection is whole, nothing else can end it.
 func (l *quicListener) limited() *quic.Config {
 	usual, crowded := quicConfig(&l.windows, l.idle), quicConfig(&l.windows, l.idle)
 	crowded.HandshakeIdleTimeout = SilentTime

@@ -25,10 +25,6 @@ func (e *engine) occupied() *transport.Fault {
 	return &transport.Fault{Code: code, Err: fmt.Errorf("this destination %s migration %v, attempt %d", what, e.out.Attempt.Mig, e.out.Attempt.Epoch)}
 }
 
-// welcomeLimit is how long a source may be away that has perhaps not heard WELCOME: it says
-// HELLO again as long as it may wait for that, which is 10 s by default with a witness.
-const welcomeLimit = 10 * time.Second
-
 // engaged reports whether there is an attempt that this destination has a part in.
 func (e *engine) engaged() bool { return e.offer != nil || e.owner.Phase != handoff.DestIdle }
 
@@ -109,8 +105,10 @@ func (e *engine) resume(ev admitted, m *transport.Resume) {
 	switch {
 	case !e.engaged() || m.Mig != e.owner.Attempt.Mig:
 		e.answer(ev, m)
-	case !transport.IsPeer(ev.lane, e.out.Peer) || e.journal == nil || m.Peer != e.journal.ID() || e.offer != nil && m.Journal != e.offer.Journal:
-		e.turnAway(ev, &transport.Fault{Code: transport.CodeLimit, Err: errors.New("this attempt is another source's, or was made with another journal")})
+	case !transport.IsPeer(ev.lane, e.out.Peer):
+		e.turnAway(ev, &transport.Fault{Code: transport.CodeAuth, Err: errors.New("this attempt is another source's")})
+	case e.journal == nil || m.Peer != e.journal.ID() || e.offer != nil && m.Journal != e.offer.Journal:
+		e.turnAway(ev, &transport.Fault{Code: transport.CodeBusy, Err: errors.New("this attempt was made with another journal")})
 	case m.Epoch != e.owner.Attempt.Epoch:
 		said := otherAttempt(e.owner, m)
 		e.inform(ev, func() { reply(ev.control, said) })
@@ -195,8 +193,8 @@ func (e *engine) watchLink() {
 	switch e.owner.Phase {
 	case handoff.DestReceiving:
 		limit := e.opts.ReconnectLimit
-		if !e.taken() {
-			limit = min(limit, welcomeLimit)
+		if !e.taken() { // it has perhaps not heard WELCOME, and says HELLO again
+			limit = min(limit, transport.LanesTimeout)
 		}
 		if waited > limit {
 			e.letGo = !e.taken()

@@ -143,7 +143,7 @@ func (j *Journal) open(dir string, o Options) error {
 		return err
 	}
 	j.all, j.id, j.slots = all, all[0].Journal, max(uint64(len(r.text))/recordLen, uint64(len(all)))
-	return syncDir(dir)
+	return safefile.SyncDir(dir)
 }
 
 // again takes over what another process has written. It may have died before the

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/migpipe/migpipe/internal/safefile"
 	"github.com/migpipe/migpipe/transport/handoff"
 )
 
@@ -72,7 +73,7 @@ func Prune(dir string, role Role, keep time.Duration) (gone []string, err error)
 		err = errors.Join(err, failed)
 	}
 	if len(gone) > 0 {
-		err = errors.Join(err, syncDir(dir))
+		err = errors.Join(err, safefile.SyncDir(dir))
 	}
 	return gone, err
 }

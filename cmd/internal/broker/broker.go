@@ -37,7 +37,7 @@ import (
 // Word is the first argument of a program that [Start] has begun: it has to call [Serve].
 const Word = "broker"
 
-// Sizes of messages, each of which is a packet of its own.
+// Sizes of messages. Each message is one packet.
 const (
 	maxQuestion = 1 << 10
 	maxAnswer   = 4 << 10
@@ -46,10 +46,10 @@ const (
 	maxText     = 512
 )
 
-// begun is the number of the answer that nobody has asked for: the broker has begun.
+// begun is the ID of the first answer, which belongs to no question: the broker has begun.
 const begun = 0
 
-// startLimit bounds the wait for it.
+// startLimit bounds the wait for the first answer.
 const startLimit = 10 * time.Second
 
 // openLimit bounds the wait for a file: its file system may hang.
@@ -226,7 +226,7 @@ func (b *Broker) receive() {
 		wait := b.waiting[a.ID]
 		delete(b.waiting, a.ID)
 		b.mu.Unlock()
-		if wait == nil { // nobody waits any more
+		if wait == nil { // the question was given up
 			a.close()
 			continue
 		}

@@ -104,7 +104,7 @@ func TestReplacedByRename(t *testing.T) {
 }
 
 // TestOnlyWhatWasNamed: no other file is opened, and no host is looked up where none is to
-// be. Whoever asks without this package gets no further.
+// be. A question that this package would not send is refused too.
 func TestOnlyWhatWasNamed(t *testing.T) {
 	dir := t.TempDir()
 	path, other := filepath.Join(dir, "key"), filepath.Join(dir, "other")
@@ -144,7 +144,7 @@ func TestLookup(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if _, err := b.Lookup(ctx, "localhost"); !errors.Is(err, context.Canceled) {
-		t.Errorf("when nobody waits: %v", err)
+		t.Errorf("after the question was given up: %v", err)
 	}
 	if _, err := b.Lookup(t.Context(), "localhost"); err != nil {
 		t.Errorf("after an answer that was not waited for: %v", err)
@@ -240,8 +240,8 @@ func TestReadable(t *testing.T) {
 	}
 }
 
-// FuzzQuestion: whatever is asked, what is answered is about a file that was named, or about
-// a host where one may be.
+// FuzzQuestion: the broker opens no file but the named ones, and looks up a host only where it
+// may, for any question.
 func FuzzQuestion(f *testing.F) {
 	for _, text := range []string{`{"id":1}`, `{"id":2,"file":1}`, `{"id":3,"file":-1}`, `{"id":4,"host":"dest.example"}`, `{"id":5,"file":2}`, `[]`} {
 		f.Add([]byte(text), true)

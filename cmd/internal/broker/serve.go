@@ -23,7 +23,7 @@ import (
 // The socket is the first descriptor behind stderr.
 const socket = 3
 
-// lookupLimit bounds a lookup that its asker has given up.
+// lookupLimit bounds a lookup whose question was given up.
 const lookupLimit = 10 * time.Second
 
 // maxAtOnce is how many questions are answered at once; further ones wait.
@@ -60,7 +60,7 @@ func serve(args []string) error {
 	for {
 		n, _, flags, _, err := conn.ReadMsgUnix(buf, nil)
 		if errors.Is(err, io.EOF) {
-			return nil // and whatever is being answered ends too
+			return nil // the answers under way end with the process
 		}
 		if err == nil && flags&unix.MSG_TRUNC != 0 {
 			err = errors.New("a question is too long")

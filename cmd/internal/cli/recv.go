@@ -20,10 +20,11 @@ import (
 const recvLong = `mig-recv takes the state of devices that mig-send sends from another host, and
 starts them here. All of them run here in the end, or none: then those that were
 touched are reset. It serves one migration and exits with its outcome; before
-that it answers any mig-send --dry-run. A source that it refuses is reported, and
-mig-recv waits for the next. So is one that goes before it opens a data lane, that opens
-none for 10 s, or that refuses the migration by a limit or by the witness before its first
-byte. One that says that bytes are left, and sends none for --stall-limit, ends the attempt.
+that it answers any mig-send --dry-run. It reports a source that it refuses, and waits
+for the next one. It does the same if a source goes before it opens a data lane, opens
+none for 10 s, or refuses the migration by a limit or by the witness before its first
+byte. A source that says that bytes are left, and sends none for --stall-limit, ends the
+attempt.
 
 ` + deviceHelp + `
 

@@ -131,7 +131,7 @@ func (d *Dir) once(final, text string) (string, error) {
 		}
 	}
 	if err == nil {
-		err = syncDir(d.path)
+		err = safefile.SyncDir(d.path)
 	}
 	return got, err
 }
@@ -185,12 +185,4 @@ func read(path string) (string, error) {
 		return "", fmt.Errorf("%s is no line of at most %d bytes", path, maxFile)
 	}
 	return text, nil
-}
-
-func syncDir(path string) error {
-	d, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }
