@@ -64,7 +64,13 @@ func (d *Device) may(to vfio.State) error {
 	if d.state != vfio.Resuming {
 		return nil
 	}
-	return d.sess.load.stop()
+	if err := d.sess.load.stop(); err != nil || !d.opts.Strict {
+		return err
+	}
+	if err := d.sess.load.verify(); err != nil {
+		return rejected(syscall.EINVAL, err)
+	}
+	return nil
 }
 
 // work is how long the arc takes.

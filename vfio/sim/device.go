@@ -124,8 +124,8 @@ func (d *Device) Features() vfio.Features { return d.p.features }
 func (d *Device) Describe() vfio.Info { return vfio.Info{Driver: d.p.name, Format: "sim"} }
 
 // Verify implements [Verifier]. Many drivers load a truncated state without a
-// word (mlx5, virtio, QAT, pds, xe), so a device may well be RUNNING while
-// Verify fails.
+// word (mlx5, virtio, QAT, pds, xe), so a device that is not [Options.Strict] may well
+// be RUNNING while Verify fails.
 func (d *Device) Verify() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()

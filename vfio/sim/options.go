@@ -34,6 +34,11 @@ type Options struct {
 	// may have the device open, which is not checked.
 	Keep string
 
+	// Strict has the arc from RESUMING to STOP fail for a state that is not whole, or is not
+	// one of this profile. Half of the drivers that the profiles are shaped after take such
+	// a state, and the device runs with it.
+	Strict bool
+
 	// What a device takes beside moving bytes, 0 = no time.
 	Alloc time.Duration // for allocations at the destination, in the Write that completes the initial bytes
 	Stop  time.Duration // for the arc into STOP_COPY

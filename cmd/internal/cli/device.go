@@ -199,7 +199,7 @@ func (d device) open(r role) (vfio.Device, error) {
 	case "vfio":
 		return vfio.Open(d.rest)
 	case "sim":
-		return sim.OpenURL(d.rest)
+		return openSim(d.rest, r)
 	case "file":
 		return openFile(d.rest, r)
 	default:
@@ -209,6 +209,17 @@ func (d device) open(r role) (vfio.Device, error) {
 		}
 		return openFD(n, d.String(), r)
 	}
+}
+
+// openSim opens a simulated device. At the destination it refuses a damaged state before
+// COMMIT: as long as the source can take its devices back.
+func openSim(rest string, r role) (vfio.Device, error) {
+	profile, o, err := sim.Parse(rest)
+	if err != nil {
+		return nil, err
+	}
+	o.Strict = r == sink
+	return sim.Open(profile, o)
 }
 
 func openFile(rest string, r role) (vfio.Device, error) {

@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"errors"
+	"fmt"
 
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
@@ -46,9 +47,87 @@ the devices of this side:
                it is used again; the status is that of the cause
 A program that a signal killed has told no outcome: take it for in doubt.`
 
-// exitCode turns how a migration ended into the program's exit status. It is
-// the only place that does. NeedsReset has no status of its own: beside 1 to 10
-// nobody may go by the status alone.
+// reason is a row of the table of reasons: what an attempt that a code has ended exits with,
+// and the next step, each for a cause at this side and for one that the peer has reported.
+type reason struct {
+	here, there         int // exit codes
+	hintHere, hintThere func(scene) string
+}
+
+// reasons has a row for each transport.Code. With unknownReason, and with the outcomes that
+// exitCode names, it is the one place where a code becomes an exit code and a hint.
+var reasons = map[transport.Code]reason{
+	transport.CodeInternal:     {exitInternal, exitPeer, says("this is a defect of this software: report it, with the lines above"), lookThere},
+	transport.CodeVersion:      both(exitIncompatible, says("install the same release on both hosts")),
+	transport.CodeDevices:      both(exitIncompatible, says("give the same names to --device on both sides")),
+	transport.CodeIncompatible: both(exitIncompatible, says("pair each device with one of the same model, driver and firmware generation")),
+	transport.CodeBusy:         {exitLocal, exitPeer, says("end what uses it, and try again"), lookThere},
+	transport.CodeLimit:        {exitLocal, exitPeer, limitOf, limitOf},
+	transport.CodeCorrupt:      both(exitIntegrity, says(damagedHint)),
+	transport.CodeIncomplete:   both(exitIntegrity, says(damagedHint)),
+	transport.CodeDevice:       {exitLocal, exitPeer, says(driverHint), lookThere},
+	transport.CodeValidation:   {exitLocal, exitPeer, says("pair the device with one of the same model, driver and firmware generation; " + driverHint), lookThere},
+	transport.CodeStart:        {exitLocal, exitPeer, says(driverHint), lookThere},
+	transport.CodeCancelled:    both(exitCancelled, says("")), // by the reader of the hint
+	transport.CodeTimeout:      {exitTimeout, exitTimeout, says("see the limits of time in --help, of which the error names one"), lookThere},
+	transport.CodeProtocol:     both(exitPeer, says("install the same release on both hosts; if it is the same, report the lines above")),
+	transport.CodeNetwork:      both(exitNetwork, connectionLost),
+	transport.CodeAuth:         both(exitAuth, strangers),
+	transport.CodeHeld:         {exitLocal, exitPeer, says(heldHint), says(heldHint)},
+}
+
+// unknownReason is the row of a code that a newer peer may send, and of no code.
+var unknownReason = reasons[transport.CodeInternal]
+
+const (
+	damagedHint = "try again; if it happens again, check the memory of both hosts"
+	driverHint  = "if it is a VFIO device, its driver gives the reason in the kernel's log: see `dmesg`"
+	heldHint    = "go on with that migration: mig-send --continue, with its --state-dir; or give its copy up there: mig-recv resolve ID --give-up; a mig-recv --ready-lease TIME gives such a copy up by itself"
+)
+
+// both is a row for a code that means the same, whichever side has reported it.
+func both(exit int, hint func(scene) string) reason { return reason{exit, exit, hint, hint} }
+
+func says(hint string) func(scene) string { return func(scene) string { return hint } }
+
+func lookThere(s scene) string {
+	return "the cause is at the other side: see what " + s.otherProgram() + " said there"
+}
+
+func limitOf(s scene) string {
+	switch {
+	case s.moved: // a stream was too long
+		return "raise --max-state at mig-recv, if the device is known to be that large"
+	case s.sending: // the destination is busy
+		return "wait for the migration that it serves, or run another mig-recv on another port"
+	}
+	return lookThere(s)
+}
+
+func connectionLost(s scene) string {
+	if !s.sending && !s.moved { // a source that goes so early is followed by the next one
+		return "see that the address of --listen is one of this host, and free"
+	}
+	return fmt.Sprintf("see whether %s still runs on the other host, and whether the network between is up; then begin again on both sides", s.otherProgram())
+}
+
+func strangers(s scene) string {
+	if s.certified {
+		return "compare the ca-cert.pem of both hosts, and the names in the other's certificate with --peer-name"
+	}
+	return fmt.Sprintf("each side names the other with --peer: compare with what `%s id` prints there", s.otherProgram())
+}
+
+// reasonOf is the row of a code.
+func reasonOf(code transport.Code) reason {
+	if r, ok := reasons[code]; ok {
+		return r
+	}
+	return unknownReason
+}
+
+// exitCode turns how a migration ended into the program's exit status. NeedsReset has no
+// status of its own: beside 1 to 10 nobody may go by the status alone.
 func exitCode(o handoff.Outcome, code transport.Code, remote bool) int {
 	switch {
 	case o == handoff.Committed:
@@ -57,38 +136,18 @@ func exitCode(o handoff.Outcome, code transport.Code, remote bool) int {
 		return exitInDoubt
 	case o == handoff.NeedsReset && code == 0: // no cause but the device itself
 		return exitLocal
+	case remote:
+		return reasonOf(code).there
 	}
-	switch code {
-	case transport.CodeVersion, transport.CodeDevices, transport.CodeIncompatible:
-		return exitIncompatible
-	case transport.CodeCorrupt, transport.CodeIncomplete:
-		return exitIntegrity
-	case transport.CodeCancelled:
-		return exitCancelled
-	case transport.CodeTimeout:
-		return exitTimeout
-	case transport.CodeNetwork:
-		return exitNetwork
-	case transport.CodeAuth:
-		return exitAuth
-	case transport.CodeProtocol:
-		return exitPeer
-	}
-	return exitOfSide(code, remote)
+	return reasonOf(code).here
 }
 
-// exitOfSide is for reasons that mean one thing here and another over there.
-func exitOfSide(code transport.Code, remote bool) int {
-	switch code {
-	case transport.CodeBusy, transport.CodeLimit, transport.CodeDevice, transport.CodeValidation, transport.CodeStart, transport.CodeHeld:
-		if !remote {
-			return exitLocal
-		}
-	}
+// ofCode is the hint for a cause of which nothing but the code is known.
+func (s scene) ofCode(code transport.Code, remote bool) string {
 	if remote {
-		return exitPeer
+		return reasonOf(code).hintThere(s)
 	}
-	return exitInternal
+	return reasonOf(code).hintHere(s)
 }
 
 // codeOf finds the reason in any error that the engines and carriers give.

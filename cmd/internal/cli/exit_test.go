@@ -4,10 +4,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"regexp"
+	"strings"
 	"testing"
 
+	"github.com/spf13/pflag"
+
+	"github.com/migpipe/migpipe/reader"
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
+	"github.com/migpipe/migpipe/transport/report"
 )
 
 func TestExitCodeOfReasons(t *testing.T) {
@@ -90,11 +96,135 @@ func TestVerdictExit(t *testing.T) {
 			return v
 		}(), exitInDoubt},
 		{"committed", committed(), exitCommitted},
-		{"damaged", func() verdict { v := committed(); v.damage = errors.New("other state"); return v }(), exitIntegrity},
 	}
 	for _, tt := range tests {
 		if got := tt.v.exit(); got != tt.want {
 			t.Errorf("%s: exit %d, want %d", tt.name, got, tt.want)
+		}
+	}
+}
+
+// scenes are all that a hint depends on besides outcome and cause.
+func scenes() (all []scene) {
+	for bits := range 1 << 7 {
+		on := func(i int) bool { return bits>>i&1 == 1 }
+		s := scene{sending: on(0), certified: on(1), moved: on(2), letGo: on(3), kept: []string{"gpu0"}, self: transport.ID{7}, address: "192.0.2.7:7000"}
+		if on(4) {
+			s.again = "0123"
+		}
+		if on(5) {
+			s.address = unixPrefix + "sock"
+		}
+		if on(6) {
+			s.there = &copyThere{CopyThere: report.CopyThere{Ready: true, Rescue: on(3)}}
+		}
+		all = append(all, s)
+	}
+	return all
+}
+
+// causes are errors of every kind that has a hint of its own, and of every code.
+func causes() (all []error) {
+	for code := range transport.Code(30) {
+		for _, remote := range []bool{false, true} {
+			all = append(all, &transport.Fault{Code: code, Remote: remote, Device: "gpu0", Err: errors.New("x")})
+		}
+	}
+	for _, h := range causeHints {
+		all = append(all, h.cause, deviceFault("gpu0", h.cause))
+	}
+	for _, limit := range []reader.Limit{reader.LimitDowntime, reader.LimitFixed, reader.LimitPath, reader.LimitPrecopy, reader.LimitReinit, reader.LimitRounds, reader.LimitTimeout} {
+		all = append(all, &reader.LimitError{Limit: limit}, &reader.LimitError{Limit: limit, Ready: true})
+	}
+	return append(all, errors.New("x"), mistakef("mend it", "x"), transport.ErrUnreachable, transport.ErrRefusedByPeer, transport.ErrNoAddress,
+		transport.ErrNoResolver, transport.ErrHungUp, &transport.WrongPeerError{Want: []transport.ID{{5}}, Got: transport.ID{6}})
+}
+
+// falseClaims are what a hint must not say beside an outcome: it would contradict it.
+var falseClaims = map[handoff.Outcome][]string{
+	handoff.InDoubt:    {"try again", "begin again", "run on"},
+	handoff.NeedsReset: {"try again", "begin again", "run on"},
+}
+
+// needed are what some hint has to say.
+var needed = map[handoff.Outcome]string{handoff.NeedsReset: "reset the device"}
+
+// TestEveryEnding walks all combinations of side, outcome and cause: the exit code is that
+// of the outcome, and no hint contradicts it.
+func TestEveryEnding(t *testing.T) {
+	flags := knownFlags()
+	for _, o := range []handoff.Outcome{handoff.Rolledback, handoff.InDoubt, handoff.NeedsReset} {
+		for _, s := range scenes() {
+			for _, err := range causes() {
+				v := verdict{scene: s, report: report.Report{Outcome: o}, err: err}
+				hints := v.hints(o, err)
+				place := fmt.Sprintf("%v, %+v, %v", o, s, err)
+				if exit := v.exit(); exit == exitCommitted || (exit == exitInDoubt) != (o == handoff.InDoubt) || exit > exitInDoubt {
+					t.Fatalf("%s: exit %d", place, exit)
+				}
+				if code, _ := codeOf(err); len(hints) == 0 && code != transport.CodeCancelled {
+					t.Fatalf("%s: no hint", place)
+				}
+				checkHints(t, place, strings.Join(hints, "\n"), o, flags)
+			}
+		}
+	}
+}
+
+func checkHints(t *testing.T, place, text string, o handoff.Outcome, flags map[string]bool) {
+	t.Helper()
+	for _, claim := range falseClaims[o] {
+		if strings.Contains(text, claim) {
+			t.Fatalf("%s: the hint says %q: %s", place, claim, text)
+		}
+	}
+	if !strings.Contains(text, needed[o]) {
+		t.Fatalf("%s: no hint says %q: %s", place, needed[o], text)
+	}
+	for _, flag := range flagName.FindAllString(text, -1) {
+		if !flags[flag] {
+			t.Fatalf("%s: no program has the flag %s: %s", place, flag, text)
+		}
+	}
+}
+
+var flagName = regexp.MustCompile(`--[a-z0-9-]+`)
+
+// knownFlags are those of both programs and of their commands.
+func knownFlags() map[string]bool {
+	known := map[string]bool{"--help": true}
+	add := func(f *pflag.Flag) { known["--"+f.Name] = true }
+	for _, p := range []*program{newSend(), newRecv()} {
+		for _, c := range append(p.root.Commands(), p.root) {
+			c.Flags().VisitAll(add)
+			c.PersistentFlags().VisitAll(add)
+		}
+	}
+	return known
+}
+
+// TestEveryCodeHasARow: a code that is new needs one.
+func TestEveryCodeHasARow(t *testing.T) {
+	for code := transport.Code(1); !strings.HasPrefix(code.String(), "code-"); code++ {
+		if _, ok := reasons[code]; !ok {
+			t.Errorf("%v has no row", code)
+		}
+	}
+	if len(reasons) < 17 {
+		t.Errorf("%d rows", len(reasons))
+	}
+}
+
+// TestCommittedExits0 whatever else is said.
+func TestCommittedExits0(t *testing.T) {
+	for _, err := range causes() {
+		if _, usage := errors.AsType[*mistake](err); usage {
+			continue
+		}
+		v := committed()
+		v.err = err
+		if got := v.exit(); got != exitCommitted {
+			t.Errorf("committed with %v: exit %d", err, got)
 		}
 	}
 }

@@ -92,13 +92,6 @@ func interrupted() verdict {
 	return v
 }
 
-func damaged() verdict {
-	v := committed()
-	v.verified["nic0"] = false
-	v.damage = &transport.Fault{Code: transport.CodeCorrupt, Device: "nic0", Err: errors.New("sim:mlx5: verify: another state")}
-	return v
-}
-
 func inDoubt() verdict {
 	v := interrupted()
 	v.report.Outcome = handoff.InDoubt
@@ -171,7 +164,6 @@ var verdicts = map[string]func() verdict{
 	"committed":   committed,
 	"foretold":    foretold,
 	"interrupted": interrupted,
-	"damaged":     damaged,
 	"in-doubt":    inDoubt,
 	"needs-reset": needsReset,
 	"stuck":       stuck,

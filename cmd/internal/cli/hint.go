@@ -66,14 +66,12 @@ func (s scene) hints(o handoff.Outcome, err error) []string {
 	switch {
 	case o == handoff.InDoubt && wrong:
 		return append(s.inDoubt(err), optional(m.hint)...)
+	case o == handoff.InDoubt:
+		return s.inDoubt(err)
+	case o == handoff.NeedsReset:
+		return append([]string{"stop the guest, and reset the device or restart its VM before it is used again"}, s.ofCopy()...)
 	case wrong:
 		return optional(m.hint)
-	}
-	switch o {
-	case handoff.InDoubt:
-		return s.inDoubt(err)
-	case handoff.NeedsReset:
-		return append([]string{"stop the guest, and reset the device or restart its VM before it is used again"}, s.ofCopy()...)
 	}
 	if h := s.ofError(err); h != nil {
 		return append(h, s.ofCopy()...)
@@ -345,34 +343,4 @@ func (s scene) unreachable(err error) string {
 		autoPrefix: "UDP or TCP through",
 	}[s.prefix]
 	return fmt.Sprintf("is mig-recv listening at %s%s, and does every firewall between let %s?", s.prefix, s.address, through)
-}
-
-// ofCode is for causes that only the peer, or only a reason, tells.
-func (s scene) ofCode(code transport.Code, remote bool) string {
-	switch code {
-	case transport.CodeAuth:
-		if s.certified {
-			return "compare the ca-cert.pem of both hosts, and the names in the other's certificate with --peer-name"
-		}
-		return fmt.Sprintf("each side names the other with --peer: compare with what `%s id` prints there", s.otherProgram())
-	case transport.CodeVersion:
-		return "install the same release on both hosts"
-	case transport.CodeDevices:
-		return "give the same names to --device on both sides"
-	case transport.CodeIncompatible:
-		return "pair each device with one of the same model, driver and firmware generation"
-	case transport.CodeCorrupt:
-		return "the source's devices run on: try again, and check the memory of both hosts if it happens again"
-	case transport.CodeHeld:
-		return "go on with that migration: mig-send --continue, with its --state-dir; or give its copy up there: mig-recv resolve ID --give-up; a mig-recv --ready-lease TIME gives such a copy up by itself"
-	case transport.CodeLimit:
-		if !s.moved { // no stream was too long: the destination is busy
-			return "wait for the migration that it serves, or run another mig-recv on another port"
-		}
-		return "raise --max-state at mig-recv, if the device is known to be that large"
-	}
-	if remote && code != transport.CodeCancelled {
-		return "the cause is at the other side: see what " + s.otherProgram() + " said there"
-	}
-	return ""
 }

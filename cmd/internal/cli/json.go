@@ -378,16 +378,15 @@ func (v verdict) jsonDevice(d report.Device) jsonDevice {
 
 // jsonError is the cause with its place, nil where there is none.
 func (v verdict) jsonError() *jsonError {
-	cause := v.cause()
-	if cause == nil {
+	if v.err == nil {
 		return nil
 	}
-	code, remote := codeOf(cause)
-	e := &jsonError{Code: code.String(), Side: v.side(remote), Text: errorText(cause), Hints: v.hints(v.report.Outcome, cause)}
-	if _, ok := errors.AsType[*mistake](cause); ok {
+	code, remote := codeOf(v.err)
+	e := &jsonError{Code: code.String(), Side: v.side(remote), Text: errorText(v.err), Hints: v.hints(v.report.Outcome, v.err)}
+	if _, ok := errors.AsType[*mistake](v.err); ok {
 		e.Code = "usage"
 	}
-	if f, ok := errors.AsType[*transport.Fault](cause); ok {
+	if f, ok := errors.AsType[*transport.Fault](v.err); ok {
 		e.Device, e.Offset = f.Device, f.Offset
 	}
 	return e

@@ -99,7 +99,6 @@ func (v verdict) facts() [][2]string {
 		add("rate", humanRate(float64(v.bytes())/r.Total.Seconds())+lanes(r.Lanes)+carrier(r.Lanes, r.Carrier))
 	}
 	add("verified", v.verifiedNames(true))
-	add("DAMAGED", v.verifiedNames(false))
 	for _, warning := range r.Warnings {
 		add("warning", oneLine(warning))
 	}

@@ -98,7 +98,7 @@ func (s *show) carrying(all []reader.Candidate) {
 
 // hold tells that the process stays, and why.
 func (s *show) hold(v verdict) {
-	s.stay("in doubt: "+errorText(v.cause()), v.scene)
+	s.stay("in doubt: "+errorText(v.err), v.scene)
 }
 
 // stay tells what the process stays for.
@@ -194,8 +194,8 @@ func (s *show) end(v verdict) int {
 	s.mu.Unlock()
 	<-s.done
 	s.view.end(v)
-	if cause := v.cause(); cause != nil {
-		complain(os.Stderr, s.program, errorText(cause), v.hints(v.report.Outcome, cause))
+	if v.err != nil {
+		complain(os.Stderr, s.program, errorText(v.err), v.hints(v.report.Outcome, v.err))
 	}
 	return v.exit()
 }

@@ -6,7 +6,6 @@ import (
 	"io"
 	"time"
 
-	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
 	"github.com/migpipe/migpipe/transport/report"
 	"github.com/migpipe/migpipe/vfio/sim"
@@ -21,22 +20,10 @@ type verdict struct {
 	started   bool              // the engine ran
 	err       error
 	verified  map[string]bool // devices that can tell whether they hold the source's state
-	damage    error           // why one of them does not
-}
-
-// cause is why the exit code is not 0, nil where it is.
-func (v verdict) cause() error {
-	if v.err != nil {
-		return v.err
-	}
-	return v.damage
 }
 
 // exit is the exit code of the run.
 func (v verdict) exit() int {
-	if v.damage != nil {
-		return exitIntegrity
-	}
 	if v.preflight != nil && v.err == nil {
 		return exitCommitted // it would be
 	}
@@ -65,8 +52,8 @@ func (v *verdict) verify(devices []opened) {
 		}
 		err := s.Verify()
 		v.verified[d.name] = err == nil
-		if err != nil && v.damage == nil {
-			v.damage = &transport.Fault{Code: transport.CodeCorrupt, Device: d.name, Err: err}
+		if err != nil { // which it has not found before COMMIT: see openSim
+			v.report.Warnings = append(v.report.Warnings, fmt.Sprintf("device %s runs with a damaged state: %s", d.name, plainText(err)))
 		}
 	}
 }
