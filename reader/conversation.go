@@ -166,7 +166,7 @@ func (e *engine) welcome(m *transport.Welcome) {
 	}
 	e.meter.trip(time.Now(), time.Since(e.clock.hello)-time.Duration(max(m.HeldNS, 0)))
 	e.startHint = time.Duration(min(max(m.EnterNS, 0), int64(time.Minute)))
-	e.steps = e.opts.foresee(m)
+	e.steps = e.opts.foresee(m, e.sources)
 	if f := e.opts.checkWitness(m); f != nil {
 		e.failed(f)
 		return
@@ -354,7 +354,7 @@ func (e *engine) onTick() {
 	if e.moving() {
 		e.estimate()
 	}
-	e.tell(report.Event{Kind: report.Progress, Devices: e.snapshots(), Way: report.Way{Goodput: finite(e.meter.goodput()), RTT: e.meter.rtt},
+	e.tell(report.Event{Kind: report.Progress, Devices: e.snapshots(), Way: e.way(),
 		Fill: e.recent.look(e.progressed(), e.queue.fill.chunks), Waiting: e.plan.waiting(time.Since(e.clock.start))})
 }
 

@@ -17,6 +17,10 @@ func (p *plan) expected(now time.Duration) report.Span {
 // forecast is what such a stop would come to.
 func (p *plan) forecast(now time.Duration) (next report.Forecast) {
 	known := p.figures(func(d *planDevice) uint64 { return d.left(now) })
+	for i := range known { // what was never measured is not known, though something can be said of it
+		known[i].stop.Known = known[i].stop.Known && !p.path.steps.stop.Unknown
+		known[i].start.Known = known[i].start.Known && !p.path.steps.start.Unknown
+	}
 	next.Prediction = predict(known, p.path)
 	for _, f := range known {
 		next.Devices = append(next.Devices, report.DeviceForecast{Bytes: f.moving().bytes, Prediction: p.path.alone(f)})
@@ -201,7 +205,7 @@ func (p *plan) waiting(now time.Duration) *report.Waiting {
 		return nil
 	}
 	if next := p.expected(now); next.Took > p.limit() {
-		return &report.Waiting{Limit: p.limits.downtime, Downtime: next}
+		return &report.Waiting{Limit: p.limits.downtime, Downtime: p.forecast(now).Downtime}
 	}
 	return nil
 }

@@ -23,8 +23,8 @@ func (e *engine) overdue() {
 		return
 	}
 	e.late = true
-	e.tell(report.Event{Kind: report.Warning, Text: fmt.Sprintf("the downtime is expected to be over the limit of %v, %v or more: %s has taken %v so far, %v was predicted",
-		limit, round(expected), stage, round(took), round(predicted))})
+	e.tell(report.Event{Kind: report.Warning, Text: fmt.Sprintf("the downtime is expected to be about %v, over the limit of %v: %s has taken %v so far, %v was predicted",
+		round(expected), limit, stage, round(took), round(predicted))})
 }
 
 // stage is the part of the stop that is under way, what it has taken, what it was

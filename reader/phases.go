@@ -62,6 +62,7 @@ func (e *engine) entered(ev entered) {
 // stopped lets the drains take the end of the stream for what it is.
 func (e *engine) stopped() {
 	e.clock.stopped = time.Now()
+	e.note(stopStep(e.sources), e.clock.stopped.Sub(e.clock.paused)-e.steps.pause.Took)
 	failpoint.Reach("source", "did", "stop")
 	e.clock.moved = e.clock.stopped
 	for _, d := range e.drains {
@@ -230,7 +231,8 @@ func (e *engine) measure() {
 	known := func(d time.Duration) report.Span { return report.Span{Took: d, Known: true} }
 	e.peak = max(e.peak, e.meter.goodput())
 	ev.path = path{chunk: uint64(e.opts.ChunkSize), rate: e.meter.goodput(), full: e.meter.filled(), rtt: report.Span{Took: e.meter.rtt, Known: e.meter.rtt > 0}, steps: e.steps}
-	ev.stop, ev.start = known(e.setTook), known(e.startHint) // nothing better is known before they are made
+	// Where these were never measured, other transitions have to do: see plan.forecast.
+	ev.stop, ev.start = known(max(e.setTook, e.steps.stop.Took)), known(max(e.startHint, e.steps.start.Took))
 	e.advance(ev)
 	e.bound()
 }

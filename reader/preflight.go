@@ -72,7 +72,7 @@ func mayBegin(sources []Source, opts *Options) (Options, error) {
 // destination that ends the lane before WELCOME has said nothing, and is asked again until
 // ConnectLimit is over.
 func askOver(ctx context.Context, dialer transport.Dialer, sources []Source, o Options) (report.Preflight, error) {
-	p := &preflight{opts: o, dialer: dialer, offer: hello(o, sources)}
+	p := &preflight{opts: o, dialer: dialer, sources: sources, offer: hello(o, sources)}
 	o.Observe(report.Event{Kind: report.Phase, Phase: report.Connect})
 	end := time.Now().Add(o.ConnectLimit)
 	err := p.ask(ctx, o.ConnectLimit)
@@ -81,7 +81,7 @@ func askOver(ctx context.Context, dialer transport.Dialer, sources []Source, o O
 	}
 	switch {
 	case err == nil:
-		p.predict(sources)
+		p.predict()
 		return p.out, nil
 	case p.unanswered(err) && errors.Is(err, transport.ErrPeerGone):
 		err = fmt.Errorf("the destination did not answer, as one does that knows no preflights: %w", err)
@@ -118,6 +118,7 @@ func (p *preflight) unanswered(err error) bool {
 type preflight struct {
 	opts    Options
 	dialer  transport.Dialer
+	sources []Source
 	offer   *transport.Hello
 	control *transport.Control // nil before the first lane
 	lanes   []transport.Lane
@@ -228,7 +229,7 @@ func (p *preflight) welcome() error {
 	p.out.Software = transport.PeerText(m.Software)
 	p.out.Version, p.out.Codecs = m.Version, m.Codecs
 	p.out.ChunkSize, p.out.Lanes = int(m.ChunkSize), int(m.Lanes)
-	p.steps = p.opts.foresee(m)
+	p.steps = p.opts.foresee(m, p.sources)
 	p.opts.Observe(report.Event{Kind: report.Peer, Peer: p.out.Peer, Text: p.out.Software})
 	return nil
 }
@@ -370,17 +371,18 @@ func rateOf(seen []arrival) float64 {
 	return 0
 }
 
-// predict says what follows for the sources. How fast their drivers save and
-// load, stop and start, only a migration shows.
-func (p *preflight) predict(sources []Source) {
+// predict says what follows for the sources. How fast their drivers save and load only a
+// migration shows, and how fast they stop and start only an earlier one.
+func (p *preflight) predict() {
 	var devices []figures
-	for i, s := range sources {
+	for i, s := range p.sources {
 		d := p.device(s, p.offer.Devices[i])
 		p.out.Devices = append(p.out.Devices, d)
 		f := figures{left: amount{d.Size, d.Sized}, precopy: amount{known: true}}
 		if d.PreCopy { // what will be dirty in the end nobody knows yet, and all of it goes once
 			f = figures{precopy: amount{bytes: d.Size}}
 		}
+		f.stop, f.start = p.steps.stop.Span(), p.steps.start.Span()
 		devices = append(devices, f)
 	}
 	over := path{chunk: uint64(p.out.ChunkSize), rate: p.out.Rate, rtt: report.Span{Took: p.out.RTT, Known: true}, steps: p.steps}

@@ -17,22 +17,44 @@ func (e *engine) snapshots() []report.Snapshot {
 	out := make([]report.Snapshot, len(e.sources))
 	for i, s := range e.sources {
 		out[i] = report.Snapshot{
-			Name: s.Name, Phase: phaseNames[e.plan.phase], Bytes: e.drainedBytes(i),
-			Wire: e.wire[i].Load(), Applied: e.applied[i], Window: e.window, Rates: e.meter.rates(i),
+			Name: s.Name, Phase: e.phase(), Bytes: e.drainedBytes(i),
+			Wire: e.wire[i].Load(), Applied: e.applied[i], Window: e.window,
 		}
 		out[i].Remaining, out[i].Known = e.remaining(i)
-		if e.restarted {
-			out[i].Phase = report.Commit
+		if report.Moves(out[i].Phase) {
+			out[i].Rates = e.meter.rates(i)
 		}
 	}
 	return out
+}
+
+// way is how the path is measured, as long as state moves over it.
+func (e *engine) way() report.Way {
+	if !report.Moves(e.phase()) {
+		return report.Way{RTT: e.meter.rtt}
+	}
+	return report.Way{Goodput: finite(e.meter.goodput()), RTT: e.meter.rtt}
+}
+
+// phase is where the migration is: the plan knows it until the destination is ready, or
+// the way back begins.
+func (e *engine) phase() string {
+	switch {
+	case !e.clock.running.IsZero():
+		return report.Running
+	case !e.clock.back.IsZero():
+		return report.Rollback
+	case e.restarted || !e.clock.ready.IsZero():
+		return report.Commit
+	}
+	return phaseNames[e.plan.phase]
 }
 
 // phaseNames are the plan's phases as reports call them.
 var phaseNames = [gaveUp + 1]string{
 	connecting: report.Connect, entering: report.PreCopy, precopying: report.PreCopy,
 	pausing: report.Stop, confirming: report.Stop, unpausing: report.Stop, quiescing: report.Stop, freezing: report.Stop, stopping: report.Stop,
-	draining: report.StopCopy, drained: report.Commit, gaveUp: report.Rollback,
+	draining: report.StopCopy, drained: report.StopCopy, gaveUp: report.Rollback,
 }
 
 // remaining estimates what a device has still to give: in PRE_COPY what the
@@ -52,12 +74,17 @@ func (e *engine) remaining(device int) (uint64, bool) {
 	return left, size > 0 && !known.ended
 }
 
-// total is the time from the first byte to RUNNING, or to now.
+// total is the time from the first byte, or from the guest's pause if that came first, to
+// RUNNING, or to now.
 func (e *engine) total() time.Duration {
-	if e.begun.Load() == 0 {
+	began := e.clock.paused
+	if at := e.begun.Load(); at != 0 {
+		began = earlier(e.clock.start.Add(time.Duration(at)), began)
+	}
+	if began.IsZero() {
 		return 0
 	}
-	return e.ending().Sub(e.clock.start) - time.Duration(e.begun.Load())
+	return e.ending().Sub(began)
 }
 
 // downtime is the time from the guest's pause to RUNNING, or to now. Stops that
@@ -117,8 +144,9 @@ func (c *clock) stages() (stages []report.Stage) {
 	return append(stages, report.Stage{Name: report.StageStart, Took: start})
 }
 
+// earlier is the earlier of two times. A time that has not come yet is none.
 func earlier(a, b time.Time) time.Time {
-	if b.Before(a) {
+	if a.IsZero() || b.Before(a) && !b.IsZero() {
 		return b
 	}
 	return a

@@ -11,24 +11,27 @@ import (
 	"github.com/migpipe/migpipe/transport/handoff"
 	"github.com/migpipe/migpipe/transport/handoff/witness"
 	"github.com/migpipe/migpipe/transport/report"
+	"github.com/migpipe/migpipe/vfio"
 )
 
 // ErrNoWitness ends an attempt, before the guest is stopped, whose witness gives no
 // answer to one of the two sides.
 var ErrNoWitness = errors.New("the witness does not answer")
 
-// steps are those parts of a stop that are neither the devices' nor the path's. The
-// zero value has none.
+// steps are those parts of a stop that no rate says the length of. The zero value has none.
 type steps struct {
+	stop    report.Step // of the devices
 	pause   report.Step // of the guest
 	journal report.Step // three records, of both sides
 	decide  report.Step // the owner's word
 	witness report.Step
 	accept  report.Step // the hook on ACCEPT
+	start   report.Step // of the devices
 	guest   report.Step // its start
 }
 
-// unknown names the steps whose time nobody knows.
+// unknown names the steps whose time nobody knows. A prediction has something to say of
+// the stop and the start of devices, although it was never measured: see plan.forecast.
 func (s steps) unknown() (names []string) {
 	for _, one := range []struct {
 		name string
@@ -44,7 +47,8 @@ func (s steps) unknown() (names []string) {
 
 // foresee is what is known of the steps of a stop, by WELCOME and by this side's
 // last run.
-func (o *Options) foresee(m *transport.Welcome) (s steps) {
+func (o *Options) foresee(m *transport.Welcome, sources []Source) (s steps) {
+	s.stop = o.last(stopStep(sources))
 	if o.PauseGuest != nil {
 		s.pause = o.last(handoff.StepPause)
 	}
@@ -53,7 +57,17 @@ func (o *Options) foresee(m *transport.Welcome) (s steps) {
 	}
 	s.journal = report.Step{Took: handoff.WriteTook(o.Journal) + 2*told(m.JournalNS).Took}
 	s.witness, s.accept, s.guest = told(m.WitnessNS), told(m.AcceptNS), told(m.GuestNS)
+	s.start = told(m.StartNS)
 	return s
+}
+
+// stopStep names the stop of these devices.
+func stopStep(sources []Source) string {
+	drivers := make([]string, len(sources))
+	for i, s := range sources {
+		drivers[i] = vfio.Describe(s.Device).Driver
+	}
+	return handoff.StepOf(handoff.StepStop, drivers)
 }
 
 func (o *Options) last(name string) report.Step {

@@ -191,7 +191,7 @@ func (e *engine) prepared(ev prepared) {
 }
 
 func (e *engine) welcome() *transport.Welcome {
-	m := welcome(e.offer, e.terms, e.journal.ID(), &e.opts, e.probe)
+	m := welcome(e.offer, e.terms, e.journal.ID(), &e.opts, e.fleet.sinks, e.probe)
 	m.Splice, m.JournalNS = e.terms.splice, handoff.WriteTook(e.journal).Nanoseconds()
 	m.EnterNS, m.HeldNS = max(1, e.entered.Nanoseconds()), max(1, time.Since(e.heardAt).Nanoseconds())
 	for _, mg := range e.merges {
@@ -348,6 +348,7 @@ func (e *engine) started(ev started) {
 		e.steps.note(handoff.StepAccept, ev.accept)
 	}
 	if ev.err == nil {
+		e.steps.note(startStep(e.fleet.sinks), ev.took)
 		e.devicesRun(ev.took)
 		return
 	}

@@ -22,13 +22,13 @@ type terms struct {
 }
 
 // welcome is the answer to a HELLO that was agreed to, of a migration and of a preflight.
-func welcome(h *transport.Hello, t terms, journal transport.JournalID, o *Options, witness probed) *transport.Welcome {
+func welcome(h *transport.Hello, t terms, journal transport.JournalID, o *Options, sinks []Sink, witness probed) *transport.Welcome {
 	m := &transport.Welcome{
 		Attempt: h.Attempt, Version: t.version, Journal: journal, Software: o.Software, Witness: h.Witness,
 		ChunkSize: uint32(t.chunkSize), Lanes: uint16(t.lanes), Codecs: agreed(h.Codecs),
 	}
 	witness.tell(m)
-	o.foretell(m)
+	o.foretell(m, sinks)
 	return m
 }
 

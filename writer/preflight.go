@@ -121,7 +121,7 @@ func (p *preflight) judge(h *transport.Hello) (terms, error) {
 
 // welcome promises no memory: no chunk is going to come.
 func (p *preflight) welcome(h *transport.Hello, t terms) *transport.Welcome {
-	m := welcome(h, t, p.nobody, &p.opts, p.opts.probe(p.ctx))
+	m := welcome(h, t, p.nobody, &p.opts, p.fleet.sinks, p.opts.probe(p.ctx))
 	m.Windows = make([]transport.Window, len(h.Devices))
 	return m
 }

@@ -28,6 +28,14 @@ func (e *engine) snapshots() []report.Snapshot {
 }
 
 func (e *engine) phase() string {
+	switch e.owner.Phase {
+	case handoff.DestReady, handoff.DestStarting:
+		return report.Commit
+	case handoff.DestRunning:
+		return report.Running
+	case handoff.DestResetting:
+		return report.Rollback
+	}
 	if e.clock.stopped.IsZero() {
 		return report.PreCopy
 	}
@@ -35,10 +43,12 @@ func (e *engine) phase() string {
 }
 
 // figures takes the times from FIN, so that both sides show the same, and from
-// this side's own clock where the source has sent none.
+// this side's own clock where the source has sent none. A downtime is part of the total,
+// whatever a source says.
 func (c *clock) figures(r *report.Report) {
 	if c.fin != nil {
-		r.Total, r.Downtime = time.Duration(c.fin.TotalNS), time.Duration(c.fin.DowntimeNS)
+		r.Downtime = time.Duration(c.fin.DowntimeNS)
+		r.Total = max(time.Duration(c.fin.TotalNS), r.Downtime)
 		for _, s := range c.fin.Stages {
 			r.Stages = append(r.Stages, report.Stage{Name: transport.PeerText(s.Name), Took: time.Duration(s.NS)})
 		}
@@ -48,12 +58,13 @@ func (c *clock) figures(r *report.Report) {
 	if end.IsZero() {
 		end = time.Now()
 	}
-	if !c.begun.IsZero() {
-		r.Total = end.Sub(c.begun)
-	}
 	if !c.stopped.IsZero() {
 		r.Downtime = end.Sub(c.stopped)
 	}
+	if !c.begun.IsZero() {
+		r.Total = end.Sub(c.begun)
+	}
+	r.Total = max(r.Total, r.Downtime)
 }
 
 func (e *engine) finishReport() {

@@ -8,6 +8,7 @@ import (
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
 	"github.com/migpipe/migpipe/transport/handoff/witness"
+	"github.com/migpipe/migpipe/vfio"
 )
 
 // steps are what this side does between COMMIT and RUNNING besides the start of the
@@ -51,13 +52,23 @@ func (p probed) tell(m *transport.Welcome) {
 }
 
 // foretell has WELCOME say how long the steps took that cannot be tried.
-func (o *Options) foretell(m *transport.Welcome) {
+func (o *Options) foretell(m *transport.Welcome, sinks []Sink) {
+	m.StartNS = o.last(startStep(sinks))
 	if o.OnAccept != nil {
 		m.AcceptNS = o.last(handoff.StepAccept)
 	}
 	if o.StartGuest != nil {
 		m.GuestNS = o.last(handoff.StepGuest)
 	}
+}
+
+// startStep names the start of these devices.
+func startStep(sinks []Sink) string {
+	drivers := make([]string, len(sinks))
+	for i, s := range sinks {
+		drivers[i] = vfio.Describe(s.Device).Driver
+	}
+	return handoff.StepOf(handoff.StepStart, drivers)
 }
 
 func (o *Options) last(step string) int64 {

@@ -78,6 +78,7 @@ func TestSteps(t *testing.T) {
 		tried bool   // it is known without an earlier run
 		says  string // of a limit that it is over
 		bound string // where it is not
+		query string // of the devices
 	}{
 		"witness": {tried: true, says: "witness 700ms", bound: report.StageWitness,
 			set: func(p *pair) { p.witnessed(&slowWitness{takes: 700 * time.Millisecond}) }},
@@ -89,6 +90,8 @@ func TestSteps(t *testing.T) {
 			set: func(p *pair) { p.send.PauseGuest = sleeps(500 * time.Millisecond) }},
 		"start of the guest": {says: "start 500ms", bound: report.StageStart,
 			set: func(p *pair) { p.receive.StartGuest = sleeps(500 * time.Millisecond) }},
+		"stop of a device": {says: "stop 500ms", bound: report.StageStop, query: "&stop=500ms"},
+		"start of a device": {says: "start 500ms", bound: report.StageStart, query: "&start=500ms"},
 		"journals": {tried: true, says: "commit 60", bound: report.StageCommit, set: func(p *pair) {
 			p.send.Journal = slowJournal{handoff.NewMemory(), 200 * time.Millisecond}
 			p.receive.Journals = func(transport.MigID, bool) (handoff.Journal, error) {
@@ -101,16 +104,23 @@ func TestSteps(t *testing.T) {
 				times := [2]stepTimes{{}, {}}
 				pair := func(limit time.Duration) *pair {
 					p := newPair(t, paced(50<<20, time.Millisecond))
-					p.add(t, "nic0", nic, nic)
+					p.add(t, "nic0", nic+c.query, nic+c.query)
 					p.send.DowntimeLimit, p.send.StepTimes, p.receive.StepTimes = limit, times[0], times[1]
-					c.set(p)
+					if c.set != nil {
+						c.set(p)
+					}
 					return p
 				}
 				p := pair(2 * time.Second) // the first run, whose steps nobody knows
 				s, r := p.run(t)
 				p.committed(t, s, r)
-				if s.report.Predicted.Downtime.Known != c.tried {
-					t.Errorf("at first %v was predicted", s.report.Predicted.Downtime)
+				for _, stage := range s.report.Predicted.Stages() {
+					if stage.Name == c.bound && stage.Known != c.tried {
+						t.Errorf("at first %+v was predicted", stage)
+					}
+				}
+				if s.report.Predicted.Downtime.Known {
+					t.Errorf("at first %v was predicted: no device has shown how long it stops and starts", s.report.Predicted.Downtime)
 				}
 				p = pair(2 * time.Second)
 				s, r = p.run(t)

@@ -1,6 +1,10 @@
 package handoff
 
-import "time"
+import (
+	"slices"
+	"strings"
+	"time"
+)
 
 // The steps of a switchover that cannot be tried before it. Only an earlier run
 // shows how long they take.
@@ -9,7 +13,16 @@ const (
 	StepDecide = "decide"    // the owner decides whether to commit (source)
 	StepAccept = "on-accept" // the hook on ACCEPT (destination)
 	StepGuest  = "guest"     // the guest is started (destination)
+	StepStop   = "stop"      // the devices are stopped (source), see [StepOf]
+	StepStart  = "start"     // the devices are started (destination), see [StepOf]
 )
+
+// StepOf names a step of devices: those of other drivers take another time.
+func StepOf(step string, drivers []string) string {
+	names := slices.DeleteFunc(slices.Clone(drivers), func(name string) bool { return name == "" })
+	slices.Sort(names)
+	return step + " " + strings.Join(slices.Compact(names), "+")
+}
 
 // StepTimes remembers how long steps took, from one run to the next.
 type StepTimes interface {

@@ -14,7 +14,7 @@ type Report struct {
 	Outcome  handoff.Outcome
 	Attempt  transport.Attempt
 	Peer     transport.ID // zero where the carrier does not know it
-	Total    time.Duration
+	Total    time.Duration // from the first byte of a stream, or from the pause of the guest if that came first, to RUNNING
 	Downtime time.Duration // from the pause of the guest to RUNNING at the destination
 	Stages   []Stage       // the downtime, in order
 	// CalledOff is how long the guest stood still before, in stops that were called
@@ -93,9 +93,13 @@ func (r *Report) NameBottleneck() {
 
 // PredictionError is how much longer the downtime was than predicted, relative to
 // the prediction: 0.1 is a tenth longer. ok is false where there is nothing to
-// compare: nothing was predicted, or not all of it, or the guest did not move.
+// compare: nothing was predicted, or the guest did not move. A prediction of which not all
+// is known is compared only if the downtime was shorter than what is.
 func (r Report) PredictionError() (off float64, ok bool) {
-	if r.Outcome != handoff.Committed || r.Predicted == nil || !r.Predicted.Downtime.Known || r.Predicted.Downtime.Took <= 0 {
+	if r.Outcome != handoff.Committed || r.Predicted == nil || r.Predicted.Downtime.Took <= 0 {
+		return 0, false
+	}
+	if said := r.Predicted.Downtime; !said.Known && r.Downtime >= said.Took {
 		return 0, false
 	}
 	return r.Downtime.Seconds()/r.Predicted.Downtime.Took.Seconds() - 1, true
@@ -150,6 +154,11 @@ const (
 	Rollback = "rollback"
 )
 
+// Moves reports whether state of devices moves in a phase: in the others no rate is current.
+func Moves(phase string) bool {
+	return phase == PreCopy || phase == WarmUp || phase == Stop || phase == StopCopy
+}
+
 // Event is something worth telling while a migration runs.
 type Event struct {
 	Kind     Kind
@@ -190,7 +199,7 @@ type Snapshot struct {
 }
 
 // Rates are how fast one device's bytes move, in bytes per second, each measured
-// by itself; 0 is not known (source only).
+// by itself; 0 is not known, or not current (source only).
 type Rates struct {
 	Save float64 // while the device is read
 	Wire float64 // that are given to the lanes, encoded, lately

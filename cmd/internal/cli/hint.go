@@ -274,19 +274,18 @@ func limitHint(l *reader.LimitError) string {
 }
 
 // lastRunHint says how the times of the last run are removed, if the main stages may have
-// some. A pause of the guest is known by the owner's word, which the same flag asks for.
+// some.
 func lastRunHint(stages []report.PredictedStage) string {
 	var all time.Duration
 	for _, s := range stages {
 		all += s.Took
 	}
-	main, external := map[string]bool{}, false
+	main := map[string]bool{}
 	for _, s := range stages {
 		main[s.Name] = s.Took > 0 && s.Took >= all/10
-		external = external || s.Name == report.StageDecide
 	}
 	var sides []string
-	if main[report.StageDecide] || external && main[report.StageStop] {
+	if main[report.StageDecide] || main[report.StageStop] {
 		sides = append(sides, "here")
 	}
 	if main[report.StageAccept] || main[report.StageStart] {
@@ -295,7 +294,7 @@ func lastRunHint(stages []report.PredictedStage) string {
 	if sides == nil {
 		return ""
 	}
-	return fmt.Sprintf("; on-accept and a VMM's answers count by their last run, whose times are gone when %s is removed from the --state-dir %s", journal.TimesFile, strings.Join(sides, " and "))
+	return fmt.Sprintf("; on-accept, a VMM's answers, and the stop and the start of devices count by their last run, whose times are gone when %s is removed from the --state-dir %s", journal.TimesFile, strings.Join(sides, " and "))
 }
 
 // unixHint is for what is wrong with the path of a socket.

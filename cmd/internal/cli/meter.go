@@ -54,7 +54,7 @@ type status struct {
 // follow finds the end of a device: it is stopped, and nobody estimates a rest
 // any more.
 func (m *meter) follow(d report.Snapshot) {
-	if d.Phase == report.Commit || m.sized && !d.Known {
+	if !report.Moves(d.Phase) && d.Phase != report.Connect || m.sized && !d.Known {
 		m.ended = true
 	}
 	m.sized = d.Known && d.Phase == report.StopCopy
@@ -86,6 +86,9 @@ func (ms meters) read(at time.Time, devices []report.Snapshot) []status {
 		}
 		m.update(at, d.Bytes)
 		m.follow(d)
+		if !report.Moves(d.Phase) {
+			m.rate = 0
+		}
 		list[i] = status{Snapshot: d, rate: m.rate, idle: at.Sub(m.moved), ended: m.ended}
 	}
 	return list

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"io"
+	"math"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -125,7 +126,11 @@ func miss(r report.Report) string {
 	if !ok {
 		return ""
 	}
-	return fmt.Sprintf("; it took %+.0f %%", 100*off)
+	how := "more"
+	if off < 0 {
+		how = "less"
+	}
+	return fmt.Sprintf("; it took %.0f %% %s", math.Abs(100*off), how)
 }
 
 // carrier follows what lanes gives.
