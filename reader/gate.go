@@ -16,7 +16,7 @@ func passGate(o Options) (decided report.Report, err error) {
 	if err == nil {
 		return decided, nil
 	}
-	decided = report.Report{Outcome: handoff.Rolledback, Attempt: o.Attempt}
+	decided = report.Report{Outcome: handoff.Rolledback, Attempt: o.Journal.Last().Attempt, Peer: o.Journal.Last().PeerID}
 	if errors.Is(err, handoff.ErrGone) { // as if this attempt had done it
 		decided.Outcome, decided.Warnings = handoff.Committed, []string{err.Error() + ": nothing was sent"}
 		return decided, nil

@@ -1,6 +1,7 @@
 package reader
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 	"time"
@@ -23,8 +24,16 @@ func (e *engine) overdue() {
 		return
 	}
 	e.late = true
-	e.tell(report.Event{Kind: report.Warning, Text: fmt.Sprintf("the downtime is expected to be about %v, over the limit of %v: %s has taken %v so far, %v was predicted",
-		round(expected), limit, stage, round(took), round(predicted))})
+	e.tell(report.Event{Kind: report.Warning, Text: fmt.Sprintf("the downtime is expected to be about %v, over the limit of %v: %s has taken %v so far, %s was predicted",
+		round(expected), limit, stage, round(took), cmp.Or(timeText(predicted), "and nothing"))})
+}
+
+// timeText is a length of time, "" for none that is known.
+func timeText(d time.Duration) string {
+	if d <= 0 {
+		return ""
+	}
+	return round(d).String()
 }
 
 // stage is the part of the stop that is under way, what it has taken, what it was

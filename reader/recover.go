@@ -89,7 +89,7 @@ func (b *wayBack) resume() handoff.Return {
 
 func (b *wayBack) tell(again []string, err error) {
 	for _, text := range again {
-		b.opts.Observe(report.Event{Kind: report.Warning, Text: text})
+		b.opts.tell(report.Event{Kind: report.Warning, Text: text})
 	}
 	if err != nil {
 		b.keep(b.fleet.fault(fmt.Errorf("take the devices of attempt %d back: %w", b.opts.Journal.Last().Attempt.Epoch, err), func(int) uint64 { return 0 }))
@@ -226,7 +226,7 @@ func insist(ctx context.Context, dialer transport.Dialer, o Options, a transport
 			return nil, fmt.Errorf("no answer for %v: %w", round(time.Since(began)), err)
 		}
 		if !told {
-			o.Observe(report.Event{Kind: report.Warning, Text: fmt.Sprintf("in doubt: the destination is asked for its copy of attempt %d, and asked again until it answers: %v", a.Epoch, err)})
+			o.tell(report.Event{Kind: report.Warning, Text: fmt.Sprintf("in doubt: the destination is asked for its copy of attempt %d, and asked again until it answers: %v", a.Epoch, err)})
 		}
 		if sleep(ctx, lanePause) != nil {
 			return nil, err
@@ -332,7 +332,7 @@ func meets(o *Options, a transport.Attempt, m *transport.Status) *transport.Faul
 			continue
 		}
 		f := &transport.Fault{Code: transport.CodeBusy, Remote: true, Err: fmt.Errorf("%w: the destination's record is %v of attempt %d", ErrBothMayRun, r, m.MaxEpoch)}
-		o.Observe(report.Event{Kind: report.Alarm, Attempt: a, Text: fmt.Sprintf("%v; this side is at attempt %d", f.Err, a.Epoch)})
+		o.tell(report.Event{Kind: report.Alarm, Attempt: a, Text: fmt.Sprintf("%v; this side is at attempt %d", f.Err, a.Epoch)})
 		return f
 	}
 	return nil

@@ -1,6 +1,7 @@
 package reader
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -11,7 +12,13 @@ import (
 	"github.com/migpipe/migpipe/transport/report"
 )
 
-func (e *engine) tell(ev report.Event) { e.opts.Observe(ev) }
+func (e *engine) tell(ev report.Event) { e.opts.tell(ev) }
+
+// tell observes an event of the attempt.
+func (o *Options) tell(ev report.Event) {
+	ev.Attempt = cmp.Or(ev.Attempt, o.Attempt)
+	o.Observe(ev)
+}
 
 func (e *engine) snapshots() []report.Snapshot {
 	out := make([]report.Snapshot, len(e.sources))

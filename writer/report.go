@@ -1,6 +1,7 @@
 package writer
 
 import (
+	"cmp"
 	"errors"
 	"slices"
 	"time"
@@ -10,7 +11,13 @@ import (
 	"github.com/migpipe/migpipe/transport/report"
 )
 
-func (e *engine) tell(ev report.Event) { e.opts.Observe(ev) }
+// tell observes an event of the attempt, once HELLO has named one.
+func (e *engine) tell(ev report.Event) {
+	if ev.Kind != report.Asked {
+		ev.Attempt = cmp.Or(ev.Attempt, e.out.Attempt)
+	}
+	e.opts.Observe(ev)
+}
 
 func (e *engine) snapshots() []report.Snapshot {
 	out := make([]report.Snapshot, len(e.merges))

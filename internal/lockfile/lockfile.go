@@ -133,68 +133,94 @@ func (l *Lock) Release() error {
 
 // Holder is the process that has locked a file or, if that is not known, has it open. It is 0
 // where that cannot be found out.
-func Holder(path string) int {
-	f, err := os.OpenFile(path, unix.O_PATH, 0)
-	if err != nil {
-		return 0
+func Holder(path string) int { return Holders(path)[path] }
+
+// Holders are the holders of several files, by path. One that has none is left out.
+func Holders(paths ...string) map[string]int {
+	found, wanted, locked := map[string]int{}, map[inode]string{}, lockers()
+	for _, path := range paths {
+		var file unix.Stat_t
+		if unix.Stat(path, &file) != nil {
+			continue
+		}
+		if pid := locked[lockID(&file)]; pid > 0 {
+			found[path] = pid
+			continue
+		}
+		wanted[inode{uint64(file.Dev), file.Ino}] = path
 	}
-	defer f.Close()
-	if pid := locker(path); pid != 0 {
-		return pid
+	if len(wanted) == 0 {
+		return found
 	}
-	return opener(f, anywhere)
+	eachOpen(func(pid int, _ string, file *unix.Stat_t) bool {
+		if path, ok := wanted[inode{uint64(file.Dev), file.Ino}]; ok && pid != os.Getpid() {
+			found[path] = pid
+		}
+		return true
+	})
+	return found
 }
 
-// locker looks a file up in the kernel's list of locks (proc_locks(5)). Some file systems, as
-// overlay and btrfs, have other numbers there than in stat(2).
-func locker(path string) int {
-	var file unix.Stat_t
+// inode names a file, whatever its path.
+type inode struct{ dev, ino uint64 }
+
+// lockID is how the kernel's list of locks names a file. Some file systems, as overlay and
+// btrfs, have other numbers there than in stat(2).
+func lockID(file *unix.Stat_t) string {
+	return fmt.Sprintf("%02x:%02x:%d", unix.Major(uint64(file.Dev)), unix.Minor(uint64(file.Dev)), file.Ino)
+}
+
+// lockers are the processes in the kernel's list of locks, by lockID (proc_locks(5)). Those of
+// another PID namespace have no number above 0.
+func lockers() map[string]int {
+	found := map[string]int{}
 	locks, err := os.Open("/proc/locks")
-	if err != nil || unix.Stat(path, &file) != nil {
-		return 0
+	if err != nil {
+		return found
 	}
 	defer locks.Close()
-	id := fmt.Sprintf("%02x:%02x:%d", unix.Major(uint64(file.Dev)), unix.Minor(uint64(file.Dev)), file.Ino)
 	for lines := bufio.NewScanner(locks); lines.Scan(); {
-		if f := strings.Fields(lines.Text()); len(f) > 5 && f[1] == "FLOCK" && f[5] == id {
-			pid, _ := strconv.Atoi(f[4])
-			return max(pid, 0) // others are in another PID namespace
+		if f := strings.Fields(lines.Text()); len(f) > 5 && f[1] == "FLOCK" {
+			found[f[5]], _ = strconv.Atoi(f[4])
 		}
 	}
-	return 0
+	return found
 }
 
-// anywhere stands for no byte at all.
-const anywhere = -1
-
-// opener looks for another process that has a file open, and has locked a byte of it if one is
-// given, among those that this user may look at (proc_pid_fd(5), proc_pid_fdinfo(5)).
-func opener(f *os.File, at int64) int {
-	info, err := f.Stat()
-	if err != nil {
-		return 0
-	}
-	processes, err := filepath.Glob("/proc/[0-9]*/fd")
-	if err != nil {
-		return 0
-	}
+// eachOpen calls do with each open file of the processes that this user may look at, until it
+// returns false (proc_pid_fd(5)). link is the descriptor in /proc.
+func eachOpen(do func(pid int, link string, file *unix.Stat_t) bool) {
+	processes, _ := filepath.Glob("/proc/[0-9]*/fd")
 	for _, dir := range processes {
 		pid, err := strconv.Atoi(strings.Split(dir, "/")[2])
-		if err != nil || pid == os.Getpid() && at == anywhere {
+		if err != nil {
 			continue
 		}
 		open, _ := os.ReadDir(dir) // not ours to look at, or gone
 		for _, fd := range open {
-			if pid == os.Getpid() && fd.Name() == strconv.Itoa(int(f.Fd())) {
-				continue
-			}
-			of, err := os.Stat(filepath.Join(dir, fd.Name()))
-			if err == nil && os.SameFile(info, of) && (at == anywhere || locks(dir+"info/"+fd.Name(), at)) {
-				return pid
+			var file unix.Stat_t
+			link := filepath.Join(dir, fd.Name())
+			if unix.Stat(link, &file) == nil && !do(pid, link, &file) {
+				return
 			}
 		}
 	}
-	return 0
+}
+
+// opener looks for another process that has a byte of a file locked (proc_pid_fdinfo(5)).
+func opener(f *os.File, at int64) (holder int) {
+	var mine unix.Stat_t
+	if unix.Fstat(int(f.Fd()), &mine) != nil {
+		return 0
+	}
+	self := fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), f.Fd())
+	eachOpen(func(pid int, link string, file *unix.Stat_t) bool {
+		if link != self && file.Dev == mine.Dev && file.Ino == mine.Ino && locks(strings.Replace(link, "/fd/", "/fdinfo/", 1), at) {
+			holder = pid
+		}
+		return holder == 0
+	})
+	return holder
 }
 
 // locks reports whether a byte is locked by an open file.

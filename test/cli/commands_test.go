@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
@@ -113,6 +114,9 @@ func cmdFinish(ts *testscript.TestScript, neg bool, args []string) {
 	delete(running(ts), name)
 	if got := p.cmd.ProcessState.ExitCode(); strconv.Itoa(got) != args[1] {
 		ts.Fatalf("%s: exit %d (%v), want %s; %s", name, got, p.cmd.ProcessState, args[1], told(ts, name))
+	}
+	if p.cmd.ProcessState.Exited() {
+		ts.Check(checkEvents(ts.ReadFile(name+".out"), filepath.Base(p.cmd.Path), p.cmd.ProcessState.ExitCode()))
 	}
 }
 

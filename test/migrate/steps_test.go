@@ -90,7 +90,7 @@ func TestSteps(t *testing.T) {
 			set: func(p *pair) { p.send.PauseGuest = sleeps(500 * time.Millisecond) }},
 		"start of the guest": {says: "start 500ms", bound: report.StageStart,
 			set: func(p *pair) { p.receive.StartGuest = sleeps(500 * time.Millisecond) }},
-		"stop of a device": {says: "stop 500ms", bound: report.StageStop, query: "&stop=500ms"},
+		"stop of a device":  {says: "stop 500ms", bound: report.StageStop, query: "&stop=500ms"},
 		"start of a device": {says: "start 500ms", bound: report.StageStart, query: "&start=500ms"},
 		"journals": {tried: true, says: "commit 60", bound: report.StageCommit, set: func(p *pair) {
 			p.send.Journal = slowJournal{handoff.NewMemory(), 200 * time.Millisecond}

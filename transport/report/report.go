@@ -171,7 +171,7 @@ type Event struct {
 	Way      Way               // of Kind Progress
 	Fill     Fill              // of Kind Progress: in the last second or two
 	Waiting  *Waiting          // of Kind Progress: nothing but the limit is waited for, nil if it is not so (source only)
-	Attempt  transport.Attempt // of Kind Ready, Accepted, Held, Alarm and Refused
+	Attempt  transport.Attempt // that the event is about, zero before one is known; of Kind Alarm it is the recorded one, of Kind Refused the refused one
 	Downtime time.Duration     // of Kind Ready: so far
 	// Predicted is the downtime expected, of Kind Phase when the stop begins.
 	Predicted *Forecast

@@ -92,7 +92,7 @@ func (c *common) addFlags(cmd *cobra.Command) {
 	f.Var(&c.memory, "memory", "`SIZE` of the chunk buffers")
 	f.Var(&c.chunk, "chunk-size", "largest `SIZE` of one chunk; the smaller of the two sides' counts")
 	f.DurationVar(&c.state.keep, "keep-state", keepState, "`TIME` that --state-dir remembers a migration for that has ended")
-	c.past.add(cmd, c.role)
+	c.past.add(cmd, c.role, c.completeMigration)
 	f.DurationVar(&c.reconnect, "reconnect-limit", time.Minute, "`TIME` that the other side may be out of reach before the hand-over, and the attempt goes on")
 	f.DurationVar(&c.idle, "idle-limit", transport.IdleTimeout, "`TIME` of silence after which a connection is lost, and made anew; above 5s the smaller of the two sides' counts")
 	f.DurationVar(&c.stall, "stall-limit", 30*time.Second, c.stallHelp())
@@ -145,7 +145,7 @@ func (c *common) check() error {
 	case c.stall <= 0:
 		return mistakef("", "--stall-limit %v: must be more than 0", c.stall)
 	}
-	return cmp.Or(c.past.check(&c.state), c.owner.check(c.json))
+	return cmp.Or(c.past.check(&c.state, c.role.journal()), c.owner.check(c.json))
 }
 
 // comingBack is what nobody's impatience shortens.

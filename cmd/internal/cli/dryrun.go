@@ -201,7 +201,7 @@ type jsonSpan struct {
 
 func (j *jsonView) preflight(p *report.Preflight) {
 	out := jsonPreflight{
-		jsonHead: j.head("preflight", time.Now()), ID: known(p.Peer), Carrier: carriedBy(p.Carrier), Software: p.Software, Version: p.Version,
+		jsonHead: j.head("preflight", time.Now(), transport.Attempt{}), ID: known(p.Peer), Carrier: carriedBy(p.Carrier), Software: p.Software, Version: p.Version,
 		ChunkSize: p.ChunkSize, Lanes: p.Lanes, Codecs: codecNames(p), RTTMS: milliseconds(p.RTT), Probed: p.Probed,
 		Predicted: predicted(p.Prediction), Devices: []jsonPreflightDevice{},
 	}

@@ -20,6 +20,7 @@ const progressEvery = 200 * time.Millisecond
 // others build on: fields may be added, and none is ever renamed.
 type jsonView struct {
 	program  string
+	side     string
 	err      io.Writer
 	out      *json.Encoder
 	lost     bool // an event could not be written
@@ -30,14 +31,19 @@ type jsonView struct {
 func newJSONView(program string, err, out io.Writer) *jsonView {
 	events := json.NewEncoder(out)
 	events.SetEscapeHTML(false)
-	return &jsonView{program: program, err: err, out: events, start: time.Now()}
+	return &jsonView{program: program, side: scene{sending: program == "mig-send"}.side(false), err: err, out: events, start: time.Now()}
 }
 
-// jsonHead begins every event. TMS is measured by the monotonic clock.
+// jsonHead begins every event. TMS is measured by the monotonic clock. The attempt is the one
+// that the event is about, absent as long as there is none.
 type jsonHead struct {
 	Event string  `json:"event"`
 	TMS   float64 `json:"t_ms"`
 	Time  string  `json:"time"`
+	Side  string  `json:"side"` // source or destination
+
+	Migration string `json:"migration,omitempty"`
+	Epoch     uint64 `json:"epoch,omitempty"`
 }
 
 type jsonListening struct {
@@ -82,10 +88,9 @@ type jsonHeld struct {
 	Hints   []string   `json:"hints"`
 }
 
-// jsonAlarm says that the guest may run on both sides. Its attempt is this side's.
+// jsonAlarm says that the guest may run on both sides. Its attempt is the one that this side has recorded.
 type jsonAlarm struct {
 	jsonHead
-	jsonAttempt
 	Text  string   `json:"text"`
 	Hints []string `json:"hints"`
 }
@@ -240,8 +245,12 @@ type jsonError struct {
 	Hints  []string `json:"hints,omitempty"`
 }
 
-func (j *jsonView) head(event string, at time.Time) jsonHead {
-	return jsonHead{Event: event, TMS: milliseconds(at.Sub(j.start)), Time: at.UTC().Format(time.RFC3339Nano)}
+func (j *jsonView) head(event string, at time.Time, a transport.Attempt) jsonHead {
+	head := jsonHead{Event: event, TMS: milliseconds(at.Sub(j.start)), Time: at.UTC().Format(time.RFC3339Nano), Side: j.side}
+	if a != (transport.Attempt{}) {
+		head.Migration, head.Epoch = a.Mig.String(), a.Epoch
+	}
+	return head
 }
 
 // known is nil for a carrier without identities.
@@ -265,7 +274,7 @@ func (j *jsonView) write(event any) {
 }
 
 func (j *jsonView) event(ev stamped) {
-	head := j.head(string(ev.Kind), ev.at)
+	head := j.head(string(ev.Kind), ev.at, ev.Attempt)
 	switch ev.Kind {
 	case report.Listening:
 		j.write(jsonListening{head, ev.Text, known(ev.self)})
@@ -276,9 +285,9 @@ func (j *jsonView) event(ev stamped) {
 	case report.Phase:
 		j.write(jsonPhase{head, ev.Phase, ev.Text, jsonForecast(ev.Predicted)})
 	case report.Ready:
-		j.write(jsonReady{head, newJSONAttempt(ev.Attempt), milliseconds(ev.Downtime)})
+		j.write(jsonReady{head, milliseconds(ev.Downtime)})
 	case report.Accepted, askPause, askResume:
-		j.write(jsonAsk{head, newJSONAttempt(ev.Attempt)})
+		j.write(head)
 	case notUnderstood:
 		j.write(jsonNotUnderstood{head, fmt.Sprintf("%.80s", ev.Text), ev.words})
 	case report.Asked:
@@ -296,7 +305,7 @@ func (j *jsonView) event(ev stamped) {
 	case carrying:
 		j.write(newJSONCarrying(head, ev.tried))
 	case report.Alarm:
-		j.write(jsonAlarm{head, newJSONAttempt(ev.Attempt), alarmText(ev.Event), bothHints})
+		j.write(jsonAlarm{head, alarmText(ev.Event), bothHints})
 	case held:
 		j.write(jsonHeld{head, jsonNames(ev.held.kept), os.Getpid(), ev.Text, ev.held.holdHints()})
 	case report.Progress:
@@ -334,7 +343,7 @@ func (j *jsonView) end(v verdict) {
 		j.preflight(v.preflight)
 	}
 	done := jsonDone{
-		jsonHead: j.head("done", time.Now()), Outcome: v.outcome(), Exit: v.exit(),
+		jsonHead: j.head("done", time.Now(), v.report.Attempt), Outcome: v.outcome(), Exit: v.exit(),
 		Peer: known(r.Peer), TotalMS: milliseconds(r.Total), DowntimeMS: milliseconds(r.Downtime), CalledOff: milliseconds(r.CalledOff), Lanes: r.Lanes, Carrier: carriedBy(r.Carrier),
 		jsonStopForecast: jsonForecast(r.Predicted),
 		Fill:             newJSONFill(r.Fill), StopFill: newJSONFill(r.StopFill),

@@ -185,7 +185,7 @@ const (
 
 // ask asks the owner.
 func (s *show) ask(kind report.Kind, a transport.Attempt) {
-	s.observe(report.Event{Kind: kind, Attempt: a})
+	s.add(stamped{at: time.Now(), Event: report.Event{Kind: kind, Attempt: a}})
 }
 
 // notUnderstood answers a line that is none of the words that are waited for.
@@ -204,14 +204,7 @@ func newJSONAttempt(a transport.Attempt) jsonAttempt { return jsonAttempt{a.Mig.
 // jsonReady asks the owner whether to commit.
 type jsonReady struct {
 	jsonHead
-	jsonAttempt
 	DowntimeMS float64 `json:"downtime_ms"` // so far
-}
-
-// jsonAsk asks the owner to pause, to resume or to start the guest.
-type jsonAsk struct {
-	jsonHead
-	jsonAttempt
 }
 
 // jsonNotUnderstood answers a line of the owner. Line is its beginning.

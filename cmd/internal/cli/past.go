@@ -65,17 +65,18 @@ type pastFlags struct {
 	id        transport.MigID // of migration, once checked
 }
 
-func (p *pastFlags) add(cmd *cobra.Command, r role) {
-	what := "`ID` of a migration in --state-dir that is gone on with: tried again, or in doubt asked about"
+func (p *pastFlags) add(cmd *cobra.Command, r role, complete cobra.CompletionFunc) {
+	what := "`ID`, or its beginning, of a migration in --state-dir that is gone on with: tried again, or in doubt asked about"
 	if r == sink {
-		what = "`ID` of a migration in --state-dir that is gone on with, if the devices still hold it"
+		what = "`ID`, or its beginning, of a migration in --state-dir that is gone on with, if the devices still hold it"
 	}
 	f := cmd.Flags()
 	f.StringVar(&p.migration, "migration", "", what)
+	_ = cmd.RegisterFlagCompletionFunc("migration", complete)
 	f.BoolVar(&p.goOn, "continue", false, "go on with the migration that a process before this one has left in --state-dir, and begin anew if there is none")
 }
 
-func (p *pastFlags) check(s *stateFlags) (err error) {
+func (p *pastFlags) check(s *stateFlags, role journal.Role) (err error) {
 	switch {
 	case p.migration != "" && p.goOn:
 		return mistakef("--continue finds the one that was left", "--migration and --continue exclude each other")
@@ -84,13 +85,8 @@ func (p *pastFlags) check(s *stateFlags) (err error) {
 	case p.migration == "":
 		return nil
 	}
-	if p.id, err = transport.ParseMigID(p.migration); err != nil {
-		return mistakef("copy what `status` prints", "--migration %v", err)
-	}
-	if s.folder() == "" {
-		return mistakef("name the folder with its journal with --state-dir", "--migration %v: there is no folder with journals", p.id)
-	}
-	return nil
+	p.id, err = s.findMigration(role, "--migration ", p.migration)
+	return err
 }
 
 // noJournal is the mistake of a --migration that was never here.
@@ -400,6 +396,7 @@ func (s *sendFlags) again(e *errand, mig transport.MigID) error {
 	}
 	last := j.Last()
 	e.journal, e.attempt.Epoch = j, last.Attempt.Epoch+1
+	doubt.report.Attempt, doubt.report.Peer = last.Attempt, last.PeerID
 	switch err := handoff.MayOpen(last, e.attempt); {
 	case errors.Is(err, handoff.ErrInDoubt): // the engine asks the destination
 		e.attempt = last.Attempt

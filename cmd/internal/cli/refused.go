@@ -13,17 +13,16 @@ import (
 // anything. The next source is waited for.
 type jsonRefused struct {
 	jsonHead
-	ID *transport.ID `json:"id,omitempty"`
-	jsonAttempt
-	Code  string   `json:"code"`
-	Why   string   `json:"why"`
-	Hints []string `json:"hints,omitempty"`
-	More  int      `json:"more,omitempty"` // refusals since the last event, of which there was none
+	ID    *transport.ID `json:"id,omitempty"`
+	Code  string        `json:"code"`
+	Why   string        `json:"why"`
+	Hints []string      `json:"hints,omitempty"`
+	More  int           `json:"more,omitempty"` // refusals since the last event, of which there was none
 }
 
 func (j *jsonView) refused(head jsonHead, ev report.Event) {
 	code, _ := codeOf(ev.Err)
-	j.write(jsonRefused{head, known(ev.Peer), newJSONAttempt(ev.Attempt), code.String(), errorText(ev.Err), refusedHints(ev.Err), ev.More})
+	j.write(jsonRefused{head, known(ev.Peer), code.String(), errorText(ev.Err), refusedHints(ev.Err), ev.More})
 }
 
 // refusedText is the line about the same.

@@ -67,6 +67,9 @@ func (v verdict) facts() [][2]string {
 			rows = append(rows, [2]string{name, text})
 		}
 	}
+	if r.Attempt != (transport.Attempt{}) {
+		add("migration", fmt.Sprintf("%v, attempt %d, seen from the %s", r.Attempt.Mig, r.Attempt.Epoch, v.side(false)))
+	}
 	if r.Outcome == handoff.NeedsReset {
 		add("next", "reset the device, or restart its VM, before it is used again")
 	}

@@ -74,6 +74,7 @@ who knows what the two sides cannot find out, that the other one is dead, or kep
 from its devices (powered off, cut off from network and storage). If that is not so,
 there will be two running copies.
 
+ID is the migration's, or the first %d or more digits of it if no other one begins so.
 It is possible while this side's newest record is %s, and no program
 works on the migration: one that waits for an answer is ended first. It shows what the
 journal knows, asks for the name of this host, so that it is not done on the wrong one,
@@ -81,7 +82,7 @@ and writes the record FORCED of the next attempt, with who has decided, when and
 When the other side comes back, it finds that its attempt is older, runs nothing, and
 shows both records.
 
-%s`, d.records, d.after)
+%s`, leastPrefix, d.records, d.after)
 }
 
 func resolveCommand(c *common) *cobra.Command {
@@ -93,6 +94,8 @@ func resolveCommand(c *common) *cobra.Command {
 		Long:  d.long(),
 		Args:  cobra.ExactArgs(1),
 		RunE:  func(cmd *cobra.Command, args []string) error { return r.run(cmd, args[0]) },
+
+		ValidArgsFunction: c.completeMigration,
 	}
 	f := cmd.Flags()
 	f.BoolVar(&r.here, d.flag, false, d.usage)
@@ -134,8 +137,8 @@ func (r *resolveFlags) decide(cmd *cobra.Command, id string, d decision) error {
 	defer j.Close()
 	decided, ok := d.record(j.Last(), r.signature())
 	if !ok {
-		return mistakef(fmt.Sprintf("`%s status` shows it", r.program), "migration %s is not in doubt here: its record is %v, and only %s can be decided (%s)",
-			id, j.Last().Record, d.records, meaning(r.role.journal(), j.Last()))
+		return mistakef(fmt.Sprintf("`%s status` shows it", r.program), "migration %v is not in doubt here: its record is %v, and only %s can be decided (%s)",
+			j.Last().Attempt.Mig, j.Last().Record, d.records, meaning(r.role.journal(), j.Last()))
 	}
 	if len(decided.Why.Text) > journal.MaxText {
 		return mistakef("shorten it", "--why is %d bytes too long for the journal", len(decided.Why.Text)-journal.MaxText)
@@ -157,19 +160,16 @@ func (r *resolveFlags) decide(cmd *cobra.Command, id string, d decision) error {
 	if err := say(cmd, fmt.Sprintf("recorded %v, attempt %d: %s", decided.Record, decided.Attempt.Epoch, meaning(r.role.journal(), decided))); err != nil || d.next == "" {
 		return err
 	}
-	return say(cmd, "next: "+fmt.Sprintf(d.next, id))
+	return say(cmd, "next: "+fmt.Sprintf(d.next, decided.Attempt.Mig))
 }
 
 // open takes the journal, which nobody may be working with.
 func (r *resolveFlags) open(id string) (*journal.Journal, error) {
-	mig, err := transport.ParseMigID(id)
+	mig, err := r.state.findMigration(r.role.journal(), "migration ", id)
 	if err != nil {
-		return nil, mistakef(fmt.Sprintf("copy what `%s status` prints", r.program), "%v", err)
+		return nil, err
 	}
 	dir := r.state.folder()
-	if dir == "" {
-		return nil, mistakef("name the folder with --state-dir", "there is no folder with journals")
-	}
 	j, err := journal.Open(dir, journal.Options{Role: r.role.journal(), Mig: mig, Volatile: r.state.volatile, Existing: true})
 	switch {
 	case errors.Is(err, fs.ErrNotExist):

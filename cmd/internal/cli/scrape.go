@@ -66,7 +66,7 @@ func (m *metricsFlag) open(r role, show *show) error {
 	if !m.unix() {
 		address = l.Addr().String()
 	}
-	show.observe(report.Event{Kind: serving, Text: address})
+	show.add(stamped{at: time.Now(), Event: report.Event{Kind: serving, Text: address}})
 	m.server = serveMetrics(l, m.knownByName(metricsHandler(newRegistry(r, &show.latest))), show.warn)
 	return nil
 }

@@ -201,7 +201,7 @@ func TestServingEvent(t *testing.T) {
 	j.event(ev)
 	newLineView("mig-send", &lines, io.Discard).event(ev)
 	newBarView("mig-send", &bars, io.Discard).event(ev)
-	if got := clocks.ReplaceAllString(events.String(), "T"); got != `{"event":"metrics",T,"address":"127.0.0.1:9100"}`+"\n" {
+	if got := clocks.ReplaceAllString(events.String(), "T"); got != `{"event":"metrics",T,"side":"source","address":"127.0.0.1:9100"}`+"\n" {
 		t.Errorf("the event is %s", got)
 	}
 	const want = "mig-send: metrics on 127.0.0.1:9100\n"

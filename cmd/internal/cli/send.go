@@ -209,6 +209,7 @@ func (s *sendFlags) prepare() (job, error) {
 }
 
 func (s *sendFlags) send(ctx context.Context, end endpoint, e *errand, devices []opened, show *show) (report.Report, error) {
+	show.about(e.attempt)
 	err := s.startBroker(end, devices)
 	if err == nil {
 		err = s.confine(end, devices, show)

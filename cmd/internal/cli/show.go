@@ -35,6 +35,7 @@ type show struct {
 	latest  latest
 
 	mu       sync.Mutex
+	attempt  transport.Attempt // that this side works on, zero for none
 	queue    []stamped
 	closed   bool
 	warned   time.Time // of a peer that was turned away
@@ -73,8 +74,27 @@ func newView(c *common) view {
 	return newLineView(c.program, os.Stderr, os.Stdout)
 }
 
-// observe is a report.Observer.
-func (s *show) observe(ev report.Event) { s.add(stamped{at: time.Now(), Event: ev}) }
+// observe is a report.Observer. An attempt that was refused is not worked on any more; that
+// of an alarm, or of a preflight, never was.
+func (s *show) observe(ev report.Event) {
+	switch ev.Kind {
+	case report.Refused:
+		s.about(transport.Attempt{})
+	case report.Alarm, report.Asked:
+	default:
+		if ev.Attempt != (transport.Attempt{}) {
+			s.about(ev.Attempt)
+		}
+	}
+	s.add(stamped{at: time.Now(), Event: ev})
+}
+
+// about says which attempt this side works on from now on.
+func (s *show) about(a transport.Attempt) {
+	s.mu.Lock()
+	s.attempt = a
+	s.mu.Unlock()
+}
 
 // listening is the first event of mig-recv.
 func (s *show) listening(address string, self transport.ID) {
@@ -83,7 +103,7 @@ func (s *show) listening(address string, self transport.ID) {
 
 // warn tells of what has gone wrong beside the migration.
 func (s *show) warn(text string) {
-	s.observe(report.Event{Kind: report.Warning, Text: text})
+	s.add(stamped{at: time.Now(), Event: report.Event{Kind: report.Warning, Text: text}})
 }
 
 // confined tells what of the sandbox is in force.
@@ -129,7 +149,7 @@ func (s *show) refused(err error) {
 	}
 	s.mu.Unlock()
 	if !tooSoon {
-		s.observe(report.Event{Kind: report.Warning, Text: text})
+		s.add(stamped{at: time.Now(), Event: report.Event{Kind: report.Warning, Text: text}})
 	}
 }
 
@@ -148,6 +168,9 @@ func (s *show) add(ev stamped) {
 	s.latest.note(ev.Event)
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if ev.Attempt == (transport.Attempt{}) && ev.Kind != report.Refused && ev.Kind != report.Asked {
+		ev.Attempt = s.attempt
+	}
 	last := len(s.queue) - 1
 	if ev.Kind == report.Progress && last >= 0 && s.queue[last].Kind == report.Progress {
 		s.queue = s.queue[:last]

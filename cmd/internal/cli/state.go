@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -185,30 +186,39 @@ type jsonJournal struct {
 	Forced    uint64        `json:"forced_attempt,omitempty"` // of which attempt that is; later ones do not undo it
 	Alarm     string        `json:"alarm,omitempty"`          // both sides may run: what the other one has recorded
 	Peer      *transport.ID `json:"peer,omitempty"`
+	Side      string        `json:"side"`
+	PID       int           `json:"pid,omitempty"` // of the process that works on it
 	Journal   string        `json:"journal"`
 	File      string        `json:"file"`
 }
 
 func statusCommand(c *common) *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "status",
+		Use:   "status [ID]",
 		Short: "Show what the journals in --state-dir say",
-		Long: `Show what the journals in --state-dir say: for each migration its newest record,
-since when that stands, and what it means for the devices. Nothing is changed, and
-who works on a migration is not disturbed.`,
-		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return c.status(cmd) },
+		Long: fmt.Sprintf(`Show what the journals in --state-dir say: for each migration its newest record,
+since when that stands, who the peer is, which process works on the migration, and
+what the record means for the devices. With ID it is about one migration: that is the
+migration's id, or the first %d or more digits of it if no other one begins so.
+Nothing is changed, and a process that works on a migration is not disturbed. It is
+not shown if it belongs to another user and the kernel does not list its lock.`, leastPrefix),
+		Args:              cobra.MaximumNArgs(1),
+		ValidArgsFunction: c.completeMigration,
+		RunE:              func(cmd *cobra.Command, args []string) error { return c.status(cmd, args) },
 	}
 	cmd.Flags().BoolVar(&c.json, "json", false, "one JSON object per line")
 	return cmd
 }
 
-func (c *common) status(cmd *cobra.Command) error {
+func (c *common) status(cmd *cobra.Command, ids []string) error {
 	dir := c.state.folder()
 	if dir == "" {
 		return mistakef("name the folder with --state-dir", "there is no folder with journals")
 	}
 	role := c.role.journal()
+	if len(ids) > 0 {
+		return c.statusOf(cmd, ids[0])
+	}
 	var list []jsonJournal
 	var damaged error
 	for f, err := range journal.Scan(dir, role) {
@@ -230,13 +240,31 @@ func (c *common) status(cmd *cobra.Command) error {
 	return damaged
 }
 
+// statusOf shows one journal.
+func (c *common) statusOf(cmd *cobra.Command, id string) error {
+	role := c.role.journal()
+	mig, err := c.state.findMigration(role, "migration ", id)
+	if err != nil {
+		return err
+	}
+	path := c.state.path(role, mig)
+	all, err := journal.Read(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist) || err == nil && len(all) == 0:
+		return mistakef("`status` lists what is there", "migration %v: there is no such journal in %s", mig, c.state.folder())
+	case err != nil:
+		return &transport.Fault{Code: transport.CodeDevice, Err: &stateError{err}}
+	}
+	return c.printJournals(cmd, []jsonJournal{newest(role, path, all)})
+}
+
 // newest is the newest record of a journal, with what no later one undoes.
 func newest(role journal.Role, path string, all []journal.Record) jsonJournal {
 	r := all[len(all)-1]
 	j := jsonJournal{
 		Migration: r.Attempt.Mig.String(), Attempt: r.Attempt.Epoch, Record: r.Record.String(),
 		Meaning: meaning(role, r.Entry), Since: r.Time.UTC().Format(time.RFC3339), Bytes: r.Why.Bytes, Fault: oneLine(r.Why.Text), Peer: known(r.PeerID),
-		Journal: r.Journal.String(), File: filepath.Clean(path),
+		Side: role.String(), Journal: r.Journal.String(), File: filepath.Clean(path),
 	}
 	for _, past := range all {
 		text := oneLine(past.Why.Text)
@@ -279,6 +307,13 @@ func (j jsonJournal) notes() string {
 }
 
 func (c *common) printJournals(cmd *cobra.Command, list []jsonJournal) error {
+	files := make([]string, len(list))
+	for i, j := range list {
+		files[i] = j.File
+	}
+	for i, holders := 0, lockfile.Holders(files...); i < len(list); i++ {
+		list[i].PID = holders[list[i].File]
+	}
 	if c.json {
 		out := json.NewEncoder(cmd.OutOrStdout())
 		for _, j := range list {
@@ -292,9 +327,16 @@ func (c *common) printJournals(cmd *cobra.Command, list []jsonJournal) error {
 		return say(cmd, "no migrations")
 	}
 	t := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
-	fmt.Fprintln(t, "migration\tattempt\trecord\tsince\tmeaning")
+	fmt.Fprintln(t, "migration\tattempt\trecord\tsince\tpeer\tprocess\tmeaning")
 	for _, j := range list {
-		fmt.Fprintf(t, "%s\t%d\t%s\t%s\t%s\n", j.Migration, j.Attempt, j.Record, j.Since, j.Meaning+j.notes())
+		peer, process := "-", "-"
+		if j.Peer != nil {
+			peer = j.Peer.Short()
+		}
+		if j.PID != 0 {
+			process = strconv.Itoa(j.PID)
+		}
+		fmt.Fprintf(t, "%s\t%d\t%s\t%s\t%s\t%s\t%s\n", j.Migration, j.Attempt, j.Record, j.Since, peer, process, j.Meaning+j.notes())
 	}
 	if err := t.Flush(); err != nil {
 		return &transport.Fault{Code: transport.CodeDevice, Err: err}

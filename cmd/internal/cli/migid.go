@@ -1,0 +1,81 @@
+package cli
+
+import (
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/transport/journal"
+)
+
+// leastPrefix is how many digits the beginning of a migration's id has at least.
+const leastPrefix = 4
+
+var idPrefix = regexp.MustCompile(`^[0-9a-f]{4,32}$`)
+
+// findMigration reads the id of a migration, or the beginning of one that a journal of this
+// side has, if no other one begins so. name is what the id was given with.
+func (s *stateFlags) findMigration(role journal.Role, name, text string) (transport.MigID, error) {
+	text = strings.ToLower(text)
+	dir := s.folder()
+	switch {
+	case !idPrefix.MatchString(text):
+		return transport.MigID{}, mistakef("copy what `status` prints, or its beginning", "%s%.40q: not an id of 32 hexadecimal digits, nor the first %d or more of one", name, text, leastPrefix)
+	case dir == "":
+		return transport.MigID{}, mistakef("name the folder with its journal with --state-dir", "%s%s: there is no folder with journals", name, text)
+	case len(text) == len(transport.MigID{}.String()):
+		return transport.ParseMigID(text)
+	}
+	all, err := migrations(dir, role, text)
+	switch {
+	case err != nil:
+		return transport.MigID{}, mistakef("name the folder with --state-dir", "%s", plainText(err))
+	case len(all) == 0:
+		return transport.MigID{}, mistakef("`status` lists what is there", "%s%s: no migration in %s begins so", name, text, dir)
+	case len(all) > 1:
+		return transport.MigID{}, mistakef("give more of its digits", "%s%s: %d migrations begin so: %s", name, text, len(all), shorten(all))
+	}
+	return transport.ParseMigID(all[0])
+}
+
+// migrations are the ids that begin so, of the journals in a folder.
+func migrations(dir string, role journal.Role, prefix string) (ids []string, err error) {
+	d, err := os.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer d.Close()
+	names, err := d.Readdirnames(-1)
+	for _, name := range names {
+		id, of, _ := strings.Cut(filepath.Base(name), ".")
+		if of == role.String() && strings.HasPrefix(id, prefix) && idPrefix.MatchString(id) && len(id) == len(transport.MigID{}.String()) {
+			ids = append(ids, id)
+		}
+	}
+	return ids, err
+}
+
+// shorten lists some of many ids.
+func shorten(ids []string) string {
+	const most = 4
+	if len(ids) > most {
+		return strings.Join(ids[:most], ", ") + ", ..."
+	}
+	return strings.Join(ids, ", ")
+}
+
+// completeMigration offers the ids of the journals that begin like what was typed.
+func (c *common) completeMigration(_ *cobra.Command, args []string, typed string) ([]string, cobra.ShellCompDirective) {
+	if len(args) > 0 || c.state.folder() == "" {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	ids, err := migrations(c.state.folder(), c.role.journal(), strings.ToLower(typed))
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveError
+	}
+	return ids, cobra.ShellCompDirectiveNoFileComp
+}
