@@ -5,7 +5,9 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -51,6 +53,38 @@ func TestKilled(t *testing.T) {
 	if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "took too long") || time.Since(began) > 30*time.Second {
 		t.Errorf("after %v: %v", time.Since(began), err)
 	}
+}
+
+// TestLeavesAnother: a program that has exited has ended, whatever it leaves running. Its
+// status and what it wrote count, and nothing waits for the other process, which has both
+// outputs.
+func TestLeavesAnother(t *testing.T) {
+	began, left := time.Now(), filepath.Join(t.TempDir(), "left")
+	leave := "sleep 60 & echo $! >" + left + "; "
+	for _, c := range []struct{ text, out, says string }{
+		{leave + "echo source", "source\n", ""},
+		{"echo source; (while echo more; do :; done) & exit 0", "source\n", ""}, // until the pipe is closed
+		{leave + "echo no >&2; exit 3", "", `exit status 3: "no"`},
+		{leave + "kill -9 $$", "", "signal: killed"},
+	} {
+		out, err := Run(t.Context(), script(t, c.text), nil)
+		end(left)
+		if !strings.HasPrefix(out, c.out) || (c.says == "") != (err == nil) || err != nil && !strings.HasSuffix(err.Error(), c.says) {
+			t.Errorf("%s: %q, %v, want %q, %q", c.text, out, err, c.out, c.says)
+		}
+	}
+	if took := time.Since(began); took > 30*time.Second {
+		t.Errorf("it waited %v for the other processes", took)
+	}
+}
+
+// end ends the process whose number is in a file.
+func end(path string) {
+	text, _ := os.ReadFile(path)
+	if pid, err := strconv.Atoi(strings.TrimSpace(string(text))); err == nil {
+		_ = syscall.Kill(pid, syscall.SIGKILL)
+	}
+	_ = os.Remove(path)
 }
 
 func TestFind(t *testing.T) {

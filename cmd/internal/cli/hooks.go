@@ -16,7 +16,8 @@ const hookHelp = `A hook is a program that is run, without arguments, when a ste
 that networks, storage or an orchestrator can shut the older attempt out. Its
 environment has the fencing token: MIGPIPE_MIGRATION, MIGPIPE_EPOCH (which only
 rises), MIGPIPE_SIDE and MIGPIPE_EVENT. It may take 5 s, may be run again for the
-same step after a crash, and keeps the program out of its sandbox.
+same step after a crash, and keeps the program out of its sandbox. Its exit status
+counts: what it leaves running is not waited for, and loses its stdout and stderr.
 `
 
 const sendHookHelp = hookHelp + `--on-commit is run beside the wait for the destination's answer; --on-revert before

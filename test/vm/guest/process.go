@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"sync"
+	"time"
 
 	"github.com/migpipe/migpipe/test/vm/guestapi"
 )
@@ -13,7 +14,7 @@ import (
 type process struct {
 	cmd            *exec.Cmd
 	stdout, stderr output
-	done           chan none // closed when it has ended and its output is complete
+	done           chan none // closed when it has ended and its own output is complete
 }
 
 // start starts a program that inherits files as fd 3, 4, ...
@@ -22,6 +23,7 @@ func start(c *guestapi.Command, files []*os.File) (*process, error) {
 	p.cmd.Env = append([]string{"HOME=/root", "PATH=/bin", "TMPDIR=/tmp"}, c.Env...)
 	p.cmd.Stdout, p.cmd.Stderr = &p.stdout, &p.stderr
 	p.cmd.ExtraFiles = files
+	p.cmd.WaitDelay = 5 * time.Second // for the output of what the program leaves running
 	if err := p.cmd.Start(); err != nil {
 		return nil, err
 	}
