@@ -42,5 +42,5 @@ func classify(sampled, shrunk int) class {
 	if sampled <= 0 || !worthwhile(shrunk, sampled) {
 		return classes - 1
 	}
-	return class(max(0, shrunk) * classes / sampled)
+	return class(float64(max(0, shrunk)) / float64(sampled) * classes) // as integers, the product may overflow
 }

@@ -3,8 +3,11 @@ package transport
 import (
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"sync"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/migpipe/migpipe/codec"
 )
@@ -39,6 +42,9 @@ func NewArena(memory, chunkSize, least int) (*Arena, error) {
 	// on a page boundary. Behind it is room for a codec that expands.
 	stride := page + roundUp(codec.MaxEncodedLen(chunkSize), page)
 	count := max(memory/stride, least)
+	if count > (math.MaxInt-hugePage)/stride { // only where an int has 32 bits
+		return nil, fmt.Errorf("transport: map %d chunks of %d bytes: %w", count, stride, unix.ENOMEM)
+	}
 	p, err := mapPages(count * stride)
 	if err != nil {
 		return nil, fmt.Errorf("transport: map %d bytes for %d chunks: %w", count*stride, count, err)

@@ -37,7 +37,7 @@ func TestMapPages(t *testing.T) {
 	}
 }
 
-func address(p []byte) int { return int(reflect.ValueOf(p).Pointer()) }
+func address(p []byte) uint { return uint(reflect.ValueOf(p).Pointer()) }
 
 // mapped sums up a row of /proc/self/smaps, in bytes, for the addresses of p.
 func mapped(t testing.TB, p pages, row string) (total int) {
@@ -48,9 +48,10 @@ func mapped(t testing.TB, p pages, row string) (total int) {
 	}
 	first, inside := address(p.mapping), false
 	for text := range bytes.Lines(rows) {
-		var from, to, n int
+		var from, to uint // an int of 32 bits has not every address
+		var n int
 		if _, err := fmt.Sscanf(string(text), "%x-%x ", &from, &to); err == nil {
-			inside = from < first+len(p.mapping) && to > first
+			inside = from < first+uint(len(p.mapping)) && to > first
 		}
 		if rest, ok := bytes.CutPrefix(text, []byte(row)); ok && inside {
 			fmt.Sscanf(string(rest), "%d", &n)

@@ -140,17 +140,24 @@ func (c *Chunk) spliceOut(l io.Writer) error {
 		return err
 	}
 	for c.pipe.full > 0 {
-		var n int64
+		var n int
 		werr := raw.Write(func(fd uintptr) bool {
-			n, err = unix.Splice(c.pipe.r, nil, int(fd), nil, c.pipe.full, spliceFlags)
+			n, err = splice(c.pipe.r, int(fd), c.pipe.full)
 			return err != unix.EAGAIN
 		})
 		if err := errors.Join(werr, err); err != nil {
 			return &carrierError{kind: ErrPeerGone, cause: err}
 		}
-		c.pipe.full -= int(n)
+		c.pipe.full -= n
 	}
 	return nil
+}
+
+// splice moves up to n bytes from one fd to another. The count of unix.Splice is an int where
+// the words of the machine have 32 bits, and an int64 elsewhere.
+func splice(from, to, n int) (int, error) {
+	moved, err := unix.Splice(from, nil, to, nil, n, spliceFlags)
+	return int(moved), err
 }
 
 // errNotLocal: only a lane that Local knows carries spliced chunks.
@@ -214,9 +221,9 @@ func (c *Chunk) spliceIn() error {
 	if err != nil {
 		return err
 	}
-	var n int64
+	var n int
 	rerr := raw.Read(func(fd uintptr) bool {
-		n, err = unix.Splice(int(fd), nil, c.pipe.w, nil, min(a.left, c.pipe.size, c.arena.chunkSize), spliceFlags)
+		n, err = splice(int(fd), c.pipe.w, min(a.left, c.pipe.size, c.arena.chunkSize))
 		return err != unix.EAGAIN
 	})
 	if err := errors.Join(rerr, err); err != nil {
@@ -225,8 +232,8 @@ func (c *Chunk) spliceIn() error {
 	if n == 0 {
 		return &carrierError{kind: ErrPeerGone, cause: io.ErrUnexpectedEOF}
 	}
-	a.left -= int(n)
-	c.pipe.full = int(n)
+	a.left -= n
+	c.pipe.full = n
 	return nil
 }
 

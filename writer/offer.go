@@ -37,7 +37,7 @@ func welcome(h *transport.Hello, t terms, journal transport.JournalID, o *Option
 func agree(h *transport.Hello, sinks []Sink, opts Options) (terms, *transport.Fault) {
 	t := terms{
 		version:   transport.Version,
-		chunkSize: min(int(h.ChunkSize), opts.ChunkSize),
+		chunkSize: int(min(h.ChunkSize, uint32(opts.ChunkSize))), // an int of 32 bits does not hold every ChunkSize
 		lanes:     min(int(h.Lanes), transport.MaxLanes),
 	}
 	if h.Versions.Min > transport.Version || h.Versions.Max < transport.Version {

@@ -104,7 +104,7 @@ func start(c *exec.Cmd) (wait func() (footprint, error), err error) {
 		if err != nil {
 			return f, fmt.Errorf("%v: %w", c, err)
 		}
-		f.peak = c.ProcessState.SysUsage().(*syscall.Rusage).Maxrss << 10
+		f.peak = int64(c.ProcessState.SysUsage().(*syscall.Rusage).Maxrss) << 10
 		// The kernel counts what this process had when it made the other one, too.
 		if own, err := ownPeak(); err != nil || own >= f.peak {
 			return f, fmt.Errorf("%v: the peak of %d bytes may be that of this process, which had %d (%v)", c, f.peak, own, err)

@@ -109,7 +109,7 @@ func listen(t *testing.T, recv *exec.Cmd) string {
 // peak is the most memory that an ended process had.
 func peak(t *testing.T, cmd *exec.Cmd) int64 {
 	t.Helper()
-	rss := cmd.ProcessState.SysUsage().(*syscall.Rusage).Maxrss << 10
+	rss := int64(cmd.ProcessState.SysUsage().(*syscall.Rusage).Maxrss) << 10
 	if rss > maxRSS {
 		t.Errorf("%s needed %d MiB of memory, at most %d are allowed", filepath.Base(cmd.Path), rss>>20, maxRSS>>20)
 	}

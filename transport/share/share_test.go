@@ -63,7 +63,7 @@ func anyNeeds(n int) *rapid.Generator[[]Need] {
 func TestDivideAll(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		n := rapid.IntRange(1, transport.MaxDevices).Draw(t, "devices")
-		total, floor := rapid.IntRange(0, 1<<40).Draw(t, "total"), rapid.IntRange(0, 100).Draw(t, "floor")
+		total, floor := rapid.IntRange(0, math.MaxInt32).Draw(t, "total"), rapid.IntRange(0, 100).Draw(t, "floor")
 		sum, shares := 0, make([]int, n)
 		Divide(shares, total, floor, anyNeeds(n).Draw(t, "needs"))
 		for i, s := range shares {

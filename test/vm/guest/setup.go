@@ -96,8 +96,8 @@ func openSerial(path string) (*os.File, error) {
 	}
 	raw := unix.Termios{
 		Cflag: unix.CS8 | unix.CREAD | unix.CLOCAL | unix.B115200,
-		Cc:    [19]uint8{unix.VMIN: 1},
 	}
+	raw.Cc[unix.VMIN] = 1
 	if err := unix.IoctlSetTermios(int(port.Fd()), unix.TCSETS, &raw); err != nil {
 		port.Close()
 		return nil, fmt.Errorf("make %s raw: %w", path, err)
