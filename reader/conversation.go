@@ -171,6 +171,9 @@ func (e *engine) welcome(m *transport.Welcome) {
 		e.failed(f)
 		return
 	}
+	if text := destinationWarns(m); text != "" {
+		e.tell(report.Event{Kind: report.Warning, Text: text})
+	}
 	e.warnUnknown()
 	e.dialLanes(int(m.Lanes))
 }

@@ -231,6 +231,7 @@ func (p *preflight) welcome() error {
 	p.out.ChunkSize, p.out.Lanes = int(m.ChunkSize), int(m.Lanes)
 	p.steps = p.opts.foresee(m, p.sources)
 	p.opts.Observe(report.Event{Kind: report.Peer, Peer: p.out.Peer, Text: p.out.Software})
+	p.out.Warning = destinationWarns(m)
 	return nil
 }
 

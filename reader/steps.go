@@ -87,6 +87,14 @@ func told(ns int64) report.Step {
 	return report.Step{Took: time.Duration(min(max(ns, 0), int64(longestStep))), Unknown: ns < 0}
 }
 
+// destinationWarns is what the destination thinks will fail, "" for nothing.
+func destinationWarns(m *transport.Welcome) string {
+	if m.Warning == "" {
+		return ""
+	}
+	return "the destination warns: " + transport.PeerText(m.Warning)
+}
+
 // warnUnknown tells of what the prediction leaves out.
 func (e *engine) warnUnknown() {
 	if names := e.steps.unknown(); len(names) > 0 {

@@ -51,6 +51,7 @@ func tidyTexts(m Message) {
 	switch m := m.(type) {
 	case *Welcome:
 		tidy(&m.WitnessFault)
+		tidy(&m.Warning)
 	case *Declined:
 		tidy(&m.Text)
 		tidy(&m.Device)

@@ -164,6 +164,7 @@ type Welcome struct {
 	AcceptNS     int64  `cbor:"18,keyasint,omitempty"` // the hook on ACCEPT, the last time that it ran
 	GuestNS      int64  `cbor:"19,keyasint,omitempty"` // the start of the guest, the last time
 	StartNS      int64  `cbor:"20,keyasint,omitempty"` // the start of the devices, the last time
+	Warning      string `cbor:"21,keyasint,omitempty"` // why the migration fails if estimates are right
 }
 
 // UnknownNS is what WELCOME says of a step that is done and whose time is not known.

@@ -113,6 +113,13 @@ type Pending struct {
 	Reinit  bool   // the device was initialised anew: a new round of initial bytes begins
 }
 
+// Storage is a Device that puts the state which it loads into a place with room for so much.
+// Devices of one place share its room.
+type Storage interface {
+	// Room is how many bytes the place has free for this process. Quotas may leave less.
+	Room() (free uint64, place string, err error)
+}
+
 // ZeroWriter is a Stream whose sink has a cheaper way to write zeros (a hole in
 // a file) than to be given them.
 type ZeroWriter interface {

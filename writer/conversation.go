@@ -167,6 +167,9 @@ func (e *engine) prepared(ev prepared) {
 	if ev.probe.err != nil && !e.interrupted {
 		e.tell(report.Event{Kind: report.Warning, Text: fmt.Sprintf("the witness does not answer, and the source is told so: %v", ev.probe.err)})
 	}
+	if ev.probe.doubts != "" && !e.interrupted {
+		e.tell(report.Event{Kind: report.Warning, Text: ev.probe.doubts})
+	}
 	err := ev.err
 	if e.interrupted {
 		e.refuse(e.fault)

@@ -554,14 +554,17 @@ func (e *engine) inform(ev admitted, tell func()) {
 // drivers are done, and the witness has answered or endProbe was called.
 func (e *engine) prepare() {
 	e.preparing = true
-	mig := e.offer.Mig
+	mig, offered, terms := e.offer.Mig, e.offer.Devices, e.terms
 	ctx, cancel := context.WithCancel(e.work)
 	e.endProbe = cancel
 	e.others.Go(func() {
 		defer cancel()
 		var probe probed
 		var probing sync.WaitGroup
-		probing.Go(func() { probe = e.opts.probe(ctx) })
+		probing.Go(func() {
+			probe = e.opts.probe(ctx)
+			probe.doubts = terms.doubts(offered, e.fleet.sinks, e.opts.MaxState)
+		})
 		began := time.Now()
 		err := e.fleet.forget(mig) // of an attempt before this one
 		if err == nil {

@@ -100,7 +100,11 @@ func (p *preflight) converse() error {
 		return err
 	}
 	p.room.Store(int32(terms.lanes))
-	if err := p.control.Send(p.welcome(hello, terms)); err != nil {
+	welcome := p.welcome(hello, terms)
+	if welcome.Warning != "" {
+		p.post(preflightHeard{report.Event{Kind: report.Warning, Text: "of that migration: " + welcome.Warning}})
+	}
+	if err := p.control.Send(welcome); err != nil {
 		return err
 	}
 	for {
@@ -121,7 +125,9 @@ func (p *preflight) judge(h *transport.Hello) (terms, error) {
 
 // welcome promises no memory: no chunk is going to come.
 func (p *preflight) welcome(h *transport.Hello, t terms) *transport.Welcome {
-	m := welcome(h, t, p.nobody, &p.opts, p.fleet.sinks, p.opts.probe(p.ctx))
+	probe := p.opts.probe(p.ctx)
+	probe.doubts = t.doubts(h.Devices, p.fleet.sinks, p.opts.MaxState)
+	m := welcome(h, t, p.nobody, &p.opts, p.fleet.sinks, probe)
 	m.Windows = make([]transport.Window, len(h.Devices))
 	return m
 }

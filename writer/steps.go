@@ -27,10 +27,12 @@ func (s *steps) note(step string, took time.Duration) {
 	s.ran[step] = max(1, took)
 }
 
-// probed is the answer of a probe of the witness, zero without one.
+// probed is what was found out before WELCOME: the answer of a probe of the witness, zero
+// without one, and the doubts.
 type probed struct {
-	took time.Duration
-	err  error
+	took   time.Duration
+	err    error
+	doubts string
 }
 
 // probe asks the witness, if there is one, before the source stops a guest for it.
@@ -43,6 +45,7 @@ func (o *Options) probe(ctx context.Context) (p probed) {
 
 // tell has WELCOME say it.
 func (p probed) tell(m *transport.Welcome) {
+	m.Warning = p.doubts
 	switch {
 	case p.err != nil:
 		m.WitnessNS, m.WitnessFault = transport.UnknownNS, p.err.Error()

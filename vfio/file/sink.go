@@ -49,7 +49,25 @@ func cutParameters(s string) (path, parameters string) {
 
 // Sink is a device that keeps the state which is loaded into it in a file. It
 // has STOP_COPY like every device, and gives nothing there.
-type Sink struct{ *device }
+type Sink struct {
+	*device
+	statfs func() (unix.Statfs_t, error)
+}
+
+var _ vfio.Storage = (*Sink)(nil)
+
+// Room implements [vfio.Storage]. The place is the number of the file system, and pipes have
+// none: errors.ErrUnsupported.
+func (s *Sink) Room() (free uint64, place string, err error) {
+	if s.statfs == nil {
+		return 0, "", errors.ErrUnsupported
+	}
+	room, err := s.statfs()
+	if err != nil {
+		return 0, "", opError(s.name, err)
+	}
+	return room.Bavail * uint64(room.Bsize), fmt.Sprintf("%x", room.Fsid.Val), nil
+}
 
 // NewSink makes a sink for a file that does not exist yet, unless the options
 // say otherwise. Only its owner may read the file (mode 0600): a device's state
@@ -59,7 +77,9 @@ func NewSink(path string, o *SinkOptions) (*Sink, error) {
 	if err := e.check(); err != nil {
 		return nil, opError(path, err)
 	}
-	return &Sink{newDevice(path, vfio.Features{}, e)}, nil
+	return &Sink{device: newDevice(path, vfio.Features{}, e), statfs: func() (room unix.Statfs_t, err error) {
+		return room, unix.Statfs(filepath.Dir(path), &room)
+	}}, nil
 }
 
 // ToFD makes a sink of an fd, which it owns from then on and closes with itself,
@@ -75,7 +95,11 @@ func ToFD(fd int, name string) (*Sink, error) {
 	if err != nil {
 		return nil, opError(name, err)
 	}
-	return &Sink{newDevice(name, vfio.Features{}, &fdEnd{f: f, sync: fdatasync})}, nil
+	s := &Sink{device: newDevice(name, vfio.Features{}, &fdEnd{f: f, sync: fdatasync})}
+	if info, err := f.Stat(); err == nil && info.Mode().IsRegular() {
+		s.statfs = func() (room unix.Statfs_t, err error) { return room, unix.Fstatfs(int(f.Fd()), &room) }
+	}
+	return s, nil
 }
 
 // StopCopySize implements [vfio.Device]: a sink has no state to give.

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"math"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -134,8 +133,6 @@ func (c *common) check() error {
 		return mistakef("", "--json and --quiet exclude each other")
 	case c.memory.bytes < c.chunk.bytes:
 		return mistakef("give a smaller --chunk-size too, or more --memory", "--memory %s is less than one chunk of %s", &c.memory, &c.chunk)
-	case c.memory.bytes > hostMemory():
-		return mistakef("give a smaller --memory", "--memory %s is more than this host has, %s", &c.memory, humanBytes(hostMemory()))
 	case c.state.keep <= 0:
 		return mistakef("", "--keep-state %v: must be more than 0", c.state.keep)
 	case c.reconnect <= 0:
@@ -145,20 +142,11 @@ func (c *common) check() error {
 	case c.stall <= 0:
 		return mistakef("", "--stall-limit %v: must be more than 0", c.stall)
 	}
-	return cmp.Or(c.past.check(&c.state, c.role.journal()), c.owner.check(c.json))
+	return cmp.Or(c.checkMemory(leastMemory("/")), c.past.check(&c.state, c.role.journal()), c.owner.check(c.json))
 }
 
 // comingBack is what nobody's impatience shortens.
 const comingBack = "waiting for the devices to come back"
-
-// hostMemory is all that this host has, free or not.
-func hostMemory() uint64 {
-	var info unix.Sysinfo_t
-	if err := unix.Sysinfo(&info); err != nil {
-		return math.MaxUint64
-	}
-	return uint64(info.Totalram) * uint64(info.Unit) // 32 bits on some machines
-}
 
 // memoryError finds buffers that this host could not give.
 func (c *common) memoryError(err error) error {

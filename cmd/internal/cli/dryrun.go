@@ -37,7 +37,7 @@ func (s *sendFlags) dryRun(end endpoint) job {
 			return report.Report{Outcome: handoff.Rolledback}, err
 		}
 		*found, err = s.preflight(ctx, end, devices, show)
-		return report.Report{Outcome: handoff.Rolledback, Peer: found.Peer}, err
+		return report.Report{Outcome: handoff.Rolledback, Peer: found.Peer, Warnings: optional(found.Warning)}, err
 	}}
 }
 
@@ -48,7 +48,11 @@ func printPreflight(w io.Writer, v verdict) {
 		return
 	}
 	p := v.preflight
-	fmt.Fprintln(w, "preflight: a migration would be accepted; nothing was touched")
+	accepted := "preflight: a migration would be accepted"
+	if p.Warning != "" {
+		accepted += ", and would fail if the estimates are right"
+	}
+	fmt.Fprintln(w, accepted+"; nothing was touched")
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	defer t.Flush()
 	for _, row := range preflightFacts(p) {

@@ -95,13 +95,10 @@ func lookThere(s scene) string {
 }
 
 func limitOf(s scene) string {
-	switch {
-	case s.moved: // a stream was too long
-		return "raise --max-state at mig-recv, if the device is known to be that large"
-	case s.sending: // the destination is busy
+	if s.sending && !s.moved { // no stream was too long: the destination is busy
 		return "wait for the migration that it serves, or run another mig-recv on another port"
 	}
-	return lookThere(s)
+	return "raise --max-state at mig-recv, if the device is known to be that large"
 }
 
 func connectionLost(s scene) string {

@@ -158,13 +158,6 @@ func TestMemoryError(t *testing.T) {
 	}
 }
 
-func TestCheckMemory(t *testing.T) {
-	c := &common{memory: size{bytes: hostMemory() + 1}, chunk: size{bytes: 4096}}
-	if err := c.check(); err == nil || !strings.Contains(err.Error(), "more than this host has") {
-		t.Errorf("more memory than there is: %v", err)
-	}
-}
-
 func TestErrorText(t *testing.T) {
 	op := &vfio.OpError{Op: "open", Device: "0000:3b:00.1", Offset: -1, Err: fs.ErrPermission, Hint: "run as root"}
 	tests := []struct {

@@ -1,0 +1,147 @@
+package cli
+
+import (
+	"bufio"
+	"math"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// besideChunks is what a program needs beside the memory for its chunks: itself, and what the
+// carrier holds.
+const besideChunks = 16 << 20
+
+// memoryLimit is the most memory that a process may have, and what says so.
+type memoryLimit struct {
+	bytes uint64
+	by    string
+}
+
+// checkMemory refuses memory for chunks that this process cannot have. The kernel would kill
+// it later, without a word, with the devices that it has opened.
+func (c *common) checkMemory(limit memoryLimit) error {
+	most := limit.bytes - min(limit.bytes, besideChunks)
+	if c.memory.bytes <= most {
+		return nil
+	}
+	return mistakef("give a smaller --memory, or more memory to this process", "--memory %s is more than this process can have: %s allows %s, of which the program itself needs %s",
+		&c.memory, limit.by, exactBytes(limit.bytes), exactBytes(besideChunks))
+}
+
+// leastMemory is the narrowest of all limits of this process. root is that of the file system.
+func leastMemory(root string) memoryLimit {
+	least := memoryLimit{math.MaxInt, "the size of a pointer"}
+	for _, limit := range append(groupLimits(root), hostLimit(), addressLimit()) {
+		if limit.bytes < least.bytes {
+			least = limit
+		}
+	}
+	return least
+}
+
+// hostLimit is all the memory of this host, free or not.
+func hostLimit() memoryLimit {
+	var info unix.Sysinfo_t
+	if err := unix.Sysinfo(&info); err != nil {
+		return memoryLimit{bytes: math.MaxUint64}
+	}
+	return memoryLimit{uint64(info.Totalram) * uint64(info.Unit), "the memory of this host"} // 32 bits on some machines
+}
+
+// addressLimit is RLIMIT_AS, which counts addresses, used or not (getrlimit(2)).
+func addressLimit() memoryLimit {
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_AS, &limit); err != nil {
+		return memoryLimit{bytes: math.MaxUint64}
+	}
+	return memoryLimit{limit.Cur, "RLIMIT_AS (ulimit -v)"}
+}
+
+// groupFile is the file of a control group that has the limit, by the type of its mount: of
+// version 2 (cgroups(7)), and of version 1.
+var groupFile = map[string]string{"cgroup2": "memory.max", "cgroup": "memory.limit_in_bytes"}
+
+// groupLimits are the limits of the control groups of this process, and of those around them.
+// What cannot be read is no limit.
+func groupLimits(root string) (limits []memoryLimit) {
+	paths := groupPaths(root)
+	for _, m := range groupMounts(root) {
+		path, ok := paths[m.kind]
+		if !ok {
+			continue
+		}
+		below, err := filepath.Rel(m.root, path)
+		if err != nil || strings.HasPrefix(below, "..") { // it is outside of what is mounted here, as in some containers
+			below = "."
+		}
+		for dir := filepath.Join(m.point, below); ; dir = filepath.Dir(dir) {
+			if bytes, ok := readLimit(filepath.Join(root, dir, groupFile[m.kind])); ok {
+				limits = append(limits, memoryLimit{bytes, filepath.Join(dir, groupFile[m.kind])})
+			}
+			if len(dir) <= len(m.point) {
+				break
+			}
+		}
+	}
+	return limits
+}
+
+// groupPaths are the groups of this process, by the type of their mount. Those of version 1
+// are the memory controller's.
+func groupPaths(root string) map[string]string {
+	paths := map[string]string{}
+	eachLine(filepath.Join(root, "proc/self/cgroup"), func(line string) {
+		parts := strings.SplitN(line, ":", 3)
+		switch {
+		case len(parts) < 3:
+		case parts[1] == "":
+			paths["cgroup2"] = parts[2]
+		case strings.Contains(","+parts[1]+",", ",memory,"):
+			paths["cgroup"] = parts[2]
+		}
+	})
+	return paths
+}
+
+// groupMount is a mount of control groups: which part of them, and where.
+type groupMount struct{ kind, root, point string }
+
+// groupMounts reads proc_pid_mountinfo(5).
+func groupMounts(root string) (mounts []groupMount) {
+	eachLine(filepath.Join(root, "proc/self/mountinfo"), func(line string) {
+		before, after, _ := strings.Cut(line, " - ")
+		where, what := strings.Fields(before), strings.Fields(after)
+		if len(where) < 5 || len(what) < 3 || groupFile[what[0]] == "" {
+			return
+		}
+		if what[0] == "cgroup2" || strings.Contains(","+what[2]+",", ",memory,") {
+			mounts = append(mounts, groupMount{what[0], where[3], where[4]})
+		}
+	})
+	return mounts
+}
+
+func eachLine(path string, do func(line string)) {
+	f, err := os.Open(path)
+	if err != nil {
+		return
+	}
+	defer f.Close()
+	for lines := bufio.NewScanner(f); lines.Scan(); {
+		do(lines.Text())
+	}
+}
+
+// readLimit reads a number of bytes. "max" is no limit, and so is what version 1 has for none.
+func readLimit(path string) (uint64, bool) {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return 0, false
+	}
+	n, err := strconv.ParseUint(strings.TrimSpace(string(text)), 10, 64)
+	return n, err == nil && n < math.MaxInt64/2
+}
