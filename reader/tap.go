@@ -13,6 +13,7 @@ import (
 type tap struct {
 	stream vfio.Stream
 	source transport.SpliceSource // nil where the stream cannot, or is not to, be spliced
+	holes  vfio.HoleReader        // nil where the stream knows of none
 	unseen bool                   // nobody needs to see the bytes
 	path   string                 // "read" or "splice", for the report
 	why    string
@@ -25,11 +26,22 @@ func newTap(s vfio.Stream, unseen bool) *tap {
 	if source, ok := s.(transport.SpliceSource); ok {
 		t.source, t.why = source, "nothing was there to probe with"
 	}
+	t.holes, _ = s.(vfio.HoleReader)
 	return t
 }
 
-// fill takes what the device has, up to limit bytes, into the empty chunk.
+// fill takes what the device has, up to limit bytes, into the empty chunk. A hole becomes a
+// chunk of zeros, which every destination takes, over every carrier.
 func (t *tap) fill(c *transport.Chunk, limit int) (int, error) {
+	if t.holes != nil {
+		n, err := t.holes.SkipHole(limit)
+		if n > 0 {
+			c.FillZeros(n)
+		}
+		if n > 0 || err != nil {
+			return n, err
+		}
+	}
 	if t.source == nil {
 		return c.Fill(t.stream, limit)
 	}

@@ -203,9 +203,12 @@ func (c *Chunk) Fill(r io.Reader, limit int) (int, error) {
 	return n, err
 }
 
-// Seal says where in which stream the bytes of Fill belong, and sums them up.
+// FillZeros makes an empty chunk one of n zeros, which is sent as a marker.
+func (c *Chunk) FillZeros(n int) { c.RawLen, c.WireLen, c.Codec = uint32(n), 0, codec.IDZero }
+
+// Seal says where in which stream the bytes of the chunk belong, and sums them up.
 func (c *Chunk) Seal(device uint16, seq, offset uint64) {
-	c.Device, c.Seq, c.Offset, c.Codec = device, seq, offset, codec.IDRaw
+	c.Device, c.Seq, c.Offset = device, seq, offset
 	if !c.Unchecked {
 		c.Digest = c.digest(c.raw())
 	}
@@ -215,8 +218,11 @@ func (c *Chunk) Seal(device uint16, seq, offset uint64) {
 // that is to be sent: spare, which then holds the encoded bytes, or c itself
 // where the bytes go as they are; and what was chosen. Ownership of neither changes.
 func (c *Chunk) EncodeTo(spare *Chunk, policy codec.Policy) (*Chunk, codec.Choice) {
-	if c.Unchecked {
+	switch {
+	case c.Unchecked:
 		return c, codec.Choice{Codec: codec.Raw, Device: int(c.Device)}
+	case c.Zero():
+		return c, codec.Choice{Codec: codec.Zero, Device: int(c.Device)}
 	}
 	choice, id, enc := codec.EncodeChunk(policy, int(c.Device), spare.buf[chunkHeadLen:chunkHeadLen], c.raw())
 	if id == codec.IDRaw {

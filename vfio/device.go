@@ -120,6 +120,15 @@ type Storage interface {
 	Room() (free uint64, place string, err error)
 }
 
+// HoleReader is a Stream whose source knows where zeros are that it does not store, as a file
+// with holes does.
+type HoleReader interface {
+	// SkipHole moves past up to n bytes of such zeros, and returns how many: 0 where the next
+	// byte is stored, or is none. It takes the place of a Read. After a 0, Read gives nothing
+	// of the hole behind what is stored.
+	SkipHole(n int) (int, error)
+}
+
 // ZeroWriter is a Stream whose sink has a cheaper way to write zeros (a hole in
 // a file) than to be given them.
 type ZeroWriter interface {

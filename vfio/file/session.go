@@ -23,6 +23,8 @@ type session struct {
 	busy   sync.Mutex // held while the file is used
 	broken error      // the first failed write
 
+	holes  holes      // of a regular file that is read
+
 	offset atomic.Int64 // bytes moved
 	ended  atomic.Bool  // the device has left the state
 	closed atomic.Bool  // the owner has closed the stream
@@ -31,6 +33,7 @@ type session struct {
 var (
 	_ vfio.Stream     = (*session)(nil)
 	_ vfio.ZeroWriter = (*session)(nil)
+	_ vfio.HoleReader = (*session)(nil)
 	_ vfio.Splicer    = (*session)(nil)
 )
 
@@ -112,7 +115,7 @@ func cause(err error) error {
 // Read implements [vfio.Stream]. It waits where the file does (a pipe), and
 // io.EOF is the end of the file at the time of the call.
 func (s *session) Read(p []byte) (int, error) {
-	n, err := s.use(false, func() (int, error) { return s.f.Read(p) })
+	n, err := s.use(false, func() (int, error) { return s.f.Read(p[:s.holes.before(s.offset.Load(), len(p))]) })
 	if err == nil || err == io.EOF {
 		return n, err
 	}
@@ -121,7 +124,9 @@ func (s *session) Read(p []byte) (int, error) {
 
 // SpliceTo implements [vfio.Splicer].
 func (s *session) SpliceTo(pipe, n int) (int, error) {
-	m, err := s.splice(false, func(fd int) (int, error) { return vfio.Splice(pipe, fd, n) })
+	m, err := s.splice(false, func(fd int) (int, error) {
+		return vfio.Splice(pipe, fd, s.holes.before(s.offset.Load(), n))
+	})
 	if err == nil && m == 0 && n > 0 {
 		err = io.EOF
 	}
