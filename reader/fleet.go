@@ -19,7 +19,8 @@ type fleet struct {
 
 	mu      sync.Mutex
 	streams []vfio.Stream
-	resumed bool // the way back was taken: no device leaves RUNNING any more
+	resumed bool         // the way back was taken: no device leaves RUNNING any more
+	saving  map[int]bool // devices whose session is open
 }
 
 // deviceError is a failure of one device.
@@ -44,9 +45,16 @@ func (f *fleet) enter(moves []move) error {
 
 func (f *fleet) set(device int, to vfio.State) error {
 	stream, err := f.sources[device].Device.SetState(to)
+	if err == nil && to.Saving() && !f.saving[device] {
+		err = vfio.CheckSession(stream)
+	}
 	if err != nil {
 		return &deviceError{device, err}
 	}
+	if f.saving == nil {
+		f.saving = map[int]bool{}
+	}
+	f.saving[device] = to.Saving()
 	if stream != nil {
 		if old := f.streams[device]; old != nil {
 			old.Close()

@@ -15,7 +15,8 @@ type tap struct {
 	source transport.SpliceSource // nil where the stream cannot, or is not to, be spliced
 	holes  vfio.HoleReader        // nil where the stream knows of none
 	unseen bool                   // nobody needs to see the bytes
-	path   string                 // "read" or "splice", for the report
+	moves  vfio.Progress
+	path   string // "read" or "splice", for the report
 	why    string
 }
 
@@ -30,9 +31,18 @@ func newTap(s vfio.Stream, unseen bool) *tap {
 	return t
 }
 
-// fill takes what the device has, up to limit bytes, into the empty chunk. A hole becomes a
-// chunk of zeros, which every destination takes, over every carrier.
+// fill takes what the device has, up to limit bytes, into the empty chunk.
 func (t *tap) fill(c *transport.Chunk, limit int) (int, error) {
+	n, err := t.take(c, limit)
+	if err = t.moves.Check(n, limit, err); errors.Is(err, vfio.ErrBadCount) {
+		return 0, err
+	}
+	return n, err
+}
+
+// take is fill without a check. A hole becomes a chunk of zeros, which every destination
+// takes, over every carrier.
+func (t *tap) take(c *transport.Chunk, limit int) (int, error) {
 	if t.holes != nil {
 		n, err := t.holes.SkipHole(limit)
 		if n > 0 {

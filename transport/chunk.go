@@ -337,7 +337,15 @@ func (c *Chunk) WriteRaw(w io.Writer) error {
 	if c.arrival != nil {
 		return c.forward(w)
 	}
-	_, err := w.Write(c.raw())
+	return writeAll(w, c.raw())
+}
+
+// writeAll is one Write, which has to write all: less without an error is one too.
+func writeAll(w io.Writer, p []byte) error {
+	n, err := w.Write(p)
+	if err == nil && n != len(p) {
+		err = fmt.Errorf("%w: %d of %d bytes", io.ErrShortWrite, n, len(p))
+	}
 	return err
 }
 

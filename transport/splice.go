@@ -245,6 +245,9 @@ func (c *Chunk) empty(w io.Writer) error {
 		if errors.Is(err, errors.ErrUnsupported) {
 			break
 		}
+		if err == nil && (n <= 0 || n > c.pipe.full) {
+			err = fmt.Errorf("%w: %d of %d bytes were taken from a pipe", io.ErrShortWrite, n, c.pipe.full)
+		}
 		if err != nil {
 			return err
 		}
@@ -258,8 +261,7 @@ func (c *Chunk) empty(w io.Writer) error {
 		return err
 	}
 	c.Unchecked = true
-	_, err := w.Write(c.buf[chunkHeadLen:][:n])
-	return err
+	return writeAll(w, c.buf[chunkHeadLen:][:n])
 }
 
 // dismiss ends what a released chunk still has outside its memory.

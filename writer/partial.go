@@ -58,11 +58,21 @@ func (f *fleet) keep(i int) (vfio.Stream, error) {
 	r, ok := d.(vfio.Resumable)
 	if ok && f.keeping != nil {
 		s, err := r.Keep(f.keeping.id, f.keeping.notes[i])
+		if err == nil {
+			err = vfio.CheckSession(s)
+		}
 		if !errors.Is(err, errors.ErrUnsupported) {
 			return s, err
 		}
 	}
-	return d.SetState(vfio.Resuming)
+	s, err := d.SetState(vfio.Resuming)
+	if err == nil {
+		err = vfio.CheckSession(s)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return s, nil
 }
 
 // durables are the sessions, if all of them are kept.

@@ -13,7 +13,7 @@ import (
 type Report struct {
 	Outcome  handoff.Outcome
 	Attempt  transport.Attempt
-	Peer     transport.ID // zero where the carrier does not know it
+	Peer     transport.ID  // zero where the carrier does not know it
 	Total    time.Duration // from the first byte of a stream, or from the pause of the guest if that came first, to RUNNING
 	Downtime time.Duration // from the pause of the guest to RUNNING at the destination
 	Stages   []Stage       // the downtime, in order
