@@ -2,7 +2,9 @@ package vfio
 
 import (
 	"fmt"
+	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -107,6 +109,13 @@ func (k *fakeKernel) open(path string) (int, error) {
 	defer k.mu.Unlock()
 	if r, ok := k.enter("open " + path); ok {
 		return -1, r.err
+	}
+	if _, err := strconv.Atoi(filepath.Base(path)); err == nil { // a group, which is opened once
+		for _, open := range k.files {
+			if open == path {
+				return -1, unix.EBUSY
+			}
+		}
 	}
 	return k.newFD(path), nil
 }

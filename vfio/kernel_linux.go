@@ -17,7 +17,8 @@ type device struct {
 	info     Info
 	features Features
 	fd       descriptor
-	held     []int // container, group or iommufd: kept open as long as the device
+	held     []int  // iommufd: open as long as the device
+	release  func() // ends what it shares with other devices; nil for nothing
 
 	mu       sync.Mutex  // one SetState, Reset or Close at a time; guards what follows
 	session  *stream     // the data session that this device opened last, nil when it ended
@@ -332,6 +333,9 @@ func (d *device) Close() error {
 	d.fd.shut()
 	for _, fd := range d.held {
 		d.fd.close(fd)
+	}
+	if d.release != nil {
+		d.release()
 	}
 	return nil
 }

@@ -125,14 +125,25 @@ func (o opener) openCdev(node, name, dir string) (*device, error) {
 	if err != nil {
 		return nil, err
 	}
-	_, err = o.ioctl(fd, reqDeviceBindIOMMUFD, &bindIOMMUFD{argsz: 16, iommufd: int32(iommufd)})
-	if err != nil {
-		return nil, usedBy(node, bindError(err))
-	}
 	if dir == "" {
 		dir, _ = o.ofFD(fd)
 	}
-	return fds.keep(newDevice(o.kernel, fd, name, o.describe(dir), iommufd))
+	free, err := claim(dir, name)
+	if err != nil {
+		return nil, err
+	}
+	_, err = o.ioctl(fd, reqDeviceBindIOMMUFD, &bindIOMMUFD{argsz: 16, iommufd: int32(iommufd)})
+	if err != nil {
+		free()
+		return nil, usedBy(node, bindError(err))
+	}
+	d, err := fds.keep(newDevice(o.kernel, fd, name, o.describe(dir), iommufd))
+	if err != nil {
+		free()
+		return nil, err
+	}
+	d.release = free
+	return d, nil
 }
 
 // usedBy names the process that has a node, where that is why it cannot be used and this user
@@ -158,32 +169,42 @@ func bindError(err error) error {
 	return fmt.Errorf("bind to iommufd: %w", err)
 }
 
-// openGroup opens a device through its IOMMU group and a container of its own,
-// the way of kernels without cdevs.
+// openGroup opens a device through its IOMMU group and a container, the way of kernels without
+// cdevs.
 func (o opener) openGroup(dir, name string) (*device, error) {
+	if err := o.checkIOMMU(dir); err != nil {
+		return nil, err
+	}
 	node, err := o.group(dir)
 	if err != nil {
 		return nil, err
 	}
-	fds := fdSet{kernel: o.kernel}
-	defer fds.closeAll()
-	group, err := fds.open(node)
-	if err != nil {
-		return nil, usedBy(node, err)
-	}
-	container, err := fds.open(o.at("dev/vfio/vfio"))
+	free, err := claim(dir, name)
 	if err != nil {
 		return nil, err
 	}
-	if err := o.join(group, container); err != nil {
-		return nil, fmt.Errorf("%s: %w", node, err)
-	}
-	fd, err := o.ioctl(group, reqGroupGetDeviceFD, cString(filepath.Base(dir)))
+	g, err := o.useGroup(node)
 	if err != nil {
+		free()
+		return nil, err
+	}
+	release := func() {
+		g.release()
+		free()
+	}
+	fd, err := o.ioctl(g.fd, reqGroupGetDeviceFD, cString(filepath.Base(dir)))
+	if err != nil {
+		release()
 		return nil, fmt.Errorf("%s: get device: %w", node, err)
 	}
-	fds.add(fd)
-	return fds.keep(newDevice(o.kernel, fd, name, o.describe(dir), group, container))
+	d, err := newDevice(o.kernel, fd, name, o.describe(dir))
+	if err != nil {
+		o.close(fd)
+		release()
+		return nil, err
+	}
+	d.release = release
+	return d, nil
 }
 
 // join puts a group into a container and gives the container an IOMMU.
