@@ -200,7 +200,7 @@ func (c *certified) loadOwn(open open, certPath, keyPath string) error {
 	}
 	key, err := readPrivate(open, keyPath)
 	if err != nil {
-		return fileError(keyPath, err, "it has to be there, readable by its owner only: chmod 600")
+		return fileError(keyPath, err, "it has to be there, readable by its owner only: chmod 600; or by a group of this process too, if root owns it: chmod 640")
 	}
 	var text bytes.Buffer
 	for _, cert := range shown {

@@ -268,7 +268,7 @@ func TestLoadCertifiedMistakes(t *testing.T) {
 		{"certificate not valid yet", "server-cert.pem", own(notYet), "it is valid from", "clock"},
 		{"certificate of a client", "server-cert.pem", own(func(c *x509.Certificate) { c.ExtKeyUsage[0] = x509.ExtKeyUsageClientAuth }), "not for a receiver", "serverAuth"},
 		{"no key", "server-key.pem", remove("server-key.pem"), "no such file", "chmod 600"},
-		{"key that others may read", "server-key.pem", chmod("server-key.pem", 0o640), "mode 0640 lets others read the key", "chmod 600"},
+		{"key that others may read", "server-key.pem", chmod("server-key.pem", 0o604), "mode 0604 lets others read the key", "chmod 600"},
 		{"key in another form", "server-key.pem", text("server-key.pem", "junk"), "failed to find any PEM data", "without a passphrase"},
 		{"key of another", "server-key.pem", func(dir string) {
 			ca.put(filepath.Join(dir, "server-key.pem"), keyBlock, 0o600, must(x509.MarshalPKCS8PrivateKey(ca.newKey())))

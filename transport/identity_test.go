@@ -156,7 +156,7 @@ func TestLoadIdentityRefuses(t *testing.T) {
 		mode       os.FileMode
 		want       string
 	}{
-		{"group", string(key), 0o640, "mode 0640 lets others read the key: run chmod 600 "},
+		{"others", string(key), 0o644, "mode 0644 lets others read the key: run chmod 600 "},
 		{"world", string(key), 0o604, "mode 0604"},
 		{"empty", "", 0o600, "no PEM block"},
 		{"other block", rsaLike, 0o600, "no PEM block"},

@@ -34,8 +34,9 @@ type Access int
 const (
 	// Public files may be read by all users.
 	Public Access = iota
-	// Secret files may be read by their owner alone. A group may read one that root owns
-	// and another user needs.
+	// Secret files may be read by their owner alone. One that root owns may be read by a
+	// group too, if this process is in it: that is how Kubernetes (fsGroup) and libvirt
+	// give a key to a service.
 	Secret
 )
 
@@ -98,7 +99,7 @@ func check(info fs.FileInfo, path string, access Access) error {
 		return err
 	}
 	mode, others := info.Mode().Perm(), fs.FileMode(0o077)
-	if owner(info) != os.Geteuid() { // root
+	if stat := info.Sys().(*syscall.Stat_t); stat.Uid == 0 && inGroup(int(stat.Gid)) {
 		others = 0o037
 	}
 	switch {
@@ -108,6 +109,12 @@ func check(info fs.FileInfo, path string, access Access) error {
 		return refusal("mode %04o lets others change it: run chmod go-w %s", mode, path)
 	}
 	return nil
+}
+
+// inGroup reports whether this process is in a group.
+func inGroup(id int) bool {
+	all, _ := os.Getgroups() // which need not name the effective one (getgroups(2))
+	return id == os.Getegid() || slices.Contains(all, id)
 }
 
 // CheckOwner refuses an open file that another user owns or may write.

@@ -35,7 +35,7 @@ func TestRead(t *testing.T) {
 	}{
 		{name: "good", make: func(_, _ string) error { return nil }},
 		{name: "readable", make: func(_, p string) error { return os.Chmod(p, 0o644) }},
-		{name: "readable secret", access: Secret, make: func(_, p string) error { return os.Chmod(p, 0o640) }, want: "mode 0640 lets others read the key: run chmod 600 "},
+		{name: "readable secret", access: Secret, make: func(_, p string) error { return os.Chmod(p, 0o604) }, want: "mode 0604 lets others read the key: run chmod 600 "},
 		{name: "writable", make: func(_, p string) error { return os.Chmod(p, 0o620) }, want: "mode 0620 lets others change it"},
 		{name: "writable directory", make: func(d, _ string) error { return os.Chmod(d, 0o770) }, want: "mode 0770 lets others change what is in "},
 		{name: "sticky directory", make: func(d, _ string) error { return os.Chmod(d, 0o777|fs.ModeSticky) }},
@@ -140,8 +140,8 @@ func TestMakeDir(t *testing.T) {
 	}
 }
 
-// TestRootOwns: a service reads what root owns, secret files by way of its group, and
-// still nothing that its other users could change.
+// TestRootOwns: a secret file of root may be read by a group that the reader is in, whoever
+// that is, and by no other one; nobody else may read or change it.
 func TestRootOwns(t *testing.T) {
 	if path := os.Getenv("SAFEFILE_TEST"); path != "" {
 		_, err := Read(path, 100, Secret)
@@ -151,15 +151,34 @@ func TestRootOwns(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("SKIP: only root can be another user")
 	}
-	for mode, want := range map[fs.FileMode]string{0o640: "answer: none", 0o660: "answer: mode 0660 lets others read the key", 0o644: "answer: mode 0644 lets others read the key"} {
+	const group = other + 1
+	service := syscall.Credential{Uid: other, Gid: other, Groups: []uint32{group}}
+	root := syscall.Credential{Groups: []uint32{group}} // as in a container
+	stranger := syscall.Credential{} // root, in no other group
+	for _, c := range []struct {
+		mode   fs.FileMode
+		reader syscall.Credential
+		want   string
+	}{
+		{0o640, service, "answer: none"},
+		{0o440, service, "answer: none"},
+		{0o440, root, "answer: none"},
+		{0o640, root, "answer: none"},
+		{0o640, syscall.Credential{Uid: other, Gid: group}, "answer: none"},
+		{0o440, stranger, "answer: mode 0440 lets others read the key"},
+		{0o660, service, "answer: mode 0660 lets others read the key"},
+		{0o660, root, "answer: mode 0660 lets others read the key"},
+		{0o644, service, "answer: mode 0644 lets others read the key"},
+		{0o444, root, "answer: mode 0444 lets others read the key"},
+	} {
 		dir := t.TempDir()
 		path := filepath.Join(dir, "file")
-		must(t, os.Chmod(filepath.Dir(dir), 0o755), os.WriteFile(path, nil, 0o600), os.Chown(path, 0, other), os.Chmod(path, mode))
+		must(t, os.Chmod(filepath.Dir(dir), 0o755), os.WriteFile(path, nil, 0o600), os.Chown(path, 0, group), os.Chmod(path, c.mode))
 		cmd := exec.Command("/proc/self/exe", "-test.run", "^TestRootOwns$")
 		cmd.Env = append(os.Environ(), "SAFEFILE_TEST="+path)
-		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: other, Gid: other}}
-		if out, err := cmd.CombinedOutput(); err != nil || !strings.Contains(string(out), want) {
-			t.Errorf("mode %v: %v\n%s", mode, err, out)
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &c.reader}
+		if out, err := cmd.CombinedOutput(); err != nil || !strings.Contains(string(out), c.want) {
+			t.Errorf("mode %v, read as %+v: %v\n%s", c.mode, c.reader, err, out)
 		}
 	}
 }

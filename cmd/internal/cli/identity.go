@@ -16,7 +16,8 @@ run ` + "`mig-send id`" + ` on the source, ` + "`mig-recv id`" + ` on the destin
 what the other printed with --peer. The key is in send.key or recv.key below
 $XDG_CONFIG_HOME/migpipe if that variable is set, else in /etc/migpipe for root
 and in ~/.config/migpipe for everybody else; --identity FILE names another one. A
-directory that is missing is made, but none above it.
+directory that is missing is made, but none above it. No other user may read the key;
+a group that the program is in may, if root owns the file.
 ` + peersHelp + `
 
 ` + tlsHelp
@@ -66,7 +67,7 @@ func (e *keyError) hint() string {
 	switch {
 	case errors.Is(e.error, fs.ErrPermission):
 		return "run as the owner of the file, or name another one with --identity"
-	case err == nil && info.Mode().IsRegular() && info.Mode().Perm()&0o077 != 0:
+	case err == nil && errors.Is(e.error, safefile.ErrUntrusted) && info.Mode().IsRegular() && info.Mode().Perm()&0o077 != 0:
 		return "chmod 600 " + e.path
 	case errors.Is(e.error, safefile.ErrUntrusted):
 		return "run as the user that owns what is named, or name a file of this user's with --identity"
