@@ -2,6 +2,7 @@ package transport
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
@@ -78,8 +79,20 @@ func (e *CertificateError) Unwrap() []error { return []error{ErrAuth, e.Err} }
 //
 // What the peer would find wrong with the certificate is found here first. Every
 // error is a [CertificateError], and holds no part of the key.
+//
+// A name with a "=" is a distinguished name as RFC 4514 writes it, "CN=host,O=org": all of the
+// holder's name in the certificate, and not a part of it. A common name alone never counts.
 func LoadCertified(dir string, role Role, names []string, o *FileOptions) (*Certified, error) {
 	names = slices.Clone(names)
+	for i, name := range names {
+		if !isDistinguished(name) {
+			continue
+		}
+		var err error
+		if names[i], err = parseName(name); err != nil {
+			return nil, &CertificateError{"the name " + PeerText(name), err, "write it as RFC 4514 does, as 'CN=host,O=org': the refusal of a certificate prints its name so"}
+		}
+	}
 	parse := func(open open) (*certified, error) { return readCertified(open, dir, role, names) }
 	files, err := newReread(o, parse, certifiedFiles(dir, role)...)
 	if err != nil {
@@ -135,7 +148,13 @@ func (c *Certified) peer(leaf *x509.Certificate) (ids []ID) {
 
 // namedIn are those of the names that a certificate has.
 func namedIn(leaf *x509.Certificate, names []string) []string {
-	return slices.DeleteFunc(slices.Clone(names), func(name string) bool { return leaf.VerifyHostname(name) != nil })
+	whole := subjectName(leaf)
+	return slices.DeleteFunc(slices.Clone(names), func(name string) bool {
+		if isDistinguished(name) {
+			return name != whole
+		}
+		return leaf.VerifyHostname(name) != nil
+	})
 }
 
 func (c *certified) id() ID { return certificateID(c.cert.Leaf) }
@@ -152,8 +171,9 @@ func (c *certified) verify(shown []*x509.Certificate, role Role) error {
 	err := c.ca.check(shown, role)
 	if err == nil && len(namedIn(leaf, c.names)) == 0 {
 		err = &problem{
-			fmt.Errorf("its names are not what is expected here, %s", quoted(c.names)),
-			nameHint(leaf),
+			error: fmt.Errorf("its names are not what is expected here, %s", quoted(c.names)),
+			hint:  nameHint(leaf),
+			told:  fmt.Sprintf("none of its names is expected here: %s", quoted(namesOf(leaf))),
 		}
 	}
 	if err != nil {
@@ -166,9 +186,13 @@ func (c *certified) verify(shown []*x509.Certificate, role Role) error {
 func nameHint(leaf *x509.Certificate) string {
 	names := namesOf(leaf)
 	if len(names) == 0 {
-		return "have the CA issue one with a subjectAltName: a common name does not count"
+		return "have the CA issue one with a subjectAltName, or with a name of its holder"
 	}
-	return "if that is the host you mean, say --peer-name " + PeerText(names[0])
+	name := PeerText(names[0])
+	if isDistinguished(name) {
+		name = "'" + name + "'"
+	}
+	return "if that is the host you mean, say --peer-name " + name
 }
 
 // quoted lists names of which some may be the peer's.
@@ -176,14 +200,24 @@ func quoted(names []string) string {
 	if len(names) == 0 {
 		return "no name"
 	}
-	return PeerText(strings.Join(names, ", "))
+	list := slices.Clone(names)
+	for i, name := range list {
+		if isDistinguished(name) { // which has commas of its own
+			list[i] = "'" + name + "'"
+		}
+	}
+	return PeerText(strings.Join(list, ", "))
 }
 
-// namesOf are the names that count: a common name does not (RFC 9525, section 2).
+// namesOf are the names that count: a common name alone does not (RFC 9525, section 2), but
+// all of the holder's name does.
 func namesOf(c *x509.Certificate) []string {
 	names := slices.Clone(c.DNSNames)
 	for _, ip := range c.IPAddresses {
 		names = append(names, ip.String())
+	}
+	if whole := subjectName(c); whole != "" {
+		names = append(names, whole)
 	}
 	return names
 }
@@ -288,14 +322,15 @@ func (a *authority) trust(list *x509.RevocationList) error {
 type problem struct {
 	error
 	hint string
+	told string // to the peer, in the place of the error; "" for the error itself
 }
 
 func certificateError(of string, err error) error {
-	hint := "see what openssl verify -CAfile " + caFile + " says of it"
+	e := &CertificateError{of, err, "see what openssl verify -CAfile " + caFile + " says of it"}
 	if p, ok := errors.AsType[*problem](err); ok {
-		err, hint = p.error, p.hint
+		e.Err, e.Hint = p, p.hint
 	}
-	return &CertificateError{of, err, hint}
+	return e
 }
 
 func fileError(path string, err error, hint string) error {
@@ -322,16 +357,16 @@ func (a *authority) check(shown []*x509.Certificate, role Role) error {
 	_, unknown := errors.AsType[x509.UnknownAuthorityError](err)
 	switch {
 	case unknown:
-		return &problem{errors.New("it was not issued by the CA in " + caFile), "both hosts need the same " + caFile + ", and certificates that its CA has issued"}
+		return &problem{error: errors.New("it was not issued by the CA in " + caFile), hint: "both hosts need the same " + caFile + ", and certificates that its CA has issued"}
 	case err != nil && invalid.Reason != x509.IncompatibleUsage:
 		return errors.New(PeerText(err.Error()))
 	case err != nil || !slices.Contains(leaf.ExtKeyUsage, role.usage()):
 		return &problem{
-			fmt.Errorf("it is not for a %v: the extended key usage %s is missing", role, role.usageName()),
-			"have the CA issue one with the extended key usage " + role.usageName(),
+			error: fmt.Errorf("it is not for a %v: the extended key usage %s is missing", role, role.usageName()),
+			hint:  "have the CA issue one with the extended key usage " + role.usageName(),
 		}
 	case !slices.ContainsFunc(chains, a.unrevoked):
-		return &problem{errors.New("the CA has revoked it"), "have the CA issue a new one"}
+		return &problem{error: errors.New("the CA has revoked it"), hint: "have the CA issue a new one"}
 	}
 	return a.current()
 }
@@ -340,7 +375,7 @@ func (a *authority) check(shown []*x509.Certificate, role Role) error {
 func (a *authority) current() error {
 	for _, list := range a.revoked {
 		if err := inTime(list.ThisUpdate, list.NextUpdate); err != nil {
-			return &problem{fmt.Errorf("%s, which says what was revoked, is out of date: %w", crlFile, err), "copy a new list from the CA"}
+			return &problem{error: fmt.Errorf("%s, which says what was revoked, is out of date: %w", crlFile, err), hint: "copy a new list from the CA", told: "this side cannot tell what was revoked"}
 		}
 	}
 	return nil
@@ -367,8 +402,8 @@ func inTime(from, to time.Time) error {
 	now := time.Now()
 	if now.Before(from) || !to.IsZero() && now.After(to) {
 		return &problem{
-			fmt.Errorf("it is valid from %s to %s, and now is %s", utc(from), utc(to), utc(now)),
-			"have the CA issue a new one, or set this host's clock if that is wrong",
+			error: fmt.Errorf("it is valid from %s to %s, and now is %s", utc(from), utc(to), utc(now)),
+			hint:  "have the CA issue a new one, or set this host's clock if that is wrong",
 		}
 	}
 	return nil
@@ -410,4 +445,22 @@ func blocks(text []byte, kind string) (ders [][]byte) {
 		}
 		text = rest
 	}
+}
+
+// toldRefused is what a peer is told whose certificate is refused: the reason, and not what is
+// expected here.
+func toldRefused(err error) string {
+	if p, ok := errors.AsType[*problem](err); ok {
+		return cmp.Or(p.told, p.Error())
+	}
+	if e, ok := errors.AsType[*CertificateError](err); ok {
+		return e.Err.Error()
+	}
+	if e, ok := errors.AsType[*WrongPeerError](err); ok {
+		if slices.Contains(e.Want, e.Got) {
+			return fmt.Sprintf("its certificate is not that of a %v", e.Role)
+		}
+		return fmt.Sprintf("%v is not expected here", e.Got)
+	}
+	return "no certificate"
 }

@@ -159,7 +159,7 @@ func TestCertifiedHandshake(t *testing.T) {
 		{"client with another name", good, server("other.example"), "", "its names are not what is expected here, other.example", "--peer-name src.example"},
 		{"client names nobody", client(), heard, "expected here, no name", "", "--peer-name dst.example"},
 		{"server names nobody", good, server(), "", "expected here, no name", "--peer-name src.example"},
-		{"name only as common name", good.as(ca.issue(key, RoleSend, "", nameless), key), heard, "", "no name: its names are not", "a common name does not count"},
+		{"name only as common name", good.as(ca.issue(key, RoleSend, "", nameless), key), heard, "", "'CN=src.example': its names are not", "say --peer-name 'CN=src.example'"},
 		{"client's certificate is a server's", good.as(ca.issue(key, RoleRecv, "src.example"), key), heard, "", "it is not for a sender: the extended key usage clientAuth", "extended key usage clientAuth"},
 		{"server's certificate is a client's", good, heard.as(ca.issue(key, RoleSend, "dst.example"), key), "it is not for a receiver: the extended key usage serverAuth", "", "extended key usage serverAuth"},
 		{"certificate for any use", good.as(ca.issue(key, RoleSend, "src.example", func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageAny} }), key), heard, "", "it is not for a sender", "clientAuth"},

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"fmt"
 	"net"
+	"strings"
 	"sync"
 	"time"
 )
@@ -61,15 +62,27 @@ func (d *door) configNow(c Credentials) (*tls.Config, error) {
 	if err != nil {
 		return nil, err
 	}
-	verify := config.VerifyConnection
-	config.VerifyConnection = func(s tls.ConnectionState) error {
-		err := verify(s)
-		if err != nil {
-			d.refused(err)
-		}
-		return err
-	}
+	config.VerifyConnection = nil // judge does it
 	return config, nil
+}
+
+// judge says why the client of a connection is not let in. It comes when the handshake is
+// done, and before anything is read of what the client says: an alert of TLS has no words
+// for the reason, and the connection has. TLS has seen by then that the client holds the key
+// of the certificate that it showed.
+func (d *door) judge(c Credentials, s tls.ConnectionState) error {
+	err := verifyPeer(c.renew(), s, RoleSend)
+	if err != nil {
+		d.refused(err)
+	}
+	return err
+}
+
+// refusal is what the client is told, in one line.
+func refusal(err error) string {
+	const most = 300
+	text := strings.ToValidUTF8(toldRefused(err), "?")
+	return strings.ToValidUTF8(text[:min(len(text), most)], "")
 }
 
 // enter gives a connection a place in the table of half-open ones, until leave, or reports why

@@ -58,7 +58,9 @@ const (
 
 // nameID is the ID of a peer whose certificate has a name.
 func nameID(name string) (id ID) {
-	name = strings.ToLower(strings.TrimSuffix(name, "."))
+	if !isDistinguished(name) { // whose values have an upper and a lower case
+		name = strings.ToLower(strings.TrimSuffix(name, "."))
+	}
 	if len(name) > maxNameID || !isName(name) {
 		sum := sha256.Sum256([]byte(name))
 		head := strings.Map(func(r rune) rune {

@@ -149,6 +149,7 @@ func unspecified(ip netip.Addr) netip.Addr {
 const (
 	codeEnd     quic.ApplicationErrorCode = 0 // the lane has ended, in its CloseWrite
 	codeGivenUp quic.ApplicationErrorCode = 1 // this connection is given up, and nothing else
+	codeRefused quic.ApplicationErrorCode = 2 // the client's identity is refused; the reason phrase says why
 )
 
 // quicLane is the one stream of a connection.
@@ -246,7 +247,7 @@ func quicLaneError(err error) error {
 	case closedHere(err):
 		return &carrierError{kind: net.ErrClosed, cause: err}
 	case refused(err):
-		return &carrierError{kind: ErrRefusedByPeer, cause: err}
+		return refusedError(err)
 	case endedThere(err):
 		return &carrierError{kind: ErrPeerGone, cause: err}
 	}
@@ -275,9 +276,17 @@ func identityError(err error, refused bool) error {
 		return wrong
 	}
 	if refused {
-		return &carrierError{kind: ErrRefusedByPeer, cause: err}
+		return refusedError(err)
 	}
 	return nil
+}
+
+// refusedError is an ErrRefusedByPeer with the peer's reason, if it gave one.
+func refusedError(err error) error {
+	if e, ok := errors.AsType[*quic.ApplicationError](err); ok {
+		err = errors.New(e.ErrorMessage)
+	}
+	return &carrierError{kind: ErrRefusedByPeer, cause: err}
 }
 
 // closedHere says that this side ended the stream or the connection.
@@ -291,9 +300,12 @@ func closedHere(err error) bool {
 	return errors.Is(err, quic.ErrStreamClosed)
 }
 
-// refused recognises the alerts with which a TLS peer turns a certificate down
-// (RFC 8446, section 6.2; as QUIC errors RFC 9001, section 4.8).
+// refused recognises how a peer turns an identity down: a listener by a close that says so,
+// a dialler by an alert of TLS (RFC 8446, section 6.2; as QUIC errors RFC 9001, section 4.8).
 func refused(err error) bool {
+	if e, ok := errors.AsType[*quic.ApplicationError](err); ok {
+		return e.Remote && e.ErrorCode == codeRefused
+	}
 	e, ok := errors.AsType[*quic.TransportError](err)
 	if !ok || !e.Remote {
 		return false

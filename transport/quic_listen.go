@@ -153,6 +153,10 @@ func (l *quicListener) open(s *quicSocket, conn *quic.Conn) {
 	l.halfOpen.mayEvict(p, silenceOf(func() uint64 { return conn.ConnectionStats().PacketsReceived }))
 	select {
 	case <-conn.HandshakeComplete():
+		if err := l.judge(l.known, conn.ConnectionState().TLS); err != nil {
+			conn.CloseWithError(codeRefused, refusal(err))
+			return
+		}
 		l.halfOpen.authenticated(p)
 	case <-conn.Context().Done():
 		if cause := context.Cause(conn.Context()); refused(cause) {

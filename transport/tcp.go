@@ -1,6 +1,7 @@
 package transport
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"crypto/tls"
@@ -62,7 +63,7 @@ func (d *TLSDialer) dialAt(ctx context.Context, to netip.AddrPort, config *tls.C
 		return nil, err
 	}
 	lane := newTLSLane(conn.(*net.TCPConn), d.Idle, func(c net.Conn) *tls.Conn { return tls.Client(c, config) })
-	lane.segment = &d.segment
+	lane.segment, lane.dialled = &d.segment, true
 	if err := lane.handshake(ctx, d.Credentials); err != nil {
 		if errors.Is(err, context.DeadlineExceeded) { // TCP's own handshake has passed
 			d.segment.distrust()
@@ -161,6 +162,10 @@ func (l *tlsListener) open(p *place, conn *net.TCPConn) {
 		conn.Close()
 		return
 	}
+	if err := l.judge(l.known, lane.tls.ConnectionState()); err != nil {
+		lane.refuse(refusal(err))
+		return
+	}
 	l.halfOpen.authenticated(p)
 	select {
 	case l.lanes <- lane:
@@ -201,6 +206,7 @@ type tlsLane struct {
 	tls      *tls.Conn
 	out      *records
 	segment  *segment    // the dialler's, nil at the listener
+	dialled  bool        // by this side, and nothing was read yet
 	finished atomic.Bool // CloseWrite was called
 	closed   atomic.Bool
 	close    sync.Once
@@ -249,8 +255,45 @@ func (l *tlsLane) Carrier() Carrier {
 // last of net.ipv4.tcp_wmem.
 const tcpWindow = 4 << 20
 
+// refusalMark begins what a listener sends that refuses the client: no frame begins so. The
+// length of the reason follows in two bytes, and then the reason.
+const refusalMark = 0xff
+
+// refuse tells the client why it is refused, and ends the lane. Nothing was read of what it
+// said: what came meanwhile is discarded, for closeWait at most.
+func (l *tlsLane) refuse(reason string) {
+	head := []byte{refusalMark, byte(len(reason) >> 8), byte(len(reason))}
+	l.tcp.SetDeadline(time.Now().Add(closeWait))
+	if _, err := l.Write(append(head, reason...)); err == nil { // or the client has gone
+		l.CloseWrite()
+	}
+	l.Close()
+}
+
+// refused reads the reason of a listener that has refused this side, of which the first bytes
+// have come.
+func (l *tlsLane) refused(begun []byte) error {
+	l.tcp.SetReadDeadline(time.Now().Add(closeWait))
+	rest := io.MultiReader(bytes.NewReader(bytes.Clone(begun)), l.tls)
+	var head [3]byte
+	if _, err := io.ReadFull(rest, head[:]); err != nil {
+		return &carrierError{kind: ErrRefusedByPeer, cause: err}
+	}
+	reason, err := io.ReadAll(io.LimitReader(rest, int64(head[1])<<8|int64(head[2])))
+	if err != nil || len(reason) == 0 {
+		reason = []byte("no reason was given")
+	}
+	return &carrierError{kind: ErrRefusedByPeer, cause: errors.New(string(reason))}
+}
+
 func (l *tlsLane) Read(p []byte) (int, error) {
 	n, err := l.tls.Read(p)
+	if l.dialled && n > 0 {
+		l.dialled = false
+		if p[0] == refusalMark {
+			return 0, l.refused(p[:n])
+		}
+	}
 	l.firstByte.read(n)
 	if err == io.EOF && l.out.ended.Load() { // which crypto/tls lets pass between two records
 		err = io.ErrUnexpectedEOF

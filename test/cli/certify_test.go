@@ -10,6 +10,7 @@ import (
 	"math/big"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
@@ -24,7 +25,7 @@ type ca struct {
 }
 
 // cmdCertify is "certify DIR server|client NAME": have the script's CA issue a
-// certificate, as for --tls-dir.
+// certificate, as for --tls-dir. NAME is a host, or all of the holder's name.
 func cmdCertify(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 3 {
 		ts.Fatalf("usage: certify DIR server|client NAME")
@@ -42,7 +43,11 @@ func (c *ca) issue(dir, role, name string, valid time.Duration) error {
 	if err != nil {
 		return err
 	}
-	cert, err := sign(&x509.Certificate{DNSNames: []string{name}, ExtKeyUsage: []x509.ExtKeyUsage{usage[role]}}, c.cert, public, c.key, valid)
+	template := &x509.Certificate{DNSNames: []string{name}, ExtKeyUsage: []x509.ExtKeyUsage{usage[role]}}
+	if strings.Contains(name, "=") {
+		template.DNSNames, template.Subject = nil, holder(name)
+	}
+	cert, err := sign(template, c.cert, public, c.key, valid)
 	if err != nil {
 		return err
 	}
@@ -51,6 +56,18 @@ func (c *ca) issue(dir, role, name string, valid time.Duration) error {
 		writePEM(filepath.Join(dir, "ca-cert.pem"), "CERTIFICATE", c.cert.Raw),
 		writePEM(filepath.Join(dir, role+"-cert.pem"), "CERTIFICATE", cert.Raw),
 		writePEM(filepath.Join(dir, role+"-key.pem"), "PRIVATE KEY", private))
+}
+
+// holder is a distinguished name, of which the last part comes first in the certificate, as
+// GnuTLS writes it.
+func holder(text string) (name pkix.Name) {
+	types := map[string]int{"CN": 3, "C": 6, "L": 7, "ST": 8, "O": 10}
+	for _, part := range strings.Split(text, ",") {
+		kind, value, _ := strings.Cut(part, "=")
+		a := pkix.AttributeTypeAndValue{Type: []int{2, 5, 4, types[kind]}, Value: value}
+		name.ExtraNames = append([]pkix.AttributeTypeAndValue{a}, name.ExtraNames...)
+	}
+	return name
 }
 
 // begin makes the CA on first use.

@@ -14,7 +14,9 @@ revokes certificates ca-crl.pem, and client-cert.pem and client-key.pem for mig-
 server-cert.pem and server-key.pem for mig-recv. A certificate must have the
 extended key usage of its role, clientAuth or serverAuth. mig-send wants the host
 of --to among the server's names, or --peer-name NAME; mig-recv hears the clients
-that --peer-name lists. Names are subjectAltNames; the common name does not count.
+that --peer-name lists. Names are subjectAltNames. A NAME with a = is all of the
+holder's name, as 'CN=host,O=org', which certificates have that were made for QEMU; the
+common name alone does not count.
 A migration is between two names, so that keys may be renewed while it runs: files that
 have changed, and --peers-file, are read again for each connection. One that cannot be
 used leaves in force what was read before, and a warning says why.`

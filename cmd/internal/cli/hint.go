@@ -197,7 +197,7 @@ func (s scene) ofError(err error) []string {
 	}
 	switch {
 	case errors.Is(err, transport.ErrRefusedByPeer) && s.certified:
-		return []string{fmt.Sprintf("see what %s said there of this host's certificate: its CA, its usage, or a --peer-name that is missing", s.otherProgram())}
+		return []string{fmt.Sprintf("the reason in brackets is that of %[1]s: give it a name of this host's certificate with --peer-name, if it is to hear this host; its hint there says more", s.otherProgram())}
 	case errors.Is(err, transport.ErrRefusedByPeer):
 		return []string{fmt.Sprintf("if this host is to be trusted there, add --peer %v to the %s command", s.self, s.otherProgram())}
 	case errors.Is(err, transport.ErrNoAddress):
