@@ -163,7 +163,7 @@ func (c *common) run(prepare func() (job, error)) int {
 	keepCollectorAway(c.role == source)
 	show := newShow(c)
 	c.warn = show.warn
-	ctx, stop := cancelOnSignal(c.program, c.impatient)
+	ctx, stop := cancelOnSignal(c.program, show.to.err, c.impatient)
 	devices, j, v := c.attempt(ctx, prepare, show)
 	stop() // nothing is being waited for any more
 	c.endBroker()

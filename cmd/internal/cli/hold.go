@@ -52,7 +52,7 @@ func (v *verdict) hold(devices []opened, show *show) {
 		v.letGo = true
 		return
 	}
-	awaitSignal(func() { show.hold(*v) })
+	awaitSignal(show.to.err, func() { show.hold(*v) })
 	v.letGo = true
 }
 

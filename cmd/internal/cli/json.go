@@ -23,15 +23,20 @@ type jsonView struct {
 	side     string
 	err      io.Writer
 	out      *json.Encoder
-	lost     bool // an event could not be written
+	slow     func() bool // the reader is slow, and progress is dropped
+	lost     bool        // an event could not be written
 	start    time.Time
 	progress time.Time // of the last such event
 }
 
 func newJSONView(program string, err, out io.Writer) *jsonView {
+	slow := func() bool { return false }
+	if o, ok := out.(*outlet); ok {
+		slow = o.skip
+	}
 	events := json.NewEncoder(out)
 	events.SetEscapeHTML(false)
-	return &jsonView{program: program, side: scene{sending: program == "mig-send"}.side(false), err: err, out: events, start: time.Now()}
+	return &jsonView{program: program, side: scene{sending: program == "mig-send"}.side(false), err: err, out: events, slow: slow, start: time.Now()}
 }
 
 // jsonHead begins every event. TMS is measured by the monotonic clock. The attempt is the one
@@ -309,7 +314,7 @@ func (j *jsonView) event(ev stamped) {
 	case held:
 		j.write(jsonHeld{head, jsonNames(ev.held.kept), os.Getpid(), ev.Text, ev.held.holdHints()})
 	case report.Progress:
-		if len(ev.Devices) == 0 || ev.at.Sub(j.progress) < progressEvery {
+		if len(ev.Devices) == 0 || ev.at.Sub(j.progress) < progressEvery || j.slow() {
 			return
 		}
 		j.progress = ev.at

@@ -6,6 +6,7 @@ package cli
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
 	"slices"
@@ -59,7 +60,12 @@ func (p *program) run(args []string) int {
 		p.root.PersistentFlags().VisitAll(plainUsage)
 	}
 	p.root.SetArgs(args)
+	out := &checkedWriter{to: os.Stdout}
+	p.root.SetOut(out)
 	err := p.root.Execute()
+	if err == nil && out.err != nil { // cobra's help ignores it
+		err = &transport.Fault{Code: transport.CodeDevice, Err: out.err}
+	}
 	if err == nil {
 		return p.exit
 	}
@@ -68,11 +74,27 @@ func (p *program) run(args []string) int {
 		v.err = &mistake{text: err.Error(), hint: "see " + p.name + " --help"}
 	}
 	// The flag may stand behind the one that could not be read.
+	to := newOutlets(p.name)
 	if p.json || slices.Contains(args, "--json") {
-		newJSONView(p.name, os.Stderr, os.Stdout).end(v)
+		newJSONView(p.name, to.err, to.out).end(v)
 	}
-	complain(os.Stderr, p.name, errorText(v.err), v.hints(v.report.Outcome, v.err))
+	complain(to.err, p.name, errorText(v.err), v.hints(v.report.Outcome, v.err))
+	to.finish(p.name)
 	return v.exit()
+}
+
+// checkedWriter remembers the first error of a writer.
+type checkedWriter struct {
+	to  io.Writer
+	err error
+}
+
+func (c *checkedWriter) Write(p []byte) (int, error) {
+	n, err := c.to.Write(p)
+	if c.err == nil {
+		c.err = err
+	}
+	return n, err
 }
 
 // plainUsage takes the marks off a placeholder, which completions would show.
@@ -85,7 +107,7 @@ func isPlaced(err error) bool {
 }
 
 // complain writes an error and what to do about it, one line each.
-func complain(w *os.File, program, text string, hints []string) {
+func complain(w io.Writer, program, text string, hints []string) {
 	fmt.Fprintf(w, "%s: error: %s\n", program, text)
 	for _, hint := range hints {
 		fmt.Fprintf(w, "%s: hint: %s\n", program, hint)

@@ -3,6 +3,7 @@ package cli
 import (
 	"errors"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -31,6 +32,7 @@ func (quietView) end(verdict)   {}
 // of their own: the engine must not wait for a terminal or a pipe.
 type show struct {
 	program string
+	to      outlets
 	view    view
 	latest  latest
 
@@ -57,21 +59,24 @@ type stamped struct {
 }
 
 func newShow(c *common) *show {
-	s := &show{program: c.program, view: newView(c), wake: make(chan struct{}, 1), done: make(chan struct{})}
+	to := newOutlets(c.program)
+	s := &show{program: c.program, to: to, view: newView(c, to), wake: make(chan struct{}, 1), done: make(chan struct{})}
 	go s.tell() // end ends it
 	return s
 }
 
-func newView(c *common) view {
+// newView is what the user asked for. Bars are drawn on a terminal, whose size their writer
+// has to know.
+func newView(c *common, to outlets) view {
 	switch {
 	case c.json:
-		return newJSONView(c.program, os.Stderr, os.Stdout)
+		return newJSONView(c.program, to.err, to.out)
 	case c.quiet:
 		return quietView{}
 	case term.IsTerminal(int(os.Stderr.Fd())):
-		return newBarView(c.program, os.Stderr, os.Stdout)
+		return newBarView(c.program, os.Stderr, to.out)
 	}
-	return newLineView(c.program, os.Stderr, os.Stdout)
+	return newLineView(c.program, to.err, to.out)
 }
 
 // observe is a report.Observer. An attempt that was refused is not worked on any more; that
@@ -162,6 +167,9 @@ func turnedText(err error) string {
 	return who + " has rejected this side: " + errorText(err) + "; compare its --peer, or its CA and --peer-name, with this side's identity"
 }
 
+// maxQueue is how many events wait for a terminal. Other outputs keep none waiting.
+const maxQueue = 256
+
 // add queues an event. Of progress that was not told yet only the newest is
 // kept, so a stuck terminal costs no memory.
 func (s *show) add(ev stamped) {
@@ -174,6 +182,9 @@ func (s *show) add(ev stamped) {
 	last := len(s.queue) - 1
 	if ev.Kind == report.Progress && last >= 0 && s.queue[last].Kind == report.Progress {
 		s.queue = s.queue[:last]
+	}
+	if len(s.queue) == maxQueue { // of a terminal that stands still: the oldest goes
+		s.queue = slices.Delete(s.queue, 0, 1)
 	}
 	s.queue = append(s.queue, ev)
 	s.wakeUp()
@@ -197,9 +208,9 @@ func (s *show) tell() {
 			s.view.event(ev)
 			switch ev.Kind { // as serious as the errors of the end
 			case held:
-				complain(os.Stderr, s.program, ev.Text, ev.held.holdHints())
+				complain(s.to.err, s.program, ev.Text, ev.held.holdHints())
 			case report.Alarm:
-				complain(os.Stderr, s.program, alarmText(ev.Event), bothHints)
+				complain(s.to.err, s.program, alarmText(ev.Event), bothHints)
 			}
 		}
 		if closed {
@@ -208,17 +219,27 @@ func (s *show) tell() {
 	}
 }
 
-// end tells how the run ended, errors and hints last, and gives its exit code.
+// end tells how the run ended, errors and hints last, and gives its exit code. No output
+// holds it: not a terminal that stands still either, on which the bars are drawn.
 func (s *show) end(v verdict) int {
 	s.mu.Lock()
 	s.closed = true
 	v.report.Warnings = append(v.report.Warnings, s.turned...)
 	s.wakeUp()
 	s.mu.Unlock()
-	<-s.done
-	s.view.end(v)
-	if v.err != nil {
-		complain(os.Stderr, s.program, errorText(v.err), v.hints(v.report.Outcome, v.err))
+	told := make(chan struct{})
+	go func() { // ends with the terminal's own write, or with the process
+		defer close(told)
+		<-s.done
+		s.view.end(v)
+		if v.err != nil {
+			complain(s.to.err, s.program, errorText(v.err), v.hints(v.report.Outcome, v.err))
+		}
+	}()
+	select {
+	case <-told:
+	case <-time.After(outletEnd):
 	}
+	s.to.finish(s.program)
 	return v.exit()
 }

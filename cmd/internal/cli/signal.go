@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
 	"syscall"
@@ -12,10 +13,10 @@ import (
 
 // cancelOnSignal gives a context that the first SIGINT, SIGTERM or SIGHUP
 // cancels. A further one does not kill: devices that are half way between two
-// states would stay there. It says what is still being waited for, which again knows,
+// states would stay there. It says what is still being waited for, which waiting knows,
 // until stop: what follows is the report, and no signal may cost that either. A further
 // SIGHUP says nothing: a terminal that is lost sends more than one.
-func cancelOnSignal(program string, again func() (waiting string)) (_ context.Context, stop func()) {
+func cancelOnSignal(program string, told io.Writer, waiting func() string) (_ context.Context, stop func()) {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	signals := make(chan os.Signal, 4)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
@@ -29,11 +30,12 @@ func cancelOnSignal(program string, again func() (waiting string)) (_ context.Co
 		for {
 			select {
 			case s := <-signals:
-				eraseEcho()
-				if ctx.Err() != nil && s != syscall.SIGHUP {
-					fmt.Fprintf(os.Stderr, "%s: still cancelling: %s\n", program, again())
+				again := ctx.Err() != nil && s != syscall.SIGHUP
+				cancel(cancelled{s}) // before anything is written: a terminal may stand still
+				if again {
+					fmt.Fprintf(told, "%s: still cancelling: %s\n", program, waiting())
 				}
-				cancel(cancelled{s})
+				eraseEcho(told)
 			case <-done:
 				return
 			}
@@ -45,20 +47,20 @@ func cancelOnSignal(program string, again func() (waiting string)) (_ context.Co
 // awaitSignal waits for the first SIGINT or SIGTERM that comes once tell is
 // called. A terminal that is lost decides nothing: where networks fail, it fails
 // with them.
-func awaitSignal(tell func()) {
+func awaitSignal(told io.Writer, tell func()) {
 	signals := make(chan os.Signal, 4)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM) // before tell: who reads what it says may act at once
 	signal.Ignore(syscall.SIGHUP)
 	tell()
 	<-signals
-	eraseEcho()
+	eraseEcho(told)
 }
 
 // eraseEcho removes the ^C that a terminal shows at the place where the bars
 // are drawn next.
-func eraseEcho() {
+func eraseEcho(told io.Writer) {
 	if term.IsTerminal(int(os.Stderr.Fd())) {
-		fmt.Fprint(os.Stderr, "\r\x1b[K")
+		fmt.Fprint(told, "\r\x1b[K")
 	}
 }
 

@@ -14,7 +14,7 @@ import (
 func TestCancelOnSignal(t *testing.T) {
 	stderr := captureStderr(t)
 	again := make(chan struct{}, 1)
-	ctx, stop := cancelOnSignal("mig-send", func() string { again <- struct{}{}; return "waiting" })
+	ctx, stop := cancelOnSignal("mig-send", os.Stderr, func() string { again <- struct{}{}; return "waiting" })
 	signalSelf(t, syscall.SIGTERM)
 	<-ctx.Done()
 	if err := context.Cause(ctx); !errors.Is(err, context.Canceled) || err.Error() != "cancelled: terminated" {

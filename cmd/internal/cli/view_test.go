@@ -274,7 +274,7 @@ func TestBarFillsAtTheEnd(t *testing.T) {
 
 func TestShowKeepsOrderAndNewestProgress(t *testing.T) {
 	got := new(recorder)
-	s := &show{view: got, wake: make(chan struct{}, 1), done: make(chan struct{})}
+	s := &show{view: got, to: outlets{newOutlet("stdout", io.Discard), newOutlet("stderr", io.Discard)}, wake: make(chan struct{}, 1), done: make(chan struct{})}
 	for i := range 1000 {
 		s.observe(report.Event{Kind: report.Progress, Text: fmt.Sprint(i)})
 	}
@@ -292,7 +292,7 @@ func TestShowKeepsOrderAndNewestProgress(t *testing.T) {
 // first few of those for the report.
 func TestShowRepeatsFewOfTheTurnedAway(t *testing.T) {
 	got := new(lastWord)
-	s := &show{view: got, wake: make(chan struct{}, 1), done: make(chan struct{})}
+	s := &show{view: got, to: outlets{newOutlet("stdout", io.Discard), newOutlet("stderr", io.Discard)}, wake: make(chan struct{}, 1), done: make(chan struct{})}
 	for i := range 10 {
 		s.warned = time.Time{}
 		s.refused(fmt.Errorf("peer %d", i))
