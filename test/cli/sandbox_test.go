@@ -2,6 +2,7 @@ package cli
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -38,6 +39,18 @@ func TestEveryThreadIsConfined(t *testing.T) {
 		}
 		if !strings.Contains(string(text), "NoNewPrivs:\t1\n") {
 			t.Errorf("%s may gain privileges:\n%s", thread, text)
+		}
+		left := "0000000000000000"
+		if os.Geteuid() == 0 {
+			left = fmt.Sprintf("%016x", ownCapabilities(t)&(1<<24)) // CAP_SYS_RESOURCE, for the pipes of unix:
+			if !strings.Contains(string(text), "CapBnd:\t"+left) {
+				t.Errorf("%s may gain capabilities:\n%s", thread, text)
+			}
+		}
+		for _, set := range []string{"CapEff:\t" + left, "CapPrm:\t" + left, "CapInh:\t0000000000000000", "CapAmb:\t0000000000000000"} {
+			if !strings.Contains(string(text), set+"\n") {
+				t.Errorf("%s has not %q:\n%s", thread, set, text)
+			}
 		}
 	}
 	signalProcess(t, cmd, syscall.SIGTERM)
@@ -107,4 +120,47 @@ func stat(path string) (pid int, state string, parent int) {
 	fields := strings.Fields(after)
 	parent, _ = strconv.Atoi(fields[1])
 	return pid, fields[0], parent
+}
+
+// ownCapabilities are those of this process, which a container may have none of.
+func ownCapabilities(t *testing.T) (all uint64) {
+	t.Helper()
+	text, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, after, _ := strings.Cut(string(text), "CapPrm:")
+	if _, err := fmt.Sscanf(after, "%x", &all); err != nil {
+		t.Fatal(err)
+	}
+	return all
+}
+
+// TestOtherUsersDirectory: root keeps what it needs to write where another user may.
+func TestOtherUsersDirectory(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("SKIP: only root can give a directory away")
+	}
+	dir := t.TempDir()
+	theirs := filepath.Join(dir, "theirs")
+	if err := errors.Join(os.Mkdir(theirs, 0o700), os.Chown(theirs, 12345, 12345), os.WriteFile(filepath.Join(dir, "from"), []byte("state"), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	sock := filepath.Join(dir, "sock")
+	recv := command(t, "mig-recv", "--json", "--listen", "unix:"+sock, "--device", "d=file:"+filepath.Join(theirs, "to"))
+	events := begin(t, recv)
+	if text := nextEvent(t, events, "sandbox"); !strings.Contains(text, `"capabilities":["dac_override"`) || !strings.Contains(text, `"no_new_privs":true`) {
+		t.Errorf("in force: %s", text)
+	}
+	if err := command(t, "mig-send", "--to", "unix:"+sock, "--device", "d=file:"+filepath.Join(dir, "from")).Run(); err != nil {
+		t.Error(err)
+	}
+	for events.Scan() { // until it has ended
+	}
+	if err := recv.Wait(); err != nil {
+		t.Error(err)
+	}
+	if got, err := os.ReadFile(filepath.Join(theirs, "to")); err != nil || string(got) != "state" {
+		t.Errorf("%q, %v", got, err)
+	}
 }

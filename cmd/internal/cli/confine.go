@@ -27,13 +27,36 @@ of its own looks the host in --to up and opens the files of --tls-dir and --peer
 again when they have changed. It writes no file. It may read all that is below the
 directory above each such file's own, or below its own if that is in /; and what is
 in /etc to look a host up. With --json an event "sandbox" says what is in force;
---no-sandbox keeps all open, and so do programs that are to be run.`
+--no-sandbox keeps all open, and so do programs that are to be run. Signals and abstract
+unix sockets reach no process outside, where the kernel has Landlock 6. Root gives its
+capabilities up as well, but what the run needs: CAP_DAC_OVERRIDE for files in another
+user's directory, CAP_NET_ADMIN for the sockets of QUIC at mig-send, CAP_SYS_RESOURCE for
+the pipes of unix:.`
 
-// jsonSandbox has the version of Landlock that is in force, or why none is.
+// jsonSandbox has the version of Landlock that is in force, or why none is, and what else
+// was given up.
 type jsonSandbox struct {
 	jsonHead
-	Landlock int    `json:"landlock"`
-	Why      string `json:"why,omitempty"`
+	Landlock     int       `json:"landlock"`
+	Why          string    `json:"why,omitempty"`
+	Scopes       []string  `json:"scopes,omitempty"`       // in which no process outside is reached
+	NoNewPrivs   bool      `json:"no_new_privs,omitempty"` // and the ambient set is empty
+	Capabilities *[]string `json:"capabilities,omitempty"` // that are left; absent if none were given up
+}
+
+func newJSONSandbox(head jsonHead, s sandbox.Status) jsonSandbox {
+	out := jsonSandbox{jsonHead: head, Landlock: s.ABI, Why: s.Why, NoNewPrivs: s.Privileges}
+	if s.Scoped {
+		out.Scopes = []string{"signal", "abstract-unix-socket"}
+	}
+	if s.Privileges {
+		left := make([]string, len(s.Left))
+		for i, c := range s.Left {
+			left[i] = c.String()
+		}
+		out.Capabilities = &left
+	}
+	return out
 }
 
 // confine gives up what the run does not open any more. It comes when all that is
@@ -113,7 +136,26 @@ func (c *common) needs(end endpoint, devices []opened) sandbox.Needs {
 		folders = append(folders, dir)
 	}
 	runs := slices.ContainsFunc(c.hooks, func(h *hookFlag) bool { return h.path != "" })
-	return sandbox.Needs{Write: folders, Remove: c.socketFolders(end), Self: c.metrics.address != "", Programs: runs || c.doubt.runs()}
+	needs := sandbox.Needs{Write: folders, Remove: c.socketFolders(end), Self: c.metrics.address != "", Programs: runs || c.doubt.runs()}
+	needs.Keep = c.capabilities(end, slices.Concat(needs.Write, needs.Remove))
+	return needs
+}
+
+// capabilities are those that the run needs further: for files in directories that are
+// another user's, for sockets of QUIC that a source makes when it dials (SO_RCVBUFFORCE), and
+// for the pipes through which bytes pass between unix sockets (F_SETPIPE_SZ).
+func (c *common) capabilities(end endpoint, dirs []string) (keep []sandbox.Capability) {
+	if slices.ContainsFunc(dirs, func(dir string) bool { return !sandbox.Writable(dir) }) {
+		keep = append(keep, sandbox.DACOverride)
+	}
+	local := strings.HasPrefix(end.address, unixPrefix)
+	if c.role == source && !local && end.prefix != tlsPrefix {
+		keep = append(keep, sandbox.NetAdmin)
+	}
+	if local || end.prefix == "" && strings.HasPrefix(end.address, "fd:") {
+		keep = append(keep, sandbox.SysResource)
+	}
+	return keep
 }
 
 // socketFolders are those of the sockets that this run listens on, which it removes in

@@ -306,7 +306,7 @@ func (j *jsonView) event(ev stamped) {
 	case report.Warning:
 		j.write(jsonWarning{head, ev.Text})
 	case confined:
-		j.write(jsonSandbox{head, ev.sandbox.ABI, ev.sandbox.Why})
+		j.write(newJSONSandbox(head, ev.sandbox))
 	case carrying:
 		j.write(newJSONCarrying(head, ev.tried))
 	case report.Alarm:

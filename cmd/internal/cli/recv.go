@@ -147,13 +147,14 @@ func (r *recvFlags) receive(ctx context.Context, end endpoint, devices []opened,
 	defer listener.Close()
 	show.listening(end.heardAt(listener), end.id())
 	r.state.sweep(devices, r.known, show.warn)
+	// Before the sandbox: the service manager may listen to an abstract socket.
+	if err := notifyReady(); err != nil {
+		show.warn("the service manager was not told that this is ready: " + err.Error())
+	}
 	if err := r.confine(end, devices, show); err != nil {
 		return r.unserved(err)
 	}
 	r.announce(show)
-	if err := notifyReady(); err != nil {
-		show.warn("the service manager was not told that this is ready: " + err.Error())
-	}
 	var left transport.MigID
 	if r.known != nil {
 		left = r.known.Attempt.Mig

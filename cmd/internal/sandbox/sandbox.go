@@ -2,9 +2,9 @@
 // takes it over, by way of a hostile peer or device, finds keys, guests' disks and
 // the rest of the host out of reach.
 //
-// It is Landlock, which needs no privilege. What was opened before stays open and
-// may be used as before, devices and sockets included. Networks, and connecting to
-// unix sockets, are not affected.
+// It is Landlock, which needs no privilege, and the capabilities that root has. What was
+// opened before stays open and may be used as before, devices and sockets included. Networks,
+// and connecting to unix sockets that have a path, are not affected.
 //
 // A rule is tied to the file or directory that has its name when the rule is made. Another
 // one that is renamed over it is out of reach. So no file is named here that may be
@@ -33,12 +33,17 @@ type Needs struct {
 	// inherit the sandbox, and what they need only their author knows: then nothing is
 	// restricted. To have both, start a helper that runs them before Enter.
 	Programs bool
+	// Keep are the capabilities that the process needs further, if it has them.
+	Keep []Capability
 }
 
 // Status says what a process has given up.
 type Status struct {
-	ABI int    // the version of Landlock that is in force, 0 where nothing is restricted
-	Why string // nothing is, if so
+	ABI        int          // the version of Landlock that is in force, 0 where it restricts nothing
+	Why        string       // it restricts nothing, if so
+	Scoped     bool         // no signal and no abstract unix socket reaches a process outside
+	Privileges bool         // no_new_privs is set, and no capability is left but those of Left
+	Left       []Capability // of Needs.Keep
 }
 
 // self is what that is read from; where all of it is hidden, nothing is.
@@ -78,17 +83,27 @@ func EnterReader(dirs []string, dns bool) error {
 	return nil
 }
 
+// scopesSince is the version of Landlock that restricts signals and abstract sockets.
+const scopesSince = 6
+
 // Enter restricts the whole process, for good, to what it needs, as far as the
-// kernel can: one without Landlock restricts nothing, and the Status says so. It also
-// sets no_new_privs. An error says that the kernel has Landlock and the restriction
-// failed, as it does for a path that is not there; the process must not go on.
+// kernel can: one without Landlock restricts no files, and the Status says so. An error says
+// that a restriction failed that the kernel has, as it does for a path that is not there; the
+// process must not go on.
 func Enter(n Needs) (Status, error) {
-	abi, err := llsys.LandlockGetABIVersion()
-	switch {
-	case n.Programs:
+	if n.Programs {
 		return Status{Why: "programs are to be run, which would inherit it"}, nil
-	case err != nil:
-		return Status{Why: "the kernel has no Landlock: " + err.Error()}, nil
+	}
+	// First, since it reaches every thread by a signal.
+	left, err := dropPrivileges(n.Keep...)
+	if err != nil {
+		return Status{}, err
+	}
+	status := Status{Privileges: true, Left: left}
+	abi, err := llsys.LandlockGetABIVersion()
+	if err != nil {
+		status.Why = "the kernel has no Landlock: " + err.Error()
+		return status, nil
 	}
 	err = landlock.V8.BestEffort().RestrictPaths(
 		landlock.PathAccess(mayRead, n.self()...).IgnoreIfMissing(),
@@ -98,7 +113,14 @@ func Enter(n Needs) (Status, error) {
 	if err != nil {
 		return Status{}, fmt.Errorf("landlock (ABI %d): %w", abi, err)
 	}
-	return Status{ABI: min(abi, newest)}, nil
+	if status.ABI = min(abi, newest); abi < scopesSince {
+		return status, nil
+	}
+	if err := landlock.V8.BestEffort().RestrictScoped(); err != nil {
+		return Status{}, fmt.Errorf("landlock scopes (ABI %d): %w", abi, err)
+	}
+	status.Scoped = true
+	return status, nil
 }
 
 func (n Needs) self() []string {

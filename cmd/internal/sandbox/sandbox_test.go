@@ -347,3 +347,77 @@ func TestMissing(t *testing.T) {
 		return nil
 	})
 }
+
+// TestScopes: no signal and no abstract socket reaches the process that has begun this one.
+func TestScopes(t *testing.T) {
+	name := fmt.Sprintf("@mig-sandbox-%d", os.Getppid())
+	if os.Getenv(inside) == "" {
+		if abi, _ := llsys.LandlockGetABIVersion(); abi < scopesSince {
+			t.Skipf("SKIP: Landlock %d has no scopes", abi)
+		}
+		l, err := net.Listen("unix", fmt.Sprintf("@mig-sandbox-%d", os.Getpid()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+	}
+	restricted(t, func(string) error {
+		dial := func() error {
+			c, err := net.Dial("unix", name)
+			if err == nil {
+				c.Close()
+			}
+			return err
+		}
+		if err := errors.Join(dial(), unix.Kill(os.Getppid(), 0)); err != nil {
+			return fmt.Errorf("before: %w", err)
+		}
+		status, err := Enter(Needs{})
+		if err != nil || !status.Scoped {
+			return fmt.Errorf("in force: %+v, %w", status, err)
+		}
+		return errors.Join(denied("a signal", unix.Kill(os.Getppid(), 0)), denied("an abstract socket", dial()), unix.Kill(os.Getpid(), 0))
+	})
+}
+
+// TestPrivileges: root keeps no capability but those that it is left, and gains none.
+func TestPrivileges(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("SKIP: only root has capabilities")
+	}
+	restricted(t, func(dir string) error {
+		foreign := filepath.Join(dir, "foreign")
+		if err := errors.Join(os.WriteFile(foreign, nil, 0o600), os.Chown(foreign, 12345, 12345)); err != nil {
+			return err
+		}
+		status, err := Enter(Needs{Write: []string{dir}, Keep: []Capability{NetAdmin}})
+		if err != nil || !status.Privileges || len(status.Left) != 1 || status.Left[0].String() != "net_admin" {
+			return fmt.Errorf("in force: %+v, %w", status, err)
+		}
+		_, err = os.ReadFile(foreign)
+		return errors.Join(denied("another user's file", err), denied("a change of owner", os.Chown(foreign, 0, 0)))
+	})
+}
+
+// TestWritable: what an owner and a mode allow, without capabilities.
+func TestWritable(t *testing.T) {
+	dir := t.TempDir()
+	if !Writable(dir) || !Writable(dir+"/../"+filepath.Base(dir)) {
+		t.Error("a directory of one's own is not writable")
+	}
+	below := filepath.Join(dir, "below")
+	if err := errors.Join(os.Mkdir(below, 0o500)); err != nil {
+		t.Fatal(err)
+	}
+	if Writable(below) || Writable(filepath.Join(dir, "missing")) {
+		t.Error("a directory without w is writable, or one that is not there")
+	}
+	if os.Geteuid() == 0 {
+		if err := errors.Join(os.Chmod(below, 0o700), os.Chown(dir, 12345, 12345), os.Chmod(dir, 0o700)); err != nil {
+			t.Fatal(err)
+		}
+		if Writable(below) {
+			t.Error("a directory behind one of another user is writable")
+		}
+	}
+}
