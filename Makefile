@@ -17,7 +17,7 @@ GOVULNCHECK = golang.org/x/vuln/cmd/govulncheck@v1.9.0
 FUZZ_SMOKE = 1000x
 FUZZ_TIME  = 1m
 
-.PHONY: build demo test check unit race chaos fuzz-smoke fuzz vm bench bench-memory bench-micro bench-downtime help clean
+.PHONY: build demo test needs check unit race chaos fuzz-smoke fuzz vm bench bench-memory bench-micro bench-downtime help clean
 
 build: ## build bin/mig-send and bin/mig-recv
 	$(BUILD) -o bin/ ./cmd/mig-send ./cmd/mig-recv
@@ -27,7 +27,10 @@ demo: build ## migrate simulated devices between two processes on this machine
 
 # Several steps, so that a failure says which; the VM test comes last because
 # it takes longest.
-test: check unit race fuzz-smoke vm ## run everything
+test: needs check unit race fuzz-smoke vm ## run everything
+
+needs: ## what the tests need, and this machine lacks
+	test/needs.sh
 
 check: ## gofmt, go vet, staticcheck, govulncheck, go mod tidy
 	test/check.sh $(STATICCHECK) $(GOVULNCHECK)
@@ -36,12 +39,12 @@ check: ## gofmt, go vet, staticcheck, govulncheck, go mod tidy
 # the race detector changes, and the programs run as users run them.
 # -count=1: never from the cache, since some of it depends on the machine.
 unit: ## every test but the VM's, as the code is shipped
-	go test -count=1 -timeout 10m ./...
+	test/gotest.sh -count=1 -timeout 10m ./...
 	go test -count=1 -tags failpoints ./internal/failpoint
 
 # -short leaves out the gigabyte transfers, which unit has just done.
 race: ## every test but the VM's, with the race detector
-	go test -race -short -count=1 -timeout 10m ./...
+	test/gotest.sh -race -short -count=1 -timeout 10m ./...
 
 # CHAOS_SEED=7 CHAOS_RANDOM=200 draws other cases, and more of them.
 CHAOS_SEED   = 1

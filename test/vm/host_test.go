@@ -3,6 +3,7 @@ package vm
 import (
 	"bufio"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -72,7 +73,7 @@ func unfit() string {
 func buildKernels() ([]kernel, error) {
 	cmd := exec.Command("./build.sh")
 	var complaint strings.Builder
-	cmd.Stderr = &complaint
+	cmd.Stderr = io.MultiWriter(&complaint, vmLines{}) // which is all that is seen for some minutes
 	out, err := cmd.Output()
 	if err != nil {
 		return nil, fmt.Errorf("build.sh: %w\n%s", err, complaint.String())
@@ -87,6 +88,16 @@ func buildKernels() ([]kernel, error) {
 		kernels = append(kernels, kernel{name, dir})
 	}
 	return kernels, nil
+}
+
+// vmLines prints lines as the steps of this test.
+type vmLines struct{}
+
+func (vmLines) Write(p []byte) (int, error) {
+	for line := range strings.Lines(string(p)) {
+		fmt.Printf("vm: %s\n", strings.TrimRight(line, "\n"))
+	}
+	return len(p), nil
 }
 
 // The programs with the points of internal/failpoint. Only what is to be killed runs

@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# Runs go test with some arguments. It prints the packages as they pass, all of a failure, and
+# in the end what was skipped, and why.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+go test -v "$@" 2>&1 | tee "$log" | grep --line-buffered -E '^(ok|FAIL|panic:)[[:space:]]'
+status=${PIPESTATUS[0]}
+if [ "$status" -ne 0 ]; then
+	grep -vE '^(=== |\s*--- (PASS|SKIP)|PASS$|ok |\?)' "$log"
+fi
+skipped=$(grep -E '\.go:[0-9]+: SKIP: ' "$log" | sed 's/^ *[a-z_]*\.go:[0-9]*: //' | sort | uniq -c)
+[ -z "$skipped" ] || { echo "skipped, and how often:"; echo "$skipped"; }
+exit "$status"
