@@ -19,8 +19,8 @@ type fleet struct {
 
 	mu      sync.Mutex
 	streams []vfio.Stream
-	resumed bool         // the way back was taken: no device leaves RUNNING any more
-	saving  map[int]bool // devices whose session is open
+	resumed bool   // the way back was taken: no device leaves RUNNING any more
+	saving  []bool // by device: its session is open
 }
 
 // deviceError is a failure of one device.
@@ -40,7 +40,15 @@ func (f *fleet) enter(moves []move) error {
 	if f.resumed {
 		return nil
 	}
+	f.track()
 	return f.each(len(moves), func(i int) error { return f.set(moves[i].device, moves[i].to) })
+}
+
+// track makes room to remember which devices save, before some are moved at once.
+func (f *fleet) track() {
+	if f.saving == nil {
+		f.saving = make([]bool, len(f.sources))
+	}
 }
 
 func (f *fleet) set(device int, to vfio.State) error {
@@ -50,9 +58,6 @@ func (f *fleet) set(device int, to vfio.State) error {
 	}
 	if err != nil {
 		return &deviceError{device, err}
-	}
-	if f.saving == nil {
-		f.saving = map[int]bool{}
 	}
 	f.saving[device] = to.Saving()
 	if stream != nil {
@@ -116,6 +121,7 @@ func (f *fleet) returned(err error) handoff.Return {
 
 // step takes some of the devices to a state, each by so many tries.
 func (f *fleet) step(which func(i int) bool, to vfio.State) (again []string, err error) {
+	f.track()
 	late := make([]error, len(f.sources))
 	err = f.each(len(f.sources), func(i int) (err error) {
 		if !which(i) {
@@ -168,6 +174,7 @@ func (f *fleet) backTo(device int, to vfio.State) error {
 func (f *fleet) release() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.track()
 	return f.each(len(f.sources), func(i int) error { return f.set(i, vfio.Stop) })
 }
 

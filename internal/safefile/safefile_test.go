@@ -154,7 +154,7 @@ func TestRootOwns(t *testing.T) {
 	const group = other + 1
 	service := syscall.Credential{Uid: other, Gid: other, Groups: []uint32{group}}
 	root := syscall.Credential{Groups: []uint32{group}} // as in a container
-	stranger := syscall.Credential{} // root, in no other group
+	stranger := syscall.Credential{}                    // root, in no other group
 	for _, c := range []struct {
 		mode   fs.FileMode
 		reader syscall.Credential
