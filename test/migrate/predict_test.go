@@ -171,7 +171,7 @@ func TestOverdue(t *testing.T) {
 				}
 			}
 			p.succeed(t)
-			want := "300ms: the downtime is expected to be over the limit of 300ms, 30"
+			want := "300ms: the downtime is expected to be about 30"
 			if len(told) != 1 || !strings.HasPrefix(told[0], want) || !strings.Contains(told[0], stage+" has taken") {
 				t.Errorf("%s: %q was told", url, told)
 			}
