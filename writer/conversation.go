@@ -351,7 +351,8 @@ func (e *engine) started(ev started) {
 		e.steps.note(handoff.StepAccept, ev.accept)
 	}
 	if ev.err == nil {
-		e.steps.note(startStep(e.fleet.sinks), ev.took)
+		step := startStep(e.fleet.sinks)
+		e.steps.note(step, handoff.Fastest(e.opts.StepTimes, step, ev.took))
 		e.devicesRun(ev.took)
 		return
 	}

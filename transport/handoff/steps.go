@@ -17,6 +17,18 @@ const (
 	StepStart  = "start"     // the devices are started (destination), see [StepOf]
 )
 
+// Fastest is the time of a step of devices to remember: the least of this run's and the one
+// before. A host that stood still once must not count for ever.
+func Fastest(times StepTimes, step string, took time.Duration) time.Duration {
+	if times == nil {
+		return took
+	}
+	if before, ok := times.Last(step); ok {
+		return min(before, took)
+	}
+	return took
+}
+
 // StepOf names a step of devices: those of other drivers take another time.
 func StepOf(step string, drivers []string) string {
 	names := slices.DeleteFunc(slices.Clone(drivers), func(name string) bool { return name == "" })

@@ -294,7 +294,7 @@ func lastRunHint(stages []report.PredictedStage) string {
 	if sides == nil {
 		return ""
 	}
-	return fmt.Sprintf("; on-accept, a VMM's answers, and the stop and the start of devices count by their last run, whose times are gone when %s is removed from the --state-dir %s", journal.TimesFile, strings.Join(sides, " and "))
+	return fmt.Sprintf("; on-accept and a VMM's answers count by their last run, the stop and the start of devices by their fastest: these times are gone when %s is removed from the --state-dir %s", journal.TimesFile, strings.Join(sides, " and "))
 }
 
 // unixHint is for what is wrong with the path of a socket.
