@@ -62,8 +62,7 @@ func (e *engine) entered(ev entered) {
 // stopped lets the drains take the end of the stream for what it is.
 func (e *engine) stopped() {
 	e.clock.stopped = time.Now()
-	step := stopStep(e.sources)
-	e.note(step, handoff.Fastest(e.opts.StepTimes, step, e.clock.stopped.Sub(e.clock.paused)-e.steps.pause.Took))
+	e.note(stopStep(e.sources), e.clock.stopped.Sub(e.clock.paused)-e.steps.pause.Took)
 	failpoint.Reach("source", "did", "stop")
 	e.clock.moved = e.clock.stopped
 	for _, d := range e.drains {

@@ -151,7 +151,7 @@ func (e *engine) keepTimes() {
 	if e.opts.StepTimes == nil || e.ran == nil {
 		return
 	}
-	if err := e.opts.StepTimes.Keep(e.ran); err != nil {
+	if err := handoff.KeepTimes(e.opts.StepTimes, e.ran); err != nil {
 		e.out.Warnings = append(e.out.Warnings, fmt.Sprintf("the times of this run's steps are not kept: %v", err))
 	}
 }

@@ -351,8 +351,7 @@ func (e *engine) started(ev started) {
 		e.steps.note(handoff.StepAccept, ev.accept)
 	}
 	if ev.err == nil {
-		step := startStep(e.fleet.sinks)
-		e.steps.note(step, handoff.Fastest(e.opts.StepTimes, step, ev.took))
+		e.steps.note(startStep(e.fleet.sinks), ev.took)
 		e.devicesRun(ev.took)
 		return
 	}

@@ -17,16 +17,18 @@ const (
 	StepStart  = "start"     // the devices are started (destination), see [StepOf]
 )
 
-// Fastest is the time of a step of devices to remember: the least of this run's and the one
-// before. A host that stood still once must not count for ever.
-func Fastest(times StepTimes, step string, took time.Duration) time.Duration {
-	if times == nil {
-		return took
+// KeepTimes remembers the steps that have run, as StepTimes.Keep does. Of a step of devices
+// the fastest run counts: a host that stood still once must not count for ever.
+func KeepTimes(times StepTimes, ran map[string]time.Duration) error {
+	for step, took := range ran {
+		if !strings.HasPrefix(step, StepStop+" ") && !strings.HasPrefix(step, StepStart+" ") {
+			continue
+		}
+		if before, ok := times.Last(step); ok {
+			ran[step] = min(before, took)
+		}
 	}
-	if before, ok := times.Last(step); ok {
-		return min(before, took)
-	}
-	return took
+	return times.Keep(ran)
 }
 
 // StepOf names a step of devices: those of other drivers take another time.
