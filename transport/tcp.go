@@ -163,6 +163,8 @@ func (l *tlsListener) open(p *place, conn *net.TCPConn) {
 		return
 	}
 	if err := l.judge(l.known, lane.tls.ConnectionState()); err != nil {
+		stop := context.AfterFunc(ctx, func() { conn.Close() }) // an eviction, or Close
+		defer stop()
 		lane.refuse(refusal(err))
 		return
 	}
