@@ -4,11 +4,13 @@ import (
 	"cmp"
 	"fmt"
 	"io"
+	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"unicode/utf8"
 
+	"github.com/vbauerster/cupwriter"
 	"github.com/vbauerster/mpb/v8"
 	"github.com/vbauerster/mpb/v8/decor"
 
@@ -65,12 +67,23 @@ func (b *barView) progress(list []status) {
 	}
 }
 
+// console draws by way of an outlet on the terminal behind it.
+func console(w io.Writer) mpb.ConsoleWriter {
+	console := cupwriter.New(w, false)
+	if o, ok := w.(*outlet); ok {
+		if f, ok := o.to.(*os.File); ok {
+			console.SetTermFd(int(f.Fd()))
+		}
+	}
+	return console
+}
+
 func (b *barView) bar(name string, names int) *deviceBar {
 	if d := b.bars[name]; d != nil {
 		return d
 	}
 	if b.screen == nil {
-		b.screen = mpb.New(mpb.WithOutput(b.err), mpb.WithWidth(80))
+		b.screen = mpb.New(mpb.WithConsoleWriter(console(b.err)), mpb.WithWidth(80))
 	}
 	d := &deviceBar{row: row{names: names, part: 0.5}}
 	d.Bar = b.screen.New(0, mpb.NopStyle(), mpb.BarFillerTrim(), mpb.PrependDecorators(decor.Any(d.text)))

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -21,9 +22,9 @@ const progressEvery = 200 * time.Millisecond
 type jsonView struct {
 	program  string
 	side     string
-	err      io.Writer
-	out      *json.Encoder
+	err, out io.Writer
 	slow     func() bool // the reader is slow, and progress is dropped
+	vital    bool        // the event is one of vital
 	lost     bool        // an event could not be written
 	start    time.Time
 	progress time.Time // of the last such event
@@ -34,9 +35,7 @@ func newJSONView(program string, err, out io.Writer) *jsonView {
 	if o, ok := out.(*outlet); ok {
 		slow = o.skip
 	}
-	events := json.NewEncoder(out)
-	events.SetEscapeHTML(false)
-	return &jsonView{program: program, side: scene{sending: program == "mig-send"}.side(false), err: err, out: events, slow: slow, start: time.Now()}
+	return &jsonView{program: program, side: scene{sending: program == "mig-send"}.side(false), err: err, out: out, slow: slow, start: time.Now()}
 }
 
 // jsonHead begins every event. TMS is measured by the monotonic clock. The attempt is the one
@@ -272,13 +271,27 @@ func milliseconds(d time.Duration) float64 { return math.Round(float64(d)/1e3) /
 // write says once that events are lost. Whoever read them is gone, which is no
 // reason to end a migration: the exit code still says how that went.
 func (j *jsonView) write(event any) {
-	if err := j.out.Encode(event); err != nil && !j.lost {
+	var line bytes.Buffer
+	events := json.NewEncoder(&line)
+	events.SetEscapeHTML(false)
+	err := events.Encode(event)
+	if err == nil {
+		err = put(j.out, line.Bytes(), j.vital)
+	}
+	if err != nil && !j.lost {
 		j.lost = true
 		fmt.Fprintf(j.err, "%s: warning: events are lost: %v\n", j.program, err)
 	}
 }
 
+// vital are the events that a VMM or a person acts on, beside preflight and done. The
+// others make room for them where the reader is slow.
+var vital = map[report.Kind]bool{
+	report.Listening: true, askPause: true, report.Ready: true, report.Accepted: true, askResume: true, held: true, report.Alarm: true,
+}
+
 func (j *jsonView) event(ev stamped) {
+	j.vital = vital[ev.Kind]
 	head := j.head(string(ev.Kind), ev.at, ev.Attempt)
 	switch ev.Kind {
 	case report.Listening:
@@ -343,6 +356,7 @@ func jsonSnapshots(devices []report.Snapshot) []jsonSnapshot {
 }
 
 func (j *jsonView) end(v verdict) {
+	j.vital = true
 	r := v.report
 	if v.preflight != nil && v.err == nil {
 		j.preflight(v.preflight)

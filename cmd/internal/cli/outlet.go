@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"sync"
 	"time"
 )
@@ -19,33 +20,51 @@ const (
 // outlet is stdout or stderr. A Write never waits: neither a migration nor the end of the
 // program may wait for a reader that stands still. What is written comes out in order.
 type outlet struct {
-	name    string
-	to      io.Writer
-	alarm   func(text string) // says, once, that the reader stands still or has gone
-	wake    chan struct{}
-	mu      sync.Mutex
-	waiting [][]byte
-	size    int
-	dropped int   // lines
-	failed  error // the first Write that failed: all after it is dropped
-	idle    chan struct{}
+	name     string
+	to       io.Writer
+	alarm    func(text string) // says, once each, that the reader stands still or has gone
+	wake     chan struct{}
+	mu       sync.Mutex
+	waiting  []piece // the first one is being written
+	size     int
+	dropped  int           // lines
+	stalled  bool          // the alarm has said that the reader stands still
+	failed   error         // the first Write that failed
+	torn     bool          // the last Write has written a part of a line
+	idle     chan struct{} // is closed when nothing waits any more; nil if nobody asked
+	patience time.Duration // how long drain may still wait
+}
+
+// piece is what one call has written. A vital one is for a VMM or a person to act on.
+type piece struct {
+	text  []byte
+	vital bool
 }
 
 func newOutlet(name string, to io.Writer) *outlet {
-	o := &outlet{name: name, to: to, alarm: func(string) {}, wake: make(chan struct{}, 1)}
+	o := &outlet{name: name, to: to, alarm: func(string) {}, wake: make(chan struct{}, 1), patience: outletEnd}
 	go o.run() // it ends with the process: a write that waits cannot be ended
 	return o
 }
 
 // Write implements [io.Writer]. It does not fail: finish says what was lost.
 func (o *outlet) Write(p []byte) (int, error) {
+	o.put(p, false)
+	return len(p), nil
+}
+
+// put queues a copy of what is written. What finds no place is dropped, but for a vital
+// piece: others, the oldest first, make room for that.
+func (o *outlet) put(p []byte, vital bool) {
 	o.mu.Lock()
+	for vital && o.size+len(p) > outletMost && o.makeRoom() {
+	}
 	first := false
-	if o.failed != nil || o.size+len(p) > outletMost {
-		first = o.dropped == 0 && o.failed == nil
+	if o.size+len(p) > outletMost {
 		o.dropped += lines(p)
+		first, o.stalled = !o.stalled && o.failed == nil, true
 	} else {
-		o.waiting, o.size = append(o.waiting, bytes.Clone(p)), o.size+len(p)
+		o.waiting, o.size = append(o.waiting, piece{bytes.Clone(p), vital}), o.size+len(p)
 	}
 	o.mu.Unlock()
 	if first {
@@ -55,7 +74,19 @@ func (o *outlet) Write(p []byte) (int, error) {
 	case o.wake <- struct{}{}:
 	default:
 	}
-	return len(p), nil
+}
+
+// makeRoom drops the oldest piece that waits, of those that are not vital if there are
+// any. It reports whether there was one.
+func (o *outlet) makeRoom() bool {
+	if len(o.waiting) < 2 {
+		return false
+	}
+	i := 1 + max(0, slices.IndexFunc(o.waiting[1:], func(p piece) bool { return !p.vital }))
+	o.size -= len(o.waiting[i].text)
+	o.dropped += lines(o.waiting[i].text)
+	o.waiting = slices.Delete(o.waiting, i, i+1)
+	return true
 }
 
 // skip counts a line that is not written because the reader is slow, and reports whether that
@@ -79,13 +110,14 @@ func (o *outlet) run() {
 			if p == nil {
 				break
 			}
-			_, err := o.to.Write(p)
-			o.wrote(p, err)
+			n, err := o.to.Write(p)
+			o.wrote(n, err)
 		}
 	}
 }
 
-// next is what is written next. It stays counted until it was.
+// next is what is written next. It stays counted until it was. Behind the part of a line
+// it begins on a line of its own.
 func (o *outlet) next() []byte {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -96,22 +128,28 @@ func (o *outlet) next() []byte {
 		}
 		return nil
 	}
-	return o.waiting[0]
+	if o.torn {
+		return slices.Concat([]byte{'\n'}, o.waiting[0].text)
+	}
+	return o.waiting[0].text
 }
 
-func (o *outlet) wrote(p []byte, err error) {
+// wrote notes what became of the first piece. A disk that is full may have room again, and
+// so the next piece is tried too.
+func (o *outlet) wrote(n int, err error) {
 	o.mu.Lock()
+	p := o.waiting[0].text
 	o.waiting, o.size = o.waiting[1:], o.size-len(p)
-	if err != nil {
+	first := err != nil && o.failed == nil
+	if err == nil {
+		o.torn = false
+	} else {
 		o.failed = err
+		o.torn = o.torn || n > 0
 		o.dropped += lines(p)
-		for _, rest := range o.waiting {
-			o.dropped += lines(rest)
-		}
-		o.waiting, o.size = nil, 0
 	}
 	o.mu.Unlock()
-	if err != nil {
+	if first {
 		o.alarm(fmt.Sprintf("what is written to %s is lost: %v", o.name, cause(err)))
 	}
 }
@@ -124,27 +162,34 @@ func cause(err error) error {
 	return err
 }
 
-// finish waits for the rest to be written, for outletEnd at most, and gives the number of
-// lines that were not.
-func (o *outlet) finish() int {
+// drain waits until all is written, for outletEnd at most over all calls.
+func (o *outlet) drain() {
 	o.mu.Lock()
-	if len(o.waiting) > 0 {
-		idle := o.idle
-		if idle == nil {
-			idle = make(chan struct{})
-			o.idle = idle
-		}
+	if len(o.waiting) == 0 {
 		o.mu.Unlock()
-		select {
-		case <-idle:
-		case <-time.After(outletEnd):
-		}
-		o.mu.Lock()
+		return
 	}
+	if o.idle == nil {
+		o.idle = make(chan struct{})
+	}
+	idle := o.idle
+	o.mu.Unlock()
+	began := time.Now()
+	select {
+	case <-idle:
+	case <-time.After(o.patience):
+	}
+	o.patience -= time.Since(began)
+}
+
+// finish is drain, and gives the number of lines that were not written.
+func (o *outlet) finish() int {
+	o.drain()
+	o.mu.Lock()
 	defer o.mu.Unlock()
 	left := o.dropped
 	for _, p := range o.waiting {
-		left += lines(p)
+		left += lines(p.text)
 	}
 	return left
 }
@@ -164,4 +209,14 @@ func (o outlets) finish(program string) {
 		fmt.Fprintf(o.err, "%s: warning: lines that were not written to stdout: %d\n", program, n)
 	}
 	o.err.finish()
+}
+
+// put writes to an outlet, or to what stands for one.
+func put(w io.Writer, p []byte, vital bool) error {
+	if o, ok := w.(*outlet); ok {
+		o.put(p, vital)
+		return nil
+	}
+	_, err := w.Write(p)
+	return err
 }

@@ -1,6 +1,8 @@
 package cli
 
 import (
+	"bytes"
+	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -47,6 +49,63 @@ func TestOutletDoesNotWait(t *testing.T) {
 	if got := r.got.Len(); got != 1024*1024 {
 		t.Errorf("%d bytes were written", got)
 	}
+}
+
+// TestOutletKeepsTheVital: what somebody acts on has a place, and the last of it before the
+// first. The order stays.
+func TestOutletKeepsTheVital(t *testing.T) {
+	r := &slowReader{let: make(chan struct{})}
+	o := newOutlet("stdout", r)
+	defer close(o.wake)
+	line := []byte(strings.Repeat("x", 1023) + "\n")
+	o.put([]byte("listening\n"), true)
+	for range 1100 {
+		o.Write(line)
+	}
+	o.put([]byte("pause\n"), true)
+	o.put(bytes.Repeat([]byte("y"), 1<<20-2048), true) // takes the place of all others
+	o.put([]byte("done\n"), true)
+	close(r.let)
+	o.finish()
+	got := strings.ReplaceAll(strings.ReplaceAll(r.got.String(), string(line), "x "), "\n", " ")
+	if got = strings.ReplaceAll(got, strings.Repeat("y", 1<<20-2048), "y "); !strings.HasPrefix(got, "listening ") || !strings.HasSuffix(got, "pause y done ") {
+		t.Errorf("%.80q ... was written", got)
+	}
+	if o.size != 0 {
+		t.Errorf("%d bytes wait", o.size)
+	}
+}
+
+// TestOutletTriesAgain: a disk that was full may have room again. What comes then begins on
+// a line of its own.
+func TestOutletTriesAgain(t *testing.T) {
+	d := &disk{room: 7}
+	o := newOutlet("stdout", d)
+	defer close(o.wake)
+	fmt.Fprintln(o, "one")
+	fmt.Fprintln(o, "two")
+	o.drain()
+	d.room = 100
+	fmt.Fprintln(o, "three")
+	if n := o.finish(); n != 1 || d.got.String() != "one\ntwo\nthree\n" {
+		t.Errorf("%d lines were lost of %q", n, d.got.String())
+	}
+}
+
+// disk has room for some bytes.
+type disk struct {
+	room int
+	got  bytes.Buffer
+}
+
+func (d *disk) Write(p []byte) (int, error) {
+	n, err := min(d.room, len(p)), error(nil)
+	if n < len(p) {
+		err = errors.New("no space")
+	}
+	d.room -= n
+	d.got.Write(p[:n])
+	return n, err
 }
 
 // TestOutletEnds: a reader that stands still does not keep the program from its end.

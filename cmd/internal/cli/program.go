@@ -4,6 +4,7 @@
 package cli
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -108,10 +109,12 @@ func isPlaced(err error) bool {
 
 // complain writes an error and what to do about it, one line each.
 func complain(w io.Writer, program, text string, hints []string) {
-	fmt.Fprintf(w, "%s: error: %s\n", program, text)
+	var b bytes.Buffer
+	fmt.Fprintf(&b, "%s: error: %s\n", program, text)
 	for _, hint := range hints {
-		fmt.Fprintf(w, "%s: hint: %s\n", program, hint)
+		fmt.Fprintf(&b, "%s: hint: %s\n", program, hint)
 	}
+	_ = put(w, b.Bytes(), true)
 }
 
 func idCommand(c *common) *cobra.Command {

@@ -3,7 +3,6 @@ package cli
 import (
 	"errors"
 	"os"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -65,8 +64,7 @@ func newShow(c *common) *show {
 	return s
 }
 
-// newView is what the user asked for. Bars are drawn on a terminal, whose size their writer
-// has to know.
+// newView is what the user asked for.
 func newView(c *common, to outlets) view {
 	switch {
 	case c.json:
@@ -74,7 +72,7 @@ func newView(c *common, to outlets) view {
 	case c.quiet:
 		return quietView{}
 	case term.IsTerminal(int(os.Stderr.Fd())):
-		return newBarView(c.program, os.Stderr, to.out)
+		return newBarView(c.program, to.err, to.out)
 	}
 	return newLineView(c.program, to.err, to.out)
 }
@@ -167,11 +165,8 @@ func turnedText(err error) string {
 	return who + " has rejected this side: " + errorText(err) + "; compare its --peer, or its CA and --peer-name, with this side's identity"
 }
 
-// maxQueue is how many events wait for a terminal. Other outputs keep none waiting.
-const maxQueue = 256
-
 // add queues an event. Of progress that was not told yet only the newest is
-// kept, so a stuck terminal costs no memory.
+// kept. No other event waits for a reader here: an outlet takes it at once.
 func (s *show) add(ev stamped) {
 	s.latest.note(ev.Event)
 	s.mu.Lock()
@@ -182,9 +177,6 @@ func (s *show) add(ev stamped) {
 	last := len(s.queue) - 1
 	if ev.Kind == report.Progress && last >= 0 && s.queue[last].Kind == report.Progress {
 		s.queue = s.queue[:last]
-	}
-	if len(s.queue) == maxQueue { // of a terminal that stands still: the oldest goes
-		s.queue = slices.Delete(s.queue, 0, 1)
 	}
 	s.queue = append(s.queue, ev)
 	s.wakeUp()
@@ -220,25 +212,19 @@ func (s *show) tell() {
 }
 
 // end tells how the run ended, errors and hints last, and gives its exit code. No output
-// holds it: not a terminal that stands still either, on which the bars are drawn.
+// holds it.
 func (s *show) end(v verdict) int {
 	s.mu.Lock()
 	s.closed = true
 	v.report.Warnings = append(v.report.Warnings, s.turned...)
 	s.wakeUp()
 	s.mu.Unlock()
-	told := make(chan struct{})
-	go func() { // ends with the terminal's own write, or with the process
-		defer close(told)
-		<-s.done
-		s.view.end(v)
-		if v.err != nil {
-			complain(s.to.err, s.program, errorText(v.err), v.hints(v.report.Outcome, v.err))
-		}
-	}()
-	select {
-	case <-told:
-	case <-time.After(outletEnd):
+	<-s.done
+	s.to.err.drain() // both may be one terminal
+	s.view.end(v)
+	s.to.out.drain()
+	if v.err != nil {
+		complain(s.to.err, s.program, errorText(v.err), v.hints(v.report.Outcome, v.err))
 	}
 	s.to.finish(s.program)
 	return v.exit()

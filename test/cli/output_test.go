@@ -1,0 +1,118 @@
+package cli
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// TestLateReaderHearsWhatItIsAsked: a VMM that reads its events late has lost others, and
+// not those that ask it.
+func TestLateReaderHearsWhatItIsAsked(t *testing.T) {
+	address := "unix:" + filepath.Join(t.TempDir(), "sock")
+	recv := command(t, "mig-recv", "--json", "--commit", "external", "--listen", address, "--device", "d=sim:mtty")
+	started, err := recv.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	there := begin(t, recv)
+	nextEvent(t, there, "sandbox")
+	send := command(t, "mig-send", "--json", "--commit", "external", "--max-downtime", "1m", "--to", address, "--device", "d=sim:mtty")
+	send.Stderr = nil
+	in, err := send.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := send.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	complaint, err := send.StderrPipe()
+	if err == nil {
+		err = send.Start()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	go io.WriteString(in, strings.Repeat("a line that says nothing of use, of which there are many\n", 12000)) // ends with the program
+	lines := bufio.NewScanner(complaint)
+	for lines.Scan() && !strings.Contains(lines.Text(), "the reader of stdout stands still") {
+	}
+	go io.WriteString(in, "paused\ncommit\n") // the same
+	nextEvent(t, there, "accept")             // so all questions were asked, and the source waits on
+	go io.WriteString(started, "started\n")   // the same
+	events, err := io.ReadAll(out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, event := range []string{"pause", "ready", "done"} {
+		if !bytes.Contains(events, fmt.Appendf(nil, "{%q:%q,", "event", event)) {
+			t.Errorf("the event %s was dropped", event)
+		}
+	}
+	for lines.Scan() { // to its end
+	}
+	if err := errors.Join(send.Wait(), recv.Wait()); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestTerminalStandsStill: a terminal that was stopped keeps neither the program from its end
+// nor the report from another output.
+func TestTerminalStandsStill(t *testing.T) {
+	terminal := stoppedTerminal(t)
+	report, err := os.Create(filepath.Join(t.TempDir(), "report"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer report.Close()
+	address := "unix:" + filepath.Join(t.TempDir(), "sock")
+	recv := command(t, "mig-recv", "--json", "--listen", address, "--device", "d=sim:mlx5")
+	nextEvent(t, begin(t, recv), "sandbox")
+	send := command(t, "mig-send", "--downtime-limit", "20s", "--to", address, "--device", "d=sim:mlx5?size=1MiB")
+	send.Stdout, send.Stderr = report, terminal
+	if err := send.Run(); err != nil {
+		t.Error(err)
+	}
+	text, err := os.ReadFile(report.Name())
+	if err != nil || !bytes.HasPrefix(text, []byte("committed: ")) {
+		t.Errorf("the report is %q, %v", text, err)
+	}
+	if err := recv.Wait(); err != nil {
+		t.Error(err)
+	}
+}
+
+// stoppedTerminal is a pseudo-terminal (pts(4)) that takes nothing, as after Ctrl-S.
+func stoppedTerminal(t *testing.T) *os.File {
+	t.Helper()
+	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		t.Skipf("SKIP: no pseudo-terminals: %v", err)
+	}
+	t.Cleanup(func() { master.Close() })
+	n, err := unix.IoctlGetInt(int(master.Fd()), unix.TIOCGPTN)
+	if err == nil {
+		err = unix.IoctlSetPointerInt(int(master.Fd()), unix.TIOCSPTLCK, 0)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	terminal, err := os.OpenFile(fmt.Sprintf("/dev/pts/%d", n), os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { terminal.Close() })
+	if err := unix.IoctlSetInt(int(terminal.Fd()), unix.TCXONC, unix.TCOOFF); err != nil {
+		t.Fatal(err)
+	}
+	return terminal
+}
