@@ -56,6 +56,20 @@ func (s *quicSockets) release() {
 // each direction of a socket: its desiredBufferSize.
 const socketBuffer = 7 << 20
 
+// BuffersNeedPrivilege reports whether the kernel gives a UDP socket of this process the
+// buffers that QUIC asks for only to CAP_NET_ADMIN (socket(7), net.core.rmem_max and wmem_max).
+func BuffersNeedPrivilege() bool {
+	conn, err := net.ListenUDP("udp", nil)
+	if err != nil {
+		return true
+	}
+	defer conn.Close()
+	_ = conn.SetReadBuffer(socketBuffer)
+	_ = conn.SetWriteBuffer(socketBuffer)
+	c := (&quicSocket{conn: conn}).carrier()
+	return c.ReceiveBuffer < socketBuffer || c.SendBuffer < socketBuffer
+}
+
 // congestionWindow is the largest that quic-go has: 10,000 packets of 1,452 bytes.
 const congestionWindow = 10_000 * 1452
 

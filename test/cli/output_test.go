@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -88,6 +89,37 @@ func TestTerminalStandsStill(t *testing.T) {
 	}
 	if err := recv.Wait(); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestServiceManagerStandsStill: one that does not read that mig-recv is ready keeps nothing
+// from its way.
+func TestServiceManagerStandsStill(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "notify")
+	manager, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer manager.Close()
+	fill, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	if err == nil {
+		defer unix.Close(fill)
+		err = unix.Connect(fill, &unix.SockaddrUnix{Name: path})
+	}
+	for err == nil {
+		_, err = unix.Write(fill, []byte("x"))
+	}
+	if err != unix.EAGAIN {
+		t.Fatal(err)
+	}
+	recv := command(t, "mig-recv", "--json", "--listen", "unix:"+filepath.Join(t.TempDir(), "sock"), "--device", "d=sim:mtty")
+	recv.Env = append(os.Environ(), "NOTIFY_SOCKET="+path)
+	events := begin(t, recv)
+	contains(t, nextEvent(t, events, "warning"), "the service manager was not told that this is ready")
+	nextEvent(t, events, "sandbox")
+	signalProcess(t, recv, unix.SIGTERM)
+	if recv.Wait(); recv.ProcessState.ExitCode() != 9 {
+		t.Errorf("it ended by %v", recv.ProcessState)
 	}
 }
 

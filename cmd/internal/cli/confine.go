@@ -29,9 +29,10 @@ directory above each such file's own, or below its own if that is in /; and what
 in /etc to look a host up. With --json an event "sandbox" says what is in force;
 --no-sandbox keeps all open, and so do programs that are to be run. Signals and abstract
 unix sockets reach no process outside, where the kernel has Landlock 6. Root gives its
-capabilities up as well, but what the run needs: CAP_DAC_OVERRIDE for files in another
-user's directory, CAP_NET_ADMIN for the sockets of QUIC at mig-send, CAP_SYS_RESOURCE for
-the pipes of unix:.`
+capabilities up as well, but what the run needs: CAP_DAC_OVERRIDE for files
+and unix: sockets in another user's directory, CAP_NET_ADMIN for the sockets of QUIC at
+mig-send where net.core.rmem_max or wmem_max is small, CAP_SYS_RESOURCE for the pipes of
+unix:. An abstract socket in --to (unix:@NAME) stays in reach, and all others with it.`
 
 // jsonSandbox has the version of Landlock that is in force, or why none is, and what else
 // was given up.
@@ -45,10 +46,7 @@ type jsonSandbox struct {
 }
 
 func newJSONSandbox(head jsonHead, s sandbox.Status) jsonSandbox {
-	out := jsonSandbox{jsonHead: head, Landlock: s.ABI, Why: s.Why, NoNewPrivs: s.Privileges}
-	if s.Scoped {
-		out.Scopes = []string{"signal", "abstract-unix-socket"}
-	}
+	out := jsonSandbox{jsonHead: head, Landlock: s.ABI, Why: s.Why, Scopes: s.Scopes, NoNewPrivs: s.Privileges}
 	if s.Privileges {
 		left := make([]string, len(s.Left))
 		for i, c := range s.Left {
@@ -137,26 +135,35 @@ func (c *common) needs(end endpoint, devices []opened) sandbox.Needs {
 	}
 	runs := slices.ContainsFunc(c.hooks, func(h *hookFlag) bool { return h.path != "" })
 	needs := sandbox.Needs{Write: folders, Remove: c.socketFolders(end), Self: c.metrics.address != "", Programs: runs || c.doubt.runs()}
+	needs.Abstract = c.role == source && isAbstract(end.address)
 	needs.Keep = c.capabilities(end, slices.Concat(needs.Write, needs.Remove))
 	return needs
 }
 
-// capabilities are those that the run needs further: for files in directories that are
-// another user's, for sockets of QUIC that a source makes when it dials (SO_RCVBUFFORCE), and
-// for the pipes through which bytes pass between unix sockets (F_SETPIPE_SZ).
+// capabilities are those that the run needs further:
+//
+//	CAP_DAC_OVERRIDE  files, and the socket that a source dials, in directories that are another user's
+//	CAP_NET_ADMIN     the sockets of QUIC that a source makes when it dials, where net.core.rmem_max
+//	                  or wmem_max is too small for them (SO_RCVBUFFORCE)
+//	CAP_SYS_RESOURCE  the pipes through which bytes pass between unix sockets (F_SETPIPE_SZ), once all
+//	                  of root's together are beyond fs.pipe-user-pages-soft
 func (c *common) capabilities(end endpoint, dirs []string) (keep []sandbox.Capability) {
-	if slices.ContainsFunc(dirs, func(dir string) bool { return !sandbox.Writable(dir) }) {
+	path, local := strings.CutPrefix(end.address, unixPrefix)
+	dials := c.role == source && local && !isAbstract(end.address)
+	if slices.ContainsFunc(dirs, func(dir string) bool { return !sandbox.Writable(dir) }) || dials && !sandbox.Searchable(filepath.Dir(path)) {
 		keep = append(keep, sandbox.DACOverride)
 	}
-	local := strings.HasPrefix(end.address, unixPrefix)
-	if c.role == source && !local && end.prefix != tlsPrefix {
+	if c.role == source && !local && end.prefix != tlsPrefix && transport.BuffersNeedPrivilege() {
 		keep = append(keep, sandbox.NetAdmin)
 	}
-	if local || end.prefix == "" && strings.HasPrefix(end.address, "fd:") {
+	if local {
 		keep = append(keep, sandbox.SysResource)
 	}
 	return keep
 }
+
+// isAbstract reports whether an address is a unix socket that has no file (unix(7)).
+func isAbstract(address string) bool { return strings.HasPrefix(address, unixPrefix+"@") }
 
 // socketFolders are those of the sockets that this run listens on, which it removes in
 // the end.
@@ -166,7 +173,7 @@ func (c *common) socketFolders(end endpoint) (folders []string) {
 		addresses = append(addresses, end.address)
 	}
 	for _, address := range addresses {
-		if path, ok := strings.CutPrefix(address, unixPrefix); ok {
+		if path, ok := strings.CutPrefix(address, unixPrefix); ok && !isAbstract(address) {
 			folders = append(folders, filepath.Dir(path))
 		}
 	}

@@ -8,8 +8,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
-	"github.com/coreos/go-systemd/v22/daemon"
 	"golang.org/x/sys/unix"
 
 	"github.com/migpipe/migpipe/transport"
@@ -26,9 +26,8 @@ const (
 // (sd_listen_fds(3)).
 const firstHanded = 3
 
-// handed gives the descriptors that a service manager has handed over, by name: by
-// the protocol of sd_listen_fds(3). It is not github.com/coreos/go-systemd's, which
-// makes all of them close-on-exec files that close themselves when nobody holds them.
+// handed gives the descriptors that a service manager has handed over, by name
+// (sd_listen_fds(3)).
 func handed(getenv func(string) string, pid int) (map[string][]int, error) {
 	if getenv("LISTEN_PID") != strconv.Itoa(pid) {
 		return nil, errors.New("no service manager has handed descriptors over (LISTEN_PID)")
@@ -154,9 +153,23 @@ func (e endpoint) listenFD(n int, opts *transport.ListenOptions) (transport.List
 	return transport.ListenQUICOn(conn, e.credentials, opts)
 }
 
-// notifyReady tells a service manager that asks for it (Type=notify) that a source
-// may come now. Children shall not speak for this process.
+// notifyLimit bounds the wait for a service manager that reads nothing.
+const notifyLimit = time.Second
+
+// notifyReady tells a service manager that asks for it (Type=notify, sd_notify(3)) that a
+// source may come now. Children shall not speak for this process.
 func notifyReady() error {
-	_, err := daemon.SdNotify(true, daemon.SdNotifyReady)
+	path := os.Getenv("NOTIFY_SOCKET")
+	if path == "" {
+		return nil
+	}
+	os.Unsetenv("NOTIFY_SOCKET")
+	conn, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: path, Net: "unixgram"})
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	_ = conn.SetWriteDeadline(time.Now().Add(notifyLimit))
+	_, err = conn.Write([]byte("READY=1"))
 	return err
 }

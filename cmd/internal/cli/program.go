@@ -64,7 +64,7 @@ func (p *program) run(args []string) int {
 	out := &checkedWriter{to: os.Stdout}
 	p.root.SetOut(out)
 	err := p.root.Execute()
-	if err == nil && out.err != nil { // cobra's help ignores it
+	if out.err != nil && !isPlaced(err) { // cobra's help ignores it, and its version takes it for a wrong command line
 		err = &transport.Fault{Code: transport.CodeDevice, Err: out.err}
 	}
 	if err == nil {

@@ -65,12 +65,17 @@ func dropPrivileges(keep ...Capability) (left []Capability, err error) {
 
 // Writable reports whether the owner and the mode of a directory, and of those on the way to
 // it, let this user make and remove files there: without capabilities.
-func Writable(dir string) bool {
+func Writable(dir string) bool { return reachable(dir, 0o3) }
+
+// Searchable reports the same about opening what is in the directory by its name.
+func Searchable(dir string) bool { return reachable(dir, 0o1) }
+
+func reachable(dir string, need fs.FileMode) bool {
 	dir, err := filepath.Abs(dir)
 	if err == nil {
 		dir, err = filepath.EvalSymlinks(dir)
 	}
-	for need := fs.FileMode(0o3); err == nil; need = 0o1 {
+	for ; err == nil; need = 0o1 {
 		var info fs.FileInfo
 		if info, err = os.Stat(dir); err == nil && !allows(info, need) {
 			return false

@@ -33,6 +33,8 @@ type Needs struct {
 	// inherit the sandbox, and what they need only their author knows: then nothing is
 	// restricted. To have both, start a helper that runs them before Enter.
 	Programs bool
+	// Abstract says that the process connects to an abstract unix socket of another one.
+	Abstract bool
 	// Keep are the capabilities that the process needs further, if it has them.
 	Keep []Capability
 }
@@ -41,7 +43,7 @@ type Needs struct {
 type Status struct {
 	ABI        int          // the version of Landlock that is in force, 0 where it restricts nothing
 	Why        string       // it restricts nothing, if so
-	Scoped     bool         // no signal and no abstract unix socket reaches a process outside
+	Scopes     []string     // what reaches no process outside: signal, abstract-unix-socket
 	Privileges bool         // no_new_privs is set, and no capability is left but those of Left
 	Left       []Capability // of Needs.Keep
 }
@@ -100,7 +102,7 @@ func Enter(n Needs) (Status, error) {
 		return Status{}, err
 	}
 	status := Status{Privileges: true, Left: left}
-	abi, err := llsys.LandlockGetABIVersion()
+	abi, err := version()
 	if err != nil {
 		status.Why = "the kernel has no Landlock: " + err.Error()
 		return status, nil
@@ -116,11 +118,33 @@ func Enter(n Needs) (Status, error) {
 	if status.ABI = min(abi, newest); abi < scopesSince {
 		return status, nil
 	}
-	if err := landlock.V8.BestEffort().RestrictScoped(); err != nil {
+	scopes := landlock.ScopedSet(llsys.ScopeSignal)
+	status.Scopes = []string{"signal"}
+	if !n.Abstract {
+		scopes |= llsys.ScopeAbstractUnixSocket
+		status.Scopes = append(status.Scopes, "abstract-unix-socket")
+	}
+	if err := landlock.MustConfig(scopes).BestEffort().RestrictScoped(); err != nil {
 		return Status{}, fmt.Errorf("landlock scopes (ABI %d): %w", abi, err)
 	}
-	status.Scoped = true
 	return status, nil
+}
+
+// erratumSignals is the bit of the erratum that says that threads of one process may send
+// each other signals, which Go's do (Documentation/userspace-api/landlock.rst, erratum 2).
+const erratumSignals = 1 << 1
+
+// version is the one of Landlock that package landlock restricts by: without the erratum
+// the one before the scopes.
+func version() (int, error) {
+	abi, err := llsys.LandlockGetABIVersion()
+	if err != nil || abi < scopesSince {
+		return abi, err
+	}
+	if errata, err := llsys.LandlockGetErrata(); err != nil || errata&erratumSignals == 0 {
+		return scopesSince - 1, nil
+	}
+	return abi, nil
 }
 
 func (n Needs) self() []string {

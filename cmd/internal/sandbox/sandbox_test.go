@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -373,10 +374,40 @@ func TestScopes(t *testing.T) {
 			return fmt.Errorf("before: %w", err)
 		}
 		status, err := Enter(Needs{})
-		if err != nil || !status.Scoped {
+		if err != nil || len(status.Scopes) != 2 {
 			return fmt.Errorf("in force: %+v, %w", status, err)
 		}
 		return errors.Join(denied("a signal", unix.Kill(os.Getppid(), 0)), denied("an abstract socket", dial()), unix.Kill(os.Getpid(), 0))
+	})
+}
+
+// TestAbstract: a process that connects to an abstract socket may, and still sends no signal.
+func TestAbstract(t *testing.T) {
+	name := fmt.Sprintf("@mig-abstract-%d", os.Getppid())
+	if os.Getenv(inside) == "" {
+		l, err := net.Listen("unix", fmt.Sprintf("@mig-abstract-%d", os.Getpid()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+	}
+	restricted(t, func(string) error {
+		status, err := Enter(Needs{Abstract: true})
+		if err != nil {
+			return err
+		}
+		c, err := net.Dial("unix", name)
+		if err != nil {
+			return err
+		}
+		c.Close()
+		if len(status.Scopes) == 0 { // an old kernel
+			return nil
+		}
+		if !slices.Equal(status.Scopes, []string{"signal"}) {
+			return fmt.Errorf("in force: %+v", status)
+		}
+		return denied("a signal", unix.Kill(os.Getppid(), 0))
 	})
 }
 
@@ -416,7 +447,7 @@ func TestWritable(t *testing.T) {
 		if err := errors.Join(os.Chmod(below, 0o700), os.Chown(dir, 12345, 12345), os.Chmod(dir, 0o700)); err != nil {
 			t.Fatal(err)
 		}
-		if Writable(below) {
+		if Writable(below) || Searchable(below) {
 			t.Error("a directory behind one of another user is writable")
 		}
 	}
