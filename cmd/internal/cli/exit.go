@@ -102,9 +102,14 @@ func limitOf(s scene) string {
 }
 
 func connectionLost(s scene) string {
-	if !s.sending && !s.moved { // a source that goes so early is followed by the next one
+	if !s.sending && !s.moved { // no source was heard
 		return "see that the address of --listen is one of this host, and free"
 	}
+	return s.peerGone()
+}
+
+// peerGone is for a peer that was there.
+func (s scene) peerGone() string {
 	return fmt.Sprintf("see whether %s still runs on the other host, and whether the network between is up; then begin again on both sides", s.otherProgram())
 }
 

@@ -208,6 +208,8 @@ func (s scene) ofError(err error) []string {
 		return []string{fmt.Sprintf("it is reached, and ends every connection at once: raise --connect-limit, if it is flooded; or another program than %s listens there", s.otherProgram())}
 	case errors.Is(err, transport.ErrUnreachable):
 		return []string{s.unreachable(err)}
+	case errors.Is(err, transport.ErrPeerGone):
+		return []string{s.peerGone()}
 	}
 	for _, h := range causeHints {
 		if errors.Is(err, h.cause) {
