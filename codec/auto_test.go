@@ -219,6 +219,15 @@ func TestInform(t *testing.T) {
 	}
 }
 
+// TestClassifyLarge: a length is what a caller says, and eight times that may overflow.
+func TestClassifyLarge(t *testing.T) {
+	for sampled := 8; sampled > 0; sampled *= 2 {
+		if got := classify(sampled, sampled/2); got != classes/2 {
+			t.Fatalf("half of %d bytes are of class %d, want %d", sampled, got, classes/2)
+		}
+	}
+}
+
 // TestControllerBearsAnything: whatever it is told, it chooses what both sides have.
 func TestControllerBearsAnything(t *testing.T) {
 	ids := rapid.SampledFrom([]ID{IDRaw, IDZero, IDS2, IDZstd, 200})

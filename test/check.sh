@@ -17,10 +17,6 @@ step go vet
 go vet ./...
 go vet -tags failpoints ./internal/failpoint ./transport/handoff
 
-# mips has words of 32 bits, the other byte order, and ioctl numbers of its own.
-step go build for mips
-GOOS=linux GOARCH=mips CGO_ENABLED=0 go build -o /dev/null ./cmd/...
-
 step go mod tidy
 go mod tidy -diff
 
