@@ -18,9 +18,8 @@ type fleet struct {
 	each    func(n int, do func(i int) error) error // runs do for 0 to n-1 at once, joins them
 
 	mu      sync.Mutex
-	streams []vfio.Stream
-	resumed bool   // the way back was taken: no device leaves RUNNING any more
-	saving  []bool // by device: its session is open
+	streams []vfio.Stream // a device's session is open from its first saving state on
+	resumed bool          // the way back was taken: no device leaves RUNNING any more
 }
 
 // deviceError is a failure of one device.
@@ -40,30 +39,16 @@ func (f *fleet) enter(moves []move) error {
 	if f.resumed {
 		return nil
 	}
-	f.track()
 	return f.each(len(moves), func(i int) error { return f.set(moves[i].device, moves[i].to) })
 }
 
-// track makes room to remember which devices save, before some are moved at once.
-func (f *fleet) track() {
-	if f.saving == nil {
-		f.saving = make([]bool, len(f.sources))
-	}
-}
-
 func (f *fleet) set(device int, to vfio.State) error {
-	stream, err := f.sources[device].Device.SetState(to)
-	if err == nil && to.Saving() && !f.saving[device] {
-		err = vfio.CheckSession(stream)
-	}
+	opens := to.Saving() && f.streams[device] == nil
+	stream, err := vfio.Enter(f.sources[device].Device, to, opens)
 	if err != nil {
 		return &deviceError{device, err}
 	}
-	f.saving[device] = to.Saving()
-	if stream != nil {
-		if old := f.streams[device]; old != nil {
-			old.Close()
-		}
+	if opens {
 		f.streams[device] = stream
 	}
 	return nil
@@ -121,7 +106,6 @@ func (f *fleet) returned(err error) handoff.Return {
 
 // step takes some of the devices to a state, each by so many tries.
 func (f *fleet) step(which func(i int) bool, to vfio.State) (again []string, err error) {
-	f.track()
 	late := make([]error, len(f.sources))
 	err = f.each(len(f.sources), func(i int) (err error) {
 		if !which(i) {
@@ -174,7 +158,6 @@ func (f *fleet) backTo(device int, to vfio.State) error {
 func (f *fleet) release() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.track()
 	return f.each(len(f.sources), func(i int) error { return f.set(i, vfio.Stop) })
 }
 

@@ -109,7 +109,7 @@ func letGo(sources []Source) (warnings []string) {
 		if now, err := s.Device.State(); err != nil || now != vfio.StopCopy {
 			continue
 		}
-		if _, err := s.Device.SetState(vfio.Stop); err != nil {
+		if _, err := vfio.Enter(s.Device, vfio.Stop, false); err != nil {
 			warnings = append(warnings, fmt.Sprintf("device %s: leave STOP_COPY: %v", s.Name, err))
 		}
 	}

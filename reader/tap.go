@@ -2,6 +2,8 @@ package reader
 
 import (
 	"errors"
+	"fmt"
+	"io"
 
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/vfio"
@@ -15,10 +17,13 @@ type tap struct {
 	source transport.SpliceSource // nil where the stream cannot, or is not to, be spliced
 	holes  vfio.HoleReader        // nil where the stream knows of none
 	unseen bool                   // nobody needs to see the bytes
-	moves  vfio.Progress
-	path   string // "read" or "splice", for the report
+	empty  int                    // times in a row that the stream gave no byte and no error
+	path   string                 // "read" or "splice", for the report
 	why    string
 }
+
+// mostEmpty is how often in a row a stream may give no byte and no error, as in package bufio.
+const mostEmpty = 100
 
 // newTap taps a stream. unseen says that the lanes stay in this host's kernel
 // and that no codec was asked for.
@@ -34,37 +39,36 @@ func newTap(s vfio.Stream, unseen bool) *tap {
 // fill takes what the device has, up to limit bytes, into the empty chunk.
 func (t *tap) fill(c *transport.Chunk, limit int) (int, error) {
 	n, err := t.take(c, limit)
-	if err = t.moves.Check(n, limit, err); errors.Is(err, vfio.ErrBadCount) {
-		return 0, err
+	if n > 0 || err != nil {
+		t.empty = 0
+	} else if t.empty++; t.empty == mostEmpty {
+		return 0, fmt.Errorf("%w: the stream gave no byte and no error %d times in a row", io.ErrNoProgress, mostEmpty)
+	}
+	switch {
+	case n == 0 || !c.Unchecked:
+	case t.unseen:
+		t.path, t.why = "splice", "the lanes stay in this host and no codec was asked for"
+	default:
+		t.source, t.why = nil, "splice works, but the bytes are summed up and encrypted in user space"
+		err = errors.Join(err, c.Unsplice())
 	}
 	return n, err
 }
 
-// take is fill without a check. A hole becomes a chunk of zeros, which every destination
+// take is one look at the stream. A hole becomes a chunk of zeros, which every destination
 // takes, over every carrier.
 func (t *tap) take(c *transport.Chunk, limit int) (int, error) {
 	if t.holes != nil {
-		n, err := t.holes.SkipHole(limit)
-		if n > 0 {
-			c.FillZeros(n)
-		}
-		if n > 0 || err != nil {
+		if n, err := c.FillHole(t.holes, limit); n > 0 || err != nil {
 			return n, err
 		}
 	}
-	if t.source == nil {
-		return c.Fill(t.stream, limit)
-	}
-	n, err := c.Splice(t.source, limit)
-	switch {
-	case errors.Is(err, errors.ErrUnsupported):
+	if t.source != nil {
+		n, err := c.Splice(t.source, limit)
+		if !errors.Is(err, errors.ErrUnsupported) {
+			return n, err
+		}
 		t.source, t.why = nil, err.Error()
-		return c.Fill(t.stream, limit)
-	case n > 0 && !t.unseen:
-		t.source, t.why = nil, "splice works, but the bytes are summed up and encrypted in user space"
-		return n, errors.Join(err, c.Unsplice())
-	case n > 0:
-		t.path, t.why = "splice", "the lanes stay in this host and no codec was asked for"
 	}
-	return n, err
+	return c.Fill(t.stream, limit)
 }

@@ -29,6 +29,9 @@ const flagUnchecked = 1 // the payload was never in user space: no digest
 // ErrCorrupt says that bytes are not what their digest or checksum says.
 var ErrCorrupt = errors.New("corrupt data")
 
+// ErrBadCount says that a stream counts bytes which it cannot have moved.
+var ErrBadCount = errors.New("impossible count of bytes")
+
 // ErrProtocol says that the peer broke the protocol.
 var ErrProtocol = errors.New("protocol violation")
 
@@ -199,12 +202,35 @@ func (c *Chunk) Zero() bool { return c.Codec == codec.IDZero }
 func (c *Chunk) Fill(r io.Reader, limit int) (int, error) {
 	limit = min(limit, c.arena.chunkSize)
 	n, err := r.Read(c.buf[chunkHeadLen:][:limit:limit])
-	c.RawLen, c.WireLen = uint32(n), uint32(n)
+	if n, err = checkCount(n, limit, err); n > 0 {
+		c.RawLen, c.WireLen = uint32(n), uint32(n)
+	}
 	return n, err
 }
 
-// FillZeros makes an empty chunk one of n zeros, which is sent as a marker.
-func (c *Chunk) FillZeros(n int) { c.RawLen, c.WireLen, c.Codec = uint32(n), 0, codec.IDZero }
+// HoleSource is a stream that may know of zeros that come next.
+type HoleSource interface {
+	SkipHole(n int) (int, error)
+}
+
+// FillHole is Fill for zeros that s knows of: they are sent as a marker, and nobody reads them.
+// 0 means that s knows of none.
+func (c *Chunk) FillHole(s HoleSource, limit int) (int, error) {
+	limit = min(limit, c.arena.chunkSize)
+	n, err := s.SkipHole(limit)
+	if n, err = checkCount(n, limit, err); n > 0 {
+		c.RawLen, c.Codec = uint32(n), codec.IDZero
+	}
+	return n, err
+}
+
+// checkCount refuses a count that no stream has of a call that was to move at most so many bytes.
+func checkCount(n, most int, err error) (int, error) {
+	if n < 0 || n > most {
+		return 0, fmt.Errorf("%w: %d of at most %d", ErrBadCount, n, most)
+	}
+	return n, err
+}
 
 // Seal says where in which stream the bytes of the chunk belong, and sums them up.
 func (c *Chunk) Seal(device uint16, seq, offset uint64) {
@@ -343,7 +369,7 @@ func (c *Chunk) WriteRaw(w io.Writer) error {
 // writeAll is one Write, which has to write all: less without an error is one too.
 func writeAll(w io.Writer, p []byte) error {
 	n, err := w.Write(p)
-	if err == nil && n != len(p) {
+	if n, err = checkCount(n, len(p), err); err == nil && n < len(p) {
 		err = fmt.Errorf("%w: %d of %d bytes", io.ErrShortWrite, n, len(p))
 	}
 	return err

@@ -86,7 +86,7 @@ func (l *pipePool) get() (*kernelPipe, error) {
 
 // put takes a pipe back; bytes in it that nobody took are lost with it.
 func (l *pipePool) put(p *kernelPipe) {
-	if p.full > 0 {
+	if p.full != 0 {
 		p.close()
 		return
 	}
@@ -112,9 +112,12 @@ func (c *Chunk) Splice(s SpliceSource, limit int) (int, error) {
 		}
 		c.pipe = p
 	}
-	n, err := s.SpliceTo(c.pipe.w, min(limit, c.pipe.size, c.arena.chunkSize))
-	c.pipe.full = n
-	c.RawLen, c.WireLen, c.Unchecked = uint32(n), uint32(n), n > 0
+	limit = min(limit, c.pipe.size, c.arena.chunkSize)
+	n, err := s.SpliceTo(c.pipe.w, limit)
+	c.pipe.full = n // whatever that is: a pipe is used again only if it is 0
+	if n, err = checkCount(n, limit, err); n > 0 {
+		c.RawLen, c.WireLen, c.Unchecked = uint32(n), uint32(n), true
+	}
 	return n, err
 }
 
@@ -245,8 +248,8 @@ func (c *Chunk) empty(w io.Writer) error {
 		if errors.Is(err, errors.ErrUnsupported) {
 			break
 		}
-		if err == nil && (n <= 0 || n > c.pipe.full) {
-			err = fmt.Errorf("%w: %d of %d bytes were taken from a pipe", io.ErrShortWrite, n, c.pipe.full)
+		if n, err = checkCount(n, c.pipe.full, err); err == nil && n == 0 {
+			err = fmt.Errorf("%w: none of %d bytes", io.ErrShortWrite, c.pipe.full)
 		}
 		if err != nil {
 			return err

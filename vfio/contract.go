@@ -3,16 +3,52 @@ package vfio
 import (
 	"errors"
 	"fmt"
-	"io"
 	"reflect"
 )
 
-// What a Device or a Stream may not do. An engine that met it and went on would wait for ever,
-// or lose bytes.
+// What a Device may not do. An engine that went on with it would wait for ever, or let a guest
+// run twice.
 var (
-	ErrNoSession = errors.New("the device gave no data session with a state that opens one")
-	ErrBadCount  = errors.New("the stream counts bytes that it cannot have moved")
+	ErrNoSession    = errors.New("the device gave no data session where the state opens one")
+	ErrStraySession = errors.New("the device gave a data session where the state opens none")
+	ErrElsewhere    = errors.New("the device reports success and is in another state")
 )
+
+// Enter is d.SetState(to), held against the contract. opens says whether that opens a data
+// session (see [OpensSession]). With an error it returns no Stream, and has closed the one that
+// the device gave. After ErrStraySession the device is in the state all the same.
+func Enter(d Device, to State, opens bool) (Stream, error) {
+	s, err := d.SetState(to)
+	given := CheckSession(s) == nil
+	if err == nil {
+		err = arrived(d, to, opens, given)
+	}
+	switch {
+	case err == nil && given:
+		return s, nil
+	case given:
+		_ = s.Close()
+	}
+	return nil, err
+}
+
+// arrived holds what a SetState has done against the contract.
+func arrived(d Device, to State, opens, given bool) error {
+	now, err := d.State()
+	switch {
+	case err != nil:
+	case now != to:
+		err = fmt.Errorf("%w: it says %v", ErrElsewhere, now)
+	case opens && !given:
+		err = ErrNoSession
+	case !opens && given:
+		err = ErrStraySession
+	}
+	if err != nil {
+		return fmt.Errorf("set %v: %w", to, err)
+	}
+	return nil
+}
 
 // CheckSession says ErrNoSession for a Stream that is nil, or a nil pointer.
 func CheckSession(s Stream) error {
@@ -23,26 +59,4 @@ func CheckSession(s Stream) error {
 		return ErrNoSession
 	}
 	return nil
-}
-
-// mostEmpty is how often in a row a stream may move nothing and not say why.
-const mostEmpty = 100
-
-// Progress holds each answer of a Stream against what was asked of it. The zero value is ready.
-type Progress struct{ empty int }
-
-// Check says ErrBadCount if n is not 0 to most, and io.ErrNoProgress if the stream has given
-// 0 and no error 100 times in a row, as package bufio does. Any other err is returned as it is.
-func (p *Progress) Check(n, most int, err error) error {
-	switch {
-	case n < 0 || n > most:
-		return fmt.Errorf("%w: %d of at most %d", ErrBadCount, n, most)
-	case n > 0 || err != nil:
-		p.empty = 0
-		return err
-	}
-	if p.empty++; p.empty < mostEmpty {
-		return nil
-	}
-	return fmt.Errorf("%w: it gave nothing and no error %d times in a row", io.ErrNoProgress, mostEmpty)
 }

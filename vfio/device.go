@@ -75,7 +75,8 @@ type Device interface {
 	// where the kernel opens a data session (see [OpensSession]): a request
 	// inside the saving states carries the session that is already open on.
 	// After an error the device may be in the old state, in one between, or
-	// in ERROR: the error says which (see [TransitionError]).
+	// in ERROR: the error says which (see [TransitionError]). The engines call
+	// it by [Enter], which finds a device that breaks this.
 	SetState(to State) (Stream, error)
 	// StopCopySize estimates the bytes that STOP_COPY would still produce.
 	// It is a hint, never a bound; errors.ErrUnsupported where the driver
@@ -95,7 +96,8 @@ type Device interface {
 type Stream interface {
 	// Read returns what the device has, up to len(p): [ErrDrained] when it has
 	// nothing now but is not at its end (PRE_COPY), io.EOF only from a read
-	// that began after STOP_COPY was reached. Write writes all of p or fails;
+	// that began after STOP_COPY was reached. To give no byte and no error is
+	// io.ErrNoProgress in the end. Write writes all of p or fails;
 	// the first failed Write is final for the session.
 	io.ReadWriteCloser
 	// Pending gives the driver's estimate of what is still to be read in

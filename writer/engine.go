@@ -177,6 +177,7 @@ func newEngine(o Options, sinks []Sink) *engine {
 		wire:  make([]atomic.Uint64, n), digests: make([]transport.StreamDigest, n),
 		events: make(chan any, 16), quit: make(chan struct{}),
 	}
+	e.fleet.warn = func(err error) { e.post(warned{err}) }
 	e.life, e.endLife = context.WithCancel(context.Background())
 	e.work, e.stopWork = context.WithCancel(context.Background())
 	return e

@@ -16,6 +16,7 @@ import (
 type fleet struct {
 	sinks []Sink
 	each  func(n int, do func(i int) error) error // runs do for 0 to n-1 at once, joins them
+	warn  func(error)                             // reports what a device did wrong and no step fails for
 
 	id      string   // that sessions of the migration at hand are kept under
 	keeping *keeping // nil where they are not
@@ -141,16 +142,13 @@ func (f *fleet) loaded() error {
 }
 
 func (f *fleet) to(i int, s vfio.State) error {
-	_, err := f.sinks[i].Device.SetState(s)
-	now, stateErr := f.sinks[i].Device.State()
-	if stateErr != nil || now == vfio.Running {
+	_, err := vfio.Enter(f.sinks[i].Device, s, false)
+	if now, err := f.sinks[i].Device.State(); err != nil || now == vfio.Running {
 		f.ran[i] = true
 	}
-	if err == nil {
-		err = stateErr
-	}
-	if err == nil && now != s {
-		err = fmt.Errorf("device says %v where %v was set", now, s)
+	if errors.Is(err, vfio.ErrStraySession) { // it is where it was sent
+		f.warn(fmt.Errorf("device %s: %w", f.sinks[i].Name, err))
+		err = nil
 	}
 	if err != nil {
 		return f.fault(i, transport.CodeStart, err)

@@ -122,10 +122,19 @@ func (l *loader) finish(end *transport.End) error {
 	if now, err := l.dev.State(); err != nil || now != vfio.Resuming {
 		return errors.Join(err, fmt.Errorf("%w: the device is in %v", vfio.ErrSessionLost, now))
 	}
-	if _, err := l.dev.SetState(vfio.Stop); err != nil {
-		return &transport.Fault{Code: transport.CodeValidation, Err: err}
+	if _, err := vfio.Enter(l.dev, vfio.Stop, false); err != nil {
+		return &transport.Fault{Code: validation(err), Err: err}
 	}
 	return nil
+}
+
+// validation is the code of a whole state that did not take its device to STOP: the device
+// refused the state, unless it breaks the contract.
+func validation(err error) transport.Code {
+	if errors.Is(err, vfio.ErrStraySession) || errors.Is(err, vfio.ErrElsewhere) {
+		return transport.CodeDevice
+	}
+	return transport.CodeValidation
 }
 
 // fault names the device and the offset, and tells a device that cannot take

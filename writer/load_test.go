@@ -24,7 +24,12 @@ type null struct {
 }
 
 // State is where a loader finds its device, until it stops it.
-func (n *null) State() (vfio.State, error) { return vfio.Resuming, nil }
+func (n *null) State() (vfio.State, error) {
+	if len(n.states) > 0 {
+		return n.states[len(n.states)-1], nil
+	}
+	return vfio.Resuming, nil
+}
 
 func (n *null) SetState(s vfio.State) (vfio.Stream, error) {
 	n.states = append(n.states, s)

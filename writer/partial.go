@@ -59,20 +59,13 @@ func (f *fleet) keep(i int) (vfio.Stream, error) {
 	if ok && f.keeping != nil {
 		s, err := r.Keep(f.keeping.id, f.keeping.notes[i])
 		if err == nil {
-			err = vfio.CheckSession(s)
+			return s, vfio.CheckSession(s)
 		}
 		if !errors.Is(err, errors.ErrUnsupported) {
-			return s, err
+			return nil, err
 		}
 	}
-	s, err := d.SetState(vfio.Resuming)
-	if err == nil {
-		err = vfio.CheckSession(s)
-	}
-	if err != nil {
-		return nil, err
-	}
-	return s, nil
+	return vfio.Enter(d, vfio.Resuming, true)
 }
 
 // durables are the sessions, if all of them are kept.
@@ -134,7 +127,11 @@ func (f *fleet) reopen(i int) (note, error) {
 		return note{}, err
 	}
 	if !committed {
-		f.touched[i], f.streams[i] = true, s
+		f.touched[i] = true
+		if err := vfio.CheckSession(s); err != nil {
+			return note{}, err
+		}
+		f.streams[i] = s
 	}
 	n, broken := parseNote(b)
 	if broken == nil && n.digest.Bytes() != offset {

@@ -79,8 +79,8 @@ func (f *fleet) stand(committed []bool) error {
 		if committed[i] {
 			return nil
 		}
-		if _, err := f.sinks[i].Device.SetState(vfio.Stop); err != nil {
-			return f.fault(i, transport.CodeValidation, err)
+		if _, err := vfio.Enter(f.sinks[i].Device, vfio.Stop, false); err != nil {
+			return f.fault(i, validation(err), err)
 		}
 		return nil
 	})
