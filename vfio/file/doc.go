@@ -19,6 +19,10 @@
 // since Linux 6.6, tmpfs are: on others Keep says errors.ErrUnsupported. So it does
 // for every fd, which no later process could find by its name.
 //
+// Holes stay holes. A Source finds those of a regular file (lseek(2), SEEK_HOLE) and gives
+// them as zeros that nobody has to read ([vfio.HoleReader]). A Sink leaves one where nothing is
+// stored from the beginning of its session on, and writes zeros elsewhere.
+//
 // Pipes, sockets and character devices work too (see [FromFD] and [ToFD]), with
 // what they cannot do: they neither begin again nor hide what they were given.
 package file

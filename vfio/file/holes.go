@@ -3,7 +3,6 @@ package file
 import (
 	"errors"
 	"io"
-	"math"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -17,93 +16,78 @@ const leastHole = 64 << 10
 // looked up when it comes.
 const mostLooks = 64
 
-// holes is what is known of the holes of a file that is read. The offsets are those of the
-// session, from its first byte on. The zero value knows of none.
+// holes is what is known of the holes of a regular file, by positions in the file.
 type holes struct {
-	data int64 // the next byte up to here is stored
-	hole int64 // and behind that, or from the next byte on, none is up to here
+	start int64 // of the session's first byte
+	data  int64 // from the next byte up to here, all is stored
+	end   int64 // from there, or from the next byte on, nothing is up to here
 }
 
 // before is how many of the next n bytes are in front of the next hole.
 func (h *holes) before(offset int64, n int) int {
-	if h.data <= offset {
+	if h == nil || h.data <= h.start+offset {
 		return n
 	}
-	return int(min(int64(n), h.data-offset))
+	return int(min(int64(n), h.data-h.start-offset))
 }
 
-// SkipHole implements [vfio.HoleReader].
+// SkipHole implements [vfio.HoleReader]. Only regular files have holes.
 func (s *session) SkipHole(n int) (int, error) {
-	n, err := s.use(false, func() (int, error) { return s.skipHole(int64(n)) })
+	if s.holes == nil {
+		return 0, nil
+	}
+	n, err := s.use(false, func() (int, error) { return s.holes.skip(s.f, s.offset.Load(), int64(n)) })
 	if err != nil {
 		return 0, s.fail("skip a hole", err)
 	}
 	return n, nil
 }
 
-func (s *session) skipHole(n int64) (int, error) {
-	offset := s.offset.Load()
-	if s.holes.data <= offset && s.holes.hole <= offset {
-		if err := s.holes.find(s.f, offset); err != nil {
-			return 0, err
-		}
-	}
-	if s.holes.data > offset || s.holes.hole <= offset {
+// skip moves the file's position, which is that of the session's next byte, behind a hole. The
+// file may have been cut in the middle of that: a hole does not go beyond its end.
+func (h *holes) skip(f *os.File, offset, n int64) (int, error) {
+	at := h.start + offset
+	if at < h.data {
 		return 0, nil
 	}
-	n = min(n, s.holes.hole-offset)
-	_, err := s.f.Seek(n, io.SeekCurrent)
+	st, err := f.Stat()
+	if err != nil {
+		return 0, err
+	}
+	if at >= h.end {
+		h.data, h.end = nextHole(f, at, st.Size())
+	}
+	if n = min(n, h.end-at, st.Size()-at); at < h.data || n < 0 {
+		n = 0
+	}
+	_, err = f.Seek(at+n, io.SeekStart) // nextHole has moved it
 	return int(n), err
 }
 
-// find looks up what is next in the file, at whose position the session's next byte is. The
-// position stays (lseek(2), SEEK_DATA).
-func (h *holes) find(f *os.File, offset int64) error {
-	at, err := f.Seek(0, io.SeekCurrent)
-	if errors.Is(err, unix.ESPIPE) { // a pipe
-		*h = holes{data: math.MaxInt64}
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	size, err := f.Seek(0, io.SeekEnd)
-	if err != nil {
-		return err
-	}
-	next, end, looked := seekHole(f, at, size)
-	*h = holes{data: offset + next - at, hole: offset + end - at}
-	if !looked { // what is behind that may be stored, too
-		h.hole = h.data
-	}
-	_, err = f.Seek(at, io.SeekStart)
-	return err
-}
-
-// seekHole finds the next hole that is long enough, from a position on: where it begins, and
-// where it ends. A file system that knows no holes has data up to the end. looked is false
-// where only the beginning was looked at.
-func seekHole(f *os.File, at, size int64) (begin, end int64, looked bool) {
-	looks := mostLooks
-	for begin = at; begin < size; begin = end {
+// nextHole finds the next hole that is long enough, from a position on: where it begins, and
+// where it ends (lseek(2), SEEK_DATA and SEEK_HOLE). There is none up to the first if they are
+// the same. A file system that knows no holes has data up to the end.
+func nextHole(f *os.File, at, size int64) (begin, end int64) {
+	begin = at
+	for range mostLooks {
+		if begin >= size {
+			break
+		}
 		data, err := f.Seek(begin, unix.SEEK_DATA)
 		if errors.Is(err, unix.ENXIO) || data > size { // a hole up to the end
 			data = size
 		} else if err != nil {
-			return size, size, true
+			return size, size
 		}
 		if data-begin >= leastHole {
-			return begin, data, true
+			return begin, data
 		}
-		if data >= size {
-			break
+		if data == size {
+			return size, size
 		}
-		if end, err = f.Seek(data, unix.SEEK_HOLE); err != nil || end <= data {
-			return size, size, true
-		}
-		if looks--; looks == 0 {
-			return end, end, false
+		if begin, err = f.Seek(data, unix.SEEK_HOLE); err != nil || begin <= data {
+			return size, size
 		}
 	}
-	return size, size, true
+	return begin, begin
 }

@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -54,26 +55,7 @@ func TestSkipHole(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			path, want := sparse(t, c.size, c.parts...)
 			s := set(t, source(t, path), vfio.StopCopy)
-			var got []byte
-			var read int64
-			for buf := make([]byte, 96*k); ; {
-				n, err := s.(vfio.HoleReader).SkipHole(len(buf))
-				if err != nil {
-					t.Fatal(err)
-				}
-				if n > 0 {
-					got = append(got, make([]byte, n)...)
-					continue
-				}
-				n, err = s.Read(buf)
-				got, read = append(got, buf[:n]...), read+int64(n)
-				if err == io.EOF {
-					break
-				}
-				if err != nil {
-					t.Fatal(err)
-				}
-			}
+			got, read := readHoles(t, s, nil)
 			if !bytes.Equal(got, want) {
 				t.Errorf("%d bytes were read, of %d, or others", len(got), len(want))
 			}
@@ -81,6 +63,136 @@ func TestSkipHole(t *testing.T) {
 				t.Errorf("%d bytes were read, at most %d are stored", read, c.most)
 			}
 		})
+	}
+}
+
+// readHoles reads a session to its end, and says how many bytes were not skipped. step, if it is
+// set, is called before each step.
+func readHoles(t *testing.T, s vfio.Stream, step func(at int)) (got []byte, read int64) {
+	t.Helper()
+	for buf := make([]byte, 96<<10); ; {
+		if step != nil {
+			step(len(got))
+		}
+		n, err := s.(vfio.HoleReader).SkipHole(len(buf))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n > 0 {
+			got = append(got, make([]byte, n)...)
+			continue
+		}
+		n, err = s.Read(buf)
+		got, read = append(got, buf[:n]...), read+int64(n)
+		if err == io.EOF {
+			return got, read
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestHolesFromTheMiddle reads from the place that an fd has, within a hole.
+func TestHolesFromTheMiddle(t *testing.T) {
+	path, want := sparse(t, 3<<20+9, [2]int64{1 << 20, 3})
+	fd, err := unix.Open(path, unix.O_RDONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := unix.Seek(fd, 1001, io.SeekStart); err != nil {
+		t.Fatal(err)
+	}
+	d, err := FromFD(fd, "lent")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	for range 2 { // a session begins again
+		if got, _ := readHoles(t, set(t, d, vfio.StopCopy), nil); !bytes.Equal(got, want[1001:]) {
+			t.Errorf("%d bytes were read, of %d, or others", len(got), len(want)-1001)
+		}
+		set(t, d, vfio.Running)
+	}
+}
+
+// TestHolesThatChange cuts and extends a file while it is read: its end counts when it is reached.
+func TestHolesThatChange(t *testing.T) {
+	path, _ := sparse(t, 4<<20, [2]int64{0, 5})
+	for name, size := range map[string]int64{"cut in a hole": 1<<20 + 17, "longer": 5<<20 + 3} {
+		t.Run(name, func(t *testing.T) {
+			var once bool
+			got, _ := readHoles(t, set(t, source(t, path), vfio.StopCopy), func(at int) {
+				if at < 1<<20 || once {
+					return
+				}
+				once = true
+				if err := os.Truncate(path, size); err != nil {
+					t.Fatal(err)
+				}
+			})
+			// What was skipped when the file was cut may be beyond its end.
+			if n := int64(len(got)); n < size || n > size+96<<10 || !bytes.Equal(got[:5], []byte("xxxxx")) || !bytes.Equal(got[5:], make([]byte, n-5)) {
+				t.Errorf("%d bytes were read, of %d, or others", n, size)
+			}
+			if err := os.Truncate(path, 4<<20); err != nil {
+				t.Fatal(err)
+			}
+		})
+	}
+}
+
+// TestHolesThroughAnFD: a regular file that somebody else has opened has holes, too, where
+// nothing was in the way.
+func TestHolesThroughAnFD(t *testing.T) {
+	const zeros = 8 << 20
+	for name, c := range map[string]struct {
+		before string // in the file
+		at     int64  // the position
+		flags  int
+		want   string // before and behind the zeros
+		sparse bool
+	}{
+		"empty":             {"", 0, 0, "ab|c", true},
+		"at the end":        {"old", 3, 0, "oldab|c", true},
+		"behind the end":    {"old", 5, 0, "old\x00\x00ab|c", true},
+		"over what is here": {strings.Repeat("x", 100<<10), 0, 0, "ab|c", false},
+		"O_APPEND":          {"old", 0, unix.O_APPEND, "oldab|c", false},
+	} {
+		for _, tail := range []bool{false, true} {
+			path := write(t, filepath.Join(t.TempDir(), "f"), c.before)
+			fd, err := unix.Open(path, unix.O_WRONLY|c.flags, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := unix.Seek(fd, c.at, io.SeekStart); err != nil {
+				t.Fatal(err)
+			}
+			d, err := ToFD(fd, "lent")
+			if err != nil {
+				t.Fatal(err)
+			}
+			s := set(t, d, vfio.Resuming)
+			front, back, _ := strings.Cut(c.want, "|")
+			if tail {
+				back = ""
+			}
+			s.Write([]byte("ab"))
+			if err := s.(vfio.ZeroWriter).WriteZeros(zeros); err != nil {
+				t.Error(err)
+			}
+			s.Write([]byte(back))
+			set(t, d, vfio.Running)
+			d.Close()
+			got, err := os.ReadFile(path)
+			if want := front + string(make([]byte, zeros)) + back; string(got) != want || err != nil {
+				t.Errorf("%s: %d bytes, want %d, or others: %v", name, len(got), len(want), err)
+			}
+			var st unix.Stat_t
+			if err := unix.Stat(path, &st); err != nil || (st.Blocks*512 < zeros/2) != c.sparse {
+				t.Errorf("%s: %d bytes are stored (%v)", name, st.Blocks*512, err)
+			}
+		}
 	}
 }
 

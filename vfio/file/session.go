@@ -23,7 +23,7 @@ type session struct {
 	busy   sync.Mutex // held while the file is used
 	broken error      // the first failed write
 
-	holes holes // of a regular file that is read
+	holes *holes // of a regular file that is read, nil elsewhere
 
 	offset atomic.Int64 // bytes moved
 	ended  atomic.Bool  // the device has left the state

@@ -3,6 +3,7 @@ package file
 import (
 	"errors"
 	"fmt"
+	"io"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -202,7 +203,7 @@ func (e *pathEnd) open() (*hidden, error) {
 
 // prepare is RESUMING -> STOP: after it, only the name is missing.
 func (e *pathEnd) prepare() error {
-	// The stream may have ended with a hole.
+	// It may end with a hole.
 	err := e.file.f.Truncate(e.sess.offset.Load())
 	if err == nil {
 		err = fdatasync(e.file.f)
@@ -274,6 +275,8 @@ type fdEnd struct {
 	f    *os.File
 	sync func(*os.File) error
 	lost error // what sync said: Linux says it once, and a second sync would succeed
+	sess *session
+	from int64 // where a sparse session begins
 }
 
 func (e *fdEnd) arc(from, to vfio.State) (*session, error) {
@@ -283,11 +286,42 @@ func (e *fdEnd) arc(from, to vfio.State) (*session, error) {
 	case to == vfio.StopCopy:
 		return deadSession("file:"+e.f.Name(), e.f, errOnlyWritten), nil
 	case to == vfio.Resuming:
-		return newSession("file:"+e.f.Name(), e.f, true), nil
+		e.sess = newSession("file:"+e.f.Name(), e.f, true)
+		e.from, e.sess.sparse = vacantBehind(e.f)
+		return e.sess, nil
 	case from == vfio.Resuming:
-		e.lost = synced(e.sync(e.f))
+		e.lost = e.end()
 	}
 	return nil, e.lost
+}
+
+// vacantBehind says at which position a regular file is, and whether nothing is stored from
+// there on, so that it is enough to move on where zeros are to be. With O_APPEND each write goes
+// to the end of the file, wherever that is (open(2)).
+func vacantBehind(f *os.File) (at int64, vacant bool) {
+	st, err := f.Stat()
+	if err != nil || !st.Mode().IsRegular() {
+		return 0, false
+	}
+	flags := 0
+	err = onFD(f, func(fd int) (err error) {
+		flags, err = unix.FcntlInt(uintptr(fd), unix.F_GETFL, 0)
+		return err
+	})
+	if err == nil {
+		at, err = f.Seek(0, io.SeekCurrent)
+	}
+	return at, err == nil && flags&unix.O_APPEND == 0 && at >= st.Size()
+}
+
+// end makes the state durable. It may end with a hole.
+func (e *fdEnd) end() error {
+	if e.sess.sparse {
+		if err := grow(e.f, e.from+e.sess.offset.Load()); err != nil {
+			return err
+		}
+	}
+	return synced(e.sync(e.f))
 }
 
 func (e *fdEnd) drop() error  { return nil }

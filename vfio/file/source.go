@@ -171,6 +171,9 @@ func (e *sourceEnd) arc(_, to vfio.State) (*session, error) {
 			return nil, err
 		}
 		e.last = newSession(e.name(), e.f, false)
+		if e.regular {
+			e.last.holes = &holes{start: e.start}
+		}
 		return e.last, nil
 	}
 	return nil, nil
