@@ -14,6 +14,8 @@ type descriptor struct {
 	fd     int
 	users  int
 	closed bool
+
+	closes func() // gives up what the fd needs, once it is closed; may be nil
 }
 
 // acquire gives the fd until release, or fails with os.ErrClosed.
@@ -48,6 +50,9 @@ func (d *descriptor) shut() {
 func (d *descriptor) closeUnused() {
 	if d.closed && d.users == 0 {
 		d.kernel.close(d.fd)
+		if d.closes != nil {
+			d.closes()
+		}
 	}
 }
 

@@ -2,9 +2,9 @@ package vfio
 
 import (
 	"fmt"
-	"path/filepath"
+	"maps"
+	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -57,7 +57,7 @@ func newFakeKernel(t *testing.T) *fakeKernel {
 // device opens the fake's device as the given driver's.
 func (k *fakeKernel) device(info Info) *device {
 	k.t.Helper()
-	d, err := newDevice(k, fakeDeviceFD, "dev0", info)
+	d, err := newDevice(k, fakeDeviceFD, "dev0", info, nil)
 	if err != nil {
 		k.t.Fatal(err)
 	}
@@ -104,18 +104,16 @@ func (k *fakeKernel) newFD(what string) int {
 	return k.nextFD
 }
 
+var groupNode = regexp.MustCompile(`/dev/vfio/[0-9]+$`)
+
 func (k *fakeKernel) open(path string) (int, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if r, ok := k.enter("open " + path); ok {
 		return -1, r.err
 	}
-	if _, err := strconv.Atoi(filepath.Base(path)); err == nil { // a group, which is opened once
-		for _, open := range k.files {
-			if open == path {
-				return -1, unix.EBUSY
-			}
-		}
+	if groupNode.MatchString(path) && slices.Contains(slices.Collect(maps.Values(k.files)), path) {
+		return -1, unix.EBUSY // vfio_group_fops_open: group->opened_file
 	}
 	return k.newFD(path), nil
 }

@@ -17,8 +17,6 @@ type device struct {
 	info     Info
 	features Features
 	fd       descriptor
-	held     []int  // iommufd: open as long as the device
-	release  func() // ends what it shares with other devices; nil for nothing
 
 	mu       sync.Mutex  // one SetState, Reset or Close at a time; guards what follows
 	session  *stream     // the data session that this device opened last, nil when it ended
@@ -26,10 +24,11 @@ type device struct {
 	closed   bool
 }
 
-// newDevice asks the device behind fd what it can do. The device owns fd and
-// held when this succeeds.
-func newDevice(k kernel, fd int, name string, info Info, held ...int) (*device, error) {
-	d := &device{name: name, info: info, fd: descriptor{kernel: k, fd: fd}, held: held}
+// newDevice asks the device behind fd what it can do. When this succeeds, the device owns fd,
+// and calls closes, which
+// may be nil, when that is closed.
+func newDevice(k kernel, fd int, name string, info Info, closes func()) (*device, error) {
+	d := &device{name: name, info: info, fd: descriptor{kernel: k, fd: fd, closes: closes}}
 	if err := d.probe(); err != nil {
 		return nil, fmt.Errorf("ask for features: %w", err)
 	}
@@ -331,12 +330,6 @@ func (d *device) Close() error {
 		d.dropSession()
 	}
 	d.fd.shut()
-	for _, fd := range d.held {
-		d.fd.close(fd)
-	}
-	if d.release != nil {
-		d.release()
-	}
 	return nil
 }
 

@@ -57,7 +57,7 @@ func TestProbe(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			k := newFakeKernel(t)
 			k.flags, k.lacks, k.absent = c.flags, c.lacks, c.absent
-			d, err := newDevice(k, fakeDeviceFD, "dev0", Info{})
+			d, err := newDevice(k, fakeDeviceFD, "dev0", Info{}, nil)
 			if err != nil || d.Features() != c.want {
 				t.Fatalf("got %+v, %v", d.Features(), err)
 			}
@@ -73,7 +73,7 @@ func TestProbeNoMigration(t *testing.T) {
 	for _, errno := range []unix.Errno{unix.ENOTTY, unix.EINVAL} {
 		k := newFakeKernel(t)
 		k.fail("migration", errno)
-		_, err := newDevice(k, fakeDeviceFD, "dev0", Info{})
+		_, err := newDevice(k, fakeDeviceFD, "dev0", Info{}, nil)
 		wantIs(t, err, ErrNoMigration)
 	}
 }

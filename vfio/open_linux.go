@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -15,16 +16,19 @@ import (
 type opener struct {
 	kernel
 	tree
+	owned *owned
 }
 
-var system = opener{kernel: host{}}
+var system = opener{kernel: host{}, owned: new(owned)}
 
 // Open opens the device that a user names: the path of its cdev
 // ("/dev/vfio/devices/vfio0", Linux 6.6 and later), its PCI address
 // ("0000:3b:00.1") or the UUID of a mediated device. The latter two are opened
-// by their cdev if they have one, by their IOMMU group otherwise.
+// by their cdev if they have one, by their IOMMU group otherwise. Devices of one
+// group share it: it is closed with the last of them.
 //
-// It fails with ErrBusy where somebody else has the device, with ErrNoMigration
+// It fails with ErrBusy where another process has the device, or this process has it
+// open already, with ErrNoMigration
 // where its driver cannot migrate, and with errors that fs.ErrPermission and
 // fs.ErrNotExist match. All of them are of type *OpError, most with a hint.
 func Open(name string) (Device, error) {
@@ -70,7 +74,14 @@ func (o opener) getInfo(fd int) error {
 
 func (o opener) adopt(fd int, name string) (*device, error) {
 	dir, _ := o.ofFD(fd) // an older kernel does not say: what sysfs knows stays unknown
-	d, err := newDevice(o.kernel, fd, name, o.describe(dir))
+	release, err := o.owned.claim(dir, name)
+	if err != nil {
+		return nil, err
+	}
+	d, err := newDevice(o.kernel, fd, name, o.describe(dir), release)
+	if err != nil {
+		release()
+	}
 	if errors.Is(err, ErrNoMigration) && o.unbound(fd, o.getInfo(fd)) {
 		return nil, hinted(errUnbound, "bind it (VFIO_DEVICE_BIND_IOMMUFD) before it is handed over, "+
 			"or name the device by its path, which opens and binds it")
@@ -89,7 +100,7 @@ func (o opener) openName(name string) (*device, error) {
 		if err := o.checkNode(a.path); err != nil {
 			return nil, err
 		}
-		return o.openCdev(a.path, name, "")
+		return o.openCdev(a.path, name, o.ofPath(a.path))
 	}
 	dir, err := o.find(a)
 	if err != nil {
@@ -109,102 +120,140 @@ func (o opener) openFound(dir, name string) (*device, error) {
 	return o.openGroup(dir, name)
 }
 
+// own makes name the one owner of the device in dir, and gets its fd. What the fd needs is
+// undone when this fails, and otherwise when the device has closed its fd.
+func (o opener) own(dir, name string, get func(needs *undo) (fd int, err error)) (d *device, err error) {
+	release, err := o.owned.claim(dir, name)
+	if err != nil {
+		return nil, err
+	}
+	needs := undo{release}
+	defer func() {
+		if err != nil {
+			needs.run()
+		}
+	}()
+	fd, err := get(&needs)
+	if err != nil {
+		return nil, err
+	}
+	if d, err = newDevice(o.kernel, fd, name, o.describe(dir), needs.run); err != nil {
+		o.close(fd)
+	}
+	return d, err
+}
+
+// undo is what has to be given up again, in the order in which it was had.
+type undo []func()
+
+func (u undo) run() {
+	for _, f := range slices.Backward(u) {
+		f()
+	}
+}
+
 // openCdev opens and binds a cdev. Several processes can open one, a single
 // one can bind it.
 func (o opener) openCdev(node, name, dir string) (*device, error) {
-	fds := fdSet{kernel: o.kernel}
-	defer fds.closeAll()
-	fd, err := fds.open(node)
-	if err != nil {
-		return nil, usedBy(node, err)
-	}
-	iommufd, err := fds.open(o.at("dev/iommu"))
-	if isAny(err, unix.ENOENT) {
-		return nil, hinted(err, "this kernel has no iommufd: name the device by its PCI address or UUID to use its group")
-	}
-	if err != nil {
-		return nil, err
-	}
-	if dir == "" {
-		dir, _ = o.ofFD(fd)
-	}
-	free, err := claim(dir, name)
-	if err != nil {
-		return nil, err
-	}
-	_, err = o.ioctl(fd, reqDeviceBindIOMMUFD, &bindIOMMUFD{argsz: 16, iommufd: int32(iommufd)})
-	if err != nil {
-		free()
-		return nil, usedBy(node, bindError(err))
-	}
-	d, err := fds.keep(newDevice(o.kernel, fd, name, o.describe(dir), iommufd))
-	if err != nil {
-		free()
-		return nil, err
-	}
-	d.release = free
-	return d, nil
+	return o.own(dir, name, func(needs *undo) (int, error) {
+		fd, err := o.openNode(node)
+		if err != nil {
+			return -1, o.usedBy(err, dir, node)
+		}
+		iommufd, err := o.bind(fd)
+		if err != nil {
+			o.close(fd)
+			return -1, o.usedBy(err, dir, node)
+		}
+		*needs = append(*needs, func() { o.close(iommufd) })
+		return fd, nil
+	})
 }
 
-// usedBy names the process that has a node, where that is why it cannot be used and this user
-// may look at that process.
-func usedBy(node string, err error) error {
+// bind binds a cdev to an iommufd of its own.
+func (o opener) bind(fd int) (iommufd int, err error) {
+	iommufd, err = o.openNode(o.at("dev/iommu"))
+	if isAny(err, unix.ENOENT) {
+		return -1, hinted(err, "this kernel has no iommufd: name the device by its PCI address or UUID to use its group")
+	}
+	if err != nil {
+		return -1, err
+	}
+	_, err = o.ioctl(fd, reqDeviceBindIOMMUFD, &bindIOMMUFD{argsz: 16, iommufd: int32(iommufd)})
+	switch {
+	case err == nil:
+		return iommufd, nil
+	case isAny(err, unix.EINVAL): // the answer to a second bind
+		err = fmt.Errorf("%w: %w", ErrBusy, err)
+	case isAny(err, unix.ENOTTY):
+		err = hinted(err, "want a path below /dev/vfio/devices; name a device without one by its PCI address or UUID")
+	}
+	o.close(iommufd)
+	return -1, fmt.Errorf("bind to iommufd: %w", err)
+}
+
+// openNode opens a node, and names it where that fails.
+func (o opener) openNode(path string) (int, error) {
+	fd, err := o.open(path)
+	if err != nil {
+		return -1, fmt.Errorf("%s: %w", path, err)
+	}
+	return fd, nil
+}
+
+// usedBy names the process that keeps a device from being used, if that is why, and this user
+// may look at that process. It has the device's node open, or another one of the same group:
+// the kernel lets a group be used by its own node or by cdevs, and by one process.
+func (o opener) usedBy(err error, dir, node string) error {
 	if !errors.Is(err, ErrBusy) && !isAny(err, unix.EBUSY) {
 		return err
 	}
-	if pid := lockfile.Holder(node); pid != 0 {
-		return hinted(fmt.Errorf("%w: process %d has it open", err, pid), fmt.Sprintf("end process %d first, or have its VMM lend the device as fd:N", pid))
+	for _, node := range append([]string{node}, o.groupNodes(dir)...) {
+		if pid := lockfile.Holder(node); pid != 0 {
+			return hinted(fmt.Errorf("%w: process %d has %s open", err, pid, node),
+				fmt.Sprintf("end process %d first, or have its VMM lend the device as fd:N", pid))
+		}
 	}
 	return err
 }
 
-func bindError(err error) error {
-	switch {
-	case isAny(err, unix.EINVAL): // the answer to a second bind
-		return fmt.Errorf("%w: bind to iommufd: %w", ErrBusy, err)
-	case isAny(err, unix.ENOTTY):
-		return hinted(fmt.Errorf("bind to iommufd: %w", err), "want a path below /dev/vfio/devices; "+
-			"name a device without one by its PCI address or UUID")
-	}
-	return fmt.Errorf("bind to iommufd: %w", err)
-}
-
-// openGroup opens a device through its IOMMU group and a container, the way of kernels without
-// cdevs.
+// openGroup opens a device through its IOMMU group, the way of kernels without cdevs.
 func (o opener) openGroup(dir, name string) (*device, error) {
-	if err := o.checkIOMMU(dir); err != nil {
-		return nil, err
-	}
 	node, err := o.group(dir)
 	if err != nil {
 		return nil, err
 	}
-	free, err := claim(dir, name)
+	return o.own(dir, name, func(needs *undo) (int, error) {
+		g, err := o.owned.enter(node, func() (*group, error) { return o.newGroup(node) })
+		if err != nil {
+			return -1, o.usedBy(err, dir, node)
+		}
+		*needs = append(*needs, func() { o.owned.leave(o.kernel, node) })
+		fd, err := o.ioctl(g.fd, reqGroupGetDeviceFD, cString(filepath.Base(dir)))
+		if err != nil {
+			return -1, fmt.Errorf("%s: get device: %w", node, err)
+		}
+		return fd, nil
+	})
+}
+
+// newGroup opens a group and puts it into a container.
+func (o opener) newGroup(node string) (*group, error) {
+	fd, err := o.openNode(node)
 	if err != nil {
 		return nil, err
 	}
-	g, err := o.useGroup(node)
-	if err != nil {
-		free()
-		return nil, err
-	}
-	release := func() {
-		g.release()
-		free()
-	}
-	fd, err := o.ioctl(g.fd, reqGroupGetDeviceFD, cString(filepath.Base(dir)))
-	if err != nil {
-		release()
-		return nil, fmt.Errorf("%s: get device: %w", node, err)
-	}
-	d, err := newDevice(o.kernel, fd, name, o.describe(dir))
+	container, err := o.openNode(o.at("dev/vfio/vfio"))
 	if err != nil {
 		o.close(fd)
-		release()
 		return nil, err
 	}
-	d.release = release
-	return d, nil
+	if err := o.join(fd, container); err != nil {
+		o.close(fd)
+		o.close(container)
+		return nil, fmt.Errorf("%s: %w", node, err)
+	}
+	return &group{fd: fd, container: container}, nil
 }
 
 // join puts a group into a container and gives the container an IOMMU.
@@ -236,37 +285,6 @@ func (o opener) join(group, container int) error {
 
 // cString gives the address of a NUL-terminated copy of s.
 func cString(s string) *byte { return &append([]byte(s), 0)[0] }
-
-// fdSet closes what was opened on a way that did not lead to the end.
-type fdSet struct {
-	kernel
-	fds []int
-}
-
-func (s *fdSet) open(path string) (int, error) {
-	fd, err := s.kernel.open(path)
-	if err != nil {
-		return -1, fmt.Errorf("%s: %w", path, err)
-	}
-	s.add(fd)
-	return fd, nil
-}
-
-func (s *fdSet) add(fd int) { s.fds = append(s.fds, fd) }
-
-// keep hands the fds over to the device, if it came to be.
-func (s *fdSet) keep(d *device, err error) (*device, error) {
-	if err == nil {
-		s.fds = nil
-	}
-	return d, err
-}
-
-func (s *fdSet) closeAll() {
-	for _, fd := range s.fds {
-		s.kernel.close(fd)
-	}
-}
 
 // hintError carries the next step to take up to the error that the user sees.
 type hintError struct {

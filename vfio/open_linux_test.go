@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -16,11 +17,12 @@ import (
 
 const (
 	pciName  = "0000:3b:00.1"
+	pciNext  = "0000:3b:00.2"
 	mdevName = "83b8f4f2-509f-382f-3c1e-e6bfe0fa1001"
 )
 
-// fakeTree makes a sysfs with an mlx5 VF in IOMMU group 12 and an mtty device
-// in group 13.
+// fakeTree makes a sysfs with two mlx5 VFs in IOMMU group 12, of which the second has nothing
+// but its name, and an mtty device in group 13.
 func fakeTree(t *testing.T) tree {
 	t.Helper()
 	root := tree(t.TempDir())
@@ -33,6 +35,11 @@ func fakeTree(t *testing.T) tree {
 	}
 	link(t, pci, root.at("sys/bus/pci/devices", pciName))
 	link(t, mdev, root.at("sys/bus/mdev/devices", mdevName))
+	next := root.at("sys/devices/pci0000:3a/" + pciNext)
+	link(t, next, root.at("sys/bus/pci/devices", pciNext))
+	link(t, "../../../kernel/iommu_groups/12", filepath.Join(next, "iommu_group"))
+	link(t, pci, root.at("sys/kernel/iommu_groups/12/devices", pciName))
+	link(t, next, root.at("sys/kernel/iommu_groups/12/devices", pciNext))
 	link(t, "../../../bus/pci/drivers/mlx5_vfio_pci", filepath.Join(pci, "driver"))
 	link(t, "../../../../bus/mdev/drivers/mtty", filepath.Join(mdev, "driver"))
 	link(t, "../../../kernel/iommu_groups/12", filepath.Join(pci, "iommu_group"))
@@ -73,7 +80,7 @@ func link(t *testing.T, target, path string) {
 func fakeOpener(t *testing.T) (*fakeKernel, opener) {
 	k := newFakeKernel(t)
 	delete(k.files, fakeDeviceFD)
-	return k, opener{kernel: k, tree: fakeTree(t)}
+	return k, opener{kernel: k, tree: fakeTree(t), owned: new(owned)}
 }
 
 func TestOpenByGroup(t *testing.T) {
@@ -137,6 +144,166 @@ func TestOpenCdevNeedsIOMMUFD(t *testing.T) {
 	}
 }
 
+// TestOpenShared opens two devices of one group at the same time, again and again.
+func TestOpenShared(t *testing.T) {
+	k, o := fakeOpener(t)
+	for round := 1; round <= 20; round++ {
+		var devices [2]*device
+		var open sync.WaitGroup
+		for i, name := range []string{pciName, pciNext} {
+			open.Go(func() {
+				d, err := o.openName(name)
+				if err != nil {
+					t.Error(err)
+				}
+				devices[i] = d
+			})
+		}
+		if open.Wait(); t.Failed() {
+			return
+		}
+		for call, want := range map[string]int{
+			"open " + o.at("dev/vfio/12"): round, "open " + o.at("dev/vfio/vfio"): round,
+			"ioctl 0x3b68": round, "ioctl 0x3b66": round, "ioctl 0x3b6a": 2 * round, // SET_CONTAINER, SET_IOMMU, GET_DEVICE_FD
+		} {
+			if got := k.count(call); got != want {
+				t.Errorf("round %d: %d times %s, want %d", round, got, call, want)
+			}
+		}
+		first, last := devices[round%2], devices[1-round%2]
+		_ = first.Close()
+		_ = first.Close()
+		if _, err := last.State(); err != nil || len(k.files) != 3 {
+			t.Errorf("when the other is closed: %v, open: %v", err, k.files)
+		}
+		_ = last.Close()
+		if len(k.files) != 0 {
+			t.Fatalf("left open: %v", k.files)
+		}
+	}
+}
+
+// TestOpenSharedFails: a device that cannot be opened leaves another one of its group whole, and
+// a group that could not be opened can be opened later.
+func TestOpenSharedFails(t *testing.T) {
+	for _, call := range []string{"ioctl 0x3b6a", "migration"} {
+		k, o := fakeOpener(t)
+		d, err := o.openName(pciName)
+		if err != nil {
+			t.Fatal(err)
+		}
+		k.fail(call, unix.ENOTTY)
+		if _, err := o.openName(pciNext); err == nil {
+			t.Error("opened all the same")
+		}
+		if _, err := d.State(); err != nil || len(k.files) != 3 {
+			t.Errorf("%s failed: %v, open: %v", call, err, k.files)
+		}
+		_ = d.Close()
+		if len(k.files) != 0 {
+			t.Errorf("left open: %v", k.files)
+		}
+		k.fail("ioctl 0x3b68", unix.EINVAL) // SET_CONTAINER
+		if _, err := o.openName(pciName); err == nil || len(k.files) != 0 {
+			t.Errorf("opened all the same: %v, open: %v", err, k.files)
+		}
+		if d, err = o.openName(pciName); err != nil {
+			t.Fatal(err)
+		}
+		_ = d.Close()
+	}
+}
+
+// TestGroupOutlivesItsDevice: the group is closed after the device's fd, which a call still uses.
+func TestGroupOutlivesItsDevice(t *testing.T) {
+	k, o := fakeOpener(t)
+	d, err := o.openName(pciName)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.fd.acquire(); err != nil {
+		t.Fatal(err)
+	}
+	_ = d.Close()
+	if len(k.files) != 3 {
+		t.Errorf("open: %v", k.files)
+	}
+	if _, err := o.openName(pciName); !errors.Is(err, ErrBusy) {
+		t.Errorf("opened again: %v", err)
+	}
+	d.fd.release()
+	if len(k.files) != 0 {
+		t.Errorf("left open: %v", k.files)
+	}
+}
+
+// TestOpenTwice: a device has one owner of its state, however it is named.
+func TestOpenTwice(t *testing.T) {
+	for _, cdev := range []bool{false, true} {
+		k, o := fakeOpener(t)
+		if cdev {
+			giveCdev(t, o.tree, "pci0000:3a/"+pciName)
+		}
+		d, err := o.openName(pciName)
+		if err != nil {
+			t.Fatal(err)
+		}
+		fds := len(k.files)
+		_, err = o.openName("3b:00.1")
+		err = openError("3b:00.1", err)
+		if e := err.(*OpError); !errors.Is(err, ErrBusy) || e.Hint != "name every device once" || !strings.Contains(err.Error(), "open as "+pciName) {
+			t.Errorf("%v, hint %q", err, e.Hint)
+		}
+		if len(k.files) != fds {
+			t.Errorf("open: %v", k.files)
+		}
+		fd := k.newFD("device")
+		write(t, o.at("proc/self/fdinfo", strconv.Itoa(fd)), "vfio-device-syspath: /sys/devices/pci0000:3a/"+pciName+"\n")
+		if _, err := o.adopt(fd, "fd"); !errors.Is(err, ErrBusy) || k.files[fd] == "" {
+			t.Errorf("adopted: %v", err)
+		}
+		_ = d.Close()
+		if d, err = o.openName("3b:00.1"); err != nil {
+			t.Fatalf("after it was closed: %v", err)
+		}
+		_ = d.Close()
+	}
+}
+
+// TestOpenMediated: the name of a mediated device's group says nothing (vfio_noiommu_group_alloc).
+func TestOpenMediated(t *testing.T) {
+	k, o := fakeOpener(t)
+	write(t, o.at("sys/kernel/iommu_groups/13/name"), "vfio-noiommu\n")
+	d, err := o.openName(mdevName)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = d.Close()
+	if len(k.files) != 0 {
+		t.Errorf("left open: %v", k.files)
+	}
+}
+
+// TestOpenNoIOMMU answers a device that no guest can have, by whatever it is named.
+func TestOpenNoIOMMU(t *testing.T) {
+	for _, name := range []string{pciName, "node"} {
+		k, o := fakeOpener(t)
+		write(t, o.at("dev/vfio/noiommu-12"), "")
+		if name == "node" {
+			link(t, "../../../class/vfio", filepath.Join(o.char(devNull(t)), "subsystem"))
+			name = o.at("dev/vfio/noiommu-12")
+			if err := errors.Join(os.Remove(name), os.Symlink("/dev/null", name)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		_, err := o.openName(name)
+		checkOpenError(t, k, openError(name, err), ErrNoMigration, "enable_unsafe_noiommu_mode")
+		if len(k.calls) != 0 {
+			t.Errorf("calls: %v", k.calls)
+		}
+	}
+}
+
 // TestOpenErrors breaks every step, and wants an error of a kind, a hint and
 // no fd left.
 func TestOpenErrors(t *testing.T) {
@@ -183,12 +350,19 @@ func TestOpenErrors(t *testing.T) {
 
 // TestOpenNamesTheUser: of a node that is in use the process is told.
 func TestOpenNamesTheUser(t *testing.T) {
-	for call, cdev := range map[string]bool{"open %/dev/vfio/12": false, "open %/dev/vfio/devices/vfio3": true, "ioctl 0x3b76": true} {
+	group, cdev := "dev/vfio/12", "dev/vfio/devices/vfio3"
+	for _, c := range []struct{ call, device, node string }{
+		{"open %/dev/vfio/12", pciName, group},
+		{"open %/dev/vfio/devices/vfio3", pciName, cdev},
+		{"ioctl 0x3b76", pciName, cdev},
+		{"ioctl 0x3b76", pciName, group},      // by its group: vfio_df_block_group
+		{"open %/dev/vfio/12", pciNext, cdev}, // another device of its group: cdev_device_open_cnt
+	} {
 		k, o := fakeOpener(t)
-		node := "dev/vfio/12"
-		if cdev {
+		call, node := c.call, c.node
+		write(t, o.at(group), "")
+		if c.node == cdev || strings.HasPrefix(call, "ioctl") {
 			giveCdev(t, o.tree, "pci0000:3a/"+pciName)
-			node = "dev/vfio/devices/vfio3"
 		}
 		write(t, o.at(node), "")
 		f, err := os.Open(o.at(node))
@@ -207,10 +381,10 @@ func TestOpenNamesTheUser(t *testing.T) {
 			errno = unix.EINVAL
 		}
 		k.fail(strings.ReplaceAll(call, "%", string(o.tree)), errno)
-		_, err = o.openName(pciName)
-		err = openError(pciName, err)
+		_, err = o.openName(c.device)
+		err = openError(c.device, err)
 		checkOpenError(t, k, err, ErrBusy, fmt.Sprintf("end process %d first", user.Process.Pid))
-		if want := fmt.Sprintf("process %d has it open", user.Process.Pid); !strings.Contains(err.Error(), want) {
+		if want := fmt.Sprintf("process %d has %s open", user.Process.Pid, o.at(node)); !strings.Contains(err.Error(), want) {
 			t.Errorf("%v, want %q", err, want)
 		}
 		user.Process.Kill()
@@ -232,16 +406,21 @@ func checkOpenError(t *testing.T, k *fakeKernel, err, want error, hint string) {
 	}
 }
 
-// TestCheckNode tells nodes apart by what sysfs says of their number.
-func TestCheckNode(t *testing.T) {
+func devNull(t *testing.T) uint64 {
 	var null unix.Stat_t
 	if err := unix.Stat("/dev/null", &null); err != nil {
 		t.Fatal(err)
 	}
+	return uint64(null.Rdev)
+}
+
+// TestCheckNode tells nodes apart by what sysfs says of their number.
+func TestCheckNode(t *testing.T) {
+	null := devNull(t)
 	for class, want := range map[string]string{"vfio-dev": "", "": "", "mem": "below /dev/vfio/devices", "vfio": "by its PCI address"} {
 		root := fakeTree(t)
 		if class != "" {
-			link(t, "../../../class/"+class, filepath.Join(root.char(uint64(null.Rdev)), "subsystem"))
+			link(t, "../../../class/"+class, filepath.Join(root.char(null), "subsystem"))
 		}
 		err := root.checkNode("/dev/null")
 		if (err == nil) != (want == "") || err != nil && !strings.Contains(openError("x", err).(*OpError).Hint, want) {

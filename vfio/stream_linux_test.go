@@ -277,7 +277,7 @@ func (k *soloKernel) write(fd int, p []byte) (int, error) {
 func TestQuirk44OneWriter(t *testing.T) {
 	t.Run("quirk44_writes_take_turns", func(t *testing.T) {
 		k := &soloKernel{fakeKernel: newFakeKernel(t)}
-		d, err := newDevice(k, fakeDeviceFD, "dev0", Info{Driver: "qat"})
+		d, err := newDevice(k, fakeDeviceFD, "dev0", Info{Driver: "qat"}, nil)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -52,7 +52,34 @@ func (t tree) group(dir string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("no IOMMU group: %w", err)
 	}
-	return t.at("dev/vfio", filepath.Base(target)), nil
+	node := t.at("dev/vfio", filepath.Base(target))
+	if _, err := os.Stat(t.at("dev/vfio", noIOMMU+filepath.Base(target))); err == nil {
+		return "", errNoIOMMU
+	}
+	return node, nil
+}
+
+// noIOMMU is what the nodes of groups begin with whose devices have no IOMMU. The name of the
+// group in sysfs does not tell: it is "vfio-noiommu" for every mediated device, too.
+const noIOMMU = "noiommu-"
+
+// errNoIOMMU says what the kernel says of its parameter: "cannot be used for device assignment
+// to virtual machines".
+var errNoIOMMU = hinted(fmt.Errorf("%w: there is no IOMMU behind its group (noiommu mode), so that no guest can have it", ErrNoMigration),
+	"enable the IOMMU in the firmware and on the kernel's command line (intel_iommu=on, amd_iommu=on), "+
+		"switch enable_unsafe_noiommu_mode of the module vfio off, and bind the device again")
+
+// groupNodes gives the nodes by which the devices of a device's group may be in use.
+func (t tree) groupNodes(dir string) (nodes []string) {
+	group := filepath.Join(dir, "iommu_group")
+	if target, err := os.Readlink(group); err == nil {
+		nodes = append(nodes, t.at("dev/vfio", filepath.Base(target)))
+	}
+	cdevs, _ := filepath.Glob(filepath.Join(group, "devices/*/vfio-dev/vfio*"))
+	for _, c := range cdevs {
+		nodes = append(nodes, t.at("dev/vfio/devices", filepath.Base(c)))
+	}
+	return nodes
 }
 
 // char gives the sysfs entry of a character device by its number.
@@ -63,6 +90,16 @@ func (t tree) char(rdev uint64) string {
 // ofNode gives the sysfs folder of the device that a cdev's number stands for.
 func (t tree) ofNode(rdev uint64) (string, error) {
 	return filepath.EvalSymlinks(filepath.Join(t.char(rdev), "device"))
+}
+
+// ofPath gives the sysfs folder of the device whose cdev is at path, "" where there is none.
+func (t tree) ofPath(path string) string {
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFCHR {
+		return ""
+	}
+	dir, _ := t.ofNode(uint64(st.Rdev)) // 32 bits on mips
+	return dir
 }
 
 var errNotVFIO = errors.New("it is not a VFIO device")
@@ -78,6 +115,9 @@ func (t tree) checkNode(path string) error {
 	case "", cdevClass: // where sysfs does not say, opening it does
 		return nil
 	case "vfio":
+		if strings.HasPrefix(filepath.Base(path), noIOMMU) {
+			return errNoIOMMU
+		}
 		return hinted(fmt.Errorf("%w but the node of a group", errNotVFIO), "name the device by its PCI address or UUID")
 	}
 	return hinted(errNotVFIO, "want a path below /dev/vfio/devices, a PCI address, or the UUID of a mediated device")
