@@ -48,7 +48,7 @@ func checkInUse(t *testing.T, j *job, name string) {
 		t.Errorf("%s for %s ends with %d and %q, want %d and aborted", j.name, name, e.Exit, e.Outcome, exitDevice)
 	}
 	r := j.wait(t, callTime)
-	for _, part := range []string{"error: device mtty0: " + name + ": open: device is in use", "has it open", "hint: end process "} {
+	for _, part := range []string{"error: device mtty0: " + name + ": open: device is in use", " has /dev/vfio/", "hint: end process "} {
 		if !strings.Contains(r.Stderr, part) {
 			t.Errorf("%s for %s does not say %q", j.name, name, part)
 		}
