@@ -180,16 +180,17 @@ func (o opener) bind(fd int) (iommufd int, err error) {
 		return -1, err
 	}
 	_, err = o.ioctl(fd, reqDeviceBindIOMMUFD, &bindIOMMUFD{argsz: 16, iommufd: int32(iommufd)})
-	switch {
-	case err == nil:
+	if err == nil {
 		return iommufd, nil
+	}
+	o.close(iommufd)
+	switch err = fmt.Errorf("bind to iommufd: %w", err); {
 	case isAny(err, unix.EINVAL): // the answer to a second bind
 		err = fmt.Errorf("%w: %w", ErrBusy, err)
 	case isAny(err, unix.ENOTTY):
 		err = hinted(err, "want a path below /dev/vfio/devices; name a device without one by its PCI address or UUID")
 	}
-	o.close(iommufd)
-	return -1, fmt.Errorf("bind to iommufd: %w", err)
+	return -1, err
 }
 
 // openNode opens a node, and names it where that fails.
