@@ -2,6 +2,7 @@ package writer
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/migpipe/migpipe/transport"
@@ -12,29 +13,45 @@ import (
 // right. They refuse nothing: an estimate bounds no stream, in either direction.
 func (t terms) doubts(offered []transport.DeviceOffer, sinks []Sink, most uint64) string {
 	var list []string
-	needed, first := map[string]uint64{}, map[string]string{}
-	for i, o := range offered {
+	for _, o := range offered {
 		if o.Estimate > most {
 			list = append(list, fmt.Sprintf("device %s: its state is estimated at %d bytes, and a state may have %d", o.Name, o.Estimate, most))
 		}
-		stored, ok := sinks[t.order[i]].Device.(vfio.Storage)
-		if !ok {
-			continue
-		}
-		free, place, err := stored.Room()
-		if err != nil {
-			continue
-		}
-		before := needed[place]
-		needed[place] += min(o.Estimate, transport.MaxStream)
-		names := o.Name
-		if first[place] != "" {
-			names = first[place] + ", " + o.Name
-		}
-		first[place] = names
-		if needed[place] > free && before <= free {
-			list = append(list, fmt.Sprintf("device %s: the state is estimated at %d bytes, and the place where it is stored has %d free", names, needed[place], free))
+	}
+	for _, s := range t.stores(offered, sinks) {
+		if s.needed > s.free {
+			list = append(list, fmt.Sprintf("device %s: the state is estimated at %d bytes, and the place where it is stored has %d free", strings.Join(s.devices, ", "), s.needed, s.free))
 		}
 	}
 	return strings.Join(list, "; ")
+}
+
+// store is a place that devices put their states into.
+type store struct {
+	place   string
+	free    uint64   // bytes
+	needed  uint64   // by the estimates, transport.MaxStream at most
+	devices []string // that need it
+}
+
+// stores are the places that the offered states would go to.
+func (t terms) stores(offered []transport.DeviceOffer, sinks []Sink) (all []*store) {
+	for i, o := range offered {
+		d, ok := sinks[t.order[i]].Device.(vfio.Storage)
+		if !ok || o.Estimate == 0 {
+			continue
+		}
+		free, place, err := d.Room()
+		if err != nil {
+			continue
+		}
+		at := slices.IndexFunc(all, func(s *store) bool { return s.place == place })
+		if at < 0 {
+			at, all = len(all), append(all, &store{place: place, free: free})
+		}
+		s := all[at]
+		s.needed = min(s.needed+min(o.Estimate, transport.MaxStream), transport.MaxStream)
+		s.devices = append(s.devices, o.Name)
+	}
+	return all
 }
