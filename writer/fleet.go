@@ -143,16 +143,16 @@ func (f *fleet) loaded() error {
 
 func (f *fleet) to(i int, s vfio.State) error {
 	_, err := vfio.Enter(f.sinks[i].Device, s, false)
-	if now, err := f.sinks[i].Device.State(); err != nil || now == vfio.Running {
-		f.ran[i] = true
-	}
 	if errors.Is(err, vfio.ErrStraySession) { // it is where it was sent
 		f.warn(fmt.Errorf("device %s: %w", f.sinks[i].Name, err))
 		err = nil
 	}
 	if err != nil {
+		now, unknown := f.sinks[i].Device.State()
+		f.ran[i] = f.ran[i] || unknown != nil || now == vfio.Running
 		return f.fault(i, transport.CodeStart, err)
 	}
+	f.ran[i] = f.ran[i] || s == vfio.Running
 	return nil
 }
 
