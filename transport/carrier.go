@@ -1,6 +1,7 @@
 package transport
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io"
@@ -61,6 +62,11 @@ func (e *carrierError) Error() string {
 }
 
 func (e *carrierError) Unwrap() []error { return []error{e.kind, e.cause} }
+
+// refusedFor is an ErrRefusedByPeer for the reason that the peer gives.
+func refusedFor(reason string) error {
+	return &carrierError{kind: ErrRefusedByPeer, cause: errors.New(cmp.Or(reason, "no reason was given"))}
+}
 
 // dialError tells a Dial that the caller cancelled from one that found nobody.
 func dialError(ctx context.Context, cause error) error {

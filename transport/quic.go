@@ -284,7 +284,7 @@ func identityError(err error, refused bool) error {
 // refusedError is an ErrRefusedByPeer with the peer's reason, if it gave one.
 func refusedError(err error) error {
 	if e, ok := errors.AsType[*quic.ApplicationError](err); ok {
-		err = errors.New(e.ErrorMessage)
+		return refusedFor(e.ErrorMessage)
 	}
 	return &carrierError{kind: ErrRefusedByPeer, cause: err}
 }

@@ -272,8 +272,8 @@ func (l *tlsLane) refuse(reason string) {
 	l.Close()
 }
 
-// refused reads the reason of a listener that has refused this side, of which the first bytes
-// have come.
+// refused reads the reason of a listener that has refused this side. Its first bytes have
+// come.
 func (l *tlsLane) refused(begun []byte) error {
 	l.tcp.SetReadDeadline(time.Now().Add(closeWait))
 	rest := io.MultiReader(bytes.NewReader(bytes.Clone(begun)), l.tls)
@@ -282,10 +282,10 @@ func (l *tlsLane) refused(begun []byte) error {
 		return &carrierError{kind: ErrRefusedByPeer, cause: err}
 	}
 	reason, err := io.ReadAll(io.LimitReader(rest, int64(head[1])<<8|int64(head[2])))
-	if err != nil || len(reason) == 0 {
-		reason = []byte("no reason was given")
+	if err != nil {
+		reason = nil
 	}
-	return &carrierError{kind: ErrRefusedByPeer, cause: errors.New(string(reason))}
+	return refusedFor(string(reason))
 }
 
 func (l *tlsLane) Read(p []byte) (int, error) {
