@@ -19,7 +19,7 @@ type opener struct {
 	owned *owned
 }
 
-var system = opener{kernel: host{}, owned: new(owned)}
+var system = opener{kernel: host{}, owned: newOwned()}
 
 // Open opens the device that a user names: the path of its cdev
 // ("/dev/vfio/devices/vfio0", Linux 6.6 and later), its PCI address
@@ -28,9 +28,9 @@ var system = opener{kernel: host{}, owned: new(owned)}
 // group share it: it is closed with the last of them.
 //
 // It fails with ErrBusy where another process has the device, or this process has it
-// open already, with ErrNoMigration
-// where its driver cannot migrate, and with errors that fs.ErrPermission and
-// fs.ErrNotExist match. All of them are of type *OpError, most with a hint.
+// open already, with ErrNoMigration where its driver cannot migrate, and with errors
+// that fs.ErrPermission and fs.ErrNotExist match. All of them are of type *OpError,
+// most with a hint.
 func Open(name string) (Device, error) {
 	d, err := system.openName(name)
 	if err != nil {
@@ -143,7 +143,7 @@ func (o opener) own(dir, name string, get func(needs *undo) (fd int, err error))
 	return d, err
 }
 
-// undo is what has to be given up again, in the order in which it was had.
+// undo closes what was opened, the last first.
 type undo []func()
 
 func (u undo) run() {
@@ -209,8 +209,10 @@ func (o opener) usedBy(err error, dir, node string) error {
 	if !errors.Is(err, ErrBusy) && !isAny(err, unix.EBUSY) {
 		return err
 	}
-	for _, node := range append([]string{node}, o.groupNodes(dir)...) {
-		if pid := lockfile.Holder(node); pid != 0 {
+	nodes := append([]string{node}, o.groupNodes(dir)...)
+	holders := lockfile.Holders(nodes...)
+	for _, node := range nodes {
+		if pid := holders[node]; pid != 0 {
 			return hinted(fmt.Errorf("%w: process %d has %s open", err, pid, node),
 				fmt.Sprintf("end process %d first, or have its VMM lend the device as fd:N", pid))
 		}

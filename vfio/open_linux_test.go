@@ -21,8 +21,8 @@ const (
 	mdevName = "83b8f4f2-509f-382f-3c1e-e6bfe0fa1001"
 )
 
-// fakeTree makes a sysfs with two mlx5 VFs in IOMMU group 12, of which the second has nothing
-// but its name, and an mtty device in group 13.
+// fakeTree makes a sysfs with two mlx5 VFs in IOMMU group 12 and an mtty device in group 13.
+// The second VF has nothing but its name.
 func fakeTree(t *testing.T) tree {
 	t.Helper()
 	root := tree(t.TempDir())
@@ -80,7 +80,7 @@ func link(t *testing.T, target, path string) {
 func fakeOpener(t *testing.T) (*fakeKernel, opener) {
 	k := newFakeKernel(t)
 	delete(k.files, fakeDeviceFD)
-	return k, opener{kernel: k, tree: fakeTree(t), owned: new(owned)}
+	return k, opener{kernel: k, tree: fakeTree(t), owned: newOwned()}
 }
 
 func TestOpenByGroup(t *testing.T) {
@@ -284,7 +284,7 @@ func TestOpenMediated(t *testing.T) {
 	}
 }
 
-// TestOpenNoIOMMU answers a device that no guest can have, by whatever it is named.
+// TestOpenNoIOMMU refuses a device that no guest can have, under each of its names.
 func TestOpenNoIOMMU(t *testing.T) {
 	for _, name := range []string{pciName, "node"} {
 		k, o := fakeOpener(t)

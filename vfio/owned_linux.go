@@ -13,6 +13,8 @@ type owned struct {
 	groups  map[string]*group // by node
 }
 
+func newOwned() *owned { return &owned{devices: map[string]string{}, groups: map[string]*group{}} }
+
 // group is an IOMMU group that is open, in a container of its own.
 type group struct {
 	fd, container int
@@ -29,9 +31,6 @@ func (o *owned) claim(dir, name string) (release func(), err error) {
 	defer o.mu.Unlock()
 	if other, taken := o.devices[dir]; taken {
 		return nil, hinted(fmt.Errorf("%w: this process has it open as %s", ErrBusy, other), "name every device once")
-	}
-	if o.devices == nil {
-		o.devices = map[string]string{}
 	}
 	o.devices[dir] = name
 	return func() {
@@ -50,9 +49,6 @@ func (o *owned) enter(node string, open func() (*group, error)) (*group, error) 
 		var err error
 		if g, err = open(); err != nil {
 			return nil, err
-		}
-		if o.groups == nil {
-			o.groups = map[string]*group{}
 		}
 		o.groups[node] = g
 	}

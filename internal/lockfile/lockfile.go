@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -147,22 +148,23 @@ func Holders(paths ...string) map[string]int {
 			found[path] = pid
 			continue
 		}
-		wanted[inode{uint64(file.Dev), file.Ino}] = path
+		wanted[inodeOf(&file)] = path
 	}
 	if len(wanted) == 0 {
 		return found
 	}
-	eachOpen(func(pid int, _ string, file *unix.Stat_t) bool {
-		if path, ok := wanted[inode{uint64(file.Dev), file.Ino}]; ok && pid != os.Getpid() {
-			found[path] = pid
+	for file := range openFiles() {
+		if path, ok := wanted[file.inode]; ok && file.pid != os.Getpid() {
+			found[path] = file.pid
 		}
-		return true
-	})
+	}
 	return found
 }
 
-// inode names a file, whatever its path.
+// inode names a file by its numbers.
 type inode struct{ dev, ino uint64 }
+
+func inodeOf(file *unix.Stat_t) inode { return inode{uint64(file.Dev), file.Ino} }
 
 // lockID is how the kernel's list of locks names a file. Some file systems, as overlay and
 // btrfs, have other numbers there than in stat(2).
@@ -187,40 +189,48 @@ func lockers() map[string]int {
 	return found
 }
 
-// eachOpen calls do with each open file of the processes that this user may look at, until it
-// returns false (proc_pid_fd(5)). link is the descriptor in /proc.
-func eachOpen(do func(pid int, link string, file *unix.Stat_t) bool) {
-	processes, _ := filepath.Glob("/proc/[0-9]*/fd")
-	for _, dir := range processes {
-		pid, err := strconv.Atoi(strings.Split(dir, "/")[2])
-		if err != nil {
-			continue
-		}
-		open, _ := os.ReadDir(dir) // not ours to look at, or gone
-		for _, fd := range open {
-			var file unix.Stat_t
-			link := filepath.Join(dir, fd.Name())
-			if unix.Stat(link, &file) == nil && !do(pid, link, &file) {
-				return
+// openFile is a file that a process has open.
+type openFile struct {
+	inode
+	pid  int
+	link string // the descriptor, in /proc
+}
+
+// openFiles are those of the processes that this user may look at (proc_pid_fd(5)).
+func openFiles() iter.Seq[openFile] {
+	return func(yield func(openFile) bool) {
+		processes, _ := filepath.Glob("/proc/[0-9]*/fd")
+		for _, dir := range processes {
+			pid, err := strconv.Atoi(strings.Split(dir, "/")[2])
+			if err != nil {
+				continue
+			}
+			descriptors, _ := os.ReadDir(dir) // not ours to look at, or gone
+			for _, fd := range descriptors {
+				var file unix.Stat_t
+				link := filepath.Join(dir, fd.Name())
+				if unix.Stat(link, &file) == nil && !yield(openFile{inodeOf(&file), pid, link}) {
+					return
+				}
 			}
 		}
 	}
 }
 
-// opener looks for another process that has a byte of a file locked (proc_pid_fdinfo(5)).
-func opener(f *os.File, at int64) (holder int) {
+// opener is the process that has a byte of a file locked by another descriptor than f
+// (proc_pid_fdinfo(5)), 0 if there is none.
+func opener(f *os.File, at int64) int {
 	var mine unix.Stat_t
 	if unix.Fstat(int(f.Fd()), &mine) != nil {
 		return 0
 	}
 	self := fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), f.Fd())
-	eachOpen(func(pid int, link string, file *unix.Stat_t) bool {
-		if link != self && file.Dev == mine.Dev && file.Ino == mine.Ino && locks(strings.Replace(link, "/fd/", "/fdinfo/", 1), at) {
-			holder = pid
+	for file := range openFiles() {
+		if file.inode == inodeOf(&mine) && file.link != self && locks(strings.Replace(file.link, "/fd/", "/fdinfo/", 1), at) {
+			return file.pid
 		}
-		return holder == 0
-	})
-	return holder
+	}
+	return 0
 }
 
 // locks reports whether a byte is locked by an open file.

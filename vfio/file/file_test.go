@@ -390,18 +390,24 @@ func TestSourceBeginsAgain(t *testing.T) {
 	}
 }
 
+// handOver gives an fd of an open file, as a launcher does, which closes its own.
+func handOver(t *testing.T, f *os.File) int {
+	t.Helper()
+	fd, err := unix.Dup(int(f.Fd()))
+	f.Close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return fd
+}
+
 func TestSourceByFDKeepsItsPlace(t *testing.T) {
 	f, err := os.Open(write(t, filepath.Join(t.TempDir(), "in"), "headstate"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer f.Close()
 	f.Seek(4, io.SeekStart)
-	fd, err := unix.Dup(int(f.Fd()))
-	if err != nil {
-		t.Fatal(err)
-	}
-	d, err := FromFD(fd, "inherited")
+	d, err := FromFD(handOver(t, f), "inherited")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -542,9 +548,7 @@ func TestFailedWriteIsFinal(t *testing.T) {
 	if err != nil {
 		t.Skip(err)
 	}
-	fd, _ := unix.Dup(int(f.Fd()))
-	f.Close()
-	d, err := ToFD(fd, "/dev/full")
+	d, err := ToFD(handOver(t, f), "/dev/full")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -571,9 +575,7 @@ func TestFDCannotBeSynced(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		fd, _ := unix.Dup(int(f.Fd()))
-		f.Close()
-		d, err := ToFD(fd, "inherited")
+		d, err := ToFD(handOver(t, f), "inherited")
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -35,7 +35,7 @@ func sparse(t *testing.T, size int64, parts ...[2]int64) (path string, content [
 	return path, content
 }
 
-// TestSkipHole reads files with holes, of which none is read where the file system knows them.
+// TestSkipHole reads files with holes. It reads no hole that the file system knows.
 func TestSkipHole(t *testing.T) {
 	const k = 1 << 10
 	for name, c := range map[string]struct {
@@ -142,8 +142,8 @@ func TestHolesThatChange(t *testing.T) {
 	}
 }
 
-// TestHolesThroughAnFD: a regular file that somebody else has opened has holes, too, where
-// nothing was in the way.
+// TestHolesThroughAnFD: a regular file that another process has opened gets holes, too, where
+// it has no bytes yet.
 func TestHolesThroughAnFD(t *testing.T) {
 	const zeros = 8 << 20
 	for name, c := range map[string]struct {
@@ -229,12 +229,7 @@ func TestNoHoleInPipes(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.Close()
-	fd, err := unix.Dup(int(r.Fd()))
-	r.Close()
-	if err != nil {
-		t.Fatal(err)
-	}
-	d, err := FromFD(fd, "pipe")
+	d, err := FromFD(handOver(t, r), "pipe")
 	if err != nil {
 		t.Fatal(err)
 	}
