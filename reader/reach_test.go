@@ -11,7 +11,7 @@ import (
 )
 
 // TestReach: a destination that ends the connection is dialled again until the limit, whether
-// it does so in the handshake or when it is told what the lane is for. Other errors are final.
+// it does so in the handshake or when it has heard what the lane is for. Other errors are final.
 func TestReach(t *testing.T) {
 	final := errors.New("no")
 	for _, c := range []struct {

@@ -149,7 +149,7 @@ func TestCopyAskedFor(t *testing.T) {
 }
 
 // answersLate says nothing on some lanes, closes some more, and answers QUERY on the next that
-// the source has not given up.
+// the source still waits on.
 func answersLate(ctx context.Context, l transport.Listener, silent, gone int) error {
 	for n := 0; ; n++ {
 		lane, err := l.Accept(ctx)

@@ -30,7 +30,7 @@ type steps struct {
 	guest   report.Step // its start
 }
 
-// unknown names the steps whose time nobody knows. A prediction has something to say of
+// unknown names the steps whose time neither side knows. A prediction has something to say of
 // the stop and the start of devices, although it was never measured: see plan.forecast.
 func (s steps) unknown() (names []string) {
 	for _, one := range []struct {

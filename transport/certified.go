@@ -447,8 +447,8 @@ func blocks(text []byte, kind string) (ders [][]byte) {
 	}
 }
 
-// toldRefused is what a peer is told whose certificate is refused: the reason, and not what is
-// expected here.
+// toldRefused is what this side tells a peer whose certificate it refuses: the reason, and not
+// what is expected here.
 func toldRefused(err error) string {
 	if p, ok := errors.AsType[*problem](err); ok {
 		return cmp.Or(p.told, p.Error())

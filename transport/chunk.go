@@ -213,7 +213,7 @@ type HoleSource interface {
 	SkipHole(n int) (int, error)
 }
 
-// FillHole is Fill for zeros that s knows of: they are sent as a marker, and nobody reads them.
+// FillHole is Fill for zeros that s knows of: they are sent as a marker, and are not read from s.
 // 0 means that s knows of none.
 func (c *Chunk) FillHole(s HoleSource, limit int) (int, error) {
 	limit = min(limit, c.arena.chunkSize)

@@ -66,7 +66,7 @@ func FuzzParseName(f *testing.F) {
 	})
 }
 
-// FuzzSubjectName: what a certificate calls its holder is read back, whatever it is.
+// FuzzSubjectName: parseName reads back each name that subjectName writes of a certificate.
 func FuzzSubjectName(f *testing.F) {
 	for _, n := range []pkix.Name{{CommonName: "a"}, {CommonName: "a, b", Organization: []string{"c+d", " #"}}, {Country: []string{"GB"}, Locality: []string{"Łódź"}}} {
 		der, err := asn1.Marshal(n.ToRDNSequence())
@@ -77,7 +77,7 @@ func FuzzSubjectName(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, der []byte) {
 		name := subjectName(&x509.Certificate{RawSubject: der})
-		if name == "" || strings.Contains(name, "=,") || strings.Contains(name, "=+") || strings.HasSuffix(name, "=") { // empty values name nobody
+		if name == "" || strings.Contains(name, "=,") || strings.Contains(name, "=+") || strings.HasSuffix(name, "=") { // empty values name no holder
 			return
 		}
 		if again, err := parseName(name); err == nil && again != name {

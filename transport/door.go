@@ -78,7 +78,7 @@ func (d *door) judge(c Credentials, s tls.ConnectionState) error {
 	return err
 }
 
-// refusal is what the client is told, in one line.
+// refusal is what this side tells the client, in one line.
 func refusal(err error) string {
 	const most = 300
 	text := strings.ToValidUTF8(toldRefused(err), "?")

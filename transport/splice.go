@@ -114,7 +114,7 @@ func (c *Chunk) Splice(s SpliceSource, limit int) (int, error) {
 	}
 	limit = min(limit, c.pipe.size, c.arena.chunkSize)
 	n, err := s.SpliceTo(c.pipe.w, limit)
-	c.pipe.full = n // whatever that is: a pipe is used again only if it is 0
+	c.pipe.full = n // even a wrong count: a pipe is used again only if it is 0
 	if n, err = checkCount(n, limit, err); n > 0 {
 		c.RawLen, c.WireLen, c.Unchecked = uint32(n), uint32(n), true
 	}

@@ -15,7 +15,7 @@ type descriptor struct {
 	users  int
 	closed bool
 
-	closes func() // gives up what the fd needs, once it is closed; may be nil
+	closes func() // closes what the fd needs, after the fd; may be nil
 }
 
 // acquire gives the fd until release, or fails with os.ErrClosed.

@@ -25,8 +25,7 @@ type device struct {
 }
 
 // newDevice asks the device behind fd what it can do. When this succeeds, the device owns fd,
-// and calls closes, which
-// may be nil, when that is closed.
+// and calls closes, which may be nil, after it has closed fd.
 func newDevice(k kernel, fd int, name string, info Info, closes func()) (*device, error) {
 	d := &device{name: name, info: info, fd: descriptor{kernel: k, fd: fd, closes: closes}}
 	if err := d.probe(); err != nil {

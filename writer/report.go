@@ -51,7 +51,7 @@ func (e *engine) phase() string {
 
 // figures takes the times from FIN, so that both sides show the same, and from
 // this side's own clock where the source has sent none. A downtime is part of the total,
-// whatever a source says.
+// even if the source says otherwise.
 func (c *clock) figures(r *report.Report) {
 	if c.fin != nil {
 		r.Downtime = time.Duration(c.fin.DowntimeNS)

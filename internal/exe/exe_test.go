@@ -55,7 +55,7 @@ func TestKilled(t *testing.T) {
 	}
 }
 
-// TestLeavesAnother: a program that has exited has ended, whatever it leaves running. Its
+// TestLeavesAnother: a program that has exited has ended, even if it leaves another running. Its
 // status and what it wrote count, and nothing waits for the other process, which has both
 // outputs.
 func TestLeavesAnother(t *testing.T) {

@@ -140,8 +140,8 @@ func TestMakeDir(t *testing.T) {
 	}
 }
 
-// TestRootOwns: a secret file of root may be read by a group that the reader is in, whoever
-// that is, and by no other one; nobody else may read or change it.
+// TestRootOwns: a secret file of root may be readable for a group if the reader, root or not,
+// is in it. Neither another group nor all users may read or change it.
 func TestRootOwns(t *testing.T) {
 	if path := os.Getenv("SAFEFILE_TEST"); path != "" {
 		_, err := Read(path, 100, Secret)

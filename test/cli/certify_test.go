@@ -58,8 +58,8 @@ func (c *ca) issue(dir, role, name string, valid time.Duration) error {
 		writePEM(filepath.Join(dir, role+"-key.pem"), "PRIVATE KEY", private))
 }
 
-// holder is a distinguished name, of which the last part comes first in the certificate, as
-// GnuTLS writes it.
+// holder is a distinguished name. Its last part comes first in the certificate, as GnuTLS
+// writes it.
 func holder(text string) (name pkix.Name) {
 	types := map[string]int{"CN": 3, "C": 6, "L": 7, "ST": 8, "O": 10}
 	for _, part := range strings.Split(text, ",") {

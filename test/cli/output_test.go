@@ -43,9 +43,9 @@ func TestLateReaderHearsWhatItIsAsked(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	go io.WriteString(in, strings.Repeat("a line that says nothing of use, of which there are many\n", 12000)) // ends with the program
+	go io.WriteString(in, strings.Repeat("one of many lines that say nothing of use\n", 12000)) // ends with the program
 	lines := bufio.NewScanner(complaint)
-	for lines.Scan() && !strings.Contains(lines.Text(), "the reader of stdout stands still") {
+	for lines.Scan() && !strings.Contains(lines.Text(), "the reader of stdout has stopped reading") {
 	}
 	go io.WriteString(in, "paused\ncommit\n") // the same
 	nextEvent(t, there, "accept")             // so all questions were asked, and the source waits on

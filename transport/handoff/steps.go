@@ -18,7 +18,8 @@ const (
 )
 
 // KeepTimes remembers the steps that have run, as StepTimes.Keep does. Of a step of devices
-// the fastest run counts: a host that stood still once must not count for ever.
+// the fastest run counts, so that one run on a busy host does not count for ever. It writes the
+// times that count into ran.
 func KeepTimes(times StepTimes, ran map[string]time.Duration) error {
 	for step, took := range ran {
 		if !strings.HasPrefix(step, StepStop+" ") && !strings.HasPrefix(step, StepStart+" ") {

@@ -93,8 +93,8 @@ func (r *Report) NameBottleneck() {
 
 // PredictionError is how much longer the downtime was than predicted, relative to
 // the prediction: 0.1 is a tenth longer. ok is false where there is nothing to
-// compare: nothing was predicted, or the guest did not move. A prediction of which not all
-// is known is compared only if the downtime was shorter than what is.
+// compare: nothing was predicted, or the guest did not move. A prediction with an unknown
+// part is compared only if the downtime was shorter than its known parts.
 func (r Report) PredictionError() (off float64, ok bool) {
 	if r.Outcome != handoff.Committed || r.Predicted == nil || r.Predicted.Downtime.Took <= 0 {
 		return 0, false

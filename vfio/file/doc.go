@@ -20,7 +20,7 @@
 // for every fd, which no later process could find by its name.
 //
 // Holes stay holes. A Source finds those of a regular file (lseek(2), SEEK_HOLE) and gives
-// them as zeros that nobody has to read ([vfio.HoleReader]). A Sink leaves one where nothing is
+// them as zeros that need no read ([vfio.HoleReader]). A Sink leaves one where nothing is
 // stored from the beginning of its session on, and writes zeros elsewhere.
 //
 // Pipes, sockets and character devices work too (see [FromFD] and [ToFD]), with

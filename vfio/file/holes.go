@@ -8,7 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// leastHole is the shortest hole that is told apart from data: a chunk of its own costs more
+// leastHole is the shortest hole that is not read as data: a chunk of its own costs more
 // than reading the zeros of a shorter one.
 const leastHole = 64 << 10
 

@@ -226,7 +226,7 @@ func (b *Broker) receive() {
 		wait := b.waiting[a.ID]
 		delete(b.waiting, a.ID)
 		b.mu.Unlock()
-		if wait == nil { // the question was given up
+		if wait == nil { // the asker has stopped waiting
 			a.close()
 			continue
 		}

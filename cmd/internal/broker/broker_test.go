@@ -144,7 +144,7 @@ func TestLookup(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if _, err := b.Lookup(ctx, "localhost"); !errors.Is(err, context.Canceled) {
-		t.Errorf("after the question was given up: %v", err)
+		t.Errorf("after the asker has stopped waiting: %v", err)
 	}
 	if _, err := b.Lookup(t.Context(), "localhost"); err != nil {
 		t.Errorf("after an answer that was not waited for: %v", err)

@@ -23,7 +23,7 @@ import (
 // The socket is the first descriptor behind stderr.
 const socket = 3
 
-// lookupLimit bounds a lookup whose question was given up.
+// lookupLimit bounds a lookup whose asker has stopped waiting.
 const lookupLimit = 10 * time.Second
 
 // maxAtOnce is how many questions are answered at once; further ones wait.

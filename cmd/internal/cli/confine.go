@@ -35,14 +35,14 @@ mig-send where net.core.rmem_max or wmem_max is small, CAP_SYS_RESOURCE for the 
 unix:. An abstract socket in --to (unix:@NAME) stays in reach, and all others with it.`
 
 // jsonSandbox has the version of Landlock that is in force, or why none is, and what else
-// was given up.
+// the process has dropped.
 type jsonSandbox struct {
 	jsonHead
 	Landlock     int       `json:"landlock"`
 	Why          string    `json:"why,omitempty"`
 	Scopes       []string  `json:"scopes,omitempty"`       // in which no process outside is reached
 	NoNewPrivs   bool      `json:"no_new_privs,omitempty"` // and the ambient set is empty
-	Capabilities *[]string `json:"capabilities,omitempty"` // that are left; absent if none were given up
+	Capabilities *[]string `json:"capabilities,omitempty"` // that are left; absent if the process dropped none
 }
 
 func newJSONSandbox(head jsonHead, s sandbox.Status) jsonSandbox {

@@ -69,7 +69,7 @@ var reasons = map[transport.Code]reason{
 	transport.CodeValidation:   {exitLocal, exitPeer, says("pair the device with one of the same model, driver and firmware generation; " + driverHint), lookThere},
 	transport.CodeStart:        {exitLocal, exitPeer, says(driverHint), lookThere},
 	transport.CodeCancelled:    both(exitCancelled, says("")), // by the reader of the hint
-	transport.CodeTimeout:      {exitTimeout, exitTimeout, says("see the limits of time in --help, of which the error names one"), lookThere},
+	transport.CodeTimeout:      {exitTimeout, exitTimeout, says("the error names a limit of time: --help tells how to set it"), lookThere},
 	transport.CodeProtocol:     both(exitPeer, says("install the same release on both hosts; if it is the same, report the lines above")),
 	transport.CodeNetwork:      both(exitNetwork, connectionLost),
 	transport.CodeAuth:         both(exitAuth, strangers),
@@ -82,7 +82,7 @@ var unknownReason = reasons[transport.CodeInternal]
 const (
 	damagedHint = "try again; if it happens again, check the memory of both hosts"
 	driverHint  = "if it is a VFIO device, its driver gives the reason in the kernel's log: see `dmesg`"
-	heldHint    = "go on with that migration: mig-send --continue, with its --state-dir; or give its copy up there: mig-recv resolve ID --give-up; a mig-recv --ready-lease TIME gives such a copy up by itself"
+	heldHint    = "continue that migration: mig-send --continue, with its --state-dir; or discard its copy there: mig-recv resolve ID --give-up; a mig-recv --ready-lease TIME discards such a copy by itself"
 )
 
 // both is a row for a code that means the same, whichever side has reported it.
@@ -129,7 +129,7 @@ func reasonOf(code transport.Code) reason {
 }
 
 // exitCode turns how a migration ended into the program's exit status. NeedsReset has no
-// status of its own: beside 1 to 10 nobody may go by the status alone.
+// status of its own: who reads a status of 1 to 10 has to read the outcome, too.
 func exitCode(o handoff.Outcome, code transport.Code, remote bool) int {
 	switch {
 	case o == handoff.Committed:
@@ -144,7 +144,7 @@ func exitCode(o handoff.Outcome, code transport.Code, remote bool) int {
 	return reasonOf(code).here
 }
 
-// ofCode is the hint for a cause of which nothing but the code is known.
+// ofCode is the hint for a cause that only its code tells.
 func (s scene) ofCode(code transport.Code, remote bool) string {
 	if remote {
 		return reasonOf(code).hintThere(s)

@@ -215,7 +215,7 @@ func TestEveryCodeHasARow(t *testing.T) {
 	}
 }
 
-// TestCommittedExits0 whatever else is said.
+// TestCommittedExits0 with every cause beside the outcome.
 func TestCommittedExits0(t *testing.T) {
 	for _, err := range causes() {
 		if _, usage := errors.AsType[*mistake](err); usage {

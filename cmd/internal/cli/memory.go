@@ -28,7 +28,7 @@ func (c *common) checkMemory(limit memoryLimit) error {
 	if c.memory.bytes <= most {
 		return nil
 	}
-	return mistakef("give a smaller --memory, or more memory to this process", "--memory %s is more than this process can have: %s allows %s, of which the program itself needs %s",
+	return mistakef("give a smaller --memory, or more memory to this process", "--memory %s is more than this process can have: %s allows %s, and the program itself needs %s of that",
 		&c.memory, limit.by, exactBytes(limit.bytes), exactBytes(besideChunks))
 }
 

@@ -18,20 +18,20 @@ const (
 )
 
 // outlet is stdout or stderr. A Write never waits: neither a migration nor the end of the
-// program may wait for a reader that stands still. What is written comes out in order.
+// program may wait for a reader that has stopped reading. What is written comes out in order.
 type outlet struct {
 	name     string
 	to       io.Writer
-	alarm    func(text string) // says, once each, that the reader stands still or has gone
+	alarm    func(text string) // says, once each, that the reader has stopped reading or has gone
 	wake     chan struct{}
 	mu       sync.Mutex
 	waiting  []piece // the first one is being written
 	size     int
 	dropped  int           // lines
-	stalled  bool          // the alarm has said that the reader stands still
+	stalled  bool          // the alarm has said that the reader has stopped reading
 	failed   error         // the first Write that failed
 	torn     bool          // the last Write has written a part of a line
-	idle     chan struct{} // is closed when nothing waits any more; nil if nobody asked
+	idle     chan struct{} // is closed when nothing waits any more; nil if drain does not wait
 	patience time.Duration // how long drain may still wait
 }
 
@@ -68,7 +68,7 @@ func (o *outlet) put(p []byte, vital bool) {
 	}
 	o.mu.Unlock()
 	if first {
-		o.alarm("the reader of " + o.name + " stands still: what does not fit is dropped")
+		o.alarm("the reader of " + o.name + " has stopped reading: what does not fit is dropped")
 	}
 	select {
 	case o.wake <- struct{}{}:

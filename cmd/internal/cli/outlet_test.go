@@ -37,9 +37,9 @@ func TestOutletDoesNotWait(t *testing.T) {
 		o.Write(line)
 	}
 	if !o.skip() {
-		t.Error("progress is written to a reader that stands still")
+		t.Error("progress is written to a reader that has stopped reading")
 	}
-	if len(said) != 1 || !strings.Contains(said[0], "the reader of stdout stands still") {
+	if len(said) != 1 || !strings.Contains(said[0], "the reader of stdout has stopped reading") {
 		t.Errorf("said %q", said)
 	}
 	close(r.let)
@@ -51,8 +51,8 @@ func TestOutletDoesNotWait(t *testing.T) {
 	}
 }
 
-// TestOutletKeepsTheVital: what somebody acts on has a place, and the last of it before the
-// first. The order stays.
+// TestOutletKeepsTheVital: an outlet keeps the pieces that a person or a VMM acts on, the last
+// of them before the first. The order stays.
 func TestOutletKeepsTheVital(t *testing.T) {
 	r := &slowReader{let: make(chan struct{})}
 	o := newOutlet("stdout", r)
@@ -108,7 +108,7 @@ func (d *disk) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// TestOutletEnds: a reader that stands still does not keep the program from its end.
+// TestOutletEnds: a reader that has stopped reading does not keep the program from its end.
 func TestOutletEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := &slowReader{let: make(chan struct{})}
@@ -123,7 +123,7 @@ func TestOutletEnds(t *testing.T) {
 	})
 }
 
-// TestOutletFails: what fails is told once, and counted.
+// TestOutletFails: an outlet reports the first Write that fails, and counts all of them.
 func TestOutletFails(t *testing.T) {
 	o := newOutlet("stdout", full{})
 	defer close(o.wake)

@@ -17,7 +17,7 @@ type jsonRefused struct {
 	Code  string        `json:"code"`
 	Why   string        `json:"why"`
 	Hints []string      `json:"hints,omitempty"`
-	More  int           `json:"more,omitempty"` // refusals since the last event, of which there was none
+	More  int           `json:"more,omitempty"` // refusals since the last event that had no event of their own
 }
 
 func (j *jsonView) refused(head jsonHead, ev report.Event) {

@@ -31,7 +31,7 @@ func cancelOnSignal(program string, told io.Writer, waiting func() string) (_ co
 			select {
 			case s := <-signals:
 				again := ctx.Err() != nil && s != syscall.SIGHUP
-				cancel(cancelled{s}) // before anything is written: a terminal may stand still
+				cancel(cancelled{s}) // before anything is written: a terminal may have stopped (^S)
 				if again {
 					fmt.Fprintf(told, "%s: still cancelling: %s\n", program, waiting())
 				}

@@ -27,7 +27,7 @@ const (
 // String is the kernel's name without its prefix.
 func (c Capability) String() string { return strings.TrimPrefix(cap.Value(c).String(), "cap_") }
 
-// dropPrivileges gives up, for good and on every thread, all capabilities but those to be
+// dropPrivileges drops, for good and on every thread, all capabilities but those to be
 // kept, and the way to gain any: it empties the ambient and the inheritable set, cuts the
 // bounding set, and sets no_new_privs. It returns what is left. An unprivileged process has
 // nothing to lose, and may not cut its bounding set, which then has no effect.
@@ -58,7 +58,7 @@ func dropPrivileges(keep ...Capability) (left []Capability, err error) {
 		return nil, fmt.Errorf("cut the bounding set: %w", err)
 	}
 	if err := next.SetProc(); err != nil {
-		return nil, fmt.Errorf("give up capabilities: %w", err)
+		return nil, fmt.Errorf("drop capabilities: %w", err)
 	}
 	return left, nil
 }
