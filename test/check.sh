@@ -27,7 +27,8 @@ go run "$1" ./...
 step govulncheck
 if ! out=$(go run "$2" ./... 2>&1); then
 	if grep -q '^govulncheck: fetching vulnerabilities' <<<"$out"; then
-		echo "SKIP govulncheck: the vulnerability database cannot be reached: $(tail -n 1 <<<"$out")"
+		echo "SKIP govulncheck: the vulnerability database cannot be reached: $(grep -m 1 '^govulncheck: ' <<<"$out")" |
+			tee -a "${MIGPIPE_SKIPPED:-/dev/null}"
 	else
 		echo "$out" >&2
 		exit 1

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs go test with some arguments. It prints the packages as they pass, all of a failure, and
-# in the end what was skipped, and why.
+# in the end what was skipped, and why. That is added to the file that MIGPIPE_SKIPPED names, too.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
@@ -12,5 +12,5 @@ if [ "$status" -ne 0 ]; then
 	grep -vE '^(=== |\s*--- (PASS|SKIP)|PASS$|ok |\?)' "$log"
 fi
 skipped=$(grep -E '\.go:[0-9]+: SKIP: ' "$log" | sed 's/^ *[a-z_]*\.go:[0-9]*: //' | sort | uniq -c)
-[ -z "$skipped" ] || { echo "skipped, and how often:"; echo "$skipped"; }
+[ -z "$skipped" ] || { echo "skipped, and how often:"; echo "$skipped"; } | tee -a "${MIGPIPE_SKIPPED:-/dev/null}"
 exit "$status"

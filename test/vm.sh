@@ -23,3 +23,4 @@ fi
 grep -E '^ *--- |^ok|^FAIL|scenarios played' "$log"
 # The reason is the line before each "--- SKIP".
 grep -B1 -E '^ *--- SKIP' "$log" || true
+grep -ohE 'SKIP: ?the VM test .*' "$log" >>"${MIGPIPE_SKIPPED:-/dev/null}" || true

@@ -224,6 +224,9 @@ func TestQUICOverIPv6(t *testing.T) {
 }
 
 func TestQUICByName(t *testing.T) {
+	if _, err := net.LookupHost("localhost"); err != nil {
+		t.Skip("SKIP: localhost has no address here, as /etc/hosts would say it")
+	}
 	p := newQUICPair(t)
 	_, port, err := net.SplitHostPort(p.dialer.Addr)
 	if err != nil {

@@ -1,8 +1,10 @@
 package cli
 
 import (
+	"errors"
 	"flag"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -14,6 +16,8 @@ import (
 
 	llsys "github.com/landlock-lsm/go-landlock/landlock/syscall"
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/migpipe/migpipe/test/nobody"
 )
 
 var update = flag.Bool("update", false, "rewrite the expected output in testdata")
@@ -27,13 +31,16 @@ func run(m *testing.M) int {
 	// A run under nohup has SIGHUP ignored, and what it starts would inherit
 	// that: caught here, it is at its default in the programs.
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGHUP)
+	if bin = nobody.Programs(); bin != "" {
+		return m.Run()
+	}
 	dir, err := os.MkdirTemp("", "mig-cli-")
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
 	defer os.RemoveAll(dir)
-	if err := build(dir); err != nil {
+	if err := errors.Join(build(dir), os.Chmod(dir, 0o711)); err != nil { // nobody runs them too
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
@@ -78,6 +85,12 @@ func TestScripts(t *testing.T) {
 	})
 }
 
+// TestAsNobody: what root sees and others do not.
+func TestAsNobody(t *testing.T) {
+	t.Parallel()
+	nobody.Again(t, "TestScripts/(inuse|resolve|local|trust)", bin)
+}
+
 // setup gives every script keys of its own: $SEND and $RECV are their names.
 func setup(env *testscript.Env) error {
 	env.Setenv("PATH", bin+string(os.PathListSeparator)+env.Getenv("PATH"))
@@ -111,6 +124,9 @@ func condition(name string) (bool, error) {
 	switch name {
 	case "root":
 		return os.Geteuid() == 0, nil
+	case "localhost":
+		_, err := net.LookupHost("localhost")
+		return err == nil, nil
 	case "landlock":
 		return landlocked(), nil
 	}

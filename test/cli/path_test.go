@@ -50,9 +50,9 @@ func (h *twoHosts) names(lines ...string) {
 	h.files = dir
 }
 
-// named has a program see the files of names in place of this machine's.
+// named has a program see the files of names as its /etc: a machine may have no /etc/hosts.
 func (h *twoHosts) named(cmd *exec.Cmd) *exec.Cmd {
-	const script = `mount --bind "$0/hosts" /etc/hosts; mount --bind "$0/resolv.conf" /etc/resolv.conf; exec "$@"`
+	const script = `mount --bind "$0" /etc; exec "$@"`
 	cmd.Args = append([]string{"sh", "-ec", script, h.files, cmd.Path}, cmd.Args[1:]...)
 	cmd.Path = "/bin/sh"
 	return cmd
@@ -92,10 +92,10 @@ func (h *twoHosts) moves(on netns.Host, listen, to string) {
 // TestPathMTU: QUIC connects where a path carries UDP payloads of 1200 bytes (RFC 9000,
 // section 14), and grows its packets to what the path has.
 func TestPathMTU(t *testing.T) {
+	h := newTwoHosts(t)
 	if _, err := exec.LookPath("nft"); err != nil {
 		t.Skip("SKIP: there is no nft(8), which counts packets")
 	}
-	h := newTwoHosts(t)
 	h.Router.Run(t, "nft", "add table inet count; add chain inet count forward { type filter hook forward priority 0; }")
 	for _, c := range []struct {
 		mtu     int

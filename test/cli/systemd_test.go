@@ -15,10 +15,9 @@ import (
 	"syscall"
 	"testing"
 	"time"
-)
 
-// nobody is an unprivileged user of every Linux system.
-const nobody = 65534
+	"github.com/migpipe/migpipe/test/nobody"
+)
 
 // service is where a service's process runs: a folder of that user's own, which has
 // the programs in it.
@@ -46,7 +45,7 @@ func newService(t *testing.T) *service {
 			t.Fatal(err)
 		}
 	}
-	if err := os.Chown(dir, nobody, nobody); err != nil {
+	if err := os.Chown(dir, nobody.ID, nobody.ID); err != nil {
 		t.Fatal(err)
 	}
 	return &service{t, dir}
@@ -63,7 +62,7 @@ func (s *service) command(files []*os.File, names, program string, args ...strin
 		fmt.Sprintf("LISTEN_FDS=%d", len(files)), "LISTEN_FDNAMES=" + names,
 		"STATE_DIRECTORY=" + filepath.Join(s.dir, "state"), "NOTIFY_SOCKET=" + filepath.Join(s.dir, "notify"),
 	}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody.ID, Gid: nobody.ID}}
 	return cmd
 }
 
@@ -192,7 +191,7 @@ func wantUnprivileged(t *testing.T, pid int) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"\nName:\tmig-recv\n", fmt.Sprintf("\nUid:\t%d\t%[1]d\t%[1]d\t%[1]d\n", nobody), "\nCapEff:\t0000000000000000\n", "\nCapPrm:\t0000000000000000\n"} {
+	for _, want := range []string{"\nName:\tmig-recv\n", fmt.Sprintf("\nUid:\t%d\t%[1]d\t%[1]d\t%[1]d\n", nobody.ID), "\nCapEff:\t0000000000000000\n", "\nCapPrm:\t0000000000000000\n"} {
 		if !strings.Contains("\n"+string(text), want) {
 			t.Errorf("no %q in:\n%s", want, text)
 		}

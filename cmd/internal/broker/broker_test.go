@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -133,6 +134,9 @@ func TestOnlyWhatWasNamed(t *testing.T) {
 }
 
 func TestLookup(t *testing.T) {
+	if _, err := net.LookupHost("localhost"); err != nil {
+		t.Skip("SKIP: localhost has no address here, as /etc/hosts would say it")
+	}
 	b := start(t, true)
 	addrs, err := b.Lookup(t.Context(), "localhost")
 	if err != nil || len(addrs) == 0 || !addrs[0].IsLoopback() {
@@ -211,7 +215,7 @@ func may(t *testing.T, b *Broker, most uint64) (status string) {
 // TestEndsWithItsParent: the end of the socket is its end, in the middle of an answer too.
 func TestEndsWithItsParent(t *testing.T) {
 	b := start(t, true)
-	if _, err := b.Lookup(t.Context(), "localhost"); err != nil { // it has begun
+	if _, err := b.Lookup(t.Context(), "127.0.0.1"); err != nil { // it has begun
 		t.Fatal(err)
 	}
 	go b.Lookup(t.Context(), "a-name-that-takes-a-while.invalid") // ends with b
@@ -219,7 +223,7 @@ func TestEndsWithItsParent(t *testing.T) {
 	if !b.cmd.ProcessState.Success() {
 		t.Errorf("it ended by %v", b.cmd.ProcessState)
 	}
-	if _, err := b.Lookup(t.Context(), "localhost"); !errors.Is(err, errEnded) {
+	if _, err := b.Lookup(t.Context(), "127.0.0.1"); !errors.Is(err, errEnded) {
 		t.Errorf("afterwards: %v", err)
 	}
 	if err := syscall.Kill(b.PID(), 0); !errors.Is(err, syscall.ESRCH) {
