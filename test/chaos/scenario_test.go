@@ -2,7 +2,6 @@ package chaos
 
 import (
 	"fmt"
-	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -11,6 +10,7 @@ import (
 	"time"
 
 	"github.com/migpipe/migpipe/test/chaos/relay"
+	"github.com/migpipe/migpipe/test/netns"
 	"github.com/migpipe/migpipe/transport/handoff"
 )
 
@@ -313,13 +313,8 @@ func (sc *scenario) test(t *testing.T, seed uint64) {
 			totals.add(sc.row, sc.name+": in "+sc.elsewhere, "elsewhere", 0)
 			t.Skip("in " + sc.elsewhere)
 		}
-		if sc.losesHost() && os.Geteuid() != 0 {
-			totals.add(sc.row, sc.name, "skipped", 0)
-			t.Skip("SKIP: a host that is lost has another boot id (/proc/sys/kernel/random/boot_id), which only root can mount")
-		}
-		if sc.full != nil && os.Geteuid() != 0 {
-			totals.add(sc.row, sc.name, "skipped", 0)
-			t.Skip("SKIP: a disk that is full is a file system of its own, which only root can mount")
+		if sc.losesHost() || sc.full != nil { // another boot id, or a file system of its own
+			netns.NeedMounts(t)
 		}
 		t.Parallel()
 		began := time.Now()

@@ -11,15 +11,14 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/migpipe/migpipe/test/netns"
 	"github.com/migpipe/migpipe/test/port"
 )
 
 // withEtc has a program find its own /etc, which the test may change as it runs.
 func withEtc(t *testing.T, etc string, cmd *exec.Cmd) {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("SKIP: only root mounts")
-	}
+	netns.NeedMounts(t)
 	sh, err := exec.LookPath("sh")
 	if err != nil {
 		t.Fatal(err)

@@ -3,11 +3,13 @@
 package netns
 
 import (
+	"bytes"
 	"fmt"
 	"os"
 	"os/exec"
 	"runtime"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 
@@ -36,6 +38,24 @@ const (
 )
 
 var networks atomic.Int64
+
+// NeedMounts skips the test, and says why, where this process may not mount in a name space of
+// its own: a normal user, and root in a container. In a user namespace anyone may, and it would
+// be no help: root's directories belong there to a user who is not mapped, and are not trusted.
+func NeedMounts(t testing.TB) {
+	t.Helper()
+	if err := tryMount(); err != nil {
+		t.Skipf("SKIP: only root mounts, with CAP_SYS_ADMIN: %v", err)
+	}
+}
+
+var tryMount = sync.OnceValue(func() error {
+	out, err := exec.Command("unshare", "--mount", "mount", "--bind", "/proc/version", "/proc/sys/kernel/random/boot_id").CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("%w: %s", err, bytes.TrimSpace(out))
+	}
+	return nil
+})
 
 // New makes a network, which ends with the test. It skips the test, and says why, where this
 // process may not make one.
