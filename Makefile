@@ -26,11 +26,11 @@ demo: build ## migrate simulated devices between two processes on this machine
 	test/demo.sh bin
 
 # Several steps, so that a failure says which; the VM test comes last because
-# it takes longest. What the steps have skipped is said again in the last lines.
+# it takes longest. The last lines repeat what the steps have skipped.
 test: export MIGPIPE_SKIPPED = $(CURDIR)/bin/skipped
 test: needs check unit race fuzz-smoke vm ## run everything
-	@if [ -s '$(MIGPIPE_SKIPPED)' ]; then echo 'make test: all that ran has passed. In all, it skipped:'; cat '$(MIGPIPE_SKIPPED)'; \
-	else echo 'make test: all has passed, and nothing was skipped'; fi
+	@if [ -s '$(MIGPIPE_SKIPPED)' ]; then echo 'make test: every step passed. They skipped:'; cat '$(MIGPIPE_SKIPPED)'; \
+	else echo 'make test: every step passed, and skipped nothing'; fi
 
 needs: ## what the tests need, and this machine lacks
 	test/needs.sh

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Runs go test with some arguments. It prints the packages as they pass, all of a failure, and
-# in the end what was skipped, and why. That is added to the file that MIGPIPE_SKIPPED names, too.
+# in the end what was skipped, and why. It appends the last to the file that MIGPIPE_SKIPPED
+# names, too.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 

@@ -3,7 +3,7 @@
 # tests out is said too; what a step cannot do without ends it.
 set -euo pipefail
 
-if [ -n "${MIGPIPE_SKIPPED:-}" ]; then # what this run skips, and nothing of the last one
+if [ -n "${MIGPIPE_SKIPPED:-}" ]; then # the steps of this run append to it
 	mkdir -p "$(dirname "$MIGPIPE_SKIPPED")"
 	: >"$MIGPIPE_SKIPPED"
 fi
@@ -15,7 +15,7 @@ command -v go >/dev/null || lack "go is missing: https://go.dev/dl, the version 
 command -v git >/dev/null || lack "git is missing: apt-get install git"
 command -v gcc >/dev/null || command -v "${CC:-cc}" >/dev/null ||
 	lack "a C compiler is missing, which the race detector is linked with: apt-get install gcc libc6-dev"
-getent hosts localhost >/dev/null || note "localhost has no address, as /etc/hosts would say it: tests that look it up are skipped"
+getent hosts localhost >/dev/null || note "localhost has no address, since /etc/hosts does not name it: tests that look it up are skipped"
 free=$(df -Pk "$(go env GOCACHE 2>/dev/null || echo /tmp)" 2>/dev/null | awk 'NR == 2 { print int($4 / 1048576) }')
 [ "${free:-99}" -ge 4 ] || note "$free GiB are free where Go keeps what it has compiled: the tests take about 4 GiB there"
 [ "$(id -u)" = 0 ] || note "this user is not root: tests that change users, networks or mounts are skipped, and so is the VM test"

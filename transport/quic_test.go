@@ -225,7 +225,7 @@ func TestQUICOverIPv6(t *testing.T) {
 
 func TestQUICByName(t *testing.T) {
 	if _, err := net.LookupHost("localhost"); err != nil {
-		t.Skip("SKIP: localhost has no address here, as /etc/hosts would say it")
+		t.Skip("SKIP: localhost has no address: /etc/hosts does not name it")
 	}
 	p := newQUICPair(t)
 	_, port, err := net.SplitHostPort(p.dialer.Addr)

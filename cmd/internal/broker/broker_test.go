@@ -135,7 +135,7 @@ func TestOnlyWhatWasNamed(t *testing.T) {
 
 func TestLookup(t *testing.T) {
 	if _, err := net.LookupHost("localhost"); err != nil {
-		t.Skip("SKIP: localhost has no address here, as /etc/hosts would say it")
+		t.Skip("SKIP: localhost has no address: /etc/hosts does not name it")
 	}
 	b := start(t, true)
 	addrs, err := b.Lookup(t.Context(), "localhost")
