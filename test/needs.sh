@@ -19,6 +19,6 @@ getent hosts localhost >/dev/null || note "localhost has no address, since /etc/
 cache=$(go env GOCACHE 2>/dev/null || echo /tmp)
 until [ -e "$cache" ]; do cache=$(dirname "$cache"); done # a fresh machine has none yet
 free=$(df -Pk "$cache" | awk 'NR == 2 { print int($4 / 1048576) }')
-[ "$free" -ge 4 ] || note "$free GiB are free where Go keeps what it has compiled: the tests take about 4 GiB there"
+[ "$free" -ge 3 ] || note "$free GiB are free where Go keeps what it has compiled: the tests take about 2 GiB there"
 [ "$(id -u)" = 0 ] || note "this user is not root: tests that change users, networks or mounts are skipped, and so is the VM test"
 exit $lacks
