@@ -27,10 +27,10 @@ type progress struct {
 
 // progressed is what came to pass by now.
 func (e *engine) progressed() progress {
-	p := progress{usage: e.queue.usage(), loading: make([]time.Duration, len(e.sources)),
+	p := progress{usage: e.queue.usage(), loading: make([]time.Duration, len(e.devices)),
 		encoding: time.Duration(e.spent.encoding.Load()), writing: time.Duration(e.spent.writing.Load())}
-	for i := range p.loading {
-		p.loading[i] = e.meter.loads[i].took
+	for i, d := range e.devices {
+		p.loading[i] = d.loads.took
 	}
 	return p
 }

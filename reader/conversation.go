@@ -159,14 +159,16 @@ func (e *engine) welcome(m *transport.Welcome) {
 	e.out.Peer = transport.PeerOf(e.control.Lane())
 	e.tell(report.Event{Kind: report.Peer, Peer: e.out.Peer, Text: transport.PeerText(m.Software)})
 	e.opts.Codec = e.policy(m.Codecs)
-	copy(e.unseen, m.Splice)
+	for i, splice := range m.Splice {
+		e.devices[i].splice = splice
+	}
 	e.opts.ChunkSize = int(m.ChunkSize)
 	for i, w := range m.Windows {
 		e.queue.grant(i, w)
 	}
 	e.meter.trip(time.Now(), time.Since(e.clock.hello)-time.Duration(max(m.HeldNS, 0)))
 	e.startHint = time.Duration(min(max(m.EnterNS, 0), int64(time.Minute)))
-	e.steps = e.opts.foresee(m, e.sources)
+	e.steps = e.opts.foresee(m, e.fleet.sources())
 	if f := e.opts.checkWitness(m); f != nil {
 		e.failed(f)
 		return
@@ -179,18 +181,19 @@ func (e *engine) welcome(m *transport.Welcome) {
 }
 
 func (e *engine) acked(m *transport.Ack) {
-	if *m.About() != e.opts.Attempt || len(m.Devices) != len(e.sources) || e.restarted {
+	if *m.About() != e.opts.Attempt || len(m.Devices) != len(e.devices) || e.restarted {
 		return
 	}
-	for i, d := range m.Devices {
-		if err := e.queue.applied(i, d.Seq); err != nil {
+	for i, ack := range m.Devices {
+		if err := e.queue.applied(i, ack.Seq); err != nil {
 			e.failed(&transport.Fault{Code: transport.CodeProtocol, Err: err})
 			return
 		}
-		e.queue.grant(i, d.Window)
-		e.applied[i] = max(e.applied[i], min(d.Applied, e.drainedBytes(i)))
-		e.meter.loads[i].look(e.applied[i], min(max(0, time.Duration(d.LoadNS)), time.Since(e.clock.start)))
-		if !e.clock.paused.IsZero() && e.clock.filled.IsZero() && e.applied[i] > e.precopied[i] {
+		e.queue.grant(i, ack.Window)
+		d := e.devices[i]
+		d.applied = max(d.applied, min(ack.Applied, d.read()))
+		d.loads.look(d.applied, min(max(0, time.Duration(ack.LoadNS)), time.Since(e.clock.start)))
+		if !e.clock.paused.IsZero() && e.clock.filled.IsZero() && d.applied > d.atPause.read {
 			e.clock.filled = time.Now()
 		}
 	}
@@ -275,8 +278,8 @@ func (e *engine) do(actions []handoff.Action) {
 // why is what people will want to know of a record.
 func (e *engine) why() handoff.Why {
 	w := handoff.Why{Bytes: e.bytes}
-	for i := range e.sources {
-		w.Bytes += e.drainedBytes(i)
+	for _, d := range e.devices {
+		w.Bytes += d.read()
 	}
 	if e.fault != nil {
 		w.Code, w.Text = e.fault.Code, e.fault.Error()
@@ -336,7 +339,7 @@ func (e *engine) release() {
 // estimate tells the destination what is still to come.
 func (e *engine) estimate() {
 	m := &transport.Estimate{Attempt: e.opts.Attempt, Stopped: !e.clock.stopped.IsZero(), Stamp: max(1, time.Since(e.clock.start).Nanoseconds())}
-	for i := range e.sources {
+	for i := range e.devices {
 		p := e.plan.devices[i].pending
 		d := transport.DeviceEstimate{Initial: p.Initial, Dirty: p.Dirty, StopCopy: e.plan.devices[i].size}
 		d.Known = d.Initial+d.Dirty+d.StopCopy > 0
@@ -348,7 +351,7 @@ func (e *engine) estimate() {
 func (e *engine) onTick() {
 	e.measure()
 	e.warming()
-	e.meter.tick(time.Now(), e.wire)
+	e.meterWires(time.Now())
 	e.pollBusy()
 	e.advance(ticked{})
 	e.overdue()
@@ -386,8 +389,8 @@ func (e *engine) watchStop() {
 		return
 	}
 	var moved uint64
-	for i := range e.sources {
-		moved += e.drainedBytes(i) + e.applied[i]
+	for _, d := range e.devices {
+		moved += d.read() + d.applied
 	}
 	if moved != e.progress {
 		e.progress, e.clock.moved = moved, time.Now()
@@ -479,9 +482,9 @@ func (e *engine) doubtLimit(waited time.Duration) time.Duration {
 
 // slowest is a device whose stream has not ended yet.
 func (e *engine) slowest() (name string, offset uint64) {
-	for i, s := range e.sources {
+	for i, d := range e.devices {
 		if !e.plan.devices[i].ended {
-			return s.Name, e.drainedBytes(i)
+			return d.Name, d.read()
 		}
 	}
 	return "", 0

@@ -100,7 +100,7 @@ func ask(ctx context.Context, dialer transport.Dialer, sources []Source, o Optio
 type engine struct {
 	opts    Options
 	dialer  transport.Dialer
-	sources []Source
+	devices []*device
 	offer   *transport.Hello
 
 	plan       plan
@@ -123,17 +123,13 @@ type engine struct {
 	linked     context.Context  // ends with the control lane
 	unlink     context.CancelFunc
 	assented   bool   // the owner has approved while the destination was out of reach
-	told       []bool // by device: END was said
 	bytes      uint64 // of all streams, as recorded by a process before
 	queue      *queue
-	drains     []*drain // nil until the device's session is open
-	polls      []poll
 	meter      meter
 	pace       *pacer
-	warm       *warmup // nil until the plan asks for it
-	frame      int     // bytes of padding that go at once
-	peak       float64 // the best goodput so far
-	wire       []atomic.Uint64
+	warm       *warmup         // nil until the plan asks for it
+	frame      int             // bytes of padding that go at once
+	peak       float64         // the best goodput so far
 	written    []atomic.Uint64 // by number of a data lane: bytes, of the lane that has it now
 	readings   []reading       // and what the destination has read of them
 	carried    carrying        // of all of them together
@@ -143,15 +139,8 @@ type engine struct {
 	atPause    progress     // of the stop under way
 	atReady    progress     // zero before
 	sent       atomic.Int64 // when the last chunk so far was given to a lane, in ns after clock.start
-	applied    []uint64     // as acknowledged
-	ends       []transport.End
-	unseen     []bool // whose bytes may pass without being in user space
-	// precopied is how much of each stream was read before the guest was paused.
-	precopied []uint64
-	saved     []time.Duration // what reading it had taken by then
-	loaded    []time.Duration // and writing it there
-	window    uint64          // what may be read and not applied while the guest runs, 0 is no limit
-	progress  uint64          // bytes drained and applied, as of clock.moved
+	window     uint64       // what may be read and not applied while the guest runs, 0 is no limit
+	progress   uint64       // bytes drained and applied, as of clock.moved
 
 	// What is made anew for each ACK.
 	seen   measured
@@ -223,19 +212,17 @@ func newEngine(o Options, dialer transport.Dialer, sources []Source) *engine {
 	for i, s := range sources {
 		features[i] = s.Device.Features()
 	}
+	devices := newDevices(sources)
 	e := &engine{
-		opts: o, dialer: dialer, sources: sources,
-		offer: hello(o, sources),
-		plan:  newPlan(limits{o.DowntimeLimit, o.OnLimit, o.MaxPrecopy, o.MaxRounds, o.Timeout}, features),
-		owner: handoff.NewSource(o.Attempt, o.Journal.ID()),
-		fleet: &fleet{sources: sources, streams: make([]vfio.Stream, n), each: parallel},
-		wire:  make([]atomic.Uint64, n), applied: make([]uint64, n), ends: make([]transport.End, n),
-		told: make([]bool, n), drains: make([]*drain, n), polls: make([]poll, n), meter: newMeter(n),
-		precopied: make([]uint64, n), saved: make([]time.Duration, n), loaded: make([]time.Duration, n), unseen: make([]bool, n),
+		opts: o, dialer: dialer, devices: devices,
+		offer:  hello(o, sources),
+		plan:   newPlan(limits{o.DowntimeLimit, o.OnLimit, o.MaxPrecopy, o.MaxRounds, o.Timeout}, features),
+		owner:  handoff.NewSource(o.Attempt, o.Journal.ID()),
+		fleet:  newFleet(devices),
 		events: make(chan any, 16), heard: make(chan heard), quit: make(chan struct{}),
 		bounds: make([]uint64, n), shares: make([]int, n), needed: make([]share.Need, n),
 	}
-	e.seen = measured{moved: moved{make([]uint64, n), e.applied}, save: make([]float64, n), load: make([]float64, n)}
+	e.seen = measured{moved: moved{make([]uint64, n), make([]uint64, n)}, save: make([]float64, n), load: make([]float64, n)}
 	e.owner.Witness, e.owner.External = handoff.RegisterOf(e.offer.Witness), o.Approve != nil
 	e.clock.decides = e.owner.External
 	for i := range n {
@@ -251,7 +238,7 @@ func newEngine(o Options, dialer transport.Dialer, sources []Source) *engine {
 // allot takes the memory for what goes over so many lanes.
 func (e *engine) allot(lanes int) (err error) {
 	// Each lane holds one chunk for what it encodes; each device needs one to read into.
-	e.arena, err = transport.NewArena(e.opts.Memory, e.opts.ChunkSize, lanes+len(e.sources)+1)
+	e.arena, err = transport.NewArena(e.opts.Memory, e.opts.ChunkSize, lanes+len(e.devices)+1)
 	if err != nil {
 		return err
 	}
@@ -554,17 +541,19 @@ func (e *engine) handle(ev any) {
 	case approved:
 		e.approved(ev.err)
 	case polled:
-		e.polls[ev.device].last = time.Now()
+		e.devices[ev.device].asked.last = time.Now()
 		e.advance(ev)
 	case sized:
 		e.advance(ev)
 	case asked:
 		e.asked(ev)
 	case drainEnded:
-		e.ends[ev.device] = ev.end
+		e.devices[ev.device].end = ev.end
 		e.advance(ended{ev.device})
 	case drainFailed:
-		e.failed(e.fleet.fault(&deviceError{ev.device, ev.err}, func(int) uint64 { return ev.offset }))
+		f := e.fleet.fault(&deviceError{ev.device, ev.err})
+		f.Offset = ev.offset
+		e.failed(f)
 	case halted:
 		e.halted(ev)
 	case resumed:
@@ -628,7 +617,7 @@ func (e *engine) startSender(number int) {
 	e.written[number].Store(0)
 	e.readings[number].renew(time.Since(e.clock.start))
 	s := &sender{written: &e.written[number], number: number, lane: e.lanes[number], queue: e.queue, spare: spare, codec: e.opts.Codec, lanes: len(e.lanes), pace: e.pace, frame: e.frame,
-		wire: e.wire, start: e.clock.start, spent: &e.spent, sent: &e.sent, work: e.work, post: e.post, watched: make(chan struct{})}
+		devices: e.devices, start: e.clock.start, spent: &e.spent, sent: &e.sent, work: e.work, post: e.post, watched: make(chan struct{})}
 	e.sending.Go(s.run)
 	e.sending.Go(s.watch)
 }
@@ -663,39 +652,36 @@ func (e *engine) enter(a enter) {
 
 // startDrains starts one drain for each session that has none yet.
 func (e *engine) startDrains() {
-	for i, s := range e.sources {
+	for i, d := range e.devices {
 		stream := e.fleet.stream(i)
-		if stream == nil || e.drains[i] != nil {
+		if stream == nil || d.drain != nil {
 			continue
 		}
-		d := &drain{
-			device: i, name: s.Name, dev: s.Device, stream: stream, tap: newTap(stream, e.unseen[i]), queue: e.queue,
+		d.drain = &drain{
+			device: i, name: d.Name, dev: d.Device, stream: stream, tap: newTap(stream, d.splice), queue: e.queue,
 			limit: e.opts.ChunkSize, post: e.post, final: make(chan struct{}), polling: make(chan struct{}, 1),
 			digest: transport.NewDigest(), start: e.clock.start, begun: &e.begun,
 		}
-		e.drains[i] = d
-		e.draining.Go(func() { d.run(e.work) })
+		e.draining.Go(func() { d.drain.run(e.work) })
 	}
 }
 
 // ask asks a device for its estimates, beside whoever reads it: the driver may
 // take as long as a save does. It ends when the driver has answered.
-func (e *engine) ask(device int, size, confirm bool) {
-	d := e.drains[device]
-	e.asking.Go(func() { e.post(asked{device, confirm, d.ask(size)}) })
+func (e *engine) ask(d *device, size, confirm bool) {
+	e.asking.Go(func() { e.post(asked{d.number, confirm, d.drain.ask(size)}) })
 }
 
 // askSize asks a device without a session for the size of STOP_COPY. It ends when
 // the driver has answered.
-func (e *engine) askSize(device int) {
-	dev := e.sources[device].Device
+func (e *engine) askSize(d *device) {
 	e.asking.Go(func() {
-		if dev.Features().DataSize {
-			if n, err := dev.StopCopySize(); err == nil {
-				e.post(sized{device, n})
+		if d.Device.Features().DataSize {
+			if n, err := d.Device.StopCopySize(); err == nil {
+				e.post(sized{d.number, n})
 			}
 		}
-		e.post(asked{device: device})
+		e.post(asked{device: d.number})
 	})
 }
 

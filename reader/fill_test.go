@@ -163,14 +163,14 @@ func TestLastLoad(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer arena.Close()
-		e := &engine{sources: make([]Source, 1), meter: newMeter(1), queue: newQueue(arena, 2, alone(0))}
+		e := &engine{devices: newDevices(make([]Source, 1)), queue: newQueue(arena, 2, alone(0))}
 		e.clock.paused = time.Now()
 		e.atReady = progress{usage: usage{at: time.Second}, loading: make([]time.Duration, 1)}
 		e.atReady.waited[forPeer] = time.Second
 		if _, stop := e.fills(); stop.Bottleneck != report.BoundNetwork {
 			t.Errorf("before that ACK: bound by %q", stop.Bottleneck)
 		}
-		e.meter.loads[0].took = 900 * time.Millisecond
+		e.devices[0].loads.took = 900 * time.Millisecond
 		if all, stop := e.fills(); all.Bottleneck != report.BoundLoad || stop.Bottleneck != report.BoundLoad {
 			t.Errorf("bound by %q, in all by %q", stop.Bottleneck, all.Bottleneck)
 		}

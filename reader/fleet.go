@@ -14,12 +14,22 @@ import (
 // fleet is the set of source devices and their sessions. Its methods block
 // where the drivers block, and run one at a time.
 type fleet struct {
-	sources []Source
+	devices []*device
 	each    func(n int, do func(i int) error) error // runs do for 0 to n-1 at once, joins them
 
 	mu      sync.Mutex
-	streams []vfio.Stream // a device's session is open from its first saving state on
-	resumed bool          // the way back was taken: no device leaves RUNNING any more
+	resumed bool // the way back was taken: no device leaves RUNNING any more
+}
+
+func newFleet(devices []*device) *fleet { return &fleet{devices: devices, each: parallel} }
+
+// sources are the devices as they were given.
+func (f *fleet) sources() []Source {
+	all := make([]Source, len(f.devices))
+	for i, d := range f.devices {
+		all[i] = d.Source
+	}
+	return all
 }
 
 // deviceError is a failure of one device.
@@ -43,13 +53,14 @@ func (f *fleet) enter(moves []move) error {
 }
 
 func (f *fleet) set(device int, to vfio.State) error {
-	opens := to.Saving() && f.streams[device] == nil
-	stream, err := vfio.Enter(f.sources[device].Device, to, opens)
+	d := f.devices[device]
+	opens := to.Saving() && d.stream == nil
+	stream, err := vfio.Enter(d.Device, to, opens)
 	if err != nil {
 		return &deviceError{device, err}
 	}
 	if opens {
-		f.streams[device] = stream
+		d.stream = stream
 	}
 	return nil
 }
@@ -81,7 +92,7 @@ func (f *fleet) resume(whole bool) (again []string, err error) {
 	defer f.mu.Unlock()
 	f.resumed = true
 	for _, step := range vfio.RunOrder() {
-		late, failed := f.step(func(i int) bool { return f.sources[i].Device.Features().P2P == step.P2P }, step.To)
+		late, failed := f.step(func(i int) bool { return f.devices[i].Device.Features().P2P == step.P2P }, step.To)
 		again, err = append(again, late...), errors.Join(err, failed)
 		if whole && failed != nil && !f.someRun() {
 			return again, err
@@ -106,8 +117,8 @@ func (f *fleet) returned(err error) handoff.Return {
 
 // step takes some of the devices to a state, each by so many tries.
 func (f *fleet) step(which func(i int) bool, to vfio.State) (again []string, err error) {
-	late := make([]error, len(f.sources))
-	err = f.each(len(f.sources), func(i int) (err error) {
+	late := make([]error, len(f.devices))
+	err = f.each(len(f.devices), func(i int) (err error) {
 		if !which(i) {
 			return nil
 		}
@@ -121,28 +132,28 @@ func (f *fleet) step(which func(i int) bool, to vfio.State) (again []string, err
 	})
 	for i, first := range late {
 		if first != nil && err == nil {
-			again = append(again, fmt.Sprintf("device %s came back at the second try: %v", f.sources[i].Name, first))
+			again = append(again, fmt.Sprintf("device %s came back at the second try: %v", f.devices[i].Name, first))
 		}
 	}
 	return again, err
 }
 
 // run reports whether every device is in RUNNING.
-func (f *fleet) run() bool { return running(f.sources) }
+func (f *fleet) run() bool { return running(f.sources()) }
 
 // someRun reports whether some device runs, in whatever state.
 func (f *fleet) someRun() bool {
-	return slices.ContainsFunc(f.sources, func(s Source) bool {
-		now, err := s.Device.State()
+	return slices.ContainsFunc(f.devices, func(d *device) bool {
+		now, err := d.Device.State()
 		return err == nil && slices.Contains([]vfio.State{vfio.Running, vfio.RunningP2P, vfio.PreCopy, vfio.PreCopyP2P}, now)
 	})
 }
 
 // standsStill reports whether no device has left STOP and STOP_COPY.
-func (f *fleet) standsStill() bool { return stopped(f.sources) }
+func (f *fleet) standsStill() bool { return stopped(f.sources()) }
 
 func (f *fleet) backTo(device int, to vfio.State) error {
-	now, err := f.sources[device].Device.State()
+	now, err := f.devices[device].Device.State()
 	if err != nil {
 		return &deviceError{device, err}
 	}
@@ -158,17 +169,17 @@ func (f *fleet) backTo(device int, to vfio.State) error {
 func (f *fleet) release() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.each(len(f.sources), func(i int) error { return f.set(i, vfio.Stop) })
+	return f.each(len(f.devices), func(i int) error { return f.set(i, vfio.Stop) })
 }
 
 // closeStreams closes the sessions' streams, which nobody may be reading.
 func (f *fleet) closeStreams() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	for i, s := range f.streams {
-		if s != nil {
-			s.Close()
-			f.streams[i] = nil
+	for _, d := range f.devices {
+		if d.stream != nil {
+			d.stream.Close()
+			d.stream = nil
 		}
 	}
 }
@@ -177,14 +188,15 @@ func (f *fleet) closeStreams() {
 func (f *fleet) stream(device int) vfio.Stream {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.streams[device]
+	return f.devices[device].stream
 }
 
-// fault names the device in an error.
-func (f *fleet) fault(err error, offset func(device int) uint64) *transport.Fault {
+// fault names the device in an error, and how far its stream was read.
+func (f *fleet) fault(err error) *transport.Fault {
 	fault := &transport.Fault{Code: transport.CodeDevice, Err: err}
 	if de, ok := errors.AsType[*deviceError](err); ok {
-		fault.Device, fault.Offset = f.sources[de.device].Name, offset(de.device)
+		d := f.devices[de.device]
+		fault.Device, fault.Offset = d.Name, d.read()
 	}
 	if errors.Is(err, vfio.ErrBusy) || errors.Is(err, vfio.ErrNoMigration) {
 		fault.Code = transport.CodeBusy
@@ -194,9 +206,9 @@ func (f *fleet) fault(err error, offset func(device int) uint64) *transport.Faul
 
 // states asks every device where it is, for the report.
 func (f *fleet) states() []string {
-	out := make([]string, len(f.sources))
-	for i, s := range f.sources {
-		now, err := s.Device.State()
+	out := make([]string, len(f.devices))
+	for i, d := range f.devices {
+		now, err := d.Device.State()
 		out[i] = now.String()
 		if err != nil {
 			out[i] = fmt.Sprintf("unknown: %v", err)

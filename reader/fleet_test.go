@@ -17,7 +17,7 @@ func TestFleetResumed(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer d.Close()
-	f := &fleet{sources: []Source{{Name: "d", Device: d}}, streams: make([]vfio.Stream, 1), each: parallel}
+	f := newFleet(newDevices([]Source{{Name: "d", Device: d}}))
 	if err := f.enter([]move{{0, vfio.PreCopy}}); err != nil {
 		t.Fatal(err)
 	}
@@ -61,7 +61,7 @@ func TestFleetResumeWhole(t *testing.T) {
 		true:  {vfio.Error, vfio.Stop},
 		false: {vfio.Error, vfio.Running},
 	} {
-		f := &fleet{streams: make([]vfio.Stream, 2), each: parallel}
+		var sources []Source
 		for _, profile := range []string{"mlx5", "hisi_acc"} { // with P2P, and without: it runs later
 			d, err := sim.Open(profile, nil)
 			if err != nil {
@@ -71,14 +71,15 @@ func TestFleetResumeWhole(t *testing.T) {
 			if _, err := d.SetState(vfio.Stop); err != nil {
 				t.Fatal(err)
 			}
-			f.sources = append(f.sources, Source{Name: "d", Device: d})
+			sources = append(sources, Source{Name: "d", Device: d})
 		}
-		f.sources[0].Device = &brokenDevice{Device: f.sources[0].Device}
+		sources[0].Device = &brokenDevice{Device: sources[0].Device}
+		f := newFleet(newDevices(sources))
 		if _, err := f.resume(whole); err == nil {
 			t.Error("the device that is in ERROR is not missed")
 		}
 		var got []vfio.State
-		for _, s := range f.sources {
+		for _, s := range sources {
 			now, _ := s.Device.State()
 			got = append(got, now)
 		}

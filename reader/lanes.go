@@ -22,9 +22,9 @@ type sender struct {
 	lanes   int       // that there are
 	free    time.Time // when the lane was done with a chunk: it waits since
 	pace    *pacer
-	frame   int             // bytes of padding that go at once
-	noisy   bool            // spare was filled with noise; what was encoded there since is as good
-	wire    []atomic.Uint64 // payload bytes given to a lane, by device
+	frame   int  // bytes of padding that go at once
+	noisy   bool // spare was filled with noise; what was encoded there since is as good
+	devices []*device
 	start   time.Time
 	spent   *laneTimes
 	written *atomic.Uint64  // bytes that were given to this lane, whether all have left or not
@@ -114,7 +114,7 @@ func (s *sender) send(c *transport.Chunk) error {
 	}
 	// Counted before it is written: the destination may have applied the last
 	// chunk, and the migration be over, before Write returns here.
-	s.wire[out.Device].Add(uint64(out.WireLen))
+	s.devices[out.Device].sent.Add(uint64(out.WireLen))
 	s.written.Add(uint64(frameHead) + uint64(out.WireLen))
 	if err := out.WriteFrame(s.lane); err != nil {
 		return err

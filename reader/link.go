@@ -187,12 +187,10 @@ func (e *engine) postLane(ev any, lane transport.Lane) {
 	}
 }
 
-// lose dials the control lane again. Until the destination promises memory over the
-// next one nothing new is sent: another process may be listening there.
+// lose dials the control lane again.
 func (e *engine) lose(err error) {
 	e.dropControl()
 	clear(e.dialling)
-	e.queue.revoke()
 	e.tell(report.Event{Kind: report.Lost, Text: err.Error()})
 	e.seek(err)
 	e.advance(cut{})
@@ -298,17 +296,17 @@ func (e *engine) rejoined(ev rejoined) {
 
 // sayEnds says again what was said of streams that are whole.
 func (e *engine) sayEnds() {
-	for i, told := range e.told {
-		if told {
-			e.sayEnd(i)
+	for _, d := range e.devices {
+		if d.endSaid {
+			e.sayEnd(d)
 		}
 	}
 }
 
-func (e *engine) sayEnd(device int) {
-	end := e.ends[device]
+func (e *engine) sayEnd(d *device) {
+	end := d.end
 	end.Attempt = e.opts.Attempt
-	e.told[device] = true
+	d.endSaid = true
 	e.say(&end)
 }
 

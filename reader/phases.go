@@ -30,7 +30,7 @@ func (e *engine) advance(ev any) {
 		case unpause:
 			e.unpause()
 		case endStream:
-			e.sayEnd(a.device)
+			e.sayEnd(e.devices[a.device])
 		case allDrained:
 			e.allDrained()
 		case warn:
@@ -43,7 +43,7 @@ func (e *engine) advance(ev any) {
 
 func (e *engine) entered(ev entered) {
 	if ev.err != nil {
-		e.failed(e.fleet.fault(ev.err, e.drainedBytes))
+		e.failed(e.fleet.fault(ev.err))
 	}
 	if e.owner.Phase != handoff.SourceTransfer {
 		return
@@ -62,11 +62,11 @@ func (e *engine) entered(ev entered) {
 // stopped lets the drains take the end of the stream for what it is.
 func (e *engine) stopped() {
 	e.clock.stopped = time.Now()
-	e.note(stopStep(e.sources), e.clock.stopped.Sub(e.clock.paused)-e.steps.pause.Took)
+	e.note(stopStep(e.fleet.sources()), e.clock.stopped.Sub(e.clock.paused)-e.steps.pause.Took)
 	failpoint.Reach("source", "did", "stop")
 	e.clock.moved = e.clock.stopped
-	for _, d := range e.drains {
-		close(d.final)
+	for _, d := range e.devices {
+		close(d.drain.final)
 	}
 	e.tell(report.Event{Kind: report.Phase, Phase: report.StopCopy})
 	e.bound() // everything has to move now, and no ACK may be due that would say so
@@ -81,13 +81,11 @@ func (e *engine) pause() {
 	predicted := e.plan.prediction
 	e.out.Predicted = &predicted
 	e.tell(report.Event{Kind: report.Phase, Phase: report.Stop, Text: e.plan.because, Predicted: e.out.Predicted})
-	for _, d := range e.drains {
-		if d != nil {
-			d.quiet.Store(true)
-			e.precopied[d.device] = d.read.Load()
-			e.saved[d.device] = time.Duration(d.took.Load())
-			e.loaded[d.device] = e.meter.loads[d.device].took
+	for _, d := range e.devices {
+		if d.drain != nil {
+			d.drain.quiet.Store(true)
 		}
+		d.mark()
 	}
 	e.atPause = e.progressed()
 	if e.opts.PauseGuest == nil {
@@ -118,10 +116,10 @@ func (e *engine) guestPaused(err error) {
 // PRE_COPY that can say that it was initialised anew: it must not be stopped then.
 // The others are left alone: virtio would dump everything.
 func (e *engine) confirm() {
-	for i, d := range e.drains {
-		if d != nil && d.dev.Features().PreCopyInfoV2 {
+	for _, d := range e.devices {
+		if d.drain != nil && d.Device.Features().PreCopyInfoV2 {
 			e.confirming++
-			e.ask(i, false, true)
+			e.ask(d, false, true)
 		}
 	}
 	if e.confirming == 0 {
@@ -132,10 +130,10 @@ func (e *engine) confirm() {
 // asked takes in that a device has answered.
 func (e *engine) asked(ev asked) {
 	if !ev.confirm {
-		e.polls[ev.device].asking = false
+		e.devices[ev.device].asked.asking = false
 	}
 	if ev.err != nil {
-		e.failed(e.fleet.fault(&deviceError{ev.device, ev.err}, e.drainedBytes))
+		e.failed(e.fleet.fault(&deviceError{ev.device, ev.err}))
 		return
 	}
 	if !ev.confirm || e.plan.phase != confirming { // an answer from before the guest stood still confirms nothing
@@ -167,9 +165,9 @@ func (e *engine) guestResumed(err error) {
 	e.clock.stood += time.Since(e.clock.paused)
 	e.late = false
 	e.clock.paused, e.clock.filled, e.out.Predicted = time.Time{}, time.Time{}, nil
-	for _, d := range e.drains {
-		if d != nil {
-			d.quiet.Store(false)
+	for _, d := range e.devices {
+		if d.drain != nil {
+			d.drain.quiet.Store(false)
 		}
 	}
 	e.tell(report.Event{Kind: report.Phase, Phase: report.PreCopy})
@@ -194,24 +192,24 @@ func (e *engine) pollBusy() {
 	if e.plan.phase != precopying {
 		return
 	}
-	for i, d := range e.drains {
-		p := &e.polls[i]
+	for _, d := range e.devices {
+		p := &d.asked
 		if p.asking {
 			continue
 		}
 		size := time.Since(p.size) > sizeEvery
-		if !size && (d == nil || time.Since(p.last) < pollEvery) {
+		if !size && (d.drain == nil || time.Since(p.last) < pollEvery) {
 			continue
 		}
 		if size {
 			p.size = time.Now()
 		}
 		p.asking = true
-		if d == nil { // without PRE_COPY, it has a size only
-			e.askSize(i)
+		if d.drain == nil { // without PRE_COPY, it has a size only
+			e.askSize(d)
 			continue
 		}
-		e.ask(i, size, false)
+		e.ask(d, size, false)
 	}
 }
 
@@ -219,13 +217,13 @@ func (e *engine) pollBusy() {
 func (e *engine) measure() {
 	ev, at := &e.seen, time.Now()
 	var in, out uint64
-	for i, d := range e.drains {
-		ev.drained[i] = e.drainedBytes(i)
-		in, out = in+ev.drained[i], out+e.applied[i]
-		if d != nil {
-			e.meter.saves[i].look(ev.drained[i], d.saving())
+	for i, d := range e.devices {
+		ev.drained[i], ev.applied[i] = d.read(), d.applied
+		in, out = in+ev.drained[i], out+d.applied
+		if d.drain != nil {
+			d.saves.look(ev.drained[i], d.drain.saving())
 		}
-		ev.save[i], ev.load[i] = e.meter.saves[i].mean(), e.meter.loads[i].value()
+		ev.save[i], ev.load[i] = d.saves.mean(), d.loads.value()
 	}
 	e.meter.look(at, in, out, max(e.window/2, 4*uint64(e.opts.ChunkSize)))
 	known := func(d time.Duration) report.Span { return report.Span{Took: d, Known: true} }
@@ -253,7 +251,7 @@ func (e *engine) bound() {
 	chunk := e.plan.path.chunk
 	share.Divide(e.shares, int(min(e.window/chunk, uint64(e.arena.Count()))), share.Floor, e.needs())
 	for i, n := range e.shares {
-		e.bounds[i] = e.applied[i] + uint64(max(n, share.Floor))*chunk
+		e.bounds[i] = e.devices[i].applied + uint64(max(n, share.Floor))*chunk
 	}
 	e.queue.bound(e.bounds)
 }
@@ -262,25 +260,18 @@ func (e *engine) allDrained() {
 	e.clock.drained = time.Now()
 	e.draining.Wait() // each has said that it ended
 	e.queue.close()
-	digests := make([]transport.StreamDigest, len(e.ends))
-	for i, end := range e.ends {
-		digests[i] = end.Digest
+	digests := make([]transport.StreamDigest, len(e.devices))
+	for i, d := range e.devices {
+		digests[i] = d.end.Digest
 	}
 	e.own(handoff.Drained{Digest: transport.SetDigest(digests)})
 }
 
-func (e *engine) drainedBytes(device int) uint64 {
-	if d := e.drains[device]; d != nil {
-		return d.read.Load()
-	}
-	return 0
-}
-
 // needs is what memory and lanes are divided by, until it is asked again.
 func (e *engine) needs() []share.Need {
-	for i, s := range e.sources {
-		left, known := e.remaining(i)
-		e.needed[i] = share.Need{Bytes: left, Known: known, Priority: uint8(s.Priority), Done: e.plan.devices[i].ended}
+	for i, d := range e.devices {
+		left, known := e.remaining(d)
+		e.needed[i] = share.Need{Bytes: left, Known: known, Priority: uint8(d.Priority), Done: e.plan.devices[i].ended}
 	}
 	return e.needed
 }

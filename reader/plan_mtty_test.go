@@ -80,10 +80,13 @@ func (m *mttys) step(p *plan, now time.Duration, ev any) ([]any, error) {
 // back to RUNNING: the kernel's keep their state over their last close.
 func (m *mttys) cast(parts []planDevice) {
 	m.read = make([]uint64, len(parts))
-	m.fleet = &fleet{streams: make([]vfio.Stream, len(parts)), each: parallel}
-	m.t.Cleanup(m.home)
+	sources := make([]Source, len(parts))
 	for i, p := range parts {
-		m.fleet.sources = append(m.fleet.sources, Source{Device: part{openMtty(m.t, i), p.features}})
+		sources[i].Device = part{openMtty(m.t, i), p.features}
+	}
+	m.fleet = newFleet(newDevices(sources))
+	m.t.Cleanup(m.home)
+	for i := range parts {
 		if err := m.at(i, vfio.Running); err != nil {
 			m.t.Fatal(err)
 		}
@@ -111,7 +114,7 @@ func (m *mttys) home() {
 		m.t.Error(err)
 	}
 	m.fleet.closeStreams()
-	for i := range m.fleet.sources {
+	for i := range m.fleet.devices {
 		if err := errors.Join(m.at(i, vfio.Running), m.device(i).Close()); err != nil {
 			m.t.Error(err)
 		}
@@ -138,7 +141,7 @@ func (p part) SetState(to vfio.State) (vfio.Stream, error) {
 	return p.Device.SetState(to)
 }
 
-func (m *mttys) device(i int) vfio.Device { return m.fleet.sources[i].Device }
+func (m *mttys) device(i int) vfio.Device { return m.fleet.devices[i].Device }
 
 // at asks a device where it is.
 func (m *mttys) at(device int, want vfio.State) error {
@@ -182,7 +185,7 @@ func (m *mttys) enter(moves []move) error {
 }
 
 func (m *mttys) confirm() error {
-	for i, s := range m.fleet.sources {
+	for i, s := range m.fleet.devices {
 		if !s.Device.Features().PreCopy {
 			continue
 		}

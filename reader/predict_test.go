@@ -21,12 +21,12 @@ func atLeast(d time.Duration) report.Span { return report.Span{Took: d} }
 var (
 	wire    = path{chunk: mib, rate: 100 * mib, rtt: known(4 * ms)}
 	nothing = amount{known: true}
-	device  = figures{precopy: nothing, left: amount{11 * mib, true}, save: 200 * mib, load: 50 * mib, stop: known(3 * ms), start: known(7 * ms)}
+	typical = figures{precopy: nothing, left: amount{11 * mib, true}, save: 200 * mib, load: 50 * mib, stop: known(3 * ms), start: known(7 * ms)}
 )
 
 func TestPredictDevice(t *testing.T) {
 	change := func(f func(*figures)) figures {
-		d := device
+		d := typical
 		f(&d)
 		return d
 	}
@@ -37,7 +37,7 @@ func TestPredictDevice(t *testing.T) {
 		total, downtime report.Span
 	}{
 		// 3 stop, 52 fill (8 MiB saved 40 + 10 + 2), 200 load, 20 last, 6 commit, 7 start.
-		{"bound by the load", device, wire, known(288 * ms), known(288 * ms)},
+		{"bound by the load", typical, wire, known(288 * ms), known(288 * ms)},
 		// 3 + 52 + 100 + 1 + 6 + 7.
 		{"bound by the wire", change(func(f *figures) { f.load = 1000 * mib }), wire, known(169 * ms), known(169 * ms)},
 		// 3 + 812 (8 MiB saved 800 + 10 + 2) + 300 + 1 + 6 + 7.
@@ -55,7 +55,7 @@ func TestPredictDevice(t *testing.T) {
 		{"stop unknown", change(func(f *figures) { f.stop = report.Span{} }), wire, atLeast(285 * ms), atLeast(285 * ms)},
 		{"more than is known", change(func(f *figures) { f.left.known = false }), wire, atLeast(288 * ms), atLeast(288 * ms)},
 		// 3 + 40 + 200 + 20 + 7: neither rate nor round trip.
-		{"path unknown", device, path{chunk: mib}, atLeast(270 * ms), atLeast(270 * ms)},
+		{"path unknown", typical, path{chunk: mib}, atLeast(270 * ms), atLeast(270 * ms)},
 		{"nothing known", figures{}, path{}, atLeast(0), atLeast(0)},
 	} {
 		all := predict([]figures{c.of}, c.over)
@@ -70,9 +70,9 @@ func TestPredictDevice(t *testing.T) {
 
 // Two devices share the wire, and nothing else.
 func TestPredictSet(t *testing.T) {
-	other := device
+	other := typical
 	other.left, other.load, other.start = amount{5 * mib, true}, 100*mib, known(9*ms)
-	all := predict([]figures{device, other}, wire)
+	all := predict([]figures{typical, other}, wire)
 	want := report.Prediction{
 		Precopy: known(0), Stop: known(3 * ms), Fill: known(52 * ms), Save: known(15 * ms), Wire: known(135 * ms),
 		Load: known(70 * ms), Commit: known(6 * ms), Start: known(9 * ms),
@@ -85,7 +85,7 @@ func TestPredictSet(t *testing.T) {
 		t.Errorf("the second alone: %+v", alone)
 	}
 	other.stop = report.Span{}
-	if all := predict([]figures{device, other}, wire); all.Downtime != atLeast(290*ms) {
+	if all := predict([]figures{typical, other}, wire); all.Downtime != atLeast(290*ms) {
 		t.Errorf("one stage of one device unknown: %v", all.Downtime)
 	}
 	ahead := amount{20 * mib, true}

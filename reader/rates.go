@@ -2,10 +2,7 @@ package reader
 
 import (
 	"math"
-	"sync/atomic"
 	"time"
-
-	"github.com/migpipe/migpipe/transport/report"
 )
 
 // fading is the time after which a measurement counts for a third.
@@ -58,10 +55,7 @@ type meter struct {
 	applied uint64    // in all, by then
 	least   uint64    // on its way since, at the least
 
-	saves []total
-	loads []total
-	wires []total
-	begun time.Time // when the wires were first looked at
+	begun time.Time // when the bytes that were sent were first looked at
 }
 
 // total makes a speed of what is counted from the beginning.
@@ -87,23 +81,15 @@ func (t *total) mean() float64 {
 	return float64(t.bytes) / t.took.Seconds()
 }
 
-func newMeter(devices int) meter {
-	return meter{saves: make([]total, devices), loads: make([]total, devices), wires: make([]total, devices)}
-}
-
-// tick takes in what was given to the lanes so far, of each device.
-func (m *meter) tick(now time.Time, sent []atomic.Uint64) {
+// meterWires takes in what the lanes were given so far, of each device.
+func (e *engine) meterWires(now time.Time) {
+	m := &e.meter
 	if m.begun.IsZero() {
 		m.begun = now
 	}
-	for i := range sent {
-		m.wires[i].look(sent[i].Load(), now.Sub(m.begun))
+	for _, d := range e.devices {
+		d.wires.look(d.sent.Load(), now.Sub(m.begun))
 	}
-}
-
-// rates are a device's, for people.
-func (m *meter) rates(device int) report.Rates {
-	return report.Rates{Save: finite(m.saves[device].mean()), Wire: finite(m.wires[device].value()), Load: finite(m.loads[device].value())}
 }
 
 // finite leaves out the rate of what took no time.

@@ -72,7 +72,7 @@ func rawPath(t testing.TB, chunk int, s *memory, n *null) (move func()) {
 		stream: s, tap: newTap(s, false), queue: queue, limit: chunk,
 		final: make(chan struct{}), digest: transport.NewDigest(), start: time.Now(), begun: new(atomic.Int64),
 	}
-	out := &sender{lane: n, queue: queue, spare: spare, codec: codec.Fixed(codec.Raw), pace: newPacer(new(Tuning)), work: context.Background(), wire: make([]atomic.Uint64, 1), spent: new(laneTimes), sent: new(atomic.Int64), written: new(atomic.Uint64)}
+	out := &sender{lane: n, queue: queue, spare: spare, codec: codec.Fixed(codec.Raw), pace: newPacer(new(Tuning)), work: context.Background(), devices: newDevices(make([]Source, 1)), spent: new(laneTimes), sent: new(atomic.Int64), written: new(atomic.Uint64)}
 	ctx := context.Background()
 	return func() {
 		if _, err := d.next(ctx); err != nil {
@@ -143,9 +143,9 @@ func TestCountedWhenWritten(t *testing.T) {
 		t.Fatal(err)
 	}
 	c.Seal(0, 0, 0)
-	wire := make([]atomic.Uint64, 1)
-	lane := &counting{wire: &wire[0]}
-	s := &sender{lane: lane, spare: spare, codec: codec.Fixed(codec.Raw), pace: newPacer(new(Tuning)), work: context.Background(), wire: wire, spent: new(laneTimes), sent: new(atomic.Int64), written: new(atomic.Uint64)}
+	devices := newDevices(make([]Source, 1))
+	lane := &counting{wire: &devices[0].sent}
+	s := &sender{lane: lane, spare: spare, codec: codec.Fixed(codec.Raw), pace: newPacer(new(Tuning)), work: context.Background(), devices: devices, spent: new(laneTimes), sent: new(atomic.Int64), written: new(atomic.Uint64)}
 	if err := s.send(c); err != nil {
 		t.Fatal(err)
 	}

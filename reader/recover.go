@@ -22,7 +22,7 @@ func takeBack(o Options, sources []Source) (out report.Report, err error) {
 	if !last.Unfinished() && last.Record != handoff.Forced {
 		return out, nil
 	}
-	b := &wayBack{opts: o, sole: last.Unfinished(), fleet: &fleet{sources: sources, streams: make([]vfio.Stream, len(sources)), each: parallel}}
+	b := &wayBack{opts: o, sole: last.Unfinished(), fleet: newFleet(newDevices(sources))}
 	owner, actions := handoff.RestartSource(last)
 	for ev := b.do(actions); ev != nil; ev = b.do(actions) {
 		owner, actions = owner.Step(ev)
@@ -92,7 +92,7 @@ func (b *wayBack) tell(again []string, err error) {
 		b.opts.tell(report.Event{Kind: report.Warning, Text: text})
 	}
 	if err != nil {
-		b.keep(b.fleet.fault(fmt.Errorf("take the devices of attempt %d back: %w", b.opts.Journal.Last().Attempt.Epoch, err), func(int) uint64 { return 0 }))
+		b.keep(b.fleet.fault(fmt.Errorf("take the devices of attempt %d back: %w", b.opts.Journal.Last().Attempt.Epoch, err)))
 	}
 }
 
@@ -303,7 +303,7 @@ func (e *engine) restart() {
 	e.clock.ready = time.Now()
 	next, actions := handoff.RestartSource(last)
 	e.owner = next
-	e.reset = !stopped(e.sources) || handoff.Rebooted(e.opts.Journal)
+	e.reset = !e.fleet.standsStill() || handoff.Rebooted(e.opts.Journal)
 	e.owner.Empty = e.owner.Empty || e.reset
 	e.tell(report.Event{Kind: report.Phase, Phase: report.Commit})
 	e.tell(report.Event{Kind: report.Warning, Text: fmt.Sprintf("going on with migration %v, attempt %d, which is recorded as %v: the destination is asked", last.Attempt.Mig, last.Attempt.Epoch, last.Record)})

@@ -21,15 +21,15 @@ func (o *Options) tell(ev report.Event) {
 }
 
 func (e *engine) snapshots() []report.Snapshot {
-	out := make([]report.Snapshot, len(e.sources))
-	for i, s := range e.sources {
+	out := make([]report.Snapshot, len(e.devices))
+	for i, d := range e.devices {
 		out[i] = report.Snapshot{
-			Name: s.Name, Phase: e.phase(), Bytes: e.drainedBytes(i),
-			Wire: e.wire[i].Load(), Applied: e.applied[i], Window: e.window,
+			Name: d.Name, Phase: e.phase(), Bytes: d.read(),
+			Wire: d.sent.Load(), Applied: d.applied, Window: e.window,
 		}
-		out[i].Remaining, out[i].Known = e.remaining(i)
+		out[i].Remaining, out[i].Known = e.remaining(d)
 		if report.Moves(out[i].Phase) {
-			out[i].Rates = e.meter.rates(i)
+			out[i].Rates = d.rates()
 		}
 	}
 	return out
@@ -68,15 +68,15 @@ var phaseNames = [gaveUp + 1]string{
 // driver says is pending, at the end the larger of what was dirty and what is
 // missing from the size of STOP_COPY, which some drivers count from the first
 // byte of the stream on.
-func (e *engine) remaining(device int) (uint64, bool) {
-	known := &e.plan.devices[device]
+func (e *engine) remaining(d *device) (uint64, bool) {
+	known := &e.plan.devices[d.number]
 	p := known.pending
 	if e.plan.phase <= precopying && p.Initial+p.Dirty > 0 {
 		return p.Initial + p.Dirty, true
 	}
 	size := known.size
-	read := e.drainedBytes(device)
-	sinceStop := read - e.precopied[device]
+	read := d.read()
+	sinceStop := read - d.atPause.read
 	left := max(size-min(size, read), p.Dirty-min(p.Dirty, sinceStop))
 	return left, size > 0 && !known.ended
 }
@@ -177,16 +177,16 @@ func (e *engine) finishReport() {
 	e.out.NameBottleneck()
 	e.out.Lanes = len(e.lanes)
 	states := e.states()
-	for i, s := range e.sources {
-		end, t := e.ends[i], &tap{}
-		if d := e.drains[i]; d != nil && !e.stuck {
-			t = d.tap
+	for i, d := range e.devices {
+		t := &tap{}
+		if d.drain != nil && !e.stuck {
+			t = d.drain.tap
 		}
 		e.out.Devices = append(e.out.Devices, report.Device{
-			Name: s.Name, Bytes: e.drainedBytes(i), WireBytes: e.wire[i].Load(),
-			PrecopyBytes: e.precopied[i], Chunks: end.Chunks, Rounds: e.plan.devices[i].rounds,
-			Digest: end.Digest, Path: t.path, PathWhy: t.why, State: states[i],
-			Save: e.savedSince(i), Load: e.meter.loads[i].took - e.loaded[i],
+			Name: d.Name, Bytes: d.read(), WireBytes: d.sent.Load(),
+			PrecopyBytes: d.atPause.read, Chunks: d.end.Chunks, Rounds: e.plan.devices[i].rounds,
+			Digest: d.end.Digest, Path: t.path, PathWhy: t.why, State: states[i],
+			Save: e.savedSince(d), Load: d.loads.took - d.atPause.loaded,
 		})
 	}
 }
@@ -195,15 +195,15 @@ func (e *engine) finishReport() {
 // it may not answer.
 func (e *engine) states() []string {
 	if e.stuck {
-		return slices.Repeat([]string{"unknown: a read of the device does not end"}, len(e.sources))
+		return slices.Repeat([]string{"unknown: a read of the device does not end"}, len(e.devices))
 	}
 	return e.fleet.states()
 }
 
 // savedSince is what reading a device has taken since the guest stands still.
-func (e *engine) savedSince(device int) time.Duration {
-	if d := e.drains[device]; d != nil && !e.clock.paused.IsZero() {
-		return time.Duration(d.took.Load()) - e.saved[device]
+func (e *engine) savedSince(d *device) time.Duration {
+	if d.drain != nil && !e.clock.paused.IsZero() {
+		return time.Duration(d.drain.took.Load()) - d.atPause.saved
 	}
 	return 0
 }

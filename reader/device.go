@@ -1,0 +1,67 @@
+package reader
+
+import (
+	"sync/atomic"
+	"time"
+
+	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/transport/report"
+	"github.com/migpipe/migpipe/vfio"
+)
+
+// device is one device of a migration: its session, how far its stream is, and how fast. Its
+// number is that of HELLO and of every message. The loop owns it, except where a field says
+// otherwise.
+type device struct {
+	Source
+	number int
+	stream vfio.Stream // of its session, nil before that is open; the fleet's lock guards it
+	drain  *drain      // reads the stream, nil before the session is open
+	splice bool        // the destination takes its bytes as splice(2) moves them
+
+	asked   poll          // when its driver was last asked for estimates
+	sent    atomic.Uint64 // payload bytes that the lanes were given; the senders write it
+	applied uint64        // bytes of the stream, as acknowledged
+	end     transport.End // once the stream is read to its end
+	endSaid bool          // END was sent
+	atPause streamMark
+	saves   total // how fast it is read
+	wires   total // and sent
+	loads   total // and written at the destination
+}
+
+// streamMark is how far a stream was at one time.
+type streamMark struct {
+	read          uint64        // bytes
+	saved, loaded time.Duration // what reading and writing them has taken
+}
+
+// newDevices makes the devices of a migration.
+func newDevices(sources []Source) []*device {
+	devices := make([]*device, len(sources))
+	for i, s := range sources {
+		devices[i] = &device{Source: s, number: i}
+	}
+	return devices
+}
+
+// read is how much of the stream was read, in bytes.
+func (d *device) read() uint64 {
+	if d.drain == nil {
+		return 0
+	}
+	return d.drain.read.Load()
+}
+
+// mark remembers where the stream is, now that the guest is being paused.
+func (d *device) mark() {
+	d.atPause = streamMark{read: d.read(), loaded: d.loads.took}
+	if d.drain != nil {
+		d.atPause.saved = time.Duration(d.drain.took.Load())
+	}
+}
+
+// rates are the speeds of its stages, for people.
+func (d *device) rates() report.Rates {
+	return report.Rates{Save: finite(d.saves.mean()), Wire: finite(d.wires.value()), Load: finite(d.loads.value())}
+}
