@@ -334,18 +334,8 @@ func (q *queue) pop(device, lane int) *transport.Chunk {
 	return k.Chunk
 }
 
-// revoke forgets all promises: whose memory it was that is set aside, is not known.
-func (q *queue) revoke() {
-	q.mu.Lock()
-	defer q.unlock()
-	for i := range q.lines {
-		q.lines[i].window = transport.Window{}
-		q.look(i)
-	}
-}
-
 // grant takes in a promise of the destination. A promise is memory set aside: it
-// never shrinks, as long as the process lives that has made it.
+// never shrinks.
 func (q *queue) grant(device int, w transport.Window) {
 	q.mu.Lock()
 	defer q.unlock()

@@ -2,7 +2,6 @@ package transport
 
 import (
 	"crypto/sha256"
-	"encoding"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -403,30 +402,6 @@ func (d *Digest) Bytes() uint64 { return d.bytes }
 
 // Chunks is the number of chunks so far.
 func (d *Digest) Chunks() uint64 { return d.chunks }
-
-// MarshalBinary is the digest so far, for a later process to go on with.
-func (d *Digest) MarshalBinary() ([]byte, error) {
-	b := binary.BigEndian.AppendUint64(nil, d.chunks)
-	b = binary.BigEndian.AppendUint64(b, d.bytes)
-	return d.sum.(encoding.BinaryAppender).AppendBinary(b)
-}
-
-// UnmarshalBinary goes on with what MarshalBinary gave. After an error the digest is
-// of nothing that anybody has added.
-func (d *Digest) UnmarshalBinary(b []byte) error {
-	if len(b) < digestHeadLen {
-		return fmt.Errorf("%w: a digest of %d bytes", ErrCorrupt, len(b))
-	}
-	d.sum = sha256.New()
-	if err := d.sum.(encoding.BinaryUnmarshaler).UnmarshalBinary(b[digestHeadLen:]); err != nil {
-		return fmt.Errorf("%w: a digest that was begun by another process: %w", ErrCorrupt, err)
-	}
-	d.chunks, d.bytes = binary.BigEndian.Uint64(b), binary.BigEndian.Uint64(b[8:])
-	return nil
-}
-
-// digestHeadLen is the two counts before the state of SHA-256.
-const digestHeadLen = 16
 
 // Sum is the digest of what was added so far.
 func (d *Digest) Sum() StreamDigest { return StreamDigest(d.sum.Sum(nil)) }

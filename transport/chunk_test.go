@@ -391,30 +391,3 @@ func FuzzChunkHead(f *testing.F) {
 		}
 	})
 }
-
-// TestDigestGoesOn: a digest that another process has begun comes to the same, and
-// what is none is refused.
-func TestDigestGoesOn(t *testing.T) {
-	whole, part := NewDigest(), NewDigest()
-	for i := range 10 {
-		h := ChunkHead{RawLen: 7, Seq: uint64(i), Offset: 7 * uint64(i), Digest: uint64(i) * 0x9e3779b97f4a7c15}
-		whole.Add(h)
-		part.Add(h)
-		b, err := part.MarshalBinary()
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, n := range []int{0, 15, 16, len(b) - 1} {
-			if err := NewDigest().UnmarshalBinary(b[:n]); !errors.Is(err, ErrCorrupt) {
-				t.Errorf("cut to %d bytes: %v", n, err)
-			}
-		}
-		part = NewDigest()
-		if err := part.UnmarshalBinary(b); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if part.Sum() != whole.Sum() || part.Bytes() != 70 || part.Chunks() != 10 {
-		t.Errorf("%v of %d bytes in %d chunks, want %v", part.Sum(), part.Bytes(), part.Chunks(), whole.Sum())
-	}
-}

@@ -138,54 +138,53 @@ type ZeroWriter interface {
 	WriteZeros(n int) error
 }
 
-// MaxNote is how long a note of [Durable] may be. It fits the smallest place that a
-// file's extended attributes have: a block of 1 KiB on ext4.
+// MaxNote is the length, in bytes, of the longest note of [Persistent]. It fits the smallest
+// place that a file's extended attributes have: a block of 1 KiB on ext4.
 const MaxNote = 512
 
-// Durable is a Stream whose device can take its session up again when process or
-// host have crashed. [Resumable] gives them.
-type Durable interface {
+// Persistent is a Stream whose state outlives process and host once it is complete.
+// [Resumable] gives them.
+type Persistent interface {
 	Stream
-	// Sync returns when everything that was written so far would survive such a
-	// crash, together with note, which is for Resume to give back. It takes the
-	// place of a Write: it is not called beside one, and the first that fails is
-	// final for the session.
-	Sync(note []byte) error
+	// Complete makes everything that was written durable, together with note, which
+	// Resume returns. It follows the last Write. A failure is final for the session.
+	Complete(note []byte) error
 }
 
-// Resumable is a Device that can keep what it is loaded with through a crash of
-// process or host. A session is kept only if Keep has begun it: one that SetState
-// has begun ends with the process.
+// Resumable is a Device that can hold a complete state through a crash of process or host.
+// A state outlives the process only if Persist has begun its session and Complete has
+// succeeded: one that is loaded in part never does.
 //
-// A session is kept under an id, of 1 to 64 letters, digits and hyphens: that of the
-// migration, so that what is left of one is never taken for another's. Reset ends it,
-// and nothing is kept then; Leave and Close leave what a crash would have left. When the device
-// has left STOP for RUNNING the session is committed: only the word of that is kept,
-// until Forget. The errors of all these methods leave the device in the state that it was
-// in: ErrBusy where another process has the session, or the device still has one itself;
-// errors.ErrUnsupported where this device keeps nothing.
+// A session has an id of 1 to 64 letters, digits and hyphens: that of the migration, so that
+// the state of one is never taken for another's. Reset ends the session and removes it. Detach
+// and Close leave a complete one to a later process. When the device has left STOP for RUNNING
+// the session is committed: its record stays, without the state, until Remove.
+//
+// A method that fails leaves the device in the state that it was in. All of them fail with
+// ErrBusy where another process has the session, or the device has one at hand, and with
+// errors.ErrUnsupported where this device holds nothing for a later process.
 type Resumable interface {
-	// Keep is SetState(RESUMING) with a new session that is kept, and Sync(note) of
-	// it. A session of the same id that a crash has left is forgotten.
-	Keep(id string, note []byte) (Durable, error)
-	// Resume is SetState(RESUMING) with the session that a crash has left. It goes on
-	// at offset, where the last Sync was, which was given note; what was written
-	// behind that is cut off. fs.ErrNotExist if there is no such session, or none
-	// that is whole; nothing is removed then. ErrCommitted, with the last offset and
-	// note, if it is committed: the device, in RUNNING, has what was loaded then.
-	Resume(id string) (s Durable, offset uint64, note []byte, err error)
-	// Forget removes what a crash has left of a session that will not be resumed, or the
-	// word of one that is committed, and is content if there is nothing.
-	Forget(id string) error
-	// Leave gives the session at hand up to a later process: the device is in RUNNING
-	// then, as after Reset, and what was kept can be resumed.
-	Leave() error
-	// Left gives all sessions that Forget would find something of.
-	Left() ([]Leftover, error)
+	// Persist is SetState(RESUMING) with a new session. A complete session of the same id
+	// is removed.
+	Persist(id string) (Persistent, error)
+	// Resume takes the complete state that a process before this one has left: the device
+	// is in STOP then. note is that of Complete. It fails with fs.ErrNotExist if there is
+	// no complete session of the id, and removes nothing then. It fails with ErrCommitted,
+	// and gives the note, if the session is committed: the device is in RUNNING, with what
+	// was loaded.
+	Resume(id string) (note []byte, err error)
+	// Remove removes a complete session, or the record of a committed one. It succeeds if
+	// there is none.
+	Remove(id string) error
+	// Detach leaves the session at hand to a later process, if it is complete. The device
+	// is in RUNNING then, as after Reset.
+	Detach() error
+	// Persisted lists what Remove would remove.
+	Persisted() ([]PersistedSession, error)
 }
 
-// Leftover is what there is of a session of a Resumable that a crash has ended.
-type Leftover struct {
+// PersistedSession is a session of a Resumable that outlives the process that has loaded it.
+type PersistedSession struct {
 	ID    string
 	Since time.Time // when it was last written to, by the wall clock
 }

@@ -112,8 +112,11 @@ func reply(control *transport.Control, m transport.Message) {
 	})
 }
 
-// forget closes lanes that were admitted too late for the loop to see.
+// forget closes lanes that were admitted too late for the loop to see, or had to wait.
 func (e *engine) forget() {
+	for _, ev := range e.postponed {
+		ev.lane.Close()
+	}
 	for {
 		select {
 		case ev := <-e.events:

@@ -44,7 +44,7 @@ func (e *engine) message(m transport.Message) {
 func (e *engine) aborted(m *transport.Abort) {
 	fault := &transport.Fault{Code: m.Code, Remote: true, Device: transport.PeerText(m.Device), Offset: m.Offset,
 		Err: errors.New(transport.PeerText(m.Text))}
-	early := e.owner.Phase <= handoff.DestReceiving && !e.again && !e.begunStreams()
+	early := e.owner.Phase <= handoff.DestReceiving && !e.begunStreams()
 	if early && (m.Code == transport.CodeTimeout || m.Code == transport.CodeNetwork) {
 		e.letGo = true
 	}
@@ -143,12 +143,10 @@ func (e *engine) hello(ev admitted, m *transport.Hello) {
 		terms.splice = append(terms.splice, o.Splice && e.local)
 	}
 	e.terms = terms
-	k, err := e.keeps()
-	if err != nil {
-		e.refuse(&transport.Fault{Code: transport.CodeInternal, Err: err})
-		return
+	e.fleet.session = ""
+	if e.persists() {
+		e.fleet.session = sessionID(m.Mig)
 	}
-	e.fleet.keeping = k
 	e.prepare()
 }
 
@@ -176,7 +174,7 @@ func (e *engine) prepared(ev prepared) {
 		return
 	}
 	if err == nil {
-		err = e.begin(notes(e.offer, e.terms, e.journal.ID()))
+		err = e.begin()
 	}
 	if err != nil {
 		fault, ok := errors.AsType[*transport.Fault](err)
@@ -338,7 +336,7 @@ func (e *engine) controlLost(ev controlLost) {
 		f := &transport.Fault{Code: transport.CodeOf(ev.err), Err: ev.err}
 		if f.Code == transport.CodeCorrupt || f.Code == transport.CodeProtocol {
 			e.failed(f) // the source can still be told why
-		} else if e.owner.Phase == handoff.DestReceiving && len(e.dialled()) == 0 && !e.again {
+		} else if e.owner.Phase == handoff.DestReceiving && len(e.dialled()) == 0 {
 			e.letGo = true
 		}
 		e.fail(f, handoff.Unreachable{})
@@ -402,7 +400,7 @@ func (e *engine) do(actions []handoff.Action) {
 		case handoff.Finish:
 			e.out.Outcome, e.done = a.Outcome, true
 			if a.Outcome == handoff.Committed {
-				e.forgetWord()
+				e.removeRecords()
 			}
 		}
 		failpoint.Reach("destination", "did", a)

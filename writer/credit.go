@@ -17,18 +17,10 @@ type credit struct {
 
 	mu     sync.Mutex
 	ledger *share.Ledger
-	before []uint64 // chunks of each device that a process before this one has written
 }
 
 func newCredit(chunks, chunkSize int, needs []share.Need) *credit {
-	return &credit{chunks: chunks, chunkSize: uint64(chunkSize), ledger: share.NewLedger(chunks, needs), before: make([]uint64, len(needs))}
-}
-
-// goOn begins behind so many chunks of a device.
-func (c *credit) goOn(device int, chunks uint64) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.before[device] = chunks
+	return &credit{chunks: chunks, chunkSize: uint64(chunkSize), ledger: share.NewLedger(chunks, needs)}
 }
 
 // least is how many chunks the arena needs: one for each lane to read encoded
@@ -39,7 +31,7 @@ func least(lanes, devices int) int { return lanes + share.Floor*devices }
 func (c *credit) promised(device int) uint64 {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.before[device] + c.ledger.Promised(device)
+	return c.ledger.Promised(device)
 }
 
 // applied promises the memory of a chunk anew, which was given back before.
@@ -54,8 +46,7 @@ func (c *credit) applied(device int) {
 func (c *credit) end(device int, chunks, used uint64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	before := c.before[device]
-	c.ledger.End(device, chunks-min(chunks, before), used-before)
+	c.ledger.End(device, chunks, used)
 }
 
 func (c *credit) divide(needs []share.Need) {

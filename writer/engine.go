@@ -36,11 +36,11 @@ const tick = 100 * time.Millisecond
 // a byte of its streams has come, does not end it: that is observed, and the next source is waited for, until ctx ends. Devices
 // that were touched have been reset by then.
 //
-// A source whose connection is lost may come back for as long as Options.ReconnectLimit
-// says, and to a complete copy for ever. One that asks for an attempt of which only the
-// journal knows is answered from that, unless the sinks have kept what came of it
-// (vfio.Resumable): that attempt goes on. An attempt that its source has followed by a newer
-// one ends, and the newer one is served.
+// A source whose connection is lost may reconnect for as long as Options.ReconnectLimit
+// allows, and to a complete copy for ever. A source that asks for an attempt which only the
+// journal knows is answered from the journal, unless the sinks hold its complete copy
+// (vfio.Resumable): that attempt continues. An attempt ends when its source opens a newer one,
+// which is then served.
 func Receive(ctx context.Context, listener transport.Listener, sinks []Sink, opts *Options) (report.Report, error) {
 	o, err := opts.withDefaults()
 	if err == nil {
@@ -84,8 +84,6 @@ type engine struct {
 	control *transport.Control // nil before a source has come, and while it is lost
 	lostAt  time.Time          // when it was lost, zero while it stands
 	saidAt  time.Time          // when the source last said something
-	again   bool               // a process before this one has begun the attempt, and this one goes on with the streams
-	unheard bool               // and its source has not come yet
 	local   bool               // the source is a process of this host
 	offer   *transport.Hello   // nil before HELLO, and after a restart
 	terms   terms
@@ -112,6 +110,7 @@ type engine struct {
 	dismissed []transport.Lane              // of sources that were sent away, as long as they may be reading why
 	asking    *preflight                    // the last one; nil before
 	answering guests                        // who is answered from a journal
+	postponed map[transport.ID]admitted     // HELLOs of those
 
 	events chan any
 	quit   chan struct{} // closed when nobody takes events any more
@@ -328,7 +327,8 @@ type (
 		err   error
 		stuck bool // a driver has not let go of a write
 	}
-	warned struct{ err error } // and things go on
+	warned   struct{ err error }         // and the attempt continues
+	answered struct{ peer transport.ID } // from a journal
 )
 
 // handle sends an event where it belongs.
@@ -360,6 +360,8 @@ func (e *engine) handle(ev any) {
 		e.wasReset(ev.err)
 	case witnessed:
 		e.witnessed(ev)
+	case answered:
+		e.answered(ev.peer)
 	case warned:
 		e.out.Warnings = append(e.out.Warnings, ev.err.Error())
 	case preflightHeard:
@@ -494,10 +496,6 @@ func (e *engine) dataLane(ev admitted) {
 		ev.lane.Close()
 		return
 	}
-	if e.unheard {
-		ev.lane.Close() // what it carries was promised by somebody else, and will be sent again
-		return
-	}
 	if e.owner.Phase != handoff.DestReceiving {
 		if len(e.late) < len(e.lanes) {
 			e.late = append(e.late, ev.lane) // closed now, it would hide from the source why
@@ -531,8 +529,8 @@ func (e *engine) dialled() []*receiver {
 func (e *engine) answer(ev admitted, m *transport.Resume) {
 	e.inform(ev, func() {
 		answer(e.life, ev, m, e.opts.Journals, e.alarm, func() {
-			if err := e.fleet.forget(m.Mig); err != nil {
-				e.post(warned{fmt.Errorf("remove what was kept of migration %v: %w", m.Mig, err)})
+			if err := e.fleet.removeSessions(m.Mig); err != nil {
+				e.post(warned{fmt.Errorf("remove what is left of migration %v: %w", m.Mig, err)})
 			}
 		})
 	})
@@ -546,8 +544,9 @@ func (e *engine) inform(ev admitted, tell func()) {
 		return
 	}
 	e.others.Go(func() {
-		defer e.answering.leave(peer)
 		tell()
+		e.answering.leave(peer)
+		e.post(answered{peer})
 	})
 }
 
@@ -567,7 +566,7 @@ func (e *engine) prepare() {
 			probe.doubts = terms.doubts(offered, e.fleet.sinks, e.opts.MaxState)
 		})
 		began := time.Now()
-		err := e.fleet.forget(mig) // of an attempt before this one
+		err := e.fleet.removeSessions(mig) // of an attempt before this one
 		if err == nil {
 			err = e.fleet.prepare()
 		}
@@ -580,8 +579,8 @@ func (e *engine) prepare() {
 	})
 }
 
-// begin sets memory aside and starts the loaders, where the notes have the streams.
-func (e *engine) begin(notes []note) error {
+// begin sets memory aside and starts the loaders.
+func (e *engine) begin() error {
 	n := len(e.offer.Devices)
 	arena, err := transport.NewArena(e.opts.Memory, e.terms.chunkSize, least(e.terms.lanes, n))
 	if err != nil {
@@ -590,16 +589,8 @@ func (e *engine) begin(notes []note) error {
 	e.arena, e.lanes = arena, make([]*receiver, e.terms.lanes)
 	e.estimate, e.atStop = offered(e.offer.Devices), make([]uint64, n)
 	e.credit = newCredit(arena.Count()-e.terms.lanes, e.terms.chunkSize, e.needs())
-	durables := e.fleet.durables()
-	for i, note := range notes {
-		m := newMerge(e.credit, i, e.opts.MaxState)
-		if e.again {
-			m.goOn(note.digest.Chunks(), note.digest.Bytes())
-		}
-		if durables != nil {
-			m.keeps()
-		}
-		e.merges = append(e.merges, m)
+	for i := range n {
+		e.merges = append(e.merges, newMerge(e.credit, i, e.opts.MaxState))
 	}
 	e.acks = &acker{attempt: e.offer.Attempt, journal: e.journal.ID(),
 		credit: e.credit, merges: e.merges, read: make([]atomic.Uint64, e.terms.lanes), due: make(chan struct{}, 1), quit: e.quit}
@@ -607,10 +598,10 @@ func (e *engine) begin(notes []note) error {
 	for i, sink := range e.terms.order {
 		l := &loader{
 			device: i, name: e.offer.Devices[i].Name, dev: e.fleet.sinks[sink].Device, stream: e.fleet.streams[sink],
-			merge: e.merges[i], digest: notes[i].digest, post: e.post, applied: func() { e.acks.applied(i) },
+			merge: e.merges[i], digest: transport.NewDigest(), post: e.post, applied: func() { e.acks.applied(i) },
 		}
-		if durables != nil {
-			l.keep = newKeeper(durables[sink], notes[i], e.credit.chunks*e.terms.chunkSize, e.acks.want)
+		if e.fleet.persistent() {
+			l.note = newNote(e.offer, i, e.journal.ID())
 		}
 		e.loaders = append(e.loaders, l)
 		e.loading.Go(func() { l.run(e.work) })

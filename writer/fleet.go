@@ -18,8 +18,7 @@ type fleet struct {
 	each  func(n int, do func(i int) error) error // runs do for 0 to n-1 at once, joins them
 	warn  func(error)                             // reports what a device did wrong and no step fails for
 
-	id      string   // that sessions of the migration at hand are kept under
-	keeping *keeping // nil where they are not
+	session string // the id that the devices persist their state under, "" if they do not
 
 	mu      sync.Mutex
 	streams []vfio.Stream
@@ -69,7 +68,7 @@ func (f *fleet) open(i int) (vfio.Stream, error) {
 		return nil, err
 	}
 	f.touched[i] = true
-	return f.keep(i)
+	return f.begin(i)
 }
 
 // stale reports whether a device has to be reset before it takes a state: it

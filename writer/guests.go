@@ -30,6 +30,13 @@ func (g *guests) enter(peer transport.ID) bool {
 	return true
 }
 
+// has reports whether a peer is being told something.
+func (g *guests) has(peer transport.ID) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.busy[peer]
+}
+
 func (g *guests) leave(peer transport.ID) {
 	g.mu.Lock()
 	defer g.mu.Unlock()

@@ -60,20 +60,13 @@ func (r *receiver) receive(before *receiver, post func(any)) {
 	}
 	ended, fault := r.run()
 	close(r.over)
-	if fault != nil && errors.Is(fault, errStale) {
-		r.lane.Close()
-	}
 	if ended || fault != nil {
 		post(laneEnded{r, fault, fault != nil && r.lost(fault)})
 	}
 }
 
-// lost reports whether the network has ended the lane, or a successor of its receiver;
-// or it carries what was promised by another process, and is given up for the source to
-// send that again.
-func (r *receiver) lost(f *transport.Fault) bool {
-	return !r.local && (transport.Ended(f) || errors.Is(f, errStale))
-}
+// lost reports whether the network has ended the lane, or a successor of its receiver.
+func (r *receiver) lost(f *transport.Fault) bool { return !r.local && transport.Ended(f) }
 
 // run receives until the lane ends between two frames. It reports whether it did,
 // or why not; where a payload was dropped, whoever dropped it says why.

@@ -52,7 +52,9 @@ func (e *engine) greeted(ev admitted) {
 
 // offered takes in HELLO.
 func (e *engine) offered(ev admitted, m *transport.Hello) {
-	switch {
+	switch peer := transport.PeerOf(ev.lane); {
+	case !e.engaged() && e.answering.has(peer):
+		e.postpone(peer, ev)
 	case !e.engaged():
 		e.hello(ev, m)
 	case e.unanswered(ev, m):
@@ -68,6 +70,26 @@ func (e *engine) offered(ev admitted, m *transport.Hello) {
 	}
 }
 
+// postpone has a HELLO wait for the end of a conversation with its source about an attempt
+// before, which has the journal open. One more HELLO takes its place.
+func (e *engine) postpone(peer transport.ID, ev admitted) {
+	if before, ok := e.postponed[peer]; ok {
+		before.lane.Close()
+	}
+	if e.postponed == nil {
+		e.postponed = map[transport.ID]admitted{}
+	}
+	e.postponed[peer] = ev
+}
+
+// answered takes in the end of such a conversation.
+func (e *engine) answered(peer transport.ID) {
+	if ev, ok := e.postponed[peer]; ok {
+		delete(e.postponed, peer)
+		e.admitted(ev)
+	}
+}
+
 // unanswered reports whether a source says HELLO again because the lane was lost over which
 // WELCOME went: it cannot have dialled a data lane.
 func (e *engine) unanswered(ev admitted, m *transport.Hello) bool {
@@ -76,8 +98,8 @@ func (e *engine) unanswered(ev admitted, m *transport.Hello) bool {
 }
 
 // taken reports whether the source is known to have heard WELCOME: it has dialled a data lane,
-// or the attempt is one that a process before this one has begun. RESUME alone does not count.
-func (e *engine) taken() bool { return len(e.dialled()) > 0 || e.offer == nil || e.again }
+// or a process before this one has begun the attempt. RESUME alone does not count.
+func (e *engine) taken() bool { return len(e.dialled()) > 0 || e.offer == nil }
 
 // mayFollow reports whether a source may wait while the devices are reset, to be served next:
 // with the next attempt of the migration that has ended, or with any where that came to nothing.
@@ -101,7 +123,7 @@ func (e *engine) resume(ev admitted, m *transport.Resume) {
 		ev.lane.Close() // whoever is answered may have the journal: it asks again
 		return
 	}
-	e.takeUp(m, ev.lane)
+	e.resumeFor(m, ev.lane)
 	switch {
 	case !e.engaged() || m.Mig != e.owner.Attempt.Mig:
 		e.answer(ev, m)
@@ -142,7 +164,6 @@ func otherAttempt(d handoff.Dest, m *transport.Resume) transport.Message {
 // rejoin goes on over a new control lane.
 func (e *engine) rejoin(ev admitted) {
 	e.moveTo(ev.control)
-	e.unheard = false
 	e.own(&transport.Query{Attempt: e.owner.Attempt})
 	e.own(handoff.Reached{})
 }

@@ -21,8 +21,8 @@ type loader struct {
 	digest  *transport.Digest
 	applied func() // called after each chunk
 	post    func(any)
-	spliced bool    // bytes went on without being in user space
-	keep    *keeper // nil where nothing outlives the process
+	spliced bool  // bytes went on without being in user space
+	note    *note // of a copy that outlives the process when it is complete, else nil
 }
 
 // loaderEnded is the event of a loader whose device holds its whole stream, or
@@ -45,13 +45,11 @@ func (l *loader) run(ctx context.Context) {
 
 func (l *loader) toEnd(ctx context.Context) error {
 	for {
-		c, end, err := l.merge.take(ctx, l.keep.idle())
+		c, end, err := l.merge.take(ctx)
 		switch {
 		case err != nil:
 		case end != nil:
 			return l.finish(end)
-		case c == nil:
-			err = l.sync()
 		default:
 			err = l.apply(c)
 		}
@@ -75,9 +73,6 @@ func (l *loader) apply(c *transport.Chunk) error {
 	l.digest.Add(head)
 	l.merge.applied(head.RawLen, took)
 	failpoint.Reach("destination", "did", "write")
-	if l.keep.wrote(head.RawLen) {
-		return l.sync()
-	}
 	return nil
 }
 
@@ -115,7 +110,7 @@ func (l *loader) finish(end *transport.End) error {
 	case d.Sum() != end.Digest:
 		return fmt.Errorf("%w: the stream's digest is %v, END says %v", transport.ErrCorrupt, d.Sum(), end.Digest)
 	}
-	if err := l.sync(); err != nil {
+	if err := l.complete(); err != nil {
 		return err
 	}
 	// A reset behind our back leaves RUNNING, from where STOP checks nothing.

@@ -1,6 +1,7 @@
 package writer
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"strings"
@@ -19,6 +20,7 @@ import (
 type null struct {
 	vfio.Device
 	stop, write error
+	at          vfio.State // until it is sent elsewhere; 0 is RESUMING
 	written     int
 	states      []vfio.State
 }
@@ -28,7 +30,7 @@ func (n *null) State() (vfio.State, error) {
 	if len(n.states) > 0 {
 		return n.states[len(n.states)-1], nil
 	}
-	return vfio.Resuming, nil
+	return cmp.Or(n.at, vfio.Resuming), nil
 }
 
 func (n *null) SetState(s vfio.State) (vfio.Stream, error) {
@@ -66,6 +68,7 @@ func TestLoader(t *testing.T) {
 		{name: "bytes too many", second: 10, end: func(e *transport.End) { e.Bytes = 19 }, code: transport.CodeIncomplete, offset: 20},
 		{name: "chunks too many", second: 10, end: func(e *transport.End) { e.Chunks = 1 }, code: transport.CodeIncomplete, offset: 20},
 		{name: "another digest", second: 10, end: func(e *transport.End) { e.Digest[0]++ }, code: transport.CodeCorrupt, offset: 20},
+		{name: "reset meanwhile", second: 10, dev: null{at: vfio.Running}, code: transport.CodeDevice, offset: 20},
 		{name: "gap", second: 11, code: transport.CodeProtocol, offset: 10},
 		{name: "overlap", second: 9, code: transport.CodeProtocol, offset: 10},
 		{name: "rejected on the way", second: 10, dev: null{write: at(3, fmt.Errorf("%w: %w", vfio.ErrRejected, syscall.EINVAL))}, code: transport.CodeIncompatible, offset: 3},
@@ -275,5 +278,47 @@ func TestFleet(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// holding is a device that holds complete copies.
+type holding struct {
+	null
+	note []byte
+	err  error
+}
+
+func (h *holding) Complete(note []byte) error {
+	if len(h.states) > 0 {
+		panic("completed in " + h.states[0].String())
+	}
+	h.note = note
+	return h.err
+}
+
+// TestLoaderCompletes: a copy that is to outlive the process is complete, with its note, before
+// the device goes to STOP. If that fails, READY is not sent.
+func TestLoaderCompletes(t *testing.T) {
+	for _, broken := range []error{nil, syscall.EIO} {
+		dev := &holding{err: broken}
+		m := newMerge(alone(2), 0, 1<<20)
+		end := &transport.End{Digest: transport.NewDigest().Sum()}
+		if _, err := m.finish(end); err != nil {
+			t.Fatal(err)
+		}
+		var got loaderEnded
+		l := &loader{name: "d", dev: dev, stream: dev, merge: m, digest: transport.NewDigest(), note: &note{Version: noteVersion},
+			applied: func() {}, post: func(ev any) { got = ev.(loaderEnded) }}
+		l.run(t.Context())
+		n, err := parseNote(dev.note)
+		if err != nil || n.Digest != end.Digest {
+			t.Errorf("the note is %+v, %v", n, err)
+		}
+		if stopped := len(dev.states) == 1; stopped != (broken == nil) {
+			t.Errorf("after %v the device went to %v", broken, dev.states)
+		}
+		if (got.fault == nil) != (broken == nil) || broken != nil && (got.fault.Code != transport.CodeDevice || !errors.Is(got.fault, broken)) {
+			t.Errorf("after %v: %v", broken, got.fault)
+		}
 	}
 }

@@ -27,13 +27,7 @@ type merge struct {
 	offset uint64        // of the window: how far was promised in bytes
 	end    *transport.End
 	ready  chan struct{} // holds a token when take may find something new
-	idle   *time.Timer   // take's, nil until it is asked to be patient
-	// kept is what would outlive this process, which is what the source may forget; nil
-	// where nothing would, and the source may forget what was applied.
-	kept *transport.DeviceAck
-	fill fill
-	// again says that a process before this one has promised memory of its own.
-	again bool
+	fill   fill
 }
 
 // slot is the place of one promised chunk.
@@ -49,16 +43,6 @@ func newMerge(c *credit, device int, most uint64) *merge {
 	return &merge{credit: c, device: device, most: most, slots: make([]slot, c.chunks), ready: make(chan struct{}, 1), fill: fill{start: time.Now()}}
 }
 
-// keeps has the source keep what is applied until it is durable.
-func (m *merge) keeps() { m.kept = &transport.DeviceAck{Seq: m.next, Applied: m.bytes} }
-
-// goOn begins behind what a process before this one has written.
-func (m *merge) goOn(chunks, bytes uint64) {
-	m.credit.goOn(m.device, chunks)
-	m.next, m.came, m.used, m.bytes, m.again = chunks, chunks, chunks, bytes, true
-	m.fill.upTo = chunks
-}
-
 // window is what is promised. Its offset has room for each chunk at its longest,
 // so that the number of chunks alone decides, and it never shrinks: chunks that
 // were short do not take back what was promised. Its lock is held.
@@ -72,9 +56,6 @@ func (m *merge) window() transport.Window {
 // brought it, and could not know.
 var errAgain = errors.New("chunk is there already")
 
-// errStale says that a chunk was sent by what a process before this one has promised.
-var errStale = errors.New("a chunk was sent before this process has promised memory for it")
-
 // claim checks a header against the promise before any memory is taken for its
 // chunk. Where another receiver is reading the same chunk, that one is given: the
 // source has given its lane up.
@@ -87,8 +68,6 @@ func (m *merge) claim(h transport.ChunkHead, by *receiver) (rival *receiver, err
 		return nil, errAgain
 	case end > m.most:
 		return nil, &transport.Fault{Code: transport.CodeLimit, Err: fmt.Errorf("stream reaches %d bytes, the limit is %d", end, m.most)}
-	case (h.Seq >= window.Seq || end > window.Offset) && m.again:
-		return nil, errStale
 	case h.Seq >= window.Seq || end > window.Offset:
 		return nil, fmt.Errorf("%w: chunk %d up to byte %d, promised are chunks %d to %d up to byte %d",
 			transport.ErrProtocol, h.Seq, end, m.next, window.Seq-1, window.Offset)
@@ -151,10 +130,9 @@ func (m *merge) wake() {
 	}
 }
 
-// take returns the next chunk in order, or the END when there are no more. It
-// waits for either; with a patience that is not 0, for so long, and then gives neither.
-func (m *merge) take(ctx context.Context, patience time.Duration) (*transport.Chunk, *transport.End, error) {
-	var enough <-chan time.Time
+// take returns the next chunk in order, or the END when there are no more. It waits for
+// either.
+func (m *merge) take(ctx context.Context) (*transport.Chunk, *transport.End, error) {
 	for {
 		if ctx.Err() != nil { // what is there is not to be written any more
 			return nil, nil, context.Cause(ctx)
@@ -162,27 +140,12 @@ func (m *merge) take(ctx context.Context, patience time.Duration) (*transport.Ch
 		if c, end := m.poll(); c != nil || end != nil {
 			return c, end, nil
 		}
-		if enough == nil && patience > 0 {
-			enough = m.after(patience)
-		}
 		select {
 		case <-m.ready:
-		case <-enough:
-			return nil, nil, nil
 		case <-ctx.Done():
 			return nil, nil, context.Cause(ctx)
 		}
 	}
-}
-
-// after is time.After, for take: most of what is waited for comes before.
-func (m *merge) after(d time.Duration) <-chan time.Time {
-	if m.idle == nil {
-		m.idle = time.NewTimer(d)
-	} else {
-		m.idle.Reset(d)
-	}
-	return m.idle.C
 }
 
 func (m *merge) poll() (*transport.Chunk, *transport.End) {
@@ -208,14 +171,6 @@ func (m *merge) applied(n uint32, took time.Duration) {
 	m.bytes += uint64(n)
 	m.took += took
 	m.credit.applied(m.device)
-}
-
-// durable says that what was applied so far would outlive this process.
-func (m *merge) durable(took time.Duration) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.took += took
-	m.kept = &transport.DeviceAck{Seq: m.next, Applied: m.bytes, LoadNS: m.took.Nanoseconds()}
 }
 
 // ended reports whether END has come.
@@ -249,12 +204,7 @@ func (m *merge) status() (ack transport.DeviceAck, idle bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	idle = m.slots[m.next%uint64(len(m.slots))].chunk == nil
-	ack = transport.DeviceAck{Seq: m.next, Applied: m.bytes, LoadNS: m.took.Nanoseconds()}
-	if m.kept != nil {
-		ack = *m.kept
-	}
-	ack.Window = m.window()
-	return ack, idle
+	return transport.DeviceAck{Seq: m.next, Applied: m.bytes, LoadNS: m.took.Nanoseconds(), Window: m.window()}, idle
 }
 
 // drop releases what was delivered and will not be applied.

@@ -211,7 +211,7 @@ func TestMergeTake(t *testing.T) {
 		var err error
 		go func() {
 			var c *transport.Chunk
-			for c, _, err = m.take(ctx, 0); err == nil; c, _, err = m.take(ctx, 0) {
+			for c, _, err = m.take(ctx); err == nil; c, _, err = m.take(ctx) {
 				seqs = append(seqs, c.Seq)
 				n := c.RawLen
 				c.Release()
@@ -243,4 +243,32 @@ func TestMergeTake(t *testing.T) {
 			t.Error(err)
 		}
 	})
+}
+
+// TestWindowNeverShrinks: a source may have read as far as it was promised. Short chunks, and
+// memory that goes to another device, take nothing of that back.
+func TestWindowNeverShrinks(t *testing.T) {
+	c := newCredit(8, testChunk, make([]share.Need, 2))
+	m := newMerge(c, 0, 1<<20)
+	arena := testArena(t, 8)
+	before, _ := m.status()
+	c.divide([]share.Need{{Known: true}, {Bytes: 1 << 30, Known: true}})
+	for seq := range before.Window.Seq {
+		chunk := chunkOf(t, arena, seq, seq, []byte{1})
+		if _, err := m.claim(chunk.ChunkHead, nil); err != nil {
+			t.Fatal(err)
+		}
+		m.deliver(chunk)
+		got, _ := m.poll()
+		got.Release()
+		m.applied(1, 0)
+		after, _ := m.status()
+		if after.Window.Offset < before.Window.Offset || after.Window.Seq < before.Window.Seq {
+			t.Errorf("%d chunks later: the window was %+v, and is %+v", seq+1, before.Window, after.Window)
+		}
+		before = after
+	}
+	if err := arena.Close(); err != nil {
+		t.Error(err)
+	}
 }

@@ -2,35 +2,29 @@ package writer
 
 import (
 	"bytes"
-	"reflect"
 	"strings"
 	"testing"
 
-	"github.com/migpipe/migpipe/codec"
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
 	"github.com/migpipe/migpipe/vfio"
 )
 
-// someNotes are those of two devices, of which the second has the longest name.
-func someNotes(t testing.TB) []note {
-	t.Helper()
-	h := &transport.Hello{Attempt: transport.Attempt{Mig: transport.MigID{1}, Epoch: 3}, Journal: transport.JournalID{2},
-		Codecs: []codec.ID{codec.IDRaw, codec.IDZero, 3, 255}, ChunkSize: 1 << 20, Lanes: 16,
-		Devices: []transport.DeviceOffer{{Name: "a", Priority: 2}, {Name: strings.Repeat("b", transport.MaxName)}}}
-	all := notes(h, terms{chunkSize: 4096, lanes: 3}, transport.JournalID{4})
-	for i, n := range all {
-		for seq := range uint64(i + 1) {
-			n.digest.Add(transport.ChunkHead{Seq: seq, Offset: 10 * seq, RawLen: 10, Digest: seq})
-		}
+// someNotes are those of two devices. The second has the longest name.
+func someNotes() []note {
+	h := &transport.Hello{Attempt: transport.Attempt{Mig: transport.MigID{1}, Epoch: 3},
+		Devices: []transport.DeviceOffer{{Name: "a"}, {Name: strings.Repeat("b", transport.MaxName)}}}
+	all := make([]note, len(h.Devices))
+	for i := range all {
+		all[i] = *newNote(h, i, transport.JournalID{4})
+		all[i].Digest = transport.StreamDigest{byte(i)}
 	}
 	return all
 }
 
-// TestNote: what is read is what was written, and it fits where it is kept.
+// TestNote: what is read is what was written, and it fits where a device holds it.
 func TestNote(t *testing.T) {
-	all := someNotes(t)
-	for _, want := range all {
+	for _, want := range someNotes() {
 		b, err := want.encode()
 		if err != nil {
 			t.Fatal(err)
@@ -38,8 +32,7 @@ func TestNote(t *testing.T) {
 		if len(b) > vfio.MaxNote {
 			t.Errorf("a note has %d bytes, at most %d", len(b), vfio.MaxNote)
 		}
-		got, err := parseNote(b)
-		if err != nil || got.noteHead != want.noteHead || got.digest.Sum() != want.digest.Sum() || got.digest.Chunks() != want.digest.Chunks() {
+		if got, err := parseNote(b); err != nil || got != want {
 			t.Errorf("%+v, %v\nwant %+v", got, err, want)
 		}
 		for n := range b {
@@ -48,19 +41,13 @@ func TestNote(t *testing.T) {
 			}
 		}
 	}
-	h := offer(all)
-	want := &transport.Hello{Attempt: transport.Attempt{Mig: transport.MigID{1}, Epoch: 3}, Journal: transport.JournalID{2},
-		Codecs: []codec.ID{codec.IDRaw, codec.IDZero, 3, 255}, ChunkSize: 4096, Lanes: 3, Versions: transport.Versions{Min: 1, Max: 1},
-		Devices: []transport.DeviceOffer{{Name: "a", Priority: 2}, {Name: strings.Repeat("b", transport.MaxName)}}}
-	if !reflect.DeepEqual(h, want) {
-		t.Errorf("%+v\nwant %+v", h, want)
-	}
 }
 
-// TestSorted: sinks go on only with notes of one attempt, journal and set, each with
-// its own.
-func TestSorted(t *testing.T) {
-	last := handoff.Entry{Record: handoff.Open, Attempt: transport.Attempt{Mig: transport.MigID{1}, Epoch: 3}, Journal: transport.JournalID{4}}
+// TestVerify: a copy is resumed only with notes of one attempt, journal and set, each with its
+// device, and with the digest that is recorded.
+func TestVerify(t *testing.T) {
+	last := handoff.Entry{Record: handoff.Ready, Attempt: transport.Attempt{Mig: transport.MigID{1}, Epoch: 3}, Journal: transport.JournalID{4},
+		Digest: transport.SetDigest([]transport.StreamDigest{{0}, {1}})}
 	sinks := []Sink{{Name: strings.Repeat("b", transport.MaxName)}, {Name: "a"}}
 	for name, c := range map[string]struct {
 		change func(found []note)
@@ -70,25 +57,18 @@ func TestSorted(t *testing.T) {
 		"an older attempt":        {func(f []note) { f[1].Epoch-- }, "attempt 2"},
 		"another migration":       {func(f []note) { f[1].Mig[0]++ }, "attempt 3"},
 		"another journal":         {func(f []note) { f[0].Destination[0]++ }, "attempt 3"},
-		"another source":          {func(f []note) { f[1].Source[0]++ }, "another set"},
-		"other terms":             {func(f []note) { f[1].ChunkSize++ }, "another set"},
 		"a set of three":          {func(f []note) { f[0].Devices, f[1].Devices = 3, 3 }, "another set"},
 		"the same device twice":   {func(f []note) { f[0].Device = f[1].Device }, "another set"},
 		"a device beyond all":     {func(f []note) { f[0].Device = 2 }, "another set"},
 		"names that have changed": {func(f []note) { f[1].Name[0]++ }, "a device \"b\""},
+		"another digest":          {func(f []note) { f[1].Digest[1]++ }, "is recorded"},
 	} {
-		all := someNotes(t)
+		all := someNotes()
 		found := []note{all[1], all[0]}
 		c.change(found)
-		got, order, err := sorted(found, sinks, last)
-		if c.want != "" {
-			if err == nil || !strings.Contains(err.Error(), c.want) {
-				t.Errorf("%s: %v, want %q", name, err, c.want)
-			}
-			continue
-		}
-		if err != nil || !reflect.DeepEqual(order, []int{1, 0}) || got[0].name() != "a" || got[1].Device != 1 {
-			t.Errorf("%s: order %v, %v", name, order, err)
+		err := verify(found, sinks, last)
+		if (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v, want %q", name, err, c.want)
 		}
 	}
 }
@@ -96,7 +76,7 @@ func TestSorted(t *testing.T) {
 // FuzzNote: what a file says of itself may be anything; what is a note is written as
 // it was read.
 func FuzzNote(f *testing.F) {
-	for _, n := range someNotes(f) {
+	for _, n := range someNotes() {
 		b, err := n.encode()
 		if err != nil {
 			f.Fatal(err)
@@ -110,11 +90,9 @@ func FuzzNote(f *testing.F) {
 		if err != nil {
 			return
 		}
-		again, err := n.encode()
-		if err != nil || !bytes.Equal(again[:noteHeadLen], b[:noteHeadLen]) {
+		if again, err := n.encode(); err != nil || !bytes.Equal(again, b) {
 			t.Fatalf("%x\nis written as %x (%v)", b, again, err)
 		}
-		_, _, _ = sorted([]note{n}, []Sink{{Name: "a"}}, handoff.Entry{Attempt: transport.Attempt{Mig: n.Mig, Epoch: n.Epoch}, Journal: n.Destination})
-		_ = offer([]note{n})
+		_ = verify([]note{n}, []Sink{{Name: "a"}}, handoff.Entry{Attempt: transport.Attempt{Mig: n.Mig, Epoch: n.Epoch}, Journal: n.Destination})
 	})
 }

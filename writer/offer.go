@@ -75,15 +75,6 @@ func (t *terms) fit(memory, devices int) {
 	}
 }
 
-// fits says whether what was agreed on before fits this memory.
-func (t terms) fits(memory, devices int) error {
-	now := t
-	if now.fit(memory, devices); now.lanes == t.lanes && now.chunkSize == t.chunkSize {
-		return nil
-	}
-	return fmt.Errorf("%d lanes of chunks of %d bytes were agreed on, and do not fit a memory of %d bytes", t.lanes, t.chunkSize, memory)
-}
-
 func refusal(code transport.Code, device, format string, args ...any) *transport.Fault {
 	return &transport.Fault{Code: code, Device: device, Err: fmt.Errorf(format, args...)}
 }

@@ -64,12 +64,11 @@ type Options struct {
 	// back; but if the source's host has died by then, there is none. Default: a copy is
 	// kept for ever.
 	ReadyLease time.Duration
-	// Recover names a migration that a process which has ended has left here: if the
-	// sinks are Kept, and hold what its journal says, or are all vfio.Resumable, and have
-	// kept what came of it, Receive goes on with it. If not, or if it is zero, Receive
-	// begins anew, and what was loaded in part it resets at once; an attempt that all
-	// sinks have kept it goes on with all the same when that is the first that a source
-	// comes back for.
+	// Recover names a migration that a process before this one has left here. Receive
+	// continues with it if the sinks are Kept and hold what its journal says, or if all
+	// are vfio.Resumable and hold its complete copy. If not, or if it is zero, Receive
+	// starts over, and resets what was loaded in part at once. It continues with a
+	// complete copy all the same if the source of that is the first to come.
 	Recover transport.MigID
 	// Leave asks a Receive whose ctx is cancelled to end, and to leave a complete copy as
 	// it is recorded. It counts only after Observe was told of report.Held; the outcome is

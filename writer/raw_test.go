@@ -117,7 +117,7 @@ func rawPath(t testing.TB, size int, lane *frames, dev *device) (move func()) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		c, _, err := m.take(ctx, 0)
+		c, _, err := m.take(ctx)
 		if err == nil {
 			err = l.apply(c)
 		}

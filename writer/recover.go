@@ -15,8 +15,8 @@ import (
 	"github.com/migpipe/migpipe/vfio"
 )
 
-// restart goes on with the migration of Options.Recover, if the devices hold what its
-// journal says that they do, or have kept a part of it.
+// restart continues with the migration of Options.Recover, if the devices hold what its
+// journal says that they do.
 func (e *engine) restart() {
 	if e.opts.Recover == (transport.MigID{}) {
 		return
@@ -34,8 +34,8 @@ func (e *engine) restart() {
 		e.closeJournal()
 		return
 	}
-	on, err := e.goOn(j)
-	if on {
+	resumed, err := e.resumeCopy(j)
+	if resumed {
 		return
 	}
 	e.journal = j
@@ -57,11 +57,11 @@ func (e *engine) restart() {
 		return
 	}
 	e.fleet.adopt(last.Record)
-	e.goOnAs(j, holding)
+	e.continueFrom(j, holding)
 }
 
-// goOnAs goes on from what is recorded.
-func (e *engine) goOnAs(j handoff.Journal, holding handoff.Holding) {
+// continueFrom continues with what is recorded and what the devices hold.
+func (e *engine) continueFrom(j handoff.Journal, holding handoff.Holding) {
 	last := j.Last()
 	e.journal = j
 	e.out.Attempt, e.out.Peer, e.bytes, e.lostAt = last.Attempt, last.PeerID, last.Why.Bytes, time.Now()
@@ -117,7 +117,7 @@ func (e *engine) abandonCopy(last handoff.Entry) {
 	}
 	if err == nil {
 		_, actions := handoff.RestartDest(last, handoff.Nothing)
-		a := &answerer{journal: e.journal, forget: func() { err = e.fleet.forget(last.Attempt.Mig) }}
+		a := &answerer{journal: e.journal, forget: func() { err = e.fleet.removeSessions(last.Attempt.Mig) }}
 		failed := a.do(actions)
 		err = errors.Join(failed, err)
 	}
@@ -146,19 +146,19 @@ func (e *engine) fenced(j handoff.Journal) bool {
 	return j.Last().Record == handoff.Accept && handoff.Rebooted(j) && e.fleet.resumable()
 }
 
-// ErrCannotGoOn says that devices may hold what is recorded of a migration, and that it
-// could not be gone on with: nothing was changed.
-var ErrCannotGoOn = errors.New("it cannot be gone on with")
+// ErrCannotContinue says that devices may hold what is recorded of a migration, and that this
+// process cannot continue with it: nothing was changed.
+var ErrCannotContinue = errors.New("this process cannot continue with it")
 
-func cannotGoOn(last handoff.Entry, why error) error {
-	return fmt.Errorf("migration %v, attempt %d, is recorded as %v, and %w: %w", last.Attempt.Mig, last.Attempt.Epoch, last.Record, ErrCannotGoOn, why)
+func cannotResume(last handoff.Entry, why error) error {
+	return fmt.Errorf("migration %v, attempt %d, is recorded as %v, and %w: %w", last.Attempt.Mig, last.Attempt.Epoch, last.Record, ErrCannotContinue, why)
 }
 
 // hand hands a migration to people, who have to look at the devices before anything else
 // is loaded into them.
 func (e *engine) hand(last handoff.Entry, why error) {
 	e.out.Attempt, e.out.Peer, e.out.Outcome, e.done = last.Attempt, last.PeerID, handoff.InDoubt, true
-	e.keep(&transport.Fault{Code: transport.CodeBusy, Err: cannotGoOn(last, why)})
+	e.keep(&transport.Fault{Code: transport.CodeBusy, Err: cannotResume(last, why)})
 }
 
 // discard resets the devices that hold a part, and reports whether there were any.

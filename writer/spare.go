@@ -16,7 +16,7 @@ import (
 // cannot be found out now.
 func (e *engine) spareOthers(mig transport.MigID) *transport.Fault {
 	for i, s := range e.fleet.sinks {
-		ids, err := e.fleet.left(i)
+		ids, err := e.fleet.persisted(i)
 		for _, id := range ids {
 			other, bad := transport.ParseMigID(id)
 			if bad != nil || other == mig {
@@ -64,13 +64,13 @@ func (e *engine) recordOf(mig transport.MigID) (handoff.Entry, error) {
 	return last, nil
 }
 
-// left gives the ids of what a device keeps.
-func (f *fleet) left(i int) (ids []string, err error) {
+// persisted gives the ids of what a device holds for a later process.
+func (f *fleet) persisted(i int) (ids []string, err error) {
 	r, ok := f.sinks[i].Device.(vfio.Resumable)
 	if !ok {
 		return nil, nil
 	}
-	list, err := r.Left()
+	list, err := r.Persisted()
 	if errors.Is(err, errors.ErrUnsupported) {
 		return nil, nil
 	}

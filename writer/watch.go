@@ -15,11 +15,11 @@ import (
 // nothing is left may wait for its guest. While a device here has a chunk to write, or a lane
 // is lost, the source may have to wait.
 func (e *engine) watchSource() {
-	if e.owner.Phase != handoff.DestReceiving || e.unheard || !e.lostAt.IsZero() {
+	if e.owner.Phase != handoff.DestReceiving || !e.lostAt.IsZero() {
 		e.quiet = time.Time{}
 		return
 	}
-	if len(e.dialled()) == 0 && !e.again {
+	if len(e.dialled()) == 0 {
 		if time.Since(e.welcomed) > transport.LanesTimeout {
 			e.giveUp(fmt.Errorf("the source has opened no data lane for %v", transport.LanesTimeout))
 		}

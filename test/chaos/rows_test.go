@@ -236,9 +236,9 @@ var rows = []scenario{
 		faults: []fault{{at: "destination.do.sendwelcome", do: kill}}, want: [2]end{aborted(4), killed}, after: tear(destination)},
 	{row: 48, name: "READY is torn at every byte, before it is sent", quick: true,
 		faults: []fault{{at: "destination.do.send.ready", do: kill}}, want: [2]end{aborted(4), killed}, after: tear(destination)},
-	{row: 50, name: "mig-recv killed in the middle of a file: resumes from what was synced", quick: true,
+	{row: 50, name: "mig-recv killed in the middle of a file: no file, and the next attempt starts over", quick: true,
 		urls: filed, before: writeFile, flags: [2][]string{source: {"--max-bandwidth", "16MiB/s"}},
-		faults: []fault{{at: "destination.did.write@64", do: restarts(0)}}, want: [2]end{committed, committed}, after: allOf(attempts(1), sameFile)},
+		faults: []fault{{at: "destination.did.write@64", do: restarts(0)}}, want: [2]end{aborted(5), waiting}, after: allOf(noFile, nextAttempt, sameFile)},
 
 	{row: 51, name: "the source's read fails with EIO", quick: true,
 		urls: [2]string{source: defaultSource + "&fault=read@3MiB:EIO"}, want: [2]end{aborted(3), aborted(5)}, after: says(source, "input/output error")},
@@ -574,6 +574,28 @@ func writeFile(w *world) {
 	rand.NewChaCha8([32]byte{byte(w.seed)}).Read(content)
 	if err := os.WriteFile(filepath.Join(w.dir, "FROM.state"), content, 0o600); err != nil {
 		w.t.Fatal(err)
+	}
+}
+
+// nextAttempt has the source try again, with its file, and the destination that waits.
+func nextAttempt(w *world, _ evidence) {
+	w.t.Helper()
+	w.sc, w.flags = &scenario{}, [2][]string{}
+	s := w.send("", "--migration", w.mig.String())
+	w.settle()
+	w.check()
+	if s.exit() != 0 {
+		w.t.Errorf("the next attempt ends with %d: %v", s.exit(), s)
+	}
+}
+
+// noFile is that of a destination that has loaded a part: it has no file, under no name.
+func noFile(w *world, _ evidence) {
+	w.t.Helper()
+	for _, pattern := range []string{"TO.state", ".TO.state*"} {
+		if left, err := filepath.Glob(filepath.Join(w.dir, pattern)); err != nil || len(left) > 0 {
+			w.t.Errorf("left: %v, %v", left, err)
+		}
 	}
 }
 

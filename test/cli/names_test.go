@@ -2,6 +2,7 @@ package cli
 
 import (
 	"bufio"
+	"io"
 	"math/rand/v2"
 	"net"
 	"os"
@@ -39,9 +40,9 @@ func replace(t *testing.T, path, text string) {
 	}
 }
 
-// TestHostsReplaced: /etc/hosts is replaced by rename while a migration goes on in a
-// sandbox. A name that has gone keeps the address that worked last; one that has moved is
-// found where it is.
+// TestHostsReplaced: /etc/hosts is replaced by rename while a program that is confined dials
+// a destination again. A name that has gone keeps the address that worked last; one that has
+// moved is found where it is.
 func TestHostsReplaced(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -49,7 +50,7 @@ func TestHostsReplaced(t *testing.T) {
 	if err := os.Mkdir(path("etc"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	state := make([]byte, 5<<20) // for 5 s
+	state := make([]byte, 1<<20)
 	rand.NewChaCha8([32]byte{}).Read(state)
 	replace(t, path("from"), string(state))
 	replace(t, path("etc/nsswitch.conf"), "hosts: files\n")
@@ -73,15 +74,16 @@ func TestHostsReplaced(t *testing.T) {
 		return begin(t, recv)
 	}
 	heard := receive("127.0.0.1")
-	send := command(t, "mig-send", "--json", "--idle-limit", "1s", "--max-bandwidth", "1MiB/s", "--to", "dest.test:"+number,
+	send := command(t, "mig-send", "--json", "--idle-limit", "1s", "--commit", "external", "--to", "dest.test:"+number,
 		"--identity", path("mig-send"), "--peer", dest, "--device", "d=file:"+path("from"))
 	withEtc(t, path("etc"), send)
+	answers := answering(t, send)
 	said := begin(t, send)
+	io.WriteString(answers, "paused\n")
 	if landlocked() {
 		contains(t, nextEvent(t, said, "sandbox"), `"landlock":`)
 	}
-	for !arrived.MatchString(nextEvent(t, heard, "progress")) {
-	}
+	nextEvent(t, said, "ready")
 	for _, c := range []struct{ hosts, moves string }{{"127.0.0.9 other.test\n", "127.0.0.1"}, {"127.0.0.2 dest.test\n", "127.0.0.2"}} {
 		replace(t, path("etc/hosts"), c.hosts)
 		recv.Process.Kill()
@@ -89,6 +91,7 @@ func TestHostsReplaced(t *testing.T) {
 		heard = receive(c.moves)
 		nextEvent(t, said, "path-restored")
 	}
+	io.WriteString(answers, "commit\n")
 	contains(t, nextEvent(t, said, "done"), `"outcome":"committed"`)
 	contains(t, nextEvent(t, heard, "done"), `"outcome":"committed"`)
 	send.Wait()

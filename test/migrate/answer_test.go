@@ -201,3 +201,28 @@ func (a asked) succeedsNow(t *testing.T, done chan side) {
 	r, err := a.sendTo(a.dialer)
 	a.committed(t, side{r, err}, <-done)
 }
+
+// TestNextAttemptWhileAnswered: a source that opens the next attempt at once, while the
+// destination still has the journal open to answer it about the one before, is served when
+// that conversation ends.
+func TestNextAttemptWhileAnswered(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		mig := transport.NewMigID()
+		j := handoff.NewMemory()
+		j.Append(handoff.Entry{Record: handoff.Aborted, Attempt: transport.Attempt{Mig: mig, Epoch: 1}, Journal: j.ID()})
+		p, done := askedDestination(t, mig, j)
+		control := p.ask(t, &transport.Resume{Attempt: transport.Attempt{Mig: mig, Epoch: 1}, Peer: j.ID()})
+		if got := answers(control, j.ID()); !strings.HasSuffix(got, "DECLINED") {
+			t.Fatalf("RESUME is answered by %q", got)
+		}
+		go func() { // ends with the lane
+			time.Sleep(time.Second)
+			if got := written(j); got != "ABORTED" {
+				t.Errorf("while the source is answered, the journal says %s", got)
+			}
+			control.Lane().Close()
+		}()
+		p.send.Attempt = transport.Attempt{Mig: mig, Epoch: 2}
+		p.succeedsNow(t, done)
+	})
+}

@@ -34,15 +34,8 @@ func (w *world) arriving(st state, may func(transport.MessageType) bool, f func(
 
 func (w *world) sent(st state, m transport.Message) bool { return st.net&(1<<w.message(m)) != 0 }
 
-// calm says that what others explore does not happen, for there are states enough:
-// devices do what they are told to, and nothing but a failure ends an attempt.
-func (w *world) calm() bool { return w.durable && w.epochs > 1 }
-
 // surprises come at any time.
 func (w *world) surprises() []Event {
-	if w.calm() {
-		return []Event{Failed{Code: transport.CodeDevice}}
-	}
 	return []Event{Unreachable{}, Reached{}, Interrupt{}, Failed{Code: transport.CodeDevice}}
 }
 
@@ -185,7 +178,7 @@ func (w *world) resumes(st state) {
 		st.s.result = uint8(plain(Resumed{how}))
 		w.visit(st, "S", what, 0)
 	}
-	if st.s.dev == stopped && !w.calm() || st.s.dev == wiped || st.s.dev == torn {
+	if st.s.dev == stopped || st.s.dev == wiped || st.s.dev == torn {
 		then(st, "fails to resume", SomeRan)
 	}
 	if st.s.dev == wiped {
@@ -265,7 +258,7 @@ func (w *world) destLives(st state) {
 	d := w.dests.vals[st.d.machine]
 	for e := range uint64(w.epochs) {
 		if w.sent(st, &transport.Hello{Attempt: attempt(e + 1)}) {
-			w.offers(st, d, e+1)
+			w.destTakes(st, plain(Offered{attempt(e + 1), w.witnessD}))
 			w.destTakes(st, plain(Refused{Attempt: attempt(e + 1)}))
 			if w.epochs == 1 && w.entries.vals[st.d.log].Record == None { // states enough, else
 				w.destTakes(st, plain(Refused{Attempt: attempt(e + 1), NoRecord: true}))
@@ -275,62 +268,9 @@ func (w *world) destLives(st state) {
 	if d.Phase != DestReceiving {
 		return
 	}
-	if w.durable {
-		w.destLoads(st, d)
-		return
-	}
 	if w.sent(st, &transport.End{Attempt: d.Attempt}) {
 		st.d.dev, st.copy = loaded, uint8(d.Attempt.Epoch)
 		w.destTakes(st, plain(Loaded{worldDigest}))
-	}
-}
-
-// offers begins sessions before HELLO is accepted: in place of the one that was kept,
-// or, where the devices cannot keep one this time, beside what is left of that.
-func (w *world) offers(st state, d Dest, epoch uint64) {
-	ev := plain(Offered{attempt(epoch), w.witnessD})
-	if w.durable && d.Phase == DestIdle {
-		st.d.dev, st.copy = empty, 0
-		w.destTakes(st, ev)
-		st.kept = kept{epoch: uint8(epoch)}
-	}
-	w.destTakes(st, ev)
-}
-
-// destLoads is a stream of two halves: the first is on lanes, which end with either
-// process, so that only a source that is there and has it can send it; the second
-// comes with END.
-func (w *world) destLoads(st state, d Dest) {
-	epoch := uint8(d.Attempt.Epoch)
-	s := w.sources.vals[st.s.machine]
-	sends := s.Attempt == d.Attempt && (s.Phase == SourceTransfer || s.Phase == SourceWaiting)
-	freed := st.freed&(1<<epoch) != 0
-	next := st
-	switch st.d.dev {
-	case empty:
-		if sends && freed {
-			w.violated(st, "I6: the destination needs what the source has freed")
-		}
-		if sends {
-			next.d.dev, next.copy = part, epoch
-			w.visit(next, "D", "loads the first half", 0)
-		}
-		return
-	case part:
-		if w.sent(st, &transport.End{Attempt: d.Attempt}) {
-			next.d.dev = loaded
-			w.destTakes(next, plain(Loaded{worldDigest}))
-		}
-	}
-	next = st
-	if st.kept.epoch == epoch && !st.kept.synced {
-		next.kept.synced = true
-		w.visit(next, "D", "makes the first half durable", 0)
-	}
-	next = st
-	if sends && st.kept.epoch == epoch && (st.kept.synced || w.early) {
-		next.freed |= 1 << epoch
-		w.visit(next, "S", "is told of the first half, and forgets it", 0)
 	}
 }
 
@@ -345,9 +285,6 @@ func (w *world) destCrashes(st state) {
 		w.destForced(st, last)
 	}
 	st.d.result, st.d.asked, st.held = 0, 0, false
-	if st.d.dev == part {
-		st.d.dev, st.copy = empty, 0
-	}
 	w.destRestarts(st, last)
 	if st.d.dev == loaded { // its process was all that kept it
 		st.d.dev, st.copy = empty, 0
@@ -362,24 +299,18 @@ func (w *world) destRestarts(st state, last Entry) {
 	for _, h := range w.holdings(st, last) {
 		d, actions := w.restartDest(last, h)
 		next := st
-		if h == Partial && st.kept.synced {
-			next.d.dev, next.copy = part, st.kept.epoch
-		}
 		if st.d.dev == loaded && (h == Nothing || last.Record == Open) { // a copy that neither a process nor READY vouches for is none
 			next.d.dev, next.copy = empty, 0
 		}
 		next.d.machine, next.d.todo = w.dests.id(d), w.list(actions)
-		w.visit(next, "D", [...]string{Nothing: "crashes and starts again", Whole: "crashes and finds its copy", Executing: "crashes and runs on", Partial: "crashes and finds what was durable"}[h], 0)
+		w.visit(next, "D", [...]string{Nothing: "crashes and starts again", Whole: "crashes and finds its copy", Executing: "crashes and runs on"}[h], 0)
 	}
 }
 
 // holdings is what a destination may believe of its devices: what they hold or, of a
 // copy that was not accepted, that nobody can vouch for it.
 func (w *world) holdings(st state, last Entry) []Holding {
-	ours := uint64(st.kept.epoch) == last.Attempt.Epoch || w.mixes
 	switch {
-	case st.d.dev == empty && last.Record == Open && st.kept.epoch > 0 && ours:
-		return []Holding{Partial, Nothing}
 	case st.d.dev == running:
 		return []Holding{Executing}
 	case st.d.dev == loaded && uint64(st.copy) == last.Attempt.Epoch && (last.Record == Accept || last.Record == Forced):
@@ -442,10 +373,6 @@ func (w *world) starts(st state, d Dest) {
 		then(st, "finds its devices running", Started{})
 		return
 	case loaded:
-		if w.calm() {
-			then(w.executes(st, d), "starts", Started{})
-			return
-		}
 		then(st, "fails to start, copy kept", NotStarted{Copy: Kept})
 		then(st, "fails to start, perhaps", NotStarted{Copy: Unclear})
 	}
@@ -473,7 +400,6 @@ func (w *world) executes(st state, d Dest) state {
 		w.violated(st, "I5: the destination runs attempt %d, the source's record is %v of %d", d.Attempt.Epoch, last.Record, last.Attempt.Epoch)
 	}
 	st.d.dev, st.ran = running, true
-	st.kept = kept{} // it has its name now
 	return st
 }
 
@@ -487,7 +413,6 @@ func (w *world) resets(st state) {
 	st.d.dev, st.copy = empty, 0
 	st.d.result = uint8(plain(WasReset{Failed: true}))
 	w.visit(st, "D", "fails to reset", 0)
-	st.kept = kept{}
 	st.d.result = uint8(plain(WasReset{}))
 	w.visit(st, "D", "resets", 0)
 }

@@ -23,9 +23,7 @@ import (
 //   - the source's host may die with its devices (reboots);
 //   - some of the source's devices, all or none of them may refuse to stop or to run
 //     again on the way back, and a person may then have the destination's copy run
-//     (rescues);
-//   - the destination's devices may keep what was loaded before a crash, and the
-//     source forget what it was told is there (durable).
+//     (rescues).
 //
 // The devices belong to somebody else (a VMM), so that a crash of a program leaves them.
 
@@ -39,7 +37,6 @@ const (
 	wiped   // the source's: its host has died, and they are new ones
 	torn    // the source's: some of them run, and some could not be resumed
 	empty   // the destination's: reset, or not complete
-	part    // the destination's: half of the stream is loaded; only of those that are durable
 	loaded  // the destination's: complete, in STOP
 	dropped // the destination's: lost by a failed start
 )
@@ -65,15 +62,6 @@ type state struct {
 	yes  uint8  // the owner's word for each epoch, a bit each
 
 	held bool // the destination holds a complete copy, and the source goes back: it is not to drop that for it (I3b)
-
-	kept  kept  // what outlives the destination's process
-	freed uint8 // the source has no first half any more, a bit for each epoch
-}
-
-// kept is a session that a device has kept.
-type kept struct {
-	epoch  uint8 // 0 is none
-	synced bool  // the first half of its stream is durable
 }
 
 // world is the explored system: the machines, and what may happen to them.
@@ -87,9 +75,6 @@ type world struct {
 	external     bool     // the source's owner decides
 	reboots      bool     // the source's host may die, and its devices with it
 	cancels      bool     // the destination's user may cancel when the copy is complete, and leave it behind
-	durable      bool     // the destination's devices keep what they are given
-	early        bool     // a mistake: the source is told before that is durable
-	mixes        bool     // a mistake: whose session it is that was kept, nobody looks at
 	forces       bool
 	rescues      bool
 	rescue       func(Entry) (Entry, bool)                  // what a person may decide at the source then
@@ -292,9 +277,6 @@ func (w *world) destTakes(st state, ev int) {
 
 // visit notes a state that follows the present one.
 func (w *world) visit(st state, who, what string, ev int) {
-	if s := w.sources.vals[st.s.machine]; s.Phase > SourceWaiting {
-		st.freed = 0 // nobody asks it any more
-	}
 	id, ok := w.seen[st]
 	if !ok {
 		id = uint32(len(w.queue))

@@ -405,18 +405,6 @@ var mistakes = []struct {
 			return d.Step(ev)
 		}
 	}},
-	{"a chunk is acknowledged before it is durable", 1, false, false, func(w *world) { w.durable, w.early = true, true }},
-	{"what was kept of another attempt is gone on with", 2, false, false, func(w *world) { w.durable, w.mixes = true, true }},
-	{"READY is said of a part", 1, false, false, func(w *world) {
-		w.durable = true
-		w.restartDest = func(last Entry, holding Holding) (Dest, []Action) {
-			d, actions := RestartDest(last, holding)
-			if holding == Partial {
-				return d.Step(Loaded{worldDigest})
-			}
-			return d, actions
-		}
-	}},
 	{"ABORT before the resume is sure", 1, false, false, func(w *world) {
 		w.source = func(s Source, ev Event) (Source, []Action) {
 			if s.Phase == SourceWaiting && ev == (Interrupt{}) {

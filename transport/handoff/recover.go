@@ -49,22 +49,14 @@ const (
 	Nothing   Holding = iota // or what nobody can vouch for
 	Whole                    // the copy that READY was said of: somebody else kept them open
 	Executing                // it runs
-	Partial                  // of an attempt that is OPEN, what was loaded before: it can be gone on with
 )
 
-// RestartDest goes on where the process ended that wrote last, with what the devices
-// hold now. A copy that was only loaded in part is nobody's, unless the devices have
-// kept it and the source is there to send the rest; one that was accepted and is gone
-// is for people to decide about.
+// RestartDest continues where the process ended that wrote last, with what the devices
+// hold now. A copy that was only loaded in part is nobody's: the source starts over. About one
+// that was accepted and is gone, people decide.
 func RestartDest(last Entry, holding Holding) (Dest, []Action) {
 	d := Dest{Attempt: last.Attempt, Journal: last.Journal, Digest: last.Digest, Record: last.Record, MaxEpoch: last.Attempt.Epoch, Witness: last.Witness}
-	if holding == Partial && last.Record != Open {
-		holding = Nothing
-	}
 	switch {
-	case last.Record == Open && holding == Partial: // as recorded: nothing more is promised by it
-		d.Phase = DestReceiving
-		return d, nil
 	case last.Record == Forced && holding == Nothing: // the devices were started without it
 		d.Phase, d.Note = DestEnded, last.Why.Text
 	case last.Record == Forced:

@@ -96,7 +96,7 @@ func (st *stage) play(t *testing.T, line string) {
 		s, actions := RestartSource(st.sLog)
 		st.source(s, actions, false)
 	case strings.HasPrefix(what, "restart"):
-		d, actions := RestartDest(st.dLog, map[string]Holding{"restart": Nothing, "restart, copy kept": Whole, "restart, running": Executing, "restart, a part kept": Partial}[what])
+		d, actions := RestartDest(st.dLog, map[string]Holding{"restart": Nothing, "restart, copy kept": Whole, "restart, running": Executing}[what])
 		st.dest(d, actions, false)
 	case what == "has a witness":
 		st.s.Witness = worldWitness

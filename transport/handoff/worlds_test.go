@@ -14,7 +14,6 @@ var worlds = []struct {
 	fails, amnesia bool
 	witness, force bool
 	external       bool
-	durable        bool
 	reboots        bool
 	cancel         bool
 	rescues        bool
@@ -29,8 +28,6 @@ var worlds = []struct {
 	{name: "one attempt, an owner decides, journals that fail", epochs: 1, fails: true, external: true, cancel: true},
 	{name: "one attempt, an owner decides, a journal lost", epochs: 1, amnesia: true, external: true},
 	{name: "two attempts, an owner decides", epochs: 2, external: true},
-	{name: "one attempt that can go on, journals that fail", epochs: 1, fails: true, durable: true},
-	{name: "two attempts that can go on", epochs: 2, durable: true},
 	{name: "one attempt, the source's host dies", epochs: 1, reboots: true, cancel: true},
 	{name: "one attempt, a witness, the source's host dies", epochs: 1, witness: true, reboots: true, cancel: true},
 	{name: "one attempt, the way back fails, journals that fail", epochs: 1, fails: true, rescues: true},
@@ -45,7 +42,7 @@ func TestExplore(t *testing.T) {
 			unlessSlow(t, c.epochs > 1 || c.amnesia || c.rescues && c.witness)
 			w := newWorld(c.epochs)
 			w.journalFails, w.amnesia, w.forces = c.fails, c.amnesia, c.force
-			w.external, w.durable, w.reboots, w.rescues = c.external, c.durable, c.reboots, c.rescues
+			w.external, w.reboots, w.rescues = c.external, c.reboots, c.rescues
 			w.cancels = c.cancel
 			if c.witness {
 				w.witnessS, w.witnessD = worldWitness, worldWitness
@@ -62,7 +59,6 @@ func TestExplore(t *testing.T) {
 			w.mustReach(t, c.witness && !c.force, witnessed)
 			w.mustReach(t, c.epochs == 3, forced)
 			w.mustReach(t, c.external && c.epochs == 2, approved)
-			w.mustReach(t, c.durable && c.epochs == 2, resumed)
 			w.mustReach(t, c.reboots, rescued)
 			w.mustReach(t, c.rescues && c.fails, takenBack)
 		})
@@ -135,15 +131,6 @@ var approved = landmarks{
 	},
 	"the second attempt was approved, and runs": func(_ *world, st state, s, _ Entry) bool {
 		return st.yes == 1<<2 && s.Record == Done && st.d.dev == running
-	},
-}
-
-var resumed = landmarks{
-	"the source has forgotten what the second attempt has kept": func(_ *world, st state, _, d Entry) bool {
-		return st.freed&(1<<2) != 0 && st.d.dev == part && d.Record == Open
-	},
-	"what an attempt has kept is there while the next one is open": func(_ *world, st state, s, d Entry) bool {
-		return st.kept.epoch == 1 && st.kept.synced && d.Record == Open && d.Attempt.Epoch == 2
 	},
 }
 

@@ -126,7 +126,8 @@ func (d *device) Reset() error {
 	return nil
 }
 
-// Close implements [vfio.Device]. What was not committed is gone, unless it is kept.
+// Close implements [vfio.Device]. A state that was not committed is discarded, unless its session
+// is persistent and complete.
 func (d *device) Close() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -6,17 +6,16 @@
 // STOP -> RUNNING gives it its name, and whatever ends the session in any other
 // way leaves nothing behind.
 //
-// A Sink whose session is begun with [Sink.Keep] can go on after a crash of process
-// or host. Its hidden file has a name, .NAME.ID.resumable beside the NAME to be, where
-// ID is the migration's, and is locked (flock) by the process that works on it. Its
-// extended attribute user.migpipe.resume says what Sync ([vfio.Durable]) has made
-// durable. The commit renames it, and [Sink.Forget] takes the attribute off then; Reset,
-// Forget and a new session of the same ID remove it; nothing else does. One
-// that lies there is of a migration that was cut off: it is as secret as NAME would
-// be, and may be removed by hand when that migration will not be resumed.
+// The complete state of a Sink outlives process and host if [Sink.Persist] has begun its
+// session. Its file then has the hidden name .NAME.ID.resumable beside the NAME to be, where
+// ID is the migration's, and the process that works on it has it locked (flock). Its extended
+// attribute user.migpipe.resume says that the state is complete. The commit renames the file,
+// and [Sink.Remove] takes the attribute off then. Reset, Remove and a new session of the same
+// ID remove the file; nothing else does. It is as secret as NAME would be, and may be removed
+// by hand when the migration will not continue.
 //
 // That takes a file system with user attributes, as ext4, XFS, Btrfs, NFS 4.2 and,
-// since Linux 6.6, tmpfs are: on others Keep says errors.ErrUnsupported. So it does
+// since Linux 6.6, tmpfs are: on others Persist fails with errors.ErrUnsupported. So it does
 // for every fd, which no later process could find by its name.
 //
 // Holes stay holes. A Source finds those of a regular file (lseek(2), SEEK_HOLE) and gives

@@ -83,8 +83,13 @@ func holds(t *testing.T, dir string, want map[string]string) {
 // ways are the three ways to have a hidden file.
 var ways = map[string]func(dir, base string) (*hidden, error){
 	"O_TMPFILE": createUnnamed, "temporary name": createNamed,
-	"kept": func(dir, base string) (*hidden, error) {
-		return createLocked(filepath.Join(dir, "."+base+".id.resumable"))
+	"complete session": func(dir, base string) (*hidden, error) {
+		h, err := createUnnamed(dir, base)
+		if err == nil {
+			err = h.keepAs(filepath.Join(dir, "."+base+".id.resumable"))
+			h.complete = false // Close and Reset discard it
+		}
+		return h, err
 	},
 }
 

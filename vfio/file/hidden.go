@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -13,7 +14,8 @@ import (
 type hidden struct {
 	f    *os.File
 	temp string // the name that it has meanwhile, "" for none at all
-	kept bool   // for a later process, by that name
+	// complete says that a later process can resume the state, by that name.
+	complete bool
 }
 
 // createHidden makes a file without a name, or with one that begins with a dot
@@ -35,11 +37,44 @@ func createUnnamed(dir, _ string) (*hidden, error) {
 }
 
 func createNamed(dir, base string) (*hidden, error) {
-	f, err := os.CreateTemp(dir, "."+base+".*.partial")
+	removeAbandoned(dir, base)
+	f, err := os.CreateTemp(dir, "."+base+".*"+partial)
 	if err != nil {
 		return nil, err
 	}
+	_ = lockFile(f) // without locks, nothing is taken for abandoned
 	return &hidden{f: f, temp: f.Name()}, nil
+}
+
+// partial ends the name of a file whose state is not complete.
+const partial = ".partial"
+
+// removeAbandoned removes what a crash has left of the files without a name of their own: no
+// process has a lock on them.
+func removeAbandoned(dir, base string) {
+	names, _ := os.ReadDir(dir)
+	for _, n := range names {
+		if strings.HasPrefix(n.Name(), "."+base+".") && strings.HasSuffix(n.Name(), partial) && n.Type().IsRegular() {
+			_ = removeSession(filepath.Join(dir, n.Name()))
+		}
+	}
+}
+
+// keepAs gives the file a name by which a later process finds it. It is locked for as long as
+// this process has it.
+func (h *hidden) keepAs(path string) error {
+	if err := lockFile(h.f); err != nil {
+		return err
+	}
+	if h.temp == "" {
+		if err := h.link(path); err != nil {
+			return err
+		}
+	} else if err := rename(h.temp, path); err != nil {
+		return err
+	}
+	h.temp, h.complete = path, true
+	return nil
 }
 
 // publish gives the file its name, in one step whatever the file system. undo
@@ -101,8 +136,9 @@ func unlink(path string) func() error { return func() error { return unix.Unlink
 // name gives a file without a name one that can be renamed: a link replaces
 // nothing.
 func (h *hidden) name(dir, base string) error {
+	_ = lockFile(h.f)
 	for i := 0; h.temp == ""; i++ {
-		temp := filepath.Join(dir, fmt.Sprintf(".%s.%d-%d.partial", base, os.Getpid(), i))
+		temp := filepath.Join(dir, fmt.Sprintf(".%s.%d-%d%s", base, os.Getpid(), i, partial))
 		err := h.link(temp)
 		if err == nil {
 			h.temp = temp

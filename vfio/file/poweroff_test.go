@@ -1,7 +1,6 @@
 package file
 
 import (
-	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -36,7 +35,19 @@ func newDisk(t *testing.T) *disk {
 	}
 	t.Cleanup(func() { unix.Unmount(d.dir, unix.MNT_DETACH) })
 	os.Remove(filepath.Join(d.dir, "lost+found"))
+	if err := syncDisk(d.dir); err != nil {
+		t.Fatal(err)
+	}
 	return d
+}
+
+func syncDisk(dir string) error {
+	f, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return unix.Syncfs(int(f.Fd()))
 }
 
 func (d *disk) mount() ([]byte, error) {
@@ -67,31 +78,32 @@ func (d *disk) crash(t *testing.T) {
 	}
 }
 
-func keeperOn(t *testing.T, d *disk) *Sink {
+func sinkOn(t *testing.T, d *disk) *Sink {
 	t.Helper()
-	d.sink = keeper(t, d.dir, nil)
+	d.sink = sinkIn(t, d.dir, nil)
 	return d.sink
 }
 
-// TestHostCrash loses what was not synced, and nothing else: the first Sync is that of
-// Keep, with a file that the disk has just got.
+// TestHostCrash: a state that is complete outlives the host, and its name does behind the
+// commit. One that is not complete leaves nothing.
 func TestHostCrash(t *testing.T) {
 	disk := newDisk(t)
-	const step = 100_000
-	state := strings.Repeat("state", step)
-	note := func(at int) string { return fmt.Sprintf("%0*d", vfio.MaxNote, at) }
-	put(t, keep(t, keeperOn(t, disk), note(0)), "this is lost")
-	for at := step; at < len(state); at += step {
-		disk.crash(t)
-		s := resumes(t, keeperOn(t, disk), uint64(at-step), note(at-step))
-		put(t, s, state[at-step:at])
-		syncs(t, s, note(at))
-		put(t, s, "this is lost")
-	}
+	state, note := strings.Repeat("state", 100_000), strings.Repeat("n", vfio.MaxNote)
+	put(t, persist(t, sinkOn(t, disk)), state)
 	disk.crash(t)
-	d := keeperOn(t, disk)
-	put(t, resumes(t, d, uint64(len(state)-step), note(len(state)-step)), state[len(state)-step:])
+	holds(t, disk.dir, nil)
+	d := sinkOn(t, disk)
+	none(t, d)
+	s := persist(t, d)
+	put(t, s, state)
+	completes(t, s, note)
+	for range 2 {
+		disk.crash(t)
+		d = sinkOn(t, disk)
+		resumes(t, d, note)
+	}
 	set(t, d, vfio.Running)
 	disk.crash(t)
 	holds(t, disk.dir, map[string]string{"out": state})
+	committed(t, sinkOn(t, disk), note)
 }

@@ -13,7 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// record is what the file of a kept session says of itself. It is an extended
+// record is what the file of a complete session says of itself. It is an extended
 // attribute: file and record have one name, and so they are published, replaced and
 // removed in one step.
 type record struct {
@@ -102,10 +102,27 @@ func store(f *os.File, r record) error {
 	if err := fdatasync(f); err != nil {
 		return err
 	}
-	if err := onFD(f, func(fd int) error { return unix.Fsetxattr(fd, attribute, r.encode(), 0) }); err != nil {
-		return fmt.Errorf("set attribute %s: %w", attribute, err)
+	if err := setRecord(f, r); err != nil {
+		return err
 	}
 	return cause(f.Sync())
+}
+
+// tryRecord finds out whether the file system has extended attributes.
+func tryRecord(f *os.File) error {
+	err := setRecord(f, record{})
+	if err == nil {
+		err = onFD(f, func(fd int) error { return unix.Fremovexattr(fd, attribute) })
+	}
+	return err
+}
+
+func setRecord(f *os.File, r record) error {
+	err := onFD(f, func(fd int) error { return unix.Fsetxattr(fd, attribute, r.encode(), 0) })
+	if err != nil {
+		return fmt.Errorf("set attribute %s: %w", attribute, err)
+	}
+	return nil
 }
 
 // grow makes a hole at the end part of the file.
@@ -161,7 +178,7 @@ func attributeOf(get func(b []byte) (int, error)) ([]byte, error) {
 	return b[:n], nil
 }
 
-// recordOf reads the record of a file that has its name: the word of a session that is
+// recordOf reads the record of a file that has its name: that of a session that is
 // committed. All of its bytes were durable before it had the name.
 func recordOf(path string) (record, error) {
 	st, err := os.Lstat(path)

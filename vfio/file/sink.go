@@ -192,7 +192,7 @@ func (e *pathEnd) begin() (*session, error) {
 	return e.sess, nil
 }
 
-// open gives the file of a session: one that is kept was opened before.
+// open gives the file of a session: a persistent one was opened before.
 func (e *pathEnd) open() (*hidden, error) {
 	if h := e.next; h != nil {
 		e.next = nil
@@ -258,12 +258,13 @@ func (e *pathEnd) drop() error {
 	return h.discard()
 }
 
-// close keeps what is kept: whoever closes may not know what has become of the session.
+// close leaves a complete state for a later process: this one may not know what has become of
+// the session.
 func (e *pathEnd) close() error { return e.leave() }
 
-// leave lets go of the file. One that is kept stays, for a later process.
+// leave closes the file. One that is complete stays, for a later process.
 func (e *pathEnd) leave() error {
-	if h := e.file; h != nil && h.kept {
+	if h := e.file; h != nil && h.complete {
 		e.file, e.prepared = nil, false
 		return h.f.Close()
 	}

@@ -104,9 +104,9 @@ func truncated(t *testing.T, cfg Config) {
 	set(t, destination, vfio.Stop)
 }
 
-// kept loads a session that would outlive a crash, once to be given up and once to
-// the end, after which nothing of either is left to be resumed.
-func kept(t *testing.T, cfg Config) {
+// persisted loads a session that would outlive a crash, once to discard it and once to commit
+// it. Nothing of either is left in the end.
+func persisted(t *testing.T, cfg Config) {
 	source, destination := open(t, cfg.Source), open(t, cfg.Destination)
 	r, ok := destination.(vfio.Resumable)
 	if !ok {
@@ -114,7 +114,7 @@ func kept(t *testing.T, cfg Config) {
 	}
 	data := save(t, source)
 	for _, part := range [][]byte{data[:len(data)/2], data} {
-		s, err := r.Keep("conformance", nil)
+		s, err := r.Persist("conformance")
 		if errors.Is(err, errors.ErrUnsupported) {
 			t.Skip(err)
 		}
@@ -122,10 +122,10 @@ func kept(t *testing.T, cfg Config) {
 			t.Fatal(err)
 		}
 		wantState(t, destination, vfio.Resuming)
-		keptWhole(t, r, s, part)
+		complete(t, r, s, part)
 		if len(part) < len(data) {
 			reset(t, destination)
-			wantForgotten(t, r)
+			wantRemoved(t, r)
 		}
 	}
 	set(t, destination, vfio.Stop)
@@ -133,45 +133,44 @@ func kept(t *testing.T, cfg Config) {
 		cfg.Verify(t, source, destination)
 	}
 	set(t, destination, vfio.Running)
-	if s, _, _, err := r.Resume("conformance"); s != nil || !errors.Is(err, vfio.ErrCommitted) {
-		t.Errorf("resuming a session that is committed: %v, %v", s, err)
+	if note, err := r.Resume("conformance"); len(note) != vfio.MaxNote || !errors.Is(err, vfio.ErrCommitted) {
+		t.Errorf("resume of a committed session: a note of %d bytes, %v", len(note), err)
 	}
-	if left, err := r.Left(); err != nil || !slices.ContainsFunc(left, isConformance) {
-		t.Errorf("left: %v, %v", left, err)
+	if all, err := r.Persisted(); err != nil || !slices.ContainsFunc(all, isConformance) {
+		t.Errorf("persisted: %v, %v", all, err)
 	}
-	if err := r.Forget("conformance"); err != nil {
+	if err := r.Remove("conformance"); err != nil {
 		t.Error(err)
 	}
-	wantForgotten(t, r)
+	wantRemoved(t, r)
 }
 
-func isConformance(l vfio.Leftover) bool { return l.ID == "conformance" }
+func isConformance(p vfio.PersistedSession) bool { return p.ID == "conformance" }
 
-// keptWhole writes data, which no second session may come between.
-func keptWhole(t *testing.T, r vfio.Resumable, s vfio.Durable, data []byte) {
+// complete writes data, which no second session may come between.
+func complete(t *testing.T, r vfio.Resumable, s vfio.Persistent, data []byte) {
 	t.Helper()
 	if _, err := s.Write(data); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Sync(make([]byte, vfio.MaxNote)); err != nil {
+	if err := s.Complete(make([]byte, vfio.MaxNote)); err != nil {
 		t.Fatal(err)
 	}
-	_, err := r.Keep("conformance", nil)
-	wantErr(t, "keeping a second session", err, vfio.ErrBusy)
-	wantErr(t, "forgetting one that is open", r.Forget("conformance"), vfio.ErrBusy)
+	_, err := r.Persist("conformance")
+	wantErr(t, "a second session", err, vfio.ErrBusy)
+	wantErr(t, "removal of one that is open", r.Remove("conformance"), vfio.ErrBusy)
 }
 
-func wantForgotten(t *testing.T, r vfio.Resumable) {
+func wantRemoved(t *testing.T, r vfio.Resumable) {
 	t.Helper()
-	s, _, _, err := r.Resume("conformance")
-	if s != nil || !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("resuming a session that is over: %v, %v", s, err)
+	if _, err := r.Resume("conformance"); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("resume of a removed session: %v", err)
 	}
-	if err := r.Forget("conformance"); err != nil {
-		t.Errorf("forgetting what is gone: %v", err)
+	if err := r.Remove("conformance"); err != nil {
+		t.Errorf("a second removal: %v", err)
 	}
-	if left, err := r.Left(); err != nil || slices.ContainsFunc(left, isConformance) {
-		t.Errorf("left: %v, %v", left, err)
+	if all, err := r.Persisted(); err != nil || slices.ContainsFunc(all, isConformance) {
+		t.Errorf("persisted: %v, %v", all, err)
 	}
 }
 

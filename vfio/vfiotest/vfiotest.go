@@ -46,7 +46,7 @@ var cases = []struct {
 	{"PendingElsewhere", pendingElsewhere},
 	{"RoundTrip", roundTrip},
 	{"Truncated", truncated},
-	{"Kept", kept},
+	{"Persisted", persisted},
 	{"LeavingEndsTheSession", leavingEndsTheSession},
 	{"ResetEndsTheSession", resetEndsTheSession},
 	{"CancelAndAgain", cancelAndAgain},

@@ -116,7 +116,7 @@ func (s scene) inDoubt(err error) []string {
 			"ask the destination first: if its mig-recv said committed, the copy here must never run again",
 			"only if its mig-recv said aborted, start the guest here")
 	}
-	if errors.Is(err, writer.ErrCannotGoOn) {
+	if errors.Is(err, writer.ErrCannotContinue) {
 		return []string{"start nothing here and reset nothing: look at what is at --device, and at both sides' `status`; the same command goes on with it once that is mended",
 			"if the source is dead, or kept from its devices: see `mig-recv resolve --help`"}
 	}

@@ -42,10 +42,11 @@ accepted here later than others is what the devices hold: of them a warning tell
 ` + "`resolve`" + ` has decided, as the newest here, is started if devices in STOP hold it. Those
 that run may have been accepted here, or have been reset since, which nobody can tell:
 say --continue only of devices that were not reset. For devices that the program opens
-itself, the journal answers a source that asks. Files (file:) keep what they were given,
-over a restart of the host too: they are gone on with when their source comes back, or
-with --continue. Only what was accepted before such a restart waits for its source, or
-for ` + "`resolve`" + `, since somebody may have decided there meanwhile.`
+itself, the journal answers a source that asks. A file (file:) that is complete outlives
+the program, and a restart of the host: the migration continues when its source comes
+back, or with --continue. Only what was accepted before such a restart waits for its
+source, or for ` + "`resolve`" + `, since somebody may have decided there meanwhile. Of a file
+that was loaded in part nothing is left, and the next attempt starts over.`
 )
 
 // linkHelp is the part of the help texts about lost connections.

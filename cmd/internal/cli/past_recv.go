@@ -182,7 +182,7 @@ func keptBy(devices []opened) map[string]bool {
 	kept := map[string]bool{}
 	for _, d := range devices {
 		if r, ok := d.Device.(vfio.Resumable); ok {
-			list, _ := r.Left()
+			list, _ := r.Persisted()
 			for _, l := range list {
 				kept[l.ID] = true
 			}

@@ -13,16 +13,16 @@ import (
 )
 
 // BenchmarkFileSink loads 256 MiB into a file, up to STOP, from a source that has
-// 32 MiB for what was not acknowledged, with a session that a crash would end, and with
-// one that is kept.
+// 32 MiB for what was not acknowledged, with a session that ends with the process, and with
+// one whose complete state outlives it.
 func BenchmarkFileSink(b *testing.B) {
 	const size, chunks, total = 1 << 20, 32, 256
 	data := make([]byte, size)
 	rand.NewChaCha8([32]byte{}).Read(data)
-	for _, kept := range []bool{false, true} {
+	for _, persists := range []bool{false, true} {
 		name := "ends with the process"
-		if kept {
-			name = "kept"
+		if persists {
+			name = "persistent"
 		}
 		b.Run(name, func(b *testing.B) {
 			b.SetBytes(total * size)
@@ -37,14 +37,15 @@ func BenchmarkFileSink(b *testing.B) {
 				if err != nil {
 					b.Fatal(err)
 				}
-				load(b, dev, kept, arena, data, total)
-				dev.Close() // which removes it
+				load(b, dev, persists, arena, data, total)
+				dev.Reset()
+				dev.Close()
 			}
 		})
 	}
 }
 
-func load(b *testing.B, dev *file.Sink, kept bool, arena *transport.Arena, data []byte, total uint64) {
+func load(b *testing.B, dev *file.Sink, persists bool, arena *transport.Arena, data []byte, total uint64) {
 	chunks, size := arena.Count(), uint64(len(data))
 	m := newMerge(newCredit(chunks, int(size), make([]share.Need, 1)), 0, transport.MaxStream)
 	told, ended := make(chan struct{}, 1), make(chan loaderEnded, 1)
@@ -56,11 +57,9 @@ func load(b *testing.B, dev *file.Sink, kept bool, arena *transport.Arena, data 
 	}
 	l := &loader{name: "d", dev: dev, merge: m, digest: transport.NewDigest(), applied: tell, post: func(ev any) { ended <- ev.(loaderEnded) }}
 	var err error
-	if kept {
-		var s vfio.Durable
-		s, err = dev.Keep("bench", nil)
-		m.keeps()
-		l.stream, l.keep = s, newKeeper(s, note{digest: l.digest}, chunks*int(size), tell)
+	if persists {
+		l.stream, err = dev.Persist("bench")
+		l.note = new(note)
 	} else {
 		l.stream, err = dev.SetState(vfio.Resuming)
 	}

@@ -5,8 +5,9 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
-	"maps"
+	"io/fs"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -37,7 +38,8 @@ type receiving struct {
 	Devices           map[string]string // NAME to a file's path, or a simulated device's model
 	Memory, ChunkSize int
 	Recover           transport.MigID
-	KillAt            int64 // of the bytes that all files were given, 0 for never
+	KillAt            int64 // when all files were given so many bytes, 0 for never
+	KillStart         bool  // when a device is to run
 }
 
 const receivingVar = "MIGPIPE_TEST_RECEIVE"
@@ -84,7 +86,7 @@ func TestReceivingProcess(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			s.Device = &mortal{f, &given, r.KillAt}
+			s.Device = &mortal{f, &given, r.KillAt, r.KillStart}
 		} else if s.Device, err = sim.OpenURL(url); err != nil {
 			t.Fatal(err)
 		}
@@ -96,45 +98,46 @@ func TestReceivingProcess(t *testing.T) {
 	say("done", fmt.Sprintf("%v %v %v", out.Outcome, out.Warnings, err))
 }
 
-// mortal is a file that ends its process when it was given so many bytes.
+// mortal is a file that ends its process when it was given so many bytes, or when it is to run.
 type mortal struct {
 	*file.Sink
 	given *atomic.Int64
 	at    int64
+	start bool
 }
 
-func (m *mortal) Keep(id string, note []byte) (vfio.Durable, error) {
-	d, err := m.Sink.Keep(id, note)
-	return m.wrap(d), err
-}
-
-func (m *mortal) Resume(id string) (vfio.Durable, uint64, []byte, error) {
-	d, offset, note, err := m.Sink.Resume(id)
-	return m.wrap(d), offset, note, err
-}
-
-func (m *mortal) wrap(d vfio.Durable) vfio.Durable {
-	if d == nil {
-		return nil
+func (m *mortal) Persist(id string) (vfio.Persistent, error) {
+	s, err := m.Sink.Persist(id)
+	if err != nil {
+		return nil, err
 	}
-	return &mortalStream{d, m}
+	return &mortalStream{s, m}, nil
+}
+
+func (m *mortal) SetState(to vfio.State) (vfio.Stream, error) {
+	if to == vfio.Running && m.start {
+		die()
+	}
+	return m.Sink.SetState(to)
 }
 
 type mortalStream struct {
-	vfio.Durable
-	*mortal
+	vfio.Persistent
+	mortal *mortal
 }
 
 func (s *mortalStream) Write(p []byte) (int, error) {
-	n, err := s.Durable.Write(p)
-	if s.given.Add(int64(n)) >= s.at && s.at > 0 {
-		syscall.Kill(os.Getpid(), syscall.SIGKILL)
-		select {}
+	n, err := s.Persistent.Write(p)
+	if s.mortal.given.Add(int64(n)) >= s.mortal.at && s.mortal.at > 0 {
+		die()
 	}
 	return n, err
 }
 
-func (s *mortalStream) Close() error { return s.Durable.Close() }
+func die() {
+	syscall.Kill(os.Getpid(), syscall.SIGKILL)
+	select {}
+}
 
 // child is such a process.
 type child struct {
@@ -203,8 +206,8 @@ func (c *child) await(t *testing.T, kind string) string {
 	}
 }
 
-// partial is a migration of files to a process that is killed.
-type partial struct {
+// fileMigration is one of files to a process of its own.
+type fileMigration struct {
 	*testing.T
 	dir     string
 	r       receiving
@@ -215,9 +218,9 @@ type partial struct {
 	send    reader.Options
 }
 
-func newPartial(t *testing.T, sizes map[string]int) *partial {
+func newFileMigration(t *testing.T, sizes map[string]int) *fileMigration {
 	leavesNothing(t)
-	p := &partial{T: t, dir: t.TempDir(), content: map[string][]byte{}}
+	p := &fileMigration{T: t, dir: t.TempDir(), content: map[string][]byte{}}
 	id, err := transport.LoadIdentity(filepath.Join(p.dir, "recv.key"))
 	if err == nil {
 		p.source, err = transport.NewIdentity()
@@ -247,9 +250,8 @@ func newPartial(t *testing.T, sizes map[string]int) *partial {
 }
 
 // start starts the destination, always at one address.
-func (p *partial) start(killAt int) *child {
+func (p *fileMigration) start() *child {
 	p.Helper()
-	p.r.KillAt = int64(killAt)
 	c := startReceiving(p.T, p.r)
 	if c.await(p.T, "listening") == "" {
 		p.Fatalf("the destination does not start: %s", c)
@@ -257,7 +259,7 @@ func (p *partial) start(killAt int) *child {
 	return c
 }
 
-func (p *partial) sendAll() chan side {
+func (p *fileMigration) sendAll() chan side {
 	done := make(chan side, 1)
 	go func() {
 		r, err := reader.Send(p.Context(), &transport.QUICDialer{Addr: p.r.Listen, Credentials: transport.Pinned{Identity: p.source, Peers: []transport.ID{p.dest}}}, p.sources, &p.send)
@@ -267,7 +269,7 @@ func (p *partial) sendAll() chan side {
 }
 
 // arrived checks that all files are there, and nothing beside.
-func (p *partial) arrived() {
+func (p *fileMigration) arrived() {
 	p.Helper()
 	for name, want := range p.content {
 		got, err := os.ReadFile(p.r.Devices[name])
@@ -278,7 +280,7 @@ func (p *partial) arrived() {
 	p.nothingLeft()
 }
 
-func (p *partial) nothingLeft() {
+func (p *fileMigration) nothingLeft() {
 	p.Helper()
 	if left, _ := filepath.Glob(filepath.Join(p.dir, ".*")); len(left) > 0 {
 		p.Errorf("left behind: %v", left)
@@ -286,110 +288,61 @@ func (p *partial) nothingLeft() {
 }
 
 // recorded is what the destination has recorded.
-func (p *partial) recorded() string {
+func (p *fileMigration) recorded() string {
 	names, _ := recorded(p.T, p.dir, p.send.Attempt.Mig, journal.Destination)
 	return strings.Join(names, " ")
 }
 
-const wentOn = "NONE OPEN READY ACCEPT RUNNING DONE"
-
-// TestGoesOnAfterAKill: a destination that was killed in the middle of files goes on
-// with what was durable, when it is started again; whoever of both sides has little
-// memory. Nothing of it is recorded, for nothing new is promised.
-func TestGoesOnAfterAKill(t *testing.T) {
-	const chunk = 64 << 10
-	for _, c := range []struct {
-		name         string
-		sizes        map[string]int
-		source, dest int // memory
-		lanes        int
-		kills        []int
-		recover      bool
-	}{
-		{name: "one file", sizes: map[string]int{"a": 24 << 20}, source: 8 << 20, dest: 8 << 20, lanes: 2, kills: []int{12 << 20}},
-		{name: "told to go on", sizes: map[string]int{"a": 24 << 20}, source: 8 << 20, dest: 8 << 20, lanes: 2, kills: []int{12 << 20}, recover: true},
-		{name: "killed at once", sizes: map[string]int{"a": 8 << 20}, source: 4 << 20, dest: 4 << 20, lanes: 2, kills: []int{1}},
-		{name: "killed at the end", sizes: map[string]int{"a": 8 << 20}, source: 4 << 20, dest: 4 << 20, lanes: 2, kills: []int{8 << 20}},
-		{name: "three files, killed three times", sizes: map[string]int{"a": 3 << 20, "b": 12 << 20, "c": 100}, source: 8 << 20, dest: 4 << 20, lanes: 4, kills: []int{4 << 20, 2 << 20, 3 << 20}},
-		{name: "a source with two chunks", sizes: map[string]int{"a": 8 << 20}, source: 2 * chunk, dest: 8 << 20, lanes: 1, kills: []int{4 << 20}},
-		{name: "a destination with two chunks", sizes: map[string]int{"a": 8 << 20}, source: 8 << 20, dest: 2 * chunk, lanes: 1, kills: []int{4 << 20}},
-		{name: "two chunks each", sizes: map[string]int{"a": 4 << 20}, source: 2 * chunk, dest: 2 * chunk, lanes: 1, kills: []int{2 << 20}},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			p := newPartial(t, c.sizes)
-			p.send.Memory, p.send.ChunkSize, p.send.Lanes = c.source, chunk, c.lanes
-			p.r.Memory, p.r.ChunkSize = c.dest, chunk
-			d := p.start(c.kills[0])
-			sent := p.sendAll()
-			for _, at := range append(c.kills[1:], 0) {
-				d.await(t, "done") // which it does not say
-				if c.recover {
-					p.r.Recover = p.send.Attempt.Mig
-				}
-				d = p.start(at)
-			}
-			s := <-sent
-			if text := d.await(t, "done"); !strings.HasPrefix(text, "committed") || s.err != nil {
-				t.Fatalf("source: %v (%v); destination: %s %s", s.report.Outcome, s.err, text, d)
-			}
-			p.arrived()
-			if got := p.recorded(); got != wentOn {
-				t.Errorf("recorded: %s", got)
-			}
-			for _, d := range s.report.Devices {
-				if d.Bytes != uint64(len(p.content[d.Name])) {
-					t.Errorf("%+v", d)
-				}
-			}
-		})
+// killed waits for the end of a destination, and starts it again as one that lives.
+func (p *fileMigration) killed(d *child) *child {
+	p.Helper()
+	if text := d.await(p.T, "done"); text != "" {
+		p.Errorf("the destination was to be killed, and has ended: %s", text)
 	}
+	p.r.KillAt, p.r.KillStart = 0, false
+	return p.start()
 }
 
-// TestDoesNotGoOn: where a part cannot be gone on with, the source is told so, has its
-// devices back, and the next attempt begins anew; nothing is left of the first.
-func TestDoesNotGoOn(t *testing.T) {
+// TestKilledWhileLoading: a destination that is killed in the middle of files leaves nothing
+// of them. Its source takes its devices back, told by the next process or by its own limit,
+// and the next attempt begins with the first byte.
+func TestKilledWhileLoading(t *testing.T) {
 	for _, c := range []struct {
 		name  string
-		spoil func(p *partial)
+		at    int64 // of 8 MiB
+		limit time.Duration
 	}{
-		{"it was removed", func(p *partial) {
-			left, _ := filepath.Glob(filepath.Join(p.dir, ".*.resumable"))
-			if len(left) != 2 {
-				p.Errorf("left by the crash: %v", left)
-			}
-			for _, path := range left[:1] {
-				os.Remove(path)
-			}
-		}},
-		{"the devices have other names", func(p *partial) {
-			p.r.Devices["a"], p.r.Devices["b"] = p.r.Devices["b"], p.r.Devices["a"]
-		}},
-		{"one is another kind of device", func(p *partial) { p.r.Devices["b"] = "mlx5?size=1MiB" }},
-		{"there is less memory", func(p *partial) { p.r.Memory, p.r.ChunkSize = 32<<10, 16<<10 }},
+		{"at once", 1, 0},
+		{"in the middle", 4 << 20, 0},
+		{"by the last byte", 8 << 20, 0},
+		{"the source does not wait", 4 << 20, time.Second},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			p := newPartial(t, map[string]int{"a": 4 << 20, "b": 4 << 20})
-			p.send.Memory, p.send.ChunkSize, p.send.Lanes = 4<<20, 64<<10, 2
-			p.r.Memory, p.r.ChunkSize = 4<<20, 64<<10
-			j := handoff.NewMemory()
-			p.send.Journal = j
-			d := p.start(4 << 20)
+			p := newFileMigration(t, map[string]int{"a": 3 << 20, "b": 5 << 20})
+			p.send.Memory, p.send.ChunkSize, p.send.Lanes, p.send.ReconnectLimit = 4<<20, 64<<10, 2, c.limit
+			p.r.Memory, p.r.ChunkSize, p.r.KillAt = 4<<20, 64<<10, c.at
+			p.send.Journal = handoff.NewMemory()
+			d := p.start()
 			sent := p.sendAll()
-			d.await(t, "done")
-			before := p.r
-			before.Devices = maps.Clone(p.r.Devices)
-			c.spoil(p)
-			d = p.start(0)
-			if s := <-sent; s.report.Outcome != handoff.Rolledback || s.err == nil || !strings.Contains(s.err.Error(), "started again") {
-				t.Errorf("source: %v (%v)", s.report.Outcome, s.err)
+			if c.limit > 0 {
+				d.await(t, "done")
+				if s := <-sent; s.report.Outcome != handoff.Rolledback {
+					t.Fatalf("%v (%v)", s.report.Outcome, s.err)
+				}
+				p.r.KillAt = 0
+				d = p.start()
+			} else {
+				d = p.killed(d)
+				if s := <-sent; s.report.Outcome != handoff.Rolledback || s.err == nil || !strings.Contains(s.err.Error(), "started again") {
+					t.Fatalf("%v (%v)", s.report.Outcome, s.err)
+				}
 			}
-			if got := p.recorded(); got != "NONE OPEN ABORTED" {
-				t.Errorf("recorded: %s", got)
+			p.nothingLeft()
+			for name := range p.content {
+				if _, err := os.Lstat(p.r.Devices[name]); !errors.Is(err, fs.ErrNotExist) {
+					t.Errorf("%s: %v", name, err)
+				}
 			}
-			d.cmd.Process.Kill()
-			d.await(t, "done")
-			p.r = before
-			d = p.start(0)
 			p.send.Attempt.Epoch++
 			s := <-p.sendAll()
 			if text := d.await(t, "done"); !strings.HasPrefix(text, "committed") || s.err != nil {
@@ -400,27 +353,27 @@ func TestDoesNotGoOn(t *testing.T) {
 	}
 }
 
-// TestNextAttemptAfterAKill: a source that did not wait opens the next attempt, and what
-// the destination has kept of the one before is gone.
-func TestNextAttemptAfterAKill(t *testing.T) {
-	p := newPartial(t, map[string]int{"a": 8 << 20})
-	p.send.Memory, p.send.ChunkSize = 4<<20, 64<<10
-	p.r.Memory, p.r.ChunkSize = 4<<20, 64<<10
-	p.send.ReconnectLimit = time.Second
-	d := p.start(4 << 20)
-	sent := p.sendAll()
-	d.await(t, "done")
-	if s := <-sent; s.report.Outcome != handoff.Rolledback {
-		t.Fatalf("%v (%v)", s.report.Outcome, s.err)
-	}
-	d = p.start(0)
-	p.send.Attempt.Epoch++
-	s := <-p.sendAll()
-	if text := d.await(t, "done"); !strings.HasPrefix(text, "committed") || s.err != nil {
-		t.Fatalf("source: %v (%v); destination: %s %s", s.report.Outcome, s.err, text, d)
-	}
-	p.arrived()
-	if got := p.recorded(); got != "NONE OPEN OPEN READY ACCEPT RUNNING DONE" {
-		t.Errorf("recorded: %s", got)
+// TestKilledAtTheStart: a complete copy outlives the process that has loaded it. The next one
+// resumes it, told to or when the source asks, and nothing is sent again.
+func TestKilledAtTheStart(t *testing.T) {
+	for name, told := range map[string]bool{"told to": true, "when the source asks": false} {
+		t.Run(name, func(t *testing.T) {
+			p := newFileMigration(t, map[string]int{"a": 3 << 20, "b": 100})
+			p.r.KillStart = true
+			d := p.start()
+			sent := p.sendAll()
+			if told {
+				p.r.Recover = p.send.Attempt.Mig
+			}
+			d = p.killed(d)
+			s := <-sent
+			if text := d.await(t, "done"); !strings.HasPrefix(text, "committed") || s.err != nil {
+				t.Fatalf("source: %v (%v); destination: %s %s", s.report.Outcome, s.err, text, d)
+			}
+			p.arrived()
+			if got := p.recorded(); got != "NONE OPEN READY ACCEPT RUNNING DONE" {
+				t.Errorf("recorded: %s", got)
+			}
+		})
 	}
 }

@@ -20,24 +20,24 @@ import (
 	"github.com/migpipe/migpipe/vfio/file"
 )
 
-// keptFile is a file that was loaded, as a process that has ended has left it.
-type keptFile struct {
+// loadedFile is a file that was loaded, as a process that has ended has left it.
+type loadedFile struct {
 	path  string
 	epoch uint64
 	sum   transport.StreamDigest
 }
 
-// leave loads a file and stops at a step: loaded, complete (STOP), or committed.
-func (k *keptFile) leave(t *testing.T, number, of int, step vfio.State) {
+// leave loads a file and stops at a state: RESUMING, with a complete copy, STOP or RUNNING.
+func (k *loadedFile) leave(t *testing.T, number, of int, at vfio.State) {
 	t.Helper()
 	content := bytes.Repeat([]byte{byte(number + 1)}, 1000*(number+1))
-	n := note{digest: transport.NewDigest()}
-	n.Version, n.Device, n.Devices, n.Lanes, n.ChunkSize = noteVersion, uint16(number), uint16(of), 1, 4096
-	n.Mig, n.Epoch, n.Destination = transport.MigID{1}, k.epoch, transport.JournalID{2}
-	copy(n.Name[:], fmt.Sprint("d", number))
-	head := transport.ChunkHead{Device: uint16(number), RawLen: uint32(len(content)), Digest: 7}
-	n.digest.Add(head)
-	k.sum = n.digest.Sum()
+	h := &transport.Hello{Attempt: k.attempt(), Devices: make([]transport.DeviceOffer, of)}
+	h.Devices[number].Name = fmt.Sprint("d", number)
+	digest := transport.NewDigest()
+	digest.Add(transport.ChunkHead{Device: uint16(number), RawLen: uint32(len(content)), Digest: 7})
+	k.sum = digest.Sum()
+	n := newNote(h, number, transport.JournalID{2})
+	n.Digest = k.sum
 	b, err := n.encode()
 	if err != nil {
 		t.Fatal(err)
@@ -46,7 +46,7 @@ func (k *keptFile) leave(t *testing.T, number, of int, step vfio.State) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := d.Keep(sessionID(n.Mig), b)
+	s, err := d.Persist(sessionID(n.Mig))
 	if errors.Is(err, errors.ErrUnsupported) {
 		t.Skipf("SKIP: %v", err)
 	}
@@ -54,19 +54,19 @@ func (k *keptFile) leave(t *testing.T, number, of int, step vfio.State) {
 		_, err = s.Write(content)
 	}
 	if err == nil {
-		err = s.Sync(b)
+		err = s.Complete(b)
 	}
-	if err == nil && step != vfio.Resuming {
-		_, err = d.SetState(step)
+	if err == nil && at != vfio.Resuming {
+		_, err = d.SetState(at)
 	}
 	if err = errors.Join(err, d.Close()); err != nil {
 		t.Fatal(err)
 	}
 }
 
-// TestRegain: a complete copy of files is what was verified, and all of it; and nothing
-// of it is lost where that cannot be said.
-func TestRegain(t *testing.T) {
+// TestResumeCopy: a complete copy of files is what was verified, and all of it. Where it is
+// not, nothing of it is removed.
+func TestResumeCopy(t *testing.T) {
 	remove := func(paths []string) { os.Remove(paths[1]) }
 	const whole, named = vfio.Stop, vfio.Running
 	for _, c := range []struct {
@@ -96,9 +96,9 @@ func TestRegain(t *testing.T) {
 			a := transport.Attempt{Mig: transport.MigID{1}, Epoch: 3}
 			var sums []transport.StreamDigest
 			var left []string
-			f := &fleet{id: sessionID(a.Mig), streams: make([]vfio.Stream, 2), touched: make([]bool, 2), dropped: make([]bool, 2), ran: make([]bool, 2), each: parallel}
+			f := &fleet{session: sessionID(a.Mig), streams: make([]vfio.Stream, 2), touched: make([]bool, 2), dropped: make([]bool, 2), ran: make([]bool, 2), each: parallel}
 			for i := range 2 {
-				k := keptFile{path: filepath.Join(dir, fmt.Sprint("f", i)), epoch: a.Epoch}
+				k := loadedFile{path: filepath.Join(dir, fmt.Sprint("f", i)), epoch: a.Epoch}
 				k.leave(t, i, 2, c.steps[i])
 				sums = append(sums, k.sum)
 				left = append(left, filepath.Join(dir, fmt.Sprintf(".f%d.%s.resumable", i, sessionID(a.Mig))))
@@ -121,7 +121,7 @@ func TestRegain(t *testing.T) {
 				}
 				f.sinks = append(f.sinks, Sink{Name: fmt.Sprint("d", i), Device: d})
 			}
-			got, err := f.regain(last)
+			got, err := f.resume(last)
 			if got != c.want || (err == nil) != (c.err == "") || err != nil && !strings.Contains(err.Error(), c.err) {
 				t.Fatalf("%v, %v, want %v and an error about %q", got, err, c.want, c.err)
 			}
@@ -129,7 +129,7 @@ func TestRegain(t *testing.T) {
 				if err := f.start(); err != nil {
 					t.Error(err)
 				}
-				if err := f.forget(a.Mig); err != nil {
+				if err := f.removeSessions(a.Mig); err != nil {
 					t.Error(err)
 				}
 				before = "f0 f1"
@@ -157,15 +157,15 @@ func listed(t *testing.T, dir string) string {
 	return strings.Join(list, " ")
 }
 
-// TestStartOfTheRegained: one that cannot get its name has not run, and the copy is
+// TestStartOfResumedCopy: a device whose file cannot get its name has not run, and the copy is
 // whole as long as none has.
-func TestStartOfTheRegained(t *testing.T) {
+func TestStartOfResumedCopy(t *testing.T) {
 	for _, c := range []struct {
 		first vfio.State
 		want  handoff.Copy
 	}{{vfio.Stop, handoff.Kept}, {vfio.Running, handoff.Unclear}} {
 		dir := t.TempDir()
-		f := &fleet{id: sessionID(transport.MigID{1}), streams: make([]vfio.Stream, 2), touched: make([]bool, 2), dropped: make([]bool, 2), ran: make([]bool, 2),
+		f := &fleet{session: sessionID(transport.MigID{1}), streams: make([]vfio.Stream, 2), touched: make([]bool, 2), dropped: make([]bool, 2), ran: make([]bool, 2),
 			each: func(n int, do func(int) error) (err error) { // in order
 				for i := range n {
 					err = errors.Join(err, do(n-1-i))
@@ -174,7 +174,7 @@ func TestStartOfTheRegained(t *testing.T) {
 			}}
 		var sums []transport.StreamDigest
 		for i, step := range []vfio.State{c.first, vfio.Stop} {
-			k := keptFile{path: filepath.Join(dir, fmt.Sprint("f", i)), epoch: 3}
+			k := loadedFile{path: filepath.Join(dir, fmt.Sprint("f", i)), epoch: 3}
 			k.leave(t, i, 2, step)
 			sums = append(sums, k.sum)
 			d, err := file.NewSink(k.path, nil)
@@ -185,7 +185,7 @@ func TestStartOfTheRegained(t *testing.T) {
 			f.sinks = append(f.sinks, Sink{Name: fmt.Sprint("d", i), Device: d})
 		}
 		last := handoff.Entry{Record: handoff.Accept, Attempt: transport.Attempt{Mig: transport.MigID{1}, Epoch: 3}, Journal: transport.JournalID{2}, Digest: transport.SetDigest(sums)}
-		if got, err := f.regain(last); got != handoff.Whole || err != nil {
+		if got, err := f.resume(last); got != handoff.Whole || err != nil {
 			t.Fatal(got, err)
 		}
 		for i := range 2 {
@@ -208,13 +208,13 @@ type lasting struct {
 
 func (l lasting) Rebooted() bool { return l.rebooted }
 
-func (k *keptFile) attempt() transport.Attempt {
+func (k *loadedFile) attempt() transport.Attempt {
 	return transport.Attempt{Mig: transport.MigID{1}, Epoch: k.epoch}
 }
 
 // accepted is a process that is told to go on with the file, of which ACCEPT is recorded.
 // Its user gives up after a minute.
-func (k *keptFile) accepted(t *testing.T, j lasting) (transport.Dialer, func() (report.Report, error)) {
+func (k *loadedFile) accepted(t *testing.T, j lasting) (transport.Dialer, func() (report.Report, error)) {
 	t.Helper()
 	device, err := file.NewSink(k.path, nil)
 	if err != nil {
@@ -238,7 +238,7 @@ func (k *keptFile) accepted(t *testing.T, j lasting) (transport.Dialer, func() (
 func TestAcceptedBeforeARestart(t *testing.T) {
 	for _, rebooted := range []bool{false, true} {
 		dir := t.TempDir()
-		k := keptFile{path: filepath.Join(dir, "f"), epoch: 3}
+		k := loadedFile{path: filepath.Join(dir, "f"), epoch: 3}
 		k.leave(t, 0, 1, vfio.Stop)
 		synctest.Test(t, func(t *testing.T) {
 			j := lasting{handoff.NewMemory(), rebooted}
@@ -272,7 +272,7 @@ func TestAcceptedBeforeARestart(t *testing.T) {
 // host was restarted, and ends before the source has asked, leaves it in doubt.
 func TestWaitsForItsSource(t *testing.T) {
 	dir := t.TempDir()
-	k := keptFile{path: filepath.Join(dir, "f"), epoch: 3}
+	k := loadedFile{path: filepath.Join(dir, "f"), epoch: 3}
 	k.leave(t, 0, 1, vfio.Stop)
 	synctest.Test(t, func(t *testing.T) {
 		j := lasting{handoff.NewMemory(), true}
@@ -305,7 +305,7 @@ func TestSpareOthers(t *testing.T) {
 		{record: handoff.Lost},
 	} {
 		dir := t.TempDir()
-		k := keptFile{path: filepath.Join(dir, "f"), epoch: 3}
+		k := loadedFile{path: filepath.Join(dir, "f"), epoch: 3}
 		k.leave(t, 0, 1, vfio.Stop)
 		device, err := file.NewSink(k.path, nil)
 		if err != nil {
