@@ -17,7 +17,7 @@ GOVULNCHECK = golang.org/x/vuln/cmd/govulncheck@v1.9.0
 FUZZ_SMOKE = 1000x
 FUZZ_TIME  = 1m
 
-.PHONY: build demo test needs check unit race chaos fuzz-smoke fuzz vm bench bench-memory bench-micro bench-downtime help clean
+.PHONY: build demo test needs check unit race quick mutants lines chaos fuzz-smoke fuzz vm bench bench-memory bench-micro bench-downtime help clean
 
 build: ## build bin/mig-send and bin/mig-recv
 	$(BUILD) -o bin/ ./cmd/mig-send ./cmd/mig-recv
@@ -52,6 +52,18 @@ race: ## every test but the VM's, with the race detector
 # CHAOS_SEED=7 CHAOS_RANDOM=200 draws other cases, and more of them.
 CHAOS_SEED   = 1
 CHAOS_RANDOM = 40
+# Unit tests alone, without those that start processes, networks or machines, or play whole
+# migrations: under a minute on two cores.
+quick: ## the tests to run after each edit
+	go vet ./...
+	go test -short $$(go list ./... | grep -vE '/(test|bench|cmd)(/|$$)|/transport$$|/sim$$') ./cmd/internal/cli ./test/arch ./test/mutants
+
+mutants: ## plant faults one by one: each has to be found by a test
+	go run ./test/mutants
+
+lines: ## count the lines of code
+	@go run ./test/lines
+
 chaos: ## kill, stop and cut off the two programs at every point
 	@go test -count=1 -timeout 60m -v ./test/chaos -all -seed $(CHAOS_SEED) -random $(CHAOS_RANDOM) >chaos.log 2>&1; \
 	status=$$?; grep -a '^chaos:' chaos.log; [ $$status = 0 ] || { echo 'chaos: FAILED, see chaos.log'; exit 1; }

@@ -2,6 +2,7 @@ package migrate
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/binary"
 	"fmt"
@@ -30,7 +31,7 @@ type hostile struct {
 	control *transport.Control
 	data    transport.Lane
 	arena   *transport.Arena
-	journal transport.JournalID // where the test says RESUME
+	journal transport.JournalID // zero: each HELLO names a new one
 	welcome *transport.Welcome
 	got     transport.Message // the last that is no ACK
 	applied uint64            // as the last ACK says
@@ -50,7 +51,7 @@ func (h *hostile) dial(kind transport.LaneKind) transport.Lane {
 
 func (h *hostile) hello() *transport.Hello {
 	m := &transport.Hello{
-		Attempt: h.attempt, Versions: transport.Versions{Min: 1, Max: 1}, Journal: transport.NewJournalID(),
+		Attempt: h.attempt, Versions: transport.Versions{Min: 1, Max: 1}, Journal: cmp.Or(h.journal, transport.NewJournalID()),
 		ChunkSize: 4096, Lanes: 1, Codecs: []codec.ID{codec.IDRaw, codec.IDZero, codec.IDS2, codec.IDZstd},
 	}
 	for _, name := range []string{"d0", "d1"} {
@@ -61,11 +62,16 @@ func (h *hostile) hello() *transport.Hello {
 
 // open makes the destination listen.
 func (h *hostile) open() {
+	h.greet()
+	h.data = h.dial(transport.LaneData)
+}
+
+// greet is HELLO, and its answer.
+func (h *hostile) greet() {
 	h.lane = h.dial(transport.LaneControl)
 	h.control = transport.NewControl(h.lane)
 	h.send(h.hello())
 	h.welcome = h.receive().(*transport.Welcome)
-	h.data = h.dial(transport.LaneData)
 }
 
 func (h *hostile) send(m transport.Message) { h.control.Send(m) }
@@ -284,10 +290,15 @@ type victim struct {
 }
 
 func newVictim(t *testing.T) *victim {
+	dialer, l := pipe(t)
+	return newVictimAt(t, dialer, l)
+}
+
+// newVictimAt makes a victim that listens at l.
+func newVictimAt(t *testing.T, dialer transport.Dialer, l transport.Listener) *victim {
 	const memory = 1 << 20
 	leavesNothing(t)
 	staysWithin(t, memory)
-	dialer, l := pipe(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	v := &victim{dialer: dialer, cancel: cancel, done: make(chan side)}
 	t.Cleanup(cancel)
@@ -343,6 +354,12 @@ func (v *victim) unharmed(t *testing.T) {
 type taker struct {
 	*sim.Device
 	written int
+	resets  time.Duration // how long a reset takes
+}
+
+func (d *taker) Reset() error {
+	time.Sleep(d.resets)
+	return d.Device.Reset()
 }
 
 func (d *taker) Describe() vfio.Info { return vfio.Info{} }

@@ -3,6 +3,7 @@ package migrate
 import (
 	"context"
 	"errors"
+	"math"
 	"net"
 	"sync"
 	"testing"
@@ -13,8 +14,8 @@ import (
 
 // way is one direction of a path: of some rate and delay, shared by all lanes.
 type way struct {
-	rate  float64 // bytes a second
-	delay time.Duration
+	path
+	since time.Time // when the first byte was sent
 
 	mu   sync.Mutex
 	free time.Time // when the last byte so far will have left
@@ -27,17 +28,41 @@ func (w *way) send(n int) (left, there time.Time) {
 	if now := time.Now(); w.free.Before(now) {
 		w.free = now
 	}
-	w.free = w.free.Add(time.Duration(float64(n) / w.rate * float64(time.Second)))
+	rate := w.rate
+	if w.since.IsZero() {
+		w.since = w.free
+	}
+	if w.grows > 0 {
+		rate *= math.Pow(w.grows, w.free.Sub(w.since).Seconds())
+	}
+	w.free = w.free.Add(time.Duration(float64(n) / rate * float64(time.Second)))
 	return w.free, w.free.Add(w.delay)
+}
+
+// path is what one way over a network is like.
+type path struct {
+	rate  float64 // bytes a second, at first
+	grows float64 // by this factor each second; 0 is not at all
+	delay time.Duration
 }
 
 // paced is a carrier over memory with a path's rate and round trip: in virtual
 // time, so that what a migration takes depends on nothing else.
 func paced(rate float64, rtt time.Duration) carrier {
+	return over(path{rate: rate, delay: rtt / 2}, path{rate: rate, delay: rtt / 2})
+}
+
+// growing is a path whose rate to the destination grows by a factor each second. What the
+// destination says goes back at once.
+func growing(rate, factor float64, rtt time.Duration) carrier {
+	return over(path{rate: rate, grows: factor, delay: rtt / 2}, path{rate: 1 << 30, delay: rtt / 2})
+}
+
+// over is a carrier over memory with such a path there, and back.
+func over(there, back path) carrier {
 	return func(t testing.TB) (transport.Dialer, transport.Listener) {
 		d, l := pipe(t)
-		there, back := &way{rate: rate, delay: rtt / 2}, &way{rate: rate, delay: rtt / 2}
-		return &pacedDialer{d, there}, &pacedListener{l, back}
+		return &pacedDialer{d, &way{path: there}}, &pacedListener{l, &way{path: back}}
 	}
 }
 

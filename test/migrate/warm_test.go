@@ -11,6 +11,7 @@ import (
 	"github.com/migpipe/migpipe/codec"
 	"github.com/migpipe/migpipe/reader"
 	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/transport/report"
 	"github.com/migpipe/migpipe/vfio"
 )
 
@@ -72,6 +73,30 @@ func TestWarmUpInformsTheCodec(t *testing.T) {
 		p.committed(t, s, r)
 		if policy.lanes != 2 || policy.perSecond < 15<<20 || policy.perSecond > 17<<20 || !policy.early || policy.chosen.Load() == 0 {
 			t.Errorf("it was told of %d lanes of %.0f bytes a second (early: %v), and chose %d times", policy.lanes, policy.perSecond, policy.early, policy.chosen.Load())
+		}
+	})
+}
+
+// TestWarmUpIsBounded: on a path that becomes faster all the time, no round of padding is the
+// last by itself. The source sends padding for transport.ProbeTime at most.
+func TestWarmUpIsBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPair(t, growing(1<<20, 300, 50*time.Millisecond))
+		p.add(t, "gpu", "xe?size=1MiB", "xe?size=1MiB")
+		var began, ended time.Time
+		p.send.ChunkSize, p.send.Codec = 4096, codec.Fixed(codec.Raw)
+		p.send.Observe = func(ev report.Event) {
+			switch {
+			case ev.Kind == report.Phase && ev.Phase == report.WarmUp:
+				began = time.Now()
+			case ev.Kind == report.Phase && !began.IsZero() && ended.IsZero():
+				ended = time.Now()
+			}
+		}
+		s, r := p.run(t)
+		p.committed(t, s, r)
+		if took := ended.Sub(began); took < transport.ProbeTime || took > transport.ProbeTime+200*time.Millisecond {
+			t.Errorf("the padding took %v", took)
 		}
 	})
 }
