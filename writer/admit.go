@@ -83,8 +83,8 @@ func (e *engine) cameToNothing() bool {
 
 // begunStreams reports whether a byte of the source's streams has come.
 func (e *engine) begunStreams() bool {
-	for i, m := range e.merges {
-		if e.wire[i].Load() > 0 || m.position() > 0 {
+	for _, d := range e.devices {
+		if d.received.Load() > 0 || d.position() > 0 {
 			return true
 		}
 	}

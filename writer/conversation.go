@@ -124,7 +124,7 @@ func (e *engine) hello(ev admitted, m *transport.Hello) {
 		e.dismiss(fault)
 		return
 	}
-	terms, refusal := agree(m, e.fleet.sinks, e.opts)
+	terms, refusal := agree(m, e.fleet.sinks(), e.opts)
 	fault := e.openJournal(m.Attempt, refusal != nil)
 	switch {
 	case fault != nil:
@@ -139,10 +139,11 @@ func (e *engine) hello(ev admitted, m *transport.Hello) {
 		return
 	}
 	e.tell(report.Event{Kind: report.Peer, Peer: e.out.Peer, Text: transport.PeerText(m.Software)})
-	for _, o := range m.Devices {
-		terms.splice = append(terms.splice, o.Splice && e.local)
-	}
 	e.terms = terms
+	e.devices = e.fleet.inOrder(m.Devices) // from here on there is no other order
+	for _, d := range e.devices {
+		d.splice = d.offer.Splice && e.local
+	}
 	e.fleet.session = ""
 	if e.persists() {
 		e.fleet.session = sessionID(m.Mig)
@@ -192,30 +193,30 @@ func (e *engine) prepared(ev prepared) {
 }
 
 func (e *engine) welcome() *transport.Welcome {
-	m := welcome(e.offer, e.terms, e.journal.ID(), &e.opts, e.fleet.sinks, e.probe)
-	m.Splice, m.JournalNS = e.terms.splice, handoff.WriteTook(e.journal).Nanoseconds()
+	m := welcome(e.offer, e.terms, e.journal.ID(), &e.opts, e.probe)
+	m.JournalNS = handoff.WriteTook(e.journal).Nanoseconds()
 	m.EnterNS, m.HeldNS = max(1, e.entered.Nanoseconds()), max(1, time.Since(e.heardAt).Nanoseconds())
-	for _, mg := range e.merges {
-		s, _ := mg.status()
-		m.Windows = append(m.Windows, s.Window)
+	for _, d := range e.devices {
+		s, _ := d.merge.status()
+		m.Windows, m.Splice = append(m.Windows, s.Window), append(m.Splice, d.splice)
 	}
 	return m
 }
 
 func (e *engine) estimated(m *transport.Estimate) {
-	if e.credit == nil || *m.About() != e.owner.Attempt || len(m.Devices) != len(e.estimate) {
+	if !e.loads() || *m.About() != e.owner.Attempt || len(m.Devices) != len(e.devices) {
 		return
 	}
-	for i, d := range m.Devices {
-		if !e.merges[i].ended() { // what END said is exact
-			e.estimate[i] = d
+	for i, d := range e.devices {
+		if !d.merge.ended() { // what END said is exact
+			d.estimate = m.Devices[i]
 		}
 	}
 	e.acks.stamp(m.Stamp)
 	if m.Stopped && e.clock.stopped.IsZero() && e.owner.Phase == handoff.DestReceiving {
 		e.clock.stopped, e.asOfStop = time.Now(), e.progressed()
-		for i, mg := range e.merges {
-			e.atStop[i] = mg.position()
+		for _, d := range e.devices {
+			d.atStop = d.position()
 		}
 		e.tell(report.Event{Kind: report.Phase, Phase: report.StopCopy})
 	}
@@ -224,30 +225,22 @@ func (e *engine) estimated(m *transport.Estimate) {
 
 // needs is what the memory is divided by.
 func (e *engine) needs() (needs []share.Need) {
-	for i, o := range e.offer.Devices {
-		needs = append(needs, share.Need{Bytes: e.left(i), Known: e.estimate[i].Known, Priority: o.Priority})
+	for _, d := range e.devices {
+		needs = append(needs, d.need(!e.clock.stopped.IsZero()))
 	}
 	return needs
-}
-
-// left is what a device has still to send, as far as is known.
-func (e *engine) left(device int) uint64 {
-	var applied uint64
-	if len(e.merges) > 0 { // else nothing has come yet
-		applied = e.merges[device].position()
-	}
-	return left(e.estimate[device], !e.clock.stopped.IsZero(), applied, applied-e.atStop[device])
 }
 
 func (e *engine) ended(m *transport.End) {
 	if *m.About() != e.owner.Attempt || e.owner.Phase != handoff.DestReceiving {
 		return
 	}
-	if int(m.Device) >= len(e.merges) {
-		e.protocol(fmt.Errorf("%w: END of device %d of %d", transport.ErrProtocol, m.Device, len(e.merges)))
+	if int(m.Device) >= len(e.devices) {
+		e.protocol(fmt.Errorf("%w: END of device %d of %d", transport.ErrProtocol, m.Device, len(e.devices)))
 		return
 	}
-	fresh, err := e.merges[m.Device].finish(m)
+	d := e.devices[m.Device]
+	fresh, err := d.merge.finish(m)
 	if err != nil {
 		e.protocol(err)
 		return
@@ -255,7 +248,7 @@ func (e *engine) ended(m *transport.End) {
 	if !fresh {
 		return
 	}
-	e.estimate[m.Device] = transport.DeviceEstimate{StopCopy: m.Bytes, Known: true}
+	d.estimate = transport.DeviceEstimate{StopCopy: m.Bytes, Known: true}
 	e.credit.divide(e.needs())
 	e.ends++
 	e.checkWhole()
@@ -280,12 +273,12 @@ func (e *engine) laneEnded(ev laneEnded) {
 // checkWhole looks, when the source has ended every lane and every stream, for
 // chunks that are missing: they will not come any more.
 func (e *engine) checkWhole() {
-	if e.ends < len(e.merges) || slices.ContainsFunc(e.lanes, func(r *receiver) bool { return r == nil || !r.ended }) {
+	if e.ends < len(e.devices) || slices.ContainsFunc(e.lanes, func(r *receiver) bool { return r == nil || !r.ended }) {
 		return
 	}
-	for i, m := range e.merges {
-		if err := m.whole(); err != nil {
-			e.failed(&transport.Fault{Code: transport.CodeIncomplete, Device: e.offer.Devices[i].Name, Offset: m.position(), Err: err})
+	for _, d := range e.devices {
+		if err := d.merge.whole(); err != nil {
+			e.failed(&transport.Fault{Code: transport.CodeIncomplete, Device: d.Name, Offset: d.position(), Err: err})
 			return
 		}
 	}
@@ -301,15 +294,19 @@ func (e *engine) loaderEnded(ev loaderEnded) {
 		e.failed(ev.fault)
 		return
 	}
-	e.digests[ev.device] = ev.digest
+	e.devices[ev.device].digest = ev.digest
 	e.complete++
-	if e.complete < len(e.loaders) {
+	if e.complete < len(e.devices) {
 		return
 	}
 	e.loading.Wait()
 	e.asOfReady = e.progressed()
 	e.tell(report.Event{Kind: report.Phase, Phase: report.Commit})
-	e.own(handoff.Loaded{Digest: transport.SetDigest(e.digests)})
+	digests := make([]transport.StreamDigest, len(e.devices))
+	for i, d := range e.devices {
+		digests[i] = d.digest
+	}
+	e.own(handoff.Loaded{Digest: transport.SetDigest(digests)})
 }
 
 // acceptFailed matters only while nobody has come: what a migration under way
@@ -349,7 +346,7 @@ func (e *engine) started(ev started) {
 		e.steps.note(handoff.StepAccept, ev.accept)
 	}
 	if ev.err == nil {
-		e.steps.note(startStep(e.fleet.sinks), ev.took)
+		e.steps.note(startStep(e.fleet.sinks()), ev.took)
 		e.devicesRun(ev.took)
 		return
 	}
@@ -427,7 +424,7 @@ func (e *engine) tellSource(m transport.Message) {
 // onTick tells progress, and looks at what takes too long.
 func (e *engine) onTick() {
 	e.watchLink()
-	if len(e.merges) > 0 {
+	if e.loads() {
 		e.tell(report.Event{Kind: report.Progress, Devices: e.snapshots(), Fill: e.recent.look(e.progressed(), e.credit.chunks)})
 	}
 	if e.owner.Phase == handoff.DestResetting && !e.slow && time.Since(e.resetting) > joinLimit {

@@ -68,14 +68,6 @@ func (c *credit) told() {
 	c.ledger.Told()
 }
 
-// offered is what the devices have to send as HELLO has it.
-func offered(devices []transport.DeviceOffer) (estimates []transport.DeviceEstimate) {
-	for _, o := range devices {
-		estimates = append(estimates, transport.DeviceEstimate{StopCopy: o.Estimate, Known: o.Estimate > 0})
-	}
-	return estimates
-}
-
 // left is what a device has still to send: in PRE_COPY what is pending, else
 // the larger of what is missing from STOP_COPY, which some drivers count from
 // the first byte of the stream on, and of what was dirty at the stop.

@@ -11,14 +11,14 @@ import (
 
 // doubts are the reasons for which a migration would fail if the source's estimates were
 // right. They refuse nothing: an estimate bounds no stream, in either direction.
-func (t terms) doubts(offered []transport.DeviceOffer, sinks []Sink, most uint64) string {
+func (t terms) doubts(offered []transport.DeviceOffer, most uint64) string {
 	var list []string
 	for _, o := range offered {
 		if o.Estimate > most {
 			list = append(list, fmt.Sprintf("device %s: its state is estimated at %d bytes, and a state may have %d", o.Name, o.Estimate, most))
 		}
 	}
-	for _, s := range t.stores(offered, sinks) {
+	for _, s := range t.stores(offered) {
 		if s.needed > s.free {
 			list = append(list, fmt.Sprintf("device %s: the state is estimated at %d bytes, and the place where it is stored has %d free", strings.Join(s.devices, ", "), s.needed, s.free))
 		}
@@ -35,9 +35,9 @@ type store struct {
 }
 
 // stores are the places that the offered states would go to.
-func (t terms) stores(offered []transport.DeviceOffer, sinks []Sink) (all []*store) {
+func (t terms) stores(offered []transport.DeviceOffer) (all []*store) {
 	for i, o := range offered {
-		d, ok := sinks[t.order[i]].Device.(vfio.Storage)
+		d, ok := t.sinks[i].Device.(vfio.Storage)
 		if !ok || o.Estimate == 0 {
 			continue
 		}

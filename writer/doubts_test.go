@@ -21,7 +21,7 @@ func (s stored) Room() (uint64, string, error) { return s.free, s.place, nil }
 // share its room.
 func TestDoubts(t *testing.T) {
 	sinks := []Sink{{Device: stored{free: 100, place: "a"}}, {Device: stored{free: 100, place: "a"}}, {Device: stored{free: 100, place: "b"}}, {Device: new(null)}, {Device: stored{free: 100, place: "a"}}}
-	terms := terms{order: []int{0, 1, 2, 3, 4}}
+	terms := terms{sinks: sinks}
 	for _, c := range []struct {
 		estimates [5]uint64
 		want      string
@@ -37,7 +37,7 @@ func TestDoubts(t *testing.T) {
 		for i, n := range c.estimates {
 			offered = append(offered, transport.DeviceOffer{Name: string([]byte{'d', byte('0' + i)}), Estimate: n})
 		}
-		got := terms.doubts(offered, sinks, 1000)
+		got := terms.doubts(offered, 1000)
 		if (c.want == "") != (got == "") || !strings.Contains(got, c.want) {
 			t.Errorf("estimates of %v: %q, want %q", c.estimates, got, c.want)
 		}
@@ -48,14 +48,12 @@ func TestDoubts(t *testing.T) {
 // that they are.
 func TestDoubtsOfMany(t *testing.T) {
 	var offered []transport.DeviceOffer
-	var sinks []Sink
 	var terms terms
-	for i := range transport.MaxDevices {
+	for range transport.MaxDevices {
 		offered = append(offered, transport.DeviceOffer{Name: "d", Estimate: transport.MaxStream})
-		sinks = append(sinks, Sink{Device: stored{free: 100, place: "a"}})
-		terms.order = append(terms.order, i)
+		terms.sinks = append(terms.sinks, Sink{Device: stored{free: 100, place: "a"}})
 	}
-	if got := terms.doubts(offered, sinks, transport.MaxStream); !strings.Contains(got, "has 100 free") {
+	if got := terms.doubts(offered, transport.MaxStream); !strings.Contains(got, "has 100 free") {
 		t.Errorf("%d estimates of %d bytes: %q", len(offered), uint64(transport.MaxStream), got)
 	}
 }

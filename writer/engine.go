@@ -13,7 +13,6 @@ import (
 	"github.com/migpipe/migpipe/transport/handoff"
 	"github.com/migpipe/migpipe/transport/handoff/witness"
 	"github.com/migpipe/migpipe/transport/report"
-	"github.com/migpipe/migpipe/vfio"
 )
 
 // tick is how often progress is told and time-driven decisions are looked at.
@@ -81,6 +80,7 @@ type engine struct {
 	owner   handoff.Dest
 	journal handoff.Journal // nil before HELLO
 	fleet   *fleet
+	devices []*device          // of the fleet, in HELLO's order once that has come
 	control *transport.Control // nil before a source has come, and while it is lost
 	lostAt  time.Time          // when it was lost, zero while it stands
 	saidAt  time.Time          // when the source last said something
@@ -89,16 +89,10 @@ type engine struct {
 	terms   terms
 
 	arena     *transport.Arena // these five from the moment of WELCOME
-	merges    []*merge
-	loaders   []*loader
 	acks      *acker
 	credit    *credit
-	wire      []atomic.Uint64
-	digests   []transport.StreamDigest
-	complete  int // loaders that ended well
-	ends      int // ENDs received
-	estimate  []transport.DeviceEstimate
-	atStop    []uint64                      // what was applied when the guest had stopped
+	complete  int                           // loaders that ended well
+	ends      int                           // ENDs received
 	recent    recent                        // these three for how full the stages are
 	asOfStop  progress                      // when the guest had stopped
 	asOfReady progress                      // when every device had its state, nil before
@@ -169,13 +163,8 @@ type clock struct {
 }
 
 func newEngine(o Options, sinks []Sink) *engine {
-	n := len(sinks)
-	e := &engine{
-		opts:  o,
-		fleet: &fleet{sinks: sinks, streams: make([]vfio.Stream, n), touched: make([]bool, n), dropped: make([]bool, n), ran: make([]bool, n), each: parallel},
-		wire:  make([]atomic.Uint64, n), digests: make([]transport.StreamDigest, n),
-		events: make(chan any, 16), quit: make(chan struct{}),
-	}
+	e := &engine{opts: o, fleet: newFleet(sinks), events: make(chan any, 16), quit: make(chan struct{})}
+	e.devices = e.fleet.devices
 	e.fleet.warn = func(err error) { e.post(warned{err}) }
 	e.life, e.endLife = context.WithCancel(context.Background())
 	e.work, e.stopWork = context.WithCancel(context.Background())
@@ -269,8 +258,10 @@ func (e *engine) abandon() bool {
 	go func() { // ends with the last write
 		e.receiving.Wait()
 		e.loading.Wait()
-		for _, m := range e.merges {
-			m.drop()
+		for _, d := range e.devices {
+			if d.merge != nil {
+				d.merge.drop()
+			}
 		}
 		select {
 		case ended <- struct{}{}:
@@ -504,11 +495,8 @@ func (e *engine) dataLane(ev admitted) {
 		}
 		return
 	}
-	r := &receiver{lane: ev.lane, arena: e.arena, merges: e.merges, wire: e.wire, local: e.local, over: make(chan struct{}),
-		read: &e.acks.read[i], padded: e.acks.padded, splice: e.terms.splice, quit: e.work.Done()}
-	for _, o := range e.offer.Devices {
-		r.names = append(r.names, o.Name)
-	}
+	r := &receiver{lane: ev.lane, arena: e.arena, devices: e.devices, local: e.local, over: make(chan struct{}),
+		read: &e.acks.read[i], padded: e.acks.padded, quit: e.work.Done()}
 	for _, id := range agreed(e.offer.Codecs) {
 		r.codecs[id] = true
 	}
@@ -563,7 +551,7 @@ func (e *engine) prepare() {
 		var probing sync.WaitGroup
 		probing.Go(func() {
 			probe = e.opts.probe(ctx)
-			probe.doubts = terms.doubts(offered, e.fleet.sinks, e.opts.MaxState)
+			probe.doubts = terms.doubts(offered, e.opts.MaxState)
 		})
 		began := time.Now()
 		err := e.fleet.removeSessions(mig) // of an attempt before this one
@@ -579,31 +567,38 @@ func (e *engine) prepare() {
 	})
 }
 
+// loads reports whether memory is set aside and the loaders have been started.
+func (e *engine) loads() bool { return e.acks != nil }
+
 // begin sets memory aside and starts the loaders.
 func (e *engine) begin() error {
-	n := len(e.offer.Devices)
-	arena, err := transport.NewArena(e.opts.Memory, e.terms.chunkSize, least(e.terms.lanes, n))
+	devices := e.devices
+	arena, err := transport.NewArena(e.opts.Memory, e.terms.chunkSize, least(e.terms.lanes, len(devices)))
 	if err != nil {
 		return err
 	}
 	e.arena, e.lanes = arena, make([]*receiver, e.terms.lanes)
-	e.estimate, e.atStop = offered(e.offer.Devices), make([]uint64, n)
+	for _, d := range devices {
+		d.estimate = transport.DeviceEstimate{StopCopy: d.offer.Estimate, Known: d.offer.Estimate > 0}
+	}
 	e.credit = newCredit(arena.Count()-e.terms.lanes, e.terms.chunkSize, e.needs())
-	for i := range n {
-		e.merges = append(e.merges, newMerge(e.credit, i, e.opts.MaxState))
+	merges := make([]*merge, len(devices))
+	for i, d := range devices {
+		merges[i] = newMerge(e.credit, i, e.opts.MaxState)
+		d.merge = merges[i]
 	}
 	e.acks = &acker{attempt: e.offer.Attempt, journal: e.journal.ID(),
-		credit: e.credit, merges: e.merges, read: make([]atomic.Uint64, e.terms.lanes), due: make(chan struct{}, 1), quit: e.quit}
+		credit: e.credit, merges: merges, read: make([]atomic.Uint64, e.terms.lanes), due: make(chan struct{}, 1), quit: e.quit}
 	e.acks.control.Store(e.control)
-	for i, sink := range e.terms.order {
+	for i, d := range devices {
 		l := &loader{
-			device: i, name: e.offer.Devices[i].Name, dev: e.fleet.sinks[sink].Device, stream: e.fleet.streams[sink],
-			merge: e.merges[i], digest: transport.NewDigest(), post: e.post, applied: func() { e.acks.applied(i) },
+			device: i, name: d.Name, dev: d.Device, stream: d.stream,
+			merge: d.merge, digest: transport.NewDigest(), post: e.post, applied: func() { e.acks.applied(i) },
 		}
 		if e.fleet.persistent() {
 			l.note = newNote(e.offer, i, e.journal.ID())
 		}
-		e.loaders = append(e.loaders, l)
+		d.loader = l
 		e.loading.Go(func() { l.run(e.work) })
 	}
 	e.acking.Go(e.acks.run)

@@ -84,9 +84,9 @@ func (u usage) since(before usage) usage {
 type progress []usage
 
 func (e *engine) progressed() progress {
-	p := make(progress, len(e.merges))
-	for i, m := range e.merges {
-		p[i] = m.usage()
+	p := make(progress, len(e.devices))
+	for i, d := range e.devices {
+		p[i] = d.merge.usage()
 	}
 	return p
 }
@@ -154,7 +154,7 @@ func (r *recent) look(now progress, chunks int) report.Fill {
 // fills tells how full the stages were: in all, and while the guest stood still before
 // every device had its state.
 func (e *engine) fills() (all, stop report.Fill) {
-	if len(e.merges) == 0 {
+	if !e.loads() {
 		return
 	}
 	end := e.asOfReady

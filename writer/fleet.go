@@ -14,19 +14,41 @@ import (
 // fleet is the set of destination devices and their sessions. Its methods
 // block where the drivers block, and run one at a time.
 type fleet struct {
-	sinks []Sink
-	each  func(n int, do func(i int) error) error // runs do for 0 to n-1 at once, joins them
-	warn  func(error)                             // reports what a device did wrong and no step fails for
-
-	session string // the id that the devices persist their state under, "" if they do not
+	devices []*device                               // as they were given; the engine has them in HELLO's order
+	each    func(n int, do func(i int) error) error // runs do for 0 to n-1 at once, joins them
+	warn    func(error)                             // reports what a device did wrong and no step fails for
+	session string                                  // the id that the devices persist their state under, "" if they do not
 
 	mu      sync.Mutex
-	streams []vfio.Stream
-	touched []bool // has left the state that it was given in
-	dropped []bool // was reset
-	lost    bool   // a copy was gone before the start
-	ran     []bool // has been in RUNNING with the source's state, or may have
-	adopted bool   // a process before this one has used them, and may have started some
+	lost    bool // a copy was gone before the start
+	adopted bool // a process before this one has used them, and may have started some
+}
+
+func newFleet(sinks []Sink) *fleet { return &fleet{devices: newDevices(sinks), each: parallel} }
+
+// inOrder gives the devices in HELLO's order, each with what HELLO says of it.
+func (f *fleet) inOrder(offers []transport.DeviceOffer) []*device {
+	ordered := make([]*device, len(offers))
+	for i, o := range offers {
+		at := slices.IndexFunc(f.devices, func(d *device) bool { return d.Name == o.Name })
+		ordered[i] = f.devices[at]
+		ordered[i].offer = o
+	}
+	return ordered
+}
+
+// sinks are the devices as they were given.
+func (f *fleet) sinks() []Sink {
+	all := make([]Sink, len(f.devices))
+	for i, d := range f.devices {
+		all[i] = d.Sink
+	}
+	return all
+}
+
+// every runs do for all devices at once, and joins them.
+func (f *fleet) every(do func(d *device) error) error {
+	return f.each(len(f.devices), func(i int) error { return do(f.devices[i]) })
 }
 
 // prepare opens a session on every device, so that a device that is busy or
@@ -34,12 +56,12 @@ type fleet struct {
 func (f *fleet) prepare() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.each(len(f.sinks), func(i int) error {
-		stream, err := f.open(i)
+	return f.every(func(d *device) error {
+		stream, err := f.open(d)
 		if err != nil {
-			return f.fault(i, transport.CodeDevice, err)
+			return d.fault(transport.CodeDevice, err)
 		}
-		f.streams[i] = stream
+		d.stream = stream
 		return nil
 	})
 }
@@ -49,33 +71,32 @@ func (f *fleet) prepare() error {
 func (f *fleet) available() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.each(len(f.sinks), func(i int) error {
-		if _, err := f.stale(i); err != nil {
-			return f.fault(i, transport.CodeDevice, err)
+	return f.every(func(d *device) error {
+		if _, err := d.stale(); err != nil {
+			return d.fault(transport.CodeDevice, err)
 		}
 		return nil
 	})
 }
 
 // open starts a device's session.
-func (f *fleet) open(i int) (vfio.Stream, error) {
-	d := f.sinks[i].Device
-	stale, err := f.stale(i)
+func (f *fleet) open(d *device) (vfio.Stream, error) {
+	stale, err := d.stale()
 	if err == nil && stale {
-		err = d.Reset()
+		err = d.Device.Reset()
 	}
 	if err != nil {
 		return nil, err
 	}
-	f.touched[i] = true
-	return f.begin(i)
+	d.touched = true
+	return f.begin(d)
 }
 
 // stale reports whether a device has to be reset before it takes a state: it
 // holds a load that somebody abandoned. One that is being saved is somebody's,
 // and left alone.
-func (f *fleet) stale(i int) (bool, error) {
-	now, err := f.sinks[i].Device.State()
+func (d *device) stale() (bool, error) {
+	now, err := d.Device.State()
 	if err != nil {
 		return false, err
 	}
@@ -98,14 +119,14 @@ func (f *fleet) start() error {
 		return err
 	}
 	for _, step := range vfio.RunOrder() {
-		err := f.each(len(f.sinks), func(i int) error {
-			if f.sinks[i].Device.Features().P2P != step.P2P {
+		err := f.every(func(d *device) error {
+			if d.Device.Features().P2P != step.P2P {
 				return nil
 			}
-			if now, err := f.sinks[i].Device.State(); f.adopted && err == nil && now == vfio.Running {
+			if now, err := d.Device.State(); f.adopted && err == nil && now == vfio.Running {
 				return nil
 			}
-			return f.to(i, step.To)
+			return f.to(d, step.To)
 		})
 		if err != nil {
 			return err
@@ -118,8 +139,8 @@ func (f *fleet) start() error {
 func (f *fleet) idle() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.loaded() == nil && !slices.ContainsFunc(f.sinks, func(s Sink) bool {
-		now, err := s.Device.State()
+	return f.loaded() == nil && !slices.ContainsFunc(f.devices, func(d *device) bool {
+		now, err := d.Device.State()
 		return err != nil || now != vfio.Stop
 	})
 }
@@ -127,31 +148,31 @@ func (f *fleet) idle() bool {
 // loaded asks every device whether it still holds its copy: a reset behind our
 // back leaves RUNNING, as does a start by a process before this one.
 func (f *fleet) loaded() error {
-	return f.each(len(f.sinks), func(i int) error {
-		now, err := f.sinks[i].Device.State()
+	return f.every(func(d *device) error {
+		now, err := d.Device.State()
 		started := f.adopted && (now == vfio.RunningP2P || now == vfio.Running)
 		if err == nil && now != vfio.Stop && !started {
 			err = fmt.Errorf("%w: the device is in %v, not in %v", vfio.ErrSessionLost, now, vfio.Stop)
 		}
 		if err != nil {
-			return f.fault(i, transport.CodeStart, err)
+			return d.fault(transport.CodeStart, err)
 		}
 		return nil
 	})
 }
 
-func (f *fleet) to(i int, s vfio.State) error {
-	_, err := vfio.Enter(f.sinks[i].Device, s, false)
+func (f *fleet) to(d *device, s vfio.State) error {
+	_, err := vfio.Enter(d.Device, s, false)
 	if errors.Is(err, vfio.ErrStraySession) { // it is where it was sent
-		f.warn(fmt.Errorf("device %s: %w", f.sinks[i].Name, err))
+		f.warn(fmt.Errorf("device %s: %w", d.Name, err))
 		err = nil
 	}
 	if err != nil {
-		now, unknown := f.sinks[i].Device.State()
-		f.ran[i] = f.ran[i] || unknown != nil || now == vfio.Running
-		return f.fault(i, transport.CodeStart, err)
+		now, unknown := d.Device.State()
+		d.ran = d.ran || unknown != nil || now == vfio.Running
+		return d.fault(transport.CodeStart, err)
 	}
-	f.ran[i] = f.ran[i] || s == vfio.Running
+	d.ran = d.ran || s == vfio.Running
 	return nil
 }
 
@@ -168,8 +189,8 @@ func (f *fleet) unstart() handoff.Copy {
 		}
 		return handoff.Unclear
 	}
-	err := f.each(len(f.sinks), func(i int) error { return f.to(i, vfio.Stop) })
-	if slices.Contains(f.ran, true) {
+	err := f.every(func(d *device) error { return f.to(d, vfio.Stop) })
+	if slices.ContainsFunc(f.devices, func(d *device) bool { return d.ran }) {
 		return handoff.Unclear
 	}
 	if err == nil {
@@ -194,31 +215,30 @@ func (f *fleet) reset() error {
 func (f *fleet) settle() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.each(len(f.sinks), func(i int) error {
-		if !f.dropped[i] {
+	return f.every(func(d *device) error {
+		if !d.discarded {
 			return nil
 		}
-		d := f.sinks[i].Device
-		now, err := d.State()
+		now, err := d.Device.State()
 		if err == nil && now != vfio.Running {
-			err = d.Reset()
+			err = d.Device.Reset()
 		}
 		if err != nil {
-			return f.fault(i, transport.CodeDevice, err)
+			return d.fault(transport.CodeDevice, err)
 		}
 		return nil
 	})
 }
 
 func (f *fleet) resetTouched() error {
-	return f.each(len(f.sinks), func(i int) error {
-		if !f.touched[i] {
+	return f.every(func(d *device) error {
+		if !d.touched {
 			return nil
 		}
-		if err := f.sinks[i].Device.Reset(); err != nil {
-			return f.fault(i, transport.CodeDevice, err)
+		if err := d.Device.Reset(); err != nil {
+			return d.fault(transport.CodeDevice, err)
 		}
-		f.touched[i], f.dropped[i] = false, true
+		d.touched, d.discarded = false, true
 		return nil
 	})
 }
@@ -228,31 +248,27 @@ func (f *fleet) closeStreams() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	var errs []error
-	for i, s := range f.streams {
-		if s != nil {
-			errs = append(errs, s.Close())
-			f.streams[i] = nil
+	for _, d := range f.devices {
+		if d.stream != nil {
+			errs = append(errs, d.stream.Close())
+			d.stream = nil
 		}
 	}
 	return errors.Join(errs...)
 }
 
-func (f *fleet) fault(i int, code transport.Code, err error) *transport.Fault {
+func (d *device) fault(code transport.Code, err error) *transport.Fault {
 	if errors.Is(err, vfio.ErrBusy) || errors.Is(err, vfio.ErrNoMigration) {
 		code = transport.CodeBusy
 	}
-	return &transport.Fault{Code: code, Device: f.sinks[i].Name, Err: err}
+	return &transport.Fault{Code: code, Device: d.Name, Err: err}
 }
 
-// states asks every device where it is, for the report.
-func (f *fleet) states() []string {
-	out := make([]string, len(f.sinks))
-	for i, s := range f.sinks {
-		now, err := s.Device.State()
-		out[i] = now.String()
-		if err != nil {
-			out[i] = fmt.Sprintf("unknown: %v", err)
-		}
+// state asks the device where it is, for the report.
+func (d *device) state() string {
+	now, err := d.Device.State()
+	if err != nil {
+		return fmt.Sprintf("unknown: %v", err)
 	}
-	return out
+	return now.String()
 }

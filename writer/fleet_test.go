@@ -16,7 +16,7 @@ func TestSettle(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer d.Close()
-	f := &fleet{sinks: []Sink{{Name: "d", Device: d}}, streams: make([]vfio.Stream, 1), touched: make([]bool, 1), dropped: make([]bool, 1), each: parallel}
+	f := newFleet([]Sink{{Name: "d", Device: d}})
 	if err := errors.Join(f.prepare(), f.reset()); err != nil {
 		t.Fatal(err)
 	}

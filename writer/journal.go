@@ -72,8 +72,8 @@ func (e *engine) closeJournal() {
 // whyRecord is what people will want to know of a record.
 func (e *engine) whyRecord() handoff.Why {
 	w := handoff.Why{Bytes: e.bytes}
-	for _, m := range e.merges {
-		w.Bytes += m.position()
+	for _, d := range e.devices {
+		w.Bytes += d.position()
 	}
 	if e.fault != nil {
 		w.Code, w.Text = e.fault.Code, e.fault.Error()

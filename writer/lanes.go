@@ -17,14 +17,11 @@ type receiver struct {
 	lane    transport.Lane
 	arena   *transport.Arena
 	scratch *transport.Chunk // for payloads that arrive encoded
-	merges  []*merge
-	names   []string
+	devices []*device
 	codecs  [256]bool
-	splice  []bool            // by device: chunks that nobody has seen were agreed on
 	quit    <-chan struct{}   // closed when the streams are abandoned
 	read    *atomic.Uint64    // bytes that came over the lane, as ACK tells them
 	padded  func(n int) error // that so much padding has come
-	wire    []atomic.Uint64   // payload bytes received, by device
 	local   bool              // the lane is within this host: it is never lost, and nothing is sent twice
 	over    chan struct{}     // closed when it has let go of the lane and of all memory
 	ended   bool              // the source has ended the lane; the loop's, as is
@@ -103,16 +100,17 @@ func (r *receiver) pad(head transport.ChunkHead) error {
 }
 
 func (r *receiver) chunk(head transport.ChunkHead) error {
-	if int(head.Device) >= len(r.merges) {
-		return fmt.Errorf("%w: chunk for device %d of %d", transport.ErrProtocol, head.Device, len(r.merges))
+	if int(head.Device) >= len(r.devices) {
+		return fmt.Errorf("%w: chunk for device %d of %d", transport.ErrProtocol, head.Device, len(r.devices))
 	}
-	if !r.codecs[head.Codec] || head.Unchecked && !r.splice[head.Device] {
+	d := r.devices[head.Device]
+	if !r.codecs[head.Codec] || head.Unchecked && !d.splice {
 		return fmt.Errorf("%w: chunk encoded by %v, which was not agreed on", transport.ErrProtocol, head.Codec)
 	}
 	if int(head.RawLen) > r.arena.ChunkSize() {
 		return fmt.Errorf("%w: chunk of %d bytes, negotiated %d", transport.ErrProtocol, head.RawLen, r.arena.ChunkSize())
 	}
-	m := r.merges[head.Device]
+	m := d.merge
 	switch err := r.claim(m, head); {
 	case err == errAgain:
 		return r.scratch.Discard(r, head)
@@ -123,7 +121,7 @@ func (r *receiver) chunk(head transport.ChunkHead) error {
 	if err != nil {
 		return err // every claim stands for memory, so this is a defect here
 	}
-	r.wire[head.Device].Add(uint64(head.WireLen))
+	d.received.Add(uint64(head.WireLen))
 	if head.Unchecked {
 		return r.await(m, c, head)
 	}
@@ -181,8 +179,8 @@ func (r *receiver) fault(head transport.ChunkHead, err error) *transport.Fault {
 	if errors.Is(err, transport.ErrArenaFull) {
 		f.Code = transport.CodeInternal
 	}
-	if head.RawLen > 0 && int(head.Device) < len(r.names) {
-		f.Device, f.Offset = r.names[head.Device], head.Offset
+	if head.RawLen > 0 && int(head.Device) < len(r.devices) {
+		f.Device, f.Offset = r.devices[head.Device].Name, head.Offset
 	}
 	return f
 }

@@ -45,8 +45,8 @@ func TestDroppedPayload(t *testing.T) {
 		t.Fatal(err)
 	}
 	m := newMerge(alone(1), 0, 1<<20)
-	r := &receiver{lane: in, arena: arena, scratch: scratch, merges: []*merge{m}, names: []string{"d"},
-		splice: []bool{true}, quit: make(chan struct{}), wire: make([]atomic.Uint64, 1), read: new(atomic.Uint64)}
+	r := &receiver{lane: in, arena: arena, scratch: scratch, devices: []*device{{Sink: Sink{Name: "d"}, merge: m, splice: true}},
+		quit: make(chan struct{}), read: new(atomic.Uint64)}
 	r.codecs[codec.IDRaw] = true
 	dropped := make(chan struct{})
 	go func() { // a source, and then a loader that fails before it has taken the payload

@@ -233,7 +233,7 @@ func (e *engine) watchLink() {
 // watchSilence takes a source for lost that is connected and says nothing, although its
 // streams have not ended.
 func (e *engine) watchSilence() {
-	due := e.owner.Phase == handoff.DestReceiving && e.ends < len(e.merges) && e.control != nil && !e.local
+	due := e.owner.Phase == handoff.DestReceiving && e.ends < len(e.devices) && e.control != nil && !e.local
 	if quiet := time.Since(e.saidAt); due && quiet > transport.SilenceLimit {
 		e.lose(fmt.Errorf("%w: the source is connected, and has said nothing for %v", transport.ErrLost, quiet.Round(time.Second)))
 	}

@@ -230,7 +230,7 @@ func TestFleet(t *testing.T) {
 		{"copy gone", []string{"", "gone"}, handoff.Dropped},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			f := &fleet{each: parallel}
+			var sinks []Sink
 			for i, fault := range c.faults {
 				url := "qat"
 				if strings.Contains(fault, "@") {
@@ -245,18 +245,17 @@ func TestFleet(t *testing.T) {
 				if fault == "gone" {
 					sink.Device = &forgetful{Device: d}
 				}
-				f.sinks = append(f.sinks, sink)
+				sinks = append(sinks, sink)
 			}
-			n := len(f.sinks)
-			f.streams, f.touched, f.dropped, f.ran = make([]vfio.Stream, n), make([]bool, n), make([]bool, n), make([]bool, n)
+			f, n := newFleet(sinks), len(sinks)
 			if err := f.prepare(); err != nil {
 				t.Fatal(err)
 			}
-			for i := range f.sinks {
-				if _, err := f.streams[i].Write(make([]byte, 0)); err != nil {
+			for _, d := range f.devices {
+				if _, err := d.stream.Write(make([]byte, 0)); err != nil {
 					t.Fatal(err)
 				}
-				if err := f.to(i, vfio.Stop); err != nil {
+				if err := f.to(d, vfio.Stop); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -272,9 +271,9 @@ func TestFleet(t *testing.T) {
 			if err := f.reset(); err != nil {
 				t.Error(err)
 			}
-			for i, s := range f.states() {
-				if s != vfio.Running.String() {
-					t.Errorf("device %d is in %s after the reset", i, s)
+			for _, d := range f.devices {
+				if s := d.state(); s != vfio.Running.String() {
+					t.Errorf("device %s is in %s after the reset", d.Name, s)
 				}
 			}
 		})

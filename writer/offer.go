@@ -11,24 +11,22 @@ import (
 	"github.com/migpipe/migpipe/vfio"
 )
 
-// terms is what a HELLO and this side have in common. order maps HELLO's
-// devices to sinks.
+// terms is what a HELLO and this side have in common.
 type terms struct {
 	version   uint16
 	chunkSize int
 	lanes     int
-	order     []int
-	splice    []bool // by device: its bytes may pass without being in user space
+	sinks     []Sink // in HELLO's order
 }
 
 // welcome is the answer to a HELLO that was agreed to, of a migration and of a preflight.
-func welcome(h *transport.Hello, t terms, journal transport.JournalID, o *Options, sinks []Sink, witness probed) *transport.Welcome {
+func welcome(h *transport.Hello, t terms, journal transport.JournalID, o *Options, witness probed) *transport.Welcome {
 	m := &transport.Welcome{
 		Attempt: h.Attempt, Version: t.version, Journal: journal, Software: o.Software, Witness: h.Witness,
 		ChunkSize: uint32(t.chunkSize), Lanes: uint16(t.lanes), Codecs: agreed(h.Codecs),
 	}
 	witness.tell(m)
-	o.foretell(m, sinks)
+	o.foretell(m, t.sinks)
 	return m
 }
 
@@ -56,7 +54,7 @@ func agree(h *transport.Hello, sinks []Sink, opts Options) (terms, *transport.Fa
 		return t, fault
 	}
 	for i, o := range h.Devices {
-		if fault := compatible(o, sinks[t.order[i]].Device); fault != nil {
+		if fault := compatible(o, t.sinks[i].Device); fault != nil {
 			return t, fault
 		}
 	}
@@ -90,11 +88,11 @@ func (t *terms) match(offers []transport.DeviceOffer, sinks []Sink) *transport.F
 	for _, o := range offers {
 		i, ok := at[o.Name]
 		if ok && !seen[i] {
-			t.order = append(t.order, i)
+			t.sinks = append(t.sinks, sinks[i])
 			seen[i] = true
 		}
 	}
-	if len(t.order) == len(offers) && len(offers) == len(sinks) {
+	if len(t.sinks) == len(offers) && len(offers) == len(sinks) {
 		return nil
 	}
 	return refusal(transport.CodeDevices, "", "the source has the devices %s, the destination has %s",

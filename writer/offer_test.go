@@ -115,8 +115,8 @@ func TestAgree(t *testing.T) {
 				t.Errorf("terms %+v", terms)
 			}
 			for i, o := range h.Devices {
-				if sinks[terms.order[i]].Name != o.Name {
-					t.Errorf("device %q goes to %q", o.Name, sinks[terms.order[i]].Name)
+				if terms.sinks[i].Name != o.Name {
+					t.Errorf("device %q goes to %q", o.Name, terms.sinks[i].Name)
 				}
 			}
 		})

@@ -28,17 +28,16 @@ func (e *engine) persists() bool {
 
 // resumable reports whether every device can hold a complete copy for a later process.
 func (f *fleet) resumable() bool {
-	return !slices.ContainsFunc(f.sinks, func(s Sink) bool {
-		_, ok := s.Device.(vfio.Resumable)
+	return !slices.ContainsFunc(f.devices, func(d *device) bool {
+		_, ok := d.Device.(vfio.Resumable)
 		return !ok
 	})
 }
 
 // begin starts a device's session, a persistent one where a session id is set and the device
 // can.
-func (f *fleet) begin(i int) (vfio.Stream, error) {
-	d := f.sinks[i].Device
-	if r, ok := d.(vfio.Resumable); ok && f.session != "" {
+func (f *fleet) begin(d *device) (vfio.Stream, error) {
+	if r, ok := d.Device.(vfio.Resumable); ok && f.session != "" {
 		s, err := r.Persist(f.session)
 		if err == nil {
 			return s, vfio.CheckSession(s)
@@ -47,14 +46,14 @@ func (f *fleet) begin(i int) (vfio.Stream, error) {
 			return nil, err
 		}
 	}
-	return vfio.Enter(d, vfio.Resuming, true)
+	return vfio.Enter(d.Device, vfio.Resuming, true)
 }
 
 // persistent reports whether every session outlives this process once it is complete: a part
 // of a set is of no use.
 func (f *fleet) persistent() bool {
-	return f.session != "" && !slices.ContainsFunc(f.streams, func(s vfio.Stream) bool {
-		_, ok := s.(vfio.Persistent)
+	return f.session != "" && !slices.ContainsFunc(f.devices, func(d *device) bool {
+		_, ok := d.stream.(vfio.Persistent)
 		return !ok
 	})
 }
@@ -79,13 +78,13 @@ func (l *loader) complete() error {
 func (f *fleet) removeSessions(mig transport.MigID) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.each(len(f.sinks), func(i int) error {
-		r, ok := f.sinks[i].Device.(vfio.Resumable)
+	return f.every(func(d *device) error {
+		r, ok := d.Device.(vfio.Resumable)
 		if !ok {
 			return nil
 		}
 		if err := r.Remove(sessionID(mig)); err != nil && !errors.Is(err, errors.ErrUnsupported) {
-			return f.fault(i, transport.CodeDevice, err)
+			return d.fault(transport.CodeDevice, err)
 		}
 		return nil
 	})
@@ -162,28 +161,30 @@ func (f *fleet) resume(last handoff.Entry) (handoff.Holding, error) {
 
 // detach leaves what was resumed to a later process.
 func (f *fleet) detach() error {
-	return f.each(len(f.sinks), func(i int) error {
-		if !f.touched[i] {
+	return f.every(func(d *device) error {
+		if !d.touched {
 			return nil
 		}
-		f.touched[i] = false
-		if err := f.sinks[i].Device.(vfio.Resumable).Detach(); err != nil {
-			return f.fault(i, transport.CodeDevice, err)
+		d.touched = false
+		if err := d.Device.(vfio.Resumable).Detach(); err != nil {
+			return d.fault(transport.CodeDevice, err)
 		}
 		return nil
 	})
 }
 
 func (f *fleet) resumeAll(last handoff.Entry) (handoff.Holding, error) {
-	found, committed, missing := make([]note, len(f.sinks)), make([]bool, len(f.sinks)), make([]error, len(f.sinks))
-	err := f.each(len(f.sinks), func(i int) (err error) {
-		found[i], err = f.resumeOne(i)
+	n := len(f.devices)
+	found, committed, missing := make([]note, n), make([]bool, n), make([]error, n)
+	err := f.each(n, func(i int) (err error) {
+		d := f.devices[i]
+		found[i], err = d.resume(f.session)
 		committed[i] = errors.Is(err, vfio.ErrCommitted)
 		switch {
 		case errors.Is(err, fs.ErrNotExist), errors.Is(err, errors.ErrUnsupported):
-			missing[i] = f.fault(i, transport.CodeDevice, err)
+			missing[i] = d.fault(transport.CodeDevice, err)
 		case err != nil && !committed[i]:
-			return f.fault(i, transport.CodeDevice, err)
+			return d.fault(transport.CodeDevice, err)
 		}
 		return nil
 	})
@@ -191,7 +192,7 @@ func (f *fleet) resumeAll(last handoff.Entry) (handoff.Holding, error) {
 		return handoff.Nothing, nil
 	}
 	if err = errors.Join(err, errors.Join(missing...)); err == nil {
-		err = verify(found, f.sinks, last)
+		err = verify(found, f.sinks(), last)
 	}
 	if err == nil && last.Record == handoff.Ready && slices.Contains(committed, true) {
 		err = errors.New("what is recorded as READY has its name already")
@@ -199,20 +200,23 @@ func (f *fleet) resumeAll(last handoff.Entry) (handoff.Holding, error) {
 	if err != nil {
 		return handoff.Nothing, err
 	}
-	f.adopted, f.ran = true, committed
+	f.adopted = true
+	for i, d := range f.devices {
+		d.ran = committed[i]
+	}
 	if slices.Contains(committed, false) {
 		return handoff.Whole, nil
 	}
 	return handoff.Executing, nil
 }
 
-// resumeOne brings a device to STOP with the copy that it holds.
-func (f *fleet) resumeOne(i int) (note, error) {
-	b, err := f.sinks[i].Device.(vfio.Resumable).Resume(f.session)
+// resume brings a device to STOP with the copy that it holds.
+func (d *device) resume(session string) (note, error) {
+	b, err := d.Device.(vfio.Resumable).Resume(session)
 	if err != nil && !errors.Is(err, vfio.ErrCommitted) {
 		return note{}, err
 	}
-	f.touched[i] = f.touched[i] || err == nil
+	d.touched = d.touched || err == nil
 	n, broken := parseNote(b)
 	return n, cmp.Or(broken, err)
 }

@@ -96,7 +96,7 @@ func TestResumeCopy(t *testing.T) {
 			a := transport.Attempt{Mig: transport.MigID{1}, Epoch: 3}
 			var sums []transport.StreamDigest
 			var left []string
-			f := &fleet{session: sessionID(a.Mig), streams: make([]vfio.Stream, 2), touched: make([]bool, 2), dropped: make([]bool, 2), ran: make([]bool, 2), each: parallel}
+			var sinks []Sink
 			for i := range 2 {
 				k := loadedFile{path: filepath.Join(dir, fmt.Sprint("f", i)), epoch: a.Epoch}
 				k.leave(t, i, 2, c.steps[i])
@@ -119,8 +119,10 @@ func TestResumeCopy(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				f.sinks = append(f.sinks, Sink{Name: fmt.Sprint("d", i), Device: d})
+				sinks = append(sinks, Sink{Name: fmt.Sprint("d", i), Device: d})
 			}
+			f := newFleet(sinks)
+			f.session = sessionID(a.Mig)
 			got, err := f.resume(last)
 			if got != c.want || (err == nil) != (c.err == "") || err != nil && !strings.Contains(err.Error(), c.err) {
 				t.Fatalf("%v, %v, want %v and an error about %q", got, err, c.want, c.err)
@@ -134,7 +136,7 @@ func TestResumeCopy(t *testing.T) {
 				}
 				before = "f0 f1"
 			}
-			for _, s := range f.sinks {
+			for _, s := range sinks {
 				s.Device.Close()
 			}
 			if after := listed(t, dir); after != before {
@@ -165,13 +167,7 @@ func TestStartOfResumedCopy(t *testing.T) {
 		want  handoff.Copy
 	}{{vfio.Stop, handoff.Kept}, {vfio.Running, handoff.Unclear}} {
 		dir := t.TempDir()
-		f := &fleet{session: sessionID(transport.MigID{1}), streams: make([]vfio.Stream, 2), touched: make([]bool, 2), dropped: make([]bool, 2), ran: make([]bool, 2),
-			each: func(n int, do func(int) error) (err error) { // in order
-				for i := range n {
-					err = errors.Join(err, do(n-1-i))
-				}
-				return err
-			}}
+		var sinks []Sink
 		var sums []transport.StreamDigest
 		for i, step := range []vfio.State{c.first, vfio.Stop} {
 			k := loadedFile{path: filepath.Join(dir, fmt.Sprint("f", i)), epoch: 3}
@@ -182,7 +178,15 @@ func TestStartOfResumedCopy(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer d.Close()
-			f.sinks = append(f.sinks, Sink{Name: fmt.Sprint("d", i), Device: d})
+			sinks = append(sinks, Sink{Name: fmt.Sprint("d", i), Device: d})
+		}
+		f := newFleet(sinks)
+		f.session = sessionID(transport.MigID{1})
+		f.each = func(n int, do func(int) error) (err error) { // the last one first
+			for i := range n {
+				err = errors.Join(err, do(n-1-i))
+			}
+			return err
 		}
 		last := handoff.Entry{Record: handoff.Accept, Attempt: transport.Attempt{Mig: transport.MigID{1}, Epoch: 3}, Journal: transport.JournalID{2}, Digest: transport.SetDigest(sums)}
 		if got, err := f.resume(last); got != handoff.Whole || err != nil {
@@ -313,7 +317,7 @@ func TestSpareOthers(t *testing.T) {
 		}
 		j := handoff.NewMemory()
 		j.Append(handoff.Entry{Record: c.record})
-		e := &engine{fleet: &fleet{sinks: []Sink{{Name: "d0", Device: device}}}}
+		e := &engine{fleet: newFleet([]Sink{{Name: "d0", Device: device}})}
 		e.opts.Journals = func(transport.MigID, bool) (handoff.Journal, error) { return j, c.err }
 		want := transport.CodeHeld
 		if c.err != nil { // nobody knows what it keeps

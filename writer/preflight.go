@@ -19,6 +19,7 @@ import (
 type preflight struct {
 	opts    Options
 	fleet   *fleet
+	sinks   []Sink
 	control *transport.Control
 	opening transport.Preamble
 	nobody  transport.JournalID // an attempt that will never be has no journal
@@ -34,7 +35,7 @@ type preflight struct {
 type preflightHeard struct{ told report.Event }
 
 func newPreflight(ctx context.Context, e *engine, ev admitted) *preflight {
-	p := &preflight{opts: e.opts, fleet: e.fleet, control: transport.NewControl(ev.lane), opening: ev.pre, nobody: transport.NewJournalID(), post: e.post}
+	p := &preflight{opts: e.opts, fleet: e.fleet, sinks: e.fleet.sinks(), control: transport.NewControl(ev.lane), opening: ev.pre, nobody: transport.NewJournalID(), post: e.post}
 	p.ctx, p.end = context.WithCancelCause(ctx)
 	return p
 }
@@ -116,7 +117,7 @@ func (p *preflight) converse() error {
 
 // judge is what a migration is held against before a device is touched.
 func (p *preflight) judge(h *transport.Hello) (terms, error) {
-	t, fault := agree(h, p.fleet.sinks, p.opts)
+	t, fault := agree(h, p.sinks, p.opts)
 	if fault != nil {
 		return t, fault
 	}
@@ -126,8 +127,8 @@ func (p *preflight) judge(h *transport.Hello) (terms, error) {
 // welcome promises no memory: no chunk is going to come.
 func (p *preflight) welcome(h *transport.Hello, t terms) *transport.Welcome {
 	probe := p.opts.probe(p.ctx)
-	probe.doubts = t.doubts(h.Devices, p.fleet.sinks, p.opts.MaxState)
-	m := welcome(h, t, p.nobody, &p.opts, p.fleet.sinks, probe)
+	probe.doubts = t.doubts(h.Devices, p.opts.MaxState)
+	m := welcome(h, t, p.nobody, &p.opts, probe)
 	m.Windows = make([]transport.Window, len(h.Devices))
 	return m
 }

@@ -71,14 +71,14 @@ func (f *frames) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// device is a stream that takes everything.
-type device struct {
+// taker is a stream that takes everything.
+type taker struct {
 	vfio.Stream
 	from []*byte
 	note bool
 }
 
-func (d *device) Write(p []byte) (int, error) {
+func (d *taker) Write(p []byte) (int, error) {
 	if d.note {
 		d.from = append(d.from, unsafe.SliceData(p))
 	}
@@ -87,7 +87,7 @@ func (d *device) Write(p []byte) (int, error) {
 
 // rawPath is a receiver, a merge and a loader on the way of bytes that come as
 // they are.
-func rawPath(t testing.TB, size int, lane *frames, dev *device) (move func()) {
+func rawPath(t testing.TB, size int, lane *frames, dev *taker) (move func()) {
 	arena, err := transport.NewArena(0, size, 3)
 	if err != nil {
 		t.Fatal(err)
@@ -104,7 +104,7 @@ func rawPath(t testing.TB, size int, lane *frames, dev *device) (move func()) {
 	})
 	m := newMerge(newCredit(2, size, make([]share.Need, 1)), 0, transport.MaxStream)
 	acks := &acker{credit: m.credit, merges: []*merge{m}, due: make(chan struct{}, 1)}
-	r := &receiver{lane: lane, arena: arena, scratch: scratch, merges: acks.merges, names: []string{"d"}, wire: make([]atomic.Uint64, 1), read: new(atomic.Uint64)}
+	r := &receiver{lane: lane, arena: arena, scratch: scratch, devices: []*device{{Sink: Sink{Name: "d"}, merge: m}}, read: new(atomic.Uint64)}
 	r.codecs[codec.IDRaw] = true
 	l := &loader{stream: dev, merge: m, digest: transport.NewDigest(), applied: func() { acks.applied(0) }}
 	ctx := context.Background()
@@ -130,7 +130,7 @@ func rawPath(t testing.TB, size int, lane *frames, dev *device) (move func()) {
 // TestRawPath: what the device is given is, at the same address, what the lane
 // was read to.
 func TestRawPath(t *testing.T) {
-	lane, dev := newFrames(t, 200, 64<<10), &device{note: true}
+	lane, dev := newFrames(t, 200, 64<<10), &taker{note: true}
 	lane.note = true
 	move := rawPath(t, 64<<10, lane, dev)
 	for range 10 {
@@ -156,7 +156,7 @@ func TestRawPath(t *testing.T) {
 func BenchmarkRawPath(b *testing.B) {
 	for _, size := range []int{4 << 10, 64 << 10, 1 << 20} {
 		b.Run(sizeName(size), func(b *testing.B) {
-			move := rawPath(b, size, newFrames(b, b.N, size), &device{})
+			move := rawPath(b, size, newFrames(b, b.N, size), &taker{})
 			b.SetBytes(int64(size))
 			b.ReportAllocs()
 			b.ResetTimer()

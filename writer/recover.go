@@ -78,9 +78,9 @@ func (f *fleet) holding(r handoff.Record) handoff.Holding {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	all := func(states ...vfio.State) bool {
-		return !slices.ContainsFunc(f.sinks, func(s Sink) bool {
-			now, err := s.Device.State()
-			return !s.Kept || err != nil || !slices.Contains(states, now)
+		return !slices.ContainsFunc(f.devices, func(d *device) bool {
+			now, err := d.Device.State()
+			return !d.Kept || err != nil || !slices.Contains(states, now)
 		})
 	}
 	switch r {
@@ -132,7 +132,7 @@ func (e *engine) abandonCopy(last handoff.Entry) {
 // leaveToPeople takes no other migration into devices that somebody keeps, and that an
 // accepted one may still be about.
 func (e *engine) leaveToPeople(last handoff.Entry) {
-	if slices.ContainsFunc(e.fleet.sinks, func(s Sink) bool { return !s.Kept }) {
+	if slices.ContainsFunc(e.fleet.devices, func(d *device) bool { return !d.Kept }) {
 		return
 	}
 	e.hand(last, errors.New("the devices do not hold it"))
@@ -165,15 +165,16 @@ func (e *engine) hand(last handoff.Entry, why error) {
 func (f *fleet) discard() (found bool, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	parts := make([]bool, len(f.sinks))
-	err = f.each(len(f.sinks), func(i int) (err error) {
-		stale, unclear := f.stale(i)
-		parts[i] = stale && unclear == nil && f.sinks[i].Kept // what is wrong with others, prepare says
+	parts := make([]bool, len(f.devices))
+	err = f.each(len(f.devices), func(i int) (err error) {
+		d := f.devices[i]
+		stale, unclear := d.stale()
+		parts[i] = stale && unclear == nil && d.Kept // prepare reports what is wrong with others
 		if parts[i] {
-			err = f.sinks[i].Device.Reset()
+			err = d.Device.Reset()
 		}
 		if err != nil {
-			err = f.fault(i, transport.CodeDevice, err)
+			err = d.fault(transport.CodeDevice, err)
 		}
 		return err
 	})
@@ -186,8 +187,8 @@ func (f *fleet) adopt(r handoff.Record) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.adopted = true
-	for i := range f.touched {
-		f.touched[i], f.ran[i] = true, r != handoff.Ready
+	for _, d := range f.devices {
+		d.touched, d.ran = true, r != handoff.Ready
 	}
 }
 

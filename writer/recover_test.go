@@ -153,7 +153,7 @@ func TestAdoptedMayHaveRun(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		f := &fleet{sinks: []Sink{{Name: "d", Device: device, Kept: true}}, streams: make([]vfio.Stream, 1), touched: make([]bool, 1), dropped: make([]bool, 1), ran: make([]bool, 1), each: parallel}
+		f := newFleet([]Sink{{Name: "d", Device: device, Kept: true}})
 		if got := f.holding(r); got != handoff.Whole {
 			t.Errorf("behind %v the device holds %v", r, got)
 		}

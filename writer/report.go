@@ -3,7 +3,6 @@ package writer
 import (
 	"cmp"
 	"errors"
-	"slices"
 	"time"
 
 	"github.com/migpipe/migpipe/transport"
@@ -20,15 +19,18 @@ func (e *engine) tell(ev report.Event) {
 }
 
 func (e *engine) snapshots() []report.Snapshot {
-	out := make([]report.Snapshot, len(e.merges))
-	for i, m := range e.merges {
-		applied := m.position()
+	if !e.loads() {
+		return nil
+	}
+	out, stopped := make([]report.Snapshot, len(e.devices)), !e.clock.stopped.IsZero()
+	for i, d := range e.devices {
+		applied := d.position()
 		if applied > 0 && e.clock.begun.IsZero() {
 			e.clock.begun = time.Now()
 		}
 		out[i] = report.Snapshot{
-			Name: e.offer.Devices[i].Name, Phase: e.phase(), Bytes: applied, Applied: applied,
-			Wire: e.wire[i].Load(), Remaining: e.left(i), Known: e.estimate[i].Known,
+			Name: d.Name, Phase: e.phase(), Bytes: applied, Applied: applied,
+			Wire: d.received.Load(), Remaining: d.left(stopped), Known: d.estimate.Known,
 		}
 	}
 	return out
@@ -80,28 +82,21 @@ func (e *engine) finishReport() {
 	e.out.Lanes = len(e.dialled())
 	e.out.Fill, e.out.StopFill = e.fills()
 	e.out.NameBottleneck()
-	states := e.states()
-	if len(e.loaders) == 0 || e.stuck { // nothing was loaded, or nobody can say what
-		for i, s := range e.fleet.sinks {
-			e.out.Devices = append(e.out.Devices, report.Device{Name: s.Name, State: states[i]})
+	for _, d := range e.devices {
+		r := report.Device{Name: d.Name, State: e.stateOf(d)}
+		if l := d.loader; l != nil && !e.stuck { // else nothing was loaded, or nobody can say what
+			r.Bytes, r.WireBytes, r.Chunks, r.Digest, r.Path = l.digest.Bytes(), d.received.Load(), l.digest.Chunks(), l.digest.Sum(), l.path()
 		}
-		return
-	}
-	for i, l := range e.loaders {
-		e.out.Devices = append(e.out.Devices, report.Device{
-			Name: l.name, Bytes: l.digest.Bytes(), WireBytes: e.wire[i].Load(), Chunks: l.digest.Chunks(),
-			Digest: l.digest.Sum(), Path: l.path(), State: states[e.terms.order[i]],
-		})
+		e.out.Devices = append(e.out.Devices, r)
 	}
 }
 
-// states asks the devices where they are, unless a driver has just shown that
-// it may not answer.
-func (e *engine) states() []string {
+// stateOf asks a device where it is, unless a driver has just shown that it may not answer.
+func (e *engine) stateOf(d *device) string {
 	if e.stuck {
-		return slices.Repeat([]string{"unknown: a write to the device does not end"}, len(e.fleet.sinks))
+		return "unknown: a write to the device does not end"
 	}
-	return e.fleet.states()
+	return d.state()
 }
 
 func (e *engine) result() (report.Report, error) {

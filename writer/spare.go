@@ -15,8 +15,8 @@ import (
 // which may be the only one, and which nobody has decided about; or one of which that
 // cannot be found out now.
 func (e *engine) spareOthers(mig transport.MigID) *transport.Fault {
-	for i, s := range e.fleet.sinks {
-		ids, err := e.fleet.persisted(i)
+	for _, d := range e.fleet.devices {
+		ids, err := d.persisted()
 		for _, id := range ids {
 			other, bad := transport.ParseMigID(id)
 			if bad != nil || other == mig {
@@ -35,7 +35,7 @@ func (e *engine) spareOthers(mig transport.MigID) *transport.Fault {
 			if errors.Is(err, ErrKept) {
 				code = transport.CodeHeld
 			}
-			return &transport.Fault{Code: code, Device: s.Name, Err: err}
+			return &transport.Fault{Code: code, Device: d.Name, Err: err}
 		}
 	}
 	return nil
@@ -65,8 +65,8 @@ func (e *engine) recordOf(mig transport.MigID) (handoff.Entry, error) {
 }
 
 // persisted gives the ids of what a device holds for a later process.
-func (f *fleet) persisted(i int) (ids []string, err error) {
-	r, ok := f.sinks[i].Device.(vfio.Resumable)
+func (d *device) persisted() (ids []string, err error) {
+	r, ok := d.Device.(vfio.Resumable)
 	if !ok {
 		return nil, nil
 	}

@@ -29,8 +29,8 @@ func (e *engine) watchSource() {
 	for i := range e.acks.read {
 		arrived += e.acks.read[i].Load()
 	}
-	for _, m := range e.merges {
-		arrived += m.position() // within one host nothing else tells of the bytes
+	for _, d := range e.devices {
+		arrived += d.position() // within one host nothing else tells of the bytes
 	}
 	if arrived != e.arrivedAll || !e.owes() || e.quiet.IsZero() {
 		e.arrivedAll, e.quiet = arrived, time.Now()
@@ -53,28 +53,29 @@ func (e *engine) giveUp(why error) {
 
 // owes reports whether the source says that bytes are left, and no device here has any to write.
 func (e *engine) owes() (owes bool) {
-	for i, m := range e.merges {
-		if _, idle := m.status(); !idle {
+	stopped := !e.clock.stopped.IsZero()
+	for _, d := range e.devices {
+		if _, idle := d.merge.status(); !idle {
 			return false
 		}
-		pending := e.estimate[i].Initial > 0 || e.estimate[i].Dirty > 0
-		if !e.clock.stopped.IsZero() || m.ended() {
-			pending = e.left(i) > 0
+		pending := d.estimate.Initial > 0 || d.estimate.Dirty > 0
+		if stopped || d.merge.ended() {
+			pending = d.left(stopped) > 0
 		}
 		owes = owes || pending
 	}
-	return owes && e.ends < len(e.merges)
+	return owes && e.ends < len(e.devices)
 }
 
 // watchLoad gives up on devices that have everything of the source's and yet write
 // nothing. What is missing because its lane is lost is no fault of theirs.
 func (e *engine) watchLoad() {
-	if e.owner.Phase != handoff.DestReceiving || e.ends < len(e.merges) {
+	if e.owner.Phase != handoff.DestReceiving || e.ends < len(e.devices) {
 		return
 	}
 	var sum uint64
-	for _, m := range e.merges {
-		sum += m.position()
+	for _, d := range e.devices {
+		sum += d.position()
 	}
 	if sum != e.applied || e.moved.IsZero() || !e.lostAt.IsZero() {
 		e.applied, e.moved = sum, time.Now()
