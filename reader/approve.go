@@ -14,7 +14,7 @@ type approved struct{ err error }
 
 // askApproval tells that all is at the destination, and asks the owner.
 func (e *engine) askApproval() {
-	e.tell(report.Event{Kind: report.Ready, Attempt: e.opts.Attempt, Downtime: e.downtime()})
+	e.tell(report.Event{Kind: report.Ready, Attempt: e.opts.Attempt, Downtime: e.times.downtime()})
 	e.approve()
 }
 
@@ -31,20 +31,8 @@ func (e *engine) approved(err error) {
 		e.assented = true
 		return
 	}
-	e.clock.approved = time.Now()
-	e.note(handoff.StepDecide, e.clock.approved.Sub(e.clock.ready))
+	e.times.approved = time.Now()
+	e.times.note(handoff.StepDecide, e.times.approved.Sub(e.times.ready))
 	e.tell(report.Event{Kind: report.Phase, Phase: report.Commit})
 	e.own(handoff.Approved{})
 }
-
-// watchDecision bounds how long the guest stands still for the owner's word. That no
-// byte moves meanwhile is no stall.
-func (e *engine) watchDecision() {
-	if time.Since(e.clock.paused) >= e.opts.MaxDowntime {
-		e.failed(&transport.Fault{Code: transport.CodeTimeout,
-			Err: fmt.Errorf("the switchover was not approved: %w for %v", ErrMaxDowntime, e.opts.MaxDowntime)})
-	}
-}
-
-// decided is when COMMIT was up to nobody but this side.
-func (c *clock) decided() time.Time { return later(c.ready, c.approved) }

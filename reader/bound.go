@@ -117,7 +117,7 @@ func (e *engine) fills() (all, stop report.Fill) {
 	}
 	end.loading = now.loading // nothing is loaded after READY, and the last ACK may come after it
 	all = end.fill(e.queue.fill.chunks)
-	if !e.clock.paused.IsZero() {
+	if !e.times.paused.IsZero() {
 		stop = end.since(e.atPause).fill(e.queue.fill.chunks)
 	}
 	return all, stop

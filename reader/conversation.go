@@ -61,9 +61,9 @@ func (e *engine) message(m transport.Message) {
 		return
 	case *transport.Ready:
 		if e.owner.Phase == handoff.SourceWaiting {
-			e.clock.ready, e.atReady = time.Now(), e.progressed()
-			if e.clock.filled.IsZero() { // READY says it, before any ACK has
-				e.clock.filled = e.clock.ready
+			e.times.ready, e.atReady = time.Now(), e.progressed()
+			if e.times.filled.IsZero() { // READY says it, before any ACK has
+				e.times.filled = e.times.ready
 			}
 			if e.opts.Approve == nil {
 				e.tell(report.Event{Kind: report.Phase, Phase: report.Commit})
@@ -71,9 +71,9 @@ func (e *engine) message(m transport.Message) {
 		}
 	case *transport.Running:
 		if e.owner.Phase == handoff.SourceDoubt {
-			e.clock.running, e.clock.startTook = time.Now(), time.Duration(m.StartNS)
-			e.clock.witnessTook, e.clock.acceptTook = time.Duration(m.WitnessNS), time.Duration(m.AcceptNS)
-			e.clock.sent = e.clock.start.Add(time.Duration(e.sent.Load()))
+			e.times.running, e.times.startTook = time.Now(), time.Duration(m.StartNS)
+			e.times.witnessTook, e.times.acceptTook = time.Duration(m.WitnessNS), time.Duration(m.AcceptNS)
+			e.times.sent = e.times.start.Add(time.Duration(e.sent.Load()))
 			e.tell(report.Event{Kind: report.Phase, Phase: report.Running})
 		}
 	case *transport.Declined:
@@ -81,7 +81,7 @@ func (e *engine) message(m transport.Message) {
 	case *transport.NotStarted:
 		e.keep(peerFault(cmp.Or(m.Code, transport.CodeStart), m.Device, 0, m.Text))
 	case *transport.Status:
-		e.hearing.proved(time.Since(e.clock.start))
+		e.hearing.proved(time.Since(e.times.start))
 		e.overruled(m)
 		if f := meets(&e.opts, e.opts.Attempt, m); f != nil {
 			e.keep(f)
@@ -166,9 +166,9 @@ func (e *engine) welcome(m *transport.Welcome) {
 	for i, w := range m.Windows {
 		e.queue.grant(i, w)
 	}
-	e.meter.trip(time.Now(), time.Since(e.clock.hello)-time.Duration(max(m.HeldNS, 0)))
-	e.startHint = time.Duration(min(max(m.EnterNS, 0), int64(time.Minute)))
-	e.steps = e.opts.foresee(m, e.fleet.sources())
+	e.meter.trip(time.Now(), time.Since(e.times.hello)-time.Duration(max(m.HeldNS, 0)))
+	e.times.enterTook = time.Duration(min(max(m.EnterNS, 0), int64(time.Minute)))
+	e.times.steps = e.opts.foresee(m, e.fleet.sources())
 	if f := e.opts.checkWitness(m); f != nil {
 		e.failed(f)
 		return
@@ -192,12 +192,12 @@ func (e *engine) acked(m *transport.Ack) {
 		e.queue.grant(i, ack.Window)
 		d := e.devices[i]
 		d.applied = max(d.applied, min(ack.Applied, d.read()))
-		d.loads.look(d.applied, min(max(0, time.Duration(ack.LoadNS)), time.Since(e.clock.start)))
-		if !e.clock.paused.IsZero() && e.clock.filled.IsZero() && d.applied > d.atPause.read {
-			e.clock.filled = time.Now()
+		d.loads.look(d.applied, min(max(0, time.Duration(ack.LoadNS)), time.Since(e.times.start)))
+		if !e.times.paused.IsZero() && e.times.filled.IsZero() && d.applied > d.atPause.read {
+			e.times.filled = time.Now()
 		}
 	}
-	now, held := time.Since(e.clock.start), time.Duration(max(m.HeldNS, 0))
+	now, held := time.Since(e.times.start), time.Duration(max(m.HeldNS, 0))
 	sound := e.hearing.echoed(now, min(now, time.Duration(m.Echo)), held)
 	if sound && m.Echo > 0 && !e.padding(m.Echo) {
 		e.meter.trip(time.Now(), now-time.Duration(m.Echo)-held)
@@ -207,7 +207,7 @@ func (e *engine) acked(m *transport.Ack) {
 	}
 	e.measure()
 	e.warming()
-	e.overdue()
+	e.watching()
 	e.watchReading(m)
 }
 
@@ -217,18 +217,6 @@ func (o *Options) welcomeLimit() time.Duration {
 		return o.ConnectLimit + witness.Timeout
 	}
 	return o.ConnectLimit
-}
-
-func (e *engine) noWelcome() {
-	switch {
-	case e.owner.Phase != handoff.SourceHello:
-	case e.link.cause != nil:
-		e.failed(&transport.Fault{Code: transport.CodeNetwork,
-			Err: fmt.Errorf("%w within %v: %w", ErrNoWelcome, e.opts.welcomeLimit(), e.link.cause)})
-	default:
-		e.failed(&transport.Fault{Code: transport.CodeTimeout,
-			Err: fmt.Errorf("%w within %v", ErrNoWelcome, e.opts.welcomeLimit())})
-	}
 }
 
 // own steps the hand-off and does what it says.
@@ -254,7 +242,7 @@ func (e *engine) do(actions []handoff.Action) {
 				e.onCommit()
 			}
 		case handoff.SendHello:
-			e.clock.hello = time.Now()
+			e.times.hello = time.Now()
 			e.send(e.offer)
 		case handoff.Send:
 			e.send(a.Message)
@@ -291,8 +279,8 @@ func (e *engine) why() handoff.Why {
 func (e *engine) send(m transport.Message) {
 	switch m := m.(type) {
 	case *transport.Fin:
-		m.TotalNS, m.DowntimeNS = e.total().Nanoseconds(), e.downtime().Nanoseconds()
-		for _, s := range e.clock.stages() {
+		m.TotalNS, m.DowntimeNS = e.times.total(e.firstByte()).Nanoseconds(), e.times.downtime().Nanoseconds()
+		for _, s := range e.times.stages() {
 			m.Stages = append(m.Stages, transport.FinStage{Name: s.Name, NS: s.Took.Nanoseconds()})
 		}
 	case *transport.Abort: // where the hand-off itself found the cause
@@ -310,7 +298,7 @@ func (e *engine) halted(ev halted) {
 }
 
 func (e *engine) resumed(ev resumed) {
-	e.clock.resumed = ev.at
+	e.times.resumed = ev.at
 	e.out.Warnings = append(e.out.Warnings, ev.again...)
 	if ev.err != nil {
 		e.out.Warnings = append(e.out.Warnings, takingBack(ev.err))
@@ -338,7 +326,7 @@ func (e *engine) release() {
 
 // estimate tells the destination what is still to come.
 func (e *engine) estimate() {
-	m := &transport.Estimate{Attempt: e.opts.Attempt, Stopped: !e.clock.stopped.IsZero(), Stamp: max(1, time.Since(e.clock.start).Nanoseconds())}
+	m := &transport.Estimate{Attempt: e.opts.Attempt, Stopped: !e.times.stopped.IsZero(), Stamp: max(1, time.Since(e.times.start).Nanoseconds())}
 	for i := range e.devices {
 		p := e.plan.devices[i].pending
 		d := transport.DeviceEstimate{Initial: p.Initial, Dirty: p.Dirty, StopCopy: e.plan.devices[i].size}
@@ -354,138 +342,12 @@ func (e *engine) onTick() {
 	e.meterWires(time.Now())
 	e.pollBusy()
 	e.advance(ticked{})
-	e.overdue()
-	e.watch()
+	e.watchHearing()
+	e.watching()
 	e.queue.divide(e.needs())
 	if e.moving() {
 		e.estimate()
 	}
 	e.tell(report.Event{Kind: report.Progress, Devices: e.snapshots(), Way: e.way(),
-		Fill: e.recent.look(e.progressed(), e.queue.fill.chunks), Waiting: e.plan.waiting(time.Since(e.clock.start))})
-}
-
-// watch bounds what time the guest stands still for. What a device does before
-// the stop, is its guest's business.
-func (e *engine) watch() {
-	e.watchHearing()
-	switch e.owner.Phase {
-	case handoff.SourceDoubt:
-		e.watchDoubt(time.Since(e.clock.decided()))
-	case handoff.SourceDeciding:
-		e.watchDecision()
-		e.watchLink()
-	case handoff.SourceTransfer, handoff.SourceWaiting:
-		e.watchStop()
-		e.watchLink()
-	case handoff.SourceHalting, handoff.SourceResuming:
-		e.watchBack()
-	}
-}
-
-// watchStop ends a stop that lasts too long, and one in which nothing moves any
-// more.
-func (e *engine) watchStop() {
-	if e.clock.paused.IsZero() {
-		return
-	}
-	var moved uint64
-	for _, d := range e.devices {
-		moved += d.read() + d.applied
-	}
-	if moved != e.progress {
-		e.progress, e.clock.moved = moved, time.Now()
-	}
-	var err error
-	switch past := time.Since(e.clock.paused) >= e.opts.MaxDowntime; {
-	case e.plan.phase == unpausing: // for resumeLimit, at most
-		return
-	case past && e.plan.phase == pausing:
-		err = fmt.Errorf("%w for %v", ErrNotPaused, e.opts.MaxDowntime)
-	case past:
-		err = fmt.Errorf("the destination is not ready: %w for %v", ErrMaxDowntime, e.opts.MaxDowntime)
-	case !e.clock.stopped.IsZero() && time.Since(e.clock.moved) >= e.opts.StallLimit:
-		err = fmt.Errorf("%w for %v while the guest stood still", ErrStalled, e.opts.StallLimit)
-	default:
-		return
-	}
-	f := &transport.Fault{Code: transport.CodeTimeout, Err: err}
-	if e.owner.Phase == handoff.SourceTransfer && e.plan.phase != pausing {
-		f.Device, f.Offset = e.slowest()
-	}
-	e.failed(f)
-}
-
-// backLimit is how long the way back may take after the last END: then the destination is
-// not told any more to drop its copy.
-const backLimit = 30 * time.Second
-
-// watchBack tells of a driver that takes its time to give a device back, and ends the wait
-// for it where the destination may hold a copy.
-func (e *engine) watchBack() {
-	took := time.Since(e.clock.back)
-	if !e.slow && took > joinLimit {
-		e.slow = true
-		e.tell(report.Event{Kind: report.Warning, Text: "the devices, or the guest, have not come back yet"})
-	}
-	if !e.owner.Sole || took <= backLimit {
-		return
-	}
-	e.tooLong = true
-	e.out.Warnings = append(e.out.Warnings, fmt.Sprintf("the devices have not come back for %v", backLimit))
-	if e.owner.Phase == handoff.SourceHalting { // none is told to run any more
-		e.own(handoff.Halted{Failed: true})
-	} else {
-		e.own(handoff.Resumed{How: handoff.SomeRan})
-	}
-}
-
-// doubtTold is when the user is told that COMMIT is not answered.
-const doubtTold = time.Second
-
-// lastTry is how long one who has cancelled waits for a destination that is out of reach.
-const lastTry = 5 * time.Second
-
-// watchDoubt bounds the wait for the answer to COMMIT. Nothing of it takes the
-// devices back: that is the destination's to say.
-func (e *engine) watchDoubt(waited time.Duration) {
-	e.watchWitness(waited)
-	if waited > doubtTold && !e.doubtSaid {
-		e.doubtSaid = true
-		e.tell(report.Event{Kind: report.Warning, Text: "in doubt: the destination has not answered COMMIT yet"})
-	}
-	switch limit := e.doubtLimit(waited); {
-	case waited > limit:
-		f := e.link.refusal
-		if f == nil {
-			f = &transport.Fault{Code: transport.CodeTimeout, Err: fmt.Errorf("the destination has not answered COMMIT for %v", round(waited))}
-		}
-		e.fail(f, handoff.Unreachable{})
-	case waited > e.opts.CancelAfter && !e.askedBack && !e.owner.Empty:
-		e.askedBack = true
-		e.own(handoff.Interrupt{})
-	}
-}
-
-// doubtLimit is how long the answer may take. Nobody who has cancelled waits for long
-// where the destination is out of reach.
-func (e *engine) doubtLimit(waited time.Duration) time.Duration {
-	limit := cmp.Or(e.opts.doubtLimit(), unlimited)
-	if !e.cancelledAt.IsZero() {
-		patience := e.opts.StallLimit
-		if e.control == nil {
-			patience = lastTry
-		}
-		limit = min(limit, waited-time.Since(e.cancelledAt)+patience)
-	}
-	return limit
-}
-
-// slowest is a device whose stream has not ended yet.
-func (e *engine) slowest() (name string, offset uint64) {
-	for i, d := range e.devices {
-		if !e.plan.devices[i].ended {
-			return d.Name, d.read()
-		}
-	}
-	return "", 0
+		Fill: e.recent.look(e.progressed(), e.queue.fill.chunks), Waiting: e.plan.waiting(time.Since(e.times.start))})
 }

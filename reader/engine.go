@@ -104,12 +104,9 @@ type engine struct {
 	offer   *transport.Hello
 
 	plan       plan
-	setTook    time.Duration            // the slowest transition so far
-	startHint  time.Duration            // and the destination's
-	steps      steps                    // of a stop, as foreseen
-	ran        map[string]time.Duration // steps of this run, for StepTimes; nil before
-	confirming int                      // devices that have not answered yet
+	confirming int // devices that have not answered yet
 	owner      handoff.Source
+	watch      watch
 	fleet      *fleet
 	arena      *transport.Arena
 	control    *transport.Control // nil while it is lost
@@ -138,9 +135,8 @@ type engine struct {
 	recent     recent
 	atPause    progress     // of the stop under way
 	atReady    progress     // zero before
-	sent       atomic.Int64 // when the last chunk so far was given to a lane, in ns after clock.start
+	sent       atomic.Int64 // when the last chunk so far was given to a lane, in ns after times.start
 	window     uint64       // what may be read and not applied while the guest runs, 0 is no limit
-	progress   uint64       // bytes drained and applied, as of clock.moved
 
 	// What is made anew for each ACK.
 	seen   measured
@@ -165,45 +161,26 @@ type engine struct {
 	returning sync.WaitGroup
 	others    sync.WaitGroup // control reader: by the control lane's end; dialling: by life; transitions: end by themselves
 
-	begun      atomic.Int64 // when the first byte was read, in ns after clock.start; 0 if none was
-	clock      clock
+	begun      atomic.Int64 // when the first byte was read, in ns after times.start; 0 if none was
+	times      timing
 	fault      *transport.Fault
 	unrecorded *transport.Fault // why the journal has not taken a record
 	out        report.Report
 	done       bool
 
 	atLimit <-chan time.Time // when a stop has lasted as long as it may
-	late    bool             // it was told that it will last longer
 
-	reset                bool // the devices hold nothing of what they held at COMMIT
-	tooLong              bool // the way back lasts longer than backLimit
-	letGo                bool // the devices run elsewhere: release them
-	stuck                bool // a driver has not let go of a read
-	up                   bool // the guest runs again after a stop that was called off
-	slow                 bool // it was told that the way back takes long
-	doubtSaid, askedBack bool // of a destination that leaves COMMIT unanswered: it was told; and asked for the devices
+	reset bool // the devices hold nothing of what they held at COMMIT
+	letGo bool // the devices run elsewhere: release them
+	stuck bool // a driver has not let go of a read
+	up    bool // the guest runs again after a stop that was called off
 
 	cancelledAt time.Time // when the user gave up, zero if he has not
 	restarted   bool      // another process has recorded COMMIT, and sent what is acknowledged
 
-	askedAt time.Time // when the witness was, last
-	silent  bool      // it was told that the witness does not answer
+	silent  bool // it was told that the witness does not answer
 	hooks   hooks
 	hooking sync.WaitGroup // on-commit: ends by itself
-}
-
-// clock holds when the stages of the switchover began.
-type clock struct {
-	start, hello, paused, stopped, drained, ready, running time.Time
-	filled                                                 time.Time     // when a byte that was read since the pause was applied
-	sent                                                   time.Time     // when the last chunk was given to a lane
-	stood                                                  time.Duration // in stops that were called off
-	back, resumed                                          time.Time     // a rollback's beginning and end
-	moved                                                  time.Time     // when a byte was last drained or applied
-	startTook                                              time.Duration
-	witnessTook, acceptTook                                time.Duration // before that, as RUNNING tells
-	decides                                                bool          // the owner does, between ready and approved
-	approved                                               time.Time
 }
 
 func newEngine(o Options, dialer transport.Dialer, sources []Source) *engine {
@@ -224,13 +201,14 @@ func newEngine(o Options, dialer transport.Dialer, sources []Source) *engine {
 	}
 	e.seen = measured{moved: moved{make([]uint64, n), make([]uint64, n)}, save: make([]float64, n), load: make([]float64, n)}
 	e.owner.Witness, e.owner.External = handoff.RegisterOf(e.offer.Witness), o.Approve != nil
-	e.clock.decides = e.owner.External
+	e.times.decides = e.owner.External
+	e.watch.limits = watchLimits{o.welcomeLimit(), o.ReconnectLimit, o.DowntimeLimit, o.MaxDowntime, o.StallLimit, o.CancelAfter}
 	for i := range n {
 		e.plan.devices[i].resize(e.offer.Devices[i].Estimate)
 	}
 	e.life, e.endLife = context.WithCancel(context.Background())
 	e.work, e.stopWork = context.WithCancel(context.Background())
-	e.clock.start = time.Now()
+	e.times.start = time.Now()
 	e.out = report.Report{Attempt: o.Attempt}
 	return e
 }
@@ -253,6 +231,7 @@ func (e *engine) loop(ctx context.Context, begin func()) {
 	defer ticker.Stop()
 	welcome := time.NewTimer(e.opts.welcomeLimit())
 	defer welcome.Stop()
+	e.times.began = time.Now()
 	begin()
 	cancelled := ctx.Done()
 	for !e.done {
@@ -264,9 +243,9 @@ func (e *engine) loop(ctx context.Context, begin func()) {
 		case <-ticker.C:
 			e.onTick()
 		case <-e.atLimit:
-			e.overdue()
+			e.watching()
 		case <-welcome.C:
-			e.noWelcome()
+			e.watching()
 		case <-cancelled:
 			cancelled, e.cancelledAt = nil, time.Now()
 			e.fail(&transport.Fault{Code: transport.CodeCancelled, Err: context.Cause(ctx)}, handoff.Interrupt{})
@@ -300,7 +279,7 @@ func (e *engine) join() {
 	}
 	if e.stuck {
 		what := "not let go of a read"
-		if e.tooLong {
+		if e.watch.backTooLong {
 			what = "not taken a device back"
 		}
 		e.out.Warnings = append(e.out.Warnings, fmt.Sprintf("a driver has %s for %v; only a reset of the device, or the end of this process, ends it", what, joinLimit))
@@ -350,14 +329,14 @@ func (e *engine) abandon() {
 
 // turnBack begins the way back, once.
 func (e *engine) turnBack() {
-	if !e.clock.back.IsZero() {
+	if !e.times.back.IsZero() {
 		return
 	}
 	if e.plan.phase != connecting {
 		e.tell(report.Event{Kind: report.Phase, Phase: report.Rollback})
 	}
 	e.abandon()
-	e.clock.back = time.Now()
+	e.times.back = time.Now()
 }
 
 // halt takes the first step of the way back after the last END. It ends when the drivers
@@ -375,7 +354,7 @@ func (e *engine) halt() {
 // has answered or resumeLimit is over.
 func (e *engine) resume(reverted bool) {
 	e.turnBack()
-	paused := !e.clock.paused.IsZero() || e.restarted // by a process before this one
+	paused := !e.times.paused.IsZero() || e.restarted // by a process before this one
 	sole, reset := e.owner.Sole, e.reset
 	e.returning.Go(func() {
 		if reverted {
@@ -427,7 +406,7 @@ func askResume(ctx context.Context, group *sync.WaitGroup, resume func(context.C
 // hear takes messages from a control lane from now on. The goroutine ends with it.
 func (e *engine) hear(control *transport.Control) {
 	e.control = control
-	e.hearing.proved(time.Since(e.clock.start))
+	e.hearing.proved(time.Since(e.times.start))
 	e.out.Over(control.Lane())
 	e.linked, e.unlink = context.WithCancel(e.work)
 	e.others.Go(func() { e.receive(control) })
@@ -615,9 +594,9 @@ func (e *engine) startSender(number int) {
 		panic("reader: the arena has fewer chunks than lanes")
 	}
 	e.written[number].Store(0)
-	e.readings[number].renew(time.Since(e.clock.start))
+	e.readings[number].renew(time.Since(e.times.start))
 	s := &sender{written: &e.written[number], number: number, lane: e.lanes[number], queue: e.queue, spare: spare, codec: e.opts.Codec, lanes: len(e.lanes), pace: e.pace, frame: e.frame,
-		devices: e.devices, start: e.clock.start, spent: &e.spent, sent: &e.sent, work: e.work, post: e.post, watched: make(chan struct{})}
+		devices: e.devices, start: e.times.start, spent: &e.spent, sent: &e.sent, work: e.work, post: e.post, watched: make(chan struct{})}
 	e.sending.Go(s.run)
 	e.sending.Go(s.watch)
 }
@@ -660,7 +639,7 @@ func (e *engine) startDrains() {
 		d.drain = &drain{
 			device: i, name: d.Name, dev: d.Device, stream: stream, tap: newTap(stream, d.splice), queue: e.queue,
 			limit: e.opts.ChunkSize, post: e.post, final: make(chan struct{}), polling: make(chan struct{}, 1),
-			digest: transport.NewDigest(), start: e.clock.start, begun: &e.begun,
+			digest: transport.NewDigest(), start: e.times.start, begun: &e.begun,
 		}
 		e.draining.Go(func() { d.drain.run(e.work) })
 	}

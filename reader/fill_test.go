@@ -164,7 +164,7 @@ func TestLastLoad(t *testing.T) {
 		}
 		defer arena.Close()
 		e := &engine{devices: newDevices(make([]Source, 1)), queue: newQueue(arena, 2, alone(0))}
-		e.clock.paused = time.Now()
+		e.times.paused = time.Now()
 		e.atReady = progress{usage: usage{at: time.Second}, loading: make([]time.Duration, 1)}
 		e.atReady.waited[forPeer] = time.Second
 		if _, stop := e.fills(); stop.Bottleneck != report.BoundNetwork {

@@ -147,7 +147,7 @@ func (e *engine) controlLost(ev controlLost) {
 
 // greetAgain says HELLO on another lane: the destination has not answered the first, and
 // perhaps has not heard it. A destination that has sent WELCOME answers the second with
-// WELCOME. noWelcome bounds this.
+// WELCOME. The watch bounds this.
 func (e *engine) greetAgain(err error) {
 	e.dropControl()
 	e.link.cause = err
@@ -166,7 +166,7 @@ func (e *engine) greeting(ev greeting) {
 		return
 	}
 	e.hear(ev.control)
-	e.clock.hello = time.Now()
+	e.times.hello = time.Now()
 	e.say(e.offer)
 }
 
@@ -369,18 +369,6 @@ func (e *engine) laneBack(ev laneBack) {
 	e.lanes[ev.number], e.dialled[ev.number] = ev.lane, ev.lane
 	e.dialling[ev.number], e.bareSince = false, time.Time{}
 	e.startSender(ev.number)
-}
-
-// watchLink bounds the wait for a destination that was lost. In doubt watchDoubt does.
-func (e *engine) watchLink() {
-	bare := time.Since(e.bareSince)
-	switch away := time.Since(e.link.since); {
-	case e.moving() && !e.bareSince.IsZero() && bare > e.opts.ReconnectLimit:
-		e.failed(&transport.Fault{Code: transport.CodeNetwork, Err: fmt.Errorf("no data lane could be opened again for %v", round(bare))})
-	case e.control == nil && away >= e.opts.ReconnectLimit:
-		e.fail(&transport.Fault{Code: transport.CodeNetwork,
-			Err: fmt.Errorf("the destination was not reached again for %v: %w", e.opts.ReconnectLimit, e.link.cause)}, handoff.Unreachable{})
-	}
 }
 
 // forget closes lanes that were dialled too late for the loop to see.

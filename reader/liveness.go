@@ -128,7 +128,7 @@ func (e *engine) patience() time.Duration { return patience(max(e.meter.rtt, e.h
 // watchReading gives the data lanes up of which nothing is read, and ends the attempt
 // where that helps none of them.
 func (e *engine) watchReading(m *transport.Ack) {
-	now := time.Since(e.clock.start)
+	now := time.Since(e.times.start)
 	held := time.Duration(max(m.HeldNS, 0))
 	if m.Echo <= 0 || !e.moving() {
 		return
@@ -170,7 +170,7 @@ func (e *engine) watchHearing() {
 	if e.control == nil || transport.Local(e.control.Lane()) {
 		return
 	}
-	now := time.Since(e.clock.start)
+	now := time.Since(e.times.start)
 	switch {
 	case e.owner.Phase == handoff.SourceDoubt:
 		if now-e.askedDoubt >= transport.Heartbeat {

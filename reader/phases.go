@@ -17,7 +17,7 @@ func (e *engine) advance(ev any) {
 	if e.owner.Phase != handoff.SourceTransfer {
 		return
 	}
-	for _, a := range e.plan.step(time.Since(e.clock.start), ev) {
+	for _, a := range e.plan.step(time.Since(e.times.start), ev) {
 		switch a := a.(type) {
 		case enter:
 			e.enter(a)
@@ -48,7 +48,7 @@ func (e *engine) entered(ev entered) {
 	if e.owner.Phase != handoff.SourceTransfer {
 		return
 	}
-	e.setTook = max(e.setTook, ev.took)
+	e.times.slowestMove = max(e.times.slowestMove, ev.took)
 	e.startDrains()
 	switch e.plan.phase {
 	case entering:
@@ -61,10 +61,10 @@ func (e *engine) entered(ev entered) {
 
 // stopped lets the drains take the end of the stream for what it is.
 func (e *engine) stopped() {
-	e.clock.stopped = time.Now()
-	e.note(stopStep(e.fleet.sources()), e.clock.stopped.Sub(e.clock.paused)-e.steps.pause.Took)
+	e.times.stopped = time.Now()
+	e.times.note(stopStep(e.fleet.sources()), e.times.stopped.Sub(e.times.paused)-e.times.steps.pause.Took)
 	failpoint.Reach("source", "did", "stop")
-	e.clock.moved = e.clock.stopped
+	e.watch.begin(e.times.stopped)
 	for _, d := range e.devices {
 		close(d.drain.final)
 	}
@@ -76,7 +76,7 @@ func (e *engine) stopped() {
 
 // pause stops the guest, and keeps the drains from asking for more dirty data.
 func (e *engine) pause() {
-	e.clock.paused, e.up = time.Now(), false
+	e.times.paused, e.up = time.Now(), false
 	e.atLimit = time.After(e.opts.DowntimeLimit)
 	predicted := e.plan.prediction
 	e.out.Predicted = &predicted
@@ -105,9 +105,9 @@ func (e *engine) guestPaused(err error) {
 		return
 	}
 	if e.opts.PauseGuest != nil {
-		took := time.Since(e.clock.paused)
-		e.steps.pause = report.Step{Took: took} // of the next stop, if this one is called off
-		e.note(handoff.StepPause, took)
+		took := time.Since(e.times.paused)
+		e.times.steps.pause = report.Step{Took: took} // of the next stop, if this one is called off
+		e.times.note(handoff.StepPause, took)
 	}
 	e.advance(paused{})
 }
@@ -162,9 +162,9 @@ func (e *engine) guestResumed(err error) {
 		e.failed(&transport.Fault{Code: transport.CodeDevice, Err: fmt.Errorf("resume the guest: %w", err)})
 		return
 	}
-	e.clock.stood += time.Since(e.clock.paused)
-	e.late = false
-	e.clock.paused, e.clock.filled, e.out.Predicted = time.Time{}, time.Time{}, nil
+	e.times.stood += time.Since(e.times.paused)
+	e.watch.late = false
+	e.times.paused, e.times.filled, e.out.Predicted = time.Time{}, time.Time{}, nil
 	for _, d := range e.devices {
 		if d.drain != nil {
 			d.drain.quiet.Store(false)
@@ -228,9 +228,9 @@ func (e *engine) measure() {
 	e.meter.look(at, in, out, max(e.window/2, 4*uint64(e.opts.ChunkSize)))
 	known := func(d time.Duration) report.Span { return report.Span{Took: d, Known: true} }
 	e.peak = max(e.peak, e.meter.goodput())
-	ev.path = path{chunk: uint64(e.opts.ChunkSize), rate: e.meter.goodput(), full: e.meter.filled(), rtt: report.Span{Took: e.meter.rtt, Known: e.meter.rtt > 0}, steps: e.steps}
+	ev.path = path{chunk: uint64(e.opts.ChunkSize), rate: e.meter.goodput(), full: e.meter.filled(), rtt: report.Span{Took: e.meter.rtt, Known: e.meter.rtt > 0}, steps: e.times.steps}
 	// Where these were never measured, other transitions have to do: see plan.forecast.
-	ev.stop, ev.start = known(max(e.setTook, e.steps.stop.Took)), known(max(e.startHint, e.steps.start.Took))
+	ev.stop, ev.start = known(max(e.times.slowestMove, e.times.steps.stop.Took)), known(max(e.times.enterTook, e.times.steps.start.Took))
 	e.advance(ev)
 	e.bound()
 }
@@ -257,7 +257,7 @@ func (e *engine) bound() {
 }
 
 func (e *engine) allDrained() {
-	e.clock.drained = time.Now()
+	e.times.drained = time.Now()
 	e.draining.Wait() // each has said that it ended
 	e.queue.close()
 	digests := make([]transport.StreamDigest, len(e.devices))

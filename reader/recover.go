@@ -300,7 +300,7 @@ func (e *engine) restart() {
 	e.restarted = true
 	last := e.opts.Journal.Last()
 	e.out.Peer, e.bytes = last.PeerID, last.Why.Bytes
-	e.clock.ready = time.Now()
+	e.times.ready = time.Now()
 	next, actions := handoff.RestartSource(last)
 	e.owner = next
 	e.reset = !e.fleet.standsStill() || handoff.Rebooted(e.opts.Journal)

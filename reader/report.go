@@ -47,11 +47,11 @@ func (e *engine) way() report.Way {
 // the way back begins.
 func (e *engine) phase() string {
 	switch {
-	case !e.clock.running.IsZero():
+	case !e.times.running.IsZero():
 		return report.Running
-	case !e.clock.back.IsZero():
+	case !e.times.back.IsZero():
 		return report.Rollback
-	case e.restarted || !e.clock.ready.IsZero():
+	case e.restarted || !e.times.ready.IsZero():
 		return report.Commit
 	}
 	return phaseNames[e.plan.phase]
@@ -81,98 +81,21 @@ func (e *engine) remaining(d *device) (uint64, bool) {
 	return left, size > 0 && !known.ended
 }
 
-// total is the time from the first byte, or from the guest's pause if that came first, to
-// RUNNING, or to now.
-func (e *engine) total() time.Duration {
-	began := e.clock.paused
+// firstByte is when the first byte of any stream was read, zero before.
+func (e *engine) firstByte() time.Time {
 	if at := e.begun.Load(); at != 0 {
-		began = earlier(e.clock.start.Add(time.Duration(at)), began)
+		return e.times.start.Add(time.Duration(at))
 	}
-	if began.IsZero() {
-		return 0
-	}
-	return e.ending().Sub(began)
-}
-
-// downtime is the time from the guest's pause to RUNNING, or to now. Stops that
-// were called off are apart.
-func (e *engine) downtime() time.Duration {
-	if e.clock.paused.IsZero() {
-		return 0
-	}
-	return e.ending().Sub(e.clock.paused)
-}
-
-// ending is when the guest ran again, on either side.
-func (e *engine) ending() time.Time {
-	for _, t := range []time.Time{e.clock.running, e.clock.resumed} {
-		if !t.IsZero() {
-			return t
-		}
-	}
-	return time.Now()
-}
-
-// stages splits the downtime of a migration that was committed. What came before
-// its turn, since much happens at the same time, has taken nothing. A source that was
-// started again in doubt has not seen it.
-func (c *clock) stages() (stages []report.Stage) {
-	if c.paused.IsZero() || c.running.IsZero() || c.ready.IsZero() {
-		return nil
-	}
-	at := c.paused
-	upTo := func(name string, next time.Time) {
-		next = earlier(c.ready, later(at, next))
-		stages, at = append(stages, report.Stage{Name: name, Took: next.Sub(at)}), next
-	}
-	upTo(report.StageStop, c.stopped)
-	upTo(report.StageFill, c.filled)
-	upTo(report.StageSave, c.drained)
-	upTo(report.StageWire, c.sent)
-	upTo(report.StageLoad, c.ready)
-	decided := c.decided()
-	if c.decides {
-		stages = append(stages, report.Stage{Name: report.StageDecide, Took: decided.Sub(c.ready)})
-	}
-	// These are the destination's figures, which are its word only.
-	left := c.running.Sub(decided)
-	part := func(told time.Duration) time.Duration {
-		took := min(max(told, 0), left)
-		left -= took
-		return took
-	}
-	start, witness, accept := part(c.startTook), part(c.witnessTook), part(c.acceptTook)
-	stages = append(stages, report.Stage{Name: report.StageCommit, Took: left})
-	for _, s := range []report.Stage{{Name: report.StageWitness, Took: witness}, {Name: report.StageAccept, Took: accept}} {
-		if s.Took > 0 {
-			stages = append(stages, s)
-		}
-	}
-	return append(stages, report.Stage{Name: report.StageStart, Took: start})
-}
-
-// earlier is the earlier of two times. A time that has not come yet is none.
-func earlier(a, b time.Time) time.Time {
-	if a.IsZero() || b.Before(a) && !b.IsZero() {
-		return b
-	}
-	return a
-}
-
-func later(a, b time.Time) time.Time {
-	if b.After(a) {
-		return b
-	}
-	return a
+	return time.Time{}
 }
 
 func (e *engine) finishReport() {
-	e.out.Total, e.out.Downtime, e.out.Stages = e.total(), e.downtime(), e.clock.stages()
+	e.out.Total, e.out.Downtime, e.out.Stages = e.times.total(e.firstByte()), e.times.downtime(), e.times.stages()
 	if e.out.Outcome == handoff.Committed && e.out.Downtime > e.opts.DowntimeLimit {
 		e.out.Warnings = append(e.out.Warnings, fmt.Sprintf("the downtime of %v is over the limit of %v",
 			e.out.Downtime.Round(time.Millisecond), e.opts.DowntimeLimit))
 	}
-	e.out.CalledOff = e.clock.stood
+	e.out.CalledOff = e.times.stood
 	e.out.Fill, e.out.StopFill = e.fills()
 	e.out.NameBottleneck()
 	e.out.Lanes = len(e.lanes)
@@ -202,7 +125,7 @@ func (e *engine) states() []string {
 
 // savedSince is what reading a device has taken since the guest stands still.
 func (e *engine) savedSince(d *device) time.Duration {
-	if d.drain != nil && !e.clock.paused.IsZero() {
+	if d.drain != nil && !e.times.paused.IsZero() {
 		return time.Duration(d.drain.took.Load()) - d.atPause.saved
 	}
 	return 0
@@ -217,7 +140,7 @@ func held(s handoff.Source, ready bool) *report.CopyThere {
 }
 
 func (e *engine) result() (report.Report, error) {
-	e.out.CopyThere = held(e.owner, !e.clock.ready.IsZero())
+	e.out.CopyThere = held(e.owner, !e.times.ready.IsZero())
 	e.finishReport()
 	if e.unrecorded != nil && e.fault != e.unrecorded {
 		e.out.Warnings = append(e.out.Warnings, e.unrecorded.Error())

@@ -97,7 +97,7 @@ func destinationWarns(m *transport.Welcome) string {
 
 // warnUnknown tells of what the prediction leaves out.
 func (e *engine) warnUnknown() {
-	if names := e.steps.unknown(); len(names) > 0 {
+	if names := e.times.steps.unknown(); len(names) > 0 {
 		e.tell(report.Event{Kind: report.Warning, Text: fmt.Sprintf("the downtime is predicted without %s: how long that takes is not known before it has run once", strings.Join(names, ", "))})
 	}
 }
@@ -136,22 +136,4 @@ func (o *Options) refuseWithout(err error, remote bool) *transport.Fault {
 		return nil
 	}
 	return &transport.Fault{Code: transport.CodeNetwork, Remote: remote, Err: fmt.Errorf("%w: %w", ErrNoWitness, err)}
-}
-
-// note takes in how long a step of this run took.
-func (e *engine) note(name string, took time.Duration) {
-	if e.ran == nil {
-		e.ran = map[string]time.Duration{}
-	}
-	e.ran[name] = max(1, took)
-}
-
-// keepTimes remembers the steps that have run, for the next migration's prediction.
-func (e *engine) keepTimes() {
-	if e.opts.StepTimes == nil || e.ran == nil {
-		return
-	}
-	if err := handoff.KeepTimes(e.opts.StepTimes, e.ran); err != nil {
-		e.out.Warnings = append(e.out.Warnings, fmt.Sprintf("the times of this run's steps are not kept: %v", err))
-	}
 }

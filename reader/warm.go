@@ -44,10 +44,10 @@ func (e *engine) padded() uint64 {
 }
 
 // padding reports whether a round trip that began at a time, in ns after
-// clock.start, may have waited behind padding.
+// times.start, may have waited behind padding.
 func (e *engine) padding(began int64) bool {
 	w := e.warm
-	return w != nil && (!w.done || e.clock.start.Add(time.Duration(began)).Before(w.ended))
+	return w != nil && (!w.done || e.times.start.Add(time.Duration(began)).Before(w.ended))
 }
 
 // warming looks how far the padding is.

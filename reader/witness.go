@@ -3,7 +3,6 @@ package reader
 import (
 	"errors"
 	"fmt"
-	"time"
 
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
@@ -18,20 +17,6 @@ type witnessed struct {
 
 // hooks is what those that have run came to.
 type hooks struct{ committed, reverted error }
-
-// witnessPause is how long a silent destination is waited for before the witness is
-// asked, and then before it is asked again.
-const witnessPause = 2 * time.Second
-
-// watchWitness has the witness asked when the answer to COMMIT is overdue. A start
-// may take longer than that: then the destination has the register, and the source
-// waits on.
-func (e *engine) watchWitness(waited time.Duration) {
-	if e.owner.Witness != 0 && waited > witnessPause && time.Since(e.askedAt) > witnessPause {
-		e.askedAt = time.Now()
-		e.own(handoff.Overdue{})
-	}
-}
 
 func (e *engine) witnessed(ev witnessed) {
 	switch {

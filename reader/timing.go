@@ -1,0 +1,165 @@
+package reader
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/migpipe/migpipe/transport/handoff"
+	"github.com/migpipe/migpipe/transport/report"
+)
+
+// timing is when the stages of a switchover began, and what its steps take: as foreseen, and
+// as measured. The loop owns it.
+type timing struct {
+	start, began                                    time.Time // of the engine, and of the conversation
+	hello, paused, stopped, drained, ready, running time.Time
+	filled                                          time.Time     // when a byte that was read since the pause was applied
+	sent                                            time.Time     // when the last chunk was given to a lane
+	stood                                           time.Duration // in stops that were called off
+	back, resumed                                   time.Time     // a rollback's beginning and end
+	startTook                                       time.Duration
+	witnessTook, acceptTook                         time.Duration // before that, as RUNNING tells
+	decides                                         bool          // the owner does, between ready and approved
+	approved                                        time.Time
+
+	steps       steps                    // as foreseen, by WELCOME and by earlier runs
+	ran         map[string]time.Duration // of this run, for StepTimes; nil before
+	slowestMove time.Duration            // of the transitions so far
+	enterTook   time.Duration            // of the destination, to RESUMING
+}
+
+// note takes in how long a step of this run took.
+func (t *timing) note(name string, took time.Duration) {
+	if t.ran == nil {
+		t.ran = map[string]time.Duration{}
+	}
+	t.ran[name] = max(1, took)
+}
+
+// keepTimes remembers the steps that have run, for the next migration's prediction.
+func (e *engine) keepTimes() {
+	if e.opts.StepTimes == nil || e.times.ran == nil {
+		return
+	}
+	if err := handoff.KeepTimes(e.opts.StepTimes, e.times.ran); err != nil {
+		e.out.Warnings = append(e.out.Warnings, fmt.Sprintf("the times of this run's steps are not kept: %v", err))
+	}
+}
+
+// total is the time from the first byte, or from the guest's pause if that came first, to
+// RUNNING, or to now.
+func (t *timing) total(firstByte time.Time) time.Duration {
+	began := earlier(firstByte, t.paused)
+	if began.IsZero() {
+		return 0
+	}
+	return t.ending().Sub(began)
+}
+
+// downtime is the time from the guest's pause to RUNNING, or to now. Stops that
+// were called off are apart.
+func (t *timing) downtime() time.Duration {
+	if t.paused.IsZero() {
+		return 0
+	}
+	return t.ending().Sub(t.paused)
+}
+
+// ending is when the guest ran again, on either side.
+func (t *timing) ending() time.Time {
+	for _, t := range []time.Time{t.running, t.resumed} {
+		if !t.IsZero() {
+			return t
+		}
+	}
+	return time.Now()
+}
+
+// decided is when COMMIT was up to nobody but this side.
+func (t *timing) decided() time.Time { return later(t.ready, t.approved) }
+
+// stages splits the downtime of a migration that was committed. What came before
+// its turn, since much happens at the same time, has taken nothing. A source that was
+// started again in doubt has not seen it.
+func (t *timing) stages() (stages []report.Stage) {
+	if t.paused.IsZero() || t.running.IsZero() || t.ready.IsZero() {
+		return nil
+	}
+	at := t.paused
+	upTo := func(name string, next time.Time) {
+		next = earlier(t.ready, later(at, next))
+		stages, at = append(stages, report.Stage{Name: name, Took: next.Sub(at)}), next
+	}
+	upTo(report.StageStop, t.stopped)
+	upTo(report.StageFill, t.filled)
+	upTo(report.StageSave, t.drained)
+	upTo(report.StageWire, t.sent)
+	upTo(report.StageLoad, t.ready)
+	decided := t.decided()
+	if t.decides {
+		stages = append(stages, report.Stage{Name: report.StageDecide, Took: decided.Sub(t.ready)})
+	}
+	// These are the destination's figures, which are its word only.
+	left := t.running.Sub(decided)
+	part := func(told time.Duration) time.Duration {
+		took := min(max(told, 0), left)
+		left -= took
+		return took
+	}
+	start, witness, accept := part(t.startTook), part(t.witnessTook), part(t.acceptTook)
+	stages = append(stages, report.Stage{Name: report.StageCommit, Took: left})
+	for _, s := range []report.Stage{{Name: report.StageWitness, Took: witness}, {Name: report.StageAccept, Took: accept}} {
+		if s.Took > 0 {
+			stages = append(stages, s)
+		}
+	}
+	return append(stages, report.Stage{Name: report.StageStart, Took: start})
+}
+
+// earlier is the earlier of two times. A time that has not come yet is none.
+func earlier(a, b time.Time) time.Time {
+	if a.IsZero() || b.Before(a) && !b.IsZero() {
+		return b
+	}
+	return a
+}
+
+func later(a, b time.Time) time.Time {
+	if b.After(a) {
+		return b
+	}
+	return a
+}
+
+// stage is the part of the stop that is under way, what it has taken, what it was
+// predicted to take, and what those behind it were.
+func (t *timing) stage(now time.Time, p report.Prediction) (name string, took, predicted, next time.Duration) {
+	end := p.Commit.Took + p.Witness.Took + p.Accept.Took + p.Start.Took
+	moving := p.Fill.Took + p.Save.Took + p.Wire.Took + p.Load.Took
+	switch {
+	case t.stopped.IsZero():
+		return "stopping the devices", now.Sub(t.paused), p.Stop.Took, moving + p.Decide.Took + end
+	case t.ready.IsZero():
+		return "moving their state", now.Sub(t.stopped), moving, p.Decide.Took + end
+	case t.decides && t.approved.IsZero():
+		return "the approval of the switchover", now.Sub(t.ready), p.Decide.Took, end
+	}
+	return behindCommit(p), now.Sub(t.decided()), end, 0
+}
+
+// behindCommit names what the destination does before it answers COMMIT.
+func behindCommit(p report.Prediction) string {
+	var before []string
+	if p.Witness != (report.Step{}) {
+		before = append(before, "the witness")
+	}
+	if p.Accept != (report.Step{}) {
+		before = append(before, "on-accept")
+	}
+	const start = "the start at the destination"
+	if before == nil {
+		return start
+	}
+	return strings.Join(before, ", ") + " or " + start
+}

@@ -1,0 +1,215 @@
+package reader
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/transport/handoff"
+	"github.com/migpipe/migpipe/transport/report"
+)
+
+// TestWatch plays every scenario of testdata/watch and compares what the watch answers, the
+// indented lines, with those in the file. A line is a time and the facts that change then.
+func TestWatch(t *testing.T) {
+	files, err := filepath.Glob("testdata/watch/*.txt")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no scenarios: %v", err)
+	}
+	for _, file := range files {
+		t.Run(strings.TrimSuffix(filepath.Base(file), ".txt"), func(t *testing.T) {
+			text, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := playWatch(t, string(text))
+			if *update {
+				if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
+					t.Fatal(err)
+				}
+				return
+			}
+			if got != string(text) {
+				t.Errorf("the watch does\n%s\nthe scenario says\n%s", got, text)
+			}
+		})
+	}
+}
+
+// watched is a watch under test, and what it is told.
+type watched struct {
+	watch watch
+	facts facts
+}
+
+func playWatch(t *testing.T, text string) string {
+	t.Helper()
+	var out strings.Builder
+	s := &watched{}
+	s.facts.times = &timing{}
+	for n, line := range strings.Split(strings.TrimSuffix(text, "\n"), "\n") {
+		if strings.HasPrefix(line, "    ") {
+			continue // an answer
+		}
+		fmt.Fprintln(&out, line)
+		words := strings.Fields(line)
+		if len(words) == 0 || words[0] == "#" {
+			continue
+		}
+		actions, err := s.line(words)
+		if err != nil {
+			t.Fatalf("line %d: %q: %v", n+1, line, err)
+		}
+		for _, a := range actions {
+			fmt.Fprintf(&out, "    -> %s\n", watchAction(a))
+		}
+	}
+	return out.String()
+}
+
+func (s *watched) line(words []string) ([]any, error) {
+	if words[0] == "limits" {
+		l := &s.watch.limits
+		return nil, each(words[1:], func(key, value string) (err error) {
+			limit, ok := map[string]*time.Duration{"welcome": &l.welcome, "reconnect": &l.reconnect, "downtime": &l.downtime,
+				"max-downtime": &l.maxDowntime, "stall": &l.stall, "cancel-after": &l.cancelAfter}[key]
+			if !ok {
+				return fmt.Errorf("unknown limit %q", key)
+			}
+			*limit, err = time.ParseDuration(value)
+			return err
+		})
+	}
+	at, err := time.ParseDuration(words[0])
+	if err != nil {
+		return nil, err
+	}
+	now := time.Unix(1000, 0).Add(at)
+	if err := each(words[1:], func(key, value string) error { return s.fact(now, key, value) }); err != nil {
+		return nil, err
+	}
+	return s.watch.tick(now, s.facts), nil
+}
+
+// each takes words as KEY or KEY=VALUE.
+func each(words []string, do func(key, value string) error) error {
+	for _, w := range words {
+		key, value, _ := strings.Cut(w, "=")
+		if err := do(key, strings.ReplaceAll(value, "_", " ")); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// fact changes one. A time without a value is now; "no" is that it has not come.
+func (s *watched) fact(now time.Time, key, value string) (err error) {
+	f, t := &s.facts, s.facts.times
+	times := map[string]*time.Time{"began": &t.began, "paused": &t.paused, "stopped": &t.stopped, "ready": &t.ready, "approved": &t.approved,
+		"running": &t.running, "back": &t.back, "bare": &f.bareSince, "lost": &f.lostAt, "cancelled": &f.cancelledAt}
+	if when, ok := times[key]; ok {
+		*when = now
+		if value == "no" {
+			*when = time.Time{}
+		}
+		if key == "stopped" {
+			s.watch.begin(now)
+		}
+		return nil
+	}
+	flags := map[string]*bool{"witness": &f.witness, "empty": &f.empty, "sole": &f.sole}
+	if flag, ok := flags[key]; ok {
+		*flag = value != "no"
+		return nil
+	}
+	switch key {
+	case "phase":
+		return named(value, &f.phase, handoff.SourceEnded)
+	case "plan":
+		return named(value, &f.plan, gaveUp)
+	case "moved":
+		f.moved, err = strconv.ParseUint(value, 10, 64)
+	case "slowest":
+		f.slowest, f.offset = value, f.moved
+	case "by":
+		f.lostBy = errors.New(value)
+	case "refusal":
+		f.refusal = &transport.Fault{Code: transport.CodeBusy, Remote: true, Err: errors.New(value)}
+	case "doubt-limit":
+		f.doubtLimit, err = time.ParseDuration(value)
+	case "predicted": // the stop takes it all
+		var took time.Duration
+		took, err = time.ParseDuration(value)
+		f.predicted = &report.Forecast{Prediction: report.Prediction{Stop: report.Span{Took: took, Known: true}, Downtime: report.Span{Took: took, Known: true}}}
+	default:
+		err = fmt.Errorf("unknown fact %q", key)
+	}
+	return err
+}
+
+// named finds the phase of a name.
+func named[P interface {
+	~uint8
+	fmt.Stringer
+}](name string, to *P, last P) error {
+	for p := P(0); p <= last; p++ {
+		if p.String() == name {
+			*to = p
+			return nil
+		}
+	}
+	return fmt.Errorf("no phase %q", name)
+}
+
+func watchAction(a any) string {
+	switch a := a.(type) {
+	case endAttempt:
+		return fmt.Sprintf("end by %T: %v", a.event, a.fault)
+	case tellHandoff:
+		return fmt.Sprintf("hand-off: %T%+v", a.event, a.event)
+	case warnUser:
+		if a.lasting {
+			return "warn, and report: " + a.text
+		}
+		return "warn: " + a.text
+	}
+	return fmt.Sprintf("%T", a)
+}
+
+// TestWatchActions: the watch decides nothing that needs a device, a journal or a connection:
+// what the hand-off hears from it is never a message.
+func TestWatchActions(t *testing.T) {
+	text, err := filepath.Glob("testdata/watch/*.txt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	heard := map[string]bool{}
+	for _, file := range text {
+		b, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, line := range strings.Split(string(b), "\n") {
+			if _, event, ok := strings.Cut(line, "-> hand-off: "); ok {
+				name, _, _ := strings.Cut(event, "{")
+				heard[name] = true
+			}
+		}
+	}
+	want := []string{"handoff.Halted", "handoff.Interrupt", "handoff.Overdue", "handoff.Resumed"}
+	var got []string
+	for name := range heard {
+		got = append(got, name)
+	}
+	slices.Sort(got)
+	if !slices.Equal(got, want) {
+		t.Errorf("the scenarios have %v, want %v", got, want)
+	}
+}
