@@ -27,7 +27,7 @@ func (e *engine) approved(err error) {
 		e.failed(&transport.Fault{Code: transport.CodeCancelled, Err: fmt.Errorf("the switchover was not approved: %w", err)})
 		return
 	}
-	if e.control == nil { // COMMIT would be in doubt at once, and may yet not be needed
+	if e.conn.control == nil { // COMMIT would be in doubt at once, and may yet not be needed
 		e.assented = true
 		return
 	}

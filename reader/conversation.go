@@ -19,12 +19,12 @@ import (
 func (e *engine) connect(ctx context.Context) error {
 	e.tell(report.Event{Kind: report.Phase, Phase: report.Connect})
 	lane, err := reach(ctx, e.opts.ConnectLimit, func(ctx context.Context) (transport.Lane, error) {
-		return e.open(ctx, transport.LaneControl, 0, transport.ID{})
+		return e.conn.openLane(ctx, transport.LaneControl, 0, transport.ID{})
 	})
 	if err != nil {
 		return err
 	}
-	e.control = transport.NewControl(lane)
+	e.conn.control = transport.NewControl(lane)
 	for i := range e.offer.Devices {
 		e.offer.Devices[i].Splice = e.opts.Codec == nil && transport.Local(lane)
 	}
@@ -81,7 +81,7 @@ func (e *engine) message(m transport.Message) {
 	case *transport.NotStarted:
 		e.keep(peerFault(cmp.Or(m.Code, transport.CodeStart), m.Device, 0, m.Text))
 	case *transport.Status:
-		e.hearing.proved(time.Since(e.times.start))
+		e.conn.hearing.proved(time.Since(e.times.start))
 		e.overruled(m)
 		if f := meets(&e.opts, e.opts.Attempt, m); f != nil {
 			e.keep(f)
@@ -103,7 +103,7 @@ func (e *engine) policy(takes []codec.ID) codec.Policy {
 	switch {
 	case e.opts.Codec != nil:
 		return newOnly(e.opts.Codec, takes)
-	case transport.Local(e.control.Lane()):
+	case transport.Local(e.conn.control.Lane()):
 		return codec.Fixed(codec.Raw)
 	}
 	return codec.Auto(append([]codec.ID{codec.IDRaw}, takes...)...)
@@ -117,8 +117,8 @@ func peerFault(code transport.Code, device string, offset uint64, text string) *
 // that was said again, the lane that was lost is the cause: the first HELLO was taken in.
 func (e *engine) declined(m *transport.Declined) *transport.Fault {
 	f := peerFault(m.Code, m.Device, m.Offset, m.Text)
-	if e.owner.Phase == handoff.SourceHello && e.link.cause != nil && m.Journal == (transport.JournalID{}) {
-		return &transport.Fault{Code: transport.CodeNetwork, Err: fmt.Errorf("%w; to HELLO on another lane it said: %s", e.link.cause, f.Err)}
+	if e.owner.Phase == handoff.SourceHello && e.conn.lostBy != nil && m.Journal == (transport.JournalID{}) {
+		return &transport.Fault{Code: transport.CodeNetwork, Err: fmt.Errorf("%w; to HELLO on another lane it said: %s", e.conn.lostBy, f.Err)}
 	}
 	return f
 }
@@ -156,7 +156,8 @@ func (e *engine) welcome(m *transport.Welcome) {
 		e.failed(&transport.Fault{Code: transport.CodeProtocol, Err: err})
 		return
 	}
-	e.out.Peer = transport.PeerOf(e.control.Lane())
+	e.out.Peer = transport.PeerOf(e.conn.control.Lane())
+	e.conn.peer = e.out.Peer
 	e.tell(report.Event{Kind: report.Peer, Peer: e.out.Peer, Text: transport.PeerText(m.Software)})
 	e.opts.Codec = e.policy(m.Codecs)
 	for i, splice := range m.Splice {
@@ -198,7 +199,7 @@ func (e *engine) acked(m *transport.Ack) {
 		}
 	}
 	now, held := time.Since(e.times.start), time.Duration(max(m.HeldNS, 0))
-	sound := e.hearing.echoed(now, min(now, time.Duration(m.Echo)), held)
+	sound := e.conn.hearing.echoed(now, min(now, time.Duration(m.Echo)), held)
 	if sound && m.Echo > 0 && !e.padding(m.Echo) {
 		e.meter.trip(time.Now(), now-time.Duration(m.Echo)-held)
 	}
@@ -286,7 +287,7 @@ func (e *engine) send(m transport.Message) {
 	case *transport.Abort: // where the hand-off itself found the cause
 		e.keep(&transport.Fault{Code: m.Code, Err: errors.New(m.Text)})
 	}
-	e.say(m)
+	e.conn.send(m)
 }
 
 func (e *engine) halted(ev halted) {
@@ -333,7 +334,7 @@ func (e *engine) estimate() {
 		d.Known = d.Initial+d.Dirty+d.StopCopy > 0
 		m.Devices = append(m.Devices, d)
 	}
-	e.say(m)
+	e.conn.send(m)
 }
 
 func (e *engine) onTick() {

@@ -74,7 +74,7 @@ func Send(ctx context.Context, dialer transport.Dialer, sources []Source, opts *
 		e.close()
 		return e.unreachable(ctx, err)
 	}
-	e.hear(e.control)
+	e.useControl(e.conn.control)
 	e.loop(ctx, func() { e.own(handoff.Begin{}) })
 	e.join()
 	return e.result()
@@ -99,7 +99,6 @@ func ask(ctx context.Context, dialer transport.Dialer, sources []Source, o Optio
 // owner) and does what they say. It decides nothing itself.
 type engine struct {
 	opts    Options
-	dialer  transport.Dialer
 	devices []*device
 	offer   *transport.Hello
 
@@ -108,19 +107,14 @@ type engine struct {
 	owner      handoff.Source
 	watch      watch
 	fleet      *fleet
+	conn       *connection
 	arena      *transport.Arena
-	control    *transport.Control // nil while it is lost
-	link       link
-	hearing    hearing
-	askedDoubt time.Duration    // when QUERY was last said, in doubt
 	bareSince  time.Time        // when the last data lane was lost, zero while one stands
 	dialled    []transport.Lane // by openLanes, closed in the end
 	lanes      []transport.Lane // of them, those with a sender; in place of a lost one its successor
 	dialling   []bool           // by number of a data lane: it is lost, and being dialled again
-	linked     context.Context  // ends with the control lane
-	unlink     context.CancelFunc
-	assented   bool   // the owner has approved while the destination was out of reach
-	bytes      uint64 // of all streams, as recorded by a process before
+	assented   bool             // the owner has approved while the destination was out of reach
+	bytes      uint64           // of all streams, as recorded by a process before
 	queue      *queue
 	meter      meter
 	pace       *pacer
@@ -145,11 +139,8 @@ type engine struct {
 	needed []share.Need
 
 	events chan any
-	heard  chan heard    // messages: boxed as events they would be garbage. It holds none, so what their sender posts next comes after them
 	quit   chan struct{} // closed when nobody takes events any more
 
-	life     context.Context // ends with the loop
-	endLife  context.CancelFunc
 	work     context.Context // ends when the streams are abandoned
 	stopWork context.CancelFunc
 	draining sync.WaitGroup // drains: stopped by the stream's end or stopWork
@@ -191,12 +182,12 @@ func newEngine(o Options, dialer transport.Dialer, sources []Source) *engine {
 	}
 	devices := newDevices(sources)
 	e := &engine{
-		opts: o, dialer: dialer, devices: devices,
+		opts: o, devices: devices,
 		offer:  hello(o, sources),
 		plan:   newPlan(limits{o.DowntimeLimit, o.OnLimit, o.MaxPrecopy, o.MaxRounds, o.Timeout}, features),
 		owner:  handoff.NewSource(o.Attempt, o.Journal.ID()),
 		fleet:  newFleet(devices),
-		events: make(chan any, 16), heard: make(chan heard), quit: make(chan struct{}),
+		events: make(chan any, 16), quit: make(chan struct{}),
 		bounds: make([]uint64, n), shares: make([]int, n), needed: make([]share.Need, n),
 	}
 	e.seen = measured{moved: moved{make([]uint64, n), make([]uint64, n)}, save: make([]float64, n), load: make([]float64, n)}
@@ -206,9 +197,9 @@ func newEngine(o Options, dialer transport.Dialer, sources []Source) *engine {
 	for i := range n {
 		e.plan.devices[i].resize(e.offer.Devices[i].Estimate)
 	}
-	e.life, e.endLife = context.WithCancel(context.Background())
 	e.work, e.stopWork = context.WithCancel(context.Background())
 	e.times.start = time.Now()
+	e.conn = newConnection(o, dialer, e)
 	e.out = report.Report{Attempt: o.Attempt}
 	return e
 }
@@ -238,7 +229,7 @@ func (e *engine) loop(ctx context.Context, begin func()) {
 		select {
 		case ev := <-e.events:
 			e.handle(ev)
-		case ev := <-e.heard:
+		case ev := <-e.conn.heard:
 			e.hears(ev)
 		case <-ticker.C:
 			e.onTick()
@@ -262,12 +253,10 @@ const joinLimit = 5 * time.Second
 // why.
 func (e *engine) join() {
 	close(e.quit)
-	e.endLife()
+	e.conn.dialling.Stop()
 	e.abandon()
 	e.stuck = !e.joinStreams()
-	if e.control != nil {
-		transport.HangUp(e.control.Lane(), e.others.Wait)
-	}
+	e.conn.close()
 	e.others.Wait()
 	e.hooking.Wait()
 	e.tellHooks()
@@ -319,6 +308,7 @@ func (e *engine) joinStreams() bool {
 // abandon wakes everything that waits for a stream or a lane.
 func (e *engine) abandon() {
 	e.stopWork()
+	e.conn.stopLinked()
 	e.queue.drop()
 	for _, l := range e.lanes {
 		if l != nil {
@@ -401,30 +391,6 @@ func askResume(ctx context.Context, group *sync.WaitGroup, resume func(context.C
 	case <-time.After(joinLimit):
 	}
 	return context.Cause(ctx)
-}
-
-// hear takes messages from a control lane from now on. The goroutine ends with it.
-func (e *engine) hear(control *transport.Control) {
-	e.control = control
-	e.hearing.proved(time.Since(e.times.start))
-	e.out.Over(control.Lane())
-	e.linked, e.unlink = context.WithCancel(e.work)
-	e.others.Go(func() { e.receive(control) })
-}
-
-// receive hands the destination's messages to the loop.
-func (e *engine) receive(control *transport.Control) {
-	for {
-		m, err := control.Receive()
-		if err != nil {
-			e.post(controlLost{control, err})
-			return
-		}
-		select {
-		case e.heard <- heard{control, m}:
-		case <-e.quit:
-		}
-	}
 }
 
 // close gives back what newEngine and allot took.
@@ -544,7 +510,7 @@ func (e *engine) handle(ev any) {
 
 // hears takes in what was said on the control lane, and not on the one before.
 func (e *engine) hears(ev heard) {
-	if ev.control == e.control {
+	if ev.control == e.conn.control {
 		e.message(ev.message)
 	}
 }
@@ -562,7 +528,7 @@ func (e *engine) openLanes(n int, who transport.ID) {
 	e.dialled = lanes
 	err := parallel(n, func(i int) (err error) {
 		lanes[i], err = reach(ctx, e.opts.ConnectLimit, func(ctx context.Context) (transport.Lane, error) {
-			return e.open(ctx, transport.LaneData, i, who)
+			return e.conn.openLane(ctx, transport.LaneData, i, who)
 		})
 		return err
 	})
@@ -599,15 +565,6 @@ func (e *engine) startSender(number int) {
 		devices: e.devices, start: e.times.start, spent: &e.spent, sent: &e.sent, work: e.work, post: e.post, watched: make(chan struct{})}
 	e.sending.Go(s.run)
 	e.sending.Go(s.watch)
-}
-
-// redial does again, which dials a lane, after a pause, until that succeeds or ctx ends.
-func (e *engine) redial(ctx context.Context, pause time.Duration, again func(context.Context) error) {
-	e.others.Go(func() {
-		if sleep(ctx, pause) == nil {
-			keepDialling(ctx, again)
-		}
-	})
 }
 
 // closeLanes closes them at once: each may wait a moment for the peer.

@@ -1,9 +1,7 @@
 package reader
 
 import (
-	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -12,91 +10,6 @@ import (
 	"github.com/migpipe/migpipe/transport/handoff"
 	"github.com/migpipe/migpipe/transport/report"
 )
-
-// link is what is done about lanes that are lost.
-type link struct {
-	since time.Time // when the control lane was lost, zero while it stands
-	cause error
-	// refusal is what a destination says that answers nobody's COMMIT, nil if it does not.
-	refusal *transport.Fault
-	back    time.Time     // when it was last restored
-	pause   time.Duration // before it was dialled
-}
-
-// How long one try to reach the destination again may take: the first has to be
-// short, because a packet that a cut has swallowed is sent again ever more rarely
-// (RFC 9002, section 6.2.1), and the later ones long, because paths are.
-const (
-	tryLeast = 500 * time.Millisecond
-	tryMost  = transport.HandshakeTimeout
-)
-
-// How long to wait after a try that has failed at once.
-const (
-	pauseLeast = 50 * time.Millisecond
-	pauseMost  = 2 * time.Second
-)
-
-// lanePause keeps a lane that ends whenever it is dialled from being dialled in a row.
-const lanePause = 100 * time.Millisecond
-
-func sleep(ctx context.Context, d time.Duration) error {
-	select {
-	case <-time.After(d):
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
-
-// connectLimit is the default of Options.ConnectLimit, and what one try to reach the
-// destination may take, until it answers or not.
-const connectLimit = 5 * time.Second
-
-// reach dials until somebody answers, for as long as limit leaves time for another try. A
-// destination that hangs up may have no place just now, and is dialled again until limit.
-func reach(ctx context.Context, limit time.Duration, dial func(context.Context) (transport.Lane, error)) (transport.Lane, error) {
-	last := time.Now().Add(limit - connectLimit)
-	ctx, cancel := context.WithTimeout(ctx, limit)
-	defer cancel()
-	var hungUp error
-	for {
-		lane, err := dial(ctx)
-		if errors.Is(err, transport.ErrHungUp) || errors.Is(err, transport.ErrPeerGone) { // under the preamble
-			hungUp = err
-		} else if !errors.Is(err, transport.ErrUnreachable) || !time.Now().Before(last) {
-			if err != nil && ctx.Err() != nil {
-				err = cmp.Or(hungUp, err) // which says more than that the time is over
-			}
-			return lane, err
-		}
-		if sleep(ctx, lanePause) != nil {
-			return nil, err
-		}
-	}
-}
-
-// keepDialling tries until it succeeds, or ctx ends.
-func keepDialling(ctx context.Context, try func(context.Context) error) {
-	limit, pause := tryLeast, pauseLeast
-	for {
-		began := time.Now()
-		each, cancel := context.WithTimeout(ctx, limit)
-		err := try(each)
-		cancel()
-		if err == nil || ctx.Err() != nil {
-			return
-		}
-		if time.Since(began) >= limit {
-			limit = min(2*limit, tryMost)
-			continue
-		}
-		if sleep(ctx, pause) != nil {
-			return
-		}
-		pause = min(2*pause, pauseMost)
-	}
-}
 
 // Events of dialling again.
 type (
@@ -128,13 +41,13 @@ func (e *engine) mayReturn(err error) bool {
 // controlLost goes on over another control lane, or ends the conversation. A
 // destination that can still be told why it ends, is.
 func (e *engine) controlLost(ev controlLost) {
-	if ev.control != e.control {
+	if ev.control != e.conn.control {
 		return // it has a successor
 	}
 	f := &transport.Fault{Code: transport.CodeOf(ev.err), Err: ev.err}
 	switch {
 	case e.mayReturn(ev.err) && e.owner.Phase == handoff.SourceHello:
-		e.greetAgain(ev.err)
+		e.conn.greetAgain(ev.err)
 	case e.mayReturn(ev.err):
 		e.lose(ev.err)
 	case f.Code == transport.CodeCorrupt || f.Code == transport.CodeProtocol:
@@ -145,130 +58,42 @@ func (e *engine) controlLost(ev controlLost) {
 	}
 }
 
-// greetAgain says HELLO on another lane: the destination has not answered the first, and
-// perhaps has not heard it. A destination that has sent WELCOME answers the second with
-// WELCOME. The watch bounds this.
-func (e *engine) greetAgain(err error) {
-	e.dropControl()
-	e.link.cause = err
-	e.redial(e.life, lanePause, func(ctx context.Context) error {
-		lane, err := e.open(ctx, transport.LaneControl, 0, transport.ID{})
-		if err == nil {
-			e.postLane(greeting{transport.NewControl(lane)}, lane)
-		}
-		return err
-	})
-}
-
 func (e *engine) greeting(ev greeting) {
 	if e.owner.Phase != handoff.SourceHello {
 		ev.control.Lane().Close()
 		return
 	}
-	e.hear(ev.control)
+	e.useControl(ev.control)
 	e.times.hello = time.Now()
-	e.say(e.offer)
-}
-
-// dropControl gives the control lane up.
-func (e *engine) dropControl() {
-	e.control.Lane().Close()
-	e.control = nil
-	e.unlink()
-}
-
-// postLane hands an event with a lane to the loop, or closes the lane when the loop has
-// ended.
-func (e *engine) postLane(ev any, lane transport.Lane) {
-	select {
-	case e.events <- ev:
-	case <-e.quit:
-		lane.Close()
-	}
+	e.conn.send(e.offer)
 }
 
 // lose dials the control lane again.
 func (e *engine) lose(err error) {
-	e.dropControl()
+	e.conn.drop()
 	clear(e.dialling)
 	e.tell(report.Event{Kind: report.Lost, Text: err.Error()})
 	e.seek(err)
 	e.advance(cut{})
 }
 
-// seek looks for the destination. One that has answered, and hung up at once, is left in
-// peace for ever longer: in doubt that may go on for ever.
+// seek looks for the destination.
 func (e *engine) seek(cause error) {
-	was := e.link
-	e.link = link{since: time.Now(), cause: cause}
-	if time.Since(was.back) < pauseMost {
-		e.link.pause = min(max(pauseLeast, 2*was.pause), pauseMost)
-	}
-	peer, doubt, who := e.owner.Peer, e.owner.Phase == handoff.SourceDoubt, e.out.Peer
-	e.redial(e.life, e.link.pause, func(ctx context.Context) error { return e.rejoin(ctx, peer, who, doubt) })
+	e.conn.seek(cause, e.owner.Peer, e.owner.Phase == handoff.SourceDoubt)
 }
 
-// rejoin opens a control lane for the attempt at hand, and waits for the first word of
-// the destination: only then is this side known to be heard. In doubt DECLINED in
-// another journal's name is no answer, and whoever says so may be there by mistake, or
-// serve another migration just now: it is asked again like one that is out of reach.
-func (e *engine) rejoin(ctx context.Context, peer transport.JournalID, who transport.ID, doubt bool) error {
-	lane, err := e.open(ctx, transport.LaneControl, 0, who)
-	if f, ok := errors.AsType[*transport.Fault](err); ok && doubt {
-		e.post(turnedAway{f})
-	}
-	if err != nil {
-		return err
-	}
-	stop := context.AfterFunc(ctx, func() { lane.SetDeadline(time.Unix(1, 0)) })
-	control := transport.NewControl(lane)
-	err = control.Send(&transport.Resume{Attempt: e.opts.Attempt, Journal: e.opts.Journal.ID(), Peer: peer})
-	var first transport.Message
-	if err == nil {
-		first, err = control.Receive()
-	}
-	if !stop() && err == nil {
-		err = ctx.Err()
-	}
-	if d, ok := first.(*transport.Declined); ok && doubt && d.Journal != peer && err == nil {
-		f := peerFault(d.Code, d.Device, d.Offset, d.Text)
-		e.post(turnedAway{f})
-		err = f
-	}
-	if err != nil {
-		lane.Close()
-		return err
-	}
-	e.postLane(rejoined{control, first}, lane)
-	return nil
-}
-
-// open dials a lane of the attempt at hand, to the peer that has said WELCOME, once that
-// is known: an attempt is between two, and whom else this side may send to has no word
-// in it.
-func (e *engine) open(ctx context.Context, kind transport.LaneKind, number int, who transport.ID) (transport.Lane, error) {
-	lane, err := e.dialer.Dial(ctx)
-	if err != nil {
-		return nil, err
-	}
-	if who != (transport.ID{}) && !transport.IsPeer(lane, who) {
-		lane.Close()
-		return nil, &transport.Fault{Code: transport.CodeAuth, Err: fmt.Errorf("another peer answers there, %v, and not %v, which the attempt is with", transport.PeerOf(lane), who)}
-	}
-	p := transport.Preamble{Kind: kind, Index: uint16(number), Mig: e.opts.Attempt.Mig, Epoch: e.opts.Attempt.Epoch}
-	if err := transport.WritePreamble(lane, p); err != nil {
-		lane.Close()
-		return nil, err
-	}
-	return lane, nil
+// useControl takes messages from a control lane from now on.
+func (e *engine) useControl(control *transport.Control) {
+	e.conn.use(control)
+	e.out.Over(control.Lane())
 }
 
 // turnedAway tells once why a destination that is reached is no answer.
 func (e *engine) turnedAway(f *transport.Fault) {
-	if before := e.link.refusal; before == nil || before.Err.Error() != f.Err.Error() {
+	if before := e.conn.refusal; before == nil || before.Err.Error() != f.Err.Error() {
 		e.tell(report.Event{Kind: report.Warning, Text: fmt.Sprintf("in doubt: who answers is asked again, since it does not know: %s", f.Err)})
 	}
-	e.link.refusal = f
+	e.conn.refusal = f
 }
 
 // rejoined goes on with the conversation: what was said last may be lost, so it is said
@@ -280,9 +105,8 @@ func (e *engine) rejoined(ev rejoined) {
 		ev.control.Lane().Close()
 		return
 	}
-	was := e.link
-	e.link = link{back: time.Now(), pause: was.pause}
-	e.hear(ev.control)
+	away := e.conn.restored(ev.control)
+	e.out.Over(ev.control.Lane())
 	e.tell(report.Event{Kind: report.Restored})
 	e.message(ev.first)
 	if e.owner.Phase == handoff.SourceTransfer || e.owner.Phase == handoff.SourceWaiting {
@@ -290,7 +114,7 @@ func (e *engine) rejoined(ev rejoined) {
 		e.sayEnds()
 	}
 	e.own(handoff.Reached{})
-	e.advance(mended{time.Since(was.since)})
+	e.advance(mended{away})
 	e.dialMissing()
 }
 
@@ -307,15 +131,7 @@ func (e *engine) sayEnd(d *device) {
 	end := d.end
 	end.Attempt = e.opts.Attempt
 	d.endSaid = true
-	e.say(&end)
-}
-
-// say sends a message, if there is somebody to hear it. A lane that fails is seen by
-// its reader.
-func (e *engine) say(m transport.Message) {
-	if e.control != nil {
-		e.control.Send(m)
-	}
+	e.conn.send(&end)
 }
 
 // moving reports whether there is something for data lanes to carry.
@@ -346,15 +162,15 @@ func (e *engine) laneFailed(ev laneFailed) {
 // data lane before it has heard RESUME.
 func (e *engine) dialMissing() {
 	for i, lane := range e.lanes {
-		if lane != nil || e.dialling[i] || e.control == nil || !e.moving() {
+		if lane != nil || e.dialling[i] || e.conn.control == nil || !e.moving() {
 			continue
 		}
 		e.dialling[i] = true
-		who := e.out.Peer
-		e.redial(e.linked, lanePause, func(ctx context.Context) error {
-			lane, err := e.open(ctx, transport.LaneData, i, who)
+		peer := e.conn.peer
+		redial(e.conn.linked, lanePause, func(ctx context.Context) error {
+			lane, err := e.conn.openLane(ctx, transport.LaneData, i, peer)
 			if err == nil {
-				e.postLane(laneBack{i, lane}, lane)
+				e.conn.postLane(laneBack{i, lane}, lane)
 			}
 			return err
 		})

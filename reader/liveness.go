@@ -123,7 +123,7 @@ func (h *hearing) look(now, limit time.Duration) bool {
 }
 
 // patience is how long this migration's lanes may stand still.
-func (e *engine) patience() time.Duration { return patience(max(e.meter.rtt, e.hearing.trip)) }
+func (e *engine) patience() time.Duration { return patience(max(e.meter.rtt, e.conn.hearing.trip)) }
 
 // watchReading gives the data lanes up of which nothing is read, and ends the attempt
 // where that helps none of them.
@@ -164,30 +164,19 @@ func (e *engine) giveUpLane(number int, limit time.Duration) {
 	}
 }
 
-// watchHearing gives the control lane up if the destination does not hear it, although it
+// watchHearing drops the control lane if the destination does not hear it, although it
 // stands. In doubt only an answer to QUERY shows that.
 func (e *engine) watchHearing() {
-	if e.control == nil || transport.Local(e.control.Lane()) {
+	doubt := e.owner.Phase == handoff.SourceDoubt
+	limit := e.patience()
+	if !e.conn.unheard(limit, doubt, !doubt && !e.moving()) {
 		return
 	}
-	now := time.Since(e.times.start)
-	switch {
-	case e.owner.Phase == handoff.SourceDoubt:
-		if now-e.askedDoubt >= transport.Heartbeat {
-			e.askedDoubt = now
-			e.say(&transport.Query{Attempt: e.opts.Attempt})
-		}
-	case !e.moving():
-		e.hearing.proved(now)
-		return
+	for i := range e.readings {
+		e.readings[i].suspect = true
 	}
-	if limit := e.patience(); e.hearing.look(now, limit) {
-		for i := range e.readings {
-			e.readings[i].suspect = true
-		}
-		stoodStill(e.control.Lane())
-		e.lose(fmt.Errorf("%w: %w for %v", transport.ErrLost, errUnheard, round(limit)))
-	}
+	stoodStill(e.conn.control.Lane())
+	e.lose(fmt.Errorf("%w: %w for %v", transport.ErrLost, errUnheard, round(limit)))
 }
 
 // stoodStill tells the carrier of a lane.

@@ -299,7 +299,7 @@ func running(sources []Source) bool {
 func (e *engine) restart() {
 	e.restarted = true
 	last := e.opts.Journal.Last()
-	e.out.Peer, e.bytes = last.PeerID, last.Why.Bytes
+	e.out.Peer, e.conn.peer, e.bytes = last.PeerID, last.PeerID, last.Why.Bytes
 	e.times.ready = time.Now()
 	next, actions := handoff.RestartSource(last)
 	e.owner = next

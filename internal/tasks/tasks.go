@@ -1,0 +1,53 @@
+// Package tasks starts goroutines and joins them.
+package tasks
+
+import (
+	"context"
+	"errors"
+	"sync"
+)
+
+// Group is goroutines that share a context, which ends with Stop.
+type Group struct {
+	wg    *sync.WaitGroup
+	start func(func(context.Context))
+	child func() *Group
+	stop  context.CancelFunc
+}
+
+// NewGroup makes a group whose context ends with Stop, or with parent.
+func NewGroup(parent context.Context) *Group { return newGroup(parent, new(sync.WaitGroup)) }
+
+func newGroup(parent context.Context, wg *sync.WaitGroup) *Group {
+	ctx, stop := context.WithCancel(parent)
+	return &Group{
+		wg:    wg,
+		start: func(f func(context.Context)) { wg.Go(func() { f(ctx) }) },
+		child: func() *Group { return newGroup(ctx, wg) },
+		stop:  stop,
+	}
+}
+
+// Child makes a group whose context ends earlier, with its own Stop. The parent's Wait joins
+// what the child starts.
+func (g *Group) Child() *Group { return g.child() }
+
+// Go runs f in a goroutine.
+func (g *Group) Go(f func(ctx context.Context)) { g.start(f) }
+
+// Stop ends the group's context. What runs ends when it heeds that.
+func (g *Group) Stop() { g.stop() }
+
+// Wait returns when everything that Go has started has ended.
+func (g *Group) Wait() { g.wg.Wait() }
+
+// Parallel runs do for 0 to n-1 at once, joins them and gives all of their errors.
+func Parallel(n int, do func(i int) error) error {
+	errs := make([]error, n)
+	var wg sync.WaitGroup
+	for i := range n {
+		wg.Go(func() { errs[i] = do(i) })
+	}
+	wg.Wait()
+	return errors.Join(errs...)
+}

@@ -1,0 +1,303 @@
+package reader
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/migpipe/migpipe/internal/tasks"
+	"github.com/migpipe/migpipe/transport"
+)
+
+// connection is the conversation with the destination: the control lane, whether the
+// destination hears it, and how it is dialled again. The loop owns it.
+type connection struct {
+	dialer  transport.Dialer
+	attempt transport.Attempt
+	journal transport.JournalID // of this side
+	peer    transport.ID        // that has sent WELCOME, zero before
+	start   time.Time           // from which times are counted
+	post    func(any)           // hands an event to the loop
+	lanes   chan<- any          // takes events that hold a lane
+	heard   chan heard          // messages: boxed as events they would be garbage. It holds none, so that events which their sender posts next come after them
+	quit    <-chan struct{}     // closed when the loop takes no more
+
+	control *transport.Control // nil while it is lost
+	hearing hearing
+	lostAt  time.Time        // when the control lane was lost, zero while it stands
+	lostBy  error            // what it was lost by, the last time
+	refusal *transport.Fault // what a destination says that cannot answer COMMIT, nil if it does not
+
+	restoredAt time.Time
+	pause      time.Duration // before it was dialled the last time
+	queriedAt  time.Duration // when QUERY was last sent
+
+	reading  sync.WaitGroup // the readers of control lanes, which end with those
+	dialling *tasks.Group   // ends with the loop
+	linked   *tasks.Group   // of dialling: what the loss of the control lane ends; nil before there is one
+}
+
+func newConnection(o Options, dialer transport.Dialer, e *engine) *connection {
+	return &connection{dialer: dialer, attempt: o.Attempt, journal: o.Journal.ID(), start: e.times.start,
+		post: e.post, lanes: e.events, heard: make(chan heard), quit: e.quit, dialling: tasks.NewGroup(context.Background())}
+}
+
+// How long one try to reach the destination again may take: the first has to be
+// short, because a packet that a cut has swallowed is sent again ever more rarely
+// (RFC 9002, section 6.2.1), and the later ones long, because paths are.
+const (
+	tryLeast = 500 * time.Millisecond
+	tryMost  = transport.HandshakeTimeout
+)
+
+// How long to wait after a try that has failed at once.
+const (
+	pauseLeast = 50 * time.Millisecond
+	pauseMost  = 2 * time.Second
+)
+
+// lanePause keeps a lane that ends whenever it is dialled from being dialled in a row.
+const lanePause = 100 * time.Millisecond
+
+func sleep(ctx context.Context, d time.Duration) error {
+	select {
+	case <-time.After(d):
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// connectLimit is the default of Options.ConnectLimit, and what one try to reach the
+// destination may take, until it answers or not.
+const connectLimit = 5 * time.Second
+
+// reach dials until a destination answers, for as long as limit leaves time for another try.
+// One that hangs up may have no place just now, and is dialled again until limit.
+func reach(ctx context.Context, limit time.Duration, dial func(context.Context) (transport.Lane, error)) (transport.Lane, error) {
+	last := time.Now().Add(limit - connectLimit)
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	var hungUp error
+	for {
+		lane, err := dial(ctx)
+		if errors.Is(err, transport.ErrHungUp) || errors.Is(err, transport.ErrPeerGone) { // under the preamble
+			hungUp = err
+		} else if !errors.Is(err, transport.ErrUnreachable) || !time.Now().Before(last) {
+			if err != nil && ctx.Err() != nil {
+				err = cmp.Or(hungUp, err) // which says more than that the time is over
+			}
+			return lane, err
+		}
+		if sleep(ctx, lanePause) != nil {
+			return nil, err
+		}
+	}
+}
+
+// keepDialling tries until it succeeds, or ctx ends.
+func keepDialling(ctx context.Context, try func(context.Context) error) {
+	limit, pause := tryLeast, pauseLeast
+	for {
+		began := time.Now()
+		each, cancel := context.WithTimeout(ctx, limit)
+		err := try(each)
+		cancel()
+		if err == nil || ctx.Err() != nil {
+			return
+		}
+		if time.Since(began) >= limit {
+			limit = min(2*limit, tryMost)
+			continue
+		}
+		if sleep(ctx, pause) != nil {
+			return
+		}
+		pause = min(2*pause, pauseMost)
+	}
+}
+
+// redial dials a lane by try, after a pause, until that succeeds or the group ends.
+func redial(g *tasks.Group, pause time.Duration, try func(context.Context) error) {
+	g.Go(func(ctx context.Context) {
+		if sleep(ctx, pause) == nil {
+			keepDialling(ctx, try)
+		}
+	})
+}
+
+// openLane dials a lane of the attempt, to the peer that has sent WELCOME, once that is known:
+// an attempt is between two, and another peer that this side may send to has no part in it.
+func (c *connection) openLane(ctx context.Context, kind transport.LaneKind, number int, peer transport.ID) (transport.Lane, error) {
+	lane, err := c.dialer.Dial(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if peer != (transport.ID{}) && !transport.IsPeer(lane, peer) {
+		lane.Close()
+		return nil, &transport.Fault{Code: transport.CodeAuth, Err: fmt.Errorf("another peer answers there, %v, and not %v, which the attempt is with", transport.PeerOf(lane), peer)}
+	}
+	p := transport.Preamble{Kind: kind, Index: uint16(number), Mig: c.attempt.Mig, Epoch: c.attempt.Epoch}
+	if err := transport.WritePreamble(lane, p); err != nil {
+		lane.Close()
+		return nil, err
+	}
+	return lane, nil
+}
+
+// use reads a control lane from now on. Its reader ends with it.
+func (c *connection) use(control *transport.Control) {
+	c.control = control
+	c.hearing.proved(time.Since(c.start))
+	c.linked = c.dialling.Child()
+	c.reading.Go(func() { c.readControl(control) })
+}
+
+// readControl hands the destination's messages to the loop.
+func (c *connection) readControl(control *transport.Control) {
+	for {
+		m, err := control.Receive()
+		if err != nil {
+			c.post(controlLost{control, err})
+			return
+		}
+		select {
+		case c.heard <- heard{control, m}:
+		case <-c.quit:
+		}
+	}
+}
+
+// send sends a message, if there is a control lane. One that fails is seen by its reader.
+func (c *connection) send(m transport.Message) {
+	if c.control != nil {
+		c.control.Send(m)
+	}
+}
+
+// drop closes the control lane.
+func (c *connection) drop() {
+	c.control.Lane().Close()
+	c.control = nil
+	c.linked.Stop()
+}
+
+// stopLinked ends what dials data lanes.
+func (c *connection) stopLinked() {
+	if c.linked != nil {
+		c.linked.Stop()
+	}
+}
+
+// postLane hands an event with a lane to the loop, or closes the lane when the loop has
+// ended.
+func (c *connection) postLane(ev any, lane transport.Lane) {
+	select {
+	case c.lanes <- ev:
+	case <-c.quit:
+		lane.Close()
+	}
+}
+
+// greetAgain opens another control lane for HELLO: the destination has not answered the first,
+// and perhaps has not heard it. A destination that has sent WELCOME answers the second HELLO
+// with WELCOME. The watch bounds this.
+func (c *connection) greetAgain(cause error) {
+	c.drop()
+	c.lostBy = cause
+	redial(c.dialling, lanePause, func(ctx context.Context) error {
+		lane, err := c.openLane(ctx, transport.LaneControl, 0, transport.ID{})
+		if err == nil {
+			c.postLane(greeting{transport.NewControl(lane)}, lane)
+		}
+		return err
+	})
+}
+
+// seek looks for the destination. One that has answered, and hung up at once, is left in
+// peace for ever longer: in doubt that may go on for ever. destination is its journal.
+func (c *connection) seek(cause error, destination transport.JournalID, doubt bool) {
+	before := c.pause
+	c.lostAt, c.lostBy, c.refusal, c.pause = time.Now(), cause, nil, 0
+	if time.Since(c.restoredAt) < pauseMost {
+		c.pause = min(max(pauseLeast, 2*before), pauseMost)
+	}
+	peer := c.peer
+	redial(c.dialling, c.pause, func(ctx context.Context) error { return c.rejoin(ctx, destination, peer, doubt) })
+}
+
+// rejoin opens a control lane for the attempt at hand, and waits for the first word of
+// the destination: only then is this side known to be heard. In doubt DECLINED in
+// another journal's name is no answer, and a destination that says so may be there by
+// mistake, or serve another migration just now: it is asked again like one that is out of
+// reach.
+func (c *connection) rejoin(ctx context.Context, destination transport.JournalID, peer transport.ID, doubt bool) error {
+	lane, err := c.openLane(ctx, transport.LaneControl, 0, peer)
+	if f, ok := errors.AsType[*transport.Fault](err); ok && doubt {
+		c.post(turnedAway{f})
+	}
+	if err != nil {
+		return err
+	}
+	stop := context.AfterFunc(ctx, func() { lane.SetDeadline(time.Unix(1, 0)) })
+	control := transport.NewControl(lane)
+	err = control.Send(&transport.Resume{Attempt: c.attempt, Journal: c.journal, Peer: destination})
+	var first transport.Message
+	if err == nil {
+		first, err = control.Receive()
+	}
+	if !stop() && err == nil {
+		err = ctx.Err()
+	}
+	if d, ok := first.(*transport.Declined); ok && doubt && d.Journal != destination && err == nil {
+		f := peerFault(d.Code, d.Device, d.Offset, d.Text)
+		c.post(turnedAway{f})
+		err = f
+	}
+	if err != nil {
+		lane.Close()
+		return err
+	}
+	c.postLane(rejoined{control, first}, lane)
+	return nil
+}
+
+// restored takes a new control lane. It gives how long there was none.
+func (c *connection) restored(control *transport.Control) (away time.Duration) {
+	away = time.Since(c.lostAt)
+	c.lostAt, c.lostBy, c.refusal, c.restoredAt = time.Time{}, nil, nil, time.Now()
+	c.use(control)
+	return away
+}
+
+// unheard reports, at each tick, whether the destination does not hear the control lane,
+// although it stands, for as long as a lane may stand still. asks says that only an answer to
+// QUERY shows that; idle that nothing is due.
+func (c *connection) unheard(limit time.Duration, asks, idle bool) bool {
+	if c.control == nil || transport.Local(c.control.Lane()) {
+		return false
+	}
+	now := time.Since(c.start)
+	if asks && now-c.queriedAt >= transport.Heartbeat {
+		c.queriedAt = now
+		c.send(&transport.Query{Attempt: c.attempt})
+	}
+	if idle {
+		c.hearing.proved(now)
+		return false
+	}
+	return c.hearing.look(now, limit)
+}
+
+// close ends the conversation, and joins what it has started.
+func (c *connection) close() {
+	c.dialling.Stop()
+	if c.control != nil {
+		transport.HangUp(c.control.Lane(), c.reading.Wait)
+	}
+	c.reading.Wait()
+	c.dialling.Wait()
+}
