@@ -26,13 +26,13 @@ type progress struct {
 }
 
 // progressed is what came to pass by now.
-func (e *engine) progressed() progress {
-	p := progress{usage: e.queue.usage(), loading: make([]time.Duration, len(e.devices)),
-		encoding: time.Duration(e.spent.encoding.Load()), writing: time.Duration(e.spent.writing.Load())}
-	for i, d := range e.devices {
-		p.loading[i] = d.loads.took
+func (p *pipeline) progressed() progress {
+	now := progress{usage: p.queue.usage(), loading: make([]time.Duration, len(p.devices)),
+		encoding: time.Duration(p.spent.encoding.Load()), writing: time.Duration(p.spent.writing.Load())}
+	for i, d := range p.devices {
+		now.loading[i] = d.loads.took
 	}
-	return p
+	return now
 }
 
 // since is the way from before to p, of which fill is told. The zero progress is the
@@ -106,19 +106,19 @@ func (r *recent) look(now progress, chunks int) report.Fill {
 
 // fills tells how full the stages were: in all, and while the guest stood still before
 // the destination was ready.
-func (e *engine) fills() (all, stop report.Fill) {
-	if e.queue == nil { // nobody was reached
+func (p *pipeline) fills(paused bool) (all, stop report.Fill) {
+	if p.queue == nil { // no destination was reached
 		return all, stop
 	}
-	now := e.progressed()
-	end := e.atReady
+	now := p.progressed()
+	end := p.atReady
 	if end.at == 0 {
 		end = now
 	}
 	end.loading = now.loading // nothing is loaded after READY, and the last ACK may come after it
-	all = end.fill(e.queue.fill.chunks)
-	if !e.times.paused.IsZero() {
-		stop = end.since(e.atPause).fill(e.queue.fill.chunks)
+	all = end.fill(p.queue.fill.chunks)
+	if paused {
+		stop = end.since(p.atPause).fill(p.queue.fill.chunks)
 	}
 	return all, stop
 }

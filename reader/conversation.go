@@ -29,7 +29,7 @@ func (e *engine) connect(ctx context.Context) error {
 		e.offer.Devices[i].Splice = e.opts.Codec == nil && transport.Local(lane)
 	}
 	e.offer.Lanes = e.opts.lanes(transport.CarrierOf(lane))
-	if err := e.allot(int(e.offer.Lanes)); err != nil {
+	if err := e.pipe.allot(e.opts.Memory, e.opts.ChunkSize, int(e.offer.Lanes), e.needs()); err != nil {
 		lane.Close()
 		return err
 	}
@@ -61,7 +61,7 @@ func (e *engine) message(m transport.Message) {
 		return
 	case *transport.Ready:
 		if e.owner.Phase == handoff.SourceWaiting {
-			e.times.ready, e.atReady = time.Now(), e.progressed()
+			e.times.ready, e.pipe.atReady = time.Now(), e.pipe.progressed()
 			if e.times.filled.IsZero() { // READY says it, before any ACK has
 				e.times.filled = e.times.ready
 			}
@@ -73,7 +73,7 @@ func (e *engine) message(m transport.Message) {
 		if e.owner.Phase == handoff.SourceDoubt {
 			e.times.running, e.times.startTook = time.Now(), time.Duration(m.StartNS)
 			e.times.witnessTook, e.times.acceptTook = time.Duration(m.WitnessNS), time.Duration(m.AcceptNS)
-			e.times.sent = e.times.start.Add(time.Duration(e.sent.Load()))
+			e.times.sent = e.times.start.Add(time.Duration(e.pipe.sent.Load()))
 			e.tell(report.Event{Kind: report.Phase, Phase: report.Running})
 		}
 	case *transport.Declined:
@@ -164,10 +164,11 @@ func (e *engine) welcome(m *transport.Welcome) {
 		e.devices[i].splice = splice
 	}
 	e.opts.ChunkSize = int(m.ChunkSize)
+	e.pipe.agree(e.opts.ChunkSize, e.opts.Codec)
 	for i, w := range m.Windows {
-		e.queue.grant(i, w)
+		e.pipe.queue.grant(i, w)
 	}
-	e.meter.trip(time.Now(), time.Since(e.times.hello)-time.Duration(max(m.HeldNS, 0)))
+	e.pipe.meter.trip(time.Now(), time.Since(e.times.hello)-time.Duration(max(m.HeldNS, 0)))
 	e.times.enterTook = time.Duration(min(max(m.EnterNS, 0), int64(time.Minute)))
 	e.times.steps = e.opts.foresee(m, e.fleet.sources())
 	if f := e.opts.checkWitness(m); f != nil {
@@ -186,11 +187,11 @@ func (e *engine) acked(m *transport.Ack) {
 		return
 	}
 	for i, ack := range m.Devices {
-		if err := e.queue.applied(i, ack.Seq); err != nil {
+		if err := e.pipe.queue.applied(i, ack.Seq); err != nil {
 			e.failed(&transport.Fault{Code: transport.CodeProtocol, Err: err})
 			return
 		}
-		e.queue.grant(i, ack.Window)
+		e.pipe.queue.grant(i, ack.Window)
 		d := e.devices[i]
 		d.applied = max(d.applied, min(ack.Applied, d.read()))
 		d.loads.look(d.applied, min(max(0, time.Duration(ack.LoadNS)), time.Since(e.times.start)))
@@ -200,12 +201,10 @@ func (e *engine) acked(m *transport.Ack) {
 	}
 	now, held := time.Since(e.times.start), time.Duration(max(m.HeldNS, 0))
 	sound := e.conn.hearing.echoed(now, min(now, time.Duration(m.Echo)), held)
-	if sound && m.Echo > 0 && !e.padding(m.Echo) {
-		e.meter.trip(time.Now(), now-time.Duration(m.Echo)-held)
+	if sound && m.Echo > 0 && !e.pipe.padding(m.Echo) {
+		e.pipe.meter.trip(time.Now(), now-time.Duration(m.Echo)-held)
 	}
-	if e.warm != nil {
-		e.warm.arrived = max(e.warm.arrived, min(m.Padding, e.padded()))
-	}
+	e.pipe.arrived(m.Padding)
 	e.measure()
 	e.warming()
 	e.watching()
@@ -280,7 +279,7 @@ func (e *engine) why() handoff.Why {
 func (e *engine) send(m transport.Message) {
 	switch m := m.(type) {
 	case *transport.Fin:
-		m.TotalNS, m.DowntimeNS = e.times.total(e.firstByte()).Nanoseconds(), e.times.downtime().Nanoseconds()
+		m.TotalNS, m.DowntimeNS = e.times.total(e.pipe.firstByte()).Nanoseconds(), e.times.downtime().Nanoseconds()
 		for _, s := range e.times.stages() {
 			m.Stages = append(m.Stages, transport.FinStage{Name: s.Name, NS: s.Took.Nanoseconds()})
 		}
@@ -340,15 +339,15 @@ func (e *engine) estimate() {
 func (e *engine) onTick() {
 	e.measure()
 	e.warming()
-	e.meterWires(time.Now())
+	e.pipe.meterWires(time.Now())
 	e.pollBusy()
 	e.advance(ticked{})
 	e.watchHearing()
 	e.watching()
-	e.queue.divide(e.needs())
+	e.pipe.queue.divide(e.needs())
 	if e.moving() {
 		e.estimate()
 	}
 	e.tell(report.Event{Kind: report.Progress, Devices: e.snapshots(), Way: e.way(),
-		Fill: e.recent.look(e.progressed(), e.queue.fill.chunks), Waiting: e.plan.waiting(time.Since(e.times.start))})
+		Fill: e.pipe.recent.look(e.pipe.progressed(), e.pipe.queue.fill.chunks), Waiting: e.plan.waiting(time.Since(e.times.start))})
 }

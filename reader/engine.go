@@ -5,16 +5,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 
+	"github.com/migpipe/migpipe/internal/tasks"
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
 	"github.com/migpipe/migpipe/transport/handoff/witness"
 	"github.com/migpipe/migpipe/transport/report"
-	"github.com/migpipe/migpipe/transport/share"
 	"github.com/migpipe/migpipe/vfio"
 )
 
@@ -71,7 +69,9 @@ func Send(ctx context.Context, dialer transport.Dialer, sources []Source, opts *
 	}
 	e := newEngine(o, dialer, sources)
 	if err := e.connect(ctx); err != nil {
-		e.close()
+		e.work.Stop()
+		e.conn.dialling.Stop()
+		e.pipe.close()
 		return e.unreachable(ctx, err)
 	}
 	e.useControl(e.conn.control)
@@ -87,7 +87,8 @@ func ask(ctx context.Context, dialer transport.Dialer, sources []Source, o Optio
 		return report.Report{Outcome: handoff.InDoubt, Attempt: o.Attempt}, err
 	}
 	e := newEngine(o, dialer, sources)
-	if err := e.allot(1); err != nil {
+	if err := e.pipe.allot(o.Memory, o.ChunkSize, 1, e.needs()); err != nil {
+		e.work.Stop()
 		return report.Report{Outcome: handoff.InDoubt, Attempt: o.Attempt}, err
 	}
 	e.loop(ctx, e.restart)
@@ -108,51 +109,19 @@ type engine struct {
 	watch      watch
 	fleet      *fleet
 	conn       *connection
-	arena      *transport.Arena
-	bareSince  time.Time        // when the last data lane was lost, zero while one stands
-	dialled    []transport.Lane // by openLanes, closed in the end
-	lanes      []transport.Lane // of them, those with a sender; in place of a lost one its successor
-	dialling   []bool           // by number of a data lane: it is lost, and being dialled again
-	assented   bool             // the owner has approved while the destination was out of reach
-	bytes      uint64           // of all streams, as recorded by a process before
-	queue      *queue
-	meter      meter
-	pace       *pacer
-	warm       *warmup         // nil until the plan asks for it
-	frame      int             // bytes of padding that go at once
-	peak       float64         // the best goodput so far
-	written    []atomic.Uint64 // by number of a data lane: bytes, of the lane that has it now
-	readings   []reading       // and what the destination has read of them
-	carried    carrying        // of all of them together
-	unread     bool            // it was told that a lane stood still
-	spent      laneTimes
-	recent     recent
-	atPause    progress     // of the stop under way
-	atReady    progress     // zero before
-	sent       atomic.Int64 // when the last chunk so far was given to a lane, in ns after times.start
-	window     uint64       // what may be read and not applied while the guest runs, 0 is no limit
-
-	// What is made anew for each ACK.
-	seen   measured
-	bounds []uint64
-	shares []int
-	needed []share.Need
+	pipe       *pipeline
+	assented   bool   // the owner has approved while the destination was out of reach
+	bytes      uint64 // of all streams, as recorded by a process before
 
 	events chan any
 	quit   chan struct{} // closed when nobody takes events any more
 
-	work     context.Context // ends when the streams are abandoned
-	stopWork context.CancelFunc
-	draining sync.WaitGroup // drains: stopped by the stream's end or stopWork
-	sending  sync.WaitGroup // lane senders: stopped by closing or dropping queue; their watchers: by the lane's end or a deadline
-	asking   sync.WaitGroup // estimates being asked for: end when the driver answers
-	pausing  sync.WaitGroup // PauseGuest, ResumeGuest and Approve: end by themselves, or with work
+	work   *tasks.Group // transitions, and the witness: ends when the streams are abandoned
+	asking *tasks.Group // of work: PauseGuest, ResumeGuest and Approve, which end by themselves, or with work
 	// returning is the way back: its steps end when the drivers are done, and the guest has
 	// answered or resumeLimit is over.
 	returning sync.WaitGroup
-	others    sync.WaitGroup // control reader: by the control lane's end; dialling: by life; transitions: end by themselves
 
-	begun      atomic.Int64 // when the first byte was read, in ns after times.start; 0 if none was
 	times      timing
 	fault      *transport.Fault
 	unrecorded *transport.Fault // why the journal has not taken a record
@@ -188,31 +157,20 @@ func newEngine(o Options, dialer transport.Dialer, sources []Source) *engine {
 		owner:  handoff.NewSource(o.Attempt, o.Journal.ID()),
 		fleet:  newFleet(devices),
 		events: make(chan any, 16), quit: make(chan struct{}),
-		bounds: make([]uint64, n), shares: make([]int, n), needed: make([]share.Need, n),
 	}
-	e.seen = measured{moved: moved{make([]uint64, n), make([]uint64, n)}, save: make([]float64, n), load: make([]float64, n)}
 	e.owner.Witness, e.owner.External = handoff.RegisterOf(e.offer.Witness), o.Approve != nil
 	e.times.decides = e.owner.External
 	e.watch.limits = watchLimits{o.welcomeLimit(), o.ReconnectLimit, o.DowntimeLimit, o.MaxDowntime, o.StallLimit, o.CancelAfter}
 	for i := range n {
 		e.plan.devices[i].resize(e.offer.Devices[i].Estimate)
 	}
-	e.work, e.stopWork = context.WithCancel(context.Background())
+	e.work = tasks.NewGroup(context.Background())
+	e.asking = e.work.Part()
 	e.times.start = time.Now()
 	e.conn = newConnection(o, dialer, e)
+	e.pipe = newPipeline(o, devices, e.times.start, e.work, e.post)
 	e.out = report.Report{Attempt: o.Attempt}
 	return e
-}
-
-// allot takes the memory for what goes over so many lanes.
-func (e *engine) allot(lanes int) (err error) {
-	// Each lane holds one chunk for what it encodes; each device needs one to read into.
-	e.arena, err = transport.NewArena(e.opts.Memory, e.opts.ChunkSize, lanes+len(e.devices)+1)
-	if err != nil {
-		return err
-	}
-	e.queue = newQueue(e.arena, e.arena.Count()-lanes, e.needs())
-	return nil
 }
 
 // loop takes events, those that begin brings first, until the hand-off says that it
@@ -255,13 +213,16 @@ func (e *engine) join() {
 	close(e.quit)
 	e.conn.dialling.Stop()
 	e.abandon()
-	e.stuck = !e.joinStreams()
+	e.stuck = !e.pipe.join(joinLimit, e.returning.Wait, e.asking.Wait, func() {
+		e.fleet.closeStreams()
+		e.pipe.close()
+	})
 	e.conn.close()
-	e.others.Wait()
+	e.work.Wait()
 	e.hooking.Wait()
 	e.tellHooks()
 	e.keepTimes()
-	closeLanes(e.dialled)
+	closeLanes(e.pipe.dialled)
 	e.forget()
 	if e.letGo && !e.owner.Empty { // what was reset since may be somebody else's by now
 		e.release()
@@ -275,46 +236,14 @@ func (e *engine) join() {
 		return
 	}
 	e.fleet.closeStreams()
-	e.close()
-}
-
-// joinStreams joins what drains the devices and what sends that, and reports
-// whether it has ended within joinLimit. If not, the last read takes what it
-// uses with it, whenever it ends.
-func (e *engine) joinStreams() bool {
-	ended, late := make(chan struct{}), make(chan struct{})
-	go func() { // ends with the last read
-		e.returning.Wait()
-		e.draining.Wait()
-		e.asking.Wait()
-		e.sending.Wait()
-		e.pausing.Wait()
-		select {
-		case ended <- struct{}{}:
-		case <-late:
-			e.fleet.closeStreams()
-			e.close()
-		}
-	}()
-	select {
-	case <-ended:
-		return true
-	case <-time.After(joinLimit):
-		close(late)
-		return false
-	}
+	e.pipe.close()
 }
 
 // abandon wakes everything that waits for a stream or a lane.
 func (e *engine) abandon() {
-	e.stopWork()
+	e.work.Stop()
 	e.conn.stopLinked()
-	e.queue.drop()
-	for _, l := range e.lanes {
-		if l != nil {
-			l.SetDeadline(time.Unix(1, 0))
-		}
-	}
+	e.pipe.abandon()
 }
 
 // turnBack begins the way back, once.
@@ -357,9 +286,9 @@ func (e *engine) resume(reverted bool) {
 		if reset {
 			ev.how, ev.err = handoff.SomeRan, errors.Join(ev.err, errors.New("what the devices held at COMMIT is gone: they were reset since"))
 		}
-		e.pausing.Wait() // a pause that came after ResumeGuest would last, and a VM is not to be moved and resumed at once
+		e.asking.Wait() // a pause that came after ResumeGuest would last, and a VM is not to be moved and resumed at once
 		if ev.err == nil && paused && !e.up && e.opts.ResumeGuest != nil {
-			if ev.guest = askResume(context.Background(), &e.pausing, e.opts.ResumeGuest); ev.guest != nil {
+			if ev.guest = askResume(context.Background(), e.asking, e.opts.ResumeGuest); ev.guest != nil {
 				ev.how = handoff.Unheard
 			}
 		}
@@ -373,11 +302,11 @@ const resumeLimit = 10 * time.Second
 
 // askResume asks for the guest to be resumed, in a goroutine of the group, and waits for
 // the answer as long as that may take.
-func askResume(ctx context.Context, group *sync.WaitGroup, resume func(context.Context) error) error {
+func askResume(ctx context.Context, group *tasks.Group, resume func(context.Context) error) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, resumeLimit, fmt.Errorf("no answer for %v", resumeLimit))
 	defer cancel()
 	answer := make(chan error, 1)
-	group.Go(func() { answer <- resume(ctx) }) // ends with ctx, if the owner of the guest heeds it
+	group.Go(func(context.Context) { answer <- resume(ctx) }) // ends with ctx, if the owner of the guest heeds it
 	select {
 	case err := <-answer:
 		return err
@@ -391,28 +320,6 @@ func askResume(ctx context.Context, group *sync.WaitGroup, resume func(context.C
 	case <-time.After(joinLimit):
 	}
 	return context.Cause(ctx)
-}
-
-// close gives back what newEngine and allot took.
-func (e *engine) close() {
-	e.stopWork()
-	if e.arena == nil {
-		return
-	}
-	if err := e.arena.Close(); err != nil {
-		panic(err)
-	}
-}
-
-// parallel runs do for 0 to n-1 at once and joins them.
-func parallel(n int, do func(i int) error) error {
-	errs := make([]error, n)
-	var wg sync.WaitGroup
-	for i := range n {
-		wg.Go(func() { errs[i] = do(i) })
-	}
-	wg.Wait()
-	return errors.Join(errs...)
 }
 
 // post hands an event to the loop, or drops it when the loop has ended.
@@ -515,24 +422,12 @@ func (e *engine) hears(ev heard) {
 	}
 }
 
-// dialLanes opens the data lanes; it ends by itself, within ConnectLimit.
+// dialLanes opens the data lanes.
 func (e *engine) dialLanes(n int) {
-	who := e.out.Peer
-	e.others.Go(func() { e.openLanes(n, who) })
-}
-
-func (e *engine) openLanes(n int, who transport.ID) {
-	ctx, cancel := context.WithTimeout(e.work, e.opts.ConnectLimit)
-	defer cancel()
-	lanes := make([]transport.Lane, n)
-	e.dialled = lanes
-	err := parallel(n, func(i int) (err error) {
-		lanes[i], err = reach(ctx, e.opts.ConnectLimit, func(ctx context.Context) (transport.Lane, error) {
-			return e.conn.openLane(ctx, transport.LaneData, i, who)
-		})
-		return err
+	peer := e.conn.peer
+	e.pipe.dialLanes(n, e.opts.ConnectLimit, func(ctx context.Context, number int) (transport.Lane, error) {
+		return e.conn.openLane(ctx, transport.LaneData, number, peer)
 	})
-	e.post(lanesOpen{err})
 }
 
 func (e *engine) lanesOpened(ev lanesOpen) {
@@ -542,89 +437,24 @@ func (e *engine) lanesOpened(ev lanesOpen) {
 	if e.owner.Phase != handoff.SourceTransfer {
 		return
 	}
-	e.lanes, e.dialling = slices.Clone(e.dialled), make([]bool, len(e.dialled))
-	e.written, e.readings = make([]atomic.Uint64, len(e.dialled)), make([]reading, len(e.dialled))
-	e.pace = newPacer(e.opts.Tuning)
-	e.frame = e.opts.Tuning.block(min(e.opts.ChunkSize, paddingFrame))
-	for i := range e.lanes {
-		e.startSender(i)
-	}
+	e.pipe.startLanes()
 	e.measure() // the round trip is known
 	e.advance(connected{})
 }
 
-// startSender starts what sends on a lane, and what watches it.
-func (e *engine) startSender(number int) {
-	spare, err := e.arena.TryGet()
-	if err != nil {
-		panic("reader: the arena has fewer chunks than lanes")
-	}
-	e.written[number].Store(0)
-	e.readings[number].renew(time.Since(e.times.start))
-	s := &sender{written: &e.written[number], number: number, lane: e.lanes[number], queue: e.queue, spare: spare, codec: e.opts.Codec, lanes: len(e.lanes), pace: e.pace, frame: e.frame,
-		devices: e.devices, start: e.times.start, spent: &e.spent, sent: &e.sent, work: e.work, post: e.post, watched: make(chan struct{})}
-	e.sending.Go(s.run)
-	e.sending.Go(s.watch)
-}
-
-// closeLanes closes them at once: each may wait a moment for the peer.
-func closeLanes(lanes []transport.Lane) {
-	parallel(len(lanes), func(i int) error {
-		if lanes[i] != nil {
-			lanes[i].Close()
-		}
-		return nil
-	})
-}
-
 // enter starts a transition; it ends by itself, when the drivers are done.
 func (e *engine) enter(a enter) {
-	e.others.Go(func() {
+	e.work.Go(func(context.Context) {
 		began := time.Now()
 		err := e.fleet.enter(a.moves)
 		e.post(entered{time.Since(began), err})
 	})
 }
 
-// startDrains starts one drain for each session that has none yet.
-func (e *engine) startDrains() {
-	for i, d := range e.devices {
-		stream := e.fleet.stream(i)
-		if stream == nil || d.drain != nil {
-			continue
-		}
-		d.drain = &drain{
-			device: i, name: d.Name, dev: d.Device, stream: stream, tap: newTap(stream, d.splice), queue: e.queue,
-			limit: e.opts.ChunkSize, post: e.post, final: make(chan struct{}), polling: make(chan struct{}, 1),
-			digest: transport.NewDigest(), start: e.times.start, begun: &e.begun,
-		}
-		e.draining.Go(func() { d.drain.run(e.work) })
-	}
-}
-
-// ask asks a device for its estimates, beside whoever reads it: the driver may
-// take as long as a save does. It ends when the driver has answered.
-func (e *engine) ask(d *device, size, confirm bool) {
-	e.asking.Go(func() { e.post(asked{d.number, confirm, d.drain.ask(size)}) })
-}
-
-// askSize asks a device without a session for the size of STOP_COPY. It ends when
-// the driver has answered.
-func (e *engine) askSize(d *device) {
-	e.asking.Go(func() {
-		if d.Device.Features().DataSize {
-			if n, err := d.Device.StopCopySize(); err == nil {
-				e.post(sized{d.number, n})
-			}
-		}
-		e.post(asked{device: d.number})
-	})
-}
-
 // resumeGuest ends by itself, or with work, and at the latest with resumeLimit.
 func (e *engine) resumeGuest() {
-	e.pausing.Go(func() {
-		e.post(guestResumed{askResume(e.work, &e.pausing, func(ctx context.Context) error {
+	e.asking.Go(func(ctx context.Context) {
+		e.post(guestResumed{askResume(ctx, e.asking, func(ctx context.Context) error {
 			err := e.opts.ResumeGuest(ctx)
 			e.up = err == nil
 			return err
@@ -634,19 +464,19 @@ func (e *engine) resumeGuest() {
 
 // pauseGuest ends by itself, or with work.
 func (e *engine) pauseGuest() {
-	e.pausing.Go(func() { e.post(guestPaused{e.opts.PauseGuest(e.work)}) })
+	e.asking.Go(func(ctx context.Context) { e.post(guestPaused{e.opts.PauseGuest(ctx)}) })
 }
 
 // approve ends by itself, or with work.
 func (e *engine) approve() {
-	e.pausing.Go(func() { e.post(approved{e.opts.Approve(e.work)}) })
+	e.asking.Go(func(ctx context.Context) { e.post(approved{e.opts.Approve(ctx)}) })
 }
 
 // askWitness asks for the attempt's register. It ends by itself, or with work.
 func (e *engine) askWitness() {
 	mark := e.owner.Witness
-	e.others.Go(func() {
-		winner, err := witness.Ask(e.work, e.opts.Witness, mark, e.opts.Attempt, handoff.SourceSide)
+	e.work.Go(func(ctx context.Context) {
+		winner, err := witness.Ask(ctx, e.opts.Witness, mark, e.opts.Attempt, handoff.SourceSide)
 		e.post(witnessed{winner, err})
 	})
 }

@@ -163,15 +163,14 @@ func TestLastLoad(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer arena.Close()
-		e := &engine{devices: newDevices(make([]Source, 1)), queue: newQueue(arena, 2, alone(0))}
-		e.times.paused = time.Now()
-		e.atReady = progress{usage: usage{at: time.Second}, loading: make([]time.Duration, 1)}
-		e.atReady.waited[forPeer] = time.Second
-		if _, stop := e.fills(); stop.Bottleneck != report.BoundNetwork {
+		p := &pipeline{devices: newDevices(make([]Source, 1)), queue: newQueue(arena, 2, alone(0))}
+		p.atReady = progress{usage: usage{at: time.Second}, loading: make([]time.Duration, 1)}
+		p.atReady.waited[forPeer] = time.Second
+		if _, stop := p.fills(true); stop.Bottleneck != report.BoundNetwork {
 			t.Errorf("before that ACK: bound by %q", stop.Bottleneck)
 		}
-		e.devices[0].loads.took = 900 * time.Millisecond
-		if all, stop := e.fills(); all.Bottleneck != report.BoundLoad || stop.Bottleneck != report.BoundLoad {
+		p.devices[0].loads.took = 900 * time.Millisecond
+		if all, stop := p.fills(true); all.Bottleneck != report.BoundLoad || stop.Bottleneck != report.BoundLoad {
 			t.Errorf("bound by %q, in all by %q", stop.Bottleneck, all.Bottleneck)
 		}
 	})

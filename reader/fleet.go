@@ -6,6 +6,7 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/migpipe/migpipe/internal/tasks"
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
 	"github.com/migpipe/migpipe/vfio"
@@ -21,7 +22,7 @@ type fleet struct {
 	resumed bool // the way back was taken: no device leaves RUNNING any more
 }
 
-func newFleet(devices []*device) *fleet { return &fleet{devices: devices, each: parallel} }
+func newFleet(devices []*device) *fleet { return &fleet{devices: devices, each: tasks.Parallel} }
 
 // sources are the devices as they were given.
 func (f *fleet) sources() []Source {

@@ -27,9 +27,8 @@ type sender struct {
 	devices []*device
 	start   time.Time
 	spent   *laneTimes
-	written *atomic.Uint64  // bytes that were given to this lane, whether all have left or not
-	sent    *atomic.Int64   // when a chunk was last written, in ns after start
-	work    context.Context // ends when the streams are abandoned
+	written *atomic.Uint64 // bytes that were given to this lane, whether all have left or not
+	sent    *atomic.Int64  // when a chunk was last written, in ns after start
 	post    func(any)
 
 	watched chan struct{} // closed when nobody watches the lane any more
@@ -44,11 +43,12 @@ type laneFailed struct {
 	err    error
 }
 
-// run sends until everything was applied, or the lane fails.
-func (s *sender) run() {
-	err := s.toEnd()
+// run sends until everything was applied, or the lane fails, or ctx ends, with which the streams
+// are abandoned.
+func (s *sender) run(ctx context.Context) {
+	err := s.toEnd(ctx)
 	s.spare.Release()
-	if err == nil && s.work.Err() == nil {
+	if err == nil && ctx.Err() == nil {
 		err = s.lane.CloseWrite() // Close would wait for the peer to read all
 	}
 	if err != nil {
@@ -58,16 +58,16 @@ func (s *sender) run() {
 	}
 }
 
-func (s *sender) toEnd() error {
+func (s *sender) toEnd(ctx context.Context) error {
 	for {
 		c, err := s.queue.take(s.number)
 		switch {
 		case c == nil:
 			return err
 		case c == padding:
-			err = s.sendPadding()
+			err = s.sendPadding(ctx)
 		default:
-			err = s.send(c)
+			err = s.send(ctx, c)
 			s.queue.took(c)
 		}
 		if err != nil {
@@ -78,7 +78,7 @@ func (s *sender) toEnd() error {
 
 // watch waits for the end of the lane, on which the destination says nothing. It is
 // how a sender learns of it that has nothing to send. It ends with the lane.
-func (s *sender) watch() {
+func (s *sender) watch(context.Context) {
 	defer close(s.watched)
 	_, err := s.lane.Read(make([]byte, 1))
 	switch err {
@@ -92,8 +92,8 @@ func (s *sender) watch() {
 }
 
 // sendPadding sends one frame of it.
-func (s *sender) sendPadding() error {
-	if err := s.pace.wait(s.work, s.frame); err != nil {
+func (s *sender) sendPadding(ctx context.Context) error {
+	if err := s.pace.wait(ctx, s.frame); err != nil {
 		return err
 	}
 	if !s.noisy {
@@ -104,12 +104,12 @@ func (s *sender) sendPadding() error {
 	return s.spare.WritePadding(s.lane, s.frame)
 }
 
-func (s *sender) send(c *transport.Chunk) error {
+func (s *sender) send(ctx context.Context, c *transport.Chunk) error {
 	begun := time.Now()
 	out, choice := c.EncodeTo(s.spare, s.codec)
 	encoded := time.Now()
 	s.spent.encoded(encoded.Sub(begun))
-	if err := s.pace.wait(s.work, int(out.WireLen)); err != nil {
+	if err := s.pace.wait(ctx, int(out.WireLen)); err != nil {
 		return err
 	}
 	// Counted before it is written: the destination may have applied the last

@@ -3,7 +3,6 @@ package reader
 import (
 	"context"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/migpipe/migpipe/transport"
@@ -71,7 +70,7 @@ func (e *engine) greeting(ev greeting) {
 // lose dials the control lane again.
 func (e *engine) lose(err error) {
 	e.conn.drop()
-	clear(e.dialling)
+	clear(e.pipe.dialling)
 	e.tell(report.Event{Kind: report.Lost, Text: err.Error()})
 	e.seek(err)
 	e.advance(cut{})
@@ -148,12 +147,7 @@ func (e *engine) laneFailed(ev laneFailed) {
 		e.failed(&transport.Fault{Code: transport.CodeOf(ev.err), Err: fmt.Errorf("data lane: %w", ev.err)})
 		return
 	}
-	closeLanes(e.lanes[ev.number : ev.number+1])
-	e.lanes[ev.number] = nil
-	if !slices.ContainsFunc(e.lanes, func(l transport.Lane) bool { return l != nil }) {
-		e.bareSince = time.Now()
-	}
-	e.queue.requeue(ev.number)
+	e.pipe.loseLane(ev.number)
 	e.dialMissing()
 }
 
@@ -161,11 +155,11 @@ func (e *engine) laneFailed(ev laneFailed) {
 // then the control lane comes first, and a destination that was started again knows of no
 // data lane before it has heard RESUME.
 func (e *engine) dialMissing() {
-	for i, lane := range e.lanes {
-		if lane != nil || e.dialling[i] || e.conn.control == nil || !e.moving() {
+	for i, lane := range e.pipe.lanes {
+		if lane != nil || e.pipe.dialling[i] || e.conn.control == nil || !e.moving() {
 			continue
 		}
-		e.dialling[i] = true
+		e.pipe.dialling[i] = true
 		peer := e.conn.peer
 		redial(e.conn.linked, lanePause, func(ctx context.Context) error {
 			lane, err := e.conn.openLane(ctx, transport.LaneData, i, peer)
@@ -178,13 +172,11 @@ func (e *engine) dialMissing() {
 }
 
 func (e *engine) laneBack(ev laneBack) {
-	if !e.moving() || e.lanes[ev.number] != nil {
+	if !e.moving() || e.pipe.lanes[ev.number] != nil {
 		ev.lane.Close()
 		return
 	}
-	e.lanes[ev.number], e.dialled[ev.number] = ev.lane, ev.lane
-	e.dialling[ev.number], e.bareSince = false, time.Time{}
-	e.startSender(ev.number)
+	e.pipe.replaceLane(ev.number, ev.lane)
 }
 
 // forget closes lanes that were dialled too late for the loop to see.

@@ -123,44 +123,63 @@ func (h *hearing) look(now, limit time.Duration) bool {
 }
 
 // patience is how long this migration's lanes may stand still.
-func (e *engine) patience() time.Duration { return patience(max(e.meter.rtt, e.conn.hearing.trip)) }
+func (e *engine) patience() time.Duration {
+	return patience(max(e.pipe.meter.rtt, e.conn.hearing.trip))
+}
 
 // watchReading gives the data lanes up of which nothing is read, and ends the attempt
 // where that helps none of them.
 func (e *engine) watchReading(m *transport.Ack) {
-	now := time.Since(e.times.start)
-	held := time.Duration(max(m.HeldNS, 0))
 	if m.Echo <= 0 || !e.moving() {
 		return
 	}
-	made, limit := min(now, time.Duration(m.Echo)+held), e.patience()
-	var seen shown
-	for i, lane := range e.lanes {
-		if i >= len(m.Read) || lane == nil || transport.Local(lane) {
-			continue
-		}
-		written, read := e.written[i].Load(), m.Read[i]
-		seen.rose = seen.rose || read > e.readings[i].read
-		seen.unread = seen.unread || read < written
-		seen.read = seen.read || read == written && read > 0
-		if e.readings[i].look(now, made, written, read, limit) {
-			e.readings[i].renew(now)
-			e.giveUpLane(i, limit)
+	limit := e.patience()
+	stalled, idle := e.pipe.checkReading(m, limit, e.opts.ReconnectLimit)
+	for _, number := range stalled {
+		e.pipe.giveUpLane(number, limit)
+		if !e.pipe.unread {
+			e.pipe.unread = true
+			e.tell(report.Event{Kind: report.Warning, Text: fmt.Sprintf("the destination answers, and has read nothing of what data lane %d carries for %v: such lanes are dialled again. If a router on the way loses large packets, its MTU is smaller than that of the interfaces here and there", number, round(limit))})
 		}
 	}
-	if e.carried.look(now, made, seen, e.opts.ReconnectLimit) {
+	if idle {
 		e.failed(&transport.Fault{Code: transport.CodeNetwork, Err: fmt.Errorf("the destination answers, and has read nothing of any data lane for %v", e.opts.ReconnectLimit)})
 	}
 }
 
+// checkReading takes in what an ACK says that the destination has read. It gives the lanes that
+// have stood still for a limit, and reports whether all of them together have for another.
+func (p *pipeline) checkReading(m *transport.Ack, each, all time.Duration) (stalled []int, idle bool) {
+	now := time.Since(p.start)
+	made := min(now, time.Duration(m.Echo)+time.Duration(max(m.HeldNS, 0)))
+	var seen shown
+	for i, lane := range p.lanes {
+		if i >= len(m.Read) || lane == nil || transport.Local(lane) {
+			continue
+		}
+		written, read := p.written[i].Load(), m.Read[i]
+		seen.rose = seen.rose || read > p.readings[i].read
+		seen.unread = seen.unread || read < written
+		seen.read = seen.read || read == written && read > 0
+		if p.readings[i].look(now, made, written, read, each) {
+			p.readings[i].renew(now)
+			stalled = append(stalled, i)
+		}
+	}
+	return stalled, p.carried.look(now, made, seen, all)
+}
+
 // giveUpLane has the sender of a lane end, which has it dialled again.
-func (e *engine) giveUpLane(number int, limit time.Duration) {
-	e.queue.lose(number, fmt.Errorf("%w: nothing of what it carries was read for %v", transport.ErrLost, limit))
-	stoodStill(e.lanes[number])
-	e.lanes[number].SetDeadline(time.Unix(1, 0))
-	if !e.unread {
-		e.unread = true
-		e.tell(report.Event{Kind: report.Warning, Text: fmt.Sprintf("the destination answers, and has read nothing of what data lane %d carries for %v: such lanes are dialled again. If a router on the way loses large packets, its MTU is smaller than that of the interfaces here and there", number, round(limit))})
+func (p *pipeline) giveUpLane(number int, limit time.Duration) {
+	p.queue.lose(number, fmt.Errorf("%w: nothing of what it carries was read for %v", transport.ErrLost, limit))
+	stoodStill(p.lanes[number])
+	p.lanes[number].SetDeadline(time.Unix(1, 0))
+}
+
+// suspectLanes says that the control lane was not heard for the limit, and so no ACK.
+func (p *pipeline) suspectLanes() {
+	for i := range p.readings {
+		p.readings[i].suspect = true
 	}
 }
 
@@ -172,9 +191,7 @@ func (e *engine) watchHearing() {
 	if !e.conn.unheard(limit, doubt, !doubt && !e.moving()) {
 		return
 	}
-	for i := range e.readings {
-		e.readings[i].suspect = true
-	}
+	e.pipe.suspectLanes()
 	stoodStill(e.conn.control.Lane())
 	e.lose(fmt.Errorf("%w: %w for %v", transport.ErrLost, errUnheard, round(limit)))
 }

@@ -49,7 +49,7 @@ func (e *engine) entered(ev entered) {
 		return
 	}
 	e.times.slowestMove = max(e.times.slowestMove, ev.took)
-	e.startDrains()
+	e.pipe.startDrains(e.fleet)
 	switch e.plan.phase {
 	case entering:
 		e.tell(report.Event{Kind: report.Phase, Phase: report.PreCopy})
@@ -71,7 +71,7 @@ func (e *engine) stopped() {
 	e.tell(report.Event{Kind: report.Phase, Phase: report.StopCopy})
 	e.bound() // everything has to move now, and no ACK may be due that would say so
 	e.estimate()
-	e.queue.divide(e.needs())
+	e.pipe.queue.divide(e.needs())
 }
 
 // pause stops the guest, and keeps the drains from asking for more dirty data.
@@ -87,7 +87,7 @@ func (e *engine) pause() {
 		}
 		d.mark()
 	}
-	e.atPause = e.progressed()
+	e.pipe.atPause = e.pipe.progressed()
 	if e.opts.PauseGuest == nil {
 		e.guestPaused(nil)
 		return
@@ -119,7 +119,7 @@ func (e *engine) confirm() {
 	for _, d := range e.devices {
 		if d.drain != nil && d.Device.Features().PreCopyInfoV2 {
 			e.confirming++
-			e.ask(d, false, true)
+			e.pipe.ask(d, false, true)
 		}
 	}
 	if e.confirming == 0 {
@@ -206,29 +206,18 @@ func (e *engine) pollBusy() {
 		}
 		p.asking = true
 		if d.drain == nil { // without PRE_COPY, it has a size only
-			e.askSize(d)
+			e.pipe.askSize(d)
 			continue
 		}
-		e.ask(d, size, false)
+		e.pipe.ask(d, size, false)
 	}
 }
 
 // measure tells the plan how far and how fast everything is.
 func (e *engine) measure() {
-	ev, at := &e.seen, time.Now()
-	var in, out uint64
-	for i, d := range e.devices {
-		ev.drained[i], ev.applied[i] = d.read(), d.applied
-		in, out = in+ev.drained[i], out+d.applied
-		if d.drain != nil {
-			d.saves.look(ev.drained[i], d.drain.saving())
-		}
-		ev.save[i], ev.load[i] = d.saves.mean(), d.loads.value()
-	}
-	e.meter.look(at, in, out, max(e.window/2, 4*uint64(e.opts.ChunkSize)))
 	known := func(d time.Duration) report.Span { return report.Span{Took: d, Known: true} }
-	e.peak = max(e.peak, e.meter.goodput())
-	ev.path = path{chunk: uint64(e.opts.ChunkSize), rate: e.meter.goodput(), full: e.meter.filled(), rtt: report.Span{Took: e.meter.rtt, Known: e.meter.rtt > 0}, steps: e.times.steps}
+	ev := e.pipe.measure()
+	ev.path.steps = e.times.steps
 	// Where these were never measured, other transitions have to do: see plan.forecast.
 	ev.stop, ev.start = known(max(e.times.slowestMove, e.times.steps.stop.Took)), known(max(e.times.enterTook, e.times.steps.start.Took))
 	e.advance(ev)
@@ -238,28 +227,18 @@ func (e *engine) measure() {
 // bound keeps what was read and is not applied small while the guest runs: it
 // would all be downtime. Once the guest stands still everything has to move.
 func (e *engine) bound() {
-	e.window = 0
+	var window uint64
 	if e.plan.phase == precopying {
 		most := e.plan.path
-		most.rate = e.peak // what a window makes slow must not make the window small
-		e.window = most.window(e.opts.DowntimeLimit)
+		most.rate = e.pipe.peak // what a window makes slow must not make the window small
+		window = most.window(e.opts.DowntimeLimit)
 	}
-	if e.window == 0 {
-		e.queue.bound(nil)
-		return
-	}
-	chunk := e.plan.path.chunk
-	share.Divide(e.shares, int(min(e.window/chunk, uint64(e.arena.Count()))), share.Floor, e.needs())
-	for i, n := range e.shares {
-		e.bounds[i] = e.devices[i].applied + uint64(max(n, share.Floor))*chunk
-	}
-	e.queue.bound(e.bounds)
+	e.pipe.bound(window, e.plan.path.chunk, e.needs())
 }
 
 func (e *engine) allDrained() {
 	e.times.drained = time.Now()
-	e.draining.Wait() // each has said that it ended
-	e.queue.close()
+	e.pipe.finishReading()
 	digests := make([]transport.StreamDigest, len(e.devices))
 	for i, d := range e.devices {
 		digests[i] = d.end.Digest
@@ -271,7 +250,7 @@ func (e *engine) allDrained() {
 func (e *engine) needs() []share.Need {
 	for i, d := range e.devices {
 		left, known := e.remaining(d)
-		e.needed[i] = share.Need{Bytes: left, Known: known, Priority: uint8(d.Priority), Done: e.plan.devices[i].ended}
+		e.pipe.needed[i] = share.Need{Bytes: left, Known: known, Priority: uint8(d.Priority), Done: e.plan.devices[i].ended}
 	}
-	return e.needed
+	return e.pipe.needed
 }

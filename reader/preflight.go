@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/migpipe/migpipe/internal/tasks"
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff/witness"
 	"github.com/migpipe/migpipe/transport/report"
@@ -279,7 +280,7 @@ func (p *preflight) measureRate(ctx context.Context) error {
 	n := p.out.Lanes
 	p.lanes = make([]transport.Lane, n)
 	defer func() { closeLanes(p.lanes) }()
-	err := parallel(n, func(i int) (err error) {
+	err := tasks.Parallel(n, func(i int) (err error) {
 		p.lanes[i], err = reach(ctx, transport.PreflightTimeout, func(ctx context.Context) (transport.Lane, error) {
 			return p.dial(ctx, transport.LaneProbe, i)
 		})
@@ -294,7 +295,7 @@ func (p *preflight) measureRate(ctx context.Context) error {
 	p.left.Store(transport.MaxProbe)
 	ctx, stop := context.WithTimeout(ctx, transport.ProbeTime)
 	defer stop()
-	return parallel(n+1, func(i int) error {
+	return tasks.Parallel(n+1, func(i int) error {
 		if i < n {
 			return p.load(ctx, p.lanes[i], noise, pace)
 		}

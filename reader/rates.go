@@ -82,12 +82,12 @@ func (t *total) mean() float64 {
 }
 
 // meterWires takes in what the lanes were given so far, of each device.
-func (e *engine) meterWires(now time.Time) {
-	m := &e.meter
+func (p *pipeline) meterWires(now time.Time) {
+	m := &p.meter
 	if m.begun.IsZero() {
 		m.begun = now
 	}
-	for _, d := range e.devices {
+	for _, d := range p.devices {
 		d.wires.look(d.sent.Load(), now.Sub(m.begun))
 	}
 }

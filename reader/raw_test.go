@@ -72,7 +72,7 @@ func rawPath(t testing.TB, chunk int, s *memory, n *null) (move func()) {
 		stream: s, tap: newTap(s, false), queue: queue, limit: chunk,
 		final: make(chan struct{}), digest: transport.NewDigest(), start: time.Now(), begun: new(atomic.Int64),
 	}
-	out := &sender{lane: n, queue: queue, spare: spare, codec: codec.Fixed(codec.Raw), pace: newPacer(new(Tuning)), work: context.Background(), devices: newDevices(make([]Source, 1)), spent: new(laneTimes), sent: new(atomic.Int64), written: new(atomic.Uint64)}
+	out := &sender{lane: n, queue: queue, spare: spare, codec: codec.Fixed(codec.Raw), pace: newPacer(new(Tuning)), devices: newDevices(make([]Source, 1)), spent: new(laneTimes), sent: new(atomic.Int64), written: new(atomic.Uint64)}
 	ctx := context.Background()
 	return func() {
 		if _, err := d.next(ctx); err != nil {
@@ -80,7 +80,7 @@ func rawPath(t testing.TB, chunk int, s *memory, n *null) (move func()) {
 		}
 		c, err := queue.take(0)
 		if err == nil {
-			err = out.send(c)
+			err = out.send(ctx, c)
 		}
 		if err != nil {
 			t.Fatal(err)
@@ -145,8 +145,8 @@ func TestCountedWhenWritten(t *testing.T) {
 	c.Seal(0, 0, 0)
 	devices := newDevices(make([]Source, 1))
 	lane := &counting{wire: &devices[0].sent}
-	s := &sender{lane: lane, spare: spare, codec: codec.Fixed(codec.Raw), pace: newPacer(new(Tuning)), work: context.Background(), devices: devices, spent: new(laneTimes), sent: new(atomic.Int64), written: new(atomic.Uint64)}
-	if err := s.send(c); err != nil {
+	s := &sender{lane: lane, spare: spare, codec: codec.Fixed(codec.Raw), pace: newPacer(new(Tuning)), devices: devices, spent: new(laneTimes), sent: new(atomic.Int64), written: new(atomic.Uint64)}
+	if err := s.send(t.Context(), c); err != nil {
 		t.Fatal(err)
 	}
 	if want := []uint64{4 << 10}; !slices.Equal(lane.seen, want) {

@@ -5,9 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"sync"
 	"time"
 
+	"github.com/migpipe/migpipe/internal/tasks"
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
 	"github.com/migpipe/migpipe/transport/report"
@@ -22,7 +22,8 @@ func takeBack(o Options, sources []Source) (out report.Report, err error) {
 	if !last.Unfinished() && last.Record != handoff.Forced {
 		return out, nil
 	}
-	b := &wayBack{opts: o, sole: last.Unfinished(), fleet: newFleet(newDevices(sources))}
+	b := &wayBack{opts: o, sole: last.Unfinished(), fleet: newFleet(newDevices(sources)), asking: tasks.NewGroup(context.Background())}
+	defer b.asking.Stop()
 	owner, actions := handoff.RestartSource(last)
 	for ev := b.do(actions); ev != nil; ev = b.do(actions) {
 		owner, actions = owner.Step(ev)
@@ -39,7 +40,7 @@ type wayBack struct {
 	opts    Options
 	sole    bool // the destination's copy may be the only one that works
 	fleet   *fleet
-	group   sync.WaitGroup
+	asking  *tasks.Group
 	outcome handoff.Outcome
 	unheard bool
 	err     error // the first
@@ -79,7 +80,7 @@ func (b *wayBack) resume() handoff.Return {
 	if err != nil || b.opts.ResumeGuest == nil {
 		return b.fleet.returned(err)
 	}
-	if err := askResume(context.Background(), &b.group, b.opts.ResumeGuest); err != nil {
+	if err := askResume(context.Background(), b.asking, b.opts.ResumeGuest); err != nil {
 		b.unheard = true
 		b.keep(&transport.Fault{Code: transport.CodeDevice, Err: errors.New(guestUnheard(err))})
 		return handoff.Unheard

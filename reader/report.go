@@ -25,7 +25,7 @@ func (e *engine) snapshots() []report.Snapshot {
 	for i, d := range e.devices {
 		out[i] = report.Snapshot{
 			Name: d.Name, Phase: e.phase(), Bytes: d.read(),
-			Wire: d.sent.Load(), Applied: d.applied, Window: e.window,
+			Wire: d.sent.Load(), Applied: d.applied, Window: e.pipe.window,
 		}
 		out[i].Remaining, out[i].Known = e.remaining(d)
 		if report.Moves(out[i].Phase) {
@@ -38,9 +38,9 @@ func (e *engine) snapshots() []report.Snapshot {
 // way is how the path is measured, as long as state moves over it.
 func (e *engine) way() report.Way {
 	if !report.Moves(e.phase()) {
-		return report.Way{RTT: e.meter.rtt}
+		return report.Way{RTT: e.pipe.meter.rtt}
 	}
-	return report.Way{Goodput: finite(e.meter.goodput()), RTT: e.meter.rtt}
+	return report.Way{Goodput: finite(e.pipe.meter.goodput()), RTT: e.pipe.meter.rtt}
 }
 
 // phase is where the migration is: the plan knows it until the destination is ready, or
@@ -81,24 +81,16 @@ func (e *engine) remaining(d *device) (uint64, bool) {
 	return left, size > 0 && !known.ended
 }
 
-// firstByte is when the first byte of any stream was read, zero before.
-func (e *engine) firstByte() time.Time {
-	if at := e.begun.Load(); at != 0 {
-		return e.times.start.Add(time.Duration(at))
-	}
-	return time.Time{}
-}
-
 func (e *engine) finishReport() {
-	e.out.Total, e.out.Downtime, e.out.Stages = e.times.total(e.firstByte()), e.times.downtime(), e.times.stages()
+	e.out.Total, e.out.Downtime, e.out.Stages = e.times.total(e.pipe.firstByte()), e.times.downtime(), e.times.stages()
 	if e.out.Outcome == handoff.Committed && e.out.Downtime > e.opts.DowntimeLimit {
 		e.out.Warnings = append(e.out.Warnings, fmt.Sprintf("the downtime of %v is over the limit of %v",
 			e.out.Downtime.Round(time.Millisecond), e.opts.DowntimeLimit))
 	}
 	e.out.CalledOff = e.times.stood
-	e.out.Fill, e.out.StopFill = e.fills()
+	e.out.Fill, e.out.StopFill = e.pipe.fills(!e.times.paused.IsZero())
 	e.out.NameBottleneck()
-	e.out.Lanes = len(e.lanes)
+	e.out.Lanes = len(e.pipe.lanes)
 	states := e.states()
 	for i, d := range e.devices {
 		t := &tap{}

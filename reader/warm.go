@@ -30,54 +30,70 @@ const warmPatience = 4 * time.Second
 const paddingFrame = 256 << 10
 
 func (e *engine) warmUp() {
-	e.warm = &warmup{ramp: newRamp(e.meter.rtt), began: time.Now(), frame: e.frame, frames: transport.MaxProbe / e.frame}
-	e.queue.pad(e.warm.frames)
+	e.pipe.warmUp()
 	e.tell(report.Event{Kind: report.Phase, Phase: report.WarmUp})
-}
-
-// padded is how many bytes of padding were given to the lanes.
-func (e *engine) padded() uint64 {
-	if e.warm.over {
-		return e.warm.sent
-	}
-	return uint64(e.warm.frames-e.queue.unpadded()) * uint64(e.warm.frame)
-}
-
-// padding reports whether a round trip that began at a time, in ns after
-// times.start, may have waited behind padding.
-func (e *engine) padding(began int64) bool {
-	w := e.warm
-	return w != nil && (!w.done || e.times.start.Add(time.Duration(began)).Before(w.ended))
 }
 
 // warming looks how far the padding is.
 func (e *engine) warming() {
-	w := e.warm
-	if w == nil || w.done {
+	if !e.pipe.warmed(time.Now()) {
 		return
 	}
-	now := time.Since(w.began)
-	most := uint64(w.frames) * uint64(w.frame)
-	if !w.over && (w.look(now, w.arrived) || now >= transport.ProbeTime || w.arrived >= most) {
-		w.over, w.sent = true, most-uint64(e.queue.pad(0))*uint64(w.frame)
+	if p, ok := e.opts.Codec.(codec.Informed); ok { // chosen by what the lanes have shown, from the first chunk on
+		p.Inform(e.pipe.meter.full.value(), len(e.pipe.lanes))
 	}
-	if w.over && (w.arrived >= w.sent || now >= transport.ProbeTime+warmPatience) {
-		w.done, w.ended = true, time.Now()
-		e.meter.full.set(w.rate(now, w.arrived))
-		e.inform()
-		e.measure()
-		e.advance(warmed{})
-		if e.plan.phase == precopying {
-			e.tell(report.Event{Kind: report.Phase, Phase: report.PreCopy})
-		}
+	e.measure()
+	e.advance(warmed{})
+	if e.plan.phase == precopying {
+		e.tell(report.Event{Kind: report.Phase, Phase: report.PreCopy})
 	}
 }
 
-// inform has the codecs chosen by what the lanes have shown, from the first chunk on.
-func (e *engine) inform() {
-	if p, ok := e.opts.Codec.(codec.Informed); ok {
-		p.Inform(e.meter.full.value(), len(e.lanes))
+// warmUp has the lanes send padding.
+func (p *pipeline) warmUp() {
+	p.warm = &warmup{ramp: newRamp(p.meter.rtt), began: time.Now(), frame: p.frame, frames: transport.MaxProbe / p.frame}
+	p.queue.pad(p.warm.frames)
+}
+
+// padded is how many bytes of padding were given to the lanes.
+func (p *pipeline) padded() uint64 {
+	if p.warm.over {
+		return p.warm.sent
 	}
+	return uint64(p.warm.frames-p.queue.unpadded()) * uint64(p.warm.frame)
+}
+
+// padding reports whether a round trip that began at a time, in ns after the start, may have
+// waited behind padding.
+func (p *pipeline) padding(began int64) bool {
+	w := p.warm
+	return w != nil && (!w.done || p.start.Add(time.Duration(began)).Before(w.ended))
+}
+
+// arrived takes in how much padding the destination has read.
+func (p *pipeline) arrived(bytes uint64) {
+	if p.warm != nil {
+		p.warm.arrived = max(p.warm.arrived, min(bytes, p.padded()))
+	}
+}
+
+// warmed looks how far the padding is, and reports whether the last of it has arrived by now.
+func (p *pipeline) warmed(now time.Time) bool {
+	w := p.warm
+	if w == nil || w.done {
+		return false
+	}
+	took := now.Sub(w.began)
+	most := uint64(w.frames) * uint64(w.frame)
+	if !w.over && (w.look(took, w.arrived) || took >= transport.ProbeTime || w.arrived >= most) {
+		w.over, w.sent = true, most-uint64(p.queue.pad(0))*uint64(w.frame)
+	}
+	if !w.over || w.arrived < w.sent && took < transport.ProbeTime+warmPatience {
+		return false
+	}
+	w.done, w.ended = true, now
+	p.meter.full.set(w.rate(took, w.arrived))
+	return true
 }
 
 // ramp watches how fast padding arrives, until that grows no more: the congestion

@@ -293,7 +293,7 @@ func (e *engine) watching() {
 func (e *engine) facts() facts {
 	f := facts{
 		phase: e.owner.Phase, plan: e.plan.phase, times: &e.times, predicted: e.out.Predicted,
-		bareSince: e.bareSince, lostAt: e.conn.lostAt, lostBy: e.conn.lostBy, refusal: e.conn.refusal,
+		bareSince: e.pipe.bareSince, lostAt: e.conn.lostAt, lostBy: e.conn.lostBy, refusal: e.conn.refusal,
 		doubtLimit: e.opts.doubtLimit(), cancelledAt: e.cancelledAt,
 		witness: e.owner.Witness != 0, empty: e.owner.Empty, sole: e.owner.Sole,
 	}

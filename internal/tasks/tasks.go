@@ -11,7 +11,7 @@ import (
 type Group struct {
 	wg    *sync.WaitGroup
 	start func(func(context.Context))
-	child func() *Group
+	child func(wg *sync.WaitGroup) *Group
 	stop  context.CancelFunc
 }
 
@@ -23,14 +23,18 @@ func newGroup(parent context.Context, wg *sync.WaitGroup) *Group {
 	return &Group{
 		wg:    wg,
 		start: func(f func(context.Context)) { wg.Go(func() { f(ctx) }) },
-		child: func() *Group { return newGroup(ctx, wg) },
+		child: func(wg *sync.WaitGroup) *Group { return newGroup(ctx, wg) },
 		stop:  stop,
 	}
 }
 
 // Child makes a group whose context ends earlier, with its own Stop. The parent's Wait joins
 // what the child starts.
-func (g *Group) Child() *Group { return g.child() }
+func (g *Group) Child() *Group { return g.child(g.wg) }
+
+// Part makes a group whose context ends with that of g, or earlier with its own Stop. Its own
+// Wait joins what it starts, and g's does not.
+func (g *Group) Part() *Group { return g.child(new(sync.WaitGroup)) }
 
 // Go runs f in a goroutine.
 func (g *Group) Go(f func(ctx context.Context)) { g.start(f) }

@@ -30,8 +30,9 @@ var mayImport = map[string][]string{
 	"codec":                   {"github.com/klauspost/compress", "github.com/cespare/xxhash/v2"},
 	"transport":               {"codec", "internal/failpoint", "internal/exe", "internal/lockfile", "internal/safefile", "internal/unixsocket", "github.com/quic-go/quic-go", "golang.org/x/sys", "golang.org/x/net/ipv4", "golang.org/x/time", "github.com/fxamacker/cbor/v2"},
 	"transport/transporttest": {"transport", "codec", "go.uber.org/goleak", "golang.org/x/sys"},
-	"reader":                  {"vfio", "codec", "transport", "internal/failpoint", "golang.org/x/time"},
-	"writer":                  {"vfio", "codec", "transport", "internal/failpoint"},
+	"reader":                  {"vfio", "codec", "transport", "internal/failpoint", "internal/tasks", "golang.org/x/time"},
+	"writer":                  {"vfio", "codec", "transport", "internal/failpoint", "internal/tasks"},
+	"internal/tasks":          {},
 	"internal/failpoint":      {"golang.org/x/sys"},
 	"internal/exe":            {"transport", "internal/safefile"},
 	"internal/lockfile":       {"golang.org/x/sys"},
@@ -199,26 +200,31 @@ func isRaw(n ast.Node) bool {
 	return false
 }
 
-// Goroutines of the engines start in engine.go, where they are joined.
-func TestGoroutinesStartInEngines(t *testing.T) {
-	starts := 0
+// Goroutines of the engines start in the file of the part that joins them.
+func TestGoroutinesStartWhereTheyAreJoined(t *testing.T) {
+	starting := 0
 	files(t, func(path string, fset *token.FileSet, f *ast.File) {
-		dir := filepath.Dir(path)
-		if dir != "reader" && dir != "writer" {
+		if dir := filepath.Dir(path); dir != "reader" && dir != "writer" {
 			return
 		}
+		starts, joins := token.NoPos, false
 		ast.Inspect(f, func(n ast.Node) bool {
-			if !startsGoroutine(n) {
-				return true
+			if startsGoroutine(n) {
+				starts = n.Pos()
 			}
-			starts++
-			if filepath.Base(path) != "engine.go" {
-				t.Errorf("%v starts a goroutine", fset.Position(n.Pos()))
+			if sel, ok := n.(*ast.SelectorExpr); ok && sel.Sel.Name == "Wait" {
+				joins = true
 			}
 			return true
 		})
+		if starts.IsValid() {
+			starting++
+			if !joins {
+				t.Errorf("%v starts a goroutine, and the file joins none", fset.Position(starts))
+			}
+		}
 	})
-	if starts == 0 {
+	if starting == 0 {
 		t.Error("no goroutine starts in reader/ or writer/: this test has lost its object")
 	}
 }

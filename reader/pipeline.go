@@ -1,0 +1,283 @@
+package reader
+
+import (
+	"context"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"github.com/migpipe/migpipe/codec"
+	"github.com/migpipe/migpipe/internal/tasks"
+	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/transport/report"
+	"github.com/migpipe/migpipe/transport/share"
+)
+
+// pipeline is the way of the streams on this side: the memory and the queue of chunks, what
+// reads the devices, the data lanes and what sends on them, and what is measured of all that.
+// The loop owns it.
+type pipeline struct {
+	devices   []*device
+	start     time.Time // from which times are counted
+	post      func(any) // hands an event to the loop
+	arena     *transport.Arena
+	queue     *queue
+	chunkSize int // as agreed on
+	codec     codec.Policy
+
+	dialled   []transport.Lane // closed in the end
+	lanes     []transport.Lane // of them, those with a sender; in place of a lost one its successor
+	dialling  []bool           // by number of a data lane: it is lost, and being dialled again
+	bareSince time.Time        // when the last data lane was lost, zero while one stands
+	tuning    *Tuning
+	pace      *pacer
+	frame     int             // bytes of padding that go at once
+	written   []atomic.Uint64 // by number of a data lane: bytes, of the lane that has it now
+	readings  []reading       // and what the destination has read of them
+	carried   carrying        // of all of them together
+	unread    bool            // the user was warned of a lane that stood still
+	warm      *warmup         // nil until the plan asks for it
+
+	meter   meter
+	peak    float64      // the best goodput so far
+	window  uint64       // what may be read and not applied while the guest runs, 0 is no limit
+	begun   atomic.Int64 // when the first byte was read, in ns after start; 0 if none was
+	sent    atomic.Int64 // when the last chunk so far was given to a lane, in ns after start
+	spent   laneTimes
+	recent  recent
+	atPause progress // of the switchover under way
+	atReady progress // zero before
+
+	// What is made again for each ACK.
+	seen   measured
+	bounds []uint64
+	shares []int
+	needed []share.Need
+
+	draining *tasks.Group // drains, which end with their streams; all end when the streams are abandoned
+	sending  *tasks.Group // what dials the lanes, senders, and their watchers, which end with the lane
+	asking   *tasks.Group // estimates, which end when the driver answers
+}
+
+func newPipeline(o Options, devices []*device, start time.Time, work *tasks.Group, post func(any)) *pipeline {
+	n := len(devices)
+	return &pipeline{
+		devices: devices, start: start, post: post, chunkSize: o.ChunkSize, codec: o.Codec, tuning: o.Tuning,
+		seen:   measured{moved: moved{make([]uint64, n), make([]uint64, n)}, save: make([]float64, n), load: make([]float64, n)},
+		bounds: make([]uint64, n), shares: make([]int, n), needed: make([]share.Need, n),
+		draining: work.Part(), sending: work.Part(), asking: work.Part(),
+	}
+}
+
+// allot takes the memory for what goes over so many lanes: each holds one chunk for what it
+// encodes, and each device needs one to read into.
+func (p *pipeline) allot(memory, chunkSize, lanes int, needs []share.Need) (err error) {
+	p.arena, err = transport.NewArena(memory, chunkSize, lanes+len(p.devices)+1)
+	if err != nil {
+		return err
+	}
+	p.queue = newQueue(p.arena, p.arena.Count()-lanes, needs)
+	return nil
+}
+
+// agree takes in what WELCOME has chosen.
+func (p *pipeline) agree(chunkSize int, policy codec.Policy) {
+	p.chunkSize, p.codec = chunkSize, policy
+}
+
+// dialLanes opens so many data lanes. It ends by itself, within the limit, with lanesOpen.
+func (p *pipeline) dialLanes(n int, limit time.Duration, dial func(ctx context.Context, number int) (transport.Lane, error)) {
+	p.sending.Go(func(ctx context.Context) {
+		ctx, cancel := context.WithTimeout(ctx, limit)
+		defer cancel()
+		lanes := make([]transport.Lane, n)
+		p.dialled = lanes
+		err := tasks.Parallel(n, func(i int) (err error) {
+			lanes[i], err = reach(ctx, limit, func(ctx context.Context) (transport.Lane, error) { return dial(ctx, i) })
+			return err
+		})
+		p.post(lanesOpen{err})
+	})
+}
+
+// startLanes starts to send on the lanes that were dialled.
+func (p *pipeline) startLanes() {
+	n := len(p.dialled)
+	p.lanes, p.dialling = slices.Clone(p.dialled), make([]bool, n)
+	p.written, p.readings = make([]atomic.Uint64, n), make([]reading, n)
+	p.pace = newPacer(p.tuning)
+	p.frame = p.tuning.block(min(p.chunkSize, paddingFrame))
+	for i := range p.lanes {
+		p.startSender(i)
+	}
+}
+
+// startSender starts what sends on a lane, and what watches it.
+func (p *pipeline) startSender(number int) {
+	spare, err := p.arena.TryGet()
+	if err != nil {
+		panic("reader: the arena has fewer chunks than lanes")
+	}
+	p.written[number].Store(0)
+	p.readings[number].renew(time.Since(p.start))
+	s := &sender{written: &p.written[number], number: number, lane: p.lanes[number], queue: p.queue, spare: spare, codec: p.codec, lanes: len(p.lanes), pace: p.pace, frame: p.frame,
+		devices: p.devices, start: p.start, spent: &p.spent, sent: &p.sent, post: p.post, watched: make(chan struct{})}
+	p.sending.Go(s.run)
+	p.sending.Go(s.watch)
+}
+
+// loseLane has what a lane carried sent over the others. Its sender has ended.
+func (p *pipeline) loseLane(number int) {
+	closeLanes(p.lanes[number : number+1])
+	p.lanes[number] = nil
+	if !slices.ContainsFunc(p.lanes, func(l transport.Lane) bool { return l != nil }) {
+		p.bareSince = time.Now()
+	}
+	p.queue.requeue(number)
+}
+
+// replaceLane sends on a lane in the place of a lost one.
+func (p *pipeline) replaceLane(number int, lane transport.Lane) {
+	p.lanes[number], p.dialled[number] = lane, lane
+	p.dialling[number], p.bareSince = false, time.Time{}
+	p.startSender(number)
+}
+
+// closeLanes closes them at once: each may wait a moment for the peer.
+func closeLanes(lanes []transport.Lane) {
+	tasks.Parallel(len(lanes), func(i int) error {
+		if lanes[i] != nil {
+			lanes[i].Close()
+		}
+		return nil
+	})
+}
+
+// startDrains starts one drain for each session that has none yet.
+func (p *pipeline) startDrains(f *fleet) {
+	for i, d := range p.devices {
+		stream := f.stream(i)
+		if stream == nil || d.drain != nil {
+			continue
+		}
+		d.drain = &drain{
+			device: i, name: d.Name, dev: d.Device, stream: stream, tap: newTap(stream, d.splice), queue: p.queue,
+			limit: p.chunkSize, post: p.post, final: make(chan struct{}), polling: make(chan struct{}, 1),
+			digest: transport.NewDigest(), start: p.start, begun: &p.begun,
+		}
+		p.draining.Go(d.drain.run)
+	}
+}
+
+// ask asks a device for its estimates, beside what reads it: the driver may take as long as a
+// save does. It ends when the driver has answered.
+func (p *pipeline) ask(d *device, size, confirm bool) {
+	p.asking.Go(func(context.Context) { p.post(asked{d.number, confirm, d.drain.ask(size)}) })
+}
+
+// askSize asks a device without a session for the size of STOP_COPY. It ends when
+// the driver has answered.
+func (p *pipeline) askSize(d *device) {
+	p.asking.Go(func(context.Context) {
+		if d.Device.Features().DataSize {
+			if n, err := d.Device.StopCopySize(); err == nil {
+				p.post(sized{d.number, n})
+			}
+		}
+		p.post(asked{device: d.number})
+	})
+}
+
+// finishReading joins the drains, each of which has said that it ended.
+func (p *pipeline) finishReading() {
+	p.draining.Wait()
+	p.queue.close()
+}
+
+// abandon wakes everything that waits for the queue or a lane.
+func (p *pipeline) abandon() {
+	p.queue.drop()
+	for _, l := range p.lanes {
+		if l != nil {
+			l.SetDeadline(time.Unix(1, 0))
+		}
+	}
+}
+
+// join joins what drains the devices and what sends that, behind the way back, and then what
+// asks the guest's owner. It reports whether that has ended within the limit. If not, release is
+// called when the last read has ended, which takes what it uses with it.
+func (p *pipeline) join(limit time.Duration, back, owner, release func()) bool {
+	ended, late := make(chan struct{}), make(chan struct{})
+	go func() { // ends with the last read
+		back()
+		p.draining.Wait()
+		p.asking.Wait()
+		p.sending.Wait()
+		owner()
+		select {
+		case ended <- struct{}{}:
+		case <-late:
+			release()
+		}
+	}()
+	select {
+	case <-ended:
+		return true
+	case <-time.After(limit):
+		close(late)
+		return false
+	}
+}
+
+// close gives the memory back.
+func (p *pipeline) close() {
+	if p.arena == nil {
+		return
+	}
+	if err := p.arena.Close(); err != nil {
+		panic(err)
+	}
+}
+
+// firstByte is when the first byte of any stream was read, zero before.
+func (p *pipeline) firstByte() time.Time {
+	if at := p.begun.Load(); at != 0 {
+		return p.start.Add(time.Duration(at))
+	}
+	return time.Time{}
+}
+
+// measure takes in how far every device is, and gives that with the rates. What it gives is
+// made again by the next call.
+func (p *pipeline) measure() *measured {
+	ev := &p.seen
+	var in, out uint64
+	for i, d := range p.devices {
+		ev.drained[i], ev.applied[i] = d.read(), d.applied
+		in, out = in+ev.drained[i], out+d.applied
+		if d.drain != nil {
+			d.saves.look(ev.drained[i], d.drain.saving())
+		}
+		ev.save[i], ev.load[i] = d.saves.mean(), d.loads.value()
+	}
+	p.meter.look(time.Now(), in, out, max(p.window/2, 4*uint64(p.chunkSize)))
+	p.peak = max(p.peak, p.meter.goodput())
+	ev.path = path{chunk: uint64(p.chunkSize), rate: p.meter.goodput(), full: p.meter.filled(), rtt: report.Span{Took: p.meter.rtt, Known: p.meter.rtt > 0}}
+	return ev
+}
+
+// bound limits what is read and not applied to a window, which the devices share; 0 is no
+// limit.
+func (p *pipeline) bound(window, chunk uint64, needs []share.Need) {
+	p.window = window
+	if window == 0 {
+		p.queue.bound(nil)
+		return
+	}
+	share.Divide(p.shares, int(min(window/chunk, uint64(p.arena.Count()))), share.Floor, needs)
+	for i, n := range p.shares {
+		p.bounds[i] = p.devices[i].applied + uint64(max(n, share.Floor))*chunk
+	}
+	p.queue.bound(p.bounds)
+}
