@@ -183,7 +183,7 @@ func (e *engine) welcome(m *transport.Welcome) {
 }
 
 func (e *engine) acked(m *transport.Ack) {
-	if *m.About() != e.opts.Attempt || len(m.Devices) != len(e.devices) || e.restarted {
+	if *m.About() != e.opts.Attempt || len(m.Devices) != len(e.devices) || e.past.restarted {
 		return
 	}
 	for i, ack := range m.Devices {
@@ -265,7 +265,7 @@ func (e *engine) do(actions []handoff.Action) {
 
 // why is what people will want to know of a record.
 func (e *engine) why() handoff.Why {
-	w := handoff.Why{Bytes: e.bytes}
+	w := handoff.Why{Bytes: e.past.bytes}
 	for _, d := range e.devices {
 		w.Bytes += d.read()
 	}

@@ -103,15 +103,16 @@ type engine struct {
 	devices []*device
 	offer   *transport.Hello
 
-	plan       plan
-	confirming int // devices that have not answered yet
-	owner      handoff.Source
-	watch      watch
-	fleet      *fleet
-	conn       *connection
-	pipe       *pipeline
-	assented   bool   // the owner has approved while the destination was out of reach
-	bytes      uint64 // of all streams, as recorded by a process before
+	plan  plan
+	owner handoff.Source
+	watch watch
+	fleet *fleet
+	conn  *connection
+	pipe  *pipeline
+	times timing
+	past  past
+	hooks hooks
+	ending
 
 	events chan any
 	quit   chan struct{} // closed when nobody takes events any more
@@ -122,25 +123,26 @@ type engine struct {
 	// answered or resumeLimit is over.
 	returning sync.WaitGroup
 
-	times      timing
-	fault      *transport.Fault
-	unrecorded *transport.Fault // why the journal has not taken a record
+	confirming int  // devices that have not answered yet
+	assented   bool // the owner has approved while the destination was out of reach
+	up         bool // the guest runs again after a stop that was called off
+}
+
+// ending is what an attempt comes to.
+type ending struct {
 	out        report.Report
+	fault      *transport.Fault // the first cause
+	unrecorded *transport.Fault // why the journal has not taken a record
 	done       bool
+	letGo      bool // the devices run elsewhere: release them
+	stuck      bool // a driver has not let go of a read
+}
 
-	atLimit <-chan time.Time // when a stop has lasted as long as it may
-
-	reset bool // the devices hold nothing of what they held at COMMIT
-	letGo bool // the devices run elsewhere: release them
-	stuck bool // a driver has not let go of a read
-	up    bool // the guest runs again after a stop that was called off
-
-	cancelledAt time.Time // when the user gave up, zero if he has not
-	restarted   bool      // another process has recorded COMMIT, and sent what is acknowledged
-
-	silent  bool // it was told that the witness does not answer
-	hooks   hooks
-	hooking sync.WaitGroup // on-commit: ends by itself
+// past is what a process before this one has left of an attempt in doubt.
+type past struct {
+	restarted bool   // it has recorded COMMIT, and sent what is acknowledged
+	bytes     uint64 // of all streams, as recorded
+	reset     bool   // the devices hold nothing of what they held at COMMIT
 }
 
 func newEngine(o Options, dialer transport.Dialer, sources []Source) *engine {
@@ -191,12 +193,12 @@ func (e *engine) loop(ctx context.Context, begin func()) {
 			e.hears(ev)
 		case <-ticker.C:
 			e.onTick()
-		case <-e.atLimit:
+		case <-e.times.atLimit:
 			e.watching()
 		case <-welcome.C:
 			e.watching()
 		case <-cancelled:
-			cancelled, e.cancelledAt = nil, time.Now()
+			cancelled, e.times.cancelled = nil, time.Now()
 			e.fail(&transport.Fault{Code: transport.CodeCancelled, Err: context.Cause(ctx)}, handoff.Interrupt{})
 		}
 	}
@@ -219,7 +221,7 @@ func (e *engine) join() {
 	})
 	e.conn.close()
 	e.work.Wait()
-	e.hooking.Wait()
+	e.hooks.running.Wait()
 	e.tellHooks()
 	e.keepTimes()
 	closeLanes(e.pipe.dialled)
@@ -273,11 +275,11 @@ func (e *engine) halt() {
 // has answered or resumeLimit is over.
 func (e *engine) resume(reverted bool) {
 	e.turnBack()
-	paused := !e.times.paused.IsZero() || e.restarted // by a process before this one
-	sole, reset := e.owner.Sole, e.reset
+	paused := !e.times.paused.IsZero() || e.past.restarted // by a process before this one
+	sole, reset := e.owner.Sole, e.past.reset
 	e.returning.Go(func() {
 		if reverted {
-			e.hooking.Wait() // what on-commit does must not come later
+			e.hooks.running.Wait() // what on-commit does must not come later
 			e.hooks.reverted = e.opts.OnRevert.Run(e.opts.Attempt)
 		}
 		ev := resumed{}
@@ -483,5 +485,5 @@ func (e *engine) askWitness() {
 
 // onCommit runs the hook. It ends by itself.
 func (e *engine) onCommit() {
-	e.hooking.Go(func() { e.hooks.committed = e.opts.OnCommit.Run(e.opts.Attempt) })
+	e.hooks.running.Go(func() { e.hooks.committed = e.opts.OnCommit.Run(e.opts.Attempt) })
 }

@@ -77,7 +77,7 @@ func (e *engine) stopped() {
 // pause stops the guest, and keeps the drains from asking for more dirty data.
 func (e *engine) pause() {
 	e.times.paused, e.up = time.Now(), false
-	e.atLimit = time.After(e.opts.DowntimeLimit)
+	e.times.atLimit = time.After(e.opts.DowntimeLimit)
 	predicted := e.plan.prediction
 	e.out.Predicted = &predicted
 	e.tell(report.Event{Kind: report.Phase, Phase: report.Stop, Text: e.plan.because, Predicted: e.out.Predicted})

@@ -298,14 +298,14 @@ func running(sources []Source) bool {
 // restart goes on with a hand-off that a process before this one has left at COMMIT.
 // The source asks for its devices back only if they still hold what they held then.
 func (e *engine) restart() {
-	e.restarted = true
+	e.past.restarted = true
 	last := e.opts.Journal.Last()
-	e.out.Peer, e.conn.peer, e.bytes = last.PeerID, last.PeerID, last.Why.Bytes
+	e.out.Peer, e.conn.peer, e.past.bytes = last.PeerID, last.PeerID, last.Why.Bytes
 	e.times.ready = time.Now()
 	next, actions := handoff.RestartSource(last)
 	e.owner = next
-	e.reset = !e.fleet.standsStill() || handoff.Rebooted(e.opts.Journal)
-	e.owner.Empty = e.owner.Empty || e.reset
+	e.past.reset = !e.fleet.standsStill() || handoff.Rebooted(e.opts.Journal)
+	e.owner.Empty = e.owner.Empty || e.past.reset
 	e.tell(report.Event{Kind: report.Phase, Phase: report.Commit})
 	e.tell(report.Event{Kind: report.Warning, Text: fmt.Sprintf("going on with migration %v, attempt %d, which is recorded as %v: the destination is asked", last.Attempt.Mig, last.Attempt.Epoch, last.Record)})
 	e.do(actions)

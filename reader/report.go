@@ -51,7 +51,7 @@ func (e *engine) phase() string {
 		return report.Running
 	case !e.times.back.IsZero():
 		return report.Rollback
-	case e.restarted || !e.times.ready.IsZero():
+	case e.past.restarted || !e.times.ready.IsZero():
 		return report.Commit
 	}
 	return phaseNames[e.plan.phase]

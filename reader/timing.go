@@ -23,6 +23,9 @@ type timing struct {
 	decides                                         bool          // the owner does, between ready and approved
 	approved                                        time.Time
 
+	cancelled time.Time        // when the user gave up, zero if he has not
+	atLimit   <-chan time.Time // when a stop has lasted as long as is wanted
+
 	steps       steps                    // as foreseen, by WELCOME and by earlier runs
 	ran         map[string]time.Duration // of this run, for StepTimes; nil before
 	slowestMove time.Duration            // of the transitions so far

@@ -26,6 +26,7 @@ type watch struct {
 	askedBack   bool      // the destination was asked for the devices
 	askedAt     time.Time // when the witness was, last
 	backTooLong bool      // the wait for the way back has ended
+	silent      bool      // the user was warned of a witness that does not answer
 }
 
 // watchLimits are those of Options.
@@ -294,7 +295,7 @@ func (e *engine) facts() facts {
 	f := facts{
 		phase: e.owner.Phase, plan: e.plan.phase, times: &e.times, predicted: e.out.Predicted,
 		bareSince: e.pipe.bareSince, lostAt: e.conn.lostAt, lostBy: e.conn.lostBy, refusal: e.conn.refusal,
-		doubtLimit: e.opts.doubtLimit(), cancelledAt: e.cancelledAt,
+		doubtLimit: e.opts.doubtLimit(), cancelledAt: e.times.cancelled,
 		witness: e.owner.Witness != 0, empty: e.owner.Empty, sole: e.owner.Sole,
 	}
 	for i, d := range e.devices {

@@ -3,6 +3,7 @@ package reader
 import (
 	"errors"
 	"fmt"
+	"sync"
 
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
@@ -16,12 +17,15 @@ type witnessed struct {
 }
 
 // hooks is what those that have run came to.
-type hooks struct{ committed, reverted error }
+type hooks struct {
+	running             sync.WaitGroup // on-commit, which ends by itself
+	committed, reverted error
+}
 
 func (e *engine) witnessed(ev witnessed) {
 	switch {
-	case ev.err != nil && !e.silent:
-		e.silent = true
+	case ev.err != nil && !e.watch.silent:
+		e.watch.silent = true
 		e.tell(report.Event{Kind: report.Warning, Text: fmt.Sprintf("the witness does not answer, and is asked again: %v", ev.err)})
 	case ev.winner == handoff.DestSide && e.owner.Phase == handoff.SourceDoubt:
 		e.tell(report.Event{Kind: report.Warning, Text: "the witness has given the devices to the destination, which may run them: only it can say"})
