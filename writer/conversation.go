@@ -29,7 +29,7 @@ func (e *engine) message(m transport.Message) {
 	case *transport.Cancel:
 		e.keep(&transport.Fault{Code: transport.CodeCancelled, Remote: true, Err: errors.New("cancelled by the source")})
 	case *transport.Fin:
-		e.clock.fin = m
+		e.times.fin = m
 	default:
 		e.protocol(fmt.Errorf("%w: %v from the source", transport.ErrProtocol, m.Type()))
 		return
@@ -107,7 +107,7 @@ func (e *engine) protocol(err error) {
 // it waits for them.
 func (e *engine) interrupt(cause error) {
 	e.keep(&transport.Fault{Code: transport.CodeCancelled, Err: cause})
-	e.cancelledAt = time.Now()
+	e.times.cancelled = time.Now()
 	if e.preparing {
 		e.stopPreparing()
 		return
@@ -118,7 +118,7 @@ func (e *engine) interrupt(cause error) {
 // hello holds the offer against this side and opens the devices' sessions.
 func (e *engine) hello(ev admitted, m *transport.Hello) {
 	e.hear(ev.control)
-	e.offer, e.heardAt, e.local = m, time.Now(), transport.Local(ev.lane)
+	e.offer, e.times.hello, e.local = m, time.Now(), transport.Local(ev.lane)
 	e.out.Attempt, e.out.Peer = m.Attempt, transport.PeerOf(ev.lane)
 	if fault := e.spareOthers(m.Mig); fault != nil {
 		e.dismiss(fault)
@@ -162,7 +162,7 @@ func (e *engine) stopPreparing() {
 }
 
 func (e *engine) prepared(ev prepared) {
-	e.preparing, e.entered, e.probe = false, ev.took, ev.probe
+	e.preparing, e.times.entered, e.probe = false, ev.took, ev.probe
 	if ev.probe.err != nil && !e.interrupted {
 		e.tell(report.Event{Kind: report.Warning, Text: fmt.Sprintf("the witness does not answer, and the source is told so: %v", ev.probe.err)})
 	}
@@ -185,7 +185,7 @@ func (e *engine) prepared(ev prepared) {
 		e.refuse(fault)
 		return
 	}
-	e.welcomed = time.Now()
+	e.times.welcomed = time.Now()
 	if slices.ContainsFunc(e.offer.Devices, hasPreCopy) {
 		e.tell(report.Event{Kind: report.Phase, Phase: report.PreCopy})
 	}
@@ -195,7 +195,7 @@ func (e *engine) prepared(ev prepared) {
 func (e *engine) welcome() *transport.Welcome {
 	m := welcome(e.offer, e.terms, e.journal.ID(), &e.opts, e.probe)
 	m.JournalNS = handoff.WriteTook(e.journal).Nanoseconds()
-	m.EnterNS, m.HeldNS = max(1, e.entered.Nanoseconds()), max(1, time.Since(e.heardAt).Nanoseconds())
+	m.EnterNS, m.HeldNS = max(1, e.times.entered.Nanoseconds()), max(1, time.Since(e.times.hello).Nanoseconds())
 	for _, d := range e.devices {
 		s, _ := d.merge.status()
 		m.Windows, m.Splice = append(m.Windows, s.Window), append(m.Splice, d.splice)
@@ -213,8 +213,8 @@ func (e *engine) estimated(m *transport.Estimate) {
 		}
 	}
 	e.acks.stamp(m.Stamp)
-	if m.Stopped && e.clock.stopped.IsZero() && e.owner.Phase == handoff.DestReceiving {
-		e.clock.stopped, e.asOfStop = time.Now(), e.progressed()
+	if m.Stopped && e.times.stopped.IsZero() && e.owner.Phase == handoff.DestReceiving {
+		e.times.stopped, e.asOfStop = time.Now(), e.progressed()
 		for _, d := range e.devices {
 			d.atStop = d.position()
 		}
@@ -226,7 +226,7 @@ func (e *engine) estimated(m *transport.Estimate) {
 // needs is what the memory is divided by.
 func (e *engine) needs() (needs []share.Need) {
 	for _, d := range e.devices {
-		needs = append(needs, d.need(!e.clock.stopped.IsZero()))
+		needs = append(needs, d.need(!e.times.stopped.IsZero()))
 	}
 	return needs
 }
@@ -342,11 +342,11 @@ func (e *engine) controlLost(ev controlLost) {
 
 func (e *engine) started(ev started) {
 	if ev.accept > 0 {
-		e.steps.accept = ev.accept
-		e.steps.note(handoff.StepAccept, ev.accept)
+		e.times.steps.accept = ev.accept
+		e.times.steps.note(handoff.StepAccept, ev.accept)
 	}
 	if ev.err == nil {
-		e.steps.note(startStep(e.fleet.sinks()), ev.took)
+		e.times.steps.note(startStep(e.fleet.sinks()), ev.took)
 		e.devicesRun(ev.took)
 		return
 	}
@@ -410,7 +410,7 @@ func (e *engine) send(m transport.Message) {
 		e.keep(&transport.Fault{Code: d.Code, Device: d.Device, Offset: d.Offset, Err: errors.New(d.Text)})
 	}
 	if r, ok := m.(*transport.Running); ok {
-		r.WitnessNS, r.AcceptNS = e.steps.witness.Nanoseconds(), e.steps.accept.Nanoseconds()
+		r.WitnessNS, r.AcceptNS = e.times.steps.witness.Nanoseconds(), e.times.steps.accept.Nanoseconds()
 	}
 	e.tellSource(m)
 }
@@ -423,16 +423,8 @@ func (e *engine) tellSource(m transport.Message) {
 
 // onTick tells progress, and looks at what takes too long.
 func (e *engine) onTick() {
-	e.watchLink()
 	if e.loads() {
 		e.tell(report.Event{Kind: report.Progress, Devices: e.snapshots(), Fill: e.recent.look(e.progressed(), e.credit.chunks)})
 	}
-	if e.owner.Phase == handoff.DestResetting && !e.slow && time.Since(e.resetting) > joinLimit {
-		e.slow = true
-		e.tell(report.Event{Kind: report.Warning, Text: "the devices are not reset yet: a driver takes its time"})
-	}
-	e.watchSource()
-	e.watchLoad()
-	e.watchReady()
-	e.watchHeld()
+	e.watching()
 }

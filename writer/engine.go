@@ -122,49 +122,30 @@ type engine struct {
 	endLife    context.CancelFunc
 	successor  *admitted // the source's next attempt, when it has ended this one
 	deaf       error     // why no more lanes are accepted
-	clock      clock
-	heardAt    time.Time     // when HELLO came
-	entered    time.Duration // what the way to RESUMING took
-	probe      probed        // what the witness said meanwhile
+	times      timing
+	watch      watch
+	probe      probed // what the witness said meanwhile
 	endProbe   context.CancelFunc
-	steps      steps
-	moved      time.Time // when a byte was last applied, after the last END
-	applied    uint64    // in all, as of moved
-	welcomed   time.Time // when WELCOME was sent
-	letGo      bool      // the source alone has ended the attempt: it was refused, or has sent nothing
-	quiet      time.Time // since when nothing has come, although the source says that bytes are left
-	arrivedAll uint64    // what had come by then
+	letGo      bool // the source alone has ended the attempt: it was refused, or has sent nothing
 	fault      *transport.Fault
 	tooLate    *transport.Fault // the first that came while the devices were started
 	unrecorded *transport.Fault // why the journal has not taken a record
 	out        report.Report
 
-	resetting   time.Time         // since when devices are being reset
-	slow        bool              // it was told that this takes long
-	readyAt     time.Time         // since when there is a complete copy, zero if there is none
-	alarmed     bool              // it was told that the copy waits
 	complained  transport.Attempt // of which it was told that what is kept of it could not be gone on with
 	waits       handoff.Entry     // what was accepted before the host was restarted, and waits for its source
 	bytes       uint64            // of the streams, as recorded before a restart
 	stuck       bool              // a driver has not let go of a write
 	preparing   bool              // devices are on their way to RESUMING
-	silent      bool              // it was told that the witness does not answer
 	interrupted bool              // meanwhile somebody cancelled, or the source was lost
-	cancelledAt time.Time         // when the user cancelled, zero if he has not
 	leaving     bool              // the user wants to end as soon as he was told so
-	held        bool              // it was told that a complete copy stays for a source that is away
 	done        bool
-}
-
-// clock holds when the stages began, as this side saw them.
-type clock struct {
-	begun, stopped, running time.Time
-	fin                     *transport.Fin // the source's figures
 }
 
 func newEngine(o Options, sinks []Sink) *engine {
 	e := &engine{opts: o, fleet: newFleet(sinks), events: make(chan any, 16), quit: make(chan struct{})}
 	e.devices = e.fleet.devices
+	e.watch.limits = watchLimits{o.ReconnectLimit, o.StallLimit, o.ReadyAlarm, o.ReadyLease}
 	e.fleet.warn = func(err error) { e.post(warned{err}) }
 	e.life, e.endLife = context.WithCancel(context.Background())
 	e.work, e.stopWork = context.WithCancel(context.Background())
@@ -609,8 +590,8 @@ func (e *engine) begin() error {
 // was no answer. It ends by itself, or with work.
 func (e *engine) askWitness() {
 	a, mark := e.owner.Attempt, e.owner.Witness
-	if e.steps.askedAt.IsZero() {
-		e.steps.askedAt = time.Now()
+	if e.times.steps.askedAt.IsZero() {
+		e.times.steps.askedAt = time.Now()
 	}
 	e.others.Go(func() {
 		winner, err := witness.Ask(e.work, e.opts.Witness, mark, a, handoff.DestSide)
@@ -665,7 +646,7 @@ func (e *engine) startGuest(devices time.Duration) {
 // has let go of every write may take its time.
 func (e *engine) reset() {
 	e.tell(report.Event{Kind: report.Phase, Phase: report.Rollback})
-	e.resetting = time.Now()
+	e.times.resetting = time.Now()
 	e.others.Go(func() {
 		e.stopWork()
 		done := make(chan error, 1)

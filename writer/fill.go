@@ -162,7 +162,7 @@ func (e *engine) fills() (all, stop report.Fill) {
 		end = e.progressed()
 	}
 	all = end.fill(e.credit.chunks)
-	if !e.clock.stopped.IsZero() {
+	if !e.times.stopped.IsZero() {
 		stop = end.since(e.asOfStop).fill(e.credit.chunks)
 	}
 	return all, stop

@@ -29,7 +29,7 @@ func (e *engine) devicesRun(took time.Duration) {
 // same has its only ones in them.
 func (e *engine) guestStarted(ev guestStarted) {
 	if ev.err == nil {
-		e.steps.note(handoff.StepGuest, ev.took)
+		e.times.steps.note(handoff.StepGuest, ev.took)
 		e.running(ev.devices + ev.took)
 		return
 	}
@@ -40,7 +40,7 @@ func (e *engine) guestStarted(ev guestStarted) {
 
 // running tells the source, which may then let go of its devices.
 func (e *engine) running(took time.Duration) {
-	e.clock.running = time.Now()
+	e.times.running = time.Now()
 	e.tell(report.Event{Kind: report.Phase, Phase: report.Running})
 	e.own(handoff.Started{TookNS: max(1, took.Nanoseconds())})
 }

@@ -202,39 +202,3 @@ func (e *engine) lose(err error) {
 	}
 	e.tell(report.Event{Kind: report.Lost, Text: err.Error()})
 }
-
-// watchLink bounds the wait for a source that was lost. That of a complete copy,
-// watchReady does.
-func (e *engine) watchLink() {
-	if e.lostAt.IsZero() {
-		e.watchSilence()
-		return
-	}
-	waited := time.Since(e.lostAt)
-	switch e.owner.Phase {
-	case handoff.DestReceiving:
-		limit := e.opts.ReconnectLimit
-		if !e.taken() { // it has perhaps not heard WELCOME, and says HELLO again
-			limit = min(limit, transport.LanesTimeout)
-		}
-		if waited > limit {
-			e.letGo = !e.taken()
-			e.fail(&transport.Fault{Code: transport.CodeNetwork,
-				Err: fmt.Errorf("%w, and the source has not come back for %v", transport.ErrLost, limit)}, handoff.Unreachable{})
-		}
-	case handoff.DestRunning:
-		if waited > e.opts.ReconnectLimit {
-			e.out.Warnings = append(e.out.Warnings, fmt.Sprintf("the devices run here, and the source, which has not come back for %v, may not know it", e.opts.ReconnectLimit))
-			e.own(handoff.Unreachable{})
-		}
-	}
-}
-
-// watchSilence takes a source for lost that is connected and says nothing, although its
-// streams have not ended.
-func (e *engine) watchSilence() {
-	due := e.owner.Phase == handoff.DestReceiving && e.ends < len(e.devices) && e.control != nil && !e.local
-	if quiet := time.Since(e.saidAt); due && quiet > transport.SilenceLimit {
-		e.lose(fmt.Errorf("%w: the source is connected, and has said nothing for %v", transport.ErrLost, quiet.Round(time.Second)))
-	}
-}

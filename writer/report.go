@@ -22,11 +22,11 @@ func (e *engine) snapshots() []report.Snapshot {
 	if !e.loads() {
 		return nil
 	}
-	out, stopped := make([]report.Snapshot, len(e.devices)), !e.clock.stopped.IsZero()
+	out, stopped := make([]report.Snapshot, len(e.devices)), !e.times.stopped.IsZero()
 	for i, d := range e.devices {
 		applied := d.position()
-		if applied > 0 && e.clock.begun.IsZero() {
-			e.clock.begun = time.Now()
+		if applied > 0 && e.times.begun.IsZero() {
+			e.times.begun = time.Now()
 		}
 		out[i] = report.Snapshot{
 			Name: d.Name, Phase: e.phase(), Bytes: applied, Applied: applied,
@@ -45,40 +45,15 @@ func (e *engine) phase() string {
 	case handoff.DestResetting:
 		return report.Rollback
 	}
-	if e.clock.stopped.IsZero() {
+	if e.times.stopped.IsZero() {
 		return report.PreCopy
 	}
 	return report.StopCopy
 }
 
-// figures takes the times from FIN, so that both sides show the same, and from
-// this side's own clock where the source has sent none. A downtime is part of the total,
-// even if the source says otherwise.
-func (c *clock) figures(r *report.Report) {
-	if c.fin != nil {
-		r.Downtime = time.Duration(c.fin.DowntimeNS)
-		r.Total = max(time.Duration(c.fin.TotalNS), r.Downtime)
-		for _, s := range c.fin.Stages {
-			r.Stages = append(r.Stages, report.Stage{Name: transport.PeerText(s.Name), Took: time.Duration(s.NS)})
-		}
-		return
-	}
-	end := c.running
-	if end.IsZero() {
-		end = time.Now()
-	}
-	if !c.stopped.IsZero() {
-		r.Downtime = end.Sub(c.stopped)
-	}
-	if !c.begun.IsZero() {
-		r.Total = end.Sub(c.begun)
-	}
-	r.Total = max(r.Total, r.Downtime)
-}
-
 func (e *engine) finishReport() {
 	e.snapshots()
-	e.clock.figures(&e.out)
+	e.times.figures(&e.out)
 	e.out.Lanes = len(e.dialled())
 	e.out.Fill, e.out.StopFill = e.fills()
 	e.out.NameBottleneck()

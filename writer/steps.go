@@ -2,7 +2,6 @@ package writer
 
 import (
 	"context"
-	"fmt"
 	"time"
 
 	"github.com/migpipe/migpipe/transport"
@@ -10,22 +9,6 @@ import (
 	"github.com/migpipe/migpipe/transport/handoff/witness"
 	"github.com/migpipe/migpipe/vfio"
 )
-
-// steps are what this side does between COMMIT and RUNNING besides the start of the
-// devices. The source predicts them by WELCOME, and RUNNING says what they took.
-type steps struct {
-	askedAt         time.Time                // when COMMIT had the witness asked, zero before
-	witness, accept time.Duration            // what they took, 0 before
-	ran             map[string]time.Duration // for StepTimes
-}
-
-// note takes in that a step has run to its end.
-func (s *steps) note(step string, took time.Duration) {
-	if s.ran == nil {
-		s.ran = map[string]time.Duration{}
-	}
-	s.ran[step] = max(1, took)
-}
 
 // probed is what was found out before WELCOME: the answer of a probe of the witness, zero
 // without one, and the doubts.
@@ -81,14 +64,4 @@ func (o *Options) last(step string) int64 {
 		}
 	}
 	return transport.UnknownNS
-}
-
-// keepTimes remembers the steps that have run, for the next migration's prediction.
-func (e *engine) keepTimes() {
-	if e.opts.StepTimes == nil || e.steps.ran == nil {
-		return
-	}
-	if err := handoff.KeepTimes(e.opts.StepTimes, e.steps.ran); err != nil {
-		e.out.Warnings = append(e.out.Warnings, fmt.Sprintf("the times of this run's steps are not kept: %v", err))
-	}
 }

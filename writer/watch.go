@@ -10,50 +10,267 @@ import (
 	"github.com/migpipe/migpipe/transport/report"
 )
 
-// watchSource lets a source go that keeps others from this destination, and sends nothing: one
-// that has opened no data lane, or one whose estimate says that bytes are left. One of which
-// nothing is left may wait for its guest. While a device here has a chunk to write, or a lane
-// is lost, the source may have to wait.
-func (e *engine) watchSource() {
-	if e.owner.Phase != handoff.DestReceiving || !e.lostAt.IsZero() {
-		e.quiet = time.Time{}
-		return
+// watch decides when this side has waited too long: for a lost or silent source, for bytes
+// that a source says are left, for devices that write nothing, for COMMIT, or for a reset. It is
+// pure: tick is given the time and the facts, and answers with what to do. It knows no device,
+// journal or connection, and sends neither READY nor DECLINED.
+type watch struct {
+	limits watchLimits
+
+	arrived   uint64    // bytes that had come
+	quietAt   time.Time // since when none has, although the source says that some are left
+	applied   uint64    // bytes that were applied
+	appliedAt time.Time // when the last of them was, after the last END
+	readyAt   time.Time // since when there is a complete copy, zero if there is none
+
+	waits     bool // the user was warned of a copy that waits
+	slowReset bool // and of a reset that takes long
+	held      bool // the user was told that a copy stays for a source that is away
+	silent    bool // the user was warned of a witness that does not answer
+}
+
+// watchLimits are those of Options.
+type watchLimits struct {
+	reconnect  time.Duration
+	stall      time.Duration
+	readyAlarm time.Duration
+	readyLease time.Duration // 0 is none
+}
+
+// facts are what the engine knows. A time that is zero has not come.
+type facts struct {
+	phase       handoff.DestPhase
+	times       *timing
+	asksWitness bool // COMMIT has come, and waits for the witness
+
+	connected bool
+	local     bool      // the source is a process of this host
+	lostAt    time.Time // when the control lane was lost
+	heardAt   time.Time // when the source last said something
+	taken     bool      // the source is known to have heard WELCOME
+
+	dialled int    // data lanes
+	missing bool   // one is not dialled yet, or is lost
+	ended   bool   // every END has come
+	arrived uint64 // bytes so far
+	applied uint64
+	owes    bool // the source says that bytes are left, and no device has any to write
+
+	leaving bool // the user wants to end as soon as it is known what stays
+}
+
+// What watch answers with.
+type (
+	// endAttempt ends it for a reason, with what the hand-off is to hear. alone says that its
+	// source alone is to blame: the next one may come.
+	endAttempt struct {
+		fault *transport.Fault
+		event handoff.Event
+		alone bool
 	}
-	if len(e.dialled()) == 0 {
-		if time.Since(e.welcomed) > transport.LanesTimeout {
-			e.giveUp(fmt.Errorf("the source has opened no data lane for %v", transport.LanesTimeout))
+	// loseConnection takes the source for lost.
+	loseConnection struct{ err error }
+	// endRunning has the attempt end, with its devices, although the source may not know it.
+	endRunning struct{ warning string }
+	// warnUser emits a warning.
+	warnUser struct{ text string }
+	// reportHeld tells the user of a complete copy that stays.
+	reportHeld struct{}
+	// leaveCopy ends, and leaves the complete copy as it is.
+	leaveCopy struct{}
+)
+
+// tick is the whole of the machine's behaviour.
+func (w *watch) tick(now time.Time, f facts) []any {
+	if f.phase != handoff.DestReady {
+		w.readyAt, w.waits, w.held = time.Time{}, false, false
+	}
+	if actions := w.connection(now, f); actions != nil {
+		return actions
+	}
+	switch f.phase {
+	case handoff.DestReceiving:
+		if actions := w.source(now, f); actions != nil {
+			return actions
 		}
-		return
+		return w.load(now, f)
+	case handoff.DestReady:
+		return w.ready(now, f)
+	case handoff.DestResetting:
+		if !w.slowReset && now.Sub(f.times.resetting) > joinLimit {
+			w.slowReset = true
+			return []any{warnUser{"the devices are not reset yet: a driver takes its time"}}
+		}
 	}
-	var arrived uint64
-	for i := range e.acks.read {
-		arrived += e.acks.read[i].Load()
+	return nil
+}
+
+func timedOut(format string, args ...any) *transport.Fault {
+	return &transport.Fault{Code: transport.CodeTimeout, Err: fmt.Errorf(format, args...)}
+}
+
+// failed ends an attempt by a fault of this side.
+func failed(f *transport.Fault) endAttempt { return endAttempt{fault: f, event: why(f)} }
+
+// connection bounds the wait for a source that was lost, and takes one for lost that is
+// connected and says nothing, although its streams have not ended. The wait of a complete
+// copy, ready bounds.
+func (w *watch) connection(now time.Time, f facts) []any {
+	if f.lostAt.IsZero() {
+		quiet := now.Sub(f.heardAt)
+		if f.phase == handoff.DestReceiving && !f.ended && f.connected && !f.local && quiet > transport.SilenceLimit {
+			return []any{loseConnection{fmt.Errorf("%w: the source is connected, and has said nothing for %v", transport.ErrLost, quiet.Round(time.Second))}}
+		}
+		return nil
 	}
-	for _, d := range e.devices {
-		arrived += d.position() // within one host nothing else tells of the bytes
+	waited := now.Sub(f.lostAt)
+	switch f.phase {
+	case handoff.DestReceiving:
+		limit := w.limits.reconnect
+		if !f.taken { // it has perhaps not heard WELCOME, and sends HELLO again
+			limit = min(limit, transport.LanesTimeout)
+		}
+		if waited > limit {
+			return []any{endAttempt{&transport.Fault{Code: transport.CodeNetwork,
+				Err: fmt.Errorf("%w, and the source has not come back for %v", transport.ErrLost, limit)}, handoff.Unreachable{}, !f.taken}}
+		}
+	case handoff.DestRunning:
+		if waited > w.limits.reconnect {
+			return []any{endRunning{fmt.Sprintf("the devices run here, and the source, which has not come back for %v, may not know it", w.limits.reconnect)}}
+		}
 	}
-	if arrived != e.arrivedAll || !e.owes() || e.quiet.IsZero() {
-		e.arrivedAll, e.quiet = arrived, time.Now()
+	return nil
+}
+
+// source ends the attempt of a source that keeps others from this destination, and sends
+// nothing: one that has opened no data lane, or one whose estimate says that bytes are left. A
+// source of which nothing is left may wait for its guest. While a device here has a chunk to
+// write, or a lane is lost, the source may have to wait.
+func (w *watch) source(now time.Time, f facts) []any {
+	if !f.lostAt.IsZero() {
+		w.quietAt = time.Time{}
+		return nil
 	}
-	limit := e.opts.StallLimit
-	if slices.ContainsFunc(e.lanes, func(r *receiver) bool { return r == nil || r.gone }) {
-		limit += e.opts.ReconnectLimit
+	if f.dialled == 0 {
+		if now.Sub(f.times.welcomed) > transport.LanesTimeout {
+			return []any{givesUp(timedOut("the source has opened no data lane for %v", transport.LanesTimeout))}
+		}
+		return nil
 	}
-	if time.Since(e.quiet) > limit {
-		e.giveUp(fmt.Errorf("the source says that bytes are left, and has sent none for %v", limit))
+	if f.arrived != w.arrived || !f.owes || w.quietAt.IsZero() {
+		w.arrived, w.quietAt = f.arrived, now
+	}
+	if limit := w.stallLimit(f); now.Sub(w.quietAt) > limit {
+		return []any{givesUp(timedOut("the source says that bytes are left, and has sent none for %v", limit))}
+	}
+	return nil
+}
+
+// givesUp ends the attempt of a source that sends nothing. If it never sent a byte, the next
+// source may come.
+func givesUp(f *transport.Fault) endAttempt { return endAttempt{f, why(f), true} }
+
+// stallLimit is how long nothing may move. What is missing because its lane is lost is no
+// fault of a device, nor of the source.
+func (w *watch) stallLimit(f facts) time.Duration {
+	if f.missing {
+		return w.limits.stall + w.limits.reconnect
+	}
+	return w.limits.stall
+}
+
+// load ends the attempt where devices have everything of the source's, and write nothing.
+func (w *watch) load(now time.Time, f facts) []any {
+	if !f.ended {
+		return nil
+	}
+	if f.applied != w.applied || w.appliedAt.IsZero() || !f.lostAt.IsZero() {
+		w.applied, w.appliedAt = f.applied, now
+	}
+	if limit := w.stallLimit(f); now.Sub(w.appliedAt) > limit {
+		return []any{failed(timedOut("%w for %v after the last END", ErrStalled, limit))}
+	}
+	return nil
+}
+
+// turnBackLimit is how long a source that is connected may take to go back: longer than its
+// own limit for that.
+const turnBackLimit = 35 * time.Second
+
+// ready warns of a copy that waits for COMMIT, and ends the wait if a lease says so. It tells
+// of a copy that stays although the user has cancelled, since no source answers for it. A
+// COMMIT that waits for the witness is waited for.
+func (w *watch) ready(now time.Time, f facts) (actions []any) {
+	if f.asksWitness {
+		w.readyAt, w.waits = time.Time{}, false
+	} else if w.readyAt.IsZero() {
+		w.readyAt = now
+	}
+	switch waited := now.Sub(w.readyAt); {
+	case f.asksWitness:
+	case w.limits.readyLease > 0 && waited >= w.limits.readyLease:
+		return []any{failed(timedOut("%w for %v, and the complete copy is dropped", ErrReadyLease, w.limits.readyLease))}
+	case waited >= w.limits.readyAlarm && !w.waits:
+		w.waits = true
+		actions = append(actions, warnUser{fmt.Sprintf("a complete copy has waited for COMMIT for %v, and waits on", w.limits.readyAlarm)})
+	}
+	cancelled := f.times.cancelled
+	held := !cancelled.IsZero() && (!f.connected || now.Sub(cancelled) > turnBackLimit)
+	if held && !w.held {
+		actions = append(actions, reportHeld{})
+	}
+	if w.held = held; held && f.leaving {
+		actions = append(actions, leaveCopy{})
+	}
+	return actions
+}
+
+// watching tells the watch what the engine knows, and does what it says.
+func (e *engine) watching() {
+	for _, a := range e.watch.tick(time.Now(), e.facts()) {
+		switch a := a.(type) {
+		case endAttempt:
+			e.letGo = e.letGo || a.alone
+			e.fail(a.fault, a.event)
+		case loseConnection:
+			e.lose(a.err)
+		case endRunning:
+			e.out.Warnings = append(e.out.Warnings, a.warning)
+			e.own(handoff.Unreachable{})
+		case warnUser:
+			e.tell(report.Event{Kind: report.Warning, Text: a.text})
+		case reportHeld:
+			e.tell(report.Event{Kind: report.Held, Peer: e.out.Peer, Attempt: e.owner.Attempt})
+		case leaveCopy:
+			e.leave()
+		}
 	}
 }
 
-// giveUp ends the attempt of a source that sends nothing. Where it never sent a byte, the
-// next source is waited for.
-func (e *engine) giveUp(why error) {
-	e.letGo = true
-	e.failed(&transport.Fault{Code: transport.CodeTimeout, Err: why})
+func (e *engine) facts() facts {
+	f := facts{
+		phase: e.owner.Phase, times: &e.times, asksWitness: e.owner.Asking,
+		connected: e.control != nil, local: e.local, lostAt: e.lostAt, heardAt: e.saidAt, taken: e.taken(),
+		dialled: len(e.dialled()), leaving: e.opts.Leave == nil || e.leaving,
+		missing: slices.ContainsFunc(e.lanes, func(r *receiver) bool { return r == nil || r.gone }),
+	}
+	if !e.loads() || f.phase != handoff.DestReceiving {
+		return f
+	}
+	for i := range e.acks.read {
+		f.arrived += e.acks.read[i].Load()
+	}
+	for _, d := range e.devices { // within one host nothing else tells of the bytes
+		f.applied += d.position()
+	}
+	f.arrived += f.applied
+	f.ended, f.owes = e.ends == len(e.devices), e.owes()
+	return f
 }
 
 // owes reports whether the source says that bytes are left, and no device here has any to write.
 func (e *engine) owes() (owes bool) {
-	stopped := !e.clock.stopped.IsZero()
+	stopped := !e.times.stopped.IsZero()
 	for _, d := range e.devices {
 		if _, idle := d.merge.status(); !idle {
 			return false
@@ -67,68 +284,10 @@ func (e *engine) owes() (owes bool) {
 	return owes && e.ends < len(e.devices)
 }
 
-// watchLoad gives up on devices that have everything of the source's and yet write
-// nothing. What is missing because its lane is lost is no fault of theirs.
-func (e *engine) watchLoad() {
-	if e.owner.Phase != handoff.DestReceiving || e.ends < len(e.devices) {
-		return
-	}
-	var sum uint64
-	for _, d := range e.devices {
-		sum += d.position()
-	}
-	if sum != e.applied || e.moved.IsZero() || !e.lostAt.IsZero() {
-		e.applied, e.moved = sum, time.Now()
-	}
-	limit := e.opts.StallLimit
-	if slices.ContainsFunc(e.lanes, func(r *receiver) bool { return r == nil || r.gone }) {
-		limit += e.opts.ReconnectLimit
-	}
-	if time.Since(e.moved) > limit {
-		e.failed(&transport.Fault{Code: transport.CodeTimeout, Err: fmt.Errorf("%w for %v after the last END", ErrStalled, limit)})
-	}
-}
-
-// watchReady tells of a copy that waits for COMMIT, and drops it if that is wanted. A
-// COMMIT that has come, and waits for the witness, is waited for too.
-func (e *engine) watchReady() {
-	if e.owner.Phase != handoff.DestReady || e.owner.Asking {
-		e.readyAt, e.alarmed = time.Time{}, false
-		return
-	}
-	if e.readyAt.IsZero() {
-		e.readyAt = time.Now()
-	}
-	switch waited := time.Since(e.readyAt); {
-	case e.opts.ReadyLease > 0 && waited >= e.opts.ReadyLease:
-		e.failed(&transport.Fault{Code: transport.CodeTimeout, Err: fmt.Errorf("%w for %v, and the complete copy is dropped", ErrReadyLease, e.opts.ReadyLease)})
-	case waited >= e.opts.ReadyAlarm && !e.alarmed:
-		e.alarmed = true
-		e.tell(report.Event{Kind: report.Warning, Text: fmt.Sprintf("a complete copy has waited for COMMIT for %v, and waits on", e.opts.ReadyAlarm)})
-	}
-}
-
-// turnBackLimit is how long a source that is connected may take to go back: longer than its
-// own limit for that.
-const turnBackLimit = 35 * time.Second
-
-// watchHeld tells of a complete copy that stays although the user has cancelled: nobody
-// answers for the source's copy.
-func (e *engine) watchHeld() {
-	away := e.control == nil || time.Since(e.cancelledAt) > turnBackLimit
-	held := !e.cancelledAt.IsZero() && e.owner.Phase == handoff.DestReady && away
-	if held && !e.held {
-		e.tell(report.Event{Kind: report.Held, Peer: e.out.Peer, Attempt: e.owner.Attempt})
-	}
-	if e.held = held; held && (e.opts.Leave == nil || e.leaving) {
-		e.leave()
-	}
-}
-
 // leave is the user's wish to end all the same. It does not count before the user was told
 // what stays.
 func (e *engine) leave() {
-	if !e.held {
+	if !e.watch.held {
 		return
 	}
 	e.fault = &transport.Fault{Code: transport.CodeCancelled, Err: ErrLeft}

@@ -19,12 +19,12 @@ type witnessed struct {
 const witnessPause = time.Second
 
 func (e *engine) witnessed(ev witnessed) {
-	if ev.err != nil && !e.silent {
-		e.silent = true
+	if ev.err != nil && !e.watch.silent {
+		e.watch.silent = true
 		e.tell(report.Event{Kind: report.Warning, Text: fmt.Sprintf("the witness does not answer, and is asked again before anything is started: %v", ev.err)})
 	}
 	if ev.err == nil {
-		e.steps.witness, e.steps.askedAt = time.Since(e.steps.askedAt), time.Time{}
+		e.times.steps.witness, e.times.steps.askedAt = time.Since(e.times.steps.askedAt), time.Time{}
 	}
 	e.own(handoff.Witnessed{Winner: ev.winner})
 }
