@@ -62,7 +62,7 @@ func (r *refusals) due(text string) (more int, due bool) {
 
 // tellRefused tells of a source that was refused or let go of, and that the next is waited for.
 func (e *engine) tellRefused(f *transport.Fault) {
-	if more, due := e.told.due(e.out.Peer.String() + f.Error()); due {
+	if more, due := e.callers.refusals.due(e.out.Peer.String() + f.Error()); due {
 		e.tell(report.Event{Kind: report.Refused, Peer: e.out.Peer, Attempt: e.out.Attempt, Err: f, More: more})
 	}
 }
@@ -70,7 +70,7 @@ func (e *engine) tellRefused(f *transport.Fault) {
 // tellTurned tells of a source that came beside another one.
 func (e *engine) tellTurned(lane transport.Lane, why string) {
 	text := fmt.Sprintf("another source came and was turned away%s: %s", from(lane), why)
-	if _, due := e.told.due(text); due {
+	if _, due := e.callers.refusals.due(text); due {
 		e.tell(report.Event{Kind: report.Warning, Text: text})
 	}
 }
@@ -78,7 +78,7 @@ func (e *engine) tellTurned(lane transport.Lane, why string) {
 // cameToNothing reports whether an attempt that is over was ended by its source alone, before a
 // byte of its streams had come: no device here is to blame, and all have been reset.
 func (e *engine) cameToNothing() bool {
-	return e.letGo && !e.begunStreams() && e.deaf == nil && !e.stuck
+	return e.letGo && !e.begunStreams() && e.callers.deaf == nil && !e.stuck
 }
 
 // begunStreams reports whether a byte of the source's streams has come.
@@ -112,11 +112,8 @@ func reply(control *transport.Control, m transport.Message) {
 	})
 }
 
-// forget closes lanes that were admitted too late for the loop to see, or had to wait.
+// forget closes lanes that were admitted too late for the loop to see.
 func (e *engine) forget() {
-	for _, ev := range e.postponed {
-		ev.lane.Close()
-	}
 	for {
 		select {
 		case ev := <-e.events:

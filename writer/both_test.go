@@ -52,7 +52,7 @@ func TestMeet(t *testing.T) {
 // TestAlarmIsBounded: a source that asks again and again does not fill the user's screen.
 func TestAlarmIsBounded(t *testing.T) {
 	raised := 0
-	e := &engine{opts: Options{Observe: func(report.Event) { raised++ }}}
+	e := newEngine(Options{Observe: func(report.Event) { raised++ }}, nil)
 	for range 1000 {
 		e.raise(report.Event{Kind: report.Alarm})
 	}

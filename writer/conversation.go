@@ -117,8 +117,8 @@ func (e *engine) interrupt(cause error) {
 
 // hello holds the offer against this side and opens the devices' sessions.
 func (e *engine) hello(ev admitted, m *transport.Hello) {
-	e.hear(ev.control)
-	e.offer, e.times.hello, e.local = m, time.Now(), transport.Local(ev.lane)
+	e.useControl(ev.control)
+	e.offer, e.times.hello, e.conn.local = m, time.Now(), transport.Local(ev.lane)
 	e.out.Attempt, e.out.Peer = m.Attempt, transport.PeerOf(ev.lane)
 	if fault := e.spareOthers(m.Mig); fault != nil {
 		e.dismiss(fault)
@@ -142,7 +142,7 @@ func (e *engine) hello(ev admitted, m *transport.Hello) {
 	e.terms = terms
 	e.devices = e.fleet.inOrder(m.Devices) // from here on there is no other order
 	for _, d := range e.devices {
-		d.splice = d.offer.Splice && e.local
+		d.splice = d.offer.Splice && e.conn.local
 	}
 	e.fleet.session = ""
 	if e.persists() {
@@ -204,7 +204,7 @@ func (e *engine) welcome() *transport.Welcome {
 }
 
 func (e *engine) estimated(m *transport.Estimate) {
-	if !e.loads() || *m.About() != e.owner.Attempt || len(m.Devices) != len(e.devices) {
+	if !e.pipe.loads() || *m.About() != e.owner.Attempt || len(m.Devices) != len(e.devices) {
 		return
 	}
 	for i, d := range e.devices {
@@ -212,15 +212,15 @@ func (e *engine) estimated(m *transport.Estimate) {
 			d.estimate = m.Devices[i]
 		}
 	}
-	e.acks.stamp(m.Stamp)
+	e.pipe.acks.stamp(m.Stamp)
 	if m.Stopped && e.times.stopped.IsZero() && e.owner.Phase == handoff.DestReceiving {
-		e.times.stopped, e.asOfStop = time.Now(), e.progressed()
+		e.times.stopped, e.pipe.asOfStop = time.Now(), e.pipe.progressed()
 		for _, d := range e.devices {
 			d.atStop = d.position()
 		}
 		e.tell(report.Event{Kind: report.Phase, Phase: report.StopCopy})
 	}
-	e.credit.divide(e.needs())
+	e.pipe.credit.divide(e.needs())
 }
 
 // needs is what the memory is divided by.
@@ -249,13 +249,13 @@ func (e *engine) ended(m *transport.End) {
 		return
 	}
 	d.estimate = transport.DeviceEstimate{StopCopy: m.Bytes, Known: true}
-	e.credit.divide(e.needs())
-	e.ends++
+	e.pipe.credit.divide(e.needs())
+	e.pipe.ends++
 	e.checkWhole()
 }
 
 func (e *engine) laneEnded(ev laneEnded) {
-	if e.owner.Phase != handoff.DestReceiving || !slices.Contains(e.lanes, ev.receiver) {
+	if e.owner.Phase != handoff.DestReceiving || !slices.Contains(e.pipe.lanes, ev.receiver) {
 		return // it has a successor
 	}
 	if ev.lost {
@@ -273,7 +273,7 @@ func (e *engine) laneEnded(ev laneEnded) {
 // checkWhole looks, when the source has ended every lane and every stream, for
 // chunks that are missing: they will not come any more.
 func (e *engine) checkWhole() {
-	if e.ends < len(e.devices) || slices.ContainsFunc(e.lanes, func(r *receiver) bool { return r == nil || !r.ended }) {
+	if e.pipe.ends < len(e.devices) || slices.ContainsFunc(e.pipe.lanes, func(r *receiver) bool { return r == nil || !r.ended }) {
 		return
 	}
 	for _, d := range e.devices {
@@ -295,12 +295,12 @@ func (e *engine) loaderEnded(ev loaderEnded) {
 		return
 	}
 	e.devices[ev.device].digest = ev.digest
-	e.complete++
-	if e.complete < len(e.devices) {
+	e.pipe.complete++
+	if e.pipe.complete < len(e.devices) {
 		return
 	}
-	e.loading.Wait()
-	e.asOfReady = e.progressed()
+	e.pipe.loading.Wait()
+	e.pipe.asOfReady = e.pipe.progressed()
 	e.tell(report.Event{Kind: report.Phase, Phase: report.Commit})
 	digests := make([]transport.StreamDigest, len(e.devices))
 	for i, d := range e.devices {
@@ -312,7 +312,7 @@ func (e *engine) loaderEnded(ev loaderEnded) {
 // acceptFailed matters only while nobody has come: what a migration under way
 // misses, its source notices.
 func (e *engine) acceptFailed(err error) {
-	e.deaf = err
+	e.callers.deaf = err
 	if !e.engaged() {
 		e.fail(&transport.Fault{Code: transport.CodeNetwork, Err: err}, handoff.Interrupt{})
 	}
@@ -320,7 +320,7 @@ func (e *engine) acceptFailed(err error) {
 
 func (e *engine) controlLost(ev controlLost) {
 	switch {
-	case ev.control != e.control: // one that has a successor, or was sent away
+	case ev.control != e.conn.control: // one that has a successor, or was sent away
 		ev.control.Lane().Close()
 	case e.mayReturn(ev.err):
 		e.lose(ev.err)
@@ -333,7 +333,7 @@ func (e *engine) controlLost(ev controlLost) {
 		f := &transport.Fault{Code: transport.CodeOf(ev.err), Err: ev.err}
 		if f.Code == transport.CodeCorrupt || f.Code == transport.CodeProtocol {
 			e.failed(f) // the source can still be told why
-		} else if e.owner.Phase == handoff.DestReceiving && len(e.dialled()) == 0 {
+		} else if e.owner.Phase == handoff.DestReceiving && len(e.pipe.dialled()) == 0 {
 			e.letGo = true
 		}
 		e.fail(f, handoff.Unreachable{})
@@ -385,7 +385,7 @@ func (e *engine) do(actions []handoff.Action) {
 				return
 			}
 		case handoff.SendWelcome:
-			e.tellSource(e.welcome())
+			e.conn.send(e.welcome())
 		case handoff.Send:
 			e.send(a.Message)
 		case handoff.AskWitness:
@@ -412,19 +412,13 @@ func (e *engine) send(m transport.Message) {
 	if r, ok := m.(*transport.Running); ok {
 		r.WitnessNS, r.AcceptNS = e.times.steps.witness.Nanoseconds(), e.times.steps.accept.Nanoseconds()
 	}
-	e.tellSource(m)
-}
-
-func (e *engine) tellSource(m transport.Message) {
-	if e.control != nil {
-		e.control.Send(m)
-	}
+	e.conn.send(m)
 }
 
 // onTick tells progress, and looks at what takes too long.
 func (e *engine) onTick() {
-	if e.loads() {
-		e.tell(report.Event{Kind: report.Progress, Devices: e.snapshots(), Fill: e.recent.look(e.progressed(), e.credit.chunks)})
+	if e.pipe.loads() {
+		e.tell(report.Event{Kind: report.Progress, Devices: e.snapshots(), Fill: e.pipe.recent.look(e.pipe.progressed(), e.pipe.credit.chunks)})
 	}
 	e.watching()
 }

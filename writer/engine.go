@@ -4,11 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 
+	"github.com/migpipe/migpipe/internal/tasks"
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
 	"github.com/migpipe/migpipe/transport/handoff/witness"
@@ -51,9 +50,9 @@ func Receive(ctx context.Context, listener transport.Listener, sinks []Sink, opt
 	told := new(refusals)
 	for next, waits := (*admitted)(nil), (handoff.Entry{}); ; o.Recover = (transport.MigID{}) {
 		e := newEngine(o, sinks)
-		e.told, e.waits = told, waits
+		e.callers.refusals, e.waits = told, waits
 		e.loop(ctx, listener, next)
-		next, waits = e.successor, e.waits
+		next, waits = e.callers.successor, e.waits
 		ended := e.out.Outcome != handoff.Rolledback || ctx.Err() != nil
 		nothing := !ended && e.cameToNothing()
 		switch {
@@ -78,68 +77,47 @@ func Receive(ctx context.Context, listener transport.Listener, sinks []Sink, opt
 type engine struct {
 	opts    Options
 	owner   handoff.Dest
-	journal handoff.Journal // nil before HELLO
-	fleet   *fleet
-	devices []*device          // of the fleet, in HELLO's order once that has come
-	control *transport.Control // nil before a source has come, and while it is lost
-	lostAt  time.Time          // when it was lost, zero while it stands
-	saidAt  time.Time          // when the source last said something
-	local   bool               // the source is a process of this host
-	offer   *transport.Hello   // nil before HELLO, and after a restart
+	journal handoff.Journal  // nil before HELLO
+	offer   *transport.Hello // nil before HELLO, and after a restart
 	terms   terms
+	devices []*device // of the fleet, in HELLO's order once that has come
 
-	arena     *transport.Arena // these five from the moment of WELCOME
-	acks      *acker
-	credit    *credit
-	complete  int                           // loaders that ended well
-	ends      int                           // ENDs received
-	recent    recent                        // these three for how full the stages are
-	asOfStop  progress                      // when the guest had stopped
-	asOfReady progress                      // when every device had its state, nil before
-	lanes     []*receiver                   // by number, nil before they are dialled; in place of a lost one its successor
-	turned    atomic.Int32                  // sources being told that another is served
-	told      *refusals                     // of this Receive
-	alarms    map[transport.MigID]time.Time // when each migration last raised one
-	late      []transport.Lane              // opened when the attempt was already over
-	dismissed []transport.Lane              // of sources that were sent away, as long as they may be reading why
-	asking    *preflight                    // the last one; nil before
-	answering guests                        // who is answered from a journal
-	postponed map[transport.ID]admitted     // HELLOs of those
+	fleet   *fleet
+	callers *callers
+	conn    *connection
+	pipe    *pipeline
+	watch   watch
+	times   timing
+	preparation
+	ending
 
 	events chan any
 	quit   chan struct{} // closed when nobody takes events any more
+	work   *tasks.Group  // transitions, preflights, and the witness: ends when the streams are abandoned
 
-	work      context.Context // ends when the streams are abandoned
-	stopWork  context.CancelFunc
-	accepting sync.WaitGroup // acceptor and lanes being admitted: stopped by stopAccept, and by deadlines
-	receiving sync.WaitGroup // lane receivers: stopped by the lane's end or abandon
-	loading   sync.WaitGroup // loaders: stopped by the stream's end or stopWork
-	hearing   sync.WaitGroup // control reader: by the control lane's end
-	acking    sync.WaitGroup // acker: stopped by quit
-	others    sync.WaitGroup // transitions, preflights, and sources being turned away: end by themselves
+	complained transport.Attempt // the user was told that this copy could not be resumed
+	bytes      uint64            // of the streams, as recorded before a restart
+	leaving    bool              // the user wants to end as soon as he was told so
+}
 
-	life       context.Context // ends with the loop
-	endLife    context.CancelFunc
-	successor  *admitted // the source's next attempt, when it has ended this one
-	deaf       error     // why no more lanes are accepted
-	times      timing
-	watch      watch
-	probe      probed // what the witness said meanwhile
-	endProbe   context.CancelFunc
-	letGo      bool // the source alone has ended the attempt: it was refused, or has sent nothing
-	fault      *transport.Fault
+// preparation is the way of the devices to RESUMING, and what is asked meanwhile.
+type preparation struct {
+	preparing   bool   // devices are on their way
+	interrupted bool   // meanwhile the user cancelled, or the source was lost
+	probe       probed // what the witness said
+	endProbe    func()
+}
+
+// ending is what an attempt comes to.
+type ending struct {
+	out        report.Report
+	fault      *transport.Fault // the first cause
 	tooLate    *transport.Fault // the first that came while the devices were started
 	unrecorded *transport.Fault // why the journal has not taken a record
-	out        report.Report
-
-	complained  transport.Attempt // of which it was told that what is kept of it could not be gone on with
-	waits       handoff.Entry     // what was accepted before the host was restarted, and waits for its source
-	bytes       uint64            // of the streams, as recorded before a restart
-	stuck       bool              // a driver has not let go of a write
-	preparing   bool              // devices are on their way to RESUMING
-	interrupted bool              // meanwhile somebody cancelled, or the source was lost
-	leaving     bool              // the user wants to end as soon as he was told so
-	done        bool
+	letGo      bool             // the source alone has ended the attempt: it was refused, or has sent nothing
+	stuck      bool             // a driver has not let go of a write
+	done       bool
+	waits      handoff.Entry // what was accepted before the host was restarted, and waits for its source
 }
 
 func newEngine(o Options, sinks []Sink) *engine {
@@ -147,16 +125,17 @@ func newEngine(o Options, sinks []Sink) *engine {
 	e.devices = e.fleet.devices
 	e.watch.limits = watchLimits{o.ReconnectLimit, o.StallLimit, o.ReadyAlarm, o.ReadyLease}
 	e.fleet.warn = func(err error) { e.post(warned{err}) }
-	e.life, e.endLife = context.WithCancel(context.Background())
-	e.work, e.stopWork = context.WithCancel(context.Background())
+	e.work = tasks.NewGroup(context.Background())
+	e.callers = newCallers(e.post, e.events, e.quit)
+	e.conn = &connection{post: e.post}
+	e.pipe = newPipeline(e.work, e.post)
 	return e
 }
 
 // loop takes events until the hand-off says that it is over, then stops and
 // joins everything. first is a source that has come before, if there is one.
 func (e *engine) loop(ctx context.Context, listener transport.Listener, first *admitted) {
-	acceptCtx, stopAccept := context.WithCancel(context.Background())
-	e.accepting.Go(func() { e.accept(acceptCtx, listener) })
+	e.callers.listen(listener)
 	ticker := time.NewTicker(tick)
 	defer ticker.Stop()
 	cancelled, leave := ctx.Done(), e.opts.Leave
@@ -181,9 +160,9 @@ func (e *engine) loop(ctx context.Context, listener transport.Listener, first *a
 		}
 	}
 	close(e.quit)
-	e.endLife()
-	stopAccept()
-	e.accepting.Wait()
+	e.callers.talking.Stop()
+	e.callers.accepting.Stop()
+	e.callers.accepting.Wait()
 	e.join()
 	e.forget()
 	e.keepTimes()
@@ -194,18 +173,11 @@ func (e *engine) loop(ctx context.Context, listener transport.Listener, first *a
 // after the control lane: a source that lost them first would not know why.
 func (e *engine) join() {
 	e.stuck = e.stuck || !e.abandon()
-	e.acking.Wait() // CloseWrite must not come beside a Write
-	if e.control != nil {
-		transport.HangUp(e.control.Lane(), e.hearing.Wait)
-	}
-	e.hearing.Wait()
-	for _, r := range e.dialled() {
-		r.lane.Close()
-	}
-	for _, l := range slices.Concat(e.late, e.dismissed) {
-		l.Close()
-	}
-	e.others.Wait()
+	e.pipe.acking.Wait() // CloseWrite must not come beside a Write
+	e.conn.close()
+	e.pipe.closeLanes()
+	e.callers.close()
+	e.work.Wait()
 	if !e.stuck {
 		e.free()
 	}
@@ -215,48 +187,14 @@ func (e *engine) join() {
 // free gives back what chunks and their writers used.
 func (e *engine) free() {
 	e.fleet.closeStreams()
-	if e.arena == nil {
-		return
-	}
-	if err := e.arena.Close(); err != nil {
-		panic(err)
-	}
+	e.pipe.close()
 }
 
-// joinLimit bounds the wait for a driver that holds on to a write although its
-// device is to be reset.
-const joinLimit = 5 * time.Second
-
-// abandon wakes and joins everything that carries chunks, and lets go of those
-// that will not be written. It reports whether all has ended within joinLimit;
-// if not, the last write takes what it uses with it, whenever it ends.
+// abandon ends and joins everything that carries chunks. It reports whether all has ended
+// within joinLimit.
 func (e *engine) abandon() bool {
-	e.stopWork()
-	for _, r := range e.dialled() {
-		r.lane.SetDeadline(time.Unix(1, 0))
-	}
-	ended, late := make(chan struct{}), make(chan struct{})
-	go func() { // ends with the last write
-		e.receiving.Wait()
-		e.loading.Wait()
-		for _, d := range e.devices {
-			if d.merge != nil {
-				d.merge.drop()
-			}
-		}
-		select {
-		case ended <- struct{}{}:
-		case <-late:
-			e.free()
-		}
-	}()
-	select {
-	case <-ended:
-		return true
-	case <-time.After(joinLimit):
-		close(late)
-		return false
-	}
+	e.work.Stop()
+	return e.pipe.join(e.free)
 }
 
 // post hands an event to the loop, or drops it when the loop has ended.
@@ -309,8 +247,8 @@ func (e *engine) handle(ev any) {
 	case admitted:
 		e.admitted(ev)
 	case heard:
-		if ev.control == e.control {
-			e.saidAt = time.Now()
+		if ev.control == e.conn.control {
+			e.conn.heardAt = time.Now()
 			e.message(ev.message)
 		}
 	case acceptFailed:
@@ -343,54 +281,6 @@ func (e *engine) handle(ev any) {
 	}
 }
 
-// accept takes lanes until ctx ends, and has each say what it is for.
-func (e *engine) accept(ctx context.Context, listener transport.Listener) {
-	slots := make(chan struct{}, transport.MaxHalfOpen)
-	for {
-		lane, err := listener.Accept(ctx)
-		if err != nil {
-			if ctx.Err() == nil {
-				e.post(acceptFailed{fmt.Errorf("accept: %w", err)})
-			}
-			return
-		}
-		select {
-		case slots <- struct{}{}:
-		default: // more silent lanes than a migration can have
-			lane.Close()
-			continue
-		}
-		e.accepting.Go(func() {
-			e.admit(ctx, lane)
-			<-slots
-		})
-	}
-}
-
-// admit reads a lane's preamble, and the first message of a control lane. It ends
-// within HandshakeTimeout, or with ctx.
-func (e *engine) admit(ctx context.Context, lane transport.Lane) {
-	lane.SetDeadline(time.Now().Add(transport.HandshakeTimeout))
-	stop := context.AfterFunc(ctx, func() { lane.SetDeadline(time.Unix(1, 0)) })
-	defer stop()
-	ev := admitted{lane: lane}
-	var err error
-	if ev.pre, err = transport.ReadPreamble(lane); err == nil && ev.pre.Kind == transport.LaneControl {
-		ev.control = transport.NewControl(lane)
-		ev.first, err = ev.control.Receive()
-	}
-	if err != nil || !stop() {
-		lane.Close()
-		return
-	}
-	lane.SetDeadline(time.Time{})
-	select {
-	case e.events <- ev:
-	case <-e.quit:
-		lane.Close()
-	}
-}
-
 func (e *engine) admitted(ev admitted) {
 	switch {
 	case ev.pre.Kind == transport.LaneData:
@@ -406,116 +296,67 @@ func (e *engine) admitted(ev admitted) {
 	}
 }
 
-// hear takes messages from a control lane from now on.
-func (e *engine) hear(control *transport.Control) {
-	e.control, e.lostAt, e.saidAt = control, time.Time{}, time.Now()
+// useControl takes messages from a control lane from now on.
+func (e *engine) useControl(control *transport.Control) {
+	e.conn.use(control)
 	e.out.Over(control.Lane())
-	e.hearing.Go(func() { e.receive(control) })
 }
 
-// turnAway tells a source why it is not served, unless too many are being told.
+// turnAway tells a source why it is not served.
 func (e *engine) turnAway(ev admitted, why *transport.Fault) {
-	if e.turned.Add(1) > maxTurned {
-		e.turned.Add(-1)
-		ev.lane.Close()
-		return
+	if e.callers.turnAway(ev, why) {
+		e.tellTurned(ev.lane, why.Err.Error())
 	}
-	e.tellTurned(ev.lane, why.Err.Error())
-	e.others.Go(func() {
-		defer e.turned.Add(-1)
-		turnAway(ev, why)
-	})
 }
 
 // preflight answers one preflight at a time. It ends by itself, or with work.
 func (e *engine) preflight(ev admitted) {
-	if !e.asking.over() {
+	if !e.callers.preflight.over() {
 		e.turnAway(ev, &transport.Fault{Code: transport.CodeLimit, Err: errors.New("this destination already answers a preflight")})
 		return
 	}
-	p := newPreflight(e.work, e, ev)
-	e.asking = p
-	e.others.Go(p.run)
+	p := newPreflight(e, ev)
+	e.callers.preflight = p
+	p.tasks.Go(p.run)
 }
 
 // probeLane has a lane of the preflight read, until one of them ends.
 func (e *engine) probeLane(ev admitted) {
-	p := e.asking
+	p := e.callers.preflight
 	if p == nil || !p.takes(ev) {
 		ev.lane.Close()
 		return
 	}
-	e.others.Go(func() { p.discard(ev.lane) })
-}
-
-// receive hands the source's messages to the loop. It ends with the lane.
-func (e *engine) receive(control *transport.Control) {
-	for {
-		m, err := control.Receive()
-		if err != nil {
-			e.post(controlLost{control, err})
-			return
-		}
-		e.post(heard{control, m})
-	}
+	p.tasks.Go(func(ctx context.Context) { p.discard(ctx, ev.lane) })
 }
 
 // dataLane starts a receiver, if the lane is of this migration and peer.
 func (e *engine) dataLane(ev admitted) {
 	a := transport.Attempt{Mig: ev.pre.Mig, Epoch: ev.pre.Epoch}
 	i, ours := int(ev.pre.Index), e.engaged() && a == e.owner.Attempt && transport.IsPeer(ev.lane, e.out.Peer)
-	if !ours || i >= len(e.lanes) || e.local && e.lanes[i] != nil {
+	if !ours || i >= len(e.pipe.lanes) || e.conn.local && e.pipe.lanes[i] != nil {
 		ev.lane.Close()
 		return
 	}
 	if e.owner.Phase != handoff.DestReceiving {
-		if len(e.late) < len(e.lanes) {
-			e.late = append(e.late, ev.lane) // closed now, it would hide from the source why
-		} else {
-			ev.lane.Close()
-		}
+		e.pipe.addLate(ev.lane)
 		return
 	}
-	r := &receiver{lane: ev.lane, arena: e.arena, devices: e.devices, local: e.local, over: make(chan struct{}),
-		read: &e.acks.read[i], padded: e.acks.padded, quit: e.work.Done()}
+	var codecs [256]bool
 	for _, id := range agreed(e.offer.Codecs) {
-		r.codecs[id] = true
+		codecs[id] = true
 	}
-	before := e.lanes[i]
-	if before != nil { // the source has lost it, and this side may not know
-		before.lane.SetDeadline(time.Unix(1, 0))
-	}
-	e.lanes[i] = r
-	e.receiving.Go(func() { r.receive(before, e.post) })
-}
-
-// dialled are the receivers of the lanes that the source has dialled so far.
-func (e *engine) dialled() []*receiver {
-	return slices.DeleteFunc(slices.Clone(e.lanes), func(r *receiver) bool { return r == nil })
+	e.pipe.addLane(i, ev.lane, codecs, e.conn.local)
 }
 
 // answer serves a source from its journal alone.
 func (e *engine) answer(ev admitted, m *transport.Resume) {
-	e.inform(ev, func() {
-		answer(e.life, ev, m, e.opts.Journals, e.alarm, func() {
+	e.callers.tell(ev, func(ctx context.Context) {
+		answer(ctx, ev, m, e.opts.Journals, e.alarm, func() {
 			if err := e.fleet.removeSessions(m.Mig); err != nil {
 				e.post(warned{fmt.Errorf("remove what is left of migration %v: %w", m.Mig, err)})
 			}
 		})
-	})
-}
-
-// inform has a source told something, one thing at a time. It ends by itself, or with life.
-func (e *engine) inform(ev admitted, tell func()) {
-	peer := transport.PeerOf(ev.lane)
-	if !e.answering.enter(peer) {
-		ev.lane.Close() // it asks again
-		return
-	}
-	e.others.Go(func() {
-		tell()
-		e.answering.leave(peer)
-		e.post(answered{peer})
 	})
 }
 
@@ -524,10 +365,10 @@ func (e *engine) inform(ev admitted, tell func()) {
 func (e *engine) prepare() {
 	e.preparing = true
 	mig, offered, terms := e.offer.Mig, e.offer.Devices, e.terms
-	ctx, cancel := context.WithCancel(e.work)
-	e.endProbe = cancel
-	e.others.Go(func() {
-		defer cancel()
+	group := e.work.Child()
+	e.endProbe = group.Stop
+	group.Go(func(ctx context.Context) {
+		defer group.Stop()
 		var probe probed
 		var probing sync.WaitGroup
 		probing.Go(func() {
@@ -541,49 +382,26 @@ func (e *engine) prepare() {
 		}
 		took := time.Since(began)
 		if err != nil {
-			cancel()
+			group.Stop()
 		}
 		probing.Wait()
 		e.post(prepared{took, err, probe})
 	})
 }
 
-// loads reports whether memory is set aside and the loaders have been started.
-func (e *engine) loads() bool { return e.acks != nil }
-
 // begin sets memory aside and starts the loaders.
 func (e *engine) begin() error {
-	devices := e.devices
-	arena, err := transport.NewArena(e.opts.Memory, e.terms.chunkSize, least(e.terms.lanes, len(devices)))
-	if err != nil {
-		return err
-	}
-	e.arena, e.lanes = arena, make([]*receiver, e.terms.lanes)
-	for _, d := range devices {
-		d.estimate = transport.DeviceEstimate{StopCopy: d.offer.Estimate, Known: d.offer.Estimate > 0}
-	}
-	e.credit = newCredit(arena.Count()-e.terms.lanes, e.terms.chunkSize, e.needs())
-	merges := make([]*merge, len(devices))
-	for i, d := range devices {
-		merges[i] = newMerge(e.credit, i, e.opts.MaxState)
-		d.merge = merges[i]
-	}
-	e.acks = &acker{attempt: e.offer.Attempt, journal: e.journal.ID(),
-		credit: e.credit, merges: merges, read: make([]atomic.Uint64, e.terms.lanes), due: make(chan struct{}, 1), quit: e.quit}
-	e.acks.control.Store(e.control)
-	for i, d := range devices {
-		l := &loader{
-			device: i, name: d.Name, dev: d.Device, stream: d.stream,
-			merge: d.merge, digest: transport.NewDigest(), post: e.post, applied: func() { e.acks.applied(i) },
-		}
-		if e.fleet.persistent() {
-			l.note = newNote(e.offer, i, e.journal.ID())
-		}
-		d.loader = l
-		e.loading.Go(func() { l.run(e.work) })
-	}
-	e.acking.Go(e.acks.run)
-	return nil
+	journal := e.journal.ID()
+	return e.pipe.begin(e.devices, begun{
+		attempt: e.offer.Attempt, journal: journal, memory: e.opts.Memory, chunkSize: e.terms.chunkSize, lanes: e.terms.lanes,
+		maxState: e.opts.MaxState, control: e.conn.control, quit: e.quit,
+		notes: func(device int) *note {
+			if !e.fleet.persistent() {
+				return nil
+			}
+			return newNote(e.offer, device, journal)
+		},
+	})
 }
 
 // askWitness asks for the attempt's register, and takes its time to say that there
@@ -593,12 +411,12 @@ func (e *engine) askWitness() {
 	if e.times.steps.askedAt.IsZero() {
 		e.times.steps.askedAt = time.Now()
 	}
-	e.others.Go(func() {
-		winner, err := witness.Ask(e.work, e.opts.Witness, mark, a, handoff.DestSide)
+	e.work.Go(func(ctx context.Context) {
+		winner, err := witness.Ask(ctx, e.opts.Witness, mark, a, handoff.DestSide)
 		if err != nil {
 			select {
 			case <-time.After(witnessPause):
-			case <-e.work.Done():
+			case <-ctx.Done():
 			}
 		}
 		e.post(witnessed{winner, err})
@@ -608,7 +426,7 @@ func (e *engine) askWitness() {
 // start runs the devices; it ends when the drivers are done.
 func (e *engine) start() {
 	a := e.owner.Attempt
-	e.others.Go(func() {
+	e.work.Go(func(context.Context) {
 		began := time.Now()
 		failed, warning := e.accepted(a)
 		if failed != nil {
@@ -633,7 +451,7 @@ func (e *engine) start() {
 
 // startGuest ends by itself.
 func (e *engine) startGuest(devices time.Duration) {
-	e.others.Go(func() {
+	e.work.Go(func(context.Context) {
 		began := time.Now()
 		err := e.opts.StartGuest(context.Background())
 		e.post(guestStarted{devices, time.Since(began), err})
@@ -647,8 +465,8 @@ func (e *engine) startGuest(devices time.Duration) {
 func (e *engine) reset() {
 	e.tell(report.Event{Kind: report.Phase, Phase: report.Rollback})
 	e.times.resetting = time.Now()
-	e.others.Go(func() {
-		e.stopWork()
+	e.work.Go(func(context.Context) {
+		e.work.Stop()
 		done := make(chan error, 1)
 		go func() { done <- e.fleet.reset() }() // of a stuck driver, ends with the write
 		if !e.abandon() {
@@ -669,15 +487,4 @@ func sofar(done <-chan error) error {
 	default:
 		return nil
 	}
-}
-
-// parallel runs do for 0 to n-1 at once and joins them.
-func parallel(n int, do func(i int) error) error {
-	errs := make([]error, n)
-	var wg sync.WaitGroup
-	for i := range n {
-		wg.Go(func() { errs[i] = do(i) })
-	}
-	wg.Wait()
-	return errors.Join(errs...)
 }

@@ -83,12 +83,12 @@ func (u usage) since(before usage) usage {
 // progress is how far every device has come.
 type progress []usage
 
-func (e *engine) progressed() progress {
-	p := make(progress, len(e.devices))
-	for i, d := range e.devices {
-		p[i] = d.merge.usage()
+func (p *pipeline) progressed() progress {
+	now := make(progress, len(p.devices))
+	for i, d := range p.devices {
+		now[i] = d.merge.usage()
 	}
-	return p
+	return now
 }
 
 // at is when that was, since the beginning.
@@ -153,17 +153,17 @@ func (r *recent) look(now progress, chunks int) report.Fill {
 
 // fills tells how full the stages were: in all, and while the guest stood still before
 // every device had its state.
-func (e *engine) fills() (all, stop report.Fill) {
-	if !e.loads() {
+func (p *pipeline) fills(stopped bool) (all, stop report.Fill) {
+	if !p.loads() {
 		return
 	}
-	end := e.asOfReady
+	end := p.asOfReady
 	if end == nil {
-		end = e.progressed()
+		end = p.progressed()
 	}
-	all = end.fill(e.credit.chunks)
-	if !e.times.stopped.IsZero() {
-		stop = end.since(e.asOfStop).fill(e.credit.chunks)
+	all = end.fill(p.credit.chunks)
+	if stopped {
+		stop = end.since(p.asOfStop).fill(p.credit.chunks)
 	}
 	return all, stop
 }

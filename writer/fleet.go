@@ -6,6 +6,7 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/migpipe/migpipe/internal/tasks"
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
 	"github.com/migpipe/migpipe/vfio"
@@ -24,7 +25,7 @@ type fleet struct {
 	adopted bool // a process before this one has used them, and may have started some
 }
 
-func newFleet(sinks []Sink) *fleet { return &fleet{devices: newDevices(sinks), each: parallel} }
+func newFleet(sinks []Sink) *fleet { return &fleet{devices: newDevices(sinks), each: tasks.Parallel} }
 
 // inOrder gives the devices in HELLO's order, each with what HELLO says of it.
 func (f *fleet) inOrder(offers []transport.DeviceOffer) []*device {

@@ -26,13 +26,13 @@ func (e *engine) openJournal(a transport.Attempt, existing bool) *transport.Faul
 	}
 	e.journal = j
 	last := j.Last()
-	if transport.IsPeer(e.control.Lane(), last.PeerID) {
+	if transport.IsPeer(e.conn.control.Lane(), last.PeerID) {
 		e.out.Peer = last.PeerID // a certificate may have another name beside it
 	}
 	if err := handoff.MayTake(last, a, e.out.Peer); err != nil {
-		if meet(j, a, e.control.Lane(), e.raise) {
+		if meet(j, a, e.conn.control.Lane(), e.raise) {
 			last.Journal = j.ID()
-			e.control.Send(statusOf(a, last, true)) // DECLINED does not tell the record
+			e.conn.control.Send(statusOf(a, last, true)) // DECLINED does not tell the record
 		}
 		return &transport.Fault{Code: transport.CodeBusy, Err: err}
 	}
@@ -48,16 +48,11 @@ func (e *engine) dismiss(f *transport.Fault) {
 	e.tellRefused(f)
 	e.owner = handoff.Dest{}
 	e.own(handoff.Refused{Attempt: e.offer.Attempt, Why: why(f), NoRecord: true})
-	e.control.Lane().SetDeadline(time.Now().Add(time.Second)) // for it to hang up; ends its reader
-	e.dismissed = append(e.dismissed, e.control.Lane())
+	e.callers.dismiss(e.conn.control.Lane())
 	e.closeJournal()
-	e.control, e.offer, e.out.Attempt, e.out.Peer = nil, nil, transport.Attempt{}, transport.ID{}
-	if e.deaf != nil {
-		e.acceptFailed(e.deaf)
-	}
-	if len(e.dismissed) > maxTurned {
-		e.dismissed[0].Close()
-		e.dismissed = e.dismissed[1:]
+	e.conn.control, e.offer, e.out.Attempt, e.out.Peer = nil, nil, transport.Attempt{}, transport.ID{}
+	if e.callers.deaf != nil {
+		e.acceptFailed(e.callers.deaf)
 	}
 }
 
@@ -114,12 +109,12 @@ const alarmEvery = time.Minute
 
 // raise tells of an alarm.
 func (e *engine) raise(ev report.Event) {
-	if at, ok := e.alarms[ev.Attempt.Mig]; ok && time.Since(at) < alarmEvery {
+	if at, ok := e.callers.alarms[ev.Attempt.Mig]; ok && time.Since(at) < alarmEvery {
 		return
 	}
-	if e.alarms == nil {
-		e.alarms = map[transport.MigID]time.Time{}
+	if e.callers.alarms == nil {
+		e.callers.alarms = map[transport.MigID]time.Time{}
 	}
-	e.alarms[ev.Attempt.Mig] = time.Now()
+	e.callers.alarms[ev.Attempt.Mig] = time.Now()
 	e.tell(ev)
 }

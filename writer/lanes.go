@@ -1,6 +1,7 @@
 package writer
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -44,8 +45,10 @@ func (r *receiver) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// receive takes the place of the receiver before it, if there is one, and receives.
-func (r *receiver) receive(before *receiver, post func(any)) {
+// receive takes the place of the receiver before it, if there is one, and receives. It ends with
+// the lane, or with ctx, with which the streams are abandoned.
+func (r *receiver) receive(ctx context.Context, before *receiver, post func(any)) {
+	r.quit = ctx.Done()
 	if before != nil {
 		<-before.over
 		before.lane.Close()

@@ -1,9 +1,9 @@
 package writer
 
 import (
+	"context"
 	"errors"
 	"fmt"
-	"time"
 
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
@@ -17,9 +17,9 @@ func (e *engine) occupied() *transport.Fault {
 	switch {
 	case e.owner.Phase == handoff.DestResetting:
 		what = "resets its devices after"
-	case e.owner.Phase == handoff.DestReady && !e.lostAt.IsZero():
+	case e.owner.Phase == handoff.DestReady && !e.conn.lostAt.IsZero():
 		code, what = transport.CodeHeld, "holds the complete copy, and waits for the source, of"
-	case !e.lostAt.IsZero():
+	case !e.conn.lostAt.IsZero():
 		what = "waits for the source of"
 	}
 	return &transport.Fault{Code: code, Err: fmt.Errorf("this destination %s migration %v, attempt %d", what, e.out.Attempt.Mig, e.out.Attempt.Epoch)}
@@ -53,39 +53,27 @@ func (e *engine) greeted(ev admitted) {
 // offered takes in HELLO.
 func (e *engine) offered(ev admitted, m *transport.Hello) {
 	switch peer := transport.PeerOf(ev.lane); {
-	case !e.engaged() && e.answering.has(peer):
-		e.postpone(peer, ev)
+	case !e.engaged() && e.callers.answering.has(peer):
+		e.callers.postpone(peer, ev)
 	case !e.engaged():
 		e.hello(ev, m)
 	case e.unanswered(ev, m):
 		e.moveTo(ev.control)
-		e.tellSource(e.welcome())
+		e.conn.send(e.welcome())
 	case e.mayFollow(ev, m):
-		e.successor = &ev
+		e.callers.successor = &ev
 	case e.follows(ev, m):
-		e.successor = &ev
+		e.callers.successor = &ev
 		e.failed(&transport.Fault{Code: transport.CodeCancelled, Remote: true, Err: fmt.Errorf("the source has opened attempt %d", m.Epoch)})
 	default:
 		e.turnAway(ev, e.occupied())
 	}
 }
 
-// postpone has a HELLO wait for the end of a conversation with its source about an attempt
-// before, which has the journal open. One more HELLO takes its place.
-func (e *engine) postpone(peer transport.ID, ev admitted) {
-	if before, ok := e.postponed[peer]; ok {
-		before.lane.Close()
-	}
-	if e.postponed == nil {
-		e.postponed = map[transport.ID]admitted{}
-	}
-	e.postponed[peer] = ev
-}
-
-// answered takes in the end of such a conversation.
+// answered takes in the end of a conversation that a HELLO may have waited for.
 func (e *engine) answered(peer transport.ID) {
-	if ev, ok := e.postponed[peer]; ok {
-		delete(e.postponed, peer)
+	if ev, ok := e.callers.postponed[peer]; ok {
+		delete(e.callers.postponed, peer)
 		e.admitted(ev)
 	}
 }
@@ -99,14 +87,14 @@ func (e *engine) unanswered(ev admitted, m *transport.Hello) bool {
 
 // taken reports whether the source is known to have heard WELCOME: it has dialled a data lane,
 // or a process before this one has begun the attempt. RESUME alone does not count.
-func (e *engine) taken() bool { return len(e.dialled()) > 0 || e.offer == nil }
+func (e *engine) taken() bool { return len(e.pipe.dialled()) > 0 || e.offer == nil }
 
 // mayFollow reports whether a source may wait while the devices are reset, to be served next:
 // with the next attempt of the migration that has ended, or with any where that came to nothing.
 func (e *engine) mayFollow(ev admitted, m *transport.Hello) bool {
 	at := e.owner.Attempt
 	next := m.Mig == at.Mig && m.Epoch > at.Epoch && transport.IsPeer(ev.lane, e.out.Peer)
-	return e.owner.Phase == handoff.DestResetting && e.successor == nil && (next || e.cameToNothing())
+	return e.owner.Phase == handoff.DestResetting && e.callers.successor == nil && (next || e.cameToNothing())
 }
 
 // follows reports whether a source has given up the attempt at hand, by opening the
@@ -114,12 +102,12 @@ func (e *engine) mayFollow(ev admitted, m *transport.Hello) bool {
 func (e *engine) follows(ev admitted, m *transport.Hello) bool {
 	at := e.owner.Attempt
 	undecided := e.owner.Phase == handoff.DestReceiving || e.owner.Phase == handoff.DestReady
-	return undecided && e.successor == nil && m.Mig == at.Mig && m.Epoch > at.Epoch && transport.IsPeer(ev.lane, e.out.Peer)
+	return undecided && e.callers.successor == nil && m.Mig == at.Mig && m.Epoch > at.Epoch && transport.IsPeer(ev.lane, e.out.Peer)
 }
 
 // resume takes in RESUME.
 func (e *engine) resume(ev admitted, m *transport.Resume) {
-	if !e.engaged() && e.fleet.resumable() && e.answering.any() {
+	if !e.engaged() && e.fleet.resumable() && e.callers.answering.any() {
 		ev.lane.Close() // whoever is answered may have the journal: it asks again
 		return
 	}
@@ -133,7 +121,7 @@ func (e *engine) resume(ev admitted, m *transport.Resume) {
 		e.turnAway(ev, &transport.Fault{Code: transport.CodeBusy, Err: errors.New("this attempt was made with another journal")})
 	case m.Epoch != e.owner.Attempt.Epoch:
 		said := otherAttempt(e.owner, m)
-		e.inform(ev, func() { reply(ev.control, said) })
+		e.callers.tell(ev, func(context.Context) { reply(ev.control, said) })
 	default:
 		e.rejoin(ev)
 	}
@@ -143,11 +131,11 @@ func (e *engine) resume(ev admitted, m *transport.Resume) {
 // nobody's claim.
 func (e *engine) queried(ev admitted, m *transport.Query) {
 	if !e.engaged() || m.Mig != e.owner.Attempt.Mig || e.journal == nil {
-		e.inform(ev, func() { inform(e.life, ev, m, e.opts.Journals, e.alarm) })
+		e.callers.tell(ev, func(ctx context.Context) { inform(ctx, ev, m, e.opts.Journals, e.alarm) })
 		return
 	}
 	said := statusOf(m.Attempt, handoff.Entry{Attempt: e.owner.Attempt, Journal: e.owner.Journal, Record: e.owner.Record, Digest: e.owner.Digest}, transport.IsPeer(ev.lane, e.out.Peer))
-	e.inform(ev, func() { reply(ev.control, said) })
+	e.callers.tell(ev, func(context.Context) { reply(ev.control, said) })
 }
 
 // otherAttempt answers about another attempt of the migration at hand.
@@ -171,13 +159,11 @@ func (e *engine) rejoin(ev admitted) {
 // moveTo takes a new control lane in place of the one before. That this is lost, this side
 // may not have noticed.
 func (e *engine) moveTo(control *transport.Control) {
-	if e.control != nil {
-		e.control.Lane().Close()
-	}
-	e.hear(control)
+	e.conn.replace(control)
+	e.out.Over(control.Lane())
 	e.tell(report.Event{Kind: report.Restored})
-	if e.acks != nil {
-		e.acks.use(control)
+	if e.pipe.loads() {
+		e.pipe.acks.use(control)
 	}
 }
 
@@ -186,7 +172,7 @@ func (e *engine) moveTo(control *transport.Control) {
 func (e *engine) mayReturn(err error) bool {
 	switch e.owner.Phase {
 	case handoff.DestReceiving:
-		return transport.Ended(err) && !e.local
+		return transport.Ended(err) && !e.conn.local
 	case handoff.DestReady, handoff.DestStarting, handoff.DestRunning:
 		return true
 	}
@@ -195,10 +181,9 @@ func (e *engine) mayReturn(err error) bool {
 
 // lose waits for a source whose control lane is lost.
 func (e *engine) lose(err error) {
-	e.control.Lane().Close()
-	e.control, e.lostAt = nil, time.Now()
-	if e.acks != nil {
-		e.acks.use(nil)
+	e.conn.lose()
+	if e.pipe.loads() {
+		e.pipe.acks.use(nil)
 	}
 	e.tell(report.Event{Kind: report.Lost, Text: err.Error()})
 }

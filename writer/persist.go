@@ -23,7 +23,7 @@ func sessionID(mig transport.MigID) string { return mig.String() }
 // or where the source is a process of this host, which ends with it.
 func (e *engine) persists() bool {
 	_, lasts := e.journal.(handoff.Lasting)
-	return lasts && !e.local && e.fleet.resumable()
+	return lasts && !e.conn.local && e.fleet.resumable()
 }
 
 // resumable reports whether every device can hold a complete copy for a later process.

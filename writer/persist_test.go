@@ -317,7 +317,7 @@ func TestSpareOthers(t *testing.T) {
 		}
 		j := handoff.NewMemory()
 		j.Append(handoff.Entry{Record: c.record})
-		e := &engine{fleet: newFleet([]Sink{{Name: "d0", Device: device}})}
+		e := newEngine(Options{}, []Sink{{Name: "d0", Device: device}})
 		e.opts.Journals = func(transport.MigID, bool) (handoff.Journal, error) { return j, c.err }
 		want := transport.CodeHeld
 		if c.err != nil { // nobody knows what it keeps

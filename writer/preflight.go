@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/migpipe/migpipe/internal/tasks"
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
 	"github.com/migpipe/migpipe/transport/handoff/witness"
@@ -22,9 +23,10 @@ type preflight struct {
 	sinks   []Sink
 	control *transport.Control
 	opening transport.Preamble
-	nobody  transport.JournalID // an attempt that will never be has no journal
-	ctx     context.Context     // ends with the conversation, the engine, or the time
-	end     context.CancelCauseFunc
+	nobody  transport.JournalID             // an attempt that will never be has no journal
+	tasks   *tasks.Group                    // end with the conversation, the streams, or the time
+	why     atomic.Pointer[transport.Fault] // what has ended it, nil if that is the peer or the engine
+	ended   atomic.Bool
 	post    func(any)
 
 	room     atomic.Int32  // probe lanes that may still come: none before WELCOME
@@ -34,17 +36,22 @@ type preflight struct {
 // preflightHeard is the event of a preflight whose HELLO was judged.
 type preflightHeard struct{ told report.Event }
 
-func newPreflight(ctx context.Context, e *engine, ev admitted) *preflight {
-	p := &preflight{opts: e.opts, fleet: e.fleet, sinks: e.fleet.sinks(), control: transport.NewControl(ev.lane), opening: ev.pre, nobody: transport.NewJournalID(), post: e.post}
-	p.ctx, p.end = context.WithCancelCause(ctx)
-	return p
+func newPreflight(e *engine, ev admitted) *preflight {
+	return &preflight{tasks: e.work.Child(), opts: e.opts, fleet: e.fleet, sinks: e.fleet.sinks(), control: transport.NewControl(ev.lane), opening: ev.pre, nobody: transport.NewJournalID(), post: e.post}
+}
+
+// end ends the conversation, for a reason that the peer is told; nil for none.
+func (p *preflight) end(why *transport.Fault) {
+	p.why.CompareAndSwap(nil, why)
+	p.ended.Store(true)
+	p.tasks.Stop()
 }
 
 // over reports whether another preflight may be answered.
-func (p *preflight) over() bool { return p == nil || p.ctx.Err() != nil }
+func (p *preflight) over() bool { return p == nil || p.ended.Load() }
 
 // run holds the conversation, and says why where this side ends it.
-func (p *preflight) run() {
+func (p *preflight) run(ctx context.Context) {
 	lane := p.control.Lane()
 	limit := transport.PreflightTimeout
 	if p.opts.Witness != nil {
@@ -54,10 +61,12 @@ func (p *preflight) run() {
 		p.end(&transport.Fault{Code: transport.CodeTimeout, Err: fmt.Errorf("a preflight may take %v", limit)})
 	})
 	defer timer.Stop()
-	stop := context.AfterFunc(p.ctx, func() { lane.SetDeadline(time.Unix(1, 0)) })
-	err := p.converse()
-	if ended := context.Cause(p.ctx); ended != nil {
-		err = ended
+	stop := context.AfterFunc(ctx, func() { lane.SetDeadline(time.Unix(1, 0)) })
+	err := p.converse(ctx)
+	if why := p.why.Load(); why != nil {
+		err = why
+	} else if ctx.Err() != nil {
+		err = ctx.Err()
 	}
 	stop()
 	p.end(nil) // before the lane is closed: who sees that may come again at once
@@ -86,7 +95,7 @@ func (p *preflight) attempt() transport.Attempt {
 }
 
 // converse judges HELLO and answers each QUERY, until something ends it.
-func (p *preflight) converse() error {
+func (p *preflight) converse(ctx context.Context) error {
 	m, err := p.control.Receive()
 	if err != nil {
 		return err
@@ -101,7 +110,7 @@ func (p *preflight) converse() error {
 		return err
 	}
 	p.room.Store(int32(terms.lanes))
-	welcome := p.welcome(hello, terms)
+	welcome := p.welcome(ctx, hello, terms)
 	if welcome.Warning != "" {
 		p.post(preflightHeard{report.Event{Kind: report.Warning, Text: "of that migration: " + welcome.Warning}})
 	}
@@ -125,8 +134,8 @@ func (p *preflight) judge(h *transport.Hello) (terms, error) {
 }
 
 // welcome promises no memory: no chunk is going to come.
-func (p *preflight) welcome(h *transport.Hello, t terms) *transport.Welcome {
-	probe := p.opts.probe(p.ctx)
+func (p *preflight) welcome(ctx context.Context, h *transport.Hello, t terms) *transport.Welcome {
+	probe := p.opts.probe(ctx)
 	probe.doubts = t.doubts(h.Devices, p.opts.MaxState)
 	m := welcome(h, t, p.nobody, &p.opts, probe)
 	m.Windows = make([]transport.Window, len(h.Devices))
@@ -158,9 +167,9 @@ const probeRead = 256 << 10
 
 // discard counts what a probe lane brings. It ends with the lane, or with the
 // preflight.
-func (p *preflight) discard(lane transport.Lane) {
+func (p *preflight) discard(ctx context.Context, lane transport.Lane) {
 	defer lane.Close()
-	defer context.AfterFunc(p.ctx, func() { lane.SetDeadline(time.Unix(1, 0)) })()
+	defer context.AfterFunc(ctx, func() { lane.SetDeadline(time.Unix(1, 0)) })()
 	for room := make([]byte, probeRead); ; {
 		n, err := lane.Read(room)
 		if p.received.Add(uint64(n)) > transport.MaxProbe {

@@ -64,7 +64,7 @@ func (e *engine) restart() {
 func (e *engine) continueFrom(j handoff.Journal, holding handoff.Holding) {
 	last := j.Last()
 	e.journal = j
-	e.out.Attempt, e.out.Peer, e.bytes, e.lostAt = last.Attempt, last.PeerID, last.Why.Bytes, time.Now()
+	e.out.Attempt, e.out.Peer, e.bytes, e.conn.lostAt = last.Attempt, last.PeerID, last.Why.Bytes, time.Now()
 	e.tell(report.Event{Kind: report.Warning, Text: fmt.Sprintf("going on with migration %v, attempt %d, which is recorded as %v", last.Attempt.Mig, last.Attempt.Epoch, last.Record)})
 	next, actions := handoff.RestartDest(last, holding)
 	e.owner = next

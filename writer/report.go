@@ -19,7 +19,7 @@ func (e *engine) tell(ev report.Event) {
 }
 
 func (e *engine) snapshots() []report.Snapshot {
-	if !e.loads() {
+	if !e.pipe.loads() {
 		return nil
 	}
 	out, stopped := make([]report.Snapshot, len(e.devices)), !e.times.stopped.IsZero()
@@ -54,8 +54,8 @@ func (e *engine) phase() string {
 func (e *engine) finishReport() {
 	e.snapshots()
 	e.times.figures(&e.out)
-	e.out.Lanes = len(e.dialled())
-	e.out.Fill, e.out.StopFill = e.fills()
+	e.out.Lanes = len(e.pipe.dialled())
+	e.out.Fill, e.out.StopFill = e.pipe.fills(!e.times.stopped.IsZero())
 	e.out.NameBottleneck()
 	for _, d := range e.devices {
 		r := report.Device{Name: d.Name, State: e.stateOf(d)}

@@ -2,7 +2,6 @@ package writer
 
 import (
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/migpipe/migpipe/transport"
@@ -250,21 +249,16 @@ func (e *engine) watching() {
 func (e *engine) facts() facts {
 	f := facts{
 		phase: e.owner.Phase, times: &e.times, asksWitness: e.owner.Asking,
-		connected: e.control != nil, local: e.local, lostAt: e.lostAt, heardAt: e.saidAt, taken: e.taken(),
-		dialled: len(e.dialled()), leaving: e.opts.Leave == nil || e.leaving,
-		missing: slices.ContainsFunc(e.lanes, func(r *receiver) bool { return r == nil || r.gone }),
+		connected: e.conn.control != nil, local: e.conn.local, lostAt: e.conn.lostAt, heardAt: e.conn.heardAt, taken: e.taken(),
+		dialled: len(e.pipe.dialled()), leaving: e.opts.Leave == nil || e.leaving,
+		missing: e.pipe.missing(),
 	}
-	if !e.loads() || f.phase != handoff.DestReceiving {
+	if !e.pipe.loads() || f.phase != handoff.DestReceiving {
 		return f
 	}
-	for i := range e.acks.read {
-		f.arrived += e.acks.read[i].Load()
-	}
-	for _, d := range e.devices { // within one host nothing else tells of the bytes
-		f.applied += d.position()
-	}
-	f.arrived += f.applied
-	f.ended, f.owes = e.ends == len(e.devices), e.owes()
+	f.applied = e.pipe.position()
+	f.arrived = e.pipe.received() + f.applied // within one host nothing else tells of the bytes
+	f.ended, f.owes = e.pipe.ended(), e.owes()
 	return f
 }
 
@@ -281,7 +275,7 @@ func (e *engine) owes() (owes bool) {
 		}
 		owes = owes || pending
 	}
-	return owes && e.ends < len(e.devices)
+	return owes && !e.pipe.ended()
 }
 
 // leave is the user's wish to end all the same. It does not count before the user was told

@@ -229,6 +229,28 @@ func TestGoroutinesStartWhereTheyAreJoined(t *testing.T) {
 	}
 }
 
+// A context is a parameter: one in a struct outlives the call that it belongs to. A part of an
+// engine keeps what cancels it.
+func TestNoContextInStructs(t *testing.T) {
+	files(t, func(path string, fset *token.FileSet, f *ast.File) {
+		if dir := filepath.Dir(path); dir != "reader" && dir != "writer" && !within(filepath.ToSlash(dir), "internal") {
+			return
+		}
+		ast.Inspect(f, func(n ast.Node) bool {
+			s, ok := n.(*ast.StructType)
+			if !ok {
+				return true
+			}
+			for _, field := range s.Fields.List {
+				if sel, ok := field.Type.(*ast.SelectorExpr); ok && sel.Sel.Name == "Context" {
+					t.Errorf("%v: a struct has a context", fset.Position(field.Pos()))
+				}
+			}
+			return true
+		})
+	})
+}
+
 func startsGoroutine(n ast.Node) bool {
 	switch n := n.(type) {
 	case *ast.GoStmt:

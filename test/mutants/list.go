@@ -10,8 +10,8 @@ var mutants = []mutant{
 		"m.Journal == e.offer.Journal && transport.IsPeer(ev.lane, e.out.Peer)", "m.Journal == e.offer.Journal",
 		"TestControlLaneOfAnotherPeer ./test/migrate"},
 	{"newer-hello-of-another-peer", "writer/link.go",
-		"return undecided && e.successor == nil && m.Mig == at.Mig && m.Epoch > at.Epoch && transport.IsPeer(ev.lane, e.out.Peer)",
-		"return undecided && e.successor == nil && m.Mig == at.Mig && m.Epoch > at.Epoch",
+		"return undecided && e.callers.successor == nil && m.Mig == at.Mig && m.Epoch > at.Epoch && transport.IsPeer(ev.lane, e.out.Peer)",
+		"return undecided && e.callers.successor == nil && m.Mig == at.Mig && m.Epoch > at.Epoch",
 		"TestControlLaneOfAnotherPeer ./test/migrate"},
 	{"next-attempt-of-another-peer", "writer/link.go",
 		"next := m.Mig == at.Mig && m.Epoch > at.Epoch && transport.IsPeer(ev.lane, e.out.Peer)", "next := m.Mig == at.Mig && m.Epoch > at.Epoch",
@@ -48,7 +48,7 @@ var mutants = []mutant{
 		"	if k := q.lines[c.Device].at(c.Seq); k.Chunk == c {\n		k.where = away\n		return\n	}", "	if k := q.lines[c.Device].at(c.Seq); k.Chunk == c {\n		q.forget(int(c.Device), k)\n	}",
 		". ./reader"},
 	{"padding-without-its-time-limit", "reader/warm.go",
-		"w.look(now, w.arrived) || now >= transport.ProbeTime || w.arrived >= most", "w.look(now, w.arrived) || w.arrived >= most",
+		"w.look(took, w.arrived) || took >= transport.ProbeTime || w.arrived >= most", "w.look(took, w.arrived) || w.arrived >= most",
 		"TestWarmUpIsBounded ./test/migrate"},
 
 	// The decision, and the right to run.

@@ -1,0 +1,152 @@
+package writer
+
+import (
+	"context"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"github.com/migpipe/migpipe/internal/tasks"
+	"github.com/migpipe/migpipe/transport"
+)
+
+// callers are the sources that come: what accepts their lanes and hears the first word, and
+// the conversations with those that are not served: answered from a journal, turned away, or
+// asking for a preflight. The loop owns it.
+type callers struct {
+	post  func(any)       // hands an event to the loop
+	lanes chan<- any      // takes events that hold a lane
+	quit  <-chan struct{} // closed when the loop takes no more
+
+	refusals  *refusals                     // of this Receive
+	alarms    map[transport.MigID]time.Time // when each migration last raised one
+	answering guests                        // who is answered from a journal
+	postponed map[transport.ID]admitted     // HELLOs of those
+	turned    atomic.Int32                  // sources being told that another is served
+	dismissed []transport.Lane              // of sources that were sent away, as long as they may be reading why
+	preflight *preflight                    // the last one; nil before
+	successor *admitted                     // the source's next attempt, when it has ended this one
+	deaf      error                         // why no more lanes are accepted
+
+	accepting *tasks.Group // what accepts, and admits
+	talking   *tasks.Group // conversations: end by themselves, or with the loop
+}
+
+func newCallers(post func(any), lanes chan<- any, quit <-chan struct{}) *callers {
+	return &callers{post: post, lanes: lanes, quit: quit, refusals: new(refusals),
+		accepting: tasks.NewGroup(context.Background()), talking: tasks.NewGroup(context.Background())}
+}
+
+// listen accepts lanes until the group ends, and has each say what it is for.
+func (c *callers) listen(listener transport.Listener) {
+	c.accepting.Go(func(ctx context.Context) { c.accept(ctx, listener) })
+}
+
+func (c *callers) accept(ctx context.Context, listener transport.Listener) {
+	slots := make(chan struct{}, transport.MaxHalfOpen)
+	for {
+		lane, err := listener.Accept(ctx)
+		if err != nil {
+			if ctx.Err() == nil {
+				c.post(acceptFailed{fmt.Errorf("accept: %w", err)})
+			}
+			return
+		}
+		select {
+		case slots <- struct{}{}:
+		default: // more silent lanes than a migration can have
+			lane.Close()
+			continue
+		}
+		c.accepting.Go(func(ctx context.Context) {
+			c.admit(ctx, lane)
+			<-slots
+		})
+	}
+}
+
+// admit reads a lane's preamble, and the first message of a control lane. It ends
+// within HandshakeTimeout, or with ctx.
+func (c *callers) admit(ctx context.Context, lane transport.Lane) {
+	lane.SetDeadline(time.Now().Add(transport.HandshakeTimeout))
+	stop := context.AfterFunc(ctx, func() { lane.SetDeadline(time.Unix(1, 0)) })
+	defer stop()
+	ev := admitted{lane: lane}
+	var err error
+	if ev.pre, err = transport.ReadPreamble(lane); err == nil && ev.pre.Kind == transport.LaneControl {
+		ev.control = transport.NewControl(lane)
+		ev.first, err = ev.control.Receive()
+	}
+	if err != nil || !stop() {
+		lane.Close()
+		return
+	}
+	lane.SetDeadline(time.Time{})
+	select {
+	case c.lanes <- ev:
+	case <-c.quit:
+		lane.Close()
+	}
+}
+
+// turnAway tells a source why it is not served, unless too many are being told. It reports
+// whether it does.
+func (c *callers) turnAway(ev admitted, why *transport.Fault) bool {
+	if c.turned.Add(1) > maxTurned {
+		c.turned.Add(-1)
+		ev.lane.Close()
+		return false
+	}
+	c.talking.Go(func(context.Context) {
+		defer c.turned.Add(-1)
+		turnAway(ev, why)
+	})
+	return true
+}
+
+// tell has a source told something, one thing at a time.
+func (c *callers) tell(ev admitted, tell func(ctx context.Context)) {
+	peer := transport.PeerOf(ev.lane)
+	if !c.answering.enter(peer) {
+		ev.lane.Close() // it asks again
+		return
+	}
+	c.talking.Go(func(ctx context.Context) {
+		tell(ctx)
+		c.answering.leave(peer)
+		c.post(answered{peer})
+	})
+}
+
+// postpone has a HELLO wait for the end of a conversation with its source about an attempt
+// before, which has the journal open. One more HELLO takes its place.
+func (c *callers) postpone(peer transport.ID, ev admitted) {
+	if before, ok := c.postponed[peer]; ok {
+		before.lane.Close()
+	}
+	if c.postponed == nil {
+		c.postponed = map[transport.ID]admitted{}
+	}
+	c.postponed[peer] = ev
+}
+
+// dismiss leaves the lane of a source that was sent away open for a while, for it to read why.
+func (c *callers) dismiss(lane transport.Lane) {
+	lane.SetDeadline(time.Now().Add(time.Second)) // for it to hang up; ends its reader
+	c.dismissed = append(c.dismissed, lane)
+	if len(c.dismissed) > maxTurned {
+		c.dismissed[0].Close()
+		c.dismissed = c.dismissed[1:]
+	}
+}
+
+// close closes the lanes of the sources that were not served.
+func (c *callers) close() {
+	for _, l := range c.dismissed {
+		l.Close()
+	}
+	for _, ev := range c.postponed {
+		ev.lane.Close()
+	}
+	c.talking.Wait()
+}

@@ -1,0 +1,201 @@
+package writer
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/migpipe/migpipe/internal/tasks"
+	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/transport/share"
+)
+
+// pipeline is the way of the streams on this side: the memory and what was promised of it, the
+// data lanes and their receivers, what puts the chunks back in order, the loaders, and the
+// ACKs. The loop owns it.
+type pipeline struct {
+	devices []*device
+	post    func(any) // hands an event to the loop
+
+	arena    *transport.Arena // these from the moment of WELCOME
+	credit   *credit
+	acks     *acker
+	lanes    []*receiver // by number, nil before they are dialled; in place of a lost one its successor
+	complete int         // loaders that ended well
+	ends     int         // ENDs received
+
+	late []transport.Lane // opened when the attempt was already over
+
+	recent    recent   // these three for how full the stages are
+	asOfStop  progress // when the guest had stopped
+	asOfReady progress // when every device had its state, nil before
+
+	receiving *tasks.Group   // receivers, which end with their lanes; all end when the streams are abandoned
+	loading   *tasks.Group   // loaders, which end with their streams
+	acking    sync.WaitGroup // the acker, which ends with the loop
+}
+
+func newPipeline(work *tasks.Group, post func(any)) *pipeline {
+	return &pipeline{post: post, receiving: work.Part(), loading: work.Part()}
+}
+
+// begun is what an attempt's streams begin with.
+type begun struct {
+	attempt   transport.Attempt
+	journal   transport.JournalID // of this side
+	memory    int
+	chunkSize int
+	lanes     int
+	maxState  uint64
+	notes     func(device int) *note // nil for a copy that does not outlive the process
+	control   *transport.Control
+	quit      <-chan struct{} // closed when the loop ends
+}
+
+// begin sets memory aside and starts the loaders.
+func (p *pipeline) begin(devices []*device, b begun) error {
+	arena, err := transport.NewArena(b.memory, b.chunkSize, least(b.lanes, len(devices)))
+	if err != nil {
+		return err
+	}
+	p.devices, p.arena, p.lanes = devices, arena, make([]*receiver, b.lanes)
+	needs := make([]share.Need, len(devices))
+	for i, d := range devices {
+		d.estimate = transport.DeviceEstimate{StopCopy: d.offer.Estimate, Known: d.offer.Estimate > 0}
+		needs[i] = d.need(false)
+	}
+	p.credit = newCredit(arena.Count()-b.lanes, b.chunkSize, needs)
+	merges := make([]*merge, len(devices))
+	for i, d := range devices {
+		merges[i] = newMerge(p.credit, i, b.maxState)
+		d.merge = merges[i]
+	}
+	p.acks = &acker{attempt: b.attempt, journal: b.journal,
+		credit: p.credit, merges: merges, read: make([]atomic.Uint64, b.lanes), due: make(chan struct{}, 1), quit: b.quit}
+	p.acks.control.Store(b.control)
+	for i, d := range devices {
+		d.loader = &loader{
+			device: i, name: d.Name, dev: d.Device, stream: d.stream, note: b.notes(i),
+			merge: d.merge, digest: transport.NewDigest(), post: p.post, applied: func() { p.acks.applied(i) },
+		}
+		p.loading.Go(d.loader.run)
+	}
+	p.acking.Go(p.acks.run)
+	return nil
+}
+
+// loads reports whether memory is set aside and the loaders have been started.
+func (p *pipeline) loads() bool { return p.acks != nil }
+
+// ended reports whether every END has come.
+func (p *pipeline) ended() bool { return p.loads() && p.ends == len(p.devices) }
+
+// dialled are the receivers of the lanes that the source has dialled so far.
+func (p *pipeline) dialled() []*receiver {
+	return slices.DeleteFunc(slices.Clone(p.lanes), func(r *receiver) bool { return r == nil })
+}
+
+// missing reports whether a lane is not dialled yet, or is lost.
+func (p *pipeline) missing() bool {
+	return slices.ContainsFunc(p.lanes, func(r *receiver) bool { return r == nil || r.gone })
+}
+
+// addLane receives over a lane, in place of the one with its number.
+func (p *pipeline) addLane(number int, lane transport.Lane, codecs [256]bool, local bool) {
+	r := &receiver{lane: lane, arena: p.arena, devices: p.devices, codecs: codecs, local: local, over: make(chan struct{}),
+		read: &p.acks.read[number], padded: p.acks.padded}
+	before := p.lanes[number]
+	if before != nil { // the source has lost it, and this side may not know
+		before.lane.SetDeadline(time.Unix(1, 0))
+	}
+	p.lanes[number] = r
+	p.receiving.Go(func(ctx context.Context) { r.receive(ctx, before, p.post) })
+}
+
+// addLate keeps a lane that comes when the attempt is over: closed at once, it would hide the
+// reason from the source.
+func (p *pipeline) addLate(lane transport.Lane) {
+	if len(p.late) == len(p.lanes) {
+		lane.Close()
+		return
+	}
+	p.late = append(p.late, lane)
+}
+
+// wake wakes everything that waits for a lane.
+func (p *pipeline) wake() {
+	for _, r := range p.dialled() {
+		r.lane.SetDeadline(time.Unix(1, 0))
+	}
+}
+
+// joinLimit bounds the wait for a driver that holds on to a write although its
+// device is to be reset.
+const joinLimit = 5 * time.Second
+
+// join joins everything that carries chunks, and releases those that will not be written. It
+// reports whether all has ended within joinLimit. If not, release is called when the last write
+// has ended, which takes what it uses with it.
+func (p *pipeline) join(release func()) bool {
+	p.wake()
+	ended, late := make(chan struct{}), make(chan struct{})
+	go func() { // ends with the last write
+		p.receiving.Wait()
+		p.loading.Wait()
+		for _, d := range p.devices {
+			d.merge.drop()
+		}
+		select {
+		case ended <- struct{}{}:
+		case <-late:
+			release()
+		}
+	}()
+	select {
+	case <-ended:
+		return true
+	case <-time.After(joinLimit):
+		close(late)
+		return false
+	}
+}
+
+// closeLanes closes the data lanes.
+func (p *pipeline) closeLanes() {
+	for _, r := range p.dialled() {
+		r.lane.Close()
+	}
+	for _, l := range p.late {
+		l.Close()
+	}
+}
+
+// close gives the memory back.
+func (p *pipeline) close() {
+	if p.arena == nil {
+		return
+	}
+	if err := p.arena.Close(); err != nil {
+		panic(err)
+	}
+}
+
+// position is how much of all streams was applied, in bytes.
+func (p *pipeline) position() (sum uint64) {
+	for _, d := range p.devices {
+		sum += d.position()
+	}
+	return sum
+}
+
+// received is what the lanes have brought, in bytes.
+func (p *pipeline) received() (sum uint64) {
+	if p.loads() {
+		for i := range p.acks.read {
+			sum += p.acks.read[i].Load()
+		}
+	}
+	return sum
+}
