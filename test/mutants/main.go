@@ -3,8 +3,9 @@
 //
 //	go run ./test/mutants [NAME...]
 //
-// Nothing is written into the tree: the go command reads the changed file in the place of the
-// real one (`go help build`, -overlay).
+// The code stays as it is: the go command reads the changed file in the place of the real one
+// (`go help build`, -overlay). A property test that finds a fault leaves its input in
+// testdata/rapid, which git ignores.
 package main
 
 import (
