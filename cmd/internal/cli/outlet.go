@@ -53,9 +53,13 @@ func (o *outlet) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// put queues a copy of what is written. What finds no place is dropped, but for a vital
-// piece: others, the oldest first, make room for that.
+// put queues a copy of what is written. An empty piece is not queued: nothing would be written
+// of it. What finds no place is dropped, but for a vital piece: others, the oldest first, make
+// room for that.
 func (o *outlet) put(p []byte, vital bool) {
+	if len(p) == 0 {
+		return
+	}
 	o.mu.Lock()
 	for vital && o.size+len(p) > outletMost && o.makeRoom() {
 	}
@@ -106,8 +110,8 @@ func lines(p []byte) int { return max(1, bytes.Count(p, []byte{'\n'})) }
 func (o *outlet) run() {
 	for range o.wake {
 		for {
-			p := o.next()
-			if p == nil {
+			p, ok := o.next()
+			if !ok {
 				break
 			}
 			n, err := o.to.Write(p)
@@ -116,9 +120,9 @@ func (o *outlet) run() {
 	}
 }
 
-// next is what is written next. It stays counted until it was. Behind the part of a line
-// it begins on a line of its own.
-func (o *outlet) next() []byte {
+// next is what is written next; ok is false if nothing waits. The piece stays counted until it
+// was written. Behind the part of a line it begins on a line of its own.
+func (o *outlet) next() (p []byte, ok bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if len(o.waiting) == 0 {
@@ -126,12 +130,12 @@ func (o *outlet) next() []byte {
 			close(o.idle)
 			o.idle = nil
 		}
-		return nil
+		return nil, false
 	}
 	if o.torn {
-		return slices.Concat([]byte{'\n'}, o.waiting[0].text)
+		return slices.Concat([]byte{'\n'}, o.waiting[0].text), true
 	}
-	return o.waiting[0].text
+	return o.waiting[0].text, true
 }
 
 // wrote notes what became of the first piece. A disk that is full may have room again, and

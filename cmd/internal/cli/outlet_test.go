@@ -92,6 +92,21 @@ func TestOutletTriesAgain(t *testing.T) {
 	}
 }
 
+// TestOutletEmptyWrite: a Write of no bytes holds nothing up.
+func TestOutletEmptyWrite(t *testing.T) {
+	var got bytes.Buffer
+	o := newOutlet("stdout", &got)
+	defer close(o.wake)
+	for _, p := range [][]byte{nil, {}, []byte("x\n"), nil} {
+		if n, err := o.Write(p); n != len(p) || err != nil {
+			t.Errorf("Write(%q) = %d, %v", p, n, err)
+		}
+	}
+	if n := o.finish(); n != 0 || got.String() != "x\n" {
+		t.Errorf("%d lines were lost of %q", n, got.String())
+	}
+}
+
 // disk has room for some bytes.
 type disk struct {
 	room int
