@@ -54,7 +54,7 @@ func (lostError) Unwrap() error { return ErrPeerGone }
 type carrierError struct{ kind, cause error }
 
 func (e *carrierError) Error() string {
-	text := PeerText(e.cause.Error())
+	text := printable(e.cause.Error(), maxReason)
 	if e.kind == ErrRefusedByPeer { // which says it all; TLS has its own words for it
 		return "transport: " + e.kind.Error() + " (" + text + ")"
 	}

@@ -90,7 +90,7 @@ func LoadCertified(dir string, role Role, names []string, o *FileOptions) (*Cert
 		}
 		var err error
 		if names[i], err = parseName(name); err != nil {
-			return nil, &CertificateError{"the name " + PeerText(name), err, "write it as RFC 4514 does, as 'CN=host,O=org': the refusal of a certificate prints its name so"}
+			return nil, &CertificateError{"the name " + shownName(name), err, "write it as RFC 4514 does, as 'CN=host,O=org': the refusal of a certificate prints its name so"}
 		}
 	}
 	parse := func(open open) (*certified, error) { return readCertified(open, dir, role, names) }
@@ -171,13 +171,13 @@ func (c *certified) verify(shown []*x509.Certificate, role Role) error {
 	err := c.ca.check(shown, role)
 	if err == nil && len(namedIn(leaf, c.names)) == 0 {
 		err = &problem{
-			error: fmt.Errorf("its names are not what is expected here, %s", quoted(c.names)),
+			error: fmt.Errorf("its names are not what is expected here, %s", shownNames(c.names)),
 			hint:  nameHint(leaf),
-			told:  fmt.Sprintf("none of its names is expected here: %s", quoted(namesOf(leaf))),
+			told:  fmt.Sprintf("none of its names is expected here: %s", shownNames(namesOf(leaf))),
 		}
 	}
 	if err != nil {
-		who := fmt.Sprintf("the certificate of peer %v, %s", certificateID(leaf), quoted(namesOf(leaf)))
+		who := fmt.Sprintf("the certificate of peer %v, %s", certificateID(leaf), shownNames(namesOf(leaf)))
 		return certificateError(who, err)
 	}
 	return nil
@@ -188,25 +188,38 @@ func nameHint(leaf *x509.Certificate) string {
 	if len(names) == 0 {
 		return "have the CA issue one with a subjectAltName, or with a name of its holder"
 	}
-	name := PeerText(names[0])
-	if isDistinguished(name) {
-		name = "'" + name + "'"
-	}
-	return "if that is the host you mean, say --peer-name " + name
+	return "if that is the host you mean, say --peer-name " + shownName(names[0])
 }
 
-// quoted lists names of which some may be the peer's.
-func quoted(names []string) string {
+// Bounds of what is shown of a peer's names: a name that is cut cannot be pasted.
+const (
+	maxShownName  = 1000 // bytes
+	maxShownNames = 8
+)
+
+// shownName is a name as a person gives it to a command: a distinguished name has commas and
+// spaces of its own.
+func shownName(name string) string {
+	text := printable(name, maxShownName)
+	if isDistinguished(name) {
+		return "'" + text + "'"
+	}
+	return text
+}
+
+// shownNames lists names of which some may be the peer's.
+func shownNames(names []string) string {
 	if len(names) == 0 {
 		return "no name"
 	}
-	list := slices.Clone(names)
-	for i, name := range list {
-		if isDistinguished(name) { // which has commas of its own
-			list[i] = "'" + name + "'"
-		}
+	var list []string
+	for _, name := range names[:min(len(names), maxShownNames)] {
+		list = append(list, shownName(name))
 	}
-	return PeerText(strings.Join(list, ", "))
+	if more := len(names) - len(list); more > 0 {
+		list = append(list, fmt.Sprintf("and %d more", more))
+	}
+	return strings.Join(list, ", ")
 }
 
 // namesOf are the names that count: a common name alone does not (RFC 9525, section 2), but

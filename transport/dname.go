@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"unicode/utf16"
 	"unicode/utf8"
@@ -61,7 +62,8 @@ func (a attribute) String() string {
 	return attributeName(a.oid) + "=" + escapeValue(a.value)
 }
 
-// escapeValue is RFC 4514, section 2.4.
+// escapeValue is RFC 4514, section 2.4. What cannot be printed is escaped too, and so is a
+// single quote: a person pastes the name between two of them.
 func escapeValue(value string) string {
 	var b strings.Builder
 	for i, r := range value {
@@ -69,8 +71,10 @@ func escapeValue(value string) string {
 		case strings.ContainsRune(`"+,;<>\`, r), i == 0 && (r == ' ' || r == '#'), r == ' ' && i == len(value)-1:
 			b.WriteByte('\\')
 			b.WriteRune(r)
-		case r < 0x20 || r == 0x7f:
-			fmt.Fprintf(&b, `\%02X`, r)
+		case r == '\'' || !strconv.IsPrint(r):
+			for _, c := range []byte(string(r)) {
+				fmt.Fprintf(&b, `\%02X`, c)
+			}
 		default:
 			b.WriteRune(r)
 		}

@@ -127,6 +127,42 @@ func TestHolderName(t *testing.T) {
 	}
 }
 
+// odd is a value of a name with every character that something on the way could change, and
+// oddShown how it is shown.
+const (
+	odd      = "Acme, \"Inc\" \\ it's \u202e\tü"
+	oddShown = `Acme\, \"Inc\" \\ it\27s \E2\80\AE\09ü`
+)
+
+// holder gives a certificate a holder's name in the place of other names.
+func holder(common, organization string) func(*x509.Certificate) {
+	return func(c *x509.Certificate) {
+		c.DNSNames, c.Subject = nil, pkix.Name{CommonName: common, Organization: []string{organization}}
+	}
+}
+
+// TestShownNameCanBePasted: what a refusal and its hint show of a name, --peer-name takes.
+func TestShownNameCanBePasted(t *testing.T) {
+	ca := newTestCA(t)
+	key := ca.newKey()
+	leaf := ca.load(RoleSend, "src.example", "x").as(ca.issue(key, RoleSend, "", holder(odd, strings.Repeat("o", 500))), key).files.now().cert.Leaf
+	err := ca.load(RoleRecv, "dst.example", "other").renew().verify([]*x509.Certificate{leaf}, RoleSend)
+	wrong, _ := errors.AsType[*CertificateError](err)
+	if wrong == nil {
+		t.Fatalf("the peer is not refused: %v", err)
+	}
+	for _, text := range []string{err.Error(), wrong.Hint} {
+		_, after, _ := strings.Cut(text, "'")
+		shown, _, closed := strings.Cut(after, "'")
+		if !closed || !strings.Contains(shown, "CN="+oddShown) {
+			t.Errorf("the name is shown otherwise: %s", text)
+		}
+		if err := ca.load(RoleRecv, "dst.example", shown).renew().verify([]*x509.Certificate{leaf}, RoleSend); err != nil {
+			t.Errorf("what was shown is not the name: %v", err)
+		}
+	}
+}
+
 // TestRefusedWithReason: over both carriers, both sides have the reason, and the client is not
 // told whom the server expects.
 func TestRefusedWithReason(t *testing.T) {
@@ -139,6 +175,7 @@ func TestRefusedWithReason(t *testing.T) {
 	}{
 		"another name": {good, "none of its names is expected here: src.example"},
 		"another CA":   {good.as(other.issue(key, RoleSend, "src.example"), key), "it was not issued by the CA in ca-cert.pem"},
+		"a long name":  {good.as(ca.issue(key, RoleSend, "", holder(odd, strings.Repeat("y", 600))), key), `CN=` + oddShown + `,O=` + strings.Repeat("y", 600) + `'`},
 		"no use":       {good.as(ca.issue(key, RoleRecv, "src.example"), key), "the extended key usage clientAuth is missing"},
 	} {
 		for carrier, listen := range map[string]func(string, Credentials, *ListenOptions) (Listener, error){"quic": ListenQUIC, "tls": ListenTLS} {

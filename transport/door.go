@@ -78,11 +78,14 @@ func (d *door) judge(c Credentials, s tls.ConnectionState) error {
 	return err
 }
 
+// maxReason is the longest reason of a refusal, in bytes: QUIC's close frame, which has it, has
+// to fit in one packet (RFC 9000, section 10.2).
+const maxReason = 1000
+
 // refusal is what this side tells the client, in one line.
 func refusal(err error) string {
-	const most = 300
 	text := strings.ToValidUTF8(toldRefused(err), "?")
-	return strings.ToValidUTF8(text[:min(len(text), most)], "")
+	return strings.ToValidUTF8(text[:min(len(text), maxReason)], "")
 }
 
 // enter gives a connection a place in the table of half-open ones, until leave, or reports why

@@ -3,7 +3,9 @@ package transport
 import (
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
+	"unicode/utf8"
 )
 
 // Code says why an attempt ended, on the wire and in errors. A number is never
@@ -88,16 +90,21 @@ func CodeOf(err error) Code {
 	return CodeNetwork
 }
 
-// PeerText makes text from the peer safe to show: quoted where it is not plain,
-// and cut to a sane length.
-func PeerText(s string) string {
-	const most = 300
+// PeerText makes text from the peer safe to show. Text in which every character is printable
+// stays as it is; other text is quoted as Go does. It is cut after 300 bytes.
+func PeerText(s string) string { return printable(s, 300) }
+
+// printable is PeerText with another limit in bytes.
+func printable(s string, most int) string {
+	end := ""
 	if len(s) > most {
-		s = s[:most] + "..."
+		for most > 0 && !utf8.RuneStart(s[most]) {
+			most--
+		}
+		s, end = s[:most], "..."
 	}
-	quoted := fmt.Sprintf("%q", s)
-	if quoted == `"`+s+`"` {
-		return s
+	if utf8.ValidString(s) && !strings.ContainsFunc(s, func(r rune) bool { return !strconv.IsPrint(r) }) {
+		return s + end
 	}
-	return quoted
+	return strconv.Quote(s + end)
 }

@@ -65,10 +65,12 @@ func TestPeerText(t *testing.T) {
 		{"plain text, with (marks).", "plain text, with (marks)."},
 		{"two\nlines", `"two\nlines"`},
 		{"\x1b[2J", `"\x1b[2J"`},
-		{`"quoted"`, `"\"quoted\""`},
+		{`"quoted", and a \`, `"quoted", and a \`},
+		{"turned \u202e round", `"turned \u202e round"`},
 		{"not UTF-8 \xff", `"not UTF-8 \xff"`},
 		{strings.Repeat("x", 300), strings.Repeat("x", 300)},
 		{strings.Repeat("x", 301), strings.Repeat("x", 300) + "..."},
+		{strings.Repeat("x", 299) + "é", strings.Repeat("x", 299) + "..."},
 	} {
 		if got := PeerText(c.text); got != c.want {
 			t.Errorf("%q became %s, want %s", c.text, got, c.want)

@@ -197,7 +197,7 @@ func (s scene) ofError(err error) []string {
 	}
 	switch {
 	case errors.Is(err, transport.ErrRefusedByPeer) && s.certified:
-		return []string{fmt.Sprintf("the reason in brackets is that of %[1]s: give it a name of this host's certificate with --peer-name, if it is to hear this host; its hint there says more", s.otherProgram())}
+		return []string{fmt.Sprintf("%[1]s gave the reason in brackets: if it is about the names, give one of them to %[1]s with --peer-name; if not, mend this host's certificate, or the CA there", s.otherProgram())}
 	case errors.Is(err, transport.ErrRefusedByPeer):
 		return []string{fmt.Sprintf("if this host is to be trusted there, add --peer %v to the %s command", s.self, s.otherProgram())}
 	case errors.Is(err, transport.ErrNoAddress):

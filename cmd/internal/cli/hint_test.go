@@ -40,7 +40,7 @@ func TestHints(t *testing.T) {
 		{send, handoff.Rolledback, &transport.WrongPeerError{Want: []transport.ID{{5}}}, "expected " + transport.ID{5}.String()},
 		{send, handoff.Rolledback, fmt.Errorf("x: %w", transport.ErrRefusedByPeer), "--peer " + send.self.String() + " to the mig-recv"},
 		{send, handoff.Rolledback, fmt.Errorf("x: %w", &transport.CertificateError{Of: "f", Err: fs.ErrPermission, Hint: "its own"}), "its own"},
-		{scene{sending: true, certified: true}, handoff.Rolledback, fmt.Errorf("x: %w", transport.ErrRefusedByPeer), "the reason in brackets is that of mig-recv"},
+		{scene{sending: true, certified: true}, handoff.Rolledback, fmt.Errorf("x: %w", transport.ErrRefusedByPeer), "mig-recv gave the reason in brackets: if it is about the names"},
 		{scene{certified: true}, handoff.Rolledback, fault(transport.CodeAuth, true), "compare the ca-cert.pem"},
 		{send, handoff.Rolledback, fmt.Errorf("x: %w", transport.ErrUnreachable), "listening at 192.0.2.7:7000"},
 		{send, handoff.Rolledback, fmt.Errorf("%w: %w", transport.ErrUnreachable, &transport.PathMTUError{MTU: 1200, Need: 1228}), "raise the MTU of the path; or use TLS, which has no such limit: --to tls://192.0.2.7:7000"},

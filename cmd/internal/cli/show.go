@@ -159,7 +159,11 @@ func (s *show) refused(err error) {
 // turnedText says who has turned whom away.
 func turnedText(err error) string {
 	if !errors.Is(err, transport.ErrRefusedByPeer) {
-		return "turned a peer away: " + errorText(err)
+		text := "turned a peer away: " + errorText(err)
+		if e, ok := errors.AsType[*transport.CertificateError](err); ok {
+			text += "; " + e.Hint
+		}
+		return text
 	}
 	who, _, _ := strings.Cut(err.Error(), ": ")
 	return who + " has rejected this side: " + errorText(err) + "; compare its --peer, or its CA and --peer-name, with this side's identity"
