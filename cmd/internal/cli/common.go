@@ -159,7 +159,7 @@ func (c *common) memoryError(err error) error {
 // run carries a command line out and tells how it went. Every way from here
 // leads through show.end, which writes the done event.
 func (c *common) run(prepare func() (job, error)) int {
-	limitHeap(c.memory.bytes)
+	limitHeap(c.memory.bytes, leastMemory("/"))
 	keepCollectorAway(c.role == source)
 	show := newShow(c)
 	c.warn = show.warn

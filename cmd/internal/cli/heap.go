@@ -23,11 +23,13 @@ const (
 	heapLimit   = 96 << 20
 )
 
-// limitHeap sets the limit for buffers of so many bytes, whose bookkeeping is in the heap. This
-// is for a program to do and not for a library, which is not alone.
-func limitHeap(buffers uint64) {
+// limitHeap sets the limit for buffers of so many bytes, whose bookkeeping is in the heap. Where
+// this process may have little memory, the heap gets what the buffers leave of it. This is for
+// a program to do and not for a library, which is not alone.
+func limitHeap(buffers uint64, all memoryLimit) {
 	if os.Getenv("GOMEMLIMIT") == "" {
-		debug.SetMemoryLimit(int64(heapLimit + buffers/8))
+		left := all.bytes - min(all.bytes, buffers+outsideHeap)
+		debug.SetMemoryLimit(int64(min(heapLimit+buffers/8, max(left, leastHeap))))
 	}
 }
 

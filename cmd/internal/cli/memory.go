@@ -11,9 +11,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// besideChunks is what a program needs beside the memory for its chunks: itself, and what the
-// carrier holds.
-const besideChunks = 16 << 20
+// What a program needs beside the memory for its chunks.
+const (
+	outsideHeap  = 8 << 20 // its code, stacks and the broker
+	leastHeap    = 16 << 20
+	besideChunks = outsideHeap + leastHeap
+)
 
 // memoryLimit is the most memory that a process may have, and what says so.
 type memoryLimit struct {
@@ -35,7 +38,8 @@ func (c *common) checkMemory(limit memoryLimit) error {
 // leastMemory is the narrowest of all limits of this process. root is that of the file system.
 func leastMemory(root string) memoryLimit {
 	least := memoryLimit{math.MaxInt, "the size of a pointer"}
-	for _, limit := range append(groupLimits(root), hostLimit(), addressLimit()) {
+	for _, limit := range append(groupLimits(root), hostLimit(),
+		processLimit(unix.RLIMIT_AS, "RLIMIT_AS (ulimit -v)"), processLimit(unix.RLIMIT_DATA, "RLIMIT_DATA (ulimit -d)")) {
 		if limit.bytes < least.bytes {
 			least = limit
 		}
@@ -52,13 +56,14 @@ func hostLimit() memoryLimit {
 	return memoryLimit{uint64(info.Totalram) * uint64(info.Unit), "the memory of this host"} // 32 bits on some machines
 }
 
-// addressLimit is RLIMIT_AS, which counts addresses, used or not (getrlimit(2)).
-func addressLimit() memoryLimit {
+// processLimit is a limit of getrlimit(2). RLIMIT_AS and RLIMIT_DATA count memory that is mapped,
+// used or not.
+func processLimit(resource int, name string) memoryLimit {
 	var limit unix.Rlimit
-	if err := unix.Getrlimit(unix.RLIMIT_AS, &limit); err != nil {
+	if err := unix.Getrlimit(resource, &limit); err != nil {
 		return memoryLimit{bytes: math.MaxUint64}
 	}
-	return memoryLimit{limit.Cur, "RLIMIT_AS (ulimit -v)"}
+	return memoryLimit{limit.Cur, name}
 }
 
 // groupFile is the file of a control group that has the limit, by the type of its mount: of

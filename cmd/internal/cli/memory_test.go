@@ -64,9 +64,9 @@ func merged(a, b map[string]string) map[string]string {
 func TestCheckMemory(t *testing.T) {
 	limit := memoryLimit{256 << 20, "/sys/fs/cgroup/memory.max"}
 	for memory, want := range map[uint64]string{
-		1 << 30:       "--memory 1GiB is more than this process can have: /sys/fs/cgroup/memory.max allows 256MiB, and the program itself needs 16MiB of that",
-		240 << 20:     "",
-		240<<20 + 1:   "is more than this process can have",
+		1 << 30:       "--memory 1GiB is more than this process can have: /sys/fs/cgroup/memory.max allows 256MiB, and the program itself needs 24MiB of that",
+		232 << 20:     "",
+		232<<20 + 1:   "is more than this process can have",
 		math.MaxInt64: "is more than this process can have",
 	} {
 		c := &common{memory: size{bytes: memory}}
