@@ -348,6 +348,9 @@ func (e *engine) onTick() {
 	if e.moving() {
 		e.estimate()
 	}
-	e.tell(report.Event{Kind: report.Progress, Devices: e.snapshots(), Way: e.way(),
-		Fill: e.pipe.recent.look(e.pipe.progressed(), e.pipe.queue.fill.chunks), Waiting: e.plan.waiting(time.Since(e.times.start))})
+	ev := report.Event{Kind: report.Progress, Devices: e.snapshots(), Way: e.way(), Waiting: e.plan.waiting(time.Since(e.times.start))}
+	if report.Moves(e.phase()) { // else nothing goes through the stages
+		ev.Fill = e.pipe.recent.look(e.pipe.progressed(), e.pipe.queue.fill.chunks)
+	}
+	e.tell(ev)
 }

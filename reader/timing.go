@@ -137,18 +137,18 @@ func later(a, b time.Time) time.Time {
 
 // stage is the part of the stop that is under way, what it has taken, what it was
 // predicted to take, and what those behind it were.
-func (t *timing) stage(now time.Time, p report.Prediction) (name string, took, predicted, next time.Duration) {
-	end := p.Commit.Took + p.Witness.Took + p.Accept.Took + p.Start.Took
-	moving := p.Fill.Took + p.Save.Took + p.Wire.Took + p.Load.Took
+func (t *timing) stage(now time.Time, p report.Prediction) (name string, took time.Duration, predicted, next report.Span) {
+	end := plus(p.Commit, p.Witness.Span(), p.Accept.Span(), p.Start)
+	moving := plus(p.Fill, p.Save, p.Wire, p.Load)
 	switch {
 	case t.stopped.IsZero():
-		return "stopping the devices", now.Sub(t.paused), p.Stop.Took, moving + p.Decide.Took + end
+		return "stopping the devices", now.Sub(t.paused), p.Stop, plus(moving, p.Decide.Span(), end)
 	case t.ready.IsZero():
-		return "moving their state", now.Sub(t.stopped), moving, p.Decide.Took + end
+		return "moving their state", now.Sub(t.stopped), moving, plus(p.Decide.Span(), end)
 	case t.decides && t.approved.IsZero():
-		return "the approval of the switchover", now.Sub(t.ready), p.Decide.Took, end
+		return "the approval of the switchover", now.Sub(t.ready), p.Decide.Span(), end
 	}
-	return behindCommit(p), now.Sub(t.decided()), end, 0
+	return behindCommit(p), now.Sub(t.decided()), end, report.Span{Known: true}
 }
 
 // behindCommit names what the destination does before it answers COMMIT.

@@ -260,17 +260,28 @@ func (w *watch) overdue(now time.Time, f facts) any {
 		return nil
 	}
 	stage, took, predicted, next := t.stage(now, f.predicted.Prediction)
-	expected := now.Sub(t.paused) + max(0, predicted-took) + next
+	expected := now.Sub(t.paused) + max(0, predicted.Took-took) + next.Took
 	if expected < w.limits.downtime {
 		return nil
 	}
 	w.late = true
-	foreseen := "and nothing"
-	if predicted > 0 {
-		foreseen = round(predicted).String()
+	about := "about"
+	if !predicted.Known || !next.Known {
+		about = "at least about"
 	}
-	return warnUser{text: fmt.Sprintf("the downtime is expected to be about %v, over the limit of %v: %s has taken %v so far, %s was predicted",
-		round(expected), w.limits.downtime, stage, round(took), foreseen)}
+	return warnUser{text: fmt.Sprintf("the downtime is expected to be %s %v, over the limit of %v: %s has taken %v so far, %s was predicted",
+		about, round(expected), w.limits.downtime, stage, round(took), foreseen(predicted))}
+}
+
+// foreseen says what was predicted of a stage.
+func foreseen(s report.Span) string {
+	switch {
+	case s.Took <= 0:
+		return "and nothing"
+	case !s.Known:
+		return "at least " + round(s.Took).String()
+	}
+	return round(s.Took).String()
 }
 
 // watching tells the watch what the engine knows, and does what it says.

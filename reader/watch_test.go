@@ -144,10 +144,11 @@ func (s *watched) fact(now time.Time, key, value string) (err error) {
 		f.refusal = &transport.Fault{Code: transport.CodeBusy, Remote: true, Err: errors.New(value)}
 	case "doubt-limit":
 		f.doubtLimit, err = time.ParseDuration(value)
-	case "predicted": // the stop takes it all
-		var took time.Duration
-		took, err = time.ParseDuration(value)
-		f.predicted = &report.Forecast{Prediction: report.Prediction{Stop: report.Span{Took: took, Known: true}, Downtime: report.Span{Took: took, Known: true}}}
+	case "predicted": // the stop takes it all; a bound ends with a +
+		value, bound := strings.CutSuffix(value, "+")
+		none, stop := report.Span{Known: true}, report.Span{Known: !bound}
+		stop.Took, err = time.ParseDuration(value)
+		f.predicted = &report.Forecast{Prediction: report.Prediction{Stop: stop, Fill: none, Save: none, Wire: none, Load: none, Commit: none, Start: none, Downtime: stop}}
 	default:
 		err = fmt.Errorf("unknown fact %q", key)
 	}

@@ -415,10 +415,15 @@ func (e *engine) send(m transport.Message) {
 	e.conn.send(m)
 }
 
-// onTick tells progress, and looks at what takes too long.
+// onTick emits progress, and looks at what takes too long. How full the stages are is known only
+// while state moves through them.
 func (e *engine) onTick() {
 	if e.pipe.loads() {
-		e.tell(report.Event{Kind: report.Progress, Devices: e.snapshots(), Fill: e.pipe.recent.look(e.pipe.progressed(), e.pipe.credit.chunks)})
+		ev := report.Event{Kind: report.Progress, Devices: e.snapshots()}
+		if report.Moves(e.phase()) {
+			ev.Fill = e.pipe.recent.look(e.pipe.progressed(), e.pipe.credit.chunks)
+		}
+		e.tell(ev)
 	}
 	e.watching()
 }

@@ -9,7 +9,7 @@ import (
 	"github.com/migpipe/migpipe/vfio"
 )
 
-// doubts are the reasons for which a migration would fail if the source's estimates were
+// doubts are the reasons for which a migration may fail if the source's estimates were
 // right. They refuse nothing: an estimate bounds no stream, in either direction.
 func (t terms) doubts(offered []transport.DeviceOffer, most uint64) string {
 	var list []string
@@ -20,7 +20,7 @@ func (t terms) doubts(offered []transport.DeviceOffer, most uint64) string {
 	}
 	for _, s := range t.stores(offered) {
 		if s.needed > s.free {
-			list = append(list, fmt.Sprintf("device %s: the state is estimated at %d bytes, and the place where it is stored has %d free", strings.Join(s.devices, ", "), s.needed, s.free))
+			list = append(list, fmt.Sprintf("device %s: the state is estimated at %d bytes, holes included, and the place where it is stored has %d free", strings.Join(s.devices, ", "), s.needed, s.free))
 		}
 	}
 	return strings.Join(list, "; ")

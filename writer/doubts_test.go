@@ -27,8 +27,8 @@ func TestDoubts(t *testing.T) {
 		want      string
 	}{
 		{[5]uint64{60, 40, 100, 900}, ""},
-		{[5]uint64{60, 41, 0, 0}, "device d0, d1: the state is estimated at 101 bytes, and the place where it is stored has 100 free"},
-		{[5]uint64{60, 41, 0, 0, 70}, "device d0, d1, d4: the state is estimated at 171 bytes, and the place where it is stored has 100 free"},
+		{[5]uint64{60, 41, 0, 0}, "device d0, d1: the state is estimated at 101 bytes, holes included, and the place where it is stored has 100 free"},
+		{[5]uint64{60, 41, 0, 0, 70}, "device d0, d1, d4: the state is estimated at 171 bytes, holes included, and the place where it is stored has 100 free"},
 		{[5]uint64{0, 0, 101, 0}, "device d2: the state is estimated at 101 bytes"},
 		{[5]uint64{0, 0, 0, 1001}, "device d3: its state is estimated at 1001 bytes, and a state may have 1000"},
 		{[5]uint64{1 << 63, 1 << 63, 0, 0}, "estimated at 9223372036854775808 bytes, and a state may have 1000"},

@@ -98,15 +98,18 @@ func check(info fs.FileInfo, path string, access Access) error {
 	if err := owned(info, path); err != nil {
 		return err
 	}
-	mode, others := info.Mode().Perm(), fs.FileMode(0o077)
+	mode, others, right := info.Mode().Perm(), fs.FileMode(0o077), "600"
 	if stat := info.Sys().(*syscall.Stat_t); stat.Uid == 0 && inGroup(int(stat.Gid)) {
 		others = 0o037
+		if stat.Gid != 0 {
+			right = "640"
+		}
 	}
 	switch {
 	case access == Secret && mode&others != 0:
-		return refusal("mode %04o lets others read the key: run chmod 600 %s", mode, path)
+		return &untrusted{fmt.Sprintf("mode %04o lets others read the key", mode), fmt.Sprintf("chmod %s %s", right, path)}
 	case mode&0o022 != 0:
-		return refusal("mode %04o lets others change it: run chmod go-w %s", mode, path)
+		return &untrusted{fmt.Sprintf("mode %04o lets others change it", mode), "chmod go-w " + path}
 	}
 	return nil
 }
@@ -123,7 +126,7 @@ func CheckOwner(stat *unix.Stat_t) error {
 		return foreign("it", id)
 	}
 	if stat.Mode&0o022 != 0 {
-		return refusal("mode %04o lets others change it: run chmod go-w", stat.Mode&0o777)
+		return &untrusted{fmt.Sprintf("mode %04o lets others change it", stat.Mode&0o777), "chmod go-w"}
 	}
 	return nil
 }
@@ -302,13 +305,29 @@ func inUserNamespace() bool {
 func owner(info fs.FileInfo) int { return int(info.Sys().(*syscall.Stat_t).Uid) }
 
 func writable(path string, info fs.FileInfo) error {
-	return refusal("mode %04o lets others change what is in %s: run chmod go-w %s", info.Mode().Perm(), path, path)
+	return &untrusted{fmt.Sprintf("mode %04o lets others change what is in %s", info.Mode().Perm(), path), "chmod go-w " + path}
 }
 
 // refusal is an ErrUntrusted that says more.
-func refusal(format string, args ...any) error { return &untrusted{fmt.Sprintf(format, args...)} }
+func refusal(format string, args ...any) error { return &untrusted{fmt.Sprintf(format, args...), ""} }
 
-type untrusted struct{ text string }
+// Remedy is the command that mends what an [ErrUntrusted] is about, "" if it names none.
+func Remedy(err error) string {
+	if u, ok := errors.AsType[*untrusted](err); ok {
+		return u.remedy
+	}
+	return ""
+}
 
-func (u *untrusted) Error() string        { return u.text }
+type untrusted struct{ text, remedy string }
+
+// Error says what is wrong, and the command that mends it.
+func (u *untrusted) Error() string {
+	if u.remedy == "" {
+		return u.text
+	}
+	return u.text + ": run " + u.remedy
+}
+
+// Is makes it an ErrUntrusted.
 func (u *untrusted) Is(target error) bool { return target == ErrUntrusted }

@@ -15,7 +15,8 @@ type toldEvent struct {
 	Migration string `json:"migration"`
 	Epoch     uint64 `json:"epoch"`
 
-	Goodput float64 `json:"goodput_bytes_per_s"`
+	Goodput float64   `json:"goodput_bytes_per_s"`
+	Fill    *struct{} `json:"fill"`
 	Devices []struct {
 		Phase string  `json:"phase"`
 		Save  float64 `json:"save_bytes_per_s"`
@@ -91,6 +92,9 @@ func (ev toldEvent) checkProgress() error {
 		still := slices.Contains([]string{"connect", "commit", "running", "rollback"}, d.Phase)
 		if still && d.Save+d.Wire+d.Load+ev.Goodput > 0 {
 			return fmt.Errorf("a rate while nothing moves")
+		}
+		if still && ev.Fill != nil {
+			return fmt.Errorf("stages are full while nothing moves")
 		}
 	}
 	return nil

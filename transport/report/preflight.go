@@ -22,7 +22,7 @@ type Preflight struct {
 	Rate      float64       // bytes per second that arrived over all lanes; 0 could not be measured
 	Probed    uint64        // bytes that arrived to measure it
 	Devices   []PreflightDevice
-	Warning   string // why it would fail if the estimates are right, "" for no such reason
+	Warning   string // why it may fail if the estimates are right, "" for no such reason
 	Prediction
 }
 

@@ -50,7 +50,7 @@ func printPreflight(w io.Writer, v verdict) {
 	p := v.preflight
 	accepted := "preflight: a migration would be accepted"
 	if p.Warning != "" {
-		accepted += ", and would fail if the estimates are right"
+		accepted += ", and may fail if the estimates are right"
 	}
 	fmt.Fprintln(w, accepted+"; nothing was touched")
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
@@ -85,11 +85,8 @@ func preflightFacts(p *report.Preflight) (rows [][2]string) {
 		{"round trip", fineTime(p.RTT)},
 		{"path", rate},
 		{"total", spanText(p.Total)},
-		{"downtime", spanText(p.Downtime) + knownParts(p.Prediction)},
+		{"downtime", spanText(p.Downtime) + predictedParts(p.Prediction)},
 	}...)
-	if unknown := unknownParts(p.Prediction); unknown != "" {
-		rows = append(rows, [2]string{"not known", unknown})
-	}
 	return rows
 }
 
@@ -134,29 +131,18 @@ func spanText(s report.Span) string {
 	return "at least " + fineTime(s.Took)
 }
 
-// knownParts is the downtime by stage.
-func knownParts(p report.Prediction) string {
+// predictedParts is the downtime by stage. A stage that is not known whole says so.
+func predictedParts(p report.Prediction) string {
 	var parts []string
 	for _, s := range p.Stages() {
-		if s.Took >= time.Microsecond {
-			parts = append(parts, s.Name+" "+fineTime(s.Took))
+		if s.Took >= time.Microsecond || !s.Known {
+			parts = append(parts, s.Name+" "+spanText(s.Span))
 		}
 	}
 	if len(parts) == 0 {
 		return ""
 	}
 	return " = " + strings.Join(parts, " + ")
-}
-
-// unknownParts lists the stages that may take longer than is predicted.
-func unknownParts(p report.Prediction) string {
-	var parts []string
-	for _, s := range p.Stages() {
-		if !s.Known {
-			parts = append(parts, s.Name)
-		}
-	}
-	return strings.Join(parts, ", ")
 }
 
 // jsonPreflight is the event of --dry-run where a migration would be accepted;

@@ -70,7 +70,8 @@ func foretold() verdict {
 	v.report.Devices[0].Save, v.report.Devices[0].Load = 20*time.Millisecond, 30*time.Millisecond
 	v.report.Fill = report.Fill{Queue: 0.05, Flight: 0.2, Bottleneck: report.Balanced}
 	v.report.StopFill = report.Fill{Queue: 0.8277, Credit: 0.051, Flight: 0.0625, Bottleneck: report.BoundNetwork}
-	p := report.Prediction{Stop: known(time.Millisecond), Save: known(79 * time.Millisecond), Downtime: known(80 * time.Millisecond)}
+	none := known(0)
+	p := report.Prediction{Stop: known(time.Millisecond), Fill: none, Save: known(79 * time.Millisecond), Wire: none, Load: none, Commit: none, Start: none, Downtime: known(80 * time.Millisecond)}
 	v.report.Predicted = &report.Forecast{Prediction: p, Devices: []report.DeviceForecast{
 		{Bytes: 10 << 20, Prediction: p},
 		{Prediction: report.Prediction{Stop: known(time.Millisecond), Downtime: known(time.Millisecond)}},

@@ -169,8 +169,16 @@ func (s scene) ofError(err error) []string {
 	if e, ok := errors.AsType[*transport.CertificateError](err); ok {
 		return []string{e.Hint}
 	}
-	if e, ok := errors.AsType[*vfio.OpError](err); ok && e.Hint != "" {
-		return []string{e.Hint}
+	if e, ok := errors.AsType[*vfio.OpError](err); ok {
+		switch {
+		case e.Hint != "":
+			return []string{e.Hint}
+		case e.Op == "open" && errors.Is(e, fs.ErrNotExist):
+			return []string{"nothing on this host has that path: correct it, or make the directory first"}
+		}
+	}
+	if e, ok := errors.AsType[*hookError](err); ok {
+		return []string{e.hint()}
 	}
 	if e, ok := errors.AsType[*keyError](err); ok {
 		return []string{e.hint()}

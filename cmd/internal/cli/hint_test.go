@@ -70,6 +70,8 @@ func TestHints(t *testing.T) {
 		{recv, handoff.Rolledback, onNetwork(syscall.ENOENT), "make the directory"},
 		{recv, handoff.Rolledback, onNetwork(syscall.ENAMETOOLONG), "a shorter path"},
 		{recv, handoff.Rolledback, deviceFault("d", syscall.ENOENT), "dmesg"},
+		{recv, handoff.Rolledback, deviceFault("d", &vfio.OpError{Op: "open", Err: syscall.ENOENT}), "nothing on this host has that path"},
+		{recv, handoff.Rolledback, &transport.Fault{Code: transport.CodeStart, Err: &hookError{errors.New("x"), "accept", "./hook"}}, "run ./hook by hand, with MIGPIPE_EVENT=accept"},
 		{scene{sending: true, address: "unix:/run/mig"}, handoff.Rolledback, fmt.Errorf("%w: %w", transport.ErrUnreachable, syscall.ENOENT), "--listen unix:/run/mig"},
 		{recv, handoff.Rolledback, fault(transport.CodeAuth, false), "mig-send id"},
 		{send, handoff.Rolledback, fault(transport.CodeStart, true), "see what mig-recv said"},

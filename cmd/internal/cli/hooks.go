@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"fmt"
 
 	"github.com/spf13/cobra"
 
@@ -59,6 +60,21 @@ func (h *hookFlag) hook(side handoff.Side) handoff.Hook {
 	}
 	return func(ctx context.Context, a transport.Attempt) error {
 		_, err := exe.Run(ctx, h.path, exe.Token(a, side.String(), "MIGPIPE_EVENT="+h.event))
-		return err
+		if err != nil {
+			return &hookError{err, h.event, h.path}
+		}
+		return nil
 	}
+}
+
+// hookError is the failure of a hook.
+type hookError struct {
+	error
+	event, path string
+}
+
+func (e *hookError) Unwrap() error { return e.error }
+
+func (e *hookError) hint() string {
+	return fmt.Sprintf("run %s by hand, with MIGPIPE_EVENT=%s and the other variables of --help: it has to exit with 0", e.path, e.event)
 }

@@ -63,12 +63,12 @@ type keyError struct {
 func (e *keyError) Unwrap() error { return e.error }
 
 func (e *keyError) hint() string {
-	info, err := os.Stat(e.path)
+	remedy := safefile.Remedy(e.error)
 	switch {
 	case errors.Is(e.error, fs.ErrPermission):
 		return "run as the owner of the file, or name another one with --identity"
-	case err == nil && errors.Is(e.error, safefile.ErrUntrusted) && info.Mode().IsRegular() && info.Mode().Perm()&0o077 != 0:
-		return "chmod 600 " + e.path
+	case remedy != "":
+		return remedy
 	case errors.Is(e.error, safefile.ErrUntrusted):
 		return "run as the user that owns what is named, or name a file of this user's with --identity"
 	case errors.Is(e.error, fs.ErrNotExist):

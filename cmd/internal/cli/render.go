@@ -97,7 +97,7 @@ func (v verdict) facts() [][2]string {
 		add("called off", humanTime(r.CalledOff)+" the guest stood still before that, in stops that were called off")
 	}
 	if r.Predicted != nil {
-		add("predicted", spanText(r.Predicted.Downtime)+knownParts(r.Predicted.Prediction)+miss(r))
+		add("predicted", predictedText(r)+predictedParts(r.Predicted.Prediction)+miss(r))
 	}
 	if r.Total > 0 && v.bytes() > 0 {
 		add("rate", humanRate(float64(v.bytes())/r.Total.Seconds())+lanes(r.Lanes)+carrier(r.Lanes, r.Carrier))
@@ -121,6 +121,16 @@ func split(stages []report.Stage) string {
 		return ""
 	}
 	return " = " + strings.Join(parts, " + ")
+}
+
+// predictedText is the downtime as it was predicted. A bound that the downtime has not reached
+// was no bound: it is a sum of estimates.
+func predictedText(r report.Report) string {
+	said := r.Predicted.Downtime
+	if _, ok := r.PredictionError(); ok && !said.Known {
+		return "about " + fineTime(said.Took) + " or more"
+	}
+	return spanText(said)
 }
 
 // miss is how far the prediction was off, where there is something to compare.
