@@ -270,7 +270,7 @@ func (e *engine) why() handoff.Why {
 		w.Bytes += d.read()
 	}
 	if e.fault != nil {
-		w.Code, w.Text = e.fault.Code, e.fault.Error()
+		w.Code, w.Text = e.fault.Code, textOf(e.fault)
 	}
 	return w
 }

@@ -170,7 +170,11 @@ func spareCopy(ctx context.Context, dialer transport.Dialer, sources []Source, o
 			return &undecided{&transport.Fault{Code: transport.CodeBusy, Remote: true, Err: fmt.Errorf("attempt %d: %w", last.Attempt.Epoch, cause)}}
 		}
 	case handoff.Accept.String(), handoff.Running.String(), handoff.Done.String(), handoff.Lost.String(), handoff.Forced.String():
-		return &undecided{&transport.Fault{Code: transport.CodeBusy, Remote: true, Err: fmt.Errorf("the destination's record is %s of attempt %d, this side's is %v of attempt %d: somebody has decided there",
+		code := transport.CodeDecided
+		if status.Record == handoff.Lost.String() {
+			code = transport.CodeLost
+		}
+		return &undecided{&transport.Fault{Code: code, Remote: true, Err: fmt.Errorf("the destination's record is %s of attempt %d, this side's is %v of attempt %d: somebody has decided there",
 			transport.PeerText(status.Record), status.MaxEpoch, last.Record, last.Attempt.Epoch)}}
 	}
 	return nil
@@ -332,9 +336,9 @@ func meets(o *Options, a transport.Attempt, m *transport.Status) *transport.Faul
 		if m.Record != r.String() || !handoff.BothMayRun(a.Epoch, r, m.MaxEpoch) {
 			continue
 		}
-		f := &transport.Fault{Code: transport.CodeBusy, Remote: true, Err: fmt.Errorf("%w: the destination's record is %v of attempt %d", ErrBothMayRun, r, m.MaxEpoch)}
-		o.tell(report.Event{Kind: report.Alarm, Attempt: a, Text: fmt.Sprintf("%v; this side is at attempt %d", f.Err, a.Epoch)})
-		return f
+		met := fmt.Sprintf("the destination's record is %v of attempt %d", r, m.MaxEpoch)
+		o.tell(report.Event{Kind: report.Alarm, Attempt: a, Text: fmt.Sprintf("%s; this side is at attempt %d", met, a.Epoch)})
+		return &transport.Fault{Code: transport.CodeBothMayRun, Remote: true, Err: &bothMayRun{met}}
 	}
 	return nil
 }
@@ -342,9 +346,23 @@ func meets(o *Options, a transport.Attempt, m *transport.Status) *transport.Faul
 // noteBoth has the journal keep what was found, behind the record that stands.
 func noteBoth(j handoff.Journal, f *transport.Fault) error {
 	last := j.Last()
-	if text := f.Err.Error(); last.Why.Text != text {
+	if text := textOf(f); last.Why.Text != text {
 		last.Why.Text, last.Why.Code = text, f.Code
 		return j.Append(last)
 	}
 	return nil
 }
+
+// textOf is what a journal keeps of a fault. Its code says already that both may run.
+func textOf(f *transport.Fault) string {
+	if both, ok := errors.AsType[*bothMayRun](f); ok {
+		return both.met
+	}
+	return f.Error()
+}
+
+// bothMayRun is an ErrBothMayRun: it has what the destination's record is.
+type bothMayRun struct{ met string }
+
+func (e *bothMayRun) Error() string { return ErrBothMayRun.Error() + ": " + e.met }
+func (e *bothMayRun) Unwrap() error { return ErrBothMayRun }

@@ -448,7 +448,7 @@ func TestQueryHungUpOn(t *testing.T) {
 			defer device.Close()
 			began := time.Now()
 			r, err := Send(t.Context(), d, []Source{{Name: "d", Device: device}}, &Options{Journal: open, Attempt: transport.Attempt{Mig: restarted.Mig, Epoch: 2}})
-			if r.Outcome != handoff.InDoubt || err == nil || transport.CodeOf(err) != transport.CodeBusy || time.Since(began) > 5*time.Second {
+			if r.Outcome != handoff.InDoubt || err == nil || transport.CodeOf(err) != transport.CodeDecided || time.Since(began) > 5*time.Second {
 				t.Errorf("%v after %v: %v", r.Outcome, time.Since(began), err)
 			}
 		})

@@ -47,10 +47,10 @@ func (e *engine) overruled(m *transport.Status) {
 			e.turnedAway(&transport.Fault{Code: transport.CodeBusy, Remote: true, Err: fmt.Errorf("its record is %s: %s", m.Record, transport.PeerText(m.Text))})
 		}
 	case handoff.Forced.String():
-		e.keep(&transport.Fault{Code: transport.CodeBusy, Remote: true, Err: fmt.Errorf("the destination's record is %v of attempt %d (%s), this side's is %v of attempt %d",
+		e.keep(&transport.Fault{Code: transport.CodeDecided, Remote: true, Err: fmt.Errorf("the destination's record is %v of attempt %d (%s), this side's is %v of attempt %d",
 			handoff.Forced, m.MaxEpoch, transport.PeerText(m.Text), e.owner.Record, e.owner.Attempt.Epoch)})
 	case handoff.Lost.String():
-		e.keep(&transport.Fault{Code: transport.CodeDevice, Remote: true, Err: fmt.Errorf("the destination's record is %v of attempt %d: what it had accepted, and may have run, is not in its devices any more; this side's is %v",
+		e.keep(&transport.Fault{Code: transport.CodeLost, Remote: true, Err: fmt.Errorf("the destination's record is %v of attempt %d: what it had accepted, and may have run, is not in its devices any more; this side's is %v",
 			handoff.Lost, m.MaxEpoch, e.owner.Record)})
 	}
 }

@@ -54,11 +54,10 @@ func (lostError) Unwrap() error { return ErrPeerGone }
 type carrierError struct{ kind, cause error }
 
 func (e *carrierError) Error() string {
-	text := printable(e.cause.Error(), maxReason)
 	if e.kind == ErrRefusedByPeer { // which says it all; TLS has its own words for it
-		return "transport: " + e.kind.Error() + " (" + text + ")"
+		return "transport: " + e.kind.Error() + " (" + printable(e.cause.Error(), maxReason) + ")"
 	}
-	return "transport: " + e.kind.Error() + ": " + text
+	return "transport: " + e.kind.Error() + ": " + PeerText(e.cause.Error())
 }
 
 func (e *carrierError) Unwrap() []error { return []error{e.kind, e.cause} }

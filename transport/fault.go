@@ -31,6 +31,11 @@ const (
 	CodeNetwork      Code = 15 // the peer cannot be reached, or no longer
 	CodeAuth         Code = 16 // the peer is not who it should be, or does not want this side
 	CodeHeld         Code = 17 // the destination holds a complete copy of another migration
+	CodeUnknown      Code = 18 // the peer has no record of the migration
+	CodeWitness      Code = 19 // the two sides do not name the same witness
+	CodeDecided      Code = 20 // a person has decided at the peer
+	CodeLost         Code = 21 // what the destination accepted, and may have run, is gone
+	CodeBothMayRun   Code = 22 // the destination has accepted an attempt before the source's
 )
 
 var codeNames = [...]string{
@@ -39,6 +44,7 @@ var codeNames = [...]string{
 	CodeCorrupt: "corrupt", CodeIncomplete: "incomplete", CodeDevice: "device",
 	CodeValidation: "validation", CodeStart: "start", CodeCancelled: "cancelled",
 	CodeTimeout: "timeout", CodeProtocol: "protocol", CodeNetwork: "network", CodeAuth: "auth", CodeHeld: "held",
+	CodeUnknown: "unknown-migration", CodeWitness: "witness", CodeDecided: "decided", CodeLost: "lost", CodeBothMayRun: "both-may-run",
 }
 
 // String is the reason in one word.

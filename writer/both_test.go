@@ -113,7 +113,7 @@ func TestBothAreToldByAnyMessage(t *testing.T) {
 			if len(alarms) != 1 || !strings.Contains(alarms[0], "this side's record is RUNNING of attempt 1") {
 				t.Errorf("after %v: alarms %q", m.Type(), alarms)
 			}
-			if last := j.Last(); last.Record != handoff.Running || !strings.HasPrefix(last.Why.Text, handoff.BothText) {
+			if last := j.Last(); last.Record != handoff.Running || last.Why.Code != transport.CodeBothMayRun {
 				t.Errorf("after %v: the record is %+v", m.Type(), last)
 			}
 		})

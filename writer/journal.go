@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"strings"
 	"time"
 
 	"github.com/migpipe/migpipe/transport"
@@ -84,13 +83,13 @@ func meet(j handoff.Journal, a transport.Attempt, lane transport.Lane, alarm fun
 	if last.Attempt.Mig != a.Mig || !transport.IsPeer(lane, last.PeerID) || !handoff.BothMayRun(a.Epoch, last.Record, last.Attempt.Epoch) {
 		return false
 	}
-	text := fmt.Sprintf("%sthe source is at attempt %d: FORCED, or its journal was lost", handoff.BothText, a.Epoch)
+	text := fmt.Sprintf("the source is at attempt %d: FORCED, or its journal was lost", a.Epoch)
 	ev := report.Event{Kind: report.Alarm, Attempt: last.Attempt, Peer: last.PeerID,
 		Text: fmt.Sprintf("%s; this side's record is %v of attempt %d", text, last.Record, last.Attempt.Epoch)}
 	// An ACCEPT of before a restart of the host is kept as it is: a newer one would be
 	// started.
-	if !strings.HasPrefix(last.Why.Text, handoff.BothText) && !(last.Record == handoff.Accept && handoff.Rebooted(j)) {
-		last.Why.Text, last.Why.Code = text, transport.CodeBusy
+	if last.Why.Code != transport.CodeBothMayRun && !(last.Record == handoff.Accept && handoff.Rebooted(j)) {
+		last.Why.Text, last.Why.Code = text, transport.CodeBothMayRun
 		if err := j.Append(last); err != nil {
 			ev.Text += fmt.Sprintf("; the journal does not keep that: %v", err)
 		}

@@ -46,7 +46,7 @@ func agree(h *transport.Hello, sinks []Sink, opts Options) (terms, *transport.Fa
 		return t, refusal(transport.CodeProtocol, "", "HELLO offers chunks of %d bytes over %d lanes, the least are %d and 1", h.ChunkSize, h.Lanes, transport.MinChunk)
 	}
 	if here := witness.NameOf(opts.Witness); h.Witness != here {
-		return t, refusal(transport.CodeIncompatible, "", "the source has the witness %s, the destination %s: both must have the same, or none",
+		return t, refusal(transport.CodeWitness, "", "the source has the witness %s, the destination %s: both must have the same, or none",
 			cmp.Or(transport.PeerText(h.Witness), "none"), cmp.Or(here, "none"))
 	}
 	t.fit(opts.Memory, len(h.Devices))

@@ -211,11 +211,12 @@ func answer(ctx context.Context, ev admitted, m *transport.Resume, journals hand
 		meet(j, m.Attempt, lane, alarm)
 		err = asks(j, m, lane)
 	}
+	code := transport.CodeBusy
 	if errors.Is(err, fs.ErrNotExist) {
-		err = errors.New("this destination knows nothing of the migration: it never heard of it, or has lost its journal")
+		code, err = transport.CodeUnknown, errors.New("this destination knows nothing of the migration: it never heard of it, or has lost its journal")
 	}
 	if err != nil { // in no journal's name: a source in doubt does not believe it
-		reply(ev.control, &transport.Declined{Attempt: m.Attempt, Code: transport.CodeBusy, Text: err.Error()})
+		reply(ev.control, &transport.Declined{Attempt: m.Attempt, Code: code, Text: err.Error()})
 		return
 	}
 	if last := j.Last(); last.Record == handoff.Ready || last.Record == handoff.Accept {

@@ -121,7 +121,7 @@ func TestWitnessDiffers(t *testing.T) {
 			s, r := p.run(t)
 			f := s.fault(t)
 			want := fmt.Sprintf("the source has the witness %s, the destination %s", cmp.Or(witness.NameOf(c.source), "none"), cmp.Or(witness.NameOf(c.dest), "none"))
-			if f.Code != transport.CodeIncompatible || !f.Remote || !strings.Contains(f.Error(), want) {
+			if f.Code != transport.CodeWitness || !f.Remote || !strings.Contains(f.Error(), want) {
 				t.Errorf("%v", f)
 			}
 			if log := p.src[0].Log(); len(log) > 0 {

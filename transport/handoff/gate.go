@@ -74,9 +74,6 @@ func BothMayRun(sourceEpoch uint64, dest Record, destEpoch uint64) bool {
 	return false
 }
 
-// BothText begins the text of a record that is written when the two sides meet so.
-const BothText = "both may run: "
-
 func blank(last Entry) error {
 	if last != (Entry{}) {
 		return fmt.Errorf("%w: it says %v", ErrOtherJournal, last.Record)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
@@ -74,6 +75,11 @@ var reasons = map[transport.Code]reason{
 	transport.CodeNetwork:      both(exitNetwork, connectionLost),
 	transport.CodeAuth:         both(exitAuth, strangers),
 	transport.CodeHeld:         {exitLocal, exitPeer, says(heldHint), says(heldHint)},
+	transport.CodeUnknown:      both(exitPeer, says(unknownHint)),
+	transport.CodeWitness:      both(exitIncompatible, says("give the same --in-doubt and --witness on both sides")),
+	transport.CodeDecided:      both(exitPeer, says(decidedHint)),
+	transport.CodeLost:         both(exitPeer, says(lostHint)),
+	transport.CodeBothMayRun:   both(exitPeer, says(strings.Join(bothHints, "; "))),
 }
 
 // unknownReason is the row of a code that a newer peer may send, and of no code.
@@ -83,6 +89,13 @@ const (
 	damagedHint = "try again; if it happens again, check the memory of both hosts"
 	driverHint  = "if it is a VFIO device, its driver gives the reason in the kernel's log: see `dmesg`"
 	heldHint    = "continue that migration: mig-send --continue, with its --state-dir; or discard its copy there: mig-recv resolve ID --give-up; a mig-recv --ready-lease TIME discards such a copy by itself"
+)
+
+// Hints of codes that concern a migration in doubt.
+const (
+	unknownHint = "give mig-recv there the --state-dir that it had, or a --to where that runs; if its journal is lost, only people can tell: see `mig-send resolve --help`"
+	decidedHint = "somebody has decided there: talk to them before anything is done here"
+	lostHint    = "it may have run there, and no answer will come: decide where it goes on, by `mig-send resolve` here or `mig-recv resolve` there"
 )
 
 // both is a row for a code that means the same, whichever side has reported it.

@@ -37,6 +37,12 @@ func TestExitCodeOfReasons(t *testing.T) {
 		{transport.CodeProtocol, exitPeer, exitPeer},
 		{transport.CodeNetwork, exitNetwork, exitNetwork},
 		{transport.CodeAuth, exitAuth, exitAuth},
+		{transport.CodeHeld, exitLocal, exitPeer},
+		{transport.CodeUnknown, exitPeer, exitPeer},
+		{transport.CodeWitness, exitIncompatible, exitIncompatible},
+		{transport.CodeDecided, exitPeer, exitPeer},
+		{transport.CodeLost, exitPeer, exitPeer},
+		{transport.CodeBothMayRun, exitPeer, exitPeer},
 		{999, exitInternal, exitPeer},
 	}
 	for _, tt := range tests {

@@ -138,14 +138,14 @@ func (s scene) askAgain(err error) (hints []string) {
 	if e, ok := errors.AsType[*stateError](err); ok {
 		return []string{e.hint()}
 	}
-	f, ok := errors.AsType[*transport.Fault](err)
+	code, remote := codeOf(err)
 	switch {
-	case ok && f.Remote && strings.Contains(f.Error(), "knows nothing of the migration"):
-		hints = []string{"give mig-recv there the --state-dir that it had, or a --to where that runs; if its journal is lost, only people can tell: see `mig-send resolve --help`"}
-	case ok && f.Remote && strings.Contains(f.Error(), "record is LOST"):
-		return []string{"it may have run there, and no answer will come: decide where it goes on, by `mig-send resolve` here or `mig-recv resolve` there"}
-	case ok && f.Remote && strings.Contains(f.Error(), "record is FORCED"):
-		return []string{"somebody has decided there: talk to them before anything is done here"}
+	case remote && code == transport.CodeUnknown:
+		hints = []string{unknownHint}
+	case remote && code == transport.CodeLost:
+		return []string{lostHint}
+	case remote && code == transport.CodeDecided:
+		return []string{decidedHint}
 	}
 	return append(hints, fmt.Sprintf("`mig-send --migration %s` and the other arguments again: it asks the destination, whose mig-recv must run, and does what that says", s.again), person)
 }
@@ -158,7 +158,7 @@ var bothHints = []string{
 
 // alarmText names the migration.
 func alarmText(ev report.Event) string {
-	return fmt.Sprintf("migration %v: BOTH SIDES MAY RUN: %s", ev.Attempt.Mig, strings.TrimPrefix(ev.Text, handoff.BothText))
+	return fmt.Sprintf("migration %v: BOTH SIDES MAY RUN: %s", ev.Attempt.Mig, ev.Text)
 }
 
 // ofError is for causes that an error names itself.
@@ -191,9 +191,6 @@ func (s scene) ofError(err error) []string {
 	}
 	if e, ok := errors.AsType[*workedOn](err); ok {
 		return []string{e.hint()}
-	}
-	if f, ok := errors.AsType[*transport.Fault](err); ok && f.Code == transport.CodeIncompatible && strings.Contains(f.Error(), "the witness") {
-		return []string{"give the same --in-doubt and --witness on both sides"}
 	}
 	if code, _ := codeOf(err); code == transport.CodeNetwork && strings.HasPrefix(s.address, unixPrefix) {
 		if hint := unixHint(err); hint != "" {

@@ -268,10 +268,9 @@ func newest(role journal.Role, path string, all []journal.Record) jsonJournal {
 	}
 	for _, past := range all {
 		text := oneLine(past.Why.Text)
-		_, both, met := strings.Cut(text, handoff.BothText)
 		switch {
-		case met:
-			j.Alarm = both
+		case past.Why.Code == transport.CodeBothMayRun:
+			j.Alarm = text
 		case past.Record == handoff.Forced:
 			j.Decided, j.Forced = text, past.Attempt.Epoch
 		}
@@ -279,7 +278,7 @@ func newest(role journal.Role, path string, all []journal.Record) jsonJournal {
 	if r.Record == handoff.Commit && r.Sole && j.Forced == 0 {
 		j.Fault, j.Decided = "", j.Fault
 	}
-	if strings.Contains(j.Fault, handoff.BothText) || r.Record == handoff.Forced {
+	if r.Why.Code == transport.CodeBothMayRun || r.Record == handoff.Forced {
 		j.Fault = ""
 	}
 	return j
