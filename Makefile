@@ -9,7 +9,7 @@ BUILD = CGO_ENABLED=0 go build -trimpath
 
 # The checkers' versions are pinned here and not in go.mod: nobody who imports
 # migpipe needs them.
-STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
+LINTER      = github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 GOVULNCHECK = golang.org/x/vuln/cmd/govulncheck@v1.9.0
 
 # How long each fuzz target runs in make test and in make fuzz: a number of
@@ -35,28 +35,25 @@ test: needs check unit race fuzz-smoke vm ## run everything
 needs: ## what the tests need, and this machine lacks
 	test/needs.sh
 
-check: ## gofmt, go vet, staticcheck, govulncheck, go mod tidy
-	test/check.sh $(STATICCHECK) $(GOVULNCHECK)
+check: ## gofmt, go vet, go mod tidy, builds for other machines, golangci-lint, govulncheck
+	test/check.sh $(LINTER) $(GOVULNCHECK)
 
 # Without -race: here are the tests that count allocations and memory, which
 # the race detector changes, and the programs run as users run them.
 # -count=1: never from the cache, since some of it depends on the machine.
 unit: ## every test but the VM's, as the code is shipped
-	test/gotest.sh -count=1 -timeout 10m ./...
+	test/gotest.sh -count=1 -timeout 10m
 	go test -count=1 -tags failpoints ./internal/failpoint
 
 # -short leaves out the gigabyte transfers, which unit has just done.
 race: ## every test but the VM's, with the race detector
-	test/gotest.sh -race -short -count=1 -timeout 10m ./...
+	test/gotest.sh -race -short -count=1 -timeout 10m
 
-# CHAOS_SEED=7 CHAOS_RANDOM=200 draws other cases, and more of them.
-CHAOS_SEED   = 1
-CHAOS_RANDOM = 40
 # Unit tests alone, without those that start processes, networks or machines, or play whole
 # migrations: under a minute on two cores.
 quick: ## the tests to run after each edit
 	go vet ./...
-	go test -short $$(go list ./... | grep -vE '/(test|bench|cmd)(/|$$)|/transport$$|/sim$$') ./cmd/internal/cli ./test/arch ./test/mutants
+	go test -short $$(go list ./... | grep -vE '/(test|cmd)(/|$$)|/transport$$|/sim$$') ./cmd/internal/cli ./test/arch ./test/mutants
 
 mutants: ## plant faults one by one: each has to be found by a test
 	go run ./test/mutants
@@ -64,6 +61,9 @@ mutants: ## plant faults one by one: each has to be found by a test
 lines: ## count the lines of code
 	@go run ./test/lines
 
+# CHAOS_SEED=7 CHAOS_RANDOM=200 draws other cases, and more of them.
+CHAOS_SEED   = 1
+CHAOS_RANDOM = 40
 chaos: ## kill, stop and cut off the two programs at every point
 	@go test -count=1 -timeout 60m -v ./test/chaos -all -seed $(CHAOS_SEED) -random $(CHAOS_RANDOM) >chaos.log 2>&1; \
 	status=$$?; grep -a '^chaos:' chaos.log; [ $$status = 0 ] || { echo 'chaos: FAILED, see chaos.log'; exit 1; }
@@ -85,6 +85,7 @@ vm: ## migrate a real VFIO device between two virtual machines
 # A virtual machine's memory is moved too. It is made once, by the way only if the VM
 # test has its kernels, which take a while.
 MEMORY     = bench/out/memory.bin
+BENCH      = go build -C bench -o $(CURDIR)/bin/ ./downtime ./footprint ./throughput
 VM_KERNELS = $(wildcard $(or $(MIGPIPE_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/migpipe)/vm/debian-*/vmlinuz)
 
 # Real runs, which make every figure of README: two minutes for the downtimes, two and a
@@ -92,9 +93,10 @@ VM_KERNELS = $(wildcard $(or $(MIGPIPE_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.ca
 # Figures and charts are in bench/out: results.json, bench.txt for benchstat, and
 # report.html, which has all of it.
 bench: $(if $(VM_KERNELS),$(MEMORY)) ## compare downtimes, memory, and throughput with quic-go, TLS and TCP
-	go run ./bench/downtime
-	go run ./bench/footprint
-	go run ./bench/throughput
+	$(BENCH)
+	bin/downtime
+	bin/footprint
+	bin/throughput
 
 bench-memory: $(MEMORY) ## dump the memory of a virtual machine for make bench, once
 
@@ -104,10 +106,12 @@ $(MEMORY):
 # -run '^$$': no tests. -benchmem: bytes and allocations as well.
 bench-micro: ## micro-benchmarks of every package
 	go test -run '^$$' -bench . -benchmem ./...
+	go test -C bench -run '^$$' -bench . -benchmem ./...
 
 # 3 rounds of 4 strategies, twice, and what journals cost. What it draws is in bench/out.
 bench-downtime: ## compare downtimes with QEMU's ways, by model and by measurement
-	go run ./bench/downtime
+	$(BENCH)
+	bin/downtime
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs go test with some arguments. It prints the packages as they pass, all of a failure, and
+# Runs go test with some arguments, on all packages of both modules. It prints the packages as they pass, all of a failure, and
 # in the end what was skipped, and why. It appends the last to the file that MIGPIPE_SKIPPED
 # names, too.
 set -uo pipefail
@@ -7,7 +7,8 @@ cd "$(dirname "$0")/.."
 
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
-go test -v "$@" 2>&1 | tee "$log" | grep --line-buffered -E '^(ok|FAIL|panic:)[[:space:]]'
+run() { go test -v "$@" ./... && go test -C bench -v "$@" ./...; }
+run "$@" 2>&1 | tee "$log" | grep --line-buffered -E '^(ok|FAIL|panic:)[[:space:]]'
 status=${PIPESTATUS[0]}
 if [ "$status" -ne 0 ]; then
 	grep -vE '^(=== |\s*--- (PASS|SKIP)|PASS$|ok |\?)' "$log"

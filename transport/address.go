@@ -11,8 +11,6 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // Why a name leads nowhere. A Dial that fails by one of them fails with [ErrUnreachable] too.
@@ -204,23 +202,6 @@ func onLink(to netip.AddrPort) (netip.AddrPort, error) {
 		zone = known.Name
 	}
 	return netip.AddrPortFrom(to.Addr().WithZone(zone), to.Port()), nil
-}
-
-// interfaceIndex does without netlink, which a service may be kept from (netdevice(7)).
-func interfaceIndex(name string) (int, error) {
-	request, err := unix.NewIfreq(name)
-	if err != nil {
-		return 0, err
-	}
-	fd, err := unix.Socket(unix.AF_INET6, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return 0, err
-	}
-	defer unix.Close(fd)
-	if err := unix.IoctlIfreq(fd, unix.SIOCGIFINDEX, request); err != nil {
-		return 0, err
-	}
-	return int(request.Uint32()), nil
 }
 
 // peerAddress is the address at which a dialler's peer answered last: it is tried first, and

@@ -28,8 +28,7 @@ type door struct {
 	callers  *callers
 	halfOpen halfOpen
 	lanes    chan Lane
-	closing  context.Context
-	stop     context.CancelFunc
+	closing  chan struct{} // is closed by shut
 	serving  sync.WaitGroup
 	close    sync.Once
 }
@@ -39,11 +38,10 @@ func newDoor(o *ListenOptions) *door {
 	if o == nil {
 		o = new(ListenOptions)
 	}
-	d := &door{refused: o.Refused, idle: o.Idle, callers: newCallers(), lanes: make(chan Lane)}
+	d := &door{refused: o.Refused, idle: o.Idle, callers: newCallers(), lanes: make(chan Lane), closing: make(chan struct{})}
 	if d.refused == nil {
 		d.refused = func(error) {}
 	}
-	d.closing, d.stop = context.WithCancel(context.Background())
 	return d
 }
 
@@ -89,17 +87,17 @@ func refusal(err error) string {
 }
 
 // enter gives a connection a place in the table of half-open ones, until leave, or reports why
-// there is none. The address is proven if its owner has answered from there.
-func (d *door) enter(from net.Addr, proven bool) (p *place, err error) {
+// there is none: see [halfOpen.enter].
+func (d *door) enter(ctx context.Context, from net.Addr, proven bool) (within context.Context, p *place, err error) {
 	if d.callers.admit(from) {
-		p, err = d.halfOpen.enter(d.closing, from, proven)
+		within, p, err = d.halfOpen.enter(ctx, from, proven)
 	} else {
 		err = fmt.Errorf("transport: more than %d connections at once, and %d a second after that, from %v", ConnBurst, ConnRate, from)
 	}
 	if err != nil {
 		d.refused(err)
 	}
-	return p, err
+	return within, p, err
 }
 
 // refusedBy reports a peer that does not want this side's identity.
@@ -114,7 +112,7 @@ func (d *door) Accept(ctx context.Context) (Lane, error) {
 		return lane, nil
 	case <-ctx.Done():
 		return nil, fmt.Errorf("transport: accept: %w", context.Cause(ctx))
-	case <-d.closing.Done():
+	case <-d.closing:
 		return nil, fmt.Errorf("transport: accept: %w", net.ErrClosed)
 	}
 }
@@ -123,7 +121,8 @@ func (d *door) Accept(ctx context.Context) (Lane, error) {
 // ends what hands out new connections, and release comes last.
 func (d *door) shut(refuse, release func()) {
 	d.close.Do(func() {
-		d.stop()
+		close(d.closing)
+		d.halfOpen.evictAll()
 		refuse()
 		d.serving.Wait()
 		release()

@@ -47,9 +47,7 @@ func WithGRO(conn net.PacketConn) net.PacketConn {
 		return conn
 	}
 	var refused error
-	err = raw.Control(func(fd uintptr) {
-		refused = unix.SetsockoptInt(int(fd), unix.IPPROTO_UDP, unix.UDP_GRO, 1)
-	})
+	err = raw.Control(func(fd uintptr) { refused = joinPackets(int(fd)) })
 	if err != nil || refused != nil {
 		return conn
 	}
@@ -91,7 +89,7 @@ func (c *groConn) read() error {
 		if err != nil {
 			return err
 		}
-		if head.Level == unix.IPPROTO_UDP && head.Type == unix.UDP_GRO && len(body) >= 4 {
+		if head.Level == unix.IPPROTO_UDP && head.Type == groLength && len(body) >= 4 {
 			c.size = max(1, int(binary.NativeEndian.Uint32(body)))
 		} else if whole := data[:len(data)-len(remainder)]; len(c.rest)+len(whole) <= cap(c.rest) {
 			c.rest = append(c.rest, whole...)

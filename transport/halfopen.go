@@ -26,8 +26,10 @@ type halfOpen struct {
 // place is the place of one connection in the table.
 type place struct {
 	from  caller
-	known bool            // the address has authenticated lately, and is the connection's own
-	ctx   context.Context // ends when the place is given to another connection
+	known bool // the address has authenticated lately, and is the connection's own
+
+	// evict ends the context of the connection, since the place is another connection's now, or
+	// the listener is closed.
 	evict context.CancelCauseFunc
 
 	// silence is how long the peer has sent nothing. It is nil while nobody can close the
@@ -38,22 +40,33 @@ type place struct {
 var errEvicted = errors.New("another connection has the place of this one")
 
 // enter gives a connection a place, until leave, or says that there is none. The address is
-// proven if its owner has answered from there. The place's context ends with ctx.
-func (t *halfOpen) enter(ctx context.Context, from net.Addr, proven bool) (*place, error) {
+// proven if its owner has answered from there. The context is for what the connection does
+// while it has the place: it ends with the eviction, or with ctx.
+func (t *halfOpen) enter(ctx context.Context, from net.Addr, proven bool) (context.Context, *place, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	p := &place{from: callerOf(from)}
 	p.known = proven && t.knows(p.from)
 	if victim := t.victim(p.known); len(t.places) >= MaxHalfOpen {
 		if victim == nil {
-			return nil, fmt.Errorf("transport: %d connections are half open, and none of them is silent: there is no place for one from %v", MaxHalfOpen, from)
+			return nil, nil, fmt.Errorf("transport: %d connections are half open, and none of them is silent: there is no place for one from %v", MaxHalfOpen, from)
 		}
 		t.remove(victim)
 		victim.evict(errEvicted)
 	}
-	p.ctx, p.evict = context.WithCancelCause(ctx)
+	ctx, p.evict = context.WithCancelCause(ctx)
 	t.places = append(t.places, p)
-	return p, nil
+	return ctx, p, nil
+}
+
+// evictAll ends what all half-open connections do.
+func (t *halfOpen) evictAll() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, p := range t.places {
+		p.evict(net.ErrClosed)
+	}
+	t.places = nil
 }
 
 // victim is the connection that gives up its place: the oldest that is silent, one of a
@@ -86,7 +99,7 @@ func (t *halfOpen) victim(forKnown bool) *place {
 }
 
 // mayEvict says how long the peer of a connection has been silent, so that its place may be
-// given away: who holds the connection ends it with the place's context.
+// given away: who holds the connection ends it with its context.
 func (t *halfOpen) mayEvict(p *place, silence func() time.Duration) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -108,6 +121,14 @@ func (t *halfOpen) authenticated(p *place) {
 	t.known[p.from] = time.Now()
 }
 
+// settle says that the lane of a connection is about to be handed over: no eviction may end
+// the context, which is the lane's from now on.
+func (t *halfOpen) settle(p *place) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	p.evict = func(error) {}
+}
+
 // knows says that an address has authenticated within KnownTime.
 func (t *halfOpen) knows(from caller) bool {
 	at, ok := t.known[from]
@@ -124,12 +145,11 @@ func (t *halfOpen) forgetOldest() {
 	delete(t.known, oldest)
 }
 
-// leave gives the place up. The second call does nothing.
+// leave gives the place up. The context of the connection goes on. The second call does nothing.
 func (t *halfOpen) leave(p *place) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.remove(p)
-	p.evict(nil)
 }
 
 func (t *halfOpen) remove(p *place) {

@@ -17,7 +17,7 @@ import (
 // take takes places that nobody can evict.
 func take(table *halfOpen, n int) (taken []*place) {
 	for range n {
-		p, err := table.enter(context.Background(), udp("192.0.2.99"), false)
+		_, p, err := table.enter(context.Background(), udp("192.0.2.99"), false)
 		if err != nil {
 			panic(err)
 		}
@@ -35,13 +35,13 @@ func since(ago time.Duration) func() time.Duration {
 // TestHalfOpenTable: which connection gives up its place to which.
 func TestHalfOpenTable(t *testing.T) {
 	stranger, friend := udp("192.0.2.1"), udp("192.0.2.2")
-	enter := func(t *testing.T, table *halfOpen, from net.Addr, silent time.Duration) *place {
-		p, err := table.enter(t.Context(), from, true)
+	enter := func(t *testing.T, table *halfOpen, from net.Addr, silent time.Duration) context.Context {
+		ctx, p, err := table.enter(t.Context(), from, true)
 		if err != nil {
 			t.Fatal(err)
 		}
 		table.mayEvict(p, since(silent))
-		return p
+		return ctx
 	}
 	const long, short = SilentTime, SilentTime / 2
 	for _, c := range []struct {
@@ -63,10 +63,10 @@ func TestHalfOpenTable(t *testing.T) {
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			table := new(halfOpen)
-			before, _ := table.enter(t.Context(), friend, true)
+			_, before, _ := table.enter(t.Context(), friend, true)
 			table.authenticated(before)
 			table.leave(before)
-			var all []*place
+			var all []context.Context
 			for _, silent := range c.silent {
 				all = append(all, enter(t, table, stranger, silent))
 			}
@@ -74,16 +74,29 @@ func TestHalfOpenTable(t *testing.T) {
 				all = append(all, enter(t, table, friend, silent))
 			}
 			take(table, MaxHalfOpen-len(all))
-			_, err := table.enter(t.Context(), c.from, c.proven)
+			_, _, err := table.enter(t.Context(), c.from, c.proven)
 			if (err != nil) != (c.want < 0) || table.count() != MaxHalfOpen {
 				t.Errorf("%s: %v, and %d have a place", c.name, err, table.count())
 			}
-			for i, p := range all {
-				if gone := p.ctx.Err() != nil; gone != (i == c.want) {
+			for i, ctx := range all {
+				if gone := ctx.Err() != nil; gone != (i == c.want) {
 					t.Errorf("%s: connection %d has lost its place: %v", c.name, i, gone)
 				}
 			}
 		})
+	}
+}
+
+// TestHalfOpenCloses: the end of the listener ends what half-open connections do, and leaves the
+// lanes that were handed over alone.
+func TestHalfOpenCloses(t *testing.T) {
+	table := new(halfOpen)
+	open, _, _ := table.enter(t.Context(), udp("192.0.2.1"), true)
+	lane, p, _ := table.enter(t.Context(), udp("192.0.2.2"), true)
+	table.settle(p)
+	table.evictAll()
+	if !errors.Is(context.Cause(open), net.ErrClosed) || lane.Err() != nil || table.count() != 0 {
+		t.Errorf("the half-open one: %v, the lane: %v, and %d have a place", context.Cause(open), lane.Err(), table.count())
 	}
 }
 
@@ -94,7 +107,7 @@ func TestHalfOpenKnown(t *testing.T) {
 		known := func(from net.Addr) bool { return table.knows(callerOf(from)) }
 		first := udp("192.0.2.1")
 		for i := range KnownAddresses + 1 {
-			p, err := table.enter(t.Context(), udp(fmt.Sprintf("192.0.%d.%d", 2+i/256, 1+i%256)), true)
+			_, p, err := table.enter(t.Context(), udp(fmt.Sprintf("192.0.%d.%d", 2+i/256, 1+i%256)), true)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -123,12 +123,12 @@ type placeKey struct{}
 // admit gives a connection a place from its first packet until its first stream was accepted
 // or it ended.
 func (l *quicListener) admit(ctx context.Context, from *quic.ClientInfo) (context.Context, error) {
-	p, err := l.enter(from.RemoteAddr, from.AddrVerified)
+	within, p, err := l.enter(ctx, from.RemoteAddr, from.AddrVerified)
 	if err != nil {
 		return nil, err
 	}
 	context.AfterFunc(ctx, func() { l.halfOpen.leave(p) })
-	return context.WithValue(ctx, placeKey{}, p), nil
+	return context.WithValue(within, placeKey{}, p), nil
 }
 
 // serve hands every connection to a goroutine of its own, so that none waits
@@ -158,29 +158,28 @@ func (l *quicListener) open(s *quicSocket, conn *quic.Conn) {
 			return
 		}
 		l.halfOpen.authenticated(p)
-	case <-conn.Context().Done():
+	case <-conn.Context().Done(): // it has ended, or was evicted
 		if cause := context.Cause(conn.Context()); refused(cause) {
 			l.refusedBy(conn.RemoteAddr(), cause)
 		}
-		return
-	case <-p.ctx.Done():
 		conn.CloseWithError(codeGivenUp, "")
 		return
 	}
-	ctx, cancel := context.WithTimeout(l.closing, HandshakeTimeout)
+	ctx, cancel := context.WithTimeout(conn.Context(), HandshakeTimeout)
 	defer cancel()
 	stream, err := conn.AcceptStream(ctx)
 	if err != nil {
 		conn.CloseWithError(codeGivenUp, "")
 		return
 	}
+	l.halfOpen.settle(p)
 	l.sockets.users.Add(1)
 	lane := newQUICLane(conn, l.known, stream, l.sockets, s, listenerLinger)
 	select {
 	case l.lanes <- lane:
 	case <-conn.Context().Done():
 		lane.Close()
-	case <-l.closing.Done():
+	case <-l.closing:
 		lane.Close()
 	}
 }

@@ -109,7 +109,7 @@ func narrowPath(to netip.AddrPort) error {
 	}
 	mtu := need
 	err = option(raw, func(fd int) (err error) {
-		mtu, err = unix.GetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_MTU) // ip(7): of the socket's path
+		mtu, err = pathMTU(fd)
 		return err
 	})
 	if err != nil || mtu >= need {
@@ -197,11 +197,7 @@ func steered(one *net.UDPConn, n int) (group []net.PacketConn, err error) {
 		}
 		group = append(group, c)
 	}
-	program := steer(n)
-	err = option(raw, func(fd int) error {
-		return unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_REUSEPORT_CBPF,
-			&unix.SockFprog{Len: uint16(len(program)), Filter: &program[0]})
-	})
+	err = option(raw, func(fd int) error { return attachSteering(fd, n) })
 	return append([]net.PacketConn{one}, group...), err
 }
 
@@ -212,40 +208,6 @@ func option(raw syscall.RawConn, call func(fd int) error) error {
 		return err
 	}
 	return refused
-}
-
-// steer is a classic BPF program that returns the number of the socket for a UDP payload:
-// the first byte of a connection ID, modulo n. While a connection is made (a long header)
-// it is that of the sender's own ID, which stays the same meanwhile and by which a dialler
-// spreads its lanes; of a sender without one, that of the destination's, which it drew
-// itself. All later packets have a destination that a numbered has made (RFC 9000, sections
-// 7.2 and 17). A load beyond the end of a packet makes the program return 0.
-func steer(n int) []unix.SockFilter {
-	const (
-		longHeader = 0x80 // of the first byte
-		shortID    = 1
-		longLength = 5 // behind the version; then come the ID, and length and ID of the sender's
-		longID     = longLength + 1
-	)
-	load := func(mode uint16, at uint32) unix.SockFilter {
-		return unix.SockFilter{Code: unix.BPF_LD | unix.BPF_B | mode, K: at}
-	}
-	jump := func(past uint32) unix.SockFilter { return unix.SockFilter{Code: unix.BPF_JMP | unix.BPF_JA, K: past} }
-	return []unix.SockFilter{
-		load(unix.BPF_ABS, 0),
-		{Code: unix.BPF_JMP | unix.BPF_JSET | unix.BPF_K, K: longHeader, Jt: 2},
-		load(unix.BPF_ABS, shortID),
-		jump(7),
-		load(unix.BPF_ABS, longLength),
-		{Code: unix.BPF_MISC | unix.BPF_TAX},
-		load(unix.BPF_IND, longID),
-		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: 0, Jt: 2},
-		load(unix.BPF_IND, longID+1),
-		jump(1),
-		load(unix.BPF_ABS, longID),
-		{Code: unix.BPF_ALU | unix.BPF_MOD | unix.BPF_K, K: uint32(n)},
-		{Code: unix.BPF_RET | unix.BPF_A},
-	}
 }
 
 // numbered makes connection IDs that steer leads to socket number i of n. Those of a dialler's

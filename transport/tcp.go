@@ -16,8 +16,6 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // TLSDialer opens lanes over TLS 1.3 and TCP, with the identities, the roles and the
@@ -132,28 +130,29 @@ func (l *tlsListener) serve() {
 		if err != nil { // out of file descriptors, perhaps
 			select {
 			case <-time.After(dialEvery):
-			case <-l.closing.Done():
+			case <-l.closing:
 			}
 			continue
 		}
-		p, err := l.enter(conn.RemoteAddr(), true)
+		ctx, p, err := l.enter(context.Background(), conn.RemoteAddr(), true)
 		if err != nil {
 			conn.Close()
 			continue
 		}
 		l.serving.Go(func() {
+			defer p.evict(nil)
 			defer l.halfOpen.leave(p)
-			l.open(p, conn)
+			l.open(ctx, p, conn)
 		})
 	}
 }
 
 // open waits for a connection's handshake, HandshakeTimeout at most, and for somebody to
 // accept the lane.
-func (l *tlsListener) open(p *place, conn *net.TCPConn) {
+func (l *tlsListener) open(ctx context.Context, p *place, conn *net.TCPConn) {
 	lane := newTLSLane(conn, l.idle, func(c net.Conn) *tls.Conn { return tls.Server(c, l.tls) })
 	l.halfOpen.mayEvict(p, func() time.Duration { return tcpSilence(conn) })
-	ctx, cancel := context.WithTimeout(p.ctx, HandshakeTimeout)
+	ctx, cancel := context.WithTimeout(ctx, HandshakeTimeout)
 	defer cancel()
 	if err := lane.handshake(ctx, l.known); err != nil {
 		if refusedByAlert(err) {
@@ -183,9 +182,7 @@ func tcpSilence(conn *net.TCPConn) (silence time.Duration) {
 		return 0
 	}
 	_ = raw.Control(func(fd uintptr) { // a socket that is closed has a place for a moment only
-		if info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO); err == nil {
-			silence = time.Duration(info.Last_data_recv) * time.Millisecond
-		}
+		silence, _ = tcpTimes(int(fd))
 	})
 	return silence
 }
@@ -219,7 +216,7 @@ func newTLSLane(conn *net.TCPConn, idle time.Duration, wrap func(net.Conn) *tls.
 	idle = max(cmp.Or(idle, IdleTimeout), MinIdleTimeout)
 	if raw, err := conn.SyscallConn(); err == nil {
 		_ = raw.Control(func(fd uintptr) { // without it a loss is noticed later
-			unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(idle.Milliseconds()))
+			limitUnacknowledged(int(fd), idle)
 		})
 	}
 	out := &records{TCPConn: conn}
@@ -246,9 +243,7 @@ func (l *tlsLane) Carrier() Carrier {
 		return c
 	}
 	_ = raw.Control(func(fd uintptr) { // of a socket that is closed nothing is said
-		if info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO); err == nil {
-			c.RTT = time.Duration(info.Min_rtt) * time.Microsecond
-		}
+		_, c.RTT = tcpTimes(int(fd))
 	})
 	return c
 }

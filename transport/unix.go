@@ -112,21 +112,18 @@ func newUnixLane(conn *net.UnixConn) (*unixLane, error) {
 	return &unixLane{conn: conn}, nil
 }
 
-// checkOwner asks the kernel whose process made the other end (unix(7),
-// SO_PEERCRED).
+// checkOwner asks the kernel whose process made the other end.
 func checkOwner(conn *net.UnixConn) error {
 	raw, err := conn.SyscallConn()
 	if err != nil {
 		return fmt.Errorf("transport: %w", err)
 	}
-	var peer *unix.Ucred
-	controlErr := raw.Control(func(fd uintptr) {
-		peer, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
-	})
+	var user uint32
+	controlErr := raw.Control(func(fd uintptr) { user, err = peerUser(int(fd)) })
 	if err := errors.Join(controlErr, err); err != nil {
 		return fmt.Errorf("transport: %w", err)
 	}
-	return ownerError(peer.Uid, os.Geteuid())
+	return ownerError(user, os.Geteuid())
 }
 
 func ownerError(peer uint32, self int) error {

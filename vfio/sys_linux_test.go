@@ -139,6 +139,16 @@ func blocksFirst(fn *ast.FuncDecl) bool {
 }
 
 // TestIoctlArguments passes a pointer and a value to ioctls that any pipe has.
+// TestOtherNumbers: where _IO adds to the numbers of requests, as on powerpc, mips and sparc,
+// kernel devices are not supported.
+func TestOtherNumbers(t *testing.T) {
+	for direction, works := range map[uint32]bool{0: true, 0x20000000: false} {
+		if err := supported(direction); (err == nil) != works || !works && !errors.Is(err, errors.ErrUnsupported) {
+			t.Errorf("direction %#x: %v", direction, err)
+		}
+	}
+}
+
 func TestIoctlArguments(t *testing.T) {
 	r, w := pipe(t)
 	if _, err := unix.Write(w, []byte("12345")); err != nil {

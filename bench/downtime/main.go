@@ -43,7 +43,7 @@ func run(ctx context.Context, args []string, out, progress io.Writer) error {
 	if err != nil {
 		return err
 	}
-	r := &result{Host: record.ThisHost("go run ./bench/downtime " + strings.Join(args, " "))}
+	r := &result{Host: record.ThisHost("bin/downtime " + strings.Join(args, " "))}
 	if err := r.measure(ctx, s, list, *dir, progress); err != nil {
 		return err
 	}

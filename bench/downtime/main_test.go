@@ -31,7 +31,7 @@ func TestCommand(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			for _, want := range append(names(2), heads[0], heads[1], journalsHead, "command: go run ./bench/downtime --devices 2", "cpu: ", "date: ") {
+			for _, want := range append(names(2), heads[0], heads[1], journalsHead, "command: bin/downtime --devices 2", "cpu: ", "date: ") {
 				if !strings.Contains(out.String(), want) {
 					t.Errorf("the output has no %q:\n%s", want, out.String())
 				}
@@ -139,7 +139,7 @@ func TestReadme(t *testing.T) {
 	}
 	_, section, ok := strings.Cut(string(text), "\n## Downtime\n")
 	section, _, _ = strings.Cut(section, "\n## ")
-	if !ok || !strings.Contains(section, "\ncommand: go run ./bench/downtime\n") {
+	if !ok || !strings.Contains(section, "\ncommand: bin/downtime\n") {
 		t.Fatal("README.md does not say how this program was called")
 	}
 	for _, head := range heads {

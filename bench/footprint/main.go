@@ -33,7 +33,7 @@ func run(ctx context.Context, args []string, out, progress io.Writer) error {
 	case *most <= short:
 		return fmt.Errorf("--most is %d, must be more than %d, which the short states have", *most, short)
 	}
-	r := &result{Host: record.ThisHost("go run ./bench/footprint " + strings.Join(args, " "))}
+	r := &result{Host: record.ThisHost("bin/footprint " + strings.Join(args, " "))}
 	if err := r.measure(ctx, states(*most, *rounds), progress); err != nil {
 		return err
 	}

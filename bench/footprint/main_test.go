@@ -32,7 +32,7 @@ func TestCommand(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Log(out.String())
-	for name, magic := range map[string]string{"footprint.svg": "<?xml", "footprint.png": "\x89PNG", "footprint.txt": "command: go run ./bench/footprint --rounds 1"} {
+	for name, magic := range map[string]string{"footprint.svg": "<?xml", "footprint.png": "\x89PNG", "footprint.txt": "command: bin/footprint --rounds 1"} {
 		if b, err := os.ReadFile(filepath.Join(dir, name)); err != nil || !bytes.HasPrefix(b, []byte(magic)) {
 			t.Errorf("%s: %v, begins with %.8q", name, err, b)
 		}
@@ -97,7 +97,7 @@ func TestReadme(t *testing.T) {
 	_, section, _ := strings.Cut(string(text), "\n## Memory\n")
 	section, _, _ = strings.Cut(section, "\n## ")
 	_, table, ok := strings.Cut(section, "\n"+tableHead+"\n")
-	if !ok || !strings.Contains(section, "\ncommand: go run ./bench/footprint\n") {
+	if !ok || !strings.Contains(section, "\ncommand: bin/footprint\n") {
 		t.Fatal("README.md has no table with this program's head, or does not say how it was called")
 	}
 	rows := strings.Split(table, "\n")

@@ -22,8 +22,13 @@ import (
 type programs struct{ dir string }
 
 func build(ctx context.Context, dir string) (programs, error) {
-	const cmd = "github.com/migpipe/migpipe/cmd/"
-	c := exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", dir, cmd+"mig-send", cmd+"mig-recv")
+	list := exec.CommandContext(ctx, "go", "list", "-m", "-f", "{{.Dir}}", "github.com/migpipe/migpipe")
+	home, err := list.Output() // this module does not know what the programs import
+	if err != nil {
+		return programs{}, fmt.Errorf("%v: %w", list, err)
+	}
+	c := exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", dir, "./cmd/mig-send", "./cmd/mig-recv")
+	c.Dir = strings.TrimSpace(string(home))
 	c.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := c.CombinedOutput(); err != nil {
 		return programs{}, fmt.Errorf("%v: %w\n%s", c, err, out)

@@ -52,7 +52,7 @@ func run(ctx context.Context, args []string, out, progress io.Writer) error {
 	if err := os.Setenv("QUIC_GO_DISABLE_RECEIVE_BUFFER_WARNING", "true"); err != nil {
 		return err
 	}
-	host := record.ThisHost("go run ./bench/throughput " + strings.Join(args, " "))
+	host := record.ThisHost("bin/throughput " + strings.Join(args, " "))
 	r, err := p.compare(ctx, progress)
 	if err != nil {
 		return err

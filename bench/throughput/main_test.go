@@ -176,7 +176,7 @@ func TestReadme(t *testing.T) {
 	if !ok || !strings.Contains(section, tableHead) || !strings.Contains(section, ratioHead) {
 		t.Fatal("README.md has no table with this program's head")
 	}
-	want := strings.Split(record.ThisHost("go run ./bench/throughput").Lines(), "\n")[:1]
+	want := strings.Split(record.ThisHost("bin/throughput").Lines(), "\n")[:1]
 	want = append(want, "\n"+adaptiveHead+"\n")
 	for _, content := range kinds {
 		for i := range links {

@@ -68,7 +68,7 @@ var others = []other{
 func (o other) chart(dir string) chart {
 	table, drawing, err := record.Left(dir, o.name)
 	if err != nil {
-		return chart{Title: o.title, Note: "Not there; go run ./bench/" + o.name + " does that. " + err.Error()}
+		return chart{Title: o.title, Note: "Not there; bin/" + o.name + " does that. " + err.Error()}
 	}
 	return chart{o.title, o.note, element(drawing), table}
 }

@@ -118,7 +118,7 @@ func TestOthersAreOnThePage(t *testing.T) {
 	r := result{Host: record.ThisHost("throughput"), Ways: []outcome{rates("a", 1)}}
 	r.conclude()
 	for _, o := range others {
-		finding := record.Finding{Table: "command: go run ./bench/" + o.name + " --rounds 1", Drawing: plot.New(), Height: 5 * vg.Centimeter}
+		finding := record.Finding{Table: "command: bin/" + o.name + " --rounds 1", Drawing: plot.New(), Height: 5 * vg.Centimeter}
 		finding.Drawing.Title.Text = "A drawing of " + o.name
 		pageHas := func(drawn bool) {
 			t.Helper()
@@ -129,7 +129,7 @@ func TestOthersAreOnThePage(t *testing.T) {
 			checkPage(t, b)
 			page := string(b)
 			if strings.Contains(page, finding.Table) != drawn || strings.Contains(page, finding.Drawing.Title.Text) != drawn ||
-				strings.Contains(page, "Not there; go run ./bench/"+o.name+" ") == drawn {
+				strings.Contains(page, "Not there; bin/"+o.name+" ") == drawn {
 				t.Errorf("a page that should have the %s, %v, is\n%s", o.name, drawn, page)
 			}
 		}

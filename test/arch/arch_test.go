@@ -45,10 +45,16 @@ type pkg struct {
 	Imports    []string
 }
 
-func packages(t *testing.T) (all []pkg) {
+// packages are those of both modules.
+func packages(t *testing.T) []pkg {
+	t.Helper()
+	return append(packagesOf(t, root), packagesOf(t, filepath.Join(root, "bench"))...)
+}
+
+func packagesOf(t *testing.T, dir string) (all []pkg) {
 	t.Helper()
 	cmd := exec.Command("go", "list", "-json=ImportPath,Imports", "./...")
-	cmd.Dir = root
+	cmd.Dir = dir
 	out, err := cmd.Output()
 	if err != nil {
 		t.Fatalf("go list: %v", err)
@@ -227,28 +233,6 @@ func TestGoroutinesStartWhereTheyAreJoined(t *testing.T) {
 	if starting == 0 {
 		t.Error("no goroutine starts in reader/ or writer/: this test has lost its object")
 	}
-}
-
-// A context is a parameter: one in a struct outlives the call that it belongs to. A part of an
-// engine keeps what cancels it.
-func TestNoContextInStructs(t *testing.T) {
-	files(t, func(path string, fset *token.FileSet, f *ast.File) {
-		if dir := filepath.Dir(path); dir != "reader" && dir != "writer" && !within(filepath.ToSlash(dir), "internal") {
-			return
-		}
-		ast.Inspect(f, func(n ast.Node) bool {
-			s, ok := n.(*ast.StructType)
-			if !ok {
-				return true
-			}
-			for _, field := range s.Fields.List {
-				if sel, ok := field.Type.(*ast.SelectorExpr); ok && sel.Sel.Name == "Context" {
-					t.Errorf("%v: a struct has a context", fset.Position(field.Pos()))
-				}
-			}
-			return true
-		})
-	})
 }
 
 func startsGoroutine(n ast.Node) bool {

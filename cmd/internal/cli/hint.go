@@ -161,6 +161,24 @@ func alarmText(ev report.Event) string {
 	return fmt.Sprintf("migration %v: BOTH SIDES MAY RUN: %s", ev.Attempt.Mig, ev.Text)
 }
 
+// hinter is an error of this program that knows its next step.
+type hinter interface {
+	error
+	hint() string
+}
+
+// ofDevice is for a device that cannot be used, "" if its error names no next step.
+func ofDevice(err error) string {
+	e, ok := errors.AsType[*vfio.OpError](err)
+	switch {
+	case !ok:
+		return ""
+	case e.Hint == "" && e.Op == "open" && errors.Is(e, fs.ErrNotExist):
+		return "nothing on this host has that path: correct it, or make the directory first"
+	}
+	return e.Hint
+}
+
 // ofError is for causes that an error names itself.
 func (s scene) ofError(err error) []string {
 	if w, ok := errors.AsType[*transport.WrongPeerError](err); ok {
@@ -169,28 +187,14 @@ func (s scene) ofError(err error) []string {
 	if e, ok := errors.AsType[*transport.CertificateError](err); ok {
 		return []string{e.Hint}
 	}
-	if e, ok := errors.AsType[*vfio.OpError](err); ok {
-		switch {
-		case e.Hint != "":
-			return []string{e.Hint}
-		case e.Op == "open" && errors.Is(e, fs.ErrNotExist):
-			return []string{"nothing on this host has that path: correct it, or make the directory first"}
-		}
+	if hint := ofDevice(err); hint != "" {
+		return []string{hint}
 	}
-	if e, ok := errors.AsType[*hookError](err); ok {
-		return []string{e.hint()}
-	}
-	if e, ok := errors.AsType[*keyError](err); ok {
-		return []string{e.hint()}
-	}
-	if e, ok := errors.AsType[*stateError](err); ok {
+	if e, ok := errors.AsType[hinter](err); ok {
 		return []string{e.hint()}
 	}
 	if e, ok := errors.AsType[*lockfile.HeldError](err); ok {
 		return []string{endFirst(e.PID)}
-	}
-	if e, ok := errors.AsType[*workedOn](err); ok {
-		return []string{e.hint()}
 	}
 	if code, _ := codeOf(err); code == transport.CodeNetwork && strings.HasPrefix(s.address, unixPrefix) {
 		if hint := unixHint(err); hint != "" {
