@@ -17,7 +17,7 @@ func BenchmarkPlan(b *testing.B) {
 			p := newPlan(limits{downtime: 100 * ms, maxPrecopy: time.Hour, maxRounds: 1000}, manyPreCopy(devices))
 			p.step(0, connected{})
 			p.step(0, reached{})
-			ev := measured{path: wire, stop: known(3 * ms), start: known(7 * ms)}
+			ev := &measured{path: wire, stop: known(3 * ms), start: known(7 * ms)}
 			ev.path.full = true
 			for i := range devices {
 				p.step(ms, polled{device: i, pending: vfio.Pending{Initial: 1 << 30, Dirty: 1 << 30}})
