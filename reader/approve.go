@@ -9,9 +9,6 @@ import (
 	"github.com/migpipe/migpipe/transport/report"
 )
 
-// approved is the event of the owner's word about COMMIT.
-type approved struct{ err error }
-
 // askApproval tells that all is at the destination, and asks the owner.
 func (e *engine) askApproval() {
 	e.tell(report.Event{Kind: report.Ready, Attempt: e.opts.Attempt, Downtime: e.times.downtime()})
@@ -20,7 +17,7 @@ func (e *engine) askApproval() {
 
 // approved goes by the owner's word, unless the attempt has ended without it.
 func (e *engine) approved(err error) {
-	if e.owner.Phase != handoff.SourceDeciding {
+	if !e.owner.AwaitsApproval() {
 		return
 	}
 	if err != nil {

@@ -20,8 +20,8 @@ type connection struct {
 	journal transport.JournalID // of this side
 	peer    transport.ID        // that has sent WELCOME, zero before
 	start   time.Time           // from which times are counted
-	post    func(any)           // hands an event to the loop
-	lanes   chan<- any          // takes events that hold a lane
+	post    func(event)         // hands an event to the loop
+	lanes   chan<- event        // takes events that hold a lane
 	heard   chan heard          // messages: boxed as events they would be garbage. It holds none, so that events which their sender posts next come after them
 	quit    <-chan struct{}     // closed when the loop takes no more
 
@@ -194,11 +194,11 @@ func (c *connection) stopLinked() {
 
 // postLane hands an event with a lane to the loop, or closes the lane when the loop has
 // ended.
-func (c *connection) postLane(ev any, lane transport.Lane) {
+func (c *connection) postLane(ev laneEvent) {
 	select {
 	case c.lanes <- ev:
 	case <-c.quit:
-		lane.Close()
+		ev.heldLane().Close()
 	}
 }
 
@@ -211,7 +211,7 @@ func (c *connection) greetAgain(cause error) {
 	redial(c.dialling, lanePause, func(ctx context.Context) error {
 		lane, err := c.openLane(ctx, transport.LaneControl, 0, transport.ID{})
 		if err == nil {
-			c.postLane(greeting{transport.NewControl(lane)}, lane)
+			c.postLane(greeting{transport.NewControl(lane)})
 		}
 		return err
 	})
@@ -261,7 +261,7 @@ func (c *connection) rejoin(ctx context.Context, destination transport.JournalID
 		lane.Close()
 		return err
 	}
-	c.postLane(rejoined{control, first}, lane)
+	c.postLane(rejoined{control, first})
 	return nil
 }
 

@@ -9,6 +9,7 @@ import (
 
 	"github.com/migpipe/migpipe/codec"
 	"github.com/migpipe/migpipe/internal/failpoint"
+	"github.com/migpipe/migpipe/reader/internal/plan"
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
 	"github.com/migpipe/migpipe/transport/handoff/witness"
@@ -60,7 +61,7 @@ func (e *engine) message(m transport.Message) {
 		m.Release()
 		return
 	case *transport.Ready:
-		if e.owner.Phase == handoff.SourceWaiting {
+		if e.owner.AwaitsReady() && e.plan.Phase() == plan.Drained {
 			e.times.ready, e.pipe.atReady = time.Now(), e.pipe.progressed()
 			if e.times.filled.IsZero() { // READY says it, before any ACK has
 				e.times.filled = e.times.ready
@@ -70,7 +71,7 @@ func (e *engine) message(m transport.Message) {
 			}
 		}
 	case *transport.Running:
-		if e.owner.Phase == handoff.SourceDoubt {
+		if e.owner.InDoubt() {
 			e.times.running, e.times.startTook = time.Now(), time.Duration(m.StartNS)
 			e.times.witnessTook, e.times.acceptTook = time.Duration(m.WitnessNS), time.Duration(m.AcceptNS)
 			e.times.sent = e.times.start.Add(time.Duration(e.pipe.sent.Load()))
@@ -117,7 +118,7 @@ func peerFault(code transport.Code, device string, offset uint64, text string) *
 // that was said again, the lane that was lost is the cause: the first HELLO was taken in.
 func (e *engine) declined(m *transport.Declined) *transport.Fault {
 	f := peerFault(m.Code, m.Device, m.Offset, m.Text)
-	if e.owner.Phase == handoff.SourceHello && e.conn.lostBy != nil && m.Journal == (transport.JournalID{}) {
+	if e.owner.AwaitsWelcome() && e.conn.lostBy != nil && m.Journal == (transport.JournalID{}) {
 		return &transport.Fault{Code: transport.CodeNetwork, Err: fmt.Errorf("%w; to HELLO on another lane it said: %s", e.conn.lostBy, f.Err)}
 	}
 	return f
@@ -149,7 +150,7 @@ func (e *engine) failed(f *transport.Fault) {
 
 // welcome checks the answer to HELLO and opens the data lanes.
 func (e *engine) welcome(m *transport.Welcome) {
-	if e.owner.Phase != handoff.SourceHello || *m.About() != e.opts.Attempt {
+	if !e.owner.AwaitsWelcome() || *m.About() != e.opts.Attempt {
 		return
 	}
 	if err := checkWelcome(e.offer, m); err != nil {
@@ -328,8 +329,8 @@ func (e *engine) release() {
 func (e *engine) estimate() {
 	m := &transport.Estimate{Attempt: e.opts.Attempt, Stopped: !e.times.stopped.IsZero(), Stamp: max(1, time.Since(e.times.start).Nanoseconds())}
 	for i := range e.devices {
-		p := e.plan.devices[i].pending
-		d := transport.DeviceEstimate{Initial: p.Initial, Dirty: p.Dirty, StopCopy: e.plan.devices[i].size}
+		pending, size := e.plan.LastEstimate(i)
+		d := transport.DeviceEstimate{Initial: pending.Initial, Dirty: pending.Dirty, StopCopy: size}
 		d.Known = d.Initial+d.Dirty+d.StopCopy > 0
 		m.Devices = append(m.Devices, d)
 	}
@@ -341,14 +342,14 @@ func (e *engine) onTick() {
 	e.warming()
 	e.pipe.meterWires(time.Now())
 	e.pollBusy()
-	e.advance(ticked{})
+	e.advance(plan.TimePassed{})
 	e.watchHearing()
 	e.watching()
 	e.pipe.queue.divide(e.needs())
-	if e.moving() {
+	if e.owner.AwaitsReady() {
 		e.estimate()
 	}
-	ev := report.Event{Kind: report.Progress, Devices: e.snapshots(), Way: e.way(), Waiting: e.plan.waiting(time.Since(e.times.start))}
+	ev := report.Event{Kind: report.Progress, Devices: e.snapshots(), Way: e.way(), Waiting: e.plan.Waiting(time.Since(e.times.start))}
 	if report.Moves(e.phase()) { // else nothing goes through the stages
 		ev.Fill = e.pipe.recent.look(e.pipe.progressed(), e.pipe.queue.fill.chunks)
 	}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/migpipe/migpipe/internal/failpoint"
+	"github.com/migpipe/migpipe/reader/internal/plan"
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/vfio"
 )
@@ -32,7 +33,7 @@ type drain struct {
 	tap     *tap
 	queue   *queue
 	limit   int // bytes of a chunk, as negotiated
-	post    func(any)
+	post    func(event)
 	polling chan struct{} // has room for one: answers are told in the order in which they are given
 	final   chan struct{} // closed once STOP_COPY was reached
 	quiet   atomic.Bool   // the switchover is under way: ask no estimates
@@ -46,19 +47,6 @@ type drain struct {
 	start   time.Time
 	begun   *atomic.Int64 // when the first byte of any device was read, in ns after start
 }
-
-// Events of a drain.
-type (
-	drainEnded struct {
-		device int
-		end    transport.End
-	}
-	drainFailed struct {
-		device int
-		offset uint64
-		err    error
-	}
-)
 
 // run reads until the stream ends, fails, or ctx ends. A device has one reader. It
 // holds an OS thread while it is in the device, where package vfio locks it and blocks
@@ -190,7 +178,7 @@ func (d *drain) poll(idle bool) error {
 	case err != nil:
 		return err
 	}
-	d.post(polled{d.device, d.read.Load(), idle, p})
+	d.post(polled{plan.PrecopyPolled{Device: d.device, Offset: d.read.Load(), Idle: idle, Pending: p}})
 	return nil
 }
 
@@ -199,7 +187,7 @@ func (d *drain) poll(idle bool) error {
 func (d *drain) ask(size bool) error {
 	if size && d.dev.Features().DataSize {
 		if n, err := d.dev.StopCopySize(); err == nil {
-			d.post(sized{d.device, n})
+			d.post(sized{plan.SizePolled{Device: d.device, Bytes: n}})
 		}
 	}
 	return d.poll(false)

@@ -9,6 +9,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/migpipe/migpipe/reader/internal/plan"
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/share"
 	"github.com/migpipe/migpipe/vfio"
@@ -60,7 +61,7 @@ func (s *script) Pending() (vfio.Pending, error) {
 type bench struct {
 	*drain
 	script *script
-	events []any
+	events []event
 }
 
 func newBench(t *testing.T, s *script) *bench {
@@ -71,7 +72,7 @@ func newBench(t *testing.T, s *script) *bench {
 	b := &bench{script: s}
 	b.drain = &drain{
 		device: 3, dev: s, stream: s, tap: newTap(s, false), queue: newQueue(arena, 8, alone(3)), limit: 4096,
-		post: func(ev any) { b.events = append(b.events, ev) }, final: make(chan struct{}), polling: make(chan struct{}, 1),
+		post: func(ev event) { b.events = append(b.events, ev) }, final: make(chan struct{}), polling: make(chan struct{}, 1),
 		digest: transport.NewDigest(), start: time.Now(), begun: new(atomic.Int64),
 	}
 	t.Cleanup(func() {
@@ -126,15 +127,12 @@ func TestDrain(t *testing.T) {
 				if got := b.read.Load(); got != c.bytes || uint64(b.queue.kept) != c.chunks {
 					t.Errorf("%d bytes in %d chunks, want %d in %d", got, b.queue.kept, c.bytes, c.chunks)
 				}
-				switch ev := b.events[len(b.events)-1].(type) {
-				case drainEnded:
-					if c.err != nil || ev.device != 3 || ev.end.Bytes != c.bytes || ev.end.Chunks != c.chunks {
-						t.Errorf("ended with %+v, want %v", ev, c.err)
-					}
-				case drainFailed:
-					if ev.device != 3 || ev.offset != c.bytes || !errors.Is(ev.err, c.err) {
-						t.Errorf("failed with %+v, want %v at %d", ev, c.err, c.bytes)
-					}
+				last := b.events[len(b.events)-1]
+				if ev, ok := last.(drainEnded); ok && (c.err != nil || ev.device != 3 || ev.end.Bytes != c.bytes || ev.end.Chunks != c.chunks) {
+					t.Errorf("ended with %+v, want %v", ev, c.err)
+				}
+				if ev, ok := last.(drainFailed); ok && (ev.device != 3 || ev.offset != c.bytes || !errors.Is(ev.err, c.err)) {
+					t.Errorf("failed with %+v, want %v at %d", ev, c.err, c.bytes)
 				}
 			})
 		})
@@ -148,12 +146,12 @@ func TestDrainAsks(t *testing.T) {
 	for _, c := range []struct {
 		name string
 		estimated
-		want []any
+		want []event
 	}{
-		{"estimate", estimated{idle, nil}, []any{polled{3, 5, true, idle}}},
-		{"none in this driver", estimated{idle, errors.ErrUnsupported}, []any{polled{3, 5, true, vfio.Pending{}}}},
+		{"estimate", estimated{idle, nil}, []event{polled{plan.PrecopyPolled{Device: 3, Offset: 5, Idle: true, Pending: idle}}}},
+		{"none in this driver", estimated{idle, errors.ErrUnsupported}, []event{polled{plan.PrecopyPolled{Device: 3, Offset: 5, Idle: true}}}},
 		{"PRE_COPY just ended", estimated{idle, vfio.ErrNotPreCopy}, nil},
-		{"failed", estimated{idle, eio}, []any{drainFailed{3, 5, eio}}},
+		{"failed", estimated{idle, eio}, []event{drainFailed{3, 5, eio}}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -202,7 +200,7 @@ func TestAsk(t *testing.T) {
 	if err := errors.Join(b.ask(true), b.ask(false)); err != nil {
 		t.Fatal(err)
 	}
-	want := []any{sized{3, 77}, polled{3, 0, false, vfio.Pending{Dirty: 9}}}
+	want := []event{sized{plan.SizePolled{Device: 3, Bytes: 77}}, polled{plan.PrecopyPolled{Device: 3, Pending: vfio.Pending{Dirty: 9}}}}
 	if len(b.events) != 2 || b.events[0] != want[0] || b.events[1] != want[1] {
 		t.Errorf("events %+v, want %+v", b.events, want)
 	}

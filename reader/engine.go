@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/migpipe/migpipe/internal/tasks"
+	"github.com/migpipe/migpipe/reader/internal/plan"
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
 	"github.com/migpipe/migpipe/transport/handoff/witness"
@@ -103,7 +104,7 @@ type engine struct {
 	devices []*device
 	offer   *transport.Hello
 
-	plan  plan
+	plan  *plan.Plan
 	owner handoff.Source
 	watch watch
 	fleet *fleet
@@ -114,7 +115,7 @@ type engine struct {
 	hooks hooks
 	ending
 
-	events chan any
+	events chan event
 	quit   chan struct{} // closed when nobody takes events any more
 
 	work   *tasks.Group // transitions, and the witness: ends when the streams are abandoned
@@ -147,25 +148,22 @@ type past struct {
 
 func newEngine(o Options, dialer transport.Dialer, sources []Source) *engine {
 	n := len(sources)
-	features := make([]vfio.Features, n)
+	devices, offer := newDevices(sources), hello(o, sources)
+	features, sizes := make([]vfio.Features, n), make([]uint64, n)
 	for i, s := range sources {
-		features[i] = s.Device.Features()
+		features[i], sizes[i] = s.Device.Features(), offer.Devices[i].Estimate
 	}
-	devices := newDevices(sources)
 	e := &engine{
 		opts: o, devices: devices,
-		offer:  hello(o, sources),
-		plan:   newPlan(limits{o.DowntimeLimit, o.OnLimit, o.MaxPrecopy, o.MaxRounds, o.Timeout}, features),
+		offer:  offer,
+		plan:   plan.New(plan.Limits{Downtime: o.DowntimeLimit, OnLimit: o.OnLimit, MaxPrecopy: o.MaxPrecopy, MaxRounds: o.MaxRounds, Timeout: o.Timeout}, features, sizes),
 		owner:  handoff.NewSource(o.Attempt, o.Journal.ID()),
 		fleet:  newFleet(devices),
-		events: make(chan any, 16), quit: make(chan struct{}),
+		events: make(chan event, 16), quit: make(chan struct{}),
 	}
 	e.owner.Witness, e.owner.External = handoff.RegisterOf(e.offer.Witness), o.Approve != nil
 	e.times.decides = e.owner.External
 	e.watch.limits = watchLimits{o.welcomeLimit(), o.ReconnectLimit, o.DowntimeLimit, o.MaxDowntime, o.StallLimit, o.CancelAfter}
-	for i := range n {
-		e.plan.devices[i].resize(e.offer.Devices[i].Estimate)
-	}
 	e.work = tasks.NewGroup(context.Background())
 	e.asking = e.work.Part()
 	e.times.start = time.Now()
@@ -253,7 +251,7 @@ func (e *engine) turnBack() {
 	if !e.times.back.IsZero() {
 		return
 	}
-	if e.plan.phase != connecting {
+	if e.plan.Phase() != plan.Connecting {
 		e.tell(report.Event{Kind: report.Phase, Phase: report.Rollback})
 	}
 	e.abandon()
@@ -325,7 +323,7 @@ func askResume(ctx context.Context, group *tasks.Group, resume func(context.Cont
 }
 
 // post hands an event to the loop, or drops it when the loop has ended.
-func (e *engine) post(ev any) {
+func (e *engine) post(ev event) {
 	select {
 	case e.events <- ev:
 	case <-e.quit:
@@ -338,39 +336,8 @@ type heard struct {
 	message transport.Message
 }
 
-// Events of the engine's own goroutines.
-type (
-	controlLost struct {
-		control *transport.Control
-		err     error
-	}
-	lanesOpen struct{ err error }
-	entered   struct { // a transition of the plan
-		took time.Duration
-		err  error
-	}
-	guestPaused  struct{ err error }
-	guestResumed struct{ err error } // after a stop that was called off
-	asked        struct {            // a device, for its estimates
-		device  int
-		confirm bool // because of confirm
-		err     error
-	}
-	halted struct {
-		again []string // what worked at the second try only
-		err   error
-	}
-	resumed struct {
-		at    time.Time
-		how   handoff.Return
-		again []string
-		err   error // of the devices
-		guest error
-	}
-)
-
 // handle sends an event where it belongs.
-func (e *engine) handle(ev any) {
+func (e *engine) handle(ev event) {
 	switch ev := ev.(type) {
 	case controlLost:
 		e.controlLost(ev)
@@ -395,15 +362,15 @@ func (e *engine) handle(ev any) {
 	case approved:
 		e.approved(ev.err)
 	case polled:
-		e.devices[ev.device].asked.last = time.Now()
-		e.advance(ev)
+		e.devices[ev.Device].asked.last = time.Now()
+		e.advance(ev.PrecopyPolled)
 	case sized:
-		e.advance(ev)
+		e.advance(ev.SizePolled)
 	case asked:
 		e.asked(ev)
 	case drainEnded:
 		e.devices[ev.device].end = ev.end
-		e.advance(ended{ev.device})
+		e.advance(plan.StreamEnded{Device: ev.device})
 	case drainFailed:
 		f := e.fleet.fault(&deviceError{ev.device, ev.err})
 		f.Offset = ev.offset
@@ -436,19 +403,19 @@ func (e *engine) lanesOpened(ev lanesOpen) {
 	if ev.err != nil {
 		e.failed(&transport.Fault{Code: transport.CodeOf(ev.err), Err: fmt.Errorf("open data lanes: %w", ev.err)})
 	}
-	if e.owner.Phase != handoff.SourceTransfer {
+	if !e.owner.AwaitsReady() {
 		return
 	}
 	e.pipe.startLanes()
 	e.measure() // the round trip is known
-	e.advance(connected{})
+	e.advance(plan.LanesOpened{})
 }
 
-// enter starts a transition; it ends by itself, when the drivers are done.
-func (e *engine) enter(a enter) {
+// enterStates starts a transition; it ends by itself, when the drivers are done.
+func (e *engine) enterStates(moves []plan.Move) {
 	e.work.Go(func(context.Context) {
 		began := time.Now()
-		err := e.fleet.enter(a.moves)
+		err := e.fleet.enter(moves)
 		e.post(entered{time.Since(began), err})
 	})
 }

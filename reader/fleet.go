@@ -7,6 +7,7 @@ import (
 	"sync"
 
 	"github.com/migpipe/migpipe/internal/tasks"
+	"github.com/migpipe/migpipe/reader/internal/plan"
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
 	"github.com/migpipe/migpipe/vfio"
@@ -44,13 +45,13 @@ func (e *deviceError) Unwrap() error { return e.err }
 
 // enter makes the moves, all at once, and returns when every device is where
 // it should be: the barrier. Moves that come after resume are not made.
-func (f *fleet) enter(moves []move) error {
+func (f *fleet) enter(moves []plan.Move) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.resumed {
 		return nil
 	}
-	return f.each(len(moves), func(i int) error { return f.set(moves[i].device, moves[i].to) })
+	return f.each(len(moves), func(i int) error { return f.set(moves[i].Device, moves[i].To) })
 }
 
 func (f *fleet) set(device int, to vfio.State) error {

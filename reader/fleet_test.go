@@ -5,6 +5,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/migpipe/migpipe/reader/internal/plan"
 	"github.com/migpipe/migpipe/vfio"
 	"github.com/migpipe/migpipe/vfio/sim"
 )
@@ -18,13 +19,13 @@ func TestFleetResumed(t *testing.T) {
 	}
 	defer d.Close()
 	f := newFleet(newDevices([]Source{{Name: "d", Device: d}}))
-	if err := f.enter([]move{{0, vfio.PreCopy}}); err != nil {
+	if err := f.enter([]plan.Move{{Device: 0, To: vfio.PreCopy}}); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := f.resume(false); err != nil {
 		t.Fatal(err)
 	}
-	if err := f.enter([]move{{0, vfio.StopCopy}}); err != nil {
+	if err := f.enter([]plan.Move{{Device: 0, To: vfio.StopCopy}}); err != nil {
 		t.Fatal(err)
 	}
 	if s, err := d.State(); s != vfio.Running || err != nil {

@@ -29,19 +29,13 @@ type sender struct {
 	spent   *laneTimes
 	written *atomic.Uint64 // bytes that were given to this lane, whether all have left or not
 	sent    *atomic.Int64  // when a chunk was last written, in ns after start
-	post    func(any)
+	post    func(event)
 
 	watched chan struct{} // closed when nobody watches the lane any more
 }
 
 // frameHead is the length of what is in front of a frame's payload.
 const frameHead = len(transport.HeadRoom{})
-
-// laneFailed is the event of a sender that could go no further. It has ended.
-type laneFailed struct {
-	number int
-	err    error
-}
 
 // run sends until everything was applied, or the lane fails, or ctx ends, with which the streams
 // are abandoned.

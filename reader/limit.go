@@ -1,14 +1,9 @@
 package reader
 
 import (
-	"cmp"
 	"errors"
-	"fmt"
-	"slices"
-	"strings"
-	"time"
 
-	"github.com/migpipe/migpipe/transport/report"
+	"github.com/migpipe/migpipe/reader/internal/plan"
 )
 
 // What ends an attempt by taking too long.
@@ -21,107 +16,31 @@ var (
 
 // OnLimit says what to do with devices whose predicted downtime does not come
 // down to Options.DowntimeLimit before a cap of PRE_COPY is reached.
-type OnLimit uint8
+type OnLimit = plan.OnLimit
 
 // What to do on a limit.
 const (
-	Refuse   OnLimit = iota // end the attempt: the guest runs on here
-	Continue                // go on with PRE_COPY, until it fits or Options.Timeout ends it; refuse what no PRE_COPY makes fit
-	Force                   // stop the guest all the same
+	Refuse   = plan.Refuse   // end the attempt: the guest runs on here
+	Continue = plan.Continue // go on with PRE_COPY, until it fits or Options.Timeout ends it; refuse what no PRE_COPY makes fit
+	Force    = plan.Force    // stop the guest all the same
 )
 
-// Limit is a bound of what comes before the stop.
-type Limit uint8
+// Limit is a bound of what comes before the switchover.
+type Limit = plan.Limit
 
 // The limits.
 const (
-	LimitDowntime Limit = iota // no PRE_COPY could bring the downtime down
-	LimitPrecopy               // Options.MaxPrecopy
-	LimitRounds                // Options.MaxRounds
-	LimitTimeout               // Options.Timeout
-	LimitReinit                // a device was initialised anew at every stop
-	LimitPath                  // nothing shows how fast the path is
-	LimitFixed                 // the steps of a stop that no PRE_COPY shortens take longer than Options.DowntimeLimit
+	LimitDowntime = plan.LimitDowntime // no PRE_COPY could bring the downtime down
+	LimitPrecopy  = plan.LimitPrecopy  // Options.MaxPrecopy
+	LimitRounds   = plan.LimitRounds   // Options.MaxRounds
+	LimitTimeout  = plan.LimitTimeout  // Options.Timeout
+	LimitReinit   = plan.LimitReinit   // a device was initialised anew at every switchover
+	LimitPath     = plan.LimitPath     // nothing shows how fast the path is
+	LimitFixed    = plan.LimitFixed    // the steps of a switchover that no PRE_COPY shortens take longer than Options.DowntimeLimit
 )
 
-// unlimited is from where on Options.DowntimeLimit limits nothing.
-const unlimited time.Duration = 1 << 61
-
-// LimitError ends an attempt that would have to break a limit. The guest was
-// not stopped for it, or runs again.
-type LimitError struct {
-	Limit     Limit
-	Allowed   time.Duration           // the limit, where it is a time
-	Count     int                     // or a number
-	Ready     bool                    // the destination has applied the initial bytes
-	Predicted time.Duration           // the downtime that a stop would have meant
-	Stages    []report.PredictedStage // of that downtime
-}
-
-// what names the limit and its value.
-func (e *LimitError) what() string {
-	switch e.Limit {
-	case LimitDowntime:
-		return fmt.Sprintf("the predicted downtime is over the limit of %v, and no device has PRE_COPY to bring it down", e.Allowed)
-	case LimitPrecopy:
-		return fmt.Sprintf("PRE_COPY has reached its time limit of %v", e.Allowed)
-	case LimitRounds:
-		return fmt.Sprintf("PRE_COPY has reached its limit of %d round%s", e.Count, plural(e.Count))
-	case LimitTimeout:
-		return fmt.Sprintf("the guest was not to be stopped later than after %v", e.Allowed)
-	case LimitPath:
-		return "nothing shows how fast the path is: the destination has told of no padding"
-	case LimitFixed:
-		return fmt.Sprintf("the downtime is over the limit of %v, whatever PRE_COPY does", e.Allowed)
-	}
-	return fmt.Sprintf("a device was initialised anew in each of %d stops", e.Count)
-}
-
-func plural(n int) string {
-	if n == 1 {
-		return ""
-	}
-	return "s"
-}
-
-// Error names the limit, its value, and what stood against a stop.
-func (e *LimitError) Error() string {
-	switch {
-	case e.Limit == LimitReinit, e.Limit == LimitPath:
-		return e.what()
-	case e.Limit == LimitFixed:
-		return e.what() + fmt.Sprintf(": the steps that it does not shorten take %v%s", round(e.Predicted), mainly(e.Stages))
-	case !e.Ready:
-		return e.what() + ", and the destination has not applied the initial bytes"
-	}
-	return e.what() + fmt.Sprintf(": a stop now would take %v%s", round(e.Predicted), mainly(e.Stages))
-}
-
-// mainly names the stages that take a tenth of a downtime or more, the longest first.
-func mainly(stages []report.PredictedStage) string {
-	var all time.Duration
-	for _, s := range stages {
-		all += s.Took
-	}
-	var parts []string
-	for _, s := range slices.SortedStableFunc(slices.Values(stages), func(a, b report.PredictedStage) int { return cmp.Compare(b.Took, a.Took) }) {
-		if s.Took > 0 && s.Took >= all/10 {
-			parts = append(parts, fmt.Sprintf("%s %v", s.Name, round(s.Took)))
-		}
-	}
-	if len(parts) == 0 {
-		return ""
-	}
-	return " (" + strings.Join(parts, " + ") + ")"
-}
-
-// round makes a time one to read.
-func round(d time.Duration) time.Duration {
-	switch {
-	case d > time.Second:
-		return d.Round(10 * time.Millisecond)
-	case d > 10*time.Millisecond:
-		return d.Round(time.Millisecond)
-	}
-	return d.Round(10 * time.Microsecond)
-}
+// LimitError ends an attempt that would have to break a limit. The guest was not paused for it,
+// or runs again. Its fields are the Limit, the time Allowed or the Count that it is, whether
+// the destination is Ready, which has then applied the initial bytes, and the downtime
+// Predicted of a switchover, with its Stages.
+type LimitError = plan.LimitError

@@ -5,36 +5,20 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/migpipe/migpipe/reader/internal/plan"
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
 	"github.com/migpipe/migpipe/transport/report"
-)
-
-// Events of dialling again.
-type (
-	rejoined struct {
-		control *transport.Control
-		first   transport.Message
-	}
-	greeting   struct{ control *transport.Control } // a lane to say HELLO on
-	turnedAway struct{ why *transport.Fault }
-	laneBack   struct {
-		number int
-		lane   transport.Lane
-	}
 )
 
 // mayReturn reports whether a conversation whose lane has ended may go on over another:
 // the end of a lane ends no attempt. In doubt it may whatever the lane has ended with,
 // since only the destination's answer ends the doubt.
 func (e *engine) mayReturn(err error) bool {
-	switch e.owner.Phase {
-	case handoff.SourceHello, handoff.SourceTransfer, handoff.SourceWaiting, handoff.SourceDeciding:
-		return transport.Ended(err) && !e.offer.Devices[0].Splice // what was spliced into a lane is gone with it
-	case handoff.SourceDoubt:
+	if e.owner.InDoubt() {
 		return true
 	}
-	return false
+	return e.owner.NeedsPeer() && transport.Ended(err) && !e.offer.Devices[0].Splice // what was spliced into a lane is gone with it
 }
 
 // controlLost goes on over another control lane, or ends the conversation. A
@@ -45,7 +29,7 @@ func (e *engine) controlLost(ev controlLost) {
 	}
 	f := &transport.Fault{Code: transport.CodeOf(ev.err), Err: ev.err}
 	switch {
-	case e.mayReturn(ev.err) && e.owner.Phase == handoff.SourceHello:
+	case e.mayReturn(ev.err) && e.owner.AwaitsWelcome():
 		e.conn.greetAgain(ev.err)
 	case e.mayReturn(ev.err):
 		e.lose(ev.err)
@@ -58,7 +42,7 @@ func (e *engine) controlLost(ev controlLost) {
 }
 
 func (e *engine) greeting(ev greeting) {
-	if e.owner.Phase != handoff.SourceHello {
+	if !e.owner.AwaitsWelcome() {
 		ev.control.Lane().Close()
 		return
 	}
@@ -73,12 +57,12 @@ func (e *engine) lose(err error) {
 	clear(e.pipe.dialling)
 	e.tell(report.Event{Kind: report.Lost, Text: err.Error()})
 	e.seek(err)
-	e.advance(cut{})
+	e.advance(plan.ConnectionLost{})
 }
 
 // seek looks for the destination.
 func (e *engine) seek(cause error) {
-	e.conn.seek(cause, e.owner.Peer, e.owner.Phase == handoff.SourceDoubt)
+	e.conn.seek(cause, e.owner.Peer, e.owner.InDoubt())
 }
 
 // useControl takes messages from a control lane from now on.
@@ -98,9 +82,7 @@ func (e *engine) turnedAway(f *transport.Fault) {
 // rejoined goes on with the conversation: what was said last may be lost, so it is said
 // again.
 func (e *engine) rejoined(ev rejoined) {
-	switch e.owner.Phase {
-	case handoff.SourceTransfer, handoff.SourceWaiting, handoff.SourceDeciding, handoff.SourceDoubt:
-	default: // meanwhile nobody waits for it any more
+	if !e.owner.NeedsPeer() { // meanwhile
 		ev.control.Lane().Close()
 		return
 	}
@@ -108,12 +90,12 @@ func (e *engine) rejoined(ev rejoined) {
 	e.out.Over(ev.control.Lane())
 	e.tell(report.Event{Kind: report.Restored})
 	e.message(ev.first)
-	if e.owner.Phase == handoff.SourceTransfer || e.owner.Phase == handoff.SourceWaiting {
+	if e.owner.AwaitsReady() {
 		e.estimate()
 		e.sayEnds()
 	}
 	e.own(handoff.Reached{})
-	e.advance(mended{away})
+	e.advance(plan.ConnectionRestored{Away: away})
 	e.dialMissing()
 }
 
@@ -133,14 +115,9 @@ func (e *engine) sayEnd(d *device) {
 	e.conn.send(&end)
 }
 
-// moving reports whether there is something for data lanes to carry.
-func (e *engine) moving() bool {
-	return e.owner.Phase == handoff.SourceTransfer || e.owner.Phase == handoff.SourceWaiting
-}
-
 // laneFailed has what a data lane carried sent over the others, and dials it again.
 func (e *engine) laneFailed(ev laneFailed) {
-	if !e.moving() {
+	if !e.owner.AwaitsReady() {
 		return
 	}
 	if !transport.Ended(ev.err) || e.offer.Devices[0].Splice {
@@ -156,7 +133,7 @@ func (e *engine) laneFailed(ev laneFailed) {
 // data lane before it has heard RESUME.
 func (e *engine) dialMissing() {
 	for i, lane := range e.pipe.lanes {
-		if lane != nil || e.pipe.dialling[i] || e.conn.control == nil || !e.moving() {
+		if lane != nil || e.pipe.dialling[i] || e.conn.control == nil || !e.owner.AwaitsReady() {
 			continue
 		}
 		e.pipe.dialling[i] = true
@@ -164,7 +141,7 @@ func (e *engine) dialMissing() {
 		redial(e.conn.linked, lanePause, func(ctx context.Context) error {
 			lane, err := e.conn.openLane(ctx, transport.LaneData, i, peer)
 			if err == nil {
-				e.conn.postLane(laneBack{i, lane}, lane)
+				e.conn.postLane(laneBack{i, lane})
 			}
 			return err
 		})
@@ -172,7 +149,7 @@ func (e *engine) dialMissing() {
 }
 
 func (e *engine) laneBack(ev laneBack) {
-	if !e.moving() || e.pipe.lanes[ev.number] != nil {
+	if !e.owner.AwaitsReady() || e.pipe.lanes[ev.number] != nil {
 		ev.lane.Close()
 		return
 	}
@@ -184,13 +161,8 @@ func (e *engine) forget() {
 	for {
 		select {
 		case ev := <-e.events:
-			switch ev := ev.(type) {
-			case rejoined:
-				ev.control.Lane().Close()
-			case greeting:
-				ev.control.Lane().Close()
-			case laneBack:
-				ev.lane.Close()
+			if ev, ok := ev.(laneEvent); ok {
+				ev.heldLane().Close()
 			}
 		default:
 			return

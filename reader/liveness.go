@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"github.com/migpipe/migpipe/transport"
-	"github.com/migpipe/migpipe/transport/handoff"
 	"github.com/migpipe/migpipe/transport/report"
 )
 
@@ -130,7 +129,7 @@ func (e *engine) patience() time.Duration {
 // watchReading gives the data lanes up of which nothing is read, and ends the attempt
 // where that helps none of them.
 func (e *engine) watchReading(m *transport.Ack) {
-	if m.Echo <= 0 || !e.moving() {
+	if m.Echo <= 0 || !e.owner.AwaitsReady() {
 		return
 	}
 	limit := e.patience()
@@ -139,7 +138,7 @@ func (e *engine) watchReading(m *transport.Ack) {
 		e.pipe.giveUpLane(number, limit)
 		if !e.pipe.unread {
 			e.pipe.unread = true
-			e.tell(report.Event{Kind: report.Warning, Text: fmt.Sprintf("the destination answers, and has read nothing of what data lane %d carries for %v: such lanes are dialled again. If a router on the way loses large packets, its MTU is smaller than that of the interfaces here and there", number, round(limit))})
+			e.tell(report.Event{Kind: report.Warning, Text: fmt.Sprintf("the destination answers, and has read nothing of what data lane %d carries for %v: such lanes are dialled again. If a router on the way loses large packets, its MTU is smaller than that of the interfaces here and there", number, report.RoundTime(limit))})
 		}
 	}
 	if idle {
@@ -186,14 +185,14 @@ func (p *pipeline) suspectLanes() {
 // watchHearing drops the control lane if the destination does not hear it, although it
 // stands. In doubt only an answer to QUERY shows that.
 func (e *engine) watchHearing() {
-	doubt := e.owner.Phase == handoff.SourceDoubt
+	doubt := e.owner.InDoubt()
 	limit := e.patience()
-	if !e.conn.unheard(limit, doubt, !doubt && !e.moving()) {
+	if !e.conn.unheard(limit, doubt, !doubt && !e.owner.AwaitsReady()) {
 		return
 	}
 	e.pipe.suspectLanes()
 	stoodStill(e.conn.control.Lane())
-	e.lose(fmt.Errorf("%w: %w for %v", transport.ErrLost, errUnheard, round(limit)))
+	e.lose(fmt.Errorf("%w: %w for %v", transport.ErrLost, errUnheard, report.RoundTime(limit)))
 }
 
 // stoodStill tells the carrier of a lane.

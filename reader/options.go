@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/migpipe/migpipe/codec"
+	"github.com/migpipe/migpipe/reader/internal/plan"
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
 	"github.com/migpipe/migpipe/transport/handoff/witness"
@@ -142,7 +143,7 @@ func (o *Options) withDefaults() (Options, error) {
 	orDefault(&v.Memory, 32<<20)
 	orDefault(&v.ChunkSize, 1<<20)
 	orDefault(&v.DowntimeLimit, 300*time.Millisecond)
-	v.DowntimeLimit = min(v.DowntimeLimit, unlimited)
+	v.DowntimeLimit = min(v.DowntimeLimit, plan.Unlimited)
 	orDefault(&v.MaxPrecopy, 60*time.Second)
 	orDefault(&v.MaxRounds, 30)
 	orDefault(&v.MaxDowntime, max(10*time.Second, 2*v.DowntimeLimit))

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/migpipe/migpipe/internal/failpoint"
+	"github.com/migpipe/migpipe/reader/internal/plan"
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
 	"github.com/migpipe/migpipe/transport/report"
@@ -13,30 +14,30 @@ import (
 )
 
 // advance steps the plan and does what it says.
-func (e *engine) advance(ev any) {
-	if e.owner.Phase != handoff.SourceTransfer {
+func (e *engine) advance(ev plan.Event) {
+	if !e.owner.AwaitsReady() {
 		return
 	}
-	for _, a := range e.plan.step(time.Since(e.times.start), ev) {
+	for _, a := range e.plan.Step(time.Since(e.times.start), ev) {
 		switch a := a.(type) {
-		case enter:
-			e.enter(a)
-		case warmUp:
+		case plan.EnterStates:
+			e.enterStates(a.Moves)
+		case plan.WarmLanes:
 			e.warmUp()
-		case pause:
-			e.pause()
-		case confirm:
+		case plan.PauseGuest:
+			e.pause(a)
+		case plan.ConfirmEstimates:
 			e.confirm()
-		case unpause:
+		case plan.ResumeGuest:
 			e.unpause()
-		case endStream:
-			e.sayEnd(e.devices[a.device])
-		case allDrained:
+		case plan.EndStream:
+			e.sayEnd(e.devices[a.Device])
+		case plan.ReportDrained:
 			e.allDrained()
-		case warn:
-			e.tell(report.Event{Kind: report.Warning, Text: a.text})
-		case giveUp:
-			e.failed(&transport.Fault{Code: transport.CodeTimeout, Err: a.cause})
+		case plan.WarnUser:
+			e.tell(report.Event{Kind: report.Warning, Text: a.Text})
+		case plan.GiveUp:
+			e.failed(&transport.Fault{Code: transport.CodeTimeout, Err: a.Cause})
 		}
 	}
 }
@@ -45,24 +46,24 @@ func (e *engine) entered(ev entered) {
 	if ev.err != nil {
 		e.failed(e.fleet.fault(ev.err))
 	}
-	if e.owner.Phase != handoff.SourceTransfer {
+	if !e.owner.AwaitsReady() {
 		return
 	}
 	e.times.slowestMove = max(e.times.slowestMove, ev.took)
 	e.pipe.startDrains(e.fleet)
-	switch e.plan.phase {
-	case entering:
+	switch e.plan.Phase() {
+	case plan.Entering:
 		e.tell(report.Event{Kind: report.Phase, Phase: report.PreCopy})
-	case stopping:
+	case plan.Stopping:
 		e.stopped()
 	}
-	e.advance(reached{})
+	e.advance(plan.StatesReached{})
 }
 
 // stopped lets the drains take the end of the stream for what it is.
 func (e *engine) stopped() {
 	e.times.stopped = time.Now()
-	e.times.note(stopStep(e.fleet.sources()), e.times.stopped.Sub(e.times.paused)-e.times.steps.pause.Took)
+	e.times.note(stopStep(e.fleet.sources()), e.times.stopped.Sub(e.times.paused)-e.times.steps.Pause.Took)
 	failpoint.Reach("source", "did", "stop")
 	e.watch.begin(e.times.stopped)
 	for _, d := range e.devices {
@@ -75,12 +76,11 @@ func (e *engine) stopped() {
 }
 
 // pause stops the guest, and keeps the drains from asking for more dirty data.
-func (e *engine) pause() {
+func (e *engine) pause(a plan.PauseGuest) {
 	e.times.paused, e.up = time.Now(), false
 	e.times.atLimit = time.After(e.opts.DowntimeLimit)
-	predicted := e.plan.prediction
-	e.out.Predicted = &predicted
-	e.tell(report.Event{Kind: report.Phase, Phase: report.Stop, Text: e.plan.because, Predicted: e.out.Predicted})
+	e.out.Predicted = &a.Predicted
+	e.tell(report.Event{Kind: report.Phase, Phase: report.Stop, Text: a.Why, Predicted: e.out.Predicted})
 	for _, d := range e.devices {
 		if d.drain != nil {
 			d.drain.quiet.Store(true)
@@ -106,10 +106,10 @@ func (e *engine) guestPaused(err error) {
 	}
 	if e.opts.PauseGuest != nil {
 		took := time.Since(e.times.paused)
-		e.times.steps.pause = report.Step{Took: took} // of the next stop, if this one is called off
+		e.times.steps.Pause = report.Step{Took: took} // of the next stop, if this one is called off
 		e.times.note(handoff.StepPause, took)
 	}
-	e.advance(paused{})
+	e.advance(plan.GuestPaused{})
 }
 
 // confirm polls once more, now that the guest stands still, every device in
@@ -123,7 +123,7 @@ func (e *engine) confirm() {
 		}
 	}
 	if e.confirming == 0 {
-		e.advance(confirmed{})
+		e.advance(plan.EstimatesConfirmed{})
 	}
 }
 
@@ -136,11 +136,11 @@ func (e *engine) asked(ev asked) {
 		e.failed(e.fleet.fault(&deviceError{ev.device, ev.err}))
 		return
 	}
-	if !ev.confirm || e.plan.phase != confirming { // an answer from before the guest stood still confirms nothing
+	if !ev.confirm || e.plan.Phase() != plan.Confirming { // an answer from before the guest stood still confirms nothing
 		return
 	}
 	if e.confirming--; e.confirming == 0 {
-		e.advance(confirmed{})
+		e.advance(plan.EstimatesConfirmed{})
 	}
 }
 
@@ -155,7 +155,7 @@ func (e *engine) unpause() {
 }
 
 func (e *engine) guestResumed(err error) {
-	if e.owner.Phase != handoff.SourceTransfer {
+	if !e.owner.AwaitsReady() {
 		return // on the way back already
 	}
 	if err != nil {
@@ -171,7 +171,7 @@ func (e *engine) guestResumed(err error) {
 		}
 	}
 	e.tell(report.Event{Kind: report.Phase, Phase: report.PreCopy})
-	e.advance(unpaused{})
+	e.advance(plan.GuestResumed{})
 }
 
 // pollEvery is how often a device that is never idle is asked for its estimates,
@@ -189,7 +189,7 @@ type poll struct {
 
 // pollBusy asks the devices that were not idle for a while.
 func (e *engine) pollBusy() {
-	if e.plan.phase != precopying {
+	if e.plan.Phase() != plan.Precopying {
 		return
 	}
 	for _, d := range e.devices {
@@ -217,9 +217,9 @@ func (e *engine) pollBusy() {
 func (e *engine) measure() {
 	known := func(d time.Duration) report.Span { return report.Span{Took: d, Known: true} }
 	ev := e.pipe.measure()
-	ev.path.steps = e.times.steps
-	// Where these were never measured, other transitions have to do: see plan.forecast.
-	ev.stop, ev.start = known(max(e.times.slowestMove, e.times.steps.stop.Took)), known(max(e.times.enterTook, e.times.steps.start.Took))
+	ev.Path.Steps = e.times.steps
+	// Where these were never measured, other transitions have to do: see package plan.
+	ev.Stop, ev.Start = known(max(e.times.slowestMove, e.times.steps.Stop.Took)), known(max(e.times.enterTook, e.times.steps.Start.Took))
 	e.advance(ev)
 	e.bound()
 }
@@ -227,13 +227,7 @@ func (e *engine) measure() {
 // bound keeps what was read and is not applied small while the guest runs: it
 // would all be downtime. Once the guest stands still everything has to move.
 func (e *engine) bound() {
-	var window uint64
-	if e.plan.phase == precopying {
-		most := e.plan.path
-		most.rate = e.pipe.peak // what a window makes slow must not make the window small
-		window = most.window(e.opts.DowntimeLimit)
-	}
-	e.pipe.bound(window, e.plan.path.chunk, e.needs())
+	e.pipe.bound(e.plan.Window(e.pipe.peak), e.needs())
 }
 
 func (e *engine) allDrained() {
@@ -250,7 +244,7 @@ func (e *engine) allDrained() {
 func (e *engine) needs() []share.Need {
 	for i, d := range e.devices {
 		left, known := e.remaining(d)
-		e.pipe.needed[i] = share.Need{Bytes: left, Known: known, Priority: uint8(d.Priority), Done: e.plan.devices[i].ended}
+		e.pipe.needed[i] = share.Need{Bytes: left, Known: known, Priority: uint8(d.Priority), Done: e.plan.HasEnded(i)}
 	}
 	return e.pipe.needed
 }

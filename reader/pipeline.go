@@ -8,6 +8,7 @@ import (
 
 	"github.com/migpipe/migpipe/codec"
 	"github.com/migpipe/migpipe/internal/tasks"
+	"github.com/migpipe/migpipe/reader/internal/plan"
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/report"
 	"github.com/migpipe/migpipe/transport/share"
@@ -18,8 +19,8 @@ import (
 // The loop owns it.
 type pipeline struct {
 	devices   []*device
-	start     time.Time // from which times are counted
-	post      func(any) // hands an event to the loop
+	start     time.Time   // from which times are counted
+	post      func(event) // hands an event to the loop
 	arena     *transport.Arena
 	queue     *queue
 	chunkSize int // as agreed on
@@ -49,7 +50,7 @@ type pipeline struct {
 	atReady progress // zero before
 
 	// What is made again for each ACK.
-	seen   measured
+	seen   plan.Measured
 	bounds []uint64
 	shares []int
 	needed []share.Need
@@ -59,11 +60,11 @@ type pipeline struct {
 	asking   *tasks.Group // estimates, which end when the driver answers
 }
 
-func newPipeline(o Options, devices []*device, start time.Time, work *tasks.Group, post func(any)) *pipeline {
+func newPipeline(o Options, devices []*device, start time.Time, work *tasks.Group, post func(event)) *pipeline {
 	n := len(devices)
 	return &pipeline{
 		devices: devices, start: start, post: post, chunkSize: o.ChunkSize, codec: o.Codec, tuning: o.Tuning,
-		seen:   measured{moved: moved{make([]uint64, n), make([]uint64, n)}, save: make([]float64, n), load: make([]float64, n)},
+		seen:   plan.Measured{Drained: make([]uint64, n), Applied: make([]uint64, n), Save: make([]float64, n), Load: make([]float64, n)},
 		bounds: make([]uint64, n), shares: make([]int, n), needed: make([]share.Need, n),
 		draining: work.Part(), sending: work.Part(), asking: work.Part(),
 	}
@@ -181,7 +182,7 @@ func (p *pipeline) askSize(d *device) {
 	p.asking.Go(func(context.Context) {
 		if d.Device.Features().DataSize {
 			if n, err := d.Device.StopCopySize(); err == nil {
-				p.post(sized{d.number, n})
+				p.post(sized{plan.SizePolled{Device: d.number, Bytes: n}})
 			}
 		}
 		p.post(asked{device: d.number})
@@ -250,31 +251,32 @@ func (p *pipeline) firstByte() time.Time {
 
 // measure takes in how far every device is, and gives that with the rates. What it gives is
 // made again by the next call.
-func (p *pipeline) measure() *measured {
+func (p *pipeline) measure() *plan.Measured {
 	ev := &p.seen
 	var in, out uint64
 	for i, d := range p.devices {
-		ev.drained[i], ev.applied[i] = d.read(), d.applied
-		in, out = in+ev.drained[i], out+d.applied
+		ev.Drained[i], ev.Applied[i] = d.read(), d.applied
+		in, out = in+ev.Drained[i], out+d.applied
 		if d.drain != nil {
-			d.saves.look(ev.drained[i], d.drain.saving())
+			d.saves.look(ev.Drained[i], d.drain.saving())
 		}
-		ev.save[i], ev.load[i] = d.saves.mean(), d.loads.value()
+		ev.Save[i], ev.Load[i] = d.saves.mean(), d.loads.value()
 	}
 	p.meter.look(time.Now(), in, out, max(p.window/2, 4*uint64(p.chunkSize)))
 	p.peak = max(p.peak, p.meter.goodput())
-	ev.path = path{chunk: uint64(p.chunkSize), rate: p.meter.goodput(), full: p.meter.filled(), rtt: report.Span{Took: p.meter.rtt, Known: p.meter.rtt > 0}}
+	ev.Path = plan.Path{Chunk: uint64(p.chunkSize), Rate: p.meter.goodput(), Full: p.meter.filled(), RTT: report.Span{Took: p.meter.rtt, Known: p.meter.rtt > 0}}
 	return ev
 }
 
 // bound limits what is read and not applied to a window, which the devices share; 0 is no
 // limit.
-func (p *pipeline) bound(window, chunk uint64, needs []share.Need) {
+func (p *pipeline) bound(window uint64, needs []share.Need) {
 	p.window = window
 	if window == 0 {
 		p.queue.bound(nil)
 		return
 	}
+	chunk := uint64(p.chunkSize)
 	share.Divide(p.shares, int(min(window/chunk, uint64(p.arena.Count()))), share.Floor, needs)
 	for i, n := range p.shares {
 		p.bounds[i] = p.devices[i].applied + uint64(max(n, share.Floor))*chunk

@@ -1,7 +1,6 @@
 package reader
 
 import (
-	"embed"
 	"errors"
 	"flag"
 	"fmt"
@@ -10,14 +9,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/migpipe/migpipe/reader/internal/plan"
+	"github.com/migpipe/migpipe/reader/internal/plan/plantest"
 	"github.com/migpipe/migpipe/vfio"
 	"github.com/migpipe/migpipe/vfio/sim"
 )
-
-// planTexts are the scenarios, carried along to where there is no checkout.
-//
-//go:embed testdata/plan/*.txt
-var planTexts embed.FS
 
 var kernelMttys = flag.String("mtty", "", "play TestPlanOnMtty on these `devices` of the kernel, "+
 	"named as vfio.Open takes them and separated by commas; their state is lost")
@@ -29,18 +25,22 @@ var kernelMttys = flag.String("mtty", "", "play TestPlanOnMtty on these `devices
 // The plan is still told the figures of the text: they are those of devices
 // whose states are larger, or whose drivers are odder.
 func TestPlanOnMtty(t *testing.T) {
-	files, err := planTexts.ReadDir("testdata/plan")
+	files, err := plantest.Texts.ReadDir("testdata")
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, f := range files {
 		t.Run(strings.TrimSuffix(f.Name(), ".txt"), func(t *testing.T) {
-			text, err := planTexts.ReadFile("testdata/plan/" + f.Name())
+			text, err := plantest.Texts.ReadFile("testdata/" + f.Name())
 			if err != nil {
 				t.Fatal(err)
 			}
 			m := &mttys{t: t}
-			if got := play(t, string(text), m.step); got != string(text) && !*update {
+			got, err := plantest.Play(string(text), m.step)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got != string(text) {
 				t.Errorf("the plan does\n%s\nthe scenario says\n%s", got, text)
 			}
 			if !m.moved {
@@ -60,14 +60,14 @@ type mttys struct {
 
 // step does what an event tells of before the plan hears of it, and what the
 // plan answers.
-func (m *mttys) step(p *plan, now time.Duration, ev any) ([]any, error) {
+func (m *mttys) step(s *plantest.Scenario, now time.Duration, ev plan.Event) ([]plan.Action, error) {
 	if m.fleet == nil {
-		m.cast(p.devices)
+		m.cast(s.Features)
 	}
 	if err := m.before(ev); err != nil {
 		return nil, err
 	}
-	actions := p.step(now, ev)
+	actions := s.Plan.Step(now, ev)
 	for _, a := range actions {
 		if err := m.do(a); err != nil {
 			return actions, err
@@ -78,11 +78,11 @@ func (m *mttys) step(p *plan, now time.Duration, ev any) ([]any, error) {
 
 // cast opens an mtty for each part. At the end of the scenario all are taken
 // back to RUNNING: the kernel's keep their state over their last close.
-func (m *mttys) cast(parts []planDevice) {
+func (m *mttys) cast(parts []vfio.Features) {
 	m.read = make([]uint64, len(parts))
 	sources := make([]Source, len(parts))
-	for i, p := range parts {
-		sources[i].Device = part{openMtty(m.t, i), p.features}
+	for i, features := range parts {
+		sources[i].Device = part{openMtty(m.t, i), features}
 	}
 	m.fleet = newFleet(newDevices(sources))
 	m.t.Cleanup(m.home)
@@ -152,34 +152,35 @@ func (m *mttys) at(device int, want vfio.State) error {
 	return err
 }
 
-func (m *mttys) before(ev any) error {
-	switch ev := ev.(type) {
-	case polled:
-		return m.poll(ev.device, ev.idle)
-	case sized:
-		_, err := m.device(ev.device).StopCopySize()
+func (m *mttys) before(ev plan.Event) error {
+	if ev, ok := ev.(plan.PrecopyPolled); ok {
+		return m.poll(ev.Device, ev.Idle)
+	}
+	if ev, ok := ev.(plan.SizePolled); ok {
+		_, err := m.device(ev.Device).StopCopySize()
 		return err
-	case ended:
-		return m.finish(ev.device)
+	}
+	if ev, ok := ev.(plan.StreamEnded); ok {
+		return m.finish(ev.Device)
 	}
 	return nil
 }
 
-func (m *mttys) do(action any) error {
-	switch a := action.(type) {
-	case enter:
-		return m.enter(a.moves)
-	case confirm:
+func (m *mttys) do(action plan.Action) error {
+	if a, ok := action.(plan.EnterStates); ok {
+		return m.enter(a.Moves)
+	}
+	if _, ok := action.(plan.ConfirmEstimates); ok {
 		return m.confirm()
 	}
 	return nil
 }
 
-func (m *mttys) enter(moves []move) error {
+func (m *mttys) enter(moves []plan.Move) error {
 	m.moved = true
 	err := m.fleet.enter(moves)
 	for _, v := range moves {
-		err = errors.Join(err, m.at(v.device, v.to))
+		err = errors.Join(err, m.at(v.Device, v.To))
 	}
 	return err
 }

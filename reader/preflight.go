@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/migpipe/migpipe/internal/tasks"
+	"github.com/migpipe/migpipe/reader/internal/plan"
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff/witness"
 	"github.com/migpipe/migpipe/transport/report"
@@ -124,7 +125,7 @@ type preflight struct {
 	control *transport.Control // nil before the first lane
 	lanes   []transport.Lane
 	left    atomic.Int64 // bytes that the probe lanes may still send
-	steps   steps
+	steps   plan.Steps
 	out     report.Preflight
 
 	welcomed bool // WELCOME was heard
@@ -376,21 +377,21 @@ func rateOf(seen []arrival) float64 {
 // predict says what follows for the sources. How fast their drivers save and load only a
 // migration shows, and how fast they stop and start only an earlier one.
 func (p *preflight) predict() {
-	var devices []figures
+	var devices []plan.DeviceFigures
 	for i, s := range p.sources {
 		d := p.device(s, p.offer.Devices[i])
 		p.out.Devices = append(p.out.Devices, d)
-		f := figures{left: amount{d.Size, d.Sized}, precopy: amount{known: true}}
+		f := plan.DeviceFigures{Left: plan.Amount{Bytes: d.Size, Known: d.Sized}, Precopy: plan.Amount{Known: true}}
 		if d.PreCopy { // what will be dirty in the end nobody knows yet, and all of it goes once
-			f = figures{precopy: amount{bytes: d.Size}}
+			f = plan.DeviceFigures{Precopy: plan.Amount{Bytes: d.Size}}
 		}
-		f.stop, f.start = p.steps.stop.Span(), p.steps.start.Span()
+		f.Stop, f.Start = p.steps.Stop.Span(), p.steps.Start.Span()
 		devices = append(devices, f)
 	}
-	over := path{chunk: uint64(p.out.ChunkSize), rate: p.out.Rate, rtt: report.Span{Took: p.out.RTT, Known: true}, steps: p.steps}
-	p.out.Prediction = predict(devices, over)
+	over := plan.Path{Chunk: uint64(p.out.ChunkSize), Rate: p.out.Rate, RTT: report.Span{Took: p.out.RTT, Known: true}, Steps: p.steps}
+	p.out.Prediction = plan.Predict(devices, over)
 	for i, f := range devices {
-		p.out.Devices[i].Prediction = over.alone(f)
+		p.out.Devices[i].Prediction = over.PredictAlone(f)
 	}
 }
 

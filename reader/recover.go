@@ -228,7 +228,7 @@ func insist(ctx context.Context, dialer transport.Dialer, o Options, a transport
 			return status, err
 		}
 		if doubt := o.doubtLimit(); doubt > 0 && time.Since(began) >= doubt {
-			return nil, fmt.Errorf("no answer for %v: %w", round(time.Since(began)), err)
+			return nil, fmt.Errorf("no answer for %v: %w", report.RoundTime(time.Since(began)), err)
 		}
 		if !told {
 			o.tell(report.Event{Kind: report.Warning, Text: fmt.Sprintf("in doubt: the destination is asked for its copy of attempt %d, and asked again until it answers: %v", a.Epoch, err)})

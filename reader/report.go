@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/migpipe/migpipe/reader/internal/plan"
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
 	"github.com/migpipe/migpipe/transport/report"
@@ -54,31 +55,19 @@ func (e *engine) phase() string {
 	case e.past.restarted || !e.times.ready.IsZero():
 		return report.Commit
 	}
-	return phaseNames[e.plan.phase]
+	return phaseNames[e.plan.Phase()]
 }
 
 // phaseNames are the plan's phases as reports call them.
-var phaseNames = [gaveUp + 1]string{
-	connecting: report.Connect, entering: report.PreCopy, precopying: report.PreCopy,
-	pausing: report.Stop, confirming: report.Stop, unpausing: report.Stop, quiescing: report.Stop, freezing: report.Stop, stopping: report.Stop,
-	draining: report.StopCopy, drained: report.StopCopy, gaveUp: report.Rollback,
+var phaseNames = [plan.GaveUp + 1]string{
+	plan.Connecting: report.Connect, plan.Entering: report.PreCopy, plan.Precopying: report.PreCopy,
+	plan.Pausing: report.Stop, plan.Confirming: report.Stop, plan.Unpausing: report.Stop, plan.Quiescing: report.Stop, plan.Freezing: report.Stop, plan.Stopping: report.Stop,
+	plan.Draining: report.StopCopy, plan.Drained: report.StopCopy, plan.GaveUp: report.Rollback,
 }
 
-// remaining estimates what a device has still to give: in PRE_COPY what the
-// driver says is pending, at the end the larger of what was dirty and what is
-// missing from the size of STOP_COPY, which some drivers count from the first
-// byte of the stream on.
-func (e *engine) remaining(d *device) (uint64, bool) {
-	known := &e.plan.devices[d.number]
-	p := known.pending
-	if e.plan.phase <= precopying && p.Initial+p.Dirty > 0 {
-		return p.Initial + p.Dirty, true
-	}
-	size := known.size
-	read := d.read()
-	sinceStop := read - d.atPause.read
-	left := max(size-min(size, read), p.Dirty-min(p.Dirty, sinceStop))
-	return left, size > 0 && !known.ended
+// remaining estimates what a device has still to give.
+func (e *engine) remaining(d *device) (left uint64, known bool) {
+	return e.plan.Remaining(d.number, d.read(), d.atPause.read)
 }
 
 func (e *engine) finishReport() {
@@ -99,7 +88,7 @@ func (e *engine) finishReport() {
 		}
 		e.out.Devices = append(e.out.Devices, report.Device{
 			Name: d.Name, Bytes: d.read(), WireBytes: d.sent.Load(),
-			PrecopyBytes: d.atPause.read, Chunks: d.end.Chunks, Rounds: e.plan.devices[i].rounds,
+			PrecopyBytes: d.atPause.read, Chunks: d.end.Chunks, Rounds: e.plan.CountRounds(i),
 			Digest: d.end.Digest, Path: t.path, PathWhy: t.why, State: states[i],
 			Save: e.savedSince(d), Load: d.loads.took - d.atPause.loaded,
 		})

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/migpipe/migpipe/reader/internal/plan"
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
 	"github.com/migpipe/migpipe/transport/handoff/witness"
@@ -18,46 +19,19 @@ import (
 // answer to one of the two sides.
 var ErrNoWitness = errors.New("the witness does not answer")
 
-// steps are those parts of a stop that no rate says the length of. The zero value has none.
-type steps struct {
-	stop    report.Step // of the devices
-	pause   report.Step // of the guest
-	journal report.Step // three records, of both sides
-	decide  report.Step // the owner's word
-	witness report.Step
-	accept  report.Step // the hook on ACCEPT
-	start   report.Step // of the devices
-	guest   report.Step // its start
-}
-
-// unknown names the steps whose time neither side knows. A prediction has something to say of
-// the stop and the start of devices, although it was never measured: see plan.forecast.
-func (s steps) unknown() (names []string) {
-	for _, one := range []struct {
-		name string
-		report.Step
-	}{{"the pause of the guest", s.pause}, {"the owner's word", s.decide}, {"the witness", s.witness},
-		{"on-accept", s.accept}, {"the start of the guest", s.guest}} {
-		if one.Unknown {
-			names = append(names, one.name)
-		}
-	}
-	return names
-}
-
 // foresee is what is known of the steps of a stop, by WELCOME and by this side's
 // last run.
-func (o *Options) foresee(m *transport.Welcome, sources []Source) (s steps) {
-	s.stop = o.last(stopStep(sources))
+func (o *Options) foresee(m *transport.Welcome, sources []Source) (s plan.Steps) {
+	s.Stop = o.last(stopStep(sources))
 	if o.PauseGuest != nil {
-		s.pause = o.last(handoff.StepPause)
+		s.Pause = o.last(handoff.StepPause)
 	}
 	if o.Approve != nil {
-		s.decide = o.last(handoff.StepDecide)
+		s.Decide = o.last(handoff.StepDecide)
 	}
-	s.journal = report.Step{Took: handoff.WriteTook(o.Journal) + 2*told(m.JournalNS).Took}
-	s.witness, s.accept, s.guest = told(m.WitnessNS), told(m.AcceptNS), told(m.GuestNS)
-	s.start = told(m.StartNS)
+	s.Journal = report.Step{Took: handoff.WriteTook(o.Journal) + 2*told(m.JournalNS).Took}
+	s.Witness, s.Accept, s.Guest = told(m.WitnessNS), told(m.AcceptNS), told(m.GuestNS)
+	s.Start = told(m.StartNS)
 	return s
 }
 
@@ -97,7 +71,7 @@ func destinationWarns(m *transport.Welcome) string {
 
 // warnUnknown tells of what the prediction leaves out.
 func (e *engine) warnUnknown() {
-	if names := e.times.steps.unknown(); len(names) > 0 {
+	if names := e.times.steps.NameUnknown(); len(names) > 0 {
 		e.tell(report.Event{Kind: report.Warning, Text: fmt.Sprintf("the downtime is predicted without %s: how long that takes is not known before it has run once", strings.Join(names, ", "))})
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/migpipe/migpipe/reader/internal/plan"
 	"github.com/migpipe/migpipe/transport/handoff"
 	"github.com/migpipe/migpipe/transport/report"
 )
@@ -26,7 +27,7 @@ type timing struct {
 	cancelled time.Time        // when the user gave up, zero if he has not
 	atLimit   <-chan time.Time // when a stop has lasted as long as is wanted
 
-	steps       steps                    // as foreseen, by WELCOME and by earlier runs
+	steps       plan.Steps               // as foreseen, by WELCOME and by earlier runs
 	ran         map[string]time.Duration // of this run, for StepTimes; nil before
 	slowestMove time.Duration            // of the transitions so far
 	enterTook   time.Duration            // of the destination, to RESUMING
@@ -138,13 +139,13 @@ func later(a, b time.Time) time.Time {
 // stage is the part of the stop that is under way, what it has taken, what it was
 // predicted to take, and what those behind it were.
 func (t *timing) stage(now time.Time, p report.Prediction) (name string, took time.Duration, predicted, next report.Span) {
-	end := plus(p.Commit, p.Witness.Span(), p.Accept.Span(), p.Start)
-	moving := plus(p.Fill, p.Save, p.Wire, p.Load)
+	end := report.AddSpans(p.Commit, p.Witness.Span(), p.Accept.Span(), p.Start)
+	moving := report.AddSpans(p.Fill, p.Save, p.Wire, p.Load)
 	switch {
 	case t.stopped.IsZero():
-		return "stopping the devices", now.Sub(t.paused), p.Stop, plus(moving, p.Decide.Span(), end)
+		return "stopping the devices", now.Sub(t.paused), p.Stop, report.AddSpans(moving, p.Decide.Span(), end)
 	case t.ready.IsZero():
-		return "moving their state", now.Sub(t.stopped), moving, plus(p.Decide.Span(), end)
+		return "moving their state", now.Sub(t.stopped), moving, report.AddSpans(p.Decide.Span(), end)
 	case t.decides && t.approved.IsZero():
 		return "the approval of the switchover", now.Sub(t.ready), p.Decide.Span(), end
 	}

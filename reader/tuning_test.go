@@ -9,6 +9,11 @@ import (
 	"time"
 )
 
+const (
+	mib = 1 << 20
+	ms  = time.Millisecond
+)
+
 // traffic is what some lanes have sent by when, one frame after the other.
 type traffic struct {
 	mu    sync.Mutex

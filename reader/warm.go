@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/migpipe/migpipe/codec"
+	"github.com/migpipe/migpipe/reader/internal/plan"
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/report"
 )
@@ -43,8 +44,8 @@ func (e *engine) warming() {
 		p.Inform(e.pipe.meter.full.value(), len(e.pipe.lanes))
 	}
 	e.measure()
-	e.advance(warmed{})
-	if e.plan.phase == precopying {
+	e.advance(plan.LanesWarmed{})
+	if e.plan.Phase() == plan.Precopying {
 		e.tell(report.Event{Kind: report.Phase, Phase: report.PreCopy})
 	}
 }

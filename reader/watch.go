@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/migpipe/migpipe/reader/internal/plan"
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
 	"github.com/migpipe/migpipe/transport/report"
@@ -42,7 +43,7 @@ type watchLimits struct {
 // facts are what the engine knows. A time that is zero has not come.
 type facts struct {
 	phase handoff.SourcePhase
-	plan  phase
+	plan  plan.Phase
 	times *timing
 
 	predicted *report.Forecast // of the switchover under way, nil before
@@ -62,7 +63,12 @@ type facts struct {
 	sole        bool // the destination may have the only copy
 }
 
-// What watch answers with.
+// watchAction is what the watch answers with.
+//
+//sumtype:decl
+type watchAction interface{ isWatchAction() }
+
+// The actions of the watch.
 type (
 	// endAttempt ends it for a reason, with what the hand-off is to hear.
 	endAttempt struct {
@@ -78,11 +84,15 @@ type (
 	}
 )
 
+func (endAttempt) isWatchAction()  {}
+func (tellHandoff) isWatchAction() {}
+func (warnUser) isWatchAction()    {}
+
 // begin says that all devices have stopped.
 func (w *watch) begin(now time.Time) { w.movedAt = now }
 
 // tick is the whole of the machine's behaviour.
-func (w *watch) tick(now time.Time, f facts) (actions []any) {
+func (w *watch) tick(now time.Time, f facts) (actions []watchAction) {
 	if a := w.overdue(now, f); a != nil {
 		actions = append(actions, a)
 	}
@@ -108,8 +118,8 @@ func (w *watch) tick(now time.Time, f facts) (actions []any) {
 }
 
 // failed ends an attempt by a fault of this side.
-func failed(f *transport.Fault) []any {
-	return []any{endAttempt{f, handoff.Failed{Code: f.Code, Device: f.Device, Offset: f.Offset, Text: f.Err.Error()}}}
+func failed(f *transport.Fault) []watchAction {
+	return []watchAction{endAttempt{f, handoff.Failed{Code: f.Code, Device: f.Device, Offset: f.Offset, Text: f.Err.Error()}}}
 }
 
 func timedOut(format string, args ...any) *transport.Fault {
@@ -117,7 +127,7 @@ func timedOut(format string, args ...any) *transport.Fault {
 }
 
 // welcome bounds the wait for WELCOME.
-func (w *watch) welcome(now time.Time, f facts) []any {
+func (w *watch) welcome(now time.Time, f facts) []watchAction {
 	if now.Sub(f.times.began) < w.limits.welcome {
 		return nil
 	}
@@ -128,13 +138,13 @@ func (w *watch) welcome(now time.Time, f facts) []any {
 }
 
 // connection bounds the wait for a destination that was lost. In doubt, answer does.
-func (w *watch) connection(now time.Time, f facts) []any {
+func (w *watch) connection(now time.Time, f facts) []watchAction {
 	moving := f.phase != handoff.SourceDeciding
 	switch {
 	case moving && !f.bareSince.IsZero() && now.Sub(f.bareSince) > w.limits.reconnect:
-		return failed(&transport.Fault{Code: transport.CodeNetwork, Err: fmt.Errorf("no data lane could be opened again for %v", round(now.Sub(f.bareSince)))})
+		return failed(&transport.Fault{Code: transport.CodeNetwork, Err: fmt.Errorf("no data lane could be opened again for %v", report.RoundTime(now.Sub(f.bareSince)))})
 	case !f.lostAt.IsZero() && now.Sub(f.lostAt) >= w.limits.reconnect:
-		return []any{endAttempt{&transport.Fault{Code: transport.CodeNetwork,
+		return []watchAction{endAttempt{&transport.Fault{Code: transport.CodeNetwork,
 			Err: fmt.Errorf("the destination was not reached again for %v: %w", w.limits.reconnect, f.lostBy)}, handoff.Unreachable{}}}
 	}
 	return nil
@@ -142,7 +152,7 @@ func (w *watch) connection(now time.Time, f facts) []any {
 
 // switchover ends one that lasts too long, and one in which nothing moves any more. What a
 // device does before the guest is paused is its guest's business.
-func (w *watch) switchover(now time.Time, f facts) []any {
+func (w *watch) switchover(now time.Time, f facts) []watchAction {
 	if f.times.paused.IsZero() {
 		return nil
 	}
@@ -151,9 +161,9 @@ func (w *watch) switchover(now time.Time, f facts) []any {
 	}
 	var fault *transport.Fault
 	switch past := now.Sub(f.times.paused) >= w.limits.maxDowntime; {
-	case f.plan == unpausing: // for resumeLimit, at most
+	case f.plan == plan.Unpausing: // for resumeLimit, at most
 		return nil
-	case past && f.plan == pausing:
+	case past && f.plan == plan.Pausing:
 		fault = timedOut("%w for %v", ErrNotPaused, w.limits.maxDowntime)
 	case past:
 		fault = timedOut("the destination is not ready: %w for %v", ErrMaxDowntime, w.limits.maxDowntime)
@@ -162,7 +172,7 @@ func (w *watch) switchover(now time.Time, f facts) []any {
 	default:
 		return nil
 	}
-	if f.phase == handoff.SourceTransfer && f.plan != pausing {
+	if f.phase == handoff.SourceTransfer && f.plan != plan.Pausing {
 		fault.Device, fault.Offset = f.slowest, f.offset
 	}
 	return failed(fault)
@@ -170,7 +180,7 @@ func (w *watch) switchover(now time.Time, f facts) []any {
 
 // decision bounds how long the guest stands still for the owner's word. That no byte moves
 // meanwhile is no stall.
-func (w *watch) decision(now time.Time, f facts) []any {
+func (w *watch) decision(now time.Time, f facts) []watchAction {
 	if now.Sub(f.times.paused) < w.limits.maxDowntime {
 		return nil
 	}
@@ -189,7 +199,7 @@ const witnessPause = 2 * time.Second
 // answer bounds the wait for the answer to COMMIT. Nothing of it takes the devices back: that
 // is the destination's to say. A start may take longer than the pause before the witness is
 // asked: then the destination has the register, and the source waits on.
-func (w *watch) answer(now time.Time, f facts) (actions []any) {
+func (w *watch) answer(now time.Time, f facts) (actions []watchAction) {
 	waited := now.Sub(f.times.decided())
 	if f.witness && waited > witnessPause && now.Sub(w.askedAt) > witnessPause {
 		w.askedAt = now
@@ -203,7 +213,7 @@ func (w *watch) answer(now time.Time, f facts) (actions []any) {
 	case waited > w.answerLimit(now, waited, f):
 		fault := f.refusal
 		if fault == nil {
-			fault = timedOut("the destination has not answered COMMIT for %v", round(waited))
+			fault = timedOut("the destination has not answered COMMIT for %v", report.RoundTime(waited))
 		}
 		actions = append(actions, endAttempt{fault, handoff.Unreachable{}})
 	case waited > w.limits.cancelAfter && !w.askedBack && !f.empty:
@@ -216,7 +226,7 @@ func (w *watch) answer(now time.Time, f facts) (actions []any) {
 // answerLimit is how long the answer may take. A user who has cancelled does not wait for long
 // where the destination is out of reach.
 func (w *watch) answerLimit(now time.Time, waited time.Duration, f facts) time.Duration {
-	limit := cmp.Or(f.doubtLimit, unlimited)
+	limit := cmp.Or(f.doubtLimit, plan.Unlimited)
 	if !f.cancelledAt.IsZero() {
 		patience := w.limits.stall
 		if !f.lostAt.IsZero() {
@@ -233,7 +243,7 @@ const backLimit = 30 * time.Second
 
 // wayBack warns of a driver that takes its time to give a device back, and ends the wait for
 // it where the destination may hold a copy.
-func (w *watch) wayBack(now time.Time, f facts) (actions []any) {
+func (w *watch) wayBack(now time.Time, f facts) (actions []watchAction) {
 	took := now.Sub(f.times.back)
 	if !w.slowBack && took > joinLimit {
 		w.slowBack = true
@@ -254,7 +264,7 @@ func (w *watch) wayBack(now time.Time, f facts) (actions []any) {
 // not before: some driver takes its time for what nobody could see. It does so as soon as what
 // the switchover took so far, and what was predicted of the rest, show it: at the limit at the
 // latest.
-func (w *watch) overdue(now time.Time, f facts) any {
+func (w *watch) overdue(now time.Time, f facts) watchAction {
 	t := f.times
 	if w.late || f.predicted == nil || t.paused.IsZero() || !t.running.IsZero() || !t.back.IsZero() || f.predicted.Downtime.Took > w.limits.downtime {
 		return nil
@@ -270,7 +280,7 @@ func (w *watch) overdue(now time.Time, f facts) any {
 		about = "at least about"
 	}
 	return warnUser{text: fmt.Sprintf("the downtime is expected to be %s %v, over the limit of %v: %s has taken %v so far, %s was predicted",
-		about, round(expected), w.limits.downtime, stage, round(took), foreseen(predicted))}
+		about, report.RoundTime(expected), w.limits.downtime, stage, report.RoundTime(took), foreseen(predicted))}
 }
 
 // foreseen says what was predicted of a stage.
@@ -279,9 +289,9 @@ func foreseen(s report.Span) string {
 	case s.Took <= 0:
 		return "and nothing"
 	case !s.Known:
-		return "at least " + round(s.Took).String()
+		return "at least " + report.RoundTime(s.Took).String()
 	}
-	return round(s.Took).String()
+	return report.RoundTime(s.Took).String()
 }
 
 // watching tells the watch what the engine knows, and does what it says.
@@ -304,14 +314,14 @@ func (e *engine) watching() {
 
 func (e *engine) facts() facts {
 	f := facts{
-		phase: e.owner.Phase, plan: e.plan.phase, times: &e.times, predicted: e.out.Predicted,
+		phase: e.owner.Phase, plan: e.plan.Phase(), times: &e.times, predicted: e.out.Predicted,
 		bareSince: e.pipe.bareSince, lostAt: e.conn.lostAt, lostBy: e.conn.lostBy, refusal: e.conn.refusal,
 		doubtLimit: e.opts.doubtLimit(), cancelledAt: e.times.cancelled,
 		witness: e.owner.Witness != 0, empty: e.owner.Empty, sole: e.owner.Sole,
 	}
 	for i, d := range e.devices {
 		f.moved += d.read() + d.applied
-		if f.slowest == "" && !e.plan.devices[i].ended {
+		if f.slowest == "" && !e.plan.HasEnded(i) {
 			f.slowest, f.offset = d.Name, d.read()
 		}
 	}

@@ -2,6 +2,7 @@ package reader
 
 import (
 	"errors"
+	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -11,10 +12,13 @@ import (
 	"testing"
 	"time"
 
+	"github.com/migpipe/migpipe/reader/internal/plan"
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
 	"github.com/migpipe/migpipe/transport/report"
 )
+
+var update = flag.Bool("update", false, "write the watch's answers into the scenarios")
 
 // TestWatch plays every scenario of testdata/watch and compares what the watch answers, the
 // indented lines, with those in the file. A line is a time and the facts that change then.
@@ -68,13 +72,13 @@ func playWatch(t *testing.T, text string) string {
 			t.Fatalf("line %d: %q: %v", n+1, line, err)
 		}
 		for _, a := range actions {
-			fmt.Fprintf(&out, "    -> %s\n", watchAction(a))
+			fmt.Fprintf(&out, "    -> %s\n", printWatchAction(a))
 		}
 	}
 	return out.String()
 }
 
-func (s *watched) line(words []string) ([]any, error) {
+func (s *watched) line(words []string) ([]watchAction, error) {
 	if words[0] == "limits" {
 		l := &s.watch.limits
 		return nil, each(words[1:], func(key, value string) (err error) {
@@ -133,7 +137,7 @@ func (s *watched) fact(now time.Time, key, value string) (err error) {
 	case "phase":
 		return named(value, &f.phase, handoff.SourceEnded)
 	case "plan":
-		return named(value, &f.plan, gaveUp)
+		return named(value, &f.plan, plan.GaveUp)
 	case "moved":
 		f.moved, err = strconv.ParseUint(value, 10, 64)
 	case "slowest":
@@ -169,7 +173,7 @@ func named[P interface {
 	return fmt.Errorf("no phase %q", name)
 }
 
-func watchAction(a any) string {
+func printWatchAction(a watchAction) string {
 	switch a := a.(type) {
 	case endAttempt:
 		return fmt.Sprintf("end by %T: %v", a.event, a.fault)
@@ -181,7 +185,7 @@ func watchAction(a any) string {
 		}
 		return "warn: " + a.text
 	}
-	return fmt.Sprintf("%T", a)
+	panic(fmt.Sprintf("no text for %T", a))
 }
 
 // TestWatchActions: the watch decides nothing that needs a device, a journal or a connection:

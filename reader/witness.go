@@ -10,12 +10,6 @@ import (
 	"github.com/migpipe/migpipe/transport/report"
 )
 
-// witnessed is the event of an answer, or none, of the witness.
-type witnessed struct {
-	winner handoff.Side
-	err    error
-}
-
 // hooks is what those that have run came to.
 type hooks struct {
 	running             sync.WaitGroup // on-commit, which ends by itself
@@ -27,9 +21,9 @@ func (e *engine) witnessed(ev witnessed) {
 	case ev.err != nil && !e.watch.silent:
 		e.watch.silent = true
 		e.tell(report.Event{Kind: report.Warning, Text: fmt.Sprintf("the witness does not answer, and is asked again: %v", ev.err)})
-	case ev.winner == handoff.DestSide && e.owner.Phase == handoff.SourceDoubt:
+	case ev.winner == handoff.DestSide && e.owner.InDoubt():
 		e.tell(report.Event{Kind: report.Warning, Text: "the witness has given the devices to the destination, which may run them: only it can say"})
-	case ev.winner == handoff.SourceSide && e.owner.Phase == handoff.SourceDoubt:
+	case ev.winner == handoff.SourceSide && e.owner.InDoubt():
 		e.keep(&transport.Fault{Code: transport.CodeTimeout, Err: errors.New("the destination has not answered COMMIT, and the witness gave the devices back")})
 	}
 	e.own(handoff.Witnessed{Winner: ev.winner})
@@ -38,7 +32,7 @@ func (e *engine) witnessed(ev witnessed) {
 // overruled keeps, for the report, what only people can answer: somebody has decided at
 // the destination, or what it had accepted is gone.
 func (e *engine) overruled(m *transport.Status) {
-	if e.owner.Phase != handoff.SourceDoubt || m.Journal != e.owner.Peer {
+	if !e.owner.InDoubt() || m.Journal != e.owner.Peer {
 		return
 	}
 	switch m.Record {

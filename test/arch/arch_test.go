@@ -31,6 +31,7 @@ var mayImport = map[string][]string{
 	"transport":               {"codec", "internal/failpoint", "internal/exe", "internal/lockfile", "internal/safefile", "internal/unixsocket", "github.com/quic-go/quic-go", "golang.org/x/sys", "golang.org/x/net/ipv4", "golang.org/x/time", "github.com/fxamacker/cbor/v2"},
 	"transport/transporttest": {"transport", "codec", "go.uber.org/goleak", "golang.org/x/sys"},
 	"reader":                  {"vfio", "codec", "transport", "internal/failpoint", "internal/tasks", "golang.org/x/time"},
+	"reader/internal/plan":    {"vfio", "transport/report"},
 	"writer":                  {"vfio", "codec", "transport", "internal/failpoint", "internal/tasks"},
 	"internal/tasks":          {},
 	"internal/failpoint":      {"golang.org/x/sys"},

@@ -52,12 +52,12 @@ var mutants = []mutant{
 		"TestWarmUpIsBounded ./test/migrate"},
 
 	// The decision, and the right to run.
-	{"downtime-limit-not-heeded", "reader/decide.go",
-		"case !ready || next.Took > limit || p.dark(now):", "case !ready || p.dark(now):",
-		". ./reader"},
-	{"end-before-every-device-has-stopped", "reader/plan.go",
-		"	if p.phase != draining {\n		return nil\n	}", "",
-		". ./reader"},
+	{"downtime-limit-not-heeded", "reader/internal/plan/decide.go",
+		"case !ready || next.Took > limit || p.pathUnknown(now):", "case !ready || p.pathUnknown(now):",
+		". ./reader/internal/plan"},
+	{"end-before-every-device-has-stopped", "reader/internal/plan/plan.go",
+		"	if p.phase != Draining {\n		return nil\n	}", "",
+		". ./reader/internal/plan"},
 	{"commit-before-its-record", "transport/handoff/source.go",
 		"return s, []Action{rec, Send{s.demand()}}\n}\n\n// demand", "return s, []Action{Send{s.demand()}, rec}\n}\n\n// demand",
 		". ./transport/handoff"},

@@ -45,7 +45,7 @@ func testPlan(t *testing.T, p pair) {
 // names the others.
 func checkPlayed(t *testing.T, stdout string) {
 	t.Helper()
-	texts, err := filepath.Glob("../../reader/testdata/plan/*.txt")
+	texts, err := filepath.Glob("../../reader/internal/plan/plantest/testdata/*.txt")
 	if err != nil {
 		t.Fatal(err)
 	}

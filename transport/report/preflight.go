@@ -110,3 +110,24 @@ type Span struct {
 	Took  time.Duration
 	Known bool
 }
+
+// AddSpans is the time of spans one after the other.
+func AddSpans(spans ...Span) Span {
+	total := Span{Known: true}
+	for _, s := range spans {
+		total.Took += s.Took
+		total.Known = total.Known && s.Known
+	}
+	return total
+}
+
+// RoundTime leaves of a time what people read.
+func RoundTime(d time.Duration) time.Duration {
+	switch {
+	case d > time.Second:
+		return d.Round(10 * time.Millisecond)
+	case d > 10*time.Millisecond:
+		return d.Round(time.Millisecond)
+	}
+	return d.Round(10 * time.Microsecond)
+}

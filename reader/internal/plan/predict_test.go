@@ -1,4 +1,4 @@
-package reader
+package plan
 
 import (
 	"math"
@@ -19,47 +19,47 @@ func atLeast(d time.Duration) report.Span { return report.Span{Took: d} }
 // The figures below are computed by hand: a chunk of 1 MiB takes 10 ms on the
 // wire, 5 ms to save and 20 ms to load.
 var (
-	wire    = path{chunk: mib, rate: 100 * mib, rtt: known(4 * ms)}
-	nothing = amount{known: true}
-	typical = figures{precopy: nothing, left: amount{11 * mib, true}, save: 200 * mib, load: 50 * mib, stop: known(3 * ms), start: known(7 * ms)}
+	wire    = Path{Chunk: mib, Rate: 100 * mib, RTT: known(4 * ms)}
+	nothing = Amount{Known: true}
+	typical = DeviceFigures{Precopy: nothing, Left: Amount{11 * mib, true}, Save: 200 * mib, Load: 50 * mib, Stop: known(3 * ms), Start: known(7 * ms)}
 )
 
 func TestPredictDevice(t *testing.T) {
-	change := func(f func(*figures)) figures {
+	change := func(f func(*DeviceFigures)) DeviceFigures {
 		d := typical
 		f(&d)
 		return d
 	}
 	for _, c := range []struct {
 		name            string
-		of              figures
-		over            path
+		of              DeviceFigures
+		over            Path
 		total, downtime report.Span
 	}{
 		// 3 stop, 52 fill (8 MiB saved 40 + 10 + 2), 200 load, 20 last, 6 commit, 7 start.
 		{"bound by the load", typical, wire, known(288 * ms), known(288 * ms)},
 		// 3 + 52 + 100 + 1 + 6 + 7.
-		{"bound by the wire", change(func(f *figures) { f.load = 1000 * mib }), wire, known(169 * ms), known(169 * ms)},
+		{"bound by the wire", change(func(f *DeviceFigures) { f.Load = 1000 * mib }), wire, known(169 * ms), known(169 * ms)},
 		// 3 + 812 (8 MiB saved 800 + 10 + 2) + 300 + 1 + 6 + 7.
-		{"bound by the save", change(func(f *figures) { f.save, f.load = 10*mib, 1000*mib }), wire, known(1129 * ms), known(1129 * ms)},
-		// Half a chunk: 3 + 9.5 + 0 + 10 + 6 + 7.
-		{"less than a chunk", change(func(f *figures) { f.left.bytes = mib / 2 }), wire, known(35500 * time.Microsecond), known(35500 * time.Microsecond)},
+		{"bound by the save", change(func(f *DeviceFigures) { f.Save, f.Load = 10*mib, 1000*mib }), wire, known(1129 * ms), known(1129 * ms)},
+		// Half a Chunk: 3 + 9.5 + 0 + 10 + 6 + 7.
+		{"less than a chunk", change(func(f *DeviceFigures) { f.Left.Bytes = mib / 2 }), wire, known(35500 * time.Microsecond), known(35500 * time.Microsecond)},
 		// 3 + 2 + 0 + 0 + 6 + 7.
-		{"nothing left", change(func(f *figures) { f.left = nothing }), wire, known(18 * ms), known(18 * ms)},
+		{"nothing left", change(func(f *DeviceFigures) { f.Left = nothing }), wire, known(18 * ms), known(18 * ms)},
 		// 40 MiB ahead of the pause, at the pace of the load.
-		{"pre-copied", change(func(f *figures) { f.precopy = amount{40 * mib, true} }), wire, known(1088 * ms), known(288 * ms)},
+		{"pre-copied", change(func(f *DeviceFigures) { f.Precopy = Amount{40 * mib, true} }), wire, known(1088 * ms), known(288 * ms)},
 		// Without what the load takes: 3 + 52 + 100 + 6 + 7.
 		// 1 MiB of it was read and is not there yet: 3 + 52 + 210 + 20 + 6 + 7, and 220 for 210 of it.
-		{"hidden", change(func(f *figures) { f.hidden = mib }), wire, known(308 * ms), known(308 * ms)},
-		{"load unknown", change(func(f *figures) { f.load = 0 }), wire, atLeast(168 * ms), atLeast(168 * ms)},
-		{"stop unknown", change(func(f *figures) { f.stop = report.Span{} }), wire, atLeast(285 * ms), atLeast(285 * ms)},
-		{"more than is known", change(func(f *figures) { f.left.known = false }), wire, atLeast(288 * ms), atLeast(288 * ms)},
+		{"hidden", change(func(f *DeviceFigures) { f.Hidden = mib }), wire, known(308 * ms), known(308 * ms)},
+		{"load unknown", change(func(f *DeviceFigures) { f.Load = 0 }), wire, atLeast(168 * ms), atLeast(168 * ms)},
+		{"stop unknown", change(func(f *DeviceFigures) { f.Stop = report.Span{} }), wire, atLeast(285 * ms), atLeast(285 * ms)},
+		{"more than is known", change(func(f *DeviceFigures) { f.Left.Known = false }), wire, atLeast(288 * ms), atLeast(288 * ms)},
 		// 3 + 40 + 200 + 20 + 7: neither rate nor round trip.
-		{"path unknown", typical, path{chunk: mib}, atLeast(270 * ms), atLeast(270 * ms)},
-		{"nothing known", figures{}, path{}, atLeast(0), atLeast(0)},
+		{"path unknown", typical, Path{Chunk: mib}, atLeast(270 * ms), atLeast(270 * ms)},
+		{"nothing known", DeviceFigures{}, Path{}, atLeast(0), atLeast(0)},
 	} {
-		all := predict([]figures{c.of}, c.over)
-		if alone := c.over.alone(c.of); all != alone {
+		all := Predict([]DeviceFigures{c.of}, c.over)
+		if alone := c.over.PredictAlone(c.of); all != alone {
 			t.Errorf("%s: in all  %+v\nits device %+v", c.name, all, alone)
 		}
 		if all.Total != c.total || all.Downtime != c.downtime {
@@ -71,8 +71,8 @@ func TestPredictDevice(t *testing.T) {
 // Two devices share the wire, and nothing else.
 func TestPredictSet(t *testing.T) {
 	other := typical
-	other.left, other.load, other.start = amount{5 * mib, true}, 100*mib, known(9*ms)
-	all := predict([]figures{typical, other}, wire)
+	other.Left, other.Load, other.Start = Amount{5 * mib, true}, 100*mib, known(9*ms)
+	all := Predict([]DeviceFigures{typical, other}, wire)
 	want := report.Prediction{
 		Precopy: known(0), Stop: known(3 * ms), Fill: known(52 * ms), Save: known(15 * ms), Wire: known(135 * ms),
 		Load: known(70 * ms), Commit: known(6 * ms), Start: known(9 * ms),
@@ -81,15 +81,15 @@ func TestPredictSet(t *testing.T) {
 	if all != want {
 		t.Errorf("in all %+v\nwant   %+v", all, want)
 	}
-	if alone := wire.alone(other); alone.Wire != known(40*ms) || alone.Downtime != known(105*ms) {
+	if alone := wire.PredictAlone(other); alone.Wire != known(40*ms) || alone.Downtime != known(105*ms) {
 		t.Errorf("the second alone: %+v", alone)
 	}
-	other.stop = report.Span{}
-	if all := predict([]figures{typical, other}, wire); all.Downtime != atLeast(290*ms) {
+	other.Stop = report.Span{}
+	if all := Predict([]DeviceFigures{typical, other}, wire); all.Downtime != atLeast(290*ms) {
 		t.Errorf("one stage of one device unknown: %v", all.Downtime)
 	}
-	ahead := amount{20 * mib, true}
-	if all := predict([]figures{{precopy: ahead, save: 1e12, load: 1e12}, {precopy: ahead, save: 1e12, load: 1e12}}, wire); all.Precopy != known(400*ms) {
+	ahead := Amount{20 * mib, true}
+	if all := Predict([]DeviceFigures{{Precopy: ahead, Save: 1e12, Load: 1e12}, {Precopy: ahead, Save: 1e12, Load: 1e12}}, wire); all.Precopy != known(400*ms) {
 		t.Errorf("pre-copy of both: %v", all.Precopy)
 	}
 }
@@ -108,9 +108,9 @@ func TestWindow(t *testing.T) {
 		{1000 * mib, 190 * ms, 300 * ms, 75 * mib},  // 1000 MiB/s x 300 ms / 4
 		{10 * mib, 15 * ms, 300 * ms, 2 * mib},      // two chunks
 		{1000 * mib, 15 * ms, 60 * ms, 15 * mib},    // 1000 MiB/s x 60 ms / 4
-		{1000 * mib, 40 * ms, unlimited, 100 * mib}, // 1000 MiB/s x (40 + 10 ms) x 2
+		{1000 * mib, 40 * ms, Unlimited, 100 * mib}, // 1000 MiB/s x (40 + 10 ms) x 2
 	} {
-		if got := (path{chunk: mib, rate: c.rate, rtt: known(c.rtt)}).window(c.downtime); got != c.want {
+		if got := (Path{Chunk: mib, Rate: c.rate, RTT: known(c.rtt)}).window(c.downtime); got != c.want {
 			t.Errorf("%+v: %d", c, got)
 		}
 	}
@@ -118,12 +118,12 @@ func TestWindow(t *testing.T) {
 
 // What a driver claims may be absurd; a prediction is never negative.
 func TestPredictAbsurd(t *testing.T) {
-	absurd := figures{precopy: amount{math.MaxUint64, true}, left: amount{math.MaxUint64, true}, save: 1e-300, load: math.Inf(1)}
-	devices := make([]figures, 64)
+	absurd := DeviceFigures{Precopy: Amount{math.MaxUint64, true}, Left: Amount{math.MaxUint64, true}, Save: 1e-300, Load: math.Inf(1)}
+	devices := make([]DeviceFigures, 64)
 	for i := range devices {
 		devices[i] = absurd
 	}
-	if all := predict(devices, path{chunk: 1, rate: 1e-300, rtt: known(time.Hour)}); all.Total.Took < all.Downtime.Took || all.Downtime.Took < all.Save.Took || all.Save.Took <= 0 {
+	if all := Predict(devices, Path{Chunk: 1, Rate: 1e-300, RTT: known(time.Hour)}); all.Total.Took < all.Downtime.Took || all.Downtime.Took < all.Save.Took || all.Save.Took <= 0 {
 		t.Errorf("%+v", all)
 	}
 }

@@ -1,4 +1,4 @@
-package reader
+package plan
 
 import (
 	"math"
@@ -18,10 +18,10 @@ const maxFuzz = 2048
 // comes at any time. A byte at a time says what; where there is none left, it is 0.
 type fuzzedPlan struct {
 	t      *testing.T
-	plan   plan
+	plan   *Plan
 	script []byte
 	now    time.Duration
-	asked  []any // what the plan waits for
+	asked  []Event // what the plan waits for
 	state  []vfio.State
 	ended  []bool
 	told   []bool // endStream was said
@@ -61,17 +61,17 @@ func (f *fuzzedPlan) span() report.Span {
 func (f *fuzzedPlan) device() int { return int(f.byte()) % len(f.state) }
 
 func (f *fuzzedPlan) setUp() {
-	l := limits{downtime: time.Duration(f.number()&math.MaxInt64) + 1, onLimit: OnLimit(f.byte() % 3),
-		maxPrecopy: time.Duration(f.number()&math.MaxInt64) + 1, maxRounds: int(f.byte()) + 1, timeout: time.Duration(f.number() & math.MaxInt64)}
+	l := Limits{Downtime: time.Duration(f.number()&math.MaxInt64) + 1, OnLimit: OnLimit(f.byte() % 3),
+		MaxPrecopy: time.Duration(f.number()&math.MaxInt64) + 1, MaxRounds: int(f.byte()) + 1, Timeout: time.Duration(f.number() & math.MaxInt64)}
 	features := make([]vfio.Features, 1+f.byte()%4)
 	for i := range features {
 		b := f.byte()
 		features[i] = vfio.Features{PreCopy: b&1 != 0, P2P: b&2 != 0}
 		f.state = append(f.state, vfio.Running)
 	}
-	f.plan, f.guest = newPlan(l, features), true
+	f.plan, f.guest = New(l, features, nil), true
 	f.ended, f.told = make([]bool, len(features)), make([]bool, len(features))
-	f.take(connected{})
+	f.take(LanesOpened{})
 }
 
 // play takes events until the script ends.
@@ -89,7 +89,7 @@ func (f *fuzzedPlan) play() {
 }
 
 // next is an event of a kind, nil if none can come now.
-func (f *fuzzedPlan) next(kind byte) any {
+func (f *fuzzedPlan) next(kind byte) Event {
 	switch d := 0; kind {
 	case 0:
 		return f.answer()
@@ -97,10 +97,10 @@ func (f *fuzzedPlan) next(kind byte) any {
 		if d = f.device(); f.state[d] != vfio.PreCopy {
 			return nil
 		}
-		return polled{device: d, offset: f.plan.devices[d].drained + f.number()>>8, idle: f.byte()%2 == 0,
-			pending: vfio.Pending{Initial: f.number(), Dirty: f.number(), Reinit: f.byte()%8 == 1}}
+		return PrecopyPolled{Device: d, Offset: f.plan.devices[d].drained + f.number()>>8, Idle: f.byte()%2 == 0,
+			Pending: vfio.Pending{Initial: f.number(), Dirty: f.number(), Reinit: f.byte()%8 == 1}}
 	case 2:
-		return sized{f.device(), f.number()}
+		return SizePolled{f.device(), f.number()}
 	case 3:
 		ev := f.measured()
 		return &ev
@@ -109,93 +109,89 @@ func (f *fuzzedPlan) next(kind byte) any {
 			return nil
 		}
 		f.ended[d] = true
-		return ended{d}
+		return StreamEnded{d}
 	}
-	return ticked{}
+	return TimePassed{}
 }
 
 // answer is what the plan has waited for longest.
-func (f *fuzzedPlan) answer() any {
+func (f *fuzzedPlan) answer() Event {
 	if len(f.asked) == 0 {
 		return nil
 	}
 	ev := f.asked[0]
 	f.asked = f.asked[1:]
-	switch ev.(type) {
-	case paused:
-		f.guest = false
-	case unpaused:
-		f.guest = true
+	if ev == (GuestPaused{}) || ev == (GuestResumed{}) {
+		f.guest = ev == (GuestResumed{})
 	}
 	return ev
 }
 
 // measured moves every stream on. Nothing is applied that was not read.
-func (f *fuzzedPlan) measured() (ev measured) {
+func (f *fuzzedPlan) measured() (ev Measured) {
 	for _, d := range f.plan.devices {
 		drained := d.drained + f.number()>>8
-		ev.drained = append(ev.drained, drained)
-		ev.applied = append(ev.applied, max(d.applied, min(drained, d.applied+f.number())))
-		ev.save, ev.load = append(ev.save, f.rate()), append(ev.load, f.rate())
+		ev.Drained = append(ev.Drained, drained)
+		ev.Applied = append(ev.Applied, max(d.applied, min(drained, d.applied+f.number())))
+		ev.Save, ev.Load = append(ev.Save, f.rate()), append(ev.Load, f.rate())
 	}
-	ev.path = path{chunk: 1 + f.number()&(1<<22-1), rate: f.rate(), full: f.byte()%2 == 0, rtt: f.span()}
-	ev.stop, ev.start = f.span(), f.span()
+	ev.Path = Path{Chunk: 1 + f.number()&(1<<22-1), Rate: f.rate(), Full: f.byte()%2 == 0, RTT: f.span()}
+	ev.Stop, ev.Start = f.span(), f.span()
 	if n := f.number(); n > 0 {
-		ev.path.steps = steps{pause: report.Step{Took: time.Duration(n & (1<<30 - 1)), Unknown: n%2 == 0}, witness: report.Step{Took: time.Duration(n >> 40), Unknown: n%3 == 0}}
+		ev.Path.Steps = Steps{Pause: report.Step{Took: time.Duration(n & (1<<30 - 1)), Unknown: n%2 == 0}, Witness: report.Step{Took: time.Duration(n >> 40), Unknown: n%3 == 0}}
 	}
 	return ev
 }
 
-func (f *fuzzedPlan) take(ev any) {
-	for _, a := range f.plan.step(f.now, ev) {
+func (f *fuzzedPlan) take(ev Event) {
+	for _, a := range f.plan.Step(f.now, ev) {
 		if f.over > 0 {
 			f.t.Fatalf("%T after the end", a)
 		}
 		switch a := a.(type) {
-		case enter:
-			f.enter(a.moves)
-		case warmUp:
-			f.asked = append(f.asked, warmed{})
-		case pause:
-			f.pause()
-		case confirm:
-			f.asked = append(f.asked, confirmed{})
-		case unpause:
-			f.asked = append(f.asked, unpaused{})
-		case endStream:
-			if !f.ended[a.device] || f.told[a.device] || !f.stopped() {
-				f.t.Fatalf("the end of stream %d is told: ended %v, told before %v, all in STOP_COPY %v", a.device, f.ended[a.device], f.told[a.device], f.stopped())
+		case EnterStates:
+			f.enter(a.Moves)
+		case WarmLanes:
+			f.asked = append(f.asked, LanesWarmed{})
+		case PauseGuest:
+			f.pause(a)
+		case ConfirmEstimates:
+			f.asked = append(f.asked, EstimatesConfirmed{})
+		case ResumeGuest:
+			f.asked = append(f.asked, GuestResumed{})
+		case EndStream:
+			if !f.ended[a.Device] || f.told[a.Device] || !f.stopped() {
+				f.t.Fatalf("the end of stream %d is told: ended %v, told before %v, all in STOP_COPY %v", a.Device, f.ended[a.Device], f.told[a.Device], f.stopped())
 			}
-			f.told[a.device] = true
-		case allDrained:
+			f.told[a.Device] = true
+		case ReportDrained:
 			f.drained()
-		case giveUp:
-			if !f.guest {
-				// The engine takes the devices back and starts the guest; but only a stop
-				// that was called off too often ends so.
-				if e, ok := a.cause.(*LimitError); !ok || e.Limit != LimitReinit {
-					f.t.Fatalf("gave up with a stopped guest: %v", a.cause)
-				}
+		case WarnUser: // nothing is done for it
+		case GiveUp:
+			// The engine takes the devices back and resumes the guest; but only a switchover
+			// that was called off too often ends so.
+			if !f.guest && a.Cause.Limit != LimitReinit {
+				f.t.Fatalf("gave up with a stopped guest: %v", a.Cause)
 			}
 			f.over++
 		}
 	}
-	if p := f.plan.forecast(f.now); p.Downtime.Took < 0 {
+	if p := f.plan.forecastStop(f.now); p.Downtime.Took < 0 {
 		f.t.Fatalf("a downtime of %v is predicted", p.Downtime.Took)
 	}
 }
 
 // pause is allowed when the destination has every initial byte, and what is known to
 // take too long is not begun, unless it is forced.
-func (f *fuzzedPlan) pause() {
+func (f *fuzzedPlan) pause(a PauseGuest) {
 	p := f.plan
-	if !p.ready() && p.limits.onLimit != Force {
+	if !p.allReady() && p.limits.OnLimit != Force {
 		f.t.Fatal("the guest is stopped before the initial bytes are applied")
 	}
-	if down := p.prediction.Downtime; p.limits.onLimit != Force && down.Took > p.limits.downtime {
-		f.t.Fatalf("the guest is stopped for %v, limit %v", down.Took, p.limits.downtime)
+	if down := a.Predicted.Downtime; p.limits.OnLimit != Force && down.Took > p.limits.Downtime {
+		f.t.Fatalf("the guest is stopped for %v, limit %v", down.Took, p.limits.Downtime)
 	}
-	f.asked = append(f.asked, paused{})
+	f.asked = append(f.asked, GuestPaused{})
 }
 
 // order is how far a state is on the way to STOP_COPY.
@@ -203,37 +199,37 @@ var order = map[vfio.State]int{vfio.Running: 0, vfio.PreCopy: 1, vfio.RunningP2P
 
 // enter moves devices forward only, where their drivers can, and freezes none that
 // another, which still runs, may reach by DMA.
-func (f *fuzzedPlan) enter(moves []move) {
+func (f *fuzzedPlan) enter(moves []Move) {
 	if len(moves) == 0 {
 		f.t.Fatal("nothing is moved")
 	}
 	for _, m := range moves {
-		has := f.plan.devices[m.device].features
+		has := f.plan.devices[m.Device].features
 		switch {
-		case order[m.to] <= order[f.state[m.device]]:
-			f.t.Fatalf("device %d goes from %v to %v", m.device, f.state[m.device], m.to)
-		case m.to == vfio.PreCopy && !has.PreCopy, order[m.to] == 2 && !has.P2P, m.to == vfio.PreCopyP2P && !has.PreCopy:
-			f.t.Fatalf("device %d of %+v goes to %v", m.device, has, m.to)
-		case m.to != vfio.PreCopy && f.guest:
-			f.t.Fatalf("device %d goes to %v while the guest runs", m.device, m.to)
+		case order[m.To] <= order[f.state[m.Device]]:
+			f.t.Fatalf("device %d goes from %v to %v", m.Device, f.state[m.Device], m.To)
+		case m.To == vfio.PreCopy && !has.PreCopy, order[m.To] == 2 && !has.P2P, m.To == vfio.PreCopyP2P && !has.PreCopy:
+			f.t.Fatalf("device %d of %+v goes to %v", m.Device, has, m.To)
+		case m.To != vfio.PreCopy && f.guest:
+			f.t.Fatalf("device %d goes to %v while the guest runs", m.Device, m.To)
 		}
 	}
 	for _, m := range moves {
 		for i, d := range f.plan.devices {
-			if m.to == vfio.StopCopy && f.plan.devices[m.device].features.P2P && (order[f.state[i]] < 2 || !d.features.P2P && f.state[i] != vfio.StopCopy) {
-				f.t.Fatalf("device %d is frozen while device %d is in %v", m.device, i, f.state[i])
+			if m.To == vfio.StopCopy && f.plan.devices[m.Device].features.P2P && (order[f.state[i]] < 2 || !d.features.P2P && f.state[i] != vfio.StopCopy) {
+				f.t.Fatalf("device %d is frozen while device %d is in %v", m.Device, i, f.state[i])
 			}
 		}
 	}
 	for _, m := range moves {
-		f.state[m.device] = m.to
+		f.state[m.Device] = m.To
 	}
-	f.asked = append(f.asked, reached{})
+	f.asked = append(f.asked, StatesReached{})
 }
 
 // stopped reports whether the plan has heard that every device is in STOP_COPY.
 func (f *fuzzedPlan) stopped() bool {
-	moving := slices.Contains(f.asked, any(reached{}))
+	moving := slices.Contains(f.asked, Event(StatesReached{}))
 	return !moving && !slices.ContainsFunc(f.state, func(s vfio.State) bool { return s != vfio.StopCopy })
 }
 
@@ -270,7 +266,7 @@ func TestFuzzedPlanEnds(t *testing.T) {
 	for _, script := range [][]byte{fuzzAlone, fuzzPair} {
 		f := &fuzzedPlan{t: t, script: script}
 		f.play()
-		if f.plan.phase != drained || f.over != 1 {
+		if f.plan.phase != Drained || f.over != 1 {
 			t.Errorf("%x ends in %v", script, f.plan.phase)
 		}
 	}

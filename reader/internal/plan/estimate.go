@@ -1,4 +1,4 @@
-package reader
+package plan
 
 import (
 	"math"
@@ -18,6 +18,9 @@ const redumpAfter = 1200 * time.Millisecond
 // roundEvery is the time from one round that counts to the next: a device that is
 // nearly clean goes through any number of small ones in no time.
 const roundEvery = time.Second
+
+// fading is the time after which a measurement counts for a third.
+const fading = time.Second
 
 // estimate is what is known of a device's stream: what the driver says, held
 // against what came. It is pure: time is given.
@@ -62,10 +65,10 @@ func (e *estimate) poll(now time.Duration, p vfio.Pending, at uint64, idle bool)
 	p.Initial, p.Dirty = min(p.Initial, maxEstimate), min(p.Dirty, maxEstimate)
 	e.drained = max(e.drained, at)
 	if !idle && e.polled && e.unread() == 0 { // all that it had told of was read: it has looked for more,
-		idle = p.Dirty >= e.since(now)/2 // unless this is a rest of what it found before
+		idle = p.Dirty >= e.dirtySince(now)/2 // unless this is a rest of what it found before
 	}
 	if idle { // only then does a driver look for more
-		e.dirtied(now, p.Dirty-min(p.Dirty, e.unread()))
+		e.noteDirty(now, p.Dirty-min(p.Dirty, e.unread()))
 		if p.Dirty > 0 {
 			e.lastDirty, e.news = p.Dirty, now
 		}
@@ -83,8 +86,8 @@ func (e *estimate) poll(now time.Duration, p vfio.Pending, at uint64, idle bool)
 	}
 }
 
-// dirtied takes in what has become dirty since the last answer.
-func (e *estimate) dirtied(now time.Duration, n uint64) {
+// noteDirty takes in what has become dirty since the last answer.
+func (e *estimate) noteDirty(now time.Duration, n uint64) {
 	took := (now - e.counted).Seconds()
 	if took <= 0 {
 		return
@@ -94,12 +97,12 @@ func (e *estimate) dirtied(now time.Duration, n uint64) {
 	if e.dirties == 0 {
 		weight = 1
 	}
-	e.dirties += (e.writes(n)/took - e.dirties) * weight
+	e.dirties += (e.bytesWritten(n)/took - e.dirties) * weight
 }
 
-// writes is how much was written to make n bytes dirty: what is written twice is
+// bytesWritten is how much was written to make n bytes dirty: what is written twice is
 // dirty once, the more often the less is clean.
-func (e *estimate) writes(n uint64) float64 {
+func (e *estimate) bytesWritten(n uint64) float64 {
 	if e.size == 0 || n > e.size/10*9 {
 		return float64(n)
 	}
@@ -151,16 +154,16 @@ func (e *estimate) left(now time.Duration) uint64 {
 	switch {
 	case !e.features.PreCopy:
 		return rest
-	case e.dumps(now):
+	case e.redumps(now):
 		return max(e.size, e.unread())
 	}
-	return max(rest, e.unread()+e.since(now))
+	return max(rest, e.unread()+e.dirtySince(now))
 }
 
-// most is what left may turn out to be: everything, as long as the device has not
+// worstLeft is what left may turn out to be: everything, as long as the device has not
 // had the time to show whether it dumps everything anew. A driver that is asked and
 // has not answered may be dumping.
-func (e *estimate) most(now time.Duration) uint64 {
+func (e *estimate) worstLeft(now time.Duration) uint64 {
 	if e.features.PreCopy && !e.tracks && e.rounds > 0 && e.heard-e.firstIdle < redumpAfter {
 		return max(e.left(now), e.size)
 	}
@@ -169,12 +172,12 @@ func (e *estimate) most(now time.Duration) uint64 {
 
 // known reports whether the driver has said how much is left.
 func (e *estimate) known() bool {
-	return e.size > 0 && !e.stale() || e.tracks && !e.stale()
+	return e.size > 0 && !e.needsAnswer() || e.tracks && !e.needsAnswer()
 }
 
-// since is what has probably become dirty since the driver last looked: no more
+// dirtySince is what has probably become dirty since the driver last looked: no more
 // than there is.
-func (e *estimate) since(now time.Duration) uint64 {
+func (e *estimate) dirtySince(now time.Duration) uint64 {
 	written := e.dirties * max(now-e.counted, 0).Seconds()
 	if e.size > 0 {
 		written = -float64(e.size) * math.Expm1(-written/float64(e.size))
@@ -182,14 +185,14 @@ func (e *estimate) since(now time.Duration) uint64 {
 	return uint64(min(written, maxEstimate))
 }
 
-// stale reports whether all that the driver has told of was read: what has come
+// needsAnswer reports whether all that the driver has told of was read: what has come
 // since, only its next answer tells.
-func (e *estimate) stale() bool {
+func (e *estimate) needsAnswer() bool {
 	return e.features.PreCopy && (!e.polled || e.drained > e.at && e.unread() == 0)
 }
 
-// dumps reports whether the device gives everything anew in each round, and is
+// redumps reports whether the device gives everything anew in each round, and is
 // about to again.
-func (e *estimate) dumps(now time.Duration) bool {
+func (e *estimate) redumps(now time.Duration) bool {
 	return e.size > 0 && max(e.lastRound, e.lastDirty) >= e.size/4*3 && (e.unread() > 0 || now-e.news < redumpAfter)
 }

@@ -1,4 +1,4 @@
-package reader
+package plan
 
 import (
 	"fmt"
@@ -14,18 +14,18 @@ import (
 func BenchmarkPlan(b *testing.B) {
 	for _, devices := range []int{1, 8, 64} {
 		b.Run(fmt.Sprintf("devices=%d", devices), func(b *testing.B) {
-			p := newPlan(limits{downtime: 100 * ms, maxPrecopy: time.Hour, maxRounds: 1000}, manyPreCopy(devices))
-			p.step(0, connected{})
-			p.step(0, reached{})
-			ev := &measured{path: wire, stop: known(3 * ms), start: known(7 * ms)}
-			ev.path.full = true
+			p := New(Limits{Downtime: 100 * ms, MaxPrecopy: time.Hour, MaxRounds: 1000}, manyPreCopy(devices), nil)
+			p.Step(0, LanesOpened{})
+			p.Step(0, StatesReached{})
+			ev := &Measured{Path: wire, Stop: known(3 * ms), Start: known(7 * ms)}
+			ev.Path.Full = true
 			for i := range devices {
-				p.step(ms, polled{device: i, pending: vfio.Pending{Initial: 1 << 30, Dirty: 1 << 30}})
-				ev.drained, ev.applied = append(ev.drained, 2*mib), append(ev.applied, mib)
-				ev.save, ev.load = append(ev.save, 200*mib), append(ev.load, 50*mib)
+				p.Step(ms, PrecopyPolled{Device: i, Pending: vfio.Pending{Initial: 1 << 30, Dirty: 1 << 30}})
+				ev.Drained, ev.Applied = append(ev.Drained, 2*mib), append(ev.Applied, mib)
+				ev.Save, ev.Load = append(ev.Save, 200*mib), append(ev.Load, 50*mib)
 			}
 			for b.Loop() {
-				if actions := p.step(2*ms, ev); actions != nil {
+				if actions := p.Step(2*ms, ev); actions != nil {
 					b.Fatalf("the plan does %v", actions)
 				}
 			}

@@ -1,0 +1,128 @@
+package reader
+
+import (
+	"time"
+
+	"github.com/migpipe/migpipe/reader/internal/plan"
+	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/transport/handoff"
+)
+
+// event is what the loop takes from the goroutines of the engine and of its parts. A message of
+// the destination is heard instead: boxed as an event it would be garbage.
+//
+//sumtype:decl
+type event interface{ isEvent() }
+
+// laneEvent is an event that holds a lane. Whoever does not handle it closes the lane.
+type laneEvent interface {
+	event
+	heldLane() transport.Lane
+}
+
+// The events.
+type (
+	// controlLost says that a control lane was lost.
+	controlLost struct {
+		control *transport.Control
+		err     error
+	}
+	// greeting has a control lane to say HELLO on.
+	greeting struct{ control *transport.Control }
+	// rejoined has a control lane on which the destination has answered RESUME.
+	rejoined struct {
+		control *transport.Control
+		first   transport.Message
+	}
+	// turnedAway says why a destination that is reached is no answer.
+	turnedAway struct{ why *transport.Fault }
+
+	// lanesOpen says that the data lanes were dialled.
+	lanesOpen struct{ err error }
+	// laneFailed says that a data lane carries nothing any more.
+	laneFailed struct {
+		number int
+		err    error
+	}
+	// laneBack has a data lane in the place of a lost one.
+	laneBack struct {
+		number int
+		lane   transport.Lane
+	}
+
+	// entered says that the devices have moved for the plan.
+	entered struct {
+		took time.Duration
+		err  error
+	}
+	// polled and sized are answers of a driver, for the plan.
+	polled struct{ plan.PrecopyPolled }
+	sized  struct{ plan.SizePolled }
+	// asked says that a driver has given all the answers that it was asked for.
+	asked struct {
+		device  int
+		confirm bool // because of ConfirmEstimates
+		err     error
+	}
+	// drainEnded says that a stream was read to its end.
+	drainEnded struct {
+		device int
+		end    transport.End
+	}
+	// drainFailed says that a stream was not read to its end.
+	drainFailed struct {
+		device int
+		offset uint64
+		err    error
+	}
+
+	// guestPaused says that the guest's owner has answered PauseGuest.
+	guestPaused struct{ err error }
+	// guestResumed says that he has answered ResumeGuest, after a switchover that was called off.
+	guestResumed struct{ err error }
+	// approved is his word about COMMIT.
+	approved struct{ err error }
+	// witnessed is an answer of the witness, or none.
+	witnessed struct {
+		winner handoff.Side
+		err    error
+	}
+
+	// halted ends the first step of the way back.
+	halted struct {
+		again []string // what worked at the second try only
+		err   error
+	}
+	// resumed ends the way back.
+	resumed struct {
+		at    time.Time
+		how   handoff.Return
+		again []string // what worked at the second try only
+		err   error    // of the devices
+		guest error
+	}
+)
+
+func (controlLost) isEvent()  {}
+func (greeting) isEvent()     {}
+func (rejoined) isEvent()     {}
+func (turnedAway) isEvent()   {}
+func (lanesOpen) isEvent()    {}
+func (laneFailed) isEvent()   {}
+func (laneBack) isEvent()     {}
+func (entered) isEvent()      {}
+func (polled) isEvent()       {}
+func (sized) isEvent()        {}
+func (asked) isEvent()        {}
+func (drainEnded) isEvent()   {}
+func (drainFailed) isEvent()  {}
+func (guestPaused) isEvent()  {}
+func (guestResumed) isEvent() {}
+func (approved) isEvent()     {}
+func (witnessed) isEvent()    {}
+func (halted) isEvent()       {}
+func (resumed) isEvent()      {}
+
+func (ev greeting) heldLane() transport.Lane { return ev.control.Lane() }
+func (ev rejoined) heldLane() transport.Lane { return ev.control.Lane() }
+func (ev laneBack) heldLane() transport.Lane { return ev.lane }

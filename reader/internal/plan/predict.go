@@ -1,0 +1,215 @@
+package plan
+
+import (
+	"math"
+	"time"
+
+	"github.com/migpipe/migpipe/transport/report"
+)
+
+// Amount is a number of bytes: that many or, where not all of them are known,
+// at least that many.
+type Amount struct {
+	Bytes uint64
+	Known bool
+}
+
+// DeviceFigures are what is known of one device. The zero value of each says that nothing is.
+type DeviceFigures struct {
+	Precopy     Amount  // bytes that go while the guest runs
+	Left        Amount  // bytes that are still to be read when it is paused
+	Hidden      uint64  // bytes that were read by then, and are not applied
+	Save, Load  float64 // bytes per second that the device gives, and takes
+	Stop, Start report.Span
+}
+
+// Path is what is known of the way to the destination.
+type Path struct {
+	Chunk uint64      // bytes that travel together
+	Rate  float64     // bytes per second over all lanes; 0 unknown
+	Full  bool        // the lanes were full, so that Rate is what they can
+	RTT   report.Span // of a control message and its answer
+	Steps Steps       // of a switchover, that no rate says the length of
+
+	worst bool // a device loads no part of a record before it has the whole
+}
+
+// Steps are those parts of a switchover that no rate says the length of. The zero value has none.
+type Steps struct {
+	Stop    report.Step // of the devices
+	Pause   report.Step // of the guest
+	Journal report.Step // three records, of both sides
+	Decide  report.Step // the owner's word
+	Witness report.Step
+	Accept  report.Step // the hook on ACCEPT
+	Start   report.Step // of the devices
+	Guest   report.Step // its start
+}
+
+// NameUnknown names the steps whose time neither side knows. A prediction has something to say
+// of the stop and the start of devices, although it was never measured: see forecastStop.
+func (s Steps) NameUnknown() (names []string) {
+	for _, one := range []struct {
+		name string
+		report.Step
+	}{{"the pause of the guest", s.Pause}, {"the owner's word", s.Decide}, {"the witness", s.Witness},
+		{"on-accept", s.Accept}, {"the start of the guest", s.Guest}} {
+		if one.Unknown {
+			names = append(names, one.name)
+		}
+	}
+	return names
+}
+
+// moving is what has to reach the destination's device yet.
+func (f DeviceFigures) moving() Amount { return f.Left.add(Amount{f.Hidden, true}) }
+
+// record is how many bytes a device may save before the first of them can be read,
+// and take before it loads them: mlx5 saves into buffers of 8 MiB, and its LOAD
+// runs in the write that completes a record.
+const record = 8 << 20
+
+// burst is how many bytes go at once over any path and into any device: what
+// their rates are does not matter.
+const burst = 64 << 10
+
+// Predict says how long a migration is going to take. It is a pipeline's time: the
+// first chunk goes through every stage, then the slowest of them sets the pace.
+// Devices are saved and loaded beside each other, and share the wire.
+func Predict(devices []DeviceFigures, p Path) report.Prediction {
+	none := report.Span{Known: true}
+	set := work{precopy: none, stop: none, fill: none, save: none, load: none, last: none, commit: p.commitTime(), start: none, steps: p.Steps}
+	ahead, left, first := Amount{Known: true}, Amount{Known: true}, uint64(0)
+	for _, f := range devices {
+		one, moving := p.workOf(f), f.moving()
+		ahead, left, first = ahead.add(f.Precopy), left.add(moving), max(first, min(moving.Bytes, p.Chunk))
+		set.precopy = longest(set.precopy, one.precopy)
+		set.stop = longest(set.stop, one.stop)
+		set.fill = longest(set.fill, one.fill)
+		set.save = longest(set.save, one.save)
+		set.load = longest(set.load, one.load)
+		set.last = longest(set.last, one.last)
+		set.start = longest(set.start, one.start)
+	}
+	set.precopy = longest(set.precopy, timeFor(ahead, p.Rate))
+	_, rest := left.split(first)
+	set.wire = timeFor(rest, p.Rate)
+	return set.inRow()
+}
+
+// PredictAlone is the prediction for a device as if it were the only one.
+func (p Path) PredictAlone(f DeviceFigures) report.Prediction { return p.workOf(f).inRow() }
+
+// work is how long each part of a migration is busy: save, wire and load beside
+// each other, on all but the first and the last of the stream.
+type work struct {
+	precopy             report.Span
+	stop, fill          report.Span
+	save, wire, load    report.Span
+	last, commit, start report.Span
+	steps               Steps
+}
+
+// workOf is the work of one device that has the path for itself.
+func (p Path) workOf(f DeviceFigures) work {
+	first, rest := f.moving().split(p.Chunk)
+	saved, unsaved := f.Left.split(record)
+	final, before := f.moving().split(p.lastBytes())
+	return work{
+		precopy: longest(timeFor(f.Precopy, f.Save), timeFor(f.Precopy, p.Rate), timeFor(f.Precopy, f.Load)),
+		stop:    f.Stop,
+		fill:    report.AddSpans(timeFor(saved, f.Save), timeFor(first, p.Rate), report.Span{Took: p.RTT.Took / 2, Known: p.RTT.Known}),
+		save:    timeFor(unsaved, f.Save),
+		wire:    timeFor(rest, p.Rate),
+		load:    timeFor(before, f.Load),
+		last:    timeFor(final, f.Load),
+		commit:  p.commitTime(),
+		start:   f.Start,
+		steps:   p.Steps,
+	}
+}
+
+// inRow puts what is busy at the same time into a row.
+func (w work) inRow() report.Prediction {
+	r := report.Prediction{
+		Precopy: w.precopy, Stop: report.AddSpans(w.steps.Pause.Span(), w.stop), Fill: w.fill, Save: w.save, Wire: timeBeyond(w.wire, w.save),
+		Load:   report.AddSpans(timeBeyond(w.load, longest(w.save, w.wire)), w.last),
+		Decide: w.steps.Decide, Commit: w.commit, Witness: w.steps.Witness, Accept: w.steps.Accept,
+		Start: report.AddSpans(w.start, w.steps.Guest.Span()),
+	}
+	r.Downtime = report.AddSpans(r.Stop, r.Fill, r.Save, r.Wire, r.Load, r.Decide.Span(), r.Commit, r.Witness.Span(), r.Accept.Span(), r.Start)
+	r.Total = report.AddSpans(r.Precopy, r.Downtime)
+	return r
+}
+
+// lastBytes is how much a device loads after all of it has arrived.
+func (p Path) lastBytes() uint64 {
+	if p.worst {
+		return record
+	}
+	return p.Chunk
+}
+
+// commitTime is READY's way back, and COMMIT and its answer, with the records that are
+// written before each of them.
+func (p Path) commitTime() report.Span {
+	return report.AddSpans(report.Span{Took: p.RTT.Took * 3 / 2, Known: p.RTT.Known}, p.Steps.Journal.Span())
+}
+
+// predictFixed is a stop in which nothing is left to be moved: what no PRE_COPY shortens.
+func (p Path) predictFixed(stop, start report.Span) report.Prediction {
+	return p.PredictAlone(DeviceFigures{Precopy: Amount{Known: true}, Left: Amount{Known: true}, Stop: stop, Start: start})
+}
+
+func (a Amount) add(b Amount) Amount {
+	return Amount{a.Bytes + min(b.Bytes, math.MaxUint64-a.Bytes), a.Known && b.Known}
+}
+
+// split takes the first chunk off an Amount.
+func (a Amount) split(chunk uint64) (first, rest Amount) {
+	n := min(a.Bytes, chunk)
+	return Amount{n, a.Known || n == chunk}, Amount{a.Bytes - n, a.Known}
+}
+
+// longestSpan keeps sums of absurd estimates from overflowing.
+const longestSpan = math.MaxInt64 / 1e3
+
+// timeFor is how long an Amount takes at a rate. A burst takes no time where none
+// is known.
+func timeFor(a Amount, rate float64) report.Span {
+	if a.Bytes == 0 || rate <= 0 {
+		return report.Span{Known: a.Known && a.Bytes <= burst}
+	}
+	took := min(float64(a.Bytes)/rate*float64(time.Second), longestSpan)
+	return report.Span{Took: time.Duration(took), Known: a.Known}
+}
+
+// longest is spans beside each other. One of which not all is known may be
+// longer than it seems.
+func longest(spans ...report.Span) report.Span {
+	most := report.Span{Known: true}
+	for _, s := range spans {
+		most.Took = max(most.Took, s.Took)
+		most.Known = most.Known && s.Known
+	}
+	return most
+}
+
+// timeBeyond is how much longer than other a span beside it is.
+func timeBeyond(s, other report.Span) report.Span {
+	return report.Span{Took: max(0, s.Took-other.Took), Known: s.Known}
+}
+
+// ackEvery is how long the destination may take to tell what it has applied.
+const ackEvery = 10 * time.Millisecond
+
+// window is what may be read and not applied while the guest runs, 0 for no
+// limit: enough to keep the path busy, and no more than a quarter of the downtime
+// can carry. It is at least two chunks: one moves while the other is applied.
+func (p Path) window(downtime time.Duration) uint64 {
+	if p.Rate <= 0 {
+		return 0
+	}
+	busy := 2 * p.Rate * (p.RTT.Took + ackEvery).Seconds()
+	return max(uint64(min(busy, p.Rate*downtime.Seconds()/4)), 2*p.Chunk)
+}
