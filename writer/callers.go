@@ -14,8 +14,8 @@ import (
 // the conversations with those that are not served: answered from a journal, turned away, or
 // asking for a preflight. The loop owns it.
 type callers struct {
-	post  func(any)       // hands an event to the loop
-	lanes chan<- any      // takes events that hold a lane
+	post  func(event)     // hands an event to the loop
+	lanes chan<- event    // takes events that hold a lane
 	quit  <-chan struct{} // closed when the loop takes no more
 
 	refusals  *refusals                     // of this Receive
@@ -32,7 +32,7 @@ type callers struct {
 	talking   *tasks.Group // conversations: end by themselves, or with the loop
 }
 
-func newCallers(post func(any), lanes chan<- any, quit <-chan struct{}) *callers {
+func newCallers(post func(event), lanes chan<- event, quit <-chan struct{}) *callers {
 	return &callers{post: post, lanes: lanes, quit: quit, refusals: new(refusals),
 		accepting: tasks.NewGroup(context.Background()), talking: tasks.NewGroup(context.Background())}
 }

@@ -10,7 +10,7 @@ import (
 // connection is the conversation with the source that is served: its control lane, and when
 // it was heard. The loop owns it.
 type connection struct {
-	post func(any) // hands an event to the loop
+	post func(event) // hands an event to the loop
 
 	control *transport.Control // nil before a source has come, and while it is lost
 	local   bool               // the source is a process of this host

@@ -44,7 +44,7 @@ func (e *engine) message(m transport.Message) {
 func (e *engine) aborted(m *transport.Abort) {
 	fault := &transport.Fault{Code: m.Code, Remote: true, Device: transport.PeerText(m.Device), Offset: m.Offset,
 		Err: errors.New(transport.PeerText(m.Text))}
-	early := e.owner.Phase <= handoff.DestReceiving && !e.begunStreams()
+	early := (!e.owner.Engaged() || e.owner.Receives()) && !e.begunStreams()
 	if early && (m.Code == transport.CodeTimeout || m.Code == transport.CodeNetwork) {
 		e.letGo = true
 	}
@@ -58,7 +58,7 @@ func (e *engine) aborted(m *transport.Abort) {
 // comes while the devices start is one only if nothing else is: the start decides.
 func (e *engine) keep(f *transport.Fault) {
 	switch {
-	case e.owner.Phase == handoff.DestStarting:
+	case e.owner.Starts():
 		e.tooLate = cmp.Or(e.tooLate, f)
 	default:
 		e.fault = cmp.Or(e.fault, f)
@@ -213,7 +213,7 @@ func (e *engine) estimated(m *transport.Estimate) {
 		}
 	}
 	e.pipe.acks.stamp(m.Stamp)
-	if m.Stopped && e.times.stopped.IsZero() && e.owner.Phase == handoff.DestReceiving {
+	if m.Stopped && e.times.stopped.IsZero() && e.owner.Receives() {
 		e.times.stopped, e.pipe.asOfStop = time.Now(), e.pipe.progressed()
 		for _, d := range e.devices {
 			d.atStop = d.position()
@@ -232,7 +232,7 @@ func (e *engine) needs() (needs []share.Need) {
 }
 
 func (e *engine) ended(m *transport.End) {
-	if *m.About() != e.owner.Attempt || e.owner.Phase != handoff.DestReceiving {
+	if *m.About() != e.owner.Attempt || !e.owner.Receives() {
 		return
 	}
 	if int(m.Device) >= len(e.devices) {
@@ -255,7 +255,7 @@ func (e *engine) ended(m *transport.End) {
 }
 
 func (e *engine) laneEnded(ev laneEnded) {
-	if e.owner.Phase != handoff.DestReceiving || !slices.Contains(e.pipe.lanes, ev.receiver) {
+	if !e.owner.Receives() || !slices.Contains(e.pipe.lanes, ev.receiver) {
 		return // it has a successor
 	}
 	if ev.lost {
@@ -287,7 +287,7 @@ func (e *engine) checkWhole() {
 // loaderEnded counts the devices that hold their whole stream, in STOP. The
 // loader was the last to write to it.
 func (e *engine) loaderEnded(ev loaderEnded) {
-	if e.owner.Phase != handoff.DestReceiving {
+	if !e.owner.Receives() {
 		return
 	}
 	if ev.fault != nil {
@@ -333,7 +333,7 @@ func (e *engine) controlLost(ev controlLost) {
 		f := &transport.Fault{Code: transport.CodeOf(ev.err), Err: ev.err}
 		if f.Code == transport.CodeCorrupt || f.Code == transport.CodeProtocol {
 			e.failed(f) // the source can still be told why
-		} else if e.owner.Phase == handoff.DestReceiving && len(e.pipe.dialled()) == 0 {
+		} else if e.owner.Receives() && len(e.pipe.dialled()) == 0 {
 			e.letGo = true
 		}
 		e.fail(f, handoff.Unreachable{})

@@ -91,7 +91,7 @@ type engine struct {
 	preparation
 	ending
 
-	events chan any
+	events chan event
 	quit   chan struct{} // closed when nobody takes events any more
 	work   *tasks.Group  // transitions, preflights, and the witness: ends when the streams are abandoned
 
@@ -121,7 +121,7 @@ type ending struct {
 }
 
 func newEngine(o Options, sinks []Sink) *engine {
-	e := &engine{opts: o, fleet: newFleet(sinks), events: make(chan any, 16), quit: make(chan struct{})}
+	e := &engine{opts: o, fleet: newFleet(sinks), events: make(chan event, 16), quit: make(chan struct{})}
 	e.devices = e.fleet.devices
 	e.watch.limits = watchLimits{o.ReconnectLimit, o.StallLimit, o.ReadyAlarm, o.ReadyLease}
 	e.fleet.warn = func(err error) { e.post(warned{err}) }
@@ -198,51 +198,15 @@ func (e *engine) abandon() bool {
 }
 
 // post hands an event to the loop, or drops it when the loop has ended.
-func (e *engine) post(ev any) {
+func (e *engine) post(ev event) {
 	select {
 	case e.events <- ev:
 	case <-e.quit:
 	}
 }
 
-// Events of the engine's own goroutines.
-type (
-	admitted struct {
-		lane    transport.Lane
-		pre     transport.Preamble
-		control *transport.Control // of a control lane, and the
-		first   transport.Message  // first that was said there
-	}
-	controlLost struct {
-		control *transport.Control
-		err     error
-	}
-	heard struct {
-		control *transport.Control
-		message transport.Message
-	}
-	acceptFailed struct{ err error }
-	prepared     struct {
-		took  time.Duration
-		err   error
-		probe probed
-	}
-	started struct {
-		took   time.Duration
-		accept time.Duration // the hook, which ran before; 0 for none
-		err    error
-		copy   handoff.Copy
-	}
-	wasReset struct {
-		err   error
-		stuck bool // a driver has not let go of a write
-	}
-	warned   struct{ err error }         // and the attempt continues
-	answered struct{ peer transport.ID } // from a journal
-)
-
 // handle sends an event where it belongs.
-func (e *engine) handle(ev any) {
+func (e *engine) handle(ev event) {
 	switch ev := ev.(type) {
 	case admitted:
 		e.admitted(ev)
@@ -338,7 +302,7 @@ func (e *engine) dataLane(ev admitted) {
 		ev.lane.Close()
 		return
 	}
-	if e.owner.Phase != handoff.DestReceiving {
+	if !e.owner.Receives() {
 		e.pipe.addLate(ev.lane)
 		return
 	}

@@ -9,12 +9,6 @@ import (
 	"github.com/migpipe/migpipe/transport/report"
 )
 
-// guestStarted is the event of StartGuest's end.
-type guestStarted struct {
-	devices, took time.Duration // the start of the devices, and then the guest's
-	err           error
-}
-
 // devicesRun has the guest started on them, if there is one.
 func (e *engine) devicesRun(took time.Duration) {
 	if e.opts.StartGuest == nil {

@@ -98,9 +98,6 @@ func meet(j handoff.Journal, a transport.Attempt, lane transport.Lane, alarm fun
 	return true
 }
 
-// alarmed is the event of a source that was met by another goroutine.
-type alarmed struct{ told report.Event }
-
 func (e *engine) alarm(ev report.Event) { e.post(alarmed{ev}) }
 
 // alarmEvery is how often the same migration raises an alarm: not as often as its source asks.

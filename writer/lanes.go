@@ -29,14 +29,6 @@ type receiver struct {
 	gone    bool              // the lane is lost, and has no successor yet
 }
 
-// laneEnded is the event of a receiver that has nothing more to receive, or
-// could not go on.
-type laneEnded struct {
-	receiver *receiver
-	fault    *transport.Fault
-	lost     bool // the source may dial the lane again
-}
-
 // Read reads the lane and counts what comes. The memory that it goes into was promised, so
 // that no slow device keeps a lane from being read: what ACK.Read leaves out is on its way.
 func (r *receiver) Read(p []byte) (int, error) {
@@ -47,7 +39,7 @@ func (r *receiver) Read(p []byte) (int, error) {
 
 // receive takes the place of the receiver before it, if there is one, and receives. It ends with
 // the lane, or with ctx, with which the streams are abandoned.
-func (r *receiver) receive(ctx context.Context, before *receiver, post func(any)) {
+func (r *receiver) receive(ctx context.Context, before *receiver, post func(event)) {
 	r.quit = ctx.Done()
 	if before != nil {
 		<-before.over

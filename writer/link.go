@@ -15,9 +15,9 @@ import (
 func (e *engine) occupied() *transport.Fault {
 	code, what := transport.CodeLimit, "already serves"
 	switch {
-	case e.owner.Phase == handoff.DestResetting:
+	case e.owner.Resets():
 		what = "resets its devices after"
-	case e.owner.Phase == handoff.DestReady && !e.conn.lostAt.IsZero():
+	case e.owner.HoldsCopy() && !e.conn.lostAt.IsZero():
 		code, what = transport.CodeHeld, "holds the complete copy, and waits for the source, of"
 	case !e.conn.lostAt.IsZero():
 		what = "waits for the source of"
@@ -26,7 +26,7 @@ func (e *engine) occupied() *transport.Fault {
 }
 
 // engaged reports whether there is an attempt that this destination has a part in.
-func (e *engine) engaged() bool { return e.offer != nil || e.owner.Phase != handoff.DestIdle }
+func (e *engine) engaged() bool { return e.offer != nil || e.owner.Engaged() }
 
 // greeted gives a control lane to those who are meant by its first message.
 func (e *engine) greeted(ev admitted) {
@@ -81,7 +81,7 @@ func (e *engine) answered(peer transport.ID) {
 // unanswered reports whether a source says HELLO again because the lane was lost over which
 // WELCOME went: it cannot have dialled a data lane.
 func (e *engine) unanswered(ev admitted, m *transport.Hello) bool {
-	return e.owner.Phase == handoff.DestReceiving && !e.taken() &&
+	return e.owner.Receives() && !e.taken() &&
 		m.Attempt == e.owner.Attempt && m.Journal == e.offer.Journal && transport.IsPeer(ev.lane, e.out.Peer)
 }
 
@@ -94,14 +94,14 @@ func (e *engine) taken() bool { return len(e.pipe.dialled()) > 0 || e.offer == n
 func (e *engine) mayFollow(ev admitted, m *transport.Hello) bool {
 	at := e.owner.Attempt
 	next := m.Mig == at.Mig && m.Epoch > at.Epoch && transport.IsPeer(ev.lane, e.out.Peer)
-	return e.owner.Phase == handoff.DestResetting && e.callers.successor == nil && (next || e.cameToNothing())
+	return e.owner.Resets() && e.callers.successor == nil && (next || e.cameToNothing())
 }
 
 // follows reports whether a source has given up the attempt at hand, by opening the
 // next: it does so only when its devices are its own (rule R6).
 func (e *engine) follows(ev admitted, m *transport.Hello) bool {
 	at := e.owner.Attempt
-	undecided := e.owner.Phase == handoff.DestReceiving || e.owner.Phase == handoff.DestReady
+	undecided := e.owner.Receives() || e.owner.HoldsCopy()
 	return undecided && e.callers.successor == nil && m.Mig == at.Mig && m.Epoch > at.Epoch && transport.IsPeer(ev.lane, e.out.Peer)
 }
 
@@ -170,13 +170,10 @@ func (e *engine) moveTo(control *transport.Control) {
 // mayReturn reports whether a source whose control lane has ended may come back: the end
 // of a lane ends no attempt.
 func (e *engine) mayReturn(err error) bool {
-	switch e.owner.Phase {
-	case handoff.DestReceiving:
+	if e.owner.Receives() {
 		return transport.Ended(err) && !e.conn.local
-	case handoff.DestReady, handoff.DestStarting, handoff.DestRunning:
-		return true
 	}
-	return false
+	return e.owner.HoldsCopy() || e.owner.MayRunDevices()
 }
 
 // lose waits for a source whose control lane is lost.

@@ -20,17 +20,9 @@ type loader struct {
 	merge   *merge
 	digest  *transport.Digest
 	applied func() // called after each chunk
-	post    func(any)
+	post    func(event)
 	spliced bool  // bytes went on without being in user space
 	note    *note // of a copy that outlives the process when it is complete, else nil
-}
-
-// loaderEnded is the event of a loader whose device holds its whole stream, or
-// never will.
-type loaderEnded struct {
-	device int
-	digest transport.StreamDigest
-	fault  *transport.Fault
 }
 
 // run writes until the stream ends, fails, or ctx ends. It holds an OS thread while it

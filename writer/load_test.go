@@ -98,7 +98,7 @@ func TestLoader(t *testing.T) {
 			var got loaderEnded
 			dev := c.dev
 			l := &loader{device: 1, name: "d", dev: &dev, stream: &dev, merge: m, digest: transport.NewDigest(),
-				applied: func() {}, post: func(ev any) { got = ev.(loaderEnded) }}
+				applied: func() {}, post: func(ev event) { got = ev.(loaderEnded) }}
 			done := make(chan struct{})
 			go func() { defer close(done); l.run(t.Context()) }() // it keeps its thread
 			<-done
@@ -307,7 +307,7 @@ func TestLoaderCompletes(t *testing.T) {
 		}
 		var got loaderEnded
 		l := &loader{name: "d", dev: dev, stream: dev, merge: m, digest: transport.NewDigest(), note: &note{Version: noteVersion},
-			applied: func() {}, post: func(ev any) { got = ev.(loaderEnded) }}
+			applied: func() {}, post: func(ev event) { got = ev.(loaderEnded) }}
 		l.run(t.Context())
 		n, err := parseNote(dev.note)
 		if err != nil || n.Digest != end.Digest {

@@ -55,7 +55,7 @@ func load(b *testing.B, dev *file.Sink, persists bool, arena *transport.Arena, d
 		default:
 		}
 	}
-	l := &loader{name: "d", dev: dev, merge: m, digest: transport.NewDigest(), applied: tell, post: func(ev any) { ended <- ev.(loaderEnded) }}
+	l := &loader{name: "d", dev: dev, merge: m, digest: transport.NewDigest(), applied: tell, post: func(ev event) { ended <- ev.(loaderEnded) }}
 	var err error
 	if persists {
 		l.stream, err = dev.Persist("bench")

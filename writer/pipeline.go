@@ -17,7 +17,7 @@ import (
 // ACKs. The loop owns it.
 type pipeline struct {
 	devices []*device
-	post    func(any) // hands an event to the loop
+	post    func(event) // hands an event to the loop
 
 	arena    *transport.Arena // these from the moment of WELCOME
 	credit   *credit
@@ -37,7 +37,7 @@ type pipeline struct {
 	acking    sync.WaitGroup // the acker, which ends with the loop
 }
 
-func newPipeline(work *tasks.Group, post func(any)) *pipeline {
+func newPipeline(work *tasks.Group, post func(event)) *pipeline {
 	return &pipeline{post: post, receiving: work.Part(), loading: work.Part()}
 }
 

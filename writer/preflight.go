@@ -27,14 +27,11 @@ type preflight struct {
 	tasks   *tasks.Group                    // end with the conversation, the streams, or the time
 	why     atomic.Pointer[transport.Fault] // what has ended it, nil if that is the peer or the engine
 	ended   atomic.Bool
-	post    func(any)
+	post    func(event)
 
 	room     atomic.Int32  // probe lanes that may still come: none before WELCOME
 	received atomic.Uint64 // bytes that they have brought
 }
-
-// preflightHeard is the event of a preflight whose HELLO was judged.
-type preflightHeard struct{ told report.Event }
 
 func newPreflight(e *engine, ev admitted) *preflight {
 	return &preflight{tasks: e.work.Child(), opts: e.opts, fleet: e.fleet, sinks: e.fleet.sinks(), control: transport.NewControl(ev.lane), opening: ev.pre, nobody: transport.NewJournalID(), post: e.post}

@@ -37,15 +37,14 @@ func (e *engine) snapshots() []report.Snapshot {
 }
 
 func (e *engine) phase() string {
-	switch e.owner.Phase {
-	case handoff.DestReady, handoff.DestStarting:
+	switch {
+	case e.owner.HoldsCopy(), e.owner.Starts():
 		return report.Commit
-	case handoff.DestRunning:
+	case e.owner.MayRunDevices():
 		return report.Running
-	case handoff.DestResetting:
+	case e.owner.Resets():
 		return report.Rollback
-	}
-	if e.times.stopped.IsZero() {
+	case e.times.stopped.IsZero():
 		return report.PreCopy
 	}
 	return report.StopCopy

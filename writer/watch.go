@@ -58,7 +58,12 @@ type facts struct {
 	leaving bool // the user wants to end as soon as it is known what stays
 }
 
-// What watch answers with.
+// watchAction is what the watch answers with.
+//
+//sumtype:decl
+type watchAction interface{ isWatchAction() }
+
+// The actions of the watch.
 type (
 	// endAttempt ends it for a reason, with what the hand-off is to hear. alone says that its
 	// source alone is to blame: the next one may come.
@@ -79,8 +84,15 @@ type (
 	leaveCopy struct{}
 )
 
+func (endAttempt) isWatchAction()     {}
+func (loseConnection) isWatchAction() {}
+func (endRunning) isWatchAction()     {}
+func (warnUser) isWatchAction()       {}
+func (reportHeld) isWatchAction()     {}
+func (leaveCopy) isWatchAction()      {}
+
 // tick is the whole of the machine's behaviour.
-func (w *watch) tick(now time.Time, f facts) []any {
+func (w *watch) tick(now time.Time, f facts) []watchAction {
 	if f.phase != handoff.DestReady {
 		w.readyAt, w.waits, w.held = time.Time{}, false, false
 	}
@@ -98,7 +110,7 @@ func (w *watch) tick(now time.Time, f facts) []any {
 	case handoff.DestResetting:
 		if !w.slowReset && now.Sub(f.times.resetting) > joinLimit {
 			w.slowReset = true
-			return []any{warnUser{"the devices are not reset yet: a driver takes its time"}}
+			return []watchAction{warnUser{"the devices are not reset yet: a driver takes its time"}}
 		}
 	}
 	return nil
@@ -114,11 +126,11 @@ func failed(f *transport.Fault) endAttempt { return endAttempt{fault: f, event: 
 // connection bounds the wait for a source that was lost, and takes one for lost that is
 // connected and says nothing, although its streams have not ended. The wait of a complete
 // copy, ready bounds.
-func (w *watch) connection(now time.Time, f facts) []any {
+func (w *watch) connection(now time.Time, f facts) []watchAction {
 	if f.lostAt.IsZero() {
 		quiet := now.Sub(f.heardAt)
 		if f.phase == handoff.DestReceiving && !f.ended && f.connected && !f.local && quiet > transport.SilenceLimit {
-			return []any{loseConnection{fmt.Errorf("%w: the source is connected, and has said nothing for %v", transport.ErrLost, quiet.Round(time.Second))}}
+			return []watchAction{loseConnection{fmt.Errorf("%w: the source is connected, and has said nothing for %v", transport.ErrLost, quiet.Round(time.Second))}}
 		}
 		return nil
 	}
@@ -130,12 +142,12 @@ func (w *watch) connection(now time.Time, f facts) []any {
 			limit = min(limit, transport.LanesTimeout)
 		}
 		if waited > limit {
-			return []any{endAttempt{&transport.Fault{Code: transport.CodeNetwork,
+			return []watchAction{endAttempt{&transport.Fault{Code: transport.CodeNetwork,
 				Err: fmt.Errorf("%w, and the source has not come back for %v", transport.ErrLost, limit)}, handoff.Unreachable{}, !f.taken}}
 		}
 	case handoff.DestRunning:
 		if waited > w.limits.reconnect {
-			return []any{endRunning{fmt.Sprintf("the devices run here, and the source, which has not come back for %v, may not know it", w.limits.reconnect)}}
+			return []watchAction{endRunning{fmt.Sprintf("the devices run here, and the source, which has not come back for %v, may not know it", w.limits.reconnect)}}
 		}
 	}
 	return nil
@@ -145,14 +157,14 @@ func (w *watch) connection(now time.Time, f facts) []any {
 // nothing: one that has opened no data lane, or one whose estimate says that bytes are left. A
 // source of which nothing is left may wait for its guest. While a device here has a chunk to
 // write, or a lane is lost, the source may have to wait.
-func (w *watch) source(now time.Time, f facts) []any {
+func (w *watch) source(now time.Time, f facts) []watchAction {
 	if !f.lostAt.IsZero() {
 		w.quietAt = time.Time{}
 		return nil
 	}
 	if f.dialled == 0 {
 		if now.Sub(f.times.welcomed) > transport.LanesTimeout {
-			return []any{givesUp(timedOut("the source has opened no data lane for %v", transport.LanesTimeout))}
+			return []watchAction{givesUp(timedOut("the source has opened no data lane for %v", transport.LanesTimeout))}
 		}
 		return nil
 	}
@@ -160,7 +172,7 @@ func (w *watch) source(now time.Time, f facts) []any {
 		w.arrived, w.quietAt = f.arrived, now
 	}
 	if limit := w.stallLimit(f); now.Sub(w.quietAt) > limit {
-		return []any{givesUp(timedOut("the source says that bytes are left, and has sent none for %v", limit))}
+		return []watchAction{givesUp(timedOut("the source says that bytes are left, and has sent none for %v", limit))}
 	}
 	return nil
 }
@@ -179,7 +191,7 @@ func (w *watch) stallLimit(f facts) time.Duration {
 }
 
 // load ends the attempt where devices have everything of the source's, and write nothing.
-func (w *watch) load(now time.Time, f facts) []any {
+func (w *watch) load(now time.Time, f facts) []watchAction {
 	if !f.ended {
 		return nil
 	}
@@ -187,7 +199,7 @@ func (w *watch) load(now time.Time, f facts) []any {
 		w.applied, w.appliedAt = f.applied, now
 	}
 	if limit := w.stallLimit(f); now.Sub(w.appliedAt) > limit {
-		return []any{failed(timedOut("%w for %v after the last END", ErrStalled, limit))}
+		return []watchAction{failed(timedOut("%w for %v after the last END", ErrStalled, limit))}
 	}
 	return nil
 }
@@ -199,7 +211,7 @@ const turnBackLimit = 35 * time.Second
 // ready warns of a copy that waits for COMMIT, and ends the wait if a lease says so. It tells
 // of a copy that stays although the user has cancelled, since no source answers for it. A
 // COMMIT that waits for the witness is waited for.
-func (w *watch) ready(now time.Time, f facts) (actions []any) {
+func (w *watch) ready(now time.Time, f facts) (actions []watchAction) {
 	if f.asksWitness {
 		w.readyAt, w.waits = time.Time{}, false
 	} else if w.readyAt.IsZero() {
@@ -208,7 +220,7 @@ func (w *watch) ready(now time.Time, f facts) (actions []any) {
 	switch waited := now.Sub(w.readyAt); {
 	case f.asksWitness:
 	case w.limits.readyLease > 0 && waited >= w.limits.readyLease:
-		return []any{failed(timedOut("%w for %v, and the complete copy is dropped", ErrReadyLease, w.limits.readyLease))}
+		return []watchAction{failed(timedOut("%w for %v, and the complete copy is dropped", ErrReadyLease, w.limits.readyLease))}
 	case waited >= w.limits.readyAlarm && !w.waits:
 		w.waits = true
 		actions = append(actions, warnUser{fmt.Sprintf("a complete copy has waited for COMMIT for %v, and waits on", w.limits.readyAlarm)})

@@ -67,13 +67,13 @@ func playWatch(t *testing.T, text string) string {
 			t.Fatalf("line %d: %q: %v", n+1, line, err)
 		}
 		for _, a := range actions {
-			fmt.Fprintf(&out, "    -> %s\n", watchAction(a))
+			fmt.Fprintf(&out, "    -> %s\n", printWatchAction(a))
 		}
 	}
 	return out.String()
 }
 
-func (s *watched) line(words []string) ([]any, error) {
+func (s *watched) line(words []string) ([]watchAction, error) {
 	if words[0] == "limits" {
 		l := &s.watch.limits
 		for _, w := range words[1:] {
@@ -141,7 +141,7 @@ func (s *watched) fact(now time.Time, key, value string) (err error) {
 	return err
 }
 
-func watchAction(a any) string {
+func printWatchAction(a watchAction) string {
 	switch a := a.(type) {
 	case endAttempt:
 		text := fmt.Sprintf("end by %T: %v", a.event, a.fault)
@@ -160,5 +160,5 @@ func watchAction(a any) string {
 	case leaveCopy:
 		return "leave the copy"
 	}
-	return fmt.Sprintf("%T", a)
+	panic(fmt.Sprintf("no text for %T", a))
 }

@@ -9,12 +9,6 @@ import (
 	"github.com/migpipe/migpipe/transport/report"
 )
 
-// witnessed is the event of an answer, or none, of the witness.
-type witnessed struct {
-	winner handoff.Side
-	err    error
-}
-
 // witnessPause is how long a witness that does not answer is left alone.
 const witnessPause = time.Second
 

@@ -32,8 +32,11 @@ func (d Dest) Receives() bool { return d.Phase == DestReceiving }
 // HoldsCopy reports whether the devices hold a complete copy, which waits for COMMIT.
 func (d Dest) HoldsCopy() bool { return d.Phase == DestReady }
 
+// Starts reports whether ACCEPT is recorded, and the devices are being started.
+func (d Dest) Starts() bool { return d.Phase == DestStarting }
+
 // MayRunDevices reports whether ACCEPT is recorded, and the devices run or are being started.
-func (d Dest) MayRunDevices() bool { return d.Phase == DestStarting || d.Phase == DestRunning }
+func (d Dest) MayRunDevices() bool { return d.Starts() || d.Phase == DestRunning }
 
 // Resets reports whether the attempt is over, and the devices are being reset.
 func (d Dest) Resets() bool { return d.Phase == DestResetting }

@@ -34,7 +34,7 @@ func TestDestQuestions(t *testing.T) {
 		DestIdle:      nil,
 		DestReceiving: {"Engaged", "Receives"},
 		DestReady:     {"Engaged", "HoldsCopy"},
-		DestStarting:  {"Engaged", "MayRunDevices"},
+		DestStarting:  {"Engaged", "Starts", "MayRunDevices"},
 		DestRunning:   {"Engaged", "MayRunDevices"},
 		DestResetting: {"Engaged", "Resets"},
 		DestEnded:     {"Engaged"},
@@ -42,7 +42,7 @@ func TestDestQuestions(t *testing.T) {
 	for phase := DestIdle; phase <= DestEnded; phase++ {
 		d := Dest{Phase: phase}
 		got := yes([]answer{{"Engaged", d.Engaged()}, {"Receives", d.Receives()}, {"HoldsCopy", d.HoldsCopy()},
-			{"MayRunDevices", d.MayRunDevices()}, {"Resets", d.Resets()}})
+			{"Starts", d.Starts()}, {"MayRunDevices", d.MayRunDevices()}, {"Resets", d.Resets()}})
 		if all, ok := want[phase]; !ok || !slices.Equal(got, all) {
 			t.Errorf("%v: %v, want %v", phase, got, all)
 		}
