@@ -91,7 +91,7 @@ func (e *engine) message(m transport.Message) {
 		e.failed(&transport.Fault{Code: transport.CodeProtocol, Err: fmt.Errorf("%w: %v from the destination", transport.ErrProtocol, m.Type())})
 		return
 	}
-	e.own(m)
+	e.own(handoff.Received{Message: m})
 	if _, ready := m.(*transport.Ready); ready && e.assented { // while it was out of reach
 		e.assented = false
 		e.approved(nil)
@@ -139,7 +139,7 @@ func (e *engine) notRecorded(r handoff.Record, err error) {
 	e.own(handoff.Unrecorded{})
 }
 
-func (e *engine) fail(f *transport.Fault, ev handoff.Event) {
+func (e *engine) fail(f *transport.Fault, ev handoff.SourceEvent) {
 	e.keep(f)
 	e.own(ev)
 }
@@ -221,7 +221,7 @@ func (o *Options) welcomeLimit() time.Duration {
 }
 
 // own steps the hand-off and does what it says.
-func (e *engine) own(ev handoff.Event) {
+func (e *engine) own(ev handoff.SourceEvent) {
 	failpoint.Reach("source", "on", ev)
 	next, actions := e.owner.Step(ev)
 	e.owner = next
@@ -229,7 +229,7 @@ func (e *engine) own(ev handoff.Event) {
 }
 
 // do does what the hand-off says, in order.
-func (e *engine) do(actions []handoff.Action) {
+func (e *engine) do(actions []handoff.SourceAction) {
 	for _, a := range actions {
 		failpoint.Reach("source", "do", a)
 		switch a := a.(type) {

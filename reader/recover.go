@@ -47,7 +47,7 @@ type wayBack struct {
 }
 
 // do takes the actions, and gives the event that the last of them leads to, nil for none.
-func (b *wayBack) do(actions []handoff.Action) (ev handoff.Event) {
+func (b *wayBack) do(actions []handoff.SourceAction) (ev handoff.SourceEvent) {
 	for _, a := range actions {
 		switch a := a.(type) {
 		case handoff.Append:
@@ -67,6 +67,7 @@ func (b *wayBack) do(actions []handoff.Action) (ev handoff.Event) {
 			ev = handoff.Resumed{How: b.resume()}
 		case handoff.Finish:
 			b.outcome = a.Outcome
+		case handoff.Send, handoff.SendHello, handoff.AskApproval, handoff.AskWitness, handoff.Release: // nobody hears, and nothing is given away
 		}
 	}
 	return ev

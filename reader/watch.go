@@ -73,10 +73,10 @@ type (
 	// endAttempt ends it for a reason, with what the hand-off is to hear.
 	endAttempt struct {
 		fault *transport.Fault
-		event handoff.Event
+		event handoff.SourceEvent
 	}
 	// tellHandoff has the hand-off hear of something.
-	tellHandoff struct{ event handoff.Event }
+	tellHandoff struct{ event handoff.SourceEvent }
 	// warnUser emits a warning; lasting ones are in the report too.
 	warnUser struct {
 		text    string

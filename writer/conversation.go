@@ -34,7 +34,7 @@ func (e *engine) message(m transport.Message) {
 		e.protocol(fmt.Errorf("%w: %v from the source", transport.ErrProtocol, m.Type()))
 		return
 	}
-	e.own(m)
+	e.own(handoff.Received{Message: m})
 }
 
 // aborted takes in why the source ends the attempt. If the source refuses the migration by a
@@ -81,7 +81,7 @@ func (e *engine) notRecorded(r handoff.Record, err error) {
 	e.own(handoff.Unrecorded{})
 }
 
-func (e *engine) fail(f *transport.Fault, ev handoff.Event) {
+func (e *engine) fail(f *transport.Fault, ev handoff.DestEvent) {
 	e.keep(f)
 	e.own(ev)
 }
@@ -366,7 +366,7 @@ func (e *engine) wasReset(err error) {
 }
 
 // own steps the hand-off and does what it says.
-func (e *engine) own(ev handoff.Event) {
+func (e *engine) own(ev handoff.DestEvent) {
 	failpoint.Reach("destination", "on", ev)
 	next, actions := e.owner.Step(ev)
 	e.owner = next
@@ -374,7 +374,7 @@ func (e *engine) own(ev handoff.Event) {
 }
 
 // do does what the hand-off says, in order.
-func (e *engine) do(actions []handoff.Action) {
+func (e *engine) do(actions []handoff.DestAction) {
 	for _, a := range actions {
 		failpoint.Reach("destination", "do", a)
 		switch a := a.(type) {

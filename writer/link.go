@@ -140,7 +140,7 @@ func (e *engine) queried(ev admitted, m *transport.Query) {
 
 // otherAttempt answers about another attempt of the migration at hand.
 func otherAttempt(d handoff.Dest, m *transport.Resume) transport.Message {
-	_, actions := d.Step(&transport.Cancel{Attempt: m.Attempt})
+	_, actions := d.Step(handoff.Received{Message: &transport.Cancel{Attempt: m.Attempt}})
 	for _, a := range actions {
 		if send, ok := a.(handoff.Send); ok {
 			return send.Message
@@ -152,7 +152,7 @@ func otherAttempt(d handoff.Dest, m *transport.Resume) transport.Message {
 // rejoin goes on over a new control lane.
 func (e *engine) rejoin(ev admitted) {
 	e.moveTo(ev.control)
-	e.own(&transport.Query{Attempt: e.owner.Attempt})
+	e.own(handoff.Received{Message: &transport.Query{Attempt: e.owner.Attempt}})
 	e.own(handoff.Reached{})
 }
 

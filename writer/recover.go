@@ -264,21 +264,21 @@ func (a *answerer) converse(m *transport.Resume) {
 	next, actions := handoff.RestartDest(a.journal.Last(), handoff.Nothing)
 	a.owner = next
 	err := a.do(actions)
-	var said handoff.Event = &transport.Query{Attempt: m.Attempt}
+	var said transport.Message = &transport.Query{Attempt: m.Attempt}
 	if m.Epoch < a.owner.MaxEpoch {
 		said = &transport.Cancel{Attempt: m.Attempt} // which is answered for every older attempt
 	}
 	if err == nil {
-		err = errors.Join(a.own(said), a.own(handoff.Reached{}))
+		err = errors.Join(a.own(handoff.Received{Message: said}), a.own(handoff.Reached{}))
 	}
 	for err == nil {
 		if said, err = a.control.Receive(); err == nil {
-			err = a.own(said)
+			err = a.own(handoff.Received{Message: said})
 		}
 	}
 }
 
-func (a *answerer) own(ev handoff.Event) error {
+func (a *answerer) own(ev handoff.DestEvent) error {
 	next, actions := a.owner.Step(ev)
 	a.owner = next
 	return a.do(actions)
@@ -286,7 +286,7 @@ func (a *answerer) own(ev handoff.Event) error {
 
 // do records and tells. Nothing runs that could be started; what is to be reset is what
 // was kept.
-func (a *answerer) do(actions []handoff.Action) error {
+func (a *answerer) do(actions []handoff.DestAction) error {
 	for _, action := range actions {
 		switch action := action.(type) {
 		case handoff.Append:
@@ -307,6 +307,7 @@ func (a *answerer) do(actions []handoff.Action) error {
 			}
 		case handoff.Reset:
 			a.forget()
+		case handoff.SendWelcome, handoff.AskWitness, handoff.Start, handoff.Finish: // there is no attempt here
 		}
 	}
 	return nil

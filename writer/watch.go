@@ -69,7 +69,7 @@ type (
 	// source alone is to blame: the next one may come.
 	endAttempt struct {
 		fault *transport.Fault
-		event handoff.Event
+		event handoff.DestEvent
 		alone bool
 	}
 	// loseConnection takes the source for lost.

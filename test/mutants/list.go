@@ -59,7 +59,7 @@ var mutants = []mutant{
 		"	if p.phase != Draining {\n		return nil\n	}", "",
 		". ./reader/internal/plan"},
 	{"commit-before-its-record", "transport/handoff/source.go",
-		"return s, []Action{rec, Send{s.demand()}}\n}\n\n// demand", "return s, []Action{Send{s.demand()}, rec}\n}\n\n// demand",
+		"return s, []SourceAction{rec, Send{s.demand()}}\n}\n\n// demand", "return s, []SourceAction{Send{s.demand()}, rec}\n}\n\n// demand",
 		". ./transport/handoff"},
 	{"answer-of-another-journal", "transport/handoff/source.go",
 		"	case *transport.Running:\n		if ev.Journal != s.Peer {", "	case *transport.Running:\n		if false {",

@@ -14,14 +14,14 @@ func BenchmarkHandOff(b *testing.B) {
 		s, d := NewSource(attempt(1), sourceJournal), NewDest(destJournal)
 		s, _ = s.Step(Begin{})
 		d, _ = d.Step(Offered{Attempt: attempt(1)})
-		s, _ = s.Step(&transport.Welcome{Attempt: attempt(1), Journal: destJournal})
+		s, _ = s.Step(Received{&transport.Welcome{Attempt: attempt(1), Journal: destJournal}})
 		s, _ = s.Step(Drained{digest})
-		d, actions := d.Step(Loaded{digest})
-		s, actions = s.Step(sent(b, actions))
-		d, _ = d.Step(sent(b, actions))
-		d, actions = d.Step(Started{1})
-		s, actions = s.Step(sent(b, actions))
-		d, _ = d.Step(sent(b, actions))
+		d, answer := d.Step(Loaded{digest})
+		s, said := s.Step(sent(b, answer))
+		d, _ = d.Step(sent(b, said))
+		d, answer = d.Step(Started{1})
+		s, said = s.Step(sent(b, answer))
+		d, _ = d.Step(sent(b, said))
 		if s.Phase != SourceEnded || d.Phase != DestEnded {
 			b.Fatalf("source %v, destination %v", s.Phase, d.Phase)
 		}
@@ -29,12 +29,12 @@ func BenchmarkHandOff(b *testing.B) {
 }
 
 // sent is the message among the actions.
-func sent(b *testing.B, actions []Action) transport.Message {
+func sent[A any](b *testing.B, actions []A) Received {
 	for _, a := range actions {
-		if s, ok := a.(Send); ok {
-			return s.Message
+		if s, ok := any(a).(Send); ok {
+			return Received(s)
 		}
 	}
 	b.Fatalf("%v: nothing is sent", actions)
-	return nil
+	return Received{}
 }

@@ -45,13 +45,22 @@ type Dest struct {
 func NewDest(journal transport.JournalID) Dest { return Dest{Journal: journal} }
 
 // Step is the whole of the destination's behaviour.
-func (d Dest) Step(ev Event) (Dest, []Action) {
-	if m, ok := ev.(transport.Message); ok && *m.About() != d.Attempt {
-		return d.foreign(m)
+func (d Dest) Step(ev DestEvent) (Dest, []DestAction) {
+	r, ok := ev.(Received)
+	switch {
+	case !ok:
+		return d.step(ev)
+	case *r.Message.About() != d.Attempt:
+		return d.foreign(r.Message)
 	}
+	return d.step(r.Message)
+}
+
+// step takes an event, or the message that was received.
+func (d Dest) step(ev any) (Dest, []DestAction) {
 	switch ev := ev.(type) {
 	case *transport.Query:
-		return d, []Action{Send{d.status(ev.Attempt)}}
+		return d, []DestAction{Send{d.status(ev.Attempt)}}
 	case Unrecorded:
 		return d.unrecorded()
 	}
@@ -75,7 +84,7 @@ func (d Dest) Step(ev Event) (Dest, []Action) {
 // the answer that it never runs here, or that somebody has decided otherwise. Of a
 // newer epoch or of another migration this record says nothing, and nothing is what
 // they are told.
-func (d Dest) foreign(m transport.Message) (Dest, []Action) {
+func (d Dest) foreign(m transport.Message) (Dest, []DestAction) {
 	a := *m.About()
 	if a.Mig != d.Attempt.Mig || a.Epoch >= d.MaxEpoch || d.Record == None {
 		return d, nil
@@ -83,12 +92,12 @@ func (d Dest) foreign(m transport.Message) (Dest, []Action) {
 	switch m.(type) {
 	case *transport.Commit, *transport.Cancel, *transport.Abort, *transport.Query:
 		if d.Record == Forced && a.Epoch+1 == d.Attempt.Epoch { // the one that was in doubt
-			return d, []Action{Send{d.forced(a)}}
+			return d, []DestAction{Send{d.forced(a)}}
 		}
 	}
 	switch m.(type) {
 	case *transport.Commit, *transport.Cancel, *transport.Abort:
-		return d, []Action{Send{&transport.Declined{Attempt: a, Journal: d.Journal,
+		return d, []DestAction{Send{&transport.Declined{Attempt: a, Journal: d.Journal,
 			Code: transport.CodeProtocol, Text: "a newer attempt has been opened"}}}
 	}
 	return d, nil
@@ -99,7 +108,7 @@ func (d Dest) ruledOut(a transport.Attempt) bool {
 	return a.Epoch == 0 || a.Mig == d.Attempt.Mig && a.Epoch <= d.MaxEpoch
 }
 
-func (d Dest) idle(ev Event) (Dest, []Action) {
+func (d Dest) idle(ev any) (Dest, []DestAction) {
 	switch ev := ev.(type) {
 	case Offered:
 		if d.ruledOut(ev.Attempt) {
@@ -108,10 +117,10 @@ func (d Dest) idle(ev Event) (Dest, []Action) {
 		d = d.open(ev.Attempt)
 		d.Phase, d.Witness = DestReceiving, ev.Witness
 		d, rec := d.record(Open)
-		return d, []Action{rec, SendWelcome{}}
+		return d, []DestAction{rec, SendWelcome{}}
 	case Refused:
 		if ev.NoRecord { // in no journal's name: a source that has sent COMMIT does not believe it
-			return d, []Action{Send{&transport.Declined{Attempt: ev.Attempt, Code: ev.Why.Code,
+			return d, []DestAction{Send{&transport.Declined{Attempt: ev.Attempt, Code: ev.Why.Code,
 				Device: ev.Why.Device, Offset: ev.Why.Offset, Text: ev.Why.Text}}}
 		}
 		if d.ruledOut(ev.Attempt) {
@@ -120,7 +129,7 @@ func (d Dest) idle(ev Event) (Dest, []Action) {
 		return d.open(ev.Attempt).decline(ev.Why.Code, ev.Why.Device, ev.Why.Offset, ev.Why.Text)
 	case Interrupt:
 		d.Phase = DestEnded
-		return d, []Action{Finish{Rolledback}}
+		return d, []DestAction{Finish{Rolledback}}
 	}
 	return d.over(ev)
 }
@@ -130,34 +139,34 @@ func (d Dest) open(a transport.Attempt) Dest {
 	return Dest{Attempt: a, Journal: d.Journal, MaxEpoch: a.Epoch}
 }
 
-func (d Dest) receiving(ev Event) (Dest, []Action) {
+func (d Dest) receiving(ev any) (Dest, []DestAction) {
 	switch ev := ev.(type) {
 	case Loaded:
 		d.Digest, d.Phase = ev.Digest, DestReady
 		d, rec := d.record(Ready)
-		return d, []Action{rec, Send{d.readyMessage()}}
+		return d, []DestAction{rec, Send{d.readyMessage()}}
 	case *transport.Commit:
 		return d.decline(transport.CodeProtocol, "", 0, "COMMIT before READY")
 	}
 	return d.mayEnd(ev)
 }
 
-func (d Dest) ready(ev Event) (Dest, []Action) {
+func (d Dest) ready(ev any) (Dest, []DestAction) {
 	m, ok := ev.(*transport.Commit)
 	if w, asked := ev.(Witnessed); asked {
 		return d.witnessed(w.Winner)
 	}
 	switch ev {
 	case Reached{}:
-		return d, []Action{Send{d.readyAgain()}}
+		return d, []DestAction{Send{d.readyAgain()}}
 	case Unreachable{}:
 		return d, nil // this may be the last copy, and COMMIT may be on its way: no silence ends the wait
 	case Interrupt{}:
 		d.Hurried = true
-		return d, []Action{Send{d.turnBack()}}
+		return d, []DestAction{Send{d.turnBack()}}
 	case Leave{}:
 		d.Phase = DestEnded
-		return d, []Action{Finish{InDoubt}}
+		return d, []DestAction{Finish{InDoubt}}
 	}
 	if !ok {
 		return d.mayEnd(ev)
@@ -172,7 +181,7 @@ func (d Dest) ready(ev Event) (Dest, []Action) {
 }
 
 // mayEnd handles what ends an attempt that was not accepted.
-func (d Dest) mayEnd(ev Event) (Dest, []Action) {
+func (d Dest) mayEnd(ev any) (Dest, []DestAction) {
 	switch ev := ev.(type) {
 	case *transport.Cancel:
 		return d.decline(transport.CodeCancelled, "", 0, "cancelled by the source")
@@ -188,7 +197,7 @@ func (d Dest) mayEnd(ev Event) (Dest, []Action) {
 	return d, nil
 }
 
-func (d Dest) starting(ev Event) (Dest, []Action) {
+func (d Dest) starting(ev any) (Dest, []DestAction) {
 	switch ev := ev.(type) {
 	case Started:
 		return d.started(ev)
@@ -202,9 +211,9 @@ func (d Dest) starting(ev Event) (Dest, []Action) {
 
 // started tells the source first, which waits for it, and then records what tells
 // whoever starts again that nothing is left to be started.
-func (d Dest) started(ev Started) (Dest, []Action) {
+func (d Dest) started(ev Started) (Dest, []DestAction) {
 	d.Phase, d.StartNS = DestRunning, max(1, ev.TookNS)
-	actions := []Action{Send{d.runningMessage()}}
+	actions := []DestAction{Send{d.runningMessage()}}
 	if d.Record != Forced { // which says as much
 		var rec Append
 		d, rec = d.record(Running)
@@ -217,42 +226,42 @@ func (d Dest) started(ev Started) (Dest, []Action) {
 	return d, actions
 }
 
-func (d Dest) notStarted(ev NotStarted) (Dest, []Action) {
+func (d Dest) notStarted(ev NotStarted) (Dest, []DestAction) {
 	switch {
 	case d.Record == Forced: // and stays so, whoever tries again
 		d.Phase = DestEnded
-		return d, []Action{Finish{NeedsReset}}
+		return d, []DestAction{Finish{NeedsReset}}
 	case ev.Copy == Kept:
 		d.Phase = DestReady
 		d, rec := d.record(Ready)
-		return d, []Action{rec, Send{&transport.NotStarted{Attempt: d.Attempt, Journal: d.Journal,
+		return d, []DestAction{rec, Send{&transport.NotStarted{Attempt: d.Attempt, Journal: d.Journal,
 			Code: transport.CodeStart, Device: ev.Device, Text: ev.Text}}}
 	case ev.Copy == Dropped:
 		d.Phase = DestEnded
 		d, rec := d.record(Aborted)
-		return d, []Action{rec, Send{d.declined(transport.CodeStart, ev.Device, 0, ev.Text)}, Finish{Rolledback}}
+		return d, []DestAction{rec, Send{d.declined(transport.CodeStart, ev.Device, 0, ev.Text)}, Finish{Rolledback}}
 	}
 	d.Phase = DestEnded
-	return d, []Action{Finish{NeedsReset}}
+	return d, []DestAction{Finish{NeedsReset}}
 }
 
-func (d Dest) running(ev Event) (Dest, []Action) {
+func (d Dest) running(ev any) (Dest, []DestAction) {
 	switch ev.(type) {
 	case *transport.Commit, *transport.Cancel, Reached:
-		return d, []Action{Send{d.runningMessage()}}
+		return d, []DestAction{Send{d.runningMessage()}}
 	case *transport.Fin:
 		d.Phase = DestEnded
 		d, rec := d.record(Done)
-		return d, []Action{rec, Finish{Committed}}
+		return d, []DestAction{rec, Finish{Committed}}
 	case Unreachable, Interrupt, Failed:
 		d.Phase = DestEnded
-		return d, []Action{Finish{Committed}}
+		return d, []DestAction{Finish{Committed}}
 	}
 	return d, nil
 }
 
 // over answers a source that asks again after the end, and waits for the reset.
-func (d Dest) over(ev Event) (Dest, []Action) {
+func (d Dest) over(ev any) (Dest, []DestAction) {
 	switch ev := ev.(type) {
 	case WasReset:
 		if d.Phase != DestResetting {
@@ -260,48 +269,48 @@ func (d Dest) over(ev Event) (Dest, []Action) {
 		}
 		d.Phase = DestEnded
 		if ev.Failed {
-			return d, []Action{Finish{NeedsReset}}
+			return d, []DestAction{Finish{NeedsReset}}
 		}
-		return d, []Action{Finish{Rolledback}}
+		return d, []DestAction{Finish{Rolledback}}
 	case *transport.Fin:
 		if d.Record == Running {
 			d, rec := d.record(Done)
-			return d, []Action{rec}
+			return d, []DestAction{rec}
 		}
 	case *transport.Commit, *transport.Cancel, *transport.Abort, Reached:
 		if d.Record == Aborted {
-			return d, []Action{Send{d.declined(transport.CodeCancelled, "", 0, "this attempt has ended")}}
+			return d, []DestAction{Send{d.declined(transport.CodeCancelled, "", 0, "this attempt has ended")}}
 		}
 		if d.ran() {
-			return d, []Action{Send{d.runningMessage()}}
+			return d, []DestAction{Send{d.runningMessage()}}
 		}
 		if d.Record == Lost { // nobody here can answer: people have to
-			return d, []Action{Send{d.status(d.Attempt)}}
+			return d, []DestAction{Send{d.status(d.Attempt)}}
 		}
 	}
 	return d, nil
 }
 
 // unrecorded decides without the journal, which may or may not hold the entry.
-func (d Dest) unrecorded() (Dest, []Action) {
+func (d Dest) unrecorded() (Dest, []DestAction) {
 	refused := d.Record
 	d.Record = d.Prior
 	switch {
 	case refused == Running && d.Phase == DestEnded:
-		return d, []Action{Finish{Committed}}
+		return d, []DestAction{Finish{Committed}}
 	case refused == Running: // ACCEPT says who has the devices, and they run
 		return d, nil
 	case refused == Done: // that the source knows was for nobody but the janitor
-		return d, []Action{Finish{Committed}}
+		return d, []DestAction{Finish{Committed}}
 	case refused == Accept, d.Prior == Accept:
 		// Whoever reads the journal may find ACCEPT and start, so that nothing
 		// may be started, promised or undone here.
 		d.Phase = DestEnded
-		return d, []Action{Finish{InDoubt}}
+		return d, []DestAction{Finish{InDoubt}}
 	case d.Phase == DestResetting:
 		// DECLINED would be a promise without a record, even if READY was never sent:
 		// who starts again may find it in the journal and send it then.
-		return d, []Action{Reset{}}
+		return d, []DestAction{Reset{}}
 	}
 	return d.decline(transport.CodeInternal, "", 0, "the journal did not take the record")
 }
@@ -313,10 +322,10 @@ func (d Dest) ran() bool {
 
 // decline ends the attempt: recorded, told, and only then undone, so that the
 // source need not wait for the reset.
-func (d Dest) decline(code transport.Code, device string, offset uint64, text string) (Dest, []Action) {
+func (d Dest) decline(code transport.Code, device string, offset uint64, text string) (Dest, []DestAction) {
 	d.Phase, d.Asking = DestResetting, false
 	d, rec := d.record(Aborted)
-	return d, []Action{rec, Send{d.declined(code, device, offset, text)}, Reset{}}
+	return d, []DestAction{rec, Send{d.declined(code, device, offset, text)}, Reset{}}
 }
 
 func (d Dest) declined(code transport.Code, device string, offset uint64, text string) *transport.Declined {

@@ -101,7 +101,7 @@ func (w *world) sourceCrashes(st state) {
 func (w *world) sourceRestarted(st state) state {
 	s, actions := w.restartSource(w.entries.vals[st.s.log])
 	s.Empty = s.Empty || s.Phase == SourceDoubt && st.s.dev == wiped
-	st.s.machine, st.s.todo, st.s.result, st.s.asked = w.sources.id(w.plainer(s)), w.list(actions), 0, 0
+	st.s.machine, st.s.todo, st.s.result, st.s.asked = w.sources.id(w.plainer(s)), w.list(mixed(actions)), 0, 0
 	return st
 }
 
@@ -302,7 +302,7 @@ func (w *world) destRestarts(st state, last Entry) {
 		if st.d.dev == loaded && (h == Nothing || last.Record == Open) { // a copy that neither a process nor READY vouches for is none
 			next.d.dev, next.copy = empty, 0
 		}
-		next.d.machine, next.d.todo = w.dests.id(d), w.list(actions)
+		next.d.machine, next.d.todo = w.dests.id(d), w.list(mixed(actions))
 		w.visit(next, "D", [...]string{Nothing: "crashes and starts again", Whole: "crashes and finds its copy", Executing: "crashes and runs on"}[h], 0)
 	}
 }

@@ -80,10 +80,10 @@ type world struct {
 	rescue       func(Entry) (Entry, bool)                  // what a person may decide at the source then
 	forceD       func(w *world, st *state, last Entry) bool // may the destination be forced
 
-	source        func(Source, Event) (Source, []Action)
-	dest          func(Dest, Event) (Dest, []Action)
-	restartSource func(Entry) (Source, []Action)
-	restartDest   func(Entry, Holding) (Dest, []Action)
+	source        func(Source, Event) (Source, []SourceAction)
+	dest          func(Dest, Event) (Dest, []DestAction)
+	restartSource func(Entry) (Source, []SourceAction)
+	restartDest   func(Entry, Holding) (Dest, []DestAction)
 
 	sources  table[Source]
 	dests    table[Dest]
@@ -156,7 +156,7 @@ var (
 func attempt(epoch uint64) transport.Attempt { return transport.Attempt{Mig: worldMig, Epoch: epoch} }
 
 func newWorld(epochs int) *world {
-	w := &world{epochs: epochs, source: Source.Step, dest: Dest.Step,
+	w := &world{epochs: epochs, source: takeSource, dest: takeDest,
 		restartSource: RestartSource, restartDest: RestartDest, forceD: (*world).wins, rescue: func(last Entry) (Entry, bool) { return CommitThere(last, "") },
 		stepS: map[[2]int][2]uint16{}, stepD: map[[2]int][2]uint16{}, seen: map[state]uint32{}}
 	w.lists.id("") // 0 is the empty list
@@ -256,7 +256,7 @@ func (w *world) sourceTakes(st state, ev int) {
 	if !ok {
 		next, actions := w.source(w.sources.vals[st.s.machine], w.event(ev))
 		next = w.plainer(next)
-		to = [2]uint16{w.sources.id(next), w.list(actions)}
+		to = [2]uint16{w.sources.id(next), w.list(mixed(actions))}
 		w.stepS[k] = to
 	}
 	st.s.machine, st.s.todo = to[0], to[1]
@@ -268,7 +268,7 @@ func (w *world) destTakes(st state, ev int) {
 	to, ok := w.stepD[k]
 	if !ok {
 		next, actions := w.dest(w.dests.vals[st.d.machine], w.event(ev))
-		to = [2]uint16{w.dests.id(next), w.list(actions)}
+		to = [2]uint16{w.dests.id(next), w.list(mixed(actions))}
 		w.stepD[k] = to
 	}
 	st.d.machine, st.d.todo = to[0], to[1]

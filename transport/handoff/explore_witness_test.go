@@ -38,7 +38,7 @@ func (w *world) sourceForced(st state) {
 		held := st
 		held.net &^= 1 << w.message(&transport.Commit{Attempt: last.Attempt, Journal: last.Peer})
 		d, actions := w.restartDest(there, Whole)
-		held.d.machine, held.d.todo, held.d.result, held.d.asked = w.dests.id(d), w.list(actions), 0, 0
+		held.d.machine, held.d.todo, held.d.result, held.d.asked = w.dests.id(d), w.list(mixed(actions)), 0, 0
 		w.visit(held, "S", "is forced, the destination cut off", 0)
 	}
 	if st.d.dev == loaded || st.d.dev == running {
@@ -48,7 +48,7 @@ func (w *world) sourceForced(st state) {
 		}
 	}
 	d, actions := w.restartDest(there, Nothing)
-	st.d.machine, st.d.todo, st.d.result, st.d.asked = w.dests.id(d), w.list(actions), 0, 0
+	st.d.machine, st.d.todo, st.d.result, st.d.asked = w.dests.id(d), w.list(mixed(actions)), 0, 0
 	w.visit(st, "S", "is forced, the destination reset", 0)
 }
 

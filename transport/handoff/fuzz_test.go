@@ -183,7 +183,8 @@ func FuzzSource(f *testing.F) {
 				s.Witness = e.witness
 			}
 			before, ev = s, next
-			s, actions = s.Step(next)
+			to, all := takeSource(s, next)
+			s, actions = to, mixed(all)
 			declined, ok := ev.(*transport.Declined)
 			if !before.MayResume() && s.MayResume() && (ev != (Witnessed{SourceSide}) || !before.Asking) && (!ok || declined.Journal != before.Peer || declined.Attempt != before.Attempt) {
 				t.Fatalf("the right to resume came back by %+v", ev)
@@ -237,7 +238,8 @@ func FuzzDest(f *testing.F) {
 		e := &fuzzed{t: t}
 		e.step = func(next Event) (actions []Action) {
 			before, ev = d, next
-			d, actions = d.Step(next)
+			to, all := takeDest(d, next)
+			d, actions = to, mixed(all)
 			if d.MaxEpoch < before.MaxEpoch {
 				t.Fatalf("the highest epoch fell from %d to %d", before.MaxEpoch, d.MaxEpoch)
 			}

@@ -107,7 +107,7 @@ func TestGiveUp(t *testing.T) {
 		}
 		for epoch := uint64(3); epoch <= 4; epoch++ {
 			d, _ := RestartDest(got, Nothing)
-			_, actions := d.Step(&transport.Cancel{Attempt: attempt(epoch)})
+			_, actions := d.Step(Received{&transport.Cancel{Attempt: attempt(epoch)}})
 			send, _ := actions[0].(Send)
 			if m, ok := send.Message.(*transport.Declined); !ok || m.Epoch != epoch || m.Journal != destJournal {
 				t.Errorf("from %v: a source of attempt %d is told %+v", r, epoch, actions)

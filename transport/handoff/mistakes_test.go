@@ -17,24 +17,24 @@ var mistakes = []struct {
 	plant          func(w *world)
 }{
 	{"resume when the connection is lost after COMMIT", 1, false, false, func(w *world) {
-		w.source = func(s Source, ev Event) (Source, []Action) {
+		w.source = func(s Source, ev Event) (Source, []SourceAction) {
 			if s.Phase == SourceDoubt && ev == (Unreachable{}) {
 				return s.takeBack(Failed{})
 			}
-			return s.Step(ev)
+			return takeSource(s, ev)
 		}
 	}},
 	{"cancel after COMMIT without asking", 1, false, false, func(w *world) {
-		w.source = func(s Source, ev Event) (Source, []Action) {
+		w.source = func(s Source, ev Event) (Source, []SourceAction) {
 			if s.Phase == SourceDoubt && ev == (Interrupt{}) {
 				return s.takeBack(Failed{Code: transport.CodeCancelled})
 			}
-			return s.Step(ev)
+			return takeSource(s, ev)
 		}
 	}},
 	{"COMMIT is sent before it is recorded", 1, false, false, func(w *world) {
-		w.source = func(s Source, ev Event) (Source, []Action) {
-			next, actions := s.Step(ev)
+		w.source = func(s Source, ev Event) (Source, []SourceAction) {
+			next, actions := takeSource(s, ev)
 			if next.Phase == SourceDoubt && s.Phase == SourceWaiting {
 				slices.Reverse(actions)
 			}
@@ -42,7 +42,7 @@ var mistakes = []struct {
 		}
 	}},
 	{"the COMMIT record is not heeded at a restart", 1, false, false, func(w *world) {
-		w.restartSource = func(last Entry) (Source, []Action) {
+		w.restartSource = func(last Entry) (Source, []SourceAction) {
 			if last.Record == Commit {
 				last.Record = Open
 			}
@@ -50,17 +50,17 @@ var mistakes = []struct {
 		}
 	}},
 	{"resume when COMMIT could not be recorded", 1, true, false, func(w *world) {
-		w.source = func(s Source, ev Event) (Source, []Action) {
+		w.source = func(s Source, ev Event) (Source, []SourceAction) {
 			if s.Phase == SourceDoubt && ev == (Unrecorded{}) {
 				s.Phase = SourceResuming
-				return s, []Action{Resume{}}
+				return s, []SourceAction{Resume{}}
 			}
-			return s.Step(ev)
+			return takeSource(s, ev)
 		}
 	}},
 	{"release the source on COMMIT", 1, false, false, func(w *world) {
-		w.source = func(s Source, ev Event) (Source, []Action) {
-			next, actions := s.Step(ev)
+		w.source = func(s Source, ev Event) (Source, []SourceAction) {
+			next, actions := takeSource(s, ev)
 			if next.Phase == SourceDoubt && s.Phase == SourceWaiting {
 				actions = append(actions, Release{})
 			}
@@ -68,36 +68,36 @@ var mistakes = []struct {
 		}
 	}},
 	{"believe DECLINED from another journal", 1, false, true, func(w *world) {
-		w.source = func(s Source, ev Event) (Source, []Action) {
+		w.source = func(s Source, ev Event) (Source, []SourceAction) {
 			if m, ok := ev.(*transport.Declined); ok && s.Phase == SourceDoubt && m.Attempt == s.Attempt {
 				return s.takeBack(Failed{})
 			}
-			return s.Step(ev)
+			return takeSource(s, ev)
 		}
 	}},
 	{"start without COMMIT when the source is silent", 1, false, false, func(w *world) {
-		w.dest = func(d Dest, ev Event) (Dest, []Action) {
+		w.dest = func(d Dest, ev Event) (Dest, []DestAction) {
 			if d.Phase == DestReady && ev == (Unreachable{}) {
 				d.Phase = DestStarting
 				d, rec := d.record(Accept)
-				return d, []Action{rec, Start{}}
+				return d, []DestAction{rec, Start{}}
 			}
-			return d.Step(ev)
+			return takeDest(d, ev)
 		}
 	}},
 	{"accept after an abort", 1, false, false, func(w *world) {
-		w.dest = func(d Dest, ev Event) (Dest, []Action) {
+		w.dest = func(d Dest, ev Event) (Dest, []DestAction) {
 			if m, ok := ev.(*transport.Commit); ok && d.Record == Aborted && m.Attempt == d.Attempt {
 				d.Phase = DestStarting
 				d, rec := d.record(Accept)
-				return d, []Action{rec, Start{}}
+				return d, []DestAction{rec, Start{}}
 			}
-			return d.Step(ev)
+			return takeDest(d, ev)
 		}
 	}},
 	{"READY before everything is loaded", 1, false, false, func(w *world) {
-		w.dest = func(d Dest, ev Event) (Dest, []Action) {
-			next, actions := d.Step(ev)
+		w.dest = func(d Dest, ev Event) (Dest, []DestAction) {
+			next, actions := takeDest(d, ev)
 			if next.Phase == DestReceiving && d.Phase == DestIdle {
 				next, more := next.Step(Loaded{worldDigest})
 				return next, append(actions, more...)
@@ -106,67 +106,67 @@ var mistakes = []struct {
 		}
 	}},
 	{"HELLO is DECLINED without a record, in the journal's name", 1, false, false, func(w *world) {
-		w.dest = func(d Dest, ev Event) (Dest, []Action) {
-			next, actions := d.Step(ev)
+		w.dest = func(d Dest, ev Event) (Dest, []DestAction) {
+			next, actions := takeDest(d, ev)
 			if r, ok := ev.(Refused); ok && r.NoRecord && d.Phase == DestIdle {
-				return next, []Action{Send{&transport.Declined{Attempt: r.Attempt, Journal: d.Journal}}}
+				return next, []DestAction{Send{&transport.Declined{Attempt: r.Attempt, Journal: d.Journal}}}
 			}
 			return next, actions
 		}
 	}},
 	{"take messages of any attempt for the present one", 2, false, false, func(w *world) {
-		w.dest = func(d Dest, ev Event) (Dest, []Action) {
+		w.dest = func(d Dest, ev Event) (Dest, []DestAction) {
 			if m, ok := ev.(*transport.Commit); ok {
 				ev = &transport.Commit{Attempt: d.Attempt, Journal: m.Journal, Digest: m.Digest}
 			}
-			return d.Step(ev)
+			return takeDest(d, ev)
 		}
 	}},
 	{"the source takes answers of any attempt for the present one", 2, false, false, func(w *world) {
-		w.source = func(s Source, ev Event) (Source, []Action) {
+		w.source = func(s Source, ev Event) (Source, []SourceAction) {
 			if m, ok := ev.(*transport.Declined); ok {
 				ev = &transport.Declined{Attempt: s.Attempt, Journal: m.Journal}
 			}
-			return s.Step(ev)
+			return takeSource(s, ev)
 		}
 	}},
 	{"open an attempt again that was aborted", 1, false, false, func(w *world) {
-		w.dest = func(d Dest, ev Event) (Dest, []Action) {
+		w.dest = func(d Dest, ev Event) (Dest, []DestAction) {
 			if _, ok := ev.(Offered); ok && d.Phase == DestIdle {
 				d.MaxEpoch = 0
 			}
-			return d.Step(ev)
+			return takeDest(d, ev)
 		}
 	}},
 	{"ACCEPT is not recorded", 1, false, false, func(w *world) {
-		w.dest = func(d Dest, ev Event) (Dest, []Action) {
-			next, actions := d.Step(ev)
-			return next, slices.DeleteFunc(actions, func(a Action) bool {
+		w.dest = func(d Dest, ev Event) (Dest, []DestAction) {
+			next, actions := takeDest(d, ev)
+			return next, slices.DeleteFunc(actions, func(a DestAction) bool {
 				rec, ok := a.(Append)
 				return ok && rec.Entry.Record == Accept
 			})
 		}
 	}},
 	{"start although ACCEPT could not be recorded", 1, true, false, func(w *world) {
-		w.dest = func(d Dest, ev Event) (Dest, []Action) {
+		w.dest = func(d Dest, ev Event) (Dest, []DestAction) {
 			if d.Phase == DestStarting && ev == (Unrecorded{}) {
-				return d, []Action{Start{}}
+				return d, []DestAction{Start{}}
 			}
-			return d.Step(ev)
+			return takeDest(d, ev)
 		}
 	}},
 	{"undo although ACCEPT may be recorded", 1, true, false, func(w *world) {
-		w.dest = func(d Dest, ev Event) (Dest, []Action) {
+		w.dest = func(d Dest, ev Event) (Dest, []DestAction) {
 			if d.Phase == DestStarting && ev == (Unrecorded{}) {
 				d.Phase = DestResetting
-				return d, []Action{Reset{}}
+				return d, []DestAction{Reset{}}
 			}
-			return d.Step(ev)
+			return takeDest(d, ev)
 		}
 	}},
 	{"DECLINED before the abort is recorded", 1, false, false, func(w *world) {
-		w.dest = func(d Dest, ev Event) (Dest, []Action) {
-			next, actions := d.Step(ev)
+		w.dest = func(d Dest, ev Event) (Dest, []DestAction) {
+			next, actions := takeDest(d, ev)
 			if next.Phase == DestResetting && len(actions) == 3 {
 				actions[0], actions[1] = actions[1], actions[0]
 			}
@@ -174,32 +174,32 @@ var mistakes = []struct {
 		}
 	}},
 	{"RUNNING before the start", 1, false, false, func(w *world) {
-		w.dest = func(d Dest, ev Event) (Dest, []Action) {
-			next, actions := d.Step(ev)
+		w.dest = func(d Dest, ev Event) (Dest, []DestAction) {
+			next, actions := takeDest(d, ev)
 			if next.Phase == DestStarting && d.Phase == DestReady {
-				actions = slices.Insert(actions, 1, Action(Send{d.runningMessage()}))
+				actions = slices.Insert(actions, 1, DestAction(Send{d.runningMessage()}))
 			}
 			return next, actions
 		}
 	}},
 	{"CANCEL undoes what was accepted", 1, false, false, func(w *world) {
-		w.dest = func(d Dest, ev Event) (Dest, []Action) {
+		w.dest = func(d Dest, ev Event) (Dest, []DestAction) {
 			if m, ok := ev.(*transport.Cancel); ok && d.Phase == DestStarting && m.Attempt == d.Attempt {
 				return d.decline(transport.CodeCancelled, "", 0, "")
 			}
-			return d.Step(ev)
+			return takeDest(d, ev)
 		}
 	}},
 	{"a failed start is forgotten", 1, false, false, func(w *world) {
-		w.dest = func(d Dest, ev Event) (Dest, []Action) {
+		w.dest = func(d Dest, ev Event) (Dest, []DestAction) {
 			if n, ok := ev.(NotStarted); ok && n.Copy == Unclear && d.Phase == DestStarting {
 				return d.decline(transport.CodeStart, "", 0, "")
 			}
-			return d.Step(ev)
+			return takeDest(d, ev)
 		}
 	}},
 	{"READY is said without a copy", 1, false, false, func(w *world) {
-		w.restartDest = func(last Entry, holding Holding) (Dest, []Action) {
+		w.restartDest = func(last Entry, holding Holding) (Dest, []DestAction) {
 			if last.Record == Ready {
 				holding = Whole
 			}
@@ -207,7 +207,7 @@ var mistakes = []struct {
 		}
 	}},
 	{"what was accepted and is gone is declined", 1, false, false, func(w *world) {
-		w.restartDest = func(last Entry, holding Holding) (Dest, []Action) {
+		w.restartDest = func(last Entry, holding Holding) (Dest, []DestAction) {
 			if last.Record == Accept && holding != Whole {
 				last.Record, holding = Ready, Nothing
 			}
@@ -215,15 +215,15 @@ var mistakes = []struct {
 		}
 	}},
 	{"a source in doubt that is reached again resumes", 1, false, false, func(w *world) {
-		w.source = func(s Source, ev Event) (Source, []Action) {
+		w.source = func(s Source, ev Event) (Source, []SourceAction) {
 			if s.Phase == SourceDoubt && ev == (Reached{}) {
 				return s.takeBack(Failed{})
 			}
-			return s.Step(ev)
+			return takeSource(s, ev)
 		}
 	}},
 	{"the ACCEPT record is not heeded at a restart", 1, false, false, func(w *world) {
-		w.restartDest = func(last Entry, holding Holding) (Dest, []Action) {
+		w.restartDest = func(last Entry, holding Holding) (Dest, []DestAction) {
 			if last.Record == Accept {
 				last.Record = Open
 			}
@@ -232,17 +232,17 @@ var mistakes = []struct {
 	}},
 	{"the source resumes when the answer is overdue, and asks no witness", 1, false, false, func(w *world) {
 		w.witnessS, w.witnessD = worldWitness, worldWitness
-		w.source = func(s Source, ev Event) (Source, []Action) {
+		w.source = func(s Source, ev Event) (Source, []SourceAction) {
 			if s.Phase == SourceDoubt && ev == (Overdue{}) {
 				return s.takeBack(Failed{})
 			}
-			return s.Step(ev)
+			return takeSource(s, ev)
 		}
 	}},
 	{"the destination accepts, and asks no witness", 1, false, false, func(w *world) {
 		w.witnessS, w.witnessD = worldWitness, worldWitness
-		w.dest = func(d Dest, ev Event) (Dest, []Action) {
-			next, actions := d.Step(ev)
+		w.dest = func(d Dest, ev Event) (Dest, []DestAction) {
+			next, actions := takeDest(d, ev)
 			if next.Asking && !d.Asking {
 				return next.accepted()
 			}
@@ -252,69 +252,69 @@ var mistakes = []struct {
 	{"only the source has a witness", 1, false, false, func(w *world) { w.witnessS = worldWitness }},
 	{"the source takes a register that it lost for its own", 1, false, false, func(w *world) {
 		w.witnessS, w.witnessD = worldWitness, worldWitness
-		w.source = func(s Source, ev Event) (Source, []Action) {
+		w.source = func(s Source, ev Event) (Source, []SourceAction) {
 			if ev == (Witnessed{DestSide}) {
 				ev = Witnessed{SourceSide}
 			}
-			return s.Step(ev)
+			return takeSource(s, ev)
 		}
 	}},
 	{"the destination takes a register that it lost for its own", 1, false, false, func(w *world) {
 		w.witnessS, w.witnessD = worldWitness, worldWitness
-		w.dest = func(d Dest, ev Event) (Dest, []Action) {
+		w.dest = func(d Dest, ev Event) (Dest, []DestAction) {
 			if ev == (Witnessed{SourceSide}) {
 				ev = Witnessed{DestSide}
 			}
-			return d.Step(ev)
+			return takeDest(d, ev)
 		}
 	}},
 	{"the source takes a witness that does not answer for a yes", 1, false, false, func(w *world) {
 		w.witnessS, w.witnessD = worldWitness, worldWitness
-		w.source = func(s Source, ev Event) (Source, []Action) {
+		w.source = func(s Source, ev Event) (Source, []SourceAction) {
 			if ev == (Witnessed{}) {
 				ev = Witnessed{SourceSide}
 			}
-			return s.Step(ev)
+			return takeSource(s, ev)
 		}
 	}},
 	{"the destination takes a witness that does not answer for a yes", 1, false, false, func(w *world) {
 		w.witnessS, w.witnessD = worldWitness, worldWitness
-		w.dest = func(d Dest, ev Event) (Dest, []Action) {
+		w.dest = func(d Dest, ev Event) (Dest, []DestAction) {
 			if ev == (Witnessed{}) {
 				ev = Witnessed{DestSide}
 			}
-			return d.Step(ev)
+			return takeDest(d, ev)
 		}
 	}},
 	{"the destination forgets at a restart that there is a witness", 1, false, false, func(w *world) {
 		w.witnessS, w.witnessD = worldWitness, worldWitness
-		w.restartDest = func(last Entry, holding Holding) (Dest, []Action) {
+		w.restartDest = func(last Entry, holding Holding) (Dest, []DestAction) {
 			last.Witness = 0
 			return RestartDest(last, holding)
 		}
 	}},
 	{"a forced destination declines", 1, false, false, func(w *world) {
 		w.forces = true
-		w.dest = func(d Dest, ev Event) (Dest, []Action) {
+		w.dest = func(d Dest, ev Event) (Dest, []DestAction) {
 			m, ok := ev.(transport.Message)
 			if ok && d.Record == Forced && m.About().Epoch < d.MaxEpoch {
-				return d, []Action{Send{&transport.Declined{Attempt: *m.About(), Journal: d.Journal}}}
+				return d, []DestAction{Send{&transport.Declined{Attempt: *m.About(), Journal: d.Journal}}}
 			}
-			return d.Step(ev)
+			return takeDest(d, ev)
 		}
 	}},
 	{"a source in doubt takes FORCED for DECLINED", 1, false, false, func(w *world) {
 		w.forces = true
-		w.source = func(s Source, ev Event) (Source, []Action) {
+		w.source = func(s Source, ev Event) (Source, []SourceAction) {
 			if m, ok := ev.(*transport.Status); ok && s.Phase == SourceDoubt && s.overruled(m) {
 				return s.takeBack(Failed{})
 			}
-			return s.Step(ev)
+			return takeSource(s, ev)
 		}
 	}},
 	{"a source that was forced is in doubt again after a restart", 1, false, false, func(w *world) {
 		w.forces = true
-		w.restartSource = func(last Entry) (Source, []Action) {
+		w.restartSource = func(last Entry) (Source, []SourceAction) {
 			s, actions := RestartSource(last)
 			if last.Record == Forced {
 				old := attempt(last.Attempt.Epoch - 1)
@@ -325,17 +325,17 @@ var mistakes = []struct {
 	}},
 	{"a forced destination that fails to start is READY again", 1, false, false, func(w *world) {
 		w.forces = true
-		w.dest = func(d Dest, ev Event) (Dest, []Action) {
+		w.dest = func(d Dest, ev Event) (Dest, []DestAction) {
 			if n, ok := ev.(NotStarted); ok && d.Record == Forced && n.Copy != Kept {
 				return d.decline(transport.CodeStart, "", 0, "")
 			}
-			return d.Step(ev)
+			return takeDest(d, ev)
 		}
 	}},
 	{"COMMIT is said before the owner's word", 1, false, false, func(w *world) {
 		w.external = true
-		w.source = func(s Source, ev Event) (Source, []Action) {
-			next, actions := s.Step(ev)
+		w.source = func(s Source, ev Event) (Source, []SourceAction) {
+			next, actions := takeSource(s, ev)
 			if next.Phase == SourceDeciding && s.Phase == SourceWaiting {
 				return next.commit()
 			}
@@ -344,87 +344,87 @@ var mistakes = []struct {
 	}},
 	{"READY that is said again is taken for the owner's word", 1, false, false, func(w *world) {
 		w.external = true
-		w.source = func(s Source, ev Event) (Source, []Action) {
+		w.source = func(s Source, ev Event) (Source, []SourceAction) {
 			if _, ok := ev.(*transport.Ready); ok && s.Phase == SourceDeciding {
 				ev = Approved{}
 			}
-			return s.Step(ev)
+			return takeSource(s, ev)
 		}
 	}},
 	{"COMMIT is recorded before the owner is asked", 1, false, false, func(w *world) {
 		w.external = true
-		w.source = func(s Source, ev Event) (Source, []Action) {
-			next, actions := s.Step(ev)
+		w.source = func(s Source, ev Event) (Source, []SourceAction) {
+			next, actions := takeSource(s, ev)
 			if next.Phase == SourceDeciding && s.Phase == SourceWaiting {
 				next, rec := next.record(Commit)
-				return next, append([]Action{rec}, actions...)
+				return next, append([]SourceAction{rec}, actions...)
 			}
 			return next, actions
 		}
 	}},
 	{"the owner's word counts after the source has turned back", 1, false, false, func(w *world) {
 		w.external = true
-		w.source = func(s Source, ev Event) (Source, []Action) {
+		w.source = func(s Source, ev Event) (Source, []SourceAction) {
 			if s.Phase == SourceResuming && ev == (Approved{}) {
 				return s.commit()
 			}
-			return s.Step(ev)
+			return takeSource(s, ev)
 		}
 	}},
 	{"a source whose devices are gone asks for them back", 1, false, false, func(w *world) {
 		w.reboots = true
-		w.source = func(s Source, ev Event) (Source, []Action) {
+		w.source = func(s Source, ev Event) (Source, []SourceAction) {
 			s.Empty = false
-			return s.Step(ev)
+			return takeSource(s, ev)
 		}
 	}},
 	{"a signal drops the copy", 1, false, false, func(w *world) {
 		w.reboots, w.cancels = true, true
-		w.dest = func(d Dest, ev Event) (Dest, []Action) {
+		w.dest = func(d Dest, ev Event) (Dest, []DestAction) {
 			if d.Phase == DestReady && ev == (Interrupt{}) {
 				return d.mayEnd(ev)
 			}
-			return d.Step(ev)
+			return takeDest(d, ev)
 		}
 	}},
 	{"a signal during a start that fails drops the copy", 1, false, false, func(w *world) {
 		w.reboots, w.cancels = true, true
-		w.dest = func(d Dest, ev Event) (Dest, []Action) {
+		w.dest = func(d Dest, ev Event) (Dest, []DestAction) {
 			if n, ok := ev.(NotStarted); ok && d.Phase == DestStarting && d.Hurried && n.Copy == Kept {
 				return d.decline(transport.CodeStart, "", 0, "")
 			}
-			return d.Step(ev)
+			return takeDest(d, ev)
 		}
 	}},
 	{"a user who leaves a copy behind drops it", 1, false, false, func(w *world) {
 		w.reboots, w.cancels = true, true
-		w.dest = func(d Dest, ev Event) (Dest, []Action) {
+		w.dest = func(d Dest, ev Event) (Dest, []DestAction) {
 			if d.Phase == DestReady && ev == (Leave{}) {
 				return d.mayEnd(Interrupt{})
 			}
-			return d.Step(ev)
+			return takeDest(d, ev)
 		}
 	}},
 	{"ABORT before the resume is sure", 1, false, false, func(w *world) {
-		w.source = func(s Source, ev Event) (Source, []Action) {
+		w.source = func(s Source, ev Event) (Source, []SourceAction) {
 			if s.Phase == SourceWaiting && ev == (Interrupt{}) {
 				return s.takeBack(Failed{Code: transport.CodeCancelled})
 			}
-			return s.Step(ev)
+			return takeSource(s, ev)
 		}
 	}},
 	{"rescue after a device ran", 1, false, false, func(w *world) {
 		w.rescues = true
-		w.source = func(s Source, ev Event) (Source, []Action) {
+		w.source = func(s Source, ev Event) (Source, []SourceAction) {
 			if ev == (Resumed{SomeRan}) {
 				ev = Resumed{NoneRan}
 			}
-			return s.Step(ev)
+			return takeSource(s, ev)
 		}
 	}},
 	{"rescue after a restart, as if no device had run", 1, false, false, func(w *world) {
 		w.rescues = true
-		w.restartSource = func(last Entry) (Source, []Action) {
+		w.restartSource = func(last Entry) (Source, []SourceAction) {
 			s, actions := RestartSource(last)
 			s.Torn = false
 			return s, actions
@@ -441,7 +441,7 @@ var mistakes = []struct {
 	}},
 	{"a source that cannot resume asks for its devices back", 1, false, false, func(w *world) {
 		w.rescues = true
-		w.restartSource = func(last Entry) (Source, []Action) {
+		w.restartSource = func(last Entry) (Source, []SourceAction) {
 			s, actions := RestartSource(last)
 			s.Empty = false
 			return s, actions
@@ -449,11 +449,11 @@ var mistakes = []struct {
 	}},
 	{"devices run before OWNER is recorded, and a person reads OPEN", 1, true, false, func(w *world) {
 		w.rescues = true
-		w.source = func(s Source, ev Event) (Source, []Action) {
+		w.source = func(s Source, ev Event) (Source, []SourceAction) {
 			if s.Phase == SourceResuming && ev == (Unrecorded{}) {
-				return s, []Action{Resume{}}
+				return s, []SourceAction{Resume{}}
 			}
-			return s.Step(ev)
+			return takeSource(s, ev)
 		}
 	}},
 	{"the destination is forced, and the witness is not told", 1, false, false, func(w *world) {

@@ -5,12 +5,20 @@ package handoff
 import (
 	"fmt"
 	"strings"
+
+	"github.com/migpipe/migpipe/transport"
 )
 
 // String names the point of the action, see internal/failpoint.
 func (a Append) String() string { return "append." + a.Entry.Record.String() }
 
 // String names the point of the action, see internal/failpoint.
-func (s Send) String() string {
-	return "send." + strings.TrimPrefix(fmt.Sprintf("%T", s.Message), "*transport.")
+func (s Send) String() string { return "send." + nameMessage(s.Message) }
+
+// String names the point of the event, see internal/failpoint.
+func (r Received) String() string { return nameMessage(r.Message) }
+
+// nameMessage is the name of a message's type.
+func nameMessage(m transport.Message) string {
+	return strings.TrimPrefix(fmt.Sprintf("%T", m), "*transport.")
 }

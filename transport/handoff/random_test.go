@@ -99,7 +99,8 @@ func TestSourceAlwaysEnds(t *testing.T) {
 		s.External = rapid.Bool().Draw(t, "has an owner who decides")
 		e := &engine{t: t, step: func(ev Event) (actions []Action) {
 			could := s.MayResume()
-			s, actions = s.Step(ev)
+			next, all := takeSource(s, ev)
+			s, actions = next, mixed(all)
 			if could && !s.MayResume() && s.External && ev != (Approved{}) {
 				t.Fatalf("committed by %T", ev)
 			}
@@ -117,7 +118,8 @@ func TestDestAlwaysEnds(t *testing.T) {
 		d := NewDest(destJournal)
 		e := &engine{t: t, step: func(ev Event) (actions []Action) {
 			before := d
-			d, actions = d.Step(ev)
+			next, all := takeDest(d, ev)
+			d, actions = next, mixed(all)
 			if _, commit := ev.(*transport.Commit); d.Phase == DestStarting && before.Phase != DestStarting && !commit && ev != (Witnessed{DestSide}) {
 				t.Fatalf("started by %T", ev)
 			}

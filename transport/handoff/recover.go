@@ -5,22 +5,22 @@ import "github.com/migpipe/migpipe/transport"
 // RestartSource goes on where the process ended that wrote last, the newest entry
 // of the journal: the idempotent action is done again, and in doubt the destination
 // is asked.
-func RestartSource(last Entry) (Source, []Action) {
+func RestartSource(last Entry) (Source, []SourceAction) {
 	s := Source{Attempt: last.Attempt, Journal: last.Journal, Peer: last.Peer, Digest: last.Digest, Record: last.Record, Witness: last.Witness}
 	switch {
 	case last.Record == Commit:
 		s.Phase, s.Empty = SourceDoubt, last.Sole
-		return s, []Action{Send{s.demand()}}
+		return s, []SourceAction{Send{s.demand()}}
 	case last.Record == Done:
 		s.Phase = SourceEnded
-		return s, []Action{Send{&transport.Fin{Attempt: s.Attempt}}, Release{}, Finish{Committed}}
+		return s, []SourceAction{Send{&transport.Fin{Attempt: s.Attempt}}, Release{}, Finish{Committed}}
 	case last.Record == Forced:
 		s.Phase, s.Reverted = SourceResuming, true
 		s.Because = Failed{Code: transport.CodeCancelled, Text: last.Why.Text}
-		return s, []Action{Resume{s.Reverted}}
+		return s, []SourceAction{Resume{s.Reverted}}
 	case last.Unfinished(): // the last END may have been sent
 		s.Phase, s.Sole, s.Torn = SourceHalting, true, last.Record == Owner
-		return s, []Action{Halt{}}
+		return s, []SourceAction{Halt{}}
 	}
 	return s.takeBack(Failed{})
 }
@@ -54,14 +54,14 @@ const (
 // RestartDest continues where the process ended that wrote last, with what the devices
 // hold now. A copy that was only loaded in part is nobody's: the source starts over. About one
 // that was accepted and is gone, people decide.
-func RestartDest(last Entry, holding Holding) (Dest, []Action) {
+func RestartDest(last Entry, holding Holding) (Dest, []DestAction) {
 	d := Dest{Attempt: last.Attempt, Journal: last.Journal, Digest: last.Digest, Record: last.Record, MaxEpoch: last.Attempt.Epoch, Witness: last.Witness}
 	switch {
 	case last.Record == Forced && holding == Nothing: // the devices were started without it
 		d.Phase, d.Note = DestEnded, last.Why.Text
 	case last.Record == Forced:
 		d.Phase, d.Note = DestStarting, last.Why.Text
-		return d, []Action{Start{}}
+		return d, []DestAction{Start{}}
 	case last.Record == Ready && holding == Whole:
 		d.Phase = DestReady
 		return d, nil
@@ -70,16 +70,16 @@ func RestartDest(last Entry, holding Holding) (Dest, []Action) {
 	case last.Record == Accept && holding == Nothing:
 		d.Phase = DestEnded
 		d, rec := d.record(Lost)
-		return d, []Action{rec, Finish{InDoubt}}
+		return d, []DestAction{rec, Finish{InDoubt}}
 	case last.Record == Accept:
 		d.Phase = DestStarting
-		return d, []Action{Start{}}
+		return d, []DestAction{Start{}}
 	case last.Record == Running && holding == Nothing: // what has run is the source's no more
 		d.Phase, d.StartNS = DestEnded, 1
 	case last.Record == Running:
 		d.Phase, d.StartNS = DestRunning, 1
 	case last.Record == Aborted:
-		return d, []Action{Reset{}}
+		return d, []DestAction{Reset{}}
 	case last.Record == Done:
 		d.Phase, d.StartNS = DestEnded, 1
 	}

@@ -111,10 +111,10 @@ func (st *stage) play(t *testing.T, line string) {
 	case what == "loses its journal":
 		st.d, st.dLog = NewDest(otherJournal), Entry{Journal: otherJournal}
 	case side == "S":
-		s, actions := st.s.Step(parseEvent(t, what, st.s.Attempt))
+		s, actions := takeSource(st.s, parseEvent(t, what, st.s.Attempt))
 		st.source(s, actions, refuses)
 	default:
-		d, actions := st.d.Step(parseEvent(t, what, st.d.Attempt))
+		d, actions := takeDest(st.d, parseEvent(t, what, st.d.Attempt))
 		st.dest(d, actions, refuses)
 	}
 }
@@ -130,19 +130,19 @@ func (st *stage) decided(t *testing.T, side string, decide func(Entry, string) (
 	fmt.Fprintf(&st.out, "      %s\n", printAction(Append{decided}))
 }
 
-func (st *stage) source(s Source, actions []Action, refuses bool) {
+func (st *stage) source(s Source, actions []SourceAction, refuses bool) {
 	fmt.Fprintf(&st.out, "    %v %v -> %v %v\n", st.s.Phase, st.s.Record, s.Phase, s.Record)
 	st.s = s
-	if st.act(actions, refuses, &st.sLog) {
+	if st.act(mixed(actions), refuses, &st.sLog) {
 		s, actions = st.s.Step(Unrecorded{})
 		st.source(s, actions, true)
 	}
 }
 
-func (st *stage) dest(d Dest, actions []Action, refuses bool) {
+func (st *stage) dest(d Dest, actions []DestAction, refuses bool) {
 	fmt.Fprintf(&st.out, "    %v %v -> %v %v\n", st.d.Phase, st.d.Record, d.Phase, d.Record)
 	st.d = d
-	if st.act(actions, refuses, &st.dLog) {
+	if st.act(mixed(actions), refuses, &st.dLog) {
 		d, actions = st.d.Step(Unrecorded{})
 		st.dest(d, actions, true)
 	}

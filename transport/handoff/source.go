@@ -75,10 +75,19 @@ func (s Source) MayResume() bool {
 }
 
 // Step is the whole of the source's behaviour.
-func (s Source) Step(ev Event) (Source, []Action) {
-	if m, ok := ev.(transport.Message); ok && *m.About() != s.Attempt {
+func (s Source) Step(ev SourceEvent) (Source, []SourceAction) {
+	r, ok := ev.(Received)
+	switch {
+	case !ok:
+		return s.step(ev)
+	case *r.Message.About() != s.Attempt:
 		return s, nil // of another attempt: an echo, or not ours
 	}
+	return s.step(r.Message)
+}
+
+// step takes an event, or the message that was received.
+func (s Source) step(ev any) (Source, []SourceAction) {
 	switch s.Phase {
 	case SourceIdle:
 		return s.idle(ev)
@@ -94,7 +103,7 @@ func (s Source) Step(ev Event) (Source, []Action) {
 	return s.ended(ev)
 }
 
-func (s Source) idle(ev Event) (Source, []Action) {
+func (s Source) idle(ev any) (Source, []SourceAction) {
 	if s.Record != Owner {
 		return s, nil
 	}
@@ -102,7 +111,7 @@ func (s Source) idle(ev Event) (Source, []Action) {
 	case Begin:
 		s.Phase = SourceHello
 		s, rec := s.record(Open)
-		return s, []Action{rec, SendHello{}}
+		return s, []SourceAction{rec, SendHello{}}
 	case Interrupt:
 		return s.finish(Rolledback)
 	}
@@ -110,7 +119,7 @@ func (s Source) idle(ev Event) (Source, []Action) {
 }
 
 // open is the time in which the source may turn back for any reason.
-func (s Source) open(ev Event) (Source, []Action) {
+func (s Source) open(ev any) (Source, []SourceAction) {
 	switch ev := ev.(type) {
 	case *transport.Welcome:
 		if s.Phase == SourceHello {
@@ -143,7 +152,7 @@ func (s Source) open(ev Event) (Source, []Action) {
 		return s.rollback(Failed{Code: cmp.Or(ev.Code, transport.CodeStart), Text: "the destination has asked for that"})
 	case Unrecorded: // no entry takes a right away that OPEN would have left
 		s.Record, s.Phase = Owner, SourceResuming
-		return s, []Action{Resume{}}
+		return s, []SourceAction{Resume{}}
 	case Interrupt:
 		return s.rollback(Failed{Code: transport.CodeCancelled, Text: "cancelled by the source"})
 	case Failed:
@@ -152,7 +161,7 @@ func (s Source) open(ev Event) (Source, []Action) {
 	return s, nil
 }
 
-func (s Source) ready(m *transport.Ready) (Source, []Action) {
+func (s Source) ready(m *transport.Ready) (Source, []SourceAction) {
 	switch {
 	case s.Phase != SourceWaiting && s.Phase != SourceDeciding:
 		return s.rollback(Failed{Code: transport.CodeProtocol, Text: "READY before END"})
@@ -164,16 +173,16 @@ func (s Source) ready(m *transport.Ready) (Source, []Action) {
 		return s, nil
 	case s.External:
 		s.Phase = SourceDeciding
-		return s, []Action{AskApproval{}}
+		return s, []SourceAction{AskApproval{}}
 	}
 	return s.commit()
 }
 
 // commit gives up the right to resume.
-func (s Source) commit() (Source, []Action) {
+func (s Source) commit() (Source, []SourceAction) {
 	s.Phase = SourceDoubt
 	s, rec := s.record(Commit)
-	return s, []Action{rec, Send{s.demand()}}
+	return s, []SourceAction{rec, Send{s.demand()}}
 }
 
 // demand is what a source in doubt has to say.
@@ -185,7 +194,7 @@ func (s Source) demand() transport.Message {
 }
 
 // doubt is the time in which only the destination's recorded answer counts.
-func (s Source) doubt(ev Event) (Source, []Action) {
+func (s Source) doubt(ev any) (Source, []SourceAction) {
 	switch ev := ev.(type) {
 	case *transport.Running:
 		if ev.Journal != s.Peer {
@@ -193,7 +202,7 @@ func (s Source) doubt(ev Event) (Source, []Action) {
 		}
 		s.Phase = SourceEnded
 		s, rec := s.record(Done)
-		return s, []Action{rec, Send{&transport.Fin{Attempt: s.Attempt}}, Release{}, Finish{Committed}}
+		return s, []SourceAction{rec, Send{&transport.Fin{Attempt: s.Attempt}}, Release{}, Finish{Committed}}
 	case *transport.Declined:
 		if ev.Journal != s.Peer {
 			return s, nil // a side that lost its journal cannot know
@@ -206,9 +215,9 @@ func (s Source) doubt(ev Event) (Source, []Action) {
 		// Also where COMMIT was not recorded, and so not sent: whoever reads the
 		// journal may find it and send it, so that only DECLINED ends the doubt.
 		s.Back = true
-		return s, []Action{Send{s.demand()}}
+		return s, []SourceAction{Send{s.demand()}}
 	case Reached: // whatever was said before may be lost
-		return s, []Action{Send{s.demand()}}
+		return s, []SourceAction{Send{s.demand()}}
 	case *transport.Status:
 		if s.overruled(ev) {
 			return s.end()
@@ -225,7 +234,7 @@ func (s Source) doubt(ev Event) (Source, []Action) {
 
 // halting is the first step of the way back after the last END: no device is told to
 // run before OWNER is recorded.
-func (s Source) halting(ev Event) (Source, []Action) {
+func (s Source) halting(ev any) (Source, []SourceAction) {
 	switch ev := ev.(type) {
 	case *transport.Declined:
 		return s.declined(ev), nil
@@ -235,12 +244,12 @@ func (s Source) halting(ev Event) (Source, []Action) {
 		}
 		s.Phase = SourceResuming
 		s, rec := s.record(Owner)
-		return s, []Action{rec, Resume{}}
+		return s, []SourceAction{rec, Resume{}}
 	}
 	return s, nil
 }
 
-func (s Source) resuming(ev Event) (Source, []Action) {
+func (s Source) resuming(ev any) (Source, []SourceAction) {
 	switch ev := ev.(type) {
 	case *transport.Declined:
 		return s.declined(ev), nil
@@ -251,7 +260,7 @@ func (s Source) resuming(ev Event) (Source, []Action) {
 			return s.finish(NeedsReset)
 		}
 		s.Because = Failed{} // which would announce what is not recorded
-		return s, []Action{Resume{s.Reverted}}
+		return s, []SourceAction{Resume{s.Reverted}}
 	case Resumed:
 		return s.resumed(ev.How)
 	}
@@ -266,7 +275,7 @@ func (s Source) declined(m *transport.Declined) Source {
 
 // resumed ends the way back. Only where everything runs again, the destination is told to
 // drop its copy.
-func (s Source) resumed(how Return) (Source, []Action) {
+func (s Source) resumed(how Return) (Source, []SourceAction) {
 	switch {
 	case how == Back:
 		return s.allRun()
@@ -281,24 +290,24 @@ func (s Source) resumed(how Return) (Source, []Action) {
 // stuck ends a way back that failed before any device ran. If the destination may hold a
 // copy, a person may have it run there, and the entry says so. It cannot run a copy that
 // a witness has denied it.
-func (s Source) stuck() (Source, []Action) {
+func (s Source) stuck() (Source, []SourceAction) {
 	if !s.Sole || s.Torn || s.Gone || s.Reverted {
 		return s.finish(NeedsReset)
 	}
 	s.Phase = SourceEnded
 	s, rec := s.record(ResumeFailed)
-	return s, []Action{rec, Finish{NeedsReset}}
+	return s, []SourceAction{rec, Finish{NeedsReset}}
 }
 
-func (s Source) finish(o Outcome) (Source, []Action) {
+func (s Source) finish(o Outcome) (Source, []SourceAction) {
 	s.Phase = SourceEnded
-	return s, []Action{Finish{o}}
+	return s, []SourceAction{Finish{o}}
 }
 
 // allRun tells the destination to drop its copy, if it may have one that it was not told
 // of, and then records that this copy is not the only one any more.
-func (s Source) allRun() (Source, []Action) {
-	var actions []Action
+func (s Source) allRun() (Source, []SourceAction) {
+	var actions []SourceAction
 	if s.Because.Code != 0 && !s.Gone {
 		actions = append(actions, Send{s.abort()})
 	}
@@ -315,17 +324,17 @@ func (s Source) allRun() (Source, []Action) {
 // ended knows one event: the last entry was not recorded. What it says is true all the
 // same. The next process finds the entry before it: by COMMIT it asks the destination
 // again, and by OWNER or OPEN it takes the devices back again.
-func (s Source) ended(ev Event) (Source, []Action) {
+func (s Source) ended(ev any) (Source, []SourceAction) {
 	if _, ok := ev.(Unrecorded); !ok {
 		return s, nil
 	}
 	switch s.Record {
 	case Done:
-		return s, []Action{Finish{Committed}}
+		return s, []SourceAction{Finish{Committed}}
 	case ResumeFailed:
-		return s, []Action{Finish{NeedsReset}}
+		return s, []SourceAction{Finish{NeedsReset}}
 	case Owner:
-		return s, []Action{Finish{Rolledback}}
+		return s, []SourceAction{Finish{Rolledback}}
 	}
 	return s, nil
 }
@@ -342,11 +351,11 @@ func (s Source) abort() transport.Message {
 // rollback turns back, for the reason that is given, or for none that the peer can hear.
 // After the last END the destination may hold a complete copy, the only one that is sure
 // to work until the devices run again: it is told last (R9).
-func (s Source) rollback(why Failed) (Source, []Action) {
+func (s Source) rollback(why Failed) (Source, []SourceAction) {
 	switch s.Phase {
 	case SourceWaiting, SourceDeciding:
 		s.Phase, s.Sole, s.Because = SourceHalting, true, why
-		return s, []Action{Halt{}}
+		return s, []SourceAction{Halt{}}
 	case SourceDoubt: // by the witness: the destination cannot accept any more
 		s.Sole, s.Because = true, why
 		return s.takeBack(Failed{})
@@ -357,15 +366,15 @@ func (s Source) rollback(why Failed) (Source, []Action) {
 // takeBack turns back where the destination has no complete copy. The right to is recorded
 // first, so that a crash on the way finds it; the peer is told while the devices are on
 // their way, since a peer that takes nothing must not keep the guest stopped.
-func (s Source) takeBack(why Failed) (Source, []Action) {
+func (s Source) takeBack(why Failed) (Source, []SourceAction) {
 	s.Phase, s.Reverted = SourceResuming, s.Record == Commit
 	s, rec := s.record(Owner)
 	if why.Code == 0 {
-		return s, []Action{rec, Resume{s.Reverted}}
+		return s, []SourceAction{rec, Resume{s.Reverted}}
 	}
 	tell := s
 	tell.Because = why
-	return s, []Action{rec, Resume{s.Reverted}, Send{tell.abort()}}
+	return s, []SourceAction{rec, Resume{s.Reverted}, Send{tell.abort()}}
 }
 
 func (s Source) record(r Record) (Source, Append) {

@@ -73,18 +73,18 @@ func (s Source) overruled(m *transport.Status) bool {
 
 // overdue asks the witness, unless it is being asked or has answered, or there is
 // nothing to be won.
-func (s Source) overdue() (Source, []Action) {
+func (s Source) overdue() (Source, []SourceAction) {
 	if s.Witness == 0 || s.Asking || s.Lost || s.Empty {
 		return s, nil
 	}
 	s.Asking = true
-	return s, []Action{AskWitness{}}
+	return s, []SourceAction{AskWitness{}}
 }
 
 // witnessed takes the devices back if the register says so. Where it does not, the
 // destination may have accepted: only it can say. The destination can not have
 // heard, hence ABORT.
-func (s Source) witnessed(winner Side) (Source, []Action) {
+func (s Source) witnessed(winner Side) (Source, []SourceAction) {
 	if !s.Asking {
 		return s, nil
 	}
@@ -103,7 +103,7 @@ func (s Source) witnessed(winner Side) (Source, []Action) {
 
 // leave ends the wait for the destination's answer. The witness is asked once more
 // before.
-func (s Source) leave() (Source, []Action) {
+func (s Source) leave() (Source, []SourceAction) {
 	s.Leaving = true
 	s, actions := s.overdue()
 	if s.Asking {
@@ -113,10 +113,10 @@ func (s Source) leave() (Source, []Action) {
 }
 
 // end leaves the doubt to others.
-func (s Source) end() (Source, []Action) { return s.finish(InDoubt) }
+func (s Source) end() (Source, []SourceAction) { return s.finish(InDoubt) }
 
 // accept takes the devices over, or asks the witness whether it may.
-func (d Dest) accept() (Dest, []Action) {
+func (d Dest) accept() (Dest, []DestAction) {
 	if d.Witness == 0 {
 		return d.accepted()
 	}
@@ -124,18 +124,18 @@ func (d Dest) accept() (Dest, []Action) {
 		return d, nil
 	}
 	d.Asking = true
-	return d, []Action{AskWitness{}}
+	return d, []DestAction{AskWitness{}}
 }
 
 // accepted records the point of no return.
-func (d Dest) accepted() (Dest, []Action) {
+func (d Dest) accepted() (Dest, []DestAction) {
 	d.Phase, d.Asking = DestStarting, false
 	d, rec := d.record(Accept)
-	return d, []Action{rec, Start{}}
+	return d, []DestAction{rec, Start{}}
 }
 
 // witnessed goes on with a COMMIT that waited for the register.
-func (d Dest) witnessed(winner Side) (Dest, []Action) {
+func (d Dest) witnessed(winner Side) (Dest, []DestAction) {
 	switch {
 	case !d.Asking:
 		return d, nil
@@ -144,7 +144,7 @@ func (d Dest) witnessed(winner Side) (Dest, []Action) {
 	case winner == SourceSide:
 		return d.decline(transport.CodeCancelled, "", 0, "the witness gave the devices back to the source")
 	}
-	return d, []Action{AskWitness{}} // COMMIT was said and stands
+	return d, []DestAction{AskWitness{}} // COMMIT was said and stands
 }
 
 // forced answers a source whose attempt somebody has overruled here: DECLINED would
