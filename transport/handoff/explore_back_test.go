@@ -51,6 +51,36 @@ func (w *world) halts(st state) {
 	w.visit(st, "S", "halts its devices", 0)
 }
 
+// sourceTakesTooLong is the watch, which ends a way back that takes too long, if the
+// destination may hold a copy. The devices may come to their end later. What else the watches
+// say comes at any time: see surprises, destSurprises and Overdue.
+func (w *world) sourceTakesTooLong(st state) {
+	s := w.sources.vals[st.s.machine]
+	switch {
+	case s.Sole && s.Phase == SourceHalting:
+		w.sourceTakes(st, plain(Halted{Failed: true}))
+	case s.Sole && s.Phase == SourceResuming:
+		w.sourceTakes(st, plain(Resumed{SomeRan}))
+	}
+}
+
+// answersLate is the end of a resume that was not there when it was looked for. No engine
+// hears of it once the attempt has ended.
+func (w *world) answersLate(st state) {
+	for _, end := range []struct {
+		dev  device
+		how  Return
+		what string
+	}{{running, Back, "resumes late"}, {torn, SomeRan, "fails late to resume all devices"}, {stopped, NoneRan, "fails late to resume any device"}} {
+		next := st
+		next.s.dev, next.held = end.dev, st.held && end.dev != running
+		if w.sources.vals[st.s.machine].Phase == SourceResuming {
+			next.s.result = uint8(plain(Resumed{end.how}))
+		}
+		w.visit(next, "S", end.what, 0)
+	}
+}
+
 // sourceRescues is a person who has the destination run the copy that it says it holds,
 // since the devices here could not be resumed. What the destination says may be old.
 func (w *world) sourceRescues(st state) {

@@ -40,7 +40,11 @@ func (w *world) surprises() []Event {
 }
 
 func (w *world) sourceMoves(st state) {
-	w.sourceCrashes(st)
+	if st.s.dev == late {
+		w.answersLate(st)
+	} else { // else the process ends when its drivers have answered
+		w.sourceCrashes(st)
+	}
 	if st.s.todo != 0 {
 		w.sourceActs(st)
 		return
@@ -62,6 +66,7 @@ func (w *world) sourceMoves(st state) {
 	if w.witnessS != 0 {
 		w.sourceTakes(st, plain(Overdue{}))
 	}
+	w.sourceTakesTooLong(st)
 	w.sourceLives(st)
 }
 
@@ -194,6 +199,9 @@ func (w *world) resumes(st state) {
 		w.violated(st, "the source runs devices that it has released")
 	}
 	if w.rescues && st.s.dev != running {
+		slow := st
+		slow.s.dev = late
+		w.visit(slow, "S", "is still resuming", 0)
 		some := st
 		some.s.dev = torn
 		then(some, "fails to resume all devices", SomeRan)

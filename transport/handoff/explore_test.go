@@ -22,8 +22,8 @@ import (
 //     (external);
 //   - the source's host may die with its devices (reboots);
 //   - some of the source's devices, all or none of them may refuse to stop or to run
-//     again on the way back, and a person may then have the destination's copy run
-//     (rescues).
+//     again on the way back, or take longer than the watch waits, and a person may then
+//     have the destination's copy run (rescues).
 //
 // The devices belong to somebody else (a VMM), so that a crash of a program leaves them.
 
@@ -36,6 +36,7 @@ const (
 	gone    // released by the source
 	wiped   // the source's: its host has died, and they are new ones
 	torn    // the source's: some of them run, and some could not be resumed
+	late    // the source's: told to run, and their drivers have not answered
 	empty   // the destination's: reset, or not complete
 	loaded  // the destination's: complete, in STOP
 	dropped // the destination's: lost by a failed start
@@ -332,7 +333,7 @@ func (w *world) violated(st state, format string, args ...any) {
 
 // check holds a state to the invariants that are about states.
 func (w *world) check(st state) {
-	if (st.s.dev == running || st.s.dev == torn) && st.d.dev == running {
+	if (st.s.dev == running || st.s.dev == torn || st.s.dev == late) && st.d.dev == running {
 		w.violated(st, "I1: both sides run")
 	}
 	if st.held && st.d.dev != loaded && st.d.dev != running {

@@ -456,6 +456,15 @@ var mistakes = []struct {
 			return takeSource(s, ev)
 		}
 	}},
+	{"devices that stop after the watch has given up are resumed", 1, false, false, func(w *world) {
+		w.rescues = true
+		w.source = func(s Source, ev Event) (Source, []SourceAction) {
+			if s.Phase == SourceEnded && s.Record == ResumeFailed && ev == (Halted{}) {
+				return s, []SourceAction{Resume{}}
+			}
+			return takeSource(s, ev)
+		}
+	}},
 	{"the destination is forced, and the witness is not told", 1, false, false, func(w *world) {
 		w.witnessS, w.witnessD, w.forces = worldWitness, worldWitness, true
 		w.forceD = func(*world, *state, Entry) bool { return true }

@@ -156,6 +156,9 @@ var takenBack = landmarks{
 	"some devices run again, and no person hands them over": func(_ *world, st state, s, _ Entry) bool {
 		return s.Record == Owner && s.Sole && st.s.dev == torn && st.held
 	},
+	"the way back was given up, and its drivers have not answered yet": func(w *world, st state, s, _ Entry) bool {
+		return st.s.dev == late && st.held && s.Record == Owner && w.sources.vals[st.s.machine].Phase == SourceEnded
+	},
 	"the way back has failed, and worked when it was tried again": func(w *world, st state, s, d Entry) bool {
 		return s.Record == Owner && !s.Sole && st.s.dev == running && d.Record == Aborted && w.sent(st, &transport.Ready{Attempt: attempt(1), Journal: destJournal})
 	},
