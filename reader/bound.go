@@ -25,16 +25,6 @@ type progress struct {
 	loading           []time.Duration // by device
 }
 
-// progressed is what came to pass by now.
-func (p *pipeline) progressed() progress {
-	now := progress{usage: p.queue.usage(), loading: make([]time.Duration, len(p.devices)),
-		encoding: time.Duration(p.spent.encoding.Load()), writing: time.Duration(p.spent.writing.Load())}
-	for i, d := range p.devices {
-		now.loading[i] = d.loads.took
-	}
-	return now
-}
-
 // since is the way from before to p, of which fill is told. The zero progress is the
 // beginning.
 func (p progress) since(before progress) progress {
@@ -102,23 +92,4 @@ func (r *recent) look(now progress, chunks int) report.Fill {
 		r.from, r.next = r.next, now
 	}
 	return now.since(r.from).fill(chunks)
-}
-
-// fills tells how full the stages were: in all, and while the guest stood still before
-// the destination was ready.
-func (p *pipeline) fills(paused bool) (all, stop report.Fill) {
-	if p.queue == nil { // no destination was reached
-		return all, stop
-	}
-	now := p.progressed()
-	end := p.atReady
-	if end.at == 0 {
-		end = now
-	}
-	end.loading = now.loading // nothing is loaded after READY, and the last ACK may come after it
-	all = end.fill(p.queue.fill.chunks)
-	if paused {
-		stop = end.since(p.atPause).fill(p.queue.fill.chunks)
-	}
-	return all, stop
 }

@@ -40,9 +40,9 @@ type connection struct {
 	linked   *tasks.Group   // of dialling: what the loss of the control lane ends; nil before there is one
 }
 
-func newConnection(o Options, dialer transport.Dialer, e *engine) *connection {
-	return &connection{dialer: dialer, attempt: o.Attempt, journal: o.Journal.ID(), start: e.times.start,
-		post: e.post, lanes: e.events, heard: make(chan heard), quit: e.quit, dialling: tasks.NewGroup(context.Background())}
+func newConnection(o Options, dialer transport.Dialer, start time.Time, post func(event), lanes chan<- event, quit <-chan struct{}) *connection {
+	return &connection{dialer: dialer, attempt: o.Attempt, journal: o.Journal.ID(), start: start,
+		post: post, lanes: lanes, heard: make(chan heard), quit: quit, dialling: tasks.NewGroup(context.Background())}
 }
 
 // How long one try to reach the destination again may take: the first has to be
@@ -70,10 +70,6 @@ func sleep(ctx context.Context, d time.Duration) error {
 		return ctx.Err()
 	}
 }
-
-// connectLimit is the default of Options.ConnectLimit, and what one try to reach the
-// destination may take, until it answers or not.
-const connectLimit = 5 * time.Second
 
 // reach dials until a destination answers, for as long as limit leaves time for another try.
 // One that hangs up may have no place just now, and is dialled again until limit.
@@ -300,4 +296,8 @@ func (c *connection) close() {
 	}
 	c.reading.Wait()
 	c.dialling.Wait()
+}
+
+func peerFault(code transport.Code, device string, offset uint64, text string) *transport.Fault {
+	return &transport.Fault{Code: code, Remote: true, Device: transport.PeerText(device), Offset: offset, Err: errors.New(transport.PeerText(text))}
 }

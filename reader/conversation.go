@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/migpipe/migpipe/codec"
@@ -108,10 +109,6 @@ func (e *engine) policy(takes []codec.ID) codec.Policy {
 		return codec.Fixed(codec.Raw)
 	}
 	return codec.Auto(append([]codec.ID{codec.IDRaw}, takes...)...)
-}
-
-func peerFault(code transport.Code, device string, offset uint64, text string) *transport.Fault {
-	return &transport.Fault{Code: code, Remote: true, Device: transport.PeerText(device), Offset: offset, Err: errors.New(transport.PeerText(text))}
 }
 
 // declined is why the destination declines. Where it does so in no journal's name, to HELLO
@@ -337,21 +334,42 @@ func (e *engine) estimate() {
 	e.conn.send(m)
 }
 
-func (e *engine) onTick() {
-	e.measure()
-	e.warming()
-	e.pipe.meterWires(time.Now())
-	e.pollBusy()
-	e.advance(plan.TimePassed{})
-	e.watchHearing()
-	e.watching()
-	e.pipe.queue.divide(e.needs())
-	if e.owner.AwaitsReady() {
-		e.estimate()
+// warnUnknown tells of what the prediction leaves out.
+func (e *engine) warnUnknown() {
+	if names := e.times.steps.NameUnknown(); len(names) > 0 {
+		e.tell(report.Event{Kind: report.Warning, Text: fmt.Sprintf("the downtime is predicted without %s: how long that takes is not known before it has run once", strings.Join(names, ", "))})
 	}
-	ev := report.Event{Kind: report.Progress, Devices: e.snapshots(), Way: e.way(), Waiting: e.plan.Waiting(time.Since(e.times.start))}
-	if report.Moves(e.phase()) { // else nothing goes through the stages
-		ev.Fill = e.pipe.recent.look(e.pipe.progressed(), e.pipe.queue.fill.chunks)
+}
+
+func (e *engine) witnessed(ev witnessed) {
+	switch {
+	case ev.err != nil && !e.watch.silent:
+		e.watch.silent = true
+		e.tell(report.Event{Kind: report.Warning, Text: fmt.Sprintf("the witness does not answer, and is asked again: %v", ev.err)})
+	case ev.winner == handoff.DestSide && e.owner.InDoubt():
+		e.tell(report.Event{Kind: report.Warning, Text: "the witness has given the devices to the destination, which may run them: only it can say"})
+	case ev.winner == handoff.SourceSide && e.owner.InDoubt():
+		e.keep(&transport.Fault{Code: transport.CodeTimeout, Err: errors.New("the destination has not answered COMMIT, and the witness gave the devices back")})
 	}
-	e.tell(ev)
+	e.own(handoff.Witnessed{Winner: ev.winner})
+}
+
+// overruled keeps, for the report, what only people can answer: somebody has decided at
+// the destination, or what it had accepted is gone.
+func (e *engine) overruled(m *transport.Status) {
+	if !e.owner.InDoubt() || m.Journal != e.owner.Peer {
+		return
+	}
+	switch m.Record {
+	case handoff.Ready.String(), handoff.Accept.String():
+		if m.Text != "" {
+			e.turnedAway(&transport.Fault{Code: transport.CodeBusy, Remote: true, Err: fmt.Errorf("its record is %s: %s", m.Record, transport.PeerText(m.Text))})
+		}
+	case handoff.Forced.String():
+		e.keep(&transport.Fault{Code: transport.CodeDecided, Remote: true, Err: fmt.Errorf("the destination's record is %v of attempt %d (%s), this side's is %v of attempt %d",
+			handoff.Forced, m.MaxEpoch, transport.PeerText(m.Text), e.owner.Record, e.owner.Attempt.Epoch)})
+	case handoff.Lost.String():
+		e.keep(&transport.Fault{Code: transport.CodeLost, Remote: true, Err: fmt.Errorf("the destination's record is %v of attempt %d: what it had accepted, and may have run, is not in its devices any more; this side's is %v",
+			handoff.Lost, m.MaxEpoch, e.owner.Record)})
+	}
 }

@@ -65,3 +65,9 @@ func (d *device) mark() {
 func (d *device) rates() report.Rates {
 	return report.Rates{Save: finite(d.saves.mean()), Wire: finite(d.wires.value()), Load: finite(d.loads.value())}
 }
+
+// poll is when a device was last asked.
+type poll struct {
+	last, size time.Time
+	asking     bool
+}

@@ -146,6 +146,12 @@ type past struct {
 	reset     bool   // the devices hold nothing of what they held at COMMIT
 }
 
+// hooks is what those that have run came to.
+type hooks struct {
+	running             sync.WaitGroup // on-commit, which ends by itself
+	committed, reverted error
+}
+
 func newEngine(o Options, dialer transport.Dialer, sources []Source) *engine {
 	n := len(sources)
 	devices, offer := newDevices(sources), hello(o, sources)
@@ -167,7 +173,7 @@ func newEngine(o Options, dialer transport.Dialer, sources []Source) *engine {
 	e.work = tasks.NewGroup(context.Background())
 	e.asking = e.work.Part()
 	e.times.start = time.Now()
-	e.conn = newConnection(o, dialer, e)
+	e.conn = newConnection(o, dialer, e.times.start, e.post, e.events, e.quit)
 	e.pipe = newPipeline(o, devices, e.times.start, e.work, e.post)
 	e.out = report.Report{Attempt: o.Attempt}
 	return e
@@ -330,12 +336,6 @@ func (e *engine) post(ev event) {
 	}
 }
 
-// heard is a message, and where it came from.
-type heard struct {
-	control *transport.Control
-	message transport.Message
-}
-
 // handle sends an event where it belongs.
 func (e *engine) handle(ev event) {
 	switch ev := ev.(type) {
@@ -389,6 +389,25 @@ func (e *engine) hears(ev heard) {
 	if ev.control == e.conn.control {
 		e.message(ev.message)
 	}
+}
+
+func (e *engine) onTick() {
+	e.measure()
+	e.warming()
+	e.pipe.meterWires(time.Now())
+	e.pollBusy()
+	e.advance(plan.TimePassed{})
+	e.watchHearing()
+	e.watching()
+	e.pipe.queue.divide(e.needs())
+	if e.owner.AwaitsReady() {
+		e.estimate()
+	}
+	ev := report.Event{Kind: report.Progress, Devices: e.snapshots(), Way: e.way(), Waiting: e.plan.Waiting(time.Since(e.times.start))}
+	if report.Moves(e.phase()) { // else nothing goes through the stages
+		ev.Fill = e.pipe.recent.look(e.pipe.progressed(), e.pipe.queue.fill.chunks)
+	}
+	e.tell(ev)
 }
 
 // dialLanes opens the data lanes.

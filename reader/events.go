@@ -126,3 +126,9 @@ func (resumed) isEvent()      {}
 func (ev greeting) heldLane() transport.Lane { return ev.control.Lane() }
 func (ev rejoined) heldLane() transport.Lane { return ev.control.Lane() }
 func (ev laneBack) heldLane() transport.Lane { return ev.lane }
+
+// heard is a message, and where it came from.
+type heard struct {
+	control *transport.Control
+	message transport.Message
+}

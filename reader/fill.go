@@ -100,17 +100,3 @@ func (f *fill) count() {
 	s.waited[f.was.waiting] += took
 	s.at = at
 }
-
-// unlock ends a section that may have moved chunks.
-func (q *queue) unlock() {
-	q.fill.turn(q.kept)
-	q.mu.Unlock()
-}
-
-// usage is that of all the time so far.
-func (q *queue) usage() usage {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	q.fill.count()
-	return q.fill.sum
-}

@@ -218,3 +218,19 @@ func (f *fleet) states() []string {
 	}
 	return out
 }
+
+func running(sources []Source) bool {
+	return !slices.ContainsFunc(sources, func(s Source) bool {
+		now, err := s.Device.State()
+		return err != nil || now != vfio.Running
+	})
+}
+
+// stopped reports whether every device is where COMMIT has left it: only one that
+// somebody else has kept open can be.
+func stopped(sources []Source) bool {
+	return !slices.ContainsFunc(sources, func(s Source) bool {
+		now, err := s.Device.State()
+		return err != nil || now != vfio.StopCopy && now != vfio.Stop
+	})
+}

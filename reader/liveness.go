@@ -1,12 +1,9 @@
 package reader
 
 import (
-	"errors"
-	"fmt"
 	"time"
 
 	"github.com/migpipe/migpipe/transport"
-	"github.com/migpipe/migpipe/transport/report"
 )
 
 // A carrier keeps a lane as long as anything passes. But a path may carry its small packets
@@ -120,86 +117,3 @@ func (h *hearing) look(now, limit time.Duration) bool {
 	h.at = now
 	return h.waited >= limit
 }
-
-// patience is how long this migration's lanes may stand still.
-func (e *engine) patience() time.Duration {
-	return patience(max(e.pipe.meter.rtt, e.conn.hearing.trip))
-}
-
-// watchReading gives the data lanes up of which nothing is read, and ends the attempt
-// where that helps none of them.
-func (e *engine) watchReading(m *transport.Ack) {
-	if m.Echo <= 0 || !e.owner.AwaitsReady() {
-		return
-	}
-	limit := e.patience()
-	stalled, idle := e.pipe.checkReading(m, limit, e.opts.ReconnectLimit)
-	for _, number := range stalled {
-		e.pipe.giveUpLane(number, limit)
-		if !e.pipe.unread {
-			e.pipe.unread = true
-			e.tell(report.Event{Kind: report.Warning, Text: fmt.Sprintf("the destination answers, and has read nothing of what data lane %d carries for %v: such lanes are dialled again. If a router on the way loses large packets, its MTU is smaller than that of the interfaces here and there", number, report.RoundTime(limit))})
-		}
-	}
-	if idle {
-		e.failed(&transport.Fault{Code: transport.CodeNetwork, Err: fmt.Errorf("the destination answers, and has read nothing of any data lane for %v", e.opts.ReconnectLimit)})
-	}
-}
-
-// checkReading takes in what an ACK says that the destination has read. It gives the lanes that
-// have stood still for a limit, and reports whether all of them together have for another.
-func (p *pipeline) checkReading(m *transport.Ack, each, all time.Duration) (stalled []int, idle bool) {
-	now := time.Since(p.start)
-	made := min(now, time.Duration(m.Echo)+time.Duration(max(m.HeldNS, 0)))
-	var seen shown
-	for i, lane := range p.lanes {
-		if i >= len(m.Read) || lane == nil || transport.Local(lane) {
-			continue
-		}
-		written, read := p.written[i].Load(), m.Read[i]
-		seen.rose = seen.rose || read > p.readings[i].read
-		seen.unread = seen.unread || read < written
-		seen.read = seen.read || read == written && read > 0
-		if p.readings[i].look(now, made, written, read, each) {
-			p.readings[i].renew(now)
-			stalled = append(stalled, i)
-		}
-	}
-	return stalled, p.carried.look(now, made, seen, all)
-}
-
-// giveUpLane has the sender of a lane end, which has it dialled again.
-func (p *pipeline) giveUpLane(number int, limit time.Duration) {
-	p.queue.lose(number, fmt.Errorf("%w: nothing of what it carries was read for %v", transport.ErrLost, limit))
-	stoodStill(p.lanes[number])
-	p.lanes[number].SetDeadline(time.Unix(1, 0))
-}
-
-// suspectLanes says that the control lane was not heard for the limit, and so no ACK.
-func (p *pipeline) suspectLanes() {
-	for i := range p.readings {
-		p.readings[i].suspect = true
-	}
-}
-
-// watchHearing drops the control lane if the destination does not hear it, although it
-// stands. In doubt only an answer to QUERY shows that.
-func (e *engine) watchHearing() {
-	doubt := e.owner.InDoubt()
-	limit := e.patience()
-	if !e.conn.unheard(limit, doubt, !doubt && !e.owner.AwaitsReady()) {
-		return
-	}
-	e.pipe.suspectLanes()
-	stoodStill(e.conn.control.Lane())
-	e.lose(fmt.Errorf("%w: %w for %v", transport.ErrLost, errUnheard, report.RoundTime(limit)))
-}
-
-// stoodStill tells the carrier of a lane.
-func stoodStill(l transport.Lane) {
-	if s, ok := l.(transport.Stalling); ok {
-		s.StoodStill()
-	}
-}
-
-var errUnheard = errors.New("the connection stands, and the destination has not answered what is said on it")

@@ -181,12 +181,6 @@ const (
 	sizeEvery = time.Second
 )
 
-// poll is when a device was last asked.
-type poll struct {
-	last, size time.Time
-	asking     bool
-}
-
 // pollBusy asks the devices that were not idle for a while.
 func (e *engine) pollBusy() {
 	if e.plan.Phase() != plan.Precopying {
@@ -247,4 +241,29 @@ func (e *engine) needs() []share.Need {
 		e.pipe.needed[i] = share.Need{Bytes: left, Known: known, Priority: uint8(d.Priority), Done: e.plan.HasEnded(i)}
 	}
 	return e.pipe.needed
+}
+
+// askApproval tells that all is at the destination, and asks the owner.
+func (e *engine) askApproval() {
+	e.tell(report.Event{Kind: report.Ready, Attempt: e.opts.Attempt, Downtime: e.times.downtime()})
+	e.approve()
+}
+
+// approved goes by the owner's word, unless the attempt has ended without it.
+func (e *engine) approved(err error) {
+	if !e.owner.AwaitsApproval() {
+		return
+	}
+	if err != nil {
+		e.failed(&transport.Fault{Code: transport.CodeCancelled, Err: fmt.Errorf("the switchover was not approved: %w", err)})
+		return
+	}
+	if e.conn.control == nil { // COMMIT would be in doubt at once, and may yet not be needed
+		e.assented = true
+		return
+	}
+	e.times.approved = time.Now()
+	e.times.note(handoff.StepDecide, e.times.approved.Sub(e.times.ready))
+	e.tell(report.Event{Kind: report.Phase, Phase: report.Commit})
+	e.own(handoff.Approved{})
 }

@@ -2,6 +2,7 @@ package reader
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -282,4 +283,87 @@ func (p *pipeline) bound(window uint64, needs []share.Need) {
 		p.bounds[i] = p.devices[i].applied + uint64(max(n, share.Floor))*chunk
 	}
 	p.queue.bound(p.bounds)
+}
+
+// meterWires takes in what the lanes were given so far, of each device.
+func (p *pipeline) meterWires(now time.Time) {
+	m := &p.meter
+	if m.begun.IsZero() {
+		m.begun = now
+	}
+	for _, d := range p.devices {
+		d.wires.look(d.sent.Load(), now.Sub(m.begun))
+	}
+}
+
+// progressed is what came to pass by now.
+func (p *pipeline) progressed() progress {
+	now := progress{usage: p.queue.usage(), loading: make([]time.Duration, len(p.devices)),
+		encoding: time.Duration(p.spent.encoding.Load()), writing: time.Duration(p.spent.writing.Load())}
+	for i, d := range p.devices {
+		now.loading[i] = d.loads.took
+	}
+	return now
+}
+
+// fills tells how full the stages were: in all, and while the guest stood still before
+// the destination was ready.
+func (p *pipeline) fills(paused bool) (all, stop report.Fill) {
+	if p.queue == nil { // no destination was reached
+		return all, stop
+	}
+	now := p.progressed()
+	end := p.atReady
+	if end.at == 0 {
+		end = now
+	}
+	end.loading = now.loading // nothing is loaded after READY, and the last ACK may come after it
+	all = end.fill(p.queue.fill.chunks)
+	if paused {
+		stop = end.since(p.atPause).fill(p.queue.fill.chunks)
+	}
+	return all, stop
+}
+
+// checkReading takes in what an ACK says that the destination has read. It gives the lanes that
+// have stood still for a limit, and reports whether all of them together have for another.
+func (p *pipeline) checkReading(m *transport.Ack, each, all time.Duration) (stalled []int, idle bool) {
+	now := time.Since(p.start)
+	made := min(now, time.Duration(m.Echo)+time.Duration(max(m.HeldNS, 0)))
+	var seen shown
+	for i, lane := range p.lanes {
+		if i >= len(m.Read) || lane == nil || transport.Local(lane) {
+			continue
+		}
+		written, read := p.written[i].Load(), m.Read[i]
+		seen.rose = seen.rose || read > p.readings[i].read
+		seen.unread = seen.unread || read < written
+		seen.read = seen.read || read == written && read > 0
+		if p.readings[i].look(now, made, written, read, each) {
+			p.readings[i].renew(now)
+			stalled = append(stalled, i)
+		}
+	}
+	return stalled, p.carried.look(now, made, seen, all)
+}
+
+// giveUpLane has the sender of a lane end, which has it dialled again.
+func (p *pipeline) giveUpLane(number int, limit time.Duration) {
+	p.queue.lose(number, fmt.Errorf("%w: nothing of what it carries was read for %v", transport.ErrLost, limit))
+	stoodStill(p.lanes[number])
+	p.lanes[number].SetDeadline(time.Unix(1, 0))
+}
+
+// suspectLanes says that the control lane was not heard for the limit, and so no ACK.
+func (p *pipeline) suspectLanes() {
+	for i := range p.readings {
+		p.readings[i].suspect = true
+	}
+}
+
+// stoodStill tells the carrier of a lane.
+func stoodStill(l transport.Lane) {
+	if s, ok := l.(transport.Stalling); ok {
+		s.StoodStill()
+	}
 }

@@ -81,17 +81,6 @@ func (t *total) mean() float64 {
 	return float64(t.bytes) / t.took.Seconds()
 }
 
-// meterWires takes in what the lanes were given so far, of each device.
-func (p *pipeline) meterWires(now time.Time) {
-	m := &p.meter
-	if m.begun.IsZero() {
-		m.begun = now
-	}
-	for _, d := range p.devices {
-		d.wires.look(d.sent.Load(), now.Sub(m.begun))
-	}
-}
-
 // finite leaves out the rate of what took no time.
 func finite(rate float64) float64 {
 	if math.IsInf(rate, 0) || math.IsNaN(rate) {

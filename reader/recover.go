@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/migpipe/migpipe/internal/tasks"
@@ -293,13 +292,6 @@ func queryOver(ctx context.Context, lane transport.Lane, a transport.Attempt) (*
 	return nil, fmt.Errorf("%w: QUERY is answered by %v", transport.ErrProtocol, m.Type())
 }
 
-func running(sources []Source) bool {
-	return !slices.ContainsFunc(sources, func(s Source) bool {
-		now, err := s.Device.State()
-		return err != nil || now != vfio.Running
-	})
-}
-
 // restart goes on with a hand-off that a process before this one has left at COMMIT.
 // The source asks for its devices back only if they still hold what they held then.
 func (e *engine) restart() {
@@ -315,15 +307,6 @@ func (e *engine) restart() {
 	e.tell(report.Event{Kind: report.Warning, Text: fmt.Sprintf("going on with migration %v, attempt %d, which is recorded as %v: the destination is asked", last.Attempt.Mig, last.Attempt.Epoch, last.Record)})
 	e.do(actions)
 	e.seek(handoff.ErrInDoubt)
-}
-
-// stopped reports whether every device is where COMMIT has left it: only one that
-// somebody else has kept open can be.
-func stopped(sources []Source) bool {
-	return !slices.ContainsFunc(sources, func(s Source) bool {
-		now, err := s.Device.State()
-		return err != nil || now != vfio.StopCopy && now != vfio.Stop
-	})
 }
 
 // ErrBothMayRun says that the destination has accepted the devices of an attempt before the
@@ -367,3 +350,19 @@ type bothMayRun struct{ met string }
 
 func (e *bothMayRun) Error() string { return ErrBothMayRun.Error() + ": " + e.met }
 func (e *bothMayRun) Unwrap() error { return ErrBothMayRun }
+
+// passGate asks the journal whether the devices are still this side's, before
+// anybody looks at them. The outcome is Pending if they are, and otherwise what was
+// decided before.
+func passGate(o Options) (decided report.Report, err error) {
+	err = handoff.MayOpen(o.Journal.Last(), o.Attempt)
+	if err == nil {
+		return decided, nil
+	}
+	decided = report.Report{Outcome: handoff.Rolledback, Attempt: o.Journal.Last().Attempt, Peer: o.Journal.Last().PeerID}
+	if errors.Is(err, handoff.ErrGone) { // as if this attempt had done it
+		decided.Outcome, decided.Warnings = handoff.Committed, []string{err.Error() + ": nothing was sent"}
+		return decided, nil
+	}
+	return decided, &transport.Fault{Code: transport.CodeBusy, Err: err}
+}

@@ -137,3 +137,23 @@ func (e *engine) result() (report.Report, error) {
 	}
 	return e.out, e.fault
 }
+
+// keepTimes remembers the steps that have run, for the next migration's prediction.
+func (e *engine) keepTimes() {
+	if e.opts.StepTimes == nil || e.times.ran == nil {
+		return
+	}
+	if err := handoff.KeepTimes(e.opts.StepTimes, e.times.ran); err != nil {
+		e.out.Warnings = append(e.out.Warnings, fmt.Sprintf("the times of this run's steps are not kept: %v", err))
+	}
+}
+
+// tellHooks reports hooks that failed. They have ended.
+func (e *engine) tellHooks() {
+	if err := e.hooks.committed; err != nil {
+		e.out.Warnings = append(e.out.Warnings, fmt.Sprintf("on-commit: %v", err))
+	}
+	if err := e.hooks.reverted; err != nil {
+		e.out.Warnings = append(e.out.Warnings, fmt.Sprintf("on-revert: %v", err))
+	}
+}

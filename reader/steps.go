@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/migpipe/migpipe/reader/internal/plan"
@@ -67,13 +66,6 @@ func destinationWarns(m *transport.Welcome) string {
 		return ""
 	}
 	return "the destination warns: " + transport.PeerText(m.Warning)
-}
-
-// warnUnknown tells of what the prediction leaves out.
-func (e *engine) warnUnknown() {
-	if names := e.times.steps.NameUnknown(); len(names) > 0 {
-		e.tell(report.Event{Kind: report.Warning, Text: fmt.Sprintf("the downtime is predicted without %s: how long that takes is not known before it has run once", strings.Join(names, ", "))})
-	}
 }
 
 // probeWitness asks the witness before anything is begun that it may have to decide.

@@ -1,12 +1,10 @@
 package reader
 
 import (
-	"fmt"
 	"strings"
 	"time"
 
 	"github.com/migpipe/migpipe/reader/internal/plan"
-	"github.com/migpipe/migpipe/transport/handoff"
 	"github.com/migpipe/migpipe/transport/report"
 )
 
@@ -39,16 +37,6 @@ func (t *timing) note(name string, took time.Duration) {
 		t.ran = map[string]time.Duration{}
 	}
 	t.ran[name] = max(1, took)
-}
-
-// keepTimes remembers the steps that have run, for the next migration's prediction.
-func (e *engine) keepTimes() {
-	if e.opts.StepTimes == nil || e.times.ran == nil {
-		return
-	}
-	if err := handoff.KeepTimes(e.opts.StepTimes, e.times.ran); err != nil {
-		e.out.Warnings = append(e.out.Warnings, fmt.Sprintf("the times of this run's steps are not kept: %v", err))
-	}
 }
 
 // total is the time from the first byte, or from the guest's pause if that came first, to

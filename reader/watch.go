@@ -2,6 +2,7 @@ package reader
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"time"
 
@@ -326,4 +327,44 @@ func (e *engine) facts() facts {
 		}
 	}
 	return f
+}
+
+// patience is how long this migration's lanes may stand still.
+func (e *engine) patience() time.Duration {
+	return patience(max(e.pipe.meter.rtt, e.conn.hearing.trip))
+}
+
+// watchReading gives the data lanes up of which nothing is read, and ends the attempt
+// where that helps none of them.
+func (e *engine) watchReading(m *transport.Ack) {
+	if m.Echo <= 0 || !e.owner.AwaitsReady() {
+		return
+	}
+	limit := e.patience()
+	stalled, idle := e.pipe.checkReading(m, limit, e.opts.ReconnectLimit)
+	for _, number := range stalled {
+		e.pipe.giveUpLane(number, limit)
+		if !e.pipe.unread {
+			e.pipe.unread = true
+			e.tell(report.Event{Kind: report.Warning, Text: fmt.Sprintf("the destination answers, and has read nothing of what data lane %d carries for %v: such lanes are dialled again. If a router on the way loses large packets, its MTU is smaller than that of the interfaces here and there", number, report.RoundTime(limit))})
+		}
+	}
+	if idle {
+		e.failed(&transport.Fault{Code: transport.CodeNetwork, Err: fmt.Errorf("the destination answers, and has read nothing of any data lane for %v", e.opts.ReconnectLimit)})
+	}
+}
+
+var errUnheard = errors.New("the connection stands, and the destination has not answered what is said on it")
+
+// watchHearing drops the control lane if the destination does not hear it, although it
+// stands. In doubt only an answer to QUERY shows that.
+func (e *engine) watchHearing() {
+	doubt := e.owner.InDoubt()
+	limit := e.patience()
+	if !e.conn.unheard(limit, doubt, !doubt && !e.owner.AwaitsReady()) {
+		return
+	}
+	e.pipe.suspectLanes()
+	stoodStill(e.conn.control.Lane())
+	e.lose(fmt.Errorf("%w: %w for %v", transport.ErrLost, errUnheard, report.RoundTime(limit)))
 }
