@@ -112,20 +112,6 @@ func reply(control *transport.Control, m transport.Message) {
 	})
 }
 
-// forget closes lanes that were admitted too late for the loop to see.
-func (e *engine) forget() {
-	for {
-		select {
-		case ev := <-e.events:
-			if a, ok := ev.(admitted); ok {
-				a.lane.Close()
-			}
-		default:
-			return
-		}
-	}
-}
-
 // from names the peer of a lane, where it has a name.
 func from(l transport.Lane) string {
 	if id := transport.PeerOf(l); id != (transport.ID{}) {

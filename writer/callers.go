@@ -3,6 +3,7 @@ package writer
 import (
 	"context"
 	"fmt"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -20,7 +21,7 @@ type callers struct {
 
 	refusals  *refusals                     // of this Receive
 	alarms    map[transport.MigID]time.Time // when each migration last raised one
-	answering guests                        // who is answered from a journal
+	answering busyPeers                     // who is answered from a journal
 	postponed map[transport.ID]admitted     // HELLOs of those
 	turned    atomic.Int32                  // sources being told that another is served
 	dismissed []transport.Lane              // of sources that were sent away, as long as they may be reading why
@@ -149,4 +150,47 @@ func (c *callers) close() {
 		ev.lane.Close()
 	}
 	c.talking.Wait()
+}
+
+// maxBusy bounds the conversations beside the migration at hand.
+const maxBusy = 16
+
+// busyPeers are the peers that are being told something, each over one lane: whoever is slow
+// keeps no other from its answer. The zero value has none.
+type busyPeers struct {
+	mu   sync.Mutex
+	busy map[transport.ID]bool
+}
+
+// enter reports whether there is a place for a peer.
+func (g *busyPeers) enter(peer transport.ID) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.busy[peer] || len(g.busy) == maxBusy {
+		return false
+	}
+	if g.busy == nil {
+		g.busy = map[transport.ID]bool{}
+	}
+	g.busy[peer] = true
+	return true
+}
+
+// has reports whether a peer is being told something.
+func (g *busyPeers) has(peer transport.ID) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.busy[peer]
+}
+
+func (g *busyPeers) leave(peer transport.ID) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	delete(g.busy, peer)
+}
+
+func (g *busyPeers) any() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return len(g.busy) > 0
 }

@@ -340,24 +340,6 @@ func (e *engine) controlLost(ev controlLost) {
 	}
 }
 
-func (e *engine) started(ev started) {
-	if ev.accept > 0 {
-		e.times.steps.accept = ev.accept
-		e.times.steps.note(handoff.StepAccept, ev.accept)
-	}
-	if ev.err == nil {
-		e.times.steps.note(startStep(e.fleet.sinks()), ev.took)
-		e.devicesRun(ev.took)
-		return
-	}
-	fault, ok := errors.AsType[*transport.Fault](ev.err)
-	if !ok {
-		fault = &transport.Fault{Code: transport.CodeStart, Err: ev.err}
-	}
-	e.decideBy(fault)
-	e.own(handoff.NotStarted{Copy: ev.copy, Device: fault.Device, Text: fault.Err.Error()})
-}
-
 func (e *engine) wasReset(err error) {
 	if err != nil {
 		e.out.Warnings = append(e.out.Warnings, fmt.Sprintf("reset: %v", err))
@@ -413,17 +395,4 @@ func (e *engine) send(m transport.Message) {
 		r.WitnessNS, r.AcceptNS = e.times.steps.witness.Nanoseconds(), e.times.steps.accept.Nanoseconds()
 	}
 	e.conn.send(m)
-}
-
-// onTick emits progress, and looks at what takes too long. How full the stages are is known only
-// while state moves through them.
-func (e *engine) onTick() {
-	if e.pipe.loads() {
-		ev := report.Event{Kind: report.Progress, Devices: e.snapshots()}
-		if report.Moves(e.phase()) {
-			ev.Fill = e.pipe.recent.look(e.pipe.progressed(), e.pipe.credit.chunks)
-		}
-		e.tell(ev)
-	}
-	e.watching()
 }

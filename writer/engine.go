@@ -245,6 +245,19 @@ func (e *engine) handle(ev event) {
 	}
 }
 
+// onTick emits progress, and looks at what takes too long. How full the stages are is known only
+// while state moves through them.
+func (e *engine) onTick() {
+	if e.pipe.loads() {
+		ev := report.Event{Kind: report.Progress, Devices: e.snapshots()}
+		if report.Moves(e.phase()) {
+			ev.Fill = e.pipe.recent.look(e.pipe.progressed(), e.pipe.credit.chunks)
+		}
+		e.tell(ev)
+	}
+	e.watching()
+}
+
 func (e *engine) admitted(ev admitted) {
 	switch {
 	case ev.pre.Kind == transport.LaneData:
@@ -450,5 +463,19 @@ func sofar(done <-chan error) error {
 		return err
 	default:
 		return nil
+	}
+}
+
+// forget closes lanes that were admitted too late for the loop to see.
+func (e *engine) forget() {
+	for {
+		select {
+		case ev := <-e.events:
+			if a, ok := ev.(admitted); ok {
+				a.lane.Close()
+			}
+		default:
+			return
+		}
 	}
 }

@@ -31,30 +31,6 @@ type usage struct {
 	came         uint64        // chunks
 }
 
-// inOrder takes in that a chunk has come. The lock is held.
-func (m *merge) inOrder() {
-	n := uint64(len(m.slots))
-	for m.fill.upTo < m.next+n && m.slots[m.fill.upTo%n].chunk != nil {
-		m.fill.upTo++
-	}
-}
-
-func (m *merge) levels() levels {
-	if m.fill.dropped {
-		return levels{}
-	}
-	return levels{m.fill.upTo - m.next, m.came - m.fill.upTo}
-}
-
-// unlock ends a section that may have moved chunks.
-func (m *merge) unlock() {
-	if is := m.levels(); is != m.fill.was {
-		m.fill.count()
-		m.fill.was = is
-	}
-	m.mu.Unlock()
-}
-
 // count adds the time up to now.
 func (f *fill) count() {
 	at := time.Since(f.start)
@@ -67,29 +43,12 @@ func (f *fill) count() {
 	f.sum.at = at
 }
 
-// usage is that of all the time so far.
-func (m *merge) usage() usage {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.fill.count()
-	m.fill.sum.came = m.came
-	return m.fill.sum
-}
-
 func (u usage) since(before usage) usage {
 	return usage{u.at - before.at, u.queue - before.queue, u.ahead - before.ahead, u.busy - before.busy, u.came - before.came}
 }
 
 // progress is how far every device has come.
 type progress []usage
-
-func (p *pipeline) progressed() progress {
-	now := make(progress, len(p.devices))
-	for i, d := range p.devices {
-		now[i] = d.merge.usage()
-	}
-	return now
-}
 
 // at is when that was, since the beginning.
 func (p progress) at() (at time.Duration) {
@@ -149,21 +108,4 @@ func (r *recent) look(now progress, chunks int) report.Fill {
 		r.from, r.next = r.next, now
 	}
 	return now.since(r.from).fill(chunks)
-}
-
-// fills tells how full the stages were: in all, and while the guest stood still before
-// every device had its state.
-func (p *pipeline) fills(stopped bool) (all, stop report.Fill) {
-	if !p.loads() {
-		return
-	}
-	end := p.asOfReady
-	if end == nil {
-		end = p.progressed()
-	}
-	all = end.fill(p.credit.chunks)
-	if stopped {
-		stop = end.since(p.asOfStop).fill(p.credit.chunks)
-	}
-	return all, stop
 }

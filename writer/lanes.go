@@ -5,11 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"slices"
 	"sync/atomic"
 	"time"
 
-	"github.com/migpipe/migpipe/codec"
 	"github.com/migpipe/migpipe/transport"
 )
 
@@ -178,15 +176,4 @@ func (r *receiver) fault(head transport.ChunkHead, err error) *transport.Fault {
 		f.Device, f.Offset = r.devices[head.Device].Name, head.Offset
 	}
 	return f
-}
-
-// agreed is the set of codecs that both sides have; raw and zero always are.
-func agreed(offered []codec.ID) (ids []codec.ID) {
-	for _, c := range codec.All() {
-		id := c.ID()
-		if id == codec.IDRaw || id == codec.IDZero || slices.Contains(offered, id) {
-			ids = append(ids, id)
-		}
-	}
-	return ids
 }

@@ -219,3 +219,36 @@ func (m *merge) drop() {
 		m.slots[i] = slot{}
 	}
 }
+
+// inOrder takes in that a chunk has come. The lock is held.
+func (m *merge) inOrder() {
+	n := uint64(len(m.slots))
+	for m.fill.upTo < m.next+n && m.slots[m.fill.upTo%n].chunk != nil {
+		m.fill.upTo++
+	}
+}
+
+func (m *merge) levels() levels {
+	if m.fill.dropped {
+		return levels{}
+	}
+	return levels{m.fill.upTo - m.next, m.came - m.fill.upTo}
+}
+
+// unlock ends a section that may have moved chunks.
+func (m *merge) unlock() {
+	if is := m.levels(); is != m.fill.was {
+		m.fill.count()
+		m.fill.was = is
+	}
+	m.mu.Unlock()
+}
+
+// usage is that of all the time so far.
+func (m *merge) usage() usage {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.fill.count()
+	m.fill.sum.came = m.came
+	return m.fill.sum
+}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/migpipe/migpipe/internal/tasks"
 	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/transport/report"
 	"github.com/migpipe/migpipe/transport/share"
 )
 
@@ -198,4 +199,29 @@ func (p *pipeline) received() (sum uint64) {
 		}
 	}
 	return sum
+}
+
+func (p *pipeline) progressed() progress {
+	now := make(progress, len(p.devices))
+	for i, d := range p.devices {
+		now[i] = d.merge.usage()
+	}
+	return now
+}
+
+// fills tells how full the stages were: in all, and while the guest stood still before
+// every device had its state.
+func (p *pipeline) fills(stopped bool) (all, stop report.Fill) {
+	if !p.loads() {
+		return
+	}
+	end := p.asOfReady
+	if end == nil {
+		end = p.progressed()
+	}
+	all = end.fill(p.credit.chunks)
+	if stopped {
+		stop = end.since(p.asOfStop).fill(p.credit.chunks)
+	}
+	return all, stop
 }

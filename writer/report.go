@@ -3,6 +3,7 @@ package writer
 import (
 	"cmp"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/migpipe/migpipe/transport"
@@ -95,4 +96,14 @@ func (e *engine) result() (report.Report, error) {
 		e.fault = &transport.Fault{Code: transport.CodeInternal, Err: errors.New("writer: ended without a cause")}
 	}
 	return e.out, e.fault
+}
+
+// keepTimes remembers the steps that have run, for the next migration's prediction.
+func (e *engine) keepTimes() {
+	if e.opts.StepTimes == nil || e.times.steps.ran == nil {
+		return
+	}
+	if err := handoff.KeepTimes(e.opts.StepTimes, e.times.steps.ran); err != nil {
+		e.out.Warnings = append(e.out.Warnings, fmt.Sprintf("the times of this run's steps are not kept: %v", err))
+	}
 }

@@ -1,11 +1,9 @@
 package writer
 
 import (
-	"fmt"
 	"time"
 
 	"github.com/migpipe/migpipe/transport"
-	"github.com/migpipe/migpipe/transport/handoff"
 	"github.com/migpipe/migpipe/transport/report"
 )
 
@@ -61,14 +59,4 @@ func (t *timing) figures(r *report.Report) {
 		r.Total = end.Sub(t.begun)
 	}
 	r.Total = max(r.Total, r.Downtime)
-}
-
-// keepTimes remembers the steps that have run, for the next migration's prediction.
-func (e *engine) keepTimes() {
-	if e.opts.StepTimes == nil || e.times.steps.ran == nil {
-		return
-	}
-	if err := handoff.KeepTimes(e.opts.StepTimes, e.times.steps.ran); err != nil {
-		e.out.Warnings = append(e.out.Warnings, fmt.Sprintf("the times of this run's steps are not kept: %v", err))
-	}
 }

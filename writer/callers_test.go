@@ -6,18 +6,18 @@ import (
 	"github.com/migpipe/migpipe/transport"
 )
 
-// TestGuests: every peer has one place, and all together have no more than there are.
-func TestGuests(t *testing.T) {
-	var g guests
+// TestBusyPeers: every peer has one place, and all together have no more than there are.
+func TestBusyPeers(t *testing.T) {
+	var g busyPeers
 	if g.any() {
-		t.Error("there is a guest already")
+		t.Error("a peer is there already")
 	}
-	for i := range maxGuests {
+	for i := range maxBusy {
 		if peer := (transport.ID{byte(i)}); !g.enter(peer) || g.enter(peer) {
 			t.Errorf("peer %d did not enter, or twice", i)
 		}
 	}
-	late := transport.ID{maxGuests}
+	late := transport.ID{maxBusy}
 	if g.enter(late) {
 		t.Error("one too many has entered")
 	}
@@ -26,10 +26,10 @@ func TestGuests(t *testing.T) {
 		t.Error("a place that is free is not given")
 	}
 	g.leave(late)
-	for i := range maxGuests {
+	for i := range maxBusy {
 		g.leave(transport.ID{byte(i)})
 	}
 	if g.any() {
-		t.Error("there is a guest still")
+		t.Error("there is a peer still")
 	}
 }

@@ -1,0 +1,86 @@
+package writer
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/transport/handoff"
+	"github.com/migpipe/migpipe/transport/report"
+)
+
+// witnessPause is how long a witness that does not answer is left alone.
+const witnessPause = time.Second
+
+func (e *engine) witnessed(ev witnessed) {
+	if ev.err != nil && !e.watch.silent {
+		e.watch.silent = true
+		e.tell(report.Event{Kind: report.Warning, Text: fmt.Sprintf("the witness does not answer, and is asked again before anything is started: %v", ev.err)})
+	}
+	if ev.err == nil {
+		e.times.steps.witness, e.times.steps.askedAt = time.Since(e.times.steps.askedAt), time.Time{}
+	}
+	e.own(handoff.Witnessed{Winner: ev.winner})
+}
+
+// accepted tells the hook. Only a copy that does not run yet can be given up for it.
+func (e *engine) accepted(a transport.Attempt) (failed, warning error) {
+	err := e.opts.OnAccept.Run(a)
+	if err == nil {
+		return nil, nil
+	}
+	err = fmt.Errorf("on-accept: %w", err)
+	if !e.fleet.idle() {
+		return nil, err
+	}
+	return &transport.Fault{Code: transport.CodeStart, Err: err}, nil
+}
+
+func (e *engine) started(ev started) {
+	if ev.accept > 0 {
+		e.times.steps.accept = ev.accept
+		e.times.steps.note(handoff.StepAccept, ev.accept)
+	}
+	if ev.err == nil {
+		e.times.steps.note(startStep(e.fleet.sinks()), ev.took)
+		e.devicesRun(ev.took)
+		return
+	}
+	fault, ok := errors.AsType[*transport.Fault](ev.err)
+	if !ok {
+		fault = &transport.Fault{Code: transport.CodeStart, Err: ev.err}
+	}
+	e.decideBy(fault)
+	e.own(handoff.NotStarted{Copy: ev.copy, Device: fault.Device, Text: fault.Err.Error()})
+}
+
+// devicesRun has the guest started on them, if there is one.
+func (e *engine) devicesRun(took time.Duration) {
+	if e.opts.StartGuest == nil {
+		e.running(took)
+		return
+	}
+	e.tell(report.Event{Kind: report.Accepted, Attempt: e.owner.Attempt})
+	e.startGuest(took)
+}
+
+// guestStarted leaves the devices of a failed start alone: a guest that runs all the
+// same has its only ones in them.
+func (e *engine) guestStarted(ev guestStarted) {
+	if ev.err == nil {
+		e.times.steps.note(handoff.StepGuest, ev.took)
+		e.running(ev.devices + ev.took)
+		return
+	}
+	err := fmt.Errorf("start the guest, which may run all the same: %w", ev.err)
+	e.decideBy(&transport.Fault{Code: transport.CodeStart, Err: err})
+	e.own(handoff.NotStarted{Copy: handoff.Unclear, Text: err.Error()})
+}
+
+// running tells the source, which may then let go of its devices.
+func (e *engine) running(took time.Duration) {
+	e.times.running = time.Now()
+	e.tell(report.Event{Kind: report.Phase, Phase: report.Running})
+	e.own(handoff.Started{TookNS: max(1, took.Nanoseconds())})
+}
