@@ -25,14 +25,8 @@ const (
 // Flags of a data frame.
 const flagUnchecked = 1 // the payload was never in user space: no digest
 
-// ErrCorrupt says that bytes are not what their digest or checksum says.
-var ErrCorrupt = errors.New("corrupt data")
-
 // ErrBadCount says that a stream counts bytes which it cannot have moved.
 var ErrBadCount = errors.New("impossible count of bytes")
-
-// ErrProtocol says that the peer broke the protocol.
-var ErrProtocol = errors.New("protocol violation")
 
 // ChunkHead describes a chunk: the header of a data frame.
 type ChunkHead struct {

@@ -96,6 +96,12 @@ func CodeOf(err error) Code {
 	return CodeNetwork
 }
 
+// ErrCorrupt says that bytes are not what their digest or checksum says.
+var ErrCorrupt = errors.New("corrupt data")
+
+// ErrProtocol says that the peer broke the protocol.
+var ErrProtocol = errors.New("protocol violation")
+
 // PeerText makes text from the peer safe to show. Text in which every character is printable
 // stays as it is; other text is quoted as Go does. It is cut after 300 bytes.
 func PeerText(s string) string { return printable(s, 300) }

@@ -7,6 +7,7 @@ import (
 	"net"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -128,3 +129,10 @@ func (p peer) Peer() ID { return p.ids[0] }
 
 // Is implements [Identified].
 func (p peer) Is(id ID) bool { return slices.Contains(p.ids, id) }
+
+// Local reports whether a lane stays inside this host's kernel, so that bytes
+// can pass it without being in user space, and cannot be damaged on the way.
+func Local(l Lane) bool {
+	_, ok := l.(syscall.Conn)
+	return ok
+}

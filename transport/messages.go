@@ -72,15 +72,6 @@ type Message interface {
 	About() *Attempt
 }
 
-// Attempt names one attempt of one migration; every message carries it.
-type Attempt struct {
-	Mig   MigID  `cbor:"1,keyasint"`
-	Epoch uint64 `cbor:"2,keyasint"` // strictly increasing per Mig: the fencing token
-}
-
-// About lets every message that embeds an Attempt be a Message.
-func (a *Attempt) About() *Attempt { return a }
-
 // Versions is a range of protocol versions, both ends included.
 type Versions struct {
 	Min uint16 `cbor:"1,keyasint"`

@@ -31,13 +31,6 @@ type SpliceSink interface {
 	SpliceFrom(pipe, n int) (int, error)
 }
 
-// Local reports whether a lane stays inside this host's kernel, so that bytes
-// can pass it without being in user space, and cannot be damaged on the way.
-func Local(l Lane) bool {
-	_, ok := l.(syscall.Conn)
-	return ok
-}
-
 // kernelPipe is where a spliced chunk's bytes are.
 type kernelPipe struct {
 	r, w int
@@ -149,7 +142,7 @@ func (c *Chunk) spliceOut(l io.Writer) error {
 			return err != unix.EAGAIN
 		})
 		if err := errors.Join(werr, err); err != nil {
-			return &carrierError{kind: ErrPeerGone, cause: err}
+			return fmt.Errorf("%w: %w", ErrPeerGone, err)
 		}
 		c.pipe.full -= n
 	}
@@ -230,10 +223,10 @@ func (c *Chunk) spliceIn() error {
 		return err != unix.EAGAIN
 	})
 	if err := errors.Join(rerr, err); err != nil {
-		return &carrierError{kind: ErrPeerGone, cause: err}
+		return fmt.Errorf("%w: %w", ErrPeerGone, err)
 	}
 	if n == 0 {
-		return &carrierError{kind: ErrPeerGone, cause: io.ErrUnexpectedEOF}
+		return fmt.Errorf("%w: %w", ErrPeerGone, io.ErrUnexpectedEOF)
 	}
 	a.left -= n
 	c.pipe.full = n

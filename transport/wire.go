@@ -1,10 +1,7 @@
 package transport
 
 import (
-	"bytes"
-	"crypto/rand"
 	"encoding/binary"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"hash/crc32"
@@ -14,68 +11,6 @@ import (
 // Version is the protocol version that this package speaks; HELLO offers a
 // range so that a later one can speak two.
 const Version = 1
-
-// MigID names one migration for ever: 128 random bits.
-type MigID [16]byte
-
-// NewMigID draws a fresh id.
-func NewMigID() (id MigID) {
-	rand.Read(id[:])
-	return id
-}
-
-// ParseMigID reads what String gives.
-func ParseMigID(text string) (id MigID, err error) {
-	b, err := hex.DecodeString(text)
-	if err != nil || len(b) != len(id) {
-		return MigID{}, fmt.Errorf("%.40q: not an id of 32 hexadecimal digits", text)
-	}
-	copy(id[:], b)
-	return id, nil
-}
-
-// String is the id in hexadecimal.
-func (id MigID) String() string { return hex.EncodeToString(id[:]) }
-
-// UnmarshalCBOR takes a byte string of exactly this length.
-func (id *MigID) UnmarshalCBOR(item []byte) error { return fixed(id[:], item, 0x50) }
-
-// fixed copies the content of a CBOR byte string, whose length head encodes. Left
-// to itself the decoder would take arrays of numbers too, cut what is too long
-// and fill up what is too short.
-func fixed(dst, item []byte, head ...byte) error {
-	if len(item) != len(head)+len(dst) || !bytes.HasPrefix(item, head) {
-		return fmt.Errorf("not a string of %d bytes", len(dst))
-	}
-	copy(dst, item[len(head):])
-	return nil
-}
-
-// JournalID names a journal file; it is drawn when the file is made, so that a
-// side that lost its journal is told from one that kept it.
-type JournalID [16]byte
-
-// NewJournalID draws a fresh id.
-func NewJournalID() (id JournalID) {
-	rand.Read(id[:])
-	return id
-}
-
-// String is the id in hexadecimal.
-func (id JournalID) String() string { return hex.EncodeToString(id[:]) }
-
-// UnmarshalCBOR takes a byte string of exactly this length.
-func (id *JournalID) UnmarshalCBOR(item []byte) error { return fixed(id[:], item, 0x50) }
-
-// StreamDigest is the digest of a device's whole stream (see Digest) or, in
-// COMMIT, of all of them.
-type StreamDigest [32]byte
-
-// String is the digest in hexadecimal.
-func (d StreamDigest) String() string { return hex.EncodeToString(d[:]) }
-
-// UnmarshalCBOR takes a byte string of exactly this length.
-func (d *StreamDigest) UnmarshalCBOR(item []byte) error { return fixed(d[:], item, 0x58, 0x20) }
 
 // LaneKind says what a lane is for.
 type LaneKind uint8

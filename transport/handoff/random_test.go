@@ -3,8 +3,9 @@ package handoff
 import (
 	"testing"
 
-	"github.com/migpipe/migpipe/transport"
 	"pgregory.net/rapid"
+
+	"github.com/migpipe/migpipe/transport"
 )
 
 // engine drives one machine as reader and writer do, with no devices at all.
