@@ -102,7 +102,7 @@ func nested(typ reflect.Type, into map[string]reflect.Type) {
 
 func TestProtocolCodes(t *testing.T) {
 	var code []string
-	for c := CodeInternal; int(c) < len(codeNames); c++ {
+	for c := CodeInternal; !strings.HasPrefix(c.String(), "code-"); c++ {
 		code = append(code, fmt.Sprintf("%d %v", c, c))
 	}
 	same(t, "codes", rows(t, "## Codes"), code)

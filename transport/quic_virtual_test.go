@@ -63,7 +63,7 @@ func beat(lane *quicLane) {
 	for {
 		lane.Write(make([]byte, 64))
 		select {
-		case <-time.After(Heartbeat):
+		case <-time.After(KeepAlive):
 		case <-lane.conn.Context().Done():
 			return
 		}
