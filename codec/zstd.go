@@ -5,6 +5,8 @@ import (
 	"sync"
 
 	"github.com/klauspost/compress/zstd"
+
+	"github.com/migpipe/migpipe/internal/must"
 )
 
 const (
@@ -62,7 +64,7 @@ func settle(dst, out []byte) []byte {
 // only how many coders it keeps.
 var (
 	zstdEncoder = sync.OnceValue(func() *zstd.Encoder {
-		return must(zstd.NewWriter(nil,
+		return must.Get(zstd.NewWriter(nil,
 			zstd.WithEncoderLevel(zstd.SpeedFastest),
 			zstd.WithEncoderConcurrency(min(runtime.GOMAXPROCS(0), zstdCoders)),
 			zstd.WithWindowSize(zstdWindow),
@@ -72,7 +74,7 @@ var (
 			zstd.WithEncoderCRC(false)))
 	})
 	zstdDecoder = sync.OnceValue(func() *zstd.Decoder {
-		return must(zstd.NewReader(nil,
+		return must.Get(zstd.NewReader(nil,
 			zstd.WithDecoderConcurrency(min(runtime.GOMAXPROCS(0), zstdCoders)),
 			zstd.WithDecoderLowmem(true),
 			zstd.WithDecoderMaxMemory(MaxBlock),
@@ -80,11 +82,3 @@ var (
 			zstd.WithDecodeAllCapLimit(true)))
 	})
 )
-
-// must panics where the library refuses options that this file spells out.
-func must[T any](v T, err error) T {
-	if err != nil {
-		panic("codec: " + err.Error())
-	}
-	return v
-}

@@ -18,6 +18,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/migpipe/migpipe/internal/must"
 )
 
 // testCA issues certificates that may have any flaw.
@@ -39,15 +41,15 @@ func newTestCA(t *testing.T, change ...func(*x509.Certificate)) *testCA {
 		f(template)
 	}
 	ca.key = ca.newKey()
-	ca.cert = ca.parse(must(x509.CreateCertificate(rand.Reader, template, template, ca.key.Public(), ca.key)))
+	ca.cert = ca.parse(must.Get(x509.CreateCertificate(rand.Reader, template, template, ca.key.Public(), ca.key)))
 	return ca
 }
 
 func (ca *testCA) newKey() crypto.Signer {
-	return must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))
+	return must.Get(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))
 }
 
-func (ca *testCA) parse(der []byte) *x509.Certificate { return must(x509.ParseCertificate(der)) }
+func (ca *testCA) parse(der []byte) *x509.Certificate { return must.Get(x509.ParseCertificate(der)) }
 
 // issue makes a certificate for a role and a name.
 func (ca *testCA) issue(key crypto.Signer, role Role, name string, change ...func(*x509.Certificate)) *x509.Certificate {
@@ -60,7 +62,7 @@ func (ca *testCA) issue(key crypto.Signer, role Role, name string, change ...fun
 	for _, f := range change {
 		f(template)
 	}
-	return ca.parse(must(x509.CreateCertificate(rand.Reader, template, ca.cert, key.Public(), ca.key)))
+	return ca.parse(must.Get(x509.CreateCertificate(rand.Reader, template, ca.cert, key.Public(), ca.key)))
 }
 
 func (ca *testCA) revoke(change func(*x509.RevocationList), certs ...*x509.Certificate) []byte {
@@ -71,7 +73,7 @@ func (ca *testCA) revoke(change func(*x509.RevocationList), certs ...*x509.Certi
 	if change != nil {
 		change(list)
 	}
-	return must(x509.CreateRevocationList(rand.Reader, list, ca.cert, ca.key))
+	return must.Get(x509.CreateRevocationList(rand.Reader, list, ca.cert, ca.key))
 }
 
 func (ca *testCA) put(path, kind string, mode os.FileMode, ders ...[]byte) {
@@ -91,7 +93,7 @@ func (ca *testCA) dir(role Role, name string, change ...func(*x509.Certificate))
 	dir, key := ca.TempDir(), ca.newKey()
 	ca.put(filepath.Join(dir, caFile), certificateBlock, 0o644, ca.cert.Raw)
 	ca.put(filepath.Join(dir, role.file("cert")), certificateBlock, 0o644, ca.issue(key, role, name, change...).Raw)
-	ca.put(filepath.Join(dir, role.file("key")), keyBlock, 0o600, must(x509.MarshalPKCS8PrivateKey(key)))
+	ca.put(filepath.Join(dir, role.file("key")), keyBlock, 0o600, must.Get(x509.MarshalPKCS8PrivateKey(key)))
 	return dir
 }
 
@@ -121,13 +123,13 @@ func (c *Certified) but(change func(*certified)) *Certified {
 // revoking knows a list of revoked certificates.
 func (c *Certified) revoking(list []byte) *Certified {
 	return c.but(func(c *certified) {
-		c.ca.revoked = []*x509.RevocationList{must(x509.ParseRevocationList(list))}
+		c.ca.revoked = []*x509.RevocationList{must.Get(x509.ParseRevocationList(list))}
 	})
 }
 
 func selfSigned(t *testing.T, like *Certified) *Certified {
-	cert := must(testIdentity(t).selfSign(RoleSend))
-	return like.as(must(x509.ParseCertificate(cert.Certificate[0])), cert.PrivateKey.(crypto.Signer))
+	cert := must.Get(testIdentity(t).selfSign(RoleSend))
+	return like.as(must.Get(x509.ParseCertificate(cert.Certificate[0])), cert.PrivateKey.(crypto.Signer))
 }
 
 func TestCertifiedHandshake(t *testing.T) {
@@ -171,7 +173,7 @@ func TestCertifiedHandshake(t *testing.T) {
 		{"list out of date", good, stale, "", "ca-crl.pem, which says what was revoked, is out of date", "a new list"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			clientErr, serverErr := handshake(t, must(tlsConfig(c.client.renew(), RoleSend)), must(tlsConfig(c.server.renew(), RoleRecv)))
+			clientErr, serverErr := handshake(t, must.Get(tlsConfig(c.client.renew(), RoleSend)), must.Get(tlsConfig(c.server.renew(), RoleRecv)))
 			checkCertificate(t, clientErr, c.clientSays, c.server.ID(), c.hint)
 			checkCertificate(t, serverErr, c.serverSays, c.client.ID(), c.hint)
 			if fine := c.clientSays+c.serverSays == ""; fine != (clientErr == nil && serverErr == nil) {
@@ -205,18 +207,18 @@ func TestCertifiedByIntermediate(t *testing.T) {
 	})
 	dir, own := ca.dir(RoleSend, "src.example"), ca.newKey()
 	ca.put(filepath.Join(dir, "client-cert.pem"), certificateBlock, 0o644, middle.issue(own, RoleSend, "src.example").Raw, middle.cert.Raw)
-	ca.put(filepath.Join(dir, "client-key.pem"), "EC PRIVATE KEY", 0o600, must(x509.MarshalECPrivateKey(own.(*ecdsa.PrivateKey))))
+	ca.put(filepath.Join(dir, "client-key.pem"), "EC PRIVATE KEY", 0o600, must.Get(x509.MarshalECPrivateKey(own.(*ecdsa.PrivateKey))))
 	client, err := LoadCertified(dir, RoleSend, []string{"dst.example"}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	server := ca.load(RoleRecv, "dst.example", "src.example")
-	clientErr, serverErr := handshake(t, must(tlsConfig(client.renew(), RoleSend)), must(tlsConfig(server.renew(), RoleRecv)))
+	clientErr, serverErr := handshake(t, must.Get(tlsConfig(client.renew(), RoleSend)), must.Get(tlsConfig(server.renew(), RoleRecv)))
 	if clientErr != nil || serverErr != nil {
 		t.Errorf("client %v, server %v", clientErr, serverErr)
 	}
 	server = server.revoking(ca.revoke(nil, middle.cert))
-	_, serverErr = handshake(t, must(tlsConfig(client.renew(), RoleSend)), must(tlsConfig(server.renew(), RoleRecv)))
+	_, serverErr = handshake(t, must.Get(tlsConfig(client.renew(), RoleSend)), must.Get(tlsConfig(server.renew(), RoleRecv)))
 	checkCertificate(t, serverErr, "the CA has revoked it", client.ID(), "")
 }
 
@@ -243,7 +245,7 @@ func TestLoadCertifiedMistakes(t *testing.T) {
 		return func(dir string) {
 			key := ca.newKey()
 			ca.put(filepath.Join(dir, "server-cert.pem"), certificateBlock, 0o644, ca.issue(key, RoleRecv, "dst.example", change).Raw)
-			ca.put(filepath.Join(dir, "server-key.pem"), keyBlock, 0o600, must(x509.MarshalPKCS8PrivateKey(key)))
+			ca.put(filepath.Join(dir, "server-key.pem"), keyBlock, 0o600, must.Get(x509.MarshalPKCS8PrivateKey(key)))
 		}
 	}
 	roots := func(other *testCA) func(string) {
@@ -271,7 +273,7 @@ func TestLoadCertifiedMistakes(t *testing.T) {
 		{"key that others may read", "server-key.pem", chmod("server-key.pem", 0o604), "mode 0604 lets others read the key", "chmod 600"},
 		{"key in another form", "server-key.pem", text("server-key.pem", "junk"), "failed to find any PEM data", "without a passphrase"},
 		{"key of another", "server-key.pem", func(dir string) {
-			ca.put(filepath.Join(dir, "server-key.pem"), keyBlock, 0o600, must(x509.MarshalPKCS8PrivateKey(ca.newKey())))
+			ca.put(filepath.Join(dir, "server-key.pem"), keyBlock, 0o600, must.Get(x509.MarshalPKCS8PrivateKey(ca.newKey())))
 		}, "private key does not match", "that server-cert.pem was made for"},
 		{"list not in PEM", "ca-crl.pem", text("ca-crl.pem", "junk"), `no PEM block "X509 CRL"`, "remove the file"},
 		{"list broken", "ca-crl.pem", crl([]byte("junk")), "malformed", "a new list"},

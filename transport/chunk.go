@@ -6,10 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"hash"
-	"hash/crc32"
 	"io"
 
 	"github.com/migpipe/migpipe/codec"
+	"github.com/migpipe/migpipe/internal/crc32c"
 	"github.com/migpipe/migpipe/internal/failpoint"
 )
 
@@ -41,8 +41,6 @@ type ChunkHead struct {
 	Digest    uint64   // xxhash64 of Device, RawLen, Seq, Offset and the raw bytes
 }
 
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
-
 // encode writes the header into b, which has chunkHeadLen bytes.
 func (h *ChunkHead) encode(b []byte) {
 	b[0] = frameChunk
@@ -64,8 +62,7 @@ func (h *ChunkHead) encode(b []byte) {
 
 // headSum is the checksum of a header, its own four bytes left out.
 func headSum(b []byte) uint32 {
-	sum := crc32.Update(0, castagnoli, b[:12])
-	return crc32.Update(sum, castagnoli, b[16:chunkHeadLen])
+	return crc32c.Sum(b[:12], b[16:chunkHeadLen])
 }
 
 // ParseChunkHead reads a header and checks what can be checked without knowing

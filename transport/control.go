@@ -11,15 +11,17 @@ import (
 	"time"
 
 	"github.com/fxamacker/cbor/v2"
+
+	"github.com/migpipe/migpipe/internal/must"
 )
 
 // encMode is deterministic, so that frames can be golden-tested.
-var encMode = must(cbor.CoreDetEncOptions().UserBufferEncMode())
+var encMode = must.Get(cbor.CoreDetEncOptions().UserBufferEncMode())
 
 // decMode bounds what a message can make the decoder do. Unknown map keys are
 // skipped: a later minor addition must not break an older peer, and whatever
 // matters is negotiated by version.
-var decMode = must(cbor.DecOptions{
+var decMode = must.Get(cbor.DecOptions{
 	DupMapKey:        cbor.DupMapKeyEnforcedAPF,
 	IndefLength:      cbor.IndefLengthForbidden,
 	TagsMd:           cbor.TagsForbidden,
@@ -29,13 +31,6 @@ var decMode = must(cbor.DecOptions{
 	UTF8:             cbor.UTF8RejectInvalid,
 	IntDec:           cbor.IntDecConvertNone,
 }.DecMode())
-
-func must[T any](v T, err error) T {
-	if err != nil {
-		panic(err)
-	}
-	return v
-}
 
 // maxText is the longest text that a message carries for people, in bytes.
 const maxText = 1 << 10

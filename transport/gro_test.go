@@ -16,6 +16,8 @@ import (
 	"github.com/quic-go/quic-go"
 	"golang.org/x/net/ipv4"
 	"golang.org/x/sys/unix"
+
+	"github.com/migpipe/migpipe/internal/must"
 )
 
 func boundUDP(t testing.TB, addr string) *net.UDPConn {
@@ -147,7 +149,7 @@ func TestGROFallsBack(t *testing.T) {
 func bareStream(t testing.TB, wrap func(net.PacketConn) net.PacketConn) (w *quic.SendStream, r *quic.ReceiveStream) {
 	t.Helper()
 	id := testIdentity(t)
-	certificate := must(id.selfSign(RoleRecv))
+	certificate := must.Get(id.selfSign(RoleRecv))
 	config := quicConfig(&windowBudget{}, 0)
 	config.MaxIncomingUniStreams = 1
 	server := &quic.Transport{Conn: wrap(boundUDP(t, "127.0.0.1:0"))}
@@ -161,10 +163,10 @@ func bareStream(t testing.TB, wrap func(net.PacketConn) net.PacketConn) (w *quic
 	if err != nil {
 		t.Fatal(err)
 	}
-	there := must(l.Accept(context.Background()))
-	w = must(conn.OpenUniStream())
+	there := must.Get(l.Accept(context.Background()))
+	w = must.Get(conn.OpenUniStream())
 	w.Write([]byte{0})
-	r = must(there.AcceptUniStream(context.Background()))
+	r = must.Get(there.AcceptUniStream(context.Background()))
 	io.ReadFull(r, make([]byte, 1))
 	return w, r
 }

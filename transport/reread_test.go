@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/migpipe/migpipe/internal/must"
 )
 
 // renew replaces files of a directory by rename, as tools that renew certificates do.
@@ -32,11 +34,11 @@ type rereadPair struct {
 // carriers makes a pair over each carrier between hosts.
 var carriers = map[string]func(t *testing.T, dials, hears Credentials) rereadPair{
 	"quic": func(t *testing.T, dials, hears Credentials) rereadPair {
-		l := must(ListenQUIC("127.0.0.1:0", hears, nil))
+		l := must.Get(ListenQUIC("127.0.0.1:0", hears, nil))
 		return rereadPair{t: t, dialer: &QUICDialer{Addr: l.Addr().String(), Credentials: dials}, listener: l}
 	},
 	"tls": func(t *testing.T, dials, hears Credentials) rereadPair {
-		l := must(ListenTLS("127.0.0.1:0", hears, nil))
+		l := must.Get(ListenTLS("127.0.0.1:0", hears, nil))
 		return rereadPair{t: t, dialer: &TLSDialer{Addr: l.Addr().String(), Credentials: dials}, listener: l}
 	},
 }
@@ -77,8 +79,8 @@ func TestRenewedCertificate(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			ca := newTestCA(t)
 			there, here := ca.dir(RoleSend, "src.example"), ca.dir(RoleRecv, "dst.example")
-			source := must(LoadCertified(there, RoleSend, []string{"dst.example"}, nil))
-			p := carrier(t, source, must(LoadCertified(here, RoleRecv, []string{"other.example", "src.example"}, nil)))
+			source := must.Get(LoadCertified(there, RoleSend, []string{"dst.example"}, nil))
+			p := carrier(t, source, must.Get(LoadCertified(here, RoleRecv, []string{"other.example", "src.example"}, nil)))
 			defer p.listener.Close()
 			ours, theirs, err := p.open()
 			if err != nil {
@@ -112,10 +114,10 @@ func TestRevokedMeanwhile(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			ca := newTestCA(t)
 			there, here := ca.dir(RoleSend, "src.example"), ca.dir(RoleRecv, "dst.example")
-			first := must(readCertificates(os.Open, filepath.Join(there, "client-cert.pem")))[0]
+			first := must.Get(readCertificates(os.Open, filepath.Join(there, "client-cert.pem")))[0]
 			kept := make(chan error, 16)
-			source := must(LoadCertified(there, RoleSend, []string{"dst.example"}, nil))
-			p := carrier(t, source, must(LoadCertified(here, RoleRecv, []string{"src.example"}, &FileOptions{Kept: func(err error) { kept <- err }})))
+			source := must.Get(LoadCertified(there, RoleSend, []string{"dst.example"}, nil))
+			p := carrier(t, source, must.Get(LoadCertified(here, RoleRecv, []string{"src.example"}, &FileOptions{Kept: func(err error) { kept <- err }})))
 			defer p.listener.Close()
 			path := filepath.Join(here, crlFile)
 			refused := func(when string) {
@@ -219,7 +221,7 @@ func TestPeersFileIsReadAgain(t *testing.T) {
 				}
 			}
 			write(testIdentity(t).ID())
-			file := must(LoadPeers(path, RoleRecv, nil))
+			file := must.Get(LoadPeers(path, RoleRecv, nil))
 			p := carrier(t, Pinned{source, []ID{dest.ID()}}, PinnedFile{Pinned{Identity: dest}, file})
 			defer p.listener.Close()
 			for i, heard := range []bool{false, true, false} {

@@ -15,6 +15,8 @@ import (
 
 	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
+
+	"github.com/migpipe/migpipe/internal/must"
 )
 
 // tlsPair is a listener and the dialler that reaches it.
@@ -242,8 +244,8 @@ func BenchmarkTLS(b *testing.B) {
 		defer l.Close()
 		server, _ := tlsConfig(Pinned{p.receiver, []ID{p.sender.ID()}}, RoleRecv)
 		client, _ := tlsConfig(Pinned{p.sender, []ID{p.receiver.ID()}}, RoleSend)
-		c := must(net.Dial("tcp", l.Addr().String()))
-		s := must(l.Accept())
+		c := must.Get(net.Dial("tcp", l.Addr().String()))
+		s := must.Get(l.Accept())
 		ours, theirs := tls.Client(c, client), tls.Server(s, server)
 		go theirs.Handshake()
 		if err := ours.Handshake(); err != nil {

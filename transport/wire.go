@@ -4,8 +4,9 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"hash/crc32"
 	"io"
+
+	"github.com/migpipe/migpipe/internal/crc32c"
 )
 
 // Version is the protocol version that this package speaks; HELLO offers a
@@ -48,7 +49,7 @@ func WritePreamble(w io.Writer, p Preamble) error {
 	binary.BigEndian.PutUint16(b[6:], p.Index)
 	binary.BigEndian.PutUint64(b[8:], p.Epoch)
 	copy(b[16:], p.Mig[:])
-	binary.BigEndian.PutUint32(b[32:], crc32.Checksum(b[:32], castagnoli))
+	binary.BigEndian.PutUint32(b[32:], crc32c.Sum(b[:32]))
 	_, err := w.Write(b[:])
 	return err
 }
@@ -66,7 +67,7 @@ func parsePreamble(b []byte) (Preamble, error) {
 	if [4]byte(b) != preambleMagic {
 		return Preamble{}, fmt.Errorf("%w: lane opens with %q, not %q", ErrProtocol, b[:4], preambleMagic)
 	}
-	if got, want := binary.BigEndian.Uint32(b[32:]), crc32.Checksum(b[:32], castagnoli); got != want {
+	if got, want := binary.BigEndian.Uint32(b[32:]), crc32c.Sum(b[:32]); got != want {
 		return Preamble{}, fmt.Errorf("%w: preamble checksum %#08x, computed %#08x", ErrCorrupt, got, want)
 	}
 	if b[4] != framing {
@@ -113,12 +114,8 @@ func sealControl(frame []byte, t MessageType) error {
 	}
 	binary.BigEndian.PutUint32(h, uint32(len(body)))
 	h[4] = byte(t)
-	binary.BigEndian.PutUint32(h[8:], controlSum(h[:8], body))
+	binary.BigEndian.PutUint32(h[8:], crc32c.Sum(h[:8], body))
 	return nil
-}
-
-func controlSum(head, body []byte) uint32 {
-	return crc32.Update(crc32.Checksum(head, castagnoli), castagnoli, body)
 }
 
 // errSkip says that a message's type is unknown and may be.
@@ -139,7 +136,7 @@ func readControl(r io.Reader, room []byte) (MessageType, []byte, error) {
 	if _, err := io.ReadFull(r, body); err != nil {
 		return 0, nil, noEOF(err)
 	}
-	if got, want := binary.BigEndian.Uint32(h[8:]), controlSum(h[:8], body); got != want {
+	if got, want := binary.BigEndian.Uint32(h[8:]), crc32c.Sum(h[:8], body); got != want {
 		return 0, nil, fmt.Errorf("%w: control message checksum %#08x, computed %#08x", ErrCorrupt, got, want)
 	}
 	if h[5]&^controlIgnorable != 0 || h[6] != 0 || h[7] != 0 {

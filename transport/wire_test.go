@@ -4,12 +4,13 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
-	"hash/crc32"
 	"io"
 	"strings"
 	"testing"
 
 	"pgregory.net/rapid"
+
+	"github.com/migpipe/migpipe/internal/crc32c"
 )
 
 func preambleBytes(t testing.TB, p Preamble) []byte {
@@ -56,7 +57,7 @@ func TestPreambleChecks(t *testing.T) {
 			b := preambleBytes(t, Preamble{Kind: c.kind, Index: c.index})
 			if c.change != nil {
 				c.change(b)
-				binary.BigEndian.PutUint32(b[32:], crc32.Checksum(b[:32], castagnoli))
+				binary.BigEndian.PutUint32(b[32:], crc32c.Sum(b[:32]))
 			}
 			_, err := ReadPreamble(bytes.NewReader(b))
 			if c.want == "" && err != nil {
@@ -94,7 +95,7 @@ func FuzzPreamble(f *testing.F) {
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if len(b) >= preambleLen { // or the checksum would refuse nearly all
 			b = bytes.Clone(b)
-			binary.BigEndian.PutUint32(b[32:], crc32.Checksum(b[:32], castagnoli))
+			binary.BigEndian.PutUint32(b[32:], crc32c.Sum(b[:32]))
 		}
 		p, err := ReadPreamble(bytes.NewReader(b))
 		if err != nil {
@@ -113,7 +114,7 @@ func FuzzPreamble(f *testing.F) {
 func controlFrame(typ, flags byte, body []byte) []byte {
 	b := binary.BigEndian.AppendUint32(nil, uint32(len(body)))
 	b = append(b, typ, flags, 0, 0)
-	b = binary.BigEndian.AppendUint32(b, controlSum(b, body))
+	b = binary.BigEndian.AppendUint32(b, crc32c.Sum(b, body))
 	return append(b, body...)
 }
 

@@ -26,18 +26,21 @@ const root = "../.."
 // mayImport says what each folder's packages may import, beside the standard
 // library and their own folder. The longest folder that fits a package counts.
 var mayImport = map[string][]string{
-	"vfio":                    {"golang.org/x/sys", "internal/lockfile"},
-	"codec":                   {"github.com/klauspost/compress", "github.com/cespare/xxhash/v2"},
-	"transport":               {"codec", "internal/failpoint", "internal/exe", "internal/lockfile", "internal/safefile", "internal/unixsocket", "github.com/quic-go/quic-go", "golang.org/x/sys", "golang.org/x/net/ipv4", "golang.org/x/time", "github.com/fxamacker/cbor/v2"},
+	"vfio":                    {"golang.org/x/sys", "internal/crc32c", "internal/lockfile", "internal/units"},
+	"codec":                   {"internal/must", "github.com/klauspost/compress", "github.com/cespare/xxhash/v2"},
+	"transport":               {"codec", "internal/crc32c", "internal/exe", "internal/failpoint", "internal/lockfile", "internal/must", "internal/safefile", "internal/unixsocket", "github.com/quic-go/quic-go", "golang.org/x/sys", "golang.org/x/net/ipv4", "golang.org/x/time", "github.com/fxamacker/cbor/v2"},
 	"transport/transporttest": {"transport", "codec", "go.uber.org/goleak", "golang.org/x/sys"},
 	"reader":                  {"vfio", "codec", "transport", "internal/failpoint", "internal/tasks", "golang.org/x/time"},
 	"reader/internal/plan":    {"vfio", "transport/report"},
 	"writer":                  {"vfio", "codec", "transport", "internal/failpoint", "internal/tasks"},
 	"internal/tasks":          {},
+	"internal/crc32c":         {},
 	"internal/failpoint":      {"golang.org/x/sys"},
 	"internal/exe":            {"transport", "internal/safefile"},
 	"internal/lockfile":       {"golang.org/x/sys"},
+	"internal/must":           {},
 	"internal/safefile":       {"golang.org/x/sys"},
+	"internal/units":          {},
 	"internal/unixsocket":     {"golang.org/x/sys"},
 }
 

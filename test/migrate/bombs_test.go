@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/migpipe/migpipe/codec"
+	"github.com/migpipe/migpipe/internal/must"
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
 	"github.com/migpipe/migpipe/writer"
@@ -293,7 +294,7 @@ func TestSilentCrowd(t *testing.T) {
 	}()
 	var held []transport.Lane
 	for range 3 * transport.MaxHalfOpen {
-		lane := must(d.Dial(t.Context()))
+		lane := must.Get(d.Dial(t.Context()))
 		defer lane.Close()
 		lane.SetDeadline(time.Now().Add(20 * time.Millisecond))
 		if _, err := lane.Read(make([]byte, 1)); err != io.EOF {

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/migpipe/migpipe/codec"
+	"github.com/migpipe/migpipe/internal/must"
 	"github.com/migpipe/migpipe/reader"
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
@@ -386,8 +387,8 @@ func TestSilentSources(t *testing.T) {
 		name string
 		do   func(*hostile)
 	}{
-		{"nothing on a lane", func(h *hostile) { must(h.dialer.Dial(h.Context())) }},
-		{"noise on a lane", func(h *hostile) { must(h.dialer.Dial(h.Context())).Write(make([]byte, 100)) }},
+		{"nothing on a lane", func(h *hostile) { must.Get(h.dialer.Dial(h.Context())) }},
+		{"noise on a lane", func(h *hostile) { must.Get(h.dialer.Dial(h.Context())).Write(make([]byte, 100)) }},
 		{"a data lane first", func(h *hostile) { h.dial(transport.LaneData) }},
 		{"no HELLO", func(h *hostile) { h.dial(transport.LaneControl) }},
 		{"COMMIT for HELLO", func(h *hostile) {
@@ -448,11 +449,4 @@ func TestSilentSources(t *testing.T) {
 			})
 		})
 	}
-}
-
-func must[T any](v T, err error) T {
-	if err != nil {
-		panic(err)
-	}
-	return v
 }

@@ -4,13 +4,14 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"hash/crc32"
 	"io/fs"
 	"math"
 	"os"
 
-	"github.com/migpipe/migpipe/vfio"
 	"golang.org/x/sys/unix"
+
+	"github.com/migpipe/migpipe/internal/crc32c"
+	"github.com/migpipe/migpipe/vfio"
 )
 
 // record is what the file of a complete session says of itself. It is an extended
@@ -42,8 +43,6 @@ const (
 	maxRecord = headLen + maxID + vfio.MaxNote + sumLen
 )
 
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
-
 // noSession is why a file that is there keeps none.
 type noSession string
 
@@ -63,7 +62,7 @@ func (r record) encode() []byte {
 }
 
 func appendSum(b []byte) []byte {
-	return binary.BigEndian.AppendUint32(b, crc32.Checksum(b, castagnoli))
+	return binary.BigEndian.AppendUint32(b, crc32c.Sum(b))
 }
 
 // parseRecord reads all of b.
@@ -85,7 +84,7 @@ func parseRecord(b []byte) (record, error) {
 
 func summed(b []byte) bool {
 	body := len(b) - sumLen
-	return binary.BigEndian.Uint32(b[body:]) == crc32.Checksum(b[:body], castagnoli)
+	return binary.BigEndian.Uint32(b[body:]) == crc32c.Sum(b[:body])
 }
 
 // store makes the first bytes of a file durable, and after them the record that says

@@ -7,33 +7,14 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/migpipe/migpipe/internal/units"
 )
 
-var units = []struct {
-	suffix string
-	bytes  float64
-}{
-	{"KiB", 1 << 10}, {"MiB", 1 << 20}, {"GiB", 1 << 30}, {"TiB", 1 << 40},
-	{"kB", 1e3}, {"MB", 1e6}, {"GB", 1e9}, {"TB", 1e12}, {"B", 1},
-}
-
-// parseSize reads "4096", "64KiB", "1.5GiB" or "100MB".
+// parseSize reads a number of bytes.
 func parseSize(s string) (int64, error) {
-	number, scale := s, 1.0
-	for _, u := range units {
-		if n, ok := strings.CutSuffix(s, u.suffix); ok {
-			number, scale = n, u.bytes
-			break
-		}
-	}
-	if n, err := strconv.ParseInt(number, 10, 64); err == nil && scale == 1 && n >= 0 {
-		return n, nil
-	}
-	f, err := strconv.ParseFloat(number, 64)
-	if err != nil || !(f >= 0 && f*scale < math.MaxInt64) || strings.ContainsAny(number, "xXpPeE_") {
-		return 0, fmt.Errorf("%q is not a size like 4096, 64KiB or 1.5GiB", s)
-	}
-	return int64(f * scale), nil
+	n, err := units.ParseBytes(s) // which fits an int64
+	return int64(n), err
 }
 
 // parseNumber reads a number, in decimal or as 0x and so on.

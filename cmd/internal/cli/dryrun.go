@@ -8,6 +8,7 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"github.com/migpipe/migpipe/internal/units"
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
 	"github.com/migpipe/migpipe/transport/report"
@@ -81,7 +82,7 @@ func preflightFacts(p *report.Preflight) (rows [][2]string) {
 	}
 	rows = append(rows, [][2]string{
 		{"software", fmt.Sprintf("%s, protocol %d", p.Software, p.Version)},
-		{"terms", fmt.Sprintf("chunks of %s, codecs %s", exactBytes(uint64(p.ChunkSize)), strings.Join(codecNames(p), " "))},
+		{"terms", fmt.Sprintf("chunks of %s, codecs %s", units.FormatBytes(uint64(p.ChunkSize)), strings.Join(codecNames(p), " "))},
 		{"round trip", fineTime(p.RTT)},
 		{"path", rate},
 		{"total", spanText(p.Total)},

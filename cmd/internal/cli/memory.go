@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/migpipe/migpipe/internal/units"
 )
 
 // What a program needs beside the memory for its chunks.
@@ -32,7 +34,7 @@ func (c *common) checkMemory(limit memoryLimit) error {
 		return nil
 	}
 	return mistakef("give a smaller --memory, or more memory to this process", "--memory %s is more than this process can have: %s allows %s, and the program itself needs %s of that",
-		&c.memory, limit.by, exactBytes(limit.bytes), exactBytes(besideChunks))
+		&c.memory, limit.by, units.FormatBytes(limit.bytes), units.FormatBytes(besideChunks))
 }
 
 // leastMemory is the narrowest of all limits of this process. root is that of the file system.

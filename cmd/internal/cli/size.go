@@ -2,20 +2,11 @@ package cli
 
 import (
 	"fmt"
-	"math"
-	"strconv"
 	"strings"
 	"time"
-)
 
-// byteUnits are the suffixes of sizes, longest first where one ends in another.
-var byteUnits = []struct {
-	suffix string
-	bytes  uint64
-}{
-	{"KiB", 1 << 10}, {"MiB", 1 << 20}, {"GiB", 1 << 30}, {"TiB", 1 << 40},
-	{"kB", 1e3}, {"MB", 1e6}, {"GB", 1e9}, {"TB", 1e12}, {"B", 1},
-}
+	"github.com/migpipe/migpipe/internal/units"
+)
 
 // size is a number of bytes as a flag: "4096", "64KiB", "1.5GiB", "100MB".
 type size struct {
@@ -24,50 +15,40 @@ type size struct {
 }
 
 // String implements pflag.Value.
-func (s *size) String() string { return exactBytes(s.bytes) }
+func (s *size) String() string { return units.FormatBytes(s.bytes) }
 
 // Type implements pflag.Value.
 func (s *size) Type() string { return "SIZE" }
 
 // Set implements pflag.Value.
 func (s *size) Set(text string) error {
-	n, err := parseSize(text)
+	n, err := units.ParseBytes(text)
 	if err != nil {
 		return err
 	}
 	if n < s.min || s.max > 0 && n > s.max {
-		return fmt.Errorf("must be %s to %s", exactBytes(s.min), exactBytes(s.max))
+		return fmt.Errorf("must be %s to %s", units.FormatBytes(s.min), units.FormatBytes(s.max))
 	}
 	s.bytes = n
 	return nil
 }
 
-func parseSize(text string) (uint64, error) {
-	number, scale := text, uint64(1)
-	for _, u := range byteUnits {
-		if n, ok := strings.CutSuffix(text, u.suffix); ok {
-			number, scale = n, u.bytes
-			break
-		}
+// parseRate reads the value of --max-bandwidth: a size and "/s", or nothing for
+// no limit.
+func parseRate(flag, text string) (uint64, error) {
+	if text == "" {
+		return 0, nil
 	}
-	if n, err := strconv.ParseUint(number, 10, 64); err == nil && n <= math.MaxInt64/scale {
-		return n * scale, nil
+	const hint = "write a size per second, as in 100MiB/s, or leave the flag out for no limit"
+	number, ok := strings.CutSuffix(text, "/s")
+	n, err := units.ParseBytes(number)
+	switch {
+	case !ok || err != nil:
+		return 0, mistakef(hint, "%s %.40q is not a rate", flag, text)
+	case n == 0:
+		return 0, mistakef(hint, "%s %s: nothing would ever arrive", flag, text)
 	}
-	f, err := strconv.ParseFloat(number, 64)
-	if err != nil || strings.ContainsAny(number, "+-xXpPeE_") || !(f*float64(scale) < math.MaxInt64) {
-		return 0, fmt.Errorf("%.40q is not a size like 4096, 64KiB or 1.5GiB", text)
-	}
-	return uint64(f * float64(scale)), nil
-}
-
-// exactBytes is a size as parseSize reads it back.
-func exactBytes(n uint64) string {
-	for i := 3; i >= 0; i-- {
-		if u := byteUnits[i]; n >= u.bytes && n%u.bytes == 0 {
-			return strconv.FormatUint(n/u.bytes, 10) + u.suffix
-		}
-	}
-	return strconv.FormatUint(n, 10)
+	return n, nil
 }
 
 // humanBytes is a size with four digits at most: "176 B", "300.0 MiB".

@@ -1,26 +1,13 @@
 package cli
 
 import (
+	"errors"
+	"math"
 	"testing"
 	"time"
-)
 
-func TestParseSize(t *testing.T) {
-	good := map[string]uint64{
-		"0": 0, "1": 1, "4096": 4096, "64B": 64, "64KiB": 64 << 10, "1.5GiB": 3 << 29, "2TiB": 2 << 40,
-		"100MB": 100e6, "3kB": 3000, "0.5KiB": 512, "9223372036854775807": 1<<63 - 1,
-	}
-	for text, want := range good {
-		if got, err := parseSize(text); err != nil || got != want {
-			t.Errorf("parseSize(%q) = %d, %v, want %d", text, got, err, want)
-		}
-	}
-	for _, text := range []string{"", "x", "-1", "+1", "1e3", "0x10", "1 MiB", "1mib", "MiB", "NaN", "Inf", "9223372036854775808", "9000000TiB", "1_000"} {
-		if got, err := parseSize(text); err == nil {
-			t.Errorf("parseSize(%q) = %d, want an error", text, got)
-		}
-	}
-}
+	"github.com/migpipe/migpipe/internal/units"
+)
 
 func TestSizeFlag(t *testing.T) {
 	s := size{bytes: 1 << 20, min: 4096, max: 4 << 20}
@@ -37,17 +24,38 @@ func TestSizeFlag(t *testing.T) {
 	}
 }
 
-func FuzzParseSize(f *testing.F) {
-	for _, text := range []string{"4096", "64KiB", "1.5GiB", "NaN", "-0"} {
+func TestParseRate(t *testing.T) {
+	for text, want := range map[string]uint64{"": 0, "1B/s": 1, "4096/s": 4096, "64KiB/s": 64 << 10, "1.5GB/s": 1.5e9} {
+		if got, err := parseRate("--x", text); err != nil || got != want {
+			t.Errorf("%q: %d, %v, want %d", text, got, err, want)
+		}
+	}
+	for _, text := range []string{"0", "0/s", "0MiB/s", "0.1/s", "5MiB", "/s", "s", "-1/s", "100Mbit/s", "1MiB/s/s", "1e9/s", "NaN/s", "99999999999TiB/s"} {
+		if got, err := parseRate("--x", text); err == nil {
+			t.Errorf("%q is %d", text, got)
+		}
+	}
+}
+
+// FuzzParseRate: a rate is a size that comes each second, never none, and stays the
+// same when it is written out.
+func FuzzParseRate(f *testing.F) {
+	for _, text := range []string{"", "100MiB/s", "1.5GB/s", "0/s", "5MiB", "1e9/s"} {
 		f.Add(text)
 	}
 	f.Fuzz(func(t *testing.T, text string) {
-		n, err := parseSize(text)
+		n, err := parseRate("--x", text)
 		if err != nil {
+			if _, ok := errors.AsType[*mistake](err); !ok || n != 0 {
+				t.Fatalf("%q: %d with %T", text, n, err)
+			}
 			return
 		}
-		if again, err := parseSize(exactBytes(n)); err != nil || again != n {
-			t.Errorf("%q is %d, written as %q, read as %d, %v", text, n, exactBytes(n), again, err)
+		if n == 0 && text != "" || n > math.MaxInt64 {
+			t.Fatalf("%q is %d", text, n)
+		}
+		if again, err := parseRate("--x", units.FormatBytes(n)+"/s"); n > 0 && (err != nil || again != n) {
+			t.Errorf("%q is %d, which is read as %d, %v", text, n, again, err)
 		}
 	})
 }
