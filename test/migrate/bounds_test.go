@@ -10,7 +10,9 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/migpipe/migpipe/codec"
 	"github.com/migpipe/migpipe/reader"
+	"github.com/migpipe/migpipe/test/simnet"
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
 	"github.com/migpipe/migpipe/transport/report"
@@ -245,4 +247,84 @@ func TestCancelDuringFailingStart(t *testing.T) {
 		}
 		p.atHome(t)
 	})
+}
+
+// A device that gives nothing more in STOP_COPY does not keep its guest stopped
+// for ever.
+func TestStall(t *testing.T) {
+	timed(t, false, func(t *testing.T, c carrier) {
+		p := newPair(t, c)
+		p.add(t, "gpu0", "xe?size=4MiB&fault=hang@1048576", "xe?size=4MiB")
+		p.send.StallLimit = 5 * time.Second
+		s, r := p.run(t)
+		f := s.fault(t)
+		if f.Code != transport.CodeTimeout || f.Remote || f.Device != "gpu0" || f.Offset == 0 || !strings.Contains(f.Error(), "5s") {
+			t.Errorf("send: %v", f)
+		}
+		if f := r.fault(t); f.Code != transport.CodeTimeout || !f.Remote || f.Device != "gpu0" || f.Offset == 0 {
+			t.Errorf("receive: %v", f)
+		}
+		if d := s.report.Downtime; d < 5*time.Second || d > 5500*time.Millisecond {
+			t.Errorf("the guest was stopped for %v", d)
+		}
+		p.rolledBack(t, s, r)
+	})
+}
+
+// A cancel does not wait until a slow destination has loaded what it holds.
+func TestCancelDuringSlowLoad(t *testing.T) {
+	timed(t, true, func(t *testing.T, c carrier) {
+		p := newPair(t, c)
+		p.add(t, "gpu0", "xe?size=15MiB", "xe?size=15MiB&load=5MiB/s")
+		began := time.Now()
+		time.AfterFunc(time.Second, p.cancelSend)
+		s, r := p.run(t)
+		if took := time.Since(began); took > 2*time.Second {
+			t.Errorf("cancelled after 1s, ended after %v", took)
+		}
+		if s.report.Downtime > 1500*time.Millisecond {
+			t.Errorf("the guest was stopped for %v, the cancel came after 1s", s.report.Downtime)
+		}
+		p.rolledBack(t, s, r)
+	})
+}
+
+// TestSmallState: a state of a few bytes takes one round trip beyond the handshakes, with the
+// guest stopped: what is left and END for READY. Nothing else is waited for, no tick, no
+// heartbeat and no patience. The handshakes are, from the dial on: the connection, HELLO for
+// WELCOME, the data lanes, and COMMIT for RUNNING. Where there is a PRE_COPY its initial
+// bytes have their ACK before the stop.
+func TestSmallState(t *testing.T) {
+	const trip = 100 * time.Millisecond
+	const slack = trip / 20
+	sender, receiver := pinned(t)
+	for url, trips := range map[string]time.Duration{"mtty": 6, "xe?size=60": 5} {
+		synctest.Test(t, func(t *testing.T) {
+			v := &voyage{path: simnet.Path{Delay: trip / 2, Rate: 100 << 20, Queue: trip}}
+			v.connect(t, 1, sender, receiver)
+			p := barePair(t, func(testing.TB) (transport.Dialer, transport.Listener) { return v.dialer, v.listener })
+			p.add(t, "d0", url, url)
+			p.send.OnLimit, p.send.Codec = reader.Force, codec.Fixed(codec.Raw)
+			var began time.Time
+			var took time.Duration
+			p.send.Observe = func(ev report.Event) {
+				switch {
+				case ev.Kind == report.Phase && ev.Phase == report.Connect:
+					began = time.Now()
+				case ev.Kind == report.Phase && ev.Phase == report.Running:
+					took = time.Since(began)
+				}
+			}
+			s, r := p.run(t)
+			if s.err != nil || r.err != nil {
+				t.Fatalf("%s: send: %v\nreceive: %v", url, s.err, r.err)
+			}
+			if got := s.report.Downtime; got < 2*trip || got > 2*trip+slack {
+				t.Errorf("%s: the guest stood still for %v, two round trips are %v", url, got, 2*trip)
+			}
+			if took < trips*trip || took > trips*trip+slack {
+				t.Errorf("%s: it took %v, %d round trips are %v", url, took, trips, trips*trip)
+			}
+		})
+	}
 }

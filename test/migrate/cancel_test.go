@@ -3,16 +3,22 @@ package migrate
 import (
 	"context"
 	"fmt"
+	"os"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"golang.org/x/sys/unix"
+
+	"github.com/migpipe/migpipe/reader"
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
 	"github.com/migpipe/migpipe/transport/report"
 	"github.com/migpipe/migpipe/vfio"
+	"github.com/migpipe/migpipe/vfio/file"
+	"github.com/migpipe/migpipe/writer"
 )
 
 // when calls do once, at the first event of a phase and a moment later.
@@ -310,6 +316,84 @@ func TestInDoubt(t *testing.T) {
 			wantState(t, p.dst[0], vfio.Running)
 			if err := p.dst[0].Verify(); err != nil {
 				t.Error(err)
+			}
+		})
+	})
+}
+
+// A cancel ends a destination whose device takes nothing more: here a pipe that
+// nobody reads.
+func TestCancelUnreadPipe(t *testing.T) {
+	eachCarrier(t, func(t *testing.T, c carrier) {
+		p := newPair(t, c)
+		src := open(t, "xe?size=8MiB")
+		r, w, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer r.Close()
+		defer w.Close()
+		fd, err := dup(w)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sink, err := file.ToFD(fd, "fd:pipe")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer sink.Close()
+		p.sources = []reader.Source{{Name: "gpu0", Device: src}}
+		p.sinks = []writer.Sink{{Name: "gpu0", Device: sink}}
+		var began time.Time
+		p.send.Observe = when(report.StopCopy, 300*time.Millisecond, func() { began = time.Now(); p.cancelSend() })
+		s, d := p.run(t)
+		if took := time.Since(began); began.IsZero() || took > 2500*time.Millisecond {
+			t.Errorf("cancelled at %v, ended %v after", began, took)
+		}
+		if s.report.Outcome != handoff.Rolledback || d.report.Outcome != handoff.Rolledback {
+			t.Errorf("outcomes %v (%v) and %v (%v)", s.report.Outcome, s.err, d.report.Outcome, d.err)
+		}
+		wantState(t, src, vfio.Running)
+	})
+}
+
+func dup(f *os.File) (int, error) {
+	return unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+}
+
+// TestPeerThatDoesNotListen: a peer that answers and then takes no control
+// message any more must not keep a side from being cancelled.
+func TestPeerThatDoesNotListen(t *testing.T) {
+	t.Run("destination", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			d, listener := pipe(t)
+			l := &liar{T: t, listener: listener, journal: transport.NewJournalID()}
+			src := open(t, "mlx5?size=4MiB")
+			go func() {
+				l.open()
+				l.send(l.welcome())
+				l.accept()
+			}()
+			ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+			defer cancel()
+			report, err := reader.Send(ctx, d, []reader.Source{{Name: "d0", Device: src}}, &reader.Options{ChunkSize: 4096, Lanes: 1})
+			if report.Outcome != handoff.Rolledback || err == nil {
+				t.Errorf("outcome %v (%v)", report.Outcome, err)
+			}
+			wantState(t, src, vfio.Running)
+		})
+	})
+	t.Run("source", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			d, listener := pipe(t)
+			h := &hostile{T: t, dialer: d, attempt: transport.Attempt{Mig: transport.NewMigID(), Epoch: 1}}
+			sinks := []writer.Sink{{Name: "d0", Device: &taker{Device: open(t, "mtty")}}, {Name: "d1", Device: &taker{Device: open(t, "mtty")}}}
+			go h.open()
+			ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+			defer cancel()
+			report, err := writer.Receive(ctx, listener, sinks, nil)
+			if report.Outcome != handoff.Rolledback || err == nil {
+				t.Errorf("outcome %v (%v)", report.Outcome, err)
 			}
 		})
 	})

@@ -1,8 +1,15 @@
 package vm
 
 import (
+	"bytes"
+	"cmp"
+	"flag"
+	"os"
+	"path/filepath"
+	"strings"
 	"testing"
 
+	"github.com/migpipe/migpipe/test/vm/guestapi"
 	"github.com/migpipe/migpipe/vfio"
 )
 
@@ -45,4 +52,62 @@ func tryDevice(t *testing.T, h *held) {
 	h.reset(t)
 	h.checkState(t, vfio.Running)
 	h.checkPorts(t, somePorts...)
+}
+
+// testConformance runs the suite that every device passes against two of the
+// kernel's, by each way to open them.
+func testConformance(t *testing.T, p pair) {
+	p.host.need(t, "vfio.test")
+	from, to := p.source.newMdev(t, 2), p.source.newMdev(t, 2)
+	t.Run("uuid", func(t *testing.T) { conform(t, p.source, from.uuid, to.uuid) })
+	if from.cdev(t) != "" {
+		t.Run("cdev", func(t *testing.T) { conform(t, p.source, from.cdev(t), to.cdev(t)) })
+	}
+}
+
+func conform(t *testing.T, m *machine, from, to string) {
+	job := m.start(t, guestapi.Command{
+		Argv: []string{"/bin/vfio.test", "-test.v", "-test.run=^TestKernelConformance$"},
+		Env:  []string{"MIGPIPE_VFIO_DEVICE=vfio:" + from + ",vfio:" + to},
+	})
+	r := job.wait(t, 4*callTime)
+	if r.Exit != 0 || !strings.Contains(r.Stdout, "--- PASS: TestKernelConformance") {
+		t.Error("the suite fails on the kernel's device")
+	}
+	t.Logf("%d parts passed, %d skipped", strings.Count(r.Stdout, "--- PASS:"), strings.Count(r.Stdout, "--- SKIP:"))
+}
+
+var memoryFile = flag.String("memory", "", "where scenario memory leaves its dump, an absolute path")
+
+// What is dumped begins with the kernel, where it lies without KASLR. The files of the
+// initramfs follow.
+const (
+	memoryFrom = 16 << 20
+	memorySize = 64 << 20
+)
+
+// testMemory dumps memory that is in use, which the benchmarks move too.
+func testMemory(t *testing.T, p pair) {
+	to := cmp.Or(*memoryFile, filepath.Join(t.TempDir(), "memory.bin"))
+	if err := os.MkdirAll(filepath.Dir(to), 0o777); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.source.openMonitor(t).saveMemory(memoryFrom, memorySize, to); err != nil {
+		t.Fatal(err)
+	}
+	dump, err := os.ReadFile(to)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const page = 4096
+	empty := 0
+	for at := 0; at < len(dump); at += page {
+		if bytes.Equal(dump[at:at+page], make([]byte, page)) {
+			empty++
+		}
+	}
+	t.Logf("%d MiB, %d %% of the pages are zero", len(dump)>>20, 100*empty*page/len(dump))
+	if empty > len(dump)/page/2 || !bytes.Contains(dump, []byte("Linux version ")) {
+		t.Error("this is not where the guest's kernel is")
+	}
 }

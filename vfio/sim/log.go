@@ -1,9 +1,15 @@
 package sim
 
 import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"os"
 	"slices"
 	"sync/atomic"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/migpipe/migpipe/vfio"
 )
@@ -52,4 +58,95 @@ func (d *Device) Stats() Stats {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.stats
+}
+
+// Line is what the file of [Options.Log] says of an event. Several devices may
+// write to one file, of several processes too.
+type Line struct {
+	NS     int64  `json:"ns"` // by CLOCK_MONOTONIC, which all processes of a host share
+	PID    int    `json:"pid"`
+	Device string `json:"device"`
+	Event  string `json:"event"` // open, set, reset, fault or close
+	From   string `json:"from"`
+	To     string `json:"to"`
+	Err    string `json:"err,omitempty"` // why the device is still in From
+	// Whole says that the device has a state that was loaded, and that it is the
+	// one that its source had.
+	Whole bool `json:"whole,omitempty"`
+	// Kept says that the device outlives the process, see [Options.Keep], and Found
+	// that it has outlived another one. Without, an open is of a new device.
+	Kept  bool `json:"kept,omitempty"`
+	Found bool `json:"found,omitempty"`
+}
+
+// ReadLog reads such a file. What a crash has torn is its end.
+func ReadLog(path string) (lines []Line, err error) {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	for {
+		line, rest, whole := bytes.Cut(text, []byte("\n"))
+		if !whole {
+			return lines, nil
+		}
+		var l Line
+		if err := json.Unmarshal(line, &l); err != nil {
+			return lines, fmt.Errorf("%s: line %d: %w", path, len(lines)+1, err)
+		}
+		lines, text = append(lines, l), rest
+	}
+}
+
+// logFile is an open one.
+type logFile struct {
+	f   *os.File
+	err error // of the first line that was not written
+}
+
+func openLog(path string) (*logFile, error) {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o600)
+	return &logFile{f: f}, err
+}
+
+// write appends a line, with one write so that no other comes in between.
+func (l *logFile) write(line Line) {
+	var now unix.Timespec
+	err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now)
+	line.NS, line.PID = now.Nano(), os.Getpid()
+	b, _ := json.Marshal(line) // strings and numbers
+	if err == nil {
+		_, err = l.f.Write(append(b, '\n'))
+	}
+	if l.err == nil {
+		l.err = err
+	}
+}
+
+func (l *logFile) close() error {
+	err := l.f.Close()
+	if l.err != nil {
+		return l.err
+	}
+	return err
+}
+
+// happened keeps an event, in the file too.
+func (d *Device) happened(kind string, e Event) {
+	d.log.add(e)
+	d.write(kind, e)
+}
+
+// write keeps an event in the file only: opening and closing is nothing that
+// happens to a device.
+func (d *Device) write(kind string, e Event) {
+	if d.file == nil {
+		return
+	}
+	line := Line{Device: d.name, Event: kind, From: e.From.String(), To: e.To.String(),
+		Whole: d.loaded == nil, Kept: d.opts.Keep != "", Found: d.found}
+	if e.Err != nil {
+		line.Err = e.Err.Error()
+	}
+	d.file.write(line)
 }

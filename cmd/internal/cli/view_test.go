@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http/httptest"
 	"regexp"
 	"slices"
 	"strings"
@@ -13,6 +14,7 @@ import (
 	"time"
 
 	"github.com/migpipe/migpipe/cmd/internal/sandbox"
+	"github.com/migpipe/migpipe/reader"
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/report"
 )
@@ -346,5 +348,91 @@ func TestWaiting(t *testing.T) {
 	show(newJSONView("mig-send", io.Discard, &events), nil)
 	if got := lines.String() + events.String(); strings.Contains(got, "waiting") || !strings.Contains(got, "ETA") {
 		t.Errorf("otherwise:\n%s", got)
+	}
+}
+
+// TestCarrierEvent: people read which carrier was chosen and what was found of each;
+// programs get the figures, where there are some.
+func TestCarrierEvent(t *testing.T) {
+	of := func(carrier string, rtt time.Duration, rate float64, err error) reader.Candidate {
+		return reader.Candidate{Carrier: carrier, Found: report.Preflight{RTT: rtt, Rate: rate}, Err: err}
+	}
+	nobody := &transport.Fault{Code: transport.CodeNetwork, Err: transport.ErrUnreachable}
+	for _, c := range []struct {
+		all          []reader.Candidate
+		text, events string
+	}{
+		{
+			[]reader.Candidate{of("tls", 100*time.Microsecond, 1<<30, nil), of("quic", 2*time.Millisecond, 512<<20, nil)},
+			"carrier: tls (tls: 1.0 GiB/s, 100 us; quic: 512.0 MiB/s, 2.0 ms)",
+			`"chosen":"tls","measured":[{"name":"tls","rtt_ms":0.1,"rate_bytes_per_s":1073741824},{"name":"quic","rtt_ms":2,"rate_bytes_per_s":536870912}]`,
+		},
+		{
+			[]reader.Candidate{of("quic", 50*time.Millisecond, 0, nil)},
+			"carrier: quic (quic: 50.0 ms)",
+			`"chosen":"quic","measured":[{"name":"quic","rtt_ms":50}]`,
+		},
+		{
+			[]reader.Candidate{of("tls", 0, 0, errors.New("no room")), of("quic", 0, 0, nobody)},
+			"carrier: tls (tls: no room; quic: nobody answers)",
+			`"chosen":"tls","measured":[{"name":"tls","error":"no room"},{"name":"quic","error":"the peer cannot be reached"}]`,
+		},
+	} {
+		show := &show{}
+		show.carrying(c.all)
+		var events, lines, bars bytes.Buffer
+		newJSONView("mig-send", io.Discard, &events).event(show.queue[0])
+		newLineView("mig-send", &lines, io.Discard).event(show.queue[0])
+		newBarView("mig-send", &bars, io.Discard).event(show.queue[0])
+		if got := events.String(); !json.Valid([]byte(got)) || !strings.HasPrefix(got, `{"event":"carrier",`) || !strings.HasSuffix(got, c.events+"}\n") {
+			t.Errorf("%s, want %s", got, c.events)
+		}
+		for _, got := range []string{lines.String(), bars.String()} {
+			if got != "mig-send: "+c.text+"\n" {
+				t.Errorf("%q, want %q", got, c.text)
+			}
+		}
+	}
+}
+
+// BenchmarkProgress is how long each view takes to tell of two devices, which happens
+// several times a second while they move.
+func BenchmarkProgress(b *testing.B) {
+	events := underWay(source)
+	progress := events[len(events)-1]
+	for name, v := range map[string]view{
+		"json":  newJSONView("mig-send", io.Discard, io.Discard),
+		"lines": newLineView("mig-send", io.Discard, io.Discard),
+		"bars":  newBarView("mig-send", io.Discard, io.Discard),
+	} {
+		b.Run(name, func(b *testing.B) {
+			ev := stamped{at: time.Now(), Event: progress}
+			for b.Loop() {
+				ev.at = ev.at.Add(linesEvery) // the longest that any of them is silent
+				v.event(ev)
+			}
+		})
+	}
+}
+
+// BenchmarkScrape is one answer to Prometheus, with the metrics of Go and of the process.
+func BenchmarkScrape(b *testing.B) {
+	handler := metricsHandler(newRegistry(source, notedBy(underWay(source)...)))
+	request := httptest.NewRequest("GET", "/metrics", nil)
+	for b.Loop() {
+		answer := httptest.NewRecorder()
+		handler.ServeHTTP(answer, request)
+		if answer.Code != 200 {
+			b.Fatalf("%d %s", answer.Code, answer.Body)
+		}
+	}
+}
+
+// BenchmarkNote is what metrics cost a migration that nobody scrapes.
+func BenchmarkNote(b *testing.B) {
+	events := underWay(source)
+	l := new(latest)
+	for b.Loop() {
+		l.note(events[len(events)-1])
 	}
 }

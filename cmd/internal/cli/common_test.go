@@ -10,6 +10,30 @@ import (
 	"github.com/spf13/pflag"
 )
 
+// TestCertificateName: the zone of an address is in no certificate.
+func TestCertificateName(t *testing.T) {
+	for host, want := range map[string]string{
+		"dest.example": "dest.example", "192.0.2.7": "192.0.2.7", "2001:db8::7": "2001:db8::7", "fe80::7%eth0": "fe80::7",
+	} {
+		if got := certificateName(host); got != want {
+			t.Errorf("the certificate of %s has to name %s, want %s", host, got, want)
+		}
+	}
+}
+
+// TestSocketsNeedLittle: the folder of a socket, which may be one that holds keys, is
+// neither read nor written once the socket is there.
+func TestSocketsNeedLittle(t *testing.T) {
+	t.Setenv("STATE_DIRECTORY", "")
+	for role, want := range map[role][]string{source: {"m"}, sink: {"m", "."}} {
+		c := &common{role: role, metrics: metricsFlag{address: "unix:m/s"}}
+		n := c.needs(endpoint{address: "unix:s"}, nil)
+		if len(n.Write) > 0 || !slices.Equal(n.Remove, want) {
+			t.Errorf("role %v needs %+v, want to remove from %q", role, n, want)
+		}
+	}
+}
+
 // TestTimers holds the table of timers in PROTOCOL.md against the flags.
 func TestTimers(t *testing.T) {
 	text, err := os.ReadFile("../../../transport/PROTOCOL.md")

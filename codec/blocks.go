@@ -1,13 +1,95 @@
 package codec
 
 import (
+	"bytes"
 	"runtime"
 	"sync"
 
+	"github.com/klauspost/compress/s2"
 	"github.com/klauspost/compress/zstd"
 
 	"github.com/migpipe/migpipe/internal/must"
 )
+
+// Raw leaves a block as it is. Its methods copy, so that it behaves as every
+// other codec does; EncodeChunk sends a raw chunk from where it lies.
+var Raw Codec = rawCodec{}
+
+type rawCodec struct{}
+
+func (rawCodec) ID() ID { return IDRaw }
+
+func (rawCodec) Encode(dst, src []byte) []byte { return append(dst[:0], src...) }
+
+func (rawCodec) Decode(dst, src []byte) error {
+	if len(src) != len(dst) {
+		return corrupt(IDRaw, dst, src, nil)
+	}
+	copy(dst, src)
+	return nil
+}
+
+func rawLimit(n int) int { return n }
+
+// Zero stands for a block of zeros with no bytes at all. Encode trusts its
+// caller that src holds nothing else: EncodeChunk has looked.
+var Zero Codec = zeroCodec{}
+
+type zeroCodec struct{}
+
+func (zeroCodec) ID() ID { return IDZero }
+
+func (zeroCodec) Encode(dst, _ []byte) []byte { return dst[:0] }
+
+func (zeroCodec) Decode(dst, src []byte) error {
+	if len(src) != 0 {
+		return corrupt(IDZero, dst, src, nil)
+	}
+	clear(dst)
+	return nil
+}
+
+func zeroLimit(int) int { return 0 }
+
+// zeroPage stays in the first-level cache while a block is compared with it.
+var zeroPage [4096]byte
+
+// isZero reports whether b holds zeros only. It stops within a page of the
+// first byte that is not zero, so that it costs nothing on other data.
+func isZero(b []byte) bool {
+	for len(b) > len(zeroPage) {
+		if !bytes.Equal(b[:len(zeroPage)], zeroPage[:]) {
+			return false
+		}
+		b = b[len(zeroPage):]
+	}
+	return bytes.Equal(b, zeroPage[:len(b)])
+}
+
+// S2 encodes a block as one S2 block: the codec that keeps up with a fast link.
+// A call borrows a table of at most 64 KiB from a pool.
+var S2 Codec = s2Codec{}
+
+type s2Codec struct{}
+
+func (s2Codec) ID() ID { return IDS2 }
+
+func (s2Codec) Encode(dst, src []byte) []byte { return s2.Encode(dst, src) }
+
+// Decode compares the length that src names before anything is decoded: the
+// library would make room for it, up to 4 GiB.
+func (s2Codec) Decode(dst, src []byte) error {
+	n, err := s2.DecodedLen(src)
+	if err != nil || n != len(dst) {
+		return corrupt(IDS2, dst, src, err)
+	}
+	if _, err := s2.Decode(dst[:n:n], src); err != nil {
+		return corrupt(IDS2, dst, src, err)
+	}
+	return nil
+}
+
+func s2Limit(n int) int { return s2.MaxEncodedLen(n) }
 
 const (
 	// zstdWindow is how far back the encoder looks, and most of what it holds
