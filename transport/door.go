@@ -1,6 +1,7 @@
 package transport
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"fmt"
@@ -33,16 +34,18 @@ type door struct {
 	close    sync.Once
 }
 
-// newDoor has the defaults of the options, or of none.
-func newDoor(o *ListenOptions) *door {
-	if o == nil {
-		o = new(ListenOptions)
+func (o *ListenOptions) withDefaults() ListenOptions {
+	v := *cmp.Or(o, new(ListenOptions))
+	if v.Refused == nil {
+		v.Refused = func(error) {}
 	}
-	d := &door{refused: o.Refused, idle: o.Idle, callers: newCallers(), lanes: make(chan Lane), closing: make(chan struct{})}
-	if d.refused == nil {
-		d.refused = func(error) {}
-	}
-	return d
+	return v
+}
+
+// newDoor makes the door of a listener that was given these options.
+func newDoor(opts *ListenOptions) *door {
+	o := opts.withDefaults()
+	return &door{refused: o.Refused, idle: o.Idle, callers: newCallers(), lanes: make(chan Lane), closing: make(chan struct{})}
 }
 
 // config is that of a side that hears of whom it has refused. Each connection is accepted

@@ -1,6 +1,9 @@
 package transport
 
-import "time"
+import (
+	"cmp"
+	"time"
+)
 
 // Limits of what an unauthenticated or hostile peer may cost. They are
 // constants, so that no option weakens them by mistake; of IdleTimeout alone the
@@ -79,3 +82,8 @@ const (
 	maxPeersFile = 64 << 10
 	maxPeers     = 512
 )
+
+// idleTimeout is the silence after which a lane is lost, of what an option says.
+func idleTimeout(option time.Duration) time.Duration {
+	return max(cmp.Or(option, IdleTimeout), MinIdleTimeout)
+}

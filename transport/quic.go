@@ -1,7 +1,6 @@
 package transport
 
 import (
-	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -124,7 +123,7 @@ func quicConfig(windows *windowBudget, idle time.Duration) *quic.Config {
 	return &quic.Config{
 		InitialPacketSize:              quicPayload,
 		HandshakeIdleTimeout:           HandshakeTimeout,
-		MaxIdleTimeout:                 max(cmp.Or(idle, IdleTimeout), MinIdleTimeout),
+		MaxIdleTimeout:                 idleTimeout(idle),
 		KeepAlivePeriod:                KeepAlive,
 		InitialStreamReceiveWindow:     InitialWindow,
 		MaxStreamReceiveWindow:         MaxWindow,

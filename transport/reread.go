@@ -1,6 +1,7 @@
 package transport
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -27,6 +28,17 @@ type FileOptions struct {
 	// stays in force. It is called once for each change, with a [KeptError], by any
 	// goroutine, and must not wait. Default: the error is dropped.
 	Kept func(error)
+}
+
+func (o *FileOptions) withDefaults() FileOptions {
+	v := *cmp.Or(o, new(FileOptions))
+	if v.Open == nil {
+		v.Open = safefile.Open
+	}
+	if v.Kept == nil {
+		v.Kept = func(error) {}
+	}
+	return v
 }
 
 // KeptError says why a file that has changed is not used: what it said before stays in
@@ -69,14 +81,9 @@ type reread[T any] struct {
 
 // newReread reads files for the first time. parse opens no others than those of paths,
 // which need not all be there.
-func newReread[T any](o *FileOptions, parse func(open) (T, error), paths ...string) (*reread[T], error) {
-	r := &reread[T]{paths: paths, parse: parse, open: safefile.Open, kept: func(error) {}}
-	if o != nil && o.Kept != nil {
-		r.kept = o.Kept
-	}
-	if o != nil && o.Open != nil {
-		r.open = o.Open
-	}
+func newReread[T any](opts *FileOptions, parse func(open) (T, error), paths ...string) (*reread[T], error) {
+	o := opts.withDefaults()
+	r := &reread[T]{paths: paths, parse: parse, open: o.Open, kept: o.Kept}
 	r.from = r.stamps()
 	r.tried = r.from
 	var err error

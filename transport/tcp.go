@@ -2,7 +2,6 @@ package transport
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -16,6 +15,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // TLSDialer opens lanes over TLS 1.3 and TCP, with the identities, the roles and the
@@ -74,8 +75,7 @@ func (d *TLSDialer) dialAt(ctx context.Context, to netip.AddrPort, config *tls.C
 
 // keepAlive has the kernel notice a peer that has gone while nothing is to be sent.
 func keepAlive(idle time.Duration) net.KeepAliveConfig {
-	idle = max(cmp.Or(idle, IdleTimeout), MinIdleTimeout)
-	return net.KeepAliveConfig{Enable: true, Idle: time.Second, Interval: time.Second, Count: max(1, int(idle/time.Second)-1)}
+	return net.KeepAliveConfig{Enable: true, Idle: time.Second, Interval: time.Second, Count: max(1, int(idleTimeout(idle)/time.Second)-1)}
 }
 
 // tlsListener accepts the lanes of every authenticated peer.
@@ -213,10 +213,9 @@ type tlsLane struct {
 }
 
 func newTLSLane(conn *net.TCPConn, idle time.Duration, wrap func(net.Conn) *tls.Conn) *tlsLane {
-	idle = max(cmp.Or(idle, IdleTimeout), MinIdleTimeout)
 	if raw, err := conn.SyscallConn(); err == nil {
 		_ = raw.Control(func(fd uintptr) { // without it a loss is noticed later
-			limitUnacknowledged(int(fd), idle)
+			limitUnacknowledged(int(fd), idleTimeout(idle))
 		})
 	}
 	out := &records{TCPConn: conn}

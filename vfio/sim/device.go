@@ -59,7 +59,7 @@ func Open(profile string, o *Options) (*Device, error) {
 	if err != nil {
 		return nil, err
 	}
-	opts, err := o.complete(p)
+	opts, err := o.withDefaults(p)
 	if err != nil {
 		return nil, fmt.Errorf("sim:%s: %w", profile, err)
 	}

@@ -1,8 +1,10 @@
 package sim
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"net/url"
 	"slices"
@@ -63,7 +65,7 @@ func Parse(s string) (profile string, o *Options, err error) {
 	if err := o.parseQuery(query); err != nil {
 		return "", nil, fmt.Errorf("sim:%s: %w", profile, err)
 	}
-	if _, err := o.complete(p); err != nil {
+	if _, err := o.withDefaults(p); err != nil {
 		return "", nil, fmt.Errorf("sim:%s: %w", profile, err)
 	}
 	return profile, o, nil
@@ -74,10 +76,10 @@ func (o *Options) parseQuery(query string) error {
 	if err != nil {
 		return fmt.Errorf("parameters: %w", err)
 	}
-	for _, name := range sortedKeys(values) {
+	for _, name := range slices.Sorted(maps.Keys(values)) {
 		set, ok := parameters[name]
 		if !ok {
-			return fmt.Errorf("unknown parameter %q: known are %s", name, strings.Join(sortedKeys(parameters), ", "))
+			return fmt.Errorf("unknown parameter %q: known are %s", name, strings.Join(slices.Sorted(maps.Keys(parameters)), ", "))
 		}
 		if len(values[name]) > 1 && name != "fault" {
 			return fmt.Errorf("parameter %s is given %d times", name, len(values[name]))
@@ -133,32 +135,28 @@ var parameters = map[string]func(o *Options, v string) error{
 	},
 }
 
-func sortedKeys[V any](m map[string]V) []string {
-	keys := make([]string, 0, len(m))
-	for k := range m {
-		keys = append(keys, k)
+// withDefaults gives the options with those of the profile for what is zero.
+func (o *Options) withDefaults(p *profile) (Options, error) {
+	v := *cmp.Or(o, new(Options))
+	v.StateVersion = cmp.Or(v.StateVersion, 1)
+	if p.port > 0 {
+		v.Ports = cmp.Or(v.Ports, 2)
 	}
-	slices.Sort(keys)
-	return keys
+	v.Size = cmp.Or(v.Size, p.sizeWith(v.Ports))
+	return v, cmp.Or(v.check(), p.fits(&v))
 }
 
-// complete returns the options with the profile's defaults filled in.
-func (o *Options) complete(p *profile) (Options, error) {
-	var c Options
-	if o != nil {
-		c = *o
+func (o *Options) check() error {
+	for name, n := range map[string]int64{
+		"Size": o.Size, "DirtyRate": o.DirtyRate, "SaveRate": o.SaveRate, "LoadRate": o.LoadRate, "Buffer": o.Buffer,
+		"Record": o.Record, "Alloc": int64(o.Alloc), "Stop": int64(o.Stop), "Start": int64(o.Start),
+	} {
+		if n < 0 {
+			return fmt.Errorf("option %s is %d, must not be negative", name, n)
+		}
 	}
-	if c.StateVersion == 0 {
-		c.StateVersion = 1
+	if o.Content > Text {
+		return fmt.Errorf("option Content is %v, must be Random to Text", o.Content)
 	}
-	if c.Content > Text {
-		return c, fmt.Errorf("unknown %v", c.Content)
-	}
-	if min(c.Size, c.DirtyRate, c.SaveRate, c.LoadRate, c.Buffer, c.Record) < 0 {
-		return c, errors.New("a size or rate is negative")
-	}
-	if min(c.Alloc, c.Stop, c.Start) < 0 {
-		return c, errors.New("a time is negative")
-	}
-	return c, p.fit(&c)
+	return nil
 }

@@ -9,8 +9,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/migpipe/migpipe/vfio"
 	"pgregory.net/rapid"
+
+	"github.com/migpipe/migpipe/vfio"
 )
 
 func TestParse(t *testing.T) {

@@ -20,7 +20,7 @@ type Profile struct {
 func Profiles() []Profile {
 	list := make([]Profile, len(profiles))
 	for i, p := range profiles {
-		list[i] = Profile{Name: p.name, Doc: p.doc, Size: p.size + 2*p.port}
+		list[i] = Profile{Name: p.name, Doc: p.doc, Size: p.sizeWith(2)}
 	}
 	return list
 }
@@ -76,16 +76,12 @@ type profile struct {
 	short    syscall.Errno // RESUMING -> STOP with bytes missing; 0 = accepts them silently
 }
 
-// fit completes options with the profile's defaults and checks them.
-func (p *profile) fit(o *Options) error {
-	if o.Ports == 0 && p.port > 0 {
-		o.Ports = 2
-	}
-	whole := p.size + p.port*int64(o.Ports)
-	if o.Size == 0 {
-		o.Size = whole
-	}
-	switch {
+// sizeWith is the size of a device with so many serial ports.
+func (p *profile) sizeWith(ports int) int64 { return p.size + p.port*int64(ports) }
+
+// fits says what such a device cannot have.
+func (p *profile) fits(o *Options) error {
+	switch whole := p.sizeWith(o.Ports); {
 	case p.chunk == 0 && o.Buffer != 0:
 		return errors.New("buffer: a device of this kind saves into none")
 	case p.port == 0 && o.Ports != 0:

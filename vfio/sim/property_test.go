@@ -7,8 +7,9 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/migpipe/migpipe/vfio"
 	"pgregory.net/rapid"
+
+	"github.com/migpipe/migpipe/vfio"
 )
 
 // bubble hides that t is a *testing.T, whose Deadline panics in a bubble.
