@@ -207,7 +207,7 @@ func TestWatchActions(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, line := range strings.Split(string(b), "\n") {
+		for line := range strings.SplitSeq(string(b), "\n") {
 			if m := heardEvent.FindStringSubmatch(line); m != nil {
 				heard[m[1]] = true
 			}

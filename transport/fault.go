@@ -82,10 +82,10 @@ func (f *Fault) Unwrap() error { return f.Err }
 
 // CodeOf finds the reason in an error that a carrier or this package gave.
 func CodeOf(err error) Code {
-	var f *Fault
-	switch {
-	case errors.As(err, &f):
+	if f, ok := errors.AsType[*Fault](err); ok {
 		return f.Code
+	}
+	switch {
 	case errors.Is(err, ErrCorrupt):
 		return CodeCorrupt
 	case errors.Is(err, ErrProtocol):

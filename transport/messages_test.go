@@ -181,8 +181,7 @@ type wireField struct {
 // fieldsOf lists a message's fields with their keys; an embedded Attempt counts
 // as fields of the message.
 func fieldsOf(typ reflect.Type) (fields []wireField) {
-	for i := range typ.NumField() {
-		f := typ.Field(i)
+	for f := range typ.Fields() {
 		if f.Anonymous {
 			fields = append(fields, fieldsOf(f.Type)...)
 			continue

@@ -82,7 +82,7 @@ func TestLoadPeers(t *testing.T) {
 
 // FuzzPeersFile: what is read is no more than was written, each identity once.
 func FuzzPeersFile(f *testing.F) {
-	f.Add([]byte(fmt.Sprintf("# ours\n%v\n", ID{7})))
+	f.Add(fmt.Appendf(nil, "# ours\n%v\n", ID{7}))
 	f.Add([]byte("mig1\n\r\n#\n"))
 	f.Add(fmt.Appendf(nil, "%v\tsend\n%v recv", ID{1}, ID{2}))
 	f.Fuzz(func(t *testing.T, text []byte) {

@@ -23,8 +23,7 @@ func wantIs(t *testing.T, err error, targets ...error) {
 // wantNow checks where a failed SetState says that the device is.
 func wantNow(t *testing.T, err error, now State) {
 	t.Helper()
-	var e *TransitionError
-	if !errors.As(err, &e) || e.Now != now || e.NowErr != nil {
+	if e, ok := errors.AsType[*TransitionError](err); !ok || e.Now != now || e.NowErr != nil {
 		t.Errorf("error is %v, want a TransitionError that says %v", err, now)
 	}
 }

@@ -60,7 +60,7 @@ const columns = "SRCLPYZ"
 
 func TestNextTable(t *testing.T) {
 	for _, table := range nextTables {
-		for _, row := range strings.Split(strings.TrimSpace(table.rows), "\n") {
+		for row := range strings.SplitSeq(strings.TrimSpace(table.rows), "\n") {
 			cells := strings.Fields(row)
 			from := letters[cells[0][0]]
 			for i, cell := range cells[1:] {

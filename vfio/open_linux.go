@@ -301,7 +301,7 @@ func (e *hintError) Unwrap() error { return e.error }
 
 // hinted adds a hint, unless err has one or there is none.
 func hinted(err error, hint string) error {
-	if h := (*hintError)(nil); hint == "" || errors.As(err, &h) {
+	if _, has := errors.AsType[*hintError](err); has || hint == "" {
 		return err
 	}
 	return &hintError{err, hint}
@@ -338,7 +338,7 @@ func bindHint(a address, driver string) string {
 // openError is the one error that leaves this file.
 func openError(name string, err error) error {
 	e := &OpError{Op: "open", Device: name, Offset: -1, Err: err}
-	if h := (*hintError)(nil); errors.As(err, &h) {
+	if h, ok := errors.AsType[*hintError](err); ok {
 		e.Hint = h.hint
 	}
 	if isAny(err, unix.EBUSY) {

@@ -398,8 +398,7 @@ func checkOpenError(t *testing.T, k *fakeKernel, err, want error, hint string) {
 	if want != nil {
 		wantIs(t, err, want)
 	}
-	var e *OpError
-	if !errors.As(err, &e) || !strings.Contains(e.Hint, hint) {
+	if e, ok := errors.AsType[*OpError](err); !ok || !strings.Contains(e.Hint, hint) {
 		t.Errorf("error %v has not the hint %q", err, hint)
 	}
 	if len(k.files) != 0 {

@@ -45,8 +45,7 @@ func TestFailedSet(t *testing.T) {
 		k.fail("set STOP", unix.EIO)
 		k.fail("get", unix.EIO)
 		_, err := d.SetState(Stop)
-		var e *TransitionError
-		if !errors.As(err, &e) || !errors.Is(e.NowErr, unix.EIO) {
+		if e, ok := errors.AsType[*TransitionError](err); !ok || !errors.Is(e.NowErr, unix.EIO) {
 			t.Errorf("got %v", err)
 		}
 	})
@@ -84,8 +83,7 @@ func TestQuirk26EnteredWithoutStream(t *testing.T) {
 			if s != nil || k.count(c.leave) != 1 {
 				t.Errorf("stream %v, calls %v", s, k.calls)
 			}
-			var op *OpError
-			if !errors.As(err, &op) || op.Hint == "" && c.errno != unix.EFAULT {
+			if op, ok := errors.AsType[*OpError](err); !ok || op.Hint == "" && c.errno != unix.EFAULT {
 				t.Errorf("no hint: %v", err)
 			}
 			if s := mustSet(t, d, c.to); s == nil {

@@ -234,8 +234,7 @@ func TestWrite(t *testing.T) {
 		_, _ = s.Write([]byte("good"))
 		k.does("write", result{n: 2}, result{err: unix.EFAULT})
 		n, err := s.Write([]byte("evil"))
-		var op *OpError
-		if !errors.As(err, &op) || op.Offset != 6 || op.Device != "dev0" || n != 2 {
+		if op, ok := errors.AsType[*OpError](err); !ok || op.Offset != 6 || op.Device != "dev0" || n != 2 {
 			t.Errorf("got %d, %v", n, err)
 		}
 		k.calls = nil

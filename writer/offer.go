@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
-	"sort"
 	"strings"
 
 	"github.com/migpipe/migpipe/codec"
@@ -107,7 +106,7 @@ func names(n int, name func(int) string) string {
 	for i := range all {
 		all[i] = transport.PeerText(name(i))
 	}
-	sort.Strings(all)
+	slices.Sort(all)
 	return "[" + strings.Join(all, " ") + "]"
 }
 

@@ -89,7 +89,7 @@ func TestAgree(t *testing.T) {
 				h.ChunkSize = 1 << 30
 			}
 			var sinks []Sink
-			for _, n := range strings.Fields(c.sinks) {
+			for n := range strings.FieldsSeq(c.sinks) {
 				d := sink
 				if c.changed != (vfio.Info{}) {
 					d.info = c.changed

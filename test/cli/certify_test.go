@@ -62,7 +62,7 @@ func (c *ca) issue(dir, role, name string, valid time.Duration) error {
 // writes it.
 func holder(text string) (name pkix.Name) {
 	types := map[string]int{"CN": 3, "C": 6, "L": 7, "ST": 8, "O": 10}
-	for _, part := range strings.Split(text, ",") {
+	for part := range strings.SplitSeq(text, ",") {
 		kind, value, _ := strings.Cut(part, "=")
 		a := pkix.AttributeTypeAndValue{Type: []int{2, 5, 4, types[kind]}, Value: value}
 		name.ExtraNames = append([]pkix.AttributeTypeAndValue{a}, name.ExtraNames...)

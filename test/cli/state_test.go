@@ -26,7 +26,7 @@ func statusOf(t *testing.T, program, dir string) (list []status) {
 	if err != nil {
 		t.Fatalf("%s status: %v", program, err)
 	}
-	for _, line := range strings.Split(strings.TrimSpace(string(out)), "\n") {
+	for line := range strings.SplitSeq(strings.TrimSpace(string(out)), "\n") {
 		var s status
 		if err := json.Unmarshal([]byte(line), &s); err != nil {
 			t.Fatalf("%q: %v", line, err)

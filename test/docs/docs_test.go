@@ -111,7 +111,7 @@ func TestMakefileTargets(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, m := range regexp.MustCompile(`(?m)(?:^    |`+"`"+`)make ([a-z- ]+)`).FindAllStringSubmatch(string(text), -1) {
-			for _, target := range strings.Fields(m[1]) {
+			for target := range strings.FieldsSeq(m[1]) {
 				if !strings.Contains(string(makefile), "\n"+target+":") {
 					t.Errorf("%s names make %s, which the Makefile does not have", file, target)
 				}
@@ -150,7 +150,7 @@ func TestReadmeWhatHappens(t *testing.T) {
 	}
 	said := map[string]bool{}
 	for _, row := range regexp.MustCompile(`(?m)^\| ([0-9][0-9, ]*) \|`).FindAllStringSubmatch(table, -1) {
-		for _, number := range strings.Split(row[1], ",") {
+		for number := range strings.SplitSeq(row[1], ",") {
 			said[strings.TrimSpace(number)] = true
 		}
 	}

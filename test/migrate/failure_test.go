@@ -160,11 +160,11 @@ func TestNames(t *testing.T) {
 	} {
 		t.Run(c.source+" to "+c.sink, func(t *testing.T) {
 			p := newPair(t, pipe)
-			for _, n := range strings.Fields(c.source) {
+			for n := range strings.FieldsSeq(c.source) {
 				d := open(t, "mtty")
 				p.src, p.sources = append(p.src, d), append(p.sources, reader.Source{Name: n, Device: d})
 			}
-			for _, n := range strings.Fields(c.sink) {
+			for n := range strings.FieldsSeq(c.sink) {
 				d := open(t, "mtty")
 				p.dst, p.sinks = append(p.dst, d), append(p.sinks, writer.Sink{Name: n, Device: d})
 			}

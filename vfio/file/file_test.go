@@ -639,8 +639,7 @@ func TestSpliceIntoABrokenPipe(t *testing.T) {
 	}
 	unix.Close(r)
 	n, err := from.SpliceTo(w, 3)
-	var e *vfio.OpError
-	if n != 0 || !errors.As(err, &e) || e.Offset != 3 || !errors.Is(err, unix.EPIPE) {
+	if e, ok := errors.AsType[*vfio.OpError](err); n != 0 || !ok || e.Offset != 3 || !errors.Is(err, unix.EPIPE) {
 		t.Errorf("%d, %v, want 0 and EPIPE at byte 3", n, err)
 	}
 }

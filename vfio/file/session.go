@@ -106,7 +106,7 @@ func (s *session) fail(op string, err error) error {
 
 // cause takes the path away that os repeats.
 func cause(err error) error {
-	if pe := (*os.PathError)(nil); errors.As(err, &pe) {
+	if pe, ok := errors.AsType[*os.PathError](err); ok {
 		return pe.Err
 	}
 	return err

@@ -100,8 +100,7 @@ func wantRefused(t *testing.T, d vfio.Device, to vfio.State, want error) {
 	t.Helper()
 	from := state(t, d)
 	s, err := d.SetState(to)
-	var e *vfio.TransitionError
-	if s != nil || !errors.Is(err, want) || !errors.As(err, &e) || e.Now != from || e.From != from || e.To != to {
+	if e, ok := errors.AsType[*vfio.TransitionError](err); s != nil || !errors.Is(err, want) || !ok || e.Now != from || e.From != from || e.To != to {
 		t.Errorf("%v -> %v: got %v, %v, want %v and a TransitionError that tells the states", from, to, s, err, want)
 	}
 	wantState(t, d, from)

@@ -84,7 +84,7 @@ func TestMetricsFollow(t *testing.T) {
 		before := strings.Split(exposed(t, source, l), "\n")
 		l.note(c.ev)
 		var changed []string
-		for _, line := range strings.Split(exposed(t, source, l), "\n") {
+		for line := range strings.SplitSeq(exposed(t, source, l), "\n") {
 			if !slices.Contains(before, line) {
 				changed = append(changed, line)
 			}

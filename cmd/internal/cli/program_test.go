@@ -57,7 +57,7 @@ func TestSimTopic(t *testing.T) {
 		if !ok {
 			t.Fatalf("the error lists nothing: %v", err)
 		}
-		for _, word := range strings.Split(list, ", ") {
+		for word := range strings.SplitSeq(list, ", ") {
 			if !strings.Contains(text, "\n  "+word+mark) {
 				t.Errorf("%s is missing", word)
 			}
