@@ -2,38 +2,32 @@ package vfio
 
 //lint:file-ignore U1000 the kernel's structures are named whole, used or not
 
-// The structures and numbers of include/uapi/linux/vfio.h, in the machine's own
-// layout. Fields keep the kernel's order; uapi_test.go compares every size,
-// offset and number with the installed header. The calls that belong to the VMM
-// alone (DMA logging, attaching to an IOAS, power) are here only so that the
-// numbering is whole.
+// The structures and numbers of include/uapi/linux/vfio.h that this package uses, in the
+// machine's own layout. Fields keep the kernel's order; uapi_test.go compares every size,
+// offset and number with the installed header.
 
 // ioctl request numbers, _IO(';', 100+n) without the direction bits that some
 // architectures add (see sys_linux.go). The kernel reuses numbers: each is
 // meant for one kind of fd.
 const (
 	// On a container, /dev/vfio/vfio.
-	reqGetAPIVersion  = 0x3b64
-	reqCheckExtension = 0x3b65
-	reqSetIOMMU       = 0x3b66
+	reqGetAPIVersion = 0x3b64
+	reqSetIOMMU      = 0x3b66
 	// On a group, /dev/vfio/N.
-	reqGroupGetStatus      = 0x3b67
-	reqGroupSetContainer   = 0x3b68
-	reqGroupUnsetContainer = 0x3b69
-	reqGroupGetDeviceFD    = 0x3b6a
+	reqGroupGetStatus    = 0x3b67
+	reqGroupSetContainer = 0x3b68
+	reqGroupGetDeviceFD  = 0x3b6a
 	// On a device.
 	reqDeviceGetInfo = 0x3b6b
 	reqDeviceReset   = 0x3b6f
 	reqDeviceFeature = 0x3b75
 	// On a device's cdev, /dev/vfio/devices/vfioN.
-	reqDeviceBindIOMMUFD   = 0x3b76
-	reqDeviceAttachIOMMUFD = 0x3b77
-	reqDeviceDetachIOMMUFD = 0x3b78
+	reqDeviceBindIOMMUFD = 0x3b76
 	// On the data_fd of a saving session.
 	reqMigGetPrecopyInfo = 0x3b79
 )
 
-// Values of VFIO_GET_API_VERSION, VFIO_CHECK_EXTENSION and VFIO_SET_IOMMU.
+// Values of VFIO_GET_API_VERSION and VFIO_SET_IOMMU.
 const (
 	apiVersion   = 0
 	iommuType1   = 1
@@ -45,27 +39,13 @@ type groupStatus struct {
 	argsz, flags uint32
 }
 
-const (
-	groupViable       = 1 // every device of the group is bound to a VFIO driver
-	groupContainerSet = 2
-)
+// groupViable says that every device of the group is bound to a VFIO driver.
+const groupViable = 1
 
 // deviceInfo is struct vfio_device_info.
 type deviceInfo struct {
 	argsz, flags, numRegions, numIRQs, capOffset, pad uint32
 }
-
-const (
-	deviceHasReset = 1 << iota
-	deviceIsPCI
-	deviceIsPlatform
-	deviceIsAMBA
-	deviceIsCCW
-	deviceIsAP
-	deviceIsFSLMC
-	deviceHasCaps
-	deviceIsCDX
-)
 
 // bindIOMMUFD is struct vfio_device_bind_iommufd as of 6.6. Later kernels take
 // an optional token behind it; old ones demand these 16 bytes and no flags.
@@ -74,13 +54,6 @@ type bindIOMMUFD struct {
 	iommufd      int32
 	outDevID     uint32
 }
-
-// attachIOMMUFD and detachIOMMUFD are struct
-// vfio_device_{attach,detach}_iommufd_pt without PASID.
-type (
-	attachIOMMUFD struct{ argsz, flags, ptID uint32 }
-	detachIOMMUFD struct{ argsz, flags uint32 }
-)
 
 // featureHeader is struct vfio_device_feature: flags hold the index of the
 // feature and what is done with it; the payload follows.
@@ -95,21 +68,12 @@ const (
 	featureProbe = 1 << 18
 )
 
-// Feature indices. Those from 13 up are still contested and have no name here.
+// Indices of the features that are asked for.
 const (
-	featurePCIVFToken = iota
-	featureMigration
-	featureMigDeviceState
-	featureLowPowerEntry
-	featureLowPowerEntryWakeup
-	featureLowPowerExit
-	featureDMALoggingStart
-	featureDMALoggingStop
-	featureDMALoggingReport
-	featureMigDataSize
-	featureBusMaster
-	featureDMABuf
-	featureMigPrecopyInfoV2
+	featureMigration        = 1
+	featureMigDeviceState   = 2
+	featureMigDataSize      = 9
+	featureMigPrecopyInfoV2 = 12
 )
 
 // Flags of featureMigrationArg.
@@ -143,28 +107,6 @@ type featureSizeArg struct {
 	featureHeader
 	stopCopyLength uint64
 }
-
-// featureBusMasterArg is the call of VFIO_DEVICE_FEATURE_BUS_MASTER.
-type featureBusMasterArg struct {
-	featureHeader
-	op uint32
-}
-
-// dmaLoggingStart, dmaLoggingRange and dmaLoggingReport are struct
-// vfio_device_feature_dma_logging_{control,range,report}.
-type (
-	dmaLoggingStart struct {
-		pageSize        uint64
-		numRanges, rsvd uint32
-		ranges          uint64
-	}
-	dmaLoggingRange struct {
-		iova, length uint64
-	}
-	dmaLoggingReport struct {
-		iova, length, pageSize, bitmap uint64
-	}
-)
 
 // precopyInfo is struct vfio_precopy_info, the answer of
 // VFIO_MIG_GET_PRECOPY_INFO.

@@ -125,7 +125,7 @@ func (d *Device) enter(to vfio.State) {
 	case vfio.OpensSession(from, to):
 		d.sess = &session{d: d, save: newSaver(d.p, d.identity(), d.im, &d.opts, now)}
 	case !to.Saving():
-		d.end(syscall.ENODEV)
+		d.end()
 	}
 	if to == vfio.StopCopy {
 		d.sess.save.end(now)

@@ -202,7 +202,7 @@ func (d *Device) Reset() error {
 
 func (d *Device) reset() error {
 	from := d.state
-	d.end(syscall.ENODEV)
+	d.end()
 	d.state = vfio.Running
 	d.loaded = errNothingLoaded
 	d.renew()
@@ -212,7 +212,7 @@ func (d *Device) reset() error {
 // breakDown puts the device into ERROR.
 func (d *Device) breakDown() error {
 	from := d.state
-	d.end(syscall.ENODEV)
+	d.end()
 	d.state = vfio.Error
 	d.im.run(time.Now(), false)
 	return d.changed("fault", Event{From: from, To: vfio.Error})
@@ -228,10 +228,11 @@ func (d *Device) changed(kind string, e Event) error {
 	return err
 }
 
-// end ends the session, if there is one, and wakes whoever waits for it.
-func (d *Device) end(errno syscall.Errno) {
+// end ends the session, if there is one, as a reset of the device does, and wakes what waits
+// for it.
+func (d *Device) end() {
 	if d.sess != nil && d.sess.err == nil {
-		d.sess.err = fmt.Errorf("%w: %w", vfio.ErrSessionLost, errno)
+		d.sess.err = fmt.Errorf("%w: %w", vfio.ErrSessionLost, syscall.ENODEV)
 	}
 	d.sess = nil
 	d.rouse()
@@ -251,7 +252,7 @@ func (d *Device) Close() error {
 		return nil
 	}
 	d.closed = true
-	d.end(syscall.ENODEV)
+	d.end()
 	d.im.run(time.Now(), false)
 	if d.file == nil {
 		return nil
