@@ -3,38 +3,18 @@ package transport
 import (
 	"bytes"
 	"encoding/hex"
-	"flag"
 	"fmt"
 	"math"
-	"os"
-	"path/filepath"
 	"reflect"
 	"strings"
 	"testing"
 
 	"github.com/migpipe/migpipe/codec"
+	"github.com/migpipe/migpipe/test/golden"
 )
 
-var update = flag.Bool("update", false, "write golden files anew")
-
-// golden compares text with testdata/name. What it holds is the wire: a change
-// of it is a change of the protocol, and needs a new version.
-func golden(t *testing.T, name, got string) {
-	t.Helper()
-	path := filepath.Join("testdata", name)
-	if *update {
-		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got != string(want) {
-		t.Errorf("the wire has changed; %s says\n%s\nand now it is\n%s", path, want, got)
-	}
-}
+// The golden files hold the wire: a change of them is a change of the protocol, and needs a new
+// version.
 
 func TestPreambleGolden(t *testing.T) {
 	var text strings.Builder
@@ -45,7 +25,7 @@ func TestPreambleGolden(t *testing.T) {
 		}
 		fmt.Fprintf(&text, "kind %d, lane %d, epoch %#x\n%s\n", p.Kind, p.Index, p.Epoch, hex.Dump(b.Bytes()))
 	}
-	golden(t, "preamble.txt", text.String())
+	golden.Compare(t, "preamble.txt", text.String())
 }
 
 func goldenPreambles() []Preamble {
@@ -71,7 +51,7 @@ func TestChunkHeadGolden(t *testing.T) {
 		h.encode(b[:])
 		fmt.Fprintf(&text, "%+v\n%s\n", h, hex.Dump(b[:]))
 	}
-	golden(t, "chunk.txt", text.String())
+	golden.Compare(t, "chunk.txt", text.String())
 }
 
 // goldenHeads has a header for each codec and each flag, and the largest of all.
@@ -105,7 +85,7 @@ func TestControlGolden(t *testing.T) {
 		}
 		fmt.Fprintf(&text, "%v, every field set\n%s\n", m.Type(), hex.Dump(frame))
 	}
-	golden(t, "control.txt", text.String())
+	golden.Compare(t, "control.txt", text.String())
 }
 
 // allMessages has one message of every type, with all fields set.

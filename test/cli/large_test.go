@@ -77,6 +77,19 @@ func command(t *testing.T, program string, args ...string) *exec.Cmd {
 	return cmd
 }
 
+// start starts a program and gives what it writes to stdout.
+func start(t *testing.T, cmd *exec.Cmd) io.Reader {
+	t.Helper()
+	out, err := cmd.StdoutPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
 func identity(t *testing.T, program string) string {
 	t.Helper()
 	id, err := command(t, program, "id").Output()
@@ -89,13 +102,7 @@ func identity(t *testing.T, program string) string {
 // listen starts a mig-recv and gives the address that it says.
 func listen(t *testing.T, recv *exec.Cmd) string {
 	t.Helper()
-	out, err := recv.StdoutPipe()
-	if err == nil {
-		err = recv.Start()
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	out := start(t, recv)
 	lines := bufio.NewReader(out)
 	line, err := lines.ReadBytes('\n')
 	var ev struct{ Address string }

@@ -2,7 +2,6 @@ package cli
 
 import (
 	"errors"
-	"flag"
 	"fmt"
 	"net"
 	"os"
@@ -17,10 +16,9 @@ import (
 	llsys "github.com/landlock-lsm/go-landlock/landlock/syscall"
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"github.com/migpipe/migpipe/test/golden"
 	"github.com/migpipe/migpipe/test/nobody"
 )
-
-var update = flag.Bool("update", false, "rewrite the expected output in testdata")
 
 // bin is the directory with the two programs.
 var bin string
@@ -81,7 +79,7 @@ func TestScripts(t *testing.T) {
 		Condition:           condition,
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
-		UpdateScripts:       *update,
+		UpdateScripts:       *golden.Update,
 	})
 }
 

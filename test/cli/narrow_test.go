@@ -33,13 +33,7 @@ func TestPathNarrows(t *testing.T) {
 			// Without PRE_COPY all of it goes while the guest stands still: 2 s at this rate.
 			send := n.Source.Enter(command(t, "mig-send", "--json", "--to", at, "--peer", destination, "--device", "d=sim:xe?size=32MiB",
 				"--max-bandwidth", "16MiB/s", "--downtime-limit", "20s", "--max-downtime", "20s"))
-			out, err := send.StdoutPipe()
-			if err == nil {
-				err = send.Start()
-			}
-			if err != nil {
-				t.Fatal(err)
-			}
+			out := start(t, send)
 			var done struct {
 				Outcome  string
 				Downtime float64 `json:"downtime_ms"`

@@ -99,13 +99,7 @@ func TestInDoubtStays(t *testing.T) {
 	cmd := command(t, "mig-send", "--json", "--downtime-limit", "20s", "--to", "unix:"+l.Addr().String(), "--device", "d=sim:xe?size=16KiB", "--device", "e=sim:xe?size=16KiB")
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
-	out, err := cmd.StdoutPipe()
-	if err == nil {
-		err = cmd.Start()
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	out := start(t, cmd)
 	select {
 	case <-committed:
 	case err := <-served:
@@ -258,13 +252,7 @@ func swallow(ctx context.Context, l transport.Listener) {
 func TestRecvFromNewerVersion(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "sock")
 	cmd := command(t, "mig-recv", "--json", "--listen", "unix:"+path, "--device", "d=sim:mtty")
-	out, err := cmd.StdoutPipe()
-	if err == nil {
-		err = cmd.Start()
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	out := start(t, cmd)
 	if err := hello(t.Context(), path); err != nil {
 		t.Error(err)
 	}

@@ -123,13 +123,7 @@ func (r *renewal) receive() {
 // begin starts a program, which ends within patience, and gives its events.
 func begin(t *testing.T, cmd *exec.Cmd) *bufio.Scanner {
 	t.Helper()
-	out, err := cmd.StdoutPipe()
-	if err == nil {
-		err = cmd.Start()
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	out := start(t, cmd)
 	late := time.AfterFunc(patience, func() { cmd.Process.Kill() })
 	t.Cleanup(func() { late.Stop() })
 	return bufio.NewScanner(out)

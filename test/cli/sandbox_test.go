@@ -20,13 +20,7 @@ func TestEveryThreadIsConfined(t *testing.T) {
 		t.Skip("SKIP: the kernel has no Landlock")
 	}
 	cmd := command(t, "mig-recv", "--json", "--listen", "unix:"+filepath.Join(t.TempDir(), "sock"), "--device", "d=sim:mtty")
-	out, err := cmd.StdoutPipe()
-	if err == nil {
-		err = cmd.Start()
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	out := start(t, cmd)
 	nextEvent(t, bufio.NewScanner(out), "sandbox")
 	threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/status", cmd.Process.Pid))
 	if err != nil || len(threads) < 2 {

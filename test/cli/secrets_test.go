@@ -39,14 +39,7 @@ func TestSecrets(t *testing.T) {
 
 	recv := command(t, "mig-recv", "--json", "--listen", "127.0.0.1:0", "--peer", ids["mig-send"], "--device", "d=file:"+filepath.Join(dir, "to"))
 	recv.Env, recv.Stderr = env, &received
-	out, err := recv.StdoutPipe()
-	if err == nil {
-		err = recv.Start()
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	events := bufio.NewScanner(out)
+	events := bufio.NewScanner(start(t, recv))
 	listening := nextEvent(t, events, "listening")
 	_, rest, _ := strings.Cut(listening, `"address":"`)
 	address, _, _ := strings.Cut(rest, `"`)
@@ -142,13 +135,7 @@ func TestNoAccess(t *testing.T) {
 				cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: user, Gid: user}}
 				own(t, dir, int(user))
 			}
-			stdout, err := cmd.StdoutPipe()
-			if err == nil {
-				err = cmd.Start()
-			}
-			if err != nil {
-				t.Fatal(err)
-			}
+			stdout := start(t, cmd)
 			if !bufio.NewScanner(stdout).Scan() { // by now all is set up
 				t.Fatal("it says nothing")
 			}

@@ -54,14 +54,7 @@ func TestKilledSender(t *testing.T) {
 	from, to := filepath.Join(dir, "send"), filepath.Join(dir, "recv")
 	recv := func() *exec.Cmd {
 		cmd := command(t, "mig-recv", "--json", "--listen", sock, "--device", "d=sim:mlx5", "--state-dir", to)
-		out, err := cmd.StdoutPipe()
-		if err == nil {
-			err = cmd.Start()
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		events := bufio.NewScanner(out)
+		events := bufio.NewScanner(start(t, cmd))
 		nextEvent(t, events, "listening")
 		go func() { // ends with the program
 			for events.Scan() {
@@ -71,14 +64,7 @@ func TestKilledSender(t *testing.T) {
 	}
 	d := recv()
 	cmd := command(t, "mig-send", "--json", "--to", sock, "--device", "d=sim:mlx5?size=64MiB&save=8MiB/s", "--state-dir", from)
-	out, err := cmd.StdoutPipe()
-	if err == nil {
-		err = cmd.Start()
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	events := bufio.NewScanner(out)
+	events := bufio.NewScanner(start(t, cmd))
 	contains(t, nextEvent(t, events, "phase"), `"connect"`)
 	contains(t, nextEvent(t, events, "phase"), `"pre-copy"`)
 	signalProcess(t, cmd, syscall.SIGKILL)

@@ -167,13 +167,7 @@ func startDestination(t *testing.T, prefix, peer string, args ...string) *destin
 	t.Helper()
 	cmd := command(t, "mig-recv", append([]string{"--listen", prefix + "127.0.0.1:0", "--json", "--memory", "1MiB", "--chunk-size", "4KiB",
 		"--device", "d=sim:mtty", "--peer", peer}, args...)...)
-	out, err := cmd.StdoutPipe()
-	if err == nil {
-		err = cmd.Start()
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	out := start(t, cmd)
 	t.Cleanup(func() { cmd.Process.Signal(syscall.SIGTERM); cmd.Wait() })
 	d := &destination{cmd: cmd, events: bufio.NewScanner(out)}
 	var heard struct{ Address string }

@@ -135,14 +135,7 @@ func TestServices(t *testing.T) {
 
 	r := s.command([]*os.File{socket, to}, "quic:nic0", "mig-recv", "--json", "--identity", "mig-recv.key",
 		"--listen", "fdname:quic", "--peer", send, "--device", "d=fdname:nic0")
-	out, err := r.StdoutPipe()
-	if err == nil {
-		err = r.Start()
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	events := bufio.NewScanner(out)
+	events := bufio.NewScanner(start(t, r))
 	contains(t, nextEvent(t, events, "listening"), fmt.Sprintf(`"address":%q`, address))
 	wantReady(t, notify)
 	wantUnprivileged(t, r.Process.Pid)

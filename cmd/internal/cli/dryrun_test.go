@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"io"
 	"testing"
+
+	"github.com/migpipe/migpipe/test/golden"
 )
 
 // TestPreflightEvent: it comes once, before the done event, and only where a
@@ -22,7 +24,7 @@ func TestPreflightEvent(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	golden(t, "preflight.json", string(text)+"\n")
+	golden.Compare(t, "preflight.json", string(text)+"\n")
 	if !bytes.Contains(done, []byte(`"event":"done"`)) {
 		t.Errorf("behind it came %s", done)
 	}

@@ -11,6 +11,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/migpipe/migpipe/test/golden"
 	"github.com/migpipe/migpipe/transport/handoff"
 	"github.com/migpipe/migpipe/transport/report"
 	"github.com/migpipe/migpipe/vfio"
@@ -30,7 +31,7 @@ func TestHoldHints(t *testing.T) {
 		text := strings.Join(s.holdHints(), "\n")
 		s.letGo = true
 		text += "\n\nlet go:\n" + strings.Join(s.hints(handoff.InDoubt, io.EOF), "\n") + "\n"
-		golden(t, "hints-held-"+name+".txt", withoutPID(text))
+		golden.Compare(t, "hints-held-"+name+".txt", withoutPID(text))
 	}
 }
 
@@ -41,7 +42,7 @@ func TestHeldEvent(t *testing.T) {
 	j := newJSONView("mig-send", io.Discard, &out)
 	j.start = ev.at
 	j.event(ev)
-	golden(t, "held.jsonl", withoutPID(out.String()))
+	golden.Compare(t, "held.jsonl", withoutPID(out.String()))
 	var lines bytes.Buffer
 	newLineView("mig-send", &lines, &lines).event(ev)
 	newBarView("mig-send", &lines, &lines).event(ev)

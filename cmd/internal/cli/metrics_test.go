@@ -14,6 +14,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"github.com/migpipe/migpipe/test/golden"
 	"github.com/migpipe/migpipe/transport/report"
 )
 
@@ -62,8 +63,8 @@ func notedBy(events ...report.Event) *latest {
 
 func TestMetrics(t *testing.T) {
 	for name, r := range map[string]role{"mig-send": source, "mig-recv": sink} {
-		golden(t, "metrics-"+name+".txt", exposed(t, r, notedBy(underWay(r)...)))
-		golden(t, "metrics-"+name+"-before.txt", exposed(t, r, notedBy()))
+		golden.Compare(t, "metrics-"+name+".txt", exposed(t, r, notedBy(underWay(r)...)))
+		golden.Compare(t, "metrics-"+name+"-before.txt", exposed(t, r, notedBy()))
 	}
 }
 

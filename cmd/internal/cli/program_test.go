@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/migpipe/migpipe/test/golden"
 	"github.com/migpipe/migpipe/vfio/sim"
 )
 
@@ -15,7 +16,7 @@ func roots() []*cobra.Command { return []*cobra.Command{newSend().root, newRecv(
 
 func TestManPages(t *testing.T) {
 	for _, root := range roots() {
-		golden(t, root.Name()+".1", string(manPage(root)))
+		golden.Compare(t, root.Name()+".1", string(manPage(root)))
 	}
 }
 

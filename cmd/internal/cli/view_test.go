@@ -15,6 +15,7 @@ import (
 
 	"github.com/migpipe/migpipe/cmd/internal/sandbox"
 	"github.com/migpipe/migpipe/reader"
+	"github.com/migpipe/migpipe/test/golden"
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/report"
 )
@@ -23,7 +24,7 @@ func TestReport(t *testing.T) {
 	for name, v := range verdicts {
 		var b bytes.Buffer
 		printReport(&b, v())
-		golden(t, "report-"+name+".txt", b.String())
+		golden.Compare(t, "report-"+name+".txt", b.String())
 	}
 }
 
@@ -32,7 +33,7 @@ func TestDoneEvent(t *testing.T) {
 		var b bytes.Buffer
 		newJSONView("mig-recv", io.Discard, &b).end(v())
 		lines := bytes.Split(bytes.TrimSpace(b.Bytes()), []byte("\n"))
-		golden(t, "done-"+name+".json", stable(t, lines[len(lines)-1]))
+		golden.Compare(t, "done-"+name+".json", stable(t, lines[len(lines)-1]))
 	}
 }
 
@@ -99,7 +100,7 @@ func TestJSONEvents(t *testing.T) {
 	for _, ev := range list[:17] {
 		j.event(ev)
 	}
-	golden(t, "events.jsonl", b.String())
+	golden.Compare(t, "events.jsonl", b.String())
 }
 
 // TestSandboxEvent: what is in force is for those who read events, and for no one
@@ -160,8 +161,8 @@ func TestLines(t *testing.T) {
 		l.event(ev)
 	}
 	l.end(committed())
-	golden(t, "lines.txt", err.String())
-	golden(t, "report-committed.txt", out.String())
+	golden.Compare(t, "lines.txt", err.String())
+	golden.Compare(t, "report-committed.txt", out.String())
 }
 
 func TestLinesSayThatNothingMoves(t *testing.T) {
