@@ -405,7 +405,7 @@ func (e *engine) onTick() {
 	}
 	ev := report.Event{Kind: report.Progress, Devices: e.snapshots(), Way: e.way(), Waiting: e.plan.Waiting(time.Since(e.times.start))}
 	if report.Moves(e.phase()) { // else nothing goes through the stages
-		ev.Fill = e.pipe.recent.look(e.pipe.progressed(), e.pipe.queue.fill.chunks)
+		ev.Occupancy = e.pipe.recent.Look(e.pipe.progressed(), e.pipe.queue.chunks)
 	}
 	e.tell(ev)
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/migpipe/migpipe/codec"
+	"github.com/migpipe/migpipe/internal/occupancy"
 	"github.com/migpipe/migpipe/internal/tasks"
 	"github.com/migpipe/migpipe/reader/internal/plan"
 	"github.com/migpipe/migpipe/transport"
@@ -46,7 +47,7 @@ type pipeline struct {
 	begun   atomic.Int64 // when the first byte was read, in ns after start; 0 if none was
 	sent    atomic.Int64 // when the last chunk so far was given to a lane, in ns after start
 	spent   laneTimes
-	recent  recent
+	recent  occupancy.Recent[progress]
 	atPause progress // of the switchover under way
 	atReady progress // zero before
 
@@ -298,7 +299,7 @@ func (p *pipeline) meterWires(now time.Time) {
 
 // progressed is what came to pass by now.
 func (p *pipeline) progressed() progress {
-	now := progress{usage: p.queue.usage(), loading: make([]time.Duration, len(p.devices)),
+	now := progress{Usage: p.queue.usage(), loading: make([]time.Duration, len(p.devices)),
 		encoding: time.Duration(p.spent.encoding.Load()), writing: time.Duration(p.spent.writing.Load())}
 	for i, d := range p.devices {
 		now.loading[i] = d.loads.took
@@ -306,21 +307,21 @@ func (p *pipeline) progressed() progress {
 	return now
 }
 
-// fills tells how full the stages were: in all, and while the guest stood still before
+// occupancies tells how full the stages were: in all, and while the guest stood still before
 // the destination was ready.
-func (p *pipeline) fills(paused bool) (all, stop report.Fill) {
+func (p *pipeline) occupancies(paused bool) (all, stop report.Occupancy) {
 	if p.queue == nil { // no destination was reached
 		return all, stop
 	}
 	now := p.progressed()
 	end := p.atReady
-	if end.at == 0 {
+	if end.Took == 0 {
 		end = now
 	}
 	end.loading = now.loading // nothing is loaded after READY, and the last ACK may come after it
-	all = end.fill(p.queue.fill.chunks)
+	all = end.Occupancy(p.queue.chunks)
 	if paused {
-		stop = end.since(p.atPause).fill(p.queue.fill.chunks)
+		stop = end.Since(p.atPause).Occupancy(p.queue.chunks)
 	}
 	return all, stop
 }

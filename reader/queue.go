@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"sync"
 
+	"github.com/migpipe/migpipe/internal/occupancy"
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/share"
 )
@@ -30,7 +31,9 @@ type queue struct {
 	lost    [transport.MaxLanes]error // why a lane takes nothing any more
 	closed  bool
 	dropped bool
-	fill    fill
+	chunks  int // there are
+	now     levels
+	gauge   occupancy.Gauge
 }
 
 // padding stands for a frame of padding in what take returns.
@@ -46,7 +49,7 @@ type line struct {
 	sent   uint64 // numbers below were given to a lane
 	count  int    // that wait for a lane
 	bytes  uint64 // of them
-	ready  int    // and may have one, as far as fill knows
+	ready  int    // and may have one, as far as the levels know
 	held   int    // or have no credit
 	window transport.Window
 	given  chan struct{} // holds a token when the pool gave the device a chunk
@@ -74,7 +77,7 @@ const (
 
 // newQueue may use so many chunks of the arena.
 func newQueue(arena *transport.Arena, chunks int, needs []share.Need) *queue {
-	q := &queue{arena: arena, pool: share.NewPool(chunks, needs), turns: share.NewTurns(needs), lines: make([]line, len(needs)), fill: newFill(chunks)}
+	q := &queue{arena: arena, pool: share.NewPool(chunks, needs), turns: share.NewTurns(needs), lines: make([]line, len(needs)), chunks: chunks, gauge: occupancy.NewGauge()}
 	q.changed.L = &q.mu
 	for i := range q.lines {
 		q.lines[i].chunks, q.lines[i].given = make([]kept, chunks), make(chan struct{}, 1)
@@ -138,7 +141,7 @@ func (q *queue) give() {
 	for i, ok := q.pool.Next(); ok; i, ok = q.pool.Next() {
 		q.lines[i].wants = false
 		q.pool.Want(i, false)
-		q.fill.now.reading++
+		q.now.reading++
 		q.lines[i].given <- struct{}{}
 	}
 }
@@ -152,7 +155,7 @@ func (q *queue) release(device int, c *transport.Chunk) {
 func (q *queue) giveBack(device int) {
 	q.mu.Lock()
 	defer q.unlock()
-	q.fill.now.reading--
+	q.now.reading--
 	q.pool.Return(device, 1)
 	q.give()
 }
@@ -163,7 +166,7 @@ func (l *line) at(seq uint64) *kept { return &l.chunks[seq%uint64(len(l.chunks))
 func (q *queue) put(c *transport.Chunk) {
 	q.mu.Lock()
 	defer q.unlock()
-	q.fill.now.reading--
+	q.now.reading--
 	if q.dropped {
 		c.Release()
 		return
@@ -194,7 +197,7 @@ func (q *queue) look(device int) {
 		ready = k.Seq < l.window.Seq && k.Offset+uint64(k.RawLen) <= l.window.Offset
 	}
 	q.turns.Ready(device, ready)
-	q.fill.sort(l, ready)
+	q.now.sort(l, ready)
 }
 
 // forget lets go of a chunk that nobody needs any more, and gives it back, unless a
@@ -243,7 +246,7 @@ func (q *queue) applied(device int, seq uint64) error {
 func (q *queue) took(c *transport.Chunk) {
 	q.mu.Lock()
 	defer q.unlock()
-	q.fill.now.leaving--
+	q.now.leaving--
 	if k := q.lines[c.Device].at(c.Seq); k.Chunk == c {
 		k.where = away
 		return
@@ -327,7 +330,7 @@ func (q *queue) pop(device, lane int) *transport.Chunk {
 	l := &q.lines[device]
 	k := l.at(l.next)
 	k.where, k.lane = leaving, lane
-	q.fill.now.leaving++
+	q.now.leaving++
 	l.sent = max(l.sent, k.Seq+1)
 	l.count, l.bytes = l.count-1, l.bytes-uint64(k.RawLen)
 	q.look(device)
@@ -388,16 +391,56 @@ func (q *queue) drop() {
 	q.changed.Broadcast()
 }
 
+// levels is where the chunks of the queue's memory are. What is in none of these is
+// free; so is, for the moment that its lane takes, a chunk that was acknowledged before
+// its lane has said that it is sent.
+type levels struct {
+	reading int // a device is being read into it
+	ready   int // it waits for a lane
+	held    int // it waits for credit, or behind one that does
+	leaving int // of kept, or just acknowledged: a lane has it
+	kept    int // in all lines: ready, held, and those that were taken and not acknowledged
+}
+
+// waits says what everything waits for now: the last stage that has something before
+// it. A stage that waits for the one before it holds nothing up.
+func (l levels) waits() occupancy.Waiting {
+	switch {
+	case l.ready > 0:
+		return occupancy.ForLane
+	case l.held > 0:
+		return occupancy.ForPeer
+	case l.reading > 0:
+		return occupancy.ForDevice
+	case l.leaving > 0:
+		return occupancy.ForLane
+	case l.kept > 0:
+		return occupancy.ForPeer
+	}
+	return occupancy.ForNothing
+}
+
+// sort takes in what the chunks of a line wait for: the first of them has credit or not.
+func (v *levels) sort(l *line, credit bool) {
+	v.ready, v.held = v.ready-l.ready, v.held-l.held
+	l.ready, l.held = 0, l.count
+	if credit {
+		l.ready, l.held = l.count, 0
+	}
+	v.ready, v.held = v.ready+l.ready, v.held+l.held
+}
+
 // unlock ends a section that may have moved chunks.
 func (q *queue) unlock() {
-	q.fill.turn(q.kept)
+	l := &q.now
+	l.kept = q.kept
+	q.gauge.Set(occupancy.Levels{Queue: l.ready, Credit: l.held, Flight: l.kept - l.ready - l.held, Waiting: l.waits()})
 	q.mu.Unlock()
 }
 
 // usage is that of all the time so far.
-func (q *queue) usage() usage {
+func (q *queue) usage() occupancy.Usage {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.fill.count()
-	return q.fill.sum
+	return q.gauge.Usage()
 }

@@ -77,7 +77,7 @@ func (e *engine) finishReport() {
 			e.out.Downtime.Round(time.Millisecond), e.opts.DowntimeLimit))
 	}
 	e.out.CalledOff = e.times.stood
-	e.out.Fill, e.out.StopFill = e.pipe.fills(!e.times.paused.IsZero())
+	e.out.Occupancy, e.out.StopOccupancy = e.pipe.occupancies(!e.times.paused.IsZero())
 	e.out.NameBottleneck()
 	e.out.Lanes = len(e.pipe.lanes)
 	states := e.states()

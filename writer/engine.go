@@ -251,7 +251,7 @@ func (e *engine) onTick() {
 	if e.pipe.loads() {
 		ev := report.Event{Kind: report.Progress, Devices: e.snapshots()}
 		if report.Moves(e.phase()) {
-			ev.Fill = e.pipe.recent.look(e.pipe.progressed(), e.pipe.credit.chunks)
+			ev.Occupancy = e.pipe.recent.Look(e.pipe.progressed(), e.pipe.credit.chunks)
 		}
 		e.tell(ev)
 	}

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/migpipe/migpipe/internal/occupancy"
 	"github.com/migpipe/migpipe/transport"
 )
 
@@ -17,17 +18,19 @@ type merge struct {
 	device int
 	most   uint64 // bytes of the stream, an administrator's limit
 
-	mu     sync.Mutex
-	slots  []slot        // ring: chunk seq is at seq % len
-	next   uint64        // the chunk to be applied next
-	bytes  uint64        // applied so far
-	took   time.Duration // by the device, to take them
-	came   uint64        // chunks delivered so far
-	used   uint64        // chunks numbered below may have been claimed, none above
-	offset uint64        // of the window: how far was promised in bytes
-	end    *transport.End
-	ready  chan struct{} // holds a token when take may find something new
-	fill   fill
+	mu      sync.Mutex
+	slots   []slot        // ring: chunk seq is at seq % len
+	next    uint64        // the chunk to be applied next
+	bytes   uint64        // applied so far
+	took    time.Duration // by the device, to take them
+	came    uint64        // chunks delivered so far
+	used    uint64        // chunks numbered below may have been claimed, none above
+	offset  uint64        // of the window: how far was promised in bytes
+	end     *transport.End
+	ready   chan struct{} // holds a token when take may find something new
+	upTo    uint64        // chunks numbered below have come, this one has not
+	dropped bool          // nothing is there any more
+	gauge   occupancy.Gauge
 }
 
 // slot is the place of one promised chunk.
@@ -40,7 +43,7 @@ type slot struct {
 // newMerge has a slot for every chunk that there is: one device may be promised
 // all of them, when the others have ended.
 func newMerge(c *credit, device int, most uint64) *merge {
-	return &merge{credit: c, device: device, most: most, slots: make([]slot, c.chunks), ready: make(chan struct{}, 1), fill: fill{start: time.Now()}}
+	return &merge{credit: c, device: device, most: most, slots: make([]slot, c.chunks), ready: make(chan struct{}, 1), gauge: occupancy.NewGauge()}
 }
 
 // window is what is promised. Its offset has room for each chunk at its longest,
@@ -211,7 +214,7 @@ func (m *merge) status() (ack transport.DeviceAck, idle bool) {
 func (m *merge) drop() {
 	m.mu.Lock()
 	defer m.unlock()
-	m.fill.dropped = true
+	m.dropped = true
 	for i := range m.slots {
 		if c := m.slots[i].chunk; c != nil {
 			c.Release()
@@ -223,24 +226,27 @@ func (m *merge) drop() {
 // inOrder takes in that a chunk has come. The lock is held.
 func (m *merge) inOrder() {
 	n := uint64(len(m.slots))
-	for m.fill.upTo < m.next+n && m.slots[m.fill.upTo%n].chunk != nil {
-		m.fill.upTo++
+	for m.upTo < m.next+n && m.slots[m.upTo%n].chunk != nil {
+		m.upTo++
 	}
 }
 
-func (m *merge) levels() levels {
-	if m.fill.dropped {
-		return levels{}
+// levels counts the chunks that are in order, until the device has them, and those that came
+// before one that has not.
+func (m *merge) levels() (l occupancy.Levels) {
+	if m.dropped {
+		return l
 	}
-	return levels{m.fill.upTo - m.next, m.came - m.fill.upTo}
+	l.Queue, l.Ahead = int(m.upTo-m.next), int(m.came-m.upTo)
+	if l.Queue > 0 {
+		l.Waiting = occupancy.ForLoad
+	}
+	return l
 }
 
 // unlock ends a section that may have moved chunks.
 func (m *merge) unlock() {
-	if is := m.levels(); is != m.fill.was {
-		m.fill.count()
-		m.fill.was = is
-	}
+	m.gauge.Set(m.levels())
 	m.mu.Unlock()
 }
 
@@ -248,7 +254,5 @@ func (m *merge) unlock() {
 func (m *merge) usage() usage {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.fill.count()
-	m.fill.sum.came = m.came
-	return m.fill.sum
+	return usage{m.gauge.Usage(), m.came}
 }

@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/migpipe/migpipe/internal/occupancy"
 	"github.com/migpipe/migpipe/internal/tasks"
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/report"
@@ -29,9 +30,9 @@ type pipeline struct {
 
 	late []transport.Lane // opened when the attempt was already over
 
-	recent    recent   // these three for how full the stages are
-	asOfStop  progress // when the guest had stopped
-	asOfReady progress // when every device had its state, nil before
+	recent    occupancy.Recent[progress] // these three for how full the stages are
+	asOfStop  progress                   // when the guest had stopped
+	asOfReady progress                   // when every device had its state, nil before
 
 	receiving *tasks.Group   // receivers, which end with their lanes; all end when the streams are abandoned
 	loading   *tasks.Group   // loaders, which end with their streams
@@ -209,9 +210,9 @@ func (p *pipeline) progressed() progress {
 	return now
 }
 
-// fills tells how full the stages were: in all, and while the guest stood still before
+// occupancies tells how full the stages were: in all, and while the guest stood still before
 // every device had its state.
-func (p *pipeline) fills(stopped bool) (all, stop report.Fill) {
+func (p *pipeline) occupancies(stopped bool) (all, stop report.Occupancy) {
 	if !p.loads() {
 		return
 	}
@@ -219,9 +220,9 @@ func (p *pipeline) fills(stopped bool) (all, stop report.Fill) {
 	if end == nil {
 		end = p.progressed()
 	}
-	all = end.fill(p.credit.chunks)
+	all = end.Occupancy(p.credit.chunks)
 	if stopped {
-		stop = end.since(p.asOfStop).fill(p.credit.chunks)
+		stop = end.Since(p.asOfStop).Occupancy(p.credit.chunks)
 	}
 	return all, stop
 }

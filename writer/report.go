@@ -55,7 +55,7 @@ func (e *engine) finishReport() {
 	e.snapshots()
 	e.times.figures(&e.out)
 	e.out.Lanes = len(e.pipe.dialled())
-	e.out.Fill, e.out.StopFill = e.pipe.fills(!e.times.stopped.IsZero())
+	e.out.Occupancy, e.out.StopOccupancy = e.pipe.occupancies(!e.times.stopped.IsZero())
 	e.out.NameBottleneck()
 	for _, d := range e.devices {
 		r := report.Device{Name: d.Name, State: e.stateOf(d)}

@@ -15,9 +15,9 @@ type toldEvent struct {
 	Migration string `json:"migration"`
 	Epoch     uint64 `json:"epoch"`
 
-	Goodput float64   `json:"goodput_bytes_per_s"`
-	Fill    *struct{} `json:"fill"`
-	Devices []struct {
+	Goodput   float64   `json:"goodput_bytes_per_s"`
+	Occupancy *struct{} `json:"occupancy"`
+	Devices   []struct {
 		Phase string  `json:"phase"`
 		Save  float64 `json:"save_bytes_per_s"`
 		Wire  float64 `json:"wire_bytes_per_s"`
@@ -93,7 +93,7 @@ func (ev toldEvent) checkProgress() error {
 		if still && d.Save+d.Wire+d.Load+ev.Goodput > 0 {
 			return fmt.Errorf("a rate while nothing moves")
 		}
-		if still && ev.Fill != nil {
+		if still && ev.Occupancy != nil {
 			return fmt.Errorf("stages are full while nothing moves")
 		}
 	}

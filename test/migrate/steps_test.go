@@ -128,8 +128,8 @@ func TestSteps(t *testing.T) {
 				if off, ok := s.report.PredictionError(); !ok || off < -0.1 || off > 0.1 {
 					t.Errorf("predicted %+v, it took %v: %v", s.report.Predicted.Downtime, s.report.Downtime, s.report.Stages)
 				}
-				if s.report.StopFill.Bottleneck != c.bound || r.report.StopFill.Bottleneck != c.bound {
-					t.Errorf("bound by %s, and %s at the destination: %v", s.report.StopFill.Bottleneck, r.report.StopFill.Bottleneck, s.report.Stages)
+				if s.report.StopOccupancy.Bottleneck != c.bound || r.report.StopOccupancy.Bottleneck != c.bound {
+					t.Errorf("bound by %s, and %s at the destination: %v", s.report.StopOccupancy.Bottleneck, r.report.StopOccupancy.Bottleneck, s.report.Stages)
 				}
 				p = pair(300 * time.Millisecond)
 				s, _ = p.run(t)

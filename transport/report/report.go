@@ -23,12 +23,12 @@ type Report struct {
 	// Predicted is what the stop was expected to take when it was decided; nil if
 	// it never was (source only).
 	Predicted *Forecast
-	// Fill and StopFill are how full the stages were in all, and from the pause of the
+	// Occupancy and StopOccupancy are how full the stages were in all, and from the pause of the
 	// guest until all was at the destination. What came after that is in neither.
-	Fill, StopFill Fill
-	Lanes          int
-	Carrier        transport.Carrier // of the lanes, as this side sees it
-	Devices        []Device
+	Occupancy, StopOccupancy Occupancy
+	Lanes                    int
+	Carrier                  transport.Carrier // of the lanes, as this side sees it
+	Devices                  []Device
 	// CopyThere is a copy of the attempt at the destination that was not ended, since the way
 	// back has failed, or is not known to have ended well; nil for none (source only).
 	CopyThere *CopyThere
@@ -66,12 +66,41 @@ type Stage struct {
 	Took time.Duration
 }
 
-// NameBottleneck has StopFill name the step of the downtime that took most of it, if
-// that is none in which state moves: the fill of the stages says nothing of such a step.
+// Occupancy is how full the stages of one side were over some time: parts of the memory for
+// its chunks, from 0 to 1. What is missing from the sum was free. All of it is zero where
+// nothing is known.
+type Occupancy struct {
+	// At the source: read, and waiting for a lane. At the destination: in order, and
+	// waiting for its device, or being written.
+	Queue float64
+	// Read, and waiting for memory of the destination (source only).
+	Credit float64
+	// Taken by a lane, and not acknowledged (source only).
+	Flight float64
+	// Come before one that is to be written first (destination only).
+	Ahead float64
+	// Bottleneck is what everything else has waited for, for more than half of the time
+	// in which anything did: one of the names below, "" where next to nothing was to be
+	// moved. Of a whole downtime it may be a stage in which no state moves (StageWitness).
+	Bottleneck string
+}
+
+// What a migration waits for.
+const (
+	BoundSave    = "save"     // the source's devices give no more (source only)
+	BoundCodec   = "codec"    // the lanes are busy, more with encoding than with writing (source only)
+	BoundNetwork = "network"  // or the other way round, or what is on its way takes long to arrive (source only)
+	BoundArrival = "arrival"  // no chunk is there: the network or the source has none (destination only)
+	BoundLoad    = "load"     // the destination's devices take no more
+	Balanced     = "balanced" // none of these alone
+)
+
+// NameBottleneck has StopOccupancy name the step of the downtime that took most of it, if
+// that is none in which state moves: the occupancy of the stages says nothing of such a step.
 // Where the guest did not move, the steps are not known, and no bottleneck is named.
 func (r *Report) NameBottleneck() {
 	if r.Outcome != handoff.Committed {
-		r.StopFill.Bottleneck = ""
+		r.StopOccupancy.Bottleneck = ""
 		return
 	}
 	var steps, all time.Duration
@@ -87,7 +116,7 @@ func (r *Report) NameBottleneck() {
 		}
 	}
 	if steps > all/2 {
-		r.StopFill.Bottleneck = longest.Name
+		r.StopOccupancy.Bottleneck = longest.Name
 	}
 }
 
@@ -161,18 +190,18 @@ func Moves(phase string) bool {
 
 // Event is something worth telling while a migration runs.
 type Event struct {
-	Kind     Kind
-	Phase    string
-	Text     string
-	Peer     transport.ID      // of Kind Peer, Asked, Held and Refused; zero where the carrier does not know it
-	Err      error             // of Kind Asked: why a migration would be refused, nil if it would not; of Kind Refused: why it was
-	More     int               // of Kind Refused: how many refusals since the last were not told
-	Devices  []Snapshot        // in HELLO's order
-	Way      Way               // of Kind Progress
-	Fill     Fill              // of Kind Progress: in the last second or two
-	Waiting  *Waiting          // of Kind Progress: nothing but the limit is waited for, nil if it is not so (source only)
-	Attempt  transport.Attempt // that the event is about, zero before one is known; of Kind Alarm it is the recorded one, of Kind Refused the refused one
-	Downtime time.Duration     // of Kind Ready: so far
+	Kind      Kind
+	Phase     string
+	Text      string
+	Peer      transport.ID      // of Kind Peer, Asked, Held and Refused; zero where the carrier does not know it
+	Err       error             // of Kind Asked: why a migration would be refused, nil if it would not; of Kind Refused: why it was
+	More      int               // of Kind Refused: how many refusals since the last were not told
+	Devices   []Snapshot        // in HELLO's order
+	Way       Way               // of Kind Progress
+	Occupancy Occupancy         // of Kind Progress: in the last second or two
+	Waiting   *Waiting          // of Kind Progress: nothing but the limit is waited for, nil if it is not so (source only)
+	Attempt   transport.Attempt // that the event is about, zero before one is known; of Kind Alarm it is the recorded one, of Kind Refused the refused one
+	Downtime  time.Duration     // of Kind Ready: so far
 	// Predicted is the downtime expected, of Kind Phase when the stop begins.
 	Predicted *Forecast
 }

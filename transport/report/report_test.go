@@ -24,9 +24,9 @@ func TestNameBottleneck(t *testing.T) {
 		"in doubt, no stages":   {handoff.InDoubt, nil, ""},
 		"committed, not stages": {handoff.Committed, nil, BoundNetwork},
 	} {
-		r := Report{Outcome: c.outcome, Stages: c.stages, StopFill: Fill{Bottleneck: BoundNetwork}}
-		if r.NameBottleneck(); r.StopFill.Bottleneck != c.want {
-			t.Errorf("%s: bound by %q, want %q", name, r.StopFill.Bottleneck, c.want)
+		r := Report{Outcome: c.outcome, Stages: c.stages, StopOccupancy: Occupancy{Bottleneck: BoundNetwork}}
+		if r.NameBottleneck(); r.StopOccupancy.Bottleneck != c.want {
+			t.Errorf("%s: bound by %q, want %q", name, r.StopOccupancy.Bottleneck, c.want)
 		}
 	}
 }

@@ -43,7 +43,7 @@ func (b *barView) event(ev stamped) {
 		b.freeze()
 	case report.Progress:
 		b.progress(b.meters.progress(ev))
-		b.fill(cmp.Or(waitingText(ev.Waiting), fillText(ev.Fill)))
+		b.showOccupancy(cmp.Or(waitingText(ev.Waiting), occupancyText(ev.Occupancy)))
 	default:
 		fmt.Fprintf(b.above(), "%s: %s\n", b.program, notice(ev.Event))
 	}
@@ -91,8 +91,8 @@ func (b *barView) bar(name string, names int) *deviceBar {
 	return d
 }
 
-// fill shows how full the stages are, or what else is waited for.
-func (b *barView) fill(text string) {
+// showOccupancy shows how full the stages are, or what else is waited for.
+func (b *barView) showOccupancy(text string) {
 	if b.screen == nil || b.stages == nil && text == "" {
 		return
 	}

@@ -21,9 +21,9 @@ func committed() verdict {
 			Outcome: handoff.Committed, Attempt: transport.Attempt{Epoch: 1}, Peer: peerID, Lanes: 2,
 			Carrier: transport.Carrier{Name: "quic", GRO: true, ReceiveBuffer: 8 << 20, SendBuffer: 8 << 20},
 			Total:   3210 * time.Millisecond, Downtime: 84160 * time.Microsecond,
-			Stages:   []report.Stage{{Name: "stop", Took: 1300 * time.Microsecond}, {Name: "save", Took: 82860 * time.Microsecond}},
-			Fill:     report.Fill{Queue: 0.12, Ahead: 0.004, Bottleneck: report.BoundArrival},
-			StopFill: report.Fill{Queue: 0.7512, Ahead: 0.031, Bottleneck: report.BoundLoad},
+			Stages:        []report.Stage{{Name: "stop", Took: 1300 * time.Microsecond}, {Name: "save", Took: 82860 * time.Microsecond}},
+			Occupancy:     report.Occupancy{Queue: 0.12, Ahead: 0.004, Bottleneck: report.BoundArrival},
+			StopOccupancy: report.Occupancy{Queue: 0.7512, Ahead: 0.031, Bottleneck: report.BoundLoad},
 			Devices: []report.Device{
 				{
 					Name: "nic0", Bytes: 300 << 20, WireBytes: 150 << 20, PrecopyBytes: 290 << 20, Chunks: 300, Rounds: 4,
@@ -43,8 +43,8 @@ func foretold() verdict {
 	known := func(d time.Duration) report.Span { return report.Span{Took: d, Known: true} }
 	v.sending, v.verified, v.report.Warnings = true, nil, nil
 	v.report.Devices[0].Save, v.report.Devices[0].Load = 20*time.Millisecond, 30*time.Millisecond
-	v.report.Fill = report.Fill{Queue: 0.05, Flight: 0.2, Bottleneck: report.Balanced}
-	v.report.StopFill = report.Fill{Queue: 0.8277, Credit: 0.051, Flight: 0.0625, Bottleneck: report.BoundNetwork}
+	v.report.Occupancy = report.Occupancy{Queue: 0.05, Flight: 0.2, Bottleneck: report.Balanced}
+	v.report.StopOccupancy = report.Occupancy{Queue: 0.8277, Credit: 0.051, Flight: 0.0625, Bottleneck: report.BoundNetwork}
 	none := known(0)
 	p := report.Prediction{Stop: known(time.Millisecond), Fill: none, Save: known(79 * time.Millisecond), Wire: none, Load: none, Commit: none, Start: none, Downtime: known(80 * time.Millisecond)}
 	v.report.Predicted = &report.Forecast{Prediction: p, Devices: []report.DeviceForecast{

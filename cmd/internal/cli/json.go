@@ -105,11 +105,11 @@ type jsonName struct {
 
 type jsonProgress struct {
 	jsonHead
-	Goodput float64        `json:"goodput_bytes_per_s,omitempty"` // of all devices, when the path is full
-	RTTMS   float64        `json:"rtt_ms,omitempty"`
-	Fill    *jsonFill      `json:"fill,omitempty"` // in the last second or two
-	Waiting *jsonWaiting   `json:"waiting,omitempty"`
-	Devices []jsonSnapshot `json:"devices"`
+	Goodput   float64        `json:"goodput_bytes_per_s,omitempty"` // of all devices, when the path is full
+	RTTMS     float64        `json:"rtt_ms,omitempty"`
+	Occupancy *jsonOccupancy `json:"occupancy,omitempty"` // in the last second or two
+	Waiting   *jsonWaiting   `json:"waiting,omitempty"`
+	Devices   []jsonSnapshot `json:"devices"`
 }
 
 // jsonWaiting says that pre-copy goes on for nothing but the downtime limit.
@@ -151,13 +151,13 @@ type jsonDone struct {
 	DowntimeMS float64       `json:"downtime_ms"`
 	CalledOff  float64       `json:"called_off_ms,omitempty"` // of stops before that
 	*jsonStopForecast
-	Off      *float64     `json:"prediction_error_percent,omitempty"` // how much longer the downtime was
-	Stages   []jsonStage  `json:"stages"`
-	Fill     *jsonFill    `json:"fill,omitempty"`      // until all was at the destination
-	StopFill *jsonFill    `json:"stop_fill,omitempty"` // of that, while the guest stood still
-	Lanes    int          `json:"lanes"`
-	Carrier  *jsonCarrier `json:"carrier,omitempty"`
-	Devices  []jsonDevice `json:"devices"`
+	Off           *float64       `json:"prediction_error_percent,omitempty"` // how much longer the downtime was
+	Stages        []jsonStage    `json:"stages"`
+	Occupancy     *jsonOccupancy `json:"occupancy,omitempty"`      // until all was at the destination
+	StopOccupancy *jsonOccupancy `json:"stop_occupancy,omitempty"` // of that, while the guest stood still
+	Lanes         int            `json:"lanes"`
+	Carrier       *jsonCarrier   `json:"carrier,omitempty"`
+	Devices       []jsonDevice   `json:"devices"`
 	// Copy is one at the destination that was not ended, since the way back has failed.
 	Copy *jsonCopy `json:"copy_there,omitempty"`
 	// GuestUnheard says that the guest was to be resumed, and that nothing says that it runs.
@@ -331,7 +331,7 @@ func (j *jsonView) event(ev stamped) {
 			return
 		}
 		j.progress = ev.at
-		j.write(jsonProgress{head, math.Round(ev.Way.Goodput), milliseconds(ev.Way.RTT), newJSONFill(ev.Fill), newJSONWaiting(ev.Waiting), jsonSnapshots(ev.Devices)})
+		j.write(jsonProgress{head, math.Round(ev.Way.Goodput), milliseconds(ev.Way.RTT), newJSONOccupancy(ev.Occupancy), newJSONWaiting(ev.Waiting), jsonSnapshots(ev.Devices)})
 	}
 }
 
@@ -365,7 +365,7 @@ func (j *jsonView) end(v verdict) {
 		jsonHead: j.head("done", time.Now(), v.report.Attempt), Outcome: v.outcome(), Exit: v.exit(),
 		Peer: known(r.Peer), TotalMS: milliseconds(r.Total), DowntimeMS: milliseconds(r.Downtime), CalledOff: milliseconds(r.CalledOff), Lanes: r.Lanes, Carrier: carriedBy(r.Carrier),
 		jsonStopForecast: jsonForecast(r.Predicted),
-		Fill:             newJSONFill(r.Fill), StopFill: newJSONFill(r.StopFill),
+		Occupancy:        newJSONOccupancy(r.Occupancy), StopOccupancy: newJSONOccupancy(r.StopOccupancy),
 		Stages: jsonStages(r.Stages), Devices: []jsonDevice{}, Warnings: []string{},
 	}
 	if off, ok := r.PredictionError(); ok {

@@ -105,7 +105,7 @@ func (l *lineView) move(ev stamped) {
 	if text := waitingText(ev.Waiting); text != "" {
 		l.print(text)
 	}
-	if text := fillText(ev.Fill); text != "" {
+	if text := occupancyText(ev.Occupancy); text != "" {
 		l.print("stages: " + text)
 	}
 }

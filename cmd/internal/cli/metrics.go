@@ -14,7 +14,7 @@ type figures struct {
 	phase     string
 	devices   []report.Snapshot
 	way       report.Way
-	fill      report.Fill
+	occupancy report.Occupancy
 	predicted *report.Forecast // of the last stop, nil before the first
 	connected bool
 	lost      int // connections
@@ -39,7 +39,7 @@ func (l *latest) note(ev report.Event) {
 			f.predicted = ev.Predicted
 		}
 	case report.Progress: // whose slice nobody writes to any more
-		f.devices, f.way, f.fill = ev.Devices, ev.Way, ev.Fill
+		f.devices, f.way, f.occupancy = ev.Devices, ev.Way, ev.Occupancy
 	case report.Peer, report.Restored:
 		f.connected, f.held = true, false
 	case report.Lost:
@@ -86,9 +86,9 @@ func metricsOf(r role) []metric {
 			func(_ figures, add adder) { add(1, side, version) }},
 		{"migpipe_phase", "1 for the phase that the migration is in.", []string{"phase"}, gauge,
 			oneOf(phases, func(f figures) string { return f.phase })},
-		{"migpipe_stage_fill_ratio", "Part of the memory for chunks that waits in a stage, lately.", []string{"stage"}, gauge, fills(r)},
+		{"migpipe_stage_occupancy_ratio", "Part of the memory for chunks that waits in a stage, lately.", []string{"stage"}, gauge, occupancies(r)},
 		{"migpipe_bottleneck", "1 for the stage that the others wait for, lately; all are 0 where next to nothing is to be moved.", []string{"stage"}, gauge,
-			oneOf(bottlenecks[r], func(f figures) string { return f.fill.Bottleneck })},
+			oneOf(bottlenecks[r], func(f figures) string { return f.occupancy.Bottleneck })},
 		{"migpipe_device_bytes_total", "Bytes of a device's state that were read at the source, or written at the destination.", perDevice, counter,
 			ofDevices(func(d report.Snapshot) uint64 { return d.Bytes })},
 		{"migpipe_device_wire_bytes_total", "What these were on their way, encoded.", perDevice, counter,
@@ -141,16 +141,16 @@ func number(yes bool) float64 {
 	return 0
 }
 
-// fills has the stages of one side, called as in --json.
-func fills(r role) func(figures, adder) {
+// occupancies has the stages of one side, called as in --json.
+func occupancies(r role) func(figures, adder) {
 	return func(f figures, add adder) {
-		add(f.fill.Queue, "queue")
+		add(f.occupancy.Queue, "queue")
 		if r == sink {
-			add(f.fill.Ahead, "ahead")
+			add(f.occupancy.Ahead, "ahead")
 			return
 		}
-		add(f.fill.Credit, "without_credit")
-		add(f.fill.Flight, "in_flight")
+		add(f.occupancy.Credit, "without_credit")
+		add(f.occupancy.Flight, "in_flight")
 	}
 }
 

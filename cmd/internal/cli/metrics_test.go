@@ -39,10 +39,10 @@ func underWay(r role) []report.Event {
 	acc := report.Snapshot{Name: "acc0", Bytes: 176}
 	progress := report.Event{Kind: report.Progress, Devices: []report.Snapshot{nic, acc}}
 	if r == sink {
-		progress.Fill = report.Fill{Queue: 0.7512, Ahead: 0.031, Bottleneck: report.BoundLoad}
+		progress.Occupancy = report.Occupancy{Queue: 0.7512, Ahead: 0.031, Bottleneck: report.BoundLoad}
 		return []report.Event{{Kind: report.Peer}, {Kind: report.Phase, Phase: report.StopCopy}, progress}
 	}
-	progress.Fill = report.Fill{Queue: 0.8277, Credit: 0.051, Flight: 0.0625, Bottleneck: report.BoundNetwork}
+	progress.Occupancy = report.Occupancy{Queue: 0.8277, Credit: 0.051, Flight: 0.0625, Bottleneck: report.BoundNetwork}
 	progress.Way = report.Way{Goodput: 1.25e9, RTT: 350 * time.Microsecond}
 	known := &report.Forecast{Prediction: report.Prediction{Downtime: report.Span{Took: 80 * time.Millisecond, Known: true}}}
 	return []report.Event{

@@ -88,9 +88,9 @@ func (v verdict) facts() [][2]string {
 	if r.Downtime > 0 {
 		add("downtime", humanTime(r.Downtime)+split(r.Stages))
 	}
-	if text := fillText(r.StopFill); text != "" {
+	if text := occupancyText(r.StopOccupancy); text != "" {
 		add("stages", "while stopped: "+text)
-	} else if text := fillText(r.Fill); text != "" {
+	} else if text := occupancyText(r.Occupancy); text != "" {
 		add("stages", text)
 	}
 	if r.CalledOff > 0 {

@@ -74,7 +74,7 @@ func TestScrape(t *testing.T) {
 				at = strings.TrimPrefix(at, unixPrefix)
 			}
 			code, text := scrape(t, network, at, "GET", "localhost/metrics")
-			for _, line := range []string{`migpipe_bottleneck{stage="network"} 1`, `migpipe_stage_fill_ratio{stage="queue"} 0.8277`, "go_goroutines ", "process_cpu_seconds_total "} {
+			for _, line := range []string{`migpipe_bottleneck{stage="network"} 1`, `migpipe_stage_occupancy_ratio{stage="queue"} 0.8277`, "go_goroutines ", "process_cpu_seconds_total "} {
 				if code != http.StatusOK || !strings.Contains(text, "\n"+line) {
 					t.Errorf("%d, and no %s in\n%s", code, line, text)
 				}

@@ -74,15 +74,15 @@ func events() []stamped {
 		report.Event{Kind: report.Restored})
 	for i := range uint64(41) {
 		s := report.Snapshot{Name: "nic0", Phase: "stop-copy", Bytes: i << 20, Wire: i << 19, Applied: i << 20}
-		var fill report.Fill
+		var full report.Occupancy
 		if i > 2 {
-			fill = report.Fill{Queue: 0.833, Flight: 0.0625, Bottleneck: report.BoundNetwork}
+			full = report.Occupancy{Queue: 0.833, Flight: 0.0625, Bottleneck: report.BoundNetwork}
 			s.Rates = report.Rates{Save: 20 << 20, Wire: 5 << 20, Load: 30 << 20}
 		}
 		if i > 0 {
 			s.Remaining, s.Known = (40-i)<<20, true
 		}
-		list = append(list, report.Event{Kind: report.Progress, Devices: []report.Snapshot{s}, Way: report.Way{Goodput: 10 << 20, RTT: time.Millisecond}, Fill: fill})
+		list = append(list, report.Event{Kind: report.Progress, Devices: []report.Snapshot{s}, Way: report.Way{Goodput: 10 << 20, RTT: time.Millisecond}, Occupancy: full})
 	}
 	out := make([]stamped, len(list))
 	for i, ev := range list {

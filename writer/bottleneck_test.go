@@ -8,12 +8,13 @@ import (
 
 	"pgregory.net/rapid"
 
+	"github.com/migpipe/migpipe/internal/occupancy"
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/report"
 )
 
-// TestFillOverTime: each chunk counts for the time that it was somewhere.
-func TestFillOverTime(t *testing.T) {
+// TestOccupancyOverTime: each chunk counts for the time that it was somewhere.
+func TestOccupancyOverTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMerge(alone(4), 0, 1<<20)
 		pass := func(ms int) { time.Sleep(time.Duration(ms) * time.Millisecond) }
@@ -37,9 +38,10 @@ func TestFillOverTime(t *testing.T) {
 		come(3)
 		pass(400) // one, and one too early
 		got := m.usage()
-		want := usage{at: 2 * time.Second, queue: 0.4 + 0.6 + 0.4, ahead: 0.1 + 0.4, busy: 900 * time.Millisecond, came: 3}
-		if math.Abs(got.queue-want.queue)+math.Abs(got.ahead-want.ahead) < 1e-9 {
-			got.queue, got.ahead = want.queue, want.ahead
+		want := usage{occupancy.Usage{Took: 2 * time.Second, Queue: 0.4 + 0.6 + 0.4, Ahead: 0.1 + 0.4}, 3}
+		want.Waited[occupancy.ForNothing], want.Waited[occupancy.ForLoad] = 1100*time.Millisecond, 900*time.Millisecond
+		if math.Abs(got.Queue-want.Queue)+math.Abs(got.Ahead-want.Ahead) < 1e-9 {
+			got.Queue, got.Ahead = want.Queue, want.Ahead
 		}
 		if got != want {
 			t.Errorf("got  %+v\nwant %+v", got, want)
@@ -68,16 +70,25 @@ func TestLevels(t *testing.T) {
 				m.deliver(&transport.Chunk{ChunkHead: h})
 				there[seq] = true
 			}
-			var want levels
-			for there[m.next+want.queue] {
-				want.queue++
+			var want occupancy.Levels
+			for there[m.next+uint64(want.Queue)] {
+				want.Queue++
 			}
-			want.ahead = uint64(len(there)) - want.queue
-			if m.fill.was != want || want.queue+want.ahead > uint64(n) {
-				t.Fatalf("the levels are %+v of %d, want %+v", m.fill.was, n, want)
+			want.Ahead = len(there) - want.Queue
+			if want.Queue > 0 {
+				want.Waiting = occupancy.ForLoad
+			}
+			if got := m.levels(); got != want || want.Queue+want.Ahead > n {
+				t.Fatalf("the levels are %+v of %d, want %+v", got, n, want)
 			}
 		}
 	})
+}
+
+// busyFor is the usage of a device that had something to load for so much of 100 ns.
+func busyFor(busy time.Duration, came uint64) (u usage) {
+	u.Took, u.Waited[occupancy.ForLoad], u.came = 100, busy, came
+	return u
 }
 
 func TestBottleneck(t *testing.T) {
@@ -87,10 +98,10 @@ func TestBottleneck(t *testing.T) {
 		want string
 	}{
 		{"nothing is there", nil, ""},
-		{"nothing comes", progress{{at: 100}, {at: 100}}, ""},
-		{"one device is always busy", progress{{at: 100, busy: 10, came: 5}, {at: 100, busy: 51}}, report.BoundLoad},
-		{"both are busy, none for long", progress{{at: 100, busy: 50}, {at: 100, busy: 50}}, report.BoundArrival},
-		{"each chunk is loaded in no time", progress{{at: 100, came: 5}}, report.BoundArrival},
+		{"nothing comes", progress{busyFor(0, 0), busyFor(0, 0)}, ""},
+		{"one device is always busy", progress{busyFor(10, 5), busyFor(51, 0)}, report.BoundLoad},
+		{"both are busy, none for long", progress{busyFor(50, 0), busyFor(50, 0)}, report.BoundArrival},
+		{"each chunk is loaded in no time", progress{busyFor(0, 5)}, report.BoundArrival},
 	} {
 		if got := bottleneck(c.p); got != c.want {
 			t.Errorf("%s: %q, want %q", c.name, got, c.want)

@@ -25,9 +25,9 @@ var bounds = map[string]string{
 	report.StageStart:   "bound by the start at the destination",
 }
 
-// fillText is how full the stages are, and what they wait for; nothing where nothing
+// occupancyText is how full the stages are, and what they wait for; nothing where nothing
 // has moved.
-func fillText(f report.Fill) string {
+func occupancyText(f report.Occupancy) string {
 	if f.Bottleneck == "" {
 		return ""
 	}
@@ -43,8 +43,8 @@ func fillText(f report.Fill) string {
 	return strings.Join(parts, ", ") + ": " + bounds[f.Bottleneck]
 }
 
-// jsonFill is how full the memory for chunks is, in per cent of it, and by which stages.
-type jsonFill struct {
+// jsonOccupancy is how full the memory for chunks is, in per cent of it, and by which stages.
+type jsonOccupancy struct {
 	Queue      float64 `json:"queue_percent"`
 	Credit     float64 `json:"without_credit_percent"`
 	Flight     float64 `json:"in_flight_percent"`
@@ -52,11 +52,11 @@ type jsonFill struct {
 	Bottleneck string  `json:"bottleneck"`
 }
 
-// newJSONFill is nil where nothing has moved.
-func newJSONFill(f report.Fill) *jsonFill {
+// newJSONOccupancy is nil where nothing has moved.
+func newJSONOccupancy(f report.Occupancy) *jsonOccupancy {
 	if f.Bottleneck == "" {
 		return nil
 	}
 	percent := func(part float64) float64 { return math.Round(1e3*part) / 10 }
-	return &jsonFill{percent(f.Queue), percent(f.Credit), percent(f.Flight), percent(f.Ahead), f.Bottleneck}
+	return &jsonOccupancy{percent(f.Queue), percent(f.Credit), percent(f.Flight), percent(f.Ahead), f.Bottleneck}
 }

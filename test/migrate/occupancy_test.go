@@ -35,18 +35,18 @@ func TestBottleneck(t *testing.T) {
 				var told, came named
 				p.send.Observe, p.receive.Observe = told.observe, came.observe
 				s, r := p.succeed(t)
-				t.Logf("source:      %+v, in all %+v", s.report.StopFill, s.report.Fill)
-				t.Logf("destination: %+v, in all %+v", r.report.StopFill, r.report.Fill)
-				if s.report.StopFill.Bottleneck != c.src || r.report.StopFill.Bottleneck != c.dst {
-					t.Errorf("bound by %q and %q, want %q and %q", s.report.StopFill.Bottleneck, r.report.StopFill.Bottleneck, c.src, c.dst)
+				t.Logf("source:      %+v, in all %+v", s.report.StopOccupancy, s.report.Occupancy)
+				t.Logf("destination: %+v, in all %+v", r.report.StopOccupancy, r.report.Occupancy)
+				if s.report.StopOccupancy.Bottleneck != c.src || r.report.StopOccupancy.Bottleneck != c.dst {
+					t.Errorf("bound by %q and %q, want %q and %q", s.report.StopOccupancy.Bottleneck, r.report.StopOccupancy.Bottleneck, c.src, c.dst)
 				}
 				told.only(t, c.src)
 				came.only(t, c.dst)
-				f := s.report.StopFill
+				f := s.report.StopOccupancy
 				within(t, "queue", f.Queue, c.queue)
 				within(t, "credit", f.Credit, c.credit)
 				within(t, "flight", f.Flight, c.flight)
-				within(t, "queue of the destination", r.report.StopFill.Queue, c.came)
+				within(t, "queue of the destination", r.report.StopOccupancy.Queue, c.came)
 			})
 		})
 	}
@@ -80,7 +80,7 @@ func TestBottleneckOfShortStop(t *testing.T) {
 				p.add(t, "d0", state+c.source, state+c.sink)
 				p.send.ChunkSize, p.send.MaxBandwidth, p.send.Codec, p.send.Lanes = 1<<16, c.bandwidth, c.codec, 1
 				s, _ := p.succeed(t)
-				if f := s.report.StopFill; f.Bottleneck != want || s.report.Downtime > 100*time.Millisecond {
+				if f := s.report.StopOccupancy; f.Bottleneck != want || s.report.Downtime > 100*time.Millisecond {
 					t.Errorf("a stop of %v is bound by %q, want %q: %+v", s.report.Downtime, f.Bottleneck, want, f)
 				}
 			})
@@ -103,7 +103,7 @@ func (n *named) observe(ev report.Event) {
 		if *n == nil {
 			*n = named{}
 		}
-		(*n)[ev.Fill.Bottleneck]++
+		(*n)[ev.Occupancy.Bottleneck]++
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 
 	"pgregory.net/rapid"
 
+	"github.com/migpipe/migpipe/internal/occupancy"
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/report"
 )
@@ -30,14 +31,14 @@ func (h *hauling) sorted(t *rapid.T) {
 			want.kept++
 		}
 	}
-	if got := h.fill.now; got != want || got.kept > h.fill.chunks {
-		t.Fatalf("the levels are %+v of %d, want %+v", got, h.fill.chunks, want)
+	if got := h.now; got != want || got.kept > h.chunks {
+		t.Fatalf("the levels are %+v of %d, want %+v", got, h.chunks, want)
 	}
 }
 
-// TestFillOverTime: each chunk counts for the time that it was somewhere, and each
+// TestOccupancyOverTime: each chunk counts for the time that it was somewhere, and each
 // moment for what everything waited for.
-func TestFillOverTime(t *testing.T) {
+func TestOccupancyOverTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFilling(t, 4, alone(0))
 		pass := func(ms int) { time.Sleep(time.Duration(ms) * time.Millisecond) }
@@ -66,12 +67,12 @@ func TestFillOverTime(t *testing.T) {
 		}
 		pass(700)
 		got := f.usage()
-		want := usage{at: 3800 * time.Millisecond, ready: 0.6, held: 0.8, taken: 0.4 + 1 + 1.2}
-		want.waited = [waitings]time.Duration{
-			forNothing: 1700 * time.Millisecond, forDevice: 100 * time.Millisecond, forLane: 800 * time.Millisecond, forPeer: 1200 * time.Millisecond,
+		want := occupancy.Usage{Took: 3800 * time.Millisecond, Queue: 0.6, Credit: 0.8, Flight: 0.4 + 1 + 1.2}
+		want.Waited = [...]time.Duration{
+			occupancy.ForNothing: 1700 * time.Millisecond, occupancy.ForDevice: 100 * time.Millisecond, occupancy.ForLane: 800 * time.Millisecond, occupancy.ForPeer: 1200 * time.Millisecond, occupancy.ForLoad: 0,
 		}
-		if off := math.Abs(got.ready-want.ready) + math.Abs(got.held-want.held) + math.Abs(got.taken-want.taken); off < 1e-9 {
-			got.ready, got.held, got.taken = want.ready, want.held, want.taken
+		if off := math.Abs(got.Queue-want.Queue) + math.Abs(got.Credit-want.Credit) + math.Abs(got.Flight-want.Flight); off < 1e-9 {
+			got.Queue, got.Credit, got.Flight = want.Queue, want.Credit, want.Flight
 		}
 		if got != want {
 			t.Errorf("got  %+v\nwant %+v", got, want)
@@ -102,8 +103,8 @@ func TestBottleneck(t *testing.T) {
 		{"half is not more than half", 50, 50, 0, 20, 10, nil, report.Balanced},
 		{"codec against the way", 0, 50, 50, 30, 20, nil, report.Balanced},
 	} {
-		p := progress{usage: usage{at: 1000 + c.save + c.lane + c.peer}, encoding: c.encode, writing: c.write, loading: c.loads}
-		p.waited = [waitings]time.Duration{forNothing: 1000, forDevice: c.save, forLane: c.lane, forPeer: c.peer}
+		p := progress{Usage: occupancy.Usage{Took: 1000 + c.save + c.lane + c.peer}, encoding: c.encode, writing: c.write, loading: c.loads}
+		p.Waited = [...]time.Duration{occupancy.ForNothing: 1000, occupancy.ForDevice: c.save, occupancy.ForLane: c.lane, occupancy.ForPeer: c.peer, occupancy.ForLoad: 0}
 		if got := bottleneck(p); got != c.want {
 			t.Errorf("%s: %q, want %q", c.name, got, c.want)
 		}
@@ -112,13 +113,13 @@ func TestBottleneck(t *testing.T) {
 
 // TestRecent: what is told of is never older than two seconds.
 func TestRecent(t *testing.T) {
-	var r recent
+	var r occupancy.Recent[progress]
 	for i := range 50 {
-		now := progress{usage: usage{at: time.Duration(i) * 100 * time.Millisecond}}
-		now.ready = 2 * max(0, now.at.Seconds()-1.5) // two chunks of four, from 1.5 s on
-		got := r.look(now, 4).Queue
+		now := progress{Usage: occupancy.Usage{Took: time.Duration(i) * 100 * time.Millisecond}}
+		now.Queue = 2 * max(0, now.Took.Seconds()-1.5) // two chunks of four, from 1.5 s on
+		got := r.Look(now, 4).Queue
 		if i > 35 && math.Abs(got-0.5) > 1e-9 || i <= 15 && got != 0 {
-			t.Errorf("after %v the queue is at %v", now.at, got)
+			t.Errorf("after %v the queue is at %v", now.Took, got)
 		}
 	}
 }
@@ -139,7 +140,7 @@ func TestDrainReadsOn(t *testing.T) {
 		if n := b.read.Load(); n != 8*4096 {
 			t.Errorf("%d bytes were read, the memory has room for %d", n, 8*4096)
 		}
-		if got, want := b.queue.fill.now, (levels{ready: 7, leaving: 1, kept: 8}); got != want {
+		if got, want := b.queue.now, (levels{ready: 7, leaving: 1, kept: 8}); got != want {
 			t.Errorf("the levels are %+v, want %+v", got, want)
 		}
 		c := <-blocked
@@ -164,13 +165,13 @@ func TestLastLoad(t *testing.T) {
 		}
 		defer arena.Close()
 		p := &pipeline{devices: newDevices(make([]Source, 1)), queue: newQueue(arena, 2, alone(0))}
-		p.atReady = progress{usage: usage{at: time.Second}, loading: make([]time.Duration, 1)}
-		p.atReady.waited[forPeer] = time.Second
-		if _, stop := p.fills(true); stop.Bottleneck != report.BoundNetwork {
+		p.atReady = progress{Usage: occupancy.Usage{Took: time.Second}, loading: make([]time.Duration, 1)}
+		p.atReady.Waited[occupancy.ForPeer] = time.Second
+		if _, stop := p.occupancies(true); stop.Bottleneck != report.BoundNetwork {
 			t.Errorf("before that ACK: bound by %q", stop.Bottleneck)
 		}
 		p.devices[0].loads.took = 900 * time.Millisecond
-		if all, stop := p.fills(true); all.Bottleneck != report.BoundLoad || stop.Bottleneck != report.BoundLoad {
+		if all, stop := p.occupancies(true); all.Bottleneck != report.BoundLoad || stop.Bottleneck != report.BoundLoad {
 			t.Errorf("bound by %q, in all by %q", stop.Bottleneck, all.Bottleneck)
 		}
 	})

@@ -1,0 +1,62 @@
+package writer
+
+import (
+	"slices"
+	"time"
+
+	"github.com/migpipe/migpipe/internal/occupancy"
+	"github.com/migpipe/migpipe/transport/report"
+)
+
+// usage is how full one device's part of the memory was, over a time.
+type usage struct {
+	occupancy.Usage
+	came uint64 // chunks
+}
+
+// progress is how far every device has come.
+type progress []usage
+
+// Elapsed implements [occupancy.Progress].
+func (p progress) Elapsed() (at time.Duration) {
+	for _, u := range p {
+		at = max(at, u.Took)
+	}
+	return at
+}
+
+// Since implements [occupancy.Progress].
+func (p progress) Since(before progress) progress {
+	way := slices.Clone(p)
+	for i, b := range before {
+		way[i] = usage{way[i].Usage.Since(b.Usage), way[i].came - b.came}
+	}
+	return way
+}
+
+// Occupancy implements [occupancy.Progress]: the devices share the memory.
+func (p progress) Occupancy(chunks int) (o report.Occupancy) {
+	for _, u := range p {
+		one := u.Of(chunks)
+		o.Queue, o.Ahead = o.Queue+one.Queue, o.Ahead+one.Ahead
+	}
+	o.Bottleneck = bottleneck(p)
+	return o
+}
+
+// bottleneck names what was waited for: the slowest device, if it always had something
+// to load, and else what is before it, as long as anything moves.
+func bottleneck(p progress) string {
+	var busy time.Duration
+	var came uint64
+	for _, u := range p {
+		busy, came = max(busy, u.Waited[occupancy.ForLoad]), came+u.came
+	}
+	switch {
+	case busy > p.Elapsed()/2:
+		return report.BoundLoad
+	case busy > 0 || came > 0:
+		return report.BoundArrival
+	}
+	return ""
+}
