@@ -3,6 +3,7 @@ package reader
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"math"
 	"runtime"
@@ -138,47 +139,40 @@ type Options struct {
 }
 
 func (o *Options) withDefaults() (Options, error) {
-	v := Options{}
-	if o != nil {
-		v = *o
-	}
-	orDefault(&v.Memory, 32<<20)
-	orDefault(&v.ChunkSize, 1<<20)
-	orDefault(&v.DowntimeLimit, 300*time.Millisecond)
-	v.DowntimeLimit = min(v.DowntimeLimit, plan.Unlimited)
-	orDefault(&v.MaxPrecopy, 60*time.Second)
-	orDefault(&v.MaxRounds, 30)
-	orDefault(&v.MaxDowntime, max(10*time.Second, 2*v.DowntimeLimit))
-	orDefault(&v.StallLimit, 30*time.Second)
-	orDefault(&v.ConnectLimit, connectLimit)
-	orDefault(&v.CancelAfter, 5*time.Second)
-	orDefault(&v.ReconnectLimit, 60*time.Second)
-	if v.Attempt == (transport.Attempt{}) {
-		v.Attempt = transport.Attempt{Mig: transport.NewMigID(), Epoch: 1}
-	}
+	v := *cmp.Or(o, new(Options))
+	v.Memory = cmp.Or(v.Memory, 32<<20)
+	v.ChunkSize = cmp.Or(v.ChunkSize, 1<<20)
+	v.DowntimeLimit = min(cmp.Or(v.DowntimeLimit, 300*time.Millisecond), plan.Unlimited)
+	v.MaxPrecopy = cmp.Or(v.MaxPrecopy, 60*time.Second)
+	v.MaxRounds = cmp.Or(v.MaxRounds, 30)
+	v.MaxDowntime = cmp.Or(v.MaxDowntime, max(10*time.Second, 2*v.DowntimeLimit))
+	v.StallLimit = cmp.Or(v.StallLimit, 30*time.Second)
+	v.ConnectLimit = cmp.Or(v.ConnectLimit, connectLimit)
+	v.CancelAfter = cmp.Or(v.CancelAfter, 5*time.Second)
+	v.ReconnectLimit = cmp.Or(v.ReconnectLimit, 60*time.Second)
+	v.Attempt = cmp.Or(v.Attempt, transport.Attempt{Mig: transport.NewMigID(), Epoch: 1})
 	if v.Journal == nil {
 		v.Journal = handoff.NewMemory()
-	}
-	if v.Tuning == nil {
-		v.Tuning = new(Tuning)
-	}
-	if v.MaxBandwidth > 0 {
-		v.Tuning.SetMaxBandwidth(v.MaxBandwidth)
 	}
 	if v.Observe == nil {
 		v.Observe = func(report.Event) {}
 	}
+	v.Tuning = cmp.Or(v.Tuning, new(Tuning))
+	if v.MaxBandwidth > 0 {
+		v.Tuning.SetMaxBandwidth(v.MaxBandwidth)
+	}
 	return v, v.check()
 }
 
-func orDefault[T comparable](field *T, value T) {
-	var zero T
-	if *field == zero {
-		*field = value
-	}
-}
-
 func (o *Options) check() error {
+	for field, d := range map[string]time.Duration{
+		"DowntimeLimit": o.DowntimeLimit, "MaxDowntime": o.MaxDowntime, "MaxPrecopy": o.MaxPrecopy, "StallLimit": o.StallLimit, "Timeout": o.Timeout,
+		"ConnectLimit": o.ConnectLimit, "ReconnectLimit": o.ReconnectLimit, "CancelAfter": o.CancelAfter, "DoubtLimit": o.DoubtLimit,
+	} {
+		if d < 0 {
+			return fmt.Errorf("reader: Options.%s is %v, must not be negative", field, d)
+		}
+	}
 	switch {
 	case o.ChunkSize < transport.MinChunk || o.ChunkSize > transport.MaxChunk:
 		return fmt.Errorf("reader: Options.ChunkSize is %d, must be %d to %d", o.ChunkSize, transport.MinChunk, transport.MaxChunk)
@@ -188,8 +182,8 @@ func (o *Options) check() error {
 		return fmt.Errorf("reader: Options.Lanes is %d, must be 1 to %d, or 0 for what the path needs", o.Lanes, transport.MaxLanes)
 	case o.Attempt.Epoch == 0:
 		return fmt.Errorf("reader: Options.Attempt.Epoch is 0, must be 1 or more")
-	case min(o.DowntimeLimit, o.MaxDowntime, o.MaxPrecopy, o.StallLimit, o.ConnectLimit, o.ReconnectLimit, o.CancelAfter, o.DoubtLimit, o.Timeout) < 0 || o.MaxRounds < 0:
-		return fmt.Errorf("reader: Options.DowntimeLimit, MaxDowntime, MaxPrecopy, MaxRounds, StallLimit, ConnectLimit, ReconnectLimit, CancelAfter, DoubtLimit and Timeout must not be negative")
+	case o.MaxRounds < 0:
+		return fmt.Errorf("reader: Options.MaxRounds is %d, must not be negative", o.MaxRounds)
 	case o.MaxDowntime < o.DowntimeLimit:
 		return fmt.Errorf("reader: Options.MaxDowntime is %v, less than DowntimeLimit, %v: a stop of that length would be begun and given up", o.MaxDowntime, o.DowntimeLimit)
 	case o.OnLimit > Force:
@@ -260,3 +254,42 @@ func (o *Options) lanes(c transport.Carrier) uint16 {
 // connectLimit is the default of Options.ConnectLimit, and what one try to reach the
 // destination may take, until it answers or not.
 const connectLimit = 5 * time.Second
+
+// What ends an attempt by taking too long.
+var (
+	ErrNoWelcome   = errors.New("no WELCOME came")                          // Options.ConnectLimit
+	ErrMaxDowntime = errors.New("the guest stood still")                    // Options.MaxDowntime
+	ErrNotPaused   = errors.New("the pause of the guest was not confirmed") // Options.PauseGuest, MaxDowntime
+	ErrStalled     = errors.New("nothing moved")                            // Options.StallLimit
+)
+
+// OnLimit says what to do with devices whose predicted downtime does not come
+// down to Options.DowntimeLimit before a cap of PRE_COPY is reached.
+type OnLimit = plan.OnLimit
+
+// What to do on a limit.
+const (
+	Refuse   = plan.Refuse   // end the attempt: the guest runs on here
+	Continue = plan.Continue // go on with PRE_COPY, until it fits or Options.Timeout ends it; refuse what no PRE_COPY makes fit
+	Force    = plan.Force    // stop the guest all the same
+)
+
+// Limit is a bound of what comes before the switchover.
+type Limit = plan.Limit
+
+// The limits.
+const (
+	LimitDowntime = plan.LimitDowntime // no PRE_COPY could bring the downtime down
+	LimitPrecopy  = plan.LimitPrecopy  // Options.MaxPrecopy
+	LimitRounds   = plan.LimitRounds   // Options.MaxRounds
+	LimitTimeout  = plan.LimitTimeout  // Options.Timeout
+	LimitReinit   = plan.LimitReinit   // a device was initialised anew at every switchover
+	LimitPath     = plan.LimitPath     // nothing shows how fast the path is
+	LimitFixed    = plan.LimitFixed    // the steps of a switchover that no PRE_COPY shortens take longer than Options.DowntimeLimit
+)
+
+// LimitError ends an attempt that would have to break a limit. The guest was not paused for it,
+// or runs again. Its fields are the Limit, the time Allowed or the Count that it is, whether
+// the destination is Ready, which has then applied the initial bytes, and the downtime
+// Predicted of a switchover, with its Stages.
+type LimitError = plan.LimitError

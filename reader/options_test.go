@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/migpipe/migpipe/codec"
+	"github.com/migpipe/migpipe/internal/must"
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/vfio/sim"
 )
@@ -29,7 +30,8 @@ func TestOptions(t *testing.T) {
 		{&Options{Lanes: -1}, "Lanes"},
 		{&Options{Lanes: transport.MaxLanes + 1}, "Lanes"},
 		{&Options{DowntimeLimit: -1}, "DowntimeLimit"},
-		{&Options{MaxPrecopy: -time.Second}, "MaxPrecopy"},
+		{&Options{MaxPrecopy: -time.Second}, "Options.MaxPrecopy is -1s"},
+		{&Options{DoubtLimit: -time.Second}, "Options.DoubtLimit is -1s"},
 		{&Options{MaxRounds: -1}, "MaxRounds"},
 		{&Options{Attempt: transport.Attempt{Mig: transport.NewMigID()}}, "Attempt.Epoch"},
 	} {
@@ -117,18 +119,11 @@ func TestOnly(t *testing.T) {
 		{codec.IDZstd, codec.IDS2, codec.IDRaw},
 		{codec.IDRaw, codec.IDS2, codec.IDRaw},
 	} {
-		p := newOnly(codec.Fixed(must(codec.ByID(c.likes))), []codec.ID{c.takes})
+		p := newOnly(codec.Fixed(must.Get(codec.ByID(c.likes))), []codec.ID{c.takes})
 		if got := p.Choose(0, nil).Codec.ID(); got != c.want {
 			t.Errorf("a policy for %v at a destination with %v gives %v, want %v", c.likes, c.takes, got, c.want)
 		}
 	}
-}
-
-func must[T any](v T, err error) T {
-	if err != nil {
-		panic(err)
-	}
-	return v
 }
 
 func TestLanesFor(t *testing.T) {

@@ -1,6 +1,7 @@
 package writer
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -100,28 +101,13 @@ type Options struct {
 }
 
 func (o *Options) withDefaults() (Options, error) {
-	v := Options{}
-	if o != nil {
-		v = *o
-	}
-	if v.Memory == 0 {
-		v.Memory = 32 << 20
-	}
-	if v.ChunkSize == 0 {
-		v.ChunkSize = 1 << 20
-	}
-	if v.MaxState == 0 {
-		v.MaxState = 1 << 40
-	}
-	if v.ReconnectLimit == 0 {
-		v.ReconnectLimit = 60 * time.Second
-	}
-	if v.StallLimit == 0 {
-		v.StallLimit = 30 * time.Second
-	}
-	if v.ReadyAlarm == 0 {
-		v.ReadyAlarm = time.Minute
-	}
+	v := *cmp.Or(o, new(Options))
+	v.Memory = cmp.Or(v.Memory, 32<<20)
+	v.ChunkSize = cmp.Or(v.ChunkSize, 1<<20)
+	v.MaxState = cmp.Or(v.MaxState, 1<<40)
+	v.ReconnectLimit = cmp.Or(v.ReconnectLimit, 60*time.Second)
+	v.StallLimit = cmp.Or(v.StallLimit, 30*time.Second)
+	v.ReadyAlarm = cmp.Or(v.ReadyAlarm, time.Minute)
 	if v.Journals == nil {
 		v.Journals = handoff.InMemory
 	}
@@ -132,13 +118,18 @@ func (o *Options) withDefaults() (Options, error) {
 }
 
 func (o *Options) check() error {
+	for field, d := range map[string]time.Duration{
+		"ReconnectLimit": o.ReconnectLimit, "StallLimit": o.StallLimit, "ReadyAlarm": o.ReadyAlarm, "ReadyLease": o.ReadyLease,
+	} {
+		if d < 0 {
+			return fmt.Errorf("writer: Options.%s is %v, must not be negative", field, d)
+		}
+	}
 	switch {
 	case o.ChunkSize < transport.MinChunk || o.ChunkSize > transport.MaxChunk:
 		return fmt.Errorf("writer: Options.ChunkSize is %d, must be %d to %d", o.ChunkSize, transport.MinChunk, transport.MaxChunk)
 	case o.Memory < o.ChunkSize:
 		return fmt.Errorf("writer: Options.Memory is %d, less than one chunk of %d", o.Memory, o.ChunkSize)
-	case min(o.ReconnectLimit, o.StallLimit, o.ReadyAlarm, o.ReadyLease) < 0:
-		return errors.New("writer: Options.ReconnectLimit, StallLimit, ReadyAlarm and ReadyLease must not be negative")
 	case o.MaxState > transport.MaxStream:
 		return fmt.Errorf("writer: Options.MaxState is %d, at most %d", o.MaxState, uint64(transport.MaxStream))
 	}
