@@ -2,7 +2,6 @@ package reader
 
 import (
 	"errors"
-	"flag"
 	"fmt"
 	"maps"
 	"os"
@@ -15,38 +14,20 @@ import (
 	"time"
 
 	"github.com/migpipe/migpipe/reader/internal/plan"
+	"github.com/migpipe/migpipe/test/golden"
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
 	"github.com/migpipe/migpipe/transport/report"
 )
 
-var update = flag.Bool("update", false, "write the watch's answers into the scenarios")
-
 // TestWatch plays every scenario of testdata/watch and compares what the watch answers, the
 // indented lines, with those in the file. A line is a time and the facts that change then.
 func TestWatch(t *testing.T) {
-	files, err := filepath.Glob("testdata/watch/*.txt")
-	if err != nil || len(files) == 0 {
-		t.Fatalf("no scenarios: %v", err)
-	}
-	for _, file := range files {
-		t.Run(strings.TrimSuffix(filepath.Base(file), ".txt"), func(t *testing.T) {
-			text, err := os.ReadFile(file)
-			if err != nil {
-				t.Fatal(err)
-			}
-			got := playWatch(t, string(text))
-			if *update {
-				if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
-					t.Fatal(err)
-				}
-				return
-			}
-			if got != string(text) {
-				t.Errorf("the watch does\n%s\nthe scenario says\n%s", got, text)
-			}
-		})
-	}
+	golden.Scenarios(t, "testdata/watch/*.txt", func(t *testing.T, text string) string {
+		s := &watched{}
+		s.facts.times = &timing{}
+		return golden.Play(t, text, s.line)
+	})
 }
 
 // watched is a watch under test, and what it is told.
@@ -55,32 +36,7 @@ type watched struct {
 	facts facts
 }
 
-func playWatch(t *testing.T, text string) string {
-	t.Helper()
-	var out strings.Builder
-	s := &watched{}
-	s.facts.times = &timing{}
-	for n, line := range strings.Split(strings.TrimSuffix(text, "\n"), "\n") {
-		if strings.HasPrefix(line, "    ") {
-			continue // an answer
-		}
-		fmt.Fprintln(&out, line)
-		words := strings.Fields(line)
-		if len(words) == 0 || words[0] == "#" {
-			continue
-		}
-		actions, err := s.line(words)
-		if err != nil {
-			t.Fatalf("line %d: %q: %v", n+1, line, err)
-		}
-		for _, a := range actions {
-			fmt.Fprintf(&out, "    -> %s\n", printWatchAction(a))
-		}
-	}
-	return out.String()
-}
-
-func (s *watched) line(words []string) ([]watchAction, error) {
+func (s *watched) line(words []string) (answers []string, err error) {
 	if words[0] == "limits" {
 		l := &s.watch.limits
 		return nil, each(words[1:], func(key, value string) (err error) {
@@ -101,7 +57,10 @@ func (s *watched) line(words []string) ([]watchAction, error) {
 	if err := each(words[1:], func(key, value string) error { return s.fact(now, key, value) }); err != nil {
 		return nil, err
 	}
-	return s.watch.tick(now, s.facts), nil
+	for _, a := range s.watch.tick(now, s.facts) {
+		answers = append(answers, printWatchAction(a))
+	}
+	return answers, nil
 }
 
 // each takes words as KEY or KEY=VALUE.

@@ -1,45 +1,24 @@
 package writer
 
 import (
-	"flag"
 	"fmt"
-	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/migpipe/migpipe/test/golden"
 	"github.com/migpipe/migpipe/transport/handoff"
 )
-
-var update = flag.Bool("update", false, "write the watch's answers into the scenarios")
 
 // TestWatch plays every scenario of testdata/watch and compares what the watch answers, the
 // indented lines, with those in the file. A line is a time and the facts that change then.
 func TestWatch(t *testing.T) {
-	files, err := filepath.Glob("testdata/watch/*.txt")
-	if err != nil || len(files) == 0 {
-		t.Fatalf("no scenarios: %v", err)
-	}
-	for _, file := range files {
-		t.Run(strings.TrimSuffix(filepath.Base(file), ".txt"), func(t *testing.T) {
-			text, err := os.ReadFile(file)
-			if err != nil {
-				t.Fatal(err)
-			}
-			got := playWatch(t, string(text))
-			if *update {
-				if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
-					t.Fatal(err)
-				}
-				return
-			}
-			if got != string(text) {
-				t.Errorf("the watch does\n%s\nthe scenario says\n%s", got, text)
-			}
-		})
-	}
+	golden.Scenarios(t, "testdata/watch/*.txt", func(t *testing.T, text string) string {
+		s := &watched{}
+		s.facts.times = &timing{}
+		return golden.Play(t, text, s.line)
+	})
 }
 
 // watched is a watch under test, and what it is told.
@@ -48,32 +27,7 @@ type watched struct {
 	facts facts
 }
 
-func playWatch(t *testing.T, text string) string {
-	t.Helper()
-	var out strings.Builder
-	s := &watched{}
-	s.facts.times = &timing{}
-	for n, line := range strings.Split(strings.TrimSuffix(text, "\n"), "\n") {
-		if strings.HasPrefix(line, "    ") {
-			continue // an answer
-		}
-		fmt.Fprintln(&out, line)
-		words := strings.Fields(line)
-		if len(words) == 0 || words[0] == "#" {
-			continue
-		}
-		actions, err := s.line(words)
-		if err != nil {
-			t.Fatalf("line %d: %q: %v", n+1, line, err)
-		}
-		for _, a := range actions {
-			fmt.Fprintf(&out, "    -> %s\n", printWatchAction(a))
-		}
-	}
-	return out.String()
-}
-
-func (s *watched) line(words []string) ([]watchAction, error) {
+func (s *watched) line(words []string) (answers []string, err error) {
 	if words[0] == "limits" {
 		l := &s.watch.limits
 		for _, w := range words[1:] {
@@ -100,7 +54,10 @@ func (s *watched) line(words []string) ([]watchAction, error) {
 			return nil, err
 		}
 	}
-	return s.watch.tick(now, s.facts), nil
+	for _, a := range s.watch.tick(now, s.facts) {
+		answers = append(answers, printWatchAction(a))
+	}
+	return answers, nil
 }
 
 // fact changes one. A time without a value is now; "no" is that it has not come, or is not so.

@@ -1,55 +1,19 @@
 package handoff
 
 import (
-	"flag"
 	"fmt"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
+	"github.com/migpipe/migpipe/test/golden"
 	"github.com/migpipe/migpipe/transport"
 )
-
-var update = flag.Bool("update", false, "write what the scenarios give into their files")
 
 // A scenario is a text: at the margin an event for the source (S) or the
 // destination (D), indented below it what the machine makes of it. "scenario"
 // starts anew, "#" begins a comment. Run with -update after a change, and read
 // the difference: it is the change of behaviour.
-func TestScenarios(t *testing.T) {
-	files, err := filepath.Glob("testdata/*.txt")
-	if err != nil || len(files) == 0 {
-		t.Fatalf("no scenarios: %v", err)
-	}
-	for _, file := range files {
-		t.Run(filepath.Base(file), func(t *testing.T) {
-			text, err := os.ReadFile(file)
-			if err != nil {
-				t.Fatal(err)
-			}
-			got := play(t, string(text))
-			if *update {
-				if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
-					t.Fatal(err)
-				}
-			}
-			compare(t, string(text), got)
-		})
-	}
-}
-
-func compare(t *testing.T, want, got string) {
-	w, g := strings.Split(want, "\n"), strings.Split(got, "\n")
-	for i := range g {
-		if i >= len(w) || w[i] != g[i] {
-			t.Fatalf("line %d: %s\nrun with -update and read the difference", i+1, g[i])
-		}
-	}
-	if len(w) != len(g) {
-		t.Fatalf("%d lines, want %d", len(g), len(w))
-	}
-}
+func TestScenarios(t *testing.T) { golden.Scenarios(t, "testdata/*.txt", play) }
 
 // stage holds both machines and their journals.
 type stage struct {
