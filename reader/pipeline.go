@@ -211,26 +211,13 @@ func (p *pipeline) abandon() {
 // asks the guest's owner. It reports whether that has ended within the limit. If not, release is
 // called when the last read has ended, which takes what it uses with it.
 func (p *pipeline) join(limit time.Duration, back, owner, release func()) bool {
-	ended, late := make(chan struct{}), make(chan struct{})
-	go func() { // ends with the last read
+	return tasks.Within(limit, func() {
 		back()
 		p.draining.Wait()
 		p.asking.Wait()
 		p.sending.Wait()
 		owner()
-		select {
-		case ended <- struct{}{}:
-		case <-late:
-			release()
-		}
-	}()
-	select {
-	case <-ended:
-		return true
-	case <-time.After(limit):
-		close(late)
-		return false
-	}
+	}, release)
 }
 
 // close gives the memory back.

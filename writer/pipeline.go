@@ -142,26 +142,13 @@ const joinLimit = 5 * time.Second
 // has ended, which takes what it uses with it.
 func (p *pipeline) join(release func()) bool {
 	p.wake()
-	ended, late := make(chan struct{}), make(chan struct{})
-	go func() { // ends with the last write
+	return tasks.Within(joinLimit, func() {
 		p.receiving.Wait()
 		p.loading.Wait()
 		for _, d := range p.devices {
 			d.merge.drop()
 		}
-		select {
-		case ended <- struct{}{}:
-		case <-late:
-			release()
-		}
-	}()
-	select {
-	case <-ended:
-		return true
-	case <-time.After(joinLimit):
-		close(late)
-		return false
-	}
+	}, release)
 }
 
 // closeLanes closes the data lanes.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"time"
 )
 
 // Group is goroutines that share a context, which ends with Stop.
@@ -54,4 +55,25 @@ func Parallel(n int, do func(i int) error) error {
 	}
 	wg.Wait()
 	return errors.Join(errs...)
+}
+
+// Within runs do, and reports whether it has ended within the limit. If not, it goes on, and late
+// is called when it has ended.
+func Within(limit time.Duration, do, late func()) bool {
+	ended, over := make(chan struct{}), make(chan struct{})
+	go func() { // ends with do
+		do()
+		select {
+		case ended <- struct{}{}:
+		case <-over:
+			late()
+		}
+	}()
+	select {
+	case <-ended:
+		return true
+	case <-time.After(limit):
+		close(over)
+		return false
+	}
 }

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
+	"time"
 )
 
 // TestGroup: what runs sees the end of the context, by Stop and by the parent, and is joined.
@@ -66,5 +68,22 @@ func TestParallel(t *testing.T) {
 	}
 	if err := Parallel(0, nil); err != nil {
 		t.Errorf("of none: %v", err)
+	}
+}
+
+// TestWithin: what ends in time is joined, and what does not is followed by what is to come then.
+func TestWithin(t *testing.T) {
+	for takes, in := range map[time.Duration]bool{0: true, 999 * time.Millisecond: true, 2 * time.Second: false} {
+		synctest.Test(t, func(t *testing.T) {
+			var late atomic.Bool
+			if got := Within(time.Second, func() { time.Sleep(takes) }, func() { late.Store(true) }); got != in || late.Load() {
+				t.Errorf("%v within a second: %v", takes, got)
+			}
+			time.Sleep(takes)
+			synctest.Wait()
+			if late.Load() == in {
+				t.Errorf("%v within a second: late is %v", takes, late.Load())
+			}
+		})
 	}
 }
