@@ -157,9 +157,9 @@ func TestHostileControl(t *testing.T) {
 			time.Sleep(5 * time.Second)
 		}, transport.CodeProtocol},
 		{"what may be skipped without end", func(h *hostile) {
-			body := make([]byte, transport.MaxControl)
+			frame := controlFrame(unknownType, 1, make([]byte, transport.MaxControl))
 			for range flood / 20 {
-				h.frame(unknownType, 1, body)
+				h.lane.Write(frame)
 			}
 			wrong(h)
 		}, transport.CodeProtocol},
