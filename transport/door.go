@@ -125,8 +125,8 @@ func (d *door) Accept(ctx context.Context) (Lane, error) {
 func (d *door) shut(refuse, release func()) {
 	d.close.Do(func() {
 		close(d.closing)
-		d.halfOpen.evictAll()
-		refuse()
+		refuse() // first: QUIC refuses no peer whose connection's context has ended
+		d.halfOpen.shut()
 		d.serving.Wait()
 		release()
 	})

@@ -21,6 +21,7 @@ type halfOpen struct {
 	mu     sync.Mutex
 	places []*place             // the oldest first
 	known  map[caller]time.Time // when the address last authenticated
+	closed bool                 // by shut
 }
 
 // place is the place of one connection in the table.
@@ -55,18 +56,21 @@ func (t *halfOpen) enter(ctx context.Context, from net.Addr, proven bool) (conte
 		victim.evict(errEvicted)
 	}
 	ctx, p.evict = context.WithCancelCause(ctx)
+	if t.closed {
+		p.evict(net.ErrClosed)
+	}
 	t.places = append(t.places, p)
 	return ctx, p, nil
 }
 
-// evictAll ends what all half-open connections do.
-func (t *halfOpen) evictAll() {
+// shut ends the contexts of all half-open connections. That of a later one ends at once.
+func (t *halfOpen) shut() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for _, p := range t.places {
 		p.evict(net.ErrClosed)
 	}
-	t.places = nil
+	t.places, t.closed = nil, true
 }
 
 // victim is the connection that gives up its place: the oldest that is silent, one of a

@@ -94,9 +94,12 @@ func TestHalfOpenCloses(t *testing.T) {
 	open, _, _ := table.enter(t.Context(), udp("192.0.2.1"), true)
 	lane, p, _ := table.enter(t.Context(), udp("192.0.2.2"), true)
 	table.settle(p)
-	table.evictAll()
+	table.shut()
 	if !errors.Is(context.Cause(open), net.ErrClosed) || lane.Err() != nil || table.count() != 0 {
 		t.Errorf("the half-open one: %v, the lane: %v, and %d have a place", context.Cause(open), lane.Err(), table.count())
+	}
+	if late, _, _ := table.enter(t.Context(), udp("192.0.2.3"), true); !errors.Is(context.Cause(late), net.ErrClosed) {
+		t.Errorf("one that was accepted before the end, and enters after it: %v", context.Cause(late))
 	}
 }
 
@@ -198,5 +201,45 @@ func TestQUICSilentCrowd(t *testing.T) {
 	}
 	for _, one := range held {
 		p.listener.halfOpen.leave(one)
+	}
+}
+
+// cut is a socket that sends its first packet alone: half of the message that opens a QUIC
+// connection.
+type cut struct {
+	net.PacketConn
+	sent atomic.Bool
+}
+
+func (c *cut) WriteTo(b []byte, to net.Addr) (int, error) {
+	if c.sent.Swap(true) {
+		return len(b), nil
+	}
+	return c.PacketConn.WriteTo(b, to)
+}
+
+// TestQUICCloseRefuses: the end of a listener refuses a peer whose first message is not whole,
+// although a lane of another peer keeps the sockets open.
+func TestQUICCloseRefuses(t *testing.T) {
+	p := newQUICPair(t)
+	defer p.dial(t).Close()
+	defer p.accept(t).Close()
+	socket, err := net.ListenPacket("udp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	transport := &quic.Transport{Conn: &cut{PacketConn: socket}}
+	defer socket.Close()
+	defer transport.Close()
+	done := make(chan error)
+	go func() { // is refused, or gives up after HandshakeTimeout
+		_, err := transport.Dial(t.Context(), p.listener.Addr(), testTLS(t, p.sender, RoleSend, p.receiver), quicConfig(&windowBudget{}, 0))
+		done <- err
+	}()
+	waitUntil(t, HandshakeTimeout, func() bool { return p.listener.halfOpen.count() == 1 })
+	p.listener.Close()
+	var refused *quic.TransportError
+	if err := <-done; !errors.As(err, &refused) || refused.ErrorCode != quic.ConnectionRefused {
+		t.Errorf("the peer is told %v, want CONNECTION_REFUSED", err)
 	}
 }
