@@ -77,10 +77,10 @@ func (host) close(fd int) { unix.Close(fd) }
 // ioctl passes arg as what it is: a pointer by its address, an int by value,
 // nil as zero.
 func (host) ioctl(fd int, req uint32, arg any) (int, error) {
+	defer restoreSignals(blockSignals())
 	if err := supported(ioctlDirection); err != nil {
 		return -1, err
 	}
-	defer restoreSignals(blockSignals())
 	var n uintptr
 	var errno unix.Errno
 	request := uintptr(req)

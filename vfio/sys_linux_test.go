@@ -138,7 +138,6 @@ func blocksFirst(fn *ast.FuncDecl) bool {
 	return ok && name.Name == "blockSignals"
 }
 
-// TestIoctlArguments passes a pointer and a value to ioctls that any pipe has.
 // TestOtherNumbers: where _IO adds to the numbers of requests, as on powerpc, mips and sparc,
 // kernel devices are not supported.
 func TestOtherNumbers(t *testing.T) {
@@ -149,6 +148,7 @@ func TestOtherNumbers(t *testing.T) {
 	}
 }
 
+// TestIoctlArguments passes a pointer and a value to ioctls that any pipe has.
 func TestIoctlArguments(t *testing.T) {
 	r, w := pipe(t)
 	if _, err := unix.Write(w, []byte("12345")); err != nil {
