@@ -29,8 +29,10 @@ type source struct {
 // machine is one that packages are checked for.
 type machine struct {
 	system, arch string
-	packages     []string
-	tests        bool // as well
+	modules      []string // their directories
+	packages     string
+	tests        bool   // as well
+	direction    string // what _IO adds to the numbers of VFIO's requests; empty without VFIO
 }
 
 // TestOtherMachines checks the types of packages for machines that CI does not have. All
@@ -41,33 +43,52 @@ func TestOtherMachines(t *testing.T) {
 	if testing.Short() {
 		t.Skip("-short: the race detector makes it slow, and finds nothing here")
 	}
-	machines := []machine{{"darwin", "arm64", []string{"./codec"}, false}}
-	for _, arch := range []string{"386", "arm", "arm64", "mips", "riscv64", "s390x"} {
-		machines = append(machines, machine{"linux", arch, []string{"./..."}, true})
+	machines := []machine{{system: "darwin", arch: "arm64", modules: []string{root}, packages: "./codec"}}
+	for arch, direction := range map[string]string{
+		"386": "0", "arm": "0", "arm64": "0", "riscv64": "0", "s390x": "0", "mips": "536870912", "ppc64le": "536870912",
+	} {
+		machines = append(machines, machine{"linux", arch, []string{root, filepath.Join(root, "bench")}, "./...", true, direction})
 	}
 	for _, m := range machines {
 		t.Run(m.system+"-"+m.arch, func(t *testing.T) {
 			t.Parallel()
 			checked := map[string]*types.Package{"unsafe": types.Unsafe}
-			for _, p := range m.sources(t) {
-				if p.ImportPath != "unsafe" {
-					checked[p.ImportPath] = checkTypes(t, m.arch, p, checked)
+			for _, dir := range m.modules {
+				for _, p := range m.sources(t, dir) {
+					if checked[p.ImportPath] == nil {
+						checked[p.ImportPath] = checkTypes(t, m.arch, p, checked)
+					}
 				}
 			}
 			if len(checked) < 30 {
 				t.Errorf("only %d packages", len(checked))
 			}
+			if m.direction != "" {
+				m.checkDirection(t, checked[module+"/vfio"])
+			}
 		})
+	}
+}
+
+// checkDirection compares the constant by which package vfio knows the machines whose kernel
+// devices it does not support.
+func (m machine) checkDirection(t *testing.T, vfio *types.Package) {
+	t.Helper()
+	c, ok := vfio.Scope().Lookup("ioctlDirection").(*types.Const)
+	if !ok {
+		t.Fatal("package vfio has no constant ioctlDirection any more: this test has lost its object")
+	}
+	if got := c.Val().ExactString(); got != m.direction {
+		t.Errorf("ioctlDirection is %s, want %s", got, m.direction)
 	}
 }
 
 // sources lists the packages, their tests and all that they import: what is imported comes
 // before who imports it.
-func (m machine) sources(t *testing.T) (all []source) {
+func (m machine) sources(t *testing.T, dir string) (all []source) {
 	t.Helper()
-	args := []string{"list", "-deps", "-test=" + strconv.FormatBool(m.tests), "-json=Dir,ImportPath,Name,GoFiles,Imports,ImportMap,Standard,Module"}
-	cmd := exec.Command("go", append(args, m.packages...)...)
-	cmd.Dir, cmd.Stderr = root, os.Stderr
+	cmd := exec.Command("go", "list", "-deps", "-test="+strconv.FormatBool(m.tests), "-json=Dir,ImportPath,Name,GoFiles,Imports,ImportMap,Standard,Module", m.packages)
+	cmd.Dir, cmd.Stderr = dir, os.Stderr
 	cmd.Env = append(os.Environ(), "GOOS="+m.system, "GOARCH="+m.arch, "CGO_ENABLED=0")
 	out, err := cmd.StdoutPipe()
 	if err == nil {
