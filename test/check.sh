@@ -10,7 +10,7 @@ step() { echo "check: $*"; }
 
 # in_modules runs a command in the directory of each module.
 in_modules() {
-	for module in . bench; do (cd "$module" && "$@"); done
+	for module in . bench; do (cd "$module" && "$@") || return; done
 }
 
 step gofmt
