@@ -6,7 +6,7 @@ import (
 	"time"
 
 	"github.com/migpipe/migpipe/internal/occupancy"
-	"github.com/migpipe/migpipe/transport/report"
+	"github.com/migpipe/migpipe/transport/migration"
 )
 
 // laneTimes are what all lanes' senders have spent so far, in ns.
@@ -41,7 +41,7 @@ func (p progress) Since(before progress) progress {
 }
 
 // Occupancy implements [occupancy.Progress].
-func (p progress) Occupancy(chunks int) report.Occupancy {
+func (p progress) Occupancy(chunks int) migration.Occupancy {
 	o := p.Of(chunks)
 	o.Bottleneck = bottleneck(p)
 	return o
@@ -69,10 +69,10 @@ func bottleneck(p progress) string {
 	for _, s := range []struct {
 		name   string
 		waited time.Duration
-	}{{report.BoundSave, p.Waited[occupancy.ForDevice]}, {report.BoundCodec, codec}, {report.BoundNetwork, network}, {report.BoundLoad, load}} {
+	}{{migration.BoundSave, p.Waited[occupancy.ForDevice]}, {migration.BoundCodec, codec}, {migration.BoundNetwork, network}, {migration.BoundLoad, load}} {
 		if s.waited > all/2 {
 			return s.name
 		}
 	}
-	return report.Balanced
+	return migration.Balanced
 }

@@ -9,8 +9,8 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/migpipe/migpipe/internal/occupancy"
-	"github.com/migpipe/migpipe/transport"
-	"github.com/migpipe/migpipe/transport/report"
+	"github.com/migpipe/migpipe/internal/wire"
+	"github.com/migpipe/migpipe/transport/migration"
 )
 
 // sorted checks the levels against the places of all chunks, while no device is read.
@@ -52,7 +52,7 @@ func TestOccupancyOverTime(t *testing.T) {
 		f.cutOne(t.Context(), 0)
 		f.cutOne(t.Context(), 0)
 		pass(200) // two without credit
-		f.grant(0, transport.Window{Seq: 1, Offset: 10})
+		f.grant(0, wire.Window{Seq: 1, Offset: 10})
 		pass(300) // two in a line whose first has credit
 		c := f.one()
 		pass(400) // one on a lane, one without credit
@@ -91,17 +91,17 @@ func TestBottleneck(t *testing.T) {
 		{name: "nothing moved"},
 		{name: "a device without anything new", save: 20},
 		{name: "nothing moved, the lanes were padded", write: 5},
-		{"the device", 60, 20, 19, 30, 20, []time.Duration{40}, report.BoundSave},
-		{"codec", 10, 80, 10, 81, 80, []time.Duration{40}, report.BoundCodec},
-		{"network", 10, 80, 10, 80, 81, []time.Duration{40}, report.BoundNetwork},
-		{"lanes that are blocked in their first write", 0, 100, 0, 0, 0, nil, report.BoundNetwork},
-		{"round trips", 0, 10, 90, 0, 10, []time.Duration{10, 20}, report.BoundNetwork},
-		{"a destination that loads all the time", 0, 10, 90, 0, 10, []time.Duration{10, 99}, report.BoundLoad},
-		{"one that has loaded before", 0, 10, 60, 0, 10, []time.Duration{300}, report.BoundLoad},
-		{"one that loads while the lanes are busy", 0, 90, 10, 0, 90, []time.Duration{95}, report.BoundNetwork},
-		{"none alone", 40, 40, 20, 20, 20, []time.Duration{15}, report.Balanced},
-		{"half is not more than half", 50, 50, 0, 20, 10, nil, report.Balanced},
-		{"codec against the way", 0, 50, 50, 30, 20, nil, report.Balanced},
+		{"the device", 60, 20, 19, 30, 20, []time.Duration{40}, migration.BoundSave},
+		{"codec", 10, 80, 10, 81, 80, []time.Duration{40}, migration.BoundCodec},
+		{"network", 10, 80, 10, 80, 81, []time.Duration{40}, migration.BoundNetwork},
+		{"lanes that are blocked in their first write", 0, 100, 0, 0, 0, nil, migration.BoundNetwork},
+		{"round trips", 0, 10, 90, 0, 10, []time.Duration{10, 20}, migration.BoundNetwork},
+		{"a destination that loads all the time", 0, 10, 90, 0, 10, []time.Duration{10, 99}, migration.BoundLoad},
+		{"one that has loaded before", 0, 10, 60, 0, 10, []time.Duration{300}, migration.BoundLoad},
+		{"one that loads while the lanes are busy", 0, 90, 10, 0, 90, []time.Duration{95}, migration.BoundNetwork},
+		{"none alone", 40, 40, 20, 20, 20, []time.Duration{15}, migration.Balanced},
+		{"half is not more than half", 50, 50, 0, 20, 10, nil, migration.Balanced},
+		{"codec against the way", 0, 50, 50, 30, 20, nil, migration.Balanced},
 	} {
 		p := progress{Usage: occupancy.Usage{Took: 1000 + c.save + c.lane + c.peer}, encoding: c.encode, writing: c.write, loading: c.loads}
 		p.Waited = [...]time.Duration{occupancy.ForNothing: 1000, occupancy.ForDevice: c.save, occupancy.ForLane: c.lane, occupancy.ForPeer: c.peer, occupancy.ForLoad: 0}
@@ -131,7 +131,7 @@ func TestDrainReadsOn(t *testing.T) {
 		b := newBench(t, &script{reads: []answer{{4096, nil}}})
 		b.queue.grant(3, all)
 		go b.drain.run(t.Context())
-		blocked := make(chan *transport.Chunk)
+		blocked := make(chan *wire.Chunk)
 		go func() { // a lane that has begun to write
 			c, _ := b.queue.take(0)
 			blocked <- c
@@ -159,7 +159,7 @@ func TestDrainReadsOn(t *testing.T) {
 // counts for the stop all the same: nothing is loaded after READY.
 func TestLastLoad(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		arena, err := transport.NewArena(4<<16, 1<<16, 2)
+		arena, err := wire.NewArena(4<<16, 1<<16, 2)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -167,11 +167,11 @@ func TestLastLoad(t *testing.T) {
 		p := &pipeline{devices: newDevices(make([]Source, 1)), queue: newQueue(arena, 2, alone(0))}
 		p.atReady = progress{Usage: occupancy.Usage{Took: time.Second}, loading: make([]time.Duration, 1)}
 		p.atReady.Waited[occupancy.ForPeer] = time.Second
-		if _, stop := p.occupancies(true); stop.Bottleneck != report.BoundNetwork {
+		if _, stop := p.occupancies(true); stop.Bottleneck != migration.BoundNetwork {
 			t.Errorf("before that ACK: bound by %q", stop.Bottleneck)
 		}
 		p.devices[0].loads.took = 900 * time.Millisecond
-		if all, stop := p.occupancies(true); all.Bottleneck != report.BoundLoad || stop.Bottleneck != report.BoundLoad {
+		if all, stop := p.occupancies(true); all.Bottleneck != migration.BoundLoad || stop.Bottleneck != migration.BoundLoad {
 			t.Errorf("bound by %q, in all by %q", stop.Bottleneck, all.Bottleneck)
 		}
 	})

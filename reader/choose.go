@@ -7,14 +7,14 @@ import (
 	"time"
 
 	"github.com/migpipe/migpipe/transport"
-	"github.com/migpipe/migpipe/transport/report"
+	"github.com/migpipe/migpipe/transport/migration"
 )
 
 // Candidate is a carrier that a migration may go over.
 type Candidate struct {
-	Carrier string           // "quic" or "tls"
-	Found   report.Preflight // over it, if Err is nil
-	Err     error            // why no migration over it would begin
+	Carrier string              // "quic" or "tls"
+	Found   migration.Preflight // over it, if Err is nil
+	Err     error               // why no migration over it would begin
 }
 
 // clearly is how much faster TLS has to be than QUIC: what is measured in a second is off
@@ -59,8 +59,8 @@ func Choose(ctx context.Context, d *transport.EitherDialer, sources []Source, op
 
 // overTLS is what a second preflight finds.
 func overTLS(ctx context.Context, d *transport.EitherDialer, sources []Source, o Options, quic Candidate) Candidate {
-	o.Attempt = transport.Attempt{Mig: transport.NewMigID(), Epoch: 1} // lanes of the first may still be under way
-	o.Observe = func(report.Event) {}
+	o.Attempt = migration.Attempt{Mig: migration.NewID(), Epoch: 1} // lanes of the first may still be under way
+	o.Observe = func(migration.Event) {}
 	if quic.Err == nil {
 		o.ConnectLimit = min(o.ConnectLimit, nearLimit)
 	}

@@ -9,23 +9,25 @@ import (
 	"time"
 
 	"github.com/migpipe/migpipe/internal/tasks"
+	"github.com/migpipe/migpipe/internal/wire"
 	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/transport/migration"
 )
 
 // connection is the conversation with the destination: the control lane, whether the
 // destination hears it, and how it is dialled again. The loop owns it.
 type connection struct {
 	dialer  transport.Dialer
-	attempt transport.Attempt
-	journal transport.JournalID // of this side
-	peer    transport.ID        // that has sent WELCOME, zero before
+	attempt migration.Attempt
+	journal migration.JournalID // of this side
+	peer    transport.PeerID    // that has sent WELCOME, zero before
 	start   time.Time           // from which times are counted
 	post    func(event)         // hands an event to the loop
 	lanes   chan<- event        // takes events that hold a lane
 	heard   chan heard          // messages: boxed as events they would be garbage. It holds none, so that events which their sender posts next come after them
 	quit    <-chan struct{}     // closed when the loop takes no more
 
-	control *transport.Control // nil while it is lost
+	control *wire.Control // nil while it is lost
 	hearing hearing
 	lostAt  time.Time        // when the control lane was lost, zero while it stands
 	lostBy  error            // what it was lost by, the last time
@@ -127,17 +129,17 @@ func redial(g *tasks.Group, pause time.Duration, try func(context.Context) error
 
 // openLane dials a lane of the attempt, to the peer that has sent WELCOME, once that is known:
 // an attempt is between two, and another peer that this side may send to has no part in it.
-func (c *connection) openLane(ctx context.Context, kind transport.LaneKind, number int, peer transport.ID) (transport.Lane, error) {
+func (c *connection) openLane(ctx context.Context, kind wire.LaneKind, number int, peer transport.PeerID) (transport.Lane, error) {
 	lane, err := c.dialer.Dial(ctx)
 	if err != nil {
 		return nil, err
 	}
-	if peer != (transport.ID{}) && !transport.IsPeer(lane, peer) {
+	if peer != (transport.PeerID{}) && !transport.IsPeer(lane, peer) {
 		lane.Close()
 		return nil, &transport.Fault{Code: transport.CodeAuth, Err: fmt.Errorf("another peer answers there, %v, and not %v, which the attempt is with", transport.PeerOf(lane), peer)}
 	}
-	p := transport.Preamble{Kind: kind, Index: uint16(number), Mig: c.attempt.Mig, Epoch: c.attempt.Epoch}
-	if err := transport.WritePreamble(lane, p); err != nil {
+	p := wire.Preamble{Kind: kind, Index: uint16(number), Mig: c.attempt.Mig, Epoch: c.attempt.Epoch}
+	if err := wire.WritePreamble(lane, p); err != nil {
 		lane.Close()
 		return nil, err
 	}
@@ -145,7 +147,7 @@ func (c *connection) openLane(ctx context.Context, kind transport.LaneKind, numb
 }
 
 // use reads a control lane from now on. Its reader ends with it.
-func (c *connection) use(control *transport.Control) {
+func (c *connection) use(control *wire.Control) {
 	c.control = control
 	c.hearing.proved(time.Since(c.start))
 	c.linked = c.dialling.Child()
@@ -153,7 +155,7 @@ func (c *connection) use(control *transport.Control) {
 }
 
 // readControl hands the destination's messages to the loop.
-func (c *connection) readControl(control *transport.Control) {
+func (c *connection) readControl(control *wire.Control) {
 	for {
 		m, err := control.Receive()
 		if err != nil {
@@ -168,7 +170,7 @@ func (c *connection) readControl(control *transport.Control) {
 }
 
 // send sends a message, if there is a control lane. One that fails is seen by its reader.
-func (c *connection) send(m transport.Message) {
+func (c *connection) send(m wire.Message) {
 	if c.control != nil {
 		c.control.Send(m)
 	}
@@ -205,9 +207,9 @@ func (c *connection) greetAgain(cause error) {
 	c.drop()
 	c.lostBy = cause
 	redial(c.dialling, lanePause, func(ctx context.Context) error {
-		lane, err := c.openLane(ctx, transport.LaneControl, 0, transport.ID{})
+		lane, err := c.openLane(ctx, wire.LaneControl, 0, transport.PeerID{})
 		if err == nil {
-			c.postLane(greeting{transport.NewControl(lane)})
+			c.postLane(greeting{wire.NewControl(lane)})
 		}
 		return err
 	})
@@ -215,7 +217,7 @@ func (c *connection) greetAgain(cause error) {
 
 // seek looks for the destination. One that has answered, and hung up at once, is left in
 // peace for ever longer: in doubt that may go on for ever. destination is its journal.
-func (c *connection) seek(cause error, destination transport.JournalID, doubt bool) {
+func (c *connection) seek(cause error, destination migration.JournalID, doubt bool) {
 	before := c.pause
 	c.lostAt, c.lostBy, c.refusal, c.pause = time.Now(), cause, nil, 0
 	if time.Since(c.restoredAt) < pauseMost {
@@ -230,8 +232,8 @@ func (c *connection) seek(cause error, destination transport.JournalID, doubt bo
 // another journal's name is no answer, and a destination that says so may be there by
 // mistake, or serve another migration just now: it is asked again like one that is out of
 // reach.
-func (c *connection) rejoin(ctx context.Context, destination transport.JournalID, peer transport.ID, doubt bool) error {
-	lane, err := c.openLane(ctx, transport.LaneControl, 0, peer)
+func (c *connection) rejoin(ctx context.Context, destination migration.JournalID, peer transport.PeerID, doubt bool) error {
+	lane, err := c.openLane(ctx, wire.LaneControl, 0, peer)
 	if f, ok := errors.AsType[*transport.Fault](err); ok && doubt {
 		c.post(turnedAway{f})
 	}
@@ -239,16 +241,16 @@ func (c *connection) rejoin(ctx context.Context, destination transport.JournalID
 		return err
 	}
 	stop := context.AfterFunc(ctx, func() { lane.SetDeadline(time.Unix(1, 0)) })
-	control := transport.NewControl(lane)
-	err = control.Send(&transport.Resume{Attempt: c.attempt, Journal: c.journal, Peer: destination})
-	var first transport.Message
+	control := wire.NewControl(lane)
+	err = control.Send(&wire.Resume{Attempt: c.attempt, Journal: c.journal, Peer: destination})
+	var first wire.Message
 	if err == nil {
 		first, err = control.Receive()
 	}
 	if !stop() && err == nil {
 		err = ctx.Err()
 	}
-	if d, ok := first.(*transport.Declined); ok && doubt && d.Journal != destination && err == nil {
+	if d, ok := first.(*wire.Declined); ok && doubt && d.Journal != destination && err == nil {
 		f := peerFault(d.Code, d.Device, d.Offset, d.Text)
 		c.post(turnedAway{f})
 		err = f
@@ -262,7 +264,7 @@ func (c *connection) rejoin(ctx context.Context, destination transport.JournalID
 }
 
 // restored takes a new control lane. It gives how long there was none.
-func (c *connection) restored(control *transport.Control) (away time.Duration) {
+func (c *connection) restored(control *wire.Control) (away time.Duration) {
 	away = time.Since(c.lostAt)
 	c.lostAt, c.lostBy, c.refusal, c.restoredAt = time.Time{}, nil, nil, time.Now()
 	c.use(control)
@@ -277,9 +279,9 @@ func (c *connection) unheard(limit time.Duration, asks, idle bool) bool {
 		return false
 	}
 	now := time.Since(c.start)
-	if asks && now-c.queriedAt >= transport.Heartbeat {
+	if asks && now-c.queriedAt >= wire.Heartbeat {
 		c.queriedAt = now
-		c.send(&transport.Query{Attempt: c.attempt})
+		c.send(&wire.Query{Attempt: c.attempt})
 	}
 	if idle {
 		c.hearing.proved(now)
@@ -292,7 +294,7 @@ func (c *connection) unheard(limit time.Duration, asks, idle bool) bool {
 func (c *connection) close() {
 	c.dialling.Stop()
 	if c.control != nil {
-		transport.HangUp(c.control.Lane(), c.reading.Wait)
+		wire.HangUp(c.control.Lane(), c.reading.Wait)
 	}
 	c.reading.Wait()
 	c.dialling.Wait()

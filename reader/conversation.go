@@ -10,23 +10,24 @@ import (
 
 	"github.com/migpipe/migpipe/codec"
 	"github.com/migpipe/migpipe/internal/failpoint"
+	"github.com/migpipe/migpipe/internal/wire"
 	"github.com/migpipe/migpipe/reader/internal/plan"
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
 	"github.com/migpipe/migpipe/transport/handoff/witness"
-	"github.com/migpipe/migpipe/transport/report"
+	"github.com/migpipe/migpipe/transport/migration"
 )
 
 // connect opens the control lane.
 func (e *engine) connect(ctx context.Context) error {
-	e.tell(report.Event{Kind: report.Phase, Phase: report.Connect})
+	e.tell(migration.Event{Kind: migration.Phase, Phase: migration.Connect})
 	lane, err := reach(ctx, e.opts.ConnectLimit, func(ctx context.Context) (transport.Lane, error) {
-		return e.conn.openLane(ctx, transport.LaneControl, 0, transport.ID{})
+		return e.conn.openLane(ctx, wire.LaneControl, 0, transport.PeerID{})
 	})
 	if err != nil {
 		return err
 	}
-	e.conn.control = transport.NewControl(lane)
+	e.conn.control = wire.NewControl(lane)
 	for i := range e.offer.Devices {
 		e.offer.Devices[i].Splice = e.opts.Codec == nil && transport.Local(lane)
 	}
@@ -38,8 +39,8 @@ func (e *engine) connect(ctx context.Context) error {
 	return nil
 }
 
-func (e *engine) unreachable(ctx context.Context, err error) (report.Report, error) {
-	e.out.Outcome = handoff.Rolledback
+func (e *engine) unreachable(ctx context.Context, err error) (migration.Report, error) {
+	e.out.Outcome = migration.Aborted
 	e.finishReport()
 	fault := &transport.Fault{Code: transport.CodeOf(err), Err: err}
 	if ctx.Err() != nil {
@@ -50,39 +51,39 @@ func (e *engine) unreachable(ctx context.Context, err error) (report.Report, err
 
 // message takes in what the destination says. Before the hand-off judges it,
 // the cause of a refusal is kept for the report.
-func (e *engine) message(m transport.Message) {
+func (e *engine) message(m wire.Message) {
 	if *m.About() != e.opts.Attempt {
 		return // of another attempt: an echo, or not ours
 	}
 	switch m := m.(type) {
-	case *transport.Welcome:
+	case *wire.Welcome:
 		e.welcome(m)
-	case *transport.Ack:
+	case *wire.Ack:
 		e.acked(m)
 		m.Release()
 		return
-	case *transport.Ready:
+	case *wire.Ready:
 		if e.owner.AwaitsReady() && e.plan.Phase() == plan.Drained {
 			e.times.ready, e.pipe.atReady = time.Now(), e.pipe.progressed()
 			if e.times.filled.IsZero() { // READY says it, before any ACK has
 				e.times.filled = e.times.ready
 			}
 			if e.opts.Approve == nil {
-				e.tell(report.Event{Kind: report.Phase, Phase: report.Commit})
+				e.tell(migration.Event{Kind: migration.Phase, Phase: migration.Commit})
 			}
 		}
-	case *transport.Running:
+	case *wire.Running:
 		if e.owner.InDoubt() {
 			e.times.running, e.times.startTook = time.Now(), time.Duration(m.StartNS)
 			e.times.witnessTook, e.times.acceptTook = time.Duration(m.WitnessNS), time.Duration(m.AcceptNS)
 			e.times.sent = e.times.start.Add(time.Duration(e.pipe.sent.Load()))
-			e.tell(report.Event{Kind: report.Phase, Phase: report.Running})
+			e.tell(migration.Event{Kind: migration.Phase, Phase: migration.Running})
 		}
-	case *transport.Declined:
+	case *wire.Declined:
 		e.keep(e.declined(m))
-	case *transport.NotStarted:
+	case *wire.NotStarted:
 		e.keep(peerFault(cmp.Or(m.Code, transport.CodeStart), m.Device, 0, m.Text))
-	case *transport.Status:
+	case *wire.Status:
 		e.conn.hearing.proved(time.Since(e.times.start))
 		e.overruled(m)
 		if f := meets(&e.opts, e.opts.Attempt, m); f != nil {
@@ -93,7 +94,7 @@ func (e *engine) message(m transport.Message) {
 		return
 	}
 	e.own(handoff.Received{Message: m})
-	if _, ready := m.(*transport.Ready); ready && e.assented { // while it was out of reach
+	if _, ready := m.(*wire.Ready); ready && e.assented { // while it was out of reach
 		e.assented = false
 		e.approved(nil)
 	}
@@ -113,9 +114,9 @@ func (e *engine) policy(takes []codec.ID) codec.Policy {
 
 // declined is why the destination declines. Where it does so in no journal's name, to HELLO
 // that was said again, the lane that was lost is the cause: the first HELLO was taken in.
-func (e *engine) declined(m *transport.Declined) *transport.Fault {
+func (e *engine) declined(m *wire.Declined) *transport.Fault {
 	f := peerFault(m.Code, m.Device, m.Offset, m.Text)
-	if e.owner.AwaitsWelcome() && e.conn.lostBy != nil && m.Journal == (transport.JournalID{}) {
+	if e.owner.AwaitsWelcome() && e.conn.lostBy != nil && m.Journal == (migration.JournalID{}) {
 		return &transport.Fault{Code: transport.CodeNetwork, Err: fmt.Errorf("%w; to HELLO on another lane it said: %s", e.conn.lostBy, f.Err)}
 	}
 	return f
@@ -146,7 +147,7 @@ func (e *engine) failed(f *transport.Fault) {
 }
 
 // welcome checks the answer to HELLO and opens the data lanes.
-func (e *engine) welcome(m *transport.Welcome) {
+func (e *engine) welcome(m *wire.Welcome) {
 	if !e.owner.AwaitsWelcome() || *m.About() != e.opts.Attempt {
 		return
 	}
@@ -156,7 +157,7 @@ func (e *engine) welcome(m *transport.Welcome) {
 	}
 	e.out.Peer = transport.PeerOf(e.conn.control.Lane())
 	e.conn.peer = e.out.Peer
-	e.tell(report.Event{Kind: report.Peer, Peer: e.out.Peer, Text: transport.PeerText(m.Software)})
+	e.tell(migration.Event{Kind: migration.Peer, Peer: e.out.Peer, Text: transport.PeerText(m.Software)})
 	e.opts.Codec = e.policy(m.Codecs)
 	for i, splice := range m.Splice {
 		e.devices[i].splice = splice
@@ -174,13 +175,13 @@ func (e *engine) welcome(m *transport.Welcome) {
 		return
 	}
 	if text := destinationWarns(m); text != "" {
-		e.tell(report.Event{Kind: report.Warning, Text: text})
+		e.tell(migration.Event{Kind: migration.Warning, Text: text})
 	}
 	e.warnUnknown()
 	e.dialLanes(int(m.Lanes))
 }
 
-func (e *engine) acked(m *transport.Ack) {
+func (e *engine) acked(m *wire.Ack) {
 	if *m.About() != e.opts.Attempt || len(m.Devices) != len(e.devices) || e.past.restarted {
 		return
 	}
@@ -274,14 +275,14 @@ func (e *engine) why() handoff.Why {
 }
 
 // send is best effort: a lane that fails is seen by receive.
-func (e *engine) send(m transport.Message) {
+func (e *engine) send(m wire.Message) {
 	switch m := m.(type) {
-	case *transport.Fin:
+	case *wire.Fin:
 		m.TotalNS, m.DowntimeNS = e.times.total(e.pipe.firstByte()).Nanoseconds(), e.times.downtime().Nanoseconds()
 		for _, s := range e.times.stages() {
-			m.Stages = append(m.Stages, transport.FinStage{Name: s.Name, NS: s.Took.Nanoseconds()})
+			m.Stages = append(m.Stages, wire.FinStage{Name: s.Name, NS: s.Took.Nanoseconds()})
 		}
-	case *transport.Abort: // where the hand-off itself found the cause
+	case *wire.Abort: // where the hand-off itself found the cause
 		e.keep(&transport.Fault{Code: m.Code, Err: errors.New(m.Text)})
 	}
 	e.conn.send(m)
@@ -303,7 +304,7 @@ func (e *engine) resumed(ev resumed) {
 	}
 	if ev.guest != nil {
 		e.out.GuestUnheard = true
-		e.tell(report.Event{Kind: report.Warning, Text: guestUnheard(ev.guest)})
+		e.tell(migration.Event{Kind: migration.Warning, Text: guestUnheard(ev.guest)})
 	}
 	e.own(handoff.Resumed{How: ev.how})
 }
@@ -324,10 +325,10 @@ func (e *engine) release() {
 
 // estimate tells the destination what is still to come.
 func (e *engine) estimate() {
-	m := &transport.Estimate{Attempt: e.opts.Attempt, Stopped: !e.times.stopped.IsZero(), Stamp: max(1, time.Since(e.times.start).Nanoseconds())}
+	m := &wire.Estimate{Attempt: e.opts.Attempt, Stopped: !e.times.stopped.IsZero(), Stamp: max(1, time.Since(e.times.start).Nanoseconds())}
 	for i := range e.devices {
 		pending, size := e.plan.LastEstimate(i)
-		d := transport.DeviceEstimate{Initial: pending.Initial, Dirty: pending.Dirty, StopCopy: size}
+		d := wire.DeviceEstimate{Initial: pending.Initial, Dirty: pending.Dirty, StopCopy: size}
 		d.Known = d.Initial+d.Dirty+d.StopCopy > 0
 		m.Devices = append(m.Devices, d)
 	}
@@ -337,7 +338,7 @@ func (e *engine) estimate() {
 // warnUnknown tells of what the prediction leaves out.
 func (e *engine) warnUnknown() {
 	if names := e.times.steps.NameUnknown(); len(names) > 0 {
-		e.tell(report.Event{Kind: report.Warning, Text: fmt.Sprintf("the downtime is predicted without %s: how long that takes is not known before it has run once", strings.Join(names, ", "))})
+		e.tell(migration.Event{Kind: migration.Warning, Text: fmt.Sprintf("the downtime is predicted without %s: how long that takes is not known before it has run once", strings.Join(names, ", "))})
 	}
 }
 
@@ -345,9 +346,9 @@ func (e *engine) witnessed(ev witnessed) {
 	switch {
 	case ev.err != nil && !e.watch.silent:
 		e.watch.silent = true
-		e.tell(report.Event{Kind: report.Warning, Text: fmt.Sprintf("the witness does not answer, and is asked again: %v", ev.err)})
+		e.tell(migration.Event{Kind: migration.Warning, Text: fmt.Sprintf("the witness does not answer, and is asked again: %v", ev.err)})
 	case ev.winner == handoff.DestSide && e.owner.InDoubt():
-		e.tell(report.Event{Kind: report.Warning, Text: "the witness has given the devices to the destination, which may run them: only it can say"})
+		e.tell(migration.Event{Kind: migration.Warning, Text: "the witness has given the devices to the destination, which may run them: only it can say"})
 	case ev.winner == handoff.SourceSide && e.owner.InDoubt():
 		e.keep(&transport.Fault{Code: transport.CodeTimeout, Err: errors.New("the destination has not answered COMMIT, and the witness gave the devices back")})
 	}
@@ -356,7 +357,7 @@ func (e *engine) witnessed(ev witnessed) {
 
 // overruled keeps, for the report, what only people can answer: somebody has decided at
 // the destination, or what it had accepted is gone.
-func (e *engine) overruled(m *transport.Status) {
+func (e *engine) overruled(m *wire.Status) {
 	if !e.owner.InDoubt() || m.Journal != e.owner.Peer {
 		return
 	}

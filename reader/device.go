@@ -4,8 +4,8 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/migpipe/migpipe/transport"
-	"github.com/migpipe/migpipe/transport/report"
+	"github.com/migpipe/migpipe/internal/wire"
+	"github.com/migpipe/migpipe/transport/migration"
 	"github.com/migpipe/migpipe/vfio"
 )
 
@@ -22,7 +22,7 @@ type device struct {
 	asked   poll          // when its driver was last asked for estimates
 	sent    atomic.Uint64 // payload bytes that the lanes were given; the senders write it
 	applied uint64        // bytes of the stream, as acknowledged
-	end     transport.End // once the stream is read to its end
+	end     wire.End      // once the stream is read to its end
 	endSaid bool          // END was sent
 	atPause streamMark
 	saves   total // how fast it is read
@@ -62,8 +62,8 @@ func (d *device) mark() {
 }
 
 // rates are the speeds of its stages, for people.
-func (d *device) rates() report.Rates {
-	return report.Rates{Save: finite(d.saves.mean()), Wire: finite(d.wires.value()), Load: finite(d.loads.value())}
+func (d *device) rates() migration.Rates {
+	return migration.Rates{Save: finite(d.saves.mean()), Wire: finite(d.wires.value()), Load: finite(d.loads.value())}
 }
 
 // poll is when a device was last asked.

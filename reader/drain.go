@@ -9,8 +9,8 @@ import (
 	"time"
 
 	"github.com/migpipe/migpipe/internal/failpoint"
+	"github.com/migpipe/migpipe/internal/wire"
 	"github.com/migpipe/migpipe/reader/internal/plan"
-	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/vfio"
 )
 
@@ -37,7 +37,7 @@ type drain struct {
 	polling chan struct{} // has room for one: answers are told in the order in which they are given
 	final   chan struct{} // closed once STOP_COPY was reached
 	quiet   atomic.Bool   // the switchover is under way: ask no estimates
-	digest  *transport.Digest
+	digest  *wire.Digest
 	read    atomic.Uint64 // bytes so far
 	first   atomic.Int64  // nanoseconds in reads that gave any, the first after the device was idle
 	blocked atomic.Int64  // nanoseconds in the others, of one chunk after the other
@@ -56,7 +56,7 @@ func (d *drain) run(ctx context.Context) {
 	err := d.toEnd(ctx)
 	switch {
 	case errors.Is(err, io.EOF):
-		d.post(drainEnded{d.device, transport.End{Device: uint16(d.device),
+		d.post(drainEnded{d.device, wire.End{Device: uint16(d.device),
 			Bytes: d.digest.Bytes(), Chunks: d.digest.Chunks(), Digest: d.digest.Sum()}})
 	case ctx.Err() == nil:
 		d.post(drainFailed{d.device, d.digest.Bytes(), err})

@@ -9,9 +9,9 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/migpipe/migpipe/internal/share"
+	"github.com/migpipe/migpipe/internal/wire"
 	"github.com/migpipe/migpipe/reader/internal/plan"
-	"github.com/migpipe/migpipe/transport"
-	"github.com/migpipe/migpipe/transport/share"
 	"github.com/migpipe/migpipe/vfio"
 )
 
@@ -65,7 +65,7 @@ type bench struct {
 }
 
 func newBench(t *testing.T, s *script) *bench {
-	arena, err := transport.NewArena(0, 4096, 8)
+	arena, err := wire.NewArena(0, 4096, 8)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -73,7 +73,7 @@ func newBench(t *testing.T, s *script) *bench {
 	b.drain = &drain{
 		device: 3, dev: s, stream: s, tap: newTap(s, false), queue: newQueue(arena, 8, alone(3)), limit: 4096,
 		post: func(ev event) { b.events = append(b.events, ev) }, final: make(chan struct{}), polling: make(chan struct{}, 1),
-		digest: transport.NewDigest(), start: time.Now(), begun: new(atomic.Int64),
+		digest: wire.NewDigest(), start: time.Now(), begun: new(atomic.Int64),
 	}
 	t.Cleanup(func() {
 		b.queue.drop()

@@ -9,11 +9,12 @@ import (
 	"time"
 
 	"github.com/migpipe/migpipe/internal/tasks"
+	"github.com/migpipe/migpipe/internal/wire"
 	"github.com/migpipe/migpipe/reader/internal/plan"
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
 	"github.com/migpipe/migpipe/transport/handoff/witness"
-	"github.com/migpipe/migpipe/transport/report"
+	"github.com/migpipe/migpipe/transport/migration"
 	"github.com/migpipe/migpipe/vfio"
 )
 
@@ -35,38 +36,38 @@ const tick = 100 * time.Millisecond
 // as long as Options say, and in doubt until the destination has answered.
 //
 // The report's Outcome says what may be done now; the error is nil exactly for
-// handoff.Committed and is a *transport.Fault where the cause has a place.
+// migration.Committed and is a *transport.Fault where the cause has a place.
 // Cancelling ctx before COMMIT takes the devices back to RUNNING; after it the
 // destination is asked to give the devices back.
-func Send(ctx context.Context, dialer transport.Dialer, sources []Source, opts *Options) (report.Report, error) {
+func Send(ctx context.Context, dialer transport.Dialer, sources []Source, opts *Options) (migration.Report, error) {
 	o, err := opts.withDefaults()
 	if err == nil {
 		err = checkSources(sources)
 	}
 	if err != nil {
-		return report.Report{Outcome: handoff.Rolledback}, err
+		return migration.Report{Outcome: migration.Aborted}, err
 	}
 	last := o.Journal.Last()
 	if last.Record == handoff.Commit {
 		return ask(ctx, dialer, sources, o)
 	}
-	if decided, err := passGate(o); decided.Outcome != handoff.Pending {
-		if decided.Outcome == handoff.Committed {
+	if decided, err := passGate(o); decided.Outcome != migration.Pending {
+		if decided.Outcome == migration.Committed {
 			decided.Warnings = append(decided.Warnings, letGo(sources)...)
 		}
 		return decided, err
 	}
 	if err := spareCopy(ctx, dialer, sources, o); err != nil {
-		return report.Report{Outcome: spared(err), Attempt: last.Attempt}, err
+		return migration.Report{Outcome: spared(err), Attempt: last.Attempt}, err
 	}
 	if before, err := takeBack(o, sources); err != nil {
 		return before, err
 	}
 	if err := cmp.Or(checkP2P(sources, o), checkRunning(sources)); err != nil {
-		return report.Report{Outcome: handoff.Rolledback}, err
+		return migration.Report{Outcome: migration.Aborted}, err
 	}
 	if err := probeWitness(ctx, &o); err != nil {
-		return report.Report{Outcome: handoff.Rolledback, Attempt: o.Attempt}, err
+		return migration.Report{Outcome: migration.Aborted, Attempt: o.Attempt}, err
 	}
 	e := newEngine(o, dialer, sources)
 	if err := e.connect(ctx); err != nil {
@@ -82,15 +83,15 @@ func Send(ctx context.Context, dialer transport.Dialer, sources []Source, opts *
 }
 
 // ask asks the destination about a migration in doubt, and does what it says.
-func ask(ctx context.Context, dialer transport.Dialer, sources []Source, o Options) (report.Report, error) {
+func ask(ctx context.Context, dialer transport.Dialer, sources []Source, o Options) (migration.Report, error) {
 	o.Attempt = o.Journal.Last().Attempt
 	if err := identify(ctx, dialer, o); err != nil {
-		return report.Report{Outcome: handoff.InDoubt, Attempt: o.Attempt}, err
+		return migration.Report{Outcome: migration.InDoubt, Attempt: o.Attempt}, err
 	}
 	e := newEngine(o, dialer, sources)
 	if err := e.pipe.allot(o.Memory, o.ChunkSize, 1, e.needs()); err != nil {
 		e.work.Stop()
-		return report.Report{Outcome: handoff.InDoubt, Attempt: o.Attempt}, err
+		return migration.Report{Outcome: migration.InDoubt, Attempt: o.Attempt}, err
 	}
 	e.loop(ctx, e.restart)
 	e.join()
@@ -102,7 +103,7 @@ func ask(ctx context.Context, dialer transport.Dialer, sources []Source, o Optio
 type engine struct {
 	opts    Options
 	devices []*device
-	offer   *transport.Hello
+	offer   *wire.Hello
 
 	plan  *plan.Plan
 	owner handoff.Source
@@ -131,7 +132,7 @@ type engine struct {
 
 // ending is what an attempt comes to.
 type ending struct {
-	out        report.Report
+	out        migration.Report
 	fault      *transport.Fault // the first cause
 	unrecorded *transport.Fault // why the journal has not taken a record
 	done       bool
@@ -175,7 +176,7 @@ func newEngine(o Options, dialer transport.Dialer, sources []Source) *engine {
 	e.times.start = time.Now()
 	e.conn = newConnection(o, dialer, e.times.start, e.post, e.events, e.quit)
 	e.pipe = newPipeline(o, devices, e.times.start, e.work, e.post)
-	e.out = report.Report{Attempt: o.Attempt}
+	e.out = migration.Report{Attempt: o.Attempt}
 	return e
 }
 
@@ -258,7 +259,7 @@ func (e *engine) turnBack() {
 		return
 	}
 	if e.plan.Phase() != plan.Connecting {
-		e.tell(report.Event{Kind: report.Phase, Phase: report.Rollback})
+		e.tell(migration.Event{Kind: migration.Phase, Phase: migration.Rollback})
 	}
 	e.abandon()
 	e.times.back = time.Now()
@@ -403,8 +404,8 @@ func (e *engine) onTick() {
 	if e.owner.AwaitsReady() {
 		e.estimate()
 	}
-	ev := report.Event{Kind: report.Progress, Devices: e.snapshots(), Way: e.way(), Waiting: e.plan.Waiting(time.Since(e.times.start))}
-	if report.Moves(e.phase()) { // else nothing goes through the stages
+	ev := migration.Event{Kind: migration.Progress, Devices: e.snapshots(), Way: e.way(), Waiting: e.plan.Waiting(time.Since(e.times.start))}
+	if migration.Moves(e.phase()) { // else nothing goes through the stages
 		ev.Occupancy = e.pipe.recent.Look(e.pipe.progressed(), e.pipe.queue.chunks)
 	}
 	e.tell(ev)
@@ -414,7 +415,7 @@ func (e *engine) onTick() {
 func (e *engine) dialLanes(n int) {
 	peer := e.conn.peer
 	e.pipe.dialLanes(n, e.opts.ConnectLimit, func(ctx context.Context, number int) (transport.Lane, error) {
-		return e.conn.openLane(ctx, transport.LaneData, number, peer)
+		return e.conn.openLane(ctx, wire.LaneData, number, peer)
 	})
 }
 

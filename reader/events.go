@@ -3,6 +3,7 @@ package reader
 import (
 	"time"
 
+	"github.com/migpipe/migpipe/internal/wire"
 	"github.com/migpipe/migpipe/reader/internal/plan"
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
@@ -24,15 +25,15 @@ type laneEvent interface {
 type (
 	// controlLost says that a control lane was lost.
 	controlLost struct {
-		control *transport.Control
+		control *wire.Control
 		err     error
 	}
 	// greeting has a control lane to say HELLO on.
-	greeting struct{ control *transport.Control }
+	greeting struct{ control *wire.Control }
 	// rejoined has a control lane on which the destination has answered RESUME.
 	rejoined struct {
-		control *transport.Control
-		first   transport.Message
+		control *wire.Control
+		first   wire.Message
 	}
 	// turnedAway says why a destination that is reached is no answer.
 	turnedAway struct{ why *transport.Fault }
@@ -67,7 +68,7 @@ type (
 	// drainEnded says that a stream was read to its end.
 	drainEnded struct {
 		device int
-		end    transport.End
+		end    wire.End
 	}
 	// drainFailed says that a stream was not read to its end.
 	drainFailed struct {
@@ -129,6 +130,6 @@ func (ev laneBack) heldLane() transport.Lane { return ev.lane }
 
 // heard is a message, and where it came from.
 type heard struct {
-	control *transport.Control
-	message transport.Message
+	control *wire.Control
+	message wire.Message
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/migpipe/migpipe/codec"
+	"github.com/migpipe/migpipe/internal/wire"
 	"github.com/migpipe/migpipe/transport"
 )
 
@@ -17,7 +18,7 @@ type sender struct {
 	number  int // of the lane
 	lane    transport.Lane
 	queue   *queue
-	spare   *transport.Chunk // for what is sent encoded
+	spare   *wire.Chunk // for what is sent encoded
 	codec   codec.Policy
 	lanes   int       // that there are
 	free    time.Time // when the lane was done with a chunk: it waits since
@@ -35,7 +36,7 @@ type sender struct {
 }
 
 // frameHead is the length of what is in front of a frame's payload.
-const frameHead = len(transport.HeadRoom{})
+const frameHead = len(wire.HeadRoom{})
 
 // run sends until everything was applied, or the lane fails, or ctx ends, with which the streams
 // are abandoned.
@@ -98,7 +99,7 @@ func (s *sender) sendPadding(ctx context.Context) error {
 	return s.spare.WritePadding(s.lane, s.frame)
 }
 
-func (s *sender) send(ctx context.Context, c *transport.Chunk) error {
+func (s *sender) send(ctx context.Context, c *wire.Chunk) error {
 	begun := time.Now()
 	out, choice := c.EncodeTo(s.spare, s.codec)
 	encoded := time.Now()

@@ -5,10 +5,11 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/migpipe/migpipe/internal/wire"
 	"github.com/migpipe/migpipe/reader/internal/plan"
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
-	"github.com/migpipe/migpipe/transport/report"
+	"github.com/migpipe/migpipe/transport/migration"
 )
 
 // mayReturn reports whether a conversation whose lane has ended may go on over another:
@@ -55,7 +56,7 @@ func (e *engine) greeting(ev greeting) {
 func (e *engine) lose(err error) {
 	e.conn.drop()
 	clear(e.pipe.dialling)
-	e.tell(report.Event{Kind: report.Lost, Text: err.Error()})
+	e.tell(migration.Event{Kind: migration.Lost, Text: err.Error()})
 	e.seek(err)
 	e.advance(plan.ConnectionLost{})
 }
@@ -66,7 +67,7 @@ func (e *engine) seek(cause error) {
 }
 
 // useControl takes messages from a control lane from now on.
-func (e *engine) useControl(control *transport.Control) {
+func (e *engine) useControl(control *wire.Control) {
 	e.conn.use(control)
 	e.out.Over(control.Lane())
 }
@@ -74,7 +75,7 @@ func (e *engine) useControl(control *transport.Control) {
 // turnedAway tells once why a destination that is reached is no answer.
 func (e *engine) turnedAway(f *transport.Fault) {
 	if before := e.conn.refusal; before == nil || before.Err.Error() != f.Err.Error() {
-		e.tell(report.Event{Kind: report.Warning, Text: fmt.Sprintf("in doubt: who answers is asked again, since it does not know: %s", f.Err)})
+		e.tell(migration.Event{Kind: migration.Warning, Text: fmt.Sprintf("in doubt: who answers is asked again, since it does not know: %s", f.Err)})
 	}
 	e.conn.refusal = f
 }
@@ -88,7 +89,7 @@ func (e *engine) rejoined(ev rejoined) {
 	}
 	away := e.conn.restored(ev.control)
 	e.out.Over(ev.control.Lane())
-	e.tell(report.Event{Kind: report.Restored})
+	e.tell(migration.Event{Kind: migration.Restored})
 	e.message(ev.first)
 	if e.owner.AwaitsReady() {
 		e.estimate()
@@ -139,7 +140,7 @@ func (e *engine) dialMissing() {
 		e.pipe.dialling[i] = true
 		peer := e.conn.peer
 		redial(e.conn.linked, lanePause, func(ctx context.Context) error {
-			lane, err := e.conn.openLane(ctx, transport.LaneData, i, peer)
+			lane, err := e.conn.openLane(ctx, wire.LaneData, i, peer)
 			if err == nil {
 				e.conn.postLane(laneBack{i, lane})
 			}

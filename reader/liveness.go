@@ -3,7 +3,7 @@ package reader
 import (
 	"time"
 
-	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/internal/wire"
 )
 
 // A carrier keeps a lane as long as anything passes. But a path may carry its small packets
@@ -12,10 +12,10 @@ import (
 
 // proofStep is the most that one proof adds to the time for which a lane stood still. What
 // comes after a longer silence, of this process or of the other one, proves no more.
-const proofStep = 2 * transport.Heartbeat
+const proofStep = 2 * wire.Heartbeat
 
 // patience is how long a lane may stand still on a path of such a round trip.
-func patience(rtt time.Duration) time.Duration { return max(transport.UnreadTimeout, 4*rtt) }
+func patience(rtt time.Duration) time.Duration { return max(wire.UnreadTimeout, 4*rtt) }
 
 // reading is what ACKs have said of one data lane. Times are of this side's clock.
 type reading struct {

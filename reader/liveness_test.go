@@ -4,7 +4,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/internal/wire"
 )
 
 // reported is one ACK about a lane: when it came, when it was made at the earliest, in ms, and
@@ -144,7 +144,7 @@ func TestReadingSuspected(t *testing.T) {
 		r := reading{read: 10, unread: true, from: millis(100), suspect: true}
 		got := 0
 		for at := 2300; at < 4000 && got == 0; at += 100 {
-			if r.look(millis(at), millis(at-10), 100, 20+c.more*uint64(at-2300)/100, transport.UnreadTimeout) {
+			if r.look(millis(at), millis(at-10), 100, 20+c.more*uint64(at-2300)/100, wire.UnreadTimeout) {
 				got = at
 			}
 		}
@@ -189,7 +189,7 @@ func TestHearing(t *testing.T) {
 		for _, ev := range c.events {
 			if ev.echo >= 0 {
 				h.echoed(millis(ev.at), millis(ev.echo), 0)
-			} else if h.look(millis(ev.at), transport.UnreadTimeout) {
+			} else if h.look(millis(ev.at), wire.UnreadTimeout) {
 				got = ev.at
 				break
 			}

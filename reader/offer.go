@@ -6,16 +6,17 @@ import (
 	"slices"
 
 	"github.com/migpipe/migpipe/codec"
+	"github.com/migpipe/migpipe/internal/wire"
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff/witness"
 	"github.com/migpipe/migpipe/vfio"
 )
 
 // hello is what this side has and can; how many lanes, the carrier says.
-func hello(opts Options, sources []Source) *transport.Hello {
-	m := &transport.Hello{
+func hello(opts Options, sources []Source) *wire.Hello {
+	m := &wire.Hello{
 		Attempt:   opts.Attempt,
-		Versions:  transport.Versions{Min: transport.Version, Max: transport.Version},
+		Versions:  wire.Versions{Min: wire.Version, Max: wire.Version},
 		Journal:   opts.Journal.ID(),
 		ChunkSize: uint32(opts.ChunkSize),
 		Software:  opts.Software,
@@ -68,9 +69,9 @@ var ErrNoP2P = errors.New("other devices could reach it by DMA while it is stopp
 // fileDriver is how a device that is really a file describes itself.
 const fileDriver = "file"
 
-func offer(s Source) transport.DeviceOffer {
+func offer(s Source) wire.DeviceOffer {
 	info := vfio.Describe(s.Device)
-	o := transport.DeviceOffer{
+	o := wire.DeviceOffer{
 		Name: s.Name, Driver: info.Driver, Vendor: info.Vendor, Device: info.Device,
 		Subsystem: info.Subsystem, Kernel: info.Kernel, Format: info.Format,
 		Flags: s.Device.Features().MigrationFlags(), Priority: uint8(s.Priority),
@@ -82,11 +83,11 @@ func offer(s Source) transport.DeviceOffer {
 }
 
 // checkWelcome holds the destination to what was offered.
-func checkWelcome(h *transport.Hello, w *transport.Welcome) error {
+func checkWelcome(h *wire.Hello, w *wire.Welcome) error {
 	switch {
 	case w.Version < h.Versions.Min || w.Version > h.Versions.Max:
 		return fmt.Errorf("%w: WELCOME chose version %d, offered %d to %d", transport.ErrProtocol, w.Version, h.Versions.Min, h.Versions.Max)
-	case w.ChunkSize < transport.MinChunk || w.ChunkSize > h.ChunkSize:
+	case w.ChunkSize < wire.MinChunk || w.ChunkSize > h.ChunkSize:
 		return fmt.Errorf("%w: WELCOME chose chunks of %d bytes, offered %d", transport.ErrProtocol, w.ChunkSize, h.ChunkSize)
 	case w.Lanes == 0 || w.Lanes > h.Lanes:
 		return fmt.Errorf("%w: WELCOME chose %d lanes, offered %d", transport.ErrProtocol, w.Lanes, h.Lanes)

@@ -10,11 +10,12 @@ import (
 	"time"
 
 	"github.com/migpipe/migpipe/codec"
+	"github.com/migpipe/migpipe/internal/wire"
 	"github.com/migpipe/migpipe/reader/internal/plan"
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
 	"github.com/migpipe/migpipe/transport/handoff/witness"
-	"github.com/migpipe/migpipe/transport/report"
+	"github.com/migpipe/migpipe/transport/migration"
 	"github.com/migpipe/migpipe/vfio"
 )
 
@@ -24,7 +25,7 @@ type Source struct {
 	Name   string
 	Device vfio.Device
 	// Priority multiplies the device's share of memory and lanes, on both sides.
-	// Default 1, at most transport.MaxPriority.
+	// Default 1, at most wire.MaxPriority.
 	Priority int
 }
 
@@ -33,7 +34,7 @@ type Options struct {
 	// Memory is the size of the chunk buffers, in bytes. Default 32 MiB.
 	Memory int
 	// ChunkSize is the most that one frame carries, in bytes; the destination
-	// may ask for less. Default 1 MiB, at most transport.MaxChunk.
+	// may ask for less. Default 1 MiB, at most wire.MaxChunk.
 	ChunkSize int
 	// Lanes is the number of data lanes, at most transport.MaxLanes. Default: 2, or half
 	// of the cores, or as many as carry what the round trip and Memory allow to be on its
@@ -112,7 +113,7 @@ type Options struct {
 	// may run. Default: there is nobody to be asked.
 	Approve func(context.Context) error
 	// Attempt names the attempt. Default: a fresh id, epoch 1.
-	Attempt transport.Attempt
+	Attempt migration.Attempt
 	// Anew begins the attempt although an earlier one was left open, by a process that
 	// has ended, and the devices hold nothing of it any more. Without it the destination
 	// is asked first whether it has a complete copy, which may be the only one: then
@@ -121,7 +122,7 @@ type Options struct {
 	// Journal keeps the hand-off's records. Default: in memory.
 	Journal handoff.Journal
 	// Observe is told what happens.
-	Observe report.Observer
+	Observe migration.Observer
 	// Software is how this side introduces itself.
 	Software string
 	// Witness decides who has the devices when the destination does not answer COMMIT.
@@ -150,12 +151,12 @@ func (o *Options) withDefaults() (Options, error) {
 	v.ConnectLimit = cmp.Or(v.ConnectLimit, connectLimit)
 	v.CancelAfter = cmp.Or(v.CancelAfter, 5*time.Second)
 	v.ReconnectLimit = cmp.Or(v.ReconnectLimit, 60*time.Second)
-	v.Attempt = cmp.Or(v.Attempt, transport.Attempt{Mig: transport.NewMigID(), Epoch: 1})
+	v.Attempt = cmp.Or(v.Attempt, migration.Attempt{Mig: migration.NewID(), Epoch: 1})
 	if v.Journal == nil {
 		v.Journal = handoff.NewMemory()
 	}
 	if v.Observe == nil {
-		v.Observe = func(report.Event) {}
+		v.Observe = func(migration.Event) {}
 	}
 	v.Tuning = cmp.Or(v.Tuning, new(Tuning))
 	if v.MaxBandwidth > 0 {
@@ -174,8 +175,8 @@ func (o *Options) check() error {
 		}
 	}
 	switch {
-	case o.ChunkSize < transport.MinChunk || o.ChunkSize > transport.MaxChunk:
-		return fmt.Errorf("reader: Options.ChunkSize is %d, must be %d to %d", o.ChunkSize, transport.MinChunk, transport.MaxChunk)
+	case o.ChunkSize < wire.MinChunk || o.ChunkSize > wire.MaxChunk:
+		return fmt.Errorf("reader: Options.ChunkSize is %d, must be %d to %d", o.ChunkSize, wire.MinChunk, wire.MaxChunk)
 	case o.Memory < o.ChunkSize:
 		return fmt.Errorf("reader: Options.Memory is %d, less than one chunk of %d", o.Memory, o.ChunkSize)
 	case o.Lanes < 0 || o.Lanes > transport.MaxLanes:
@@ -198,12 +199,12 @@ func checkSources(sources []Source) error {
 		if s.Device == nil {
 			return fmt.Errorf("reader: device %d (%q) is nil", i, s.Name)
 		}
-		if s.Priority < 0 || s.Priority > transport.MaxPriority {
-			return fmt.Errorf("reader: device %d (%q) has priority %d, must be 1 to %d, or 0 for 1", i, s.Name, s.Priority, transport.MaxPriority)
+		if s.Priority < 0 || s.Priority > wire.MaxPriority {
+			return fmt.Errorf("reader: device %d (%q) has priority %d, must be 1 to %d, or 0 for 1", i, s.Name, s.Priority, wire.MaxPriority)
 		}
 		names = append(names, s.Name)
 	}
-	if err := transport.CheckNames(names); err != nil {
+	if err := wire.CheckNames(names); err != nil {
 		return fmt.Errorf("reader: %w", err)
 	}
 	return nil

@@ -9,7 +9,9 @@ import (
 
 	"github.com/migpipe/migpipe/codec"
 	"github.com/migpipe/migpipe/internal/must"
+	"github.com/migpipe/migpipe/internal/wire"
 	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/transport/migration"
 	"github.com/migpipe/migpipe/vfio/sim"
 )
 
@@ -21,10 +23,10 @@ func TestOptions(t *testing.T) {
 		{nil, ""},
 		{&Options{}, ""},
 		{&Options{ChunkSize: 4096, Memory: 4096, Lanes: transport.MaxLanes}, ""},
-		{&Options{ChunkSize: transport.MaxChunk}, ""},
+		{&Options{ChunkSize: wire.MaxChunk}, ""},
 		{&Options{ChunkSize: 4095}, "ChunkSize"},
 		{&Options{ChunkSize: -1}, "ChunkSize"},
-		{&Options{ChunkSize: transport.MaxChunk + 1}, "ChunkSize"},
+		{&Options{ChunkSize: wire.MaxChunk + 1}, "ChunkSize"},
 		{&Options{Memory: 1<<20 - 1}, "Memory"},
 		{&Options{Memory: -1}, "Memory"},
 		{&Options{Lanes: -1}, "Lanes"},
@@ -33,7 +35,7 @@ func TestOptions(t *testing.T) {
 		{&Options{MaxPrecopy: -time.Second}, "Options.MaxPrecopy is -1s"},
 		{&Options{DoubtLimit: -time.Second}, "Options.DoubtLimit is -1s"},
 		{&Options{MaxRounds: -1}, "MaxRounds"},
-		{&Options{Attempt: transport.Attempt{Mig: transport.NewMigID()}}, "Attempt.Epoch"},
+		{&Options{Attempt: migration.Attempt{Mig: migration.NewID()}}, "Attempt.Epoch"},
 	} {
 		o, err := c.opts.withDefaults()
 		if c.want == "" {
@@ -65,16 +67,16 @@ func TestCheckSources(t *testing.T) {
 		want    string
 	}{
 		{many(1), ""},
-		{many(transport.MaxDevices), ""},
+		{many(wire.MaxDevices), ""},
 		{nil, "0 devices"},
-		{many(transport.MaxDevices + 1), "65 devices"},
+		{many(wire.MaxDevices + 1), "65 devices"},
 		{[]Source{{Name: "a", Device: nil}}, `"a") is nil`},
 		{[]Source{{Name: "", Device: d}}, "device 0 has the name"},
-		{[]Source{{Name: strings.Repeat("n", transport.MaxName), Device: d}}, ""},
-		{[]Source{{Name: strings.Repeat("n", transport.MaxName+1), Device: d}}, "1 to 64 bytes"},
+		{[]Source{{Name: strings.Repeat("n", wire.MaxName), Device: d}}, ""},
+		{[]Source{{Name: strings.Repeat("n", wire.MaxName+1), Device: d}}, "1 to 64 bytes"},
 		{[]Source{{Name: "a", Device: d}, {Name: "b", Device: d}, {Name: "a", Device: d}}, `two devices have the name "a"`},
-		{[]Source{{Name: "a", Device: d, Priority: transport.MaxPriority}}, ""},
-		{[]Source{{Name: "a", Device: d, Priority: transport.MaxPriority + 1}}, "priority 17, must be 1 to 16"},
+		{[]Source{{Name: "a", Device: d, Priority: wire.MaxPriority}}, ""},
+		{[]Source{{Name: "a", Device: d, Priority: wire.MaxPriority + 1}}, "priority 17, must be 1 to 16"},
 		{[]Source{{Name: "a", Device: d, Priority: -1}}, "priority -1"},
 	} {
 		err := checkSources(c.sources)
@@ -85,23 +87,23 @@ func TestCheckSources(t *testing.T) {
 }
 
 func TestCheckWelcome(t *testing.T) {
-	h := &transport.Hello{Versions: transport.Versions{Min: 1, Max: 2}, ChunkSize: 1 << 20, Lanes: 4, Devices: make([]transport.DeviceOffer, 2)}
-	good := transport.Welcome{Version: 2, ChunkSize: 4096, Lanes: 4, Windows: make([]transport.Window, 2)}
+	h := &wire.Hello{Versions: wire.Versions{Min: 1, Max: 2}, ChunkSize: 1 << 20, Lanes: 4, Devices: make([]wire.DeviceOffer, 2)}
+	good := wire.Welcome{Version: 2, ChunkSize: 4096, Lanes: 4, Windows: make([]wire.Window, 2)}
 	for _, c := range []struct {
 		name   string
-		change func(*transport.Welcome)
+		change func(*wire.Welcome)
 		ok     bool
 	}{
-		{"good", func(*transport.Welcome) {}, true},
-		{"version below", func(w *transport.Welcome) { w.Version = 0 }, false},
-		{"version above", func(w *transport.Welcome) { w.Version = 3 }, false},
-		{"no chunk", func(w *transport.Welcome) { w.ChunkSize = 0 }, false},
-		{"larger chunk", func(w *transport.Welcome) { w.ChunkSize = 1<<20 + 1 }, false},
-		{"no lane", func(w *transport.Welcome) { w.Lanes = 0 }, false},
-		{"more lanes", func(w *transport.Welcome) { w.Lanes = 5 }, false},
-		{"window missing", func(w *transport.Welcome) { w.Windows = w.Windows[:1] }, false},
-		{"window too many", func(w *transport.Welcome) { w.Windows = make([]transport.Window, 3) }, false},
-		{"splice unasked", func(w *transport.Welcome) { w.Splice = []bool{false, true} }, false},
+		{"good", func(*wire.Welcome) {}, true},
+		{"version below", func(w *wire.Welcome) { w.Version = 0 }, false},
+		{"version above", func(w *wire.Welcome) { w.Version = 3 }, false},
+		{"no chunk", func(w *wire.Welcome) { w.ChunkSize = 0 }, false},
+		{"larger chunk", func(w *wire.Welcome) { w.ChunkSize = 1<<20 + 1 }, false},
+		{"no lane", func(w *wire.Welcome) { w.Lanes = 0 }, false},
+		{"more lanes", func(w *wire.Welcome) { w.Lanes = 5 }, false},
+		{"window missing", func(w *wire.Welcome) { w.Windows = w.Windows[:1] }, false},
+		{"window too many", func(w *wire.Welcome) { w.Windows = make([]wire.Window, 3) }, false},
+		{"splice unasked", func(w *wire.Welcome) { w.Splice = []bool{false, true} }, false},
 	} {
 		w := good
 		c.change(&w)

@@ -6,11 +6,12 @@ import (
 	"time"
 
 	"github.com/migpipe/migpipe/internal/failpoint"
+	"github.com/migpipe/migpipe/internal/share"
+	"github.com/migpipe/migpipe/internal/wire"
 	"github.com/migpipe/migpipe/reader/internal/plan"
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
-	"github.com/migpipe/migpipe/transport/report"
-	"github.com/migpipe/migpipe/transport/share"
+	"github.com/migpipe/migpipe/transport/migration"
 )
 
 // advance steps the plan and does what it says.
@@ -35,7 +36,7 @@ func (e *engine) advance(ev plan.Event) {
 		case plan.ReportDrained:
 			e.allDrained()
 		case plan.WarnUser:
-			e.tell(report.Event{Kind: report.Warning, Text: a.Text})
+			e.tell(migration.Event{Kind: migration.Warning, Text: a.Text})
 		case plan.GiveUp:
 			e.failed(&transport.Fault{Code: transport.CodeTimeout, Err: a.Cause})
 		}
@@ -53,7 +54,7 @@ func (e *engine) entered(ev entered) {
 	e.pipe.startDrains(e.fleet)
 	switch e.plan.Phase() {
 	case plan.Entering:
-		e.tell(report.Event{Kind: report.Phase, Phase: report.PreCopy})
+		e.tell(migration.Event{Kind: migration.Phase, Phase: migration.PreCopy})
 	case plan.Stopping:
 		e.stopped()
 	}
@@ -69,7 +70,7 @@ func (e *engine) stopped() {
 	for _, d := range e.devices {
 		close(d.drain.final)
 	}
-	e.tell(report.Event{Kind: report.Phase, Phase: report.StopCopy})
+	e.tell(migration.Event{Kind: migration.Phase, Phase: migration.StopCopy})
 	e.bound() // everything has to move now, and no ACK may be due that would say so
 	e.estimate()
 	e.pipe.queue.divide(e.needs())
@@ -80,7 +81,7 @@ func (e *engine) pause(a plan.PauseGuest) {
 	e.times.paused, e.up = time.Now(), false
 	e.times.atLimit = time.After(e.opts.DowntimeLimit)
 	e.out.Predicted = &a.Predicted
-	e.tell(report.Event{Kind: report.Phase, Phase: report.Stop, Text: a.Why, Predicted: e.out.Predicted})
+	e.tell(migration.Event{Kind: migration.Phase, Phase: migration.Stop, Text: a.Why, Predicted: e.out.Predicted})
 	for _, d := range e.devices {
 		if d.drain != nil {
 			d.drain.quiet.Store(true)
@@ -106,7 +107,7 @@ func (e *engine) guestPaused(err error) {
 	}
 	if e.opts.PauseGuest != nil {
 		took := time.Since(e.times.paused)
-		e.times.steps.Pause = report.Step{Took: took} // of the next stop, if this one is called off
+		e.times.steps.Pause = migration.Step{Took: took} // of the next stop, if this one is called off
 		e.times.note(handoff.StepPause, took)
 	}
 	e.advance(plan.GuestPaused{})
@@ -146,7 +147,7 @@ func (e *engine) asked(ev asked) {
 
 // unpause calls a stop off.
 func (e *engine) unpause() {
-	e.tell(report.Event{Kind: report.Warning, Text: "the stop was called off: a device was initialised anew"})
+	e.tell(migration.Event{Kind: migration.Warning, Text: "the stop was called off: a device was initialised anew"})
 	if e.opts.ResumeGuest == nil || e.opts.PauseGuest == nil {
 		e.guestResumed(nil)
 		return
@@ -170,7 +171,7 @@ func (e *engine) guestResumed(err error) {
 			d.drain.quiet.Store(false)
 		}
 	}
-	e.tell(report.Event{Kind: report.Phase, Phase: report.PreCopy})
+	e.tell(migration.Event{Kind: migration.Phase, Phase: migration.PreCopy})
 	e.advance(plan.GuestResumed{})
 }
 
@@ -209,7 +210,7 @@ func (e *engine) pollBusy() {
 
 // measure tells the plan how far and how fast everything is.
 func (e *engine) measure() {
-	known := func(d time.Duration) report.Span { return report.Span{Took: d, Known: true} }
+	known := func(d time.Duration) migration.Span { return migration.Span{Took: d, Known: true} }
 	ev := e.pipe.measure()
 	ev.Path.Steps = e.times.steps
 	// Where these were never measured, other transitions have to do: see package plan.
@@ -227,11 +228,11 @@ func (e *engine) bound() {
 func (e *engine) allDrained() {
 	e.times.drained = time.Now()
 	e.pipe.finishReading()
-	digests := make([]transport.StreamDigest, len(e.devices))
+	digests := make([]migration.StreamDigest, len(e.devices))
 	for i, d := range e.devices {
 		digests[i] = d.end.Digest
 	}
-	e.own(handoff.Drained{Digest: transport.SetDigest(digests)})
+	e.own(handoff.Drained{Digest: wire.SetDigest(digests)})
 }
 
 // needs is what memory and lanes are divided by, until it is asked again.
@@ -245,7 +246,7 @@ func (e *engine) needs() []share.Need {
 
 // askApproval tells that all is at the destination, and asks the owner.
 func (e *engine) askApproval() {
-	e.tell(report.Event{Kind: report.Ready, Attempt: e.opts.Attempt, Downtime: e.times.downtime()})
+	e.tell(migration.Event{Kind: migration.Ready, Attempt: e.opts.Attempt, Downtime: e.times.downtime()})
 	e.approve()
 }
 
@@ -264,6 +265,6 @@ func (e *engine) approved(err error) {
 	}
 	e.times.approved = time.Now()
 	e.times.note(handoff.StepDecide, e.times.approved.Sub(e.times.ready))
-	e.tell(report.Event{Kind: report.Phase, Phase: report.Commit})
+	e.tell(migration.Event{Kind: migration.Phase, Phase: migration.Commit})
 	e.own(handoff.Approved{})
 }

@@ -9,11 +9,12 @@ import (
 
 	"github.com/migpipe/migpipe/codec"
 	"github.com/migpipe/migpipe/internal/occupancy"
+	"github.com/migpipe/migpipe/internal/share"
 	"github.com/migpipe/migpipe/internal/tasks"
+	"github.com/migpipe/migpipe/internal/wire"
 	"github.com/migpipe/migpipe/reader/internal/plan"
 	"github.com/migpipe/migpipe/transport"
-	"github.com/migpipe/migpipe/transport/report"
-	"github.com/migpipe/migpipe/transport/share"
+	"github.com/migpipe/migpipe/transport/migration"
 )
 
 // pipeline is the way of the streams on this side: the memory and the queue of chunks, what
@@ -23,7 +24,7 @@ type pipeline struct {
 	devices   []*device
 	start     time.Time   // from which times are counted
 	post      func(event) // hands an event to the loop
-	arena     *transport.Arena
+	arena     *wire.Arena
 	queue     *queue
 	chunkSize int // as agreed on
 	codec     codec.Policy
@@ -75,7 +76,7 @@ func newPipeline(o Options, devices []*device, start time.Time, work *tasks.Grou
 // allot takes the memory for what goes over so many lanes: each holds one chunk for what it
 // encodes, and each device needs one to read into.
 func (p *pipeline) allot(memory, chunkSize, lanes int, needs []share.Need) (err error) {
-	p.arena, err = transport.NewArena(memory, chunkSize, lanes+len(p.devices)+1)
+	p.arena, err = wire.NewArena(memory, chunkSize, lanes+len(p.devices)+1)
 	if err != nil {
 		return err
 	}
@@ -166,7 +167,7 @@ func (p *pipeline) startDrains(f *fleet) {
 		d.drain = &drain{
 			device: i, name: d.Name, dev: d.Device, stream: stream, tap: newTap(stream, d.splice), queue: p.queue,
 			limit: p.chunkSize, post: p.post, final: make(chan struct{}), polling: make(chan struct{}, 1),
-			digest: transport.NewDigest(), start: p.start, begun: &p.begun,
+			digest: wire.NewDigest(), start: p.start, begun: &p.begun,
 		}
 		p.draining.Go(d.drain.run)
 	}
@@ -253,7 +254,7 @@ func (p *pipeline) measure() *plan.Measured {
 	}
 	p.meter.look(time.Now(), in, out, max(p.window/2, 4*uint64(p.chunkSize)))
 	p.peak = max(p.peak, p.meter.goodput())
-	ev.Path = plan.Path{Chunk: uint64(p.chunkSize), Rate: p.meter.goodput(), Full: p.meter.filled(), RTT: report.Span{Took: p.meter.rtt, Known: p.meter.rtt > 0}}
+	ev.Path = plan.Path{Chunk: uint64(p.chunkSize), Rate: p.meter.goodput(), Full: p.meter.filled(), RTT: migration.Span{Took: p.meter.rtt, Known: p.meter.rtt > 0}}
 	return ev
 }
 
@@ -296,7 +297,7 @@ func (p *pipeline) progressed() progress {
 
 // occupancies tells how full the stages were: in all, and while the guest stood still before
 // the destination was ready.
-func (p *pipeline) occupancies(paused bool) (all, stop report.Occupancy) {
+func (p *pipeline) occupancies(paused bool) (all, stop migration.Occupancy) {
 	if p.queue == nil { // no destination was reached
 		return all, stop
 	}
@@ -315,7 +316,7 @@ func (p *pipeline) occupancies(paused bool) (all, stop report.Occupancy) {
 
 // checkReading takes in what an ACK says that the destination has read. It gives the lanes that
 // have stood still for a limit, and reports whether all of them together have for another.
-func (p *pipeline) checkReading(m *transport.Ack, each, all time.Duration) (stalled []int, idle bool) {
+func (p *pipeline) checkReading(m *wire.Ack, each, all time.Duration) (stalled []int, idle bool) {
 	now := time.Since(p.start)
 	made := min(now, time.Duration(m.Echo)+time.Duration(max(m.HeldNS, 0)))
 	var seen shown

@@ -11,10 +11,11 @@ import (
 	"time"
 
 	"github.com/migpipe/migpipe/internal/tasks"
+	"github.com/migpipe/migpipe/internal/wire"
 	"github.com/migpipe/migpipe/reader/internal/plan"
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff/witness"
-	"github.com/migpipe/migpipe/transport/report"
+	"github.com/migpipe/migpipe/transport/migration"
 )
 
 // Preflight asks the peer that dialer reaches whether it would accept a
@@ -25,28 +26,28 @@ import (
 //
 // The error is nil exactly if a migration would be accepted now, and otherwise
 // what [Send] would return.
-func Preflight(ctx context.Context, dialer transport.Dialer, sources []Source, opts *Options) (report.Preflight, error) {
+func Preflight(ctx context.Context, dialer transport.Dialer, sources []Source, opts *Options) (migration.Preflight, error) {
 	o, err := mayBegin(sources, opts)
 	if err != nil {
-		return report.Preflight{}, err
+		return migration.Preflight{}, err
 	}
 	if err := probeWitness(ctx, &o); err != nil {
-		return report.Preflight{}, err
+		return migration.Preflight{}, err
 	}
 	found, err := askOver(ctx, dialer, sources, o)
 	if err == nil {
 		err = tooLong(found, o)
 	}
 	if err != nil {
-		return report.Preflight{}, err
+		return migration.Preflight{}, err
 	}
 	return found, nil
 }
 
 // tooLong says that the steps that no PRE_COPY shortens are over the limit by themselves,
 // for which Send refuses the migration at once.
-func tooLong(p report.Preflight, o Options) error {
-	fixed := report.Prediction{Stop: p.Stop, Fill: report.Span{Took: p.RTT / 2}, Decide: p.Decide, Commit: p.Commit, Witness: p.Witness, Accept: p.Accept, Start: p.Start}
+func tooLong(p migration.Preflight, o Options) error {
+	fixed := migration.Prediction{Stop: p.Stop, Fill: migration.Span{Took: p.RTT / 2}, Decide: p.Decide, Commit: p.Commit, Witness: p.Witness, Accept: p.Accept, Start: p.Start}
 	var took time.Duration
 	for _, s := range fixed.Stages() {
 		took += s.Took
@@ -73,9 +74,9 @@ func mayBegin(sources []Source, opts *Options) (Options, error) {
 // askOver is a preflight. The carrier of whoever answers is known even if it fails. A
 // destination that ends the lane before WELCOME has said nothing, and is asked again until
 // ConnectLimit is over.
-func askOver(ctx context.Context, dialer transport.Dialer, sources []Source, o Options) (report.Preflight, error) {
+func askOver(ctx context.Context, dialer transport.Dialer, sources []Source, o Options) (migration.Preflight, error) {
 	p := &preflight{opts: o, dialer: dialer, sources: sources, offer: hello(o, sources)}
-	o.Observe(report.Event{Kind: report.Phase, Phase: report.Connect})
+	o.Observe(migration.Event{Kind: migration.Phase, Phase: migration.Connect})
 	end := time.Now().Add(o.ConnectLimit)
 	err := p.ask(ctx, o.ConnectLimit)
 	for p.unanswered(err) && time.Until(end) > tryLeast && sleep(ctx, lanePause) == nil {
@@ -94,19 +95,19 @@ func askOver(ctx context.Context, dialer transport.Dialer, sources []Source, o O
 // ask has one conversation, over a control lane of its own.
 func (p *preflight) ask(ctx context.Context, limit time.Duration) error {
 	lane, err := reach(ctx, limit, func(ctx context.Context) (transport.Lane, error) {
-		return p.dial(ctx, transport.LanePreflight, 0)
+		return p.dial(ctx, wire.LanePreflight, 0)
 	})
 	if err != nil {
 		return err
 	}
-	p.control = transport.NewControl(lane)
+	p.control = wire.NewControl(lane)
 	p.out.Carrier = transport.CarrierOf(lane)
 	if either, ok := p.dialer.(*transport.EitherDialer); ok {
 		p.dialer = either.Of(p.out.Carrier) // one carrier is measured
 	}
 	p.offer.Lanes = p.opts.lanes(p.out.Carrier)
 	err = p.converse(ctx)
-	transport.HangUp(lane, p.deafen)
+	wire.HangUp(lane, p.deafen)
 	return err
 }
 
@@ -121,12 +122,12 @@ type preflight struct {
 	opts    Options
 	dialer  transport.Dialer
 	sources []Source
-	offer   *transport.Hello
-	control *transport.Control // nil before the first lane
+	offer   *wire.Hello
+	control *wire.Control // nil before the first lane
 	lanes   []transport.Lane
 	left    atomic.Int64 // bytes that the probe lanes may still send
 	steps   plan.Steps
-	out     report.Preflight
+	out     migration.Preflight
 
 	welcomed bool // WELCOME was heard
 }
@@ -148,9 +149,9 @@ func (p *preflight) fault(ctx context.Context, err error) error {
 // timeout bounds the conversation, in which the destination may ask its witness.
 func (p *preflight) timeout() time.Duration {
 	if p.opts.Witness != nil {
-		return transport.PreflightTimeout + witness.Timeout
+		return wire.PreflightTimeout + witness.Timeout
 	}
-	return transport.PreflightTimeout
+	return wire.PreflightTimeout
 }
 
 func (p *preflight) converse(ctx context.Context) error {
@@ -180,13 +181,13 @@ func (p *preflight) deafen() {
 	}
 }
 
-func (p *preflight) dial(ctx context.Context, kind transport.LaneKind, index int) (transport.Lane, error) {
+func (p *preflight) dial(ctx context.Context, kind wire.LaneKind, index int) (transport.Lane, error) {
 	lane, err := p.dialer.Dial(ctx)
 	if err != nil {
 		return nil, err
 	}
 	a := p.opts.Attempt
-	if err := transport.WritePreamble(lane, transport.Preamble{Kind: kind, Index: uint16(index), Mig: a.Mig, Epoch: a.Epoch}); err != nil {
+	if err := wire.WritePreamble(lane, wire.Preamble{Kind: kind, Index: uint16(index), Mig: a.Mig, Epoch: a.Epoch}); err != nil {
 		lane.Close()
 		return nil, err
 	}
@@ -194,7 +195,7 @@ func (p *preflight) dial(ctx context.Context, kind transport.LaneKind, index int
 }
 
 // request sends a message and gives the answer to it.
-func (p *preflight) request(m transport.Message) (transport.Message, error) {
+func (p *preflight) request(m wire.Message) (wire.Message, error) {
 	if err := p.control.Send(m); err != nil {
 		return nil, err
 	}
@@ -205,7 +206,7 @@ func (p *preflight) request(m transport.Message) (transport.Message, error) {
 	if *answer.About() != p.opts.Attempt {
 		return nil, fmt.Errorf("%w: %v of another attempt in a preflight", transport.ErrProtocol, answer.Type())
 	}
-	if d, ok := answer.(*transport.Declined); ok {
+	if d, ok := answer.(*wire.Declined); ok {
 		return nil, peerFault(d.Code, d.Device, d.Offset, d.Text)
 	}
 	return answer, nil
@@ -217,7 +218,7 @@ func (p *preflight) welcome() error {
 		return err
 	}
 	p.welcomed = true
-	m, ok := answer.(*transport.Welcome)
+	m, ok := answer.(*wire.Welcome)
 	if !ok {
 		return fmt.Errorf("%w: %v in answer to HELLO", transport.ErrProtocol, answer.Type())
 	}
@@ -232,18 +233,18 @@ func (p *preflight) welcome() error {
 	p.out.Version, p.out.Codecs = m.Version, m.Codecs
 	p.out.ChunkSize, p.out.Lanes = int(m.ChunkSize), int(m.Lanes)
 	p.steps = p.opts.foresee(m, p.sources)
-	p.opts.Observe(report.Event{Kind: report.Peer, Peer: p.out.Peer, Text: p.out.Software})
+	p.opts.Observe(migration.Event{Kind: migration.Peer, Peer: p.out.Peer, Text: p.out.Software})
 	p.out.Warning = destinationWarns(m)
 	return nil
 }
 
 // query is one round trip; it gives the bytes that the probe lanes have brought.
 func (p *preflight) query() (received uint64, err error) {
-	answer, err := p.request(&transport.Query{Attempt: p.opts.Attempt})
+	answer, err := p.request(&wire.Query{Attempt: p.opts.Attempt})
 	if err != nil {
 		return 0, err
 	}
-	m, ok := answer.(*transport.Status)
+	m, ok := answer.(*wire.Status)
 	if !ok {
 		return 0, fmt.Errorf("%w: %v in answer to QUERY", transport.ErrProtocol, answer.Type())
 	}
@@ -282,8 +283,8 @@ func (p *preflight) measureRate(ctx context.Context) error {
 	p.lanes = make([]transport.Lane, n)
 	defer func() { closeLanes(p.lanes) }()
 	err := tasks.Parallel(n, func(i int) (err error) {
-		p.lanes[i], err = reach(ctx, transport.PreflightTimeout, func(ctx context.Context) (transport.Lane, error) {
-			return p.dial(ctx, transport.LaneProbe, i)
+		p.lanes[i], err = reach(ctx, wire.PreflightTimeout, func(ctx context.Context) (transport.Lane, error) {
+			return p.dial(ctx, wire.LaneProbe, i)
 		})
 		return err
 	})
@@ -293,15 +294,15 @@ func (p *preflight) measureRate(ctx context.Context) error {
 	noise := make([]byte, p.opts.Tuning.block(p.out.ChunkSize))
 	rand.Read(noise)
 	pace := newPacer(p.opts.Tuning)
-	p.left.Store(transport.MaxProbe)
-	ctx, stop := context.WithTimeout(ctx, transport.ProbeTime)
+	p.left.Store(wire.MaxProbe)
+	ctx, stop := context.WithTimeout(ctx, wire.ProbeTime)
 	defer stop()
 	return tasks.Parallel(n+1, func(i int) error {
 		if i < n {
 			return p.load(ctx, p.lanes[i], noise, pace)
 		}
 		defer stop()
-		return p.follow(ctx, uint64(transport.MaxProbe/len(noise)*len(noise)))
+		return p.follow(ctx, uint64(wire.MaxProbe/len(noise)*len(noise)))
 	})
 }
 
@@ -388,13 +389,13 @@ func (p *preflight) predict() {
 		f.Stop, f.Start = p.steps.Stop.Span(), p.steps.Start.Span()
 		devices = append(devices, f)
 	}
-	over := plan.Path{Chunk: uint64(p.out.ChunkSize), Rate: p.out.Rate, RTT: report.Span{Took: p.out.RTT, Known: true}, Steps: p.steps}
+	over := plan.Path{Chunk: uint64(p.out.ChunkSize), Rate: p.out.Rate, RTT: migration.Span{Took: p.out.RTT, Known: true}, Steps: p.steps}
 	p.out.Prediction = plan.Predict(devices, over)
 	for i, f := range devices {
 		p.out.Devices[i].Prediction = over.PredictAlone(f)
 	}
 }
 
-func (p *preflight) device(s Source, o transport.DeviceOffer) report.PreflightDevice {
-	return report.PreflightDevice{Name: o.Name, Driver: o.Driver, PreCopy: s.Device.Features().PreCopy, Size: o.Estimate, Sized: o.Estimate > 0}
+func (p *preflight) device(s Source, o wire.DeviceOffer) migration.PreflightDevice {
+	return migration.PreflightDevice{Name: o.Name, Driver: o.Driver, PreCopy: s.Device.Features().PreCopy, Size: o.Estimate, Sized: o.Estimate > 0}
 }

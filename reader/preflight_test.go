@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"github.com/migpipe/migpipe/transport"
-	"github.com/migpipe/migpipe/transport/report"
+	"github.com/migpipe/migpipe/transport/migration"
 )
 
 func TestRateOf(t *testing.T) {
@@ -31,7 +31,7 @@ func TestRateOf(t *testing.T) {
 // TestCandidates: which carrier is asked, and which one is taken, by what was found.
 func TestCandidates(t *testing.T) {
 	found := func(rtt time.Duration, rate float64) Candidate {
-		return Candidate{Found: report.Preflight{RTT: rtt, Rate: rate}}
+		return Candidate{Found: migration.Preflight{RTT: rtt, Rate: rate}}
 	}
 	fails := func(code transport.Code, remote bool, err error) Candidate {
 		return Candidate{Err: &transport.Fault{Code: code, Remote: remote, Err: err}}

@@ -6,8 +6,9 @@ import (
 	"sync"
 
 	"github.com/migpipe/migpipe/internal/occupancy"
+	"github.com/migpipe/migpipe/internal/share"
+	"github.com/migpipe/migpipe/internal/wire"
 	"github.com/migpipe/migpipe/transport"
-	"github.com/migpipe/migpipe/transport/share"
 )
 
 // queue is where chunks wait for a lane, those of each device in a line, and then
@@ -19,7 +20,7 @@ import (
 // taken is kept until the destination has applied it: the lane may be lost, and only
 // the destination knows with what.
 type queue struct {
-	arena *transport.Arena
+	arena *wire.Arena
 
 	mu      sync.Mutex
 	changed sync.Cond // a chunk may leave, or none will come any more
@@ -37,7 +38,7 @@ type queue struct {
 }
 
 // padding stands for a frame of padding in what take returns.
-var padding = new(transport.Chunk)
+var padding = new(wire.Chunk)
 
 // line is one device's part of the queue: chunks in the order of their numbers.
 type line struct {
@@ -51,7 +52,7 @@ type line struct {
 	bytes  uint64 // of them
 	ready  int    // and may have one, as far as the levels know
 	held   int    // or have no credit
-	window transport.Window
+	window wire.Window
 	given  chan struct{} // holds a token when the pool gave the device a chunk
 	wants  bool          // somebody waits for that
 	read   uint64        // the stream was read up to here
@@ -60,7 +61,7 @@ type line struct {
 
 // kept is a chunk that the destination may still need.
 type kept struct {
-	*transport.Chunk
+	*wire.Chunk
 	where place
 	lane  int // that has it, or has had it last
 }
@@ -76,7 +77,7 @@ const (
 )
 
 // newQueue may use so many chunks of the arena.
-func newQueue(arena *transport.Arena, chunks int, needs []share.Need) *queue {
+func newQueue(arena *wire.Arena, chunks int, needs []share.Need) *queue {
 	q := &queue{arena: arena, pool: share.NewPool(chunks, needs), turns: share.NewTurns(needs), lines: make([]line, len(needs)), chunks: chunks, gauge: occupancy.NewGauge()}
 	q.changed.L = &q.mu
 	for i := range q.lines {
@@ -87,7 +88,7 @@ func newQueue(arena *transport.Arena, chunks int, needs []share.Need) *queue {
 
 // get takes memory for a chunk of the device, waiting for it if need be. A
 // device has one reader, so one who waits.
-func (q *queue) get(ctx context.Context, device int) (*transport.Chunk, error) {
+func (q *queue) get(ctx context.Context, device int) (*wire.Chunk, error) {
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
 	}
@@ -147,7 +148,7 @@ func (q *queue) give() {
 }
 
 // release gives a chunk's memory back that was not put.
-func (q *queue) release(device int, c *transport.Chunk) {
+func (q *queue) release(device int, c *wire.Chunk) {
 	c.Release()
 	q.giveBack(device)
 }
@@ -163,7 +164,7 @@ func (q *queue) giveBack(device int) {
 func (l *line) at(seq uint64) *kept { return &l.chunks[seq%uint64(len(l.chunks))] }
 
 // put queues a sealed chunk. There is room for every one that there is.
-func (q *queue) put(c *transport.Chunk) {
+func (q *queue) put(c *wire.Chunk) {
 	q.mu.Lock()
 	defer q.unlock()
 	q.now.reading--
@@ -243,7 +244,7 @@ func (q *queue) applied(device int, seq uint64) error {
 }
 
 // took takes back a chunk that a lane has sent, as far as it came.
-func (q *queue) took(c *transport.Chunk) {
+func (q *queue) took(c *wire.Chunk) {
 	q.mu.Lock()
 	defer q.unlock()
 	q.now.leaving--
@@ -303,7 +304,7 @@ func (q *queue) unpadded() int {
 // take returns the chunk whose turn it is, for a lane, or else padding, waiting until
 // there is either, or nil when no chunk will be sent any more. Then everything has
 // been applied, or the lane is lost.
-func (q *queue) take(lane int) (*transport.Chunk, error) {
+func (q *queue) take(lane int) (*wire.Chunk, error) {
 	q.mu.Lock()
 	defer q.unlock()
 	for {
@@ -326,7 +327,7 @@ func (q *queue) take(lane int) (*transport.Chunk, error) {
 	}
 }
 
-func (q *queue) pop(device, lane int) *transport.Chunk {
+func (q *queue) pop(device, lane int) *wire.Chunk {
 	l := &q.lines[device]
 	k := l.at(l.next)
 	k.where, k.lane = leaving, lane
@@ -339,7 +340,7 @@ func (q *queue) pop(device, lane int) *transport.Chunk {
 
 // grant takes in a promise of the destination. A promise is memory set aside: it
 // never shrinks.
-func (q *queue) grant(device int, w transport.Window) {
+func (q *queue) grant(device int, w wire.Window) {
 	q.mu.Lock()
 	defer q.unlock()
 	l := &q.lines[device]
@@ -360,7 +361,7 @@ func (q *queue) divide(needs []share.Need) {
 		if n.Done {
 			n.Bytes, n.Known, n.Done = 0, true, l.count == 0
 		}
-		if n.Bytes <= transport.MaxStream { // else it is no estimate
+		if n.Bytes <= wire.MaxStream { // else it is no estimate
 			n.Bytes += l.bytes
 		}
 	}
@@ -421,13 +422,13 @@ func (l levels) waits() occupancy.Waiting {
 }
 
 // sort takes in what the chunks of a line wait for: the first of them has credit or not.
-func (v *levels) sort(l *line, credit bool) {
-	v.ready, v.held = v.ready-l.ready, v.held-l.held
-	l.ready, l.held = 0, l.count
+func (l *levels) sort(of *line, credit bool) {
+	l.ready, l.held = l.ready-of.ready, l.held-of.held
+	of.ready, of.held = 0, of.count
 	if credit {
-		l.ready, l.held = l.count, 0
+		of.ready, of.held = of.count, 0
 	}
-	v.ready, v.held = v.ready+l.ready, v.held+l.held
+	l.ready, l.held = l.ready+of.ready, l.held+of.held
 }
 
 // unlock ends a section that may have moved chunks.

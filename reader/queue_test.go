@@ -10,8 +10,9 @@ import (
 
 	"pgregory.net/rapid"
 
+	"github.com/migpipe/migpipe/internal/share"
+	"github.com/migpipe/migpipe/internal/wire"
 	"github.com/migpipe/migpipe/transport"
-	"github.com/migpipe/migpipe/transport/share"
 )
 
 // filling is a queue and what was put there.
@@ -23,7 +24,7 @@ type filling struct {
 }
 
 func newFilling(t testing.TB, chunks int, needs []share.Need) *filling {
-	arena, err := transport.NewArena(0, 4096, chunks)
+	arena, err := wire.NewArena(0, 4096, chunks)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -52,7 +53,7 @@ func (f *filling) cutOne(ctx context.Context, device int) error {
 }
 
 // one takes a chunk for lane 0.
-func (f *filling) one() *transport.Chunk {
+func (f *filling) one() *wire.Chunk {
 	c, err := f.take(0)
 	if err != nil {
 		panic(err)
@@ -61,7 +62,7 @@ func (f *filling) one() *transport.Chunk {
 }
 
 // done has the destination apply a chunk that was taken, and all before it.
-func (f *filling) done(c *transport.Chunk) {
+func (f *filling) done(c *wire.Chunk) {
 	device, seq := int(c.Device), c.Seq
 	f.took(c)
 	if err := f.applied(device, seq+1); err != nil {
@@ -70,7 +71,7 @@ func (f *filling) done(c *transport.Chunk) {
 }
 
 // all lets a device send whatever it has.
-var all = transport.Window{Seq: 1 << 40, Offset: 1 << 40}
+var all = wire.Window{Seq: 1 << 40, Offset: 1 << 40}
 
 // TestQueueCredit: a chunk is read without credit, and leaves with it, in both
 // measures, which never shrink.
@@ -97,7 +98,7 @@ func TestQueueCredit(t *testing.T) {
 			if c.seq == 8 {
 				f.grant(0, all)
 			}
-			f.grant(0, transport.Window{Seq: c.seq, Offset: c.offset})
+			f.grant(0, wire.Window{Seq: c.seq, Offset: c.offset})
 			synctest.Wait()
 			if left != c.want {
 				t.Errorf("with credit for %d chunks up to byte %d, %d have left, want %d", c.seq, c.offset, left, c.want)
@@ -232,7 +233,7 @@ func TestQueueLoss(t *testing.T) {
 	for range 8 {
 		f.cutOne(t.Context(), 0)
 	}
-	var sent []*transport.Chunk
+	var sent []*wire.Chunk
 	for i := range 6 {
 		c, _ := f.take(i % 2)
 		sent = append(sent, c)
@@ -273,9 +274,9 @@ func TestQueueLoss(t *testing.T) {
 type hauling struct {
 	*filling
 	credit  []uint64
-	waiting []map[uint64]bool                // by device, numbers
-	held    map[*transport.Chunk]int         // by a sender, for its lane
-	sent    [3]map[*transport.Chunk]struct{} // by lane, and not known to be applied
+	waiting []map[uint64]bool           // by device, numbers
+	held    map[*wire.Chunk]int         // by a sender, for its lane
+	sent    [3]map[*wire.Chunk]struct{} // by lane, and not known to be applied
 	acked   []uint64
 }
 
@@ -295,7 +296,7 @@ func (h *hauling) cutSome(t *rapid.T, ctx context.Context) {
 func (h *hauling) grantSome(t *rapid.T) {
 	i := rapid.IntRange(0, len(h.lines)-1).Draw(t, "device")
 	h.credit[i] += rapid.Uint64Max(5).Draw(t, "chunks")
-	h.grant(i, transport.Window{Seq: h.credit[i], Offset: h.credit[i] * 10})
+	h.grant(i, wire.Window{Seq: h.credit[i], Offset: h.credit[i] * 10})
 }
 
 // lowest is the chunk of a device that has to be sent next.
@@ -342,7 +343,7 @@ func (h *hauling) tookOne(t *rapid.T) {
 	t.Skip("no lane has any")
 }
 
-func (h *hauling) land(c *transport.Chunk, lane int) {
+func (h *hauling) land(c *wire.Chunk, lane int) {
 	delete(h.held, c)
 	if c.Seq >= h.acked[c.Device] {
 		h.sent[lane][c] = struct{}{}
@@ -388,7 +389,7 @@ func (h *hauling) loseOne(t *rapid.T) {
 	for c := range h.sent[lane] {
 		h.waiting[c.Device][c.Seq] = true
 	}
-	h.sent[lane] = map[*transport.Chunk]struct{}{}
+	h.sent[lane] = map[*wire.Chunk]struct{}{}
 	h.requeue(lane)
 }
 
@@ -399,12 +400,12 @@ func TestQueue(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		n := rapid.IntRange(1, 4).Draw(rt, "devices")
 		h := &hauling{filling: newFilling(t, rapid.IntRange(n, 20).Draw(rt, "chunks"), make([]share.Need, n)),
-			credit: make([]uint64, n), waiting: make([]map[uint64]bool, n), held: map[*transport.Chunk]int{}, acked: make([]uint64, n)}
+			credit: make([]uint64, n), waiting: make([]map[uint64]bool, n), held: map[*wire.Chunk]int{}, acked: make([]uint64, n)}
 		for i := range h.waiting {
 			h.waiting[i] = map[uint64]bool{}
 		}
 		for i := range h.sent {
-			h.sent[i] = map[*transport.Chunk]struct{}{}
+			h.sent[i] = map[*wire.Chunk]struct{}{}
 		}
 		rt.Repeat(map[string]func(*rapid.T){
 			"":    func(rt *rapid.T) { h.sorted(rt) },
@@ -445,7 +446,7 @@ func TestQueueAcknowledgedLess(t *testing.T) {
 	for range 8 {
 		f.cutOne(t.Context(), 0)
 	}
-	f.grant(0, transport.Window{Seq: 8, Offset: 80})
+	f.grant(0, wire.Window{Seq: 8, Offset: 80})
 	for range 6 {
 		f.took(f.one())
 	}
@@ -503,7 +504,7 @@ func BenchmarkQueue(b *testing.B) {
 				if err != nil {
 					b.Fatal(err)
 				}
-				c.ChunkHead = transport.ChunkHead{Seq: i, Offset: i * 10, RawLen: 10}
+				c.ChunkHead = wire.ChunkHead{Seq: i, Offset: i * 10, RawLen: 10}
 				f.put(c)
 				if i >= waiting {
 					f.done(f.one())

@@ -12,7 +12,7 @@ import (
 	"unsafe"
 
 	"github.com/migpipe/migpipe/codec"
-	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/internal/wire"
 	"github.com/migpipe/migpipe/vfio"
 )
 
@@ -52,7 +52,7 @@ func (*null) Close() error                { return nil }
 
 // rawPath is a drain and a sender on the way of bytes that go as they are.
 func rawPath(t testing.TB, chunk int, s *memory, n *null) (move func()) {
-	arena, err := transport.NewArena(0, chunk, 4)
+	arena, err := wire.NewArena(0, chunk, 4)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -67,10 +67,10 @@ func rawPath(t testing.TB, chunk int, s *memory, n *null) (move func()) {
 		}
 	})
 	queue := newQueue(arena, 3, alone(0))
-	queue.grant(0, transport.Window{Seq: 1 << 60, Offset: 1 << 60})
+	queue.grant(0, wire.Window{Seq: 1 << 60, Offset: 1 << 60})
 	d := &drain{
 		stream: s, tap: newTap(s, false), queue: queue, limit: chunk,
-		final: make(chan struct{}), digest: transport.NewDigest(), start: time.Now(), begun: new(atomic.Int64),
+		final: make(chan struct{}), digest: wire.NewDigest(), start: time.Now(), begun: new(atomic.Int64),
 	}
 	out := &sender{lane: n, queue: queue, spare: spare, codec: codec.Fixed(codec.Raw), pace: newPacer(new(Tuning)), devices: newDevices(make([]Source, 1)), spent: new(laneTimes), sent: new(atomic.Int64), written: new(atomic.Uint64)}
 	ctx := context.Background()
@@ -127,7 +127,7 @@ func (c *counting) Write(p []byte) (int, error) {
 // TestCountedWhenWritten: the figure is whole when the peer has the chunk, not
 // when the sender hears that it has.
 func TestCountedWhenWritten(t *testing.T) {
-	arena, err := transport.NewArena(0, 4<<10, 2)
+	arena, err := wire.NewArena(0, 4<<10, 2)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -7,16 +7,17 @@ import (
 	"time"
 
 	"github.com/migpipe/migpipe/internal/tasks"
+	"github.com/migpipe/migpipe/internal/wire"
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
-	"github.com/migpipe/migpipe/transport/report"
+	"github.com/migpipe/migpipe/transport/migration"
 	"github.com/migpipe/migpipe/vfio"
 )
 
 // takeBack ends an attempt that ended with its process: its devices are taken back,
 // where they are not running, and that is recorded. They are this side's as long as
 // COMMIT is not recorded, and when somebody has decided so (FORCED).
-func takeBack(o Options, sources []Source) (out report.Report, err error) {
+func takeBack(o Options, sources []Source) (out migration.Report, err error) {
 	last := o.Journal.Last()
 	if !last.Unfinished() && last.Record != handoff.Forced {
 		return out, nil
@@ -30,7 +31,7 @@ func takeBack(o Options, sources []Source) (out report.Report, err error) {
 	if b.err == nil {
 		return out, nil
 	}
-	out = report.Report{Outcome: b.outcome, Attempt: last.Attempt, CopyThere: held(owner, false), GuestUnheard: b.unheard}
+	out = migration.Report{Outcome: b.outcome, Attempt: last.Attempt, CopyThere: held(owner, false), GuestUnheard: b.unheard}
 	return out, b.err
 }
 
@@ -40,7 +41,7 @@ type wayBack struct {
 	sole    bool // the destination's copy may be the only one that works
 	fleet   *fleet
 	asking  *tasks.Group
-	outcome handoff.Outcome
+	outcome migration.Outcome
 	unheard bool
 	err     error // the first
 }
@@ -90,7 +91,7 @@ func (b *wayBack) resume() handoff.Return {
 
 func (b *wayBack) tell(again []string, err error) {
 	for _, text := range again {
-		b.opts.tell(report.Event{Kind: report.Warning, Text: text})
+		b.opts.tell(migration.Event{Kind: migration.Warning, Text: text})
 	}
 	if err != nil {
 		b.keep(b.fleet.fault(fmt.Errorf("take the devices of attempt %d back: %w", b.opts.Journal.Last().Attempt.Epoch, err)))
@@ -191,7 +192,7 @@ func wereReset(last handoff.Entry, sources []Source, o Options) bool {
 // copy is to run and this side had not heard of that: its journal and the copy's digest.
 func identify(ctx context.Context, dialer transport.Dialer, o Options) error {
 	last := o.Journal.Last()
-	if last.Peer != (transport.JournalID{}) {
+	if last.Peer != (migration.JournalID{}) {
 		return nil
 	}
 	status, err := insist(ctx, dialer, o, last.Attempt)
@@ -214,7 +215,7 @@ func identify(ctx context.Context, dialer transport.Dialer, o Options) error {
 
 // insist asks the destination for its record, and asks again after each ConnectLimit without an
 // answer: in doubt nothing else helps. DoubtLimit bounds it. The user is told once.
-func insist(ctx context.Context, dialer transport.Dialer, o Options, a transport.Attempt) (*transport.Status, error) {
+func insist(ctx context.Context, dialer transport.Dialer, o Options, a migration.Attempt) (*wire.Status, error) {
 	began := time.Now()
 	for told := false; ; told = true {
 		limit := o.ConnectLimit
@@ -228,10 +229,10 @@ func insist(ctx context.Context, dialer transport.Dialer, o Options, a transport
 			return status, err
 		}
 		if doubt := o.doubtLimit(); doubt > 0 && time.Since(began) >= doubt {
-			return nil, fmt.Errorf("no answer for %v: %w", report.RoundTime(time.Since(began)), err)
+			return nil, fmt.Errorf("no answer for %v: %w", migration.RoundTime(time.Since(began)), err)
 		}
 		if !told {
-			o.tell(report.Event{Kind: report.Warning, Text: fmt.Sprintf("in doubt: the destination is asked for its copy of attempt %d, and asked again until it answers: %v", a.Epoch, err)})
+			o.tell(migration.Event{Kind: migration.Warning, Text: fmt.Sprintf("in doubt: the destination is asked for its copy of attempt %d, and asked again until it answers: %v", a.Epoch, err)})
 		}
 		if sleep(ctx, lanePause) != nil {
 			return nil, err
@@ -245,16 +246,16 @@ type undecided struct{ *transport.Fault }
 func (u *undecided) Unwrap() error { return u.Fault }
 
 // spared is the outcome of an attempt that was not begun.
-func spared(err error) handoff.Outcome {
+func spared(err error) migration.Outcome {
 	if _, ok := errors.AsType[*undecided](err); ok {
-		return handoff.InDoubt
+		return migration.InDoubt
 	}
-	return handoff.Rolledback
+	return migration.Aborted
 }
 
 // query asks the destination for its record of a migration, until it answers or ctx ends:
 // one that hangs up has said nothing.
-func query(ctx context.Context, dialer transport.Dialer, a transport.Attempt, limit time.Duration) (*transport.Status, error) {
+func query(ctx context.Context, dialer transport.Dialer, a migration.Attempt, limit time.Duration) (*wire.Status, error) {
 	for {
 		lane, err := reach(ctx, limit, dialer.Dial)
 		if err != nil {
@@ -268,23 +269,23 @@ func query(ctx context.Context, dialer transport.Dialer, a transport.Attempt, li
 }
 
 // queryOver asks over a lane, and closes it.
-func queryOver(ctx context.Context, lane transport.Lane, a transport.Attempt) (*transport.Status, error) {
+func queryOver(ctx context.Context, lane transport.Lane, a migration.Attempt) (*wire.Status, error) {
 	defer lane.Close()
 	stop := context.AfterFunc(ctx, func() { lane.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
-	control := transport.NewControl(lane)
-	err := transport.WritePreamble(lane, transport.Preamble{Kind: transport.LaneControl, Mig: a.Mig, Epoch: a.Epoch})
+	control := wire.NewControl(lane)
+	err := wire.WritePreamble(lane, wire.Preamble{Kind: wire.LaneControl, Mig: a.Mig, Epoch: a.Epoch})
 	if err == nil {
-		err = control.Send(&transport.Query{Attempt: a})
+		err = control.Send(&wire.Query{Attempt: a})
 	}
 	if err != nil {
 		return nil, err
 	}
 	m, err := control.Receive()
 	switch m := m.(type) {
-	case *transport.Status:
+	case *wire.Status:
 		return m, nil
-	case *transport.Declined:
+	case *wire.Declined:
 		return nil, peerFault(m.Code, m.Device, m.Offset, m.Text)
 	case nil:
 		return nil, err
@@ -303,8 +304,8 @@ func (e *engine) restart() {
 	e.owner = next
 	e.past.reset = !e.fleet.standsStill() || handoff.Rebooted(e.opts.Journal)
 	e.owner.Empty = e.owner.Empty || e.past.reset
-	e.tell(report.Event{Kind: report.Phase, Phase: report.Commit})
-	e.tell(report.Event{Kind: report.Warning, Text: fmt.Sprintf("going on with migration %v, attempt %d, which is recorded as %v: the destination is asked", last.Attempt.Mig, last.Attempt.Epoch, last.Record)})
+	e.tell(migration.Event{Kind: migration.Phase, Phase: migration.Commit})
+	e.tell(migration.Event{Kind: migration.Warning, Text: fmt.Sprintf("going on with migration %v, attempt %d, which is recorded as %v: the destination is asked", last.Attempt.Mig, last.Attempt.Epoch, last.Record)})
 	e.do(actions)
 	e.seek(handoff.ErrInDoubt)
 }
@@ -315,13 +316,13 @@ var ErrBothMayRun = errors.New("both may run")
 
 // meets holds what the destination says of its record against the attempt of this side. The
 // fault, nil where all is well, names both; the user gets an alarm.
-func meets(o *Options, a transport.Attempt, m *transport.Status) *transport.Fault {
+func meets(o *Options, a migration.Attempt, m *wire.Status) *transport.Fault {
 	for _, r := range []handoff.Record{handoff.Accept, handoff.Running, handoff.Done, handoff.Forced} {
 		if m.Record != r.String() || !handoff.BothMayRun(a.Epoch, r, m.MaxEpoch) {
 			continue
 		}
 		met := fmt.Sprintf("the destination's record is %v of attempt %d", r, m.MaxEpoch)
-		o.tell(report.Event{Kind: report.Alarm, Attempt: a, Text: fmt.Sprintf("%s; this side is at attempt %d", met, a.Epoch)})
+		o.tell(migration.Event{Kind: migration.Alarm, Attempt: a, Text: fmt.Sprintf("%s; this side is at attempt %d", met, a.Epoch)})
 		return &transport.Fault{Code: transport.CodeBothMayRun, Remote: true, Err: &bothMayRun{met}}
 	}
 	return nil
@@ -354,14 +355,14 @@ func (e *bothMayRun) Unwrap() error { return ErrBothMayRun }
 // passGate asks the journal whether the devices are still this side's, before
 // anybody looks at them. The outcome is Pending if they are, and otherwise what was
 // decided before.
-func passGate(o Options) (decided report.Report, err error) {
+func passGate(o Options) (decided migration.Report, err error) {
 	err = handoff.MayOpen(o.Journal.Last(), o.Attempt)
 	if err == nil {
 		return decided, nil
 	}
-	decided = report.Report{Outcome: handoff.Rolledback, Attempt: o.Journal.Last().Attempt, Peer: o.Journal.Last().PeerID}
+	decided = migration.Report{Outcome: migration.Aborted, Attempt: o.Journal.Last().Attempt, Peer: o.Journal.Last().PeerID}
 	if errors.Is(err, handoff.ErrGone) { // as if this attempt had done it
-		decided.Outcome, decided.Warnings = handoff.Committed, []string{err.Error() + ": nothing was sent"}
+		decided.Outcome, decided.Warnings = migration.Committed, []string{err.Error() + ": nothing was sent"}
 		return decided, nil
 	}
 	return decided, &transport.Fault{Code: transport.CodeBusy, Err: err}

@@ -10,26 +10,26 @@ import (
 	"github.com/migpipe/migpipe/reader/internal/plan"
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
-	"github.com/migpipe/migpipe/transport/report"
+	"github.com/migpipe/migpipe/transport/migration"
 )
 
-func (e *engine) tell(ev report.Event) { e.opts.tell(ev) }
+func (e *engine) tell(ev migration.Event) { e.opts.tell(ev) }
 
 // tell observes an event of the attempt.
-func (o *Options) tell(ev report.Event) {
+func (o *Options) tell(ev migration.Event) {
 	ev.Attempt = cmp.Or(ev.Attempt, o.Attempt)
 	o.Observe(ev)
 }
 
-func (e *engine) snapshots() []report.Snapshot {
-	out := make([]report.Snapshot, len(e.devices))
+func (e *engine) snapshots() []migration.Snapshot {
+	out := make([]migration.Snapshot, len(e.devices))
 	for i, d := range e.devices {
-		out[i] = report.Snapshot{
+		out[i] = migration.Snapshot{
 			Name: d.Name, Phase: e.phase(), Bytes: d.read(),
 			Wire: d.sent.Load(), Applied: d.applied, Window: e.pipe.window,
 		}
 		out[i].Remaining, out[i].Known = e.remaining(d)
-		if report.Moves(out[i].Phase) {
+		if migration.Moves(out[i].Phase) {
 			out[i].Rates = d.rates()
 		}
 	}
@@ -37,11 +37,11 @@ func (e *engine) snapshots() []report.Snapshot {
 }
 
 // way is how the path is measured, as long as state moves over it.
-func (e *engine) way() report.Way {
-	if !report.Moves(e.phase()) {
-		return report.Way{RTT: e.pipe.meter.rtt}
+func (e *engine) way() migration.Way {
+	if !migration.Moves(e.phase()) {
+		return migration.Way{RTT: e.pipe.meter.rtt}
 	}
-	return report.Way{Goodput: finite(e.pipe.meter.goodput()), RTT: e.pipe.meter.rtt}
+	return migration.Way{Goodput: finite(e.pipe.meter.goodput()), RTT: e.pipe.meter.rtt}
 }
 
 // phase is where the migration is: the plan knows it until the destination is ready, or
@@ -49,20 +49,20 @@ func (e *engine) way() report.Way {
 func (e *engine) phase() string {
 	switch {
 	case !e.times.running.IsZero():
-		return report.Running
+		return migration.Running
 	case !e.times.back.IsZero():
-		return report.Rollback
+		return migration.Rollback
 	case e.past.restarted || !e.times.ready.IsZero():
-		return report.Commit
+		return migration.Commit
 	}
 	return phaseNames[e.plan.Phase()]
 }
 
 // phaseNames are the plan's phases as reports call them.
 var phaseNames = [plan.GaveUp + 1]string{
-	plan.Connecting: report.Connect, plan.Entering: report.PreCopy, plan.Precopying: report.PreCopy,
-	plan.Pausing: report.Stop, plan.Confirming: report.Stop, plan.Unpausing: report.Stop, plan.Quiescing: report.Stop, plan.Freezing: report.Stop, plan.Stopping: report.Stop,
-	plan.Draining: report.StopCopy, plan.Drained: report.StopCopy, plan.GaveUp: report.Rollback,
+	plan.Connecting: migration.Connect, plan.Entering: migration.PreCopy, plan.Precopying: migration.PreCopy,
+	plan.Pausing: migration.Stop, plan.Confirming: migration.Stop, plan.Unpausing: migration.Stop, plan.Quiescing: migration.Stop, plan.Freezing: migration.Stop, plan.Stopping: migration.Stop,
+	plan.Draining: migration.StopCopy, plan.Drained: migration.StopCopy, plan.GaveUp: migration.Rollback,
 }
 
 // remaining estimates what a device has still to give.
@@ -72,7 +72,7 @@ func (e *engine) remaining(d *device) (left uint64, known bool) {
 
 func (e *engine) finishReport() {
 	e.out.Total, e.out.Downtime, e.out.Stages = e.times.total(e.pipe.firstByte()), e.times.downtime(), e.times.stages()
-	if e.out.Outcome == handoff.Committed && e.out.Downtime > e.opts.DowntimeLimit {
+	if e.out.Outcome == migration.Committed && e.out.Downtime > e.opts.DowntimeLimit {
 		e.out.Warnings = append(e.out.Warnings, fmt.Sprintf("the downtime of %v is over the limit of %v",
 			e.out.Downtime.Round(time.Millisecond), e.opts.DowntimeLimit))
 	}
@@ -86,7 +86,7 @@ func (e *engine) finishReport() {
 		if d.drain != nil && !e.stuck {
 			t = d.drain.tap
 		}
-		e.out.Devices = append(e.out.Devices, report.Device{
+		e.out.Devices = append(e.out.Devices, migration.Device{
 			Name: d.Name, Bytes: d.read(), WireBytes: d.sent.Load(),
 			PrecopyBytes: d.atPause.read, Chunks: d.end.Chunks, Rounds: e.plan.CountRounds(i),
 			Digest: d.end.Digest, Path: t.path, PathWhy: t.why, State: states[i],
@@ -113,20 +113,20 @@ func (e *engine) savedSince(d *device) time.Duration {
 }
 
 // held is the copy that the destination was not told to drop, nil for none.
-func held(s handoff.Source, ready bool) *report.CopyThere {
+func held(s handoff.Source, ready bool) *migration.CopyThere {
 	if !s.Sole || s.Gone {
 		return nil
 	}
-	return &report.CopyThere{Ready: ready, Rescue: s.Record == handoff.ResumeFailed}
+	return &migration.CopyThere{Ready: ready, Rescue: s.Record == handoff.ResumeFailed}
 }
 
-func (e *engine) result() (report.Report, error) {
+func (e *engine) result() (migration.Report, error) {
 	e.out.CopyThere = held(e.owner, !e.times.ready.IsZero())
 	e.finishReport()
 	if e.unrecorded != nil && e.fault != e.unrecorded {
 		e.out.Warnings = append(e.out.Warnings, e.unrecorded.Error())
 	}
-	if e.out.Outcome == handoff.Committed {
+	if e.out.Outcome == migration.Committed {
 		if e.fault != nil { // of the end's record, or of what came too late to matter
 			e.out.Warnings = append(e.out.Warnings, e.fault.Error())
 		}

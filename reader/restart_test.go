@@ -9,9 +9,10 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/migpipe/migpipe/internal/wire"
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
-	"github.com/migpipe/migpipe/transport/report"
+	"github.com/migpipe/migpipe/transport/migration"
 	"github.com/migpipe/migpipe/vfio"
 	"github.com/migpipe/migpipe/vfio/sim"
 )
@@ -20,28 +21,28 @@ import (
 func committed(t *testing.T) *handoff.Memory {
 	t.Helper()
 	j := handoff.NewMemory()
-	if err := j.Append(handoff.Entry{Record: handoff.Commit, Attempt: restarted, Journal: j.ID(), Peer: transport.JournalID{7}}); err != nil {
+	if err := j.Append(handoff.Entry{Record: handoff.Commit, Attempt: restarted, Journal: j.ID(), Peer: migration.JournalID{7}}); err != nil {
 		t.Fatal(err)
 	}
 	return j
 }
 
-var restarted = transport.Attempt{Mig: transport.MigID{1}, Epoch: 1}
+var restarted = migration.Attempt{Mig: migration.ID{1}, Epoch: 1}
 
 // resumedLane is the control lane of a source that says RESUME, and waits for an answer: one
 // that was dialled too early has been given up.
-func resumedLane(ctx context.Context, l transport.Listener) (*transport.Control, error) {
+func resumedLane(ctx context.Context, l transport.Listener) (*wire.Control, error) {
 	for {
 		lane, err := l.Accept(ctx)
 		if err != nil {
 			return nil, err
 		}
-		control := transport.NewControl(lane)
-		if _, err = transport.ReadPreamble(lane); err == nil {
+		control := wire.NewControl(lane)
+		if _, err = wire.ReadPreamble(lane); err == nil {
 			_, err = control.Receive()
 		}
 		if err == nil {
-			err = control.Send(&transport.Status{Attempt: restarted})
+			err = control.Send(&wire.Status{Attempt: restarted})
 		}
 		if err == nil {
 			return control, nil
@@ -52,7 +53,7 @@ func resumedLane(ctx context.Context, l transport.Listener) (*transport.Control,
 
 // playDestination is a destination that says something to a source that comes back, and
 // answers COMMIT. It gives what the source has said.
-func playDestination(ctx context.Context, l transport.Listener, say transport.Message) (heard []transport.MessageType, err error) {
+func playDestination(ctx context.Context, l transport.Listener, say wire.Message) (heard []wire.MessageType, err error) {
 	control, err := resumedLane(ctx, l)
 	if err != nil {
 		return nil, err
@@ -65,8 +66,8 @@ func playDestination(ctx context.Context, l transport.Listener, say transport.Me
 			return heard, nil // it has hung up
 		}
 		heard = append(heard, m.Type())
-		if m.Type() == transport.TypeCommit {
-			control.Send(&transport.Running{Attempt: restarted, Journal: transport.JournalID{7}, StartNS: 1})
+		if m.Type() == wire.TypeCommit {
+			control.Send(&wire.Running{Attempt: restarted, Journal: migration.JournalID{7}, StartNS: 1})
 		}
 	}
 }
@@ -78,9 +79,9 @@ func TestRestartInDoubt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d, l := transport.Pipe()
 		defer l.Close()
-		heard := make(chan []transport.MessageType, 1)
+		heard := make(chan []wire.MessageType, 1)
 		go func() { // the source's end ends it
-			ack := &transport.Ack{Attempt: restarted, Devices: []transport.DeviceAck{{Seq: 3, Applied: 4096}}}
+			ack := &wire.Ack{Attempt: restarted, Devices: []wire.DeviceAck{{Seq: 3, Applied: 4096}}}
 			said, err := playDestination(t.Context(), l, ack)
 			if err != nil {
 				t.Error(err)
@@ -88,7 +89,7 @@ func TestRestartInDoubt(t *testing.T) {
 			heard <- said
 		}()
 		r, err := Send(t.Context(), d, []Source{{Name: "d", Device: stoppedDevice(t)}}, &Options{Journal: committed(t)})
-		if err != nil || r.Outcome != handoff.Committed || len(r.Warnings) > 0 || len(r.Stages) > 0 {
+		if err != nil || r.Outcome != migration.Committed || len(r.Warnings) > 0 || len(r.Stages) > 0 {
 			t.Errorf("%+v, %v", r, err)
 		}
 		if got := fmt.Sprint(<-heard); got != "[COMMIT FIN]" {
@@ -105,13 +106,13 @@ func TestCopyAskedFor(t *testing.T) {
 		name   string
 		silent int // lanes on which nothing is said
 		gone   int // lanes that are closed after that
-		want   handoff.Outcome
+		want   migration.Outcome
 	}{
-		{"answered", 0, 0, handoff.Committed},
-		{"silent at first", 3, 0, handoff.Committed},
-		{"hangs up at first", 0, 100, handoff.Committed},
-		{"silent", 1000, 0, handoff.InDoubt},
-		{"hangs up", 0, 10000, handoff.InDoubt},
+		{"answered", 0, 0, migration.Committed},
+		{"silent at first", 3, 0, migration.Committed},
+		{"hangs up at first", 0, 100, migration.Committed},
+		{"silent", 1000, 0, migration.InDoubt},
+		{"hangs up", 0, 10000, migration.InDoubt},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			d, l := transport.Pipe()
@@ -120,7 +121,7 @@ func TestCopyAskedFor(t *testing.T) {
 			defer cancel()
 			go func() { // cancel ends it
 				if answersLate(ctx, l, c.silent, c.gone) == nil {
-					playDestination(ctx, l, &transport.Status{Attempt: restarted})
+					playDestination(ctx, l, &wire.Status{Attempt: restarted})
 				}
 			}()
 			j := handoff.NewMemory()
@@ -128,17 +129,17 @@ func TestCopyAskedFor(t *testing.T) {
 				t.Fatal(err)
 			}
 			told := 0
-			o := &Options{Journal: j, DoubtLimit: doubt, Observe: func(ev report.Event) {
-				if ev.Kind == report.Warning && strings.Contains(ev.Text, "asked again until it answers") {
+			o := &Options{Journal: j, DoubtLimit: doubt, Observe: func(ev migration.Event) {
+				if ev.Kind == migration.Warning && strings.Contains(ev.Text, "asked again until it answers") {
 					told++
 				}
 			}}
 			began := time.Now()
 			r, err := Send(t.Context(), d, []Source{{Name: "d", Device: stoppedDevice(t)}}, o)
-			if r.Outcome != c.want || (err == nil) != (c.want == handoff.Committed) {
+			if r.Outcome != c.want || (err == nil) != (c.want == migration.Committed) {
 				t.Errorf("%s: %v, %v", c.name, r.Outcome, err)
 			}
-			if took := time.Since(began); c.want == handoff.InDoubt && (took < doubt || took > doubt+time.Second) {
+			if took := time.Since(began); c.want == migration.InDoubt && (took < doubt || took > doubt+time.Second) {
 				t.Errorf("%s: the source ended after %v, want %v", c.name, took, doubt)
 			}
 			if want := min(1, c.silent+c.gone); told != want {
@@ -169,14 +170,14 @@ func answersLate(ctx context.Context, l transport.Listener, silent, gone int) er
 
 // answersQuery reports whether the source has heard what the destination's record is.
 func answersQuery(lane transport.Lane) bool {
-	if _, err := transport.ReadPreamble(lane); err != nil {
+	if _, err := wire.ReadPreamble(lane); err != nil {
 		return false
 	}
-	control := transport.NewControl(lane)
+	control := wire.NewControl(lane)
 	if _, err := control.Receive(); err != nil {
 		return false
 	}
-	if control.Send(&transport.Status{Attempt: restarted, Journal: transport.JournalID{7}, MaxEpoch: restarted.Epoch, Record: handoff.Ready.String()}) != nil {
+	if control.Send(&wire.Status{Attempt: restarted, Journal: migration.JournalID{7}, MaxEpoch: restarted.Epoch, Record: handoff.Ready.String()}) != nil {
 		return false
 	}
 	control.Receive() // until the source hangs up
@@ -209,22 +210,22 @@ func TestRestartEmpty(t *testing.T) {
 		}
 		defer device.Close()
 		ctx, cancel := context.WithCancel(t.Context())
-		heard := make(chan []transport.MessageType, 1)
+		heard := make(chan []wire.MessageType, 1)
 		go func() { // as above
 			time.Sleep(lastTry / 2) // out of reach, at first
-			said, err := playDestination(t.Context(), l, &transport.NotStarted{Attempt: restarted, Journal: transport.JournalID{7}})
+			said, err := playDestination(t.Context(), l, &wire.NotStarted{Attempt: restarted, Journal: migration.JournalID{7}})
 			if err != nil {
 				t.Error(err)
 			}
 			heard <- said
 		}()
-		lost := func(ev report.Event) {
-			if ev.Kind == report.Warning {
+		lost := func(ev migration.Event) {
+			if ev.Kind == migration.Warning {
 				cancel()
 			}
 		}
 		r, err := Send(ctx, d, []Source{{Name: "d", Device: device}}, &Options{Journal: committed(t), Observe: lost})
-		if err != nil || r.Outcome != handoff.Committed {
+		if err != nil || r.Outcome != migration.Committed {
 			t.Errorf("%+v, %v", r, err)
 		}
 		if got := fmt.Sprint(<-heard); got != "[COMMIT FIN]" || !errors.Is(ctx.Err(), context.Canceled) {
@@ -246,24 +247,24 @@ func TestTurnedAway(t *testing.T) {
 					asked <- n
 					return
 				}
-				control := transport.NewControl(lane)
-				transport.ReadPreamble(lane)
+				control := wire.NewControl(lane)
+				wire.ReadPreamble(lane)
 				control.Receive()
-				control.Send(&transport.Declined{Attempt: restarted, Code: transport.CodeBusy, Text: "nothing is known"})
+				control.Send(&wire.Declined{Attempt: restarted, Code: transport.CodeBusy, Text: "nothing is known"})
 				control.Receive() // until it has heard that
 				lane.Close()
 			}
 		}()
 		var told []string
-		tell := func(ev report.Event) {
-			if ev.Kind != report.Progress && ev.Kind != report.Phase {
+		tell := func(ev migration.Event) {
+			if ev.Kind != migration.Progress && ev.Kind != migration.Phase {
 				told = append(told, ev.Text)
 			}
 		}
 		r, err := Send(t.Context(), d, []Source{{Name: "d", Device: stoppedDevice(t)}}, &Options{Journal: committed(t), Observe: tell, DoubtLimit: time.Minute})
 		l.Close()
 		f, ok := errors.AsType[*transport.Fault](err)
-		if r.Outcome != handoff.InDoubt || !ok || !f.Remote || f.Err.Error() != "nothing is known" {
+		if r.Outcome != migration.InDoubt || !ok || !f.Remote || f.Err.Error() != "nothing is known" {
 			t.Errorf("%v, %v", r.Outcome, err)
 		}
 		if n := <-asked; n < 10 || n > 60 {
@@ -284,7 +285,7 @@ func TestImpatience(t *testing.T) {
 		began := time.Now()
 		time.AfterFunc(time.Hour, func() { tuning.SetDoubtLimit(time.Nanosecond) })
 		r, err := Send(t.Context(), d, []Source{{Name: "d", Device: stoppedDevice(t)}}, &Options{Journal: committed(t), Tuning: &tuning})
-		if took := time.Since(began); r.Outcome != handoff.InDoubt || err == nil || took < time.Hour || took > time.Hour+time.Second {
+		if took := time.Since(began); r.Outcome != migration.InDoubt || err == nil || took < time.Hour || took > time.Hour+time.Second {
 			t.Errorf("%v after %v: %v", r.Outcome, took, err)
 		}
 	})
@@ -293,16 +294,16 @@ func TestImpatience(t *testing.T) {
 // otherPeer answers where the destination was.
 type otherPeer struct {
 	transport.Dialer
-	id transport.ID
+	id transport.PeerID
 }
 
 type otherLane struct {
 	transport.Lane
-	id transport.ID
+	id transport.PeerID
 }
 
-func (l otherLane) Peer() transport.ID      { return l.id }
-func (l otherLane) Is(id transport.ID) bool { return l.id == id }
+func (l otherLane) Peer() transport.PeerID      { return l.id }
+func (l otherLane) Is(id transport.PeerID) bool { return l.id == id }
 
 func (o otherPeer) Dial(ctx context.Context) (transport.Lane, error) {
 	lane, err := o.Dialer.Dial(ctx)
@@ -327,11 +328,11 @@ func TestRestartOtherPeer(t *testing.T) {
 				if err != nil {
 					return
 				}
-				control := transport.NewControl(lane)
-				if _, err := transport.ReadPreamble(lane); err == nil {
+				control := wire.NewControl(lane)
+				if _, err := wire.ReadPreamble(lane); err == nil {
 					if m, err := control.Receive(); err == nil {
 						t.Errorf("another peer is told %v", m.Type())
-						control.Send(&transport.Declined{Attempt: restarted, Journal: transport.JournalID{7}, Code: transport.CodeCancelled})
+						control.Send(&wire.Declined{Attempt: restarted, Journal: migration.JournalID{7}, Code: transport.CodeCancelled})
 					}
 				}
 				lane.Close()
@@ -339,10 +340,10 @@ func TestRestartOtherPeer(t *testing.T) {
 		}()
 		j := committed(t)
 		last := j.Last()
-		last.PeerID = transport.ID{1}
+		last.PeerID = transport.PeerID{1}
 		j.Append(last)
-		r, err := Send(t.Context(), otherPeer{d, transport.ID{66}}, []Source{{Name: "d", Device: stoppedDevice(t)}}, &Options{Journal: j, DoubtLimit: 3 * time.Second})
-		if r.Outcome != handoff.InDoubt || j.Last().Record != handoff.Commit {
+		r, err := Send(t.Context(), otherPeer{d, transport.PeerID{66}}, []Source{{Name: "d", Device: stoppedDevice(t)}}, &Options{Journal: j, DoubtLimit: 3 * time.Second})
+		if r.Outcome != migration.InDoubt || j.Last().Record != handoff.Commit {
 			t.Errorf("%v, %v, recorded is %v", r.Outcome, err, j.Last().Record)
 		}
 		cancel()
@@ -354,18 +355,18 @@ func TestRestartOtherPeer(t *testing.T) {
 // destination is asked before anything runs here that may run there.
 func TestRestartOpenIsAsked(t *testing.T) {
 	for _, c := range []struct {
-		answer  transport.Message
+		answer  wire.Message
 		stands  bool // the device holds what the attempt is about
-		outcome handoff.Outcome
+		outcome migration.Outcome
 		record  handoff.Record
 	}{
-		{&transport.Status{Attempt: restarted, Record: "FORCED", MaxEpoch: 2}, false, handoff.InDoubt, handoff.Open},
-		{&transport.Status{Attempt: restarted, Record: "FORCED", MaxEpoch: 2}, true, handoff.InDoubt, handoff.Open},
-		{&transport.Status{Attempt: restarted, Record: "READY", MaxEpoch: 1}, false, handoff.InDoubt, handoff.Open},
-		{&transport.Status{Attempt: restarted, Record: "READY", MaxEpoch: 1}, true, handoff.Rolledback, handoff.Owner},
-		{&transport.Declined{Attempt: restarted, Code: transport.CodeBusy, Text: "in use"}, false, handoff.Rolledback, handoff.Open},
-		{&transport.Status{Attempt: restarted, Record: "NONE"}, false, handoff.Rolledback, handoff.Owner},
-		{nil, true, handoff.Rolledback, handoff.Owner}, // nobody answers, and they are this side's
+		{&wire.Status{Attempt: restarted, Record: "FORCED", MaxEpoch: 2}, false, migration.InDoubt, handoff.Open},
+		{&wire.Status{Attempt: restarted, Record: "FORCED", MaxEpoch: 2}, true, migration.InDoubt, handoff.Open},
+		{&wire.Status{Attempt: restarted, Record: "READY", MaxEpoch: 1}, false, migration.InDoubt, handoff.Open},
+		{&wire.Status{Attempt: restarted, Record: "READY", MaxEpoch: 1}, true, migration.Aborted, handoff.Owner},
+		{&wire.Declined{Attempt: restarted, Code: transport.CodeBusy, Text: "in use"}, false, migration.Aborted, handoff.Open},
+		{&wire.Status{Attempt: restarted, Record: "NONE"}, false, migration.Aborted, handoff.Owner},
+		{nil, true, migration.Aborted, handoff.Owner}, // nobody answers, and they are this side's
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			d, l := transport.Pipe()
@@ -378,13 +379,13 @@ func TestRestartOpenIsAsked(t *testing.T) {
 					time.Sleep(2 * askTimeout)
 					return
 				}
-				control := transport.NewControl(lane)
-				transport.ReadPreamble(lane)
-				if m, err := control.Receive(); err != nil || m.Type() != transport.TypeQuery {
+				control := wire.NewControl(lane)
+				wire.ReadPreamble(lane)
+				if m, err := control.Receive(); err != nil || m.Type() != wire.TypeQuery {
 					t.Errorf("the source says %v, %v", m, err)
 				}
 				control.Send(c.answer)
-				transport.HangUp(lane, func() { control.Receive() })
+				wire.HangUp(lane, func() { control.Receive() })
 			}()
 			j := handoff.NewMemory()
 			j.Append(handoff.Entry{Record: handoff.Open, Attempt: restarted, Journal: j.ID()})
@@ -398,7 +399,7 @@ func TestRestartOpenIsAsked(t *testing.T) {
 					defer stream.Close()
 				}
 			}
-			next := transport.Attempt{Mig: restarted.Mig, Epoch: 2}
+			next := migration.Attempt{Mig: restarted.Mig, Epoch: 2}
 			r, err := Send(t.Context(), d, []Source{{Name: "d", Device: device}}, &Options{Journal: j, Attempt: next})
 			var records []handoff.Record
 			for _, e := range j.Entries() {
@@ -417,7 +418,7 @@ func TestRestartOpenIsAsked(t *testing.T) {
 func TestQueryHungUpOn(t *testing.T) {
 	for _, hangUp := range []func(transport.Lane){
 		func(l transport.Lane) { l.Close() },
-		func(l transport.Lane) { transport.HangUp(l, func() {}) },
+		func(l transport.Lane) { wire.HangUp(l, func() {}) },
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			d, l := transport.Pipe()
@@ -432,11 +433,11 @@ func TestQueryHungUpOn(t *testing.T) {
 						hangUp(lane)
 						continue
 					}
-					transport.ReadPreamble(lane)
-					control := transport.NewControl(lane)
+					wire.ReadPreamble(lane)
+					control := wire.NewControl(lane)
 					control.Receive()
-					control.Send(&transport.Status{Attempt: restarted, Record: handoff.Running.String(), MaxEpoch: restarted.Epoch})
-					transport.HangUp(lane, func() {})
+					control.Send(&wire.Status{Attempt: restarted, Record: handoff.Running.String(), MaxEpoch: restarted.Epoch})
+					wire.HangUp(lane, func() {})
 				}
 			}()
 			open := handoff.NewMemory()
@@ -447,8 +448,8 @@ func TestQueryHungUpOn(t *testing.T) {
 			}
 			defer device.Close()
 			began := time.Now()
-			r, err := Send(t.Context(), d, []Source{{Name: "d", Device: device}}, &Options{Journal: open, Attempt: transport.Attempt{Mig: restarted.Mig, Epoch: 2}})
-			if r.Outcome != handoff.InDoubt || err == nil || transport.CodeOf(err) != transport.CodeDecided || time.Since(began) > 5*time.Second {
+			r, err := Send(t.Context(), d, []Source{{Name: "d", Device: device}}, &Options{Journal: open, Attempt: migration.Attempt{Mig: restarted.Mig, Epoch: 2}})
+			if r.Outcome != migration.InDoubt || err == nil || transport.CodeOf(err) != transport.CodeDecided || time.Since(began) > 5*time.Second {
 				t.Errorf("%v after %v: %v", r.Outcome, time.Since(began), err)
 			}
 		})
@@ -470,9 +471,9 @@ func TestDoubtUnheard(t *testing.T) {
 			}
 			defer deaf.Lane().Close()
 			heard := make(chan error, 1)
-			go func() { _, err := playDestination(t.Context(), l, &transport.Ack{Attempt: restarted}); heard <- err }()
-			for deaf.Send(&transport.Ack{Attempt: restarted}) == nil {
-				time.Sleep(transport.Heartbeat)
+			go func() { _, err := playDestination(t.Context(), l, &wire.Ack{Attempt: restarted}); heard <- err }()
+			for deaf.Send(&wire.Ack{Attempt: restarted}) == nil {
+				time.Sleep(wire.Heartbeat)
 			}
 			if err := <-heard; err != nil {
 				t.Error(err)
@@ -480,7 +481,7 @@ func TestDoubtUnheard(t *testing.T) {
 		}()
 		began := time.Now()
 		r, err := Send(t.Context(), d, []Source{{Name: "d", Device: stoppedDevice(t)}}, &Options{Journal: committed(t), DoubtLimit: time.Minute})
-		if took := time.Since(began); err != nil || r.Outcome != handoff.Committed || took > 3*time.Second {
+		if took := time.Since(began); err != nil || r.Outcome != migration.Committed || took > 3*time.Second {
 			t.Errorf("%v after %v: %v", r.Outcome, took, err)
 		}
 		<-ended

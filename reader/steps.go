@@ -6,11 +6,12 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/migpipe/migpipe/internal/wire"
 	"github.com/migpipe/migpipe/reader/internal/plan"
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
 	"github.com/migpipe/migpipe/transport/handoff/witness"
-	"github.com/migpipe/migpipe/transport/report"
+	"github.com/migpipe/migpipe/transport/migration"
 	"github.com/migpipe/migpipe/vfio"
 )
 
@@ -20,7 +21,7 @@ var ErrNoWitness = errors.New("the witness does not answer")
 
 // foresee is what is known of the steps of a stop, by WELCOME and by this side's
 // last run.
-func (o *Options) foresee(m *transport.Welcome, sources []Source) (s plan.Steps) {
+func (o *Options) foresee(m *wire.Welcome, sources []Source) (s plan.Steps) {
 	s.Stop = o.last(stopStep(sources))
 	if o.PauseGuest != nil {
 		s.Pause = o.last(handoff.StepPause)
@@ -28,7 +29,7 @@ func (o *Options) foresee(m *transport.Welcome, sources []Source) (s plan.Steps)
 	if o.Approve != nil {
 		s.Decide = o.last(handoff.StepDecide)
 	}
-	s.Journal = report.Step{Took: handoff.WriteTook(o.Journal) + 2*told(m.JournalNS).Took}
+	s.Journal = migration.Step{Took: handoff.WriteTook(o.Journal) + 2*told(m.JournalNS).Took}
 	s.Witness, s.Accept, s.Guest = told(m.WitnessNS), told(m.AcceptNS), told(m.GuestNS)
 	s.Start = told(m.StartNS)
 	return s
@@ -43,25 +44,25 @@ func stopStep(sources []Source) string {
 	return handoff.StepOf(handoff.StepStop, drivers)
 }
 
-func (o *Options) last(name string) report.Step {
+func (o *Options) last(name string) migration.Step {
 	if o.StepTimes != nil {
 		if took, ok := o.StepTimes.Last(name); ok {
-			return report.Step{Took: took}
+			return migration.Step{Took: took}
 		}
 	}
-	return report.Step{Unknown: true}
+	return migration.Step{Unknown: true}
 }
 
 // longestStep bounds what a destination may say of a step.
 const longestStep = time.Hour
 
 // told is a step as WELCOME tells it.
-func told(ns int64) report.Step {
-	return report.Step{Took: time.Duration(min(max(ns, 0), int64(longestStep))), Unknown: ns < 0}
+func told(ns int64) migration.Step {
+	return migration.Step{Took: time.Duration(min(max(ns, 0), int64(longestStep))), Unknown: ns < 0}
 }
 
 // destinationWarns is what the destination thinks will fail, "" for nothing.
-func destinationWarns(m *transport.Welcome) string {
+func destinationWarns(m *wire.Welcome) string {
 	if m.Warning == "" {
 		return ""
 	}
@@ -84,7 +85,7 @@ func probeWitness(ctx context.Context, o *Options) error {
 }
 
 // checkWitness finds a destination whose witness did not answer.
-func (o *Options) checkWitness(m *transport.Welcome) *transport.Fault {
+func (o *Options) checkWitness(m *wire.Welcome) *transport.Fault {
 	if m.WitnessFault == "" {
 		return nil
 	}
@@ -98,7 +99,7 @@ func (o *Options) refuseWithout(err error, remote bool) *transport.Fault {
 	case err == nil:
 		return nil
 	case o.IgnoreSilentWitness:
-		o.Observe(report.Event{Kind: report.Warning, Text: fmt.Sprintf("%v, and the migration begins all the same: %v", ErrNoWitness, err)})
+		o.Observe(migration.Event{Kind: migration.Warning, Text: fmt.Sprintf("%v, and the migration begins all the same: %v", ErrNoWitness, err)})
 		return nil
 	}
 	return &transport.Fault{Code: transport.CodeNetwork, Remote: remote, Err: fmt.Errorf("%w: %w", ErrNoWitness, err)}

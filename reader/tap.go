@@ -5,7 +5,7 @@ import (
 	"fmt"
 	"io"
 
-	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/internal/wire"
 	"github.com/migpipe/migpipe/vfio"
 )
 
@@ -14,11 +14,11 @@ import (
 // first bytes are the probe; every VFIO driver answers EINVAL to it.
 type tap struct {
 	stream vfio.Stream
-	source transport.SpliceSource // nil where the stream cannot, or is not to, be spliced
-	holes  vfio.HoleReader        // nil where the stream knows of none
-	unseen bool                   // nobody needs to see the bytes
-	empty  int                    // times in a row that the stream gave no byte and no error
-	path   string                 // "read" or "splice", for the report
+	source wire.SpliceSource // nil where the stream cannot, or is not to, be spliced
+	holes  vfio.HoleReader   // nil where the stream knows of none
+	unseen bool              // nobody needs to see the bytes
+	empty  int               // times in a row that the stream gave no byte and no error
+	path   string            // "read" or "splice", for the report
 	why    string
 }
 
@@ -29,7 +29,7 @@ const mostEmpty = 100
 // and that no codec was asked for.
 func newTap(s vfio.Stream, unseen bool) *tap {
 	t := &tap{stream: s, unseen: unseen, path: "read", why: "the stream has no splice"}
-	if source, ok := s.(transport.SpliceSource); ok {
+	if source, ok := s.(wire.SpliceSource); ok {
 		t.source, t.why = source, "nothing was there to probe with"
 	}
 	t.holes, _ = s.(vfio.HoleReader)
@@ -37,7 +37,7 @@ func newTap(s vfio.Stream, unseen bool) *tap {
 }
 
 // fill takes what the device has, up to limit bytes, into the empty chunk.
-func (t *tap) fill(c *transport.Chunk, limit int) (int, error) {
+func (t *tap) fill(c *wire.Chunk, limit int) (int, error) {
 	n, err := t.take(c, limit)
 	if n > 0 || err != nil {
 		t.empty = 0
@@ -57,7 +57,7 @@ func (t *tap) fill(c *transport.Chunk, limit int) (int, error) {
 
 // take is one look at the stream. A hole becomes a chunk of zeros, which every destination
 // takes, over every carrier.
-func (t *tap) take(c *transport.Chunk, limit int) (int, error) {
+func (t *tap) take(c *wire.Chunk, limit int) (int, error) {
 	if t.holes != nil {
 		if n, err := c.FillHole(t.holes, limit); n > 0 || err != nil {
 			return n, err

@@ -5,7 +5,7 @@ import (
 	"time"
 
 	"github.com/migpipe/migpipe/reader/internal/plan"
-	"github.com/migpipe/migpipe/transport/report"
+	"github.com/migpipe/migpipe/transport/migration"
 )
 
 // timing is when the stages of a switchover began, and what its steps take: as foreseen, and
@@ -74,23 +74,23 @@ func (t *timing) decided() time.Time { return later(t.ready, t.approved) }
 // stages splits the downtime of a migration that was committed. What came before
 // its turn, since much happens at the same time, has taken nothing. A source that was
 // started again in doubt has not seen it.
-func (t *timing) stages() (stages []report.Stage) {
+func (t *timing) stages() (stages []migration.Stage) {
 	if t.paused.IsZero() || t.running.IsZero() || t.ready.IsZero() {
 		return nil
 	}
 	at := t.paused
 	upTo := func(name string, next time.Time) {
 		next = earlier(t.ready, later(at, next))
-		stages, at = append(stages, report.Stage{Name: name, Took: next.Sub(at)}), next
+		stages, at = append(stages, migration.Stage{Name: name, Took: next.Sub(at)}), next
 	}
-	upTo(report.StageStop, t.stopped)
-	upTo(report.StageFill, t.filled)
-	upTo(report.StageSave, t.drained)
-	upTo(report.StageWire, t.sent)
-	upTo(report.StageLoad, t.ready)
+	upTo(migration.StageStop, t.stopped)
+	upTo(migration.StageFill, t.filled)
+	upTo(migration.StageSave, t.drained)
+	upTo(migration.StageWire, t.sent)
+	upTo(migration.StageLoad, t.ready)
 	decided := t.decided()
 	if t.decides {
-		stages = append(stages, report.Stage{Name: report.StageDecide, Took: decided.Sub(t.ready)})
+		stages = append(stages, migration.Stage{Name: migration.StageDecide, Took: decided.Sub(t.ready)})
 	}
 	// These are the destination's figures, which are its word only.
 	left := t.running.Sub(decided)
@@ -100,13 +100,13 @@ func (t *timing) stages() (stages []report.Stage) {
 		return took
 	}
 	start, witness, accept := part(t.startTook), part(t.witnessTook), part(t.acceptTook)
-	stages = append(stages, report.Stage{Name: report.StageCommit, Took: left})
-	for _, s := range []report.Stage{{Name: report.StageWitness, Took: witness}, {Name: report.StageAccept, Took: accept}} {
+	stages = append(stages, migration.Stage{Name: migration.StageCommit, Took: left})
+	for _, s := range []migration.Stage{{Name: migration.StageWitness, Took: witness}, {Name: migration.StageAccept, Took: accept}} {
 		if s.Took > 0 {
 			stages = append(stages, s)
 		}
 	}
-	return append(stages, report.Stage{Name: report.StageStart, Took: start})
+	return append(stages, migration.Stage{Name: migration.StageStart, Took: start})
 }
 
 // earlier is the earlier of two times. A time that has not come yet is none.
@@ -126,27 +126,27 @@ func later(a, b time.Time) time.Time {
 
 // stage is the part of the stop that is under way, what it has taken, what it was
 // predicted to take, and what those behind it were.
-func (t *timing) stage(now time.Time, p report.Prediction) (name string, took time.Duration, predicted, next report.Span) {
-	end := report.AddSpans(p.Commit, p.Witness.Span(), p.Accept.Span(), p.Start)
-	moving := report.AddSpans(p.Fill, p.Save, p.Wire, p.Load)
+func (t *timing) stage(now time.Time, p migration.Prediction) (name string, took time.Duration, predicted, next migration.Span) {
+	end := migration.AddSpans(p.Commit, p.Witness.Span(), p.Accept.Span(), p.Start)
+	moving := migration.AddSpans(p.Fill, p.Save, p.Wire, p.Load)
 	switch {
 	case t.stopped.IsZero():
-		return "stopping the devices", now.Sub(t.paused), p.Stop, report.AddSpans(moving, p.Decide.Span(), end)
+		return "stopping the devices", now.Sub(t.paused), p.Stop, migration.AddSpans(moving, p.Decide.Span(), end)
 	case t.ready.IsZero():
-		return "moving their state", now.Sub(t.stopped), moving, report.AddSpans(p.Decide.Span(), end)
+		return "moving their state", now.Sub(t.stopped), moving, migration.AddSpans(p.Decide.Span(), end)
 	case t.decides && t.approved.IsZero():
 		return "the approval of the switchover", now.Sub(t.ready), p.Decide.Span(), end
 	}
-	return behindCommit(p), now.Sub(t.decided()), end, report.Span{Known: true}
+	return behindCommit(p), now.Sub(t.decided()), end, migration.Span{Known: true}
 }
 
 // behindCommit names what the destination does before it answers COMMIT.
-func behindCommit(p report.Prediction) string {
+func behindCommit(p migration.Prediction) string {
 	var before []string
-	if p.Witness != (report.Step{}) {
+	if p.Witness != (migration.Step{}) {
 		before = append(before, "the witness")
 	}
-	if p.Accept != (report.Step{}) {
+	if p.Accept != (migration.Step{}) {
 		before = append(before, "on-accept")
 	}
 	const start = "the start at the destination"

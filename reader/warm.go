@@ -4,9 +4,9 @@ import (
 	"time"
 
 	"github.com/migpipe/migpipe/codec"
+	"github.com/migpipe/migpipe/internal/wire"
 	"github.com/migpipe/migpipe/reader/internal/plan"
-	"github.com/migpipe/migpipe/transport"
-	"github.com/migpipe/migpipe/transport/report"
+	"github.com/migpipe/migpipe/transport/migration"
 )
 
 // warmup pads lanes that have carried too little to be known: it opens their
@@ -32,7 +32,7 @@ const paddingFrame = 256 << 10
 
 func (e *engine) warmUp() {
 	e.pipe.warmUp()
-	e.tell(report.Event{Kind: report.Phase, Phase: report.WarmUp})
+	e.tell(migration.Event{Kind: migration.Phase, Phase: migration.WarmUp})
 }
 
 // warming looks how far the padding is.
@@ -46,13 +46,13 @@ func (e *engine) warming() {
 	e.measure()
 	e.advance(plan.LanesWarmed{})
 	if e.plan.Phase() == plan.Precopying {
-		e.tell(report.Event{Kind: report.Phase, Phase: report.PreCopy})
+		e.tell(migration.Event{Kind: migration.Phase, Phase: migration.PreCopy})
 	}
 }
 
 // warmUp has the lanes send padding.
 func (p *pipeline) warmUp() {
-	p.warm = &warmup{ramp: newRamp(p.meter.rtt), began: time.Now(), frame: p.frame, frames: transport.MaxProbe / p.frame}
+	p.warm = &warmup{ramp: newRamp(p.meter.rtt), began: time.Now(), frame: p.frame, frames: wire.MaxProbe / p.frame}
 	p.queue.pad(p.warm.frames)
 }
 
@@ -86,10 +86,10 @@ func (p *pipeline) warmed(now time.Time) bool {
 	}
 	took := now.Sub(w.began)
 	most := uint64(w.frames) * uint64(w.frame)
-	if !w.over && (w.look(took, w.arrived) || took >= transport.ProbeTime || w.arrived >= most) {
+	if !w.over && (w.look(took, w.arrived) || took >= wire.ProbeTime || w.arrived >= most) {
 		w.over, w.sent = true, most-uint64(p.queue.pad(0))*uint64(w.frame)
 	}
-	if !w.over || w.arrived < w.sent && took < transport.ProbeTime+warmPatience {
+	if !w.over || w.arrived < w.sent && took < wire.ProbeTime+warmPatience {
 		return false
 	}
 	w.done, w.ended = true, now

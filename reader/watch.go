@@ -6,10 +6,11 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/migpipe/migpipe/internal/wire"
 	"github.com/migpipe/migpipe/reader/internal/plan"
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
-	"github.com/migpipe/migpipe/transport/report"
+	"github.com/migpipe/migpipe/transport/migration"
 )
 
 // watch decides when the engine has waited too long: for WELCOME, for a lost connection, for
@@ -47,9 +48,9 @@ type facts struct {
 	plan  plan.Phase
 	times *timing
 
-	predicted *report.Forecast // of the switchover under way, nil before
-	moved     uint64           // bytes that were read and applied so far
-	slowest   string           // a device whose stream has not ended, and how far it is
+	predicted *migration.Forecast // of the switchover under way, nil before
+	moved     uint64              // bytes that were read and applied so far
+	slowest   string              // a device whose stream has not ended, and how far it is
 	offset    uint64
 
 	bareSince time.Time        // when the last data lane was lost
@@ -143,7 +144,7 @@ func (w *watch) connection(now time.Time, f facts) []watchAction {
 	moving := f.phase != handoff.SourceDeciding
 	switch {
 	case moving && !f.bareSince.IsZero() && now.Sub(f.bareSince) > w.limits.reconnect:
-		return failed(&transport.Fault{Code: transport.CodeNetwork, Err: fmt.Errorf("no data lane could be opened again for %v", report.RoundTime(now.Sub(f.bareSince)))})
+		return failed(&transport.Fault{Code: transport.CodeNetwork, Err: fmt.Errorf("no data lane could be opened again for %v", migration.RoundTime(now.Sub(f.bareSince)))})
 	case !f.lostAt.IsZero() && now.Sub(f.lostAt) >= w.limits.reconnect:
 		return []watchAction{endAttempt{&transport.Fault{Code: transport.CodeNetwork,
 			Err: fmt.Errorf("the destination was not reached again for %v: %w", w.limits.reconnect, f.lostBy)}, handoff.Unreachable{}}}
@@ -214,7 +215,7 @@ func (w *watch) answer(now time.Time, f facts) (actions []watchAction) {
 	case waited > w.answerLimit(now, waited, f):
 		fault := f.refusal
 		if fault == nil {
-			fault = timedOut("the destination has not answered COMMIT for %v", report.RoundTime(waited))
+			fault = timedOut("the destination has not answered COMMIT for %v", migration.RoundTime(waited))
 		}
 		actions = append(actions, endAttempt{fault, handoff.Unreachable{}})
 	case waited > w.limits.cancelAfter && !w.askedBack && !f.empty:
@@ -281,18 +282,18 @@ func (w *watch) overdue(now time.Time, f facts) watchAction {
 		about = "at least about"
 	}
 	return warnUser{text: fmt.Sprintf("the downtime is expected to be %s %v, over the limit of %v: %s has taken %v so far, %s was predicted",
-		about, report.RoundTime(expected), w.limits.downtime, stage, report.RoundTime(took), foreseen(predicted))}
+		about, migration.RoundTime(expected), w.limits.downtime, stage, migration.RoundTime(took), foreseen(predicted))}
 }
 
 // foreseen says what was predicted of a stage.
-func foreseen(s report.Span) string {
+func foreseen(s migration.Span) string {
 	switch {
 	case s.Took <= 0:
 		return "and nothing"
 	case !s.Known:
-		return "at least " + report.RoundTime(s.Took).String()
+		return "at least " + migration.RoundTime(s.Took).String()
 	}
-	return report.RoundTime(s.Took).String()
+	return migration.RoundTime(s.Took).String()
 }
 
 // watching tells the watch what the engine knows, and does what it says.
@@ -307,7 +308,7 @@ func (e *engine) watching() {
 			if a.lasting {
 				e.out.Warnings = append(e.out.Warnings, a.text)
 			} else {
-				e.tell(report.Event{Kind: report.Warning, Text: a.text})
+				e.tell(migration.Event{Kind: migration.Warning, Text: a.text})
 			}
 		}
 	}
@@ -336,7 +337,7 @@ func (e *engine) patience() time.Duration {
 
 // watchReading gives the data lanes up of which nothing is read, and ends the attempt
 // where that helps none of them.
-func (e *engine) watchReading(m *transport.Ack) {
+func (e *engine) watchReading(m *wire.Ack) {
 	if m.Echo <= 0 || !e.owner.AwaitsReady() {
 		return
 	}
@@ -346,7 +347,7 @@ func (e *engine) watchReading(m *transport.Ack) {
 		e.pipe.giveUpLane(number, limit)
 		if !e.pipe.unread {
 			e.pipe.unread = true
-			e.tell(report.Event{Kind: report.Warning, Text: fmt.Sprintf("the destination answers, and has read nothing of what data lane %d carries for %v: such lanes are dialled again. If a router on the way loses large packets, its MTU is smaller than that of the interfaces here and there", number, report.RoundTime(limit))})
+			e.tell(migration.Event{Kind: migration.Warning, Text: fmt.Sprintf("the destination answers, and has read nothing of what data lane %d carries for %v: such lanes are dialled again. If a router on the way loses large packets, its MTU is smaller than that of the interfaces here and there", number, migration.RoundTime(limit))})
 		}
 	}
 	if idle {
@@ -366,5 +367,5 @@ func (e *engine) watchHearing() {
 	}
 	e.pipe.suspectLanes()
 	stoodStill(e.conn.control.Lane())
-	e.lose(fmt.Errorf("%w: %w for %v", transport.ErrLost, errUnheard, report.RoundTime(limit)))
+	e.lose(fmt.Errorf("%w: %w for %v", transport.ErrLost, errUnheard, migration.RoundTime(limit)))
 }

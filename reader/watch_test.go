@@ -17,7 +17,7 @@ import (
 	"github.com/migpipe/migpipe/test/golden"
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
-	"github.com/migpipe/migpipe/transport/report"
+	"github.com/migpipe/migpipe/transport/migration"
 )
 
 // TestWatch plays every scenario of testdata/watch and compares what the watch answers, the
@@ -111,9 +111,9 @@ func (s *watched) fact(now time.Time, key, value string) (err error) {
 		f.doubtLimit, err = time.ParseDuration(value)
 	case "predicted": // the stop takes it all; a bound ends with a +
 		value, bound := strings.CutSuffix(value, "+")
-		none, stop := report.Span{Known: true}, report.Span{Known: !bound}
+		none, stop := migration.Span{Known: true}, migration.Span{Known: !bound}
 		stop.Took, err = time.ParseDuration(value)
-		f.predicted = &report.Forecast{Prediction: report.Prediction{Stop: stop, Fill: none, Save: none, Wire: none, Load: none, Commit: none, Start: none, Downtime: stop}}
+		f.predicted = &migration.Forecast{Prediction: migration.Prediction{Stop: stop, Fill: none, Save: none, Wire: none, Load: none, Commit: none, Start: none, Downtime: stop}}
 	default:
 		err = fmt.Errorf("unknown fact %q", key)
 	}

@@ -385,7 +385,7 @@ func TestZone(t *testing.T) {
 // something has come from its address.
 func TestDialersRemember(t *testing.T) {
 	sender, receiver := testIdentity(t), testIdentity(t)
-	l, err := ListenEither("127.0.0.1:0", Pinned{receiver, []ID{sender.ID()}}, nil)
+	l, err := ListenEither("127.0.0.1:0", Pinned{receiver, []PeerID{sender.ID()}}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -398,7 +398,7 @@ func TestDialersRemember(t *testing.T) {
 		}
 		return []netip.Addr{netip.MustParseAddr("127.0.0.1")}, nil
 	}
-	addr, credentials := net.JoinHostPort("dest.example", port), Pinned{sender, []ID{receiver.ID()}}
+	addr, credentials := net.JoinHostPort("dest.example", port), Pinned{sender, []PeerID{receiver.ID()}}
 	for _, d := range []Dialer{
 		&QUICDialer{Addr: addr, Credentials: credentials, Lookup: lookup},
 		&TLSDialer{Addr: addr, Credentials: credentials, Lookup: lookup},

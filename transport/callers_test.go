@@ -106,7 +106,7 @@ func TestQUICRefusesFlood(t *testing.T) {
 	p := newQUICPair(t)
 	p.listener.Close()
 	refused := make(chan error, 64)
-	l, err := ListenQUIC("127.0.0.1:0", Pinned{p.receiver, []ID{p.sender.ID()}}, &ListenOptions{Refused: func(err error) { refused <- err }})
+	l, err := ListenQUIC("127.0.0.1:0", Pinned{p.receiver, []PeerID{p.sender.ID()}}, &ListenOptions{Refused: func(err error) { refused <- err }})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -73,29 +73,29 @@ const unread = 30 * time.Second
 
 func connectQUIC(t testing.TB) (transport.Dialer, transport.Listener) {
 	sender, receiver := newIdentity(t), newIdentity(t)
-	l, err := transport.ListenQUIC("127.0.0.1:0", transport.Pinned{Identity: receiver, Peers: []transport.ID{sender.ID()}}, nil)
+	l, err := transport.ListenQUIC("127.0.0.1:0", transport.Pinned{Identity: receiver, Peers: []transport.PeerID{sender.ID()}}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &transport.QUICDialer{Addr: l.Addr().String(), Credentials: transport.Pinned{Identity: sender, Peers: []transport.ID{receiver.ID()}}}, l
+	return &transport.QUICDialer{Addr: l.Addr().String(), Credentials: transport.Pinned{Identity: sender, Peers: []transport.PeerID{receiver.ID()}}}, l
 }
 
 func connectTLS(t testing.TB) (transport.Dialer, transport.Listener) {
 	sender, receiver := newIdentity(t), newIdentity(t)
-	l, err := transport.ListenTLS("127.0.0.1:0", transport.Pinned{Identity: receiver, Peers: []transport.ID{sender.ID()}}, &transport.ListenOptions{Idle: unread})
+	l, err := transport.ListenTLS("127.0.0.1:0", transport.Pinned{Identity: receiver, Peers: []transport.PeerID{sender.ID()}}, &transport.ListenOptions{Idle: unread})
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &transport.TLSDialer{Addr: l.Addr().String(), Credentials: transport.Pinned{Identity: sender, Peers: []transport.ID{receiver.ID()}}, Idle: unread}, l
+	return &transport.TLSDialer{Addr: l.Addr().String(), Credentials: transport.Pinned{Identity: sender, Peers: []transport.PeerID{receiver.ID()}}, Idle: unread}, l
 }
 
 func connectEither(t testing.TB, dialer func(string, transport.Credentials) transport.Dialer) (transport.Dialer, transport.Listener) {
 	sender, receiver := newIdentity(t), newIdentity(t)
-	l, err := transport.ListenEither("127.0.0.1:0", transport.Pinned{Identity: receiver, Peers: []transport.ID{sender.ID()}}, &transport.ListenOptions{Idle: unread})
+	l, err := transport.ListenEither("127.0.0.1:0", transport.Pinned{Identity: receiver, Peers: []transport.PeerID{sender.ID()}}, &transport.ListenOptions{Idle: unread})
 	if err != nil {
 		t.Fatal(err)
 	}
-	return dialer(l.Addr().String(), transport.Pinned{Identity: sender, Peers: []transport.ID{receiver.ID()}}), l
+	return dialer(l.Addr().String(), transport.Pinned{Identity: sender, Peers: []transport.PeerID{receiver.ID()}}), l
 }
 
 func newIdentity(t testing.TB) *transport.Identity {

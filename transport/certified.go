@@ -124,7 +124,7 @@ func readCertified(open open, dir string, role Role, names []string) (*certified
 }
 
 // ID is that of the certificate's key.
-func (c *Certified) ID() ID { return c.files.now().id() }
+func (c *Certified) ID() PeerID { return c.files.now().id() }
 
 // Names are what the certificate calls this side, DNS names first.
 func (c *Certified) Names() []string { return namesOf(c.files.now().cert.Leaf) }
@@ -139,7 +139,7 @@ func (c *Certified) renew() credentials { return c.files.now() }
 
 // peer is every name that is expected here and that the certificate has: with a new key,
 // or with one name more, the peer is the same.
-func (c *Certified) peer(leaf *x509.Certificate) (ids []ID) {
+func (c *Certified) peer(leaf *x509.Certificate) (ids []PeerID) {
 	for _, name := range namedIn(leaf, c.names) {
 		ids = append(ids, nameID(name))
 	}
@@ -157,7 +157,7 @@ func namedIn(leaf *x509.Certificate, names []string) []string {
 	})
 }
 
-func (c *certified) id() ID { return certificateID(c.cert.Leaf) }
+func (c *certified) id() PeerID { return certificateID(c.cert.Leaf) }
 
 func (c *certified) certificate(role Role) (tls.Certificate, error) {
 	if role != c.role {

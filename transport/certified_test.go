@@ -184,7 +184,7 @@ func TestCertifiedHandshake(t *testing.T) {
 }
 
 // checkCertificate wants to read who was refused, why, and what to do.
-func checkCertificate(t *testing.T, err error, says string, who ID, hint string) {
+func checkCertificate(t *testing.T, err error, says string, who PeerID, hint string) {
 	t.Helper()
 	wrong, ok := errors.AsType[*CertificateError](err)
 	switch {
@@ -370,7 +370,7 @@ func TestCertifiedQUIC(t *testing.T) {
 	}
 	checkCertificate(t, <-refused, "expected here, src.example", p.dialer.Credentials.ID(), "--peer-name other.example")
 
-	p.dialer.Credentials = Pinned{testIdentity(t), []ID{server.ID()}}
+	p.dialer.Credentials = Pinned{testIdentity(t), []PeerID{server.ID()}}
 	lane, err = p.dialer.Dial(t.Context())
 	if err == nil {
 		defer lane.Close()

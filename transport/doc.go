@@ -1,14 +1,15 @@
-// Package transport carries the chunks of device streams, and the conversation
-// about them, between the two hosts of a migration. It knows nothing of
-// devices: a device here is a number in a frame.
+// Package transport connects the two hosts of a migration. It knows nothing of devices.
 //
-// A migration has one control lane, on which [Control] exchanges [Message]s,
-// and one or more data lanes, on which [Chunk]s travel in frames. Every lane
-// begins with a [Preamble] that says which migration it belongs to. Lanes come
-// from a carrier: [QUICDialer] and [ListenQUIC], [TLSDialer] and [ListenTLS]
-// ([EitherDialer] and [ListenEither] for both), [UnixDialer] and [ListenUnix], or the
-// in-memory [Pipe]. PROTOCOL.md beside this code specifies the wire.
+// A [Lane] is one ordered, reliable byte stream to the peer. A [Dialer] opens lanes and a
+// [Listener] accepts them; a carrier is a pair of these: [QUICDialer] and [ListenQUIC],
+// [TLSDialer] and [ListenTLS], [EitherDialer] and [ListenEither] for both, [UnixDialer] and
+// [ListenUnix] within a host, and [Pipe] within a process. Package transporttest is the suite
+// that every carrier passes.
 //
-// Chunks live in an [Arena] of fixed size. A chunk has exactly one owner, who
-// hands it on or releases it.
+// Each side proves who it is by its [Credentials]: a key of its own and a list of peers
+// ([Pinned], [PinnedFile]), or the certificates of a CA ([Certified]). A [Fault] says why an
+// attempt failed, and its [Code] is the reason that a program may branch on.
+//
+// PROTOCOL.md beside this code specifies what the engines say on the lanes. Package
+// migration has what an embedder sees of a migration.
 package transport

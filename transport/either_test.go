@@ -17,12 +17,12 @@ import (
 // one door, and gives both ports back when it closes.
 func TestEither(t *testing.T) {
 	sender, receiver := testIdentity(t), testIdentity(t)
-	known := Pinned{receiver, []ID{sender.ID()}}
+	known := Pinned{receiver, []PeerID{sender.ID()}}
 	l, err := ListenEither(port.Own(t), known, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	addr, there := l.Addr().String(), Pinned{sender, []ID{receiver.ID()}}
+	addr, there := l.Addr().String(), Pinned{sender, []PeerID{receiver.ID()}}
 	for want, d := range map[string]Dialer{"quic": &QUICDialer{Addr: addr, Credentials: there}, "tls": &TLSDialer{Addr: addr, Credentials: there}} {
 		ours, err := d.Dial(t.Context())
 		if err != nil {

@@ -17,7 +17,7 @@ import (
 // A peer that a CA vouches for is named by its certificate, and its key may change: its
 // ID holds that name, padded with zeros. No hash is taken for a name: it would have to
 // consist of the characters of names and zeros alone.
-type ID [sha256.Size]byte
+type PeerID [sha256.Size]byte
 
 const (
 	idPrefix   = "mig1"
@@ -31,19 +31,19 @@ var idEncoding = base32.NewEncoding(idAlphabet).WithPadding(base32.NoPadding)
 const idAlphabet = "abcdefghijklmnopqrstuvwxyz234567"
 
 // idLen is the length of an ID's text.
-var idLen = len(idPrefix) + idEncoding.EncodedLen(len(ID{})+idChecksum)
+var idLen = len(idPrefix) + idEncoding.EncodedLen(len(PeerID{})+idChecksum)
 
 // ErrBadID is what every error of [ParseID] wraps.
-var ErrBadID = errors.New("not a peer ID")
+var ErrBadPeerID = errors.New("not a peer ID")
 
 // certificateID is the ID of the key that a certificate holds.
-func certificateID(c *x509.Certificate) ID {
+func certificateID(c *x509.Certificate) PeerID {
 	return sha256.Sum256(c.RawSubjectPublicKeyInfo)
 }
 
 // checksum tells a mistyped ID from another peer's: one typing error in
 // 16 million passes it. It is no defence against anybody.
-func (id ID) checksum() []byte {
+func (id PeerID) checksum() []byte {
 	sum := sha256.Sum256(append([]byte(idPrefix), id[:]...))
 	return sum[:idChecksum]
 }
@@ -51,13 +51,13 @@ func (id ID) checksum() []byte {
 // maxNameID is the length of a name that an ID holds whole: the last byte is 0. Of a longer
 // one it has the first longNameHead characters, a ~, and longNameHash of a hash.
 const (
-	maxNameID    = len(ID{}) - 1
+	maxNameID    = len(PeerID{}) - 1
 	longNameHead = 10
 	longNameHash = maxNameID - longNameHead - 1 // 20 characters: 100 bits
 )
 
 // nameID is the ID of a peer whose certificate has a name.
-func nameID(name string) (id ID) {
+func nameID(name string) (id PeerID) {
 	if !isDistinguished(name) { // whose values have an upper and a lower case
 		name = strings.ToLower(strings.TrimSuffix(name, "."))
 	}
@@ -81,7 +81,7 @@ const nameAlphabet = "abcdefghijklmnopqrstuvwxyz0123456789.-_:*~"
 func isName(s string) bool { return s != "" && strings.Trim(s, nameAlphabet) == "" }
 
 // name is what an ID holds of a certificate's name, "" for a key's.
-func (id ID) name() string {
+func (id PeerID) name() string {
 	name := strings.TrimRight(string(id[:]), "\x00")
 	if len(name) > maxNameID || !isName(name) {
 		return ""
@@ -92,7 +92,7 @@ func (id ID) name() string {
 // String is the text form. Of a key it is "mig1" and 56 lower-case base32 characters that
 // hold the hash and a checksum; of a certificate's name that name, or the beginning of a
 // long one, a ~ and a hash.
-func (id ID) String() string {
+func (id PeerID) String() string {
 	if name := id.name(); name != "" {
 		return name
 	}
@@ -101,33 +101,33 @@ func (id ID) String() string {
 
 // Short is enough of the text to recognise a peer in a log. It is not enough to
 // trust one: [ParseID] refuses it.
-func (id ID) Short() string {
+func (id PeerID) Short() string {
 	text := id.String()
 	return text[:min(len(text), len(idPrefix)+8)]
 }
 
 // ParseID reads what [ID.String] wrote of a key. Its errors wrap [ErrBadID] and say what
 // is wrong: the prefix, the length, a character or the checksum.
-func ParseID(s string) (ID, error) {
+func ParsePeerID(s string) (PeerID, error) {
 	body, ok := strings.CutPrefix(s, idPrefix)
 	switch i := strings.IndexFunc(body, notInIDAlphabet); {
 	case !ok:
-		return ID{}, fmt.Errorf("transport: %w: %.80q does not begin with %q", ErrBadID, s, idPrefix)
+		return PeerID{}, fmt.Errorf("transport: %w: %.80q does not begin with %q", ErrBadPeerID, s, idPrefix)
 	case len(s) != idLen:
-		return ID{}, fmt.Errorf("transport: %w: %.80q has %d characters, want %d", ErrBadID, s, len(s), idLen)
+		return PeerID{}, fmt.Errorf("transport: %w: %.80q has %d characters, want %d", ErrBadPeerID, s, len(s), idLen)
 	case i >= 0:
-		return ID{}, fmt.Errorf("transport: %w: %.80q has a character outside a-z and 2-7 at %d", ErrBadID, s, len(idPrefix)+i)
+		return PeerID{}, fmt.Errorf("transport: %w: %.80q has a character outside a-z and 2-7 at %d", ErrBadPeerID, s, len(idPrefix)+i)
 	}
 	raw, err := idEncoding.DecodeString(body)
 	if err != nil {
-		return ID{}, fmt.Errorf("transport: %w: %w", ErrBadID, err)
+		return PeerID{}, fmt.Errorf("transport: %w: %w", ErrBadPeerID, err)
 	}
-	id := ID(raw[:len(ID{})])
+	id := PeerID(raw[:len(PeerID{})])
 	if !bytes.Equal(raw[len(id):], id.checksum()) {
-		return ID{}, fmt.Errorf("transport: %w: %.80q was mistyped (its checksum is wrong)", ErrBadID, s)
+		return PeerID{}, fmt.Errorf("transport: %w: %.80q was mistyped (its checksum is wrong)", ErrBadPeerID, s)
 	}
 	if id.name() != "" {
-		return ID{}, fmt.Errorf("transport: %w: %.80q is the name of a certificate, and no key", ErrBadID, s)
+		return PeerID{}, fmt.Errorf("transport: %w: %.80q is the name of a certificate, and no key", ErrBadPeerID, s)
 	}
 	return id, nil
 }
@@ -135,15 +135,15 @@ func ParseID(s string) (ID, error) {
 func notInIDAlphabet(r rune) bool { return !strings.ContainsRune(idAlphabet, r) }
 
 // MarshalText is [ID.String] for JSON.
-func (id ID) MarshalText() ([]byte, error) { return []byte(id.String()), nil }
+func (id PeerID) MarshalText() ([]byte, error) { return []byte(id.String()), nil }
 
 // UnmarshalText reads what MarshalText wrote, of a name too.
-func (id *ID) UnmarshalText(text []byte) error {
+func (id *PeerID) UnmarshalText(text []byte) error {
 	if len(text) <= maxNameID && isName(string(text)) {
 		*id = nameID(string(text))
 		return nil
 	}
-	parsed, err := ParseID(string(text))
+	parsed, err := ParsePeerID(string(text))
 	if err != nil {
 		return err
 	}

@@ -17,44 +17,44 @@ import (
 )
 
 func TestIDText(t *testing.T) {
-	id := ID(sha256.Sum256([]byte("a peer")))
+	id := PeerID(sha256.Sum256([]byte("a peer")))
 	text := id.String()
 	if len(text) != 60 || !strings.HasPrefix(text, "mig1") {
 		t.Fatalf("String() = %q, want mig1 and 56 characters", text)
 	}
-	if got, err := ParseID(text); err != nil || got != id {
+	if got, err := ParsePeerID(text); err != nil || got != id {
 		t.Fatalf("ParseID(%q) = %v, %v", text, got, err)
 	}
 	if !strings.HasPrefix(text, id.Short()) || len(id.Short()) != 12 {
 		t.Fatalf("Short() = %q of %q", id.Short(), text)
 	}
-	blob, err := json.Marshal(struct{ Peer ID }{id})
+	blob, err := json.Marshal(struct{ Peer PeerID }{id})
 	if err != nil {
 		t.Fatal(err)
 	}
-	var back struct{ Peer ID }
+	var back struct{ Peer PeerID }
 	if err := json.Unmarshal(blob, &back); err != nil || back.Peer != id {
 		t.Fatalf("JSON %s came back as %v, %v", blob, back.Peer, err)
 	}
 }
 
 func TestParseIDRefuses(t *testing.T) {
-	good := ID(sha256.Sum256(nil)).String()
+	good := PeerID(sha256.Sum256(nil)).String()
 	for _, c := range []struct{ name, text, want string }{
 		{"empty", "", "does not begin"},
 		{"other prefix", "age1" + good[4:], "does not begin"},
 		{"upper-case prefix", "MIG1" + good[4:], "does not begin"},
 		{"short", good[:59], "59 characters"},
 		{"long", good + "a", "61 characters"},
-		{"short form", ID{}.Short(), "12 characters"},
+		{"short form", PeerID{}.Short(), "12 characters"},
 		{"upper case", strings.Replace(good, good[10:11], "A", 1), "outside a-z and 2-7 at"},
 		{"digit one", good[:59] + "1", "outside a-z and 2-7 at 59"},
 		{"newline", good[:59] + "\n", "outside a-z and 2-7 at 59"},
 		{"swapped", good[:20] + flip(good[20]) + good[21:], "mistyped"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			_, err := ParseID(c.text)
-			if !errors.Is(err, ErrBadID) || !strings.Contains(err.Error(), c.want) {
+			_, err := ParsePeerID(c.text)
+			if !errors.Is(err, ErrBadPeerID) || !strings.Contains(err.Error(), c.want) {
 				t.Fatalf("ParseID(%q): %v, want %q", c.text, err, c.want)
 			}
 		})
@@ -71,11 +71,11 @@ func flip(c byte) string {
 
 // Every single wrong character is noticed.
 func TestIDChecksumFindsTypos(t *testing.T) {
-	good := ID(sha256.Sum256([]byte("x"))).String()
+	good := PeerID(sha256.Sum256([]byte("x"))).String()
 	for i := len(idPrefix); i < len(good); i++ {
 		for _, c := range idAlphabet {
 			text := good[:i] + string(c) + good[i+1:]
-			if _, err := ParseID(text); (err == nil) != (text == good) {
+			if _, err := ParsePeerID(text); (err == nil) != (text == good) {
 				t.Fatalf("ParseID with %q at %d: %v", c, i, err)
 			}
 		}
@@ -83,15 +83,15 @@ func TestIDChecksumFindsTypos(t *testing.T) {
 }
 
 func FuzzParseID(f *testing.F) {
-	f.Add(ID{}.String())
+	f.Add(PeerID{}.String())
 	f.Add("mig1")
 	f.Add("mig1" + strings.Repeat("a", 56))
 	f.Fuzz(func(t *testing.T, text string) {
-		id, err := ParseID(text)
+		id, err := ParsePeerID(text)
 		if err == nil && id.String() != text {
 			t.Fatalf("%q and %q are the same ID", text, id)
 		}
-		if err != nil && (id != ID{}) {
+		if err != nil && (id != PeerID{}) {
 			t.Fatalf("an ID came with %v", err)
 		}
 	})
@@ -119,7 +119,7 @@ func TestLoadIdentity(t *testing.T) {
 // Processes that start together on a new host agree on one key.
 func TestLoadIdentityTogether(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "key.pem")
-	ids := make([]ID, 16)
+	ids := make([]PeerID, 16)
 	var wg sync.WaitGroup
 	for n := range ids {
 		wg.Go(func() {

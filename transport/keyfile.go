@@ -21,7 +21,7 @@ import (
 // memory, so nothing expires and there is one file to guard.
 type Identity struct {
 	key   ed25519.PrivateKey
-	id    ID
+	id    PeerID
 	shown [2]func() (tls.Certificate, error) // by role, made on first use
 }
 
@@ -55,7 +55,7 @@ func LoadIdentity(path string) (*Identity, error) {
 }
 
 // ID is what the other side is told to expect.
-func (i *Identity) ID() ID { return i.id }
+func (i *Identity) ID() PeerID { return i.id }
 
 // String keeps the key out of anything that prints an Identity.
 func (i *Identity) String() string { return i.id.String() }

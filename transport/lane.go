@@ -98,37 +98,37 @@ type Stalling interface {
 // Identified is a Lane whose carrier knows who the peer is.
 type Identified interface {
 	// Peer is the verified identity at the other end.
-	Peer() ID
+	Peer() PeerID
 	// Is reports whether the peer may be called by an ID too: a certificate can have
 	// several of the names that are expected.
-	Is(ID) bool
+	Is(PeerID) bool
 }
 
 // PeerOf is the peer of a lane, the zero ID where its carrier does not know.
-func PeerOf(l Lane) ID {
+func PeerOf(l Lane) PeerID {
 	if p, ok := l.(Identified); ok {
 		return p.Peer()
 	}
-	return ID{}
+	return PeerID{}
 }
 
 // IsPeer reports whether the peer of a lane is the one with that ID. Where the carrier
 // does not know its peers, all are the one with the zero ID.
-func IsPeer(l Lane, id ID) bool {
+func IsPeer(l Lane, id PeerID) bool {
 	if p, ok := l.(Identified); ok {
 		return p.Is(id)
 	}
-	return id == ID{}
+	return id == PeerID{}
 }
 
 // peer is the part of a lane that is [Identified].
-type peer struct{ ids []ID }
+type peer struct{ ids []PeerID }
 
 // Peer implements [Identified].
-func (p peer) Peer() ID { return p.ids[0] }
+func (p peer) Peer() PeerID { return p.ids[0] }
 
 // Is implements [Identified].
-func (p peer) Is(id ID) bool { return slices.Contains(p.ids, id) }
+func (p peer) Is(id PeerID) bool { return slices.Contains(p.ids, id) }
 
 // Local reports whether a lane stays inside this host's kernel, so that bytes
 // can pass it without being in user space, and cannot be damaged on the way.

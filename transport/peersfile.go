@@ -16,13 +16,13 @@ import (
 // user or to root, and no other user may be able to write it. It is read again when it has changed: each connection is made, or
 // accepted, with what it says then.
 type PeersFile struct {
-	file *reread[[]ID]
+	file *reread[[]PeerID]
 }
 
 // LoadPeers reads a file with peers, for the side that has a role: the peers that it
 // gives may have the other role.
 func LoadPeers(path string, role Role, o *FileOptions) (*PeersFile, error) {
-	file, err := newReread(o, func(open open) ([]ID, error) { return readPeers(open, path, role) }, path)
+	file, err := newReread(o, func(open open) ([]PeerID, error) { return readPeers(open, path, role) }, path)
 	if err != nil {
 		return nil, err
 	}
@@ -30,15 +30,15 @@ func LoadPeers(path string, role Role, o *FileOptions) (*PeersFile, error) {
 }
 
 // IDs are those that the file gives now, each once.
-func (p *PeersFile) IDs() []ID { return slices.Clone(p.file.now()) }
+func (p *PeersFile) IDs() []PeerID { return slices.Clone(p.file.now()) }
 
 // Files are the paths that are read again.
 func (p *PeersFile) Files() []string { return slices.Clone(p.file.paths) }
 
 // readPeers names the file in its errors.
-func readPeers(open open, path string, role Role) ([]ID, error) {
+func readPeers(open open, path string, role Role) ([]PeerID, error) {
 	text, err := safefile.ReadBy(open, path, maxPeersFile, safefile.Public)
-	var ids []ID
+	var ids []PeerID
 	if err == nil {
 		ids, err = parsePeers(text, role)
 	}
@@ -59,7 +59,7 @@ var peerWords = map[string]func(r Role) bool{
 }
 
 // parsePeers reads the IDs of those that may be the peer of a role, each once.
-func parsePeers(text []byte, r Role) (ids []ID, err error) {
+func parsePeers(text []byte, r Role) (ids []PeerID, err error) {
 	number := 0
 	for line := range bytes.Lines(text) {
 		number++
@@ -85,9 +85,9 @@ func parsePeers(text []byte, r Role) (ids []ID, err error) {
 }
 
 // parsePeer reads a line of the file.
-func parsePeer(line string, r Role) (id ID, permitted bool, err error) {
+func parsePeer(line string, r Role) (id PeerID, permitted bool, err error) {
 	name, word, _ := strings.Cut(strings.Join(strings.Fields(line), " "), " ")
-	id, err = ParseID(name)
+	id, err = ParsePeerID(name)
 	if err != nil {
 		return id, false, err
 	}

@@ -10,23 +10,23 @@ import (
 )
 
 func TestParsePeers(t *testing.T) {
-	a, b := ID{1}, ID{2}
+	a, b := PeerID{1}, PeerID{2}
 	var many strings.Builder
 	for i := range maxPeers + 1 {
-		fmt.Fprintln(&many, ID{byte(i), byte(i >> 8), 1})
+		fmt.Fprintln(&many, PeerID{byte(i), byte(i >> 8), 1})
 	}
 	for name, c := range map[string]struct {
 		text string
-		want []ID // of mig-recv
+		want []PeerID // of mig-recv
 		err  string
 	}{
-		"permissions":         {fmt.Sprintf("%v recv\n%v  send # host b\n", a, b), []ID{b}, ""},
+		"permissions":         {fmt.Sprintf("%v recv\n%v  send # host b\n", a, b), []PeerID{b}, ""},
 		"the other one":       {fmt.Sprintf("%v recv\n", a), nil, "it names no peer that may send"},
-		"both":                {fmt.Sprintf("%v recv\n%v send\n", a, a), []ID{a}, ""},
+		"both":                {fmt.Sprintf("%v recv\n%v send\n", a, a), []PeerID{a}, ""},
 		"another word":        {fmt.Sprintf("%v receive\n", a), nil, `line 1: behind the identity is "receive"`},
-		"one a line":          {fmt.Sprintf("%v\n%v\n", a, b), []ID{a, b}, ""},
-		"comments":            {fmt.Sprintf("# ours\n\n  %v # host a\r\n#%v\n%v", a, a, b), []ID{a, b}, ""},
-		"twice":               {fmt.Sprintf("%v\n%v\n", a, a), []ID{a}, ""},
+		"one a line":          {fmt.Sprintf("%v\n%v\n", a, b), []PeerID{a, b}, ""},
+		"comments":            {fmt.Sprintf("# ours\n\n  %v # host a\r\n#%v\n%v", a, a, b), []PeerID{a, b}, ""},
+		"twice":               {fmt.Sprintf("%v\n%v\n", a, a), []PeerID{a}, ""},
 		"nothing":             {"# nobody\n\n", nil, "it names no peer"},
 		"an empty file":       {"", nil, "it names no peer"},
 		"something else":      {fmt.Sprintf("%v\nhost-a\n", a), nil, "line 2: "},
@@ -43,9 +43,9 @@ func TestParsePeers(t *testing.T) {
 // TestPeersFilePermissions: of a file that both programs read, each takes those
 // that may be its peers.
 func TestPeersFilePermissions(t *testing.T) {
-	sends, receives, both := ID{1}, ID{2}, ID{3}
+	sends, receives, both := PeerID{1}, PeerID{2}, PeerID{3}
 	text := fmt.Appendf(nil, "%v send\n%v recv\n%v\n", sends, receives, both)
-	for r, want := range map[Role][]ID{RoleSend: {receives, both}, RoleRecv: {sends, both}} {
+	for r, want := range map[Role][]PeerID{RoleSend: {receives, both}, RoleRecv: {sends, both}} {
 		if got, err := parsePeers(text, r); err != nil || !slices.Equal(got, want) {
 			t.Errorf("role %v: %v, %v, want %v", r, got, err, want)
 		}
@@ -64,7 +64,7 @@ func TestLoadPeers(t *testing.T) {
 		}
 		return path
 	}
-	one := ID{1}.String() + "\n"
+	one := PeerID{1}.String() + "\n"
 	for path, want := range map[string]string{
 		write("good", one, 0o644):                                  "",
 		write("group", "text", 0o664):                              "lets others change it",
@@ -82,9 +82,9 @@ func TestLoadPeers(t *testing.T) {
 
 // FuzzPeersFile: what is read is no more than was written, each identity once.
 func FuzzPeersFile(f *testing.F) {
-	f.Add(fmt.Appendf(nil, "# ours\n%v\n", ID{7}))
+	f.Add(fmt.Appendf(nil, "# ours\n%v\n", PeerID{7}))
 	f.Add([]byte("mig1\n\r\n#\n"))
-	f.Add(fmt.Appendf(nil, "%v\tsend\n%v recv", ID{1}, ID{2}))
+	f.Add(fmt.Appendf(nil, "%v\tsend\n%v recv", PeerID{1}, PeerID{2}))
 	f.Fuzz(func(t *testing.T, text []byte) {
 		ids, err := parsePeers(text, RoleRecv)
 		if (err == nil) != (len(ids) > 0) || len(ids) > maxPeers {

@@ -150,7 +150,7 @@ func lanesOver(t *testing.T, sockets int) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l, err := listenOn(newSockets(conns...), Pinned{p.receiver, []ID{p.sender.ID()}}, nil)
+	l, err := listenOn(newSockets(conns...), Pinned{p.receiver, []PeerID{p.sender.ID()}}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

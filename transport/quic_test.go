@@ -35,7 +35,7 @@ func newQUICPair(t *testing.T) *quicPair {
 	return p
 }
 
-func (p *quicPair) listen(t *testing.T, addr string, peers ...ID) {
+func (p *quicPair) listen(t *testing.T, addr string, peers ...PeerID) {
 	t.Helper()
 	l, err := ListenQUIC(addr, Pinned{p.receiver, peers}, nil)
 	if err != nil {
@@ -43,7 +43,7 @@ func (p *quicPair) listen(t *testing.T, addr string, peers ...ID) {
 	}
 	t.Cleanup(func() { l.Close() })
 	p.listener = l.(*quicListener)
-	p.dialer = &QUICDialer{Addr: l.Addr().String(), Credentials: Pinned{p.sender, []ID{p.receiver.ID()}}}
+	p.dialer = &QUICDialer{Addr: l.Addr().String(), Credentials: Pinned{p.sender, []PeerID{p.receiver.ID()}}}
 }
 
 // dial gives a lane that has said its first byte.
@@ -103,7 +103,7 @@ func TestQUICKnowsThePeer(t *testing.T) {
 
 func TestQUICDialsWrongPeer(t *testing.T) {
 	p := newQUICPair(t)
-	p.dialer.Credentials = Pinned{p.sender, []ID{testIdentity(t).ID()}}
+	p.dialer.Credentials = Pinned{p.sender, []PeerID{testIdentity(t).ID()}}
 	_, err := p.dialer.Dial(t.Context())
 	wrong, ok := errors.AsType[*WrongPeerError](err)
 	if !ok || wrong.Got != p.receiver.ID() || !strings.Contains(err.Error(), p.receiver.ID().String()) {

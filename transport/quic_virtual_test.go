@@ -39,7 +39,7 @@ func inVirtualTime(t *testing.T, path simnet.Path, f func(*testing.T, *virtualPa
 		p := &virtualPair{quicPair: &quicPair{sender: testIdentity(t), receiver: testIdentity(t)}, net: simnet.New(1, path)}
 		p.listen(t)
 		p.dialer = &QUICDialer{
-			Addr: virtualListener.String(), Credentials: Pinned{p.sender, []ID{p.receiver.ID()}},
+			Addr: virtualListener.String(), Credentials: Pinned{p.sender, []PeerID{p.receiver.ID()}},
 			Socket: func() (net.PacketConn, error) { return p.net.Socket(virtualDialer), nil },
 		}
 		f(t, p)
@@ -49,7 +49,7 @@ func inVirtualTime(t *testing.T, path simnet.Path, f func(*testing.T, *virtualPa
 func (p *virtualPair) listen(t *testing.T) {
 	t.Helper()
 	p.socket = p.net.Socket(virtualListener)
-	l, err := ListenQUICOn(p.socket, Pinned{p.receiver, []ID{p.sender.ID()}}, &ListenOptions{Idle: p.idle})
+	l, err := ListenQUICOn(p.socket, Pinned{p.receiver, []PeerID{p.sender.ID()}}, &ListenOptions{Idle: p.idle})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -158,7 +158,7 @@ func TestQUICNoticesRestart(t *testing.T) {
 			if _, ok := errors.AsType[*quic.StatelessResetError](err); !ok || !errors.Is(err, ErrPeerGone) {
 				t.Errorf("killed after %v: %v, want ErrPeerGone by a reset", after, err)
 			}
-			if took := time.Since(began); took > Heartbeat+4*usualPath.Delay {
+			if took := time.Since(began); took > KeepAlive+4*usualPath.Delay {
 				t.Errorf("killed after %v: noticed %v later, want the next beat and its answer", after, took)
 			}
 		})

@@ -210,7 +210,7 @@ func TestPeersFileIsReadAgain(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			source, dest := testIdentity(t), testIdentity(t)
 			path := filepath.Join(t.TempDir(), "peers")
-			write := func(id ID) {
+			write := func(id PeerID) {
 				t.Helper()
 				next := path + ".next"
 				if err := os.WriteFile(next, fmt.Appendf(nil, "%v send\n", id), 0o600); err != nil {
@@ -222,13 +222,13 @@ func TestPeersFileIsReadAgain(t *testing.T) {
 			}
 			write(testIdentity(t).ID())
 			file := must.Get(LoadPeers(path, RoleRecv, nil))
-			p := carrier(t, Pinned{source, []ID{dest.ID()}}, PinnedFile{Pinned{Identity: dest}, file})
+			p := carrier(t, Pinned{source, []PeerID{dest.ID()}}, PinnedFile{Pinned{Identity: dest}, file})
 			defer p.listener.Close()
 			for i, heard := range []bool{false, true, false} {
 				if _, theirs, err := p.open(); (err == nil) != heard || heard && PeerOf(theirs) != source.ID() {
 					t.Errorf("%d: %v, want to be heard %v", i, err, heard)
 				}
-				write([]ID{source.ID(), testIdentity(t).ID(), {}}[i])
+				write([]PeerID{source.ID(), testIdentity(t).ID(), {}}[i])
 			}
 		})
 	}
@@ -245,12 +245,12 @@ func TestNameID(t *testing.T) {
 		if got := id.String(); got != want && (!strings.HasSuffix(want, "~") || !strings.HasPrefix(got, want)) || got == want && strings.HasSuffix(want, "~") {
 			t.Errorf("%q is %q, want %q", name, got, want)
 		}
-		var back ID
+		var back PeerID
 		text, _ := id.MarshalText()
 		if err := back.UnmarshalText(text); err != nil || back != id {
 			t.Errorf("%q came back as %v, %v", text, back, err)
 		}
-		if _, err := ParseID(id.String()); err == nil {
+		if _, err := ParsePeerID(id.String()); err == nil {
 			t.Errorf("%q was taken for a key", id)
 		}
 		if asKey := idPrefix + idEncoding.EncodeToString(append(id[:], id.checksum()...)); parses(asKey) {
@@ -263,6 +263,6 @@ func TestNameID(t *testing.T) {
 }
 
 func parses(text string) bool {
-	_, err := ParseID(text)
+	_, err := ParsePeerID(text)
 	return err == nil
 }

@@ -27,13 +27,13 @@ type tlsPair struct {
 	refused          chan error
 }
 
-func newTLSPair(t testing.TB, known ...ID) *tlsPair {
+func newTLSPair(t testing.TB, known ...PeerID) *tlsPair {
 	t.Helper()
 	before := goleak.IgnoreCurrent()
 	t.Cleanup(func() { goleak.VerifyNone(t, before) })
 	p := &tlsPair{sender: testIdentity(t), receiver: testIdentity(t), refused: make(chan error, 200)}
 	if known == nil {
-		known = []ID{p.sender.ID()}
+		known = []PeerID{p.sender.ID()}
 	}
 	l, err := ListenTLS("127.0.0.1:0", Pinned{p.receiver, known}, &ListenOptions{Refused: func(err error) { p.refused <- err }})
 	if err != nil {
@@ -41,7 +41,7 @@ func newTLSPair(t testing.TB, known ...ID) *tlsPair {
 	}
 	t.Cleanup(func() { l.Close() })
 	p.listener = l.(*tlsListener)
-	p.dialer = &TLSDialer{Addr: l.Addr().String(), Credentials: Pinned{p.sender, []ID{p.receiver.ID()}}}
+	p.dialer = &TLSDialer{Addr: l.Addr().String(), Credentials: Pinned{p.sender, []PeerID{p.receiver.ID()}}}
 	return p
 }
 
@@ -75,7 +75,7 @@ func TestTLSKnowsThePeer(t *testing.T) {
 
 func TestTLSDialsWrongPeer(t *testing.T) {
 	p := newTLSPair(t)
-	p.dialer.Credentials = Pinned{p.sender, []ID{testIdentity(t).ID()}}
+	p.dialer.Credentials = Pinned{p.sender, []PeerID{testIdentity(t).ID()}}
 	_, err := p.dialer.Dial(t.Context())
 	if wrong, ok := errors.AsType[*WrongPeerError](err); !ok || wrong.Got != p.receiver.ID() {
 		t.Errorf("dial: %v, want a WrongPeerError with %v", err, p.receiver)
@@ -88,7 +88,7 @@ func TestTLSDialsWrongPeer(t *testing.T) {
 // TestTLSRefused: a client of TLS 1.3 believes that it is connected until the peer's
 // answer to its certificate comes. The listener says who was there.
 func TestTLSRefused(t *testing.T) {
-	p := newTLSPair(t, ID{1})
+	p := newTLSPair(t, PeerID{1})
 	lane, err := p.dialer.Dial(t.Context())
 	if err == nil {
 		defer lane.Close()
@@ -242,8 +242,8 @@ func BenchmarkTLS(b *testing.B) {
 			b.Fatal(err)
 		}
 		defer l.Close()
-		server, _ := tlsConfig(Pinned{p.receiver, []ID{p.sender.ID()}}, RoleRecv)
-		client, _ := tlsConfig(Pinned{p.sender, []ID{p.receiver.ID()}}, RoleSend)
+		server, _ := tlsConfig(Pinned{p.receiver, []PeerID{p.sender.ID()}}, RoleRecv)
+		client, _ := tlsConfig(Pinned{p.sender, []PeerID{p.receiver.ID()}}, RoleSend)
 		c := must.Get(net.Dial("tcp", l.Addr().String()))
 		s := must.Get(l.Accept())
 		ours, theirs := tls.Client(c, client), tls.Server(s, server)

@@ -66,9 +66,9 @@ func (refusedByPeer) Unwrap() error { return ErrAuth }
 // WrongPeerError says that whoever is at the other end is not in the allow
 // list, or is in it but showed a certificate for another role.
 type WrongPeerError struct {
-	Got  ID   // who it is
-	Want []ID // who it might have been
-	Role Role // what its certificate has to permit
+	Got  PeerID   // who it is
+	Want []PeerID // who it might have been
+	Role Role     // what its certificate has to permit
 }
 
 // Error names the peers in full, so that they can be compared and copied.
@@ -91,14 +91,14 @@ func (e *WrongPeerError) Unwrap() error { return ErrAuth }
 // Everything behind the handshake is the same.
 type Credentials interface {
 	// ID is that of this side's key, whatever the certificate says besides.
-	ID() ID
+	ID() PeerID
 
 	// renew reads again what lies in files and has changed, for one connection.
 	renew() credentials
 
 	// peer is what this side knows the holder of a certificate by that it has verified:
 	// one ID or more. It does not change while the process lives.
-	peer(leaf *x509.Certificate) []ID
+	peer(leaf *x509.Certificate) []PeerID
 }
 
 // credentials are those of one connection.
@@ -116,11 +116,11 @@ type credentials interface {
 // admits nobody.
 type Pinned struct {
 	Identity *Identity
-	Peers    []ID
+	Peers    []PeerID
 }
 
 // ID is that of the key.
-func (p Pinned) ID() ID { return p.Identity.ID() }
+func (p Pinned) ID() PeerID { return p.Identity.ID() }
 
 func (p Pinned) renew() credentials { return p }
 
@@ -136,7 +136,7 @@ func (p Pinned) verify(shown []*x509.Certificate, role Role) error {
 	return nil
 }
 
-func (p Pinned) peer(leaf *x509.Certificate) []ID { return []ID{certificateID(leaf)} }
+func (p Pinned) peer(leaf *x509.Certificate) []PeerID { return []PeerID{certificateID(leaf)} }
 
 // PinnedFile is [Pinned] with more peers in a file.
 type PinnedFile struct {

@@ -20,7 +20,7 @@ func testIdentity(t testing.TB) *Identity {
 
 func testTLS(t testing.TB, id *Identity, role Role, peers ...*Identity) *tls.Config {
 	t.Helper()
-	var ids []ID
+	var ids []PeerID
 	for _, p := range peers {
 		ids = append(ids, p.ID())
 	}
@@ -90,8 +90,8 @@ func TestTLSPins(t *testing.T) {
 	for _, c := range []struct {
 		name           string
 		client, server *tls.Config
-		clientWrong    ID // whom the client refuses
-		serverWrong    ID // whom the server refuses
+		clientWrong    PeerID // whom the client refuses
+		serverWrong    PeerID // whom the server refuses
 	}{
 		{name: "both listed", client: dial(receiver), server: listen(sender)},
 		{name: "one of several", client: dial(other, receiver), server: listen(other, sender)},
@@ -106,7 +106,7 @@ func TestTLSPins(t *testing.T) {
 			clientErr, serverErr := handshake(t, c.client, c.server)
 			checkWrongPeer(t, "client", clientErr, c.clientWrong)
 			checkWrongPeer(t, "server", serverErr, c.serverWrong)
-			fine := c.clientWrong == ID{} && c.serverWrong == ID{}
+			fine := c.clientWrong == PeerID{} && c.serverWrong == PeerID{}
 			if fine && (clientErr != nil || serverErr != nil) {
 				t.Errorf("client %v, server %v", clientErr, serverErr)
 			}
@@ -114,10 +114,10 @@ func TestTLSPins(t *testing.T) {
 	}
 }
 
-func checkWrongPeer(t *testing.T, side string, err error, want ID) {
+func checkWrongPeer(t *testing.T, side string, err error, want PeerID) {
 	t.Helper()
 	wrong, ok := errors.AsType[*WrongPeerError](err)
-	if ok != (want != ID{}) || ok && (wrong.Got != want || !errors.Is(err, ErrAuth)) {
+	if ok != (want != PeerID{}) || ok && (wrong.Got != want || !errors.Is(err, ErrAuth)) {
 		t.Errorf("%s: %v, want to hear of %v", side, err, want)
 	}
 }

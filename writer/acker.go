@@ -6,7 +6,9 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/migpipe/migpipe/internal/wire"
 	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/transport/migration"
 )
 
 // ackPad makes an ACK longer than 42 bytes, so that a peer that has forgotten
@@ -16,9 +18,9 @@ var ackPad = make([]byte, 32)
 // acker tells the source how far each device is, and renews the promises. It
 // is also the heartbeat.
 type acker struct {
-	attempt transport.Attempt
-	journal transport.JournalID
-	control atomic.Pointer[transport.Control] // nil while it is lost
+	attempt migration.Attempt
+	journal migration.JournalID
+	control atomic.Pointer[wire.Control] // nil while it is lost
 	credit  *credit
 	merges  []*merge
 	due     chan struct{} // holds a token when an ACK is worth sending
@@ -31,7 +33,7 @@ type acker struct {
 	echo int64 // the Stamp of the last ESTIMATE
 	came time.Time
 
-	next transport.Ack // run's, made anew for each
+	next wire.Ack // run's, made anew for each
 }
 
 // stamp takes in an ESTIMATE's, for the source to measure the round trip with.
@@ -71,22 +73,22 @@ func (a *acker) applied(device int) {
 // padded takes in that so much padding has come: an ACK is due, for the source to
 // see how fast.
 func (a *acker) padded(n int) error {
-	if all := a.padding.Add(uint64(n)); all > transport.MaxProbe {
-		return fmt.Errorf("%w: %d bytes of padding, limit %d", transport.ErrProtocol, all, transport.MaxProbe)
+	if all := a.padding.Add(uint64(n)); all > wire.MaxProbe {
+		return fmt.Errorf("%w: %d bytes of padding, limit %d", transport.ErrProtocol, all, wire.MaxProbe)
 	}
 	a.want()
 	return nil
 }
 
 // use has ACKs go over another control lane from now on, nil for none.
-func (a *acker) use(c *transport.Control) {
+func (a *acker) use(c *wire.Control) {
 	a.control.Store(c)
 	a.want()
 }
 
 // run sends ACKs until quit is closed. A lane that fails is seen by its reader.
 func (a *acker) run() {
-	beat := time.NewTicker(transport.Heartbeat)
+	beat := time.NewTicker(wire.Heartbeat)
 	defer beat.Stop()
 	for {
 		select {
@@ -101,9 +103,9 @@ func (a *acker) run() {
 	}
 }
 
-func (a *acker) ack() *transport.Ack {
+func (a *acker) ack() *wire.Ack {
 	m := &a.next
-	*m = transport.Ack{Attempt: a.attempt, Journal: a.journal, Pad: ackPad, Devices: m.Devices[:0], Read: m.Read[:0]}
+	*m = wire.Ack{Attempt: a.attempt, Journal: a.journal, Pad: ackPad, Devices: m.Devices[:0], Read: m.Read[:0]}
 	m.Echo, m.HeldNS = a.stamped()
 	m.Padding = a.padding.Load()
 	for i := range a.read {

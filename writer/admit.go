@@ -5,8 +5,9 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/migpipe/migpipe/internal/wire"
 	"github.com/migpipe/migpipe/transport"
-	"github.com/migpipe/migpipe/transport/report"
+	"github.com/migpipe/migpipe/transport/migration"
 )
 
 // maxTurned is how many further sources are told at once why they are not served; the
@@ -63,7 +64,7 @@ func (r *refusals) due(text string) (more int, due bool) {
 // tellRefused tells of a source that was refused or let go of, and that the next is waited for.
 func (e *engine) tellRefused(f *transport.Fault) {
 	if more, due := e.callers.refusals.due(e.out.Peer.String() + f.Error()); due {
-		e.tell(report.Event{Kind: report.Refused, Peer: e.out.Peer, Attempt: e.out.Attempt, Err: f, More: more})
+		e.tell(migration.Event{Kind: migration.Refused, Peer: e.out.Peer, Attempt: e.out.Attempt, Err: f, More: more})
 	}
 }
 
@@ -71,7 +72,7 @@ func (e *engine) tellRefused(f *transport.Fault) {
 func (e *engine) tellTurned(lane transport.Lane, why string) {
 	text := fmt.Sprintf("another source came and was turned away%s: %s", from(lane), why)
 	if _, due := e.callers.refusals.due(text); due {
-		e.tell(report.Event{Kind: report.Warning, Text: text})
+		e.tell(migration.Event{Kind: migration.Warning, Text: text})
 	}
 }
 
@@ -93,17 +94,17 @@ func (e *engine) begunStreams() bool {
 
 // turnAway tells a source that this destination serves another.
 func turnAway(ev admitted, why *transport.Fault) {
-	reply(transport.NewControl(ev.lane), &transport.Declined{
-		Attempt: transport.Attempt{Mig: ev.pre.Mig, Epoch: ev.pre.Epoch}, Code: why.Code, Text: why.Err.Error()})
+	reply(wire.NewControl(ev.lane), &wire.Declined{
+		Attempt: migration.Attempt{Mig: ev.pre.Mig, Epoch: ev.pre.Epoch}, Code: why.Code, Text: why.Err.Error()})
 }
 
 // reply tells a source that is not served one thing, and hangs up. Nobody else may be
 // reading its lane.
-func reply(control *transport.Control, m transport.Message) {
+func reply(control *wire.Control, m wire.Message) {
 	lane := control.Lane()
 	lane.SetDeadline(time.Now().Add(time.Second))
 	control.Send(m)
-	transport.HangUp(lane, func() {
+	wire.HangUp(lane, func() {
 		for {
 			if _, err := control.Receive(); err != nil {
 				return
@@ -114,7 +115,7 @@ func reply(control *transport.Control, m transport.Message) {
 
 // from names the peer of a lane, where it has a name.
 func from(l transport.Lane) string {
-	if id := transport.PeerOf(l); id != (transport.ID{}) {
+	if id := transport.PeerOf(l); id != (transport.PeerID{}) {
 		return " (" + id.String() + ")"
 	}
 	return ""

@@ -7,21 +7,22 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/migpipe/migpipe/internal/wire"
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
-	"github.com/migpipe/migpipe/transport/report"
+	"github.com/migpipe/migpipe/transport/migration"
 	"github.com/migpipe/migpipe/vfio/sim"
 )
 
 // TestMeet: what is found is kept once, behind the record that stands; an ACCEPT of before a
 // restart of the host is not made a new one. Of another peer nothing is believed.
 func TestMeet(t *testing.T) {
-	peer := transport.ID{3}
+	peer := transport.PeerID{3}
 	for _, c := range []struct {
 		record   handoff.Record
 		rebooted bool
 		epoch    uint64
-		peer     transport.ID
+		peer     transport.PeerID
 		alarm    bool
 		entries  int
 	}{
@@ -30,18 +31,18 @@ func TestMeet(t *testing.T) {
 		{handoff.Accept, true, 2, peer, true, 1},
 		{handoff.Running, true, 2, peer, true, 2},
 		{handoff.Running, false, 1, peer, false, 1},
-		{handoff.Running, false, 2, transport.ID{4}, false, 1},
+		{handoff.Running, false, 2, transport.PeerID{4}, false, 1},
 		{handoff.Ready, false, 2, peer, false, 1},
 		{handoff.Lost, false, 2, peer, false, 1},
 	} {
 		j := lasting{handoff.NewMemory(), c.rebooted}
-		j.Append(handoff.Entry{Record: c.record, Attempt: transport.Attempt{Mig: transport.MigID{1}, Epoch: 1}, PeerID: peer})
+		j.Append(handoff.Entry{Record: c.record, Attempt: migration.Attempt{Mig: migration.ID{1}, Epoch: 1}, PeerID: peer})
 		alarms := 0
 		for range 2 {
-			meet(j, transport.Attempt{Mig: transport.MigID{1}, Epoch: c.epoch}, laneOf{peer: c.peer}, func(report.Event) { alarms++ })
+			meet(j, migration.Attempt{Mig: migration.ID{1}, Epoch: c.epoch}, laneOf{peer: c.peer}, func(migration.Event) { alarms++ })
 		}
 		for epoch := range uint64(9 * alarms) { // the peer may name what it likes
-			meet(j, transport.Attempt{Mig: transport.MigID{1}, Epoch: 3 + epoch}, laneOf{peer: c.peer}, func(report.Event) {})
+			meet(j, migration.Attempt{Mig: migration.ID{1}, Epoch: 3 + epoch}, laneOf{peer: c.peer}, func(migration.Event) {})
 		}
 		if got := len(j.Entries()); (alarms == 2) != c.alarm || got != c.entries || j.Last().Record != c.record {
 			t.Errorf("%+v: %d alarms, %d entries, the last %+v", c, alarms, got, j.Last())
@@ -52,9 +53,9 @@ func TestMeet(t *testing.T) {
 // TestAlarmIsBounded: a source that asks again and again does not fill the user's screen.
 func TestAlarmIsBounded(t *testing.T) {
 	raised := 0
-	e := newEngine(Options{Observe: func(report.Event) { raised++ }}, nil)
+	e := newEngine(Options{Observe: func(migration.Event) { raised++ }}, nil)
 	for range 1000 {
-		e.raise(report.Event{Kind: report.Alarm})
+		e.raise(migration.Event{Kind: migration.Alarm})
 	}
 	if raised != 1 {
 		t.Errorf("%d alarms at once", raised)
@@ -64,17 +65,17 @@ func TestAlarmIsBounded(t *testing.T) {
 // laneOf is a lane of a peer on which nothing is said.
 type laneOf struct {
 	transport.Lane
-	peer transport.ID
+	peer transport.PeerID
 }
 
-func (l laneOf) Peer() transport.ID      { return l.peer }
-func (l laneOf) Is(id transport.ID) bool { return l.peer == id }
+func (l laneOf) Peer() transport.PeerID      { return l.peer }
+func (l laneOf) Is(id transport.PeerID) bool { return l.peer == id }
 
 // TestBothAreToldByAnyMessage: a source that was FORCED is found by the first message of
 // its lane, whichever that is.
 func TestBothAreToldByAnyMessage(t *testing.T) {
-	a := transport.Attempt{Mig: transport.MigID{1}, Epoch: 2}
-	for _, m := range []transport.Message{&transport.Query{Attempt: a}, &transport.Resume{Attempt: a}, &transport.Hello{Attempt: a}} {
+	a := migration.Attempt{Mig: migration.ID{1}, Epoch: 2}
+	for _, m := range []wire.Message{&wire.Query{Attempt: a}, &wire.Resume{Attempt: a}, &wire.Hello{Attempt: a}} {
 		synctest.Test(t, func(t *testing.T) {
 			device, err := sim.OpenURL("mtty")
 			if err != nil {
@@ -84,15 +85,15 @@ func TestBothAreToldByAnyMessage(t *testing.T) {
 			d, l := transport.Pipe()
 			defer l.Close()
 			j := handoff.NewMemory()
-			j.Append(handoff.Entry{Record: handoff.Running, Attempt: transport.Attempt{Mig: a.Mig, Epoch: 1}, Journal: j.ID()})
+			j.Append(handoff.Entry{Record: handoff.Running, Attempt: migration.Attempt{Mig: a.Mig, Epoch: 1}, Journal: j.ID()})
 			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			defer cancel()
 			go func() { // ends with the destination
 				lane, err := d.Dial(ctx)
 				if err == nil {
-					err = transport.WritePreamble(lane, transport.Preamble{Kind: transport.LaneControl, Mig: a.Mig, Epoch: a.Epoch})
+					err = wire.WritePreamble(lane, wire.Preamble{Kind: wire.LaneControl, Mig: a.Mig, Epoch: a.Epoch})
 				}
-				control := transport.NewControl(lane)
+				control := wire.NewControl(lane)
 				if err == nil {
 					err = control.Send(m)
 				}
@@ -103,9 +104,9 @@ func TestBothAreToldByAnyMessage(t *testing.T) {
 			}()
 			var alarms []string
 			Receive(ctx, l, []Sink{{Name: "d", Device: device}}, &Options{
-				Journals: func(transport.MigID, bool) (handoff.Journal, error) { return j, nil },
-				Observe: func(ev report.Event) {
-					if ev.Kind == report.Alarm {
+				Journals: func(migration.ID, bool) (handoff.Journal, error) { return j, nil },
+				Observe: func(ev migration.Event) {
+					if ev.Kind == migration.Alarm {
 						alarms = append(alarms, ev.Text)
 					}
 				},

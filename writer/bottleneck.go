@@ -5,7 +5,7 @@ import (
 	"time"
 
 	"github.com/migpipe/migpipe/internal/occupancy"
-	"github.com/migpipe/migpipe/transport/report"
+	"github.com/migpipe/migpipe/transport/migration"
 )
 
 // usage is how full one device's part of the memory was, over a time.
@@ -35,7 +35,7 @@ func (p progress) Since(before progress) progress {
 }
 
 // Occupancy implements [occupancy.Progress]: the devices share the memory.
-func (p progress) Occupancy(chunks int) (o report.Occupancy) {
+func (p progress) Occupancy(chunks int) (o migration.Occupancy) {
 	for _, u := range p {
 		one := u.Of(chunks)
 		o.Queue, o.Ahead = o.Queue+one.Queue, o.Ahead+one.Ahead
@@ -54,9 +54,9 @@ func bottleneck(p progress) string {
 	}
 	switch {
 	case busy > p.Elapsed()/2:
-		return report.BoundLoad
+		return migration.BoundLoad
 	case busy > 0 || came > 0:
-		return report.BoundArrival
+		return migration.BoundArrival
 	}
 	return ""
 }

@@ -9,8 +9,8 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/migpipe/migpipe/internal/occupancy"
-	"github.com/migpipe/migpipe/transport"
-	"github.com/migpipe/migpipe/transport/report"
+	"github.com/migpipe/migpipe/internal/wire"
+	"github.com/migpipe/migpipe/transport/migration"
 )
 
 // TestOccupancyOverTime: each chunk counts for the time that it was somewhere.
@@ -19,11 +19,11 @@ func TestOccupancyOverTime(t *testing.T) {
 		m := newMerge(alone(4), 0, 1<<20)
 		pass := func(ms int) { time.Sleep(time.Duration(ms) * time.Millisecond) }
 		come := func(seq uint64) {
-			h := transport.ChunkHead{Seq: seq, Offset: seq * 10, RawLen: 10}
+			h := wire.ChunkHead{Seq: seq, Offset: seq * 10, RawLen: 10}
 			if _, err := m.claim(h, new(receiver)); err != nil {
 				t.Fatal(err)
 			}
-			m.deliver(&transport.Chunk{ChunkHead: h})
+			m.deliver(&wire.Chunk{ChunkHead: h})
 		}
 		pass(1000)
 		come(1)
@@ -63,11 +63,11 @@ func TestLevels(t *testing.T) {
 				delete(there, m.next)
 				m.applied(10, 0)
 			case !there[seq]:
-				h := transport.ChunkHead{Seq: seq, Offset: seq * 10, RawLen: 10}
+				h := wire.ChunkHead{Seq: seq, Offset: seq * 10, RawLen: 10}
 				if _, err := m.claim(h, new(receiver)); err != nil {
 					t.Fatal(err)
 				}
-				m.deliver(&transport.Chunk{ChunkHead: h})
+				m.deliver(&wire.Chunk{ChunkHead: h})
 				there[seq] = true
 			}
 			var want occupancy.Levels
@@ -99,9 +99,9 @@ func TestBottleneck(t *testing.T) {
 	}{
 		{"nothing is there", nil, ""},
 		{"nothing comes", progress{busyFor(0, 0), busyFor(0, 0)}, ""},
-		{"one device is always busy", progress{busyFor(10, 5), busyFor(51, 0)}, report.BoundLoad},
-		{"both are busy, none for long", progress{busyFor(50, 0), busyFor(50, 0)}, report.BoundArrival},
-		{"each chunk is loaded in no time", progress{busyFor(0, 5)}, report.BoundArrival},
+		{"one device is always busy", progress{busyFor(10, 5), busyFor(51, 0)}, migration.BoundLoad},
+		{"both are busy, none for long", progress{busyFor(50, 0), busyFor(50, 0)}, migration.BoundArrival},
+		{"each chunk is loaded in no time", progress{busyFor(0, 5)}, migration.BoundArrival},
 	} {
 		if got := bottleneck(c.p); got != c.want {
 			t.Errorf("%s: %q, want %q", c.name, got, c.want)

@@ -8,7 +8,9 @@ import (
 	"time"
 
 	"github.com/migpipe/migpipe/internal/tasks"
+	"github.com/migpipe/migpipe/internal/wire"
 	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/transport/migration"
 )
 
 // callers are the sources that come: what accepts their lanes and hears the first word, and
@@ -20,9 +22,9 @@ type callers struct {
 	quit  <-chan struct{} // closed when the loop takes no more
 
 	refusals  *refusals                     // of this Receive
-	alarms    map[transport.MigID]time.Time // when each migration last raised one
+	alarms    map[migration.ID]time.Time    // when each migration last raised one
 	answering busyPeers                     // who is answered from a journal
-	postponed map[transport.ID]admitted     // HELLOs of those
+	postponed map[transport.PeerID]admitted // HELLOs of those
 	turned    atomic.Int32                  // sources being told that another is served
 	dismissed []transport.Lane              // of sources that were sent away, as long as they may be reading why
 	preflight *preflight                    // the last one; nil before
@@ -74,8 +76,8 @@ func (c *callers) admit(ctx context.Context, lane transport.Lane) {
 	defer stop()
 	ev := admitted{lane: lane}
 	var err error
-	if ev.pre, err = transport.ReadPreamble(lane); err == nil && ev.pre.Kind == transport.LaneControl {
-		ev.control = transport.NewControl(lane)
+	if ev.pre, err = wire.ReadPreamble(lane); err == nil && ev.pre.Kind == wire.LaneControl {
+		ev.control = wire.NewControl(lane)
 		ev.first, err = ev.control.Receive()
 	}
 	if err != nil || !stop() {
@@ -121,12 +123,12 @@ func (c *callers) tell(ev admitted, tell func(ctx context.Context)) {
 
 // postpone has a HELLO wait for the end of a conversation with its source about an attempt
 // before, which has the journal open. One more HELLO takes its place.
-func (c *callers) postpone(peer transport.ID, ev admitted) {
+func (c *callers) postpone(peer transport.PeerID, ev admitted) {
 	if before, ok := c.postponed[peer]; ok {
 		before.lane.Close()
 	}
 	if c.postponed == nil {
-		c.postponed = map[transport.ID]admitted{}
+		c.postponed = map[transport.PeerID]admitted{}
 	}
 	c.postponed[peer] = ev
 }
@@ -159,31 +161,31 @@ const maxBusy = 16
 // keeps no other from its answer. The zero value has none.
 type busyPeers struct {
 	mu   sync.Mutex
-	busy map[transport.ID]bool
+	busy map[transport.PeerID]bool
 }
 
 // enter reports whether there is a place for a peer.
-func (g *busyPeers) enter(peer transport.ID) bool {
+func (g *busyPeers) enter(peer transport.PeerID) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.busy[peer] || len(g.busy) == maxBusy {
 		return false
 	}
 	if g.busy == nil {
-		g.busy = map[transport.ID]bool{}
+		g.busy = map[transport.PeerID]bool{}
 	}
 	g.busy[peer] = true
 	return true
 }
 
 // has reports whether a peer is being told something.
-func (g *busyPeers) has(peer transport.ID) bool {
+func (g *busyPeers) has(peer transport.PeerID) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return g.busy[peer]
 }
 
-func (g *busyPeers) leave(peer transport.ID) {
+func (g *busyPeers) leave(peer transport.PeerID) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	delete(g.busy, peer)

@@ -13,21 +13,21 @@ func TestBusyPeers(t *testing.T) {
 		t.Error("a peer is there already")
 	}
 	for i := range maxBusy {
-		if peer := (transport.ID{byte(i)}); !g.enter(peer) || g.enter(peer) {
+		if peer := (transport.PeerID{byte(i)}); !g.enter(peer) || g.enter(peer) {
 			t.Errorf("peer %d did not enter, or twice", i)
 		}
 	}
-	late := transport.ID{maxBusy}
+	late := transport.PeerID{maxBusy}
 	if g.enter(late) {
 		t.Error("one too many has entered")
 	}
-	g.leave(transport.ID{3})
+	g.leave(transport.PeerID{3})
 	if !g.enter(late) {
 		t.Error("a place that is free is not given")
 	}
 	g.leave(late)
 	for i := range maxBusy {
-		g.leave(transport.ID{byte(i)})
+		g.leave(transport.PeerID{byte(i)})
 	}
 	if g.any() {
 		t.Error("there is a peer still")

@@ -4,7 +4,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/internal/wire"
 )
 
 // connection is the conversation with the source that is served: its control lane, and when
@@ -12,22 +12,22 @@ import (
 type connection struct {
 	post func(event) // hands an event to the loop
 
-	control *transport.Control // nil before a source has come, and while it is lost
-	local   bool               // the source is a process of this host
-	lostAt  time.Time          // when it was lost, zero while it stands
-	heardAt time.Time          // when the source last said something
+	control *wire.Control // nil before a source has come, and while it is lost
+	local   bool          // the source is a process of this host
+	lostAt  time.Time     // when it was lost, zero while it stands
+	heardAt time.Time     // when the source last said something
 
 	reading sync.WaitGroup // the readers of control lanes, which end with those
 }
 
 // use reads a control lane from now on. Its reader ends with it.
-func (c *connection) use(control *transport.Control) {
+func (c *connection) use(control *wire.Control) {
 	c.control, c.lostAt, c.heardAt = control, time.Time{}, time.Now()
 	c.reading.Go(func() { c.readControl(control) })
 }
 
 // readControl hands the source's messages to the loop.
-func (c *connection) readControl(control *transport.Control) {
+func (c *connection) readControl(control *wire.Control) {
 	for {
 		m, err := control.Receive()
 		if err != nil {
@@ -39,7 +39,7 @@ func (c *connection) readControl(control *transport.Control) {
 }
 
 // send sends a message, if there is a control lane. One that fails is seen by its reader.
-func (c *connection) send(m transport.Message) {
+func (c *connection) send(m wire.Message) {
 	if c.control != nil {
 		c.control.Send(m)
 	}
@@ -47,7 +47,7 @@ func (c *connection) send(m transport.Message) {
 
 // replace takes a new control lane in place of the one before. This side may not have noticed
 // that it is lost.
-func (c *connection) replace(control *transport.Control) {
+func (c *connection) replace(control *wire.Control) {
 	if c.control != nil {
 		c.control.Lane().Close()
 	}
@@ -63,7 +63,7 @@ func (c *connection) lose() {
 // close ends the conversation, and joins its readers.
 func (c *connection) close() {
 	if c.control != nil {
-		transport.HangUp(c.control.Lane(), c.reading.Wait)
+		wire.HangUp(c.control.Lane(), c.reading.Wait)
 	}
 	c.reading.Wait()
 }

@@ -8,27 +8,28 @@ import (
 	"time"
 
 	"github.com/migpipe/migpipe/internal/failpoint"
+	"github.com/migpipe/migpipe/internal/share"
+	"github.com/migpipe/migpipe/internal/wire"
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
-	"github.com/migpipe/migpipe/transport/report"
-	"github.com/migpipe/migpipe/transport/share"
+	"github.com/migpipe/migpipe/transport/migration"
 )
 
 // message takes in what the source says.
-func (e *engine) message(m transport.Message) {
+func (e *engine) message(m wire.Message) {
 	switch m := m.(type) {
-	case *transport.Estimate:
+	case *wire.Estimate:
 		e.estimated(m)
 		return
-	case *transport.End:
+	case *wire.End:
 		e.ended(m)
 		return
-	case *transport.Commit, *transport.Query:
-	case *transport.Abort:
+	case *wire.Commit, *wire.Query:
+	case *wire.Abort:
 		e.aborted(m)
-	case *transport.Cancel:
+	case *wire.Cancel:
 		e.keep(&transport.Fault{Code: transport.CodeCancelled, Remote: true, Err: errors.New("cancelled by the source")})
-	case *transport.Fin:
+	case *wire.Fin:
 		e.times.fin = m
 	default:
 		e.protocol(fmt.Errorf("%w: %v from the source", transport.ErrProtocol, m.Type()))
@@ -41,7 +42,7 @@ func (e *engine) message(m transport.Message) {
 // limit or by the witness, before the first byte of its streams, the next source may come, as
 // after a hang-up. A device that fails there, or a user who cancels, ends this side too. If
 // the witness has not answered this side, the cause is here.
-func (e *engine) aborted(m *transport.Abort) {
+func (e *engine) aborted(m *wire.Abort) {
 	fault := &transport.Fault{Code: m.Code, Remote: true, Device: transport.PeerText(m.Device), Offset: m.Offset,
 		Err: errors.New(transport.PeerText(m.Text))}
 	early := (!e.owner.Engaged() || e.owner.Receives()) && !e.begunStreams()
@@ -116,7 +117,7 @@ func (e *engine) interrupt(cause error) {
 }
 
 // hello holds the offer against this side and opens the devices' sessions.
-func (e *engine) hello(ev admitted, m *transport.Hello) {
+func (e *engine) hello(ev admitted, m *wire.Hello) {
 	e.useControl(ev.control)
 	e.offer, e.times.hello, e.conn.local = m, time.Now(), transport.Local(ev.lane)
 	e.out.Attempt, e.out.Peer = m.Attempt, transport.PeerOf(ev.lane)
@@ -138,7 +139,7 @@ func (e *engine) hello(ev admitted, m *transport.Hello) {
 		e.refuse(refusal)
 		return
 	}
-	e.tell(report.Event{Kind: report.Peer, Peer: e.out.Peer, Text: transport.PeerText(m.Software)})
+	e.tell(migration.Event{Kind: migration.Peer, Peer: e.out.Peer, Text: transport.PeerText(m.Software)})
 	e.terms = terms
 	e.devices = e.fleet.inOrder(m.Devices) // from here on there is no other order
 	for _, d := range e.devices {
@@ -164,10 +165,10 @@ func (e *engine) stopPreparing() {
 func (e *engine) prepared(ev prepared) {
 	e.preparing, e.times.entered, e.probe = false, ev.took, ev.probe
 	if ev.probe.err != nil && !e.interrupted {
-		e.tell(report.Event{Kind: report.Warning, Text: fmt.Sprintf("the witness does not answer, and the source is told so: %v", ev.probe.err)})
+		e.tell(migration.Event{Kind: migration.Warning, Text: fmt.Sprintf("the witness does not answer, and the source is told so: %v", ev.probe.err)})
 	}
 	if ev.probe.doubts != "" && !e.interrupted {
-		e.tell(report.Event{Kind: report.Warning, Text: ev.probe.doubts})
+		e.tell(migration.Event{Kind: migration.Warning, Text: ev.probe.doubts})
 	}
 	err := ev.err
 	if e.interrupted {
@@ -187,12 +188,12 @@ func (e *engine) prepared(ev prepared) {
 	}
 	e.times.welcomed = time.Now()
 	if slices.ContainsFunc(e.offer.Devices, hasPreCopy) {
-		e.tell(report.Event{Kind: report.Phase, Phase: report.PreCopy})
+		e.tell(migration.Event{Kind: migration.Phase, Phase: migration.PreCopy})
 	}
 	e.own(handoff.Offered{Attempt: e.offer.Attempt, Witness: handoff.RegisterOf(e.offer.Witness)})
 }
 
-func (e *engine) welcome() *transport.Welcome {
+func (e *engine) welcome() *wire.Welcome {
 	m := welcome(e.offer, e.terms, e.journal.ID(), &e.opts, e.probe)
 	m.JournalNS = handoff.WriteTook(e.journal).Nanoseconds()
 	m.EnterNS, m.HeldNS = max(1, e.times.entered.Nanoseconds()), max(1, time.Since(e.times.hello).Nanoseconds())
@@ -203,7 +204,7 @@ func (e *engine) welcome() *transport.Welcome {
 	return m
 }
 
-func (e *engine) estimated(m *transport.Estimate) {
+func (e *engine) estimated(m *wire.Estimate) {
 	if !e.pipe.loads() || *m.About() != e.owner.Attempt || len(m.Devices) != len(e.devices) {
 		return
 	}
@@ -218,7 +219,7 @@ func (e *engine) estimated(m *transport.Estimate) {
 		for _, d := range e.devices {
 			d.atStop = d.position()
 		}
-		e.tell(report.Event{Kind: report.Phase, Phase: report.StopCopy})
+		e.tell(migration.Event{Kind: migration.Phase, Phase: migration.StopCopy})
 	}
 	e.pipe.credit.divide(e.needs())
 }
@@ -231,7 +232,7 @@ func (e *engine) needs() (needs []share.Need) {
 	return needs
 }
 
-func (e *engine) ended(m *transport.End) {
+func (e *engine) ended(m *wire.End) {
 	if *m.About() != e.owner.Attempt || !e.owner.Receives() {
 		return
 	}
@@ -248,7 +249,7 @@ func (e *engine) ended(m *transport.End) {
 	if !fresh {
 		return
 	}
-	d.estimate = transport.DeviceEstimate{StopCopy: m.Bytes, Known: true}
+	d.estimate = wire.DeviceEstimate{StopCopy: m.Bytes, Known: true}
 	e.pipe.credit.divide(e.needs())
 	e.pipe.ends++
 	e.checkWhole()
@@ -301,12 +302,12 @@ func (e *engine) loaderEnded(ev loaderEnded) {
 	}
 	e.pipe.loading.Wait()
 	e.pipe.asOfReady = e.pipe.progressed()
-	e.tell(report.Event{Kind: report.Phase, Phase: report.Commit})
-	digests := make([]transport.StreamDigest, len(e.devices))
+	e.tell(migration.Event{Kind: migration.Phase, Phase: migration.Commit})
+	digests := make([]migration.StreamDigest, len(e.devices))
 	for i, d := range e.devices {
 		digests[i] = d.digest
 	}
-	e.own(handoff.Loaded{Digest: transport.SetDigest(digests)})
+	e.own(handoff.Loaded{Digest: wire.SetDigest(digests)})
 }
 
 // acceptFailed matters only while nobody has come: what a migration under way
@@ -378,7 +379,7 @@ func (e *engine) do(actions []handoff.DestAction) {
 			e.reset()
 		case handoff.Finish:
 			e.out.Outcome, e.done = a.Outcome, true
-			if a.Outcome == handoff.Committed {
+			if a.Outcome == migration.Committed {
 				e.removeRecords()
 			}
 		}
@@ -387,11 +388,11 @@ func (e *engine) do(actions []handoff.DestAction) {
 }
 
 // send is best effort: a lane that fails is seen by receive.
-func (e *engine) send(m transport.Message) {
-	if d, ok := m.(*transport.Declined); ok && d.Attempt == e.owner.Attempt { // the hand-off itself may have found the cause
+func (e *engine) send(m wire.Message) {
+	if d, ok := m.(*wire.Declined); ok && d.Attempt == e.owner.Attempt { // the hand-off itself may have found the cause
 		e.keep(&transport.Fault{Code: d.Code, Device: d.Device, Offset: d.Offset, Err: errors.New(d.Text)})
 	}
-	if r, ok := m.(*transport.Running); ok {
+	if r, ok := m.(*wire.Running); ok {
 		r.WitnessNS, r.AcceptNS = e.times.steps.witness.Nanoseconds(), e.times.steps.accept.Nanoseconds()
 	}
 	e.conn.send(m)

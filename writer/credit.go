@@ -4,8 +4,8 @@ import (
 	"math"
 	"sync"
 
-	"github.com/migpipe/migpipe/transport"
-	"github.com/migpipe/migpipe/transport/share"
+	"github.com/migpipe/migpipe/internal/share"
+	"github.com/migpipe/migpipe/internal/wire"
 )
 
 // credit is the memory that was promised to all devices: so many chunks of so
@@ -71,7 +71,7 @@ func (c *credit) told() {
 // left is what a device has still to send: in PRE_COPY what is pending, else
 // the larger of what is missing from STOP_COPY, which some drivers count from
 // the first byte of the stream on, and of what was dirty at the stop.
-func left(d transport.DeviceEstimate, stopped bool, applied, sinceStop uint64) uint64 {
+func left(d wire.DeviceEstimate, stopped bool, applied, sinceStop uint64) uint64 {
 	pending := d.Initial + d.Dirty
 	if pending < d.Initial {
 		pending = math.MaxUint64

@@ -6,8 +6,8 @@ import (
 
 	"pgregory.net/rapid"
 
-	"github.com/migpipe/migpipe/transport"
-	"github.com/migpipe/migpipe/transport/share"
+	"github.com/migpipe/migpipe/internal/share"
+	"github.com/migpipe/migpipe/internal/wire"
 )
 
 // TestCredit: whatever several devices send within their windows, in whatever
@@ -21,7 +21,7 @@ func TestCredit(t *testing.T) {
 		var merges []*merge
 		sent, bytes := make([]uint64, n), make([]uint64, n)
 		for i := range n {
-			merges = append(merges, newMerge(c, i, transport.MaxStream))
+			merges = append(merges, newMerge(c, i, wire.MaxStream))
 		}
 		any := rapid.IntRange(0, n-1)
 		t.Repeat(map[string]func(*rapid.T){
@@ -32,7 +32,7 @@ func TestCredit(t *testing.T) {
 					t.Skip("no credit")
 				}
 				size := rapid.IntRange(1, testChunk).Draw(t, "bytes")
-				head := transport.ChunkHead{Seq: sent[i], Offset: bytes[i], RawLen: uint32(size)}
+				head := wire.ChunkHead{Seq: sent[i], Offset: bytes[i], RawLen: uint32(size)}
 				if _, err := merges[i].claim(head, nil); err != nil {
 					t.Fatal(err)
 				}
@@ -52,7 +52,7 @@ func TestCredit(t *testing.T) {
 			"end": func(t *rapid.T) {
 				m := merges[any.Draw(t, "device")]
 				if !m.ended() {
-					m.finish(&transport.End{Chunks: rapid.Uint64Max(20).Draw(t, "chunks")})
+					m.finish(&wire.End{Chunks: rapid.Uint64Max(20).Draw(t, "chunks")})
 				}
 			},
 			"estimate": func(t *rapid.T) {
@@ -65,7 +65,7 @@ func TestCredit(t *testing.T) {
 			"exceed": func(t *rapid.T) {
 				i := any.Draw(t, "device")
 				ack, _ := merges[i].status()
-				if _, err := merges[i].claim(transport.ChunkHead{Seq: ack.Window.Seq, Offset: bytes[i], RawLen: 1}, nil); err == nil {
+				if _, err := merges[i].claim(wire.ChunkHead{Seq: ack.Window.Seq, Offset: bytes[i], RawLen: 1}, nil); err == nil {
 					t.Fatalf("chunk %d of a window to %d was taken", ack.Window.Seq, ack.Window.Seq)
 				}
 			},
@@ -91,18 +91,18 @@ func TestCredit(t *testing.T) {
 func TestLeft(t *testing.T) {
 	for _, c := range []struct {
 		name               string
-		d                  transport.DeviceEstimate
+		d                  wire.DeviceEstimate
 		stopped            bool
 		applied, sinceStop uint64
 		want               uint64
 	}{
-		{"nothing is known", transport.DeviceEstimate{}, false, 10, 0, 0},
-		{"in PRE_COPY, what is pending", transport.DeviceEstimate{Initial: 1, Dirty: 2, StopCopy: 100}, false, 10, 0, 3},
-		{"no PRE_COPY", transport.DeviceEstimate{StopCopy: 100}, false, 0, 0, 100},
-		{"an image that counts from the start", transport.DeviceEstimate{Dirty: 5, StopCopy: 100}, true, 70, 3, 30},
-		{"an image that is there already", transport.DeviceEstimate{Dirty: 5, StopCopy: 100}, true, 170, 3, 2},
-		{"more than was said", transport.DeviceEstimate{Dirty: 5, StopCopy: 100}, true, 170, 30, 0},
-		{"absurd", transport.DeviceEstimate{Initial: math.MaxUint64, Dirty: math.MaxUint64}, false, 0, 0, math.MaxUint64},
+		{"nothing is known", wire.DeviceEstimate{}, false, 10, 0, 0},
+		{"in PRE_COPY, what is pending", wire.DeviceEstimate{Initial: 1, Dirty: 2, StopCopy: 100}, false, 10, 0, 3},
+		{"no PRE_COPY", wire.DeviceEstimate{StopCopy: 100}, false, 0, 0, 100},
+		{"an image that counts from the start", wire.DeviceEstimate{Dirty: 5, StopCopy: 100}, true, 70, 3, 30},
+		{"an image that is there already", wire.DeviceEstimate{Dirty: 5, StopCopy: 100}, true, 170, 3, 2},
+		{"more than was said", wire.DeviceEstimate{Dirty: 5, StopCopy: 100}, true, 170, 30, 0},
+		{"absurd", wire.DeviceEstimate{Initial: math.MaxUint64, Dirty: math.MaxUint64}, false, 0, 0, math.MaxUint64},
 	} {
 		if got := left(c.d, c.stopped, c.applied, c.sinceStop); got != c.want {
 			t.Errorf("%s: %d, want %d", c.name, got, c.want)

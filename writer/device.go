@@ -3,8 +3,9 @@ package writer
 import (
 	"sync/atomic"
 
-	"github.com/migpipe/migpipe/transport"
-	"github.com/migpipe/migpipe/transport/share"
+	"github.com/migpipe/migpipe/internal/share"
+	"github.com/migpipe/migpipe/internal/wire"
+	"github.com/migpipe/migpipe/transport/migration"
 	"github.com/migpipe/migpipe/vfio"
 )
 
@@ -19,14 +20,14 @@ type device struct {
 	discarded bool        // it was reset
 	ran       bool        // it has been in RUNNING with the source's state, or may have
 
-	offer    transport.DeviceOffer // of HELLO
-	splice   bool                  // its bytes come as splice(2) moves them
-	merge    *merge                // these from the moment of WELCOME
+	offer    wire.DeviceOffer // of HELLO
+	splice   bool             // its bytes come as splice(2) moves them
+	merge    *merge           // these from the moment of WELCOME
 	loader   *loader
 	received atomic.Uint64 // payload bytes, as they came; the receivers write it
-	estimate transport.DeviceEstimate
+	estimate wire.DeviceEstimate
 	atStop   uint64                 // bytes that were applied when the guest had stopped
-	digest   transport.StreamDigest // of the whole stream, once it is loaded
+	digest   migration.StreamDigest // of the whole stream, once it is loaded
 }
 
 // newDevices makes the devices of this side.

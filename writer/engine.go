@@ -8,10 +8,11 @@ import (
 	"time"
 
 	"github.com/migpipe/migpipe/internal/tasks"
+	"github.com/migpipe/migpipe/internal/wire"
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
 	"github.com/migpipe/migpipe/transport/handoff/witness"
-	"github.com/migpipe/migpipe/transport/report"
+	"github.com/migpipe/migpipe/transport/migration"
 )
 
 // tick is how often progress is told and time-driven decisions are looked at.
@@ -24,7 +25,7 @@ const tick = 100 * time.Millisecond
 // for the write, and the report says so. The listener stays open.
 //
 // The report's Outcome says what may be done now; the error is nil exactly for
-// handoff.Committed and is a *transport.Fault where the cause has a place.
+// migration.Committed and is a *transport.Fault where the cause has a place.
 // Cancelling ctx before the copy is complete resets the devices. A complete copy may be
 // the last one: the source is asked to take its devices back, and the copy is reset when
 // the source says that it has. While the source is away the copy stays, and is left as
@@ -39,21 +40,21 @@ const tick = 100 * time.Millisecond
 // journal knows is answered from the journal, unless the sinks hold its complete copy
 // (vfio.Resumable): that attempt continues. An attempt ends when its source opens a newer one,
 // which is then served.
-func Receive(ctx context.Context, listener transport.Listener, sinks []Sink, opts *Options) (report.Report, error) {
+func Receive(ctx context.Context, listener transport.Listener, sinks []Sink, opts *Options) (migration.Report, error) {
 	o, err := opts.withDefaults()
 	if err == nil {
 		err = checkSinks(sinks)
 	}
 	if err != nil {
-		return report.Report{Outcome: handoff.Rolledback}, err
+		return migration.Report{Outcome: migration.Aborted}, err
 	}
 	told := new(refusals)
-	for next, waits := (*admitted)(nil), (handoff.Entry{}); ; o.Recover = (transport.MigID{}) {
+	for next, waits := (*admitted)(nil), (handoff.Entry{}); ; o.Recover = (migration.ID{}) {
 		e := newEngine(o, sinks)
 		e.callers.refusals, e.waits = told, waits
 		e.loop(ctx, listener, next)
 		next, waits = e.callers.successor, e.waits
-		ended := e.out.Outcome != handoff.Rolledback || ctx.Err() != nil
+		ended := e.out.Outcome != migration.Aborted || ctx.Err() != nil
 		nothing := !ended && e.cameToNothing()
 		switch {
 		case ended && next != nil:
@@ -67,7 +68,7 @@ func Receive(ctx context.Context, listener transport.Listener, sinks []Sink, opt
 			told.pause(ctx)
 		}
 		if next != nil && next.pre.Mig == e.out.Attempt.Mig {
-			e.tell(report.Event{Kind: report.Warning, Text: fmt.Sprintf("attempt %d of this migration has ended: its source has opened a newer one", e.out.Attempt.Epoch)})
+			e.tell(migration.Event{Kind: migration.Warning, Text: fmt.Sprintf("attempt %d of this migration has ended: its source has opened a newer one", e.out.Attempt.Epoch)})
 		}
 	}
 }
@@ -77,8 +78,8 @@ func Receive(ctx context.Context, listener transport.Listener, sinks []Sink, opt
 type engine struct {
 	opts    Options
 	owner   handoff.Dest
-	journal handoff.Journal  // nil before HELLO
-	offer   *transport.Hello // nil before HELLO, and after a restart
+	journal handoff.Journal // nil before HELLO
+	offer   *wire.Hello     // nil before HELLO, and after a restart
 	terms   terms
 	devices []*device // of the fleet, in HELLO's order once that has come
 
@@ -95,7 +96,7 @@ type engine struct {
 	quit   chan struct{} // closed when nobody takes events any more
 	work   *tasks.Group  // transitions, preflights, and the witness: ends when the streams are abandoned
 
-	complained transport.Attempt // the user was told that this copy could not be resumed
+	complained migration.Attempt // the user was told that this copy could not be resumed
 	bytes      uint64            // of the streams, as recorded before a restart
 	leaving    bool              // the user wants to end as soon as he was told so
 }
@@ -110,7 +111,7 @@ type preparation struct {
 
 // ending is what an attempt comes to.
 type ending struct {
-	out        report.Report
+	out        migration.Report
 	fault      *transport.Fault // the first cause
 	tooLate    *transport.Fault // the first that came while the devices were started
 	unrecorded *transport.Fault // why the journal has not taken a record
@@ -249,8 +250,8 @@ func (e *engine) handle(ev event) {
 // while state moves through them.
 func (e *engine) onTick() {
 	if e.pipe.loads() {
-		ev := report.Event{Kind: report.Progress, Devices: e.snapshots()}
-		if report.Moves(e.phase()) {
+		ev := migration.Event{Kind: migration.Progress, Devices: e.snapshots()}
+		if migration.Moves(e.phase()) {
 			ev.Occupancy = e.pipe.recent.Look(e.pipe.progressed(), e.pipe.credit.chunks)
 		}
 		e.tell(ev)
@@ -260,13 +261,13 @@ func (e *engine) onTick() {
 
 func (e *engine) admitted(ev admitted) {
 	switch {
-	case ev.pre.Kind == transport.LaneData:
+	case ev.pre.Kind == wire.LaneData:
 		e.dataLane(ev)
-	case ev.pre.Kind == transport.LaneProbe:
+	case ev.pre.Kind == wire.LaneProbe:
 		e.probeLane(ev)
-	case ev.pre.Kind == transport.LanePreflight && e.engaged():
+	case ev.pre.Kind == wire.LanePreflight && e.engaged():
 		e.turnAway(ev, e.occupied())
-	case ev.pre.Kind == transport.LanePreflight:
+	case ev.pre.Kind == wire.LanePreflight:
 		e.preflight(ev)
 	default:
 		e.greeted(ev)
@@ -274,7 +275,7 @@ func (e *engine) admitted(ev admitted) {
 }
 
 // useControl takes messages from a control lane from now on.
-func (e *engine) useControl(control *transport.Control) {
+func (e *engine) useControl(control *wire.Control) {
 	e.conn.use(control)
 	e.out.Over(control.Lane())
 }
@@ -309,7 +310,7 @@ func (e *engine) probeLane(ev admitted) {
 
 // dataLane starts a receiver, if the lane is of this migration and peer.
 func (e *engine) dataLane(ev admitted) {
-	a := transport.Attempt{Mig: ev.pre.Mig, Epoch: ev.pre.Epoch}
+	a := migration.Attempt{Mig: ev.pre.Mig, Epoch: ev.pre.Epoch}
 	i, ours := int(ev.pre.Index), e.engaged() && a == e.owner.Attempt && transport.IsPeer(ev.lane, e.out.Peer)
 	if !ours || i >= len(e.pipe.lanes) || e.conn.local && e.pipe.lanes[i] != nil {
 		ev.lane.Close()
@@ -327,7 +328,7 @@ func (e *engine) dataLane(ev admitted) {
 }
 
 // answer serves a source from its journal alone.
-func (e *engine) answer(ev admitted, m *transport.Resume) {
+func (e *engine) answer(ev admitted, m *wire.Resume) {
 	e.callers.tell(ev, func(ctx context.Context) {
 		answer(ctx, ev, m, e.opts.Journals, e.alarm, func() {
 			if err := e.fleet.removeSessions(m.Mig); err != nil {
@@ -440,7 +441,7 @@ func (e *engine) startGuest(devices time.Duration) {
 // not be reset under a write waits for that (vfio.Device.Reset). A driver that
 // has let go of every write may take its time.
 func (e *engine) reset() {
-	e.tell(report.Event{Kind: report.Phase, Phase: report.Rollback})
+	e.tell(migration.Event{Kind: migration.Phase, Phase: migration.Rollback})
 	e.times.resetting = time.Now()
 	e.work.Go(func(context.Context) {
 		e.work.Stop()

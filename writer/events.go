@@ -3,9 +3,10 @@ package writer
 import (
 	"time"
 
+	"github.com/migpipe/migpipe/internal/wire"
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
-	"github.com/migpipe/migpipe/transport/report"
+	"github.com/migpipe/migpipe/transport/migration"
 )
 
 // event is what the loop takes from the goroutines of the engine and of its parts.
@@ -18,28 +19,28 @@ type (
 	// admitted has a lane that has said what it is for.
 	admitted struct {
 		lane    transport.Lane
-		pre     transport.Preamble
-		control *transport.Control // of a control lane, and the
-		first   transport.Message  // first that was said there
+		pre     wire.Preamble
+		control *wire.Control // of a control lane, and the
+		first   wire.Message  // first that was said there
 	}
 	// acceptFailed says that no more lanes are accepted.
 	acceptFailed struct{ err error }
 	// answered says that a conversation about a journal has ended.
-	answered struct{ peer transport.ID }
+	answered struct{ peer transport.PeerID }
 	// preflightHeard says what a preflight has to tell the user.
-	preflightHeard struct{ told report.Event }
+	preflightHeard struct{ told migration.Event }
 	// alarmed says that another goroutine has met a source which raises an alarm.
-	alarmed struct{ told report.Event }
+	alarmed struct{ told migration.Event }
 
 	// controlLost says that a control lane was lost.
 	controlLost struct {
-		control *transport.Control
+		control *wire.Control
 		err     error
 	}
 	// heard has a message of the source.
 	heard struct {
-		control *transport.Control
-		message transport.Message
+		control *wire.Control
+		message wire.Message
 	}
 	// laneEnded says that a receiver has nothing more to receive, or could not go on.
 	laneEnded struct {
@@ -50,7 +51,7 @@ type (
 	// loaderEnded says that a device holds its whole stream, or never will.
 	loaderEnded struct {
 		device int
-		digest transport.StreamDigest
+		digest migration.StreamDigest
 		fault  *transport.Fault
 	}
 

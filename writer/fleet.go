@@ -7,6 +7,7 @@ import (
 	"sync"
 
 	"github.com/migpipe/migpipe/internal/tasks"
+	"github.com/migpipe/migpipe/internal/wire"
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
 	"github.com/migpipe/migpipe/vfio"
@@ -28,7 +29,7 @@ type fleet struct {
 func newFleet(sinks []Sink) *fleet { return &fleet{devices: newDevices(sinks), each: tasks.Parallel} }
 
 // inOrder gives the devices in HELLO's order, each with what HELLO says of it.
-func (f *fleet) inOrder(offers []transport.DeviceOffer) []*device {
+func (f *fleet) inOrder(offers []wire.DeviceOffer) []*device {
 	ordered := make([]*device, len(offers))
 	for i, o := range offers {
 		at := slices.IndexFunc(f.devices, func(d *device) bool { return d.Name == o.Name })

@@ -9,13 +9,13 @@ import (
 
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
-	"github.com/migpipe/migpipe/transport/report"
+	"github.com/migpipe/migpipe/transport/migration"
 )
 
 // openJournal reads what this side has decided about the migration before. Nothing
 // else goes on yet, and the disk may take its time. With existing it makes no journal: where
 // there is none, e.journal stays nil.
-func (e *engine) openJournal(a transport.Attempt, existing bool) *transport.Fault {
+func (e *engine) openJournal(a migration.Attempt, existing bool) *transport.Fault {
 	j, err := e.opts.Journals(a.Mig, existing)
 	if existing && errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -49,7 +49,7 @@ func (e *engine) dismiss(f *transport.Fault) {
 	e.own(handoff.Refused{Attempt: e.offer.Attempt, Why: why(f), NoRecord: true})
 	e.callers.dismiss(e.conn.control.Lane())
 	e.closeJournal()
-	e.conn.control, e.offer, e.out.Attempt, e.out.Peer = nil, nil, transport.Attempt{}, transport.ID{}
+	e.conn.control, e.offer, e.out.Attempt, e.out.Peer = nil, nil, migration.Attempt{}, transport.PeerID{}
 	if e.callers.deaf != nil {
 		e.acceptFailed(e.callers.deaf)
 	}
@@ -78,13 +78,13 @@ func (e *engine) whyRecord() handoff.Why {
 // meet holds the attempt that a source names against the journal. If both sides may run, the
 // journal keeps that, once, whatever attempts the source names after it, and the user gets an
 // alarm. It reports whether that is so. It may be called from any goroutine.
-func meet(j handoff.Journal, a transport.Attempt, lane transport.Lane, alarm func(report.Event)) bool {
+func meet(j handoff.Journal, a migration.Attempt, lane transport.Lane, alarm func(migration.Event)) bool {
 	last := j.Last()
 	if last.Attempt.Mig != a.Mig || !transport.IsPeer(lane, last.PeerID) || !handoff.BothMayRun(a.Epoch, last.Record, last.Attempt.Epoch) {
 		return false
 	}
 	text := fmt.Sprintf("the source is at attempt %d: FORCED, or its journal was lost", a.Epoch)
-	ev := report.Event{Kind: report.Alarm, Attempt: last.Attempt, Peer: last.PeerID,
+	ev := migration.Event{Kind: migration.Alarm, Attempt: last.Attempt, Peer: last.PeerID,
 		Text: fmt.Sprintf("%s; this side's record is %v of attempt %d", text, last.Record, last.Attempt.Epoch)}
 	// An ACCEPT of before a restart of the host is kept as it is: a newer one would be
 	// started.
@@ -98,18 +98,18 @@ func meet(j handoff.Journal, a transport.Attempt, lane transport.Lane, alarm fun
 	return true
 }
 
-func (e *engine) alarm(ev report.Event) { e.post(alarmed{ev}) }
+func (e *engine) alarm(ev migration.Event) { e.post(alarmed{ev}) }
 
 // alarmEvery is how often the same migration raises an alarm: not as often as its source asks.
 const alarmEvery = time.Minute
 
 // raise tells of an alarm.
-func (e *engine) raise(ev report.Event) {
+func (e *engine) raise(ev migration.Event) {
 	if at, ok := e.callers.alarms[ev.Attempt.Mig]; ok && time.Since(at) < alarmEvery {
 		return
 	}
 	if e.callers.alarms == nil {
-		e.callers.alarms = map[transport.MigID]time.Time{}
+		e.callers.alarms = map[migration.ID]time.Time{}
 	}
 	e.callers.alarms[ev.Attempt.Mig] = time.Now()
 	e.tell(ev)

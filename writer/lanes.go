@@ -8,14 +8,15 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/migpipe/migpipe/internal/wire"
 	"github.com/migpipe/migpipe/transport"
 )
 
 // receiver takes chunks from one data lane to where they belong.
 type receiver struct {
 	lane    transport.Lane
-	arena   *transport.Arena
-	scratch *transport.Chunk // for payloads that arrive encoded
+	arena   *wire.Arena
+	scratch *wire.Chunk // for payloads that arrive encoded
 	devices []*device
 	codecs  [256]bool
 	quit    <-chan struct{}   // closed when the streams are abandoned
@@ -62,9 +63,9 @@ func (r *receiver) lost(f *transport.Fault) bool { return !r.local && transport.
 // or why not; where a payload was dropped, whoever dropped it says why.
 func (r *receiver) run() (ended bool, fault *transport.Fault) {
 	defer r.scratch.Release()
-	var room transport.HeadRoom
+	var room wire.HeadRoom
 	for {
-		head, err := transport.ReadChunkHead(r, &room)
+		head, err := wire.ReadChunkHead(r, &room)
 		if err == io.EOF {
 			return true, nil
 		}
@@ -85,14 +86,14 @@ func (r *receiver) run() (ended bool, fault *transport.Fault) {
 }
 
 // pad drops what only fills the lane.
-func (r *receiver) pad(head transport.ChunkHead) error {
+func (r *receiver) pad(head wire.ChunkHead) error {
 	if err := r.scratch.Discard(r, head); err != nil {
 		return err
 	}
 	return r.padded(int(head.WireLen))
 }
 
-func (r *receiver) chunk(head transport.ChunkHead) error {
+func (r *receiver) chunk(head wire.ChunkHead) error {
 	if int(head.Device) >= len(r.devices) {
 		return fmt.Errorf("%w: chunk for device %d of %d", transport.ErrProtocol, head.Device, len(r.devices))
 	}
@@ -130,7 +131,7 @@ func (r *receiver) chunk(head transport.ChunkHead) error {
 // claim reserves the chunk's place. Whoever is reading the same chunk does so on a
 // lane that the source has given up, and is woken: it fills the place or leaves it.
 // No two receivers wait for each other, since who waits has no place.
-func (r *receiver) claim(m *merge, head transport.ChunkHead) error {
+func (r *receiver) claim(m *merge, head wire.ChunkHead) error {
 	for {
 		rival, err := m.claim(head, r)
 		if r.local && (rival != nil || err == errAgain) {
@@ -149,7 +150,7 @@ func (r *receiver) claim(m *merge, head transport.ChunkHead) error {
 // source takes chunks for its lanes one after the other, and those of a device in
 // order. So of all chunks that were not applied yet, the one it took first is at
 // the head of its lane, and the next of its device.
-func (r *receiver) await(m *merge, c *transport.Chunk, head transport.ChunkHead) error {
+func (r *receiver) await(m *merge, c *wire.Chunk, head wire.ChunkHead) error {
 	a := c.Await(r.lane, head)
 	m.deliver(c)
 	select {
@@ -167,9 +168,9 @@ func (r *receiver) await(m *merge, c *transport.Chunk, head transport.ChunkHead)
 // dropped it says.
 var errDropped = errors.New("payload was dropped")
 
-func (r *receiver) fault(head transport.ChunkHead, err error) *transport.Fault {
+func (r *receiver) fault(head wire.ChunkHead, err error) *transport.Fault {
 	f := &transport.Fault{Code: transport.CodeOf(err), Err: fmt.Errorf("data lane: %w", err)}
-	if errors.Is(err, transport.ErrArenaFull) {
+	if errors.Is(err, wire.ErrArenaFull) {
 		f.Code = transport.CodeInternal
 	}
 	if head.RawLen > 0 && int(head.Device) < len(r.devices) {

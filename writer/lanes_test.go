@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/migpipe/migpipe/codec"
+	"github.com/migpipe/migpipe/internal/wire"
 	"github.com/migpipe/migpipe/transport"
 )
 
@@ -34,7 +35,7 @@ func TestDroppedPayload(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer in.Close()
-	arena, err := transport.NewArena(0, testChunk, 2)
+	arena, err := wire.NewArena(0, testChunk, 2)
 	if err != nil {
 		t.Fatal(err)
 	}

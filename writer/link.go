@@ -5,9 +5,10 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/migpipe/migpipe/internal/wire"
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
-	"github.com/migpipe/migpipe/transport/report"
+	"github.com/migpipe/migpipe/transport/migration"
 )
 
 // occupied is why another source is not served: the attempt at hand, and whether its source is
@@ -30,7 +31,7 @@ func (e *engine) engaged() bool { return e.offer != nil || e.owner.Engaged() }
 
 // greeted gives a control lane to those who are meant by its first message.
 func (e *engine) greeted(ev admitted) {
-	a := transport.Attempt{Mig: ev.pre.Mig, Epoch: ev.pre.Epoch}
+	a := migration.Attempt{Mig: ev.pre.Mig, Epoch: ev.pre.Epoch}
 	if *ev.first.About() != a || a.Epoch == 0 {
 		ev.lane.Close() // of no attempt, or of another than its lane: it costs nobody anything
 		return
@@ -39,11 +40,11 @@ func (e *engine) greeted(ev admitted) {
 		meet(e.journal, a, ev.lane, e.raise)
 	}
 	switch m := ev.first.(type) {
-	case *transport.Resume:
+	case *wire.Resume:
 		e.resume(ev, m)
-	case *transport.Hello:
+	case *wire.Hello:
 		e.offered(ev, m)
-	case *transport.Query:
+	case *wire.Query:
 		e.queried(ev, m)
 	default:
 		ev.lane.Close()
@@ -51,7 +52,7 @@ func (e *engine) greeted(ev admitted) {
 }
 
 // offered takes in HELLO.
-func (e *engine) offered(ev admitted, m *transport.Hello) {
+func (e *engine) offered(ev admitted, m *wire.Hello) {
 	switch peer := transport.PeerOf(ev.lane); {
 	case !e.engaged() && e.callers.answering.has(peer):
 		e.callers.postpone(peer, ev)
@@ -71,7 +72,7 @@ func (e *engine) offered(ev admitted, m *transport.Hello) {
 }
 
 // answered takes in the end of a conversation that a HELLO may have waited for.
-func (e *engine) answered(peer transport.ID) {
+func (e *engine) answered(peer transport.PeerID) {
 	if ev, ok := e.callers.postponed[peer]; ok {
 		delete(e.callers.postponed, peer)
 		e.admitted(ev)
@@ -80,7 +81,7 @@ func (e *engine) answered(peer transport.ID) {
 
 // unanswered reports whether a source says HELLO again because the lane was lost over which
 // WELCOME went: it cannot have dialled a data lane.
-func (e *engine) unanswered(ev admitted, m *transport.Hello) bool {
+func (e *engine) unanswered(ev admitted, m *wire.Hello) bool {
 	return e.owner.Receives() && !e.taken() &&
 		m.Attempt == e.owner.Attempt && m.Journal == e.offer.Journal && transport.IsPeer(ev.lane, e.out.Peer)
 }
@@ -91,7 +92,7 @@ func (e *engine) taken() bool { return len(e.pipe.dialled()) > 0 || e.offer == n
 
 // mayFollow reports whether a source may wait while the devices are reset, to be served next:
 // with the next attempt of the migration that has ended, or with any where that came to nothing.
-func (e *engine) mayFollow(ev admitted, m *transport.Hello) bool {
+func (e *engine) mayFollow(ev admitted, m *wire.Hello) bool {
 	at := e.owner.Attempt
 	next := m.Mig == at.Mig && m.Epoch > at.Epoch && transport.IsPeer(ev.lane, e.out.Peer)
 	return e.owner.Resets() && e.callers.successor == nil && (next || e.cameToNothing())
@@ -99,14 +100,14 @@ func (e *engine) mayFollow(ev admitted, m *transport.Hello) bool {
 
 // follows reports whether a source has given up the attempt at hand, by opening the
 // next: it does so only when its devices are its own (rule R6).
-func (e *engine) follows(ev admitted, m *transport.Hello) bool {
+func (e *engine) follows(ev admitted, m *wire.Hello) bool {
 	at := e.owner.Attempt
 	undecided := e.owner.Receives() || e.owner.HoldsCopy()
 	return undecided && e.callers.successor == nil && m.Mig == at.Mig && m.Epoch > at.Epoch && transport.IsPeer(ev.lane, e.out.Peer)
 }
 
 // resume takes in RESUME.
-func (e *engine) resume(ev admitted, m *transport.Resume) {
+func (e *engine) resume(ev admitted, m *wire.Resume) {
 	if !e.engaged() && e.fleet.resumable() && e.callers.answering.any() {
 		ev.lane.Close() // whoever is answered may have the journal: it asks again
 		return
@@ -129,7 +130,7 @@ func (e *engine) resume(ev admitted, m *transport.Resume) {
 
 // queried tells what is recorded, and goes on with what it does: the question is
 // nobody's claim.
-func (e *engine) queried(ev admitted, m *transport.Query) {
+func (e *engine) queried(ev admitted, m *wire.Query) {
 	if !e.engaged() || m.Mig != e.owner.Attempt.Mig || e.journal == nil {
 		e.callers.tell(ev, func(ctx context.Context) { inform(ctx, ev, m, e.opts.Journals, e.alarm) })
 		return
@@ -139,29 +140,29 @@ func (e *engine) queried(ev admitted, m *transport.Query) {
 }
 
 // otherAttempt answers about another attempt of the migration at hand.
-func otherAttempt(d handoff.Dest, m *transport.Resume) transport.Message {
-	_, actions := d.Step(handoff.Received{Message: &transport.Cancel{Attempt: m.Attempt}})
+func otherAttempt(d handoff.Dest, m *wire.Resume) wire.Message {
+	_, actions := d.Step(handoff.Received{Message: &wire.Cancel{Attempt: m.Attempt}})
 	for _, a := range actions {
 		if send, ok := a.(handoff.Send); ok {
 			return send.Message
 		}
 	}
-	return &transport.Declined{Attempt: m.Attempt, Code: transport.CodeBusy, Text: "this destination already serves another attempt"}
+	return &wire.Declined{Attempt: m.Attempt, Code: transport.CodeBusy, Text: "this destination already serves another attempt"}
 }
 
 // rejoin goes on over a new control lane.
 func (e *engine) rejoin(ev admitted) {
 	e.moveTo(ev.control)
-	e.own(handoff.Received{Message: &transport.Query{Attempt: e.owner.Attempt}})
+	e.own(handoff.Received{Message: &wire.Query{Attempt: e.owner.Attempt}})
 	e.own(handoff.Reached{})
 }
 
 // moveTo takes a new control lane in place of the one before. That this is lost, this side
 // may not have noticed.
-func (e *engine) moveTo(control *transport.Control) {
+func (e *engine) moveTo(control *wire.Control) {
 	e.conn.replace(control)
 	e.out.Over(control.Lane())
-	e.tell(report.Event{Kind: report.Restored})
+	e.tell(migration.Event{Kind: migration.Restored})
 	if e.pipe.loads() {
 		e.pipe.acks.use(control)
 	}
@@ -182,5 +183,5 @@ func (e *engine) lose(err error) {
 	if e.pipe.loads() {
 		e.pipe.acks.use(nil)
 	}
-	e.tell(report.Event{Kind: report.Lost, Text: err.Error()})
+	e.tell(migration.Event{Kind: migration.Lost, Text: err.Error()})
 }

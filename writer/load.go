@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/migpipe/migpipe/internal/failpoint"
+	"github.com/migpipe/migpipe/internal/wire"
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/vfio"
 )
@@ -18,7 +19,7 @@ type loader struct {
 	dev     vfio.Device
 	stream  vfio.Stream
 	merge   *merge
-	digest  *transport.Digest
+	digest  *wire.Digest
 	applied func() // called after each chunk
 	post    func(event)
 	spliced bool  // bytes went on without being in user space
@@ -53,7 +54,7 @@ func (l *loader) toEnd(ctx context.Context) error {
 
 // apply writes one chunk and gives its memory back, and only then promises it
 // anew.
-func (l *loader) apply(c *transport.Chunk) error {
+func (l *loader) apply(c *wire.Chunk) error {
 	defer l.applied()
 	head, began := c.ChunkHead, time.Now()
 	err := l.write(c)
@@ -68,7 +69,7 @@ func (l *loader) apply(c *transport.Chunk) error {
 	return nil
 }
 
-func (l *loader) write(c *transport.Chunk) error {
+func (l *loader) write(c *wire.Chunk) error {
 	if c.Offset != l.digest.Bytes() {
 		return fmt.Errorf("%w: chunk %d begins at byte %d, the one before ended at %d",
 			transport.ErrProtocol, c.Seq, c.Offset, l.digest.Bytes())
@@ -76,7 +77,7 @@ func (l *loader) write(c *transport.Chunk) error {
 	if z, ok := l.stream.(vfio.ZeroWriter); ok && c.Zero() {
 		return z.WriteZeros(int(c.RawLen))
 	}
-	if _, ok := l.stream.(transport.SpliceSink); ok && c.Unchecked {
+	if _, ok := l.stream.(wire.SpliceSink); ok && c.Unchecked {
 		l.spliced = true
 	}
 	return c.WriteRaw(l.stream)
@@ -93,7 +94,7 @@ func (l *loader) path() string {
 // finish holds the stream against what END says and, only if it is the whole,
 // lets the device check it: RESUMING -> STOP is where drivers do, and half of
 // them would take a truncated stream for complete.
-func (l *loader) finish(end *transport.End) error {
+func (l *loader) finish(end *wire.End) error {
 	d := l.digest
 	switch {
 	case d.Bytes() != end.Bytes || d.Chunks() != end.Chunks:

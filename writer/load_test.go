@@ -10,6 +10,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/migpipe/migpipe/internal/wire"
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
 	"github.com/migpipe/migpipe/vfio"
@@ -56,7 +57,7 @@ func TestLoader(t *testing.T) {
 	}
 	for _, c := range []struct {
 		name    string
-		end     func(*transport.End)
+		end     func(*wire.End)
 		second  uint64 // where the second chunk begins
 		dev     null
 		code    transport.Code // 0: it ends well
@@ -64,10 +65,10 @@ func TestLoader(t *testing.T) {
 		stopped bool
 	}{
 		{name: "whole", second: 10, stopped: true},
-		{name: "bytes missing", second: 10, end: func(e *transport.End) { e.Bytes = 21 }, code: transport.CodeIncomplete, offset: 20},
-		{name: "bytes too many", second: 10, end: func(e *transport.End) { e.Bytes = 19 }, code: transport.CodeIncomplete, offset: 20},
-		{name: "chunks too many", second: 10, end: func(e *transport.End) { e.Chunks = 1 }, code: transport.CodeIncomplete, offset: 20},
-		{name: "another digest", second: 10, end: func(e *transport.End) { e.Digest[0]++ }, code: transport.CodeCorrupt, offset: 20},
+		{name: "bytes missing", second: 10, end: func(e *wire.End) { e.Bytes = 21 }, code: transport.CodeIncomplete, offset: 20},
+		{name: "bytes too many", second: 10, end: func(e *wire.End) { e.Bytes = 19 }, code: transport.CodeIncomplete, offset: 20},
+		{name: "chunks too many", second: 10, end: func(e *wire.End) { e.Chunks = 1 }, code: transport.CodeIncomplete, offset: 20},
+		{name: "another digest", second: 10, end: func(e *wire.End) { e.Digest[0]++ }, code: transport.CodeCorrupt, offset: 20},
 		{name: "reset meanwhile", second: 10, dev: null{at: vfio.Running}, code: transport.CodeDevice, offset: 20},
 		{name: "gap", second: 11, code: transport.CodeProtocol, offset: 10},
 		{name: "overlap", second: 9, code: transport.CodeProtocol, offset: 10},
@@ -79,7 +80,7 @@ func TestLoader(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			arena := testArena(t, 2)
 			m := newMerge(alone(2), 0, 1<<20)
-			want := transport.NewDigest()
+			want := wire.NewDigest()
 			for seq, offset := range []uint64{0, c.second} {
 				chunk := chunkOf(t, arena, uint64(seq), offset, make([]byte, 10))
 				want.Add(chunk.ChunkHead)
@@ -88,7 +89,7 @@ func TestLoader(t *testing.T) {
 				}
 				m.deliver(chunk)
 			}
-			end := &transport.End{Bytes: 20, Chunks: 2, Digest: want.Sum()}
+			end := &wire.End{Bytes: 20, Chunks: 2, Digest: want.Sum()}
 			if c.end != nil {
 				c.end(end)
 			}
@@ -97,7 +98,7 @@ func TestLoader(t *testing.T) {
 			}
 			var got loaderEnded
 			dev := c.dev
-			l := &loader{device: 1, name: "d", dev: &dev, stream: &dev, merge: m, digest: transport.NewDigest(),
+			l := &loader{device: 1, name: "d", dev: &dev, stream: &dev, merge: m, digest: wire.NewDigest(),
 				applied: func() {}, post: func(ev event) { got = ev.(loaderEnded) }}
 			done := make(chan struct{})
 			go func() { defer close(done); l.run(t.Context()) }() // it keeps its thread
@@ -176,7 +177,7 @@ func TestHeartbeat(t *testing.T) {
 		m := newMerge(alone(2), 0, 1)
 		a := &acker{credit: m.credit, merges: []*merge{m},
 			due: make(chan struct{}, 1), quit: quit}
-		a.use(transport.NewControl(lane))
+		a.use(wire.NewControl(lane))
 		go a.run()
 		time.Sleep(10*time.Second + 1)
 		close(quit)
@@ -301,12 +302,12 @@ func TestLoaderCompletes(t *testing.T) {
 	for _, broken := range []error{nil, syscall.EIO} {
 		dev := &holding{err: broken}
 		m := newMerge(alone(2), 0, 1<<20)
-		end := &transport.End{Digest: transport.NewDigest().Sum()}
+		end := &wire.End{Digest: wire.NewDigest().Sum()}
 		if _, err := m.finish(end); err != nil {
 			t.Fatal(err)
 		}
 		var got loaderEnded
-		l := &loader{name: "d", dev: dev, stream: dev, merge: m, digest: transport.NewDigest(), note: &note{Version: noteVersion},
+		l := &loader{name: "d", dev: dev, stream: dev, merge: m, digest: wire.NewDigest(), note: &note{Version: noteVersion},
 			applied: func() {}, post: func(ev event) { got = ev.(loaderEnded) }}
 		l.run(t.Context())
 		n, err := parseNote(dev.note)

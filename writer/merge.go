@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/migpipe/migpipe/internal/occupancy"
+	"github.com/migpipe/migpipe/internal/wire"
 	"github.com/migpipe/migpipe/transport"
 )
 
@@ -26,7 +27,7 @@ type merge struct {
 	came    uint64        // chunks delivered so far
 	used    uint64        // chunks numbered below may have been claimed, none above
 	offset  uint64        // of the window: how far was promised in bytes
-	end     *transport.End
+	end     *wire.End
 	ready   chan struct{} // holds a token when take may find something new
 	upTo    uint64        // chunks numbered below have come, this one has not
 	dropped bool          // nothing is there any more
@@ -37,7 +38,7 @@ type merge struct {
 type slot struct {
 	claimed bool      // until it was applied
 	by      *receiver // who is reading it, nil before and when that is done
-	chunk   *transport.Chunk
+	chunk   *wire.Chunk
 }
 
 // newMerge has a slot for every chunk that there is: one device may be promised
@@ -49,10 +50,10 @@ func newMerge(c *credit, device int, most uint64) *merge {
 // window is what is promised. Its offset has room for each chunk at its longest,
 // so that the number of chunks alone decides, and it never shrinks: chunks that
 // were short do not take back what was promised. Its lock is held.
-func (m *merge) window() transport.Window {
+func (m *merge) window() wire.Window {
 	seq := m.credit.promised(m.device)
 	m.offset = max(m.offset, m.bytes+(seq-m.next)*m.credit.chunkSize)
-	return transport.Window{Seq: seq, Offset: m.offset}
+	return wire.Window{Seq: seq, Offset: m.offset}
 }
 
 // errAgain says that a chunk is there already: its source has lost the lane that
@@ -62,7 +63,7 @@ var errAgain = errors.New("chunk is there already")
 // claim checks a header against the promise before any memory is taken for its
 // chunk. Where another receiver is reading the same chunk, that one is given: the
 // source has given its lane up.
-func (m *merge) claim(h transport.ChunkHead, by *receiver) (rival *receiver, err error) {
+func (m *merge) claim(h wire.ChunkHead, by *receiver) (rival *receiver, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	end, window := h.Offset+uint64(h.RawLen), m.window()
@@ -95,7 +96,7 @@ func (m *merge) unclaim(seq uint64) {
 }
 
 // deliver hands over a claimed chunk, verified and decoded.
-func (m *merge) deliver(c *transport.Chunk) {
+func (m *merge) deliver(c *wire.Chunk) {
 	m.mu.Lock()
 	s := &m.slots[c.Seq%uint64(len(m.slots))]
 	s.chunk, s.by = c, nil
@@ -111,7 +112,7 @@ func (m *merge) deliver(c *transport.Chunk) {
 // finish takes in END, and reports whether it is new: a source that does not know
 // whether it came sends it again. What was promised beyond it is for others; chunks
 // that came already have their memory, whatever END says of them.
-func (m *merge) finish(end *transport.End) (fresh bool, err error) {
+func (m *merge) finish(end *wire.End) (fresh bool, err error) {
 	m.mu.Lock()
 	defer m.unlock()
 	if m.end != nil && *m.end != *end {
@@ -135,7 +136,7 @@ func (m *merge) wake() {
 
 // take returns the next chunk in order, or the END when there are no more. It waits for
 // either.
-func (m *merge) take(ctx context.Context) (*transport.Chunk, *transport.End, error) {
+func (m *merge) take(ctx context.Context) (*wire.Chunk, *wire.End, error) {
 	for {
 		if ctx.Err() != nil { // what is there is not to be written any more
 			return nil, nil, context.Cause(ctx)
@@ -151,7 +152,7 @@ func (m *merge) take(ctx context.Context) (*transport.Chunk, *transport.End, err
 	}
 }
 
-func (m *merge) poll() (*transport.Chunk, *transport.End) {
+func (m *merge) poll() (*wire.Chunk, *wire.End) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	s := &m.slots[m.next%uint64(len(m.slots))]
@@ -203,11 +204,11 @@ func (m *merge) position() uint64 {
 // status is the device's share of an ACK: what the source may forget, and how far it
 // may send, for which it is enough that memory is free. idle says that nothing is
 // waiting to be applied.
-func (m *merge) status() (ack transport.DeviceAck, idle bool) {
+func (m *merge) status() (ack wire.DeviceAck, idle bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	idle = m.slots[m.next%uint64(len(m.slots))].chunk == nil
-	return transport.DeviceAck{Seq: m.next, Applied: m.bytes, LoadNS: m.took.Nanoseconds(), Window: m.window()}, idle
+	return wire.DeviceAck{Seq: m.next, Applied: m.bytes, LoadNS: m.took.Nanoseconds(), Window: m.window()}, idle
 }
 
 // drop releases what was delivered and will not be applied.

@@ -9,16 +9,17 @@ import (
 
 	"pgregory.net/rapid"
 
+	"github.com/migpipe/migpipe/internal/share"
+	"github.com/migpipe/migpipe/internal/wire"
 	"github.com/migpipe/migpipe/transport"
-	"github.com/migpipe/migpipe/transport/share"
 )
 
 const testChunk = 64
 
 // testArena has no more chunks than were promised, so that a promise that is
 // not kept is seen.
-func testArena(t interface{ Fatal(...any) }, chunks int) *transport.Arena {
-	arena, err := transport.NewArena(0, testChunk, chunks)
+func testArena(t interface{ Fatal(...any) }, chunks int) *wire.Arena {
+	arena, err := wire.NewArena(0, testChunk, chunks)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -29,7 +30,7 @@ func testArena(t interface{ Fatal(...any) }, chunks int) *transport.Arena {
 func alone(chunks int) *credit { return newCredit(chunks, testChunk, make([]share.Need, 1)) }
 
 // chunkOf makes a chunk as a lane would deliver it.
-func chunkOf(t interface{ Fatal(...any) }, a *transport.Arena, seq, offset uint64, data []byte) *transport.Chunk {
+func chunkOf(t interface{ Fatal(...any) }, a *wire.Arena, seq, offset uint64, data []byte) *wire.Chunk {
 	c, err := a.TryGet()
 	if err != nil {
 		t.Fatal(err)
@@ -44,10 +45,10 @@ func chunkOf(t interface{ Fatal(...any) }, a *transport.Arena, seq, offset uint6
 // sending is the source of a stream that lanes carry in any order.
 type sending struct {
 	*rapid.T
-	arena *transport.Arena
+	arena *wire.Arena
 	merge *merge
-	sent  []transport.ChunkHead // cut, and on one of the lanes
-	lanes [][]transport.ChunkHead
+	sent  []wire.ChunkHead // cut, and on one of the lanes
+	lanes [][]wire.ChunkHead
 	next  int    // the chunk to be applied
 	bytes uint64 // of the stream so far
 }
@@ -57,8 +58,8 @@ type sending struct {
 func TestMerge(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		chunks := rapid.IntRange(1, 8).Draw(t, "promised")
-		s := &sending{T: t, arena: testArena(t, chunks), lanes: make([][]transport.ChunkHead, rapid.IntRange(1, 4).Draw(t, "lanes"))}
-		s.merge = newMerge(alone(chunks), 0, transport.MaxStream)
+		s := &sending{T: t, arena: testArena(t, chunks), lanes: make([][]wire.ChunkHead, rapid.IntRange(1, 4).Draw(t, "lanes"))}
+		s.merge = newMerge(alone(chunks), 0, wire.MaxStream)
 		t.Repeat(map[string]func(*rapid.T){
 			"cut": s.cut, "arrive": s.arrive, "apply": s.apply, "repeat": s.repeat, "break off": s.breakOff, "exceed": s.exceed,
 			"": func(t *rapid.T) {
@@ -82,7 +83,7 @@ func (s *sending) cut(t *rapid.T) {
 		t.Skip("no credit")
 	}
 	n := rapid.Uint64Range(1, min(room, testChunk)).Draw(t, "bytes")
-	h := transport.ChunkHead{Seq: uint64(len(s.sent)), Offset: s.bytes, RawLen: uint32(n)}
+	h := wire.ChunkHead{Seq: uint64(len(s.sent)), Offset: s.bytes, RawLen: uint32(n)}
 	lane := rapid.IntRange(0, len(s.lanes)-1).Draw(t, "lane")
 	s.lanes[lane] = append(s.lanes[lane], h)
 	s.sent, s.bytes = append(s.sent, h), s.bytes+n
@@ -136,7 +137,7 @@ func (s *sending) repeat(t *rapid.T) {
 }
 
 // again sends a chunk that has come before: it is told from a new one.
-func (s *sending) again(t *rapid.T, h transport.ChunkHead) {
+func (s *sending) again(t *rapid.T, h wire.ChunkHead) {
 	if rival, err := s.merge.claim(h, new(receiver)); rival != nil || err != errAgain {
 		t.Fatalf("claim of %+v, once more: %v, %v", h, rival, err)
 	}
@@ -161,11 +162,11 @@ func (s *sending) breakOff(t *rapid.T) {
 // exceed goes beyond what is promised, in chunks or in bytes.
 func (s *sending) exceed(t *rapid.T) {
 	ack, _ := s.merge.status()
-	s.refused(t, transport.ChunkHead{Seq: ack.Window.Seq + rapid.Uint64Max(1<<50).Draw(t, "chunks"), Offset: s.bytes, RawLen: 1})
-	s.refused(t, transport.ChunkHead{Seq: ack.Seq, Offset: ack.Window.Offset + rapid.Uint64Max(1<<50).Draw(t, "bytes"), RawLen: 1})
+	s.refused(t, wire.ChunkHead{Seq: ack.Window.Seq + rapid.Uint64Max(1<<50).Draw(t, "chunks"), Offset: s.bytes, RawLen: 1})
+	s.refused(t, wire.ChunkHead{Seq: ack.Seq, Offset: ack.Window.Offset + rapid.Uint64Max(1<<50).Draw(t, "bytes"), RawLen: 1})
 }
 
-func (s *sending) refused(t *rapid.T, h transport.ChunkHead) {
+func (s *sending) refused(t *rapid.T, h wire.ChunkHead) {
 	if _, err := s.merge.claim(h, nil); !errors.Is(err, transport.ErrProtocol) {
 		t.Fatalf("claim of %+v: %v, want a protocol error", h, err)
 	}
@@ -173,26 +174,26 @@ func (s *sending) refused(t *rapid.T, h transport.ChunkHead) {
 
 func TestMergeLimit(t *testing.T) {
 	m := newMerge(alone(4), 0, 100)
-	if _, err := m.claim(transport.ChunkHead{Offset: 90, RawLen: 10}, nil); err != nil {
+	if _, err := m.claim(wire.ChunkHead{Offset: 90, RawLen: 10}, nil); err != nil {
 		t.Errorf("up to the limit: %v", err)
 	}
-	if _, err := m.claim(transport.ChunkHead{Seq: 1, Offset: 90, RawLen: 11}, nil); transport.CodeOf(err) != transport.CodeLimit {
+	if _, err := m.claim(wire.ChunkHead{Seq: 1, Offset: 90, RawLen: 11}, nil); transport.CodeOf(err) != transport.CodeLimit {
 		t.Errorf("beyond the limit: %v", err)
 	}
 }
 
 func TestMergeEnd(t *testing.T) {
 	m := newMerge(alone(4), 0, 1<<20)
-	if _, err := m.finish(&transport.End{Chunks: 1}); err != nil {
+	if _, err := m.finish(&wire.End{Chunks: 1}); err != nil {
 		t.Fatal(err)
 	}
 	if c, end := m.poll(); c != nil || end != nil {
 		t.Errorf("END of one chunk, none arrived: %v, %v", c, end)
 	}
-	if fresh, err := m.finish(&transport.End{Chunks: 1}); fresh || err != nil {
+	if fresh, err := m.finish(&wire.End{Chunks: 1}); fresh || err != nil {
 		t.Errorf("the same END again: %v, %v", fresh, err)
 	}
-	if _, err := m.finish(&transport.End{Chunks: 2}); !errors.Is(err, transport.ErrProtocol) {
+	if _, err := m.finish(&wire.End{Chunks: 2}); !errors.Is(err, transport.ErrProtocol) {
 		t.Errorf("another END: %v", err)
 	}
 	m.applied(1, 0)
@@ -210,7 +211,7 @@ func TestMergeTake(t *testing.T) {
 		var seqs []uint64
 		var err error
 		go func() {
-			var c *transport.Chunk
+			var c *wire.Chunk
 			for c, _, err = m.take(ctx); err == nil; c, _, err = m.take(ctx) {
 				seqs = append(seqs, c.Seq)
 				n := c.RawLen
@@ -219,7 +220,7 @@ func TestMergeTake(t *testing.T) {
 			}
 		}()
 		deliver := func(seq uint64) {
-			if _, err := m.claim(transport.ChunkHead{Seq: seq, Offset: seq, RawLen: 1}, nil); err != nil {
+			if _, err := m.claim(wire.ChunkHead{Seq: seq, Offset: seq, RawLen: 1}, nil); err != nil {
 				t.Fatal(err)
 			}
 			m.deliver(chunkOf(t, arena, seq, seq, []byte{1}))

@@ -5,19 +5,20 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/internal/wire"
 	"github.com/migpipe/migpipe/transport/handoff"
+	"github.com/migpipe/migpipe/transport/migration"
 	"github.com/migpipe/migpipe/vfio"
 )
 
 // someNotes are those of two devices. The second has the longest name.
 func someNotes() []note {
-	h := &transport.Hello{Attempt: transport.Attempt{Mig: transport.MigID{1}, Epoch: 3},
-		Devices: []transport.DeviceOffer{{Name: "a"}, {Name: strings.Repeat("b", transport.MaxName)}}}
+	h := &wire.Hello{Attempt: migration.Attempt{Mig: migration.ID{1}, Epoch: 3},
+		Devices: []wire.DeviceOffer{{Name: "a"}, {Name: strings.Repeat("b", wire.MaxName)}}}
 	all := make([]note, len(h.Devices))
 	for i := range all {
-		all[i] = *newNote(h, i, transport.JournalID{4})
-		all[i].Digest = transport.StreamDigest{byte(i)}
+		all[i] = *newNote(h, i, migration.JournalID{4})
+		all[i].Digest = migration.StreamDigest{byte(i)}
 	}
 	return all
 }
@@ -46,9 +47,9 @@ func TestNote(t *testing.T) {
 // TestVerify: a copy is resumed only with notes of one attempt, journal and set, each with its
 // device, and with the digest that is recorded.
 func TestVerify(t *testing.T) {
-	last := handoff.Entry{Record: handoff.Ready, Attempt: transport.Attempt{Mig: transport.MigID{1}, Epoch: 3}, Journal: transport.JournalID{4},
-		Digest: transport.SetDigest([]transport.StreamDigest{{0}, {1}})}
-	sinks := []Sink{{Name: strings.Repeat("b", transport.MaxName)}, {Name: "a"}}
+	last := handoff.Entry{Record: handoff.Ready, Attempt: migration.Attempt{Mig: migration.ID{1}, Epoch: 3}, Journal: migration.JournalID{4},
+		Digest: wire.SetDigest([]migration.StreamDigest{{0}, {1}})}
+	sinks := []Sink{{Name: strings.Repeat("b", wire.MaxName)}, {Name: "a"}}
 	for name, c := range map[string]struct {
 		change func(found []note)
 		want   string
@@ -93,6 +94,6 @@ func FuzzNote(f *testing.F) {
 		if again, err := n.encode(); err != nil || !bytes.Equal(again, b) {
 			t.Fatalf("%x\nis written as %x (%v)", b, again, err)
 		}
-		_ = verify([]note{n}, []Sink{{Name: "a"}}, handoff.Entry{Attempt: transport.Attempt{Mig: n.Mig, Epoch: n.Epoch}, Journal: n.Destination})
+		_ = verify([]note{n}, []Sink{{Name: "a"}}, handoff.Entry{Attempt: migration.Attempt{Mig: n.Mig, Epoch: n.Epoch}, Journal: n.Destination})
 	})
 }

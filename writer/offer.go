@@ -7,8 +7,10 @@ import (
 	"strings"
 
 	"github.com/migpipe/migpipe/codec"
+	"github.com/migpipe/migpipe/internal/wire"
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff/witness"
+	"github.com/migpipe/migpipe/transport/migration"
 	"github.com/migpipe/migpipe/vfio"
 )
 
@@ -21,8 +23,8 @@ type terms struct {
 }
 
 // welcome is the answer to a HELLO that was agreed to, of a migration and of a preflight.
-func welcome(h *transport.Hello, t terms, journal transport.JournalID, o *Options, witness probed) *transport.Welcome {
-	m := &transport.Welcome{
+func welcome(h *wire.Hello, t terms, journal migration.JournalID, o *Options, witness probed) *wire.Welcome {
+	m := &wire.Welcome{
 		Attempt: h.Attempt, Version: t.version, Journal: journal, Software: o.Software, Witness: h.Witness,
 		ChunkSize: uint32(t.chunkSize), Lanes: uint16(t.lanes), Codecs: agreed(h.Codecs),
 	}
@@ -33,18 +35,18 @@ func welcome(h *transport.Hello, t terms, journal transport.JournalID, o *Option
 
 // agree holds a HELLO against this side. Whatever cannot work is refused here,
 // while the source's guest still runs, and both values are named.
-func agree(h *transport.Hello, sinks []Sink, opts Options) (terms, *transport.Fault) {
+func agree(h *wire.Hello, sinks []Sink, opts Options) (terms, *transport.Fault) {
 	t := terms{
-		version:   transport.Version,
+		version:   wire.Version,
 		chunkSize: int(min(h.ChunkSize, uint32(opts.ChunkSize))), // an int of 32 bits does not hold every ChunkSize
 		lanes:     min(int(h.Lanes), transport.MaxLanes),
 	}
-	if h.Versions.Min > transport.Version || h.Versions.Max < transport.Version {
+	if h.Versions.Min > wire.Version || h.Versions.Max < wire.Version {
 		return t, refusal(transport.CodeVersion, "", "the source speaks protocol versions %d to %d, the destination %d to %d",
-			h.Versions.Min, h.Versions.Max, transport.Version, transport.Version)
+			h.Versions.Min, h.Versions.Max, wire.Version, wire.Version)
 	}
-	if h.ChunkSize < transport.MinChunk || h.Lanes < 1 {
-		return t, refusal(transport.CodeProtocol, "", "HELLO offers chunks of %d bytes over %d lanes, the least are %d and 1", h.ChunkSize, h.Lanes, transport.MinChunk)
+	if h.ChunkSize < wire.MinChunk || h.Lanes < 1 {
+		return t, refusal(transport.CodeProtocol, "", "HELLO offers chunks of %d bytes over %d lanes, the least are %d and 1", h.ChunkSize, h.Lanes, wire.MinChunk)
 	}
 	if here := witness.NameOf(opts.Witness); h.Witness != here {
 		return t, refusal(transport.CodeWitness, "", "the source has the witness %s, the destination %s: both must have the same, or none",
@@ -69,7 +71,7 @@ func (t *terms) fit(memory, devices int) {
 	for t.lanes > 1 && over() {
 		t.lanes--
 	}
-	for t.chunkSize/2 >= transport.MinChunk && over() {
+	for t.chunkSize/2 >= wire.MinChunk && over() {
 		t.chunkSize /= 2
 	}
 }
@@ -80,7 +82,7 @@ func refusal(code transport.Code, device, format string, args ...any) *transport
 
 // match finds the sink of each device, and refuses when either side names one
 // that the other does not.
-func (t *terms) match(offers []transport.DeviceOffer, sinks []Sink) *transport.Fault {
+func (t *terms) match(offers []wire.DeviceOffer, sinks []Sink) *transport.Fault {
 	at := map[string]int{}
 	for i, s := range sinks {
 		at[s.Name] = i
@@ -113,9 +115,9 @@ func names(n int, name func(int) string) string {
 // compatible compares what both sides say of a device. What one side does not
 // know, and a file, fits everything; the driver has the last word when the
 // bytes arrive.
-func compatible(o transport.DeviceOffer, d vfio.Device) *transport.Fault {
-	if o.Priority > transport.MaxPriority {
-		return refusal(transport.CodeLimit, o.Name, "HELLO gives priority %d, the limit is %d", o.Priority, transport.MaxPriority)
+func compatible(o wire.DeviceOffer, d vfio.Device) *transport.Fault {
+	if o.Priority > wire.MaxPriority {
+		return refusal(transport.CodeLimit, o.Name, "HELLO gives priority %d, the limit is %d", o.Priority, wire.MaxPriority)
 	}
 	here := vfio.Describe(d)
 	if o.Driver == fileDriver || here.Driver == fileDriver {
@@ -142,11 +144,11 @@ const fileDriver = "file"
 var preCopyFlag = vfio.Features{PreCopy: true}.MigrationFlags() &^ vfio.Features{}.MigrationFlags()
 
 // hasPreCopy reports whether the source's device has PRE_COPY.
-func hasPreCopy(o transport.DeviceOffer) bool { return o.Flags&preCopyFlag != 0 }
+func hasPreCopy(o wire.DeviceOffer) bool { return o.Flags&preCopyFlag != 0 }
 
 // doubts are the reasons for which a migration may fail if the source's estimates were
 // right. They refuse nothing: an estimate bounds no stream, in either direction.
-func (t terms) doubts(offered []transport.DeviceOffer, most uint64) string {
+func (t terms) doubts(offered []wire.DeviceOffer, most uint64) string {
 	var list []string
 	for _, o := range offered {
 		if o.Estimate > most {
@@ -165,12 +167,12 @@ func (t terms) doubts(offered []transport.DeviceOffer, most uint64) string {
 type store struct {
 	place   string
 	free    uint64   // bytes
-	needed  uint64   // by the estimates, transport.MaxStream at most
+	needed  uint64   // by the estimates, wire.MaxStream at most
 	devices []string // that need it
 }
 
 // stores are the places that the offered states would go to.
-func (t terms) stores(offered []transport.DeviceOffer) (all []*store) {
+func (t terms) stores(offered []wire.DeviceOffer) (all []*store) {
 	for i, o := range offered {
 		d, ok := t.sinks[i].Device.(vfio.Storage)
 		if !ok || o.Estimate == 0 {
@@ -185,7 +187,7 @@ func (t terms) stores(offered []transport.DeviceOffer) (all []*store) {
 			at, all = len(all), append(all, &store{place: place, free: free})
 		}
 		s := all[at]
-		s.needed = min(s.needed+min(o.Estimate, transport.MaxStream), transport.MaxStream)
+		s.needed = min(s.needed+min(o.Estimate, wire.MaxStream), wire.MaxStream)
 		s.devices = append(s.devices, o.Name)
 	}
 	return all

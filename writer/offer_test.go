@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/migpipe/migpipe/codec"
+	"github.com/migpipe/migpipe/internal/wire"
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/vfio"
 	"github.com/migpipe/migpipe/vfio/sim"
@@ -25,65 +26,65 @@ func (d described) Features() vfio.Features { return d.features }
 func TestAgree(t *testing.T) {
 	flags := vfio.Features{P2P: true}.MigrationFlags()
 	sink := described{info: vfio.Info{Driver: "drv", Vendor: 1, Device: 2}, features: vfio.Features{P2P: true}}
-	offer := transport.DeviceOffer{Name: "a", Driver: "drv", Vendor: 1, Device: 2, Flags: flags}
-	other := func(change func(*transport.DeviceOffer)) []transport.DeviceOffer {
+	offer := wire.DeviceOffer{Name: "a", Driver: "drv", Vendor: 1, Device: 2, Flags: flags}
+	other := func(change func(*wire.DeviceOffer)) []wire.DeviceOffer {
 		o := offer
 		change(&o)
-		return []transport.DeviceOffer{o}
+		return []wire.DeviceOffer{o}
 	}
-	named := func(names ...string) (list []transport.DeviceOffer) {
+	named := func(names ...string) (list []wire.DeviceOffer) {
 		for _, n := range names {
-			list = append(list, other(func(o *transport.DeviceOffer) { o.Name = n })...)
+			list = append(list, other(func(o *wire.DeviceOffer) { o.Name = n })...)
 		}
 		return list
 	}
 	for _, c := range []struct {
 		name    string
-		hello   transport.Hello
+		hello   wire.Hello
 		sinks   string // names of the sinks
 		code    transport.Code
 		says    []string // the refusal names both values
 		changed vfio.Info
 	}{
-		{name: "same", hello: transport.Hello{Devices: named("a")}, sinks: "a"},
-		{name: "another order", hello: transport.Hello{Devices: named("b", "a", "c")}, sinks: "a b c"},
-		{name: "older source", hello: transport.Hello{Versions: transport.Versions{Min: 0, Max: 0}, Devices: named("a")}, sinks: "a",
+		{name: "same", hello: wire.Hello{Devices: named("a")}, sinks: "a"},
+		{name: "another order", hello: wire.Hello{Devices: named("b", "a", "c")}, sinks: "a b c"},
+		{name: "older source", hello: wire.Hello{Versions: wire.Versions{Min: 0, Max: 0}, Devices: named("a")}, sinks: "a",
 			code: transport.CodeVersion, says: []string{"0 to 0", "1 to 1"}},
-		{name: "newer source", hello: transport.Hello{Versions: transport.Versions{Min: 2, Max: 9}, Devices: named("a")}, sinks: "a",
+		{name: "newer source", hello: wire.Hello{Versions: wire.Versions{Min: 2, Max: 9}, Devices: named("a")}, sinks: "a",
 			code: transport.CodeVersion, says: []string{"2 to 9", "1 to 1"}},
-		{name: "name at the source only", hello: transport.Hello{Devices: named("a", "b")}, sinks: "a",
+		{name: "name at the source only", hello: wire.Hello{Devices: named("a", "b")}, sinks: "a",
 			code: transport.CodeDevices, says: []string{"[a b]", "[a]"}},
-		{name: "name at the destination only", hello: transport.Hello{Devices: named("a")}, sinks: "a b",
+		{name: "name at the destination only", hello: wire.Hello{Devices: named("a")}, sinks: "a b",
 			code: transport.CodeDevices, says: []string{"[a]", "[a b]"}},
-		{name: "different names", hello: transport.Hello{Devices: named("x")}, sinks: "a",
+		{name: "different names", hello: wire.Hello{Devices: named("x")}, sinks: "a",
 			code: transport.CodeDevices, says: []string{"[x]", "[a]"}},
-		{name: "twice in HELLO", hello: transport.Hello{Devices: named("a", "a")}, sinks: "a b",
+		{name: "twice in HELLO", hello: wire.Hello{Devices: named("a", "a")}, sinks: "a b",
 			code: transport.CodeDevices, says: []string{"[a a]", "[a b]"}},
 		{name: "no devices", sinks: "a", code: transport.CodeDevices, says: []string{"[]", "[a]"}},
-		{name: "hostile name", hello: transport.Hello{Devices: named("a\n\x1b[2J")}, sinks: "a",
+		{name: "hostile name", hello: wire.Hello{Devices: named("a\n\x1b[2J")}, sinks: "a",
 			code: transport.CodeDevices, says: []string{`\n\x1b`}},
-		{name: "chunks of nothing", hello: transport.Hello{Devices: named("a"), ChunkSize: 1}, sinks: "a", code: transport.CodeProtocol},
-		{name: "driver", hello: transport.Hello{Devices: other(func(o *transport.DeviceOffer) { o.Driver = "drw" })}, sinks: "a",
+		{name: "chunks of nothing", hello: wire.Hello{Devices: named("a"), ChunkSize: 1}, sinks: "a", code: transport.CodeProtocol},
+		{name: "driver", hello: wire.Hello{Devices: other(func(o *wire.DeviceOffer) { o.Driver = "drw" })}, sinks: "a",
 			code: transport.CodeIncompatible, says: []string{"drw", "drv"}},
-		{name: "unknown driver", hello: transport.Hello{Devices: other(func(o *transport.DeviceOffer) { o.Driver = "" })}, sinks: "a"},
-		{name: "vendor", hello: transport.Hello{Devices: other(func(o *transport.DeviceOffer) { o.Vendor = 3 })}, sinks: "a",
+		{name: "unknown driver", hello: wire.Hello{Devices: other(func(o *wire.DeviceOffer) { o.Driver = "" })}, sinks: "a"},
+		{name: "vendor", hello: wire.Hello{Devices: other(func(o *wire.DeviceOffer) { o.Vendor = 3 })}, sinks: "a",
 			code: transport.CodeIncompatible, says: []string{"0003:0002", "0001:0002"}},
-		{name: "device id", hello: transport.Hello{Devices: other(func(o *transport.DeviceOffer) { o.Device = 3 })}, sinks: "a",
+		{name: "device id", hello: wire.Hello{Devices: other(func(o *wire.DeviceOffer) { o.Device = 3 })}, sinks: "a",
 			code: transport.CodeIncompatible, says: []string{"0001:0003", "0001:0002"}},
-		{name: "unknown ids", hello: transport.Hello{Devices: other(func(o *transport.DeviceOffer) { o.Vendor, o.Device = 0, 0 })}, sinks: "a"},
-		{name: "flags", hello: transport.Hello{Devices: other(func(o *transport.DeviceOffer) { o.Flags = 1 })}, sinks: "a",
+		{name: "unknown ids", hello: wire.Hello{Devices: other(func(o *wire.DeviceOffer) { o.Vendor, o.Device = 0, 0 })}, sinks: "a"},
+		{name: "flags", hello: wire.Hello{Devices: other(func(o *wire.DeviceOffer) { o.Flags = 1 })}, sinks: "a",
 			code: transport.CodeIncompatible, says: []string{"0x1", "0x3"}},
-		{name: "most priority", hello: transport.Hello{Devices: other(func(o *transport.DeviceOffer) { o.Priority = 16 })}, sinks: "a"},
-		{name: "more priority", hello: transport.Hello{Devices: other(func(o *transport.DeviceOffer) { o.Priority = 17 })}, sinks: "a",
+		{name: "most priority", hello: wire.Hello{Devices: other(func(o *wire.DeviceOffer) { o.Priority = 16 })}, sinks: "a"},
+		{name: "more priority", hello: wire.Hello{Devices: other(func(o *wire.DeviceOffer) { o.Priority = 17 })}, sinks: "a",
 			code: transport.CodeLimit, says: []string{"17", "16"}},
-		{name: "file at the source", hello: transport.Hello{Devices: other(func(o *transport.DeviceOffer) { o.Driver, o.Flags = "file", 1 })}, sinks: "a"},
-		{name: "file at the destination", hello: transport.Hello{Devices: other(func(o *transport.DeviceOffer) { o.Flags = 1 })}, sinks: "a",
+		{name: "file at the source", hello: wire.Hello{Devices: other(func(o *wire.DeviceOffer) { o.Driver, o.Flags = "file", 1 })}, sinks: "a"},
+		{name: "file at the destination", hello: wire.Hello{Devices: other(func(o *wire.DeviceOffer) { o.Flags = 1 })}, sinks: "a",
 			changed: vfio.Info{Driver: "file"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			h := c.hello
-			if h.Versions == (transport.Versions{}) && c.code != transport.CodeVersion {
-				h.Versions = transport.Versions{Min: 1, Max: 1}
+			if h.Versions == (wire.Versions{}) && c.code != transport.CodeVersion {
+				h.Versions = wire.Versions{Min: 1, Max: 1}
 			}
 			if h.Lanes, h.ChunkSize = 40, h.ChunkSize^1; h.ChunkSize == 1 { // 0 asks for the usual, 1 for none
 				h.ChunkSize = 1 << 30
@@ -139,13 +140,13 @@ func TestOptions(t *testing.T) {
 	}{
 		{nil, ""},
 		{&Options{ChunkSize: 4096, Memory: 4096}, ""},
-		{&Options{MaxState: transport.MaxStream}, ""},
+		{&Options{MaxState: wire.MaxStream}, ""},
 		{&Options{ChunkSize: 4095}, "Options.ChunkSize"},
-		{&Options{ChunkSize: transport.MaxChunk + 1}, "Options.ChunkSize"},
+		{&Options{ChunkSize: wire.MaxChunk + 1}, "Options.ChunkSize"},
 		{&Options{Memory: 4096}, "Options.Memory"},
 		{&Options{Memory: -1}, "Options.Memory"},
 		{&Options{ReadyLease: -1}, "Options.ReadyLease is -1ns"},
-		{&Options{MaxState: transport.MaxStream + 1}, "Options.MaxState"},
+		{&Options{MaxState: wire.MaxStream + 1}, "Options.MaxState"},
 	} {
 		o, err := c.opts.withDefaults()
 		if (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
@@ -173,12 +174,12 @@ func TestCheckSinks(t *testing.T) {
 		sinks []Sink
 		want  string
 	}{
-		{many(transport.MaxDevices), ""},
+		{many(wire.MaxDevices), ""},
 		{nil, "0 devices"},
-		{many(transport.MaxDevices + 1), "65 devices"},
+		{many(wire.MaxDevices + 1), "65 devices"},
 		{[]Sink{{Name: "a"}}, `"a") is nil`},
 		{[]Sink{{Name: "", Device: d}}, "device 0 has the name"},
-		{[]Sink{{Name: strings.Repeat("n", transport.MaxName+1), Device: d}}, "1 to 64 bytes"},
+		{[]Sink{{Name: strings.Repeat("n", wire.MaxName+1), Device: d}}, "1 to 64 bytes"},
 		{[]Sink{{Name: "a", Device: d}, {Name: "a", Device: d}}, `two devices have the name "a"`},
 	} {
 		err := checkSinks(c.sinks)
@@ -233,9 +234,9 @@ func TestDoubts(t *testing.T) {
 		{[5]uint64{0, 0, 0, 1001}, "device d3: its state is estimated at 1001 bytes, and a state may have 1000"},
 		{[5]uint64{1 << 63, 1 << 63, 0, 0}, "estimated at 9223372036854775808 bytes, and a state may have 1000"},
 	} {
-		var offered []transport.DeviceOffer
+		var offered []wire.DeviceOffer
 		for i, n := range c.estimates {
-			offered = append(offered, transport.DeviceOffer{Name: string([]byte{'d', byte('0' + i)}), Estimate: n})
+			offered = append(offered, wire.DeviceOffer{Name: string([]byte{'d', byte('0' + i)}), Estimate: n})
 		}
 		got := terms.doubts(offered, 1000)
 		if (c.want == "") != (got == "") || !strings.Contains(got, c.want) {
@@ -247,13 +248,13 @@ func TestDoubts(t *testing.T) {
 // TestDoubtsOfMany: the sum of many estimates stays above the room, as large as a source may say
 // that they are.
 func TestDoubtsOfMany(t *testing.T) {
-	var offered []transport.DeviceOffer
+	var offered []wire.DeviceOffer
 	var terms terms
-	for range transport.MaxDevices {
-		offered = append(offered, transport.DeviceOffer{Name: "d", Estimate: transport.MaxStream})
+	for range wire.MaxDevices {
+		offered = append(offered, wire.DeviceOffer{Name: "d", Estimate: wire.MaxStream})
 		terms.sinks = append(terms.sinks, Sink{Device: stored{free: 100, place: "a"}})
 	}
-	if got := terms.doubts(offered, transport.MaxStream); !strings.Contains(got, "has 100 free") {
-		t.Errorf("%d estimates of %d bytes: %q", len(offered), uint64(transport.MaxStream), got)
+	if got := terms.doubts(offered, wire.MaxStream); !strings.Contains(got, "has 100 free") {
+		t.Errorf("%d estimates of %d bytes: %q", len(offered), uint64(wire.MaxStream), got)
 	}
 }

@@ -7,10 +7,10 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/internal/wire"
 	"github.com/migpipe/migpipe/transport/handoff"
 	"github.com/migpipe/migpipe/transport/handoff/witness"
-	"github.com/migpipe/migpipe/transport/report"
+	"github.com/migpipe/migpipe/transport/migration"
 	"github.com/migpipe/migpipe/vfio"
 )
 
@@ -70,14 +70,14 @@ type Options struct {
 	// are vfio.Resumable and hold its complete copy. If not, or if it is zero, Receive
 	// starts over, and resets what was loaded in part at once. It continues with a
 	// complete copy all the same if the source of that is the first to come.
-	Recover transport.MigID
+	Recover migration.ID
 	// Leave asks a Receive whose ctx is cancelled to end, and to leave a complete copy as
-	// it is recorded. It counts only after Observe was told of report.Held; the outcome is
-	// handoff.InDoubt then, and the error is ErrLeft. A channel that is closed asks from
+	// it is recorded. It counts only after Observe was told of migration.Held; the outcome is
+	// migration.InDoubt then, and the error is ErrLeft. A channel that is closed asks from
 	// then on. Default: the cancelled ctx asks for that too.
 	Leave <-chan struct{}
 	// Observe is told what happens.
-	Observe report.Observer
+	Observe migration.Observer
 	// Software is how this side introduces itself.
 	Software string
 	// Witness is asked before the devices are accepted; the source must have the same.
@@ -91,7 +91,7 @@ type Options struct {
 	// StartGuest starts the vCPUs, when ACCEPT is recorded and all devices run. RUNNING
 	// is told to the source when it has returned nil, and until then the source keeps
 	// its copy. An error says that the guest may have run: the devices are left as they
-	// are, the outcome is handoff.NeedsReset, and the source stays in doubt, for people
+	// are, the outcome is migration.NeedsReset, and the source stays in doubt, for people
 	// to decide. Its ctx does not end before it returns: nothing is cancelled after
 	// ACCEPT. Default: there is no guest.
 	StartGuest func(context.Context) error
@@ -112,7 +112,7 @@ func (o *Options) withDefaults() (Options, error) {
 		v.Journals = handoff.InMemory
 	}
 	if v.Observe == nil {
-		v.Observe = func(report.Event) {}
+		v.Observe = func(migration.Event) {}
 	}
 	return v, v.check()
 }
@@ -126,12 +126,12 @@ func (o *Options) check() error {
 		}
 	}
 	switch {
-	case o.ChunkSize < transport.MinChunk || o.ChunkSize > transport.MaxChunk:
-		return fmt.Errorf("writer: Options.ChunkSize is %d, must be %d to %d", o.ChunkSize, transport.MinChunk, transport.MaxChunk)
+	case o.ChunkSize < wire.MinChunk || o.ChunkSize > wire.MaxChunk:
+		return fmt.Errorf("writer: Options.ChunkSize is %d, must be %d to %d", o.ChunkSize, wire.MinChunk, wire.MaxChunk)
 	case o.Memory < o.ChunkSize:
 		return fmt.Errorf("writer: Options.Memory is %d, less than one chunk of %d", o.Memory, o.ChunkSize)
-	case o.MaxState > transport.MaxStream:
-		return fmt.Errorf("writer: Options.MaxState is %d, at most %d", o.MaxState, uint64(transport.MaxStream))
+	case o.MaxState > wire.MaxStream:
+		return fmt.Errorf("writer: Options.MaxState is %d, at most %d", o.MaxState, uint64(wire.MaxStream))
 	}
 	return nil
 }
@@ -144,7 +144,7 @@ func checkSinks(sinks []Sink) error {
 		}
 		names = append(names, s.Name)
 	}
-	if err := transport.CheckNames(names); err != nil {
+	if err := wire.CheckNames(names); err != nil {
 		return fmt.Errorf("writer: %w", err)
 	}
 	return nil

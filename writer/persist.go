@@ -11,14 +11,15 @@ import (
 	"slices"
 
 	"github.com/migpipe/migpipe/internal/failpoint"
+	"github.com/migpipe/migpipe/internal/wire"
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
-	"github.com/migpipe/migpipe/transport/report"
+	"github.com/migpipe/migpipe/transport/migration"
 	"github.com/migpipe/migpipe/vfio"
 )
 
 // sessionID is the id that devices persist a migration's state under.
-func sessionID(mig transport.MigID) string { return mig.String() }
+func sessionID(mig migration.ID) string { return mig.String() }
 
 // persists reports whether a complete copy of this attempt is to outlive this process. It is
 // of no use where a later process could not resume all of it, or would not know that it may,
@@ -77,7 +78,7 @@ func (l *loader) complete() error {
 }
 
 // removeSessions removes what a process before this one has left of a migration.
-func (f *fleet) removeSessions(mig transport.MigID) error {
+func (f *fleet) removeSessions(mig migration.ID) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.every(func(d *device) error {
@@ -106,7 +107,7 @@ func (e *engine) removeRecords() {
 // resumeFor resumes the copy that a source asks about with RESUME, if a process before this
 // one has left it complete. If not, the source is answered from the journal. The files are
 // opened in the loop: nothing else happens until then.
-func (e *engine) resumeFor(m *transport.Resume, lane transport.Lane) {
+func (e *engine) resumeFor(m *wire.Resume, lane transport.Lane) {
 	if e.engaged() || !e.fleet.resumable() {
 		return
 	}
@@ -121,7 +122,7 @@ func (e *engine) resumeFor(m *transport.Resume, lane transport.Lane) {
 		}
 		if err != nil && e.complained != last.Attempt { // the source is told what is recorded
 			e.complained = last.Attempt
-			e.tell(report.Event{Kind: report.Warning, Text: cannotResume(last, err).Error()})
+			e.tell(migration.Event{Kind: migration.Warning, Text: cannotResume(last, err).Error()})
 		}
 	}
 	if c, ok := j.(io.Closer); ok {
@@ -234,7 +235,7 @@ func epochOf(last handoff.Entry) uint64 {
 // verify compares the notes of the devices with each other and with the journal: what they
 // hold must be one set, and have the digest that READY was sent with.
 func verify(found []note, sinks []Sink, last handoff.Entry) error {
-	sums, seen := make([]transport.StreamDigest, len(found)), make([]bool, len(found))
+	sums, seen := make([]migration.StreamDigest, len(found)), make([]bool, len(found))
 	for i, n := range found {
 		at := int(n.Device)
 		switch {
@@ -247,7 +248,7 @@ func verify(found []note, sinks []Sink, last handoff.Entry) error {
 		}
 		sums[at], seen[at] = n.Digest, true
 	}
-	if got := transport.SetDigest(sums); got != last.Digest {
+	if got := wire.SetDigest(sums); got != last.Digest {
 		return fmt.Errorf("%w: the digest of what the devices hold is %v, and %v is recorded", transport.ErrCorrupt, got, last.Digest)
 	}
 	return nil
@@ -264,16 +265,16 @@ type note struct {
 	Device      uint16 // of so many Devices, in HELLO's order
 	Devices     uint16
 	Epoch       uint64
-	Mig         transport.MigID
-	Destination transport.JournalID
-	Name        [transport.MaxName]byte
-	Digest      transport.StreamDigest
+	Mig         migration.ID
+	Destination migration.JournalID
+	Name        [wire.MaxName]byte
+	Digest      migration.StreamDigest
 }
 
 var noteLen = binary.Size(note{})
 
 // newNote is that of a device of an attempt, without the digest.
-func newNote(h *transport.Hello, device int, journal transport.JournalID) *note {
+func newNote(h *wire.Hello, device int, journal migration.JournalID) *note {
 	n := &note{Version: noteVersion, Device: uint16(device), Devices: uint16(len(h.Devices)), Epoch: h.Epoch, Mig: h.Mig, Destination: journal}
 	copy(n.Name[:], h.Devices[device].Name)
 	return n

@@ -6,8 +6,8 @@ import (
 	"path/filepath"
 	"testing"
 
-	"github.com/migpipe/migpipe/transport"
-	"github.com/migpipe/migpipe/transport/share"
+	"github.com/migpipe/migpipe/internal/share"
+	"github.com/migpipe/migpipe/internal/wire"
 	"github.com/migpipe/migpipe/vfio"
 	"github.com/migpipe/migpipe/vfio/file"
 )
@@ -26,7 +26,7 @@ func BenchmarkFileSink(b *testing.B) {
 		}
 		b.Run(name, func(b *testing.B) {
 			b.SetBytes(total * size)
-			arena, err := transport.NewArena(0, size, chunks)
+			arena, err := wire.NewArena(0, size, chunks)
 			if err != nil {
 				b.Fatal(err)
 			}
@@ -45,9 +45,9 @@ func BenchmarkFileSink(b *testing.B) {
 	}
 }
 
-func load(b *testing.B, dev *file.Sink, persists bool, arena *transport.Arena, data []byte, total uint64) {
+func load(b *testing.B, dev *file.Sink, persists bool, arena *wire.Arena, data []byte, total uint64) {
 	chunks, size := arena.Count(), uint64(len(data))
-	m := newMerge(newCredit(chunks, int(size), make([]share.Need, 1)), 0, transport.MaxStream)
+	m := newMerge(newCredit(chunks, int(size), make([]share.Need, 1)), 0, wire.MaxStream)
 	told, ended := make(chan struct{}, 1), make(chan loaderEnded, 1)
 	tell := func() {
 		select {
@@ -55,7 +55,7 @@ func load(b *testing.B, dev *file.Sink, persists bool, arena *transport.Arena, d
 		default:
 		}
 	}
-	l := &loader{name: "d", dev: dev, merge: m, digest: transport.NewDigest(), applied: tell, post: func(ev event) { ended <- ev.(loaderEnded) }}
+	l := &loader{name: "d", dev: dev, merge: m, digest: wire.NewDigest(), applied: tell, post: func(ev event) { ended <- ev.(loaderEnded) }}
 	var err error
 	if persists {
 		l.stream, err = dev.Persist("bench")
@@ -67,7 +67,7 @@ func load(b *testing.B, dev *file.Sink, persists bool, arena *transport.Arena, d
 		b.Fatal(err)
 	}
 	go l.run(b.Context())
-	sum := transport.NewDigest()
+	sum := wire.NewDigest()
 	for seq := range total {
 		for {
 			ack, _ := m.status()
@@ -90,7 +90,7 @@ func load(b *testing.B, dev *file.Sink, persists bool, arena *transport.Arena, d
 		}
 		m.deliver(c)
 	}
-	if _, err := m.finish(&transport.End{Bytes: total * size, Chunks: total, Digest: sum.Sum()}); err != nil {
+	if _, err := m.finish(&wire.End{Bytes: total * size, Chunks: total, Digest: sum.Sum()}); err != nil {
 		b.Fatal(err)
 	}
 	if ev := <-ended; ev.fault != nil {

@@ -13,9 +13,10 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/migpipe/migpipe/internal/wire"
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
-	"github.com/migpipe/migpipe/transport/report"
+	"github.com/migpipe/migpipe/transport/migration"
 	"github.com/migpipe/migpipe/vfio"
 	"github.com/migpipe/migpipe/vfio/file"
 )
@@ -24,19 +25,19 @@ import (
 type loadedFile struct {
 	path  string
 	epoch uint64
-	sum   transport.StreamDigest
+	sum   migration.StreamDigest
 }
 
 // leave loads a file and stops at a state: RESUMING, with a complete copy, STOP or RUNNING.
 func (k *loadedFile) leave(t *testing.T, number, of int, at vfio.State) {
 	t.Helper()
 	content := bytes.Repeat([]byte{byte(number + 1)}, 1000*(number+1))
-	h := &transport.Hello{Attempt: k.attempt(), Devices: make([]transport.DeviceOffer, of)}
+	h := &wire.Hello{Attempt: k.attempt(), Devices: make([]wire.DeviceOffer, of)}
 	h.Devices[number].Name = fmt.Sprint("d", number)
-	digest := transport.NewDigest()
-	digest.Add(transport.ChunkHead{Device: uint16(number), RawLen: uint32(len(content)), Digest: 7})
+	digest := wire.NewDigest()
+	digest.Add(wire.ChunkHead{Device: uint16(number), RawLen: uint32(len(content)), Digest: 7})
 	k.sum = digest.Sum()
-	n := newNote(h, number, transport.JournalID{2})
+	n := newNote(h, number, migration.JournalID{2})
 	n.Digest = k.sum
 	b, err := n.encode()
 	if err != nil {
@@ -93,8 +94,8 @@ func TestResumeCopy(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			dir := t.TempDir()
-			a := transport.Attempt{Mig: transport.MigID{1}, Epoch: 3}
-			var sums []transport.StreamDigest
+			a := migration.Attempt{Mig: migration.ID{1}, Epoch: 3}
+			var sums []migration.StreamDigest
 			var left []string
 			var sinks []Sink
 			for i := range 2 {
@@ -106,7 +107,7 @@ func TestResumeCopy(t *testing.T) {
 			if c.spoil != nil {
 				c.spoil(left)
 			}
-			last := handoff.Entry{Record: c.record, Attempt: a, Journal: transport.JournalID{2}, Digest: transport.SetDigest(sums)}
+			last := handoff.Entry{Record: c.record, Attempt: a, Journal: migration.JournalID{2}, Digest: wire.SetDigest(sums)}
 			if c.record == handoff.Forced {
 				last.Attempt.Epoch++
 			}
@@ -168,7 +169,7 @@ func TestStartOfResumedCopy(t *testing.T) {
 	}{{vfio.Stop, handoff.Kept}, {vfio.Running, handoff.Unclear}} {
 		dir := t.TempDir()
 		var sinks []Sink
-		var sums []transport.StreamDigest
+		var sums []migration.StreamDigest
 		for i, step := range []vfio.State{c.first, vfio.Stop} {
 			k := loadedFile{path: filepath.Join(dir, fmt.Sprint("f", i)), epoch: 3}
 			k.leave(t, i, 2, step)
@@ -181,14 +182,14 @@ func TestStartOfResumedCopy(t *testing.T) {
 			sinks = append(sinks, Sink{Name: fmt.Sprint("d", i), Device: d})
 		}
 		f := newFleet(sinks)
-		f.session = sessionID(transport.MigID{1})
+		f.session = sessionID(migration.ID{1})
 		f.each = func(n int, do func(int) error) (err error) { // the last one first
 			for i := range n {
 				err = errors.Join(err, do(n-1-i))
 			}
 			return err
 		}
-		last := handoff.Entry{Record: handoff.Accept, Attempt: transport.Attempt{Mig: transport.MigID{1}, Epoch: 3}, Journal: transport.JournalID{2}, Digest: transport.SetDigest(sums)}
+		last := handoff.Entry{Record: handoff.Accept, Attempt: migration.Attempt{Mig: migration.ID{1}, Epoch: 3}, Journal: migration.JournalID{2}, Digest: wire.SetDigest(sums)}
 		if got, err := f.resume(last); got != handoff.Whole || err != nil {
 			t.Fatal(got, err)
 		}
@@ -212,13 +213,13 @@ type lasting struct {
 
 func (l lasting) Rebooted() bool { return l.rebooted }
 
-func (k *loadedFile) attempt() transport.Attempt {
-	return transport.Attempt{Mig: transport.MigID{1}, Epoch: k.epoch}
+func (k *loadedFile) attempt() migration.Attempt {
+	return migration.Attempt{Mig: migration.ID{1}, Epoch: k.epoch}
 }
 
 // accepted is a process that is told to go on with the file, of which ACCEPT is recorded.
 // Its user gives up after a minute.
-func (k *loadedFile) accepted(t *testing.T, j lasting) (transport.Dialer, func() (report.Report, error)) {
+func (k *loadedFile) accepted(t *testing.T, j lasting) (transport.Dialer, func() (migration.Report, error)) {
 	t.Helper()
 	device, err := file.NewSink(k.path, nil)
 	if err != nil {
@@ -226,12 +227,12 @@ func (k *loadedFile) accepted(t *testing.T, j lasting) (transport.Dialer, func()
 	}
 	d, l := transport.Pipe()
 	t.Cleanup(func() { l.Close(); device.Close() })
-	j.Append(handoff.Entry{Record: handoff.Accept, Attempt: k.attempt(), Journal: transport.JournalID{2}, Digest: transport.SetDigest([]transport.StreamDigest{k.sum})})
-	return d, func() (report.Report, error) {
+	j.Append(handoff.Entry{Record: handoff.Accept, Attempt: k.attempt(), Journal: migration.JournalID{2}, Digest: wire.SetDigest([]migration.StreamDigest{k.sum})})
+	return d, func() (migration.Report, error) {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
 		return Receive(ctx, l, []Sink{{Name: "d0", Device: device}}, &Options{
-			Recover: k.attempt().Mig, Journals: func(transport.MigID, bool) (handoff.Journal, error) { return j, nil },
+			Recover: k.attempt().Mig, Journals: func(migration.ID, bool) (handoff.Journal, error) { return j, nil },
 		})
 	}
 }
@@ -254,15 +255,15 @@ func TestAcceptedBeforeARestart(t *testing.T) {
 				if named() == rebooted {
 					t.Errorf("rebooted %v: before its source has asked, it has a name: %v", rebooted, named())
 				}
-				control, err := comeBack(t.Context(), d, &transport.Resume{Attempt: k.attempt(), Peer: j.ID()})
+				control, err := comeBack(t.Context(), d, &wire.Resume{Attempt: k.attempt(), Peer: j.ID()})
 				if err == nil {
-					control.Send(&transport.Fin{Attempt: k.attempt()})
-					transport.HangUp(control.Lane(), func() {})
+					control.Send(&wire.Fin{Attempt: k.attempt()})
+					wire.HangUp(control.Lane(), func() {})
 				}
 				source <- err
 			}()
 			r, err := receive()
-			if r.Outcome != handoff.Committed || err != nil || !named() {
+			if r.Outcome != migration.Committed || err != nil || !named() {
 				t.Errorf("rebooted %v: %v, %v, named %v", rebooted, r.Outcome, err, named())
 			}
 			if err := <-source; err != nil {
@@ -282,7 +283,7 @@ func TestWaitsForItsSource(t *testing.T) {
 		j := lasting{handoff.NewMemory(), true}
 		_, receive := k.accepted(t, j)
 		r, err := receive()
-		if r.Outcome != handoff.InDoubt || r.Attempt != k.attempt() || err == nil || j.Last().Record != handoff.Accept {
+		if r.Outcome != migration.InDoubt || r.Attempt != k.attempt() || err == nil || j.Last().Record != handoff.Accept {
 			t.Errorf("%v of %v, %v; recorded is %v", r.Outcome, r.Attempt, err, j.Last().Record)
 		}
 	})
@@ -318,15 +319,15 @@ func TestSpareOthers(t *testing.T) {
 		j := handoff.NewMemory()
 		j.Append(handoff.Entry{Record: c.record})
 		e := newEngine(Options{}, []Sink{{Name: "d0", Device: device}})
-		e.opts.Journals = func(transport.MigID, bool) (handoff.Journal, error) { return j, c.err }
+		e.opts.Journals = func(migration.ID, bool) (handoff.Journal, error) { return j, c.err }
 		want := transport.CodeHeld
 		if c.err != nil { // nobody knows what it keeps
 			want = transport.CodeBusy
 		}
-		if f := e.spareOthers(transport.MigID{9}); (f == nil) != c.free || f != nil && (f.Code != want || f.Device != "d0") {
+		if f := e.spareOthers(migration.ID{9}); (f == nil) != c.free || f != nil && (f.Code != want || f.Device != "d0") {
 			t.Errorf("%v, %v: %v", c.record, c.err, f)
 		}
-		if f := e.spareOthers(transport.MigID{1}); f != nil {
+		if f := e.spareOthers(migration.ID{1}); f != nil {
 			t.Errorf("its own, %v: %v", c.record, f)
 		}
 		device.Close()

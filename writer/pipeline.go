@@ -8,10 +8,11 @@ import (
 	"time"
 
 	"github.com/migpipe/migpipe/internal/occupancy"
+	"github.com/migpipe/migpipe/internal/share"
 	"github.com/migpipe/migpipe/internal/tasks"
+	"github.com/migpipe/migpipe/internal/wire"
 	"github.com/migpipe/migpipe/transport"
-	"github.com/migpipe/migpipe/transport/report"
-	"github.com/migpipe/migpipe/transport/share"
+	"github.com/migpipe/migpipe/transport/migration"
 )
 
 // pipeline is the way of the streams on this side: the memory and what was promised of it, the
@@ -21,7 +22,7 @@ type pipeline struct {
 	devices []*device
 	post    func(event) // hands an event to the loop
 
-	arena    *transport.Arena // these from the moment of WELCOME
+	arena    *wire.Arena // these from the moment of WELCOME
 	credit   *credit
 	acks     *acker
 	lanes    []*receiver // by number, nil before they are dialled; in place of a lost one its successor
@@ -45,27 +46,27 @@ func newPipeline(work *tasks.Group, post func(event)) *pipeline {
 
 // begun is what an attempt's streams begin with.
 type begun struct {
-	attempt   transport.Attempt
-	journal   transport.JournalID // of this side
+	attempt   migration.Attempt
+	journal   migration.JournalID // of this side
 	memory    int
 	chunkSize int
 	lanes     int
 	maxState  uint64
 	notes     func(device int) *note // nil for a copy that does not outlive the process
-	control   *transport.Control
+	control   *wire.Control
 	quit      <-chan struct{} // closed when the loop ends
 }
 
 // begin sets memory aside and starts the loaders.
 func (p *pipeline) begin(devices []*device, b begun) error {
-	arena, err := transport.NewArena(b.memory, b.chunkSize, least(b.lanes, len(devices)))
+	arena, err := wire.NewArena(b.memory, b.chunkSize, least(b.lanes, len(devices)))
 	if err != nil {
 		return err
 	}
 	p.devices, p.arena, p.lanes = devices, arena, make([]*receiver, b.lanes)
 	needs := make([]share.Need, len(devices))
 	for i, d := range devices {
-		d.estimate = transport.DeviceEstimate{StopCopy: d.offer.Estimate, Known: d.offer.Estimate > 0}
+		d.estimate = wire.DeviceEstimate{StopCopy: d.offer.Estimate, Known: d.offer.Estimate > 0}
 		needs[i] = d.need(false)
 	}
 	p.credit = newCredit(arena.Count()-b.lanes, b.chunkSize, needs)
@@ -80,7 +81,7 @@ func (p *pipeline) begin(devices []*device, b begun) error {
 	for i, d := range devices {
 		d.loader = &loader{
 			device: i, name: d.Name, dev: d.Device, stream: d.stream, note: b.notes(i),
-			merge: d.merge, digest: transport.NewDigest(), post: p.post, applied: func() { p.acks.applied(i) },
+			merge: d.merge, digest: wire.NewDigest(), post: p.post, applied: func() { p.acks.applied(i) },
 		}
 		p.loading.Go(d.loader.run)
 	}
@@ -199,7 +200,7 @@ func (p *pipeline) progressed() progress {
 
 // occupancies tells how full the stages were: in all, and while the guest stood still before
 // every device had its state.
-func (p *pipeline) occupancies(stopped bool) (all, stop report.Occupancy) {
+func (p *pipeline) occupancies(stopped bool) (all, stop migration.Occupancy) {
 	if !p.loads() {
 		return
 	}

@@ -8,10 +8,11 @@ import (
 	"time"
 
 	"github.com/migpipe/migpipe/internal/tasks"
+	"github.com/migpipe/migpipe/internal/wire"
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
 	"github.com/migpipe/migpipe/transport/handoff/witness"
-	"github.com/migpipe/migpipe/transport/report"
+	"github.com/migpipe/migpipe/transport/migration"
 )
 
 // preflight answers a source that asks what a migration would come to. It
@@ -21,9 +22,9 @@ type preflight struct {
 	opts    Options
 	fleet   *fleet
 	sinks   []Sink
-	control *transport.Control
-	opening transport.Preamble
-	nobody  transport.JournalID             // an attempt that will never be has no journal
+	control *wire.Control
+	opening wire.Preamble
+	nobody  migration.JournalID             // an attempt that will never be has no journal
 	tasks   *tasks.Group                    // end with the conversation, the streams, or the time
 	why     atomic.Pointer[transport.Fault] // what has ended it, nil if that is the peer or the engine
 	ended   atomic.Bool
@@ -34,7 +35,7 @@ type preflight struct {
 }
 
 func newPreflight(e *engine, ev admitted) *preflight {
-	return &preflight{tasks: e.work.Child(), opts: e.opts, fleet: e.fleet, sinks: e.fleet.sinks(), control: transport.NewControl(ev.lane), opening: ev.pre, nobody: transport.NewJournalID(), post: e.post}
+	return &preflight{tasks: e.work.Child(), opts: e.opts, fleet: e.fleet, sinks: e.fleet.sinks(), control: wire.NewControl(ev.lane), opening: ev.pre, nobody: migration.NewJournalID(), post: e.post}
 }
 
 // end ends the conversation, for a reason that the peer is told; nil for none.
@@ -50,7 +51,7 @@ func (p *preflight) over() bool { return p == nil || p.ended.Load() }
 // run holds the conversation, and says why where this side ends it.
 func (p *preflight) run(ctx context.Context) {
 	lane := p.control.Lane()
-	limit := transport.PreflightTimeout
+	limit := wire.PreflightTimeout
 	if p.opts.Witness != nil {
 		limit += witness.Timeout
 	}
@@ -72,7 +73,7 @@ func (p *preflight) run(ctx context.Context) {
 		return
 	}
 	f := faultOf(err)
-	reply(p.control, &transport.Declined{Attempt: p.attempt(), Journal: p.nobody,
+	reply(p.control, &wire.Declined{Attempt: p.attempt(), Journal: p.nobody,
 		Code: f.Code, Device: f.Device, Text: f.Err.Error()})
 }
 
@@ -87,8 +88,8 @@ func faultOf(err error) *transport.Fault {
 	return &transport.Fault{Code: transport.CodeOf(err), Err: err}
 }
 
-func (p *preflight) attempt() transport.Attempt {
-	return transport.Attempt{Mig: p.opening.Mig, Epoch: p.opening.Epoch}
+func (p *preflight) attempt() migration.Attempt {
+	return migration.Attempt{Mig: p.opening.Mig, Epoch: p.opening.Epoch}
 }
 
 // converse judges HELLO and answers each QUERY, until something ends it.
@@ -97,19 +98,19 @@ func (p *preflight) converse(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	hello, ok := m.(*transport.Hello)
+	hello, ok := m.(*wire.Hello)
 	if !ok || hello.Attempt != p.attempt() || hello.Epoch == 0 {
 		return fmt.Errorf("%w: a preflight that begins with %v, of attempt %d", transport.ErrProtocol, m.Type(), m.About().Epoch)
 	}
 	terms, err := p.judge(hello)
-	p.post(preflightHeard{report.Event{Kind: report.Asked, Peer: transport.PeerOf(p.control.Lane()), Text: transport.PeerText(hello.Software), Err: err}})
+	p.post(preflightHeard{migration.Event{Kind: migration.Asked, Peer: transport.PeerOf(p.control.Lane()), Text: transport.PeerText(hello.Software), Err: err}})
 	if err != nil {
 		return err
 	}
 	p.room.Store(int32(terms.lanes))
 	welcome := p.welcome(ctx, hello, terms)
 	if welcome.Warning != "" {
-		p.post(preflightHeard{report.Event{Kind: report.Warning, Text: "of that migration: " + welcome.Warning}})
+		p.post(preflightHeard{migration.Event{Kind: migration.Warning, Text: "of that migration: " + welcome.Warning}})
 	}
 	if err := p.control.Send(welcome); err != nil {
 		return err
@@ -122,7 +123,7 @@ func (p *preflight) converse(ctx context.Context) error {
 }
 
 // judge is what a migration is held against before a device is touched.
-func (p *preflight) judge(h *transport.Hello) (terms, error) {
+func (p *preflight) judge(h *wire.Hello) (terms, error) {
 	t, fault := agree(h, p.sinks, p.opts)
 	if fault != nil {
 		return t, fault
@@ -131,11 +132,11 @@ func (p *preflight) judge(h *transport.Hello) (terms, error) {
 }
 
 // welcome promises no memory: no chunk is going to come.
-func (p *preflight) welcome(ctx context.Context, h *transport.Hello, t terms) *transport.Welcome {
+func (p *preflight) welcome(ctx context.Context, h *wire.Hello, t terms) *wire.Welcome {
 	probe := p.opts.probe(ctx)
 	probe.doubts = t.doubts(h.Devices, p.opts.MaxState)
 	m := welcome(h, t, p.nobody, &p.opts, probe)
-	m.Windows = make([]transport.Window, len(h.Devices))
+	m.Windows = make([]wire.Window, len(h.Devices))
 	return m
 }
 
@@ -144,17 +145,17 @@ func (p *preflight) answer() error {
 	if err != nil {
 		return err
 	}
-	if m.Type() != transport.TypeQuery || *m.About() != p.attempt() {
+	if m.Type() != wire.TypeQuery || *m.About() != p.attempt() {
 		return fmt.Errorf("%w: %v in a preflight", transport.ErrProtocol, m.Type())
 	}
-	return p.control.Send(&transport.Status{Attempt: p.attempt(), Journal: p.nobody,
+	return p.control.Send(&wire.Status{Attempt: p.attempt(), Journal: p.nobody,
 		Record: handoff.None.String(), Received: p.received.Load()})
 }
 
 // takes reports whether a probe lane is this preflight's, and one that it may
 // have.
 func (p *preflight) takes(ev admitted) bool {
-	a := transport.Attempt{Mig: ev.pre.Mig, Epoch: ev.pre.Epoch}
+	a := migration.Attempt{Mig: ev.pre.Mig, Epoch: ev.pre.Epoch}
 	ours := !p.over() && a == p.attempt() && transport.IsPeer(ev.lane, transport.PeerOf(p.control.Lane()))
 	return ours && p.room.Add(-1) >= 0
 }
@@ -169,8 +170,8 @@ func (p *preflight) discard(ctx context.Context, lane transport.Lane) {
 	defer context.AfterFunc(ctx, func() { lane.SetDeadline(time.Unix(1, 0)) })()
 	for room := make([]byte, probeRead); ; {
 		n, err := lane.Read(room)
-		if p.received.Add(uint64(n)) > transport.MaxProbe {
-			p.end(&transport.Fault{Code: transport.CodeLimit, Err: fmt.Errorf("the probe lanes of a preflight may carry %d bytes", transport.MaxProbe)})
+		if p.received.Add(uint64(n)) > wire.MaxProbe {
+			p.end(&transport.Fault{Code: transport.CodeLimit, Err: fmt.Errorf("the probe lanes of a preflight may carry %d bytes", wire.MaxProbe)})
 			return
 		}
 		if err != nil {

@@ -10,8 +10,9 @@ import (
 	"unsafe"
 
 	"github.com/migpipe/migpipe/codec"
+	"github.com/migpipe/migpipe/internal/share"
+	"github.com/migpipe/migpipe/internal/wire"
 	"github.com/migpipe/migpipe/transport"
-	"github.com/migpipe/migpipe/transport/share"
 	"github.com/migpipe/migpipe/vfio"
 )
 
@@ -29,7 +30,7 @@ type frames struct {
 func newFrames(t testing.TB, n, size int) *frames {
 	f := &frames{payload: make([]byte, size)}
 	rand.Read(f.payload)
-	arena, err := transport.NewArena(0, size, 1)
+	arena, err := wire.NewArena(0, size, 1)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -88,7 +89,7 @@ func (d *taker) Write(p []byte) (int, error) {
 // rawPath is a receiver, a merge and a loader on the way of bytes that come as
 // they are.
 func rawPath(t testing.TB, size int, lane *frames, dev *taker) (move func()) {
-	arena, err := transport.NewArena(0, size, 3)
+	arena, err := wire.NewArena(0, size, 3)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -102,15 +103,15 @@ func rawPath(t testing.TB, size int, lane *frames, dev *taker) (move func()) {
 			t.Error(err)
 		}
 	})
-	m := newMerge(newCredit(2, size, make([]share.Need, 1)), 0, transport.MaxStream)
+	m := newMerge(newCredit(2, size, make([]share.Need, 1)), 0, wire.MaxStream)
 	acks := &acker{credit: m.credit, merges: []*merge{m}, due: make(chan struct{}, 1)}
 	r := &receiver{lane: lane, arena: arena, scratch: scratch, devices: []*device{{Sink: Sink{Name: "d"}, merge: m}}, read: new(atomic.Uint64)}
 	r.codecs[codec.IDRaw] = true
-	l := &loader{stream: dev, merge: m, digest: transport.NewDigest(), applied: func() { acks.applied(0) }}
+	l := &loader{stream: dev, merge: m, digest: wire.NewDigest(), applied: func() { acks.applied(0) }}
 	ctx := context.Background()
-	room := new(transport.HeadRoom)
+	room := new(wire.HeadRoom)
 	return func() {
-		head, err := transport.ReadChunkHead(lane, room)
+		head, err := wire.ReadChunkHead(lane, room)
 		if err == nil {
 			err = r.chunk(head)
 		}

@@ -9,16 +9,17 @@ import (
 	"slices"
 	"time"
 
+	"github.com/migpipe/migpipe/internal/wire"
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
-	"github.com/migpipe/migpipe/transport/report"
+	"github.com/migpipe/migpipe/transport/migration"
 	"github.com/migpipe/migpipe/vfio"
 )
 
 // restart continues with the migration of Options.Recover, if the devices hold what its
 // journal says that they do.
 func (e *engine) restart() {
-	if e.opts.Recover == (transport.MigID{}) {
+	if e.opts.Recover == (migration.ID{}) {
 		return
 	}
 	j, err := e.opts.Journals(e.opts.Recover, true)
@@ -28,7 +29,7 @@ func (e *engine) restart() {
 	}
 	last := j.Last()
 	if e.fenced(j) {
-		e.tell(report.Event{Kind: report.Warning, Text: fmt.Sprintf("migration %v, attempt %d, was accepted, and this host was restarted since: somebody may have decided at its source meanwhile, so that it is started when that asks, or when `resolve` says so", last.Attempt.Mig, last.Attempt.Epoch)})
+		e.tell(migration.Event{Kind: migration.Warning, Text: fmt.Sprintf("migration %v, attempt %d, was accepted, and this host was restarted since: somebody may have decided at its source meanwhile, so that it is started when that asks, or when `resolve` says so", last.Attempt.Mig, last.Attempt.Epoch)})
 		e.waits = last
 		e.journal = j
 		e.closeJournal()
@@ -51,7 +52,7 @@ func (e *engine) restart() {
 		holding = handoff.Nothing
 	}
 	if holding == handoff.Nothing {
-		e.tell(report.Event{Kind: report.Warning, Text: fmt.Sprintf("migration %v, attempt %d, is recorded as %v, and the devices hold nothing that could be gone on with: its source is told so when it asks", last.Attempt.Mig, last.Attempt.Epoch, last.Record)})
+		e.tell(migration.Event{Kind: migration.Warning, Text: fmt.Sprintf("migration %v, attempt %d, is recorded as %v, and the devices hold nothing that could be gone on with: its source is told so when it asks", last.Attempt.Mig, last.Attempt.Epoch, last.Record)})
 		e.abandonCopy(last)
 		e.closeJournal() // which until now has kept other processes from the devices
 		return
@@ -65,7 +66,7 @@ func (e *engine) continueFrom(j handoff.Journal, holding handoff.Holding) {
 	last := j.Last()
 	e.journal = j
 	e.out.Attempt, e.out.Peer, e.bytes, e.conn.lostAt = last.Attempt, last.PeerID, last.Why.Bytes, time.Now()
-	e.tell(report.Event{Kind: report.Warning, Text: fmt.Sprintf("going on with migration %v, attempt %d, which is recorded as %v", last.Attempt.Mig, last.Attempt.Epoch, last.Record)})
+	e.tell(migration.Event{Kind: migration.Warning, Text: fmt.Sprintf("going on with migration %v, attempt %d, which is recorded as %v", last.Attempt.Mig, last.Attempt.Epoch, last.Record)})
 	next, actions := handoff.RestartDest(last, holding)
 	e.owner = next
 	e.do(actions)
@@ -157,7 +158,7 @@ func cannotResume(last handoff.Entry, why error) error {
 // hand hands a migration to people, who have to look at the devices before anything else
 // is loaded into them.
 func (e *engine) hand(last handoff.Entry, why error) {
-	e.out.Attempt, e.out.Peer, e.out.Outcome, e.done = last.Attempt, last.PeerID, handoff.InDoubt, true
+	e.out.Attempt, e.out.Peer, e.out.Outcome, e.done = last.Attempt, last.PeerID, migration.InDoubt, true
 	e.keep(&transport.Fault{Code: transport.CodeBusy, Err: cannotResume(last, why)})
 }
 
@@ -198,7 +199,7 @@ const answerTimeout = 5 * time.Second
 // answer tells a source what the journal says of its attempt, in which this process
 // has no part: the devices that it is about are not those at hand, or hold nothing of
 // it any more. What they have kept of it, forget removes.
-func answer(ctx context.Context, ev admitted, m *transport.Resume, journals handoff.Journals, alarm func(report.Event), forget func()) {
+func answer(ctx context.Context, ev admitted, m *wire.Resume, journals handoff.Journals, alarm func(migration.Event), forget func()) {
 	lane := ev.lane
 	lane.SetDeadline(time.Now().Add(answerTimeout))
 	stop := context.AfterFunc(ctx, func() { lane.SetDeadline(time.Unix(1, 0)) })
@@ -216,7 +217,7 @@ func answer(ctx context.Context, ev admitted, m *transport.Resume, journals hand
 		code, err = transport.CodeUnknown, errors.New("this destination knows nothing of the migration: it never heard of it, or has lost its journal")
 	}
 	if err != nil { // in no journal's name: a source in doubt does not believe it
-		reply(ev.control, &transport.Declined{Attempt: m.Attempt, Code: code, Text: err.Error()})
+		reply(ev.control, &wire.Declined{Attempt: m.Attempt, Code: code, Text: err.Error()})
 		return
 	}
 	if last := j.Last(); last.Record == handoff.Ready || last.Record == handoff.Accept {
@@ -225,21 +226,21 @@ func answer(ctx context.Context, ev admitted, m *transport.Resume, journals hand
 	}
 	a := &answerer{journal: j, control: ev.control, forget: forget}
 	a.converse(m)
-	transport.HangUp(lane, func() {})
+	wire.HangUp(lane, func() {})
 }
 
 // uninvolved is the answer about a copy that may be in devices which this process was not
 // told of: what is recorded, and no more.
-func uninvolved(m *transport.Resume, last handoff.Entry, id transport.JournalID) transport.Message {
+func uninvolved(m *wire.Resume, last handoff.Entry, id migration.JournalID) wire.Message {
 	if m.Epoch < last.Attempt.Epoch {
-		return &transport.Declined{Attempt: m.Attempt, Journal: id, Code: transport.CodeProtocol, Text: "a newer attempt has been opened"}
+		return &wire.Declined{Attempt: m.Attempt, Journal: id, Code: transport.CodeProtocol, Text: "a newer attempt has been opened"}
 	}
-	return &transport.Status{Attempt: m.Attempt, Journal: id, Record: last.Record.String(), MaxEpoch: last.Attempt.Epoch, Digest: last.Digest,
+	return &wire.Status{Attempt: m.Attempt, Journal: id, Record: last.Record.String(), MaxEpoch: last.Attempt.Epoch, Digest: last.Digest,
 		Text: "who answers has no part in it: have mig-recv go on with it there, with its devices"}
 }
 
 // asks holds the question against the journal.
-func asks(j handoff.Journal, m *transport.Resume, lane transport.Lane) error {
+func asks(j handoff.Journal, m *wire.Resume, lane transport.Lane) error {
 	last := j.Last()
 	switch {
 	case m.Peer != j.ID():
@@ -256,17 +257,17 @@ func asks(j handoff.Journal, m *transport.Resume, lane transport.Lane) error {
 type answerer struct {
 	owner   handoff.Dest
 	journal handoff.Journal
-	control *transport.Control // nil if nobody asks
+	control *wire.Control // nil if nobody asks
 	forget  func()
 }
 
-func (a *answerer) converse(m *transport.Resume) {
+func (a *answerer) converse(m *wire.Resume) {
 	next, actions := handoff.RestartDest(a.journal.Last(), handoff.Nothing)
 	a.owner = next
 	err := a.do(actions)
-	var said transport.Message = &transport.Query{Attempt: m.Attempt}
+	var said wire.Message = &wire.Query{Attempt: m.Attempt}
 	if m.Epoch < a.owner.MaxEpoch {
-		said = &transport.Cancel{Attempt: m.Attempt} // which is answered for every older attempt
+		said = &wire.Cancel{Attempt: m.Attempt} // which is answered for every older attempt
 	}
 	if err == nil {
 		err = errors.Join(a.own(handoff.Received{Message: said}), a.own(handoff.Reached{}))
@@ -315,7 +316,7 @@ func (a *answerer) do(actions []handoff.DestAction) error {
 
 // inform tells a source what the journal says of its migration, and changes nothing of
 // that.
-func inform(ctx context.Context, ev admitted, m *transport.Query, journals handoff.Journals, alarm func(report.Event)) {
+func inform(ctx context.Context, ev admitted, m *wire.Query, journals handoff.Journals, alarm func(migration.Event)) {
 	stop := context.AfterFunc(ctx, func() { ev.lane.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
 	j, err := journals(m.Mig, true)
@@ -324,9 +325,9 @@ func inform(ctx context.Context, ev admitted, m *transport.Query, journals hando
 	}
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		reply(ev.control, &transport.Status{Attempt: m.Attempt, Record: handoff.None.String()})
+		reply(ev.control, &wire.Status{Attempt: m.Attempt, Record: handoff.None.String()})
 	case err != nil:
-		reply(ev.control, &transport.Declined{Attempt: m.Attempt, Code: transport.CodeBusy, Text: err.Error()})
+		reply(ev.control, &wire.Declined{Attempt: m.Attempt, Code: transport.CodeBusy, Text: err.Error()})
 	default:
 		last := j.Last()
 		last.Journal = j.ID()
@@ -336,17 +337,17 @@ func inform(ctx context.Context, ev admitted, m *transport.Query, journals hando
 }
 
 // statusOf answers who is the attempt's peer, and nobody else.
-func statusOf(a transport.Attempt, last handoff.Entry, peer bool) transport.Message {
+func statusOf(a migration.Attempt, last handoff.Entry, peer bool) wire.Message {
 	if !peer {
-		return &transport.Declined{Attempt: a, Code: transport.CodeAuth, Text: handoff.ErrOtherPeer.Error()}
+		return &wire.Declined{Attempt: a, Code: transport.CodeAuth, Text: handoff.ErrOtherPeer.Error()}
 	}
-	return &transport.Status{Attempt: a, Journal: last.Journal, Record: last.Record.String(), MaxEpoch: last.Attempt.Epoch, Digest: last.Digest}
+	return &wire.Status{Attempt: a, Journal: last.Journal, Record: last.Record.String(), MaxEpoch: last.Attempt.Epoch, Digest: last.Digest}
 }
 
 // reasoned gives DECLINED the reason that is recorded. It may have been said before, to
 // a source that has not heard it.
-func (a *answerer) reasoned(m transport.Message) transport.Message {
-	d, ok := m.(*transport.Declined)
+func (a *answerer) reasoned(m wire.Message) wire.Message {
+	d, ok := m.(*wire.Declined)
 	if last := a.journal.Last(); ok && last.Record == handoff.Aborted && last.Attempt == d.Attempt && last.Why.Code != 0 {
 		d.Code, d.Text = last.Why.Code, last.Why.Text
 	}

@@ -7,8 +7,10 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/migpipe/migpipe/internal/wire"
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
+	"github.com/migpipe/migpipe/transport/migration"
 	"github.com/migpipe/migpipe/vfio"
 	"github.com/migpipe/migpipe/vfio/sim"
 )
@@ -23,18 +25,18 @@ func TestRecoverInPart(t *testing.T) {
 		kept       bool
 		left, want vfio.State
 		becomes    handoff.Record
-		outcome    handoff.Outcome
+		outcome    migration.Outcome
 	}{
-		{handoff.Open, true, vfio.Resuming, vfio.Running, handoff.Aborted, handoff.Rolledback},
-		{handoff.Open, true, vfio.StopCopy, vfio.StopCopy, handoff.Aborted, handoff.Rolledback}, // it is being saved
-		{handoff.Open, true, vfio.Stop, vfio.Stop, handoff.Aborted, handoff.Rolledback},
-		{handoff.Ready, true, vfio.Resuming, vfio.Running, handoff.Aborted, handoff.Rolledback}, // so its copy is not there
-		{handoff.Ready, false, vfio.Running, vfio.Running, handoff.Aborted, handoff.Rolledback},
-		{handoff.Open, false, vfio.Resuming, vfio.Resuming, handoff.Aborted, handoff.Rolledback},
-		{handoff.Accept, false, vfio.Running, vfio.Running, handoff.Lost, handoff.Rolledback}, // a new one
-		{handoff.Accept, true, vfio.Resuming, vfio.Resuming, handoff.Lost, handoff.InDoubt},   // for people to look at
-		{handoff.Forced, true, vfio.Resuming, vfio.Resuming, handoff.Forced, handoff.InDoubt},
-		{handoff.Lost, true, vfio.Running, vfio.Running, handoff.Lost, handoff.InDoubt},
+		{handoff.Open, true, vfio.Resuming, vfio.Running, handoff.Aborted, migration.Aborted},
+		{handoff.Open, true, vfio.StopCopy, vfio.StopCopy, handoff.Aborted, migration.Aborted}, // it is being saved
+		{handoff.Open, true, vfio.Stop, vfio.Stop, handoff.Aborted, migration.Aborted},
+		{handoff.Ready, true, vfio.Resuming, vfio.Running, handoff.Aborted, migration.Aborted}, // so its copy is not there
+		{handoff.Ready, false, vfio.Running, vfio.Running, handoff.Aborted, migration.Aborted},
+		{handoff.Open, false, vfio.Resuming, vfio.Resuming, handoff.Aborted, migration.Aborted},
+		{handoff.Accept, false, vfio.Running, vfio.Running, handoff.Lost, migration.Aborted},  // a new one
+		{handoff.Accept, true, vfio.Resuming, vfio.Resuming, handoff.Lost, migration.InDoubt}, // for people to look at
+		{handoff.Forced, true, vfio.Resuming, vfio.Resuming, handoff.Forced, migration.InDoubt},
+		{handoff.Lost, true, vfio.Running, vfio.Running, handoff.Lost, migration.InDoubt},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			device, err := sim.OpenURL("mtty")
@@ -48,14 +50,14 @@ func TestRecoverInPart(t *testing.T) {
 			_, l := transport.Pipe()
 			defer l.Close()
 			j := handoff.NewMemory()
-			a := transport.Attempt{Mig: transport.MigID{1}, Epoch: 1}
+			a := migration.Attempt{Mig: migration.ID{1}, Epoch: 1}
 			if err := j.Append(handoff.Entry{Record: c.record, Attempt: a, Journal: j.ID()}); err != nil {
 				t.Fatal(err)
 			}
 			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			defer cancel()
 			r, err := Receive(ctx, l, []Sink{{Name: "d", Device: device, Kept: c.kept}}, &Options{
-				Recover: a.Mig, Journals: func(transport.MigID, bool) (handoff.Journal, error) { return j, nil },
+				Recover: a.Mig, Journals: func(migration.ID, bool) (handoff.Journal, error) { return j, nil },
 			})
 			if r.Outcome != c.outcome || len(r.Warnings) > 0 {
 				t.Errorf("%v, %+v, %v", c, r, err)
@@ -71,21 +73,21 @@ func TestRecoverInPart(t *testing.T) {
 }
 
 // comeBack is a source that says RESUME, and hears RUNNING.
-func comeBack(ctx context.Context, d transport.Dialer, m *transport.Resume) (*transport.Control, error) {
+func comeBack(ctx context.Context, d transport.Dialer, m *wire.Resume) (*wire.Control, error) {
 	lane, err := d.Dial(ctx)
 	if err == nil {
-		err = transport.WritePreamble(lane, transport.Preamble{Kind: transport.LaneControl, Mig: m.Mig, Epoch: m.Epoch})
+		err = wire.WritePreamble(lane, wire.Preamble{Kind: wire.LaneControl, Mig: m.Mig, Epoch: m.Epoch})
 	}
 	if err != nil {
 		return nil, err
 	}
-	control := transport.NewControl(lane)
+	control := wire.NewControl(lane)
 	if err = control.Send(m); err != nil {
 		return nil, err
 	}
 	for {
 		said, err := control.Receive()
-		if err != nil || said.Type() == transport.TypeRunning {
+		if err != nil || said.Type() == wire.TypeRunning {
 			return control, err
 		}
 	}
@@ -103,13 +105,13 @@ func TestRunningIsToldAgain(t *testing.T) {
 		d, l := transport.Pipe()
 		defer l.Close()
 		j := handoff.NewMemory()
-		a := transport.Attempt{Mig: transport.MigID{1}, Epoch: 1}
+		a := migration.Attempt{Mig: migration.ID{1}, Epoch: 1}
 		if err := j.Append(handoff.Entry{Record: handoff.Accept, Attempt: a, Journal: j.ID()}); err != nil {
 			t.Fatal(err)
 		}
 		source := make(chan error, 1)
 		go func() { // ends with FIN, or the destination
-			resume := &transport.Resume{Attempt: a, Peer: j.ID()}
+			resume := &wire.Resume{Attempt: a, Peer: j.ID()}
 			for i := range 3 {
 				control, err := comeBack(t.Context(), d, resume)
 				if err != nil {
@@ -117,8 +119,8 @@ func TestRunningIsToldAgain(t *testing.T) {
 					return
 				}
 				if i == 2 {
-					control.Send(&transport.Fin{Attempt: a})
-					transport.HangUp(control.Lane(), func() {})
+					control.Send(&wire.Fin{Attempt: a})
+					wire.HangUp(control.Lane(), func() {})
 					break
 				}
 				control.Lane().Close()
@@ -127,9 +129,9 @@ func TestRunningIsToldAgain(t *testing.T) {
 			source <- nil
 		}()
 		r, err := Receive(t.Context(), l, []Sink{{Name: "d", Device: device, Kept: true}}, &Options{
-			Recover: a.Mig, Journals: func(transport.MigID, bool) (handoff.Journal, error) { return j, nil },
+			Recover: a.Mig, Journals: func(migration.ID, bool) (handoff.Journal, error) { return j, nil },
 		})
-		if r.Outcome != handoff.Committed || err != nil {
+		if r.Outcome != migration.Committed || err != nil {
 			t.Errorf("%+v, %v", r, err)
 		}
 		l.Close()

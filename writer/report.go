@@ -8,28 +8,28 @@ import (
 
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
-	"github.com/migpipe/migpipe/transport/report"
+	"github.com/migpipe/migpipe/transport/migration"
 )
 
 // tell observes an event of the attempt, once HELLO has named one.
-func (e *engine) tell(ev report.Event) {
-	if ev.Kind != report.Asked {
+func (e *engine) tell(ev migration.Event) {
+	if ev.Kind != migration.Asked {
 		ev.Attempt = cmp.Or(ev.Attempt, e.out.Attempt)
 	}
 	e.opts.Observe(ev)
 }
 
-func (e *engine) snapshots() []report.Snapshot {
+func (e *engine) snapshots() []migration.Snapshot {
 	if !e.pipe.loads() {
 		return nil
 	}
-	out, stopped := make([]report.Snapshot, len(e.devices)), !e.times.stopped.IsZero()
+	out, stopped := make([]migration.Snapshot, len(e.devices)), !e.times.stopped.IsZero()
 	for i, d := range e.devices {
 		applied := d.position()
 		if applied > 0 && e.times.begun.IsZero() {
 			e.times.begun = time.Now()
 		}
-		out[i] = report.Snapshot{
+		out[i] = migration.Snapshot{
 			Name: d.Name, Phase: e.phase(), Bytes: applied, Applied: applied,
 			Wire: d.received.Load(), Remaining: d.left(stopped), Known: d.estimate.Known,
 		}
@@ -40,15 +40,15 @@ func (e *engine) snapshots() []report.Snapshot {
 func (e *engine) phase() string {
 	switch {
 	case e.owner.HoldsCopy(), e.owner.Starts():
-		return report.Commit
+		return migration.Commit
 	case e.owner.MayRunDevices():
-		return report.Running
+		return migration.Running
 	case e.owner.Resets():
-		return report.Rollback
+		return migration.Rollback
 	case e.times.stopped.IsZero():
-		return report.PreCopy
+		return migration.PreCopy
 	}
-	return report.StopCopy
+	return migration.StopCopy
 }
 
 func (e *engine) finishReport() {
@@ -58,7 +58,7 @@ func (e *engine) finishReport() {
 	e.out.Occupancy, e.out.StopOccupancy = e.pipe.occupancies(!e.times.stopped.IsZero())
 	e.out.NameBottleneck()
 	for _, d := range e.devices {
-		r := report.Device{Name: d.Name, State: e.stateOf(d)}
+		r := migration.Device{Name: d.Name, State: e.stateOf(d)}
 		if l := d.loader; l != nil && !e.stuck { // else nothing was loaded, or nobody can say what
 			r.Bytes, r.WireBytes, r.Chunks, r.Digest, r.Path = l.digest.Bytes(), d.received.Load(), l.digest.Chunks(), l.digest.Sum(), l.path()
 		}
@@ -74,9 +74,9 @@ func (e *engine) stateOf(d *device) string {
 	return d.state()
 }
 
-func (e *engine) result() (report.Report, error) {
+func (e *engine) result() (migration.Report, error) {
 	e.finishReport()
-	committed := e.out.Outcome == handoff.Committed
+	committed := e.out.Outcome == migration.Committed
 	if e.unrecorded != nil && (committed || e.fault != e.unrecorded) {
 		e.out.Warnings = append(e.out.Warnings, e.unrecorded.Error())
 	}
@@ -89,8 +89,8 @@ func (e *engine) result() (report.Report, error) {
 	if e.tooLate != nil {
 		e.out.Warnings = append(e.out.Warnings, e.tooLate.Error())
 	}
-	if e.waits.Record != handoff.None && e.out.Outcome == handoff.Rolledback && e.out.Attempt == (transport.Attempt{}) {
-		e.out.Outcome, e.out.Attempt, e.out.Peer = handoff.InDoubt, e.waits.Attempt, e.waits.PeerID
+	if e.waits.Record != handoff.None && e.out.Outcome == migration.Aborted && e.out.Attempt == (migration.Attempt{}) {
+		e.out.Outcome, e.out.Attempt, e.out.Peer = migration.InDoubt, e.waits.Attempt, e.waits.PeerID
 	}
 	if e.fault == nil {
 		e.fault = &transport.Fault{Code: transport.CodeInternal, Err: errors.New("writer: ended without a cause")}

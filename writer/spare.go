@@ -8,17 +8,18 @@ import (
 
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
+	"github.com/migpipe/migpipe/transport/migration"
 	"github.com/migpipe/migpipe/vfio"
 )
 
 // spareOthers refuses a migration while a device keeps a complete copy of another one,
 // which may be the only one, and which nobody has decided about; or one of which that
 // cannot be found out now.
-func (e *engine) spareOthers(mig transport.MigID) *transport.Fault {
+func (e *engine) spareOthers(mig migration.ID) *transport.Fault {
 	for _, d := range e.fleet.devices {
 		ids, err := d.persisted()
 		for _, id := range ids {
-			other, bad := transport.ParseMigID(id)
+			other, bad := migration.ParseID(id)
 			if bad != nil || other == mig {
 				continue
 			}
@@ -49,7 +50,7 @@ func undecided(r handoff.Record) bool {
 }
 
 // recordOf is the newest record of a migration, the zero Entry if nothing is known of it.
-func (e *engine) recordOf(mig transport.MigID) (handoff.Entry, error) {
+func (e *engine) recordOf(mig migration.ID) (handoff.Entry, error) {
 	j, err := e.opts.Journals(mig, true)
 	if errors.Is(err, fs.ErrNotExist) {
 		return handoff.Entry{}, nil

@@ -7,7 +7,7 @@ import (
 
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
-	"github.com/migpipe/migpipe/transport/report"
+	"github.com/migpipe/migpipe/transport/migration"
 )
 
 // witnessPause is how long a witness that does not answer is left alone.
@@ -16,7 +16,7 @@ const witnessPause = time.Second
 func (e *engine) witnessed(ev witnessed) {
 	if ev.err != nil && !e.watch.silent {
 		e.watch.silent = true
-		e.tell(report.Event{Kind: report.Warning, Text: fmt.Sprintf("the witness does not answer, and is asked again before anything is started: %v", ev.err)})
+		e.tell(migration.Event{Kind: migration.Warning, Text: fmt.Sprintf("the witness does not answer, and is asked again before anything is started: %v", ev.err)})
 	}
 	if ev.err == nil {
 		e.times.steps.witness, e.times.steps.askedAt = time.Since(e.times.steps.askedAt), time.Time{}
@@ -25,7 +25,7 @@ func (e *engine) witnessed(ev witnessed) {
 }
 
 // accepted tells the hook. Only a copy that does not run yet can be given up for it.
-func (e *engine) accepted(a transport.Attempt) (failed, warning error) {
+func (e *engine) accepted(a migration.Attempt) (failed, warning error) {
 	err := e.opts.OnAccept.Run(a)
 	if err == nil {
 		return nil, nil
@@ -61,7 +61,7 @@ func (e *engine) devicesRun(took time.Duration) {
 		e.running(took)
 		return
 	}
-	e.tell(report.Event{Kind: report.Accepted, Attempt: e.owner.Attempt})
+	e.tell(migration.Event{Kind: migration.Accepted, Attempt: e.owner.Attempt})
 	e.startGuest(took)
 }
 
@@ -81,6 +81,6 @@ func (e *engine) guestStarted(ev guestStarted) {
 // running tells the source, which may then let go of its devices.
 func (e *engine) running(took time.Duration) {
 	e.times.running = time.Now()
-	e.tell(report.Event{Kind: report.Phase, Phase: report.Running})
+	e.tell(migration.Event{Kind: migration.Phase, Phase: migration.Running})
 	e.own(handoff.Started{TookNS: max(1, took.Nanoseconds())})
 }

@@ -4,7 +4,7 @@ import (
 	"context"
 	"time"
 
-	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/internal/wire"
 	"github.com/migpipe/migpipe/transport/handoff"
 	"github.com/migpipe/migpipe/transport/handoff/witness"
 	"github.com/migpipe/migpipe/vfio"
@@ -27,18 +27,18 @@ func (o *Options) probe(ctx context.Context) (p probed) {
 }
 
 // tell has WELCOME say it.
-func (p probed) tell(m *transport.Welcome) {
+func (p probed) tell(m *wire.Welcome) {
 	m.Warning = p.doubts
 	switch {
 	case p.err != nil:
-		m.WitnessNS, m.WitnessFault = transport.UnknownNS, p.err.Error()
+		m.WitnessNS, m.WitnessFault = wire.UnknownNS, p.err.Error()
 	case p.took > 0:
 		m.WitnessNS = p.took.Nanoseconds()
 	}
 }
 
 // foretell has WELCOME say how long the steps took that cannot be tried.
-func (o *Options) foretell(m *transport.Welcome, sinks []Sink) {
+func (o *Options) foretell(m *wire.Welcome, sinks []Sink) {
 	m.StartNS = o.last(startStep(sinks))
 	if o.OnAccept != nil {
 		m.AcceptNS = o.last(handoff.StepAccept)
@@ -63,5 +63,5 @@ func (o *Options) last(step string) int64 {
 			return max(1, took.Nanoseconds())
 		}
 	}
-	return transport.UnknownNS
+	return wire.UnknownNS
 }

@@ -3,19 +3,20 @@ package writer
 import (
 	"time"
 
+	"github.com/migpipe/migpipe/internal/wire"
 	"github.com/migpipe/migpipe/transport"
-	"github.com/migpipe/migpipe/transport/report"
+	"github.com/migpipe/migpipe/transport/migration"
 )
 
 // timing is when the stages of an attempt began, as this side saw them, and what its steps
 // take. The loop owns it.
 type timing struct {
 	hello, welcomed         time.Time
-	begun, stopped, running time.Time      // the first byte, and the guest
-	resetting               time.Time      // since when devices are being reset
-	cancelled               time.Time      // when the user cancelled, zero if he has not
-	entered                 time.Duration  // what the way to RESUMING took
-	fin                     *transport.Fin // the source's figures
+	begun, stopped, running time.Time     // the first byte, and the guest
+	resetting               time.Time     // since when devices are being reset
+	cancelled               time.Time     // when the user cancelled, zero if he has not
+	entered                 time.Duration // what the way to RESUMING took
+	fin                     *wire.Fin     // the source's figures
 
 	steps steps
 }
@@ -39,12 +40,12 @@ func (s *steps) note(step string, took time.Duration) {
 // figures takes the times from FIN, so that both sides show the same, and from
 // this side's own clock where the source has sent none. A downtime is part of the total,
 // even if the source says otherwise.
-func (t *timing) figures(r *report.Report) {
+func (t *timing) figures(r *migration.Report) {
 	if t.fin != nil {
 		r.Downtime = time.Duration(t.fin.DowntimeNS)
 		r.Total = max(time.Duration(t.fin.TotalNS), r.Downtime)
 		for _, s := range t.fin.Stages {
-			r.Stages = append(r.Stages, report.Stage{Name: transport.PeerText(s.Name), Took: time.Duration(s.NS)})
+			r.Stages = append(r.Stages, migration.Stage{Name: transport.PeerText(s.Name), Took: time.Duration(s.NS)})
 		}
 		return
 	}

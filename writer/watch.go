@@ -4,9 +4,10 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/migpipe/migpipe/internal/wire"
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
-	"github.com/migpipe/migpipe/transport/report"
+	"github.com/migpipe/migpipe/transport/migration"
 )
 
 // watch decides when this side has waited too long: for a lost or silent source, for bytes
@@ -129,7 +130,7 @@ func failed(f *transport.Fault) endAttempt { return endAttempt{fault: f, event: 
 func (w *watch) connection(now time.Time, f facts) []watchAction {
 	if f.lostAt.IsZero() {
 		quiet := now.Sub(f.heardAt)
-		if f.phase == handoff.DestReceiving && !f.ended && f.connected && !f.local && quiet > transport.SilenceLimit {
+		if f.phase == handoff.DestReceiving && !f.ended && f.connected && !f.local && quiet > wire.SilenceLimit {
 			return []watchAction{loseConnection{fmt.Errorf("%w: the source is connected, and has said nothing for %v", transport.ErrLost, quiet.Round(time.Second))}}
 		}
 		return nil
@@ -139,7 +140,7 @@ func (w *watch) connection(now time.Time, f facts) []watchAction {
 	case handoff.DestReceiving:
 		limit := w.limits.reconnect
 		if !f.taken { // it has perhaps not heard WELCOME, and sends HELLO again
-			limit = min(limit, transport.LanesTimeout)
+			limit = min(limit, wire.LanesTimeout)
 		}
 		if waited > limit {
 			return []watchAction{endAttempt{&transport.Fault{Code: transport.CodeNetwork,
@@ -163,8 +164,8 @@ func (w *watch) source(now time.Time, f facts) []watchAction {
 		return nil
 	}
 	if f.dialled == 0 {
-		if now.Sub(f.times.welcomed) > transport.LanesTimeout {
-			return []watchAction{givesUp(timedOut("the source has opened no data lane for %v", transport.LanesTimeout))}
+		if now.Sub(f.times.welcomed) > wire.LanesTimeout {
+			return []watchAction{givesUp(timedOut("the source has opened no data lane for %v", wire.LanesTimeout))}
 		}
 		return nil
 	}
@@ -249,9 +250,9 @@ func (e *engine) watching() {
 			e.out.Warnings = append(e.out.Warnings, a.warning)
 			e.own(handoff.Unreachable{})
 		case warnUser:
-			e.tell(report.Event{Kind: report.Warning, Text: a.text})
+			e.tell(migration.Event{Kind: migration.Warning, Text: a.text})
 		case reportHeld:
-			e.tell(report.Event{Kind: report.Held, Peer: e.out.Peer, Attempt: e.owner.Attempt})
+			e.tell(migration.Event{Kind: migration.Held, Peer: e.out.Peer, Attempt: e.owner.Attempt})
 		case leaveCopy:
 			e.leave()
 		}

@@ -10,9 +10,9 @@ import (
 
 	"github.com/migpipe/migpipe/bench/internal/record"
 	"github.com/migpipe/migpipe/reader"
-	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
 	"github.com/migpipe/migpipe/transport/journal"
+	"github.com/migpipe/migpipe/transport/migration"
 	"github.com/migpipe/migpipe/vfio/sim"
 	"github.com/migpipe/migpipe/writer"
 )
@@ -56,7 +56,7 @@ func (s *scenario) stopWith(ctx context.Context, journals bool, dir string) (ms 
 	if !journals {
 		return s.stop(ctx, &reader.Options{}, &writer.Options{})
 	}
-	attempt := transport.Attempt{Mig: transport.NewMigID(), Epoch: 1}
+	attempt := migration.Attempt{Mig: migration.NewID(), Epoch: 1}
 	open := func(role journal.Role) (*journal.Journal, error) {
 		return journal.Open(dir, journal.Options{Role: role, Mig: attempt.Mig})
 	}
@@ -68,7 +68,7 @@ func (s *scenario) stopWith(ctx context.Context, journals bool, dir string) (ms 
 	defer source.Close()
 	defer destination.Close()
 	return s.stop(ctx, &reader.Options{Attempt: attempt, Journal: source},
-		&writer.Options{Journals: func(transport.MigID, bool) (handoff.Journal, error) { return destination, nil }})
+		&writer.Options{Journals: func(migration.ID, bool) (handoff.Journal, error) { return destination, nil }})
 }
 
 // stop migrates 96 bytes, and gives the time from the pause of the guest to RUNNING at the

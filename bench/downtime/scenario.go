@@ -10,9 +10,10 @@ import (
 
 	"github.com/migpipe/migpipe/bench/downtime/model"
 	"github.com/migpipe/migpipe/bench/downtime/replica"
+	"github.com/migpipe/migpipe/internal/wire"
 	"github.com/migpipe/migpipe/reader"
 	"github.com/migpipe/migpipe/transport"
-	"github.com/migpipe/migpipe/transport/report"
+	"github.com/migpipe/migpipe/transport/migration"
 	"github.com/migpipe/migpipe/vfio/sim"
 	"github.com/migpipe/migpipe/writer"
 )
@@ -29,8 +30,8 @@ type scenario struct {
 
 func (s *scenario) check() error {
 	switch {
-	case s.Devices < 1 || s.Devices > transport.MaxDevices:
-		return fmt.Errorf("--devices is %d, must be 1 to %d", s.Devices, transport.MaxDevices)
+	case s.Devices < 1 || s.Devices > wire.MaxDevices:
+		return fmt.Errorf("--devices is %d, must be 1 to %d", s.Devices, wire.MaxDevices)
 	case s.Rounds < 1:
 		return fmt.Errorf("--rounds is %d, must be 1 or more", s.Rounds)
 	case s.Stops < 1:
@@ -107,7 +108,7 @@ func migpipe(ctx context.Context, j *replica.Job) error {
 
 // migrate runs both sides, and gives the source's report.
 func migrate(ctx context.Context, dialer transport.Dialer, listener transport.Listener, sources []reader.Source, sinks []writer.Sink,
-	send *reader.Options, receive *writer.Options) (report.Report, error) {
+	send *reader.Options, receive *writer.Options) (migration.Report, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	received := make(chan error, 1)
@@ -213,9 +214,9 @@ func overQUIC() (transport.Dialer, transport.Listener, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	l, err := transport.ListenQUIC("127.0.0.1:0", transport.Pinned{Identity: destination, Peers: []transport.ID{source.ID()}}, nil)
+	l, err := transport.ListenQUIC("127.0.0.1:0", transport.Pinned{Identity: destination, Peers: []transport.PeerID{source.ID()}}, nil)
 	if err != nil {
 		return nil, nil, err
 	}
-	return &transport.QUICDialer{Addr: l.Addr().String(), Credentials: transport.Pinned{Identity: source, Peers: []transport.ID{destination.ID()}}}, l, nil
+	return &transport.QUICDialer{Addr: l.Addr().String(), Credentials: transport.Pinned{Identity: source, Peers: []transport.PeerID{destination.ID()}}}, l, nil
 }

@@ -148,8 +148,8 @@ func (p pipeline) carrier() (transport.Dialer, transport.Listener, error) {
 	if err := cmp.Or(err1, err2); err != nil {
 		return nil, nil, err
 	}
-	sends := transport.Pinned{Identity: source, Peers: []transport.ID{destination.ID()}}
-	receives := transport.Pinned{Identity: destination, Peers: []transport.ID{source.ID()}}
+	sends := transport.Pinned{Identity: source, Peers: []transport.PeerID{destination.ID()}}
+	receives := transport.Pinned{Identity: destination, Peers: []transport.PeerID{source.ID()}}
 	const anyPort = "127.0.0.1:0"
 	if p.over == "tls" {
 		l, err := transport.ListenTLS(anyPort, receives, nil)

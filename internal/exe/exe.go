@@ -15,7 +15,6 @@ import (
 	"time"
 
 	"github.com/migpipe/migpipe/internal/safefile"
-	"github.com/migpipe/migpipe/transport"
 )
 
 // maxSaid bounds what is kept of each of a program's outputs, in bytes.
@@ -34,9 +33,10 @@ func Find(name string) (string, error) {
 	return filepath.Abs(path)
 }
 
-// Token is an attempt, a side and maybe more as the environment of a program.
-func Token(attempt transport.Attempt, side string, more ...string) []string {
-	return append([]string{"MIGPIPE_MIGRATION=" + attempt.Mig.String(), fmt.Sprintf("MIGPIPE_EPOCH=%d", attempt.Epoch), "MIGPIPE_SIDE=" + side}, more...)
+// Token is an attempt (the id of its migration, and its epoch), a side and maybe more as the
+// environment of a program.
+func Token(migration string, epoch uint64, side string, more ...string) []string {
+	return append([]string{"MIGPIPE_MIGRATION=" + migration, fmt.Sprintf("MIGPIPE_EPOCH=%d", epoch), "MIGPIPE_SIDE=" + side}, more...)
 }
 
 // Run runs a program with an environment that is added to this process's own, and

@@ -10,8 +10,6 @@ import (
 	"syscall"
 	"testing"
 	"time"
-
-	"github.com/migpipe/migpipe/transport"
 )
 
 func script(t *testing.T, text string) string {
@@ -24,9 +22,9 @@ func script(t *testing.T, text string) string {
 }
 
 func TestRun(t *testing.T) {
-	env := Token(transport.Attempt{Mig: transport.MigID{0xab}, Epoch: 7}, "source", "MIGPIPE_EVENT=commit")
+	env := Token("ab00", 7, "source", "MIGPIPE_EVENT=commit")
 	out, err := Run(t.Context(), script(t, `echo "$#" $MIGPIPE_MIGRATION $MIGPIPE_EPOCH $MIGPIPE_SIDE $MIGPIPE_EVENT`), env)
-	if want := "0 ab000000000000000000000000000000 7 source commit\n"; out != want || err != nil {
+	if want := "0 ab00 7 source commit\n"; out != want || err != nil {
 		t.Errorf("%q, %v, want %q", out, err, want)
 	}
 	for text, says := range map[string]string{

@@ -5,7 +5,7 @@ package occupancy
 import (
 	"time"
 
-	"github.com/migpipe/migpipe/transport/report"
+	"github.com/migpipe/migpipe/transport/migration"
 )
 
 // Waiting is what everything waits for at one moment.
@@ -21,7 +21,7 @@ const (
 	waitings
 )
 
-// Levels are numbers of chunks by the stage that they are in, as in [report.Occupancy].
+// Levels are numbers of chunks by the stage that they are in, as in [migration.Occupancy].
 type Levels struct {
 	Queue, Credit, Flight, Ahead int
 	Waiting                      Waiting
@@ -45,12 +45,12 @@ func (u Usage) Since(before Usage) Usage {
 }
 
 // Of gives the mean occupancy of a memory of so many chunks, without a bottleneck.
-func (u Usage) Of(chunks int) report.Occupancy {
+func (u Usage) Of(chunks int) migration.Occupancy {
 	if u.Took <= 0 {
-		return report.Occupancy{}
+		return migration.Occupancy{}
 	}
 	part := func(full float64) float64 { return max(0, full) / (float64(chunks) * u.Took.Seconds()) }
-	return report.Occupancy{Queue: part(u.Queue), Credit: part(u.Credit), Flight: part(u.Flight), Ahead: part(u.Ahead)}
+	return migration.Occupancy{Queue: part(u.Queue), Credit: part(u.Credit), Flight: part(u.Flight), Ahead: part(u.Ahead)}
 }
 
 // Gauge adds up the levels of a memory for chunks. Its owner's lock guards it.
@@ -93,7 +93,7 @@ func (g *Gauge) count() {
 type Progress[P any] interface {
 	Elapsed() time.Duration
 	Since(before P) P
-	Occupancy(chunks int) report.Occupancy
+	Occupancy(chunks int) migration.Occupancy
 }
 
 // lately is the time that Recent looks back: a second at least, once there was one.
@@ -103,7 +103,7 @@ const lately = time.Second
 type Recent[P Progress[P]] struct{ from, next P }
 
 // Look gives the occupancy lately, of a memory of so many chunks.
-func (r *Recent[P]) Look(now P, chunks int) report.Occupancy {
+func (r *Recent[P]) Look(now P, chunks int) migration.Occupancy {
 	if now.Elapsed()-r.next.Elapsed() >= lately {
 		r.from, r.next = r.next, now
 	}

@@ -10,9 +10,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
 	"github.com/migpipe/migpipe/transport/journal"
+	"github.com/migpipe/migpipe/transport/migration"
 	"github.com/migpipe/migpipe/vfio/sim"
 )
 
@@ -27,7 +27,7 @@ type evidence struct {
 
 // collect reads the journals of a migration and the logs of its devices. What is
 // not there was not reached.
-func collect(t *testing.T, state, logs [2]string, mig transport.MigID) (e evidence) {
+func collect(t *testing.T, state, logs [2]string, mig migration.ID) (e evidence) {
 	t.Helper()
 	for _, s := range []side{source, destination} {
 		var err error
@@ -335,7 +335,7 @@ func TestCheckerFinds(t *testing.T) {
 		return append(kept(e.log[destination][:3]), found(5, 3, "STOP"), kept([]sim.Line{line(6, 3, "set", "STOP", "RUNNING")})[0])
 	}
 	record := func(r handoff.Record, epoch uint64) journal.Record {
-		return journal.Record{Entry: handoff.Entry{Record: r, Attempt: transport.Attempt{Epoch: epoch}}}
+		return journal.Record{Entry: handoff.Entry{Record: r, Attempt: migration.Attempt{Epoch: epoch}}}
 	}
 	// deserted is a destination that drops its copy after the source's host was lost.
 	// The source has recorded OWNER at that time, if it has.

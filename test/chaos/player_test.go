@@ -13,8 +13,10 @@ import (
 	"github.com/quic-go/quic-go"
 
 	"github.com/migpipe/migpipe/codec"
+	"github.com/migpipe/migpipe/internal/wire"
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
+	"github.com/migpipe/migpipe/transport/migration"
 	"github.com/migpipe/migpipe/vfio"
 	"github.com/migpipe/migpipe/vfio/file"
 )
@@ -23,12 +25,12 @@ import (
 type player struct {
 	*world
 	dialer  transport.Dialer
-	attempt transport.Attempt
+	attempt migration.Attempt
 	lane    transport.Lane // control
-	control *transport.Control
+	control *wire.Control
 	data    transport.Lane
-	arena   *transport.Arena
-	welcome *transport.Welcome
+	arena   *wire.Arena
+	welcome *wire.Welcome
 }
 
 // playing is a source of one file device, which has said nothing yet. The
@@ -39,25 +41,25 @@ func playing(w *world) *player {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	arena, err := transport.NewArena(0, 4096, 1)
+	arena, err := wire.NewArena(0, 4096, 1)
 	if err != nil {
 		w.t.Fatal(err)
 	}
 	w.t.Cleanup(func() { arena.Close() })
-	peer, err := transport.ParseID(shared.ids[destination])
+	peer, err := transport.ParsePeerID(shared.ids[destination])
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	w.mig = transport.NewMigID()
-	return &player{world: w, arena: arena, attempt: transport.Attempt{Mig: w.mig, Epoch: 2},
-		dialer: &transport.QUICDialer{Addr: w.relay.Addr(), Credentials: transport.Pinned{Identity: id, Peers: []transport.ID{peer}}}}
+	w.mig = migration.NewID()
+	return &player{world: w, arena: arena, attempt: migration.Attempt{Mig: w.mig, Epoch: 2},
+		dialer: &transport.QUICDialer{Addr: w.relay.Addr(), Credentials: transport.Pinned{Identity: id, Peers: []transport.PeerID{peer}}}}
 }
 
-func (p *player) dial(kind transport.LaneKind) transport.Lane {
+func (p *player) dial(kind wire.LaneKind) transport.Lane {
 	p.t.Helper()
 	lane, err := p.dialer.Dial(p.t.Context())
 	if err == nil {
-		err = transport.WritePreamble(lane, transport.Preamble{Kind: kind, Mig: p.attempt.Mig, Epoch: p.attempt.Epoch})
+		err = wire.WritePreamble(lane, wire.Preamble{Kind: kind, Mig: p.attempt.Mig, Epoch: p.attempt.Epoch})
 	}
 	if err != nil {
 		p.t.Fatal(err)
@@ -66,7 +68,7 @@ func (p *player) dial(kind transport.LaneKind) transport.Lane {
 	return lane
 }
 
-func (p *player) hello() *transport.Hello {
+func (p *player) hello() *wire.Hello {
 	p.t.Helper()
 	path := filepath.Join(p.dir, "played.state")
 	err := os.WriteFile(path, make([]byte, 100), 0o600)
@@ -79,18 +81,18 @@ func (p *player) hello() *transport.Hello {
 	}
 	defer d.Close()
 	info := vfio.Describe(d)
-	return &transport.Hello{
-		Attempt: p.attempt, Versions: transport.Versions{Min: transport.Version, Max: transport.Version}, Journal: transport.NewJournalID(),
+	return &wire.Hello{
+		Attempt: p.attempt, Versions: wire.Versions{Min: wire.Version, Max: wire.Version}, Journal: migration.NewJournalID(),
 		ChunkSize: 4096, Lanes: 1, Codecs: []codec.ID{codec.IDRaw},
-		Devices: []transport.DeviceOffer{{Name: "d", Driver: info.Driver, Format: info.Format, Flags: d.Features().MigrationFlags()}},
+		Devices: []wire.DeviceOffer{{Name: "d", Driver: info.Driver, Format: info.Format, Flags: d.Features().MigrationFlags()}},
 	}
 }
 
 // greet opens the control lane and says HELLO.
-func (p *player) greet(change func(*transport.Hello)) {
+func (p *player) greet(change func(*wire.Hello)) {
 	p.t.Helper()
-	p.lane = p.dial(transport.LaneControl)
-	p.control = transport.NewControl(p.lane)
+	p.lane = p.dial(wire.LaneControl)
+	p.control = wire.NewControl(p.lane)
 	m := p.hello()
 	if change != nil {
 		change(m)
@@ -103,21 +105,21 @@ func (p *player) open() {
 	p.t.Helper()
 	p.greet(nil)
 	m := p.receive()
-	w, ok := m.(*transport.Welcome)
+	w, ok := m.(*wire.Welcome)
 	if !ok {
 		p.t.Fatalf("HELLO was answered by %+v", m)
 	}
-	p.welcome, p.data = w, p.dial(transport.LaneData)
+	p.welcome, p.data = w, p.dial(wire.LaneData)
 }
 
 // receive gives the next message but ACK, nil at the end.
-func (p *player) receive() transport.Message {
+func (p *player) receive() wire.Message {
 	for {
 		m, err := p.control.Receive()
 		if err != nil {
 			return nil
 		}
-		if m.Type() != transport.TypeAck {
+		if m.Type() != wire.TypeAck {
 			return m
 		}
 	}
@@ -127,7 +129,7 @@ func (p *player) receive() transport.Message {
 func (p *player) declined(code transport.Code) {
 	p.t.Helper()
 	for m := p.receive(); m != nil; m = p.receive() {
-		if d, ok := m.(*transport.Declined); ok {
+		if d, ok := m.(*wire.Declined); ok {
 			if d.Code != code {
 				p.t.Errorf("declined with %v %q, want %v", d.Code, d.Text, code)
 			}
@@ -138,7 +140,7 @@ func (p *player) declined(code transport.Code) {
 }
 
 // chunk sends a chunk of 100 bytes, as change makes it.
-func (p *player) chunk(seq, offset uint64, change func(*transport.Chunk)) transport.ChunkHead {
+func (p *player) chunk(seq, offset uint64, change func(*wire.Chunk)) wire.ChunkHead {
 	c, err := p.arena.TryGet()
 	if err != nil {
 		p.t.Fatal(err)
@@ -159,12 +161,12 @@ func truncated(w *world) {
 	p.open()
 	p.chunk(0, 0, nil)
 	p.data.CloseWrite()
-	p.control.Send(&transport.End{Attempt: p.attempt, Bytes: 200, Chunks: 2})
+	p.control.Send(&wire.End{Attempt: p.attempt, Bytes: 200, Chunks: 2})
 	p.declined(transport.CodeIncomplete)
 }
 
 // hostileFrame sends a chunk that no source may send.
-func hostileFrame(change func(*transport.Chunk)) func(*world) {
+func hostileFrame(change func(*wire.Chunk)) func(*world) {
 	return func(w *world) {
 		p := playing(w)
 		p.open()
@@ -187,7 +189,7 @@ func longMessage(w *world) {
 	p := playing(w)
 	p.open()
 	var head [12]byte
-	binary.BigEndian.PutUint32(head[:], transport.MaxControl+1)
+	binary.BigEndian.PutUint32(head[:], wire.MaxControl+1)
 	p.lane.Write(head[:])
 	p.declined(transport.CodeProtocol)
 }
@@ -196,14 +198,14 @@ func longMessage(w *world) {
 func wrongState(w *world) {
 	p := playing(w)
 	p.open()
-	p.control.Send(&transport.Commit{Attempt: p.attempt, Journal: p.welcome.Journal})
+	p.control.Send(&wire.Commit{Attempt: p.attempt, Journal: p.welcome.Journal})
 	p.declined(transport.CodeProtocol)
 }
 
 // otherVersion speaks protocol versions that do not exist yet.
 func otherVersion(w *world) {
 	p := playing(w)
-	p.greet(func(m *transport.Hello) { m.Versions = transport.Versions{Min: 8, Max: 9} })
+	p.greet(func(m *wire.Hello) { m.Versions = wire.Versions{Min: 8, Max: 9} })
 	p.declined(transport.CodeVersion)
 }
 
@@ -211,26 +213,26 @@ func otherVersion(w *world) {
 func replay(w *world) {
 	p := playing(w)
 	p.open()
-	sum := transport.NewDigest()
+	sum := wire.NewDigest()
 	sum.Add(p.chunk(0, 0, nil))
-	p.control.Send(&transport.End{Attempt: p.attempt, Bytes: 100, Chunks: 1, Digest: sum.Sum()})
+	p.control.Send(&wire.End{Attempt: p.attempt, Bytes: 100, Chunks: 1, Digest: sum.Sum()})
 	p.data.CloseWrite()
-	ready, ok := p.receive().(*transport.Ready)
+	ready, ok := p.receive().(*wire.Ready)
 	if !ok {
 		p.t.Fatal("no READY")
 	}
-	old := transport.Attempt{Mig: p.attempt.Mig, Epoch: p.attempt.Epoch - 1}
-	p.control.Send(&transport.Commit{Attempt: old, Journal: ready.Journal, Digest: ready.Digest})
+	old := migration.Attempt{Mig: p.attempt.Mig, Epoch: p.attempt.Epoch - 1}
+	p.control.Send(&wire.Commit{Attempt: old, Journal: ready.Journal, Digest: ready.Digest})
 	m := p.receive()
-	if d, ok := m.(*transport.Declined); !ok || d.Attempt != old {
+	if d, ok := m.(*wire.Declined); !ok || d.Attempt != old {
 		p.t.Errorf("COMMIT of an old attempt was answered by %+v", m)
 	}
-	p.control.Send(&transport.Query{Attempt: p.attempt})
+	p.control.Send(&wire.Query{Attempt: p.attempt})
 	m = p.receive()
-	if s, ok := m.(*transport.Status); !ok || s.Record != handoff.Ready.String() {
+	if s, ok := m.(*wire.Status); !ok || s.Record != handoff.Ready.String() {
 		p.t.Errorf("after that the destination is not READY but %+v", m)
 	}
-	p.control.Send(&transport.Abort{Attempt: p.attempt, Code: transport.CodeCancelled})
+	p.control.Send(&wire.Abort{Attempt: p.attempt, Code: transport.CodeCancelled})
 	p.declined(transport.CodeCancelled)
 }
 

@@ -11,8 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/migpipe/migpipe/internal/wire"
 	"github.com/migpipe/migpipe/test/chaos/relay"
-	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
 	"github.com/migpipe/migpipe/transport/journal"
 )
@@ -260,11 +260,11 @@ var rows = []scenario{
 	{row: 58, name: "a destination that takes 1 MiB/s",
 		urls: [2]string{"sim:mlx5?size=6MiB&content=random", "sim:mlx5?load=1MiB/s"}, flags: [2][]string{source: {"--max-downtime", "30s"}}, want: [2]end{committed, committed}},
 	{row: 60, name: "a frame of 4 GiB", quick: true, urls: played, want: [2]end{destination: aborted(5)},
-		play: hostileFrame(func(c *transport.Chunk) { c.RawLen = 1<<32 - 1 })},
+		play: hostileFrame(func(c *wire.Chunk) { c.RawLen = 1<<32 - 1 })},
 	{row: 60, name: "a frame of nothing", urls: played, want: [2]end{destination: aborted(5)},
-		play: hostileFrame(func(c *transport.Chunk) { c.RawLen, c.WireLen = 0, 0 })},
+		play: hostileFrame(func(c *wire.Chunk) { c.RawLen, c.WireLen = 0, 0 })},
 	{row: 60, name: "a frame at a negative offset", urls: played, want: [2]end{destination: aborted(5)},
-		play: hostileFrame(func(c *transport.Chunk) { c.Offset = 1<<64 - 1 })},
+		play: hostileFrame(func(c *wire.Chunk) { c.Offset = 1<<64 - 1 })},
 	{row: 60, name: "frames that overlap", quick: true, urls: played, want: [2]end{destination: aborted(5)}, play: overlapping},
 	{row: 62, name: "a control message of 16 KiB + 1", quick: true, urls: played, want: [2]end{destination: aborted(5)}, play: longMessage},
 	{row: 62, name: "COMMIT in the wrong state", urls: played, want: [2]end{destination: aborted(5)}, play: wrongState},

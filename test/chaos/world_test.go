@@ -21,6 +21,7 @@ import (
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
 	"github.com/migpipe/migpipe/transport/journal"
+	"github.com/migpipe/migpipe/transport/migration"
 )
 
 // memory is what each program may use for chunks, and slack what it may use for
@@ -43,9 +44,9 @@ type world struct {
 	seed  uint64
 	sc    *scenario
 
-	address string          // of the destination, the same after a restart
-	mig     transport.MigID // of the migration at hand, zero before there is one
-	round   int             // of migrations, of which each has logs and devices of its own
+	address string       // of the destination, the same after a restart
+	mig     migration.ID // of the migration at hand, zero before there is one
+	round   int          // of migrations, of which each has logs and devices of its own
 
 	reviving [2]sync.Mutex  // one at a time restarts a side
 	guards   sync.WaitGroup // end with their program

@@ -9,7 +9,9 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/migpipe/migpipe/internal/wire"
 	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/transport/migration"
 	"github.com/migpipe/migpipe/vfio"
 )
 
@@ -20,21 +22,21 @@ const room = 64 << 20
 func TestFloodedReceiver(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "sock")
 	cmd := flooded(t, "mig-recv", "--listen", "unix:"+path)
-	attempt := transport.Attempt{Mig: transport.NewMigID(), Epoch: 1}
-	lane, err := dial(t.Context(), path, transport.LaneControl, attempt)
+	attempt := migration.Attempt{Mig: migration.NewID(), Epoch: 1}
+	lane, err := dial(t.Context(), path, wire.LaneControl, attempt)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer lane.Close()
-	control := transport.NewControl(lane)
-	hello := offer(attempt, transport.Versions{Min: 1, Max: 1})
+	control := wire.NewControl(lane)
+	hello := offer(attempt, wire.Versions{Min: 1, Max: 1})
 	hello.Devices[0].Flags = vfio.Features{PreCopy: true, P2P: true}.MigrationFlags()
 	if err := control.Send(hello); err != nil {
 		t.Fatal(err)
 	}
 	heard := make(chan error, 1)
-	go func() { heard <- hear(control, transport.TypeDeclined) }() // the answer to HELLO twice ends it
-	flood(t, lane, &transport.Estimate{Attempt: attempt, Devices: []transport.DeviceEstimate{{Dirty: 1 << 63, Known: true}}})
+	go func() { heard <- hear(control, wire.TypeDeclined) }() // the answer to HELLO twice ends it
+	flood(t, lane, &wire.Estimate{Attempt: attempt, Devices: []wire.DeviceEstimate{{Dirty: 1 << 63, Known: true}}})
 	stayed(t, cmd)
 	if err := control.Send(hello); err != nil {
 		t.Fatal(err)
@@ -53,26 +55,26 @@ func TestFloodedSender(t *testing.T) {
 	cmd := flooded(t, "mig-send", "--to", "unix:"+l.Addr().String())
 	lane, err := l.Accept(t.Context())
 	if err == nil {
-		_, err = transport.ReadPreamble(lane)
+		_, err = wire.ReadPreamble(lane)
 	}
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer lane.Close()
-	control := transport.NewControl(lane)
+	control := wire.NewControl(lane)
 	m, err := control.Receive()
 	if err != nil {
 		t.Fatal(err)
 	}
-	hello := m.(*transport.Hello)
+	hello := m.(*wire.Hello)
 	heard := make(chan error, 1)
-	go func() { heard <- hear(control, transport.TypeAbort) }() // the answer to what only a source says ends it
-	journal := transport.NewJournalID()
+	go func() { heard <- hear(control, wire.TypeAbort) }() // the answer to what only a source says ends it
+	journal := migration.NewJournalID()
 	if err := control.Send((&vanishing{journal: journal}).welcome(hello)); err != nil {
 		t.Fatal(err)
 	}
 	go swallow(t.Context(), l) // mig-send's end ends it
-	flood(t, lane, &transport.Ack{Attempt: hello.Attempt, Journal: journal, Devices: []transport.DeviceAck{{Applied: 1<<64 - 1, Window: transport.Window{Seq: 8, Offset: 1 << 20}}}})
+	flood(t, lane, &wire.Ack{Attempt: hello.Attempt, Journal: journal, Devices: []wire.DeviceAck{{Applied: 1<<64 - 1, Window: wire.Window{Seq: 8, Offset: 1 << 20}}}})
 	stayed(t, cmd)
 	if err := control.Send(hello); err != nil {
 		t.Fatal(err)
@@ -106,9 +108,9 @@ func flooded(t *testing.T, program string, args ...string) *exec.Cmd {
 }
 
 // flood says the same 400,000 times: kept, it would take more than room.
-func flood(t *testing.T, lane transport.Lane, m transport.Message) {
+func flood(t *testing.T, lane transport.Lane, m wire.Message) {
 	t.Helper()
-	one, err := transport.AppendMessage(nil, m)
+	one, err := wire.AppendMessage(nil, m)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -121,7 +123,7 @@ func flood(t *testing.T, lane transport.Lane, m transport.Message) {
 }
 
 // hear reads to the message that ends the conversation.
-func hear(control *transport.Control, last transport.MessageType) error {
+func hear(control *wire.Control, last wire.MessageType) error {
 	for {
 		m, err := control.Receive()
 		if err != nil {

@@ -9,7 +9,9 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/migpipe/migpipe/internal/wire"
 	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/transport/migration"
 )
 
 // The tests here have a peer whose digest is not that of what was sent: exit 8
@@ -39,20 +41,20 @@ func TestRecvLyingEnd(t *testing.T) {
 // sendLyingEnd is a source that sends one good chunk, and END with another
 // digest.
 func sendLyingEnd(ctx context.Context, path string) error {
-	attempt := transport.Attempt{Mig: transport.NewMigID(), Epoch: 1}
-	lane, err := dial(ctx, path, transport.LaneControl, attempt)
+	attempt := migration.Attempt{Mig: migration.NewID(), Epoch: 1}
+	lane, err := dial(ctx, path, wire.LaneControl, attempt)
 	if err != nil {
 		return err
 	}
 	defer lane.Close()
-	control := transport.NewControl(lane)
-	if err := control.Send(offer(attempt, transport.Versions{Min: transport.Version, Max: transport.Version})); err != nil {
+	control := wire.NewControl(lane)
+	if err := control.Send(offer(attempt, wire.Versions{Min: wire.Version, Max: wire.Version})); err != nil {
 		return err
 	}
-	if m, err := control.Receive(); err != nil || m.Type() != transport.TypeWelcome {
+	if m, err := control.Receive(); err != nil || m.Type() != wire.TypeWelcome {
 		return fmt.Errorf("the answer to HELLO is %v, %w", m, err)
 	}
-	data, err := dial(ctx, path, transport.LaneData, attempt)
+	data, err := dial(ctx, path, wire.LaneData, attempt)
 	if err != nil {
 		return err
 	}
@@ -61,7 +63,7 @@ func sendLyingEnd(ctx context.Context, path string) error {
 	if err != nil {
 		return err
 	}
-	end := &transport.End{Attempt: attempt, Bytes: uint64(head.RawLen), Chunks: 1, Digest: transport.StreamDigest{1}}
+	end := &wire.End{Attempt: attempt, Bytes: uint64(head.RawLen), Chunks: 1, Digest: migration.StreamDigest{1}}
 	if err := control.Send(end); err != nil {
 		return err
 	}
@@ -69,15 +71,15 @@ func sendLyingEnd(ctx context.Context, path string) error {
 }
 
 // sendChunk sends a stream's first chunk.
-func sendChunk(lane transport.Lane, text string) (transport.ChunkHead, error) {
-	arena, err := transport.NewArena(0, 4096, 1)
+func sendChunk(lane transport.Lane, text string) (wire.ChunkHead, error) {
+	arena, err := wire.NewArena(0, 4096, 1)
 	if err != nil {
-		return transport.ChunkHead{}, err
+		return wire.ChunkHead{}, err
 	}
 	defer arena.Close()
 	c, err := arena.TryGet()
 	if err != nil {
-		return transport.ChunkHead{}, err
+		return wire.ChunkHead{}, err
 	}
 	defer c.Release()
 	c.Fill(bytes.NewReader([]byte(text)), len(text))
@@ -86,15 +88,15 @@ func sendChunk(lane transport.Lane, text string) (transport.ChunkHead, error) {
 }
 
 // awaitDeclined reads past the ACKs.
-func awaitDeclined(control *transport.Control, code transport.Code) error {
+func awaitDeclined(control *wire.Control, code transport.Code) error {
 	for {
 		m, err := control.Receive()
 		if err != nil {
 			return err
 		}
 		switch m := m.(type) {
-		case *transport.Ack:
-		case *transport.Declined:
+		case *wire.Ack:
+		case *wire.Declined:
 			if m.Code == code {
 				return nil
 			}
@@ -109,7 +111,7 @@ func awaitDeclined(control *transport.Control, code transport.Code) error {
 // destination so.
 func TestSendToLyingReady(t *testing.T) {
 	l := listenUnix(t)
-	served := serve(t, l, &vanishing{until: transport.TypeAbort, lies: true})
+	served := serve(t, l, &vanishing{until: wire.TypeAbort, lies: true})
 	cmd := exec.Command(filepath.Join(bin, "mig-send"), "--json", "--downtime-limit", "20s", "--to", "unix:"+l.Addr().String(), "--device", "d=sim:pds")
 	var stdout bytes.Buffer
 	cmd.Stdout = &stdout

@@ -17,7 +17,9 @@ import (
 	"time"
 
 	"github.com/migpipe/migpipe/codec"
+	"github.com/migpipe/migpipe/internal/wire"
 	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/transport/migration"
 	"github.com/migpipe/migpipe/vfio"
 )
 
@@ -48,15 +50,15 @@ func decline(ctx context.Context, l transport.Listener, text string) error {
 		return err
 	}
 	defer lane.Close()
-	if _, err := transport.ReadPreamble(lane); err != nil {
+	if _, err := wire.ReadPreamble(lane); err != nil {
 		return err
 	}
-	control := transport.NewControl(lane)
+	control := wire.NewControl(lane)
 	hello, err := control.Receive()
 	if err != nil {
 		return err
 	}
-	err = control.Send(&transport.Declined{Attempt: *hello.About(), Code: transport.CodeVersion, Text: text})
+	err = control.Send(&wire.Declined{Attempt: *hello.About(), Code: transport.CodeVersion, Text: text})
 	_, _ = control.Receive() // until the source hangs up
 	return err
 }
@@ -70,7 +72,7 @@ func TestInDoubt(t *testing.T) {
 		t.Fatal(err)
 	}
 	l := listenUnix(t)
-	served := serve(t, l, &vanishing{until: transport.TypeCommit})
+	served := serve(t, l, &vanishing{until: wire.TypeCommit})
 	cmd := exec.Command(filepath.Join(bin, "mig-send"), "--json", "--doubt-limit", "3s", "--to", "unix:"+l.Addr().String(), "--device", "d=file:"+from)
 	var stdout bytes.Buffer
 	cmd.Stdout = &stdout
@@ -95,7 +97,7 @@ func TestInDoubt(t *testing.T) {
 func TestInDoubtStays(t *testing.T) {
 	l := listenUnix(t)
 	committed := make(chan struct{})
-	served := serve(t, l, &vanishing{until: transport.TypeCancel, committed: committed})
+	served := serve(t, l, &vanishing{until: wire.TypeCancel, committed: committed})
 	cmd := command(t, "mig-send", "--json", "--downtime-limit", "20s", "--to", "unix:"+l.Addr().String(), "--device", "d=sim:xe?size=16KiB", "--device", "e=sim:xe?size=16KiB")
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
@@ -162,11 +164,11 @@ func listenUnix(t *testing.T) transport.Listener {
 // vanishing is a destination that takes streams and hangs up when it is told
 // something.
 type vanishing struct {
-	until     transport.MessageType
+	until     wire.MessageType
 	lies      bool            // READY has a digest that is not that of the streams
 	committed chan<- struct{} // closed by COMMIT, where it is not nil
-	journal   transport.JournalID
-	digests   []transport.StreamDigest // in HELLO's order
+	journal   migration.JournalID
+	digests   []migration.StreamDigest // in HELLO's order
 	ends      int
 }
 
@@ -183,18 +185,18 @@ func (v *vanishing) play(ctx context.Context, l transport.Listener) error {
 		return err
 	}
 	defer lane.Close()
-	if _, err := transport.ReadPreamble(lane); err != nil {
+	if _, err := wire.ReadPreamble(lane); err != nil {
 		return err
 	}
-	control := transport.NewControl(lane)
-	v.journal = transport.NewJournalID()
+	control := wire.NewControl(lane)
+	v.journal = migration.NewJournalID()
 	for {
 		m, err := control.Receive()
 		if err != nil {
 			return err
 		}
 		answer := v.answer(m)
-		if _, ok := answer.(*transport.Welcome); ok {
+		if _, ok := answer.(*wire.Welcome); ok {
 			go swallow(ctx, l) // the source's hanging up ends it
 		}
 		if answer != nil {
@@ -207,22 +209,22 @@ func (v *vanishing) play(ctx context.Context, l transport.Listener) error {
 }
 
 // answer is what the destination says to a message, nil if nothing.
-func (v *vanishing) answer(m transport.Message) transport.Message {
+func (v *vanishing) answer(m wire.Message) wire.Message {
 	switch m := m.(type) {
-	case *transport.Hello:
-		v.digests = make([]transport.StreamDigest, len(m.Devices))
+	case *wire.Hello:
+		v.digests = make([]migration.StreamDigest, len(m.Devices))
 		return v.welcome(m)
-	case *transport.End:
+	case *wire.End:
 		v.digests[m.Device] = m.Digest
 		v.ends++
 		if v.ends == len(v.digests) {
-			ready := &transport.Ready{Attempt: m.Attempt, Journal: v.journal, Digest: transport.SetDigest(v.digests)}
+			ready := &wire.Ready{Attempt: m.Attempt, Journal: v.journal, Digest: wire.SetDigest(v.digests)}
 			if v.lies {
 				ready.Digest[0]++
 			}
 			return ready
 		}
-	case *transport.Commit:
+	case *wire.Commit:
 		if v.committed != nil {
 			close(v.committed)
 		}
@@ -230,13 +232,13 @@ func (v *vanishing) answer(m transport.Message) transport.Message {
 	return nil
 }
 
-func (v *vanishing) welcome(m *transport.Hello) *transport.Welcome {
-	w := &transport.Welcome{
-		Attempt: m.Attempt, Version: transport.Version, Journal: v.journal, ChunkSize: m.ChunkSize,
+func (v *vanishing) welcome(m *wire.Hello) *wire.Welcome {
+	w := &wire.Welcome{
+		Attempt: m.Attempt, Version: wire.Version, Journal: v.journal, ChunkSize: m.ChunkSize,
 		Lanes: 1, Codecs: m.Codecs,
 	}
 	for range m.Devices {
-		w.Windows = append(w.Windows, transport.Window{Seq: 8, Offset: 1 << 20})
+		w.Windows = append(w.Windows, wire.Window{Seq: 8, Offset: 1 << 20})
 	}
 	return w
 }
@@ -267,40 +269,40 @@ func TestRecvFromNewerVersion(t *testing.T) {
 
 // hello is a source that speaks only versions 8 and 9.
 func hello(ctx context.Context, path string) error {
-	attempt := transport.Attempt{Mig: transport.NewMigID(), Epoch: 1}
-	lane, err := dial(ctx, path, transport.LaneControl, attempt)
+	attempt := migration.Attempt{Mig: migration.NewID(), Epoch: 1}
+	lane, err := dial(ctx, path, wire.LaneControl, attempt)
 	if err != nil {
 		return err
 	}
 	defer lane.Close()
-	control := transport.NewControl(lane)
-	if err := control.Send(offer(attempt, transport.Versions{Min: 8, Max: 9})); err != nil {
+	control := wire.NewControl(lane)
+	if err := control.Send(offer(attempt, wire.Versions{Min: 8, Max: 9})); err != nil {
 		return err
 	}
 	answer, err := control.Receive()
 	if err != nil {
 		return err
 	}
-	if d, ok := answer.(*transport.Declined); !ok || d.Code != transport.CodeVersion {
+	if d, ok := answer.(*wire.Declined); !ok || d.Code != transport.CodeVersion {
 		return errors.New("the answer is " + answer.Type().String())
 	}
 	return nil
 }
 
 // offer is a HELLO of one device of which nothing is known.
-func offer(a transport.Attempt, versions transport.Versions) *transport.Hello {
-	return &transport.Hello{
-		Attempt: a, Versions: versions, Journal: transport.NewJournalID(),
-		Devices: []transport.DeviceOffer{{Name: "d", Flags: vfio.Features{}.MigrationFlags()}}, ChunkSize: 1 << 20, Lanes: 1, Codecs: []codec.ID{codec.IDRaw},
+func offer(a migration.Attempt, versions wire.Versions) *wire.Hello {
+	return &wire.Hello{
+		Attempt: a, Versions: versions, Journal: migration.NewJournalID(),
+		Devices: []wire.DeviceOffer{{Name: "d", Flags: vfio.Features{}.MigrationFlags()}}, ChunkSize: 1 << 20, Lanes: 1, Codecs: []codec.ID{codec.IDRaw},
 	}
 }
 
 // dial waits for the listener and says what the lane is for.
-func dial(ctx context.Context, path string, kind transport.LaneKind, a transport.Attempt) (transport.Lane, error) {
+func dial(ctx context.Context, path string, kind wire.LaneKind, a migration.Attempt) (transport.Lane, error) {
 	for deadline := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
 		lane, err := (&transport.UnixDialer{Path: path}).Dial(ctx)
 		if err == nil {
-			return lane, transport.WritePreamble(lane, transport.Preamble{Kind: kind, Mig: a.Mig, Epoch: a.Epoch})
+			return lane, wire.WritePreamble(lane, wire.Preamble{Kind: kind, Mig: a.Mig, Epoch: a.Epoch})
 		}
 		if !errors.Is(err, os.ErrNotExist) || time.Now().After(deadline) {
 			return nil, err

@@ -12,6 +12,7 @@ import (
 	"github.com/migpipe/migpipe/transport/handoff"
 	"github.com/migpipe/migpipe/transport/handoff/witness"
 	"github.com/migpipe/migpipe/transport/journal"
+	"github.com/migpipe/migpipe/transport/migration"
 )
 
 // cmdJournal is "journal DIR source|destination MIG RECORD[@ATTEMPT]... [witness=DIR] [local]":
@@ -21,7 +22,7 @@ func cmdJournal(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) < 4 {
 		ts.Fatalf("usage: journal DIR source|destination MIG RECORD[@ATTEMPT]... [witness=DIR] [local]")
 	}
-	o := journal.Options{Role: journal.Source, Mig: transport.MigID{}}
+	o := journal.Options{Role: journal.Source, Mig: migration.ID{}}
 	if args[1] == journal.Destination.String() {
 		o.Role = journal.Destination
 	}
@@ -29,10 +30,10 @@ func cmdJournal(ts *testscript.TestScript, neg bool, args []string) {
 		o.Mig[i] = args[2][0]
 	}
 	var mark handoff.Register
-	peer := transport.ID{9}
+	peer := transport.PeerID{9}
 	for _, a := range args {
 		if a == "local" {
-			peer = transport.ID{}
+			peer = transport.PeerID{}
 		}
 		if dir, ok := strings.CutPrefix(a, "witness="); ok {
 			w, err := witness.OpenDir(ts.MkAbs(dir))
@@ -45,7 +46,7 @@ func cmdJournal(ts *testscript.TestScript, neg bool, args []string) {
 	defer j.Close()
 	for _, name := range args[3:] {
 		name, epoch, _ := strings.Cut(name, "@")
-		at := transport.Attempt{Mig: o.Mig, Epoch: 1}
+		at := migration.Attempt{Mig: o.Mig, Epoch: 1}
 		if epoch != "" {
 			at.Epoch = uint64(epoch[0] - '0')
 		}
@@ -53,7 +54,7 @@ func cmdJournal(ts *testscript.TestScript, neg bool, args []string) {
 		for r := handoff.None; r <= handoff.ResumeFailed; r++ {
 			if r.String() == name {
 				known = true
-				e := handoff.Entry{Record: r, Attempt: at, Peer: transport.JournalID{7}, PeerID: peer, Witness: mark, Why: handoff.Why{Bytes: 4096}}
+				e := handoff.Entry{Record: r, Attempt: at, Peer: migration.JournalID{7}, PeerID: peer, Witness: mark, Why: handoff.Why{Bytes: 4096}}
 				if r == handoff.Forced {
 					e.Why.Text = "somebody: a test"
 				}

@@ -11,7 +11,7 @@ import (
 	"syscall"
 	"testing"
 
-	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/internal/wire"
 )
 
 // status is what a program says of its journals, one of each migration.
@@ -94,7 +94,7 @@ func TestDoubtIsKept(t *testing.T) {
 		t.Fatal(err)
 	}
 	l := listenUnix(t)
-	served := serve(t, l, &vanishing{until: transport.TypeCommit})
+	served := serve(t, l, &vanishing{until: wire.TypeCommit})
 	send := func(args ...string) *exec.Cmd {
 		return exec.Command(filepath.Join(bin, "mig-send"), append([]string{"--to", "unix:" + l.Addr().String(), "--device", "d=file:" + from,
 			"--state-dir", state, "--doubt-limit", "1ms"}, args...)...)

@@ -18,7 +18,7 @@ func TestArchitecture(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	files, names := declared(t, "../../reader", "../../writer", "../../transport")
+	files, names := declared(t, "../../reader", "../../writer", "../../transport", "../../internal/wire")
 	checked := 0
 	for _, m := range regexp.MustCompile("`([a-zA-Z][a-zA-Z./]*)`|\\b([a-z]+\\.go)\\b").FindAllStringSubmatch(string(text), -1) {
 		name := m[1] + m[2]

@@ -15,6 +15,7 @@ import (
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
 	"github.com/migpipe/migpipe/transport/journal"
+	"github.com/migpipe/migpipe/transport/migration"
 	"github.com/migpipe/migpipe/vfio"
 )
 
@@ -198,14 +199,14 @@ func BenchmarkAllocations(b *testing.B) {
 // journals gives both sides journals in files, in a folder that is not there yet.
 func (p *pair) journals(t testing.TB, dir string) {
 	t.Helper()
-	a := transport.Attempt{Mig: transport.NewMigID(), Epoch: 1}
+	a := migration.Attempt{Mig: migration.NewID(), Epoch: 1}
 	j, err := journal.Open(dir, journal.Options{Role: journal.Source, Mig: a.Mig})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { j.Close() })
 	p.send.Attempt, p.send.Journal = a, j
-	p.receive.Journals = func(mig transport.MigID, existing bool) (handoff.Journal, error) {
+	p.receive.Journals = func(mig migration.ID, existing bool) (handoff.Journal, error) {
 		return journal.Open(dir, journal.Options{Role: journal.Destination, Mig: mig, Existing: existing})
 	}
 }

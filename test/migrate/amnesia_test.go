@@ -6,8 +6,7 @@ import (
 	"time"
 
 	"github.com/migpipe/migpipe/transport"
-	"github.com/migpipe/migpipe/transport/handoff"
-	"github.com/migpipe/migpipe/transport/report"
+	"github.com/migpipe/migpipe/transport/migration"
 	"github.com/migpipe/migpipe/vfio"
 	"github.com/migpipe/migpipe/vfio/sim"
 )
@@ -33,7 +32,7 @@ func TestResetAfterReady(t *testing.T) {
 	if f := s.fault(t); f.Code != transport.CodeStart || !f.Remote {
 		t.Errorf("send: %v", f)
 	}
-	if s.report.Outcome != handoff.Rolledback || r.report.Outcome != handoff.Rolledback {
+	if s.report.Outcome != migration.Aborted || r.report.Outcome != migration.Aborted {
 		t.Errorf("outcomes %v and %v", s.report.Outcome, r.report.Outcome)
 	}
 	p.atHome(t)
@@ -59,12 +58,12 @@ func TestSlowStart(t *testing.T) {
 		p.send.DoubtLimit = 10 * time.Second
 		p.sendCtx, p.receiveCtx = t.Context(), t.Context()
 		warned := false
-		p.send.Observe = func(ev report.Event) { warned = warned || ev.Kind == report.Warning }
+		p.send.Observe = func(ev migration.Event) { warned = warned || ev.Kind == migration.Warning }
 		s, r := p.run(t)
-		if s.report.Outcome != handoff.InDoubt || s.fault(t).Code != transport.CodeTimeout || !warned {
+		if s.report.Outcome != migration.InDoubt || s.fault(t).Code != transport.CodeTimeout || !warned {
 			t.Errorf("source: %v (%v), warned %v", s.report.Outcome, s.err, warned)
 		}
-		if r.report.Outcome != handoff.Committed {
+		if r.report.Outcome != migration.Committed {
 			t.Errorf("destination: %v (%v)", r.report.Outcome, r.err)
 		}
 		wantState(t, src, vfio.StopCopy)

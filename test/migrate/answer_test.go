@@ -8,8 +8,10 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/migpipe/migpipe/internal/wire"
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
+	"github.com/migpipe/migpipe/transport/migration"
 	"github.com/migpipe/migpipe/writer"
 )
 
@@ -38,21 +40,21 @@ func TestAnswerFromTheJournal(t *testing.T) {
 	} {
 		t.Run(fmt.Sprintf("%v of attempt %d", c.record, c.epoch), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				mig := transport.NewMigID()
+				mig := migration.NewID()
 				j := handoff.NewMemory()
-				j.Append(handoff.Entry{Record: c.record, Attempt: transport.Attempt{Mig: mig, Epoch: c.epoch}, Journal: j.ID(), Why: handoff.Why{Text: "burned down"}})
+				j.Append(handoff.Entry{Record: c.record, Attempt: migration.Attempt{Mig: mig, Epoch: c.epoch}, Journal: j.ID(), Why: handoff.Why{Text: "burned down"}})
 				p, done := askedDestination(t, mig, j)
-				attempt := transport.Attempt{Mig: mig, Epoch: 2}
-				control := p.ask(t, &transport.Resume{Attempt: attempt, Peer: j.ID()})
+				attempt := migration.Attempt{Mig: mig, Epoch: 2}
+				control := p.ask(t, &wire.Resume{Attempt: attempt, Peer: j.ID()})
 				if got := answers(control, j.ID()); !strings.Contains(got, c.said) || c.said == "" && got != "" {
 					t.Errorf("RESUME is answered by %q", got)
 				}
-				control.Send(&transport.Commit{Attempt: attempt, Journal: j.ID()})
+				control.Send(&wire.Commit{Attempt: attempt, Journal: j.ID()})
 				hungUp := c.record == handoff.Ready || c.record == handoff.Accept
 				if got := answers(control, j.ID()); !hungUp && !strings.Contains(got, c.said) {
 					t.Errorf("COMMIT is answered by %q", got)
 				}
-				control.Send(&transport.Fin{Attempt: attempt})
+				control.Send(&wire.Fin{Attempt: attempt})
 				time.Sleep(time.Second)
 				control.Lane().Close()
 				if got := written(j); got != c.becomes {
@@ -68,16 +70,16 @@ func TestAnswerFromTheJournal(t *testing.T) {
 // is declined in no journal's name: a source in doubt does not believe it.
 func TestAnswerNotBelieved(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		mig := transport.NewMigID()
+		mig := migration.NewID()
 		j := handoff.NewMemory()
-		j.Append(handoff.Entry{Record: handoff.Open, Attempt: transport.Attempt{Mig: mig, Epoch: 1}, Journal: j.ID()})
+		j.Append(handoff.Entry{Record: handoff.Open, Attempt: migration.Attempt{Mig: mig, Epoch: 1}, Journal: j.ID()})
 		p, done := askedDestination(t, mig, j)
-		for _, m := range []*transport.Resume{
-			{Attempt: transport.Attempt{Mig: mig, Epoch: 1}, Peer: transport.NewJournalID()},
-			{Attempt: transport.Attempt{Mig: transport.NewMigID(), Epoch: 1}, Peer: j.ID()},
+		for _, m := range []*wire.Resume{
+			{Attempt: migration.Attempt{Mig: mig, Epoch: 1}, Peer: migration.NewJournalID()},
+			{Attempt: migration.Attempt{Mig: migration.NewID(), Epoch: 1}, Peer: j.ID()},
 		} {
 			control := p.ask(t, m)
-			if got := answers(control, transport.JournalID{}); got != "DECLINED" {
+			if got := answers(control, migration.JournalID{}); got != "DECLINED" {
 				t.Errorf("RESUME %+v is answered by %q", m, got)
 			}
 			control.Lane().Close()
@@ -94,18 +96,18 @@ func TestAnswerNotBelieved(t *testing.T) {
 // when it asks again.
 func TestAnswerSaysWhy(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		mig := transport.NewMigID()
-		attempt := transport.Attempt{Mig: mig, Epoch: 1}
+		mig := migration.NewID()
+		attempt := migration.Attempt{Mig: mig, Epoch: 1}
 		j := handoff.NewMemory()
 		j.Append(handoff.Entry{Record: handoff.Aborted, Attempt: attempt, Journal: j.ID(), Why: handoff.Why{Code: transport.CodeDevice, Text: "burned down"}})
 		p, done := askedDestination(t, mig, j)
-		control := p.ask(t, &transport.Resume{Attempt: attempt, Peer: j.ID()})
+		control := p.ask(t, &wire.Resume{Attempt: attempt, Peer: j.ID()})
 		for {
 			m, err := control.Receive()
 			if err != nil {
 				t.Fatal(err)
 			}
-			if d, ok := m.(*transport.Declined); ok {
+			if d, ok := m.(*wire.Declined); ok {
 				if d.Code != transport.CodeDevice || d.Text != "burned down" {
 					t.Errorf("declined with %v %q", d.Code, d.Text)
 				}
@@ -124,10 +126,10 @@ type asked struct {
 	dialer transport.Dialer
 }
 
-func askedDestination(t *testing.T, mig transport.MigID, j *handoff.Memory) (asked, chan side) {
+func askedDestination(t *testing.T, mig migration.ID, j *handoff.Memory) (asked, chan side) {
 	p := barePair(t, pipe)
 	p.add(t, "d0", nic, nic)
-	p.receive.Journals = func(m transport.MigID, existing bool) (handoff.Journal, error) {
+	p.receive.Journals = func(m migration.ID, existing bool) (handoff.Journal, error) {
 		switch {
 		case m == mig:
 			return j, nil
@@ -145,22 +147,22 @@ func askedDestination(t *testing.T, mig transport.MigID, j *handoff.Memory) (ask
 	return asked{p, d}, done
 }
 
-func (a asked) ask(t *testing.T, m *transport.Resume) *transport.Control {
+func (a asked) ask(t *testing.T, m *wire.Resume) *wire.Control {
 	t.Helper()
 	lane, err := a.dialer.Dial(t.Context())
 	if err == nil {
-		err = transport.WritePreamble(lane, transport.Preamble{Kind: transport.LaneControl, Mig: m.Mig, Epoch: m.Epoch})
+		err = wire.WritePreamble(lane, wire.Preamble{Kind: wire.LaneControl, Mig: m.Mig, Epoch: m.Epoch})
 	}
 	if err != nil {
 		t.Fatal(err)
 	}
-	control := transport.NewControl(lane)
+	control := wire.NewControl(lane)
 	control.Send(m)
 	return control
 }
 
 // answers are those that come within a second, in the name of a journal.
-func answers(control *transport.Control, journal transport.JournalID) string {
+func answers(control *wire.Control, journal migration.JournalID) string {
 	control.Lane().SetDeadline(time.Now().Add(time.Second))
 	defer control.Lane().SetDeadline(time.Time{})
 	var said []string
@@ -169,13 +171,13 @@ func answers(control *transport.Control, journal transport.JournalID) string {
 		if err != nil {
 			return strings.Join(said, " ")
 		}
-		name, from := m.Type().String(), transport.JournalID{}
+		name, from := m.Type().String(), migration.JournalID{}
 		switch m := m.(type) {
-		case *transport.Declined:
+		case *wire.Declined:
 			from = m.Journal
-		case *transport.Running:
+		case *wire.Running:
 			from = m.Journal
-		case *transport.Status:
+		case *wire.Status:
 			name, from = name+" "+m.Record, m.Journal
 		}
 		if from == journal {
@@ -207,11 +209,11 @@ func (a asked) succeedsNow(t *testing.T, done chan side) {
 // that conversation ends.
 func TestNextAttemptWhileAnswered(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		mig := transport.NewMigID()
+		mig := migration.NewID()
 		j := handoff.NewMemory()
-		j.Append(handoff.Entry{Record: handoff.Aborted, Attempt: transport.Attempt{Mig: mig, Epoch: 1}, Journal: j.ID()})
+		j.Append(handoff.Entry{Record: handoff.Aborted, Attempt: migration.Attempt{Mig: mig, Epoch: 1}, Journal: j.ID()})
 		p, done := askedDestination(t, mig, j)
-		control := p.ask(t, &transport.Resume{Attempt: transport.Attempt{Mig: mig, Epoch: 1}, Peer: j.ID()})
+		control := p.ask(t, &wire.Resume{Attempt: migration.Attempt{Mig: mig, Epoch: 1}, Peer: j.ID()})
 		if got := answers(control, j.ID()); !strings.HasSuffix(got, "DECLINED") {
 			t.Fatalf("RESUME is answered by %q", got)
 		}
@@ -222,7 +224,7 @@ func TestNextAttemptWhileAnswered(t *testing.T) {
 			}
 			control.Lane().Close()
 		}()
-		p.send.Attempt = transport.Attempt{Mig: mig, Epoch: 2}
+		p.send.Attempt = migration.Attempt{Mig: mig, Epoch: 2}
 		p.succeedsNow(t, done)
 	})
 }

@@ -12,7 +12,7 @@ import (
 	"github.com/migpipe/migpipe/reader"
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
-	"github.com/migpipe/migpipe/transport/report"
+	"github.com/migpipe/migpipe/transport/migration"
 	"github.com/migpipe/migpipe/vfio"
 	"github.com/migpipe/migpipe/vfio/sim"
 	"github.com/migpipe/migpipe/writer"
@@ -58,7 +58,7 @@ func (p *pair) receiveFrom(l transport.Listener) side {
 
 // source runs the source alone against a destination that lives on, and gives what that
 // has recorded in the end.
-func (v *vmm) source(t *testing.T) (report.Report, handoff.Record, error) {
+func (v *vmm) source(t *testing.T) (migration.Report, handoff.Record, error) {
 	dialer, listener := v.carrier(t)
 	ended := make(chan struct{})
 	go func() {
@@ -72,7 +72,7 @@ func (v *vmm) source(t *testing.T) (report.Report, handoff.Record, error) {
 	}
 	time.Sleep(5 * time.Second) // whatever it was told has come
 	synctest.Wait()
-	j, _ := v.receive.Journals(transport.MigID{}, true)
+	j, _ := v.receive.Journals(migration.ID{}, true)
 	was := j.Last().Record
 	<-ended
 	return r, was, err
@@ -86,26 +86,26 @@ func TestHeldThere(t *testing.T) {
 		name    string
 		sources []string
 		resume  func(context.Context) error
-		outcome handoff.Outcome
+		outcome migration.Outcome
 		record  string // of the source, OPEN and all after it
 		there   handoff.Record
-		held    *report.CopyThere
+		held    *migration.CopyThere
 		states  [2]vfio.State
 		warns   string
 	}{
-		{name: "all goes back", sources: []string{nic, xe}, outcome: handoff.Rolledback, record: "OPEN OWNER! OWNER", there: handoff.Aborted, states: [2]vfio.State{vfio.Running, vfio.Running}},
-		{name: "a device works at the second try", sources: []string{nic, times(1, xe, "set@STOP_COPY-STOP:EIO")}, outcome: handoff.Rolledback,
+		{name: "all goes back", sources: []string{nic, xe}, outcome: migration.Aborted, record: "OPEN OWNER! OWNER", there: handoff.Aborted, states: [2]vfio.State{vfio.Running, vfio.Running}},
+		{name: "a device works at the second try", sources: []string{nic, times(1, xe, "set@STOP_COPY-STOP:EIO")}, outcome: migration.Aborted,
 			record: "OPEN OWNER! OWNER", there: handoff.Aborted, states: [2]vfio.State{vfio.Running, vfio.Running}, warns: "device d1 came back at the second try"},
-		{name: "a device runs at the second try", sources: []string{times(1, nic, "set@RUNNING_P2P-RUNNING:EIO"), xe}, outcome: handoff.Rolledback,
+		{name: "a device runs at the second try", sources: []string{times(1, nic, "set@RUNNING_P2P-RUNNING:EIO"), xe}, outcome: migration.Aborted,
 			record: "OPEN OWNER! OWNER", there: handoff.Aborted, states: [2]vfio.State{vfio.Running, vfio.Running}, warns: "device d0 came back at the second try"},
-		{name: "a device cannot leave STOP_COPY", sources: []string{nic, times(6, xe, "set@STOP_COPY-STOP:EIO")}, outcome: handoff.NeedsReset,
-			record: "OPEN RESUME_FAILED!", there: handoff.Ready, held: &report.CopyThere{Ready: true, Rescue: true}, states: [2]vfio.State{vfio.Stop, vfio.StopCopy}, warns: "take the devices back"},
-		{name: "no device runs again", sources: []string{stuckNIC, stuckXE}, outcome: handoff.NeedsReset,
-			record: "OPEN OWNER! RESUME_FAILED!", there: handoff.Ready, held: &report.CopyThere{Ready: true, Rescue: true}, states: [2]vfio.State{vfio.Stop, vfio.Stop}, warns: "take the devices back"},
-		{name: "one device runs again, and one does not", sources: []string{nic, stuckXE}, outcome: handoff.NeedsReset,
-			record: "OPEN OWNER!", there: handoff.Ready, held: &report.CopyThere{Ready: true}, states: [2]vfio.State{vfio.Running, vfio.Stop}, warns: "take the devices back"},
-		{name: "the guest does not say that it runs", sources: []string{nic, xe}, resume: func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }, outcome: handoff.Rolledback,
-			record: "OPEN OWNER!", there: handoff.Ready, held: &report.CopyThere{Ready: true}, states: [2]vfio.State{vfio.Running, vfio.Running}},
+		{name: "a device cannot leave STOP_COPY", sources: []string{nic, times(6, xe, "set@STOP_COPY-STOP:EIO")}, outcome: migration.NeedsReset,
+			record: "OPEN RESUME_FAILED!", there: handoff.Ready, held: &migration.CopyThere{Ready: true, Rescue: true}, states: [2]vfio.State{vfio.Stop, vfio.StopCopy}, warns: "take the devices back"},
+		{name: "no device runs again", sources: []string{stuckNIC, stuckXE}, outcome: migration.NeedsReset,
+			record: "OPEN OWNER! RESUME_FAILED!", there: handoff.Ready, held: &migration.CopyThere{Ready: true, Rescue: true}, states: [2]vfio.State{vfio.Stop, vfio.Stop}, warns: "take the devices back"},
+		{name: "one device runs again, and one does not", sources: []string{nic, stuckXE}, outcome: migration.NeedsReset,
+			record: "OPEN OWNER!", there: handoff.Ready, held: &migration.CopyThere{Ready: true}, states: [2]vfio.State{vfio.Running, vfio.Stop}, warns: "take the devices back"},
+		{name: "the guest does not say that it runs", sources: []string{nic, xe}, resume: func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }, outcome: migration.Aborted,
+			record: "OPEN OWNER!", there: handoff.Ready, held: &migration.CopyThere{Ready: true}, states: [2]vfio.State{vfio.Running, vfio.Running}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -187,7 +187,7 @@ func TestBackTooLong(t *testing.T) {
 				if got := records(v.send.Journal.(sharedJournal).Memory); got != c.record || there != handoff.Ready {
 					t.Errorf("recorded are %s and %v, want %s", got, there, c.record)
 				}
-				if r.Outcome != handoff.NeedsReset || r.CopyThere == nil || r.CopyThere.Rescue != c.rescue {
+				if r.Outcome != migration.NeedsReset || r.CopyThere == nil || r.CopyThere.Rescue != c.rescue {
 					t.Errorf("%v, held %+v", r.Outcome, r.CopyThere)
 				}
 				if got := strings.Join(r.Warnings, "\n"); !strings.Contains(got, "have not come back for 30s") {
@@ -247,14 +247,14 @@ func TestNoStartEndsTheCopy(t *testing.T) {
 				if c.want != nil && !errors.Is(err, c.want) || err == nil {
 					t.Errorf("the next start: %v (%v)", err, r.Outcome)
 				}
-				if c.want == nil && (r.CopyThere == nil || r.Outcome != handoff.NeedsReset) {
+				if c.want == nil && (r.CopyThere == nil || r.Outcome != migration.NeedsReset) {
 					t.Errorf("the next start: %v, held %+v", r.Outcome, r.CopyThere)
 				}
 				if got := records(v.send.Journal.(sharedJournal).Memory); got != c.then {
 					t.Errorf("recorded is %s, want %s", got, c.then)
 				}
 				time.Sleep(5 * time.Second)
-				j, _ := v.receive.Journals(transport.MigID{}, true)
+				j, _ := v.receive.Journals(migration.ID{}, true)
 				if got := j.Last(); got.Record != handoff.Ready || got.Attempt.Epoch != 1 {
 					t.Errorf("the destination's record is %v of attempt %d", got.Record, got.Attempt.Epoch)
 				}
@@ -300,12 +300,12 @@ func TestCommitThere(t *testing.T) {
 					t.Fatal("it cannot be decided")
 				}
 				if !known {
-					decided.Peer, decided.Digest = transport.JournalID{}, transport.StreamDigest{}
+					decided.Peer, decided.Digest = migration.JournalID{}, migration.StreamDigest{}
 				}
 				v.send.Journal.Append(decided)
 				r, err := reader.Send(v.sendCtx, dialer, v.sources, &v.send)
 				got := <-received
-				if err != nil || got.err != nil || r.Outcome != handoff.Committed || got.report.Outcome != handoff.Committed {
+				if err != nil || got.err != nil || r.Outcome != migration.Committed || got.report.Outcome != migration.Committed {
 					t.Errorf("%v (%v) and %v (%v)", r.Outcome, err, got.report.Outcome, got.err)
 				}
 				for i, d := range v.dst {
@@ -338,10 +338,10 @@ func TestCommitThereIsNotAskedBack(t *testing.T) {
 		v.send.CancelAfter, v.send.DoubtLimit = time.Second, time.Minute
 		dialer.gone.Store(true)
 		time.AfterFunc(10*time.Second, func() { dialer.gone.Store(false) })
-		if r, err := reader.Send(v.sendCtx, dialer, v.sources, &v.send); r.Outcome != handoff.Committed {
+		if r, err := reader.Send(v.sendCtx, dialer, v.sources, &v.send); r.Outcome != migration.Committed {
 			t.Errorf("%v, %v", r.Outcome, err)
 		}
-		if r := <-received; r.report.Outcome != handoff.Committed {
+		if r := <-received; r.report.Outcome != migration.Committed {
 			t.Errorf("the destination: %v, %v", r.report.Outcome, r.err)
 		}
 	})
@@ -358,8 +358,8 @@ func TestResumeIsAsked(t *testing.T) {
 				if _, err := v.src[1].SetState(vfio.StopCopy); err != nil {
 					t.Fatal(err)
 				}
-				a := transport.Attempt{Mig: transport.NewMigID(), Epoch: 2}
-				v.send.Journal.Append(handoff.Entry{Record: handoff.Open, Attempt: transport.Attempt{Mig: a.Mig, Epoch: 1}, Journal: v.send.Journal.ID()})
+				a := migration.Attempt{Mig: migration.NewID(), Epoch: 2}
+				v.send.Journal.Append(handoff.Entry{Record: handoff.Open, Attempt: migration.Attempt{Mig: a.Mig, Epoch: 1}, Journal: v.send.Journal.ID()})
 				v.send.Attempt = a
 				var asked []string
 				v.send.ResumeGuest = func(ctx context.Context) error {
@@ -378,7 +378,7 @@ func TestResumeIsAsked(t *testing.T) {
 				if took := time.Since(began); silent && (took < 10*time.Second || took > 12*time.Second) {
 					t.Errorf("it took %v", took)
 				}
-				if silent != s.report.GuestUnheard || silent && s.report.Outcome != handoff.Rolledback || !silent && s.err != nil {
+				if silent != s.report.GuestUnheard || silent && s.report.Outcome != migration.Aborted || !silent && s.err != nil {
 					t.Errorf("%v (%v), unheard %v", s.report.Outcome, s.err, s.report.GuestUnheard)
 				}
 			})

@@ -7,7 +7,7 @@ import (
 
 	"github.com/migpipe/migpipe/codec"
 	"github.com/migpipe/migpipe/reader"
-	"github.com/migpipe/migpipe/transport/report"
+	"github.com/migpipe/migpipe/transport/migration"
 )
 
 const mib = 1 << 20
@@ -34,7 +34,7 @@ func TestMaxBandwidthLive(t *testing.T) {
 		p.add(t, "d0", "xe?size=32MiB&content=random", "xe?size=32MiB&content=random")
 		p.send.MaxBandwidth, p.send.MaxDowntime, p.send.Tuning = mib, time.Minute, new(reader.Tuning)
 		p.send.OnLimit = reader.Force // at 1 MiB/s it would take 32 s
-		p.send.Observe = when(report.StopCopy, 2*time.Second, func() { p.send.Tuning.SetMaxBandwidth(10 * mib) })
+		p.send.Observe = when(migration.StopCopy, 2*time.Second, func() { p.send.Tuning.SetMaxBandwidth(10 * mib) })
 		s, _ := p.succeed(t)
 		if got := s.report.Total; got < 4900*time.Millisecond || got > 5500*time.Millisecond {
 			t.Errorf("2 s at 1 MiB/s and the other 30 MiB at 10 took %v", got)
@@ -49,7 +49,7 @@ func TestMaxBandwidthCancelled(t *testing.T) {
 		p.add(t, "d0", "mlx5?size=32MiB", "mlx5?size=32MiB")
 		p.send.MaxBandwidth = 1000
 		var began time.Time
-		p.send.Observe = when(report.PreCopy, time.Second, func() { began = time.Now(); p.cancelSend() })
+		p.send.Observe = when(migration.PreCopy, time.Second, func() { began = time.Now(); p.cancelSend() })
 		s, r := p.run(t)
 		if took := time.Since(began); took > 2*time.Second {
 			t.Errorf("it took %v", took)

@@ -15,8 +15,9 @@ import (
 
 	"github.com/migpipe/migpipe/codec"
 	"github.com/migpipe/migpipe/internal/must"
+	"github.com/migpipe/migpipe/internal/wire"
 	"github.com/migpipe/migpipe/transport"
-	"github.com/migpipe/migpipe/transport/handoff"
+	"github.com/migpipe/migpipe/transport/migration"
 	"github.com/migpipe/migpipe/writer"
 )
 
@@ -125,39 +126,39 @@ var flood = map[bool]int{false: 400_000, true: 20_000}[raceEnabled]
 // TestHostileControl: what a source says on the control lane costs no more than
 // the one message that is being read.
 func TestHostileControl(t *testing.T) {
-	wrong := func(h *hostile) { h.send(&transport.Commit{Attempt: h.attempt, Journal: h.welcome.Journal}) }
+	wrong := func(h *hostile) { h.send(&wire.Commit{Attempt: h.attempt, Journal: h.welcome.Journal}) }
 	for _, c := range []struct {
 		name string
 		do   func(*hostile)
 		code transport.Code
 	}{
-		{"16 KiB + 1", func(h *hostile) { h.frame(unknownType, 1, make([]byte, transport.MaxControl+1)) }, transport.CodeProtocol},
+		{"16 KiB + 1", func(h *hostile) { h.frame(unknownType, 1, make([]byte, wire.MaxControl+1)) }, transport.CodeProtocol},
 		{"unknown, not to be skipped", func(h *hostile) { h.frame(unknownType, 0, nil) }, transport.CodeProtocol},
-		{"unknown and skipped, of 16 KiB", func(h *hostile) { h.frame(unknownType, 1, make([]byte, transport.MaxControl)); h.end(2, 0, 0) }, transport.CodeProtocol},
+		{"unknown and skipped, of 16 KiB", func(h *hostile) { h.frame(unknownType, 1, make([]byte, wire.MaxControl)); h.end(2, 0, 0) }, transport.CodeProtocol},
 		{"reserved bits", func(h *hostile) { h.frame(unknownType, 2, nil) }, transport.CodeProtocol},
-		{"no map", func(h *hostile) { h.frame(byte(transport.TypeEstimate), 0, []byte{0xf6}) }, transport.CodeProtocol},
+		{"no map", func(h *hostile) { h.frame(byte(wire.TypeEstimate), 0, []byte{0xf6}) }, transport.CodeProtocol},
 		{"array of 2^32 devices", func(h *hostile) {
-			h.frame(byte(transport.TypeEstimate), 0, []byte{0xa1, 0x04, 0x9a, 0xff, 0xff, 0xff, 0xff})
+			h.frame(byte(wire.TypeEstimate), 0, []byte{0xa1, 0x04, 0x9a, 0xff, 0xff, 0xff, 0xff})
 		}, transport.CodeProtocol},
 		{"arrays within arrays", func(h *hostile) {
-			h.frame(byte(transport.TypeEstimate), 0, append([]byte{0xa1, 0x04}, bytes.Repeat([]byte{0x81}, 16000)...))
+			h.frame(byte(wire.TypeEstimate), 0, append([]byte{0xa1, 0x04}, bytes.Repeat([]byte{0x81}, 16000)...))
 		}, transport.CodeProtocol},
 		{"ESTIMATEs without end", func(h *hostile) {
 			for range flood {
-				h.send(&transport.Estimate{Attempt: h.attempt, Stamp: 1, Devices: []transport.DeviceEstimate{{Dirty: 1 << 63, Known: true}, {Initial: 1<<64 - 1}}})
+				h.send(&wire.Estimate{Attempt: h.attempt, Stamp: 1, Devices: []wire.DeviceEstimate{{Dirty: 1 << 63, Known: true}, {Initial: 1<<64 - 1}}})
 			}
 			wrong(h)
 		}, transport.CodeProtocol},
 		{"questions without end", func(h *hostile) {
 			h.deaf()
 			for range flood {
-				h.send(&transport.Query{Attempt: h.attempt})
+				h.send(&wire.Query{Attempt: h.attempt})
 			}
 			wrong(h)
 			time.Sleep(5 * time.Second)
 		}, transport.CodeProtocol},
 		{"what may be skipped without end", func(h *hostile) {
-			frame := controlFrame(unknownType, 1, make([]byte, transport.MaxControl))
+			frame := controlFrame(unknownType, 1, make([]byte, wire.MaxControl))
 			for range flood / 20 {
 				h.lane.Write(frame)
 			}
@@ -221,8 +222,8 @@ func TestStubbornSources(t *testing.T) {
 		code transport.Code
 	}{
 		{"it says that it is there", func(h *hostile) {
-			for h.control.Send(&transport.Estimate{Attempt: h.attempt, Devices: make([]transport.DeviceEstimate, 2)}) == nil {
-				time.Sleep(transport.Heartbeat)
+			for h.control.Send(&wire.Estimate{Attempt: h.attempt, Devices: make([]wire.DeviceEstimate, 2)}) == nil {
+				time.Sleep(wire.Heartbeat)
 			}
 		}, transport.CodeCancelled},
 		{"silence", func(*hostile) {}, transport.CodeNetwork},
@@ -247,7 +248,7 @@ func TestStubbornSources(t *testing.T) {
 // keeps the time from passing.
 func TestUnansweredSource(t *testing.T) {
 	untilEnded(t, patience, func(h *hostile) {
-		for h.control.Send(&transport.Query{Attempt: h.attempt}) == nil {
+		for h.control.Send(&wire.Query{Attempt: h.attempt}) == nil {
 		}
 	}, transport.CodeNetwork)
 }
@@ -265,7 +266,7 @@ func untilEnded(t *testing.T, cancelled time.Duration, do func(*hostile), code t
 	h.lane.Close()
 	h.data.Close()
 	<-done
-	if f := r.fault(t); f.Code != code || f.Remote || r.report.Outcome != handoff.Rolledback {
+	if f := r.fault(t); f.Code != code || f.Remote || r.report.Outcome != migration.Aborted {
 		t.Errorf("destination: %v, %v, want %v: %q", r.report.Outcome, f.Code, code, f)
 	}
 	if took := time.Since(began); took > cancelled+5*time.Second {

@@ -11,11 +11,11 @@ import (
 	"time"
 
 	"github.com/migpipe/migpipe/codec"
+	"github.com/migpipe/migpipe/internal/wire"
 	"github.com/migpipe/migpipe/reader"
 	"github.com/migpipe/migpipe/test/simnet"
 	"github.com/migpipe/migpipe/transport"
-	"github.com/migpipe/migpipe/transport/handoff"
-	"github.com/migpipe/migpipe/transport/report"
+	"github.com/migpipe/migpipe/transport/migration"
 	"github.com/migpipe/migpipe/vfio"
 	"github.com/migpipe/migpipe/vfio/sim"
 	"github.com/migpipe/migpipe/writer"
@@ -35,7 +35,7 @@ func TestMaxDowntime(t *testing.T) {
 		if d := s.report.Downtime; d < 3*time.Second || d > 3200*time.Millisecond {
 			t.Errorf("the guest was stopped for %v", d)
 		}
-		if s.report.Outcome != handoff.Rolledback || r.report.Outcome != handoff.Rolledback {
+		if s.report.Outcome != migration.Aborted || r.report.Outcome != migration.Aborted {
 			t.Errorf("outcomes %v and %v", s.report.Outcome, r.report.Outcome)
 		}
 		p.atHome(t)
@@ -96,7 +96,7 @@ func TestStuckDriver(t *testing.T) {
 				if side == "destination" {
 					end, want = r, "a write"
 				}
-				if end.report.Outcome != handoff.NeedsReset || end.err == nil {
+				if end.report.Outcome != migration.NeedsReset || end.err == nil {
 					t.Errorf("outcome %v, %v", end.report.Outcome, end.err)
 				}
 				if text := strings.Join(end.report.Warnings, "\n"); !strings.Contains(text, "not let go of "+want) {
@@ -126,7 +126,7 @@ func TestSlowReset(t *testing.T) {
 		_, dst := p.add(t, "gpu0", "xe?size=4MiB&fault=read@1MiB", "xe?size=4MiB")
 		p.sinks[0].Device = sluggish{dst}
 		_, r := p.run(t)
-		if r.report.Outcome != handoff.Rolledback || len(r.report.Warnings) > 0 {
+		if r.report.Outcome != migration.Aborted || len(r.report.Warnings) > 0 {
 			t.Errorf("outcome %v, warnings %q", r.report.Outcome, r.report.Warnings)
 		}
 		p.atHome(t)
@@ -166,13 +166,13 @@ func TestTurnedAway(t *testing.T) {
 			}
 			return nil
 		}
-		p.receive.Observe = func(ev report.Event) {
-			if ev.Kind == report.Warning {
+		p.receive.Observe = func(ev migration.Event) {
+			if ev.Kind == migration.Warning {
 				warned = append(warned, ev.Text)
 			}
 		}
 		p.succeed(t)
-		if f := second.fault(t); f.Code != transport.CodeLimit || !f.Remote || second.report.Outcome != handoff.Rolledback {
+		if f := second.fault(t); f.Code != transport.CodeLimit || !f.Remote || second.report.Outcome != migration.Aborted {
 			t.Errorf("the second source: %v, %q", second.report.Outcome, f)
 		}
 		if len(warned) != 1 || !strings.Contains(warned[0], "turned away") {
@@ -185,30 +185,30 @@ func TestTurnedAway(t *testing.T) {
 func TestTinyChunks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d, l := pipe(t)
-		h := &hostile{T: t, dialer: d, attempt: transport.Attempt{Mig: transport.NewMigID(), Epoch: 1}}
+		h := &hostile{T: t, dialer: d, attempt: migration.Attempt{Mig: migration.NewID(), Epoch: 1}}
 		done := make(chan side)
 		ctx, cancel := context.WithCancel(t.Context())
 		var why error
 		go func() {
 			sinks := []writer.Sink{{Name: "d0", Device: open(t, "mtty")}, {Name: "d1", Device: open(t, "mtty")}}
-			r, err := writer.Receive(ctx, l, sinks, &writer.Options{Observe: func(ev report.Event) {
-				if ev.Kind == report.Refused {
+			r, err := writer.Receive(ctx, l, sinks, &writer.Options{Observe: func(ev migration.Event) {
+				if ev.Kind == migration.Refused {
 					why = ev.Err
 					cancel()
 				}
 			}})
 			done <- side{r, err}
 		}()
-		early := transport.NewControl(h.dial(transport.LaneControl))
-		early.Send(&transport.Estimate{}) // of nothing, before there is anything
+		early := wire.NewControl(h.dial(wire.LaneControl))
+		early.Send(&wire.Estimate{}) // of nothing, before there is anything
 		if m, err := early.Receive(); err == nil {
 			t.Errorf("a source that begins with ESTIMATE is told %+v", m)
 		}
-		h.control = transport.NewControl(h.dial(transport.LaneControl))
+		h.control = wire.NewControl(h.dial(wire.LaneControl))
 		hello := h.hello()
 		hello.ChunkSize = 1
 		h.send(hello)
-		if m, ok := h.receive().(*transport.Declined); !ok || m.Code != transport.CodeProtocol {
+		if m, ok := h.receive().(*wire.Declined); !ok || m.Code != transport.CodeProtocol {
 			t.Errorf("the answer is %+v", h.got)
 		}
 		h.control.Lane().Close()
@@ -242,7 +242,7 @@ func TestCancelDuringFailingStart(t *testing.T) {
 		if f := r.fault(t); f.Code != transport.CodeStart || f.Device != "nic0" || !errors.Is(f, syscall.EREMOTEIO) {
 			t.Errorf("receive: %v", f)
 		}
-		if s.report.Outcome != handoff.Rolledback || r.report.Outcome != handoff.Rolledback {
+		if s.report.Outcome != migration.Aborted || r.report.Outcome != migration.Aborted {
 			t.Errorf("outcomes %v and %v", s.report.Outcome, r.report.Outcome)
 		}
 		p.atHome(t)
@@ -307,11 +307,11 @@ func TestSmallState(t *testing.T) {
 			p.send.OnLimit, p.send.Codec = reader.Force, codec.Fixed(codec.Raw)
 			var began time.Time
 			var took time.Duration
-			p.send.Observe = func(ev report.Event) {
+			p.send.Observe = func(ev migration.Event) {
 				switch {
-				case ev.Kind == report.Phase && ev.Phase == report.Connect:
+				case ev.Kind == migration.Phase && ev.Phase == migration.Connect:
 					began = time.Now()
-				case ev.Kind == report.Phase && ev.Phase == report.Running:
+				case ev.Kind == migration.Phase && ev.Phase == migration.Running:
 					took = time.Since(began)
 				}
 			}

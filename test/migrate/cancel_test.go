@@ -15,16 +15,16 @@ import (
 	"github.com/migpipe/migpipe/reader"
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
-	"github.com/migpipe/migpipe/transport/report"
+	"github.com/migpipe/migpipe/transport/migration"
 	"github.com/migpipe/migpipe/vfio"
 	"github.com/migpipe/migpipe/vfio/file"
 	"github.com/migpipe/migpipe/writer"
 )
 
 // when calls do once, at the first event of a phase and a moment later.
-func when(phase string, later time.Duration, do func()) report.Observer {
+func when(phase string, later time.Duration, do func()) migration.Observer {
 	var once sync.Once
-	return func(ev report.Event) {
+	return func(ev migration.Event) {
 		if ev.Phase == phase {
 			once.Do(func() {
 				if later == 0 {
@@ -50,16 +50,16 @@ func TestCancel(t *testing.T) {
 		later        time.Duration
 		quic         bool // over the network too, in real time
 	}{
-		{name: "PRE_COPY", phase: report.PreCopy, quic: true},
-		{name: "in PRE_COPY", phase: report.PreCopy, later: 100 * time.Millisecond},
-		{name: "pause", phase: report.Stop, quic: true},
-		{name: "STOP_COPY", phase: report.StopCopy, quic: true},
-		{name: "in STOP_COPY", source: "xe?size=4MiB&save=8MiB/s", sink: "xe?size=4MiB", phase: report.StopCopy, later: 100 * time.Millisecond},
-		{name: "blocked read in PRE_COPY", source: with(nic, "hang@1MiB"), sink: nic, phase: report.PreCopy, later: 50 * time.Millisecond},
-		{name: "blocked read in STOP_COPY", quic: true, source: "xe?size=2MiB&fault=hang@1MiB", sink: "xe?size=2MiB", phase: report.StopCopy, later: 50 * time.Millisecond},
-		{name: "slow load", source: "xe?size=4MiB", sink: "xe?size=4MiB&load=4MiB/s", phase: report.StopCopy, later: 300 * time.Millisecond},
-		{name: "slow load under the state lock", source: "mlx5?size=16MiB", sink: "mlx5?size=16MiB&load=4MiB/s", phase: report.PreCopy, later: 300 * time.Millisecond},
-		{name: "slow RESUMING to STOP", source: "qat", sink: "qat?load=8KiB/s", phase: report.StopCopy, later: 100 * time.Millisecond},
+		{name: "PRE_COPY", phase: migration.PreCopy, quic: true},
+		{name: "in PRE_COPY", phase: migration.PreCopy, later: 100 * time.Millisecond},
+		{name: "pause", phase: migration.Stop, quic: true},
+		{name: "STOP_COPY", phase: migration.StopCopy, quic: true},
+		{name: "in STOP_COPY", source: "xe?size=4MiB&save=8MiB/s", sink: "xe?size=4MiB", phase: migration.StopCopy, later: 100 * time.Millisecond},
+		{name: "blocked read in PRE_COPY", source: with(nic, "hang@1MiB"), sink: nic, phase: migration.PreCopy, later: 50 * time.Millisecond},
+		{name: "blocked read in STOP_COPY", quic: true, source: "xe?size=2MiB&fault=hang@1MiB", sink: "xe?size=2MiB", phase: migration.StopCopy, later: 50 * time.Millisecond},
+		{name: "slow load", source: "xe?size=4MiB", sink: "xe?size=4MiB&load=4MiB/s", phase: migration.StopCopy, later: 300 * time.Millisecond},
+		{name: "slow load under the state lock", source: "mlx5?size=16MiB", sink: "mlx5?size=16MiB&load=4MiB/s", phase: migration.PreCopy, later: 300 * time.Millisecond},
+		{name: "slow RESUMING to STOP", source: "qat", sink: "qat?load=8KiB/s", phase: migration.StopCopy, later: 100 * time.Millisecond},
 	} {
 		for _, atSource := range []bool{true, false} {
 			t.Run(fmt.Sprintf("%s, at the source %v", c.name, atSource), func(t *testing.T) {
@@ -145,7 +145,7 @@ func testCancelPause(t *testing.T) {
 	p.add(t, "d0", nic, nic)
 	g := p.guest()
 	g.wait = 200 * time.Millisecond
-	p.send.Observe = when(report.Stop, 50*time.Millisecond, p.cancelSend)
+	p.send.Observe = when(migration.Stop, 50*time.Millisecond, p.cancelSend)
 	s, r := p.run(t)
 	if fmt.Sprint(g.calls) != "[pause resume]" {
 		t.Errorf("the guest was told to %v", g.calls)
@@ -244,9 +244,9 @@ func (c *cable) Cut() {
 
 // TestLost cuts the connection in every phase before COMMIT.
 func TestLost(t *testing.T) {
-	for _, phase := range []string{"welcome", report.PreCopy, report.Stop, report.StopCopy, "in stop-copy", "ready"} {
+	for _, phase := range []string{"welcome", migration.PreCopy, migration.Stop, migration.StopCopy, "in stop-copy", "ready"} {
 		t.Run(phase, func(t *testing.T) {
-			timed(t, phase == report.PreCopy || phase == "in stop-copy", func(t *testing.T, carry carrier) {
+			timed(t, phase == migration.PreCopy || phase == "in stop-copy", func(t *testing.T, carry carrier) {
 				wire := &cable{carrier: carry}
 				p := newPair(t, wire.connect)
 				p.add(t, "d0", slow, slow)
@@ -257,7 +257,7 @@ func TestLost(t *testing.T) {
 				case "ready":
 					p.receive.Journals = always(gate{handoff.NewMemory(), handoff.Ready, wire.Cut})
 				case "in stop-copy":
-					p.send.Observe = when(report.StopCopy, 100*time.Millisecond, wire.Cut)
+					p.send.Observe = when(migration.StopCopy, 100*time.Millisecond, wire.Cut)
 				default:
 					p.send.Observe = when(phase, 0, wire.Cut)
 				}
@@ -289,7 +289,7 @@ func TestInDoubt(t *testing.T) {
 			p.send.Journal = gate{handoff.NewMemory(), handoff.Commit, wire.Cut}
 			p.send.DoubtLimit, p.lonely = time.Second, true
 			s, r := p.run(t)
-			if s.report.Outcome != handoff.InDoubt || r.report.Outcome != handoff.InDoubt {
+			if s.report.Outcome != migration.InDoubt || r.report.Outcome != migration.InDoubt {
 				t.Fatalf("outcomes %v (%v) and %v (%v)", s.report.Outcome, s.err, r.report.Outcome, r.err)
 			}
 			p.giveUp(t, r)
@@ -309,7 +309,7 @@ func TestInDoubt(t *testing.T) {
 			p.receive.Journals = always(gate{handoff.NewMemory(), handoff.Accept, wire.Cut})
 			p.send.DoubtLimit, p.lonely = time.Second, true
 			s, r := p.run(t)
-			if s.report.Outcome != handoff.InDoubt || r.report.Outcome != handoff.Committed {
+			if s.report.Outcome != migration.InDoubt || r.report.Outcome != migration.Committed {
 				t.Fatalf("outcomes %v (%v) and %v (%v)", s.report.Outcome, s.err, r.report.Outcome, r.err)
 			}
 			wantState(t, p.src[0], vfio.StopCopy)
@@ -345,12 +345,12 @@ func TestCancelUnreadPipe(t *testing.T) {
 		p.sources = []reader.Source{{Name: "gpu0", Device: src}}
 		p.sinks = []writer.Sink{{Name: "gpu0", Device: sink}}
 		var began time.Time
-		p.send.Observe = when(report.StopCopy, 300*time.Millisecond, func() { began = time.Now(); p.cancelSend() })
+		p.send.Observe = when(migration.StopCopy, 300*time.Millisecond, func() { began = time.Now(); p.cancelSend() })
 		s, d := p.run(t)
 		if took := time.Since(began); began.IsZero() || took > 2500*time.Millisecond {
 			t.Errorf("cancelled at %v, ended %v after", began, took)
 		}
-		if s.report.Outcome != handoff.Rolledback || d.report.Outcome != handoff.Rolledback {
+		if s.report.Outcome != migration.Aborted || d.report.Outcome != migration.Aborted {
 			t.Errorf("outcomes %v (%v) and %v (%v)", s.report.Outcome, s.err, d.report.Outcome, d.err)
 		}
 		wantState(t, src, vfio.Running)
@@ -367,7 +367,7 @@ func TestPeerThatDoesNotListen(t *testing.T) {
 	t.Run("destination", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			d, listener := pipe(t)
-			l := &liar{T: t, listener: listener, journal: transport.NewJournalID()}
+			l := &liar{T: t, listener: listener, journal: migration.NewJournalID()}
 			src := open(t, "mlx5?size=4MiB")
 			go func() {
 				l.open()
@@ -377,7 +377,7 @@ func TestPeerThatDoesNotListen(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
 			defer cancel()
 			report, err := reader.Send(ctx, d, []reader.Source{{Name: "d0", Device: src}}, &reader.Options{ChunkSize: 4096, Lanes: 1})
-			if report.Outcome != handoff.Rolledback || err == nil {
+			if report.Outcome != migration.Aborted || err == nil {
 				t.Errorf("outcome %v (%v)", report.Outcome, err)
 			}
 			wantState(t, src, vfio.Running)
@@ -386,13 +386,13 @@ func TestPeerThatDoesNotListen(t *testing.T) {
 	t.Run("source", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			d, listener := pipe(t)
-			h := &hostile{T: t, dialer: d, attempt: transport.Attempt{Mig: transport.NewMigID(), Epoch: 1}}
+			h := &hostile{T: t, dialer: d, attempt: migration.Attempt{Mig: migration.NewID(), Epoch: 1}}
 			sinks := []writer.Sink{{Name: "d0", Device: &taker{Device: open(t, "mtty")}}, {Name: "d1", Device: &taker{Device: open(t, "mtty")}}}
 			go h.open()
 			ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
 			defer cancel()
 			report, err := writer.Receive(ctx, listener, sinks, nil)
-			if report.Outcome != handoff.Rolledback || err == nil {
+			if report.Outcome != migration.Aborted || err == nil {
 				t.Errorf("outcome %v (%v)", report.Outcome, err)
 			}
 		})

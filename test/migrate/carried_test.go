@@ -8,9 +8,9 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/migpipe/migpipe/internal/wire"
 	"github.com/migpipe/migpipe/reader"
-	"github.com/migpipe/migpipe/transport"
-	"github.com/migpipe/migpipe/transport/handoff"
+	"github.com/migpipe/migpipe/transport/migration"
 	"github.com/migpipe/migpipe/vfio"
 )
 
@@ -22,7 +22,7 @@ func TestNothingCarried(t *testing.T) {
 		t.Run(fmt.Sprint(lanes), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				d, listener := pipe(t)
-				l := &liar{T: t, listener: listener, journal: transport.NewJournalID()}
+				l := &liar{T: t, listener: listener, journal: migration.NewJournalID()}
 				src := open(t, "mlx5?size=4MiB&dirty=64KiB/s")
 				ctx, end := context.WithCancel(t.Context())
 				defer end()
@@ -30,7 +30,7 @@ func TestNothingCarried(t *testing.T) {
 				began := time.Now()
 				report, err := reader.Send(t.Context(), d, []reader.Source{{Name: "d0", Device: src}}, &reader.Options{ChunkSize: 4096, Lanes: lanes,
 					ReconnectLimit: limit, MaxPrecopy: 5 * time.Minute, OnLimit: reader.Continue})
-				if report.Outcome != handoff.Rolledback || err == nil || !strings.Contains(err.Error(), "has read nothing of any data lane") {
+				if report.Outcome != migration.Aborted || err == nil || !strings.Contains(err.Error(), "has read nothing of any data lane") {
 					t.Errorf("outcome %v (%v)", report.Outcome, err)
 				}
 				if took := time.Since(began); took < limit || took > limit+5*time.Second {
@@ -55,7 +55,7 @@ func (l *liar) readsNothing(ctx context.Context, lanes int) {
 			if err != nil {
 				return
 			}
-			if _, err := transport.ReadPreamble(lane); err != nil {
+			if _, err := wire.ReadPreamble(lane); err != nil {
 				l.Error(err)
 			}
 			context.AfterFunc(ctx, func() { lane.Close() })
@@ -66,9 +66,9 @@ func (l *liar) readsNothing(ctx context.Context, lanes int) {
 		if err != nil {
 			break
 		}
-		if m, ok := m.(*transport.Estimate); ok {
-			l.send(&transport.Ack{Attempt: l.hello.Attempt, Journal: l.journal, Echo: m.Stamp, Read: make([]uint64, lanes),
-				Devices: []transport.DeviceAck{{Window: transport.Window{Seq: 1 << 30, Offset: 1 << 40}}}})
+		if m, ok := m.(*wire.Estimate); ok {
+			l.send(&wire.Ack{Attempt: l.hello.Attempt, Journal: l.journal, Echo: m.Stamp, Read: make([]uint64, lanes),
+				Devices: []wire.DeviceAck{{Window: wire.Window{Seq: 1 << 30, Offset: 1 << 40}}}})
 		}
 	}
 	l.control.Lane().Close()

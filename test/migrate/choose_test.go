@@ -8,7 +8,7 @@ import (
 	"github.com/migpipe/migpipe/reader"
 	"github.com/migpipe/migpipe/test/port"
 	"github.com/migpipe/migpipe/transport"
-	"github.com/migpipe/migpipe/transport/report"
+	"github.com/migpipe/migpipe/transport/migration"
 	"github.com/migpipe/migpipe/vfio"
 )
 
@@ -38,9 +38,9 @@ func TestChoose(t *testing.T) {
 	p.add(t, "d1", "xe?size=3MiB", "xe?size=3MiB")
 	p.send.Lanes = 3
 	w := wait(t, p)
-	var told []report.Event
+	var told []migration.Event
 	o := w.send
-	o.Observe = func(ev report.Event) { told = append(told, ev) }
+	o.Observe = func(ev migration.Event) { told = append(told, ev) }
 	d.Prefer(true) // as a choice before may have done
 	all, err := reader.Choose(w.sendCtx, d, w.sources, &o)
 	if err != nil {
@@ -59,7 +59,7 @@ func TestChoose(t *testing.T) {
 	if far := len(all) == 1 && all[0].Found.RTT > 5*time.Millisecond; !far && (!names["quic"] || !names["tls"]) {
 		t.Errorf("measured were %v", names) // unless the machine is so busy that it seems far
 	}
-	if len(told) != 2 || told[0].Phase != report.Connect || told[1].Kind != report.Peer {
+	if len(told) != 2 || told[0].Phase != migration.Connect || told[1].Kind != migration.Peer {
 		t.Errorf("told was %v", told)
 	}
 	w.untouched(t)

@@ -6,8 +6,9 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/migpipe/migpipe/internal/wire"
 	"github.com/migpipe/migpipe/transport"
-	"github.com/migpipe/migpipe/transport/handoff"
+	"github.com/migpipe/migpipe/transport/migration"
 	"github.com/migpipe/migpipe/vfio"
 )
 
@@ -118,20 +119,20 @@ func TestBentDevices(t *testing.T) {
 		"a second stream":            {source: adds(vfio.StopCopy, stray), want: vfio.ErrStraySession, text: "set STOP_COPY: "},
 		"does not stop":              {source: stays(vfio.StopCopy), want: vfio.ErrElsewhere, text: "set STOP_COPY: "},
 		"reads nothing":              {source: reads(func([]byte) int { return 0 }), want: io.ErrNoProgress},
-		"reads more than was asked":  {source: reads(func(p []byte) int { return len(p) + 1 }), want: transport.ErrBadCount},
-		"reads less than nothing":    {source: reads(func([]byte) int { return -1 }), want: transport.ErrBadCount},
-		"splices too much":           {source: splices(8 << 20), want: transport.ErrBadCount},
-		"splices less than nothing":  {source: splices(-1), want: transport.ErrBadCount},
+		"reads more than was asked":  {source: reads(func(p []byte) int { return len(p) + 1 }), want: wire.ErrBadCount},
+		"reads less than nothing":    {source: reads(func([]byte) int { return -1 }), want: wire.ErrBadCount},
+		"splices too much":           {source: splices(8 << 20), want: wire.ErrBadCount},
+		"splices less than nothing":  {source: splices(-1), want: wire.ErrBadCount},
 		"splices nothing":            {source: splices(0), want: io.ErrNoProgress},
-		"skips too much":             {source: skips(8 << 20), want: transport.ErrBadCount},
-		"skips less than nothing":    {source: skips(-1), want: transport.ErrBadCount},
+		"skips too much":             {source: skips(8 << 20), want: wire.ErrBadCount},
+		"skips less than nothing":    {source: skips(-1), want: wire.ErrBadCount},
 		"no stream to load":          {sink: none, want: vfio.ErrNoSession, text: "set RESUMING: "},
 		"a nil pointer to load":      {sink: nilPointer, want: vfio.ErrNoSession, text: "set RESUMING: "},
 		"a stream with STOP":         {sink: adds(vfio.Stop, stray), want: vfio.ErrStraySession, text: "set STOP: "},
 		"does not end the load":      {sink: stays(vfio.Stop), want: vfio.ErrElsewhere, text: "set STOP: "},
 		"writes less":                {sink: writes(func(p []byte) int { return len(p) - 1 }), want: io.ErrShortWrite},
-		"writes more than was asked": {sink: writes(func(p []byte) int { return len(p) + 1 }), want: transport.ErrBadCount},
-		"writes less than nothing":   {sink: writes(func(p []byte) int { return -1 }), want: transport.ErrBadCount},
+		"writes more than was asked": {sink: writes(func(p []byte) int { return len(p) + 1 }), want: wire.ErrBadCount},
+		"writes less than nothing":   {sink: writes(func(p []byte) int { return -1 }), want: wire.ErrBadCount},
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := newPair(t, pipe)
@@ -153,7 +154,7 @@ func TestBentDevices(t *testing.T) {
 			if f := there.fault(t); !f.Remote || f.Device != "ill" {
 				t.Errorf("at the other side: %v", f)
 			}
-			if s.report.Outcome != handoff.Rolledback || r.report.Outcome != handoff.Rolledback {
+			if s.report.Outcome != migration.Aborted || r.report.Outcome != migration.Aborted {
 				t.Errorf("outcomes %v and %v", s.report.Outcome, r.report.Outcome)
 			}
 			if errors.Is(c.want, vfio.ErrStraySession) && stray.given == 0 || stray.given != stray.closed {
@@ -186,7 +187,7 @@ func TestStrayStreamOnTheWayBack(t *testing.T) {
 	stray := &strayStream{}
 	p.sources[0].Device = bent{p.sources[0].Device, adds(vfio.Running, stray)}
 	s, _ := p.run(t)
-	if s.report.Outcome != handoff.Rolledback || stray.given != 1 || stray.closed != 1 {
+	if s.report.Outcome != migration.Aborted || stray.given != 1 || stray.closed != 1 {
 		t.Errorf("%v (%v), and of %d stray streams, %d were closed", s.report.Outcome, s.err, stray.given, stray.closed)
 	}
 	wantState(t, p.src[0], vfio.Running)

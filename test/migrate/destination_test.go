@@ -9,9 +9,10 @@ import (
 	"time"
 
 	"github.com/migpipe/migpipe/codec"
+	"github.com/migpipe/migpipe/internal/wire"
 	"github.com/migpipe/migpipe/reader"
 	"github.com/migpipe/migpipe/transport"
-	"github.com/migpipe/migpipe/transport/handoff"
+	"github.com/migpipe/migpipe/transport/migration"
 	"github.com/migpipe/migpipe/vfio"
 	"github.com/migpipe/migpipe/vfio/sim"
 	"github.com/migpipe/migpipe/writer"
@@ -21,19 +22,19 @@ import (
 type liar struct {
 	*testing.T
 	listener transport.Listener
-	control  *transport.Control
-	hello    *transport.Hello
-	journal  transport.JournalID
-	ends     []transport.StreamDigest
+	control  *wire.Control
+	hello    *wire.Hello
+	journal  migration.JournalID
+	ends     []migration.StreamDigest
 	chunks   atomic.Uint64 // that have come, over the one lane
-	aborted  *transport.Abort
+	aborted  *wire.Abort
 }
 
 // accept takes the next lane.
 func (l *liar) accept() transport.Lane {
 	lane, err := l.listener.Accept(l.Context())
 	if err == nil {
-		_, err = transport.ReadPreamble(lane)
+		_, err = wire.ReadPreamble(lane)
 	}
 	if err != nil {
 		l.Error(err)
@@ -43,20 +44,20 @@ func (l *liar) accept() transport.Lane {
 
 // open hears HELLO.
 func (l *liar) open() {
-	l.control = transport.NewControl(l.accept())
+	l.control = wire.NewControl(l.accept())
 	m, err := l.control.Receive()
 	if err != nil {
 		l.Error(err)
 	}
-	l.hello = m.(*transport.Hello)
+	l.hello = m.(*wire.Hello)
 }
 
-func (l *liar) send(m transport.Message) { l.control.Send(m) }
+func (l *liar) send(m wire.Message) { l.control.Send(m) }
 
-func (l *liar) welcome() *transport.Welcome {
-	return &transport.Welcome{
+func (l *liar) welcome() *wire.Welcome {
+	return &wire.Welcome{
 		Attempt: l.hello.Attempt, Version: 1, Journal: l.journal, ChunkSize: 4096, Lanes: 1,
-		Codecs: []codec.ID{codec.IDRaw, codec.IDZero}, Windows: []transport.Window{{Seq: 1 << 30, Offset: 1 << 40}},
+		Codecs: []codec.ID{codec.IDRaw, codec.IDZero}, Windows: []wire.Window{{Seq: 1 << 30, Offset: 1 << 40}},
 	}
 }
 
@@ -66,9 +67,9 @@ func (l *liar) take() {
 	lane := l.accept()
 	go func() {
 		defer lane.Close()
-		var room transport.HeadRoom
+		var room wire.HeadRoom
 		for {
-			head, err := transport.ReadChunkHead(lane, &room)
+			head, err := wire.ReadChunkHead(lane, &room)
 			if err == nil {
 				_, err = io.CopyN(io.Discard, lane, int64(head.WireLen))
 			}
@@ -84,17 +85,17 @@ func (l *liar) take() {
 			return
 		}
 		switch m := m.(type) {
-		case *transport.End:
+		case *wire.End:
 			l.ends = append(l.ends, m.Digest)
-		case *transport.Estimate: // all that was sent is as good as written
-			l.send(&transport.Ack{Attempt: l.hello.Attempt, Journal: l.journal, Echo: m.Stamp, Devices: []transport.DeviceAck{
-				{Seq: l.chunks.Load(), Applied: 1 << 30, Window: transport.Window{Seq: 1 << 30, Offset: 1 << 40}}}})
+		case *wire.Estimate: // all that was sent is as good as written
+			l.send(&wire.Ack{Attempt: l.hello.Attempt, Journal: l.journal, Echo: m.Stamp, Devices: []wire.DeviceAck{
+				{Seq: l.chunks.Load(), Applied: 1 << 30, Window: wire.Window{Seq: 1 << 30, Offset: 1 << 40}}}})
 		}
 	}
 }
 
-func (l *liar) ready() *transport.Ready {
-	return &transport.Ready{Attempt: l.hello.Attempt, Journal: l.journal, Digest: transport.SetDigest(l.ends)}
+func (l *liar) ready() *wire.Ready {
+	return &wire.Ready{Attempt: l.hello.Attempt, Journal: l.journal, Digest: wire.SetDigest(l.ends)}
 }
 
 // listen hears the source to its end.
@@ -104,7 +105,7 @@ func (l *liar) listen() {
 		if err != nil {
 			break
 		}
-		if a, ok := m.(*transport.Abort); ok {
+		if a, ok := m.(*wire.Abort); ok {
 			l.aborted = a
 		}
 	}
@@ -114,7 +115,7 @@ func (l *liar) listen() {
 // TestHostileDestination: whatever the destination says, the source runs on
 // unless it has given up the right to, and never runs a second copy.
 func TestHostileDestination(t *testing.T) {
-	change := func(f func(*transport.Welcome)) func(*liar) {
+	change := func(f func(*wire.Welcome)) func(*liar) {
 		return func(l *liar) {
 			w := l.welcome()
 			f(w)
@@ -130,15 +131,15 @@ func TestHostileDestination(t *testing.T) {
 		code transport.Code
 		took time.Duration // until the source has ended, at most
 	}{
-		{"16 KiB + 1", frame(unknownType, 1, transport.MaxControl+1), transport.CodeProtocol, 0},
+		{"16 KiB + 1", frame(unknownType, 1, wire.MaxControl+1), transport.CodeProtocol, 0},
 		{"unknown, not to be skipped", frame(unknownType, 0, 0), transport.CodeProtocol, 0},
 		{"unknown and skipped, of 16 KiB", func(l *liar) {
-			frame(unknownType, 1, transport.MaxControl)(l)
+			frame(unknownType, 1, wire.MaxControl)(l)
 			l.send(l.hello)
 		}, transport.CodeProtocol, 0},
 		{"windows without end, and nothing is taken", func(l *liar) {
 			w := l.welcome()
-			w.Windows[0] = transport.Window{Seq: 1<<64 - 1, Offset: 1<<64 - 1}
+			w.Windows[0] = wire.Window{Seq: 1<<64 - 1, Offset: 1<<64 - 1}
 			l.send(w)
 			l.accept()
 		}, transport.CodeNetwork, 2 * time.Minute},
@@ -154,34 +155,34 @@ func TestHostileDestination(t *testing.T) {
 		{"ACKs of what was never sent, without end", func(l *liar) {
 			l.send(l.welcome())
 			for range flood {
-				l.send(&transport.Ack{Attempt: l.hello.Attempt, Journal: l.journal, Echo: 1 << 62, HeldNS: -1 << 62, Padding: 1 << 63, Devices: []transport.DeviceAck{
-					{Seq: 1<<64 - 1, Applied: 1<<64 - 1, LoadNS: -1 << 62, Window: transport.Window{Seq: 1<<64 - 1, Offset: 1<<64 - 1}}}})
+				l.send(&wire.Ack{Attempt: l.hello.Attempt, Journal: l.journal, Echo: 1 << 62, HeldNS: -1 << 62, Padding: 1 << 63, Devices: []wire.DeviceAck{
+					{Seq: 1<<64 - 1, Applied: 1<<64 - 1, LoadNS: -1 << 62, Window: wire.Window{Seq: 1<<64 - 1, Offset: 1<<64 - 1}}}})
 			}
 			l.send(l.hello)
 		}, transport.CodeProtocol, time.Minute},
 		{"STATUS without end", func(l *liar) {
 			l.send(l.welcome())
 			for range flood {
-				l.send(&transport.Status{Attempt: l.hello.Attempt})
+				l.send(&wire.Status{Attempt: l.hello.Attempt})
 			}
 			l.send(l.hello)
 		}, transport.CodeProtocol, time.Minute},
 		{"windows that shrink", func(l *liar) {
 			l.send(l.welcome())
-			l.send(&transport.Ack{Attempt: l.hello.Attempt, Journal: l.journal, Devices: []transport.DeviceAck{{}}})
+			l.send(&wire.Ack{Attempt: l.hello.Attempt, Journal: l.journal, Devices: []wire.DeviceAck{{}}})
 			l.send(l.hello)
 		}, transport.CodeProtocol, time.Minute},
 		{"silence", func(*liar) {}, transport.CodeTimeout, 5 * time.Second},
-		{"WELCOME of another attempt", change(func(w *transport.Welcome) { w.Epoch++ }), transport.CodeTimeout, 5 * time.Second},
-		{"version that was not offered", change(func(w *transport.Welcome) { w.Version = 2 }), transport.CodeProtocol, 0},
-		{"larger chunks than offered", change(func(w *transport.Welcome) { w.ChunkSize = 4 << 20 }), transport.CodeProtocol, 0},
-		{"more lanes than offered", change(func(w *transport.Welcome) { w.Lanes = 3 }), transport.CodeProtocol, 0},
-		{"windows for other devices", change(func(w *transport.Welcome) { w.Windows = nil }), transport.CodeProtocol, 0},
-		{"splicing that was not offered", change(func(w *transport.Welcome) { w.Splice = []bool{true} }), transport.CodeProtocol, 0},
+		{"WELCOME of another attempt", change(func(w *wire.Welcome) { w.Epoch++ }), transport.CodeTimeout, 5 * time.Second},
+		{"version that was not offered", change(func(w *wire.Welcome) { w.Version = 2 }), transport.CodeProtocol, 0},
+		{"larger chunks than offered", change(func(w *wire.Welcome) { w.ChunkSize = 4 << 20 }), transport.CodeProtocol, 0},
+		{"more lanes than offered", change(func(w *wire.Welcome) { w.Lanes = 3 }), transport.CodeProtocol, 0},
+		{"windows for other devices", change(func(w *wire.Welcome) { w.Windows = nil }), transport.CodeProtocol, 0},
+		{"splicing that was not offered", change(func(w *wire.Welcome) { w.Splice = []bool{true} }), transport.CodeProtocol, 0},
 		{"DECLINED", func(l *liar) {
-			l.send(&transport.Declined{Attempt: l.hello.Attempt, Code: transport.CodeBusy, Text: "no\x1b[2J"})
+			l.send(&wire.Declined{Attempt: l.hello.Attempt, Code: transport.CodeBusy, Text: "no\x1b[2J"})
 		}, transport.CodeBusy, 0},
-		{"READY for HELLO", func(l *liar) { l.send(&transport.Ready{Attempt: l.hello.Attempt}) }, transport.CodeProtocol, 0},
+		{"READY for HELLO", func(l *liar) { l.send(&wire.Ready{Attempt: l.hello.Attempt}) }, transport.CodeProtocol, 0},
 		{"READY before END", func(l *liar) { l.send(l.welcome()); l.send(l.ready()) }, transport.CodeProtocol, 0},
 		{"READY with another digest", func(l *liar) { l.take(); l.ends[0][0]++; l.send(l.ready()) }, transport.CodeCorrupt, time.Minute},
 		{"READY of another journal", func(l *liar) { l.take(); l.journal[0]++; l.send(l.ready()) }, transport.CodeProtocol, time.Minute},
@@ -196,7 +197,7 @@ func TestHostileDestination(t *testing.T) {
 				leavesNothing(t)
 				staysWithin(t, memory)
 				d, listener := pipe(t)
-				l := &liar{T: t, listener: listener, journal: transport.NewJournalID()}
+				l := &liar{T: t, listener: listener, journal: migration.NewJournalID()}
 				src := open(t, "mlx5?size=1MiB")
 				done := make(chan struct{})
 				go func() {
@@ -211,7 +212,7 @@ func TestHostileDestination(t *testing.T) {
 				listener.Close()
 				<-done
 				f := side{report, err}.fault(t)
-				if f.Code != c.code || report.Outcome != handoff.Rolledback || strings.ContainsRune(f.Error(), '\x1b') {
+				if f.Code != c.code || report.Outcome != migration.Aborted || strings.ContainsRune(f.Error(), '\x1b') {
 					t.Errorf("%v, %v, want %v: %q", report.Outcome, f.Code, c.code, f)
 				}
 				if took > c.took+1100*time.Millisecond { // hanging up takes a second at most
@@ -238,7 +239,7 @@ func TestDoubt(t *testing.T) {
 		l.take()
 		l.send(l.ready())
 		for {
-			if m, err := l.control.Receive(); err != nil || m.Type() == transport.TypeCommit {
+			if m, err := l.control.Receive(); err != nil || m.Type() == wire.TypeCommit {
 				return
 			}
 		}
@@ -246,38 +247,38 @@ func TestDoubt(t *testing.T) {
 	for _, c := range []struct {
 		name    string
 		answer  func(*liar)
-		outcome handoff.Outcome
+		outcome migration.Outcome
 		state   vfio.State
 	}{
-		{"RUNNING", func(l *liar) { l.send(&transport.Running{Attempt: l.hello.Attempt, Journal: l.journal}) }, handoff.Committed, vfio.Stop},
+		{"RUNNING", func(l *liar) { l.send(&wire.Running{Attempt: l.hello.Attempt, Journal: l.journal}) }, migration.Committed, vfio.Stop},
 		{"RUNNING of another journal", func(l *liar) {
-			l.send(&transport.Running{Attempt: l.hello.Attempt})
+			l.send(&wire.Running{Attempt: l.hello.Attempt})
 			l.control.Lane().Close()
-		}, handoff.InDoubt, vfio.StopCopy},
+		}, migration.InDoubt, vfio.StopCopy},
 		{"DECLINED", func(l *liar) {
-			l.send(&transport.Declined{Attempt: l.hello.Attempt, Journal: l.journal, Code: transport.CodeStart})
-		}, handoff.Rolledback, vfio.Running},
+			l.send(&wire.Declined{Attempt: l.hello.Attempt, Journal: l.journal, Code: transport.CodeStart})
+		}, migration.Aborted, vfio.Running},
 		{"DECLINED of another journal", func(l *liar) {
-			l.send(&transport.Declined{Attempt: l.hello.Attempt})
+			l.send(&wire.Declined{Attempt: l.hello.Attempt})
 			l.control.Lane().Close()
-		}, handoff.InDoubt, vfio.StopCopy},
-		{"nothing", func(l *liar) { l.control.Lane().Close() }, handoff.InDoubt, vfio.StopCopy},
-		{"noise", func(l *liar) { l.control.Lane().Write(make([]byte, 100)) }, handoff.InDoubt, vfio.StopCopy},
+		}, migration.InDoubt, vfio.StopCopy},
+		{"nothing", func(l *liar) { l.control.Lane().Close() }, migration.InDoubt, vfio.StopCopy},
+		{"noise", func(l *liar) { l.control.Lane().Write(make([]byte, 100)) }, migration.InDoubt, vfio.StopCopy},
 		{"NOT_STARTED, and DECLINED after CANCEL", func(l *liar) {
-			l.send(&transport.NotStarted{Attempt: l.hello.Attempt, Journal: l.journal})
+			l.send(&wire.NotStarted{Attempt: l.hello.Attempt, Journal: l.journal})
 			for {
-				if m, err := l.control.Receive(); err != nil || m.Type() == transport.TypeCancel {
+				if m, err := l.control.Receive(); err != nil || m.Type() == wire.TypeCancel {
 					break
 				}
 			}
-			l.send(&transport.Declined{Attempt: l.hello.Attempt, Journal: l.journal, Code: transport.CodeStart})
-		}, handoff.Rolledback, vfio.Running},
+			l.send(&wire.Declined{Attempt: l.hello.Attempt, Journal: l.journal, Code: transport.CodeStart})
+		}, migration.Aborted, vfio.Running},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				leavesNothing(t)
 				d, listener := pipe(t)
-				l := &liar{T: t, listener: listener, journal: transport.NewJournalID()}
+				l := &liar{T: t, listener: listener, journal: migration.NewJournalID()}
 				src := open(t, "mlx5?size=40KiB")
 				done := make(chan struct{})
 				go func() {
@@ -289,7 +290,7 @@ func TestDoubt(t *testing.T) {
 				}()
 				report, err := reader.Send(t.Context(), d, []reader.Source{{Name: "d0", Device: src}}, &reader.Options{DoubtLimit: 8 * time.Second})
 				<-done
-				if report.Outcome != c.outcome || (err == nil) != (c.outcome == handoff.Committed) {
+				if report.Outcome != c.outcome || (err == nil) != (c.outcome == migration.Committed) {
 					t.Errorf("outcome %v (%v), want %v", report.Outcome, err, c.outcome)
 				}
 				wantState(t, src, c.state)

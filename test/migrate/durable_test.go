@@ -14,12 +14,13 @@ import (
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
 	"github.com/migpipe/migpipe/transport/journal"
+	"github.com/migpipe/migpipe/transport/migration"
 	"github.com/migpipe/migpipe/vfio"
 	"github.com/migpipe/migpipe/writer"
 )
 
 // durable gives both sides journals in files.
-func (p *pair) durable(t *testing.T, dir string, a transport.Attempt) {
+func (p *pair) durable(t *testing.T, dir string, a migration.Attempt) {
 	t.Helper()
 	j, err := journal.Open(dir, journal.Options{Role: journal.Source, Mig: a.Mig})
 	if err != nil {
@@ -27,13 +28,13 @@ func (p *pair) durable(t *testing.T, dir string, a transport.Attempt) {
 	}
 	t.Cleanup(func() { j.Close() })
 	p.send.Attempt, p.send.Journal = a, j
-	p.receive.Journals = func(mig transport.MigID, _ bool) (handoff.Journal, error) {
+	p.receive.Journals = func(mig migration.ID, _ bool) (handoff.Journal, error) {
 		return journal.Open(dir, journal.Options{Role: journal.Destination, Mig: mig})
 	}
 }
 
 // recorded is what the files of a folder say, record by record.
-func recorded(t *testing.T, dir string, mig transport.MigID, role journal.Role) (names []string, all []journal.Record) {
+func recorded(t *testing.T, dir string, mig migration.ID, role journal.Role) (names []string, all []journal.Record) {
 	t.Helper()
 	all, err := journal.Read(filepath.Join(dir, journal.Name(role, mig)))
 	if err != nil {
@@ -50,7 +51,7 @@ func recorded(t *testing.T, dir string, mig transport.MigID, role journal.Role) 
 func TestDurable(t *testing.T) {
 	eachCarrier(t, func(t *testing.T, c carrier) {
 		dir := t.TempDir()
-		a := transport.Attempt{Mig: transport.NewMigID(), Epoch: 1}
+		a := migration.Attempt{Mig: migration.NewID(), Epoch: 1}
 		p := newPair(t, c)
 		p.add(t, "d0", nic, nic)
 		p.durable(t, dir, a)
@@ -75,7 +76,7 @@ func TestDurable(t *testing.T) {
 		p.add(t, "d0", nic, nic)
 		p.durable(t, dir, a)
 		p.sources[0].Device.SetState(vfio.Stop) // as it was left
-		if r, err := p.sendTo(nil); err != nil || r.Outcome != handoff.Committed || !strings.Contains(fmt.Sprint(r.Warnings), "nothing was sent") {
+		if r, err := p.sendTo(nil); err != nil || r.Outcome != migration.Committed || !strings.Contains(fmt.Sprint(r.Warnings), "nothing was sent") {
 			t.Errorf("sent again: %v, %v, %v", r.Outcome, err, r.Warnings)
 		}
 	})
@@ -86,8 +87,8 @@ func TestDurable(t *testing.T) {
 // before it touches anything.
 func TestDurableAttempts(t *testing.T) {
 	dir := t.TempDir()
-	a := transport.Attempt{Mig: transport.NewMigID(), Epoch: 1}
-	try := func(a transport.Attempt, sink string) (s, r side) {
+	a := migration.Attempt{Mig: migration.NewID(), Epoch: 1}
+	try := func(a migration.Attempt, sink string) (s, r side) {
 		p := newPair(t, pipe)
 		p.add(t, "d0", nic, sink)
 		p.durable(t, dir, a)
@@ -95,7 +96,7 @@ func TestDurableAttempts(t *testing.T) {
 		p.send.Journal.(*journal.Journal).Close()
 		return s, r
 	}
-	if s, _ := try(a, nic+"&fault=write@1MiB"); s.report.Outcome != handoff.Rolledback {
+	if s, _ := try(a, nic+"&fault=write@1MiB"); s.report.Outcome != migration.Aborted {
 		t.Fatalf("%v: %v", s.report.Outcome, s.err)
 	}
 	if src, _ := recorded(t, dir, a.Mig, journal.Source); strings.Join(src, " ") != "OWNER OPEN OWNER" {
@@ -116,19 +117,19 @@ func TestDurableAttempts(t *testing.T) {
 		t.Fatal(err)
 	}
 	s, r := try(a, nic) // of a source that has lost its journal
-	if s.report.Outcome != handoff.Rolledback || r.report.Outcome != handoff.Rolledback || !strings.Contains(fmt.Sprint(s.err), handoff.ErrOldEpoch.Error()) {
+	if s.report.Outcome != migration.Aborted || r.report.Outcome != migration.Aborted || !strings.Contains(fmt.Sprint(s.err), handoff.ErrOldEpoch.Error()) {
 		t.Errorf("attempt 1 of an amnesiac: %v, %v", s.err, r.err)
 	}
 	a.Epoch = 2
 	s, r = try(a, nic)
-	if s.report.Outcome != handoff.Committed || r.report.Outcome != handoff.Committed {
+	if s.report.Outcome != migration.Committed || r.report.Outcome != migration.Committed {
 		t.Errorf("attempt 2: %v, %v", s.err, r.err)
 	}
 	a.Epoch = 3
 	if err := os.Remove(filepath.Join(dir, journal.Name(journal.Source, a.Mig))); err != nil {
 		t.Fatal(err)
 	}
-	if s, _ := try(a, nic); s.report.Outcome != handoff.Rolledback || !errors.Is(s.err, reader.ErrBothMayRun) {
+	if s, _ := try(a, nic); s.report.Outcome != migration.Aborted || !errors.Is(s.err, reader.ErrBothMayRun) {
 		t.Errorf("attempt 3, after it was accepted: %v", s.err)
 	}
 }
@@ -140,13 +141,13 @@ func TestDoubtBeforeTheDevices(t *testing.T) {
 		p := newPair(t, pipe)
 		src, _ := p.add(t, "d0", nic, nic)
 		src.SetState(vfio.Stop)
-		a := transport.Attempt{Mig: transport.NewMigID(), Epoch: 2}
+		a := migration.Attempt{Mig: migration.NewID(), Epoch: 2}
 		j := handoff.NewMemory()
-		j.Append(handoff.Entry{Record: handoff.Commit, Attempt: transport.Attempt{Mig: a.Mig, Epoch: 1}, Journal: j.ID()})
+		j.Append(handoff.Entry{Record: handoff.Commit, Attempt: migration.Attempt{Mig: a.Mig, Epoch: 1}, Journal: j.ID()})
 		p.send.Attempt, p.send.Journal = a, j
 		before := len(src.Log())
 		nobody, _ := pipe(t)
-		if r, err := p.sendTo(nobody); r.Outcome != handoff.InDoubt || err == nil || r.Attempt.Epoch != 1 {
+		if r, err := p.sendTo(nobody); r.Outcome != migration.InDoubt || err == nil || r.Attempt.Epoch != 1 {
 			t.Errorf("%v of attempt %d, %v", r.Outcome, r.Attempt.Epoch, err)
 		}
 		if len(j.Entries()) != 1 || len(src.Log()) != before {
@@ -160,8 +161,8 @@ func TestDoubtBeforeTheDevices(t *testing.T) {
 func TestTurnedAwayForAnother(t *testing.T) {
 	p := newPair(t, pipe)
 	p.add(t, "d0", nic, nic)
-	old := transport.Attempt{Mig: transport.NewMigID(), Epoch: 1}
-	p.receive.Journals = func(mig transport.MigID, _ bool) (handoff.Journal, error) {
+	old := migration.Attempt{Mig: migration.NewID(), Epoch: 1}
+	p.receive.Journals = func(mig migration.ID, _ bool) (handoff.Journal, error) {
 		j := handoff.NewMemory()
 		if mig == old.Mig {
 			j.Append(handoff.Entry{Record: handoff.Accept, Attempt: old, Journal: j.ID()})
@@ -174,13 +175,13 @@ func TestTurnedAwayForAnother(t *testing.T) {
 		r, err := writer.Receive(p.receiveCtx, listener, p.sinks, &p.receive)
 		received <- side{r, err}
 	}()
-	p.send.Attempt = transport.Attempt{Mig: old.Mig, Epoch: 2}
+	p.send.Attempt = migration.Attempt{Mig: old.Mig, Epoch: 2}
 	for range 20 {
-		if r, err := p.sendTo(dialer); r.Outcome != handoff.Rolledback || !errors.Is(err, reader.ErrBothMayRun) {
+		if r, err := p.sendTo(dialer); r.Outcome != migration.Aborted || !errors.Is(err, reader.ErrBothMayRun) {
 			t.Fatalf("%v, %v", r.Outcome, err)
 		}
 	}
-	p.send.Attempt = transport.Attempt{}
+	p.send.Attempt = migration.Attempt{}
 	s, err := p.sendTo(dialer)
 	p.committed(t, side{s, err}, <-received)
 }
@@ -196,9 +197,9 @@ func TestOpenIsTakenBack(t *testing.T) {
 		} else if stream != nil {
 			defer stream.Close()
 		}
-		a := transport.Attempt{Mig: transport.NewMigID(), Epoch: 2}
+		a := migration.Attempt{Mig: migration.NewID(), Epoch: 2}
 		j := handoff.NewMemory()
-		j.Append(handoff.Entry{Record: handoff.Open, Attempt: transport.Attempt{Mig: a.Mig, Epoch: 1}, Journal: j.ID()})
+		j.Append(handoff.Entry{Record: handoff.Open, Attempt: migration.Attempt{Mig: a.Mig, Epoch: 1}, Journal: j.ID()})
 		p.send.Attempt, p.send.Journal = a, j
 		p.succeed(t)
 		var records []string

@@ -13,7 +13,7 @@ import (
 	"github.com/migpipe/migpipe/reader"
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
-	"github.com/migpipe/migpipe/transport/report"
+	"github.com/migpipe/migpipe/transport/migration"
 	"github.com/migpipe/migpipe/vfio"
 )
 
@@ -24,8 +24,8 @@ type vmm struct {
 	g *guest
 
 	mu       sync.Mutex
-	ready    []report.Event
-	accepted []report.Event
+	ready    []migration.Event
+	accepted []migration.Event
 	warned   []string
 	calls    []string
 }
@@ -37,19 +37,19 @@ func newVMM(t *testing.T, c carrier, approve, start func(context.Context) error)
 	p.add(t, "d1", "xe?size=256KiB", "xe?size=256KiB")
 	v := &vmm{pair: p, t: t, g: p.guest()}
 	p.send.Journal, p.receive.Journals = shared(), always(shared())
-	p.send.Observe, p.receive.Observe = v.observe(report.Ready, &v.ready), v.observe(report.Accepted, &v.accepted)
+	p.send.Observe, p.receive.Observe = v.observe(migration.Ready, &v.ready), v.observe(migration.Accepted, &v.accepted)
 	p.send.Approve, p.receive.StartGuest = v.call("approve", approve), v.call("start", start)
 	return v
 }
 
-func (v *vmm) observe(kind report.Kind, into *[]report.Event) report.Observer {
-	return func(ev report.Event) {
+func (v *vmm) observe(kind migration.Kind, into *[]migration.Event) migration.Observer {
+	return func(ev migration.Event) {
 		v.mu.Lock()
 		defer v.mu.Unlock()
 		if ev.Kind == kind {
 			*into = append(*into, ev)
 		}
-		if ev.Kind == report.Warning {
+		if ev.Kind == migration.Warning {
 			v.warned = append(v.warned, ev.Text)
 		}
 	}
@@ -110,7 +110,7 @@ func (j sharedJournal) Last() handoff.Entry {
 
 // records are the newest of both journals.
 func (v *vmm) records() string {
-	j, _ := v.receive.Journals(transport.MigID{}, true)
+	j, _ := v.receive.Journals(migration.ID{}, true)
 	return fmt.Sprint(v.send.Journal.Last().Record, " ", j.Last().Record)
 }
 
@@ -152,7 +152,7 @@ func TestExternal(t *testing.T) {
 			took[stage.Name] = stage.Took
 			sum += stage.Took
 		}
-		if took[report.StageDecide] < slow || took[report.StageStart] < slow || sum != s.report.Downtime {
+		if took[migration.StageDecide] < slow || took[migration.StageStart] < slow || sum != s.report.Downtime {
 			t.Errorf("stages %v of %v", s.report.Stages, s.report.Downtime)
 		}
 	})
@@ -264,7 +264,7 @@ func TestLostWhileDeciding(t *testing.T) {
 		v.lonely, v.left = true, true // the destination holds its copy, and is told to end
 		v.send.DowntimeLimit, v.send.MaxDowntime = 5*time.Second, 5*time.Second
 		s, r := v.run(t)
-		if s.report.Outcome != handoff.Rolledback || s.err == nil {
+		if s.report.Outcome != migration.Aborted || s.err == nil {
 			t.Errorf("source: %v (%v)", s.report.Outcome, s.err)
 		}
 		v.rolledBack(s, r)
@@ -278,7 +278,7 @@ func TestGuestNotStarted(t *testing.T) {
 		v := newVMM(t, c, nil, func(context.Context) error { return errors.New("no answer from the vCPUs") })
 		s, r := v.run(t)
 		v.wantCalls("approve start")
-		if s.report.Outcome != handoff.InDoubt || r.report.Outcome != handoff.NeedsReset {
+		if s.report.Outcome != migration.InDoubt || r.report.Outcome != migration.NeedsReset {
 			t.Errorf("outcomes %v (%v) and %v (%v)", s.report.Outcome, s.err, r.report.Outcome, r.err)
 		}
 		if f := r.fault(t); f.Code != transport.CodeStart || !strings.Contains(f.Error(), "start the guest, which may run all the same: no answer from the vCPUs") {

@@ -12,6 +12,7 @@ import (
 	"github.com/migpipe/migpipe/reader"
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
+	"github.com/migpipe/migpipe/transport/migration"
 	"github.com/migpipe/migpipe/vfio"
 	"github.com/migpipe/migpipe/vfio/sim"
 	"github.com/migpipe/migpipe/writer"
@@ -197,13 +198,13 @@ func TestNeedsReset(t *testing.T) {
 			p.add(t, "ill", with(with(nic, c.source), c.again), with(nic, c.sink))
 			s, r := p.run(t)
 			if c.name == "source cannot leave STOP_COPY" { // the second try succeeds: each fault strikes once
-				if s.report.Outcome != handoff.Rolledback {
+				if s.report.Outcome != migration.Aborted {
 					t.Errorf("outcome %v", s.report.Outcome)
 				}
-			} else if s.report.Outcome != handoff.NeedsReset {
+			} else if s.report.Outcome != migration.NeedsReset {
 				t.Errorf("outcome %v (%v)", s.report.Outcome, s.err)
 			}
-			if r.report.Outcome != handoff.Rolledback || len(s.report.Warnings) == 0 {
+			if r.report.Outcome != migration.Aborted || len(s.report.Warnings) == 0 {
 				t.Errorf("destination %v; warnings %q", r.report.Outcome, s.report.Warnings)
 			}
 			wantState(t, p.src[0], vfio.Running)
@@ -223,10 +224,10 @@ func TestStartRan(t *testing.T) {
 	p.add(t, "well", nic, nic)
 	p.add(t, "ill", nic, with(nic, "set@RUNNING_P2P-RUNNING:EIO"))
 	s, r := p.run(t)
-	if s.report.Outcome == handoff.Rolledback || s.report.Outcome == handoff.Committed {
+	if s.report.Outcome == migration.Aborted || s.report.Outcome == migration.Committed {
 		t.Errorf("source: %v (%v)", s.report.Outcome, s.err)
 	}
-	if r.report.Outcome != handoff.NeedsReset {
+	if r.report.Outcome != migration.NeedsReset {
 		t.Errorf("destination: %v (%v)", r.report.Outcome, r.err)
 	}
 	for _, d := range p.src {
@@ -239,7 +240,7 @@ func TestRelease(t *testing.T) {
 	p := newPair(t, pipe)
 	p.add(t, "d0", with(nic, "set@STOP_COPY-STOP:EIO"), nic)
 	s, r := p.run(t)
-	if s.err != nil || r.err != nil || s.report.Outcome != handoff.Committed || len(s.report.Warnings) != 1 {
+	if s.err != nil || r.err != nil || s.report.Outcome != migration.Committed || len(s.report.Warnings) != 1 {
 		t.Errorf("%v, %v: %v, warnings %q", s.err, r.err, s.report.Outcome, s.report.Warnings)
 	}
 }

@@ -5,8 +5,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/migpipe/migpipe/transport"
-	"github.com/migpipe/migpipe/transport/handoff"
+	"github.com/migpipe/migpipe/internal/wire"
+	"github.com/migpipe/migpipe/transport/migration"
 	"github.com/migpipe/migpipe/vfio/file"
 	"github.com/migpipe/migpipe/writer"
 )
@@ -16,10 +16,10 @@ import (
 func (h *hostile) again() {
 	h.Helper()
 	for given := range 2 {
-		h.lane = h.dial(transport.LaneControl)
-		h.control = transport.NewControl(h.lane)
-		h.send(&transport.Resume{Attempt: h.attempt, Journal: h.journal, Peer: h.welcome.Journal})
-		if _, ok := h.receive().(*transport.Status); !ok {
+		h.lane = h.dial(wire.LaneControl)
+		h.control = wire.NewControl(h.lane)
+		h.send(&wire.Resume{Attempt: h.attempt, Journal: h.journal, Peer: h.welcome.Journal})
+		if _, ok := h.receive().(*wire.Status); !ok {
 			h.Fatalf("RESUME is answered by %+v", h.got)
 		}
 		if given == 0 {
@@ -47,15 +47,15 @@ func TestTryGivenUp(t *testing.T) {
 				done <- side{r, err}
 			}()
 			h := (&victim{dialer: dialer}).source(t)
-			h.lane = h.dial(transport.LaneControl)
-			h.control = transport.NewControl(h.lane)
+			h.lane = h.dial(wire.LaneControl)
+			h.control = wire.NewControl(h.lane)
 			hello := h.hello()
 			hello.Devices = hello.Devices[:1]
 			h.journal = hello.Journal
 			h.send(hello)
-			h.welcome = h.receive().(*transport.Welcome)
-			h.data = h.dial(transport.LaneData)
-			sum := transport.NewDigest()
+			h.welcome = h.receive().(*wire.Welcome)
+			h.data = h.dial(wire.LaneData)
+			sum := wire.NewDigest()
 			sum.Add(h.chunk(0, 0, 0))
 			for h.applied < 100 {
 				h.hear(t)
@@ -63,29 +63,29 @@ func TestTryGivenUp(t *testing.T) {
 			if at == "receiving" {
 				h.again()
 			}
-			h.send(&transport.End{Attempt: h.attempt, Bytes: 100, Chunks: 1, Digest: sum.Sum()})
-			ready, ok := h.receive().(*transport.Ready)
+			h.send(&wire.End{Attempt: h.attempt, Bytes: 100, Chunks: 1, Digest: sum.Sum()})
+			ready, ok := h.receive().(*wire.Ready)
 			if !ok {
 				t.Fatalf("the answer to END is %+v", h.got)
 			}
 			if at == "ready" {
 				h.again()
 			}
-			h.send(&transport.Commit{Attempt: h.attempt, Journal: ready.Journal, Digest: ready.Digest})
-			for h.receive(); h.got.Type() == transport.TypeReady; h.receive() {
+			h.send(&wire.Commit{Attempt: h.attempt, Journal: ready.Journal, Digest: ready.Digest})
+			for h.receive(); h.got.Type() == wire.TypeReady; h.receive() {
 			}
 			if at == "running" {
 				h.again()
-				h.send(&transport.Commit{Attempt: h.attempt, Journal: ready.Journal, Digest: ready.Digest})
+				h.send(&wire.Commit{Attempt: h.attempt, Journal: ready.Journal, Digest: ready.Digest})
 				h.receive()
 			}
-			if _, ok := h.got.(*transport.Running); !ok {
+			if _, ok := h.got.(*wire.Running); !ok {
 				t.Errorf("the answer to COMMIT is %+v", h.got)
 			}
-			h.send(&transport.Fin{Attempt: h.attempt})
-			transport.HangUp(h.lane, func() { h.receive() })
+			h.send(&wire.Fin{Attempt: h.attempt})
+			wire.HangUp(h.lane, func() { h.receive() })
 			h.data.Close()
-			if r := <-done; r.err != nil || r.report.Outcome != handoff.Committed {
+			if r := <-done; r.err != nil || r.report.Outcome != migration.Committed {
 				t.Errorf("%v, %v", r.report.Outcome, r.err)
 			}
 		})

@@ -8,7 +8,7 @@ import (
 
 	"github.com/migpipe/migpipe/reader"
 	"github.com/migpipe/migpipe/transport"
-	"github.com/migpipe/migpipe/transport/report"
+	"github.com/migpipe/migpipe/transport/migration"
 )
 
 // firstLanes has the first lane of each side of a carrier, which is the control lane.
@@ -55,11 +55,11 @@ func TestControlLaneEnds(t *testing.T) {
 					p.add(t, "d0", "mlx5?size=4MiB&dirty=1MiB/s", "mlx5?size=4MiB")
 					p.send.Lanes, p.send.OnLimit, p.receive.ReconnectLimit = 2, reader.Force, patience
 					var told []string
-					p.send.Observe = func(ev report.Event) {
-						if ev.Kind == report.Lost || ev.Kind == report.Restored {
+					p.send.Observe = func(ev migration.Event) {
+						if ev.Kind == migration.Lost || ev.Kind == migration.Restored {
 							told = append(told, string(ev.Kind))
 						}
-						if ev.Kind != report.Phase || ev.Phase != report.PreCopy {
+						if ev.Kind != migration.Phase || ev.Phase != migration.PreCopy {
 							return
 						}
 						lane := lanes.source

@@ -19,7 +19,7 @@ import (
 	"github.com/migpipe/migpipe/reader"
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
-	"github.com/migpipe/migpipe/transport/report"
+	"github.com/migpipe/migpipe/transport/migration"
 	"github.com/migpipe/migpipe/vfio"
 	"github.com/migpipe/migpipe/vfio/sim"
 	"github.com/migpipe/migpipe/writer"
@@ -40,7 +40,7 @@ const patience = 30 * time.Second
 
 // side is what one side of a migration came to.
 type side struct {
-	report report.Report
+	report migration.Report
 	err    error
 }
 
@@ -116,7 +116,7 @@ func pinned(t testing.TB) (sender, receiver transport.Pinned) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return transport.Pinned{Identity: a, Peers: []transport.ID{b.ID()}}, transport.Pinned{Identity: b, Peers: []transport.ID{a.ID()}}
+	return transport.Pinned{Identity: a, Peers: []transport.PeerID{b.ID()}}, transport.Pinned{Identity: b, Peers: []transport.PeerID{a.ID()}}
 }
 
 // eachCarrier runs a test over memory and over the network.
@@ -197,8 +197,8 @@ func (p *pair) run(t testing.TB) (send, receive side) {
 	done := make(chan side)
 	var refused error
 	o := p.receive
-	o.Observe = func(ev report.Event) {
-		if ev.Kind == report.Refused {
+	o.Observe = func(ev migration.Event) {
+		if ev.Kind == migration.Refused {
 			refused = ev.Err
 			p.cancelReceive()
 		}
@@ -234,7 +234,7 @@ func (p *pair) succeed(t testing.TB) (send, receive side) {
 // committed checks that the destination has what the source had.
 func (p *pair) committed(t testing.TB, s, r side) {
 	t.Helper()
-	if s.report.Outcome != handoff.Committed || r.report.Outcome != handoff.Committed {
+	if s.report.Outcome != migration.Committed || r.report.Outcome != migration.Committed {
 		t.Fatalf("outcomes %v and %v", s.report.Outcome, r.report.Outcome)
 	}
 	for i := range p.src {
@@ -255,12 +255,12 @@ func (p *pair) committed(t testing.TB, s, r side) {
 // and that the same devices migrate at the next attempt.
 func (p *pair) rolledBack(t testing.TB, s, r side) {
 	t.Helper()
-	there := handoff.Rolledback
+	there := migration.Aborted
 	if p.left {
-		there = handoff.InDoubt
+		there = migration.InDoubt
 		p.giveUp(t, r)
 	}
-	if s.report.Outcome != handoff.Rolledback || r.report.Outcome != there {
+	if s.report.Outcome != migration.Aborted || r.report.Outcome != there {
 		t.Errorf("outcomes %v (%v) and %v (%v)", s.report.Outcome, s.err, r.report.Outcome, r.err)
 	}
 	p.atHome(t)
@@ -325,13 +325,13 @@ func (s side) fault(t testing.TB) *transport.Fault {
 }
 
 // sendTo runs the source's side alone.
-func (p *pair) sendTo(d transport.Dialer) (report.Report, error) {
+func (p *pair) sendTo(d transport.Dialer) (migration.Report, error) {
 	return reader.Send(p.sendCtx, d, p.sources, &p.send)
 }
 
 // always is the same journal whatever migration comes.
 func always(j handoff.Journal) handoff.Journals {
-	return func(transport.MigID, bool) (handoff.Journal, error) { return j, nil }
+	return func(migration.ID, bool) (handoff.Journal, error) { return j, nil }
 }
 
 // room is what an engine may take beside Options.Memory, in bytes.

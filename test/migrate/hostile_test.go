@@ -14,9 +14,10 @@ import (
 
 	"github.com/migpipe/migpipe/codec"
 	"github.com/migpipe/migpipe/internal/must"
+	"github.com/migpipe/migpipe/internal/wire"
 	"github.com/migpipe/migpipe/reader"
 	"github.com/migpipe/migpipe/transport"
-	"github.com/migpipe/migpipe/transport/handoff"
+	"github.com/migpipe/migpipe/transport/migration"
 	"github.com/migpipe/migpipe/vfio"
 	"github.com/migpipe/migpipe/vfio/file"
 	"github.com/migpipe/migpipe/vfio/sim"
@@ -27,21 +28,21 @@ import (
 type hostile struct {
 	*testing.T
 	dialer  transport.Dialer
-	attempt transport.Attempt
+	attempt migration.Attempt
 	lane    transport.Lane // control
-	control *transport.Control
+	control *wire.Control
 	data    transport.Lane
-	arena   *transport.Arena
-	journal transport.JournalID // zero: each HELLO names a new one
-	welcome *transport.Welcome
-	got     transport.Message // the last that is no ACK
-	applied uint64            // as the last ACK says
+	arena   *wire.Arena
+	journal migration.JournalID // zero: each HELLO names a new one
+	welcome *wire.Welcome
+	got     wire.Message // the last that is no ACK
+	applied uint64       // as the last ACK says
 }
 
-func (h *hostile) dial(kind transport.LaneKind) transport.Lane {
+func (h *hostile) dial(kind wire.LaneKind) transport.Lane {
 	lane, err := h.dialer.Dial(h.Context())
 	if err == nil {
-		err = transport.WritePreamble(lane, transport.Preamble{Kind: kind, Mig: h.attempt.Mig, Epoch: h.attempt.Epoch})
+		err = wire.WritePreamble(lane, wire.Preamble{Kind: kind, Mig: h.attempt.Mig, Epoch: h.attempt.Epoch})
 	}
 	if err != nil {
 		h.Fatal(err)
@@ -50,13 +51,13 @@ func (h *hostile) dial(kind transport.LaneKind) transport.Lane {
 	return lane
 }
 
-func (h *hostile) hello() *transport.Hello {
-	m := &transport.Hello{
-		Attempt: h.attempt, Versions: transport.Versions{Min: 1, Max: 1}, Journal: cmp.Or(h.journal, transport.NewJournalID()),
+func (h *hostile) hello() *wire.Hello {
+	m := &wire.Hello{
+		Attempt: h.attempt, Versions: wire.Versions{Min: 1, Max: 1}, Journal: cmp.Or(h.journal, migration.NewJournalID()),
 		ChunkSize: 4096, Lanes: 1, Codecs: []codec.ID{codec.IDRaw, codec.IDZero, codec.IDS2, codec.IDZstd},
 	}
 	for _, name := range []string{"d0", "d1"} {
-		m.Devices = append(m.Devices, transport.DeviceOffer{Name: name, Flags: vfio.Features{PreCopy: true, P2P: true}.MigrationFlags()})
+		m.Devices = append(m.Devices, wire.DeviceOffer{Name: name, Flags: vfio.Features{PreCopy: true, P2P: true}.MigrationFlags()})
 	}
 	return m
 }
@@ -64,27 +65,27 @@ func (h *hostile) hello() *transport.Hello {
 // open makes the destination listen.
 func (h *hostile) open() {
 	h.greet()
-	h.data = h.dial(transport.LaneData)
+	h.data = h.dial(wire.LaneData)
 }
 
 // greet is HELLO, and its answer.
 func (h *hostile) greet() {
-	h.lane = h.dial(transport.LaneControl)
-	h.control = transport.NewControl(h.lane)
+	h.lane = h.dial(wire.LaneControl)
+	h.control = wire.NewControl(h.lane)
 	h.send(h.hello())
-	h.welcome = h.receive().(*transport.Welcome)
+	h.welcome = h.receive().(*wire.Welcome)
 }
 
-func (h *hostile) send(m transport.Message) { h.control.Send(m) }
+func (h *hostile) send(m wire.Message) { h.control.Send(m) }
 
 // receive returns the next message but ACK, nil at the end.
-func (h *hostile) receive() transport.Message {
+func (h *hostile) receive() wire.Message {
 	for {
 		m, err := h.control.Receive()
 		if err != nil {
 			return nil
 		}
-		if m.Type() != transport.TypeAck {
+		if m.Type() != wire.TypeAck {
 			h.got = m
 			return m
 		}
@@ -92,7 +93,7 @@ func (h *hostile) receive() transport.Message {
 }
 
 // chunk sends one chunk of 100 bytes, as the change makes it.
-func (h *hostile) chunk(device uint16, seq, offset uint64, change ...func(*transport.Chunk)) transport.ChunkHead {
+func (h *hostile) chunk(device uint16, seq, offset uint64, change ...func(*wire.Chunk)) wire.ChunkHead {
 	c, err := h.arena.TryGet()
 	if err != nil {
 		h.Fatal(err)
@@ -109,7 +110,7 @@ func (h *hostile) chunk(device uint16, seq, offset uint64, change ...func(*trans
 
 // padding sends frames of it, until the destination has enough.
 func (h *hostile) padding(size, frames int) {
-	arena, err := transport.NewArena(0, size, 1)
+	arena, err := wire.NewArena(0, size, 1)
 	if err != nil {
 		h.Fatal(err)
 	}
@@ -129,7 +130,7 @@ func (h *hostile) padding(size, frames int) {
 }
 
 func (h *hostile) end(device uint16, bytes, chunks uint64) {
-	h.send(&transport.End{Attempt: h.attempt, Device: device, Bytes: bytes, Chunks: chunks})
+	h.send(&wire.End{Attempt: h.attempt, Device: device, Bytes: bytes, Chunks: chunks})
 }
 
 // TestHostileSource: whatever the source says, the destination ends with the
@@ -146,29 +147,29 @@ func TestHostileSource(t *testing.T) {
 		{"sent again, larger than agreed", func(h *hostile) {
 			h.chunk(0, 0, 0)
 			time.Sleep(time.Second)
-			h.chunk(0, 0, 0, func(c *transport.Chunk) { c.Codec, c.RawLen, c.WireLen = codec.IDZero, 4097, 0 })
+			h.chunk(0, 0, 0, func(c *wire.Chunk) { c.Codec, c.RawLen, c.WireLen = codec.IDZero, 4097, 0 })
 		}, transport.CodeProtocol},
 		{"gap", func(h *hostile) { h.chunk(0, 0, 0); h.chunk(0, 1, 101) }, transport.CodeProtocol},
 		{"overlap", func(h *hostile) { h.chunk(0, 0, 0); h.chunk(0, 1, 99) }, transport.CodeProtocol},
 		{"codec not agreed on", func(h *hostile) {
-			h.chunk(0, 0, 0, func(c *transport.Chunk) { c.Codec, c.WireLen = 200, 50 })
+			h.chunk(0, 0, 0, func(c *wire.Chunk) { c.Codec, c.WireLen = 200, 50 })
 		}, transport.CodeProtocol},
 		{"spliced, not agreed on", func(h *hostile) {
-			h.chunk(0, 0, 0, func(c *transport.Chunk) { c.Unchecked, c.Digest = true, 0 })
+			h.chunk(0, 0, 0, func(c *wire.Chunk) { c.Unchecked, c.Digest = true, 0 })
 		}, transport.CodeProtocol},
-		{"lying digest", func(h *hostile) { h.chunk(0, 0, 0, func(c *transport.Chunk) { c.Digest++ }) }, transport.CodeCorrupt},
-		{"chunk of 4 GiB", func(h *hostile) { h.chunk(0, 0, 0, func(c *transport.Chunk) { c.RawLen = 1<<32 - 1 }) }, transport.CodeProtocol},
-		{"chunk of nothing", func(h *hostile) { h.chunk(0, 0, 0, func(c *transport.Chunk) { c.RawLen, c.WireLen = 0, 0 }) }, transport.CodeProtocol},
+		{"lying digest", func(h *hostile) { h.chunk(0, 0, 0, func(c *wire.Chunk) { c.Digest++ }) }, transport.CodeCorrupt},
+		{"chunk of 4 GiB", func(h *hostile) { h.chunk(0, 0, 0, func(c *wire.Chunk) { c.RawLen = 1<<32 - 1 }) }, transport.CodeProtocol},
+		{"chunk of nothing", func(h *hostile) { h.chunk(0, 0, 0, func(c *wire.Chunk) { c.RawLen, c.WireLen = 0, 0 }) }, transport.CodeProtocol},
 		{"chunk larger than agreed", func(h *hostile) {
-			h.chunk(0, 0, 0, func(c *transport.Chunk) { c.Codec, c.RawLen, c.WireLen = codec.IDZero, 4097, 0 })
+			h.chunk(0, 0, 0, func(c *wire.Chunk) { c.Codec, c.RawLen, c.WireLen = codec.IDZero, 4097, 0 })
 		}, transport.CodeProtocol},
 		{"offset of 2^63", func(h *hostile) { h.chunk(0, 0, 1<<63) }, transport.CodeProtocol},
 		{"padding larger than agreed", func(h *hostile) { h.padding(8192, 1) }, transport.CodeProtocol},
-		{"padding without end", func(h *hostile) { h.padding(4096, transport.MaxProbe/4096+1) }, transport.CodeProtocol},
+		{"padding without end", func(h *hostile) { h.padding(4096, wire.MaxProbe/4096+1) }, transport.CodeProtocol},
 		{"noise on a data lane", func(h *hostile) { h.data.Write(bytes.Repeat([]byte("noise"), 100)) }, transport.CodeCorrupt},
 		{"END twice, and not the same", func(h *hostile) { h.end(0, 0, 9); h.end(0, 0, 8) }, transport.CodeProtocol},
 		{"RESUME on a lane that stands", func(h *hostile) {
-			h.send(&transport.Resume{Attempt: h.attempt, Peer: h.welcome.Journal})
+			h.send(&wire.Resume{Attempt: h.attempt, Peer: h.welcome.Journal})
 		}, transport.CodeProtocol},
 		{"END of an unknown device", func(h *hostile) { h.end(2, 0, 0) }, transport.CodeProtocol},
 		{"END with fewer bytes", func(h *hostile) { h.chunk(0, 0, 0); h.end(0, 99, 1) }, transport.CodeIncomplete},
@@ -180,11 +181,11 @@ func TestHostileSource(t *testing.T) {
 			h.data.CloseWrite()
 			time.Sleep(time.Second) // it is noticed with the last END, before a device could judge its stream
 			h.end(0, 200, 2)
-			h.send(&transport.End{Attempt: h.attempt, Device: 1, Digest: transport.NewDigest().Sum()})
+			h.send(&wire.End{Attempt: h.attempt, Device: 1, Digest: wire.NewDigest().Sum()})
 		}, transport.CodeIncomplete},
 		{"HELLO twice", func(h *hostile) { h.send(h.hello()) }, transport.CodeProtocol},
-		{"COMMIT before READY", func(h *hostile) { h.send(&transport.Commit{Attempt: h.attempt, Journal: h.welcome.Journal}) }, transport.CodeProtocol},
-		{"what only a destination says", func(h *hostile) { h.send(&transport.Ready{Attempt: h.attempt}) }, transport.CodeProtocol},
+		{"COMMIT before READY", func(h *hostile) { h.send(&wire.Commit{Attempt: h.attempt, Journal: h.welcome.Journal}) }, transport.CodeProtocol},
+		{"what only a destination says", func(h *hostile) { h.send(&wire.Ready{Attempt: h.attempt}) }, transport.CodeProtocol},
 		{"control message of 1 MiB", func(h *hostile) {
 			var head [12]byte
 			binary.BigEndian.PutUint32(head[:], 1<<20)
@@ -215,14 +216,14 @@ func TestSentAgain(t *testing.T) {
 		done <- side{r, err}
 	}()
 	h := (&victim{dialer: dialer}).source(t)
-	h.lane = h.dial(transport.LaneControl)
-	h.control = transport.NewControl(h.lane)
+	h.lane = h.dial(wire.LaneControl)
+	h.control = wire.NewControl(h.lane)
 	hello := h.hello()
 	hello.Devices = hello.Devices[:1]
 	h.send(hello)
-	h.welcome = h.receive().(*transport.Welcome)
-	h.data = h.dial(transport.LaneData)
-	sum := transport.NewDigest()
+	h.welcome = h.receive().(*wire.Welcome)
+	h.data = h.dial(wire.LaneData)
+	sum := wire.NewDigest()
 	h.chunk(0, 1, 100) // in the wrong order
 	h.chunk(0, 1, 100)
 	sum.Add(h.chunk(0, 0, 0))
@@ -231,19 +232,19 @@ func TestSentAgain(t *testing.T) {
 	}
 	h.chunk(0, 0, 0)
 	sum.Add(h.chunk(0, 1, 100))
-	end := &transport.End{Attempt: h.attempt, Bytes: 200, Chunks: 2, Digest: sum.Sum()}
+	end := &wire.End{Attempt: h.attempt, Bytes: 200, Chunks: 2, Digest: sum.Sum()}
 	h.send(end)
 	h.send(end)
-	ready, ok := h.receive().(*transport.Ready)
+	ready, ok := h.receive().(*wire.Ready)
 	if !ok {
 		t.Fatalf("the answer is %+v", h.got)
 	}
-	h.send(&transport.Commit{Attempt: h.attempt, Journal: ready.Journal, Digest: ready.Digest})
-	if _, ok := h.receive().(*transport.Running); !ok {
+	h.send(&wire.Commit{Attempt: h.attempt, Journal: ready.Journal, Digest: ready.Digest})
+	if _, ok := h.receive().(*wire.Running); !ok {
 		t.Errorf("the answer to COMMIT is %+v", h.got)
 	}
-	h.send(&transport.Fin{Attempt: h.attempt})
-	transport.HangUp(h.lane, func() { h.receive() })
+	h.send(&wire.Fin{Attempt: h.attempt})
+	wire.HangUp(h.lane, func() { h.receive() })
 	h.data.Close()
 	if r := <-done; r.err != nil || r.report.Devices[0].Bytes != 200 {
 		t.Errorf("%v, %+v", r.err, r.report.Devices)
@@ -256,7 +257,7 @@ func TestSentAgain(t *testing.T) {
 // hear takes in the next message, which has to be ACK.
 func (h *hostile) hear(t *testing.T) {
 	m, err := h.control.Receive()
-	ack, ok := m.(*transport.Ack)
+	ack, ok := m.(*wire.Ack)
 	if err != nil || !ok {
 		t.Fatalf("%+v, %v is no ACK", m, err)
 	}
@@ -273,10 +274,10 @@ func againstSource(t *testing.T, do func(*hostile), code transport.Code) {
 	h.lane.Close()
 	h.data.Close()
 	r := <-d.done
-	if f := r.fault(t); f.Code != code || f.Remote || r.report.Outcome != handoff.Rolledback {
+	if f := r.fault(t); f.Code != code || f.Remote || r.report.Outcome != migration.Aborted {
 		t.Errorf("destination: %v, %v, want %v: %q", r.report.Outcome, f.Code, code, f)
 	}
-	if m, ok := h.got.(*transport.Declined); !ok || m.Code != code {
+	if m, ok := h.got.(*wire.Declined); !ok || m.Code != code {
 		t.Errorf("the source was told %+v, want DECLINED(%v)", h.got, code)
 	}
 	d.unharmed(t)
@@ -318,7 +319,7 @@ func newVictimAt(t *testing.T, dialer transport.Dialer, l transport.Listener) *v
 
 // source is the source that comes.
 func (v *victim) source(t *testing.T) *hostile {
-	arena, err := transport.NewArena(0, 4096, 1)
+	arena, err := wire.NewArena(0, 4096, 1)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -327,7 +328,7 @@ func (v *victim) source(t *testing.T) *hostile {
 			t.Error(err)
 		}
 	})
-	return &hostile{T: t, dialer: v.dialer, attempt: transport.Attempt{Mig: transport.NewMigID(), Epoch: 1}, arena: arena}
+	return &hostile{T: t, dialer: v.dialer, attempt: migration.Attempt{Mig: migration.NewID(), Epoch: 1}, arena: arena}
 }
 
 // unharmed checks that the devices were reset and given next to nothing, and
@@ -389,36 +390,36 @@ func TestSilentSources(t *testing.T) {
 	}{
 		{"nothing on a lane", func(h *hostile) { must.Get(h.dialer.Dial(h.Context())) }},
 		{"noise on a lane", func(h *hostile) { must.Get(h.dialer.Dial(h.Context())).Write(make([]byte, 100)) }},
-		{"a data lane first", func(h *hostile) { h.dial(transport.LaneData) }},
-		{"no HELLO", func(h *hostile) { h.dial(transport.LaneControl) }},
+		{"a data lane first", func(h *hostile) { h.dial(wire.LaneData) }},
+		{"no HELLO", func(h *hostile) { h.dial(wire.LaneControl) }},
 		{"COMMIT for HELLO", func(h *hostile) {
-			h.control = transport.NewControl(h.dial(transport.LaneControl))
-			h.send(&transport.Commit{Attempt: h.attempt})
+			h.control = wire.NewControl(h.dial(wire.LaneControl))
+			h.send(&wire.Commit{Attempt: h.attempt})
 		}},
 		{"READY for HELLO", func(h *hostile) {
-			h.control = transport.NewControl(h.dial(transport.LaneControl))
-			h.send(&transport.Ready{Attempt: h.attempt})
+			h.control = wire.NewControl(h.dial(wire.LaneControl))
+			h.send(&wire.Ready{Attempt: h.attempt})
 		}},
 		{"HELLO of another attempt than the lane's", func(h *hostile) {
-			h.control = transport.NewControl(h.dial(transport.LaneControl))
+			h.control = wire.NewControl(h.dial(wire.LaneControl))
 			h.attempt.Epoch++
 			h.send(h.hello())
 		}},
 		{"HELLO of epoch 0", func(h *hostile) {
 			h.attempt.Epoch = 0
-			h.control = transport.NewControl(h.dial(transport.LaneControl))
+			h.control = wire.NewControl(h.dial(wire.LaneControl))
 			h.send(h.hello())
 		}},
 		{"questions without end", func(h *hostile) {
-			lane := h.dial(transport.LaneControl)
-			h.control = transport.NewControl(lane)
+			lane := h.dial(wire.LaneControl)
+			h.control = wire.NewControl(lane)
 			go func() { // takes the answers
 				for h.receive() != nil {
 				}
 			}()
 			time.Sleep(transport.HandshakeTimeout - 2*time.Millisecond) // to be at it when it is dropped
 			go func() {
-				for h.control.Send(&transport.Query{Attempt: h.attempt}) == nil {
+				for h.control.Send(&wire.Query{Attempt: h.attempt}) == nil {
 					time.Sleep(time.Microsecond)
 				}
 			}()
@@ -429,7 +430,7 @@ func TestSilentSources(t *testing.T) {
 				d, l := pipe(t)
 				p := newPair(t, func(testing.TB) (transport.Dialer, transport.Listener) { return d, l })
 				p.add(t, "d0", nic, nic)
-				h := &hostile{T: t, dialer: d, attempt: transport.Attempt{Mig: transport.NewMigID(), Epoch: 1}}
+				h := &hostile{T: t, dialer: d, attempt: migration.Attempt{Mig: migration.NewID(), Epoch: 1}}
 				done := make(chan side)
 				go func() {
 					r, err := writer.Receive(p.receiveCtx, l, p.sinks, nil)

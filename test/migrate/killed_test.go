@@ -23,7 +23,7 @@ import (
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
 	"github.com/migpipe/migpipe/transport/journal"
-	"github.com/migpipe/migpipe/transport/report"
+	"github.com/migpipe/migpipe/transport/migration"
 	"github.com/migpipe/migpipe/vfio"
 	"github.com/migpipe/migpipe/vfio/file"
 	"github.com/migpipe/migpipe/vfio/sim"
@@ -37,7 +37,7 @@ type receiving struct {
 	State             string
 	Devices           map[string]string // NAME to a file's path, or a simulated device's model
 	Memory, ChunkSize int
-	Recover           transport.MigID
+	Recover           migration.ID
 	KillAt            int64 // when all files were given so many bytes, 0 for never
 	KillStart         bool  // when a device is to run
 }
@@ -59,21 +59,21 @@ func TestReceivingProcess(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	peer, err := transport.ParseID(r.Peer)
+	peer, err := transport.ParsePeerID(r.Peer)
 	if err != nil {
 		t.Fatal(err)
 	}
-	l, err := transport.ListenQUIC(r.Listen, transport.Pinned{Identity: id, Peers: []transport.ID{peer}}, nil)
+	l, err := transport.ListenQUIC(r.Listen, transport.Pinned{Identity: id, Peers: []transport.PeerID{peer}}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	o := &writer.Options{Memory: r.Memory, ChunkSize: r.ChunkSize, Journals: func(mig transport.MigID, existing bool) (handoff.Journal, error) {
+	o := &writer.Options{Memory: r.Memory, ChunkSize: r.ChunkSize, Journals: func(mig migration.ID, existing bool) (handoff.Journal, error) {
 		return journal.Open(r.State, journal.Options{Role: journal.Destination, Mig: mig, Existing: existing, Volatile: true})
 	}}
 	o.Recover = r.Recover
-	o.Observe = func(ev report.Event) {
-		if ev.Kind == report.Warning {
+	o.Observe = func(ev migration.Event) {
+		if ev.Kind == migration.Warning {
 			say("warning", ev.Text)
 		}
 	}
@@ -212,7 +212,7 @@ type fileMigration struct {
 	dir     string
 	r       receiving
 	source  *transport.Identity
-	dest    transport.ID
+	dest    transport.PeerID
 	content map[string][]byte
 	sources []reader.Source
 	send    reader.Options
@@ -245,7 +245,7 @@ func newFileMigration(t *testing.T, sizes map[string]int) *fileMigration {
 		p.content[name], p.r.Devices[name] = b, filepath.Join(p.dir, name+".state")
 		p.sources = append(p.sources, reader.Source{Name: name, Device: d})
 	}
-	p.send = reader.Options{DowntimeLimit: patience, MaxDowntime: 2 * patience, Attempt: transport.Attempt{Mig: transport.NewMigID(), Epoch: 1}}
+	p.send = reader.Options{DowntimeLimit: patience, MaxDowntime: 2 * patience, Attempt: migration.Attempt{Mig: migration.NewID(), Epoch: 1}}
 	return p
 }
 
@@ -262,7 +262,7 @@ func (p *fileMigration) start() *child {
 func (p *fileMigration) sendAll() chan side {
 	done := make(chan side, 1)
 	go func() {
-		r, err := reader.Send(p.Context(), &transport.QUICDialer{Addr: p.r.Listen, Credentials: transport.Pinned{Identity: p.source, Peers: []transport.ID{p.dest}}}, p.sources, &p.send)
+		r, err := reader.Send(p.Context(), &transport.QUICDialer{Addr: p.r.Listen, Credentials: transport.Pinned{Identity: p.source, Peers: []transport.PeerID{p.dest}}}, p.sources, &p.send)
 		done <- side{r, err}
 	}()
 	return done
@@ -326,14 +326,14 @@ func TestKilledWhileLoading(t *testing.T) {
 			sent := p.sendAll()
 			if c.limit > 0 {
 				d.await(t, "done")
-				if s := <-sent; s.report.Outcome != handoff.Rolledback {
+				if s := <-sent; s.report.Outcome != migration.Aborted {
 					t.Fatalf("%v (%v)", s.report.Outcome, s.err)
 				}
 				p.r.KillAt = 0
 				d = p.start()
 			} else {
 				d = p.killed(d)
-				if s := <-sent; s.report.Outcome != handoff.Rolledback || s.err == nil || !strings.Contains(s.err.Error(), "started again") {
+				if s := <-sent; s.report.Outcome != migration.Aborted || s.err == nil || !strings.Contains(s.err.Error(), "started again") {
 					t.Fatalf("%v (%v)", s.report.Outcome, s.err)
 				}
 			}

@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"github.com/migpipe/migpipe/codec"
-	"github.com/migpipe/migpipe/transport/report"
+	"github.com/migpipe/migpipe/transport/migration"
 	"github.com/migpipe/migpipe/vfio"
 	"github.com/migpipe/migpipe/vfio/sim"
 )
@@ -225,9 +225,9 @@ func TestEvents(t *testing.T) {
 	p.add(t, "d0", url, url)
 	var send, receive []string
 	var bytes uint64
-	note := func(list *[]string) report.Observer {
-		return func(ev report.Event) {
-			if ev.Kind == report.Phase {
+	note := func(list *[]string) migration.Observer {
+		return func(ev migration.Event) {
+			if ev.Kind == migration.Phase {
 				*list = append(*list, ev.Phase)
 			}
 			for _, d := range ev.Devices {

@@ -7,7 +7,7 @@ import (
 
 	"github.com/migpipe/migpipe/codec"
 	"github.com/migpipe/migpipe/reader"
-	"github.com/migpipe/migpipe/transport/report"
+	"github.com/migpipe/migpipe/transport/migration"
 )
 
 // TestBottleneck: both sides name the stage that is slow, while the guest stands still
@@ -22,9 +22,9 @@ func TestBottleneck(t *testing.T) {
 		queue, credit, flight [2]float64 // at the source: at least, and at the most
 		came                  [2]float64 // at the destination
 	}{
-		{"save", fast + "&save=16MiB/s&buffer=256KiB", fast, 0, report.BoundSave, report.BoundArrival, [2]float64{0, 0.1}, [2]float64{0, 0.1}, [2]float64{0, 0.3}, [2]float64{0, 0.1}},
-		{"network", fast, fast, 16 * mib, report.BoundNetwork, report.BoundArrival, [2]float64{0.5, 1}, [2]float64{0, 0.1}, [2]float64{0, 0.4}, [2]float64{0, 0.1}},
-		{"load", fast, fast + "&load=16MiB/s", 0, report.BoundLoad, report.BoundLoad, [2]float64{0, 0.3}, [2]float64{0, 1}, [2]float64{0.3, 1}, [2]float64{0.5, 1}},
+		{"save", fast + "&save=16MiB/s&buffer=256KiB", fast, 0, migration.BoundSave, migration.BoundArrival, [2]float64{0, 0.1}, [2]float64{0, 0.1}, [2]float64{0, 0.3}, [2]float64{0, 0.1}},
+		{"network", fast, fast, 16 * mib, migration.BoundNetwork, migration.BoundArrival, [2]float64{0.5, 1}, [2]float64{0, 0.1}, [2]float64{0, 0.4}, [2]float64{0, 0.1}},
+		{"load", fast, fast + "&load=16MiB/s", 0, migration.BoundLoad, migration.BoundLoad, [2]float64{0, 0.3}, [2]float64{0, 1}, [2]float64{0.3, 1}, [2]float64{0.5, 1}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -68,10 +68,10 @@ func TestBottleneckOfShortStop(t *testing.T) {
 		bandwidth    uint64
 		codec        codec.Policy
 	}{
-		report.BoundSave:    {source: "&save=16MiB/s&buffer=64KiB"},
-		report.BoundCodec:   {codec: lingering{codec.Fixed(codec.Raw)}},
-		report.BoundNetwork: {bandwidth: 16 * mib},
-		report.BoundLoad:    {sink: "&load=16MiB/s"},
+		migration.BoundSave:    {source: "&save=16MiB/s&buffer=64KiB"},
+		migration.BoundCodec:   {codec: lingering{codec.Fixed(codec.Raw)}},
+		migration.BoundNetwork: {bandwidth: 16 * mib},
+		migration.BoundLoad:    {sink: "&load=16MiB/s"},
 	} {
 		t.Run(want, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -98,8 +98,8 @@ func within(t *testing.T, what string, got float64, bounds [2]float64) {
 // named counts what progress has named, in STOP_COPY.
 type named map[string]int
 
-func (n *named) observe(ev report.Event) {
-	if ev.Kind == report.Progress && len(ev.Devices) > 0 && ev.Devices[0].Phase == report.StopCopy {
+func (n *named) observe(ev migration.Event) {
+	if ev.Kind == migration.Progress && len(ev.Devices) > 0 && ev.Devices[0].Phase == migration.StopCopy {
 		if *n == nil {
 			*n = named{}
 		}

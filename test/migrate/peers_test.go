@@ -9,7 +9,9 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/migpipe/migpipe/internal/wire"
 	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/transport/migration"
 	"github.com/migpipe/migpipe/vfio"
 )
 
@@ -19,7 +21,7 @@ type peerListener struct {
 	dialer transport.Dialer
 
 	mu    sync.Mutex
-	peers []transport.ID // of the lanes that are dialled and not accepted yet
+	peers []transport.PeerID // of the lanes that are dialled and not accepted yet
 }
 
 func newPeerListener(t *testing.T) *peerListener {
@@ -28,7 +30,7 @@ func newPeerListener(t *testing.T) *peerListener {
 }
 
 // as is the dialer of a peer.
-func (c *peerListener) as(id transport.ID) transport.Dialer { return peerDialer{c, id} }
+func (c *peerListener) as(id transport.PeerID) transport.Dialer { return peerDialer{c, id} }
 
 func (c *peerListener) Accept(ctx context.Context) (transport.Lane, error) {
 	lane, err := c.Listener.Accept(ctx)
@@ -44,7 +46,7 @@ func (c *peerListener) Accept(ctx context.Context) (transport.Lane, error) {
 
 type peerDialer struct {
 	to *peerListener
-	id transport.ID
+	id transport.PeerID
 }
 
 func (d peerDialer) Dial(ctx context.Context) (transport.Lane, error) {
@@ -57,22 +59,22 @@ func (d peerDialer) Dial(ctx context.Context) (transport.Lane, error) {
 // peerLane is a lane of an authenticated peer.
 type peerLane struct {
 	transport.Lane
-	id transport.ID
+	id transport.PeerID
 }
 
-func (l peerLane) Peer() transport.ID      { return l.id }
-func (l peerLane) Is(id transport.ID) bool { return l.id == id }
+func (l peerLane) Peer() transport.PeerID      { return l.id }
+func (l peerLane) Is(id transport.PeerID) bool { return l.id == id }
 
 // twoPeers are a source that a destination has sent WELCOME, and another peer that the
 // destination knows too, and that has learnt the attempt's numbers.
 func twoPeers(t *testing.T) (v *victim, served, other *hostile) {
 	c := newPeerListener(t)
-	v = newVictimAt(t, c.as(transport.ID{1}), c)
+	v = newVictimAt(t, c.as(transport.PeerID{1}), c)
 	served = v.source(t)
-	served.journal = transport.NewJournalID()
+	served.journal = migration.NewJournalID()
 	served.greet()
 	other = v.source(t)
-	other.attempt, other.dialer = served.attempt, c.as(transport.ID{2})
+	other.attempt, other.dialer = served.attempt, c.as(transport.PeerID{2})
 	return v, served, other
 }
 
@@ -94,15 +96,15 @@ func TestDataLaneOfAnotherPeer(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				v, served, other := twoPeers(t)
 				if !first {
-					served.data = served.dial(transport.LaneData)
+					served.data = served.dial(wire.LaneData)
 				}
-				lane := other.dial(transport.LaneData)
+				lane := other.dial(wire.LaneData)
 				lane.SetDeadline(time.Now().Add(time.Second))
 				if _, err := lane.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
 					t.Errorf("the destination has taken the lane: %v", err)
 				}
 				if first {
-					served.data = served.dial(transport.LaneData)
+					served.data = served.dial(wire.LaneData)
 				}
 				served.isServed(t)
 				v.end(t, served)
@@ -115,30 +117,30 @@ func TestDataLaneOfAnotherPeer(t *testing.T) {
 // the journals of both sides is refused, and the source stays served. No data lane proves yet
 // that the source has heard WELCOME.
 func TestControlLaneOfAnotherPeer(t *testing.T) {
-	hello := func(epoch uint64) func(*hostile, *hostile) transport.Message {
-		return func(served, other *hostile) transport.Message {
+	hello := func(epoch uint64) func(*hostile, *hostile) wire.Message {
+		return func(served, other *hostile) wire.Message {
 			other.attempt.Epoch = epoch
 			other.journal = served.journal
 			return other.hello()
 		}
 	}
-	for name, say := range map[string]func(served, other *hostile) transport.Message{
+	for name, say := range map[string]func(served, other *hostile) wire.Message{
 		"HELLO again":               hello(1),
 		"HELLO of the next attempt": hello(2),
-		"RESUME": func(served, other *hostile) transport.Message {
-			return &transport.Resume{Attempt: other.attempt, Journal: served.journal, Peer: served.welcome.Journal}
+		"RESUME": func(served, other *hostile) wire.Message {
+			return &wire.Resume{Attempt: other.attempt, Journal: served.journal, Peer: served.welcome.Journal}
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				v, served, other := twoPeers(t)
 				m := say(served, other)
-				other.control = transport.NewControl(other.dial(transport.LaneControl))
+				other.control = wire.NewControl(other.dial(wire.LaneControl))
 				other.send(m)
-				if _, ok := other.receive().(*transport.Declined); !ok {
+				if _, ok := other.receive().(*wire.Declined); !ok {
 					t.Errorf("the other peer was answered %+v", other.got)
 				}
-				served.data = served.dial(transport.LaneData)
+				served.data = served.dial(wire.LaneData)
 				served.isServed(t)
 				v.end(t, served)
 			})
@@ -154,14 +156,14 @@ func TestFollowedByAnotherPeer(t *testing.T) {
 		for _, d := range v.devices {
 			d.resets = 2 * time.Second
 		}
-		served.data = served.dial(transport.LaneData)
+		served.data = served.dial(wire.LaneData)
 		served.isServed(t)
-		served.send(&transport.Abort{Attempt: served.attempt, Code: transport.CodeDevice, Text: "it has failed"})
+		served.send(&wire.Abort{Attempt: served.attempt, Code: transport.CodeDevice, Text: "it has failed"})
 		time.Sleep(time.Second) // the devices are being reset
 		other.attempt.Epoch++
-		other.control = transport.NewControl(other.dial(transport.LaneControl))
+		other.control = wire.NewControl(other.dial(wire.LaneControl))
 		other.send(other.hello())
-		if _, ok := other.receive().(*transport.Declined); !ok {
+		if _, ok := other.receive().(*wire.Declined); !ok {
 			t.Errorf("the other peer was answered %+v", other.got)
 		}
 		v.end(t, served)

@@ -13,8 +13,7 @@ import (
 	"time"
 
 	"github.com/migpipe/migpipe/reader"
-	"github.com/migpipe/migpipe/transport/handoff"
-	"github.com/migpipe/migpipe/transport/report"
+	"github.com/migpipe/migpipe/transport/migration"
 	"github.com/migpipe/migpipe/vfio"
 	"github.com/migpipe/migpipe/vfio/sim"
 )
@@ -46,17 +45,17 @@ func TestPrediction(t *testing.T) {
 			p.send.ChunkSize, p.send.Memory = 64<<10, 2<<20
 			p.receive.Memory = 2 << 20
 			var paused, late time.Time
-			p.send.Observe = func(ev report.Event) {
+			p.send.Observe = func(ev migration.Event) {
 				switch {
-				case ev.Kind == report.Phase && ev.Phase == report.Stop:
+				case ev.Kind == migration.Phase && ev.Phase == migration.Stop:
 					paused = time.Now()
-				case ev.Kind == report.Warning && strings.HasPrefix(ev.Text, "the downtime is expected to be over"):
+				case ev.Kind == migration.Warning && strings.HasPrefix(ev.Text, "the downtime is expected to be over"):
 					late = time.Now()
 				}
 			}
 			s, _ := p.run(t)
 			name := fmt.Sprintf("seed %d: %s", seed, strings.Join(urls, " "))
-			if s.report.Outcome != handoff.Committed {
+			if s.report.Outcome != migration.Committed {
 				limit, ok := errors.AsType[*reader.LimitError](s.err)
 				if !ok {
 					t.Errorf("%s: %v", name, s.err)
@@ -99,9 +98,9 @@ func TestPrediction(t *testing.T) {
 }
 
 // foreseen reports whether all of a stop is known but what no device has shown before.
-func foreseen(p report.Prediction) bool {
-	return !slices.ContainsFunc(p.Stages(), func(s report.PredictedStage) bool {
-		return !s.Known && s.Name != report.StageStop && s.Name != report.StageStart
+func foreseen(p migration.Prediction) bool {
+	return !slices.ContainsFunc(p.Stages(), func(s migration.PredictedStage) bool {
+		return !s.Known && s.Name != migration.StageStop && s.Name != migration.StageStart
 	})
 }
 
@@ -162,11 +161,11 @@ func TestOverdue(t *testing.T) {
 			p.send.DowntimeLimit = 300 * time.Millisecond
 			var paused time.Time
 			var told []string
-			p.send.Observe = func(ev report.Event) {
+			p.send.Observe = func(ev migration.Event) {
 				switch {
-				case ev.Kind == report.Phase && ev.Phase == report.Stop:
+				case ev.Kind == migration.Phase && ev.Phase == migration.Stop:
 					paused = time.Now()
-				case ev.Kind == report.Warning:
+				case ev.Kind == migration.Warning:
 					told = append(told, fmt.Sprintf("%v: %s", time.Since(paused).Round(10*time.Millisecond), ev.Text))
 				}
 			}
@@ -186,8 +185,8 @@ func TestReinit(t *testing.T) {
 		p := newPair(t, paced(50<<20, time.Millisecond))
 		src, _ := p.add(t, "nic0", "mlx5?size=8MiB&dirty=30MiB/s&fault=reinit@9MiB", "mlx5?size=8MiB")
 		var phases []string
-		p.send.Observe = func(ev report.Event) {
-			if ev.Kind == report.Phase {
+		p.send.Observe = func(ev migration.Event) {
+			if ev.Kind == migration.Phase {
 				phases = append(phases, ev.Phase)
 			}
 		}
@@ -333,7 +332,7 @@ func TestCalledOff(t *testing.T) {
 				}
 				s, r := p.run(t)
 				if cancel {
-					if got := strings.Join(calls, " "); got != "pause resume" || s.report.Outcome != handoff.Rolledback {
+					if got := strings.Join(calls, " "); got != "pause resume" || s.report.Outcome != migration.Aborted {
 						t.Errorf("%v: the guest was told to %s", s.report.Outcome, got)
 					}
 					wantState(t, src, vfio.Running)

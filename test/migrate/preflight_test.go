@@ -9,9 +9,10 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/migpipe/migpipe/internal/wire"
 	"github.com/migpipe/migpipe/reader"
 	"github.com/migpipe/migpipe/transport"
-	"github.com/migpipe/migpipe/transport/report"
+	"github.com/migpipe/migpipe/transport/migration"
 	"github.com/migpipe/migpipe/vfio"
 	"github.com/migpipe/migpipe/writer"
 )
@@ -23,7 +24,7 @@ type waiting struct {
 	done   chan side
 
 	mu    sync.Mutex
-	asked []report.Event // the preflights that it told of
+	asked []migration.Event // the preflights that it told of
 }
 
 // wait has the destination of a pair wait for sources.
@@ -31,10 +32,10 @@ func wait(t testing.TB, p *pair) *waiting {
 	w := &waiting{pair: p, done: make(chan side, 1)}
 	d, l := p.carrier(t)
 	w.dialer = d
-	p.receive.Observe = func(ev report.Event) {
+	p.receive.Observe = func(ev migration.Event) {
 		w.mu.Lock()
 		defer w.mu.Unlock()
-		if ev.Kind == report.Asked {
+		if ev.Kind == migration.Asked {
 			w.asked = append(w.asked, ev)
 		}
 	}
@@ -45,12 +46,12 @@ func wait(t testing.TB, p *pair) *waiting {
 	return w
 }
 
-func (w *waiting) preflight() (report.Preflight, error) {
+func (w *waiting) preflight() (migration.Preflight, error) {
 	return reader.Preflight(w.sendCtx, w.dialer, w.sources, &w.send)
 }
 
 // told gives the verdicts that the destination told of.
-func (w *waiting) told() []report.Event {
+func (w *waiting) told() []migration.Event {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.asked
@@ -102,12 +103,12 @@ func TestPreflight(t *testing.T) {
 	}
 }
 
-func checkPreflight(t *testing.T, got report.Preflight) {
+func checkPreflight(t *testing.T, got migration.Preflight) {
 	t.Helper()
-	if got.Lanes != 3 || got.Version != transport.Version || got.ChunkSize != 1<<20 || len(got.Codecs) == 0 {
+	if got.Lanes != 3 || got.Version != wire.Version || got.ChunkSize != 1<<20 || len(got.Codecs) == 0 {
 		t.Errorf("terms: %+v", got)
 	}
-	if got.RTT <= 0 || got.RTT > time.Second || got.Rate < 1e5 || got.Probed == 0 || got.Probed > transport.MaxProbe {
+	if got.RTT <= 0 || got.RTT > time.Second || got.Rate < 1e5 || got.Probed == 0 || got.Probed > wire.MaxProbe {
 		t.Errorf("path: round trip %v, %.0f bytes/s, of %d bytes", got.RTT, got.Rate, got.Probed)
 	}
 	if got.Downtime.Known || got.Downtime.Took < got.RTT || !got.Commit.Known || got.Total.Took <= got.Downtime.Took {
@@ -179,7 +180,7 @@ func TestPreflightDuringMigration(t *testing.T) {
 		p.add(t, "d0", slow, slow)
 		w := wait(t, p)
 		got := make(chan error, 1)
-		p.send.Observe = when(report.PreCopy, 0, func() {
+		p.send.Observe = when(migration.PreCopy, 0, func() {
 			go func() { // the destination's answer ends it
 				_, err := reader.Preflight(w.sendCtx, w.dialer, w.sources, nil)
 				got <- err
@@ -202,7 +203,7 @@ func TestMigrationDuringPreflight(t *testing.T) {
 		h.open()
 		second := w.hostile(t)
 		second.open()
-		if d, ok := second.got.(*transport.Declined); !ok || d.Code != transport.CodeLimit {
+		if d, ok := second.got.(*wire.Declined); !ok || d.Code != transport.CodeLimit {
 			t.Errorf("a second preflight got %+v", second.got)
 		}
 		w.migrate(t)
@@ -216,27 +217,27 @@ type prober struct {
 }
 
 func (w *waiting) hostile(t *testing.T) *prober {
-	return &prober{&hostile{T: t, dialer: w.dialer, attempt: transport.Attempt{Mig: transport.NewMigID(), Epoch: 1}}, w.pair}
+	return &prober{&hostile{T: t, dialer: w.dialer, attempt: migration.Attempt{Mig: migration.NewID(), Epoch: 1}}, w.pair}
 }
 
 // dialControl opens the lane, and says nothing.
 func (h *prober) dialControl() {
-	h.lane = h.dial(transport.LanePreflight)
-	h.control = transport.NewControl(h.lane)
+	h.lane = h.dial(wire.LanePreflight)
+	h.control = wire.NewControl(h.lane)
 }
 
 // open has a preflight begin.
 func (h *prober) open() {
 	h.dialControl()
 	m := h.hello()
-	m.Devices = []transport.DeviceOffer{{Name: "d0", Flags: h.pair.src[0].Features().MigrationFlags()}}
+	m.Devices = []wire.DeviceOffer{{Name: "d0", Flags: h.pair.src[0].Features().MigrationFlags()}}
 	h.send(m)
 	h.receive()
 }
 
 // flood fills a probe lane until the destination has enough.
 func (h *prober) flood() {
-	lane := h.dial(transport.LaneProbe)
+	lane := h.dial(wire.LaneProbe)
 	for block := make([]byte, 1<<20); ; {
 		if _, err := lane.Write(block); err != nil {
 			return
@@ -253,25 +254,25 @@ func TestHostilePreflight(t *testing.T) {
 		code transport.Code // of DECLINED; 0 none is due
 	}{
 		{"says nothing", func(h *prober) { h.dialControl() }, transport.CodeTimeout},
-		{"never ends", func(h *prober) { h.open(); h.dial(transport.LaneProbe) }, transport.CodeTimeout},
+		{"never ends", func(h *prober) { h.open(); h.dial(wire.LaneProbe) }, transport.CodeTimeout},
 		{"asks for ever", func(h *prober) {
 			for h.open(); ; time.Sleep(time.Millisecond) {
-				h.send(&transport.Query{Attempt: h.attempt})
-				if _, ok := h.receive().(*transport.Status); !ok {
+				h.send(&wire.Query{Attempt: h.attempt})
+				if _, ok := h.receive().(*wire.Status); !ok {
 					return
 				}
 			}
 		}, transport.CodeTimeout},
 		{"asks and does not listen", func(h *prober) {
-			for h.open(); h.control.Send(&transport.Query{Attempt: h.attempt}) == nil; {
+			for h.open(); h.control.Send(&wire.Query{Attempt: h.attempt}) == nil; {
 			}
 		}, 0},
 		{"sends more than it may", func(h *prober) { h.open(); h.flood() }, transport.CodeLimit},
 		{"probes before HELLO", func(h *prober) { h.dialControl(); h.flood(); h.lane.Close() }, 0},
 		{"more lanes than agreed", func(h *prober) {
 			h.open()
-			h.dial(transport.LaneProbe)
-			if n, err := h.dial(transport.LaneProbe).Read(make([]byte, 1)); n > 0 || err == nil {
+			h.dial(wire.LaneProbe)
+			if n, err := h.dial(wire.LaneProbe).Read(make([]byte, 1)); n > 0 || err == nil {
 				h.Error("a second probe lane was taken")
 			}
 			h.lane.Close()
@@ -291,8 +292,8 @@ func TestHostilePreflight(t *testing.T) {
 			m.Epoch++
 			h.send(m)
 		}, transport.CodeProtocol},
-		{"COMMIT", func(h *prober) { h.open(); h.send(&transport.Commit{Attempt: h.attempt}) }, transport.CodeProtocol},
-		{"begins with ABORT", func(h *prober) { h.dialControl(); h.send(&transport.Abort{Attempt: h.attempt}) }, transport.CodeProtocol},
+		{"COMMIT", func(h *prober) { h.open(); h.send(&wire.Commit{Attempt: h.attempt}) }, transport.CodeProtocol},
+		{"begins with ABORT", func(h *prober) { h.dialControl(); h.send(&wire.Abort{Attempt: h.attempt}) }, transport.CodeProtocol},
 		{"noise", func(h *prober) { h.dialControl(); h.lane.Write(make([]byte, 12)) }, transport.CodeCorrupt},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -309,7 +310,7 @@ func againstPreflight(t *testing.T, do func(*prober), code transport.Code) {
 	do(h)
 	for m := h.receive(); m != nil; m = h.receive() {
 	}
-	d, _ := h.got.(*transport.Declined)
+	d, _ := h.got.(*wire.Declined)
 	if code != 0 && (d == nil || d.Code != code) {
 		t.Errorf("the source was told %+v, want DECLINED(%v)", h.got, code)
 	}
@@ -327,21 +328,21 @@ func againstPreflight(t *testing.T, do func(*prober), code transport.Code) {
 func TestPreflightToLiar(t *testing.T) {
 	for _, c := range []struct {
 		name   string
-		answer func(m transport.Message) transport.Message
+		answer func(m wire.Message) wire.Message
 		code   transport.Code
 	}{
-		{"silent", func(transport.Message) transport.Message { return nil }, transport.CodeTimeout},
-		{"silent to QUERY", func(m transport.Message) transport.Message { return welcomed(m, nil) }, transport.CodeTimeout},
-		{"STATUS for WELCOME", func(m transport.Message) transport.Message { return &transport.Status{Attempt: *m.About()} }, transport.CodeProtocol},
-		{"another attempt", func(m transport.Message) transport.Message { return &transport.Status{} }, transport.CodeProtocol},
-		{"no lanes", func(m transport.Message) transport.Message {
-			return &transport.Welcome{Attempt: *m.About(), Version: 1, ChunkSize: 4096, Windows: make([]transport.Window, 1)}
+		{"silent", func(wire.Message) wire.Message { return nil }, transport.CodeTimeout},
+		{"silent to QUERY", func(m wire.Message) wire.Message { return welcomed(m, nil) }, transport.CodeTimeout},
+		{"STATUS for WELCOME", func(m wire.Message) wire.Message { return &wire.Status{Attempt: *m.About()} }, transport.CodeProtocol},
+		{"another attempt", func(m wire.Message) wire.Message { return &wire.Status{} }, transport.CodeProtocol},
+		{"no lanes", func(m wire.Message) wire.Message {
+			return &wire.Welcome{Attempt: *m.About(), Version: 1, ChunkSize: 4096, Windows: make([]wire.Window, 1)}
 		}, transport.CodeProtocol},
-		{"more than was sent", func(m transport.Message) transport.Message {
-			return welcomed(m, &transport.Status{Attempt: *m.About(), Received: transport.MaxProbe + 1})
+		{"more than was sent", func(m wire.Message) wire.Message {
+			return welcomed(m, &wire.Status{Attempt: *m.About(), Received: wire.MaxProbe + 1})
 		}, transport.CodeProtocol},
-		{"declined in the middle", func(m transport.Message) transport.Message {
-			return welcomed(m, &transport.Declined{Attempt: *m.About(), Code: transport.CodeLimit, Text: "enough"})
+		{"declined in the middle", func(m wire.Message) wire.Message {
+			return welcomed(m, &wire.Declined{Attempt: *m.About(), Code: transport.CodeLimit, Text: "enough"})
 		}, transport.CodeLimit},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -355,7 +356,7 @@ func TestPreflightToLiar(t *testing.T) {
 				if f := (side{err: err}).fault(t); f.Code != c.code {
 					t.Errorf("%v: %v", f.Code, f)
 				}
-				if took := time.Since(begun); took > transport.PreflightTimeout+2*time.Second {
+				if took := time.Since(begun); took > wire.PreflightTimeout+2*time.Second {
 					t.Errorf("it took %v", took)
 				}
 				cancel()
@@ -369,7 +370,7 @@ func TestPreflightCancelled(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		leavesNothing(t)
 		d, l := pipe(t)
-		go pretend(t.Context(), l, func(transport.Message) transport.Message { return nil })
+		go pretend(t.Context(), l, func(wire.Message) wire.Message { return nil })
 		ctx, cancel := context.WithCancelCause(t.Context())
 		time.AfterFunc(time.Second, func() { cancel(errors.New("no more")) })
 		begun := time.Now()
@@ -381,26 +382,26 @@ func TestPreflightCancelled(t *testing.T) {
 }
 
 // welcomed accepts a HELLO, and gives anything else another answer.
-func welcomed(m, answer transport.Message) transport.Message {
-	h, ok := m.(*transport.Hello)
+func welcomed(m, answer wire.Message) wire.Message {
+	h, ok := m.(*wire.Hello)
 	if !ok {
 		return answer
 	}
-	return &transport.Welcome{Attempt: h.Attempt, Version: 1, ChunkSize: h.ChunkSize, Lanes: 1, Codecs: h.Codecs, Windows: make([]transport.Window, len(h.Devices))}
+	return &wire.Welcome{Attempt: h.Attempt, Version: 1, ChunkSize: h.ChunkSize, Lanes: 1, Codecs: h.Codecs, Windows: make([]wire.Window, len(h.Devices))}
 }
 
 // pretend is a destination that answers as it is told to, and reads nothing of
 // a probe.
-func pretend(ctx context.Context, l transport.Listener, answer func(transport.Message) transport.Message) {
+func pretend(ctx context.Context, l transport.Listener, answer func(wire.Message) wire.Message) {
 	lane, err := l.Accept(ctx)
 	if err != nil {
 		return
 	}
 	defer lane.Close()
-	if _, err := transport.ReadPreamble(lane); err != nil {
+	if _, err := wire.ReadPreamble(lane); err != nil {
 		return
 	}
-	for control := transport.NewControl(lane); ; {
+	for control := wire.NewControl(lane); ; {
 		m, err := control.Receive()
 		if err != nil {
 			return
@@ -425,7 +426,7 @@ func TestPreflightToOlderDestination(t *testing.T) {
 				if err != nil {
 					return
 				}
-				transport.ReadPreamble(lane)
+				wire.ReadPreamble(lane)
 				lane.Close()
 			}
 		}()

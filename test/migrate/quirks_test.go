@@ -4,7 +4,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/migpipe/migpipe/transport/report"
+	"github.com/migpipe/migpipe/transport/migration"
 	"github.com/migpipe/migpipe/vfio"
 )
 
@@ -60,7 +60,7 @@ func quirk34(t *testing.T, c carrier) {
 	p.add(t, "gpu0", "xe?size=24MiB", "xe?size=24MiB&load=2MiB/s")
 	p.send.MaxDowntime = time.Minute
 	var ahead uint64
-	p.send.Observe = func(ev report.Event) {
+	p.send.Observe = func(ev migration.Event) {
 		for _, d := range ev.Devices {
 			ahead = max(ahead, d.Bytes-min(d.Bytes, d.Applied))
 		}

@@ -16,7 +16,7 @@ import (
 	"github.com/migpipe/migpipe/test/simnet"
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
-	"github.com/migpipe/migpipe/transport/report"
+	"github.com/migpipe/migpipe/transport/migration"
 	"github.com/migpipe/migpipe/vfio"
 	"github.com/migpipe/migpipe/writer"
 )
@@ -41,24 +41,24 @@ func newBridge(t *testing.T) *bridge {
 	s.send.OnLimit, s.send.DowntimeLimit, s.send.MaxDowntime = reader.Force, 2*time.Second, 30*time.Second
 	s.resends, s.receive.ReconnectLimit = true, time.Minute
 	s.send.Observe = s.note
-	s.receive.Observe = func(report.Event) {}
+	s.receive.Observe = func(migration.Event) {}
 	s.connect(t, 1, sender, receiver)
 	return s
 }
 
-func (s *bridge) note(ev report.Event) {
+func (s *bridge) note(ev migration.Event) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if ev.Kind == report.Lost || ev.Kind == report.Restored {
+	if ev.Kind == migration.Lost || ev.Kind == migration.Restored {
 		s.told = append(s.told, string(ev.Kind))
 	}
 }
 
 // on calls do when the source is in a phase.
 func (s *bridge) on(phase string, do func()) {
-	s.send.Observe = func(ev report.Event) {
+	s.send.Observe = func(ev migration.Event) {
 		s.note(ev)
-		if ev.Kind == report.Phase && ev.Phase == phase {
+		if ev.Kind == migration.Phase && ev.Phase == phase {
 			do()
 		}
 	}
@@ -89,7 +89,7 @@ func (s *bridge) commits(t *testing.T) time.Duration {
 func TestLaneLost(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newBridge(t)
-		s.on(report.PreCopy, func() { time.AfterFunc(100*time.Millisecond, func() { s.cutLane(1) }) })
+		s.on(migration.PreCopy, func() { time.AfterFunc(100*time.Millisecond, func() { s.cutLane(1) }) })
 		took := s.commits(t)
 		if len(s.told) > 0 {
 			t.Errorf("the source has told %v", s.told)
@@ -108,7 +108,7 @@ func TestLaneLost(t *testing.T) {
 func TestControlLost(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newBridge(t)
-		s.on(report.PreCopy, func() { time.AfterFunc(100*time.Millisecond, func() { s.cutLane(0) }) })
+		s.on(migration.PreCopy, func() { time.AfterFunc(100*time.Millisecond, func() { s.cutLane(0) }) })
 		s.commits(t)
 		if got := strings.Join(s.told, " "); got != "path-lost path-restored" {
 			t.Errorf("the source has told %q", got)
@@ -122,7 +122,7 @@ func TestCutInStopCopy(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const length = 6 * time.Second
 		s := newBridge(t)
-		s.on(report.StopCopy, func() {
+		s.on(migration.StopCopy, func() {
 			s.net.Cut(simnet.All)
 			time.AfterFunc(length, func() { s.net.Cut(nil) })
 		})
@@ -138,10 +138,10 @@ func TestCutTooLong(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newBridge(t)
 		s.send.MaxDowntime = 5 * time.Second
-		s.on(report.StopCopy, func() { s.net.Cut(simnet.All) })
+		s.on(migration.StopCopy, func() { s.net.Cut(simnet.All) })
 		s.run(t)
 		s.net.Cut(nil)
-		if s.s.report.Outcome != handoff.Rolledback || s.r.report.Outcome != handoff.Rolledback {
+		if s.s.report.Outcome != migration.Aborted || s.r.report.Outcome != migration.Aborted {
 			t.Errorf("outcomes %v (%v) and %v (%v)", s.s.report.Outcome, s.s.err, s.r.report.Outcome, s.r.err)
 		}
 		if down := s.s.report.Downtime; down < 5*time.Second || down > 5*time.Second+2*100*time.Millisecond {
@@ -158,7 +158,7 @@ func TestReconnectLimit(t *testing.T) {
 		s := newBridge(t)
 		s.send.ReconnectLimit, s.receive.ReconnectLimit = 10*time.Second, 20*time.Second
 		var lost time.Time
-		s.on(report.PreCopy, func() {
+		s.on(migration.PreCopy, func() {
 			time.AfterFunc(100*time.Millisecond, func() { lost = time.Now(); s.net.Cut(simnet.All) })
 		})
 		s.run(t)
@@ -168,7 +168,7 @@ func TestReconnectLimit(t *testing.T) {
 		if took := time.Since(lost); took < 20*time.Second || took > 24*time.Second {
 			t.Errorf("the destination has waited for %v", took)
 		}
-		if s.s.report.Downtime > 0 || s.s.report.Outcome != handoff.Rolledback || s.r.report.Outcome != handoff.Rolledback {
+		if s.s.report.Downtime > 0 || s.s.report.Outcome != migration.Aborted || s.r.report.Outcome != migration.Aborted {
 			t.Errorf("%v with %v of downtime, %v", s.s.report.Outcome, s.s.report.Downtime, s.r.report.Outcome)
 		}
 	})
@@ -186,8 +186,8 @@ func TestReadyHolds(t *testing.T) {
 			time.AfterFunc(10*time.Minute, func() { s.net.Cut(nil) })
 		}})
 		var warned []string
-		s.receive.Observe = func(ev report.Event) {
-			if ev.Kind == report.Warning {
+		s.receive.Observe = func(ev migration.Event) {
+			if ev.Kind == migration.Warning {
 				warned = append(warned, ev.Text)
 			}
 		}
@@ -209,13 +209,13 @@ func TestNextAttemptEndsTheOne(t *testing.T) {
 		done := make(chan side, 1)
 		here := handoff.NewMemory()
 		s.receive.Journals = always(here)
-		s.on(report.StopCopy, func() { s.net.Cut(simnet.All) })
+		s.on(migration.StopCopy, func() { s.net.Cut(simnet.All) })
 		go func() {
 			r, err := writer.Receive(s.receiveCtx, s.listener, s.sinks, &s.receive)
 			done <- side{r, err}
 		}()
-		s.send.Attempt = transport.Attempt{Mig: transport.NewMigID(), Epoch: 1}
-		if r, err := s.sendTo(s.dialer); r.Outcome != handoff.Rolledback {
+		s.send.Attempt = migration.Attempt{Mig: migration.NewID(), Epoch: 1}
+		if r, err := s.sendTo(s.dialer); r.Outcome != migration.Aborted {
 			t.Fatalf("%v: %v", r.Outcome, err)
 		}
 		s.net.Cut(nil)
@@ -247,19 +247,19 @@ func TestOnlyCopyIsSpared(t *testing.T) {
 			r, err := writer.Receive(s.receiveCtx, s.listener, s.sinks, &s.receive)
 			done <- side{r, err}
 		}()
-		s.send.Attempt = transport.Attempt{Mig: transport.NewMigID(), Epoch: 1}
-		if r, err := s.sendTo(s.dialer); r.Outcome != handoff.Rolledback {
+		s.send.Attempt = migration.Attempt{Mig: migration.NewID(), Epoch: 1}
+		if r, err := s.sendTo(s.dialer); r.Outcome != migration.Aborted {
 			t.Fatalf("%v: %v", r.Outcome, err)
 		}
 		wantState(t, s.dst[0], vfio.Stop) // READY
 		left := handoff.NewMemory()       // as if the process had not come so far
 		left.Append(handoff.Entry{Record: handoff.Open, Attempt: s.send.Attempt, Journal: left.ID()})
 		s.send.Journal, s.send.Attempt.Epoch = left, 2
-		if r, err := s.sendTo(s.dialer); r.Outcome != handoff.Rolledback || transport.CodeOf(err) != transport.CodeNetwork {
+		if r, err := s.sendTo(s.dialer); r.Outcome != migration.Aborted || transport.CodeOf(err) != transport.CodeNetwork {
 			t.Errorf("out of reach: %v, %v", r.Outcome, err)
 		}
 		s.net.Cut(nil)
-		if r, err := s.sendTo(s.dialer); r.Outcome != handoff.InDoubt || !errors.Is(err, reader.ErrOnlyCopy) {
+		if r, err := s.sendTo(s.dialer); r.Outcome != migration.InDoubt || !errors.Is(err, reader.ErrOnlyCopy) {
 			t.Errorf("%v, %v", r.Outcome, err)
 		}
 		if got := written(left); got != "OPEN" {
@@ -283,13 +283,13 @@ func TestDataLanesLost(t *testing.T) {
 		s := newBridge(t)
 		s.send.ReconnectLimit, s.receive.ReconnectLimit = 10*time.Second, 10*time.Second
 		control := netip.AddrPortFrom(sourceHost, 1025)
-		s.on(report.PreCopy, func() {
+		s.on(migration.PreCopy, func() {
 			time.AfterFunc(100*time.Millisecond, func() {
 				s.net.Cut(func(from, to netip.AddrPort) bool { return from != control && to != control })
 			})
 		})
 		s.run(t)
-		if s.s.report.Outcome != handoff.Rolledback || transport.CodeOf(s.s.err) != transport.CodeNetwork || s.r.report.Outcome != handoff.Rolledback {
+		if s.s.report.Outcome != migration.Aborted || transport.CodeOf(s.s.err) != transport.CodeNetwork || s.r.report.Outcome != migration.Aborted {
 			t.Errorf("%v (%v) and %v (%v)", s.s.report.Outcome, s.s.err, s.r.report.Outcome, s.r.err)
 		}
 		if f, ok := s.r.err.(*transport.Fault); !ok || !f.Remote {
@@ -312,10 +312,10 @@ func TestPathNarrows(t *testing.T) {
 		devices int
 	}{
 		// The data lanes are dead and the control lane is not.
-		{"while the guest runs", report.PreCopy, "mlx5?size=4MiB&dirty=64KiB/s", 1},
-		{"while it stands still", report.StopCopy, "xe?size=4MiB", 1},
+		{"while the guest runs", migration.PreCopy, "mlx5?size=4MiB&dirty=64KiB/s", 1},
+		{"while it stands still", migration.StopCopy, "xe?size=4MiB", 1},
 		// ACK and ESTIMATE of many devices are long: the control lane is dead as well.
-		{"for long messages too", report.StopCopy, "xe?size=64KiB", 64},
+		{"for long messages too", migration.StopCopy, "xe?size=64KiB", 64},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			took, down := make([]time.Duration, 2), make([]time.Duration, 2)

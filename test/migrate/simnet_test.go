@@ -20,8 +20,7 @@ import (
 	"github.com/migpipe/migpipe/reader"
 	"github.com/migpipe/migpipe/test/simnet"
 	"github.com/migpipe/migpipe/transport"
-	"github.com/migpipe/migpipe/transport/handoff"
-	"github.com/migpipe/migpipe/transport/report"
+	"github.com/migpipe/migpipe/transport/migration"
 	"github.com/migpipe/migpipe/vfio"
 	"github.com/migpipe/migpipe/vfio/sim"
 	"github.com/migpipe/migpipe/writer"
@@ -95,7 +94,7 @@ var (
 // cut is a partition that comes after one side has told of a phase.
 type cut struct {
 	source bool   // the side
-	phase  string // as in report.Event
+	phase  string // as in migration.Event
 	after  time.Duration
 	length time.Duration
 	way    string
@@ -151,8 +150,8 @@ func newVoyage(t *testing.T, seed uint64, sender, receiver transport.Pinned) *vo
 	for range []int{0, 1, 1, 1, 2}[r.IntN(5)] {
 		v.cuts = append(v.cuts, randomCut(r, v.path))
 	}
-	v.send.Observe = func(ev report.Event) { v.observe(true, ev) }
-	v.receive.Observe = func(ev report.Event) { v.observe(false, ev) }
+	v.send.Observe = func(ev migration.Event) { v.observe(true, ev) }
+	v.receive.Observe = func(ev migration.Event) { v.observe(false, ev) }
 	v.connect(t, seed, sender, receiver)
 	return v
 }
@@ -192,12 +191,12 @@ func randomState(r *rand.Rand) (urls []string) {
 func randomCut(r *rand.Rand, p simnet.Path) *cut {
 	c := &cut{
 		source: r.IntN(2) == 0,
-		phase:  []string{report.Connect, report.PreCopy, report.Stop, report.StopCopy, report.Commit, report.Running}[r.IntN(6)],
+		phase:  []string{migration.Connect, migration.PreCopy, migration.Stop, migration.StopCopy, migration.Commit, migration.Running}[r.IntN(6)],
 		after:  time.Duration(r.Float64() * 6 * float64(p.Delay)),
 		length: time.Duration(500+r.IntN(29_500)) * time.Millisecond,
 		way:    []string{"both", "both", "there", "back"}[r.IntN(4)],
 	}
-	if c.phase == report.Connect || c.phase == report.Stop {
+	if c.phase == migration.Connect || c.phase == migration.Stop {
 		c.source = true // the destination tells of neither
 	}
 	if r.IntN(2) == 0 {
@@ -229,16 +228,16 @@ func (v *voyage) connect(t *testing.T, seed uint64, sender, receiver transport.P
 }
 
 // observe sets off the cuts that a side's phase brings.
-func (v *voyage) observe(source bool, ev report.Event) {
-	if ev.Kind != report.Phase {
+func (v *voyage) observe(source bool, ev migration.Event) {
+	if ev.Kind != migration.Phase {
 		return
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	switch {
-	case source && v.welcomed.IsZero() && ev.Phase != report.Connect && ev.Phase != report.Rollback:
+	case source && v.welcomed.IsZero() && ev.Phase != migration.Connect && ev.Phase != migration.Rollback:
 		v.welcomed = time.Now()
-	case source && ev.Phase == report.Commit:
+	case source && ev.Phase == migration.Commit:
 		v.asked = time.Now()
 	}
 	for _, c := range v.cuts {
@@ -284,18 +283,18 @@ func (v *voyage) run(t *testing.T) {
 func (v *voyage) judge(t *testing.T) {
 	v.oneRuns(t)
 	switch v.s.report.Outcome {
-	case handoff.Committed:
+	case migration.Committed:
 		v.committed(t, v.s, v.r)
 		if v.held {
 			t.Error("the source had committed, and the destination would have waited for ever")
 		}
-	case handoff.Rolledback:
+	case migration.Aborted:
 		if v.mustCommit() {
 			t.Errorf("the source went back: %v", v.s.err)
 		}
-		v.left = v.held && v.r.report.Outcome == handoff.InDoubt
+		v.left = v.held && v.r.report.Outcome == migration.InDoubt
 		v.rolledBack(t, v.s, v.r)
-	case handoff.InDoubt:
+	case migration.InDoubt:
 		v.inDoubt(t)
 	default:
 		t.Errorf("outcomes %v (%v) and %v (%v)", v.s.report.Outcome, v.s.err, v.r.report.Outcome, v.r.err)
@@ -319,14 +318,14 @@ func (v *voyage) inDoubt(t *testing.T) {
 			t.Errorf("source %d is in %v while in doubt", i, state)
 		}
 	}
-	if v.r.report.Outcome == handoff.Committed {
+	if v.r.report.Outcome == migration.Committed {
 		for _, d := range v.dst {
 			if err := d.Verify(); err != nil {
 				t.Error(err)
 			}
 			wantState(t, d, vfio.Running)
 		}
-	} else if v.r.report.Outcome != handoff.Rolledback || !v.held && !errors.Is(v.r.err, transport.ErrPeerGone) {
+	} else if v.r.report.Outcome != migration.Aborted || !v.held && !errors.Is(v.r.err, transport.ErrPeerGone) {
 		t.Errorf("the destination: %v, %v", v.r.report.Outcome, v.r.err)
 	}
 }

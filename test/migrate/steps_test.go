@@ -13,7 +13,7 @@ import (
 	"github.com/migpipe/migpipe/reader"
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
-	"github.com/migpipe/migpipe/transport/report"
+	"github.com/migpipe/migpipe/transport/migration"
 	"github.com/migpipe/migpipe/vfio"
 	"github.com/migpipe/migpipe/writer"
 )
@@ -26,7 +26,7 @@ type slowWitness struct {
 
 func (*slowWitness) Name() string { return "slow" }
 
-func (w *slowWitness) Decide(ctx context.Context, _ transport.Attempt, me handoff.Side) (handoff.Side, error) {
+func (w *slowWitness) Decide(ctx context.Context, _ migration.Attempt, me handoff.Side) (handoff.Side, error) {
 	takes := w.takes
 	if me == w.silent {
 		takes = time.Hour
@@ -80,21 +80,21 @@ func TestSteps(t *testing.T) {
 		bound string // where it is not
 		query string // of the devices
 	}{
-		"witness": {tried: true, says: "witness 700ms", bound: report.StageWitness,
+		"witness": {tried: true, says: "witness 700ms", bound: migration.StageWitness,
 			set: func(p *pair) { p.witnessed(&slowWitness{takes: 700 * time.Millisecond}) }},
-		"on-accept": {says: "on-accept 500ms", bound: report.StageAccept,
+		"on-accept": {says: "on-accept 500ms", bound: migration.StageAccept,
 			set: func(p *pair) { p.receive.OnAccept = slowly(500 * time.Millisecond) }},
-		"owner": {says: "decide 5", bound: report.StageDecide,
+		"owner": {says: "decide 5", bound: migration.StageDecide,
 			set: func(p *pair) { p.send.Approve = sleeps(500 * time.Millisecond) }},
-		"pause": {says: "stop 500ms", bound: report.StageStop,
+		"pause": {says: "stop 500ms", bound: migration.StageStop,
 			set: func(p *pair) { p.send.PauseGuest = sleeps(500 * time.Millisecond) }},
-		"start of the guest": {says: "start 500ms", bound: report.StageStart,
+		"start of the guest": {says: "start 500ms", bound: migration.StageStart,
 			set: func(p *pair) { p.receive.StartGuest = sleeps(500 * time.Millisecond) }},
-		"stop of a device":  {says: "stop 500ms", bound: report.StageStop, query: "&stop=500ms"},
-		"start of a device": {says: "start 500ms", bound: report.StageStart, query: "&start=500ms"},
-		"journals": {tried: true, says: "commit 60", bound: report.StageCommit, set: func(p *pair) {
+		"stop of a device":  {says: "stop 500ms", bound: migration.StageStop, query: "&stop=500ms"},
+		"start of a device": {says: "start 500ms", bound: migration.StageStart, query: "&start=500ms"},
+		"journals": {tried: true, says: "commit 60", bound: migration.StageCommit, set: func(p *pair) {
 			p.send.Journal = slowJournal{handoff.NewMemory(), 200 * time.Millisecond}
-			p.receive.Journals = func(transport.MigID, bool) (handoff.Journal, error) {
+			p.receive.Journals = func(migration.ID, bool) (handoff.Journal, error) {
 				return slowJournal{handoff.NewMemory(), 200 * time.Millisecond}, nil
 			}
 		}},
@@ -163,8 +163,8 @@ func TestWitnessSilent(t *testing.T) {
 					p.witnessed(w)
 					p.send.OnLimit, p.send.IgnoreSilentWitness = c.policy, c.ignore
 					if c.ignore {
-						p.send.Observe = func(ev report.Event) {
-							if ev.Kind == report.Warning && strings.Contains(ev.Text, reader.ErrNoWitness.Error()) {
+						p.send.Observe = func(ev migration.Event) {
+							if ev.Kind == migration.Warning && strings.Contains(ev.Text, reader.ErrNoWitness.Error()) {
 								w.silent = 0 // it answers again, when the guest stands still
 							}
 						}

@@ -8,10 +8,11 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/migpipe/migpipe/internal/wire"
 	"github.com/migpipe/migpipe/reader"
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
-	"github.com/migpipe/migpipe/transport/report"
+	"github.com/migpipe/migpipe/transport/migration"
 	"github.com/migpipe/migpipe/vfio"
 	"github.com/migpipe/migpipe/writer"
 )
@@ -31,8 +32,8 @@ func waitingPair(t *testing.T, decides time.Duration) (p *pair, alarms *[]time.D
 		}
 	}
 	began, alarms := time.Now(), new([]time.Duration)
-	p.receive.Observe = func(ev report.Event) {
-		if ev.Kind == report.Warning && strings.Contains(ev.Text, "a complete copy has waited for COMMIT") {
+	p.receive.Observe = func(ev migration.Event) {
+		if ev.Kind == migration.Warning && strings.Contains(ev.Text, "a complete copy has waited for COMMIT") {
 			*alarms = append(*alarms, time.Since(began))
 		}
 	}
@@ -164,7 +165,7 @@ func TestWelcomeLimit(t *testing.T) {
 		began := time.Now()
 		r, err := reader.Send(t.Context(), d, []reader.Source{{Name: "d0", Device: src}}, &reader.Options{ConnectLimit: 17 * time.Second})
 		<-done
-		if took := time.Since(began); !near(took, 17*time.Second) || !errors.Is(err, reader.ErrNoWelcome) || r.Outcome != handoff.Rolledback {
+		if took := time.Since(began); !near(took, 17*time.Second) || !errors.Is(err, reader.ErrNoWelcome) || r.Outcome != migration.Aborted {
 			t.Errorf("%v, %v after %v", r.Outcome, err, took)
 		}
 		wantState(t, src, vfio.Running)
@@ -176,7 +177,7 @@ func TestCancelAfter(t *testing.T) {
 	for _, after := range []time.Duration{0, 2 * time.Second, time.Minute} {
 		synctest.Test(t, func(t *testing.T) {
 			d, listener := pipe(t)
-			l := &liar{T: t, listener: listener, journal: transport.NewJournalID()}
+			l := &liar{T: t, listener: listener, journal: migration.NewJournalID()}
 			src := open(t, "mlx5?size=40KiB")
 			heard := make(chan time.Duration, 1)
 			go func() {
@@ -191,17 +192,17 @@ func TestCancelAfter(t *testing.T) {
 						t.Error(err)
 						heard <- 0
 						return
-					case m.Type() == transport.TypeCommit:
+					case m.Type() == wire.TypeCommit:
 						committed = time.Now()
 						continue
-					case m.Type() == transport.TypeQuery:
-						l.send(&transport.Status{Attempt: l.hello.Attempt, Journal: l.journal, Record: handoff.Ready.String()})
+					case m.Type() == wire.TypeQuery:
+						l.send(&wire.Status{Attempt: l.hello.Attempt, Journal: l.journal, Record: handoff.Ready.String()})
 						continue
-					case m.Type() != transport.TypeCancel:
+					case m.Type() != wire.TypeCancel:
 						continue
 					}
 					heard <- time.Since(committed)
-					l.send(&transport.Declined{Attempt: l.hello.Attempt, Journal: l.journal, Code: transport.CodeCancelled})
+					l.send(&wire.Declined{Attempt: l.hello.Attempt, Journal: l.journal, Code: transport.CodeCancelled})
 					l.listen()
 					return
 				}
@@ -211,7 +212,7 @@ func TestCancelAfter(t *testing.T) {
 			if want == 0 {
 				want = 5 * time.Second
 			}
-			if took := <-heard; !near(took, want) || r.Outcome != handoff.Rolledback {
+			if took := <-heard; !near(took, want) || r.Outcome != migration.Aborted {
 				t.Errorf("%v, %v; CANCEL came %v after COMMIT, want %v", r.Outcome, err, took, want)
 			}
 			wantState(t, src, vfio.Running)

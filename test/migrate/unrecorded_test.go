@@ -9,7 +9,7 @@ import (
 	"testing/synctest"
 
 	"github.com/migpipe/migpipe/transport/handoff"
-	"github.com/migpipe/migpipe/transport/report"
+	"github.com/migpipe/migpipe/transport/migration"
 )
 
 // failing is a journal on a disk that fails at one record. It takes none after that.
@@ -39,18 +39,18 @@ func TestUnrecorded(t *testing.T) {
 		at        handoff.Record
 		source    bool // the journal is the source's
 		cancelled bool // which is a cause before
-		outcome   handoff.Outcome
+		outcome   migration.Outcome
 	}{
-		{at: handoff.Open, source: true, outcome: handoff.Rolledback},
-		{at: handoff.Commit, source: true, outcome: handoff.Rolledback},
-		{at: handoff.Done, source: true, outcome: handoff.Committed},
-		{at: handoff.Owner, source: true, cancelled: true, outcome: handoff.Rolledback},
-		{at: handoff.Open, outcome: handoff.Rolledback},
-		{at: handoff.Ready, outcome: handoff.Rolledback},
-		{at: handoff.Accept, outcome: handoff.InDoubt},
-		{at: handoff.Running, outcome: handoff.Committed},
-		{at: handoff.Done, outcome: handoff.Committed},
-		{at: handoff.Aborted, cancelled: true, outcome: handoff.Rolledback},
+		{at: handoff.Open, source: true, outcome: migration.Aborted},
+		{at: handoff.Commit, source: true, outcome: migration.Aborted},
+		{at: handoff.Done, source: true, outcome: migration.Committed},
+		{at: handoff.Owner, source: true, cancelled: true, outcome: migration.Aborted},
+		{at: handoff.Open, outcome: migration.Aborted},
+		{at: handoff.Ready, outcome: migration.Aborted},
+		{at: handoff.Accept, outcome: migration.InDoubt},
+		{at: handoff.Running, outcome: migration.Committed},
+		{at: handoff.Done, outcome: migration.Committed},
+		{at: handoff.Aborted, cancelled: true, outcome: migration.Aborted},
 	} {
 		name := fmt.Sprintf("destination %v", c.at)
 		if c.source {
@@ -69,9 +69,9 @@ func TestUnrecorded(t *testing.T) {
 				}
 				switch {
 				case c.cancelled && c.source:
-					p.send.Observe = when(report.Stop, 0, p.cancelSend)
+					p.send.Observe = when(migration.Stop, 0, p.cancelSend)
 				case c.cancelled:
-					p.receive.Observe = when(report.StopCopy, 0, p.cancelReceive)
+					p.receive.Observe = when(migration.StopCopy, 0, p.cancelReceive)
 				}
 				s, r := p.run(t)
 				failed := r

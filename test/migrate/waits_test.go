@@ -6,28 +6,28 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/migpipe/migpipe/internal/wire"
 	"github.com/migpipe/migpipe/transport"
-	"github.com/migpipe/migpipe/transport/handoff"
-	"github.com/migpipe/migpipe/transport/report"
+	"github.com/migpipe/migpipe/transport/migration"
 	"github.com/migpipe/migpipe/vfio"
 	"github.com/migpipe/migpipe/writer"
 )
 
 // says has a source send an ESTIMATE at every heartbeat, for as long as the destination listens
 // and at most that long, and gives the last thing that it was told.
-func (h *hostile) says(most time.Duration, devices ...transport.DeviceEstimate) transport.Message {
-	told := make(chan transport.Message, 1)
+func (h *hostile) says(most time.Duration, devices ...wire.DeviceEstimate) wire.Message {
+	told := make(chan wire.Message, 1)
 	go func() {
 		for m := h.receive(); m != nil; m = h.receive() {
 		}
 		told <- h.got
 	}()
 	for end := time.Now().Add(most); time.Now().Before(end); {
-		h.send(&transport.Estimate{Attempt: h.attempt, Devices: devices})
+		h.send(&wire.Estimate{Attempt: h.attempt, Devices: devices})
 		select {
 		case m := <-told:
 			return m
-		case <-time.After(transport.Heartbeat):
+		case <-time.After(wire.Heartbeat):
 		}
 	}
 	h.lane.Close()
@@ -38,8 +38,8 @@ func (h *hostile) says(most time.Duration, devices ...transport.DeviceEstimate) 
 // does not fit, or sends nothing, or goes. The devices are reset and take the next one's state.
 func TestDestinationWaitsOn(t *testing.T) {
 	const stall, tick = 20 * time.Second, time.Second
-	nothing := []transport.DeviceEstimate{{Known: true}, {Known: true}}
-	owes := []transport.DeviceEstimate{{Dirty: 1, Known: true}, {Known: true}}
+	nothing := []wire.DeviceEstimate{{Known: true}, {Known: true}}
+	owes := []wire.DeviceEstimate{{Dirty: 1, Known: true}, {Known: true}}
 	for _, c := range []struct {
 		name string
 		do   func(*hostile)
@@ -49,28 +49,28 @@ func TestDestinationWaitsOn(t *testing.T) {
 		{"another name", func(h *hostile) {
 			hello := h.hello()
 			hello.Devices[0].Name = "other"
-			h.lane = h.dial(transport.LaneControl)
-			h.control = transport.NewControl(h.lane)
+			h.lane = h.dial(wire.LaneControl)
+			h.control = wire.NewControl(h.lane)
 			h.send(hello)
-			if d, ok := h.receive().(*transport.Declined); !ok || d.Code != transport.CodeDevices || d.Journal != (transport.JournalID{}) {
+			if d, ok := h.receive().(*wire.Declined); !ok || d.Code != transport.CodeDevices || d.Journal != (migration.JournalID{}) {
 				t.Errorf("the source was told %+v", h.got)
 			}
 		}, 0, "the source has the devices"},
 		{"no data lane", func(h *hostile) {
 			h.welcomed()
-			if d, ok := h.says(time.Hour, nothing...).(*transport.Declined); !ok || d.Code != transport.CodeTimeout {
+			if d, ok := h.says(time.Hour, nothing...).(*wire.Declined); !ok || d.Code != transport.CodeTimeout {
 				t.Errorf("the source was told %+v", h.got)
 			}
-		}, transport.LanesTimeout, "no data lane"},
+		}, wire.LanesTimeout, "no data lane"},
 		{"bytes are left, and none come", func(h *hostile) {
 			h.open()
-			if d, ok := h.says(time.Hour, owes...).(*transport.Declined); !ok || d.Code != transport.CodeTimeout {
+			if d, ok := h.says(time.Hour, owes...).(*wire.Declined); !ok || d.Code != transport.CodeTimeout {
 				t.Errorf("the source was told %+v", h.got)
 			}
 		}, stall, "bytes are left"},
 		{"nothing is left", func(h *hostile) {
 			h.open()
-			if m, ok := h.says(5*time.Minute, nothing...).(*transport.Welcome); !ok {
+			if m, ok := h.says(5*time.Minute, nothing...).(*wire.Welcome); !ok {
 				t.Errorf("the source was told %+v", m)
 			}
 		}, 5 * time.Minute, ""},
@@ -87,8 +87,8 @@ func TestDestinationWaitsOn(t *testing.T) {
 				p.add(t, "d1", nic, nic)
 				p.receive.ChunkSize, p.receive.StallLimit, p.receive.ReconnectLimit = 4096, stall, 5*time.Second
 				refused := make(chan error, 1)
-				p.receive.Observe = func(ev report.Event) {
-					if ev.Kind == report.Refused {
+				p.receive.Observe = func(ev migration.Event) {
+					if ev.Kind == migration.Refused {
 						refused <- ev.Err
 					}
 				}
@@ -97,12 +97,12 @@ func TestDestinationWaitsOn(t *testing.T) {
 					r, err := writer.Receive(t.Context(), l, p.sinks, &p.receive)
 					received <- side{r, err}
 				}()
-				arena, err := transport.NewArena(0, 4096, 1)
+				arena, err := wire.NewArena(0, 4096, 1)
 				if err != nil {
 					t.Fatal(err)
 				}
 				defer arena.Close()
-				h := &hostile{T: t, dialer: dialer, attempt: transport.Attempt{Mig: transport.NewMigID(), Epoch: 1}, arena: arena}
+				h := &hostile{T: t, dialer: dialer, attempt: migration.Attempt{Mig: migration.NewID(), Epoch: 1}, arena: arena}
 				began := time.Now()
 				c.do(h)
 				if took := time.Since(began); took < c.took || took > c.took+tick {
@@ -113,7 +113,7 @@ func TestDestinationWaitsOn(t *testing.T) {
 				}
 				defer h.lane.Close()
 				if c.why == "" {
-					if r := <-received; r.report.Outcome != handoff.Rolledback {
+					if r := <-received; r.report.Outcome != migration.Aborted {
 						t.Errorf("%v: %v", r.report.Outcome, r.err)
 					}
 					return
@@ -130,10 +130,10 @@ func TestDestinationWaitsOn(t *testing.T) {
 
 // welcomed is a source that has heard WELCOME.
 func (h *hostile) welcomed() {
-	h.lane = h.dial(transport.LaneControl)
-	h.control = transport.NewControl(h.lane)
+	h.lane = h.dial(wire.LaneControl)
+	h.control = wire.NewControl(h.lane)
 	h.send(h.hello())
-	h.welcome = h.receive().(*transport.Welcome)
+	h.welcome = h.receive().(*wire.Welcome)
 }
 
 // resetsSlowly takes a while to be reset.
@@ -157,15 +157,15 @@ func TestNextDuringReset(t *testing.T) {
 		p.sinks[0].Device = resetsSlowly{p.dst[0]}
 		p.receive.ChunkSize, p.receive.ReconnectLimit = 4096, 100*time.Millisecond
 		told := 0
-		attempts := map[transport.Attempt]bool{}
-		p.receive.Observe = func(ev report.Event) {
+		attempts := map[migration.Attempt]bool{}
+		p.receive.Observe = func(ev migration.Event) {
 			switch ev.Kind {
-			case report.Refused:
+			case migration.Refused:
 				told += 1 + ev.More
 				if !attempts[ev.Attempt] {
 					t.Errorf("told of %v, which has not come", ev.Attempt)
 				}
-			case report.Warning:
+			case migration.Warning:
 				t.Errorf("warning: %s", ev.Text)
 			}
 		}
@@ -177,7 +177,7 @@ func TestNextDuringReset(t *testing.T) {
 		var last time.Time
 		const sources = 5
 		for i := range sources {
-			h := &hostile{T: t, dialer: dialer, attempt: transport.Attempt{Mig: transport.NewMigID(), Epoch: 1}}
+			h := &hostile{T: t, dialer: dialer, attempt: migration.Attempt{Mig: migration.NewID(), Epoch: 1}}
 			attempts[h.attempt] = true
 			h.welcomed()
 			if since := time.Since(last); i > 1 && since < time.Second {
@@ -203,11 +203,11 @@ func TestRefusedWithoutEnd(t *testing.T) {
 		p := newPair(t, func(testing.TB) (transport.Dialer, transport.Listener) { return dialer, l })
 		p.add(t, "d0", nic, nic)
 		lines, more := 0, 0
-		p.receive.Observe = func(ev report.Event) {
+		p.receive.Observe = func(ev migration.Event) {
 			switch ev.Kind {
-			case report.Refused:
+			case migration.Refused:
 				lines, more = lines+1, more+ev.More
-			case report.Peer, report.Phase, report.Warning:
+			case migration.Peer, migration.Phase, migration.Warning:
 				t.Errorf("%+v", ev)
 			}
 		}
@@ -218,11 +218,11 @@ func TestRefusedWithoutEnd(t *testing.T) {
 		}()
 		const tries = 500
 		for i := range tries {
-			h := &hostile{T: t, dialer: dialer, attempt: transport.Attempt{Mig: transport.NewMigID(), Epoch: uint64(i + 1)}}
-			h.lane = h.dial(transport.LaneControl)
-			h.control = transport.NewControl(h.lane)
+			h := &hostile{T: t, dialer: dialer, attempt: migration.Attempt{Mig: migration.NewID(), Epoch: uint64(i + 1)}}
+			h.lane = h.dial(wire.LaneControl)
+			h.control = wire.NewControl(h.lane)
 			h.send(h.hello()) // of two devices
-			if d, ok := h.receive().(*transport.Declined); !ok || d.Code != transport.CodeDevices {
+			if d, ok := h.receive().(*wire.Declined); !ok || d.Code != transport.CodeDevices {
 				t.Fatalf("try %d was told %+v", i, h.got)
 			}
 			h.lane.Close()

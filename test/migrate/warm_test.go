@@ -9,9 +9,10 @@ import (
 	"time"
 
 	"github.com/migpipe/migpipe/codec"
+	"github.com/migpipe/migpipe/internal/wire"
 	"github.com/migpipe/migpipe/reader"
 	"github.com/migpipe/migpipe/transport"
-	"github.com/migpipe/migpipe/transport/report"
+	"github.com/migpipe/migpipe/transport/migration"
 	"github.com/migpipe/migpipe/vfio"
 )
 
@@ -78,24 +79,24 @@ func TestWarmUpInformsTheCodec(t *testing.T) {
 }
 
 // TestWarmUpIsBounded: on a path that becomes faster all the time, no round of padding is the
-// last by itself. The source sends padding for transport.ProbeTime at most.
+// last by itself. The source sends padding for wire.ProbeTime at most.
 func TestWarmUpIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPair(t, growing(1<<20, 300, 50*time.Millisecond))
 		p.add(t, "gpu", "xe?size=1MiB", "xe?size=1MiB")
 		var began, ended time.Time
 		p.send.ChunkSize, p.send.Codec = 4096, codec.Fixed(codec.Raw)
-		p.send.Observe = func(ev report.Event) {
+		p.send.Observe = func(ev migration.Event) {
 			switch {
-			case ev.Kind == report.Phase && ev.Phase == report.WarmUp:
+			case ev.Kind == migration.Phase && ev.Phase == migration.WarmUp:
 				began = time.Now()
-			case ev.Kind == report.Phase && !began.IsZero() && ended.IsZero():
+			case ev.Kind == migration.Phase && !began.IsZero() && ended.IsZero():
 				ended = time.Now()
 			}
 		}
 		s, r := p.run(t)
 		p.committed(t, s, r)
-		if took := ended.Sub(began); took < transport.ProbeTime || took > transport.ProbeTime+200*time.Millisecond {
+		if took := ended.Sub(began); took < wire.ProbeTime || took > wire.ProbeTime+200*time.Millisecond {
 			t.Errorf("the padding took %v", took)
 		}
 	})

@@ -13,10 +13,12 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/migpipe/migpipe/internal/wire"
 	"github.com/migpipe/migpipe/reader"
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
 	"github.com/migpipe/migpipe/transport/handoff/witness"
+	"github.com/migpipe/migpipe/transport/migration"
 	"github.com/migpipe/migpipe/vfio"
 )
 
@@ -24,7 +26,7 @@ import (
 // answers at once.
 type register struct {
 	name    string
-	of      transport.Attempt
+	of      migration.Attempt
 	delay   map[handoff.Side]time.Duration // before it hears a side
 	refuses atomic.Int32                   // how many questions of the destination it does not answer
 
@@ -35,7 +37,7 @@ type register struct {
 
 func (r *register) Name() string { return r.name }
 
-func (r *register) Decide(ctx context.Context, a transport.Attempt, me handoff.Side) (handoff.Side, error) {
+func (r *register) Decide(ctx context.Context, a migration.Attempt, me handoff.Side) (handoff.Side, error) {
 	if a != r.of {
 		return me, nil
 	}
@@ -137,22 +139,22 @@ func TestWitness(t *testing.T) {
 	for name, c := range map[string]struct {
 		set      func(p *pair, r *register)
 		lost     bool // COMMIT is
-		outcome  handoff.Outcome
+		outcome  migration.Outcome
 		winner   handoff.Side
 		says     string
 		question int // how often the destination asked
 	}{
 		"COMMIT is lost: the source takes its devices back": {
-			lost: true, outcome: handoff.Rolledback, winner: handoff.SourceSide, says: "the witness gave the devices back"},
+			lost: true, outcome: migration.Aborted, winner: handoff.SourceSide, says: "the witness gave the devices back"},
 		"COMMIT is late: the destination has lost": {
 			set:     func(_ *pair, r *register) { r.delay[handoff.DestSide] = 4 * time.Second },
-			outcome: handoff.Rolledback, winner: handoff.SourceSide, says: "the witness gave the devices back", question: -1},
+			outcome: migration.Aborted, winner: handoff.SourceSide, says: "the witness gave the devices back", question: -1},
 		"the start is slow: the source has lost, and waits": {
 			set:     func(p *pair, _ *register) { p.receive.OnAccept = slowly(4 * time.Second) },
-			outcome: handoff.Committed, winner: handoff.DestSide, question: 1},
+			outcome: migration.Committed, winner: handoff.DestSide, question: 1},
 		"the witness does not answer at first": {
 			set:     func(_ *pair, r *register) { r.refuses.Store(1) },
-			outcome: handoff.Committed, winner: handoff.DestSide, question: 2},
+			outcome: migration.Committed, winner: handoff.DestSide, question: 2},
 	} {
 		t.Run(name, func(t *testing.T) {
 			timed(t, false, func(t *testing.T, carry carrier) {
@@ -163,7 +165,7 @@ func TestWitness(t *testing.T) {
 				})
 				p.add(t, "d0", nic, nic)
 				p.witnessed(w)
-				w.of = transport.Attempt{Mig: transport.NewMigID(), Epoch: 1}
+				w.of = migration.Attempt{Mig: migration.NewID(), Epoch: 1}
 				p.send.Attempt = w.of
 				if c.set != nil {
 					c.set(p, w)
@@ -180,7 +182,7 @@ func TestWitness(t *testing.T) {
 				if c.question >= 0 && asked != c.question {
 					t.Errorf("the destination asked %d times", asked)
 				}
-				if c.outcome == handoff.Committed {
+				if c.outcome == migration.Committed {
 					p.committed(t, s, r)
 					return
 				}
@@ -195,7 +197,7 @@ func TestWitness(t *testing.T) {
 }
 
 func slowly(d time.Duration) handoff.Hook {
-	return func(context.Context, transport.Attempt) error { time.Sleep(d); return nil }
+	return func(context.Context, migration.Attempt) error { time.Sleep(d); return nil }
 }
 
 // TestHooks: each is told of the attempt, in order, and what its failure costs.
@@ -203,25 +205,25 @@ func TestHooks(t *testing.T) {
 	for name, c := range map[string]struct {
 		fails    string
 		told     string
-		outcome  handoff.Outcome
+		outcome  migration.Outcome
 		warnings string
 	}{
-		"all is well":      {"", "on-commit on-accept", handoff.Committed, "[]"},
-		"on-commit fails":  {"on-commit", "on-commit on-accept", handoff.Committed, "[on-commit: no]"},
-		"on-accept fails":  {"on-accept", "on-commit on-accept on-revert", handoff.Rolledback, "[]"},
-		"the last as well": {"on-accept on-revert", "on-commit on-accept on-revert", handoff.Rolledback, "[on-revert: no]"},
+		"all is well":      {"", "on-commit on-accept", migration.Committed, "[]"},
+		"on-commit fails":  {"on-commit", "on-commit on-accept", migration.Committed, "[on-commit: no]"},
+		"on-accept fails":  {"on-accept", "on-commit on-accept on-revert", migration.Aborted, "[]"},
+		"the last as well": {"on-accept on-revert", "on-commit on-accept on-revert", migration.Aborted, "[on-revert: no]"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			timed(t, false, func(t *testing.T, carry carrier) {
 				var mu sync.Mutex
 				var told []string
 				hook := func(name string, after time.Duration) handoff.Hook {
-					return func(_ context.Context, a transport.Attempt) error {
+					return func(_ context.Context, a migration.Attempt) error {
 						time.Sleep(after)
 						mu.Lock()
 						defer mu.Unlock()
 						told = append(told, name)
-						if a.Mig == (transport.MigID{}) || a.Epoch != 1 {
+						if a.Mig == (migration.ID{}) || a.Epoch != 1 {
 							t.Errorf("%s was told of %v", name, a)
 						}
 						if slices.Contains(strings.Fields(c.fails), name) {
@@ -241,7 +243,7 @@ func TestHooks(t *testing.T) {
 				if got := fmt.Sprint(s.report.Warnings); got != c.warnings {
 					t.Errorf("the source warns of %s", got)
 				}
-				if c.outcome == handoff.Committed {
+				if c.outcome == migration.Committed {
 					p.committed(t, s, r)
 					return
 				}
@@ -260,7 +262,7 @@ func TestOverruled(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		leavesNothing(t)
 		d, listener := pipe(t)
-		l := &liar{T: t, listener: listener, journal: transport.NewJournalID()}
+		l := &liar{T: t, listener: listener, journal: migration.NewJournalID()}
 		src := open(t, "mlx5?size=40KiB")
 		done := make(chan struct{})
 		go func() {
@@ -269,16 +271,16 @@ func TestOverruled(t *testing.T) {
 			l.take()
 			l.send(l.ready())
 			for {
-				if m, err := l.control.Receive(); err != nil || m.Type() == transport.TypeCommit {
+				if m, err := l.control.Receive(); err != nil || m.Type() == wire.TypeCommit {
 					break
 				}
 			}
-			l.send(&transport.Status{Attempt: l.hello.Attempt, Journal: l.journal, Record: handoff.Forced.String(), MaxEpoch: 2, Text: "root: rack 7 burned down"})
+			l.send(&wire.Status{Attempt: l.hello.Attempt, Journal: l.journal, Record: handoff.Forced.String(), MaxEpoch: 2, Text: "root: rack 7 burned down"})
 			l.listen()
 		}()
 		report, err := reader.Send(t.Context(), d, []reader.Source{{Name: "d0", Device: src}}, nil)
 		<-done
-		if report.Outcome != handoff.InDoubt || err == nil {
+		if report.Outcome != migration.InDoubt || err == nil {
 			t.Fatalf("outcome %v (%v)", report.Outcome, err)
 		}
 		for _, says := range []string{"FORCED of attempt 2", "root: rack 7 burned down", "this side's is COMMIT of attempt 1"} {

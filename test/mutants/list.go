@@ -48,7 +48,7 @@ var mutants = []mutant{
 		"	if k := q.lines[c.Device].at(c.Seq); k.Chunk == c {\n		k.where = away\n		return\n	}", "	if k := q.lines[c.Device].at(c.Seq); k.Chunk == c {\n		q.forget(int(c.Device), k)\n	}",
 		". ./reader"},
 	{"padding-without-its-time-limit", "reader/warm.go",
-		"w.look(took, w.arrived) || took >= transport.ProbeTime || w.arrived >= most", "w.look(took, w.arrived) || w.arrived >= most",
+		"w.look(took, w.arrived) || took >= wire.ProbeTime || w.arrived >= most", "w.look(took, w.arrived) || w.arrived >= most",
 		"TestWarmUpIsBounded ./test/migrate"},
 
 	// The decision, and the right to run.
@@ -62,7 +62,7 @@ var mutants = []mutant{
 		"return s, []SourceAction{rec, Send{s.demand()}}\n}\n\n// demand", "return s, []SourceAction{Send{s.demand()}, rec}\n}\n\n// demand",
 		". ./transport/handoff"},
 	{"answer-of-another-journal", "transport/handoff/source.go",
-		"	case *transport.Running:\n		if ev.Journal != s.Peer {", "	case *transport.Running:\n		if false {",
+		"	case *wire.Running:\n		if ev.Journal != s.Peer {", "	case *wire.Running:\n		if false {",
 		". ./transport/handoff"},
 	{"silence-ends-ready", "transport/handoff/dest.go",
 		"		return d, nil // this may be the last copy, and COMMIT may be on its way: no silence ends the wait", "		return d.mayEnd(ev)",
@@ -75,12 +75,12 @@ var mutants = []mutant{
 		". ./transport/handoff"},
 
 	// What a peer or a file may say.
-	{"damaged-chunk", "transport/chunk.go",
+	{"damaged-chunk", "internal/wire/chunk.go",
 		"if err == nil && !c.Unchecked && got != c.Digest {", "if false {",
 		"TestCorrupt ./test/migrate"},
-	{"control-message-too-long", "transport/wire.go",
+	{"control-message-too-long", "internal/wire/wire.go",
 		"	if n > MaxControl {", "	if n > MaxControl && false {",
-		"Control ./transport"},
+		"Control ./internal/wire"},
 	{"common-name-counts", "transport/certified.go",
 		"			return name != whole", "			return !strings.HasPrefix(whole+\",\", name+\",\")",
 		"Name ./transport"},

@@ -3,7 +3,7 @@ package handoff
 import (
 	"testing"
 
-	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/internal/wire"
 )
 
 // BenchmarkHandOff is all that both machines decide in one migration that goes well. It
@@ -14,7 +14,7 @@ func BenchmarkHandOff(b *testing.B) {
 		s, d := NewSource(attempt(1), sourceJournal), NewDest(destJournal)
 		s, _ = s.Step(Begin{})
 		d, _ = d.Step(Offered{Attempt: attempt(1)})
-		s, _ = s.Step(Received{&transport.Welcome{Attempt: attempt(1), Journal: destJournal}})
+		s, _ = s.Step(Received{&wire.Welcome{Attempt: attempt(1), Journal: destJournal}})
 		s, _ = s.Step(Drained{digest})
 		d, answer := d.Step(Loaded{digest})
 		s, said := s.Step(sent(b, answer))

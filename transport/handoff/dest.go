@@ -1,6 +1,10 @@
 package handoff
 
-import "github.com/migpipe/migpipe/transport"
+import (
+	"github.com/migpipe/migpipe/internal/wire"
+	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/transport/migration"
+)
 
 // DestPhase is where the destination is in the conversation. It is forgotten
 // by a crash; the Record is not.
@@ -26,9 +30,9 @@ func (p DestPhase) String() string {
 // which COMMIT and CANCEL race: whichever is recorded first wins, and the other
 // is told the truth.
 type Dest struct {
-	Attempt  transport.Attempt // zero before HELLO
-	Journal  transport.JournalID
-	Digest   transport.StreamDigest
+	Attempt  migration.Attempt // zero before HELLO
+	Journal  migration.JournalID
+	Digest   migration.StreamDigest
 	Record   Record
 	Prior    Record // the one before: after Unrecorded the journal may hold either
 	Phase    DestPhase
@@ -42,7 +46,7 @@ type Dest struct {
 }
 
 // NewDest knows of no attempt.
-func NewDest(journal transport.JournalID) Dest { return Dest{Journal: journal} }
+func NewDest(journal migration.JournalID) Dest { return Dest{Journal: journal} }
 
 // Step is the whole of the destination's behaviour.
 func (d Dest) Step(ev DestEvent) (Dest, []DestAction) {
@@ -59,7 +63,7 @@ func (d Dest) Step(ev DestEvent) (Dest, []DestAction) {
 // step takes an event, or the message that was received.
 func (d Dest) step(ev any) (Dest, []DestAction) {
 	switch ev := ev.(type) {
-	case *transport.Query:
+	case *wire.Query:
 		return d, []DestAction{Send{d.status(ev.Attempt)}}
 	case Unrecorded:
 		return d.unrecorded()
@@ -84,27 +88,27 @@ func (d Dest) step(ev any) (Dest, []DestAction) {
 // the answer that it never runs here, or that somebody has decided otherwise. Of a
 // newer epoch or of another migration this record says nothing, and nothing is what
 // they are told.
-func (d Dest) foreign(m transport.Message) (Dest, []DestAction) {
+func (d Dest) foreign(m wire.Message) (Dest, []DestAction) {
 	a := *m.About()
 	if a.Mig != d.Attempt.Mig || a.Epoch >= d.MaxEpoch || d.Record == None {
 		return d, nil
 	}
 	switch m.(type) {
-	case *transport.Commit, *transport.Cancel, *transport.Abort, *transport.Query:
+	case *wire.Commit, *wire.Cancel, *wire.Abort, *wire.Query:
 		if d.Record == Forced && a.Epoch+1 == d.Attempt.Epoch { // the one that was in doubt
 			return d, []DestAction{Send{d.forced(a)}}
 		}
 	}
 	switch m.(type) {
-	case *transport.Commit, *transport.Cancel, *transport.Abort:
-		return d, []DestAction{Send{&transport.Declined{Attempt: a, Journal: d.Journal,
+	case *wire.Commit, *wire.Cancel, *wire.Abort:
+		return d, []DestAction{Send{&wire.Declined{Attempt: a, Journal: d.Journal,
 			Code: transport.CodeProtocol, Text: "a newer attempt has been opened"}}}
 	}
 	return d, nil
 }
 
 // ruledOut says whether the attempt can never be opened here any more.
-func (d Dest) ruledOut(a transport.Attempt) bool {
+func (d Dest) ruledOut(a migration.Attempt) bool {
 	return a.Epoch == 0 || a.Mig == d.Attempt.Mig && a.Epoch <= d.MaxEpoch
 }
 
@@ -120,7 +124,7 @@ func (d Dest) idle(ev any) (Dest, []DestAction) {
 		return d, []DestAction{rec, SendWelcome{}}
 	case Refused:
 		if ev.NoRecord { // in no journal's name: a source that has sent COMMIT does not believe it
-			return d, []DestAction{Send{&transport.Declined{Attempt: ev.Attempt, Code: ev.Why.Code,
+			return d, []DestAction{Send{&wire.Declined{Attempt: ev.Attempt, Code: ev.Why.Code,
 				Device: ev.Why.Device, Offset: ev.Why.Offset, Text: ev.Why.Text}}}
 		}
 		if d.ruledOut(ev.Attempt) {
@@ -129,13 +133,13 @@ func (d Dest) idle(ev any) (Dest, []DestAction) {
 		return d.open(ev.Attempt).decline(ev.Why.Code, ev.Why.Device, ev.Why.Offset, ev.Why.Text)
 	case Interrupt:
 		d.Phase = DestEnded
-		return d, []DestAction{Finish{Rolledback}}
+		return d, []DestAction{Finish{migration.Aborted}}
 	}
 	return d.over(ev)
 }
 
 // open turns to a new attempt.
-func (d Dest) open(a transport.Attempt) Dest {
+func (d Dest) open(a migration.Attempt) Dest {
 	return Dest{Attempt: a, Journal: d.Journal, MaxEpoch: a.Epoch}
 }
 
@@ -145,14 +149,14 @@ func (d Dest) receiving(ev any) (Dest, []DestAction) {
 		d.Digest, d.Phase = ev.Digest, DestReady
 		d, rec := d.record(Ready)
 		return d, []DestAction{rec, Send{d.readyMessage()}}
-	case *transport.Commit:
+	case *wire.Commit:
 		return d.decline(transport.CodeProtocol, "", 0, "COMMIT before READY")
 	}
 	return d.mayEnd(ev)
 }
 
 func (d Dest) ready(ev any) (Dest, []DestAction) {
-	m, ok := ev.(*transport.Commit)
+	m, ok := ev.(*wire.Commit)
 	if w, asked := ev.(Witnessed); asked {
 		return d.witnessed(w.Winner)
 	}
@@ -166,7 +170,7 @@ func (d Dest) ready(ev any) (Dest, []DestAction) {
 		return d, []DestAction{Send{d.turnBack()}}
 	case Leave{}:
 		d.Phase = DestEnded
-		return d, []DestAction{Finish{InDoubt}}
+		return d, []DestAction{Finish{migration.InDoubt}}
 	}
 	if !ok {
 		return d.mayEnd(ev)
@@ -183,9 +187,9 @@ func (d Dest) ready(ev any) (Dest, []DestAction) {
 // mayEnd handles what ends an attempt that was not accepted.
 func (d Dest) mayEnd(ev any) (Dest, []DestAction) {
 	switch ev := ev.(type) {
-	case *transport.Cancel:
+	case *wire.Cancel:
 		return d.decline(transport.CodeCancelled, "", 0, "cancelled by the source")
-	case *transport.Abort:
+	case *wire.Abort:
 		return d.decline(ev.Code, "", 0, "aborted by the source")
 	case Interrupt:
 		return d.decline(transport.CodeCancelled, "", 0, "cancelled by the destination")
@@ -221,7 +225,7 @@ func (d Dest) started(ev Started) (Dest, []DestAction) {
 	}
 	if d.Hurried {
 		d.Phase = DestEnded
-		actions = append(actions, Finish{Committed})
+		actions = append(actions, Finish{migration.Committed})
 	}
 	return d, actions
 }
@@ -230,32 +234,32 @@ func (d Dest) notStarted(ev NotStarted) (Dest, []DestAction) {
 	switch {
 	case d.Record == Forced: // and stays so, whoever tries again
 		d.Phase = DestEnded
-		return d, []DestAction{Finish{NeedsReset}}
+		return d, []DestAction{Finish{migration.NeedsReset}}
 	case ev.Copy == Kept:
 		d.Phase = DestReady
 		d, rec := d.record(Ready)
-		return d, []DestAction{rec, Send{&transport.NotStarted{Attempt: d.Attempt, Journal: d.Journal,
+		return d, []DestAction{rec, Send{&wire.NotStarted{Attempt: d.Attempt, Journal: d.Journal,
 			Code: transport.CodeStart, Device: ev.Device, Text: ev.Text}}}
 	case ev.Copy == Dropped:
 		d.Phase = DestEnded
 		d, rec := d.record(Aborted)
-		return d, []DestAction{rec, Send{d.declined(transport.CodeStart, ev.Device, 0, ev.Text)}, Finish{Rolledback}}
+		return d, []DestAction{rec, Send{d.declined(transport.CodeStart, ev.Device, 0, ev.Text)}, Finish{migration.Aborted}}
 	}
 	d.Phase = DestEnded
-	return d, []DestAction{Finish{NeedsReset}}
+	return d, []DestAction{Finish{migration.NeedsReset}}
 }
 
 func (d Dest) running(ev any) (Dest, []DestAction) {
 	switch ev.(type) {
-	case *transport.Commit, *transport.Cancel, Reached:
+	case *wire.Commit, *wire.Cancel, Reached:
 		return d, []DestAction{Send{d.runningMessage()}}
-	case *transport.Fin:
+	case *wire.Fin:
 		d.Phase = DestEnded
 		d, rec := d.record(Done)
-		return d, []DestAction{rec, Finish{Committed}}
+		return d, []DestAction{rec, Finish{migration.Committed}}
 	case Unreachable, Interrupt, Failed:
 		d.Phase = DestEnded
-		return d, []DestAction{Finish{Committed}}
+		return d, []DestAction{Finish{migration.Committed}}
 	}
 	return d, nil
 }
@@ -269,15 +273,15 @@ func (d Dest) over(ev any) (Dest, []DestAction) {
 		}
 		d.Phase = DestEnded
 		if ev.Failed {
-			return d, []DestAction{Finish{NeedsReset}}
+			return d, []DestAction{Finish{migration.NeedsReset}}
 		}
-		return d, []DestAction{Finish{Rolledback}}
-	case *transport.Fin:
+		return d, []DestAction{Finish{migration.Aborted}}
+	case *wire.Fin:
 		if d.Record == Running {
 			d, rec := d.record(Done)
 			return d, []DestAction{rec}
 		}
-	case *transport.Commit, *transport.Cancel, *transport.Abort, Reached:
+	case *wire.Commit, *wire.Cancel, *wire.Abort, Reached:
 		if d.Record == Aborted {
 			return d, []DestAction{Send{d.declined(transport.CodeCancelled, "", 0, "this attempt has ended")}}
 		}
@@ -297,16 +301,16 @@ func (d Dest) unrecorded() (Dest, []DestAction) {
 	d.Record = d.Prior
 	switch {
 	case refused == Running && d.Phase == DestEnded:
-		return d, []DestAction{Finish{Committed}}
+		return d, []DestAction{Finish{migration.Committed}}
 	case refused == Running: // ACCEPT says who has the devices, and they run
 		return d, nil
 	case refused == Done: // that the source knows was for nobody but the janitor
-		return d, []DestAction{Finish{Committed}}
+		return d, []DestAction{Finish{migration.Committed}}
 	case refused == Accept, d.Prior == Accept:
 		// Whoever reads the journal may find ACCEPT and start, so that nothing
 		// may be started, promised or undone here.
 		d.Phase = DestEnded
-		return d, []DestAction{Finish{InDoubt}}
+		return d, []DestAction{Finish{migration.InDoubt}}
 	case d.Phase == DestResetting:
 		// DECLINED would be a promise without a record, even if READY was never sent:
 		// who starts again may find it in the journal and send it then.
@@ -328,16 +332,16 @@ func (d Dest) decline(code transport.Code, device string, offset uint64, text st
 	return d, []DestAction{rec, Send{d.declined(code, device, offset, text)}, Reset{}}
 }
 
-func (d Dest) declined(code transport.Code, device string, offset uint64, text string) *transport.Declined {
-	return &transport.Declined{Attempt: d.Attempt, Journal: d.Journal, Code: code, Device: device, Offset: offset, Text: text}
+func (d Dest) declined(code transport.Code, device string, offset uint64, text string) *wire.Declined {
+	return &wire.Declined{Attempt: d.Attempt, Journal: d.Journal, Code: code, Device: device, Offset: offset, Text: text}
 }
 
-func (d Dest) readyMessage() *transport.Ready {
-	return &transport.Ready{Attempt: d.Attempt, Journal: d.Journal, Digest: d.Digest}
+func (d Dest) readyMessage() *wire.Ready {
+	return &wire.Ready{Attempt: d.Attempt, Journal: d.Journal, Digest: d.Digest}
 }
 
 // readyAgain is what a source that was away is told.
-func (d Dest) readyAgain() transport.Message {
+func (d Dest) readyAgain() wire.Message {
 	if d.Hurried {
 		return d.turnBack()
 	}
@@ -346,13 +350,13 @@ func (d Dest) readyAgain() transport.Message {
 
 // turnBack asks the source to take its devices back. The copy stays until the source says
 // ABORT or CANCEL: if the source's host has died, no other copy is left.
-func (d Dest) turnBack() *transport.NotStarted {
-	return &transport.NotStarted{Attempt: d.Attempt, Journal: d.Journal,
+func (d Dest) turnBack() *wire.NotStarted {
+	return &wire.NotStarted{Attempt: d.Attempt, Journal: d.Journal,
 		Code: transport.CodeCancelled, Text: "cancelled by the destination"}
 }
 
-func (d Dest) runningMessage() *transport.Running {
-	return &transport.Running{Attempt: d.Attempt, Journal: d.Journal, StartNS: d.StartNS}
+func (d Dest) runningMessage() *wire.Running {
+	return &wire.Running{Attempt: d.Attempt, Journal: d.Journal, StartNS: d.StartNS}
 }
 
 func (d Dest) record(r Record) (Dest, Append) {

@@ -1,6 +1,10 @@
 package handoff
 
-import "github.com/migpipe/migpipe/transport"
+import (
+	"github.com/migpipe/migpipe/internal/wire"
+	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/transport/migration"
+)
 
 // SourceEvent is what a [Source] takes.
 type SourceEvent interface{ isSourceEvent() }
@@ -11,27 +15,27 @@ type DestEvent interface{ isDestEvent() }
 // The events.
 type (
 	// Received is a message of the peer.
-	Received struct{ Message transport.Message }
+	Received struct{ Message wire.Message }
 	// Begin opens the attempt (source).
 	Begin struct{}
 	// Offered is a HELLO that the destination's engine has found acceptable. Both
 	// sides have the same witness, or none.
 	Offered struct {
-		Attempt transport.Attempt
+		Attempt migration.Attempt
 		Witness Register
 	}
 	// Refused is a HELLO that the destination's engine cannot accept. With NoRecord no
 	// journal of the migration exists, or the journal shuts the attempt out: nothing is
 	// recorded, and the destination waits on.
 	Refused struct {
-		Attempt  transport.Attempt
+		Attempt  migration.Attempt
 		Why      Failed
 		NoRecord bool
 	}
 	// Drained says that every stream of the stopped source was sent to its end.
-	Drained struct{ Digest transport.StreamDigest }
+	Drained struct{ Digest migration.StreamDigest }
 	// Loaded says that every destination device holds its stream, in STOP.
-	Loaded struct{ Digest transport.StreamDigest }
+	Loaded struct{ Digest migration.StreamDigest }
 	// Failed says that this side cannot go on.
 	Failed struct {
 		Code   transport.Code
@@ -144,7 +148,7 @@ type (
 	Append struct{ Entry Entry }
 	// Send sends a message. It is best effort: what must not be lost is asked
 	// for again by the other side.
-	Send struct{ Message transport.Message }
+	Send struct{ Message wire.Message }
 	// SendHello and SendWelcome are Send of messages that only the engine can
 	// fill in.
 	SendHello   struct{}
@@ -167,7 +171,7 @@ type (
 	// Reset drops what the destination devices hold; the result is WasReset.
 	Reset struct{}
 	// Finish ends the engine's work.
-	Finish struct{ Outcome Outcome }
+	Finish struct{ Outcome migration.Outcome }
 )
 
 func (Append) isSourceAction()      {}

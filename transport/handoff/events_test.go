@@ -10,7 +10,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/internal/wire"
 )
 
 // Event is an event of either machine, or a message, as the tests draw them: not every one of
@@ -22,7 +22,7 @@ type (
 
 // takeSource gives the source an event, if it is one that a source takes.
 func takeSource(s Source, ev Event) (Source, []SourceAction) {
-	if m, ok := ev.(transport.Message); ok {
+	if m, ok := ev.(wire.Message); ok {
 		ev = Received{m}
 	}
 	if ev, ok := ev.(SourceEvent); ok {
@@ -33,7 +33,7 @@ func takeSource(s Source, ev Event) (Source, []SourceAction) {
 
 // takeDest gives the destination an event, if it is one that a destination takes.
 func takeDest(d Dest, ev Event) (Dest, []DestAction) {
-	if m, ok := ev.(transport.Message); ok {
+	if m, ok := ev.(wire.Message); ok {
 		ev = Received{m}
 	}
 	if ev, ok := ev.(DestEvent); ok {
@@ -86,7 +86,7 @@ func countEvents[M comparable](states []M, events []Event, take func(M, Event) (
 				continue
 			}
 			name := "Received"
-			if _, message := ev.(transport.Message); !message {
+			if _, message := ev.(wire.Message); !message {
 				name = strings.TrimPrefix(fmt.Sprintf("%T", ev), "handoff.")
 			}
 			counted[name] = true

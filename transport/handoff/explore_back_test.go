@@ -1,13 +1,16 @@
 package handoff
 
-import "github.com/migpipe/migpipe/transport"
+import (
+	"github.com/migpipe/migpipe/internal/wire"
+	"github.com/migpipe/migpipe/transport"
+)
 
 // holds notes whether the destination holds a complete copy when the source goes back. A
 // source that has asked for its devices by CANCEL may be answered while it does, and one
 // that has said ABORT had them running then (aborts).
 func (w *world) holds(st state) state {
 	there, a := w.dests.vals[st.d.machine], w.sources.vals[st.s.machine].Attempt
-	recorded := w.entries.vals[st.d.log].Record == Ready && !w.sent(st, &transport.Cancel{Attempt: a}) && !w.sent(st, &transport.Abort{Attempt: a})
+	recorded := w.entries.vals[st.d.log].Record == Ready && !w.sent(st, &wire.Cancel{Attempt: a}) && !w.sent(st, &wire.Abort{Attempt: a})
 	if recorded && !st.lost && st.s.dev != running && there.Phase == DestReady && there.Attempt == a && st.d.dev == loaded && uint64(st.copy) == a.Epoch {
 		st.held = true
 	}
@@ -16,7 +19,7 @@ func (w *world) holds(st state) state {
 
 // aborts holds ABORT to rule R9.
 func (w *world) aborts(st state, m messageKey) {
-	if m.typ == transport.TypeAbort && st.s.dev != running && w.sent(st, &transport.End{Attempt: attempt(m.epoch)}) {
+	if m.typ == wire.TypeAbort && st.s.dev != running && w.sent(st, &wire.End{Attempt: attempt(m.epoch)}) {
 		w.violated(st, "I3b: ABORT of attempt %d is sent after its END, and the source does not run", m.epoch)
 	}
 }
@@ -89,7 +92,7 @@ func (w *world) sourceRescues(st state) {
 		return
 	}
 	for id, m := range w.messages.vals {
-		if st.net&(1<<id) == 0 || m.typ != transport.TypeReady || m.epoch != decided.Attempt.Epoch {
+		if st.net&(1<<id) == 0 || m.typ != wire.TypeReady || m.epoch != decided.Attempt.Epoch {
 			continue
 		}
 		next, there := st, decided

@@ -3,28 +3,30 @@ package handoff
 import (
 	"slices"
 
+	"github.com/migpipe/migpipe/internal/wire"
 	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/transport/migration"
 )
 
 // fromDest and fromSource are the messages that each side may receive.
-func fromDest(t transport.MessageType) bool {
+func fromDest(t wire.MessageType) bool {
 	switch t {
-	case transport.TypeWelcome, transport.TypeReady, transport.TypeRunning, transport.TypeDeclined, transport.TypeNotStarted, transport.TypeStatus:
+	case wire.TypeWelcome, wire.TypeReady, wire.TypeRunning, wire.TypeDeclined, wire.TypeNotStarted, wire.TypeStatus:
 		return true
 	}
 	return false
 }
 
-func fromSource(t transport.MessageType) bool {
+func fromSource(t wire.MessageType) bool {
 	switch t {
-	case transport.TypeCommit, transport.TypeCancel, transport.TypeAbort, transport.TypeFin:
+	case wire.TypeCommit, wire.TypeCancel, wire.TypeAbort, wire.TypeFin:
 		return true
 	}
 	return false
 }
 
 // arriving calls f for every message in the network that this side may receive.
-func (w *world) arriving(st state, may func(transport.MessageType) bool, f func(st state, ev int)) {
+func (w *world) arriving(st state, may func(wire.MessageType) bool, f func(st state, ev int)) {
 	for id := range len(w.messages.vals) {
 		if st.net&(1<<id) != 0 && may(w.messages.vals[id].typ) {
 			f(st, eventMessage+id)
@@ -32,7 +34,7 @@ func (w *world) arriving(st state, may func(transport.MessageType) bool, f func(
 	}
 }
 
-func (w *world) sent(st state, m transport.Message) bool { return st.net&(1<<w.message(m)) != 0 }
+func (w *world) sent(st state, m wire.Message) bool { return st.net&(1<<w.message(m)) != 0 }
 
 // surprises come at any time.
 func (w *world) surprises() []Event {
@@ -81,7 +83,7 @@ func (w *world) sourceLives(st state) {
 		st.s.dev = stopped
 		w.visit(st, "S", "stops the guest", 0)
 	case s.Phase == SourceTransfer:
-		st.net |= 1 << w.message(&transport.End{Attempt: s.Attempt}) // stands for the whole stream
+		st.net |= 1 << w.message(&wire.End{Attempt: s.Attempt}) // stands for the whole stream
 		w.sourceTakes(st, plain(Drained{worldDigest}))
 	case s.Phase == SourceEnded && (last.Record == Forced || last.Record == Owner && !last.Sole && !w.forces) && st.s.dev == running && s.Attempt.Epoch < uint64(w.epochs):
 		st.s.machine, st.s.asked = w.sources.id(w.newSource(s.Attempt.Epoch+1)), 0
@@ -122,16 +124,16 @@ func (w *world) sourceActs(st state) {
 	case "handoff.Send":
 		w.recorded(st, st.s.log, a.message)
 		w.aborts(st, w.messages.vals[a.message])
-		if st.s.dev == wiped && w.messages.vals[a.message].typ == transport.TypeCancel {
+		if st.s.dev == wiped && w.messages.vals[a.message].typ == wire.TypeCancel {
 			w.violated(st, "I3h: a source whose devices are gone asks for the only copy back")
 		}
 		st.net |= 1 << a.message
-		if w.messages.vals[a.message].typ == transport.TypeCancel && !w.entries.vals[st.s.log].Sole {
+		if w.messages.vals[a.message].typ == wire.TypeCancel && !w.entries.vals[st.s.log].Sole {
 			st.held = false // it is asked for its copy's end, by a source that can run
 		}
 	case "handoff.SendHello":
 		epoch := w.sources.vals[st.s.machine].Attempt.Epoch
-		st.net |= 1 << w.message(&transport.Hello{Attempt: attempt(epoch)})
+		st.net |= 1 << w.message(&wire.Hello{Attempt: attempt(epoch)})
 	case "handoff.Halt":
 		w.halts(w.holds(st))
 		return
@@ -213,11 +215,11 @@ func (w *world) resumes(st state) {
 	then(st, "resumes", Back)
 }
 
-func (w *world) sourceFinishes(st state, o Outcome) {
+func (w *world) sourceFinishes(st state, o migration.Outcome) {
 	switch {
-	case o == Committed && !st.ran:
+	case o == migration.Committed && !st.ran:
 		w.violated(st, "the source reports committed, and the destination never ran")
-	case o == Rolledback && st.s.dev != running:
+	case o == migration.Aborted && st.s.dev != running:
 		w.violated(st, "the source reports aborted, and does not run")
 	}
 }
@@ -265,7 +267,7 @@ func (w *world) destSurprises(st state) []Event {
 func (w *world) destLives(st state) {
 	d := w.dests.vals[st.d.machine]
 	for e := range uint64(w.epochs) {
-		if w.sent(st, &transport.Hello{Attempt: attempt(e + 1)}) {
+		if w.sent(st, &wire.Hello{Attempt: attempt(e + 1)}) {
 			w.destTakes(st, plain(Offered{attempt(e + 1), w.witnessD}))
 			w.destTakes(st, plain(Refused{Attempt: attempt(e + 1)}))
 			if w.epochs == 1 && w.entries.vals[st.d.log].Record == None { // states enough, else
@@ -276,7 +278,7 @@ func (w *world) destLives(st state) {
 	if d.Phase != DestReceiving {
 		return
 	}
-	if w.sent(st, &transport.End{Attempt: d.Attempt}) {
+	if w.sent(st, &wire.End{Attempt: d.Attempt}) {
 		st.d.dev, st.copy = loaded, uint8(d.Attempt.Epoch)
 		w.destTakes(st, plain(Loaded{worldDigest}))
 	}
@@ -353,7 +355,7 @@ func (w *world) destActs(st state) {
 		w.recorded(st, st.d.log, a.message)
 		st.net |= 1 << a.message
 	case "handoff.SendWelcome":
-		st.net |= 1 << w.message(&transport.Welcome{Attempt: d.Attempt, Journal: d.Journal})
+		st.net |= 1 << w.message(&wire.Welcome{Attempt: d.Attempt, Journal: d.Journal})
 	case "handoff.Start":
 		w.starts(st, d)
 		return
@@ -427,15 +429,15 @@ func (w *world) resets(st state) {
 
 // givenUp reports whether the source, before its host died, had taken its devices back or
 // had asked for that.
-func (w *world) givenUp(st state, a transport.Attempt) bool {
-	return w.sent(st, &transport.Abort{Attempt: a}) || w.sent(st, &transport.Cancel{Attempt: a}) || st.won>>(2*(a.Epoch-1))&3 == uint8(SourceSide)
+func (w *world) givenUp(st state, a migration.Attempt) bool {
+	return w.sent(st, &wire.Abort{Attempt: a}) || w.sent(st, &wire.Cancel{Attempt: a}) || st.won>>(2*(a.Epoch-1))&3 == uint8(SourceSide)
 }
 
-func (w *world) destFinishes(st state, o Outcome) {
+func (w *world) destFinishes(st state, o migration.Outcome) {
 	switch {
-	case o == Committed && st.d.dev != running:
+	case o == migration.Committed && st.d.dev != running:
 		w.violated(st, "the destination reports committed, and does not run")
-	case o == Rolledback && (st.d.dev == running || st.d.dev == loaded):
+	case o == migration.Aborted && (st.d.dev == running || st.d.dev == loaded):
 		w.violated(st, "the destination reports aborted, and holds a copy")
 	}
 }
@@ -443,21 +445,21 @@ func (w *world) destFinishes(st state, o Outcome) {
 // recorded holds a message to rule R1: what it announces is in the journal.
 func (w *world) recorded(st state, log, message uint16) {
 	m, last := w.messages.vals[message], w.entries.vals[log]
-	want := map[transport.MessageType]Record{
-		transport.TypeReady: Ready, transport.TypeCommit: Commit, transport.TypeRunning: Accept,
-		transport.TypeDeclined: Aborted, transport.TypeNotStarted: Ready, transport.TypeAbort: Owner, transport.TypeFin: Done,
+	want := map[wire.MessageType]Record{
+		wire.TypeReady: Ready, wire.TypeCommit: Commit, wire.TypeRunning: Accept,
+		wire.TypeDeclined: Aborted, wire.TypeNotStarted: Ready, wire.TypeAbort: Owner, wire.TypeFin: Done,
 	}
 	record, ok := want[m.typ]
-	if m.typ == transport.TypeDeclined && m.journal == (transport.JournalID{}) && last.Record == None {
+	if m.typ == wire.TypeDeclined && m.journal == (migration.JournalID{}) && last.Record == None {
 		return // to HELLO, by who has no journal: its source is at OPEN
 	}
-	if m.typ == transport.TypeRunning && (last.Record == Running || last.Record == Done || last.Record == Forced) {
+	if m.typ == wire.TypeRunning && (last.Record == Running || last.Record == Done || last.Record == Forced) {
 		record = last.Record // which says as much, and more
 	}
 	if last.Record == Forced && last.Attempt.Epoch == m.epoch+1 {
 		return // whatever is said of the attempt before: the devices show whether it is true
 	}
-	older := m.typ == transport.TypeDeclined && last.Attempt.Epoch > m.epoch // OPEN of a newer attempt rules it out
+	older := m.typ == wire.TypeDeclined && last.Attempt.Epoch > m.epoch // OPEN of a newer attempt rules it out
 	if ok && !older && (last.Record != record || last.Attempt.Epoch != m.epoch) && !w.looseRecords {
 		w.violated(st, "R1: %v of attempt %d is sent, the journal says %v of %d", m.typ, m.epoch, last.Record, last.Attempt.Epoch)
 	}

@@ -5,7 +5,9 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/migpipe/migpipe/internal/wire"
 	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/transport/migration"
 )
 
 // The explorer visits every state that the two real machines can reach when
@@ -92,7 +94,7 @@ type world struct {
 	actions  table[actionKey]
 	lists    table[string]
 	messages table[messageKey]
-	samples  []transport.Message // by number of the message
+	samples  []wire.Message // by number of the message
 
 	stepS map[[2]int][2]uint16 // (machine, event) to (machine, actions)
 	stepD map[[2]int][2]uint16
@@ -130,9 +132,9 @@ func (t *table[T]) id(v T) uint16 {
 
 // messageKey is what of a message a machine can act upon.
 type messageKey struct {
-	typ     transport.MessageType
+	typ     wire.MessageType
 	epoch   uint64
-	journal transport.JournalID
+	journal migration.JournalID
 }
 
 // actionKey is an action as a comparable value.
@@ -140,21 +142,21 @@ type actionKey struct {
 	kind    string
 	entry   Entry
 	message uint16
-	outcome Outcome
+	outcome migration.Outcome
 }
 
 var (
-	worldMig      = transport.MigID{1}
-	sourceJournal = transport.JournalID{2}
-	destJournal   = transport.JournalID{3}
-	otherJournal  = transport.JournalID{4}
+	worldMig      = migration.ID{1}
+	sourceJournal = migration.JournalID{2}
+	destJournal   = migration.JournalID{3}
+	otherJournal  = migration.JournalID{4}
 	// Equal in every attempt, as for an idle device: a digest must not be what
 	// saves an attempt from the messages of another.
-	worldDigest  = transport.StreamDigest{5}
+	worldDigest  = migration.StreamDigest{5}
 	worldWitness = RegisterOf("witness")
 )
 
-func attempt(epoch uint64) transport.Attempt { return transport.Attempt{Mig: worldMig, Epoch: epoch} }
+func attempt(epoch uint64) migration.Attempt { return migration.Attempt{Mig: worldMig, Epoch: epoch} }
 
 func newWorld(epochs int) *world {
 	w := &world{epochs: epochs, source: takeSource, dest: takeDest,
@@ -164,22 +166,22 @@ func newWorld(epochs int) *world {
 	return w
 }
 
-func (w *world) message(m transport.Message) uint16 {
+func (w *world) message(m wire.Message) uint16 {
 	k := messageKey{typ: m.Type(), epoch: m.About().Epoch}
 	switch m := m.(type) {
-	case *transport.Welcome:
+	case *wire.Welcome:
 		k.journal = m.Journal
-	case *transport.Ready:
+	case *wire.Ready:
 		k.journal = m.Journal
-	case *transport.Commit:
+	case *wire.Commit:
 		k.journal = m.Journal
-	case *transport.Running:
+	case *wire.Running:
 		k.journal = m.Journal
-	case *transport.Declined:
+	case *wire.Declined:
 		k.journal = m.Journal
-	case *transport.NotStarted:
+	case *wire.NotStarted:
 		k.journal = m.Journal
-	case *transport.Status:
+	case *wire.Status:
 		k.journal = m.Journal
 	}
 	id := w.messages.id(k)
@@ -244,7 +246,7 @@ func (w *world) event(n int) Event {
 }
 
 func (w *world) eventName(n int) string {
-	if ev, ok := w.event(n).(transport.Message); ok {
+	if ev, ok := w.event(n).(wire.Message); ok {
 		return fmt.Sprintf("%v(%d)", ev.Type(), ev.About().Epoch)
 	}
 	return strings.TrimPrefix(fmt.Sprintf("%#v", w.event(n)), "handoff.")

@@ -3,7 +3,9 @@ package handoff
 import (
 	"testing"
 
+	"github.com/migpipe/migpipe/internal/wire"
 	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/transport/migration"
 )
 
 // maxFuzz bounds a sequence of events.
@@ -61,7 +63,7 @@ func (f *fuzzed) take(ev Event) {
 }
 
 // play takes one event for each byte.
-func (f *fuzzed) play(script []byte, journal transport.JournalID) {
+func (f *fuzzed) play(script []byte, journal migration.JournalID) {
 	for _, b := range script[:min(len(script), maxFuzz)] {
 		at, from, digest := attempt(1), journal, worldDigest
 		if b&otherEpoch != 0 {
@@ -71,7 +73,7 @@ func (f *fuzzed) play(script []byte, journal transport.JournalID) {
 			from = otherJournal
 		}
 		if b&otherDigest != 0 {
-			digest = transport.StreamDigest{0xbb}
+			digest = migration.StreamDigest{0xbb}
 		}
 		kinds := append(fuzzLocal[:len(fuzzLocal):len(fuzzLocal)], fuzzMessages...)
 		name := kinds[b&31]
@@ -86,7 +88,7 @@ func (f *fuzzed) play(script []byte, journal transport.JournalID) {
 }
 
 // local is a local event, nil where it cannot come now.
-func (f *fuzzed) local(name string, at transport.Attempt, digest transport.StreamDigest) Event {
+func (f *fuzzed) local(name string, at migration.Attempt, digest migration.StreamDigest) Event {
 	switch name {
 	case "begin":
 		return Begin{}
@@ -154,7 +156,7 @@ func recorded(done []Action, r Record) bool {
 	return false
 }
 
-func sends[M transport.Message](a Action) (m M, ok bool) {
+func sends[M wire.Message](a Action) (m M, ok bool) {
 	if s, is := a.(Send); is {
 		m, ok = s.Message.(M)
 	}
@@ -185,14 +187,14 @@ func FuzzSource(f *testing.F) {
 			before, ev = s, next
 			to, all := takeSource(s, next)
 			s, actions = to, mixed(all)
-			declined, ok := ev.(*transport.Declined)
+			declined, ok := ev.(*wire.Declined)
 			if !before.MayResume() && s.MayResume() && (ev != (Witnessed{SourceSide}) || !before.Asking) && (!ok || declined.Journal != before.Peer || declined.Attempt != before.Attempt) {
 				t.Fatalf("the right to resume came back by %+v", ev)
 			}
 			return actions
 		}
 		e.check = func(done []Action, a Action) {
-			_, commits := sends[*transport.Commit](a)
+			_, commits := sends[*wire.Commit](a)
 			switch a := a.(type) {
 			case Release:
 				if !recorded(done, Done) {
@@ -203,11 +205,11 @@ func FuzzSource(f *testing.F) {
 					t.Fatalf("resumed from %v", s.Record)
 				}
 			case Finish:
-				if a.Outcome == Committed && s.Record != Done || a.Outcome == Rolledback && !s.MayResume() || a.Outcome == InDoubt && s.Record != Commit {
+				if a.Outcome == migration.Committed && s.Record != Done || a.Outcome == migration.Aborted && !s.MayResume() || a.Outcome == migration.InDoubt && s.Record != Commit {
 					t.Fatalf("%v with %v", a.Outcome, s.Record)
 				}
 			}
-			if _, aborts := sends[*transport.Abort](a); aborts && before.Phase >= SourceWaiting && ev != (Resumed{Back}) && !(ev == Unrecorded{} && before.Phase == SourceEnded) {
+			if _, aborts := sends[*wire.Abort](a); aborts && before.Phase >= SourceWaiting && ev != (Resumed{Back}) && !(ev == Unrecorded{} && before.Phase == SourceEnded) {
 				t.Fatalf("ABORT was sent by %+v in %v", ev, before.Phase)
 			}
 			if commits && !recorded(done, Commit) && before.Record != Commit {
@@ -247,7 +249,7 @@ func FuzzDest(f *testing.F) {
 		}
 		e.check = func(done []Action, a Action) {
 			if _, ok := a.(Start); ok {
-				m, commit := ev.(*transport.Commit)
+				m, commit := ev.(*wire.Commit)
 				if before.Asking && ev == (Witnessed{DestSide}) && before.Record == Ready && recorded(done, Accept) {
 					return
 				}
@@ -255,13 +257,13 @@ func FuzzDest(f *testing.F) {
 					t.Fatalf("started by %+v from %v", ev, before.Record)
 				}
 			}
-			if _, ok := sends[*transport.Ready](a); ok && !recorded(done, Ready) && before.Record != Ready {
+			if _, ok := sends[*wire.Ready](a); ok && !recorded(done, Ready) && before.Record != Ready {
 				t.Fatal("READY was sent before it was recorded")
 			}
-			if _, ok := sends[*transport.Running](a); ok && d.Record != Accept && d.Record != Running && d.Record != Done {
+			if _, ok := sends[*wire.Running](a); ok && d.Record != Accept && d.Record != Running && d.Record != Done {
 				t.Fatalf("RUNNING was sent with %v", d.Record)
 			}
-			if m, ok := sends[*transport.Declined](a); ok && m.Attempt == d.Attempt && !recorded(done, Aborted) && before.Record != Aborted {
+			if m, ok := sends[*wire.Declined](a); ok && m.Attempt == d.Attempt && !recorded(done, Aborted) && before.Record != Aborted {
 				t.Fatal("DECLINED was sent before ABORTED was recorded")
 			}
 			if rec, ok := a.(Append); ok && rec.Entry.Record == Aborted && before.Record == Accept {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/transport/migration"
 )
 
 // Why a gate is shut.
@@ -28,7 +29,7 @@ var (
 // MayOpen is the source's gate: the error is nil if the side whose journal ends
 // with last owns its devices, and attempt is one that it may open. Every attempt
 // passes here. The zero Entry is that of a journal in which nothing was written.
-func MayOpen(last Entry, attempt transport.Attempt) error {
+func MayOpen(last Entry, attempt migration.Attempt) error {
 	switch last.Record {
 	case Commit:
 		return fmt.Errorf("%w (attempt %d)", ErrInDoubt, last.Attempt.Epoch)
@@ -44,7 +45,7 @@ func MayOpen(last Entry, attempt transport.Attempt) error {
 // ends with last may open its devices for attempt, which peer makes. A copy that an
 // older one has left is no hindrance: its source has gone back to OWNER before it
 // tried again.
-func MayTake(last Entry, attempt transport.Attempt, peer transport.ID) error {
+func MayTake(last Entry, attempt migration.Attempt, peer transport.PeerID) error {
 	switch last.Record {
 	case Accept, Running, Done, Lost, Forced:
 		return fmt.Errorf("%w (attempt %d)", ErrHere, last.Attempt.Epoch)
@@ -81,7 +82,7 @@ func blank(last Entry) error {
 	return nil
 }
 
-func newer(last Entry, attempt transport.Attempt) error {
+func newer(last Entry, attempt migration.Attempt) error {
 	switch {
 	case last.Attempt.Mig != attempt.Mig:
 		return fmt.Errorf("%w: it is of %v", ErrOtherJournal, last.Attempt.Mig)

@@ -4,7 +4,9 @@ import (
 	"errors"
 	"testing"
 
+	"github.com/migpipe/migpipe/internal/wire"
 	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/transport/migration"
 )
 
 // TestBothMayRun: only a source at a later attempt than the one that was accepted was
@@ -24,13 +26,13 @@ func TestBothMayRun(t *testing.T) {
 // TestGates: with every record of either side, and of another migration, an
 // attempt that is newer or not.
 func TestGates(t *testing.T) {
-	other := transport.MigID{9}
-	peer, stranger := transport.ID{1}, transport.ID{2}
+	other := migration.ID{9}
+	peer, stranger := transport.PeerID{1}, transport.PeerID{2}
 	for _, c := range []struct {
 		record      Record
-		mig         transport.MigID
+		mig         migration.ID
 		epoch       uint64 // of the attempt; the journal's last is 2
-		peer        transport.ID
+		peer        transport.PeerID
 		open, takes error
 	}{
 		{None, worldMig, 3, peer, ErrOtherJournal, nil},
@@ -57,8 +59,8 @@ func TestGates(t *testing.T) {
 		{Forced, worldMig, 2, peer, ErrOldEpoch, ErrHere},
 		{Forced, other, 3, peer, ErrOtherJournal, ErrHere},
 	} {
-		last := Entry{Record: c.record, Attempt: transport.Attempt{Mig: c.mig, Epoch: 2}, Journal: sourceJournal, PeerID: peer}
-		a := transport.Attempt{Mig: worldMig, Epoch: c.epoch}
+		last := Entry{Record: c.record, Attempt: migration.Attempt{Mig: c.mig, Epoch: 2}, Journal: sourceJournal, PeerID: peer}
+		a := migration.Attempt{Mig: worldMig, Epoch: c.epoch}
 		if err := MayOpen(last, a); !errors.Is(err, c.open) || (err == nil) != (c.open == nil) {
 			t.Errorf("%v of %v, attempt %d: may open: %v, want %v", c.record, c.mig, c.epoch, err, c.open)
 		}
@@ -66,7 +68,7 @@ func TestGates(t *testing.T) {
 			t.Errorf("%v of %v, attempt %d: may take: %v, want %v", c.record, c.mig, c.epoch, err, c.takes)
 		}
 	}
-	if a := (transport.Attempt{Mig: worldMig, Epoch: 1}); MayOpen(Entry{}, a) != nil || MayTake(Entry{}, a, peer) != nil {
+	if a := (migration.Attempt{Mig: worldMig, Epoch: 1}); MayOpen(Entry{}, a) != nil || MayTake(Entry{}, a, peer) != nil {
 		t.Error("a journal in which nothing was written shuts the gate")
 	}
 }
@@ -107,9 +109,9 @@ func TestGiveUp(t *testing.T) {
 		}
 		for epoch := uint64(3); epoch <= 4; epoch++ {
 			d, _ := RestartDest(got, Nothing)
-			_, actions := d.Step(Received{&transport.Cancel{Attempt: attempt(epoch)}})
+			_, actions := d.Step(Received{&wire.Cancel{Attempt: attempt(epoch)}})
 			send, _ := actions[0].(Send)
-			if m, ok := send.Message.(*transport.Declined); !ok || m.Epoch != epoch || m.Journal != destJournal {
+			if m, ok := send.Message.(*wire.Declined); !ok || m.Epoch != epoch || m.Journal != destJournal {
 				t.Errorf("from %v: a source of attempt %d is told %+v", r, epoch, actions)
 			}
 		}

@@ -16,6 +16,7 @@ import (
 	"io/fs"
 
 	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/transport/migration"
 )
 
 // Record is what a side has written down about an attempt: what it may do
@@ -51,12 +52,12 @@ func (r Record) String() string {
 // Entry is one line of a journal.
 type Entry struct {
 	Record  Record
-	Attempt transport.Attempt
-	Journal transport.JournalID // of the side that writes
-	Peer    transport.JournalID // of the other side, once known
-	Digest  transport.StreamDigest
-	PeerID  transport.ID // who the other side is, zero where the carrier does not know
-	Witness Register     // that the attempt is decided by, after COMMIT
+	Attempt migration.Attempt
+	Journal migration.JournalID // of the side that writes
+	Peer    migration.JournalID // of the other side, once known
+	Digest  migration.StreamDigest
+	PeerID  transport.PeerID // who the other side is, zero where the carrier does not know
+	Witness Register         // that the attempt is decided by, after COMMIT
 	// Sole says, at the source, that the destination's copy may be the only one that
 	// works: the way back is not over, or it has failed.
 	Sole bool
@@ -81,7 +82,7 @@ type Why struct {
 // the entry would survive; the message that announces it is sent after that. Last
 // is the newest entry, the zero Entry if there is none.
 type Journal interface {
-	ID() transport.JournalID
+	ID() migration.JournalID
 	Append(Entry) error
 	Last() Entry
 }
@@ -104,10 +105,10 @@ func Rebooted(j Journal) bool {
 // Journals opens the journal of a migration, for a side that does not know from
 // the beginning which one it will be of. With existing it makes none: the error of
 // one that is not there is fs.ErrNotExist.
-type Journals func(mig transport.MigID, existing bool) (Journal, error)
+type Journals func(mig migration.ID, existing bool) (Journal, error)
 
 // InMemory makes journals that live as long as the process, each for itself.
-func InMemory(_ transport.MigID, existing bool) (Journal, error) {
+func InMemory(_ migration.ID, existing bool) (Journal, error) {
 	if existing {
 		return nil, fs.ErrNotExist
 	}
@@ -116,15 +117,15 @@ func InMemory(_ transport.MigID, existing bool) (Journal, error) {
 
 // Memory is a journal that lives as long as the process.
 type Memory struct {
-	id      transport.JournalID
+	id      migration.JournalID
 	entries []Entry
 }
 
 // NewMemory starts an empty journal.
-func NewMemory() *Memory { return &Memory{id: transport.NewJournalID()} }
+func NewMemory() *Memory { return &Memory{id: migration.NewJournalID()} }
 
 // ID names the journal.
-func (m *Memory) ID() transport.JournalID { return m.id }
+func (m *Memory) ID() migration.JournalID { return m.id }
 
 // Append keeps the entry.
 func (m *Memory) Append(e Entry) error {

@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/migpipe/migpipe/internal/wire"
 	"github.com/migpipe/migpipe/transport"
 )
 
@@ -69,7 +70,7 @@ var mistakes = []struct {
 	}},
 	{"believe DECLINED from another journal", 1, false, true, func(w *world) {
 		w.source = func(s Source, ev Event) (Source, []SourceAction) {
-			if m, ok := ev.(*transport.Declined); ok && s.Phase == SourceDoubt && m.Attempt == s.Attempt {
+			if m, ok := ev.(*wire.Declined); ok && s.Phase == SourceDoubt && m.Attempt == s.Attempt {
 				return s.takeBack(Failed{})
 			}
 			return takeSource(s, ev)
@@ -87,7 +88,7 @@ var mistakes = []struct {
 	}},
 	{"accept after an abort", 1, false, false, func(w *world) {
 		w.dest = func(d Dest, ev Event) (Dest, []DestAction) {
-			if m, ok := ev.(*transport.Commit); ok && d.Record == Aborted && m.Attempt == d.Attempt {
+			if m, ok := ev.(*wire.Commit); ok && d.Record == Aborted && m.Attempt == d.Attempt {
 				d.Phase = DestStarting
 				d, rec := d.record(Accept)
 				return d, []DestAction{rec, Start{}}
@@ -109,23 +110,23 @@ var mistakes = []struct {
 		w.dest = func(d Dest, ev Event) (Dest, []DestAction) {
 			next, actions := takeDest(d, ev)
 			if r, ok := ev.(Refused); ok && r.NoRecord && d.Phase == DestIdle {
-				return next, []DestAction{Send{&transport.Declined{Attempt: r.Attempt, Journal: d.Journal}}}
+				return next, []DestAction{Send{&wire.Declined{Attempt: r.Attempt, Journal: d.Journal}}}
 			}
 			return next, actions
 		}
 	}},
 	{"take messages of any attempt for the present one", 2, false, false, func(w *world) {
 		w.dest = func(d Dest, ev Event) (Dest, []DestAction) {
-			if m, ok := ev.(*transport.Commit); ok {
-				ev = &transport.Commit{Attempt: d.Attempt, Journal: m.Journal, Digest: m.Digest}
+			if m, ok := ev.(*wire.Commit); ok {
+				ev = &wire.Commit{Attempt: d.Attempt, Journal: m.Journal, Digest: m.Digest}
 			}
 			return takeDest(d, ev)
 		}
 	}},
 	{"the source takes answers of any attempt for the present one", 2, false, false, func(w *world) {
 		w.source = func(s Source, ev Event) (Source, []SourceAction) {
-			if m, ok := ev.(*transport.Declined); ok {
-				ev = &transport.Declined{Attempt: s.Attempt, Journal: m.Journal}
+			if m, ok := ev.(*wire.Declined); ok {
+				ev = &wire.Declined{Attempt: s.Attempt, Journal: m.Journal}
 			}
 			return takeSource(s, ev)
 		}
@@ -184,7 +185,7 @@ var mistakes = []struct {
 	}},
 	{"CANCEL undoes what was accepted", 1, false, false, func(w *world) {
 		w.dest = func(d Dest, ev Event) (Dest, []DestAction) {
-			if m, ok := ev.(*transport.Cancel); ok && d.Phase == DestStarting && m.Attempt == d.Attempt {
+			if m, ok := ev.(*wire.Cancel); ok && d.Phase == DestStarting && m.Attempt == d.Attempt {
 				return d.decline(transport.CodeCancelled, "", 0, "")
 			}
 			return takeDest(d, ev)
@@ -296,9 +297,9 @@ var mistakes = []struct {
 	{"a forced destination declines", 1, false, false, func(w *world) {
 		w.forces = true
 		w.dest = func(d Dest, ev Event) (Dest, []DestAction) {
-			m, ok := ev.(transport.Message)
+			m, ok := ev.(wire.Message)
 			if ok && d.Record == Forced && m.About().Epoch < d.MaxEpoch {
-				return d, []DestAction{Send{&transport.Declined{Attempt: *m.About(), Journal: d.Journal}}}
+				return d, []DestAction{Send{&wire.Declined{Attempt: *m.About(), Journal: d.Journal}}}
 			}
 			return takeDest(d, ev)
 		}
@@ -306,7 +307,7 @@ var mistakes = []struct {
 	{"a source in doubt takes FORCED for DECLINED", 1, false, false, func(w *world) {
 		w.forces = true
 		w.source = func(s Source, ev Event) (Source, []SourceAction) {
-			if m, ok := ev.(*transport.Status); ok && s.Phase == SourceDoubt && s.overruled(m) {
+			if m, ok := ev.(*wire.Status); ok && s.Phase == SourceDoubt && s.overruled(m) {
 				return s.takeBack(Failed{})
 			}
 			return takeSource(s, ev)
@@ -318,7 +319,7 @@ var mistakes = []struct {
 			s, actions := RestartSource(last)
 			if last.Record == Forced {
 				old := attempt(last.Attempt.Epoch - 1)
-				actions = append(actions, Send{&transport.Commit{Attempt: old, Journal: last.Peer, Digest: last.Digest}})
+				actions = append(actions, Send{&wire.Commit{Attempt: old, Journal: last.Peer, Digest: last.Digest}})
 			}
 			return s, actions
 		}
@@ -345,7 +346,7 @@ var mistakes = []struct {
 	{"READY that is said again is taken for the owner's word", 1, false, false, func(w *world) {
 		w.external = true
 		w.source = func(s Source, ev Event) (Source, []SourceAction) {
-			if _, ok := ev.(*transport.Ready); ok && s.Phase == SourceDeciding {
+			if _, ok := ev.(*wire.Ready); ok && s.Phase == SourceDeciding {
 				ev = Approved{}
 			}
 			return takeSource(s, ev)

@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"strings"
 
-	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/internal/wire"
 )
 
 // String names the point of the action, see internal/failpoint.
@@ -19,6 +19,6 @@ func (s Send) String() string { return "send." + nameMessage(s.Message) }
 func (r Received) String() string { return nameMessage(r.Message) }
 
 // nameMessage is the name of a message's type.
-func nameMessage(m transport.Message) string {
+func nameMessage(m wire.Message) string {
 	return strings.TrimPrefix(fmt.Sprintf("%T", m), "*transport.")
 }

@@ -5,7 +5,9 @@ import (
 
 	"pgregory.net/rapid"
 
+	"github.com/migpipe/migpipe/internal/wire"
 	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/transport/migration"
 )
 
 // engine drives one machine as reader and writer do, with no devices at all.
@@ -13,7 +15,7 @@ type engine struct {
 	t        *rapid.T
 	step     func(Event) []Action
 	results  []Event // of actions that were taken
-	finished []Outcome
+	finished []migration.Outcome
 	released bool
 }
 
@@ -85,9 +87,9 @@ func everything() []Event {
 	all := []Event{Begin{}, Offered{Attempt: attempt(1)}, Offered{Attempt: attempt(2)}, Refused{Attempt: attempt(2)}, Refused{Attempt: attempt(2), NoRecord: true}, Drained{worldDigest},
 		Drained{}, Loaded{worldDigest}, Failed{Code: transport.CodeDevice}, Unreachable{}, Reached{}, Interrupt{}, Leave{}, Overdue{},
 		Offered{attempt(1), worldWitness}, Offered{attempt(2), worldWitness}}
-	for _, a := range []transport.Attempt{attempt(1), attempt(2), {Mig: transport.MigID{9}, Epoch: 1}, {}} {
+	for _, a := range []migration.Attempt{attempt(1), attempt(2), {Mig: migration.ID{9}, Epoch: 1}, {}} {
 		for _, name := range []string{"WELCOME", "READY", "COMMIT", "RUNNING", "DECLINED", "NOT_STARTED", "CANCEL", "ABORT", "FIN", "QUERY", "FORCED"} {
-			all = append(all, messageEvent(name, a, destJournal, worldDigest), messageEvent(name, a, otherJournal, transport.StreamDigest{}))
+			all = append(all, messageEvent(name, a, destJournal, worldDigest), messageEvent(name, a, otherJournal, migration.StreamDigest{}))
 		}
 	}
 	return all
@@ -105,7 +107,7 @@ func TestSourceAlwaysEnds(t *testing.T) {
 			if could && !s.MayResume() && s.External && ev != (Approved{}) {
 				t.Fatalf("committed by %T", ev)
 			}
-			if _, declined := ev.(*transport.Declined); !could && s.MayResume() && !declined && ev != (Witnessed{SourceSide}) {
+			if _, declined := ev.(*wire.Declined); !could && s.MayResume() && !declined && ev != (Witnessed{SourceSide}) {
 				t.Fatalf("the right to resume came back by %T", ev)
 			}
 			return actions
@@ -121,7 +123,7 @@ func TestDestAlwaysEnds(t *testing.T) {
 			before := d
 			next, all := takeDest(d, ev)
 			d, actions = next, mixed(all)
-			if _, commit := ev.(*transport.Commit); d.Phase == DestStarting && before.Phase != DestStarting && !commit && ev != (Witnessed{DestSide}) {
+			if _, commit := ev.(*wire.Commit); d.Phase == DestStarting && before.Phase != DestStarting && !commit && ev != (Witnessed{DestSide}) {
 				t.Fatalf("started by %T", ev)
 			}
 			if d.MaxEpoch < before.MaxEpoch {
@@ -148,7 +150,7 @@ func TestNames(t *testing.T) {
 		_ = p.String()
 	}
 	for o, want := range []string{"pending", "committed", "aborted", "in-doubt", "needs-reset"} {
-		if got := Outcome(o).String(); got != want {
+		if got := migration.Outcome(o).String(); got != want {
 			t.Errorf("outcome %d is %q, want %q", o, got, want)
 		}
 	}
@@ -156,7 +158,7 @@ func TestNames(t *testing.T) {
 
 func TestMemoryKeeps(t *testing.T) {
 	m := NewMemory()
-	if m.ID() == (transport.JournalID{}) || m.ID() == NewMemory().ID() {
+	if m.ID() == (migration.JournalID{}) || m.ID() == NewMemory().ID() {
 		t.Fatal("a journal's id is no id")
 	}
 	for _, r := range []Record{Open, Commit} {

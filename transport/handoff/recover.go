@@ -1,6 +1,10 @@
 package handoff
 
-import "github.com/migpipe/migpipe/transport"
+import (
+	"github.com/migpipe/migpipe/internal/wire"
+	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/transport/migration"
+)
 
 // RestartSource goes on where the process ended that wrote last, the newest entry
 // of the journal: the idempotent action is done again, and in doubt the destination
@@ -13,7 +17,7 @@ func RestartSource(last Entry) (Source, []SourceAction) {
 		return s, []SourceAction{Send{s.demand()}}
 	case last.Record == Done:
 		s.Phase = SourceEnded
-		return s, []SourceAction{Send{&transport.Fin{Attempt: s.Attempt}}, Release{}, Finish{Committed}}
+		return s, []SourceAction{Send{&wire.Fin{Attempt: s.Attempt}}, Release{}, Finish{migration.Committed}}
 	case last.Record == Forced:
 		s.Phase, s.Reverted = SourceResuming, true
 		s.Because = Failed{Code: transport.CodeCancelled, Text: last.Why.Text}
@@ -70,7 +74,7 @@ func RestartDest(last Entry, holding Holding) (Dest, []DestAction) {
 	case last.Record == Accept && holding == Nothing:
 		d.Phase = DestEnded
 		d, rec := d.record(Lost)
-		return d, []DestAction{rec, Finish{InDoubt}}
+		return d, []DestAction{rec, Finish{migration.InDoubt}}
 	case last.Record == Accept:
 		d.Phase = DestStarting
 		return d, []DestAction{Start{}}

@@ -5,8 +5,10 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/migpipe/migpipe/internal/wire"
 	"github.com/migpipe/migpipe/test/golden"
 	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/transport/migration"
 )
 
 // A scenario is a text: at the margin an event for the source (S) or the
@@ -156,16 +158,16 @@ func printAction(a Action) string {
 	return strings.ToLower(strings.TrimPrefix(fmt.Sprintf("%T", a), "handoff."))
 }
 
-func printMessage(m transport.Message) string {
+func printMessage(m wire.Message) string {
 	text := fmt.Sprintf("%v(%d)", m.Type(), m.About().Epoch)
 	switch m := m.(type) {
-	case *transport.Declined:
+	case *wire.Declined:
 		text += fmt.Sprintf(" %v: %s", m.Code, m.Text)
-	case *transport.Abort:
+	case *wire.Abort:
 		text += fmt.Sprintf(" %v: %s", m.Code, m.Text)
-	case *transport.NotStarted:
+	case *wire.NotStarted:
 		text += ": " + m.Text
-	case *transport.Status:
+	case *wire.Status:
 		text += fmt.Sprintf(" record=%s max-epoch=%d", m.Record, m.MaxEpoch)
 		if m.Text != "" {
 			text += ": " + m.Text
@@ -175,7 +177,7 @@ func printMessage(m transport.Message) string {
 }
 
 // parseEvent reads "COMMIT", "COMMIT epoch=2 journal=other" or "loaded".
-func parseEvent(t *testing.T, text string, at transport.Attempt) Event {
+func parseEvent(t *testing.T, text string, at migration.Attempt) Event {
 	words := strings.Fields(text)
 	journal, digest := destJournal, worldDigest
 	for _, w := range words[1:] {
@@ -183,11 +185,11 @@ func parseEvent(t *testing.T, text string, at transport.Attempt) Event {
 		case "journal=other":
 			journal = otherJournal
 		case "digest=other":
-			digest = transport.StreamDigest{}
+			digest = migration.StreamDigest{}
 		case "epoch=1", "epoch=2":
 			at = attempt(uint64(w[len(w)-1] - '0'))
 		case "mig=other":
-			at.Mig = transport.MigID{9}
+			at.Mig = migration.ID{9}
 		}
 	}
 	if ev := messageEvent(words[0], at, journal, digest); ev != nil {
@@ -200,37 +202,37 @@ func parseEvent(t *testing.T, text string, at transport.Attempt) Event {
 	return nil
 }
 
-func messageEvent(name string, at transport.Attempt, journal transport.JournalID, digest transport.StreamDigest) Event {
+func messageEvent(name string, at migration.Attempt, journal migration.JournalID, digest migration.StreamDigest) Event {
 	switch name {
 	case "WELCOME":
-		return &transport.Welcome{Attempt: at, Journal: journal}
+		return &wire.Welcome{Attempt: at, Journal: journal}
 	case "READY":
-		return &transport.Ready{Attempt: at, Journal: journal, Digest: digest}
+		return &wire.Ready{Attempt: at, Journal: journal, Digest: digest}
 	case "COMMIT":
-		return &transport.Commit{Attempt: at, Journal: journal, Digest: digest}
+		return &wire.Commit{Attempt: at, Journal: journal, Digest: digest}
 	case "RUNNING":
-		return &transport.Running{Attempt: at, Journal: journal}
+		return &wire.Running{Attempt: at, Journal: journal}
 	case "DECLINED":
-		return &transport.Declined{Attempt: at, Journal: journal, Code: transport.CodeDevice}
+		return &wire.Declined{Attempt: at, Journal: journal, Code: transport.CodeDevice}
 	case "NOT_STARTED":
-		return &transport.NotStarted{Attempt: at, Journal: journal}
+		return &wire.NotStarted{Attempt: at, Journal: journal}
 	case "CANCEL":
-		return &transport.Cancel{Attempt: at}
+		return &wire.Cancel{Attempt: at}
 	case "ABORT":
-		return &transport.Abort{Attempt: at, Code: transport.CodeDevice}
+		return &wire.Abort{Attempt: at, Code: transport.CodeDevice}
 	case "FIN":
-		return &transport.Fin{Attempt: at}
+		return &wire.Fin{Attempt: at}
 	case "QUERY":
-		return &transport.Query{Attempt: at}
+		return &wire.Query{Attempt: at}
 	case "FORCED": // STATUS
-		return &transport.Status{Attempt: at, Journal: journal, Record: name, MaxEpoch: at.Epoch + 1}
+		return &wire.Status{Attempt: at, Journal: journal, Record: name, MaxEpoch: at.Epoch + 1}
 	case "LOST": // STATUS too
-		return &transport.Status{Attempt: at, Journal: journal, Record: name, MaxEpoch: at.Epoch}
+		return &wire.Status{Attempt: at, Journal: journal, Record: name, MaxEpoch: at.Epoch}
 	}
 	return nil
 }
 
-func localEvent(text string, at transport.Attempt, digest transport.StreamDigest) Event {
+func localEvent(text string, at migration.Attempt, digest migration.StreamDigest) Event {
 	failed := Failed{Code: transport.CodeDevice, Device: "net0", Offset: 4096, Text: "input/output error"}
 	name, detail, _ := strings.Cut(text, " ")
 	switch name {

@@ -3,7 +3,9 @@ package handoff
 import (
 	"cmp"
 
+	"github.com/migpipe/migpipe/internal/wire"
 	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/transport/migration"
 )
 
 // SourcePhase is where the source is in the conversation. It is forgotten by a
@@ -31,10 +33,10 @@ func (p SourcePhase) String() string {
 // Source is the source's side of the hand-off. The zero value with Attempt and
 // Journal set owns its devices.
 type Source struct {
-	Attempt transport.Attempt
-	Journal transport.JournalID // its own
-	Peer    transport.JournalID // the destination's, from WELCOME
-	Digest  transport.StreamDigest
+	Attempt migration.Attempt
+	Journal migration.JournalID // its own
+	Peer    migration.JournalID // the destination's, from WELCOME
+	Digest  migration.StreamDigest
 	Record  Record
 	Phase   SourcePhase
 	Back    bool // it has asked for the right to resume back
@@ -65,7 +67,7 @@ type Source struct {
 }
 
 // NewSource owns its devices and has no attempt open.
-func NewSource(a transport.Attempt, journal transport.JournalID) Source {
+func NewSource(a migration.Attempt, journal migration.JournalID) Source {
 	return Source{Attempt: a, Journal: journal, Record: Owner}
 }
 
@@ -113,7 +115,7 @@ func (s Source) idle(ev any) (Source, []SourceAction) {
 		s, rec := s.record(Open)
 		return s, []SourceAction{rec, SendHello{}}
 	case Interrupt:
-		return s.finish(Rolledback)
+		return s.finish(migration.Aborted)
 	}
 	return s, nil
 }
@@ -121,7 +123,7 @@ func (s Source) idle(ev any) (Source, []SourceAction) {
 // open is the time in which the source may turn back for any reason.
 func (s Source) open(ev any) (Source, []SourceAction) {
 	switch ev := ev.(type) {
-	case *transport.Welcome:
+	case *wire.Welcome:
 		if s.Phase == SourceHello {
 			s.Peer, s.Phase = ev.Journal, SourceTransfer
 		}
@@ -131,21 +133,21 @@ func (s Source) open(ev any) (Source, []SourceAction) {
 			s.Digest, s.Phase = ev.Digest, SourceWaiting
 		}
 		return s, nil
-	case *transport.Ready:
+	case *wire.Ready:
 		return s.ready(ev)
 	case Approved:
 		if s.Phase == SourceDeciding {
 			return s.commit()
 		}
 		return s, nil
-	case *transport.Declined:
+	case *wire.Declined:
 		if ev.Journal == s.Peer {
 			return s.takeBack(Failed{})
 		}
 		return s.rollback(Failed{}) // nobody has recorded it in the journal that READY comes from
 	case Unreachable:
 		return s.rollback(Failed{})
-	case *transport.NotStarted:
+	case *wire.NotStarted:
 		if ev.Journal != s.Peer {
 			return s, nil
 		}
@@ -161,7 +163,7 @@ func (s Source) open(ev any) (Source, []SourceAction) {
 	return s, nil
 }
 
-func (s Source) ready(m *transport.Ready) (Source, []SourceAction) {
+func (s Source) ready(m *wire.Ready) (Source, []SourceAction) {
 	switch {
 	case s.Phase != SourceWaiting && s.Phase != SourceDeciding:
 		return s.rollback(Failed{Code: transport.CodeProtocol, Text: "READY before END"})
@@ -186,29 +188,29 @@ func (s Source) commit() (Source, []SourceAction) {
 }
 
 // demand is what a source in doubt has to say.
-func (s Source) demand() transport.Message {
+func (s Source) demand() wire.Message {
 	if s.Back {
-		return &transport.Cancel{Attempt: s.Attempt}
+		return &wire.Cancel{Attempt: s.Attempt}
 	}
-	return &transport.Commit{Attempt: s.Attempt, Journal: s.Peer, Digest: s.Digest}
+	return &wire.Commit{Attempt: s.Attempt, Journal: s.Peer, Digest: s.Digest}
 }
 
 // doubt is the time in which only the destination's recorded answer counts.
 func (s Source) doubt(ev any) (Source, []SourceAction) {
 	switch ev := ev.(type) {
-	case *transport.Running:
+	case *wire.Running:
 		if ev.Journal != s.Peer {
 			return s, nil
 		}
 		s.Phase = SourceEnded
 		s, rec := s.record(Done)
-		return s, []SourceAction{rec, Send{&transport.Fin{Attempt: s.Attempt}}, Release{}, Finish{Committed}}
-	case *transport.Declined:
+		return s, []SourceAction{rec, Send{&wire.Fin{Attempt: s.Attempt}}, Release{}, Finish{migration.Committed}}
+	case *wire.Declined:
 		if ev.Journal != s.Peer {
 			return s, nil // a side that lost its journal cannot know
 		}
 		return s.takeBack(Failed{})
-	case *transport.NotStarted, Interrupt, Failed, Unrecorded:
+	case *wire.NotStarted, Interrupt, Failed, Unrecorded:
 		if s.Empty {
 			return s, nil
 		}
@@ -218,7 +220,7 @@ func (s Source) doubt(ev any) (Source, []SourceAction) {
 		return s, []SourceAction{Send{s.demand()}}
 	case Reached: // whatever was said before may be lost
 		return s, []SourceAction{Send{s.demand()}}
-	case *transport.Status:
+	case *wire.Status:
 		if s.overruled(ev) {
 			return s.end()
 		}
@@ -236,7 +238,7 @@ func (s Source) doubt(ev any) (Source, []SourceAction) {
 // run before OWNER is recorded.
 func (s Source) halting(ev any) (Source, []SourceAction) {
 	switch ev := ev.(type) {
-	case *transport.Declined:
+	case *wire.Declined:
 		return s.declined(ev), nil
 	case Halted:
 		if ev.Failed {
@@ -251,13 +253,13 @@ func (s Source) halting(ev any) (Source, []SourceAction) {
 
 func (s Source) resuming(ev any) (Source, []SourceAction) {
 	switch ev := ev.(type) {
-	case *transport.Declined:
+	case *wire.Declined:
 		return s.declined(ev), nil
 	case Unrecorded:
 		if s.Sole && !s.Reverted {
 			// The journal may say OPEN, by which a person may hand the devices over: none
 			// of them may run.
-			return s.finish(NeedsReset)
+			return s.finish(migration.NeedsReset)
 		}
 		s.Because = Failed{} // which would announce what is not recorded
 		return s, []SourceAction{Resume{s.Reverted}}
@@ -268,7 +270,7 @@ func (s Source) resuming(ev any) (Source, []SourceAction) {
 }
 
 // declined notes that the destination has dropped its copy.
-func (s Source) declined(m *transport.Declined) Source {
+func (s Source) declined(m *wire.Declined) Source {
 	s.Gone = s.Gone || m.Journal == s.Peer
 	return s
 }
@@ -280,11 +282,11 @@ func (s Source) resumed(how Return) (Source, []SourceAction) {
 	case how == Back:
 		return s.allRun()
 	case how == Unheard: // the devices run
-		return s.finish(Rolledback)
+		return s.finish(migration.Aborted)
 	case how == NoneRan:
 		return s.stuck()
 	}
-	return s.finish(NeedsReset)
+	return s.finish(migration.NeedsReset)
 }
 
 // stuck ends a way back that failed before any device ran. If the destination may hold a
@@ -292,14 +294,14 @@ func (s Source) resumed(how Return) (Source, []SourceAction) {
 // a witness has denied it.
 func (s Source) stuck() (Source, []SourceAction) {
 	if !s.Sole || s.Torn || s.Gone || s.Reverted {
-		return s.finish(NeedsReset)
+		return s.finish(migration.NeedsReset)
 	}
 	s.Phase = SourceEnded
 	s, rec := s.record(ResumeFailed)
-	return s, []SourceAction{rec, Finish{NeedsReset}}
+	return s, []SourceAction{rec, Finish{migration.NeedsReset}}
 }
 
-func (s Source) finish(o Outcome) (Source, []SourceAction) {
+func (s Source) finish(o migration.Outcome) (Source, []SourceAction) {
 	s.Phase = SourceEnded
 	return s, []SourceAction{Finish{o}}
 }
@@ -318,7 +320,7 @@ func (s Source) allRun() (Source, []SourceAction) {
 		s, rec = s.record(Owner)
 		actions = append(actions, rec)
 	}
-	return s, append(actions, Finish{Rolledback})
+	return s, append(actions, Finish{migration.Aborted})
 }
 
 // ended knows one event: the last entry was not recorded. What it says is true all the
@@ -330,22 +332,22 @@ func (s Source) ended(ev any) (Source, []SourceAction) {
 	}
 	switch s.Record {
 	case Done:
-		return s, []SourceAction{Finish{Committed}}
+		return s, []SourceAction{Finish{migration.Committed}}
 	case ResumeFailed:
-		return s, []SourceAction{Finish{NeedsReset}}
+		return s, []SourceAction{Finish{migration.NeedsReset}}
 	case Owner:
-		return s, []SourceAction{Finish{Rolledback}}
+		return s, []SourceAction{Finish{migration.Aborted}}
 	}
 	return s, nil
 }
 
-func (s Source) abort() transport.Message {
+func (s Source) abort() wire.Message {
 	b := s.Because
 	about := s.Attempt
 	if s.Record == Forced { // what the destination may still hold is of the attempt before
 		about.Epoch--
 	}
-	return &transport.Abort{Attempt: about, Code: b.Code, Text: b.Text, Device: b.Device, Offset: b.Offset}
+	return &wire.Abort{Attempt: about, Code: b.Code, Text: b.Text, Device: b.Device, Offset: b.Offset}
 }
 
 // rollback turns back, for the reason that is given, or for none that the peer can hear.

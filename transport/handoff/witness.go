@@ -3,7 +3,9 @@ package handoff
 import (
 	"hash/crc32"
 
+	"github.com/migpipe/migpipe/internal/wire"
 	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/transport/migration"
 )
 
 // Side is one of the two sides of a migration.
@@ -64,7 +66,7 @@ func GiveUp(last Entry, text string) (Entry, bool) {
 
 // overruled says whether a STATUS leaves the answer to people: it has the word of one at
 // the other side, who has taken the devices there, or what was accepted there is gone.
-func (s Source) overruled(m *transport.Status) bool {
+func (s Source) overruled(m *wire.Status) bool {
 	if m.Journal != s.Peer {
 		return false
 	}
@@ -113,7 +115,7 @@ func (s Source) leave() (Source, []SourceAction) {
 }
 
 // end leaves the doubt to others.
-func (s Source) end() (Source, []SourceAction) { return s.finish(InDoubt) }
+func (s Source) end() (Source, []SourceAction) { return s.finish(migration.InDoubt) }
 
 // accept takes the devices over, or asks the witness whether it may.
 func (d Dest) accept() (Dest, []DestAction) {
@@ -149,13 +151,13 @@ func (d Dest) witnessed(winner Side) (Dest, []DestAction) {
 
 // forced answers a source whose attempt somebody has overruled here: DECLINED would
 // let it run as well. What runs is said, and else what is recorded.
-func (d Dest) forced(a transport.Attempt) transport.Message {
+func (d Dest) forced(a migration.Attempt) wire.Message {
 	if d.StartNS > 0 {
-		return &transport.Running{Attempt: a, Journal: d.Journal, StartNS: d.StartNS}
+		return &wire.Running{Attempt: a, Journal: d.Journal, StartNS: d.StartNS}
 	}
 	return d.status(a)
 }
 
-func (d Dest) status(a transport.Attempt) transport.Message {
-	return &transport.Status{Attempt: a, Journal: d.Journal, Record: d.Record.String(), MaxEpoch: d.MaxEpoch, Digest: d.Digest, Text: d.Note}
+func (d Dest) status(a migration.Attempt) wire.Message {
+	return &wire.Status{Attempt: a, Journal: d.Journal, Record: d.Record.String(), MaxEpoch: d.MaxEpoch, Digest: d.Digest, Text: d.Note}
 }

@@ -4,7 +4,7 @@ import (
 	"slices"
 	"testing"
 
-	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/internal/wire"
 )
 
 // worlds are what the machines have to survive.
@@ -79,7 +79,7 @@ var usual = landmarks{
 		return s.Record == Done && st.s.dev == gone && st.d.dev == running
 	},
 	"COMMIT was taken back": func(w *world, st state, s, d Entry) bool {
-		return s.Record == Owner && st.s.dev == running && d.Record == Aborted && w.sent(st, &transport.Commit{Attempt: attempt(1), Journal: destJournal})
+		return s.Record == Owner && st.s.dev == running && d.Record == Aborted && w.sent(st, &wire.Commit{Attempt: attempt(1), Journal: destJournal})
 	},
 	"the second attempt is done": func(_ *world, st state, s, _ Entry) bool {
 		return s.Record == Done && s.Attempt.Epoch == 2
@@ -91,7 +91,7 @@ var usual = landmarks{
 		return s.Record == Commit && d.Record == Ready && st.d.dev == loaded
 	},
 	"ACCEPT was taken back": func(w *world, st state, _, d Entry) bool {
-		return d.Record == Ready && w.sent(st, &transport.NotStarted{Attempt: attempt(1), Journal: destJournal})
+		return d.Record == Ready && w.sent(st, &wire.NotStarted{Attempt: attempt(1), Journal: destJournal})
 	},
 }
 
@@ -124,7 +124,7 @@ var forced = landmarks{
 
 var approved = landmarks{
 	"the owner was asked, and the source runs on without its word": func(w *world, st state, s, _ Entry) bool {
-		return st.yes == 0 && s.Record == Owner && st.s.dev == running && w.sent(st, &transport.Ready{Attempt: attempt(1), Journal: destJournal})
+		return st.yes == 0 && s.Record == Owner && st.s.dev == running && w.sent(st, &wire.Ready{Attempt: attempt(1), Journal: destJournal})
 	},
 	"the owner's yes came too late": func(w *world, st state, s, _ Entry) bool {
 		return w.sources.vals[st.s.machine].Phase == SourceEnded && s.Record == Owner && st.s.asked == uint8(plain(Approved{}))
@@ -139,7 +139,7 @@ var rescued = landmarks{
 		return st.s.dev == wiped && s.Record == Owner && d.Record == Ready && st.d.dev == loaded && w.dests.vals[st.d.machine].Hurried
 	},
 	"the last copy was left, and a later process runs it": func(w *world, st state, s, d Entry) bool {
-		return st.s.dev == wiped && s.Record == Done && st.d.dev == running && w.sent(st, &transport.NotStarted{Attempt: attempt(1), Journal: destJournal})
+		return st.s.dev == wiped && s.Record == Done && st.d.dev == running && w.sent(st, &wire.NotStarted{Attempt: attempt(1), Journal: destJournal})
 	},
 	"the source's devices are gone, and the destination runs by its COMMIT": func(_ *world, st state, s, d Entry) bool {
 		return st.s.dev == wiped && s.Record == Commit && st.d.dev == running
@@ -160,7 +160,7 @@ var takenBack = landmarks{
 		return st.s.dev == late && st.held && s.Record == Owner && w.sources.vals[st.s.machine].Phase == SourceEnded
 	},
 	"the way back has failed, and worked when it was tried again": func(w *world, st state, s, d Entry) bool {
-		return s.Record == Owner && !s.Sole && st.s.dev == running && d.Record == Aborted && w.sent(st, &transport.Ready{Attempt: attempt(1), Journal: destJournal})
+		return s.Record == Owner && !s.Sole && st.s.dev == running && d.Record == Aborted && w.sent(st, &wire.Ready{Attempt: attempt(1), Journal: destJournal})
 	},
 }
 

@@ -3,8 +3,8 @@ package journal
 import (
 	"testing"
 
-	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
+	"github.com/migpipe/migpipe/transport/migration"
 )
 
 // TestRebooted: what was recorded before the host was started again is told from what was
@@ -13,7 +13,7 @@ func TestRebooted(t *testing.T) {
 	if thisBoot() == (BootID{}) {
 		t.Fatal("this host does not say which boot it is")
 	}
-	dir, a := t.TempDir(), transport.Attempt{Mig: transport.NewMigID(), Epoch: 1}
+	dir, a := t.TempDir(), migration.Attempt{Mig: migration.NewID(), Epoch: 1}
 	open := func() *Journal {
 		j, err := Open(dir, Options{Role: Destination, Mig: a.Mig})
 		if err != nil {

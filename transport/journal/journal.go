@@ -21,8 +21,8 @@ import (
 
 	"github.com/migpipe/migpipe/internal/lockfile"
 	"github.com/migpipe/migpipe/internal/safefile"
-	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
+	"github.com/migpipe/migpipe/transport/migration"
 )
 
 var (
@@ -48,7 +48,7 @@ const maxSlots = 4096
 // Options are what is known of a migration when its journal is opened.
 type Options struct {
 	Role Role
-	Mig  transport.MigID
+	Mig  migration.ID
 	// Volatile allows a file system that does not outlive the host, for hosts
 	// that have no other. A crash of the host is then the loss of the journal.
 	Volatile bool
@@ -63,8 +63,8 @@ var _ handoff.Lasting = (*Journal)(nil)
 type Journal struct {
 	file  *os.File
 	role  Role
-	mig   transport.MigID
-	id    transport.JournalID
+	mig   migration.ID
+	id    migration.JournalID
 	all   []Record
 	slots uint64        // that are ready to be written, in all
 	err   error         // why nothing more is appended
@@ -72,7 +72,7 @@ type Journal struct {
 }
 
 // Name is the name of a journal's file.
-func Name(role Role, mig transport.MigID) string { return mig.String() + "." + role.String() }
+func Name(role Role, mig migration.ID) string { return mig.String() + "." + role.String() }
 
 // removal is how long Open waits for another process that removes an empty file.
 const removal = time.Second
@@ -157,7 +157,7 @@ func (j *Journal) again(all []Record) error {
 }
 
 // belongs finds a record in a file of another name than its own.
-func belongs(r Record, role Role, mig transport.MigID) error {
+func belongs(r Record, role Role, mig migration.ID) error {
 	if r.Role != role || r.Attempt.Mig != mig {
 		return fmt.Errorf("%w: it is the %v's of migration %v", ErrDamaged, r.Role, r.Attempt.Mig)
 	}
@@ -189,7 +189,7 @@ func lock(fd int) error {
 // begin writes the first record of a new file: its id, with no attempt open.
 func (j *Journal) begin() ([]Record, error) {
 	first := Record{Seq: 1, Role: j.role, Time: time.Now(), Boot: thisBoot(), Entry: handoff.Entry{
-		Record: idle(j.role), Attempt: transport.Attempt{Mig: j.mig}, Journal: transport.NewJournalID()}}
+		Record: idle(j.role), Attempt: migration.Attempt{Mig: j.mig}, Journal: migration.NewJournalID()}}
 	return []Record{first}, j.write(first)
 }
 
@@ -221,7 +221,7 @@ func (j *Journal) reserve() error {
 }
 
 // ID is the random name that the file got when it was made.
-func (j *Journal) ID() transport.JournalID { return j.id }
+func (j *Journal) ID() migration.JournalID { return j.id }
 
 // Last is the newest entry.
 func (j *Journal) Last() handoff.Entry { return j.all[len(j.all)-1].Entry }
@@ -257,7 +257,7 @@ func (j *Journal) Append(e handoff.Entry) error {
 // reserveFor makes room when an attempt begins: that is the moment at which a full disk
 // is worth no more than an error. Later it makes room only for an attempt whose devices
 // were taken back more often than that room was for.
-func (j *Journal) reserveFor(a transport.Attempt) error {
+func (j *Journal) reserveFor(a migration.Attempt) error {
 	if a != j.Last().Attempt || uint64(len(j.all)) == j.slots { // OPEN, or the ABORTED of one that is refused at once
 		return j.reserve()
 	}

@@ -18,9 +18,10 @@ import (
 
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
+	"github.com/migpipe/migpipe/transport/migration"
 )
 
-var mig = transport.MigID{0xaa, 1, 2, 3}
+var mig = migration.ID{0xaa, 1, 2, 3}
 
 func open(t testing.TB, dir string, o Options) *Journal {
 	t.Helper()
@@ -37,7 +38,7 @@ func open(t testing.TB, dir string, o Options) *Journal {
 }
 
 func entry(r handoff.Record, epoch uint64) handoff.Entry {
-	return handoff.Entry{Record: r, Attempt: transport.Attempt{Mig: mig, Epoch: epoch}}
+	return handoff.Entry{Record: r, Attempt: migration.Attempt{Mig: mig, Epoch: epoch}}
 }
 
 func appendAll(t testing.TB, j *Journal, entries ...handoff.Entry) {
@@ -58,8 +59,8 @@ func TestReopened(t *testing.T) {
 		t.Errorf("a new journal says %+v", last)
 	}
 	e := entry(handoff.Open, 3)
-	e.Digest, e.Peer = transport.StreamDigest{1, 2}, transport.JournalID{9}
-	e.PeerID, e.Witness, e.Sole = transport.ID{7}, 0x8001, true
+	e.Digest, e.Peer = migration.StreamDigest{1, 2}, migration.JournalID{9}
+	e.PeerID, e.Witness, e.Sole = transport.PeerID{7}, 0x8001, true
 	e.Why = handoff.Why{Bytes: 1 << 40, Code: transport.CodeCorrupt, Text: "why"}
 	appendAll(t, j, e)
 	id := j.ID()

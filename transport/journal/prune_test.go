@@ -8,8 +8,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
+	"github.com/migpipe/migpipe/transport/migration"
 )
 
 const month = 30 * 24 * time.Hour
@@ -135,7 +135,7 @@ func TestPruneLeavesOthers(t *testing.T) {
 	dir := t.TempDir()
 	other := aged(t, dir, Destination, 2*month)
 	old := aged(t, dir, Source, 2*month)
-	renamed := filepath.Join(dir, Name(Source, transport.MigID{1}))
+	renamed := filepath.Join(dir, Name(Source, migration.ID{1}))
 	if err := os.Rename(old, renamed); err != nil {
 		t.Fatal(err)
 	}

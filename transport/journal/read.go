@@ -13,7 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/transport/migration"
 )
 
 // reader reads journals, each into the memory of the one before.
@@ -155,7 +155,7 @@ func List(dir string, role Role) ([]string, error) {
 
 // migOf is the migration that a file's name says, if it is that of a journal of a role.
 // All other files are not this program's.
-func migOf(name string, role Role) (mig transport.MigID, ok bool) {
+func migOf(name string, role Role) (mig migration.ID, ok bool) {
 	id, ok := strings.CutSuffix(name, role.suffix())
 	if !ok || len(id) != 2*len(mig) {
 		return mig, false

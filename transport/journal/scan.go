@@ -11,8 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/migpipe/migpipe/internal/safefile"
-	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
+	"github.com/migpipe/migpipe/transport/migration"
 )
 
 // Found is a journal that [Scan] has found. It may be used until Scan goes on.
@@ -21,7 +21,7 @@ type Found struct {
 	fd     int
 	name   string
 	role   Role
-	mig    transport.MigID
+	mig    migration.ID
 	reader reader
 }
 
@@ -96,7 +96,7 @@ func (f *Found) read() error {
 func (f *Found) Path() string { return filepath.Join(f.dir.Name(), f.name) }
 
 // Mig is the migration.
-func (f *Found) Mig() transport.MigID { return f.mig }
+func (f *Found) Mig() migration.ID { return f.mig }
 
 // Newest is the kind and the time of the newest record, and false where there is none.
 func (f *Found) Newest() (kind handoff.Record, written time.Time, ok bool) {

@@ -9,8 +9,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
+	"github.com/migpipe/migpipe/transport/migration"
 )
 
 // many is how many journals a host has that was up for years.
@@ -33,7 +33,7 @@ func manyJournals(t testing.TB, ended time.Time) string {
 	}
 	all := j.all
 	for i := range many {
-		id := transport.MigID{1: byte(i >> 8), 2: byte(i)}
+		id := migration.ID{1: byte(i >> 8), 2: byte(i)}
 		for at, r := range all {
 			r.Attempt.Mig, r.Time = id, ended
 			copy(file[at*recordLen:], r.encode())
@@ -80,9 +80,9 @@ func TestScan(t *testing.T) {
 	whole := written(t)
 	put(Name(Source, mig), whole)
 	put(Name(Destination, mig), whole)
-	put(Name(Source, transport.MigID{1}), nil)
-	put(Name(Source, transport.MigID{2}), whole) // of another migration
-	put(Name(Source, transport.MigID{3}), bytes.Repeat([]byte("text"), 100))
+	put(Name(Source, migration.ID{1}), nil)
+	put(Name(Source, migration.ID{2}), whole) // of another migration
+	put(Name(Source, migration.ID{3}), bytes.Repeat([]byte("text"), 100))
 	put(Name(Source, mig)+".bak", whole)
 	put("notes.source", whole)
 	put(string(bytes.ToUpper([]byte(hex.EncodeToString(mig[:]))))+".source", whole)
@@ -94,7 +94,7 @@ func TestScan(t *testing.T) {
 		}
 		got[f.Path()] = fmt.Sprint(len(f.Records()))
 	}
-	want := map[string]string{mig.String(): "4", transport.MigID{1}.String(): "0", transport.MigID{2}.String(): "damaged", transport.MigID{3}.String(): "damaged"}
+	want := map[string]string{mig.String(): "4", migration.ID{1}.String(): "0", migration.ID{2}.String(): "damaged", migration.ID{3}.String(): "damaged"}
 	if len(got) != len(want) {
 		t.Errorf("found %v", got)
 	}

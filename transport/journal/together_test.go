@@ -12,8 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/migpipe/migpipe/internal/safefile"
-	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
+	"github.com/migpipe/migpipe/transport/migration"
 )
 
 // TestTogether: starts at the same time in one directory do not disturb each other. Each
@@ -26,7 +26,7 @@ func TestTogether(t *testing.T) {
 		t.Fatal(err)
 	}
 	for range 50 {
-		if err := os.WriteFile(filepath.Join(dir, Name(Source, transport.NewMigID())), nil, 0o600); err != nil {
+		if err := os.WriteFile(filepath.Join(dir, Name(Source, migration.NewID())), nil, 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -62,14 +62,14 @@ func start(t *testing.T, dir string) {
 			t.Error(err)
 		}
 	}
-	mig := transport.NewMigID()
+	mig := migration.NewID()
 	j, err := Open(dir, Options{Role: Source, Mig: mig})
 	if err != nil {
 		t.Error(err)
 		return
 	}
 	defer j.Close()
-	if err := j.Append(handoff.Entry{Record: handoff.Open, Attempt: transport.Attempt{Mig: mig, Epoch: 1}}); err != nil {
+	if err := j.Append(handoff.Entry{Record: handoff.Open, Attempt: migration.Attempt{Mig: mig, Epoch: 1}}); err != nil {
 		t.Error(err)
 	}
 }

@@ -9,11 +9,12 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/migpipe/migpipe/vfio"
-	"github.com/migpipe/migpipe/vfio/vfiotest"
 	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
 	"pgregory.net/rapid"
+
+	"github.com/migpipe/migpipe/vfio"
+	"github.com/migpipe/migpipe/vfio/vfiotest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }

@@ -11,8 +11,9 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/migpipe/migpipe/vfio"
 	"golang.org/x/sys/unix"
+
+	"github.com/migpipe/migpipe/vfio"
 )
 
 var (

@@ -12,10 +12,11 @@ import (
 	"testing"
 	"time"
 
-	"github.com/migpipe/migpipe/vfio"
-	"github.com/migpipe/migpipe/vfio/vfiotest"
 	"golang.org/x/sys/unix"
 	"pgregory.net/rapid"
+
+	"github.com/migpipe/migpipe/vfio"
+	"github.com/migpipe/migpipe/vfio/vfiotest"
 )
 
 // id and leftover are the session that the tests persist, and its file.

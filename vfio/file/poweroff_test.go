@@ -7,8 +7,9 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/migpipe/migpipe/vfio"
 	"golang.org/x/sys/unix"
+
+	"github.com/migpipe/migpipe/vfio"
 )
 
 // disk is a small ext4 that can be cut off, as by a host that loses its power.

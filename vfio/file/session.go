@@ -8,8 +8,9 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/migpipe/migpipe/vfio"
 	"golang.org/x/sys/unix"
+
+	"github.com/migpipe/migpipe/vfio"
 )
 
 // session is a data session: what the file gives or takes while the device is

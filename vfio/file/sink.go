@@ -9,8 +9,9 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/migpipe/migpipe/vfio"
 	"golang.org/x/sys/unix"
+
+	"github.com/migpipe/migpipe/vfio"
 )
 
 // SinkOptions say what a [Sink] may do. Nil stands for the zero value.

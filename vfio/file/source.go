@@ -6,8 +6,9 @@ import (
 	"io"
 	"os"
 
-	"github.com/migpipe/migpipe/vfio"
 	"golang.org/x/sys/unix"
+
+	"github.com/migpipe/migpipe/vfio"
 )
 
 // Source is a device whose state is what a file holds. It has RESUMING like

@@ -5,8 +5,9 @@ import (
 	"runtime"
 	"testing"
 
-	"github.com/migpipe/migpipe/vfio"
 	"go.uber.org/goleak"
+
+	"github.com/migpipe/migpipe/vfio"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }

@@ -126,9 +126,9 @@ func checkAddress(flag, prefix, address string) error {
 }
 
 // id is this side's name, zero where the carrier has none.
-func (e endpoint) id() transport.ID {
+func (e endpoint) id() transport.PeerID {
 	if e.credentials == nil {
-		return transport.ID{}
+		return transport.PeerID{}
 	}
 	return e.credentials.ID()
 }

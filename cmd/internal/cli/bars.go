@@ -14,8 +14,7 @@ import (
 	"github.com/vbauerster/mpb/v8"
 	"github.com/vbauerster/mpb/v8/decor"
 
-	"github.com/migpipe/migpipe/transport/handoff"
-	"github.com/migpipe/migpipe/transport/report"
+	"github.com/migpipe/migpipe/transport/migration"
 )
 
 // barView is for terminals: a bar for each device, redrawn in place.
@@ -34,14 +33,14 @@ func newBarView(program string, err, out io.Writer) *barView {
 
 func (b *barView) event(ev stamped) {
 	switch ev.Kind {
-	case report.Phase: // the bars show it
-	case confined, report.Alarm: // for --json; and told on stderr whatever the view
+	case migration.Phase: // the bars show it
+	case confined, migration.Alarm: // for --json; and told on stderr whatever the view
 	case held: // it may be long: the screen is left as it is
 		for _, bar := range b.bars {
-			bar.leave(handoff.InDoubt)
+			bar.leave(migration.InDoubt)
 		}
 		b.freeze()
-	case report.Progress:
+	case migration.Progress:
 		b.progress(b.meters.progress(ev))
 		b.showOccupancy(cmp.Or(waitingText(ev.Waiting), occupancyText(ev.Occupancy)))
 	default:
@@ -108,8 +107,8 @@ func (b *barView) showOccupancy(text string) {
 func (b *barView) end(v verdict) {
 	for _, d := range v.report.Devices {
 		if bar := b.bars[d.Name]; bar != nil {
-			last := report.Snapshot{Name: d.Name, Phase: v.report.Outcome.String(), Bytes: d.Bytes}
-			bar.set(status{Snapshot: last, ended: v.report.Outcome == handoff.Committed})
+			last := migration.Snapshot{Name: d.Name, Phase: v.report.Outcome.String(), Bytes: d.Bytes}
+			bar.set(status{Snapshot: last, ended: v.report.Outcome == migration.Committed})
 		}
 	}
 	b.freeze()
@@ -145,7 +144,7 @@ func (d *deviceBar) set(s status) {
 }
 
 // leave says how it ended where nothing newer is known of the device.
-func (d *deviceBar) leave(o handoff.Outcome) {
+func (d *deviceBar) leave(o migration.Outcome) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.row.now.Phase, d.row.now.Known = o.String(), false

@@ -9,11 +9,11 @@ import (
 	"github.com/migpipe/migpipe/reader"
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
-	"github.com/migpipe/migpipe/transport/report"
+	"github.com/migpipe/migpipe/transport/migration"
 )
 
 // carrying is the event that says which carrier was chosen, and why.
-const carrying report.Kind = "carrier"
+const carrying migration.Kind = "carrier"
 
 // jsonCarrying has the carriers that were asked, the chosen one first.
 type jsonCarrying struct {
@@ -31,8 +31,8 @@ type jsonCandidate struct {
 }
 
 // measure looks at both carriers of a dialler, which then prefers the better one.
-func (s *sendFlags) measure(ctx context.Context, d *transport.EitherDialer, devices []opened, observe report.Observer, show *show) ([]reader.Candidate, error) {
-	o := s.options(devices, transport.Attempt{}, show)
+func (s *sendFlags) measure(ctx context.Context, d *transport.EitherDialer, devices []opened, observe migration.Observer, show *show) ([]reader.Candidate, error) {
+	o := s.options(devices, migration.Attempt{}, show)
 	o.Observe = observe
 	all, err := reader.Choose(ctx, d, s.sources(devices), o)
 	if err == nil && ctx.Err() == nil {
@@ -46,8 +46,8 @@ func (s *sendFlags) measure(ctx context.Context, d *transport.EitherDialer, devi
 func (s *sendFlags) dialer(ctx context.Context, end endpoint, e *errand, devices []opened, show *show) (transport.Dialer, error) {
 	d := end.dialer(s.lookup())
 	if either, ok := d.(*transport.EitherDialer); ok && e.journal.Last().Record == handoff.None {
-		connects := func(ev report.Event) { // the rest the migration tells
-			if ev.Phase == report.Connect {
+		connects := func(ev migration.Event) { // the rest the migration tells
+			if ev.Phase == migration.Connect {
 				show.observe(ev)
 			}
 		}
@@ -59,15 +59,15 @@ func (s *sendFlags) dialer(ctx context.Context, end endpoint, e *errand, devices
 }
 
 // preflight asks over the only carrier, or over both.
-func (s *sendFlags) preflight(ctx context.Context, end endpoint, devices []opened, show *show) (report.Preflight, error) {
+func (s *sendFlags) preflight(ctx context.Context, end endpoint, devices []opened, show *show) (migration.Preflight, error) {
 	d := end.dialer(s.lookup())
 	either, ok := d.(*transport.EitherDialer)
 	if !ok {
-		return reader.Preflight(ctx, d, s.sources(devices), s.options(devices, transport.Attempt{}, show))
+		return reader.Preflight(ctx, d, s.sources(devices), s.options(devices, migration.Attempt{}, show))
 	}
 	all, err := s.measure(ctx, either, devices, show.observe, show)
 	if err != nil {
-		return report.Preflight{}, err
+		return migration.Preflight{}, err
 	}
 	return all[0].Found, all[0].Err
 }

@@ -11,9 +11,9 @@ import (
 
 	"github.com/migpipe/migpipe/cmd/internal/broker"
 	"github.com/migpipe/migpipe/internal/lockfile"
+	"github.com/migpipe/migpipe/internal/wire"
 	"github.com/migpipe/migpipe/transport"
-	"github.com/migpipe/migpipe/transport/handoff"
-	"github.com/migpipe/migpipe/transport/report"
+	"github.com/migpipe/migpipe/transport/migration"
 	"github.com/migpipe/migpipe/vfio"
 )
 
@@ -67,12 +67,12 @@ func (o opened) Close() error { return errors.Join(o.Device.Close(), o.claim.Rel
 // job is a migration whose command line was found good.
 type job struct {
 	end       endpoint
-	preflight *report.Preflight // nil but for --dry-run, where the engine fills it
-	errand    *errand           // of mig-send; nil for --dry-run
+	preflight *migration.Preflight // nil but for --dry-run, where the engine fills it
+	errand    *errand              // of mig-send; nil for --dry-run
 	// begin finds out which migration it is, now that the devices are open, or have
 	// failed to open.
 	begin  func(devices []opened, failed error) error
-	engine func(context.Context, []opened, *show) (report.Report, error)
+	engine func(context.Context, []opened, *show) (migration.Report, error)
 }
 
 // addFlags adds the flags that both programs have behind the one that says
@@ -87,7 +87,7 @@ func (c *common) addFlags(cmd *cobra.Command) {
 	f.BoolVar(&c.json, "json", false, "write events to stdout, one JSON object per line")
 	f.BoolVarP(&c.quiet, "quiet", "q", false, "no progress and no report, only errors")
 	c.memory = size{bytes: 32 << 20, min: 4096, max: 1 << 40}
-	c.chunk = size{bytes: 1 << 20, min: 4096, max: transport.MaxChunk}
+	c.chunk = size{bytes: 1 << 20, min: 4096, max: wire.MaxChunk}
 	f.Var(&c.memory, "memory", "`SIZE` of the chunk buffers")
 	f.Var(&c.chunk, "chunk-size", "largest `SIZE` of one chunk; the smaller of the two sides' counts")
 	f.DurationVar(&c.state.keep, "keep-state", keepState, "`TIME` that --state-dir remembers a migration for that has ended")
@@ -178,7 +178,7 @@ func (c *common) run(prepare func() (job, error)) int {
 // still open.
 func (c *common) attempt(ctx context.Context, prepare func() (job, error), show *show) ([]opened, job, verdict) {
 	devices, j, err := c.setUp(prepare, show)
-	v := verdict{report: report.Report{Outcome: handoff.Rolledback}, err: err, preflight: j.preflight}
+	v := verdict{report: migration.Report{Outcome: migration.Aborted}, err: err, preflight: j.preflight}
 	v.scene = scene{sending: c.role == source, self: j.end.id(), certified: c.tlsDir != "", prefix: j.end.prefix, address: j.end.address}
 	if d, ok := errors.AsType[*decided](err); ok {
 		v.started, v.report, v.err = true, d.report, d.err
@@ -187,7 +187,7 @@ func (c *common) attempt(ctx context.Context, prepare func() (job, error), show 
 		c.tidy(j, show)
 		v.started = true
 		v.report, v.err = j.engine(ctx, devices, show)
-		if v.report.Outcome == handoff.Rolledback {
+		if v.report.Outcome == migration.Aborted {
 			v.err = c.memoryError(v.err)
 		}
 		v.moved = v.bytes() > 0
@@ -198,7 +198,7 @@ func (c *common) attempt(ctx context.Context, prepare func() (job, error), show 
 	if h := v.report.CopyThere; h != nil {
 		v.there = &copyThere{*h, v.report.Attempt.Mig}
 	}
-	if c.role == sink && v.report.Outcome == handoff.Committed {
+	if c.role == sink && v.report.Outcome == migration.Committed {
 		v.verify(devices)
 	}
 	return devices, j, v

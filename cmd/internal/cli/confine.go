@@ -10,13 +10,13 @@ import (
 	"github.com/migpipe/migpipe/cmd/internal/sandbox"
 	"github.com/migpipe/migpipe/internal/safefile"
 	"github.com/migpipe/migpipe/transport"
-	"github.com/migpipe/migpipe/transport/report"
+	"github.com/migpipe/migpipe/transport/migration"
 	"github.com/migpipe/migpipe/vfio/file"
 )
 
 // confined is the event that says what of the sandbox is in force. The kind is in
 // --json only: to people it is of no use before something is wrong.
-const confined report.Kind = "sandbox"
+const confined migration.Kind = "sandbox"
 
 // confineHelp is the part of the help texts about the sandbox.
 const confineHelp = `Once keys, peers, sockets and devices are open, the program gives up the rest of

@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/migpipe/migpipe/internal/wire"
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/journal"
 	"github.com/migpipe/migpipe/vfio"
@@ -71,8 +72,8 @@ func parseDevices(flags []string, r role) ([]device, error) {
 	if len(flags) == 0 {
 		return nil, mistakef("name a device as in --device nic0=vfio:0000:3b:00.1", "no --device is given")
 	}
-	if len(flags) > transport.MaxDevices {
-		return nil, mistakef("", "%d devices, at most %d", len(flags), transport.MaxDevices)
+	if len(flags) > wire.MaxDevices {
+		return nil, mistakef("", "%d devices, at most %d", len(flags), wire.MaxDevices)
 	}
 	list := make([]device, 0, len(flags))
 	for _, flag := range flags {
@@ -139,8 +140,8 @@ func checkName(name string) error {
 	switch {
 	case name == "":
 		return errors.New("is empty")
-	case len(name) > transport.MaxName:
-		return fmt.Errorf("is longer than %d bytes", transport.MaxName)
+	case len(name) > wire.MaxName:
+		return fmt.Errorf("is longer than %d bytes", wire.MaxName)
 	case strings.ContainsFunc(name, func(r rune) bool { return !unicode.IsPrint(r) || r == ' ' || r == unicode.ReplacementChar }):
 		return errors.New("has a space or a character that cannot be printed")
 	}

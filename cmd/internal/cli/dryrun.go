@@ -10,8 +10,7 @@ import (
 
 	"github.com/migpipe/migpipe/internal/units"
 	"github.com/migpipe/migpipe/transport"
-	"github.com/migpipe/migpipe/transport/handoff"
-	"github.com/migpipe/migpipe/transport/report"
+	"github.com/migpipe/migpipe/transport/migration"
 )
 
 // dryRunHelp is the part of mig-send's help about --dry-run.
@@ -28,17 +27,17 @@ for a second at most the lanes carry padding (the phase "warm-up").`
 
 // dryRun is the job of --dry-run. Its outcome is that nothing was migrated.
 func (s *sendFlags) dryRun(end endpoint) job {
-	found := &report.Preflight{}
-	return job{end: end, preflight: found, engine: func(ctx context.Context, devices []opened, show *show) (report.Report, error) {
+	found := &migration.Preflight{}
+	return job{end: end, preflight: found, engine: func(ctx context.Context, devices []opened, show *show) (migration.Report, error) {
 		err := s.startBroker(end, devices)
 		if err == nil {
 			err = s.confine(end, devices, show)
 		}
 		if err != nil {
-			return report.Report{Outcome: handoff.Rolledback}, err
+			return migration.Report{Outcome: migration.Aborted}, err
 		}
 		*found, err = s.preflight(ctx, end, devices, show)
-		return report.Report{Outcome: handoff.Rolledback, Peer: found.Peer, Warnings: optional(found.Warning)}, err
+		return migration.Report{Outcome: migration.Aborted, Peer: found.Peer, Warnings: optional(found.Warning)}, err
 	}}
 }
 
@@ -69,8 +68,8 @@ func printPreflight(w io.Writer, v verdict) {
 	}
 }
 
-func preflightFacts(p *report.Preflight) (rows [][2]string) {
-	if p.Peer != (transport.ID{}) {
+func preflightFacts(p *migration.Preflight) (rows [][2]string) {
+	if p.Peer != (transport.PeerID{}) {
 		rows = append(rows, [2]string{"peer", p.Peer.String()})
 	}
 	rate := "could not be measured"
@@ -91,7 +90,7 @@ func preflightFacts(p *report.Preflight) (rows [][2]string) {
 	return rows
 }
 
-func codecNames(p *report.Preflight) []string {
+func codecNames(p *migration.Preflight) []string {
 	names := make([]string, len(p.Codecs))
 	for i, c := range p.Codecs {
 		names[i] = c.String()
@@ -99,7 +98,7 @@ func codecNames(p *report.Preflight) []string {
 	return names
 }
 
-func preflightColumns(d report.PreflightDevice) []string {
+func preflightColumns(d migration.PreflightDevice) []string {
 	driver, precopy, size := d.Driver, "no", "unknown"
 	if driver == "" {
 		driver = "unknown"
@@ -122,7 +121,7 @@ func fineTime(d time.Duration) string {
 }
 
 // spanText says of a prediction that is not whole that it is a bound.
-func spanText(s report.Span) string {
+func spanText(s migration.Span) string {
 	switch {
 	case s.Known:
 		return fineTime(s.Took)
@@ -133,7 +132,7 @@ func spanText(s report.Span) string {
 }
 
 // predictedParts is the downtime by stage. A stage that is not known whole says so.
-func predictedParts(p report.Prediction) string {
+func predictedParts(p migration.Prediction) string {
 	var parts []string
 	for _, s := range p.Stages() {
 		if s.Took >= time.Microsecond || !s.Known {
@@ -150,7 +149,7 @@ func predictedParts(p report.Prediction) string {
 // where it would not, the done event says why.
 type jsonPreflight struct {
 	jsonHead
-	ID        *transport.ID         `json:"id,omitempty"`
+	ID        *transport.PeerID     `json:"id,omitempty"`
 	Carrier   *jsonCarrier          `json:"carrier,omitempty"`
 	Software  string                `json:"software"`
 	Version   uint16                `json:"version"`
@@ -190,9 +189,9 @@ type jsonSpan struct {
 	AtLeast float64  `json:"at_least_ms"`
 }
 
-func (j *jsonView) preflight(p *report.Preflight) {
+func (j *jsonView) preflight(p *migration.Preflight) {
 	out := jsonPreflight{
-		jsonHead: j.head("preflight", time.Now(), transport.Attempt{}), ID: known(p.Peer), Carrier: carriedBy(p.Carrier), Software: p.Software, Version: p.Version,
+		jsonHead: j.head("preflight", time.Now(), migration.Attempt{}), ID: known(p.Peer), Carrier: carriedBy(p.Carrier), Software: p.Software, Version: p.Version,
 		ChunkSize: p.ChunkSize, Lanes: p.Lanes, Codecs: codecNames(p), RTTMS: milliseconds(p.RTT), Probed: p.Probed,
 		Predicted: predicted(p.Prediction), Devices: []jsonPreflightDevice{},
 	}
@@ -209,7 +208,7 @@ func (j *jsonView) preflight(p *report.Preflight) {
 	j.write(out)
 }
 
-func predicted(p report.Prediction) jsonPrediction {
+func predicted(p migration.Prediction) jsonPrediction {
 	out := jsonPrediction{Total: span(p.Total), Downtime: span(p.Downtime), PreCopy: span(p.Precopy)}
 	for _, s := range p.Stages() {
 		out.Stages = append(out.Stages, jsonPredictedStage{s.Name, span(s.Span)})
@@ -217,7 +216,7 @@ func predicted(p report.Prediction) jsonPrediction {
 	return out
 }
 
-func span(s report.Span) jsonSpan {
+func span(s migration.Span) jsonSpan {
 	out := jsonSpan{AtLeast: milliseconds(s.Took)}
 	if s.Known {
 		out.MS = &out.AtLeast
@@ -228,13 +227,13 @@ func span(s report.Span) jsonSpan {
 // jsonAsked is mig-recv's event about a preflight that it answered.
 type jsonAsked struct {
 	jsonHead
-	ID       *transport.ID `json:"id,omitempty"`
-	Software string        `json:"software"`
-	Accepted bool          `json:"accepted"` // a migration would be
-	Why      string        `json:"why,omitempty"`
+	ID       *transport.PeerID `json:"id,omitempty"`
+	Software string            `json:"software"`
+	Accepted bool              `json:"accepted"` // a migration would be
+	Why      string            `json:"why,omitempty"`
 }
 
-func (j *jsonView) asked(head jsonHead, ev report.Event) {
+func (j *jsonView) asked(head jsonHead, ev migration.Event) {
 	out := jsonAsked{jsonHead: head, ID: known(ev.Peer), Software: ev.Text, Accepted: ev.Err == nil}
 	if ev.Err != nil {
 		out.Why = errorText(ev.Err)
@@ -243,9 +242,9 @@ func (j *jsonView) asked(head jsonHead, ev report.Event) {
 }
 
 // askedText is the line about the same.
-func askedText(ev report.Event) string {
+func askedText(ev migration.Event) string {
 	who := ev.Text
-	if ev.Peer != (transport.ID{}) {
+	if ev.Peer != (transport.PeerID{}) {
 		who = ev.Peer.Short() + ", which runs " + who
 	}
 	if ev.Err != nil {

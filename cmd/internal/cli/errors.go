@@ -6,7 +6,7 @@ import (
 	"strings"
 
 	"github.com/migpipe/migpipe/transport"
-	"github.com/migpipe/migpipe/transport/report"
+	"github.com/migpipe/migpipe/transport/migration"
 	"github.com/migpipe/migpipe/vfio"
 )
 
@@ -79,22 +79,22 @@ func oneLine(text string) string { return strings.ReplaceAll(text, "\n", "; ") }
 // anything. The next source is waited for.
 type jsonRefused struct {
 	jsonHead
-	ID    *transport.ID `json:"id,omitempty"`
-	Code  string        `json:"code"`
-	Why   string        `json:"why"`
-	Hints []string      `json:"hints,omitempty"`
-	More  int           `json:"more,omitempty"` // refusals since the last event that had no event of their own
+	ID    *transport.PeerID `json:"id,omitempty"`
+	Code  string            `json:"code"`
+	Why   string            `json:"why"`
+	Hints []string          `json:"hints,omitempty"`
+	More  int               `json:"more,omitempty"` // refusals since the last event that had no event of their own
 }
 
-func (j *jsonView) refused(head jsonHead, ev report.Event) {
+func (j *jsonView) refused(head jsonHead, ev migration.Event) {
 	code, _ := codeOf(ev.Err)
 	j.write(jsonRefused{head, known(ev.Peer), code.String(), errorText(ev.Err), refusedHints(ev.Err), ev.More})
 }
 
 // refusedText is the line about the same.
-func refusedText(ev report.Event) string {
+func refusedText(ev migration.Event) string {
 	text := "refused a source"
-	if ev.Peer != (transport.ID{}) {
+	if ev.Peer != (transport.PeerID{}) {
 		text += " (" + ev.Peer.Short() + ")"
 	}
 	if ev.More > 0 {

@@ -7,7 +7,7 @@ import (
 	"strings"
 
 	"github.com/migpipe/migpipe/transport"
-	"github.com/migpipe/migpipe/transport/handoff"
+	"github.com/migpipe/migpipe/transport/migration"
 )
 
 // The exit codes. Scripts depend on them: none is ever given another meaning.
@@ -143,13 +143,13 @@ func reasonOf(code transport.Code) reason {
 
 // exitCode turns how a migration ended into the program's exit status. NeedsReset has no
 // status of its own: who reads a status of 1 to 10 has to read the outcome, too.
-func exitCode(o handoff.Outcome, code transport.Code, remote bool) int {
+func exitCode(o migration.Outcome, code transport.Code, remote bool) int {
 	switch {
-	case o == handoff.Committed:
+	case o == migration.Committed:
 		return exitCommitted
-	case o == handoff.InDoubt:
+	case o == migration.InDoubt:
 		return exitInDoubt
-	case o == handoff.NeedsReset && code == 0: // no cause but the device itself
+	case o == migration.NeedsReset && code == 0: // no cause but the device itself
 		return exitLocal
 	case remote:
 		return reasonOf(code).there

@@ -12,8 +12,7 @@ import (
 
 	"github.com/migpipe/migpipe/reader"
 	"github.com/migpipe/migpipe/transport"
-	"github.com/migpipe/migpipe/transport/handoff"
-	"github.com/migpipe/migpipe/transport/report"
+	"github.com/migpipe/migpipe/transport/migration"
 )
 
 func TestExitCodeOfReasons(t *testing.T) {
@@ -46,13 +45,13 @@ func TestExitCodeOfReasons(t *testing.T) {
 		{999, exitInternal, exitPeer},
 	}
 	for _, tt := range tests {
-		if got := exitCode(handoff.Rolledback, tt.code, false); got != tt.local {
+		if got := exitCode(migration.Aborted, tt.code, false); got != tt.local {
 			t.Errorf("%v here: exit %d, want %d", tt.code, got, tt.local)
 		}
-		if got := exitCode(handoff.Rolledback, tt.code, true); got != tt.remote {
+		if got := exitCode(migration.Aborted, tt.code, true); got != tt.remote {
 			t.Errorf("%v at the peer: exit %d, want %d", tt.code, got, tt.remote)
 		}
-		for o, want := range map[handoff.Outcome]int{handoff.Committed: 0, handoff.InDoubt: 11, handoff.NeedsReset: tt.remote} {
+		for o, want := range map[migration.Outcome]int{migration.Committed: 0, migration.InDoubt: 11, migration.NeedsReset: tt.remote} {
 			if got := exitCode(o, tt.code, true); got != want {
 				t.Errorf("%v with %v: exit %d, want %d", o, tt.code, got, want)
 			}
@@ -61,7 +60,7 @@ func TestExitCodeOfReasons(t *testing.T) {
 }
 
 func TestExitCodeWithoutReason(t *testing.T) {
-	if got := exitCode(handoff.NeedsReset, 0, false); got != exitLocal {
+	if got := exitCode(migration.NeedsReset, 0, false); got != exitLocal {
 		t.Errorf("a device that cannot be brought back: exit %d, want %d", got, exitLocal)
 	}
 }
@@ -98,7 +97,7 @@ func TestVerdictExit(t *testing.T) {
 		{"usage", failed(mistakef("", "no")), exitUsage},
 		{"no sandbox, in doubt", func() verdict {
 			v := failed(mistakef("", "no"))
-			v.report.Outcome = handoff.InDoubt
+			v.report.Outcome = migration.InDoubt
 			return v
 		}(), exitInDoubt},
 		{"committed", committed(), exitCommitted},
@@ -114,7 +113,7 @@ func TestVerdictExit(t *testing.T) {
 func scenes() (all []scene) {
 	for bits := range 1 << 7 {
 		on := func(i int) bool { return bits>>i&1 == 1 }
-		s := scene{sending: on(0), certified: on(1), moved: on(2), letGo: on(3), kept: []string{"gpu0"}, self: transport.ID{7}, address: "192.0.2.7:7000"}
+		s := scene{sending: on(0), certified: on(1), moved: on(2), letGo: on(3), kept: []string{"gpu0"}, self: transport.PeerID{7}, address: "192.0.2.7:7000"}
 		if on(4) {
 			s.again = "0123"
 		}
@@ -122,7 +121,7 @@ func scenes() (all []scene) {
 			s.address = unixPrefix + "sock"
 		}
 		if on(6) {
-			s.there = &copyThere{CopyThere: report.CopyThere{Ready: true, Rescue: on(3)}}
+			s.there = &copyThere{CopyThere: migration.CopyThere{Ready: true, Rescue: on(3)}}
 		}
 		all = append(all, s)
 	}
@@ -143,29 +142,29 @@ func causes() (all []error) {
 		all = append(all, &reader.LimitError{Limit: limit}, &reader.LimitError{Limit: limit, Ready: true})
 	}
 	return append(all, errors.New("x"), mistakef("mend it", "x"), transport.ErrUnreachable, transport.ErrRefusedByPeer, transport.ErrNoAddress,
-		transport.ErrNoResolver, transport.ErrHungUp, &transport.WrongPeerError{Want: []transport.ID{{5}}, Got: transport.ID{6}})
+		transport.ErrNoResolver, transport.ErrHungUp, &transport.WrongPeerError{Want: []transport.PeerID{{5}}, Got: transport.PeerID{6}})
 }
 
 // falseClaims are what a hint must not say beside an outcome: it would contradict it.
-var falseClaims = map[handoff.Outcome][]string{
-	handoff.InDoubt:    {"try again", "begin again", "run on"},
-	handoff.NeedsReset: {"try again", "begin again", "run on"},
+var falseClaims = map[migration.Outcome][]string{
+	migration.InDoubt:    {"try again", "begin again", "run on"},
+	migration.NeedsReset: {"try again", "begin again", "run on"},
 }
 
 // needed are what some hint has to say.
-var needed = map[handoff.Outcome]string{handoff.NeedsReset: "reset the device"}
+var needed = map[migration.Outcome]string{migration.NeedsReset: "reset the device"}
 
 // TestEveryEnding walks all combinations of side, outcome and cause: the exit code is that
 // of the outcome, and no hint contradicts it.
 func TestEveryEnding(t *testing.T) {
 	flags := knownFlags()
-	for _, o := range []handoff.Outcome{handoff.Rolledback, handoff.InDoubt, handoff.NeedsReset} {
+	for _, o := range []migration.Outcome{migration.Aborted, migration.InDoubt, migration.NeedsReset} {
 		for _, s := range scenes() {
 			for _, err := range causes() {
-				v := verdict{scene: s, report: report.Report{Outcome: o}, err: err}
+				v := verdict{scene: s, report: migration.Report{Outcome: o}, err: err}
 				hints := v.hints(o, err)
 				place := fmt.Sprintf("%v, %+v, %v", o, s, err)
-				if exit := v.exit(); exit == exitCommitted || (exit == exitInDoubt) != (o == handoff.InDoubt) || exit > exitInDoubt {
+				if exit := v.exit(); exit == exitCommitted || (exit == exitInDoubt) != (o == migration.InDoubt) || exit > exitInDoubt {
 					t.Fatalf("%s: exit %d", place, exit)
 				}
 				if code, _ := codeOf(err); len(hints) == 0 && code != transport.CodeCancelled {
@@ -177,7 +176,7 @@ func TestEveryEnding(t *testing.T) {
 	}
 }
 
-func checkHints(t *testing.T, place, text string, o handoff.Outcome, flags map[string]bool) {
+func checkHints(t *testing.T, place, text string, o migration.Outcome, flags map[string]bool) {
 	t.Helper()
 	for _, claim := range falseClaims[o] {
 		if strings.Contains(text, claim) {

@@ -11,9 +11,8 @@ import (
 	"github.com/migpipe/migpipe/internal/lockfile"
 	"github.com/migpipe/migpipe/reader"
 	"github.com/migpipe/migpipe/transport"
-	"github.com/migpipe/migpipe/transport/handoff"
 	"github.com/migpipe/migpipe/transport/journal"
-	"github.com/migpipe/migpipe/transport/report"
+	"github.com/migpipe/migpipe/transport/migration"
 	"github.com/migpipe/migpipe/vfio"
 	"github.com/migpipe/migpipe/writer"
 )
@@ -21,22 +20,22 @@ import (
 // scene is what hints depend on besides the error.
 type scene struct {
 	sending   bool
-	self      transport.ID // zero on carriers without identities
-	certified bool         // by a CA
-	prefix    string       // of --to or --listen: tlsPrefix, autoPrefix, or none
-	address   string       // behind it
-	moved     bool         // bytes left the source
-	kept      []string     // devices that this process was held for, in doubt
-	letGo     bool         // and was told to let go of
-	copy      *heldCopy    // that the process stays for, in the place of doubt; nil for none
-	again     string       // the migration, where --state-dir keeps it
-	there     *copyThere   // that was not ended; nil for none
+	self      transport.PeerID // zero on carriers without identities
+	certified bool             // by a CA
+	prefix    string           // of --to or --listen: tlsPrefix, autoPrefix, or none
+	address   string           // behind it
+	moved     bool             // bytes left the source
+	kept      []string         // devices that this process was held for, in doubt
+	letGo     bool             // and was told to let go of
+	copy      *heldCopy        // that the process stays for, in the place of doubt; nil for none
+	again     string           // the migration, where --state-dir keeps it
+	there     *copyThere       // that was not ended; nil for none
 }
 
 // copyThere is a copy at the destination that a person decides about.
 type copyThere struct {
-	report.CopyThere
-	mig transport.MigID
+	migration.CopyThere
+	mig migration.ID
 }
 
 // text says what it is.
@@ -61,14 +60,14 @@ func (c copyThere) hints(kept bool) []string {
 }
 
 // hints are the next steps after a failure, most of the time one.
-func (s scene) hints(o handoff.Outcome, err error) []string {
+func (s scene) hints(o migration.Outcome, err error) []string {
 	m, wrong := errors.AsType[*mistake](err)
 	switch {
-	case o == handoff.InDoubt && wrong:
+	case o == migration.InDoubt && wrong:
 		return append(s.inDoubt(err), optional(m.hint)...)
-	case o == handoff.InDoubt:
+	case o == migration.InDoubt:
 		return s.inDoubt(err)
-	case o == handoff.NeedsReset:
+	case o == migration.NeedsReset:
 		return append([]string{"stop the guest, and reset the device or restart its VM before it is used again"}, s.ofCopy()...)
 	case wrong:
 		return optional(m.hint)
@@ -157,7 +156,7 @@ var bothHints = []string{
 }
 
 // alarmText names the migration.
-func alarmText(ev report.Event) string {
+func alarmText(ev migration.Event) string {
 	return fmt.Sprintf("migration %v: BOTH SIDES MAY RUN: %s", ev.Attempt.Mig, ev.Text)
 }
 
@@ -286,7 +285,7 @@ func limitHint(l *reader.LimitError) string {
 
 // lastRunHint says how the times of the last run are removed, if the main stages may have
 // some.
-func lastRunHint(stages []report.PredictedStage) string {
+func lastRunHint(stages []migration.PredictedStage) string {
 	var all time.Duration
 	for _, s := range stages {
 		all += s.Took
@@ -296,10 +295,10 @@ func lastRunHint(stages []report.PredictedStage) string {
 		main[s.Name] = s.Took > 0 && s.Took >= all/10
 	}
 	var sides []string
-	if main[report.StageDecide] || main[report.StageStop] {
+	if main[migration.StageDecide] || main[migration.StageStop] {
 		sides = append(sides, "here")
 	}
-	if main[report.StageAccept] || main[report.StageStart] {
+	if main[migration.StageAccept] || main[migration.StageStart] {
 		sides = append(sides, "at mig-recv")
 	}
 	if sides == nil {

@@ -13,8 +13,7 @@ import (
 
 	"github.com/migpipe/migpipe/reader"
 	"github.com/migpipe/migpipe/transport"
-	"github.com/migpipe/migpipe/transport/handoff"
-	"github.com/migpipe/migpipe/transport/report"
+	"github.com/migpipe/migpipe/transport/migration"
 	"github.com/migpipe/migpipe/vfio"
 	"github.com/migpipe/migpipe/writer"
 )
@@ -23,74 +22,74 @@ func TestHints(t *testing.T) {
 	fault := func(code transport.Code, remote bool) error {
 		return &transport.Fault{Code: code, Remote: remote, Err: errors.New("x")}
 	}
-	send := scene{sending: true, self: transport.ID{7}, address: "192.0.2.7:7000"}
-	recv := scene{self: transport.ID{8}, address: "unix:/run/mig"}
+	send := scene{sending: true, self: transport.PeerID{7}, address: "192.0.2.7:7000"}
+	recv := scene{self: transport.PeerID{8}, address: "unix:/run/mig"}
 	tests := []struct {
 		scene   scene
-		outcome handoff.Outcome
+		outcome migration.Outcome
 		err     error
 		want    string // "" for no hint at all
 	}{
-		{send, handoff.Rolledback, mistakef("do this", "x"), "do this"},
-		{send, handoff.Rolledback, mistakef("", "x"), ""},
-		{send, handoff.InDoubt, fault(transport.CodeNetwork, false), "do NOT start the guest here"},
-		{recv, handoff.InDoubt, fault(transport.CodeNetwork, false), "start nothing here"},
-		{recv, handoff.NeedsReset, fault(transport.CodeDevice, false), "reset the device"},
-		{send, handoff.Rolledback, &transport.WrongPeerError{Got: peerID}, "--peer " + peerID.String()},
-		{send, handoff.Rolledback, &transport.WrongPeerError{Want: []transport.ID{{5}}}, "expected " + transport.ID{5}.String()},
-		{send, handoff.Rolledback, fmt.Errorf("x: %w", transport.ErrRefusedByPeer), "--peer " + send.self.String() + " to the mig-recv"},
-		{send, handoff.Rolledback, fmt.Errorf("x: %w", &transport.CertificateError{Of: "f", Err: fs.ErrPermission, Hint: "its own"}), "its own"},
-		{scene{sending: true, certified: true}, handoff.Rolledback, fmt.Errorf("x: %w", transport.ErrRefusedByPeer), "mig-recv gave the reason in brackets: if it is about the names"},
-		{scene{certified: true}, handoff.Rolledback, fault(transport.CodeAuth, true), "compare the ca-cert.pem"},
-		{send, handoff.Rolledback, fmt.Errorf("x: %w", transport.ErrUnreachable), "listening at 192.0.2.7:7000"},
-		{send, handoff.Rolledback, fmt.Errorf("%w: %w", transport.ErrUnreachable, &transport.PathMTUError{MTU: 1200, Need: 1228}), "raise the MTU of the path; or use TLS, which has no such limit: --to tls://192.0.2.7:7000"},
-		{scene{sending: true, prefix: autoPrefix, address: "192.0.2.7:7000"}, handoff.Rolledback, fmt.Errorf("%w: %w", transport.ErrUnreachable, &transport.PathMTUError{MTU: 1200, Need: 1228}), "let UDP or TCP through"},
-		{send, handoff.Rolledback, fmt.Errorf("%w: %w", transport.ErrUnreachable, transport.ErrNoAddress), "getent hosts"},
-		{send, handoff.Rolledback, fmt.Errorf("%w: %w", transport.ErrUnreachable, transport.ErrNoResolver), "resolv.conf"},
-		{recv, handoff.Rolledback, fmt.Errorf("x: %w", transport.ErrNoAddress), "getent hosts"},
-		{scene{sending: true, address: "unix:/run/mig"}, handoff.Rolledback, transport.ErrUnreachable, "--listen unix:/run/mig"},
-		{recv, handoff.Rolledback, fmt.Errorf("x: %w", syscall.EADDRINUSE), "another port"},
-		{recv, handoff.Rolledback, fmt.Errorf("x: %w", syscall.EADDRNOTAVAIL), "no interface"},
-		{recv, handoff.Rolledback, &vfio.OpError{Err: fs.ErrPermission, Hint: "its own"}, "its own"},
-		{recv, handoff.Rolledback, fmt.Errorf("x: %w", fs.ErrPermission), "run as root"},
-		{recv, handoff.Rolledback, deviceFault("d", vfio.ErrBusy), "has it open"},
-		{recv, handoff.Rolledback, deviceFault("d", vfio.ErrNoMigration), "cannot migrate"},
-		{recv, handoff.Rolledback, deviceFault("d", fs.ErrExist), "overwrite=1"},
-		{send, handoff.Rolledback, fault(transport.CodeVersion, true), "same release"},
-		{send, handoff.Rolledback, fault(transport.CodeDevices, true), "same names"},
-		{send, handoff.Rolledback, fault(transport.CodeIncompatible, true), "same model"},
-		{recv, handoff.Rolledback, fault(transport.CodeCorrupt, false), "try again"},
-		{scene{moved: true}, handoff.Rolledback, fault(transport.CodeLimit, false), "--max-state"},
-		{scene{sending: true, moved: true}, handoff.Rolledback, fault(transport.CodeLimit, true), "--max-state"},
-		{send, handoff.Rolledback, fault(transport.CodeLimit, true), "another mig-recv on another port"},
-		{recv, handoff.Rolledback, deviceFault("d", &vfio.OpError{Kind: vfio.ErrBusy, Err: syscall.EBUSY}), "has it open"},
-		{recv, handoff.Rolledback, deviceFault("d", &vfio.OpError{Kind: vfio.ErrNoMigration}), "cannot migrate"},
-		{recv, handoff.Rolledback, deviceFault("d", fmt.Errorf("x: %w", syscall.ENOSPC)), "free some space"},
-		{recv, handoff.Rolledback, onNetwork(syscall.EACCES), "as the same user"},
-		{recv, handoff.Rolledback, onNetwork(syscall.ENOENT), "make the directory"},
-		{recv, handoff.Rolledback, onNetwork(syscall.ENAMETOOLONG), "a shorter path"},
-		{recv, handoff.Rolledback, deviceFault("d", syscall.ENOENT), "dmesg"},
-		{recv, handoff.Rolledback, deviceFault("d", &vfio.OpError{Op: "open", Err: syscall.ENOENT}), "nothing on this host has that path"},
-		{recv, handoff.Rolledback, &transport.Fault{Code: transport.CodeStart, Err: &hookError{errors.New("x"), "accept", "./hook"}}, "run ./hook by hand, with MIGPIPE_EVENT=accept"},
-		{scene{sending: true, address: "unix:/run/mig"}, handoff.Rolledback, fmt.Errorf("%w: %w", transport.ErrUnreachable, syscall.ENOENT), "--listen unix:/run/mig"},
-		{recv, handoff.Rolledback, fault(transport.CodeAuth, false), "mig-send id"},
-		{send, handoff.Rolledback, fault(transport.CodeStart, true), "see what mig-recv said"},
-		{send, handoff.Rolledback, fault(transport.CodeStart, false), "dmesg"},
-		{send, handoff.Rolledback, fault(transport.CodeCancelled, true), ""},
-		{send, handoff.Rolledback, fmt.Errorf("x: %w", reader.ErrNoWitness), "mend it, or say --on-limit force"},
-		{recv, handoff.Rolledback, fmt.Errorf("x: %w", writer.ErrNoWitness), "mend it, or say --on-limit force"},
+		{send, migration.Aborted, mistakef("do this", "x"), "do this"},
+		{send, migration.Aborted, mistakef("", "x"), ""},
+		{send, migration.InDoubt, fault(transport.CodeNetwork, false), "do NOT start the guest here"},
+		{recv, migration.InDoubt, fault(transport.CodeNetwork, false), "start nothing here"},
+		{recv, migration.NeedsReset, fault(transport.CodeDevice, false), "reset the device"},
+		{send, migration.Aborted, &transport.WrongPeerError{Got: peerID}, "--peer " + peerID.String()},
+		{send, migration.Aborted, &transport.WrongPeerError{Want: []transport.PeerID{{5}}}, "expected " + transport.PeerID{5}.String()},
+		{send, migration.Aborted, fmt.Errorf("x: %w", transport.ErrRefusedByPeer), "--peer " + send.self.String() + " to the mig-recv"},
+		{send, migration.Aborted, fmt.Errorf("x: %w", &transport.CertificateError{Of: "f", Err: fs.ErrPermission, Hint: "its own"}), "its own"},
+		{scene{sending: true, certified: true}, migration.Aborted, fmt.Errorf("x: %w", transport.ErrRefusedByPeer), "mig-recv gave the reason in brackets: if it is about the names"},
+		{scene{certified: true}, migration.Aborted, fault(transport.CodeAuth, true), "compare the ca-cert.pem"},
+		{send, migration.Aborted, fmt.Errorf("x: %w", transport.ErrUnreachable), "listening at 192.0.2.7:7000"},
+		{send, migration.Aborted, fmt.Errorf("%w: %w", transport.ErrUnreachable, &transport.PathMTUError{MTU: 1200, Need: 1228}), "raise the MTU of the path; or use TLS, which has no such limit: --to tls://192.0.2.7:7000"},
+		{scene{sending: true, prefix: autoPrefix, address: "192.0.2.7:7000"}, migration.Aborted, fmt.Errorf("%w: %w", transport.ErrUnreachable, &transport.PathMTUError{MTU: 1200, Need: 1228}), "let UDP or TCP through"},
+		{send, migration.Aborted, fmt.Errorf("%w: %w", transport.ErrUnreachable, transport.ErrNoAddress), "getent hosts"},
+		{send, migration.Aborted, fmt.Errorf("%w: %w", transport.ErrUnreachable, transport.ErrNoResolver), "resolv.conf"},
+		{recv, migration.Aborted, fmt.Errorf("x: %w", transport.ErrNoAddress), "getent hosts"},
+		{scene{sending: true, address: "unix:/run/mig"}, migration.Aborted, transport.ErrUnreachable, "--listen unix:/run/mig"},
+		{recv, migration.Aborted, fmt.Errorf("x: %w", syscall.EADDRINUSE), "another port"},
+		{recv, migration.Aborted, fmt.Errorf("x: %w", syscall.EADDRNOTAVAIL), "no interface"},
+		{recv, migration.Aborted, &vfio.OpError{Err: fs.ErrPermission, Hint: "its own"}, "its own"},
+		{recv, migration.Aborted, fmt.Errorf("x: %w", fs.ErrPermission), "run as root"},
+		{recv, migration.Aborted, deviceFault("d", vfio.ErrBusy), "has it open"},
+		{recv, migration.Aborted, deviceFault("d", vfio.ErrNoMigration), "cannot migrate"},
+		{recv, migration.Aborted, deviceFault("d", fs.ErrExist), "overwrite=1"},
+		{send, migration.Aborted, fault(transport.CodeVersion, true), "same release"},
+		{send, migration.Aborted, fault(transport.CodeDevices, true), "same names"},
+		{send, migration.Aborted, fault(transport.CodeIncompatible, true), "same model"},
+		{recv, migration.Aborted, fault(transport.CodeCorrupt, false), "try again"},
+		{scene{moved: true}, migration.Aborted, fault(transport.CodeLimit, false), "--max-state"},
+		{scene{sending: true, moved: true}, migration.Aborted, fault(transport.CodeLimit, true), "--max-state"},
+		{send, migration.Aborted, fault(transport.CodeLimit, true), "another mig-recv on another port"},
+		{recv, migration.Aborted, deviceFault("d", &vfio.OpError{Kind: vfio.ErrBusy, Err: syscall.EBUSY}), "has it open"},
+		{recv, migration.Aborted, deviceFault("d", &vfio.OpError{Kind: vfio.ErrNoMigration}), "cannot migrate"},
+		{recv, migration.Aborted, deviceFault("d", fmt.Errorf("x: %w", syscall.ENOSPC)), "free some space"},
+		{recv, migration.Aborted, onNetwork(syscall.EACCES), "as the same user"},
+		{recv, migration.Aborted, onNetwork(syscall.ENOENT), "make the directory"},
+		{recv, migration.Aborted, onNetwork(syscall.ENAMETOOLONG), "a shorter path"},
+		{recv, migration.Aborted, deviceFault("d", syscall.ENOENT), "dmesg"},
+		{recv, migration.Aborted, deviceFault("d", &vfio.OpError{Op: "open", Err: syscall.ENOENT}), "nothing on this host has that path"},
+		{recv, migration.Aborted, &transport.Fault{Code: transport.CodeStart, Err: &hookError{errors.New("x"), "accept", "./hook"}}, "run ./hook by hand, with MIGPIPE_EVENT=accept"},
+		{scene{sending: true, address: "unix:/run/mig"}, migration.Aborted, fmt.Errorf("%w: %w", transport.ErrUnreachable, syscall.ENOENT), "--listen unix:/run/mig"},
+		{recv, migration.Aborted, fault(transport.CodeAuth, false), "mig-send id"},
+		{send, migration.Aborted, fault(transport.CodeStart, true), "see what mig-recv said"},
+		{send, migration.Aborted, fault(transport.CodeStart, false), "dmesg"},
+		{send, migration.Aborted, fault(transport.CodeCancelled, true), ""},
+		{send, migration.Aborted, fmt.Errorf("x: %w", reader.ErrNoWitness), "mend it, or say --on-limit force"},
+		{recv, migration.Aborted, fmt.Errorf("x: %w", writer.ErrNoWitness), "mend it, or say --on-limit force"},
 		// Each hint names the limit that was reached.
-		{send, handoff.Rolledback, &reader.LimitError{Limit: reader.LimitTimeout}, "raise --timeout"},
-		{send, handoff.Rolledback, &reader.LimitError{Limit: reader.LimitPrecopy}, "raise --max-precopy, if"},
-		{send, handoff.Rolledback, &reader.LimitError{Limit: reader.LimitRounds}, "raise --max-rounds; or"},
-		{send, handoff.Rolledback, &reader.LimitError{Limit: reader.LimitPrecopy, Ready: true}, "or raise --max-precopy"},
-		{send, handoff.Rolledback, &reader.LimitError{Limit: reader.LimitRounds, Ready: true}, "or raise --max-rounds"},
-		{send, handoff.Rolledback, &reader.LimitError{Limit: reader.LimitDowntime, Ready: true}, "raise --downtime-limit, or say --on-limit force"},
-		{send, handoff.Rolledback, &reader.LimitError{Limit: reader.LimitFixed}, "raise --downtime-limit, or shorten these steps"},
-		{send, handoff.Rolledback, fixedBy(report.StageAccept), "is removed from the --state-dir at mig-recv"},
-		{send, handoff.Rolledback, fixedBy(report.StageStart), "is removed from the --state-dir at mig-recv"},
-		{send, handoff.Rolledback, fixedBy(report.StageDecide), "step-times.json is removed from the --state-dir here"},
-		{send, handoff.Rolledback, fixedBy(report.StageStop, report.StageDecide, report.StageAccept), "is removed from the --state-dir here and at mig-recv"},
+		{send, migration.Aborted, &reader.LimitError{Limit: reader.LimitTimeout}, "raise --timeout"},
+		{send, migration.Aborted, &reader.LimitError{Limit: reader.LimitPrecopy}, "raise --max-precopy, if"},
+		{send, migration.Aborted, &reader.LimitError{Limit: reader.LimitRounds}, "raise --max-rounds; or"},
+		{send, migration.Aborted, &reader.LimitError{Limit: reader.LimitPrecopy, Ready: true}, "or raise --max-precopy"},
+		{send, migration.Aborted, &reader.LimitError{Limit: reader.LimitRounds, Ready: true}, "or raise --max-rounds"},
+		{send, migration.Aborted, &reader.LimitError{Limit: reader.LimitDowntime, Ready: true}, "raise --downtime-limit, or say --on-limit force"},
+		{send, migration.Aborted, &reader.LimitError{Limit: reader.LimitFixed}, "raise --downtime-limit, or shorten these steps"},
+		{send, migration.Aborted, fixedBy(migration.StageAccept), "is removed from the --state-dir at mig-recv"},
+		{send, migration.Aborted, fixedBy(migration.StageStart), "is removed from the --state-dir at mig-recv"},
+		{send, migration.Aborted, fixedBy(migration.StageDecide), "step-times.json is removed from the --state-dir here"},
+		{send, migration.Aborted, fixedBy(migration.StageStop, migration.StageDecide, migration.StageAccept), "is removed from the --state-dir here and at mig-recv"},
 	}
 	for _, tt := range tests {
 		got := strings.Join(tt.scene.hints(tt.outcome, tt.err), "\n")
@@ -102,7 +101,7 @@ func TestHints(t *testing.T) {
 
 // TestNoTimesOfTheLastRun: a witness that is slow has none.
 func TestNoTimesOfTheLastRun(t *testing.T) {
-	if got := limitHint(fixedBy(report.StageWitness)); strings.Contains(got, "step-times") {
+	if got := limitHint(fixedBy(migration.StageWitness)); strings.Contains(got, "step-times") {
 		t.Errorf("hint %q", got)
 	}
 }
@@ -111,7 +110,7 @@ func TestNoTimesOfTheLastRun(t *testing.T) {
 func fixedBy(names ...string) *reader.LimitError {
 	l := &reader.LimitError{Limit: reader.LimitFixed}
 	for _, name := range names {
-		l.Stages = append(l.Stages, report.PredictedStage{Name: name, Span: report.Span{Took: time.Second}})
+		l.Stages = append(l.Stages, migration.PredictedStage{Name: name, Span: migration.Span{Took: time.Second}})
 	}
 	return l
 }
@@ -139,7 +138,7 @@ func TestKeyHints(t *testing.T) {
 func checkKeyHint(t *testing.T, path, want string) {
 	t.Helper()
 	_, err := loadIdentity(path, "")
-	got := strings.Join(scene{}.hints(handoff.Rolledback, err), "\n")
+	got := strings.Join(scene{}.hints(migration.Aborted, err), "\n")
 	if code, _ := codeOf(err); code != transport.CodeAuth || !strings.Contains(got, want) {
 		t.Errorf("%v: hint %q, want %q", err, got, want)
 	}

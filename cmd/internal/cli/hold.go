@@ -7,14 +7,13 @@ import (
 	"strings"
 
 	"github.com/migpipe/migpipe/transport"
-	"github.com/migpipe/migpipe/transport/handoff"
-	"github.com/migpipe/migpipe/transport/report"
+	"github.com/migpipe/migpipe/transport/migration"
 	"github.com/migpipe/migpipe/vfio"
 	"github.com/migpipe/migpipe/writer"
 )
 
 // held is the event of a process that stays.
-const held = report.Held
+const held = migration.Held
 
 // holdHelp is the part of the help texts about staying.
 const holdHelp = `In doubt, a device that this program opened itself (vfio:, sim:) keeps its state
@@ -37,7 +36,7 @@ mig-recv opened itself (vfio:, sim:) is lost with that. ` + "`mig-recv resolve -
 // copies is needed, only the other side can tell. A signal that came before
 // this was said is no answer to it.
 func (v *verdict) hold(devices []opened, show *show) {
-	if v.report.Outcome != handoff.InDoubt {
+	if v.report.Outcome != migration.InDoubt {
 		return
 	}
 	for _, d := range devices {
@@ -93,15 +92,15 @@ func (s scene) holdHints() []string {
 
 // heldCopy is a complete copy that stays for a source that is away.
 type heldCopy struct {
-	attempt transport.Attempt
-	peer    transport.ID // zero where the carrier does not know it
-	journal bool         // --state-dir keeps its record
+	attempt migration.Attempt
+	peer    transport.PeerID // zero where the carrier does not know it
+	journal bool             // --state-dir keeps its record
 }
 
 // String names the copy, and whose it is.
 func (h *heldCopy) String() string {
 	source := "a process of this host"
-	if h.peer != (transport.ID{}) {
+	if h.peer != (transport.PeerID{}) {
 		source = h.peer.String()
 	}
 	return fmt.Sprintf("the complete copy of migration %v, attempt %d, stays for its source, which is away (%s)", h.attempt.Mig, h.attempt.Epoch, source)

@@ -12,8 +12,7 @@ import (
 	"time"
 
 	"github.com/migpipe/migpipe/test/golden"
-	"github.com/migpipe/migpipe/transport/handoff"
-	"github.com/migpipe/migpipe/transport/report"
+	"github.com/migpipe/migpipe/transport/migration"
 	"github.com/migpipe/migpipe/vfio"
 )
 
@@ -30,7 +29,7 @@ func TestHoldHints(t *testing.T) {
 		s := heldScene(sending)
 		text := strings.Join(s.holdHints(), "\n")
 		s.letGo = true
-		text += "\n\nlet go:\n" + strings.Join(s.hints(handoff.InDoubt, io.EOF), "\n") + "\n"
+		text += "\n\nlet go:\n" + strings.Join(s.hints(migration.InDoubt, io.EOF), "\n") + "\n"
 		golden.Compare(t, "hints-held-"+name+".txt", withoutPID(text))
 	}
 }
@@ -59,7 +58,7 @@ func TestHeldBars(t *testing.T) {
 		b.event(ev)
 	}
 	bar := b.bars["nic0"]
-	b.event(stamped{Event: report.Event{Kind: held}})
+	b.event(stamped{Event: migration.Event{Kind: held}})
 	if text := bar.row.text(80); !strings.HasPrefix(text, "nic0 in-doubt  [") || strings.Contains(text, "left") {
 		t.Errorf("the bar says %q", text)
 	}
@@ -103,17 +102,17 @@ func TestCloseStuckDevice(t *testing.T) {
 func TestHold(t *testing.T) {
 	tests := []struct {
 		name    string
-		outcome handoff.Outcome
+		outcome migration.Outcome
 		ours    []bool
 		stays   bool
 	}{
-		{"in doubt", handoff.InDoubt, []bool{true}, true},
-		{"in doubt, one of two", handoff.InDoubt, []bool{false, true}, true},
-		{"in doubt, a VMM's device", handoff.InDoubt, []bool{false}, false},
-		{"in doubt, no device", handoff.InDoubt, nil, false},
-		{"committed", handoff.Committed, []bool{true}, false},
-		{"aborted", handoff.Rolledback, []bool{true}, false},
-		{"needs-reset", handoff.NeedsReset, []bool{true}, false},
+		{"in doubt", migration.InDoubt, []bool{true}, true},
+		{"in doubt, one of two", migration.InDoubt, []bool{false, true}, true},
+		{"in doubt, a VMM's device", migration.InDoubt, []bool{false}, false},
+		{"in doubt, no device", migration.InDoubt, nil, false},
+		{"committed", migration.Committed, []bool{true}, false},
+		{"aborted", migration.Aborted, []bool{true}, false},
+		{"needs-reset", migration.NeedsReset, []bool{true}, false},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

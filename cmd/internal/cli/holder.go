@@ -5,7 +5,7 @@ import (
 	"fmt"
 
 	"github.com/migpipe/migpipe/internal/lockfile"
-	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/transport/migration"
 	"github.com/migpipe/migpipe/vfio"
 	"github.com/migpipe/migpipe/vfio/file"
 )
@@ -13,7 +13,7 @@ import (
 // workedOn is why nobody can decide a migration yet: a program may still do so.
 type workedOn struct {
 	program string
-	mig     transport.MigID
+	mig     migration.ID
 	pid     int // 0 where that is not known
 }
 

@@ -7,8 +7,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/migpipe/migpipe/internal/exe"
-	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
+	"github.com/migpipe/migpipe/transport/migration"
 )
 
 // hookHelp is the part of the help texts about hooks. The second half is of each
@@ -58,8 +58,8 @@ func (h *hookFlag) hook(side handoff.Side) handoff.Hook {
 	if h.path == "" {
 		return nil
 	}
-	return func(ctx context.Context, a transport.Attempt) error {
-		_, err := exe.Run(ctx, h.path, exe.Token(a, side.String(), "MIGPIPE_EVENT="+h.event))
+	return func(ctx context.Context, a migration.Attempt) error {
+		_, err := exe.Run(ctx, h.path, exe.Token(a.Mig.String(), a.Epoch, side.String(), "MIGPIPE_EVENT="+h.event))
 		if err != nil {
 			return &hookError{err, h.event, h.path}
 		}

@@ -80,10 +80,10 @@ func (e *keyError) hint() string {
 }
 
 // parsePeers reads the --peer flags.
-func parsePeers(flags []string) ([]transport.ID, error) {
-	ids := make([]transport.ID, len(flags))
+func parsePeers(flags []string) ([]transport.PeerID, error) {
+	ids := make([]transport.PeerID, len(flags))
 	for i, flag := range flags {
-		id, err := transport.ParseID(flag)
+		id, err := transport.ParsePeerID(flag)
 		if err != nil {
 			return nil, mistakef("copy what the `id` command of the other side prints", "--peer: %s", plainText(err))
 		}

@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"github.com/migpipe/migpipe/transport"
-	"github.com/migpipe/migpipe/transport/report"
+	"github.com/migpipe/migpipe/transport/migration"
 )
 
 // progressEvery is the shortest time between two progress events.
@@ -52,14 +52,14 @@ type jsonHead struct {
 
 type jsonListening struct {
 	jsonHead
-	Address string        `json:"address"`
-	ID      *transport.ID `json:"id,omitempty"`
+	Address string            `json:"address"`
+	ID      *transport.PeerID `json:"id,omitempty"`
 }
 
 type jsonPeer struct {
 	jsonHead
-	ID       *transport.ID `json:"id,omitempty"`
-	Software string        `json:"software"`
+	ID       *transport.PeerID `json:"id,omitempty"`
+	Software string            `json:"software"`
 }
 
 type jsonPhase struct {
@@ -120,7 +120,7 @@ type jsonWaiting struct {
 	Known       bool    `json:"predicted_known"`
 }
 
-func newJSONWaiting(w *report.Waiting) *jsonWaiting {
+func newJSONWaiting(w *migration.Waiting) *jsonWaiting {
 	if w == nil {
 		return nil
 	}
@@ -144,12 +144,12 @@ type jsonSnapshot struct {
 
 type jsonDone struct {
 	jsonHead
-	Outcome    string        `json:"outcome"`
-	Peer       *transport.ID `json:"peer,omitempty"`
-	Exit       int           `json:"exit"`
-	TotalMS    float64       `json:"total_ms"`
-	DowntimeMS float64       `json:"downtime_ms"`
-	CalledOff  float64       `json:"called_off_ms,omitempty"` // of stops before that
+	Outcome    string            `json:"outcome"`
+	Peer       *transport.PeerID `json:"peer,omitempty"`
+	Exit       int               `json:"exit"`
+	TotalMS    float64           `json:"total_ms"`
+	DowntimeMS float64           `json:"downtime_ms"`
+	CalledOff  float64           `json:"called_off_ms,omitempty"` // of stops before that
 	*jsonStopForecast
 	Off           *float64       `json:"prediction_error_percent,omitempty"` // how much longer the downtime was
 	Stages        []jsonStage    `json:"stages"`
@@ -196,7 +196,7 @@ type jsonStopForecast struct {
 	Predicted   []jsonPredictedStage `json:"predicted_stages"`
 }
 
-func jsonForecast(f *report.Forecast) *jsonStopForecast {
+func jsonForecast(f *migration.Forecast) *jsonStopForecast {
 	if f == nil {
 		return nil
 	}
@@ -204,7 +204,7 @@ func jsonForecast(f *report.Forecast) *jsonStopForecast {
 	return &jsonStopForecast{milliseconds(f.Downtime.Took), f.Downtime.Known, p.Stages}
 }
 
-func jsonStages(stages []report.Stage) []jsonStage {
+func jsonStages(stages []migration.Stage) []jsonStage {
 	list := make([]jsonStage, len(stages))
 	for i, s := range stages {
 		list[i] = jsonStage{s.Name, milliseconds(s.Took)}
@@ -249,17 +249,17 @@ type jsonError struct {
 	Hints  []string `json:"hints,omitempty"`
 }
 
-func (j *jsonView) head(event string, at time.Time, a transport.Attempt) jsonHead {
+func (j *jsonView) head(event string, at time.Time, a migration.Attempt) jsonHead {
 	head := jsonHead{Event: event, TMS: milliseconds(at.Sub(j.start)), Time: at.UTC().Format(time.RFC3339Nano), Side: j.side}
-	if a != (transport.Attempt{}) {
+	if a != (migration.Attempt{}) {
 		head.Migration, head.Epoch = a.Mig.String(), a.Epoch
 	}
 	return head
 }
 
 // known is nil for a carrier without identities.
-func known(id transport.ID) *transport.ID {
-	if id == (transport.ID{}) {
+func known(id transport.PeerID) *transport.PeerID {
+	if id == (transport.PeerID{}) {
 		return nil
 	}
 	return &id
@@ -286,47 +286,47 @@ func (j *jsonView) write(event any) {
 
 // vital are the events that a VMM or a person acts on, beside preflight and done. The
 // others make room for them where the reader is slow.
-var vital = map[report.Kind]bool{
-	report.Listening: true, askPause: true, report.Ready: true, report.Accepted: true, askResume: true, held: true, report.Alarm: true,
+var vital = map[migration.Kind]bool{
+	migration.Listening: true, askPause: true, migration.Ready: true, migration.Accepted: true, askResume: true, held: true, migration.Alarm: true,
 }
 
 func (j *jsonView) event(ev stamped) {
 	j.vital = vital[ev.Kind]
 	head := j.head(string(ev.Kind), ev.at, ev.Attempt)
 	switch ev.Kind {
-	case report.Listening:
+	case migration.Listening:
 		j.write(jsonListening{head, ev.Text, known(ev.self)})
 	case serving:
 		j.write(jsonListening{head, ev.Text, nil})
-	case report.Peer:
+	case migration.Peer:
 		j.write(jsonPeer{head, known(ev.Peer), ev.Text})
-	case report.Phase:
+	case migration.Phase:
 		j.write(jsonPhase{head, ev.Phase, ev.Text, jsonForecast(ev.Predicted)})
-	case report.Ready:
+	case migration.Ready:
 		j.write(jsonReady{head, milliseconds(ev.Downtime)})
-	case report.Accepted, askPause, askResume:
+	case migration.Accepted, askPause, askResume:
 		j.write(head)
 	case notUnderstood:
 		j.write(jsonNotUnderstood{head, fmt.Sprintf("%.80s", ev.Text), ev.words})
-	case report.Asked:
+	case migration.Asked:
 		j.asked(head, ev.Event)
-	case report.Refused:
+	case migration.Refused:
 		j.refused(head, ev.Event)
-	case report.Lost:
+	case migration.Lost:
 		j.write(jsonPathLost{head, lostText(ev.Event)})
-	case report.Restored:
+	case migration.Restored:
 		j.write(head)
-	case report.Warning:
+	case migration.Warning:
 		j.write(jsonWarning{head, ev.Text})
 	case confined:
 		j.write(newJSONSandbox(head, ev.sandbox))
 	case carrying:
 		j.write(newJSONCarrying(head, ev.tried))
-	case report.Alarm:
+	case migration.Alarm:
 		j.write(jsonAlarm{head, alarmText(ev.Event), bothHints})
 	case held:
 		j.write(jsonHeld{head, jsonNames(ev.held.kept), os.Getpid(), ev.Text, ev.held.holdHints()})
-	case report.Progress:
+	case migration.Progress:
 		if len(ev.Devices) == 0 || ev.at.Sub(j.progress) < progressEvery || j.slow() {
 			return
 		}
@@ -343,7 +343,7 @@ func jsonNames(names []string) []jsonName {
 	return list
 }
 
-func jsonSnapshots(devices []report.Snapshot) []jsonSnapshot {
+func jsonSnapshots(devices []migration.Snapshot) []jsonSnapshot {
 	list := make([]jsonSnapshot, len(devices))
 	for i, d := range devices {
 		list[i] = jsonSnapshot{Name: d.Name, Phase: d.Phase, Bytes: d.Bytes, WireBytes: d.Wire, Applied: d.Applied, Window: d.Window,
@@ -389,13 +389,13 @@ func (j *jsonView) end(v verdict) {
 	j.write(done)
 }
 
-func (v verdict) jsonDevice(d report.Device) jsonDevice {
+func (v verdict) jsonDevice(d migration.Device) jsonDevice {
 	out := jsonDevice{
 		Name: d.Name, Bytes: d.Bytes, WireBytes: d.WireBytes, PrecopyBytes: d.PrecopyBytes,
 		Rounds: d.Rounds, Chunks: d.Chunks,
 		Path: d.Path, PathWhy: d.PathWhy, State: d.State,
 	}
-	if d.Digest != (transport.StreamDigest{}) {
+	if d.Digest != (migration.StreamDigest{}) {
 		out.Digest = d.Digest.String()
 	}
 	if ok, known := v.verified[d.Name]; known {

@@ -6,9 +6,9 @@ import (
 	"io"
 	"io/fs"
 
-	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
 	"github.com/migpipe/migpipe/transport/journal"
+	"github.com/migpipe/migpipe/transport/migration"
 	"github.com/migpipe/migpipe/vfio"
 )
 
@@ -28,7 +28,7 @@ func (s *stateFlags) sweep(devices []opened, continued *journal.Record, warn fun
 			continue
 		}
 		for _, p := range list {
-			mig, bad := transport.ParseMigID(p.ID)
+			mig, bad := migration.ParseID(p.ID)
 			if bad != nil || continued != nil && continued.Attempt.Mig == mig {
 				continue // not of this program's making, or not over
 			}
@@ -47,7 +47,7 @@ func (s *stateFlags) sweep(devices []opened, continued *journal.Record, warn fun
 
 // sweepOne removes what is left of a migration that is over. It has the journal open meanwhile:
 // no other process works on the migration then.
-func (s *stateFlags) sweepOne(r vfio.Resumable, id string, mig transport.MigID) error {
+func (s *stateFlags) sweepOne(r vfio.Resumable, id string, mig migration.ID) error {
 	j, err := s.journals(journal.Destination)(mig, true)
 	if errors.Is(err, journal.ErrBusy) {
 		return nil

@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"github.com/migpipe/migpipe/transport"
-	"github.com/migpipe/migpipe/transport/report"
+	"github.com/migpipe/migpipe/transport/migration"
 )
 
 // linesEvery is the time between two lines about a device.
@@ -29,11 +29,11 @@ func newLineView(program string, err, out io.Writer) *lineView {
 
 func (l *lineView) event(ev stamped) {
 	switch ev.Kind {
-	case report.Phase:
+	case migration.Phase:
 		l.print(phaseText(ev.Event))
-	case report.Progress:
+	case migration.Progress:
 		l.move(ev)
-	case held, report.Alarm: // told on stderr whatever the view
+	case held, migration.Alarm: // told on stderr whatever the view
 	case confined: // for --json
 	default:
 		l.print(notice(ev.Event))
@@ -41,38 +41,38 @@ func (l *lineView) event(ev stamped) {
 }
 
 // notice is the line about an event that is no progress.
-func notice(ev report.Event) string {
+func notice(ev migration.Event) string {
 	switch ev.Kind {
-	case report.Listening:
+	case migration.Listening:
 		return "listening on " + ev.Text
 	case serving:
 		return "metrics on " + ev.Text
-	case report.Peer:
-		if ev.Peer == (transport.ID{}) {
+	case migration.Peer:
+		if ev.Peer == (transport.PeerID{}) {
 			return "peer runs " + ev.Text
 		}
 		return "peer " + ev.Peer.Short() + " runs " + ev.Text
-	case report.Asked:
+	case migration.Asked:
 		return askedText(ev)
-	case report.Refused:
+	case migration.Refused:
 		return refusedText(ev)
-	case report.Lost:
+	case migration.Lost:
 		return "waiting for a new connection: " + lostText(ev)
-	case report.Restored:
+	case migration.Restored:
 		return "connected again"
 	}
 	return string(ev.Kind) + ": " + oneLine(ev.Text)
 }
 
 // lostText is why a connection is lost, without the names of what has noticed.
-func lostText(ev report.Event) string {
+func lostText(ev migration.Event) string {
 	at := strings.Index(ev.Text, transport.ErrLost.Error())
 	return plainText(errors.New(ev.Text[max(0, at):]))
 }
 
 // phaseText is the new phase, why it began where that is known, and what it is
 // expected to take.
-func phaseText(ev report.Event) string {
+func phaseText(ev migration.Event) string {
 	text := ev.Phase
 	if ev.Text != "" {
 		text += ": " + ev.Text

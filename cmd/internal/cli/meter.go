@@ -5,7 +5,7 @@ import (
 	"math"
 	"time"
 
-	"github.com/migpipe/migpipe/transport/report"
+	"github.com/migpipe/migpipe/transport/migration"
 )
 
 // meter turns a device's snapshots into a rate that follows the last few
@@ -44,7 +44,7 @@ func (m *meter) update(at time.Time, bytes uint64) {
 
 // status is what progress shows of one device.
 type status struct {
-	report.Snapshot
+	migration.Snapshot
 	rate  float64
 	idle  time.Duration // since the last byte
 	ended bool
@@ -53,11 +53,11 @@ type status struct {
 
 // follow finds the end of a device: it is stopped, and nobody estimates a rest
 // any more.
-func (m *meter) follow(d report.Snapshot) {
-	if !report.Moves(d.Phase) && d.Phase != report.Connect || m.sized && !d.Known {
+func (m *meter) follow(d migration.Snapshot) {
+	if !migration.Moves(d.Phase) && d.Phase != migration.Connect || m.sized && !d.Known {
 		m.ended = true
 	}
-	m.sized = d.Known && d.Phase == report.StopCopy
+	m.sized = d.Known && d.Phase == migration.StopCopy
 }
 
 // total is the bytes moved and those estimated to remain.
@@ -76,7 +76,7 @@ func (s status) left() (d time.Duration, known bool) {
 type meters map[string]*meter
 
 // read gives the status of each device as of an event.
-func (ms meters) read(at time.Time, devices []report.Snapshot) []status {
+func (ms meters) read(at time.Time, devices []migration.Snapshot) []status {
 	list := make([]status, len(devices))
 	for i, d := range devices {
 		m := ms[d.Name]
@@ -86,7 +86,7 @@ func (ms meters) read(at time.Time, devices []report.Snapshot) []status {
 		}
 		m.update(at, d.Bytes)
 		m.follow(d)
-		if !report.Moves(d.Phase) {
+		if !migration.Moves(d.Phase) {
 			m.rate = 0
 		}
 		list[i] = status{Snapshot: d, rate: m.rate, idle: at.Sub(m.moved), ended: m.ended}
@@ -131,7 +131,7 @@ func (s status) rest() string {
 }
 
 // waitingText says that nothing but the downtime limit is waited for.
-func waitingText(w *report.Waiting) string {
+func waitingText(w *migration.Waiting) string {
 	if w == nil {
 		return ""
 	}

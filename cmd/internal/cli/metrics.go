@@ -6,16 +6,16 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
-	"github.com/migpipe/migpipe/transport/report"
+	"github.com/migpipe/migpipe/transport/migration"
 )
 
 // figures are what the events of a run have told so far.
 type figures struct {
 	phase     string
-	devices   []report.Snapshot
-	way       report.Way
-	occupancy report.Occupancy
-	predicted *report.Forecast // of the last stop, nil before the first
+	devices   []migration.Snapshot
+	way       migration.Way
+	occupancy migration.Occupancy
+	predicted *migration.Forecast // of the last stop, nil before the first
 	connected bool
 	lost      int // connections
 	held      bool
@@ -28,21 +28,21 @@ type latest struct {
 	now figures
 }
 
-func (l *latest) note(ev report.Event) {
+func (l *latest) note(ev migration.Event) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	f := &l.now
 	switch ev.Kind {
-	case report.Phase:
+	case migration.Phase:
 		f.phase = ev.Phase
 		if ev.Predicted != nil {
 			f.predicted = ev.Predicted
 		}
-	case report.Progress: // whose slice nobody writes to any more
+	case migration.Progress: // whose slice nobody writes to any more
 		f.devices, f.way, f.occupancy = ev.Devices, ev.Way, ev.Occupancy
-	case report.Peer, report.Restored:
+	case migration.Peer, migration.Restored:
 		f.connected, f.held = true, false
-	case report.Lost:
+	case migration.Lost:
 		f.connected = false
 		f.lost++
 	case held:
@@ -69,12 +69,12 @@ type metric struct {
 }
 
 // phases are all that a migration may be in, in order.
-var phases = []string{report.Connect, report.PreCopy, report.WarmUp, report.Stop, report.StopCopy, report.Commit, report.Running, report.Rollback}
+var phases = []string{migration.Connect, migration.PreCopy, migration.WarmUp, migration.Stop, migration.StopCopy, migration.Commit, migration.Running, migration.Rollback}
 
 // bottlenecks are those that a side can tell.
 var bottlenecks = map[role][]string{
-	source: {report.BoundSave, report.BoundCodec, report.BoundNetwork, report.BoundLoad, report.Balanced},
-	sink:   {report.BoundArrival, report.BoundLoad},
+	source: {migration.BoundSave, migration.BoundCodec, migration.BoundNetwork, migration.BoundLoad, migration.Balanced},
+	sink:   {migration.BoundArrival, migration.BoundLoad},
 }
 
 // metricsOf are those that a side serves, beside what Go and the kernel know of the
@@ -90,11 +90,11 @@ func metricsOf(r role) []metric {
 		{"migpipe_bottleneck", "1 for the stage that the others wait for, lately; all are 0 where next to nothing is to be moved.", []string{"stage"}, gauge,
 			oneOf(bottlenecks[r], func(f figures) string { return f.occupancy.Bottleneck })},
 		{"migpipe_device_bytes_total", "Bytes of a device's state that were read at the source, or written at the destination.", perDevice, counter,
-			ofDevices(func(d report.Snapshot) uint64 { return d.Bytes })},
+			ofDevices(func(d migration.Snapshot) uint64 { return d.Bytes })},
 		{"migpipe_device_wire_bytes_total", "What these were on their way, encoded.", perDevice, counter,
-			ofDevices(func(d report.Snapshot) uint64 { return d.Wire })},
+			ofDevices(func(d migration.Snapshot) uint64 { return d.Wire })},
 		{"migpipe_device_applied_bytes_total", "Bytes of a device's state that were written at the destination, as far as this side knows.", perDevice, counter,
-			ofDevices(func(d report.Snapshot) uint64 { return d.Applied })},
+			ofDevices(func(d migration.Snapshot) uint64 { return d.Applied })},
 		{"migpipe_device_remaining_bytes", "What a device has still to give, by its driver's estimate; missing where there is none.", perDevice, gauge, remaining},
 		{"migpipe_connected", "1 while the other side is connected.", nil, gauge,
 			func(f figures, add adder) { add(number(f.connected)) }},
@@ -154,7 +154,7 @@ func occupancies(r role) func(figures, adder) {
 	}
 }
 
-func ofDevices(read func(report.Snapshot) uint64) func(figures, adder) {
+func ofDevices(read func(migration.Snapshot) uint64) func(figures, adder) {
 	return func(f figures, add adder) {
 		for _, d := range f.devices {
 			add(float64(read(d)), d.Name)

@@ -15,7 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/migpipe/migpipe/test/golden"
-	"github.com/migpipe/migpipe/transport/report"
+	"github.com/migpipe/migpipe/transport/migration"
 )
 
 // exposed is what a scraper gets of a side's own metrics. The registry checks that they
@@ -33,27 +33,27 @@ func exposed(t *testing.T, r role, l *latest) string {
 }
 
 // underWay are the events of a migration that is in the middle of its stop.
-func underWay(r role) []report.Event {
-	nic := report.Snapshot{Name: "nic0", Bytes: 300 << 20, Wire: 150 << 20, Applied: 200 << 20, Remaining: 10 << 20, Known: true,
-		Rates: report.Rates{Save: 2e9, Wire: 1e9}} // how fast it loads is not known yet
-	acc := report.Snapshot{Name: "acc0", Bytes: 176}
-	progress := report.Event{Kind: report.Progress, Devices: []report.Snapshot{nic, acc}}
+func underWay(r role) []migration.Event {
+	nic := migration.Snapshot{Name: "nic0", Bytes: 300 << 20, Wire: 150 << 20, Applied: 200 << 20, Remaining: 10 << 20, Known: true,
+		Rates: migration.Rates{Save: 2e9, Wire: 1e9}} // how fast it loads is not known yet
+	acc := migration.Snapshot{Name: "acc0", Bytes: 176}
+	progress := migration.Event{Kind: migration.Progress, Devices: []migration.Snapshot{nic, acc}}
 	if r == sink {
-		progress.Occupancy = report.Occupancy{Queue: 0.7512, Ahead: 0.031, Bottleneck: report.BoundLoad}
-		return []report.Event{{Kind: report.Peer}, {Kind: report.Phase, Phase: report.StopCopy}, progress}
+		progress.Occupancy = migration.Occupancy{Queue: 0.7512, Ahead: 0.031, Bottleneck: migration.BoundLoad}
+		return []migration.Event{{Kind: migration.Peer}, {Kind: migration.Phase, Phase: migration.StopCopy}, progress}
 	}
-	progress.Occupancy = report.Occupancy{Queue: 0.8277, Credit: 0.051, Flight: 0.0625, Bottleneck: report.BoundNetwork}
-	progress.Way = report.Way{Goodput: 1.25e9, RTT: 350 * time.Microsecond}
-	known := &report.Forecast{Prediction: report.Prediction{Downtime: report.Span{Took: 80 * time.Millisecond, Known: true}}}
-	return []report.Event{
-		{Kind: report.Phase, Phase: report.Connect}, {Kind: report.Peer}, {Kind: report.Phase, Phase: report.PreCopy},
-		{Kind: report.Lost}, {Kind: report.Restored},
-		{Kind: report.Phase, Phase: report.Stop, Predicted: known}, {Kind: report.Phase, Phase: report.StopCopy}, progress,
+	progress.Occupancy = migration.Occupancy{Queue: 0.8277, Credit: 0.051, Flight: 0.0625, Bottleneck: migration.BoundNetwork}
+	progress.Way = migration.Way{Goodput: 1.25e9, RTT: 350 * time.Microsecond}
+	known := &migration.Forecast{Prediction: migration.Prediction{Downtime: migration.Span{Took: 80 * time.Millisecond, Known: true}}}
+	return []migration.Event{
+		{Kind: migration.Phase, Phase: migration.Connect}, {Kind: migration.Peer}, {Kind: migration.Phase, Phase: migration.PreCopy},
+		{Kind: migration.Lost}, {Kind: migration.Restored},
+		{Kind: migration.Phase, Phase: migration.Stop, Predicted: known}, {Kind: migration.Phase, Phase: migration.StopCopy}, progress,
 	}
 }
 
 // notedBy is what a side knows after some events.
-func notedBy(events ...report.Event) *latest {
+func notedBy(events ...migration.Event) *latest {
 	l := new(latest)
 	for _, ev := range events {
 		l.note(ev)
@@ -70,16 +70,16 @@ func TestMetrics(t *testing.T) {
 
 // TestMetricsFollow: each event changes what it is about, and nothing else.
 func TestMetricsFollow(t *testing.T) {
-	least := &report.Forecast{Prediction: report.Prediction{Downtime: report.Span{Took: time.Second}}}
+	least := &migration.Forecast{Prediction: migration.Prediction{Downtime: migration.Span{Took: time.Second}}}
 	for _, c := range []struct {
-		ev    report.Event
+		ev    migration.Event
 		lines []string
 	}{
-		{report.Event{Kind: report.Lost}, []string{"migpipe_connected 0", "migpipe_connections_lost_total 2"}},
-		{report.Event{Kind: held}, []string{"migpipe_connected 0", "migpipe_held 1"}},
-		{report.Event{Kind: report.Phase, Phase: report.Rollback}, []string{`migpipe_phase{phase="rollback"} 1`, `migpipe_phase{phase="stop-copy"} 0`}},
-		{report.Event{Kind: report.Phase, Phase: report.StopCopy, Predicted: least}, []string{`migpipe_predicted_downtime_seconds{known="false"} 1`}},
-		{report.Event{Kind: report.Warning, Text: "of what is not served"}, nil},
+		{migration.Event{Kind: migration.Lost}, []string{"migpipe_connected 0", "migpipe_connections_lost_total 2"}},
+		{migration.Event{Kind: held}, []string{"migpipe_connected 0", "migpipe_held 1"}},
+		{migration.Event{Kind: migration.Phase, Phase: migration.Rollback}, []string{`migpipe_phase{phase="rollback"} 1`, `migpipe_phase{phase="stop-copy"} 0`}},
+		{migration.Event{Kind: migration.Phase, Phase: migration.StopCopy, Predicted: least}, []string{`migpipe_predicted_downtime_seconds{known="false"} 1`}},
+		{migration.Event{Kind: migration.Warning, Text: "of what is not served"}, nil},
 	} {
 		l := notedBy(underWay(source)...)
 		before := strings.Split(exposed(t, source, l), "\n")
@@ -118,7 +118,7 @@ func TestMetricsOfOneMoment(t *testing.T) {
 // TestBadLabel: a name that no label may have costs its own metrics, and not the process.
 func TestBadLabel(t *testing.T) {
 	reg := prometheus.NewRegistry()
-	reg.MustRegister(newCollector(sink, notedBy(report.Event{Kind: report.Progress, Devices: []report.Snapshot{{Name: "\xff"}}})))
+	reg.MustRegister(newCollector(sink, notedBy(migration.Event{Kind: migration.Progress, Devices: []migration.Snapshot{{Name: "\xff"}}})))
 	found, err := reg.Gather()
 	if err == nil || len(found) == 0 {
 		t.Errorf("%d metrics, %v", len(found), err)

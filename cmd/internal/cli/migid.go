@@ -8,8 +8,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/journal"
+	"github.com/migpipe/migpipe/transport/migration"
 )
 
 // leastPrefix is how many digits the beginning of a migration's id has at least.
@@ -19,27 +19,27 @@ var idPrefix = regexp.MustCompile(`^[0-9a-f]{4,32}$`)
 
 // findMigration reads the id of a migration, or the beginning of one that a journal of this
 // side has, if no other one begins so. name is what the id was given with.
-func (s *stateFlags) findMigration(role journal.Role, name, text string) (transport.MigID, error) {
+func (s *stateFlags) findMigration(role journal.Role, name, text string) (migration.ID, error) {
 	text = strings.ToLower(text)
 	dir := s.folder()
 	switch {
 	case !idPrefix.MatchString(text):
-		return transport.MigID{}, mistakef("copy what `status` prints, or its beginning", "%s%.40q: not an id of 32 hexadecimal digits, nor the first %d or more of one", name, text, leastPrefix)
+		return migration.ID{}, mistakef("copy what `status` prints, or its beginning", "%s%.40q: not an id of 32 hexadecimal digits, nor the first %d or more of one", name, text, leastPrefix)
 	case dir == "":
-		return transport.MigID{}, mistakef("name the folder with its journal with --state-dir", "%s%s: there is no folder with journals", name, text)
-	case len(text) == len(transport.MigID{}.String()):
-		return transport.ParseMigID(text)
+		return migration.ID{}, mistakef("name the folder with its journal with --state-dir", "%s%s: there is no folder with journals", name, text)
+	case len(text) == len(migration.ID{}.String()):
+		return migration.ParseID(text)
 	}
 	all, err := migrations(dir, role, text)
 	switch {
 	case err != nil:
-		return transport.MigID{}, mistakef("name the folder with --state-dir", "%s", plainText(err))
+		return migration.ID{}, mistakef("name the folder with --state-dir", "%s", plainText(err))
 	case len(all) == 0:
-		return transport.MigID{}, mistakef("`status` lists what is there", "%s%s: no migration in %s begins so", name, text, dir)
+		return migration.ID{}, mistakef("`status` lists what is there", "%s%s: no migration in %s begins so", name, text, dir)
 	case len(all) > 1:
-		return transport.MigID{}, mistakef("give more of its digits", "%s%s: %d migrations begin so: %s", name, text, len(all), shorten(all))
+		return migration.ID{}, mistakef("give more of its digits", "%s%s: %d migrations begin so: %s", name, text, len(all), shorten(all))
 	}
-	return transport.ParseMigID(all[0])
+	return migration.ParseID(all[0])
 }
 
 // migrations are the ids that begin so, of the journals in a folder.
@@ -52,7 +52,7 @@ func migrations(dir string, role journal.Role, prefix string) (ids []string, err
 	names, err := d.Readdirnames(-1)
 	for _, name := range names {
 		id, of, _ := strings.Cut(filepath.Base(name), ".")
-		if of == role.String() && strings.HasPrefix(id, prefix) && idPrefix.MatchString(id) && len(id) == len(transport.MigID{}.String()) {
+		if of == role.String() && strings.HasPrefix(id, prefix) && idPrefix.MatchString(id) && len(id) == len(migration.ID{}.String()) {
 			ids = append(ids, id)
 		}
 	}

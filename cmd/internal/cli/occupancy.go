@@ -5,29 +5,29 @@ import (
 	"math"
 	"strings"
 
-	"github.com/migpipe/migpipe/transport/report"
+	"github.com/migpipe/migpipe/transport/migration"
 )
 
 // bounds are the bottlenecks in words.
 var bounds = map[string]string{
-	report.BoundSave:    "bound by the source's devices",
-	report.BoundCodec:   "bound by the codec",
-	report.BoundNetwork: "bound by the network",
-	report.BoundArrival: "bound by what arrives",
-	report.BoundLoad:    "bound by the destination's devices",
-	report.Balanced:     "balanced",
+	migration.BoundSave:    "bound by the source's devices",
+	migration.BoundCodec:   "bound by the codec",
+	migration.BoundNetwork: "bound by the network",
+	migration.BoundArrival: "bound by what arrives",
+	migration.BoundLoad:    "bound by the destination's devices",
+	migration.Balanced:     "balanced",
 	// Of the downtime: stages in which no state moves.
-	report.StageStop:    "bound by the stop of the devices",
-	report.StageDecide:  "bound by the owner's word",
-	report.StageCommit:  "bound by the round trips and records of the hand-off",
-	report.StageWitness: "bound by the witness",
-	report.StageAccept:  "bound by on-accept",
-	report.StageStart:   "bound by the start at the destination",
+	migration.StageStop:    "bound by the stop of the devices",
+	migration.StageDecide:  "bound by the owner's word",
+	migration.StageCommit:  "bound by the round trips and records of the hand-off",
+	migration.StageWitness: "bound by the witness",
+	migration.StageAccept:  "bound by on-accept",
+	migration.StageStart:   "bound by the start at the destination",
 }
 
 // occupancyText is how full the stages are, and what they wait for; nothing where nothing
 // has moved.
-func occupancyText(f report.Occupancy) string {
+func occupancyText(f migration.Occupancy) string {
 	if f.Bottleneck == "" {
 		return ""
 	}
@@ -53,7 +53,7 @@ type jsonOccupancy struct {
 }
 
 // newJSONOccupancy is nil where nothing has moved.
-func newJSONOccupancy(f report.Occupancy) *jsonOccupancy {
+func newJSONOccupancy(f migration.Occupancy) *jsonOccupancy {
 	if f.Bottleneck == "" {
 		return nil
 	}

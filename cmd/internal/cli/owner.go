@@ -15,7 +15,7 @@ import (
 
 	"github.com/migpipe/migpipe/reader"
 	"github.com/migpipe/migpipe/transport"
-	"github.com/migpipe/migpipe/transport/report"
+	"github.com/migpipe/migpipe/transport/migration"
 )
 
 // ownerHelp is the part of the help texts about a VMM that decides. The second half
@@ -86,7 +86,7 @@ func (o *ownerFlag) by(in io.Reader, show *show) *owner {
 }
 
 // decides has the VMM decide about the source's half of the switchover of an attempt.
-func (o *owner) decides(a transport.Attempt, opts *reader.Options) {
+func (o *owner) decides(a migration.Attempt, opts *reader.Options) {
 	if o == nil {
 		return
 	}
@@ -178,19 +178,19 @@ func (o *owner) read() {
 
 // Events that ask the owner for what the engine does not tell itself, and that answer it.
 const (
-	askPause      report.Kind = "pause"  // the guest is to be paused; Attempt
-	askResume     report.Kind = "resume" // it is to be resumed; Attempt
-	notUnderstood report.Kind = "not-understood"
+	askPause      migration.Kind = "pause"  // the guest is to be paused; Attempt
+	askResume     migration.Kind = "resume" // it is to be resumed; Attempt
+	notUnderstood migration.Kind = "not-understood"
 )
 
 // ask asks the owner.
-func (s *show) ask(kind report.Kind, a transport.Attempt) {
-	s.add(stamped{at: time.Now(), Event: report.Event{Kind: kind, Attempt: a}})
+func (s *show) ask(kind migration.Kind, a migration.Attempt) {
+	s.add(stamped{at: time.Now(), Event: migration.Event{Kind: kind, Attempt: a}})
 }
 
 // notUnderstood answers a line that is none of the words that are waited for.
 func (s *show) notUnderstood(line string, words []string) {
-	s.add(stamped{at: time.Now(), Event: report.Event{Kind: notUnderstood, Text: line}, words: words})
+	s.add(stamped{at: time.Now(), Event: migration.Event{Kind: notUnderstood, Text: line}, words: words})
 }
 
 // jsonAttempt is the fencing token.
@@ -199,7 +199,7 @@ type jsonAttempt struct {
 	Epoch     uint64 `json:"epoch"`
 }
 
-func newJSONAttempt(a transport.Attempt) jsonAttempt { return jsonAttempt{a.Mig.String(), a.Epoch} }
+func newJSONAttempt(a migration.Attempt) jsonAttempt { return jsonAttempt{a.Mig.String(), a.Epoch} }
 
 // jsonReady asks the owner whether to commit.
 type jsonReady struct {

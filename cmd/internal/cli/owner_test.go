@@ -11,8 +11,7 @@ import (
 	"time"
 
 	"github.com/migpipe/migpipe/reader"
-	"github.com/migpipe/migpipe/transport"
-	"github.com/migpipe/migpipe/transport/report"
+	"github.com/migpipe/migpipe/transport/migration"
 )
 
 // asked is an owner who has written all that in before, and what it is told.
@@ -72,7 +71,7 @@ func TestOwnerSays(t *testing.T) {
 // TestOwnerIsAskedInTurn: each question is answered by a line of its own, and by the end of
 // stdin for ever.
 func TestOwnerIsAskedInTurn(t *testing.T) {
-	a, opts := transport.Attempt{Epoch: 3}, &reader.Options{}
+	a, opts := migration.Attempt{Epoch: 3}, &reader.Options{}
 	o, s := asked(strings.NewReader("paused\nresumed\npaused\ncommit\n"))
 	o.decides(a, opts)
 	for _, ask := range []func(context.Context) error{opts.PauseGuest, opts.ResumeGuest, opts.PauseGuest, opts.Approve} {
@@ -85,7 +84,7 @@ func TestOwnerIsAskedInTurn(t *testing.T) {
 			t.Errorf("after the end: %v", err)
 		}
 	}
-	var kinds []report.Kind
+	var kinds []migration.Kind
 	for _, ev := range s.queue {
 		kinds = append(kinds, ev.Kind)
 		if ev.Attempt != a {
@@ -111,10 +110,10 @@ func TestOwnerIsSilent(t *testing.T) {
 }
 
 func TestOwnerEvents(t *testing.T) {
-	a := transport.Attempt{Mig: transport.MigID{0xab}, Epoch: 3}
-	for want, ev := range map[string]report.Event{
-		`"migration":"ab000000000000000000000000000000","epoch":3,"downtime_ms":12.5}`: {Kind: report.Ready, Attempt: a, Downtime: 12500 * time.Microsecond},
-		`"migration":"ab000000000000000000000000000000","epoch":3}`:                    {Kind: report.Accepted, Attempt: a},
+	a := migration.Attempt{Mig: migration.ID{0xab}, Epoch: 3}
+	for want, ev := range map[string]migration.Event{
+		`"migration":"ab000000000000000000000000000000","epoch":3,"downtime_ms":12.5}`: {Kind: migration.Ready, Attempt: a, Downtime: 12500 * time.Microsecond},
+		`"migration":"ab000000000000000000000000000000","epoch":3}`:                    {Kind: migration.Accepted, Attempt: a},
 	} {
 		var b bytes.Buffer
 		newJSONView("mig-send", io.Discard, &b).event(stamped{at: time.Now(), Event: ev})
@@ -123,7 +122,7 @@ func TestOwnerEvents(t *testing.T) {
 		}
 	}
 	var b bytes.Buffer
-	newJSONView("mig-send", io.Discard, &b).event(stamped{at: time.Now(), Event: report.Event{Kind: notUnderstood, Text: "foo"}, words: []string{"commit", "cancel"}})
+	newJSONView("mig-send", io.Discard, &b).event(stamped{at: time.Now(), Event: migration.Event{Kind: notUnderstood, Text: "foo"}, words: []string{"commit", "cancel"}})
 	if got := b.String(); !strings.HasPrefix(got, `{"event":"not-understood",`) || !strings.HasSuffix(got, `"line":"foo","words":["commit","cancel"]}`+"\n") {
 		t.Error(got)
 	}

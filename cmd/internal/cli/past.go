@@ -18,7 +18,7 @@ import (
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
 	"github.com/migpipe/migpipe/transport/journal"
-	"github.com/migpipe/migpipe/transport/report"
+	"github.com/migpipe/migpipe/transport/migration"
 	"github.com/migpipe/migpipe/vfio"
 )
 
@@ -63,7 +63,7 @@ begins that migration again; mig-recv resolve ID --give-up drops the copy.`
 type pastFlags struct {
 	migration string
 	goOn      bool
-	id        transport.MigID // of migration, once checked
+	id        migration.ID // of migration, once checked
 }
 
 func (p *pastFlags) add(cmd *cobra.Command, r role, complete cobra.CompletionFunc) {
@@ -114,7 +114,7 @@ type survey struct {
 
 // survey reads the journals of a side, and removes those of migrations that ended long ago.
 // Settled ones that are asked for are in the result.
-func (s *stateFlags) survey(role journal.Role, asked func(mig transport.MigID, kind handoff.Record, written time.Time) bool) *survey {
+func (s *stateFlags) survey(role journal.Role, asked func(mig migration.ID, kind handoff.Record, written time.Time) bool) *survey {
 	if s.found != nil {
 		return s.found
 	}
@@ -151,7 +151,7 @@ func (s *stateFlags) survey(role journal.Role, asked func(mig transport.MigID, k
 }
 
 // remaining lists the journals of a side that a migration may be gone on with.
-func (s *stateFlags) remaining(role journal.Role, asked func(transport.MigID, handoff.Record, time.Time) bool) (remains, error) {
+func (s *stateFlags) remaining(role journal.Role, asked func(migration.ID, handoff.Record, time.Time) bool) (remains, error) {
 	if s.folder() == "" {
 		return nil, nil
 	}
@@ -237,7 +237,7 @@ func all(devices []opened, fits func(vfio.State) bool) bool {
 // decided ends a command line before the engine runs: what the journal says is the
 // outcome.
 type decided struct {
-	report report.Report
+	report migration.Report
 	err    error
 }
 
@@ -245,7 +245,7 @@ func (d *decided) Error() string { return errorText(d.err) }
 
 // errand is the migration that a run of mig-send is about.
 type errand struct {
-	attempt transport.Attempt
+	attempt migration.Attempt
 	journal handoff.Journal // nil until it is known which
 	named   bool            // by --migration: somebody insists
 	older   remains         // unfinished, and over by what was recorded later
@@ -261,11 +261,11 @@ func (e *errand) close() {
 }
 
 // untouched is the outcome of a run that comes to nothing.
-func (e *errand) untouched() handoff.Outcome {
+func (e *errand) untouched() migration.Outcome {
 	if e.journal != nil && e.journal.Last().Record == handoff.Commit {
-		return handoff.InDoubt
+		return migration.InDoubt
 	}
-	return handoff.Rolledback
+	return migration.Aborted
 }
 
 // announce says of an attempt that ended with its process that it is taken back. Of one
@@ -294,13 +294,13 @@ func (s *sendFlags) begin(e *errand, devices []opened, failed error) error {
 	if err := s.find(e, devices); err != nil {
 		return err
 	}
-	if failed != nil && e.untouched() == handoff.InDoubt {
-		return &decided{report.Report{Outcome: handoff.InDoubt, Attempt: e.attempt}, failed}
+	if failed != nil && e.untouched() == migration.InDoubt {
+		return &decided{migration.Report{Outcome: migration.InDoubt, Attempt: e.attempt}, failed}
 	}
 	if failed != nil || e.journal != nil {
 		return failed
 	}
-	e.attempt = transport.Attempt{Mig: transport.NewMigID(), Epoch: 1}
+	e.attempt = migration.Attempt{Mig: migration.NewID(), Epoch: 1}
 	j, err := s.state.journals(journal.Source)(e.attempt.Mig, false)
 	if err != nil {
 		return mistakef("name another folder with --state-dir", "%s", plainText(err))
@@ -384,9 +384,9 @@ func (l remains) over(devices []opened) *journal.Record {
 
 // again opens the journal of a migration that was begun before. One that cannot be
 // read may say anything.
-func (s *sendFlags) again(e *errand, mig transport.MigID) error {
+func (s *sendFlags) again(e *errand, mig migration.ID) error {
 	e.attempt.Mig = mig
-	doubt := &decided{report: report.Report{Outcome: handoff.InDoubt, Attempt: e.attempt}}
+	doubt := &decided{report: migration.Report{Outcome: migration.InDoubt, Attempt: e.attempt}}
 	j, err := journal.Open(s.state.folder(), journal.Options{Role: journal.Source, Mig: mig, Volatile: s.state.volatile, Existing: true})
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -403,7 +403,7 @@ func (s *sendFlags) again(e *errand, mig transport.MigID) error {
 		e.attempt = last.Attempt
 		return nil
 	case errors.Is(err, handoff.ErrGone):
-		doubt.report.Outcome, doubt.report.Warnings = handoff.Committed, []string{err.Error() + ": nothing was sent"}
+		doubt.report.Outcome, doubt.report.Warnings = migration.Committed, []string{err.Error() + ": nothing was sent"}
 		if len(e.older) > 0 {
 			doubt.report.Warnings = append(doubt.report.Warnings, fmt.Sprintf("migration %v is older: if the devices are of that one, say --migration", e.older))
 		}
@@ -416,6 +416,6 @@ func (s *sendFlags) again(e *errand, mig transport.MigID) error {
 }
 
 // path is the file of a journal.
-func (s *stateFlags) path(role journal.Role, mig transport.MigID) string {
+func (s *stateFlags) path(role journal.Role, mig migration.ID) string {
 	return filepath.Join(s.folder(), journal.Name(role, mig))
 }

@@ -11,7 +11,7 @@ import (
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
 	"github.com/migpipe/migpipe/transport/journal"
-	"github.com/migpipe/migpipe/transport/report"
+	"github.com/migpipe/migpipe/transport/migration"
 	"github.com/migpipe/migpipe/vfio"
 )
 
@@ -29,7 +29,7 @@ func (r *recvFlags) named() error {
 	}
 	last := all[len(all)-1]
 	if last.Record == handoff.Done {
-		return &decided{report: report.Report{Outcome: handoff.Committed, Attempt: last.Attempt, Peer: last.PeerID,
+		return &decided{report: migration.Report{Outcome: migration.Committed, Attempt: last.Attempt, Peer: last.PeerID,
 			Warnings: []string{fmt.Sprintf("the devices of this migration run here, and its source knows (attempt %d): nothing was received", last.Attempt.Epoch)}}}
 	}
 	r.known = &last
@@ -47,7 +47,7 @@ func (r *recvFlags) begin(devices []opened, failed error) error {
 		return err
 	}
 	rep, err := r.unserved(failed)
-	if rep.Outcome == handoff.InDoubt {
+	if rep.Outcome == migration.InDoubt {
 		return &decided{rep, err}
 	}
 	return failed
@@ -81,7 +81,7 @@ func (r *recvFlags) find(devices []opened, failed error) error {
 		return nil
 	}
 	kept := keptBy(devices)
-	left, err := r.state.remaining(journal.Destination, func(mig transport.MigID, kind handoff.Record, written time.Time) bool {
+	left, err := r.state.remaining(journal.Destination, func(mig migration.ID, kind handoff.Record, written time.Time) bool {
 		return kept[mig.String()] || kind == handoff.Running && written.After(r.untoldSince())
 	})
 	if err != nil {
@@ -110,11 +110,11 @@ func (r *recvFlags) maybeLent() bool {
 // what was promised of a migration that it was to go on with is as it was. That is not
 // committed either where RUNNING is recorded: its source may not have been told, and
 // nobody has looked at the devices.
-func (r *recvFlags) unserved(err error) (report.Report, error) {
+func (r *recvFlags) unserved(err error) (migration.Report, error) {
 	if r.known == nil || slices.Contains([]handoff.Record{handoff.None, handoff.Open, handoff.Aborted}, r.known.Record) {
-		return report.Report{Outcome: handoff.Rolledback}, err
+		return migration.Report{Outcome: migration.Aborted}, err
 	}
-	return report.Report{Outcome: handoff.InDoubt, Attempt: r.known.Attempt, Peer: r.known.PeerID}, &untried{err, *r.known}
+	return migration.Report{Outcome: migration.InDoubt, Attempt: r.known.Attempt, Peer: r.known.PeerID}, &untried{err, *r.known}
 }
 
 // untried is why a migration that was left was not gone on with, although it was chosen.

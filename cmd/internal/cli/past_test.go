@@ -5,9 +5,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
 	"github.com/migpipe/migpipe/transport/journal"
+	"github.com/migpipe/migpipe/transport/migration"
 	"github.com/migpipe/migpipe/vfio"
 	"github.com/migpipe/migpipe/vfio/sim"
 )
@@ -16,7 +16,7 @@ import (
 func leftAt(records ...handoff.Record) (left remains) {
 	for i, r := range records {
 		left = append(left, journal.Record{
-			Entry: handoff.Entry{Record: r, Attempt: transport.Attempt{Mig: transport.MigID{byte(i + 1)}, Epoch: 1}},
+			Entry: handoff.Entry{Record: r, Attempt: migration.Attempt{Mig: migration.ID{byte(i + 1)}, Epoch: 1}},
 			Time:  time.Now().Add(time.Duration(i-len(records)) * time.Second),
 		})
 	}

@@ -21,8 +21,7 @@ import (
 
 	"github.com/migpipe/migpipe/cmd/internal/broker"
 	"github.com/migpipe/migpipe/transport"
-	"github.com/migpipe/migpipe/transport/handoff"
-	"github.com/migpipe/migpipe/transport/report"
+	"github.com/migpipe/migpipe/transport/migration"
 )
 
 // program is one of the two commands: cobra's tree, and the exit code that a
@@ -72,7 +71,7 @@ func (p *program) run(args []string) int {
 	if err == nil {
 		return p.exit
 	}
-	v := verdict{scene: scene{sending: p.role == source}, report: report.Report{Outcome: handoff.Rolledback}, err: err}
+	v := verdict{scene: scene{sending: p.role == source}, report: migration.Report{Outcome: migration.Aborted}, err: err}
 	if !isPlaced(err) { // cobra's
 		v.err = &mistake{text: err.Error(), hint: "see " + p.name + " --help"}
 	}

@@ -10,10 +10,10 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/internal/wire"
 	"github.com/migpipe/migpipe/transport/handoff"
 	"github.com/migpipe/migpipe/transport/journal"
-	"github.com/migpipe/migpipe/transport/report"
+	"github.com/migpipe/migpipe/transport/migration"
 	"github.com/migpipe/migpipe/writer"
 )
 
@@ -99,7 +99,7 @@ func newRecv() *program {
 	}
 	root.Flags().StringVar(&r.listen, "listen", "", "`ADDR:PORT` to listen on, or tls://ADDR:PORT, or auto:ADDR:PORT, or unix:PATH, or fd:N")
 	r.addFlags(root)
-	r.maxState = size{bytes: 1 << 40, min: 1, max: transport.MaxStream}
+	r.maxState = size{bytes: 1 << 40, min: 1, max: wire.MaxStream}
 	root.Flags().Var(&r.maxState, "max-state", "`SIZE` that one device's state may have")
 	root.Flags().DurationVar(&r.alarm, "ready-alarm", time.Minute, "`TIME` that a complete copy waits for its source to commit before that is told")
 	root.Flags().DurationVar(&r.lease, "ready-lease", 0, "`TIME` after which such a copy is dropped: if the source's host has died by then, it was the last (default never)")
@@ -121,7 +121,7 @@ func (r *recvFlags) prepare() (job, error) {
 	if err == nil {
 		err = r.named()
 	}
-	return job{end: end, begin: r.begin, engine: func(ctx context.Context, devices []opened, show *show) (report.Report, error) {
+	return job{end: end, begin: r.begin, engine: func(ctx context.Context, devices []opened, show *show) (migration.Report, error) {
 		return r.receive(ctx, end, devices, show)
 	}}, err
 }
@@ -136,7 +136,7 @@ func (r *recvFlags) checkReady() error {
 	return nil
 }
 
-func (r *recvFlags) receive(ctx context.Context, end endpoint, devices []opened, show *show) (report.Report, error) {
+func (r *recvFlags) receive(ctx context.Context, end endpoint, devices []opened, show *show) (migration.Report, error) {
 	if err := r.startBroker(end, devices); err != nil {
 		return r.unserved(err)
 	}
@@ -155,7 +155,7 @@ func (r *recvFlags) receive(ctx context.Context, end endpoint, devices []opened,
 		return r.unserved(err)
 	}
 	r.announce(show)
-	var left transport.MigID
+	var left migration.ID
 	if r.known != nil {
 		left = r.known.Attempt.Mig
 	}
@@ -186,11 +186,11 @@ func (r *recvFlags) signalled() string {
 }
 
 // observe adds to what is told of a copy that stays which devices end with this process.
-func (r *recvFlags) observe(devices []opened, show *show) report.Observer {
-	return func(ev report.Event) {
+func (r *recvFlags) observe(devices []opened, show *show) migration.Observer {
+	return func(ev migration.Event) {
 		collect(ev)
-		r.holds.Store(ev.Kind == report.Held || r.holds.Load() && ev.Kind != report.Restored)
-		if ev.Kind != report.Held {
+		r.holds.Store(ev.Kind == migration.Held || r.holds.Load() && ev.Kind != migration.Restored)
+		if ev.Kind != migration.Held {
 			show.observe(ev)
 			return
 		}
@@ -206,9 +206,9 @@ func (r *recvFlags) observe(devices []opened, show *show) report.Observer {
 }
 
 // collect keeps the collector away during a migration, and no longer.
-func collect(ev report.Event) {
-	if ev.Kind == report.Phase {
-		keepCollectorAway(ev.Phase != report.Rollback)
+func collect(ev migration.Event) {
+	if ev.Kind == migration.Phase {
+		keepCollectorAway(ev.Phase != migration.Rollback)
 	}
 }
 

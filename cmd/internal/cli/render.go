@@ -10,16 +10,15 @@ import (
 	"time"
 
 	"github.com/migpipe/migpipe/transport"
-	"github.com/migpipe/migpipe/transport/handoff"
-	"github.com/migpipe/migpipe/transport/report"
+	"github.com/migpipe/migpipe/transport/migration"
 )
 
 // headlines say what each outcome means for the devices.
-var headlines = map[handoff.Outcome]string{
-	handoff.Committed:  "committed: the devices run at the destination",
-	handoff.Rolledback: "aborted: the devices stay with the source",
-	handoff.InDoubt:    "IN DOUBT: neither side may be started before the other was asked",
-	handoff.NeedsReset: "needs-reset: a device of this side could not be brought back",
+var headlines = map[migration.Outcome]string{
+	migration.Committed:  "committed: the devices run at the destination",
+	migration.Aborted:    "aborted: the devices stay with the source",
+	migration.InDoubt:    "IN DOUBT: neither side may be started before the other was asked",
+	migration.NeedsReset: "needs-reset: a device of this side could not be brought back",
 }
 
 // printReport writes the report for people. A run that did not get as far as
@@ -52,7 +51,7 @@ func printReport(w io.Writer, v verdict) {
 // has nothing to tell of one.
 func (v verdict) headline() string {
 	r := v.report
-	if r.Outcome == handoff.Rolledback && !v.sending && r.Attempt == (transport.Attempt{}) {
+	if r.Outcome == migration.Aborted && !v.sending && r.Attempt == (migration.Attempt{}) {
 		return "aborted: no source was heard, and no device was touched"
 	}
 	return headlines[r.Outcome]
@@ -67,10 +66,10 @@ func (v verdict) facts() [][2]string {
 			rows = append(rows, [2]string{name, text})
 		}
 	}
-	if r.Attempt != (transport.Attempt{}) {
+	if r.Attempt != (migration.Attempt{}) {
 		add("migration", fmt.Sprintf("%v, attempt %d, seen from the %s", r.Attempt.Mig, r.Attempt.Epoch, v.side(false)))
 	}
-	if r.Outcome == handoff.NeedsReset {
+	if r.Outcome == migration.NeedsReset {
 		add("next", "reset the device, or restart its VM, before it is used again")
 	}
 	if v.there != nil {
@@ -79,7 +78,7 @@ func (v verdict) facts() [][2]string {
 	if r.GuestUnheard {
 		add("guest", "it was to be resumed, and nothing says that it runs: look at it")
 	}
-	if r.Peer != (transport.ID{}) {
+	if r.Peer != (transport.PeerID{}) {
 		add("peer", r.Peer.String())
 	}
 	if r.Total > 0 {
@@ -110,7 +109,7 @@ func (v verdict) facts() [][2]string {
 }
 
 // split is the downtime by stage.
-func split(stages []report.Stage) string {
+func split(stages []migration.Stage) string {
 	var parts []string
 	for _, s := range stages {
 		if s.Took >= time.Microsecond {
@@ -125,7 +124,7 @@ func split(stages []report.Stage) string {
 
 // predictedText is the downtime as it was predicted. A bound that the downtime has not reached
 // was no bound: it is a sum of estimates.
-func predictedText(r report.Report) string {
+func predictedText(r migration.Report) string {
 	said := r.Predicted.Downtime
 	if _, ok := r.PredictionError(); ok && !said.Known {
 		return "about " + fineTime(said.Took) + " or more"
@@ -134,7 +133,7 @@ func predictedText(r report.Report) string {
 }
 
 // miss is how far the prediction was off, where there is something to compare.
-func miss(r report.Report) string {
+func miss(r migration.Report) string {
 	off, ok := r.PredictionError()
 	if !ok {
 		return ""
@@ -187,12 +186,12 @@ func (v verdict) verifiedNames(ok bool) string {
 }
 
 // columns are a device's row in the table.
-func (v verdict) columns(d report.Device) []string {
+func (v verdict) columns(d migration.Device) []string {
 	ratio, digest, precopied := "-", "-", "-"
 	if d.WireBytes > 0 {
 		ratio = fmt.Sprintf("%.2f", float64(d.Bytes)/float64(d.WireBytes))
 	}
-	if d.Digest != (transport.StreamDigest{}) {
+	if d.Digest != (migration.StreamDigest{}) {
 		digest = d.Digest.String()[:12]
 	}
 	if v.sending { // the destination cannot tell

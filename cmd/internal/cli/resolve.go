@@ -21,6 +21,7 @@ import (
 	"github.com/migpipe/migpipe/transport/handoff"
 	"github.com/migpipe/migpipe/transport/handoff/witness"
 	"github.com/migpipe/migpipe/transport/journal"
+	"github.com/migpipe/migpipe/transport/migration"
 )
 
 // resolveFlags are what a person vouches for.
@@ -222,10 +223,10 @@ func (r *resolveFlags) show(cmd *cobra.Command, j *journal.Journal) error {
 		return &transport.Fault{Code: transport.CodeDevice, Err: err}
 	}
 	other := "the other side is not known by an identity"
-	if last.PeerID != (transport.ID{}) {
+	if last.PeerID != (transport.PeerID{}) {
 		other = "the other side is " + last.PeerID.String()
 	}
-	if last.Peer != (transport.JournalID{}) {
+	if last.Peer != (migration.JournalID{}) {
 		other += ", its journal " + last.Peer.String()
 	}
 	_, err = fmt.Fprintf(out, "%s;\n%s\nwhat it has recorded since is not known here: `%s status` says it there\n", other, heard[last.Record], r.peerProgram)

@@ -18,7 +18,7 @@ import (
 	"golang.org/x/net/netutil"
 
 	"github.com/migpipe/migpipe/internal/unixsocket"
-	"github.com/migpipe/migpipe/transport/report"
+	"github.com/migpipe/migpipe/transport/migration"
 )
 
 // metricsHelp is the part of the help texts about metrics.
@@ -32,7 +32,7 @@ localhost, or for ADDR if that is a name: requests for others are refused, since
 page's may have been made to mean this host.`
 
 // serving is the event that says where metrics are to be had.
-const serving report.Kind = "metrics"
+const serving migration.Kind = "metrics"
 
 // What a scraper may take: it is of no use for a migration to keep more waiting, or to
 // wait for them in the end.
@@ -66,7 +66,7 @@ func (m *metricsFlag) open(r role, show *show) error {
 	if !m.unix() {
 		address = l.Addr().String()
 	}
-	show.add(stamped{at: time.Now(), Event: report.Event{Kind: serving, Text: address}})
+	show.add(stamped{at: time.Now(), Event: migration.Event{Kind: serving, Text: address}})
 	m.server = serveMetrics(l, m.knownByName(metricsHandler(newRegistry(r, &show.latest))), show.warn)
 	return nil
 }

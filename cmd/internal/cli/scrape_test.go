@@ -17,7 +17,7 @@ import (
 
 	"go.uber.org/goleak"
 
-	"github.com/migpipe/migpipe/transport/report"
+	"github.com/migpipe/migpipe/transport/migration"
 )
 
 // scraped is a program that serves metrics at an address, and where it says that it does.
@@ -197,7 +197,7 @@ func TestMetricsAddress(t *testing.T) {
 func TestServingEvent(t *testing.T) {
 	var events, lines, bars bytes.Buffer
 	j := newJSONView("mig-send", io.Discard, &events)
-	ev := stamped{at: time.Now(), Event: report.Event{Kind: serving, Text: "127.0.0.1:9100"}}
+	ev := stamped{at: time.Now(), Event: migration.Event{Kind: serving, Text: "127.0.0.1:9100"}}
 	j.event(ev)
 	newLineView("mig-send", &lines, io.Discard).event(ev)
 	newBarView("mig-send", &bars, io.Discard).event(ev)

@@ -13,10 +13,11 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/migpipe/migpipe/codec"
+	"github.com/migpipe/migpipe/internal/wire"
 	"github.com/migpipe/migpipe/reader"
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
-	"github.com/migpipe/migpipe/transport/report"
+	"github.com/migpipe/migpipe/transport/migration"
 )
 
 const sendLong = `mig-send migrates the state of devices on this host to another one, where
@@ -203,23 +204,23 @@ func (s *sendFlags) prepare() (job, error) {
 		return job{end: end}, err
 	}
 	begin := func(devices []opened, failed error) error { return s.begin(e, devices, failed) }
-	return job{end: end, errand: e, begin: begin, engine: func(ctx context.Context, devices []opened, show *show) (report.Report, error) {
+	return job{end: end, errand: e, begin: begin, engine: func(ctx context.Context, devices []opened, show *show) (migration.Report, error) {
 		return s.send(ctx, end, e, devices, show)
 	}}, nil
 }
 
-func (s *sendFlags) send(ctx context.Context, end endpoint, e *errand, devices []opened, show *show) (report.Report, error) {
+func (s *sendFlags) send(ctx context.Context, end endpoint, e *errand, devices []opened, show *show) (migration.Report, error) {
 	show.about(e.attempt)
 	err := s.startBroker(end, devices)
 	if err == nil {
 		err = s.confine(end, devices, show)
 	}
 	if err != nil {
-		return report.Report{Outcome: e.untouched(), Attempt: e.attempt}, err
+		return migration.Report{Outcome: e.untouched(), Attempt: e.attempt}, err
 	}
 	dialer, err := s.dialer(ctx, end, e, devices, show)
 	if err != nil {
-		return report.Report{Outcome: e.untouched(), Attempt: e.attempt}, err
+		return migration.Report{Outcome: e.untouched(), Attempt: e.attempt}, err
 	}
 	e.announce(show)
 	o := s.options(devices, e.attempt, show)
@@ -243,8 +244,8 @@ func (s *sendFlags) parsePriorities() error {
 		name, value, _ := strings.Cut(flag, "=")
 		n, err := strconv.Atoi(value)
 		switch {
-		case err != nil || n < 1 || n > transport.MaxPriority:
-			return mistakef(hint, "--priority %.80q: the priority must be 1 to %d", flag, transport.MaxPriority)
+		case err != nil || n < 1 || n > wire.MaxPriority:
+			return mistakef(hint, "--priority %.80q: the priority must be 1 to %d", flag, wire.MaxPriority)
 		case !slices.ContainsFunc(s.devices, func(d string) bool { return strings.HasPrefix(d, name+"=") }):
 			return mistakef(hint, "--priority %.80q: no --device has that name", flag)
 		}
@@ -258,7 +259,7 @@ var onLimits = map[string]reader.OnLimit{"refuse": reader.Refuse, "continue": re
 
 // options bounds the downtime where there is one: no guest waits for files. A witness is
 // needed for files as well.
-func (s *sendFlags) options(devices []opened, a transport.Attempt, show *show) *reader.Options {
+func (s *sendFlags) options(devices []opened, a migration.Attempt, show *show) *reader.Options {
 	downtime, maxDown, onLimit := s.downtime, s.maxDown, onLimits[s.onLimit]
 	if !slices.ContainsFunc(devices, func(d opened) bool { return !isFile(d.Device) }) {
 		downtime, maxDown, onLimit = math.MaxInt64, math.MaxInt64, reader.Force

@@ -12,7 +12,7 @@ import (
 	"github.com/migpipe/migpipe/cmd/internal/sandbox"
 	"github.com/migpipe/migpipe/reader"
 	"github.com/migpipe/migpipe/transport"
-	"github.com/migpipe/migpipe/transport/report"
+	"github.com/migpipe/migpipe/transport/migration"
 )
 
 // view is one way to tell the user what happens.
@@ -36,7 +36,7 @@ type show struct {
 	latest  latest
 
 	mu       sync.Mutex
-	attempt  transport.Attempt // that this side works on, zero for none
+	attempt  migration.Attempt // that this side works on, zero for none
 	queue    []stamped
 	closed   bool
 	warned   time.Time // of a peer that was turned away
@@ -49,8 +49,8 @@ type show struct {
 // stamped is an event and when it happened.
 type stamped struct {
 	at time.Time
-	report.Event
-	self    transport.ID       // who listens, where that is the event
+	migration.Event
+	self    transport.PeerID   // who listens, where that is the event
 	held    scene              // whose devices the process stays for, where that is
 	sandbox sandbox.Status     // what is in force, where that is
 	tried   []reader.Candidate // the carriers that were measured, where that is
@@ -77,15 +77,15 @@ func newView(c *common, to outlets) view {
 	return newLineView(c.program, to.err, to.out)
 }
 
-// observe is a report.Observer. An attempt that was refused is not worked on any more; that
+// observe is a migration.Observer. An attempt that was refused is not worked on any more; that
 // of an alarm, or of a preflight, never was.
-func (s *show) observe(ev report.Event) {
+func (s *show) observe(ev migration.Event) {
 	switch ev.Kind {
-	case report.Refused:
-		s.about(transport.Attempt{})
-	case report.Alarm, report.Asked:
+	case migration.Refused:
+		s.about(migration.Attempt{})
+	case migration.Alarm, migration.Asked:
 	default:
-		if ev.Attempt != (transport.Attempt{}) {
+		if ev.Attempt != (migration.Attempt{}) {
 			s.about(ev.Attempt)
 		}
 	}
@@ -93,30 +93,30 @@ func (s *show) observe(ev report.Event) {
 }
 
 // about says which attempt this side works on from now on.
-func (s *show) about(a transport.Attempt) {
+func (s *show) about(a migration.Attempt) {
 	s.mu.Lock()
 	s.attempt = a
 	s.mu.Unlock()
 }
 
 // listening is the first event of mig-recv.
-func (s *show) listening(address string, self transport.ID) {
-	s.add(stamped{at: time.Now(), Event: report.Event{Kind: report.Listening, Text: address}, self: self})
+func (s *show) listening(address string, self transport.PeerID) {
+	s.add(stamped{at: time.Now(), Event: migration.Event{Kind: migration.Listening, Text: address}, self: self})
 }
 
 // warn tells of what has gone wrong beside the migration.
 func (s *show) warn(text string) {
-	s.add(stamped{at: time.Now(), Event: report.Event{Kind: report.Warning, Text: text}})
+	s.add(stamped{at: time.Now(), Event: migration.Event{Kind: migration.Warning, Text: text}})
 }
 
 // confined tells what of the sandbox is in force.
 func (s *show) confined(status sandbox.Status) {
-	s.add(stamped{at: time.Now(), Event: report.Event{Kind: confined}, sandbox: status})
+	s.add(stamped{at: time.Now(), Event: migration.Event{Kind: confined}, sandbox: status})
 }
 
 // carrying tells which carrier was chosen.
 func (s *show) carrying(all []reader.Candidate) {
-	s.add(stamped{at: time.Now(), Event: report.Event{Kind: carrying, Text: carryingText(all)}, tried: all})
+	s.add(stamped{at: time.Now(), Event: migration.Event{Kind: carrying, Text: carryingText(all)}, tried: all})
 }
 
 // hold tells that the process stays, and why.
@@ -126,7 +126,7 @@ func (s *show) hold(v verdict) {
 
 // stay tells what the process stays for.
 func (s *show) stay(text string, of scene) {
-	s.add(stamped{at: time.Now(), Event: report.Event{Kind: held, Text: text}, held: of})
+	s.add(stamped{at: time.Now(), Event: migration.Event{Kind: held, Text: text}, held: of})
 }
 
 // refusedEvery is the shortest time between two warnings about peers that were
@@ -152,7 +152,7 @@ func (s *show) refused(err error) {
 	}
 	s.mu.Unlock()
 	if !tooSoon {
-		s.add(stamped{at: time.Now(), Event: report.Event{Kind: report.Warning, Text: text}})
+		s.add(stamped{at: time.Now(), Event: migration.Event{Kind: migration.Warning, Text: text}})
 	}
 }
 
@@ -175,11 +175,11 @@ func (s *show) add(ev stamped) {
 	s.latest.note(ev.Event)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if ev.Attempt == (transport.Attempt{}) && ev.Kind != report.Refused && ev.Kind != report.Asked {
+	if ev.Attempt == (migration.Attempt{}) && ev.Kind != migration.Refused && ev.Kind != migration.Asked {
 		ev.Attempt = s.attempt
 	}
 	last := len(s.queue) - 1
-	if ev.Kind == report.Progress && last >= 0 && s.queue[last].Kind == report.Progress {
+	if ev.Kind == migration.Progress && last >= 0 && s.queue[last].Kind == migration.Progress {
 		s.queue = s.queue[:last]
 	}
 	s.queue = append(s.queue, ev)
@@ -205,7 +205,7 @@ func (s *show) tell() {
 			switch ev.Kind { // as serious as the errors of the end
 			case held:
 				complain(s.to.err, s.program, ev.Text, ev.held.holdHints())
-			case report.Alarm:
+			case migration.Alarm:
 				complain(s.to.err, s.program, alarmText(ev.Event), bothHints)
 			}
 		}

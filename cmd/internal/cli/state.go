@@ -21,6 +21,7 @@ import (
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
 	"github.com/migpipe/migpipe/transport/journal"
+	"github.com/migpipe/migpipe/transport/migration"
 )
 
 // stateHelp is the part of the help texts about the journal.
@@ -68,7 +69,7 @@ func (s *stateFlags) journals(role journal.Role) handoff.Journals {
 	if dir == "" {
 		return handoff.InMemory
 	}
-	return func(mig transport.MigID, existing bool) (handoff.Journal, error) {
+	return func(mig migration.ID, existing bool) (handoff.Journal, error) {
 		j, err := journal.Open(dir, journal.Options{Role: role, Mig: mig, Volatile: s.volatile, Existing: existing})
 		if err != nil {
 			return nil, &stateError{err}
@@ -175,21 +176,21 @@ func meaning(role journal.Role, e handoff.Entry) string {
 
 // jsonJournal is what `status --json` says of a journal.
 type jsonJournal struct {
-	Migration string        `json:"migration"`
-	Attempt   uint64        `json:"attempt"`
-	Record    string        `json:"record"`
-	Meaning   string        `json:"meaning"`
-	Since     string        `json:"since"`
-	Bytes     uint64        `json:"bytes"`
-	Fault     string        `json:"fault,omitempty"`
-	Decided   string        `json:"decided,omitempty"`        // by a person, as with FORCED: by whom, and why
-	Forced    uint64        `json:"forced_attempt,omitempty"` // of which attempt that is; later ones do not undo it
-	Alarm     string        `json:"alarm,omitempty"`          // both sides may run: what the other one has recorded
-	Peer      *transport.ID `json:"peer,omitempty"`
-	Side      string        `json:"side"`
-	PID       int           `json:"pid,omitempty"` // of the process that works on it
-	Journal   string        `json:"journal"`
-	File      string        `json:"file"`
+	Migration string            `json:"migration"`
+	Attempt   uint64            `json:"attempt"`
+	Record    string            `json:"record"`
+	Meaning   string            `json:"meaning"`
+	Since     string            `json:"since"`
+	Bytes     uint64            `json:"bytes"`
+	Fault     string            `json:"fault,omitempty"`
+	Decided   string            `json:"decided,omitempty"`        // by a person, as with FORCED: by whom, and why
+	Forced    uint64            `json:"forced_attempt,omitempty"` // of which attempt that is; later ones do not undo it
+	Alarm     string            `json:"alarm,omitempty"`          // both sides may run: what the other one has recorded
+	Peer      *transport.PeerID `json:"peer,omitempty"`
+	Side      string            `json:"side"`
+	PID       int               `json:"pid,omitempty"` // of the process that works on it
+	Journal   string            `json:"journal"`
+	File      string            `json:"file"`
 }
 
 func statusCommand(c *common) *cobra.Command {

@@ -7,9 +7,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
 	"github.com/migpipe/migpipe/transport/journal"
+	"github.com/migpipe/migpipe/transport/migration"
 )
 
 // TestSurvey: a run keeps in memory what it may go on with, and of the settled journals the
@@ -18,7 +18,7 @@ func TestSurvey(t *testing.T) {
 	dir := t.TempDir()
 	s := &stateFlags{dir: dir, volatile: true, keep: time.Hour}
 	for i, kind := range []handoff.Record{handoff.Done, handoff.Open, handoff.Done, handoff.Running, handoff.Open, handoff.Running, handoff.Done, handoff.Ready} {
-		a := transport.Attempt{Mig: transport.MigID{byte(i + 1)}, Epoch: 1}
+		a := migration.Attempt{Mig: migration.ID{byte(i + 1)}, Epoch: 1}
 		j, err := journal.Open(dir, journal.Options{Role: journal.Destination, Mig: a.Mig, Volatile: true})
 		if err == nil {
 			err = j.Append(handoff.Entry{Record: kind, Attempt: a})
@@ -28,11 +28,11 @@ func TestSurvey(t *testing.T) {
 		}
 		j.Close()
 	}
-	empty := filepath.Join(dir, journal.Name(journal.Destination, transport.MigID{99}))
+	empty := filepath.Join(dir, journal.Name(journal.Destination, migration.ID{99}))
 	if err := os.WriteFile(empty, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	left, err := s.remaining(journal.Destination, func(mig transport.MigID, _ handoff.Record, _ time.Time) bool { return mig[0] == 3 })
+	left, err := s.remaining(journal.Destination, func(mig migration.ID, _ handoff.Record, _ time.Time) bool { return mig[0] == 3 })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -46,7 +46,7 @@ func TestSurvey(t *testing.T) {
 	if _, err := os.Lstat(empty); !os.IsNotExist(err) {
 		t.Errorf("the empty file: %v", err)
 	}
-	if err := os.Remove(filepath.Join(dir, journal.Name(journal.Destination, transport.MigID{2}))); err != nil {
+	if err := os.Remove(filepath.Join(dir, journal.Name(journal.Destination, migration.ID{2}))); err != nil {
 		t.Fatal(err)
 	}
 	if again, err := s.remaining(journal.Destination, nil); err != nil || len(again) != len(left) {
@@ -62,7 +62,7 @@ func TestSurveyKeepsSole(t *testing.T) {
 	dir := t.TempDir()
 	s := &stateFlags{dir: dir, volatile: true, keep: time.Hour}
 	for i := range 3 {
-		a := transport.Attempt{Mig: transport.MigID{byte(i + 1)}, Epoch: 1}
+		a := migration.Attempt{Mig: migration.ID{byte(i + 1)}, Epoch: 1}
 		j, err := journal.Open(dir, journal.Options{Role: journal.Source, Mig: a.Mig, Volatile: true})
 		if err == nil {
 			err = j.Append(handoff.Entry{Record: handoff.Owner, Attempt: a, Sole: i > 0})

@@ -6,8 +6,7 @@ import (
 	"io"
 	"time"
 
-	"github.com/migpipe/migpipe/transport/handoff"
-	"github.com/migpipe/migpipe/transport/report"
+	"github.com/migpipe/migpipe/transport/migration"
 	"github.com/migpipe/migpipe/vfio/sim"
 )
 
@@ -15,9 +14,9 @@ import (
 // code are made of.
 type verdict struct {
 	scene
-	report    report.Report
-	preflight *report.Preflight // of --dry-run, nil otherwise
-	started   bool              // the engine ran
+	report    migration.Report
+	preflight *migration.Preflight // of --dry-run, nil otherwise
+	started   bool                 // the engine ran
 	err       error
 	verified  map[string]bool // devices that can tell whether they hold the source's state
 }
@@ -27,7 +26,7 @@ func (v verdict) exit() int {
 	if v.preflight != nil && v.err == nil {
 		return exitCommitted // it would be
 	}
-	if _, ok := errors.AsType[*mistake](v.err); ok && v.report.Outcome != handoff.InDoubt {
+	if _, ok := errors.AsType[*mistake](v.err); ok && v.report.Outcome != migration.InDoubt {
 		return exitUsage
 	}
 	code, remote := codeOf(v.err)

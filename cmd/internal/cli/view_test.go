@@ -17,7 +17,7 @@ import (
 	"github.com/migpipe/migpipe/reader"
 	"github.com/migpipe/migpipe/test/golden"
 	"github.com/migpipe/migpipe/transport"
-	"github.com/migpipe/migpipe/transport/report"
+	"github.com/migpipe/migpipe/transport/migration"
 )
 
 func TestReport(t *testing.T) {
@@ -59,30 +59,30 @@ var clocks = regexp.MustCompile(`"t_ms":[0-9.]+,"time":"[^"]+"`)
 // events are what a migration of one device may tell, 100 ms apart.
 func events() []stamped {
 	at := time.Date(2020, 1, 2, 3, 4, 5, 0, time.UTC)
-	list := []report.Event{
-		{Kind: report.Listening, Text: "127.0.0.1:7000"},
-		{Kind: report.Progress},
-		{Kind: report.Peer, Text: "mig-send 1.0"},
-		{Kind: report.Phase, Phase: report.Stop, Text: "no device has PRE_COPY"},
-		{Kind: report.Warning, Text: "<odd>"},
-		{Kind: report.Asked, Peer: peerID, Text: "mig-send 1.0"},
-		{Kind: report.Asked, Text: "mig-send 1.0", Err: &transport.Fault{Code: transport.CodeBusy, Device: "nic0", Err: errors.New("it is in PRE_COPY")}},
+	list := []migration.Event{
+		{Kind: migration.Listening, Text: "127.0.0.1:7000"},
+		{Kind: migration.Progress},
+		{Kind: migration.Peer, Text: "mig-send 1.0"},
+		{Kind: migration.Phase, Phase: migration.Stop, Text: "no device has PRE_COPY"},
+		{Kind: migration.Warning, Text: "<odd>"},
+		{Kind: migration.Asked, Peer: peerID, Text: "mig-send 1.0"},
+		{Kind: migration.Asked, Text: "mig-send 1.0", Err: &transport.Fault{Code: transport.CodeBusy, Device: "nic0", Err: errors.New("it is in PRE_COPY")}},
 	}
 	list = append(list,
-		report.Event{Kind: report.Refused, Peer: peerID, Attempt: transport.Attempt{Mig: transport.MigID{1}, Epoch: 2}, More: 3, Err: &transport.Fault{Code: transport.CodeDevices, Err: errors.New("the source has device a, the destination b")}},
-		report.Event{Kind: report.Lost, Text: "transport: receive: transport: the connection is lost: timeout: no recent network activity"},
-		report.Event{Kind: report.Restored})
+		migration.Event{Kind: migration.Refused, Peer: peerID, Attempt: migration.Attempt{Mig: migration.ID{1}, Epoch: 2}, More: 3, Err: &transport.Fault{Code: transport.CodeDevices, Err: errors.New("the source has device a, the destination b")}},
+		migration.Event{Kind: migration.Lost, Text: "transport: receive: transport: the connection is lost: timeout: no recent network activity"},
+		migration.Event{Kind: migration.Restored})
 	for i := range uint64(41) {
-		s := report.Snapshot{Name: "nic0", Phase: "stop-copy", Bytes: i << 20, Wire: i << 19, Applied: i << 20}
-		var full report.Occupancy
+		s := migration.Snapshot{Name: "nic0", Phase: "stop-copy", Bytes: i << 20, Wire: i << 19, Applied: i << 20}
+		var full migration.Occupancy
 		if i > 2 {
-			full = report.Occupancy{Queue: 0.833, Flight: 0.0625, Bottleneck: report.BoundNetwork}
-			s.Rates = report.Rates{Save: 20 << 20, Wire: 5 << 20, Load: 30 << 20}
+			full = migration.Occupancy{Queue: 0.833, Flight: 0.0625, Bottleneck: migration.BoundNetwork}
+			s.Rates = migration.Rates{Save: 20 << 20, Wire: 5 << 20, Load: 30 << 20}
 		}
 		if i > 0 {
 			s.Remaining, s.Known = (40-i)<<20, true
 		}
-		list = append(list, report.Event{Kind: report.Progress, Devices: []report.Snapshot{s}, Way: report.Way{Goodput: 10 << 20, RTT: time.Millisecond}, Occupancy: full})
+		list = append(list, migration.Event{Kind: migration.Progress, Devices: []migration.Snapshot{s}, Way: migration.Way{Goodput: 10 << 20, RTT: time.Millisecond}, Occupancy: full})
 	}
 	out := make([]stamped, len(list))
 	for i, ev := range list {
@@ -110,7 +110,7 @@ func TestSandboxEvent(t *testing.T) {
 		`"landlock":7}`:                   {ABI: 7},
 		`"landlock":0,"why":"no kernel"}`: {Why: "no kernel"},
 	} {
-		ev := stamped{at: time.Now(), Event: report.Event{Kind: confined}, sandbox: status}
+		ev := stamped{at: time.Now(), Event: migration.Event{Kind: confined}, sandbox: status}
 		var b, people bytes.Buffer
 		newJSONView("mig-recv", io.Discard, &b).event(ev)
 		if got := b.String(); !strings.HasPrefix(got, `{"event":"sandbox",`) || !strings.HasSuffix(got, want+"\n") {
@@ -169,9 +169,9 @@ func TestLinesSayThatNothingMoves(t *testing.T) {
 	var err bytes.Buffer
 	l := newLineView("mig-send", &err, io.Discard)
 	start := time.Now()
-	s := report.Snapshot{Name: "nic0", Phase: report.PreCopy, Bytes: 1 << 20}
+	s := migration.Snapshot{Name: "nic0", Phase: migration.PreCopy, Bytes: 1 << 20}
 	for i := range 8 {
-		l.event(stamped{at: start.Add(time.Duration(i) * time.Second), Event: report.Event{Kind: report.Progress, Devices: []report.Snapshot{s}}})
+		l.event(stamped{at: start.Add(time.Duration(i) * time.Second), Event: migration.Event{Kind: migration.Progress, Devices: []migration.Snapshot{s}}})
 	}
 	want := "mig-send: nic0 pre-copy, 1.0 MiB, no data for 3 s\nmig-send: nic0 pre-copy, 1.0 MiB, no data for 6 s\n"
 	if err.String() != want {
@@ -183,9 +183,9 @@ func TestLinesSayThatNothingMoves(t *testing.T) {
 func TestLinesEnd(t *testing.T) {
 	var err bytes.Buffer
 	l := newLineView("mig-send", &err, io.Discard)
-	s := report.Snapshot{Name: "nic0", Phase: report.Commit, Bytes: 1 << 20}
+	s := migration.Snapshot{Name: "nic0", Phase: migration.Commit, Bytes: 1 << 20}
 	for i := range 60 {
-		l.event(stamped{at: time.Unix(int64(i), 0), Event: report.Event{Kind: report.Progress, Devices: []report.Snapshot{s}}})
+		l.event(stamped{at: time.Unix(int64(i), 0), Event: migration.Event{Kind: migration.Progress, Devices: []migration.Snapshot{s}}})
 	}
 	if want := "mig-send: nic0 commit, 1.0 MiB\n"; err.String() != want {
 		t.Errorf("said %q, want %q", err.String(), want)
@@ -196,13 +196,13 @@ func TestLinesEnd(t *testing.T) {
 // which nothing has ended.
 func TestMeterOfNextAttempt(t *testing.T) {
 	m, at := meters{}, time.Now()
-	for i, d := range []report.Snapshot{
-		{Phase: report.StopCopy, Bytes: 1 << 20, Remaining: 1, Known: true},
-		{Phase: report.StopCopy, Bytes: 1 << 21},
-		{Phase: report.PreCopy},
-		{Phase: report.PreCopy, Bytes: 1 << 20},
+	for i, d := range []migration.Snapshot{
+		{Phase: migration.StopCopy, Bytes: 1 << 20, Remaining: 1, Known: true},
+		{Phase: migration.StopCopy, Bytes: 1 << 21},
+		{Phase: migration.PreCopy},
+		{Phase: migration.PreCopy, Bytes: 1 << 20},
 	} {
-		s := m.read(at.Add(time.Duration(i)*time.Second), []report.Snapshot{d})[0]
+		s := m.read(at.Add(time.Duration(i)*time.Second), []migration.Snapshot{d})[0]
 		if want := i == 1; s.ended != want || i == 3 && s.rate != 1<<20 {
 			t.Errorf("%d: ended %v, want %v, at %v bytes a second", i, s.ended, want, s.rate)
 		}
@@ -228,7 +228,7 @@ func TestBars(t *testing.T) {
 // TestRowFits narrows a row step by step: the bar, the rate, the amount.
 func TestRowFits(t *testing.T) {
 	r := &row{names: 4, part: 0.5}
-	r.set(status{Snapshot: report.Snapshot{Name: "nic0", Phase: report.PreCopy, Bytes: 10 << 20, Remaining: 30 << 20, Known: true}, rate: 10 << 20})
+	r.set(status{Snapshot: migration.Snapshot{Name: "nic0", Phase: migration.PreCopy, Bytes: 10 << 20, Remaining: 30 << 20, Known: true}, rate: 10 << 20})
 	for width, want := range map[int]string{
 		120: "nic0 pre-copy  [=====-----------------] 10.0 MiB of ~40.0 MiB  10.0 MiB/s   ~30.0 MiB left, ETA ~3s",
 		95:  "nic0 pre-copy  [===----------] 10.0 MiB of ~40.0 MiB  10.0 MiB/s   ~30.0 MiB left, ETA ~3s",
@@ -254,22 +254,22 @@ func TestBarFillsAtTheEnd(t *testing.T) {
 		known            bool
 		want             string
 	}{
-		{report.PreCopy, 0, 0, false, "[====----]"},
-		{report.PreCopy, 10, 30, true, "[==------]"},
-		{report.Stop, 10, 0, false, "[==------]"},
-		{report.StopCopy, 30, 10, true, "[======--]"},
-		{report.StopCopy, 40, 0, true, "[=======-]"},
-		{report.StopCopy, 40, 0, false, "[========]"},
-		{report.Commit, 40, 0, false, "[========]"},
+		{migration.PreCopy, 0, 0, false, "[====----]"},
+		{migration.PreCopy, 10, 30, true, "[==------]"},
+		{migration.Stop, 10, 0, false, "[==------]"},
+		{migration.StopCopy, 30, 10, true, "[======--]"},
+		{migration.StopCopy, 40, 0, true, "[=======-]"},
+		{migration.StopCopy, 40, 0, false, "[========]"},
+		{migration.Commit, 40, 0, false, "[========]"},
 	} {
-		s := report.Snapshot{Name: "a", Phase: step.phase, Bytes: step.bytes, Remaining: step.remaining, Known: step.known}
-		r.set(m.read(time.Now(), []report.Snapshot{s})[0])
+		s := migration.Snapshot{Name: "a", Phase: step.phase, Bytes: step.bytes, Remaining: step.remaining, Known: step.known}
+		r.set(m.read(time.Now(), []migration.Snapshot{s})[0])
 		if got := r.bar(10); got != step.want {
 			t.Errorf("%+v: %s", step, got)
 		}
 	}
 	r.part = 0.5
-	r.set(status{Snapshot: report.Snapshot{Phase: "aborted", Bytes: 40}})
+	r.set(status{Snapshot: migration.Snapshot{Phase: "aborted", Bytes: 40}})
 	if got := r.bar(10); got != "[====----]" {
 		t.Errorf("aborted: %s", got)
 	}
@@ -279,9 +279,9 @@ func TestShowKeepsOrderAndNewestProgress(t *testing.T) {
 	got := new(recorder)
 	s := &show{view: got, to: outlets{newOutlet("stdout", io.Discard), newOutlet("stderr", io.Discard)}, wake: make(chan struct{}, 1), done: make(chan struct{})}
 	for i := range 1000 {
-		s.observe(report.Event{Kind: report.Progress, Text: fmt.Sprint(i)})
+		s.observe(migration.Event{Kind: migration.Progress, Text: fmt.Sprint(i)})
 	}
-	s.observe(report.Event{Kind: report.Phase, Phase: report.Commit})
+	s.observe(migration.Event{Kind: migration.Phase, Phase: migration.Commit})
 	go s.tell()
 	if exit := s.end(committed()); exit != exitCommitted {
 		t.Errorf("exit %d", exit)
@@ -327,13 +327,13 @@ func (l *lastWord) end(v verdict) { l.verdict = v }
 // shows, and not when a rest would be sent that grows all the while.
 func TestWaiting(t *testing.T) {
 	at := time.Date(2020, 1, 2, 3, 4, 5, 0, time.UTC)
-	show := func(v view, w *report.Waiting) {
+	show := func(v view, w *migration.Waiting) {
 		for i := range uint64(40) {
-			d := report.Snapshot{Name: "nic0", Phase: report.PreCopy, Bytes: i << 20, Remaining: 9 << 30, Known: true}
-			v.event(stamped{at: at.Add(time.Duration(i) * 100 * time.Millisecond), Event: report.Event{Kind: report.Progress, Devices: []report.Snapshot{d}, Waiting: w}})
+			d := migration.Snapshot{Name: "nic0", Phase: migration.PreCopy, Bytes: i << 20, Remaining: 9 << 30, Known: true}
+			v.event(stamped{at: at.Add(time.Duration(i) * 100 * time.Millisecond), Event: migration.Event{Kind: migration.Progress, Devices: []migration.Snapshot{d}, Waiting: w}})
 		}
 	}
-	waiting := &report.Waiting{Limit: 300 * time.Millisecond, Downtime: report.Span{Took: 1200 * time.Millisecond, Known: true}}
+	waiting := &migration.Waiting{Limit: 300 * time.Millisecond, Downtime: migration.Span{Took: 1200 * time.Millisecond, Known: true}}
 	var lines, events bytes.Buffer
 	show(newLineView("mig-send", &lines, &lines), waiting)
 	if got := lines.String(); !strings.Contains(got, "mig-send: waiting for the downtime limit of 300ms: a stop now would take 1.20 s") || strings.Contains(got, "ETA") {
@@ -356,7 +356,7 @@ func TestWaiting(t *testing.T) {
 // programs get the figures, where there are some.
 func TestCarrierEvent(t *testing.T) {
 	of := func(carrier string, rtt time.Duration, rate float64, err error) reader.Candidate {
-		return reader.Candidate{Carrier: carrier, Found: report.Preflight{RTT: rtt, Rate: rate}, Err: err}
+		return reader.Candidate{Carrier: carrier, Found: migration.Preflight{RTT: rtt, Rate: rate}, Err: err}
 	}
 	nobody := &transport.Fault{Code: transport.CodeNetwork, Err: transport.ErrUnreachable}
 	for _, c := range []struct {

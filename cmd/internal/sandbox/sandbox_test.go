@@ -20,6 +20,7 @@ import (
 	"github.com/migpipe/migpipe/transport/handoff"
 	"github.com/migpipe/migpipe/transport/handoff/witness"
 	"github.com/migpipe/migpipe/transport/journal"
+	"github.com/migpipe/migpipe/transport/migration"
 	"github.com/migpipe/migpipe/vfio"
 	"github.com/migpipe/migpipe/vfio/file"
 )
@@ -143,13 +144,13 @@ func TestInside(t *testing.T) {
 }
 
 func keepsJournal(dir string) error {
-	o := journal.Options{Role: journal.Source, Mig: transport.NewMigID(), Volatile: true}
+	o := journal.Options{Role: journal.Source, Mig: migration.NewID(), Volatile: true}
 	for range 2 { // made, then opened
 		j, err := journal.Open(dir, o)
 		if err != nil {
 			return err
 		}
-		e := handoff.Entry{Record: handoff.Open, Attempt: transport.Attempt{Mig: o.Mig, Epoch: 1}}
+		e := handoff.Entry{Record: handoff.Open, Attempt: migration.Attempt{Mig: o.Mig, Epoch: 1}}
 		if err := errors.Join(j.Append(e), j.Close()); err != nil {
 			return err
 		}
@@ -224,7 +225,7 @@ func TestReplaced(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		attempt := transport.Attempt{Mig: transport.NewMigID(), Epoch: 1}
+		attempt := migration.Attempt{Mig: migration.NewID(), Epoch: 1}
 		if won, err := w.Decide(t.Context(), attempt, handoff.SourceSide); err != nil || won != handoff.SourceSide {
 			return fmt.Errorf("the witness says %v, %w", won, err)
 		}

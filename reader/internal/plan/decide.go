@@ -6,16 +6,16 @@ import (
 	"strings"
 	"time"
 
-	"github.com/migpipe/migpipe/transport/report"
+	"github.com/migpipe/migpipe/transport/migration"
 )
 
 // predictDowntime is how long a stop now would take.
-func (p *Plan) predictDowntime(now time.Duration) report.Span {
+func (p *Plan) predictDowntime(now time.Duration) migration.Span {
 	return Predict(p.collectFigures(func(d *device) uint64 { return d.left(now) }), p.path).Downtime
 }
 
 // forecastStop is what such a stop would come to.
-func (p *Plan) forecastStop(now time.Duration) (next report.Forecast) {
+func (p *Plan) forecastStop(now time.Duration) (next migration.Forecast) {
 	known := p.collectFigures(func(d *device) uint64 { return d.left(now) })
 	for i := range known { // what was never measured is not known, though something can be said of it
 		known[i].Stop.Known = known[i].Stop.Known && !p.path.Steps.Stop.Unknown
@@ -23,14 +23,14 @@ func (p *Plan) forecastStop(now time.Duration) (next report.Forecast) {
 	}
 	next.Prediction = Predict(known, p.path)
 	for _, f := range known {
-		next.Devices = append(next.Devices, report.DeviceForecast{Bytes: f.moving().Bytes, Prediction: p.path.PredictAlone(f)})
+		next.Devices = append(next.Devices, migration.DeviceForecast{Bytes: f.moving().Bytes, Prediction: p.path.PredictAlone(f)})
 	}
 	return next
 }
 
 // predictMost is the downtime if every device turns out to dump everything anew that
 // has not had the time to show it, or if it turns out to load as slowly as it may.
-func (p *Plan) predictMost(now time.Duration, worst bool) report.Prediction {
+func (p *Plan) predictMost(now time.Duration, worst bool) migration.Prediction {
 	over := p.path
 	over.worst = worst
 	return Predict(p.collectFigures(func(d *device) uint64 { return d.worstLeft(now) }), over)
@@ -159,13 +159,13 @@ func (p *Plan) warnFixed() []Action {
 	p.warned = true
 	fixed := p.path.predictFixed(p.stopping, p.starting)
 	return []Action{WarnUser{fmt.Sprintf("the downtime will be over the limit of %v, whatever pre-copy does, and the stop is forced: the steps that pre-copy does not shorten take %v%s",
-		p.limits.Downtime, report.RoundTime(fixed.Downtime.Took), nameStages(fixed.Stages()))}}
+		p.limits.Downtime, migration.RoundTime(fixed.Downtime.Took), nameStages(fixed.Stages()))}}
 }
 
 // mustWarm reports whether the lanes are to be padded: they were never full, so that
 // they may be faster than is known, and by what is known of them the stop does not
 // fit. Where nobody waits for the stop, nobody waits for this.
-func (p *Plan) mustWarm(now time.Duration, next report.Span) bool {
+func (p *Plan) mustWarm(now time.Duration, next migration.Span) bool {
 	return p.warmth == cold && !p.path.Full && p.limits.Downtime < Unlimited &&
 		(p.pathUnknown(now) || next.Took > p.downtimeLimit())
 }
@@ -200,23 +200,23 @@ func (p *Plan) giveUp(over LimitError) []Action {
 
 // Waiting is what PRE_COPY waits for if that is nothing but the limit: all has gone once,
 // and what is left takes too long. Else it is nil.
-func (p *Plan) Waiting(now time.Duration) *report.Waiting {
+func (p *Plan) Waiting(now time.Duration) *migration.Waiting {
 	if p.phase != Precopying || p.warmth == warming || p.cut || !p.allReady() || !p.capped && p.countRounds() == 0 {
 		return nil
 	}
 	if next := p.predictDowntime(now); next.Took > p.downtimeLimit() {
-		return &report.Waiting{Limit: p.limits.Downtime, Downtime: p.forecastStop(now).Downtime}
+		return &migration.Waiting{Limit: p.limits.Downtime, Downtime: p.forecastStop(now).Downtime}
 	}
 	return nil
 }
 
 // warnContinue tells, once, that a cap was reached and is not acted upon.
-func (p *Plan) warnContinue(over LimitError, next report.Span) []Action {
+func (p *Plan) warnContinue(over LimitError, next migration.Span) []Action {
 	if p.capped {
 		return nil
 	}
 	p.capped = true
-	return []Action{WarnUser{over.nameLimit() + "; it goes on, since a stop now would take " + report.RoundTime(next.Took).String()}}
+	return []Action{WarnUser{over.nameLimit() + "; it goes on, since a stop now would take " + migration.RoundTime(next.Took).String()}}
 }
 
 // reachedCap is the limit that PRE_COPY has reached, if it has reached one.

@@ -3,7 +3,7 @@ package plan
 import (
 	"time"
 
-	"github.com/migpipe/migpipe/transport/report"
+	"github.com/migpipe/migpipe/transport/migration"
 	"github.com/migpipe/migpipe/vfio"
 )
 
@@ -53,8 +53,8 @@ type (
 	Measured struct {
 		Drained, Applied []uint64 // bytes
 		Path             Path
-		Stop, Start      report.Span // of the devices here and there, as far as was seen
-		Save, Load       []float64   // bytes a second, 0 is unknown
+		Stop, Start      migration.Span // of the devices here and there, as far as was seen
+		Save, Load       []float64      // bytes a second, 0 is unknown
 	}
 )
 
@@ -86,7 +86,7 @@ type (
 	// PauseGuest begins a switchover; the answer is GuestPaused.
 	PauseGuest struct {
 		Why       string
-		Predicted report.Forecast // what the switchover is expected to take
+		Predicted migration.Forecast // what the switchover is expected to take
 	}
 	// ConfirmEstimates polls every device in PRE_COPY; the answers are PrecopyPolled, and
 	// EstimatesConfirmed after the last of them.

@@ -6,7 +6,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/migpipe/migpipe/transport/report"
+	"github.com/migpipe/migpipe/transport/migration"
 	"github.com/migpipe/migpipe/vfio"
 )
 
@@ -53,9 +53,9 @@ func (f *fuzzedPlan) rate() float64 {
 }
 
 // span is what this side's own clock has measured: half an hour at most.
-func (f *fuzzedPlan) span() report.Span {
+func (f *fuzzedPlan) span() migration.Span {
 	n := f.number()
-	return report.Span{Took: time.Duration(n & (1<<41 - 1)), Known: n%2 == 0}
+	return migration.Span{Took: time.Duration(n & (1<<41 - 1)), Known: n%2 == 0}
 }
 
 func (f *fuzzedPlan) device() int { return int(f.byte()) % len(f.state) }
@@ -138,7 +138,7 @@ func (f *fuzzedPlan) measured() (ev Measured) {
 	ev.Path = Path{Chunk: 1 + f.number()&(1<<22-1), Rate: f.rate(), Full: f.byte()%2 == 0, RTT: f.span()}
 	ev.Stop, ev.Start = f.span(), f.span()
 	if n := f.number(); n > 0 {
-		ev.Path.Steps = Steps{Pause: report.Step{Took: time.Duration(n & (1<<30 - 1)), Unknown: n%2 == 0}, Witness: report.Step{Took: time.Duration(n >> 40), Unknown: n%3 == 0}}
+		ev.Path.Steps = Steps{Pause: migration.Step{Took: time.Duration(n & (1<<30 - 1)), Unknown: n%2 == 0}, Witness: migration.Step{Took: time.Duration(n >> 40), Unknown: n%3 == 0}}
 	}
 	return ev
 }

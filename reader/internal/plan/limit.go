@@ -7,7 +7,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/migpipe/migpipe/transport/report"
+	"github.com/migpipe/migpipe/transport/migration"
 )
 
 // OnLimit says what to do with devices whose predicted downtime does not come
@@ -42,11 +42,11 @@ const Unlimited time.Duration = 1 << 61
 // not stopped for it, or runs again.
 type LimitError struct {
 	Limit     Limit
-	Allowed   time.Duration           // the limit, where it is a time
-	Count     int                     // or a number
-	Ready     bool                    // the destination has applied the initial bytes
-	Predicted time.Duration           // the downtime that a stop would have meant
-	Stages    []report.PredictedStage // of that downtime
+	Allowed   time.Duration              // the limit, where it is a time
+	Count     int                        // or a number
+	Ready     bool                       // the destination has applied the initial bytes
+	Predicted time.Duration              // the downtime that a stop would have meant
+	Stages    []migration.PredictedStage // of that downtime
 }
 
 // nameLimit names the limit and its value.
@@ -81,23 +81,23 @@ func (e *LimitError) Error() string {
 	case e.Limit == LimitReinit, e.Limit == LimitPath:
 		return e.nameLimit()
 	case e.Limit == LimitFixed:
-		return e.nameLimit() + fmt.Sprintf(": the steps that it does not shorten take %v%s", report.RoundTime(e.Predicted), nameStages(e.Stages))
+		return e.nameLimit() + fmt.Sprintf(": the steps that it does not shorten take %v%s", migration.RoundTime(e.Predicted), nameStages(e.Stages))
 	case !e.Ready:
 		return e.nameLimit() + ", and the destination has not applied the initial bytes"
 	}
-	return e.nameLimit() + fmt.Sprintf(": a stop now would take %v%s", report.RoundTime(e.Predicted), nameStages(e.Stages))
+	return e.nameLimit() + fmt.Sprintf(": a stop now would take %v%s", migration.RoundTime(e.Predicted), nameStages(e.Stages))
 }
 
 // nameStages names the stages that take a tenth of a downtime or more, the longest first.
-func nameStages(stages []report.PredictedStage) string {
+func nameStages(stages []migration.PredictedStage) string {
 	var all time.Duration
 	for _, s := range stages {
 		all += s.Took
 	}
 	var parts []string
-	for _, s := range slices.SortedStableFunc(slices.Values(stages), func(a, b report.PredictedStage) int { return cmp.Compare(b.Took, a.Took) }) {
+	for _, s := range slices.SortedStableFunc(slices.Values(stages), func(a, b migration.PredictedStage) int { return cmp.Compare(b.Took, a.Took) }) {
 		if s.Took > 0 && s.Took >= all/10 {
-			parts = append(parts, fmt.Sprintf("%s %v", s.Name, report.RoundTime(s.Took)))
+			parts = append(parts, fmt.Sprintf("%s %v", s.Name, migration.RoundTime(s.Took)))
 		}
 	}
 	if len(parts) == 0 {

@@ -9,7 +9,7 @@ package plan
 import (
 	"time"
 
-	"github.com/migpipe/migpipe/transport/report"
+	"github.com/migpipe/migpipe/transport/migration"
 	"github.com/migpipe/migpipe/vfio"
 )
 
@@ -68,9 +68,9 @@ type Plan struct {
 	warned    bool          // that the fixed steps alone are over the limit
 	warmth    warmth        // of the lanes, if they had to be warmed
 	path      Path
-	leastRTT  time.Duration // 0 before one was measured
-	stopping  report.Span   // what stopping the devices takes, as far as was seen
-	starting  report.Span   // what starting the destination's takes, as far as was seen
+	leastRTT  time.Duration  // 0 before one was measured
+	stopping  migration.Span // what stopping the devices takes, as far as was seen
+	starting  migration.Span // what starting the destination's takes, as far as was seen
 	devices   []device
 	known     []DeviceFigures // what collectFigures makes
 }

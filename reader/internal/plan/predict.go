@@ -4,7 +4,7 @@ import (
 	"math"
 	"time"
 
-	"github.com/migpipe/migpipe/transport/report"
+	"github.com/migpipe/migpipe/transport/migration"
 )
 
 // Amount is a number of bytes: that many or, where not all of them are known,
@@ -20,30 +20,30 @@ type DeviceFigures struct {
 	Left        Amount  // bytes that are still to be read when it is paused
 	Hidden      uint64  // bytes that were read by then, and are not applied
 	Save, Load  float64 // bytes per second that the device gives, and takes
-	Stop, Start report.Span
+	Stop, Start migration.Span
 }
 
 // Path is what is known of the way to the destination.
 type Path struct {
-	Chunk uint64      // bytes that travel together
-	Rate  float64     // bytes per second over all lanes; 0 unknown
-	Full  bool        // the lanes were full, so that Rate is what they can
-	RTT   report.Span // of a control message and its answer
-	Steps Steps       // of a switchover, that no rate says the length of
+	Chunk uint64         // bytes that travel together
+	Rate  float64        // bytes per second over all lanes; 0 unknown
+	Full  bool           // the lanes were full, so that Rate is what they can
+	RTT   migration.Span // of a control message and its answer
+	Steps Steps          // of a switchover, that no rate says the length of
 
 	worst bool // a device loads no part of a record before it has the whole
 }
 
 // Steps are those parts of a switchover that no rate says the length of. The zero value has none.
 type Steps struct {
-	Stop    report.Step // of the devices
-	Pause   report.Step // of the guest
-	Journal report.Step // three records, of both sides
-	Decide  report.Step // the owner's word
-	Witness report.Step
-	Accept  report.Step // the hook on ACCEPT
-	Start   report.Step // of the devices
-	Guest   report.Step // its start
+	Stop    migration.Step // of the devices
+	Pause   migration.Step // of the guest
+	Journal migration.Step // three records, of both sides
+	Decide  migration.Step // the owner's word
+	Witness migration.Step
+	Accept  migration.Step // the hook on ACCEPT
+	Start   migration.Step // of the devices
+	Guest   migration.Step // its start
 }
 
 // NameUnknown names the steps whose time neither side knows. A prediction has something to say
@@ -51,7 +51,7 @@ type Steps struct {
 func (s Steps) NameUnknown() (names []string) {
 	for _, one := range []struct {
 		name string
-		report.Step
+		migration.Step
 	}{{"the pause of the guest", s.Pause}, {"the owner's word", s.Decide}, {"the witness", s.Witness},
 		{"on-accept", s.Accept}, {"the start of the guest", s.Guest}} {
 		if one.Unknown {
@@ -76,8 +76,8 @@ const burst = 64 << 10
 // Predict says how long a migration is going to take. It is a pipeline's time: the
 // first chunk goes through every stage, then the slowest of them sets the pace.
 // Devices are saved and loaded beside each other, and share the wire.
-func Predict(devices []DeviceFigures, p Path) report.Prediction {
-	none := report.Span{Known: true}
+func Predict(devices []DeviceFigures, p Path) migration.Prediction {
+	none := migration.Span{Known: true}
 	set := work{precopy: none, stop: none, fill: none, save: none, load: none, last: none, commit: p.commitTime(), start: none, steps: p.Steps}
 	ahead, left, first := Amount{Known: true}, Amount{Known: true}, uint64(0)
 	for _, f := range devices {
@@ -98,15 +98,15 @@ func Predict(devices []DeviceFigures, p Path) report.Prediction {
 }
 
 // PredictAlone is the prediction for a device as if it were the only one.
-func (p Path) PredictAlone(f DeviceFigures) report.Prediction { return p.workOf(f).inRow() }
+func (p Path) PredictAlone(f DeviceFigures) migration.Prediction { return p.workOf(f).inRow() }
 
 // work is how long each part of a migration is busy: save, wire and load beside
 // each other, on all but the first and the last of the stream.
 type work struct {
-	precopy             report.Span
-	stop, fill          report.Span
-	save, wire, load    report.Span
-	last, commit, start report.Span
+	precopy             migration.Span
+	stop, fill          migration.Span
+	save, wire, load    migration.Span
+	last, commit, start migration.Span
 	steps               Steps
 }
 
@@ -118,7 +118,7 @@ func (p Path) workOf(f DeviceFigures) work {
 	return work{
 		precopy: longest(timeFor(f.Precopy, f.Save), timeFor(f.Precopy, p.Rate), timeFor(f.Precopy, f.Load)),
 		stop:    f.Stop,
-		fill:    report.AddSpans(timeFor(saved, f.Save), timeFor(first, p.Rate), report.Span{Took: p.RTT.Took / 2, Known: p.RTT.Known}),
+		fill:    migration.AddSpans(timeFor(saved, f.Save), timeFor(first, p.Rate), migration.Span{Took: p.RTT.Took / 2, Known: p.RTT.Known}),
 		save:    timeFor(unsaved, f.Save),
 		wire:    timeFor(rest, p.Rate),
 		load:    timeFor(before, f.Load),
@@ -130,15 +130,15 @@ func (p Path) workOf(f DeviceFigures) work {
 }
 
 // inRow puts what is busy at the same time into a row.
-func (w work) inRow() report.Prediction {
-	r := report.Prediction{
-		Precopy: w.precopy, Stop: report.AddSpans(w.steps.Pause.Span(), w.stop), Fill: w.fill, Save: w.save, Wire: timeBeyond(w.wire, w.save),
-		Load:   report.AddSpans(timeBeyond(w.load, longest(w.save, w.wire)), w.last),
+func (w work) inRow() migration.Prediction {
+	r := migration.Prediction{
+		Precopy: w.precopy, Stop: migration.AddSpans(w.steps.Pause.Span(), w.stop), Fill: w.fill, Save: w.save, Wire: timeBeyond(w.wire, w.save),
+		Load:   migration.AddSpans(timeBeyond(w.load, longest(w.save, w.wire)), w.last),
 		Decide: w.steps.Decide, Commit: w.commit, Witness: w.steps.Witness, Accept: w.steps.Accept,
-		Start: report.AddSpans(w.start, w.steps.Guest.Span()),
+		Start: migration.AddSpans(w.start, w.steps.Guest.Span()),
 	}
-	r.Downtime = report.AddSpans(r.Stop, r.Fill, r.Save, r.Wire, r.Load, r.Decide.Span(), r.Commit, r.Witness.Span(), r.Accept.Span(), r.Start)
-	r.Total = report.AddSpans(r.Precopy, r.Downtime)
+	r.Downtime = migration.AddSpans(r.Stop, r.Fill, r.Save, r.Wire, r.Load, r.Decide.Span(), r.Commit, r.Witness.Span(), r.Accept.Span(), r.Start)
+	r.Total = migration.AddSpans(r.Precopy, r.Downtime)
 	return r
 }
 
@@ -152,12 +152,12 @@ func (p Path) lastBytes() uint64 {
 
 // commitTime is READY's way back, and COMMIT and its answer, with the records that are
 // written before each of them.
-func (p Path) commitTime() report.Span {
-	return report.AddSpans(report.Span{Took: p.RTT.Took * 3 / 2, Known: p.RTT.Known}, p.Steps.Journal.Span())
+func (p Path) commitTime() migration.Span {
+	return migration.AddSpans(migration.Span{Took: p.RTT.Took * 3 / 2, Known: p.RTT.Known}, p.Steps.Journal.Span())
 }
 
 // predictFixed is a stop in which nothing is left to be moved: what no PRE_COPY shortens.
-func (p Path) predictFixed(stop, start report.Span) report.Prediction {
+func (p Path) predictFixed(stop, start migration.Span) migration.Prediction {
 	return p.PredictAlone(DeviceFigures{Precopy: Amount{Known: true}, Left: Amount{Known: true}, Stop: stop, Start: start})
 }
 
@@ -176,18 +176,18 @@ const longestSpan = math.MaxInt64 / 1e3
 
 // timeFor is how long an Amount takes at a rate. A burst takes no time where none
 // is known.
-func timeFor(a Amount, rate float64) report.Span {
+func timeFor(a Amount, rate float64) migration.Span {
 	if a.Bytes == 0 || rate <= 0 {
-		return report.Span{Known: a.Known && a.Bytes <= burst}
+		return migration.Span{Known: a.Known && a.Bytes <= burst}
 	}
 	took := min(float64(a.Bytes)/rate*float64(time.Second), longestSpan)
-	return report.Span{Took: time.Duration(took), Known: a.Known}
+	return migration.Span{Took: time.Duration(took), Known: a.Known}
 }
 
 // longest is spans beside each other. One of which not all is known may be
 // longer than it seems.
-func longest(spans ...report.Span) report.Span {
-	most := report.Span{Known: true}
+func longest(spans ...migration.Span) migration.Span {
+	most := migration.Span{Known: true}
 	for _, s := range spans {
 		most.Took = max(most.Took, s.Took)
 		most.Known = most.Known && s.Known
@@ -196,8 +196,8 @@ func longest(spans ...report.Span) report.Span {
 }
 
 // timeBeyond is how much longer than other a span beside it is.
-func timeBeyond(s, other report.Span) report.Span {
-	return report.Span{Took: max(0, s.Took-other.Took), Known: s.Known}
+func timeBeyond(s, other migration.Span) migration.Span {
+	return migration.Span{Took: max(0, s.Took-other.Took), Known: s.Known}
 }
 
 // ackEvery is how long the destination may take to tell what it has applied.

@@ -6,7 +6,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/migpipe/migpipe/transport/report"
+	"github.com/migpipe/migpipe/transport/migration"
 	"github.com/migpipe/migpipe/vfio"
 )
 
@@ -15,8 +15,8 @@ const (
 	ms  = time.Millisecond
 )
 
-func known(d time.Duration) report.Span   { return report.Span{Took: d, Known: true} }
-func atLeast(d time.Duration) report.Span { return report.Span{Took: d} }
+func known(d time.Duration) migration.Span   { return migration.Span{Took: d, Known: true} }
+func atLeast(d time.Duration) migration.Span { return migration.Span{Took: d} }
 
 // The figures below are computed by hand: a chunk of 1 MiB takes 10 ms on the
 // wire, 5 ms to save and 20 ms to load.
@@ -36,7 +36,7 @@ func TestPredictDevice(t *testing.T) {
 		name            string
 		of              DeviceFigures
 		over            Path
-		total, downtime report.Span
+		total, downtime migration.Span
 	}{
 		// 3 stop, 52 fill (8 MiB saved 40 + 10 + 2), 200 load, 20 last, 6 commit, 7 start.
 		{"bound by the load", typical, wire, known(288 * ms), known(288 * ms)},
@@ -54,7 +54,7 @@ func TestPredictDevice(t *testing.T) {
 		// 1 MiB of it was read and is not there yet: 3 + 52 + 210 + 20 + 6 + 7, and 220 for 210 of it.
 		{"hidden", change(func(f *DeviceFigures) { f.Hidden = mib }), wire, known(308 * ms), known(308 * ms)},
 		{"load unknown", change(func(f *DeviceFigures) { f.Load = 0 }), wire, atLeast(168 * ms), atLeast(168 * ms)},
-		{"stop unknown", change(func(f *DeviceFigures) { f.Stop = report.Span{} }), wire, atLeast(285 * ms), atLeast(285 * ms)},
+		{"stop unknown", change(func(f *DeviceFigures) { f.Stop = migration.Span{} }), wire, atLeast(285 * ms), atLeast(285 * ms)},
 		{"more than is known", change(func(f *DeviceFigures) { f.Left.Known = false }), wire, atLeast(288 * ms), atLeast(288 * ms)},
 		// 3 + 40 + 200 + 20 + 7: neither rate nor round trip.
 		{"path unknown", typical, Path{Chunk: mib}, atLeast(270 * ms), atLeast(270 * ms)},
@@ -75,7 +75,7 @@ func TestPredictSet(t *testing.T) {
 	other := typical
 	other.Left, other.Load, other.Start = Amount{5 * mib, true}, 100*mib, known(9*ms)
 	all := Predict([]DeviceFigures{typical, other}, wire)
-	want := report.Prediction{
+	want := migration.Prediction{
 		Precopy: known(0), Stop: known(3 * ms), Fill: known(52 * ms), Save: known(15 * ms), Wire: known(135 * ms),
 		Load: known(70 * ms), Commit: known(6 * ms), Start: known(9 * ms),
 		Downtime: known(290 * ms), Total: known(290 * ms),
@@ -86,7 +86,7 @@ func TestPredictSet(t *testing.T) {
 	if alone := wire.PredictAlone(other); alone.Wire != known(40*ms) || alone.Downtime != known(105*ms) {
 		t.Errorf("the second alone: %+v", alone)
 	}
-	other.Stop = report.Span{}
+	other.Stop = migration.Span{}
 	if all := Predict([]DeviceFigures{typical, other}, wire); all.Downtime != atLeast(290*ms) {
 		t.Errorf("one stage of one device unknown: %v", all.Downtime)
 	}

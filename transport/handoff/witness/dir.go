@@ -14,8 +14,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/migpipe/migpipe/internal/safefile"
-	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
+	"github.com/migpipe/migpipe/transport/migration"
 )
 
 // Dir is a witness in a folder that both hosts have mounted. A register is a file,
@@ -63,12 +63,12 @@ func (d *Dir) Name() string { return d.name }
 
 // Decide links the register, or reads who has. A file system that hangs is waited
 // for no longer than ctx; the call to it ends when the file system answers.
-func (d *Dir) Decide(ctx context.Context, attempt transport.Attempt, me handoff.Side) (handoff.Side, error) {
+func (d *Dir) Decide(ctx context.Context, attempt migration.Attempt, me handoff.Side) (handoff.Side, error) {
 	return d.await(ctx, func() (handoff.Side, error) { return d.decide(attempt, me) })
 }
 
 // decideAndRemove is Decide for an attempt that does not exist: it leaves no register.
-func (d *Dir) decideAndRemove(ctx context.Context, unused transport.Attempt, me handoff.Side) (handoff.Side, error) {
+func (d *Dir) decideAndRemove(ctx context.Context, unused migration.Attempt, me handoff.Side) (handoff.Side, error) {
 	return d.await(ctx, func() (handoff.Side, error) {
 		winner, err := d.decide(unused, me)
 		if err == nil {
@@ -105,11 +105,11 @@ func (d *Dir) await(ctx context.Context, do func() (handoff.Side, error)) (hando
 }
 
 // register is the path of an attempt's register.
-func (d *Dir) register(a transport.Attempt) string {
+func (d *Dir) register(a migration.Attempt) string {
 	return filepath.Join(d.path, fmt.Sprintf("%v.%d", a.Mig, a.Epoch))
 }
 
-func (d *Dir) decide(attempt transport.Attempt, me handoff.Side) (handoff.Side, error) {
+func (d *Dir) decide(attempt migration.Attempt, me handoff.Side) (handoff.Side, error) {
 	text, err := d.once(d.register(attempt), me.String())
 	if err == nil {
 		var winner handoff.Side

@@ -6,8 +6,8 @@ import (
 	"strings"
 
 	"github.com/migpipe/migpipe/internal/exe"
-	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
+	"github.com/migpipe/migpipe/transport/migration"
 )
 
 // Exec is a witness that a program asks: an entry of etcd, an object of Kubernetes,
@@ -36,8 +36,8 @@ func NewExec(name string) (*Exec, error) {
 func (*Exec) Name() string { return "exec" }
 
 // Decide runs the program. When ctx ends it is killed.
-func (e *Exec) Decide(ctx context.Context, attempt transport.Attempt, me handoff.Side) (handoff.Side, error) {
-	out, err := exe.Run(ctx, e.path, exe.Token(attempt, me.String()))
+func (e *Exec) Decide(ctx context.Context, attempt migration.Attempt, me handoff.Side) (handoff.Side, error) {
+	out, err := exe.Run(ctx, e.path, exe.Token(attempt.Mig.String(), attempt.Epoch, me.String()))
 	if err == nil {
 		var winner handoff.Side
 		if winner, err = parseSide(strings.TrimSuffix(out, "\n")); err == nil {

@@ -11,8 +11,8 @@ import (
 	"strings"
 	"time"
 
-	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
+	"github.com/migpipe/migpipe/transport/migration"
 )
 
 // Timeout bounds one question of the engines to a witness.
@@ -27,7 +27,7 @@ type Witness interface {
 	// it: me, if nobody had asked before or if this side had it already. After an error
 	// the winner is unknown, and may be either. It returns when ctx ends; what was
 	// asked may take effect all the same.
-	Decide(ctx context.Context, attempt transport.Attempt, me handoff.Side) (winner handoff.Side, err error)
+	Decide(ctx context.Context, attempt migration.Attempt, me handoff.Side) (winner handoff.Side, err error)
 }
 
 // NameOf is the name of a witness, "" for none.
@@ -40,7 +40,7 @@ func NameOf(w Witness) string {
 
 // Ask asks for the register of an attempt that was begun with a witness: the one
 // with that mark, and no other. It takes Timeout at most.
-func Ask(ctx context.Context, w Witness, mark handoff.Register, attempt transport.Attempt, me handoff.Side) (handoff.Side, error) {
+func Ask(ctx context.Context, w Witness, mark handoff.Register, attempt migration.Attempt, me handoff.Side) (handoff.Side, error) {
 	if handoff.RegisterOf(NameOf(w)) != mark {
 		return 0, fmt.Errorf("the attempt was begun with another witness than this side has now (%q)", NameOf(w))
 	}
@@ -57,7 +57,7 @@ func Ask(ctx context.Context, w Witness, mark handoff.Register, attempt transpor
 func Probe(ctx context.Context, w Witness, me handoff.Side) (took time.Duration, err error) {
 	ctx, cancel := context.WithTimeout(ctx, Timeout)
 	defer cancel()
-	unused := transport.Attempt{Mig: transport.NewMigID(), Epoch: 1}
+	unused := migration.Attempt{Mig: migration.NewID(), Epoch: 1}
 	decide := w.Decide
 	if dir, ok := w.(*Dir); ok {
 		decide = dir.decideAndRemove

@@ -11,22 +11,21 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
-
 	"golang.org/x/sys/unix"
 
 	"github.com/migpipe/migpipe/internal/safefile"
-	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
+	"github.com/migpipe/migpipe/transport/migration"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-func attempt(mig byte, epoch uint64) transport.Attempt {
-	return transport.Attempt{Mig: transport.MigID{mig}, Epoch: epoch}
+func attempt(mig byte, epoch uint64) migration.Attempt {
+	return migration.Attempt{Mig: migration.ID{mig}, Epoch: epoch}
 }
 
 // asks asks and wants an answer.
-func asks(t *testing.T, w Witness, a transport.Attempt, me handoff.Side) handoff.Side {
+func asks(t *testing.T, w Witness, a migration.Attempt, me handoff.Side) handoff.Side {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
@@ -46,7 +45,7 @@ func conforms(t *testing.T, source, dest Witness) {
 	}
 	for _, c := range []struct {
 		what  string
-		at    transport.Attempt
+		at    migration.Attempt
 		w     Witness
 		me    handoff.Side
 		wants handoff.Side

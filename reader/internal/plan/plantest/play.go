@@ -13,7 +13,7 @@ import (
 	"time"
 
 	"github.com/migpipe/migpipe/reader/internal/plan"
-	"github.com/migpipe/migpipe/transport/report"
+	"github.com/migpipe/migpipe/transport/migration"
 	"github.com/migpipe/migpipe/vfio"
 )
 
@@ -110,7 +110,7 @@ func (s *Scenario) readDevices(words []string) {
 	s.Plan.Step(0, &s.known)
 }
 
-func exactly(d time.Duration) report.Span { return report.Span{Took: d, Known: true} }
+func exactly(d time.Duration) migration.Span { return migration.Span{Took: d, Known: true} }
 
 // defaults are those of the library.
 var defaults = plan.Limits{Downtime: 300 * time.Millisecond, MaxPrecopy: 60 * time.Second, MaxRounds: 30}
@@ -230,9 +230,9 @@ func (s *Scenario) measure(name string, args []string) error {
 // that was never full.
 func (s *Scenario) readPath(args []string) error {
 	path := &s.known.Path
-	steps := map[string]*report.Step{"pause": &path.Steps.Pause, "decide": &path.Steps.Decide, "witness": &path.Steps.Witness,
+	steps := map[string]*migration.Step{"pause": &path.Steps.Pause, "decide": &path.Steps.Decide, "witness": &path.Steps.Witness,
 		"accept": &path.Steps.Accept, "guest": &path.Steps.Guest, "journal": &path.Steps.Journal}
-	spans := map[string]*report.Span{"rtt": &path.RTT, "stop": &s.known.Stop, "start": &s.known.Start}
+	spans := map[string]*migration.Span{"rtt": &path.RTT, "stop": &s.known.Stop, "start": &s.known.Start}
 	for _, arg := range args {
 		key, value, _ := strings.Cut(arg, "=")
 		if key == "goodput" || key == "offered" {
@@ -252,7 +252,7 @@ func (s *Scenario) readPath(args []string) error {
 		}
 		switch {
 		case steps[key] != nil:
-			*steps[key] = report.Step{Took: took, Unknown: value == "unknown"}
+			*steps[key] = migration.Step{Took: took, Unknown: value == "unknown"}
 		case spans[key] != nil:
 			*spans[key] = exactly(took)
 		default:
@@ -328,9 +328,9 @@ func (s *Scenario) printAction(a plan.Action) string {
 	panic(fmt.Sprintf("no text for %T", a))
 }
 
-func printDowntime(f report.Forecast) string {
+func printDowntime(f migration.Forecast) string {
 	if !f.Downtime.Known {
-		return "at least " + report.RoundTime(f.Downtime.Took).String()
+		return "at least " + migration.RoundTime(f.Downtime.Took).String()
 	}
-	return report.RoundTime(f.Downtime.Took).String()
+	return migration.RoundTime(f.Downtime.Took).String()
 }

@@ -1,4 +1,4 @@
-package transport
+package migration
 
 import (
 	"bytes"
@@ -9,7 +9,7 @@ import (
 
 // Attempt names one attempt of one migration; every message carries it.
 type Attempt struct {
-	Mig   MigID  `cbor:"1,keyasint"`
+	Mig   ID     `cbor:"1,keyasint"`
 	Epoch uint64 `cbor:"2,keyasint"` // strictly increasing per Mig: the fencing token
 }
 
@@ -17,29 +17,29 @@ type Attempt struct {
 func (a *Attempt) About() *Attempt { return a }
 
 // MigID names one migration for ever: 128 random bits.
-type MigID [16]byte
+type ID [16]byte
 
 // NewMigID draws a fresh id.
-func NewMigID() (id MigID) {
+func NewID() (id ID) {
 	rand.Read(id[:])
 	return id
 }
 
 // ParseMigID reads what String gives.
-func ParseMigID(text string) (id MigID, err error) {
+func ParseID(text string) (id ID, err error) {
 	b, err := hex.DecodeString(text)
 	if err != nil || len(b) != len(id) {
-		return MigID{}, fmt.Errorf("%.40q: not an id of 32 hexadecimal digits", text)
+		return ID{}, fmt.Errorf("%.40q: not an id of 32 hexadecimal digits", text)
 	}
 	copy(id[:], b)
 	return id, nil
 }
 
 // String is the id in hexadecimal.
-func (id MigID) String() string { return hex.EncodeToString(id[:]) }
+func (id ID) String() string { return hex.EncodeToString(id[:]) }
 
 // UnmarshalCBOR takes a byte string of exactly this length.
-func (id *MigID) UnmarshalCBOR(item []byte) error { return fixed(id[:], item, 0x50) }
+func (id *ID) UnmarshalCBOR(item []byte) error { return fixed(id[:], item, 0x50) }
 
 // fixed copies the content of a CBOR byte string, whose length head encodes. Left
 // to itself the decoder would take arrays of numbers too, cut what is too long

@@ -1,4 +1,4 @@
-package transport
+package wire
 
 import (
 	"errors"
@@ -6,6 +6,8 @@ import (
 	"sync"
 
 	"github.com/migpipe/migpipe/codec"
+	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/transport/migration"
 )
 
 // MessageType numbers a control message. A number is never given to another.
@@ -69,7 +71,7 @@ func (t MessageType) String() string {
 type Message interface {
 	Type() MessageType
 	// About is the attempt that the message belongs to.
-	About() *Attempt
+	About() *migration.Attempt
 }
 
 // Versions is a range of protocol versions, both ends included.
@@ -114,15 +116,15 @@ func CheckNames(names []string) error {
 
 // Hello opens the conversation: what the source has and can.
 type Hello struct {
-	Attempt
-	Versions  Versions      `cbor:"3,keyasint"`
-	Journal   JournalID     `cbor:"4,keyasint"`
-	Devices   []DeviceOffer `cbor:"5,keyasint"`
-	ChunkSize uint32        `cbor:"6,keyasint"` // largest chunk that the source can make
-	Lanes     uint16        `cbor:"7,keyasint"` // data lanes that it would like
-	Codecs    []codec.ID    `cbor:"8,keyasint"`
-	Software  string        `cbor:"9,keyasint,omitempty"`
-	Witness   string        `cbor:"11,keyasint,omitempty"` // name of the register that decides in doubt, if there is one
+	migration.Attempt
+	Versions  Versions            `cbor:"3,keyasint"`
+	Journal   migration.JournalID `cbor:"4,keyasint"`
+	Devices   []DeviceOffer       `cbor:"5,keyasint"`
+	ChunkSize uint32              `cbor:"6,keyasint"` // largest chunk that the source can make
+	Lanes     uint16              `cbor:"7,keyasint"` // data lanes that it would like
+	Codecs    []codec.ID          `cbor:"8,keyasint"`
+	Software  string              `cbor:"9,keyasint,omitempty"`
+	Witness   string              `cbor:"11,keyasint,omitempty"` // name of the register that decides in doubt, if there is one
 }
 
 // Window is a promise of the receiver: it has room for every chunk numbered
@@ -134,18 +136,18 @@ type Window struct {
 
 // Welcome accepts the HELLO. Only now is the source authenticated and heard.
 type Welcome struct {
-	Attempt
-	Version   uint16     `cbor:"3,keyasint"`
-	Journal   JournalID  `cbor:"4,keyasint"`
-	ChunkSize uint32     `cbor:"5,keyasint"`
-	Lanes     uint16     `cbor:"6,keyasint"`
-	Codecs    []codec.ID `cbor:"7,keyasint"`
-	Windows   []Window   `cbor:"8,keyasint"` // by index of the device in HELLO
-	Splice    []bool     `cbor:"9,keyasint,omitempty"`
-	Software  string     `cbor:"10,keyasint,omitempty"`
-	EnterNS   int64      `cbor:"11,keyasint,omitempty"` // nanoseconds that RESUMING took, of the slowest device
-	HeldNS    int64      `cbor:"12,keyasint,omitempty"` // nanoseconds since HELLO came
-	Witness   string     `cbor:"14,keyasint,omitempty"` // HELLO's: the destination asks it before it accepts
+	migration.Attempt
+	Version   uint16              `cbor:"3,keyasint"`
+	Journal   migration.JournalID `cbor:"4,keyasint"`
+	ChunkSize uint32              `cbor:"5,keyasint"`
+	Lanes     uint16              `cbor:"6,keyasint"`
+	Codecs    []codec.ID          `cbor:"7,keyasint"`
+	Windows   []Window            `cbor:"8,keyasint"` // by index of the device in HELLO
+	Splice    []bool              `cbor:"9,keyasint,omitempty"`
+	Software  string              `cbor:"10,keyasint,omitempty"`
+	EnterNS   int64               `cbor:"11,keyasint,omitempty"` // nanoseconds that RESUMING took, of the slowest device
+	HeldNS    int64               `cbor:"12,keyasint,omitempty"` // nanoseconds since HELLO came
+	Witness   string              `cbor:"14,keyasint,omitempty"` // HELLO's: the destination asks it before it accepts
 
 	// What the destination does between READY and RUNNING, in nanoseconds: 0 is
 	// no such step, and UnknownNS a step whose time is not known.
@@ -164,7 +166,7 @@ const UnknownNS = -1
 // Estimate tells the destination what the source expects still to send for
 // each device, and whether the guest has been stopped. All numbers are hints.
 type Estimate struct {
-	Attempt
+	migration.Attempt
 	Stopped bool             `cbor:"3,keyasint"`
 	Devices []DeviceEstimate `cbor:"4,keyasint"`
 	Stamp   int64            `cbor:"5,keyasint,omitempty"` // nanoseconds of the source's clock, for Ack.Echo
@@ -190,13 +192,13 @@ type DeviceAck struct {
 // heartbeat, and is padded so that a peer that has forgotten the connection
 // may answer it with a stateless reset (RFC 9000, section 10.3).
 type Ack struct {
-	Attempt
-	Journal JournalID   `cbor:"3,keyasint"`
-	Devices []DeviceAck `cbor:"4,keyasint"`
-	Pad     Pad         `cbor:"5,keyasint,omitempty"`
-	Echo    int64       `cbor:"6,keyasint,omitempty"` // the Stamp of the last Estimate
-	HeldNS  int64       `cbor:"7,keyasint,omitempty"` // nanoseconds since that came
-	Padding uint64      `cbor:"8,keyasint,omitempty"` // bytes of it that have come
+	migration.Attempt
+	Journal migration.JournalID `cbor:"3,keyasint"`
+	Devices []DeviceAck         `cbor:"4,keyasint"`
+	Pad     Pad                 `cbor:"5,keyasint,omitempty"`
+	Echo    int64               `cbor:"6,keyasint,omitempty"` // the Stamp of the last Estimate
+	HeldNS  int64               `cbor:"7,keyasint,omitempty"` // nanoseconds since that came
+	Padding uint64              `cbor:"8,keyasint,omitempty"` // bytes of it that have come
 	// Read is, by number of a data lane, how many bytes behind the preamble were read from
 	// the lane that has the number now.
 	Read []uint64 `cbor:"9,keyasint,omitempty"`
@@ -227,32 +229,32 @@ func (*Pad) UnmarshalCBOR(item []byte) error {
 
 // End closes one device's stream.
 type End struct {
-	Attempt
-	Device uint16       `cbor:"3,keyasint"`
-	Bytes  uint64       `cbor:"4,keyasint"`
-	Chunks uint64       `cbor:"5,keyasint"`
-	Digest StreamDigest `cbor:"6,keyasint"`
+	migration.Attempt
+	Device uint16                 `cbor:"3,keyasint"`
+	Bytes  uint64                 `cbor:"4,keyasint"`
+	Chunks uint64                 `cbor:"5,keyasint"`
+	Digest migration.StreamDigest `cbor:"6,keyasint"`
 }
 
 // Ready says that every device holds its whole stream, verified, in STOP.
 type Ready struct {
-	Attempt
-	Journal JournalID    `cbor:"3,keyasint"`
-	Digest  StreamDigest `cbor:"4,keyasint"` // of all devices' digests, in HELLO's order
+	migration.Attempt
+	Journal migration.JournalID    `cbor:"3,keyasint"`
+	Digest  migration.StreamDigest `cbor:"4,keyasint"` // of all devices' digests, in HELLO's order
 }
 
 // Commit gives up the source's right to resume.
 type Commit struct {
-	Attempt
-	Journal JournalID    `cbor:"3,keyasint"` // the destination's, from WELCOME
-	Digest  StreamDigest `cbor:"4,keyasint"`
+	migration.Attempt
+	Journal migration.JournalID    `cbor:"3,keyasint"` // the destination's, from WELCOME
+	Digest  migration.StreamDigest `cbor:"4,keyasint"`
 }
 
 // Running says that the destination has taken over and runs.
 type Running struct {
-	Attempt
-	Journal JournalID `cbor:"3,keyasint"`
-	StartNS int64     `cbor:"4,keyasint"` // nanoseconds that the start took
+	migration.Attempt
+	Journal migration.JournalID `cbor:"3,keyasint"`
+	StartNS int64               `cbor:"4,keyasint"` // nanoseconds that the start took
 
 	WitnessNS int64 `cbor:"5,keyasint,omitempty"` // from COMMIT to the witness's answer
 	AcceptNS  int64 `cbor:"6,keyasint,omitempty"` // the hook on ACCEPT
@@ -260,56 +262,56 @@ type Running struct {
 
 // Declined says that this attempt will never run at the destination.
 type Declined struct {
-	Attempt
-	Journal JournalID `cbor:"3,keyasint"`
-	Code    Code      `cbor:"4,keyasint"`
-	Device  string    `cbor:"5,keyasint,omitempty"`
-	Offset  uint64    `cbor:"6,keyasint,omitempty"`
-	Text    string    `cbor:"7,keyasint,omitempty"`
+	migration.Attempt
+	Journal migration.JournalID `cbor:"3,keyasint"`
+	Code    transport.Code      `cbor:"4,keyasint"`
+	Device  string              `cbor:"5,keyasint,omitempty"`
+	Offset  uint64              `cbor:"6,keyasint,omitempty"`
+	Text    string              `cbor:"7,keyasint,omitempty"`
 }
 
 // NotStarted says that the destination is in READY, with its copy kept, and asks the
 // source to take its devices back: the start has failed, or the destination's user has
 // cancelled.
 type NotStarted struct {
-	Attempt
-	Journal JournalID `cbor:"3,keyasint"`
-	Device  string    `cbor:"4,keyasint,omitempty"`
-	Text    string    `cbor:"5,keyasint,omitempty"`
-	Code    Code      `cbor:"6,keyasint,omitempty"`
+	migration.Attempt
+	Journal migration.JournalID `cbor:"3,keyasint"`
+	Device  string              `cbor:"4,keyasint,omitempty"`
+	Text    string              `cbor:"5,keyasint,omitempty"`
+	Code    transport.Code      `cbor:"6,keyasint,omitempty"`
 }
 
 // Cancel asks for the right to resume back, while the source still holds the
 // stopped device.
-type Cancel struct{ Attempt }
+type Cancel struct{ migration.Attempt }
 
 // Abort says that the source has taken its devices back, before COMMIT.
 type Abort struct {
-	Attempt
-	Code   Code   `cbor:"3,keyasint"`
-	Text   string `cbor:"4,keyasint,omitempty"`
-	Device string `cbor:"5,keyasint,omitempty"`
-	Offset uint64 `cbor:"6,keyasint,omitempty"`
+	migration.Attempt
+	Code   transport.Code `cbor:"3,keyasint"`
+	Text   string         `cbor:"4,keyasint,omitempty"`
+	Device string         `cbor:"5,keyasint,omitempty"`
+	Offset uint64         `cbor:"6,keyasint,omitempty"`
 }
 
 // Query asks what the destination's record of this attempt is.
-type Query struct{ Attempt }
+type Query struct{ migration.Attempt }
 
 // Status answers Query.
 type Status struct {
-	Attempt
-	Journal  JournalID    `cbor:"3,keyasint"`
-	Record   string       `cbor:"4,keyasint"` // a handoff.Record's name
-	MaxEpoch uint64       `cbor:"5,keyasint"`
-	Digest   StreamDigest `cbor:"6,keyasint"`
-	Received uint64       `cbor:"7,keyasint,omitempty"` // bytes that probe lanes have brought
-	Text     string       `cbor:"8,keyasint,omitempty"` // with FORCED: who decided, when and why
+	migration.Attempt
+	Journal  migration.JournalID    `cbor:"3,keyasint"`
+	Record   string                 `cbor:"4,keyasint"` // a handoff.Record's name
+	MaxEpoch uint64                 `cbor:"5,keyasint"`
+	Digest   migration.StreamDigest `cbor:"6,keyasint"`
+	Received uint64                 `cbor:"7,keyasint,omitempty"` // bytes that probe lanes have brought
+	Text     string                 `cbor:"8,keyasint,omitempty"` // with FORCED: who decided, when and why
 }
 
 // Fin says that the source has recorded the end; it carries the source's
 // clock, so that both reports show the same figures.
 type Fin struct {
-	Attempt
+	migration.Attempt
 	TotalNS    int64      `cbor:"3,keyasint"`
 	DowntimeNS int64      `cbor:"4,keyasint"`
 	Stages     []FinStage `cbor:"5,keyasint,omitempty"` // of the downtime, in order
@@ -324,9 +326,9 @@ type FinStage struct {
 // Resume takes an attempt up again over a new control lane: the one before was
 // lost, or the source's process has ended since.
 type Resume struct {
-	Attempt
-	Journal JournalID `cbor:"3,keyasint"` // the source's
-	Peer    JournalID `cbor:"4,keyasint"` // the destination's, from WELCOME
+	migration.Attempt
+	Journal migration.JournalID `cbor:"3,keyasint"` // the source's
+	Peer    migration.JournalID `cbor:"4,keyasint"` // the destination's, from WELCOME
 }
 
 // Type is the message's number.

@@ -7,7 +7,7 @@ import (
 
 	"pgregory.net/rapid"
 
-	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/internal/wire"
 )
 
 func needs(bytes ...uint64) (all []Need) {
@@ -38,7 +38,7 @@ func TestDivide(t *testing.T) {
 		{"unknown is average", 30, 2, append(needs(gib, 3*gib), unknown), []int{5, 14, 11}},
 		{"all unknown", 30, 2, []Need{unknown, unknown}, []int{15, 15}},
 		{"negative is unknown", 30, 2, needs(gib, 3*gib, math.MaxUint64-4), []int{5, 14, 11}},
-		{"longest stream", 30, 2, needs(gib, transport.MaxStream), []int{2, 28}},
+		{"longest stream", 30, 2, needs(gib, wire.MaxStream), []int{2, 28}},
 		{"done", 30, 2, append(needs(gib, 2*gib), done), []int{10, 20, 0}},
 		{"all done", 30, 2, []Need{done, done}, []int{0, 0}},
 		{"priority", 30, 2, []Need{{Bytes: gib, Known: true, Priority: 2}, {Bytes: gib, Known: true}}, []int{20, 10}},
@@ -62,7 +62,7 @@ func anyNeeds(n int) *rapid.Generator[[]Need] {
 // TestDivideAll: whatever is said, all is shared out, and nobody is below the floor.
 func TestDivideAll(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		n := rapid.IntRange(1, transport.MaxDevices).Draw(t, "devices")
+		n := rapid.IntRange(1, wire.MaxDevices).Draw(t, "devices")
 		total, floor := rapid.IntRange(0, math.MaxInt32).Draw(t, "total"), rapid.IntRange(0, 100).Draw(t, "floor")
 		sum, shares := 0, make([]int, n)
 		Divide(shares, total, floor, anyNeeds(n).Draw(t, "needs"))

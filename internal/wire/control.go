@@ -1,4 +1,4 @@
-package transport
+package wire
 
 import (
 	"bytes"
@@ -13,6 +13,8 @@ import (
 	"github.com/fxamacker/cbor/v2"
 
 	"github.com/migpipe/migpipe/internal/must"
+	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/transport/migration"
 )
 
 // encMode is deterministic, so that frames can be golden-tested.
@@ -82,11 +84,11 @@ func frame(b *bytes.Buffer, m Message) error {
 func decodeMessage(t MessageType, body []byte) (Message, error) {
 	const cborMap = 5 // major type; null and undefined would decode to nothing at all
 	if len(body) == 0 || body[0]>>5 != cborMap {
-		return nil, fmt.Errorf("%w: %v is no map", ErrProtocol, t)
+		return nil, fmt.Errorf("%w: %v is no map", transport.ErrProtocol, t)
 	}
 	m := messageTypes[t].make()
 	if err := decMode.Unmarshal(body, m); err != nil {
-		return nil, fmt.Errorf("%w: %v: %w", ErrProtocol, t, err)
+		return nil, fmt.Errorf("%w: %v: %w", transport.ErrProtocol, t, err)
 	}
 	return m, nil
 }
@@ -97,7 +99,7 @@ const sendTimeout = 2 * time.Second
 // Control exchanges messages on the control lane. Send may be called by
 // several goroutines, Receive by one.
 type Control struct {
-	lane Lane
+	lane transport.Lane
 	room []byte // of the message being received
 
 	// sending is held by whoever sends. It is a channel because Write may wait for
@@ -108,7 +110,7 @@ type Control struct {
 }
 
 // NewControl speaks on a lane whose preamble has been exchanged.
-func NewControl(lane Lane) *Control {
+func NewControl(lane transport.Lane) *Control {
 	return &Control{lane: lane, room: make([]byte, maxControlFrame), sending: make(chan struct{}, 1)}
 }
 
@@ -150,7 +152,7 @@ func (c *Control) Receive() (Message, error) {
 			continue
 		}
 		if err == io.EOF {
-			return nil, fmt.Errorf("transport: the peer hung up: %w", ErrPeerGone)
+			return nil, fmt.Errorf("transport: the peer hung up: %w", transport.ErrPeerGone)
 		}
 		if err != nil {
 			return nil, fmt.Errorf("transport: receive: %w", err)
@@ -164,7 +166,7 @@ func (c *Control) Receive() (Message, error) {
 }
 
 // Lane is the lane underneath.
-func (c *Control) Lane() Lane { return c.lane }
+func (c *Control) Lane() transport.Lane { return c.lane }
 
 // lingerTime bounds the wait for the peer to take the last message and to end
 // its side.
@@ -173,7 +175,7 @@ const lingerTime = time.Second
 // HangUp ends a control lane so that the last message sent still arrives: it
 // says that nothing more comes, gives the peer a moment to do the same, and
 // closes. join must return when the goroutine that calls Receive has ended.
-func HangUp(lane Lane, join func()) {
+func HangUp(lane transport.Lane, join func()) {
 	lane.CloseWrite()
 	lane.SetDeadline(time.Now().Add(lingerTime))
 	join()
@@ -181,10 +183,10 @@ func HangUp(lane Lane, join func()) {
 }
 
 // SetDigest sums up the digests of all devices, in HELLO's order.
-func SetDigest(digests []StreamDigest) StreamDigest {
+func SetDigest(digests []migration.StreamDigest) migration.StreamDigest {
 	sum := sha256.New()
 	for _, d := range digests {
 		sum.Write(d[:])
 	}
-	return StreamDigest(sum.Sum(nil))
+	return migration.StreamDigest(sum.Sum(nil))
 }

@@ -12,7 +12,7 @@ package share
 import (
 	"math/bits"
 
-	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/internal/wire"
 )
 
 // Floor is the least that a device is given, in chunks: one can be on its way
@@ -23,15 +23,15 @@ const Floor = 2
 type Need struct {
 	Bytes    uint64 // by the latest estimate
 	Known    bool   // there is an estimate; without one a device is given an average share
-	Priority uint8  // multiplies the share: 1 to transport.MaxPriority, 0 is 1
+	Priority uint8  // multiplies the share: 1 to wire.MaxPriority, 0 is 1
 	Done     bool   // nothing comes any more: it is given nothing
 }
 
 // size is Bytes in KiB, so that no sum of weights overflows: that of
-// transport.MaxDevices of them is below 1<<61. An estimate longer than any
+// wire.MaxDevices of them is below 1<<61. An estimate longer than any
 // stream is none: a driver's negative error code, say.
 func (n Need) size() (kib uint64, known bool) {
-	if n.Done || !n.Known || n.Bytes > transport.MaxStream {
+	if n.Done || !n.Known || n.Bytes > wire.MaxStream {
 		return 0, false
 	}
 	return n.Bytes>>10 + 1, true
@@ -57,7 +57,7 @@ func (n Need) weight(average uint64) uint64 {
 	if !ok {
 		size = average
 	}
-	return size * uint64(min(max(1, n.Priority), transport.MaxPriority))
+	return size * uint64(min(max(1, n.Priority), wire.MaxPriority))
 }
 
 // Divide shares out all of total, into shares, of which there is one for each of

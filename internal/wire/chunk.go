@@ -1,4 +1,4 @@
-package transport
+package wire
 
 import (
 	"crypto/rand"
@@ -12,6 +12,8 @@ import (
 	"github.com/migpipe/migpipe/codec"
 	"github.com/migpipe/migpipe/internal/crc32c"
 	"github.com/migpipe/migpipe/internal/failpoint"
+	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/transport/migration"
 )
 
 // chunkHeadLen is the length of a data frame's header (PROTOCOL.md, "Data frames").
@@ -70,10 +72,10 @@ func headSum(b []byte) uint32 {
 // the session: type, flags, checksum, and lengths against the protocol's limits.
 func ParseChunkHead(b []byte) (ChunkHead, error) {
 	if len(b) < chunkHeadLen {
-		return ChunkHead{}, fmt.Errorf("%w: chunk header of %d bytes, need %d", ErrProtocol, len(b), chunkHeadLen)
+		return ChunkHead{}, fmt.Errorf("%w: chunk header of %d bytes, need %d", transport.ErrProtocol, len(b), chunkHeadLen)
 	}
 	if got, want := binary.BigEndian.Uint32(b[12:]), headSum(b); got != want {
-		return ChunkHead{}, fmt.Errorf("%w: chunk header checksum %#08x, computed %#08x", ErrCorrupt, got, want)
+		return ChunkHead{}, fmt.Errorf("%w: chunk header checksum %#08x, computed %#08x", transport.ErrCorrupt, got, want)
 	}
 	h := ChunkHead{
 		Device:    binary.BigEndian.Uint16(b[2:]),
@@ -93,7 +95,7 @@ func ParseChunkHead(b []byte) (ChunkHead, error) {
 		return h, nil
 	}
 	if b[0]&0x0f != frameChunk || b[0]>>4 > flagUnchecked {
-		return ChunkHead{}, fmt.Errorf("%w: data frame type %#02x is unknown", ErrProtocol, b[0])
+		return ChunkHead{}, fmt.Errorf("%w: data frame type %#02x is unknown", transport.ErrProtocol, b[0])
 	}
 	if err := h.check(); err != nil {
 		return ChunkHead{}, err
@@ -104,24 +106,24 @@ func ParseChunkHead(b []byte) (ChunkHead, error) {
 func (h *ChunkHead) check() error {
 	switch {
 	case h.RawLen == 0 || h.RawLen > MaxChunk:
-		return fmt.Errorf("%w: chunk of %d bytes, limit %d", ErrProtocol, h.RawLen, MaxChunk)
+		return fmt.Errorf("%w: chunk of %d bytes, limit %d", transport.ErrProtocol, h.RawLen, MaxChunk)
 	case h.Offset > MaxStream-uint64(h.RawLen):
-		return fmt.Errorf("%w: chunk at offset %d, limit %d", ErrProtocol, h.Offset, uint64(MaxStream))
+		return fmt.Errorf("%w: chunk at offset %d, limit %d", transport.ErrProtocol, h.Offset, uint64(MaxStream))
 	case h.Codec == codec.IDRaw && h.WireLen != h.RawLen:
-		return fmt.Errorf("%w: raw chunk of %d bytes with %d on the wire", ErrProtocol, h.RawLen, h.WireLen)
+		return fmt.Errorf("%w: raw chunk of %d bytes with %d on the wire", transport.ErrProtocol, h.RawLen, h.WireLen)
 	case h.Codec == codec.IDZero && h.WireLen != 0:
-		return fmt.Errorf("%w: zero chunk with %d bytes on the wire", ErrProtocol, h.WireLen)
+		return fmt.Errorf("%w: zero chunk with %d bytes on the wire", transport.ErrProtocol, h.WireLen)
 	case h.Codec != codec.IDRaw && h.WireLen >= h.RawLen:
-		return fmt.Errorf("%w: chunk of %d bytes encoded by %v to %d", ErrProtocol, h.RawLen, h.Codec, h.WireLen)
+		return fmt.Errorf("%w: chunk of %d bytes encoded by %v to %d", transport.ErrProtocol, h.RawLen, h.Codec, h.WireLen)
 	case h.Unchecked && (h.Codec != codec.IDRaw || h.Digest != 0):
-		return fmt.Errorf("%w: unchecked chunk with codec %v and digest %#x", ErrProtocol, h.Codec, h.Digest)
+		return fmt.Errorf("%w: unchecked chunk with codec %v and digest %#x", transport.ErrProtocol, h.Codec, h.Digest)
 	}
 	return nil
 }
 
 func (h *ChunkHead) checkPadding() error {
 	if h.WireLen == 0 || h.WireLen > MaxChunk || *h != (ChunkHead{Padding: true, WireLen: h.WireLen}) {
-		return fmt.Errorf("%w: padding of %d bytes, limit %d, with the fields of a chunk: %+v", ErrProtocol, h.WireLen, MaxChunk, *h)
+		return fmt.Errorf("%w: padding of %d bytes, limit %d, with the fields of a chunk: %+v", transport.ErrProtocol, h.WireLen, MaxChunk, *h)
 	}
 	return nil
 }
@@ -281,13 +283,13 @@ type HeadRoom = [chunkHeadLen]byte
 // stay; encoded ones pass through scratch.
 func (c *Chunk) ReadPayload(r io.Reader, head ChunkHead, scratch *Chunk) error {
 	if int(head.RawLen) > c.arena.chunkSize {
-		return fmt.Errorf("%w: chunk of %d bytes, negotiated %d", ErrProtocol, head.RawLen, c.arena.chunkSize)
+		return fmt.Errorf("%w: chunk of %d bytes, negotiated %d", transport.ErrProtocol, head.RawLen, c.arena.chunkSize)
 	}
 	c.ChunkHead = head
 	got, err := c.readWire(r, scratch)
 	if err == nil && !c.Unchecked && got != c.Digest {
 		err = fmt.Errorf("%w: chunk %d at offset %d has digest %#016x, its header says %#016x",
-			ErrCorrupt, c.Seq, c.Offset, got, c.Digest)
+			transport.ErrCorrupt, c.Seq, c.Offset, got, c.Digest)
 	}
 	return err
 }
@@ -328,14 +330,14 @@ func (c *Chunk) readRaw(r io.Reader) (uint64, error) {
 func (c *Chunk) readEncoded(r io.Reader, scratch *Chunk) error {
 	cd, err := codec.ByID(c.Codec)
 	if err != nil {
-		return fmt.Errorf("%w: %w", ErrProtocol, err)
+		return fmt.Errorf("%w: %w", transport.ErrProtocol, err)
 	}
 	wire := scratch.buf[chunkHeadLen:][:c.WireLen]
 	if _, err := io.ReadFull(r, wire); err != nil {
 		return noEOF(err)
 	}
 	if err := cd.Decode(c.raw(), wire); err != nil {
-		return fmt.Errorf("%w: chunk %d at offset %d: %w", ErrCorrupt, c.Seq, c.Offset, err)
+		return fmt.Errorf("%w: chunk %d at offset %d: %w", transport.ErrCorrupt, c.Seq, c.Offset, err)
 	}
 	return nil
 }
@@ -396,7 +398,7 @@ func (d *Digest) Bytes() uint64 { return d.bytes }
 func (d *Digest) Chunks() uint64 { return d.chunks }
 
 // Sum is the digest of what was added so far.
-func (d *Digest) Sum() StreamDigest { return StreamDigest(d.sum.Sum(nil)) }
+func (d *Digest) Sum() migration.StreamDigest { return migration.StreamDigest(d.sum.Sum(nil)) }
 
 // Padding is what a source sends before a stop to open the congestion windows of
 // its lanes, and to see how fast they are. It belongs to no stream.
@@ -417,7 +419,7 @@ func (c *Chunk) WritePadding(w io.Writer, n int) error {
 // Discard reads the payload of a frame of padding, into the chunk's buffer.
 func (c *Chunk) Discard(r io.Reader, head ChunkHead) error {
 	if int(head.WireLen) > c.arena.chunkSize {
-		return fmt.Errorf("%w: padding of %d bytes, negotiated %d", ErrProtocol, head.WireLen, c.arena.chunkSize)
+		return fmt.Errorf("%w: padding of %d bytes, negotiated %d", transport.ErrProtocol, head.WireLen, c.arena.chunkSize)
 	}
 	_, err := io.ReadFull(r, c.buf[:head.WireLen])
 	return noEOF(err)

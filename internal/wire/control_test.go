@@ -1,4 +1,4 @@
-package transport
+package wire
 
 import (
 	"bytes"
@@ -15,6 +15,9 @@ import (
 	"time"
 
 	"github.com/fxamacker/cbor/v2"
+
+	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/transport/migration"
 )
 
 // memoryLane is a lane whose other end is a buffer.
@@ -43,7 +46,7 @@ func TestControlDelivers(t *testing.T) {
 			t.Fatalf("received %v, %v, want %v", got, err, m.Type())
 		}
 	}
-	if _, err := c.Receive(); !errors.Is(err, ErrPeerGone) {
+	if _, err := c.Receive(); !errors.Is(err, transport.ErrPeerGone) {
 		t.Fatalf("at the end: %v", err)
 	}
 }
@@ -71,7 +74,7 @@ func TestControlSendsWhole(t *testing.T) {
 }
 
 func TestControlSkips(t *testing.T) {
-	cancel, err := AppendMessage(nil, &Cancel{Attempt{Epoch: 7}})
+	cancel, err := AppendMessage(nil, &Cancel{migration.Attempt{Epoch: 7}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -80,7 +83,7 @@ func TestControlSkips(t *testing.T) {
 	if err != nil || m.About().Epoch != 7 {
 		t.Fatalf("behind what may be skipped: %v, %v", m, err)
 	}
-	if _, err := receiving(append(controlFrame(99, 0, nil), cancel...)).Receive(); !errors.Is(err, ErrProtocol) {
+	if _, err := receiving(append(controlFrame(99, 0, nil), cancel...)).Receive(); !errors.Is(err, transport.ErrProtocol) {
 		t.Fatalf("an unknown message that may not be skipped: %v", err)
 	}
 }
@@ -153,7 +156,7 @@ func TestControlBodies(t *testing.T) {
 			runtime.ReadMemStats(&before)
 			_, err := control.Receive()
 			runtime.ReadMemStats(&after)
-			if (err == nil) != c.ok || err != nil && !errors.Is(err, ErrProtocol) {
+			if (err == nil) != c.ok || err != nil && !errors.Is(err, transport.ErrProtocol) {
 				t.Fatalf("%x: %v", c.body, err)
 			}
 			if took := after.TotalAlloc - before.TotalAlloc; took > 1<<20 {
@@ -214,7 +217,7 @@ func FuzzControlLane(f *testing.F) {
 			if err == nil {
 				continue
 			}
-			if !isAny(err, ErrProtocol, ErrCorrupt, ErrPeerGone, io.ErrUnexpectedEOF) {
+			if !isAny(err, transport.ErrProtocol, transport.ErrCorrupt, transport.ErrPeerGone, io.ErrUnexpectedEOF) {
 				t.Fatalf("%T: %v", err, err)
 			}
 			if len(c.room) != maxControlFrame {
@@ -276,7 +279,7 @@ func TestControlPatience(t *testing.T) {
 // well: one waits for the peer and the other for the first.
 func TestControlWaitsInVirtualTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		d, l := Pipe()
+		d, l := transport.Pipe()
 		defer l.Close()
 		lane, err := d.Dial(t.Context())
 		if err != nil {

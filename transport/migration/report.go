@@ -1,22 +1,19 @@
-// Package report is what both sides of a migration tell their user: events
-// while it runs, and one Report at the end.
-package report
+package migration
 
 import (
 	"time"
 
 	"github.com/migpipe/migpipe/transport"
-	"github.com/migpipe/migpipe/transport/handoff"
 )
 
 // Report is how a migration went, as seen from one side.
 type Report struct {
-	Outcome  handoff.Outcome
-	Attempt  transport.Attempt
-	Peer     transport.ID  // zero where the carrier does not know it
-	Total    time.Duration // from the first byte of a stream, or from the pause of the guest if that came first, to RUNNING
-	Downtime time.Duration // from the pause of the guest to RUNNING at the destination
-	Stages   []Stage       // the downtime, in order
+	Outcome  Outcome
+	Attempt  Attempt
+	Peer     transport.PeerID // zero where the carrier does not know it
+	Total    time.Duration    // from the first byte of a stream, or from the pause of the guest if that came first, to RUNNING
+	Downtime time.Duration    // from the pause of the guest to RUNNING at the destination
+	Stages   []Stage          // the downtime, in order
 	// CalledOff is how long the guest stood still before, in stops that were called
 	// off (source only).
 	CalledOff time.Duration
@@ -99,7 +96,7 @@ const (
 // that is none in which state moves: the occupancy of the stages says nothing of such a step.
 // Where the guest did not move, the steps are not known, and no bottleneck is named.
 func (r *Report) NameBottleneck() {
-	if r.Outcome != handoff.Committed {
+	if r.Outcome != Committed {
 		r.StopOccupancy.Bottleneck = ""
 		return
 	}
@@ -125,7 +122,7 @@ func (r *Report) NameBottleneck() {
 // compare: nothing was predicted, or the guest did not move. A prediction with an unknown
 // part is compared only if the downtime was shorter than its known parts.
 func (r Report) PredictionError() (off float64, ok bool) {
-	if r.Outcome != handoff.Committed || r.Predicted == nil || r.Predicted.Downtime.Took <= 0 {
+	if r.Outcome != Committed || r.Predicted == nil || r.Predicted.Downtime.Took <= 0 {
 		return 0, false
 	}
 	if said := r.Predicted.Downtime; !said.Known && r.Downtime >= said.Took {
@@ -142,7 +139,7 @@ type Device struct {
 	PrecopyBytes uint64 // of Bytes, read while the guest ran (source only)
 	Chunks       uint64
 	Rounds       int // of PRE_COPY (source only)
-	Digest       transport.StreamDigest
+	Digest       StreamDigest
 	Path         string // how bytes left or entered the device: "read", "splice", "write"
 	PathWhy      string // the probe's verdict, where there was one
 	State        string // the state the device was last seen in
@@ -193,15 +190,15 @@ type Event struct {
 	Kind      Kind
 	Phase     string
 	Text      string
-	Peer      transport.ID      // of Kind Peer, Asked, Held and Refused; zero where the carrier does not know it
-	Err       error             // of Kind Asked: why a migration would be refused, nil if it would not; of Kind Refused: why it was
-	More      int               // of Kind Refused: how many refusals since the last were not told
-	Devices   []Snapshot        // in HELLO's order
-	Way       Way               // of Kind Progress
-	Occupancy Occupancy         // of Kind Progress: in the last second or two
-	Waiting   *Waiting          // of Kind Progress: nothing but the limit is waited for, nil if it is not so (source only)
-	Attempt   transport.Attempt // that the event is about, zero before one is known; of Kind Alarm it is the recorded one, of Kind Refused the refused one
-	Downtime  time.Duration     // of Kind Ready: so far
+	Peer      transport.PeerID // of Kind Peer, Asked, Held and Refused; zero where the carrier does not know it
+	Err       error            // of Kind Asked: why a migration would be refused, nil if it would not; of Kind Refused: why it was
+	More      int              // of Kind Refused: how many refusals since the last were not told
+	Devices   []Snapshot       // in HELLO's order
+	Way       Way              // of Kind Progress
+	Occupancy Occupancy        // of Kind Progress: in the last second or two
+	Waiting   *Waiting         // of Kind Progress: nothing but the limit is waited for, nil if it is not so (source only)
+	Attempt   Attempt          // that the event is about, zero before one is known; of Kind Alarm it is the recorded one, of Kind Refused the refused one
+	Downtime  time.Duration    // of Kind Ready: so far
 	// Predicted is the downtime expected, of Kind Phase when the stop begins.
 	Predicted *Forecast
 }

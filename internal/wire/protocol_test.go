@@ -1,4 +1,4 @@
-package transport
+package wire
 
 import (
 	"fmt"
@@ -13,12 +13,14 @@ import (
 	"testing"
 
 	"github.com/migpipe/migpipe/codec"
+	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/transport/migration"
 )
 
 // section returns PROTOCOL.md between a heading and the next of any level.
 func section(t *testing.T, heading string) string {
 	t.Helper()
-	text, err := os.ReadFile("PROTOCOL.md")
+	text, err := os.ReadFile("../../transport/PROTOCOL.md")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -54,7 +56,7 @@ func TestProtocolMessages(t *testing.T) {
 	for _, m := range regexp.MustCompile(`(?m)^### (\d+ [A-Z_]+)$`).FindAllStringSubmatch(wholeProtocol(t), -1) {
 		doc = append(doc, m[1])
 	}
-	structs := map[string]reflect.Type{"Attempt": reflect.TypeFor[Attempt]()}
+	structs := map[string]reflect.Type{"Attempt": reflect.TypeFor[migration.Attempt]()}
 	for _, m := range allMessages() {
 		heading := fmt.Sprintf("%d %v", m.Type(), m.Type())
 		code = append(code, heading)
@@ -72,7 +74,7 @@ func TestProtocolMessages(t *testing.T) {
 
 func wholeProtocol(t *testing.T) string {
 	t.Helper()
-	text, err := os.ReadFile("PROTOCOL.md")
+	text, err := os.ReadFile("../../transport/PROTOCOL.md")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -102,7 +104,7 @@ func nested(typ reflect.Type, into map[string]reflect.Type) {
 
 func TestProtocolCodes(t *testing.T) {
 	var code []string
-	for c := CodeInternal; !strings.HasPrefix(c.String(), "code-"); c++ {
+	for c := transport.CodeInternal; !strings.HasPrefix(c.String(), "code-"); c++ {
 		code = append(code, fmt.Sprintf("%d %v", c, c))
 	}
 	same(t, "codes", rows(t, "## Codes"), code)
@@ -119,13 +121,13 @@ func TestProtocolCodecs(t *testing.T) {
 
 func TestProtocolLimits(t *testing.T) {
 	values := map[string]any{
-		"MaxLanes": MaxLanes, "RetryHalfOpen": RetryHalfOpen, "MaxHalfOpen": MaxHalfOpen, "SilentTime": SilentTime, "KnownTime": KnownTime, "KnownAddresses": KnownAddresses,
-		"ConnBurst": ConnBurst, "ConnRate": ConnRate,
-		"HandshakeTimeout": HandshakeTimeout, "LanesTimeout": LanesTimeout, "IdleTimeout": IdleTimeout, "MinIdleTimeout": MinIdleTimeout, "KeepAlive": KeepAlive,
+		"MaxLanes": transport.MaxLanes, "RetryHalfOpen": transport.RetryHalfOpen, "MaxHalfOpen": transport.MaxHalfOpen, "SilentTime": transport.SilentTime, "KnownTime": transport.KnownTime, "KnownAddresses": transport.KnownAddresses,
+		"ConnBurst": transport.ConnBurst, "ConnRate": transport.ConnRate,
+		"HandshakeTimeout": transport.HandshakeTimeout, "LanesTimeout": LanesTimeout, "IdleTimeout": transport.IdleTimeout, "MinIdleTimeout": transport.MinIdleTimeout, "KeepAlive": transport.KeepAlive,
 		"MaxChunk": MaxChunk, "MinChunk": MinChunk, "MaxControl": MaxControl, "MaxDevices": MaxDevices, "MaxName": MaxName,
 		"MaxPriority": MaxPriority, "MaxStream": uint64(MaxStream),
 		"PreflightTimeout": PreflightTimeout, "ProbeTime": ProbeTime, "MaxProbe": MaxProbe, "Heartbeat": Heartbeat, "SilenceLimit": SilenceLimit, "UnreadTimeout": UnreadTimeout,
-		"InitialWindow": InitialWindow, "MaxWindow": MaxWindow, "MaxWindowGrowth": MaxWindowGrowth,
+		"InitialWindow": transport.InitialWindow, "MaxWindow": transport.MaxWindow, "MaxWindowGrowth": transport.MaxWindowGrowth,
 	}
 	var code []string
 	for _, name := range limitNames(t) {
@@ -138,7 +140,7 @@ func TestProtocolLimits(t *testing.T) {
 // limitNames lists the constants of the protocol's limits, and the exported ones of the carriers'.
 func limitNames(t *testing.T) (names []string) {
 	t.Helper()
-	for _, path := range []string{"limits.go", "protocol_limits.go"} {
+	for _, path := range []string{"../../transport/limits.go", "limits.go"} {
 		file, err := parser.ParseFile(token.NewFileSet(), path, nil, 0)
 		if err != nil {
 			t.Fatal(err)

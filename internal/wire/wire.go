@@ -1,4 +1,4 @@
-package transport
+package wire
 
 import (
 	"encoding/binary"
@@ -7,6 +7,8 @@ import (
 	"io"
 
 	"github.com/migpipe/migpipe/internal/crc32c"
+	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/transport/migration"
 )
 
 // Version is the protocol version that this package speaks; HELLO offers a
@@ -28,7 +30,7 @@ const (
 type Preamble struct {
 	Kind  LaneKind
 	Index uint16 // number of a data or probe lane, from 0
-	Mig   MigID
+	Mig   migration.ID
 	Epoch uint64
 }
 
@@ -65,25 +67,25 @@ func ReadPreamble(r io.Reader) (Preamble, error) {
 
 func parsePreamble(b []byte) (Preamble, error) {
 	if [4]byte(b) != preambleMagic {
-		return Preamble{}, fmt.Errorf("%w: lane opens with %q, not %q", ErrProtocol, b[:4], preambleMagic)
+		return Preamble{}, fmt.Errorf("%w: lane opens with %q, not %q", transport.ErrProtocol, b[:4], preambleMagic)
 	}
 	if got, want := binary.BigEndian.Uint32(b[32:]), crc32c.Sum(b[:32]); got != want {
-		return Preamble{}, fmt.Errorf("%w: preamble checksum %#08x, computed %#08x", ErrCorrupt, got, want)
+		return Preamble{}, fmt.Errorf("%w: preamble checksum %#08x, computed %#08x", transport.ErrCorrupt, got, want)
 	}
 	if b[4] != framing {
-		return Preamble{}, fmt.Errorf("%w: lane with framing %d, this side speaks %d", ErrProtocol, b[4], framing)
+		return Preamble{}, fmt.Errorf("%w: lane with framing %d, this side speaks %d", transport.ErrProtocol, b[4], framing)
 	}
 	p := Preamble{
 		Kind:  LaneKind(b[5]),
 		Index: binary.BigEndian.Uint16(b[6:]),
 		Epoch: binary.BigEndian.Uint64(b[8:]),
-		Mig:   MigID(b[16:32]),
+		Mig:   migration.ID(b[16:32]),
 	}
 	if p.Kind > LaneProbe {
-		return Preamble{}, fmt.Errorf("%w: lane of kind %d", ErrProtocol, p.Kind)
+		return Preamble{}, fmt.Errorf("%w: lane of kind %d", transport.ErrProtocol, p.Kind)
 	}
 	if p.Index >= p.Kind.lanes() {
-		return Preamble{}, fmt.Errorf("%w: lane %d of kind %d, limit %d", ErrProtocol, p.Index, p.Kind, p.Kind.lanes())
+		return Preamble{}, fmt.Errorf("%w: lane %d of kind %d, limit %d", transport.ErrProtocol, p.Index, p.Kind, p.Kind.lanes())
 	}
 	return p, nil
 }
@@ -91,7 +93,7 @@ func parsePreamble(b []byte) (Preamble, error) {
 // lanes is the number of lanes of a kind that a migration may have.
 func (k LaneKind) lanes() uint16 {
 	if k == LaneData || k == LaneProbe {
-		return MaxLanes
+		return transport.MaxLanes
 	}
 	return 1
 }
@@ -130,24 +132,24 @@ func readControl(r io.Reader, room []byte) (MessageType, []byte, error) {
 	}
 	n := binary.BigEndian.Uint32(h)
 	if n > MaxControl {
-		return 0, nil, fmt.Errorf("%w: control message of %d bytes, limit %d", ErrProtocol, n, MaxControl)
+		return 0, nil, fmt.Errorf("%w: control message of %d bytes, limit %d", transport.ErrProtocol, n, MaxControl)
 	}
 	body := room[:n]
 	if _, err := io.ReadFull(r, body); err != nil {
 		return 0, nil, noEOF(err)
 	}
 	if got, want := binary.BigEndian.Uint32(h[8:]), crc32c.Sum(h[:8], body); got != want {
-		return 0, nil, fmt.Errorf("%w: control message checksum %#08x, computed %#08x", ErrCorrupt, got, want)
+		return 0, nil, fmt.Errorf("%w: control message checksum %#08x, computed %#08x", transport.ErrCorrupt, got, want)
 	}
 	if h[5]&^controlIgnorable != 0 || h[6] != 0 || h[7] != 0 {
-		return 0, nil, fmt.Errorf("%w: control message with reserved bits %#06x", ErrProtocol, h[5:8])
+		return 0, nil, fmt.Errorf("%w: control message with reserved bits %#06x", transport.ErrProtocol, h[5:8])
 	}
 	t := MessageType(h[4])
 	if !t.known() {
 		if h[5]&controlIgnorable != 0 {
 			return t, nil, errSkip
 		}
-		return t, nil, fmt.Errorf("%w: control message of unknown type %d", ErrProtocol, h[4])
+		return t, nil, fmt.Errorf("%w: control message of unknown type %d", transport.ErrProtocol, h[4])
 	}
 	return t, body, nil
 }

@@ -1,4 +1,4 @@
-package transport
+package wire
 
 import (
 	"bytes"
@@ -11,6 +11,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/migpipe/migpipe/internal/crc32c"
+	"github.com/migpipe/migpipe/transport"
 )
 
 func preambleBytes(t testing.TB, p Preamble) []byte {
@@ -24,7 +25,7 @@ func preambleBytes(t testing.TB, p Preamble) []byte {
 
 func TestPreambleRoundTrip(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
-		p := Preamble{Kind: LaneData, Index: rapid.Uint16Max(MaxLanes-1).Draw(rt, "index"), Epoch: rapid.Uint64().Draw(rt, "epoch")}
+		p := Preamble{Kind: LaneData, Index: rapid.Uint16Max(transport.MaxLanes-1).Draw(rt, "index"), Epoch: rapid.Uint64().Draw(rt, "epoch")}
 		copy(p.Mig[:], rapid.SliceOfN(rapid.Byte(), 16, 16).Draw(rt, "mig"))
 		lane := bytes.NewBuffer(append(preambleBytes(t, p), "what follows"...))
 		if got, err := ReadPreamble(lane); err != nil || got != p || lane.String() != "what follows" {
@@ -44,11 +45,11 @@ func TestPreambleChecks(t *testing.T) {
 		{"control", LaneControl, 0, nil, ""},
 		{"a second control lane", LaneControl, 1, nil, "lane 1 of kind 0, limit 1"},
 		{"first data lane", LaneData, 0, nil, ""},
-		{"below the last lane", LaneData, MaxLanes - 2, nil, ""},
-		{"the last lane", LaneData, MaxLanes - 1, nil, ""},
-		{"above the last lane", LaneData, MaxLanes, nil, "lane 16 of kind 1, limit 16"},
+		{"below the last lane", LaneData, transport.MaxLanes - 2, nil, ""},
+		{"the last lane", LaneData, transport.MaxLanes - 1, nil, ""},
+		{"above the last lane", LaneData, transport.MaxLanes, nil, "lane 16 of kind 1, limit 16"},
 		{"a second lane of a preflight", LanePreflight, 1, nil, "lane 1 of kind 2, limit 1"},
-		{"above the last probe lane", LaneProbe, MaxLanes, nil, "lane 16 of kind 3, limit 16"},
+		{"above the last probe lane", LaneProbe, transport.MaxLanes, nil, "lane 16 of kind 3, limit 16"},
 		{"an unknown kind", LaneProbe + 1, 0, nil, "lane of kind 4"},
 		{"other framing", LaneData, 0, func(b []byte) { b[4] = 2 }, "framing 2, this side speaks 1"},
 		{"something else", LaneData, 0, func(b []byte) { copy(b, "GET ") }, `"GET ", not "MIGP"`},
@@ -63,7 +64,7 @@ func TestPreambleChecks(t *testing.T) {
 			if c.want == "" && err != nil {
 				t.Fatal(err)
 			}
-			if c.want != "" && (!errors.Is(err, ErrProtocol) || !strings.Contains(err.Error(), c.want)) {
+			if c.want != "" && (!errors.Is(err, transport.ErrProtocol) || !strings.Contains(err.Error(), c.want)) {
 				t.Fatalf("%v, want a protocol violation with %q", err, c.want)
 			}
 		})
@@ -75,7 +76,7 @@ func TestPreambleBitFlips(t *testing.T) {
 		b := preambleBytes(t, p)
 		for bit := range 8 * len(b) {
 			b[bit/8] ^= 1 << (bit % 8)
-			if _, err := ReadPreamble(bytes.NewReader(b)); !errors.Is(err, ErrCorrupt) && !errors.Is(err, ErrProtocol) {
+			if _, err := ReadPreamble(bytes.NewReader(b)); !errors.Is(err, transport.ErrCorrupt) && !errors.Is(err, transport.ErrProtocol) {
 				t.Errorf("%+v with bit %d flipped: %v", p, bit, err)
 			}
 			b[bit/8] ^= 1 << (bit % 8)
@@ -99,7 +100,7 @@ func FuzzPreamble(f *testing.F) {
 		}
 		p, err := ReadPreamble(bytes.NewReader(b))
 		if err != nil {
-			if p != (Preamble{}) || !isAny(err, ErrProtocol, ErrCorrupt, io.EOF, io.ErrUnexpectedEOF) {
+			if p != (Preamble{}) || !isAny(err, transport.ErrProtocol, transport.ErrCorrupt, io.EOF, io.ErrUnexpectedEOF) {
 				t.Fatalf("%+v came with %v", p, err)
 			}
 			return
@@ -128,14 +129,14 @@ func TestControlFrameChecks(t *testing.T) {
 		{"an empty body", controlFrame(1, 0, nil), nil},
 		{"below the largest", controlFrame(1, 0, full[1:]), nil},
 		{"the largest", controlFrame(1, 0, full), nil},
-		{"above the largest", controlFrame(1, 0, over), ErrProtocol},
-		{"an unknown type", controlFrame(99, 0, nil), ErrProtocol},
-		{"type 0", controlFrame(0, 0, nil), ErrProtocol},
+		{"above the largest", controlFrame(1, 0, over), transport.ErrProtocol},
+		{"an unknown type", controlFrame(99, 0, nil), transport.ErrProtocol},
+		{"type 0", controlFrame(0, 0, nil), transport.ErrProtocol},
 		{"an unknown type that may be skipped", controlFrame(99, controlIgnorable, nil), errSkip},
 		{"a known type that might be skipped", controlFrame(1, controlIgnorable, nil), nil},
-		{"a reserved flag", controlFrame(1, 2, nil), ErrProtocol},
-		{"a reserved flag, skippable", controlFrame(99, 0x80|controlIgnorable, nil), ErrProtocol},
-		{"another checksum", append(controlFrame(1, 0, []byte{1})[:12], 2), ErrCorrupt},
+		{"a reserved flag", controlFrame(1, 2, nil), transport.ErrProtocol},
+		{"a reserved flag, skippable", controlFrame(99, 0x80|controlIgnorable, nil), transport.ErrProtocol},
+		{"another checksum", append(controlFrame(1, 0, []byte{1})[:12], 2), transport.ErrCorrupt},
 		{"no frame", nil, io.EOF},
 		{"half a header", controlFrame(1, 0, nil)[:11], io.ErrUnexpectedEOF},
 		{"no body", controlFrame(1, 0, []byte{1})[:12], io.ErrUnexpectedEOF},
@@ -155,7 +156,7 @@ func TestControlFrameChecks(t *testing.T) {
 // An oversize message is refused by its header, before a byte of it is read.
 func TestControlOversizeIsNotRead(t *testing.T) {
 	lane := bytes.NewReader(controlFrame(1, 0, make([]byte, MaxControl+1)))
-	if _, _, err := readControl(lane, make([]byte, maxControlFrame)); !errors.Is(err, ErrProtocol) {
+	if _, _, err := readControl(lane, make([]byte, maxControlFrame)); !errors.Is(err, transport.ErrProtocol) {
 		t.Fatal(err)
 	}
 	if lane.Len() != MaxControl+1 {

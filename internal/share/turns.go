@@ -1,6 +1,8 @@
 package share
 
-import "github.com/migpipe/migpipe/transport"
+import (
+	"github.com/migpipe/migpipe/internal/wire"
+)
 
 // Turns is the order in which devices with something to send take a free lane:
 // in proportion to their needs, and nobody waits for one that has nothing to
@@ -46,7 +48,7 @@ func (t *Turns) Divide(needs []Need) {
 // catchUp is what a device that had nothing to send may make up for, in bytes of
 // all devices: enough for the moments in which it waits for memory or credit,
 // without which it would never have its share, and no more.
-const catchUp = 4 * transport.MaxChunk
+const catchUp = 4 * wire.MaxChunk
 
 // Ready says whether a device has something to send.
 func (t *Turns) Ready(device int, ready bool) {

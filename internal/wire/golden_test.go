@@ -1,4 +1,4 @@
-package transport
+package wire
 
 import (
 	"bytes"
@@ -11,6 +11,8 @@ import (
 
 	"github.com/migpipe/migpipe/codec"
 	"github.com/migpipe/migpipe/test/golden"
+	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/transport/migration"
 )
 
 // The golden files hold the wire: a change of them is a change of the protocol, and needs a new
@@ -31,13 +33,13 @@ func TestPreambleGolden(t *testing.T) {
 func goldenPreambles() []Preamble {
 	return []Preamble{
 		{Kind: LaneControl, Mig: goldenMig(), Epoch: 1},
-		{Kind: LaneData, Index: MaxLanes - 1, Mig: goldenMig(), Epoch: math.MaxUint64},
+		{Kind: LaneData, Index: transport.MaxLanes - 1, Mig: goldenMig(), Epoch: math.MaxUint64},
 		{Kind: LanePreflight, Mig: goldenMig(), Epoch: 2},
 		{Kind: LaneProbe, Index: 3, Mig: goldenMig(), Epoch: 2},
 	}
 }
 
-func goldenMig() (id MigID) {
+func goldenMig() (id migration.ID) {
 	for i := range id {
 		id[i] = byte(0x10 + i)
 	}

@@ -1,10 +1,8 @@
-package report
+package migration
 
 import (
 	"testing"
 	"time"
-
-	"github.com/migpipe/migpipe/transport/handoff"
 )
 
 // TestNameBottleneck: a step in which no state moves is named where it took most of the
@@ -14,15 +12,15 @@ func TestNameBottleneck(t *testing.T) {
 		return []Stage{{StageWire, wire}, {StageWitness, witness}}
 	}
 	for name, c := range map[string]struct {
-		outcome handoff.Outcome
+		outcome Outcome
 		stages  []Stage
 		want    string
 	}{
-		"a witness":             {handoff.Committed, steps(2*time.Second, time.Second), StageWitness},
-		"the network":           {handoff.Committed, steps(time.Second, 2*time.Second), BoundNetwork},
-		"aborted, no stages":    {handoff.Rolledback, nil, ""},
-		"in doubt, no stages":   {handoff.InDoubt, nil, ""},
-		"committed, not stages": {handoff.Committed, nil, BoundNetwork},
+		"a witness":             {Committed, steps(2*time.Second, time.Second), StageWitness},
+		"the network":           {Committed, steps(time.Second, 2*time.Second), BoundNetwork},
+		"aborted, no stages":    {Aborted, nil, ""},
+		"in doubt, no stages":   {InDoubt, nil, ""},
+		"committed, not stages": {Committed, nil, BoundNetwork},
 	} {
 		r := Report{Outcome: c.outcome, Stages: c.stages, StopOccupancy: Occupancy{Bottleneck: BoundNetwork}}
 		if r.NameBottleneck(); r.StopOccupancy.Bottleneck != c.want {

@@ -1,4 +1,4 @@
-package handoff
+package migration
 
 // Outcome is how a migration ended, for those who must act on it.
 type Outcome uint8
@@ -7,7 +7,7 @@ type Outcome uint8
 const (
 	Pending    Outcome = iota // not ended
 	Committed                 // the destination runs, the source never will
-	Rolledback                // the source may run, the destination never will
+	Aborted                   // the source may run, the destination never will
 	InDoubt                   // neither side may be started before the other was asked
 	NeedsReset                // a device could not be brought back; see the fault
 )

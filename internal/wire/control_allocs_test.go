@@ -1,10 +1,12 @@
 //go:build !race
 
-package transport
+package wire
 
 import (
 	"bytes"
 	"testing"
+
+	"github.com/migpipe/migpipe/transport/migration"
 )
 
 // The race detector has sync.Pool lose some of what it is given: it is left out here.
@@ -13,7 +15,7 @@ import (
 func said(t testing.TB) func() {
 	var wire bytes.Buffer
 	c := NewControl(memoryLane{&wire, &wire})
-	m := &Ack{Attempt: Attempt{goldenMig(), 1}, Pad: make(Pad, 32), Echo: 1 << 40, HeldNS: 1 << 20, Devices: make([]DeviceAck, 4), Read: []uint64{1 << 40, 1 << 20}}
+	m := &Ack{Attempt: migration.Attempt{Mig: goldenMig(), Epoch: 1}, Pad: make(Pad, 32), Echo: 1 << 40, HeldNS: 1 << 20, Devices: make([]DeviceAck, 4), Read: []uint64{1 << 40, 1 << 20}}
 	return func() {
 		if err := c.Send(m); err != nil {
 			t.Fatal(err)

@@ -1,4 +1,4 @@
-package transport
+package wire
 
 import (
 	"errors"
@@ -8,6 +8,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/migpipe/migpipe/transport"
 )
 
 // spliceFlags keeps splice(2) from sleeping in the kernel: waiting is done in
@@ -142,7 +144,7 @@ func (c *Chunk) spliceOut(l io.Writer) error {
 			return err != unix.EAGAIN
 		})
 		if err := errors.Join(werr, err); err != nil {
-			return fmt.Errorf("%w: %w", ErrPeerGone, err)
+			return fmt.Errorf("%w: %w", transport.ErrPeerGone, err)
 		}
 		c.pipe.full -= n
 	}
@@ -170,7 +172,7 @@ func rawConn(l any) (syscall.RawConn, error) {
 // Arrival is a payload that is still in its lane: whoever owns the chunk that
 // stands for it moves it on, and the lane's reader waits until then.
 type Arrival struct {
-	lane     Lane
+	lane     transport.Lane
 	left     int
 	released chan struct{}
 }
@@ -183,7 +185,7 @@ func (a *Arrival) Released() <-chan struct{} { return a.released }
 func (a *Arrival) Whole() bool { return a.left == 0 }
 
 // Await makes the chunk stand for a payload that was not read yet.
-func (c *Chunk) Await(l Lane, head ChunkHead) *Arrival {
+func (c *Chunk) Await(l transport.Lane, head ChunkHead) *Arrival {
 	c.ChunkHead = head
 	c.arrival = &Arrival{lane: l, left: int(head.WireLen), released: make(chan struct{})}
 	return c.arrival
@@ -223,10 +225,10 @@ func (c *Chunk) spliceIn() error {
 		return err != unix.EAGAIN
 	})
 	if err := errors.Join(rerr, err); err != nil {
-		return fmt.Errorf("%w: %w", ErrPeerGone, err)
+		return fmt.Errorf("%w: %w", transport.ErrPeerGone, err)
 	}
 	if n == 0 {
-		return fmt.Errorf("%w: %w", ErrPeerGone, io.ErrUnexpectedEOF)
+		return fmt.Errorf("%w: %w", transport.ErrPeerGone, io.ErrUnexpectedEOF)
 	}
 	a.left -= n
 	c.pipe.full = n

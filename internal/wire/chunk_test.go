@@ -1,4 +1,4 @@
-package transport
+package wire
 
 import (
 	"bytes"
@@ -12,6 +12,8 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/migpipe/migpipe/codec"
+	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/transport/migration"
 )
 
 func TestChunkHeadRoundTrip(t *testing.T) {
@@ -69,7 +71,7 @@ func TestChunkHeadChecks(t *testing.T) {
 				}
 				return
 			}
-			if !errors.Is(err, ErrProtocol) || !strings.Contains(err.Error(), c.want) {
+			if !errors.Is(err, transport.ErrProtocol) || !strings.Contains(err.Error(), c.want) {
 				t.Fatalf("%v, want a protocol violation with %q", err, c.want)
 			}
 		})
@@ -104,7 +106,7 @@ func TestChunkHeadBitFlips(t *testing.T) {
 		h.encode(b[:])
 		for bit := range 8 * chunkHeadLen {
 			b[bit/8] ^= 1 << (bit % 8)
-			if _, err := ParseChunkHead(b[:]); !errors.Is(err, ErrCorrupt) {
+			if _, err := ParseChunkHead(b[:]); !errors.Is(err, transport.ErrCorrupt) {
 				t.Errorf("%+v with bit %d flipped: %v", h, bit, err)
 			}
 			b[bit/8] ^= 1 << (bit % 8)
@@ -121,7 +123,7 @@ func TestChunkHeadTruncated(t *testing.T) {
 		t.Fatal(err)
 	}
 	for n := range chunkHeadLen {
-		if _, err := ParseChunkHead(frame.Bytes()[:n]); !errors.Is(err, ErrProtocol) {
+		if _, err := ParseChunkHead(frame.Bytes()[:n]); !errors.Is(err, transport.ErrProtocol) {
 			t.Errorf("%d bytes: %v", n, err)
 		}
 		want := io.ErrUnexpectedEOF
@@ -240,7 +242,7 @@ func TestPayloadBitFlips(t *testing.T) {
 				out.Reset()
 				from.WriteRaw(&out)
 			}
-			if err == nil && !bytes.Equal(out.Bytes(), raw) || err != nil && !errors.Is(err, ErrCorrupt) {
+			if err == nil && !bytes.Equal(out.Bytes(), raw) || err != nil && !errors.Is(err, transport.ErrCorrupt) {
 				t.Errorf("%v with bit %d flipped: %v", c.ID(), bit, err)
 			}
 			frame[bit/8] ^= 1 << (bit % 8)
@@ -271,7 +273,7 @@ func TestDigestBindsPlace(t *testing.T) {
 	} {
 		head := good
 		move(&head)
-		if err := from.ReadPayload(bytes.NewReader(lane.Bytes()[chunkHeadLen:]), head, scratch); !errors.Is(err, ErrCorrupt) {
+		if err := from.ReadPayload(bytes.NewReader(lane.Bytes()[chunkHeadLen:]), head, scratch); !errors.Is(err, transport.ErrCorrupt) {
 			t.Errorf("another %s: %v", name, err)
 		}
 	}
@@ -288,12 +290,12 @@ func TestReadPayloadRefuses(t *testing.T) {
 		bytes int
 		want  error
 	}{
-		{"a chunk larger than negotiated", ChunkHead{RawLen: 4097, WireLen: 4097}, 4097, ErrProtocol},
-		{"an unknown codec", ChunkHead{Codec: 200, RawLen: 4096, WireLen: 8}, 8, ErrProtocol},
+		{"a chunk larger than negotiated", ChunkHead{RawLen: 4097, WireLen: 4097}, 4097, transport.ErrProtocol},
+		{"an unknown codec", ChunkHead{Codec: 200, RawLen: 4096, WireLen: 8}, 8, transport.ErrProtocol},
 		{"the lane ends before the payload", ChunkHead{RawLen: 8, WireLen: 8}, 0, io.ErrUnexpectedEOF},
 		{"the lane ends in the payload", ChunkHead{RawLen: 8, WireLen: 8}, 7, io.ErrUnexpectedEOF},
 		{"the lane ends in an encoded payload", ChunkHead{Codec: codec.IDS2, RawLen: 8, WireLen: 4}, 0, io.ErrUnexpectedEOF},
-		{"a payload that does not decode", ChunkHead{Codec: codec.IDZstd, RawLen: 4096, WireLen: 64}, 64, ErrCorrupt},
+		{"a payload that does not decode", ChunkHead{Codec: codec.IDZstd, RawLen: 4096, WireLen: 64}, 64, transport.ErrCorrupt},
 	} {
 		t.Run(r.name, func(t *testing.T) {
 			if err := c.ReadPayload(bytes.NewReader(make([]byte, r.bytes)), r.head, scratch); !errors.Is(err, r.want) {
@@ -327,7 +329,7 @@ func TestPadding(t *testing.T) {
 	if err := in.Discard(&lane, h); err != nil || lane.Len() != 0 {
 		t.Errorf("%d bytes were left, %v", lane.Len(), err)
 	}
-	if err := in.Discard(bytes.NewReader(noise), ChunkHead{Padding: true, WireLen: 4097}); !errors.Is(err, ErrProtocol) {
+	if err := in.Discard(bytes.NewReader(noise), ChunkHead{Padding: true, WireLen: 4097}); !errors.Is(err, transport.ErrProtocol) {
 		t.Errorf("padding larger than negotiated: %v", err)
 	}
 	if err := in.Discard(bytes.NewReader(noise[:7]), ChunkHead{Padding: true, WireLen: 8}); !errors.Is(err, io.ErrUnexpectedEOF) {
@@ -356,10 +358,10 @@ func TestStreamDigest(t *testing.T) {
 		binary.Write(want, binary.BigEndian, h.RawLen)
 		binary.Write(want, binary.BigEndian, h.Digest)
 	}
-	if d.Sum() != StreamDigest(want.Sum(nil)) || d.Bytes() != 303 || d.Chunks() != 3 {
+	if d.Sum() != migration.StreamDigest(want.Sum(nil)) || d.Bytes() != 303 || d.Chunks() != 3 {
 		t.Fatalf("%v over %d bytes in %d chunks", d.Sum(), d.Bytes(), d.Chunks())
 	}
-	if NewDigest().Sum() != StreamDigest(sha256.Sum256(nil)) {
+	if NewDigest().Sum() != migration.StreamDigest(sha256.Sum256(nil)) {
 		t.Error("the digest of an empty stream is not that of no bytes")
 	}
 }
@@ -376,7 +378,7 @@ func FuzzChunkHead(f *testing.F) {
 		}
 		h, err := ParseChunkHead(b)
 		if err != nil {
-			if h != (ChunkHead{}) || !isAny(err, ErrProtocol, ErrCorrupt) {
+			if h != (ChunkHead{}) || !isAny(err, transport.ErrProtocol, transport.ErrCorrupt) {
 				t.Fatalf("%+v came with %v", h, err)
 			}
 			return

@@ -2,7 +2,7 @@
 
 // The race detector allocates on its own account.
 
-package transport
+package wire
 
 import (
 	"bytes"

@@ -1,4 +1,4 @@
-package report
+package migration
 
 import (
 	"time"
@@ -11,7 +11,7 @@ import (
 // would accept it, what was measured on the way there, and what follows from
 // both.
 type Preflight struct {
-	Peer      transport.ID // zero where the carrier does not know it
+	Peer      transport.PeerID // zero where the carrier does not know it
 	Carrier   transport.Carrier
 	Software  string // of the destination
 	Version   uint16 // of the protocol

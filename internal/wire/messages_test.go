@@ -1,4 +1,4 @@
-package transport
+package wire
 
 import (
 	"fmt"
@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"github.com/migpipe/migpipe/codec"
+	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/transport/migration"
 )
 
 func TestMessagesRoundTrip(t *testing.T) {
@@ -53,7 +55,7 @@ func TestMessageTypeNames(t *testing.T) {
 // The largest HELLO fits: as many devices as are allowed, with names as long as
 // are allowed, numbers as large as they get, and more text than any driver has.
 func TestLargestHelloFits(t *testing.T) {
-	h := &Hello{Attempt: Attempt{goldenMig(), math.MaxUint64}, Versions: Versions{math.MaxUint16, math.MaxUint16},
+	h := &Hello{Attempt: migration.Attempt{Mig: goldenMig(), Epoch: math.MaxUint64}, Versions: Versions{math.MaxUint16, math.MaxUint16},
 		ChunkSize: math.MaxUint32, Lanes: math.MaxUint16, Software: strings.Repeat("s", 64)}
 	for _, c := range codec.All() {
 		h.Codecs = append(h.Codecs, c.ID())
@@ -125,10 +127,10 @@ func TestAckRelease(t *testing.T) {
 // The largest WELCOME, ESTIMATE and ACK fit, too.
 func TestLargestAnswersFit(t *testing.T) {
 	w := Window{math.MaxUint64, math.MaxUint64}
-	ack := &Ack{Attempt: Attempt{goldenMig(), math.MaxUint64}, Pad: make([]byte, 64), Echo: math.MaxInt64, HeldNS: math.MaxInt64}
+	ack := &Ack{Attempt: migration.Attempt{Mig: goldenMig(), Epoch: math.MaxUint64}, Pad: make([]byte, 64), Echo: math.MaxInt64, HeldNS: math.MaxInt64}
 	welcome := &Welcome{Attempt: ack.Attempt, Software: strings.Repeat("s", 64), Codecs: make([]codec.ID, 4)}
 	estimate := &Estimate{Attempt: ack.Attempt}
-	for range MaxLanes {
+	for range transport.MaxLanes {
 		ack.Read = append(ack.Read, math.MaxUint64)
 	}
 	for range MaxDevices {
