@@ -41,7 +41,7 @@ func Choose(ctx context.Context, d *transport.EitherDialer, sources []Source, op
 	if err != nil {
 		return nil, err
 	}
-	d.Prefer(false)
+	d.PreferQUIC()
 	first := candidate(ctx, d, sources, o)
 	if first.Carrier == "" {
 		return nil, first.Err
@@ -53,7 +53,9 @@ func Choose(ctx context.Context, d *transport.EitherDialer, sources []Source, op
 			slices.Reverse(all)
 		}
 	}
-	d.Prefer(all[0].Carrier == "tls")
+	if all[0].Carrier == "tls" {
+		d.PreferTLS()
+	}
 	return all, nil
 }
 

@@ -275,7 +275,7 @@ func (c *connection) restored(control *wire.Control) (away time.Duration) {
 // although it stands, for as long as a lane may stand still. asks says that only an answer to
 // QUERY shows that; idle that nothing is due.
 func (c *connection) unheard(limit time.Duration, asks, idle bool) bool {
-	if c.control == nil || transport.Local(c.control.Lane()) {
+	if c.control == nil || wire.Local(c.control.Lane()) {
 		return false
 	}
 	now := time.Since(c.start)

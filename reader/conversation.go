@@ -29,7 +29,7 @@ func (e *engine) connect(ctx context.Context) error {
 	}
 	e.conn.control = wire.NewControl(lane)
 	for i := range e.offer.Devices {
-		e.offer.Devices[i].Splice = e.opts.Codec == nil && transport.Local(lane)
+		e.offer.Devices[i].Splice = e.opts.Codec == nil && wire.Local(lane)
 	}
 	e.offer.Lanes = e.opts.lanes(transport.CarrierOf(lane))
 	if err := e.pipe.allot(e.opts.Memory, e.opts.ChunkSize, int(e.offer.Lanes), e.needs()); err != nil {
@@ -106,7 +106,7 @@ func (e *engine) policy(takes []codec.ID) codec.Policy {
 	switch {
 	case e.opts.Codec != nil:
 		return newOnly(e.opts.Codec, takes)
-	case transport.Local(e.conn.control.Lane()):
+	case wire.Local(e.conn.control.Lane()):
 		return codec.Fixed(codec.Raw)
 	}
 	return codec.Auto(append([]codec.ID{codec.IDRaw}, takes...)...)

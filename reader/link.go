@@ -19,7 +19,7 @@ func (e *engine) mayReturn(err error) bool {
 	if e.owner.InDoubt() {
 		return true
 	}
-	return e.owner.NeedsPeer() && transport.Ended(err) && !e.offer.Devices[0].Splice // what was spliced into a lane is gone with it
+	return e.owner.NeedsPeer() && wire.Ended(err) && !e.offer.Devices[0].Splice // what was spliced into a lane is gone with it
 }
 
 // controlLost goes on over another control lane, or ends the conversation. A
@@ -121,7 +121,7 @@ func (e *engine) laneFailed(ev laneFailed) {
 	if !e.owner.AwaitsReady() {
 		return
 	}
-	if !transport.Ended(ev.err) || e.offer.Devices[0].Splice {
+	if !wire.Ended(ev.err) || e.offer.Devices[0].Splice {
 		e.failed(&transport.Fault{Code: transport.CodeOf(ev.err), Err: fmt.Errorf("data lane: %w", ev.err)})
 		return
 	}

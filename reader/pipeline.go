@@ -321,7 +321,7 @@ func (p *pipeline) checkReading(m *wire.Ack, each, all time.Duration) (stalled [
 	made := min(now, time.Duration(m.Echo)+time.Duration(max(m.HeldNS, 0)))
 	var seen shown
 	for i, lane := range p.lanes {
-		if i >= len(m.Read) || lane == nil || transport.Local(lane) {
+		if i >= len(m.Read) || lane == nil || wire.Local(lane) {
 			continue
 		}
 		written, read := p.written[i].Load(), m.Read[i]

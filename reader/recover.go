@@ -225,7 +225,7 @@ func insist(ctx context.Context, dialer transport.Dialer, o Options, a migration
 		each, cancel := context.WithTimeout(ctx, limit)
 		status, err := query(each, dialer, a, limit)
 		cancel()
-		if !transport.Ended(err) && !errors.Is(err, transport.ErrUnreachable) {
+		if !wire.Ended(err) && !errors.Is(err, transport.ErrUnreachable) {
 			return status, err
 		}
 		if doubt := o.doubtLimit(); doubt > 0 && time.Since(began) >= doubt {

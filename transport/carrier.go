@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"os"
 	"syscall"
 
 	"github.com/quic-go/quic-go"
@@ -32,12 +31,6 @@ var (
 	// connection up. Dialling again may help.
 	ErrLost error = lostError{}
 )
-
-// Ended reports whether err is the end of a lane, or of the time that it had, and not
-// that something wrong was said on it. It ends no attempt.
-func Ended(err error) bool {
-	return errors.Is(err, ErrPeerGone) || errors.Is(err, os.ErrDeadlineExceeded)
-}
 
 type hungUpError struct{}
 

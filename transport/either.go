@@ -85,8 +85,11 @@ type EitherDialer struct {
 	tls atomic.Bool // is tried first
 }
 
-// Prefer has TLS tried first, or QUIC, as at the beginning.
-func (d *EitherDialer) Prefer(tls bool) { d.tls.Store(tls) }
+// PreferTLS has TLS tried first from now on.
+func (d *EitherDialer) PreferTLS() { d.tls.Store(true) }
+
+// PreferQUIC has QUIC tried first from now on, as at the beginning.
+func (d *EitherDialer) PreferQUIC() { d.tls.Store(false) }
 
 // Of is the dialler of a carrier alone.
 func (d *EitherDialer) Of(c Carrier) Dialer { return d.over(c.Name == "tls") }

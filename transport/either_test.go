@@ -186,7 +186,7 @@ func TestEitherDialerStays(t *testing.T) {
 		quic.after, tls.after = 0, silent
 		dials(headStart)
 		dials(0)
-		d.Prefer(true)
+		d.PreferTLS()
 		dials(headStart)
 		quic.after = silent
 		ctx, cancel := context.WithCancelCause(t.Context())

@@ -7,7 +7,6 @@ import (
 	"net"
 	"slices"
 	"strings"
-	"syscall"
 	"time"
 )
 
@@ -24,7 +23,7 @@ type Lane interface {
 	// Close abandons the lane in both directions and releases what it holds.
 	// Bytes that the peer has not yet read may be lost. Without CloseWrite before it
 	// the peer reads [ErrLost]: this connection is given up, and may be dialled again.
-	// The peer of a lane within a host ([Local]) reads io.EOF in both cases.
+	// The peer of a lane within a host reads io.EOF in both cases.
 	Close() error
 }
 
@@ -129,10 +128,3 @@ func (p peer) Peer() PeerID { return p.ids[0] }
 
 // Is implements [Identified].
 func (p peer) Is(id PeerID) bool { return slices.Contains(p.ids, id) }
-
-// Local reports whether a lane stays inside this host's kernel, so that bytes
-// can pass it without being in user space, and cannot be damaged on the way.
-func Local(l Lane) bool {
-	_, ok := l.(syscall.Conn)
-	return ok
-}

@@ -119,7 +119,7 @@ func (e *engine) interrupt(cause error) {
 // hello holds the offer against this side and opens the devices' sessions.
 func (e *engine) hello(ev admitted, m *wire.Hello) {
 	e.useControl(ev.control)
-	e.offer, e.times.hello, e.conn.local = m, time.Now(), transport.Local(ev.lane)
+	e.offer, e.times.hello, e.conn.local = m, time.Now(), wire.Local(ev.lane)
 	e.out.Attempt, e.out.Peer = m.Attempt, transport.PeerOf(ev.lane)
 	if fault := e.spareOthers(m.Mig); fault != nil {
 		e.dismiss(fault)

@@ -57,7 +57,7 @@ func (r *receiver) receive(ctx context.Context, before *receiver, post func(even
 }
 
 // lost reports whether the network has ended the lane, or a successor of its receiver.
-func (r *receiver) lost(f *transport.Fault) bool { return !r.local && transport.Ended(f) }
+func (r *receiver) lost(f *transport.Fault) bool { return !r.local && wire.Ended(f) }
 
 // run receives until the lane ends between two frames. It reports whether it did,
 // or why not; where a payload was dropped, whoever dropped it says why.

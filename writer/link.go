@@ -172,7 +172,7 @@ func (e *engine) moveTo(control *wire.Control) {
 // of a lane ends no attempt.
 func (e *engine) mayReturn(err error) bool {
 	if e.owner.Receives() {
-		return transport.Ended(err) && !e.conn.local
+		return wire.Ended(err) && !e.conn.local
 	}
 	return e.owner.HoldsCopy() || e.owner.MayRunDevices()
 }

@@ -190,3 +190,9 @@ func SetDigest(digests []migration.StreamDigest) migration.StreamDigest {
 	}
 	return migration.StreamDigest(sum.Sum(nil))
 }
+
+// Ended reports whether err is the end of a lane, or of the time that it had, and not
+// that something wrong was said on it. It ends no attempt.
+func Ended(err error) bool {
+	return errors.Is(err, transport.ErrPeerGone) || errors.Is(err, os.ErrDeadlineExceeded)
+}

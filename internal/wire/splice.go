@@ -33,6 +33,13 @@ type SpliceSink interface {
 	SpliceFrom(pipe, n int) (int, error)
 }
 
+// Local reports whether a lane stays inside this host's kernel, so that bytes
+// can pass it without being in user space, and cannot be damaged on the way.
+func Local(l transport.Lane) bool {
+	_, ok := l.(syscall.Conn)
+	return ok
+}
+
 // kernelPipe is where a spliced chunk's bytes are.
 type kernelPipe struct {
 	r, w int

@@ -32,7 +32,7 @@ var mayImport = map[string][]string{
 	"transport/migration":     {"transport", "codec"},
 	"transport/handoff":       {"transport", "internal/exe", "internal/safefile", "internal/wire", "golang.org/x/sys"},
 	"transport/journal":       {"transport", "internal/crc32c", "internal/failpoint", "internal/lockfile", "internal/safefile", "golang.org/x/sys"},
-	"transport/transporttest": {"transport", "codec", "go.uber.org/goleak", "golang.org/x/sys"},
+	"transport/transporttest": {"transport", "codec", "internal/wire", "go.uber.org/goleak", "golang.org/x/sys"},
 	"reader":                  {"vfio", "codec", "transport", "internal/failpoint", "internal/occupancy", "internal/share", "internal/tasks", "internal/wire", "golang.org/x/time"},
 	"reader/internal/plan":    {"vfio", "transport/migration"},
 	"writer":                  {"vfio", "codec", "transport", "internal/failpoint", "internal/occupancy", "internal/share", "internal/tasks", "internal/wire"},

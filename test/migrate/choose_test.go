@@ -41,7 +41,7 @@ func TestChoose(t *testing.T) {
 	var told []migration.Event
 	o := w.send
 	o.Observe = func(ev migration.Event) { told = append(told, ev) }
-	d.Prefer(true) // as a choice before may have done
+	d.PreferTLS() // as a choice before may have done
 	all, err := reader.Choose(w.sendCtx, d, w.sources, &o)
 	if err != nil {
 		t.Fatal(err)

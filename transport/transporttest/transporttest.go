@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/migpipe/migpipe/internal/wire"
 	"github.com/migpipe/migpipe/transport"
 )
 
@@ -193,7 +194,7 @@ func testCloseWakesPeer(t *testing.T, d transport.Dialer, l transport.Listener) 
 		read := background(reads.Read, 1)
 		time.Sleep(50 * time.Millisecond)
 		closes.Close()
-		if err := await(t, "read", read); !errors.Is(err, transport.ErrLost) && !(transport.Local(reads) && err == io.EOF) {
+		if err := await(t, "read", read); !errors.Is(err, transport.ErrLost) && !(wire.Local(reads) && err == io.EOF) {
 			t.Errorf("read of a lane that was given up: %v, want ErrLost, or EOF within a host", err)
 		}
 		closes, writes := openFrom(t, d, l, dialler)
