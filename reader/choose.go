@@ -32,7 +32,7 @@ const nearLimit = time.Second
 // migration is in the first one's Err; [Send] would hear it too.
 //
 // The error says why nothing could be measured: [transport.ErrUnreachable] where nobody
-// answers on either carrier within ConnectLimit, [transport.ErrAuth] where a stranger does,
+// answers on either carrier within ConnectFor, [transport.ErrAuth] where a stranger does,
 // or what [Preflight] says of the sources.
 // Those of a migration that is gone on with are not measured for: d finds who answers.
 // Options.Observe is told of the first Preflight.
@@ -64,7 +64,7 @@ func overTLS(ctx context.Context, d *transport.EitherDialer, sources []Source, o
 	o.Attempt = migration.Attempt{Mig: migration.NewID(), Epoch: 1} // lanes of the first may still be under way
 	o.Observe = func(migration.Event) {}
 	if quic.Err == nil {
-		o.ConnectLimit = min(o.ConnectLimit, nearLimit)
+		o.ConnectFor = min(o.ConnectFor, nearLimit)
 	}
 	c := candidate(ctx, d.TLS, sources, o)
 	c.Carrier = "tls"

@@ -21,7 +21,7 @@ import (
 // connect opens the control lane.
 func (e *engine) connect(ctx context.Context) error {
 	e.tell(migration.Event{Kind: migration.Phase, Phase: migration.Connect})
-	lane, err := reach(ctx, e.opts.ConnectLimit, func(ctx context.Context) (transport.Lane, error) {
+	lane, err := reach(ctx, e.opts.ConnectFor, func(ctx context.Context) (transport.Lane, error) {
 		return e.conn.openLane(ctx, wire.LaneControl, 0, transport.PeerID{})
 	})
 	if err != nil {
@@ -213,9 +213,9 @@ func (e *engine) acked(m *wire.Ack) {
 // welcomeLimit is how long WELCOME may take. The destination asks the witness before.
 func (o *Options) welcomeLimit() time.Duration {
 	if o.Witness != nil {
-		return o.ConnectLimit + witness.Timeout
+		return o.ConnectFor + witness.Timeout
 	}
-	return o.ConnectLimit
+	return o.ConnectFor
 }
 
 // own steps the hand-off and does what it says.

@@ -163,14 +163,14 @@ func newEngine(o Options, dialer transport.Dialer, sources []Source) *engine {
 	e := &engine{
 		opts: o, devices: devices,
 		offer:  offer,
-		plan:   plan.New(plan.Limits{Downtime: o.DowntimeLimit, OnLimit: o.OnLimit, MaxPrecopy: o.MaxPrecopy, MaxRounds: o.MaxRounds, Timeout: o.Timeout}, features, sizes),
+		plan:   plan.New(plan.Limits{Downtime: o.DowntimeTarget, OnLimit: o.OnLimit, MaxPrecopy: o.MaxPrecopy, MaxRounds: o.MaxRounds, Timeout: o.AbortAfter}, features, sizes),
 		owner:  handoff.NewSource(o.Attempt, o.Journal.ID()),
 		fleet:  newFleet(devices),
 		events: make(chan event, 16), quit: make(chan struct{}),
 	}
 	e.owner.Witness, e.owner.External = handoff.RegisterOf(e.offer.Witness), o.Approve != nil
 	e.times.decides = e.owner.External
-	e.watch.limits = watchLimits{o.welcomeLimit(), o.ReconnectLimit, o.DowntimeLimit, o.MaxDowntime, o.StallLimit, o.CancelAfter}
+	e.watch.limits = watchLimits{o.welcomeLimit(), o.ReconnectFor, o.DowntimeTarget, o.ResumeAfter, o.StalledAfter, o.AskBackAfter}
 	e.work = tasks.NewGroup(context.Background())
 	e.asking = e.work.Part()
 	e.times.start = time.Now()
@@ -414,7 +414,7 @@ func (e *engine) onTick() {
 // dialLanes opens the data lanes.
 func (e *engine) dialLanes(n int) {
 	peer := e.conn.peer
-	e.pipe.dialLanes(n, e.opts.ConnectLimit, func(ctx context.Context, number int) (transport.Lane, error) {
+	e.pipe.dialLanes(n, e.opts.ConnectFor, func(ctx context.Context, number int) (transport.Lane, error) {
 		return e.conn.openLane(ctx, wire.LaneData, number, peer)
 	})
 }

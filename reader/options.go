@@ -44,11 +44,11 @@ type Options struct {
 	// that both sides have; on lanes that stay in this host none, and bytes are
 	// spliced past user space where the device's stream allows it.
 	Codec codec.Policy
-	// DowntimeLimit is the most that the stop may take, as predicted when it is
+	// DowntimeTarget is the most that the stop may take, as predicted when it is
 	// decided. Default 300 ms; math.MaxInt64 is no limit, where nobody waits.
-	DowntimeLimit time.Duration
+	DowntimeTarget time.Duration
 	// OnLimit says what to do with devices that MaxPrecopy or MaxRounds finds too
-	// dirty for DowntimeLimit, and with steps that alone take longer than that. Default
+	// dirty for DowntimeTarget, and with steps that alone take longer than that. Default
 	// Refuse.
 	OnLimit OnLimit
 	// IgnoreSilentWitness begins a migration although the witness gives one side no
@@ -61,41 +61,41 @@ type Options struct {
 	MaxRounds  int
 	// Timeout ends an attempt that has not stopped the guest by then. Default
 	// none.
-	Timeout time.Duration
+	AbortAfter time.Duration
 	// WithoutP2P accepts a set of several devices in which one lacks RUNNING_P2P:
 	// the others could reach it by DMA when it is stopped. Their owner knows that
 	// they do not.
 	WithoutP2P bool
-	// MaxDowntime ends an attempt in which the destination is not ready, or Approve has
+	// ResumeAfter ends an attempt in which the destination is not ready, or Approve has
 	// not returned, that long after the guest was paused: the devices run on here.
-	// Default 10 s, or twice DowntimeLimit if that is more.
-	MaxDowntime time.Duration
-	// StallLimit ends an attempt in which no byte moves while the guest stands
-	// still, where MaxDowntime has not. Default 30 s: some drivers load for seconds in
+	// Default 10 s, or twice DowntimeTarget if that is more.
+	ResumeAfter time.Duration
+	// StalledAfter ends an attempt in which no byte moves while the guest stands
+	// still, where ResumeAfter has not. Default 30 s: some drivers load for seconds in
 	// one write.
-	StallLimit time.Duration
-	// ConnectLimit is how long the destination may take to be reached, then to answer
+	StalledAfter time.Duration
+	// ConnectFor is how long the destination may take to be reached, then to answer
 	// HELLO, for which its devices enter RESUMING, and then to take the data lanes.
 	// With a Witness HELLO may be answered later by witness.Timeout, the time of a probe.
 	// Default 5 s; with more, one that nobody has started yet is waited for.
-	ConnectLimit time.Duration
-	// ReconnectLimit is how long a destination that was lost before COMMIT is dialled
-	// again; MaxDowntime ends that too. Default 60 s.
-	ReconnectLimit time.Duration
-	// CancelAfter is how long COMMIT may be unanswered before the destination is asked to
+	ConnectFor time.Duration
+	// ReconnectFor is how long a destination that was lost before COMMIT is dialled
+	// again; ResumeAfter ends that too. Default 60 s.
+	ReconnectFor time.Duration
+	// AskBackAfter is how long COMMIT may be unanswered before the destination is asked to
 	// give the devices back: if it has not accepted them by then, it does. Default 5 s.
-	CancelAfter time.Duration
-	// DoubtLimit is how long the answer to COMMIT is waited for, over however many
+	AskBackAfter time.Duration
+	// DoubtFor is how long the answer to COMMIT is waited for, over however many
 	// connections. Then, and soon after a cancel that is not answered, Send returns in
 	// doubt. Default: for ever.
-	DoubtLimit time.Duration
+	DoubtFor time.Duration
 	// MaxBandwidth limits the payload on all data lanes together, in bytes per
 	// second. Default: no limit.
 	MaxBandwidth uint64
 	// Tuning changes limits while Send runs; MaxBandwidth, if given, is set there
 	// first. Default: a fresh one.
 	Tuning *Tuning
-	// PauseGuest stops the vCPUs, before any device leaves RUNNING. MaxDowntime bounds it:
+	// PauseGuest stops the vCPUs, before any device leaves RUNNING. ResumeAfter bounds it:
 	// its ctx ends then, and with the attempt, and it must return. An error that is a
 	// *transport.Fault keeps its code.
 	//
@@ -108,7 +108,7 @@ type Options struct {
 	// Approve has the last word before COMMIT: it is called once, when everything is
 	// loaded at the destination, and an error takes the devices back. The VM and its
 	// devices become one decision so. Until it returns everything else may still end
-	// the attempt, MaxDowntime included; its ctx ends then, and it must return, which
+	// the attempt, ResumeAfter included; its ctx ends then, and it must return, which
 	// ResumeGuest waits for. Its nil is not the end either: only the Outcome says who
 	// may run. Default: there is nobody to be asked.
 	Approve func(context.Context) error
@@ -143,14 +143,14 @@ func (o *Options) withDefaults() (Options, error) {
 	v := *cmp.Or(o, new(Options))
 	v.Memory = cmp.Or(v.Memory, 32<<20)
 	v.ChunkSize = cmp.Or(v.ChunkSize, 1<<20)
-	v.DowntimeLimit = min(cmp.Or(v.DowntimeLimit, 300*time.Millisecond), plan.Unlimited)
+	v.DowntimeTarget = min(cmp.Or(v.DowntimeTarget, 300*time.Millisecond), plan.Unlimited)
 	v.MaxPrecopy = cmp.Or(v.MaxPrecopy, 60*time.Second)
 	v.MaxRounds = cmp.Or(v.MaxRounds, 30)
-	v.MaxDowntime = cmp.Or(v.MaxDowntime, max(10*time.Second, 2*v.DowntimeLimit))
-	v.StallLimit = cmp.Or(v.StallLimit, 30*time.Second)
-	v.ConnectLimit = cmp.Or(v.ConnectLimit, connectLimit)
-	v.CancelAfter = cmp.Or(v.CancelAfter, 5*time.Second)
-	v.ReconnectLimit = cmp.Or(v.ReconnectLimit, 60*time.Second)
+	v.ResumeAfter = cmp.Or(v.ResumeAfter, max(10*time.Second, 2*v.DowntimeTarget))
+	v.StalledAfter = cmp.Or(v.StalledAfter, 30*time.Second)
+	v.ConnectFor = cmp.Or(v.ConnectFor, connectLimit)
+	v.AskBackAfter = cmp.Or(v.AskBackAfter, 5*time.Second)
+	v.ReconnectFor = cmp.Or(v.ReconnectFor, 60*time.Second)
 	v.Attempt = cmp.Or(v.Attempt, migration.Attempt{Mig: migration.NewID(), Epoch: 1})
 	if v.Journal == nil {
 		v.Journal = handoff.NewMemory()
@@ -167,8 +167,8 @@ func (o *Options) withDefaults() (Options, error) {
 
 func (o *Options) check() error {
 	for field, d := range map[string]time.Duration{
-		"DowntimeLimit": o.DowntimeLimit, "MaxDowntime": o.MaxDowntime, "MaxPrecopy": o.MaxPrecopy, "StallLimit": o.StallLimit, "Timeout": o.Timeout,
-		"ConnectLimit": o.ConnectLimit, "ReconnectLimit": o.ReconnectLimit, "CancelAfter": o.CancelAfter, "DoubtLimit": o.DoubtLimit,
+		"DowntimeTarget": o.DowntimeTarget, "ResumeAfter": o.ResumeAfter, "MaxPrecopy": o.MaxPrecopy, "StalledAfter": o.StalledAfter, "AbortAfter": o.AbortAfter,
+		"ConnectFor": o.ConnectFor, "ReconnectFor": o.ReconnectFor, "AskBackAfter": o.AskBackAfter, "DoubtFor": o.DoubtFor,
 	} {
 		if d < 0 {
 			return fmt.Errorf("reader: Options.%s is %v, must not be negative", field, d)
@@ -185,8 +185,8 @@ func (o *Options) check() error {
 		return fmt.Errorf("reader: Options.Attempt.Epoch is 0, must be 1 or more")
 	case o.MaxRounds < 0:
 		return fmt.Errorf("reader: Options.MaxRounds is %d, must not be negative", o.MaxRounds)
-	case o.MaxDowntime < o.DowntimeLimit:
-		return fmt.Errorf("reader: Options.MaxDowntime is %v, less than DowntimeLimit, %v: a stop of that length would be begun and given up", o.MaxDowntime, o.DowntimeLimit)
+	case o.ResumeAfter < o.DowntimeTarget:
+		return fmt.Errorf("reader: Options.ResumeAfter is %v, less than DowntimeTarget, %v: a stop of that length would be begun and given up", o.ResumeAfter, o.DowntimeTarget)
 	case o.OnLimit > Force:
 		return fmt.Errorf("reader: Options.OnLimit is %d, must be Refuse, Continue or Force", o.OnLimit)
 	}
@@ -212,7 +212,7 @@ func checkSources(sources []Source) error {
 
 // doubtLimit is how long the answer to COMMIT is waited for as of now, 0 for ever.
 func (o *Options) doubtLimit() time.Duration {
-	return cmp.Or(time.Duration(o.Tuning.doubt.Load()), o.DoubtLimit)
+	return cmp.Or(time.Duration(o.Tuning.doubt.Load()), o.DoubtFor)
 }
 
 // fastest is the rate that a path is taken to have where no limit is known, in bytes a
@@ -252,26 +252,26 @@ func (o *Options) lanes(c transport.Carrier) uint16 {
 	return uint16(lanesFor(c, o.Memory, o.Tuning.MaxBandwidth(), runtime.GOMAXPROCS(0)))
 }
 
-// connectLimit is the default of Options.ConnectLimit, and what one try to reach the
+// connectLimit is the default of Options.ConnectFor, and what one try to reach the
 // destination may take, until it answers or not.
 const connectLimit = 5 * time.Second
 
 // What ends an attempt by taking too long.
 var (
-	ErrNoWelcome   = errors.New("no WELCOME came")                          // Options.ConnectLimit
-	ErrMaxDowntime = errors.New("the guest stood still")                    // Options.MaxDowntime
-	ErrNotPaused   = errors.New("the pause of the guest was not confirmed") // Options.PauseGuest, MaxDowntime
-	ErrStalled     = errors.New("nothing moved")                            // Options.StallLimit
+	ErrNoWelcome = errors.New("no WELCOME came")                          // Options.ConnectFor
+	ErrDowntime  = errors.New("the guest stood still")                    // Options.ResumeAfter
+	ErrNotPaused = errors.New("the pause of the guest was not confirmed") // Options.PauseGuest, ResumeAfter
+	ErrStalled   = errors.New("nothing moved")                            // Options.StalledAfter
 )
 
 // OnLimit says what to do with devices whose predicted downtime does not come
-// down to Options.DowntimeLimit before a cap of PRE_COPY is reached.
+// down to Options.DowntimeTarget before a cap of PRE_COPY is reached.
 type OnLimit = plan.OnLimit
 
 // What to do on a limit.
 const (
 	Refuse   = plan.Refuse   // end the attempt: the guest runs on here
-	Continue = plan.Continue // go on with PRE_COPY, until it fits or Options.Timeout ends it; refuse what no PRE_COPY makes fit
+	Continue = plan.Continue // go on with PRE_COPY, until it fits or Options.AbortAfter ends it; refuse what no PRE_COPY makes fit
 	Force    = plan.Force    // stop the guest all the same
 )
 
@@ -283,10 +283,10 @@ const (
 	LimitDowntime = plan.LimitDowntime // no PRE_COPY could bring the downtime down
 	LimitPrecopy  = plan.LimitPrecopy  // Options.MaxPrecopy
 	LimitRounds   = plan.LimitRounds   // Options.MaxRounds
-	LimitTimeout  = plan.LimitTimeout  // Options.Timeout
+	LimitTimeout  = plan.LimitTimeout  // Options.AbortAfter
 	LimitReinit   = plan.LimitReinit   // a device was initialised anew at every switchover
 	LimitPath     = plan.LimitPath     // nothing shows how fast the path is
-	LimitFixed    = plan.LimitFixed    // the steps of a switchover that no PRE_COPY shortens take longer than Options.DowntimeLimit
+	LimitFixed    = plan.LimitFixed    // the steps of a switchover that no PRE_COPY shortens take longer than Options.DowntimeTarget
 )
 
 // LimitError ends an attempt that would have to break a limit. The guest was not paused for it,

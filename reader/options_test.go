@@ -31,9 +31,9 @@ func TestOptions(t *testing.T) {
 		{&Options{Memory: -1}, "Memory"},
 		{&Options{Lanes: -1}, "Lanes"},
 		{&Options{Lanes: transport.MaxLanes + 1}, "Lanes"},
-		{&Options{DowntimeLimit: -1}, "DowntimeLimit"},
+		{&Options{DowntimeTarget: -1}, "DowntimeTarget"},
 		{&Options{MaxPrecopy: -time.Second}, "Options.MaxPrecopy is -1s"},
-		{&Options{DoubtLimit: -time.Second}, "Options.DoubtLimit is -1s"},
+		{&Options{DoubtFor: -time.Second}, "Options.DoubtFor is -1s"},
 		{&Options{MaxRounds: -1}, "MaxRounds"},
 		{&Options{Attempt: migration.Attempt{Mig: migration.NewID()}}, "Attempt.Epoch"},
 	} {

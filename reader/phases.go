@@ -79,7 +79,7 @@ func (e *engine) stopped() {
 // pause stops the guest, and keeps the drains from asking for more dirty data.
 func (e *engine) pause(a plan.PauseGuest) {
 	e.times.paused, e.up = time.Now(), false
-	e.times.atLimit = time.After(e.opts.DowntimeLimit)
+	e.times.atLimit = time.After(e.opts.DowntimeTarget)
 	e.out.Predicted = &a.Predicted
 	e.tell(migration.Event{Kind: migration.Phase, Phase: migration.Stop, Text: a.Why, Predicted: e.out.Predicted})
 	for _, d := range e.devices {

@@ -52,10 +52,10 @@ func tooLong(p migration.Preflight, o Options) error {
 	for _, s := range fixed.Stages() {
 		took += s.Took
 	}
-	if o.OnLimit == Force || took <= o.DowntimeLimit {
+	if o.OnLimit == Force || took <= o.DowntimeTarget {
 		return nil
 	}
-	return &transport.Fault{Code: transport.CodeTimeout, Err: &LimitError{Limit: LimitFixed, Allowed: o.DowntimeLimit, Predicted: took, Stages: fixed.Stages()}}
+	return &transport.Fault{Code: transport.CodeTimeout, Err: &LimitError{Limit: LimitFixed, Allowed: o.DowntimeTarget, Predicted: took, Stages: fixed.Stages()}}
 }
 
 // mayBegin says why no migration of the sources would begin, whoever is asked, and has the
@@ -73,12 +73,12 @@ func mayBegin(sources []Source, opts *Options) (Options, error) {
 
 // askOver is a preflight. The carrier of whoever answers is known even if it fails. A
 // destination that ends the lane before WELCOME has said nothing, and is asked again until
-// ConnectLimit is over.
+// ConnectFor is over.
 func askOver(ctx context.Context, dialer transport.Dialer, sources []Source, o Options) (migration.Preflight, error) {
 	p := &preflight{opts: o, dialer: dialer, sources: sources, offer: hello(o, sources)}
 	o.Observe(migration.Event{Kind: migration.Phase, Phase: migration.Connect})
-	end := time.Now().Add(o.ConnectLimit)
-	err := p.ask(ctx, o.ConnectLimit)
+	end := time.Now().Add(o.ConnectFor)
+	err := p.ask(ctx, o.ConnectFor)
 	for p.unanswered(err) && time.Until(end) > tryLeast && sleep(ctx, lanePause) == nil {
 		err = p.ask(ctx, time.Until(end))
 	}

@@ -141,7 +141,7 @@ func spareCopy(ctx context.Context, dialer transport.Dialer, sources []Source, o
 	}
 	empty, limit := last.Unfinished() && wereReset(last, sources, o), askTimeout // of FORCED a person has said that no answer is needed
 	if empty {
-		limit = o.ConnectLimit
+		limit = o.ConnectFor
 	}
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
@@ -213,12 +213,12 @@ func identify(ctx context.Context, dialer transport.Dialer, o Options) error {
 	return nil
 }
 
-// insist asks the destination for its record, and asks again after each ConnectLimit without an
-// answer: in doubt nothing else helps. DoubtLimit bounds it. The user is told once.
+// insist asks the destination for its record, and asks again after each ConnectFor without an
+// answer: in doubt nothing else helps. DoubtFor bounds it. The user is told once.
 func insist(ctx context.Context, dialer transport.Dialer, o Options, a migration.Attempt) (*wire.Status, error) {
 	began := time.Now()
 	for told := false; ; told = true {
-		limit := o.ConnectLimit
+		limit := o.ConnectFor
 		if doubt := o.doubtLimit(); doubt > 0 {
 			limit = min(limit, doubt-time.Since(began))
 		}

@@ -72,9 +72,9 @@ func (e *engine) remaining(d *device) (left uint64, known bool) {
 
 func (e *engine) finishReport() {
 	e.out.Total, e.out.Downtime, e.out.Stages = e.times.total(e.pipe.firstByte()), e.times.downtime(), e.times.stages()
-	if e.out.Outcome == migration.Committed && e.out.Downtime > e.opts.DowntimeLimit {
+	if e.out.Outcome == migration.Committed && e.out.Downtime > e.opts.DowntimeTarget {
 		e.out.Warnings = append(e.out.Warnings, fmt.Sprintf("the downtime of %v is over the limit of %v",
-			e.out.Downtime.Round(time.Millisecond), e.opts.DowntimeLimit))
+			e.out.Downtime.Round(time.Millisecond), e.opts.DowntimeTarget))
 	}
 	e.out.CalledOff = e.times.stood
 	e.out.Occupancy, e.out.StopOccupancy = e.pipe.occupancies(!e.times.paused.IsZero())

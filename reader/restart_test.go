@@ -129,7 +129,7 @@ func TestCopyAskedFor(t *testing.T) {
 				t.Fatal(err)
 			}
 			told := 0
-			o := &Options{Journal: j, DoubtLimit: doubt, Observe: func(ev migration.Event) {
+			o := &Options{Journal: j, DoubtFor: doubt, Observe: func(ev migration.Event) {
 				if ev.Kind == migration.Warning && strings.Contains(ev.Text, "asked again until it answers") {
 					told++
 				}
@@ -261,7 +261,7 @@ func TestTurnedAway(t *testing.T) {
 				told = append(told, ev.Text)
 			}
 		}
-		r, err := Send(t.Context(), d, []Source{{Name: "d", Device: stoppedDevice(t)}}, &Options{Journal: committed(t), Observe: tell, DoubtLimit: time.Minute})
+		r, err := Send(t.Context(), d, []Source{{Name: "d", Device: stoppedDevice(t)}}, &Options{Journal: committed(t), Observe: tell, DoubtFor: time.Minute})
 		l.Close()
 		f, ok := errors.AsType[*transport.Fault](err)
 		if r.Outcome != migration.InDoubt || !ok || !f.Remote || f.Err.Error() != "nothing is known" {
@@ -283,7 +283,7 @@ func TestImpatience(t *testing.T) {
 		defer l.Close()
 		var tuning Tuning
 		began := time.Now()
-		time.AfterFunc(time.Hour, func() { tuning.SetDoubtLimit(time.Nanosecond) })
+		time.AfterFunc(time.Hour, func() { tuning.SetDoubtFor(time.Nanosecond) })
 		r, err := Send(t.Context(), d, []Source{{Name: "d", Device: stoppedDevice(t)}}, &Options{Journal: committed(t), Tuning: &tuning})
 		if took := time.Since(began); r.Outcome != migration.InDoubt || err == nil || took < time.Hour || took > time.Hour+time.Second {
 			t.Errorf("%v after %v: %v", r.Outcome, took, err)
@@ -342,7 +342,7 @@ func TestRestartOtherPeer(t *testing.T) {
 		last := j.Last()
 		last.PeerID = transport.PeerID{1}
 		j.Append(last)
-		r, err := Send(t.Context(), otherPeer{d, transport.PeerID{66}}, []Source{{Name: "d", Device: stoppedDevice(t)}}, &Options{Journal: j, DoubtLimit: 3 * time.Second})
+		r, err := Send(t.Context(), otherPeer{d, transport.PeerID{66}}, []Source{{Name: "d", Device: stoppedDevice(t)}}, &Options{Journal: j, DoubtFor: 3 * time.Second})
 		if r.Outcome != migration.InDoubt || j.Last().Record != handoff.Commit {
 			t.Errorf("%v, %v, recorded is %v", r.Outcome, err, j.Last().Record)
 		}
@@ -480,7 +480,7 @@ func TestDoubtUnheard(t *testing.T) {
 			}
 		}()
 		began := time.Now()
-		r, err := Send(t.Context(), d, []Source{{Name: "d", Device: stoppedDevice(t)}}, &Options{Journal: committed(t), DoubtLimit: time.Minute})
+		r, err := Send(t.Context(), d, []Source{{Name: "d", Device: stoppedDevice(t)}}, &Options{Journal: committed(t), DoubtFor: time.Minute})
 		if took := time.Since(began); err != nil || r.Outcome != migration.Committed || took > 3*time.Second {
 			t.Errorf("%v after %v: %v", r.Outcome, took, err)
 		}

@@ -16,10 +16,10 @@ type Tuning struct {
 	doubt     atomic.Int64                 // 0: that of Options
 }
 
-// SetDoubtLimit takes the place of Options.DoubtLimit from now on; 0 gives that back.
+// SetDoubtFor takes the place of Options.DoubtFor from now on; 0 gives that back.
 // A limit that has passed already ends the wait of a Send that is in doubt, and does
 // nothing to any other.
-func (t *Tuning) SetDoubtLimit(limit time.Duration) { t.doubt.Store(int64(limit)) }
+func (t *Tuning) SetDoubtFor(limit time.Duration) { t.doubt.Store(int64(limit)) }
 
 // SetMaxBandwidth limits the payload on all data lanes together, in bytes per
 // second, from now on; 0 is no limit. It binds the switchover too: a low limit

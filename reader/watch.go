@@ -168,7 +168,7 @@ func (w *watch) switchover(now time.Time, f facts) []watchAction {
 	case past && f.plan == plan.Pausing:
 		fault = timedOut("%w for %v", ErrNotPaused, w.limits.maxDowntime)
 	case past:
-		fault = timedOut("the destination is not ready: %w for %v", ErrMaxDowntime, w.limits.maxDowntime)
+		fault = timedOut("the destination is not ready: %w for %v", ErrDowntime, w.limits.maxDowntime)
 	case !f.times.stopped.IsZero() && now.Sub(w.movedAt) >= w.limits.stall:
 		fault = timedOut("%w for %v while the guest stood still", ErrStalled, w.limits.stall)
 	default:
@@ -186,7 +186,7 @@ func (w *watch) decision(now time.Time, f facts) []watchAction {
 	if now.Sub(f.times.paused) < w.limits.maxDowntime {
 		return nil
 	}
-	return failed(timedOut("the switchover was not approved: %w for %v", ErrMaxDowntime, w.limits.maxDowntime))
+	return failed(timedOut("the switchover was not approved: %w for %v", ErrDowntime, w.limits.maxDowntime))
 }
 
 // doubtTold is when the user is told that COMMIT is not answered.
@@ -342,7 +342,7 @@ func (e *engine) watchReading(m *wire.Ack) {
 		return
 	}
 	limit := e.patience()
-	stalled, idle := e.pipe.checkReading(m, limit, e.opts.ReconnectLimit)
+	stalled, idle := e.pipe.checkReading(m, limit, e.opts.ReconnectFor)
 	for _, number := range stalled {
 		e.pipe.giveUpLane(number, limit)
 		if !e.pipe.unread {
@@ -351,7 +351,7 @@ func (e *engine) watchReading(m *wire.Ack) {
 		}
 	}
 	if idle {
-		e.failed(&transport.Fault{Code: transport.CodeNetwork, Err: fmt.Errorf("the destination answers, and has read nothing of any data lane for %v", e.opts.ReconnectLimit)})
+		e.failed(&transport.Fault{Code: transport.CodeNetwork, Err: fmt.Errorf("the destination answers, and has read nothing of any data lane for %v", e.opts.ReconnectFor)})
 	}
 }
 

@@ -41,7 +41,7 @@ func (s *watched) line(words []string) (answers []string, err error) {
 		l := &s.watch.limits
 		return nil, each(words[1:], func(key, value string) (err error) {
 			limit, ok := map[string]*time.Duration{"welcome": &l.welcome, "reconnect": &l.reconnect, "downtime": &l.downtime,
-				"max-downtime": &l.maxDowntime, "stall": &l.stall, "cancel-after": &l.cancelAfter}[key]
+				"resume-after": &l.maxDowntime, "stall": &l.stall, "ask-back-after": &l.cancelAfter}[key]
 			if !ok {
 				return fmt.Errorf("unknown limit %q", key)
 			}
@@ -107,7 +107,7 @@ func (s *watched) fact(now time.Time, key, value string) (err error) {
 		f.lostBy = errors.New(value)
 	case "refusal":
 		f.refusal = &transport.Fault{Code: transport.CodeBusy, Remote: true, Err: errors.New(value)}
-	case "doubt-limit":
+	case "doubt-for":
 		f.doubtLimit, err = time.ParseDuration(value)
 	case "predicted": // the stop takes it all; a bound ends with a +
 		value, bound := strings.CutSuffix(value, "+")

@@ -35,7 +35,7 @@ const tick = 100 * time.Millisecond
 // a byte of its streams has come, does not end it: that is observed, and the next source is waited for, until ctx ends. Devices
 // that were touched have been reset by then.
 //
-// A source whose connection is lost may reconnect for as long as Options.ReconnectLimit
+// A source whose connection is lost may reconnect for as long as Options.ReconnectFor
 // allows, and to a complete copy for ever. A source that asks for an attempt which only the
 // journal knows is answered from the journal, unless the sinks hold its complete copy
 // (vfio.Resumable): that attempt continues. An attempt ends when its source opens a newer one,
@@ -124,7 +124,7 @@ type ending struct {
 func newEngine(o Options, sinks []Sink) *engine {
 	e := &engine{opts: o, fleet: newFleet(sinks), events: make(chan event, 16), quit: make(chan struct{})}
 	e.devices = e.fleet.devices
-	e.watch.limits = watchLimits{o.ReconnectLimit, o.StallLimit, o.ReadyAlarm, o.ReadyLease}
+	e.watch.limits = watchLimits{o.ReconnectFor, o.StalledAfter, o.WarnReadyAfter, o.DiscardReadyAfter}
 	e.fleet.warn = func(err error) { e.post(warned{err}) }
 	e.work = tasks.NewGroup(context.Background())
 	e.callers = newCallers(e.post, e.events, e.quit)

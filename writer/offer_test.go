@@ -145,7 +145,7 @@ func TestOptions(t *testing.T) {
 		{&Options{ChunkSize: wire.MaxChunk + 1}, "Options.ChunkSize"},
 		{&Options{Memory: 4096}, "Options.Memory"},
 		{&Options{Memory: -1}, "Options.Memory"},
-		{&Options{ReadyLease: -1}, "Options.ReadyLease is -1ns"},
+		{&Options{DiscardReadyAfter: -1}, "Options.DiscardReadyAfter is -1ns"},
 		{&Options{MaxState: wire.MaxStream + 1}, "Options.MaxState"},
 	} {
 		o, err := c.opts.withDefaults()

@@ -16,9 +16,9 @@ import (
 
 // What ends an attempt by taking too long.
 var (
-	ErrNoWitness  = errors.New("the witness does not answer") // Options.Witness
-	ErrStalled    = errors.New("nothing was written")         // Options.StallLimit
-	ErrReadyLease = errors.New("COMMIT has not come")         // Options.ReadyLease
+	ErrNoWitness    = errors.New("the witness does not answer") // Options.Witness
+	ErrStalled      = errors.New("nothing was written")         // Options.StalledAfter
+	ErrReadyExpired = errors.New("COMMIT has not come")         // Options.DiscardReadyAfter
 )
 
 // ErrLeft says that the user has left a complete copy as READY: its source was away.
@@ -48,23 +48,23 @@ type Options struct {
 	// told of which migration; it may block for as long as a disk does. Receive
 	// closes a journal that is an io.Closer. Default: handoff.InMemory.
 	Journals handoff.Journals
-	// ReconnectLimit is how long a source that was lost may take to come back, before
+	// ReconnectFor is how long a source that was lost may take to come back, before
 	// its copy is complete or when the devices run. To a complete copy it may come back
 	// for ever. Default 60 s.
-	ReconnectLimit time.Duration
-	// StallLimit ends an attempt whose devices write nothing for that long although the
+	ReconnectFor time.Duration
+	// StalledAfter ends an attempt whose devices write nothing for that long although the
 	// source has sent everything. Default 30 s: some drivers load for seconds in one
 	// write.
 	// It also ends an attempt whose source says that bytes are left, and sends none for that long.
-	StallLimit time.Duration
-	// ReadyAlarm is how long a complete copy waits for COMMIT before Observe is told.
+	StalledAfter time.Duration
+	// WarnReadyAfter is how long a complete copy waits for COMMIT before Observe is told.
 	// Default 60 s.
-	ReadyAlarm time.Duration
-	// ReadyLease drops a complete copy for which COMMIT has not come for that long. That
+	WarnReadyAfter time.Duration
+	// DiscardReadyAfter drops a complete copy for which COMMIT has not come for that long. That
 	// never makes two copies, since a source that says COMMIT later is DECLINED, and goes
 	// back; but if the source's host has died by then, there is none. Default: a copy is
 	// kept for ever.
-	ReadyLease time.Duration
+	DiscardReadyAfter time.Duration
 	// Recover names a migration that a process before this one has left here. Receive
 	// continues with it if the sinks are Kept and hold what its journal says, or if all
 	// are vfio.Resumable and hold its complete copy. If not, or if it is zero, Receive
@@ -105,9 +105,9 @@ func (o *Options) withDefaults() (Options, error) {
 	v.Memory = cmp.Or(v.Memory, 32<<20)
 	v.ChunkSize = cmp.Or(v.ChunkSize, 1<<20)
 	v.MaxState = cmp.Or(v.MaxState, 1<<40)
-	v.ReconnectLimit = cmp.Or(v.ReconnectLimit, 60*time.Second)
-	v.StallLimit = cmp.Or(v.StallLimit, 30*time.Second)
-	v.ReadyAlarm = cmp.Or(v.ReadyAlarm, time.Minute)
+	v.ReconnectFor = cmp.Or(v.ReconnectFor, 60*time.Second)
+	v.StalledAfter = cmp.Or(v.StalledAfter, 30*time.Second)
+	v.WarnReadyAfter = cmp.Or(v.WarnReadyAfter, time.Minute)
 	if v.Journals == nil {
 		v.Journals = handoff.InMemory
 	}
@@ -119,7 +119,7 @@ func (o *Options) withDefaults() (Options, error) {
 
 func (o *Options) check() error {
 	for field, d := range map[string]time.Duration{
-		"ReconnectLimit": o.ReconnectLimit, "StallLimit": o.StallLimit, "ReadyAlarm": o.ReadyAlarm, "ReadyLease": o.ReadyLease,
+		"ReconnectFor": o.ReconnectFor, "StalledAfter": o.StalledAfter, "WarnReadyAfter": o.WarnReadyAfter, "DiscardReadyAfter": o.DiscardReadyAfter,
 	} {
 		if d < 0 {
 			return fmt.Errorf("writer: Options.%s is %v, must not be negative", field, d)

@@ -221,7 +221,7 @@ func (w *watch) ready(now time.Time, f facts) (actions []watchAction) {
 	switch waited := now.Sub(w.readyAt); {
 	case f.asksWitness:
 	case w.limits.readyLease > 0 && waited >= w.limits.readyLease:
-		return []watchAction{failed(timedOut("%w for %v, and the complete copy is dropped", ErrReadyLease, w.limits.readyLease))}
+		return []watchAction{failed(timedOut("%w for %v, and the complete copy is dropped", ErrReadyExpired, w.limits.readyLease))}
 	case waited >= w.limits.readyAlarm && !w.waits:
 		w.waits = true
 		actions = append(actions, warnUser{fmt.Sprintf("a complete copy has waited for COMMIT for %v, and waits on", w.limits.readyAlarm)})

@@ -100,8 +100,8 @@ func migpipe(ctx context.Context, j *replica.Job) error {
 		sinks = append(sinks, writer.Sink{Name: name, Device: j.Sinks[i]})
 	}
 	_, err := migrate(ctx, j.Dialer, j.Listener, sources, sinks, &reader.Options{
-		DowntimeLimit: downtimeLimit,
-		PauseGuest:    func(context.Context) error { j.Paused(); return nil },
+		DowntimeTarget: downtimeLimit,
+		PauseGuest:     func(context.Context) error { j.Paused(); return nil },
 	}, nil)
 	return err
 }

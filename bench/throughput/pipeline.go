@@ -115,7 +115,7 @@ func (p pipeline) move(ctx context.Context, size int64, m *meter) error {
 		most = p.link.rate
 	}
 	report, err := reader.Send(ctx, dialer, []reader.Source{{Name: "d0", Device: source}}, &reader.Options{
-		Lanes: p.lanes, Codec: policy, MaxBandwidth: most, OnLimit: reader.Force, DowntimeLimit: patience, MaxDowntime: patience,
+		Lanes: p.lanes, Codec: policy, MaxBandwidth: most, OnLimit: reader.Force, DowntimeTarget: patience, ResumeAfter: patience,
 		PauseGuest: func(context.Context) error { m.start(); return nil },
 	})
 	if err != nil {

@@ -34,7 +34,7 @@ func TestContinue(t *testing.T) {
 			}
 			points := map[side]string{fault{at: c.at}.side(): c.at + "=kill"}
 			address := port.Own(t)
-			to := []string{"--downtime-limit", "10s", "--to", address}
+			to := []string{"--downtime-target", "10s", "--to", address}
 			d := start(t, destination, shared.bin, points[destination], nil, args(destination, "--listen", address)...)
 			d.await(t, "listening")
 			s := start(t, source, shared.bin, points[source], nil, args(source, to...)...)

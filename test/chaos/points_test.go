@@ -64,7 +64,7 @@ func owner(s side, point string, host bool) string {
 // moment; it is killed and started again, with a device that is kept; or its host is
 // lost, and the device with it.
 func atPoints() (list []scenario) {
-	flags := [2][]string{source: {"--doubt-limit", "4s"}}
+	flags := [2][]string{source: {"--doubt-for", "4s"}}
 	for s, points := range named {
 		for _, p := range points {
 			list = append(list,
@@ -98,7 +98,7 @@ func drawn(seed uint64) scenario {
 	r := rand.New(rand.NewPCG(seed, 2))
 	ms := func(most int) time.Duration { return time.Duration(r.IntN(most)) * time.Millisecond }
 	share := func(most float64) float64 { return most * r.Float64() * float64(r.IntN(2)) }
-	sc := scenario{quick: true, kept: r.IntN(2) == 0, flags: [2][]string{source: {"--max-precopy", "10s", "--doubt-limit", "12s"}}, link: relay.Link{
+	sc := scenario{quick: true, kept: r.IntN(2) == 0, flags: [2][]string{source: {"--max-precopy", "10s", "--doubt-for", "12s"}}, link: relay.Link{
 		Loss: share(0.02), Duplicate: share(0.02), Corrupt: share(0.01), Reorder: share(0.05), Delay: ms(15), Jitter: ms(5)}}
 	text := fmt.Sprintf("seed %d:", seed)
 	if sc.kept {

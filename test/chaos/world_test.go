@@ -223,9 +223,9 @@ func (w *world) args(s side, state string) []string {
 		peer = s
 	}
 	args := []string{"--json", "--device", w.device(s), "--peer", shared.ids[peer], "--identity", s.key(),
-		"--state-dir", state, "--memory", fmt.Sprint(memory), "--chunk-size", "256KiB", "--reconnect-limit", "5s"}
+		"--state-dir", state, "--memory", fmt.Sprint(memory), "--chunk-size", "256KiB", "--reconnect-for", "5s"}
 	if s == source {
-		args = append(args, "--to", w.relay.Addr(), "--downtime-limit", "10s", "--on-limit", "force")
+		args = append(args, "--to", w.relay.Addr(), "--downtime-target", "10s", "--on-limit", "force")
 	}
 	return append(args, shared.volatile...)
 }
@@ -549,7 +549,7 @@ func (w *world) ask() {
 	if d := w.process(destination); d == nil || !d.runs() {
 		w.receive("", which...).again = true
 	}
-	w.send("", append(which, "--doubt-limit", "3s")...).again = true
+	w.send("", append(which, "--doubt-for", "3s")...).again = true
 	w.settle()
 	w.check()
 }

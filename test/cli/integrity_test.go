@@ -112,7 +112,7 @@ func awaitDeclined(control *wire.Control, code transport.Code) error {
 func TestSendToLyingReady(t *testing.T) {
 	l := listenUnix(t)
 	served := serve(t, l, &vanishing{until: wire.TypeAbort, lies: true})
-	cmd := exec.Command(filepath.Join(bin, "mig-send"), "--json", "--downtime-limit", "20s", "--to", "unix:"+l.Addr().String(), "--device", "d=sim:pds")
+	cmd := exec.Command(filepath.Join(bin, "mig-send"), "--json", "--downtime-target", "20s", "--to", "unix:"+l.Addr().String(), "--device", "d=sim:pds")
 	var stdout bytes.Buffer
 	cmd.Stdout = &stdout
 	stderr := exits(t, 8, cmd)

@@ -69,12 +69,12 @@ func TestHostsReplaced(t *testing.T) {
 	}
 	var recv *exec.Cmd
 	receive := func(host string) *bufio.Scanner {
-		recv = command(t, "mig-recv", "--json", "--idle-limit", "1s", "--listen", net.JoinHostPort(host, number), "--identity", path("mig-recv"), "--peer", source,
+		recv = command(t, "mig-recv", "--json", "--lost-after", "1s", "--listen", net.JoinHostPort(host, number), "--identity", path("mig-recv"), "--peer", source,
 			"--state-dir", path("state"), "--device", "d=file:"+path("to"))
 		return begin(t, recv)
 	}
 	heard := receive("127.0.0.1")
-	send := command(t, "mig-send", "--json", "--idle-limit", "1s", "--commit", "external", "--to", "dest.test:"+number,
+	send := command(t, "mig-send", "--json", "--lost-after", "1s", "--commit", "external", "--to", "dest.test:"+number,
 		"--identity", path("mig-send"), "--peer", dest, "--device", "d=file:"+path("from"))
 	withEtc(t, path("etc"), send)
 	answers := answering(t, send)

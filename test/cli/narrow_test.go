@@ -32,7 +32,7 @@ func TestPathNarrows(t *testing.T) {
 			listen(t, recv)
 			// Without PRE_COPY all of it goes while the guest stands still: 2 s at this rate.
 			send := n.Source.Enter(command(t, "mig-send", "--json", "--to", at, "--peer", destination, "--device", "d=sim:xe?size=32MiB",
-				"--max-bandwidth", "16MiB/s", "--downtime-limit", "20s", "--max-downtime", "20s"))
+				"--max-bandwidth", "16MiB/s", "--downtime-target", "20s", "--resume-after", "20s"))
 			out := start(t, send)
 			var done struct {
 				Outcome  string

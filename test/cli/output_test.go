@@ -26,7 +26,7 @@ func TestLateReaderHearsWhatItIsAsked(t *testing.T) {
 	}
 	there := begin(t, recv)
 	nextEvent(t, there, "sandbox")
-	send := command(t, "mig-send", "--json", "--commit", "external", "--max-downtime", "1m", "--to", address, "--device", "d=sim:mtty")
+	send := command(t, "mig-send", "--json", "--commit", "external", "--resume-after", "1m", "--to", address, "--device", "d=sim:mtty")
 	send.Stderr = nil
 	in, err := send.StdinPipe()
 	if err != nil {
@@ -78,7 +78,7 @@ func TestTerminalStandsStill(t *testing.T) {
 	address := "unix:" + filepath.Join(t.TempDir(), "sock")
 	recv := command(t, "mig-recv", "--json", "--listen", address, "--device", "d=sim:mlx5")
 	nextEvent(t, begin(t, recv), "sandbox")
-	send := command(t, "mig-send", "--downtime-limit", "20s", "--to", address, "--device", "d=sim:mlx5?size=1MiB")
+	send := command(t, "mig-send", "--downtime-target", "20s", "--to", address, "--device", "d=sim:mlx5?size=1MiB")
 	send.Stdout, send.Stderr = report, terminal
 	if err := send.Run(); err != nil {
 		t.Error(err)

@@ -41,7 +41,7 @@ var factors = []factor{
 	{"witness", []setting{{name: "none"},
 		{"dir", "--in-doubt witness --witness dir:DIR", "--in-doubt witness --witness dir:DIR"},
 		{"exec", "--in-doubt witness --witness exec:DIR/ask", "--in-doubt witness --witness exec:DIR/ask"}}},
-	{"state", []setting{{name: "none"}, {"dir", "--state-dir DIR/here --volatile-state", "--state-dir DIR/there --volatile-state --keep-state 1h"}}},
+	{"state", []setting{{name: "none"}, {"dir", "--state-dir DIR/here --volatile-state", "--state-dir DIR/there --volatile-state --expire-state-after 1h"}}},
 	{"past", []setting{{name: "new"}, {"continue", "--continue", "--continue"}}},
 	{"hooks", []setting{{name: "none"}, {"all", "--on-commit DIR/hook --on-revert DIR/hook", "--on-accept DIR/hook"}}},
 	{"sandbox", []setting{{name: "yes"}, {"no", "--no-sandbox", "--no-sandbox"}}},
@@ -51,8 +51,8 @@ var factors = []factor{
 	{"path", []setting{{name: "full"}, {"shared", "--max-bandwidth 64MiB/s --priority a=3", ""}}},
 	{"on-limit", []setting{{name: "refuse"}, {"continue", "--on-limit continue", ""}, {"force", "--on-limit force", ""}}},
 	{"limits", []setting{{name: "default"},
-		{"given", "--downtime-limit 5s --max-downtime 20s --max-precopy 30s --max-rounds 9 --timeout 1m --cancel-after 9s --doubt-limit 30s --connect-limit 9s",
-			"--ready-alarm 20s --ready-lease 30s --reconnect-limit 30s --stall-limit 20s --idle-limit 3s"}}},
+		{"given", "--downtime-target 5s --resume-after 20s --max-precopy 30s --max-rounds 9 --abort-after 1m --ask-back-after 9s --doubt-for 30s --connect-for 9s",
+			"--warn-ready-after 20s --discard-ready-after 30s --reconnect-for 30s --stalled-after 20s --lost-after 3s"}}},
 	{"metrics", []setting{{name: "none"}, {"unix", "--metrics unix:DIR/sent", "--metrics unix:DIR/received"}}},
 }
 
@@ -162,7 +162,7 @@ func newCombination(t *testing.T, row []int) *combination {
 		}
 	}
 	// A program that is the witness takes its time on a machine that is busy.
-	send, recv := []string{"--to", "unix:DIR/sock", "--downtime-limit", "20s"}, []string{"--listen", "unix:DIR/sock"}
+	send, recv := []string{"--to", "unix:DIR/sock", "--downtime-target", "20s"}, []string{"--listen", "unix:DIR/sock"}
 	for i, f := range factors {
 		send = append(send, strings.Fields(f.values[row[i]].send)...)
 		recv = append(recv, strings.Fields(f.values[row[i]].recv)...)

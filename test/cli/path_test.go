@@ -130,7 +130,7 @@ func TestPathTooNarrow(t *testing.T) {
 	h.SetMTU(t, 1227)
 	at := net.JoinHostPort(h.Destination.IPv4, "7000")
 	h.listen(h.Destination, "auto:"+at, "sim:mtty") // ends with the test
-	contains(t, h.asks(at, "--connect-limit", "1s"),
+	contains(t, h.asks(at, "--connect-for", "1s"),
 		at+": the path's MTU is 1227 bytes, and QUIC needs 1228", "hint: raise the MTU of the path; or use TLS")
 	for _, carrier := range []string{"tls://", "auto:"} {
 		contains(t, h.asks(carrier+at), otherDevices)
@@ -150,7 +150,7 @@ func TestPathNames(t *testing.T) {
 		for _, name := range []string{"two-dead", "only4", "only6"} {
 			contains(t, h.asks(carrier+name+":7000"), otherDevices)
 		}
-		contains(t, h.asks(carrier+"none:7000", "--connect-limit", "1s"),
+		contains(t, h.asks(carrier+"none:7000", "--connect-for", "1s"),
 			"10.77.2.8:7000: ", "[fd77:2::8]:7000: ", "hint: is mig-recv listening at "+carrier+"none:7000")
 		contains(t, h.asks(carrier+"other:7000"), "the resolver gave no answer: ", "hint: see whether the nameservers")
 	}

@@ -73,7 +73,7 @@ func TestInDoubt(t *testing.T) {
 	}
 	l := listenUnix(t)
 	served := serve(t, l, &vanishing{until: wire.TypeCommit})
-	cmd := exec.Command(filepath.Join(bin, "mig-send"), "--json", "--doubt-limit", "3s", "--to", "unix:"+l.Addr().String(), "--device", "d=file:"+from)
+	cmd := exec.Command(filepath.Join(bin, "mig-send"), "--json", "--doubt-for", "3s", "--to", "unix:"+l.Addr().String(), "--device", "d=file:"+from)
 	var stdout bytes.Buffer
 	cmd.Stdout = &stdout
 	stderr := exits(t, 11, cmd)
@@ -98,7 +98,7 @@ func TestInDoubtStays(t *testing.T) {
 	l := listenUnix(t)
 	committed := make(chan struct{})
 	served := serve(t, l, &vanishing{until: wire.TypeCancel, committed: committed})
-	cmd := command(t, "mig-send", "--json", "--downtime-limit", "20s", "--to", "unix:"+l.Addr().String(), "--device", "d=sim:xe?size=16KiB", "--device", "e=sim:xe?size=16KiB")
+	cmd := command(t, "mig-send", "--json", "--downtime-target", "20s", "--to", "unix:"+l.Addr().String(), "--device", "d=sim:xe?size=16KiB", "--device", "e=sim:xe?size=16KiB")
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	out := start(t, cmd)

@@ -66,7 +66,7 @@ func beginRenewal(t *testing.T, valid time.Duration) *renewal {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { r.relay.Close() })
-	r.send = command(t, "mig-send", "--json", "--idle-limit", "1s", "--max-bandwidth", "1MiB/s", "--commit", "external", "--to", r.relay.Addr(), "--tls-dir", r.path("src"),
+	r.send = command(t, "mig-send", "--json", "--lost-after", "1s", "--max-bandwidth", "1MiB/s", "--commit", "external", "--to", r.relay.Addr(), "--tls-dir", r.path("src"),
 		"--peer-name", "dst.example", "--peer-name", "other.example", "--device", "d=file:"+r.path("from"))
 	r.answers = answering(t, r.send)
 	r.said = begin(t, r.send)
@@ -114,7 +114,7 @@ func (r *renewal) issue(dir, role, name string, valid time.Duration) {
 // receive starts mig-recv, for the first time or again.
 func (r *renewal) receive() {
 	r.Helper()
-	r.recv = command(r.T, "mig-recv", "--json", "--idle-limit", "1s", "--listen", r.address, "--tls-dir", r.path("dst"), "--state-dir", r.path("state"),
+	r.recv = command(r.T, "mig-recv", "--json", "--lost-after", "1s", "--listen", r.address, "--tls-dir", r.path("dst"), "--state-dir", r.path("state"),
 		"--peer-name", "other.example", "--peer-name", "src.example", "--device", "d=file:"+r.path("to"))
 	r.heard = begin(r.T, r.recv)
 	contains(r.T, nextEvent(r.T, r.heard, "sandbox"), `"landlock":`)

@@ -97,7 +97,7 @@ func TestDoubtIsKept(t *testing.T) {
 	served := serve(t, l, &vanishing{until: wire.TypeCommit})
 	send := func(args ...string) *exec.Cmd {
 		return exec.Command(filepath.Join(bin, "mig-send"), append([]string{"--to", "unix:" + l.Addr().String(), "--device", "d=file:" + from,
-			"--state-dir", state, "--doubt-limit", "1ms"}, args...)...)
+			"--state-dir", state, "--doubt-for", "1ms"}, args...)...)
 	}
 	exits(t, 11, send())
 	if err := <-served; err != nil {

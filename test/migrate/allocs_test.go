@@ -148,7 +148,7 @@ func (c *tally) migrate(t testing.TB, over carrier, add func(testing.TB, *pair, 
 	})
 	add(t, p, c.chunks*tallySize)
 	p.sources[0].Device = tallied{p.sources[0].Device, c}
-	p.send.OnLimit, p.send.Codec, p.send.ChunkSize, p.send.MaxDowntime = reader.Force, codec.Fixed(by), tallySize, time.Minute
+	p.send.OnLimit, p.send.Codec, p.send.ChunkSize, p.send.ResumeAfter = reader.Force, codec.Fixed(by), tallySize, time.Minute
 	p.succeed(t)
 }
 

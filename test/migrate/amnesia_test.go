@@ -55,7 +55,7 @@ func TestSlowStart(t *testing.T) {
 		p := newPair(t, pipe)
 		src, dst := p.add(t, "nic0", "mlx5?size=4MiB", "mlx5?size=4MiB")
 		p.sinks[0].Device = &sleeper{dst}
-		p.send.DoubtLimit = 10 * time.Second
+		p.send.DoubtFor = 10 * time.Second
 		p.sendCtx, p.receiveCtx = t.Context(), t.Context()
 		warned := false
 		p.send.Observe = func(ev migration.Event) { warned = warned || ev.Kind == migration.Warning }

@@ -47,7 +47,7 @@ func back(t *testing.T, faults ...string) *vmm {
 		v.sources[i].Device = v.src[i]
 	}
 	v.sendCtx, v.receiveCtx = t.Context(), t.Context()
-	v.receive.ReadyLease = 2 * time.Minute // or the destination would hold its copy for ever
+	v.receive.DiscardReadyAfter = 2 * time.Minute // or the destination would hold its copy for ever
 	return v
 }
 
@@ -335,7 +335,7 @@ func TestCommitThereIsNotAskedBack(t *testing.T) {
 		reader.Send(v.sendCtx, dialer, v.sources, &v.send)
 		decided, _ := handoff.CommitThere(v.send.Journal.Last(), "")
 		v.send.Journal.Append(decided)
-		v.send.CancelAfter, v.send.DoubtLimit = time.Second, time.Minute
+		v.send.AskBackAfter, v.send.DoubtFor = time.Second, time.Minute
 		dialer.gone.Store(true)
 		time.AfterFunc(10*time.Second, func() { dialer.gone.Store(false) })
 		if r, err := reader.Send(v.sendCtx, dialer, v.sources, &v.send); r.Outcome != migration.Committed {
@@ -386,14 +386,14 @@ func TestResumeIsAsked(t *testing.T) {
 	}
 }
 
-// TestNotPaused: a guest that is not paused is waited for within MaxDowntime, and is
+// TestNotPaused: a guest that is not paused is waited for within ResumeAfter, and is
 // resumed all the same: its pause may come.
 func TestNotPaused(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPair(t, pipe)
 		p.add(t, "d0", nic, nic)
 		var resumed bool
-		p.send.DowntimeLimit, p.send.MaxDowntime = time.Second, 3*time.Second
+		p.send.DowntimeTarget, p.send.ResumeAfter = time.Second, 3*time.Second
 		p.send.PauseGuest = func(ctx context.Context) error { <-ctx.Done(); return context.Cause(ctx) }
 		p.send.ResumeGuest = func(context.Context) error { resumed = true; return nil }
 		s, r := p.run(t)

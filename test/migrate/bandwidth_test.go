@@ -19,7 +19,7 @@ func TestMaxBandwidth(t *testing.T) {
 		for _, name := range []string{"d0", "d1"} {
 			p.add(t, name, "xe?size=16MiB&content=random", "xe?size=16MiB&content=random")
 		}
-		p.send.MaxBandwidth, p.send.ChunkSize, p.send.MaxDowntime = 4*mib, 1<<16, time.Minute
+		p.send.MaxBandwidth, p.send.ChunkSize, p.send.ResumeAfter = 4*mib, 1<<16, time.Minute
 		s, _ := p.succeed(t)
 		if got := s.report.Total; got < 7900*time.Millisecond || got > 8500*time.Millisecond {
 			t.Errorf("32 MiB at 4 MiB/s took %v", got)
@@ -32,7 +32,7 @@ func TestMaxBandwidthLive(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPair(t, pipe)
 		p.add(t, "d0", "xe?size=32MiB&content=random", "xe?size=32MiB&content=random")
-		p.send.MaxBandwidth, p.send.MaxDowntime, p.send.Tuning = mib, time.Minute, new(reader.Tuning)
+		p.send.MaxBandwidth, p.send.ResumeAfter, p.send.Tuning = mib, time.Minute, new(reader.Tuning)
 		p.send.OnLimit = reader.Force // at 1 MiB/s it would take 32 s
 		p.send.Observe = when(migration.StopCopy, 2*time.Second, func() { p.send.Tuning.SetMaxBandwidth(10 * mib) })
 		s, _ := p.succeed(t)
@@ -94,7 +94,7 @@ func pipeline(b *testing.B, over carrier) {
 	for range b.N {
 		p := barePair(b, over)
 		p.add(b, "d0", "xe?size=512MiB", "xe?size=512MiB")
-		p.send.OnLimit, p.send.Codec, p.send.MaxDowntime = reader.Force, codec.Fixed(codec.Raw), time.Minute
+		p.send.OnLimit, p.send.Codec, p.send.ResumeAfter = reader.Force, codec.Fixed(codec.Raw), time.Minute
 		s, r := p.run(b)
 		if s.err != nil || r.err != nil {
 			b.Fatalf("send: %v\nreceive: %v", s.err, r.err)

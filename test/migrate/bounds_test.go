@@ -21,13 +21,13 @@ import (
 	"github.com/migpipe/migpipe/writer"
 )
 
-// TestMaxDowntime: a destination that is merely slow keeps no guest stopped for
+// TestResumeAfter: a destination that is merely slow keeps no guest stopped for
 // longer than was allowed, however steadily it moves on.
-func TestMaxDowntime(t *testing.T) {
+func TestResumeAfter(t *testing.T) {
 	timed(t, false, func(t *testing.T, c carrier) {
 		p := newPair(t, c)
 		p.add(t, "gpu0", "xe?size=4MiB", "xe?size=4MiB&load=500KiB/s")
-		p.send.DowntimeLimit, p.send.MaxDowntime = time.Second, 3*time.Second
+		p.send.DowntimeTarget, p.send.ResumeAfter = time.Second, 3*time.Second
 		s, r := p.run(t)
 		if f := s.fault(t); f.Code != transport.CodeTimeout || f.Remote || !strings.Contains(f.Error(), "3s") {
 			t.Errorf("send: %v", f)
@@ -85,7 +85,7 @@ func TestStuckDriver(t *testing.T) {
 				} else {
 					p.sinks[0].Device = &stuck{dst, free}
 				}
-				p.send.StallLimit = 2 * time.Second
+				p.send.StalledAfter = 2 * time.Second
 				began := time.Now()
 				s, r := p.run(t)
 				if took := time.Since(began); took > 15*time.Second {
@@ -237,7 +237,7 @@ func TestCancelDuringFailingStart(t *testing.T) {
 		_, dst := p.add(t, "nic0", "mlx5?size=1MiB", "mlx5?size=1MiB")
 		p.sinks[0].Device = slowToFail{dst}
 		time.AfterFunc(6*time.Second, p.cancelReceive)
-		p.send.DoubtLimit = patience
+		p.send.DoubtFor = patience
 		s, r := p.run(t)
 		if f := r.fault(t); f.Code != transport.CodeStart || f.Device != "nic0" || !errors.Is(f, syscall.EREMOTEIO) {
 			t.Errorf("receive: %v", f)
@@ -255,7 +255,7 @@ func TestStall(t *testing.T) {
 	timed(t, false, func(t *testing.T, c carrier) {
 		p := newPair(t, c)
 		p.add(t, "gpu0", "xe?size=4MiB&fault=hang@1048576", "xe?size=4MiB")
-		p.send.StallLimit = 5 * time.Second
+		p.send.StalledAfter = 5 * time.Second
 		s, r := p.run(t)
 		f := s.fault(t)
 		if f.Code != transport.CodeTimeout || f.Remote || f.Device != "gpu0" || f.Offset == 0 || !strings.Contains(f.Error(), "5s") {

@@ -287,7 +287,7 @@ func TestInDoubt(t *testing.T) {
 			p := newPair(t, wire.connect)
 			p.add(t, "d0", nic, nic)
 			p.send.Journal = gate{handoff.NewMemory(), handoff.Commit, wire.Cut}
-			p.send.DoubtLimit, p.lonely = time.Second, true
+			p.send.DoubtFor, p.lonely = time.Second, true
 			s, r := p.run(t)
 			if s.report.Outcome != migration.InDoubt || r.report.Outcome != migration.InDoubt {
 				t.Fatalf("outcomes %v (%v) and %v (%v)", s.report.Outcome, s.err, r.report.Outcome, r.err)
@@ -307,7 +307,7 @@ func TestInDoubt(t *testing.T) {
 			p := newPair(t, wire.connect)
 			p.add(t, "d0", nic, nic)
 			p.receive.Journals = always(gate{handoff.NewMemory(), handoff.Accept, wire.Cut})
-			p.send.DoubtLimit, p.lonely = time.Second, true
+			p.send.DoubtFor, p.lonely = time.Second, true
 			s, r := p.run(t)
 			if s.report.Outcome != migration.InDoubt || r.report.Outcome != migration.Committed {
 				t.Fatalf("outcomes %v (%v) and %v (%v)", s.report.Outcome, s.err, r.report.Outcome, r.err)

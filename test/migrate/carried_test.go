@@ -29,7 +29,7 @@ func TestNothingCarried(t *testing.T) {
 				go l.readsNothing(ctx, lanes)
 				began := time.Now()
 				report, err := reader.Send(t.Context(), d, []reader.Source{{Name: "d0", Device: src}}, &reader.Options{ChunkSize: 4096, Lanes: lanes,
-					ReconnectLimit: limit, MaxPrecopy: 5 * time.Minute, OnLimit: reader.Continue})
+					ReconnectFor: limit, MaxPrecopy: 5 * time.Minute, OnLimit: reader.Continue})
 				if report.Outcome != migration.Aborted || err == nil || !strings.Contains(err.Error(), "has read nothing of any data lane") {
 					t.Errorf("outcome %v (%v)", report.Outcome, err)
 				}

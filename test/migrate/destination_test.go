@@ -288,7 +288,7 @@ func TestDoubt(t *testing.T) {
 					c.answer(l)
 					l.listen()
 				}()
-				report, err := reader.Send(t.Context(), d, []reader.Source{{Name: "d0", Device: src}}, &reader.Options{DoubtLimit: 8 * time.Second})
+				report, err := reader.Send(t.Context(), d, []reader.Source{{Name: "d0", Device: src}}, &reader.Options{DoubtFor: 8 * time.Second})
 				<-done
 				if report.Outcome != c.outcome || (err == nil) != (c.outcome == migration.Committed) {
 					t.Errorf("outcome %v (%v), want %v", report.Outcome, err, c.outcome)

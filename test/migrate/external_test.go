@@ -187,10 +187,10 @@ func TestNotApproved(t *testing.T) {
 				return func(ctx context.Context) error { v.cancelReceive(); return never(ctx) }
 			},
 			code: transport.CodeCancelled, remote: true, says: "cancelled by the destination"},
-		"MaxDowntime passes": { // and that nothing moves is no stall
+		"ResumeAfter passes": { // and that nothing moves is no stall
 			approve: func(*vmm) func(context.Context) error { return never },
 			set: func(v *vmm) {
-				v.send.DowntimeLimit, v.send.MaxDowntime, v.send.StallLimit = 4*time.Second, 5*time.Second, 2*time.Second
+				v.send.DowntimeTarget, v.send.ResumeAfter, v.send.StalledAfter = 4*time.Second, 5*time.Second, 2*time.Second
 			},
 			code: transport.CodeTimeout, says: "the switchover was not approved: the guest stood still for 5s"},
 	} {
@@ -206,7 +206,7 @@ func TestNotApproved(t *testing.T) {
 					t.Errorf("source: %v, remote %v: %v", f.Code, f.Remote, f)
 				}
 				late := strings.Contains(fmt.Sprint(v.warned), "the approval of the switchover has taken")
-				if timeout := c.code == transport.CodeTimeout; timeout != late || timeout != errors.Is(s.err, reader.ErrMaxDowntime) {
+				if timeout := c.code == transport.CodeTimeout; timeout != late || timeout != errors.Is(s.err, reader.ErrDowntime) {
 					t.Errorf("source: %v; it warned of %q", s.err, v.warned)
 				}
 				if got := v.records(); got != "OWNER ABORTED" {
@@ -262,7 +262,7 @@ func TestLostWhileDeciding(t *testing.T) {
 			return d, l
 		}, func(ctx context.Context) error { d.cut(); <-ctx.Done(); return context.Cause(ctx) }, nil)
 		v.lonely, v.left = true, true // the destination holds its copy, and is told to end
-		v.send.DowntimeLimit, v.send.MaxDowntime = 5*time.Second, 5*time.Second
+		v.send.DowntimeTarget, v.send.ResumeAfter = 5*time.Second, 5*time.Second
 		s, r := v.run(t)
 		if s.report.Outcome != migration.Aborted || s.err == nil {
 			t.Errorf("source: %v (%v)", s.report.Outcome, s.err)

@@ -53,7 +53,7 @@ func TestControlLaneEnds(t *testing.T) {
 					})
 					p.resends = true
 					p.add(t, "d0", "mlx5?size=4MiB&dirty=1MiB/s", "mlx5?size=4MiB")
-					p.send.Lanes, p.send.OnLimit, p.receive.ReconnectLimit = 2, reader.Force, patience
+					p.send.Lanes, p.send.OnLimit, p.receive.ReconnectFor = 2, reader.Force, patience
 					var told []string
 					p.send.Observe = func(ev migration.Event) {
 						if ev.Kind == migration.Lost || ev.Kind == migration.Restored {

@@ -71,8 +71,8 @@ func newPair(t testing.TB, c carrier) *pair {
 // barePair does not look for what is left behind: it may run beside others.
 func barePair(t testing.TB, c carrier) *pair {
 	p := &pair{carrier: c}
-	p.send.DowntimeLimit = patience // what is tested is not how fast this machine is
-	p.send.DoubtLimit, p.receive.ReconnectLimit = 8*time.Second, 3*time.Second
+	p.send.DowntimeTarget = patience // what is tested is not how fast this machine is
+	p.send.DoubtFor, p.receive.ReconnectFor = 8*time.Second, 3*time.Second
 	p.sendCtx, p.cancelSend = context.WithTimeout(context.Background(), patience)
 	p.receiveCtx, p.cancelReceive = context.WithTimeout(context.Background(), patience)
 	t.Cleanup(p.cancelSend)

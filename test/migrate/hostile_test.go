@@ -311,7 +311,7 @@ func newVictimAt(t *testing.T, dialer transport.Dialer, l transport.Listener) *v
 		sinks = append(sinks, writer.Sink{Name: name, Device: dev})
 	}
 	go func() {
-		r, err := writer.Receive(ctx, l, sinks, &writer.Options{Memory: memory, ChunkSize: 4096, ReconnectLimit: 5 * time.Second})
+		r, err := writer.Receive(ctx, l, sinks, &writer.Options{Memory: memory, ChunkSize: 4096, ReconnectFor: 5 * time.Second})
 		v.done <- side{r, err}
 	}()
 	return v

@@ -245,7 +245,7 @@ func newFileMigration(t *testing.T, sizes map[string]int) *fileMigration {
 		p.content[name], p.r.Devices[name] = b, filepath.Join(p.dir, name+".state")
 		p.sources = append(p.sources, reader.Source{Name: name, Device: d})
 	}
-	p.send = reader.Options{DowntimeLimit: patience, MaxDowntime: 2 * patience, Attempt: migration.Attempt{Mig: migration.NewID(), Epoch: 1}}
+	p.send = reader.Options{DowntimeTarget: patience, ResumeAfter: 2 * patience, Attempt: migration.Attempt{Mig: migration.NewID(), Epoch: 1}}
 	return p
 }
 
@@ -319,7 +319,7 @@ func TestKilledWhileLoading(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			p := newFileMigration(t, map[string]int{"a": 3 << 20, "b": 5 << 20})
-			p.send.Memory, p.send.ChunkSize, p.send.Lanes, p.send.ReconnectLimit = 4<<20, 64<<10, 2, c.limit
+			p.send.Memory, p.send.ChunkSize, p.send.Lanes, p.send.ReconnectFor = 4<<20, 64<<10, 2, c.limit
 			p.r.Memory, p.r.ChunkSize, p.r.KillAt = 4<<20, 64<<10, c.at
 			p.send.Journal = handoff.NewMemory()
 			d := p.start()

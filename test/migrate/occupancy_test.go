@@ -31,7 +31,7 @@ func TestBottleneck(t *testing.T) {
 				p := newPair(t, pipe)
 				p.add(t, "d0", c.source, c.sink)
 				p.send.Memory, p.receive.Memory, p.send.ChunkSize = 4*mib, 4*mib, 1<<16
-				p.send.MaxBandwidth, p.send.OnLimit, p.send.MaxDowntime = c.bandwidth, reader.Force, time.Minute
+				p.send.MaxBandwidth, p.send.OnLimit, p.send.ResumeAfter = c.bandwidth, reader.Force, time.Minute
 				var told, came named
 				p.send.Observe, p.receive.Observe = told.observe, came.observe
 				s, r := p.succeed(t)

@@ -38,10 +38,10 @@ func TestPrediction(t *testing.T) {
 				p.add(t, fmt.Sprint("d", i), url, url)
 			}
 			p.send.OnLimit = reader.OnLimit(r.IntN(3))
-			p.send.MaxPrecopy, p.send.Timeout = 10*time.Second, 20*time.Second
-			p.send.MaxDowntime = time.Minute
+			p.send.MaxPrecopy, p.send.AbortAfter = 10*time.Second, 20*time.Second
+			p.send.ResumeAfter = time.Minute
 			p.send.WithoutP2P = true
-			p.send.DowntimeLimit = 300 * time.Millisecond
+			p.send.DowntimeTarget = 300 * time.Millisecond
 			p.send.ChunkSize, p.send.Memory = 64<<10, 2<<20
 			p.receive.Memory = 2 << 20
 			var paused, late time.Time
@@ -158,7 +158,7 @@ func TestOverdue(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			p := newPair(t, paced(50<<20, time.Millisecond))
 			p.add(t, "nic0", url, url)
-			p.send.DowntimeLimit = 300 * time.Millisecond
+			p.send.DowntimeTarget = 300 * time.Millisecond
 			var paused time.Time
 			var told []string
 			p.send.Observe = func(ev migration.Event) {
@@ -215,8 +215,8 @@ func TestOnLimit(t *testing.T) {
 				p := newPair(t, paced(20<<20, time.Millisecond))
 				const gpu = "vgpu?size=16MiB&dirty=400MiB/s"
 				src, _ := p.add(t, "gpu0", gpu, gpu)
-				p.send.DowntimeLimit = 300 * time.Millisecond
-				p.send.OnLimit, p.send.Timeout, p.send.MaxPrecopy, p.send.MaxRounds = c.policy, c.timeout, 4*time.Second, 1000
+				p.send.DowntimeTarget = 300 * time.Millisecond
+				p.send.OnLimit, p.send.AbortAfter, p.send.MaxPrecopy, p.send.MaxRounds = c.policy, c.timeout, 4*time.Second, 1000
 				s, r := p.run(t)
 				if c.commits {
 					p.committed(t, s, r)
@@ -296,7 +296,7 @@ func TestSlowEstimates(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPair(t, paced(50<<20, time.Millisecond))
 		src, _ := p.add(t, "nic0", "mlx5?size=80MiB&dirty=1MiB/s", "mlx5?size=80MiB")
-		p.send.DowntimeLimit = 300 * time.Millisecond
+		p.send.DowntimeTarget = 300 * time.Millisecond
 		p.sources[0].Device = &slowToAnswer{Device: src, size: 3 * time.Second}
 		s, _ := p.succeed(t)
 		if d := s.report.Downtime; d > 400*time.Millisecond {
@@ -381,7 +381,7 @@ func TestWindowStarvesNobody(t *testing.T) {
 		for i, url := range []string{"vgpu?size=16MiB&dirty=200MiB/s", "mlx5?size=8MiB&dirty=1MiB/s", "mlx5?size=8MiB&dirty=1MiB/s", "mtty"} {
 			p.add(t, fmt.Sprint("d", i), url, url)
 		}
-		p.send.DowntimeLimit = 300 * time.Millisecond
+		p.send.DowntimeTarget = 300 * time.Millisecond
 		p.send.OnLimit, p.send.MaxPrecopy, p.send.MaxRounds = reader.Force, 10*time.Second, 1000
 		s, r := p.run(t)
 		p.committed(t, s, r)

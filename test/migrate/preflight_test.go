@@ -430,7 +430,7 @@ func TestPreflightToOlderDestination(t *testing.T) {
 				lane.Close()
 			}
 		}()
-		_, err := reader.Preflight(t.Context(), d, []reader.Source{{Name: "d0", Device: open(t, nic)}}, &reader.Options{ConnectLimit: time.Second})
+		_, err := reader.Preflight(t.Context(), d, []reader.Source{{Name: "d0", Device: open(t, nic)}}, &reader.Options{ConnectFor: time.Second})
 		if f := (side{err: err}).fault(t); f.Code != transport.CodeNetwork || !strings.Contains(f.Error(), "knows no preflights") {
 			t.Errorf("%v: %v", f.Code, f)
 		}

@@ -58,7 +58,7 @@ func quirk33(t *testing.T, c carrier) {
 func quirk34(t *testing.T, c carrier) {
 	p := newPair(t, c)
 	p.add(t, "gpu0", "xe?size=24MiB", "xe?size=24MiB&load=2MiB/s")
-	p.send.MaxDowntime = time.Minute
+	p.send.ResumeAfter = time.Minute
 	var ahead uint64
 	p.send.Observe = func(ev migration.Event) {
 		for _, d := range ev.Devices {

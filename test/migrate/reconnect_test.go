@@ -38,8 +38,8 @@ func newBridge(t *testing.T) *bridge {
 	s.add(t, "d0", s.urls[0], s.urls[0])
 	s.send.Codec = codec.Fixed(codec.Raw)
 	s.send.ChunkSize, s.send.Memory, s.receive.Memory, s.send.Lanes = 64<<10, 1<<20, 1<<20, 2
-	s.send.OnLimit, s.send.DowntimeLimit, s.send.MaxDowntime = reader.Force, 2*time.Second, 30*time.Second
-	s.resends, s.receive.ReconnectLimit = true, time.Minute
+	s.send.OnLimit, s.send.DowntimeTarget, s.send.ResumeAfter = reader.Force, 2*time.Second, 30*time.Second
+	s.resends, s.receive.ReconnectFor = true, time.Minute
 	s.send.Observe = s.note
 	s.receive.Observe = func(migration.Event) {}
 	s.connect(t, 1, sender, receiver)
@@ -133,11 +133,11 @@ func TestCutInStopCopy(t *testing.T) {
 	})
 }
 
-// TestCutTooLong: at MaxDowntime the guest runs on, wherever the destination is.
+// TestCutTooLong: at ResumeAfter the guest runs on, wherever the destination is.
 func TestCutTooLong(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newBridge(t)
-		s.send.MaxDowntime = 5 * time.Second
+		s.send.ResumeAfter = 5 * time.Second
 		s.on(migration.StopCopy, func() { s.net.Cut(simnet.All) })
 		s.run(t)
 		s.net.Cut(nil)
@@ -151,12 +151,12 @@ func TestCutTooLong(t *testing.T) {
 	})
 }
 
-// TestReconnectLimit: neither side waits for the other for longer than it was told,
+// TestReconnectFor: neither side waits for the other for longer than it was told,
 // before anything is decided, and the guest is not stopped meanwhile.
-func TestReconnectLimit(t *testing.T) {
+func TestReconnectFor(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newBridge(t)
-		s.send.ReconnectLimit, s.receive.ReconnectLimit = 10*time.Second, 20*time.Second
+		s.send.ReconnectFor, s.receive.ReconnectFor = 10*time.Second, 20*time.Second
 		var lost time.Time
 		s.on(migration.PreCopy, func() {
 			time.AfterFunc(100*time.Millisecond, func() { lost = time.Now(); s.net.Cut(simnet.All) })
@@ -179,8 +179,8 @@ func TestReconnectLimit(t *testing.T) {
 func TestReadyHolds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newBridge(t)
-		s.send.MaxDowntime, s.send.StallLimit = time.Hour, time.Hour
-		s.receive.ReconnectLimit, s.send.ReconnectLimit = time.Second, time.Hour
+		s.send.ResumeAfter, s.send.StalledAfter = time.Hour, time.Hour
+		s.receive.ReconnectFor, s.send.ReconnectFor = time.Second, time.Hour
 		s.receive.Journals = always(gate{handoff.NewMemory(), handoff.Ready, func() {
 			s.net.Cut(simnet.All)
 			time.AfterFunc(10*time.Minute, func() { s.net.Cut(nil) })
@@ -203,7 +203,7 @@ func TestReadyHolds(t *testing.T) {
 func TestNextAttemptEndsTheOne(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newBridge(t)
-		s.send.MaxDowntime = 5 * time.Second
+		s.send.ResumeAfter = 5 * time.Second
 		journal := handoff.NewMemory()
 		s.send.Journal = journal
 		done := make(chan side, 1)
@@ -239,7 +239,7 @@ func TestNextAttemptEndsTheOne(t *testing.T) {
 func TestOnlyCopyIsSpared(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newBridge(t)
-		s.send.MaxDowntime = 5 * time.Second
+		s.send.ResumeAfter = 5 * time.Second
 		var cut sync.Once
 		s.receive.Journals = always(gate{handoff.NewMemory(), handoff.Ready, func() { cut.Do(func() { s.net.Cut(simnet.All) }) }})
 		done := make(chan side, 1)
@@ -281,7 +281,7 @@ func TestOnlyCopyIsSpared(t *testing.T) {
 func TestDataLanesLost(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newBridge(t)
-		s.send.ReconnectLimit, s.receive.ReconnectLimit = 10*time.Second, 10*time.Second
+		s.send.ReconnectFor, s.receive.ReconnectFor = 10*time.Second, 10*time.Second
 		control := netip.AddrPortFrom(sourceHost, 1025)
 		s.on(migration.PreCopy, func() {
 			time.AfterFunc(100*time.Millisecond, func() {

@@ -143,10 +143,10 @@ func newVoyage(t *testing.T, seed uint64, sender, receiver transport.Pinned) *vo
 	v.send.ChunkSize, v.send.Memory, v.receive.Memory = 64<<10, 2<<20, 2<<20
 	v.send.Lanes = 1 + r.IntN(3)
 	v.send.OnLimit, v.send.WithoutP2P = reader.Force, true
-	v.send.DowntimeLimit = 2 * time.Second
-	v.send.MaxDowntime = []time.Duration{20 * time.Second, 90 * time.Second}[r.IntN(2)]
-	v.send.StallLimit = 90 * time.Second
-	v.send.DoubtLimit, v.receive.ReconnectLimit, v.resends = 2*deserted, time.Minute, true
+	v.send.DowntimeTarget = 2 * time.Second
+	v.send.ResumeAfter = []time.Duration{20 * time.Second, 90 * time.Second}[r.IntN(2)]
+	v.send.StalledAfter = 90 * time.Second
+	v.send.DoubtFor, v.receive.ReconnectFor, v.resends = 2*deserted, time.Minute, true
 	for range []int{0, 1, 1, 1, 2}[r.IntN(5)] {
 		v.cuts = append(v.cuts, randomCut(r, v.path))
 	}
@@ -337,7 +337,7 @@ func (v *voyage) mustCommit() bool {
 			continue
 		}
 		early := v.welcomed.IsZero() || c.from.Before(v.welcomed)
-		long := c.length+15*time.Second > v.send.MaxDowntime
+		long := c.length+15*time.Second > v.send.ResumeAfter
 		asked := !v.asked.IsZero() && c.to.After(v.asked) // it may have been called back: CANCEL
 		if !resumes || early || long || asked {
 			return false
@@ -402,5 +402,5 @@ func (v *voyage) String() string {
 		cuts += fmt.Sprintf(" %+v", *c)
 	}
 	return fmt.Sprintf("%v\npath %+v\ndevices %v, %d lanes, at most %v of downtime\ncuts%s\nsource %v\ndestination %v",
-		v.outcome(), v.path, v.urls, v.send.Lanes, v.send.MaxDowntime, cuts, v.s.err, v.r.err)
+		v.outcome(), v.path, v.urls, v.send.Lanes, v.send.ResumeAfter, cuts, v.s.err, v.r.err)
 }

@@ -105,7 +105,7 @@ func TestSteps(t *testing.T) {
 				pair := func(limit time.Duration) *pair {
 					p := newPair(t, paced(50<<20, time.Millisecond))
 					p.add(t, "nic0", nic+c.query, nic+c.query)
-					p.send.DowntimeLimit, p.send.StepTimes, p.receive.StepTimes = limit, times[0], times[1]
+					p.send.DowntimeTarget, p.send.StepTimes, p.receive.StepTimes = limit, times[0], times[1]
 					if c.set != nil {
 						c.set(p)
 					}

@@ -22,7 +22,7 @@ import (
 func waitingPair(t *testing.T, decides time.Duration) (p *pair, alarms *[]time.Duration) {
 	p = newPair(t, pipe)
 	p.add(t, "d0", nic, nic)
-	p.send.MaxDowntime = time.Hour
+	p.send.ResumeAfter = time.Hour
 	p.send.Approve = func(ctx context.Context) error {
 		select {
 		case <-time.After(decides):
@@ -57,12 +57,12 @@ func TestReadyHeld(t *testing.T) {
 	})
 }
 
-// TestReadyLease: a copy for which COMMIT does not come in time is dropped, if that is
+// TestDiscardReadyAfter: a copy for which COMMIT does not come in time is dropped, if that is
 // wanted, and the source has its devices back.
-func TestReadyLease(t *testing.T) {
+func TestDiscardReadyAfter(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p, alarms := waitingPair(t, 10*time.Minute)
-		p.receive.ReadyAlarm, p.receive.ReadyLease = 2*time.Second, 5*time.Second
+		p.receive.WarnReadyAfter, p.receive.DiscardReadyAfter = 2*time.Second, 5*time.Second
 		began := time.Now()
 		s, r := p.run(t)
 		if took := time.Since(began); !near(took, 5*time.Second) {
@@ -74,7 +74,7 @@ func TestReadyLease(t *testing.T) {
 		if f := s.fault(t); f.Code != transport.CodeTimeout || !f.Remote || !strings.Contains(f.Error(), "COMMIT has not come for 5s") {
 			t.Errorf("source: %v", f)
 		}
-		if f := r.fault(t); f.Code != transport.CodeTimeout || !errors.Is(f, writer.ErrReadyLease) {
+		if f := r.fault(t); f.Code != transport.CodeTimeout || !errors.Is(f, writer.ErrReadyExpired) {
 			t.Errorf("destination: %v", f)
 		}
 		p.rolledBack(t, s, r)
@@ -82,12 +82,12 @@ func TestReadyLease(t *testing.T) {
 }
 
 // TestLoadStall: a destination whose device writes nothing, although it has all, gives
-// up after its StallLimit.
+// up after its StalledAfter.
 func TestLoadStall(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPair(t, pipe)
 		p.add(t, "gpu0", "xe?size=4MiB", "xe?size=4MiB&fault=hang@4000000")
-		p.send.MaxDowntime, p.receive.StallLimit = time.Hour, 3*time.Second
+		p.send.ResumeAfter, p.receive.StalledAfter = time.Hour, 3*time.Second
 		began := time.Now()
 		s, r := p.run(t)
 		if took := time.Since(began); !near(took, 3*time.Second) {
@@ -116,8 +116,8 @@ func (d *lateDialer) Dial(ctx context.Context) (transport.Lane, error) {
 	return d.Dialer.Dial(ctx)
 }
 
-// TestConnectLimit: who is not there is not waited for, unless that is wanted.
-func TestConnectLimit(t *testing.T) {
+// TestConnectFor: who is not there is not waited for, unless that is wanted.
+func TestConnectFor(t *testing.T) {
 	for _, c := range []struct {
 		name        string
 		comes       time.Duration
@@ -134,7 +134,7 @@ func TestConnectLimit(t *testing.T) {
 					return &lateDialer{d, time.Now().Add(c.comes)}, l
 				})
 				p.add(t, "d0", nic, nic)
-				p.send.ConnectLimit = c.limit
+				p.send.ConnectFor = c.limit
 				if c.took < 0 {
 					p.succeed(t)
 					return
@@ -154,7 +154,7 @@ func TestConnectLimit(t *testing.T) {
 	}
 }
 
-// TestWelcomeLimit: WELCOME is waited for as long as ConnectLimit says.
+// TestWelcomeLimit: WELCOME is waited for as long as ConnectFor says.
 func TestWelcomeLimit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d, listener := pipe(t)
@@ -163,7 +163,7 @@ func TestWelcomeLimit(t *testing.T) {
 		done := make(chan struct{})
 		go func() { defer close(done); l.open(); l.listen() }()
 		began := time.Now()
-		r, err := reader.Send(t.Context(), d, []reader.Source{{Name: "d0", Device: src}}, &reader.Options{ConnectLimit: 17 * time.Second})
+		r, err := reader.Send(t.Context(), d, []reader.Source{{Name: "d0", Device: src}}, &reader.Options{ConnectFor: 17 * time.Second})
 		<-done
 		if took := time.Since(began); !near(took, 17*time.Second) || !errors.Is(err, reader.ErrNoWelcome) || r.Outcome != migration.Aborted {
 			t.Errorf("%v, %v after %v", r.Outcome, err, took)
@@ -172,8 +172,8 @@ func TestWelcomeLimit(t *testing.T) {
 	})
 }
 
-// TestCancelAfter: the devices are asked back when COMMIT was unanswered for that long.
-func TestCancelAfter(t *testing.T) {
+// TestAskBackAfter: the devices are asked back when COMMIT was unanswered for that long.
+func TestAskBackAfter(t *testing.T) {
 	for _, after := range []time.Duration{0, 2 * time.Second, time.Minute} {
 		synctest.Test(t, func(t *testing.T) {
 			d, listener := pipe(t)
@@ -207,7 +207,7 @@ func TestCancelAfter(t *testing.T) {
 					return
 				}
 			}()
-			r, err := reader.Send(t.Context(), d, []reader.Source{{Name: "d0", Device: src}}, &reader.Options{CancelAfter: after})
+			r, err := reader.Send(t.Context(), d, []reader.Source{{Name: "d0", Device: src}}, &reader.Options{AskBackAfter: after})
 			want := after
 			if want == 0 {
 				want = 5 * time.Second

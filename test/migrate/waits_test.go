@@ -85,7 +85,7 @@ func TestDestinationWaitsOn(t *testing.T) {
 				p := newPair(t, func(testing.TB) (transport.Dialer, transport.Listener) { return dialer, l })
 				p.add(t, "d0", nic, nic)
 				p.add(t, "d1", nic, nic)
-				p.receive.ChunkSize, p.receive.StallLimit, p.receive.ReconnectLimit = 4096, stall, 5*time.Second
+				p.receive.ChunkSize, p.receive.StalledAfter, p.receive.ReconnectFor = 4096, stall, 5*time.Second
 				refused := make(chan error, 1)
 				p.receive.Observe = func(ev migration.Event) {
 					if ev.Kind == migration.Refused {
@@ -155,7 +155,7 @@ func TestNextDuringReset(t *testing.T) {
 		p.add(t, "d0", nic, nic)
 		p.add(t, "d1", nic, nic)
 		p.sinks[0].Device = resetsSlowly{p.dst[0]}
-		p.receive.ChunkSize, p.receive.ReconnectLimit = 4096, 100*time.Millisecond
+		p.receive.ChunkSize, p.receive.ReconnectFor = 4096, 100*time.Millisecond
 		told := 0
 		attempts := map[migration.Attempt]bool{}
 		p.receive.Observe = func(ev migration.Event) {
@@ -185,7 +185,7 @@ func TestNextDuringReset(t *testing.T) {
 			}
 			last = time.Now()
 			h.lane.Close()
-			time.Sleep(p.receive.ReconnectLimit + slowReset/2) // the reset is under way
+			time.Sleep(p.receive.ReconnectFor + slowReset/2) // the reset is under way
 		}
 		time.Sleep(10 * time.Second)
 		p.cancelReceive()

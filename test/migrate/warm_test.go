@@ -69,7 +69,7 @@ func TestWarmUpInformsTheCodec(t *testing.T) {
 		p := newPair(t, paced(16<<20, 10*time.Millisecond))
 		p.add(t, "gpu", "xe?size=16MiB", "xe?size=16MiB")
 		policy := &told{Policy: codec.Fixed(codec.Raw)}
-		p.send.DowntimeLimit, p.send.OnLimit, p.send.Codec, p.send.Lanes = 300*time.Millisecond, reader.Force, policy, 2
+		p.send.DowntimeTarget, p.send.OnLimit, p.send.Codec, p.send.Lanes = 300*time.Millisecond, reader.Force, policy, 2
 		s, r := p.run(t)
 		p.committed(t, s, r)
 		if policy.lanes != 2 || policy.perSecond < 15<<20 || policy.perSecond > 17<<20 || !policy.early || policy.chosen.Load() == 0 {
@@ -110,7 +110,7 @@ func TestWarmUp(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			p := newPair(t, paced(16<<20, 10*time.Millisecond))
 			src, _ := p.add(t, "gpu", "xe?size=16MiB", "xe?size=16MiB")
-			p.send.DowntimeLimit, p.send.OnLimit = 300*time.Millisecond, policy
+			p.send.DowntimeTarget, p.send.OnLimit = 300*time.Millisecond, policy
 			s, r := p.run(t)
 			if policy == reader.Force {
 				p.committed(t, s, r)
@@ -164,7 +164,7 @@ func TestSlowSaverFastPath(t *testing.T) {
 		p := newPair(t, paced(64<<20, 40*time.Millisecond))
 		p.add(t, "nic0", "mlx5?size=2MiB&dirty=200KiB/s&save=8MiB/s", "mlx5?size=2MiB")
 		p.add(t, "gpu0", "xe?size=8MiB", "xe?size=8MiB")
-		p.send.DowntimeLimit = 400 * time.Millisecond
+		p.send.DowntimeTarget = 400 * time.Millisecond
 		s, _ := p.succeed(t)
 		if d := s.report.Downtime; d > 400*time.Millisecond {
 			t.Errorf("the guest stood still for %v", d)

@@ -52,7 +52,7 @@ var mutants = []mutant{
 		"TestWarmUpIsBounded ./test/migrate"},
 
 	// The decision, and the right to run.
-	{"downtime-limit-not-heeded", "reader/internal/plan/decide.go",
+	{"downtime-target-not-heeded", "reader/internal/plan/decide.go",
 		"case !ready || next.Took > limit || p.pathUnknown(now):", "case !ready || p.pathUnknown(now):",
 		". ./reader/internal/plan"},
 	{"end-before-every-device-has-stopped", "reader/internal/plan/plan.go",

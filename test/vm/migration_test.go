@@ -71,7 +71,7 @@ func (p pair) listen(t *testing.T, to ...end) (recv *job, listening event) {
 // send starts mig-send to a mig-recv that listens.
 func (p pair) send(t *testing.T, recv *job, listening event, from ...end) migration {
 	t.Helper()
-	return p.sendWith(t, recv, listening, []string{"--downtime-limit", patientLimit}, from...)
+	return p.sendWith(t, recv, listening, []string{"--downtime-target", patientLimit}, from...)
 }
 
 // patientLimit is a downtime that a stop over the slowest cable fits into.

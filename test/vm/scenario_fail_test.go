@@ -69,7 +69,7 @@ func testLimit(t *testing.T, p pair) {
 	from.setPorts(t, somePorts...)
 	p.cable.slow(t, longCable)
 	recv, listening := p.listen(t, inherited(to))
-	m := p.sendWith(t, recv, listening, []string{"--downtime-limit", "300ms", "--max-precopy", "2s"}, inherited(from))
+	m := p.sendWith(t, recv, listening, []string{"--downtime-target", "300ms", "--max-precopy", "2s"}, inherited(from))
 	e := m.checkAborted(t)
 	if e.Exit != exitTimeout || e.DowntimeMS != 0 {
 		t.Errorf("mig-send ends with %d after a downtime of %v ms, want %d and none", e.Exit, e.DowntimeMS, exitTimeout)

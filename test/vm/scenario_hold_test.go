@@ -66,7 +66,7 @@ func testInDoubt(t *testing.T, p pair) {
 	h.close(t)
 	p.cable.slow(t, longCable)
 	recv, listening := p.listen(t, inherited(to))
-	m := p.sendWith(t, recv, listening, []string{"--downtime-limit", patientLimit, "--doubt-limit", "3s"}, opened(from.uuid))
+	m := p.sendWith(t, recv, listening, []string{"--downtime-target", patientLimit, "--doubt-for", "3s"}, opened(from.uuid))
 	m.send.await(t, "stop-copy")
 	p.cable.slow(t, time.Second) // so that COMMIT and its answer take two, which is time enough to cut
 	m.send.await(t, "commit")

@@ -328,7 +328,7 @@ func (s *stage) receive(from, to *held, points string) *job {
 // send starts mig-send for a migration between two devices.
 func (s *stage) send(from, to *held, points string) *job {
 	s.t.Helper()
-	return s.start(from, points, "/bin/"+killableSend, "--to", s.address(to), "--peer", s.ids[to.m], "--downtime-limit", patientLimit)
+	return s.start(from, points, "/bin/"+killableSend, "--to", s.address(to), "--peer", s.ids[to.m], "--downtime-target", patientLimit)
 }
 
 func (s *stage) address(to *held) string { return fmt.Sprintf("%s:%d", to.m.address, s.port) }

@@ -81,7 +81,7 @@ func (c *common) addFlags(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.StringArrayVar(&c.devices, "device", nil, "`NAME=URL` of a device; may be repeated")
 	f.StringArrayVar(&c.peers, "peer", nil, c.peerHelp())
-	f.StringVar(&c.peersFile, "peers-file", "", "`FILE` with more of them, one a line")
+	f.StringVar(&c.peersFile, "peers-file", "", "`FILE` with more such IDs, one per line")
 	f.StringVar(&c.tlsDir, "tls-dir", "", "`DIR` with certificates of a CA, in place of --identity and --peer")
 	f.StringArrayVar(&c.peerNames, "peer-name", nil, c.peerNameHelp())
 	f.BoolVar(&c.json, "json", false, "write events to stdout, one JSON object per line")
@@ -89,16 +89,16 @@ func (c *common) addFlags(cmd *cobra.Command) {
 	c.memory = size{bytes: 32 << 20, min: 4096, max: 1 << 40}
 	c.chunk = size{bytes: 1 << 20, min: 4096, max: wire.MaxChunk}
 	f.Var(&c.memory, "memory", "`SIZE` of the chunk buffers")
-	f.Var(&c.chunk, "chunk-size", "largest `SIZE` of one chunk; the smaller of the two sides' counts")
-	f.DurationVar(&c.state.keep, "keep-state", keepState, "`TIME` that --state-dir remembers a migration for that has ended")
+	f.Var(&c.chunk, "chunk-size", "largest chunk, a `SIZE`; the smaller value of the two sides counts")
+	f.DurationVar(&c.state.keep, "expire-state-after", keepState, "`TIME` after which --state-dir removes the record of a migration that has ended")
 	c.past.add(cmd, c.role, c.completeMigration)
-	f.DurationVar(&c.reconnect, "reconnect-limit", time.Minute, "`TIME` that the other side may be out of reach before the hand-over, and the attempt goes on")
-	f.DurationVar(&c.idle, "idle-limit", transport.IdleTimeout, "`TIME` of silence after which a connection is lost, and made anew; above 5s the smaller of the two sides' counts")
-	f.DurationVar(&c.stall, "stall-limit", 30*time.Second, c.stallHelp())
+	f.DurationVar(&c.reconnect, "reconnect-for", time.Minute, "`TIME` for which a lost peer is dialled again before COMMIT; then the attempt ends")
+	f.DurationVar(&c.idle, "lost-after", transport.IdleTimeout, "`TIME` of silence after which a connection counts as lost; above 5s the smaller value of the two sides counts")
+	f.DurationVar(&c.stall, "stalled-after", 30*time.Second, c.stallHelp())
 	c.doubt.add(cmd)
 	c.owner.add(cmd)
 	c.metrics.add(cmd)
-	f.BoolVar(&c.unconfined, "no-sandbox", false, "do not give up access to files that are not needed")
+	f.BoolVar(&c.unconfined, "no-sandbox", false, "keep access to files that the program does not need")
 	_ = cmd.RegisterFlagCompletionFunc("device", completeDevice)
 	_ = cmd.RegisterFlagCompletionFunc("peer", cobra.NoFileCompletions)
 	_ = cmd.RegisterFlagCompletionFunc("peer-name", cobra.NoFileCompletions)
@@ -121,9 +121,9 @@ func (c *common) peerNameHelp() string {
 
 func (c *common) stallHelp() string {
 	if c.role == sink {
-		return "`TIME` that the devices may write nothing when the source has sent all, or the source send nothing although bytes are left, before the attempt ends"
+		return "`TIME` after which the attempt ends if the devices write nothing, or the source sends nothing although bytes are left"
 	}
-	return "`TIME` without a byte moving, while the guest is stopped, that ends the attempt"
+	return "`TIME` after which the attempt ends if no byte moves while the guest is paused"
 }
 
 // check finds what flags say together and none says alone.
@@ -134,13 +134,13 @@ func (c *common) check() error {
 	case c.memory.bytes < c.chunk.bytes:
 		return mistakef("give a smaller --chunk-size too, or more --memory", "--memory %s is less than one chunk of %s", &c.memory, &c.chunk)
 	case c.state.keep <= 0:
-		return mistakef("", "--keep-state %v: must be more than 0", c.state.keep)
+		return mistakef("", "--expire-state-after %v: must be more than 0", c.state.keep)
 	case c.reconnect <= 0:
-		return mistakef("", "--reconnect-limit %v: must be more than 0", c.reconnect)
+		return mistakef("", "--reconnect-for %v: must be more than 0", c.reconnect)
 	case c.idle < transport.MinIdleTimeout:
-		return mistakef("", "--idle-limit %v: must be at least %v, since one that lives proves it every %v", c.idle, transport.MinIdleTimeout, transport.KeepAlive)
+		return mistakef("", "--lost-after %v: must be at least %v, since one that lives proves it every %v", c.idle, transport.MinIdleTimeout, transport.KeepAlive)
 	case c.stall <= 0:
-		return mistakef("", "--stall-limit %v: must be more than 0", c.stall)
+		return mistakef("", "--stalled-after %v: must be more than 0", c.stall)
 	}
 	return cmp.Or(c.checkMemory(leastMemory("/")), c.past.check(&c.state, c.role.journal()), c.owner.check(c.json))
 }

@@ -62,7 +62,7 @@ func TestTimers(t *testing.T) {
 		}
 	}
 	// Those bound what comes before the stop, or what is kept when all is over.
-	others := []string{"downtime-limit", "max-precopy", "timeout", "keep-state"}
+	others := []string{"downtime-target", "max-precopy", "abort-after", "expire-state-after"}
 	for side, flags := range sides {
 		flags.VisitAll(func(f *pflag.Flag) {
 			if f.Value.Type() == "duration" && !slices.Contains(said[side], f.Name) && !slices.Contains(others, f.Name) {

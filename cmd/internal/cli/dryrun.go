@@ -20,7 +20,7 @@ measured and, for a second at most, the rate of the path; and what a migration
 would take at least is predicted. Both sides ask their witness. The prediction leaves
 out the journals' records, for a dry run writes none. No device is touched on either
 side. Exit status 0 then says that a migration would be accepted, any other why not:
-also that the steps of a stop that no pre-copy shortens are over --downtime-limit.
+also that the steps of a stop that no pre-copy shortens are over --downtime-target.
 
 A migration itself measures a path that it has not filled before it stops a guest:
 for a second at most the lanes carry padding (the phase "warm-up").`

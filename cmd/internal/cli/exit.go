@@ -88,7 +88,7 @@ var unknownReason = reasons[transport.CodeInternal]
 const (
 	damagedHint = "try again; if it happens again, check the memory of both hosts"
 	driverHint  = "if it is a VFIO device, its driver gives the reason in the kernel's log: see `dmesg`"
-	heldHint    = "continue that migration: mig-send --continue, with its --state-dir; or discard its copy there: mig-recv resolve ID --give-up; a mig-recv --ready-lease TIME discards such a copy by itself"
+	heldHint    = "continue that migration: mig-send --continue, with its --state-dir; or discard its copy there: mig-recv resolve ID --give-up; a mig-recv --discard-ready-after TIME discards such a copy by itself"
 )
 
 // Hints of codes that concern a migration in doubt.

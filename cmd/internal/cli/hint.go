@@ -213,7 +213,7 @@ func (s scene) ofError(err error) []string {
 	case errors.Is(err, transport.ErrNoResolver):
 		return []string{"see whether the nameservers in /etc/resolv.conf answer, or give an IP address, which needs none"}
 	case errors.Is(err, transport.ErrHungUp):
-		return []string{fmt.Sprintf("it is reached, and ends every connection at once: raise --connect-limit, if it is flooded; or another program than %s listens there", s.otherProgram())}
+		return []string{fmt.Sprintf("it is reached, and ends every connection at once: raise --connect-for, if it is flooded; or another program than %s listens there", s.otherProgram())}
 	case errors.Is(err, transport.ErrUnreachable):
 		return []string{s.unreachable(err)}
 	case errors.Is(err, transport.ErrPeerGone):
@@ -237,12 +237,12 @@ var causeHints = []struct {
 	{reader.ErrOnlyCopy, "to run that copy, see `mig-send resolve --help`, --commit-there; to end it and begin anew with what the devices here hold now, say --migration ID"},
 	{reader.ErrNoWitness, witnessHint},
 	{writer.ErrNoWitness, witnessHint},
-	{reader.ErrNoWelcome, "raise --connect-limit, if a device there is known to take that long to prepare"},
-	{reader.ErrNotPaused, "answer the event pause by the line paused; raise --max-downtime, if pausing the guest is known to take that long"},
-	{reader.ErrMaxDowntime, "raise --max-downtime, if the guest may stand still for that long"},
+	{reader.ErrNoWelcome, "raise --connect-for, if a device there is known to take that long to prepare"},
+	{reader.ErrNotPaused, "answer the event pause by the line paused; raise --resume-after, if pausing the guest is known to take that long"},
+	{reader.ErrDowntime, "raise --resume-after, if the guest may stand still for that long"},
 	{reader.ErrStalled, stalledHint},
 	{writer.ErrStalled, stalledHint},
-	{writer.ErrReadyLease, "the source, if it lives, runs on when it hears of that; leave --ready-lease out to keep a copy for ever"},
+	{writer.ErrReadyExpired, "the source, if it lives, runs on when it hears of that; leave --discard-ready-after out to keep a copy for ever"},
 	{writer.ErrKept, "`mig-recv --migration ID` with the same devices goes on with it; `mig-recv resolve ID --give-up` ends it"},
 	{reader.ErrNoP2P, "migrate it alone, or say --without-p2p if none of the devices reaches another by DMA"},
 	{syscall.EADDRINUSE, "another process listens there: choose another port, or 0 for any that is free"},
@@ -257,7 +257,7 @@ var causeHints = []struct {
 
 const (
 	witnessHint = "both sides ask it before the guest is stopped: mend it, or say --on-limit force at mig-send to migrate without its answer"
-	stalledHint = "raise --stall-limit, if the device is known to take that long"
+	stalledHint = "raise --stalled-after, if the device is known to take that long"
 	spaceHint   = "free some space there, or name another directory"
 )
 
@@ -265,9 +265,9 @@ const (
 func limitHint(l *reader.LimitError) string {
 	switch {
 	case l.Limit == reader.LimitTimeout:
-		return "raise --timeout"
+		return "raise --abort-after"
 	case l.Limit == reader.LimitFixed:
-		return "raise --downtime-limit, or shorten these steps; or say --on-limit force to stop the guest for that long" + lastRunHint(l.Stages)
+		return "raise --downtime-target, or shorten these steps; or say --on-limit force to stop the guest for that long" + lastRunHint(l.Stages)
 	case !l.Ready && l.Limit == reader.LimitPrecopy:
 		return "raise --max-precopy, if the destination is known to take that long; or say --on-limit force, and the rest goes while the guest stands still"
 	case !l.Ready && l.Limit == reader.LimitRounds:
@@ -277,10 +277,10 @@ func limitHint(l *reader.LimitError) string {
 	case l.Limit == reader.LimitPath:
 		return "try again; or say --on-limit force, and the guest stands still for as long as it takes"
 	case l.Limit == reader.LimitDowntime:
-		return "raise --downtime-limit, or say --on-limit force to stop the guest for that long"
+		return "raise --downtime-target, or say --on-limit force to stop the guest for that long"
 	}
 	flag := map[reader.Limit]string{reader.LimitPrecopy: "--max-precopy", reader.LimitRounds: "--max-rounds"}[l.Limit]
-	return "raise --downtime-limit; or say --on-limit force to stop the guest for that long, or --on-limit continue to wait for a quieter guest; or raise " + flag + ", if it becomes quieter in that time"
+	return "raise --downtime-target; or say --on-limit force to stop the guest for that long, or --on-limit continue to wait for a quieter guest; or raise " + flag + ", if it becomes quieter in that time"
 }
 
 // lastRunHint says how the times of the last run are removed, if the main stages may have

@@ -114,7 +114,7 @@ type jsonProgress struct {
 
 // jsonWaiting says that pre-copy goes on for nothing but the downtime limit.
 type jsonWaiting struct {
-	For         string  `json:"for"` // downtime-limit
+	For         string  `json:"for"` // downtime-target
 	LimitMS     float64 `json:"limit_ms"`
 	PredictedMS float64 `json:"predicted_downtime_ms"` // of a stop now
 	Known       bool    `json:"predicted_known"`
@@ -124,7 +124,7 @@ func newJSONWaiting(w *migration.Waiting) *jsonWaiting {
 	if w == nil {
 		return nil
 	}
-	return &jsonWaiting{"downtime-limit", milliseconds(w.Limit), milliseconds(w.Downtime.Took), w.Downtime.Known}
+	return &jsonWaiting{"downtime-target", milliseconds(w.Limit), milliseconds(w.Downtime.Took), w.Downtime.Known}
 }
 
 // jsonSnapshot has no remaining where there is no estimate, and no rate that is

@@ -31,7 +31,7 @@ const sendOwnerHelp = ownerHelp + `The event "pause" (migration, epoch) asks for
 leaves RUNNING; the line "paused" says that it is. The event "ready" (migration, epoch,
 downtime_ms so far) says that all is loaded at the destination; the line "commit" gives
 the devices up. To both, "cancel" takes the devices back, and so does the end of stdin, a
-signal, --max-downtime, and whatever else ends a migration meanwhile. The event "resume"
+signal, --resume-after, and whatever else ends a migration meanwhile. The event "resume"
 (migration, epoch) asks for the guest to be resumed, on every way back of the devices and
 after a stop that was called off; the line "resumed" says that it runs. "failed TEXT", the
 end of stdin and 10 s without an answer end that wait, and the outcome names it

@@ -51,10 +51,10 @@ that was loaded in part nothing is left, and the next attempt starts over.`
 
 // linkHelp is the part of the help texts about lost connections.
 const linkHelp = `A connection that is lost is made anew, and the migration goes on where it was: before
-the hand-over for --reconnect-limit, and for a guest that stands still no longer than
-mig-send's --max-downtime; in doubt for ever. Within one host (unix:) a connection ends
+the hand-over for --reconnect-for, and for a guest that stands still no longer than
+mig-send's --resume-after; in doubt for ever. Within one host (unix:) a connection ends
 with a process: that ends a migration of which the destination has no whole copy yet. A
-whole copy waits for its source for ever, unless mig-recv was told of a --ready-lease, and
+whole copy waits for its source for ever, unless mig-recv was told of a --discard-ready-after, and
 other migrations are refused meanwhile. Its source comes back with mig-send --continue, or
 begins that migration again; mig-recv resolve ID --give-up drops the copy.`
 
@@ -74,7 +74,7 @@ func (p *pastFlags) add(cmd *cobra.Command, r role, complete cobra.CompletionFun
 	f := cmd.Flags()
 	f.StringVar(&p.migration, "migration", "", what)
 	_ = cmd.RegisterFlagCompletionFunc("migration", complete)
-	f.BoolVar(&p.goOn, "continue", false, "go on with the migration that a process before this one has left in --state-dir, and begin anew if there is none")
+	f.BoolVar(&p.goOn, "continue", false, "continue the migration that an earlier process left in --state-dir, or begin a new one if there is none")
 }
 
 func (p *pastFlags) check(s *stateFlags, role journal.Role) (err error) {

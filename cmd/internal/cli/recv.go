@@ -23,7 +23,7 @@ touched are reset. It serves one migration and exits with its outcome; before
 that it answers any mig-send --dry-run. It reports a source that it refuses, and waits
 for the next one. It does the same if a source goes before it opens a data lane, opens
 none for 10 s, or refuses the migration by a limit or by the witness before its first
-byte. A source that says that bytes are left, and sends none for --stall-limit, ends the
+byte. A source that says that bytes are left, and sends none for --stalled-after, ends the
 attempt.
 
 ` + deviceHelp + `
@@ -100,9 +100,9 @@ func newRecv() *program {
 	root.Flags().StringVar(&r.listen, "listen", "", "`ADDR:PORT` to listen on, or tls://ADDR:PORT, or auto:ADDR:PORT, or unix:PATH, or fd:N")
 	r.addFlags(root)
 	r.maxState = size{bytes: 1 << 40, min: 1, max: wire.MaxStream}
-	root.Flags().Var(&r.maxState, "max-state", "`SIZE` that one device's state may have")
-	root.Flags().DurationVar(&r.alarm, "ready-alarm", time.Minute, "`TIME` that a complete copy waits for its source to commit before that is told")
-	root.Flags().DurationVar(&r.lease, "ready-lease", 0, "`TIME` after which such a copy is dropped: if the source's host has died by then, it was the last (default never)")
+	root.Flags().Var(&r.maxState, "max-state", "largest state of one device, a `SIZE`")
+	root.Flags().DurationVar(&r.alarm, "warn-ready-after", time.Minute, "`TIME` for which a complete copy may wait for COMMIT before a warning")
+	root.Flags().DurationVar(&r.lease, "discard-ready-after", 0, "`TIME` after which a complete copy without COMMIT is discarded, even if it is the only copy left (default never)")
 	r.onAccept.add(root, "accept", "`PROGRAM` that is run when the devices are this side's, before they are started")
 	r.hooks = []*hookFlag{&r.onAccept}
 	p := newProgram(root, &r.common)
@@ -129,9 +129,9 @@ func (r *recvFlags) prepare() (job, error) {
 func (r *recvFlags) checkReady() error {
 	switch {
 	case r.alarm <= 0:
-		return mistakef("", "--ready-alarm %v: must be more than 0", r.alarm)
+		return mistakef("", "--warn-ready-after %v: must be more than 0", r.alarm)
 	case r.lease < 0:
-		return mistakef("", "--ready-lease %v: must not be negative", r.lease)
+		return mistakef("", "--discard-ready-after %v: must not be negative", r.lease)
 	}
 	return nil
 }
@@ -161,8 +161,8 @@ func (r *recvFlags) receive(ctx context.Context, end endpoint, devices []opened,
 	}
 	rep, err := writer.Receive(ctx, listener, sinks(devices), &writer.Options{
 		Memory: int(r.memory.bytes), ChunkSize: int(r.chunk.bytes), MaxState: r.maxState.bytes,
-		Journals: r.state.journals(journal.Destination), Recover: left, ReconnectLimit: r.reconnect,
-		StallLimit: r.stall, ReadyAlarm: r.alarm, ReadyLease: r.lease,
+		Journals: r.state.journals(journal.Destination), Recover: left, ReconnectFor: r.reconnect,
+		StalledAfter: r.stall, WarnReadyAfter: r.alarm, DiscardReadyAfter: r.lease,
 		Observe: r.observe(devices, show), Leave: r.leave, Software: r.software(),
 		Witness: r.doubt.used, OnAccept: r.onAccept.hook(handoff.DestSide), StartGuest: r.owner.by(os.Stdin, show).starts(),
 		StepTimes: r.state.times(),

@@ -104,7 +104,7 @@ func Send(args []string) int { return newSend().run(args) }
 func newSend() *program {
 	s := &sendFlags{common: common{program: "mig-send", peerProgram: "mig-recv", keyName: "send.key", role: source}}
 	s.impatient = func() string {
-		s.tuning.SetDoubtLimit(time.Nanosecond) // which has passed
+		s.tuning.SetDoubtFor(time.Nanosecond) // which has passed
 		return comingBack + "; what is in doubt is left in doubt"
 	}
 	root := &cobra.Command{
@@ -115,7 +115,7 @@ func newSend() *program {
 	}
 	root.Flags().StringVar(&s.to, "to", "", "`ADDR:PORT` of mig-recv, or tls://ADDR:PORT, or auto:ADDR:PORT, or unix:PATH")
 	s.addFlags(root)
-	root.Flags().BoolVar(&s.dry, "dry-run", false, "only ask whether a migration would be accepted, and predict it")
+	root.Flags().BoolVar(&s.dry, "dry-run", false, "ask whether the migration would be accepted, and predict it; touch no device")
 	s.onCommit.add(root, "commit", "`PROGRAM` that is run when this side has given the devices up")
 	s.onRevert.add(root, "revert", "`PROGRAM` that is run before devices come back after that")
 	s.hooks = []*hookFlag{&s.onCommit, &s.onRevert}
@@ -130,20 +130,20 @@ func newSend() *program {
 
 func (s *sendFlags) addTuning(root *cobra.Command) {
 	f := root.Flags()
-	f.IntVar(&s.lanes, "lanes", 0, "`NUMBER` of data lanes (default: 2, half of the cores, or what the round trip needs, the most of them)")
-	f.StringVar(&s.codec, "codec", "auto", "`CODEC` of every chunk: auto, raw, s2 or zstd; auto is none within a host")
-	f.StringVar(&s.bandwidth, "max-bandwidth", "", "most payload that is sent, a `RATE` like 100MiB/s; default no limit")
+	f.IntVar(&s.lanes, "lanes", 0, "`NUMBER` of data lanes (default: the largest of 2, half of the cores, and what the round trip needs)")
+	f.StringVar(&s.codec, "codec", "auto", "`CODEC` of every chunk: auto, raw, s2 or zstd; within a host auto means raw")
+	f.StringVar(&s.bandwidth, "max-bandwidth", "", "limit of the payload that is sent, a `RATE` like 100MiB/s (default none)")
 	f.StringArrayVar(&s.priorities, "priority", nil, "`NAME=N` gives a device N times its share of memory and lanes; may be repeated (default 1)")
-	f.DurationVar(&s.downtime, "downtime-limit", 300*time.Millisecond, "`TIME` that the stop may take, as predicted: a longer one is not begun; one that cannot be predicted is, and that is said")
-	f.StringVar(&s.onLimit, "on-limit", "refuse", "`WHAT` to do when pre-copy cannot bring the stop down to that: refuse, continue or force")
-	f.DurationVar(&s.timeout, "timeout", 0, "`TIME` after which the attempt ends if the guest was not stopped by then (default none)")
-	f.BoolVar(&s.withoutP2P, "without-p2p", false, "migrate several devices although one lacks the P2P states: only if none reaches another by DMA")
-	f.DurationVar(&s.maxDown, "max-downtime", 0, "`TIME` after which a stopped guest runs on here, unless the destination is ready (default 10s, or twice --downtime-limit if that is more; none for files)")
-	f.DurationVar(&s.maxPrecopy, "max-precopy", time.Minute, "`TIME` that pre-copy may last; then --on-limit counts")
-	f.IntVar(&s.maxRounds, "max-rounds", 30, "`NUMBER` of pre-copy rounds, a second apart; then --on-limit counts")
-	f.DurationVar(&s.connect, "connect-limit", 5*time.Second, "`TIME` that the destination may take to be reached, and then to answer; with more, mig-recv may be started later than this")
-	f.DurationVar(&s.cancel, "cancel-after", 5*time.Second, "`TIME` that COMMIT may be unanswered before the destination is asked to give the devices back")
-	f.DurationVar(&s.doubtLimit, "doubt-limit", 0, "`TIME` that the destination may leave COMMIT unanswered, over however many connections: then the exit is 11 (default for ever)")
+	f.DurationVar(&s.downtime, "downtime-target", 300*time.Millisecond, "pause the guest only if the predicted downtime is at most `TIME`; if it cannot be predicted, pause and warn")
+	f.StringVar(&s.onLimit, "on-limit", "refuse", "`WHAT` to do when pre-copy cannot bring the downtime down to --downtime-target: refuse, continue or force")
+	f.DurationVar(&s.timeout, "abort-after", 0, "`TIME` after which the attempt ends if the guest is not paused by then (default none)")
+	f.BoolVar(&s.withoutP2P, "without-p2p", false, "accept several devices although one lacks the P2P states: only safe if no device reaches another by DMA")
+	f.DurationVar(&s.maxDown, "resume-after", 0, "`TIME` after which a paused guest resumes here unless the destination is ready (default 10s, or twice --downtime-target if that is more; none for files)")
+	f.DurationVar(&s.maxPrecopy, "max-precopy", time.Minute, "`TIME` that pre-copy may last before --on-limit decides")
+	f.IntVar(&s.maxRounds, "max-rounds", 30, "`NUMBER` of pre-copy rounds, a second apart, before --on-limit decides")
+	f.DurationVar(&s.connect, "connect-for", 5*time.Second, "`TIME` for which the destination is dialled, and then may take to answer; a larger value waits for a mig-recv that starts later")
+	f.DurationVar(&s.cancel, "ask-back-after", 5*time.Second, "`TIME` that COMMIT may be unanswered before the source asks for the devices back")
+	f.DurationVar(&s.doubtLimit, "doubt-for", 0, "`TIME` that COMMIT may be unanswered before the program exits with 11, in doubt (default for ever)")
 	_ = root.RegisterFlagCompletionFunc("codec", completeWords("auto", "raw", "s2", "zstd"))
 	_ = root.RegisterFlagCompletionFunc("on-limit", completeWords("refuse", "continue", "force"))
 }
@@ -155,23 +155,23 @@ func (s *sendFlags) checkTuning() error {
 	case !policy:
 		return mistakef("it is refuse, continue or force", "--on-limit: unknown %.20q", s.onLimit)
 	case s.timeout < 0:
-		return mistakef("", "--timeout %v: must be more than 0", s.timeout)
+		return mistakef("", "--abort-after %v: must be more than 0", s.timeout)
 	case !known:
 		return mistakef("the codecs are auto, raw, s2 and zstd", "--codec: unknown codec %.20q", s.codec)
 	case s.lanes < 0 || s.lanes > transport.MaxLanes:
 		return mistakef("", "--lanes %d: must be 1 to %d, or 0 for what the path needs", s.lanes, transport.MaxLanes)
 	case s.downtime <= 0:
-		return mistakef("", "--downtime-limit %v: must be more than 0", s.downtime)
+		return mistakef("", "--downtime-target %v: must be more than 0", s.downtime)
 	case s.maxDown < 0 || s.maxDown > 0 && s.maxDown < s.downtime:
-		return mistakef("", "--max-downtime %v: must be at least --downtime-limit, %v", s.maxDown, s.downtime)
+		return mistakef("", "--resume-after %v: must be at least --downtime-target, %v", s.maxDown, s.downtime)
 	case s.maxPrecopy <= 0:
 		return mistakef("", "--max-precopy %v: must be more than 0", s.maxPrecopy)
 	case s.connect <= 0:
-		return mistakef("", "--connect-limit %v: must be more than 0", s.connect)
+		return mistakef("", "--connect-for %v: must be more than 0", s.connect)
 	case s.cancel <= 0:
-		return mistakef("", "--cancel-after %v: must be more than 0", s.cancel)
+		return mistakef("", "--ask-back-after %v: must be more than 0", s.cancel)
 	case s.doubtLimit < 0:
-		return mistakef("", "--doubt-limit %v: must not be negative", s.doubtLimit)
+		return mistakef("", "--doubt-for %v: must not be negative", s.doubtLimit)
 	case s.maxRounds < 1:
 		return mistakef("", "--max-rounds %d: must be at least 1", s.maxRounds)
 	}
@@ -266,10 +266,10 @@ func (s *sendFlags) options(devices []opened, a migration.Attempt, show *show) *
 	}
 	o := &reader.Options{
 		Memory: int(s.memory.bytes), ChunkSize: int(s.chunk.bytes), Lanes: s.lanes,
-		Codec: codecPolicies[s.codec], MaxBandwidth: s.perSecond, DowntimeLimit: downtime, MaxDowntime: maxDown,
-		OnLimit: onLimit, IgnoreSilentWitness: onLimits[s.onLimit] == reader.Force, Timeout: s.timeout, WithoutP2P: s.withoutP2P,
-		MaxPrecopy: s.maxPrecopy, MaxRounds: s.maxRounds, StallLimit: s.stall,
-		ConnectLimit: s.connect, ReconnectLimit: s.reconnect, CancelAfter: s.cancel, DoubtLimit: s.doubtLimit,
+		Codec: codecPolicies[s.codec], MaxBandwidth: s.perSecond, DowntimeTarget: downtime, ResumeAfter: maxDown,
+		OnLimit: onLimit, IgnoreSilentWitness: onLimits[s.onLimit] == reader.Force, AbortAfter: s.timeout, WithoutP2P: s.withoutP2P,
+		MaxPrecopy: s.maxPrecopy, MaxRounds: s.maxRounds, StalledAfter: s.stall,
+		ConnectFor: s.connect, ReconnectFor: s.reconnect, AskBackAfter: s.cancel, DoubtFor: s.doubtLimit,
 		Tuning: &s.tuning, Observe: show.observe, Software: s.software(), Witness: s.doubt.used,
 		OnCommit: s.onCommit.hook(handoff.SourceSide), OnRevert: s.onRevert.hook(handoff.SourceSide),
 		StepTimes: s.state.times(),

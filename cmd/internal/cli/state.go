@@ -29,7 +29,7 @@ const stateHelp = `With --state-dir, what this side has decided about a migratio
 before the other side is told, so that neither a crash of the program nor one of
 the host loses it; ` + "`status`" + ` shows what the files say. Without it (and without
 systemd's StateDirectory) it is lost with the process. A migration that has ended
-for both sides is forgotten there after --keep-state; one that is not over stays. If DIR
+for both sides is forgotten there after --expire-state-after; one that is not over stays. If DIR
 is missing it is made, but no directory above it. It has to belong to this user or root,
 and no other user may be able to write it or a directory on the way to it. What
 a crash of mig-recv has left of a file (file:) is given up when its source has not come
@@ -49,7 +49,7 @@ const keepState = 30 * 24 * time.Hour
 func (s *stateFlags) add(cmd *cobra.Command) {
 	f := cmd.PersistentFlags()
 	f.StringVar(&s.dir, "state-dir", "", "`DIR` that keeps what was decided over a crash (default $STATE_DIRECTORY, else nothing does)")
-	f.BoolVar(&s.volatile, "volatile-state", false, "let --state-dir be on a file system that a restart of the host empties")
+	f.BoolVar(&s.volatile, "volatile-state", false, "accept a --state-dir on a file system that a restart of the host empties")
 	_ = cmd.MarkPersistentFlagDirname("state-dir")
 }
 

@@ -340,7 +340,7 @@ func TestWaiting(t *testing.T) {
 		t.Errorf("lines:\n%s", got)
 	}
 	show(newJSONView("mig-send", io.Discard, &events), waiting)
-	if want := `"waiting":{"for":"downtime-limit","limit_ms":300,"predicted_downtime_ms":1200,"predicted_known":true}`; !strings.Contains(events.String(), want) {
+	if want := `"waiting":{"for":"downtime-target","limit_ms":300,"predicted_downtime_ms":1200,"predicted_known":true}`; !strings.Contains(events.String(), want) {
 		t.Errorf("events:\n%s", events.String())
 	}
 	lines.Reset()

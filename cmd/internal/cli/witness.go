@@ -12,7 +12,7 @@ import (
 const doubtHelp = `In doubt is a source that has recorded COMMIT and hears no answer: the destination
 may run the devices. --in-doubt says what is done then, and both sides must say the
 same:
-  wait     ask the destination, for ever, or for mig-send's --doubt-limit (default)
+  wait     ask the destination, for ever, or for mig-send's --doubt-for (default)
   witness  ask --witness as well, which gives the devices to whoever asks first. The
            destination asks it before it starts anything. dir:PATH is a folder that
            both hosts have mounted; exec:PROGRAM is run with MIGPIPE_MIGRATION,
@@ -34,7 +34,7 @@ type doubtFlags struct {
 
 func (d *doubtFlags) add(cmd *cobra.Command) {
 	f := cmd.Flags()
-	f.StringVar(&d.policy, "in-doubt", "wait", "`WHAT` to do when nobody knows who has the devices: wait or witness")
+	f.StringVar(&d.policy, "in-doubt", "wait", "`WHAT` decides when the answer to COMMIT is missing: wait or witness")
 	f.StringVar(&d.url, "witness", "", "`URL` of the witness: dir:PATH or exec:PROGRAM")
 	_ = cmd.RegisterFlagCompletionFunc("in-doubt", completeWords("wait", "witness"))
 	_ = cmd.RegisterFlagCompletionFunc("witness", completeWords("dir:", "exec:"))

@@ -11,13 +11,13 @@ import (
 )
 
 // OnLimit says what to do with devices whose predicted downtime does not come
-// down to Options.DowntimeLimit before a cap of PRE_COPY is reached.
+// down to Options.DowntimeTarget before a cap of PRE_COPY is reached.
 type OnLimit uint8
 
 // What to do on a limit.
 const (
 	Refuse   OnLimit = iota // end the attempt: the guest runs on here
-	Continue                // go on with PRE_COPY, until it fits or Options.Timeout ends it; refuse what no PRE_COPY makes fit
+	Continue                // go on with PRE_COPY, until it fits or Options.AbortAfter ends it; refuse what no PRE_COPY makes fit
 	Force                   // stop the guest all the same
 )
 
@@ -29,13 +29,13 @@ const (
 	LimitDowntime Limit = iota // no PRE_COPY could bring the downtime down
 	LimitPrecopy               // Options.MaxPrecopy
 	LimitRounds                // Options.MaxRounds
-	LimitTimeout               // Options.Timeout
+	LimitTimeout               // Options.AbortAfter
 	LimitReinit                // a device was initialised anew at every stop
 	LimitPath                  // nothing shows how fast the path is
-	LimitFixed                 // the steps of a stop that no PRE_COPY shortens take longer than Options.DowntimeLimit
+	LimitFixed                 // the steps of a stop that no PRE_COPY shortens take longer than Options.DowntimeTarget
 )
 
-// Unlimited is from where on Options.DowntimeLimit limits nothing.
+// Unlimited is from where on Options.DowntimeTarget limits nothing.
 const Unlimited time.Duration = 1 << 61
 
 // LimitError ends an attempt that would have to break a limit. The guest was
