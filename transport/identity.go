@@ -10,13 +10,13 @@ import (
 	"strings"
 )
 
-// ID names a peer: the SHA-256 of its public key in the DER form of a
+// PeerID names a peer: the SHA-256 of its public key in the DER form of a
 // SubjectPublicKeyInfo (RFC 5280, section 4.1). It is what an operator copies
 // from one host to the other; everything else about a certificate is ignored.
 //
-// A peer that a CA vouches for is named by its certificate, and its key may change: its
-// ID holds that name, padded with zeros. No hash is taken for a name: it would have to
-// consist of the characters of names and zeros alone.
+// A peer that a CA vouches for is named by its certificate, and its key may change. Its
+// PeerID holds that name, padded with zeros. A hash is never mistaken for a name: it would
+// have to consist of the characters of names and zeros alone.
 type PeerID [sha256.Size]byte
 
 const (
@@ -33,7 +33,7 @@ const idAlphabet = "abcdefghijklmnopqrstuvwxyz234567"
 // idLen is the length of an ID's text.
 var idLen = len(idPrefix) + idEncoding.EncodedLen(len(PeerID{})+idChecksum)
 
-// ErrBadID is what every error of [ParseID] wraps.
+// ErrBadPeerID is wrapped by every error of [ParsePeerID].
 var ErrBadPeerID = errors.New("not a peer ID")
 
 // certificateID is the ID of the key that a certificate holds.
@@ -100,14 +100,14 @@ func (id PeerID) String() string {
 }
 
 // Short is enough of the text to recognise a peer in a log. It is not enough to
-// trust one: [ParseID] refuses it.
+// trust one: [ParsePeerID] refuses it.
 func (id PeerID) Short() string {
 	text := id.String()
 	return text[:min(len(text), len(idPrefix)+8)]
 }
 
-// ParseID reads what [ID.String] wrote of a key. Its errors wrap [ErrBadID] and say what
-// is wrong: the prefix, the length, a character or the checksum.
+// ParsePeerID reads the text that [PeerID.String] gives for a key. Its errors wrap
+// [ErrBadPeerID] and name the fault: the prefix, the length, a character or the checksum.
 func ParsePeerID(s string) (PeerID, error) {
 	body, ok := strings.CutPrefix(s, idPrefix)
 	switch i := strings.IndexFunc(body, notInIDAlphabet); {
@@ -134,7 +134,7 @@ func ParsePeerID(s string) (PeerID, error) {
 
 func notInIDAlphabet(r rune) bool { return !strings.ContainsRune(idAlphabet, r) }
 
-// MarshalText is [ID.String] for JSON.
+// MarshalText is [PeerID.String] for JSON.
 func (id PeerID) MarshalText() ([]byte, error) { return []byte(id.String()), nil }
 
 // UnmarshalText reads what MarshalText wrote, of a name too.

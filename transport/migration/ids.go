@@ -16,16 +16,16 @@ type Attempt struct {
 // About lets every message that embeds an Attempt be a Message.
 func (a *Attempt) About() *Attempt { return a }
 
-// MigID names one migration for ever: 128 random bits.
+// ID names one migration for ever: 128 random bits.
 type ID [16]byte
 
-// NewMigID draws a fresh id.
+// NewID draws an ID at random.
 func NewID() (id ID) {
 	rand.Read(id[:])
 	return id
 }
 
-// ParseMigID reads what String gives.
+// ParseID reads the text that [ID.String] gives.
 func ParseID(text string) (id ID, err error) {
 	b, err := hex.DecodeString(text)
 	if err != nil || len(b) != len(id) {
