@@ -3,8 +3,7 @@
 package handoff
 
 import (
-	"fmt"
-	"strings"
+	"reflect"
 
 	"github.com/migpipe/migpipe/internal/wire"
 )
@@ -20,5 +19,5 @@ func (r Received) String() string { return nameMessage(r.Message) }
 
 // nameMessage is the name of a message's type.
 func nameMessage(m wire.Message) string {
-	return strings.TrimPrefix(fmt.Sprintf("%T", m), "*transport.")
+	return reflect.TypeOf(m).Elem().Name()
 }
