@@ -373,6 +373,24 @@ func CheckName(name string) error {
 	return err
 }
 
+// Address is the address of a device that [Open] would open by the name: its PCI address, or
+// the UUID of a mediated device. The path of a cdev is looked up in sysfs, since its number
+// changes from one binding to the next. Where the kernel does not know the path, that is the
+// address. Address opens nothing.
+func Address(name string) (string, error) { return system.addressOf(name) }
+
+func (o opener) addressOf(name string) (string, error) {
+	a, err := parseAddress(name)
+	if err != nil || a.path == "" {
+		return a.pci + a.mdev, err
+	}
+	found, err := parseAddress(path.Base(o.ofPath(a.path)))
+	if err != nil || found.path != "" {
+		return a.path, nil
+	}
+	return found.pci + found.mdev, nil
+}
+
 // parseAddress tells the three ways to name a device apart. A PCI address may
 // lack its domain, 0000.
 func parseAddress(s string) (address, error) {

@@ -615,6 +615,21 @@ func TestOfNode(t *testing.T) {
 	}
 }
 
+// TestAddress: a device has one address, however it is named.
+func TestAddress(t *testing.T) {
+	root := fakeTree(t)
+	link(t, root.at("sys/devices/pci0000:3a", pciName), filepath.Join(root.char(devNull(t)), "device"))
+	o := opener{tree: root}
+	for name, want := range map[string]string{
+		strings.ToUpper(pciName): pciName, strings.TrimPrefix(pciName, "0000:"): pciName, mdevName: mdevName,
+		"/dev/null": pciName, "/dev/vfio/devices/../devices/vfio9": "/dev/vfio/devices/vfio9", "nonsense": "",
+	} {
+		if got, err := o.addressOf(name); got != want || (err != nil) != (want == "") {
+			t.Errorf("%s: %q, %v, want %q", name, got, err, want)
+		}
+	}
+}
+
 func TestOpenNothing(t *testing.T) {
 	_, err := Open("0000:ff:1f.7")
 	wantIs(t, err, fs.ErrNotExist)

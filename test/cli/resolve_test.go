@@ -20,7 +20,7 @@ import (
 // process of this host, or has an identity.
 func cmdJournal(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) < 4 {
-		ts.Fatalf("usage: journal DIR source|destination MIG RECORD[@ATTEMPT]... [witness=DIR] [local]")
+		ts.Fatalf("usage: journal DIR source|destination MIG RECORD[@ATTEMPT]... [witness=DIR] [local] [device=NAME[=ADDRESS]]...")
 	}
 	o := journal.Options{Role: journal.Source, Mig: migration.ID{}}
 	if args[1] == journal.Destination.String() {
@@ -34,6 +34,10 @@ func cmdJournal(ts *testscript.TestScript, neg bool, args []string) {
 	for _, a := range args {
 		if a == "local" {
 			peer = transport.PeerID{}
+		}
+		if device, ok := strings.CutPrefix(a, "device="); ok {
+			name, address, _ := strings.Cut(device, "=")
+			o.Devices = append(o.Devices, journal.Device{Name: name, Address: address})
 		}
 		if dir, ok := strings.CutPrefix(a, "witness="); ok {
 			w, err := witness.OpenDir(ts.MkAbs(dir))
@@ -50,7 +54,7 @@ func cmdJournal(ts *testscript.TestScript, neg bool, args []string) {
 		if epoch != "" {
 			at.Epoch = uint64(epoch[0] - '0')
 		}
-		known := strings.HasPrefix(name, "witness=") || name == "local"
+		known := strings.HasPrefix(name, "witness=") || strings.HasPrefix(name, "device=") || name == "local"
 		for r := handoff.None; r <= handoff.ResumeFailed; r++ {
 			if r.String() == name {
 				known = true

@@ -178,7 +178,7 @@ func allowCores(t *testing.T) {
 	t.Cleanup(func() { unix.Setrlimit(unix.RLIMIT_CORE, &was) })
 }
 
-// own gives a folder, and the way to it and to the programs, to a user.
+// own gives a directory, and the way to it and to the programs, to a user.
 func own(t *testing.T, dir string, user int) {
 	t.Helper()
 	err := os.Chown(dir, user, user)

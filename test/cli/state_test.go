@@ -109,13 +109,13 @@ func TestDoubtIsKept(t *testing.T) {
 	for _, args := range [][]string{{"--migration", s.Migration}, {"--continue"}} {
 		contains(t, exits(t, 11, send(args...)), "going on with migration "+s.Migration, "error: the destination has not answered COMMIT", "hint: do NOT start the guest here", again)
 	}
-	contains(t, exits(t, 2, send()), "error: migration "+s.Migration+" is in doubt", "hint: --migration ID asks the destination")
+	contains(t, exits(t, 2, send()), "error: migration "+s.Migration+" of these devices is in doubt", "hint: --continue asks the destination")
 	if err := os.Remove(from); err != nil {
 		t.Fatal(err)
 	}
 	for _, args := range [][]string{{"--migration", s.Migration}, {"--continue"}} {
 		contains(t, exits(t, 11, send(args...)), "error: device d: file:"+from, "hint: do NOT start the guest here", again)
 	}
-	contains(t, exits(t, 2, send()), "error: migration "+s.Migration+" is in doubt")
+	contains(t, exits(t, 2, send()), "error: migration "+s.Migration+" of these devices is in doubt")
 	wantStatus(t, "mig-send", state, "COMMIT", 1)
 }

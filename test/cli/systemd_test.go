@@ -19,7 +19,7 @@ import (
 	"github.com/migpipe/migpipe/test/nobody"
 )
 
-// service is where a service's process runs: a folder of that user's own, which has
+// service is where a service's process runs: a directory of that user's own, which has
 // the programs in it.
 type service struct {
 	t   *testing.T

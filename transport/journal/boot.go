@@ -7,11 +7,11 @@ import (
 	"sync"
 )
 
-// BootID tells one run of a host's kernel from the next: the first bytes of the UUID
-// that it makes when it starts (random(4), boot_id). Zero is not known.
+// BootID names one run of a host's kernel: the first bytes of the UUID that the kernel draws
+// when it starts (random(4), boot_id). Zero means that it is not known.
 type BootID [8]byte
 
-// thisBoot is read once, before a program may have given up the right to.
+// thisBoot is read once: a sandbox may refuse it later.
 var thisBoot = sync.OnceValue(func() (id BootID) {
 	text, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err == nil {

@@ -1,12 +1,12 @@
-// Package journal keeps what a side of a migration has decided where a crash
-// does not reach it: one append-only file for each migration and side.
+// Package journal records the decisions of one side of a migration on disk, so that they
+// outlive a crash: one append-only file for each migration and side.
 //
-// The file is a row of fixed slots. Its first has the id that the peer knows the
-// file by; a slot is written once, with one pwrite and one fdatasync, before the
-// message that announces it is sent. When an attempt begins the slots that it needs
-// are filled with zeros, so that a disk that is full then says so, and not at COMMIT
-// (but on file systems that write nothing in place). What is torn by a crash was
-// never announced, and is no record: the last whole one counts.
+// The file is a row of slots of one length. The first slot has the id by which the peer knows
+// the file. A slot is written once, with one pwrite and one fdatasync, before the message that
+// announces the decision is sent. When an attempt begins, the slots that it needs are filled
+// with zeros: a full disk then fails the attempt at its beginning, and not at COMMIT. (A file
+// system that never writes in place can fail later, too.) A record that a crash has torn was
+// never announced: the last whole record counts.
 package journal
 
 import (
@@ -26,64 +26,73 @@ import (
 )
 
 var (
-	// ErrBusy says that another process has the journal open: it does the
-	// migration's work, or is about to.
+	// ErrBusy is the error for a journal that another process has open. That process works on
+	// the migration, or is about to.
 	ErrBusy = errors.New("the journal is in use by another process")
-	// ErrVolatile says that the folder is on a file system that a restart of the
-	// host empties, or that does not say where its files are.
-	ErrVolatile = errors.New("the file system does not keep files over a restart of the host")
-	// ErrDamaged says that a file is no journal, or not the one that its name says.
+	// ErrVolatile is the error for a directory whose files do not outlive the host, or may not.
+	ErrVolatile = errors.New("the file system loses its files when the host restarts")
+	// ErrDamaged is the error for a file that is no journal, or not the one that it is named
+	// after.
 	ErrDamaged = errors.New("damaged journal")
-	// ErrClosed says that an earlier write has failed, or the journal was closed.
-	// What the file holds, only opening it anew tells.
+	// ErrClosed is the error of an Append after a failed write, or after Close. Open reads
+	// what the file holds.
 	ErrClosed = errors.New("the journal takes no more records")
 )
 
-// ahead is how many slots are kept ready: more than an attempt needs.
+// ahead is how many slots are reserved: more than an attempt needs.
 const ahead = 16
 
 // maxSlots bounds a file: some hundred attempts.
 const maxSlots = 4096
 
-// Options are what is known of a migration when its journal is opened.
+// Options say which journal is opened, and how.
 type Options struct {
 	Role Role
 	Mig  migration.ID
-	// Volatile allows a file system that does not outlive the host, for hosts
-	// that have no other. A crash of the host is then the loss of the journal.
+	// Volatile allows a file system whose files do not outlive the host, for hosts that have
+	// no other. A crash of the host then loses the journal.
 	Volatile bool
-	// Existing opens a journal that is there, and makes none.
+	// Existing opens a journal that exists, and makes none.
 	Existing bool
+	// Devices are recorded with the OPEN of every attempt, unless they are recorded already.
+	// A later process finds its migration by them. None records none.
+	Devices []Device
 }
 
 var _ handoff.Lasting = (*Journal)(nil)
 
-// Journal is an open journal, locked against all others. It implements
-// handoff.Lasting.
+// Journal is an open journal. It holds a lock that keeps other processes from opening it. It
+// implements handoff.Lasting.
 type Journal struct {
-	file  *os.File
-	role  Role
-	mig   migration.ID
-	id    migration.JournalID
-	all   []Record
-	slots uint64        // that are ready to be written, in all
-	err   error         // why nothing more is appended
-	took  time.Duration // the shortest write so far
+	file     *os.File
+	role     Role
+	mig      migration.ID
+	id       migration.JournalID
+	all      []Record
+	devices  []byte        // the list of Options, encoded
+	recorded []byte        // the newest list in the file
+	used     uint64        // slots that were written
+	slots    uint64        // slots that are ready to be written, and those that were
+	err      error         // why nothing more is appended
+	took     time.Duration // the shortest write so far
 }
 
 // Name is the name of a journal's file.
 func Name(role Role, mig migration.ID) string { return mig.String() + "." + role.String() }
 
-// removal is how long Open waits for another process that removes an empty file.
+// removal bounds the wait of Open for a process that removes an empty file.
 const removal = time.Second
 
-// Open opens the journal of one side of a migration in a folder, or makes it. What
-// it says is durable when Open returns, whatever the last writer came to.
+// Open opens the journal of one side of a migration in a directory, or makes it. Its records
+// are durable when Open returns, even if the last writer was killed before it synced them.
 //
-// A file that another process removes meanwhile is made again. With Options.Existing an
-// empty file is no journal: the error is fs.ErrNotExist then.
+// A file that another process removes meanwhile is made again. With Options.Existing, the
+// error for a missing or empty file is fs.ErrNotExist.
 func Open(dir string, o Options) (*Journal, error) {
 	if err := Check(dir, o.Volatile); err != nil {
+		return nil, err
+	}
+	if _, err := encodeDevices(o.Devices); err != nil {
 		return nil, err
 	}
 	path := filepath.Join(dir, Name(o.Role, o.Mig))
@@ -142,13 +151,17 @@ func (j *Journal) open(dir string, o Options) error {
 	if err != nil {
 		return err
 	}
-	j.all, j.id, j.slots = all, all[0].Journal, max(uint64(len(r.text))/recordLen, uint64(len(all)))
+	j.all, j.id, j.used = all, all[0].Journal, max(uint64(r.used), 1)
+	j.slots = max(uint64(len(r.text))/recordLen, j.used)
+	j.recorded = r.deviceBytes()
+	if j.devices, _ = encodeDevices(o.Devices); j.devices == nil { // Open has checked them
+		j.devices = j.recorded
+	}
 	return safefile.SyncDir(dir)
 }
 
-// again takes over what another process has written. It may have died before the
-// last record was on the disk, or have been told that it is not: it is written once
-// more.
+// again takes over what another process has written. That process may have died before the
+// disk had the last record, or after a failed sync: the record is written once more.
 func (j *Journal) again(all []Record) error {
 	if err := belongs(all[0], j.role, j.mig); err != nil {
 		return err
@@ -156,7 +169,7 @@ func (j *Journal) again(all []Record) error {
 	return j.write(all[len(all)-1])
 }
 
-// belongs finds a record in a file of another name than its own.
+// belongs refuses a file whose name is that of another journal.
 func belongs(r Record, role Role, mig migration.ID) error {
 	if r.Role != role || r.Attempt.Mig != mig {
 		return fmt.Errorf("%w: it is the %v's of migration %v", ErrDamaged, r.Role, r.Attempt.Mig)
@@ -164,11 +177,11 @@ func belongs(r Record, role Role, mig migration.ID) error {
 	return nil
 }
 
-// errRemoved says that the file has no name any more, or that the process that has its lock
-// has not written the first record, and so may be about to remove the file.
+// errRemoved is the error for a file that has no name any more, or that may be about to lose
+// it: the process that has its lock has not written the first record.
 var errRemoved = fmt.Errorf("%w, which has written no record", ErrBusy)
 
-// lock takes the file for this process alone. The lock ends with the process (flock(2)).
+// lock keeps other processes from opening the journal. It ends with the process (flock(2)).
 func lock(fd int) error {
 	err := unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB)
 	var here unix.Stat_t
@@ -186,7 +199,7 @@ func lock(fd int) error {
 	return nil
 }
 
-// begin writes the first record of a new file: its id, with no attempt open.
+// begin writes the first record of a new file: the id of the file, and that no attempt is open.
 func (j *Journal) begin() ([]Record, error) {
 	first := Record{Seq: 1, Role: j.role, Time: time.Now(), Boot: thisBoot(), Entry: handoff.Entry{
 		Record: idle(j.role), Attempt: migration.Attempt{Mig: j.mig}, Journal: migration.NewJournalID()}}
@@ -201,26 +214,27 @@ func idle(r Role) handoff.Record {
 	return handoff.None
 }
 
-// reserve fills slots with zeros, so that an attempt's records need no more room.
+// reserve fills slots with zeros, so that an attempt's records and its list of devices need
+// no more room.
 func (j *Journal) reserve() error {
-	used := uint64(len(j.all))
-	if j.slots >= used+ahead {
+	need := j.used + devicesSlots(j.devices) + ahead
+	if j.slots >= need {
 		return nil
 	}
-	if used+ahead > maxSlots {
-		return fmt.Errorf("%d records, limit %d: begin a new migration", used, maxSlots)
+	if need > maxSlots {
+		return fmt.Errorf("%d records, limit %d: begin a new migration", j.used, maxSlots)
 	}
-	if _, err := j.file.WriteAt(make([]byte, (used+ahead-j.slots)*recordLen), int64(j.slots*recordLen)); err != nil {
+	if _, err := j.file.WriteAt(make([]byte, (need-j.slots)*recordLen), int64(j.slots*recordLen)); err != nil {
 		return fmt.Errorf("reserve room for records: %w", err)
 	}
 	if err := j.file.Sync(); err != nil {
 		return fmt.Errorf("reserve room for records: %w", err)
 	}
-	j.slots = used + ahead
+	j.slots = need
 	return nil
 }
 
-// ID is the random name that the file got when it was made.
+// ID is the random id that the file was given when it was made.
 func (j *Journal) ID() migration.JournalID { return j.id }
 
 // Last is the newest entry.
@@ -229,10 +243,9 @@ func (j *Journal) Last() handoff.Entry { return j.all[len(j.all)-1].Entry }
 // Since is when the newest entry was written, by the wall clock.
 func (j *Journal) Since() time.Time { return j.all[len(j.all)-1].Time }
 
-// Append writes an entry, and returns when it would survive a crash. After an
-// error nobody knows whether it does, and nothing more is written: a failed sync
-// must not be tried again, since the kernel may have dropped what it could not
-// write (fsync(2)).
+// Append writes an entry, and returns when the entry would survive a crash. After an error it
+// is not known whether it would, and every later Append fails with ErrClosed: a failed sync
+// must not be repeated, since the kernel may have dropped the data (fsync(2)).
 func (j *Journal) Append(e handoff.Entry) error {
 	if j.err != nil {
 		return fmt.Errorf("%w: %w", ErrClosed, j.err)
@@ -240,9 +253,12 @@ func (j *Journal) Append(e handoff.Entry) error {
 	if e.Attempt.Mig != j.mig {
 		return fmt.Errorf("a record of migration %v for the journal of %v", e.Attempt.Mig, j.mig)
 	}
-	r := Record{Entry: e, Seq: uint64(len(j.all)) + 1, Role: j.role, Time: time.Now(), Boot: thisBoot()}
-	r.Journal = j.id
 	err := j.reserveFor(e.Attempt)
+	if err == nil && e.Record == handoff.Open {
+		err = j.writeDevices(e.Attempt)
+	}
+	r := Record{Entry: e, Seq: j.used + 1, Role: j.role, Time: time.Now(), Boot: thisBoot()}
+	r.Journal = j.id
 	if err == nil {
 		err = j.write(r)
 	}
@@ -250,27 +266,36 @@ func (j *Journal) Append(e handoff.Entry) error {
 		j.err = err
 		return err
 	}
+	j.used++
 	j.all = append(j.all, r)
 	return nil
 }
 
-// reserveFor makes room when an attempt begins: that is the moment at which a full disk
-// is worth no more than an error. Later it makes room only for an attempt whose devices
-// were taken back more often than that room was for.
+// reserveFor makes room when an attempt begins: a full disk then costs no more than an error.
+// Later it makes room only if the devices of one attempt were resumed so often that the room
+// is used up.
 func (j *Journal) reserveFor(a migration.Attempt) error {
-	if a != j.Last().Attempt || uint64(len(j.all)) == j.slots { // OPEN, or the ABORTED of one that is refused at once
+	if a != j.Last().Attempt || j.used == j.slots { // OPEN, or the ABORTED of one that is refused at once
 		return j.reserve()
+	}
+	return nil
+}
+
+// writeSlot returns when the slot would survive a crash.
+func (j *Journal) writeSlot(seq uint64, b []byte) error {
+	if _, err := j.file.WriteAt(b, int64(seq-1)*recordLen); err != nil {
+		return err
+	}
+	if err := unix.Fdatasync(int(j.file.Fd())); err != nil {
+		return &fs.PathError{Op: "fdatasync", Path: j.file.Name(), Err: err}
 	}
 	return nil
 }
 
 func (j *Journal) write(r Record) error {
 	began := time.Now()
-	if _, err := j.file.WriteAt(r.encode(), int64(r.Seq-1)*recordLen); err != nil {
+	if err := j.writeSlot(r.Seq, r.encode()); err != nil {
 		return err
-	}
-	if err := unix.Fdatasync(int(j.file.Fd())); err != nil {
-		return &fs.PathError{Op: "fdatasync", Path: j.file.Name(), Err: err}
 	}
 	if took := time.Since(began); j.took == 0 || took < j.took {
 		j.took = took
@@ -279,11 +304,11 @@ func (j *Journal) write(r Record) error {
 }
 
 // WriteTook is the shortest time that this process has measured from the write of a record
-// until the disk had it. The room for records is made before, so that every record takes
-// about as long; one that met another program's writes says nothing of the next.
+// until the disk had it. All records take about as long, since their room is reserved. A
+// longer time is due to the writes of other programs.
 func (j *Journal) WriteTook() time.Duration { return j.took }
 
-// Close lets go of the file.
+// Close closes the file, and so releases the lock.
 func (j *Journal) Close() error {
 	if j.err == nil {
 		j.err = os.ErrClosed

@@ -299,7 +299,7 @@ func TestTakenBackOften(t *testing.T) {
 
 func TestTooManyAttempts(t *testing.T) {
 	j := open(t, t.TempDir(), Options{})
-	j.slots, j.all = maxSlots, slices.Repeat(j.all, maxSlots-ahead+1)
+	j.slots, j.used = maxSlots, maxSlots-ahead+1
 	if err := j.Append(entry(handoff.Open, 1)); err == nil {
 		t.Error("the file grows for ever")
 	}
@@ -336,7 +336,7 @@ func TestExisting(t *testing.T) {
 func TestList(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "s[1]")
 	if _, err := List(dir, Source); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("no folder: %v", err)
+		t.Errorf("no directory: %v", err)
 	}
 	j := open(t, dir, Options{})
 	open(t, dir, Options{Role: Destination})
@@ -350,9 +350,9 @@ func TestOddFiles(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, Name(Source, mig))
 	for name, make := range map[string]func() error{
-		"a pipe":   func() error { return unix.Mkfifo(path, 0o600) },
-		"a link":   func() error { return os.Symlink("/etc/passwd", path) },
-		"a folder": func() error { return os.Mkdir(path, 0o700) },
+		"a pipe":      func() error { return unix.Mkfifo(path, 0o600) },
+		"a link":      func() error { return os.Symlink("/etc/passwd", path) },
+		"a directory": func() error { return os.Mkdir(path, 0o700) },
 	} {
 		if err := make(); err != nil {
 			t.Fatal(err)
@@ -397,20 +397,27 @@ func FuzzParse(f *testing.F) {
 	f.Add(whole)
 	f.Add(whole[:recordLen+17])
 	f.Add(slices.Concat(whole[:recordLen], make([]byte, recordLen), whole[recordLen:2*recordLen]))
+	f.Add(writtenWithDevices(f))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		all, err := parse(nil, b)
-		if len(all) > len(b)/recordLen {
-			t.Fatalf("%d records of %d bytes", len(all), len(b))
+		r := reader{text: b}
+		err := r.parse()
+		if r.used > len(b)/recordLen || len(r.all) > r.used {
+			t.Fatalf("%d records in %d slots of %d bytes", len(r.all), r.used, len(b))
 		}
-		for i, r := range all {
-			if r.Seq != uint64(i)+1 || !follows(all[0], r) {
-				t.Errorf("record %d: %+v", i, r)
+		last := uint64(0)
+		for _, one := range r.records() {
+			if one.Seq <= last || !follows(r.all[0], one) {
+				t.Errorf("record %d follows %d: %+v", one.Seq, last, one)
+			}
+			last = one.Seq
+			if slot := b[(one.Seq-1)*recordLen:][:recordLen]; err == nil && !bytes.Equal(one.encode(), slot) { // what was read is what was written
+				t.Errorf("record %d is written otherwise: %+v", one.Seq, one)
 			}
 		}
-		for i, r := range all { // what was read is what was written
-			r.Why.Text = text(b[i*recordLen:])
-			if !bytes.Equal(r.encode(), b[i*recordLen:][:recordLen]) && err == nil {
-				t.Errorf("record %d is written otherwise: %+v", i, r)
+		encoded := r.deviceBytes()
+		if list := decodeDevices(encoded); list != nil {
+			if again, err := encodeDevices(list); err != nil || !bytes.Equal(again, encoded) {
+				t.Errorf("the list %v is written otherwise: %v", list, err)
 			}
 		}
 	})
@@ -448,8 +455,8 @@ func BenchmarkAppend(b *testing.B) {
 	j := open(b, b.TempDir(), Options{})
 	appendAll(b, j, entry(handoff.Open, 1))
 	for b.Loop() {
-		if uint64(len(j.all)) == j.slots {
-			j.all = j.all[:2] // the same slots once more
+		if j.used == j.slots {
+			j.used, j.all = 2, j.all[:2] // the same slots once more
 		}
 		appendAll(b, j, entry(handoff.Commit, 1))
 	}

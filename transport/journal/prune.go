@@ -12,26 +12,28 @@ import (
 
 // ended are the records after which a side has nothing more to do or to answer.
 //
-//   - OWNER says what a side without a journal is: the devices are its own. But see
-//     Entry.Sole.
-//   - NONE says that nothing was ever opened; the peer has not heard of the journal.
-//   - DONE says, at the source, that the destination runs, which has a record of that
-//     itself; and at the destination that the source knows it.
-//   - ABORTED says that an attempt never runs here. Without it that stays true: a
-//     late COMMIT names this journal, and a new one has another id. But see answers.
+//   - OWNER: the devices are the side's own, as without a journal. But see Entry.Sole.
+//   - NONE: no attempt was ever opened; the peer does not know of the journal.
+//   - DONE at the source: the destination runs, and has a record of that itself.
+//   - DONE at the destination: the source knows that the destination runs.
+//   - ABORTED: the attempt never runs here. That stays true without the record: a late COMMIT
+//     names this journal, and a new one has another id. But see answers.
 //
-// All others stay, however old. OPEN of either side is work for who starts again: a
-// device is to be taken back, or reset. COMMIT is a source in doubt. READY is a whole
-// copy, maybe the only one, that a COMMIT may still name; RESUME_FAILED, and OWNER that
-// is Sole, are the source's word for that. ACCEPT and RUNNING are
-// the only proof that the devices run here, and what a source in doubt asks for. FORCED is what somebody
-// has answered for.
+// All other records stay at any age:
+//
+//   - OPEN is work for the next process: it resumes a device, or resets it.
+//   - COMMIT is a source in doubt.
+//   - READY is a complete copy, maybe the only one, that a COMMIT may still name. At the
+//     source, RESUME_FAILED and an OWNER that is Sole stand for such a copy.
+//   - ACCEPT and RUNNING are the only proof that the devices run here. A source in doubt asks
+//     for it.
+//   - FORCED is the decision of a person.
 var ended = map[Role][]handoff.Record{
 	Source:      {handoff.Owner, handoff.Done},
 	Destination: {handoff.None, handoff.Aborted, handoff.Done},
 }
 
-// over reports whether neither side needs these records any more, and the last was written
+// over reports whether neither side needs the records any more, and the last was written
 // before a time.
 func over(all []Record, before time.Time) bool {
 	if len(all) == 0 {
@@ -41,9 +43,9 @@ func over(all []Record, before time.Time) bool {
 	return slices.Contains(ended[last.Role], last.Record) && !last.Sole && !answers(all) && last.Time.Before(before)
 }
 
-// answers reports whether the newest record is one that a source in doubt may still
-// need to hear: ABORTED of an attempt that was READY before. Any other answer than
-// that of this journal leaves the source in doubt for ever.
+// answers reports whether a source in doubt may still need the newest record as an answer:
+// ABORTED of an attempt that was READY before. The answer of any other journal leaves the
+// source in doubt for ever.
 func answers(all []Record) bool {
 	last := all[len(all)-1]
 	wasReady := func(r Record) bool {
@@ -52,10 +54,10 @@ func answers(all []Record) bool {
 	return last.Record == handoff.Aborted && slices.ContainsFunc(all, wasReady)
 }
 
-// Prune removes a role's journals in a folder whose migration has ended, and had
-// longer than keep ago, and files that are no journal yet. A journal that another process
-// has open stays, and so does one that cannot be read. It gives the paths that
-// are gone, and goes on after an error. A folder that is not there is empty.
+// Prune removes the journals of a role in a directory whose migrations ended longer than keep
+// ago, and files that are no journals yet. A journal that another process has open stays, and
+// so does one that cannot be read. Prune returns the paths that it removed, and continues
+// after an error. A directory that does not exist counts as empty.
 func Prune(dir string, role Role, keep time.Duration) (gone []string, err error) {
 	for f, damaged := range Scan(dir, role) {
 		switch {

@@ -152,7 +152,7 @@ func TestPruneLeavesOthers(t *testing.T) {
 		t.Errorf("gone: %q, %v", gone, err)
 	}
 	if gone, err := Prune(filepath.Join(dir, "none"), Source, 0); err != nil || len(gone) > 0 {
-		t.Errorf("no folder: %q, %v", gone, err)
+		t.Errorf("no directory: %q, %v", gone, err)
 	}
 }
 

@@ -32,21 +32,20 @@ func (r Role) String() string {
 	return fmt.Sprintf("role %d", uint8(r))
 }
 
-// Record is an entry as it lies in the file: what the hand-off has decided, and
-// what people want to know of it.
+// Record is an entry with what the file adds to it.
 type Record struct {
 	handoff.Entry
 	Seq  uint64 // 1 for the first of the file
 	Role Role
-	Time time.Time // by the wall clock, for people only
+	Time time.Time // by the wall clock: for people, and for the order of journals
 	Boot BootID    // of the host that wrote it
 }
 
-// recordLen is the length of a record. It divides every sector size, so that no
-// record is in two of them.
+// recordLen is the length of a slot. It divides every sector size, so that no slot spans two
+// sectors.
 const recordLen = 256
 
-// MaxText is how many bytes of Why.Text are kept.
+// MaxText is how many bytes of Why.Text a record holds.
 const MaxText = 87
 
 const (
@@ -82,19 +81,14 @@ const flagSole = 1
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// errNoRecord is bytes that are none: nothing was written there, or not all of it.
+// errNoRecord is the error for a slot that was not written, or not completely.
 var errNoRecord = errors.New("no record")
 
 // encode lays a record out.
 func (r *Record) encode() []byte {
-	b := make([]byte, recordLen)
-	copy(b, recordMagic)
+	b := r.header(byte(r.Record))
 	text := r.Why.Text[:min(len(r.Why.Text), MaxText)]
-	b[atVersion], b[atRole], b[atKind], b[atTextLen] = recordVersion, byte(r.Role), byte(r.Record), byte(len(text))
-	binary.BigEndian.PutUint64(b[atSeq:], r.Seq)
-	copy(b[atMig:], r.Attempt.Mig[:])
-	binary.BigEndian.PutUint64(b[atEpoch:], r.Attempt.Epoch)
-	copy(b[atJournal:], r.Journal[:])
+	b[atTextLen] = byte(len(text))
 	copy(b[atPeer:], r.Peer[:])
 	copy(b[atPeerID:], r.PeerID[:])
 	binary.BigEndian.PutUint64(b[atTime:], uint64(r.Time.UnixNano()))
@@ -107,6 +101,23 @@ func (r *Record) encode() []byte {
 		b[atFlags] = flagSole
 	}
 	copy(b[atBoot:], r.Boot[:])
+	return seal(b)
+}
+
+// header makes a slot with the fields that every kind of slot has.
+func (r *Record) header(kind byte) []byte {
+	b := make([]byte, recordLen)
+	copy(b, recordMagic)
+	b[atVersion], b[atRole], b[atKind] = recordVersion, byte(r.Role), kind
+	binary.BigEndian.PutUint64(b[atSeq:], r.Seq)
+	copy(b[atMig:], r.Attempt.Mig[:])
+	binary.BigEndian.PutUint64(b[atEpoch:], r.Attempt.Epoch)
+	copy(b[atJournal:], r.Journal[:])
+	return b
+}
+
+// seal adds the checksum of a slot.
+func seal(b []byte) []byte {
 	binary.BigEndian.PutUint32(b[atSum:], crc32.Checksum(b[:atSum], castagnoli))
 	return b
 }
@@ -132,22 +143,40 @@ func text(b []byte) string {
 	return strings.ToValidUTF8(string(b[atText:][:b[atTextLen]]), "\uFFFD")
 }
 
-// fields reads all of a record but Why.Text, and so allocates nothing.
-func fields(b []byte) (r Record, err error) {
+// readHeader reads the fields that every kind of slot has. It allocates nothing.
+func readHeader(b []byte) (r Record, err error) {
 	if string(b[:len(recordMagic)]) != recordMagic || binary.BigEndian.Uint32(b[atSum:]) != crc32.Checksum(b[:atSum], castagnoli) {
 		return r, errNoRecord
 	}
 	if b[atVersion] != recordVersion {
 		return r, fmt.Errorf("journal record of version %d, this program knows %d", b[atVersion], recordVersion)
 	}
-	r.Role, r.Record = Role(b[atRole]), handoff.Record(b[atKind])
-	if r.Role != Source && r.Role != Destination || r.Record > handoff.ResumeFailed || b[atTextLen] > MaxText || b[atFlags]&^flagSole != 0 {
-		return Record{}, fmt.Errorf("journal record of kind %d by role %d is unknown", b[atKind], b[atRole])
+	if r.Role = Role(b[atRole]); r.Role != Source && r.Role != Destination {
+		return Record{}, fmt.Errorf("journal record of role %d is unknown", b[atRole])
 	}
 	r.Seq = binary.BigEndian.Uint64(b[atSeq:])
 	copy(r.Attempt.Mig[:], b[atMig:])
 	r.Attempt.Epoch = binary.BigEndian.Uint64(b[atEpoch:])
 	copy(r.Journal[:], b[atJournal:])
+	return r, nil
+}
+
+// fields reads all of a record but Why.Text, and so allocates nothing.
+func fields(b []byte) (Record, error) {
+	r, err := readHeader(b)
+	if err != nil {
+		return r, err
+	}
+	return r, r.readBody(b)
+}
+
+// readBody reads what a record has behind the header.
+func (r *Record) readBody(b []byte) error {
+	r.Record = handoff.Record(b[atKind])
+	if r.Record > handoff.ResumeFailed || b[atTextLen] > MaxText || b[atFlags]&^flagSole != 0 {
+		*r = Record{}
+		return fmt.Errorf("journal record of kind %d by role %d is unknown", b[atKind], b[atRole])
+	}
 	copy(r.Peer[:], b[atPeer:])
 	copy(r.PeerID[:], b[atPeerID:])
 	r.Time = time.Unix(0, int64(binary.BigEndian.Uint64(b[atTime:])))
@@ -157,5 +186,5 @@ func fields(b []byte) (r Record, err error) {
 	r.Witness = handoff.Register(binary.BigEndian.Uint16(b[atWitness:]))
 	r.Sole = b[atFlags]&flagSole != 0
 	copy(r.Boot[:], b[atBoot:])
-	return r, nil
+	return nil
 }

@@ -11,11 +11,10 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/migpipe/migpipe/internal/safefile"
-	"github.com/migpipe/migpipe/transport/handoff"
 	"github.com/migpipe/migpipe/transport/migration"
 )
 
-// Found is a journal that [Scan] has found. It may be used until Scan goes on.
+// Found is a journal that [Scan] has found. It is valid until the next one is asked for.
 type Found struct {
 	dir    *os.File
 	fd     int
@@ -26,12 +25,12 @@ type Found struct {
 }
 
 // Scan opens and reads each journal of a role in a directory once, in the order of the
-// directory. It holds one of them in memory, and creates little that is to be collected: a
-// host may have many. It locks nothing, as Read.
+// directory. It holds one journal in memory, and leaves little to the garbage collector: a
+// host may have thousands. It takes no locks.
 //
-// An error comes with the Found that cannot be read, and Scan goes on; with none, it is the
-// directory that cannot be read. A file that is no journal yet has no records. One that
-// another process removes meanwhile is left out.
+// An error comes with the Found that cannot be read, and Scan continues with the next. An error
+// without a Found means that the directory cannot be read. A file that is no journal yet has
+// no records. Scan skips a file that another process removes meanwhile.
 func Scan(dir string, role Role) iter.Seq2[*Found, error] {
 	return func(yield func(*Found, error) bool) {
 		d, err := os.Open(dir)
@@ -98,31 +97,26 @@ func (f *Found) Path() string { return filepath.Join(f.dir.Name(), f.name) }
 // Mig is the migration.
 func (f *Found) Mig() migration.ID { return f.mig }
 
-// Newest is the kind and the time of the newest record, and false where there is none.
-func (f *Found) Newest() (kind handoff.Record, written time.Time, ok bool) {
+// Newest is the newest record without its text, and false where there is none.
+func (f *Found) Newest() (Record, bool) {
 	if len(f.reader.all) == 0 {
-		return 0, time.Time{}, false
+		return Record{}, false
 	}
-	last := &f.reader.all[len(f.reader.all)-1]
-	return last.Record, last.Time, true
+	return f.reader.all[len(f.reader.all)-1], true
 }
 
-// Sole reports whether the newest record says that the other side's copy may be the only one.
-func (f *Found) Sole() bool {
-	n := len(f.reader.all)
-	return n > 0 && f.reader.all[n-1].Sole
-}
-
-// Last is the newest record, which there has to be.
+// Last is the newest record. It panics if there is none: see [Found.Newest].
 func (f *Found) Last() Record {
-	at := len(f.reader.all) - 1
-	last := f.reader.all[at]
-	last.Why.Text = text(f.reader.text[at*recordLen:])
+	last := f.reader.all[len(f.reader.all)-1]
+	last.Why.Text = text(f.reader.text[(last.Seq-1)*recordLen:])
 	return last
 }
 
-// Trusted refuses a file that another user owns or may write: what it says is for people
-// only.
+// Devices are the newest list of devices, nil where the journal has none: then it may be
+// about any.
+func (f *Found) Devices() []Device { return decodeDevices(f.reader.deviceBytes()) }
+
+// Trusted refuses a file that another user owns or may write: no program may act on it.
 func (f *Found) Trusted() error {
 	if err := safefile.CheckOwner(&f.reader.stat); err != nil {
 		return &fs.PathError{Op: "read journal", Path: f.Path(), Err: err}
@@ -130,16 +124,16 @@ func (f *Found) Trusted() error {
 	return nil
 }
 
-// Records are those of the journal, in order: none where it has none yet.
+// Records are the records of the journal, in order: none where it has none yet.
 func (f *Found) Records() []Record { return f.reader.records() }
 
-// Prune removes the journal if its migration has ended before a time, or if it is no journal
-// yet, and reports whether it did. One that another process has open stays. What counts is
-// what the file says once it is locked. The name goes while the lock is held: a process that
-// has opened the file meanwhile finds, once it has the lock, a file without a name.
+// Prune removes the journal if its migration ended before a time, or if the file is no journal
+// yet, and reports whether it did. A journal that another process has open stays. Prune decides
+// by the content that the file has under the lock, and removes the name while it holds the
+// lock: a process that has opened the file meanwhile finds a file without a name.
 //
-// The age is by the wall clock. That it jumps can cost the record of an ended migration,
-// which nothing depends on, and no other.
+// The wall clock gives the age. A jump of the clock can cost the record of an ended migration,
+// which nothing depends on, and no other record.
 func (f *Found) Prune(before time.Time) (removed bool, err error) {
 	if !over(f.reader.all, before) || lock(f.fd) != nil {
 		return false, nil

@@ -54,7 +54,7 @@ func lookAtAll(t testing.TB, dir string, before time.Time) (found, gone int) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, _, ok := f.Newest(); ok {
+		if _, ok := f.Newest(); ok {
 			found++
 		}
 		removed, err := f.Prune(before)

@@ -31,7 +31,7 @@ type Times struct{ path string }
 
 var _ handoff.StepTimes = (*Times)(nil)
 
-// NewTimes is the file in a folder with journals. It need not be there.
+// NewTimes is the file in a directory with journals. It need not be there.
 func NewTimes(dir string) *Times { return &Times{filepath.Join(dir, TimesFile)} }
 
 // Last is the time of a step as the file has it.

@@ -173,6 +173,6 @@ func TestOthersFiles(t *testing.T) {
 		t.Errorf("two directories are missing: %v", err)
 	}
 	if _, err := os.Stat(filepath.Join(dir, "no")); err == nil {
-		t.Error("a directory above the folder was made")
+		t.Error("a directory above the directory was made")
 	}
 }

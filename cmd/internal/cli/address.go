@@ -27,7 +27,7 @@ A mig-recv at auto:ADDR:PORT listens to both, at a UDP and a TCP port of one num
 mig-send to auto:ADDR:PORT takes whichever gets through. Where both do, and a round trip
 takes less than 5 ms, it measures both before it touches a device, as --dry-run does, with
 256 MiB or for a second each at most; an event "carrier" says what was found. It is QUIC
-unless TLS carries a quarter more. A migration that is gone on with is not measured for.
+unless TLS carries a quarter more. A migration that continues is not measured again.
 
 ADDR may be a name. A mig-send tries its addresses, IPv6 and IPv4 in turn, each 250 ms
 after the one before it (RFC 8305); the one that worked last comes first the next time.

@@ -43,9 +43,9 @@ func (s *sendFlags) measure(ctx context.Context, d *transport.EitherDialer, devi
 
 // dialer is what the migration dials with. The error is that nobody answers a migration
 // that has not begun; whatever else is wrong, it will say.
-func (s *sendFlags) dialer(ctx context.Context, end endpoint, e *errand, devices []opened, show *show) (transport.Dialer, error) {
+func (s *sendFlags) dialer(ctx context.Context, end endpoint, o *outgoing, devices []opened, show *show) (transport.Dialer, error) {
 	d := end.dialer(s.lookup())
-	if either, ok := d.(*transport.EitherDialer); ok && e.journal.Last().Record == handoff.None {
+	if either, ok := d.(*transport.EitherDialer); ok && o.journal.Last().Record == handoff.None {
 		connects := func(ev migration.Event) { // the rest the migration tells
 			if ev.Phase == migration.Connect {
 				show.observe(ev)

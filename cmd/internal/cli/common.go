@@ -26,7 +26,7 @@ type common struct {
 
 	identity  string
 	state     stateFlags
-	past      pastFlags
+	continues continueFlags
 	reconnect time.Duration
 	idle      time.Duration
 	stall     time.Duration
@@ -39,6 +39,7 @@ type common struct {
 	tlsDir    string
 	peerNames []string
 	devices   []string
+	specs     []device // of devices, once checked
 	memory    size
 	chunk     size
 	json      bool
@@ -55,10 +56,10 @@ type common struct {
 type opened struct {
 	name string
 	vfio.Device
-	ours   bool   // and nobody else's: its state ends when it is closed
-	lent   bool   // by somebody who has it open too, so that a process before this one may have used it
-	folder string // where it still makes files, "" for nowhere
-	claim  *lockfile.Lock
+	ours      bool   // and nobody else's: its state ends when it is closed
+	lent      bool   // by somebody who has it open too, so that a process before this one may have used it
+	directory string // where it still makes files, "" for nowhere
+	claim     *lockfile.Lock
 }
 
 // Close implements [vfio.Device]. Another process may use what the device is after that.
@@ -68,7 +69,7 @@ func (o opened) Close() error { return errors.Join(o.Device.Close(), o.claim.Rel
 type job struct {
 	end       endpoint
 	preflight *migration.Preflight // nil but for --dry-run, where the engine fills it
-	errand    *errand              // of mig-send; nil for --dry-run
+	outgoing  *outgoing            // of mig-send; nil for --dry-run
 	// begin finds out which migration it is, now that the devices are open, or have
 	// failed to open.
 	begin  func(devices []opened, failed error) error
@@ -91,7 +92,7 @@ func (c *common) addFlags(cmd *cobra.Command) {
 	f.Var(&c.memory, "memory", "`SIZE` of the chunk buffers")
 	f.Var(&c.chunk, "chunk-size", "largest chunk, a `SIZE`; the smaller value of the two sides counts")
 	f.DurationVar(&c.state.keep, "expire-state-after", keepState, "`TIME` after which --state-dir removes the record of a migration that has ended")
-	c.past.add(cmd, c.role, c.completeMigration)
+	c.continues.add(cmd, c.role, c.completeMigration)
 	f.DurationVar(&c.reconnect, "reconnect-for", time.Minute, "`TIME` for which a lost peer is dialled again before COMMIT; then the attempt ends")
 	f.DurationVar(&c.idle, "lost-after", transport.IdleTimeout, "`TIME` of silence after which a connection counts as lost; above 5s the smaller value of the two sides counts")
 	f.DurationVar(&c.stall, "stalled-after", 30*time.Second, c.stallHelp())
@@ -142,7 +143,7 @@ func (c *common) check() error {
 	case c.stall <= 0:
 		return mistakef("", "--stalled-after %v: must be more than 0", c.stall)
 	}
-	return cmp.Or(c.checkMemory(leastMemory("/")), c.past.check(&c.state, c.role.journal()), c.owner.check(c.json))
+	return cmp.Or(c.checkMemory(leastMemory("/")), c.continues.check(&c.state, c.role.journal()), c.owner.check(c.json))
 }
 
 // comingBack is what nobody's impatience shortens.
@@ -167,7 +168,7 @@ func (c *common) run(prepare func() (job, error)) int {
 	devices, j, v := c.attempt(ctx, prepare, show)
 	stop() // nothing is being waited for any more
 	c.endBroker()
-	j.errand.close() // before the wait, in which a person may decide
+	j.outgoing.close() // before the wait, in which a person may decide
 	v.hold(devices, show)
 	v.close(devices)
 	c.metrics.close()
@@ -192,7 +193,7 @@ func (c *common) attempt(ctx context.Context, prepare func() (job, error), show 
 		}
 		v.moved = v.bytes() > 0
 	}
-	if v.sending && c.state.folder() != "" {
+	if v.sending && c.state.directory() != "" {
 		v.again = v.report.Attempt.Mig.String()
 	}
 	if h := v.report.CopyThere; h != nil {
@@ -214,9 +215,10 @@ func (c *common) tidy(j job, show *show) {
 // setUp checks the whole command line before it opens the first device. Metrics come
 // before keys and journals, which are made on first use.
 func (c *common) setUp(prepare func() (job, error), show *show) ([]opened, job, error) {
-	specs, err := parseDevices(c.devices, c.role)
-	if err == nil {
-		err = cmp.Or(c.check(), c.checkFDs(specs))
+	var err error
+	if c.specs, err = parseDevices(c.devices, c.role); err == nil {
+		c.state.devices = journalDevices(c.specs)
+		err = cmp.Or(c.check(), c.checkFDs(c.specs))
 	}
 	if err == nil {
 		err = c.metrics.open(c.role, show)
@@ -228,7 +230,7 @@ func (c *common) setUp(prepare func() (job, error), show *show) ([]opened, job, 
 	if err != nil {
 		return nil, j, err
 	}
-	devices, err := openAll(specs, c.role)
+	devices, err := openAll(c.specs, c.role)
 	if j.begin != nil {
 		err = j.begin(devices, err)
 	}
@@ -265,7 +267,7 @@ func (d device) take(r role) (opened, error) {
 	if unclaimed != nil {
 		return opened{}, errors.Join(unclaimed, dev.Close())
 	}
-	return opened{d.name, dev, d.ours(), d.lent(dev), d.folder(r), claim}, nil
+	return opened{d.name, dev, d.ours(), d.lent(dev), d.directory(r), claim}, nil
 }
 
 // software is how the program introduces itself to the peer.

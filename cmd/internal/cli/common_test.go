@@ -21,7 +21,7 @@ func TestCertificateName(t *testing.T) {
 	}
 }
 
-// TestSocketsNeedLittle: the folder of a socket, which may be one that holds keys, is
+// TestSocketsNeedLittle: the directory of a socket, which may be one that holds keys, is
 // neither read nor written once the socket is there.
 func TestSocketsNeedLittle(t *testing.T) {
 	t.Setenv("STATE_DIRECTORY", "")

@@ -20,9 +20,9 @@ const confined migration.Kind = "sandbox"
 
 // confineHelp is the part of the help texts about the sandbox.
 const confineHelp = `Once keys, peers, sockets and devices are open, the program gives up the rest of
-the file system, where the kernel has Landlock: --state-dir, a witness's folder and
+the file system, where the kernel has Landlock: --state-dir, a witness's directory and
 those of file: sinks and kept sim: devices are all that it may still open. From the
-folder of a unix socket that it listens on it may remove files, and no more. A process
+directory of a unix socket that it listens on it may remove files, and no more. A process
 of its own looks the host in --to up and opens the files of --tls-dir and --peers-file
 again when they have changed. It writes no file. It may read all that is below the
 directory above each such file's own, or below its own if that is in /; and what is
@@ -121,20 +121,20 @@ func (c *common) lookup() transport.LookupFunc {
 //
 // Files of credentials are not among them: the broker opens those.
 func (c *common) needs(end endpoint, devices []opened) sandbox.Needs {
-	var folders []string
-	if dir := c.state.folder(); dir != "" {
-		folders = append(folders, dir)
+	var directories []string
+	if dir := c.state.directory(); dir != "" {
+		directories = append(directories, dir)
 	}
 	for _, d := range devices {
-		if d.folder != "" {
-			folders = append(folders, d.folder)
+		if d.directory != "" {
+			directories = append(directories, d.directory)
 		}
 	}
-	if dir := c.doubt.folder(); dir != "" {
-		folders = append(folders, dir)
+	if dir := c.doubt.directory(); dir != "" {
+		directories = append(directories, dir)
 	}
 	runs := slices.ContainsFunc(c.hooks, func(h *hookFlag) bool { return h.path != "" })
-	needs := sandbox.Needs{Write: folders, Remove: c.socketFolders(end), Self: c.metrics.address != "", Programs: runs || c.doubt.runs()}
+	needs := sandbox.Needs{Write: directories, Remove: c.socketDirectories(end), Self: c.metrics.address != "", Programs: runs || c.doubt.runs()}
 	needs.Abstract = c.role == source && isAbstract(end.address)
 	needs.Keep = c.capabilities(end, slices.Concat(needs.Write, needs.Remove))
 	return needs
@@ -165,24 +165,24 @@ func (c *common) capabilities(end endpoint, dirs []string) (keep []sandbox.Capab
 // isAbstract reports whether an address is a unix socket that has no file (unix(7)).
 func isAbstract(address string) bool { return strings.HasPrefix(address, unixPrefix+"@") }
 
-// socketFolders are those of the sockets that this run listens on, which it removes in
+// socketDirectories are those of the sockets that this run listens on, which it removes in
 // the end.
-func (c *common) socketFolders(end endpoint) (folders []string) {
+func (c *common) socketDirectories(end endpoint) (directories []string) {
 	addresses := []string{c.metrics.address}
 	if c.role == sink {
 		addresses = append(addresses, end.address)
 	}
 	for _, address := range addresses {
 		if path, ok := strings.CutPrefix(address, unixPrefix); ok && !isAbstract(address) {
-			folders = append(folders, filepath.Dir(path))
+			directories = append(directories, filepath.Dir(path))
 		}
 	}
-	return folders
+	return directories
 }
 
-// folder is where a device that is open still makes files, "" for those that make
+// directory is where a device that is open still makes files, "" for those that make
 // none.
-func (d device) folder(r role) string {
+func (d device) directory(r role) string {
 	path := d.keep()
 	if d.scheme == "file" && r == sink {
 		path, _, _ = file.ParseSink(d.rest) // which check has done before

@@ -3,6 +3,7 @@ package cli
 import (
 	"errors"
 	"fmt"
+	"path/filepath"
 	"strings"
 	"unicode"
 
@@ -191,6 +192,42 @@ func (d device) keep() string {
 		return ""
 	}
 	return o.Keep
+}
+
+// address is what the device is on this host, as the journal records it: "" where the next
+// process cannot know it by more than its name.
+func (d device) address() string {
+	var path string
+	switch {
+	case d.scheme == "vfio":
+		address, err := vfio.Address(d.rest)
+		if err != nil { // which check has refused
+			return ""
+		}
+		return "vfio:" + address
+	case d.keep() != "":
+		path = d.keep()
+	case d.scheme == "file":
+		path = d.rest
+		if sinkPath, _, err := file.ParseSink(d.rest); err == nil {
+			path = sinkPath
+		}
+	default:
+		return ""
+	}
+	if absolute, err := filepath.Abs(path); err == nil {
+		path = absolute
+	}
+	return d.scheme + ":" + path
+}
+
+// journalDevices are the devices of a command line as the journal records them.
+func journalDevices(specs []device) []journal.Device {
+	list := make([]journal.Device, len(specs))
+	for i, d := range specs {
+		list[i] = journal.Device{Name: d.name, Address: d.address()}
+	}
+	return list
 }
 
 func schemeList() string { return strings.Join(schemes, ":, ") + ":" }

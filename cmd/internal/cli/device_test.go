@@ -81,8 +81,8 @@ func TestFolder(t *testing.T) {
 	} {
 		for _, r := range []role{source, sink} {
 			d, err := parseDevice(flag, r)
-			if got := d.folder(r); err != nil || got != want[r] {
-				t.Errorf("%s: folder %q, %v, want %q", flag, got, err, want[r])
+			if got := d.directory(r); err != nil || got != want[r] {
+				t.Errorf("%s: directory %q, %v, want %q", flag, got, err, want[r])
 			}
 		}
 	}

@@ -21,19 +21,19 @@ var idPrefix = regexp.MustCompile(`^[0-9a-f]{4,32}$`)
 // side has, if no other one begins so. name is what the id was given with.
 func (s *stateFlags) findMigration(role journal.Role, name, text string) (migration.ID, error) {
 	text = strings.ToLower(text)
-	dir := s.folder()
+	dir := s.directory()
 	switch {
 	case !idPrefix.MatchString(text):
 		return migration.ID{}, mistakef("copy what `status` prints, or its beginning", "%s%.40q: not an id of 32 hexadecimal digits, nor the first %d or more of one", name, text, leastPrefix)
 	case dir == "":
-		return migration.ID{}, mistakef("name the folder with its journal with --state-dir", "%s%s: there is no folder with journals", name, text)
+		return migration.ID{}, mistakef("name the directory with its journal with --state-dir", "%s%s: there is no directory with journals", name, text)
 	case len(text) == len(migration.ID{}.String()):
 		return migration.ParseID(text)
 	}
 	all, err := migrations(dir, role, text)
 	switch {
 	case err != nil:
-		return migration.ID{}, mistakef("name the folder with --state-dir", "%s", plainText(err))
+		return migration.ID{}, mistakef("name the directory with --state-dir", "%s", plainText(err))
 	case len(all) == 0:
 		return migration.ID{}, mistakef("`status` lists what is there", "%s%s: no migration in %s begins so", name, text, dir)
 	case len(all) > 1:
@@ -42,7 +42,7 @@ func (s *stateFlags) findMigration(role journal.Role, name, text string) (migrat
 	return migration.ParseID(all[0])
 }
 
-// migrations are the ids that begin so, of the journals in a folder.
+// migrations are the ids that begin so, of the journals in a directory.
 func migrations(dir string, role journal.Role, prefix string) (ids []string, err error) {
 	d, err := os.Open(dir)
 	if err != nil {
@@ -70,10 +70,10 @@ func shorten(ids []string) string {
 
 // completeMigration offers the ids of the journals that begin like what was typed.
 func (c *common) completeMigration(_ *cobra.Command, args []string, typed string) ([]string, cobra.ShellCompDirective) {
-	if len(args) > 0 || c.state.folder() == "" {
+	if len(args) > 0 || c.state.directory() == "" {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
-	ids, err := migrations(c.state.folder(), c.role.journal(), strings.ToLower(typed))
+	ids, err := migrations(c.state.directory(), c.role.journal(), strings.ToLower(typed))
 	if err != nil {
 		return nil, cobra.ShellCompDirectiveError
 	}

@@ -42,7 +42,7 @@ bound already, as systemd hands it over.
 
 ` + stateHelp + `
 
-` + recvPastHelp + `
+` + recvContinueHelp + `
 
 ` + linkHelp + `
 
@@ -73,16 +73,16 @@ const recvExample = `  # on the destination: its name, then wait for the source
 // recvFlags are what only mig-recv is told.
 type recvFlags struct {
 	common
-	listen   string
-	maxState size
-	alarm    time.Duration
-	lease    time.Duration
-	onAccept hookFlag
-	known    *journal.Record // the newest of the migration that is gone on with, nil for none
-	passed   remains         // what is older than what the devices hold
-	leave    chan struct{}   // a signal that may leave a copy
-	copy     *heldCopy       // the last that stayed, nil for none
-	holds    atomic.Bool     // it still does
+	listen      string
+	maxState    size
+	alarm       time.Duration
+	lease       time.Duration
+	onAccept    hookFlag
+	continued   *journal.Record // the newest of the migration that continues, nil for none
+	overwritten journals        // what is older than what the devices hold
+	leave       chan struct{}   // a signal that may leave a copy
+	copy        *heldCopy       // the last that stayed, nil for none
+	holds       atomic.Bool     // it still does
 }
 
 // Recv is mig-recv: it carries out a command line and returns the exit code.
@@ -119,7 +119,7 @@ func (r *recvFlags) prepare() (job, error) {
 	}
 	end, err := r.newEndpoint("--listen", r.listen)
 	if err == nil {
-		err = r.named()
+		err = r.findNamed()
 	}
 	return job{end: end, begin: r.begin, engine: func(ctx context.Context, devices []opened, show *show) (migration.Report, error) {
 		return r.receive(ctx, end, devices, show)
@@ -146,7 +146,7 @@ func (r *recvFlags) receive(ctx context.Context, end endpoint, devices []opened,
 	}
 	defer listener.Close()
 	show.listening(end.heardAt(listener), end.id())
-	r.state.sweep(devices, r.known, show.warn)
+	r.state.sweep(devices, r.continued, show.warn)
 	// Before the sandbox: the service manager may listen to an abstract socket.
 	if err := notifyReady(); err != nil {
 		show.warn("the service manager was not told that this is ready: " + err.Error())
@@ -156,8 +156,8 @@ func (r *recvFlags) receive(ctx context.Context, end endpoint, devices []opened,
 	}
 	r.announce(show)
 	var left migration.ID
-	if r.known != nil {
-		left = r.known.Attempt.Mig
+	if r.continued != nil {
+		left = r.continued.Attempt.Mig
 	}
 	rep, err := writer.Receive(ctx, listener, sinks(devices), &writer.Options{
 		Memory: int(r.memory.bytes), ChunkSize: int(r.chunk.bytes), MaxState: r.maxState.bytes,
@@ -194,7 +194,7 @@ func (r *recvFlags) observe(devices []opened, show *show) migration.Observer {
 			show.observe(ev)
 			return
 		}
-		s := scene{copy: &heldCopy{ev.Attempt, ev.Peer, r.state.folder() != ""}}
+		s := scene{copy: &heldCopy{ev.Attempt, ev.Peer, r.state.directory() != ""}}
 		for _, d := range devices {
 			if d.ours {
 				s.kept = append(s.kept, d.name)

@@ -9,7 +9,6 @@ import (
 	"io/fs"
 	"os"
 	"os/user"
-	"path/filepath"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -170,7 +169,7 @@ func (r *resolveFlags) open(id string) (*journal.Journal, error) {
 	if err != nil {
 		return nil, err
 	}
-	dir := r.state.folder()
+	dir := r.state.directory()
 	j, err := journal.Open(dir, journal.Options{Role: r.role.journal(), Mig: mig, Volatile: r.state.volatile, Existing: true})
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -207,12 +206,15 @@ var heard = map[handoff.Record]string{
 // show prints what is known, of both sides.
 func (r *resolveFlags) show(cmd *cobra.Command, j *journal.Journal) error {
 	last := j.Last()
-	all, err := journal.Read(filepath.Join(r.state.folder(), journal.Name(r.role.journal(), last.Attempt.Mig)))
+	all, devices, err := journal.ReadWithDevices(r.state.path(r.role.journal(), last.Attempt.Mig))
 	if err != nil {
 		return &transport.Fault{Code: transport.CodeDevice, Err: &stateError{err}}
 	}
 	out := cmd.ErrOrStderr()
 	fmt.Fprintf(out, "migration %v, attempt %d, as this side (%v) has recorded it in journal %v:\n", last.Attempt.Mig, last.Attempt.Epoch, r.role.journal(), j.ID())
+	if devices != nil {
+		fmt.Fprintf(out, "  devices: %s\n", (&recorded{devices: devices}).about())
+	}
 	t := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	for _, e := range all {
 		if e.Attempt == last.Attempt {

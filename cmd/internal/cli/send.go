@@ -36,7 +36,7 @@ that it belongs to the same user or root, and neither side has an identity.
 
 ` + stateHelp + `
 
-` + sendPastHelp + `
+` + sendContinueHelp + `
 
 ` + linkHelp + `
 
@@ -199,32 +199,32 @@ func (s *sendFlags) prepare() (job, error) {
 	if err != nil {
 		return job{end: end}, err
 	}
-	e := &errand{}
-	if err := s.named(e); err != nil {
+	o := &outgoing{}
+	if err := s.openNamed(o); err != nil {
 		return job{end: end}, err
 	}
-	begin := func(devices []opened, failed error) error { return s.begin(e, devices, failed) }
-	return job{end: end, errand: e, begin: begin, engine: func(ctx context.Context, devices []opened, show *show) (migration.Report, error) {
-		return s.send(ctx, end, e, devices, show)
+	begin := func(devices []opened, failed error) error { return s.begin(o, devices, failed) }
+	return job{end: end, outgoing: o, begin: begin, engine: func(ctx context.Context, devices []opened, show *show) (migration.Report, error) {
+		return s.send(ctx, end, o, devices, show)
 	}}, nil
 }
 
-func (s *sendFlags) send(ctx context.Context, end endpoint, e *errand, devices []opened, show *show) (migration.Report, error) {
-	show.about(e.attempt)
+func (s *sendFlags) send(ctx context.Context, end endpoint, out *outgoing, devices []opened, show *show) (migration.Report, error) {
+	show.about(out.attempt)
 	err := s.startBroker(end, devices)
 	if err == nil {
 		err = s.confine(end, devices, show)
 	}
 	if err != nil {
-		return migration.Report{Outcome: e.untouched(), Attempt: e.attempt}, err
+		return migration.Report{Outcome: out.untouched(), Attempt: out.attempt}, err
 	}
-	dialer, err := s.dialer(ctx, end, e, devices, show)
+	dialer, err := s.dialer(ctx, end, out, devices, show)
 	if err != nil {
-		return migration.Report{Outcome: e.untouched(), Attempt: e.attempt}, err
+		return migration.Report{Outcome: out.untouched(), Attempt: out.attempt}, err
 	}
-	e.announce(show)
-	o := s.options(devices, e.attempt, show)
-	o.Attempt, o.Journal, o.Anew = e.attempt, e.journal, e.named
+	out.announce(show)
+	o := s.options(devices, out.attempt, show)
+	o.Attempt, o.Journal, o.Anew = out.attempt, out.journal, out.named
 	return reader.Send(ctx, dialer, s.sources(devices), o)
 }
 

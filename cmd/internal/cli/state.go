@@ -25,22 +25,22 @@ import (
 )
 
 // stateHelp is the part of the help texts about the journal.
-const stateHelp = `With --state-dir, what this side has decided about a migration is in a file there
-before the other side is told, so that neither a crash of the program nor one of
-the host loses it; ` + "`status`" + ` shows what the files say. Without it (and without
-systemd's StateDirectory) it is lost with the process. A migration that has ended
-for both sides is forgotten there after --expire-state-after; one that is not over stays. If DIR
-is missing it is made, but no directory above it. It has to belong to this user or root,
-and no other user may be able to write it or a directory on the way to it. What
-a crash of mig-recv has left of a file (file:) is given up when its source has not come
-for that long. step-times.json there has how long hooks and a VMM's answers last took.`
+const stateHelp = `With --state-dir, the program writes each decision about a migration to a journal in
+that directory before it announces it. Neither a crash of the program nor one of the host
+loses the decision; ` + "`status`" + ` shows the journals. Without --state-dir (and without systemd's
+StateDirectory) decisions are lost with the process. --expire-state-after removes the journal
+of a migration that has ended for both sides; every other journal stays. The program makes
+DIR if it is missing, but no directory above it. DIR has to belong to this user or root, and
+no other user may be able to write it, or a directory on the way to it. step-times.json
+there has the times that hooks and a VMM's answers took in the last migration.`
 
 // stateFlags say where the journals are.
 type stateFlags struct {
 	dir      string
 	volatile bool
 	keep     time.Duration
-	found    *survey // nil until the journals were read
+	devices  []journal.Device // of the command line, for the journals; none for other commands
+	surveyed *survey          // nil until the journals were read
 }
 
 // keepState is how long an ended migration is remembered.
@@ -48,13 +48,13 @@ const keepState = 30 * 24 * time.Hour
 
 func (s *stateFlags) add(cmd *cobra.Command) {
 	f := cmd.PersistentFlags()
-	f.StringVar(&s.dir, "state-dir", "", "`DIR` that keeps what was decided over a crash (default $STATE_DIRECTORY, else nothing does)")
+	f.StringVar(&s.dir, "state-dir", "", "`DIR` for the journals, which outlive a crash (default $STATE_DIRECTORY, else none are written)")
 	f.BoolVar(&s.volatile, "volatile-state", false, "accept a --state-dir on a file system that a restart of the host empties")
 	_ = cmd.MarkPersistentFlagDirname("state-dir")
 }
 
-// folder is where the journals are, "" for nowhere. systemd may name several.
-func (s *stateFlags) folder() string {
+// directory is where the journals are, "" for nowhere. systemd may name several.
+func (s *stateFlags) directory() string {
 	if s.dir != "" {
 		return s.dir
 	}
@@ -62,15 +62,15 @@ func (s *stateFlags) folder() string {
 	return first
 }
 
-// journals opens the journal of one side of a migration: a durable one, if there
-// is a place for it.
+// journals opens the journal of one side of a migration: one that outlives the process, if
+// there is a directory for it.
 func (s *stateFlags) journals(role journal.Role) handoff.Journals {
-	dir := s.folder()
+	dir := s.directory()
 	if dir == "" {
 		return handoff.InMemory
 	}
 	return func(mig migration.ID, existing bool) (handoff.Journal, error) {
-		j, err := journal.Open(dir, journal.Options{Role: role, Mig: mig, Volatile: s.volatile, Existing: existing})
+		j, err := journal.Open(dir, journal.Options{Role: role, Mig: mig, Volatile: s.volatile, Existing: existing, Devices: s.devices})
 		if err != nil {
 			return nil, &stateError{err}
 		}
@@ -78,17 +78,17 @@ func (s *stateFlags) journals(role journal.Role) handoff.Journals {
 	}
 }
 
-// times are those of the last run's steps, nil where there is no place for them.
+// times are those of the steps of the last run, nil where there is no directory for them.
 func (s *stateFlags) times() handoff.StepTimes {
-	if dir := s.folder(); dir != "" {
+	if dir := s.directory(); dir != "" {
 		return journal.NewTimes(dir)
 	}
 	return nil
 }
 
-// check looks at the folder before anybody relies on it.
+// check refuses a directory that journals cannot rely on.
 func (s *stateFlags) check() error {
-	dir := s.folder()
+	dir := s.directory()
 	if dir == "" {
 		return nil
 	}
@@ -99,13 +99,13 @@ func (s *stateFlags) check() error {
 	return nil
 }
 
-// prune forgets this side's migrations that ended long ago. That it cannot is no
-// reason to refuse a new one, and is said by warn.
+// prune removes this side's journals of migrations that ended long ago. A failure is no
+// reason to refuse a new migration: warn reports it.
 func (s *stateFlags) prune(role journal.Role, warn func(text string)) {
-	if s.folder() == "" {
+	if s.directory() == "" {
 		return
 	}
-	found := s.survey(role, nil)
+	found := s.survey(role)
 	if err := cmp.Or(found.missing, found.unpruned); err != nil {
 		warn(plainText(err))
 	}
@@ -119,7 +119,7 @@ func (e *stateError) Unwrap() error { return e.error }
 func (e *stateError) hint() string {
 	switch {
 	case errors.Is(e.error, journal.ErrVolatile):
-		return "name a folder on a disk with --state-dir; or say --volatile-state, if losing what was decided with the host is acceptable"
+		return "name a directory on a disk with --state-dir; or say --volatile-state, if losing what was decided with the host is acceptable"
 	case errors.Is(e.error, journal.ErrBusy):
 		held, ok := errors.AsType[*lockfile.HeldError](e.error)
 		if !ok {
@@ -129,11 +129,11 @@ func (e *stateError) hint() string {
 	case errors.Is(e.error, journal.ErrDamaged):
 		return "keep the file, and ask the other side's `status` what it says"
 	case errors.Is(e.error, safefile.ErrUntrusted):
-		return "run as the user that owns what is named, or name a folder of this user's with --state-dir"
+		return "run as the user that owns what is named, or name a directory of this user's with --state-dir"
 	case errors.Is(e.error, fs.ErrNotExist):
 		return "make that directory first, or correct --state-dir"
 	}
-	return "name a folder that this user may write with --state-dir"
+	return "name a directory that this user may write with --state-dir"
 }
 
 // meanings say what the newest record of a journal means for the devices.
@@ -177,6 +177,7 @@ func meaning(role journal.Role, e handoff.Entry) string {
 // jsonJournal is what `status --json` says of a journal.
 type jsonJournal struct {
 	Migration string            `json:"migration"`
+	Devices   []journal.Device  `json:"devices,omitempty"`
 	Attempt   uint64            `json:"attempt"`
 	Record    string            `json:"record"`
 	Meaning   string            `json:"meaning"`
@@ -198,8 +199,8 @@ func statusCommand(c *common) *cobra.Command {
 		Use:   "status [ID]",
 		Short: "Show what the journals in --state-dir say",
 		Long: fmt.Sprintf(`Show what the journals in --state-dir say: for each migration its newest record,
-since when that stands, who the peer is, which process works on the migration, and
-what the record means for the devices. With ID it is about one migration: that is the
+since when that stands, who the peer is, which process works on the migration, which
+devices it is about, and what the record means for them. With ID it is about one migration: that is the
 migration's id, or the first %d or more digits of it if no other one begins so.
 Nothing is changed, and a process that works on a migration is not disturbed. It is
 not shown if it belongs to another user and the kernel does not list its lock.`, leastPrefix),
@@ -212,9 +213,9 @@ not shown if it belongs to another user and the kernel does not list its lock.`,
 }
 
 func (c *common) status(cmd *cobra.Command, ids []string) error {
-	dir := c.state.folder()
+	dir := c.state.directory()
 	if dir == "" {
-		return mistakef("name the folder with --state-dir", "there is no folder with journals")
+		return mistakef("name the directory with --state-dir", "there is no directory with journals")
 	}
 	role := c.role.journal()
 	if len(ids) > 0 {
@@ -225,13 +226,13 @@ func (c *common) status(cmd *cobra.Command, ids []string) error {
 	for f, err := range journal.Scan(dir, role) {
 		switch {
 		case f == nil:
-			return mistakef("name the folder with --state-dir", "%s", plainText(err))
+			return mistakef("name the directory with --state-dir", "%s", plainText(err))
 		case err != nil:
 			damaged = &transport.Fault{Code: transport.CodeDevice, Err: &stateError{err}}
 			continue
 		}
 		if all := f.Records(); len(all) > 0 {
-			list = append(list, newest(role, f.Path(), all))
+			list = append(list, newestRecord(role, f.Path(), all, f.Devices()))
 		}
 	}
 	slices.SortFunc(list, func(a, b jsonJournal) int { return cmp.Compare(a.File, b.File) })
@@ -249,21 +250,21 @@ func (c *common) statusOf(cmd *cobra.Command, id string) error {
 		return err
 	}
 	path := c.state.path(role, mig)
-	all, err := journal.Read(path)
+	all, devices, err := journal.ReadWithDevices(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist) || err == nil && len(all) == 0:
-		return mistakef("`status` lists what is there", "migration %v: there is no such journal in %s", mig, c.state.folder())
+		return mistakef("`status` lists what is there", "migration %v: there is no such journal in %s", mig, c.state.directory())
 	case err != nil:
 		return &transport.Fault{Code: transport.CodeDevice, Err: &stateError{err}}
 	}
-	return c.printJournals(cmd, []jsonJournal{newest(role, path, all)})
+	return c.printJournals(cmd, []jsonJournal{newestRecord(role, path, all, devices)})
 }
 
-// newest is the newest record of a journal, with what no later one undoes.
-func newest(role journal.Role, path string, all []journal.Record) jsonJournal {
+// newestRecord is the newest record of a journal, with what no later one undoes.
+func newestRecord(role journal.Role, path string, all []journal.Record, devices []journal.Device) jsonJournal {
 	r := all[len(all)-1]
 	j := jsonJournal{
-		Migration: r.Attempt.Mig.String(), Attempt: r.Attempt.Epoch, Record: r.Record.String(),
+		Migration: r.Attempt.Mig.String(), Devices: devices, Attempt: r.Attempt.Epoch, Record: r.Record.String(),
 		Meaning: meaning(role, r.Entry), Since: r.Time.UTC().Format(time.RFC3339), Bytes: r.Why.Bytes, Fault: oneLine(r.Why.Text), Peer: known(r.PeerID),
 		Side: role.String(), Journal: r.Journal.String(), File: filepath.Clean(path),
 	}
@@ -327,7 +328,7 @@ func (c *common) printJournals(cmd *cobra.Command, list []jsonJournal) error {
 		return say(cmd, "no migrations")
 	}
 	t := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
-	fmt.Fprintln(t, "migration\tattempt\trecord\tsince\tpeer\tprocess\tmeaning")
+	fmt.Fprintln(t, "migration\tattempt\trecord\tsince\tpeer\tprocess\tdevices\tmeaning")
 	for _, j := range list {
 		peer, process := "-", "-"
 		if j.Peer != nil {
@@ -336,7 +337,7 @@ func (c *common) printJournals(cmd *cobra.Command, list []jsonJournal) error {
 		if j.PID != 0 {
 			process = strconv.Itoa(j.PID)
 		}
-		fmt.Fprintf(t, "%s\t%d\t%s\t%s\t%s\t%s\t%s\n", j.Migration, j.Attempt, j.Record, j.Since, peer, process, j.Meaning+j.notes())
+		fmt.Fprintf(t, "%s\t%d\t%s\t%s\t%s\t%s\t%s\t%s\n", j.Migration, j.Attempt, j.Record, j.Since, peer, process, cmp.Or((&recorded{devices: j.Devices}).about(), "-"), j.Meaning+j.notes())
 	}
 	if err := t.Flush(); err != nil {
 		return &transport.Fault{Code: transport.CodeDevice, Err: err}

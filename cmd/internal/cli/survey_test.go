@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"slices"
@@ -12,8 +13,8 @@ import (
 	"github.com/migpipe/migpipe/transport/migration"
 )
 
-// TestSurvey: a run keeps in memory what it may go on with, and of the settled journals the
-// newest of each kind and those that are asked for. Old ones go, and an empty file.
+// TestSurvey: a run holds in memory what may continue, and of the settled journals the newest
+// of each kind. Old ones go, and an empty file.
 func TestSurvey(t *testing.T) {
 	dir := t.TempDir()
 	s := &stateFlags{dir: dir, volatile: true, keep: time.Hour}
@@ -32,7 +33,7 @@ func TestSurvey(t *testing.T) {
 	if err := os.WriteFile(empty, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	left, err := s.remaining(journal.Destination, func(mig migration.ID, _ handoff.Record, _ time.Time) bool { return mig[0] == 3 })
+	left, err := s.ofDevices(journal.Destination)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -40,7 +41,7 @@ func TestSurvey(t *testing.T) {
 	for _, r := range left {
 		got = append(got, r.Attempt.Mig[0])
 	}
-	if want := []byte{2, 3, 5, 6, 7, 8}; !slices.Equal(got, want) {
+	if want := []byte{2, 5, 6, 7, 8}; !slices.Equal(got, want) {
 		t.Errorf("left: %v, want %v", got, want)
 	}
 	if _, err := os.Lstat(empty); !os.IsNotExist(err) {
@@ -49,7 +50,7 @@ func TestSurvey(t *testing.T) {
 	if err := os.Remove(filepath.Join(dir, journal.Name(journal.Destination, migration.ID{2}))); err != nil {
 		t.Fatal(err)
 	}
-	if again, err := s.remaining(journal.Destination, nil); err != nil || len(again) != len(left) {
+	if again, err := s.ofDevices(journal.Destination); err != nil || len(again) != len(left) {
 		t.Errorf("the files were read again: %v, %v", again, err)
 	}
 	if all, err := journal.List(dir, journal.Destination); err != nil || len(all) != 7 {
@@ -72,8 +73,37 @@ func TestSurveyKeepsSole(t *testing.T) {
 		}
 		j.Close()
 	}
-	left, err := s.remaining(journal.Source, nil)
+	left, err := s.ofDevices(journal.Source)
 	if err != nil || len(left) != 3 {
 		t.Errorf("%d left, %v", len(left), err)
+	}
+}
+
+// TestSurveyOfDevices: journals of other devices do not count, and are pruned all the same.
+func TestSurveyOfDevices(t *testing.T) {
+	dir := t.TempDir()
+	here := []journal.Device{{Name: "d", Address: "vfio:0000:3b:00.1"}}
+	for i, list := range [][]journal.Device{nil, here, {{Name: "d", Address: "vfio:0000:3b:00.2"}}, {{Name: "d"}}, {{Name: "e"}}} {
+		a := migration.Attempt{Mig: migration.ID{byte(i + 1)}, Epoch: 1}
+		j, err := journal.Open(dir, journal.Options{Role: journal.Source, Mig: a.Mig, Volatile: true, Devices: list})
+		if err == nil {
+			err = errors.Join(j.Append(handoff.Entry{Record: handoff.Open, Attempt: a}), j.Append(handoff.Entry{Record: handoff.Commit, Attempt: a}))
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		j.Close()
+	}
+	s := &stateFlags{dir: dir, volatile: true, keep: time.Hour, devices: here}
+	all, err := s.ofDevices(journal.Source)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []byte
+	for _, r := range all {
+		got = append(got, r.Attempt.Mig[0])
+	}
+	if want := []byte{1, 2, 4}; !slices.Equal(got, want) {
+		t.Errorf("of the devices: %v, want %v", got, want)
 	}
 }

@@ -14,7 +14,7 @@ may run the devices. --in-doubt says what is done then, and both sides must say 
 same:
   wait     ask the destination, for ever, or for mig-send's --doubt-for (default)
   witness  ask --witness as well, which gives the devices to whoever asks first. The
-           destination asks it before it starts anything. dir:PATH is a folder that
+           destination asks it before it starts anything. dir:PATH is a directory that
            both hosts have mounted; exec:PROGRAM is run with MIGPIPE_MIGRATION,
            MIGPIPE_EPOCH and MIGPIPE_SIDE in its environment, and prints source or
            destination: who has asked first. Before the guest is stopped both sides
@@ -57,13 +57,13 @@ func (d *doubtFlags) open() error {
 
 func (d *doubtFlags) openURL() (err error) {
 	if d.used, err = witness.Open(d.url); err != nil {
-		return mistakef("name a folder that both hosts have mounted, or a program, with --witness", "%s", plainText(err))
+		return mistakef("name a directory that both hosts have mounted, or a program, with --witness", "%s", plainText(err))
 	}
 	return nil
 }
 
-// folder is where a witness makes files, "" for none.
-func (d *doubtFlags) folder() string {
+// directory is where a witness makes files, "" for none.
+func (d *doubtFlags) directory() string {
 	if path, ok := strings.CutPrefix(d.url, "dir:"); ok {
 		return path
 	}

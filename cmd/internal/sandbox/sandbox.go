@@ -20,10 +20,10 @@ import (
 
 // Needs is what a process still opens by name.
 type Needs struct {
-	// Write are folders in and below which files are listed, read, written, made,
-	// renamed within their folder and removed, and sockets made.
+	// Write are directories in and below which files are listed, read, written, made,
+	// renamed within their directory and removed, and sockets made.
 	Write []string
-	// Remove are folders in and below which files are removed, and nothing else is done:
+	// Remove are directories in and below which files are removed, and nothing else is done:
 	// the kernel has no narrower word for a file that is to be removed in the end.
 	Remove []string
 	// Self says that the process reads what the kernel knows of it: the time that it

@@ -32,7 +32,7 @@ const inside = "MIGPIPE_TEST_SANDBOX"
 // checked is what that process says when it has found nothing wrong.
 const checked = "all was checked"
 
-// restricted runs a test once more, in a process of its own in a new folder, which it
+// restricted runs a test once more, in a process of its own in a new directory, which it
 // is given.
 func restricted(t *testing.T, child func(dir string) error) {
 	t.Helper()
@@ -105,7 +105,7 @@ func TestOutside(t *testing.T) {
 			denied("make", os.WriteFile(filepath.Join(other, "new"), nil, 0o600)),
 			denied("remove", os.Remove(secret)),
 			denied("move away", os.Rename(secret, filepath.Join(state, "secret"))),
-			denied("make a folder", os.Mkdir(filepath.Join(state, "folder"), 0o700)),
+			denied("make a directory", os.Mkdir(filepath.Join(state, "directory"), 0o700)),
 			denied("execute", exec.Command("/bin/true").Run()),
 			os.WriteFile(copied, program, 0o700), denied("execute what was written", exec.Command(copied).Run()),
 			inThreads(func() error { _, err := os.ReadFile(secret); return denied("another thread", err) }),

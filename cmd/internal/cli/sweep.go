@@ -15,7 +15,7 @@ import (
 // sweep removes what crashes have left beside files of migrations that are over, except of the
 // one that continues. A failure is no reason to refuse a new migration: warn reports it.
 func (s *stateFlags) sweep(devices []opened, continued *journal.Record, warn func(text string)) {
-	if s.folder() == "" {
+	if s.directory() == "" {
 		return // nobody knows what is over
 	}
 	for _, d := range devices {
@@ -34,7 +34,7 @@ func (s *stateFlags) sweep(devices []opened, continued *journal.Record, warn fun
 			}
 			failed := s.sweepOne(r, p.ID, mig)
 			if errors.Is(failed, fs.ErrNotExist) {
-				warn(fmt.Sprintf("device %s: a crash has left something of migration %v, of which %s knows nothing: see with the --state-dir that it had, or remove what has that id in its name beside the file", d.name, mig, s.folder()))
+				warn(fmt.Sprintf("device %s: a crash has left something of migration %v, of which %s knows nothing: see with the --state-dir that it had, or remove what has that id in its name beside the file", d.name, mig, s.directory()))
 				continue
 			}
 			err = errors.Join(err, failed)
