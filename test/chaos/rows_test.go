@@ -615,6 +615,7 @@ func tear(of side) func(*world, evidence) {
 		w.t.Helper()
 		const length = 256
 		whole := len(e.records[of]) - 1
+		slot := int64(e.records[of][whole].Seq - 1)
 		path := filepath.Join(w.state[of], journal.Name(of.role(), w.mig))
 		f, err := os.OpenFile(path, os.O_WRONLY, 0)
 		if err != nil {
@@ -622,7 +623,7 @@ func tear(of side) func(*world, evidence) {
 		}
 		defer f.Close()
 		for at := length - 1; at >= 0; at-- {
-			if _, err := f.WriteAt([]byte{0}, int64(whole*length+at)); err != nil {
+			if _, err := f.WriteAt([]byte{0}, slot*length+int64(at)); err != nil {
 				w.t.Fatal(err)
 			}
 			left, err := journal.Read(path)

@@ -500,7 +500,7 @@ func (w *world) next() (outcome string) {
 		d.wait(w.t)
 	}
 	if d == nil || !d.runs() {
-		d = w.receive("")
+		d = w.receive("", "--continue")
 	}
 	s := w.send("", again...)
 	w.settle()
@@ -558,12 +558,12 @@ func (w *world) ask() {
 // lost, or does not know any more. Without that, no new migration is begun.
 func (w *world) resolve() {
 	w.t.Helper()
-	w.round++
 	other := w.beside(source, w.state[source])
 	other.wait(w.t)
 	if other.exit() != 2 {
 		w.t.Errorf("in doubt, with a new migration: exit %d, want 2: %v", other.exit(), other)
 	}
+	w.round++
 	host, err := os.Hostname()
 	if err != nil {
 		w.t.Fatal(err)
