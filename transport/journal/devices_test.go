@@ -74,6 +74,9 @@ func TestDevicesTorn(t *testing.T) {
 		for _, torn := range []int{0, 1, recordLen / 2, recordLen - 1} {
 			b := make([]byte, len(whole))
 			copy(b, whole[:slots*recordLen+torn])
+			if bytes.Equal(b[slots*recordLen:][:recordLen], whole[slots*recordLen:][:recordLen]) {
+				continue // the slot ends in a zero, as one checksum in 256 does
+			}
 			dir := t.TempDir()
 			path := filepath.Join(dir, Name(Source, mig))
 			if err := os.WriteFile(path, b, 0o600); err != nil {
