@@ -53,7 +53,7 @@ race: ## every test but the VM's, with the race detector
 # migrations: under a minute on two cores.
 quick: ## the tests to run after each edit
 	go vet ./...
-	go test -short $$(go list ./... | grep -vE '/(test|cmd)(/|$$)|/transport$$|/sim$$') ./cmd/internal/cli ./test/arch ./test/mutants
+	go test -short $$(go list ./... | grep -vE '/(test|cmd)(/|$$)|/transport$$|/sim$$') ./cmd/internal/... ./test/arch ./test/mutants
 
 mutants: ## plant faults one by one: each has to be found by a test
 	go run ./test/mutants

@@ -133,7 +133,7 @@ func TestOnlyBenchDraws(t *testing.T) {
 // What metrics are served with is in the programs: who embeds the library has metrics of
 // his own.
 func TestOnlyProgramsServeMetrics(t *testing.T) {
-	const home = "cmd/internal/cli"
+	const home = "cmd/internal/ui"
 	found := false
 	for _, p := range packages(t) {
 		path := strings.TrimPrefix(p.ImportPath, module+"/")

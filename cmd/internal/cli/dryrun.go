@@ -2,14 +2,14 @@ package cli
 
 import (
 	"context"
-	"fmt"
-	"io"
-	"strings"
-	"text/tabwriter"
-	"time"
+	"errors"
 
-	"github.com/migpipe/migpipe/internal/units"
+	"github.com/migpipe/migpipe/cmd/internal/continuing"
+	"github.com/migpipe/migpipe/cmd/internal/input"
+	"github.com/migpipe/migpipe/cmd/internal/ui"
+	"github.com/migpipe/migpipe/reader"
 	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/transport/handoff"
 	"github.com/migpipe/migpipe/transport/migration"
 )
 
@@ -26,9 +26,9 @@ A migration itself measures a path that it has not filled before it stops a gues
 for a second at most the lanes carry padding (the phase "warm-up").`
 
 // dryRun is the job of --dry-run. Its outcome is that nothing was migrated.
-func (s *sendFlags) dryRun(end endpoint) job {
+func (s *sendFlags) dryRun(end input.Endpoint) job {
 	found := &migration.Preflight{}
-	return job{end: end, preflight: found, engine: func(ctx context.Context, devices []opened, show *show) (migration.Report, error) {
+	return job{end: end, preflight: found, engine: func(ctx context.Context, devices []input.Opened, show *ui.Observer) (migration.Report, error) {
 		err := s.startBroker(end, devices)
 		if err == nil {
 			err = s.confine(end, devices, show)
@@ -37,218 +37,48 @@ func (s *sendFlags) dryRun(end endpoint) job {
 			return migration.Report{Outcome: migration.Aborted}, err
 		}
 		*found, err = s.preflight(ctx, end, devices, show)
-		return migration.Report{Outcome: migration.Aborted, Peer: found.Peer, Warnings: optional(found.Warning)}, err
+		return migration.Report{Outcome: migration.Aborted, Peer: found.Peer, Warnings: ui.Optional(found.Warning)}, err
 	}}
 }
 
-// printPreflight writes the report of --dry-run for people.
-func printPreflight(w io.Writer, v verdict) {
-	if v.err != nil {
-		fmt.Fprintln(w, "preflight: a migration would not begin; nothing was touched")
-		return
+// measure looks at both carriers of a dialler, which then prefers the better one.
+func (s *sendFlags) measure(ctx context.Context, d *transport.EitherDialer, devices []input.Opened, observe migration.Observer, show *ui.Observer) ([]reader.Candidate, error) {
+	o := s.options(devices, migration.Attempt{}, show)
+	o.Observe = observe
+	all, err := reader.Choose(ctx, d, s.sources(devices), o)
+	if err == nil && ctx.Err() == nil {
+		show.Carrying(all)
 	}
-	p := v.preflight
-	accepted := "preflight: a migration would be accepted"
-	if p.Warning != "" {
-		accepted += ", and may fail if the estimates are right"
-	}
-	fmt.Fprintln(w, accepted+"; nothing was touched")
-	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	defer t.Flush()
-	for _, row := range preflightFacts(p) {
-		fmt.Fprintf(t, "  %s\t%s\n", row[0], row[1])
-	}
-	for _, warning := range v.report.Warnings {
-		fmt.Fprintf(t, "  warning\t%s\n", oneLine(warning))
-	}
-	t.Flush()
-	fmt.Fprintln(t, "\n  device\tdriver\tpre-copy\testimate\ttotal\tdowntime")
-	for _, d := range p.Devices {
-		fmt.Fprintf(t, "  %s\n", strings.Join(preflightColumns(d), "\t"))
-	}
+	return all, err
 }
 
-func preflightFacts(p *migration.Preflight) (rows [][2]string) {
-	if p.Peer != (transport.PeerID{}) {
-		rows = append(rows, [2]string{"peer", p.Peer.String()})
-	}
-	rate := "could not be measured"
-	if p.Rate > 0 {
-		rate = humanRate(p.Rate) + lanes(p.Lanes)
-	}
-	if p.Carrier.Name != "" {
-		rows = append(rows, [2]string{"carrier", p.Carrier.Name})
-	}
-	rows = append(rows, [][2]string{
-		{"software", fmt.Sprintf("%s, protocol %d", p.Software, p.Version)},
-		{"terms", fmt.Sprintf("chunks of %s, codecs %s", units.FormatBytes(uint64(p.ChunkSize)), strings.Join(codecNames(p), " "))},
-		{"round trip", fineTime(p.RTT)},
-		{"path", rate},
-		{"total", spanText(p.Total)},
-		{"downtime", spanText(p.Downtime) + predictedParts(p.Prediction)},
-	}...)
-	return rows
-}
-
-func codecNames(p *migration.Preflight) []string {
-	names := make([]string, len(p.Codecs))
-	for i, c := range p.Codecs {
-		names[i] = c.String()
-	}
-	return names
-}
-
-func preflightColumns(d migration.PreflightDevice) []string {
-	driver, precopy, size := d.Driver, "no", "unknown"
-	if driver == "" {
-		driver = "unknown"
-	}
-	if d.PreCopy {
-		precopy = "yes"
-	}
-	if d.Sized {
-		size = humanBytes(d.Size)
-	}
-	return []string{d.Name, driver, precopy, size, spanText(d.Total), spanText(d.Downtime)}
-}
-
-// fineTime is humanTime with microseconds, which a round trip may take.
-func fineTime(d time.Duration) string {
-	if d < time.Millisecond {
-		return fmt.Sprintf("%d us", d.Microseconds())
-	}
-	return humanTime(d)
-}
-
-// spanText says of a prediction that is not whole that it is a bound.
-func spanText(s migration.Span) string {
-	switch {
-	case s.Known:
-		return fineTime(s.Took)
-	case s.Took <= 0:
-		return "unknown"
-	}
-	return "at least " + fineTime(s.Took)
-}
-
-// predictedParts is the downtime by stage. A stage that is not known whole says so.
-func predictedParts(p migration.Prediction) string {
-	var parts []string
-	for _, s := range p.Stages() {
-		if s.Took >= time.Microsecond || !s.Known {
-			parts = append(parts, s.Name+" "+spanText(s.Span))
+// dialer is what the migration dials with. The error is that nobody answers a migration
+// that has not begun; whatever else is wrong, it will say.
+func (s *sendFlags) dialer(ctx context.Context, end input.Endpoint, o *continuing.Outgoing, devices []input.Opened, show *ui.Observer) (transport.Dialer, error) {
+	d := end.Dialer(s.lookup())
+	if either, ok := d.(*transport.EitherDialer); ok && o.Journal.Last().Record == handoff.None {
+		connects := func(ev migration.Event) { // the rest the migration tells
+			if ev.Phase == migration.Connect {
+				show.Observe(ev)
+			}
+		}
+		if _, err := s.measure(ctx, either, devices, connects, show); errors.Is(err, transport.ErrUnreachable) {
+			return nil, err
 		}
 	}
-	if len(parts) == 0 {
-		return ""
+	return d, nil
+}
+
+// preflight asks over the only carrier, or over both.
+func (s *sendFlags) preflight(ctx context.Context, end input.Endpoint, devices []input.Opened, show *ui.Observer) (migration.Preflight, error) {
+	d := end.Dialer(s.lookup())
+	either, ok := d.(*transport.EitherDialer)
+	if !ok {
+		return reader.Preflight(ctx, d, s.sources(devices), s.options(devices, migration.Attempt{}, show))
 	}
-	return " = " + strings.Join(parts, " + ")
-}
-
-// jsonPreflight is the event of --dry-run where a migration would be accepted;
-// where it would not, the done event says why.
-type jsonPreflight struct {
-	jsonHead
-	ID        *transport.PeerID     `json:"id,omitempty"`
-	Carrier   *jsonCarrier          `json:"carrier,omitempty"`
-	Software  string                `json:"software"`
-	Version   uint16                `json:"version"`
-	ChunkSize int                   `json:"chunk_size"`
-	Lanes     int                   `json:"lanes"`
-	Codecs    []string              `json:"codecs"`
-	RTTMS     float64               `json:"rtt_ms"`
-	Rate      *float64              `json:"rate_bytes_per_s,omitempty"` // not where it could not be measured
-	Probed    uint64                `json:"probed_bytes"`
-	Predicted jsonPrediction        `json:"prediction"`
-	Devices   []jsonPreflightDevice `json:"devices"`
-}
-
-type jsonPreflightDevice struct {
-	Name      string         `json:"name"`
-	Driver    string         `json:"driver,omitempty"`
-	PreCopy   bool           `json:"pre_copy"`
-	Size      *uint64        `json:"size_estimate,omitempty"`
-	Predicted jsonPrediction `json:"prediction"`
-}
-
-type jsonPrediction struct {
-	Total    jsonSpan             `json:"total"`
-	Downtime jsonSpan             `json:"downtime"`
-	PreCopy  jsonSpan             `json:"pre_copy"`
-	Stages   []jsonPredictedStage `json:"stages"` // of the downtime, in order
-}
-
-type jsonPredictedStage struct {
-	Name string `json:"name"`
-	jsonSpan
-}
-
-// jsonSpan has ms only where all of it is known: nobody takes a bound for it.
-type jsonSpan struct {
-	MS      *float64 `json:"ms,omitempty"`
-	AtLeast float64  `json:"at_least_ms"`
-}
-
-func (j *jsonView) preflight(p *migration.Preflight) {
-	out := jsonPreflight{
-		jsonHead: j.head("preflight", time.Now(), migration.Attempt{}), ID: known(p.Peer), Carrier: carriedBy(p.Carrier), Software: p.Software, Version: p.Version,
-		ChunkSize: p.ChunkSize, Lanes: p.Lanes, Codecs: codecNames(p), RTTMS: milliseconds(p.RTT), Probed: p.Probed,
-		Predicted: predicted(p.Prediction), Devices: []jsonPreflightDevice{},
+	all, err := s.measure(ctx, either, devices, show.Observe, show)
+	if err != nil {
+		return migration.Preflight{}, err
 	}
-	if p.Rate > 0 {
-		out.Rate = &p.Rate
-	}
-	for _, d := range p.Devices {
-		one := jsonPreflightDevice{Name: d.Name, Driver: d.Driver, PreCopy: d.PreCopy, Predicted: predicted(d.Prediction)}
-		if d.Sized {
-			one.Size = &d.Size
-		}
-		out.Devices = append(out.Devices, one)
-	}
-	j.write(out)
-}
-
-func predicted(p migration.Prediction) jsonPrediction {
-	out := jsonPrediction{Total: span(p.Total), Downtime: span(p.Downtime), PreCopy: span(p.Precopy)}
-	for _, s := range p.Stages() {
-		out.Stages = append(out.Stages, jsonPredictedStage{s.Name, span(s.Span)})
-	}
-	return out
-}
-
-func span(s migration.Span) jsonSpan {
-	out := jsonSpan{AtLeast: milliseconds(s.Took)}
-	if s.Known {
-		out.MS = &out.AtLeast
-	}
-	return out
-}
-
-// jsonAsked is mig-recv's event about a preflight that it answered.
-type jsonAsked struct {
-	jsonHead
-	ID       *transport.PeerID `json:"id,omitempty"`
-	Software string            `json:"software"`
-	Accepted bool              `json:"accepted"` // a migration would be
-	Why      string            `json:"why,omitempty"`
-}
-
-func (j *jsonView) asked(head jsonHead, ev migration.Event) {
-	out := jsonAsked{jsonHead: head, ID: known(ev.Peer), Software: ev.Text, Accepted: ev.Err == nil}
-	if ev.Err != nil {
-		out.Why = errorText(ev.Err)
-	}
-	j.write(out)
-}
-
-// askedText is the line about the same.
-func askedText(ev migration.Event) string {
-	who := ev.Text
-	if ev.Peer != (transport.PeerID{}) {
-		who = ev.Peer.Short() + ", which runs " + who
-	}
-	if ev.Err != nil {
-		return "preflight of " + who + ": a migration would be refused: " + errorText(ev.Err)
-	}
-	return "preflight of " + who + ": a migration would be accepted"
+	return all[0].Found, all[0].Err
 }

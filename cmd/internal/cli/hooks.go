@@ -6,6 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/migpipe/migpipe/cmd/internal/ui"
 	"github.com/migpipe/migpipe/internal/exe"
 	"github.com/migpipe/migpipe/transport/handoff"
 	"github.com/migpipe/migpipe/transport/migration"
@@ -47,7 +48,7 @@ func findHooks(hooks ...*hookFlag) (err error) {
 			continue
 		}
 		if h.path, err = exe.Find(h.name); err != nil {
-			return mistakef("name a program that this user may run", "--on-%s: %s", h.event, plainText(err))
+			return ui.Mistakef("name a program that this user may run", "--on-%s: %s", h.event, ui.PlainText(err))
 		}
 	}
 	return nil
@@ -75,6 +76,6 @@ type hookError struct {
 
 func (e *hookError) Unwrap() error { return e.error }
 
-func (e *hookError) hint() string {
+func (e *hookError) Hint() string {
 	return fmt.Sprintf("run %s by hand, with MIGPIPE_EVENT=%s and the other variables of --help: it has to exit with 0", e.path, e.event)
 }

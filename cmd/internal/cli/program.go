@@ -1,17 +1,13 @@
-// Package cli is what mig-send and mig-recv share: flags, device URLs,
-// progress, events, reports, hints and exit codes. All that moves data is in
-// the packages reader and writer.
+// Package cli is the commands mig-send and mig-recv: it registers flags, checks them, and runs
+// an engine with them. The packages reader and writer move all data.
 package cli
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/signal"
-	"runtime"
-	"runtime/debug"
 	"slices"
 	"strings"
 	"syscall"
@@ -20,7 +16,10 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/migpipe/migpipe/cmd/internal/broker"
+	"github.com/migpipe/migpipe/cmd/internal/input"
+	"github.com/migpipe/migpipe/cmd/internal/ui"
 	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/transport/journal"
 	"github.com/migpipe/migpipe/transport/migration"
 )
 
@@ -38,11 +37,12 @@ func newProgram(root *cobra.Command, c *common) *program {
 	p := &program{common: c, name: root.Name(), root: root}
 	root.Args = cobra.NoArgs
 	root.SilenceErrors, root.SilenceUsage = true, true
-	root.Version = version()
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return input.FlagError(err) })
+	root.Version = ui.Version()
 	root.SetVersionTemplate("{{.Name}} {{.Version}}\n")
 	root.Flags().SortFlags, root.PersistentFlags().SortFlags = false, false
-	root.PersistentFlags().StringVar(&c.identity, "identity", "", "`FILE` with this side's private key, made on first use")
-	c.state.add(root)
+	root.PersistentFlags().StringVar(&c.auth.Identity, "identity", "", "`FILE` with this side's private key, made on first use")
+	c.state.Add(root)
 	root.AddCommand(idCommand(c), statusCommand(c), resolveCommand(c), manCommand(), versionCommand(), simTopic())
 	return p
 }
@@ -71,18 +71,12 @@ func (p *program) run(args []string) int {
 	if err == nil {
 		return p.exit
 	}
-	v := verdict{scene: scene{sending: p.role == source}, report: migration.Report{Outcome: migration.Aborted}, err: err}
+	v := ui.Result{Scene: ui.Scene{Sending: p.Role == journal.Source}, Report: migration.Report{Outcome: migration.Aborted}, Err: err}
 	if !isPlaced(err) { // cobra's
-		v.err = &mistake{text: err.Error(), hint: "see " + p.name + " --help"}
+		v.Err = &ui.Mistake{Text: err.Error(), Hint: "see " + p.name + " --help"}
 	}
-	// The flag may stand behind the one that could not be read.
-	to := newOutlets(p.name)
-	if p.json || slices.Contains(args, "--json") {
-		newJSONView(p.name, to.err, to.out).end(v)
-	}
-	complain(to.err, p.name, errorText(v.err), v.hints(v.report.Outcome, v.err))
-	to.finish(p.name)
-	return v.exit()
+	// --json may follow the flag that could not be read.
+	return ui.Refuse(p.name, p.json || slices.Contains(args, "--json"), v)
 }
 
 // checkedWriter remembers the first error of a writer.
@@ -104,18 +98,8 @@ func plainUsage(f *pflag.Flag) { f.Usage = strings.ReplaceAll(f.Usage, "`", "") 
 
 func isPlaced(err error) bool {
 	_, fault := errors.AsType[*transport.Fault](err)
-	_, ours := errors.AsType[*mistake](err)
+	_, ours := errors.AsType[*ui.Mistake](err)
 	return fault || ours
-}
-
-// complain writes an error and what to do about it, one line each.
-func complain(w io.Writer, program, text string, hints []string) {
-	var b bytes.Buffer
-	fmt.Fprintf(&b, "%s: error: %s\n", program, text)
-	for _, hint := range hints {
-		fmt.Fprintf(&b, "%s: hint: %s\n", program, hint)
-	}
-	_ = put(w, b.Bytes(), true)
 }
 
 func idCommand(c *common) *cobra.Command {
@@ -125,7 +109,7 @@ func idCommand(c *common) *cobra.Command {
 		Long:  "Print this side's identity, for --peer at the other side. The key is made on\nfirst use, readable by its owner only.",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			id, err := loadIdentity(c.identity, c.keyName)
+			id, err := input.LoadIdentity(c.auth.Identity, c.KeyName)
 			if err != nil {
 				return err
 			}
@@ -148,36 +132,7 @@ func versionCommand() *cobra.Command {
 		Short: "Print the version",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return say(cmd, cmd.Root().Name(), version())
+			return say(cmd, cmd.Root().Name(), ui.Version())
 		},
 	}
-}
-
-// version is what the build knows about itself.
-func version() string {
-	return fmt.Sprintf("%s %s %s/%s", release(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
-}
-
-// release is what it was built from. A version that the go command made from a
-// revision names it already.
-func release() string {
-	v, commit := "(devel)", ""
-	if info, ok := debug.ReadBuildInfo(); ok {
-		if info.Main.Version != "" {
-			v = info.Main.Version
-		}
-		for _, s := range info.Settings {
-			if s.Key == "vcs.revision" {
-				commit = s.Value[:min(12, len(s.Value))]
-			}
-		}
-	}
-	return releaseOf(v, commit)
-}
-
-func releaseOf(version, commit string) string {
-	if strings.Contains(version, commit) {
-		return version
-	}
-	return version + " " + commit
 }

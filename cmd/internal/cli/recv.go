@@ -10,6 +10,9 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/migpipe/migpipe/cmd/internal/continuing"
+	"github.com/migpipe/migpipe/cmd/internal/input"
+	"github.com/migpipe/migpipe/cmd/internal/ui"
 	"github.com/migpipe/migpipe/internal/wire"
 	"github.com/migpipe/migpipe/transport/handoff"
 	"github.com/migpipe/migpipe/transport/journal"
@@ -26,11 +29,11 @@ none for 10 s, or refuses the migration by a limit or by the witness before its 
 byte. A source that says that bytes are left, and sends none for --stalled-after, ends the
 attempt.
 
-` + deviceHelp + `
+` + input.DeviceHelp + `
 
-` + identityHelp + `
+` + input.IdentityHelp + `
 
-` + carrierHelp + `
+` + input.CarrierHelp + `
 
 Only peers that --peer or --peer-name lists are heard. With --listen unix:PATH the peer is a
 process of the same host; the kernel vouches that it belongs to the same user or
@@ -40,11 +43,11 @@ Port 0 means any that is free; the line about listening, or with --json the
 event, says which it is. --listen fd:N or fdname:NAME takes a UDP socket that is
 bound already, as systemd hands it over.
 
-` + stateHelp + `
+` + continuing.StateHelp + `
 
-` + recvContinueHelp + `
+` + continuing.RecvContinueHelp + `
 
-` + linkHelp + `
+` + continuing.LinkHelp + `
 
 ` + doubtHelp + `
 
@@ -54,11 +57,11 @@ bound already, as systemd hands it over.
 
 ` + confineHelp + `
 
-` + metricsHelp + `
+` + ui.MetricsHelp + `
 
 ` + figuresHelp + `
 
-` + exitHelp + "\n\n" + holdHelp + "\n\n" + copyHelp
+` + ui.ExitHelp + "\n\n" + ui.HoldHelp + "\n\n" + ui.CopyHelp
 
 const recvExample = `  # on the destination: its name, then wait for the source
   mig-recv id
@@ -73,23 +76,22 @@ const recvExample = `  # on the destination: its name, then wait for the source
 // recvFlags are what only mig-recv is told.
 type recvFlags struct {
 	common
-	listen      string
-	maxState    size
-	alarm       time.Duration
-	lease       time.Duration
-	onAccept    hookFlag
-	continued   *journal.Record // the newest of the migration that continues, nil for none
-	overwritten journals        // what is older than what the devices hold
-	leave       chan struct{}   // a signal that may leave a copy
-	copy        *heldCopy       // the last that stayed, nil for none
-	holds       atomic.Bool     // it still does
+	listen   string
+	maxState input.Size
+	alarm    time.Duration
+	lease    time.Duration
+	onAccept hookFlag
+	incoming *continuing.Incoming
+	leave    chan struct{} // a signal that may leave a copy
+	copy     *ui.HeldCopy  // the last that stayed, nil for none
+	holds    atomic.Bool   // it still does
 }
 
 // Recv is mig-recv: it carries out a command line and returns the exit code.
 func Recv(args []string) int { return newRecv().run(args) }
 
 func newRecv() *program {
-	r := &recvFlags{common: common{program: "mig-recv", peerProgram: "mig-send", keyName: "recv.key", role: sink}, leave: make(chan struct{}, 1)}
+	r := &recvFlags{common: common{Side: input.Side{Program: "mig-recv", PeerProgram: "mig-send", KeyName: "recv.key", Role: journal.Destination}}, leave: make(chan struct{}, 1)}
 	r.impatient = r.signalled
 	root := &cobra.Command{
 		Use:     "mig-recv --listen ADDR:PORT --device NAME=URL --peer ID [flags]",
@@ -99,10 +101,10 @@ func newRecv() *program {
 	}
 	root.Flags().StringVar(&r.listen, "listen", "", "`ADDR:PORT` to listen on, or tls://ADDR:PORT, or auto:ADDR:PORT, or unix:PATH, or fd:N")
 	r.addFlags(root)
-	r.maxState = size{bytes: 1 << 40, min: 1, max: wire.MaxStream}
+	r.maxState = input.Size{Bytes: 1 << 40, Min: 1, Max: wire.MaxStream}
 	root.Flags().Var(&r.maxState, "max-state", "largest state of one device, a `SIZE`")
-	root.Flags().DurationVar(&r.alarm, "warn-ready-after", time.Minute, "`TIME` for which a complete copy may wait for COMMIT before a warning")
-	root.Flags().DurationVar(&r.lease, "discard-ready-after", 0, "`TIME` after which a complete copy without COMMIT is discarded, even if it is the only copy left (default never)")
+	input.Duration(root.Flags(), &r.alarm, "warn-ready-after", time.Minute, input.Positive, "`TIME` for which a complete copy may wait for COMMIT before a warning")
+	input.Duration(root.Flags(), &r.lease, "discard-ready-after", 0, input.NotNegative, "`TIME` after which a complete copy without COMMIT is discarded, even if it is the only copy left (default never)")
 	r.onAccept.add(root, "accept", "`PROGRAM` that is run when the devices are this side's, before they are started")
 	r.hooks = []*hookFlag{&r.onAccept}
 	p := newProgram(root, &r.common)
@@ -114,61 +116,52 @@ func newRecv() *program {
 }
 
 func (r *recvFlags) prepare() (job, error) {
-	if err := cmp.Or(r.checkReady(), r.doubt.open(), findHooks(r.hooks...)); err != nil {
+	if err := cmp.Or(r.doubt.open(), findHooks(r.hooks...)); err != nil {
 		return job{}, err
 	}
-	end, err := r.newEndpoint("--listen", r.listen)
+	r.incoming = &continuing.Incoming{Flags: &r.continues, State: &r.state, Specs: r.specs, Reconnect: r.reconnect}
+	end, err := r.auth.NewEndpoint("--listen", r.listen, r.descriptors())
 	if err == nil {
-		err = r.findNamed()
+		err = r.incoming.FindNamed()
 	}
-	return job{end: end, begin: r.begin, engine: func(ctx context.Context, devices []opened, show *show) (migration.Report, error) {
+	return job{end: end, begin: r.incoming.Begin, engine: func(ctx context.Context, devices []input.Opened, show *ui.Observer) (migration.Report, error) {
 		return r.receive(ctx, end, devices, show)
 	}}, err
 }
 
-func (r *recvFlags) checkReady() error {
-	switch {
-	case r.alarm <= 0:
-		return mistakef("", "--warn-ready-after %v: must be more than 0", r.alarm)
-	case r.lease < 0:
-		return mistakef("", "--discard-ready-after %v: must not be negative", r.lease)
-	}
-	return nil
-}
-
-func (r *recvFlags) receive(ctx context.Context, end endpoint, devices []opened, show *show) (migration.Report, error) {
+func (r *recvFlags) receive(ctx context.Context, end input.Endpoint, devices []input.Opened, show *ui.Observer) (migration.Report, error) {
 	if err := r.startBroker(end, devices); err != nil {
-		return r.unserved(err)
+		return r.incoming.Unserved(err)
 	}
-	listener, err := end.listen(show.refused)
+	listener, err := end.Listen(show.Refused)
 	if err != nil {
-		return r.unserved(err)
+		return r.incoming.Unserved(err)
 	}
 	defer listener.Close()
-	show.listening(end.heardAt(listener), end.id())
-	r.state.sweep(devices, r.continued, show.warn)
+	show.Listening(end.HeardAt(listener), end.ID())
+	r.state.Sweep(devices, r.incoming.Continued, show.Warn)
 	// Before the sandbox: the service manager may listen to an abstract socket.
-	if err := notifyReady(); err != nil {
-		show.warn("the service manager was not told that this is ready: " + err.Error())
+	if err := input.NotifyReady(); err != nil {
+		show.Warn("the service manager was not told that this is ready: " + err.Error())
 	}
 	if err := r.confine(end, devices, show); err != nil {
-		return r.unserved(err)
+		return r.incoming.Unserved(err)
 	}
-	r.announce(show)
+	r.incoming.Announce(show.Warn)
 	var left migration.ID
-	if r.continued != nil {
-		left = r.continued.Attempt.Mig
+	if r.incoming.Continued != nil {
+		left = r.incoming.Continued.Attempt.Mig
 	}
 	rep, err := writer.Receive(ctx, listener, sinks(devices), &writer.Options{
-		Memory: int(r.memory.bytes), ChunkSize: int(r.chunk.bytes), MaxState: r.maxState.bytes,
-		Journals: r.state.journals(journal.Destination), Recover: left, ReconnectFor: r.reconnect,
+		Memory: int(r.memory.Bytes), ChunkSize: int(r.chunk.Bytes), MaxState: r.maxState.Bytes,
+		Journals: r.state.Journals(journal.Destination), Recover: left, ReconnectFor: r.reconnect,
 		StalledAfter: r.stall, WarnReadyAfter: r.alarm, DiscardReadyAfter: r.lease,
 		Observe: r.observe(devices, show), Leave: r.leave, Software: r.software(),
 		Witness: r.doubt.used, OnAccept: r.onAccept.hook(handoff.DestSide), StartGuest: r.owner.by(os.Stdin, show).starts(),
-		StepTimes: r.state.times(),
+		StepTimes: r.state.Times(),
 	})
 	if errors.Is(err, writer.ErrLeft) {
-		err = &leftCopy{err, r.copy}
+		err = &ui.LeftCopy{Err: err, Copy: r.copy}
 	}
 	return rep, err
 }
@@ -186,22 +179,22 @@ func (r *recvFlags) signalled() string {
 }
 
 // observe adds to what is told of a copy that stays which devices end with this process.
-func (r *recvFlags) observe(devices []opened, show *show) migration.Observer {
+func (r *recvFlags) observe(devices []input.Opened, show *ui.Observer) migration.Observer {
 	return func(ev migration.Event) {
 		collect(ev)
 		r.holds.Store(ev.Kind == migration.Held || r.holds.Load() && ev.Kind != migration.Restored)
 		if ev.Kind != migration.Held {
-			show.observe(ev)
+			show.Observe(ev)
 			return
 		}
-		s := scene{copy: &heldCopy{ev.Attempt, ev.Peer, r.state.directory() != ""}}
+		s := ui.Scene{Copy: &ui.HeldCopy{Attempt: ev.Attempt, Peer: ev.Peer, Journal: r.state.Directory() != ""}}
 		for _, d := range devices {
-			if d.ours {
-				s.kept = append(s.kept, d.name)
+			if d.Ours {
+				s.Kept = append(s.Kept, d.Name)
 			}
 		}
-		r.copy = s.copy
-		show.stay(s.copy.String(), s)
+		r.copy = s.Copy
+		show.Stay(s.Copy.String(), s)
 	}
 }
 
@@ -212,10 +205,10 @@ func collect(ev migration.Event) {
 	}
 }
 
-func sinks(devices []opened) []writer.Sink {
+func sinks(devices []input.Opened) []writer.Sink {
 	list := make([]writer.Sink, len(devices))
 	for i, d := range devices {
-		list[i] = writer.Sink{Name: d.name, Device: d.Device, Kept: d.lent}
+		list[i] = writer.Sink{Name: d.Name, Device: d.Device, Kept: d.Lent}
 	}
 	return list
 }

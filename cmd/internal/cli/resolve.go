@@ -15,6 +15,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/migpipe/migpipe/cmd/internal/continuing"
+	"github.com/migpipe/migpipe/cmd/internal/ui"
 	"github.com/migpipe/migpipe/internal/lockfile"
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
@@ -46,11 +48,11 @@ type decision struct {
 const notHere = "if nothing of it runs here"
 
 // others are the decisions against this side. They need no fencing.
-var others = map[role]decision{
-	source: {flag: "commit-there", usage: "in the place of --resume-here: the destination is to run the copy that it holds, since the devices could not be resumed here",
+var others = map[journal.Role]decision{
+	journal.Source: {flag: "commit-there", usage: "in the place of --resume-here: the destination is to run the copy that it holds, since the devices could not be resumed here",
 		records: "OPEN or RESUME_FAILED", ask: notHere, record: handoff.CommitThere,
 		next: "`mig-send --migration %s` and the other arguments again: it tells the destination, whose mig-recv must run"},
-	sink: {flag: "give-up", usage: "in the place of --run-here: the devices do not run here, and never will",
+	journal.Destination: {flag: "give-up", usage: "in the place of --run-here: the devices do not run here, and never will",
 		records: "READY, ACCEPT, LOST or FORCED", ask: notHere, record: handoff.GiveUp},
 }
 
@@ -61,10 +63,10 @@ func (d decision) use(other decision) string {
 // fenced is what a name of this host vouches for.
 const fenced = "if the other side cannot run the devices"
 
-var decisions = map[role]decision{
-	source: {flag: "resume-here", usage: "the devices are to run here, where they came from", records: "COMMIT", ask: fenced, record: handoff.Force,
+var decisions = map[journal.Role]decision{
+	journal.Source: {flag: "resume-here", usage: "the devices are to run here, where they came from", records: "COMMIT", ask: fenced, record: handoff.Force,
 		after: "`resolve` starts nothing: that is for whoever starts guests here.\n\nWith --commit-there it is the other way round: the destination runs its copy. That is for\ndevices that could not be resumed after the destination had been sent everything: it\nstill holds its copy, and no start of mig-send ends that. It is possible while the\nnewest record is OPEN, or RESUME_FAILED, which says that no device of the migration has\nrun again here; OWNER does not say that. It records COMMIT, and is not taken back: the\nnext `mig-send --migration ID` tells the destination. Vouch for it only if nothing of\nthe migration runs here, the guest above all: else there will be two running copies."},
-	sink: {flag: "run-here", usage: "the devices are to run here, where their copy is, or was", records: "READY, ACCEPT or LOST", ask: fenced, record: handoff.Force,
+	journal.Destination: {flag: "run-here", usage: "the devices are to run here, where their copy is, or was", records: "READY, ACCEPT or LOST", ask: fenced, record: handoff.Force,
 		after: "`resolve` starts nothing: that is for whoever starts guests here, or for a mig-recv that\ngoes on with the migration (--continue, --migration ID, or devices that all are in STOP)\nand finds its copy in devices that somebody else has kept open, or in files.\n\nWith --give-up it is the other way round: the devices do not run here, and never will.\nThe source, when it asks, is told so and takes them back; what files have kept is\nremoved by the next mig-recv. That is for a copy that is of no use any more (READY,\nACCEPT, LOST or FORCED), and no other side needs to be dead. If something of it does run\nhere, there will be two running copies; if the source is dead, there will be none."},
 }
 
@@ -82,12 +84,12 @@ and writes the record FORCED of the next attempt, with who has decided, when and
 When the other side comes back, it finds that its attempt is older, runs nothing, and
 shows both records.
 
-%s`, leastPrefix, d.records, d.after)
+%s`, continuing.LeastPrefix, d.records, d.after)
 }
 
 func resolveCommand(c *common) *cobra.Command {
 	r := &resolveFlags{common: c}
-	d, other := decisions[c.role], others[c.role]
+	d, other := decisions[c.Role], others[c.Role]
 	cmd := &cobra.Command{
 		Use:   d.use(other),
 		Short: "Decide a migration that is in doubt",
@@ -103,27 +105,27 @@ func resolveCommand(c *common) *cobra.Command {
 	f.StringVar(&r.why, "why", "", "`TEXT` for those who will ask")
 	f.StringVar(&r.confirm, "confirm", "", "`HOSTNAME` of this host, for scripts; else it is asked for")
 	f.BoolVar(&r.other, other.flag, false, other.usage)
-	if c.role == sink {
+	if c.Role == journal.Destination {
 		f.StringVar(&r.witness.url, "witness", "", "`URL` of the witness that the migration has, if it has one")
 	}
 	return cmd
 }
 
 func (r *resolveFlags) run(cmd *cobra.Command, id string) error {
-	d, other := decisions[r.role], others[r.role]
+	d, other := decisions[r.Role], others[r.Role]
 	switch {
 	case r.other && r.here:
-		return mistakef("", "--%s and --%s exclude each other", other.flag, d.flag)
+		return ui.Mistakef("", "--%s and --%s exclude each other", other.flag, d.flag)
 	case r.other && strings.TrimSpace(r.why) == "":
-		return mistakef("", "say --why: it is kept in the journal")
+		return ui.Mistakef("", "say --why: it is kept in the journal")
 	case r.other:
 		return r.decide(cmd, id, other)
 	case !r.here:
-		return mistakef("", "say --%s: %s", d.flag, d.usage)
+		return ui.Mistakef("", "say --%s: %s", d.flag, d.usage)
 	case !r.fenced:
-		return mistakef("fence the other side first", "say --peer-is-fenced, if that is so: the other side is dead, or kept from its devices")
+		return ui.Mistakef("fence the other side first", "say --peer-is-fenced, if that is so: the other side is dead, or kept from its devices")
 	case strings.TrimSpace(r.why) == "":
-		return mistakef("", "say --why: it is kept in the journal")
+		return ui.Mistakef("", "say --why: it is kept in the journal")
 	}
 	return r.decide(cmd, id, d)
 }
@@ -137,11 +139,11 @@ func (r *resolveFlags) decide(cmd *cobra.Command, id string, d decision) error {
 	defer j.Close()
 	decided, ok := d.record(j.Last(), r.signature())
 	if !ok {
-		return mistakef(fmt.Sprintf("`%s status` shows it", r.program), "migration %v is not in doubt here: its record is %v, and only %s can be decided (%s)",
-			j.Last().Attempt.Mig, j.Last().Record, d.records, meaning(r.role.journal(), j.Last()))
+		return ui.Mistakef(fmt.Sprintf("`%s status` shows it", r.Program), "migration %v is not in doubt here: its record is %v, and only %s can be decided (%s)",
+			j.Last().Attempt.Mig, j.Last().Record, d.records, meaning(r.Role, j.Last()))
 	}
 	if len(decided.Why.Text) > journal.MaxText {
-		return mistakef("shorten it", "--why is %d bytes too long for the journal", len(decided.Why.Text)-journal.MaxText)
+		return ui.Mistakef("shorten it", "--why is %d bytes too long for the journal", len(decided.Why.Text)-journal.MaxText)
 	}
 	if err := r.show(cmd, j); err != nil {
 		return err
@@ -155,9 +157,9 @@ func (r *resolveFlags) decide(cmd *cobra.Command, id string, d decision) error {
 		}
 	}
 	if err := j.Append(decided); err != nil {
-		return &transport.Fault{Code: transport.CodeInternal, Err: &stateError{err}}
+		return &transport.Fault{Code: transport.CodeInternal, Err: &ui.JournalError{Err: err}}
 	}
-	if err := say(cmd, fmt.Sprintf("recorded %v, attempt %d: %s", decided.Record, decided.Attempt.Epoch, meaning(r.role.journal(), decided))); err != nil || d.next == "" {
+	if err := say(cmd, fmt.Sprintf("recorded %v, attempt %d: %s", decided.Record, decided.Attempt.Epoch, meaning(r.Role, decided))); err != nil || d.next == "" {
 		return err
 	}
 	return say(cmd, "next: "+fmt.Sprintf(d.next, decided.Attempt.Mig))
@@ -165,20 +167,20 @@ func (r *resolveFlags) decide(cmd *cobra.Command, id string, d decision) error {
 
 // open takes the journal, which nobody may be working with.
 func (r *resolveFlags) open(id string) (*journal.Journal, error) {
-	mig, err := r.state.findMigration(r.role.journal(), "migration ", id)
+	mig, err := r.state.FindMigration(r.Role, "migration ", id)
 	if err != nil {
 		return nil, err
 	}
-	dir := r.state.directory()
-	j, err := journal.Open(dir, journal.Options{Role: r.role.journal(), Mig: mig, Volatile: r.state.volatile, Existing: true})
+	dir := r.state.Directory()
+	j, err := journal.Open(dir, journal.Options{Role: r.Role, Mig: mig, Volatile: r.state.Volatile, Existing: true})
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return nil, mistakef(fmt.Sprintf("`%s status` lists what is there", r.program), "migration %v: there is no such journal in %s", mig, dir)
+		return nil, ui.Mistakef(fmt.Sprintf("`%s status` lists what is there", r.Program), "migration %v: there is no such journal in %s", mig, dir)
 	case errors.Is(err, journal.ErrBusy):
-		path := r.state.path(r.role.journal(), mig)
-		return nil, &transport.Fault{Code: transport.CodeBusy, Err: &workedOn{r.program, mig, lockfile.Holder(path)}}
+		path := r.state.Path(r.Role, mig)
+		return nil, &transport.Fault{Code: transport.CodeBusy, Err: &workedOn{r.Program, mig, lockfile.Holder(path)}}
 	case err != nil:
-		return nil, &transport.Fault{Code: transport.CodeBusy, Err: &stateError{err}}
+		return nil, &transport.Fault{Code: transport.CodeBusy, Err: &ui.JournalError{Err: err}}
 	}
 	return j, nil
 }
@@ -189,7 +191,7 @@ func (r *resolveFlags) signature() string {
 	if u, err := user.Current(); err == nil {
 		who = fmt.Sprintf("%s (%s)", u.Username, who)
 	}
-	return who + ": " + oneLine(strings.TrimSpace(r.why))
+	return who + ": " + ui.OneLine(strings.TrimSpace(r.why))
 }
 
 // heard says what the records of a side imply of the other.
@@ -206,19 +208,19 @@ var heard = map[handoff.Record]string{
 // show prints what is known, of both sides.
 func (r *resolveFlags) show(cmd *cobra.Command, j *journal.Journal) error {
 	last := j.Last()
-	all, devices, err := journal.ReadWithDevices(r.state.path(r.role.journal(), last.Attempt.Mig))
+	all, devices, err := journal.ReadWithDevices(r.state.Path(r.Role, last.Attempt.Mig))
 	if err != nil {
-		return &transport.Fault{Code: transport.CodeDevice, Err: &stateError{err}}
+		return &transport.Fault{Code: transport.CodeDevice, Err: &ui.JournalError{Err: err}}
 	}
 	out := cmd.ErrOrStderr()
-	fmt.Fprintf(out, "migration %v, attempt %d, as this side (%v) has recorded it in journal %v:\n", last.Attempt.Mig, last.Attempt.Epoch, r.role.journal(), j.ID())
+	fmt.Fprintf(out, "migration %v, attempt %d, as this side (%v) has recorded it in journal %v:\n", last.Attempt.Mig, last.Attempt.Epoch, r.Role, j.ID())
 	if devices != nil {
-		fmt.Fprintf(out, "  devices: %s\n", (&recorded{devices: devices}).about())
+		fmt.Fprintf(out, "  devices: %s\n", (&continuing.Recorded{Devices: devices}).About())
 	}
 	t := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	for _, e := range all {
 		if e.Attempt == last.Attempt {
-			fmt.Fprintf(t, "  %s\t%v\t%d bytes\t%s\n", e.Time.UTC().Format(time.RFC3339), e.Record, e.Why.Bytes, oneLine(e.Why.Text))
+			fmt.Fprintf(t, "  %s\t%v\t%d bytes\t%s\n", e.Time.UTC().Format(time.RFC3339), e.Record, e.Why.Bytes, ui.OneLine(e.Why.Text))
 		}
 	}
 	if err := t.Flush(); err != nil {
@@ -231,7 +233,7 @@ func (r *resolveFlags) show(cmd *cobra.Command, j *journal.Journal) error {
 	if last.Peer != (migration.JournalID{}) {
 		other += ", its journal " + last.Peer.String()
 	}
-	_, err = fmt.Fprintf(out, "%s;\n%s\nwhat it has recorded since is not known here: `%s status` says it there\n", other, heard[last.Record], r.peerProgram)
+	_, err = fmt.Fprintf(out, "%s;\n%s\nwhat it has recorded since is not known here: `%s status` says it there\n", other, heard[last.Record], r.PeerProgram)
 	return err
 }
 
@@ -252,7 +254,7 @@ func (r *resolveFlags) confirmed(in io.Reader, out io.Writer, ask string) error 
 		typed = strings.TrimSpace(line)
 	}
 	if typed != host {
-		return mistakef("`hostname` prints it: are you where you mean to be?", "%.80q is not the name of this host; nothing was changed", typed)
+		return ui.Mistakef("`hostname` prints it: are you where you mean to be?", "%.80q is not the name of this host; nothing was changed", typed)
 	}
 	return nil
 }
@@ -260,11 +262,11 @@ func (r *resolveFlags) confirmed(in io.Reader, out io.Writer, ask string) error 
 // win asks the witness of a migration that has one: as long as the destination does
 // not have the register, a source that comes back may still win it, and run.
 func (r *resolveFlags) win(last handoff.Entry) error {
-	if r.role != sink || last.Witness == 0 {
+	if r.Role != journal.Destination || last.Witness == 0 {
 		return nil
 	}
 	if r.witness.url == "" {
-		return mistakef("name it with --witness, as it was named to mig-recv", "the migration has a witness, which may have given the devices back to the source: it must be asked first")
+		return ui.Mistakef("name it with --witness, as it was named to mig-recv", "the migration has a witness, which may have given the devices back to the source: it must be asked first")
 	}
 	if err := r.witness.openURL(); err != nil {
 		return err
@@ -274,8 +276,30 @@ func (r *resolveFlags) win(last handoff.Entry) error {
 	case err != nil:
 		return &transport.Fault{Code: transport.CodeInternal, Err: fmt.Errorf("nothing was changed: %w", err)}
 	case winner != handoff.DestSide:
-		return mistakef("resume the devices at the source: `mig-send status` says there what it knows",
+		return ui.Mistakef("resume the devices at the source: `mig-send status` says there what it knows",
 			"the witness has given the devices back to the source, which may run them; nothing was changed")
 	}
 	return nil
+}
+
+// workedOn is why nobody can decide a migration yet: a program may still do so.
+type workedOn struct {
+	program string
+	mig     migration.ID
+	pid     int // 0 where that is not known
+}
+
+func (w *workedOn) Error() string {
+	return fmt.Sprintf("%s works on migration %v%s: it may yet hear from the other side", w.program, w.mig, w.process())
+}
+
+func (w *workedOn) process() string {
+	if w.pid == 0 {
+		return ""
+	}
+	return fmt.Sprintf(" (process %d)", w.pid)
+}
+
+func (w *workedOn) Hint() string {
+	return ui.EndFirst(w.pid)
 }

@@ -66,7 +66,7 @@ func eraseEcho(told io.Writer) {
 	}
 }
 
-// cancelled is the cause that a signal gives to a context.
+// Cancelled is the cause that a signal gives to a context.
 type cancelled struct{ signal os.Signal }
 
 func (c cancelled) Error() string { return "cancelled: " + c.signal.String() }

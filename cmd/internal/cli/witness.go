@@ -5,6 +5,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/migpipe/migpipe/cmd/internal/input"
+	"github.com/migpipe/migpipe/cmd/internal/ui"
 	"github.com/migpipe/migpipe/transport/handoff/witness"
 )
 
@@ -34,21 +36,18 @@ type doubtFlags struct {
 
 func (d *doubtFlags) add(cmd *cobra.Command) {
 	f := cmd.Flags()
-	f.StringVar(&d.policy, "in-doubt", "wait", "`WHAT` decides when the answer to COMMIT is missing: wait or witness")
+	input.Word(cmd, &d.policy, "in-doubt", "`WHAT` decides when the answer to COMMIT is missing: wait or witness", "wait", "witness")
 	f.StringVar(&d.url, "witness", "", "`URL` of the witness: dir:PATH or exec:PROGRAM")
-	_ = cmd.RegisterFlagCompletionFunc("in-doubt", completeWords("wait", "witness"))
 	_ = cmd.RegisterFlagCompletionFunc("witness", completeWords("dir:", "exec:"))
 }
 
 // open opens the witness that the flags name.
 func (d *doubtFlags) open() error {
 	switch {
-	case d.policy != "wait" && d.policy != "witness":
-		return mistakef("it is wait or witness", "--in-doubt: unknown %.20q", d.policy)
 	case d.policy == "wait" && d.url != "":
-		return mistakef("say --in-doubt witness too", "--witness %.80q is not asked with --in-doubt wait", d.url)
+		return ui.Mistakef("say --in-doubt witness too", "--witness %.80q is not asked with --in-doubt wait", d.url)
 	case d.policy == "witness" && d.url == "":
-		return mistakef("name it with --witness dir:PATH or exec:PROGRAM", "--in-doubt witness: there is no witness")
+		return ui.Mistakef("name it with --witness dir:PATH or exec:PROGRAM", "--in-doubt witness: there is no witness")
 	case d.url == "":
 		return nil
 	}
@@ -57,7 +56,7 @@ func (d *doubtFlags) open() error {
 
 func (d *doubtFlags) openURL() (err error) {
 	if d.used, err = witness.Open(d.url); err != nil {
-		return mistakef("name a directory that both hosts have mounted, or a program, with --witness", "%s", plainText(err))
+		return ui.Mistakef("name a directory that both hosts have mounted, or a program, with --witness", "%s", ui.PlainText(err))
 	}
 	return nil
 }
