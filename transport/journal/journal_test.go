@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"hash/crc32"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -16,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 	"pgregory.net/rapid"
 
+	"github.com/migpipe/migpipe/internal/crc32c"
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
 	"github.com/migpipe/migpipe/transport/migration"
@@ -431,7 +431,7 @@ func FuzzRecord(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		b = append(bytes.Clone(b), make([]byte, recordLen)...)[:recordLen]
-		binary.BigEndian.PutUint32(b[atSum:], crc32.Checksum(b[:atSum], castagnoli)) // or nearly all would be refused
+		binary.BigEndian.PutUint32(b[atSum:], crc32c.Sum(b[:atSum])) // or nearly all would be refused
 		r, err := decode(b)
 		if err != nil {
 			if r != (Record{}) {

@@ -4,10 +4,10 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"hash/crc32"
 	"strings"
 	"time"
 
+	"github.com/migpipe/migpipe/internal/crc32c"
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
 )
@@ -79,8 +79,6 @@ const (
 // flagSole is Entry.Sole.
 const flagSole = 1
 
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
-
 // errNoRecord is the error for a slot that was not written, or not completely.
 var errNoRecord = errors.New("no record")
 
@@ -118,7 +116,7 @@ func (r *Record) header(kind byte) []byte {
 
 // seal adds the checksum of a slot.
 func seal(b []byte) []byte {
-	binary.BigEndian.PutUint32(b[atSum:], crc32.Checksum(b[:atSum], castagnoli))
+	binary.BigEndian.PutUint32(b[atSum:], crc32c.Sum(b[:atSum]))
 	return b
 }
 
@@ -145,7 +143,7 @@ func text(b []byte) string {
 
 // readHeader reads the fields that every kind of slot has. It allocates nothing.
 func readHeader(b []byte) (r Record, err error) {
-	if string(b[:len(recordMagic)]) != recordMagic || binary.BigEndian.Uint32(b[atSum:]) != crc32.Checksum(b[:atSum], castagnoli) {
+	if string(b[:len(recordMagic)]) != recordMagic || binary.BigEndian.Uint32(b[atSum:]) != crc32c.Sum(b[:atSum]) {
 		return r, errNoRecord
 	}
 	if b[atVersion] != recordVersion {
