@@ -14,8 +14,8 @@ import (
 )
 
 // sorted checks the levels against the places of all chunks, while no device is read.
-func (h *hauling) sorted(t *rapid.T) {
-	want := levels{leaving: len(h.held)}
+func (h *lossyQueue) checkLevels(t *rapid.T) {
+	want := levels{sending: len(h.held)}
 	for i := range h.lines {
 		l := &h.lines[i]
 		_, credit := h.lowest(i)
@@ -26,12 +26,12 @@ func (h *hauling) sorted(t *rapid.T) {
 			case k.where == queued && credit:
 				want.ready++
 			case k.where == queued:
-				want.held++
+				want.uncredited++
 			}
-			want.kept++
+			want.retained++
 		}
 	}
-	if got := h.now; got != want || got.kept > h.chunks {
+	if got := h.levels; got != want || got.retained > h.chunks {
 		t.Fatalf("the levels are %+v of %d, want %+v", got, h.chunks, want)
 	}
 }
@@ -40,7 +40,7 @@ func (h *hauling) sorted(t *rapid.T) {
 // moment for what everything waited for.
 func TestOccupancyOverTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f := newFilling(t, 4, alone(0))
+		f := newTestQueue(t, 4, alone(0))
 		pass := func(ms int) { time.Sleep(time.Duration(ms) * time.Millisecond) }
 		pass(1000)
 		early, err := f.get(t.Context(), 0)
@@ -49,20 +49,20 @@ func TestOccupancyOverTime(t *testing.T) {
 		}
 		pass(100) // the device is read
 		f.release(0, early)
-		f.cutOne(t.Context(), 0)
-		f.cutOne(t.Context(), 0)
+		f.putOne(t.Context(), 0)
+		f.putOne(t.Context(), 0)
 		pass(200) // two without credit
 		f.grant(0, wire.Window{Seq: 1, Offset: 10})
 		pass(300) // two in a line whose first has credit
-		c := f.one()
+		c := f.takeOne()
 		pass(400) // one on a lane, one without credit
 		f.grant(0, all)
-		second := f.one()
+		second := f.takeOne()
 		pass(500) // both on lanes
-		f.took(second)
-		f.took(c)
+		f.finishSend(second)
+		f.finishSend(c)
 		pass(600) // both are sent
-		if err := f.applied(0, 2); err != nil {
+		if err := f.ack(0, 2); err != nil {
 			t.Fatal(err)
 		}
 		pass(700)
@@ -128,7 +128,7 @@ func TestRecent(t *testing.T) {
 // there is memory, and then waits for no less than that.
 func TestDrainReadsOn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := newBench(t, &script{reads: []answer{{4096, nil}}})
+		b := newDrainBench(t, &script{reads: []answer{{4096, nil}}})
 		b.queue.grant(3, all)
 		go b.drain.run(t.Context())
 		blocked := make(chan *wire.Chunk)
@@ -140,12 +140,12 @@ func TestDrainReadsOn(t *testing.T) {
 		if n := b.read.Load(); n != 8*4096 {
 			t.Errorf("%d bytes were read, the memory has room for %d", n, 8*4096)
 		}
-		if got, want := b.queue.now, (levels{ready: 7, leaving: 1, kept: 8}); got != want {
+		if got, want := b.queue.levels, (levels{ready: 7, sending: 1, retained: 8}); got != want {
 			t.Errorf("the levels are %+v, want %+v", got, want)
 		}
 		c := <-blocked
-		b.queue.took(c)
-		if err := b.queue.applied(3, 1); err != nil {
+		b.queue.finishSend(c)
+		if err := b.queue.ack(3, 1); err != nil {
 			t.Fatal(err)
 		}
 		synctest.Wait()
@@ -170,7 +170,7 @@ func TestLastLoad(t *testing.T) {
 		if _, stop := p.occupancies(true); stop.Bottleneck != migration.BoundNetwork {
 			t.Errorf("before that ACK: bound by %q", stop.Bottleneck)
 		}
-		p.devices[0].loads.took = 900 * time.Millisecond
+		p.devices[0].loadRate.took = 900 * time.Millisecond
 		if all, stop := p.occupancies(true); all.Bottleneck != migration.BoundLoad || stop.Bottleneck != migration.BoundLoad {
 			t.Errorf("bound by %q, in all by %q", stop.Bottleneck, all.Bottleneck)
 		}

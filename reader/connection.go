@@ -27,14 +27,14 @@ type connection struct {
 	heard   chan heard          // messages: boxed as events they would be garbage. It holds none, so that events which their sender posts next come after them
 	quit    <-chan struct{}     // closed when the loop takes no more
 
-	control *wire.Control // nil while it is lost
-	hearing hearing
-	lostAt  time.Time        // when the control lane was lost, zero while it stands
-	lostBy  error            // what it was lost by, the last time
-	refusal *transport.Fault // what a destination says that cannot answer COMMIT, nil if it does not
+	control   *wire.Control // nil while it is lost
+	hearing   hearing
+	lostAt    time.Time        // when the control lane was lost, zero while it stands
+	lossCause error            // what it was lost by, the last time
+	refusal   *transport.Fault // what a destination says that cannot answer COMMIT, nil if it does not
 
 	restoredAt time.Time
-	pause      time.Duration // before it was dialled the last time
+	retryPause time.Duration // before it was dialled the last time
 	queriedAt  time.Duration // when QUERY was last sent
 
 	reading  sync.WaitGroup // the readers of control lanes, which end with those
@@ -51,14 +51,14 @@ func newConnection(o Options, dialer transport.Dialer, start time.Time, post fun
 // short, because a packet that a cut has swallowed is sent again ever more rarely
 // (RFC 9002, section 6.2.1), and the later ones long, because paths are.
 const (
-	tryLeast = 500 * time.Millisecond
-	tryMost  = transport.HandshakeTimeout
+	minTry = 500 * time.Millisecond
+	maxTry = transport.HandshakeTimeout
 )
 
 // How long to wait after a try that has failed at once.
 const (
-	pauseLeast = 50 * time.Millisecond
-	pauseMost  = 2 * time.Second
+	minPause = 50 * time.Millisecond
+	maxPause = 2 * time.Second
 )
 
 // lanePause keeps a lane that ends whenever it is dialled from being dialled in a row.
@@ -97,8 +97,8 @@ func reach(ctx context.Context, limit time.Duration, dial func(context.Context) 
 }
 
 // keepDialling tries until it succeeds, or ctx ends.
-func keepDialling(ctx context.Context, try func(context.Context) error) {
-	limit, pause := tryLeast, pauseLeast
+func retryDial(ctx context.Context, try func(context.Context) error) {
+	limit, pause := minTry, minPause
 	for {
 		began := time.Now()
 		each, cancel := context.WithTimeout(ctx, limit)
@@ -108,13 +108,13 @@ func keepDialling(ctx context.Context, try func(context.Context) error) {
 			return
 		}
 		if time.Since(began) >= limit {
-			limit = min(2*limit, tryMost)
+			limit = min(2*limit, maxTry)
 			continue
 		}
 		if sleep(ctx, pause) != nil {
 			return
 		}
-		pause = min(2*pause, pauseMost)
+		pause = min(2*pause, maxPause)
 	}
 }
 
@@ -122,7 +122,7 @@ func keepDialling(ctx context.Context, try func(context.Context) error) {
 func redial(g *tasks.Group, pause time.Duration, try func(context.Context) error) {
 	g.Go(func(ctx context.Context) {
 		if sleep(ctx, pause) == nil {
-			keepDialling(ctx, try)
+			retryDial(ctx, try)
 		}
 	})
 }
@@ -147,9 +147,9 @@ func (c *connection) openLane(ctx context.Context, kind wire.LaneKind, number in
 }
 
 // use reads a control lane from now on. Its reader ends with it.
-func (c *connection) use(control *wire.Control) {
+func (c *connection) attach(control *wire.Control) {
 	c.control = control
-	c.hearing.proved(time.Since(c.start))
+	c.hearing.prove(time.Since(c.start))
 	c.linked = c.dialling.Child()
 	c.reading.Go(func() { c.readControl(control) })
 }
@@ -177,7 +177,7 @@ func (c *connection) send(m wire.Message) {
 }
 
 // drop closes the control lane.
-func (c *connection) drop() {
+func (c *connection) dropControl() {
 	c.control.Lane().Close()
 	c.control = nil
 	c.linked.Stop()
@@ -204,8 +204,8 @@ func (c *connection) postLane(ev laneEvent) {
 // and perhaps has not heard it. A destination that has sent WELCOME answers the second HELLO
 // with WELCOME. The watch bounds this.
 func (c *connection) greetAgain(cause error) {
-	c.drop()
-	c.lostBy = cause
+	c.dropControl()
+	c.lossCause = cause
 	redial(c.dialling, lanePause, func(ctx context.Context) error {
 		lane, err := c.openLane(ctx, wire.LaneControl, 0, transport.PeerID{})
 		if err == nil {
@@ -217,14 +217,14 @@ func (c *connection) greetAgain(cause error) {
 
 // seek looks for the destination. One that has answered, and hung up at once, is left in
 // peace for ever longer: in doubt that may go on for ever. destination is its journal.
-func (c *connection) seek(cause error, destination migration.JournalID, doubt bool) {
-	before := c.pause
-	c.lostAt, c.lostBy, c.refusal, c.pause = time.Now(), cause, nil, 0
-	if time.Since(c.restoredAt) < pauseMost {
-		c.pause = min(max(pauseLeast, 2*before), pauseMost)
+func (c *connection) redialControl(cause error, destination migration.JournalID, doubt bool) {
+	before := c.retryPause
+	c.lostAt, c.lossCause, c.refusal, c.retryPause = time.Now(), cause, nil, 0
+	if time.Since(c.restoredAt) < maxPause {
+		c.retryPause = min(max(minPause, 2*before), maxPause)
 	}
 	peer := c.peer
-	redial(c.dialling, c.pause, func(ctx context.Context) error { return c.rejoin(ctx, destination, peer, doubt) })
+	redial(c.dialling, c.retryPause, func(ctx context.Context) error { return c.rejoin(ctx, destination, peer, doubt) })
 }
 
 // rejoin opens a control lane for the attempt at hand, and waits for the first word of
@@ -235,7 +235,7 @@ func (c *connection) seek(cause error, destination migration.JournalID, doubt bo
 func (c *connection) rejoin(ctx context.Context, destination migration.JournalID, peer transport.PeerID, doubt bool) error {
 	lane, err := c.openLane(ctx, wire.LaneControl, 0, peer)
 	if f, ok := errors.AsType[*transport.Fault](err); ok && doubt {
-		c.post(turnedAway{f})
+		c.post(refused{f})
 	}
 	if err != nil {
 		return err
@@ -252,7 +252,7 @@ func (c *connection) rejoin(ctx context.Context, destination migration.JournalID
 	}
 	if d, ok := first.(*wire.Declined); ok && doubt && d.Journal != destination && err == nil {
 		f := peerFault(d.Code, d.Device, d.Offset, d.Text)
-		c.post(turnedAway{f})
+		c.post(refused{f})
 		err = f
 	}
 	if err != nil {
@@ -264,17 +264,17 @@ func (c *connection) rejoin(ctx context.Context, destination migration.JournalID
 }
 
 // restored takes a new control lane. It gives how long there was none.
-func (c *connection) restored(control *wire.Control) (away time.Duration) {
+func (c *connection) restore(control *wire.Control) (away time.Duration) {
 	away = time.Since(c.lostAt)
-	c.lostAt, c.lostBy, c.refusal, c.restoredAt = time.Time{}, nil, nil, time.Now()
-	c.use(control)
+	c.lostAt, c.lossCause, c.refusal, c.restoredAt = time.Time{}, nil, nil, time.Now()
+	c.attach(control)
 	return away
 }
 
 // unheard reports, at each tick, whether the destination does not hear the control lane,
 // although it stands, for as long as a lane may stand still. asks says that only an answer to
 // QUERY shows that; idle that nothing is due.
-func (c *connection) unheard(limit time.Duration, asks, idle bool) bool {
+func (c *connection) isUnheard(limit time.Duration, asks, idle bool) bool {
 	if c.control == nil || wire.Local(c.control.Lane()) {
 		return false
 	}
@@ -284,10 +284,10 @@ func (c *connection) unheard(limit time.Duration, asks, idle bool) bool {
 		c.send(&wire.Query{Attempt: c.attempt})
 	}
 	if idle {
-		c.hearing.proved(now)
+		c.hearing.prove(now)
 		return false
 	}
-	return c.hearing.look(now, limit)
+	return c.hearing.isOverdue(now, limit)
 }
 
 // close ends the conversation, and joins what it has started.

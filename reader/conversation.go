@@ -20,7 +20,7 @@ import (
 
 // connect opens the control lane.
 func (e *engine) connect(ctx context.Context) error {
-	e.tell(migration.Event{Kind: migration.Phase, Phase: migration.Connect})
+	e.emit(migration.Event{Kind: migration.Phase, Phase: migration.Connect})
 	lane, err := reach(ctx, e.opts.ConnectFor, func(ctx context.Context) (transport.Lane, error) {
 		return e.conn.openLane(ctx, wire.LaneControl, 0, transport.PeerID{})
 	})
@@ -31,81 +31,81 @@ func (e *engine) connect(ctx context.Context) error {
 	for i := range e.offer.Devices {
 		e.offer.Devices[i].Splice = e.opts.Codec == nil && wire.Local(lane)
 	}
-	e.offer.Lanes = e.opts.lanes(transport.CarrierOf(lane))
-	if err := e.pipe.allot(e.opts.Memory, e.opts.ChunkSize, int(e.offer.Lanes), e.needs()); err != nil {
+	e.offer.Lanes = e.opts.laneCount(transport.CarrierOf(lane))
+	if err := e.pipe.allocate(e.opts.Memory, e.opts.ChunkSize, int(e.offer.Lanes), e.needs()); err != nil {
 		lane.Close()
 		return err
 	}
 	return nil
 }
 
-func (e *engine) unreachable(ctx context.Context, err error) (migration.Report, error) {
-	e.out.Outcome = migration.Aborted
+func (e *engine) reportUnreachable(ctx context.Context, err error) (migration.Report, error) {
+	e.report.Outcome = migration.Aborted
 	e.finishReport()
 	fault := &transport.Fault{Code: transport.CodeOf(err), Err: err}
 	if ctx.Err() != nil {
 		fault.Code = transport.CodeCancelled
 	}
-	return e.out, fault
+	return e.report, fault
 }
 
 // message takes in what the destination says. Before the hand-off judges it,
 // the cause of a refusal is kept for the report.
-func (e *engine) message(m wire.Message) {
+func (e *engine) handleMessage(m wire.Message) {
 	if *m.About() != e.opts.Attempt {
 		return // of another attempt: an echo, or not ours
 	}
 	switch m := m.(type) {
 	case *wire.Welcome:
-		e.welcome(m)
+		e.handleWelcome(m)
 	case *wire.Ack:
-		e.acked(m)
+		e.handleAck(m)
 		m.Release()
 		return
 	case *wire.Ready:
-		if e.owner.AwaitsReady() && e.plan.Phase() == plan.Drained {
-			e.times.ready, e.pipe.atReady = time.Now(), e.pipe.progressed()
-			if e.times.filled.IsZero() { // READY says it, before any ACK has
-				e.times.filled = e.times.ready
+		if e.handoff.AwaitsReady() && e.plan.Phase() == plan.Drained {
+			e.times.ready, e.pipe.atReady = time.Now(), e.pipe.currentProgress()
+			if e.times.firstApplied.IsZero() { // READY says it, before any ACK has
+				e.times.firstApplied = e.times.ready
 			}
 			if e.opts.Approve == nil {
-				e.tell(migration.Event{Kind: migration.Phase, Phase: migration.Commit})
+				e.emit(migration.Event{Kind: migration.Phase, Phase: migration.Commit})
 			}
 		}
 	case *wire.Running:
-		if e.owner.InDoubt() {
+		if e.handoff.InDoubt() {
 			e.times.running, e.times.startTook = time.Now(), time.Duration(m.StartNS)
 			e.times.witnessTook, e.times.acceptTook = time.Duration(m.WitnessNS), time.Duration(m.AcceptNS)
-			e.times.sent = e.times.start.Add(time.Duration(e.pipe.sent.Load()))
-			e.tell(migration.Event{Kind: migration.Phase, Phase: migration.Running})
+			e.times.sent = e.times.start.Add(time.Duration(e.pipe.lastSentAt.Load()))
+			e.emit(migration.Event{Kind: migration.Phase, Phase: migration.Running})
 		}
 	case *wire.Declined:
-		e.keep(e.declined(m))
+		e.noteCause(e.declineCause(m))
 	case *wire.NotStarted:
-		e.keep(peerFault(cmp.Or(m.Code, transport.CodeStart), m.Device, 0, m.Text))
+		e.noteCause(peerFault(cmp.Or(m.Code, transport.CodeStart), m.Device, 0, m.Text))
 	case *wire.Status:
-		e.conn.hearing.proved(time.Since(e.times.start))
-		e.overruled(m)
-		if f := meets(&e.opts, e.opts.Attempt, m); f != nil {
-			e.keep(f)
+		e.conn.hearing.prove(time.Since(e.times.start))
+		e.noteOverruled(m)
+		if f := checkBothMayRun(&e.opts, e.opts.Attempt, m); f != nil {
+			e.noteCause(f)
 		}
 	default:
-		e.failed(&transport.Fault{Code: transport.CodeProtocol, Err: fmt.Errorf("%w: %v from the destination", transport.ErrProtocol, m.Type())})
+		e.fail(&transport.Fault{Code: transport.CodeProtocol, Err: fmt.Errorf("%w: %v from the destination", transport.ErrProtocol, m.Type())})
 		return
 	}
-	e.own(handoff.Received{Message: m})
-	if _, ready := m.(*wire.Ready); ready && e.assented { // while it was out of reach
-		e.assented = false
+	e.stepHandoff(handoff.Received{Message: m})
+	if _, ready := m.(*wire.Ready); ready && e.approvedWhileLost { // while it was out of reach
+		e.approvedWhileLost = false
 		e.approved(nil)
 	}
 }
 
 // policy is the codec that was asked for, or what suits the lanes, of those that the
 // destination takes.
-func (e *engine) policy(takes []codec.ID) codec.Policy {
+func (e *engine) chooseCodec(takes []codec.ID) codec.Policy {
 	switch {
 	case e.opts.Codec != nil:
-		return newOnly(e.opts.Codec, takes)
+		return newCodecFilter(e.opts.Codec, takes)
 	case wire.Local(e.conn.control.Lane()):
 		return codec.Fixed(codec.Raw)
 	}
@@ -114,16 +114,16 @@ func (e *engine) policy(takes []codec.ID) codec.Policy {
 
 // declined is why the destination declines. Where it does so in no journal's name, to HELLO
 // that was said again, the lane that was lost is the cause: the first HELLO was taken in.
-func (e *engine) declined(m *wire.Declined) *transport.Fault {
+func (e *engine) declineCause(m *wire.Declined) *transport.Fault {
 	f := peerFault(m.Code, m.Device, m.Offset, m.Text)
-	if e.owner.AwaitsWelcome() && e.conn.lostBy != nil && m.Journal == (migration.JournalID{}) {
-		return &transport.Fault{Code: transport.CodeNetwork, Err: fmt.Errorf("%w; to HELLO on another lane it said: %s", e.conn.lostBy, f.Err)}
+	if e.handoff.AwaitsWelcome() && e.conn.lossCause != nil && m.Journal == (migration.JournalID{}) {
+		return &transport.Fault{Code: transport.CodeNetwork, Err: fmt.Errorf("%w; to HELLO on another lane it said: %s", e.conn.lossCause, f.Err)}
 	}
 	return f
 }
 
 // keep remembers the first cause: what follows from it explains nothing.
-func (e *engine) keep(f *transport.Fault) {
+func (e *engine) noteCause(f *transport.Fault) {
 	if e.fault == nil {
 		e.fault = f
 	}
@@ -131,83 +131,83 @@ func (e *engine) keep(f *transport.Fault) {
 
 // notRecorded keeps why the journal has not taken a record, whatever else is a cause: a disk
 // that fails is to be known of.
-func (e *engine) notRecorded(r handoff.Record, err error) {
+func (e *engine) noteUnrecorded(r handoff.Record, err error) {
 	e.unrecorded = cmp.Or(e.unrecorded, &transport.Fault{Code: transport.CodeInternal, Err: fmt.Errorf("journal %v: %w", r, err)})
-	e.keep(e.unrecorded)
-	e.own(handoff.Unrecorded{})
+	e.noteCause(e.unrecorded)
+	e.stepHandoff(handoff.Unrecorded{})
 }
 
-func (e *engine) fail(f *transport.Fault, ev handoff.SourceEvent) {
-	e.keep(f)
-	e.own(ev)
+func (e *engine) endBy(f *transport.Fault, ev handoff.SourceEvent) {
+	e.noteCause(f)
+	e.stepHandoff(ev)
 }
 
-func (e *engine) failed(f *transport.Fault) {
-	e.fail(f, handoff.Failed{Code: f.Code, Device: f.Device, Offset: f.Offset, Text: f.Err.Error()})
+func (e *engine) fail(f *transport.Fault) {
+	e.endBy(f, handoff.Failed{Code: f.Code, Device: f.Device, Offset: f.Offset, Text: f.Err.Error()})
 }
 
 // welcome checks the answer to HELLO and opens the data lanes.
-func (e *engine) welcome(m *wire.Welcome) {
-	if !e.owner.AwaitsWelcome() || *m.About() != e.opts.Attempt {
+func (e *engine) handleWelcome(m *wire.Welcome) {
+	if !e.handoff.AwaitsWelcome() || *m.About() != e.opts.Attempt {
 		return
 	}
 	if err := checkWelcome(e.offer, m); err != nil {
-		e.failed(&transport.Fault{Code: transport.CodeProtocol, Err: err})
+		e.fail(&transport.Fault{Code: transport.CodeProtocol, Err: err})
 		return
 	}
-	e.out.Peer = transport.PeerOf(e.conn.control.Lane())
-	e.conn.peer = e.out.Peer
-	e.tell(migration.Event{Kind: migration.Peer, Peer: e.out.Peer, Text: transport.PeerText(m.Software)})
-	e.opts.Codec = e.policy(m.Codecs)
+	e.report.Peer = transport.PeerOf(e.conn.control.Lane())
+	e.conn.peer = e.report.Peer
+	e.emit(migration.Event{Kind: migration.Peer, Peer: e.report.Peer, Text: transport.PeerText(m.Software)})
+	e.opts.Codec = e.chooseCodec(m.Codecs)
 	for i, splice := range m.Splice {
 		e.devices[i].splice = splice
 	}
 	e.opts.ChunkSize = int(m.ChunkSize)
-	e.pipe.agree(e.opts.ChunkSize, e.opts.Codec)
+	e.pipe.useTerms(e.opts.ChunkSize, e.opts.Codec)
 	for i, w := range m.Windows {
 		e.pipe.queue.grant(i, w)
 	}
-	e.pipe.meter.trip(time.Now(), time.Since(e.times.hello)-time.Duration(max(m.HeldNS, 0)))
+	e.pipe.meter.noteRTT(time.Now(), time.Since(e.times.hello)-time.Duration(max(m.HeldNS, 0)))
 	e.times.enterTook = time.Duration(min(max(m.EnterNS, 0), int64(time.Minute)))
-	e.times.steps = e.opts.foresee(m, e.fleet.sources())
+	e.times.steps = e.opts.predictSteps(m, e.fleet.sources())
 	if f := e.opts.checkWitness(m); f != nil {
-		e.failed(f)
+		e.fail(f)
 		return
 	}
-	if text := destinationWarns(m); text != "" {
-		e.tell(migration.Event{Kind: migration.Warning, Text: text})
+	if text := destinationWarning(m); text != "" {
+		e.emit(migration.Event{Kind: migration.Warning, Text: text})
 	}
 	e.warnUnknown()
 	e.dialLanes(int(m.Lanes))
 }
 
-func (e *engine) acked(m *wire.Ack) {
-	if *m.About() != e.opts.Attempt || len(m.Devices) != len(e.devices) || e.past.restarted {
+func (e *engine) handleAck(m *wire.Ack) {
+	if *m.About() != e.opts.Attempt || len(m.Devices) != len(e.devices) || e.predecessor.inDoubt {
 		return
 	}
 	for i, ack := range m.Devices {
-		if err := e.pipe.queue.applied(i, ack.Seq); err != nil {
-			e.failed(&transport.Fault{Code: transport.CodeProtocol, Err: err})
+		if err := e.pipe.queue.ack(i, ack.Seq); err != nil {
+			e.fail(&transport.Fault{Code: transport.CodeProtocol, Err: err})
 			return
 		}
 		e.pipe.queue.grant(i, ack.Window)
 		d := e.devices[i]
-		d.applied = max(d.applied, min(ack.Applied, d.read()))
-		d.loads.look(d.applied, min(max(0, time.Duration(ack.LoadNS)), time.Since(e.times.start)))
-		if !e.times.paused.IsZero() && e.times.filled.IsZero() && d.applied > d.atPause.read {
-			e.times.filled = time.Now()
+		d.applied = max(d.applied, min(ack.Applied, d.bytesRead()))
+		d.loadRate.observe(d.applied, min(max(0, time.Duration(ack.LoadNS)), time.Since(e.times.start)))
+		if !e.times.paused.IsZero() && e.times.firstApplied.IsZero() && d.applied > d.atPause.read {
+			e.times.firstApplied = time.Now()
 		}
 	}
 	now, held := time.Since(e.times.start), time.Duration(max(m.HeldNS, 0))
-	sound := e.conn.hearing.echoed(now, min(now, time.Duration(m.Echo)), held)
-	if sound && m.Echo > 0 && !e.pipe.padding(m.Echo) {
-		e.pipe.meter.trip(time.Now(), now-time.Duration(m.Echo)-held)
+	sound := e.conn.hearing.noteEcho(now, min(now, time.Duration(m.Echo)), held)
+	if sound && m.Echo > 0 && !e.pipe.isBehindPadding(m.Echo) {
+		e.pipe.meter.noteRTT(time.Now(), now-time.Duration(m.Echo)-held)
 	}
-	e.pipe.arrived(m.Padding)
+	e.pipe.notePadding(m.Padding)
 	e.measure()
-	e.warming()
-	e.watching()
-	e.watchReading(m)
+	e.checkWarmup()
+	e.stepWatch()
+	e.checkDataLanes(m)
 }
 
 // welcomeLimit is how long WELCOME may take. The destination asks the witness before.
@@ -219,22 +219,22 @@ func (o *Options) welcomeLimit() time.Duration {
 }
 
 // own steps the hand-off and does what it says.
-func (e *engine) own(ev handoff.SourceEvent) {
+func (e *engine) stepHandoff(ev handoff.SourceEvent) {
 	failpoint.Reach("source", "on", ev)
-	next, actions := e.owner.Step(ev)
-	e.owner = next
-	e.do(actions)
+	next, actions := e.handoff.Step(ev)
+	e.handoff = next
+	e.apply(actions)
 }
 
 // do does what the hand-off says, in order.
-func (e *engine) do(actions []handoff.SourceAction) {
+func (e *engine) apply(actions []handoff.SourceAction) {
 	for _, a := range actions {
 		failpoint.Reach("source", "do", a)
 		switch a := a.(type) {
 		case handoff.Append:
-			a.Entry.PeerID, a.Entry.Why = e.out.Peer, e.why()
+			a.Entry.PeerID, a.Entry.Why = e.report.Peer, e.recordReason()
 			if err := e.opts.Journal.Append(a.Entry); err != nil {
-				e.notRecorded(a.Entry.Record, err)
+				e.noteUnrecorded(a.Entry.Record, err)
 				return
 			}
 			if a.Entry.Record == handoff.Commit {
@@ -250,23 +250,23 @@ func (e *engine) do(actions []handoff.SourceAction) {
 		case handoff.AskWitness:
 			e.askWitness()
 		case handoff.Halt:
-			e.halt()
+			e.haltDevices()
 		case handoff.Resume:
-			e.resume(a.Reverted)
+			e.resumeDevices(a.Reverted)
 		case handoff.Release:
-			e.letGo = true
+			e.mustRelease = true
 		case handoff.Finish:
-			e.out.Outcome, e.done = a.Outcome, true
+			e.report.Outcome, e.done = a.Outcome, true
 		}
 		failpoint.Reach("source", "did", a)
 	}
 }
 
 // why is what people will want to know of a record.
-func (e *engine) why() handoff.Why {
-	w := handoff.Why{Bytes: e.past.bytes}
+func (e *engine) recordReason() handoff.Why {
+	w := handoff.Why{Bytes: e.predecessor.bytes}
 	for _, d := range e.devices {
-		w.Bytes += d.read()
+		w.Bytes += d.bytesRead()
 	}
 	if e.fault != nil {
 		w.Code, w.Text = e.fault.Code, textOf(e.fault)
@@ -283,48 +283,48 @@ func (e *engine) send(m wire.Message) {
 			m.Stages = append(m.Stages, wire.FinStage{Name: s.Name, NS: s.Took.Nanoseconds()})
 		}
 	case *wire.Abort: // where the hand-off itself found the cause
-		e.keep(&transport.Fault{Code: m.Code, Err: errors.New(m.Text)})
+		e.noteCause(&transport.Fault{Code: m.Code, Err: errors.New(m.Text)})
 	}
 	e.conn.send(m)
 }
 
 func (e *engine) halted(ev halted) {
-	e.out.Warnings = append(e.out.Warnings, ev.again...)
+	e.report.Warnings = append(e.report.Warnings, ev.again...)
 	if ev.err != nil {
-		e.out.Warnings = append(e.out.Warnings, takingBack(ev.err))
+		e.report.Warnings = append(e.report.Warnings, resumeFailure(ev.err))
 	}
-	e.own(handoff.Halted{Failed: ev.err != nil})
+	e.stepHandoff(handoff.Halted{Failed: ev.err != nil})
 }
 
 func (e *engine) resumed(ev resumed) {
 	e.times.resumed = ev.at
-	e.out.Warnings = append(e.out.Warnings, ev.again...)
+	e.report.Warnings = append(e.report.Warnings, ev.again...)
 	if ev.err != nil {
-		e.out.Warnings = append(e.out.Warnings, takingBack(ev.err))
+		e.report.Warnings = append(e.report.Warnings, resumeFailure(ev.err))
 	}
 	if ev.guest != nil {
-		e.out.GuestUnheard = true
-		e.tell(migration.Event{Kind: migration.Warning, Text: guestUnheard(ev.guest)})
+		e.report.GuestUnheard = true
+		e.emit(migration.Event{Kind: migration.Warning, Text: unheardText(ev.guest)})
 	}
-	e.own(handoff.Resumed{How: ev.how})
+	e.stepHandoff(handoff.Resumed{How: ev.how})
 }
 
-func takingBack(err error) string { return fmt.Sprintf("take the devices back: %v", err) }
+func resumeFailure(err error) string { return fmt.Sprintf("take the devices back: %v", err) }
 
-func guestUnheard(err error) string {
+func unheardText(err error) string {
 	return fmt.Sprintf("resume the guest: %v: the devices run, and whether the guest does is not known", err)
 }
 
 // release ends the source's sessions. The guest runs elsewhere by now, so a
 // failure is worth a warning and no more.
-func (e *engine) release() {
+func (e *engine) releaseDevices() {
 	if err := e.fleet.release(); err != nil {
-		e.out.Warnings = append(e.out.Warnings, fmt.Sprintf("leave STOP_COPY: %v", err))
+		e.report.Warnings = append(e.report.Warnings, fmt.Sprintf("leave STOP_COPY: %v", err))
 	}
 }
 
 // estimate tells the destination what is still to come.
-func (e *engine) estimate() {
+func (e *engine) sendEstimate() {
 	m := &wire.Estimate{Attempt: e.opts.Attempt, Stopped: !e.times.stopped.IsZero(), Stamp: max(1, time.Since(e.times.start).Nanoseconds())}
 	for i := range e.devices {
 		pending, size := e.plan.LastEstimate(i)
@@ -338,39 +338,39 @@ func (e *engine) estimate() {
 // warnUnknown tells of what the prediction leaves out.
 func (e *engine) warnUnknown() {
 	if names := e.times.steps.NameUnknown(); len(names) > 0 {
-		e.tell(migration.Event{Kind: migration.Warning, Text: fmt.Sprintf("the downtime is predicted without %s: how long that takes is not known before it has run once", strings.Join(names, ", "))})
+		e.emit(migration.Event{Kind: migration.Warning, Text: fmt.Sprintf("the downtime is predicted without %s: how long that takes is not known before it has run once", strings.Join(names, ", "))})
 	}
 }
 
 func (e *engine) witnessed(ev witnessed) {
 	switch {
-	case ev.err != nil && !e.watch.silent:
-		e.watch.silent = true
-		e.tell(migration.Event{Kind: migration.Warning, Text: fmt.Sprintf("the witness does not answer, and is asked again: %v", ev.err)})
-	case ev.winner == handoff.DestSide && e.owner.InDoubt():
-		e.tell(migration.Event{Kind: migration.Warning, Text: "the witness has given the devices to the destination, which may run them: only it can say"})
-	case ev.winner == handoff.SourceSide && e.owner.InDoubt():
-		e.keep(&transport.Fault{Code: transport.CodeTimeout, Err: errors.New("the destination has not answered COMMIT, and the witness gave the devices back")})
+	case ev.err != nil && !e.watch.warnedWitness:
+		e.watch.warnedWitness = true
+		e.emit(migration.Event{Kind: migration.Warning, Text: fmt.Sprintf("the witness does not answer, and is asked again: %v", ev.err)})
+	case ev.winner == handoff.DestSide && e.handoff.InDoubt():
+		e.emit(migration.Event{Kind: migration.Warning, Text: "the witness has given the devices to the destination, which may run them: only it can say"})
+	case ev.winner == handoff.SourceSide && e.handoff.InDoubt():
+		e.noteCause(&transport.Fault{Code: transport.CodeTimeout, Err: errors.New("the destination has not answered COMMIT, and the witness gave the devices back")})
 	}
-	e.own(handoff.Witnessed{Winner: ev.winner})
+	e.stepHandoff(handoff.Witnessed{Winner: ev.winner})
 }
 
 // overruled keeps, for the report, what only people can answer: somebody has decided at
 // the destination, or what it had accepted is gone.
-func (e *engine) overruled(m *wire.Status) {
-	if !e.owner.InDoubt() || m.Journal != e.owner.Peer {
+func (e *engine) noteOverruled(m *wire.Status) {
+	if !e.handoff.InDoubt() || m.Journal != e.handoff.Peer {
 		return
 	}
 	switch m.Record {
 	case handoff.Ready.String(), handoff.Accept.String():
 		if m.Text != "" {
-			e.turnedAway(&transport.Fault{Code: transport.CodeBusy, Remote: true, Err: fmt.Errorf("its record is %s: %s", m.Record, transport.PeerText(m.Text))})
+			e.noteRefusal(&transport.Fault{Code: transport.CodeBusy, Remote: true, Err: fmt.Errorf("its record is %s: %s", m.Record, transport.PeerText(m.Text))})
 		}
 	case handoff.Forced.String():
-		e.keep(&transport.Fault{Code: transport.CodeDecided, Remote: true, Err: fmt.Errorf("the destination's record is %v of attempt %d (%s), this side's is %v of attempt %d",
-			handoff.Forced, m.MaxEpoch, transport.PeerText(m.Text), e.owner.Record, e.owner.Attempt.Epoch)})
+		e.noteCause(&transport.Fault{Code: transport.CodeDecided, Remote: true, Err: fmt.Errorf("the destination's record is %v of attempt %d (%s), this side's is %v of attempt %d",
+			handoff.Forced, m.MaxEpoch, transport.PeerText(m.Text), e.handoff.Record, e.handoff.Attempt.Epoch)})
 	case handoff.Lost.String():
-		e.keep(&transport.Fault{Code: transport.CodeLost, Remote: true, Err: fmt.Errorf("the destination's record is %v of attempt %d: what it had accepted, and may have run, is not in its devices any more; this side's is %v",
-			handoff.Lost, m.MaxEpoch, e.owner.Record)})
+		e.noteCause(&transport.Fault{Code: transport.CodeLost, Remote: true, Err: fmt.Errorf("the destination's record is %v of attempt %d: what it had accepted, and may have run, is not in its devices any more; this side's is %v",
+			handoff.Lost, m.MaxEpoch, e.handoff.Record)})
 	}
 }

@@ -19,15 +19,15 @@ type device struct {
 	drain  *drain      // reads the stream, nil before the session is open
 	splice bool        // the destination takes its bytes as splice(2) moves them
 
-	asked   poll          // when its driver was last asked for estimates
-	sent    atomic.Uint64 // payload bytes that the lanes were given; the senders write it
-	applied uint64        // bytes of the stream, as acknowledged
-	end     wire.End      // once the stream is read to its end
-	endSaid bool          // END was sent
-	atPause streamMark
-	saves   total // how fast it is read
-	wires   total // and sent
-	loads   total // and written at the destination
+	polls    pollTimes     // when its driver was last asked for estimates
+	sent     atomic.Uint64 // payload bytes that the lanes were given; the senders write it
+	applied  uint64        // bytes of the stream, as acknowledged
+	end      wire.End      // once the stream is read to its end
+	endSent  bool          // END was sent
+	atPause  streamMark
+	saveRate rateTotal // how fast it is read
+	wireRate rateTotal // and sent
+	loadRate rateTotal // and written at the destination
 }
 
 // streamMark is how far a stream was at one time.
@@ -46,7 +46,7 @@ func newDevices(sources []Source) []*device {
 }
 
 // read is how much of the stream was read, in bytes.
-func (d *device) read() uint64 {
+func (d *device) bytesRead() uint64 {
 	if d.drain == nil {
 		return 0
 	}
@@ -54,8 +54,8 @@ func (d *device) read() uint64 {
 }
 
 // mark remembers where the stream is, now that the guest is being paused.
-func (d *device) mark() {
-	d.atPause = streamMark{read: d.read(), loaded: d.loads.took}
+func (d *device) markPause() {
+	d.atPause = streamMark{read: d.bytesRead(), loaded: d.loadRate.took}
 	if d.drain != nil {
 		d.atPause.saved = time.Duration(d.drain.took.Load())
 	}
@@ -63,11 +63,11 @@ func (d *device) mark() {
 
 // rates are the speeds of its stages, for people.
 func (d *device) rates() migration.Rates {
-	return migration.Rates{Save: finite(d.saves.mean()), Wire: finite(d.wires.value()), Load: finite(d.loads.value())}
+	return migration.Rates{Save: finite(d.saveRate.mean()), Wire: finite(d.wireRate.value()), Load: finite(d.loadRate.value())}
 }
 
 // poll is when a device was last asked.
-type poll struct {
+type pollTimes struct {
 	last, size time.Time
 	asking     bool
 }

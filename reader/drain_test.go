@@ -58,25 +58,25 @@ func (s *script) Pending() (vfio.Pending, error) {
 }
 
 // bench is a drain of a script, with all that it needs.
-type bench struct {
+type drainBench struct {
 	*drain
 	script *script
 	events []event
 }
 
-func newBench(t *testing.T, s *script) *bench {
+func newDrainBench(t *testing.T, s *script) *drainBench {
 	arena, err := wire.NewArena(0, 4096, 8)
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := &bench{script: s}
+	b := &drainBench{script: s}
 	b.drain = &drain{
-		device: 3, dev: s, stream: s, tap: newTap(s, false), queue: newQueue(arena, 8, alone(3)), limit: 4096,
-		post: func(ev event) { b.events = append(b.events, ev) }, final: make(chan struct{}), polling: make(chan struct{}, 1),
-		digest: wire.NewDigest(), start: time.Now(), begun: new(atomic.Int64),
+		device: 3, dev: s, stream: s, reader: newStreamReader(s, false), queue: newQueue(arena, 8, alone(3)), limit: 4096,
+		post: func(ev event) { b.events = append(b.events, ev) }, stopCopy: make(chan struct{}), polling: make(chan struct{}, 1),
+		digest: wire.NewDigest(), start: time.Now(), firstReadAt: new(atomic.Int64),
 	}
 	t.Cleanup(func() {
-		b.queue.drop()
+		b.queue.discardAll()
 		if err := arena.Close(); err != nil {
 			t.Error(err)
 		}
@@ -94,7 +94,7 @@ func alone(device int) []share.Need {
 }
 
 // run drains until the stream ends, in a goroutine: the drain keeps its thread.
-func (b *bench) run(ctx context.Context) {
+func (b *drainBench) run(ctx context.Context) {
 	done := make(chan struct{})
 	go func() { defer close(done); b.drain.run(ctx) }()
 	<-done
@@ -122,10 +122,10 @@ func TestDrain(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				b := newBench(t, &script{reads: c.reads})
+				b := newDrainBench(t, &script{reads: c.reads})
 				b.run(t.Context())
-				if got := b.read.Load(); got != c.bytes || uint64(b.queue.kept) != c.chunks {
-					t.Errorf("%d bytes in %d chunks, want %d in %d", got, b.queue.kept, c.bytes, c.chunks)
+				if got := b.read.Load(); got != c.bytes || uint64(b.queue.retained) != c.chunks {
+					t.Errorf("%d bytes in %d chunks, want %d in %d", got, b.queue.retained, c.bytes, c.chunks)
 				}
 				last := b.events[len(b.events)-1]
 				if ev, ok := last.(drainEnded); ok && (c.err != nil || ev.device != 3 || ev.end.Bytes != c.bytes || ev.end.Chunks != c.chunks) {
@@ -155,7 +155,7 @@ func TestDrainAsks(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				b := newBench(t, &script{reads: []answer{{5, nil}, {0, vfio.ErrDrained}, {0, io.EOF}}, pendings: []estimated{c.estimated}})
+				b := newDrainBench(t, &script{reads: []answer{{5, nil}, {0, vfio.ErrDrained}, {0, io.EOF}}, pendings: []estimated{c.estimated}})
 				b.run(t.Context())
 				if _, ok := b.events[len(b.events)-1].(drainEnded); ok {
 					b.events = b.events[:len(b.events)-1]
@@ -176,7 +176,7 @@ func TestDrainBacksOff(t *testing.T) {
 			s.reads = append(s.reads, answer{0, vfio.ErrDrained})
 		}
 		s.reads = append(s.reads, answer{1, nil}, answer{0, vfio.ErrDrained}, answer{0, vfio.ErrDrained}, answer{0, io.EOF})
-		newBench(t, s).run(t.Context())
+		newDrainBench(t, s).run(t.Context())
 		var gaps []time.Duration
 		for i := range s.asked[1:] {
 			gaps = append(gaps, s.asked[i+1].Sub(s.asked[i])/time.Millisecond)
@@ -196,8 +196,8 @@ func TestDrainBacksOff(t *testing.T) {
 // TestAsk: what is asked beside the reader says so, and the size of STOP_COPY is
 // asked for when it is wanted.
 func TestAsk(t *testing.T) {
-	b := newBench(t, &script{pendings: []estimated{{vfio.Pending{Dirty: 9}, nil}, {vfio.Pending{}, vfio.ErrNotPreCopy}}})
-	if err := errors.Join(b.ask(true), b.ask(false)); err != nil {
+	b := newDrainBench(t, &script{pendings: []estimated{{vfio.Pending{Dirty: 9}, nil}, {vfio.Pending{}, vfio.ErrNotPreCopy}}})
+	if err := errors.Join(b.pollEstimates(true), b.pollEstimates(false)); err != nil {
 		t.Fatal(err)
 	}
 	want := []event{sized{plan.SizePolled{Device: 3, Bytes: 77}}, polled{plan.PrecopyPolled{Device: 3, Pending: vfio.Pending{Dirty: 9}}}}
@@ -211,14 +211,14 @@ func TestAsk(t *testing.T) {
 func TestDrainQuiet(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &script{reads: []answer{{0, vfio.ErrDrained}}}
-		b := newBench(t, s)
-		b.quiet.Store(true)
+		b := newDrainBench(t, s)
+		b.noPolling.Store(true)
 		go b.drain.run(t.Context())
 		time.Sleep(time.Second)
 		synctest.Wait()
 		s.reads = []answer{{0, io.EOF}}
 		began := time.Now()
-		close(b.final)
+		close(b.stopCopy)
 		synctest.Wait()
 		if len(s.asked) != 0 || len(b.events) != 1 || time.Since(began) != 0 {
 			t.Errorf("asked %d times; %d events after %v", len(s.asked), len(b.events), time.Since(began))
@@ -230,13 +230,13 @@ func TestDrainQuiet(t *testing.T) {
 // for without end.
 func TestDrainNeverEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := newBench(t, &script{reads: []answer{{5, nil}, {0, vfio.ErrDrained}}})
-		b.quiet.Store(true)
-		close(b.final)
+		b := newDrainBench(t, &script{reads: []answer{{5, nil}, {0, vfio.ErrDrained}}})
+		b.noPolling.Store(true)
+		close(b.stopCopy)
 		began := time.Now()
 		b.run(t.Context())
 		ev, ok := b.events[0].(drainFailed)
-		if !ok || ev.offset != 5 || !errors.Is(ev.err, vfio.ErrDrained) || time.Since(began) > 2*emptyMost {
+		if !ok || ev.offset != 5 || !errors.Is(ev.err, vfio.ErrDrained) || time.Since(began) > 2*emptyLimit {
 			t.Errorf("%+v after %v", b.events[0], time.Since(began))
 		}
 	})
@@ -253,7 +253,7 @@ func TestDrainStops(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				b := newBench(t, &script{reads: c.reads})
+				b := newDrainBench(t, &script{reads: c.reads})
 				ctx, cancel := context.WithCancel(t.Context())
 				go b.drain.run(ctx)
 				time.Sleep(time.Minute)

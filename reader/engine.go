@@ -49,18 +49,18 @@ func Send(ctx context.Context, dialer transport.Dialer, sources []Source, opts *
 	}
 	last := o.Journal.Last()
 	if last.Record == handoff.Commit {
-		return ask(ctx, dialer, sources, o)
+		return askInDoubt(ctx, dialer, sources, o)
 	}
-	if decided, err := passGate(o); decided.Outcome != migration.Pending {
+	if decided, err := checkJournal(o); decided.Outcome != migration.Pending {
 		if decided.Outcome == migration.Committed {
-			decided.Warnings = append(decided.Warnings, letGo(sources)...)
+			decided.Warnings = append(decided.Warnings, releaseSessions(sources)...)
 		}
 		return decided, err
 	}
-	if err := spareCopy(ctx, dialer, sources, o); err != nil {
-		return migration.Report{Outcome: spared(err), Attempt: last.Attempt}, err
+	if err := guardOnlyCopy(ctx, dialer, sources, o); err != nil {
+		return migration.Report{Outcome: guardOutcome(err), Attempt: last.Attempt}, err
 	}
-	if before, err := takeBack(o, sources); err != nil {
+	if before, err := recoverDevices(o, sources); err != nil {
 		return before, err
 	}
 	if err := cmp.Or(checkP2P(sources, o), checkRunning(sources)); err != nil {
@@ -74,26 +74,26 @@ func Send(ctx context.Context, dialer transport.Dialer, sources []Source, opts *
 		e.work.Stop()
 		e.conn.dialling.Stop()
 		e.pipe.close()
-		return e.unreachable(ctx, err)
+		return e.reportUnreachable(ctx, err)
 	}
 	e.useControl(e.conn.control)
-	e.loop(ctx, func() { e.own(handoff.Begin{}) })
+	e.loop(ctx, func() { e.stepHandoff(handoff.Begin{}) })
 	e.join()
 	return e.result()
 }
 
 // ask asks the destination about a migration in doubt, and does what it says.
-func ask(ctx context.Context, dialer transport.Dialer, sources []Source, o Options) (migration.Report, error) {
+func askInDoubt(ctx context.Context, dialer transport.Dialer, sources []Source, o Options) (migration.Report, error) {
 	o.Attempt = o.Journal.Last().Attempt
-	if err := identify(ctx, dialer, o); err != nil {
+	if err := nameCopy(ctx, dialer, o); err != nil {
 		return migration.Report{Outcome: migration.InDoubt, Attempt: o.Attempt}, err
 	}
 	e := newEngine(o, dialer, sources)
-	if err := e.pipe.allot(o.Memory, o.ChunkSize, 1, e.needs()); err != nil {
+	if err := e.pipe.allocate(o.Memory, o.ChunkSize, 1, e.needs()); err != nil {
 		e.work.Stop()
 		return migration.Report{Outcome: migration.InDoubt, Attempt: o.Attempt}, err
 	}
-	e.loop(ctx, e.restart)
+	e.loop(ctx, e.continueInDoubt)
 	e.join()
 	return e.result()
 }
@@ -105,15 +105,15 @@ type engine struct {
 	devices []*device
 	offer   *wire.Hello
 
-	plan  *plan.Plan
-	owner handoff.Source
-	watch watch
-	fleet *fleet
-	conn  *connection
-	pipe  *pipeline
-	times timing
-	past  past
-	hooks hooks
+	plan        *plan.Plan
+	handoff     handoff.Source
+	watch       watch
+	fleet       *fleet
+	conn        *connection
+	pipe        *pipeline
+	times       timing
+	predecessor predecessor
+	hooks       hooks
 	ending
 
 	events chan event
@@ -125,26 +125,26 @@ type engine struct {
 	// answered or resumeLimit is over.
 	returning sync.WaitGroup
 
-	confirming int  // devices that have not answered yet
-	assented   bool // the owner has approved while the destination was out of reach
-	up         bool // the guest runs again after a stop that was called off
+	unconfirmed       int  // devices that have not answered yet
+	approvedWhileLost bool // the owner has approved while the destination was out of reach
+	guestUp           bool // the guest runs again after a stop that was called off
 }
 
 // ending is what an attempt comes to.
 type ending struct {
-	out        migration.Report
-	fault      *transport.Fault // the first cause
-	unrecorded *transport.Fault // why the journal has not taken a record
-	done       bool
-	letGo      bool // the devices run elsewhere: release them
-	stuck      bool // a driver has not let go of a read
+	report      migration.Report
+	fault       *transport.Fault // the first cause
+	unrecorded  *transport.Fault // why the journal has not taken a record
+	done        bool
+	mustRelease bool // the devices run elsewhere: release them
+	stuck       bool // a driver has not let go of a read
 }
 
 // past is what a process before this one has left of an attempt in doubt.
-type past struct {
-	restarted bool   // it has recorded COMMIT, and sent what is acknowledged
-	bytes     uint64 // of all streams, as recorded
-	reset     bool   // the devices hold nothing of what they held at COMMIT
+type predecessor struct {
+	inDoubt      bool   // it has recorded COMMIT, and sent what is acknowledged
+	bytes        uint64 // of all streams, as recorded
+	devicesReset bool   // the devices hold nothing of what they held at COMMIT
 }
 
 // hooks is what those that have run came to.
@@ -162,21 +162,21 @@ func newEngine(o Options, dialer transport.Dialer, sources []Source) *engine {
 	}
 	e := &engine{
 		opts: o, devices: devices,
-		offer:  offer,
-		plan:   plan.New(plan.Limits{Downtime: o.DowntimeTarget, OnLimit: o.OnLimit, MaxPrecopy: o.MaxPrecopy, MaxRounds: o.MaxRounds, Timeout: o.AbortAfter}, features, sizes),
-		owner:  handoff.NewSource(o.Attempt, o.Journal.ID()),
-		fleet:  newFleet(devices),
-		events: make(chan event, 16), quit: make(chan struct{}),
+		offer:   offer,
+		plan:    plan.New(plan.Limits{Downtime: o.DowntimeTarget, OnLimit: o.OnLimit, MaxPrecopy: o.MaxPrecopy, MaxRounds: o.MaxRounds, Timeout: o.AbortAfter}, features, sizes),
+		handoff: handoff.NewSource(o.Attempt, o.Journal.ID()),
+		fleet:   newFleet(devices),
+		events:  make(chan event, 16), quit: make(chan struct{}),
 	}
-	e.owner.Witness, e.owner.External = handoff.RegisterOf(e.offer.Witness), o.Approve != nil
-	e.times.decides = e.owner.External
+	e.handoff.Witness, e.handoff.External = handoff.RegisterOf(e.offer.Witness), o.Approve != nil
+	e.times.ownerDecides = e.handoff.External
 	e.watch.limits = watchLimits{o.welcomeLimit(), o.ReconnectFor, o.DowntimeTarget, o.ResumeAfter, o.StalledAfter, o.AskBackAfter}
 	e.work = tasks.NewGroup(context.Background())
 	e.asking = e.work.Part()
 	e.times.start = time.Now()
 	e.conn = newConnection(o, dialer, e.times.start, e.post, e.events, e.quit)
 	e.pipe = newPipeline(o, devices, e.times.start, e.work, e.post)
-	e.out = migration.Report{Attempt: o.Attempt}
+	e.report = migration.Report{Attempt: o.Attempt}
 	return e
 }
 
@@ -195,16 +195,16 @@ func (e *engine) loop(ctx context.Context, begin func()) {
 		case ev := <-e.events:
 			e.handle(ev)
 		case ev := <-e.conn.heard:
-			e.hears(ev)
+			e.handleHeard(ev)
 		case <-ticker.C:
 			e.onTick()
 		case <-e.times.atLimit:
-			e.watching()
+			e.stepWatch()
 		case <-welcome.C:
-			e.watching()
+			e.stepWatch()
 		case <-cancelled:
 			cancelled, e.times.cancelled = nil, time.Now()
-			e.fail(&transport.Fault{Code: transport.CodeCancelled, Err: context.Cause(ctx)}, handoff.Interrupt{})
+			e.endBy(&transport.Fault{Code: transport.CodeCancelled, Err: context.Cause(ctx)}, handoff.Interrupt{})
 		}
 	}
 }
@@ -219,7 +219,7 @@ const joinLimit = 5 * time.Second
 func (e *engine) join() {
 	close(e.quit)
 	e.conn.dialling.Stop()
-	e.abandon()
+	e.stopStreams()
 	e.stuck = !e.pipe.join(joinLimit, e.returning.Wait, e.asking.Wait, func() {
 		e.fleet.closeStreams()
 		e.pipe.close()
@@ -227,19 +227,19 @@ func (e *engine) join() {
 	e.conn.close()
 	e.work.Wait()
 	e.hooks.running.Wait()
-	e.tellHooks()
-	e.keepTimes()
+	e.reportHooks()
+	e.saveStepTimes()
 	closeLanes(e.pipe.dialled)
-	e.forget()
-	if e.letGo && !e.owner.Empty { // what was reset since may be somebody else's by now
-		e.release()
+	e.closeLateLanes()
+	if e.mustRelease && !e.handoff.Empty { // what was reset since may be somebody else's by now
+		e.releaseDevices()
 	}
 	if e.stuck {
 		what := "not let go of a read"
 		if e.watch.backTooLong {
 			what = "not taken a device back"
 		}
-		e.out.Warnings = append(e.out.Warnings, fmt.Sprintf("a driver has %s for %v; only a reset of the device, or the end of this process, ends it", what, joinLimit))
+		e.report.Warnings = append(e.report.Warnings, fmt.Sprintf("a driver has %s for %v; only a reset of the device, or the end of this process, ends it", what, joinLimit))
 		return
 	}
 	e.fleet.closeStreams()
@@ -247,28 +247,28 @@ func (e *engine) join() {
 }
 
 // abandon wakes everything that waits for a stream or a lane.
-func (e *engine) abandon() {
+func (e *engine) stopStreams() {
 	e.work.Stop()
 	e.conn.stopLinked()
-	e.pipe.abandon()
+	e.pipe.stop()
 }
 
 // turnBack begins the way back, once.
-func (e *engine) turnBack() {
+func (e *engine) beginWayBack() {
 	if !e.times.back.IsZero() {
 		return
 	}
 	if e.plan.Phase() != plan.Connecting {
-		e.tell(migration.Event{Kind: migration.Phase, Phase: migration.Rollback})
+		e.emit(migration.Event{Kind: migration.Phase, Phase: migration.Rollback})
 	}
-	e.abandon()
+	e.stopStreams()
 	e.times.back = time.Now()
 }
 
 // halt takes the first step of the way back after the last END. It ends when the drivers
 // are done.
-func (e *engine) halt() {
-	e.turnBack()
+func (e *engine) haltDevices() {
+	e.beginWayBack()
 	e.returning.Go(func() {
 		again, err := e.fleet.halt()
 		e.post(halted{again, err})
@@ -278,10 +278,10 @@ func (e *engine) halt() {
 // resume takes the devices back; leaving the saving states is what wakes a
 // drain that is blocked in its device. It ends when the drivers are done, and the guest
 // has answered or resumeLimit is over.
-func (e *engine) resume(reverted bool) {
-	e.turnBack()
-	paused := !e.times.paused.IsZero() || e.past.restarted // by a process before this one
-	sole, reset := e.owner.Sole, e.past.reset
+func (e *engine) resumeDevices(reverted bool) {
+	e.beginWayBack()
+	paused := !e.times.paused.IsZero() || e.predecessor.inDoubt // by a process before this one
+	sole, reset := e.handoff.Sole, e.predecessor.devicesReset
 	e.returning.Go(func() {
 		if reverted {
 			e.hooks.running.Wait() // what on-commit does must not come later
@@ -289,12 +289,12 @@ func (e *engine) resume(reverted bool) {
 		}
 		ev := resumed{}
 		ev.again, ev.err = e.fleet.resume(sole)
-		ev.how = e.fleet.returned(ev.err)
+		ev.how = e.fleet.classifyReturn(ev.err)
 		if reset {
 			ev.how, ev.err = handoff.SomeRan, errors.Join(ev.err, errors.New("what the devices held at COMMIT is gone: they were reset since"))
 		}
 		e.asking.Wait() // a pause that came after ResumeGuest would last, and a VM is not to be moved and resumed at once
-		if ev.err == nil && paused && !e.up && e.opts.ResumeGuest != nil {
+		if ev.err == nil && paused && !e.guestUp && e.opts.ResumeGuest != nil {
 			if ev.guest = askResume(context.Background(), e.asking, e.opts.ResumeGuest); ev.guest != nil {
 				ev.how = handoff.Unheard
 			}
@@ -346,8 +346,8 @@ func (e *engine) handle(ev event) {
 		e.rejoined(ev)
 	case greeting:
 		e.greeting(ev)
-	case turnedAway:
-		e.turnedAway(ev.why)
+	case refused:
+		e.noteRefusal(ev.why)
 	case laneFailed:
 		e.laneFailed(ev)
 	case laneBack:
@@ -363,19 +363,19 @@ func (e *engine) handle(ev event) {
 	case approved:
 		e.approved(ev.err)
 	case polled:
-		e.devices[ev.Device].asked.last = time.Now()
-		e.advance(ev.PrecopyPolled)
+		e.devices[ev.Device].polls.last = time.Now()
+		e.stepPlan(ev.PrecopyPolled)
 	case sized:
-		e.advance(ev.SizePolled)
+		e.stepPlan(ev.SizePolled)
 	case asked:
 		e.asked(ev)
 	case drainEnded:
 		e.devices[ev.device].end = ev.end
-		e.advance(plan.StreamEnded{Device: ev.device})
+		e.stepPlan(plan.StreamEnded{Device: ev.device})
 	case drainFailed:
-		f := e.fleet.fault(&deviceError{ev.device, ev.err})
+		f := e.fleet.faultOf(&deviceError{ev.device, ev.err})
 		f.Offset = ev.offset
-		e.failed(f)
+		e.fail(f)
 	case halted:
 		e.halted(ev)
 	case resumed:
@@ -386,29 +386,29 @@ func (e *engine) handle(ev event) {
 }
 
 // hears takes in what was said on the control lane, and not on the one before.
-func (e *engine) hears(ev heard) {
+func (e *engine) handleHeard(ev heard) {
 	if ev.control == e.conn.control {
-		e.message(ev.message)
+		e.handleMessage(ev.message)
 	}
 }
 
 func (e *engine) onTick() {
 	e.measure()
-	e.warming()
-	e.pipe.meterWires(time.Now())
+	e.checkWarmup()
+	e.pipe.noteSent(time.Now())
 	e.pollBusy()
-	e.advance(plan.TimePassed{})
-	e.watchHearing()
-	e.watching()
+	e.stepPlan(plan.TimePassed{})
+	e.checkControlLane()
+	e.stepWatch()
 	e.pipe.queue.divide(e.needs())
-	if e.owner.AwaitsReady() {
-		e.estimate()
+	if e.handoff.AwaitsReady() {
+		e.sendEstimate()
 	}
-	ev := migration.Event{Kind: migration.Progress, Devices: e.snapshots(), Way: e.way(), Waiting: e.plan.Waiting(time.Since(e.times.start))}
+	ev := migration.Event{Kind: migration.Progress, Devices: e.snapshots(), Way: e.pathFigures(), Waiting: e.plan.Waiting(time.Since(e.times.start))}
 	if migration.Moves(e.phase()) { // else nothing goes through the stages
-		ev.Occupancy = e.pipe.recent.Look(e.pipe.progressed(), e.pipe.queue.chunks)
+		ev.Occupancy = e.pipe.recent.Look(e.pipe.currentProgress(), e.pipe.queue.chunks)
 	}
-	e.tell(ev)
+	e.emit(ev)
 }
 
 // dialLanes opens the data lanes.
@@ -421,14 +421,14 @@ func (e *engine) dialLanes(n int) {
 
 func (e *engine) lanesOpened(ev lanesOpen) {
 	if ev.err != nil {
-		e.failed(&transport.Fault{Code: transport.CodeOf(ev.err), Err: fmt.Errorf("open data lanes: %w", ev.err)})
+		e.fail(&transport.Fault{Code: transport.CodeOf(ev.err), Err: fmt.Errorf("open data lanes: %w", ev.err)})
 	}
-	if !e.owner.AwaitsReady() {
+	if !e.handoff.AwaitsReady() {
 		return
 	}
 	e.pipe.startLanes()
 	e.measure() // the round trip is known
-	e.advance(plan.LanesOpened{})
+	e.stepPlan(plan.LanesOpened{})
 }
 
 // enterStates starts a transition; it ends by itself, when the drivers are done.
@@ -445,7 +445,7 @@ func (e *engine) resumeGuest() {
 	e.asking.Go(func(ctx context.Context) {
 		e.post(guestResumed{askResume(ctx, e.asking, func(ctx context.Context) error {
 			err := e.opts.ResumeGuest(ctx)
-			e.up = err == nil
+			e.guestUp = err == nil
 			return err
 		})})
 	})
@@ -463,7 +463,7 @@ func (e *engine) approve() {
 
 // askWitness asks for the attempt's register. It ends by itself, or with work.
 func (e *engine) askWitness() {
-	mark := e.owner.Witness
+	mark := e.handoff.Witness
 	e.work.Go(func(ctx context.Context) {
 		winner, err := witness.Ask(ctx, e.opts.Witness, mark, e.opts.Attempt, handoff.SourceSide)
 		e.post(witnessed{winner, err})

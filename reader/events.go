@@ -36,7 +36,7 @@ type (
 		first   wire.Message
 	}
 	// turnedAway says why a destination that is reached is no answer.
-	turnedAway struct{ why *transport.Fault }
+	refused struct{ why *transport.Fault }
 
 	// lanesOpen says that the data lanes were dialled.
 	lanesOpen struct{ err error }
@@ -107,7 +107,7 @@ type (
 func (controlLost) isEvent()  {}
 func (greeting) isEvent()     {}
 func (rejoined) isEvent()     {}
-func (turnedAway) isEvent()   {}
+func (refused) isEvent()      {}
 func (lanesOpen) isEvent()    {}
 func (laneFailed) isEvent()   {}
 func (laneBack) isEvent()     {}

@@ -35,7 +35,7 @@ func receive(listener transport.Listener, opts *writer.Options) (wait func() mig
 	device := simulated("mlx5?size=1MiB")
 	done.Go(func() {
 		defer device.Close()
-		report, _ = writer.Receive(context.Background(), listener, []writer.Sink{{Name: "nic0", Device: device}}, opts)
+		report, _ = writer.Receive(context.Background(), listener, []writer.Target{{Name: "nic0", Device: device}}, opts)
 	})
 	return func() migration.Outcome {
 		done.Wait()
@@ -86,11 +86,11 @@ func ExampleSend_cancel() {
 	dialer, listener := transport.Pipe()
 	receiving, stop := context.WithCancel(context.Background())
 	defer stop()
-	sink := simulated("mlx5?size=64MiB")
-	defer sink.Close()
+	target := simulated("mlx5?size=64MiB")
+	defer target.Close()
 	var destination sync.WaitGroup
 	destination.Go(func() {
-		writer.Receive(receiving, listener, []writer.Sink{{Name: "nic0", Device: sink}}, nil)
+		writer.Receive(receiving, listener, []writer.Target{{Name: "nic0", Device: target}}, nil)
 	})
 
 	device := simulated("mlx5?size=64MiB")
@@ -139,11 +139,11 @@ func ExamplePreflight() {
 	dialer, listener := transport.Pipe()
 	receiving, stop := context.WithCancel(context.Background())
 	defer stop()
-	sink := simulated("mlx5?size=1MiB")
-	defer sink.Close()
+	target := simulated("mlx5?size=1MiB")
+	defer target.Close()
 	var destination sync.WaitGroup
 	destination.Go(func() {
-		writer.Receive(receiving, listener, []writer.Sink{{Name: "nic0", Device: sink}}, nil)
+		writer.Receive(receiving, listener, []writer.Target{{Name: "nic0", Device: target}}, nil)
 	})
 
 	device := simulated("mlx5?size=1MiB")
@@ -246,16 +246,16 @@ func ExampleSend_file() {
 		panic(err)
 	}
 	defer source.Close()
-	sink, err := file.NewSink(to, nil)
+	target, err := file.NewSink(to, nil)
 	if err != nil {
 		panic(err)
 	}
-	defer sink.Close()
+	defer target.Close()
 
 	dialer, listener := transport.Pipe()
 	var destination sync.WaitGroup
 	destination.Go(func() {
-		writer.Receive(context.Background(), listener, []writer.Sink{{Name: "disk", Device: sink}}, nil)
+		writer.Receive(context.Background(), listener, []writer.Target{{Name: "disk", Device: target}}, nil)
 	})
 	_, err = reader.Send(context.Background(), dialer, []reader.Source{{Name: "disk", Device: source}}, nil)
 	destination.Wait()

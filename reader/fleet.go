@@ -20,7 +20,7 @@ type fleet struct {
 	each    func(n int, do func(i int) error) error // runs do for 0 to n-1 at once, joins them
 
 	mu      sync.Mutex
-	resumed bool // the way back was taken: no device leaves RUNNING any more
+	wayBack bool // the way back was taken: no device leaves RUNNING any more
 }
 
 func newFleet(devices []*device) *fleet { return &fleet{devices: devices, each: tasks.Parallel} }
@@ -48,13 +48,13 @@ func (e *deviceError) Unwrap() error { return e.err }
 func (f *fleet) enter(moves []plan.Move) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.resumed {
+	if f.wayBack {
 		return nil
 	}
-	return f.each(len(moves), func(i int) error { return f.set(moves[i].Device, moves[i].To) })
+	return f.each(len(moves), func(i int) error { return f.setState(moves[i].Device, moves[i].To) })
 }
 
-func (f *fleet) set(device int, to vfio.State) error {
+func (f *fleet) setState(device int, to vfio.State) error {
 	d := f.devices[device]
 	opens := to.Saving() && d.stream == nil
 	stream, err := vfio.Enter(d.Device, to, opens)
@@ -68,7 +68,7 @@ func (f *fleet) set(device int, to vfio.State) error {
 }
 
 // tries is how often a device is asked to take a step of the way back.
-const tries = 2
+const maxTries = 2
 
 // halt takes the devices from STOP_COPY to STOP: from there they may run, and none of them
 // does by that. If some run, no last END was sent of what they hold, and all are left alone.
@@ -76,11 +76,11 @@ const tries = 2
 func (f *fleet) halt() (again []string, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.resumed = true
-	if f.someRun() {
+	f.wayBack = true
+	if f.anyRuns() {
 		return nil, nil
 	}
-	return f.step(func(int) bool { return true }, vfio.Stop)
+	return f.enterEach(func(int) bool { return true }, vfio.Stop)
 }
 
 // resume takes every device back to RUNNING, in vfio.RunOrder. With whole none of them is
@@ -92,40 +92,40 @@ func (f *fleet) halt() (again []string, err error) {
 func (f *fleet) resume(whole bool) (again []string, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.resumed = true
+	f.wayBack = true
 	for _, step := range vfio.RunOrder() {
-		late, failed := f.step(func(i int) bool { return f.devices[i].Device.Features().P2P == step.P2P }, step.To)
+		late, failed := f.enterEach(func(i int) bool { return f.devices[i].Device.Features().P2P == step.P2P }, step.To)
 		again, err = append(again, late...), errors.Join(err, failed)
-		if whole && failed != nil && !f.someRun() {
+		if whole && failed != nil && !f.anyRuns() {
 			return again, err
 		}
 	}
-	if err != nil && f.run() { // by a later step
+	if err != nil && f.allRun() { // by a later step
 		again, err = append(again, err.Error()), nil
 	}
 	return again, err
 }
 
 // returned is how a way back has ended, as the devices show it.
-func (f *fleet) returned(err error) handoff.Return {
+func (f *fleet) classifyReturn(err error) handoff.Return {
 	switch {
 	case err == nil:
 		return handoff.Back
-	case f.standsStill():
+	case f.allStopped():
 		return handoff.NoneRan
 	}
 	return handoff.SomeRan
 }
 
 // step takes some of the devices to a state, each by so many tries.
-func (f *fleet) step(which func(i int) bool, to vfio.State) (again []string, err error) {
+func (f *fleet) enterEach(which func(i int) bool, to vfio.State) (again []string, err error) {
 	late := make([]error, len(f.devices))
 	err = f.each(len(f.devices), func(i int) (err error) {
 		if !which(i) {
 			return nil
 		}
-		for range tries {
-			if err = f.backTo(i, to); err == nil {
+		for range maxTries {
+			if err = f.returnTo(i, to); err == nil {
 				return nil
 			}
 			late[i] = err
@@ -141,10 +141,10 @@ func (f *fleet) step(which func(i int) bool, to vfio.State) (again []string, err
 }
 
 // run reports whether every device is in RUNNING.
-func (f *fleet) run() bool { return running(f.sources()) }
+func (f *fleet) allRun() bool { return allRunning(f.sources()) }
 
 // someRun reports whether some device runs, in whatever state.
-func (f *fleet) someRun() bool {
+func (f *fleet) anyRuns() bool {
 	return slices.ContainsFunc(f.devices, func(d *device) bool {
 		now, err := d.Device.State()
 		return err == nil && slices.Contains([]vfio.State{vfio.Running, vfio.RunningP2P, vfio.PreCopy, vfio.PreCopyP2P}, now)
@@ -152,9 +152,9 @@ func (f *fleet) someRun() bool {
 }
 
 // standsStill reports whether no device has left STOP and STOP_COPY.
-func (f *fleet) standsStill() bool { return stopped(f.sources()) }
+func (f *fleet) allStopped() bool { return allStopped(f.sources()) }
 
-func (f *fleet) backTo(device int, to vfio.State) error {
+func (f *fleet) returnTo(device int, to vfio.State) error {
 	now, err := f.devices[device].Device.State()
 	if err != nil {
 		return &deviceError{device, err}
@@ -163,7 +163,7 @@ func (f *fleet) backTo(device int, to vfio.State) error {
 	if now == to || to == vfio.RunningP2P && initiates {
 		return nil
 	}
-	return f.set(device, to)
+	return f.setState(device, to)
 }
 
 // release ends the sessions of devices that now run elsewhere, and leaves them
@@ -171,7 +171,7 @@ func (f *fleet) backTo(device int, to vfio.State) error {
 func (f *fleet) release() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.each(len(f.devices), func(i int) error { return f.set(i, vfio.Stop) })
+	return f.each(len(f.devices), func(i int) error { return f.setState(i, vfio.Stop) })
 }
 
 // closeStreams closes the sessions' streams, which nobody may be reading.
@@ -194,11 +194,11 @@ func (f *fleet) stream(device int) vfio.Stream {
 }
 
 // fault names the device in an error, and how far its stream was read.
-func (f *fleet) fault(err error) *transport.Fault {
+func (f *fleet) faultOf(err error) *transport.Fault {
 	fault := &transport.Fault{Code: transport.CodeDevice, Err: err}
 	if de, ok := errors.AsType[*deviceError](err); ok {
 		d := f.devices[de.device]
-		fault.Device, fault.Offset = d.Name, d.read()
+		fault.Device, fault.Offset = d.Name, d.bytesRead()
 	}
 	if errors.Is(err, vfio.ErrBusy) || errors.Is(err, vfio.ErrNoMigration) {
 		fault.Code = transport.CodeBusy
@@ -219,7 +219,7 @@ func (f *fleet) states() []string {
 	return out
 }
 
-func running(sources []Source) bool {
+func allRunning(sources []Source) bool {
 	return !slices.ContainsFunc(sources, func(s Source) bool {
 		now, err := s.Device.State()
 		return err != nil || now != vfio.Running
@@ -228,7 +228,7 @@ func running(sources []Source) bool {
 
 // stopped reports whether every device is where COMMIT has left it: only one that
 // somebody else has kept open can be.
-func stopped(sources []Source) bool {
+func allStopped(sources []Source) bool {
 	return !slices.ContainsFunc(sources, func(s Source) bool {
 		now, err := s.Device.State()
 		return err != nil || now != vfio.StopCopy && now != vfio.Stop

@@ -15,14 +15,14 @@ import (
 const proofStep = 2 * wire.Heartbeat
 
 // patience is how long a lane may stand still on a path of such a round trip.
-func patience(rtt time.Duration) time.Duration { return max(wire.UnreadTimeout, 4*rtt) }
+func stallLimit(rtt time.Duration) time.Duration { return max(wire.UnreadTimeout, 4*rtt) }
 
 // reading is what ACKs have said of one data lane. Times are of this side's clock.
 type reading struct {
-	read   uint64        // bytes, as last told
-	unread bool          // and there was more
-	from   time.Duration // since when that is known; or the last proof after that
-	stood  time.Duration // for how long nothing was read since, as far as ACKs prove it
+	read    uint64        // bytes, as last told
+	unread  bool          // and there was more
+	from    time.Duration // since when that is known; or the last proof after that
+	stalled time.Duration // for how long nothing was read since, as far as ACKs prove it
 	// suspect says that the control lane was not heard for the limit, and so no ACK of this
 	// lane: what has held that up may hold this one up as well. It stands still from then on.
 	suspect bool
@@ -31,35 +31,35 @@ type reading struct {
 // look takes in what was written to the lane by now, and what an ACK says that the
 // destination had read. The ACK was made at a time, or later. It reports whether the lane
 // has stood still for the limit.
-func (r *reading) look(now, made time.Duration, written, read uint64, limit time.Duration) bool {
+func (r *reading) observe(now, made time.Duration, written, read uint64, limit time.Duration) bool {
 	if r.suspect || read != r.read || read == written || !r.unread {
 		was := *r
 		*r = reading{read: read, unread: read != written, from: now}
 		if was.suspect {
-			r.stood = limit - limit/8
+			r.stalled = limit - limit/8
 		}
 		return false
 	}
 	if step := made - r.from; step > 0 {
-		r.stood += min(step, proofStep)
+		r.stalled += min(step, proofStep)
 		r.from = made
 	}
-	return r.stood >= limit
+	return r.stalled >= limit
 }
 
 // renew begins with another lane of the same number. What is told of the one before is no
 // proof for it.
-func (r *reading) renew(now time.Duration) { r.from, r.stood = now, 0 }
+func (r *reading) restart(now time.Duration) { r.from, r.stalled = now, 0 }
 
 // carrying is for how long the data lanes together have carried nothing. A lane that is dialled
 // again does not begin it over.
-type carrying struct {
-	from  time.Duration // the last proof that they carried something, or that they did not
-	stood time.Duration // for how long nothing was read since, as far as ACKs prove it
+type jointReading struct {
+	from    time.Duration // the last proof that they carried something, or that they did not
+	stalled time.Duration // for how long nothing was read since, as far as ACKs prove it
 }
 
 // shown is what an ACK shows of the lanes that stand.
-type shown struct {
+type lanesSeen struct {
 	rose   bool // more was read of one than the last time
 	unread bool // more was written to one than was read of it
 	read   bool // something was written to one, and all of it was read
@@ -67,15 +67,15 @@ type shown struct {
 
 // look takes in an ACK, which was made at a time, or later. It reports whether nothing was
 // carried for the limit. Lanes to which nothing was written yet prove nothing.
-func (c *carrying) look(now, made time.Duration, t shown, limit time.Duration) bool {
+func (c *jointReading) observe(now, made time.Duration, t lanesSeen, limit time.Duration) bool {
 	switch {
 	case t.rose || t.read && !t.unread:
-		*c = carrying{from: now}
+		*c = jointReading{from: now}
 	case t.unread && made > c.from:
-		c.stood += min(made-c.from, proofStep)
+		c.stalled += min(made-c.from, proofStep)
 		c.from = made
 	}
-	return c.stood >= limit
+	return c.stalled >= limit
 }
 
 // hearing is what proves that the destination hears the control lane: it echoes the
@@ -90,12 +90,12 @@ type hearing struct {
 }
 
 // proved takes in a proof.
-func (h *hearing) proved(now time.Duration) { h.at, h.waited = now, 0 }
+func (h *hearing) prove(now time.Duration) { h.at, h.waited = now, 0 }
 
 // echoed takes in an ACK. Only an echo that is newer proves that something was heard since.
 // It reports whether the echo is one to measure the round trip with: what was said before a
 // gap between two ACKs has waited for a process that stood still, or for another lane.
-func (h *hearing) echoed(now, echo, held time.Duration) (sound bool) {
+func (h *hearing) noteEcho(now, echo, held time.Duration) (sound bool) {
 	if now-h.acked > proofStep {
 		h.sound = now
 	}
@@ -103,7 +103,7 @@ func (h *hearing) echoed(now, echo, held time.Duration) (sound bool) {
 	sound = echo >= h.sound
 	if echo > h.echo {
 		h.echo = echo
-		h.proved(now)
+		h.prove(now)
 		if sound {
 			h.trip = now - echo - held
 		}
@@ -112,7 +112,7 @@ func (h *hearing) echoed(now, echo, held time.Duration) (sound bool) {
 }
 
 // look reports, at each tick, whether a proof has been due for the limit.
-func (h *hearing) look(now, limit time.Duration) bool {
+func (h *hearing) isOverdue(now, limit time.Duration) bool {
 	h.waited += min(now-h.at, 2*tick)
 	h.at = now
 	return h.waited >= limit

@@ -59,7 +59,7 @@ func TestReading(t *testing.T) {
 		var r reading
 		got := 0
 		for _, a := range c.acks {
-			if r.look(millis(a.now), millis(a.made), a.written, a.read, c.limit) {
+			if r.observe(millis(a.now), millis(a.made), a.written, a.read, c.limit) {
 				got = a.now
 				break
 			}
@@ -73,53 +73,53 @@ func TestReading(t *testing.T) {
 // TestCarrying: lanes that are dialled again and again, and carry nothing, are found out; those
 // to which nothing is written are not blamed.
 func TestCarrying(t *testing.T) {
-	rose, stands, idle, fresh := shown{rose: true, unread: true}, shown{unread: true}, shown{read: true}, shown{}
+	rose, stands, idle, fresh := lanesSeen{rose: true, unread: true}, lanesSeen{unread: true}, lanesSeen{read: true}, lanesSeen{}
 	const limit, end, ack, life = 10000, 60000, 100, 2000 // ms
 	for _, c := range []struct {
 		name string
-		at   func(ms int) shown
+		at   func(ms int) lanesSeen
 		want int // when it is found out at the latest, in ms; 0 is never
 	}{
-		{"nothing is written", func(int) shown { return fresh }, 0},
-		{"all was read", func(int) shown { return idle }, 0},
-		{"a slow path", func(int) shown { return rose }, 0},
-		{"nothing is read", func(int) shown { return stands }, limit + 200},
-		{"one lane, dialled every 2 s", func(ms int) shown {
+		{"nothing is written", func(int) lanesSeen { return fresh }, 0},
+		{"all was read", func(int) lanesSeen { return idle }, 0},
+		{"a slow path", func(int) lanesSeen { return rose }, 0},
+		{"nothing is read", func(int) lanesSeen { return stands }, limit + 200},
+		{"one lane, dialled every 2 s", func(ms int) lanesSeen {
 			if ms%life < 2*ack {
 				return fresh
 			}
 			return stands
 		}, limit + 2000},
-		{"two lanes, dialled at the same time", func(ms int) shown {
+		{"two lanes, dialled at the same time", func(ms int) lanesSeen {
 			if ms%life == 0 {
 				return fresh
 			}
 			return stands
 		}, limit + 2000},
-		{"two lanes, one of which has nothing to carry", func(ms int) shown { return shown{read: true, unread: true} }, limit + 200},
-		{"now and then something is read", func(ms int) shown {
+		{"two lanes, one of which has nothing to carry", func(ms int) lanesSeen { return lanesSeen{read: true, unread: true} }, limit + 200},
+		{"now and then something is read", func(ms int) lanesSeen {
 			if ms%8000 == 0 {
 				return rose
 			}
 			return stands
 		}, 0},
-		{"now and then all is read", func(ms int) shown {
+		{"now and then all is read", func(ms int) lanesSeen {
 			if ms%8000 == 0 {
 				return idle
 			}
 			return stands
 		}, 0},
-		{"dialled, and nothing more to send", func(ms int) shown {
+		{"dialled, and nothing more to send", func(ms int) lanesSeen {
 			if ms < 4000 {
 				return stands
 			}
 			return fresh
 		}, 0},
 	} {
-		var of carrying
+		var of jointReading
 		got := 0
 		for ms := ack; ms <= end && got == 0; ms += ack {
-			if of.look(millis(ms), millis(ms-1), c.at(ms), millis(limit)) {
+			if of.observe(millis(ms), millis(ms-1), c.at(ms), millis(limit)) {
 				got = ms
 			}
 		}
@@ -128,8 +128,8 @@ func TestCarrying(t *testing.T) {
 		}
 	}
 	// A side that stood still for long has seen nothing.
-	var of carrying
-	if of.look(millis(100), millis(99), stands, millis(limit)) || of.look(millis(end), millis(end-1), stands, millis(limit)) {
+	var of jointReading
+	if of.observe(millis(100), millis(99), stands, millis(limit)) || of.observe(millis(end), millis(end-1), stands, millis(limit)) {
 		t.Error("one ACK after a long silence proves it")
 	}
 }
@@ -144,7 +144,7 @@ func TestReadingSuspected(t *testing.T) {
 		r := reading{read: 10, unread: true, from: millis(100), suspect: true}
 		got := 0
 		for at := 2300; at < 4000 && got == 0; at += 100 {
-			if r.look(millis(at), millis(at-10), 100, 20+c.more*uint64(at-2300)/100, wire.UnreadTimeout) {
+			if r.observe(millis(at), millis(at-10), 100, 20+c.more*uint64(at-2300)/100, wire.UnreadTimeout) {
 				got = at
 			}
 		}
@@ -188,8 +188,8 @@ func TestHearing(t *testing.T) {
 		got := 0
 		for _, ev := range c.events {
 			if ev.echo >= 0 {
-				h.echoed(millis(ev.at), millis(ev.echo), 0)
-			} else if h.look(millis(ev.at), wire.UnreadTimeout) {
+				h.noteEcho(millis(ev.at), millis(ev.echo), 0)
+			} else if h.isOverdue(millis(ev.at), wire.UnreadTimeout) {
 				got = ev.at
 				break
 			}
@@ -207,7 +207,7 @@ func TestEchoSound(t *testing.T) {
 		at, echo int
 		want     bool
 	}{{100, 99, true}, {200, 198, true}, {12000, 250, false}, {12001, 300, false}, {12100, 12010, true}} {
-		if got := h.echoed(millis(c.at), millis(c.echo), 0); got != c.want {
+		if got := h.noteEcho(millis(c.at), millis(c.echo), 0); got != c.want {
 			t.Errorf("ACK %d: sound is %v, want %v", i, got, c.want)
 		}
 	}
@@ -218,7 +218,7 @@ func TestEchoSound(t *testing.T) {
 
 func TestPatience(t *testing.T) {
 	for rtt, want := range map[time.Duration]time.Duration{0: 2 * time.Second, 500 * time.Millisecond: 2 * time.Second, time.Second: 4 * time.Second} {
-		if got := patience(rtt); got != want {
+		if got := stallLimit(rtt); got != want {
 			t.Errorf("patience(%v) = %v, want %v", rtt, got, want)
 		}
 	}

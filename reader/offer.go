@@ -103,20 +103,20 @@ func checkWelcome(h *wire.Hello, w *wire.Welcome) error {
 
 // only keeps a policy to the codecs that the destination takes. Raw and zero
 // it always takes.
-type only struct {
+type codecFilter struct {
 	codec.Policy
 	takes [256]bool
 }
 
-func newOnly(p codec.Policy, ids []codec.ID) *only {
-	o := &only{Policy: p}
+func newCodecFilter(p codec.Policy, ids []codec.ID) *codecFilter {
+	o := &codecFilter{Policy: p}
 	for _, id := range ids {
 		o.takes[id] = true
 	}
 	return o
 }
 
-func (o *only) Choose(device int, src []byte) codec.Choice {
+func (o *codecFilter) Choose(device int, src []byte) codec.Choice {
 	c := o.Policy.Choose(device, src)
 	if !o.takes[c.Codec.ID()] {
 		c.Codec = codec.Raw
@@ -125,7 +125,7 @@ func (o *only) Choose(device int, src []byte) codec.Choice {
 }
 
 // Inform implements [codec.Informed].
-func (o *only) Inform(perSecond float64, lanes int) {
+func (o *codecFilter) Inform(perSecond float64, lanes int) {
 	if p, ok := o.Policy.(codec.Informed); ok {
 		p.Inform(perSecond, lanes)
 	}

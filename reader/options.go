@@ -118,7 +118,7 @@ type Options struct {
 	// has ended, and the devices hold nothing of it any more. Without it the destination
 	// is asked first whether it has a complete copy, which may be the only one: then
 	// nothing is done (ErrOnlyCopy).
-	Anew bool
+	StartOver bool
 	// Journal keeps the hand-off's records. Default: in memory.
 	Journal handoff.Journal
 	// Observe is told what happens.
@@ -217,27 +217,27 @@ func (o *Options) doubtLimit() time.Duration {
 
 // fastest is the rate that a path is taken to have where no limit is known, in bytes a
 // second: 100 Gbit/s.
-const fastest = 12.5e9
+const assumedRate = 12.5e9
 
 // near is a round trip that is the hosts' and not the path's: that of a handshake has
 // keys agreed on and signed in it, on processors that may be busy.
-const near = 5 * time.Millisecond
+const nearRTT = 5 * time.Millisecond
 
 // lanesLeast is the number of lanes that a short path gets: one sends while the other
 // one encodes. Each is one goroutine that seals packets and one that opens them, so that
 // a host with many cores needs more to use half of them, on either side.
-func lanesLeast(cores int) int { return min(max(2, cores/2), transport.MaxLanes) }
+func minLanes(cores int) int { return min(max(2, cores/2), transport.MaxLanes) }
 
 // lanesFor is how many lanes carry what a path can have on its way: no more than memory,
 // which keeps it until it is acknowledged, nor than what perSecond, a limit or 0, sends in
 // one round trip.
 func lanesFor(c transport.Carrier, memory int, perSecond uint64, cores int) int {
-	rate := fastest
+	rate := assumedRate
 	if perSecond > 0 {
 		rate = min(rate, float64(perSecond))
 	}
-	least := lanesLeast(cores)
-	if c.Window <= 0 || c.RTT < near {
+	least := minLanes(cores)
+	if c.Window <= 0 || c.RTT < nearRTT {
 		return least
 	}
 	onTheWay := min(rate*c.RTT.Seconds(), float64(memory))
@@ -245,7 +245,7 @@ func lanesFor(c transport.Carrier, memory int, perSecond uint64, cores int) int 
 }
 
 // lanes is how many to offer over a control lane's carrier.
-func (o *Options) lanes(c transport.Carrier) uint16 {
+func (o *Options) laneCount(c transport.Carrier) uint16 {
 	if o.Lanes > 0 {
 		return uint16(o.Lanes)
 	}

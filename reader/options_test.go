@@ -121,7 +121,7 @@ func TestOnly(t *testing.T) {
 		{codec.IDZstd, codec.IDS2, codec.IDRaw},
 		{codec.IDRaw, codec.IDS2, codec.IDRaw},
 	} {
-		p := newOnly(codec.Fixed(must.Get(codec.ByID(c.likes))), []codec.ID{c.takes})
+		p := newCodecFilter(codec.Fixed(must.Get(codec.ByID(c.likes))), []codec.ID{c.takes})
 		if got := p.Choose(0, nil).Codec.ID(); got != c.want {
 			t.Errorf("a policy for %v at a destination with %v gives %v, want %v", c.likes, c.takes, got, c.want)
 		}

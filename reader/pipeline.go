@@ -29,34 +29,34 @@ type pipeline struct {
 	chunkSize int // as agreed on
 	codec     codec.Policy
 
-	dialled   []transport.Lane // closed in the end
-	lanes     []transport.Lane // of them, those with a sender; in place of a lost one its successor
-	dialling  []bool           // by number of a data lane: it is lost, and being dialled again
-	bareSince time.Time        // when the last data lane was lost, zero while one stands
-	tuning    *Tuning
-	pace      *pacer
-	frame     int             // bytes of padding that go at once
-	written   []atomic.Uint64 // by number of a data lane: bytes, of the lane that has it now
-	readings  []reading       // and what the destination has read of them
-	carried   carrying        // of all of them together
-	unread    bool            // the user was warned of a lane that stood still
-	warm      *warmup         // nil until the plan asks for it
+	dialled      []transport.Lane // closed in the end
+	lanes        []transport.Lane // of them, those with a sender; in place of a lost one its successor
+	dialling     []bool           // by number of a data lane: it is lost, and being dialled again
+	noLaneSince  time.Time        // when the last data lane was lost, zero while one stands
+	tuning       *Tuning
+	pace         *pacer
+	paddingSize  int             // bytes of padding that go at once
+	written      []atomic.Uint64 // by number of a data lane: bytes, of the lane that has it now
+	readings     []reading       // and what the destination has read of them
+	joint        jointReading    // of all of them together
+	warnedUnread bool            // the user was warned of a lane that stood still
+	warmup       *warmup         // nil until the plan asks for it
 
-	meter   meter
-	peak    float64      // the best goodput so far
-	window  uint64       // what may be read and not applied while the guest runs, 0 is no limit
-	begun   atomic.Int64 // when the first byte was read, in ns after start; 0 if none was
-	sent    atomic.Int64 // when the last chunk so far was given to a lane, in ns after start
-	spent   laneTimes
-	recent  occupancy.Recent[progress]
-	atPause progress // of the switchover under way
-	atReady progress // zero before
+	meter       meter
+	peak        float64      // the best goodput so far
+	window      uint64       // what may be read and not applied while the guest runs, 0 is no limit
+	firstReadAt atomic.Int64 // when the first byte was read, in ns after start; 0 if none was
+	lastSentAt  atomic.Int64 // when the last chunk so far was given to a lane, in ns after start
+	spent       laneTimes
+	recent      occupancy.Recent[progress]
+	atPause     progress // of the switchover under way
+	atReady     progress // zero before
 
 	// What is made again for each ACK.
-	seen   plan.Measured
-	bounds []uint64
-	shares []int
-	needed []share.Need
+	measured plan.Measured
+	bounds   []uint64
+	shares   []int
+	needs    []share.Need
 
 	draining *tasks.Group // drains, which end with their streams; all end when the streams are abandoned
 	sending  *tasks.Group // what dials the lanes, senders, and their watchers, which end with the lane
@@ -67,15 +67,15 @@ func newPipeline(o Options, devices []*device, start time.Time, work *tasks.Grou
 	n := len(devices)
 	return &pipeline{
 		devices: devices, start: start, post: post, chunkSize: o.ChunkSize, codec: o.Codec, tuning: o.Tuning,
-		seen:   plan.Measured{Drained: make([]uint64, n), Applied: make([]uint64, n), Save: make([]float64, n), Load: make([]float64, n)},
-		bounds: make([]uint64, n), shares: make([]int, n), needed: make([]share.Need, n),
+		measured: plan.Measured{Drained: make([]uint64, n), Applied: make([]uint64, n), Save: make([]float64, n), Load: make([]float64, n)},
+		bounds:   make([]uint64, n), shares: make([]int, n), needs: make([]share.Need, n),
 		draining: work.Part(), sending: work.Part(), asking: work.Part(),
 	}
 }
 
 // allot takes the memory for what goes over so many lanes: each holds one chunk for what it
 // encodes, and each device needs one to read into.
-func (p *pipeline) allot(memory, chunkSize, lanes int, needs []share.Need) (err error) {
+func (p *pipeline) allocate(memory, chunkSize, lanes int, needs []share.Need) (err error) {
 	p.arena, err = wire.NewArena(memory, chunkSize, lanes+len(p.devices)+1)
 	if err != nil {
 		return err
@@ -85,7 +85,7 @@ func (p *pipeline) allot(memory, chunkSize, lanes int, needs []share.Need) (err 
 }
 
 // agree takes in what WELCOME has chosen.
-func (p *pipeline) agree(chunkSize int, policy codec.Policy) {
+func (p *pipeline) useTerms(chunkSize int, policy codec.Policy) {
 	p.chunkSize, p.codec = chunkSize, policy
 }
 
@@ -110,7 +110,7 @@ func (p *pipeline) startLanes() {
 	p.lanes, p.dialling = slices.Clone(p.dialled), make([]bool, n)
 	p.written, p.readings = make([]atomic.Uint64, n), make([]reading, n)
 	p.pace = newPacer(p.tuning)
-	p.frame = p.tuning.block(min(p.chunkSize, paddingFrame))
+	p.paddingSize = p.tuning.blockSize(min(p.chunkSize, paddingFrame))
 	for i := range p.lanes {
 		p.startSender(i)
 	}
@@ -123,19 +123,19 @@ func (p *pipeline) startSender(number int) {
 		panic("reader: the arena has fewer chunks than lanes")
 	}
 	p.written[number].Store(0)
-	p.readings[number].renew(time.Since(p.start))
-	s := &sender{written: &p.written[number], number: number, lane: p.lanes[number], queue: p.queue, spare: spare, codec: p.codec, lanes: len(p.lanes), pace: p.pace, frame: p.frame,
-		devices: p.devices, start: p.start, spent: &p.spent, sent: &p.sent, post: p.post, watched: make(chan struct{})}
+	p.readings[number].restart(time.Since(p.start))
+	s := &sender{written: &p.written[number], number: number, lane: p.lanes[number], queue: p.queue, scratch: spare, codec: p.codec, lanes: len(p.lanes), pace: p.pace, paddingSize: p.paddingSize,
+		devices: p.devices, start: p.start, spent: &p.spent, lastSentAt: &p.lastSentAt, post: p.post, watched: make(chan struct{})}
 	p.sending.Go(s.run)
 	p.sending.Go(s.watch)
 }
 
 // loseLane has what a lane carried sent over the others. Its sender has ended.
-func (p *pipeline) loseLane(number int) {
+func (p *pipeline) requeueLane(number int) {
 	closeLanes(p.lanes[number : number+1])
 	p.lanes[number] = nil
 	if !slices.ContainsFunc(p.lanes, func(l transport.Lane) bool { return l != nil }) {
-		p.bareSince = time.Now()
+		p.noLaneSince = time.Now()
 	}
 	p.queue.requeue(number)
 }
@@ -143,7 +143,7 @@ func (p *pipeline) loseLane(number int) {
 // replaceLane sends on a lane in the place of a lost one.
 func (p *pipeline) replaceLane(number int, lane transport.Lane) {
 	p.lanes[number], p.dialled[number] = lane, lane
-	p.dialling[number], p.bareSince = false, time.Time{}
+	p.dialling[number], p.noLaneSince = false, time.Time{}
 	p.startSender(number)
 }
 
@@ -165,9 +165,9 @@ func (p *pipeline) startDrains(f *fleet) {
 			continue
 		}
 		d.drain = &drain{
-			device: i, name: d.Name, dev: d.Device, stream: stream, tap: newTap(stream, d.splice), queue: p.queue,
-			limit: p.chunkSize, post: p.post, final: make(chan struct{}), polling: make(chan struct{}, 1),
-			digest: wire.NewDigest(), start: p.start, begun: &p.begun,
+			device: i, name: d.Name, dev: d.Device, stream: stream, reader: newStreamReader(stream, d.splice), queue: p.queue,
+			limit: p.chunkSize, post: p.post, stopCopy: make(chan struct{}), polling: make(chan struct{}, 1),
+			digest: wire.NewDigest(), start: p.start, firstReadAt: &p.firstReadAt,
 		}
 		p.draining.Go(d.drain.run)
 	}
@@ -175,13 +175,13 @@ func (p *pipeline) startDrains(f *fleet) {
 
 // ask asks a device for its estimates, beside what reads it: the driver may take as long as a
 // save does. It ends when the driver has answered.
-func (p *pipeline) ask(d *device, size, confirm bool) {
-	p.asking.Go(func(context.Context) { p.post(asked{d.number, confirm, d.drain.ask(size)}) })
+func (p *pipeline) pollDevice(d *device, size, confirm bool) {
+	p.asking.Go(func(context.Context) { p.post(asked{d.number, confirm, d.drain.pollEstimates(size)}) })
 }
 
 // askSize asks a device without a session for the size of STOP_COPY. It ends when
 // the driver has answered.
-func (p *pipeline) askSize(d *device) {
+func (p *pipeline) pollSize(d *device) {
 	p.asking.Go(func(context.Context) {
 		if d.Device.Features().DataSize {
 			if n, err := d.Device.StopCopySize(); err == nil {
@@ -193,14 +193,14 @@ func (p *pipeline) askSize(d *device) {
 }
 
 // finishReading joins the drains, each of which has said that it ended.
-func (p *pipeline) finishReading() {
+func (p *pipeline) joinDrains() {
 	p.draining.Wait()
 	p.queue.close()
 }
 
 // abandon wakes everything that waits for the queue or a lane.
-func (p *pipeline) abandon() {
-	p.queue.drop()
+func (p *pipeline) stop() {
+	p.queue.discardAll()
 	for _, l := range p.lanes {
 		if l != nil {
 			l.SetDeadline(time.Unix(1, 0))
@@ -211,13 +211,13 @@ func (p *pipeline) abandon() {
 // join joins what drains the devices and what sends that, behind the way back, and then what
 // asks the guest's owner. It reports whether that has ended within the limit. If not, release is
 // called when the last read has ended, which takes what it uses with it.
-func (p *pipeline) join(limit time.Duration, back, owner, release func()) bool {
+func (p *pipeline) join(limit time.Duration, wayBack, answers, release func()) bool {
 	return tasks.Within(limit, func() {
-		back()
+		wayBack()
 		p.draining.Wait()
 		p.asking.Wait()
 		p.sending.Wait()
-		owner()
+		answers()
 	}, release)
 }
 
@@ -233,7 +233,7 @@ func (p *pipeline) close() {
 
 // firstByte is when the first byte of any stream was read, zero before.
 func (p *pipeline) firstByte() time.Time {
-	if at := p.begun.Load(); at != 0 {
+	if at := p.firstReadAt.Load(); at != 0 {
 		return p.start.Add(time.Duration(at))
 	}
 	return time.Time{}
@@ -242,28 +242,28 @@ func (p *pipeline) firstByte() time.Time {
 // measure takes in how far every device is, and gives that with the rates. What it gives is
 // made again by the next call.
 func (p *pipeline) measure() *plan.Measured {
-	ev := &p.seen
+	ev := &p.measured
 	var in, out uint64
 	for i, d := range p.devices {
-		ev.Drained[i], ev.Applied[i] = d.read(), d.applied
+		ev.Drained[i], ev.Applied[i] = d.bytesRead(), d.applied
 		in, out = in+ev.Drained[i], out+d.applied
 		if d.drain != nil {
-			d.saves.look(ev.Drained[i], d.drain.saving())
+			d.saveRate.observe(ev.Drained[i], d.drain.saveTime())
 		}
-		ev.Save[i], ev.Load[i] = d.saves.mean(), d.loads.value()
+		ev.Save[i], ev.Load[i] = d.saveRate.mean(), d.loadRate.value()
 	}
-	p.meter.look(time.Now(), in, out, max(p.window/2, 4*uint64(p.chunkSize)))
+	p.meter.observe(time.Now(), in, out, max(p.window/2, 4*uint64(p.chunkSize)))
 	p.peak = max(p.peak, p.meter.goodput())
-	ev.Path = plan.Path{Chunk: uint64(p.chunkSize), Rate: p.meter.goodput(), Full: p.meter.filled(), RTT: migration.Span{Took: p.meter.rtt, Known: p.meter.rtt > 0}}
+	ev.Path = plan.Path{Chunk: uint64(p.chunkSize), Rate: p.meter.goodput(), Full: p.meter.wasFull(), RTT: migration.Span{Took: p.meter.rtt, Known: p.meter.rtt > 0}}
 	return ev
 }
 
 // bound limits what is read and not applied to a window, which the devices share; 0 is no
 // limit.
-func (p *pipeline) bound(window uint64, needs []share.Need) {
+func (p *pipeline) limitReading(window uint64, needs []share.Need) {
 	p.window = window
 	if window == 0 {
-		p.queue.bound(nil)
+		p.queue.limitReading(nil)
 		return
 	}
 	chunk := uint64(p.chunkSize)
@@ -271,26 +271,26 @@ func (p *pipeline) bound(window uint64, needs []share.Need) {
 	for i, n := range p.shares {
 		p.bounds[i] = p.devices[i].applied + uint64(max(n, share.Floor))*chunk
 	}
-	p.queue.bound(p.bounds)
+	p.queue.limitReading(p.bounds)
 }
 
 // meterWires takes in what the lanes were given so far, of each device.
-func (p *pipeline) meterWires(now time.Time) {
+func (p *pipeline) noteSent(now time.Time) {
 	m := &p.meter
 	if m.begun.IsZero() {
 		m.begun = now
 	}
 	for _, d := range p.devices {
-		d.wires.look(d.sent.Load(), now.Sub(m.begun))
+		d.wireRate.observe(d.sent.Load(), now.Sub(m.begun))
 	}
 }
 
 // progressed is what came to pass by now.
-func (p *pipeline) progressed() progress {
+func (p *pipeline) currentProgress() progress {
 	now := progress{Usage: p.queue.usage(), loading: make([]time.Duration, len(p.devices)),
 		encoding: time.Duration(p.spent.encoding.Load()), writing: time.Duration(p.spent.writing.Load())}
 	for i, d := range p.devices {
-		now.loading[i] = d.loads.took
+		now.loading[i] = d.loadRate.took
 	}
 	return now
 }
@@ -301,7 +301,7 @@ func (p *pipeline) occupancies(paused bool) (all, stop migration.Occupancy) {
 	if p.queue == nil { // no destination was reached
 		return all, stop
 	}
-	now := p.progressed()
+	now := p.currentProgress()
 	end := p.atReady
 	if end.Took == 0 {
 		end = now
@@ -319,7 +319,7 @@ func (p *pipeline) occupancies(paused bool) (all, stop migration.Occupancy) {
 func (p *pipeline) checkReading(m *wire.Ack, each, all time.Duration) (stalled []int, idle bool) {
 	now := time.Since(p.start)
 	made := min(now, time.Duration(m.Echo)+time.Duration(max(m.HeldNS, 0)))
-	var seen shown
+	var seen lanesSeen
 	for i, lane := range p.lanes {
 		if i >= len(m.Read) || lane == nil || wire.Local(lane) {
 			continue
@@ -328,18 +328,18 @@ func (p *pipeline) checkReading(m *wire.Ack, each, all time.Duration) (stalled [
 		seen.rose = seen.rose || read > p.readings[i].read
 		seen.unread = seen.unread || read < written
 		seen.read = seen.read || read == written && read > 0
-		if p.readings[i].look(now, made, written, read, each) {
-			p.readings[i].renew(now)
+		if p.readings[i].observe(now, made, written, read, each) {
+			p.readings[i].restart(now)
 			stalled = append(stalled, i)
 		}
 	}
-	return stalled, p.carried.look(now, made, seen, all)
+	return stalled, p.joint.observe(now, made, seen, all)
 }
 
 // giveUpLane has the sender of a lane end, which has it dialled again.
-func (p *pipeline) giveUpLane(number int, limit time.Duration) {
-	p.queue.lose(number, fmt.Errorf("%w: nothing of what it carries was read for %v", transport.ErrLost, limit))
-	stoodStill(p.lanes[number])
+func (p *pipeline) abortLane(number int, limit time.Duration) {
+	p.queue.failLane(number, fmt.Errorf("%w: nothing of what it carries was read for %v", transport.ErrLost, limit))
+	reportStall(p.lanes[number])
 	p.lanes[number].SetDeadline(time.Unix(1, 0))
 }
 
@@ -351,7 +351,7 @@ func (p *pipeline) suspectLanes() {
 }
 
 // stoodStill tells the carrier of a lane.
-func stoodStill(l transport.Lane) {
+func reportStall(l transport.Lane) {
 	if s, ok := l.(transport.Stalling); ok {
 		s.StoodStill()
 	}

@@ -62,14 +62,14 @@ type mttys struct {
 // plan answers.
 func (m *mttys) step(s *plantest.Scenario, now time.Duration, ev plan.Event) ([]plan.Action, error) {
 	if m.fleet == nil {
-		m.cast(s.Features)
+		m.openDevices(s.Features)
 	}
-	if err := m.before(ev); err != nil {
+	if err := m.carryOut(ev); err != nil {
 		return nil, err
 	}
 	actions := s.Plan.Step(now, ev)
 	for _, a := range actions {
-		if err := m.do(a); err != nil {
+		if err := m.apply(a); err != nil {
 			return actions, err
 		}
 	}
@@ -78,16 +78,16 @@ func (m *mttys) step(s *plantest.Scenario, now time.Duration, ev plan.Event) ([]
 
 // cast opens an mtty for each part. At the end of the scenario all are taken
 // back to RUNNING: the kernel's keep their state over their last close.
-func (m *mttys) cast(parts []vfio.Features) {
+func (m *mttys) openDevices(parts []vfio.Features) {
 	m.read = make([]uint64, len(parts))
 	sources := make([]Source, len(parts))
 	for i, features := range parts {
-		sources[i].Device = part{openMtty(m.t, i), features}
+		sources[i].Device = mttyPart{openMtty(m.t, i), features}
 	}
 	m.fleet = newFleet(newDevices(sources))
-	m.t.Cleanup(m.home)
+	m.t.Cleanup(m.resumeAll)
 	for i := range parts {
-		if err := m.at(i, vfio.Running); err != nil {
+		if err := m.checkState(i, vfio.Running); err != nil {
 			m.t.Fatal(err)
 		}
 	}
@@ -109,13 +109,13 @@ func openMtty(t *testing.T, i int) (d vfio.Device) {
 	return d
 }
 
-func (m *mttys) home() {
+func (m *mttys) resumeAll() {
 	if _, err := m.fleet.resume(false); err != nil {
 		m.t.Error(err)
 	}
 	m.fleet.closeStreams()
 	for i := range m.fleet.devices {
-		if err := errors.Join(m.at(i, vfio.Running), m.device(i).Close()); err != nil {
+		if err := errors.Join(m.checkState(i, vfio.Running), m.device(i).Close()); err != nil {
 			m.t.Error(err)
 		}
 	}
@@ -123,14 +123,14 @@ func (m *mttys) home() {
 
 // part is an mtty that plays a device with fewer features: what that device
 // lacks is not asked of it.
-type part struct {
+type mttyPart struct {
 	vfio.Device
 	features vfio.Features
 }
 
-func (p part) Features() vfio.Features { return p.features }
+func (p mttyPart) Features() vfio.Features { return p.features }
 
-func (p part) SetState(to vfio.State) (vfio.Stream, error) {
+func (p mttyPart) SetState(to vfio.State) (vfio.Stream, error) {
 	from, err := p.State()
 	if err == nil {
 		err = vfio.Legal(from, to, p.features)
@@ -144,7 +144,7 @@ func (p part) SetState(to vfio.State) (vfio.Stream, error) {
 func (m *mttys) device(i int) vfio.Device { return m.fleet.devices[i].Device }
 
 // at asks a device where it is.
-func (m *mttys) at(device int, want vfio.State) error {
+func (m *mttys) checkState(device int, want vfio.State) error {
 	now, err := m.device(device).State()
 	if err == nil && now != want {
 		err = fmt.Errorf("device %d is in %v, want %v", device, now, want)
@@ -152,7 +152,7 @@ func (m *mttys) at(device int, want vfio.State) error {
 	return err
 }
 
-func (m *mttys) before(ev plan.Event) error {
+func (m *mttys) carryOut(ev plan.Event) error {
 	if ev, ok := ev.(plan.PrecopyPolled); ok {
 		return m.poll(ev.Device, ev.Idle)
 	}
@@ -161,12 +161,12 @@ func (m *mttys) before(ev plan.Event) error {
 		return err
 	}
 	if ev, ok := ev.(plan.StreamEnded); ok {
-		return m.finish(ev.Device)
+		return m.readToEnd(ev.Device)
 	}
 	return nil
 }
 
-func (m *mttys) do(action plan.Action) error {
+func (m *mttys) apply(action plan.Action) error {
 	if a, ok := action.(plan.EnterStates); ok {
 		return m.enter(a.Moves)
 	}
@@ -180,7 +180,7 @@ func (m *mttys) enter(moves []plan.Move) error {
 	m.moved = true
 	err := m.fleet.enter(moves)
 	for _, v := range moves {
-		err = errors.Join(err, m.at(v.Device, v.To))
+		err = errors.Join(err, m.checkState(v.Device, v.To))
 	}
 	return err
 }
@@ -216,7 +216,7 @@ func (m *mttys) poll(device int, idle bool) error {
 }
 
 // finish reads a stream to its end, which for mtty is where MIG_DATA_SIZE says.
-func (m *mttys) finish(device int) error {
+func (m *mttys) readToEnd(device int) error {
 	if err := m.readUntil(device, io.EOF); err != nil {
 		return err
 	}

@@ -27,16 +27,16 @@ import (
 // The error is nil exactly if a migration would be accepted now, and otherwise
 // what [Send] would return.
 func Preflight(ctx context.Context, dialer transport.Dialer, sources []Source, opts *Options) (migration.Preflight, error) {
-	o, err := mayBegin(sources, opts)
+	o, err := checkStart(sources, opts)
 	if err != nil {
 		return migration.Preflight{}, err
 	}
 	if err := probeWitness(ctx, &o); err != nil {
 		return migration.Preflight{}, err
 	}
-	found, err := askOver(ctx, dialer, sources, o)
+	found, err := runPreflight(ctx, dialer, sources, o)
 	if err == nil {
-		err = tooLong(found, o)
+		err = checkFixedSteps(found, o)
 	}
 	if err != nil {
 		return migration.Preflight{}, err
@@ -46,7 +46,7 @@ func Preflight(ctx context.Context, dialer transport.Dialer, sources []Source, o
 
 // tooLong says that the steps that no PRE_COPY shortens are over the limit by themselves,
 // for which Send refuses the migration at once.
-func tooLong(p migration.Preflight, o Options) error {
+func checkFixedSteps(p migration.Preflight, o Options) error {
 	fixed := migration.Prediction{Stop: p.Stop, Fill: migration.Span{Took: p.RTT / 2}, Decide: p.Decide, Commit: p.Commit, Witness: p.Witness, Accept: p.Accept, Start: p.Start}
 	var took time.Duration
 	for _, s := range fixed.Stages() {
@@ -60,7 +60,7 @@ func tooLong(p migration.Preflight, o Options) error {
 
 // mayBegin says why no migration of the sources would begin, whoever is asked, and has the
 // defaults of the options.
-func mayBegin(sources []Source, opts *Options) (Options, error) {
+func checkStart(sources []Source, opts *Options) (Options, error) {
 	o, err := opts.withDefaults()
 	if err == nil {
 		err = checkSources(sources)
@@ -74,13 +74,13 @@ func mayBegin(sources []Source, opts *Options) (Options, error) {
 // askOver is a preflight. The carrier of whoever answers is known even if it fails. A
 // destination that ends the lane before WELCOME has said nothing, and is asked again until
 // ConnectFor is over.
-func askOver(ctx context.Context, dialer transport.Dialer, sources []Source, o Options) (migration.Preflight, error) {
+func runPreflight(ctx context.Context, dialer transport.Dialer, sources []Source, o Options) (migration.Preflight, error) {
 	p := &preflight{opts: o, dialer: dialer, sources: sources, offer: hello(o, sources)}
 	o.Observe(migration.Event{Kind: migration.Phase, Phase: migration.Connect})
 	end := time.Now().Add(o.ConnectFor)
-	err := p.ask(ctx, o.ConnectFor)
-	for p.unanswered(err) && time.Until(end) > tryLeast && sleep(ctx, lanePause) == nil {
-		err = p.ask(ctx, time.Until(end))
+	err := p.converseOnce(ctx, o.ConnectFor)
+	for p.unanswered(err) && time.Until(end) > minTry && sleep(ctx, lanePause) == nil {
+		err = p.converseOnce(ctx, time.Until(end))
 	}
 	switch {
 	case err == nil:
@@ -93,7 +93,7 @@ func askOver(ctx context.Context, dialer transport.Dialer, sources []Source, o O
 }
 
 // ask has one conversation, over a control lane of its own.
-func (p *preflight) ask(ctx context.Context, limit time.Duration) error {
+func (p *preflight) converseOnce(ctx context.Context, limit time.Duration) error {
 	lane, err := reach(ctx, limit, func(ctx context.Context) (transport.Lane, error) {
 		return p.dial(ctx, wire.LanePreflight, 0)
 	})
@@ -105,9 +105,9 @@ func (p *preflight) ask(ctx context.Context, limit time.Duration) error {
 	if either, ok := p.dialer.(*transport.EitherDialer); ok {
 		p.dialer = either.Of(p.out.Carrier) // one carrier is measured
 	}
-	p.offer.Lanes = p.opts.lanes(p.out.Carrier)
+	p.offer.Lanes = p.opts.laneCount(p.out.Carrier)
 	err = p.converse(ctx)
-	wire.HangUp(lane, p.deafen)
+	wire.HangUp(lane, p.awaitHangUp)
 	return err
 }
 
@@ -125,7 +125,7 @@ type preflight struct {
 	offer   *wire.Hello
 	control *wire.Control // nil before the first lane
 	lanes   []transport.Lane
-	left    atomic.Int64 // bytes that the probe lanes may still send
+	budget  atomic.Int64 // bytes that the probe lanes may still send
 	steps   plan.Steps
 	out     migration.Preflight
 
@@ -173,7 +173,7 @@ func interruptible(ctx context.Context, lane transport.Lane) (stop func() bool) 
 }
 
 // deafen waits for the peer to hang up.
-func (p *preflight) deafen() {
+func (p *preflight) awaitHangUp() {
 	for {
 		if _, err := p.control.Receive(); err != nil {
 			return
@@ -232,9 +232,9 @@ func (p *preflight) welcome() error {
 	p.out.Software = transport.PeerText(m.Software)
 	p.out.Version, p.out.Codecs = m.Version, m.Codecs
 	p.out.ChunkSize, p.out.Lanes = int(m.ChunkSize), int(m.Lanes)
-	p.steps = p.opts.foresee(m, p.sources)
+	p.steps = p.opts.predictSteps(m, p.sources)
 	p.opts.Observe(migration.Event{Kind: migration.Peer, Peer: p.out.Peer, Text: p.out.Software})
-	p.out.Warning = destinationWarns(m)
+	p.out.Warning = destinationWarning(m)
 	return nil
 }
 
@@ -291,26 +291,26 @@ func (p *preflight) measureRate(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	noise := make([]byte, p.opts.Tuning.block(p.out.ChunkSize))
+	noise := make([]byte, p.opts.Tuning.blockSize(p.out.ChunkSize))
 	rand.Read(noise)
 	pace := newPacer(p.opts.Tuning)
-	p.left.Store(wire.MaxProbe)
+	p.budget.Store(wire.MaxProbe)
 	ctx, stop := context.WithTimeout(ctx, wire.ProbeTime)
 	defer stop()
 	return tasks.Parallel(n+1, func(i int) error {
 		if i < n {
-			return p.load(ctx, p.lanes[i], noise, pace)
+			return p.sendNoise(ctx, p.lanes[i], noise, pace)
 		}
 		defer stop()
-		return p.follow(ctx, uint64(wire.MaxProbe/len(noise)*len(noise)))
+		return p.measureArrival(ctx, uint64(wire.MaxProbe/len(noise)*len(noise)))
 	})
 }
 
 // load sends noise until all that may be sent is, or ctx ends.
-func (p *preflight) load(ctx context.Context, lane transport.Lane, noise []byte, pace *pacer) error {
+func (p *preflight) sendNoise(ctx context.Context, lane transport.Lane, noise []byte, pace *pacer) error {
 	defer interruptible(ctx, lane)()
 	for ctx.Err() == nil {
-		if p.left.Add(-int64(len(noise))) < 0 {
+		if p.budget.Add(-int64(len(noise))) < 0 {
 			return nil
 		}
 		if err := pace.wait(ctx, len(noise)); err != nil {
@@ -324,11 +324,11 @@ func (p *preflight) load(ctx context.Context, lane transport.Lane, noise []byte,
 }
 
 // followEvery is the time between two looks at what has arrived.
-const followEvery = 5 * time.Millisecond
+const queryEvery = 5 * time.Millisecond
 
 // follow asks for what has arrived until that is all of most, or ctx ends.
-func (p *preflight) follow(ctx context.Context, most uint64) error {
-	ticks := time.NewTicker(followEvery)
+func (p *preflight) measureArrival(ctx context.Context, most uint64) error {
+	ticks := time.NewTicker(queryEvery)
 	defer ticks.Stop()
 	var seen []arrival
 	for begun := time.Now(); ; {
@@ -341,7 +341,7 @@ func (p *preflight) follow(ctx context.Context, most uint64) error {
 		}
 		seen = append(seen, arrival{time.Since(begun), received})
 		if received == most || ctx.Err() != nil {
-			p.out.Probed, p.out.Rate = received, rateOf(seen)
+			p.out.Probed, p.out.Rate = received, arrivalRate(seen)
 			return nil
 		}
 		select {
@@ -360,7 +360,7 @@ type arrival struct {
 // rateOf is the rate at which bytes arrived once the path was open: the first
 // quarter of them is left out, since congestion control begins slowly. It is 0
 // where nobody can say.
-func rateOf(seen []arrival) float64 {
+func arrivalRate(seen []arrival) float64 {
 	last := seen[len(seen)-1]
 	from := seen[0]
 	for _, a := range seen {

@@ -22,52 +22,8 @@ func TestRateOf(t *testing.T) {
 		{"all at once", []arrival{{0, 0}, {100 * ms, 100}}, 1000},
 		{"slow start", []arrival{{0, 0}, {100 * ms, 1}, {200 * ms, 20}, {300 * ms, 40}, {600 * ms, 100}}, 200},
 	} {
-		if got := rateOf(c.seen); got != c.want {
+		if got := arrivalRate(c.seen); got != c.want {
 			t.Errorf("%s: %v bytes per second, want %v", c.name, got, c.want)
-		}
-	}
-}
-
-// TestCandidates: which carrier is asked, and which one is taken, by what was found.
-func TestCandidates(t *testing.T) {
-	found := func(rtt time.Duration, rate float64) Candidate {
-		return Candidate{Found: migration.Preflight{RTT: rtt, Rate: rate}}
-	}
-	fails := func(code transport.Code, remote bool, err error) Candidate {
-		return Candidate{Err: &transport.Fault{Code: code, Remote: remote, Err: err}}
-	}
-	nobody := fails(transport.CodeNetwork, false, transport.ErrUnreachable)
-	lost := fails(transport.CodeNetwork, false, transport.ErrLost)
-	slow := fails(transport.CodeTimeout, false, errors.New("not ended"))
-	declined := fails(transport.CodeDevices, true, errors.New("other devices"))
-	stranger := fails(transport.CodeAuth, false, transport.ErrAuth)
-	quick := found(ms, 1e9)
-	for _, c := range []struct {
-		name      string
-		quic, tls Candidate
-		asks      bool // TLS too
-		takes     bool // it
-	}{
-		{"TLS is clearly faster", found(ms, 0.7e9), quick, true, true},
-		{"TLS is hardly faster", found(ms, 0.9e9), quick, true, false},
-		{"QUIC is faster", quick, found(ms, 0.5e9), true, false},
-		{"the path is long", found(near, 1e6), quick, false, false},
-		{"QUIC could not be measured", found(ms, 0), quick, true, true},
-		{"neither could", found(ms, 0), found(ms, 0), true, false},
-		{"UDP is cut off", lost, quick, true, true},
-		{"UDP is strangled", slow, quick, true, true},
-		{"no TLS is there", quick, nobody, true, false},
-		{"both are cut off", lost, lost, true, false},
-		{"UDP is cut off, which the destination does not know", lost, declined, true, true},
-		{"UDP is cut off, and a stranger is at TLS", lost, stranger, true, false},
-		{"it would be refused", declined, quick, false, false},
-		{"another peer is there", stranger, quick, false, false},
-	} {
-		if got := c.quic.leavesOpen(); got != c.asks {
-			t.Errorf("%s: TLS asked: %v, want %v", c.name, got, c.asks)
-		}
-		if got := c.asks && c.tls.beats(c.quic); got != c.takes {
-			t.Errorf("%s: TLS taken: %v, want %v", c.name, got, c.takes)
 		}
 	}
 }
@@ -101,5 +57,49 @@ func TestReach(t *testing.T) {
 				t.Errorf("%s: %v after %v, want %v after %v", c.name, err, took, c.want, c.took)
 			}
 		})
+	}
+}
+
+// TestCandidates: which carrier is asked, and which one is taken, by what was found.
+func TestCandidates(t *testing.T) {
+	found := func(rtt time.Duration, rate float64) Candidate {
+		return Candidate{Found: migration.Preflight{RTT: rtt, Rate: rate}}
+	}
+	fails := func(code transport.Code, remote bool, err error) Candidate {
+		return Candidate{Err: &transport.Fault{Code: code, Remote: remote, Err: err}}
+	}
+	nobody := fails(transport.CodeNetwork, false, transport.ErrUnreachable)
+	lost := fails(transport.CodeNetwork, false, transport.ErrLost)
+	slow := fails(transport.CodeTimeout, false, errors.New("not ended"))
+	declined := fails(transport.CodeDevices, true, errors.New("other devices"))
+	stranger := fails(transport.CodeAuth, false, transport.ErrAuth)
+	quick := found(ms, 1e9)
+	for _, c := range []struct {
+		name      string
+		quic, tls Candidate
+		asks      bool // TLS too
+		takes     bool // it
+	}{
+		{"TLS is clearly faster", found(ms, 0.7e9), quick, true, true},
+		{"TLS is hardly faster", found(ms, 0.9e9), quick, true, false},
+		{"QUIC is faster", quick, found(ms, 0.5e9), true, false},
+		{"the path is long", found(nearRTT, 1e6), quick, false, false},
+		{"QUIC could not be measured", found(ms, 0), quick, true, true},
+		{"neither could", found(ms, 0), found(ms, 0), true, false},
+		{"UDP is cut off", lost, quick, true, true},
+		{"UDP is strangled", slow, quick, true, true},
+		{"no TLS is there", quick, nobody, true, false},
+		{"both are cut off", lost, lost, true, false},
+		{"UDP is cut off, which the destination does not know", lost, declined, true, true},
+		{"UDP is cut off, and a stranger is at TLS", lost, stranger, true, false},
+		{"it would be refused", declined, quick, false, false},
+		{"another peer is there", stranger, quick, false, false},
+	} {
+		if got := c.quic.mayBeBeaten(); got != c.asks {
+			t.Errorf("%s: TLS asked: %v, want %v", c.name, got, c.asks)
+		}
+		if got := c.asks && c.tls.beats(c.quic); got != c.takes {
+			t.Errorf("%s: TLS taken: %v, want %v", c.name, got, c.takes)
+		}
 	}
 }

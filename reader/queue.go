@@ -22,19 +22,19 @@ import (
 type queue struct {
 	arena *wire.Arena
 
-	mu      sync.Mutex
-	changed sync.Cond // a chunk may leave, or none will come any more
-	pool    *share.Pool
-	turns   *share.Turns
-	lines   []line
-	kept    int                       // chunks in all lines
-	padding int                       // frames of it that lanes may send while they have nothing better to do
-	lost    [transport.MaxLanes]error // why a lane takes nothing any more
-	closed  bool
-	dropped bool
-	chunks  int // there are
-	now     levels
-	gauge   occupancy.Gauge
+	mu        sync.Mutex
+	changed   sync.Cond // a chunk may leave, or none will come any more
+	pool      *share.Pool
+	turns     *share.Turns
+	lines     []line
+	retained  int                       // chunks in all lines
+	padding   int                       // frames of it that lanes may send while they have nothing better to do
+	lost      [transport.MaxLanes]error // why a lane takes nothing any more
+	closed    bool
+	discarded bool
+	chunks    int // there are
+	levels    levels
+	gauge     occupancy.Gauge
 }
 
 // padding stands for a frame of padding in what take returns.
@@ -42,25 +42,25 @@ var padding = new(wire.Chunk)
 
 // line is one device's part of the queue: chunks in the order of their numbers.
 type line struct {
-	chunks []kept // ring: number seq is at seq % len
-	oldest uint64 // of those that are kept
-	next   uint64 // to be sent: none below waits
-	end    uint64 // to be put
-	acked  uint64 // numbers below the destination has
-	sent   uint64 // numbers below were given to a lane
-	count  int    // that wait for a lane
-	bytes  uint64 // of them
-	ready  int    // and may have one, as far as the levels know
-	held   int    // or have no credit
-	window wire.Window
-	given  chan struct{} // holds a token when the pool gave the device a chunk
-	wants  bool          // somebody waits for that
-	read   uint64        // the stream was read up to here
-	most   uint64        // and is not to be read beyond this, 0 is no limit
+	chunks     []retained // ring: number seq is at seq % len
+	oldest     uint64     // of those that are kept
+	next       uint64     // to be sent: none below waits
+	end        uint64     // to be put
+	acked      uint64     // numbers below the destination has
+	sent       uint64     // numbers below were given to a lane
+	count      int        // that wait for a lane
+	bytes      uint64     // of them
+	ready      int        // and may have one, as far as the levels know
+	uncredited int        // or have no credit
+	window     wire.Window
+	granted    chan struct{} // holds a token when the pool gave the device a chunk
+	wants      bool          // somebody waits for that
+	read       uint64        // the stream was read up to here
+	readLimit  uint64        // and is not to be read beyond this, 0 is no limit
 }
 
 // kept is a chunk that the destination may still need.
-type kept struct {
+type retained struct {
 	*wire.Chunk
 	where place
 	lane  int // that has it, or has had it last
@@ -70,10 +70,10 @@ type kept struct {
 type place uint8
 
 const (
-	gone    place = iota // nobody needs it
-	queued               // it waits for a lane
-	leaving              // a lane is sending it, and reads its memory
-	away                 // it was sent
+	gone     place = iota // nobody needs it
+	queued                // it waits for a lane
+	sending               // a lane is sending it, and reads its memory
+	inFlight              // it was sent
 )
 
 // newQueue may use so many chunks of the arena.
@@ -81,7 +81,7 @@ func newQueue(arena *wire.Arena, chunks int, needs []share.Need) *queue {
 	q := &queue{arena: arena, pool: share.NewPool(chunks, needs), turns: share.NewTurns(needs), lines: make([]line, len(needs)), chunks: chunks, gauge: occupancy.NewGauge()}
 	q.changed.L = &q.mu
 	for i := range q.lines {
-		q.lines[i].chunks, q.lines[i].given = make([]kept, chunks), make(chan struct{}, 1)
+		q.lines[i].chunks, q.lines[i].granted = make([]retained, chunks), make(chan struct{}, 1)
 	}
 	return q
 }
@@ -92,102 +92,102 @@ func (q *queue) get(ctx context.Context, device int) (*wire.Chunk, error) {
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
 	}
-	q.want(device, true)
+	q.setWant(device, true)
 	l := &q.lines[device]
 	select {
-	case <-l.given:
+	case <-l.granted:
 		return q.arena.TryGet() // the pool has counted: it is there
 	case <-ctx.Done():
-		q.want(device, false)
+		q.setWant(device, false)
 	}
 	select {
-	case <-l.given: // just before
-		q.giveBack(device)
+	case <-l.granted: // just before
+		q.returnMemory(device)
 	default:
 	}
 	return nil, context.Cause(ctx)
 }
 
-func (q *queue) want(device int, wants bool) {
+func (q *queue) setWant(device int, wants bool) {
 	q.mu.Lock()
 	defer q.unlock()
 	q.lines[device].wants = wants
-	q.ask(device)
-	q.give()
+	q.updateWant(device)
+	q.giveMemory()
 }
 
 // ask asks the pool for what the device wants, and may have.
-func (q *queue) ask(device int) {
+func (q *queue) updateWant(device int) {
 	l := &q.lines[device]
-	q.pool.Want(device, l.wants && (l.most == 0 || l.read < l.most))
+	q.pool.Want(device, l.wants && (l.readLimit == 0 || l.read < l.readLimit))
 }
 
 // bound limits how far the streams are read, each to about its offset in most;
 // nil lifts the limits.
-func (q *queue) bound(most []uint64) {
+func (q *queue) limitReading(most []uint64) {
 	q.mu.Lock()
 	defer q.unlock()
 	for i := range q.lines {
-		q.lines[i].most = 0
+		q.lines[i].readLimit = 0
 		if most != nil {
-			q.lines[i].most = most[i]
+			q.lines[i].readLimit = most[i]
 		}
-		q.ask(i)
+		q.updateWant(i)
 	}
-	q.give()
+	q.giveMemory()
 }
 
 // give hands free memory to those who want it.
-func (q *queue) give() {
+func (q *queue) giveMemory() {
 	for i, ok := q.pool.Next(); ok; i, ok = q.pool.Next() {
 		q.lines[i].wants = false
 		q.pool.Want(i, false)
-		q.now.reading++
-		q.lines[i].given <- struct{}{}
+		q.levels.reading++
+		q.lines[i].granted <- struct{}{}
 	}
 }
 
 // release gives a chunk's memory back that was not put.
 func (q *queue) release(device int, c *wire.Chunk) {
 	c.Release()
-	q.giveBack(device)
+	q.returnMemory(device)
 }
 
-func (q *queue) giveBack(device int) {
+func (q *queue) returnMemory(device int) {
 	q.mu.Lock()
 	defer q.unlock()
-	q.now.reading--
+	q.levels.reading--
 	q.pool.Return(device, 1)
-	q.give()
+	q.giveMemory()
 }
 
-func (l *line) at(seq uint64) *kept { return &l.chunks[seq%uint64(len(l.chunks))] }
+func (l *line) at(seq uint64) *retained { return &l.chunks[seq%uint64(len(l.chunks))] }
 
 // put queues a sealed chunk. There is room for every one that there is.
 func (q *queue) put(c *wire.Chunk) {
 	q.mu.Lock()
 	defer q.unlock()
-	q.now.reading--
-	if q.dropped {
+	q.levels.reading--
+	if q.discarded {
 		c.Release()
 		return
 	}
 	l := &q.lines[c.Device]
 	l.read, l.end = c.Offset+uint64(c.RawLen), c.Seq+1
-	*l.at(c.Seq) = kept{Chunk: c}
-	q.kept++
+	*l.at(c.Seq) = retained{Chunk: c}
+	q.retained++
 	q.enqueue(l, l.at(c.Seq))
-	q.look(int(c.Device))
+	q.updateReady(int(c.Device))
 	q.changed.Signal()
 }
 
-func (q *queue) enqueue(l *line, k *kept) {
+func (q *queue) enqueue(l *line, k *retained) {
 	k.where = queued
 	l.count, l.bytes = l.count+1, l.bytes+uint64(k.RawLen)
 }
 
 // look sees whether the first chunk that waits has credit.
-func (q *queue) look(device int) {
+func (q *queue) updateReady(device int) {
 	l := &q.lines[device]
 	for l.next < l.end && l.at(l.next).where != queued {
 		l.next++
@@ -198,22 +198,22 @@ func (q *queue) look(device int) {
 		ready = k.Seq < l.window.Seq && k.Offset+uint64(k.RawLen) <= l.window.Offset
 	}
 	q.turns.Ready(device, ready)
-	q.now.sort(l, ready)
+	q.levels.moveLine(l, ready)
 }
 
 // forget lets go of a chunk that nobody needs any more, and gives it back, unless a
 // lane is sending it: that does so when it has (took).
-func (q *queue) forget(device int, k *kept) {
+func (q *queue) freeChunk(device int, k *retained) {
 	l := &q.lines[device]
 	if k.where == queued {
 		l.count, l.bytes = l.count-1, l.bytes-uint64(k.RawLen)
 	}
-	if k.where != leaving {
+	if k.where != sending {
 		k.Release()
 		q.pool.Return(device, 1)
 	}
-	*k = kept{}
-	q.kept--
+	*k = retained{}
+	q.retained--
 	for l.oldest < l.end && l.at(l.oldest).where == gone {
 		l.oldest++
 	}
@@ -221,7 +221,7 @@ func (q *queue) forget(device int, k *kept) {
 
 // applied takes in that the destination has every chunk numbered below seq. It cannot
 // have one that was never sent, nor need one again that it has had: that is gone here.
-func (q *queue) applied(device int, seq uint64) error {
+func (q *queue) ack(device int, seq uint64) error {
 	q.mu.Lock()
 	defer q.unlock()
 	l := &q.lines[device]
@@ -232,33 +232,33 @@ func (q *queue) applied(device int, seq uint64) error {
 		return fmt.Errorf("%w: chunks up to %d of device %d are acknowledged, and %d were before: the destination has lost some", transport.ErrProtocol, seq, device, l.acked)
 	}
 	l.acked = seq
-	for n := l.oldest; n < seq && !q.dropped; n++ {
-		q.forget(device, l.at(n))
+	for n := l.oldest; n < seq && !q.discarded; n++ {
+		q.freeChunk(device, l.at(n))
 	}
-	q.look(device)
-	q.give()
-	if q.closed && q.kept == 0 {
+	q.updateReady(device)
+	q.giveMemory()
+	if q.closed && q.retained == 0 {
 		q.changed.Broadcast()
 	}
 	return nil
 }
 
 // took takes back a chunk that a lane has sent, as far as it came.
-func (q *queue) took(c *wire.Chunk) {
+func (q *queue) finishSend(c *wire.Chunk) {
 	q.mu.Lock()
 	defer q.unlock()
-	q.now.leaving--
+	q.levels.sending--
 	if k := q.lines[c.Device].at(c.Seq); k.Chunk == c {
-		k.where = away
+		k.where = inFlight
 		return
 	}
 	q.pool.Return(int(c.Device), 1)
 	c.Release()
-	q.give()
+	q.giveMemory()
 }
 
 // lose has a lane take nothing any more, because of err.
-func (q *queue) lose(lane int, err error) {
+func (q *queue) failLane(lane int, err error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.lost[lane] = err
@@ -274,12 +274,12 @@ func (q *queue) requeue(lane int) {
 	for i := range q.lines {
 		l := &q.lines[i]
 		for n := l.oldest; n < l.end; n++ {
-			if k := l.at(n); k.where == away && k.lane == lane {
+			if k := l.at(n); k.where == inFlight && k.lane == lane {
 				q.enqueue(l, k)
 				l.next = min(l.next, n)
 			}
 		}
-		q.look(i)
+		q.updateReady(i)
 	}
 	q.changed.Broadcast()
 }
@@ -295,7 +295,7 @@ func (q *queue) pad(frames int) (left int) {
 }
 
 // unpadded is how many of those were not sent yet.
-func (q *queue) unpadded() int {
+func (q *queue) pendingPadding() int {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	return q.padding
@@ -316,7 +316,7 @@ func (q *queue) take(lane int) (*wire.Chunk, error) {
 			q.turns.Took(i, int(c.RawLen))
 			return c, nil
 		}
-		if q.dropped || q.closed && q.kept == 0 {
+		if q.discarded || q.closed && q.retained == 0 {
 			return nil, nil
 		}
 		if q.padding > 0 {
@@ -330,11 +330,11 @@ func (q *queue) take(lane int) (*wire.Chunk, error) {
 func (q *queue) pop(device, lane int) *wire.Chunk {
 	l := &q.lines[device]
 	k := l.at(l.next)
-	k.where, k.lane = leaving, lane
-	q.now.leaving++
+	k.where, k.lane = sending, lane
+	q.levels.sending++
 	l.sent = max(l.sent, k.Seq+1)
 	l.count, l.bytes = l.count-1, l.bytes-uint64(k.RawLen)
-	q.look(device)
+	q.updateReady(device)
 	return k.Chunk
 }
 
@@ -346,7 +346,7 @@ func (q *queue) grant(device int, w wire.Window) {
 	l := &q.lines[device]
 	l.window.Seq = max(l.window.Seq, w.Seq)
 	l.window.Offset = max(l.window.Offset, w.Offset)
-	q.look(device)
+	q.updateReady(device)
 	q.changed.Broadcast()
 }
 
@@ -366,7 +366,7 @@ func (q *queue) divide(needs []share.Need) {
 		}
 	}
 	q.turns.Divide(needs)
-	q.give()
+	q.giveMemory()
 }
 
 // close says that nothing is put any more.
@@ -378,16 +378,16 @@ func (q *queue) close() {
 }
 
 // drop releases what is kept, and whatever will be: nobody sends any more.
-func (q *queue) drop() {
+func (q *queue) discardAll() {
 	q.mu.Lock()
 	defer q.unlock()
-	q.closed, q.dropped = true, true
+	q.closed, q.discarded = true, true
 	for i := range q.lines {
 		l := &q.lines[i]
 		for n := l.oldest; n < l.end; n++ {
-			q.forget(i, l.at(n))
+			q.freeChunk(i, l.at(n))
 		}
-		q.look(i)
+		q.updateReady(i)
 	}
 	q.changed.Broadcast()
 }
@@ -396,46 +396,46 @@ func (q *queue) drop() {
 // free; so is, for the moment that its lane takes, a chunk that was acknowledged before
 // its lane has said that it is sent.
 type levels struct {
-	reading int // a device is being read into it
-	ready   int // it waits for a lane
-	held    int // it waits for credit, or behind one that does
-	leaving int // of kept, or just acknowledged: a lane has it
-	kept    int // in all lines: ready, held, and those that were taken and not acknowledged
+	reading    int // a device is being read into it
+	ready      int // it waits for a lane
+	uncredited int // it waits for credit, or behind one that does
+	sending    int // of kept, or just acknowledged: a lane has it
+	retained   int // in all lines: ready, held, and those that were taken and not acknowledged
 }
 
 // waits says what everything waits for now: the last stage that has something before
 // it. A stage that waits for the one before it holds nothing up.
-func (l levels) waits() occupancy.Waiting {
+func (l levels) waiting() occupancy.Waiting {
 	switch {
 	case l.ready > 0:
 		return occupancy.ForLane
-	case l.held > 0:
+	case l.uncredited > 0:
 		return occupancy.ForPeer
 	case l.reading > 0:
 		return occupancy.ForDevice
-	case l.leaving > 0:
+	case l.sending > 0:
 		return occupancy.ForLane
-	case l.kept > 0:
+	case l.retained > 0:
 		return occupancy.ForPeer
 	}
 	return occupancy.ForNothing
 }
 
 // sort takes in what the chunks of a line wait for: the first of them has credit or not.
-func (l *levels) sort(of *line, credit bool) {
-	l.ready, l.held = l.ready-of.ready, l.held-of.held
-	of.ready, of.held = 0, of.count
+func (l *levels) moveLine(of *line, credit bool) {
+	l.ready, l.uncredited = l.ready-of.ready, l.uncredited-of.uncredited
+	of.ready, of.uncredited = 0, of.count
 	if credit {
-		of.ready, of.held = of.count, 0
+		of.ready, of.uncredited = of.count, 0
 	}
-	l.ready, l.held = l.ready+of.ready, l.held+of.held
+	l.ready, l.uncredited = l.ready+of.ready, l.uncredited+of.uncredited
 }
 
 // unlock ends a section that may have moved chunks.
 func (q *queue) unlock() {
-	l := &q.now
-	l.kept = q.kept
-	q.gauge.Set(occupancy.Levels{Queue: l.ready, Credit: l.held, Flight: l.kept - l.ready - l.held, Waiting: l.waits()})
+	l := &q.levels
+	l.retained = q.retained
+	q.gauge.Set(occupancy.Levels{Queue: l.ready, Credit: l.uncredited, Flight: l.retained - l.ready - l.uncredited, Waiting: l.waiting()})
 	q.mu.Unlock()
 }
 

@@ -16,22 +16,22 @@ import (
 )
 
 // filling is a queue and what was put there.
-type filling struct {
+type testQueue struct {
 	*queue
 	cut   []uint64 // chunks, by device
 	bytes []uint64
 	taken []uint64
 }
 
-func newFilling(t testing.TB, chunks int, needs []share.Need) *filling {
+func newTestQueue(t testing.TB, chunks int, needs []share.Need) *testQueue {
 	arena, err := wire.NewArena(0, 4096, chunks)
 	if err != nil {
 		t.Fatal(err)
 	}
 	n := len(needs)
-	f := &filling{newQueue(arena, chunks, needs), make([]uint64, n), make([]uint64, n), make([]uint64, n)}
+	f := &testQueue{newQueue(arena, chunks, needs), make([]uint64, n), make([]uint64, n), make([]uint64, n)}
 	t.Cleanup(func() {
-		f.drop()
+		f.discardAll()
 		if err := arena.Close(); err != nil {
 			t.Error(err)
 		}
@@ -40,7 +40,7 @@ func newFilling(t testing.TB, chunks int, needs []share.Need) *filling {
 }
 
 // cutOne gets, fills and puts the device's next chunk.
-func (f *filling) cutOne(ctx context.Context, device int) error {
+func (f *testQueue) putOne(ctx context.Context, device int) error {
 	c, err := f.get(ctx, device)
 	if err != nil {
 		return err
@@ -53,7 +53,7 @@ func (f *filling) cutOne(ctx context.Context, device int) error {
 }
 
 // one takes a chunk for lane 0.
-func (f *filling) one() *wire.Chunk {
+func (f *testQueue) takeOne() *wire.Chunk {
 	c, err := f.take(0)
 	if err != nil {
 		panic(err)
@@ -62,10 +62,10 @@ func (f *filling) one() *wire.Chunk {
 }
 
 // done has the destination apply a chunk that was taken, and all before it.
-func (f *filling) done(c *wire.Chunk) {
+func (f *testQueue) apply(c *wire.Chunk) {
 	device, seq := int(c.Device), c.Seq
-	f.took(c)
-	if err := f.applied(device, seq+1); err != nil {
+	f.finishSend(c)
+	if err := f.ack(device, seq+1); err != nil {
 		panic(err)
 	}
 }
@@ -77,18 +77,18 @@ var all = wire.Window{Seq: 1 << 40, Offset: 1 << 40}
 // measures, which never shrink.
 func TestQueueCredit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f := newFilling(t, 8, alone(0))
+		f := newTestQueue(t, 8, alone(0))
 		for range 8 {
-			f.cutOne(t.Context(), 0)
+			f.putOne(t.Context(), 0)
 		}
 		left := 0
 		go func() {
-			for c := f.one(); c != nil; c = f.one() {
+			for c := f.takeOne(); c != nil; c = f.takeOne() {
 				if int(c.Seq) != left {
 					t.Errorf("chunk %d left as number %d", c.Seq, left)
 				}
 				left++
-				f.done(c)
+				f.apply(c)
 			}
 		}()
 		for _, c := range []struct {
@@ -111,21 +111,21 @@ func TestQueueCredit(t *testing.T) {
 // TestQueueShares: two lanes' worth of chunks leave in proportion to what the
 // devices have to send, while all have credit.
 func TestQueueShares(t *testing.T) {
-	f := newFilling(t, 40, []share.Need{{Bytes: 1 << 20, Known: true}, {Bytes: 3 << 20, Known: true}})
+	f := newTestQueue(t, 40, []share.Need{{Bytes: 1 << 20, Known: true}, {Bytes: 3 << 20, Known: true}})
 	for i := range 2 {
 		f.grant(i, all)
 	}
 	for range 10 {
-		f.cutOne(t.Context(), 0)
+		f.putOne(t.Context(), 0)
 	}
 	for range 20 {
-		f.cutOne(t.Context(), 1)
+		f.putOne(t.Context(), 1)
 	}
 	var left [2]int
 	for range 16 {
-		c := f.one()
+		c := f.takeOne()
 		left[c.Device]++
-		f.done(c)
+		f.apply(c)
 	}
 	if left[0] != 4 {
 		t.Errorf("of 16 chunks, %d have left, want 4 and 12", left)
@@ -133,9 +133,9 @@ func TestQueueShares(t *testing.T) {
 	f.divide([]share.Need{{Bytes: 3 << 20, Known: true}, {Bytes: 1 << 20, Known: true, Done: true}})
 	left = [2]int{}
 	for range 8 {
-		c := f.one()
+		c := f.takeOne()
 		left[c.Device]++
-		f.done(c)
+		f.apply(c)
 	}
 	if left[0] < 5 {
 		t.Errorf("of 8 chunks, %d have left: the first has all there is to send", left)
@@ -146,11 +146,11 @@ func TestQueueShares(t *testing.T) {
 // others still find theirs.
 func TestQueueMemory(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f := newFilling(t, 20, make([]share.Need, 3))
+		f := newTestQueue(t, 20, make([]share.Need, 3))
 		f.grant(1, all)
 		ctx, cancel := context.WithCancel(t.Context())
 		go func() {
-			for f.cutOne(ctx, 0) == nil {
+			for f.putOne(ctx, 0) == nil {
 			}
 		}()
 		synctest.Wait()
@@ -158,14 +158,14 @@ func TestQueueMemory(t *testing.T) {
 			t.Errorf("%d chunks of 20 were read ahead, want 16", f.cut[0])
 		}
 		for i := range 100 {
-			if err := f.cutOne(ctx, 1); err != nil {
+			if err := f.putOne(ctx, 1); err != nil {
 				t.Fatal(i, err)
 			}
-			c := f.one()
+			c := f.takeOne()
 			if c.Device != 1 {
 				t.Fatal("a chunk left without credit")
 			}
-			f.done(c)
+			f.apply(c)
 		}
 		cancel()
 		synctest.Wait()
@@ -175,9 +175,9 @@ func TestQueueMemory(t *testing.T) {
 // TestQueueCancel: who gives up waiting for memory leaves what it was just given.
 func TestQueueCancel(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f := newFilling(t, 2, alone(0))
-		f.cutOne(t.Context(), 0)
-		f.cutOne(t.Context(), 0)
+		f := newTestQueue(t, 2, alone(0))
+		f.putOne(t.Context(), 0)
+		f.putOne(t.Context(), 0)
 		f.grant(0, all)
 		enough := errors.New("enough")
 		for range 50 {
@@ -191,10 +191,10 @@ func TestQueueCancel(t *testing.T) {
 				}
 			}()
 			synctest.Wait()
-			f.done(f.one())
+			f.apply(f.takeOne())
 			cancel(enough) // either may win
 			synctest.Wait()
-			if err := f.cutOne(t.Context(), 0); err != nil {
+			if err := f.putOne(t.Context(), 0); err != nil {
 				t.Error(err)
 			}
 			if _, err := f.get(ctx, 0); err != enough {
@@ -207,15 +207,15 @@ func TestQueueCancel(t *testing.T) {
 // TestQueueDrop: what is queued is released, and so is what comes later.
 func TestQueueDrop(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f := newFilling(t, 8, alone(0))
-		f.cutOne(t.Context(), 0)
+		f := newTestQueue(t, 8, alone(0))
+		f.putOne(t.Context(), 0)
 		late, _ := f.get(t.Context(), 0)
 		late.Fill(strings.NewReader("x"), 1)
 		late.Seal(0, 1, 10)
 		ended := false
-		go func() { ended = f.one() == nil }()
+		go func() { ended = f.takeOne() == nil }()
 		synctest.Wait()
-		f.drop()
+		f.discardAll()
 		f.put(late)
 		synctest.Wait()
 		if n := f.arena.InUse(); n != 0 || !ended {
@@ -228,10 +228,10 @@ func TestQueueDrop(t *testing.T) {
 // behind it, but for what the destination has said that it has. What was never sent
 // nobody can have.
 func TestQueueLoss(t *testing.T) {
-	f := newFilling(t, 8, alone(0))
+	f := newTestQueue(t, 8, alone(0))
 	f.grant(0, all)
 	for range 8 {
-		f.cutOne(t.Context(), 0)
+		f.putOne(t.Context(), 0)
 	}
 	var sent []*wire.Chunk
 	for i := range 6 {
@@ -239,40 +239,40 @@ func TestQueueLoss(t *testing.T) {
 		sent = append(sent, c)
 	}
 	for _, c := range sent[:5] {
-		f.took(c)
+		f.finishSend(c)
 	}
 	gone := errors.New("gone")
-	f.lose(1, gone)
+	f.failLane(1, gone)
 	if c, err := f.take(1); c != nil || err != gone {
 		t.Errorf("a lost lane is given %v, %v", c, err)
 	}
-	if err := f.applied(0, 2); err != nil {
+	if err := f.ack(0, 2); err != nil {
 		t.Error(err)
 	}
-	if err := f.applied(0, 7); !errors.Is(err, transport.ErrProtocol) {
+	if err := f.ack(0, 7); !errors.Is(err, transport.ErrProtocol) {
 		t.Errorf("7 chunks are acknowledged, 6 were sent: %v", err)
 	}
-	f.took(sent[5]) // its write has failed
+	f.finishSend(sent[5]) // its write has failed
 	f.requeue(1)
 	for _, want := range []uint64{3, 5, 6, 7} {
-		c := f.one()
+		c := f.takeOne()
 		if c.Seq != want {
 			t.Errorf("chunk %d is sent, want %d", c.Seq, want)
 		}
-		f.took(c)
+		f.finishSend(c)
 	}
 	f.close()
-	if err := f.applied(0, 8); err != nil {
+	if err := f.ack(0, 8); err != nil {
 		t.Error(err)
 	}
-	if c := f.one(); c != nil || f.arena.InUse() != 0 {
+	if c := f.takeOne(); c != nil || f.arena.InUse() != 0 {
 		t.Errorf("all is applied, and %v is sent; %d chunks are in use", c, f.arena.InUse())
 	}
 }
 
 // hauling is a queue with lanes that are lost, and what has become of each chunk.
-type hauling struct {
-	*filling
+type lossyQueue struct {
+	*testQueue
 	credit  []uint64
 	waiting []map[uint64]bool           // by device, numbers
 	held    map[*wire.Chunk]int         // by a sender, for its lane
@@ -280,27 +280,27 @@ type hauling struct {
 	acked   []uint64
 }
 
-func (h *hauling) cutSome(t *rapid.T, ctx context.Context) {
+func (h *lossyQueue) cutSome(t *rapid.T, ctx context.Context) {
 	i := rapid.IntRange(0, len(h.lines)-1).Draw(t, "device")
-	h.want(i, true)
-	if len(h.lines[i].given) == 0 {
-		h.want(i, false)
+	h.setWant(i, true)
+	if len(h.lines[i].granted) == 0 {
+		h.setWant(i, false)
 		t.Skip("it would wait")
 	}
-	<-h.lines[i].given
-	h.giveBack(i)
+	<-h.lines[i].granted
+	h.returnMemory(i)
 	h.waiting[i][h.cut[i]] = true
-	h.cutOne(ctx, i)
+	h.putOne(ctx, i)
 }
 
-func (h *hauling) grantSome(t *rapid.T) {
+func (h *lossyQueue) grantSome(t *rapid.T) {
 	i := rapid.IntRange(0, len(h.lines)-1).Draw(t, "device")
 	h.credit[i] += rapid.Uint64Max(5).Draw(t, "chunks")
 	h.grant(i, wire.Window{Seq: h.credit[i], Offset: h.credit[i] * 10})
 }
 
 // lowest is the chunk of a device that has to be sent next.
-func (h *hauling) lowest(device int) (seq uint64, ok bool) {
+func (h *lossyQueue) lowest(device int) (seq uint64, ok bool) {
 	for n := range h.waiting[device] {
 		if !ok || n < seq {
 			seq, ok = n, true
@@ -309,7 +309,7 @@ func (h *hauling) lowest(device int) (seq uint64, ok bool) {
 	return seq, ok && seq < h.credit[device]
 }
 
-func (h *hauling) ready() bool {
+func (h *lossyQueue) ready() bool {
 	for i := range h.lines {
 		if _, ok := h.lowest(i); ok {
 			return true
@@ -318,7 +318,7 @@ func (h *hauling) ready() bool {
 	return false
 }
 
-func (h *hauling) takeOne(t *rapid.T) {
+func (h *lossyQueue) takeSome(t *rapid.T) {
 	if !h.ready() {
 		t.Skip("it would wait")
 	}
@@ -335,30 +335,30 @@ func (h *hauling) takeOne(t *rapid.T) {
 	h.held[c] = lane
 }
 
-func (h *hauling) tookOne(t *rapid.T) {
+func (h *lossyQueue) finishSome(t *rapid.T) {
 	for c, lane := range h.held {
-		h.land(c, lane)
+		h.finish(c, lane)
 		return
 	}
 	t.Skip("no lane has any")
 }
 
-func (h *hauling) land(c *wire.Chunk, lane int) {
+func (h *lossyQueue) finish(c *wire.Chunk, lane int) {
 	delete(h.held, c)
 	if c.Seq >= h.acked[c.Device] {
 		h.sent[lane][c] = struct{}{}
 	}
-	h.took(c)
+	h.finishSend(c)
 }
 
 // ack acknowledges what was taken at some time, without a gap.
-func (h *hauling) ack(t *rapid.T) {
+func (h *lossyQueue) ack(t *rapid.T) {
 	i := rapid.IntRange(0, len(h.lines)-1).Draw(t, "device")
 	seq := rapid.Uint64Range(h.acked[i], h.lines[i].sent).Draw(t, "chunks")
 	h.ackTo(t, i, seq)
 }
 
-func (h *hauling) ackTo(t *rapid.T, device int, seq uint64) {
+func (h *lossyQueue) ackTo(t *rapid.T, device int, seq uint64) {
 	h.acked[device] = seq
 	for _, sent := range h.sent {
 		for c := range sent {
@@ -372,18 +372,18 @@ func (h *hauling) ackTo(t *rapid.T, device int, seq uint64) {
 			delete(h.waiting[device], n)
 		}
 	}
-	if err := h.applied(device, seq); err != nil {
+	if err := h.queue.ack(device, seq); err != nil {
 		t.Fatal(err)
 	}
 }
 
 // loseOne loses a lane. Its sender has ended when it is noticed.
-func (h *hauling) loseOne(t *rapid.T) {
+func (h *lossyQueue) loseOne(t *rapid.T) {
 	lane := rapid.IntRange(0, len(h.sent)-1).Draw(t, "lane")
-	h.lose(lane, errors.New("lost"))
+	h.failLane(lane, errors.New("lost"))
 	for c, l := range h.held {
 		if l == lane {
-			h.land(c, lane)
+			h.finish(c, lane)
 		}
 	}
 	for c := range h.sent[lane] {
@@ -399,7 +399,7 @@ func (h *hauling) loseOne(t *rapid.T) {
 func TestQueue(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		n := rapid.IntRange(1, 4).Draw(rt, "devices")
-		h := &hauling{filling: newFilling(t, rapid.IntRange(n, 20).Draw(rt, "chunks"), make([]share.Need, n)),
+		h := &lossyQueue{testQueue: newTestQueue(t, rapid.IntRange(n, 20).Draw(rt, "chunks"), make([]share.Need, n)),
 			credit: make([]uint64, n), waiting: make([]map[uint64]bool, n), held: map[*wire.Chunk]int{}, acked: make([]uint64, n)}
 		for i := range h.waiting {
 			h.waiting[i] = map[uint64]bool{}
@@ -408,9 +408,9 @@ func TestQueue(t *testing.T) {
 			h.sent[i] = map[*wire.Chunk]struct{}{}
 		}
 		rt.Repeat(map[string]func(*rapid.T){
-			"":    func(rt *rapid.T) { h.sorted(rt) },
+			"":    func(rt *rapid.T) { h.checkLevels(rt) },
 			"cut": func(rt *rapid.T) { h.cutSome(rt, t.Context()) }, "grant": h.grantSome,
-			"take": h.takeOne, "took": h.tookOne, "ack": h.ack, "lose": h.loseOne,
+			"take": h.takeSome, "took": h.finishSome, "ack": h.ack, "lose": h.loseOne,
 			"divide": func(t *rapid.T) {
 				needs := make([]share.Need, n)
 				for i := range needs {
@@ -425,10 +425,10 @@ func TestQueue(t *testing.T) {
 		}
 		h.close()
 		for h.ready() {
-			h.takeOne(rt)
+			h.takeSome(rt)
 		}
 		for c, lane := range h.held {
-			h.land(c, lane)
+			h.finish(c, lane)
 		}
 		for i := range n {
 			h.ackTo(rt, i, h.cut[i])
@@ -442,18 +442,18 @@ func TestQueue(t *testing.T) {
 // TestQueueAcknowledgedLess: a destination that acknowledges less than before has lost what the
 // source no longer has.
 func TestQueueAcknowledgedLess(t *testing.T) {
-	f := newFilling(t, 8, alone(0))
+	f := newTestQueue(t, 8, alone(0))
 	for range 8 {
-		f.cutOne(t.Context(), 0)
+		f.putOne(t.Context(), 0)
 	}
 	f.grant(0, wire.Window{Seq: 8, Offset: 80})
 	for range 6 {
-		f.took(f.one())
+		f.finishSend(f.takeOne())
 	}
-	if err := f.applied(0, 2); err != nil {
+	if err := f.ack(0, 2); err != nil {
 		t.Fatal(err)
 	}
-	if err := f.applied(0, 1); !errors.Is(err, transport.ErrProtocol) {
+	if err := f.ack(0, 1); !errors.Is(err, transport.ErrProtocol) {
 		t.Errorf("less was acknowledged than before: %v", err)
 	}
 }
@@ -461,29 +461,29 @@ func TestQueueAcknowledgedLess(t *testing.T) {
 // TestQueueSlowLane: a lane that has not let go of a chunk for so long that the
 // destination has applied it, and the ring has gone round, takes no other's place.
 func TestQueueSlowLane(t *testing.T) {
-	f := newFilling(t, 4, alone(0))
+	f := newTestQueue(t, 4, alone(0))
 	f.grant(0, all)
 	for range 4 {
-		f.cutOne(t.Context(), 0)
+		f.putOne(t.Context(), 0)
 	}
-	slow := f.one()
+	slow := f.takeOne()
 	for range 3 {
-		f.done(f.one())
+		f.apply(f.takeOne())
 	}
 	for range 3 {
-		f.cutOne(t.Context(), 0)
+		f.putOne(t.Context(), 0)
 	}
-	second := f.one()
+	second := f.takeOne()
 	if second.Seq != 4 {
 		t.Fatalf("chunk %d is sent, want 4", second.Seq)
 	}
-	f.took(slow)
-	f.took(second)
+	f.finishSend(slow)
+	f.finishSend(second)
 	f.requeue(0)
-	if c := f.one(); c != second {
+	if c := f.takeOne(); c != second {
 		t.Errorf("chunk %d is sent again, want 4", c.Seq)
 	} else {
-		f.took(c)
+		f.finishSend(c)
 	}
 	if n := f.arena.InUse(); n != 3 {
 		t.Errorf("%d chunks are in use, want 3", n)
@@ -496,7 +496,7 @@ func TestQueueSlowLane(t *testing.T) {
 func BenchmarkQueue(b *testing.B) {
 	for _, waiting := range []uint64{0, 32} {
 		b.Run(fmt.Sprint(waiting), func(b *testing.B) {
-			f := newFilling(b, 64, alone(0))
+			f := newTestQueue(b, 64, alone(0))
 			f.grant(0, all)
 			b.ReportAllocs()
 			for i := range uint64(b.N) + waiting {
@@ -507,7 +507,7 @@ func BenchmarkQueue(b *testing.B) {
 				c.ChunkHead = wire.ChunkHead{Seq: i, Offset: i * 10, RawLen: 10}
 				f.put(c)
 				if i >= waiting {
-					f.done(f.one())
+					f.apply(f.takeOne())
 				}
 			}
 		})

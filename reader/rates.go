@@ -9,7 +9,7 @@ import (
 const fading = time.Second
 
 // least is how many bytes a measurement of speed needs to mean anything.
-const least = 128 << 10
+const minBytes = 128 << 10
 
 // speed is in bytes a second: what came, over the time that it took, the
 // past counting less and less.
@@ -27,12 +27,12 @@ func (r *speed) add(n uint64, d time.Duration) {
 
 // set forgets the past for n bytes that took d.
 func (r *speed) set(n uint64, d time.Duration) {
-	*r = speed{float64(n), d.Seconds(), max(n, least)}
+	*r = speed{float64(n), d.Seconds(), max(n, minBytes)}
 }
 
 // value is the rate, 0 as long as too little was seen.
 func (r *speed) value() float64 {
-	if r.seen < least || r.bytes == 0 {
+	if r.seen < minBytes || r.bytes == 0 {
 		return 0
 	}
 	return r.bytes / r.seconds // infinite where it took no time at all
@@ -40,7 +40,7 @@ func (r *speed) value() float64 {
 
 // span is the least time that a look at the path is about: what arrives, and what
 // is told of it, comes in bursts.
-const span = 20 * time.Millisecond
+const minSpan = 20 * time.Millisecond
 
 // meter measures how fast the way to the destination's devices is.
 type meter struct {
@@ -49,7 +49,7 @@ type meter struct {
 	any  speed // applied, in all
 	rtt  time.Duration
 
-	tripped time.Time // when rtt was last changed
+	rttAt time.Time // when rtt was last changed
 
 	since   time.Time // the look under way
 	applied uint64    // in all, by then
@@ -59,13 +59,13 @@ type meter struct {
 }
 
 // total makes a speed of what is counted from the beginning.
-type total struct {
+type rateTotal struct {
 	speed
 	bytes uint64
 	took  time.Duration
 }
 
-func (t *total) look(bytes uint64, took time.Duration) {
+func (t *rateTotal) observe(bytes uint64, took time.Duration) {
 	if bytes < t.bytes || took < t.took {
 		return
 	}
@@ -74,8 +74,8 @@ func (t *total) look(bytes uint64, took time.Duration) {
 }
 
 // mean is the speed over all of the time: a device saves as fast as it does.
-func (t *total) mean() float64 {
-	if t.bytes < least {
+func (t *rateTotal) mean() float64 {
+	if t.bytes < minBytes {
 		return 0
 	}
 	return float64(t.bytes) / t.took.Seconds()
@@ -91,10 +91,10 @@ func finite(rate float64) float64 {
 
 // look takes in how much was read and applied by now, in all. From enough bytes
 // on, the way is full.
-func (m *meter) look(now time.Time, drained, applied, enough uint64) {
+func (m *meter) observe(now time.Time, drained, applied, enough uint64) {
 	took, busy := now.Sub(m.since), drained-min(drained, applied)
 	m.least = min(m.least, busy)
-	if took < span {
+	if took < minSpan {
 		return
 	}
 	n := applied - min(applied, m.applied)
@@ -122,17 +122,17 @@ func (m *meter) goodput() float64 {
 }
 
 // filled reports whether goodput is that of a way that was full.
-func (m *meter) filled() bool { return m.full.value() > 0 }
+func (m *meter) wasFull() bool { return m.full.value() > 0 }
 
 // trip takes in a round trip. What the hand-over will take is a quiet one, so that
 // one which waited behind data counts little, and once a second at most: a way that
 // has become longer is found out nevertheless.
-func (m *meter) trip(now time.Time, d time.Duration) {
+func (m *meter) noteRTT(now time.Time, d time.Duration) {
 	switch {
 	case d <= 0:
 	case m.rtt == 0 || d < m.rtt:
-		m.rtt, m.tripped = d, now
-	case now.Sub(m.tripped) > time.Second:
-		m.rtt, m.tripped = m.rtt+(d-m.rtt)/8, now
+		m.rtt, m.rttAt = d, now
+	case now.Sub(m.rttAt) > time.Second:
+		m.rtt, m.rttAt = m.rtt+(d-m.rtt)/8, now
 	}
 }

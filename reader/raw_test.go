@@ -18,40 +18,40 @@ import (
 
 // memory is a stream of the same bytes without end, as a driver gives them: by
 // a copy into the caller's buffer.
-type memory struct {
+type endlessStream struct {
 	vfio.Stream
-	content []byte
-	into    []*byte // where it was asked to put them
-	note    bool
+	content   []byte
+	into      []*byte // where it was asked to put them
+	recording bool
 }
 
-func (m *memory) Read(p []byte) (int, error) {
-	if m.note {
+func (m *endlessStream) Read(p []byte) (int, error) {
+	if m.recording {
 		m.into = append(m.into, unsafe.SliceData(p))
 	}
 	return copy(p, m.content), nil
 }
 
 // null is a lane that takes everything.
-type null struct {
-	from  []*byte // where the payloads were
-	sizes []int
-	note  bool
+type nullLane struct {
+	from      []*byte // where the payloads were
+	sizes     []int
+	recording bool
 }
 
-func (n *null) Write(p []byte) (int, error) {
-	if n.note {
+func (n *nullLane) Write(p []byte) (int, error) {
+	if n.recording {
 		n.from, n.sizes = append(n.from, unsafe.SliceData(p[40:])), append(n.sizes, len(p))
 	}
 	return len(p), nil
 }
-func (*null) Read([]byte) (int, error)    { return 0, net.ErrClosed }
-func (*null) CloseWrite() error           { return nil }
-func (*null) SetDeadline(time.Time) error { return nil }
-func (*null) Close() error                { return nil }
+func (*nullLane) Read([]byte) (int, error)    { return 0, net.ErrClosed }
+func (*nullLane) CloseWrite() error           { return nil }
+func (*nullLane) SetDeadline(time.Time) error { return nil }
+func (*nullLane) Close() error                { return nil }
 
 // rawPath is a drain and a sender on the way of bytes that go as they are.
-func rawPath(t testing.TB, chunk int, s *memory, n *null) (move func()) {
+func rawPath(t testing.TB, chunk int, s *endlessStream, n *nullLane) (move func()) {
 	arena, err := wire.NewArena(0, chunk, 4)
 	if err != nil {
 		t.Fatal(err)
@@ -69,13 +69,13 @@ func rawPath(t testing.TB, chunk int, s *memory, n *null) (move func()) {
 	queue := newQueue(arena, 3, alone(0))
 	queue.grant(0, wire.Window{Seq: 1 << 60, Offset: 1 << 60})
 	d := &drain{
-		stream: s, tap: newTap(s, false), queue: queue, limit: chunk,
-		final: make(chan struct{}), digest: wire.NewDigest(), start: time.Now(), begun: new(atomic.Int64),
+		stream: s, reader: newStreamReader(s, false), queue: queue, limit: chunk,
+		stopCopy: make(chan struct{}), digest: wire.NewDigest(), start: time.Now(), firstReadAt: new(atomic.Int64),
 	}
-	out := &sender{lane: n, queue: queue, spare: spare, codec: codec.Fixed(codec.Raw), pace: newPacer(new(Tuning)), devices: newDevices(make([]Source, 1)), spent: new(laneTimes), sent: new(atomic.Int64), written: new(atomic.Uint64)}
+	out := &sender{lane: n, queue: queue, scratch: spare, codec: codec.Fixed(codec.Raw), pace: newPacer(new(Tuning)), devices: newDevices(make([]Source, 1)), spent: new(laneTimes), lastSentAt: new(atomic.Int64), written: new(atomic.Uint64)}
 	ctx := context.Background()
 	return func() {
-		if _, err := d.next(ctx); err != nil {
+		if _, err := d.readChunk(ctx); err != nil {
 			t.Fatal(err)
 		}
 		c, err := queue.take(0)
@@ -86,14 +86,14 @@ func rawPath(t testing.TB, chunk int, s *memory, n *null) (move func()) {
 			t.Fatal(err)
 		}
 		seq := c.Seq
-		queue.took(c)
-		queue.applied(0, seq+1)
+		queue.finishSend(c)
+		queue.ack(0, seq+1)
 	}
 }
 
 // TestRawPath: what a lane is given is, at the same address, what read() was.
 func TestRawPath(t *testing.T) {
-	s, n := &memory{content: noise(1 << 20), note: true}, &null{note: true}
+	s, n := &endlessStream{content: noise(1 << 20), recording: true}, &nullLane{recording: true}
 	move := rawPath(t, 1<<20, s, n)
 	for range 10 {
 		move()
@@ -106,20 +106,20 @@ func TestRawPath(t *testing.T) {
 	if len(s.into) != 10 || len(n.from) != 10 {
 		t.Errorf("10 chunks took %d reads and %d writes", len(s.into), len(n.from))
 	}
-	s.note, n.note = false, false
+	s.recording, n.recording = false, false
 	if allocs := testing.AllocsPerRun(100, move); allocs != 0 {
 		t.Errorf("a chunk costs %v allocations", allocs)
 	}
 }
 
 // counting is a lane whose peer has all that was written before Write returns.
-type counting struct {
-	null
+type countingLane struct {
+	nullLane
 	wire *atomic.Uint64
 	seen []uint64
 }
 
-func (c *counting) Write(p []byte) (int, error) {
+func (c *countingLane) Write(p []byte) (int, error) {
 	c.seen = append(c.seen, c.wire.Load())
 	return len(p), nil
 }
@@ -144,8 +144,8 @@ func TestCountedWhenWritten(t *testing.T) {
 	}
 	c.Seal(0, 0, 0)
 	devices := newDevices(make([]Source, 1))
-	lane := &counting{wire: &devices[0].sent}
-	s := &sender{lane: lane, spare: spare, codec: codec.Fixed(codec.Raw), pace: newPacer(new(Tuning)), devices: devices, spent: new(laneTimes), sent: new(atomic.Int64), written: new(atomic.Uint64)}
+	lane := &countingLane{wire: &devices[0].sent}
+	s := &sender{lane: lane, scratch: spare, codec: codec.Fixed(codec.Raw), pace: newPacer(new(Tuning)), devices: devices, spent: new(laneTimes), lastSentAt: new(atomic.Int64), written: new(atomic.Uint64)}
 	if err := s.send(t.Context(), c); err != nil {
 		t.Fatal(err)
 	}
@@ -165,7 +165,7 @@ func TestCountedWhenWritten(t *testing.T) {
 func BenchmarkRawPath(b *testing.B) {
 	for _, size := range []int{4 << 10, 64 << 10, 1 << 20} {
 		b.Run(sizeName(size), func(b *testing.B) {
-			move := rawPath(b, size, &memory{content: noise(size)}, &null{})
+			move := rawPath(b, size, &endlessStream{content: noise(size)}, &nullLane{})
 			b.SetBytes(int64(size))
 			b.ReportAllocs()
 			for b.Loop() {

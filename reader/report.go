@@ -13,10 +13,10 @@ import (
 	"github.com/migpipe/migpipe/transport/migration"
 )
 
-func (e *engine) tell(ev migration.Event) { e.opts.tell(ev) }
+func (e *engine) emit(ev migration.Event) { e.opts.emit(ev) }
 
 // tell observes an event of the attempt.
-func (o *Options) tell(ev migration.Event) {
+func (o *Options) emit(ev migration.Event) {
 	ev.Attempt = cmp.Or(ev.Attempt, o.Attempt)
 	o.Observe(ev)
 }
@@ -25,7 +25,7 @@ func (e *engine) snapshots() []migration.Snapshot {
 	out := make([]migration.Snapshot, len(e.devices))
 	for i, d := range e.devices {
 		out[i] = migration.Snapshot{
-			Name: d.Name, Phase: e.phase(), Bytes: d.read(),
+			Name: d.Name, Phase: e.phase(), Bytes: d.bytesRead(),
 			Wire: d.sent.Load(), Applied: d.applied, Window: e.pipe.window,
 		}
 		out[i].Remaining, out[i].Known = e.remaining(d)
@@ -37,7 +37,7 @@ func (e *engine) snapshots() []migration.Snapshot {
 }
 
 // way is how the path is measured, as long as state moves over it.
-func (e *engine) way() migration.Way {
+func (e *engine) pathFigures() migration.Way {
 	if !migration.Moves(e.phase()) {
 		return migration.Way{RTT: e.pipe.meter.rtt}
 	}
@@ -52,45 +52,45 @@ func (e *engine) phase() string {
 		return migration.Running
 	case !e.times.back.IsZero():
 		return migration.Rollback
-	case e.past.restarted || !e.times.ready.IsZero():
+	case e.predecessor.inDoubt || !e.times.ready.IsZero():
 		return migration.Commit
 	}
 	return phaseNames[e.plan.Phase()]
 }
 
 // phaseNames are the plan's phases as reports call them.
-var phaseNames = [plan.GaveUp + 1]string{
+var phaseNames = [plan.Ended + 1]string{
 	plan.Connecting: migration.Connect, plan.Entering: migration.PreCopy, plan.Precopying: migration.PreCopy,
 	plan.Pausing: migration.Stop, plan.Confirming: migration.Stop, plan.Unpausing: migration.Stop, plan.Quiescing: migration.Stop, plan.Freezing: migration.Stop, plan.Stopping: migration.Stop,
-	plan.Draining: migration.StopCopy, plan.Drained: migration.StopCopy, plan.GaveUp: migration.Rollback,
+	plan.Draining: migration.StopCopy, plan.Drained: migration.StopCopy, plan.Ended: migration.Rollback,
 }
 
 // remaining estimates what a device has still to give.
 func (e *engine) remaining(d *device) (left uint64, known bool) {
-	return e.plan.Remaining(d.number, d.read(), d.atPause.read)
+	return e.plan.Remaining(d.number, d.bytesRead(), d.atPause.read)
 }
 
 func (e *engine) finishReport() {
-	e.out.Total, e.out.Downtime, e.out.Stages = e.times.total(e.pipe.firstByte()), e.times.downtime(), e.times.stages()
-	if e.out.Outcome == migration.Committed && e.out.Downtime > e.opts.DowntimeTarget {
-		e.out.Warnings = append(e.out.Warnings, fmt.Sprintf("the downtime of %v is over the limit of %v",
-			e.out.Downtime.Round(time.Millisecond), e.opts.DowntimeTarget))
+	e.report.Total, e.report.Downtime, e.report.Stages = e.times.total(e.pipe.firstByte()), e.times.downtime(), e.times.stages()
+	if e.report.Outcome == migration.Committed && e.report.Downtime > e.opts.DowntimeTarget {
+		e.report.Warnings = append(e.report.Warnings, fmt.Sprintf("the downtime of %v is over the limit of %v",
+			e.report.Downtime.Round(time.Millisecond), e.opts.DowntimeTarget))
 	}
-	e.out.CalledOff = e.times.stood
-	e.out.Occupancy, e.out.StopOccupancy = e.pipe.occupancies(!e.times.paused.IsZero())
-	e.out.NameBottleneck()
-	e.out.Lanes = len(e.pipe.lanes)
+	e.report.CalledOff = e.times.calledOff
+	e.report.Occupancy, e.report.StopOccupancy = e.pipe.occupancies(!e.times.paused.IsZero())
+	e.report.NameBottleneck()
+	e.report.Lanes = len(e.pipe.lanes)
 	states := e.states()
 	for i, d := range e.devices {
-		t := &tap{}
+		t := &streamReader{}
 		if d.drain != nil && !e.stuck {
-			t = d.drain.tap
+			t = d.drain.reader
 		}
-		e.out.Devices = append(e.out.Devices, migration.Device{
-			Name: d.Name, Bytes: d.read(), WireBytes: d.sent.Load(),
+		e.report.Devices = append(e.report.Devices, migration.Device{
+			Name: d.Name, Bytes: d.bytesRead(), WireBytes: d.sent.Load(),
 			PrecopyBytes: d.atPause.read, Chunks: d.end.Chunks, Rounds: e.plan.CountRounds(i),
 			Digest: d.end.Digest, Path: t.path, PathWhy: t.why, State: states[i],
-			Save: e.savedSince(d), Load: d.loads.took - d.atPause.loaded,
+			Save: e.saveTimeSincePause(d), Load: d.loadRate.took - d.atPause.loaded,
 		})
 	}
 }
@@ -105,7 +105,7 @@ func (e *engine) states() []string {
 }
 
 // savedSince is what reading a device has taken since the guest stands still.
-func (e *engine) savedSince(d *device) time.Duration {
+func (e *engine) saveTimeSincePause(d *device) time.Duration {
 	if d.drain != nil && !e.times.paused.IsZero() {
 		return time.Duration(d.drain.took.Load()) - d.atPause.saved
 	}
@@ -113,7 +113,7 @@ func (e *engine) savedSince(d *device) time.Duration {
 }
 
 // held is the copy that the destination was not told to drop, nil for none.
-func held(s handoff.Source, ready bool) *migration.CopyThere {
+func copyThere(s handoff.Source, ready bool) *migration.CopyThere {
 	if !s.Sole || s.Gone {
 		return nil
 	}
@@ -121,39 +121,39 @@ func held(s handoff.Source, ready bool) *migration.CopyThere {
 }
 
 func (e *engine) result() (migration.Report, error) {
-	e.out.CopyThere = held(e.owner, !e.times.ready.IsZero())
+	e.report.CopyThere = copyThere(e.handoff, !e.times.ready.IsZero())
 	e.finishReport()
 	if e.unrecorded != nil && e.fault != e.unrecorded {
-		e.out.Warnings = append(e.out.Warnings, e.unrecorded.Error())
+		e.report.Warnings = append(e.report.Warnings, e.unrecorded.Error())
 	}
-	if e.out.Outcome == migration.Committed {
+	if e.report.Outcome == migration.Committed {
 		if e.fault != nil { // of the end's record, or of what came too late to matter
-			e.out.Warnings = append(e.out.Warnings, e.fault.Error())
+			e.report.Warnings = append(e.report.Warnings, e.fault.Error())
 		}
-		return e.out, nil
+		return e.report, nil
 	}
 	if e.fault == nil {
 		e.fault = &transport.Fault{Code: transport.CodeInternal, Err: errors.New("reader: ended without a cause")}
 	}
-	return e.out, e.fault
+	return e.report, e.fault
 }
 
 // keepTimes remembers the steps that have run, for the next migration's prediction.
-func (e *engine) keepTimes() {
+func (e *engine) saveStepTimes() {
 	if e.opts.StepTimes == nil || e.times.ran == nil {
 		return
 	}
 	if err := handoff.KeepTimes(e.opts.StepTimes, e.times.ran); err != nil {
-		e.out.Warnings = append(e.out.Warnings, fmt.Sprintf("the times of this run's steps are not kept: %v", err))
+		e.report.Warnings = append(e.report.Warnings, fmt.Sprintf("the times of this run's steps are not kept: %v", err))
 	}
 }
 
 // tellHooks reports hooks that failed. They have ended.
-func (e *engine) tellHooks() {
+func (e *engine) reportHooks() {
 	if err := e.hooks.committed; err != nil {
-		e.out.Warnings = append(e.out.Warnings, fmt.Sprintf("on-commit: %v", err))
+		e.report.Warnings = append(e.report.Warnings, fmt.Sprintf("on-commit: %v", err))
 	}
 	if err := e.hooks.reverted; err != nil {
-		e.out.Warnings = append(e.out.Warnings, fmt.Sprintf("on-revert: %v", err))
+		e.report.Warnings = append(e.report.Warnings, fmt.Sprintf("on-revert: %v", err))
 	}
 }

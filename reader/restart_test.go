@@ -212,7 +212,7 @@ func TestRestartEmpty(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		heard := make(chan []wire.MessageType, 1)
 		go func() { // as above
-			time.Sleep(lastTry / 2) // out of reach, at first
+			time.Sleep(unreachableGrace / 2) // out of reach, at first
 			said, err := playDestination(t.Context(), l, &wire.NotStarted{Attempt: restarted, Journal: migration.JournalID{7}})
 			if err != nil {
 				t.Error(err)

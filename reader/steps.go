@@ -21,17 +21,17 @@ var ErrNoWitness = errors.New("the witness does not answer")
 
 // foresee is what is known of the steps of a stop, by WELCOME and by this side's
 // last run.
-func (o *Options) foresee(m *wire.Welcome, sources []Source) (s plan.Steps) {
-	s.Stop = o.last(stopStep(sources))
+func (o *Options) predictSteps(m *wire.Welcome, sources []Source) (s plan.Steps) {
+	s.Stop = o.lastTime(stopStep(sources))
 	if o.PauseGuest != nil {
-		s.Pause = o.last(handoff.StepPause)
+		s.Pause = o.lastTime(handoff.StepPause)
 	}
 	if o.Approve != nil {
-		s.Decide = o.last(handoff.StepDecide)
+		s.Decide = o.lastTime(handoff.StepDecide)
 	}
-	s.Journal = migration.Step{Took: handoff.WriteTook(o.Journal) + 2*told(m.JournalNS).Took}
-	s.Witness, s.Accept, s.Guest = told(m.WitnessNS), told(m.AcceptNS), told(m.GuestNS)
-	s.Start = told(m.StartNS)
+	s.Journal = migration.Step{Took: handoff.WriteTook(o.Journal) + 2*statedStep(m.JournalNS).Took}
+	s.Witness, s.Accept, s.Guest = statedStep(m.WitnessNS), statedStep(m.AcceptNS), statedStep(m.GuestNS)
+	s.Start = statedStep(m.StartNS)
 	return s
 }
 
@@ -44,7 +44,7 @@ func stopStep(sources []Source) string {
 	return handoff.StepOf(handoff.StepStop, drivers)
 }
 
-func (o *Options) last(name string) migration.Step {
+func (o *Options) lastTime(name string) migration.Step {
 	if o.StepTimes != nil {
 		if took, ok := o.StepTimes.Last(name); ok {
 			return migration.Step{Took: took}
@@ -57,12 +57,12 @@ func (o *Options) last(name string) migration.Step {
 const longestStep = time.Hour
 
 // told is a step as WELCOME tells it.
-func told(ns int64) migration.Step {
+func statedStep(ns int64) migration.Step {
 	return migration.Step{Took: time.Duration(min(max(ns, 0), int64(longestStep))), Unknown: ns < 0}
 }
 
 // destinationWarns is what the destination thinks will fail, "" for nothing.
-func destinationWarns(m *wire.Welcome) string {
+func destinationWarning(m *wire.Welcome) string {
 	if m.Warning == "" {
 		return ""
 	}
@@ -78,7 +78,7 @@ func probeWitness(ctx context.Context, o *Options) error {
 	if err != nil && ctx.Err() != nil {
 		return &transport.Fault{Code: transport.CodeCancelled, Err: context.Cause(ctx)}
 	}
-	if f := o.refuseWithout(err, false); f != nil {
+	if f := o.refuseSilentWitness(err, false); f != nil {
 		return f
 	}
 	return nil
@@ -89,12 +89,12 @@ func (o *Options) checkWitness(m *wire.Welcome) *transport.Fault {
 	if m.WitnessFault == "" {
 		return nil
 	}
-	return o.refuseWithout(errors.New(transport.PeerText(m.WitnessFault)), true)
+	return o.refuseSilentWitness(errors.New(transport.PeerText(m.WitnessFault)), true)
 }
 
 // refuseWithout ends an attempt whose witness did not answer a probe, unless the user
 // accepts that.
-func (o *Options) refuseWithout(err error, remote bool) *transport.Fault {
+func (o *Options) refuseSilentWitness(err error, remote bool) *transport.Fault {
 	switch {
 	case err == nil:
 		return nil

@@ -13,13 +13,13 @@ import (
 type timing struct {
 	start, began                                    time.Time // of the engine, and of the conversation
 	hello, paused, stopped, drained, ready, running time.Time
-	filled                                          time.Time     // when a byte that was read since the pause was applied
+	firstApplied                                    time.Time     // when a byte that was read since the pause was applied
 	sent                                            time.Time     // when the last chunk was given to a lane
-	stood                                           time.Duration // in stops that were called off
+	calledOff                                       time.Duration // in stops that were called off
 	back, resumed                                   time.Time     // a rollback's beginning and end
 	startTook                                       time.Duration
 	witnessTook, acceptTook                         time.Duration // before that, as RUNNING tells
-	decides                                         bool          // the owner does, between ready and approved
+	ownerDecides                                    bool          // the owner does, between ready and approved
 	approved                                        time.Time
 
 	cancelled time.Time        // when the user gave up, zero if he has not
@@ -32,7 +32,7 @@ type timing struct {
 }
 
 // note takes in how long a step of this run took.
-func (t *timing) note(name string, took time.Duration) {
+func (t *timing) noteStep(name string, took time.Duration) {
 	if t.ran == nil {
 		t.ran = map[string]time.Duration{}
 	}
@@ -42,7 +42,7 @@ func (t *timing) note(name string, took time.Duration) {
 // total is the time from the first byte, or from the guest's pause if that came first, to
 // RUNNING, or to now.
 func (t *timing) total(firstByte time.Time) time.Duration {
-	began := earlier(firstByte, t.paused)
+	began := earliest(firstByte, t.paused)
 	if began.IsZero() {
 		return 0
 	}
@@ -69,7 +69,7 @@ func (t *timing) ending() time.Time {
 }
 
 // decided is when COMMIT was up to nobody but this side.
-func (t *timing) decided() time.Time { return later(t.ready, t.approved) }
+func (t *timing) decided() time.Time { return latest(t.ready, t.approved) }
 
 // stages splits the downtime of a migration that was committed. What came before
 // its turn, since much happens at the same time, has taken nothing. A source that was
@@ -80,16 +80,16 @@ func (t *timing) stages() (stages []migration.Stage) {
 	}
 	at := t.paused
 	upTo := func(name string, next time.Time) {
-		next = earlier(t.ready, later(at, next))
+		next = earliest(t.ready, latest(at, next))
 		stages, at = append(stages, migration.Stage{Name: name, Took: next.Sub(at)}), next
 	}
 	upTo(migration.StageStop, t.stopped)
-	upTo(migration.StageFill, t.filled)
+	upTo(migration.StageFill, t.firstApplied)
 	upTo(migration.StageSave, t.drained)
 	upTo(migration.StageWire, t.sent)
 	upTo(migration.StageLoad, t.ready)
 	decided := t.decided()
-	if t.decides {
+	if t.ownerDecides {
 		stages = append(stages, migration.Stage{Name: migration.StageDecide, Took: decided.Sub(t.ready)})
 	}
 	// These are the destination's figures, which are its word only.
@@ -110,14 +110,14 @@ func (t *timing) stages() (stages []migration.Stage) {
 }
 
 // earlier is the earlier of two times. A time that has not come yet is none.
-func earlier(a, b time.Time) time.Time {
+func earliest(a, b time.Time) time.Time {
 	if a.IsZero() || b.Before(a) && !b.IsZero() {
 		return b
 	}
 	return a
 }
 
-func later(a, b time.Time) time.Time {
+func latest(a, b time.Time) time.Time {
 	if b.After(a) {
 		return b
 	}
@@ -126,7 +126,7 @@ func later(a, b time.Time) time.Time {
 
 // stage is the part of the stop that is under way, what it has taken, what it was
 // predicted to take, and what those behind it were.
-func (t *timing) stage(now time.Time, p migration.Prediction) (name string, took time.Duration, predicted, next migration.Span) {
+func (t *timing) currentStage(now time.Time, p migration.Prediction) (name string, took time.Duration, predicted, next migration.Span) {
 	end := migration.AddSpans(p.Commit, p.Witness.Span(), p.Accept.Span(), p.Start)
 	moving := migration.AddSpans(p.Fill, p.Save, p.Wire, p.Load)
 	switch {
@@ -134,7 +134,7 @@ func (t *timing) stage(now time.Time, p migration.Prediction) (name string, took
 		return "stopping the devices", now.Sub(t.paused), p.Stop, migration.AddSpans(moving, p.Decide.Span(), end)
 	case t.ready.IsZero():
 		return "moving their state", now.Sub(t.stopped), moving, migration.AddSpans(p.Decide.Span(), end)
-	case t.decides && t.approved.IsZero():
+	case t.ownerDecides && t.approved.IsZero():
 		return "the approval of the switchover", now.Sub(t.ready), p.Decide.Span(), end
 	}
 	return behindCommit(p), now.Sub(t.decided()), end, migration.Span{Known: true}

@@ -29,7 +29,7 @@ func (t *Tuning) SetMaxBandwidth(perSecond uint64) {
 		t.bandwidth.Store(nil)
 		return
 	}
-	t.bandwidth.Store(rate.NewLimiter(rate.Limit(perSecond), portion(perSecond)))
+	t.bandwidth.Store(rate.NewLimiter(rate.Limit(perSecond), burstSize(perSecond)))
 }
 
 // MaxBandwidth is the limit in bytes per second, 0 if there is none.
@@ -43,18 +43,18 @@ func (t *Tuning) MaxBandwidth() uint64 {
 // portionTime is how long a limit may be saved up for, and how soon a change of
 // it is felt: long beside a timer's precision, short beside the tenth of a second
 // over which links are policed.
-const portionTime = 5 * time.Millisecond
+const burstTime = 5 * time.Millisecond
 
 // portion is how many bytes that is.
-func portion(perSecond uint64) int {
-	return int(min(max(float64(perSecond)*portionTime.Seconds(), 1), math.MaxInt32))
+func burstSize(perSecond uint64) int {
+	return int(min(max(float64(perSecond)*burstTime.Seconds(), 1), math.MaxInt32))
 }
 
 // block is how much to send at once: most, or so little that a limit of the bandwidth lets some
 // hundred of them pass a second.
-func (t *Tuning) block(most int) int {
+func (t *Tuning) blockSize(most int) int {
 	if limit := t.MaxBandwidth(); limit > 0 {
-		return min(most, max(portion(limit), 512))
+		return min(most, max(burstSize(limit), 512))
 	}
 	return most
 }

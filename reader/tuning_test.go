@@ -71,7 +71,7 @@ func TestMaxBandwidth(t *testing.T) {
 			tuning.SetMaxBandwidth(c.limit)
 			const over = 5 * time.Second
 			s := lanesUntil(t, over, tuning, c.lanes, c.frame)
-			slack := float64(portion(c.limit) + c.frame)
+			slack := float64(burstSize(c.limit) + c.frame)
 			for from := time.Duration(0); from < over; from += 25 * ms {
 				if n := float64(s.between(from, from+100*ms)); n > float64(c.limit)/10+slack {
 					t.Errorf("%s: %.0f bytes within 100 ms of %v, the limit is %d per second", c.name, n, from, c.limit)
@@ -109,7 +109,7 @@ func TestMaxBandwidthLive(t *testing.T) {
 		tuning, begun := new(Tuning), time.Now()
 		tuning.SetMaxBandwidth(1000)
 		time.AfterFunc(time.Second, func() { tuning.SetMaxBandwidth(0) })
-		if err := newPacer(tuning).wait(t.Context(), mib); err != nil || time.Since(begun) > time.Second+portionTime {
+		if err := newPacer(tuning).wait(t.Context(), mib); err != nil || time.Since(begun) > time.Second+burstTime {
 			t.Errorf("the limit is gone, and the lane has waited for %v: %v", time.Since(begun), err)
 		}
 	})

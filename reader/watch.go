@@ -2,11 +2,9 @@ package reader
 
 import (
 	"cmp"
-	"errors"
 	"fmt"
 	"time"
 
-	"github.com/migpipe/migpipe/internal/wire"
 	"github.com/migpipe/migpipe/reader/internal/plan"
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
@@ -23,13 +21,13 @@ type watch struct {
 	moved   uint64    // bytes that were read and applied
 	movedAt time.Time // when the last of them was, or when all devices had stopped
 
-	late        bool      // the user was warned of a downtime over the limit
-	slowBack    bool      // and of devices that do not come back
-	doubt       bool      // and of a COMMIT that is not answered
-	askedBack   bool      // the destination was asked for the devices
-	askedAt     time.Time // when the witness was, last
-	backTooLong bool      // the wait for the way back has ended
-	silent      bool      // the user was warned of a witness that does not answer
+	warnedLate     bool      // the user was warned of a downtime over the limit
+	warnedSlowBack bool      // and of devices that do not come back
+	warnedDoubt    bool      // and of a COMMIT that is not answered
+	askedBack      bool      // the destination was asked for the devices
+	askedAt        time.Time // when the witness was, last
+	backTooLong    bool      // the wait for the way back has ended
+	warnedWitness  bool      // the user was warned of a witness that does not answer
 }
 
 // watchLimits are those of Options.
@@ -53,10 +51,10 @@ type facts struct {
 	slowest   string              // a device whose stream has not ended, and how far it is
 	offset    uint64
 
-	bareSince time.Time        // when the last data lane was lost
-	lostAt    time.Time        // when the control lane was lost
-	lostBy    error            // and by what
-	refusal   *transport.Fault // what a destination says that cannot answer COMMIT
+	noLaneSince time.Time        // when the last data lane was lost
+	lostAt      time.Time        // when the control lane was lost
+	lossCause   error            // and by what
+	refusal     *transport.Fault // what a destination says that cannot answer COMMIT
 
 	doubtLimit  time.Duration // for the answer to COMMIT, 0 is none
 	cancelledAt time.Time
@@ -78,7 +76,7 @@ type (
 		event handoff.SourceEvent
 	}
 	// tellHandoff has the hand-off hear of something.
-	tellHandoff struct{ event handoff.SourceEvent }
+	notifyHandoff struct{ event handoff.SourceEvent }
 	// warnUser emits a warning; lasting ones are in the report too.
 	warnUser struct {
 		text    string
@@ -86,41 +84,41 @@ type (
 	}
 )
 
-func (endAttempt) isWatchAction()  {}
-func (tellHandoff) isWatchAction() {}
-func (warnUser) isWatchAction()    {}
+func (endAttempt) isWatchAction()    {}
+func (notifyHandoff) isWatchAction() {}
+func (warnUser) isWatchAction()      {}
 
 // begin says that all devices have stopped.
-func (w *watch) begin(now time.Time) { w.movedAt = now }
+func (w *watch) noteStopped(now time.Time) { w.movedAt = now }
 
 // tick is the whole of the machine's behaviour.
 func (w *watch) tick(now time.Time, f facts) (actions []watchAction) {
-	if a := w.overdue(now, f); a != nil {
+	if a := w.checkDowntime(now, f); a != nil {
 		actions = append(actions, a)
 	}
 	switch f.phase {
 	case handoff.SourceHello:
-		return append(actions, w.welcome(now, f)...)
+		return append(actions, w.checkWelcome(now, f)...)
 	case handoff.SourceTransfer, handoff.SourceWaiting:
-		if ends := w.switchover(now, f); ends != nil {
+		if ends := w.checkSwitchover(now, f); ends != nil {
 			return append(actions, ends...)
 		}
-		return append(actions, w.connection(now, f)...)
+		return append(actions, w.checkConnection(now, f)...)
 	case handoff.SourceDeciding:
-		if ends := w.decision(now, f); ends != nil {
+		if ends := w.checkDecision(now, f); ends != nil {
 			return append(actions, ends...)
 		}
-		return append(actions, w.connection(now, f)...)
+		return append(actions, w.checkConnection(now, f)...)
 	case handoff.SourceDoubt:
-		return append(actions, w.answer(now, f)...)
+		return append(actions, w.checkAnswer(now, f)...)
 	case handoff.SourceHalting, handoff.SourceResuming:
-		return append(actions, w.wayBack(now, f)...)
+		return append(actions, w.checkWayBack(now, f)...)
 	}
 	return actions
 }
 
 // failed ends an attempt by a fault of this side.
-func failed(f *transport.Fault) []watchAction {
+func endFailed(f *transport.Fault) []watchAction {
 	return []watchAction{endAttempt{f, handoff.Failed{Code: f.Code, Device: f.Device, Offset: f.Offset, Text: f.Err.Error()}}}
 }
 
@@ -129,32 +127,32 @@ func timedOut(format string, args ...any) *transport.Fault {
 }
 
 // welcome bounds the wait for WELCOME.
-func (w *watch) welcome(now time.Time, f facts) []watchAction {
+func (w *watch) checkWelcome(now time.Time, f facts) []watchAction {
 	if now.Sub(f.times.began) < w.limits.welcome {
 		return nil
 	}
-	if f.lostBy != nil {
-		return failed(&transport.Fault{Code: transport.CodeNetwork, Err: fmt.Errorf("%w within %v: %w", ErrNoWelcome, w.limits.welcome, f.lostBy)})
+	if f.lossCause != nil {
+		return endFailed(&transport.Fault{Code: transport.CodeNetwork, Err: fmt.Errorf("%w within %v: %w", ErrNoWelcome, w.limits.welcome, f.lossCause)})
 	}
-	return failed(timedOut("%w within %v", ErrNoWelcome, w.limits.welcome))
+	return endFailed(timedOut("%w within %v", ErrNoWelcome, w.limits.welcome))
 }
 
 // connection bounds the wait for a destination that was lost. In doubt, answer does.
-func (w *watch) connection(now time.Time, f facts) []watchAction {
+func (w *watch) checkConnection(now time.Time, f facts) []watchAction {
 	moving := f.phase != handoff.SourceDeciding
 	switch {
-	case moving && !f.bareSince.IsZero() && now.Sub(f.bareSince) > w.limits.reconnect:
-		return failed(&transport.Fault{Code: transport.CodeNetwork, Err: fmt.Errorf("no data lane could be opened again for %v", migration.RoundTime(now.Sub(f.bareSince)))})
+	case moving && !f.noLaneSince.IsZero() && now.Sub(f.noLaneSince) > w.limits.reconnect:
+		return endFailed(&transport.Fault{Code: transport.CodeNetwork, Err: fmt.Errorf("no data lane could be opened again for %v", migration.RoundTime(now.Sub(f.noLaneSince)))})
 	case !f.lostAt.IsZero() && now.Sub(f.lostAt) >= w.limits.reconnect:
 		return []watchAction{endAttempt{&transport.Fault{Code: transport.CodeNetwork,
-			Err: fmt.Errorf("the destination was not reached again for %v: %w", w.limits.reconnect, f.lostBy)}, handoff.Unreachable{}}}
+			Err: fmt.Errorf("the destination was not reached again for %v: %w", w.limits.reconnect, f.lossCause)}, handoff.Unreachable{}}}
 	}
 	return nil
 }
 
 // switchover ends one that lasts too long, and one in which nothing moves any more. What a
 // device does before the guest is paused is its guest's business.
-func (w *watch) switchover(now time.Time, f facts) []watchAction {
+func (w *watch) checkSwitchover(now time.Time, f facts) []watchAction {
 	if f.times.paused.IsZero() {
 		return nil
 	}
@@ -177,23 +175,23 @@ func (w *watch) switchover(now time.Time, f facts) []watchAction {
 	if f.phase == handoff.SourceTransfer && f.plan != plan.Pausing {
 		fault.Device, fault.Offset = f.slowest, f.offset
 	}
-	return failed(fault)
+	return endFailed(fault)
 }
 
 // decision bounds how long the guest stands still for the owner's word. That no byte moves
 // meanwhile is no stall.
-func (w *watch) decision(now time.Time, f facts) []watchAction {
+func (w *watch) checkDecision(now time.Time, f facts) []watchAction {
 	if now.Sub(f.times.paused) < w.limits.maxDowntime {
 		return nil
 	}
-	return failed(timedOut("the switchover was not approved: %w for %v", ErrDowntime, w.limits.maxDowntime))
+	return endFailed(timedOut("the switchover was not approved: %w for %v", ErrDowntime, w.limits.maxDowntime))
 }
 
 // doubtTold is when the user is told that COMMIT is not answered.
-const doubtTold = time.Second
+const doubtWarnAfter = time.Second
 
 // lastTry is how long a user who has cancelled waits for a destination that is out of reach.
-const lastTry = 5 * time.Second
+const unreachableGrace = 5 * time.Second
 
 // witnessPause is how long the witness is left alone: after COMMIT, and after each question.
 const witnessPause = 2 * time.Second
@@ -201,14 +199,14 @@ const witnessPause = 2 * time.Second
 // answer bounds the wait for the answer to COMMIT. Nothing of it takes the devices back: that
 // is the destination's to say. A start may take longer than the pause before the witness is
 // asked: then the destination has the register, and the source waits on.
-func (w *watch) answer(now time.Time, f facts) (actions []watchAction) {
+func (w *watch) checkAnswer(now time.Time, f facts) (actions []watchAction) {
 	waited := now.Sub(f.times.decided())
 	if f.witness && waited > witnessPause && now.Sub(w.askedAt) > witnessPause {
 		w.askedAt = now
-		actions = append(actions, tellHandoff{handoff.Overdue{}})
+		actions = append(actions, notifyHandoff{handoff.Overdue{}})
 	}
-	if waited > doubtTold && !w.doubt {
-		w.doubt = true
+	if waited > doubtWarnAfter && !w.warnedDoubt {
+		w.warnedDoubt = true
 		actions = append(actions, warnUser{text: "in doubt: the destination has not answered COMMIT yet"})
 	}
 	switch {
@@ -220,7 +218,7 @@ func (w *watch) answer(now time.Time, f facts) (actions []watchAction) {
 		actions = append(actions, endAttempt{fault, handoff.Unreachable{}})
 	case waited > w.limits.cancelAfter && !w.askedBack && !f.empty:
 		w.askedBack = true
-		actions = append(actions, tellHandoff{handoff.Interrupt{}})
+		actions = append(actions, notifyHandoff{handoff.Interrupt{}})
 	}
 	return actions
 }
@@ -232,7 +230,7 @@ func (w *watch) answerLimit(now time.Time, waited time.Duration, f facts) time.D
 	if !f.cancelledAt.IsZero() {
 		patience := w.limits.stall
 		if !f.lostAt.IsZero() {
-			patience = lastTry
+			patience = unreachableGrace
 		}
 		limit = min(limit, waited-now.Sub(f.cancelledAt)+patience)
 	}
@@ -245,10 +243,10 @@ const backLimit = 30 * time.Second
 
 // wayBack warns of a driver that takes its time to give a device back, and ends the wait for
 // it where the destination may hold a copy.
-func (w *watch) wayBack(now time.Time, f facts) (actions []watchAction) {
+func (w *watch) checkWayBack(now time.Time, f facts) (actions []watchAction) {
 	took := now.Sub(f.times.back)
-	if !w.slowBack && took > joinLimit {
-		w.slowBack = true
+	if !w.warnedSlowBack && took > joinLimit {
+		w.warnedSlowBack = true
 		actions = append(actions, warnUser{text: "the devices, or the guest, have not come back yet"})
 	}
 	if !f.sole || took <= backLimit {
@@ -257,36 +255,36 @@ func (w *watch) wayBack(now time.Time, f facts) (actions []watchAction) {
 	w.backTooLong = true
 	actions = append(actions, warnUser{fmt.Sprintf("the devices have not come back for %v", backLimit), true})
 	if f.phase == handoff.SourceHalting { // none is told to run any more
-		return append(actions, tellHandoff{handoff.Halted{Failed: true}})
+		return append(actions, notifyHandoff{handoff.Halted{Failed: true}})
 	}
-	return append(actions, tellHandoff{handoff.Resumed{How: handoff.SomeRan}})
+	return append(actions, notifyHandoff{handoff.Resumed{How: handoff.SomeRan}})
 }
 
 // overdue warns, once, of a switchover that is expected to be over the limit although it was
 // not before: some driver takes its time for what nobody could see. It does so as soon as what
 // the switchover took so far, and what was predicted of the rest, show it: at the limit at the
 // latest.
-func (w *watch) overdue(now time.Time, f facts) watchAction {
+func (w *watch) checkDowntime(now time.Time, f facts) watchAction {
 	t := f.times
-	if w.late || f.predicted == nil || t.paused.IsZero() || !t.running.IsZero() || !t.back.IsZero() || f.predicted.Downtime.Took > w.limits.downtime {
+	if w.warnedLate || f.predicted == nil || t.paused.IsZero() || !t.running.IsZero() || !t.back.IsZero() || f.predicted.Downtime.Took > w.limits.downtime {
 		return nil
 	}
-	stage, took, predicted, next := t.stage(now, f.predicted.Prediction)
+	stage, took, predicted, next := t.currentStage(now, f.predicted.Prediction)
 	expected := now.Sub(t.paused) + max(0, predicted.Took-took) + next.Took
 	if expected < w.limits.downtime {
 		return nil
 	}
-	w.late = true
+	w.warnedLate = true
 	about := "about"
 	if !predicted.Known || !next.Known {
 		about = "at least about"
 	}
 	return warnUser{text: fmt.Sprintf("the downtime is expected to be %s %v, over the limit of %v: %s has taken %v so far, %s was predicted",
-		about, migration.RoundTime(expected), w.limits.downtime, stage, migration.RoundTime(took), foreseen(predicted))}
+		about, migration.RoundTime(expected), w.limits.downtime, stage, migration.RoundTime(took), describeSpan(predicted))}
 }
 
 // foreseen says what was predicted of a stage.
-func foreseen(s migration.Span) string {
+func describeSpan(s migration.Span) string {
 	switch {
 	case s.Took <= 0:
 		return "and nothing"
@@ -294,78 +292,4 @@ func foreseen(s migration.Span) string {
 		return "at least " + migration.RoundTime(s.Took).String()
 	}
 	return migration.RoundTime(s.Took).String()
-}
-
-// watching tells the watch what the engine knows, and does what it says.
-func (e *engine) watching() {
-	for _, a := range e.watch.tick(time.Now(), e.facts()) {
-		switch a := a.(type) {
-		case endAttempt:
-			e.fail(a.fault, a.event)
-		case tellHandoff:
-			e.own(a.event)
-		case warnUser:
-			if a.lasting {
-				e.out.Warnings = append(e.out.Warnings, a.text)
-			} else {
-				e.tell(migration.Event{Kind: migration.Warning, Text: a.text})
-			}
-		}
-	}
-}
-
-func (e *engine) facts() facts {
-	f := facts{
-		phase: e.owner.Phase, plan: e.plan.Phase(), times: &e.times, predicted: e.out.Predicted,
-		bareSince: e.pipe.bareSince, lostAt: e.conn.lostAt, lostBy: e.conn.lostBy, refusal: e.conn.refusal,
-		doubtLimit: e.opts.doubtLimit(), cancelledAt: e.times.cancelled,
-		witness: e.owner.Witness != 0, empty: e.owner.Empty, sole: e.owner.Sole,
-	}
-	for i, d := range e.devices {
-		f.moved += d.read() + d.applied
-		if f.slowest == "" && !e.plan.HasEnded(i) {
-			f.slowest, f.offset = d.Name, d.read()
-		}
-	}
-	return f
-}
-
-// patience is how long this migration's lanes may stand still.
-func (e *engine) patience() time.Duration {
-	return patience(max(e.pipe.meter.rtt, e.conn.hearing.trip))
-}
-
-// watchReading gives the data lanes up of which nothing is read, and ends the attempt
-// where that helps none of them.
-func (e *engine) watchReading(m *wire.Ack) {
-	if m.Echo <= 0 || !e.owner.AwaitsReady() {
-		return
-	}
-	limit := e.patience()
-	stalled, idle := e.pipe.checkReading(m, limit, e.opts.ReconnectFor)
-	for _, number := range stalled {
-		e.pipe.giveUpLane(number, limit)
-		if !e.pipe.unread {
-			e.pipe.unread = true
-			e.tell(migration.Event{Kind: migration.Warning, Text: fmt.Sprintf("the destination answers, and has read nothing of what data lane %d carries for %v: such lanes are dialled again. If a router on the way loses large packets, its MTU is smaller than that of the interfaces here and there", number, migration.RoundTime(limit))})
-		}
-	}
-	if idle {
-		e.failed(&transport.Fault{Code: transport.CodeNetwork, Err: fmt.Errorf("the destination answers, and has read nothing of any data lane for %v", e.opts.ReconnectFor)})
-	}
-}
-
-var errUnheard = errors.New("the connection stands, and the destination has not answered what is said on it")
-
-// watchHearing drops the control lane if the destination does not hear it, although it
-// stands. In doubt only an answer to QUERY shows that.
-func (e *engine) watchHearing() {
-	doubt := e.owner.InDoubt()
-	limit := e.patience()
-	if !e.conn.unheard(limit, doubt, !doubt && !e.owner.AwaitsReady()) {
-		return
-	}
-	e.pipe.suspectLanes()
-	stoodStill(e.conn.control.Lane())
-	e.lose(fmt.Errorf("%w: %w for %v", transport.ErrLost, errUnheard, migration.RoundTime(limit)))
 }

@@ -24,19 +24,19 @@ import (
 // indented lines, with those in the file. A line is a time and the facts that change then.
 func TestWatch(t *testing.T) {
 	golden.Scenarios(t, "testdata/watch/*.txt", func(t *testing.T, text string) string {
-		s := &watched{}
+		s := &watchPlayer{}
 		s.facts.times = &timing{}
 		return golden.Play(t, text, s.line)
 	})
 }
 
 // watched is a watch under test, and what it is told.
-type watched struct {
+type watchPlayer struct {
 	watch watch
 	facts facts
 }
 
-func (s *watched) line(words []string) (answers []string, err error) {
+func (s *watchPlayer) line(words []string) (answers []string, err error) {
 	if words[0] == "limits" {
 		l := &s.watch.limits
 		return nil, each(words[1:], func(key, value string) (err error) {
@@ -54,7 +54,7 @@ func (s *watched) line(words []string) (answers []string, err error) {
 		return nil, err
 	}
 	now := time.Unix(1000, 0).Add(at)
-	if err := each(words[1:], func(key, value string) error { return s.fact(now, key, value) }); err != nil {
+	if err := each(words[1:], func(key, value string) error { return s.setFact(now, key, value) }); err != nil {
 		return nil, err
 	}
 	for _, a := range s.watch.tick(now, s.facts) {
@@ -75,17 +75,17 @@ func each(words []string, do func(key, value string) error) error {
 }
 
 // fact changes one. A time without a value is now; "no" is that it has not come.
-func (s *watched) fact(now time.Time, key, value string) (err error) {
+func (s *watchPlayer) setFact(now time.Time, key, value string) (err error) {
 	f, t := &s.facts, s.facts.times
 	times := map[string]*time.Time{"began": &t.began, "paused": &t.paused, "stopped": &t.stopped, "ready": &t.ready, "approved": &t.approved,
-		"running": &t.running, "back": &t.back, "bare": &f.bareSince, "lost": &f.lostAt, "cancelled": &f.cancelledAt}
+		"running": &t.running, "back": &t.back, "bare": &f.noLaneSince, "lost": &f.lostAt, "cancelled": &f.cancelledAt}
 	if when, ok := times[key]; ok {
 		*when = now
 		if value == "no" {
 			*when = time.Time{}
 		}
 		if key == "stopped" {
-			s.watch.begin(now)
+			s.watch.noteStopped(now)
 		}
 		return nil
 	}
@@ -98,13 +98,13 @@ func (s *watched) fact(now time.Time, key, value string) (err error) {
 	case "phase":
 		return named(value, &f.phase, handoff.SourceEnded)
 	case "plan":
-		return named(value, &f.plan, plan.GaveUp)
+		return named(value, &f.plan, plan.Ended)
 	case "moved":
 		f.moved, err = strconv.ParseUint(value, 10, 64)
 	case "slowest":
 		f.slowest, f.offset = value, f.moved
 	case "by":
-		f.lostBy = errors.New(value)
+		f.lossCause = errors.New(value)
 	case "refusal":
 		f.refusal = &transport.Fault{Code: transport.CodeBusy, Remote: true, Err: errors.New(value)}
 	case "doubt-for":
@@ -138,7 +138,7 @@ func printWatchAction(a watchAction) string {
 	switch a := a.(type) {
 	case endAttempt:
 		return fmt.Sprintf("end by %T: %v", a.event, a.fault)
-	case tellHandoff:
+	case notifyHandoff:
 		return fmt.Sprintf("hand-off: %T%+v", a.event, a.event)
 	case warnUser:
 		if a.lasting {

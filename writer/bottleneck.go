@@ -11,7 +11,7 @@ import (
 // usage is how full one device's part of the memory was, over a time.
 type usage struct {
 	occupancy.Usage
-	came uint64 // chunks
+	delivered uint64 // chunks
 }
 
 // progress is how far every device has come.
@@ -29,7 +29,7 @@ func (p progress) Elapsed() (at time.Duration) {
 func (p progress) Since(before progress) progress {
 	way := slices.Clone(p)
 	for i, b := range before {
-		way[i] = usage{way[i].Usage.Since(b.Usage), way[i].came - b.came}
+		way[i] = usage{way[i].Usage.Since(b.Usage), way[i].delivered - b.delivered}
 	}
 	return way
 }
@@ -50,7 +50,7 @@ func bottleneck(p progress) string {
 	var busy time.Duration
 	var came uint64
 	for _, u := range p {
-		busy, came = max(busy, u.Waited[occupancy.ForLoad]), came+u.came
+		busy, came = max(busy, u.Waited[occupancy.ForLoad]), came+u.delivered
 	}
 	switch {
 	case busy > p.Elapsed()/2:

@@ -30,11 +30,11 @@ func TestOccupancyOverTime(t *testing.T) {
 		pass(100) // one too early
 		come(0)
 		pass(200) // two in order
-		if c, _ := m.poll(); c == nil {
+		if c, _ := m.tryTake(); c == nil {
 			t.Fatal("nothing is in order")
 		}
 		pass(300) // of which one is being written
-		m.applied(10, 0)
+		m.markApplied(10, 0)
 		come(3)
 		pass(400) // one, and one too early
 		got := m.usage()
@@ -59,9 +59,9 @@ func TestLevels(t *testing.T) {
 			seq := m.next + rapid.Uint64Max(uint64(n-1)).Draw(t, "chunk")
 			switch {
 			case there[m.next] && rapid.Bool().Draw(t, "apply"):
-				m.poll()
+				m.tryTake()
 				delete(there, m.next)
-				m.applied(10, 0)
+				m.markApplied(10, 0)
 			case !there[seq]:
 				h := wire.ChunkHead{Seq: seq, Offset: seq * 10, RawLen: 10}
 				if _, err := m.claim(h, new(receiver)); err != nil {
@@ -86,8 +86,8 @@ func TestLevels(t *testing.T) {
 }
 
 // busyFor is the usage of a device that had something to load for so much of 100 ns.
-func busyFor(busy time.Duration, came uint64) (u usage) {
-	u.Took, u.Waited[occupancy.ForLoad], u.came = 100, busy, came
+func busyUsage(busy time.Duration, came uint64) (u usage) {
+	u.Took, u.Waited[occupancy.ForLoad], u.delivered = 100, busy, came
 	return u
 }
 
@@ -98,10 +98,10 @@ func TestBottleneck(t *testing.T) {
 		want string
 	}{
 		{"nothing is there", nil, ""},
-		{"nothing comes", progress{busyFor(0, 0), busyFor(0, 0)}, ""},
-		{"one device is always busy", progress{busyFor(10, 5), busyFor(51, 0)}, migration.BoundLoad},
-		{"both are busy, none for long", progress{busyFor(50, 0), busyFor(50, 0)}, migration.BoundArrival},
-		{"each chunk is loaded in no time", progress{busyFor(0, 5)}, migration.BoundArrival},
+		{"nothing comes", progress{busyUsage(0, 0), busyUsage(0, 0)}, ""},
+		{"one device is always busy", progress{busyUsage(10, 5), busyUsage(51, 0)}, migration.BoundLoad},
+		{"both are busy, none for long", progress{busyUsage(50, 0), busyUsage(50, 0)}, migration.BoundArrival},
+		{"each chunk is loaded in no time", progress{busyUsage(0, 5)}, migration.BoundArrival},
 	} {
 		if got := bottleneck(c.p); got != c.want {
 			t.Errorf("%s: %q, want %q", c.name, got, c.want)

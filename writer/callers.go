@@ -23,13 +23,13 @@ type callers struct {
 
 	refusals  *refusals                     // of this Receive
 	alarms    map[migration.ID]time.Time    // when each migration last raised one
-	answering busyPeers                     // who is answered from a journal
+	answering answeringPeers                // who is answered from a journal
 	postponed map[transport.PeerID]admitted // HELLOs of those
-	turned    atomic.Int32                  // sources being told that another is served
+	refusing  atomic.Int32                  // sources being told that another is served
 	dismissed []transport.Lane              // of sources that were sent away, as long as they may be reading why
 	preflight *preflight                    // the last one; nil before
 	successor *admitted                     // the source's next attempt, when it has ended this one
-	deaf      error                         // why no more lanes are accepted
+	acceptErr error                         // why no more lanes are accepted
 
 	accepting *tasks.Group // what accepts, and admits
 	talking   *tasks.Group // conversations: end by themselves, or with the loop
@@ -94,21 +94,21 @@ func (c *callers) admit(ctx context.Context, lane transport.Lane) {
 
 // turnAway tells a source why it is not served, unless too many are being told. It reports
 // whether it does.
-func (c *callers) turnAway(ev admitted, why *transport.Fault) bool {
-	if c.turned.Add(1) > maxTurned {
-		c.turned.Add(-1)
+func (c *callers) refuse(ev admitted, why *transport.Fault) bool {
+	if c.refusing.Add(1) > maxRefusing {
+		c.refusing.Add(-1)
 		ev.lane.Close()
 		return false
 	}
 	c.talking.Go(func(context.Context) {
-		defer c.turned.Add(-1)
-		turnAway(ev, why)
+		defer c.refusing.Add(-1)
+		sendRefusal(ev, why)
 	})
 	return true
 }
 
 // tell has a source told something, one thing at a time.
-func (c *callers) tell(ev admitted, tell func(ctx context.Context)) {
+func (c *callers) answer(ev admitted, tell func(ctx context.Context)) {
 	peer := transport.PeerOf(ev.lane)
 	if !c.answering.enter(peer) {
 		ev.lane.Close() // it asks again
@@ -116,7 +116,7 @@ func (c *callers) tell(ev admitted, tell func(ctx context.Context)) {
 	}
 	c.talking.Go(func(ctx context.Context) {
 		tell(ctx)
-		c.answering.leave(peer)
+		c.answering.exit(peer)
 		c.post(answered{peer})
 	})
 }
@@ -137,7 +137,7 @@ func (c *callers) postpone(peer transport.PeerID, ev admitted) {
 func (c *callers) dismiss(lane transport.Lane) {
 	lane.SetDeadline(time.Now().Add(time.Second)) // for it to hang up; ends its reader
 	c.dismissed = append(c.dismissed, lane)
-	if len(c.dismissed) > maxTurned {
+	if len(c.dismissed) > maxRefusing {
 		c.dismissed[0].Close()
 		c.dismissed = c.dismissed[1:]
 	}
@@ -155,20 +155,20 @@ func (c *callers) close() {
 }
 
 // maxBusy bounds the conversations beside the migration at hand.
-const maxBusy = 16
+const maxAnswering = 16
 
 // busyPeers are the peers that are being told something, each over one lane: whoever is slow
 // keeps no other from its answer. The zero value has none.
-type busyPeers struct {
+type answeringPeers struct {
 	mu   sync.Mutex
 	busy map[transport.PeerID]bool
 }
 
 // enter reports whether there is a place for a peer.
-func (g *busyPeers) enter(peer transport.PeerID) bool {
+func (g *answeringPeers) enter(peer transport.PeerID) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.busy[peer] || len(g.busy) == maxBusy {
+	if g.busy[peer] || len(g.busy) == maxAnswering {
 		return false
 	}
 	if g.busy == nil {
@@ -179,19 +179,19 @@ func (g *busyPeers) enter(peer transport.PeerID) bool {
 }
 
 // has reports whether a peer is being told something.
-func (g *busyPeers) has(peer transport.PeerID) bool {
+func (g *answeringPeers) has(peer transport.PeerID) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return g.busy[peer]
 }
 
-func (g *busyPeers) leave(peer transport.PeerID) {
+func (g *answeringPeers) exit(peer transport.PeerID) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	delete(g.busy, peer)
 }
 
-func (g *busyPeers) any() bool {
+func (g *answeringPeers) any() bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return len(g.busy) > 0

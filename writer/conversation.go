@@ -16,130 +16,130 @@ import (
 )
 
 // message takes in what the source says.
-func (e *engine) message(m wire.Message) {
+func (e *engine) handleMessage(m wire.Message) {
 	switch m := m.(type) {
 	case *wire.Estimate:
-		e.estimated(m)
+		e.handleEstimate(m)
 		return
 	case *wire.End:
-		e.ended(m)
+		e.handleEnd(m)
 		return
 	case *wire.Commit, *wire.Query:
 	case *wire.Abort:
-		e.aborted(m)
+		e.handleAbort(m)
 	case *wire.Cancel:
-		e.keep(&transport.Fault{Code: transport.CodeCancelled, Remote: true, Err: errors.New("cancelled by the source")})
+		e.noteCause(&transport.Fault{Code: transport.CodeCancelled, Remote: true, Err: errors.New("cancelled by the source")})
 	case *wire.Fin:
 		e.times.fin = m
 	default:
-		e.protocol(fmt.Errorf("%w: %v from the source", transport.ErrProtocol, m.Type()))
+		e.failProtocol(fmt.Errorf("%w: %v from the source", transport.ErrProtocol, m.Type()))
 		return
 	}
-	e.own(handoff.Received{Message: m})
+	e.stepHandoff(handoff.Received{Message: m})
 }
 
 // aborted takes in why the source ends the attempt. If the source refuses the migration by a
 // limit or by the witness, before the first byte of its streams, the next source may come, as
 // after a hang-up. A device that fails there, or a user who cancels, ends this side too. If
 // the witness has not answered this side, the cause is here.
-func (e *engine) aborted(m *wire.Abort) {
+func (e *engine) handleAbort(m *wire.Abort) {
 	fault := &transport.Fault{Code: m.Code, Remote: true, Device: transport.PeerText(m.Device), Offset: m.Offset,
 		Err: errors.New(transport.PeerText(m.Text))}
-	early := (!e.owner.Engaged() || e.owner.Receives()) && !e.begunStreams()
+	early := (!e.handoff.Engaged() || e.handoff.Receives()) && !e.streamsBegun()
 	if early && (m.Code == transport.CodeTimeout || m.Code == transport.CodeNetwork) {
-		e.letGo = true
+		e.sourceEnded = true
 	}
 	if early && m.Code == transport.CodeNetwork && e.probe.err != nil {
 		fault = &transport.Fault{Code: m.Code, Err: fmt.Errorf("%w: %w", ErrNoWitness, e.probe.err)}
 	}
-	e.keep(fault)
+	e.noteCause(fault)
 }
 
 // keep remembers the first cause: what follows from it explains nothing. What
 // comes while the devices start is one only if nothing else is: the start decides.
-func (e *engine) keep(f *transport.Fault) {
+func (e *engine) noteCause(f *transport.Fault) {
 	switch {
-	case e.owner.Starts():
-		e.tooLate = cmp.Or(e.tooLate, f)
+	case e.handoff.Starts():
+		e.lateFault = cmp.Or(e.lateFault, f)
 	default:
 		e.fault = cmp.Or(e.fault, f)
 	}
 }
 
 // decideBy makes the failed start the cause. The one before it becomes a warning.
-func (e *engine) decideBy(f *transport.Fault) {
+func (e *engine) replaceCause(f *transport.Fault) {
 	if e.fault != nil {
-		e.out.Warnings = append(e.out.Warnings, e.fault.Error())
+		e.report.Warnings = append(e.report.Warnings, e.fault.Error())
 	}
 	e.fault = f
 }
 
 // notRecorded keeps why the journal has not taken a record. That is a cause in every phase,
 // and never a mere consequence: a disk that fails is to be known of.
-func (e *engine) notRecorded(r handoff.Record, err error) {
+func (e *engine) noteUnrecorded(r handoff.Record, err error) {
 	e.unrecorded = cmp.Or(e.unrecorded, &transport.Fault{Code: transport.CodeInternal, Err: fmt.Errorf("journal %v: %w", r, err)})
 	e.fault = cmp.Or(e.fault, e.unrecorded)
-	e.own(handoff.Unrecorded{})
+	e.stepHandoff(handoff.Unrecorded{})
 }
 
-func (e *engine) fail(f *transport.Fault, ev handoff.DestEvent) {
-	e.keep(f)
-	e.own(ev)
+func (e *engine) endBy(f *transport.Fault, ev handoff.DestEvent) {
+	e.noteCause(f)
+	e.stepHandoff(ev)
 }
 
-func (e *engine) failed(f *transport.Fault) { e.fail(f, why(f)) }
+func (e *engine) fail(f *transport.Fault) { e.endBy(f, failedBy(f)) }
 
-func why(f *transport.Fault) handoff.Failed {
+func failedBy(f *transport.Fault) handoff.Failed {
 	return handoff.Failed{Code: f.Code, Device: f.Device, Offset: f.Offset, Text: f.Err.Error()}
 }
 
 // protocol ends the attempt of a source that broke the protocol.
-func (e *engine) protocol(err error) {
+func (e *engine) failProtocol(err error) {
 	fault := &transport.Fault{Code: transport.CodeProtocol, Err: err}
 	if e.preparing {
-		e.keep(fault)
+		e.noteCause(fault)
 		e.stopPreparing()
 		return
 	}
-	e.failed(fault)
+	e.fail(fault)
 }
 
 // interrupt is the user's cancel. While devices are on their way to RESUMING
 // it waits for them.
-func (e *engine) interrupt(cause error) {
-	e.keep(&transport.Fault{Code: transport.CodeCancelled, Err: cause})
+func (e *engine) cancel(cause error) {
+	e.noteCause(&transport.Fault{Code: transport.CodeCancelled, Err: cause})
 	e.times.cancelled = time.Now()
 	if e.preparing {
 		e.stopPreparing()
 		return
 	}
-	e.own(handoff.Interrupt{})
+	e.stepHandoff(handoff.Interrupt{})
 }
 
 // hello holds the offer against this side and opens the devices' sessions.
-func (e *engine) hello(ev admitted, m *wire.Hello) {
+func (e *engine) acceptHello(ev admitted, m *wire.Hello) {
 	e.useControl(ev.control)
 	e.offer, e.times.hello, e.conn.local = m, time.Now(), wire.Local(ev.lane)
-	e.out.Attempt, e.out.Peer = m.Attempt, transport.PeerOf(ev.lane)
-	if fault := e.spareOthers(m.Mig); fault != nil {
-		e.dismiss(fault)
+	e.report.Attempt, e.report.Peer = m.Attempt, transport.PeerOf(ev.lane)
+	if fault := e.checkOtherCopies(m.Mig); fault != nil {
+		e.dismissSource(fault)
 		return
 	}
-	terms, refusal := agree(m, e.fleet.sinks(), e.opts)
+	terms, refusal := agree(m, e.fleet.targets(), e.opts)
 	fault := e.openJournal(m.Attempt, refusal != nil)
 	switch {
 	case fault != nil:
-		e.dismiss(fault)
+		e.dismissSource(fault)
 		return
 	case e.journal == nil:
-		e.dismiss(refusal)
+		e.dismissSource(refusal)
 		return
 	case refusal != nil:
-		e.letGo = true
+		e.sourceEnded = true
 		e.refuse(refusal)
 		return
 	}
-	e.tell(migration.Event{Kind: migration.Peer, Peer: e.out.Peer, Text: transport.PeerText(m.Software)})
+	e.emit(migration.Event{Kind: migration.Peer, Peer: e.report.Peer, Text: transport.PeerText(m.Software)})
 	e.terms = terms
 	e.devices = e.fleet.inOrder(m.Devices) // from here on there is no other order
 	for _, d := range e.devices {
@@ -149,26 +149,26 @@ func (e *engine) hello(ev admitted, m *wire.Hello) {
 	if e.persists() {
 		e.fleet.session = sessionID(m.Mig)
 	}
-	e.prepare()
+	e.prepareDevices()
 }
 
 func (e *engine) refuse(f *transport.Fault) {
-	e.fail(f, handoff.Refused{Attempt: e.offer.Attempt, Why: why(f)})
+	e.endBy(f, handoff.Refused{Attempt: e.offer.Attempt, Why: failedBy(f)})
 }
 
 // stopPreparing has the attempt end when the devices are where they were on their way to.
 func (e *engine) stopPreparing() {
 	e.interrupted = true
-	e.endProbe()
+	e.stopProbe()
 }
 
 func (e *engine) prepared(ev prepared) {
 	e.preparing, e.times.entered, e.probe = false, ev.took, ev.probe
 	if ev.probe.err != nil && !e.interrupted {
-		e.tell(migration.Event{Kind: migration.Warning, Text: fmt.Sprintf("the witness does not answer, and the source is told so: %v", ev.probe.err)})
+		e.emit(migration.Event{Kind: migration.Warning, Text: fmt.Sprintf("the witness does not answer, and the source is told so: %v", ev.probe.err)})
 	}
 	if ev.probe.doubts != "" && !e.interrupted {
-		e.tell(migration.Event{Kind: migration.Warning, Text: ev.probe.doubts})
+		e.emit(migration.Event{Kind: migration.Warning, Text: ev.probe.doubts})
 	}
 	err := ev.err
 	if e.interrupted {
@@ -176,7 +176,7 @@ func (e *engine) prepared(ev prepared) {
 		return
 	}
 	if err == nil {
-		err = e.begin()
+		err = e.startStreams()
 	}
 	if err != nil {
 		fault, ok := errors.AsType[*transport.Fault](err)
@@ -188,13 +188,13 @@ func (e *engine) prepared(ev prepared) {
 	}
 	e.times.welcomed = time.Now()
 	if slices.ContainsFunc(e.offer.Devices, hasPreCopy) {
-		e.tell(migration.Event{Kind: migration.Phase, Phase: migration.PreCopy})
+		e.emit(migration.Event{Kind: migration.Phase, Phase: migration.PreCopy})
 	}
-	e.own(handoff.Offered{Attempt: e.offer.Attempt, Witness: handoff.RegisterOf(e.offer.Witness)})
+	e.stepHandoff(handoff.Offered{Attempt: e.offer.Attempt, Witness: handoff.RegisterOf(e.offer.Witness)})
 }
 
-func (e *engine) welcome() *wire.Welcome {
-	m := welcome(e.offer, e.terms, e.journal.ID(), &e.opts, e.probe)
+func (e *engine) buildWelcome() *wire.Welcome {
+	m := newWelcome(e.offer, e.terms, e.journal.ID(), &e.opts, e.probe)
 	m.JournalNS = handoff.WriteTook(e.journal).Nanoseconds()
 	m.EnterNS, m.HeldNS = max(1, e.times.entered.Nanoseconds()), max(1, time.Since(e.times.hello).Nanoseconds())
 	for _, d := range e.devices {
@@ -204,22 +204,22 @@ func (e *engine) welcome() *wire.Welcome {
 	return m
 }
 
-func (e *engine) estimated(m *wire.Estimate) {
-	if !e.pipe.loads() || *m.About() != e.owner.Attempt || len(m.Devices) != len(e.devices) {
+func (e *engine) handleEstimate(m *wire.Estimate) {
+	if !e.pipe.started() || *m.About() != e.handoff.Attempt || len(m.Devices) != len(e.devices) {
 		return
 	}
 	for i, d := range e.devices {
-		if !d.merge.ended() { // what END said is exact
+		if !d.merge.hasEnd() { // what END said is exact
 			d.estimate = m.Devices[i]
 		}
 	}
-	e.pipe.acks.stamp(m.Stamp)
-	if m.Stopped && e.times.stopped.IsZero() && e.owner.Receives() {
-		e.times.stopped, e.pipe.asOfStop = time.Now(), e.pipe.progressed()
+	e.pipe.acks.noteEstimate(m.Stamp)
+	if m.Stopped && e.times.stopped.IsZero() && e.handoff.Receives() {
+		e.times.stopped, e.pipe.atStop = time.Now(), e.pipe.currentProgress()
 		for _, d := range e.devices {
-			d.atStop = d.position()
+			d.atStop = d.bytesApplied()
 		}
-		e.tell(migration.Event{Kind: migration.Phase, Phase: migration.StopCopy})
+		e.emit(migration.Event{Kind: migration.Phase, Phase: migration.StopCopy})
 	}
 	e.pipe.credit.divide(e.needs())
 }
@@ -232,18 +232,18 @@ func (e *engine) needs() (needs []share.Need) {
 	return needs
 }
 
-func (e *engine) ended(m *wire.End) {
-	if *m.About() != e.owner.Attempt || !e.owner.Receives() {
+func (e *engine) handleEnd(m *wire.End) {
+	if *m.About() != e.handoff.Attempt || !e.handoff.Receives() {
 		return
 	}
 	if int(m.Device) >= len(e.devices) {
-		e.protocol(fmt.Errorf("%w: END of device %d of %d", transport.ErrProtocol, m.Device, len(e.devices)))
+		e.failProtocol(fmt.Errorf("%w: END of device %d of %d", transport.ErrProtocol, m.Device, len(e.devices)))
 		return
 	}
 	d := e.devices[m.Device]
-	fresh, err := d.merge.finish(m)
+	fresh, err := d.merge.setEnd(m)
 	if err != nil {
-		e.protocol(err)
+		e.failProtocol(err)
 		return
 	}
 	if !fresh {
@@ -251,35 +251,35 @@ func (e *engine) ended(m *wire.End) {
 	}
 	d.estimate = wire.DeviceEstimate{StopCopy: m.Bytes, Known: true}
 	e.pipe.credit.divide(e.needs())
-	e.pipe.ends++
-	e.checkWhole()
+	e.pipe.endsReceived++
+	e.checkAllArrived()
 }
 
 func (e *engine) laneEnded(ev laneEnded) {
-	if !e.owner.Receives() || !slices.Contains(e.pipe.lanes, ev.receiver) {
+	if !e.handoff.Receives() || !slices.Contains(e.pipe.lanes, ev.receiver) {
 		return // it has a successor
 	}
 	if ev.lost {
-		ev.receiver.gone = true
+		ev.receiver.lost = true
 		return
 	}
 	if ev.fault != nil {
-		e.failed(ev.fault)
+		e.fail(ev.fault)
 		return
 	}
 	ev.receiver.ended = true
-	e.checkWhole()
+	e.checkAllArrived()
 }
 
 // checkWhole looks, when the source has ended every lane and every stream, for
 // chunks that are missing: they will not come any more.
-func (e *engine) checkWhole() {
-	if e.pipe.ends < len(e.devices) || slices.ContainsFunc(e.pipe.lanes, func(r *receiver) bool { return r == nil || !r.ended }) {
+func (e *engine) checkAllArrived() {
+	if e.pipe.endsReceived < len(e.devices) || slices.ContainsFunc(e.pipe.lanes, func(r *receiver) bool { return r == nil || !r.ended }) {
 		return
 	}
 	for _, d := range e.devices {
-		if err := d.merge.whole(); err != nil {
-			e.failed(&transport.Fault{Code: transport.CodeIncomplete, Device: d.Name, Offset: d.position(), Err: err})
+		if err := d.merge.checkComplete(); err != nil {
+			e.fail(&transport.Fault{Code: transport.CodeIncomplete, Device: d.Name, Offset: d.bytesApplied(), Err: err})
 			return
 		}
 	}
@@ -288,34 +288,34 @@ func (e *engine) checkWhole() {
 // loaderEnded counts the devices that hold their whole stream, in STOP. The
 // loader was the last to write to it.
 func (e *engine) loaderEnded(ev loaderEnded) {
-	if !e.owner.Receives() {
+	if !e.handoff.Receives() {
 		return
 	}
 	if ev.fault != nil {
-		e.failed(ev.fault)
+		e.fail(ev.fault)
 		return
 	}
 	e.devices[ev.device].digest = ev.digest
-	e.pipe.complete++
-	if e.pipe.complete < len(e.devices) {
+	e.pipe.loaded++
+	if e.pipe.loaded < len(e.devices) {
 		return
 	}
 	e.pipe.loading.Wait()
-	e.pipe.asOfReady = e.pipe.progressed()
-	e.tell(migration.Event{Kind: migration.Phase, Phase: migration.Commit})
+	e.pipe.atReady = e.pipe.currentProgress()
+	e.emit(migration.Event{Kind: migration.Phase, Phase: migration.Commit})
 	digests := make([]migration.StreamDigest, len(e.devices))
 	for i, d := range e.devices {
 		digests[i] = d.digest
 	}
-	e.own(handoff.Loaded{Digest: wire.SetDigest(digests)})
+	e.stepHandoff(handoff.Loaded{Digest: wire.SetDigest(digests)})
 }
 
 // acceptFailed matters only while nobody has come: what a migration under way
 // misses, its source notices.
 func (e *engine) acceptFailed(err error) {
-	e.callers.deaf = err
+	e.callers.acceptErr = err
 	if !e.engaged() {
-		e.fail(&transport.Fault{Code: transport.CodeNetwork, Err: err}, handoff.Interrupt{})
+		e.endBy(&transport.Fault{Code: transport.CodeNetwork, Err: err}, handoff.Interrupt{})
 	}
 }
 
@@ -323,62 +323,62 @@ func (e *engine) controlLost(ev controlLost) {
 	switch {
 	case ev.control != e.conn.control: // one that has a successor, or was sent away
 		ev.control.Lane().Close()
-	case e.mayReturn(ev.err):
-		e.lose(ev.err)
+	case e.mayReconnect(ev.err):
+		e.loseControl(ev.err)
 	case e.preparing:
 		f := &transport.Fault{Code: transport.CodeOf(ev.err), Err: ev.err}
-		e.keep(f)
-		e.letGo = e.letGo || e.fault == f && f.Code == transport.CodeNetwork
+		e.noteCause(f)
+		e.sourceEnded = e.sourceEnded || e.fault == f && f.Code == transport.CodeNetwork
 		e.stopPreparing()
 	default:
 		f := &transport.Fault{Code: transport.CodeOf(ev.err), Err: ev.err}
 		if f.Code == transport.CodeCorrupt || f.Code == transport.CodeProtocol {
-			e.failed(f) // the source can still be told why
-		} else if e.owner.Receives() && len(e.pipe.dialled()) == 0 {
-			e.letGo = true
+			e.fail(f) // the source can still be told why
+		} else if e.handoff.Receives() && len(e.pipe.dialledLanes()) == 0 {
+			e.sourceEnded = true
 		}
-		e.fail(f, handoff.Unreachable{})
+		e.endBy(f, handoff.Unreachable{})
 	}
 }
 
 func (e *engine) wasReset(err error) {
 	if err != nil {
-		e.out.Warnings = append(e.out.Warnings, fmt.Sprintf("reset: %v", err))
+		e.report.Warnings = append(e.report.Warnings, fmt.Sprintf("reset: %v", err))
 	}
-	e.own(handoff.WasReset{Failed: err != nil})
+	e.stepHandoff(handoff.WasReset{Failed: err != nil})
 }
 
 // own steps the hand-off and does what it says.
-func (e *engine) own(ev handoff.DestEvent) {
+func (e *engine) stepHandoff(ev handoff.DestEvent) {
 	failpoint.Reach("destination", "on", ev)
-	next, actions := e.owner.Step(ev)
-	e.owner = next
-	e.do(actions)
+	next, actions := e.handoff.Step(ev)
+	e.handoff = next
+	e.apply(actions)
 }
 
 // do does what the hand-off says, in order.
-func (e *engine) do(actions []handoff.DestAction) {
+func (e *engine) apply(actions []handoff.DestAction) {
 	for _, a := range actions {
 		failpoint.Reach("destination", "do", a)
 		switch a := a.(type) {
 		case handoff.Append:
-			a.Entry.PeerID, a.Entry.Why = e.out.Peer, e.whyRecord()
+			a.Entry.PeerID, a.Entry.Why = e.report.Peer, e.recordReason()
 			if err := e.journal.Append(a.Entry); err != nil {
-				e.notRecorded(a.Entry.Record, err)
+				e.noteUnrecorded(a.Entry.Record, err)
 				return
 			}
 		case handoff.SendWelcome:
-			e.conn.send(e.welcome())
+			e.conn.send(e.buildWelcome())
 		case handoff.Send:
 			e.send(a.Message)
 		case handoff.AskWitness:
 			e.askWitness()
 		case handoff.Start:
-			e.start()
+			e.startDevices()
 		case handoff.Reset:
-			e.reset()
+			e.resetDevices()
 		case handoff.Finish:
-			e.out.Outcome, e.done = a.Outcome, true
+			e.report.Outcome, e.done = a.Outcome, true
 			if a.Outcome == migration.Committed {
 				e.removeRecords()
 			}
@@ -389,8 +389,8 @@ func (e *engine) do(actions []handoff.DestAction) {
 
 // send is best effort: a lane that fails is seen by receive.
 func (e *engine) send(m wire.Message) {
-	if d, ok := m.(*wire.Declined); ok && d.Attempt == e.owner.Attempt { // the hand-off itself may have found the cause
-		e.keep(&transport.Fault{Code: d.Code, Device: d.Device, Offset: d.Offset, Err: errors.New(d.Text)})
+	if d, ok := m.(*wire.Declined); ok && d.Attempt == e.handoff.Attempt { // the hand-off itself may have found the cause
+		e.noteCause(&transport.Fault{Code: d.Code, Device: d.Device, Offset: d.Offset, Err: errors.New(d.Text)})
 	}
 	if r, ok := m.(*wire.Running); ok {
 		r.WitnessNS, r.AcceptNS = e.times.steps.witness.Nanoseconds(), e.times.steps.accept.Nanoseconds()

@@ -25,7 +25,7 @@ func newCredit(chunks, chunkSize int, needs []share.Need) *credit {
 
 // least is how many chunks the arena needs: one for each lane to read encoded
 // payloads into, and the floors.
-func least(lanes, devices int) int { return lanes + share.Floor*devices }
+func minChunks(lanes, devices int) int { return lanes + share.Floor*devices }
 
 // promised is how far a device may send: chunks numbered below.
 func (c *credit) promised(device int) uint64 {
@@ -35,7 +35,7 @@ func (c *credit) promised(device int) uint64 {
 }
 
 // applied promises the memory of a chunk anew, which was given back before.
-func (c *credit) applied(device int) {
+func (c *credit) returnChunk(device int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.ledger.Applied(device)
@@ -43,7 +43,7 @@ func (c *credit) applied(device int) {
 
 // end promises anew what the device will not use: its stream has so many
 // chunks, and those numbered below used have come.
-func (c *credit) end(device int, chunks, used uint64) {
+func (c *credit) endDevice(device int, chunks, used uint64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.ledger.End(device, chunks, used)
@@ -56,13 +56,13 @@ func (c *credit) divide(needs []share.Need) {
 }
 
 // due reports whether promises are worth telling.
-func (c *credit) due() bool {
+func (c *credit) isDue() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.ledger.Due()
 }
 
-func (c *credit) told() {
+func (c *credit) noteSent() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.ledger.Told()
@@ -71,7 +71,7 @@ func (c *credit) told() {
 // left is what a device has still to send: in PRE_COPY what is pending, else
 // the larger of what is missing from STOP_COPY, which some drivers count from
 // the first byte of the stream on, and of what was dirty at the stop.
-func left(d wire.DeviceEstimate, stopped bool, applied, sinceStop uint64) uint64 {
+func estimateRemaining(d wire.DeviceEstimate, stopped bool, applied, sinceStop uint64) uint64 {
 	pending := d.Initial + d.Dirty
 	if pending < d.Initial {
 		pending = math.MaxUint64

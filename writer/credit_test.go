@@ -16,7 +16,7 @@ import (
 func TestCredit(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		n := rapid.IntRange(1, 4).Draw(t, "devices")
-		chunks := least(0, n) + rapid.IntRange(0, 12).Draw(t, "more")
+		chunks := minChunks(0, n) + rapid.IntRange(0, 12).Draw(t, "more")
 		arena, c := testArena(t, chunks), newCredit(chunks, testChunk, make([]share.Need, n))
 		var merges []*merge
 		sent, bytes := make([]uint64, n), make([]uint64, n)
@@ -41,18 +41,18 @@ func TestCredit(t *testing.T) {
 			},
 			"apply": func(t *rapid.T) {
 				m := merges[any.Draw(t, "device")]
-				chunk, _ := m.poll()
+				chunk, _ := m.tryTake()
 				if chunk == nil {
 					t.Skip("nothing to apply")
 				}
 				size := chunk.RawLen
 				chunk.Release()
-				m.applied(size, 0)
+				m.markApplied(size, 0)
 			},
 			"end": func(t *rapid.T) {
 				m := merges[any.Draw(t, "device")]
-				if !m.ended() {
-					m.finish(&wire.End{Chunks: rapid.Uint64Max(20).Draw(t, "chunks")})
+				if !m.hasEnd() {
+					m.setEnd(&wire.End{Chunks: rapid.Uint64Max(20).Draw(t, "chunks")})
 				}
 			},
 			"estimate": func(t *rapid.T) {
@@ -72,14 +72,14 @@ func TestCredit(t *testing.T) {
 			"": func(t *rapid.T) {
 				for i, m := range merges {
 					ack, _ := m.status()
-					if room := ack.Window.Seq - ack.Seq; !m.ended() && room < share.Floor || ack.Window.Offset < ack.Applied+room*testChunk {
+					if room := ack.Window.Seq - ack.Seq; !m.hasEnd() && room < share.Floor || ack.Window.Offset < ack.Applied+room*testChunk {
 						t.Fatalf("device %d has %+v", i, ack)
 					}
 				}
 			},
 		})
 		for _, m := range merges {
-			m.drop()
+			m.discardAll()
 		}
 		if err := arena.Close(); err != nil {
 			t.Fatal(err)
@@ -104,7 +104,7 @@ func TestLeft(t *testing.T) {
 		{"more than was said", wire.DeviceEstimate{Dirty: 5, StopCopy: 100}, true, 170, 30, 0},
 		{"absurd", wire.DeviceEstimate{Initial: math.MaxUint64, Dirty: math.MaxUint64}, false, 0, 0, math.MaxUint64},
 	} {
-		if got := left(c.d, c.stopped, c.applied, c.sinceStop); got != c.want {
+		if got := estimateRemaining(c.d, c.stopped, c.applied, c.sinceStop); got != c.want {
 			t.Errorf("%s: %d, want %d", c.name, got, c.want)
 		}
 	}

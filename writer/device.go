@@ -1,10 +1,14 @@
 package writer
 
 import (
+	"cmp"
+	"errors"
+	"fmt"
 	"sync/atomic"
 
 	"github.com/migpipe/migpipe/internal/share"
 	"github.com/migpipe/migpipe/internal/wire"
+	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/migration"
 	"github.com/migpipe/migpipe/vfio"
 )
@@ -12,13 +16,13 @@ import (
 // device is one device of this side: its session, and how far its stream is. The loop owns it,
 // except where a field says otherwise.
 type device struct {
-	Sink
+	Target
 
 	// The fleet's lock guards these.
 	stream    vfio.Stream // of its session, nil before that is open
 	touched   bool        // it has left the state that it was given in
 	discarded bool        // it was reset
-	ran       bool        // it has been in RUNNING with the source's state, or may have
+	hasRun    bool        // it has been in RUNNING with the source's state, or may have
 
 	offer    wire.DeviceOffer // of HELLO
 	splice   bool             // its bytes come as splice(2) moves them
@@ -31,29 +35,89 @@ type device struct {
 }
 
 // newDevices makes the devices of this side.
-func newDevices(sinks []Sink) []*device {
-	devices := make([]*device, len(sinks))
-	for i, s := range sinks {
-		devices[i] = &device{Sink: s}
+func newDevices(targets []Target) []*device {
+	devices := make([]*device, len(targets))
+	for i, s := range targets {
+		devices[i] = &device{Target: s}
 	}
 	return devices
 }
 
 // position is how much of the stream was applied, in bytes: nothing before WELCOME.
-func (d *device) position() uint64 {
+func (d *device) bytesApplied() uint64 {
 	if d.merge == nil {
 		return 0
 	}
-	return d.merge.position()
+	return d.merge.bytesApplied()
 }
 
 // left is what the device has still to be sent, as far as is known.
-func (d *device) left(stopped bool) uint64 {
-	applied := d.position()
-	return left(d.estimate, stopped, applied, applied-d.atStop)
+func (d *device) remaining(stopped bool) uint64 {
+	applied := d.bytesApplied()
+	return estimateRemaining(d.estimate, stopped, applied, applied-d.atStop)
 }
 
 // need is what the memory is divided by.
 func (d *device) need(stopped bool) share.Need {
-	return share.Need{Bytes: d.left(stopped), Known: d.estimate.Known, Priority: d.offer.Priority}
+	return share.Need{Bytes: d.remaining(stopped), Known: d.estimate.Known, Priority: d.offer.Priority}
+}
+
+// stale reports whether a device has to be reset before it takes a state: it
+// holds a load that somebody abandoned. One that is being saved is somebody's,
+// and left alone.
+func (d *device) needsReset() (bool, error) {
+	now, err := d.Device.State()
+	if err != nil {
+		return false, err
+	}
+	switch now {
+	case vfio.Running, vfio.Stop:
+		return false, nil
+	case vfio.Resuming, vfio.Error:
+		return true, nil
+	}
+	return false, fmt.Errorf("%w: it is in %v", vfio.ErrBusy, now)
+}
+
+func (d *device) faultOf(code transport.Code, err error) *transport.Fault {
+	if errors.Is(err, vfio.ErrBusy) || errors.Is(err, vfio.ErrNoMigration) {
+		code = transport.CodeBusy
+	}
+	return &transport.Fault{Code: code, Device: d.Name, Err: err}
+}
+
+// state asks the device where it is, for the report.
+func (d *device) stateText() string {
+	now, err := d.Device.State()
+	if err != nil {
+		return fmt.Sprintf("unknown: %v", err)
+	}
+	return now.String()
+}
+
+// persisted gives the ids of what a device holds for a later process.
+func (d *device) persistedIDs() (ids []string, err error) {
+	r, ok := d.Device.(vfio.Resumable)
+	if !ok {
+		return nil, nil
+	}
+	list, err := r.Persisted()
+	if errors.Is(err, errors.ErrUnsupported) {
+		return nil, nil
+	}
+	for _, l := range list {
+		ids = append(ids, l.ID)
+	}
+	return ids, err
+}
+
+// resume brings a device to STOP with the copy that it holds.
+func (d *device) resume(session string) (copyNote, error) {
+	b, err := d.Device.(vfio.Resumable).Resume(session)
+	if err != nil && !errors.Is(err, vfio.ErrCommitted) {
+		return copyNote{}, err
+	}
+	d.touched = d.touched || err == nil
+	n, broken := parseCopyNote(b)
+	return n, cmp.Or(broken, err)
 }

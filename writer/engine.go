@@ -18,7 +18,7 @@ import (
 // tick is how often progress is told and time-driven decisions are looked at.
 const tick = 100 * time.Millisecond
 
-// Receive serves one migration from a peer that listener accepts, into sinks,
+// Receive serves one migration from a peer that listener accepts, into targets,
 // as one set: all of them run in the end, or none, and those that do not run
 // are reset. It returns when every goroutine that it started has ended; only a
 // write that its driver does not let go may outlive it, with the reset that waits
@@ -37,25 +37,25 @@ const tick = 100 * time.Millisecond
 //
 // A source whose connection is lost may reconnect for as long as Options.ReconnectFor
 // allows, and to a complete copy for ever. A source that asks for an attempt which only the
-// journal knows is answered from the journal, unless the sinks hold its complete copy
+// journal knows is answered from the journal, unless the targets hold its complete copy
 // (vfio.Resumable): that attempt continues. An attempt ends when its source opens a newer one,
 // which is then served.
-func Receive(ctx context.Context, listener transport.Listener, sinks []Sink, opts *Options) (migration.Report, error) {
+func Receive(ctx context.Context, listener transport.Listener, targets []Target, opts *Options) (migration.Report, error) {
 	o, err := opts.withDefaults()
 	if err == nil {
-		err = checkSinks(sinks)
+		err = checkTargets(targets)
 	}
 	if err != nil {
 		return migration.Report{Outcome: migration.Aborted}, err
 	}
 	told := new(refusals)
-	for next, waits := (*admitted)(nil), (handoff.Entry{}); ; o.Recover = (migration.ID{}) {
-		e := newEngine(o, sinks)
-		e.callers.refusals, e.waits = told, waits
+	for next, waits := (*admitted)(nil), (handoff.Entry{}); ; o.Continue = (migration.ID{}) {
+		e := newEngine(o, targets)
+		e.callers.refusals, e.unresolved = told, waits
 		e.loop(ctx, listener, next)
-		next, waits = e.callers.successor, e.waits
-		ended := e.out.Outcome != migration.Aborted || ctx.Err() != nil
-		nothing := !ended && e.cameToNothing()
+		next, waits = e.callers.successor, e.unresolved
+		ended := e.report.Outcome != migration.Aborted || ctx.Err() != nil
+		nothing := !ended && e.endedEmpty()
 		switch {
 		case ended && next != nil:
 			next.lane.Close()
@@ -64,11 +64,11 @@ func Receive(ctx context.Context, listener transport.Listener, sinks []Sink, opt
 			return e.result()
 		}
 		if nothing {
-			e.tellRefused(e.fault)
+			e.reportRefused(e.fault)
 			told.pause(ctx)
 		}
-		if next != nil && next.pre.Mig == e.out.Attempt.Mig {
-			e.tell(migration.Event{Kind: migration.Warning, Text: fmt.Sprintf("attempt %d of this migration has ended: its source has opened a newer one", e.out.Attempt.Epoch)})
+		if next != nil && next.pre.Mig == e.report.Attempt.Mig {
+			e.emit(migration.Event{Kind: migration.Warning, Text: fmt.Sprintf("attempt %d of this migration has ended: its source has opened a newer one", e.report.Attempt.Epoch)})
 		}
 	}
 }
@@ -77,7 +77,7 @@ func Receive(ctx context.Context, listener transport.Listener, sinks []Sink, opt
 // does what it says. It decides nothing itself.
 type engine struct {
 	opts    Options
-	owner   handoff.Dest
+	handoff handoff.Dest
 	journal handoff.Journal // nil before HELLO
 	offer   *wire.Hello     // nil before HELLO, and after a restart
 	terms   terms
@@ -96,9 +96,9 @@ type engine struct {
 	quit   chan struct{} // closed when nobody takes events any more
 	work   *tasks.Group  // transitions, preflights, and the witness: ends when the streams are abandoned
 
-	complained migration.Attempt // the user was told that this copy could not be resumed
-	bytes      uint64            // of the streams, as recorded before a restart
-	leaving    bool              // the user wants to end as soon as he was told so
+	warnedCopy  migration.Attempt // the user was told that this copy could not be resumed
+	bytesBefore uint64            // of the streams, as recorded before a restart
+	holdAsked   bool              // the user wants to end as soon as he was told so
 }
 
 // preparation is the way of the devices to RESUMING, and what is asked meanwhile.
@@ -106,23 +106,23 @@ type preparation struct {
 	preparing   bool   // devices are on their way
 	interrupted bool   // meanwhile the user cancelled, or the source was lost
 	probe       probed // what the witness said
-	endProbe    func()
+	stopProbe   func()
 }
 
 // ending is what an attempt comes to.
 type ending struct {
-	out        migration.Report
-	fault      *transport.Fault // the first cause
-	tooLate    *transport.Fault // the first that came while the devices were started
-	unrecorded *transport.Fault // why the journal has not taken a record
-	letGo      bool             // the source alone has ended the attempt: it was refused, or has sent nothing
-	stuck      bool             // a driver has not let go of a write
-	done       bool
-	waits      handoff.Entry // what was accepted before the host was restarted, and waits for its source
+	report      migration.Report
+	fault       *transport.Fault // the first cause
+	lateFault   *transport.Fault // the first that came while the devices were started
+	unrecorded  *transport.Fault // why the journal has not taken a record
+	sourceEnded bool             // the source alone has ended the attempt: it was refused, or has sent nothing
+	stuck       bool             // a driver has not let go of a write
+	done        bool
+	unresolved  handoff.Entry // what was accepted before the host was restarted, and waits for its source
 }
 
-func newEngine(o Options, sinks []Sink) *engine {
-	e := &engine{opts: o, fleet: newFleet(sinks), events: make(chan event, 16), quit: make(chan struct{})}
+func newEngine(o Options, targets []Target) *engine {
+	e := &engine{opts: o, fleet: newFleet(targets), events: make(chan event, 16), quit: make(chan struct{})}
 	e.devices = e.fleet.devices
 	e.watch.limits = watchLimits{o.ReconnectFor, o.StalledAfter, o.WarnReadyAfter, o.DiscardReadyAfter}
 	e.fleet.warn = func(err error) { e.post(warned{err}) }
@@ -139,8 +139,8 @@ func (e *engine) loop(ctx context.Context, listener transport.Listener, first *a
 	e.callers.listen(listener)
 	ticker := time.NewTicker(tick)
 	defer ticker.Stop()
-	cancelled, leave := ctx.Done(), e.opts.Leave
-	e.restart()
+	cancelled, leave := ctx.Done(), e.opts.HoldCopy
+	e.continueMigration()
 	if first != nil {
 		e.admitted(*first)
 	}
@@ -152,12 +152,12 @@ func (e *engine) loop(ctx context.Context, listener transport.Listener, first *a
 			e.onTick()
 		case <-cancelled:
 			cancelled = nil
-			e.interrupt(context.Cause(ctx))
+			e.cancel(context.Cause(ctx))
 		case _, ok := <-leave:
 			if !ok { // closed: the wish lasts
-				leave, e.leaving = nil, true
+				leave, e.holdAsked = nil, true
 			}
-			e.leave()
+			e.holdCopy()
 		}
 	}
 	close(e.quit)
@@ -165,37 +165,37 @@ func (e *engine) loop(ctx context.Context, listener transport.Listener, first *a
 	e.callers.accepting.Stop()
 	e.callers.accepting.Wait()
 	e.join()
-	e.forget()
-	e.keepTimes()
+	e.closeLateLanes()
+	e.saveStepTimes()
 }
 
 // join ends what the loop started. It is in the order of the data's way, so
 // that nobody hands a chunk to somebody who has gone. The data lanes are closed
 // after the control lane: a source that lost them first would not know why.
 func (e *engine) join() {
-	e.stuck = e.stuck || !e.abandon()
+	e.stuck = e.stuck || !e.stopStreams()
 	e.pipe.acking.Wait() // CloseWrite must not come beside a Write
 	e.conn.close()
 	e.pipe.closeLanes()
 	e.callers.close()
 	e.work.Wait()
 	if !e.stuck {
-		e.free()
+		e.freeMemory()
 	}
 	e.closeJournal()
 }
 
 // free gives back what chunks and their writers used.
-func (e *engine) free() {
+func (e *engine) freeMemory() {
 	e.fleet.closeStreams()
 	e.pipe.close()
 }
 
 // abandon ends and joins everything that carries chunks. It reports whether all has ended
 // within joinLimit.
-func (e *engine) abandon() bool {
+func (e *engine) stopStreams() bool {
 	e.work.Stop()
-	return e.pipe.join(e.free)
+	return e.pipe.join(e.freeMemory)
 }
 
 // post hands an event to the loop, or drops it when the loop has ended.
@@ -214,7 +214,7 @@ func (e *engine) handle(ev event) {
 	case heard:
 		if ev.control == e.conn.control {
 			e.conn.heardAt = time.Now()
-			e.message(ev.message)
+			e.handleMessage(ev.message)
 		}
 	case acceptFailed:
 		e.acceptFailed(ev.err)
@@ -238,59 +238,59 @@ func (e *engine) handle(ev event) {
 	case answered:
 		e.answered(ev.peer)
 	case warned:
-		e.out.Warnings = append(e.out.Warnings, ev.err.Error())
+		e.report.Warnings = append(e.report.Warnings, ev.err.Error())
 	case preflightHeard:
-		e.tell(ev.told)
+		e.emit(ev.event)
 	case alarmed:
-		e.raise(ev.told)
+		e.raiseAlarm(ev.event)
 	}
 }
 
 // onTick emits progress, and looks at what takes too long. How full the stages are is known only
 // while state moves through them.
 func (e *engine) onTick() {
-	if e.pipe.loads() {
+	if e.pipe.started() {
 		ev := migration.Event{Kind: migration.Progress, Devices: e.snapshots()}
 		if migration.Moves(e.phase()) {
-			ev.Occupancy = e.pipe.recent.Look(e.pipe.progressed(), e.pipe.credit.chunks)
+			ev.Occupancy = e.pipe.recent.Look(e.pipe.currentProgress(), e.pipe.credit.chunks)
 		}
-		e.tell(ev)
+		e.emit(ev)
 	}
-	e.watching()
+	e.stepWatch()
 }
 
 func (e *engine) admitted(ev admitted) {
 	switch {
 	case ev.pre.Kind == wire.LaneData:
-		e.dataLane(ev)
+		e.addDataLane(ev)
 	case ev.pre.Kind == wire.LaneProbe:
-		e.probeLane(ev)
+		e.addProbeLane(ev)
 	case ev.pre.Kind == wire.LanePreflight && e.engaged():
-		e.turnAway(ev, e.occupied())
+		e.refuseCaller(ev, e.occupiedFault())
 	case ev.pre.Kind == wire.LanePreflight:
-		e.preflight(ev)
+		e.startPreflight(ev)
 	default:
-		e.greeted(ev)
+		e.handleFirst(ev)
 	}
 }
 
 // useControl takes messages from a control lane from now on.
 func (e *engine) useControl(control *wire.Control) {
 	e.conn.use(control)
-	e.out.Over(control.Lane())
+	e.report.Over(control.Lane())
 }
 
 // turnAway tells a source why it is not served.
-func (e *engine) turnAway(ev admitted, why *transport.Fault) {
-	if e.callers.turnAway(ev, why) {
-		e.tellTurned(ev.lane, why.Err.Error())
+func (e *engine) refuseCaller(ev admitted, why *transport.Fault) {
+	if e.callers.refuse(ev, why) {
+		e.reportTurnedAway(ev.lane, why.Err.Error())
 	}
 }
 
 // preflight answers one preflight at a time. It ends by itself, or with work.
-func (e *engine) preflight(ev admitted) {
-	if !e.callers.preflight.over() {
-		e.turnAway(ev, &transport.Fault{Code: transport.CodeLimit, Err: errors.New("this destination already answers a preflight")})
+func (e *engine) startPreflight(ev admitted) {
+	if !e.callers.preflight.isOver() {
+		e.refuseCaller(ev, &transport.Fault{Code: transport.CodeLimit, Err: errors.New("this destination already answers a preflight")})
 		return
 	}
 	p := newPreflight(e, ev)
@@ -299,38 +299,38 @@ func (e *engine) preflight(ev admitted) {
 }
 
 // probeLane has a lane of the preflight read, until one of them ends.
-func (e *engine) probeLane(ev admitted) {
+func (e *engine) addProbeLane(ev admitted) {
 	p := e.callers.preflight
-	if p == nil || !p.takes(ev) {
+	if p == nil || !p.admits(ev) {
 		ev.lane.Close()
 		return
 	}
-	p.tasks.Go(func(ctx context.Context) { p.discard(ctx, ev.lane) })
+	p.tasks.Go(func(ctx context.Context) { p.readProbe(ctx, ev.lane) })
 }
 
 // dataLane starts a receiver, if the lane is of this migration and peer.
-func (e *engine) dataLane(ev admitted) {
+func (e *engine) addDataLane(ev admitted) {
 	a := migration.Attempt{Mig: ev.pre.Mig, Epoch: ev.pre.Epoch}
-	i, ours := int(ev.pre.Index), e.engaged() && a == e.owner.Attempt && transport.IsPeer(ev.lane, e.out.Peer)
+	i, ours := int(ev.pre.Index), e.engaged() && a == e.handoff.Attempt && transport.IsPeer(ev.lane, e.report.Peer)
 	if !ours || i >= len(e.pipe.lanes) || e.conn.local && e.pipe.lanes[i] != nil {
 		ev.lane.Close()
 		return
 	}
-	if !e.owner.Receives() {
-		e.pipe.addLate(ev.lane)
+	if !e.handoff.Receives() {
+		e.pipe.holdLateLane(ev.lane)
 		return
 	}
 	var codecs [256]bool
-	for _, id := range agreed(e.offer.Codecs) {
+	for _, id := range agreedCodecs(e.offer.Codecs) {
 		codecs[id] = true
 	}
 	e.pipe.addLane(i, ev.lane, codecs, e.conn.local)
 }
 
 // answer serves a source from its journal alone.
-func (e *engine) answer(ev admitted, m *wire.Resume) {
-	e.callers.tell(ev, func(ctx context.Context) {
-		answer(ctx, ev, m, e.opts.Journals, e.alarm, func() {
+func (e *engine) answerFromJournal(ev admitted, m *wire.Resume) {
+	e.callers.answer(ev, func(ctx context.Context) {
+		answerResume(ctx, ev, m, e.opts.Journals, e.postAlarm, func() {
 			if err := e.fleet.removeSessions(m.Mig); err != nil {
 				e.post(warned{fmt.Errorf("remove what is left of migration %v: %w", m.Mig, err)})
 			}
@@ -340,18 +340,18 @@ func (e *engine) answer(ev admitted, m *wire.Resume) {
 
 // prepare opens the devices' sessions, and asks the witness meanwhile. It ends when the
 // drivers are done, and the witness has answered or endProbe was called.
-func (e *engine) prepare() {
+func (e *engine) prepareDevices() {
 	e.preparing = true
 	mig, offered, terms := e.offer.Mig, e.offer.Devices, e.terms
 	group := e.work.Child()
-	e.endProbe = group.Stop
+	e.stopProbe = group.Stop
 	group.Go(func(ctx context.Context) {
 		defer group.Stop()
 		var probe probed
 		var probing sync.WaitGroup
 		probing.Go(func() {
-			probe = e.opts.probe(ctx)
-			probe.doubts = terms.doubts(offered, e.opts.MaxState)
+			probe = e.opts.probeWitness(ctx)
+			probe.doubts = terms.listDoubts(offered, e.opts.MaxState)
 		})
 		began := time.Now()
 		err := e.fleet.removeSessions(mig) // of an attempt before this one
@@ -368,16 +368,16 @@ func (e *engine) prepare() {
 }
 
 // begin sets memory aside and starts the loaders.
-func (e *engine) begin() error {
+func (e *engine) startStreams() error {
 	journal := e.journal.ID()
-	return e.pipe.begin(e.devices, begun{
+	return e.pipe.start(e.devices, streamTerms{
 		attempt: e.offer.Attempt, journal: journal, memory: e.opts.Memory, chunkSize: e.terms.chunkSize, lanes: e.terms.lanes,
 		maxState: e.opts.MaxState, control: e.conn.control, quit: e.quit,
-		notes: func(device int) *note {
+		notes: func(device int) *copyNote {
 			if !e.fleet.persistent() {
 				return nil
 			}
-			return newNote(e.offer, device, journal)
+			return newCopyNote(e.offer, device, journal)
 		},
 	})
 }
@@ -385,7 +385,7 @@ func (e *engine) begin() error {
 // askWitness asks for the attempt's register, and takes its time to say that there
 // was no answer. It ends by itself, or with work.
 func (e *engine) askWitness() {
-	a, mark := e.owner.Attempt, e.owner.Witness
+	a, mark := e.handoff.Attempt, e.handoff.Witness
 	if e.times.steps.askedAt.IsZero() {
 		e.times.steps.askedAt = time.Now()
 	}
@@ -402,11 +402,11 @@ func (e *engine) askWitness() {
 }
 
 // start runs the devices; it ends when the drivers are done.
-func (e *engine) start() {
-	a := e.owner.Attempt
+func (e *engine) startDevices() {
+	a := e.handoff.Attempt
 	e.work.Go(func(context.Context) {
 		began := time.Now()
-		failed, warning := e.accepted(a)
+		failed, warning := e.runOnAccept(a)
 		if failed != nil {
 			e.post(started{err: failed, copy: handoff.Kept})
 			return
@@ -421,7 +421,7 @@ func (e *engine) start() {
 		err := e.fleet.start()
 		ev.took, ev.err = time.Since(began), err
 		if err != nil {
-			ev.copy = e.fleet.unstart()
+			ev.copy = e.fleet.undoStart()
 		}
 		e.post(ev)
 	})
@@ -440,25 +440,25 @@ func (e *engine) startGuest(devices time.Duration) {
 // since it is what wakes one that waits in its device, while a device that must
 // not be reset under a write waits for that (vfio.Device.Reset). A driver that
 // has let go of every write may take its time.
-func (e *engine) reset() {
-	e.tell(migration.Event{Kind: migration.Phase, Phase: migration.Rollback})
+func (e *engine) resetDevices() {
+	e.emit(migration.Event{Kind: migration.Phase, Phase: migration.Rollback})
 	e.times.resetting = time.Now()
 	e.work.Go(func(context.Context) {
 		e.work.Stop()
 		done := make(chan error, 1)
 		go func() { done <- e.fleet.reset() }() // of a stuck driver, ends with the write
-		if !e.abandon() {
-			e.post(wasReset{errors.Join(sofar(done), fmt.Errorf("a driver has not let go of a write for %v", joinLimit)), true})
+		if !e.stopStreams() {
+			e.post(wasReset{errors.Join(resultSoFar(done), fmt.Errorf("a driver has not let go of a write for %v", joinLimit)), true})
 			return
 		}
-		err := errors.Join(<-done, e.fleet.settle())
+		err := errors.Join(<-done, e.fleet.resetAgain())
 		e.fleet.closeStreams()
 		e.post(wasReset{err, false})
 	})
 }
 
 // sofar is what a call that may be under way has said already.
-func sofar(done <-chan error) error {
+func resultSoFar(done <-chan error) error {
 	select {
 	case err := <-done:
 		return err
@@ -468,7 +468,7 @@ func sofar(done <-chan error) error {
 }
 
 // forget closes lanes that were admitted too late for the loop to see.
-func (e *engine) forget() {
+func (e *engine) closeLateLanes() {
 	for {
 		select {
 		case ev := <-e.events:

@@ -28,9 +28,9 @@ type (
 	// answered says that a conversation about a journal has ended.
 	answered struct{ peer transport.PeerID }
 	// preflightHeard says what a preflight has to tell the user.
-	preflightHeard struct{ told migration.Event }
+	preflightHeard struct{ event migration.Event }
 	// alarmed says that another goroutine has met a source which raises an alarm.
-	alarmed struct{ told migration.Event }
+	alarmed struct{ event migration.Event }
 
 	// controlLost says that a control lane was lost.
 	controlLost struct {

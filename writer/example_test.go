@@ -30,7 +30,7 @@ func ExampleReceive() {
 		panic(err)
 	}
 	defer device.Close()
-	report, err := writer.Receive(context.Background(), listener, []writer.Sink{{Name: "acc0", Device: device}}, &writer.Options{
+	report, err := writer.Receive(context.Background(), listener, []writer.Target{{Name: "acc0", Device: device}}, &writer.Options{
 		MaxState: 1 << 30, // bytes of one device; an estimate never bounds a stream
 		Observe: func(ev migration.Event) {
 			if ev.Kind == migration.Warning {

@@ -26,7 +26,9 @@ type fleet struct {
 	adopted bool // a process before this one has used them, and may have started some
 }
 
-func newFleet(sinks []Sink) *fleet { return &fleet{devices: newDevices(sinks), each: tasks.Parallel} }
+func newFleet(targets []Target) *fleet {
+	return &fleet{devices: newDevices(targets), each: tasks.Parallel}
+}
 
 // inOrder gives the devices in HELLO's order, each with what HELLO says of it.
 func (f *fleet) inOrder(offers []wire.DeviceOffer) []*device {
@@ -39,17 +41,17 @@ func (f *fleet) inOrder(offers []wire.DeviceOffer) []*device {
 	return ordered
 }
 
-// sinks are the devices as they were given.
-func (f *fleet) sinks() []Sink {
-	all := make([]Sink, len(f.devices))
+// targets are the devices as they were given.
+func (f *fleet) targets() []Target {
+	all := make([]Target, len(f.devices))
 	for i, d := range f.devices {
-		all[i] = d.Sink
+		all[i] = d.Target
 	}
 	return all
 }
 
 // every runs do for all devices at once, and joins them.
-func (f *fleet) every(do func(d *device) error) error {
+func (f *fleet) forEach(do func(d *device) error) error {
 	return f.each(len(f.devices), func(i int) error { return do(f.devices[i]) })
 }
 
@@ -58,10 +60,10 @@ func (f *fleet) every(do func(d *device) error) error {
 func (f *fleet) prepare() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.every(func(d *device) error {
-		stream, err := f.open(d)
+	return f.forEach(func(d *device) error {
+		stream, err := f.openSession(d)
 		if err != nil {
-			return d.fault(transport.CodeDevice, err)
+			return d.faultOf(transport.CodeDevice, err)
 		}
 		d.stream = stream
 		return nil
@@ -70,20 +72,20 @@ func (f *fleet) prepare() error {
 
 // available asks every device whether prepare could open a session on it, and
 // changes none.
-func (f *fleet) available() error {
+func (f *fleet) checkAvailable() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.every(func(d *device) error {
-		if _, err := d.stale(); err != nil {
-			return d.fault(transport.CodeDevice, err)
+	return f.forEach(func(d *device) error {
+		if _, err := d.needsReset(); err != nil {
+			return d.faultOf(transport.CodeDevice, err)
 		}
 		return nil
 	})
 }
 
 // open starts a device's session.
-func (f *fleet) open(d *device) (vfio.Stream, error) {
-	stale, err := d.stale()
+func (f *fleet) openSession(d *device) (vfio.Stream, error) {
+	stale, err := d.needsReset()
 	if err == nil && stale {
 		err = d.Device.Reset()
 	}
@@ -91,24 +93,7 @@ func (f *fleet) open(d *device) (vfio.Stream, error) {
 		return nil, err
 	}
 	d.touched = true
-	return f.begin(d)
-}
-
-// stale reports whether a device has to be reset before it takes a state: it
-// holds a load that somebody abandoned. One that is being saved is somebody's,
-// and left alone.
-func (d *device) stale() (bool, error) {
-	now, err := d.Device.State()
-	if err != nil {
-		return false, err
-	}
-	switch now {
-	case vfio.Running, vfio.Stop:
-		return false, nil
-	case vfio.Resuming, vfio.Error:
-		return true, nil
-	}
-	return false, fmt.Errorf("%w: it is in %v", vfio.ErrBusy, now)
+	return f.beginSession(d)
 }
 
 // start runs every device, in vfio.RunOrder, and asks each whether it is where
@@ -116,19 +101,19 @@ func (d *device) stale() (bool, error) {
 func (f *fleet) start() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if err := f.loaded(); err != nil {
+	if err := f.checkLoaded(); err != nil {
 		f.lost = true
 		return err
 	}
 	for _, step := range vfio.RunOrder() {
-		err := f.every(func(d *device) error {
+		err := f.forEach(func(d *device) error {
 			if d.Device.Features().P2P != step.P2P {
 				return nil
 			}
 			if now, err := d.Device.State(); f.adopted && err == nil && now == vfio.Running {
 				return nil
 			}
-			return f.to(d, step.To)
+			return f.enter(d, step.To)
 		})
 		if err != nil {
 			return err
@@ -138,10 +123,10 @@ func (f *fleet) start() error {
 }
 
 // idle reports whether every device holds its copy, and none was started.
-func (f *fleet) idle() bool {
+func (f *fleet) noneStarted() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.loaded() == nil && !slices.ContainsFunc(f.devices, func(d *device) bool {
+	return f.checkLoaded() == nil && !slices.ContainsFunc(f.devices, func(d *device) bool {
 		now, err := d.Device.State()
 		return err != nil || now != vfio.Stop
 	})
@@ -149,21 +134,21 @@ func (f *fleet) idle() bool {
 
 // loaded asks every device whether it still holds its copy: a reset behind our
 // back leaves RUNNING, as does a start by a process before this one.
-func (f *fleet) loaded() error {
-	return f.every(func(d *device) error {
+func (f *fleet) checkLoaded() error {
+	return f.forEach(func(d *device) error {
 		now, err := d.Device.State()
 		started := f.adopted && (now == vfio.RunningP2P || now == vfio.Running)
 		if err == nil && now != vfio.Stop && !started {
 			err = fmt.Errorf("%w: the device is in %v, not in %v", vfio.ErrSessionLost, now, vfio.Stop)
 		}
 		if err != nil {
-			return d.fault(transport.CodeStart, err)
+			return d.faultOf(transport.CodeStart, err)
 		}
 		return nil
 	})
 }
 
-func (f *fleet) to(d *device, s vfio.State) error {
+func (f *fleet) enter(d *device, s vfio.State) error {
 	_, err := vfio.Enter(d.Device, s, false)
 	if errors.Is(err, vfio.ErrStraySession) { // it is where it was sent
 		f.warn(fmt.Errorf("device %s: %w", d.Name, err))
@@ -171,10 +156,10 @@ func (f *fleet) to(d *device, s vfio.State) error {
 	}
 	if err != nil {
 		now, unknown := d.Device.State()
-		d.ran = d.ran || unknown != nil || now == vfio.Running
-		return d.fault(transport.CodeStart, err)
+		d.hasRun = d.hasRun || unknown != nil || now == vfio.Running
+		return d.faultOf(transport.CodeStart, err)
 	}
-	d.ran = d.ran || s == vfio.Running
+	d.hasRun = d.hasRun || s == vfio.Running
 	return nil
 }
 
@@ -182,7 +167,7 @@ func (f *fleet) to(d *device, s vfio.State) error {
 // left of the copy: whole, or reset. Where a device has run, if only for a
 // moment, the copy is no longer the source's state, and the source must not
 // take its own for the only one: then it is for people to decide.
-func (f *fleet) unstart() handoff.Copy {
+func (f *fleet) undoStart() handoff.Copy {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.lost {
@@ -191,8 +176,8 @@ func (f *fleet) unstart() handoff.Copy {
 		}
 		return handoff.Unclear
 	}
-	err := f.every(func(d *device) error { return f.to(d, vfio.Stop) })
-	if slices.ContainsFunc(f.devices, func(d *device) bool { return d.ran }) {
+	err := f.forEach(func(d *device) error { return f.enter(d, vfio.Stop) })
+	if slices.ContainsFunc(f.devices, func(d *device) bool { return d.hasRun }) {
 		return handoff.Unclear
 	}
 	if err == nil {
@@ -214,10 +199,10 @@ func (f *fleet) reset() error {
 
 // settle resets again what has left RUNNING since it was reset: a loader that was
 // about to finish may have taken it to STOP. The loaders have ended.
-func (f *fleet) settle() error {
+func (f *fleet) resetAgain() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.every(func(d *device) error {
+	return f.forEach(func(d *device) error {
 		if !d.discarded {
 			return nil
 		}
@@ -226,19 +211,19 @@ func (f *fleet) settle() error {
 			err = d.Device.Reset()
 		}
 		if err != nil {
-			return d.fault(transport.CodeDevice, err)
+			return d.faultOf(transport.CodeDevice, err)
 		}
 		return nil
 	})
 }
 
 func (f *fleet) resetTouched() error {
-	return f.every(func(d *device) error {
+	return f.forEach(func(d *device) error {
 		if !d.touched {
 			return nil
 		}
 		if err := d.Device.Reset(); err != nil {
-			return d.fault(transport.CodeDevice, err)
+			return d.faultOf(transport.CodeDevice, err)
 		}
 		d.touched, d.discarded = false, true
 		return nil
@@ -259,18 +244,61 @@ func (f *fleet) closeStreams() error {
 	return errors.Join(errs...)
 }
 
-func (d *device) fault(code transport.Code, err error) *transport.Fault {
-	if errors.Is(err, vfio.ErrBusy) || errors.Is(err, vfio.ErrNoMigration) {
-		code = transport.CodeBusy
+// holding says what the devices hold of an attempt with such a record. Only of those
+// that somebody else has kept open can it be more than nothing: one that was just
+// opened is RUNNING, and holds nothing (VFIO's state on first open).
+func (f *fleet) holding(r handoff.Record) handoff.Holding {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	all := func(states ...vfio.State) bool {
+		return !slices.ContainsFunc(f.devices, func(d *device) bool {
+			now, err := d.Device.State()
+			return !d.HeldOpen || err != nil || !slices.Contains(states, now)
+		})
 	}
-	return &transport.Fault{Code: code, Device: d.Name, Err: err}
+	switch r {
+	case handoff.Ready:
+		if all(vfio.Stop) {
+			return handoff.Whole
+		}
+	case handoff.Accept, handoff.Running, handoff.Forced:
+		if all(vfio.Running) {
+			return handoff.Executing
+		}
+		if r != handoff.Running && all(vfio.Stop, vfio.RunningP2P, vfio.Running) {
+			return handoff.Whole
+		}
+	}
+	return handoff.Nothing
 }
 
-// state asks the device where it is, for the report.
-func (d *device) state() string {
-	now, err := d.Device.State()
-	if err != nil {
-		return fmt.Sprintf("unknown: %v", err)
+// discard resets the devices that hold a part, and reports whether there were any.
+func (f *fleet) resetParts() (found bool, err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	parts := make([]bool, len(f.devices))
+	err = f.each(len(f.devices), func(i int) (err error) {
+		d := f.devices[i]
+		stale, unclear := d.needsReset()
+		parts[i] = stale && unclear == nil && d.HeldOpen // prepare reports what is wrong with others
+		if parts[i] {
+			err = d.Device.Reset()
+		}
+		if err != nil {
+			err = d.faultOf(transport.CodeDevice, err)
+		}
+		return err
+	})
+	return slices.Contains(parts, true), err
+}
+
+// adopt takes devices over as a process before this one has left them. Behind ACCEPT any
+// of them may have run, those too that stand now: nobody knows how far a start came.
+func (f *fleet) adopt(r handoff.Record) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.adopted = true
+	for _, d := range f.devices {
+		d.touched, d.hasRun = true, r != handoff.Ready
 	}
-	return now.String()
 }

@@ -26,16 +26,16 @@ func (e *engine) openJournal(a migration.Attempt, existing bool) *transport.Faul
 	e.journal = j
 	last := j.Last()
 	if transport.IsPeer(e.conn.control.Lane(), last.PeerID) {
-		e.out.Peer = last.PeerID // a certificate may have another name beside it
+		e.report.Peer = last.PeerID // a certificate may have another name beside it
 	}
-	if err := handoff.MayTake(last, a, e.out.Peer); err != nil {
-		if meet(j, a, e.conn.control.Lane(), e.raise) {
+	if err := handoff.MayTake(last, a, e.report.Peer); err != nil {
+		if checkBothMayRun(j, a, e.conn.control.Lane(), e.raiseAlarm) {
 			last.Journal = j.ID()
 			e.conn.control.Send(statusOf(a, last, true)) // DECLINED does not tell the record
 		}
 		return &transport.Fault{Code: transport.CodeBusy, Err: err}
 	}
-	e.owner = handoff.NewDest(j.ID())
+	e.handoff = handoff.NewDest(j.ID())
 	return nil
 }
 
@@ -43,15 +43,15 @@ func (e *engine) openJournal(a migration.Attempt, existing bool) *transport.Faul
 // Nothing is recorded: no journal of the migration exists, or what is recorded says that the
 // attempt has no chance, or nobody can tell what is. Its source has not sent COMMIT, so
 // DECLINED is true.
-func (e *engine) dismiss(f *transport.Fault) {
-	e.tellRefused(f)
-	e.owner = handoff.Dest{}
-	e.own(handoff.Refused{Attempt: e.offer.Attempt, Why: why(f), NoRecord: true})
+func (e *engine) dismissSource(f *transport.Fault) {
+	e.reportRefused(f)
+	e.handoff = handoff.Dest{}
+	e.stepHandoff(handoff.Refused{Attempt: e.offer.Attempt, Why: failedBy(f), NoRecord: true})
 	e.callers.dismiss(e.conn.control.Lane())
 	e.closeJournal()
-	e.conn.control, e.offer, e.out.Attempt, e.out.Peer = nil, nil, migration.Attempt{}, transport.PeerID{}
-	if e.callers.deaf != nil {
-		e.acceptFailed(e.callers.deaf)
+	e.conn.control, e.offer, e.report.Attempt, e.report.Peer = nil, nil, migration.Attempt{}, transport.PeerID{}
+	if e.callers.acceptErr != nil {
+		e.acceptFailed(e.callers.acceptErr)
 	}
 }
 
@@ -64,10 +64,10 @@ func (e *engine) closeJournal() {
 }
 
 // whyRecord is what people will want to know of a record.
-func (e *engine) whyRecord() handoff.Why {
-	w := handoff.Why{Bytes: e.bytes}
+func (e *engine) recordReason() handoff.Why {
+	w := handoff.Why{Bytes: e.bytesBefore}
 	for _, d := range e.devices {
-		w.Bytes += d.position()
+		w.Bytes += d.bytesApplied()
 	}
 	if e.fault != nil {
 		w.Code, w.Text = e.fault.Code, e.fault.Error()
@@ -78,7 +78,7 @@ func (e *engine) whyRecord() handoff.Why {
 // meet holds the attempt that a source names against the journal. If both sides may run, the
 // journal keeps that, once, whatever attempts the source names after it, and the user gets an
 // alarm. It reports whether that is so. It may be called from any goroutine.
-func meet(j handoff.Journal, a migration.Attempt, lane transport.Lane, alarm func(migration.Event)) bool {
+func checkBothMayRun(j handoff.Journal, a migration.Attempt, lane transport.Lane, alarm func(migration.Event)) bool {
 	last := j.Last()
 	if last.Attempt.Mig != a.Mig || !transport.IsPeer(lane, last.PeerID) || !handoff.BothMayRun(a.Epoch, last.Record, last.Attempt.Epoch) {
 		return false
@@ -98,13 +98,13 @@ func meet(j handoff.Journal, a migration.Attempt, lane transport.Lane, alarm fun
 	return true
 }
 
-func (e *engine) alarm(ev migration.Event) { e.post(alarmed{ev}) }
+func (e *engine) postAlarm(ev migration.Event) { e.post(alarmed{ev}) }
 
 // alarmEvery is how often the same migration raises an alarm: not as often as its source asks.
 const alarmEvery = time.Minute
 
 // raise tells of an alarm.
-func (e *engine) raise(ev migration.Event) {
+func (e *engine) raiseAlarm(ev migration.Event) {
 	if at, ok := e.callers.alarms[ev.Attempt.Mig]; ok && time.Since(at) < alarmEvery {
 		return
 	}
@@ -112,5 +112,5 @@ func (e *engine) raise(ev migration.Event) {
 		e.callers.alarms = map[migration.ID]time.Time{}
 	}
 	e.callers.alarms[ev.Attempt.Mig] = time.Now()
-	e.tell(ev)
+	e.emit(ev)
 }

@@ -17,21 +17,21 @@ import (
 type merge struct {
 	credit *credit
 	device int
-	most   uint64 // bytes of the stream, an administrator's limit
+	limit  uint64 // bytes of the stream, an administrator's limit
 
-	mu      sync.Mutex
-	slots   []slot        // ring: chunk seq is at seq % len
-	next    uint64        // the chunk to be applied next
-	bytes   uint64        // applied so far
-	took    time.Duration // by the device, to take them
-	came    uint64        // chunks delivered so far
-	used    uint64        // chunks numbered below may have been claimed, none above
-	offset  uint64        // of the window: how far was promised in bytes
-	end     *wire.End
-	ready   chan struct{} // holds a token when take may find something new
-	upTo    uint64        // chunks numbered below have come, this one has not
-	dropped bool          // nothing is there any more
-	gauge   occupancy.Gauge
+	mu        sync.Mutex
+	slots     []slot        // ring: chunk seq is at seq % len
+	next      uint64        // the chunk to be applied next
+	bytes     uint64        // applied so far
+	took      time.Duration // by the device, to take them
+	delivered uint64        // chunks delivered so far
+	used      uint64        // chunks numbered below may have been claimed, none above
+	offset    uint64        // of the window: how far was promised in bytes
+	end       *wire.End
+	ready     chan struct{} // holds a token when take may find something new
+	inOrderTo uint64        // chunks numbered below have come, this one has not
+	discarded bool          // nothing is there any more
+	gauge     occupancy.Gauge
 }
 
 // slot is the place of one promised chunk.
@@ -44,7 +44,7 @@ type slot struct {
 // newMerge has a slot for every chunk that there is: one device may be promised
 // all of them, when the others have ended.
 func newMerge(c *credit, device int, most uint64) *merge {
-	return &merge{credit: c, device: device, most: most, slots: make([]slot, c.chunks), ready: make(chan struct{}, 1), gauge: occupancy.NewGauge()}
+	return &merge{credit: c, device: device, limit: most, slots: make([]slot, c.chunks), ready: make(chan struct{}, 1), gauge: occupancy.NewGauge()}
 }
 
 // window is what is promised. Its offset has room for each chunk at its longest,
@@ -58,7 +58,7 @@ func (m *merge) window() wire.Window {
 
 // errAgain says that a chunk is there already: its source has lost the lane that
 // brought it, and could not know.
-var errAgain = errors.New("chunk is there already")
+var errDuplicate = errors.New("chunk is there already")
 
 // claim checks a header against the promise before any memory is taken for its
 // chunk. Where another receiver is reading the same chunk, that one is given: the
@@ -69,9 +69,9 @@ func (m *merge) claim(h wire.ChunkHead, by *receiver) (rival *receiver, err erro
 	end, window := h.Offset+uint64(h.RawLen), m.window()
 	switch {
 	case h.Seq < m.next:
-		return nil, errAgain
-	case end > m.most:
-		return nil, &transport.Fault{Code: transport.CodeLimit, Err: fmt.Errorf("stream reaches %d bytes, the limit is %d", end, m.most)}
+		return nil, errDuplicate
+	case end > m.limit:
+		return nil, &transport.Fault{Code: transport.CodeLimit, Err: fmt.Errorf("stream reaches %d bytes, the limit is %d", end, m.limit)}
 	case h.Seq >= window.Seq || end > window.Offset:
 		return nil, fmt.Errorf("%w: chunk %d up to byte %d, promised are chunks %d to %d up to byte %d",
 			transport.ErrProtocol, h.Seq, end, m.next, window.Seq-1, window.Offset)
@@ -81,7 +81,7 @@ func (m *merge) claim(h wire.ChunkHead, by *receiver) (rival *receiver, err erro
 		return s.by, nil
 	}
 	if s.claimed {
-		return nil, errAgain
+		return nil, errDuplicate
 	}
 	s.claimed, s.by = true, by
 	m.used = max(m.used, h.Seq+1)
@@ -100,19 +100,19 @@ func (m *merge) deliver(c *wire.Chunk) {
 	m.mu.Lock()
 	s := &m.slots[c.Seq%uint64(len(m.slots))]
 	s.chunk, s.by = c, nil
-	m.came++
-	m.inOrder()
+	m.delivered++
+	m.advanceInOrder()
 	first := c.Seq == m.next
 	m.unlock()
 	if first {
-		m.wake()
+		m.signal()
 	}
 }
 
 // finish takes in END, and reports whether it is new: a source that does not know
 // whether it came sends it again. What was promised beyond it is for others; chunks
 // that came already have their memory, whatever END says of them.
-func (m *merge) finish(end *wire.End) (fresh bool, err error) {
+func (m *merge) setEnd(end *wire.End) (fresh bool, err error) {
 	m.mu.Lock()
 	defer m.unlock()
 	if m.end != nil && *m.end != *end {
@@ -122,12 +122,12 @@ func (m *merge) finish(end *wire.End) (fresh bool, err error) {
 		return false, nil
 	}
 	m.end = end
-	m.credit.end(m.device, end.Chunks, m.used)
-	m.wake()
+	m.credit.endDevice(m.device, end.Chunks, m.used)
+	m.signal()
 	return true, nil
 }
 
-func (m *merge) wake() {
+func (m *merge) signal() {
 	select {
 	case m.ready <- struct{}{}:
 	default:
@@ -141,7 +141,7 @@ func (m *merge) take(ctx context.Context) (*wire.Chunk, *wire.End, error) {
 		if ctx.Err() != nil { // what is there is not to be written any more
 			return nil, nil, context.Cause(ctx)
 		}
-		if c, end := m.poll(); c != nil || end != nil {
+		if c, end := m.tryTake(); c != nil || end != nil {
 			return c, end, nil
 		}
 		select {
@@ -152,7 +152,7 @@ func (m *merge) take(ctx context.Context) (*wire.Chunk, *wire.End, error) {
 	}
 }
 
-func (m *merge) poll() (*wire.Chunk, *wire.End) {
+func (m *merge) tryTake() (*wire.Chunk, *wire.End) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	s := &m.slots[m.next%uint64(len(m.slots))]
@@ -167,35 +167,35 @@ func (m *merge) poll() (*wire.Chunk, *wire.End) {
 }
 
 // applied moves on, after the chunk's memory was given back.
-func (m *merge) applied(n uint32, took time.Duration) {
+func (m *merge) markApplied(n uint32, took time.Duration) {
 	m.mu.Lock()
 	defer m.unlock()
 	m.slots[m.next%uint64(len(m.slots))] = slot{}
 	m.next++
 	m.bytes += uint64(n)
 	m.took += took
-	m.credit.applied(m.device)
+	m.credit.returnChunk(m.device)
 }
 
 // ended reports whether END has come.
-func (m *merge) ended() bool {
+func (m *merge) hasEnd() bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.end != nil
 }
 
 // whole says what is missing when nothing more comes. END was received.
-func (m *merge) whole() error {
+func (m *merge) checkComplete() error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.came == m.end.Chunks {
+	if m.delivered == m.end.Chunks {
 		return nil
 	}
-	return fmt.Errorf("%d chunks arrived before the lanes ended, END says %d", m.came, m.end.Chunks)
+	return fmt.Errorf("%d chunks arrived before the lanes ended, END says %d", m.delivered, m.end.Chunks)
 }
 
 // position is how much was applied so far, in bytes.
-func (m *merge) position() uint64 {
+func (m *merge) bytesApplied() uint64 {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.bytes
@@ -212,10 +212,10 @@ func (m *merge) status() (ack wire.DeviceAck, idle bool) {
 }
 
 // drop releases what was delivered and will not be applied.
-func (m *merge) drop() {
+func (m *merge) discardAll() {
 	m.mu.Lock()
 	defer m.unlock()
-	m.dropped = true
+	m.discarded = true
 	for i := range m.slots {
 		if c := m.slots[i].chunk; c != nil {
 			c.Release()
@@ -225,20 +225,20 @@ func (m *merge) drop() {
 }
 
 // inOrder takes in that a chunk has come. The lock is held.
-func (m *merge) inOrder() {
+func (m *merge) advanceInOrder() {
 	n := uint64(len(m.slots))
-	for m.upTo < m.next+n && m.slots[m.upTo%n].chunk != nil {
-		m.upTo++
+	for m.inOrderTo < m.next+n && m.slots[m.inOrderTo%n].chunk != nil {
+		m.inOrderTo++
 	}
 }
 
 // levels counts the chunks that are in order, until the device has them, and those that came
 // before one that has not.
 func (m *merge) levels() (l occupancy.Levels) {
-	if m.dropped {
+	if m.discarded {
 		return l
 	}
-	l.Queue, l.Ahead = int(m.upTo-m.next), int(m.came-m.upTo)
+	l.Queue, l.Ahead = int(m.inOrderTo-m.next), int(m.delivered-m.inOrderTo)
 	if l.Queue > 0 {
 		l.Waiting = occupancy.ForLoad
 	}
@@ -255,5 +255,5 @@ func (m *merge) unlock() {
 func (m *merge) usage() usage {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return usage{m.gauge.Usage(), m.came}
+	return usage{m.gauge.Usage(), m.delivered}
 }

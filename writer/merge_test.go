@@ -43,7 +43,7 @@ func chunkOf(t interface{ Fatal(...any) }, a *wire.Arena, seq, offset uint64, da
 }
 
 // sending is the source of a stream that lanes carry in any order.
-type sending struct {
+type sourceModel struct {
 	*rapid.T
 	arena *wire.Arena
 	merge *merge
@@ -58,7 +58,7 @@ type sending struct {
 func TestMerge(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		chunks := rapid.IntRange(1, 8).Draw(t, "promised")
-		s := &sending{T: t, arena: testArena(t, chunks), lanes: make([][]wire.ChunkHead, rapid.IntRange(1, 4).Draw(t, "lanes"))}
+		s := &sourceModel{T: t, arena: testArena(t, chunks), lanes: make([][]wire.ChunkHead, rapid.IntRange(1, 4).Draw(t, "lanes"))}
 		s.merge = newMerge(alone(chunks), 0, wire.MaxStream)
 		t.Repeat(map[string]func(*rapid.T){
 			"cut": s.cut, "arrive": s.arrive, "apply": s.apply, "repeat": s.repeat, "break off": s.breakOff, "exceed": s.exceed,
@@ -68,7 +68,7 @@ func TestMerge(t *testing.T) {
 				}
 			},
 		})
-		s.merge.drop()
+		s.merge.discardAll()
 		if err := s.arena.Close(); err != nil {
 			t.Fatal(err)
 		}
@@ -76,7 +76,7 @@ func TestMerge(t *testing.T) {
 }
 
 // cut puts the next chunk that the window allows on a lane.
-func (s *sending) cut(t *rapid.T) {
+func (s *sourceModel) cut(t *rapid.T) {
 	ack, _ := s.merge.status()
 	room := ack.Window.Offset - min(ack.Window.Offset, s.bytes)
 	if uint64(len(s.sent)) >= ack.Window.Seq || room == 0 {
@@ -90,7 +90,7 @@ func (s *sending) cut(t *rapid.T) {
 }
 
 // arrive brings the first chunk of a lane: a promise covers it.
-func (s *sending) arrive(t *rapid.T) {
+func (s *sourceModel) arrive(t *rapid.T) {
 	lane := rapid.IntRange(0, len(s.lanes)-1).Draw(t, "lane")
 	if len(s.lanes[lane]) == 0 {
 		t.Skip("lane is empty")
@@ -105,8 +105,8 @@ func (s *sending) arrive(t *rapid.T) {
 
 // apply takes the next chunk, if it is there, and repeats it while it is being
 // written.
-func (s *sending) apply(t *rapid.T) {
-	c, _ := s.merge.poll()
+func (s *sourceModel) apply(t *rapid.T) {
+	c, _ := s.merge.tryTake()
 	if c == nil {
 		t.Skip("nothing to apply")
 	}
@@ -117,11 +117,11 @@ func (s *sending) apply(t *rapid.T) {
 	s.again(t, want)
 	s.next++
 	c.Release()
-	s.merge.applied(want.RawLen, 0)
+	s.merge.markApplied(want.RawLen, 0)
 }
 
 // repeat sends a chunk that has arrived once more.
-func (s *sending) repeat(t *rapid.T) {
+func (s *sourceModel) repeat(t *rapid.T) {
 	waiting := map[uint64]bool{}
 	for _, lane := range s.lanes {
 		for _, h := range lane {
@@ -137,14 +137,14 @@ func (s *sending) repeat(t *rapid.T) {
 }
 
 // again sends a chunk that has come before: it is told from a new one.
-func (s *sending) again(t *rapid.T, h wire.ChunkHead) {
-	if rival, err := s.merge.claim(h, new(receiver)); rival != nil || err != errAgain {
+func (s *sourceModel) again(t *rapid.T, h wire.ChunkHead) {
+	if rival, err := s.merge.claim(h, new(receiver)); rival != nil || err != errDuplicate {
 		t.Fatalf("claim of %+v, once more: %v, %v", h, rival, err)
 	}
 }
 
 // breakOff loses a lane in the middle of a chunk, which another lane brings then.
-func (s *sending) breakOff(t *rapid.T) {
+func (s *sourceModel) breakOff(t *rapid.T) {
 	lane := rapid.IntRange(0, len(s.lanes)-1).Draw(t, "lane")
 	if len(s.lanes[lane]) == 0 {
 		t.Skip("lane is empty")
@@ -160,13 +160,13 @@ func (s *sending) breakOff(t *rapid.T) {
 }
 
 // exceed goes beyond what is promised, in chunks or in bytes.
-func (s *sending) exceed(t *rapid.T) {
+func (s *sourceModel) exceed(t *rapid.T) {
 	ack, _ := s.merge.status()
 	s.refused(t, wire.ChunkHead{Seq: ack.Window.Seq + rapid.Uint64Max(1<<50).Draw(t, "chunks"), Offset: s.bytes, RawLen: 1})
 	s.refused(t, wire.ChunkHead{Seq: ack.Seq, Offset: ack.Window.Offset + rapid.Uint64Max(1<<50).Draw(t, "bytes"), RawLen: 1})
 }
 
-func (s *sending) refused(t *rapid.T, h wire.ChunkHead) {
+func (s *sourceModel) refused(t *rapid.T, h wire.ChunkHead) {
 	if _, err := s.merge.claim(h, nil); !errors.Is(err, transport.ErrProtocol) {
 		t.Fatalf("claim of %+v: %v, want a protocol error", h, err)
 	}
@@ -184,20 +184,20 @@ func TestMergeLimit(t *testing.T) {
 
 func TestMergeEnd(t *testing.T) {
 	m := newMerge(alone(4), 0, 1<<20)
-	if _, err := m.finish(&wire.End{Chunks: 1}); err != nil {
+	if _, err := m.setEnd(&wire.End{Chunks: 1}); err != nil {
 		t.Fatal(err)
 	}
-	if c, end := m.poll(); c != nil || end != nil {
+	if c, end := m.tryTake(); c != nil || end != nil {
 		t.Errorf("END of one chunk, none arrived: %v, %v", c, end)
 	}
-	if fresh, err := m.finish(&wire.End{Chunks: 1}); fresh || err != nil {
+	if fresh, err := m.setEnd(&wire.End{Chunks: 1}); fresh || err != nil {
 		t.Errorf("the same END again: %v, %v", fresh, err)
 	}
-	if _, err := m.finish(&wire.End{Chunks: 2}); !errors.Is(err, transport.ErrProtocol) {
+	if _, err := m.setEnd(&wire.End{Chunks: 2}); !errors.Is(err, transport.ErrProtocol) {
 		t.Errorf("another END: %v", err)
 	}
-	m.applied(1, 0)
-	if _, end := m.poll(); end == nil {
+	m.markApplied(1, 0)
+	if _, end := m.tryTake(); end == nil {
 		t.Error("no end after the last chunk")
 	}
 }
@@ -216,7 +216,7 @@ func TestMergeTake(t *testing.T) {
 				seqs = append(seqs, c.Seq)
 				n := c.RawLen
 				c.Release()
-				m.applied(n, 0)
+				m.markApplied(n, 0)
 			}
 		}()
 		deliver := func(seq uint64) {
@@ -260,9 +260,9 @@ func TestWindowNeverShrinks(t *testing.T) {
 			t.Fatal(err)
 		}
 		m.deliver(chunk)
-		got, _ := m.poll()
+		got, _ := m.tryTake()
 		got.Release()
-		m.applied(1, 0)
+		m.markApplied(1, 0)
 		after, _ := m.status()
 		if after.Window.Offset < before.Window.Offset || after.Window.Seq < before.Window.Seq {
 			t.Errorf("%d chunks later: the window was %+v, and is %+v", seq+1, before.Window, after.Window)

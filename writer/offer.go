@@ -19,23 +19,23 @@ type terms struct {
 	version   uint16
 	chunkSize int
 	lanes     int
-	sinks     []Sink // in HELLO's order
+	targets   []Target // in HELLO's order
 }
 
 // welcome is the answer to a HELLO that was agreed to, of a migration and of a preflight.
-func welcome(h *wire.Hello, t terms, journal migration.JournalID, o *Options, witness probed) *wire.Welcome {
+func newWelcome(h *wire.Hello, t terms, journal migration.JournalID, o *Options, witness probed) *wire.Welcome {
 	m := &wire.Welcome{
 		Attempt: h.Attempt, Version: t.version, Journal: journal, Software: o.Software, Witness: h.Witness,
-		ChunkSize: uint32(t.chunkSize), Lanes: uint16(t.lanes), Codecs: agreed(h.Codecs),
+		ChunkSize: uint32(t.chunkSize), Lanes: uint16(t.lanes), Codecs: agreedCodecs(h.Codecs),
 	}
-	witness.tell(m)
-	o.foretell(m, t.sinks)
+	witness.describe(m)
+	o.addStepTimes(m, t.targets)
 	return m
 }
 
 // agree holds a HELLO against this side. Whatever cannot work is refused here,
 // while the source's guest still runs, and both values are named.
-func agree(h *wire.Hello, sinks []Sink, opts Options) (terms, *transport.Fault) {
+func agree(h *wire.Hello, targets []Target, opts Options) (terms, *transport.Fault) {
 	t := terms{
 		version:   wire.Version,
 		chunkSize: int(min(h.ChunkSize, uint32(opts.ChunkSize))), // an int of 32 bits does not hold every ChunkSize
@@ -52,12 +52,12 @@ func agree(h *wire.Hello, sinks []Sink, opts Options) (terms, *transport.Fault) 
 		return t, refusal(transport.CodeWitness, "", "the source has the witness %s, the destination %s: both must have the same, or none",
 			cmp.Or(transport.PeerText(h.Witness), "none"), cmp.Or(here, "none"))
 	}
-	t.fit(opts.Memory, len(h.Devices))
-	if fault := t.match(h.Devices, sinks); fault != nil {
+	t.fitMemory(opts.Memory, len(h.Devices))
+	if fault := t.matchTargets(h.Devices, targets); fault != nil {
 		return t, fault
 	}
 	for i, o := range h.Devices {
-		if fault := compatible(o, t.sinks[i].Device); fault != nil {
+		if fault := checkCompatible(o, t.targets[i].Device); fault != nil {
 			return t, fault
 		}
 	}
@@ -66,8 +66,8 @@ func agree(h *wire.Hello, sinks []Sink, opts Options) (terms, *transport.Fault) 
 
 // fit takes fewer lanes, and then smaller chunks, where the least that they need
 // would not fit the memory: what the source would like is no reason to take more.
-func (t *terms) fit(memory, devices int) {
-	over := func() bool { return least(t.lanes, devices)*t.chunkSize > memory }
+func (t *terms) fitMemory(memory, devices int) {
+	over := func() bool { return minChunks(t.lanes, devices)*t.chunkSize > memory }
 	for t.lanes > 1 && over() {
 		t.lanes--
 	}
@@ -80,30 +80,30 @@ func refusal(code transport.Code, device, format string, args ...any) *transport
 	return &transport.Fault{Code: code, Device: device, Err: fmt.Errorf(format, args...)}
 }
 
-// match finds the sink of each device, and refuses when either side names one
+// match finds the target of each device, and refuses when either side names one
 // that the other does not.
-func (t *terms) match(offers []wire.DeviceOffer, sinks []Sink) *transport.Fault {
+func (t *terms) matchTargets(offers []wire.DeviceOffer, targets []Target) *transport.Fault {
 	at := map[string]int{}
-	for i, s := range sinks {
+	for i, s := range targets {
 		at[s.Name] = i
 	}
 	seen := map[int]bool{}
 	for _, o := range offers {
 		i, ok := at[o.Name]
 		if ok && !seen[i] {
-			t.sinks = append(t.sinks, sinks[i])
+			t.targets = append(t.targets, targets[i])
 			seen[i] = true
 		}
 	}
-	if len(t.sinks) == len(offers) && len(offers) == len(sinks) {
+	if len(t.targets) == len(offers) && len(offers) == len(targets) {
 		return nil
 	}
 	return refusal(transport.CodeDevices, "", "the source has the devices %s, the destination has %s",
-		names(len(offers), func(i int) string { return offers[i].Name }),
-		names(len(sinks), func(i int) string { return sinks[i].Name }))
+		sortedNames(len(offers), func(i int) string { return offers[i].Name }),
+		sortedNames(len(targets), func(i int) string { return targets[i].Name }))
 }
 
-func names(n int, name func(int) string) string {
+func sortedNames(n int, name func(int) string) string {
 	all := make([]string, n)
 	for i := range all {
 		all[i] = transport.PeerText(name(i))
@@ -115,7 +115,7 @@ func names(n int, name func(int) string) string {
 // compatible compares what both sides say of a device. What one side does not
 // know, and a file, fits everything; the driver has the last word when the
 // bytes arrive.
-func compatible(o wire.DeviceOffer, d vfio.Device) *transport.Fault {
+func checkCompatible(o wire.DeviceOffer, d vfio.Device) *transport.Fault {
 	if o.Priority > wire.MaxPriority {
 		return refusal(transport.CodeLimit, o.Name, "HELLO gives priority %d, the limit is %d", o.Priority, wire.MaxPriority)
 	}
@@ -148,14 +148,14 @@ func hasPreCopy(o wire.DeviceOffer) bool { return o.Flags&preCopyFlag != 0 }
 
 // doubts are the reasons for which a migration may fail if the source's estimates were
 // right. They refuse nothing: an estimate bounds no stream, in either direction.
-func (t terms) doubts(offered []wire.DeviceOffer, most uint64) string {
+func (t terms) listDoubts(offered []wire.DeviceOffer, most uint64) string {
 	var list []string
 	for _, o := range offered {
 		if o.Estimate > most {
 			list = append(list, fmt.Sprintf("device %s: its state is estimated at %d bytes, and a state may have %d", o.Name, o.Estimate, most))
 		}
 	}
-	for _, s := range t.stores(offered) {
+	for _, s := range t.listStores(offered) {
 		if s.needed > s.free {
 			list = append(list, fmt.Sprintf("device %s: the state is estimated at %d bytes, holes included, and the place where it is stored has %d free", strings.Join(s.devices, ", "), s.needed, s.free))
 		}
@@ -172,9 +172,9 @@ type store struct {
 }
 
 // stores are the places that the offered states would go to.
-func (t terms) stores(offered []wire.DeviceOffer) (all []*store) {
+func (t terms) listStores(offered []wire.DeviceOffer) (all []*store) {
 	for i, o := range offered {
-		d, ok := t.sinks[i].Device.(vfio.Storage)
+		d, ok := t.targets[i].Device.(vfio.Storage)
 		if !ok || o.Estimate == 0 {
 			continue
 		}
@@ -194,7 +194,7 @@ func (t terms) stores(offered []wire.DeviceOffer) (all []*store) {
 }
 
 // agreed is the set of codecs that both sides have; raw and zero always are.
-func agreed(offered []codec.ID) (ids []codec.ID) {
+func agreedCodecs(offered []codec.ID) (ids []codec.ID) {
 	for _, c := range codec.All() {
 		id := c.ID()
 		if id == codec.IDRaw || id == codec.IDZero || slices.Contains(offered, id) {

@@ -14,18 +14,18 @@ import (
 )
 
 // described is a device that is what info says.
-type described struct {
+type describedDevice struct {
 	vfio.Device
 	info     vfio.Info
 	features vfio.Features
 }
 
-func (d described) Describe() vfio.Info     { return d.info }
-func (d described) Features() vfio.Features { return d.features }
+func (d describedDevice) Describe() vfio.Info     { return d.info }
+func (d describedDevice) Features() vfio.Features { return d.features }
 
 func TestAgree(t *testing.T) {
 	flags := vfio.Features{P2P: true}.MigrationFlags()
-	sink := described{info: vfio.Info{Driver: "drv", Vendor: 1, Device: 2}, features: vfio.Features{P2P: true}}
+	target := describedDevice{info: vfio.Info{Driver: "drv", Vendor: 1, Device: 2}, features: vfio.Features{P2P: true}}
 	offer := wire.DeviceOffer{Name: "a", Driver: "drv", Vendor: 1, Device: 2, Flags: flags}
 	other := func(change func(*wire.DeviceOffer)) []wire.DeviceOffer {
 		o := offer
@@ -41,44 +41,44 @@ func TestAgree(t *testing.T) {
 	for _, c := range []struct {
 		name    string
 		hello   wire.Hello
-		sinks   string // names of the sinks
+		targets string // names of the targets
 		code    transport.Code
 		says    []string // the refusal names both values
 		changed vfio.Info
 	}{
-		{name: "same", hello: wire.Hello{Devices: named("a")}, sinks: "a"},
-		{name: "another order", hello: wire.Hello{Devices: named("b", "a", "c")}, sinks: "a b c"},
-		{name: "older source", hello: wire.Hello{Versions: wire.Versions{Min: 0, Max: 0}, Devices: named("a")}, sinks: "a",
+		{name: "same", hello: wire.Hello{Devices: named("a")}, targets: "a"},
+		{name: "another order", hello: wire.Hello{Devices: named("b", "a", "c")}, targets: "a b c"},
+		{name: "older source", hello: wire.Hello{Versions: wire.Versions{Min: 0, Max: 0}, Devices: named("a")}, targets: "a",
 			code: transport.CodeVersion, says: []string{"0 to 0", "1 to 1"}},
-		{name: "newer source", hello: wire.Hello{Versions: wire.Versions{Min: 2, Max: 9}, Devices: named("a")}, sinks: "a",
+		{name: "newer source", hello: wire.Hello{Versions: wire.Versions{Min: 2, Max: 9}, Devices: named("a")}, targets: "a",
 			code: transport.CodeVersion, says: []string{"2 to 9", "1 to 1"}},
-		{name: "name at the source only", hello: wire.Hello{Devices: named("a", "b")}, sinks: "a",
+		{name: "name at the source only", hello: wire.Hello{Devices: named("a", "b")}, targets: "a",
 			code: transport.CodeDevices, says: []string{"[a b]", "[a]"}},
-		{name: "name at the destination only", hello: wire.Hello{Devices: named("a")}, sinks: "a b",
+		{name: "name at the destination only", hello: wire.Hello{Devices: named("a")}, targets: "a b",
 			code: transport.CodeDevices, says: []string{"[a]", "[a b]"}},
-		{name: "different names", hello: wire.Hello{Devices: named("x")}, sinks: "a",
+		{name: "different names", hello: wire.Hello{Devices: named("x")}, targets: "a",
 			code: transport.CodeDevices, says: []string{"[x]", "[a]"}},
-		{name: "twice in HELLO", hello: wire.Hello{Devices: named("a", "a")}, sinks: "a b",
+		{name: "twice in HELLO", hello: wire.Hello{Devices: named("a", "a")}, targets: "a b",
 			code: transport.CodeDevices, says: []string{"[a a]", "[a b]"}},
-		{name: "no devices", sinks: "a", code: transport.CodeDevices, says: []string{"[]", "[a]"}},
-		{name: "hostile name", hello: wire.Hello{Devices: named("a\n\x1b[2J")}, sinks: "a",
+		{name: "no devices", targets: "a", code: transport.CodeDevices, says: []string{"[]", "[a]"}},
+		{name: "hostile name", hello: wire.Hello{Devices: named("a\n\x1b[2J")}, targets: "a",
 			code: transport.CodeDevices, says: []string{`\n\x1b`}},
-		{name: "chunks of nothing", hello: wire.Hello{Devices: named("a"), ChunkSize: 1}, sinks: "a", code: transport.CodeProtocol},
-		{name: "driver", hello: wire.Hello{Devices: other(func(o *wire.DeviceOffer) { o.Driver = "drw" })}, sinks: "a",
+		{name: "chunks of nothing", hello: wire.Hello{Devices: named("a"), ChunkSize: 1}, targets: "a", code: transport.CodeProtocol},
+		{name: "driver", hello: wire.Hello{Devices: other(func(o *wire.DeviceOffer) { o.Driver = "drw" })}, targets: "a",
 			code: transport.CodeIncompatible, says: []string{"drw", "drv"}},
-		{name: "unknown driver", hello: wire.Hello{Devices: other(func(o *wire.DeviceOffer) { o.Driver = "" })}, sinks: "a"},
-		{name: "vendor", hello: wire.Hello{Devices: other(func(o *wire.DeviceOffer) { o.Vendor = 3 })}, sinks: "a",
+		{name: "unknown driver", hello: wire.Hello{Devices: other(func(o *wire.DeviceOffer) { o.Driver = "" })}, targets: "a"},
+		{name: "vendor", hello: wire.Hello{Devices: other(func(o *wire.DeviceOffer) { o.Vendor = 3 })}, targets: "a",
 			code: transport.CodeIncompatible, says: []string{"0003:0002", "0001:0002"}},
-		{name: "device id", hello: wire.Hello{Devices: other(func(o *wire.DeviceOffer) { o.Device = 3 })}, sinks: "a",
+		{name: "device id", hello: wire.Hello{Devices: other(func(o *wire.DeviceOffer) { o.Device = 3 })}, targets: "a",
 			code: transport.CodeIncompatible, says: []string{"0001:0003", "0001:0002"}},
-		{name: "unknown ids", hello: wire.Hello{Devices: other(func(o *wire.DeviceOffer) { o.Vendor, o.Device = 0, 0 })}, sinks: "a"},
-		{name: "flags", hello: wire.Hello{Devices: other(func(o *wire.DeviceOffer) { o.Flags = 1 })}, sinks: "a",
+		{name: "unknown ids", hello: wire.Hello{Devices: other(func(o *wire.DeviceOffer) { o.Vendor, o.Device = 0, 0 })}, targets: "a"},
+		{name: "flags", hello: wire.Hello{Devices: other(func(o *wire.DeviceOffer) { o.Flags = 1 })}, targets: "a",
 			code: transport.CodeIncompatible, says: []string{"0x1", "0x3"}},
-		{name: "most priority", hello: wire.Hello{Devices: other(func(o *wire.DeviceOffer) { o.Priority = 16 })}, sinks: "a"},
-		{name: "more priority", hello: wire.Hello{Devices: other(func(o *wire.DeviceOffer) { o.Priority = 17 })}, sinks: "a",
+		{name: "most priority", hello: wire.Hello{Devices: other(func(o *wire.DeviceOffer) { o.Priority = 16 })}, targets: "a"},
+		{name: "more priority", hello: wire.Hello{Devices: other(func(o *wire.DeviceOffer) { o.Priority = 17 })}, targets: "a",
 			code: transport.CodeLimit, says: []string{"17", "16"}},
-		{name: "file at the source", hello: wire.Hello{Devices: other(func(o *wire.DeviceOffer) { o.Driver, o.Flags = "file", 1 })}, sinks: "a"},
-		{name: "file at the destination", hello: wire.Hello{Devices: other(func(o *wire.DeviceOffer) { o.Flags = 1 })}, sinks: "a",
+		{name: "file at the source", hello: wire.Hello{Devices: other(func(o *wire.DeviceOffer) { o.Driver, o.Flags = "file", 1 })}, targets: "a"},
+		{name: "file at the destination", hello: wire.Hello{Devices: other(func(o *wire.DeviceOffer) { o.Flags = 1 })}, targets: "a",
 			changed: vfio.Info{Driver: "file"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -89,15 +89,15 @@ func TestAgree(t *testing.T) {
 			if h.Lanes, h.ChunkSize = 40, h.ChunkSize^1; h.ChunkSize == 1 { // 0 asks for the usual, 1 for none
 				h.ChunkSize = 1 << 30
 			}
-			var sinks []Sink
-			for n := range strings.FieldsSeq(c.sinks) {
-				d := sink
+			var targets []Target
+			for n := range strings.FieldsSeq(c.targets) {
+				d := target
 				if c.changed != (vfio.Info{}) {
 					d.info = c.changed
 				}
-				sinks = append(sinks, Sink{Name: n, Device: d})
+				targets = append(targets, Target{Name: n, Device: d})
 			}
-			terms, fault := agree(&h, sinks, Options{ChunkSize: 1 << 20, Memory: 32 << 20})
+			terms, fault := agree(&h, targets, Options{ChunkSize: 1 << 20, Memory: 32 << 20})
 			if c.code != 0 {
 				if fault == nil || fault.Code != c.code {
 					t.Fatalf("fault %+v, want code %v", fault, c.code)
@@ -116,8 +116,8 @@ func TestAgree(t *testing.T) {
 				t.Errorf("terms %+v", terms)
 			}
 			for i, o := range h.Devices {
-				if terms.sinks[i].Name != o.Name {
-					t.Errorf("device %q goes to %q", o.Name, terms.sinks[i].Name)
+				if terms.targets[i].Name != o.Name {
+					t.Errorf("device %q goes to %q", o.Name, terms.targets[i].Name)
 				}
 			}
 		})
@@ -125,10 +125,10 @@ func TestAgree(t *testing.T) {
 }
 
 func TestAgreed(t *testing.T) {
-	if got := agreed(nil); !slices.Equal(got, []codec.ID{codec.IDRaw, codec.IDZero}) {
+	if got := agreedCodecs(nil); !slices.Equal(got, []codec.ID{codec.IDRaw, codec.IDZero}) {
 		t.Errorf("nothing offered, %v agreed", got)
 	}
-	if got := agreed([]codec.ID{200, codec.IDS2, codec.IDRaw, 201}); !slices.Equal(got, []codec.ID{codec.IDRaw, codec.IDZero, codec.IDS2}) {
+	if got := agreedCodecs([]codec.ID{200, codec.IDS2, codec.IDRaw, 201}); !slices.Equal(got, []codec.ID{codec.IDRaw, codec.IDZero, codec.IDS2}) {
 		t.Errorf("raw, s2 and two unknown codecs offered, %v agreed", got)
 	}
 }
@@ -158,33 +158,33 @@ func TestOptions(t *testing.T) {
 	}
 }
 
-func TestCheckSinks(t *testing.T) {
+func TestCheckTargets(t *testing.T) {
 	d, err := sim.Open("mtty", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer d.Close()
-	many := func(n int) (list []Sink) {
+	many := func(n int) (list []Target) {
 		for i := range n {
-			list = append(list, Sink{Name: fmt.Sprint("d", i), Device: d})
+			list = append(list, Target{Name: fmt.Sprint("d", i), Device: d})
 		}
 		return list
 	}
 	for _, c := range []struct {
-		sinks []Sink
-		want  string
+		targets []Target
+		want    string
 	}{
 		{many(wire.MaxDevices), ""},
 		{nil, "0 devices"},
 		{many(wire.MaxDevices + 1), "65 devices"},
-		{[]Sink{{Name: "a"}}, `"a") is nil`},
-		{[]Sink{{Name: "", Device: d}}, "device 0 has the name"},
-		{[]Sink{{Name: strings.Repeat("n", wire.MaxName+1), Device: d}}, "1 to 64 bytes"},
-		{[]Sink{{Name: "a", Device: d}, {Name: "a", Device: d}}, `two devices have the name "a"`},
+		{[]Target{{Name: "a"}}, `"a") is nil`},
+		{[]Target{{Name: "", Device: d}}, "device 0 has the name"},
+		{[]Target{{Name: strings.Repeat("n", wire.MaxName+1), Device: d}}, "1 to 64 bytes"},
+		{[]Target{{Name: "a", Device: d}, {Name: "a", Device: d}}, `two devices have the name "a"`},
 	} {
-		err := checkSinks(c.sinks)
+		err := checkTargets(c.targets)
 		if (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
-			t.Errorf("%d sinks: %v, want %q", len(c.sinks), err, c.want)
+			t.Errorf("%d targets: %v, want %q", len(c.targets), err, c.want)
 		}
 	}
 }
@@ -202,7 +202,7 @@ func TestFit(t *testing.T) {
 		{4096, 4096, 1, 64, 4096, 1}, // the least there is
 	} {
 		tm := terms{chunkSize: c.chunk, lanes: c.lanes}
-		tm.fit(c.memory, c.devices)
+		tm.fitMemory(c.memory, c.devices)
 		if tm.chunkSize != c.wantChunk || tm.lanes != c.wantLanes {
 			t.Errorf("%+v: chunks of %d over %d lanes", c, tm.chunkSize, tm.lanes)
 		}
@@ -210,19 +210,19 @@ func TestFit(t *testing.T) {
 }
 
 // stored is a device whose state goes into a place.
-type stored struct {
+type storedDevice struct {
 	vfio.Device
 	free  uint64
 	place string
 }
 
-func (s stored) Room() (uint64, string, error) { return s.free, s.place, nil }
+func (s storedDevice) Room() (uint64, string, error) { return s.free, s.place, nil }
 
 // TestDoubts: estimates above what there is are told, and refuse nothing. Devices of one place
 // share its room.
 func TestDoubts(t *testing.T) {
-	sinks := []Sink{{Device: stored{free: 100, place: "a"}}, {Device: stored{free: 100, place: "a"}}, {Device: stored{free: 100, place: "b"}}, {Device: new(null)}, {Device: stored{free: 100, place: "a"}}}
-	terms := terms{sinks: sinks}
+	targets := []Target{{Device: storedDevice{free: 100, place: "a"}}, {Device: storedDevice{free: 100, place: "a"}}, {Device: storedDevice{free: 100, place: "b"}}, {Device: new(nullDevice)}, {Device: storedDevice{free: 100, place: "a"}}}
+	terms := terms{targets: targets}
 	for _, c := range []struct {
 		estimates [5]uint64
 		want      string
@@ -238,7 +238,7 @@ func TestDoubts(t *testing.T) {
 		for i, n := range c.estimates {
 			offered = append(offered, wire.DeviceOffer{Name: string([]byte{'d', byte('0' + i)}), Estimate: n})
 		}
-		got := terms.doubts(offered, 1000)
+		got := terms.listDoubts(offered, 1000)
 		if (c.want == "") != (got == "") || !strings.Contains(got, c.want) {
 			t.Errorf("estimates of %v: %q, want %q", c.estimates, got, c.want)
 		}
@@ -252,9 +252,9 @@ func TestDoubtsOfMany(t *testing.T) {
 	var terms terms
 	for range wire.MaxDevices {
 		offered = append(offered, wire.DeviceOffer{Name: "d", Estimate: wire.MaxStream})
-		terms.sinks = append(terms.sinks, Sink{Device: stored{free: 100, place: "a"}})
+		terms.targets = append(terms.targets, Target{Device: storedDevice{free: 100, place: "a"}})
 	}
-	if got := terms.doubts(offered, wire.MaxStream); !strings.Contains(got, "has 100 free") {
+	if got := terms.listDoubts(offered, wire.MaxStream); !strings.Contains(got, "has 100 free") {
 		t.Errorf("%d estimates of %d bytes: %q", len(offered), uint64(wire.MaxStream), got)
 	}
 }

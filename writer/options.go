@@ -22,16 +22,16 @@ var (
 )
 
 // ErrLeft says that the user has left a complete copy as READY: its source was away.
-var ErrLeft = errors.New("cancelled: the source is away, and its complete copy is left as READY")
+var ErrCopyHeld = errors.New("cancelled: the source is away, and its complete copy is left as READY")
 
 // Sink is one device that takes the state of the source's device of the same
 // name. The caller opened the device, and closes it after Receive.
-type Sink struct {
+type Target struct {
 	Name   string
 	Device vfio.Device
 	// Kept says that somebody else has the device open too, so that what it holds, and
 	// its state, outlive this process: only then can they be gone on with by another.
-	Kept bool
+	HeldOpen bool
 }
 
 // Options tunes Receive. Nil, or a zero field, means the default.
@@ -66,16 +66,16 @@ type Options struct {
 	// kept for ever.
 	DiscardReadyAfter time.Duration
 	// Recover names a migration that a process before this one has left here. Receive
-	// continues with it if the sinks are Kept and hold what its journal says, or if all
+	// continues with it if the targets are Kept and hold what its journal says, or if all
 	// are vfio.Resumable and hold its complete copy. If not, or if it is zero, Receive
 	// starts over, and resets what was loaded in part at once. It continues with a
 	// complete copy all the same if the source of that is the first to come.
-	Recover migration.ID
+	Continue migration.ID
 	// Leave asks a Receive whose ctx is cancelled to end, and to leave a complete copy as
 	// it is recorded. It counts only after Observe was told of migration.Held; the outcome is
 	// migration.InDoubt then, and the error is ErrLeft. A channel that is closed asks from
 	// then on. Default: the cancelled ctx asks for that too.
-	Leave <-chan struct{}
+	HoldCopy <-chan struct{}
 	// Observe is told what happens.
 	Observe migration.Observer
 	// Software is how this side introduces itself.
@@ -136,9 +136,9 @@ func (o *Options) check() error {
 	return nil
 }
 
-func checkSinks(sinks []Sink) error {
+func checkTargets(targets []Target) error {
 	var names []string
-	for i, s := range sinks {
+	for i, s := range targets {
 		if s.Device == nil {
 			return fmt.Errorf("writer: device %d (%q) is nil", i, s.Name)
 		}

@@ -12,10 +12,10 @@ import (
 	"github.com/migpipe/migpipe/vfio/file"
 )
 
-// BenchmarkFileSink loads 256 MiB into a file, up to STOP, from a source that has
+// BenchmarkFileTarget loads 256 MiB into a file, up to STOP, from a source that has
 // 32 MiB for what was not acknowledged, with a session that ends with the process, and with
 // one whose complete state outlives it.
-func BenchmarkFileSink(b *testing.B) {
+func BenchmarkFileTarget(b *testing.B) {
 	const size, chunks, total = 1 << 20, 32, 256
 	data := make([]byte, size)
 	rand.NewChaCha8([32]byte{}).Read(data)
@@ -37,7 +37,7 @@ func BenchmarkFileSink(b *testing.B) {
 				if err != nil {
 					b.Fatal(err)
 				}
-				load(b, dev, persists, arena, data, total)
+				loadStream(b, dev, persists, arena, data, total)
 				dev.Reset()
 				dev.Close()
 			}
@@ -45,7 +45,7 @@ func BenchmarkFileSink(b *testing.B) {
 	}
 }
 
-func load(b *testing.B, dev *file.Sink, persists bool, arena *wire.Arena, data []byte, total uint64) {
+func loadStream(b *testing.B, dev *file.Sink, persists bool, arena *wire.Arena, data []byte, total uint64) {
 	chunks, size := arena.Count(), uint64(len(data))
 	m := newMerge(newCredit(chunks, int(size), make([]share.Need, 1)), 0, wire.MaxStream)
 	told, ended := make(chan struct{}, 1), make(chan loaderEnded, 1)
@@ -55,11 +55,11 @@ func load(b *testing.B, dev *file.Sink, persists bool, arena *wire.Arena, data [
 		default:
 		}
 	}
-	l := &loader{name: "d", dev: dev, merge: m, digest: wire.NewDigest(), applied: tell, post: func(ev event) { ended <- ev.(loaderEnded) }}
+	l := &loader{name: "d", dev: dev, merge: m, digest: wire.NewDigest(), noteApplied: tell, post: func(ev event) { ended <- ev.(loaderEnded) }}
 	var err error
 	if persists {
 		l.stream, err = dev.Persist("bench")
-		l.note = new(note)
+		l.note = new(copyNote)
 	} else {
 		l.stream, err = dev.SetState(vfio.Resuming)
 	}
@@ -90,7 +90,7 @@ func load(b *testing.B, dev *file.Sink, persists bool, arena *wire.Arena, data [
 		}
 		m.deliver(c)
 	}
-	if _, err := m.finish(&wire.End{Bytes: total * size, Chunks: total, Digest: sum.Sum()}); err != nil {
+	if _, err := m.setEnd(&wire.End{Bytes: total * size, Chunks: total, Digest: sum.Sum()}); err != nil {
 		b.Fatal(err)
 	}
 	if ev := <-ended; ev.fault != nil {

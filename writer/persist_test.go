@@ -29,7 +29,7 @@ type loadedFile struct {
 }
 
 // leave loads a file and stops at a state: RESUMING, with a complete copy, STOP or RUNNING.
-func (k *loadedFile) leave(t *testing.T, number, of int, at vfio.State) {
+func (k *loadedFile) make(t *testing.T, number, of int, at vfio.State) {
 	t.Helper()
 	content := bytes.Repeat([]byte{byte(number + 1)}, 1000*(number+1))
 	h := &wire.Hello{Attempt: k.attempt(), Devices: make([]wire.DeviceOffer, of)}
@@ -37,7 +37,7 @@ func (k *loadedFile) leave(t *testing.T, number, of int, at vfio.State) {
 	digest := wire.NewDigest()
 	digest.Add(wire.ChunkHead{Device: uint16(number), RawLen: uint32(len(content)), Digest: 7})
 	k.sum = digest.Sum()
-	n := newNote(h, number, migration.JournalID{2})
+	n := newCopyNote(h, number, migration.JournalID{2})
 	n.Digest = k.sum
 	b, err := n.encode()
 	if err != nil {
@@ -97,10 +97,10 @@ func TestResumeCopy(t *testing.T) {
 			a := migration.Attempt{Mig: migration.ID{1}, Epoch: 3}
 			var sums []migration.StreamDigest
 			var left []string
-			var sinks []Sink
+			var targets []Target
 			for i := range 2 {
 				k := loadedFile{path: filepath.Join(dir, fmt.Sprint("f", i)), epoch: a.Epoch}
-				k.leave(t, i, 2, c.steps[i])
+				k.make(t, i, 2, c.steps[i])
 				sums = append(sums, k.sum)
 				left = append(left, filepath.Join(dir, fmt.Sprintf(".f%d.%s.resumable", i, sessionID(a.Mig))))
 			}
@@ -120,9 +120,9 @@ func TestResumeCopy(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				sinks = append(sinks, Sink{Name: fmt.Sprint("d", i), Device: d})
+				targets = append(targets, Target{Name: fmt.Sprint("d", i), Device: d})
 			}
-			f := newFleet(sinks)
+			f := newFleet(targets)
 			f.session = sessionID(a.Mig)
 			got, err := f.resume(last)
 			if got != c.want || (err == nil) != (c.err == "") || err != nil && !strings.Contains(err.Error(), c.err) {
@@ -137,7 +137,7 @@ func TestResumeCopy(t *testing.T) {
 				}
 				before = "f0 f1"
 			}
-			for _, s := range sinks {
+			for _, s := range targets {
 				s.Device.Close()
 			}
 			if after := listed(t, dir); after != before {
@@ -168,20 +168,20 @@ func TestStartOfResumedCopy(t *testing.T) {
 		want  handoff.Copy
 	}{{vfio.Stop, handoff.Kept}, {vfio.Running, handoff.Unclear}} {
 		dir := t.TempDir()
-		var sinks []Sink
+		var targets []Target
 		var sums []migration.StreamDigest
 		for i, step := range []vfio.State{c.first, vfio.Stop} {
 			k := loadedFile{path: filepath.Join(dir, fmt.Sprint("f", i)), epoch: 3}
-			k.leave(t, i, 2, step)
+			k.make(t, i, 2, step)
 			sums = append(sums, k.sum)
 			d, err := file.NewSink(k.path, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
 			defer d.Close()
-			sinks = append(sinks, Sink{Name: fmt.Sprint("d", i), Device: d})
+			targets = append(targets, Target{Name: fmt.Sprint("d", i), Device: d})
 		}
-		f := newFleet(sinks)
+		f := newFleet(targets)
 		f.session = sessionID(migration.ID{1})
 		f.each = func(n int, do func(int) error) (err error) { // the last one first
 			for i := range n {
@@ -199,19 +199,19 @@ func TestStartOfResumedCopy(t *testing.T) {
 		if err := f.start(); err == nil {
 			t.Error("it has started")
 		}
-		if got := f.unstart(); got != c.want {
+		if got := f.undoStart(); got != c.want {
 			t.Errorf("with the first in %v the copy is %v, want %v", c.first, got, c.want)
 		}
 	}
 }
 
 // lasting is a journal that knows whether its host was started again.
-type lasting struct {
+type lastingJournal struct {
 	*handoff.Memory
 	rebooted bool
 }
 
-func (l lasting) Rebooted() bool { return l.rebooted }
+func (l lastingJournal) Rebooted() bool { return l.rebooted }
 
 func (k *loadedFile) attempt() migration.Attempt {
 	return migration.Attempt{Mig: migration.ID{1}, Epoch: k.epoch}
@@ -219,7 +219,7 @@ func (k *loadedFile) attempt() migration.Attempt {
 
 // accepted is a process that is told to go on with the file, of which ACCEPT is recorded.
 // Its user gives up after a minute.
-func (k *loadedFile) accepted(t *testing.T, j lasting) (transport.Dialer, func() (migration.Report, error)) {
+func (k *loadedFile) start(t *testing.T, j lastingJournal) (transport.Dialer, func() (migration.Report, error)) {
 	t.Helper()
 	device, err := file.NewSink(k.path, nil)
 	if err != nil {
@@ -231,8 +231,8 @@ func (k *loadedFile) accepted(t *testing.T, j lasting) (transport.Dialer, func()
 	return d, func() (migration.Report, error) {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
-		return Receive(ctx, l, []Sink{{Name: "d0", Device: device}}, &Options{
-			Recover: k.attempt().Mig, Journals: func(migration.ID, bool) (handoff.Journal, error) { return j, nil },
+		return Receive(ctx, l, []Target{{Name: "d0", Device: device}}, &Options{
+			Continue: k.attempt().Mig, Journals: func(migration.ID, bool) (handoff.Journal, error) { return j, nil },
 		})
 	}
 }
@@ -244,10 +244,10 @@ func TestAcceptedBeforeARestart(t *testing.T) {
 	for _, rebooted := range []bool{false, true} {
 		dir := t.TempDir()
 		k := loadedFile{path: filepath.Join(dir, "f"), epoch: 3}
-		k.leave(t, 0, 1, vfio.Stop)
+		k.make(t, 0, 1, vfio.Stop)
 		synctest.Test(t, func(t *testing.T) {
-			j := lasting{handoff.NewMemory(), rebooted}
-			d, receive := k.accepted(t, j)
+			j := lastingJournal{handoff.NewMemory(), rebooted}
+			d, receive := k.start(t, j)
 			named := func() bool { _, err := os.Stat(k.path); return err == nil }
 			source := make(chan error, 1)
 			go func() {
@@ -255,7 +255,7 @@ func TestAcceptedBeforeARestart(t *testing.T) {
 				if named() == rebooted {
 					t.Errorf("rebooted %v: before its source has asked, it has a name: %v", rebooted, named())
 				}
-				control, err := comeBack(t.Context(), d, &wire.Resume{Attempt: k.attempt(), Peer: j.ID()})
+				control, err := resumeAsSource(t.Context(), d, &wire.Resume{Attempt: k.attempt(), Peer: j.ID()})
 				if err == nil {
 					control.Send(&wire.Fin{Attempt: k.attempt()})
 					wire.HangUp(control.Lane(), func() {})
@@ -278,10 +278,10 @@ func TestAcceptedBeforeARestart(t *testing.T) {
 func TestWaitsForItsSource(t *testing.T) {
 	dir := t.TempDir()
 	k := loadedFile{path: filepath.Join(dir, "f"), epoch: 3}
-	k.leave(t, 0, 1, vfio.Stop)
+	k.make(t, 0, 1, vfio.Stop)
 	synctest.Test(t, func(t *testing.T) {
-		j := lasting{handoff.NewMemory(), true}
-		_, receive := k.accepted(t, j)
+		j := lastingJournal{handoff.NewMemory(), true}
+		_, receive := k.start(t, j)
 		r, err := receive()
 		if r.Outcome != migration.InDoubt || r.Attempt != k.attempt() || err == nil || j.Last().Record != handoff.Accept {
 			t.Errorf("%v of %v, %v; recorded is %v", r.Outcome, r.Attempt, err, j.Last().Record)
@@ -311,23 +311,23 @@ func TestSpareOthers(t *testing.T) {
 	} {
 		dir := t.TempDir()
 		k := loadedFile{path: filepath.Join(dir, "f"), epoch: 3}
-		k.leave(t, 0, 1, vfio.Stop)
+		k.make(t, 0, 1, vfio.Stop)
 		device, err := file.NewSink(k.path, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
 		j := handoff.NewMemory()
 		j.Append(handoff.Entry{Record: c.record})
-		e := newEngine(Options{}, []Sink{{Name: "d0", Device: device}})
+		e := newEngine(Options{}, []Target{{Name: "d0", Device: device}})
 		e.opts.Journals = func(migration.ID, bool) (handoff.Journal, error) { return j, c.err }
 		want := transport.CodeHeld
 		if c.err != nil { // nobody knows what it keeps
 			want = transport.CodeBusy
 		}
-		if f := e.spareOthers(migration.ID{9}); (f == nil) != c.free || f != nil && (f.Code != want || f.Device != "d0") {
+		if f := e.checkOtherCopies(migration.ID{9}); (f == nil) != c.free || f != nil && (f.Code != want || f.Device != "d0") {
 			t.Errorf("%v, %v: %v", c.record, c.err, f)
 		}
-		if f := e.spareOthers(migration.ID{1}); f != nil {
+		if f := e.checkOtherCopies(migration.ID{1}); f != nil {
 			t.Errorf("its own, %v: %v", c.record, f)
 		}
 		device.Close()

@@ -22,18 +22,18 @@ type pipeline struct {
 	devices []*device
 	post    func(event) // hands an event to the loop
 
-	arena    *wire.Arena // these from the moment of WELCOME
-	credit   *credit
-	acks     *acker
-	lanes    []*receiver // by number, nil before they are dialled; in place of a lost one its successor
-	complete int         // loaders that ended well
-	ends     int         // ENDs received
+	arena        *wire.Arena // these from the moment of WELCOME
+	credit       *credit
+	acks         *acker
+	lanes        []*receiver // by number, nil before they are dialled; in place of a lost one its successor
+	loaded       int         // loaders that ended well
+	endsReceived int         // ENDs received
 
-	late []transport.Lane // opened when the attempt was already over
+	lateLanes []transport.Lane // opened when the attempt was already over
 
-	recent    occupancy.Recent[progress] // these three for how full the stages are
-	asOfStop  progress                   // when the guest had stopped
-	asOfReady progress                   // when every device had its state, nil before
+	recent  occupancy.Recent[progress] // these three for how full the stages are
+	atStop  progress                   // when the guest had stopped
+	atReady progress                   // when every device had its state, nil before
 
 	receiving *tasks.Group   // receivers, which end with their lanes; all end when the streams are abandoned
 	loading   *tasks.Group   // loaders, which end with their streams
@@ -45,21 +45,21 @@ func newPipeline(work *tasks.Group, post func(event)) *pipeline {
 }
 
 // begun is what an attempt's streams begin with.
-type begun struct {
+type streamTerms struct {
 	attempt   migration.Attempt
 	journal   migration.JournalID // of this side
 	memory    int
 	chunkSize int
 	lanes     int
 	maxState  uint64
-	notes     func(device int) *note // nil for a copy that does not outlive the process
+	notes     func(device int) *copyNote // nil for a copy that does not outlive the process
 	control   *wire.Control
 	quit      <-chan struct{} // closed when the loop ends
 }
 
 // begin sets memory aside and starts the loaders.
-func (p *pipeline) begin(devices []*device, b begun) error {
-	arena, err := wire.NewArena(b.memory, b.chunkSize, least(b.lanes, len(devices)))
+func (p *pipeline) start(devices []*device, b streamTerms) error {
+	arena, err := wire.NewArena(b.memory, b.chunkSize, minChunks(b.lanes, len(devices)))
 	if err != nil {
 		return err
 	}
@@ -81,7 +81,7 @@ func (p *pipeline) begin(devices []*device, b begun) error {
 	for i, d := range devices {
 		d.loader = &loader{
 			device: i, name: d.Name, dev: d.Device, stream: d.stream, note: b.notes(i),
-			merge: d.merge, digest: wire.NewDigest(), post: p.post, applied: func() { p.acks.applied(i) },
+			merge: d.merge, digest: wire.NewDigest(), post: p.post, noteApplied: func() { p.acks.noteApplied(i) },
 		}
 		p.loading.Go(d.loader.run)
 	}
@@ -90,25 +90,25 @@ func (p *pipeline) begin(devices []*device, b begun) error {
 }
 
 // loads reports whether memory is set aside and the loaders have been started.
-func (p *pipeline) loads() bool { return p.acks != nil }
+func (p *pipeline) started() bool { return p.acks != nil }
 
 // ended reports whether every END has come.
-func (p *pipeline) ended() bool { return p.loads() && p.ends == len(p.devices) }
+func (p *pipeline) allEnded() bool { return p.started() && p.endsReceived == len(p.devices) }
 
 // dialled are the receivers of the lanes that the source has dialled so far.
-func (p *pipeline) dialled() []*receiver {
+func (p *pipeline) dialledLanes() []*receiver {
 	return slices.DeleteFunc(slices.Clone(p.lanes), func(r *receiver) bool { return r == nil })
 }
 
 // missing reports whether a lane is not dialled yet, or is lost.
-func (p *pipeline) missing() bool {
-	return slices.ContainsFunc(p.lanes, func(r *receiver) bool { return r == nil || r.gone })
+func (p *pipeline) lacksLane() bool {
+	return slices.ContainsFunc(p.lanes, func(r *receiver) bool { return r == nil || r.lost })
 }
 
 // addLane receives over a lane, in place of the one with its number.
 func (p *pipeline) addLane(number int, lane transport.Lane, codecs [256]bool, local bool) {
-	r := &receiver{lane: lane, arena: p.arena, devices: p.devices, codecs: codecs, local: local, over: make(chan struct{}),
-		read: &p.acks.read[number], padded: p.acks.padded}
+	r := &receiver{lane: lane, arena: p.arena, devices: p.devices, codecs: codecs, local: local, done: make(chan struct{}),
+		read: &p.acks.read[number], notePadding: p.acks.notePadding}
 	before := p.lanes[number]
 	if before != nil { // the source has lost it, and this side may not know
 		before.lane.SetDeadline(time.Unix(1, 0))
@@ -119,17 +119,17 @@ func (p *pipeline) addLane(number int, lane transport.Lane, codecs [256]bool, lo
 
 // addLate keeps a lane that comes when the attempt is over: closed at once, it would hide the
 // reason from the source.
-func (p *pipeline) addLate(lane transport.Lane) {
-	if len(p.late) == len(p.lanes) {
+func (p *pipeline) holdLateLane(lane transport.Lane) {
+	if len(p.lateLanes) == len(p.lanes) {
 		lane.Close()
 		return
 	}
-	p.late = append(p.late, lane)
+	p.lateLanes = append(p.lateLanes, lane)
 }
 
 // wake wakes everything that waits for a lane.
-func (p *pipeline) wake() {
-	for _, r := range p.dialled() {
+func (p *pipeline) wakeReceivers() {
+	for _, r := range p.dialledLanes() {
 		r.lane.SetDeadline(time.Unix(1, 0))
 	}
 }
@@ -142,22 +142,22 @@ const joinLimit = 5 * time.Second
 // reports whether all has ended within joinLimit. If not, release is called when the last write
 // has ended, which takes what it uses with it.
 func (p *pipeline) join(release func()) bool {
-	p.wake()
+	p.wakeReceivers()
 	return tasks.Within(joinLimit, func() {
 		p.receiving.Wait()
 		p.loading.Wait()
 		for _, d := range p.devices {
-			d.merge.drop()
+			d.merge.discardAll()
 		}
 	}, release)
 }
 
 // closeLanes closes the data lanes.
 func (p *pipeline) closeLanes() {
-	for _, r := range p.dialled() {
+	for _, r := range p.dialledLanes() {
 		r.lane.Close()
 	}
-	for _, l := range p.late {
+	for _, l := range p.lateLanes {
 		l.Close()
 	}
 }
@@ -173,16 +173,16 @@ func (p *pipeline) close() {
 }
 
 // position is how much of all streams was applied, in bytes.
-func (p *pipeline) position() (sum uint64) {
+func (p *pipeline) bytesApplied() (sum uint64) {
 	for _, d := range p.devices {
-		sum += d.position()
+		sum += d.bytesApplied()
 	}
 	return sum
 }
 
 // received is what the lanes have brought, in bytes.
-func (p *pipeline) received() (sum uint64) {
-	if p.loads() {
+func (p *pipeline) bytesReceived() (sum uint64) {
+	if p.started() {
 		for i := range p.acks.read {
 			sum += p.acks.read[i].Load()
 		}
@@ -190,7 +190,7 @@ func (p *pipeline) received() (sum uint64) {
 	return sum
 }
 
-func (p *pipeline) progressed() progress {
+func (p *pipeline) currentProgress() progress {
 	now := make(progress, len(p.devices))
 	for i, d := range p.devices {
 		now[i] = d.merge.usage()
@@ -201,16 +201,16 @@ func (p *pipeline) progressed() progress {
 // occupancies tells how full the stages were: in all, and while the guest stood still before
 // every device had its state.
 func (p *pipeline) occupancies(stopped bool) (all, stop migration.Occupancy) {
-	if !p.loads() {
+	if !p.started() {
 		return
 	}
-	end := p.asOfReady
+	end := p.atReady
 	if end == nil {
-		end = p.progressed()
+		end = p.currentProgress()
 	}
 	all = end.Occupancy(p.credit.chunks)
 	if stopped {
-		stop = end.Since(p.asOfStop).Occupancy(p.credit.chunks)
+		stop = end.Since(p.atStop).Occupancy(p.credit.chunks)
 	}
 	return all, stop
 }

@@ -19,23 +19,23 @@ import (
 // changes no device, takes none of the chunks' memory and knows nothing of the
 // hand-off: a migration that comes meanwhile does not notice it.
 type preflight struct {
-	opts    Options
-	fleet   *fleet
-	sinks   []Sink
-	control *wire.Control
-	opening wire.Preamble
-	nobody  migration.JournalID             // an attempt that will never be has no journal
-	tasks   *tasks.Group                    // end with the conversation, the streams, or the time
-	why     atomic.Pointer[transport.Fault] // what has ended it, nil if that is the peer or the engine
-	ended   atomic.Bool
-	post    func(event)
+	opts      Options
+	fleet     *fleet
+	targets   []Target
+	control   *wire.Control
+	opening   wire.Preamble
+	noJournal migration.JournalID             // an attempt that will never be has no journal
+	tasks     *tasks.Group                    // end with the conversation, the streams, or the time
+	why       atomic.Pointer[transport.Fault] // what has ended it, nil if that is the peer or the engine
+	ended     atomic.Bool
+	post      func(event)
 
 	room     atomic.Int32  // probe lanes that may still come: none before WELCOME
 	received atomic.Uint64 // bytes that they have brought
 }
 
 func newPreflight(e *engine, ev admitted) *preflight {
-	return &preflight{tasks: e.work.Child(), opts: e.opts, fleet: e.fleet, sinks: e.fleet.sinks(), control: wire.NewControl(ev.lane), opening: ev.pre, nobody: migration.NewJournalID(), post: e.post}
+	return &preflight{tasks: e.work.Child(), opts: e.opts, fleet: e.fleet, targets: e.fleet.targets(), control: wire.NewControl(ev.lane), opening: ev.pre, noJournal: migration.NewJournalID(), post: e.post}
 }
 
 // end ends the conversation, for a reason that the peer is told; nil for none.
@@ -46,7 +46,7 @@ func (p *preflight) end(why *transport.Fault) {
 }
 
 // over reports whether another preflight may be answered.
-func (p *preflight) over() bool { return p == nil || p.ended.Load() }
+func (p *preflight) isOver() bool { return p == nil || p.ended.Load() }
 
 // run holds the conversation, and says why where this side ends it.
 func (p *preflight) run(ctx context.Context) {
@@ -72,13 +72,13 @@ func (p *preflight) run(ctx context.Context) {
 		lane.Close()
 		return
 	}
-	f := faultOf(err)
-	reply(p.control, &wire.Declined{Attempt: p.attempt(), Journal: p.nobody,
+	f := preflightFault(err)
+	reply(p.control, &wire.Declined{Attempt: p.attempt(), Journal: p.noJournal,
 		Code: f.Code, Device: f.Device, Text: f.Err.Error()})
 }
 
 // faultOf gives every end of a preflight a reason.
-func faultOf(err error) *transport.Fault {
+func preflightFault(err error) *transport.Fault {
 	if f, ok := errors.AsType[*transport.Fault](err); ok {
 		return f
 	}
@@ -102,7 +102,7 @@ func (p *preflight) converse(ctx context.Context) error {
 	if !ok || hello.Attempt != p.attempt() || hello.Epoch == 0 {
 		return fmt.Errorf("%w: a preflight that begins with %v, of attempt %d", transport.ErrProtocol, m.Type(), m.About().Epoch)
 	}
-	terms, err := p.judge(hello)
+	terms, err := p.checkHello(hello)
 	p.post(preflightHeard{migration.Event{Kind: migration.Asked, Peer: transport.PeerOf(p.control.Lane()), Text: transport.PeerText(hello.Software), Err: err}})
 	if err != nil {
 		return err
@@ -116,31 +116,31 @@ func (p *preflight) converse(ctx context.Context) error {
 		return err
 	}
 	for {
-		if err := p.answer(); err != nil {
+		if err := p.answerQuery(); err != nil {
 			return err
 		}
 	}
 }
 
 // judge is what a migration is held against before a device is touched.
-func (p *preflight) judge(h *wire.Hello) (terms, error) {
-	t, fault := agree(h, p.sinks, p.opts)
+func (p *preflight) checkHello(h *wire.Hello) (terms, error) {
+	t, fault := agree(h, p.targets, p.opts)
 	if fault != nil {
 		return t, fault
 	}
-	return t, p.fleet.available()
+	return t, p.fleet.checkAvailable()
 }
 
 // welcome promises no memory: no chunk is going to come.
 func (p *preflight) welcome(ctx context.Context, h *wire.Hello, t terms) *wire.Welcome {
-	probe := p.opts.probe(ctx)
-	probe.doubts = t.doubts(h.Devices, p.opts.MaxState)
-	m := welcome(h, t, p.nobody, &p.opts, probe)
+	probe := p.opts.probeWitness(ctx)
+	probe.doubts = t.listDoubts(h.Devices, p.opts.MaxState)
+	m := newWelcome(h, t, p.noJournal, &p.opts, probe)
 	m.Windows = make([]wire.Window, len(h.Devices))
 	return m
 }
 
-func (p *preflight) answer() error {
+func (p *preflight) answerQuery() error {
 	m, err := p.control.Receive()
 	if err != nil {
 		return err
@@ -148,15 +148,15 @@ func (p *preflight) answer() error {
 	if m.Type() != wire.TypeQuery || *m.About() != p.attempt() {
 		return fmt.Errorf("%w: %v in a preflight", transport.ErrProtocol, m.Type())
 	}
-	return p.control.Send(&wire.Status{Attempt: p.attempt(), Journal: p.nobody,
+	return p.control.Send(&wire.Status{Attempt: p.attempt(), Journal: p.noJournal,
 		Record: handoff.None.String(), Received: p.received.Load()})
 }
 
 // takes reports whether a probe lane is this preflight's, and one that it may
 // have.
-func (p *preflight) takes(ev admitted) bool {
+func (p *preflight) admits(ev admitted) bool {
 	a := migration.Attempt{Mig: ev.pre.Mig, Epoch: ev.pre.Epoch}
-	ours := !p.over() && a == p.attempt() && transport.IsPeer(ev.lane, transport.PeerOf(p.control.Lane()))
+	ours := !p.isOver() && a == p.attempt() && transport.IsPeer(ev.lane, transport.PeerOf(p.control.Lane()))
 	return ours && p.room.Add(-1) >= 0
 }
 
@@ -165,7 +165,7 @@ const probeRead = 256 << 10
 
 // discard counts what a probe lane brings. It ends with the lane, or with the
 // preflight.
-func (p *preflight) discard(ctx context.Context, lane transport.Lane) {
+func (p *preflight) readProbe(ctx context.Context, lane transport.Lane) {
 	defer lane.Close()
 	defer context.AfterFunc(ctx, func() { lane.SetDeadline(time.Unix(1, 0)) })()
 	for room := make([]byte, probeRead); ; {

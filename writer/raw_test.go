@@ -17,18 +17,18 @@ import (
 )
 
 // frames is a lane that brings the same bytes as one chunk after the other.
-type frames struct {
+type frameLane struct {
 	transport.Lane
-	heads   []byte // of all chunks, 40 bytes each
-	payload []byte
-	left    int     // of the payload
-	into    []*byte // where the payloads were asked to be put
-	note    bool
+	heads     []byte // of all chunks, 40 bytes each
+	payload   []byte
+	left      int     // of the payload
+	into      []*byte // where the payloads were asked to be put
+	recording bool
 }
 
 // newFrames makes the frames of n chunks.
-func newFrames(t testing.TB, n, size int) *frames {
-	f := &frames{payload: make([]byte, size)}
+func newFrameLane(t testing.TB, n, size int) *frameLane {
+	f := &frameLane{payload: make([]byte, size)}
 	rand.Read(f.payload)
 	arena, err := wire.NewArena(0, size, 1)
 	if err != nil {
@@ -55,9 +55,9 @@ func newFrames(t testing.TB, n, size int) *frames {
 	return f
 }
 
-func (f *frames) Read(p []byte) (int, error) {
+func (f *frameLane) Read(p []byte) (int, error) {
 	if f.left > 0 {
-		if f.note {
+		if f.recording {
 			f.into = append(f.into, unsafe.SliceData(p))
 		}
 		n := copy(p, f.payload[len(f.payload)-f.left:])
@@ -73,14 +73,14 @@ func (f *frames) Read(p []byte) (int, error) {
 }
 
 // taker is a stream that takes everything.
-type taker struct {
+type recorder struct {
 	vfio.Stream
-	from []*byte
-	note bool
+	from      []*byte
+	recording bool
 }
 
-func (d *taker) Write(p []byte) (int, error) {
-	if d.note {
+func (d *recorder) Write(p []byte) (int, error) {
+	if d.recording {
 		d.from = append(d.from, unsafe.SliceData(p))
 	}
 	return len(p), nil
@@ -88,7 +88,7 @@ func (d *taker) Write(p []byte) (int, error) {
 
 // rawPath is a receiver, a merge and a loader on the way of bytes that come as
 // they are.
-func rawPath(t testing.TB, size int, lane *frames, dev *taker) (move func()) {
+func rawPath(t testing.TB, size int, lane *frameLane, dev *recorder) (move func()) {
 	arena, err := wire.NewArena(0, size, 3)
 	if err != nil {
 		t.Fatal(err)
@@ -105,22 +105,22 @@ func rawPath(t testing.TB, size int, lane *frames, dev *taker) (move func()) {
 	})
 	m := newMerge(newCredit(2, size, make([]share.Need, 1)), 0, wire.MaxStream)
 	acks := &acker{credit: m.credit, merges: []*merge{m}, due: make(chan struct{}, 1)}
-	r := &receiver{lane: lane, arena: arena, scratch: scratch, devices: []*device{{Sink: Sink{Name: "d"}, merge: m}}, read: new(atomic.Uint64)}
+	r := &receiver{lane: lane, arena: arena, scratch: scratch, devices: []*device{{Target: Target{Name: "d"}, merge: m}}, read: new(atomic.Uint64)}
 	r.codecs[codec.IDRaw] = true
-	l := &loader{stream: dev, merge: m, digest: wire.NewDigest(), applied: func() { acks.applied(0) }}
+	l := &loader{stream: dev, merge: m, digest: wire.NewDigest(), noteApplied: func() { acks.noteApplied(0) }}
 	ctx := context.Background()
 	room := new(wire.HeadRoom)
 	return func() {
 		head, err := wire.ReadChunkHead(lane, room)
 		if err == nil {
-			err = r.chunk(head)
+			err = r.readChunk(head)
 		}
 		if err != nil {
 			t.Fatal(err)
 		}
 		c, _, err := m.take(ctx)
 		if err == nil {
-			err = l.apply(c)
+			err = l.applyChunk(c)
 		}
 		if err != nil {
 			t.Fatal(err)
@@ -131,8 +131,8 @@ func rawPath(t testing.TB, size int, lane *frames, dev *taker) (move func()) {
 // TestRawPath: what the device is given is, at the same address, what the lane
 // was read to.
 func TestRawPath(t *testing.T) {
-	lane, dev := newFrames(t, 200, 64<<10), &taker{note: true}
-	lane.note = true
+	lane, dev := newFrameLane(t, 200, 64<<10), &recorder{recording: true}
+	lane.recording = true
 	move := rawPath(t, 64<<10, lane, dev)
 	for range 10 {
 		move()
@@ -145,7 +145,7 @@ func TestRawPath(t *testing.T) {
 	if len(lane.into) != 10 || len(dev.from) != 10 {
 		t.Errorf("10 chunks took %d reads and %d writes", len(lane.into), len(dev.from))
 	}
-	lane.note, dev.note = false, false
+	lane.recording, dev.recording = false, false
 	if allocs := testing.AllocsPerRun(100, move); allocs != 0 {
 		t.Errorf("a chunk costs %v allocations", allocs)
 	}
@@ -157,7 +157,7 @@ func TestRawPath(t *testing.T) {
 func BenchmarkRawPath(b *testing.B) {
 	for _, size := range []int{4 << 10, 64 << 10, 1 << 20} {
 		b.Run(sizeName(size), func(b *testing.B) {
-			move := rawPath(b, size, newFrames(b, b.N, size), &taker{})
+			move := rawPath(b, size, newFrameLane(b, b.N, size), &recorder{})
 			b.SetBytes(int64(size))
 			b.ReportAllocs()
 			b.ResetTimer()

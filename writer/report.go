@@ -12,26 +12,26 @@ import (
 )
 
 // tell observes an event of the attempt, once HELLO has named one.
-func (e *engine) tell(ev migration.Event) {
+func (e *engine) emit(ev migration.Event) {
 	if ev.Kind != migration.Asked {
-		ev.Attempt = cmp.Or(ev.Attempt, e.out.Attempt)
+		ev.Attempt = cmp.Or(ev.Attempt, e.report.Attempt)
 	}
 	e.opts.Observe(ev)
 }
 
 func (e *engine) snapshots() []migration.Snapshot {
-	if !e.pipe.loads() {
+	if !e.pipe.started() {
 		return nil
 	}
 	out, stopped := make([]migration.Snapshot, len(e.devices)), !e.times.stopped.IsZero()
 	for i, d := range e.devices {
-		applied := d.position()
+		applied := d.bytesApplied()
 		if applied > 0 && e.times.begun.IsZero() {
 			e.times.begun = time.Now()
 		}
 		out[i] = migration.Snapshot{
 			Name: d.Name, Phase: e.phase(), Bytes: applied, Applied: applied,
-			Wire: d.received.Load(), Remaining: d.left(stopped), Known: d.estimate.Known,
+			Wire: d.received.Load(), Remaining: d.remaining(stopped), Known: d.estimate.Known,
 		}
 	}
 	return out
@@ -39,11 +39,11 @@ func (e *engine) snapshots() []migration.Snapshot {
 
 func (e *engine) phase() string {
 	switch {
-	case e.owner.HoldsCopy(), e.owner.Starts():
+	case e.handoff.HoldsCopy(), e.handoff.Starts():
 		return migration.Commit
-	case e.owner.MayRunDevices():
+	case e.handoff.MayRunDevices():
 		return migration.Running
-	case e.owner.Resets():
+	case e.handoff.Resets():
 		return migration.Rollback
 	case e.times.stopped.IsZero():
 		return migration.PreCopy
@@ -53,16 +53,16 @@ func (e *engine) phase() string {
 
 func (e *engine) finishReport() {
 	e.snapshots()
-	e.times.figures(&e.out)
-	e.out.Lanes = len(e.pipe.dialled())
-	e.out.Occupancy, e.out.StopOccupancy = e.pipe.occupancies(!e.times.stopped.IsZero())
-	e.out.NameBottleneck()
+	e.times.fillReport(&e.report)
+	e.report.Lanes = len(e.pipe.dialledLanes())
+	e.report.Occupancy, e.report.StopOccupancy = e.pipe.occupancies(!e.times.stopped.IsZero())
+	e.report.NameBottleneck()
 	for _, d := range e.devices {
 		r := migration.Device{Name: d.Name, State: e.stateOf(d)}
 		if l := d.loader; l != nil && !e.stuck { // else nothing was loaded, or nobody can say what
 			r.Bytes, r.WireBytes, r.Chunks, r.Digest, r.Path = l.digest.Bytes(), d.received.Load(), l.digest.Chunks(), l.digest.Sum(), l.path()
 		}
-		e.out.Devices = append(e.out.Devices, r)
+		e.report.Devices = append(e.report.Devices, r)
 	}
 }
 
@@ -71,39 +71,39 @@ func (e *engine) stateOf(d *device) string {
 	if e.stuck {
 		return "unknown: a write to the device does not end"
 	}
-	return d.state()
+	return d.stateText()
 }
 
 func (e *engine) result() (migration.Report, error) {
 	e.finishReport()
-	committed := e.out.Outcome == migration.Committed
+	committed := e.report.Outcome == migration.Committed
 	if e.unrecorded != nil && (committed || e.fault != e.unrecorded) {
-		e.out.Warnings = append(e.out.Warnings, e.unrecorded.Error())
+		e.report.Warnings = append(e.report.Warnings, e.unrecorded.Error())
 	}
 	if committed {
-		return e.out, nil
+		return e.report, nil
 	}
 	if e.fault == nil {
-		e.fault, e.tooLate = e.tooLate, nil
+		e.fault, e.lateFault = e.lateFault, nil
 	}
-	if e.tooLate != nil {
-		e.out.Warnings = append(e.out.Warnings, e.tooLate.Error())
+	if e.lateFault != nil {
+		e.report.Warnings = append(e.report.Warnings, e.lateFault.Error())
 	}
-	if e.waits.Record != handoff.None && e.out.Outcome == migration.Aborted && e.out.Attempt == (migration.Attempt{}) {
-		e.out.Outcome, e.out.Attempt, e.out.Peer = migration.InDoubt, e.waits.Attempt, e.waits.PeerID
+	if e.unresolved.Record != handoff.None && e.report.Outcome == migration.Aborted && e.report.Attempt == (migration.Attempt{}) {
+		e.report.Outcome, e.report.Attempt, e.report.Peer = migration.InDoubt, e.unresolved.Attempt, e.unresolved.PeerID
 	}
 	if e.fault == nil {
 		e.fault = &transport.Fault{Code: transport.CodeInternal, Err: errors.New("writer: ended without a cause")}
 	}
-	return e.out, e.fault
+	return e.report, e.fault
 }
 
 // keepTimes remembers the steps that have run, for the next migration's prediction.
-func (e *engine) keepTimes() {
+func (e *engine) saveStepTimes() {
 	if e.opts.StepTimes == nil || e.times.steps.ran == nil {
 		return
 	}
 	if err := handoff.KeepTimes(e.opts.StepTimes, e.times.steps.ran); err != nil {
-		e.out.Warnings = append(e.out.Warnings, fmt.Sprintf("the times of this run's steps are not kept: %v", err))
+		e.report.Warnings = append(e.report.Warnings, fmt.Sprintf("the times of this run's steps are not kept: %v", err))
 	}
 }

@@ -14,24 +14,24 @@ import (
 const witnessPause = time.Second
 
 func (e *engine) witnessed(ev witnessed) {
-	if ev.err != nil && !e.watch.silent {
-		e.watch.silent = true
-		e.tell(migration.Event{Kind: migration.Warning, Text: fmt.Sprintf("the witness does not answer, and is asked again before anything is started: %v", ev.err)})
+	if ev.err != nil && !e.watch.warnedWitness {
+		e.watch.warnedWitness = true
+		e.emit(migration.Event{Kind: migration.Warning, Text: fmt.Sprintf("the witness does not answer, and is asked again before anything is started: %v", ev.err)})
 	}
 	if ev.err == nil {
 		e.times.steps.witness, e.times.steps.askedAt = time.Since(e.times.steps.askedAt), time.Time{}
 	}
-	e.own(handoff.Witnessed{Winner: ev.winner})
+	e.stepHandoff(handoff.Witnessed{Winner: ev.winner})
 }
 
 // accepted tells the hook. Only a copy that does not run yet can be given up for it.
-func (e *engine) accepted(a migration.Attempt) (failed, warning error) {
+func (e *engine) runOnAccept(a migration.Attempt) (failed, warning error) {
 	err := e.opts.OnAccept.Run(a)
 	if err == nil {
 		return nil, nil
 	}
 	err = fmt.Errorf("on-accept: %w", err)
-	if !e.fleet.idle() {
+	if !e.fleet.noneStarted() {
 		return nil, err
 	}
 	return &transport.Fault{Code: transport.CodeStart, Err: err}, nil
@@ -40,28 +40,28 @@ func (e *engine) accepted(a migration.Attempt) (failed, warning error) {
 func (e *engine) started(ev started) {
 	if ev.accept > 0 {
 		e.times.steps.accept = ev.accept
-		e.times.steps.note(handoff.StepAccept, ev.accept)
+		e.times.steps.noteStep(handoff.StepAccept, ev.accept)
 	}
 	if ev.err == nil {
-		e.times.steps.note(startStep(e.fleet.sinks()), ev.took)
-		e.devicesRun(ev.took)
+		e.times.steps.noteStep(startStep(e.fleet.targets()), ev.took)
+		e.devicesStarted(ev.took)
 		return
 	}
 	fault, ok := errors.AsType[*transport.Fault](ev.err)
 	if !ok {
 		fault = &transport.Fault{Code: transport.CodeStart, Err: ev.err}
 	}
-	e.decideBy(fault)
-	e.own(handoff.NotStarted{Copy: ev.copy, Device: fault.Device, Text: fault.Err.Error()})
+	e.replaceCause(fault)
+	e.stepHandoff(handoff.NotStarted{Copy: ev.copy, Device: fault.Device, Text: fault.Err.Error()})
 }
 
 // devicesRun has the guest started on them, if there is one.
-func (e *engine) devicesRun(took time.Duration) {
+func (e *engine) devicesStarted(took time.Duration) {
 	if e.opts.StartGuest == nil {
-		e.running(took)
+		e.reportRunning(took)
 		return
 	}
-	e.tell(migration.Event{Kind: migration.Accepted, Attempt: e.owner.Attempt})
+	e.emit(migration.Event{Kind: migration.Accepted, Attempt: e.handoff.Attempt})
 	e.startGuest(took)
 }
 
@@ -69,18 +69,18 @@ func (e *engine) devicesRun(took time.Duration) {
 // same has its only ones in them.
 func (e *engine) guestStarted(ev guestStarted) {
 	if ev.err == nil {
-		e.times.steps.note(handoff.StepGuest, ev.took)
-		e.running(ev.devices + ev.took)
+		e.times.steps.noteStep(handoff.StepGuest, ev.took)
+		e.reportRunning(ev.devices + ev.took)
 		return
 	}
 	err := fmt.Errorf("start the guest, which may run all the same: %w", ev.err)
-	e.decideBy(&transport.Fault{Code: transport.CodeStart, Err: err})
-	e.own(handoff.NotStarted{Copy: handoff.Unclear, Text: err.Error()})
+	e.replaceCause(&transport.Fault{Code: transport.CodeStart, Err: err})
+	e.stepHandoff(handoff.NotStarted{Copy: handoff.Unclear, Text: err.Error()})
 }
 
 // running tells the source, which may then let go of its devices.
-func (e *engine) running(took time.Duration) {
+func (e *engine) reportRunning(took time.Duration) {
 	e.times.running = time.Now()
-	e.tell(migration.Event{Kind: migration.Phase, Phase: migration.Running})
-	e.own(handoff.Started{TookNS: max(1, took.Nanoseconds())})
+	e.emit(migration.Event{Kind: migration.Phase, Phase: migration.Running})
+	e.stepHandoff(handoff.Started{TookNS: max(1, took.Nanoseconds())})
 }

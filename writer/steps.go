@@ -19,7 +19,7 @@ type probed struct {
 }
 
 // probe asks the witness, if there is one, before the source stops a guest for it.
-func (o *Options) probe(ctx context.Context) (p probed) {
+func (o *Options) probeWitness(ctx context.Context) (p probed) {
 	if o.Witness != nil {
 		p.took, p.err = witness.Probe(ctx, o.Witness, handoff.DestSide)
 	}
@@ -27,7 +27,7 @@ func (o *Options) probe(ctx context.Context) (p probed) {
 }
 
 // tell has WELCOME say it.
-func (p probed) tell(m *wire.Welcome) {
+func (p probed) describe(m *wire.Welcome) {
 	m.Warning = p.doubts
 	switch {
 	case p.err != nil:
@@ -38,26 +38,26 @@ func (p probed) tell(m *wire.Welcome) {
 }
 
 // foretell has WELCOME say how long the steps took that cannot be tried.
-func (o *Options) foretell(m *wire.Welcome, sinks []Sink) {
-	m.StartNS = o.last(startStep(sinks))
+func (o *Options) addStepTimes(m *wire.Welcome, targets []Target) {
+	m.StartNS = o.lastTime(startStep(targets))
 	if o.OnAccept != nil {
-		m.AcceptNS = o.last(handoff.StepAccept)
+		m.AcceptNS = o.lastTime(handoff.StepAccept)
 	}
 	if o.StartGuest != nil {
-		m.GuestNS = o.last(handoff.StepGuest)
+		m.GuestNS = o.lastTime(handoff.StepGuest)
 	}
 }
 
 // startStep names the start of these devices.
-func startStep(sinks []Sink) string {
-	drivers := make([]string, len(sinks))
-	for i, s := range sinks {
+func startStep(targets []Target) string {
+	drivers := make([]string, len(targets))
+	for i, s := range targets {
 		drivers[i] = vfio.Describe(s.Device).Driver
 	}
 	return handoff.StepOf(handoff.StepStart, drivers)
 }
 
-func (o *Options) last(step string) int64 {
+func (o *Options) lastTime(step string) int64 {
 	if o.StepTimes != nil {
 		if took, ok := o.StepTimes.Last(step); ok {
 			return max(1, took.Nanoseconds())

@@ -30,7 +30,7 @@ type steps struct {
 }
 
 // note takes in that a step has run to its end.
-func (s *steps) note(step string, took time.Duration) {
+func (s *steps) noteStep(step string, took time.Duration) {
 	if s.ran == nil {
 		s.ran = map[string]time.Duration{}
 	}
@@ -40,7 +40,7 @@ func (s *steps) note(step string, took time.Duration) {
 // figures takes the times from FIN, so that both sides show the same, and from
 // this side's own clock where the source has sent none. A downtime is part of the total,
 // even if the source says otherwise.
-func (t *timing) figures(r *migration.Report) {
+func (t *timing) fillReport(r *migration.Report) {
 	if t.fin != nil {
 		r.Downtime = time.Duration(t.fin.DowntimeNS)
 		r.Total = max(time.Duration(t.fin.TotalNS), r.Downtime)

@@ -7,7 +7,6 @@ import (
 	"github.com/migpipe/migpipe/internal/wire"
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
-	"github.com/migpipe/migpipe/transport/migration"
 )
 
 // watch decides when this side has waited too long: for a lost or silent source, for bytes
@@ -17,16 +16,16 @@ import (
 type watch struct {
 	limits watchLimits
 
-	arrived   uint64    // bytes that had come
-	quietAt   time.Time // since when none has, although the source says that some are left
-	applied   uint64    // bytes that were applied
-	appliedAt time.Time // when the last of them was, after the last END
-	readyAt   time.Time // since when there is a complete copy, zero if there is none
+	arrived     uint64    // bytes that had come
+	silentSince time.Time // since when none has, although the source says that some are left
+	applied     uint64    // bytes that were applied
+	appliedAt   time.Time // when the last of them was, after the last END
+	readyAt     time.Time // since when there is a complete copy, zero if there is none
 
-	waits     bool // the user was warned of a copy that waits
-	slowReset bool // and of a reset that takes long
-	held      bool // the user was told that a copy stays for a source that is away
-	silent    bool // the user was warned of a witness that does not answer
+	warnedReady   bool // the user was warned of a copy that waits
+	warnedReset   bool // and of a reset that takes long
+	held          bool // the user was told that a copy stays for a source that is away
+	warnedWitness bool // the user was warned of a witness that does not answer
 }
 
 // watchLimits are those of Options.
@@ -43,11 +42,11 @@ type facts struct {
 	times       *timing
 	asksWitness bool // COMMIT has come, and waits for the witness
 
-	connected bool
-	local     bool      // the source is a process of this host
-	lostAt    time.Time // when the control lane was lost
-	heardAt   time.Time // when the source last said something
-	taken     bool      // the source is known to have heard WELCOME
+	connected    bool
+	local        bool      // the source is a process of this host
+	lostAt       time.Time // when the control lane was lost
+	heardAt      time.Time // when the source last said something
+	heardWelcome bool      // the source is known to have heard WELCOME
 
 	dialled int    // data lanes
 	missing bool   // one is not dialled yet, or is lost
@@ -56,7 +55,7 @@ type facts struct {
 	applied uint64
 	owes    bool // the source says that bytes are left, and no device has any to write
 
-	leaving bool // the user wants to end as soon as it is known what stays
+	holdAsked bool // the user wants to end as soon as it is known what stays
 }
 
 // watchAction is what the watch answers with.
@@ -69,9 +68,9 @@ type (
 	// endAttempt ends it for a reason, with what the hand-off is to hear. alone says that its
 	// source alone is to blame: the next one may come.
 	endAttempt struct {
-		fault *transport.Fault
-		event handoff.DestEvent
-		alone bool
+		fault       *transport.Fault
+		event       handoff.DestEvent
+		sourceAlone bool
 	}
 	// loseConnection takes the source for lost.
 	loseConnection struct{ err error }
@@ -82,7 +81,7 @@ type (
 	// reportHeld tells the user of a complete copy that stays.
 	reportHeld struct{}
 	// leaveCopy ends, and leaves the complete copy as it is.
-	leaveCopy struct{}
+	holdCopy struct{}
 )
 
 func (endAttempt) isWatchAction()     {}
@@ -90,27 +89,27 @@ func (loseConnection) isWatchAction() {}
 func (endRunning) isWatchAction()     {}
 func (warnUser) isWatchAction()       {}
 func (reportHeld) isWatchAction()     {}
-func (leaveCopy) isWatchAction()      {}
+func (holdCopy) isWatchAction()       {}
 
 // tick is the whole of the machine's behaviour.
 func (w *watch) tick(now time.Time, f facts) []watchAction {
 	if f.phase != handoff.DestReady {
-		w.readyAt, w.waits, w.held = time.Time{}, false, false
+		w.readyAt, w.warnedReady, w.held = time.Time{}, false, false
 	}
-	if actions := w.connection(now, f); actions != nil {
+	if actions := w.checkConnection(now, f); actions != nil {
 		return actions
 	}
 	switch f.phase {
 	case handoff.DestReceiving:
-		if actions := w.source(now, f); actions != nil {
+		if actions := w.checkSource(now, f); actions != nil {
 			return actions
 		}
-		return w.load(now, f)
+		return w.checkLoad(now, f)
 	case handoff.DestReady:
-		return w.ready(now, f)
+		return w.checkReady(now, f)
 	case handoff.DestResetting:
-		if !w.slowReset && now.Sub(f.times.resetting) > joinLimit {
-			w.slowReset = true
+		if !w.warnedReset && now.Sub(f.times.resetting) > joinLimit {
+			w.warnedReset = true
 			return []watchAction{warnUser{"the devices are not reset yet: a driver takes its time"}}
 		}
 	}
@@ -122,12 +121,12 @@ func timedOut(format string, args ...any) *transport.Fault {
 }
 
 // failed ends an attempt by a fault of this side.
-func failed(f *transport.Fault) endAttempt { return endAttempt{fault: f, event: why(f)} }
+func endFailed(f *transport.Fault) endAttempt { return endAttempt{fault: f, event: failedBy(f)} }
 
 // connection bounds the wait for a source that was lost, and takes one for lost that is
 // connected and says nothing, although its streams have not ended. The wait of a complete
 // copy, ready bounds.
-func (w *watch) connection(now time.Time, f facts) []watchAction {
+func (w *watch) checkConnection(now time.Time, f facts) []watchAction {
 	if f.lostAt.IsZero() {
 		quiet := now.Sub(f.heardAt)
 		if f.phase == handoff.DestReceiving && !f.ended && f.connected && !f.local && quiet > wire.SilenceLimit {
@@ -139,12 +138,12 @@ func (w *watch) connection(now time.Time, f facts) []watchAction {
 	switch f.phase {
 	case handoff.DestReceiving:
 		limit := w.limits.reconnect
-		if !f.taken { // it has perhaps not heard WELCOME, and sends HELLO again
+		if !f.heardWelcome { // it has perhaps not heard WELCOME, and sends HELLO again
 			limit = min(limit, wire.LanesTimeout)
 		}
 		if waited > limit {
 			return []watchAction{endAttempt{&transport.Fault{Code: transport.CodeNetwork,
-				Err: fmt.Errorf("%w, and the source has not come back for %v", transport.ErrLost, limit)}, handoff.Unreachable{}, !f.taken}}
+				Err: fmt.Errorf("%w, and the source has not come back for %v", transport.ErrLost, limit)}, handoff.Unreachable{}, !f.heardWelcome}}
 		}
 	case handoff.DestRunning:
 		if waited > w.limits.reconnect {
@@ -158,29 +157,29 @@ func (w *watch) connection(now time.Time, f facts) []watchAction {
 // nothing: one that has opened no data lane, or one whose estimate says that bytes are left. A
 // source of which nothing is left may wait for its guest. While a device here has a chunk to
 // write, or a lane is lost, the source may have to wait.
-func (w *watch) source(now time.Time, f facts) []watchAction {
+func (w *watch) checkSource(now time.Time, f facts) []watchAction {
 	if !f.lostAt.IsZero() {
-		w.quietAt = time.Time{}
+		w.silentSince = time.Time{}
 		return nil
 	}
 	if f.dialled == 0 {
 		if now.Sub(f.times.welcomed) > wire.LanesTimeout {
-			return []watchAction{givesUp(timedOut("the source has opened no data lane for %v", wire.LanesTimeout))}
+			return []watchAction{endSilentSource(timedOut("the source has opened no data lane for %v", wire.LanesTimeout))}
 		}
 		return nil
 	}
-	if f.arrived != w.arrived || !f.owes || w.quietAt.IsZero() {
-		w.arrived, w.quietAt = f.arrived, now
+	if f.arrived != w.arrived || !f.owes || w.silentSince.IsZero() {
+		w.arrived, w.silentSince = f.arrived, now
 	}
-	if limit := w.stallLimit(f); now.Sub(w.quietAt) > limit {
-		return []watchAction{givesUp(timedOut("the source says that bytes are left, and has sent none for %v", limit))}
+	if limit := w.stallLimit(f); now.Sub(w.silentSince) > limit {
+		return []watchAction{endSilentSource(timedOut("the source says that bytes are left, and has sent none for %v", limit))}
 	}
 	return nil
 }
 
 // givesUp ends the attempt of a source that sends nothing. If it never sent a byte, the next
 // source may come.
-func givesUp(f *transport.Fault) endAttempt { return endAttempt{f, why(f), true} }
+func endSilentSource(f *transport.Fault) endAttempt { return endAttempt{f, failedBy(f), true} }
 
 // stallLimit is how long nothing may move. What is missing because its lane is lost is no
 // fault of a device, nor of the source.
@@ -192,7 +191,7 @@ func (w *watch) stallLimit(f facts) time.Duration {
 }
 
 // load ends the attempt where devices have everything of the source's, and write nothing.
-func (w *watch) load(now time.Time, f facts) []watchAction {
+func (w *watch) checkLoad(now time.Time, f facts) []watchAction {
 	if !f.ended {
 		return nil
 	}
@@ -200,103 +199,39 @@ func (w *watch) load(now time.Time, f facts) []watchAction {
 		w.applied, w.appliedAt = f.applied, now
 	}
 	if limit := w.stallLimit(f); now.Sub(w.appliedAt) > limit {
-		return []watchAction{failed(timedOut("%w for %v after the last END", ErrStalled, limit))}
+		return []watchAction{endFailed(timedOut("%w for %v after the last END", ErrStalled, limit))}
 	}
 	return nil
 }
 
 // turnBackLimit is how long a source that is connected may take to go back: longer than its
 // own limit for that.
-const turnBackLimit = 35 * time.Second
+const wayBackLimit = 35 * time.Second
 
 // ready warns of a copy that waits for COMMIT, and ends the wait if a lease says so. It tells
 // of a copy that stays although the user has cancelled, since no source answers for it. A
 // COMMIT that waits for the witness is waited for.
-func (w *watch) ready(now time.Time, f facts) (actions []watchAction) {
+func (w *watch) checkReady(now time.Time, f facts) (actions []watchAction) {
 	if f.asksWitness {
-		w.readyAt, w.waits = time.Time{}, false
+		w.readyAt, w.warnedReady = time.Time{}, false
 	} else if w.readyAt.IsZero() {
 		w.readyAt = now
 	}
 	switch waited := now.Sub(w.readyAt); {
 	case f.asksWitness:
 	case w.limits.readyLease > 0 && waited >= w.limits.readyLease:
-		return []watchAction{failed(timedOut("%w for %v, and the complete copy is dropped", ErrReadyExpired, w.limits.readyLease))}
-	case waited >= w.limits.readyAlarm && !w.waits:
-		w.waits = true
+		return []watchAction{endFailed(timedOut("%w for %v, and the complete copy is dropped", ErrReadyExpired, w.limits.readyLease))}
+	case waited >= w.limits.readyAlarm && !w.warnedReady:
+		w.warnedReady = true
 		actions = append(actions, warnUser{fmt.Sprintf("a complete copy has waited for COMMIT for %v, and waits on", w.limits.readyAlarm)})
 	}
 	cancelled := f.times.cancelled
-	held := !cancelled.IsZero() && (!f.connected || now.Sub(cancelled) > turnBackLimit)
+	held := !cancelled.IsZero() && (!f.connected || now.Sub(cancelled) > wayBackLimit)
 	if held && !w.held {
 		actions = append(actions, reportHeld{})
 	}
-	if w.held = held; held && f.leaving {
-		actions = append(actions, leaveCopy{})
+	if w.held = held; held && f.holdAsked {
+		actions = append(actions, holdCopy{})
 	}
 	return actions
-}
-
-// watching tells the watch what the engine knows, and does what it says.
-func (e *engine) watching() {
-	for _, a := range e.watch.tick(time.Now(), e.facts()) {
-		switch a := a.(type) {
-		case endAttempt:
-			e.letGo = e.letGo || a.alone
-			e.fail(a.fault, a.event)
-		case loseConnection:
-			e.lose(a.err)
-		case endRunning:
-			e.out.Warnings = append(e.out.Warnings, a.warning)
-			e.own(handoff.Unreachable{})
-		case warnUser:
-			e.tell(migration.Event{Kind: migration.Warning, Text: a.text})
-		case reportHeld:
-			e.tell(migration.Event{Kind: migration.Held, Peer: e.out.Peer, Attempt: e.owner.Attempt})
-		case leaveCopy:
-			e.leave()
-		}
-	}
-}
-
-func (e *engine) facts() facts {
-	f := facts{
-		phase: e.owner.Phase, times: &e.times, asksWitness: e.owner.Asking,
-		connected: e.conn.control != nil, local: e.conn.local, lostAt: e.conn.lostAt, heardAt: e.conn.heardAt, taken: e.taken(),
-		dialled: len(e.pipe.dialled()), leaving: e.opts.Leave == nil || e.leaving,
-		missing: e.pipe.missing(),
-	}
-	if !e.pipe.loads() || f.phase != handoff.DestReceiving {
-		return f
-	}
-	f.applied = e.pipe.position()
-	f.arrived = e.pipe.received() + f.applied // within one host nothing else tells of the bytes
-	f.ended, f.owes = e.pipe.ended(), e.owes()
-	return f
-}
-
-// owes reports whether the source says that bytes are left, and no device here has any to write.
-func (e *engine) owes() (owes bool) {
-	stopped := !e.times.stopped.IsZero()
-	for _, d := range e.devices {
-		if _, idle := d.merge.status(); !idle {
-			return false
-		}
-		pending := d.estimate.Initial > 0 || d.estimate.Dirty > 0
-		if stopped || d.merge.ended() {
-			pending = d.left(stopped) > 0
-		}
-		owes = owes || pending
-	}
-	return owes && !e.pipe.ended()
-}
-
-// leave is the user's wish to end all the same. It does not count before the user was told
-// what stays.
-func (e *engine) leave() {
-	if !e.watch.held {
-		return
-	}
-	e.fault = &transport.Fault{Code: transport.CodeCancelled, Err: ErrLeft}
-	e.own(handoff.Leave{})
 }

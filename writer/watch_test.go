@@ -15,19 +15,19 @@ import (
 // indented lines, with those in the file. A line is a time and the facts that change then.
 func TestWatch(t *testing.T) {
 	golden.Scenarios(t, "testdata/watch/*.txt", func(t *testing.T, text string) string {
-		s := &watched{}
+		s := &watchPlayer{}
 		s.facts.times = &timing{}
 		return golden.Play(t, text, s.line)
 	})
 }
 
 // watched is a watch under test, and what it is told.
-type watched struct {
+type watchPlayer struct {
 	watch watch
 	facts facts
 }
 
-func (s *watched) line(words []string) (answers []string, err error) {
+func (s *watchPlayer) line(words []string) (answers []string, err error) {
 	if words[0] == "limits" {
 		l := &s.watch.limits
 		for _, w := range words[1:] {
@@ -50,7 +50,7 @@ func (s *watched) line(words []string) (answers []string, err error) {
 	now := time.Unix(1000, 0).Add(at)
 	for _, w := range words[1:] {
 		key, value, _ := strings.Cut(w, "=")
-		if err := s.fact(now, key, value); err != nil {
+		if err := s.setFact(now, key, value); err != nil {
 			return nil, err
 		}
 	}
@@ -61,7 +61,7 @@ func (s *watched) line(words []string) (answers []string, err error) {
 }
 
 // fact changes one. A time without a value is now; "no" is that it has not come, or is not so.
-func (s *watched) fact(now time.Time, key, value string) (err error) {
+func (s *watchPlayer) setFact(now time.Time, key, value string) (err error) {
 	f := &s.facts
 	times := map[string]*time.Time{"lost": &f.lostAt, "heard": &f.heardAt, "welcomed": &f.times.welcomed, "resetting": &f.times.resetting, "cancelled": &f.times.cancelled}
 	if when, ok := times[key]; ok {
@@ -71,8 +71,8 @@ func (s *watched) fact(now time.Time, key, value string) (err error) {
 		}
 		return nil
 	}
-	flags := map[string]*bool{"connected": &f.connected, "local": &f.local, "taken": &f.taken, "missing": &f.missing, "ended": &f.ended,
-		"owes": &f.owes, "leaving": &f.leaving, "asks-witness": &f.asksWitness}
+	flags := map[string]*bool{"connected": &f.connected, "local": &f.local, "taken": &f.heardWelcome, "missing": &f.missing, "ended": &f.ended,
+		"owes": &f.owes, "leaving": &f.holdAsked, "asks-witness": &f.asksWitness}
 	if flag, ok := flags[key]; ok {
 		*flag = value != "no"
 		return nil
@@ -102,7 +102,7 @@ func printWatchAction(a watchAction) string {
 	switch a := a.(type) {
 	case endAttempt:
 		text := fmt.Sprintf("end by %T: %v", a.event, a.fault)
-		if a.alone {
+		if a.sourceAlone {
 			text += "; the next source may come"
 		}
 		return text
@@ -114,7 +114,7 @@ func printWatchAction(a watchAction) string {
 		return "warn: " + a.text
 	case reportHeld:
 		return "the copy is held"
-	case leaveCopy:
+	case holdCopy:
 		return "leave the copy"
 	}
 	panic(fmt.Sprintf("no text for %T", a))

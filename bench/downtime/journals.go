@@ -87,7 +87,7 @@ func (s *scenario) stop(ctx context.Context, send *reader.Options, receive *writ
 	defer source.Close()
 	defer sink.Close()
 	send.OnLimit, send.DowntimeTarget = reader.Force, downtimeLimit
-	report, err := migrate(ctx, dialer, listener, []reader.Source{{Name: "d0", Device: source}}, []writer.Sink{{Name: "d0", Device: sink}}, send, receive)
+	report, err := migrate(ctx, dialer, listener, []reader.Source{{Name: "d0", Device: source}}, []writer.Target{{Name: "d0", Device: sink}}, send, receive)
 	if err == nil {
 		err = sink.Verify()
 	}

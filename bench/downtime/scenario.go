@@ -93,11 +93,11 @@ var ways = []func(context.Context, *replica.Job) error{
 // migpipe migrates as both programs do by default.
 func migpipe(ctx context.Context, j *replica.Job) error {
 	var sources []reader.Source
-	var sinks []writer.Sink
+	var sinks []writer.Target
 	for i := range j.Sources {
 		name := fmt.Sprintf("vf%d", i)
 		sources = append(sources, reader.Source{Name: name, Device: j.Sources[i]})
-		sinks = append(sinks, writer.Sink{Name: name, Device: j.Sinks[i]})
+		sinks = append(sinks, writer.Target{Name: name, Device: j.Sinks[i]})
 	}
 	_, err := migrate(ctx, j.Dialer, j.Listener, sources, sinks, &reader.Options{
 		DowntimeTarget: downtimeLimit,
@@ -107,7 +107,7 @@ func migpipe(ctx context.Context, j *replica.Job) error {
 }
 
 // migrate runs both sides, and gives the source's report.
-func migrate(ctx context.Context, dialer transport.Dialer, listener transport.Listener, sources []reader.Source, sinks []writer.Sink,
+func migrate(ctx context.Context, dialer transport.Dialer, listener transport.Listener, sources []reader.Source, sinks []writer.Target,
 	send *reader.Options, receive *writer.Options) (migration.Report, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()

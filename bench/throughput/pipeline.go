@@ -107,7 +107,7 @@ func (p pipeline) move(ctx context.Context, size int64, m *meter) error {
 	defer cancel()
 	received := make(chan error, 1)
 	go func() { // ends with the migration, or with ctx
-		_, err := writer.Receive(ctx, listener, []writer.Sink{{Name: "d0", Device: sink}}, nil)
+		_, err := writer.Receive(ctx, listener, []writer.Target{{Name: "d0", Device: sink}}, nil)
 		received <- err
 	}()
 	var most uint64

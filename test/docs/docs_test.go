@@ -181,7 +181,7 @@ func TestReadmeOnlyCopy(t *testing.T) {
 		"README.md":                `(?m)^\| 44 \|.*asks first.*does not end a complete copy.*exit 11; .--migration ID. insists`,
 		"test/chaos/rows_test.go":  `(?s)\{row: 44, .{0,300}"in-doubt", 11\}, waiting\}.{0,80}it may be the only one`,
 		"cmd/internal/ui/hints.go": `reader\.ErrOnlyCopy, .*say --migration ID`,
-		"reader/recover.go":        `it may be the only one`,
+		"reader/restart.go":        `it may be the only one`,
 	} {
 		text, err := os.ReadFile(filepath.Join(root, file))
 		if err != nil {

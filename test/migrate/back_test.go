@@ -212,11 +212,11 @@ func TestNoStartEndsTheCopy(t *testing.T) {
 		want  error
 		then  string
 	}{
-		{name: "the devices were reset", urls: []string{stuckNIC, stuckXE}, reset: true, want: reader.ErrKeptCopy, then: "OPEN OWNER! RESUME_FAILED!"},
-		{name: "they were reset, and the migration is named", urls: []string{stuckNIC, stuckXE}, reset: true, named: true, want: reader.ErrKeptCopy, then: "OPEN OWNER! RESUME_FAILED!"},
+		{name: "the devices were reset", urls: []string{stuckNIC, stuckXE}, reset: true, want: reader.ErrUndecidedCopy, then: "OPEN OWNER! RESUME_FAILED!"},
+		{name: "they were reset, and the migration is named", urls: []string{stuckNIC, stuckXE}, reset: true, named: true, want: reader.ErrUndecidedCopy, then: "OPEN OWNER! RESUME_FAILED!"},
 		{name: "they were reset, and the destination is out of reach", urls: []string{stuckNIC, stuckXE}, reset: true, away: true, want: transport.ErrUnreachable, then: "OPEN OWNER! RESUME_FAILED!"},
 		{name: "they fail again", urls: []string{stuckNIC, stuckXE}, then: "OPEN OWNER! RESUME_FAILED! OWNER! RESUME_FAILED!"},
-		{name: "one had run, and they were reset", urls: []string{times(6, nic, "set@RUNNING_P2P-RUNNING:EIO"), xe}, reset: true, named: true, want: reader.ErrKeptCopy, then: "OPEN OWNER!"},
+		{name: "one had run, and they were reset", urls: []string{times(6, nic, "set@RUNNING_P2P-RUNNING:EIO"), xe}, reset: true, named: true, want: reader.ErrUndecidedCopy, then: "OPEN OWNER!"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -239,7 +239,7 @@ func TestNoStartEndsTheCopy(t *testing.T) {
 				}
 				v.send.Attempt = v.send.Journal.Last().Attempt
 				v.send.Attempt.Epoch++
-				v.send.Anew = c.named
+				v.send.StartOver = c.named
 				if c.away {
 					dialer = &slowDialer{Dialer: dialer}
 				}

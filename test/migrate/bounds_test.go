@@ -190,7 +190,7 @@ func TestTinyChunks(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		var why error
 		go func() {
-			sinks := []writer.Sink{{Name: "d0", Device: open(t, "mtty")}, {Name: "d1", Device: open(t, "mtty")}}
+			sinks := []writer.Target{{Name: "d0", Device: open(t, "mtty")}, {Name: "d1", Device: open(t, "mtty")}}
 			r, err := writer.Receive(ctx, l, sinks, &writer.Options{Observe: func(ev migration.Event) {
 				if ev.Kind == migration.Refused {
 					why = ev.Err

@@ -343,7 +343,7 @@ func TestCancelUnreadPipe(t *testing.T) {
 		}
 		defer sink.Close()
 		p.sources = []reader.Source{{Name: "gpu0", Device: src}}
-		p.sinks = []writer.Sink{{Name: "gpu0", Device: sink}}
+		p.sinks = []writer.Target{{Name: "gpu0", Device: sink}}
 		var began time.Time
 		p.send.Observe = when(migration.StopCopy, 300*time.Millisecond, func() { began = time.Now(); p.cancelSend() })
 		s, d := p.run(t)
@@ -387,7 +387,7 @@ func TestPeerThatDoesNotListen(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			d, listener := pipe(t)
 			h := &hostile{T: t, dialer: d, attempt: migration.Attempt{Mig: migration.NewID(), Epoch: 1}}
-			sinks := []writer.Sink{{Name: "d0", Device: &taker{Device: open(t, "mtty")}}, {Name: "d1", Device: &taker{Device: open(t, "mtty")}}}
+			sinks := []writer.Target{{Name: "d0", Device: &taker{Device: open(t, "mtty")}}, {Name: "d1", Device: &taker{Device: open(t, "mtty")}}}
 			go h.open()
 			ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
 			defer cancel()

@@ -226,7 +226,7 @@ func TestHostileDestination(t *testing.T) {
 				next.send.Memory, next.receive.Memory = memory, memory
 				dst := open(t, "mlx5?size=1MiB")
 				next.src, next.sources = []*sim.Device{src}, []reader.Source{{Name: "d0", Device: src}}
-				next.dst, next.sinks = []*sim.Device{dst}, []writer.Sink{{Name: "d0", Device: dst}}
+				next.dst, next.sinks = []*sim.Device{dst}, []writer.Target{{Name: "d0", Device: dst}}
 				next.succeed(t)
 			})
 		})

@@ -151,7 +151,7 @@ func (p *pair) replaceSinks(t *testing.T, url string) {
 	for _, s := range p.sources {
 		d := open(t, url)
 		p.dst = append(p.dst, d)
-		p.sinks = append(p.sinks, writer.Sink{Name: s.Name, Device: d})
+		p.sinks = append(p.sinks, writer.Target{Name: s.Name, Device: d})
 	}
 }
 
@@ -167,7 +167,7 @@ func TestNames(t *testing.T) {
 			}
 			for n := range strings.FieldsSeq(c.sink) {
 				d := open(t, "mtty")
-				p.dst, p.sinks = append(p.dst, d), append(p.sinks, writer.Sink{Name: n, Device: d})
+				p.dst, p.sinks = append(p.dst, d), append(p.sinks, writer.Target{Name: n, Device: d})
 			}
 			s, r := p.run(t)
 			for _, got := range []side{s, r} {

@@ -43,7 +43,7 @@ func TestTryGivenUp(t *testing.T) {
 			dialer, l := pipe(t)
 			done := make(chan side)
 			go func() {
-				r, err := writer.Receive(t.Context(), l, []writer.Sink{{Name: "d0", Device: sink}}, &writer.Options{Memory: 1 << 20, ChunkSize: 4096, ReconnectFor: 10 * time.Second})
+				r, err := writer.Receive(t.Context(), l, []writer.Target{{Name: "d0", Device: sink}}, &writer.Options{Memory: 1 << 20, ChunkSize: 4096, ReconnectFor: 10 * time.Second})
 				done <- side{r, err}
 			}()
 			h := (&victim{dialer: dialer}).source(t)

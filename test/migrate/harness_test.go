@@ -50,7 +50,7 @@ type carrier func(testing.TB) (transport.Dialer, transport.Listener)
 // pair is a migration to be run.
 type pair struct {
 	sources  []reader.Source
-	sinks    []writer.Sink
+	sinks    []writer.Target
 	src, dst []*sim.Device
 	send     reader.Options
 	receive  writer.Options
@@ -163,7 +163,7 @@ func (p *pair) add(t testing.TB, name, source, sink string) (src, dst *sim.Devic
 	src, dst = open(t, source), open(t, sink)
 	p.src, p.dst = append(p.src, src), append(p.dst, dst)
 	p.sources = append(p.sources, reader.Source{Name: name, Device: src})
-	p.sinks = append(p.sinks, writer.Sink{Name: name, Device: dst})
+	p.sinks = append(p.sinks, writer.Target{Name: name, Device: dst})
 	return src, dst
 }
 
@@ -271,7 +271,7 @@ func (p *pair) rolledBack(t testing.TB, s, r side) {
 // would.
 func (p *pair) giveUp(t testing.TB, r side) {
 	t.Helper()
-	if !errors.Is(r.err, writer.ErrLeft) {
+	if !errors.Is(r.err, writer.ErrCopyHeld) {
 		t.Errorf("no copy was left: %v", r.err)
 	}
 	for _, d := range p.dst {

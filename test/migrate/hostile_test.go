@@ -212,7 +212,7 @@ func TestSentAgain(t *testing.T) {
 	dialer, l := pipe(t)
 	done := make(chan side)
 	go func() {
-		r, err := writer.Receive(t.Context(), l, []writer.Sink{{Name: "d0", Device: sink}}, &writer.Options{Memory: 1 << 20, ChunkSize: 4096})
+		r, err := writer.Receive(t.Context(), l, []writer.Target{{Name: "d0", Device: sink}}, &writer.Options{Memory: 1 << 20, ChunkSize: 4096})
 		done <- side{r, err}
 	}()
 	h := (&victim{dialer: dialer}).source(t)
@@ -304,11 +304,11 @@ func newVictimAt(t *testing.T, dialer transport.Dialer, l transport.Listener) *v
 	ctx, cancel := context.WithCancel(t.Context())
 	v := &victim{dialer: dialer, cancel: cancel, done: make(chan side)}
 	t.Cleanup(cancel)
-	var sinks []writer.Sink
+	var sinks []writer.Target
 	for _, name := range []string{"d0", "d1"} {
 		dev := &taker{Device: open(t, "mtty")}
 		v.devices = append(v.devices, dev)
-		sinks = append(sinks, writer.Sink{Name: name, Device: dev})
+		sinks = append(sinks, writer.Target{Name: name, Device: dev})
 	}
 	go func() {
 		r, err := writer.Receive(ctx, l, sinks, &writer.Options{Memory: memory, ChunkSize: 4096, ReconnectFor: 5 * time.Second})
@@ -347,7 +347,7 @@ func (v *victim) unharmed(t *testing.T) {
 		name, src := fmt.Sprintf("d%d", i), open(t, "mtty")
 		next.src, next.dst = append(next.src, src), append(next.dst, dev.Device)
 		next.sources = append(next.sources, reader.Source{Name: name, Device: src})
-		next.sinks = append(next.sinks, writer.Sink{Name: name, Device: dev.Device})
+		next.sinks = append(next.sinks, writer.Target{Name: name, Device: dev.Device})
 	}
 	next.succeed(t)
 }

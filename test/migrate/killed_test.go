@@ -71,16 +71,16 @@ func TestReceivingProcess(t *testing.T) {
 	o := &writer.Options{Memory: r.Memory, ChunkSize: r.ChunkSize, Journals: func(mig migration.ID, existing bool) (handoff.Journal, error) {
 		return journal.Open(r.State, journal.Options{Role: journal.Destination, Mig: mig, Existing: existing, Volatile: true})
 	}}
-	o.Recover = r.Recover
+	o.Continue = r.Recover
 	o.Observe = func(ev migration.Event) {
 		if ev.Kind == migration.Warning {
 			say("warning", ev.Text)
 		}
 	}
-	var sinks []writer.Sink
+	var sinks []writer.Target
 	var given atomic.Int64
 	for name, url := range r.Devices {
-		s := writer.Sink{Name: name}
+		s := writer.Target{Name: name}
 		if filepath.IsAbs(url) {
 			f, err := file.NewSink(url, nil)
 			if err != nil {

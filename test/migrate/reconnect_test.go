@@ -266,7 +266,7 @@ func TestOnlyCopyIsSpared(t *testing.T) {
 			t.Errorf("the source has recorded %s", got)
 		}
 		wantState(t, s.dst[0], vfio.Stop)
-		s.send.Anew = true
+		s.send.StartOver = true
 		r, err := s.sendTo(s.dialer)
 		if err != nil {
 			s.cancelReceive()

@@ -44,7 +44,7 @@ func (p *pair) files(t testing.TB, name string, n int) (from, to string) {
 	}
 	t.Cleanup(func() { dst.Close() })
 	p.sources = append(p.sources, reader.Source{Name: name, Device: src})
-	p.sinks = append(p.sinks, writer.Sink{Name: name, Device: dst})
+	p.sinks = append(p.sinks, writer.Target{Name: name, Device: dst})
 	return from, to
 }
 

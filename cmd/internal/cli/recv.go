@@ -154,13 +154,13 @@ func (r *recvFlags) receive(ctx context.Context, end input.Endpoint, devices []i
 	}
 	rep, err := writer.Receive(ctx, listener, sinks(devices), &writer.Options{
 		Memory: int(r.memory.Bytes), ChunkSize: int(r.chunk.Bytes), MaxState: r.maxState.Bytes,
-		Journals: r.state.Journals(journal.Destination), Recover: left, ReconnectFor: r.reconnect,
+		Journals: r.state.Journals(journal.Destination), Continue: left, ReconnectFor: r.reconnect,
 		StalledAfter: r.stall, WarnReadyAfter: r.alarm, DiscardReadyAfter: r.lease,
-		Observe: r.observe(devices, show), Leave: r.leave, Software: r.software(),
+		Observe: r.observe(devices, show), HoldCopy: r.leave, Software: r.software(),
 		Witness: r.doubt.used, OnAccept: r.onAccept.hook(handoff.DestSide), StartGuest: r.owner.by(os.Stdin, show).starts(),
 		StepTimes: r.state.Times(),
 	})
-	if errors.Is(err, writer.ErrLeft) {
+	if errors.Is(err, writer.ErrCopyHeld) {
 		err = &ui.LeftCopy{Err: err, Copy: r.copy}
 	}
 	return rep, err
@@ -205,10 +205,10 @@ func collect(ev migration.Event) {
 	}
 }
 
-func sinks(devices []input.Opened) []writer.Sink {
-	list := make([]writer.Sink, len(devices))
+func sinks(devices []input.Opened) []writer.Target {
+	list := make([]writer.Target, len(devices))
 	for i, d := range devices {
-		list[i] = writer.Sink{Name: d.Name, Device: d.Device, Kept: d.Lent}
+		list[i] = writer.Target{Name: d.Name, Device: d.Device, HeldOpen: d.Lent}
 	}
 	return list
 }

@@ -197,7 +197,7 @@ func (s *sendFlags) send(ctx context.Context, end input.Endpoint, out *continuin
 	}
 	out.Announce(show.Warn)
 	o := s.options(devices, out.Attempt, show)
-	o.Attempt, o.Journal, o.Anew = out.Attempt, out.Journal, out.Named
+	o.Attempt, o.Journal, o.StartOver = out.Attempt, out.Journal, out.Named
 	return reader.Send(ctx, dialer, s.sources(devices), o)
 }
 

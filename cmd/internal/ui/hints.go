@@ -106,7 +106,7 @@ func (s Scene) inDoubt(err error) []string {
 	if errors.Is(err, reader.ErrBothMayRun) {
 		return bothHints
 	}
-	if errors.Is(err, reader.ErrOnlyCopy) || errors.Is(err, reader.ErrKeptCopy) { // nothing runs there
+	if errors.Is(err, reader.ErrOnlyCopy) || errors.Is(err, reader.ErrUndecidedCopy) { // nothing runs there
 		return s.OfError(err)
 	}
 	if d, ok := errors.AsType[doubtful](err); ok {
@@ -245,7 +245,7 @@ var causeHints = []struct {
 	hint  string
 }{
 	{reader.ErrBothMayRun, strings.Join(bothHints, "; ")},
-	{reader.ErrKeptCopy, "to run that copy, see `mig-send resolve --help`, --commit-there, or, where some device has run here since, `mig-recv resolve --help` there, --run-here; to end it, see `mig-recv resolve --help` there, --give-up"},
+	{reader.ErrUndecidedCopy, "to run that copy, see `mig-send resolve --help`, --commit-there, or, where some device has run here since, `mig-recv resolve --help` there, --run-here; to end it, see `mig-recv resolve --help` there, --give-up"},
 	{reader.ErrOnlyCopy, "to run that copy, see `mig-send resolve --help`, --commit-there; to end it and begin anew with what the devices here hold now, say --migration ID"},
 	{reader.ErrNoWitness, witnessHint},
 	{writer.ErrNoWitness, witnessHint},
@@ -255,7 +255,7 @@ var causeHints = []struct {
 	{reader.ErrStalled, stalledHint},
 	{writer.ErrStalled, stalledHint},
 	{writer.ErrReadyExpired, "the source, if it lives, runs on when it hears of that; leave --discard-ready-after out to keep a copy for ever"},
-	{writer.ErrKept, "`mig-recv --migration ID` with the same devices goes on with it; `mig-recv resolve ID --give-up` ends it"},
+	{writer.ErrHoldsAnother, "`mig-recv --migration ID` with the same devices goes on with it; `mig-recv resolve ID --give-up` ends it"},
 	{reader.ErrNoP2P, "migrate it alone, or say --without-p2p if none of the devices reaches another by DMA"},
 	{syscall.EADDRINUSE, "another process listens there: choose another port, or 0 for any that is free"},
 	{syscall.EADDRNOTAVAIL, "no interface of this host has that address"},

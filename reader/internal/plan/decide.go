@@ -11,12 +11,12 @@ import (
 
 // predictDowntime is how long a stop now would take.
 func (p *Plan) predictDowntime(now time.Duration) migration.Span {
-	return Predict(p.collectFigures(func(d *device) uint64 { return d.left(now) }), p.path).Downtime
+	return Predict(p.collectFigures(func(d *device) uint64 { return d.remaining(now) }), p.path).Downtime
 }
 
 // forecastStop is what such a stop would come to.
 func (p *Plan) forecastStop(now time.Duration) (next migration.Forecast) {
-	known := p.collectFigures(func(d *device) uint64 { return d.left(now) })
+	known := p.collectFigures(func(d *device) uint64 { return d.remaining(now) })
 	for i := range known { // what was never measured is not known, though something can be said of it
 		known[i].Stop.Known = known[i].Stop.Known && !p.path.Steps.Stop.Unknown
 		known[i].Start.Known = known[i].Start.Known && !p.path.Steps.Start.Unknown
@@ -33,17 +33,17 @@ func (p *Plan) forecastStop(now time.Duration) (next migration.Forecast) {
 func (p *Plan) predictMost(now time.Duration, worst bool) migration.Prediction {
 	over := p.path
 	over.worst = worst
-	return Predict(p.collectFigures(func(d *device) uint64 { return d.worstLeft(now) }), over)
+	return Predict(p.collectFigures(func(d *device) uint64 { return d.worstRemaining(now) }), over)
 }
 
 // collectFigures are what is known by now, until they are asked for again.
 func (p *Plan) collectFigures(left func(*device) uint64) []DeviceFigures {
 	for i := range p.devices {
 		d := &p.devices[i]
-		p.known[i] = DeviceFigures{Precopy: Amount{Known: true}, Left: Amount{left(d), d.known()}, Hidden: d.hidden(),
+		p.figures[i] = DeviceFigures{Precopy: Amount{Known: true}, Left: Amount{left(d), d.isKnown()}, Hidden: d.hidden(),
 			Save: d.save, Load: d.load, Stop: p.stopping, Start: p.starting}
 	}
-	return p.known
+	return p.figures
 }
 
 // decide ends PRE_COPY when the destination holds every device's initial bytes
@@ -56,7 +56,7 @@ func (p *Plan) decide(now time.Duration) []Action {
 		return nil
 	}
 	if over := p.checkFixed(now); over != nil && p.phase == Precopying {
-		return p.giveUp(*over)
+		return p.endAttempt(*over)
 	}
 	return append(p.warnFixed(), p.decideStop(now)...)
 }
@@ -96,12 +96,12 @@ func (p *Plan) decideStop(now time.Duration) []Action {
 		worst = p.forecastStop(now).Prediction
 	}
 	over.Ready, over.Predicted, over.Stages = ready, worst.Downtime.Took, worst.Stages()
-	return p.giveUp(over)
+	return p.endAttempt(over)
 }
 
 // sureAfter is how long PRE_COPY measures round trips before the least of them counts
 // against the limit: the first may have met a busy path.
-const sureAfter = time.Second
+const measuredAfter = time.Second
 
 // checkFixed says, as soon as it is known, that what no PRE_COPY shortens takes longer
 // than the limit: to wait would be in vain, Continue or not. nil if it is not so, or
@@ -111,7 +111,7 @@ func (p *Plan) checkFixed(now time.Duration) *LimitError {
 		return nil
 	}
 	least := p.path
-	if least.RTT.Took = p.leastRTT; p.phase < Precopying || now-p.began < sureAfter {
+	if least.RTT.Took = p.leastRTT; p.phase < Precopying || now-p.began < measuredAfter {
 		least.RTT.Took = 0
 	}
 	fixed := least.predictFixed(p.stopping, p.starting)
@@ -177,7 +177,7 @@ func (p *Plan) pathUnknown(now time.Duration) bool {
 		return false
 	}
 	all := Amount{Known: true}
-	for _, f := range p.collectFigures(func(d *device) uint64 { return d.left(now) }) {
+	for _, f := range p.collectFigures(func(d *device) uint64 { return d.remaining(now) }) {
 		all = all.add(f.moving())
 	}
 	return !all.Known || all.Bytes > burst
@@ -193,9 +193,9 @@ func (p *Plan) beginStop(now time.Duration, why string) []Action {
 	return []Action{PauseGuest{why, p.forecastStop(now)}}
 }
 
-func (p *Plan) giveUp(over LimitError) []Action {
-	p.phase = GaveUp
-	return []Action{GiveUp{&over}}
+func (p *Plan) endAttempt(over LimitError) []Action {
+	p.phase = Ended
+	return []Action{EndAttempt{&over}}
 }
 
 // Waiting is what PRE_COPY waits for if that is nothing but the limit: all has gone once,

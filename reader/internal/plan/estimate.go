@@ -35,16 +35,16 @@ type estimate struct {
 	applied  uint64 // bytes that the destination has written
 	size     uint64 // MIG_DATA_SIZE, 0 is unknown
 
-	polled  bool          // GET_PRECOPY_INFO has answered
-	pending vfio.Pending  // its last answer
-	at      uint64        // bytes read when it was given
-	dirties float64       // bytes a second that the guest dirties
-	counted time.Duration // when the driver last looked
-	heard   time.Duration // when it last answered
-	tracks  bool          // dirty bytes were seen
+	polled      bool          // GET_PRECOPY_INFO has answered
+	pending     vfio.Pending  // its last answer
+	at          uint64        // bytes read when it was given
+	dirties     float64       // bytes a second that the guest dirties
+	counted     time.Duration // when the driver last looked
+	heard       time.Duration // when it last answered
+	tracksDirty bool          // dirty bytes were seen
 
-	marked bool   // the initial bytes were read to their end
-	mark   uint64 // at this offset
+	initialRead bool   // the initial bytes were read to their end
+	initialEnd  uint64 // at this offset
 
 	rounds    int           // how often it was found drained at a new offset
 	counts    int           // of them, those that came a while after the one before
@@ -53,7 +53,7 @@ type estimate struct {
 	idleAt    uint64        // the offset at which it last was
 	lastRound uint64        // bytes between the last two of these
 	lastDirty uint64        // the last dirty bytes then, but for none
-	news      time.Duration // when either was seen
+	changedAt time.Duration // when either was seen
 }
 
 // begin says when PRE_COPY was reached.
@@ -70,19 +70,19 @@ func (e *estimate) poll(now time.Duration, p vfio.Pending, at uint64, idle bool)
 	if idle { // only then does a driver look for more
 		e.noteDirty(now, p.Dirty-min(p.Dirty, e.unread()))
 		if p.Dirty > 0 {
-			e.lastDirty, e.news = p.Dirty, now
+			e.lastDirty, e.changedAt = p.Dirty, now
 		}
 	}
 	e.polled, e.pending, e.at, e.heard = true, p, at, now
-	e.tracks = e.tracks || p.Dirty > 0
+	e.tracksDirty = e.tracksDirty || p.Dirty > 0
 	if idle {
-		e.round(now, at)
+		e.noteRound(now, at)
 	}
 	switch fresh := p.Initial > 0 || p.Reinit; {
 	case fresh:
-		e.marked = false
-	case !e.marked && (idle || at > 0): // not because nothing was ready yet
-		e.marked, e.mark = true, at
+		e.initialRead = false
+	case !e.initialRead && (idle || at > 0): // not because nothing was ready yet
+		e.initialRead, e.initialEnd = true, at
 	}
 }
 
@@ -123,10 +123,10 @@ func (e *estimate) resize(n uint64) {
 	e.size = n
 }
 
-func (e *estimate) round(now time.Duration, at uint64) {
-	first := e.rounds == 0 || !e.marked // all of the state: the rounds after it say how it goes on
+func (e *estimate) noteRound(now time.Duration, at uint64) {
+	first := e.rounds == 0 || !e.initialRead // all of the state: the rounds after it say how it goes on
 	if at > e.idleAt || e.rounds == 0 {
-		e.lastRound, e.news = at-e.idleAt, now
+		e.lastRound, e.changedAt = at-e.idleAt, now
 		e.rounds++
 		if e.rounds == 1 || now-e.countedAt >= roundEvery {
 			e.counts, e.countedAt = e.counts+1, now
@@ -142,14 +142,14 @@ func (e *estimate) round(now time.Duration, at uint64) {
 // sides then know that it takes this state, and has what takes it longest.
 // A device that was initialised anew (REINIT) is no longer ready.
 func (e *estimate) ready() bool {
-	return !e.features.PreCopy || e.marked && e.applied >= e.mark
+	return !e.features.PreCopy || e.initialRead && e.applied >= e.initialEnd
 }
 
 // hidden is what was read and is not applied: downtime to come.
 func (e *estimate) hidden() uint64 { return e.drained - min(e.drained, e.applied) }
 
 // left estimates the bytes that a stop now would have to read.
-func (e *estimate) left(now time.Duration) uint64 {
+func (e *estimate) remaining(now time.Duration) uint64 {
 	rest := e.size - min(e.size, e.drained)
 	switch {
 	case !e.features.PreCopy:
@@ -163,16 +163,16 @@ func (e *estimate) left(now time.Duration) uint64 {
 // worstLeft is what left may turn out to be: everything, as long as the device has not
 // had the time to show whether it dumps everything anew. A driver that is asked and
 // has not answered may be dumping.
-func (e *estimate) worstLeft(now time.Duration) uint64 {
-	if e.features.PreCopy && !e.tracks && e.rounds > 0 && e.heard-e.firstIdle < redumpAfter {
-		return max(e.left(now), e.size)
+func (e *estimate) worstRemaining(now time.Duration) uint64 {
+	if e.features.PreCopy && !e.tracksDirty && e.rounds > 0 && e.heard-e.firstIdle < redumpAfter {
+		return max(e.remaining(now), e.size)
 	}
-	return e.left(now)
+	return e.remaining(now)
 }
 
 // known reports whether the driver has said how much is left.
-func (e *estimate) known() bool {
-	return e.size > 0 && !e.needsAnswer() || e.tracks && !e.needsAnswer()
+func (e *estimate) isKnown() bool {
+	return e.size > 0 && !e.needsAnswer() || e.tracksDirty && !e.needsAnswer()
 }
 
 // dirtySince is what has probably become dirty since the driver last looked: no more
@@ -194,5 +194,5 @@ func (e *estimate) needsAnswer() bool {
 // redumps reports whether the device gives everything anew in each round, and is
 // about to again.
 func (e *estimate) redumps(now time.Duration) bool {
-	return e.size > 0 && max(e.lastRound, e.lastDirty) >= e.size/4*3 && (e.unread() > 0 || now-e.news < redumpAfter)
+	return e.size > 0 && max(e.lastRound, e.lastDirty) >= e.size/4*3 && (e.unread() > 0 || now-e.changedAt < redumpAfter)
 }

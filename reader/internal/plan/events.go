@@ -100,7 +100,7 @@ type (
 	// WarnUser emits a warning.
 	WarnUser struct{ Text string }
 	// GiveUp ends the attempt.
-	GiveUp struct{ Cause *LimitError }
+	EndAttempt struct{ Cause *LimitError }
 )
 
 func (EnterStates) isAction()      {}
@@ -111,7 +111,7 @@ func (ResumeGuest) isAction()      {}
 func (EndStream) isAction()        {}
 func (ReportDrained) isAction()    {}
 func (WarnUser) isAction()         {}
-func (GiveUp) isAction()           {}
+func (EndAttempt) isAction()       {}
 
 // Move is one device's part of a transition.
 type Move struct {

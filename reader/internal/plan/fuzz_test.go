@@ -17,16 +17,16 @@ const maxFuzz = 2048
 // whatever they like: what was asked for is answered, in time or late, and the rest
 // comes at any time. A byte at a time says what; where there is none left, it is 0.
 type fuzzedPlan struct {
-	t      *testing.T
-	plan   *Plan
-	script []byte
-	now    time.Duration
-	asked  []Event // what the plan waits for
-	state  []vfio.State
-	ended  []bool
-	told   []bool // endStream was said
-	guest  bool   // runs
-	over   int    // times that allDrained or giveUp was said
+	t       *testing.T
+	plan    *Plan
+	script  []byte
+	now     time.Duration
+	asked   []Event // what the plan waits for
+	state   []vfio.State
+	ended   []bool
+	endSent []bool // endStream was said
+	guest   bool   // runs
+	ends    int    // times that allDrained or giveUp was said
 }
 
 func (f *fuzzedPlan) byte() byte {
@@ -60,7 +60,7 @@ func (f *fuzzedPlan) span() migration.Span {
 
 func (f *fuzzedPlan) device() int { return int(f.byte()) % len(f.state) }
 
-func (f *fuzzedPlan) setUp() {
+func (f *fuzzedPlan) start() {
 	l := Limits{Downtime: time.Duration(f.number()&math.MaxInt64) + 1, OnLimit: OnLimit(f.byte() % 3),
 		MaxPrecopy: time.Duration(f.number()&math.MaxInt64) + 1, MaxRounds: int(f.byte()) + 1, Timeout: time.Duration(f.number() & math.MaxInt64)}
 	features := make([]vfio.Features, 1+f.byte()%4)
@@ -70,20 +70,20 @@ func (f *fuzzedPlan) setUp() {
 		f.state = append(f.state, vfio.Running)
 	}
 	f.plan, f.guest = New(l, features, nil), true
-	f.ended, f.told = make([]bool, len(features)), make([]bool, len(features))
-	f.take(LanesOpened{})
+	f.ended, f.endSent = make([]bool, len(features)), make([]bool, len(features))
+	f.step(LanesOpened{})
 }
 
 // play takes events until the script ends.
 func (f *fuzzedPlan) play() {
-	f.setUp()
+	f.start()
 	for range maxFuzz {
 		if len(f.script) == 0 {
 			return
 		}
 		f.now += time.Duration(f.byte()) * 10 * time.Millisecond
 		if ev := f.next(f.byte() % 6); ev != nil {
-			f.take(ev)
+			f.step(ev)
 		}
 	}
 }
@@ -143,37 +143,37 @@ func (f *fuzzedPlan) measured() (ev Measured) {
 	return ev
 }
 
-func (f *fuzzedPlan) take(ev Event) {
+func (f *fuzzedPlan) step(ev Event) {
 	for _, a := range f.plan.Step(f.now, ev) {
-		if f.over > 0 {
+		if f.ends > 0 {
 			f.t.Fatalf("%T after the end", a)
 		}
 		switch a := a.(type) {
 		case EnterStates:
-			f.enter(a.Moves)
+			f.checkMoves(a.Moves)
 		case WarmLanes:
 			f.asked = append(f.asked, LanesWarmed{})
 		case PauseGuest:
-			f.pause(a)
+			f.checkPause(a)
 		case ConfirmEstimates:
 			f.asked = append(f.asked, EstimatesConfirmed{})
 		case ResumeGuest:
 			f.asked = append(f.asked, GuestResumed{})
 		case EndStream:
-			if !f.ended[a.Device] || f.told[a.Device] || !f.stopped() {
-				f.t.Fatalf("the end of stream %d is told: ended %v, told before %v, all in STOP_COPY %v", a.Device, f.ended[a.Device], f.told[a.Device], f.stopped())
+			if !f.ended[a.Device] || f.endSent[a.Device] || !f.allStopped() {
+				f.t.Fatalf("the end of stream %d is told: ended %v, told before %v, all in STOP_COPY %v", a.Device, f.ended[a.Device], f.endSent[a.Device], f.allStopped())
 			}
-			f.told[a.Device] = true
+			f.endSent[a.Device] = true
 		case ReportDrained:
-			f.drained()
+			f.checkDrained()
 		case WarnUser: // nothing is done for it
-		case GiveUp:
+		case EndAttempt:
 			// The engine takes the devices back and resumes the guest; but only a switchover
 			// that was called off too often ends so.
 			if !f.guest && a.Cause.Limit != LimitReinit {
 				f.t.Fatalf("gave up with a stopped guest: %v", a.Cause)
 			}
-			f.over++
+			f.ends++
 		}
 	}
 	if p := f.plan.forecastStop(f.now); p.Downtime.Took < 0 {
@@ -183,7 +183,7 @@ func (f *fuzzedPlan) take(ev Event) {
 
 // pause is allowed when the destination has every initial byte, and what is known to
 // take too long is not begun, unless it is forced.
-func (f *fuzzedPlan) pause(a PauseGuest) {
+func (f *fuzzedPlan) checkPause(a PauseGuest) {
 	p := f.plan
 	if !p.allReady() && p.limits.OnLimit != Force {
 		f.t.Fatal("the guest is stopped before the initial bytes are applied")
@@ -199,7 +199,7 @@ var order = map[vfio.State]int{vfio.Running: 0, vfio.PreCopy: 1, vfio.RunningP2P
 
 // enter moves devices forward only, where their drivers can, and freezes none that
 // another, which still runs, may reach by DMA.
-func (f *fuzzedPlan) enter(moves []Move) {
+func (f *fuzzedPlan) checkMoves(moves []Move) {
 	if len(moves) == 0 {
 		f.t.Fatal("nothing is moved")
 	}
@@ -228,18 +228,18 @@ func (f *fuzzedPlan) enter(moves []Move) {
 }
 
 // stopped reports whether the plan has heard that every device is in STOP_COPY.
-func (f *fuzzedPlan) stopped() bool {
+func (f *fuzzedPlan) allStopped() bool {
 	moving := slices.Contains(f.asked, Event(StatesReached{}))
 	return !moving && !slices.ContainsFunc(f.state, func(s vfio.State) bool { return s != vfio.StopCopy })
 }
 
-func (f *fuzzedPlan) drained() {
-	for i := range f.told {
-		if !f.told[i] {
+func (f *fuzzedPlan) checkDrained() {
+	for i := range f.endSent {
+		if !f.endSent[i] {
 			f.t.Fatalf("all is drained, and stream %d has not ended", i)
 		}
 	}
-	f.over++
+	f.ends++
 }
 
 // Parts of scripts that are written by hand. An event is the time since the last one,
@@ -266,7 +266,7 @@ func TestFuzzedPlanEnds(t *testing.T) {
 	for _, script := range [][]byte{fuzzAlone, fuzzPair} {
 		f := &fuzzedPlan{t: t, script: script}
 		f.play()
-		if f.plan.phase != Drained || f.over != 1 {
+		if f.plan.phase != Drained || f.ends != 1 {
 			t.Errorf("%x ends in %v", script, f.plan.phase)
 		}
 	}

@@ -29,7 +29,7 @@ const (
 	Stopping                // all others are on their way to STOP_COPY
 	Draining                // in STOP_COPY, on the way to the end of the streams
 	Drained                 // every stream was read to its end
-	GaveUp                  // the attempt has ended while the guest runs
+	Ended                   // the attempt has ended while the guest runs
 )
 
 // String is the phase's name in scenarios.
@@ -72,7 +72,7 @@ type Plan struct {
 	stopping  migration.Span // what stopping the devices takes, as far as was seen
 	starting  migration.Span // what starting the destination's takes, as far as was seen
 	devices   []device
-	known     []DeviceFigures // what collectFigures makes
+	figures   []DeviceFigures // what collectFigures makes
 }
 
 // device is what the plan knows of one device.
@@ -85,7 +85,7 @@ type device struct {
 // New makes the plan for devices with these features. sizes are the drivers' first answers of
 // MIG_DATA_SIZE, 0 where there is none; nil is none at all.
 func New(l Limits, features []vfio.Features, sizes []uint64) *Plan {
-	p := &Plan{limits: l, devices: make([]device, len(features)), known: make([]DeviceFigures, len(features))}
+	p := &Plan{limits: l, devices: make([]device, len(features)), figures: make([]DeviceFigures, len(features))}
 	for i, f := range features {
 		p.devices[i].features = f
 	}
@@ -184,7 +184,7 @@ func (p *Plan) noteMeasured(ev *Measured) {
 // begin takes the devices to PRE_COPY, those that have it.
 func (p *Plan) begin(now time.Duration) []Action {
 	if over := p.checkFixed(now); over != nil {
-		return p.giveUp(*over)
+		return p.endAttempt(*over)
 	}
 	moves := p.listMoves(func(f vfio.Features) vfio.State {
 		if f.PreCopy {
@@ -250,7 +250,7 @@ func (p *Plan) quiesceOrCallOff() []Action {
 	}
 	p.calledOff++
 	if p.calledOff > maxCalledOff {
-		return p.giveUp(LimitError{Limit: LimitReinit, Count: maxCalledOff + 1})
+		return p.endAttempt(LimitError{Limit: LimitReinit, Count: maxCalledOff + 1})
 	}
 	p.phase = Unpausing
 	return []Action{ResumeGuest{}}

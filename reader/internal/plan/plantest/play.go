@@ -322,7 +322,7 @@ func (s *Scenario) printAction(a plan.Action) string {
 		return "end " + s.names[a.Device]
 	case plan.ReportDrained:
 		return "all drained"
-	case plan.GiveUp:
+	case plan.EndAttempt:
 		return "give up: " + a.Cause.Error()
 	}
 	panic(fmt.Sprintf("no text for %T", a))

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
-	"strings"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -12,13 +11,11 @@ import (
 
 	"github.com/migpipe/migpipe/internal/wire"
 	"github.com/migpipe/migpipe/transport"
-	"github.com/migpipe/migpipe/transport/handoff"
 	"github.com/migpipe/migpipe/vfio"
-	"github.com/migpipe/migpipe/vfio/sim"
 )
 
 // null is a device and its stream: it takes everything, unless it is told not to.
-type null struct {
+type nullDevice struct {
 	vfio.Device
 	stop, write error
 	at          vfio.State // until it is sent elsewhere; 0 is RESUMING
@@ -27,21 +24,23 @@ type null struct {
 }
 
 // State is where a loader finds its device, until it stops it.
-func (n *null) State() (vfio.State, error) {
+func (n *nullDevice) State() (vfio.State, error) {
 	if len(n.states) > 0 {
 		return n.states[len(n.states)-1], nil
 	}
 	return cmp.Or(n.at, vfio.Resuming), nil
 }
 
-func (n *null) SetState(s vfio.State) (vfio.Stream, error) {
+func (n *nullDevice) SetState(s vfio.State) (vfio.Stream, error) {
 	n.states = append(n.states, s)
 	return nil, n.stop
 }
-func (n *null) Read([]byte) (int, error)       { panic("a destination was read from") }
-func (n *null) Pending() (vfio.Pending, error) { panic("a destination was asked for its estimate") }
-func (n *null) Close() error                   { return nil }
-func (n *null) Write(p []byte) (int, error) {
+func (n *nullDevice) Read([]byte) (int, error) { panic("a destination was read from") }
+func (n *nullDevice) Pending() (vfio.Pending, error) {
+	panic("a destination was asked for its estimate")
+}
+func (n *nullDevice) Close() error { return nil }
+func (n *nullDevice) Write(p []byte) (int, error) {
 	if n.write != nil {
 		return 0, n.write
 	}
@@ -59,7 +58,7 @@ func TestLoader(t *testing.T) {
 		name    string
 		end     func(*wire.End)
 		second  uint64 // where the second chunk begins
-		dev     null
+		dev     nullDevice
 		code    transport.Code // 0: it ends well
 		offset  uint64
 		stopped bool
@@ -69,13 +68,13 @@ func TestLoader(t *testing.T) {
 		{name: "bytes too many", second: 10, end: func(e *wire.End) { e.Bytes = 19 }, code: transport.CodeIncomplete, offset: 20},
 		{name: "chunks too many", second: 10, end: func(e *wire.End) { e.Chunks = 1 }, code: transport.CodeIncomplete, offset: 20},
 		{name: "another digest", second: 10, end: func(e *wire.End) { e.Digest[0]++ }, code: transport.CodeCorrupt, offset: 20},
-		{name: "reset meanwhile", second: 10, dev: null{at: vfio.Running}, code: transport.CodeDevice, offset: 20},
+		{name: "reset meanwhile", second: 10, dev: nullDevice{at: vfio.Running}, code: transport.CodeDevice, offset: 20},
 		{name: "gap", second: 11, code: transport.CodeProtocol, offset: 10},
 		{name: "overlap", second: 9, code: transport.CodeProtocol, offset: 10},
-		{name: "rejected on the way", second: 10, dev: null{write: at(3, fmt.Errorf("%w: %w", vfio.ErrRejected, syscall.EINVAL))}, code: transport.CodeIncompatible, offset: 3},
-		{name: "write failed", second: 10, dev: null{write: at(7, syscall.EIO)}, code: transport.CodeDevice, offset: 7},
-		{name: "rejected at the end", second: 10, dev: null{stop: fmt.Errorf("%w: %w", vfio.ErrRejected, syscall.EINVAL)}, code: transport.CodeValidation, offset: 20, stopped: true},
-		{name: "stop failed", second: 10, dev: null{stop: syscall.EIO}, code: transport.CodeValidation, offset: 20, stopped: true},
+		{name: "rejected on the way", second: 10, dev: nullDevice{write: at(3, fmt.Errorf("%w: %w", vfio.ErrRejected, syscall.EINVAL))}, code: transport.CodeIncompatible, offset: 3},
+		{name: "write failed", second: 10, dev: nullDevice{write: at(7, syscall.EIO)}, code: transport.CodeDevice, offset: 7},
+		{name: "rejected at the end", second: 10, dev: nullDevice{stop: fmt.Errorf("%w: %w", vfio.ErrRejected, syscall.EINVAL)}, code: transport.CodeValidation, offset: 20, stopped: true},
+		{name: "stop failed", second: 10, dev: nullDevice{stop: syscall.EIO}, code: transport.CodeValidation, offset: 20, stopped: true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			arena := testArena(t, 2)
@@ -93,17 +92,17 @@ func TestLoader(t *testing.T) {
 			if c.end != nil {
 				c.end(end)
 			}
-			if _, err := m.finish(end); err != nil {
+			if _, err := m.setEnd(end); err != nil {
 				t.Fatal(err)
 			}
 			var got loaderEnded
 			dev := c.dev
 			l := &loader{device: 1, name: "d", dev: &dev, stream: &dev, merge: m, digest: wire.NewDigest(),
-				applied: func() {}, post: func(ev event) { got = ev.(loaderEnded) }}
+				noteApplied: func() {}, post: func(ev event) { got = ev.(loaderEnded) }}
 			done := make(chan struct{})
 			go func() { defer close(done); l.run(t.Context()) }() // it keeps its thread
 			<-done
-			m.drop()
+			m.discardAll()
 			if err := arena.Close(); err != nil {
 				t.Error(err)
 			}
@@ -138,16 +137,16 @@ func TestAcker(t *testing.T) {
 		m.deliver(c)
 	}
 	for i := range 16 {
-		c, _ := m.poll()
+		c, _ := m.tryTake()
 		c.Release()
-		m.applied(testChunk, 0)
-		a.applied(0)
+		m.markApplied(testChunk, 0)
+		a.noteApplied(0)
 		if want := i%2 == 1 || i == 15; due() != want {
 			t.Fatalf("after chunk %d of 16: due %v, want %v", i, due(), want)
 		}
 		if due() {
 			<-a.due
-			ack := a.ack().Devices[0]
+			ack := a.buildAck().Devices[0]
 			if ack.Seq != uint64(i+1) || ack.Applied != uint64(i+1)*testChunk || ack.Window.Seq != uint64(i+17) {
 				t.Fatalf("after chunk %d: %+v", i, ack)
 			}
@@ -159,25 +158,25 @@ func TestAcker(t *testing.T) {
 }
 
 // counter counts messages, and how long the lane was silent.
-type counter struct {
+type countingLane struct {
 	transport.Lane
 	times []time.Time
 	sizes []int
 }
 
-func (c *counter) Write(p []byte) (int, error) {
+func (c *countingLane) Write(p []byte) (int, error) {
 	c.times, c.sizes = append(c.times, time.Now()), append(c.sizes, len(p))
 	return len(p), nil
 }
-func (c *counter) SetDeadline(time.Time) error { return nil }
+func (c *countingLane) SetDeadline(time.Time) error { return nil }
 
 func TestHeartbeat(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		lane, quit := &counter{}, make(chan struct{})
+		lane, quit := &countingLane{}, make(chan struct{})
 		m := newMerge(alone(2), 0, 1)
 		a := &acker{credit: m.credit, merges: []*merge{m},
 			due: make(chan struct{}, 1), quit: quit}
-		a.use(wire.NewControl(lane))
+		a.setControl(wire.NewControl(lane))
 		go a.run()
 		time.Sleep(10*time.Second + 1)
 		close(quit)
@@ -193,102 +192,14 @@ func TestHeartbeat(t *testing.T) {
 	})
 }
 
-// forgetful goes to ERROR where it should start, as a device whose copy is gone.
-type forgetful struct {
-	*sim.Device
-	gone bool
-}
-
-func (d *forgetful) State() (vfio.State, error) {
-	if d.gone {
-		return vfio.Error, nil
-	}
-	return d.Device.State()
-}
-
-func (d *forgetful) SetState(to vfio.State) (vfio.Stream, error) {
-	if d.gone = d.gone || to == vfio.RunningP2P; d.gone {
-		return nil, vfio.ErrInError
-	}
-	return d.Device.SetState(to)
-}
-
-func (d *forgetful) Reset() error {
-	d.gone = false
-	return d.Device.Reset()
-}
-
-// TestFleet: what a start that fails leaves behind.
-func TestFleet(t *testing.T) {
-	for _, c := range []struct {
-		name   string
-		faults []string // by device
-		want   handoff.Copy
-	}{
-		{"quiesced only", []string{"", "set@STOP-RUNNING_P2P:EIO"}, handoff.Kept},
-		{"one ran", []string{"", "set@RUNNING_P2P-RUNNING:EIO"}, handoff.Unclear},
-		{"alone", []string{"set@STOP-RUNNING_P2P:EIO"}, handoff.Kept},
-		{"copy gone", []string{"", "gone"}, handoff.Dropped},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			var sinks []Sink
-			for i, fault := range c.faults {
-				url := "qat"
-				if strings.Contains(fault, "@") {
-					url += "?fault=" + fault
-				}
-				d, err := sim.OpenURL(url)
-				if err != nil {
-					t.Fatal(err)
-				}
-				defer d.Close()
-				sink := Sink{Name: fmt.Sprint("d", i), Device: d}
-				if fault == "gone" {
-					sink.Device = &forgetful{Device: d}
-				}
-				sinks = append(sinks, sink)
-			}
-			f, n := newFleet(sinks), len(sinks)
-			if err := f.prepare(); err != nil {
-				t.Fatal(err)
-			}
-			for _, d := range f.devices {
-				if _, err := d.stream.Write(make([]byte, 0)); err != nil {
-					t.Fatal(err)
-				}
-				if err := f.to(d, vfio.Stop); err != nil {
-					t.Fatal(err)
-				}
-			}
-			err := f.start()
-			fault, ok := errors.AsType[*transport.Fault](err)
-			if !ok || fault.Code != transport.CodeStart || fault.Device != fmt.Sprint("d", n-1) {
-				t.Errorf("start: %v", err)
-			}
-			if got := f.unstart(); got != c.want {
-				t.Errorf("left is copy %v, want %v", got, c.want)
-			}
-			f.closeStreams()
-			if err := f.reset(); err != nil {
-				t.Error(err)
-			}
-			for _, d := range f.devices {
-				if s := d.state(); s != vfio.Running.String() {
-					t.Errorf("device %s is in %s after the reset", d.Name, s)
-				}
-			}
-		})
-	}
-}
-
 // holding is a device that holds complete copies.
-type holding struct {
-	null
+type persistentDevice struct {
+	nullDevice
 	note []byte
 	err  error
 }
 
-func (h *holding) Complete(note []byte) error {
+func (h *persistentDevice) Complete(note []byte) error {
 	if len(h.states) > 0 {
 		panic("completed in " + h.states[0].String())
 	}
@@ -300,17 +211,17 @@ func (h *holding) Complete(note []byte) error {
 // the device goes to STOP. If that fails, READY is not sent.
 func TestLoaderCompletes(t *testing.T) {
 	for _, broken := range []error{nil, syscall.EIO} {
-		dev := &holding{err: broken}
+		dev := &persistentDevice{err: broken}
 		m := newMerge(alone(2), 0, 1<<20)
 		end := &wire.End{Digest: wire.NewDigest().Sum()}
-		if _, err := m.finish(end); err != nil {
+		if _, err := m.setEnd(end); err != nil {
 			t.Fatal(err)
 		}
 		var got loaderEnded
-		l := &loader{name: "d", dev: dev, stream: dev, merge: m, digest: wire.NewDigest(), note: &note{Version: noteVersion},
-			applied: func() {}, post: func(ev event) { got = ev.(loaderEnded) }}
+		l := &loader{name: "d", dev: dev, stream: dev, merge: m, digest: wire.NewDigest(), note: &copyNote{Version: copyNoteVersion},
+			noteApplied: func() {}, post: func(ev event) { got = ev.(loaderEnded) }}
 		l.run(t.Context())
-		n, err := parseNote(dev.note)
+		n, err := parseCopyNote(dev.note)
 		if err != nil || n.Digest != end.Digest {
 			t.Errorf("the note is %+v, %v", n, err)
 		}

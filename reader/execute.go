@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/migpipe/migpipe/codec"
 	"github.com/migpipe/migpipe/internal/failpoint"
 	"github.com/migpipe/migpipe/internal/share"
 	"github.com/migpipe/migpipe/internal/wire"
@@ -15,8 +16,8 @@ import (
 )
 
 // advance steps the plan and does what it says.
-func (e *engine) advance(ev plan.Event) {
-	if !e.owner.AwaitsReady() {
+func (e *engine) stepPlan(ev plan.Event) {
+	if !e.handoff.AwaitsReady() {
 		return
 	}
 	for _, a := range e.plan.Step(time.Since(e.times.start), ev) {
@@ -24,71 +25,71 @@ func (e *engine) advance(ev plan.Event) {
 		case plan.EnterStates:
 			e.enterStates(a.Moves)
 		case plan.WarmLanes:
-			e.warmUp()
+			e.startWarmup()
 		case plan.PauseGuest:
-			e.pause(a)
+			e.beginPause(a)
 		case plan.ConfirmEstimates:
-			e.confirm()
+			e.confirmEstimates()
 		case plan.ResumeGuest:
-			e.unpause()
+			e.callOff()
 		case plan.EndStream:
-			e.sayEnd(e.devices[a.Device])
+			e.sendEnd(e.devices[a.Device])
 		case plan.ReportDrained:
-			e.allDrained()
+			e.finishDrains()
 		case plan.WarnUser:
-			e.tell(migration.Event{Kind: migration.Warning, Text: a.Text})
-		case plan.GiveUp:
-			e.failed(&transport.Fault{Code: transport.CodeTimeout, Err: a.Cause})
+			e.emit(migration.Event{Kind: migration.Warning, Text: a.Text})
+		case plan.EndAttempt:
+			e.fail(&transport.Fault{Code: transport.CodeTimeout, Err: a.Cause})
 		}
 	}
 }
 
 func (e *engine) entered(ev entered) {
 	if ev.err != nil {
-		e.failed(e.fleet.fault(ev.err))
+		e.fail(e.fleet.faultOf(ev.err))
 	}
-	if !e.owner.AwaitsReady() {
+	if !e.handoff.AwaitsReady() {
 		return
 	}
 	e.times.slowestMove = max(e.times.slowestMove, ev.took)
 	e.pipe.startDrains(e.fleet)
 	switch e.plan.Phase() {
 	case plan.Entering:
-		e.tell(migration.Event{Kind: migration.Phase, Phase: migration.PreCopy})
+		e.emit(migration.Event{Kind: migration.Phase, Phase: migration.PreCopy})
 	case plan.Stopping:
-		e.stopped()
+		e.enterStopCopy()
 	}
-	e.advance(plan.StatesReached{})
+	e.stepPlan(plan.StatesReached{})
 }
 
 // stopped lets the drains take the end of the stream for what it is.
-func (e *engine) stopped() {
+func (e *engine) enterStopCopy() {
 	e.times.stopped = time.Now()
-	e.times.note(stopStep(e.fleet.sources()), e.times.stopped.Sub(e.times.paused)-e.times.steps.Pause.Took)
+	e.times.noteStep(stopStep(e.fleet.sources()), e.times.stopped.Sub(e.times.paused)-e.times.steps.Pause.Took)
 	failpoint.Reach("source", "did", "stop")
-	e.watch.begin(e.times.stopped)
+	e.watch.noteStopped(e.times.stopped)
 	for _, d := range e.devices {
-		close(d.drain.final)
+		close(d.drain.stopCopy)
 	}
-	e.tell(migration.Event{Kind: migration.Phase, Phase: migration.StopCopy})
-	e.bound() // everything has to move now, and no ACK may be due that would say so
-	e.estimate()
+	e.emit(migration.Event{Kind: migration.Phase, Phase: migration.StopCopy})
+	e.limitReading() // everything has to move now, and no ACK may be due that would say so
+	e.sendEstimate()
 	e.pipe.queue.divide(e.needs())
 }
 
 // pause stops the guest, and keeps the drains from asking for more dirty data.
-func (e *engine) pause(a plan.PauseGuest) {
-	e.times.paused, e.up = time.Now(), false
+func (e *engine) beginPause(a plan.PauseGuest) {
+	e.times.paused, e.guestUp = time.Now(), false
 	e.times.atLimit = time.After(e.opts.DowntimeTarget)
-	e.out.Predicted = &a.Predicted
-	e.tell(migration.Event{Kind: migration.Phase, Phase: migration.Stop, Text: a.Why, Predicted: e.out.Predicted})
+	e.report.Predicted = &a.Predicted
+	e.emit(migration.Event{Kind: migration.Phase, Phase: migration.Stop, Text: a.Why, Predicted: e.report.Predicted})
 	for _, d := range e.devices {
 		if d.drain != nil {
-			d.drain.quiet.Store(true)
+			d.drain.noPolling.Store(true)
 		}
-		d.mark()
+		d.markPause()
 	}
-	e.pipe.atPause = e.pipe.progressed()
+	e.pipe.atPause = e.pipe.currentProgress()
 	if e.opts.PauseGuest == nil {
 		e.guestPaused(nil)
 		return
@@ -102,52 +103,52 @@ func (e *engine) guestPaused(err error) {
 		if f, ok := errors.AsType[*transport.Fault](err); ok { // its owner says why
 			code = f.Code
 		}
-		e.failed(&transport.Fault{Code: code, Err: fmt.Errorf("pause the guest: %w", err)})
+		e.fail(&transport.Fault{Code: code, Err: fmt.Errorf("pause the guest: %w", err)})
 		return
 	}
 	if e.opts.PauseGuest != nil {
 		took := time.Since(e.times.paused)
 		e.times.steps.Pause = migration.Step{Took: took} // of the next stop, if this one is called off
-		e.times.note(handoff.StepPause, took)
+		e.times.noteStep(handoff.StepPause, took)
 	}
-	e.advance(plan.GuestPaused{})
+	e.stepPlan(plan.GuestPaused{})
 }
 
 // confirm polls once more, now that the guest stands still, every device in
 // PRE_COPY that can say that it was initialised anew: it must not be stopped then.
 // The others are left alone: virtio would dump everything.
-func (e *engine) confirm() {
+func (e *engine) confirmEstimates() {
 	for _, d := range e.devices {
 		if d.drain != nil && d.Device.Features().PreCopyInfoV2 {
-			e.confirming++
-			e.pipe.ask(d, false, true)
+			e.unconfirmed++
+			e.pipe.pollDevice(d, false, true)
 		}
 	}
-	if e.confirming == 0 {
-		e.advance(plan.EstimatesConfirmed{})
+	if e.unconfirmed == 0 {
+		e.stepPlan(plan.EstimatesConfirmed{})
 	}
 }
 
 // asked takes in that a device has answered.
 func (e *engine) asked(ev asked) {
 	if !ev.confirm {
-		e.devices[ev.device].asked.asking = false
+		e.devices[ev.device].polls.asking = false
 	}
 	if ev.err != nil {
-		e.failed(e.fleet.fault(&deviceError{ev.device, ev.err}))
+		e.fail(e.fleet.faultOf(&deviceError{ev.device, ev.err}))
 		return
 	}
 	if !ev.confirm || e.plan.Phase() != plan.Confirming { // an answer from before the guest stood still confirms nothing
 		return
 	}
-	if e.confirming--; e.confirming == 0 {
-		e.advance(plan.EstimatesConfirmed{})
+	if e.unconfirmed--; e.unconfirmed == 0 {
+		e.stepPlan(plan.EstimatesConfirmed{})
 	}
 }
 
 // unpause calls a stop off.
-func (e *engine) unpause() {
-	e.tell(migration.Event{Kind: migration.Warning, Text: "the stop was called off: a device was initialised anew"})
+func (e *engine) callOff() {
+	e.emit(migration.Event{Kind: migration.Warning, Text: "the stop was called off: a device was initialised anew"})
 	if e.opts.ResumeGuest == nil || e.opts.PauseGuest == nil {
 		e.guestResumed(nil)
 		return
@@ -156,23 +157,23 @@ func (e *engine) unpause() {
 }
 
 func (e *engine) guestResumed(err error) {
-	if !e.owner.AwaitsReady() {
+	if !e.handoff.AwaitsReady() {
 		return // on the way back already
 	}
 	if err != nil {
-		e.failed(&transport.Fault{Code: transport.CodeDevice, Err: fmt.Errorf("resume the guest: %w", err)})
+		e.fail(&transport.Fault{Code: transport.CodeDevice, Err: fmt.Errorf("resume the guest: %w", err)})
 		return
 	}
-	e.times.stood += time.Since(e.times.paused)
-	e.watch.late = false
-	e.times.paused, e.times.filled, e.out.Predicted = time.Time{}, time.Time{}, nil
+	e.times.calledOff += time.Since(e.times.paused)
+	e.watch.warnedLate = false
+	e.times.paused, e.times.firstApplied, e.report.Predicted = time.Time{}, time.Time{}, nil
 	for _, d := range e.devices {
 		if d.drain != nil {
-			d.drain.quiet.Store(false)
+			d.drain.noPolling.Store(false)
 		}
 	}
-	e.tell(migration.Event{Kind: migration.Phase, Phase: migration.PreCopy})
-	e.advance(plan.GuestResumed{})
+	e.emit(migration.Event{Kind: migration.Phase, Phase: migration.PreCopy})
+	e.stepPlan(plan.GuestResumed{})
 }
 
 // pollEvery is how often a device that is never idle is asked for its estimates,
@@ -188,7 +189,7 @@ func (e *engine) pollBusy() {
 		return
 	}
 	for _, d := range e.devices {
-		p := &d.asked
+		p := &d.polls
 		if p.asking {
 			continue
 		}
@@ -201,10 +202,10 @@ func (e *engine) pollBusy() {
 		}
 		p.asking = true
 		if d.drain == nil { // without PRE_COPY, it has a size only
-			e.pipe.askSize(d)
+			e.pipe.pollSize(d)
 			continue
 		}
-		e.pipe.ask(d, size, false)
+		e.pipe.pollDevice(d, size, false)
 	}
 }
 
@@ -215,56 +216,76 @@ func (e *engine) measure() {
 	ev.Path.Steps = e.times.steps
 	// Where these were never measured, other transitions have to do: see package plan.
 	ev.Stop, ev.Start = known(max(e.times.slowestMove, e.times.steps.Stop.Took)), known(max(e.times.enterTook, e.times.steps.Start.Took))
-	e.advance(ev)
-	e.bound()
+	e.stepPlan(ev)
+	e.limitReading()
 }
 
 // bound keeps what was read and is not applied small while the guest runs: it
 // would all be downtime. Once the guest stands still everything has to move.
-func (e *engine) bound() {
-	e.pipe.bound(e.plan.Window(e.pipe.peak), e.needs())
+func (e *engine) limitReading() {
+	e.pipe.limitReading(e.plan.Window(e.pipe.peak), e.needs())
 }
 
-func (e *engine) allDrained() {
+func (e *engine) finishDrains() {
 	e.times.drained = time.Now()
-	e.pipe.finishReading()
+	e.pipe.joinDrains()
 	digests := make([]migration.StreamDigest, len(e.devices))
 	for i, d := range e.devices {
 		digests[i] = d.end.Digest
 	}
-	e.own(handoff.Drained{Digest: wire.SetDigest(digests)})
+	e.stepHandoff(handoff.Drained{Digest: wire.SetDigest(digests)})
 }
 
 // needs is what memory and lanes are divided by, until it is asked again.
 func (e *engine) needs() []share.Need {
 	for i, d := range e.devices {
 		left, known := e.remaining(d)
-		e.pipe.needed[i] = share.Need{Bytes: left, Known: known, Priority: uint8(d.Priority), Done: e.plan.HasEnded(i)}
+		e.pipe.needs[i] = share.Need{Bytes: left, Known: known, Priority: uint8(d.Priority), Done: e.plan.HasEnded(i)}
 	}
-	return e.pipe.needed
+	return e.pipe.needs
 }
 
 // askApproval tells that all is at the destination, and asks the owner.
 func (e *engine) askApproval() {
-	e.tell(migration.Event{Kind: migration.Ready, Attempt: e.opts.Attempt, Downtime: e.times.downtime()})
+	e.emit(migration.Event{Kind: migration.Ready, Attempt: e.opts.Attempt, Downtime: e.times.downtime()})
 	e.approve()
 }
 
 // approved goes by the owner's word, unless the attempt has ended without it.
 func (e *engine) approved(err error) {
-	if !e.owner.AwaitsApproval() {
+	if !e.handoff.AwaitsApproval() {
 		return
 	}
 	if err != nil {
-		e.failed(&transport.Fault{Code: transport.CodeCancelled, Err: fmt.Errorf("the switchover was not approved: %w", err)})
+		e.fail(&transport.Fault{Code: transport.CodeCancelled, Err: fmt.Errorf("the switchover was not approved: %w", err)})
 		return
 	}
 	if e.conn.control == nil { // COMMIT would be in doubt at once, and may yet not be needed
-		e.assented = true
+		e.approvedWhileLost = true
 		return
 	}
 	e.times.approved = time.Now()
-	e.times.note(handoff.StepDecide, e.times.approved.Sub(e.times.ready))
-	e.tell(migration.Event{Kind: migration.Phase, Phase: migration.Commit})
-	e.own(handoff.Approved{})
+	e.times.noteStep(handoff.StepDecide, e.times.approved.Sub(e.times.ready))
+	e.emit(migration.Event{Kind: migration.Phase, Phase: migration.Commit})
+	e.stepHandoff(handoff.Approved{})
+}
+
+func (e *engine) startWarmup() {
+	e.pipe.startWarmup()
+	e.emit(migration.Event{Kind: migration.Phase, Phase: migration.WarmUp})
+}
+
+// warming looks how far the padding is.
+func (e *engine) checkWarmup() {
+	if !e.pipe.finishWarmup(time.Now()) {
+		return
+	}
+	if p, ok := e.opts.Codec.(codec.Informed); ok { // chosen by what the lanes have shown, from the first chunk on
+		p.Inform(e.pipe.meter.full.value(), len(e.pipe.lanes))
+	}
+	e.measure()
+	e.stepPlan(plan.LanesWarmed{})
+	if e.plan.Phase() == plan.Precopying {
+		e.emit(migration.Event{Kind: migration.Phase, Phase: migration.PreCopy})
+	}
 }

@@ -56,8 +56,8 @@ func TestRecoverInPart(t *testing.T) {
 			}
 			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			defer cancel()
-			r, err := Receive(ctx, l, []Sink{{Name: "d", Device: device, Kept: c.kept}}, &Options{
-				Recover: a.Mig, Journals: func(migration.ID, bool) (handoff.Journal, error) { return j, nil },
+			r, err := Receive(ctx, l, []Target{{Name: "d", Device: device, HeldOpen: c.kept}}, &Options{
+				Continue: a.Mig, Journals: func(migration.ID, bool) (handoff.Journal, error) { return j, nil },
 			})
 			if r.Outcome != c.outcome || len(r.Warnings) > 0 {
 				t.Errorf("%v, %+v, %v", c, r, err)
@@ -73,7 +73,7 @@ func TestRecoverInPart(t *testing.T) {
 }
 
 // comeBack is a source that says RESUME, and hears RUNNING.
-func comeBack(ctx context.Context, d transport.Dialer, m *wire.Resume) (*wire.Control, error) {
+func resumeAsSource(ctx context.Context, d transport.Dialer, m *wire.Resume) (*wire.Control, error) {
 	lane, err := d.Dial(ctx)
 	if err == nil {
 		err = wire.WritePreamble(lane, wire.Preamble{Kind: wire.LaneControl, Mig: m.Mig, Epoch: m.Epoch})
@@ -113,7 +113,7 @@ func TestRunningIsToldAgain(t *testing.T) {
 		go func() { // ends with FIN, or the destination
 			resume := &wire.Resume{Attempt: a, Peer: j.ID()}
 			for i := range 3 {
-				control, err := comeBack(t.Context(), d, resume)
+				control, err := resumeAsSource(t.Context(), d, resume)
 				if err != nil {
 					source <- fmt.Errorf("try %d: %w", i, err)
 					return
@@ -128,8 +128,8 @@ func TestRunningIsToldAgain(t *testing.T) {
 			}
 			source <- nil
 		}()
-		r, err := Receive(t.Context(), l, []Sink{{Name: "d", Device: device, Kept: true}}, &Options{
-			Recover: a.Mig, Journals: func(migration.ID, bool) (handoff.Journal, error) { return j, nil },
+		r, err := Receive(t.Context(), l, []Target{{Name: "d", Device: device, HeldOpen: true}}, &Options{
+			Continue: a.Mig, Journals: func(migration.ID, bool) (handoff.Journal, error) { return j, nil },
 		})
 		if r.Outcome != migration.Committed || err != nil {
 			t.Errorf("%+v, %v", r, err)
@@ -142,30 +142,4 @@ func TestRunningIsToldAgain(t *testing.T) {
 			t.Errorf("recorded is %v, want %v", got, handoff.Done)
 		}
 	})
-}
-
-// TestAdoptedMayHaveRun: behind ACCEPT nobody knows which devices have run, and a start
-// that fails leaves no copy that the source could do without.
-func TestAdoptedMayHaveRun(t *testing.T) {
-	for r, want := range map[handoff.Record]handoff.Copy{handoff.Accept: handoff.Unclear, handoff.Ready: handoff.Kept} {
-		device, err := sim.OpenURL("mtty?fault=set@STOP-RUNNING_P2P:EIO")
-		if err == nil {
-			_, err = device.SetState(vfio.Stop)
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		f := newFleet([]Sink{{Name: "d", Device: device, Kept: true}})
-		if got := f.holding(r); got != handoff.Whole {
-			t.Errorf("behind %v the device holds %v", r, got)
-		}
-		f.adopt(r)
-		if err := f.start(); err == nil {
-			t.Error("it has started")
-		}
-		if got := f.unstart(); got != want {
-			t.Errorf("behind %v the copy is %v, want %v", r, got, want)
-		}
-		device.Close()
-	}
 }

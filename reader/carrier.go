@@ -19,11 +19,11 @@ type Candidate struct {
 
 // clearly is how much faster TLS has to be than QUIC: what is measured in a second is off
 // by some part, and a path may get worse.
-const clearly = 1.25
+const tlsAdvantage = 1.25
 
 // nearLimit is what reaching the destination over TLS may take where it has answered over QUIC
 // within [near].
-const nearLimit = time.Second
+const nearDialLimit = time.Second
 
 // Choose has a [Preflight] over QUIC, and over TLS where that may be better, has d prefer the
 // one to migrate over, and gives what was found, of that one first. It is QUIC, which lives
@@ -37,18 +37,18 @@ const nearLimit = time.Second
 // Those of a migration that is gone on with are not measured for: d finds who answers.
 // Options.Observe is told of the first Preflight.
 func Choose(ctx context.Context, d *transport.EitherDialer, sources []Source, opts *Options) ([]Candidate, error) {
-	o, err := mayBegin(sources, opts)
+	o, err := checkStart(sources, opts)
 	if err != nil {
 		return nil, err
 	}
 	d.PreferQUIC()
-	first := candidate(ctx, d, sources, o)
+	first := tryCarrier(ctx, d, sources, o)
 	if first.Carrier == "" {
 		return nil, first.Err
 	}
 	all := []Candidate{first}
-	if first.Carrier == "quic" && first.leavesOpen() && ctx.Err() == nil {
-		all = append(all, overTLS(ctx, d, sources, o, first))
+	if first.Carrier == "quic" && first.mayBeBeaten() && ctx.Err() == nil {
+		all = append(all, tryTLS(ctx, d, sources, o, first))
 		if all[1].beats(first) {
 			slices.Reverse(all)
 		}
@@ -60,28 +60,28 @@ func Choose(ctx context.Context, d *transport.EitherDialer, sources []Source, op
 }
 
 // overTLS is what a second preflight finds.
-func overTLS(ctx context.Context, d *transport.EitherDialer, sources []Source, o Options, quic Candidate) Candidate {
+func tryTLS(ctx context.Context, d *transport.EitherDialer, sources []Source, o Options, quic Candidate) Candidate {
 	o.Attempt = migration.Attempt{Mig: migration.NewID(), Epoch: 1} // lanes of the first may still be under way
 	o.Observe = func(migration.Event) {}
 	if quic.Err == nil {
-		o.ConnectFor = min(o.ConnectFor, nearLimit)
+		o.ConnectFor = min(o.ConnectFor, nearDialLimit)
 	}
-	c := candidate(ctx, d.TLS, sources, o)
+	c := tryCarrier(ctx, d.TLS, sources, o)
 	c.Carrier = "tls"
 	return c
 }
 
 // candidate is what a preflight finds of a carrier, which has no name if nobody answers.
-func candidate(ctx context.Context, d transport.Dialer, sources []Source, o Options) Candidate {
-	found, err := askOver(ctx, d, sources, o)
+func tryCarrier(ctx context.Context, d transport.Dialer, sources []Source, o Options) Candidate {
+	found, err := runPreflight(ctx, d, sources, o)
 	return Candidate{found.Carrier.Name, found, err}
 }
 
 // leavesOpen reports whether TLS may be better than QUIC, which c is: nobody need be told
 // twice that a migration would be refused.
-func (c Candidate) leavesOpen() bool {
+func (c Candidate) mayBeBeaten() bool {
 	if c.Err == nil {
-		return c.Found.RTT < near
+		return c.Found.RTT < nearRTT
 	}
 	return c.isCut()
 }
@@ -97,7 +97,7 @@ func (c Candidate) isCut() bool {
 // not have noticed yet, and answers one preflight at a time.
 func (c Candidate) beats(quic Candidate) bool {
 	if c.Err == nil && quic.Err == nil {
-		return c.Found.Rate > clearly*quic.Found.Rate
+		return c.Found.Rate > tlsAdvantage*quic.Found.Rate
 	}
 	f, answered := errors.AsType[*transport.Fault](c.Err)
 	return quic.Err != nil && (c.Err == nil || answered && f.Remote)

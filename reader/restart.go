@@ -17,26 +17,26 @@ import (
 // takeBack ends an attempt that ended with its process: its devices are taken back,
 // where they are not running, and that is recorded. They are this side's as long as
 // COMMIT is not recorded, and when somebody has decided so (FORCED).
-func takeBack(o Options, sources []Source) (out migration.Report, err error) {
+func recoverDevices(o Options, sources []Source) (out migration.Report, err error) {
 	last := o.Journal.Last()
 	if !last.Unfinished() && last.Record != handoff.Forced {
 		return out, nil
 	}
-	b := &wayBack{opts: o, sole: last.Unfinished(), fleet: newFleet(newDevices(sources)), asking: tasks.NewGroup(context.Background())}
+	b := &recovery{opts: o, sole: last.Unfinished(), fleet: newFleet(newDevices(sources)), asking: tasks.NewGroup(context.Background())}
 	defer b.asking.Stop()
-	owner, actions := handoff.RestartSource(last)
-	for ev := b.do(actions); ev != nil; ev = b.do(actions) {
-		owner, actions = owner.Step(ev)
+	side, actions := handoff.RestartSource(last)
+	for ev := b.apply(actions); ev != nil; ev = b.apply(actions) {
+		side, actions = side.Step(ev)
 	}
 	if b.err == nil {
 		return out, nil
 	}
-	out = migration.Report{Outcome: b.outcome, Attempt: last.Attempt, CopyThere: held(owner, false), GuestUnheard: b.unheard}
+	out = migration.Report{Outcome: b.outcome, Attempt: last.Attempt, CopyThere: copyThere(side, false), GuestUnheard: b.unheard}
 	return out, b.err
 }
 
 // wayBack does what the hand-off says after a restart, where nobody is connected.
-type wayBack struct {
+type recovery struct {
 	opts    Options
 	sole    bool // the destination's copy may be the only one that works
 	fleet   *fleet
@@ -47,7 +47,7 @@ type wayBack struct {
 }
 
 // do takes the actions, and gives the event that the last of them leads to, nil for none.
-func (b *wayBack) do(actions []handoff.SourceAction) (ev handoff.SourceEvent) {
+func (b *recovery) apply(actions []handoff.SourceAction) (ev handoff.SourceEvent) {
 	for _, a := range actions {
 		switch a := a.(type) {
 		case handoff.Append:
@@ -56,12 +56,12 @@ func (b *wayBack) do(actions []handoff.SourceAction) (ev handoff.SourceEvent) {
 				a.Entry.Why = handoff.Why{Code: transport.CodeDevice, Text: b.err.Error()}
 			}
 			if err := b.opts.Journal.Append(a.Entry); err != nil {
-				b.keep(&transport.Fault{Code: transport.CodeInternal, Err: fmt.Errorf("journal %v: %w", a.Entry.Record, err)})
+				b.noteCause(&transport.Fault{Code: transport.CodeInternal, Err: fmt.Errorf("journal %v: %w", a.Entry.Record, err)})
 				return handoff.Unrecorded{}
 			}
 		case handoff.Halt:
 			again, err := b.fleet.halt()
-			b.tell(again, err)
+			b.report(again, err)
 			ev = handoff.Halted{Failed: err != nil}
 		case handoff.Resume:
 			ev = handoff.Resumed{How: b.resume()}
@@ -75,30 +75,30 @@ func (b *wayBack) do(actions []handoff.SourceAction) (ev handoff.SourceEvent) {
 
 // resume takes the devices back, and has the guest resumed, which a process before this
 // one may have paused.
-func (b *wayBack) resume() handoff.Return {
+func (b *recovery) resume() handoff.Return {
 	again, err := b.fleet.resume(b.sole)
-	b.tell(again, err)
+	b.report(again, err)
 	if err != nil || b.opts.ResumeGuest == nil {
-		return b.fleet.returned(err)
+		return b.fleet.classifyReturn(err)
 	}
 	if err := askResume(context.Background(), b.asking, b.opts.ResumeGuest); err != nil {
 		b.unheard = true
-		b.keep(&transport.Fault{Code: transport.CodeDevice, Err: errors.New(guestUnheard(err))})
+		b.noteCause(&transport.Fault{Code: transport.CodeDevice, Err: errors.New(unheardText(err))})
 		return handoff.Unheard
 	}
 	return handoff.Back
 }
 
-func (b *wayBack) tell(again []string, err error) {
+func (b *recovery) report(again []string, err error) {
 	for _, text := range again {
-		b.opts.tell(migration.Event{Kind: migration.Warning, Text: text})
+		b.opts.emit(migration.Event{Kind: migration.Warning, Text: text})
 	}
 	if err != nil {
-		b.keep(b.fleet.fault(fmt.Errorf("take the devices of attempt %d back: %w", b.opts.Journal.Last().Attempt.Epoch, err)))
+		b.noteCause(b.fleet.faultOf(fmt.Errorf("take the devices of attempt %d back: %w", b.opts.Journal.Last().Attempt.Epoch, err)))
 	}
 }
 
-func (b *wayBack) keep(f *transport.Fault) {
+func (b *recovery) noteCause(f *transport.Fault) {
 	if b.err == nil {
 		b.err = f
 	}
@@ -106,7 +106,7 @@ func (b *wayBack) keep(f *transport.Fault) {
 
 // letGo ends the sessions of devices of which DONE is recorded, where the process ended
 // before it had.
-func letGo(sources []Source) (warnings []string) {
+func releaseSessions(sources []Source) (warnings []string) {
 	for _, s := range sources {
 		if now, err := s.Device.State(); err != nil || now != vfio.StopCopy {
 			continue
@@ -125,7 +125,7 @@ var ErrOnlyCopy = errors.New("the destination has a complete copy, and the devic
 
 // ErrKeptCopy is ErrOnlyCopy where the way back of that attempt has failed, or is not known
 // to have ended well. No start ends such a copy: a person decides.
-var ErrKeptCopy = errors.New("the way back of it has failed or did not end, and the destination has a complete copy, which may be the only one")
+var ErrUndecidedCopy = errors.New("the way back of it has failed or did not end, and the destination has a complete copy, which may be the only one")
 
 // askTimeout bounds the question about devices that stand still: they are this side's
 // whatever the answer is, unless somebody has decided otherwise.
@@ -134,12 +134,12 @@ const askTimeout = time.Second
 // spareCopy asks the destination what has become of an attempt that was left open. If
 // the devices do not look like that attempt's any more, the next attempt would end what
 // may be the only copy. And somebody may have decided, meanwhile, that they run there.
-func spareCopy(ctx context.Context, dialer transport.Dialer, sources []Source, o Options) error {
+func guardOnlyCopy(ctx context.Context, dialer transport.Dialer, sources []Source, o Options) error {
 	last := o.Journal.Last()
-	if last.Record != handoff.Forced && (!last.Unfinished() || o.Anew && last.Record == handoff.Open) {
+	if last.Record != handoff.Forced && (!last.Unfinished() || o.StartOver && last.Record == handoff.Open) {
 		return nil
 	}
-	empty, limit := last.Unfinished() && wereReset(last, sources, o), askTimeout // of FORCED a person has said that no answer is needed
+	empty, limit := last.Unfinished() && mayBeReset(last, sources, o), askTimeout // of FORCED a person has said that no answer is needed
 	if empty {
 		limit = o.ConnectFor
 	}
@@ -152,8 +152,8 @@ func spareCopy(ctx context.Context, dialer transport.Dialer, sources []Source, o
 	case err != nil:
 		return nil
 	}
-	if f := meets(&o, last.Attempt, status); f != nil {
-		if err := noteBoth(o.Journal, f); err != nil {
+	if f := checkBothMayRun(&o, last.Attempt, status); f != nil {
+		if err := recordBothMayRun(o.Journal, f); err != nil {
 			f.Err = fmt.Errorf("%w; the journal does not keep that: %w", f.Err, err)
 		}
 		return &undecided{f}
@@ -163,10 +163,10 @@ func spareCopy(ctx context.Context, dialer transport.Dialer, sources []Source, o
 	}
 	switch status.Record {
 	case handoff.Ready.String():
-		if empty || !stopped(sources) { // some were reset, since all stood still when they were read to the end
+		if empty || !allStopped(sources) { // some were reset, since all stood still when they were read to the end
 			cause := ErrOnlyCopy
 			if last.Record != handoff.Open {
-				cause = ErrKeptCopy
+				cause = ErrUndecidedCopy
 			}
 			return &undecided{&transport.Fault{Code: transport.CodeBusy, Remote: true, Err: fmt.Errorf("attempt %d: %w", last.Attempt.Epoch, cause)}}
 		}
@@ -184,18 +184,18 @@ func spareCopy(ctx context.Context, dialer transport.Dialer, sources []Source, o
 // wereReset reports whether the devices may hold nothing any more of an attempt that this
 // side has not ended. By RESUME_FAILED none of them has run since. By OWNER some may have,
 // and only where all do is nothing left to be taken back.
-func wereReset(last handoff.Entry, sources []Source, o Options) bool {
-	return running(sources) || handoff.Rebooted(o.Journal) || last.Record == handoff.ResumeFailed && !stopped(sources)
+func mayBeReset(last handoff.Entry, sources []Source, o Options) bool {
+	return allRunning(sources) || handoff.Rebooted(o.Journal) || last.Record == handoff.ResumeFailed && !allStopped(sources)
 }
 
 // identify asks the destination for what COMMIT names, where a person has decided that its
 // copy is to run and this side had not heard of that: its journal and the copy's digest.
-func identify(ctx context.Context, dialer transport.Dialer, o Options) error {
+func nameCopy(ctx context.Context, dialer transport.Dialer, o Options) error {
 	last := o.Journal.Last()
 	if last.Peer != (migration.JournalID{}) {
 		return nil
 	}
-	status, err := insist(ctx, dialer, o, last.Attempt)
+	status, err := askForCopy(ctx, dialer, o, last.Attempt)
 	if ctx.Err() != nil {
 		return &transport.Fault{Code: transport.CodeCancelled, Err: context.Cause(ctx)}
 	}
@@ -215,7 +215,7 @@ func identify(ctx context.Context, dialer transport.Dialer, o Options) error {
 
 // insist asks the destination for its record, and asks again after each ConnectFor without an
 // answer: in doubt nothing else helps. DoubtFor bounds it. The user is told once.
-func insist(ctx context.Context, dialer transport.Dialer, o Options, a migration.Attempt) (*wire.Status, error) {
+func askForCopy(ctx context.Context, dialer transport.Dialer, o Options, a migration.Attempt) (*wire.Status, error) {
 	began := time.Now()
 	for told := false; ; told = true {
 		limit := o.ConnectFor
@@ -232,7 +232,7 @@ func insist(ctx context.Context, dialer transport.Dialer, o Options, a migration
 			return nil, fmt.Errorf("no answer for %v: %w", migration.RoundTime(time.Since(began)), err)
 		}
 		if !told {
-			o.tell(migration.Event{Kind: migration.Warning, Text: fmt.Sprintf("in doubt: the destination is asked for its copy of attempt %d, and asked again until it answers: %v", a.Epoch, err)})
+			o.emit(migration.Event{Kind: migration.Warning, Text: fmt.Sprintf("in doubt: the destination is asked for its copy of attempt %d, and asked again until it answers: %v", a.Epoch, err)})
 		}
 		if sleep(ctx, lanePause) != nil {
 			return nil, err
@@ -246,7 +246,7 @@ type undecided struct{ *transport.Fault }
 func (u *undecided) Unwrap() error { return u.Fault }
 
 // spared is the outcome of an attempt that was not begun.
-func spared(err error) migration.Outcome {
+func guardOutcome(err error) migration.Outcome {
 	if _, ok := errors.AsType[*undecided](err); ok {
 		return migration.InDoubt
 	}
@@ -295,19 +295,19 @@ func queryOver(ctx context.Context, lane transport.Lane, a migration.Attempt) (*
 
 // restart goes on with a hand-off that a process before this one has left at COMMIT.
 // The source asks for its devices back only if they still hold what they held then.
-func (e *engine) restart() {
-	e.past.restarted = true
+func (e *engine) continueInDoubt() {
+	e.predecessor.inDoubt = true
 	last := e.opts.Journal.Last()
-	e.out.Peer, e.conn.peer, e.past.bytes = last.PeerID, last.PeerID, last.Why.Bytes
+	e.report.Peer, e.conn.peer, e.predecessor.bytes = last.PeerID, last.PeerID, last.Why.Bytes
 	e.times.ready = time.Now()
 	next, actions := handoff.RestartSource(last)
-	e.owner = next
-	e.past.reset = !e.fleet.standsStill() || handoff.Rebooted(e.opts.Journal)
-	e.owner.Empty = e.owner.Empty || e.past.reset
-	e.tell(migration.Event{Kind: migration.Phase, Phase: migration.Commit})
-	e.tell(migration.Event{Kind: migration.Warning, Text: fmt.Sprintf("going on with migration %v, attempt %d, which is recorded as %v: the destination is asked", last.Attempt.Mig, last.Attempt.Epoch, last.Record)})
-	e.do(actions)
-	e.seek(handoff.ErrInDoubt)
+	e.handoff = next
+	e.predecessor.devicesReset = !e.fleet.allStopped() || handoff.Rebooted(e.opts.Journal)
+	e.handoff.Empty = e.handoff.Empty || e.predecessor.devicesReset
+	e.emit(migration.Event{Kind: migration.Phase, Phase: migration.Commit})
+	e.emit(migration.Event{Kind: migration.Warning, Text: fmt.Sprintf("going on with migration %v, attempt %d, which is recorded as %v: the destination is asked", last.Attempt.Mig, last.Attempt.Epoch, last.Record)})
+	e.apply(actions)
+	e.redialControl(handoff.ErrInDoubt)
 }
 
 // ErrBothMayRun says that the destination has accepted the devices of an attempt before the
@@ -316,20 +316,20 @@ var ErrBothMayRun = errors.New("both may run")
 
 // meets holds what the destination says of its record against the attempt of this side. The
 // fault, nil where all is well, names both; the user gets an alarm.
-func meets(o *Options, a migration.Attempt, m *wire.Status) *transport.Fault {
+func checkBothMayRun(o *Options, a migration.Attempt, m *wire.Status) *transport.Fault {
 	for _, r := range []handoff.Record{handoff.Accept, handoff.Running, handoff.Done, handoff.Forced} {
 		if m.Record != r.String() || !handoff.BothMayRun(a.Epoch, r, m.MaxEpoch) {
 			continue
 		}
 		met := fmt.Sprintf("the destination's record is %v of attempt %d", r, m.MaxEpoch)
-		o.tell(migration.Event{Kind: migration.Alarm, Attempt: a, Text: fmt.Sprintf("%s; this side is at attempt %d", met, a.Epoch)})
+		o.emit(migration.Event{Kind: migration.Alarm, Attempt: a, Text: fmt.Sprintf("%s; this side is at attempt %d", met, a.Epoch)})
 		return &transport.Fault{Code: transport.CodeBothMayRun, Remote: true, Err: &bothMayRun{met}}
 	}
 	return nil
 }
 
 // noteBoth has the journal keep what was found, behind the record that stands.
-func noteBoth(j handoff.Journal, f *transport.Fault) error {
+func recordBothMayRun(j handoff.Journal, f *transport.Fault) error {
 	last := j.Last()
 	if text := textOf(f); last.Why.Text != text {
 		last.Why.Text, last.Why.Code = text, f.Code
@@ -341,21 +341,21 @@ func noteBoth(j handoff.Journal, f *transport.Fault) error {
 // textOf is what a journal keeps of a fault. Its code says already that both may run.
 func textOf(f *transport.Fault) string {
 	if both, ok := errors.AsType[*bothMayRun](f); ok {
-		return both.met
+		return both.theirs
 	}
 	return f.Error()
 }
 
 // bothMayRun is an ErrBothMayRun: it has what the destination's record is.
-type bothMayRun struct{ met string }
+type bothMayRun struct{ theirs string }
 
-func (e *bothMayRun) Error() string { return ErrBothMayRun.Error() + ": " + e.met }
+func (e *bothMayRun) Error() string { return ErrBothMayRun.Error() + ": " + e.theirs }
 func (e *bothMayRun) Unwrap() error { return ErrBothMayRun }
 
 // passGate asks the journal whether the devices are still this side's, before
 // anybody looks at them. The outcome is Pending if they are, and otherwise what was
 // decided before.
-func passGate(o Options) (decided migration.Report, err error) {
+func checkJournal(o Options) (decided migration.Report, err error) {
 	err = handoff.MayOpen(o.Journal.Last(), o.Attempt)
 	if err == nil {
 		return decided, nil

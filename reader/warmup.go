@@ -3,10 +3,7 @@ package reader
 import (
 	"time"
 
-	"github.com/migpipe/migpipe/codec"
 	"github.com/migpipe/migpipe/internal/wire"
-	"github.com/migpipe/migpipe/reader/internal/plan"
-	"github.com/migpipe/migpipe/transport/migration"
 )
 
 // warmup pads lanes that have carried too little to be known: it opens their
@@ -24,72 +21,52 @@ type warmup struct {
 }
 
 // warmPatience is how long what was sent may take to arrive.
-const warmPatience = 4 * time.Second
+const paddingTimeout = 4 * time.Second
 
 // paddingFrame is the most that goes as one frame of padding: enough to keep a lane
 // busy, and little beside what a round of ramp sees.
 const paddingFrame = 256 << 10
 
-func (e *engine) warmUp() {
-	e.pipe.warmUp()
-	e.tell(migration.Event{Kind: migration.Phase, Phase: migration.WarmUp})
-}
-
-// warming looks how far the padding is.
-func (e *engine) warming() {
-	if !e.pipe.warmed(time.Now()) {
-		return
-	}
-	if p, ok := e.opts.Codec.(codec.Informed); ok { // chosen by what the lanes have shown, from the first chunk on
-		p.Inform(e.pipe.meter.full.value(), len(e.pipe.lanes))
-	}
-	e.measure()
-	e.advance(plan.LanesWarmed{})
-	if e.plan.Phase() == plan.Precopying {
-		e.tell(migration.Event{Kind: migration.Phase, Phase: migration.PreCopy})
-	}
-}
-
 // warmUp has the lanes send padding.
-func (p *pipeline) warmUp() {
-	p.warm = &warmup{ramp: newRamp(p.meter.rtt), began: time.Now(), frame: p.frame, frames: wire.MaxProbe / p.frame}
-	p.queue.pad(p.warm.frames)
+func (p *pipeline) startWarmup() {
+	p.warmup = &warmup{ramp: newRamp(p.meter.rtt), began: time.Now(), frame: p.paddingSize, frames: wire.MaxProbe / p.paddingSize}
+	p.queue.pad(p.warmup.frames)
 }
 
 // padded is how many bytes of padding were given to the lanes.
-func (p *pipeline) padded() uint64 {
-	if p.warm.over {
-		return p.warm.sent
+func (p *pipeline) paddingSent() uint64 {
+	if p.warmup.over {
+		return p.warmup.sent
 	}
-	return uint64(p.warm.frames-p.queue.unpadded()) * uint64(p.warm.frame)
+	return uint64(p.warmup.frames-p.queue.pendingPadding()) * uint64(p.warmup.frame)
 }
 
 // padding reports whether a round trip that began at a time, in ns after the start, may have
 // waited behind padding.
-func (p *pipeline) padding(began int64) bool {
-	w := p.warm
+func (p *pipeline) isBehindPadding(began int64) bool {
+	w := p.warmup
 	return w != nil && (!w.done || p.start.Add(time.Duration(began)).Before(w.ended))
 }
 
 // arrived takes in how much padding the destination has read.
-func (p *pipeline) arrived(bytes uint64) {
-	if p.warm != nil {
-		p.warm.arrived = max(p.warm.arrived, min(bytes, p.padded()))
+func (p *pipeline) notePadding(bytes uint64) {
+	if p.warmup != nil {
+		p.warmup.arrived = max(p.warmup.arrived, min(bytes, p.paddingSent()))
 	}
 }
 
 // warmed looks how far the padding is, and reports whether the last of it has arrived by now.
-func (p *pipeline) warmed(now time.Time) bool {
-	w := p.warm
+func (p *pipeline) finishWarmup(now time.Time) bool {
+	w := p.warmup
 	if w == nil || w.done {
 		return false
 	}
 	took := now.Sub(w.began)
 	most := uint64(w.frames) * uint64(w.frame)
-	if !w.over && (w.look(took, w.arrived) || took >= wire.ProbeTime || w.arrived >= most) {
+	if !w.over && (w.observe(took, w.arrived) || took >= wire.ProbeTime || w.arrived >= most) {
 		w.over, w.sent = true, most-uint64(p.queue.pad(0))*uint64(w.frame)
 	}
-	if !w.over || w.arrived < w.sent && took < wire.ProbeTime+warmPatience {
+	if !w.over || w.arrived < w.sent && took < wire.ProbeTime+paddingTimeout {
 		return false
 	}
 	w.done, w.ended = true, now
@@ -115,7 +92,7 @@ func newRamp(rtt time.Duration) ramp { return ramp{round: max(2*rtt, 30*time.Mil
 
 // look takes in how much has arrived by now, and reports whether that grows no
 // more.
-func (r *ramp) look(now time.Duration, arrived uint64) (open bool) {
+func (r *ramp) observe(now time.Duration, arrived uint64) (open bool) {
 	took := now - r.since
 	if took < r.round {
 		return false

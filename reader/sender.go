@@ -15,22 +15,22 @@ import (
 // sender puts queued chunks on one lane. Whichever lane is free next takes the
 // chunk whose turn it is, of whichever device.
 type sender struct {
-	number  int // of the lane
-	lane    transport.Lane
-	queue   *queue
-	spare   *wire.Chunk // for what is sent encoded
-	codec   codec.Policy
-	lanes   int       // that there are
-	free    time.Time // when the lane was done with a chunk: it waits since
-	pace    *pacer
-	frame   int  // bytes of padding that go at once
-	noisy   bool // spare was filled with noise; what was encoded there since is as good
-	devices []*device
-	start   time.Time
-	spent   *laneTimes
-	written *atomic.Uint64 // bytes that were given to this lane, whether all have left or not
-	sent    *atomic.Int64  // when a chunk was last written, in ns after start
-	post    func(event)
+	number      int // of the lane
+	lane        transport.Lane
+	queue       *queue
+	scratch     *wire.Chunk // for what is sent encoded
+	codec       codec.Policy
+	lanes       int       // that there are
+	freeAt      time.Time // when the lane was done with a chunk: it waits since
+	pace        *pacer
+	paddingSize int  // bytes of padding that go at once
+	noisy       bool // spare was filled with noise; what was encoded there since is as good
+	devices     []*device
+	start       time.Time
+	spent       *laneTimes
+	written     *atomic.Uint64 // bytes that were given to this lane, whether all have left or not
+	lastSentAt  *atomic.Int64  // when a chunk was last written, in ns after start
+	post        func(event)
 
 	watched chan struct{} // closed when nobody watches the lane any more
 }
@@ -41,8 +41,8 @@ const frameHead = len(wire.HeadRoom{})
 // run sends until everything was applied, or the lane fails, or ctx ends, with which the streams
 // are abandoned.
 func (s *sender) run(ctx context.Context) {
-	err := s.toEnd(ctx)
-	s.spare.Release()
+	err := s.sendAll(ctx)
+	s.scratch.Release()
 	if err == nil && ctx.Err() == nil {
 		err = s.lane.CloseWrite() // Close would wait for the peer to read all
 	}
@@ -53,7 +53,7 @@ func (s *sender) run(ctx context.Context) {
 	}
 }
 
-func (s *sender) toEnd(ctx context.Context) error {
+func (s *sender) sendAll(ctx context.Context) error {
 	for {
 		c, err := s.queue.take(s.number)
 		switch {
@@ -63,7 +63,7 @@ func (s *sender) toEnd(ctx context.Context) error {
 			err = s.sendPadding(ctx)
 		default:
 			err = s.send(ctx, c)
-			s.queue.took(c)
+			s.queue.finishSend(c)
 		}
 		if err != nil {
 			return err
@@ -82,26 +82,26 @@ func (s *sender) watch(context.Context) {
 	case nil:
 		err = fmt.Errorf("%w: the destination has sent something on a data lane", transport.ErrProtocol)
 	}
-	s.queue.lose(s.number, err)
+	s.queue.failLane(s.number, err)
 	s.lane.SetDeadline(time.Unix(1, 0)) // wakes a write
 }
 
 // sendPadding sends one frame of it.
 func (s *sender) sendPadding(ctx context.Context) error {
-	if err := s.pace.wait(ctx, s.frame); err != nil {
+	if err := s.pace.wait(ctx, s.paddingSize); err != nil {
 		return err
 	}
 	if !s.noisy {
-		s.spare.Noise()
+		s.scratch.Noise()
 		s.noisy = true
 	}
-	s.written.Add(uint64(frameHead + s.frame))
-	return s.spare.WritePadding(s.lane, s.frame)
+	s.written.Add(uint64(frameHead + s.paddingSize))
+	return s.scratch.WritePadding(s.lane, s.paddingSize)
 }
 
 func (s *sender) send(ctx context.Context, c *wire.Chunk) error {
 	begun := time.Now()
-	out, choice := c.EncodeTo(s.spare, s.codec)
+	out, choice := c.EncodeTo(s.scratch, s.codec)
 	encoded := time.Now()
 	s.spent.encoded(encoded.Sub(begun))
 	if err := s.pace.wait(ctx, int(out.WireLen)); err != nil {
@@ -116,9 +116,9 @@ func (s *sender) send(ctx context.Context, c *wire.Chunk) error {
 	}
 	written := time.Now()
 	s.spent.wrote(written.Sub(encoded))
-	s.sent.Store(int64(written.Sub(s.start)))
+	s.lastSentAt.Store(int64(written.Sub(s.start)))
 	s.codec.Observe(codec.Result{Choice: choice, Raw: int(out.RawLen), Wire: int(out.WireLen), Lanes: s.lanes,
-		Encode: encoded.Sub(begun), Write: written.Sub(encoded), Idle: begun.Sub(s.free)})
-	s.free = written
+		Encode: encoded.Sub(begun), Write: written.Sub(encoded), Idle: begun.Sub(s.freeAt)})
+	s.freeAt = written
 	return nil
 }

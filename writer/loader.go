@@ -14,29 +14,29 @@ import (
 
 // loader writes one device's stream, in order, and is the only one that does.
 type loader struct {
-	device  int
-	name    string
-	dev     vfio.Device
-	stream  vfio.Stream
-	merge   *merge
-	digest  *wire.Digest
-	applied func() // called after each chunk
-	post    func(event)
-	spliced bool  // bytes went on without being in user space
-	note    *note // of a copy that outlives the process when it is complete, else nil
+	device      int
+	name        string
+	dev         vfio.Device
+	stream      vfio.Stream
+	merge       *merge
+	digest      *wire.Digest
+	noteApplied func() // called after each chunk
+	post        func(event)
+	spliced     bool      // bytes went on without being in user space
+	note        *copyNote // of a copy that outlives the process when it is complete, else nil
 }
 
 // run writes until the stream ends, fails, or ctx ends. It holds an OS thread while it
 // is in the device, as the reader of a source does.
 func (l *loader) run(ctx context.Context) {
-	err := l.toEnd(ctx)
+	err := l.writeAll(ctx)
 	if ctx.Err() != nil {
 		return
 	}
-	l.post(loaderEnded{l.device, l.digest.Sum(), l.fault(err)})
+	l.post(loaderEnded{l.device, l.digest.Sum(), l.faultOf(err)})
 }
 
-func (l *loader) toEnd(ctx context.Context) error {
+func (l *loader) writeAll(ctx context.Context) error {
 	for {
 		c, end, err := l.merge.take(ctx)
 		switch {
@@ -44,7 +44,7 @@ func (l *loader) toEnd(ctx context.Context) error {
 		case end != nil:
 			return l.finish(end)
 		default:
-			err = l.apply(c)
+			err = l.applyChunk(c)
 		}
 		if err != nil {
 			return err
@@ -54,22 +54,22 @@ func (l *loader) toEnd(ctx context.Context) error {
 
 // apply writes one chunk and gives its memory back, and only then promises it
 // anew.
-func (l *loader) apply(c *wire.Chunk) error {
-	defer l.applied()
+func (l *loader) applyChunk(c *wire.Chunk) error {
+	defer l.noteApplied()
 	head, began := c.ChunkHead, time.Now()
-	err := l.write(c)
+	err := l.writeChunk(c)
 	took := time.Since(began)
 	c.Release()
 	if err != nil {
 		return err
 	}
 	l.digest.Add(head)
-	l.merge.applied(head.RawLen, took)
+	l.merge.markApplied(head.RawLen, took)
 	failpoint.Reach("destination", "did", "write")
 	return nil
 }
 
-func (l *loader) write(c *wire.Chunk) error {
+func (l *loader) writeChunk(c *wire.Chunk) error {
 	if c.Offset != l.digest.Bytes() {
 		return fmt.Errorf("%w: chunk %d begins at byte %d, the one before ended at %d",
 			transport.ErrProtocol, c.Seq, c.Offset, l.digest.Bytes())
@@ -103,7 +103,7 @@ func (l *loader) finish(end *wire.End) error {
 	case d.Sum() != end.Digest:
 		return fmt.Errorf("%w: the stream's digest is %v, END says %v", transport.ErrCorrupt, d.Sum(), end.Digest)
 	}
-	if err := l.complete(); err != nil {
+	if err := l.persistCopy(); err != nil {
 		return err
 	}
 	// A reset behind our back leaves RUNNING, from where STOP checks nothing.
@@ -111,14 +111,14 @@ func (l *loader) finish(end *wire.End) error {
 		return errors.Join(err, fmt.Errorf("%w: the device is in %v", vfio.ErrSessionLost, now))
 	}
 	if _, err := vfio.Enter(l.dev, vfio.Stop, false); err != nil {
-		return &transport.Fault{Code: validation(err), Err: err}
+		return &transport.Fault{Code: stopCode(err), Err: err}
 	}
 	return nil
 }
 
 // validation is the code of a whole state that did not take its device to STOP: the device
 // refused the state, unless it breaks the contract.
-func validation(err error) transport.Code {
+func stopCode(err error) transport.Code {
 	if errors.Is(err, vfio.ErrStraySession) || errors.Is(err, vfio.ErrElsewhere) {
 		return transport.CodeDevice
 	}
@@ -127,7 +127,7 @@ func validation(err error) transport.Code {
 
 // fault names the device and the offset, and tells a device that cannot take
 // this state from one that failed.
-func (l *loader) fault(err error) *transport.Fault {
+func (l *loader) faultOf(err error) *transport.Fault {
 	if err == nil {
 		return nil
 	}

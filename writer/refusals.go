@@ -12,18 +12,18 @@ import (
 
 // maxTurned is how many further sources are told at once why they are not served; the
 // rest are told nothing.
-const maxTurned = 8
+const maxRefusing = 8
 
 // refusals bounds what is told of sources that are not served, and how often attempts come to
 // nothing: a source may try again without end. The first of a kind is told at once, the same
 // one again ever more rarely.
 type refusals struct {
-	text  string // of the last
-	at    time.Time
-	every time.Duration
-	more  int // untold since
+	text       string // of the last
+	at         time.Time
+	every      time.Duration
+	suppressed int // untold since
 
-	nothing time.Time // when the last attempt came to nothing
+	lastEmpty time.Time // when the last attempt came to nothing
 }
 
 // attemptsEvery is the shortest time between the ends of two attempts that come to nothing:
@@ -33,59 +33,59 @@ const attemptsEvery = time.Second
 // pause waits before the next source after an attempt that came to nothing. It ends with ctx.
 func (r *refusals) pause(ctx context.Context) {
 	select {
-	case <-time.After(time.Until(r.nothing.Add(attemptsEvery))):
+	case <-time.After(time.Until(r.lastEmpty.Add(attemptsEvery))):
 	case <-ctx.Done():
 	}
-	r.nothing = time.Now()
+	r.lastEmpty = time.Now()
 }
 
 // How often refusals are told.
 const (
-	refusedLeast = time.Second
-	refusedMost  = time.Minute
+	minRefusedEvery = time.Second
+	maxRefusedEvery = time.Minute
 )
 
 // due reports whether a refusal is to be told, and how many were not since the last.
-func (r *refusals) due(text string) (more int, due bool) {
+func (r *refusals) isDue(text string) (more int, due bool) {
 	if time.Since(r.at) < r.every {
-		r.more++
+		r.suppressed++
 		return 0, false
 	}
 	if text == r.text {
-		r.every = min(2*r.every, refusedMost)
+		r.every = min(2*r.every, maxRefusedEvery)
 	} else {
-		r.every = refusedLeast
+		r.every = minRefusedEvery
 	}
-	more = r.more
-	r.text, r.at, r.more = text, time.Now(), 0
+	more = r.suppressed
+	r.text, r.at, r.suppressed = text, time.Now(), 0
 	return more, true
 }
 
 // tellRefused tells of a source that was refused or let go of, and that the next is waited for.
-func (e *engine) tellRefused(f *transport.Fault) {
-	if more, due := e.callers.refusals.due(e.out.Peer.String() + f.Error()); due {
-		e.tell(migration.Event{Kind: migration.Refused, Peer: e.out.Peer, Attempt: e.out.Attempt, Err: f, More: more})
+func (e *engine) reportRefused(f *transport.Fault) {
+	if more, due := e.callers.refusals.isDue(e.report.Peer.String() + f.Error()); due {
+		e.emit(migration.Event{Kind: migration.Refused, Peer: e.report.Peer, Attempt: e.report.Attempt, Err: f, More: more})
 	}
 }
 
 // tellTurned tells of a source that came beside another one.
-func (e *engine) tellTurned(lane transport.Lane, why string) {
-	text := fmt.Sprintf("another source came and was turned away%s: %s", from(lane), why)
-	if _, due := e.callers.refusals.due(text); due {
-		e.tell(migration.Event{Kind: migration.Warning, Text: text})
+func (e *engine) reportTurnedAway(lane transport.Lane, why string) {
+	text := fmt.Sprintf("another source came and was turned away%s: %s", peerText(lane), why)
+	if _, due := e.callers.refusals.isDue(text); due {
+		e.emit(migration.Event{Kind: migration.Warning, Text: text})
 	}
 }
 
 // cameToNothing reports whether an attempt that is over was ended by its source alone, before a
 // byte of its streams had come: no device here is to blame, and all have been reset.
-func (e *engine) cameToNothing() bool {
-	return e.letGo && !e.begunStreams() && e.callers.deaf == nil && !e.stuck
+func (e *engine) endedEmpty() bool {
+	return e.sourceEnded && !e.streamsBegun() && e.callers.acceptErr == nil && !e.stuck
 }
 
 // begunStreams reports whether a byte of the source's streams has come.
-func (e *engine) begunStreams() bool {
+func (e *engine) streamsBegun() bool {
 	for _, d := range e.devices {
-		if d.received.Load() > 0 || d.position() > 0 {
+		if d.received.Load() > 0 || d.bytesApplied() > 0 {
 			return true
 		}
 	}
@@ -93,7 +93,7 @@ func (e *engine) begunStreams() bool {
 }
 
 // turnAway tells a source that this destination serves another.
-func turnAway(ev admitted, why *transport.Fault) {
+func sendRefusal(ev admitted, why *transport.Fault) {
 	reply(wire.NewControl(ev.lane), &wire.Declined{
 		Attempt: migration.Attempt{Mig: ev.pre.Mig, Epoch: ev.pre.Epoch}, Code: why.Code, Text: why.Err.Error()})
 }
@@ -114,7 +114,7 @@ func reply(control *wire.Control, m wire.Message) {
 }
 
 // from names the peer of a lane, where it has a name.
-func from(l transport.Lane) string {
+func peerText(l transport.Lane) string {
 	if id := transport.PeerOf(l); id != (transport.PeerID{}) {
 		return " (" + id.String() + ")"
 	}

@@ -14,18 +14,18 @@ import (
 
 // receiver takes chunks from one data lane to where they belong.
 type receiver struct {
-	lane    transport.Lane
-	arena   *wire.Arena
-	scratch *wire.Chunk // for payloads that arrive encoded
-	devices []*device
-	codecs  [256]bool
-	quit    <-chan struct{}   // closed when the streams are abandoned
-	read    *atomic.Uint64    // bytes that came over the lane, as ACK tells them
-	padded  func(n int) error // that so much padding has come
-	local   bool              // the lane is within this host: it is never lost, and nothing is sent twice
-	over    chan struct{}     // closed when it has let go of the lane and of all memory
-	ended   bool              // the source has ended the lane; the loop's, as is
-	gone    bool              // the lane is lost, and has no successor yet
+	lane        transport.Lane
+	arena       *wire.Arena
+	scratch     *wire.Chunk // for payloads that arrive encoded
+	devices     []*device
+	codecs      [256]bool
+	quit        <-chan struct{}   // closed when the streams are abandoned
+	read        *atomic.Uint64    // bytes that came over the lane, as ACK tells them
+	notePadding func(n int) error // that so much padding has come
+	local       bool              // the lane is within this host: it is never lost, and nothing is sent twice
+	done        chan struct{}     // closed when it has let go of the lane and of all memory
+	ended       bool              // the source has ended the lane; the loop's, as is
+	lost        bool              // the lane is lost, and has no successor yet
 }
 
 // Read reads the lane and counts what comes. The memory that it goes into was promised, so
@@ -41,7 +41,7 @@ func (r *receiver) Read(p []byte) (int, error) {
 func (r *receiver) receive(ctx context.Context, before *receiver, post func(event)) {
 	r.quit = ctx.Done()
 	if before != nil {
-		<-before.over
+		<-before.done
 		before.lane.Close()
 	}
 	r.read.Store(0)
@@ -49,19 +49,19 @@ func (r *receiver) receive(ctx context.Context, before *receiver, post func(even
 	if r.scratch, err = r.arena.TryGet(); err != nil {
 		panic("writer: the arena has no chunk left for a lane")
 	}
-	ended, fault := r.run()
-	close(r.over)
+	ended, fault := r.receiveAll()
+	close(r.done)
 	if ended || fault != nil {
-		post(laneEnded{r, fault, fault != nil && r.lost(fault)})
+		post(laneEnded{r, fault, fault != nil && r.isLost(fault)})
 	}
 }
 
 // lost reports whether the network has ended the lane, or a successor of its receiver.
-func (r *receiver) lost(f *transport.Fault) bool { return !r.local && wire.Ended(f) }
+func (r *receiver) isLost(f *transport.Fault) bool { return !r.local && wire.Ended(f) }
 
 // run receives until the lane ends between two frames. It reports whether it did,
 // or why not; where a payload was dropped, whoever dropped it says why.
-func (r *receiver) run() (ended bool, fault *transport.Fault) {
+func (r *receiver) receiveAll() (ended bool, fault *transport.Fault) {
 	defer r.scratch.Release()
 	var room wire.HeadRoom
 	for {
@@ -72,28 +72,28 @@ func (r *receiver) run() (ended bool, fault *transport.Fault) {
 		switch {
 		case err != nil:
 		case head.Padding:
-			err = r.pad(head)
+			err = r.readPadding(head)
 		default:
-			err = r.chunk(head)
+			err = r.readChunk(head)
 		}
-		if err == errDropped {
+		if err == errDiscarded {
 			return false, nil
 		}
 		if err != nil {
-			return false, r.fault(head, err)
+			return false, r.faultOf(head, err)
 		}
 	}
 }
 
 // pad drops what only fills the lane.
-func (r *receiver) pad(head wire.ChunkHead) error {
+func (r *receiver) readPadding(head wire.ChunkHead) error {
 	if err := r.scratch.Discard(r, head); err != nil {
 		return err
 	}
-	return r.padded(int(head.WireLen))
+	return r.notePadding(int(head.WireLen))
 }
 
-func (r *receiver) chunk(head wire.ChunkHead) error {
+func (r *receiver) readChunk(head wire.ChunkHead) error {
 	if int(head.Device) >= len(r.devices) {
 		return fmt.Errorf("%w: chunk for device %d of %d", transport.ErrProtocol, head.Device, len(r.devices))
 	}
@@ -106,7 +106,7 @@ func (r *receiver) chunk(head wire.ChunkHead) error {
 	}
 	m := d.merge
 	switch err := r.claim(m, head); {
-	case err == errAgain:
+	case err == errDuplicate:
 		return r.scratch.Discard(r, head)
 	case err != nil:
 		return err
@@ -117,7 +117,7 @@ func (r *receiver) chunk(head wire.ChunkHead) error {
 	}
 	d.received.Add(uint64(head.WireLen))
 	if head.Unchecked {
-		return r.await(m, c, head)
+		return r.awaitSplice(m, c, head)
 	}
 	if err := c.ReadPayload(r, head, r.scratch); err != nil {
 		c.Release()
@@ -134,14 +134,14 @@ func (r *receiver) chunk(head wire.ChunkHead) error {
 func (r *receiver) claim(m *merge, head wire.ChunkHead) error {
 	for {
 		rival, err := m.claim(head, r)
-		if r.local && (rival != nil || err == errAgain) {
+		if r.local && (rival != nil || err == errDuplicate) {
 			return fmt.Errorf("%w: chunk %d was sent twice", transport.ErrProtocol, head.Seq)
 		}
 		if rival == nil {
 			return err
 		}
 		rival.lane.SetDeadline(time.Unix(1, 0))
-		<-rival.over
+		<-rival.done
 	}
 }
 
@@ -150,25 +150,25 @@ func (r *receiver) claim(m *merge, head wire.ChunkHead) error {
 // source takes chunks for its lanes one after the other, and those of a device in
 // order. So of all chunks that were not applied yet, the one it took first is at
 // the head of its lane, and the next of its device.
-func (r *receiver) await(m *merge, c *wire.Chunk, head wire.ChunkHead) error {
+func (r *receiver) awaitSplice(m *merge, c *wire.Chunk, head wire.ChunkHead) error {
 	a := c.Await(r.lane, head)
 	m.deliver(c)
 	select {
 	case <-a.Released():
 	case <-r.quit:
-		return errDropped
+		return errDiscarded
 	}
 	if !a.Whole() {
-		return errDropped
+		return errDiscarded
 	}
 	return nil
 }
 
 // errDropped ends a receiver whose payload nobody takes any more. Why, whoever
 // dropped it says.
-var errDropped = errors.New("payload was dropped")
+var errDiscarded = errors.New("payload was dropped")
 
-func (r *receiver) fault(head wire.ChunkHead, err error) *transport.Fault {
+func (r *receiver) faultOf(head wire.ChunkHead, err error) *transport.Fault {
 	f := &transport.Fault{Code: transport.CodeOf(err), Err: fmt.Errorf("data lane: %w", err)}
 	if errors.Is(err, wire.ErrArenaFull) {
 		f.Code = transport.CodeInternal

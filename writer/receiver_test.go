@@ -46,7 +46,7 @@ func TestDroppedPayload(t *testing.T) {
 		t.Fatal(err)
 	}
 	m := newMerge(alone(1), 0, 1<<20)
-	r := &receiver{lane: in, arena: arena, scratch: scratch, devices: []*device{{Sink: Sink{Name: "d"}, merge: m, splice: true}},
+	r := &receiver{lane: in, arena: arena, scratch: scratch, devices: []*device{{Target: Target{Name: "d"}, merge: m, splice: true}},
 		quit: make(chan struct{}), read: new(atomic.Uint64)}
 	r.codecs[codec.IDRaw] = true
 	dropped := make(chan struct{})
@@ -57,14 +57,14 @@ func TestDroppedPayload(t *testing.T) {
 		c.WriteFrame(out)
 		c.Release()
 		for {
-			if c, _ := m.poll(); c != nil {
+			if c, _ := m.tryTake(); c != nil {
 				c.Release()
 				close(dropped)
 				return
 			}
 		}
 	}()
-	if ended, fault := r.run(); ended || fault != nil {
+	if ended, fault := r.receiveAll(); ended || fault != nil {
 		t.Errorf("ended %v, fault %v", ended, fault)
 	}
 	<-dropped

@@ -27,7 +27,7 @@ func TestRamp(t *testing.T) {
 		}, 200 * ms, 400 * ms},
 	} {
 		r, arrived, now := newRamp(c.rtt), 0.0, time.Duration(0)
-		for open := false; !open && now < 10*time.Second; open = r.look(now, uint64(arrived)) {
+		for open := false; !open && now < 10*time.Second; open = r.observe(now, uint64(arrived)) {
 			now += ms
 			arrived += c.rate(now) * ms.Seconds()
 		}
@@ -47,14 +47,14 @@ func TestTrip(t *testing.T) {
 	var m meter
 	now := time.Unix(1000, 0)
 	for _, d := range []time.Duration{5 * ms, 2 * ms, 40 * ms, 30 * ms} {
-		m.trip(now, d)
+		m.noteRTT(now, d)
 		now = now.Add(10 * ms)
 	}
 	if m.rtt != 2*ms {
 		t.Errorf("%v after a burst", m.rtt)
 	}
 	for range 60 * 100 {
-		m.trip(now, 10*ms)
+		m.noteRTT(now, 10*ms)
 		now = now.Add(10 * ms)
 	}
 	if m.rtt < 9*ms {
@@ -87,7 +87,7 @@ func TestRampCutShort(t *testing.T) {
 	} {
 		r := newRamp(100 * ms)
 		for i, n := range c.seen {
-			if r.look(time.Duration(i+1)*200*ms, n) {
+			if r.observe(time.Duration(i+1)*200*ms, n) {
 				t.Errorf("%s: open", name)
 			}
 		}

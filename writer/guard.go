@@ -9,23 +9,22 @@ import (
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/handoff"
 	"github.com/migpipe/migpipe/transport/migration"
-	"github.com/migpipe/migpipe/vfio"
 )
 
 // spareOthers refuses a migration while a device keeps a complete copy of another one,
 // which may be the only one, and which nobody has decided about; or one of which that
 // cannot be found out now.
-func (e *engine) spareOthers(mig migration.ID) *transport.Fault {
+func (e *engine) checkOtherCopies(mig migration.ID) *transport.Fault {
 	for _, d := range e.fleet.devices {
-		ids, err := d.persisted()
+		ids, err := d.persistedIDs()
 		for _, id := range ids {
 			other, bad := migration.ParseID(id)
 			if bad != nil || other == mig {
 				continue
 			}
 			var last handoff.Entry
-			if last, err = e.recordOf(other); undecided(last.Record) {
-				err = fmt.Errorf("it keeps the %v copy of migration %v: %w", last.Record, other, ErrKept)
+			if last, err = e.lastRecord(other); isUndecided(last.Record) {
+				err = fmt.Errorf("it keeps the %v copy of migration %v: %w", last.Record, other, ErrHoldsAnother)
 			}
 			if err != nil {
 				break
@@ -33,7 +32,7 @@ func (e *engine) spareOthers(mig migration.ID) *transport.Fault {
 		}
 		if err != nil {
 			code := transport.CodeBusy
-			if errors.Is(err, ErrKept) {
+			if errors.Is(err, ErrHoldsAnother) {
 				code = transport.CodeHeld
 			}
 			return &transport.Fault{Code: code, Device: d.Name, Err: err}
@@ -43,14 +42,14 @@ func (e *engine) spareOthers(mig migration.ID) *transport.Fault {
 }
 
 // ErrKept says that a device keeps a complete copy of another migration.
-var ErrKept = errors.New("that has to be gone on with, or given up, first")
+var ErrHoldsAnother = errors.New("that has to be gone on with, or given up, first")
 
-func undecided(r handoff.Record) bool {
+func isUndecided(r handoff.Record) bool {
 	return r == handoff.Ready || r == handoff.Accept || r == handoff.Forced || r == handoff.Lost
 }
 
 // recordOf is the newest record of a migration, the zero Entry if nothing is known of it.
-func (e *engine) recordOf(mig migration.ID) (handoff.Entry, error) {
+func (e *engine) lastRecord(mig migration.ID) (handoff.Entry, error) {
 	j, err := e.opts.Journals(mig, true)
 	if errors.Is(err, fs.ErrNotExist) {
 		return handoff.Entry{}, nil
@@ -63,20 +62,4 @@ func (e *engine) recordOf(mig migration.ID) (handoff.Entry, error) {
 		c.Close()
 	}
 	return last, nil
-}
-
-// persisted gives the ids of what a device holds for a later process.
-func (d *device) persisted() (ids []string, err error) {
-	r, ok := d.Device.(vfio.Resumable)
-	if !ok {
-		return nil, nil
-	}
-	list, err := r.Persisted()
-	if errors.Is(err, errors.ErrUnsupported) {
-		return nil, nil
-	}
-	for _, l := range list {
-		ids = append(ids, l.ID)
-	}
-	return ids, err
 }

@@ -15,11 +15,11 @@ import (
 // mayReturn reports whether a conversation whose lane has ended may go on over another:
 // the end of a lane ends no attempt. In doubt it may whatever the lane has ended with,
 // since only the destination's answer ends the doubt.
-func (e *engine) mayReturn(err error) bool {
-	if e.owner.InDoubt() {
+func (e *engine) mayReconnect(err error) bool {
+	if e.handoff.InDoubt() {
 		return true
 	}
-	return e.owner.NeedsPeer() && wire.Ended(err) && !e.offer.Devices[0].Splice // what was spliced into a lane is gone with it
+	return e.handoff.NeedsPeer() && wire.Ended(err) && !e.offer.Devices[0].Splice // what was spliced into a lane is gone with it
 }
 
 // controlLost goes on over another control lane, or ends the conversation. A
@@ -30,20 +30,20 @@ func (e *engine) controlLost(ev controlLost) {
 	}
 	f := &transport.Fault{Code: transport.CodeOf(ev.err), Err: ev.err}
 	switch {
-	case e.mayReturn(ev.err) && e.owner.AwaitsWelcome():
+	case e.mayReconnect(ev.err) && e.handoff.AwaitsWelcome():
 		e.conn.greetAgain(ev.err)
-	case e.mayReturn(ev.err):
-		e.lose(ev.err)
+	case e.mayReconnect(ev.err):
+		e.loseControl(ev.err)
 	case f.Code == transport.CodeCorrupt || f.Code == transport.CodeProtocol:
-		e.failed(f)
-		e.fail(f, handoff.Unreachable{})
+		e.fail(f)
+		e.endBy(f, handoff.Unreachable{})
 	default:
-		e.fail(f, handoff.Unreachable{})
+		e.endBy(f, handoff.Unreachable{})
 	}
 }
 
 func (e *engine) greeting(ev greeting) {
-	if !e.owner.AwaitsWelcome() {
+	if !e.handoff.AwaitsWelcome() {
 		ev.control.Lane().Close()
 		return
 	}
@@ -53,29 +53,29 @@ func (e *engine) greeting(ev greeting) {
 }
 
 // lose dials the control lane again.
-func (e *engine) lose(err error) {
-	e.conn.drop()
+func (e *engine) loseControl(err error) {
+	e.conn.dropControl()
 	clear(e.pipe.dialling)
-	e.tell(migration.Event{Kind: migration.Lost, Text: err.Error()})
-	e.seek(err)
-	e.advance(plan.ConnectionLost{})
+	e.emit(migration.Event{Kind: migration.Lost, Text: err.Error()})
+	e.redialControl(err)
+	e.stepPlan(plan.ConnectionLost{})
 }
 
 // seek looks for the destination.
-func (e *engine) seek(cause error) {
-	e.conn.seek(cause, e.owner.Peer, e.owner.InDoubt())
+func (e *engine) redialControl(cause error) {
+	e.conn.redialControl(cause, e.handoff.Peer, e.handoff.InDoubt())
 }
 
 // useControl takes messages from a control lane from now on.
 func (e *engine) useControl(control *wire.Control) {
-	e.conn.use(control)
-	e.out.Over(control.Lane())
+	e.conn.attach(control)
+	e.report.Over(control.Lane())
 }
 
 // turnedAway tells once why a destination that is reached is no answer.
-func (e *engine) turnedAway(f *transport.Fault) {
+func (e *engine) noteRefusal(f *transport.Fault) {
 	if before := e.conn.refusal; before == nil || before.Err.Error() != f.Err.Error() {
-		e.tell(migration.Event{Kind: migration.Warning, Text: fmt.Sprintf("in doubt: who answers is asked again, since it does not know: %s", f.Err)})
+		e.emit(migration.Event{Kind: migration.Warning, Text: fmt.Sprintf("in doubt: who answers is asked again, since it does not know: %s", f.Err)})
 	}
 	e.conn.refusal = f
 }
@@ -83,49 +83,49 @@ func (e *engine) turnedAway(f *transport.Fault) {
 // rejoined goes on with the conversation: what was said last may be lost, so it is said
 // again.
 func (e *engine) rejoined(ev rejoined) {
-	if !e.owner.NeedsPeer() { // meanwhile
+	if !e.handoff.NeedsPeer() { // meanwhile
 		ev.control.Lane().Close()
 		return
 	}
-	away := e.conn.restored(ev.control)
-	e.out.Over(ev.control.Lane())
-	e.tell(migration.Event{Kind: migration.Restored})
-	e.message(ev.first)
-	if e.owner.AwaitsReady() {
-		e.estimate()
-		e.sayEnds()
+	away := e.conn.restore(ev.control)
+	e.report.Over(ev.control.Lane())
+	e.emit(migration.Event{Kind: migration.Restored})
+	e.handleMessage(ev.first)
+	if e.handoff.AwaitsReady() {
+		e.sendEstimate()
+		e.sendEnds()
 	}
-	e.own(handoff.Reached{})
-	e.advance(plan.ConnectionRestored{Away: away})
+	e.stepHandoff(handoff.Reached{})
+	e.stepPlan(plan.ConnectionRestored{Away: away})
 	e.dialMissing()
 }
 
 // sayEnds says again what was said of streams that are whole.
-func (e *engine) sayEnds() {
+func (e *engine) sendEnds() {
 	for _, d := range e.devices {
-		if d.endSaid {
-			e.sayEnd(d)
+		if d.endSent {
+			e.sendEnd(d)
 		}
 	}
 }
 
-func (e *engine) sayEnd(d *device) {
+func (e *engine) sendEnd(d *device) {
 	end := d.end
 	end.Attempt = e.opts.Attempt
-	d.endSaid = true
+	d.endSent = true
 	e.conn.send(&end)
 }
 
 // laneFailed has what a data lane carried sent over the others, and dials it again.
 func (e *engine) laneFailed(ev laneFailed) {
-	if !e.owner.AwaitsReady() {
+	if !e.handoff.AwaitsReady() {
 		return
 	}
 	if !wire.Ended(ev.err) || e.offer.Devices[0].Splice {
-		e.failed(&transport.Fault{Code: transport.CodeOf(ev.err), Err: fmt.Errorf("data lane: %w", ev.err)})
+		e.fail(&transport.Fault{Code: transport.CodeOf(ev.err), Err: fmt.Errorf("data lane: %w", ev.err)})
 		return
 	}
-	e.pipe.loseLane(ev.number)
+	e.pipe.requeueLane(ev.number)
 	e.dialMissing()
 }
 
@@ -134,7 +134,7 @@ func (e *engine) laneFailed(ev laneFailed) {
 // data lane before it has heard RESUME.
 func (e *engine) dialMissing() {
 	for i, lane := range e.pipe.lanes {
-		if lane != nil || e.pipe.dialling[i] || e.conn.control == nil || !e.owner.AwaitsReady() {
+		if lane != nil || e.pipe.dialling[i] || e.conn.control == nil || !e.handoff.AwaitsReady() {
 			continue
 		}
 		e.pipe.dialling[i] = true
@@ -150,7 +150,7 @@ func (e *engine) dialMissing() {
 }
 
 func (e *engine) laneBack(ev laneBack) {
-	if !e.owner.AwaitsReady() || e.pipe.lanes[ev.number] != nil {
+	if !e.handoff.AwaitsReady() || e.pipe.lanes[ev.number] != nil {
 		ev.lane.Close()
 		return
 	}
@@ -158,7 +158,7 @@ func (e *engine) laneBack(ev laneBack) {
 }
 
 // forget closes lanes that were dialled too late for the loop to see.
-func (e *engine) forget() {
+func (e *engine) closeLateLanes() {
 	for {
 		select {
 		case ev := <-e.events:

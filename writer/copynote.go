@@ -1,0 +1,83 @@
+package writer
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+
+	"github.com/migpipe/migpipe/internal/wire"
+	"github.com/migpipe/migpipe/transport"
+	"github.com/migpipe/migpipe/transport/handoff"
+	"github.com/migpipe/migpipe/transport/migration"
+)
+
+// noteVersion is the layout of a note.
+const copyNoteVersion = 1
+
+// note is what a device holds beside a complete copy (vfio.Persistent): whose copy it is, and
+// its digest. A process after this one resumes the copy by it. It is written in big-endian
+// order.
+type copyNote struct {
+	Version     uint8
+	Device      uint16 // of so many Devices, in HELLO's order
+	Devices     uint16
+	Epoch       uint64
+	Mig         migration.ID
+	Destination migration.JournalID
+	Name        [wire.MaxName]byte
+	Digest      migration.StreamDigest
+}
+
+var copyNoteLen = binary.Size(copyNote{})
+
+// newNote is that of a device of an attempt, without the digest.
+func newCopyNote(h *wire.Hello, device int, journal migration.JournalID) *copyNote {
+	n := &copyNote{Version: copyNoteVersion, Device: uint16(device), Devices: uint16(len(h.Devices)), Epoch: h.Epoch, Mig: h.Mig, Destination: journal}
+	copy(n.Name[:], h.Devices[device].Name)
+	return n
+}
+
+// encode fits vfio.MaxNote.
+func (n *copyNote) encode() ([]byte, error) { return binary.Append(nil, binary.BigEndian, n) }
+
+// parseNote reads all of b.
+func parseCopyNote(b []byte) (n copyNote, err error) {
+	if len(b) != copyNoteLen || b[0] != copyNoteVersion {
+		return n, fmt.Errorf("%w: a note of %d bytes that this release did not write", transport.ErrCorrupt, len(b))
+	}
+	_, err = binary.Decode(b, binary.BigEndian, &n)
+	return n, err
+}
+
+// name is the device's.
+func (n *copyNote) name() string { return string(bytes.TrimRight(n.Name[:], "\x00")) }
+
+// epochOf is the attempt that a record is about: FORCED names the one after it.
+func epochOf(last handoff.Entry) uint64 {
+	if last.Record == handoff.Forced {
+		return last.Attempt.Epoch - 1
+	}
+	return last.Attempt.Epoch
+}
+
+// verify compares the notes of the devices with each other and with the journal: what they
+// hold must be one set, and have the digest that READY was sent with.
+func verify(found []copyNote, targets []Target, last handoff.Entry) error {
+	sums, seen := make([]migration.StreamDigest, len(found)), make([]bool, len(found))
+	for i, n := range found {
+		at := int(n.Device)
+		switch {
+		case n.Mig != last.Attempt.Mig || n.Epoch != epochOf(last) || n.Destination != last.Journal:
+			return fmt.Errorf("what device %s holds is of attempt %d", targets[i].Name, n.Epoch)
+		case int(n.Devices) != len(found) || at >= len(found) || seen[at]:
+			return fmt.Errorf("what device %s holds is of another set", targets[i].Name)
+		case n.name() != targets[i].Name:
+			return fmt.Errorf("what device %s holds is of a device %q", targets[i].Name, n.name())
+		}
+		sums[at], seen[at] = n.Digest, true
+	}
+	if got := wire.SetDigest(sums); got != last.Digest {
+		return fmt.Errorf("%w: the digest of what the devices hold is %v, and %v is recorded", transport.ErrCorrupt, got, last.Digest)
+	}
+	return nil
+}
