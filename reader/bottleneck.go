@@ -9,17 +9,17 @@ import (
 	"github.com/migpipe/migpipe/transport/migration"
 )
 
-// laneTimes are what all lanes' senders have spent so far, in ns.
+// laneTimes are the times that all senders have spent so far, in ns.
 type laneTimes struct {
 	encoding atomic.Int64
-	writing  atomic.Int64 // and waiting for the bandwidth that they may use
+	writing  atomic.Int64 // and waiting for their share of the bandwidth
 }
 
 func (t *laneTimes) encoded(d time.Duration) { t.encoding.Add(int64(d)) }
 func (t *laneTimes) wrote(d time.Duration)   { t.writing.Add(int64(d)) }
 
-// progress is how far the queue, the lanes and the destination's devices have come:
-// times and counts that only grow.
+// progress is the progress of the queue, the lanes and the destination's devices: times and counts
+// that only grow.
 type progress struct {
 	occupancy.Usage
 	encoding, writing time.Duration
@@ -47,13 +47,13 @@ func (p progress) Occupancy(chunks int) migration.Occupancy {
 	return o
 }
 
-// rarely is the part of a time, one in so many, below which waiting says nothing: a
-// device in PRE_COPY that has nothing to give is asked again and again.
+// rarely is the fraction of a time, one in so many, below which waiting means nothing: a device in
+// PRE_COPY with nothing to give is polled again and again.
 const rarely = 50
 
-// bottleneck names what was waited for. A destination that was waited for had no memory
-// as long as its slowest device was busy; else its answer was on the way, as the chunks
-// were.
+// bottleneck names the stage that the others waited for. A wait for the destination has two causes.
+// As long as the slowest device was loading, the destination had no memory; for the rest of the
+// time its answer was on the network.
 func bottleneck(p progress) string {
 	load := min(p.Waited[occupancy.ForPeer], slices.Max(append(p.loading, 0)))
 	network, codec := p.Waited[occupancy.ForPeer]-load, time.Duration(0)

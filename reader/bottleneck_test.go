@@ -13,7 +13,7 @@ import (
 	"github.com/migpipe/migpipe/transport/migration"
 )
 
-// sorted checks the levels against the places of all chunks, while no device is read.
+// checkLevels compares the levels with the stages of all chunks, while no device is read.
 func (h *lossyQueue) checkLevels(t *rapid.T) {
 	want := levels{sending: len(h.held)}
 	for i := range h.lines {
@@ -36,8 +36,8 @@ func (h *lossyQueue) checkLevels(t *rapid.T) {
 	}
 }
 
-// TestOccupancyOverTime: each chunk counts for the time that it was somewhere, and each
-// moment for what everything waited for.
+// TestOccupancyOverTime checks that each chunk counts for its time in each stage, and each moment
+// for the stage that the others waited for.
 func TestOccupancyOverTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newTestQueue(t, 4, alone(0))
@@ -51,11 +51,11 @@ func TestOccupancyOverTime(t *testing.T) {
 		f.release(0, early)
 		f.putOne(t.Context(), 0)
 		f.putOne(t.Context(), 0)
-		pass(200) // two without credit
+		pass(200) // two chunks without credit
 		f.grant(0, wire.Window{Seq: 1, Offset: 10})
-		pass(300) // two in a line whose first has credit
+		pass(300) // two chunks in a line whose first has credit
 		c := f.takeOne()
-		pass(400) // one on a lane, one without credit
+		pass(400) // one chunk on a lane, one without credit
 		f.grant(0, all)
 		second := f.takeOne()
 		pass(500) // both on lanes
@@ -89,19 +89,19 @@ func TestBottleneck(t *testing.T) {
 		want             string
 	}{
 		{name: "nothing moved"},
-		{name: "a device without anything new", save: 20},
+		{name: "a device without new data", save: 20},
 		{name: "nothing moved, the lanes were padded", write: 5},
 		{"the device", 60, 20, 19, 30, 20, []time.Duration{40}, migration.BoundSave},
 		{"codec", 10, 80, 10, 81, 80, []time.Duration{40}, migration.BoundCodec},
 		{"network", 10, 80, 10, 80, 81, []time.Duration{40}, migration.BoundNetwork},
-		{"lanes that are blocked in their first write", 0, 100, 0, 0, 0, nil, migration.BoundNetwork},
+		{"lanes blocked in their first write", 0, 100, 0, 0, 0, nil, migration.BoundNetwork},
 		{"round trips", 0, 10, 90, 0, 10, []time.Duration{10, 20}, migration.BoundNetwork},
-		{"a destination that loads all the time", 0, 10, 90, 0, 10, []time.Duration{10, 99}, migration.BoundLoad},
-		{"one that has loaded before", 0, 10, 60, 0, 10, []time.Duration{300}, migration.BoundLoad},
-		{"one that loads while the lanes are busy", 0, 90, 10, 0, 90, []time.Duration{95}, migration.BoundNetwork},
-		{"none alone", 40, 40, 20, 20, 20, []time.Duration{15}, migration.Balanced},
+		{"a destination that always loads", 0, 10, 90, 0, 10, []time.Duration{10, 99}, migration.BoundLoad},
+		{"a destination that loaded before", 0, 10, 60, 0, 10, []time.Duration{300}, migration.BoundLoad},
+		{"a destination that loads while the lanes are busy", 0, 90, 10, 0, 90, []time.Duration{95}, migration.BoundNetwork},
+		{"no stage alone", 40, 40, 20, 20, 20, []time.Duration{15}, migration.Balanced},
 		{"half is not more than half", 50, 50, 0, 20, 10, nil, migration.Balanced},
-		{"codec against the way", 0, 50, 50, 30, 20, nil, migration.Balanced},
+		{"codec against the network", 0, 50, 50, 30, 20, nil, migration.Balanced},
 	} {
 		p := progress{Usage: occupancy.Usage{Took: 1000 + c.save + c.lane + c.peer}, encoding: c.encode, writing: c.write, loading: c.loads}
 		p.Waited = [...]time.Duration{occupancy.ForNothing: 1000, occupancy.ForDevice: c.save, occupancy.ForLane: c.lane, occupancy.ForPeer: c.peer, occupancy.ForLoad: 0}
@@ -111,7 +111,7 @@ func TestBottleneck(t *testing.T) {
 	}
 }
 
-// TestRecent: what is told of is never older than two seconds.
+// TestRecent checks that a reported occupancy is never older than two seconds.
 func TestRecent(t *testing.T) {
 	var r occupancy.Recent[progress]
 	for i := range 50 {
@@ -124,8 +124,8 @@ func TestRecent(t *testing.T) {
 	}
 }
 
-// TestDrainReadsOn: a device is read on while its only lane takes nothing, as long as
-// there is memory, and then waits for no less than that.
+// TestDrainReadsOn checks that a device is read while its only lane takes nothing, as long as there
+// is memory, and that its drain then waits for memory.
 func TestDrainReadsOn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newDrainBench(t, &script{reads: []answer{{4096, nil}}})
@@ -155,8 +155,8 @@ func TestDrainReadsOn(t *testing.T) {
 	})
 }
 
-// TestLastLoad: what loading took is often told by an ACK that comes after READY. It
-// counts for the stop all the same: nothing is loaded after READY.
+// TestLastLoad checks that load times in an ACK after READY still count for the switchover: nothing
+// is loaded after READY.
 func TestLastLoad(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		arena, err := wire.NewArena(4<<16, 1<<16, 2)

@@ -10,32 +10,30 @@ import (
 	"github.com/migpipe/migpipe/transport/migration"
 )
 
-// Candidate is a carrier that a migration may go over.
+// Candidate is a carrier for a migration.
 type Candidate struct {
 	Carrier string              // "quic" or "tls"
-	Found   migration.Preflight // over it, if Err is nil
-	Err     error               // why no migration over it would begin
+	Found   migration.Preflight // the preflight over it, if Err is nil
+	Err     error               // why a migration over it would not begin
 }
 
-// clearly is how much faster TLS has to be than QUIC: what is measured in a second is off
-// by some part, and a path may get worse.
+// tlsAdvantage is how much faster than QUIC TLS must be. A measurement of a second has an error,
+// and a path may get worse.
 const tlsAdvantage = 1.25
 
-// nearLimit is what reaching the destination over TLS may take where it has answered over QUIC
-// within [near].
+// nearDialLimit bounds the dial over TLS, if the destination answered over QUIC within [nearRTT].
 const nearDialLimit = time.Second
 
-// Choose has a [Preflight] over QUIC, and over TLS where that may be better, has d prefer the
-// one to migrate over, and gives what was found, of that one first. It is QUIC, which lives
-// with paths that are long, or lose packets, or change, unless it does not get through, or
-// the path is near and TLS carried clearly more. What a destination has to say against the
-// migration is in the first one's Err; [Send] would hear it too.
+// Choose runs a [Preflight] over QUIC, and one over TLS if TLS may be better. It makes d prefer the
+// better carrier, and returns the candidates, that carrier first. QUIC copes with long, lossy and
+// changing paths, so it wins unless it does not get through, or the path is near and TLS carried
+// clearly more. If the destination would refuse the migration, the first candidate's Err says why;
+// [Send] would return the same.
 //
-// The error says why nothing could be measured: [transport.ErrUnreachable] where nobody
-// answers on either carrier within ConnectFor, [transport.ErrAuth] where a stranger does,
-// or what [Preflight] says of the sources.
-// Those of a migration that is gone on with are not measured for: d finds who answers.
-// Options.Observe is told of the first Preflight.
+// The error says why nothing could be measured: [transport.ErrUnreachable] if neither carrier
+// reaches a destination within ConnectFor, [transport.ErrAuth] if another peer answers, or the
+// error of [Preflight] about the sources. Options.Observe receives the events of the first
+// Preflight. A migration that continues needs no Choose: d finds the carrier that answers.
 func Choose(ctx context.Context, d *transport.EitherDialer, sources []Source, opts *Options) ([]Candidate, error) {
 	o, err := checkStart(sources, opts)
 	if err != nil {
@@ -59,9 +57,9 @@ func Choose(ctx context.Context, d *transport.EitherDialer, sources []Source, op
 	return all, nil
 }
 
-// overTLS is what a second preflight finds.
+// tryTLS runs the second preflight.
 func tryTLS(ctx context.Context, d *transport.EitherDialer, sources []Source, o Options, quic Candidate) Candidate {
-	o.Attempt = migration.Attempt{Mig: migration.NewID(), Epoch: 1} // lanes of the first may still be under way
+	o.Attempt = migration.Attempt{Mig: migration.NewID(), Epoch: 1} // lanes of the first preflight may still arrive
 	o.Observe = func(migration.Event) {}
 	if quic.Err == nil {
 		o.ConnectFor = min(o.ConnectFor, nearDialLimit)
@@ -71,14 +69,14 @@ func tryTLS(ctx context.Context, d *transport.EitherDialer, sources []Source, o 
 	return c
 }
 
-// candidate is what a preflight finds of a carrier, which has no name if nobody answers.
+// tryCarrier runs a preflight. The carrier has no name if no destination answers.
 func tryCarrier(ctx context.Context, d transport.Dialer, sources []Source, o Options) Candidate {
 	found, err := runPreflight(ctx, d, sources, o)
 	return Candidate{found.Carrier.Name, found, err}
 }
 
-// leavesOpen reports whether TLS may be better than QUIC, which c is: nobody need be told
-// twice that a migration would be refused.
+// mayBeBeaten reports whether TLS may be better than QUIC, which c is. A refusal by the destination
+// needs no second preflight.
 func (c Candidate) mayBeBeaten() bool {
 	if c.Err == nil {
 		return c.Found.RTT < nearRTT
@@ -86,15 +84,15 @@ func (c Candidate) mayBeBeaten() bool {
 	return c.isCut()
 }
 
-// isCut reports whether it was the path that ended the preflight.
+// isCut reports whether the path ended the preflight.
 func (c Candidate) isCut() bool {
 	f, ok := errors.AsType[*transport.Fault](c.Err)
 	return ok && !f.Remote && (f.Code == transport.CodeNetwork || f.Code == transport.CodeTimeout)
 }
 
-// beats reports whether TLS, which c is, is better than QUIC, which leaves that open.
-// Where QUIC was cut off, a destination that declines over TLS has answered at least: it may
-// not have noticed yet, and answers one preflight at a time.
+// beats reports whether TLS, which c is, is better than QUIC. If QUIC was cut off, a destination
+// that declines over TLS has answered at least: it answers one preflight at a time, and may not
+// have noticed the end of the first.
 func (c Candidate) beats(quic Candidate) bool {
 	if c.Err == nil && quic.Err == nil {
 		return c.Found.Rate > tlsAdvantage*quic.Found.Rate

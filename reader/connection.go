@@ -14,32 +14,35 @@ import (
 	"github.com/migpipe/migpipe/transport/migration"
 )
 
-// connection is the conversation with the destination: the control lane, whether the
-// destination hears it, and how it is dialled again. The loop owns it.
+// aLongTimeAgo is a deadline that has passed: it wakes everything that waits for a lane.
+var aLongTimeAgo = time.Unix(1, 0)
+
+// connection is the conversation with the destination: the control lane, whether the destination
+// hears it, and how it is dialled again. The loop owns it.
 type connection struct {
 	dialer  transport.Dialer
 	attempt migration.Attempt
 	journal migration.JournalID // of this side
-	peer    transport.PeerID    // that has sent WELCOME, zero before
-	start   time.Time           // from which times are counted
+	peer    transport.PeerID    // the peer that sent WELCOME, zero before
+	start   time.Time           // all times count from here
 	post    func(event)         // hands an event to the loop
 	lanes   chan<- event        // takes events that hold a lane
-	heard   chan heard          // messages: boxed as events they would be garbage. It holds none, so that events which their sender posts next come after them
-	quit    <-chan struct{}     // closed when the loop takes no more
+	heard   chan heard          // messages: boxed as events they would be garbage. It has no buffer, so that events which their reader posts later arrive later
+	quit    <-chan struct{}     // closed when the loop takes no more events
 
 	control   *wire.Control // nil while it is lost
 	hearing   hearing
-	lostAt    time.Time        // when the control lane was lost, zero while it stands
-	lossCause error            // what it was lost by, the last time
-	refusal   *transport.Fault // what a destination says that cannot answer COMMIT, nil if it does not
+	lostAt    time.Time        // when the control lane was lost, zero while it is open
+	lossCause error            // why it was lost, the last time
+	refusal   *transport.Fault // the reply of a destination that cannot answer COMMIT, nil without one
 
 	restoredAt time.Time
-	retryPause time.Duration // before it was dialled the last time
+	retryPause time.Duration // before the last dial
 	queriedAt  time.Duration // when QUERY was last sent
 
-	reading  sync.WaitGroup // the readers of control lanes, which end with those
+	reading  sync.WaitGroup // the readers of control lanes, which end with their lanes
 	dialling *tasks.Group   // ends with the loop
-	linked   *tasks.Group   // of dialling: what the loss of the control lane ends; nil before there is one
+	linked   *tasks.Group   // of dialling: ends when the control lane is lost; nil before there is one
 }
 
 func newConnection(o Options, dialer transport.Dialer, start time.Time, post func(event), lanes chan<- event, quit <-chan struct{}) *connection {
@@ -47,21 +50,22 @@ func newConnection(o Options, dialer transport.Dialer, start time.Time, post fun
 		post: post, lanes: lanes, heard: make(chan heard), quit: quit, dialling: tasks.NewGroup(context.Background())}
 }
 
-// How long one try to reach the destination again may take: the first has to be
-// short, because a packet that a cut has swallowed is sent again ever more rarely
-// (RFC 9002, section 6.2.1), and the later ones long, because paths are.
+// The bounds of one try to reach the destination again. The first try has to be short: a packet
+// that was lost is sent again at growing intervals (RFC 9002, section 6.2.1). Later tries have to be
+// long, because paths are.
 const (
 	minTry = 500 * time.Millisecond
 	maxTry = transport.HandshakeTimeout
 )
 
-// How long to wait after a try that has failed at once.
+// The bounds of the pause after a try that failed at once.
 const (
 	minPause = 50 * time.Millisecond
 	maxPause = 2 * time.Second
 )
 
-// lanePause keeps a lane that ends whenever it is dialled from being dialled in a row.
+// lanePause is the pause before a lane is dialled again, so that a lane that ends at once is not
+// dialled in a tight loop.
 const lanePause = 100 * time.Millisecond
 
 func sleep(ctx context.Context, d time.Duration) error {
@@ -73,8 +77,8 @@ func sleep(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// reach dials until a destination answers, for as long as limit leaves time for another try.
-// One that hangs up may have no place just now, and is dialled again until limit.
+// reach dials until a destination answers, for as long as limit leaves time for another try. A
+// destination that hangs up may have no place at present: reach dials it again until limit.
 func reach(ctx context.Context, limit time.Duration, dial func(context.Context) (transport.Lane, error)) (transport.Lane, error) {
 	last := time.Now().Add(limit - connectLimit)
 	ctx, cancel := context.WithTimeout(ctx, limit)
@@ -86,7 +90,7 @@ func reach(ctx context.Context, limit time.Duration, dial func(context.Context) 
 			hungUp = err
 		} else if !errors.Is(err, transport.ErrUnreachable) || !time.Now().Before(last) {
 			if err != nil && ctx.Err() != nil {
-				err = cmp.Or(hungUp, err) // which says more than that the time is over
+				err = cmp.Or(hungUp, err) // the hang-up explains more than the end of the time
 			}
 			return lane, err
 		}
@@ -96,7 +100,7 @@ func reach(ctx context.Context, limit time.Duration, dial func(context.Context) 
 	}
 }
 
-// keepDialling tries until it succeeds, or ctx ends.
+// retryDial calls try until it succeeds, or ctx ends.
 func retryDial(ctx context.Context, try func(context.Context) error) {
 	limit, pause := minTry, minPause
 	for {
@@ -118,7 +122,7 @@ func retryDial(ctx context.Context, try func(context.Context) error) {
 	}
 }
 
-// redial dials a lane by try, after a pause, until that succeeds or the group ends.
+// redial dials a lane by try, after a pause, until try succeeds or the group ends.
 func redial(g *tasks.Group, pause time.Duration, try func(context.Context) error) {
 	g.Go(func(ctx context.Context) {
 		if sleep(ctx, pause) == nil {
@@ -127,8 +131,9 @@ func redial(g *tasks.Group, pause time.Duration, try func(context.Context) error
 	})
 }
 
-// openLane dials a lane of the attempt, to the peer that has sent WELCOME, once that is known:
-// an attempt is between two, and another peer that this side may send to has no part in it.
+// openLane dials a lane of the attempt. Once the peer that sent WELCOME is known, openLane accepts
+// no other peer: an attempt is between two peers, although this side may be allowed to send to
+// more.
 func (c *connection) openLane(ctx context.Context, kind wire.LaneKind, number int, peer transport.PeerID) (transport.Lane, error) {
 	lane, err := c.dialer.Dial(ctx)
 	if err != nil {
@@ -136,7 +141,7 @@ func (c *connection) openLane(ctx context.Context, kind wire.LaneKind, number in
 	}
 	if peer != (transport.PeerID{}) && !transport.IsPeer(lane, peer) {
 		lane.Close()
-		return nil, &transport.Fault{Code: transport.CodeAuth, Err: fmt.Errorf("another peer answers there, %v, and not %v, which the attempt is with", transport.PeerOf(lane), peer)}
+		return nil, &transport.Fault{Code: transport.CodeAuth, Err: fmt.Errorf("peer %v answered, and not %v, the destination of this attempt", transport.PeerOf(lane), peer)}
 	}
 	p := wire.Preamble{Kind: kind, Index: uint16(number), Mig: c.attempt.Mig, Epoch: c.attempt.Epoch}
 	if err := wire.WritePreamble(lane, p); err != nil {
@@ -146,7 +151,7 @@ func (c *connection) openLane(ctx context.Context, kind wire.LaneKind, number in
 	return lane, nil
 }
 
-// use reads a control lane from now on. Its reader ends with it.
+// attach reads a control lane from now on. The reader ends with the lane.
 func (c *connection) attach(control *wire.Control) {
 	c.control = control
 	c.hearing.prove(time.Since(c.start))
@@ -169,29 +174,29 @@ func (c *connection) readControl(control *wire.Control) {
 	}
 }
 
-// send sends a message, if there is a control lane. One that fails is seen by its reader.
+// send sends a message, if there is a control lane. The reader of the lane notices a lane that
+// fails.
 func (c *connection) send(m wire.Message) {
 	if c.control != nil {
 		c.control.Send(m)
 	}
 }
 
-// drop closes the control lane.
+// dropControl closes the control lane.
 func (c *connection) dropControl() {
 	c.control.Lane().Close()
 	c.control = nil
 	c.linked.Stop()
 }
 
-// stopLinked ends what dials data lanes.
+// stopLinked ends the dials of data lanes.
 func (c *connection) stopLinked() {
 	if c.linked != nil {
 		c.linked.Stop()
 	}
 }
 
-// postLane hands an event with a lane to the loop, or closes the lane when the loop has
-// ended.
+// postLane hands an event with a lane to the loop, or closes the lane when the loop has ended.
 func (c *connection) postLane(ev laneEvent) {
 	select {
 	case c.lanes <- ev:
@@ -200,8 +205,8 @@ func (c *connection) postLane(ev laneEvent) {
 	}
 }
 
-// greetAgain opens another control lane for HELLO: the destination has not answered the first,
-// and perhaps has not heard it. A destination that has sent WELCOME answers the second HELLO
+// greetAgain opens another control lane for HELLO: the destination has not answered the first
+// HELLO, and may not have received it. A destination that has sent WELCOME answers the second HELLO
 // with WELCOME. The watch bounds this.
 func (c *connection) greetAgain(cause error) {
 	c.dropControl()
@@ -215,8 +220,8 @@ func (c *connection) greetAgain(cause error) {
 	})
 }
 
-// seek looks for the destination. One that has answered, and hung up at once, is left in
-// peace for ever longer: in doubt that may go on for ever. destination is its journal.
+// redialControl dials the control lane again. The pauses grow after a destination that answered and
+// hung up at once: in doubt that may last for ever. destination is the destination's journal.
 func (c *connection) redialControl(cause error, destination migration.JournalID, doubt bool) {
 	before := c.retryPause
 	c.lostAt, c.lossCause, c.refusal, c.retryPause = time.Now(), cause, nil, 0
@@ -227,11 +232,10 @@ func (c *connection) redialControl(cause error, destination migration.JournalID,
 	redial(c.dialling, c.retryPause, func(ctx context.Context) error { return c.rejoin(ctx, destination, peer, doubt) })
 }
 
-// rejoin opens a control lane for the attempt at hand, and waits for the first word of
-// the destination: only then is this side known to be heard. In doubt DECLINED in
-// another journal's name is no answer, and a destination that says so may be there by
-// mistake, or serve another migration just now: it is asked again like one that is out of
-// reach.
+// rejoin opens a control lane for the present attempt, and waits for the destination's first
+// message: only that proves that the destination hears this side. In doubt a DECLINED of another
+// journal is no answer: that destination may be there by mistake, or serve another migration at
+// present. rejoin then fails, as if the destination were out of reach.
 func (c *connection) rejoin(ctx context.Context, destination migration.JournalID, peer transport.PeerID, doubt bool) error {
 	lane, err := c.openLane(ctx, wire.LaneControl, 0, peer)
 	if f, ok := errors.AsType[*transport.Fault](err); ok && doubt {
@@ -240,7 +244,7 @@ func (c *connection) rejoin(ctx context.Context, destination migration.JournalID
 	if err != nil {
 		return err
 	}
-	stop := context.AfterFunc(ctx, func() { lane.SetDeadline(time.Unix(1, 0)) })
+	stop := context.AfterFunc(ctx, func() { lane.SetDeadline(aLongTimeAgo) })
 	control := wire.NewControl(lane)
 	err = control.Send(&wire.Resume{Attempt: c.attempt, Journal: c.journal, Peer: destination})
 	var first wire.Message
@@ -263,7 +267,7 @@ func (c *connection) rejoin(ctx context.Context, destination migration.JournalID
 	return nil
 }
 
-// restored takes a new control lane. It gives how long there was none.
+// restore takes a new control lane. It returns how long there was none.
 func (c *connection) restore(control *wire.Control) (away time.Duration) {
 	away = time.Since(c.lostAt)
 	c.lostAt, c.lossCause, c.refusal, c.restoredAt = time.Time{}, nil, nil, time.Now()
@@ -271,9 +275,9 @@ func (c *connection) restore(control *wire.Control) (away time.Duration) {
 	return away
 }
 
-// unheard reports, at each tick, whether the destination does not hear the control lane,
-// although it stands, for as long as a lane may stand still. asks says that only an answer to
-// QUERY shows that; idle that nothing is due.
+// isUnheard reports, at each tick, whether the control lane is open and the destination has not
+// heard it for the limit. asks says that only an answer to QUERY proves the opposite. idle says
+// that no answer is due.
 func (c *connection) isUnheard(limit time.Duration, asks, idle bool) bool {
 	if c.control == nil || wire.Local(c.control.Lane()) {
 		return false
@@ -290,7 +294,7 @@ func (c *connection) isUnheard(limit time.Duration, asks, idle bool) bool {
 	return c.hearing.isOverdue(now, limit)
 }
 
-// close ends the conversation, and joins what it has started.
+// close ends the conversation, and joins its goroutines.
 func (c *connection) close() {
 	c.dialling.Stop()
 	if c.control != nil {

@@ -49,11 +49,11 @@ func (e *engine) reportUnreachable(ctx context.Context, err error) (migration.Re
 	return e.report, fault
 }
 
-// message takes in what the destination says. Before the hand-off judges it,
-// the cause of a refusal is kept for the report.
+// handleMessage handles a message of the destination. It notes the cause of a refusal for the
+// report, and then steps the hand-off.
 func (e *engine) handleMessage(m wire.Message) {
 	if *m.About() != e.opts.Attempt {
-		return // of another attempt: an echo, or not ours
+		return // of another attempt
 	}
 	switch m := m.(type) {
 	case *wire.Welcome:
@@ -65,7 +65,7 @@ func (e *engine) handleMessage(m wire.Message) {
 	case *wire.Ready:
 		if e.handoff.AwaitsReady() && e.plan.Phase() == plan.Drained {
 			e.times.ready, e.pipe.atReady = time.Now(), e.pipe.currentProgress()
-			if e.times.firstApplied.IsZero() { // READY says it, before any ACK has
+			if e.times.firstApplied.IsZero() { // READY shows it before any ACK
 				e.times.firstApplied = e.times.ready
 			}
 			if e.opts.Approve == nil {
@@ -94,14 +94,14 @@ func (e *engine) handleMessage(m wire.Message) {
 		return
 	}
 	e.stepHandoff(handoff.Received{Message: m})
-	if _, ready := m.(*wire.Ready); ready && e.approvedWhileLost { // while it was out of reach
+	if _, ready := m.(*wire.Ready); ready && e.approvedWhileLost { // while the destination was out of reach
 		e.approvedWhileLost = false
 		e.approved(nil)
 	}
 }
 
-// policy is the codec that was asked for, or what suits the lanes, of those that the
-// destination takes.
+// chooseCodec is the codec of Options, or the one that suits the lanes, restricted to the codecs
+// that the destination takes.
 func (e *engine) chooseCodec(takes []codec.ID) codec.Policy {
 	switch {
 	case e.opts.Codec != nil:
@@ -112,8 +112,8 @@ func (e *engine) chooseCodec(takes []codec.ID) codec.Policy {
 	return codec.Auto(append([]codec.ID{codec.IDRaw}, takes...)...)
 }
 
-// declined is why the destination declines. Where it does so in no journal's name, to HELLO
-// that was said again, the lane that was lost is the cause: the first HELLO was taken in.
+// declineCause is why the destination declines. If DECLINED has no journal and answers a repeated
+// HELLO, the lost lane is the cause: the destination took the first HELLO.
 func (e *engine) declineCause(m *wire.Declined) *transport.Fault {
 	f := peerFault(m.Code, m.Device, m.Offset, m.Text)
 	if e.handoff.AwaitsWelcome() && e.conn.lossCause != nil && m.Journal == (migration.JournalID{}) {
@@ -122,31 +122,33 @@ func (e *engine) declineCause(m *wire.Declined) *transport.Fault {
 	return f
 }
 
-// keep remembers the first cause: what follows from it explains nothing.
+// noteCause notes the first cause. Later faults follow from it and explain nothing.
 func (e *engine) noteCause(f *transport.Fault) {
 	if e.fault == nil {
 		e.fault = f
 	}
 }
 
-// notRecorded keeps why the journal has not taken a record, whatever else is a cause: a disk
-// that fails is to be known of.
+// noteUnrecorded notes why the journal did not take a record, beside any other cause: the user must
+// learn of a failing disk.
 func (e *engine) noteUnrecorded(r handoff.Record, err error) {
 	e.unrecorded = cmp.Or(e.unrecorded, &transport.Fault{Code: transport.CodeInternal, Err: fmt.Errorf("journal %v: %w", r, err)})
 	e.noteCause(e.unrecorded)
 	e.stepHandoff(handoff.Unrecorded{})
 }
 
+// endBy ends the attempt by a fault and the event for the hand-off.
 func (e *engine) endBy(f *transport.Fault, ev handoff.SourceEvent) {
 	e.noteCause(f)
 	e.stepHandoff(ev)
 }
 
+// fail ends the attempt by a fault of this side.
 func (e *engine) fail(f *transport.Fault) {
 	e.endBy(f, handoff.Failed{Code: f.Code, Device: f.Device, Offset: f.Offset, Text: f.Err.Error()})
 }
 
-// welcome checks the answer to HELLO and opens the data lanes.
+// handleWelcome checks the answer to HELLO and opens the data lanes.
 func (e *engine) handleWelcome(m *wire.Welcome) {
 	if !e.handoff.AwaitsWelcome() || *m.About() != e.opts.Attempt {
 		return
@@ -181,6 +183,7 @@ func (e *engine) handleWelcome(m *wire.Welcome) {
 	e.dialLanes(int(m.Lanes))
 }
 
+// handleAck takes an ACK: it releases chunks, moves the windows, and measures.
 func (e *engine) handleAck(m *wire.Ack) {
 	if *m.About() != e.opts.Attempt || len(m.Devices) != len(e.devices) || e.predecessor.inDoubt {
 		return
@@ -210,7 +213,8 @@ func (e *engine) handleAck(m *wire.Ack) {
 	e.checkDataLanes(m)
 }
 
-// welcomeLimit is how long WELCOME may take. The destination asks the witness before.
+// welcomeLimit is how long WELCOME may take. The destination probes the witness before it sends
+// WELCOME.
 func (o *Options) welcomeLimit() time.Duration {
 	if o.Witness != nil {
 		return o.ConnectFor + witness.Timeout
@@ -218,7 +222,7 @@ func (o *Options) welcomeLimit() time.Duration {
 	return o.ConnectFor
 }
 
-// own steps the hand-off and does what it says.
+// stepHandoff steps the hand-off and carries out its actions.
 func (e *engine) stepHandoff(ev handoff.SourceEvent) {
 	failpoint.Reach("source", "on", ev)
 	next, actions := e.handoff.Step(ev)
@@ -226,7 +230,7 @@ func (e *engine) stepHandoff(ev handoff.SourceEvent) {
 	e.apply(actions)
 }
 
-// do does what the hand-off says, in order.
+// apply carries out the actions of the hand-off, in order.
 func (e *engine) apply(actions []handoff.SourceAction) {
 	for _, a := range actions {
 		failpoint.Reach("source", "do", a)
@@ -262,7 +266,7 @@ func (e *engine) apply(actions []handoff.SourceAction) {
 	}
 }
 
-// why is what people will want to know of a record.
+// recordReason is what a record says for people: the bytes read so far, and the cause of the end.
 func (e *engine) recordReason() handoff.Why {
 	w := handoff.Why{Bytes: e.predecessor.bytes}
 	for _, d := range e.devices {
@@ -274,7 +278,7 @@ func (e *engine) recordReason() handoff.Why {
 	return w
 }
 
-// send is best effort: a lane that fails is seen by receive.
+// send sends a message, best effort: the reader of the control lane notices a lane that fails.
 func (e *engine) send(m wire.Message) {
 	switch m := m.(type) {
 	case *wire.Fin:
@@ -282,7 +286,7 @@ func (e *engine) send(m wire.Message) {
 		for _, s := range e.times.stages() {
 			m.Stages = append(m.Stages, wire.FinStage{Name: s.Name, NS: s.Took.Nanoseconds()})
 		}
-	case *wire.Abort: // where the hand-off itself found the cause
+	case *wire.Abort: // the hand-off itself may have found the cause
 		e.noteCause(&transport.Fault{Code: m.Code, Err: errors.New(m.Text)})
 	}
 	e.conn.send(m)
@@ -309,21 +313,23 @@ func (e *engine) resumed(ev resumed) {
 	e.stepHandoff(handoff.Resumed{How: ev.how})
 }
 
-func resumeFailure(err error) string { return fmt.Sprintf("take the devices back: %v", err) }
+// resumeFailure is the warning about devices that do not run again.
+func resumeFailure(err error) string { return fmt.Sprintf("resume the devices: %v", err) }
 
+// unheardText is the warning about a guest whose owner did not confirm that it runs.
 func unheardText(err error) string {
-	return fmt.Sprintf("resume the guest: %v: the devices run, and whether the guest does is not known", err)
+	return fmt.Sprintf("resume the guest: %v: the devices run, and it is not known whether the guest does", err)
 }
 
-// release ends the source's sessions. The guest runs elsewhere by now, so a
-// failure is worth a warning and no more.
+// releaseDevices ends the source's sessions. The guest runs at the destination by now, so a failure
+// is a warning.
 func (e *engine) releaseDevices() {
 	if err := e.fleet.release(); err != nil {
 		e.report.Warnings = append(e.report.Warnings, fmt.Sprintf("leave STOP_COPY: %v", err))
 	}
 }
 
-// estimate tells the destination what is still to come.
+// sendEstimate sends the destination the estimates of all devices.
 func (e *engine) sendEstimate() {
 	m := &wire.Estimate{Attempt: e.opts.Attempt, Stopped: !e.times.stopped.IsZero(), Stamp: max(1, time.Since(e.times.start).Nanoseconds())}
 	for i := range e.devices {
@@ -335,10 +341,10 @@ func (e *engine) sendEstimate() {
 	e.conn.send(m)
 }
 
-// warnUnknown tells of what the prediction leaves out.
+// warnUnknown warns of steps that the prediction leaves out.
 func (e *engine) warnUnknown() {
 	if names := e.times.steps.NameUnknown(); len(names) > 0 {
-		e.emit(migration.Event{Kind: migration.Warning, Text: fmt.Sprintf("the downtime is predicted without %s: how long that takes is not known before it has run once", strings.Join(names, ", "))})
+		e.emit(migration.Event{Kind: migration.Warning, Text: fmt.Sprintf("the downtime is predicted without %s: its time is unknown before the first run", strings.Join(names, ", "))})
 	}
 }
 
@@ -348,15 +354,15 @@ func (e *engine) witnessed(ev witnessed) {
 		e.watch.warnedWitness = true
 		e.emit(migration.Event{Kind: migration.Warning, Text: fmt.Sprintf("the witness does not answer, and is asked again: %v", ev.err)})
 	case ev.winner == handoff.DestSide && e.handoff.InDoubt():
-		e.emit(migration.Event{Kind: migration.Warning, Text: "the witness has given the devices to the destination, which may run them: only it can say"})
+		e.emit(migration.Event{Kind: migration.Warning, Text: "the witness has given the devices to the destination, which may run them: only the destination can answer"})
 	case ev.winner == handoff.SourceSide && e.handoff.InDoubt():
 		e.noteCause(&transport.Fault{Code: transport.CodeTimeout, Err: errors.New("the destination has not answered COMMIT, and the witness gave the devices back")})
 	}
 	e.stepHandoff(handoff.Witnessed{Winner: ev.winner})
 }
 
-// overruled keeps, for the report, what only people can answer: somebody has decided at
-// the destination, or what it had accepted is gone.
+// noteOverruled notes, for the report, a state that only people can resolve: a person decided at
+// the destination, or the copy that the destination accepted is lost.
 func (e *engine) noteOverruled(m *wire.Status) {
 	if !e.handoff.InDoubt() || m.Journal != e.handoff.Peer {
 		return
@@ -364,13 +370,13 @@ func (e *engine) noteOverruled(m *wire.Status) {
 	switch m.Record {
 	case handoff.Ready.String(), handoff.Accept.String():
 		if m.Text != "" {
-			e.noteRefusal(&transport.Fault{Code: transport.CodeBusy, Remote: true, Err: fmt.Errorf("its record is %s: %s", m.Record, transport.PeerText(m.Text))})
+			e.noteRefusal(&transport.Fault{Code: transport.CodeBusy, Remote: true, Err: fmt.Errorf("the destination's record is %s: %s", m.Record, transport.PeerText(m.Text))})
 		}
 	case handoff.Forced.String():
 		e.noteCause(&transport.Fault{Code: transport.CodeDecided, Remote: true, Err: fmt.Errorf("the destination's record is %v of attempt %d (%s), this side's is %v of attempt %d",
 			handoff.Forced, m.MaxEpoch, transport.PeerText(m.Text), e.handoff.Record, e.handoff.Attempt.Epoch)})
 	case handoff.Lost.String():
-		e.noteCause(&transport.Fault{Code: transport.CodeLost, Remote: true, Err: fmt.Errorf("the destination's record is %v of attempt %d: what it had accepted, and may have run, is not in its devices any more; this side's is %v",
+		e.noteCause(&transport.Fault{Code: transport.CodeLost, Remote: true, Err: fmt.Errorf("the destination's record is %v of attempt %d: its devices no longer hold the copy that it accepted and may have run; this side's record is %v",
 			handoff.Lost, m.MaxEpoch, e.handoff.Record)})
 	}
 }

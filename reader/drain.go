@@ -20,11 +20,11 @@ const (
 	maxIdle = 100 * time.Millisecond
 )
 
-// emptyMost is how long a device in STOP_COPY may have nothing to read and yet
-// no end. No driver does that; one that did must not keep its guest stopped.
+// emptyLimit is how long a device in STOP_COPY may have nothing to read without an end. No driver
+// does that. A driver that did must not keep its guest paused.
 const emptyLimit = 5 * time.Second
 
-// drain reads one device's stream to its end: chunk, place, digest, queue.
+// drain reads one device's stream to its end, and puts its chunks into the queue.
 type drain struct {
 	device      int
 	name        string
@@ -34,24 +34,24 @@ type drain struct {
 	queue       *queue
 	limit       int // bytes of a chunk, as negotiated
 	post        func(event)
-	polling     chan struct{} // has room for one: answers are told in the order in which they are given
-	stopCopy    chan struct{} // closed once STOP_COPY was reached
-	noPolling   atomic.Bool   // the switchover is under way: ask no estimates
+	polling     chan struct{} // has room for one: answers are reported in the order of the polls
+	stopCopy    chan struct{} // closed when STOP_COPY was reached
+	noPolling   atomic.Bool   // the switchover has begun: poll no estimates
 	digest      *wire.Digest
 	read        atomic.Uint64 // bytes so far
-	first       atomic.Int64  // nanoseconds in reads that gave any, the first after the device was idle
-	blocked     atomic.Int64  // nanoseconds in the others, of one chunk after the other
-	elapsed     atomic.Int64  // and in all, from chunk to chunk
-	took        atomic.Int64  // nanoseconds in reads that gave any
-	lastRead    time.Time     // when the chunk before was read; zero after an idle device
+	first       atomic.Int64  // nanoseconds in reads that gave bytes, each the first after the device was idle
+	blocked     atomic.Int64  // nanoseconds in all other reads that gave bytes
+	elapsed     atomic.Int64  // nanoseconds from chunk to chunk, for those reads
+	took        atomic.Int64  // nanoseconds in all reads that gave bytes
+	lastRead    time.Time     // when the last chunk was read; zero after an idle device
 	start       time.Time
 	firstReadAt *atomic.Int64 // when the first byte of any device was read, in ns after start
 }
 
-// run reads until the stream ends, fails, or ctx ends. A device has one reader. It
-// holds an OS thread while it is in the device, where package vfio locks it and blocks
-// its signals, and no longer: a goroutine that keeps its thread costs two switches of
-// threads for each chunk that it waits for.
+// run reads until the stream ends, fails, or ctx ends. A device has one reader. It holds an OS
+// thread only while it is in the device, where package vfio locks the thread and blocks its
+// signals. A goroutine that held its thread longer would cost two thread switches for each chunk
+// that it waits for.
 func (d *drain) run(ctx context.Context) {
 	err := d.readAll(ctx)
 	switch {
@@ -86,7 +86,7 @@ func (d *drain) readAll(ctx context.Context) error {
 	}
 }
 
-// next moves one chunk's worth from the device to the queue.
+// readChunk reads one chunk of the device and queues it.
 func (d *drain) readChunk(ctx context.Context) (int, error) {
 	chunk, err := d.queue.get(ctx, d.device)
 	if err != nil {
@@ -109,7 +109,7 @@ func (d *drain) readChunk(ctx context.Context) (int, error) {
 	return n, err
 }
 
-// clock counts what the read of a chunk took, and the time since the one before.
+// noteRead adds the time of a read, and the time since the one before.
 func (d *drain) noteRead(began time.Time) {
 	now := time.Now()
 	d.took.Add(int64(now.Sub(began)))
@@ -122,18 +122,18 @@ func (d *drain) noteRead(began time.Time) {
 	d.lastRead = now
 }
 
-// saving is the time that the device has needed for what was read. What the first
-// read waits for is a save, since a device with nothing to give says so at once; a
-// state that fits into the driver's buffer takes no time after that. One that is
-// slower than the rest has the reader blocked for much of the time, and saves on
-// while the reader does something else; one that is faster hardly blocks it.
+// saveTime is the time that the device has needed to save the bytes read so far. The first read
+// after idleness waits for a save: a device with nothing to give answers at once. A state that fits
+// into the driver's buffer takes no time after that. A device that is slower than the other stages
+// blocks the reader for much of the time, and saves on while the reader does something else. A
+// faster device hardly blocks the reader.
 func (d *drain) saveTime() time.Duration {
 	return time.Duration(d.first.Load() + min(d.elapsed.Load(), d.blocked.Load()*5/2))
 }
 
-// rest waits while the device has nothing to read. Asking for its estimate is
-// what makes mlx5 and virtio produce more, so it is asked each time, until the
-// switchover begins: then it could start a save that STOP_COPY has to wait for.
+// waitIdle waits while the device has nothing to read. A poll of the estimates makes mlx5 and
+// virtio produce more, so waitIdle polls each time until the switchover begins: then a poll could
+// start a save that STOP_COPY has to wait for.
 func (d *drain) waitIdle(ctx context.Context, idle time.Duration) error {
 	if !d.noPolling.Load() {
 		if err := d.poll(true); err != nil {
@@ -141,7 +141,7 @@ func (d *drain) waitIdle(ctx context.Context, idle time.Duration) error {
 		}
 	}
 	final := d.stopCopy
-	if d.inStopCopy() { // data is on its way: do not sleep long, do not spin
+	if d.inStopCopy() { // more data is due: sleep briefly, do not spin
 		final, idle = nil, minIdle
 	}
 	timer := time.NewTimer(idle)
@@ -164,15 +164,15 @@ func (d *drain) inStopCopy() bool {
 	}
 }
 
-// poll asks the driver what is still to be read. What was read until it answered
-// may have been part of that: bytes read meanwhile count twice, never not at all.
+// poll asks the driver how much is still to be read. Bytes that are read while the driver answers
+// may be part of the answer: they count twice, never not at all.
 func (d *drain) poll(idle bool) error {
 	d.polling <- struct{}{}
 	defer func() { <-d.polling }()
 	p, err := d.stream.Pending()
 	switch {
 	case errors.Is(err, vfio.ErrNotPreCopy):
-		return nil // the state has just moved on
+		return nil // the state has just changed
 	case errors.Is(err, errors.ErrUnsupported):
 		p = vfio.Pending{}
 	case err != nil:
@@ -182,8 +182,8 @@ func (d *drain) poll(idle bool) error {
 	return nil
 }
 
-// ask is poll from beside the reader, and asks for the size of STOP_COPY too if
-// size is set: on some drivers that is a command to the firmware.
+// pollEstimates is poll beside the reader. With size it also asks for the size of STOP_COPY, which
+// on some drivers is a command to the firmware.
 func (d *drain) pollEstimates(size bool) error {
 	if size && d.dev.Features().DataSize {
 		if n, err := d.dev.StopCopySize(); err == nil {
@@ -193,34 +193,34 @@ func (d *drain) pollEstimates(size bool) error {
 	return d.poll(false)
 }
 
-// tap takes bytes out of a device's stream: by splice(2) where that works and
-// nobody needs to see them, by read(2) into the chunk everywhere else. The
-// first bytes are the probe; every VFIO driver answers EINVAL to it.
+// streamReader reads a device's stream: by splice(2) where that works and no code needs the bytes,
+// by read(2) into the chunk otherwise. The first bytes are the probe: every VFIO driver answers
+// EINVAL to splice(2).
 type streamReader struct {
 	stream      vfio.Stream
-	source      wire.SpliceSource // nil where the stream cannot, or is not to, be spliced
-	holes       vfio.HoleReader   // nil where the stream knows of none
-	bytesUnseen bool              // nobody needs to see the bytes
-	emptyReads  int               // times in a row that the stream gave no byte and no error
+	source      wire.SpliceSource // nil if the stream cannot be spliced, or must not be
+	holes       vfio.HoleReader   // nil if the stream knows of no holes
+	bytesUnseen bool              // no code needs the bytes
+	emptyReads  int               // in a row: no byte and no error
 	path        string            // "read" or "splice", for the report
-	why         string
+	why         string            // reason for the path
 }
 
-// mostEmpty is how often in a row a stream may give no byte and no error, as in package bufio.
+// maxEmptyReads is how often in a row a stream may give no byte and no error, as in package bufio.
 const maxEmptyReads = 100
 
-// newTap taps a stream. unseen says that the lanes stay in this host's kernel
-// and that no codec was asked for.
+// newStreamReader makes the reader of a stream. bytesUnseen says that the lanes stay in this host's
+// kernel and that no codec was asked for.
 func newStreamReader(s vfio.Stream, unseen bool) *streamReader {
 	t := &streamReader{stream: s, bytesUnseen: unseen, path: "read", why: "the stream has no splice"}
 	if source, ok := s.(wire.SpliceSource); ok {
-		t.source, t.why = source, "nothing was there to probe with"
+		t.source, t.why = source, "the stream had no bytes to probe with"
 	}
 	t.holes, _ = s.(vfio.HoleReader)
 	return t
 }
 
-// fill takes what the device has, up to limit bytes, into the empty chunk.
+// readInto reads what the device has, up to limit bytes, into the empty chunk.
 func (t *streamReader) readInto(c *wire.Chunk, limit int) (int, error) {
 	n, err := t.readOnce(c, limit)
 	if n > 0 || err != nil {
@@ -233,13 +233,13 @@ func (t *streamReader) readInto(c *wire.Chunk, limit int) (int, error) {
 	case t.bytesUnseen:
 		t.path, t.why = "splice", "the lanes stay in this host and no codec was asked for"
 	default:
-		t.source, t.why = nil, "splice works, but the bytes are summed up and encrypted in user space"
+		t.source, t.why = nil, "splice works, but user space computes the digest and encrypts the bytes"
 		err = errors.Join(err, c.Unsplice())
 	}
 	return n, err
 }
 
-// take is one look at the stream. A hole becomes a chunk of zeros, which every destination
+// readOnce reads from the stream once. A hole becomes a chunk of zeros, which every destination
 // takes, over every carrier.
 func (t *streamReader) readOnce(c *wire.Chunk, limit int) (int, error) {
 	if t.holes != nil {

@@ -15,12 +15,12 @@ import (
 	"github.com/migpipe/migpipe/vfio"
 )
 
-// script is a device and its stream, with the answers written down.
+// script is a device and its stream with scripted answers.
 type script struct {
 	vfio.Device
 	reads    []answer
 	pendings []estimated
-	asked    []time.Time // when the estimate was asked for
+	asked    []time.Time // times of the polls
 	sized    int
 }
 
@@ -36,7 +36,7 @@ type estimated struct {
 
 func (s *script) Features() vfio.Features       { return vfio.Features{PreCopy: true, DataSize: true} }
 func (s *script) StopCopySize() (uint64, error) { s.sized++; return 77, nil }
-func (s *script) Write([]byte) (int, error)     { panic("a source was written to") }
+func (s *script) Write([]byte) (int, error)     { panic("write to a source") }
 func (s *script) Close() error                  { return nil }
 
 func (s *script) Read(p []byte) (int, error) {
@@ -57,7 +57,7 @@ func (s *script) Pending() (vfio.Pending, error) {
 	return e.Pending, e.err
 }
 
-// bench is a drain of a script, with all that it needs.
+// drainBench is a drain of a script, with everything that it needs.
 type drainBench struct {
 	*drain
 	script *script
@@ -84,7 +84,7 @@ func newDrainBench(t *testing.T, s *script) *drainBench {
 	return b
 }
 
-// alone is what there is to divide when only one device has something to send.
+// alone are the needs when only one device has something to send.
 func alone(device int) []share.Need {
 	needs := make([]share.Need, device+1)
 	for i := range device {
@@ -93,7 +93,7 @@ func alone(device int) []share.Need {
 	return needs
 }
 
-// run drains until the stream ends, in a goroutine: the drain keeps its thread.
+// run drains until the stream ends.
 func (b *drainBench) run(ctx context.Context) {
 	done := make(chan struct{})
 	go func() { defer close(done); b.drain.run(ctx) }()
@@ -139,7 +139,7 @@ func TestDrain(t *testing.T) {
 	}
 }
 
-// TestDrainAsks covers what is asked of a device that has nothing to read.
+// TestDrainAsks checks the polls of a device that has nothing to read.
 func TestDrainAsks(t *testing.T) {
 	eio := errors.New("EIO")
 	idle := vfio.Pending{Initial: 1, Dirty: 2, Reinit: true}
@@ -168,7 +168,7 @@ func TestDrainAsks(t *testing.T) {
 	}
 }
 
-// TestDrainBacksOff: asked each time, ever more rarely, until bytes come.
+// TestDrainBacksOff checks that an idle device is polled at growing intervals, until bytes come.
 func TestDrainBacksOff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &script{}
@@ -184,17 +184,17 @@ func TestDrainBacksOff(t *testing.T) {
 		want := []time.Duration{1, 2, 4, 8, 16, 32, 64, 100, 100, 100, 1}
 		for i := range want {
 			if gaps[i] != want[i] {
-				t.Fatalf("asked at intervals of %d ms, want %d", gaps, want)
+				t.Fatalf("polled at intervals of %d ms, want %d", gaps, want)
 			}
 		}
 		if s.sized != 0 {
-			t.Errorf("MIG_DATA_SIZE was asked for %d times in the way of reading", s.sized)
+			t.Errorf("the drain asked for MIG_DATA_SIZE %d times between reads", s.sized)
 		}
 	})
 }
 
-// TestAsk: what is asked beside the reader says so, and the size of STOP_COPY is
-// asked for when it is wanted.
+// TestAsk checks the event of a poll beside the drain, and that it asks for the size of STOP_COPY
+// if it should.
 func TestAsk(t *testing.T) {
 	b := newDrainBench(t, &script{pendings: []estimated{{vfio.Pending{Dirty: 9}, nil}, {vfio.Pending{}, vfio.ErrNotPreCopy}}})
 	if err := errors.Join(b.pollEstimates(true), b.pollEstimates(false)); err != nil {
@@ -206,8 +206,8 @@ func TestAsk(t *testing.T) {
 	}
 }
 
-// TestDrainQuiet: in the switchover a device is left alone, because asking it
-// could start a save that STOP_COPY waits for, and its end is noticed at once.
+// TestDrainQuiet checks that a device is not polled in the switchover, and that its end is noticed
+// at once. A poll could start a save that STOP_COPY waits for.
 func TestDrainQuiet(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &script{reads: []answer{{0, vfio.ErrDrained}}}
@@ -221,13 +221,13 @@ func TestDrainQuiet(t *testing.T) {
 		close(b.stopCopy)
 		synctest.Wait()
 		if len(s.asked) != 0 || len(b.events) != 1 || time.Since(began) != 0 {
-			t.Errorf("asked %d times; %d events after %v", len(s.asked), len(b.events), time.Since(began))
+			t.Errorf("polled %d times; %d events after %v", len(s.asked), len(b.events), time.Since(began))
 		}
 	})
 }
 
-// TestDrainNeverEnds: "nothing now" is no answer in STOP_COPY, and not waited
-// for without end.
+// TestDrainNeverEnds checks that a device in STOP_COPY may have nothing to read for a bounded time
+// only.
 func TestDrainNeverEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newDrainBench(t, &script{reads: []answer{{5, nil}, {0, vfio.ErrDrained}}})
@@ -242,13 +242,13 @@ func TestDrainNeverEnds(t *testing.T) {
 	})
 }
 
-// TestDrainStops: where the drain waits, the end of its context wakes it.
+// TestDrainStops checks that the end of its context wakes a waiting drain.
 func TestDrainStops(t *testing.T) {
 	for _, c := range []struct {
 		name  string
 		reads []answer
 	}{
-		{"for memory", []answer{{1, nil}}}, // nobody releases what is queued
+		{"for memory", []answer{{1, nil}}}, // no lane takes the queued chunks
 		{"for the device", []answer{{0, vfio.ErrDrained}}},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -18,27 +18,27 @@ import (
 	"github.com/migpipe/migpipe/vfio"
 )
 
-// tick is how often progress is told and time-driven decisions are looked at.
+// tick is how often the engine emits progress and checks its time limits.
 const tick = 100 * time.Millisecond
 
-// Send migrates the sources to the peer that dialer reaches, as one set: all
-// of them run there in the end, or none. It returns when every goroutine that
-// it started has ended; only a read that its driver does not let go, of a device
-// that could not be taken back, may outlive it, with the memory of its chunks, and
-// the report says so.
+// Send migrates the sources as one set to the peer that dialer reaches: in the end the destination
+// runs all of them, or none. Send returns when every goroutine that it started has ended. The only
+// exception is a read that its driver does not finish, of a device that could not be stopped: it
+// may outlive Send with the memory of its chunks, and the report says so.
 //
-// The journal is asked first. Of a migration that was committed before, that is the
-// outcome, and nothing is touched. Of one that is in doubt the destination is asked,
-// and nothing else is done: its answer is the outcome. Devices of an attempt that ended
-// with its process are taken back first.
+// Send asks the journal first:
 //
-// A connection that is lost is dialled again, and the attempt goes on where it was: for
-// as long as Options say, and in doubt until the destination has answered.
+//   - A migration that was committed before: that is the outcome, and Send changes nothing.
+//   - A migration in doubt: Send asks the destination only. The answer is the outcome.
+//   - An attempt that an earlier process left unfinished: Send recovers its devices first.
 //
-// The report's Outcome says what may be done now; the error is nil exactly for
-// migration.Committed and is a *transport.Fault where the cause has a place.
-// Cancelling ctx before COMMIT takes the devices back to RUNNING; after it the
-// destination is asked to give the devices back.
+// Send dials a lost connection again, and the attempt continues. Options limit for how long. In
+// doubt Send dials until the destination has answered.
+//
+// The report's Outcome says what the caller may do now. The error is nil exactly for
+// migration.Committed. It is a *transport.Fault where the cause has a place. A cancel of ctx before
+// COMMIT returns the devices to RUNNING. After COMMIT it asks the destination to give the devices
+// back.
 func Send(ctx context.Context, dialer transport.Dialer, sources []Source, opts *Options) (migration.Report, error) {
 	o, err := opts.withDefaults()
 	if err == nil {
@@ -82,7 +82,7 @@ func Send(ctx context.Context, dialer transport.Dialer, sources []Source, opts *
 	return e.result()
 }
 
-// ask asks the destination about a migration in doubt, and does what it says.
+// askInDoubt asks the destination about a migration in doubt, and carries out its answer.
 func askInDoubt(ctx context.Context, dialer transport.Dialer, sources []Source, o Options) (migration.Report, error) {
 	o.Attempt = o.Journal.Last().Attempt
 	if err := nameCopy(ctx, dialer, o); err != nil {
@@ -98,8 +98,8 @@ func askInDoubt(ctx context.Context, dialer transport.Dialer, sources []Source, 
 	return e.result()
 }
 
-// engine starts the goroutines, carries events to the two machines (plan and
-// owner) and does what they say. It decides nothing itself.
+// engine starts the goroutines, carries events to the machines (plan, watch and hand-off) and
+// carries out their actions. It decides nothing itself.
 type engine struct {
 	opts    Options
 	devices []*device
@@ -117,37 +117,37 @@ type engine struct {
 	ending
 
 	events chan event
-	quit   chan struct{} // closed when nobody takes events any more
+	quit   chan struct{} // closed when the loop takes no more events
 
-	work   *tasks.Group // transitions, and the witness: ends when the streams are abandoned
-	asking *tasks.Group // of work: PauseGuest, ResumeGuest and Approve, which end by themselves, or with work
-	// returning is the way back: its steps end when the drivers are done, and the guest has
-	// answered or resumeLimit is over.
+	work   *tasks.Group // transitions, and the witness: ends when the streams are stopped
+	asking *tasks.Group // of work: PauseGuest, ResumeGuest and Approve. Each ends by itself, or with work
+	// returning is the way back. Its steps end when the drivers have finished, and the guest's
+	// owner has answered or resumeLimit has passed.
 	returning sync.WaitGroup
 
-	unconfirmed       int  // devices that have not answered yet
-	approvedWhileLost bool // the owner has approved while the destination was out of reach
-	guestUp           bool // the guest runs again after a stop that was called off
+	unconfirmed       int  // devices that have not answered ConfirmEstimates yet
+	approvedWhileLost bool // the owner approved while the destination was out of reach
+	guestUp           bool // the guest runs again after a switchover that was called off
 }
 
-// ending is what an attempt comes to.
+// ending is the outcome of an attempt, with its causes.
 type ending struct {
 	report      migration.Report
 	fault       *transport.Fault // the first cause
-	unrecorded  *transport.Fault // why the journal has not taken a record
+	unrecorded  *transport.Fault // why the journal did not take a record
 	done        bool
-	mustRelease bool // the devices run elsewhere: release them
-	stuck       bool // a driver has not let go of a read
+	mustRelease bool // the devices run at the destination: release them
+	stuck       bool // a driver has not returned from a read
 }
 
-// past is what a process before this one has left of an attempt in doubt.
+// predecessor is what an earlier process left of an attempt in doubt.
 type predecessor struct {
-	inDoubt      bool   // it has recorded COMMIT, and sent what is acknowledged
+	inDoubt      bool   // it recorded COMMIT, and sent everything that is acknowledged
 	bytes        uint64 // of all streams, as recorded
-	devicesReset bool   // the devices hold nothing of what they held at COMMIT
+	devicesReset bool   // the devices no longer hold the state that they had at COMMIT
 }
 
-// hooks is what those that have run came to.
+// hooks are the results of the hooks that ran.
 type hooks struct {
 	running             sync.WaitGroup // on-commit, which ends by itself
 	committed, reverted error
@@ -180,8 +180,7 @@ func newEngine(o Options, dialer transport.Dialer, sources []Source) *engine {
 	return e
 }
 
-// loop takes events, those that begin brings first, until the hand-off says that it
-// is over.
+// loop handles events until the hand-off ends. It calls begin first.
 func (e *engine) loop(ctx context.Context, begin func()) {
 	ticker := time.NewTicker(tick)
 	defer ticker.Stop()
@@ -209,13 +208,12 @@ func (e *engine) loop(ctx context.Context, begin func()) {
 	}
 }
 
-// joinLimit bounds the wait for a driver that was told to leave the saving
-// states and yet holds on to a read.
+// joinLimit bounds the wait for a driver that does not return from a read although its device
+// leaves the saving states.
 const joinLimit = 5 * time.Second
 
-// join ends what the loop started. The data lanes are closed after the control
-// lane: a destination that lost them before it had heard ABORT would not know
-// why.
+// join ends what the loop started. It closes the data lanes after the control lane: a destination
+// that lost the data lanes before it received ABORT would not know the cause.
 func (e *engine) join() {
 	close(e.quit)
 	e.conn.dialling.Stop()
@@ -231,13 +229,13 @@ func (e *engine) join() {
 	e.saveStepTimes()
 	closeLanes(e.pipe.dialled)
 	e.closeLateLanes()
-	if e.mustRelease && !e.handoff.Empty { // what was reset since may be somebody else's by now
+	if e.mustRelease && !e.handoff.Empty { // devices that were reset after COMMIT may belong to another owner now
 		e.releaseDevices()
 	}
 	if e.stuck {
-		what := "not let go of a read"
+		what := "not returned from a read"
 		if e.watch.backTooLong {
-			what = "not taken a device back"
+			what = "not returned a device to RUNNING"
 		}
 		e.report.Warnings = append(e.report.Warnings, fmt.Sprintf("a driver has %s for %v; only a reset of the device, or the end of this process, ends it", what, joinLimit))
 		return
@@ -246,14 +244,14 @@ func (e *engine) join() {
 	e.pipe.close()
 }
 
-// abandon wakes everything that waits for a stream or a lane.
+// stopStreams wakes everything that waits for a stream or a lane.
 func (e *engine) stopStreams() {
 	e.work.Stop()
 	e.conn.stopLinked()
 	e.pipe.stop()
 }
 
-// turnBack begins the way back, once.
+// beginWayBack begins the way back, once.
 func (e *engine) beginWayBack() {
 	if !e.times.back.IsZero() {
 		return
@@ -265,8 +263,8 @@ func (e *engine) beginWayBack() {
 	e.times.back = time.Now()
 }
 
-// halt takes the first step of the way back after the last END. It ends when the drivers
-// are done.
+// haltDevices takes the first step of the way back after the last END. Its goroutine ends when the
+// drivers have finished.
 func (e *engine) haltDevices() {
 	e.beginWayBack()
 	e.returning.Go(func() {
@@ -275,25 +273,25 @@ func (e *engine) haltDevices() {
 	})
 }
 
-// resume takes the devices back; leaving the saving states is what wakes a
-// drain that is blocked in its device. It ends when the drivers are done, and the guest
-// has answered or resumeLimit is over.
+// resumeDevices returns the devices to RUNNING. A device that leaves the saving states also wakes a
+// drain that is blocked in a read. The goroutine ends when the drivers have finished, and the
+// guest's owner has answered or resumeLimit has passed.
 func (e *engine) resumeDevices(reverted bool) {
 	e.beginWayBack()
-	paused := !e.times.paused.IsZero() || e.predecessor.inDoubt // by a process before this one
+	paused := !e.times.paused.IsZero() || e.predecessor.inDoubt // by an earlier process
 	sole, reset := e.handoff.Sole, e.predecessor.devicesReset
 	e.returning.Go(func() {
 		if reverted {
-			e.hooks.running.Wait() // what on-commit does must not come later
+			e.hooks.running.Wait() // on-commit must not overtake on-revert
 			e.hooks.reverted = e.opts.OnRevert.Run(e.opts.Attempt)
 		}
 		ev := resumed{}
 		ev.again, ev.err = e.fleet.resume(sole)
 		ev.how = e.fleet.classifyReturn(ev.err)
 		if reset {
-			ev.how, ev.err = handoff.SomeRan, errors.Join(ev.err, errors.New("what the devices held at COMMIT is gone: they were reset since"))
+			ev.how, ev.err = handoff.SomeRan, errors.Join(ev.err, errors.New("the devices were reset after COMMIT, and lost the state that they held"))
 		}
-		e.asking.Wait() // a pause that came after ResumeGuest would last, and a VM is not to be moved and resumed at once
+		e.asking.Wait() // a pause that ended after ResumeGuest would last, and a VM must not be moved and resumed at once
 		if ev.err == nil && paused && !e.guestUp && e.opts.ResumeGuest != nil {
 			if ev.guest = askResume(context.Background(), e.asking, e.opts.ResumeGuest); ev.guest != nil {
 				ev.how = handoff.Unheard
@@ -307,19 +305,19 @@ func (e *engine) resumeDevices(reverted bool) {
 // resumeLimit is how long ResumeGuest may take.
 const resumeLimit = 10 * time.Second
 
-// askResume asks for the guest to be resumed, in a goroutine of the group, and waits for
-// the answer as long as that may take.
+// askResume calls resume in a goroutine of the group, and waits for its answer for at most
+// resumeLimit.
 func askResume(ctx context.Context, group *tasks.Group, resume func(context.Context) error) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, resumeLimit, fmt.Errorf("no answer for %v", resumeLimit))
 	defer cancel()
 	answer := make(chan error, 1)
-	group.Go(func(context.Context) { answer <- resume(ctx) }) // ends with ctx, if the owner of the guest heeds it
+	group.Go(func(context.Context) { answer <- resume(ctx) }) // ends with ctx, if the guest's owner heeds ctx
 	select {
 	case err := <-answer:
 		return err
 	case <-ctx.Done():
 	}
-	select { // which it may have given at the same time
+	select { // the answer may have come at the same time
 	case err := <-answer:
 		if err == nil {
 			return nil
@@ -329,7 +327,7 @@ func askResume(ctx context.Context, group *tasks.Group, resume func(context.Cont
 	return context.Cause(ctx)
 }
 
-// post hands an event to the loop, or drops it when the loop has ended.
+// post hands an event to the loop, or discards it when the loop has ended.
 func (e *engine) post(ev event) {
 	select {
 	case e.events <- ev:
@@ -337,7 +335,7 @@ func (e *engine) post(ev event) {
 	}
 }
 
-// handle sends an event where it belongs.
+// handle sends an event to the method that handles it.
 func (e *engine) handle(ev event) {
 	switch ev := ev.(type) {
 	case controlLost:
@@ -385,13 +383,14 @@ func (e *engine) handle(ev event) {
 	}
 }
 
-// hears takes in what was said on the control lane, and not on the one before.
+// handleHeard takes a message of the present control lane. It discards messages of an earlier one.
 func (e *engine) handleHeard(ev heard) {
 	if ev.control == e.conn.control {
 		e.handleMessage(ev.message)
 	}
 }
 
+// onTick emits progress, and steps everything that depends on the time.
 func (e *engine) onTick() {
 	e.measure()
 	e.checkWarmup()
@@ -405,7 +404,7 @@ func (e *engine) onTick() {
 		e.sendEstimate()
 	}
 	ev := migration.Event{Kind: migration.Progress, Devices: e.snapshots(), Way: e.pathFigures(), Waiting: e.plan.Waiting(time.Since(e.times.start))}
-	if migration.Moves(e.phase()) { // else nothing goes through the stages
+	if migration.Moves(e.phase()) { // otherwise the stages are empty
 		ev.Occupancy = e.pipe.recent.Look(e.pipe.currentProgress(), e.pipe.queue.chunks)
 	}
 	e.emit(ev)
@@ -431,7 +430,7 @@ func (e *engine) lanesOpened(ev lanesOpen) {
 	e.stepPlan(plan.LanesOpened{})
 }
 
-// enterStates starts a transition; it ends by itself, when the drivers are done.
+// enterStates starts a transition. Its goroutine ends by itself, when the drivers have finished.
 func (e *engine) enterStates(moves []plan.Move) {
 	e.work.Go(func(context.Context) {
 		began := time.Now()
@@ -440,7 +439,8 @@ func (e *engine) enterStates(moves []plan.Move) {
 	})
 }
 
-// resumeGuest ends by itself, or with work, and at the latest with resumeLimit.
+// resumeGuest asks the owner to resume the guest. Its goroutine ends by itself, or with work, and
+// at the latest after resumeLimit.
 func (e *engine) resumeGuest() {
 	e.asking.Go(func(ctx context.Context) {
 		e.post(guestResumed{askResume(ctx, e.asking, func(ctx context.Context) error {
@@ -451,17 +451,18 @@ func (e *engine) resumeGuest() {
 	})
 }
 
-// pauseGuest ends by itself, or with work.
+// pauseGuest asks the owner to pause the guest. Its goroutine ends by itself, or with work.
 func (e *engine) pauseGuest() {
 	e.asking.Go(func(ctx context.Context) { e.post(guestPaused{e.opts.PauseGuest(ctx)}) })
 }
 
-// approve ends by itself, or with work.
+// approve asks the owner for the approval of the switchover. Its goroutine ends by itself, or with
+// work.
 func (e *engine) approve() {
 	e.asking.Go(func(ctx context.Context) { e.post(approved{e.opts.Approve(ctx)}) })
 }
 
-// askWitness asks for the attempt's register. It ends by itself, or with work.
+// askWitness asks for the attempt's register. Its goroutine ends by itself, or with work.
 func (e *engine) askWitness() {
 	mark := e.handoff.Witness
 	e.work.Go(func(ctx context.Context) {
@@ -470,7 +471,7 @@ func (e *engine) askWitness() {
 	})
 }
 
-// onCommit runs the hook. It ends by itself.
+// onCommit runs the hook. Its goroutine ends by itself.
 func (e *engine) onCommit() {
 	e.hooks.running.Go(func() { e.hooks.committed = e.opts.OnCommit.Run(e.opts.Attempt) })
 }

@@ -9,13 +9,13 @@ import (
 	"github.com/migpipe/migpipe/transport/handoff"
 )
 
-// event is what the loop takes from the goroutines of the engine and of its parts. A message of
-// the destination is heard instead: boxed as an event it would be garbage.
+// event is what the goroutines of the engine and of its parts send to the loop. A message of the
+// destination is a heard value instead: boxed as an event it would be garbage.
 //
 //sumtype:decl
 type event interface{ isEvent() }
 
-// laneEvent is an event that holds a lane. Whoever does not handle it closes the lane.
+// laneEvent is an event that holds a lane. A handler that does not use the lane closes it.
 type laneEvent interface {
 	event
 	heldLane() transport.Lane
@@ -28,30 +28,30 @@ type (
 		control *wire.Control
 		err     error
 	}
-	// greeting has a control lane to say HELLO on.
+	// greeting has a new control lane, on which HELLO is due.
 	greeting struct{ control *wire.Control }
 	// rejoined has a control lane on which the destination has answered RESUME.
 	rejoined struct {
 		control *wire.Control
 		first   wire.Message
 	}
-	// turnedAway says why a destination that is reached is no answer.
+	// refused says why a destination that was reached is no answer.
 	refused struct{ why *transport.Fault }
 
 	// lanesOpen says that the data lanes were dialled.
 	lanesOpen struct{ err error }
-	// laneFailed says that a data lane carries nothing any more.
+	// laneFailed says that a data lane no longer carries anything.
 	laneFailed struct {
 		number int
 		err    error
 	}
-	// laneBack has a data lane in the place of a lost one.
+	// laneBack has a data lane that replaces a lost one.
 	laneBack struct {
 		number int
 		lane   transport.Lane
 	}
 
-	// entered says that the devices have moved for the plan.
+	// entered says that the devices have made the plan's moves.
 	entered struct {
 		took time.Duration
 		err  error
@@ -59,10 +59,10 @@ type (
 	// polled and sized are answers of a driver, for the plan.
 	polled struct{ plan.PrecopyPolled }
 	sized  struct{ plan.SizePolled }
-	// asked says that a driver has given all the answers that it was asked for.
+	// asked says that a driver has given all the answers of one poll.
 	asked struct {
 		device  int
-		confirm bool // because of ConfirmEstimates
+		confirm bool // the poll is of ConfirmEstimates
 		err     error
 	}
 	// drainEnded says that a stream was read to its end.
@@ -77,13 +77,13 @@ type (
 		err    error
 	}
 
-	// guestPaused says that the guest's owner has answered PauseGuest.
+	// guestPaused is the owner's answer to PauseGuest.
 	guestPaused struct{ err error }
-	// guestResumed says that he has answered ResumeGuest, after a switchover that was called off.
+	// guestResumed is the owner's answer to ResumeGuest, after a switchover that was called off.
 	guestResumed struct{ err error }
-	// approved is his word about COMMIT.
+	// approved is the owner's answer to Approve.
 	approved struct{ err error }
-	// witnessed is an answer of the witness, or none.
+	// witnessed is an answer of the witness, or its failure.
 	witnessed struct {
 		winner handoff.Side
 		err    error
@@ -91,14 +91,14 @@ type (
 
 	// halted ends the first step of the way back.
 	halted struct {
-		again []string // what worked at the second try only
+		again []string // devices that needed a second try
 		err   error
 	}
 	// resumed ends the way back.
 	resumed struct {
 		at    time.Time
 		how   handoff.Return
-		again []string // what worked at the second try only
+		again []string // devices that needed a second try
 		err   error    // of the devices
 		guest error
 	}
@@ -128,7 +128,7 @@ func (ev greeting) heldLane() transport.Lane { return ev.control.Lane() }
 func (ev rejoined) heldLane() transport.Lane { return ev.control.Lane() }
 func (ev laneBack) heldLane() transport.Lane { return ev.lane }
 
-// heard is a message, and where it came from.
+// heard is a message, and the control lane that it came on.
 type heard struct {
 	control *wire.Control
 	message wire.Message

@@ -19,7 +19,7 @@ import (
 	"github.com/migpipe/migpipe/writer"
 )
 
-// simulated opens a simulated device, which stands for one that vfio.Open gives.
+// simulated opens a simulated device, in place of vfio.Open.
 func simulated(url string) vfio.Device {
 	device, err := sim.OpenURL(url)
 	if err != nil {
@@ -28,7 +28,7 @@ func simulated(url string) vfio.Device {
 	return device
 }
 
-// receive serves one migration beside the example, and returns what waits for its end.
+// receive serves one migration beside the example, and returns a function that waits for its end.
 func receive(listener transport.Listener, opts *writer.Options) (wait func() migration.Outcome) {
 	var done sync.WaitGroup
 	var report migration.Report
@@ -43,7 +43,7 @@ func receive(listener transport.Listener, opts *writer.Options) (wait func() mig
 	}
 }
 
-// A source sends one device. The outcome, and not the error, says who may run it.
+// A source sends one device. The outcome, and not the error, says which side may run it.
 func ExampleSend() {
 	dialer, listener := transport.Pipe() // within a process; QUICDialer and TLSDialer go between hosts
 	wait := receive(listener, nil)
@@ -99,7 +99,7 @@ func ExampleSend_cancel() {
 	report, err := reader.Send(ctx, dialer, []reader.Source{{Name: "nic0", Device: device}}, &reader.Options{
 		Observe: func(ev migration.Event) {
 			if ev.Kind == migration.Phase && ev.Phase == migration.PreCopy {
-				cancel(errors.New("the operator changed his mind"))
+				cancel(errors.New("the operator cancelled"))
 			}
 		},
 	})
@@ -107,11 +107,11 @@ func ExampleSend_cancel() {
 	fmt.Println(report.Outcome, state, err)
 	stop()
 	destination.Wait()
-	// Output: aborted RUNNING the operator changed his mind
+	// Output: aborted RUNNING the operator cancelled
 }
 
-// A VMM pauses the guest, approves the switchover when its own state has arrived too, and
-// resumes the guest if the devices come back.
+// A VMM pauses the guest, approves the switchover when its own state has arrived as well, and
+// resumes the guest if the devices return to RUNNING.
 func ExampleSend_vmm() {
 	dialer, listener := transport.Pipe()
 	wait := receive(listener, &writer.Options{
@@ -122,14 +122,14 @@ func ExampleSend_vmm() {
 	defer device.Close()
 	report, err := reader.Send(context.Background(), dialer, []reader.Source{{Name: "nic0", Device: device}}, &reader.Options{
 		PauseGuest:  func(context.Context) error { fmt.Println("source: pause the guest"); return nil },
-		Approve:     func(context.Context) error { fmt.Println("source: the VM has arrived too"); return nil },
+		Approve:     func(context.Context) error { fmt.Println("source: approve the switchover"); return nil },
 		ResumeGuest: func(context.Context) error { fmt.Println("source: resume the guest"); return nil },
 	})
 	wait()
 	fmt.Println(report.Outcome, err)
 	// Output:
 	// source: pause the guest
-	// source: the VM has arrived too
+	// source: approve the switchover
 	// destination: start the guest
 	// committed <nil>
 }
@@ -155,12 +155,12 @@ func ExamplePreflight() {
 	// Output: nic0 true true <nil>
 }
 
-// Hooks let the network or the storage shut the older attempt out. The attempt is the fencing
+// Hooks let the network or the storage shut out the older attempt. The attempt is the fencing
 // token: its epoch only rises.
 func ExampleSend_hooks() {
 	dialer, listener := transport.Pipe()
 	var mu sync.Mutex
-	tell := func(text string) func(context.Context, migration.Attempt) error {
+	announce := func(text string) func(context.Context, migration.Attempt) error {
 		return func(_ context.Context, a migration.Attempt) error {
 			mu.Lock()
 			defer mu.Unlock()
@@ -168,12 +168,12 @@ func ExampleSend_hooks() {
 			return nil
 		}
 	}
-	wait := receive(listener, &writer.Options{OnAccept: tell("destination: fence everything before attempt")})
+	wait := receive(listener, &writer.Options{OnAccept: announce("destination: fence everything before attempt")})
 
 	device := simulated("mlx5?size=1MiB")
 	defer device.Close()
 	report, err := reader.Send(context.Background(), dialer, []reader.Source{{Name: "nic0", Device: device}}, &reader.Options{
-		OnRevert: tell("source: the devices come back, attempt"),
+		OnRevert: announce("source: the devices return, attempt"),
 	})
 	wait()
 	fmt.Println(report.Outcome, err)
@@ -182,8 +182,7 @@ func ExampleSend_hooks() {
 	// committed <nil>
 }
 
-// A witness decides who has the devices when the destination does not answer COMMIT. Both
-// sides have to use the same one.
+// A witness decides in doubt which side may run the devices. Both sides must use the same one.
 func ExampleSend_witness() {
 	dir, err := os.MkdirTemp("", "witness")
 	if err != nil {
@@ -205,8 +204,8 @@ func ExampleSend_witness() {
 	// Output: committed <nil>
 }
 
-// A durable journal keeps what this side has decided over a crash. A later process that is
-// given the same journal asks the destination, and never runs a copy twice.
+// A durable journal stores this side's decisions across a crash. A later process with the same
+// journal asks the destination, and never runs a copy twice.
 func ExampleSend_journal() {
 	dir, err := os.MkdirTemp("", "journals")
 	if err != nil {
@@ -214,23 +213,23 @@ func ExampleSend_journal() {
 	}
 	defer os.RemoveAll(dir)
 	attempt := migration.Attempt{Mig: migration.NewID(), Epoch: 1}
-	kept, err := journal.Open(dir, journal.Options{Role: journal.Source, Mig: attempt.Mig, Volatile: true})
+	store, err := journal.Open(dir, journal.Options{Role: journal.Source, Mig: attempt.Mig, Volatile: true})
 	if err != nil {
 		panic(err)
 	}
-	defer kept.Close()
+	defer store.Close()
 
 	dialer, listener := transport.Pipe()
 	wait := receive(listener, nil)
 	device := simulated("mlx5?size=1MiB")
 	defer device.Close()
-	_, err = reader.Send(context.Background(), dialer, []reader.Source{{Name: "nic0", Device: device}}, &reader.Options{Journal: kept, Attempt: attempt})
+	_, err = reader.Send(context.Background(), dialer, []reader.Source{{Name: "nic0", Device: device}}, &reader.Options{Journal: store, Attempt: attempt})
 	wait()
-	fmt.Println(kept.Last().Record, err)
+	fmt.Println(store.Last().Record, err)
 	// Output: DONE <nil>
 }
 
-// A file with a stream takes the place of a device on either side.
+// A file takes the place of a device on either side.
 func ExampleSend_file() {
 	dir, err := os.MkdirTemp("", "states")
 	if err != nil {

@@ -15,7 +15,7 @@ import (
 	"github.com/migpipe/migpipe/transport/migration"
 )
 
-// advance steps the plan and does what it says.
+// stepPlan steps the plan and carries out its actions.
 func (e *engine) stepPlan(ev plan.Event) {
 	if !e.handoff.AwaitsReady() {
 		return
@@ -62,7 +62,7 @@ func (e *engine) entered(ev entered) {
 	e.stepPlan(plan.StatesReached{})
 }
 
-// stopped lets the drains take the end of the stream for what it is.
+// enterStopCopy lets the drains take the end of a stream as final.
 func (e *engine) enterStopCopy() {
 	e.times.stopped = time.Now()
 	e.times.noteStep(stopStep(e.fleet.sources()), e.times.stopped.Sub(e.times.paused)-e.times.steps.Pause.Took)
@@ -72,12 +72,13 @@ func (e *engine) enterStopCopy() {
 		close(d.drain.stopCopy)
 	}
 	e.emit(migration.Event{Kind: migration.Phase, Phase: migration.StopCopy})
-	e.limitReading() // everything has to move now, and no ACK may be due that would say so
+	e.limitReading() // the limit falls now: no further ACK may come that would lift it
 	e.sendEstimate()
 	e.pipe.queue.divide(e.needs())
 }
 
-// pause stops the guest, and keeps the drains from asking for more dirty data.
+// beginPause pauses the guest, and stops the drains from polling: a poll could produce more dirty
+// data.
 func (e *engine) beginPause(a plan.PauseGuest) {
 	e.times.paused, e.guestUp = time.Now(), false
 	e.times.atLimit = time.After(e.opts.DowntimeTarget)
@@ -100,7 +101,7 @@ func (e *engine) beginPause(a plan.PauseGuest) {
 func (e *engine) guestPaused(err error) {
 	if err != nil {
 		code := transport.CodeDevice
-		if f, ok := errors.AsType[*transport.Fault](err); ok { // its owner says why
+		if f, ok := errors.AsType[*transport.Fault](err); ok { // the owner states the cause
 			code = f.Code
 		}
 		e.fail(&transport.Fault{Code: code, Err: fmt.Errorf("pause the guest: %w", err)})
@@ -108,15 +109,15 @@ func (e *engine) guestPaused(err error) {
 	}
 	if e.opts.PauseGuest != nil {
 		took := time.Since(e.times.paused)
-		e.times.steps.Pause = migration.Step{Took: took} // of the next stop, if this one is called off
+		e.times.steps.Pause = migration.Step{Took: took} // for the next switchover, if this one is called off
 		e.times.noteStep(handoff.StepPause, took)
 	}
 	e.stepPlan(plan.GuestPaused{})
 }
 
-// confirm polls once more, now that the guest stands still, every device in
-// PRE_COPY that can say that it was initialised anew: it must not be stopped then.
-// The others are left alone: virtio would dump everything.
+// confirmEstimates polls every device in PRE_COPY that reports REINIT once more, now that the guest
+// is paused: a device that was initialised again must not be stopped. It does not poll the others,
+// because virtio would dump everything.
 func (e *engine) confirmEstimates() {
 	for _, d := range e.devices {
 		if d.drain != nil && d.Device.Features().PreCopyInfoV2 {
@@ -129,7 +130,7 @@ func (e *engine) confirmEstimates() {
 	}
 }
 
-// asked takes in that a device has answered.
+// asked handles the end of a poll.
 func (e *engine) asked(ev asked) {
 	if !ev.confirm {
 		e.devices[ev.device].polls.asking = false
@@ -138,7 +139,7 @@ func (e *engine) asked(ev asked) {
 		e.fail(e.fleet.faultOf(&deviceError{ev.device, ev.err}))
 		return
 	}
-	if !ev.confirm || e.plan.Phase() != plan.Confirming { // an answer from before the guest stood still confirms nothing
+	if !ev.confirm || e.plan.Phase() != plan.Confirming { // an answer from before the pause confirms nothing
 		return
 	}
 	if e.unconfirmed--; e.unconfirmed == 0 {
@@ -146,9 +147,9 @@ func (e *engine) asked(ev asked) {
 	}
 }
 
-// unpause calls a stop off.
+// callOff ends a switchover, and resumes the guest.
 func (e *engine) callOff() {
-	e.emit(migration.Event{Kind: migration.Warning, Text: "the stop was called off: a device was initialised anew"})
+	e.emit(migration.Event{Kind: migration.Warning, Text: "the switchover was called off: a device was initialised again"})
 	if e.opts.ResumeGuest == nil || e.opts.PauseGuest == nil {
 		e.guestResumed(nil)
 		return
@@ -176,14 +177,14 @@ func (e *engine) guestResumed(err error) {
 	e.stepPlan(plan.GuestResumed{})
 }
 
-// pollEvery is how often a device that is never idle is asked for its estimates,
-// sizeEvery how often any is asked for the size of STOP_COPY.
+// pollEvery is how often a device that is never idle is polled for its estimates. sizeEvery is how
+// often every device is polled for the size of STOP_COPY.
 const (
 	pollEvery = 250 * time.Millisecond
 	sizeEvery = time.Second
 )
 
-// pollBusy asks the devices that were not idle for a while.
+// pollBusy polls the devices that have not been idle for a while.
 func (e *engine) pollBusy() {
 	if e.plan.Phase() != plan.Precopying {
 		return
@@ -209,19 +210,19 @@ func (e *engine) pollBusy() {
 	}
 }
 
-// measure tells the plan how far and how fast everything is.
+// measure gives the plan the progress and the speed of every stage.
 func (e *engine) measure() {
 	known := func(d time.Duration) migration.Span { return migration.Span{Took: d, Known: true} }
 	ev := e.pipe.measure()
 	ev.Path.Steps = e.times.steps
-	// Where these were never measured, other transitions have to do: see package plan.
+	// Without a measurement of these, other transitions stand in: see package plan.
 	ev.Stop, ev.Start = known(max(e.times.slowestMove, e.times.steps.Stop.Took)), known(max(e.times.enterTook, e.times.steps.Start.Took))
 	e.stepPlan(ev)
 	e.limitReading()
 }
 
-// bound keeps what was read and is not applied small while the guest runs: it
-// would all be downtime. Once the guest stands still everything has to move.
+// limitReading bounds the bytes that were read and not applied while the guest runs: they all add
+// to the downtime. After the pause there is no bound.
 func (e *engine) limitReading() {
 	e.pipe.limitReading(e.plan.Window(e.pipe.peak), e.needs())
 }
@@ -236,22 +237,22 @@ func (e *engine) finishDrains() {
 	e.stepHandoff(handoff.Drained{Digest: wire.SetDigest(digests)})
 }
 
-// needs is what memory and lanes are divided by, until it is asked again.
+// needs is what memory and lanes are divided by. The next call overwrites it.
 func (e *engine) needs() []share.Need {
 	for i, d := range e.devices {
-		left, known := e.remaining(d)
-		e.pipe.needs[i] = share.Need{Bytes: left, Known: known, Priority: uint8(d.Priority), Done: e.plan.HasEnded(i)}
+		bytes, known := e.remaining(d)
+		e.pipe.needs[i] = share.Need{Bytes: bytes, Known: known, Priority: uint8(d.Priority), Done: e.plan.HasEnded(i)}
 	}
 	return e.pipe.needs
 }
 
-// askApproval tells that all is at the destination, and asks the owner.
+// askApproval reports that the destination has loaded everything, and asks the owner.
 func (e *engine) askApproval() {
 	e.emit(migration.Event{Kind: migration.Ready, Attempt: e.opts.Attempt, Downtime: e.times.downtime()})
 	e.approve()
 }
 
-// approved goes by the owner's word, unless the attempt has ended without it.
+// approved handles the owner's answer, unless the attempt has ended without it.
 func (e *engine) approved(err error) {
 	if !e.handoff.AwaitsApproval() {
 		return
@@ -260,7 +261,7 @@ func (e *engine) approved(err error) {
 		e.fail(&transport.Fault{Code: transport.CodeCancelled, Err: fmt.Errorf("the switchover was not approved: %w", err)})
 		return
 	}
-	if e.conn.control == nil { // COMMIT would be in doubt at once, and may yet not be needed
+	if e.conn.control == nil { // COMMIT would be in doubt at once: wait until the destination is back
 		e.approvedWhileLost = true
 		return
 	}
@@ -275,12 +276,12 @@ func (e *engine) startWarmup() {
 	e.emit(migration.Event{Kind: migration.Phase, Phase: migration.WarmUp})
 }
 
-// warming looks how far the padding is.
+// checkWarmup continues the plan when the last padding has arrived.
 func (e *engine) checkWarmup() {
 	if !e.pipe.finishWarmup(time.Now()) {
 		return
 	}
-	if p, ok := e.opts.Codec.(codec.Informed); ok { // chosen by what the lanes have shown, from the first chunk on
+	if p, ok := e.opts.Codec.(codec.Informed); ok { // the codec goes by the measured lanes from the first chunk on
 		p.Inform(e.pipe.meter.full.value(), len(e.pipe.lanes))
 	}
 	e.measure()

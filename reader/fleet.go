@@ -13,19 +13,19 @@ import (
 	"github.com/migpipe/migpipe/vfio"
 )
 
-// fleet is the set of source devices and their sessions. Its methods block
-// where the drivers block, and run one at a time.
+// fleet is the set of source devices and their sessions. Its methods block where the drivers block,
+// and run one at a time.
 type fleet struct {
 	devices []*device
-	each    func(n int, do func(i int) error) error // runs do for 0 to n-1 at once, joins them
+	each    func(n int, do func(i int) error) error // runs do for 0 to n-1 at once, and joins them
 
 	mu      sync.Mutex
-	wayBack bool // the way back was taken: no device leaves RUNNING any more
+	wayBack bool // the way back has begun: no device leaves RUNNING from now on
 }
 
 func newFleet(devices []*device) *fleet { return &fleet{devices: devices, each: tasks.Parallel} }
 
-// sources are the devices as they were given.
+// sources are the devices as the caller gave them.
 func (f *fleet) sources() []Source {
 	all := make([]Source, len(f.devices))
 	for i, d := range f.devices {
@@ -43,8 +43,8 @@ type deviceError struct {
 func (e *deviceError) Error() string { return e.err.Error() }
 func (e *deviceError) Unwrap() error { return e.err }
 
-// enter makes the moves, all at once, and returns when every device is where
-// it should be: the barrier. Moves that come after resume are not made.
+// enter makes the moves, all at once, and returns when every device has reached its state: the
+// barrier. It makes no moves after the way back has begun.
 func (f *fleet) enter(moves []plan.Move) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -67,12 +67,12 @@ func (f *fleet) setState(device int, to vfio.State) error {
 	return nil
 }
 
-// tries is how often a device is asked to take a step of the way back.
+// maxTries is how often a device is asked to take a step of the way back.
 const maxTries = 2
 
-// halt takes the devices from STOP_COPY to STOP: from there they may run, and none of them
-// does by that. If some run, no last END was sent of what they hold, and all are left alone.
-// Moves that come after are not made.
+// halt moves the devices from STOP_COPY to STOP: from there they may run, and that move starts
+// none. If some run, no last END was sent of their state, and halt moves no device. Later moves are
+// not made.
 func (f *fleet) halt() (again []string, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -83,12 +83,11 @@ func (f *fleet) halt() (again []string, err error) {
 	return f.enterEach(func(int) bool { return true }, vfio.Stop)
 }
 
-// resume takes every device back to RUNNING, in vfio.RunOrder. With whole none of them is
-// told to run after one that did not, as long as none runs: the destination may run its
-// copy then. Else one that cannot come back holds up none of the others: it
-// answers nobody in any state, and they are somebody's.
+// resume returns every device to RUNNING, in vfio.RunOrder. With whole it stops at the first step
+// that fails, as long as no device runs: then the destination may run its copy. Without whole a
+// device that cannot run holds up no other: every device needs an owner that answers.
 //
-// again names what worked at the second try only.
+// again names the devices that needed a second try.
 func (f *fleet) resume(whole bool) (again []string, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -106,7 +105,7 @@ func (f *fleet) resume(whole bool) (again []string, err error) {
 	return again, err
 }
 
-// returned is how a way back has ended, as the devices show it.
+// classifyReturn is the result of a way back, by the states of the devices.
 func (f *fleet) classifyReturn(err error) handoff.Return {
 	switch {
 	case err == nil:
@@ -117,7 +116,7 @@ func (f *fleet) classifyReturn(err error) handoff.Return {
 	return handoff.SomeRan
 }
 
-// step takes some of the devices to a state, each by so many tries.
+// enterEach moves some of the devices to a state, with maxTries each.
 func (f *fleet) enterEach(which func(i int) bool, to vfio.State) (again []string, err error) {
 	late := make([]error, len(f.devices))
 	err = f.each(len(f.devices), func(i int) (err error) {
@@ -134,16 +133,16 @@ func (f *fleet) enterEach(which func(i int) bool, to vfio.State) (again []string
 	})
 	for i, first := range late {
 		if first != nil && err == nil {
-			again = append(again, fmt.Sprintf("device %s came back at the second try: %v", f.devices[i].Name, first))
+			again = append(again, fmt.Sprintf("device %s needed a second try: %v", f.devices[i].Name, first))
 		}
 	}
 	return again, err
 }
 
-// run reports whether every device is in RUNNING.
+// allRun reports whether every device is in RUNNING.
 func (f *fleet) allRun() bool { return allRunning(f.sources()) }
 
-// someRun reports whether some device runs, in whatever state.
+// anyRuns reports whether some device runs, in any running state.
 func (f *fleet) anyRuns() bool {
 	return slices.ContainsFunc(f.devices, func(d *device) bool {
 		now, err := d.Device.State()
@@ -151,7 +150,7 @@ func (f *fleet) anyRuns() bool {
 	})
 }
 
-// standsStill reports whether no device has left STOP and STOP_COPY.
+// allStopped reports whether every device is in STOP or STOP_COPY.
 func (f *fleet) allStopped() bool { return allStopped(f.sources()) }
 
 func (f *fleet) returnTo(device int, to vfio.State) error {
@@ -166,15 +165,15 @@ func (f *fleet) returnTo(device int, to vfio.State) error {
 	return f.setState(device, to)
 }
 
-// release ends the sessions of devices that now run elsewhere, and leaves them
-// in STOP. It can be slow, and happens after the downtime.
+// release ends the sessions of devices that now run at the destination, and leaves the devices in
+// STOP. It can be slow, and comes after the downtime.
 func (f *fleet) release() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.each(len(f.devices), func(i int) error { return f.setState(i, vfio.Stop) })
 }
 
-// closeStreams closes the sessions' streams, which nobody may be reading.
+// closeStreams closes the sessions' streams. No goroutine may be reading them.
 func (f *fleet) closeStreams() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -193,7 +192,7 @@ func (f *fleet) stream(device int) vfio.Stream {
 	return f.devices[device].stream
 }
 
-// fault names the device in an error, and how far its stream was read.
+// faultOf names the device in an error, and the offset of its stream.
 func (f *fleet) faultOf(err error) *transport.Fault {
 	fault := &transport.Fault{Code: transport.CodeDevice, Err: err}
 	if de, ok := errors.AsType[*deviceError](err); ok {
@@ -206,7 +205,7 @@ func (f *fleet) faultOf(err error) *transport.Fault {
 	return fault
 }
 
-// states asks every device where it is, for the report.
+// states asks every device for its state, for the report.
 func (f *fleet) states() []string {
 	out := make([]string, len(f.devices))
 	for i, d := range f.devices {
@@ -226,8 +225,8 @@ func allRunning(sources []Source) bool {
 	})
 }
 
-// stopped reports whether every device is where COMMIT has left it: only one that
-// somebody else has kept open can be.
+// allStopped reports whether every device is in a state that COMMIT left it in. That needs another
+// process that holds the devices open.
 func allStopped(sources []Source) bool {
 	return !slices.ContainsFunc(sources, func(s Source) bool {
 		now, err := s.Device.State()

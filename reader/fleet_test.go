@@ -10,8 +10,8 @@ import (
 	"github.com/migpipe/migpipe/vfio/sim"
 )
 
-// TestFleetResumed: a transition that was decided before the rollback and comes
-// after it must not take a device away again.
+// TestFleetResumed checks that a transition which was decided before the way back, and comes after
+// it, moves no device.
 func TestFleetResumed(t *testing.T) {
 	d, err := sim.Open("qat", nil)
 	if err != nil {
@@ -34,7 +34,7 @@ func TestFleetResumed(t *testing.T) {
 	f.closeStreams()
 }
 
-// brokenDevice goes to ERROR when it is told to run.
+// brokenDevice goes to ERROR when it should run.
 type brokenDevice struct {
 	vfio.Device
 	broken bool
@@ -55,8 +55,9 @@ func (d *brokenDevice) SetState(to vfio.State) (vfio.Stream, error) {
 	return d.Device.SetState(to)
 }
 
-// TestFleetResumeWhole: a set of which one device fails into ERROR stands still, so that no
-// device of it runs beside the destination's copy. A device that is on its own way comes back.
+// TestFleetResumeWhole checks that a set in which one device fails into ERROR stays stopped, so
+// that none of its devices runs beside the destination's copy. Without whole the other device
+// returns to RUNNING.
 func TestFleetResumeWhole(t *testing.T) {
 	for whole, want := range map[bool][]vfio.State{
 		true:  {vfio.Error, vfio.Stop},
@@ -77,7 +78,7 @@ func TestFleetResumeWhole(t *testing.T) {
 		sources[0].Device = &brokenDevice{Device: sources[0].Device}
 		f := newFleet(newDevices(sources))
 		if _, err := f.resume(whole); err == nil {
-			t.Error("the device that is in ERROR is not missed")
+			t.Error("resume reports no error for the device in ERROR")
 		}
 		var got []vfio.State
 		for _, s := range sources {

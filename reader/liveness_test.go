@@ -7,14 +7,14 @@ import (
 	"github.com/migpipe/migpipe/internal/wire"
 )
 
-// reported is one ACK about a lane: when it came, when it was made at the earliest, in ms, and
-// how much was written by then, and read.
+// reported is one ACK about a lane: when it came, the earliest time at which it was made (both in
+// ms), and the bytes that were written by then, and read.
 type reported struct {
 	now, made     int
 	written, read uint64
 }
 
-// every is an ACK of the same, every 100 ms from one time to another.
+// every is the same ACK every 100 ms, from one time to another.
 func every(from, to int, written, read uint64) (all []reported) {
 	for at := from; at <= to; at += 100 {
 		all = append(all, reported{at, at - 1, written, read})
@@ -39,21 +39,21 @@ func TestReading(t *testing.T) {
 		name  string
 		acks  []reported
 		limit time.Duration
-		want  int // when the lane is given up, in ms; 0 is never
+		want  int // when the lane is aborted, in ms; 0 is never
 	}{
 		{"nothing is written", every(0, 60000, 0, 0), 2 * time.Second, 0},
-		{"all was read: the window is used up, or a rate is kept to", every(0, 60000, 5<<20, 5<<20), 2 * time.Second, 0},
+		{"all was read: the window is used up, or the rate is limited", every(0, 60000, 5<<20, 5<<20), 2 * time.Second, 0},
 		{"a slow path", reads(100, 60000, 5<<20), 2 * time.Second, 0},
 		{"nothing is read", every(0, 60000, 100, 0), 2 * time.Second, 2100},
 		{"nothing is read, on a long path", every(0, 60000, 100, 0), 4 * time.Second, 4100},
 		{"nothing more is read", join(reads(100, 5000, 5<<20), every(5100, 60000, 5<<20, 5000)), 2 * time.Second, 7100},
 		{"after a pause in which nothing was written", join(every(0, 30000, 100, 100), every(30100, 60000, 200, 100)), 2 * time.Second, 32200},
-		{"a successor, of which nothing is read", join(reads(100, 5000, 5<<20), every(5100, 60000, 100, 0)), 2 * time.Second, 7200},
+		{"the next lane, never read", join(reads(100, 5000, 5<<20), every(5100, 60000, 100, 0)), 2 * time.Second, 7200},
 		{"a stall below the limit, again and again", join(
 			every(0, 1900, 100, 10), every(2000, 3900, 100, 20), every(4000, 5900, 100, 30), every(6000, 7900, 100, 40)), 2 * time.Second, 0},
-		// A side that stood still for long has seen nothing: its first ACK proves little.
+		// A side that was stopped for long has seen nothing: its first ACK proves little.
 		{"one ACK after a long silence", []reported{{0, 0, 0, 0}, {100, 99, 100, 0}, {60000, 59999, 100, 0}, {60100, 60099, 100, 100}}, 2 * time.Second, 0},
-		// ACKs that waited, for the network or for this process, are of then, and not of now.
+		// ACKs that waited, for the network or for this process, describe an earlier time.
 		{"old ACKs", []reported{{100, 99, 0, 0}, {9000, 1000, 100, 0}, {9001, 2000, 100, 0}, {9002, 3000, 100, 0}, {9003, 4000, 100, 0}, {9004, 9003, 100, 100}}, 2 * time.Second, 0},
 	} {
 		var r reading
@@ -65,20 +65,20 @@ func TestReading(t *testing.T) {
 			}
 		}
 		if got != c.want {
-			t.Errorf("%s: given up after %d ms, want %d", c.name, got, c.want)
+			t.Errorf("%s: aborted after %d ms, want %d", c.name, got, c.want)
 		}
 	}
 }
 
-// TestCarrying: lanes that are dialled again and again, and carry nothing, are found out; those
-// to which nothing is written are not blamed.
+// TestCarrying checks that lanes which are dialled again and again, and carry nothing, are
+// detected. Lanes to which nothing is written are not.
 func TestCarrying(t *testing.T) {
 	rose, stands, idle, fresh := lanesSeen{rose: true, unread: true}, lanesSeen{unread: true}, lanesSeen{read: true}, lanesSeen{}
 	const limit, end, ack, life = 10000, 60000, 100, 2000 // ms
 	for _, c := range []struct {
 		name string
 		at   func(ms int) lanesSeen
-		want int // when it is found out at the latest, in ms; 0 is never
+		want int // when it is detected at the latest, in ms; 0 is never
 	}{
 		{"nothing is written", func(int) lanesSeen { return fresh }, 0},
 		{"all was read", func(int) lanesSeen { return idle }, 0},
@@ -96,7 +96,7 @@ func TestCarrying(t *testing.T) {
 			}
 			return stands
 		}, limit + 2000},
-		{"two lanes, one of which has nothing to carry", func(ms int) lanesSeen { return lanesSeen{read: true, unread: true} }, limit + 200},
+		{"two lanes, one without anything to carry", func(ms int) lanesSeen { return lanesSeen{read: true, unread: true} }, limit + 200},
 		{"now and then something is read", func(ms int) lanesSeen {
 			if ms%8000 == 0 {
 				return rose
@@ -124,22 +124,22 @@ func TestCarrying(t *testing.T) {
 			}
 		}
 		if got > c.want || got < c.want && got < limit || c.want > 0 && got == 0 {
-			t.Errorf("%s: found out after %d ms, want %d", c.name, got, c.want)
+			t.Errorf("%s: detected after %d ms, want %d", c.name, got, c.want)
 		}
 	}
-	// A side that stood still for long has seen nothing.
+	// A side that was stopped for long has seen nothing.
 	var of jointReading
 	if of.observe(millis(100), millis(99), stands, millis(limit)) || of.observe(millis(end), millis(end-1), stands, millis(limit)) {
 		t.Error("one ACK after a long silence proves it")
 	}
 }
 
-// TestReadingSuspected: where the control lane was dead as well, a look at what is told over
-// its successor says soon what is to be done.
+// TestReadingSuspected checks that a suspect lane is aborted soon after the control lane is back,
+// unless bytes of it are read.
 func TestReadingSuspected(t *testing.T) {
 	for _, c := range []struct {
 		more uint64 // bytes read between two ACKs
-		want int    // when the lane is given up, in ms; 0 is never
+		want int    // when the lane is aborted, in ms; 0 is never
 	}{{0, 2600}, {1, 0}} {
 		r := reading{read: 10, unread: true, from: millis(100), suspect: true}
 		got := 0
@@ -149,7 +149,7 @@ func TestReadingSuspected(t *testing.T) {
 			}
 		}
 		if got != c.want {
-			t.Errorf("%d bytes more each time: given up after %d ms, want %d", c.more, got, c.want)
+			t.Errorf("%d bytes more each time: aborted after %d ms, want %d", c.more, got, c.want)
 		}
 	}
 }
@@ -176,13 +176,13 @@ func TestHearing(t *testing.T) {
 	for _, c := range []struct {
 		name   string
 		events []event
-		want   int // when the lane is given up, in ms; 0 is never
+		want   int // when the lane is aborted, in ms; 0 is never
 	}{
 		{"silence", ticks(100, 10000, 100), 2000},
 		{"echoes", answered, 0},
-		{"ACKs come, and nothing that is said arrives", stale, 2200},
+		{"ACKs come, and no message arrives", stale, 2200},
 		{"echoes, and then silence", append(answered[:40:40], ticks(2100, 10000, 100)...), 4100},
-		{"this process stood still", []event{{100, -1}, {101, 100}, {15000, -1}, {15001, 14900}}, 0},
+		{"this process was stopped", []event{{100, -1}, {101, 100}, {15000, -1}, {15001, 14900}}, 0},
 	} {
 		var h hearing
 		got := 0
@@ -195,12 +195,12 @@ func TestHearing(t *testing.T) {
 			}
 		}
 		if got != c.want {
-			t.Errorf("%s: given up after %d ms, want %d", c.name, got, c.want)
+			t.Errorf("%s: aborted after %d ms, want %d", c.name, got, c.want)
 		}
 	}
 }
 
-// TestEchoSound: a round trip is not measured across the time in which a process stood still.
+// TestEchoSound checks that no round trip is measured across a time in which a process was stopped.
 func TestEchoSound(t *testing.T) {
 	var h hearing
 	for i, c := range []struct {

@@ -12,7 +12,7 @@ import (
 	"github.com/migpipe/migpipe/vfio"
 )
 
-// hello is what this side has and can; how many lanes, the carrier says.
+// hello is the offer of this side. The number of lanes depends on the carrier, and is set later.
 func hello(opts Options, sources []Source) *wire.Hello {
 	m := &wire.Hello{
 		Attempt:   opts.Attempt,
@@ -31,13 +31,13 @@ func hello(opts Options, sources []Source) *wire.Hello {
 	return m
 }
 
-// checkRunning refuses a device that somebody left half-way: its session cannot
-// be had again, and nobody but its owner knows what it should do next.
+// checkRunning refuses a device that is not in RUNNING: its session cannot be had again, and only
+// its owner knows its next state.
 func checkRunning(sources []Source) error {
 	for _, s := range sources {
 		now, err := s.Device.State()
 		if err == nil && now != vfio.Running {
-			err = fmt.Errorf("device is in %v, not in %v: take it there, or reset it, first", now, vfio.Running)
+			err = fmt.Errorf("device is in %v, not in %v: move it there or reset it first", now, vfio.Running)
 		}
 		if err != nil {
 			return &transport.Fault{Code: transport.CodeDevice, Device: s.Name, Err: err}
@@ -46,9 +46,8 @@ func checkRunning(sources []Source) error {
 	return nil
 }
 
-// checkP2P refuses a set in which a device that is stopped could be reached, by
-// DMA, by one that still runs: what has no RUNNING_P2P must be alone. Files reach
-// nobody.
+// checkP2P refuses a set in which a device that still runs could reach a stopped one by DMA: a
+// device without RUNNING_P2P must be alone. Files reach no device.
 func checkP2P(sources []Source, o Options) error {
 	live := slices.DeleteFunc(slices.Clone(sources), func(s Source) bool { return vfio.Describe(s.Device).Driver == fileDriver })
 	if o.WithoutP2P || len(live) < 2 {
@@ -57,16 +56,17 @@ func checkP2P(sources []Source, o Options) error {
 	for _, s := range live {
 		if !s.Device.Features().P2P {
 			return &transport.Fault{Code: transport.CodeIncompatible, Device: s.Name,
-				Err: fmt.Errorf("%w: one of %d, and it has no RUNNING_P2P", ErrNoP2P, len(live))}
+				Err: fmt.Errorf("%w: one of %d devices has no RUNNING_P2P", ErrNoP2P, len(live))}
 		}
 	}
 	return nil
 }
 
-// ErrNoP2P says that a device must be migrated alone.
+// ErrNoP2P says that a device must be migrated alone: the others could reach it by DMA while it is
+// stopped.
 var ErrNoP2P = errors.New("other devices could reach it by DMA while it is stopped")
 
-// fileDriver is how a device that is really a file describes itself.
+// fileDriver is the driver that a file names in its description.
 const fileDriver = "file"
 
 func offer(s Source) wire.DeviceOffer {
@@ -82,7 +82,7 @@ func offer(s Source) wire.DeviceOffer {
 	return o
 }
 
-// checkWelcome holds the destination to what was offered.
+// checkWelcome checks WELCOME against the offer.
 func checkWelcome(h *wire.Hello, w *wire.Welcome) error {
 	switch {
 	case w.Version < h.Versions.Min || w.Version > h.Versions.Max:
@@ -101,8 +101,8 @@ func checkWelcome(h *wire.Hello, w *wire.Welcome) error {
 	return nil
 }
 
-// only keeps a policy to the codecs that the destination takes. Raw and zero
-// it always takes.
+// codecFilter restricts a policy to the codecs that the destination takes. The destination always
+// takes raw and zero.
 type codecFilter struct {
 	codec.Policy
 	takes [256]bool

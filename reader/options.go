@@ -19,8 +19,8 @@ import (
 	"github.com/migpipe/migpipe/vfio"
 )
 
-// Source is one device to migrate, under the name by which the destination
-// knows it. The caller opened the device, and closes it after Send.
+// Source is one device to migrate, under the name by which the destination knows it. The caller
+// opened the device, and closes it after Send.
 type Source struct {
 	Name   string
 	Device vfio.Device
@@ -33,109 +33,105 @@ type Source struct {
 type Options struct {
 	// Memory is the size of the chunk buffers, in bytes. Default 32 MiB.
 	Memory int
-	// ChunkSize is the most that one frame carries, in bytes; the destination
-	// may ask for less. Default 1 MiB, at most wire.MaxChunk.
+	// ChunkSize is the largest payload of one frame, in bytes. The destination may ask for less.
+	// Default 1 MiB, at most wire.MaxChunk.
 	ChunkSize int
-	// Lanes is the number of data lanes, at most transport.MaxLanes. Default: 2, or half
-	// of the cores, or as many as carry what the round trip and Memory allow to be on its
-	// way, whichever is most.
+	// Lanes is the number of data lanes, at most transport.MaxLanes. Default: the largest of 2,
+	// half of the cores, and what the round trip and Memory need.
 	Lanes int
-	// Codec chooses how each chunk is encoded. Default codec.Auto, among the codecs
-	// that both sides have; on lanes that stay in this host none, and bytes are
-	// spliced past user space where the device's stream allows it.
+	// Codec chooses how each chunk is encoded. Default: codec.Auto, among the codecs that both
+	// sides have. On lanes that stay in this host the default is no codec: bytes are spliced past
+	// user space where the device's stream allows it.
 	Codec codec.Policy
-	// DowntimeTarget is the most that the stop may take, as predicted when it is
-	// decided. Default 300 ms; math.MaxInt64 is no limit, where nobody waits.
+	// DowntimeTarget is the longest downtime that may be predicted when the guest is paused.
+	// Default 300 ms. math.MaxInt64 is no limit.
 	DowntimeTarget time.Duration
-	// OnLimit says what to do with devices that MaxPrecopy or MaxRounds finds too
-	// dirty for DowntimeTarget, and with steps that alone take longer than that. Default
-	// Refuse.
+	// OnLimit says what to do when the predicted downtime is still above DowntimeTarget at
+	// MaxPrecopy or MaxRounds, and when fixed steps alone are above it. Default Refuse.
 	OnLimit OnLimit
-	// IgnoreSilentWitness begins a migration although the witness gives one side no
-	// answer, with a warning. Default: such a migration ends before a device is touched.
+	// IgnoreSilentWitness begins a migration, with a warning, although the witness does not answer
+	// one side. Default: such a migration ends before a device is touched.
 	IgnoreSilentWitness bool
-	// MaxPrecopy and MaxRounds are how long, and over how many rounds, PRE_COPY
-	// may bring the downtime down; rounds count that are a second apart. Default
-	// 60 s and 30 rounds.
+	// MaxPrecopy and MaxRounds bound PRE_COPY, in time and in rounds. A round counts if it ends
+	// at least a second after the last one that counted. Default 60 s and 30 rounds.
 	MaxPrecopy time.Duration
 	MaxRounds  int
-	// Timeout ends an attempt that has not stopped the guest by then. Default
-	// none.
+	// AbortAfter ends an attempt that has not paused the guest within that time. Default: none.
 	AbortAfter time.Duration
-	// WithoutP2P accepts a set of several devices in which one lacks RUNNING_P2P:
-	// the others could reach it by DMA when it is stopped. Their owner knows that
-	// they do not.
+	// WithoutP2P accepts a set of several devices in which one lacks RUNNING_P2P. The other devices
+	// could reach that one by DMA while it is stopped: the caller asserts that they do not.
 	WithoutP2P bool
-	// ResumeAfter ends an attempt in which the destination is not ready, or Approve has
-	// not returned, that long after the guest was paused: the devices run on here.
-	// Default 10 s, or twice DowntimeTarget if that is more.
+	// ResumeAfter ends an attempt in which the destination is not ready, or Approve has not
+	// returned, that long after the pause of the guest. The devices then run at the source. Default
+	// 10 s, or twice DowntimeTarget if that is more.
 	ResumeAfter time.Duration
-	// StalledAfter ends an attempt in which no byte moves while the guest stands
-	// still, where ResumeAfter has not. Default 30 s: some drivers load for seconds in
-	// one write.
+	// StalledAfter ends an attempt in which no byte moves for that long while the guest is paused.
+	// ResumeAfter applies as well. Default 30 s, because some drivers load for seconds in one
+	// write.
 	StalledAfter time.Duration
-	// ConnectFor is how long the destination may take to be reached, then to answer
-	// HELLO, for which its devices enter RESUMING, and then to take the data lanes.
-	// With a Witness HELLO may be answered later by witness.Timeout, the time of a probe.
-	// Default 5 s; with more, one that nobody has started yet is waited for.
+	// ConnectFor bounds three waits, each by itself: for a connection to the destination, for its
+	// answer to HELLO, and for the data lanes. The destination's devices enter RESUMING before it
+	// answers HELLO. With a Witness the answer to HELLO may take longer by witness.Timeout, the
+	// time of a probe. Default 5 s. A larger value also waits for a destination that is not started
+	// yet.
 	ConnectFor time.Duration
-	// ReconnectFor is how long a destination that was lost before COMMIT is dialled
-	// again; ResumeAfter ends that too. Default 60 s.
+	// ReconnectFor is how long Send dials a destination that was lost before COMMIT. ResumeAfter
+	// ends that too. Default 60 s.
 	ReconnectFor time.Duration
-	// AskBackAfter is how long COMMIT may be unanswered before the destination is asked to
-	// give the devices back: if it has not accepted them by then, it does. Default 5 s.
+	// AskBackAfter is how long COMMIT may be unanswered before Send asks the destination to give
+	// the devices back. The destination does so unless it has accepted them by then. Default 5 s.
 	AskBackAfter time.Duration
-	// DoubtFor is how long the answer to COMMIT is waited for, over however many
-	// connections. Then, and soon after a cancel that is not answered, Send returns in
-	// doubt. Default: for ever.
+	// DoubtFor is how long Send waits for the answer to COMMIT, over any number of connections.
+	// After that, and soon after a cancel without an answer, Send returns in doubt. Default: no
+	// limit.
 	DoubtFor time.Duration
-	// MaxBandwidth limits the payload on all data lanes together, in bytes per
-	// second. Default: no limit.
+	// MaxBandwidth limits the payload on all data lanes together, in bytes per second. Default: no
+	// limit.
 	MaxBandwidth uint64
-	// Tuning changes limits while Send runs; MaxBandwidth, if given, is set there
-	// first. Default: a fresh one.
+	// Tuning changes limits while Send runs. Send first sets MaxBandwidth there, if it is given.
+	// Default: a new Tuning.
 	Tuning *Tuning
-	// PauseGuest stops the vCPUs, before any device leaves RUNNING. ResumeAfter bounds it:
-	// its ctx ends then, and with the attempt, and it must return. An error that is a
-	// *transport.Fault keeps its code.
+	// PauseGuest stops the vCPUs before any device leaves RUNNING. Its ctx ends after ResumeAfter,
+	// and with the attempt: PauseGuest must return then. An error that is a *transport.Fault keeps
+	// its code.
 	//
-	// ResumeGuest starts them again, on every way back and after a stop that was called
-	// off, once all devices run and this side's right to run them is recorded. A process
-	// before this one may have paused them, so that it may be called without PauseGuest. It
-	// has 10 s, then its ctx ends. If it fails, the outcome is that of the devices, and the
-	// report says GuestUnheard. Default: there is no guest.
+	// ResumeGuest starts the vCPUs again, on every way back and after a switchover that was called
+	// off. Before that call all devices run, and this side's right to run them is recorded. An
+	// earlier process may have paused the guest, so ResumeGuest may be called without PauseGuest.
+	// Its ctx ends after 10 s. If it fails, the outcome is that of the devices, and the report says
+	// GuestUnheard. Default: there is no guest.
 	PauseGuest, ResumeGuest func(context.Context) error
-	// Approve has the last word before COMMIT: it is called once, when everything is
-	// loaded at the destination, and an error takes the devices back. The VM and its
-	// devices become one decision so. Until it returns everything else may still end
-	// the attempt, ResumeAfter included; its ctx ends then, and it must return, which
-	// ResumeGuest waits for. Its nil is not the end either: only the Outcome says who
-	// may run. Default: there is nobody to be asked.
+	// Approve has the last word before COMMIT. Send calls it once, when the destination has loaded
+	// everything. An error returns the devices to RUNNING at the source. An owner can so decide
+	// about the VM and its devices at once. Until Approve returns, other causes may still end the
+	// attempt, ResumeAfter included. Its ctx ends then, and Approve must return: ResumeGuest waits
+	// for that. A nil error is not the end: only the Outcome says which side may run. Default: no
+	// approval is needed.
 	Approve func(context.Context) error
-	// Attempt names the attempt. Default: a fresh id, epoch 1.
+	// Attempt names the attempt. Default: a new id, epoch 1.
 	Attempt migration.Attempt
-	// Anew begins the attempt although an earlier one was left open, by a process that
-	// has ended, and the devices hold nothing of it any more. Without it the destination
-	// is asked first whether it has a complete copy, which may be the only one: then
-	// nothing is done (ErrOnlyCopy).
+	// StartOver begins the attempt although an earlier process left an attempt open, and the
+	// devices hold nothing of it. Without it Send asks the destination first whether it has a
+	// complete copy, which may be the only one. If it has, Send changes nothing and returns
+	// ErrOnlyCopy.
 	StartOver bool
-	// Journal keeps the hand-off's records. Default: in memory.
+	// Journal takes the records of the hand-off. Default: a journal in memory.
 	Journal handoff.Journal
-	// Observe is told what happens.
+	// Observe receives every event. It must not block.
 	Observe migration.Observer
-	// Software is how this side introduces itself.
+	// Software is the name and version that this side sends to its peer.
 	Software string
-	// Witness decides who has the devices when the destination does not answer COMMIT.
-	// The destination must have the same. Both sides ask it before the guest is stopped,
-	// for a random migration. Default none: the destination is asked for
-	// as long as the wait may last.
+	// Witness decides in doubt which side may run the devices, if the destination does not answer
+	// COMMIT. The destination must have the same one. Both sides probe it before the guest is
+	// paused, with a random migration. Default: none. Then Send asks the destination for as long as
+	// DoubtFor allows.
 	Witness witness.Witness
-	// OnCommit is told that COMMIT is recorded: this side has given the devices up. It
-	// runs beside the wait for the destination. OnRevert is told, before the devices
-	// are resumed, that they came back from there. A failure of either is a warning.
+	// OnCommit runs when COMMIT is recorded: this side no longer has the right to run the devices. It
+	// runs while Send waits for the destination. OnRevert runs before devices that the destination
+	// gave back are resumed. A failure of either is a warning.
 	OnCommit, OnRevert handoff.Hook
-	// StepTimes remembers how long PauseGuest and Approve took: the next downtime is
-	// predicted by that. Default none: the prediction is then "at least".
+	// StepTimes stores how long PauseGuest and Approve took. The next prediction uses that.
+	// Default: none, and the prediction is a lower bound.
 	StepTimes handoff.StepTimes
 }
 
@@ -186,7 +182,7 @@ func (o *Options) check() error {
 	case o.MaxRounds < 0:
 		return fmt.Errorf("reader: Options.MaxRounds is %d, must not be negative", o.MaxRounds)
 	case o.ResumeAfter < o.DowntimeTarget:
-		return fmt.Errorf("reader: Options.ResumeAfter is %v, less than DowntimeTarget, %v: a stop of that length would be begun and given up", o.ResumeAfter, o.DowntimeTarget)
+		return fmt.Errorf("reader: Options.ResumeAfter is %v, less than DowntimeTarget, %v: a switchover of that length would be begun and ended", o.ResumeAfter, o.DowntimeTarget)
 	case o.OnLimit > Force:
 		return fmt.Errorf("reader: Options.OnLimit is %d, must be Refuse, Continue or Force", o.OnLimit)
 	}
@@ -210,27 +206,26 @@ func checkSources(sources []Source) error {
 	return nil
 }
 
-// doubtLimit is how long the answer to COMMIT is waited for as of now, 0 for ever.
+// doubtLimit is how long Send waits for the answer to COMMIT, as set now; 0 is no limit.
 func (o *Options) doubtLimit() time.Duration {
 	return cmp.Or(time.Duration(o.Tuning.doubt.Load()), o.DoubtFor)
 }
 
-// fastest is the rate that a path is taken to have where no limit is known, in bytes a
-// second: 100 Gbit/s.
+// assumedRate is the assumed rate of a path without a known limit, in bytes a second: 100 Gbit/s.
 const assumedRate = 12.5e9
 
-// near is a round trip that is the hosts' and not the path's: that of a handshake has
-// keys agreed on and signed in it, on processors that may be busy.
+// nearRTT is the round trip below which the hosts' own time dominates. A handshake contains a key
+// agreement and signatures, on processors that may be busy.
 const nearRTT = 5 * time.Millisecond
 
-// lanesLeast is the number of lanes that a short path gets: one sends while the other
-// one encodes. Each is one goroutine that seals packets and one that opens them, so that
-// a host with many cores needs more to use half of them, on either side.
+// minLanes is the number of lanes for a short path: one lane sends while the other encodes. Each
+// lane has one goroutine that seals packets and one that opens them. A host with many cores needs
+// more lanes to use half of its cores, on either side.
 func minLanes(cores int) int { return min(max(2, cores/2), transport.MaxLanes) }
 
-// lanesFor is how many lanes carry what a path can have on its way: no more than memory,
-// which keeps it until it is acknowledged, nor than what perSecond, a limit or 0, sends in
-// one round trip.
+// lanesFor is the number of lanes that carry the bytes which a path can hold in flight. Two bounds
+// apply: memory, which retains a chunk until it is acknowledged, and the bytes that perSecond
+// allows in one round trip (0 is no limit).
 func lanesFor(c transport.Carrier, memory int, perSecond uint64, cores int) int {
 	rate := assumedRate
 	if perSecond > 0 {
@@ -244,7 +239,7 @@ func lanesFor(c transport.Carrier, memory int, perSecond uint64, cores int) int 
 	return min(max(least, int(math.Ceil(onTheWay/float64(c.Window)))), transport.MaxLanes)
 }
 
-// lanes is how many to offer over a control lane's carrier.
+// laneCount is how many lanes to offer over a control lane's carrier.
 func (o *Options) laneCount(c transport.Carrier) uint16 {
 	if o.Lanes > 0 {
 		return uint16(o.Lanes)
@@ -252,45 +247,45 @@ func (o *Options) laneCount(c transport.Carrier) uint16 {
 	return uint16(lanesFor(c, o.Memory, o.Tuning.MaxBandwidth(), runtime.GOMAXPROCS(0)))
 }
 
-// connectLimit is the default of Options.ConnectFor, and what one try to reach the
-// destination may take, until it answers or not.
+// connectLimit is the default of Options.ConnectFor. It also bounds one try to reach the
+// destination, answer included.
 const connectLimit = 5 * time.Second
 
-// What ends an attempt by taking too long.
+// Limits of time that end an attempt.
 var (
-	ErrNoWelcome = errors.New("no WELCOME came")                          // Options.ConnectFor
-	ErrDowntime  = errors.New("the guest stood still")                    // Options.ResumeAfter
+	ErrNoWelcome = errors.New("no answer to HELLO")                       // Options.ConnectFor
+	ErrDowntime  = errors.New("the guest was paused for too long")        // Options.ResumeAfter
 	ErrNotPaused = errors.New("the pause of the guest was not confirmed") // Options.PauseGuest, ResumeAfter
-	ErrStalled   = errors.New("nothing moved")                            // Options.StalledAfter
+	ErrStalled   = errors.New("no progress within the stall limit")       // Options.StalledAfter
 )
 
-// OnLimit says what to do with devices whose predicted downtime does not come
-// down to Options.DowntimeTarget before a cap of PRE_COPY is reached.
+// OnLimit says what to do with devices whose predicted downtime is above Options.DowntimeTarget
+// when PRE_COPY reaches a cap.
 type OnLimit = plan.OnLimit
 
-// What to do on a limit.
+// The reactions to a limit.
 const (
-	Refuse   = plan.Refuse   // end the attempt: the guest runs on here
-	Continue = plan.Continue // go on with PRE_COPY, until it fits or Options.AbortAfter ends it; refuse what no PRE_COPY makes fit
-	Force    = plan.Force    // stop the guest all the same
+	Refuse   = plan.Refuse   // end the attempt: the guest runs on at the source
+	Continue = plan.Continue // continue PRE_COPY until the downtime fits, or Options.AbortAfter ends the attempt; refuse a downtime that no PRE_COPY shortens
+	Force    = plan.Force    // pause the guest nevertheless
 )
 
-// Limit is a bound of what comes before the switchover.
+// Limit is a bound that applies before the switchover.
 type Limit = plan.Limit
 
 // The limits.
 const (
-	LimitDowntime = plan.LimitDowntime // no PRE_COPY could bring the downtime down
+	LimitDowntime = plan.LimitDowntime // no device has PRE_COPY to shorten the downtime
 	LimitPrecopy  = plan.LimitPrecopy  // Options.MaxPrecopy
 	LimitRounds   = plan.LimitRounds   // Options.MaxRounds
 	LimitTimeout  = plan.LimitTimeout  // Options.AbortAfter
-	LimitReinit   = plan.LimitReinit   // a device was initialised anew at every switchover
-	LimitPath     = plan.LimitPath     // nothing shows how fast the path is
+	LimitReinit   = plan.LimitReinit   // a device was initialised again in every switchover
+	LimitPath     = plan.LimitPath     // the speed of the path is unknown
 	LimitFixed    = plan.LimitFixed    // the steps of a switchover that no PRE_COPY shortens take longer than Options.DowntimeTarget
 )
 
-// LimitError ends an attempt that would have to break a limit. The guest was not paused for it,
-// or runs again. Its fields are the Limit, the time Allowed or the Count that it is, whether
-// the destination is Ready, which has then applied the initial bytes, and the downtime
-// Predicted of a switchover, with its Stages.
+// LimitError ends an attempt that could not keep within a limit. The guest was not paused, or runs
+// again. Its fields are the Limit and its value, the time Allowed or the Count. Ready says whether
+// the destination has applied the initial bytes. Predicted is the downtime of a switchover, with
+// its Stages.
 type LimitError = plan.LimitError

@@ -103,7 +103,7 @@ func TestCheckWelcome(t *testing.T) {
 		{"more lanes", func(w *wire.Welcome) { w.Lanes = 5 }, false},
 		{"window missing", func(w *wire.Welcome) { w.Windows = w.Windows[:1] }, false},
 		{"window too many", func(w *wire.Welcome) { w.Windows = make([]wire.Window, 3) }, false},
-		{"splice unasked", func(w *wire.Welcome) { w.Splice = []bool{false, true} }, false},
+		{"splice without an offer", func(w *wire.Welcome) { w.Splice = []bool{false, true} }, false},
 	} {
 		w := good
 		c.change(&w)
@@ -115,15 +115,15 @@ func TestCheckWelcome(t *testing.T) {
 
 func TestOnly(t *testing.T) {
 	for _, c := range []struct {
-		likes, takes, want codec.ID
+		prefers, takes, want codec.ID
 	}{
 		{codec.IDZstd, codec.IDZstd, codec.IDZstd},
 		{codec.IDZstd, codec.IDS2, codec.IDRaw},
 		{codec.IDRaw, codec.IDS2, codec.IDRaw},
 	} {
-		p := newCodecFilter(codec.Fixed(must.Get(codec.ByID(c.likes))), []codec.ID{c.takes})
+		p := newCodecFilter(codec.Fixed(must.Get(codec.ByID(c.prefers))), []codec.ID{c.takes})
 		if got := p.Choose(0, nil).Codec.ID(); got != c.want {
-			t.Errorf("a policy for %v at a destination with %v gives %v, want %v", c.likes, c.takes, got, c.want)
+			t.Errorf("a policy for %v at a destination with %v gives %v, want %v", c.prefers, c.takes, got, c.want)
 		}
 	}
 }

@@ -17,34 +17,33 @@ import (
 	"github.com/migpipe/migpipe/transport/migration"
 )
 
-// pipeline is the way of the streams on this side: the memory and the queue of chunks, what
-// reads the devices, the data lanes and what sends on them, and what is measured of all that.
-// The loop owns it.
+// pipeline is the data path of this side: the memory and the queue of chunks, the drains, the data
+// lanes with their senders, and the measurements. The loop owns it.
 type pipeline struct {
 	devices   []*device
-	start     time.Time   // from which times are counted
+	start     time.Time   // all times count from here
 	post      func(event) // hands an event to the loop
 	arena     *wire.Arena
 	queue     *queue
-	chunkSize int // as agreed on
+	chunkSize int // as negotiated
 	codec     codec.Policy
 
-	dialled      []transport.Lane // closed in the end
-	lanes        []transport.Lane // of them, those with a sender; in place of a lost one its successor
-	dialling     []bool           // by number of a data lane: it is lost, and being dialled again
-	noLaneSince  time.Time        // when the last data lane was lost, zero while one stands
+	dialled      []transport.Lane // every data lane, closed in the end
+	lanes        []transport.Lane // of these, the ones that have a sender; a new lane replaces a lost one
+	dialling     []bool           // by number of a data lane: it is lost, and is being dialled again
+	noLaneSince  time.Time        // when the last data lane was lost, zero while one is open
 	tuning       *Tuning
 	pace         *pacer
-	paddingSize  int             // bytes of padding that go at once
-	written      []atomic.Uint64 // by number of a data lane: bytes, of the lane that has it now
-	readings     []reading       // and what the destination has read of them
-	joint        jointReading    // of all of them together
-	warnedUnread bool            // the user was warned of a lane that stood still
+	paddingSize  int             // bytes in one frame of padding
+	written      []atomic.Uint64 // by number of a data lane: bytes given to its present lane
+	readings     []reading       // by number of a data lane: what the destination has read of it
+	joint        jointReading    // what it has read of all of them together
+	warnedUnread bool            // the user was warned of a lane that the destination does not read
 	warmup       *warmup         // nil until the plan asks for it
 
 	meter       meter
 	peak        float64      // the best goodput so far
-	window      uint64       // what may be read and not applied while the guest runs, 0 is no limit
+	window      uint64       // bytes that may be read and not applied while the guest runs, 0 is no limit
 	firstReadAt atomic.Int64 // when the first byte was read, in ns after start; 0 if none was
 	lastSentAt  atomic.Int64 // when the last chunk so far was given to a lane, in ns after start
 	spent       laneTimes
@@ -52,15 +51,15 @@ type pipeline struct {
 	atPause     progress // of the switchover under way
 	atReady     progress // zero before
 
-	// What is made again for each ACK.
+	// Scratch space for each ACK.
 	measured plan.Measured
 	bounds   []uint64
 	shares   []int
 	needs    []share.Need
 
-	draining *tasks.Group // drains, which end with their streams; all end when the streams are abandoned
-	sending  *tasks.Group // what dials the lanes, senders, and their watchers, which end with the lane
-	asking   *tasks.Group // estimates, which end when the driver answers
+	draining *tasks.Group // drains, which end with their streams. All groups end when the streams are stopped
+	sending  *tasks.Group // dials, senders and their watchers, which end with the lane
+	asking   *tasks.Group // polls, which end when the driver answers
 }
 
 func newPipeline(o Options, devices []*device, start time.Time, work *tasks.Group, post func(event)) *pipeline {
@@ -73,8 +72,8 @@ func newPipeline(o Options, devices []*device, start time.Time, work *tasks.Grou
 	}
 }
 
-// allot takes the memory for what goes over so many lanes: each holds one chunk for what it
-// encodes, and each device needs one to read into.
+// allocate maps the memory for so many lanes. Each lane holds one chunk to encode into, and each
+// device needs one chunk to read into.
 func (p *pipeline) allocate(memory, chunkSize, lanes int, needs []share.Need) (err error) {
 	p.arena, err = wire.NewArena(memory, chunkSize, lanes+len(p.devices)+1)
 	if err != nil {
@@ -84,12 +83,13 @@ func (p *pipeline) allocate(memory, chunkSize, lanes int, needs []share.Need) (e
 	return nil
 }
 
-// agree takes in what WELCOME has chosen.
+// useTerms takes the terms of WELCOME.
 func (p *pipeline) useTerms(chunkSize int, policy codec.Policy) {
 	p.chunkSize, p.codec = chunkSize, policy
 }
 
-// dialLanes opens so many data lanes. It ends by itself, within the limit, with lanesOpen.
+// dialLanes opens so many data lanes. Its goroutine ends by itself, within the limit, with
+// lanesOpen.
 func (p *pipeline) dialLanes(n int, limit time.Duration, dial func(ctx context.Context, number int) (transport.Lane, error)) {
 	p.sending.Go(func(ctx context.Context) {
 		ctx, cancel := context.WithTimeout(ctx, limit)
@@ -116,7 +116,7 @@ func (p *pipeline) startLanes() {
 	}
 }
 
-// startSender starts what sends on a lane, and what watches it.
+// startSender starts the sender of a lane, and its watcher.
 func (p *pipeline) startSender(number int) {
 	spare, err := p.arena.TryGet()
 	if err != nil {
@@ -130,7 +130,7 @@ func (p *pipeline) startSender(number int) {
 	p.sending.Go(s.watch)
 }
 
-// loseLane has what a lane carried sent over the others. Its sender has ended.
+// requeueLane queues the chunks of a lost lane for the other lanes. Its sender has ended.
 func (p *pipeline) requeueLane(number int) {
 	closeLanes(p.lanes[number : number+1])
 	p.lanes[number] = nil
@@ -140,14 +140,14 @@ func (p *pipeline) requeueLane(number int) {
 	p.queue.requeue(number)
 }
 
-// replaceLane sends on a lane in the place of a lost one.
+// replaceLane sends on a lane that replaces a lost one.
 func (p *pipeline) replaceLane(number int, lane transport.Lane) {
 	p.lanes[number], p.dialled[number] = lane, lane
 	p.dialling[number], p.noLaneSince = false, time.Time{}
 	p.startSender(number)
 }
 
-// closeLanes closes them at once: each may wait a moment for the peer.
+// closeLanes closes all lanes at the same time: each may wait a moment for the peer.
 func closeLanes(lanes []transport.Lane) {
 	tasks.Parallel(len(lanes), func(i int) error {
 		if lanes[i] != nil {
@@ -173,14 +173,14 @@ func (p *pipeline) startDrains(f *fleet) {
 	}
 }
 
-// ask asks a device for its estimates, beside what reads it: the driver may take as long as a
-// save does. It ends when the driver has answered.
+// pollDevice polls a device for its estimates, beside its drain: the driver may take as long as for
+// a save. The goroutine ends when the driver has answered.
 func (p *pipeline) pollDevice(d *device, size, confirm bool) {
 	p.asking.Go(func(context.Context) { p.post(asked{d.number, confirm, d.drain.pollEstimates(size)}) })
 }
 
-// askSize asks a device without a session for the size of STOP_COPY. It ends when
-// the driver has answered.
+// pollSize polls a device without a session for the size of STOP_COPY. The goroutine ends when the
+// driver has answered.
 func (p *pipeline) pollSize(d *device) {
 	p.asking.Go(func(context.Context) {
 		if d.Device.Features().DataSize {
@@ -192,25 +192,25 @@ func (p *pipeline) pollSize(d *device) {
 	})
 }
 
-// finishReading joins the drains, each of which has said that it ended.
+// joinDrains joins the drains. Each has reported its end.
 func (p *pipeline) joinDrains() {
 	p.draining.Wait()
 	p.queue.close()
 }
 
-// abandon wakes everything that waits for the queue or a lane.
+// stop wakes everything that waits for the queue or a lane.
 func (p *pipeline) stop() {
 	p.queue.discardAll()
 	for _, l := range p.lanes {
 		if l != nil {
-			l.SetDeadline(time.Unix(1, 0))
+			l.SetDeadline(aLongTimeAgo)
 		}
 	}
 }
 
-// join joins what drains the devices and what sends that, behind the way back, and then what
-// asks the guest's owner. It reports whether that has ended within the limit. If not, release is
-// called when the last read has ended, which takes what it uses with it.
+// join joins the way back, the drains, polls and senders, and then the calls to the guest's owner.
+// It reports whether all of them ended within the limit. If not, join calls release when the last
+// read has ended: until then the read uses the memory.
 func (p *pipeline) join(limit time.Duration, wayBack, answers, release func()) bool {
 	return tasks.Within(limit, func() {
 		wayBack()
@@ -221,7 +221,7 @@ func (p *pipeline) join(limit time.Duration, wayBack, answers, release func()) b
 	}, release)
 }
 
-// close gives the memory back.
+// close unmaps the memory.
 func (p *pipeline) close() {
 	if p.arena == nil {
 		return
@@ -239,8 +239,8 @@ func (p *pipeline) firstByte() time.Time {
 	return time.Time{}
 }
 
-// measure takes in how far every device is, and gives that with the rates. What it gives is
-// made again by the next call.
+// measure returns the progress of every device, with the rates. The next call overwrites the
+// result.
 func (p *pipeline) measure() *plan.Measured {
 	ev := &p.measured
 	var in, out uint64
@@ -258,8 +258,8 @@ func (p *pipeline) measure() *plan.Measured {
 	return ev
 }
 
-// bound limits what is read and not applied to a window, which the devices share; 0 is no
-// limit.
+// limitReading limits the bytes that are read and not applied to a window, which the devices share;
+// 0 is no limit.
 func (p *pipeline) limitReading(window uint64, needs []share.Need) {
 	p.window = window
 	if window == 0 {
@@ -274,7 +274,7 @@ func (p *pipeline) limitReading(window uint64, needs []share.Need) {
 	p.queue.limitReading(p.bounds)
 }
 
-// meterWires takes in what the lanes were given so far, of each device.
+// noteSent adds the bytes that the lanes were given so far to the rate of each device.
 func (p *pipeline) noteSent(now time.Time) {
 	m := &p.meter
 	if m.begun.IsZero() {
@@ -285,7 +285,7 @@ func (p *pipeline) noteSent(now time.Time) {
 	}
 }
 
-// progressed is what came to pass by now.
+// currentProgress is the progress of all stages until now.
 func (p *pipeline) currentProgress() progress {
 	now := progress{Usage: p.queue.usage(), loading: make([]time.Duration, len(p.devices)),
 		encoding: time.Duration(p.spent.encoding.Load()), writing: time.Duration(p.spent.writing.Load())}
@@ -295,7 +295,7 @@ func (p *pipeline) currentProgress() progress {
 	return now
 }
 
-// occupancies tells how full the stages were: in all, and while the guest stood still before
+// occupancies returns the occupancy of the stages: in all, and from the pause of the guest until
 // the destination was ready.
 func (p *pipeline) occupancies(paused bool) (all, stop migration.Occupancy) {
 	if p.queue == nil { // no destination was reached
@@ -306,7 +306,7 @@ func (p *pipeline) occupancies(paused bool) (all, stop migration.Occupancy) {
 	if end.Took == 0 {
 		end = now
 	}
-	end.loading = now.loading // nothing is loaded after READY, and the last ACK may come after it
+	end.loading = now.loading // nothing is loaded after READY, and the last ACK may follow READY
 	all = end.Occupancy(p.queue.chunks)
 	if paused {
 		stop = end.Since(p.atPause).Occupancy(p.queue.chunks)
@@ -314,8 +314,9 @@ func (p *pipeline) occupancies(paused bool) (all, stop migration.Occupancy) {
 	return all, stop
 }
 
-// checkReading takes in what an ACK says that the destination has read. It gives the lanes that
-// have stood still for a limit, and reports whether all of them together have for another.
+// checkReading takes an ACK's figures about the data lanes. It returns the lanes that the
+// destination has not read for the limit each. It also reports whether it has read none of them for
+// the limit all.
 func (p *pipeline) checkReading(m *wire.Ack, each, all time.Duration) (stalled []int, idle bool) {
 	now := time.Since(p.start)
 	made := min(now, time.Duration(m.Echo)+time.Duration(max(m.HeldNS, 0)))
@@ -336,21 +337,21 @@ func (p *pipeline) checkReading(m *wire.Ack, each, all time.Duration) (stalled [
 	return stalled, p.joint.observe(now, made, seen, all)
 }
 
-// giveUpLane has the sender of a lane end, which has it dialled again.
+// abortLane ends the sender of a lane, so that the engine dials the lane again.
 func (p *pipeline) abortLane(number int, limit time.Duration) {
-	p.queue.failLane(number, fmt.Errorf("%w: nothing of what it carries was read for %v", transport.ErrLost, limit))
+	p.queue.failLane(number, fmt.Errorf("%w: the destination has read nothing of it for %v", transport.ErrLost, limit))
 	reportStall(p.lanes[number])
-	p.lanes[number].SetDeadline(time.Unix(1, 0))
+	p.lanes[number].SetDeadline(aLongTimeAgo)
 }
 
-// suspectLanes says that the control lane was not heard for the limit, and so no ACK.
+// suspectLanes marks all lanes as suspect: no ACK came within the limit of the control lane.
 func (p *pipeline) suspectLanes() {
 	for i := range p.readings {
 		p.readings[i].suspect = true
 	}
 }
 
-// stoodStill tells the carrier of a lane.
+// reportStall tells the carrier of a lane that the destination does not read it.
 func reportStall(l transport.Lane) {
 	if s, ok := l.(transport.Stalling); ok {
 		s.StoodStill()

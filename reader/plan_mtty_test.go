@@ -18,12 +18,12 @@ import (
 var kernelMttys = flag.String("mtty", "", "play TestPlanOnMtty on these `devices` of the kernel, "+
 	"named as vfio.Open takes them and separated by commas; their state is lost")
 
-// TestPlanOnMtty plays the scenarios of TestPlan on mttys: every move that the
-// plan asks for is made, every poll is put to the driver, and a stream that ends
-// is read to its end. The mttys are simulated, or the kernel's with -mtty.
+// TestPlanOnMtty plays the scenarios of TestPlan on mttys: it makes every move that the plan asks
+// for, polls the driver for every poll, and reads a stream that ends to its end. The mttys are
+// simulated, or the kernel's with -mtty.
 //
-// The plan is still told the figures of the text: they are those of devices
-// whose states are larger, or whose drivers are odder.
+// The plan still gets the figures of the text: they are those of larger states, or of stranger
+// drivers.
 func TestPlanOnMtty(t *testing.T) {
 	files, err := plantest.Texts.ReadDir("testdata")
 	if err != nil {
@@ -53,13 +53,12 @@ func TestPlanOnMtty(t *testing.T) {
 // mttys play the devices of a scenario.
 type mttys struct {
 	t     *testing.T
-	fleet *fleet   // the engine's own way to move them; nil before the first event
+	fleet *fleet   // moves them as the engine does; nil before the first event
 	read  []uint64 // bytes of each one's stream
 	moved bool
 }
 
-// step does what an event tells of before the plan hears of it, and what the
-// plan answers.
+// step carries out an event before the plan gets it, and then the plan's answers.
 func (m *mttys) step(s *plantest.Scenario, now time.Duration, ev plan.Event) ([]plan.Action, error) {
 	if m.fleet == nil {
 		m.openDevices(s.Features)
@@ -76,8 +75,8 @@ func (m *mttys) step(s *plantest.Scenario, now time.Duration, ev plan.Event) ([]
 	return actions, nil
 }
 
-// cast opens an mtty for each part. At the end of the scenario all are taken
-// back to RUNNING: the kernel's keep their state over their last close.
+// openDevices opens an mtty for each device of the scenario. At the end of the scenario all return
+// to RUNNING: the kernel's mttys keep their state after their last close.
 func (m *mttys) openDevices(parts []vfio.Features) {
 	m.read = make([]uint64, len(parts))
 	sources := make([]Source, len(parts))
@@ -121,8 +120,8 @@ func (m *mttys) resumeAll() {
 	}
 }
 
-// part is an mtty that plays a device with fewer features: what that device
-// lacks is not asked of it.
+// mttyPart is an mtty that plays a device with fewer features: it refuses the features that the
+// device lacks.
 type mttyPart struct {
 	vfio.Device
 	features vfio.Features
@@ -143,7 +142,7 @@ func (p mttyPart) SetState(to vfio.State) (vfio.Stream, error) {
 
 func (m *mttys) device(i int) vfio.Device { return m.fleet.devices[i].Device }
 
-// at asks a device where it is.
+// checkState checks the state of a device.
 func (m *mttys) checkState(device int, want vfio.State) error {
 	now, err := m.device(device).State()
 	if err == nil && now != want {
@@ -197,11 +196,10 @@ func (m *mttys) confirm() error {
 	return nil
 }
 
-// mttyInitial is what mtty has in PRE_COPY: the header of its stream.
+// mttyInitial is the number of bytes that mtty has in PRE_COPY: the header of its stream.
 const mttyInitial = 24
 
-// poll asks a device what is still to be read, having read all there is of one
-// that is idle.
+// poll polls a device. It first reads everything of a device that is idle.
 func (m *mttys) poll(device int, idle bool) error {
 	if idle {
 		if err := m.readUntil(device, vfio.ErrDrained); err != nil {
@@ -215,7 +213,7 @@ func (m *mttys) poll(device int, idle bool) error {
 	return err
 }
 
-// finish reads a stream to its end, which for mtty is where MIG_DATA_SIZE says.
+// readToEnd reads a stream to its end, which for mtty is at MIG_DATA_SIZE.
 func (m *mttys) readToEnd(device int) error {
 	if err := m.readUntil(device, io.EOF); err != nil {
 		return err

@@ -18,14 +18,13 @@ import (
 	"github.com/migpipe/migpipe/transport/migration"
 )
 
-// Preflight asks the peer that dialer reaches whether it would accept a
-// migration of the sources, measures the way there, and predicts what the
-// migration would take. Each side asks its witness, if it has one. It touches no
-// device, on either side, and the peer goes on waiting for a migration. It returns when every goroutine that it started
-// has ended, some seconds after it began at the latest.
+// Preflight asks the peer that dialer reaches whether it would accept a migration of the sources,
+// measures the path, and predicts the migration. Each side probes its witness, if it has one.
+// Preflight touches no device, on either side, and the peer still waits for a migration. It returns
+// when every goroutine that it started has ended, after some seconds at most.
 //
-// The error is nil exactly if a migration would be accepted now, and otherwise
-// what [Send] would return.
+// The error is nil exactly if a migration would be accepted now, and otherwise the error that
+// [Send] would return.
 func Preflight(ctx context.Context, dialer transport.Dialer, sources []Source, opts *Options) (migration.Preflight, error) {
 	o, err := checkStart(sources, opts)
 	if err != nil {
@@ -44,8 +43,8 @@ func Preflight(ctx context.Context, dialer transport.Dialer, sources []Source, o
 	return found, nil
 }
 
-// tooLong says that the steps that no PRE_COPY shortens are over the limit by themselves,
-// for which Send refuses the migration at once.
+// checkFixedSteps refuses a migration whose fixed steps alone are over the limit, as Send does: no
+// PRE_COPY shortens them.
 func checkFixedSteps(p migration.Preflight, o Options) error {
 	fixed := migration.Prediction{Stop: p.Stop, Fill: migration.Span{Took: p.RTT / 2}, Decide: p.Decide, Commit: p.Commit, Witness: p.Witness, Accept: p.Accept, Start: p.Start}
 	var took time.Duration
@@ -58,7 +57,7 @@ func checkFixedSteps(p migration.Preflight, o Options) error {
 	return &transport.Fault{Code: transport.CodeTimeout, Err: &LimitError{Limit: LimitFixed, Allowed: o.DowntimeTarget, Predicted: took, Stages: fixed.Stages()}}
 }
 
-// mayBegin says why no migration of the sources would begin, whoever is asked, and has the
+// checkStart says why no migration of the sources would begin with any peer. It also sets the
 // defaults of the options.
 func checkStart(sources []Source, opts *Options) (Options, error) {
 	o, err := opts.withDefaults()
@@ -71,9 +70,8 @@ func checkStart(sources []Source, opts *Options) (Options, error) {
 	return o, err
 }
 
-// askOver is a preflight. The carrier of whoever answers is known even if it fails. A
-// destination that ends the lane before WELCOME has said nothing, and is asked again until
-// ConnectFor is over.
+// runPreflight runs a preflight. It names the carrier that answered even if the preflight fails. It
+// asks a destination that ends the lane before WELCOME again, until ConnectFor has passed.
 func runPreflight(ctx context.Context, dialer transport.Dialer, sources []Source, o Options) (migration.Preflight, error) {
 	p := &preflight{opts: o, dialer: dialer, sources: sources, offer: hello(o, sources)}
 	o.Observe(migration.Event{Kind: migration.Phase, Phase: migration.Connect})
@@ -87,12 +85,12 @@ func runPreflight(ctx context.Context, dialer transport.Dialer, sources []Source
 		p.predict()
 		return p.out, nil
 	case p.unanswered(err) && errors.Is(err, transport.ErrPeerGone):
-		err = fmt.Errorf("the destination did not answer, as one does that knows no preflights: %w", err)
+		err = fmt.Errorf("the destination did not answer, and an older release knows no preflights: %w", err)
 	}
 	return p.out, p.fault(ctx, err)
 }
 
-// ask has one conversation, over a control lane of its own.
+// converseOnce has one conversation, over a control lane of its own.
 func (p *preflight) converseOnce(ctx context.Context, limit time.Duration) error {
 	lane, err := reach(ctx, limit, func(ctx context.Context) (transport.Lane, error) {
 		return p.dial(ctx, wire.LanePreflight, 0)
@@ -103,7 +101,7 @@ func (p *preflight) converseOnce(ctx context.Context, limit time.Duration) error
 	p.control = wire.NewControl(lane)
 	p.out.Carrier = transport.CarrierOf(lane)
 	if either, ok := p.dialer.(*transport.EitherDialer); ok {
-		p.dialer = either.Of(p.out.Carrier) // one carrier is measured
+		p.dialer = either.Of(p.out.Carrier) // measure this carrier only
 	}
 	p.offer.Lanes = p.opts.laneCount(p.out.Carrier)
 	err = p.converse(ctx)
@@ -111,13 +109,13 @@ func (p *preflight) converseOnce(ctx context.Context, limit time.Duration) error
 	return err
 }
 
-// unanswered reports whether a conversation has ended before WELCOME, by the end of its lane,
-// under the preamble too, or could not begin again after that.
+// unanswered reports whether the lane ended before WELCOME, under the preamble as well, or could
+// not be dialled again after that.
 func (p *preflight) unanswered(err error) bool {
 	return !p.welcomed && (errors.Is(err, transport.ErrPeerGone) || p.control != nil && errors.Is(err, transport.ErrUnreachable))
 }
 
-// preflight is the conversation of a source that does not mean it yet.
+// preflight is the conversation of a source that does not migrate yet.
 type preflight struct {
 	opts    Options
 	dialer  transport.Dialer
@@ -129,10 +127,10 @@ type preflight struct {
 	steps   plan.Steps
 	out     migration.Preflight
 
-	welcomed bool // WELCOME was heard
+	welcomed bool // WELCOME was received
 }
 
-// fault names the reason: what the peer said, or who ran out of patience.
+// fault is the cause of the end: the peer's message, the cancel, or the timeout.
 func (p *preflight) fault(ctx context.Context, err error) error {
 	if f, ok := errors.AsType[*transport.Fault](err); ok {
 		return f
@@ -146,7 +144,7 @@ func (p *preflight) fault(ctx context.Context, err error) error {
 	return &transport.Fault{Code: transport.CodeOf(err), Err: err}
 }
 
-// timeout bounds the conversation, in which the destination may ask its witness.
+// timeout bounds the conversation. The destination may probe its witness in it.
 func (p *preflight) timeout() time.Duration {
 	if p.opts.Witness != nil {
 		return wire.PreflightTimeout + witness.Timeout
@@ -167,12 +165,12 @@ func (p *preflight) converse(ctx context.Context) error {
 	return p.measureRate(ctx)
 }
 
-// interruptible wakes whoever waits for the lane when ctx ends, until stop.
+// interruptible wakes what waits for the lane when ctx ends, until stop.
 func interruptible(ctx context.Context, lane transport.Lane) (stop func() bool) {
-	return context.AfterFunc(ctx, func() { lane.SetDeadline(time.Unix(1, 0)) })
+	return context.AfterFunc(ctx, func() { lane.SetDeadline(aLongTimeAgo) })
 }
 
-// deafen waits for the peer to hang up.
+// awaitHangUp waits until the peer hangs up.
 func (p *preflight) awaitHangUp() {
 	for {
 		if _, err := p.control.Receive(); err != nil {
@@ -194,7 +192,7 @@ func (p *preflight) dial(ctx context.Context, kind wire.LaneKind, index int) (tr
 	return lane, nil
 }
 
-// request sends a message and gives the answer to it.
+// request sends a message and returns the answer.
 func (p *preflight) request(m wire.Message) (wire.Message, error) {
 	if err := p.control.Send(m); err != nil {
 		return nil, err
@@ -238,7 +236,7 @@ func (p *preflight) welcome() error {
 	return nil
 }
 
-// query is one round trip; it gives the bytes that the probe lanes have brought.
+// query is one round trip. It returns the bytes that the destination has read of the probe lanes.
 func (p *preflight) query() (received uint64, err error) {
 	answer, err := p.request(&wire.Query{Attempt: p.opts.Attempt})
 	if err != nil {
@@ -257,8 +255,7 @@ const (
 	rttTime    = 500 * time.Millisecond
 )
 
-// measureRTT takes the least of some round trips: what is above it, is somebody
-// else's traffic.
+// measureRTT takes the shortest of some round trips: other traffic causes the rest of the others.
 func (p *preflight) measureRTT() error {
 	begun := time.Now()
 	for i := range roundTrips {
@@ -276,8 +273,8 @@ func (p *preflight) measureRTT() error {
 	return nil
 }
 
-// measureRate loads the path with what no carrier can compress, over as many
-// lanes as a migration would have, and looks at what arrives.
+// measureRate loads the path with incompressible bytes, over as many lanes as a migration would
+// have, and measures the bytes that arrive.
 func (p *preflight) measureRate(ctx context.Context) error {
 	n := p.out.Lanes
 	p.lanes = make([]transport.Lane, n)
@@ -306,7 +303,7 @@ func (p *preflight) measureRate(ctx context.Context) error {
 	})
 }
 
-// load sends noise until all that may be sent is, or ctx ends.
+// sendNoise sends noise until the budget is used up, or ctx ends.
 func (p *preflight) sendNoise(ctx context.Context, lane transport.Lane, noise []byte, pace *pacer) error {
 	defer interruptible(ctx, lane)()
 	for ctx.Err() == nil {
@@ -323,10 +320,10 @@ func (p *preflight) sendNoise(ctx context.Context, lane transport.Lane, noise []
 	return nil
 }
 
-// followEvery is the time between two looks at what has arrived.
+// queryEvery is the time between two questions about the bytes that have arrived.
 const queryEvery = 5 * time.Millisecond
 
-// follow asks for what has arrived until that is all of most, or ctx ends.
+// measureArrival asks how many bytes have arrived until all of most have, or ctx ends.
 func (p *preflight) measureArrival(ctx context.Context, most uint64) error {
 	ticks := time.NewTicker(queryEvery)
 	defer ticks.Stop()
@@ -351,15 +348,15 @@ func (p *preflight) measureArrival(ctx context.Context, most uint64) error {
 	}
 }
 
-// arrival is how much had arrived at a time.
+// arrival is the number of bytes that had arrived at a time.
 type arrival struct {
 	at    time.Duration
 	bytes uint64
 }
 
-// rateOf is the rate at which bytes arrived once the path was open: the first
-// quarter of them is left out, since congestion control begins slowly. It is 0
-// where nobody can say.
+// arrivalRate is the rate at which bytes arrived once the path was open. It leaves out the first
+// quarter of the bytes, since congestion control begins slowly. It is 0 if there are too few
+// measurements.
 func arrivalRate(seen []arrival) float64 {
 	last := seen[len(seen)-1]
 	from := seen[0]
@@ -375,15 +372,15 @@ func arrivalRate(seen []arrival) float64 {
 	return 0
 }
 
-// predict says what follows for the sources. How fast their drivers save and load only a
-// migration shows, and how fast they stop and start only an earlier one.
+// predict predicts the migration. Only a migration shows how fast the drivers save and load, and
+// only an earlier one how fast they stop and start.
 func (p *preflight) predict() {
 	var devices []plan.DeviceFigures
 	for i, s := range p.sources {
 		d := p.device(s, p.offer.Devices[i])
 		p.out.Devices = append(p.out.Devices, d)
-		f := plan.DeviceFigures{Left: plan.Amount{Bytes: d.Size, Known: d.Sized}, Precopy: plan.Amount{Known: true}}
-		if d.PreCopy { // what will be dirty in the end nobody knows yet, and all of it goes once
+		f := plan.DeviceFigures{Remaining: plan.Amount{Bytes: d.Size, Known: d.Sized}, Precopy: plan.Amount{Known: true}}
+		if d.PreCopy { // all of it goes once, and the dirty rest is not known yet
 			f = plan.DeviceFigures{Precopy: plan.Amount{Bytes: d.Size}}
 		}
 		f.Stop, f.Start = p.steps.Stop.Span(), p.steps.Start.Span()

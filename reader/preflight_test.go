@@ -28,14 +28,14 @@ func TestRateOf(t *testing.T) {
 	}
 }
 
-// TestReach: a destination that ends the connection is dialled again until the limit, whether
-// it does so in the handshake or when it has heard what the lane is for. Other errors are final.
+// TestReach checks that a destination which ends the connection is dialled again until the limit,
+// whether it ends it in the handshake or after the preamble. Other errors are final.
 func TestReach(t *testing.T) {
 	final := errors.New("no")
 	for _, c := range []struct {
 		name  string
 		err   error
-		times int // it fails, then it succeeds
+		times int // that it fails before it succeeds
 		want  error
 		took  time.Duration
 	}{
@@ -60,7 +60,7 @@ func TestReach(t *testing.T) {
 	}
 }
 
-// TestCandidates: which carrier is asked, and which one is taken, by what was found.
+// TestCandidates checks which carriers are tried, and which one is chosen.
 func TestCandidates(t *testing.T) {
 	found := func(rtt time.Duration, rate float64) Candidate {
 		return Candidate{Found: migration.Preflight{RTT: rtt, Rate: rate}}
@@ -68,7 +68,7 @@ func TestCandidates(t *testing.T) {
 	fails := func(code transport.Code, remote bool, err error) Candidate {
 		return Candidate{Err: &transport.Fault{Code: code, Remote: remote, Err: err}}
 	}
-	nobody := fails(transport.CodeNetwork, false, transport.ErrUnreachable)
+	noDestination := fails(transport.CodeNetwork, false, transport.ErrUnreachable)
 	lost := fails(transport.CodeNetwork, false, transport.ErrLost)
 	slow := fails(transport.CodeTimeout, false, errors.New("not ended"))
 	declined := fails(transport.CodeDevices, true, errors.New("other devices"))
@@ -77,8 +77,8 @@ func TestCandidates(t *testing.T) {
 	for _, c := range []struct {
 		name      string
 		quic, tls Candidate
-		asks      bool // TLS too
-		takes     bool // it
+		tries     bool // TLS as well
+		chooses   bool // TLS
 	}{
 		{"TLS is clearly faster", found(ms, 0.7e9), quick, true, true},
 		{"TLS is hardly faster", found(ms, 0.9e9), quick, true, false},
@@ -88,18 +88,18 @@ func TestCandidates(t *testing.T) {
 		{"neither could", found(ms, 0), found(ms, 0), true, false},
 		{"UDP is cut off", lost, quick, true, true},
 		{"UDP is strangled", slow, quick, true, true},
-		{"no TLS is there", quick, nobody, true, false},
+		{"no TLS is there", quick, noDestination, true, false},
 		{"both are cut off", lost, lost, true, false},
 		{"UDP is cut off, which the destination does not know", lost, declined, true, true},
 		{"UDP is cut off, and a stranger is at TLS", lost, stranger, true, false},
 		{"it would be refused", declined, quick, false, false},
 		{"another peer is there", stranger, quick, false, false},
 	} {
-		if got := c.quic.mayBeBeaten(); got != c.asks {
-			t.Errorf("%s: TLS asked: %v, want %v", c.name, got, c.asks)
+		if got := c.quic.mayBeBeaten(); got != c.tries {
+			t.Errorf("%s: TLS tried: %v, want %v", c.name, got, c.tries)
 		}
-		if got := c.asks && c.tls.beats(c.quic); got != c.takes {
-			t.Errorf("%s: TLS taken: %v, want %v", c.name, got, c.takes)
+		if got := c.tries && c.tls.beats(c.quic); got != c.chooses {
+			t.Errorf("%s: TLS chosen: %v, want %v", c.name, got, c.chooses)
 		}
 	}
 }

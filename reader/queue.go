@@ -11,72 +11,72 @@ import (
 	"github.com/migpipe/migpipe/transport"
 )
 
-// queue is where chunks wait for a lane, those of each device in a line, and then
-// for the destination to say that it has them; and the memory that they wait in.
-// Whose turn it is, for either, package share says.
+// queue holds the chunks of each device in a line: first for a lane, and then for their
+// acknowledgement. It also divides the memory. Package share decides whose turn it is, for memory
+// and for lanes.
 //
-// A chunk needs credit to leave the queue, not to enter it: a device that is
-// not read idles (mlx5 with two unread chunks), and that is downtime. What a lane has
-// taken is kept until the destination has applied it: the lane may be lost, and only
-// the destination knows with what.
+// A chunk needs credit to leave the queue, not to enter it: a device that is not read stops saving
+// (mlx5 after two unread chunks), and that adds to the downtime. The queue retains a chunk until
+// the destination has applied it: its lane may be lost, and only the destination knows which chunks
+// arrived.
 type queue struct {
 	arena *wire.Arena
 
 	mu        sync.Mutex
-	changed   sync.Cond // a chunk may leave, or none will come any more
+	changed   sync.Cond // a chunk may leave, or no further chunk will come
 	pool      *share.Pool
 	turns     *share.Turns
 	lines     []line
 	retained  int                       // chunks in all lines
-	padding   int                       // frames of it that lanes may send while they have nothing better to do
-	lost      [transport.MaxLanes]error // why a lane takes nothing any more
+	padding   int                       // frames of padding that idle lanes may still send
+	lost      [transport.MaxLanes]error // why a lane takes no further chunk
 	closed    bool
 	discarded bool
-	chunks    int // there are
+	chunks    int // number of chunks in the memory
 	levels    levels
 	gauge     occupancy.Gauge
 }
 
-// padding stands for a frame of padding in what take returns.
+// padding stands for a frame of padding in the results of take.
 var padding = new(wire.Chunk)
 
 // line is one device's part of the queue: chunks in the order of their numbers.
 type line struct {
 	chunks     []retained // ring: number seq is at seq % len
-	oldest     uint64     // of those that are kept
-	next       uint64     // to be sent: none below waits
-	end        uint64     // to be put
-	acked      uint64     // numbers below the destination has
-	sent       uint64     // numbers below were given to a lane
-	count      int        // that wait for a lane
-	bytes      uint64     // of them
-	ready      int        // and may have one, as far as the levels know
-	uncredited int        // or have no credit
+	oldest     uint64     // lowest number that is retained
+	next       uint64     // number to be sent: no lower one waits
+	end        uint64     // number to be put
+	acked      uint64     // the destination has all lower numbers
+	sent       uint64     // all lower numbers were given to a lane
+	count      int        // chunks that wait for a lane
+	bytes      uint64     // of the chunks that wait for a lane
+	ready      int        // chunks that may have a lane, as counted in levels
+	uncredited int        // chunks without credit, as counted in levels
 	window     wire.Window
 	granted    chan struct{} // holds a token when the pool gave the device a chunk
-	wants      bool          // somebody waits for that
-	read       uint64        // the stream was read up to here
-	readLimit  uint64        // and is not to be read beyond this, 0 is no limit
+	wants      bool          // the drain waits for memory
+	read       uint64        // the stream was read up to this offset
+	readLimit  uint64        // and must not be read beyond this one, 0 is no limit
 }
 
-// kept is a chunk that the destination may still need.
+// retained is a chunk that the destination may still need.
 type retained struct {
 	*wire.Chunk
 	where place
-	lane  int // that has it, or has had it last
+	lane  int // that sends it, or has sent it last
 }
 
-// place is where a chunk is.
+// place is the stage of a chunk.
 type place uint8
 
 const (
-	gone     place = iota // nobody needs it
+	gone     place = iota // acknowledged
 	queued                // it waits for a lane
 	sending               // a lane is sending it, and reads its memory
 	inFlight              // it was sent
 )
 
-// newQueue may use so many chunks of the arena.
+// newQueue makes a queue that may use so many chunks of the arena.
 func newQueue(arena *wire.Arena, chunks int, needs []share.Need) *queue {
 	q := &queue{arena: arena, pool: share.NewPool(chunks, needs), turns: share.NewTurns(needs), lines: make([]line, len(needs)), chunks: chunks, gauge: occupancy.NewGauge()}
 	q.changed.L = &q.mu
@@ -86,8 +86,8 @@ func newQueue(arena *wire.Arena, chunks int, needs []share.Need) *queue {
 	return q
 }
 
-// get takes memory for a chunk of the device, waiting for it if need be. A
-// device has one reader, so one who waits.
+// get takes memory for a chunk of the device, and waits for it if necessary. A device has one
+// drain, and so one waiter.
 func (q *queue) get(ctx context.Context, device int) (*wire.Chunk, error) {
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
@@ -96,12 +96,12 @@ func (q *queue) get(ctx context.Context, device int) (*wire.Chunk, error) {
 	l := &q.lines[device]
 	select {
 	case <-l.granted:
-		return q.arena.TryGet() // the pool has counted: it is there
+		return q.arena.TryGet() // the pool has counted this chunk: the arena has it
 	case <-ctx.Done():
 		q.setWant(device, false)
 	}
 	select {
-	case <-l.granted: // just before
+	case <-l.granted: // granted just before
 		q.returnMemory(device)
 	default:
 	}
@@ -116,14 +116,14 @@ func (q *queue) setWant(device int, wants bool) {
 	q.giveMemory()
 }
 
-// ask asks the pool for what the device wants, and may have.
+// updateWant tells the pool whether the device wants memory, and may have it.
 func (q *queue) updateWant(device int) {
 	l := &q.lines[device]
 	q.pool.Want(device, l.wants && (l.readLimit == 0 || l.read < l.readLimit))
 }
 
-// bound limits how far the streams are read, each to about its offset in most;
-// nil lifts the limits.
+// limitReading limits how far the streams are read, each to about its offset in most. nil lifts the
+// limits.
 func (q *queue) limitReading(most []uint64) {
 	q.mu.Lock()
 	defer q.unlock()
@@ -137,7 +137,7 @@ func (q *queue) limitReading(most []uint64) {
 	q.giveMemory()
 }
 
-// give hands free memory to those who want it.
+// giveMemory grants free memory to the devices that wait for it.
 func (q *queue) giveMemory() {
 	for i, ok := q.pool.Next(); ok; i, ok = q.pool.Next() {
 		q.lines[i].wants = false
@@ -147,7 +147,7 @@ func (q *queue) giveMemory() {
 	}
 }
 
-// release gives a chunk's memory back that was not put.
+// release frees a chunk that was not put.
 func (q *queue) release(device int, c *wire.Chunk) {
 	c.Release()
 	q.returnMemory(device)
@@ -163,7 +163,7 @@ func (q *queue) returnMemory(device int) {
 
 func (l *line) at(seq uint64) *retained { return &l.chunks[seq%uint64(len(l.chunks))] }
 
-// put queues a sealed chunk. There is room for every one that there is.
+// put queues a sealed chunk. A line has room for every chunk of the memory.
 func (q *queue) put(c *wire.Chunk) {
 	q.mu.Lock()
 	defer q.unlock()
@@ -186,7 +186,7 @@ func (q *queue) enqueue(l *line, k *retained) {
 	l.count, l.bytes = l.count+1, l.bytes+uint64(k.RawLen)
 }
 
-// look sees whether the first chunk that waits has credit.
+// updateReady updates whether the first waiting chunk of a device has credit.
 func (q *queue) updateReady(device int) {
 	l := &q.lines[device]
 	for l.next < l.end && l.at(l.next).where != queued {
@@ -201,8 +201,7 @@ func (q *queue) updateReady(device int) {
 	q.levels.moveLine(l, ready)
 }
 
-// forget lets go of a chunk that nobody needs any more, and gives it back, unless a
-// lane is sending it: that does so when it has (took).
+// freeChunk frees a chunk that is no longer needed. If a lane is sending it, finishSend frees it.
 func (q *queue) freeChunk(device int, k *retained) {
 	l := &q.lines[device]
 	if k.where == queued {
@@ -219,8 +218,9 @@ func (q *queue) freeChunk(device int, k *retained) {
 	}
 }
 
-// applied takes in that the destination has every chunk numbered below seq. It cannot
-// have one that was never sent, nor need one again that it has had: that is gone here.
+// ack frees the chunks that the destination has: all with lower numbers than seq. The destination
+// cannot have a chunk that was never sent. It cannot need a chunk again after it acknowledged it:
+// that chunk was freed.
 func (q *queue) ack(device int, seq uint64) error {
 	q.mu.Lock()
 	defer q.unlock()
@@ -243,7 +243,7 @@ func (q *queue) ack(device int, seq uint64) error {
 	return nil
 }
 
-// took takes back a chunk that a lane has sent, as far as it came.
+// finishSend returns a chunk that a lane has sent, in whole or in part.
 func (q *queue) finishSend(c *wire.Chunk) {
 	q.mu.Lock()
 	defer q.unlock()
@@ -257,7 +257,7 @@ func (q *queue) finishSend(c *wire.Chunk) {
 	q.giveMemory()
 }
 
-// lose has a lane take nothing any more, because of err.
+// failLane makes a lane take no further chunk, because of err.
 func (q *queue) failLane(lane int, err error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -265,8 +265,8 @@ func (q *queue) failLane(lane int, err error) {
 	q.changed.Broadcast()
 }
 
-// requeue has everything that a lane has had, and nobody knows the fate of, sent again.
-// The lane's sender has ended; another one may take its number.
+// requeue queues every chunk that a lane had, and that is not acknowledged, once more. The lane's
+// sender has ended; another lane may take its number.
 func (q *queue) requeue(lane int) {
 	q.mu.Lock()
 	defer q.unlock()
@@ -284,26 +284,25 @@ func (q *queue) requeue(lane int) {
 	q.changed.Broadcast()
 }
 
-// pad has lanes that have nothing else to send send so many frames of padding, in
-// all, from now on, and says how many of an earlier call it has not sent.
-func (q *queue) pad(frames int) (left int) {
+// pad makes lanes with nothing else to send send so many frames of padding, in all, from now on. It
+// returns the frames of an earlier call that were not sent.
+func (q *queue) pad(frames int) (unsent int) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	left, q.padding = q.padding, frames
+	unsent, q.padding = q.padding, frames
 	q.changed.Broadcast()
-	return left
+	return unsent
 }
 
-// unpadded is how many of those were not sent yet.
+// pendingPadding is the number of those frames that were not sent yet.
 func (q *queue) pendingPadding() int {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	return q.padding
 }
 
-// take returns the chunk whose turn it is, for a lane, or else padding, waiting until
-// there is either, or nil when no chunk will be sent any more. Then everything has
-// been applied, or the lane is lost.
+// take returns the next chunk for a lane, or else padding. It waits until there is either. It
+// returns nil when no further chunk will be sent: everything was applied, or the lane is lost.
 func (q *queue) take(lane int) (*wire.Chunk, error) {
 	q.mu.Lock()
 	defer q.unlock()
@@ -338,8 +337,7 @@ func (q *queue) pop(device, lane int) *wire.Chunk {
 	return k.Chunk
 }
 
-// grant takes in a promise of the destination. A promise is memory set aside: it
-// never shrinks.
+// grant takes a window of the destination. A window is memory set aside: it never shrinks.
 func (q *queue) grant(device int, w wire.Window) {
 	q.mu.Lock()
 	defer q.unlock()
@@ -350,8 +348,8 @@ func (q *queue) grant(device int, w wire.Window) {
 	q.changed.Broadcast()
 }
 
-// divide makes the shares anew: needs is what the devices have still to give.
-// For the lanes, what is queued comes on top.
+// divide computes the shares again. needs is how much the devices have still to yield. For the
+// lanes, the queued bytes are added.
 func (q *queue) divide(needs []share.Need) {
 	q.mu.Lock()
 	defer q.unlock()
@@ -361,7 +359,7 @@ func (q *queue) divide(needs []share.Need) {
 		if n.Done {
 			n.Bytes, n.Known, n.Done = 0, true, l.count == 0
 		}
-		if n.Bytes <= wire.MaxStream { // else it is no estimate
+		if n.Bytes <= wire.MaxStream { // a larger number is no estimate
 			n.Bytes += l.bytes
 		}
 	}
@@ -369,7 +367,7 @@ func (q *queue) divide(needs []share.Need) {
 	q.giveMemory()
 }
 
-// close says that nothing is put any more.
+// close says that no further chunk is put.
 func (q *queue) close() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -377,7 +375,7 @@ func (q *queue) close() {
 	q.changed.Broadcast()
 }
 
-// drop releases what is kept, and whatever will be: nobody sends any more.
+// discardAll frees all chunks, and every chunk that is put later: no lane sends any more.
 func (q *queue) discardAll() {
 	q.mu.Lock()
 	defer q.unlock()
@@ -392,19 +390,18 @@ func (q *queue) discardAll() {
 	q.changed.Broadcast()
 }
 
-// levels is where the chunks of the queue's memory are. What is in none of these is
-// free; so is, for the moment that its lane takes, a chunk that was acknowledged before
-// its lane has said that it is sent.
+// levels counts the chunks of the queue's memory by stage. All other chunks are free. An
+// acknowledged chunk that its lane still sends counts as sending only.
 type levels struct {
 	reading    int // a device is being read into it
 	ready      int // it waits for a lane
-	uncredited int // it waits for credit, or behind one that does
-	sending    int // of kept, or just acknowledged: a lane has it
-	retained   int // in all lines: ready, held, and those that were taken and not acknowledged
+	uncredited int // it waits for credit, or behind a chunk that does
+	sending    int // a lane sends it; of retained, or just acknowledged
+	retained   int // in all lines: ready, uncredited, sending and in flight
 }
 
-// waits says what everything waits for now: the last stage that has something before
-// it. A stage that waits for the one before it holds nothing up.
+// waiting is what the data path waits for now: the last stage that has a chunk before it. A stage
+// that waits for an earlier stage holds up nothing.
 func (l levels) waiting() occupancy.Waiting {
 	switch {
 	case l.ready > 0:
@@ -421,7 +418,8 @@ func (l levels) waiting() occupancy.Waiting {
 	return occupancy.ForNothing
 }
 
-// sort takes in what the chunks of a line wait for: the first of them has credit or not.
+// moveLine counts the waiting chunks of a line as ready or as uncredited: the first of them has
+// credit or not.
 func (l *levels) moveLine(of *line, credit bool) {
 	l.ready, l.uncredited = l.ready-of.ready, l.uncredited-of.uncredited
 	of.ready, of.uncredited = 0, of.count
@@ -439,7 +437,7 @@ func (q *queue) unlock() {
 	q.mu.Unlock()
 }
 
-// usage is that of all the time so far.
+// usage is the usage since the beginning.
 func (q *queue) usage() occupancy.Usage {
 	q.mu.Lock()
 	defer q.mu.Unlock()

@@ -15,7 +15,7 @@ import (
 	"github.com/migpipe/migpipe/transport"
 )
 
-// filling is a queue and what was put there.
+// testQueue is a queue, with a count of the chunks that were put.
 type testQueue struct {
 	*queue
 	cut   []uint64 // chunks, by device
@@ -39,7 +39,7 @@ func newTestQueue(t testing.TB, chunks int, needs []share.Need) *testQueue {
 	return f
 }
 
-// cutOne gets, fills and puts the device's next chunk.
+// putOne gets the device's next chunk, reads into it and puts it.
 func (f *testQueue) putOne(ctx context.Context, device int) error {
 	c, err := f.get(ctx, device)
 	if err != nil {
@@ -52,7 +52,7 @@ func (f *testQueue) putOne(ctx context.Context, device int) error {
 	return nil
 }
 
-// one takes a chunk for lane 0.
+// takeOne takes a chunk for lane 0.
 func (f *testQueue) takeOne() *wire.Chunk {
 	c, err := f.take(0)
 	if err != nil {
@@ -61,7 +61,7 @@ func (f *testQueue) takeOne() *wire.Chunk {
 	return c
 }
 
-// done has the destination apply a chunk that was taken, and all before it.
+// apply lets the destination apply a chunk that was taken, and all before it.
 func (f *testQueue) apply(c *wire.Chunk) {
 	device, seq := int(c.Device), c.Seq
 	f.finishSend(c)
@@ -70,11 +70,11 @@ func (f *testQueue) apply(c *wire.Chunk) {
 	}
 }
 
-// all lets a device send whatever it has.
+// all lets a device send everything.
 var all = wire.Window{Seq: 1 << 40, Offset: 1 << 40}
 
-// TestQueueCredit: a chunk is read without credit, and leaves with it, in both
-// measures, which never shrink.
+// TestQueueCredit checks that a chunk is put without credit and leaves with it, in both measures of
+// a window, which never shrink.
 func TestQueueCredit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newTestQueue(t, 8, alone(0))
@@ -108,8 +108,8 @@ func TestQueueCredit(t *testing.T) {
 	})
 }
 
-// TestQueueShares: two lanes' worth of chunks leave in proportion to what the
-// devices have to send, while all have credit.
+// TestQueueShares checks that chunks leave in proportion to the needs of the devices while all have
+// credit.
 func TestQueueShares(t *testing.T) {
 	f := newTestQueue(t, 40, []share.Need{{Bytes: 1 << 20, Known: true}, {Bytes: 3 << 20, Known: true}})
 	for i := range 2 {
@@ -138,12 +138,12 @@ func TestQueueShares(t *testing.T) {
 		f.apply(c)
 	}
 	if left[0] < 5 {
-		t.Errorf("of 8 chunks, %d have left: the first has all there is to send", left)
+		t.Errorf("of 8 chunks, %d have left: only the first device has more to send", left)
 	}
 }
 
-// TestQueueMemory: a device that nobody takes chunks of fills the memory, and
-// others still find theirs.
+// TestQueueMemory checks that a device whose chunks no lane takes fills its memory, and the others
+// still get theirs.
 func TestQueueMemory(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newTestQueue(t, 20, make([]share.Need, 3))
@@ -172,7 +172,7 @@ func TestQueueMemory(t *testing.T) {
 	})
 }
 
-// TestQueueCancel: who gives up waiting for memory leaves what it was just given.
+// TestQueueCancel checks that a cancelled get returns memory that was granted at the same time.
 func TestQueueCancel(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newTestQueue(t, 2, alone(0))
@@ -204,7 +204,7 @@ func TestQueueCancel(t *testing.T) {
 	})
 }
 
-// TestQueueDrop: what is queued is released, and so is what comes later.
+// TestQueueDrop checks that queued chunks are freed, and so are chunks that are put later.
 func TestQueueDrop(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newTestQueue(t, 8, alone(0))
@@ -224,9 +224,8 @@ func TestQueueDrop(t *testing.T) {
 	})
 }
 
-// TestQueueLoss: what a lane had when it was lost is sent again, before everything
-// behind it, but for what the destination has said that it has. What was never sent
-// nobody can have.
+// TestQueueLoss checks that the chunks of a lost lane are sent again, before all later ones, except
+// those that the destination acknowledges. It cannot acknowledge a chunk that was never sent.
 func TestQueueLoss(t *testing.T) {
 	f := newTestQueue(t, 8, alone(0))
 	f.grant(0, all)
@@ -244,7 +243,7 @@ func TestQueueLoss(t *testing.T) {
 	gone := errors.New("gone")
 	f.failLane(1, gone)
 	if c, err := f.take(1); c != nil || err != gone {
-		t.Errorf("a lost lane is given %v, %v", c, err)
+		t.Errorf("a lost lane gets %v, %v", c, err)
 	}
 	if err := f.ack(0, 2); err != nil {
 		t.Error(err)
@@ -270,13 +269,13 @@ func TestQueueLoss(t *testing.T) {
 	}
 }
 
-// hauling is a queue with lanes that are lost, and what has become of each chunk.
+// lossyQueue is a queue with lanes that are lost, and a model of each chunk's stage.
 type lossyQueue struct {
 	*testQueue
 	credit  []uint64
-	waiting []map[uint64]bool           // by device, numbers
+	waiting []map[uint64]bool           // by device: numbers
 	held    map[*wire.Chunk]int         // by a sender, for its lane
-	sent    [3]map[*wire.Chunk]struct{} // by lane, and not known to be applied
+	sent    [3]map[*wire.Chunk]struct{} // by lane: not known to be applied
 	acked   []uint64
 }
 
@@ -299,7 +298,7 @@ func (h *lossyQueue) grantSome(t *rapid.T) {
 	h.grant(i, wire.Window{Seq: h.credit[i], Offset: h.credit[i] * 10})
 }
 
-// lowest is the chunk of a device that has to be sent next.
+// lowest is the next chunk of a device to be sent.
 func (h *lossyQueue) lowest(device int) (seq uint64, ok bool) {
 	for n := range h.waiting[device] {
 		if !ok || n < seq {
@@ -340,7 +339,7 @@ func (h *lossyQueue) finishSome(t *rapid.T) {
 		h.finish(c, lane)
 		return
 	}
-	t.Skip("no lane has any")
+	t.Skip("no lane has a chunk")
 }
 
 func (h *lossyQueue) finish(c *wire.Chunk, lane int) {
@@ -351,7 +350,7 @@ func (h *lossyQueue) finish(c *wire.Chunk, lane int) {
 	h.finishSend(c)
 }
 
-// ack acknowledges what was taken at some time, without a gap.
+// ack acknowledges chunks that were taken before, without a gap.
 func (h *lossyQueue) ack(t *rapid.T) {
 	i := rapid.IntRange(0, len(h.lines)-1).Draw(t, "device")
 	seq := rapid.Uint64Range(h.acked[i], h.lines[i].sent).Draw(t, "chunks")
@@ -377,7 +376,7 @@ func (h *lossyQueue) ackTo(t *rapid.T, device int, seq uint64) {
 	}
 }
 
-// loseOne loses a lane. Its sender has ended when it is noticed.
+// loseOne loses a lane, whose sender has ended.
 func (h *lossyQueue) loseOne(t *rapid.T) {
 	lane := rapid.IntRange(0, len(h.sent)-1).Draw(t, "lane")
 	h.failLane(lane, errors.New("lost"))
@@ -393,9 +392,8 @@ func (h *lossyQueue) loseOne(t *rapid.T) {
 	h.requeue(lane)
 }
 
-// TestQueue: whatever happens in whatever order, lanes that are lost included, the
-// chunks of each device that nobody is known to have leave in their order, all of them,
-// and none without credit.
+// TestQueue checks every order of events, with lanes that are lost. The chunks of each device leave
+// in order, all that are not acknowledged leave, and none leaves without credit.
 func TestQueue(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		n := rapid.IntRange(1, 4).Draw(rt, "devices")
@@ -439,8 +437,8 @@ func TestQueue(t *testing.T) {
 	})
 }
 
-// TestQueueAcknowledgedLess: a destination that acknowledges less than before has lost what the
-// source no longer has.
+// TestQueueAcknowledgedLess checks that a destination which acknowledges less than before is
+// refused: it has lost chunks that the source has freed.
 func TestQueueAcknowledgedLess(t *testing.T) {
 	f := newTestQueue(t, 8, alone(0))
 	for range 8 {
@@ -458,8 +456,8 @@ func TestQueueAcknowledgedLess(t *testing.T) {
 	}
 }
 
-// TestQueueSlowLane: a lane that has not let go of a chunk for so long that the
-// destination has applied it, and the ring has gone round, takes no other's place.
+// TestQueueSlowLane checks a lane that still sends a chunk after the destination has applied it and
+// the ring has gone round. The lane takes no other chunk's place.
 func TestQueueSlowLane(t *testing.T) {
 	f := newTestQueue(t, 4, alone(0))
 	f.grant(0, all)
@@ -490,9 +488,9 @@ func TestQueueSlowLane(t *testing.T) {
 	}
 }
 
-// BenchmarkQueue is a chunk's whole way through the queue without its bytes: memory,
-// put, take, sent, applied. A chunk of 1 MiB takes some 100 µs to read, sum up and send.
-// The queue is empty, or so many chunks wait for a lane.
+// BenchmarkQueue is the whole way of a chunk through the queue, without its bytes: get, put, take,
+// finishSend, ack. A chunk of 1 MiB takes some 100 µs to read, digest and send. The queue is empty,
+// or so many chunks wait for a lane.
 func BenchmarkQueue(b *testing.B) {
 	for _, waiting := range []uint64{0, 32} {
 		b.Run(fmt.Sprint(waiting), func(b *testing.B) {

@@ -8,57 +8,56 @@ import (
 // fading is the time after which a measurement counts for a third.
 const fading = time.Second
 
-// least is how many bytes a measurement of speed needs to mean anything.
+// minBytes is how many bytes a measurement of speed needs.
 const minBytes = 128 << 10
 
-// speed is in bytes a second: what came, over the time that it took, the
-// past counting less and less.
+// speed is in bytes a second: bytes over time, where older ones count less and less.
 type speed struct {
 	bytes, seconds float64
 	seen           uint64 // bytes in all
 }
 
-// add takes in n bytes that took d.
+// add takes n bytes that took d.
 func (r *speed) add(n uint64, d time.Duration) {
 	fade := math.Exp(-d.Seconds() / fading.Seconds())
 	r.bytes, r.seconds = r.bytes*fade+float64(n), r.seconds*fade+d.Seconds()
 	r.seen += n
 }
 
-// set forgets the past for n bytes that took d.
+// set discards the past, and takes n bytes that took d.
 func (r *speed) set(n uint64, d time.Duration) {
 	*r = speed{float64(n), d.Seconds(), max(n, minBytes)}
 }
 
-// value is the rate, 0 as long as too little was seen.
+// value is the rate, 0 while too little was measured.
 func (r *speed) value() float64 {
 	if r.seen < minBytes || r.bytes == 0 {
 		return 0
 	}
-	return r.bytes / r.seconds // infinite where it took no time at all
+	return r.bytes / r.seconds // infinite if it took no time
 }
 
-// span is the least time that a look at the path is about: what arrives, and what
-// is told of it, comes in bursts.
+// minSpan is the shortest time that one observation of the path covers: bytes, and the reports of
+// them, arrive in bursts.
 const minSpan = 20 * time.Millisecond
 
-// meter measures how fast the way to the destination's devices is.
+// meter measures the rate of the path, up to the destination's devices.
 type meter struct {
-	full speed // applied, while the way was full
-	some speed // applied, while something was on its way
-	any  speed // applied, in all
+	full speed // bytes applied while the path was full
+	some speed // bytes applied while some were in flight
+	any  speed // bytes applied, in all
 	rtt  time.Duration
 
-	rttAt time.Time // when rtt was last changed
+	rttAt time.Time // when rtt last changed
 
-	since   time.Time // the look under way
+	since   time.Time // start of the present observation
 	applied uint64    // in all, by then
-	least   uint64    // on its way since, at the least
+	least   uint64    // the fewest bytes in flight since
 
-	begun time.Time // when the bytes that were sent were first looked at
+	begun time.Time // when the sent bytes were first observed
 }
 
-// total makes a speed of what is counted from the beginning.
+// rateTotal makes a speed of totals since the beginning.
 type rateTotal struct {
 	speed
 	bytes uint64
@@ -73,7 +72,7 @@ func (t *rateTotal) observe(bytes uint64, took time.Duration) {
 	t.bytes, t.took = bytes, took
 }
 
-// mean is the speed over all of the time: a device saves as fast as it does.
+// mean is the speed over the whole time: a device's own speed of saving does not change.
 func (t *rateTotal) mean() float64 {
 	if t.bytes < minBytes {
 		return 0
@@ -81,7 +80,7 @@ func (t *rateTotal) mean() float64 {
 	return float64(t.bytes) / t.took.Seconds()
 }
 
-// finite leaves out the rate of what took no time.
+// finite replaces a rate without a time by 0.
 func finite(rate float64) float64 {
 	if math.IsInf(rate, 0) || math.IsNaN(rate) {
 		return 0
@@ -89,8 +88,8 @@ func finite(rate float64) float64 {
 	return rate
 }
 
-// look takes in how much was read and applied by now, in all. From enough bytes
-// on, the way is full.
+// observe takes the bytes that were read and applied by now, in all. The path is full from enough
+// bytes in flight on.
 func (m *meter) observe(now time.Time, drained, applied, enough uint64) {
 	took, busy := now.Sub(m.since), drained-min(drained, applied)
 	m.least = min(m.least, busy)
@@ -110,8 +109,7 @@ func (m *meter) observe(now time.Time, drained, applied, enough uint64) {
 	m.since, m.applied, m.least = now, applied, busy
 }
 
-// goodput is the rate of a way that is full; of one that never was, what came
-// through it at least.
+// goodput is the rate of a full path. If the path never was full, it is a lower bound.
 func (m *meter) goodput() float64 {
 	for _, s := range []*speed{&m.full, &m.some, &m.any} {
 		if rate := s.value(); rate > 0 {
@@ -121,12 +119,12 @@ func (m *meter) goodput() float64 {
 	return 0
 }
 
-// filled reports whether goodput is that of a way that was full.
+// wasFull reports whether goodput is the rate of a full path.
 func (m *meter) wasFull() bool { return m.full.value() > 0 }
 
-// trip takes in a round trip. What the hand-over will take is a quiet one, so that
-// one which waited behind data counts little, and once a second at most: a way that
-// has become longer is found out nevertheless.
+// noteRTT takes a round trip. The switchover meets a quiet path, so a round trip that waited behind
+// data counts little, and once a second at most. A path that has become longer is noticed
+// nevertheless.
 func (m *meter) noteRTT(now time.Time, d time.Duration) {
 	switch {
 	case d <= 0:

@@ -16,12 +16,12 @@ import (
 	"github.com/migpipe/migpipe/vfio"
 )
 
-// memory is a stream of the same bytes without end, as a driver gives them: by
-// a copy into the caller's buffer.
+// endlessStream is a stream of the same bytes without end. It copies into the caller's buffer, as a
+// driver does.
 type endlessStream struct {
 	vfio.Stream
 	content   []byte
-	into      []*byte // where it was asked to put them
+	into      []*byte // buffers of the reads
 	recording bool
 }
 
@@ -32,9 +32,9 @@ func (m *endlessStream) Read(p []byte) (int, error) {
 	return copy(p, m.content), nil
 }
 
-// null is a lane that takes everything.
+// nullLane is a lane that takes everything.
 type nullLane struct {
-	from      []*byte // where the payloads were
+	from      []*byte // addresses of the payloads
 	sizes     []int
 	recording bool
 }
@@ -50,7 +50,7 @@ func (*nullLane) CloseWrite() error           { return nil }
 func (*nullLane) SetDeadline(time.Time) error { return nil }
 func (*nullLane) Close() error                { return nil }
 
-// rawPath is a drain and a sender on the way of bytes that go as they are.
+// rawPath is a drain and a sender for bytes that are not encoded.
 func rawPath(t testing.TB, chunk int, s *endlessStream, n *nullLane) (move func()) {
 	arena, err := wire.NewArena(0, chunk, 4)
 	if err != nil {
@@ -91,7 +91,7 @@ func rawPath(t testing.TB, chunk int, s *endlessStream, n *nullLane) (move func(
 	}
 }
 
-// TestRawPath: what a lane is given is, at the same address, what read() was.
+// TestRawPath checks that a lane gets the bytes at the address that read() wrote to.
 func TestRawPath(t *testing.T) {
 	s, n := &endlessStream{content: noise(1 << 20), recording: true}, &nullLane{recording: true}
 	move := rawPath(t, 1<<20, s, n)
@@ -112,7 +112,7 @@ func TestRawPath(t *testing.T) {
 	}
 }
 
-// counting is a lane whose peer has all that was written before Write returns.
+// countingLane is a lane whose peer has all bytes before Write returns.
 type countingLane struct {
 	nullLane
 	wire *atomic.Uint64
@@ -124,8 +124,8 @@ func (c *countingLane) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// TestCountedWhenWritten: the figure is whole when the peer has the chunk, not
-// when the sender hears that it has.
+// TestCountedWhenWritten checks that the counter is complete when the peer has the chunk, not when
+// Write returns.
 func TestCountedWhenWritten(t *testing.T) {
 	arena, err := wire.NewArena(0, 4<<10, 2)
 	if err != nil {
@@ -150,7 +150,7 @@ func TestCountedWhenWritten(t *testing.T) {
 		t.Fatal(err)
 	}
 	if want := []uint64{4 << 10}; !slices.Equal(lane.seen, want) {
-		t.Errorf("counted while it was written: %v, want %v", lane.seen, want)
+		t.Errorf("counted during the write: %v, want %v", lane.seen, want)
 	}
 	c.Release()
 	spare.Release()
@@ -159,9 +159,8 @@ func TestCountedWhenWritten(t *testing.T) {
 	}
 }
 
-// BenchmarkRawPath is the source's whole part in a chunk that goes as it is:
-// read, digest, frame. The copy of the simulated read() is in it, as it would
-// be in the kernel; there is no other.
+// BenchmarkRawPath is the source's whole work on a chunk that is not encoded: read, digest, frame.
+// It includes the copy of the simulated read(), as in the kernel; there is no other copy.
 func BenchmarkRawPath(b *testing.B) {
 	for _, size := range []int{4 << 10, 64 << 10, 1 << 20} {
 		b.Run(sizeName(size), func(b *testing.B) {
@@ -175,7 +174,7 @@ func BenchmarkRawPath(b *testing.B) {
 	}
 }
 
-// noise is what no codec and no scan for zeros makes shorter.
+// noise is bytes that no codec and no scan for zeros shortens.
 func noise(n int) []byte {
 	p := make([]byte, n)
 	rand.Read(p)

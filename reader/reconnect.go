@@ -12,21 +12,21 @@ import (
 	"github.com/migpipe/migpipe/transport/migration"
 )
 
-// mayReturn reports whether a conversation whose lane has ended may go on over another:
-// the end of a lane ends no attempt. In doubt it may whatever the lane has ended with,
-// since only the destination's answer ends the doubt.
+// mayReconnect reports whether the conversation may continue on another lane after its lane ended
+// with err: the end of a lane ends no attempt. In doubt every error allows that, because only the
+// destination's answer ends the doubt.
 func (e *engine) mayReconnect(err error) bool {
 	if e.handoff.InDoubt() {
 		return true
 	}
-	return e.handoff.NeedsPeer() && wire.Ended(err) && !e.offer.Devices[0].Splice // what was spliced into a lane is gone with it
+	return e.handoff.NeedsPeer() && wire.Ended(err) && !e.offer.Devices[0].Splice // bytes that were spliced into a lane are lost with it
 }
 
-// controlLost goes on over another control lane, or ends the conversation. A
-// destination that can still be told why it ends, is.
+// controlLost continues on another control lane, or ends the conversation. It tells a destination
+// that is still reachable the cause.
 func (e *engine) controlLost(ev controlLost) {
 	if ev.control != e.conn.control {
-		return // it has a successor
+		return // a new lane has replaced it
 	}
 	f := &transport.Fault{Code: transport.CodeOf(ev.err), Err: ev.err}
 	switch {
@@ -52,7 +52,7 @@ func (e *engine) greeting(ev greeting) {
 	e.conn.send(e.offer)
 }
 
-// lose dials the control lane again.
+// loseControl dials the control lane again.
 func (e *engine) loseControl(err error) {
 	e.conn.dropControl()
 	clear(e.pipe.dialling)
@@ -61,7 +61,7 @@ func (e *engine) loseControl(err error) {
 	e.stepPlan(plan.ConnectionLost{})
 }
 
-// seek looks for the destination.
+// redialControl dials the control lane again.
 func (e *engine) redialControl(cause error) {
 	e.conn.redialControl(cause, e.handoff.Peer, e.handoff.InDoubt())
 }
@@ -72,18 +72,17 @@ func (e *engine) useControl(control *wire.Control) {
 	e.report.Over(control.Lane())
 }
 
-// turnedAway tells once why a destination that is reached is no answer.
+// noteRefusal warns once why a destination that was reached is no answer.
 func (e *engine) noteRefusal(f *transport.Fault) {
 	if before := e.conn.refusal; before == nil || before.Err.Error() != f.Err.Error() {
-		e.emit(migration.Event{Kind: migration.Warning, Text: fmt.Sprintf("in doubt: who answers is asked again, since it does not know: %s", f.Err)})
+		e.emit(migration.Event{Kind: migration.Warning, Text: fmt.Sprintf("in doubt: the peer that answered does not know the outcome, and is asked again: %s", f.Err)})
 	}
 	e.conn.refusal = f
 }
 
-// rejoined goes on with the conversation: what was said last may be lost, so it is said
-// again.
+// rejoined continues the conversation. The last messages may be lost, so it sends them again.
 func (e *engine) rejoined(ev rejoined) {
-	if !e.handoff.NeedsPeer() { // meanwhile
+	if !e.handoff.NeedsPeer() { // it ended meanwhile
 		ev.control.Lane().Close()
 		return
 	}
@@ -100,7 +99,7 @@ func (e *engine) rejoined(ev rejoined) {
 	e.dialMissing()
 }
 
-// sayEnds says again what was said of streams that are whole.
+// sendEnds sends the END of every complete stream again.
 func (e *engine) sendEnds() {
 	for _, d := range e.devices {
 		if d.endSent {
@@ -116,7 +115,7 @@ func (e *engine) sendEnd(d *device) {
 	e.conn.send(&end)
 }
 
-// laneFailed has what a data lane carried sent over the others, and dials it again.
+// laneFailed queues the chunks of a lost data lane for the others, and dials the lane again.
 func (e *engine) laneFailed(ev laneFailed) {
 	if !e.handoff.AwaitsReady() {
 		return
@@ -129,9 +128,8 @@ func (e *engine) laneFailed(ev laneFailed) {
 	e.dialMissing()
 }
 
-// dialMissing dials the data lanes that are lost, unless the destination is out of reach:
-// then the control lane comes first, and a destination that was started again knows of no
-// data lane before it has heard RESUME.
+// dialMissing dials the lost data lanes, unless the destination is out of reach: then the control
+// lane comes first. A destination that was started again accepts no data lane before RESUME.
 func (e *engine) dialMissing() {
 	for i, lane := range e.pipe.lanes {
 		if lane != nil || e.pipe.dialling[i] || e.conn.control == nil || !e.handoff.AwaitsReady() {
@@ -157,7 +155,7 @@ func (e *engine) laneBack(ev laneBack) {
 	e.pipe.replaceLane(ev.number, ev.lane)
 }
 
-// forget closes lanes that were dialled too late for the loop to see.
+// closeLateLanes closes lanes that were dialled too late for the loop.
 func (e *engine) closeLateLanes() {
 	for {
 		select {

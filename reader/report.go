@@ -15,7 +15,7 @@ import (
 
 func (e *engine) emit(ev migration.Event) { e.opts.emit(ev) }
 
-// tell observes an event of the attempt.
+// emit hands an event of the attempt to Observe.
 func (o *Options) emit(ev migration.Event) {
 	ev.Attempt = cmp.Or(ev.Attempt, o.Attempt)
 	o.Observe(ev)
@@ -36,7 +36,7 @@ func (e *engine) snapshots() []migration.Snapshot {
 	return out
 }
 
-// way is how the path is measured, as long as state moves over it.
+// pathFigures are the measurements of the path, while state moves over it.
 func (e *engine) pathFigures() migration.Way {
 	if !migration.Moves(e.phase()) {
 		return migration.Way{RTT: e.pipe.meter.rtt}
@@ -44,8 +44,8 @@ func (e *engine) pathFigures() migration.Way {
 	return migration.Way{Goodput: finite(e.pipe.meter.goodput()), RTT: e.pipe.meter.rtt}
 }
 
-// phase is where the migration is: the plan knows it until the destination is ready, or
-// the way back begins.
+// phase is the phase of the migration. The plan knows it until the destination is ready, or the way
+// back begins.
 func (e *engine) phase() string {
 	switch {
 	case !e.times.running.IsZero():
@@ -58,15 +58,15 @@ func (e *engine) phase() string {
 	return phaseNames[e.plan.Phase()]
 }
 
-// phaseNames are the plan's phases as reports call them.
+// phaseNames are the plan's phases as reports name them.
 var phaseNames = [plan.Ended + 1]string{
 	plan.Connecting: migration.Connect, plan.Entering: migration.PreCopy, plan.Precopying: migration.PreCopy,
 	plan.Pausing: migration.Stop, plan.Confirming: migration.Stop, plan.Unpausing: migration.Stop, plan.Quiescing: migration.Stop, plan.Freezing: migration.Stop, plan.Stopping: migration.Stop,
 	plan.Draining: migration.StopCopy, plan.Drained: migration.StopCopy, plan.Ended: migration.Rollback,
 }
 
-// remaining estimates what a device has still to give.
-func (e *engine) remaining(d *device) (left uint64, known bool) {
+// remaining estimates how many bytes a device has still to yield.
+func (e *engine) remaining(d *device) (bytes uint64, known bool) {
 	return e.plan.Remaining(d.number, d.bytesRead(), d.atPause.read)
 }
 
@@ -95,8 +95,7 @@ func (e *engine) finishReport() {
 	}
 }
 
-// states asks the devices where they are, unless a driver has just shown that
-// it may not answer.
+// states asks the devices for their states, unless a driver does not return from a read.
 func (e *engine) states() []string {
 	if e.stuck {
 		return slices.Repeat([]string{"unknown: a read of the device does not end"}, len(e.devices))
@@ -104,7 +103,7 @@ func (e *engine) states() []string {
 	return e.fleet.states()
 }
 
-// savedSince is what reading a device has taken since the guest stands still.
+// saveTimeSincePause is how long reading a device has taken since the guest was paused.
 func (e *engine) saveTimeSincePause(d *device) time.Duration {
 	if d.drain != nil && !e.times.paused.IsZero() {
 		return time.Duration(d.drain.took.Load()) - d.atPause.saved
@@ -112,7 +111,7 @@ func (e *engine) saveTimeSincePause(d *device) time.Duration {
 	return 0
 }
 
-// held is the copy that the destination was not told to drop, nil for none.
+// copyThere is the copy that the destination was not told to discard, nil for none.
 func copyThere(s handoff.Source, ready bool) *migration.CopyThere {
 	if !s.Sole || s.Gone {
 		return nil
@@ -127,7 +126,7 @@ func (e *engine) result() (migration.Report, error) {
 		e.report.Warnings = append(e.report.Warnings, e.unrecorded.Error())
 	}
 	if e.report.Outcome == migration.Committed {
-		if e.fault != nil { // of the end's record, or of what came too late to matter
+		if e.fault != nil { // a record that failed, or a fault that came too late to matter
 			e.report.Warnings = append(e.report.Warnings, e.fault.Error())
 		}
 		return e.report, nil
@@ -138,17 +137,17 @@ func (e *engine) result() (migration.Report, error) {
 	return e.report, e.fault
 }
 
-// keepTimes remembers the steps that have run, for the next migration's prediction.
+// saveStepTimes stores the times of the steps that ran, for the prediction of the next migration.
 func (e *engine) saveStepTimes() {
 	if e.opts.StepTimes == nil || e.times.ran == nil {
 		return
 	}
 	if err := handoff.KeepTimes(e.opts.StepTimes, e.times.ran); err != nil {
-		e.report.Warnings = append(e.report.Warnings, fmt.Sprintf("the times of this run's steps are not kept: %v", err))
+		e.report.Warnings = append(e.report.Warnings, fmt.Sprintf("the times of this run's steps are not stored: %v", err))
 	}
 }
 
-// tellHooks reports hooks that failed. They have ended.
+// reportHooks reports hooks that failed. They have ended.
 func (e *engine) reportHooks() {
 	if err := e.hooks.committed; err != nil {
 		e.report.Warnings = append(e.report.Warnings, fmt.Sprintf("on-commit: %v", err))

@@ -14,9 +14,9 @@ import (
 	"github.com/migpipe/migpipe/vfio"
 )
 
-// takeBack ends an attempt that ended with its process: its devices are taken back,
-// where they are not running, and that is recorded. They are this side's as long as
-// COMMIT is not recorded, and when somebody has decided so (FORCED).
+// recoverDevices ends an attempt that an earlier process left unfinished. It returns the devices
+// that do not run to RUNNING, and records that. The source owns them as long as COMMIT is not
+// recorded, and after a person has decided so (FORCED).
 func recoverDevices(o Options, sources []Source) (out migration.Report, err error) {
 	last := o.Journal.Last()
 	if !last.Unfinished() && last.Record != handoff.Forced {
@@ -35,18 +35,19 @@ func recoverDevices(o Options, sources []Source) (out migration.Report, err erro
 	return out, b.err
 }
 
-// wayBack does what the hand-off says after a restart, where nobody is connected.
+// recovery carries out the actions of the hand-off after a restart, without a connection.
 type recovery struct {
 	opts    Options
 	sole    bool // the destination's copy may be the only one that works
 	fleet   *fleet
 	asking  *tasks.Group
 	outcome migration.Outcome
-	unheard bool
-	err     error // the first
+	unheard bool  // the guest's owner did not answer
+	err     error // the first cause
 }
 
-// do takes the actions, and gives the event that the last of them leads to, nil for none.
+// apply carries out the actions, and returns the event that the last of them leads to, nil for
+// none.
 func (b *recovery) apply(actions []handoff.SourceAction) (ev handoff.SourceEvent) {
 	for _, a := range actions {
 		switch a := a.(type) {
@@ -67,14 +68,14 @@ func (b *recovery) apply(actions []handoff.SourceAction) (ev handoff.SourceEvent
 			ev = handoff.Resumed{How: b.resume()}
 		case handoff.Finish:
 			b.outcome = a.Outcome
-		case handoff.Send, handoff.SendHello, handoff.AskApproval, handoff.AskWitness, handoff.Release: // nobody hears, and nothing is given away
+		case handoff.Send, handoff.SendHello, handoff.AskApproval, handoff.AskWitness, handoff.Release: // no peer is connected, and nothing is given away
 		}
 	}
 	return ev
 }
 
-// resume takes the devices back, and has the guest resumed, which a process before this
-// one may have paused.
+// resume returns the devices to RUNNING, and asks the owner to resume the guest, which an earlier
+// process may have paused.
 func (b *recovery) resume() handoff.Return {
 	again, err := b.fleet.resume(b.sole)
 	b.report(again, err)
@@ -94,7 +95,7 @@ func (b *recovery) report(again []string, err error) {
 		b.opts.emit(migration.Event{Kind: migration.Warning, Text: text})
 	}
 	if err != nil {
-		b.noteCause(b.fleet.faultOf(fmt.Errorf("take the devices of attempt %d back: %w", b.opts.Journal.Last().Attempt.Epoch, err)))
+		b.noteCause(b.fleet.faultOf(fmt.Errorf("resume the devices of attempt %d: %w", b.opts.Journal.Last().Attempt.Epoch, err)))
 	}
 }
 
@@ -104,8 +105,8 @@ func (b *recovery) noteCause(f *transport.Fault) {
 	}
 }
 
-// letGo ends the sessions of devices of which DONE is recorded, where the process ended
-// before it had.
+// releaseSessions ends the sessions of devices for which DONE is recorded. The process that
+// recorded it ended before it could.
 func releaseSessions(sources []Source) (warnings []string) {
 	for _, s := range sources {
 		if now, err := s.Device.State(); err != nil || now != vfio.StopCopy {
@@ -118,28 +119,28 @@ func releaseSessions(sources []Source) (warnings []string) {
 	return warnings
 }
 
-// ErrOnlyCopy says that the destination has a complete copy of an earlier attempt, and
-// that the devices here hold nothing of that: they were reset with the process or the
-// host that made it.
-var ErrOnlyCopy = errors.New("the destination has a complete copy, and the devices here were reset since it was made: it may be the only one")
+// ErrOnlyCopy says that the destination has a complete copy of an earlier attempt, and that the
+// devices at the source hold nothing of it: they were reset, with the process or the host that made
+// the copy.
+var ErrOnlyCopy = errors.New("the destination has a complete copy, and the devices here were reset since: it may be the only one")
 
-// ErrKeptCopy is ErrOnlyCopy where the way back of that attempt has failed, or is not known
-// to have ended well. No start ends such a copy: a person decides.
-var ErrUndecidedCopy = errors.New("the way back of it has failed or did not end, and the destination has a complete copy, which may be the only one")
+// ErrUndecidedCopy is like ErrOnlyCopy for an attempt whose way back has failed, or is not known to
+// have ended well. No new attempt ends such a copy: a person decides.
+var ErrUndecidedCopy = errors.New("the way back failed or did not end, and the destination has a complete copy, which may be the only one")
 
-// askTimeout bounds the question about devices that stand still: they are this side's
-// whatever the answer is, unless somebody has decided otherwise.
+// askTimeout bounds the question about stopped devices. The source owns them with any answer,
+// unless a person has decided otherwise.
 const askTimeout = time.Second
 
-// spareCopy asks the destination what has become of an attempt that was left open. If
-// the devices do not look like that attempt's any more, the next attempt would end what
-// may be the only copy. And somebody may have decided, meanwhile, that they run there.
+// guardOnlyCopy asks the destination about an attempt that was left open. It refuses a new attempt
+// in two cases: the devices no longer hold the state of the open one, so a new attempt would end
+// what may be the only copy; or a person has decided that the devices run at the destination.
 func guardOnlyCopy(ctx context.Context, dialer transport.Dialer, sources []Source, o Options) error {
 	last := o.Journal.Last()
 	if last.Record != handoff.Forced && (!last.Unfinished() || o.StartOver && last.Record == handoff.Open) {
 		return nil
 	}
-	empty, limit := last.Unfinished() && mayBeReset(last, sources, o), askTimeout // of FORCED a person has said that no answer is needed
+	empty, limit := last.Unfinished() && mayBeReset(last, sources, o), askTimeout // with FORCED a person has decided that no answer is needed
 	if empty {
 		limit = o.ConnectFor
 	}
@@ -154,7 +155,7 @@ func guardOnlyCopy(ctx context.Context, dialer transport.Dialer, sources []Sourc
 	}
 	if f := checkBothMayRun(&o, last.Attempt, status); f != nil {
 		if err := recordBothMayRun(o.Journal, f); err != nil {
-			f.Err = fmt.Errorf("%w; the journal does not keep that: %w", f.Err, err)
+			f.Err = fmt.Errorf("%w; the journal did not take that: %w", f.Err, err)
 		}
 		return &undecided{f}
 	}
@@ -163,7 +164,7 @@ func guardOnlyCopy(ctx context.Context, dialer transport.Dialer, sources []Sourc
 	}
 	switch status.Record {
 	case handoff.Ready.String():
-		if empty || !allStopped(sources) { // some were reset, since all stood still when they were read to the end
+		if empty || !allStopped(sources) { // some were reset: all were stopped when they were read to the end
 			cause := ErrOnlyCopy
 			if last.Record != handoff.Open {
 				cause = ErrUndecidedCopy
@@ -175,21 +176,22 @@ func guardOnlyCopy(ctx context.Context, dialer transport.Dialer, sources []Sourc
 		if status.Record == handoff.Lost.String() {
 			code = transport.CodeLost
 		}
-		return &undecided{&transport.Fault{Code: code, Remote: true, Err: fmt.Errorf("the destination's record is %s of attempt %d, this side's is %v of attempt %d: somebody has decided there",
+		return &undecided{&transport.Fault{Code: code, Remote: true, Err: fmt.Errorf("the destination's record is %s of attempt %d, this side's is %v of attempt %d: a person has decided there",
 			transport.PeerText(status.Record), status.MaxEpoch, last.Record, last.Attempt.Epoch)}}
 	}
 	return nil
 }
 
-// wereReset reports whether the devices may hold nothing any more of an attempt that this
-// side has not ended. By RESUME_FAILED none of them has run since. By OWNER some may have,
-// and only where all do is nothing left to be taken back.
+// mayBeReset reports whether the devices may hold nothing of an attempt that the source has not
+// ended. With RESUME_FAILED no device has run since. With OWNER some may have, and only if all run
+// is nothing left to recover.
 func mayBeReset(last handoff.Entry, sources []Source, o Options) bool {
 	return allRunning(sources) || handoff.Rebooted(o.Journal) || last.Record == handoff.ResumeFailed && !allStopped(sources)
 }
 
-// identify asks the destination for what COMMIT names, where a person has decided that its
-// copy is to run and this side had not heard of that: its journal and the copy's digest.
+// nameCopy asks the destination for the journal and the digest that COMMIT must name. The journal
+// lacks them if a person decided that the destination's copy is to run, and this source had not
+// received READY.
 func nameCopy(ctx context.Context, dialer transport.Dialer, o Options) error {
 	last := o.Journal.Last()
 	if last.Peer != (migration.JournalID{}) {
@@ -213,11 +215,11 @@ func nameCopy(ctx context.Context, dialer transport.Dialer, o Options) error {
 	return nil
 }
 
-// insist asks the destination for its record, and asks again after each ConnectFor without an
-// answer: in doubt nothing else helps. DoubtFor bounds it. The user is told once.
+// askForCopy asks the destination for its record, again after each ConnectFor without an answer: in
+// doubt nothing else helps. DoubtFor bounds it. It warns the user once.
 func askForCopy(ctx context.Context, dialer transport.Dialer, o Options, a migration.Attempt) (*wire.Status, error) {
 	began := time.Now()
-	for told := false; ; told = true {
+	for warned := false; ; warned = true {
 		limit := o.ConnectFor
 		if doubt := o.doubtLimit(); doubt > 0 {
 			limit = min(limit, doubt-time.Since(began))
@@ -231,8 +233,8 @@ func askForCopy(ctx context.Context, dialer transport.Dialer, o Options, a migra
 		if doubt := o.doubtLimit(); doubt > 0 && time.Since(began) >= doubt {
 			return nil, fmt.Errorf("no answer for %v: %w", migration.RoundTime(time.Since(began)), err)
 		}
-		if !told {
-			o.emit(migration.Event{Kind: migration.Warning, Text: fmt.Sprintf("in doubt: the destination is asked for its copy of attempt %d, and asked again until it answers: %v", a.Epoch, err)})
+		if !warned {
+			o.emit(migration.Event{Kind: migration.Warning, Text: fmt.Sprintf("in doubt: asking the destination for its copy of attempt %d until it answers: %v", a.Epoch, err)})
 		}
 		if sleep(ctx, lanePause) != nil {
 			return nil, err
@@ -240,12 +242,12 @@ func askForCopy(ctx context.Context, dialer transport.Dialer, o Options, a migra
 	}
 }
 
-// undecided is why nothing may be started here before somebody has looked at both sides.
+// undecided is a fault that only people can resolve, by a look at both sides.
 type undecided struct{ *transport.Fault }
 
 func (u *undecided) Unwrap() error { return u.Fault }
 
-// spared is the outcome of an attempt that was not begun.
+// guardOutcome is the outcome of an attempt that guardOnlyCopy refused.
 func guardOutcome(err error) migration.Outcome {
 	if _, ok := errors.AsType[*undecided](err); ok {
 		return migration.InDoubt
@@ -253,8 +255,8 @@ func guardOutcome(err error) migration.Outcome {
 	return migration.Aborted
 }
 
-// query asks the destination for its record of a migration, until it answers or ctx ends:
-// one that hangs up has said nothing.
+// query asks the destination for its record of a migration, until it answers or ctx ends. A
+// destination that hangs up has not answered.
 func query(ctx context.Context, dialer transport.Dialer, a migration.Attempt, limit time.Duration) (*wire.Status, error) {
 	for {
 		lane, err := reach(ctx, limit, dialer.Dial)
@@ -271,7 +273,7 @@ func query(ctx context.Context, dialer transport.Dialer, a migration.Attempt, li
 // queryOver asks over a lane, and closes it.
 func queryOver(ctx context.Context, lane transport.Lane, a migration.Attempt) (*wire.Status, error) {
 	defer lane.Close()
-	stop := context.AfterFunc(ctx, func() { lane.SetDeadline(time.Unix(1, 0)) })
+	stop := context.AfterFunc(ctx, func() { lane.SetDeadline(aLongTimeAgo) })
 	defer stop()
 	control := wire.NewControl(lane)
 	err := wire.WritePreamble(lane, wire.Preamble{Kind: wire.LaneControl, Mig: a.Mig, Epoch: a.Epoch})
@@ -293,8 +295,8 @@ func queryOver(ctx context.Context, lane transport.Lane, a migration.Attempt) (*
 	return nil, fmt.Errorf("%w: QUERY is answered by %v", transport.ErrProtocol, m.Type())
 }
 
-// restart goes on with a hand-off that a process before this one has left at COMMIT.
-// The source asks for its devices back only if they still hold what they held then.
+// continueInDoubt continues a hand-off that an earlier process left at COMMIT. The source asks for
+// its devices only if they still hold their state of that time.
 func (e *engine) continueInDoubt() {
 	e.predecessor.inDoubt = true
 	last := e.opts.Journal.Last()
@@ -305,30 +307,30 @@ func (e *engine) continueInDoubt() {
 	e.predecessor.devicesReset = !e.fleet.allStopped() || handoff.Rebooted(e.opts.Journal)
 	e.handoff.Empty = e.handoff.Empty || e.predecessor.devicesReset
 	e.emit(migration.Event{Kind: migration.Phase, Phase: migration.Commit})
-	e.emit(migration.Event{Kind: migration.Warning, Text: fmt.Sprintf("going on with migration %v, attempt %d, which is recorded as %v: the destination is asked", last.Attempt.Mig, last.Attempt.Epoch, last.Record)})
+	e.emit(migration.Event{Kind: migration.Warning, Text: fmt.Sprintf("continuing migration %v, attempt %d, recorded as %v: asking the destination", last.Attempt.Mig, last.Attempt.Epoch, last.Record)})
 	e.apply(actions)
 	e.redialControl(handoff.ErrInDoubt)
 }
 
-// ErrBothMayRun says that the destination has accepted the devices of an attempt before the
-// one that this side was FORCED to, or has opened since.
-var ErrBothMayRun = errors.New("both may run")
+// ErrBothMayRun says that both sides may run the devices: the destination accepted them in an
+// attempt before the one that this source was FORCED to, or has opened since.
+var ErrBothMayRun = errors.New("both sides may run the devices")
 
-// meets holds what the destination says of its record against the attempt of this side. The
-// fault, nil where all is well, names both; the user gets an alarm.
+// checkBothMayRun compares the destination's record with the source's attempt. A fault names both,
+// and the user gets an alarm. It returns nil if at most one side may run.
 func checkBothMayRun(o *Options, a migration.Attempt, m *wire.Status) *transport.Fault {
 	for _, r := range []handoff.Record{handoff.Accept, handoff.Running, handoff.Done, handoff.Forced} {
 		if m.Record != r.String() || !handoff.BothMayRun(a.Epoch, r, m.MaxEpoch) {
 			continue
 		}
-		met := fmt.Sprintf("the destination's record is %v of attempt %d", r, m.MaxEpoch)
-		o.emit(migration.Event{Kind: migration.Alarm, Attempt: a, Text: fmt.Sprintf("%s; this side is at attempt %d", met, a.Epoch)})
-		return &transport.Fault{Code: transport.CodeBothMayRun, Remote: true, Err: &bothMayRun{met}}
+		theirs := fmt.Sprintf("the destination's record is %v of attempt %d", r, m.MaxEpoch)
+		o.emit(migration.Event{Kind: migration.Alarm, Attempt: a, Text: fmt.Sprintf("%s; this side is at attempt %d", theirs, a.Epoch)})
+		return &transport.Fault{Code: transport.CodeBothMayRun, Remote: true, Err: &bothMayRun{theirs}}
 	}
 	return nil
 }
 
-// noteBoth has the journal keep what was found, behind the record that stands.
+// recordBothMayRun stores that fault in the journal, beside the present record.
 func recordBothMayRun(j handoff.Journal, f *transport.Fault) error {
 	last := j.Last()
 	if text := textOf(f); last.Why.Text != text {
@@ -338,7 +340,7 @@ func recordBothMayRun(j handoff.Journal, f *transport.Fault) error {
 	return nil
 }
 
-// textOf is what a journal keeps of a fault. Its code says already that both may run.
+// textOf is the text of a fault for a journal. Its code already says that both may run.
 func textOf(f *transport.Fault) string {
 	if both, ok := errors.AsType[*bothMayRun](f); ok {
 		return both.theirs
@@ -346,22 +348,21 @@ func textOf(f *transport.Fault) string {
 	return f.Error()
 }
 
-// bothMayRun is an ErrBothMayRun: it has what the destination's record is.
+// bothMayRun is an ErrBothMayRun with the destination's record.
 type bothMayRun struct{ theirs string }
 
 func (e *bothMayRun) Error() string { return ErrBothMayRun.Error() + ": " + e.theirs }
 func (e *bothMayRun) Unwrap() error { return ErrBothMayRun }
 
-// passGate asks the journal whether the devices are still this side's, before
-// anybody looks at them. The outcome is Pending if they are, and otherwise what was
-// decided before.
+// checkJournal asks the journal whether the source owns the devices, before any device is touched.
+// The outcome is Pending if it does, and the earlier decision if it does not.
 func checkJournal(o Options) (decided migration.Report, err error) {
 	err = handoff.MayOpen(o.Journal.Last(), o.Attempt)
 	if err == nil {
 		return decided, nil
 	}
 	decided = migration.Report{Outcome: migration.Aborted, Attempt: o.Journal.Last().Attempt, Peer: o.Journal.Last().PeerID}
-	if errors.Is(err, handoff.ErrGone) { // as if this attempt had done it
+	if errors.Is(err, handoff.ErrGone) { // the outcome is that of the earlier attempt
 		decided.Outcome, decided.Warnings = migration.Committed, []string{err.Error() + ": nothing was sent"}
 		return decided, nil
 	}

@@ -17,7 +17,7 @@ import (
 	"github.com/migpipe/migpipe/vfio/sim"
 )
 
-// committed is the journal of a source that a process before has left in doubt.
+// committed is the journal of a source that an earlier process left in doubt.
 func committed(t *testing.T) *handoff.Memory {
 	t.Helper()
 	j := handoff.NewMemory()
@@ -29,8 +29,8 @@ func committed(t *testing.T) *handoff.Memory {
 
 var restarted = migration.Attempt{Mig: migration.ID{1}, Epoch: 1}
 
-// resumedLane is the control lane of a source that says RESUME, and waits for an answer: one
-// that was dialled too early has been given up.
+// resumedLane is the control lane of a source that sends RESUME and waits for the answer. It closes
+// lanes that the source has aborted.
 func resumedLane(ctx context.Context, l transport.Listener) (*wire.Control, error) {
 	for {
 		lane, err := l.Accept(ctx)
@@ -51,19 +51,19 @@ func resumedLane(ctx context.Context, l transport.Listener) (*wire.Control, erro
 	}
 }
 
-// playDestination is a destination that says something to a source that comes back, and
-// answers COMMIT. It gives what the source has said.
-func playDestination(ctx context.Context, l transport.Listener, say wire.Message) (heard []wire.MessageType, err error) {
+// playDestination plays a destination: it sends a message to a source that reconnects, and answers
+// COMMIT. It returns the types of the source's messages.
+func playDestination(ctx context.Context, l transport.Listener, first wire.Message) (heard []wire.MessageType, err error) {
 	control, err := resumedLane(ctx, l)
 	if err != nil {
 		return nil, err
 	}
 	defer control.Lane().Close()
-	control.Send(say)
+	control.Send(first)
 	for {
 		m, err := control.Receive()
 		if err != nil {
-			return heard, nil // it has hung up
+			return heard, nil // the source hung up
 		}
 		heard = append(heard, m.Type())
 		if m.Type() == wire.TypeCommit {
@@ -72,9 +72,9 @@ func playDestination(ctx context.Context, l transport.Listener, say wire.Message
 	}
 }
 
-// TestRestartInDoubt: what the process before has sent is acknowledged to this one, and
-// is no breach of the protocol, for which the devices would be asked back. What the
-// downtime was, this one does not know.
+// TestRestartInDoubt checks that an ACK of bytes which the earlier process sent is no breach of the
+// protocol: the source must not ask for its devices because of it. The downtime is unknown to this
+// process.
 func TestRestartInDoubt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d, l := transport.Pipe()
@@ -82,29 +82,29 @@ func TestRestartInDoubt(t *testing.T) {
 		heard := make(chan []wire.MessageType, 1)
 		go func() { // the source's end ends it
 			ack := &wire.Ack{Attempt: restarted, Devices: []wire.DeviceAck{{Seq: 3, Applied: 4096}}}
-			said, err := playDestination(t.Context(), l, ack)
+			received, err := playDestination(t.Context(), l, ack)
 			if err != nil {
 				t.Error(err)
 			}
-			heard <- said
+			heard <- received
 		}()
 		r, err := Send(t.Context(), d, []Source{{Name: "d", Device: stoppedDevice(t)}}, &Options{Journal: committed(t)})
 		if err != nil || r.Outcome != migration.Committed || len(r.Warnings) > 0 || len(r.Stages) > 0 {
 			t.Errorf("%+v, %v", r, err)
 		}
 		if got := fmt.Sprint(<-heard); got != "[COMMIT FIN]" {
-			t.Errorf("the source said %s", got)
+			t.Errorf("the source sent %s", got)
 		}
 	})
 }
 
-// TestCopyAskedFor: where COMMIT does not name the copy, the destination is asked until it
-// answers. One that says nothing is asked again, and the user is told once.
+// TestCopyAskedFor checks that the source asks a destination for its copy until it answers, if
+// COMMIT does not name the copy. It asks a silent destination again, and warns the user once.
 func TestCopyAskedFor(t *testing.T) {
 	const doubt = time.Minute
 	for _, c := range []struct {
 		name   string
-		silent int // lanes on which nothing is said
+		silent int // lanes without an answer
 		gone   int // lanes that are closed after that
 		want   migration.Outcome
 	}{
@@ -128,10 +128,10 @@ func TestCopyAskedFor(t *testing.T) {
 			if err := j.Append(handoff.Entry{Record: handoff.Commit, Attempt: restarted, Journal: j.ID()}); err != nil {
 				t.Fatal(err)
 			}
-			told := 0
+			warned := 0
 			o := &Options{Journal: j, DoubtFor: doubt, Observe: func(ev migration.Event) {
-				if ev.Kind == migration.Warning && strings.Contains(ev.Text, "asked again until it answers") {
-					told++
+				if ev.Kind == migration.Warning && strings.Contains(ev.Text, "until it answers") {
+					warned++
 				}
 			}}
 			began := time.Now()
@@ -142,15 +142,15 @@ func TestCopyAskedFor(t *testing.T) {
 			if took := time.Since(began); c.want == migration.InDoubt && (took < doubt || took > doubt+time.Second) {
 				t.Errorf("%s: the source ended after %v, want %v", c.name, took, doubt)
 			}
-			if want := min(1, c.silent+c.gone); told != want {
-				t.Errorf("%s: the user was told %d times, want %d", c.name, told, want)
+			if want := min(1, c.silent+c.gone); warned != want {
+				t.Errorf("%s: the user was warned %d times, want %d", c.name, warned, want)
 			}
 		})
 	}
 }
 
-// answersLate says nothing on some lanes, closes some more, and answers QUERY on the next that
-// the source still waits on.
+// answersLate gives no answer on some lanes, closes some more, and answers QUERY on the next lane
+// that the source still waits on.
 func answersLate(ctx context.Context, l transport.Listener, silent, gone int) error {
 	for n := 0; ; n++ {
 		lane, err := l.Accept(ctx)
@@ -168,7 +168,7 @@ func answersLate(ctx context.Context, l transport.Listener, silent, gone int) er
 	}
 }
 
-// answersQuery reports whether the source has heard what the destination's record is.
+// answersQuery reports whether the source has received the destination's record.
 func answersQuery(lane transport.Lane) bool {
 	if _, err := wire.ReadPreamble(lane); err != nil {
 		return false
@@ -184,7 +184,7 @@ func answersQuery(lane transport.Lane) bool {
 	return true
 }
 
-// stoppedDevice is one that COMMIT has left in STOP_COPY.
+// stoppedDevice is a device that COMMIT left in STOP_COPY.
 func stoppedDevice(t *testing.T) vfio.Device {
 	t.Helper()
 	d, err := sim.OpenURL("mtty")
@@ -198,8 +198,8 @@ func stoppedDevice(t *testing.T) vfio.Device {
 	return d
 }
 
-// TestRestartEmpty: devices that were reset since are not asked back, whoever wants it:
-// the destination's copy is the only one.
+// TestRestartEmpty checks that the source does not ask for devices that were reset since, even
+// after a cancel: the destination's copy is the only one.
 func TestRestartEmpty(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d, l := transport.Pipe()
@@ -212,12 +212,12 @@ func TestRestartEmpty(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		heard := make(chan []wire.MessageType, 1)
 		go func() { // as above
-			time.Sleep(unreachableGrace / 2) // out of reach, at first
-			said, err := playDestination(t.Context(), l, &wire.NotStarted{Attempt: restarted, Journal: migration.JournalID{7}})
+			time.Sleep(unreachableGrace / 2) // out of reach at first
+			received, err := playDestination(t.Context(), l, &wire.NotStarted{Attempt: restarted, Journal: migration.JournalID{7}})
 			if err != nil {
 				t.Error(err)
 			}
-			heard <- said
+			heard <- received
 		}()
 		lost := func(ev migration.Event) {
 			if ev.Kind == migration.Warning {
@@ -229,12 +229,13 @@ func TestRestartEmpty(t *testing.T) {
 			t.Errorf("%+v, %v", r, err)
 		}
 		if got := fmt.Sprint(<-heard); got != "[COMMIT FIN]" || !errors.Is(ctx.Err(), context.Canceled) {
-			t.Errorf("the source said %s", got)
+			t.Errorf("the source sent %s", got)
 		}
 	})
 }
 
-// TestTurnedAway: who does not know the migration is no answer, and is not asked in a row.
+// TestTurnedAway checks that a destination which does not know the migration is no answer, and is
+// not asked in a tight loop.
 func TestTurnedAway(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d, l := transport.Pipe()
@@ -251,17 +252,17 @@ func TestTurnedAway(t *testing.T) {
 				wire.ReadPreamble(lane)
 				control.Receive()
 				control.Send(&wire.Declined{Attempt: restarted, Code: transport.CodeBusy, Text: "nothing is known"})
-				control.Receive() // until it has heard that
+				control.Receive() // until the source has received it
 				lane.Close()
 			}
 		}()
-		var told []string
-		tell := func(ev migration.Event) {
+		var warned []string
+		observe := func(ev migration.Event) {
 			if ev.Kind != migration.Progress && ev.Kind != migration.Phase {
-				told = append(told, ev.Text)
+				warned = append(warned, ev.Text)
 			}
 		}
-		r, err := Send(t.Context(), d, []Source{{Name: "d", Device: stoppedDevice(t)}}, &Options{Journal: committed(t), Observe: tell, DoubtFor: time.Minute})
+		r, err := Send(t.Context(), d, []Source{{Name: "d", Device: stoppedDevice(t)}}, &Options{Journal: committed(t), Observe: observe, DoubtFor: time.Minute})
 		l.Close()
 		f, ok := errors.AsType[*transport.Fault](err)
 		if r.Outcome != migration.InDoubt || !ok || !f.Remote || f.Err.Error() != "nothing is known" {
@@ -270,13 +271,13 @@ func TestTurnedAway(t *testing.T) {
 		if n := <-asked; n < 10 || n > 60 {
 			t.Errorf("asked %d times in a minute", n)
 		}
-		if len(told) != 3 { // that it is gone on with, that it is no answer, that none has come
-			t.Errorf("told %q", told)
+		if len(warned) != 3 { // the migration continues, no answer yet, the peer does not know
+			t.Errorf("warnings %q", warned)
 		}
 	})
 }
 
-// TestImpatience: who has waited for ever so long may be told to wait no longer.
+// TestImpatience checks that SetDoubtFor ends a long wait.
 func TestImpatience(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d, l := transport.Pipe()
@@ -291,7 +292,7 @@ func TestImpatience(t *testing.T) {
 	})
 }
 
-// otherPeer answers where the destination was.
+// otherPeer dials a peer that is not the destination.
 type otherPeer struct {
 	transport.Dialer
 	id transport.PeerID
@@ -313,8 +314,8 @@ func (o otherPeer) Dial(ctx context.Context) (transport.Lane, error) {
 	return otherLane{lane, o.id}, nil
 }
 
-// TestRestartOtherPeer: an attempt is between two. Whom else the source may send to is not
-// even asked: with RESUME it would learn what makes its answer credible.
+// TestRestartOtherPeer checks that the source does not even ask another peer, although it may send
+// to that peer: RESUME would reveal the journal that makes an answer credible.
 func TestRestartOtherPeer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d, l := transport.Pipe()
@@ -331,7 +332,7 @@ func TestRestartOtherPeer(t *testing.T) {
 				control := wire.NewControl(lane)
 				if _, err := wire.ReadPreamble(lane); err == nil {
 					if m, err := control.Receive(); err == nil {
-						t.Errorf("another peer is told %v", m.Type())
+						t.Errorf("another peer received %v", m.Type())
 						control.Send(&wire.Declined{Attempt: restarted, Journal: migration.JournalID{7}, Code: transport.CodeCancelled})
 					}
 				}
@@ -351,12 +352,12 @@ func TestRestartOtherPeer(t *testing.T) {
 	})
 }
 
-// TestRestartOpenIsAsked: what has become of an attempt that was left open, the
-// destination is asked before anything runs here that may run there.
+// TestRestartOpenIsAsked checks that the source asks the destination about an attempt that was left
+// open, before it runs devices that may run there.
 func TestRestartOpenIsAsked(t *testing.T) {
 	for _, c := range []struct {
 		answer  wire.Message
-		stands  bool // the device holds what the attempt is about
+		holds   bool // the device holds the state of the attempt
 		outcome migration.Outcome
 		record  handoff.Record
 	}{
@@ -366,12 +367,12 @@ func TestRestartOpenIsAsked(t *testing.T) {
 		{&wire.Status{Attempt: restarted, Record: "READY", MaxEpoch: 1}, true, migration.Aborted, handoff.Owner},
 		{&wire.Declined{Attempt: restarted, Code: transport.CodeBusy, Text: "in use"}, false, migration.Aborted, handoff.Open},
 		{&wire.Status{Attempt: restarted, Record: "NONE"}, false, migration.Aborted, handoff.Owner},
-		{nil, true, migration.Aborted, handoff.Owner}, // nobody answers, and they are this side's
+		{nil, true, migration.Aborted, handoff.Owner}, // without an answer they are the source's
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			d, l := transport.Pipe()
 			done := make(chan struct{})
-			go func() { // one question is answered
+			go func() { // answers one question
 				defer close(done)
 				defer l.Close()
 				lane, err := l.Accept(t.Context())
@@ -382,7 +383,7 @@ func TestRestartOpenIsAsked(t *testing.T) {
 				control := wire.NewControl(lane)
 				wire.ReadPreamble(lane)
 				if m, err := control.Receive(); err != nil || m.Type() != wire.TypeQuery {
-					t.Errorf("the source says %v, %v", m, err)
+					t.Errorf("the source sent %v, %v", m, err)
 				}
 				control.Send(c.answer)
 				wire.HangUp(lane, func() { control.Receive() })
@@ -394,7 +395,7 @@ func TestRestartOpenIsAsked(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer device.Close()
-			if c.stands {
+			if c.holds {
 				if stream, err := device.SetState(vfio.StopCopy); err == nil {
 					defer stream.Close()
 				}
@@ -406,15 +407,15 @@ func TestRestartOpenIsAsked(t *testing.T) {
 				records = append(records, e.Record)
 			}
 			if err == nil || r.Outcome != c.outcome || len(records) < 2 && c.record != handoff.Open || len(records) > 1 && records[1] != c.record {
-				t.Errorf("%+v, stands %v: %v, %v, recorded is %v", c.answer, c.stands, r.Outcome, err, records)
+				t.Errorf("%+v, holds %v: %v, %v, the records are %v", c.answer, c.holds, r.Outcome, err, records)
 			}
 			<-done
 		})
 	}
 }
 
-// TestQueryHungUpOn: a destination that hangs up instead of an answer to QUERY has said
-// nothing, and is asked again. What it answers then counts.
+// TestQueryHungUpOn checks that a destination which hangs up on QUERY is asked again, and that its
+// later answer counts.
 func TestQueryHungUpOn(t *testing.T) {
 	for _, hangUp := range []func(transport.Lane){
 		func(l transport.Lane) { l.Close() },
@@ -456,8 +457,8 @@ func TestQueryHungUpOn(t *testing.T) {
 	}
 }
 
-// TestDoubtUnheard: a control lane that stands, and on which the destination hears nothing
-// although it goes on acknowledging, is dialled again in doubt too.
+// TestDoubtUnheard checks that a control lane is dialled again in doubt as well. The lane is open,
+// and the destination hears nothing on it although it sends ACKs.
 func TestDoubtUnheard(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d, l := transport.Pipe()

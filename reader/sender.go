@@ -12,34 +12,34 @@ import (
 	"github.com/migpipe/migpipe/transport"
 )
 
-// sender puts queued chunks on one lane. Whichever lane is free next takes the
-// chunk whose turn it is, of whichever device.
+// sender sends queued chunks on one lane. The lane that is free next takes the next chunk, of any
+// device.
 type sender struct {
 	number      int // of the lane
 	lane        transport.Lane
 	queue       *queue
-	scratch     *wire.Chunk // for what is sent encoded
+	scratch     *wire.Chunk // for encoded chunks
 	codec       codec.Policy
-	lanes       int       // that there are
-	freeAt      time.Time // when the lane was done with a chunk: it waits since
+	lanes       int       // number of all lanes
+	freeAt      time.Time // when the lane finished a chunk: it is idle since
 	pace        *pacer
-	paddingSize int  // bytes of padding that go at once
-	noisy       bool // spare was filled with noise; what was encoded there since is as good
+	paddingSize int  // bytes in one frame of padding
+	noisy       bool // scratch holds noise: encoded bytes written there later serve as well
 	devices     []*device
 	start       time.Time
 	spent       *laneTimes
-	written     *atomic.Uint64 // bytes that were given to this lane, whether all have left or not
+	written     *atomic.Uint64 // bytes that were given to this lane
 	lastSentAt  *atomic.Int64  // when a chunk was last written, in ns after start
 	post        func(event)
 
-	watched chan struct{} // closed when nobody watches the lane any more
+	watched chan struct{} // closed when the watcher of the lane has ended
 }
 
-// frameHead is the length of what is in front of a frame's payload.
+// frameHead is the length of the head in front of a frame's payload.
 const frameHead = len(wire.HeadRoom{})
 
-// run sends until everything was applied, or the lane fails, or ctx ends, with which the streams
-// are abandoned.
+// run sends until everything was applied, or the lane fails, or ctx ends: then the streams are
+// stopped.
 func (s *sender) run(ctx context.Context) {
 	err := s.sendAll(ctx)
 	s.scratch.Release()
@@ -47,8 +47,8 @@ func (s *sender) run(ctx context.Context) {
 		err = s.lane.CloseWrite() // Close would wait for the peer to read all
 	}
 	if err != nil {
-		s.lane.SetDeadline(time.Unix(1, 0))
-		<-s.watched // who comes after this sender must not be told of this lane
+		s.lane.SetDeadline(aLongTimeAgo)
+		<-s.watched // the watcher must not fail the lane of the next sender
 		s.post(laneFailed{s.number, err})
 	}
 }
@@ -71,22 +71,22 @@ func (s *sender) sendAll(ctx context.Context) error {
 	}
 }
 
-// watch waits for the end of the lane, on which the destination says nothing. It is
-// how a sender learns of it that has nothing to send. It ends with the lane.
+// watch waits for the end of the lane, on which the destination sends nothing. A sender without
+// chunks learns of the end by it. It ends with the lane.
 func (s *sender) watch(context.Context) {
 	defer close(s.watched)
 	_, err := s.lane.Read(make([]byte, 1))
 	switch err {
-	case io.EOF: // TLS says so when it closes
+	case io.EOF: // as TLS closes a lane
 		err = fmt.Errorf("%w: the destination hung up", transport.ErrPeerGone)
 	case nil:
 		err = fmt.Errorf("%w: the destination has sent something on a data lane", transport.ErrProtocol)
 	}
 	s.queue.failLane(s.number, err)
-	s.lane.SetDeadline(time.Unix(1, 0)) // wakes a write
+	s.lane.SetDeadline(aLongTimeAgo) // wakes a write
 }
 
-// sendPadding sends one frame of it.
+// sendPadding sends one frame of padding.
 func (s *sender) sendPadding(ctx context.Context) error {
 	if err := s.pace.wait(ctx, s.paddingSize); err != nil {
 		return err
@@ -107,8 +107,8 @@ func (s *sender) send(ctx context.Context, c *wire.Chunk) error {
 	if err := s.pace.wait(ctx, int(out.WireLen)); err != nil {
 		return err
 	}
-	// Counted before it is written: the destination may have applied the last
-	// chunk, and the migration be over, before Write returns here.
+	// Count before the write: the destination may apply the last chunk, and the
+	// migration may end, before Write returns here.
 	s.devices[out.Device].sent.Add(uint64(out.WireLen))
 	s.written.Add(uint64(frameHead) + uint64(out.WireLen))
 	if err := out.WriteFrame(s.lane); err != nil {

@@ -15,12 +15,12 @@ import (
 	"github.com/migpipe/migpipe/vfio"
 )
 
-// ErrNoWitness ends an attempt, before the guest is stopped, whose witness gives no
-// answer to one of the two sides.
+// ErrNoWitness ends an attempt before the guest is paused: the witness does not answer one of the
+// two sides.
 var ErrNoWitness = errors.New("the witness does not answer")
 
-// foresee is what is known of the steps of a stop, by WELCOME and by this side's
-// last run.
+// predictSteps is the known time of each step of a switchover. WELCOME and this side's last run
+// give it.
 func (o *Options) predictSteps(m *wire.Welcome, sources []Source) (s plan.Steps) {
 	s.Stop = o.lastTime(stopStep(sources))
 	if o.PauseGuest != nil {
@@ -44,6 +44,7 @@ func stopStep(sources []Source) string {
 	return handoff.StepOf(handoff.StepStop, drivers)
 }
 
+// lastTime is how long a step took in the last run.
 func (o *Options) lastTime(name string) migration.Step {
 	if o.StepTimes != nil {
 		if took, ok := o.StepTimes.Last(name); ok {
@@ -53,15 +54,15 @@ func (o *Options) lastTime(name string) migration.Step {
 	return migration.Step{Unknown: true}
 }
 
-// longestStep bounds what a destination may say of a step.
+// longestStep bounds the time that a destination may state for a step.
 const longestStep = time.Hour
 
-// told is a step as WELCOME tells it.
+// statedStep is a step as WELCOME states it.
 func statedStep(ns int64) migration.Step {
 	return migration.Step{Took: time.Duration(min(max(ns, 0), int64(longestStep))), Unknown: ns < 0}
 }
 
-// destinationWarns is what the destination thinks will fail, "" for nothing.
+// destinationWarning is the warning in WELCOME, "" for none.
 func destinationWarning(m *wire.Welcome) string {
 	if m.Warning == "" {
 		return ""
@@ -69,7 +70,7 @@ func destinationWarning(m *wire.Welcome) string {
 	return "the destination warns: " + transport.PeerText(m.Warning)
 }
 
-// probeWitness asks the witness before anything is begun that it may have to decide.
+// probeWitness probes the witness before an attempt begins that may need its decision.
 func probeWitness(ctx context.Context, o *Options) error {
 	if o.Witness == nil {
 		return nil
@@ -92,14 +93,14 @@ func (o *Options) checkWitness(m *wire.Welcome) *transport.Fault {
 	return o.refuseSilentWitness(errors.New(transport.PeerText(m.WitnessFault)), true)
 }
 
-// refuseWithout ends an attempt whose witness did not answer a probe, unless the user
-// accepts that.
+// refuseSilentWitness ends an attempt whose witness did not answer a probe, unless the user accepts
+// that.
 func (o *Options) refuseSilentWitness(err error, remote bool) *transport.Fault {
 	switch {
 	case err == nil:
 		return nil
 	case o.IgnoreSilentWitness:
-		o.Observe(migration.Event{Kind: migration.Warning, Text: fmt.Sprintf("%v, and the migration begins all the same: %v", ErrNoWitness, err)})
+		o.Observe(migration.Event{Kind: migration.Warning, Text: fmt.Sprintf("%v, and the migration begins nevertheless: %v", ErrNoWitness, err)})
 		return nil
 	}
 	return &transport.Fault{Code: transport.CodeNetwork, Remote: remote, Err: fmt.Errorf("%w: %w", ErrNoWitness, err)}

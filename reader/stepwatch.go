@@ -10,7 +10,7 @@ import (
 	"github.com/migpipe/migpipe/transport/migration"
 )
 
-// watching tells the watch what the engine knows, and does what it says.
+// stepWatch steps the watch with the engine's facts, and carries out its actions.
 func (e *engine) stepWatch() {
 	for _, a := range e.watch.tick(time.Now(), e.gatherFacts()) {
 		switch a := a.(type) {
@@ -44,13 +44,13 @@ func (e *engine) gatherFacts() facts {
 	return f
 }
 
-// patience is how long this migration's lanes may stand still.
+// stallLimit is how long nothing may be read of a lane of this migration.
 func (e *engine) stallLimit() time.Duration {
 	return stallLimit(max(e.pipe.meter.rtt, e.conn.hearing.trip))
 }
 
-// watchReading gives the data lanes up of which nothing is read, and ends the attempt
-// where that helps none of them.
+// checkDataLanes aborts data lanes that the destination does not read. It ends the attempt if
+// dialling them again does not help.
 func (e *engine) checkDataLanes(m *wire.Ack) {
 	if m.Echo <= 0 || !e.handoff.AwaitsReady() {
 		return
@@ -69,10 +69,10 @@ func (e *engine) checkDataLanes(m *wire.Ack) {
 	}
 }
 
-var errDeaf = errors.New("the connection stands, and the destination has not answered what is said on it")
+var errDeaf = errors.New("the control lane is open, and the destination has not answered on it")
 
-// watchHearing drops the control lane if the destination does not hear it, although it
-// stands. In doubt only an answer to QUERY shows that.
+// checkControlLane closes a control lane that is open, and that the destination does not hear. In
+// doubt only an answer to QUERY proves that it hears.
 func (e *engine) checkControlLane() {
 	doubt := e.handoff.InDoubt()
 	limit := e.stallLimit()

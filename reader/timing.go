@@ -8,30 +8,30 @@ import (
 	"github.com/migpipe/migpipe/transport/migration"
 )
 
-// timing is when the stages of a switchover began, and what its steps take: as foreseen, and
-// as measured. The loop owns it.
+// timing is when the stages of a switchover began, and the times of its steps, as predicted and as
+// measured. The loop owns it.
 type timing struct {
-	start, began                                    time.Time // of the engine, and of the conversation
-	hello, paused, stopped, drained, ready, running time.Time
-	firstApplied                                    time.Time     // when a byte that was read since the pause was applied
+	start, began                                    time.Time     // of the engine
+	hello, paused, stopped, drained, ready, running time.Time     // of the stages
+	firstApplied                                    time.Time     // when the first byte read after the pause was applied
 	sent                                            time.Time     // when the last chunk was given to a lane
-	calledOff                                       time.Duration // in stops that were called off
-	back, resumed                                   time.Time     // a rollback's beginning and end
-	startTook                                       time.Duration
-	witnessTook, acceptTook                         time.Duration // before that, as RUNNING tells
-	ownerDecides                                    bool          // the owner does, between ready and approved
+	calledOff                                       time.Duration // total length of the pauses that were called off
+	back, resumed                                   time.Time     // begin and end of the way back
+	startTook                                       time.Duration // of the devices at the destination, by RUNNING
+	witnessTook, acceptTook                         time.Duration // of the destination, by RUNNING
+	ownerDecides                                    bool          // the owner decides between ready and approved
 	approved                                        time.Time
 
-	cancelled time.Time        // when the user gave up, zero if he has not
-	atLimit   <-chan time.Time // when a stop has lasted as long as is wanted
+	cancelled time.Time        // when the user cancelled, zero if not
+	atLimit   <-chan time.Time // fires when the guest has been paused for the downtime target
 
-	steps       plan.Steps               // as foreseen, by WELCOME and by earlier runs
+	steps       plan.Steps               // as predicted by WELCOME and by earlier runs
 	ran         map[string]time.Duration // of this run, for StepTimes; nil before
-	slowestMove time.Duration            // of the transitions so far
-	enterTook   time.Duration            // of the destination, to RESUMING
+	slowestMove time.Duration            // of all transitions so far
+	enterTook   time.Duration            // the destination's transition to RESUMING
 }
 
-// note takes in how long a step of this run took.
+// noteStep takes the time of a step of this run.
 func (t *timing) noteStep(name string, took time.Duration) {
 	if t.ran == nil {
 		t.ran = map[string]time.Duration{}
@@ -39,8 +39,8 @@ func (t *timing) noteStep(name string, took time.Duration) {
 	t.ran[name] = max(1, took)
 }
 
-// total is the time from the first byte, or from the guest's pause if that came first, to
-// RUNNING, or to now.
+// total is the time from the first byte to RUNNING, or to now. If the guest was paused before the
+// first byte, total counts from that pause.
 func (t *timing) total(firstByte time.Time) time.Duration {
 	began := earliest(firstByte, t.paused)
 	if began.IsZero() {
@@ -49,8 +49,8 @@ func (t *timing) total(firstByte time.Time) time.Duration {
 	return t.ending().Sub(began)
 }
 
-// downtime is the time from the guest's pause to RUNNING, or to now. Stops that
-// were called off are apart.
+// downtime is the time from the guest's pause to RUNNING, or to now. It leaves out pauses that were
+// called off.
 func (t *timing) downtime() time.Duration {
 	if t.paused.IsZero() {
 		return 0
@@ -68,12 +68,12 @@ func (t *timing) ending() time.Time {
 	return time.Now()
 }
 
-// decided is when COMMIT was up to nobody but this side.
+// decided is when only this side could still delay COMMIT.
 func (t *timing) decided() time.Time { return latest(t.ready, t.approved) }
 
-// stages splits the downtime of a migration that was committed. What came before
-// its turn, since much happens at the same time, has taken nothing. A source that was
-// started again in doubt has not seen it.
+// stages splits the downtime of a committed migration into its stages. Stages overlap: a stage that
+// ended before its predecessor did takes no time. A source that was started again in doubt has
+// measured none.
 func (t *timing) stages() (stages []migration.Stage) {
 	if t.paused.IsZero() || t.running.IsZero() || t.ready.IsZero() {
 		return nil
@@ -92,15 +92,15 @@ func (t *timing) stages() (stages []migration.Stage) {
 	if t.ownerDecides {
 		stages = append(stages, migration.Stage{Name: migration.StageDecide, Took: decided.Sub(t.ready)})
 	}
-	// These are the destination's figures, which are its word only.
-	left := t.running.Sub(decided)
-	part := func(told time.Duration) time.Duration {
-		took := min(max(told, 0), left)
-		left -= took
+	// The destination states these figures, so bound them.
+	rest := t.running.Sub(decided)
+	part := func(stated time.Duration) time.Duration {
+		took := min(max(stated, 0), rest)
+		rest -= took
 		return took
 	}
 	start, witness, accept := part(t.startTook), part(t.witnessTook), part(t.acceptTook)
-	stages = append(stages, migration.Stage{Name: migration.StageCommit, Took: left})
+	stages = append(stages, migration.Stage{Name: migration.StageCommit, Took: rest})
 	for _, s := range []migration.Stage{{Name: migration.StageWitness, Took: witness}, {Name: migration.StageAccept, Took: accept}} {
 		if s.Took > 0 {
 			stages = append(stages, s)
@@ -109,7 +109,7 @@ func (t *timing) stages() (stages []migration.Stage) {
 	return append(stages, migration.Stage{Name: migration.StageStart, Took: start})
 }
 
-// earlier is the earlier of two times. A time that has not come yet is none.
+// earliest is the earlier of two times. A zero time has not come.
 func earliest(a, b time.Time) time.Time {
 	if a.IsZero() || b.Before(a) && !b.IsZero() {
 		return b
@@ -124,8 +124,8 @@ func latest(a, b time.Time) time.Time {
 	return a
 }
 
-// stage is the part of the stop that is under way, what it has taken, what it was
-// predicted to take, and what those behind it were.
+// currentStage is the present stage of the switchover: its name, its time so far, its prediction,
+// and the prediction for all later stages.
 func (t *timing) currentStage(now time.Time, p migration.Prediction) (name string, took time.Duration, predicted, next migration.Span) {
 	end := migration.AddSpans(p.Commit, p.Witness.Span(), p.Accept.Span(), p.Start)
 	moving := migration.AddSpans(p.Fill, p.Save, p.Wire, p.Load)
@@ -140,7 +140,7 @@ func (t *timing) currentStage(now time.Time, p migration.Prediction) (name strin
 	return behindCommit(p), now.Sub(t.decided()), end, migration.Span{Known: true}
 }
 
-// behindCommit names what the destination does before it answers COMMIT.
+// behindCommit names the steps of the destination before it answers COMMIT.
 func behindCommit(p migration.Prediction) string {
 	var before []string
 	if p.Witness != (migration.Step{}) {

@@ -9,21 +9,19 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// Tuning is what may be changed while Send runs, from any goroutine. The zero
-// value limits nothing. Sends that are given the same one share its limits.
+// Tuning changes limits while Send runs, from any goroutine. The zero value limits nothing. Several
+// Sends with the same Tuning share its limits.
 type Tuning struct {
-	bandwidth atomic.Pointer[rate.Limiter] // nil: none
-	doubt     atomic.Int64                 // 0: that of Options
+	bandwidth atomic.Pointer[rate.Limiter] // nil: no limit
+	doubt     atomic.Int64                 // 0: as in Options
 }
 
-// SetDoubtFor takes the place of Options.DoubtFor from now on; 0 gives that back.
-// A limit that has passed already ends the wait of a Send that is in doubt, and does
-// nothing to any other.
+// SetDoubtFor replaces Options.DoubtFor from now on; 0 restores it. A limit that has already passed
+// ends the wait of a Send in doubt, and has no effect on others.
 func (t *Tuning) SetDoubtFor(limit time.Duration) { t.doubt.Store(int64(limit)) }
 
-// SetMaxBandwidth limits the payload on all data lanes together, in bytes per
-// second, from now on; 0 is no limit. It binds the switchover too: a low limit
-// makes a long downtime.
+// SetMaxBandwidth limits the payload on all data lanes together, in bytes per second, from now on;
+// 0 is no limit. It applies to the switchover as well: a low limit makes a long downtime.
 func (t *Tuning) SetMaxBandwidth(perSecond uint64) {
 	if perSecond == 0 {
 		t.bandwidth.Store(nil)
@@ -40,18 +38,18 @@ func (t *Tuning) MaxBandwidth() uint64 {
 	return 0
 }
 
-// portionTime is how long a limit may be saved up for, and how soon a change of
-// it is felt: long beside a timer's precision, short beside the tenth of a second
+// burstTime is the time whose bytes may go at once, and the time within which a change of the limit
+// takes effect. It is long beside the precision of a timer, and short beside the tenth of a second
 // over which links are policed.
 const burstTime = 5 * time.Millisecond
 
-// portion is how many bytes that is.
+// burstSize is the number of bytes that may go at once.
 func burstSize(perSecond uint64) int {
 	return int(min(max(float64(perSecond)*burstTime.Seconds(), 1), math.MaxInt32))
 }
 
-// block is how much to send at once: most, or so little that a limit of the bandwidth lets some
-// hundred of them pass a second.
+// blockSize is how many bytes to send at once: most, or so few that some hundred blocks a second
+// keep within the limit of the bandwidth.
 func (t *Tuning) blockSize(most int) int {
 	if limit := t.MaxBandwidth(); limit > 0 {
 		return min(most, max(burstSize(limit), 512))
@@ -59,16 +57,15 @@ func (t *Tuning) blockSize(most int) int {
 	return most
 }
 
-// pacer keeps the lanes of one engine within the bandwidth.
+// pacer limits the bandwidth of all lanes of one engine.
 type pacer struct {
 	tuning *Tuning
-	turn   chan struct{} // holds a token while a lane pays: frames go one by one, not all lanes' at once
+	turn   chan struct{} // holds a token while a lane waits: frames pass one by one
 }
 
 func newPacer(t *Tuning) *pacer { return &pacer{t, make(chan struct{}, 1)} }
 
-// wait returns when n bytes may be sent. Without a limit that costs one atomic
-// load.
+// wait returns when n bytes may be sent. Without a limit it costs one atomic load.
 func (p *pacer) wait(ctx context.Context, n int) error {
 	if p.tuning.bandwidth.Load() == nil {
 		return nil

@@ -14,15 +14,14 @@ const (
 	ms  = time.Millisecond
 )
 
-// traffic is what some lanes have sent by when, one frame after the other.
+// traffic is the frames that some lanes have sent, and when.
 type traffic struct {
 	mu    sync.Mutex
 	begun time.Time
 	seen  []arrival // bytes of one frame each
 }
 
-// lanesUntil has lanes send frames without end, until the time is over, and
-// gives what they sent.
+// lanesUntil makes lanes send frames until the time is over, and returns them.
 func lanesUntil(t *testing.T, over time.Duration, tuning *Tuning, lanes, frame int) *traffic {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), over)
@@ -42,7 +41,7 @@ func lanesUntil(t *testing.T, over time.Duration, tuning *Tuning, lanes, frame i
 	return s
 }
 
-// between is the bytes that were sent in [from, to).
+// between is the number of bytes that were sent in [from, to).
 func (s *traffic) between(from, to time.Duration) (n uint64) {
 	for _, a := range s.seen {
 		if a.at >= from && a.at < to {
@@ -52,8 +51,8 @@ func (s *traffic) between(from, to time.Duration) (n uint64) {
 	return n
 }
 
-// TestMaxBandwidth: over any tenth of a second no more goes than the limit, what
-// it may save up, and the frame that was being paid for; over a second all of it.
+// TestMaxBandwidth checks that in any tenth of a second the lanes send no more than the limit, one
+// burst and one frame. In a second they use the whole limit.
 func TestMaxBandwidth(t *testing.T) {
 	for _, c := range []struct {
 		name         string
@@ -85,7 +84,7 @@ func TestMaxBandwidth(t *testing.T) {
 	}
 }
 
-// TestMaxBandwidthLive: a change is felt at once, by a lane that waits too.
+// TestMaxBandwidthLive checks that a change takes effect at once, also for a lane that waits.
 func TestMaxBandwidthLive(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		tuning := new(Tuning)
@@ -115,8 +114,8 @@ func TestMaxBandwidthLive(t *testing.T) {
 	})
 }
 
-// TestMaxBandwidthCancelled: neither the lane that pays nor those behind it wait
-// any longer.
+// TestMaxBandwidthCancelled checks that a cancel ends the wait of the lane whose turn it is and of
+// those behind it.
 func TestMaxBandwidthCancelled(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		tuning := new(Tuning)
@@ -139,7 +138,7 @@ func TestMaxBandwidthCancelled(t *testing.T) {
 	})
 }
 
-// Without a limit a frame pays nothing.
+// TestNoBandwidthLimitCostsNothing checks that a frame costs no allocation without a limit.
 func TestNoBandwidthLimitCostsNothing(t *testing.T) {
 	p, ctx := newPacer(new(Tuning)), context.Background()
 	if n := testing.AllocsPerRun(100, func() { p.wait(ctx, mib) }); n != 0 {

@@ -6,34 +6,34 @@ import (
 	"github.com/migpipe/migpipe/internal/wire"
 )
 
-// warmup pads lanes that have carried too little to be known: it opens their
-// congestion windows before a stop, when nobody waits for that, and measures them.
+// warmup pads lanes that have carried too little for a measurement. Padding opens their congestion
+// windows before the switchover, at no cost in downtime, and measures them.
 type warmup struct {
 	ramp
 	began   time.Time
-	frame   int    // bytes in a frame of padding
-	frames  int    // that may be sent
+	frame   int    // bytes of one frame of padding
+	frames  int    // number of frames that may be sent
 	arrived uint64 // bytes
-	sent    uint64 // in the end
-	over    bool   // no more are sent
-	done    bool   // and all have arrived
+	sent    uint64 // bytes, once over
+	over    bool   // no further padding is sent
+	done    bool   // all padding has arrived
 	ended   time.Time
 }
 
-// warmPatience is how long what was sent may take to arrive.
+// paddingTimeout is how long sent padding may take to arrive.
 const paddingTimeout = 4 * time.Second
 
-// paddingFrame is the most that goes as one frame of padding: enough to keep a lane
-// busy, and little beside what a round of ramp sees.
+// paddingFrame is the largest frame of padding: enough to keep a lane busy, and small beside the
+// bytes of one round of ramp.
 const paddingFrame = 256 << 10
 
-// warmUp has the lanes send padding.
+// startWarmup makes the lanes send padding.
 func (p *pipeline) startWarmup() {
 	p.warmup = &warmup{ramp: newRamp(p.meter.rtt), began: time.Now(), frame: p.paddingSize, frames: wire.MaxProbe / p.paddingSize}
 	p.queue.pad(p.warmup.frames)
 }
 
-// padded is how many bytes of padding were given to the lanes.
+// paddingSent is the number of bytes of padding that the lanes were given.
 func (p *pipeline) paddingSent() uint64 {
 	if p.warmup.over {
 		return p.warmup.sent
@@ -41,21 +41,22 @@ func (p *pipeline) paddingSent() uint64 {
 	return uint64(p.warmup.frames-p.queue.pendingPadding()) * uint64(p.warmup.frame)
 }
 
-// padding reports whether a round trip that began at a time, in ns after the start, may have
-// waited behind padding.
+// isBehindPadding reports whether a round trip may have waited behind padding. began is its start,
+// in ns after the pipeline's start.
 func (p *pipeline) isBehindPadding(began int64) bool {
 	w := p.warmup
 	return w != nil && (!w.done || p.start.Add(time.Duration(began)).Before(w.ended))
 }
 
-// arrived takes in how much padding the destination has read.
+// notePadding takes the bytes of padding that the destination has read.
 func (p *pipeline) notePadding(bytes uint64) {
 	if p.warmup != nil {
 		p.warmup.arrived = max(p.warmup.arrived, min(bytes, p.paddingSent()))
 	}
 }
 
-// warmed looks how far the padding is, and reports whether the last of it has arrived by now.
+// finishWarmup ends the padding when its rate no longer grows. It reports, once, that the last
+// padding has arrived.
 func (p *pipeline) finishWarmup(now time.Time) bool {
 	w := p.warmup
 	if w == nil || w.done {
@@ -74,24 +75,23 @@ func (p *pipeline) finishWarmup(now time.Time) bool {
 	return true
 }
 
-// ramp watches how fast padding arrives, until that grows no more: the congestion
-// windows are open then.
+// ramp watches the rate at which padding arrives until it no longer grows: then the congestion
+// windows are open.
 type ramp struct {
-	round time.Duration // the time that is looked at at once: windows have doubled by then
-	since time.Duration // when this one began
-	bytes uint64        // that had arrived by then
-	best  float64       // rate of a round so far, in bytes per second
+	round time.Duration // length of a round: long enough for the windows to double
+	since time.Duration // start of this round
+	bytes uint64        // arrived by then
+	best  float64       // highest rate of a round so far, in bytes per second
 
-	flat     int           // rounds since that was no faster by a quarter
-	flatTook time.Duration // of them, or of the one that was
-	flatGot  uint64
+	flat     int           // rounds since the last one that was faster by a quarter
+	flatTook time.Duration // time of these rounds, or of the faster one
+	flatGot  uint64        // bytes of these rounds
 }
 
-// newRamp makes rounds of two round trips, and long beside what comes in bursts.
+// newRamp makes rounds of two round trips, and of 30 ms at least: bytes arrive in bursts.
 func newRamp(rtt time.Duration) ramp { return ramp{round: max(2*rtt, 30*time.Millisecond)} }
 
-// look takes in how much has arrived by now, and reports whether that grows no
-// more.
+// observe takes the bytes that have arrived by now. It reports whether their rate no longer grows.
 func (r *ramp) observe(now time.Duration, arrived uint64) (open bool) {
 	took := now - r.since
 	if took < r.round {
@@ -110,8 +110,9 @@ func (r *ramp) observe(now time.Duration, arrived uint64) (open bool) {
 	return r.flat >= 2 && got > 0
 }
 
-// rate is how much arrived in which time: since that grew no more or, where that was
-// quicker, in all: a path may stand still in its rounds, and no round may have ended.
+// rate is the bytes and the time that the rate of the path is computed from: the flat rounds, or
+// all rounds if those were faster. A path may stall in the flat rounds, and no round may have
+// ended.
 func (r *ramp) rate(now time.Duration, arrived uint64) (uint64, time.Duration) {
 	if float64(arrived)*r.flatTook.Seconds() >= float64(r.flatGot)*now.Seconds() {
 		return arrived, now

@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// TestRamp: padding ends when the path is full, and its rate is that of the full
+// TestRamp checks that padding ends when the path is full, and that its rate is that of the full
 // path.
 func TestRamp(t *testing.T) {
 	const most = 100 << 20 // bytes per second
@@ -13,7 +13,7 @@ func TestRamp(t *testing.T) {
 		name string
 		rtt  time.Duration
 		rate func(at time.Duration) float64 // of arrival
-		from time.Duration                  // until when it may not end
+		from time.Duration                  // the earliest end
 		by   time.Duration
 	}{
 		{"open from the beginning", time.Millisecond, func(time.Duration) float64 { return most }, 0, 100 * ms},
@@ -41,8 +41,8 @@ func TestRamp(t *testing.T) {
 	}
 }
 
-// TestTrip: the quickest round trip counts. What waited behind data raises it by an
-// eighth a second at most, so that a path that has become longer is found out.
+// TestTrip checks that the shortest round trip counts. A round trip that waited behind data raises
+// it by an eighth a second at most, so that a longer path is noticed.
 func TestTrip(t *testing.T) {
 	var m meter
 	now := time.Unix(1000, 0)
@@ -62,7 +62,7 @@ func TestTrip(t *testing.T) {
 	}
 }
 
-// slowStart doubles what arrives, from some packets, each round trip.
+// slowStart doubles the rate in each round trip, from some packets on.
 func slowStart(rtt time.Duration) func(time.Duration) float64 {
 	return func(at time.Duration) float64 {
 		window := 40e3
@@ -73,8 +73,8 @@ func slowStart(rtt time.Duration) func(time.Duration) float64 {
 	}
 }
 
-// What was over before a round had ended is measured all the same, and so is a path that
-// stood still in its rounds, before anything had arrived or after a little had.
+// TestRampCutShort checks the rate of padding that ended before its first round, and of a path that
+// stalled in its rounds: before any byte had arrived, or after a few had.
 func TestRampCutShort(t *testing.T) {
 	for name, c := range map[string]struct {
 		seen  []uint64 // after each round of 200 ms

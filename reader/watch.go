@@ -11,73 +11,73 @@ import (
 	"github.com/migpipe/migpipe/transport/migration"
 )
 
-// watch decides when the engine has waited too long: for WELCOME, for a lost connection, for
-// the switchover, for the answer to COMMIT, or for devices on their way back. It is pure: tick
-// is given the time and the facts, and answers with what to do. It knows no device, journal or
-// connection, and sends neither COMMIT nor ABORT.
+// watch decides when the engine has waited too long: for WELCOME, for a lost connection, for the
+// switchover, for the answer to COMMIT, or for devices on the way back. It is pure: tick takes the
+// time and the facts, and returns actions. It knows no device, journal or connection, and sends
+// neither COMMIT nor ABORT.
 type watch struct {
 	limits watchLimits
 
-	moved   uint64    // bytes that were read and applied
-	movedAt time.Time // when the last of them was, or when all devices had stopped
+	moved   uint64    // bytes that were read, plus bytes that were applied
+	movedAt time.Time // when that last changed, or when all devices had stopped
 
 	warnedLate     bool      // the user was warned of a downtime over the limit
-	warnedSlowBack bool      // and of devices that do not come back
-	warnedDoubt    bool      // and of a COMMIT that is not answered
-	askedBack      bool      // the destination was asked for the devices
-	askedAt        time.Time // when the witness was, last
+	warnedSlowBack bool      // and of devices that do not run again
+	warnedDoubt    bool      // and of a COMMIT without an answer
+	askedBack      bool      // the destination was asked to give the devices back
+	askedAt        time.Time // when the witness was last asked
 	backTooLong    bool      // the wait for the way back has ended
 	warnedWitness  bool      // the user was warned of a witness that does not answer
 }
 
-// watchLimits are those of Options.
+// watchLimits are the limits of Options.
 type watchLimits struct {
 	welcome     time.Duration
 	reconnect   time.Duration
-	downtime    time.Duration // that is wanted
-	maxDowntime time.Duration // that ends the attempt
+	downtime    time.Duration // the target
+	maxDowntime time.Duration // ends the attempt
 	stall       time.Duration
 	cancelAfter time.Duration
 }
 
-// facts are what the engine knows. A time that is zero has not come.
+// facts are the engine's facts. A zero time has not come.
 type facts struct {
 	phase handoff.SourcePhase
 	plan  plan.Phase
 	times *timing
 
-	predicted *migration.Forecast // of the switchover under way, nil before
-	moved     uint64              // bytes that were read and applied so far
-	slowest   string              // a device whose stream has not ended, and how far it is
-	offset    uint64
+	predicted *migration.Forecast // of the present switchover, nil before
+	moved     uint64              // bytes that were read, plus bytes that were applied
+	slowest   string              // a device whose stream has not ended
+	offset    uint64              // of that stream
 
 	noLaneSince time.Time        // when the last data lane was lost
 	lostAt      time.Time        // when the control lane was lost
-	lossCause   error            // and by what
-	refusal     *transport.Fault // what a destination says that cannot answer COMMIT
+	lossCause   error            // why it was lost
+	refusal     *transport.Fault // the reply of a destination that cannot answer COMMIT
 
 	doubtLimit  time.Duration // for the answer to COMMIT, 0 is none
 	cancelledAt time.Time
 	witness     bool // there is one
-	empty       bool // the devices hold nothing of what they held at COMMIT
+	empty       bool // the devices no longer hold the state that they had at COMMIT
 	sole        bool // the destination may have the only copy
 }
 
-// watchAction is what the watch answers with.
+// watchAction is an action of the watch.
 //
 //sumtype:decl
 type watchAction interface{ isWatchAction() }
 
 // The actions of the watch.
 type (
-	// endAttempt ends it for a reason, with what the hand-off is to hear.
+	// endAttempt ends the attempt by a fault, and an event for the hand-off.
 	endAttempt struct {
 		fault *transport.Fault
 		event handoff.SourceEvent
 	}
-	// tellHandoff has the hand-off hear of something.
+	// notifyHandoff gives the hand-off an event.
 	notifyHandoff struct{ event handoff.SourceEvent }
-	// warnUser emits a warning; lasting ones are in the report too.
+	// warnUser emits a warning. A lasting one is in the report instead.
 	warnUser struct {
 		text    string
 		lasting bool
@@ -88,10 +88,10 @@ func (endAttempt) isWatchAction()    {}
 func (notifyHandoff) isWatchAction() {}
 func (warnUser) isWatchAction()      {}
 
-// begin says that all devices have stopped.
+// noteStopped says that all devices have stopped.
 func (w *watch) noteStopped(now time.Time) { w.movedAt = now }
 
-// tick is the whole of the machine's behaviour.
+// tick is the whole behaviour of the machine.
 func (w *watch) tick(now time.Time, f facts) (actions []watchAction) {
 	if a := w.checkDowntime(now, f); a != nil {
 		actions = append(actions, a)
@@ -117,7 +117,7 @@ func (w *watch) tick(now time.Time, f facts) (actions []watchAction) {
 	return actions
 }
 
-// failed ends an attempt by a fault of this side.
+// endFailed ends an attempt by a fault of this side.
 func endFailed(f *transport.Fault) []watchAction {
 	return []watchAction{endAttempt{f, handoff.Failed{Code: f.Code, Device: f.Device, Offset: f.Offset, Text: f.Err.Error()}}}
 }
@@ -126,7 +126,7 @@ func timedOut(format string, args ...any) *transport.Fault {
 	return &transport.Fault{Code: transport.CodeTimeout, Err: fmt.Errorf(format, args...)}
 }
 
-// welcome bounds the wait for WELCOME.
+// checkWelcome bounds the wait for WELCOME.
 func (w *watch) checkWelcome(now time.Time, f facts) []watchAction {
 	if now.Sub(f.times.began) < w.limits.welcome {
 		return nil
@@ -137,21 +137,21 @@ func (w *watch) checkWelcome(now time.Time, f facts) []watchAction {
 	return endFailed(timedOut("%w within %v", ErrNoWelcome, w.limits.welcome))
 }
 
-// connection bounds the wait for a destination that was lost. In doubt, answer does.
+// checkConnection bounds the wait for a destination that was lost. In doubt checkAnswer bounds it.
 func (w *watch) checkConnection(now time.Time, f facts) []watchAction {
 	moving := f.phase != handoff.SourceDeciding
 	switch {
 	case moving && !f.noLaneSince.IsZero() && now.Sub(f.noLaneSince) > w.limits.reconnect:
-		return endFailed(&transport.Fault{Code: transport.CodeNetwork, Err: fmt.Errorf("no data lane could be opened again for %v", migration.RoundTime(now.Sub(f.noLaneSince)))})
+		return endFailed(&transport.Fault{Code: transport.CodeNetwork, Err: fmt.Errorf("no data lane could be dialled again for %v", migration.RoundTime(now.Sub(f.noLaneSince)))})
 	case !f.lostAt.IsZero() && now.Sub(f.lostAt) >= w.limits.reconnect:
 		return []watchAction{endAttempt{&transport.Fault{Code: transport.CodeNetwork,
-			Err: fmt.Errorf("the destination was not reached again for %v: %w", w.limits.reconnect, f.lossCause)}, handoff.Unreachable{}}}
+			Err: fmt.Errorf("the destination was out of reach for %v: %w", w.limits.reconnect, f.lossCause)}, handoff.Unreachable{}}}
 	}
 	return nil
 }
 
-// switchover ends one that lasts too long, and one in which nothing moves any more. What a
-// device does before the guest is paused is its guest's business.
+// checkSwitchover ends a switchover that lasts too long, or in which no byte moves. Before the
+// pause of the guest it has no limit for a device.
 func (w *watch) checkSwitchover(now time.Time, f facts) []watchAction {
 	if f.times.paused.IsZero() {
 		return nil
@@ -161,14 +161,14 @@ func (w *watch) checkSwitchover(now time.Time, f facts) []watchAction {
 	}
 	var fault *transport.Fault
 	switch past := now.Sub(f.times.paused) >= w.limits.maxDowntime; {
-	case f.plan == plan.Unpausing: // for resumeLimit, at most
+	case f.plan == plan.Unpausing: // for resumeLimit at most
 		return nil
 	case past && f.plan == plan.Pausing:
-		fault = timedOut("%w for %v", ErrNotPaused, w.limits.maxDowntime)
+		fault = timedOut("%w within %v", ErrNotPaused, w.limits.maxDowntime)
 	case past:
-		fault = timedOut("the destination is not ready: %w for %v", ErrDowntime, w.limits.maxDowntime)
+		fault = timedOut("the destination is not ready: %w (%v)", ErrDowntime, w.limits.maxDowntime)
 	case !f.times.stopped.IsZero() && now.Sub(w.movedAt) >= w.limits.stall:
-		fault = timedOut("%w for %v while the guest stood still", ErrStalled, w.limits.stall)
+		fault = timedOut("%w of %v while the guest was paused", ErrStalled, w.limits.stall)
 	default:
 		return nil
 	}
@@ -178,27 +178,29 @@ func (w *watch) checkSwitchover(now time.Time, f facts) []watchAction {
 	return endFailed(fault)
 }
 
-// decision bounds how long the guest stands still for the owner's word. That no byte moves
-// meanwhile is no stall.
+// checkDecision bounds how long the guest is paused for the owner's decision. No byte moves
+// meanwhile, and that is no stall.
 func (w *watch) checkDecision(now time.Time, f facts) []watchAction {
 	if now.Sub(f.times.paused) < w.limits.maxDowntime {
 		return nil
 	}
-	return endFailed(timedOut("the switchover was not approved: %w for %v", ErrDowntime, w.limits.maxDowntime))
+	return endFailed(timedOut("the switchover was not approved: %w (%v)", ErrDowntime, w.limits.maxDowntime))
 }
 
-// doubtTold is when the user is told that COMMIT is not answered.
+// doubtWarnAfter is how long COMMIT may be unanswered before the user is warned.
 const doubtWarnAfter = time.Second
 
-// lastTry is how long a user who has cancelled waits for a destination that is out of reach.
+// unreachableGrace is how long the source waits, after a cancel, for a destination that is out of
+// reach.
 const unreachableGrace = 5 * time.Second
 
-// witnessPause is how long the witness is left alone: after COMMIT, and after each question.
+// witnessPause is how long the source waits before it asks the witness: after COMMIT, and after
+// each question.
 const witnessPause = 2 * time.Second
 
-// answer bounds the wait for the answer to COMMIT. Nothing of it takes the devices back: that
-// is the destination's to say. A start may take longer than the pause before the witness is
-// asked: then the destination has the register, and the source waits on.
+// checkAnswer bounds the wait for the answer to COMMIT. No limit returns the devices to the source:
+// only the destination may do that. A start may take longer than the pause before the first
+// question to the witness. Then the destination has the register, and the source waits on.
 func (w *watch) checkAnswer(now time.Time, f facts) (actions []watchAction) {
 	waited := now.Sub(f.times.decided())
 	if f.witness && waited > witnessPause && now.Sub(w.askedAt) > witnessPause {
@@ -223,8 +225,8 @@ func (w *watch) checkAnswer(now time.Time, f facts) (actions []watchAction) {
 	return actions
 }
 
-// answerLimit is how long the answer may take. A user who has cancelled does not wait for long
-// where the destination is out of reach.
+// answerLimit is how long the answer may take. After a cancel the source waits briefly for a
+// destination that is out of reach.
 func (w *watch) answerLimit(now time.Time, waited time.Duration, f facts) time.Duration {
 	limit := cmp.Or(f.doubtLimit, plan.Unlimited)
 	if !f.cancelledAt.IsZero() {
@@ -237,33 +239,32 @@ func (w *watch) answerLimit(now time.Time, waited time.Duration, f facts) time.D
 	return limit
 }
 
-// backLimit is how long the way back may take after the last END: then the destination is
-// not told any more to discard its copy.
+// backLimit is how long the way back may take after the last END. After that the source no longer
+// tells the destination to discard its copy.
 const backLimit = 30 * time.Second
 
-// wayBack warns of a driver that takes its time to give a device back, and ends the wait for
-// it where the destination may hold a copy.
+// checkWayBack warns of a driver that is slow to return a device to RUNNING. It ends the wait for
+// such a driver if the destination may hold a copy.
 func (w *watch) checkWayBack(now time.Time, f facts) (actions []watchAction) {
 	took := now.Sub(f.times.back)
 	if !w.warnedSlowBack && took > joinLimit {
 		w.warnedSlowBack = true
-		actions = append(actions, warnUser{text: "the devices, or the guest, have not come back yet"})
+		actions = append(actions, warnUser{text: "the devices, or the guest, do not run again yet"})
 	}
 	if !f.sole || took <= backLimit {
 		return actions
 	}
 	w.backTooLong = true
-	actions = append(actions, warnUser{fmt.Sprintf("the devices have not come back for %v", backLimit), true})
-	if f.phase == handoff.SourceHalting { // none is told to run any more
+	actions = append(actions, warnUser{fmt.Sprintf("the devices do not run again after %v", backLimit), true})
+	if f.phase == handoff.SourceHalting { // no device may run from now on
 		return append(actions, notifyHandoff{handoff.Halted{Failed: true}})
 	}
 	return append(actions, notifyHandoff{handoff.Resumed{How: handoff.SomeRan}})
 }
 
-// overdue warns, once, of a switchover that is expected to be over the limit although it was
-// not before: some driver takes its time for what nobody could see. It does so as soon as what
-// the switchover took so far, and what was predicted of the rest, show it: at the limit at the
-// latest.
+// checkDowntime warns, once, of a switchover whose expected downtime is over the limit, although
+// its prediction was not: a driver takes unforeseeably long. The expected downtime is the elapsed
+// time plus the prediction for the rest. The warning comes at the limit at the latest.
 func (w *watch) checkDowntime(now time.Time, f facts) watchAction {
 	t := f.times
 	if w.warnedLate || f.predicted == nil || t.paused.IsZero() || !t.running.IsZero() || !t.back.IsZero() || f.predicted.Downtime.Took > w.limits.downtime {
@@ -283,7 +284,7 @@ func (w *watch) checkDowntime(now time.Time, f facts) watchAction {
 		about, migration.RoundTime(expected), w.limits.downtime, stage, migration.RoundTime(took), describeSpan(predicted))}
 }
 
-// foreseen says what was predicted of a stage.
+// describeSpan is the prediction for a stage, as text.
 func describeSpan(s migration.Span) string {
 	switch {
 	case s.Took <= 0:

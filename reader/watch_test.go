@@ -20,8 +20,8 @@ import (
 	"github.com/migpipe/migpipe/transport/migration"
 )
 
-// TestWatch plays every scenario of testdata/watch and compares what the watch answers, the
-// indented lines, with those in the file. A line is a time and the facts that change then.
+// TestWatch plays every scenario of testdata/watch and compares the watch's answers, the indented
+// lines, with those in the file. Each other line is a time and the facts that change at it.
 func TestWatch(t *testing.T) {
 	golden.Scenarios(t, "testdata/watch/*.txt", func(t *testing.T, text string) string {
 		s := &watchPlayer{}
@@ -30,7 +30,7 @@ func TestWatch(t *testing.T) {
 	})
 }
 
-// watched is a watch under test, and what it is told.
+// watchPlayer plays a scenario to a watch.
 type watchPlayer struct {
 	watch watch
 	facts facts
@@ -63,7 +63,7 @@ func (s *watchPlayer) line(words []string) (answers []string, err error) {
 	return answers, nil
 }
 
-// each takes words as KEY or KEY=VALUE.
+// each splits words into KEY or KEY=VALUE.
 func each(words []string, do func(key, value string) error) error {
 	for _, w := range words {
 		key, value, _ := strings.Cut(w, "=")
@@ -74,7 +74,7 @@ func each(words []string, do func(key, value string) error) error {
 	return nil
 }
 
-// fact changes one. A time without a value is now; "no" is that it has not come.
+// setFact changes one fact. A time without a value is now; "no" means that it has not come.
 func (s *watchPlayer) setFact(now time.Time, key, value string) (err error) {
 	f, t := &s.facts, s.facts.times
 	times := map[string]*time.Time{"began": &t.began, "paused": &t.paused, "stopped": &t.stopped, "ready": &t.ready, "approved": &t.approved,
@@ -109,7 +109,7 @@ func (s *watchPlayer) setFact(now time.Time, key, value string) (err error) {
 		f.refusal = &transport.Fault{Code: transport.CodeBusy, Remote: true, Err: errors.New(value)}
 	case "doubt-for":
 		f.doubtLimit, err = time.ParseDuration(value)
-	case "predicted": // the stop takes it all; a bound ends with a +
+	case "predicted": // as the time of the stop alone; a lower bound ends with a +
 		value, bound := strings.CutSuffix(value, "+")
 		none, stop := migration.Span{Known: true}, migration.Span{Known: !bound}
 		stop.Took, err = time.ParseDuration(value)
@@ -120,7 +120,7 @@ func (s *watchPlayer) setFact(now time.Time, key, value string) (err error) {
 	return err
 }
 
-// named finds the phase of a name.
+// named finds the phase with a name.
 func named[P interface {
 	~uint8
 	fmt.Stringer
@@ -149,12 +149,12 @@ func printWatchAction(a watchAction) string {
 	panic(fmt.Sprintf("no text for %T", a))
 }
 
-// heardEvent finds what the hand-off hears in an answer of the watch.
+// heardEvent finds the events for the hand-off in the answers of the watch.
 var heardEvent = regexp.MustCompile(`-> (?:hand-off: |end by )handoff\.(\w+)`)
 
-// TestWatchActions: the watch decides nothing that needs a device, a journal or a connection:
-// what the hand-off hears from it is never a message. The explorer of package handoff gives each
-// of these events to the source at any time at which the watch may.
+// TestWatchActions checks that the watch decides nothing that needs a device, a journal or a
+// connection: it gives the hand-off no message. The explorer of package handoff gives each of these
+// events to the source at any time at which the watch may.
 func TestWatchActions(t *testing.T) {
 	text, err := filepath.Glob("testdata/watch/*.txt")
 	if err != nil {

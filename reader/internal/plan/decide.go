@@ -9,15 +9,15 @@ import (
 	"github.com/migpipe/migpipe/transport/migration"
 )
 
-// predictDowntime is how long a stop now would take.
+// predictDowntime is the downtime of a switchover that begins now.
 func (p *Plan) predictDowntime(now time.Duration) migration.Span {
 	return Predict(p.collectFigures(func(d *device) uint64 { return d.remaining(now) }), p.path).Downtime
 }
 
-// forecastStop is what such a stop would come to.
-func (p *Plan) forecastStop(now time.Duration) (next migration.Forecast) {
+// forecast is the full prediction for a switchover that begins now.
+func (p *Plan) forecast(now time.Duration) (next migration.Forecast) {
 	known := p.collectFigures(func(d *device) uint64 { return d.remaining(now) })
-	for i := range known { // what was never measured is not known, though something can be said of it
+	for i := range known { // a stand-in for a missing measurement is not known
 		known[i].Stop.Known = known[i].Stop.Known && !p.path.Steps.Stop.Unknown
 		known[i].Start.Known = known[i].Start.Known && !p.path.Steps.Start.Unknown
 	}
@@ -28,29 +28,28 @@ func (p *Plan) forecastStop(now time.Duration) (next migration.Forecast) {
 	return next
 }
 
-// predictMost is the downtime if every device turns out to dump everything anew that
-// has not had the time to show it, or if it turns out to load as slowly as it may.
+// predictMost is the downtime in a bad case: every device that could not show it yet dumps
+// everything again. With worst each device also loads as slowly as it may.
 func (p *Plan) predictMost(now time.Duration, worst bool) migration.Prediction {
 	over := p.path
 	over.worst = worst
 	return Predict(p.collectFigures(func(d *device) uint64 { return d.worstRemaining(now) }), over)
 }
 
-// collectFigures are what is known by now, until they are asked for again.
-func (p *Plan) collectFigures(left func(*device) uint64) []DeviceFigures {
+// collectFigures are the known figures of all devices. The next call overwrites them.
+func (p *Plan) collectFigures(remaining func(*device) uint64) []DeviceFigures {
 	for i := range p.devices {
 		d := &p.devices[i]
-		p.figures[i] = DeviceFigures{Precopy: Amount{Known: true}, Left: Amount{left(d), d.isKnown()}, Hidden: d.hidden(),
+		p.figures[i] = DeviceFigures{Precopy: Amount{Known: true}, Remaining: Amount{remaining(d), d.isKnown()}, Hidden: d.hidden(),
 			Save: d.save, Load: d.load, Stop: p.stopping, Start: p.starting}
 	}
 	return p.figures
 }
 
-// decide ends PRE_COPY when the destination holds every device's initial bytes
-// and the predicted downtime is within the limit. Where PRE_COPY reaches a cap
-// first, limits.OnLimit says what happens. As long as initial bytes are missing
-// the guest is stopped only by force: when they are applied it is known that the
-// destination takes this state, and what takes it longest is done.
+// decide ends PRE_COPY when the destination has applied every device's initial bytes and the
+// predicted downtime is within the limit. If PRE_COPY reaches a cap first, limits.OnLimit decides.
+// While initial bytes are missing only Force pauses the guest: once they are applied, the
+// destination is known to accept this state, and its slowest allocation is done.
 func (p *Plan) decide(now time.Duration) []Action {
 	if p.phase > Precopying {
 		return nil
@@ -58,15 +57,15 @@ func (p *Plan) decide(now time.Duration) []Action {
 	if over := p.checkFixed(now); over != nil && p.phase == Precopying {
 		return p.endAttempt(*over)
 	}
-	return append(p.warnFixed(), p.decideStop(now)...)
+	return append(p.warnFixed(), p.decideSwitchover(now)...)
 }
 
-func (p *Plan) decideStop(now time.Duration) []Action {
+func (p *Plan) decideSwitchover(now time.Duration) []Action {
 	ready := p.allReady()
 	next, limit := p.predictDowntime(now), p.downtimeLimit()
 	over, reached := p.reachedCap(now)
 	switch {
-	case p.phase < Precopying || p.warmth == warming || p.cut: // nothing but the timeout ends these
+	case p.phase < Precopying || p.warmth == warming || p.cut: // only the timeout ends these
 		if !reached || over.Limit != LimitTimeout {
 			return nil
 		}
@@ -74,12 +73,12 @@ func (p *Plan) decideStop(now time.Duration) []Action {
 		p.warmth = warming
 		return []Action{WarmLanes{}}
 	case !ready || next.Took > limit || p.pathUnknown(now):
-	case p.predictMost(now, false).Downtime.Took-next.Took > limit/8: // a little patience tells which of them it is
+	case p.predictMost(now, false).Downtime.Took-next.Took > limit/8: // the next polls tell which of the two it is
 	case p.predictMost(now, true).Downtime.Took > limit/10*11:
 	case next.Known:
-		return p.beginStop(now, p.whyWithin())
-	case !p.awaitsAnswer(): // nobody will ever know more
-		return p.beginStop(now, "the downtime cannot be predicted"+p.nameLeftOut())
+		return p.beginSwitchover(now, p.whyWithin())
+	case !p.awaitsAnswer(): // no driver will say more
+		return p.beginSwitchover(now, "the downtime cannot be predicted"+p.nameLeftOut())
 	}
 	switch {
 	case !reached:
@@ -89,23 +88,24 @@ func (p *Plan) decideStop(now time.Duration) []Action {
 		return p.warnContinue(over, next)
 	case p.limits.OnLimit == Force:
 		p.forced = true
-		return p.beginStop(now, over.nameLimit()+", and the stop is forced")
+		return p.beginSwitchover(now, over.nameLimit()+", and the switchover is forced")
 	}
 	worst := p.predictMost(now, true)
 	if next.Took > worst.Downtime.Took {
-		worst = p.forecastStop(now).Prediction
+		worst = p.forecast(now).Prediction
 	}
 	over.Ready, over.Predicted, over.Stages = ready, worst.Downtime.Took, worst.Stages()
 	return p.endAttempt(over)
 }
 
-// sureAfter is how long PRE_COPY measures round trips before the least of them counts
-// against the limit: the first may have met a busy path.
+// measuredAfter is how long PRE_COPY measures round trips before the shortest of them counts
+// against the limit. The first ones may have met a busy path.
 const measuredAfter = time.Second
 
-// checkFixed says, as soon as it is known, that what no PRE_COPY shortens takes longer
-// than the limit: to wait would be in vain, Continue or not. nil if it is not so, or
-// if the stop is forced. Only the least round trip counts: a busy path may be quiet later.
+// checkFixed checks the steps that no PRE_COPY shortens. If they alone take longer than the limit,
+// it returns the error as soon as that is known: PRE_COPY would be in vain, with Continue too. It
+// returns nil otherwise, and if the switchover is forced. Only the shortest round trip counts: a
+// busy path may be quiet later.
 func (p *Plan) checkFixed(now time.Duration) *LimitError {
 	if p.limits.OnLimit == Force {
 		return nil
@@ -121,8 +121,8 @@ func (p *Plan) checkFixed(now time.Duration) *LimitError {
 	return &LimitError{Limit: LimitFixed, Allowed: p.limits.Downtime, Ready: p.allReady(), Predicted: fixed.Downtime.Took, Stages: fixed.Stages()}
 }
 
-// downtimeLimit is what a stop may take. Where it is forced, steps that no PRE_COPY shortens do
-// not count if they alone are over the limit: PRE_COPY brings down the rest.
+// downtimeLimit is the limit for a predicted downtime. If the switchover is forced and its fixed
+// steps alone are over the limit, they do not count: PRE_COPY shortens the rest.
 func (p *Plan) downtimeLimit() time.Duration {
 	limit := p.limits.Downtime
 	if p.limits.OnLimit != Force {
@@ -134,12 +134,12 @@ func (p *Plan) downtimeLimit() time.Duration {
 	return limit
 }
 
-// whyWithin is why a stop begins that fits the limit.
+// whyWithin is the reason for a switchover that is within the limit.
 func (p *Plan) whyWithin() string {
 	if p.downtimeLimit() == p.limits.Downtime {
 		return "the predicted downtime is within the limit"
 	}
-	return "what pre-copy shortens is within the limit, and the stop is forced"
+	return "the steps that pre-copy shortens are within the limit, and the switchover is forced"
 }
 
 // nameLeftOut names the steps that a prediction leaves out.
@@ -150,7 +150,7 @@ func (p *Plan) nameLeftOut() string {
 	return ""
 }
 
-// warnFixed tells, once, that a stop will be over the limit, which is forced.
+// warnFixed warns, once, that a forced switchover will be over the limit.
 func (p *Plan) warnFixed() []Action {
 	limit := p.downtimeLimit()
 	if p.warned || limit == p.limits.Downtime {
@@ -158,20 +158,20 @@ func (p *Plan) warnFixed() []Action {
 	}
 	p.warned = true
 	fixed := p.path.predictFixed(p.stopping, p.starting)
-	return []Action{WarnUser{fmt.Sprintf("the downtime will be over the limit of %v, whatever pre-copy does, and the stop is forced: the steps that pre-copy does not shorten take %v%s",
+	return []Action{WarnUser{fmt.Sprintf("the downtime will be over the limit of %v even with pre-copy, and the switchover is forced: the steps that pre-copy does not shorten take %v%s",
 		p.limits.Downtime, migration.RoundTime(fixed.Downtime.Took), nameStages(fixed.Stages()))}}
 }
 
-// mustWarm reports whether the lanes are to be padded: they were never full, so that
-// they may be faster than is known, and by what is known of them the stop does not
-// fit. Where nobody waits for the stop, nobody waits for this.
+// mustWarm reports whether the lanes need padding: they never were full, so that they may be faster
+// than measured, and with the measured rate the downtime is over the limit. Without a limit of the
+// downtime nothing needs padding.
 func (p *Plan) mustWarm(now time.Duration, next migration.Span) bool {
 	return p.warmth == cold && !p.path.Full && p.limits.Downtime < Unlimited &&
 		(p.pathUnknown(now) || next.Took > p.downtimeLimit())
 }
 
-// pathUnknown reports whether nothing shows how fast the lanes are, and more than a burst
-// has to go over them.
+// pathUnknown reports whether the speed of the lanes is unknown, and more than a burst has to go
+// over them.
 func (p *Plan) pathUnknown(now time.Duration) bool {
 	if p.path.Rate > 0 || p.limits.Downtime == Unlimited {
 		return false
@@ -183,14 +183,14 @@ func (p *Plan) pathUnknown(now time.Duration) bool {
 	return !all.Known || all.Bytes > burst
 }
 
-// awaitsAnswer reports whether some driver is to be asked again before anything is known.
+// awaitsAnswer reports whether the next answer of some driver is needed.
 func (p *Plan) awaitsAnswer() bool {
 	return slices.ContainsFunc(p.devices, func(d device) bool { return d.needsAnswer() })
 }
 
-func (p *Plan) beginStop(now time.Duration, why string) []Action {
+func (p *Plan) beginSwitchover(now time.Duration, why string) []Action {
 	p.phase = Pausing
-	return []Action{PauseGuest{why, p.forecastStop(now)}}
+	return []Action{PauseGuest{why, p.forecast(now)}}
 }
 
 func (p *Plan) endAttempt(over LimitError) []Action {
@@ -198,28 +198,28 @@ func (p *Plan) endAttempt(over LimitError) []Action {
 	return []Action{EndAttempt{&over}}
 }
 
-// Waiting is what PRE_COPY waits for if that is nothing but the limit: all has gone once,
-// and what is left takes too long. Else it is nil.
+// Waiting describes a PRE_COPY that waits for nothing but the downtime limit: all bytes have gone
+// once, and the rest takes too long. It is nil in every other case.
 func (p *Plan) Waiting(now time.Duration) *migration.Waiting {
 	if p.phase != Precopying || p.warmth == warming || p.cut || !p.allReady() || !p.capped && p.countRounds() == 0 {
 		return nil
 	}
 	if next := p.predictDowntime(now); next.Took > p.downtimeLimit() {
-		return &migration.Waiting{Limit: p.limits.Downtime, Downtime: p.forecastStop(now).Downtime}
+		return &migration.Waiting{Limit: p.limits.Downtime, Downtime: p.forecast(now).Downtime}
 	}
 	return nil
 }
 
-// warnContinue tells, once, that a cap was reached and is not acted upon.
+// warnContinue warns, once, that a cap was reached and PRE_COPY continues.
 func (p *Plan) warnContinue(over LimitError, next migration.Span) []Action {
 	if p.capped {
 		return nil
 	}
 	p.capped = true
-	return []Action{WarnUser{over.nameLimit() + "; it goes on, since a stop now would take " + migration.RoundTime(next.Took).String()}}
+	return []Action{WarnUser{over.nameLimit() + "; it continues, since a switchover now would take " + migration.RoundTime(next.Took).String()}}
 }
 
-// reachedCap is the limit that PRE_COPY has reached, if it has reached one.
+// reachedCap is the limit that PRE_COPY has reached, if any.
 func (p *Plan) reachedCap(now time.Duration) (over LimitError, reached bool) {
 	took := now - p.began
 	switch {
@@ -243,9 +243,8 @@ func (p *Plan) hasPrecopy() bool {
 	return slices.ContainsFunc(p.devices, func(d device) bool { return d.features.PreCopy })
 }
 
-// countRounds is the most that any device has been through, of those that count, and
-// none as long as some device is in its first: the rounds of a small one say
-// nothing of it.
+// countRounds is the largest number of counted rounds of a device. It is 0 while some device is in
+// its first round: the rounds of a small device say nothing about a large one.
 func (p *Plan) countRounds() (most int) {
 	for i := range p.devices {
 		d := &p.devices[i]
@@ -257,8 +256,7 @@ func (p *Plan) countRounds() (most int) {
 	return most
 }
 
-// allReady reports whether the destination has applied the initial bytes of every
-// device.
+// allReady reports whether the destination has applied the initial bytes of every device.
 func (p *Plan) allReady() bool {
 	return !slices.ContainsFunc(p.devices, func(d device) bool { return !d.ready() })
 }

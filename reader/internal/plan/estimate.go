@@ -7,28 +7,27 @@ import (
 	"github.com/migpipe/migpipe/vfio"
 )
 
-// maxEstimate is the most bytes that an estimate is believed to mean: what lies
-// above (xe lets a negative errno through) says nothing.
+// maxEstimate is the largest credible estimate in bytes. A larger one says nothing: xe lets a
+// negative errno through.
 const maxEstimate = 1 << 40
 
-// redumpAfter is how long a device is watched before it is believed to have
-// nothing new: virtio dumps everything again, at most once a second.
+// redumpAfter is how long a device must have nothing new before that is believed: virtio dumps
+// everything again, at most once a second.
 const redumpAfter = 1200 * time.Millisecond
 
-// roundEvery is the time from one round that counts to the next: a device that is
-// nearly clean goes through any number of small ones in no time.
+// roundEvery is the shortest time between two rounds that count: a device that is nearly clean
+// passes any number of small rounds in no time.
 const roundEvery = time.Second
 
 // fading is the time after which a measurement counts for a third.
 const fading = time.Second
 
-// estimate is what is known of a device's stream: what the driver says, held
-// against what came. It is pure: time is given.
+// estimate is the knowledge about a device's stream: the driver's estimates, compared with the
+// bytes that came. It is pure: the caller gives the time.
 //
-// The driver's numbers are hints. GET_PRECOPY_INFO's may be constant, may count
-// bytes that cannot be read yet, and say nothing of what STOP_COPY adds;
-// MIG_DATA_SIZE may be constant, overlaps both, and on some drivers is the size
-// of the whole state whatever was sent of it.
+// The driver's numbers are hints. GET_PRECOPY_INFO may be constant, may count bytes that cannot be
+// read yet, and does not include the bytes that STOP_COPY adds. MIG_DATA_SIZE may be constant,
+// overlaps both, and on some drivers is the size of the whole state however much of it was sent.
 type estimate struct {
 	features vfio.Features
 	drained  uint64 // bytes read
@@ -37,37 +36,37 @@ type estimate struct {
 
 	polled      bool          // GET_PRECOPY_INFO has answered
 	pending     vfio.Pending  // its last answer
-	at          uint64        // bytes read when it was given
+	at          uint64        // bytes read at that answer
 	dirties     float64       // bytes a second that the guest dirties
-	counted     time.Duration // when the driver last looked
+	counted     time.Duration // when the driver last looked for dirty bytes
 	heard       time.Duration // when it last answered
-	tracksDirty bool          // dirty bytes were seen
+	tracksDirty bool          // the driver has reported dirty bytes
 
 	initialRead bool   // the initial bytes were read to their end
 	initialEnd  uint64 // at this offset
 
-	rounds    int           // how often it was found drained at a new offset
-	counts    int           // of them, those that came a while after the one before
-	countedAt time.Duration // the last of those
-	firstIdle time.Duration // when it first was
-	idleAt    uint64        // the offset at which it last was
-	lastRound uint64        // bytes between the last two of these
-	lastDirty uint64        // the last dirty bytes then, but for none
-	changedAt time.Duration // when either was seen
+	rounds    int           // how often it was drained at a new offset
+	counts    int           // rounds that count: each came a while after the one before
+	countedAt time.Duration // time of the last round that counts
+	firstIdle time.Duration // end of the first round
+	idleAt    uint64        // offset at the end of the last round
+	lastRound uint64        // bytes of the last round
+	lastDirty uint64        // the last dirty bytes at the end of a round, other than 0
+	changedAt time.Duration // when either of them was set
 }
 
 // begin says when PRE_COPY was reached.
 func (e *estimate) begin(now time.Duration) { e.counted = now }
 
-// poll takes in an answer of GET_PRECOPY_INFO, given when at bytes were read;
-// idle says that the device had nothing more to read then.
+// poll takes an answer of GET_PRECOPY_INFO, given when at bytes were read. idle says that the
+// device then had nothing more to read.
 func (e *estimate) poll(now time.Duration, p vfio.Pending, at uint64, idle bool) {
 	p.Initial, p.Dirty = min(p.Initial, maxEstimate), min(p.Dirty, maxEstimate)
 	e.drained = max(e.drained, at)
-	if !idle && e.polled && e.unread() == 0 { // all that it had told of was read: it has looked for more,
-		idle = p.Dirty >= e.dirtySince(now)/2 // unless this is a rest of what it found before
+	if !idle && e.polled && e.unread() == 0 { // all estimated bytes were read, so the driver has looked for more,
+		idle = p.Dirty >= e.dirtySince(now)/2 // unless these are the rest of its last find
 	}
-	if idle { // only then does a driver look for more
+	if idle { // a driver looks for more only when it is idle
 		e.noteDirty(now, p.Dirty-min(p.Dirty, e.unread()))
 		if p.Dirty > 0 {
 			e.lastDirty, e.changedAt = p.Dirty, now
@@ -86,7 +85,7 @@ func (e *estimate) poll(now time.Duration, p vfio.Pending, at uint64, idle bool)
 	}
 }
 
-// noteDirty takes in what has become dirty since the last answer.
+// noteDirty takes the bytes that became dirty since the last answer.
 func (e *estimate) noteDirty(now time.Duration, n uint64) {
 	took := (now - e.counted).Seconds()
 	if took <= 0 {
@@ -100,8 +99,8 @@ func (e *estimate) noteDirty(now time.Duration, n uint64) {
 	e.dirties += (e.bytesWritten(n)/took - e.dirties) * weight
 }
 
-// bytesWritten is how much was written to make n bytes dirty: what is written twice is
-// dirty once, the more often the less is clean.
+// bytesWritten is how many bytes were written to make n bytes dirty. A byte that is written twice
+// is dirty once, which is the more frequent the fewer bytes are clean.
 func (e *estimate) bytesWritten(n uint64) float64 {
 	if e.size == 0 || n > e.size/10*9 {
 		return float64(n)
@@ -109,13 +108,13 @@ func (e *estimate) bytesWritten(n uint64) float64 {
 	return -float64(e.size) * math.Log1p(-float64(n)/float64(e.size))
 }
 
-// unread is what is left of the last answer.
+// unread is the part of the last answer that was not read.
 func (e *estimate) unread() uint64 {
 	n := e.pending.Initial + e.pending.Dirty
 	return n - min(n, e.drained-min(e.drained, e.at))
 }
 
-// resize takes in an answer of MIG_DATA_SIZE.
+// resize takes an answer of MIG_DATA_SIZE.
 func (e *estimate) resize(n uint64) {
 	if n > maxEstimate {
 		n = 0
@@ -124,7 +123,7 @@ func (e *estimate) resize(n uint64) {
 }
 
 func (e *estimate) noteRound(now time.Duration, at uint64) {
-	first := e.rounds == 0 || !e.initialRead // all of the state: the rounds after it say how it goes on
+	first := e.rounds == 0 || !e.initialRead // all of the state: only later rounds show the dirty bytes
 	if at > e.idleAt || e.rounds == 0 {
 		e.lastRound, e.changedAt = at-e.idleAt, now
 		e.rounds++
@@ -138,17 +137,17 @@ func (e *estimate) noteRound(now time.Duration, at uint64) {
 	e.idleAt = at
 }
 
-// ready reports whether the destination has applied the initial bytes: both
-// sides then know that it takes this state, and has what takes it longest.
-// A device that was initialised anew (REINIT) is no longer ready.
+// ready reports whether the destination has applied the initial bytes. Both sides then know that
+// the destination accepts this state, and its slowest allocation is done. A device that was
+// initialised again (REINIT) is no longer ready.
 func (e *estimate) ready() bool {
 	return !e.features.PreCopy || e.initialRead && e.applied >= e.initialEnd
 }
 
-// hidden is what was read and is not applied: downtime to come.
+// hidden is how many bytes were read and are not applied: they add to the downtime.
 func (e *estimate) hidden() uint64 { return e.drained - min(e.drained, e.applied) }
 
-// left estimates the bytes that a stop now would have to read.
+// remaining estimates the bytes that a switchover now would have to read.
 func (e *estimate) remaining(now time.Duration) uint64 {
 	rest := e.size - min(e.size, e.drained)
 	switch {
@@ -160,9 +159,9 @@ func (e *estimate) remaining(now time.Duration) uint64 {
 	return max(rest, e.unread()+e.dirtySince(now))
 }
 
-// worstLeft is what left may turn out to be: everything, as long as the device has not
-// had the time to show whether it dumps everything anew. A driver that is asked and
-// has not answered may be dumping.
+// worstRemaining is the worst case of remaining. It is the whole state as long as the device has
+// not had the time to show whether it dumps everything again. A driver that was polled and has not
+// answered may be dumping.
 func (e *estimate) worstRemaining(now time.Duration) uint64 {
 	if e.features.PreCopy && !e.tracksDirty && e.rounds > 0 && e.heard-e.firstIdle < redumpAfter {
 		return max(e.remaining(now), e.size)
@@ -170,13 +169,13 @@ func (e *estimate) worstRemaining(now time.Duration) uint64 {
 	return e.remaining(now)
 }
 
-// known reports whether the driver has said how much is left.
+// isKnown reports whether the driver has said how many bytes remain.
 func (e *estimate) isKnown() bool {
 	return e.size > 0 && !e.needsAnswer() || e.tracksDirty && !e.needsAnswer()
 }
 
-// dirtySince is what has probably become dirty since the driver last looked: no more
-// than there is.
+// dirtySince estimates the bytes that became dirty since the driver last looked: at most the whole
+// state.
 func (e *estimate) dirtySince(now time.Duration) uint64 {
 	written := e.dirties * max(now-e.counted, 0).Seconds()
 	if e.size > 0 {
@@ -185,14 +184,13 @@ func (e *estimate) dirtySince(now time.Duration) uint64 {
 	return uint64(min(written, maxEstimate))
 }
 
-// needsAnswer reports whether all that the driver has told of was read: what has come
-// since, only its next answer tells.
+// needsAnswer reports whether all estimated bytes were read: only the driver's next answer reveals
+// newer ones.
 func (e *estimate) needsAnswer() bool {
 	return e.features.PreCopy && (!e.polled || e.drained > e.at && e.unread() == 0)
 }
 
-// redumps reports whether the device gives everything anew in each round, and is
-// about to again.
+// redumps reports whether the device yields everything again in each round, and is about to do so.
 func (e *estimate) redumps(now time.Duration) bool {
 	return e.size > 0 && max(e.lastRound, e.lastDirty) >= e.size/4*3 && (e.unread() > 0 || now-e.changedAt < redumpAfter)
 }

@@ -7,7 +7,7 @@ import (
 	"github.com/migpipe/migpipe/vfio"
 )
 
-// Event is what has happened.
+// Event is an event of the plan.
 //
 //sumtype:decl
 type Event interface{ isEvent() }
@@ -16,9 +16,9 @@ type Event interface{ isEvent() }
 type (
 	// LanesOpened says that the data lanes are open.
 	LanesOpened struct{}
-	// LanesWarmed is the answer to WarmLanes: the lanes were padded, and measured.
+	// LanesWarmed is the answer to WarmLanes: the lanes were padded and measured.
 	LanesWarmed struct{}
-	// StatesReached is the answer to EnterStates: every device is where it was moved to.
+	// StatesReached is the answer to EnterStates: every device has reached its state.
 	StatesReached struct{}
 	// GuestPaused is the answer to PauseGuest.
 	GuestPaused struct{}
@@ -32,7 +32,7 @@ type (
 	ConnectionRestored struct {
 		Away time.Duration // how long it was out of reach
 	}
-	// TimePassed says nothing else.
+	// TimePassed says that time has passed.
 	TimePassed struct{}
 	// StreamEnded says that a stream was read to its end.
 	StreamEnded struct{ Device int }
@@ -40,7 +40,7 @@ type (
 	PrecopyPolled struct {
 		Device  int
 		Offset  uint64 // bytes read by then
-		Idle    bool   // the device had no more to read
+		Idle    bool   // the device had nothing more to read
 		Pending vfio.Pending
 	}
 	// SizePolled is an answer of MIG_DATA_SIZE.
@@ -48,12 +48,12 @@ type (
 		Device int
 		Bytes  uint64
 	}
-	// Measured says how far the streams are, by device, and how fast they move. A *Measured
-	// is an event: its sender may change it once Step has returned.
+	// Measured is the progress of the streams, by device, and their speeds. A *Measured is an
+	// event: its sender may change it once Step has returned.
 	Measured struct {
 		Drained, Applied []uint64 // bytes
 		Path             Path
-		Stop, Start      migration.Span // of the devices here and there, as far as was seen
+		Stop, Start      migration.Span // of the devices here and there, as far as measured
 		Save, Load       []float64      // bytes a second, 0 is unknown
 	}
 )
@@ -72,34 +72,34 @@ func (PrecopyPolled) isEvent()      {}
 func (SizePolled) isEvent()         {}
 func (*Measured) isEvent()          {}
 
-// Action is what is to be done.
+// Action is an action of the plan.
 //
 //sumtype:decl
 type Action interface{ isAction() }
 
 // The actions.
 type (
-	// EnterStates moves devices, all at once; the answer is StatesReached.
+	// EnterStates moves devices, all at once. The answer is StatesReached.
 	EnterStates struct{ Moves []Move }
-	// WarmLanes pads the lanes; the answer is LanesWarmed.
+	// WarmLanes pads the lanes. The answer is LanesWarmed.
 	WarmLanes struct{}
-	// PauseGuest begins a switchover; the answer is GuestPaused.
+	// PauseGuest begins a switchover. The answer is GuestPaused.
 	PauseGuest struct {
 		Why       string
-		Predicted migration.Forecast // what the switchover is expected to take
+		Predicted migration.Forecast // of this switchover
 	}
-	// ConfirmEstimates polls every device in PRE_COPY; the answers are PrecopyPolled, and
+	// ConfirmEstimates polls every device in PRE_COPY. The answers are PrecopyPolled, and
 	// EstimatesConfirmed after the last of them.
 	ConfirmEstimates struct{}
-	// ResumeGuest calls the switchover off; the answer is GuestResumed.
+	// ResumeGuest calls the switchover off. The answer is GuestResumed.
 	ResumeGuest struct{}
-	// EndStream tells the destination that a stream is whole.
+	// EndStream reports a complete stream to the destination.
 	EndStream struct{ Device int }
-	// ReportDrained tells the hand-off that every stream is whole.
+	// ReportDrained reports to the hand-off that every stream is complete.
 	ReportDrained struct{}
 	// WarnUser emits a warning.
 	WarnUser struct{ Text string }
-	// GiveUp ends the attempt.
+	// EndAttempt ends the attempt.
 	EndAttempt struct{ Cause *LimitError }
 )
 
@@ -113,7 +113,7 @@ func (ReportDrained) isAction()    {}
 func (WarnUser) isAction()         {}
 func (EndAttempt) isAction()       {}
 
-// Move is one device's part of a transition.
+// Move is the transition of one device.
 type Move struct {
 	Device int
 	To     vfio.State

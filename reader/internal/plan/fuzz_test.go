@@ -13,20 +13,20 @@ import (
 // maxFuzz bounds a sequence of events.
 const maxFuzz = 2048
 
-// fuzzedPlan drives a plan as the engine does, with drivers and a path that say
-// whatever they like: what was asked for is answered, in time or late, and the rest
-// comes at any time. A byte at a time says what; where there is none left, it is 0.
+// fuzzedPlan drives a plan as the engine does, with drivers and a path that answer anything. It
+// answers the plan's actions, in time or late, and gives other events at any time. Bytes of the
+// script choose each of them. After the end of the script every byte is 0.
 type fuzzedPlan struct {
 	t       *testing.T
 	plan    *Plan
 	script  []byte
 	now     time.Duration
-	asked   []Event // what the plan waits for
+	asked   []Event // answers that the plan waits for
 	state   []vfio.State
 	ended   []bool
-	endSent []bool // endStream was said
-	guest   bool   // runs
-	ends    int    // times that allDrained or giveUp was said
+	endSent []bool // EndStream was returned
+	guest   bool   // the guest runs
+	ends    int    // number of ReportDrained and EndAttempt actions
 }
 
 func (f *fuzzedPlan) byte() byte {
@@ -38,13 +38,13 @@ func (f *fuzzedPlan) byte() byte {
 	return b
 }
 
-// number is a number of any size: four bits, moved up by four times the other four.
+// number is a number of any size: four bits, shifted by four times the other four.
 func (f *fuzzedPlan) number() uint64 {
 	b := f.byte()
 	return uint64(b&15) << (b >> 4 * 4)
 }
 
-// rate is one that was measured, and may be none or without bound.
+// rate is a measured rate: 0 and infinity are possible.
 func (f *fuzzedPlan) rate() float64 {
 	if n := f.number(); n < 15<<60 {
 		return float64(n)
@@ -52,7 +52,7 @@ func (f *fuzzedPlan) rate() float64 {
 	return math.Inf(1)
 }
 
-// span is what this side's own clock has measured: half an hour at most.
+// span is a time by this side's own clock: half an hour at most.
 func (f *fuzzedPlan) span() migration.Span {
 	n := f.number()
 	return migration.Span{Took: time.Duration(n & (1<<41 - 1)), Known: n%2 == 0}
@@ -74,7 +74,7 @@ func (f *fuzzedPlan) start() {
 	f.step(LanesOpened{})
 }
 
-// play takes events until the script ends.
+// play gives events to the plan until the script ends.
 func (f *fuzzedPlan) play() {
 	f.start()
 	for range maxFuzz {
@@ -88,7 +88,7 @@ func (f *fuzzedPlan) play() {
 	}
 }
 
-// next is an event of a kind, nil if none can come now.
+// next is an event of a kind, nil if none is possible now.
 func (f *fuzzedPlan) next(kind byte) Event {
 	switch d := 0; kind {
 	case 0:
@@ -114,7 +114,7 @@ func (f *fuzzedPlan) next(kind byte) Event {
 	return TimePassed{}
 }
 
-// answer is what the plan has waited for longest.
+// answer is the answer that the plan has waited for longest.
 func (f *fuzzedPlan) answer() Event {
 	if len(f.asked) == 0 {
 		return nil
@@ -127,7 +127,7 @@ func (f *fuzzedPlan) answer() Event {
 	return ev
 }
 
-// measured moves every stream on. Nothing is applied that was not read.
+// measured moves every stream on. No byte is applied before it is read.
 func (f *fuzzedPlan) measured() (ev Measured) {
 	for _, d := range f.plan.devices {
 		drained := d.drained + f.number()>>8
@@ -161,35 +161,35 @@ func (f *fuzzedPlan) step(ev Event) {
 			f.asked = append(f.asked, GuestResumed{})
 		case EndStream:
 			if !f.ended[a.Device] || f.endSent[a.Device] || !f.allStopped() {
-				f.t.Fatalf("the end of stream %d is told: ended %v, told before %v, all in STOP_COPY %v", a.Device, f.ended[a.Device], f.endSent[a.Device], f.allStopped())
+				f.t.Fatalf("the end of stream %d is reported: ended %v, reported before %v, all in STOP_COPY %v", a.Device, f.ended[a.Device], f.endSent[a.Device], f.allStopped())
 			}
 			f.endSent[a.Device] = true
 		case ReportDrained:
 			f.checkDrained()
-		case WarnUser: // nothing is done for it
+		case WarnUser: // needs no answer
 		case EndAttempt:
-			// The engine takes the devices back and resumes the guest; but only a switchover
-			// that was called off too often ends so.
+			// The engine returns the devices and resumes the guest. Only a switchover that
+			// was called off too often ends with a paused guest.
 			if !f.guest && a.Cause.Limit != LimitReinit {
-				f.t.Fatalf("gave up with a stopped guest: %v", a.Cause)
+				f.t.Fatalf("the plan ends with a paused guest: %v", a.Cause)
 			}
 			f.ends++
 		}
 	}
-	if p := f.plan.forecastStop(f.now); p.Downtime.Took < 0 {
+	if p := f.plan.forecast(f.now); p.Downtime.Took < 0 {
 		f.t.Fatalf("a downtime of %v is predicted", p.Downtime.Took)
 	}
 }
 
-// pause is allowed when the destination has every initial byte, and what is known to
-// take too long is not begun, unless it is forced.
+// checkPause checks that the destination has every initial byte, and that the prediction is within
+// the limit, unless the pause is forced.
 func (f *fuzzedPlan) checkPause(a PauseGuest) {
 	p := f.plan
 	if !p.allReady() && p.limits.OnLimit != Force {
-		f.t.Fatal("the guest is stopped before the initial bytes are applied")
+		f.t.Fatal("the guest is paused before the initial bytes are applied")
 	}
 	if down := a.Predicted.Downtime; p.limits.OnLimit != Force && down.Took > p.limits.Downtime {
-		f.t.Fatalf("the guest is stopped for %v, limit %v", down.Took, p.limits.Downtime)
+		f.t.Fatalf("the guest is paused for %v, limit %v", down.Took, p.limits.Downtime)
 	}
 	f.asked = append(f.asked, GuestPaused{})
 }
@@ -197,11 +197,11 @@ func (f *fuzzedPlan) checkPause(a PauseGuest) {
 // order is how far a state is on the way to STOP_COPY.
 var order = map[vfio.State]int{vfio.Running: 0, vfio.PreCopy: 1, vfio.RunningP2P: 2, vfio.PreCopyP2P: 2, vfio.StopCopy: 3}
 
-// enter moves devices forward only, where their drivers can, and freezes none that
-// another, which still runs, may reach by DMA.
+// checkMoves checks that devices move forward only, as their drivers can. No device may be frozen
+// while another that still runs could reach it by DMA.
 func (f *fuzzedPlan) checkMoves(moves []Move) {
 	if len(moves) == 0 {
-		f.t.Fatal("nothing is moved")
+		f.t.Fatal("the plan moves no device")
 	}
 	for _, m := range moves {
 		has := f.plan.devices[m.Device].features
@@ -227,7 +227,7 @@ func (f *fuzzedPlan) checkMoves(moves []Move) {
 	f.asked = append(f.asked, StatesReached{})
 }
 
-// stopped reports whether the plan has heard that every device is in STOP_COPY.
+// allStopped reports whether the plan has heard that every device is in STOP_COPY.
 func (f *fuzzedPlan) allStopped() bool {
 	moving := slices.Contains(f.asked, Event(StatesReached{}))
 	return !moving && !slices.ContainsFunc(f.state, func(s vfio.State) bool { return s != vfio.StopCopy })
@@ -236,19 +236,19 @@ func (f *fuzzedPlan) allStopped() bool {
 func (f *fuzzedPlan) checkDrained() {
 	for i := range f.endSent {
 		if !f.endSent[i] {
-			f.t.Fatalf("all is drained, and stream %d has not ended", i)
+			f.t.Fatalf("all streams are drained, and stream %d has not ended", i)
 		}
 	}
 	f.ends++
 }
 
-// Parts of scripts that are written by hand. An event is the time since the last one,
-// its kind and what it says.
+// Parts of scripts that are written by hand. An event is the time since the last one, its kind and
+// its arguments.
 var (
 	fuzzLimits   = []byte{0x7f, 0, 0x9f, 29, 0} // 4 s, refuse, 17 minutes, 30 rounds, no timeout
 	fuzzAnswer   = []byte{0, 0}
 	fuzzMeasured = []byte{0x72, 0x72}                         // save and load 512 MB/s
-	fuzzPath     = []byte{0x41, 0x72, 0, 0x42, 0x42, 0x42, 0} // of 512 MB/s, that was full; transitions of 0.1 ms, no steps
+	fuzzPath     = []byte{0x41, 0x72, 0, 0x42, 0x42, 0x42, 0} // of 512 MB/s, full; transitions of 0.1 ms, no steps
 	fuzzIdle     = []byte{255, 1, 0, 0, 0, 0, 0, 0}           // device 0 has nothing more, 2.55 s later
 	fuzzAlone    = slices.Concat(fuzzLimits, []byte{0, 0}, sizeOf(0), []byte{0, 3, 0, 0}, fuzzMeasured, fuzzPath,
 		fuzzAnswer, fuzzAnswer, fuzzAnswer, []byte{0, 4, 0})
@@ -260,8 +260,8 @@ var (
 // sizeOf says that a device's state has 64 KiB.
 func sizeOf(device byte) []byte { return []byte{0, 2, device, 0x41} }
 
-// TestFuzzedPlanEnds: the fuzzer begins with plans that come to their end, so that
-// what it changes matters.
+// TestFuzzedPlanEnds checks that the fuzzer begins with plans that reach their end, so that its
+// changes matter.
 func TestFuzzedPlanEnds(t *testing.T) {
 	for _, script := range [][]byte{fuzzAlone, fuzzPair} {
 		f := &fuzzedPlan{t: t, script: script}
@@ -272,8 +272,8 @@ func TestFuzzedPlanEnds(t *testing.T) {
 	}
 }
 
-// FuzzPlan: whatever drivers and paths say, the plan stops no guest too early or for
-// too long, moves devices as their drivers allow, and ends once.
+// FuzzPlan plays all answers of drivers and paths. The plan must pause no guest too early or for
+// too long, move devices as their drivers allow, and end once.
 func FuzzPlan(f *testing.F) {
 	f.Add(fuzzAlone)
 	f.Add(fuzzPair)

@@ -10,42 +10,42 @@ import (
 	"github.com/migpipe/migpipe/transport/migration"
 )
 
-// OnLimit says what to do with devices whose predicted downtime does not come
-// down to Options.DowntimeTarget before a cap of PRE_COPY is reached.
+// OnLimit says what to do with devices whose predicted downtime is above Options.DowntimeTarget
+// when PRE_COPY reaches a cap.
 type OnLimit uint8
 
-// What to do on a limit.
+// The reactions to a limit.
 const (
-	Refuse   OnLimit = iota // end the attempt: the guest runs on here
-	Continue                // go on with PRE_COPY, until it fits or Options.AbortAfter ends it; refuse what no PRE_COPY makes fit
-	Force                   // stop the guest all the same
+	Refuse   OnLimit = iota // end the attempt: the guest runs on at the source
+	Continue                // continue PRE_COPY until the downtime fits, or Options.AbortAfter ends the attempt; refuse a downtime that no PRE_COPY shortens
+	Force                   // pause the guest nevertheless
 )
 
-// Limit is a bound of what comes before the stop.
+// Limit is a bound that applies before the switchover.
 type Limit uint8
 
 // The limits.
 const (
-	LimitDowntime Limit = iota // no PRE_COPY could bring the downtime down
+	LimitDowntime Limit = iota // no device has PRE_COPY to shorten the downtime
 	LimitPrecopy               // Options.MaxPrecopy
 	LimitRounds                // Options.MaxRounds
 	LimitTimeout               // Options.AbortAfter
-	LimitReinit                // a device was initialised anew at every stop
-	LimitPath                  // nothing shows how fast the path is
-	LimitFixed                 // the steps of a stop that no PRE_COPY shortens take longer than Options.DowntimeTarget
+	LimitReinit                // a device was initialised again in every switchover
+	LimitPath                  // the speed of the path is unknown
+	LimitFixed                 // the steps of a switchover that no PRE_COPY shortens take longer than Options.DowntimeTarget
 )
 
-// Unlimited is from where on Options.DowntimeTarget limits nothing.
+// Unlimited is the value from which Options.DowntimeTarget limits nothing.
 const Unlimited time.Duration = 1 << 61
 
-// LimitError ends an attempt that would have to break a limit. The guest was
-// not stopped for it, or runs again.
+// LimitError ends an attempt that could not keep within a limit. The guest was not paused, or runs
+// again.
 type LimitError struct {
 	Limit     Limit
-	Allowed   time.Duration              // the limit, where it is a time
-	Count     int                        // or a number
+	Allowed   time.Duration              // the limit, if it is a time
+	Count     int                        // the limit, if it is a number
 	Ready     bool                       // the destination has applied the initial bytes
-	Predicted time.Duration              // the downtime that a stop would have meant
+	Predicted time.Duration              // the downtime of a switchover
 	Stages    []migration.PredictedStage // of that downtime
 }
 
@@ -53,19 +53,19 @@ type LimitError struct {
 func (e *LimitError) nameLimit() string {
 	switch e.Limit {
 	case LimitDowntime:
-		return fmt.Sprintf("the predicted downtime is over the limit of %v, and no device has PRE_COPY to bring it down", e.Allowed)
+		return fmt.Sprintf("the predicted downtime is over the limit of %v, and no device has PRE_COPY to shorten it", e.Allowed)
 	case LimitPrecopy:
 		return fmt.Sprintf("PRE_COPY has reached its time limit of %v", e.Allowed)
 	case LimitRounds:
 		return fmt.Sprintf("PRE_COPY has reached its limit of %d round%s", e.Count, plural(e.Count))
 	case LimitTimeout:
-		return fmt.Sprintf("the guest was not to be stopped later than after %v", e.Allowed)
+		return fmt.Sprintf("the guest was not paused within %v", e.Allowed)
 	case LimitPath:
-		return "nothing shows how fast the path is: the destination has told of no padding"
+		return "the speed of the path is unknown: the destination reported no padding"
 	case LimitFixed:
-		return fmt.Sprintf("the downtime is over the limit of %v, whatever PRE_COPY does", e.Allowed)
+		return fmt.Sprintf("the downtime is over the limit of %v even with PRE_COPY", e.Allowed)
 	}
-	return fmt.Sprintf("a device was initialised anew in each of %d stops", e.Count)
+	return fmt.Sprintf("a device was initialised again in each of %d switchovers", e.Count)
 }
 
 func plural(n int) string {
@@ -75,17 +75,17 @@ func plural(n int) string {
 	return "s"
 }
 
-// Error names the limit, its value, and what stood against a stop.
+// Error names the limit, its value, and what prevented the switchover.
 func (e *LimitError) Error() string {
 	switch {
 	case e.Limit == LimitReinit, e.Limit == LimitPath:
 		return e.nameLimit()
 	case e.Limit == LimitFixed:
-		return e.nameLimit() + fmt.Sprintf(": the steps that it does not shorten take %v%s", migration.RoundTime(e.Predicted), nameStages(e.Stages))
+		return e.nameLimit() + fmt.Sprintf(": the steps that PRE_COPY does not shorten take %v%s", migration.RoundTime(e.Predicted), nameStages(e.Stages))
 	case !e.Ready:
 		return e.nameLimit() + ", and the destination has not applied the initial bytes"
 	}
-	return e.nameLimit() + fmt.Sprintf(": a stop now would take %v%s", migration.RoundTime(e.Predicted), nameStages(e.Stages))
+	return e.nameLimit() + fmt.Sprintf(": a switchover now would take %v%s", migration.RoundTime(e.Predicted), nameStages(e.Stages))
 }
 
 // nameStages names the stages that take a tenth of a downtime or more, the longest first.

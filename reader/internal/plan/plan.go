@@ -1,9 +1,9 @@
-// Package plan decides what the source's devices do: when PRE_COPY begins and ends, when the
-// guest is paused, and in which order the devices are stopped. It predicts how long a
-// switchover takes, and decides by that.
+// Package plan decides what the source's devices do: when PRE_COPY begins and ends, when the guest
+// is paused, and in which order the devices are stopped. It predicts how long a switchover takes,
+// and decides by the prediction.
 //
-// [Plan] is a pure state machine: an event and a time give the actions to take, in order. It
-// has no device, clock or goroutine. The texts in plantest/testdata play it.
+// [Plan] is a pure state machine: an event and a time give the actions, in order. It has no device,
+// clock or goroutine. The texts in plantest/testdata play it.
 package plan
 
 import (
@@ -13,32 +13,32 @@ import (
 	"github.com/migpipe/migpipe/vfio"
 )
 
-// Phase is where the source's devices are.
+// Phase is the phase of the source's devices.
 type Phase uint8
 
 // The phases.
 const (
-	Connecting Phase = iota // nothing was touched yet
+	Connecting Phase = iota // no device was touched yet
 	Entering                // on their way to PRE_COPY
 	Precopying              // drained while the guest runs
 	Pausing                 // the guest is being paused
-	Confirming              // the estimates are asked for once more
+	Confirming              // the devices are polled once more
 	Unpausing               // the switchover is called off, and the guest is being resumed
 	Quiescing               // on their way to PRE_COPY_P2P or RUNNING_P2P
-	Freezing                // those without P2P are on their way to STOP_COPY
-	Stopping                // all others are on their way to STOP_COPY
-	Draining                // in STOP_COPY, on the way to the end of the streams
+	Freezing                // the devices without P2P are on their way to STOP_COPY
+	Stopping                // all other devices are on their way to STOP_COPY
+	Draining                // in STOP_COPY, until the end of the streams
 	Drained                 // every stream was read to its end
-	Ended                   // the attempt has ended while the guest runs
+	Ended                   // the attempt has ended before the switchover
 )
 
 // String is the phase's name in scenarios.
 func (p Phase) String() string {
 	return [...]string{"connecting", "entering", "precopying", "pausing", "confirming", "unpausing",
-		"quiescing", "freezing", "stopping", "draining", "drained", "gave up"}[p]
+		"quiescing", "freezing", "stopping", "draining", "drained", "ended"}[p]
 }
 
-// warmth is what was done to measure lanes that have carried nothing yet.
+// warmth is the state of the padding of lanes that have carried nothing yet.
 type warmth uint8
 
 const (
@@ -47,13 +47,13 @@ const (
 	warm
 )
 
-// Limits are the figures that the switchover is decided by.
+// Limits are the limits that decide the switchover.
 type Limits struct {
-	Downtime   time.Duration // of the switchover, as predicted
-	OnLimit    OnLimit       // what to do when it would take longer
+	Downtime   time.Duration // the longest predicted downtime
+	OnLimit    OnLimit       // what to do if the prediction is longer
 	MaxPrecopy time.Duration
 	MaxRounds  int
-	Timeout    time.Duration // of everything before the switchover, 0 is none
+	Timeout    time.Duration // of everything before the switchover, 0 is no limit
 }
 
 // Plan decides what the source's devices do next, up to the end of their streams.
@@ -61,21 +61,21 @@ type Plan struct {
 	limits    Limits
 	phase     Phase
 	began     time.Duration // when PRE_COPY was reached
-	calledOff int           // switchovers that were called off at the last moment
+	calledOff int           // switchovers that were called off after the pause
 	cut       bool          // the destination is out of reach
-	capped    bool          // PRE_COPY has reached a cap, and goes on
-	forced    bool          // the switchover was decided although it breaks a limit
-	warned    bool          // that the fixed steps alone are over the limit
+	capped    bool          // PRE_COPY has reached a cap, and continues
+	forced    bool          // the switchover begins although it breaks a limit
+	warned    bool          // the user was warned that the fixed steps alone are over the limit
 	warmth    warmth        // of the lanes, if they had to be warmed
 	path      Path
-	leastRTT  time.Duration  // 0 before one was measured
-	stopping  migration.Span // what stopping the devices takes, as far as was seen
-	starting  migration.Span // what starting the destination's takes, as far as was seen
+	leastRTT  time.Duration  // 0 before the first measurement
+	stopping  migration.Span // time to stop the devices, as far as measured
+	starting  migration.Span // time to start the destination's, as far as measured
 	devices   []device
-	figures   []DeviceFigures // what collectFigures makes
+	figures   []DeviceFigures // scratch space of collectFigures
 }
 
-// device is what the plan knows of one device.
+// device is the state of one device.
 type device struct {
 	estimate
 	save, load float64 // bytes a second, 0 is unknown
@@ -83,7 +83,7 @@ type device struct {
 }
 
 // New makes the plan for devices with these features. sizes are the drivers' first answers of
-// MIG_DATA_SIZE, 0 where there is none; nil is none at all.
+// MIG_DATA_SIZE, 0 without an answer; nil is no answers at all.
 func New(l Limits, features []vfio.Features, sizes []uint64) *Plan {
 	p := &Plan{limits: l, devices: make([]device, len(features)), figures: make([]DeviceFigures, len(features))}
 	for i, f := range features {
@@ -95,37 +95,38 @@ func New(l Limits, features []vfio.Features, sizes []uint64) *Plan {
 	return p
 }
 
-// Phase is where the devices are.
+// Phase is the present phase of the devices.
 func (p *Plan) Phase() Phase { return p.phase }
 
 // HasEnded reports whether the stream of a device was read to its end.
 func (p *Plan) HasEnded(device int) bool { return p.devices[device].ended }
 
-// CountRounds is how often a device was found to have nothing more to read in PRE_COPY.
+// CountRounds is how often a device had nothing more to read in PRE_COPY.
 func (p *Plan) CountRounds(device int) int { return p.devices[device].rounds }
 
-// LastEstimate is what the driver of a device has said last: by GET_PRECOPY_INFO, and by
-// MIG_DATA_SIZE, where 0 is unknown.
+// LastEstimate is the last estimate of a device's driver: the answer of GET_PRECOPY_INFO, and the
+// answer of MIG_DATA_SIZE, where 0 is unknown.
 func (p *Plan) LastEstimate(device int) (pending vfio.Pending, size uint64) {
 	return p.devices[device].pending, p.devices[device].size
 }
 
-// Remaining estimates what a device has still to give, when so many bytes of its stream were
-// read, and so many of them before the guest was paused. In PRE_COPY that is what the driver
-// says is pending. At the end it is the larger of what was dirty and what is missing from the
-// size of STOP_COPY, which some drivers count from the first byte of the stream on.
-func (p *Plan) Remaining(device int, read, atPause uint64) (left uint64, known bool) {
+// Remaining estimates how many bytes a device has still to yield. read is the bytes read of its
+// stream, and atPause the bytes read before the guest was paused. In PRE_COPY the estimate is the
+// driver's pending bytes. After PRE_COPY it is the larger of the dirty bytes at the pause and the
+// part of the STOP_COPY size that was not read. Some drivers count that size from the first byte of
+// the stream on.
+func (p *Plan) Remaining(device int, read, atPause uint64) (bytes uint64, known bool) {
 	d := &p.devices[device]
 	if p.phase <= Precopying && d.pending.Initial+d.pending.Dirty > 0 {
 		return d.pending.Initial + d.pending.Dirty, true
 	}
-	left = max(d.size-min(d.size, read), d.pending.Dirty-min(d.pending.Dirty, read-atPause))
-	return left, d.size > 0 && !d.ended
+	bytes = max(d.size-min(d.size, read), d.pending.Dirty-min(d.pending.Dirty, read-atPause))
+	return bytes, d.size > 0 && !d.ended
 }
 
-// Window is what may be read and not applied, in bytes; 0 is no limit. While the guest runs all
-// of that would be downtime, and afterwards everything has to move. peak is the best rate of the
-// path so far, in bytes a second: what a window makes slow must not make the window small.
+// Window is how many bytes may be read and not applied; 0 is no limit. While the guest runs these
+// bytes add to the downtime. After the pause there is no limit. peak is the best rate of the path
+// so far, in bytes a second: a rate that a small window has lowered must not keep the window small.
 func (p *Plan) Window(peak float64) uint64 {
 	if p.phase != Precopying {
 		return 0
@@ -135,7 +136,7 @@ func (p *Plan) Window(peak float64) uint64 {
 	return best.window(p.limits.Downtime)
 }
 
-// Step is the whole of the plan's behaviour.
+// Step is the whole behaviour of the plan.
 func (p *Plan) Step(now time.Duration, ev Event) []Action {
 	switch ev := ev.(type) {
 	case LanesOpened:
@@ -154,7 +155,7 @@ func (p *Plan) Step(now time.Duration, ev Event) []Action {
 	case ConnectionLost:
 		p.cut = true
 		return nil
-	case ConnectionRestored: // what has not moved since says nothing of the devices
+	case ConnectionRestored: // the time without a connection is no time of PRE_COPY
 		p.cut, p.began = false, p.began+ev.Away
 	case PrecopyPolled:
 		p.devices[ev.Device].poll(now, ev.Pending, ev.Offset, ev.Idle)
@@ -181,7 +182,7 @@ func (p *Plan) noteMeasured(ev *Measured) {
 	}
 }
 
-// begin takes the devices to PRE_COPY, those that have it.
+// begin moves the devices with PRE_COPY to PRE_COPY.
 func (p *Plan) begin(now time.Duration) []Action {
 	if over := p.checkFixed(now); over != nil {
 		return p.endAttempt(*over)
@@ -218,7 +219,7 @@ func (p *Plan) finishMoves(now time.Duration) []Action {
 	return nil
 }
 
-// listEnded says which streams have ended before the last device was in STOP_COPY.
+// listEnded ends the streams that ended before the last device was in STOP_COPY.
 func (p *Plan) listEnded() (actions []Action) {
 	for i := range p.devices {
 		if p.devices[i].ended {
@@ -228,7 +229,7 @@ func (p *Plan) listEnded() (actions []Action) {
 	return append(actions, p.checkDrained()...)
 }
 
-// confirmEstimates asks once more, now that the guest cannot change anything.
+// confirmEstimates polls once more, now that the guest can change nothing.
 func (p *Plan) confirmEstimates() []Action {
 	if !p.hasPrecopy() {
 		return p.quiesce()
@@ -237,13 +238,13 @@ func (p *Plan) confirmEstimates() []Action {
 	return []Action{ConfirmEstimates{}}
 }
 
-// maxCalledOff is how often a stop is called off: a device that is initialised
-// anew each time would keep its guest stuttering.
+// maxCalledOff is how often a switchover is called off. A device that is initialised again each
+// time would pause its guest again and again.
 const maxCalledOff = 3
 
-// quiesceOrCallOff calls the stop off if a device was initialised anew in the meantime:
-// its new initial bytes are to be applied while the guest runs, unless the stop is
-// forced. They make a stop longer, and no less correct.
+// quiesceOrCallOff calls the switchover off if a device was initialised again meanwhile: the new
+// initial bytes should be applied while the guest runs. A forced switchover goes on: the bytes make
+// it longer, and no less correct.
 func (p *Plan) quiesceOrCallOff() []Action {
 	if p.allReady() || p.forced {
 		return p.quiesce()
@@ -256,8 +257,8 @@ func (p *Plan) quiesceOrCallOff() []Action {
 	return []Action{ResumeGuest{}}
 }
 
-// quiesce starts the P2P barrier: no device may be frozen while another could
-// still reach it by DMA.
+// quiesce starts the P2P barrier: no device may be frozen while another could still reach it by
+// DMA.
 func (p *Plan) quiesce() []Action {
 	p.phase = Quiescing
 	moves := p.listMoves(func(f vfio.Features) vfio.State {
@@ -275,8 +276,8 @@ func (p *Plan) quiesce() []Action {
 	return []Action{EnterStates{moves}}
 }
 
-// freeze stops first what initiates DMA to the end: a device that has P2P
-// still answers it.
+// freeze stops first the devices without P2P, which may initiate DMA until they are stopped. A
+// device with P2P still answers that DMA.
 func (p *Plan) freeze() []Action {
 	var with, without bool
 	for _, d := range p.devices {
@@ -303,9 +304,9 @@ func (p *Plan) enterState(to vfio.State, which func(vfio.Features) bool) []Actio
 	})}}
 }
 
-// endStream takes in the end of a stream. It may come before it is known that every
-// device has reached STOP_COPY. Then the destination is not told yet: with the
-// last END it would answer READY, and nobody would be waiting for that.
+// endStream takes the end of a stream. It may come before every device has reached STOP_COPY. Then
+// the destination must not be told yet: it would answer the last END with READY while the source is
+// not ready for that.
 func (p *Plan) endStream(device int) []Action {
 	p.devices[device].ended = true
 	if p.phase != Draining {
@@ -325,7 +326,7 @@ func (p *Plan) checkDrained() []Action {
 	return []Action{ReportDrained{}}
 }
 
-// listMoves lists where each device goes; RUNNING stands for staying put.
+// listMoves lists the next state of each device. RUNNING means no move.
 func (p *Plan) listMoves(to func(vfio.Features) vfio.State) (moves []Move) {
 	for i, d := range p.devices {
 		if s := to(d.features); s != vfio.Running {

@@ -7,8 +7,8 @@ import (
 	"github.com/migpipe/migpipe/test/golden"
 )
 
-// TestPlan plays every scenario of plantest/testdata and compares the plan's answers, the
-// indented lines, with those in the file.
+// TestPlan plays every scenario of plantest/testdata and compares the plan's answers, the indented
+// lines, with those in the file.
 func TestPlan(t *testing.T) {
 	golden.Scenarios(t, "plantest/testdata/*.txt", func(t *testing.T, text string) string {
 		got, err := plantest.Play(text, plantest.StepPlan)

@@ -7,52 +7,51 @@ import (
 	"github.com/migpipe/migpipe/transport/migration"
 )
 
-// Amount is a number of bytes: that many or, where not all of them are known,
-// at least that many.
+// Amount is a number of bytes: exactly that many or, if not Known, at least that many.
 type Amount struct {
 	Bytes uint64
 	Known bool
 }
 
-// DeviceFigures are what is known of one device. The zero value of each says that nothing is.
+// DeviceFigures are the figures of one device. A zero value is unknown.
 type DeviceFigures struct {
 	Precopy     Amount  // bytes that go while the guest runs
-	Left        Amount  // bytes that are still to be read when it is paused
-	Hidden      uint64  // bytes that were read by then, and are not applied
-	Save, Load  float64 // bytes per second that the device gives, and takes
+	Remaining   Amount  // bytes that are still to be read after the pause
+	Hidden      uint64  // bytes that were read before the pause, and are not applied
+	Save, Load  float64 // bytes per second that the device yields, and takes
 	Stop, Start migration.Span
 }
 
-// Path is what is known of the way to the destination.
+// Path is the measurement of the path to the destination.
 type Path struct {
-	Chunk uint64         // bytes that travel together
-	Rate  float64        // bytes per second over all lanes; 0 unknown
-	Full  bool           // the lanes were full, so that Rate is what they can
+	Chunk uint64         // bytes of a chunk
+	Rate  float64        // bytes per second over all lanes; 0 is unknown
+	Full  bool           // the lanes were full: Rate is their limit
 	RTT   migration.Span // of a control message and its answer
-	Steps Steps          // of a switchover, that no rate says the length of
+	Steps Steps          // of a switchover: the parts that do not depend on a rate
 
-	worst bool // a device loads no part of a record before it has the whole
+	worst bool // a device loads no part of a record before it has the whole record
 }
 
-// Steps are those parts of a switchover that no rate says the length of. The zero value has none.
+// Steps are the parts of a switchover that do not depend on a rate. The zero value has none.
 type Steps struct {
 	Stop    migration.Step // of the devices
 	Pause   migration.Step // of the guest
 	Journal migration.Step // three records, of both sides
-	Decide  migration.Step // the owner's word
+	Decide  migration.Step // the owner's decision
 	Witness migration.Step
 	Accept  migration.Step // the hook on ACCEPT
 	Start   migration.Step // of the devices
-	Guest   migration.Step // its start
+	Guest   migration.Step // the start of the guest
 }
 
-// NameUnknown names the steps whose time neither side knows. A prediction has something to say
-// of the stop and the start of devices, although it was never measured: see forecastStop.
+// NameUnknown names the steps whose time neither side knows. It leaves out the stop and the start
+// of devices: other transitions stand in for those, see forecast.
 func (s Steps) NameUnknown() (names []string) {
 	for _, one := range []struct {
 		name string
 		migration.Step
-	}{{"the pause of the guest", s.Pause}, {"the owner's word", s.Decide}, {"the witness", s.Witness},
+	}{{"the pause of the guest", s.Pause}, {"the owner's decision", s.Decide}, {"the witness", s.Witness},
 		{"on-accept", s.Accept}, {"the start of the guest", s.Guest}} {
 		if one.Unknown {
 			names = append(names, one.name)
@@ -61,28 +60,27 @@ func (s Steps) NameUnknown() (names []string) {
 	return names
 }
 
-// moving is what has to reach the destination's device yet.
-func (f DeviceFigures) moving() Amount { return f.Left.add(Amount{f.Hidden, true}) }
+// moving is how many bytes have still to reach the destination's device.
+func (f DeviceFigures) moving() Amount { return f.Remaining.add(Amount{f.Hidden, true}) }
 
-// record is how many bytes a device may save before the first of them can be read,
-// and take before it loads them: mlx5 saves into buffers of 8 MiB, and its LOAD
-// runs in the write that completes a record.
+// record is how many bytes a device may save before the first of them can be read, and take before
+// it loads them: mlx5 saves into buffers of 8 MiB, and its LOAD runs in the write that completes a
+// record.
 const record = 8 << 20
 
-// burst is how many bytes go at once over any path and into any device: what
-// their rates are does not matter.
+// burst is how many bytes go at once over any path and into any device, at any rate.
 const burst = 64 << 10
 
-// Predict says how long a migration is going to take. It is a pipeline's time: the
-// first chunk goes through every stage, then the slowest of them sets the pace.
-// Devices are saved and loaded beside each other, and share the wire.
+// Predict predicts how long a migration takes. It is the time of a pipeline: the first chunk passes
+// every stage, then the slowest stage sets the pace. Devices are saved and loaded at the same time,
+// and share the wire.
 func Predict(devices []DeviceFigures, p Path) migration.Prediction {
 	none := migration.Span{Known: true}
 	set := work{precopy: none, stop: none, fill: none, save: none, load: none, last: none, commit: p.commitTime(), start: none, steps: p.Steps}
-	ahead, left, first := Amount{Known: true}, Amount{Known: true}, uint64(0)
+	ahead, remaining, first := Amount{Known: true}, Amount{Known: true}, uint64(0)
 	for _, f := range devices {
 		one, moving := p.workOf(f), f.moving()
-		ahead, left, first = ahead.add(f.Precopy), left.add(moving), max(first, min(moving.Bytes, p.Chunk))
+		ahead, remaining, first = ahead.add(f.Precopy), remaining.add(moving), max(first, min(moving.Bytes, p.Chunk))
 		set.precopy = longest(set.precopy, one.precopy)
 		set.stop = longest(set.stop, one.stop)
 		set.fill = longest(set.fill, one.fill)
@@ -92,16 +90,16 @@ func Predict(devices []DeviceFigures, p Path) migration.Prediction {
 		set.start = longest(set.start, one.start)
 	}
 	set.precopy = longest(set.precopy, timeFor(ahead, p.Rate))
-	_, rest := left.split(first)
+	_, rest := remaining.split(first)
 	set.wire = timeFor(rest, p.Rate)
 	return set.inRow()
 }
 
-// PredictAlone is the prediction for a device as if it were the only one.
+// PredictAlone is the prediction for a device that is the only one.
 func (p Path) PredictAlone(f DeviceFigures) migration.Prediction { return p.workOf(f).inRow() }
 
-// work is how long each part of a migration is busy: save, wire and load beside
-// each other, on all but the first and the last of the stream.
+// work is how long each part of a migration is busy. save, wire and load overlap, on all bytes but
+// the first and the last of the stream.
 type work struct {
 	precopy             migration.Span
 	stop, fill          migration.Span
@@ -113,7 +111,7 @@ type work struct {
 // workOf is the work of one device that has the path for itself.
 func (p Path) workOf(f DeviceFigures) work {
 	first, rest := f.moving().split(p.Chunk)
-	saved, unsaved := f.Left.split(record)
+	saved, unsaved := f.Remaining.split(record)
 	final, before := f.moving().split(p.lastBytes())
 	return work{
 		precopy: longest(timeFor(f.Precopy, f.Save), timeFor(f.Precopy, p.Rate), timeFor(f.Precopy, f.Load)),
@@ -129,7 +127,7 @@ func (p Path) workOf(f DeviceFigures) work {
 	}
 }
 
-// inRow puts what is busy at the same time into a row.
+// inRow lays overlapping work out in a row.
 func (w work) inRow() migration.Prediction {
 	r := migration.Prediction{
 		Precopy: w.precopy, Stop: migration.AddSpans(w.steps.Pause.Span(), w.stop), Fill: w.fill, Save: w.save, Wire: timeBeyond(w.wire, w.save),
@@ -142,7 +140,7 @@ func (w work) inRow() migration.Prediction {
 	return r
 }
 
-// lastBytes is how much a device loads after all of it has arrived.
+// lastBytes is how many bytes a device loads after all of them have arrived.
 func (p Path) lastBytes() uint64 {
 	if p.worst {
 		return record
@@ -150,32 +148,31 @@ func (p Path) lastBytes() uint64 {
 	return p.Chunk
 }
 
-// commitTime is READY's way back, and COMMIT and its answer, with the records that are
-// written before each of them.
+// commitTime is the time for READY, COMMIT and its answer, with the records that are written before
+// each of them.
 func (p Path) commitTime() migration.Span {
 	return migration.AddSpans(migration.Span{Took: p.RTT.Took * 3 / 2, Known: p.RTT.Known}, p.Steps.Journal.Span())
 }
 
-// predictFixed is a stop in which nothing is left to be moved: what no PRE_COPY shortens.
+// predictFixed predicts a switchover without any bytes: the part that no PRE_COPY shortens.
 func (p Path) predictFixed(stop, start migration.Span) migration.Prediction {
-	return p.PredictAlone(DeviceFigures{Precopy: Amount{Known: true}, Left: Amount{Known: true}, Stop: stop, Start: start})
+	return p.PredictAlone(DeviceFigures{Precopy: Amount{Known: true}, Remaining: Amount{Known: true}, Stop: stop, Start: start})
 }
 
 func (a Amount) add(b Amount) Amount {
 	return Amount{a.Bytes + min(b.Bytes, math.MaxUint64-a.Bytes), a.Known && b.Known}
 }
 
-// split takes the first chunk off an Amount.
+// split cuts the first chunk off an Amount.
 func (a Amount) split(chunk uint64) (first, rest Amount) {
 	n := min(a.Bytes, chunk)
 	return Amount{n, a.Known || n == chunk}, Amount{a.Bytes - n, a.Known}
 }
 
-// longestSpan keeps sums of absurd estimates from overflowing.
+// longestSpan prevents an overflow in sums of absurd estimates.
 const longestSpan = math.MaxInt64 / 1e3
 
-// timeFor is how long an Amount takes at a rate. A burst takes no time where none
-// is known.
+// timeFor is how long an Amount takes at a rate. A burst takes no time if the rate is unknown.
 func timeFor(a Amount, rate float64) migration.Span {
 	if a.Bytes == 0 || rate <= 0 {
 		return migration.Span{Known: a.Known && a.Bytes <= burst}
@@ -184,8 +181,8 @@ func timeFor(a Amount, rate float64) migration.Span {
 	return migration.Span{Took: time.Duration(took), Known: a.Known}
 }
 
-// longest is spans beside each other. One of which not all is known may be
-// longer than it seems.
+// longest is the time of spans that run at the same time. If one of them is unknown, the result is
+// a lower bound.
 func longest(spans ...migration.Span) migration.Span {
 	most := migration.Span{Known: true}
 	for _, s := range spans {
@@ -195,17 +192,17 @@ func longest(spans ...migration.Span) migration.Span {
 	return most
 }
 
-// timeBeyond is how much longer than other a span beside it is.
+// timeBeyond is how much longer a span is than another that runs at the same time.
 func timeBeyond(s, other migration.Span) migration.Span {
 	return migration.Span{Took: max(0, s.Took-other.Took), Known: s.Known}
 }
 
-// ackEvery is how long the destination may take to tell what it has applied.
+// ackEvery is how long the destination may take to report the bytes that it has applied.
 const ackEvery = 10 * time.Millisecond
 
-// window is what may be read and not applied while the guest runs, 0 for no
-// limit: enough to keep the path busy, and no more than a quarter of the downtime
-// can carry. It is at least two chunks: one moves while the other is applied.
+// window is how many bytes may be read and not applied while the guest runs, 0 for no limit: enough
+// to keep the path busy, and at most a quarter of the bytes that fit the downtime. It is at least
+// two chunks: one moves while the other is applied.
 func (p Path) window(downtime time.Duration) uint64 {
 	if p.Rate <= 0 {
 		return 0

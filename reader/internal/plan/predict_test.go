@@ -19,12 +19,12 @@ const (
 func known(d time.Duration) migration.Span   { return migration.Span{Took: d, Known: true} }
 func atLeast(d time.Duration) migration.Span { return migration.Span{Took: d} }
 
-// The figures below are computed by hand: a chunk of 1 MiB takes 10 ms on the
-// wire, 5 ms to save and 20 ms to load.
+// The figures below are computed by hand. A chunk of 1 MiB takes 10 ms on the wire, 5 ms to
+// save and 20 ms to load.
 var (
 	wire    = Path{Chunk: mib, Rate: 100 * mib, RTT: known(4 * ms)}
 	nothing = Amount{Known: true}
-	typical = DeviceFigures{Precopy: nothing, Left: Amount{11 * mib, true}, Save: 200 * mib, Load: 50 * mib, Stop: known(3 * ms), Start: known(7 * ms)}
+	typical = DeviceFigures{Precopy: nothing, Remaining: Amount{11 * mib, true}, Save: 200 * mib, Load: 50 * mib, Stop: known(3 * ms), Start: known(7 * ms)}
 )
 
 func TestPredictDevice(t *testing.T) {
@@ -46,24 +46,24 @@ func TestPredictDevice(t *testing.T) {
 		// 3 + 812 (8 MiB saved 800 + 10 + 2) + 300 + 1 + 6 + 7.
 		{"bound by the save", change(func(f *DeviceFigures) { f.Save, f.Load = 10*mib, 1000*mib }), wire, known(1129 * ms), known(1129 * ms)},
 		// Half a Chunk: 3 + 9.5 + 0 + 10 + 6 + 7.
-		{"less than a chunk", change(func(f *DeviceFigures) { f.Left.Bytes = mib / 2 }), wire, known(35500 * time.Microsecond), known(35500 * time.Microsecond)},
+		{"less than a chunk", change(func(f *DeviceFigures) { f.Remaining.Bytes = mib / 2 }), wire, known(35500 * time.Microsecond), known(35500 * time.Microsecond)},
 		// 3 + 2 + 0 + 0 + 6 + 7.
-		{"nothing left", change(func(f *DeviceFigures) { f.Left = nothing }), wire, known(18 * ms), known(18 * ms)},
-		// 40 MiB ahead of the pause, at the pace of the load.
+		{"nothing left", change(func(f *DeviceFigures) { f.Remaining = nothing }), wire, known(18 * ms), known(18 * ms)},
+		// 40 MiB before the pause, at the rate of the load.
 		{"pre-copied", change(func(f *DeviceFigures) { f.Precopy = Amount{40 * mib, true} }), wire, known(1088 * ms), known(288 * ms)},
-		// Without what the load takes: 3 + 52 + 100 + 6 + 7.
-		// 1 MiB of it was read and is not there yet: 3 + 52 + 210 + 20 + 6 + 7, and 220 for 210 of it.
+		// 1 MiB was read and is not applied: 3 + 52 + 220 + 20 + 6 + 7.
 		{"hidden", change(func(f *DeviceFigures) { f.Hidden = mib }), wire, known(308 * ms), known(308 * ms)},
+		// Without the load: 3 + 52 + 100 + 6 + 7.
 		{"load unknown", change(func(f *DeviceFigures) { f.Load = 0 }), wire, atLeast(168 * ms), atLeast(168 * ms)},
 		{"stop unknown", change(func(f *DeviceFigures) { f.Stop = migration.Span{} }), wire, atLeast(285 * ms), atLeast(285 * ms)},
-		{"more than is known", change(func(f *DeviceFigures) { f.Left.Known = false }), wire, atLeast(288 * ms), atLeast(288 * ms)},
+		{"the size is a lower bound", change(func(f *DeviceFigures) { f.Remaining.Known = false }), wire, atLeast(288 * ms), atLeast(288 * ms)},
 		// 3 + 40 + 200 + 20 + 7: neither rate nor round trip.
 		{"path unknown", typical, Path{Chunk: mib}, atLeast(270 * ms), atLeast(270 * ms)},
 		{"nothing known", DeviceFigures{}, Path{}, atLeast(0), atLeast(0)},
 	} {
 		all := Predict([]DeviceFigures{c.of}, c.over)
 		if alone := c.over.PredictAlone(c.of); all != alone {
-			t.Errorf("%s: in all  %+v\nits device %+v", c.name, all, alone)
+			t.Errorf("%s: whole set  %+v\nits device %+v", c.name, all, alone)
 		}
 		if all.Total != c.total || all.Downtime != c.downtime {
 			t.Errorf("%s: total %v, downtime %v, want %v and %v", c.name, all.Total, all.Downtime, c.total, c.downtime)
@@ -71,10 +71,10 @@ func TestPredictDevice(t *testing.T) {
 	}
 }
 
-// Two devices share the wire, and nothing else.
+// TestPredictSet checks that two devices share the wire, and nothing else.
 func TestPredictSet(t *testing.T) {
 	other := typical
-	other.Left, other.Load, other.Start = Amount{5 * mib, true}, 100*mib, known(9*ms)
+	other.Remaining, other.Load, other.Start = Amount{5 * mib, true}, 100*mib, known(9*ms)
 	all := Predict([]DeviceFigures{typical, other}, wire)
 	want := migration.Prediction{
 		Precopy: known(0), Stop: known(3 * ms), Fill: known(52 * ms), Save: known(15 * ms), Wire: known(135 * ms),
@@ -82,7 +82,7 @@ func TestPredictSet(t *testing.T) {
 		Downtime: known(290 * ms), Total: known(290 * ms),
 	}
 	if all != want {
-		t.Errorf("in all %+v\nwant   %+v", all, want)
+		t.Errorf("the set is %+v\nwant       %+v", all, want)
 	}
 	if alone := wire.PredictAlone(other); alone.Wire != known(40*ms) || alone.Downtime != known(105*ms) {
 		t.Errorf("the second alone: %+v", alone)
@@ -97,8 +97,8 @@ func TestPredictSet(t *testing.T) {
 	}
 }
 
-// TestWindow: enough for the path to stay busy, no more than a quarter of what the
-// downtime can carry, and two chunks at least.
+// TestWindow checks that the window keeps the path busy, is at most a quarter of the bytes that fit
+// the downtime, and is two chunks at least.
 func TestWindow(t *testing.T) {
 	for _, c := range []struct {
 		rate     float64
@@ -119,9 +119,9 @@ func TestWindow(t *testing.T) {
 	}
 }
 
-// What a driver claims may be absurd; a prediction is never negative.
+// TestPredictAbsurd checks that no absurd estimate of a driver makes a prediction negative.
 func TestPredictAbsurd(t *testing.T) {
-	absurd := DeviceFigures{Precopy: Amount{math.MaxUint64, true}, Left: Amount{math.MaxUint64, true}, Save: 1e-300, Load: math.Inf(1)}
+	absurd := DeviceFigures{Precopy: Amount{math.MaxUint64, true}, Remaining: Amount{math.MaxUint64, true}, Save: 1e-300, Load: math.Inf(1)}
 	devices := make([]DeviceFigures, 64)
 	for i := range devices {
 		devices[i] = absurd
@@ -131,8 +131,8 @@ func TestPredictAbsurd(t *testing.T) {
 	}
 }
 
-// TestMeasuredAllocations: what an ACK shows is taken in, and found not to be enough for
-// a stop, without an allocation.
+// TestMeasuredAllocations checks that an ACK is handled without an allocation while no switchover
+// may begin.
 func TestMeasuredAllocations(t *testing.T) {
 	const s = time.Second
 	for _, c := range []struct {
@@ -147,7 +147,7 @@ func TestMeasuredAllocations(t *testing.T) {
 		{"the path is unknown", Limits{Downtime: s, MaxPrecopy: time.Hour, MaxRounds: 9}, 100 * mib, 0},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			const n = 8 // what there is one of for each does not fit the stack
+			const n = 8 // slices of 8 do not fit the stack
 			p := New(c.limits, slices.Repeat([]vfio.Features{{PreCopy: true}}, n), nil)
 			p.warmth = warm
 			p.Step(0, LanesOpened{})
@@ -172,9 +172,9 @@ func TestMeasuredAllocations(t *testing.T) {
 	}
 }
 
-// BenchmarkPlan is a step of the plan before the stop: what a stop now would take is
-// predicted anew with all that was measured, for devices that are far from ready for it.
-// The engine's one goroutine does so each time that it looks.
+// BenchmarkPlan is a step of the plan before the switchover: it computes the downtime again from
+// all measurements, for devices that are far from ready. The engine's loop does so at each tick and
+// ACK.
 func BenchmarkPlan(b *testing.B) {
 	for _, devices := range []int{1, 8, 64} {
 		b.Run(fmt.Sprintf("devices=%d", devices), func(b *testing.B) {

@@ -1,5 +1,5 @@
-// Package plantest plays scenarios to a [plan.Plan]: texts with events at the margin, and what
-// the plan answers indented below them.
+// Package plantest plays scenarios to a [plan.Plan]: texts with events at the margin, and the
+// plan's answers indented below them.
 package plantest
 
 import (
@@ -17,12 +17,12 @@ import (
 	"github.com/migpipe/migpipe/vfio"
 )
 
-// Texts are the scenarios, carried along to where there is no checkout.
+// Texts are the scenarios, embedded for binaries that run without a checkout.
 //
 //go:embed testdata/*.txt
 var Texts embed.FS
 
-// Stepper gives an event to the scenario's plan, and returns its answer.
+// Stepper gives an event to the scenario's plan, and returns the plan's answer.
 type Stepper func(s *Scenario, now time.Duration, ev plan.Event) ([]plan.Action, error)
 
 // StepPlan is the Stepper of a plan without devices.
@@ -30,7 +30,7 @@ func StepPlan(s *Scenario, now time.Duration, ev plan.Event) ([]plan.Action, err
 	return s.Plan.Step(now, ev), nil
 }
 
-// Scenario is a plan under test, and what it was told.
+// Scenario is a plan under test, and the state of its scenario.
 type Scenario struct {
 	Plan     *plan.Plan
 	Features []vfio.Features // of its devices
@@ -61,7 +61,7 @@ func Play(text string, step Stepper) (string, error) {
 	return out.String(), nil
 }
 
-// line takes in one line that is no answer.
+// line plays one line that is no answer.
 func (s *Scenario) line(out *strings.Builder, words []string) error {
 	switch words[0] {
 	case "limits":
@@ -103,7 +103,7 @@ func (s *Scenario) readDevices(words []string) {
 	}
 	n := len(s.Features)
 	s.Plan = plan.New(s.limits, s.Features, nil)
-	s.known = plan.Measured{ // until the scenario says more
+	s.known = plan.Measured{ // until the scenario changes it
 		Drained: make([]uint64, n), Applied: make([]uint64, n), Save: make([]float64, n), Load: make([]float64, n),
 		Path: plan.Path{Chunk: 64 << 10, RTT: exactly(0)}, Stop: exactly(0), Start: exactly(0),
 	}
@@ -112,7 +112,7 @@ func (s *Scenario) readDevices(words []string) {
 
 func exactly(d time.Duration) migration.Span { return migration.Span{Took: d, Known: true} }
 
-// defaults are those of the library.
+// defaults are the limits of the library.
 var defaults = plan.Limits{Downtime: 300 * time.Millisecond, MaxPrecopy: 60 * time.Second, MaxRounds: 30}
 
 // readLimits reads "[downtime=TIME] [precopy=TIME] [rounds=N] [timeout=TIME]
@@ -201,8 +201,8 @@ func (s *Scenario) readSize(arg string) (ev plan.SizePolled, err error) {
 	return ev, err
 }
 
-// measure reads "drained|applied NAME=BYTES ...", the bytes a second of "save|load NAME=BYTES
-// ..." and "path ...". What was applied was drained.
+// measure reads "drained|applied NAME=BYTES ...", the bytes a second of "save|load NAME=BYTES ..."
+// and "path ...". Applied bytes were drained.
 func (s *Scenario) measure(name string, args []string) error {
 	m := &s.known
 	switch name {
@@ -216,7 +216,7 @@ func (s *Scenario) measure(name string, args []string) error {
 		return s.numbers(args, func(i int, n uint64) { m.Load[i] = float64(n) })
 	case "path":
 		for i, f := range s.Features {
-			if f.PreCopy { // its rates were seen, and are not what anything waits for
+			if f.PreCopy { // its rates are known, and no stage waits for it
 				m.Save[i], m.Load[i] = cmp.Or(m.Save[i], math.Inf(1)), cmp.Or(m.Load[i], math.Inf(1))
 			}
 		}
@@ -226,8 +226,8 @@ func (s *Scenario) measure(name string, args []string) error {
 }
 
 // readPath reads "[goodput=BYTES] [offered=BYTES] [rtt=TIME] [stop=TIME] [start=TIME]
-// [pause|decide|witness|accept|guest|journal=TIME|unknown]". offered is the goodput of a path
-// that was never full.
+// [pause|decide|witness|accept|guest|journal=TIME|unknown]". offered is the goodput of a path that
+// never was full.
 func (s *Scenario) readPath(args []string) error {
 	path := &s.known.Path
 	steps := map[string]*migration.Step{"pause": &path.Steps.Pause, "decide": &path.Steps.Decide, "witness": &path.Steps.Witness,
@@ -323,7 +323,7 @@ func (s *Scenario) printAction(a plan.Action) string {
 	case plan.ReportDrained:
 		return "all drained"
 	case plan.EndAttempt:
-		return "give up: " + a.Cause.Error()
+		return "end: " + a.Cause.Error()
 	}
 	panic(fmt.Sprintf("no text for %T", a))
 }
