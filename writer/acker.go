@@ -11,12 +11,11 @@ import (
 	"github.com/migpipe/migpipe/transport/migration"
 )
 
-// ackPad makes an ACK longer than 42 bytes, so that a peer that has forgotten
-// the connection may answer it with a stateless reset.
+// ackPad makes an ACK longer than 42 bytes, so that a peer that has lost the connection's state may
+// answer it with a stateless reset.
 var ackPad = make([]byte, 32)
 
-// acker tells the source how far each device is, and renews the promises. It
-// is also the heartbeat.
+// acker sends ACKs: the progress of each device, and the windows. An ACK is also the heartbeat.
 type acker struct {
 	attempt migration.Attempt
 	journal migration.JournalID
@@ -26,17 +25,17 @@ type acker struct {
 	due     chan struct{} // holds a token when an ACK is worth sending
 	quit    <-chan struct{}
 
-	padding atomic.Uint64   // bytes that have come
+	padding atomic.Uint64   // bytes of padding that have come
 	read    []atomic.Uint64 // bytes that the receiver of each lane has read, by number
 
 	mu     sync.Mutex
-	echo   int64 // the Stamp of the last ESTIMATE
-	echoAt time.Time
+	echo   int64     // the Stamp of the last ESTIMATE
+	echoAt time.Time // when it came
 
-	next wire.Ack // run's, made anew for each
+	next wire.Ack // run's: scratch for each ACK
 }
 
-// stamp takes in an ESTIMATE's, for the source to measure the round trip with.
+// noteEstimate takes the stamp of an ESTIMATE, with which the source measures the round trip.
 func (a *acker) noteEstimate(ns int64) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -44,7 +43,7 @@ func (a *acker) noteEstimate(ns int64) {
 	a.requestAck()
 }
 
-// want has an ACK sent soon.
+// requestAck requests an ACK soon.
 func (a *acker) requestAck() {
 	select {
 	case a.due <- struct{}{}:
@@ -61,8 +60,8 @@ func (a *acker) latestEcho() (echo, held int64) {
 	return a.echo, time.Since(a.echoAt).Nanoseconds()
 }
 
-// applied is called by a loader after each chunk: an ACK is due when nothing
-// more is waiting, or when some device's window has moved by an eighth.
+// noteApplied is called by a loader after each chunk: an ACK is due when no chunk waits, or when
+// some device's window has moved by an eighth.
 func (a *acker) noteApplied(device int) {
 	if _, idle := a.merges[device].status(); !idle && !a.credit.isDue() {
 		return
@@ -70,8 +69,7 @@ func (a *acker) noteApplied(device int) {
 	a.requestAck()
 }
 
-// padded takes in that so much padding has come: an ACK is due, for the source to
-// see how fast.
+// notePadding takes n bytes of padding: an ACK is due, for the source to measure the rate.
 func (a *acker) notePadding(n int) error {
 	if all := a.padding.Add(uint64(n)); all > wire.MaxProbe {
 		return fmt.Errorf("%w: %d bytes of padding, limit %d", transport.ErrProtocol, all, wire.MaxProbe)
@@ -80,13 +78,13 @@ func (a *acker) notePadding(n int) error {
 	return nil
 }
 
-// use has ACKs go over another control lane from now on, nil for none.
+// setControl sends ACKs over another control lane from now on, nil for none.
 func (a *acker) setControl(c *wire.Control) {
 	a.control.Store(c)
 	a.requestAck()
 }
 
-// run sends ACKs until quit is closed. A lane that fails is seen by its reader.
+// run sends ACKs until quit is closed. The reader of a lane notices that it fails.
 func (a *acker) run() {
 	beat := time.NewTicker(wire.Heartbeat)
 	defer beat.Stop()
@@ -111,7 +109,7 @@ func (a *acker) buildAck() *wire.Ack {
 	for i := range a.read {
 		m.Read = append(m.Read, a.read[i].Load())
 	}
-	a.credit.noteSent() // before it is asked: what comes in between is told twice rather than not
+	a.credit.noteSent() // before the status is read: a change in between is sent twice rather than not
 	for _, mg := range a.merges {
 		s, _ := mg.status()
 		m.Devices = append(m.Devices, s)

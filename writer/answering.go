@@ -16,13 +16,13 @@ import (
 // answerTimeout bounds the conversation with a source that is answered from a journal.
 const answerTimeout = 5 * time.Second
 
-// answer tells a source what the journal says of its attempt, in which this process
-// has no part: the devices that it is about are not those at hand, or hold nothing of
-// it any more. What they have kept of it, forget removes.
-func answerResume(ctx context.Context, ev admitted, m *wire.Resume, journals handoff.Journals, alarm func(migration.Event), forget func()) {
+// answerResume sends a source the journal's answer about its attempt, in which this process has no
+// part: its devices are others, or hold nothing of the attempt. removeSessions removes what
+// the devices persist of it.
+func answerResume(ctx context.Context, ev admitted, m *wire.Resume, journals handoff.Journals, alarm func(migration.Event), removeSessions func()) {
 	lane := ev.lane
 	lane.SetDeadline(time.Now().Add(answerTimeout))
-	stop := context.AfterFunc(ctx, func() { lane.SetDeadline(time.Unix(1, 0)) })
+	stop := context.AfterFunc(ctx, func() { lane.SetDeadline(aLongTimeAgo) })
 	defer stop()
 	j, err := journals(m.Mig, true)
 	if c, ok := j.(io.Closer); ok {
@@ -34,9 +34,9 @@ func answerResume(ctx context.Context, ev admitted, m *wire.Resume, journals han
 	}
 	code := transport.CodeBusy
 	if errors.Is(err, fs.ErrNotExist) {
-		code, err = transport.CodeUnknown, errors.New("this destination knows nothing of the migration: it never heard of it, or has lost its journal")
+		code, err = transport.CodeUnknown, errors.New("this destination knows nothing of the migration: it never took part, or has lost its journal")
 	}
-	if err != nil { // in no journal's name: a source in doubt does not believe it
+	if err != nil { // without a journal: a source in doubt does not believe it
 		reply(ev.control, &wire.Declined{Attempt: m.Attempt, Code: code, Text: err.Error()})
 		return
 	}
@@ -44,22 +44,22 @@ func answerResume(ctx context.Context, ev admitted, m *wire.Resume, journals han
 		reply(ev.control, describeUninvolved(m, last, j.ID()))
 		return
 	}
-	a := &answerer{journal: j, control: ev.control, removeSessions: forget}
+	a := &answerer{journal: j, control: ev.control, removeSessions: removeSessions}
 	a.converse(m)
 	wire.HangUp(lane, func() {})
 }
 
-// uninvolved is the answer about a copy that may be in devices which this process was not
-// told of: what is recorded, and no more.
+// describeUninvolved is the answer about a copy that may be in devices which this process does not
+// have: the record, and no more.
 func describeUninvolved(m *wire.Resume, last handoff.Entry, id migration.JournalID) wire.Message {
 	if m.Epoch < last.Attempt.Epoch {
 		return &wire.Declined{Attempt: m.Attempt, Journal: id, Code: transport.CodeProtocol, Text: "a newer attempt has been opened"}
 	}
 	return &wire.Status{Attempt: m.Attempt, Journal: id, Record: last.Record.String(), MaxEpoch: last.Attempt.Epoch, Digest: last.Digest,
-		Text: "who answers has no part in it: have mig-recv go on with it there, with its devices"}
+		Text: "the process that answers does not have its devices: continue the migration there, with mig-recv and its devices"}
 }
 
-// asks holds the question against the journal.
+// checkResume compares the question with the journal.
 func checkResume(j handoff.Journal, m *wire.Resume, lane transport.Lane) error {
 	last := j.Last()
 	switch {
@@ -77,7 +77,7 @@ func checkResume(j handoff.Journal, m *wire.Resume, lane transport.Lane) error {
 type answerer struct {
 	handoff        handoff.Dest
 	journal        handoff.Journal
-	control        *wire.Control // nil if nobody asks
+	control        *wire.Control // nil if no source asks
 	removeSessions func()
 }
 
@@ -85,16 +85,16 @@ func (a *answerer) converse(m *wire.Resume) {
 	next, actions := handoff.RestartDest(a.journal.Last(), handoff.Nothing)
 	a.handoff = next
 	err := a.apply(actions)
-	var said wire.Message = &wire.Query{Attempt: m.Attempt}
+	var message wire.Message = &wire.Query{Attempt: m.Attempt}
 	if m.Epoch < a.handoff.MaxEpoch {
-		said = &wire.Cancel{Attempt: m.Attempt} // which is answered for every older attempt
+		message = &wire.Cancel{Attempt: m.Attempt} // which is answered for every older attempt
 	}
 	if err == nil {
-		err = errors.Join(a.stepHandoff(handoff.Received{Message: said}), a.stepHandoff(handoff.Reached{}))
+		err = errors.Join(a.stepHandoff(handoff.Received{Message: message}), a.stepHandoff(handoff.Reached{}))
 	}
 	for err == nil {
-		if said, err = a.control.Receive(); err == nil {
-			err = a.stepHandoff(handoff.Received{Message: said})
+		if message, err = a.control.Receive(); err == nil {
+			err = a.stepHandoff(handoff.Received{Message: message})
 		}
 	}
 }
@@ -105,8 +105,7 @@ func (a *answerer) stepHandoff(ev handoff.DestEvent) error {
 	return a.apply(actions)
 }
 
-// do records and tells. Nothing runs that could be started; what is to be reset is what
-// was kept.
+// apply records and sends. There are no devices to start; a reset removes what the devices persist.
 func (a *answerer) apply(actions []handoff.DestAction) error {
 	for _, action := range actions {
 		switch action := action.(type) {
@@ -114,7 +113,7 @@ func (a *answerer) apply(actions []handoff.DestAction) error {
 			last := a.journal.Last()
 			action.Entry.PeerID, action.Entry.Why.Bytes = last.PeerID, last.Why.Bytes
 			if r := action.Entry.Record; r == handoff.Aborted || r == handoff.Lost {
-				action.Entry.Why.Code, action.Entry.Why.Text = transport.CodeInternal, "the destination was started again, and its devices do not hold it any more"
+				action.Entry.Why.Code, action.Entry.Why.Text = transport.CodeInternal, "the destination was started again, and its devices no longer hold the copy"
 			}
 			if err := a.journal.Append(action.Entry); err != nil {
 				return err // nothing was promised yet
@@ -134,10 +133,9 @@ func (a *answerer) apply(actions []handoff.DestAction) error {
 	return nil
 }
 
-// inform tells a source what the journal says of its migration, and changes nothing of
-// that.
+// answerQuery sends a source the journal's record of its migration, and changes nothing.
 func answerQuery(ctx context.Context, ev admitted, m *wire.Query, journals handoff.Journals, alarm func(migration.Event)) {
-	stop := context.AfterFunc(ctx, func() { ev.lane.SetDeadline(time.Unix(1, 0)) })
+	stop := context.AfterFunc(ctx, func() { ev.lane.SetDeadline(aLongTimeAgo) })
 	defer stop()
 	j, err := journals(m.Mig, true)
 	if c, ok := j.(io.Closer); ok {
@@ -156,7 +154,7 @@ func answerQuery(ctx context.Context, ev admitted, m *wire.Query, journals hando
 	}
 }
 
-// statusOf answers who is the attempt's peer, and nobody else.
+// statusOf is the answer to the attempt's peer. Any other peer gets DECLINED.
 func statusOf(a migration.Attempt, last handoff.Entry, peer bool) wire.Message {
 	if !peer {
 		return &wire.Declined{Attempt: a, Code: transport.CodeAuth, Text: handoff.ErrOtherPeer.Error()}
@@ -164,8 +162,7 @@ func statusOf(a migration.Attempt, last handoff.Entry, peer bool) wire.Message {
 	return &wire.Status{Attempt: a, Journal: last.Journal, Record: last.Record.String(), MaxEpoch: last.Attempt.Epoch, Digest: last.Digest}
 }
 
-// reasoned gives DECLINED the reason that is recorded. It may have been said before, to
-// a source that has not heard it.
+// addReason gives DECLINED the recorded reason. An earlier DECLINED may have been lost.
 func (a *answerer) addReason(m wire.Message) wire.Message {
 	d, ok := m.(*wire.Declined)
 	if last := a.journal.Last(); ok && last.Record == handoff.Aborted && last.Attempt == d.Attempt && last.Why.Code != 0 {

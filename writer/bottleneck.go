@@ -8,13 +8,13 @@ import (
 	"github.com/migpipe/migpipe/transport/migration"
 )
 
-// usage is how full one device's part of the memory was, over a time.
+// usage is the occupancy of one device's part of the memory, over a time.
 type usage struct {
 	occupancy.Usage
 	delivered uint64 // chunks
 }
 
-// progress is how far every device has come.
+// progress is the progress of every device.
 type progress []usage
 
 // Elapsed implements [occupancy.Progress].
@@ -44,8 +44,8 @@ func (p progress) Occupancy(chunks int) (o migration.Occupancy) {
 	return o
 }
 
-// bottleneck names what was waited for: the slowest device, if it always had something
-// to load, and else what is before it, as long as anything moves.
+// bottleneck names the stage that the others waited for: the slowest device, if it was loading most
+// of the time, and otherwise the stages before it, as long as bytes move.
 func bottleneck(p progress) string {
 	var busy time.Duration
 	var came uint64

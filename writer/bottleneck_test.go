@@ -13,7 +13,7 @@ import (
 	"github.com/migpipe/migpipe/transport/migration"
 )
 
-// TestOccupancyOverTime: each chunk counts for the time that it was somewhere.
+// TestOccupancyOverTime checks that each chunk counts for its time in each stage.
 func TestOccupancyOverTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMerge(alone(4), 0, 1<<20)
@@ -27,16 +27,16 @@ func TestOccupancyOverTime(t *testing.T) {
 		}
 		pass(1000)
 		come(1)
-		pass(100) // one too early
+		pass(100) // one chunk ahead of a missing one
 		come(0)
-		pass(200) // two in order
+		pass(200) // two chunks in order
 		if c, _ := m.tryTake(); c == nil {
 			t.Fatal("nothing is in order")
 		}
-		pass(300) // of which one is being written
+		pass(300) // one of them is being written
 		m.markApplied(10, 0)
 		come(3)
-		pass(400) // one, and one too early
+		pass(400) // one in order, and one ahead
 		got := m.usage()
 		want := usage{occupancy.Usage{Took: 2 * time.Second, Queue: 0.4 + 0.6 + 0.4, Ahead: 0.1 + 0.4}, 3}
 		want.Waited[occupancy.ForNothing], want.Waited[occupancy.ForLoad] = 1100*time.Millisecond, 900*time.Millisecond
@@ -49,8 +49,8 @@ func TestOccupancyOverTime(t *testing.T) {
 	})
 }
 
-// TestLevels: whatever the order, each chunk that came and was not applied is in order
-// or ahead of one that has not come.
+// TestLevels checks, for every order, that each chunk which came and was not applied counts as in
+// order, or as ahead of a missing one.
 func TestLevels(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		n := rapid.IntRange(1, 9).Draw(t, "chunks")
@@ -85,7 +85,7 @@ func TestLevels(t *testing.T) {
 	})
 }
 
-// busyFor is the usage of a device that had something to load for so much of 100 ns.
+// busyUsage is the usage of a device that was loading for so much of 100 ns.
 func busyUsage(busy time.Duration, came uint64) (u usage) {
 	u.Took, u.Waited[occupancy.ForLoad], u.delivered = 100, busy, came
 	return u
@@ -97,7 +97,7 @@ func TestBottleneck(t *testing.T) {
 		p    progress
 		want string
 	}{
-		{"nothing is there", nil, ""},
+		{"no device", nil, ""},
 		{"nothing comes", progress{busyUsage(0, 0), busyUsage(0, 0)}, ""},
 		{"one device is always busy", progress{busyUsage(10, 5), busyUsage(51, 0)}, migration.BoundLoad},
 		{"both are busy, none for long", progress{busyUsage(50, 0), busyUsage(50, 0)}, migration.BoundArrival},

@@ -13,26 +13,26 @@ import (
 	"github.com/migpipe/migpipe/transport/migration"
 )
 
-// callers are the sources that come: what accepts their lanes and hears the first word, and
-// the conversations with those that are not served: answered from a journal, turned away, or
-// asking for a preflight. The loop owns it.
+// callers are the sources that connect: the goroutines that accept their lanes and read the first
+// message, and the conversations with sources that are not served: answers from a journal,
+// refusals, preflights. The loop owns it.
 type callers struct {
 	post  func(event)     // hands an event to the loop
 	lanes chan<- event    // takes events that hold a lane
-	quit  <-chan struct{} // closed when the loop takes no more
+	quit  <-chan struct{} // closed when the loop takes no more events
 
 	refusals  *refusals                     // of this Receive
-	alarms    map[migration.ID]time.Time    // when each migration last raised one
-	answering answeringPeers                // who is answered from a journal
-	postponed map[transport.PeerID]admitted // HELLOs of those
-	refusing  atomic.Int32                  // sources being told that another is served
-	dismissed []transport.Lane              // of sources that were sent away, as long as they may be reading why
+	alarms    map[migration.ID]time.Time    // when each migration last raised an alarm
+	answering answeringPeers                // peers that are answered from a journal
+	postponed map[transport.PeerID]admitted // HELLOs of these peers
+	refusing  atomic.Int32                  // sources that are being refused
+	dismissed []transport.Lane              // of dismissed sources, which may still read the reason
 	preflight *preflight                    // the last one; nil before
-	successor *admitted                     // the source's next attempt, when it has ended this one
-	acceptErr error                         // why no more lanes are accepted
+	successor *admitted                     // the source's next attempt, which has ended this one
+	acceptErr error                         // why no further lanes are accepted
 
-	accepting *tasks.Group // what accepts, and admits
-	talking   *tasks.Group // conversations: end by themselves, or with the loop
+	accepting *tasks.Group // accepts and admits lanes
+	talking   *tasks.Group // conversations: each ends by itself, or with the loop
 }
 
 func newCallers(post func(event), lanes chan<- event, quit <-chan struct{}) *callers {
@@ -40,7 +40,7 @@ func newCallers(post func(event), lanes chan<- event, quit <-chan struct{}) *cal
 		accepting: tasks.NewGroup(context.Background()), talking: tasks.NewGroup(context.Background())}
 }
 
-// listen accepts lanes until the group ends, and has each say what it is for.
+// listen accepts lanes until the group ends, and reads the preamble of each.
 func (c *callers) listen(listener transport.Listener) {
 	c.accepting.Go(func(ctx context.Context) { c.accept(ctx, listener) })
 }
@@ -68,11 +68,11 @@ func (c *callers) accept(ctx context.Context, listener transport.Listener) {
 	}
 }
 
-// admit reads a lane's preamble, and the first message of a control lane. It ends
-// within HandshakeTimeout, or with ctx.
+// admit reads a lane's preamble, and the first message of a control lane. It ends within
+// HandshakeTimeout, or with ctx.
 func (c *callers) admit(ctx context.Context, lane transport.Lane) {
 	lane.SetDeadline(time.Now().Add(transport.HandshakeTimeout))
-	stop := context.AfterFunc(ctx, func() { lane.SetDeadline(time.Unix(1, 0)) })
+	stop := context.AfterFunc(ctx, func() { lane.SetDeadline(aLongTimeAgo) })
 	defer stop()
 	ev := admitted{lane: lane}
 	var err error
@@ -92,8 +92,8 @@ func (c *callers) admit(ctx context.Context, lane transport.Lane) {
 	}
 }
 
-// turnAway tells a source why it is not served, unless too many are being told. It reports
-// whether it does.
+// refuse sends a source the reason why it is not served, unless too many refusals are under way. It
+// reports whether it does.
 func (c *callers) refuse(ev admitted, why *transport.Fault) bool {
 	if c.refusing.Add(1) > maxRefusing {
 		c.refusing.Add(-1)
@@ -107,22 +107,22 @@ func (c *callers) refuse(ev admitted, why *transport.Fault) bool {
 	return true
 }
 
-// tell has a source told something, one thing at a time.
-func (c *callers) answer(ev admitted, tell func(ctx context.Context)) {
+// answer runs a conversation with a source, one at a time for each peer.
+func (c *callers) answer(ev admitted, converse func(ctx context.Context)) {
 	peer := transport.PeerOf(ev.lane)
 	if !c.answering.enter(peer) {
 		ev.lane.Close() // it asks again
 		return
 	}
 	c.talking.Go(func(ctx context.Context) {
-		tell(ctx)
+		converse(ctx)
 		c.answering.exit(peer)
 		c.post(answered{peer})
 	})
 }
 
-// postpone has a HELLO wait for the end of a conversation with its source about an attempt
-// before, which has the journal open. One more HELLO takes its place.
+// postpone holds a HELLO until a conversation with its source about an earlier attempt has ended:
+// that one has the journal open. A later HELLO replaces it.
 func (c *callers) postpone(peer transport.PeerID, ev admitted) {
 	if before, ok := c.postponed[peer]; ok {
 		before.lane.Close()
@@ -133,7 +133,8 @@ func (c *callers) postpone(peer transport.PeerID, ev admitted) {
 	c.postponed[peer] = ev
 }
 
-// dismiss leaves the lane of a source that was sent away open for a while, for it to read why.
+// dismiss holds the lane of a declined source open for a while, so that the source can read the
+// reason.
 func (c *callers) dismiss(lane transport.Lane) {
 	lane.SetDeadline(time.Now().Add(time.Second)) // for it to hang up; ends its reader
 	c.dismissed = append(c.dismissed, lane)
@@ -143,7 +144,7 @@ func (c *callers) dismiss(lane transport.Lane) {
 	}
 }
 
-// close closes the lanes of the sources that were not served.
+// close closes the lanes of sources that were not served.
 func (c *callers) close() {
 	for _, l := range c.dismissed {
 		l.Close()
@@ -154,17 +155,17 @@ func (c *callers) close() {
 	c.talking.Wait()
 }
 
-// maxBusy bounds the conversations beside the migration at hand.
+// maxAnswering bounds the conversations beside the present migration.
 const maxAnswering = 16
 
-// busyPeers are the peers that are being told something, each over one lane: whoever is slow
-// keeps no other from its answer. The zero value has none.
+// answeringPeers are the peers that are being answered, each over one lane: a slow peer delays no
+// other. The zero value has none.
 type answeringPeers struct {
 	mu   sync.Mutex
 	busy map[transport.PeerID]bool
 }
 
-// enter reports whether there is a place for a peer.
+// enter reports whether there is a place for a peer, and takes it.
 func (g *answeringPeers) enter(peer transport.PeerID) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -178,7 +179,7 @@ func (g *answeringPeers) enter(peer transport.PeerID) bool {
 	return true
 }
 
-// has reports whether a peer is being told something.
+// has reports whether a peer is being answered.
 func (g *answeringPeers) has(peer transport.PeerID) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()

@@ -14,9 +14,9 @@ import (
 	"github.com/migpipe/migpipe/vfio/sim"
 )
 
-// TestMeet: what is found is kept once, behind the record that stands; an ACCEPT of before a
-// restart of the host is not made a new one. Of another peer nothing is believed.
-func TestMeet(t *testing.T) {
+// TestCheckBothMayRun checks that the journal stores the finding once, beside the present record.
+// An ACCEPT from before a restart of the host stays as it is. Another peer is not believed.
+func TestCheckBothMayRun(t *testing.T) {
 	peer := transport.PeerID{3}
 	for _, c := range []struct {
 		record   handoff.Record
@@ -41,7 +41,7 @@ func TestMeet(t *testing.T) {
 		for range 2 {
 			checkBothMayRun(j, migration.Attempt{Mig: migration.ID{1}, Epoch: c.epoch}, laneOf{peer: c.peer}, func(migration.Event) { alarms++ })
 		}
-		for epoch := range uint64(9 * alarms) { // the peer may name what it likes
+		for epoch := range uint64(9 * alarms) { // the peer may name any attempt
 			checkBothMayRun(j, migration.Attempt{Mig: migration.ID{1}, Epoch: 3 + epoch}, laneOf{peer: c.peer}, func(migration.Event) {})
 		}
 		if got := len(j.Entries()); (alarms == 2) != c.alarm || got != c.entries || j.Last().Record != c.record {
@@ -50,7 +50,7 @@ func TestMeet(t *testing.T) {
 	}
 }
 
-// TestAlarmIsBounded: a source that asks again and again does not fill the user's screen.
+// TestAlarmIsBounded checks that repeated questions of a source raise one alarm.
 func TestAlarmIsBounded(t *testing.T) {
 	raised := 0
 	e := newEngine(Options{Observe: func(migration.Event) { raised++ }}, nil)
@@ -62,7 +62,7 @@ func TestAlarmIsBounded(t *testing.T) {
 	}
 }
 
-// laneOf is a lane of a peer on which nothing is said.
+// laneOf is a silent lane of a peer.
 type laneOf struct {
 	transport.Lane
 	peer transport.PeerID
@@ -71,9 +71,9 @@ type laneOf struct {
 func (l laneOf) Peer() transport.PeerID      { return l.peer }
 func (l laneOf) Is(id transport.PeerID) bool { return l.peer == id }
 
-// TestBothAreToldByAnyMessage: a source that was FORCED is found by the first message of
-// its lane, whichever that is.
-func TestBothAreToldByAnyMessage(t *testing.T) {
+// TestAlarmByAnyMessage checks that the first message of a lane, of any type, reveals a source that
+// was FORCED.
+func TestAlarmByAnyMessage(t *testing.T) {
 	a := migration.Attempt{Mig: migration.ID{1}, Epoch: 2}
 	for _, m := range []wire.Message{&wire.Query{Attempt: a}, &wire.Resume{Attempt: a}, &wire.Hello{Attempt: a}} {
 		synctest.Test(t, func(t *testing.T) {
@@ -121,30 +121,30 @@ func TestBothAreToldByAnyMessage(t *testing.T) {
 	}
 }
 
-// TestBusyPeers: every peer has one place, and all together have no more than there are.
-func TestBusyPeers(t *testing.T) {
+// TestAnsweringPeers checks that every peer has at most one place, and that the places are bounded.
+func TestAnsweringPeers(t *testing.T) {
 	var g answeringPeers
 	if g.any() {
-		t.Error("a peer is there already")
+		t.Error("an empty set has a peer")
 	}
 	for i := range maxAnswering {
 		if peer := (transport.PeerID{byte(i)}); !g.enter(peer) || g.enter(peer) {
-			t.Errorf("peer %d did not enter, or twice", i)
+			t.Errorf("peer %d could not enter, or could twice", i)
 		}
 	}
 	late := transport.PeerID{maxAnswering}
 	if g.enter(late) {
-		t.Error("one too many has entered")
+		t.Error("a peer has entered although all places are taken")
 	}
 	g.exit(transport.PeerID{3})
 	if !g.enter(late) {
-		t.Error("a place that is free is not given")
+		t.Error("a peer cannot take a free place")
 	}
 	g.exit(late)
 	for i := range maxAnswering {
 		g.exit(transport.PeerID{byte(i)})
 	}
 	if g.any() {
-		t.Error("there is a peer still")
+		t.Error("a peer is left")
 	}
 }

@@ -15,7 +15,7 @@ import (
 	"github.com/migpipe/migpipe/transport/migration"
 )
 
-// message takes in what the source says.
+// handleMessage handles a message of the source.
 func (e *engine) handleMessage(m wire.Message) {
 	switch m := m.(type) {
 	case *wire.Estimate:
@@ -38,10 +38,10 @@ func (e *engine) handleMessage(m wire.Message) {
 	e.stepHandoff(handoff.Received{Message: m})
 }
 
-// aborted takes in why the source ends the attempt. If the source refuses the migration by a
-// limit or by the witness, before the first byte of its streams, the next source may come, as
-// after a hang-up. A device that fails there, or a user who cancels, ends this side too. If
-// the witness has not answered this side, the cause is here.
+// handleAbort takes the source's cause for the end of the attempt. A refusal by a limit or by the
+// witness, before the first byte of the streams, ends only the attempt: the next source may come,
+// as after a hang-up. A device failure at the source, or a cancel, ends this side too. If the
+// witness has not answered this side, the cause is here.
 func (e *engine) handleAbort(m *wire.Abort) {
 	fault := &transport.Fault{Code: m.Code, Remote: true, Device: transport.PeerText(m.Device), Offset: m.Offset,
 		Err: errors.New(transport.PeerText(m.Text))}
@@ -55,8 +55,8 @@ func (e *engine) handleAbort(m *wire.Abort) {
 	e.noteCause(fault)
 }
 
-// keep remembers the first cause: what follows from it explains nothing. What
-// comes while the devices start is one only if nothing else is: the start decides.
+// noteCause notes the first cause. Later faults follow from it and explain nothing. A fault during
+// the start of the devices counts only if there is no other: the result of the start decides.
 func (e *engine) noteCause(f *transport.Fault) {
 	switch {
 	case e.handoff.Starts():
@@ -66,7 +66,7 @@ func (e *engine) noteCause(f *transport.Fault) {
 	}
 }
 
-// decideBy makes the failed start the cause. The one before it becomes a warning.
+// replaceCause makes the failed start the cause. An earlier cause becomes a warning.
 func (e *engine) replaceCause(f *transport.Fault) {
 	if e.fault != nil {
 		e.report.Warnings = append(e.report.Warnings, e.fault.Error())
@@ -74,26 +74,29 @@ func (e *engine) replaceCause(f *transport.Fault) {
 	e.fault = f
 }
 
-// notRecorded keeps why the journal has not taken a record. That is a cause in every phase,
-// and never a mere consequence: a disk that fails is to be known of.
+// noteUnrecorded notes why the journal did not take a record. That is a cause in every phase, and
+// never a mere consequence: the user must learn of a failing disk.
 func (e *engine) noteUnrecorded(r handoff.Record, err error) {
 	e.unrecorded = cmp.Or(e.unrecorded, &transport.Fault{Code: transport.CodeInternal, Err: fmt.Errorf("journal %v: %w", r, err)})
 	e.fault = cmp.Or(e.fault, e.unrecorded)
 	e.stepHandoff(handoff.Unrecorded{})
 }
 
+// endBy ends the attempt by a fault and the event for the hand-off.
 func (e *engine) endBy(f *transport.Fault, ev handoff.DestEvent) {
 	e.noteCause(f)
 	e.stepHandoff(ev)
 }
 
+// fail ends the attempt by a fault of this side.
 func (e *engine) fail(f *transport.Fault) { e.endBy(f, failedBy(f)) }
 
+// failedBy is the event for the hand-off.
 func failedBy(f *transport.Fault) handoff.Failed {
 	return handoff.Failed{Code: f.Code, Device: f.Device, Offset: f.Offset, Text: f.Err.Error()}
 }
 
-// protocol ends the attempt of a source that broke the protocol.
+// failProtocol ends the attempt of a source that broke the protocol.
 func (e *engine) failProtocol(err error) {
 	fault := &transport.Fault{Code: transport.CodeProtocol, Err: err}
 	if e.preparing {
@@ -104,8 +107,7 @@ func (e *engine) failProtocol(err error) {
 	e.fail(fault)
 }
 
-// interrupt is the user's cancel. While devices are on their way to RESUMING
-// it waits for them.
+// cancel handles the user's cancel. While devices are on their way to RESUMING it waits for them.
 func (e *engine) cancel(cause error) {
 	e.noteCause(&transport.Fault{Code: transport.CodeCancelled, Err: cause})
 	e.times.cancelled = time.Now()
@@ -116,7 +118,7 @@ func (e *engine) cancel(cause error) {
 	e.stepHandoff(handoff.Interrupt{})
 }
 
-// hello holds the offer against this side and opens the devices' sessions.
+// acceptHello compares HELLO with this side, and opens the devices' sessions.
 func (e *engine) acceptHello(ev admitted, m *wire.Hello) {
 	e.useControl(ev.control)
 	e.offer, e.times.hello, e.conn.local = m, time.Now(), wire.Local(ev.lane)
@@ -141,7 +143,7 @@ func (e *engine) acceptHello(ev admitted, m *wire.Hello) {
 	}
 	e.emit(migration.Event{Kind: migration.Peer, Peer: e.report.Peer, Text: transport.PeerText(m.Software)})
 	e.terms = terms
-	e.devices = e.fleet.inOrder(m.Devices) // from here on there is no other order
+	e.devices = e.fleet.inOrder(m.Devices) // the only order from here on
 	for _, d := range e.devices {
 		d.splice = d.offer.Splice && e.conn.local
 	}
@@ -156,7 +158,7 @@ func (e *engine) refuse(f *transport.Fault) {
 	e.endBy(f, handoff.Refused{Attempt: e.offer.Attempt, Why: failedBy(f)})
 }
 
-// stopPreparing has the attempt end when the devices are where they were on their way to.
+// stopPreparing ends the attempt when the devices have finished their transition.
 func (e *engine) stopPreparing() {
 	e.interrupted = true
 	e.stopProbe()
@@ -165,7 +167,7 @@ func (e *engine) stopPreparing() {
 func (e *engine) prepared(ev prepared) {
 	e.preparing, e.times.entered, e.probe = false, ev.took, ev.probe
 	if ev.probe.err != nil && !e.interrupted {
-		e.emit(migration.Event{Kind: migration.Warning, Text: fmt.Sprintf("the witness does not answer, and the source is told so: %v", ev.probe.err)})
+		e.emit(migration.Event{Kind: migration.Warning, Text: fmt.Sprintf("the witness does not answer, and the source is informed: %v", ev.probe.err)})
 	}
 	if ev.probe.doubts != "" && !e.interrupted {
 		e.emit(migration.Event{Kind: migration.Warning, Text: ev.probe.doubts})
@@ -209,7 +211,7 @@ func (e *engine) handleEstimate(m *wire.Estimate) {
 		return
 	}
 	for i, d := range e.devices {
-		if !d.merge.hasEnd() { // what END said is exact
+		if !d.merge.hasEnd() { // END has the exact size
 			d.estimate = m.Devices[i]
 		}
 	}
@@ -257,7 +259,7 @@ func (e *engine) handleEnd(m *wire.End) {
 
 func (e *engine) laneEnded(ev laneEnded) {
 	if !e.handoff.Receives() || !slices.Contains(e.pipe.lanes, ev.receiver) {
-		return // it has a successor
+		return // a new lane has replaced it
 	}
 	if ev.lost {
 		ev.receiver.lost = true
@@ -271,8 +273,8 @@ func (e *engine) laneEnded(ev laneEnded) {
 	e.checkAllArrived()
 }
 
-// checkWhole looks, when the source has ended every lane and every stream, for
-// chunks that are missing: they will not come any more.
+// checkAllArrived looks for missing chunks when the source has ended every lane and every stream:
+// they will not come.
 func (e *engine) checkAllArrived() {
 	if e.pipe.endsReceived < len(e.devices) || slices.ContainsFunc(e.pipe.lanes, func(r *receiver) bool { return r == nil || !r.ended }) {
 		return
@@ -285,8 +287,8 @@ func (e *engine) checkAllArrived() {
 	}
 }
 
-// loaderEnded counts the devices that hold their whole stream, in STOP. The
-// loader was the last to write to it.
+// loaderEnded counts the devices that hold their whole stream, in STOP. The loader was the last to
+// write to its device.
 func (e *engine) loaderEnded(ev loaderEnded) {
 	if !e.handoff.Receives() {
 		return
@@ -310,8 +312,8 @@ func (e *engine) loaderEnded(ev loaderEnded) {
 	e.stepHandoff(handoff.Loaded{Digest: wire.SetDigest(digests)})
 }
 
-// acceptFailed matters only while nobody has come: what a migration under way
-// misses, its source notices.
+// acceptFailed ends Receive only while no source is there: the source of a migration notices by
+// itself which lanes are missing.
 func (e *engine) acceptFailed(err error) {
 	e.callers.acceptErr = err
 	if !e.engaged() {
@@ -321,7 +323,7 @@ func (e *engine) acceptFailed(err error) {
 
 func (e *engine) controlLost(ev controlLost) {
 	switch {
-	case ev.control != e.conn.control: // one that has a successor, or was sent away
+	case ev.control != e.conn.control: // another lane replaced it, or its source was dismissed
 		ev.control.Lane().Close()
 	case e.mayReconnect(ev.err):
 		e.loseControl(ev.err)
@@ -333,7 +335,7 @@ func (e *engine) controlLost(ev controlLost) {
 	default:
 		f := &transport.Fault{Code: transport.CodeOf(ev.err), Err: ev.err}
 		if f.Code == transport.CodeCorrupt || f.Code == transport.CodeProtocol {
-			e.fail(f) // the source can still be told why
+			e.fail(f) // the source can still receive the cause
 		} else if e.handoff.Receives() && len(e.pipe.dialledLanes()) == 0 {
 			e.sourceEnded = true
 		}
@@ -348,7 +350,7 @@ func (e *engine) wasReset(err error) {
 	e.stepHandoff(handoff.WasReset{Failed: err != nil})
 }
 
-// own steps the hand-off and does what it says.
+// stepHandoff steps the hand-off and carries out its actions.
 func (e *engine) stepHandoff(ev handoff.DestEvent) {
 	failpoint.Reach("destination", "on", ev)
 	next, actions := e.handoff.Step(ev)
@@ -356,7 +358,7 @@ func (e *engine) stepHandoff(ev handoff.DestEvent) {
 	e.apply(actions)
 }
 
-// do does what the hand-off says, in order.
+// apply carries out the actions of the hand-off, in order.
 func (e *engine) apply(actions []handoff.DestAction) {
 	for _, a := range actions {
 		failpoint.Reach("destination", "do", a)
@@ -387,7 +389,7 @@ func (e *engine) apply(actions []handoff.DestAction) {
 	}
 }
 
-// send is best effort: a lane that fails is seen by receive.
+// send sends a message, best effort: the reader of the control lane notices a lane that fails.
 func (e *engine) send(m wire.Message) {
 	if d, ok := m.(*wire.Declined); ok && d.Attempt == e.handoff.Attempt { // the hand-off itself may have found the cause
 		e.noteCause(&transport.Fault{Code: d.Code, Device: d.Device, Offset: d.Offset, Err: errors.New(d.Text)})

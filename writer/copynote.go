@@ -11,15 +11,15 @@ import (
 	"github.com/migpipe/migpipe/transport/migration"
 )
 
-// noteVersion is the layout of a note.
+// copyNoteVersion is the version of the layout.
 const copyNoteVersion = 1
 
-// note is what a device holds beside a complete copy (vfio.Persistent): whose copy it is, and
-// its digest. A process after this one resumes the copy by it. It is written in big-endian
-// order.
+// copyNote is the note that a device holds beside a complete copy (vfio.Persistent): the owner of
+// the copy, and its digest. A later process resumes the copy by it. Its fields are written in
+// big-endian order.
 type copyNote struct {
 	Version     uint8
-	Device      uint16 // of so many Devices, in HELLO's order
+	Device      uint16 // number in HELLO's order, of Devices
 	Devices     uint16
 	Epoch       uint64
 	Mig         migration.ID
@@ -30,7 +30,7 @@ type copyNote struct {
 
 var copyNoteLen = binary.Size(copyNote{})
 
-// newNote is that of a device of an attempt, without the digest.
+// newCopyNote is the note for a device of an attempt, without the digest.
 func newCopyNote(h *wire.Hello, device int, journal migration.JournalID) *copyNote {
 	n := &copyNote{Version: copyNoteVersion, Device: uint16(device), Devices: uint16(len(h.Devices)), Epoch: h.Epoch, Mig: h.Mig, Destination: journal}
 	copy(n.Name[:], h.Devices[device].Name)
@@ -40,7 +40,7 @@ func newCopyNote(h *wire.Hello, device int, journal migration.JournalID) *copyNo
 // encode fits vfio.MaxNote.
 func (n *copyNote) encode() ([]byte, error) { return binary.Append(nil, binary.BigEndian, n) }
 
-// parseNote reads all of b.
+// parseCopyNote reads all of b.
 func parseCopyNote(b []byte) (n copyNote, err error) {
 	if len(b) != copyNoteLen || b[0] != copyNoteVersion {
 		return n, fmt.Errorf("%w: a note of %d bytes that this release did not write", transport.ErrCorrupt, len(b))
@@ -49,10 +49,10 @@ func parseCopyNote(b []byte) (n copyNote, err error) {
 	return n, err
 }
 
-// name is the device's.
+// name is the name of the device.
 func (n *copyNote) name() string { return string(bytes.TrimRight(n.Name[:], "\x00")) }
 
-// epochOf is the attempt that a record is about: FORCED names the one after it.
+// epochOf is the attempt of a record's copy: FORCED names the next one.
 func epochOf(last handoff.Entry) uint64 {
 	if last.Record == handoff.Forced {
 		return last.Attempt.Epoch - 1
@@ -60,24 +60,24 @@ func epochOf(last handoff.Entry) uint64 {
 	return last.Attempt.Epoch
 }
 
-// verify compares the notes of the devices with each other and with the journal: what they
-// hold must be one set, and have the digest that READY was sent with.
+// verify compares the notes of the devices with each other and with the journal: they must be one
+// set, with the digest that READY was sent with.
 func verify(found []copyNote, targets []Target, last handoff.Entry) error {
 	sums, seen := make([]migration.StreamDigest, len(found)), make([]bool, len(found))
 	for i, n := range found {
 		at := int(n.Device)
 		switch {
 		case n.Mig != last.Attempt.Mig || n.Epoch != epochOf(last) || n.Destination != last.Journal:
-			return fmt.Errorf("what device %s holds is of attempt %d", targets[i].Name, n.Epoch)
+			return fmt.Errorf("device %s holds a copy of attempt %d", targets[i].Name, n.Epoch)
 		case int(n.Devices) != len(found) || at >= len(found) || seen[at]:
-			return fmt.Errorf("what device %s holds is of another set", targets[i].Name)
+			return fmt.Errorf("device %s holds a copy of another set", targets[i].Name)
 		case n.name() != targets[i].Name:
-			return fmt.Errorf("what device %s holds is of a device %q", targets[i].Name, n.name())
+			return fmt.Errorf("device %s holds a copy of a device %q", targets[i].Name, n.name())
 		}
 		sums[at], seen[at] = n.Digest, true
 	}
 	if got := wire.SetDigest(sums); got != last.Digest {
-		return fmt.Errorf("%w: the digest of what the devices hold is %v, and %v is recorded", transport.ErrCorrupt, got, last.Digest)
+		return fmt.Errorf("%w: the digest of the copy in the devices is %v, and %v is recorded", transport.ErrCorrupt, got, last.Digest)
 	}
 	return nil
 }

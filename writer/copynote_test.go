@@ -11,7 +11,7 @@ import (
 	"github.com/migpipe/migpipe/vfio"
 )
 
-// someNotes are those of two devices. The second has the longest name.
+// twoNotes are the notes of two devices. The second has the longest name.
 func twoNotes() []copyNote {
 	h := &wire.Hello{Attempt: migration.Attempt{Mig: migration.ID{1}, Epoch: 3},
 		Devices: []wire.DeviceOffer{{Name: "a"}, {Name: strings.Repeat("b", wire.MaxName)}}}
@@ -23,7 +23,8 @@ func twoNotes() []copyNote {
 	return all
 }
 
-// TestCopyNote: what is read is what was written, and it fits where a device holds it.
+// TestCopyNote checks that a note is read as it was written, and fits the place that a device has
+// for it.
 func TestCopyNote(t *testing.T) {
 	for _, want := range twoNotes() {
 		b, err := want.encode()
@@ -38,14 +39,14 @@ func TestCopyNote(t *testing.T) {
 		}
 		for n := range b {
 			if _, err := parseCopyNote(b[:n]); err == nil {
-				t.Errorf("cut to %d bytes, it is a note", n)
+				t.Errorf("a note that is cut to %d bytes is accepted", n)
 			}
 		}
 	}
 }
 
-// TestVerify: a copy is resumed only with notes of one attempt, journal and set, each with its
-// device, and with the digest that is recorded.
+// TestVerify checks that a copy is resumed only with notes of one attempt, journal and set, each
+// with its device, and with the recorded digest.
 func TestVerify(t *testing.T) {
 	last := handoff.Entry{Record: handoff.Ready, Attempt: migration.Attempt{Mig: migration.ID{1}, Epoch: 3}, Journal: migration.JournalID{4},
 		Digest: wire.SetDigest([]migration.StreamDigest{{0}, {1}})}
@@ -74,8 +75,7 @@ func TestVerify(t *testing.T) {
 	}
 }
 
-// FuzzCopyNote: what a file says of itself may be anything; what is a note is written as
-// it was read.
+// FuzzCopyNote checks that any bytes can be parsed, and that a note is written as it was read.
 func FuzzCopyNote(f *testing.F) {
 	for _, n := range twoNotes() {
 		b, err := n.encode()

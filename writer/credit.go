@@ -8,9 +8,9 @@ import (
 	"github.com/migpipe/migpipe/internal/wire"
 )
 
-// credit is the memory that was promised to all devices: so many chunks of so
-// many bytes. A promise is of memory, so a lane never waits for any, and lanes
-// that all devices share cannot block each other.
+// credit is the memory that is promised to all devices: so many chunks of so many bytes. A promise
+// sets memory aside, so no lane waits for memory, and lanes that all devices share cannot block
+// each other.
 type credit struct {
 	chunks    int
 	chunkSize uint64
@@ -23,26 +23,26 @@ func newCredit(chunks, chunkSize int, needs []share.Need) *credit {
 	return &credit{chunks: chunks, chunkSize: uint64(chunkSize), ledger: share.NewLedger(chunks, needs)}
 }
 
-// least is how many chunks the arena needs: one for each lane to read encoded
-// payloads into, and the floors.
+// minChunks is how many chunks the arena needs: one for each lane to read encoded payloads into,
+// and the floor of each device.
 func minChunks(lanes, devices int) int { return lanes + share.Floor*devices }
 
-// promised is how far a device may send: chunks numbered below.
+// promised is how far a device may send: chunks with lower numbers.
 func (c *credit) promised(device int) uint64 {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.ledger.Promised(device)
 }
 
-// applied promises the memory of a chunk anew, which was given back before.
+// returnChunk promises the memory of a chunk again, after it was freed.
 func (c *credit) returnChunk(device int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.ledger.Applied(device)
 }
 
-// end promises anew what the device will not use: its stream has so many
-// chunks, and those numbered below used have come.
+// endDevice promises memory again that the device will not use: its stream has so many chunks, and
+// no chunk numbered used or higher has come.
 func (c *credit) endDevice(device int, chunks, used uint64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -55,22 +55,24 @@ func (c *credit) divide(needs []share.Need) {
 	c.ledger.Divide(needs)
 }
 
-// due reports whether promises are worth telling.
+// isDue reports whether the promises have moved enough for an ACK.
 func (c *credit) isDue() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.ledger.Due()
 }
 
+// noteSent says that the promises are being sent.
 func (c *credit) noteSent() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.ledger.Told()
 }
 
-// left is what a device has still to send: in PRE_COPY what is pending, else
-// the larger of what is missing from STOP_COPY, which some drivers count from
-// the first byte of the stream on, and of what was dirty at the stop.
+// estimateRemaining is how many bytes a device has still to send. In PRE_COPY that is the pending
+// bytes. After PRE_COPY it is the larger of two: the dirty bytes at the pause, and the part of the
+// STOP_COPY size that was not applied. Some drivers count that size from the first byte of the
+// stream on.
 func estimateRemaining(d wire.DeviceEstimate, stopped bool, applied, sinceStop uint64) uint64 {
 	pending := d.Initial + d.Dirty
 	if pending < d.Initial {

@@ -10,9 +10,8 @@ import (
 	"github.com/migpipe/migpipe/internal/wire"
 )
 
-// TestCredit: whatever several devices send within their windows, in whatever
-// order it is applied, and whatever is said of it, there is memory for it: the
-// arena has no chunk that was not promised.
+// TestCredit checks that the memory suffices for everything that several devices send within their
+// windows, in any order and with any estimates. The arena has no chunk that was not promised.
 func TestCredit(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		n := rapid.IntRange(1, 4).Draw(t, "devices")
@@ -87,8 +86,8 @@ func TestCredit(t *testing.T) {
 	})
 }
 
-// TestLeft: what the estimates come to.
-func TestLeft(t *testing.T) {
+// TestEstimateRemaining checks the estimates of the remaining bytes.
+func TestEstimateRemaining(t *testing.T) {
 	for _, c := range []struct {
 		name               string
 		d                  wire.DeviceEstimate
@@ -100,8 +99,8 @@ func TestLeft(t *testing.T) {
 		{"in PRE_COPY, what is pending", wire.DeviceEstimate{Initial: 1, Dirty: 2, StopCopy: 100}, false, 10, 0, 3},
 		{"no PRE_COPY", wire.DeviceEstimate{StopCopy: 100}, false, 0, 0, 100},
 		{"an image that counts from the start", wire.DeviceEstimate{Dirty: 5, StopCopy: 100}, true, 70, 3, 30},
-		{"an image that is there already", wire.DeviceEstimate{Dirty: 5, StopCopy: 100}, true, 170, 3, 2},
-		{"more than was said", wire.DeviceEstimate{Dirty: 5, StopCopy: 100}, true, 170, 30, 0},
+		{"an image that has arrived", wire.DeviceEstimate{Dirty: 5, StopCopy: 100}, true, 170, 3, 2},
+		{"more than the estimate", wire.DeviceEstimate{Dirty: 5, StopCopy: 100}, true, 170, 30, 0},
 		{"absurd", wire.DeviceEstimate{Initial: math.MaxUint64, Dirty: math.MaxUint64}, false, 0, 0, math.MaxUint64},
 	} {
 		if got := estimateRemaining(c.d, c.stopped, c.applied, c.sinceStop); got != c.want {

@@ -13,24 +13,24 @@ import (
 	"github.com/migpipe/migpipe/vfio"
 )
 
-// device is one device of this side: its session, and how far its stream is. The loop owns it,
-// except where a field says otherwise.
+// device is one device of this side: its session, and its stream. The loop owns it, except where a
+// field says otherwise.
 type device struct {
 	Target
 
-	// The fleet's lock guards these.
+	// The fleet's lock guards the next four.
 	stream    vfio.Stream // of its session, nil before that is open
-	touched   bool        // it has left the state that it was given in
+	touched   bool        // it has left its initial state
 	discarded bool        // it was reset
 	hasRun    bool        // it has been in RUNNING with the source's state, or may have
 
 	offer    wire.DeviceOffer // of HELLO
-	splice   bool             // its bytes come as splice(2) moves them
-	merge    *merge           // these from the moment of WELCOME
+	splice   bool             // its bytes come spliced
+	merge    *merge           // this and the next ones are set at WELCOME
 	loader   *loader
-	received atomic.Uint64 // payload bytes, as they came; the receivers write it
+	received atomic.Uint64 // payload bytes of the lanes; the receivers write it
 	estimate wire.DeviceEstimate
-	atStop   uint64                 // bytes that were applied when the guest had stopped
+	atStop   uint64                 // bytes that were applied at the pause of the guest
 	digest   migration.StreamDigest // of the whole stream, once it is loaded
 }
 
@@ -43,7 +43,7 @@ func newDevices(targets []Target) []*device {
 	return devices
 }
 
-// position is how much of the stream was applied, in bytes: nothing before WELCOME.
+// bytesApplied is how much of the stream was applied, in bytes: 0 before WELCOME.
 func (d *device) bytesApplied() uint64 {
 	if d.merge == nil {
 		return 0
@@ -51,7 +51,7 @@ func (d *device) bytesApplied() uint64 {
 	return d.merge.bytesApplied()
 }
 
-// left is what the device has still to be sent, as far as is known.
+// remaining estimates how many bytes the device has still to receive.
 func (d *device) remaining(stopped bool) uint64 {
 	applied := d.bytesApplied()
 	return estimateRemaining(d.estimate, stopped, applied, applied-d.atStop)
@@ -62,9 +62,8 @@ func (d *device) need(stopped bool) share.Need {
 	return share.Need{Bytes: d.remaining(stopped), Known: d.estimate.Known, Priority: d.offer.Priority}
 }
 
-// stale reports whether a device has to be reset before it takes a state: it
-// holds a load that somebody abandoned. One that is being saved is somebody's,
-// and left alone.
+// needsReset reports whether a device has to be reset before it takes a state: it holds an
+// abandoned load. A device that is being saved belongs to another owner, and is not touched.
 func (d *device) needsReset() (bool, error) {
 	now, err := d.Device.State()
 	if err != nil {
@@ -86,7 +85,7 @@ func (d *device) faultOf(code transport.Code, err error) *transport.Fault {
 	return &transport.Fault{Code: code, Device: d.Name, Err: err}
 }
 
-// state asks the device where it is, for the report.
+// stateText asks the device for its state, for the report.
 func (d *device) stateText() string {
 	now, err := d.Device.State()
 	if err != nil {
@@ -95,7 +94,7 @@ func (d *device) stateText() string {
 	return now.String()
 }
 
-// persisted gives the ids of what a device holds for a later process.
+// persistedIDs are the ids of the states that a device holds for a later process.
 func (d *device) persistedIDs() (ids []string, err error) {
 	r, ok := d.Device.(vfio.Resumable)
 	if !ok {
@@ -111,7 +110,7 @@ func (d *device) persistedIDs() (ids []string, err error) {
 	return ids, err
 }
 
-// resume brings a device to STOP with the copy that it holds.
+// resume moves a device to STOP with the copy that it holds.
 func (d *device) resume(session string) (copyNote, error) {
 	b, err := d.Device.(vfio.Resumable).Resume(session)
 	if err != nil && !errors.Is(err, vfio.ErrCommitted) {

@@ -15,31 +15,30 @@ import (
 	"github.com/migpipe/migpipe/transport/migration"
 )
 
-// tick is how often progress is told and time-driven decisions are looked at.
+// tick is how often the engine emits progress and checks its time limits.
 const tick = 100 * time.Millisecond
 
-// Receive serves one migration from a peer that listener accepts, into targets,
-// as one set: all of them run in the end, or none, and those that do not run
-// are reset. It returns when every goroutine that it started has ended; only a
-// write that its driver does not let go may outlive it, with the reset that waits
-// for the write, and the report says so. The listener stays open.
+// Receive serves one migration, from a peer that listener accepts, into targets as one set: in the
+// end all of them run, or none. It resets those that do not run. Receive returns when every
+// goroutine that it started has ended. The only exception is a write that its driver does not
+// finish, with the reset that waits for it: the report says so. The listener stays open.
 //
-// The report's Outcome says what may be done now; the error is nil exactly for
-// migration.Committed and is a *transport.Fault where the cause has a place.
-// Cancelling ctx before the copy is complete resets the devices. A complete copy may be
-// the last one: the source is asked to take its devices back, and the copy is reset when
-// the source says that it has. While the source is away the copy stays, and is left as
-// READY (ErrLeft) on the word of Options.Leave.
+// The report's Outcome says what the caller may do now. The error is nil exactly for
+// migration.Committed. It is a *transport.Fault where the cause has a place.
 //
-// A source that is refused, that goes before it opens a data lane, or that is let go of before
-// a byte of its streams has come, does not end it: that is observed, and the next source is waited for, until ctx ends. Devices
-// that were touched have been reset by then.
+// A cancel of ctx before the copy is complete resets the devices. A complete copy may be the last
+// one. Receive asks the source to return its devices to RUNNING, and resets the copy when the
+// source confirms that. While the source is out of reach the copy stays: Options.HoldCopy then ends
+// Receive with the copy as READY (ErrCopyHeld).
 //
-// A source whose connection is lost may reconnect for as long as Options.ReconnectFor
-// allows, and to a complete copy for ever. A source that asks for an attempt which only the
-// journal knows is answered from the journal, unless the targets hold its complete copy
-// (vfio.Resumable): that attempt continues. An attempt ends when its source opens a newer one,
-// which is then served.
+// Receive reports three kinds of sources and then waits for the next one, until ctx ends: a source
+// that it refuses, one that goes before it opens a data lane, and one whose attempt it ends before
+// a byte of the streams has come. It first resets the devices that it touched.
+//
+// A source that loses its connection may reconnect within Options.ReconnectFor. To a complete copy
+// it may reconnect for ever. A source that asks about an attempt which only the journal knows is
+// answered from the journal, unless the targets hold its complete copy (vfio.Resumable): then that
+// attempt continues. An attempt ends when its source opens a newer one, which Receive then serves.
 func Receive(ctx context.Context, listener transport.Listener, targets []Target, opts *Options) (migration.Report, error) {
 	o, err := opts.withDefaults()
 	if err == nil {
@@ -48,10 +47,10 @@ func Receive(ctx context.Context, listener transport.Listener, targets []Target,
 	if err != nil {
 		return migration.Report{Outcome: migration.Aborted}, err
 	}
-	told := new(refusals)
+	shared := new(refusals)
 	for next, waits := (*admitted)(nil), (handoff.Entry{}); ; o.Continue = (migration.ID{}) {
 		e := newEngine(o, targets)
-		e.callers.refusals, e.unresolved = told, waits
+		e.callers.refusals, e.unresolved = shared, waits
 		e.loop(ctx, listener, next)
 		next, waits = e.callers.successor, e.unresolved
 		ended := e.report.Outcome != migration.Aborted || ctx.Err() != nil
@@ -65,7 +64,7 @@ func Receive(ctx context.Context, listener transport.Listener, targets []Target,
 		}
 		if nothing {
 			e.reportRefused(e.fault)
-			told.pause(ctx)
+			shared.pause(ctx)
 		}
 		if next != nil && next.pre.Mig == e.report.Attempt.Mig {
 			e.emit(migration.Event{Kind: migration.Warning, Text: fmt.Sprintf("attempt %d of this migration has ended: its source has opened a newer one", e.report.Attempt.Epoch)})
@@ -73,15 +72,15 @@ func Receive(ctx context.Context, listener transport.Listener, targets []Target,
 	}
 }
 
-// engine starts the goroutines, carries events to the hand-off machine and
-// does what it says. It decides nothing itself.
+// engine starts the goroutines, carries events to the machines (watch and hand-off) and carries out
+// their actions. It decides nothing itself.
 type engine struct {
 	opts    Options
 	handoff handoff.Dest
 	journal handoff.Journal // nil before HELLO
 	offer   *wire.Hello     // nil before HELLO, and after a restart
 	terms   terms
-	devices []*device // of the fleet, in HELLO's order once that has come
+	devices []*device // the fleet's, in HELLO's order once that has come
 
 	fleet   *fleet
 	callers *callers
@@ -93,32 +92,32 @@ type engine struct {
 	ending
 
 	events chan event
-	quit   chan struct{} // closed when nobody takes events any more
-	work   *tasks.Group  // transitions, preflights, and the witness: ends when the streams are abandoned
+	quit   chan struct{} // closed when the loop takes no more events
+	work   *tasks.Group  // transitions, preflights, and the witness: ends when the streams are stopped
 
-	warnedCopy  migration.Attempt // the user was told that this copy could not be resumed
+	warnedCopy  migration.Attempt // the user was warned that this copy could not be resumed
 	bytesBefore uint64            // of the streams, as recorded before a restart
-	holdAsked   bool              // the user wants to end as soon as he was told so
+	holdAsked   bool              // the user wants to end once the copy is reported as held
 }
 
-// preparation is the way of the devices to RESUMING, and what is asked meanwhile.
+// preparation is the transition of the devices to RESUMING, and the probe of the witness meanwhile.
 type preparation struct {
-	preparing   bool   // devices are on their way
-	interrupted bool   // meanwhile the user cancelled, or the source was lost
-	probe       probed // what the witness said
+	preparing   bool   // devices are on their way to RESUMING
+	interrupted bool   // the user cancelled meanwhile, or the source was lost
+	probe       probed // the witness's answer
 	stopProbe   func()
 }
 
-// ending is what an attempt comes to.
+// ending is the outcome of an attempt, with its causes.
 type ending struct {
 	report      migration.Report
 	fault       *transport.Fault // the first cause
-	lateFault   *transport.Fault // the first that came while the devices were started
-	unrecorded  *transport.Fault // why the journal has not taken a record
-	sourceEnded bool             // the source alone has ended the attempt: it was refused, or has sent nothing
-	stuck       bool             // a driver has not let go of a write
+	lateFault   *transport.Fault // the first fault during the start of the devices
+	unrecorded  *transport.Fault // why the journal did not take a record
+	sourceEnded bool             // only the source ended the attempt: it was refused, or sent nothing
+	stuck       bool             // a driver has not returned from a write
 	done        bool
-	unresolved  handoff.Entry // what was accepted before the host was restarted, and waits for its source
+	unresolved  handoff.Entry // accepted before the host was restarted, and waits for its source
 }
 
 func newEngine(o Options, targets []Target) *engine {
@@ -133,13 +132,13 @@ func newEngine(o Options, targets []Target) *engine {
 	return e
 }
 
-// loop takes events until the hand-off says that it is over, then stops and
-// joins everything. first is a source that has come before, if there is one.
+// loop handles events until the hand-off ends, then stops and joins everything. first is a source
+// that came earlier, if any.
 func (e *engine) loop(ctx context.Context, listener transport.Listener, first *admitted) {
 	e.callers.listen(listener)
 	ticker := time.NewTicker(tick)
 	defer ticker.Stop()
-	cancelled, leave := ctx.Done(), e.opts.HoldCopy
+	cancelled, hold := ctx.Done(), e.opts.HoldCopy
 	e.continueMigration()
 	if first != nil {
 		e.admitted(*first)
@@ -153,9 +152,9 @@ func (e *engine) loop(ctx context.Context, listener transport.Listener, first *a
 		case <-cancelled:
 			cancelled = nil
 			e.cancel(context.Cause(ctx))
-		case _, ok := <-leave:
-			if !ok { // closed: the wish lasts
-				leave, e.holdAsked = nil, true
+		case _, ok := <-hold:
+			if !ok { // a closed channel asks from now on
+				hold, e.holdAsked = nil, true
 			}
 			e.holdCopy()
 		}
@@ -169,9 +168,9 @@ func (e *engine) loop(ctx context.Context, listener transport.Listener, first *a
 	e.saveStepTimes()
 }
 
-// join ends what the loop started. It is in the order of the data's way, so
-// that nobody hands a chunk to somebody who has gone. The data lanes are closed
-// after the control lane: a source that lost them first would not know why.
+// join ends what the loop started, in the order of the data path: a stage ends before the stage
+// that it gives chunks to. It closes the data lanes after the control lane: a source that lost them
+// first would not know the cause.
 func (e *engine) join() {
 	e.stuck = e.stuck || !e.stopStreams()
 	e.pipe.acking.Wait() // CloseWrite must not come beside a Write
@@ -185,20 +184,20 @@ func (e *engine) join() {
 	e.closeJournal()
 }
 
-// free gives back what chunks and their writers used.
+// freeMemory closes the streams and frees the memory of the chunks.
 func (e *engine) freeMemory() {
 	e.fleet.closeStreams()
 	e.pipe.close()
 }
 
-// abandon ends and joins everything that carries chunks. It reports whether all has ended
+// stopStreams ends and joins everything that carries chunks. It reports whether all of it ended
 // within joinLimit.
 func (e *engine) stopStreams() bool {
 	e.work.Stop()
 	return e.pipe.join(e.freeMemory)
 }
 
-// post hands an event to the loop, or drops it when the loop has ended.
+// post hands an event to the loop, or discards it when the loop has ended.
 func (e *engine) post(ev event) {
 	select {
 	case e.events <- ev:
@@ -206,7 +205,7 @@ func (e *engine) post(ev event) {
 	}
 }
 
-// handle sends an event where it belongs.
+// handle sends an event to the method that handles it.
 func (e *engine) handle(ev event) {
 	switch ev := ev.(type) {
 	case admitted:
@@ -246,8 +245,8 @@ func (e *engine) handle(ev event) {
 	}
 }
 
-// onTick emits progress, and looks at what takes too long. How full the stages are is known only
-// while state moves through them.
+// onTick emits progress, and steps the watch. The occupancy of the stages is known only while state
+// moves through them.
 func (e *engine) onTick() {
 	if e.pipe.started() {
 		ev := migration.Event{Kind: migration.Progress, Devices: e.snapshots()}
@@ -280,14 +279,14 @@ func (e *engine) useControl(control *wire.Control) {
 	e.report.Over(control.Lane())
 }
 
-// turnAway tells a source why it is not served.
+// refuseCaller sends a source the reason why it is not served.
 func (e *engine) refuseCaller(ev admitted, why *transport.Fault) {
 	if e.callers.refuse(ev, why) {
 		e.reportTurnedAway(ev.lane, why.Err.Error())
 	}
 }
 
-// preflight answers one preflight at a time. It ends by itself, or with work.
+// startPreflight answers one preflight at a time. Its goroutine ends by itself, or with work.
 func (e *engine) startPreflight(ev admitted) {
 	if !e.callers.preflight.isOver() {
 		e.refuseCaller(ev, &transport.Fault{Code: transport.CodeLimit, Err: errors.New("this destination already answers a preflight")})
@@ -298,7 +297,7 @@ func (e *engine) startPreflight(ev admitted) {
 	p.tasks.Go(p.run)
 }
 
-// probeLane has a lane of the preflight read, until one of them ends.
+// addProbeLane reads a lane of the preflight, until the lane or the preflight ends.
 func (e *engine) addProbeLane(ev admitted) {
 	p := e.callers.preflight
 	if p == nil || !p.admits(ev) {
@@ -308,7 +307,7 @@ func (e *engine) addProbeLane(ev admitted) {
 	p.tasks.Go(func(ctx context.Context) { p.readProbe(ctx, ev.lane) })
 }
 
-// dataLane starts a receiver, if the lane is of this migration and peer.
+// addDataLane starts a receiver, if the lane is of this migration and peer.
 func (e *engine) addDataLane(ev admitted) {
 	a := migration.Attempt{Mig: ev.pre.Mig, Epoch: ev.pre.Epoch}
 	i, ours := int(ev.pre.Index), e.engaged() && a == e.handoff.Attempt && transport.IsPeer(ev.lane, e.report.Peer)
@@ -327,19 +326,19 @@ func (e *engine) addDataLane(ev admitted) {
 	e.pipe.addLane(i, ev.lane, codecs, e.conn.local)
 }
 
-// answer serves a source from its journal alone.
+// answerFromJournal serves a source from its journal alone.
 func (e *engine) answerFromJournal(ev admitted, m *wire.Resume) {
 	e.callers.answer(ev, func(ctx context.Context) {
 		answerResume(ctx, ev, m, e.opts.Journals, e.postAlarm, func() {
 			if err := e.fleet.removeSessions(m.Mig); err != nil {
-				e.post(warned{fmt.Errorf("remove what is left of migration %v: %w", m.Mig, err)})
+				e.post(warned{fmt.Errorf("remove the remains of migration %v: %w", m.Mig, err)})
 			}
 		})
 	})
 }
 
-// prepare opens the devices' sessions, and asks the witness meanwhile. It ends when the
-// drivers are done, and the witness has answered or endProbe was called.
+// prepareDevices opens the devices' sessions, and probes the witness meanwhile. Its goroutine ends
+// when the drivers have finished, and the witness has answered or stopProbe was called.
 func (e *engine) prepareDevices() {
 	e.preparing = true
 	mig, offered, terms := e.offer.Mig, e.offer.Devices, e.terms
@@ -367,7 +366,7 @@ func (e *engine) prepareDevices() {
 	})
 }
 
-// begin sets memory aside and starts the loaders.
+// startStreams allocates memory and starts the loaders.
 func (e *engine) startStreams() error {
 	journal := e.journal.ID()
 	return e.pipe.start(e.devices, streamTerms{
@@ -382,8 +381,8 @@ func (e *engine) startStreams() error {
 	})
 }
 
-// askWitness asks for the attempt's register, and takes its time to say that there
-// was no answer. It ends by itself, or with work.
+// askWitness asks for the attempt's register. A failure is reported after witnessPause. Its
+// goroutine ends by itself, or with work.
 func (e *engine) askWitness() {
 	a, mark := e.handoff.Attempt, e.handoff.Witness
 	if e.times.steps.askedAt.IsZero() {
@@ -401,7 +400,7 @@ func (e *engine) askWitness() {
 	})
 }
 
-// start runs the devices; it ends when the drivers are done.
+// startDevices runs the devices. Its goroutine ends when the drivers have finished.
 func (e *engine) startDevices() {
 	a := e.handoff.Attempt
 	e.work.Go(func(context.Context) {
@@ -427,7 +426,7 @@ func (e *engine) startDevices() {
 	})
 }
 
-// startGuest ends by itself.
+// startGuest starts the guest. Its goroutine ends by itself.
 func (e *engine) startGuest(devices time.Duration) {
 	e.work.Go(func(context.Context) {
 		began := time.Now()
@@ -436,19 +435,18 @@ func (e *engine) startGuest(devices time.Duration) {
 	})
 }
 
-// reset drops what the devices hold. It goes on beside the join of the loaders,
-// since it is what wakes one that waits in its device, while a device that must
-// not be reset under a write waits for that (vfio.Device.Reset). A driver that
-// has let go of every write may take its time.
+// resetDevices resets the devices while the loaders are joined: a reset wakes a loader that waits
+// in its device. A device that must not be reset under a write waits for that write
+// (vfio.Device.Reset). A driver that has returned from every write may take its time.
 func (e *engine) resetDevices() {
 	e.emit(migration.Event{Kind: migration.Phase, Phase: migration.Rollback})
 	e.times.resetting = time.Now()
 	e.work.Go(func(context.Context) {
 		e.work.Stop()
 		done := make(chan error, 1)
-		go func() { done <- e.fleet.reset() }() // of a stuck driver, ends with the write
+		go func() { done <- e.fleet.reset() }() // with a stuck driver it ends with the write
 		if !e.stopStreams() {
-			e.post(wasReset{errors.Join(resultSoFar(done), fmt.Errorf("a driver has not let go of a write for %v", joinLimit)), true})
+			e.post(wasReset{errors.Join(resultSoFar(done), fmt.Errorf("a driver has not returned from a write for %v", joinLimit)), true})
 			return
 		}
 		err := errors.Join(<-done, e.fleet.resetAgain())
@@ -457,7 +455,7 @@ func (e *engine) resetDevices() {
 	})
 }
 
-// sofar is what a call that may be under way has said already.
+// resultSoFar is the result of a call that may still run.
 func resultSoFar(done <-chan error) error {
 	select {
 	case err := <-done:
@@ -467,7 +465,7 @@ func resultSoFar(done <-chan error) error {
 	}
 }
 
-// forget closes lanes that were admitted too late for the loop to see.
+// closeLateLanes closes lanes that were admitted too late for the loop.
 func (e *engine) closeLateLanes() {
 	for {
 		select {

@@ -9,27 +9,27 @@ import (
 	"github.com/migpipe/migpipe/transport/migration"
 )
 
-// event is what the loop takes from the goroutines of the engine and of its parts.
+// event is what the goroutines of the engine and of its parts send to the loop.
 //
 //sumtype:decl
 type event interface{ isEvent() }
 
 // The events.
 type (
-	// admitted has a lane that has said what it is for.
+	// admitted has a lane whose preamble was read.
 	admitted struct {
 		lane    transport.Lane
 		pre     wire.Preamble
-		control *wire.Control // of a control lane, and the
-		first   wire.Message  // first that was said there
+		control *wire.Control // of a control lane
+		first   wire.Message  // its first message
 	}
-	// acceptFailed says that no more lanes are accepted.
+	// acceptFailed says that no further lanes are accepted.
 	acceptFailed struct{ err error }
 	// answered says that a conversation about a journal has ended.
 	answered struct{ peer transport.PeerID }
-	// preflightHeard says what a preflight has to tell the user.
+	// preflightHeard has an event of a preflight for the user.
 	preflightHeard struct{ event migration.Event }
-	// alarmed says that another goroutine has met a source which raises an alarm.
+	// alarmed has an alarm that another goroutine found.
 	alarmed struct{ event migration.Event }
 
 	// controlLost says that a control lane was lost.
@@ -42,7 +42,7 @@ type (
 		control *wire.Control
 		message wire.Message
 	}
-	// laneEnded says that a receiver has nothing more to receive, or could not go on.
+	// laneEnded says that a receiver has nothing more to receive, or has failed.
 	laneEnded struct {
 		receiver *receiver
 		fault    *transport.Fault
@@ -55,13 +55,13 @@ type (
 		fault  *transport.Fault
 	}
 
-	// prepared says that the devices are in RESUMING, or could not be taken there.
+	// prepared says that the devices are in RESUMING, or could not enter it.
 	prepared struct {
 		took  time.Duration
 		err   error
 		probe probed
 	}
-	// witnessed is an answer of the witness, or none.
+	// witnessed is an answer of the witness, or its failure.
 	witnessed struct {
 		winner handoff.Side
 		err    error
@@ -69,19 +69,19 @@ type (
 	// started says that the devices run, or what has become of the copy.
 	started struct {
 		took   time.Duration
-		accept time.Duration // the hook, which ran before; 0 for none
+		accept time.Duration // time of the hook that ran before; 0 for none
 		err    error
 		copy   handoff.Copy
 	}
 	// guestStarted says that StartGuest has ended.
 	guestStarted struct {
-		devices, took time.Duration // the start of the devices, and then the guest's
+		devices, took time.Duration // time of the start of the devices, and then of the guest
 		err           error
 	}
 	// wasReset says that the devices are reset, or could not be.
 	wasReset struct {
 		err   error
-		stuck bool // a driver has not let go of a write
+		stuck bool // a driver has not returned from a write
 	}
 	// warned has a fault with which the attempt continues.
 	warned struct{ err error }

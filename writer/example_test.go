@@ -12,7 +12,7 @@ import (
 	"github.com/migpipe/migpipe/writer"
 )
 
-// A destination serves one migration, and starts the guest when the devices are its own.
+// A destination serves one migration, and starts the guest when it owns the devices.
 func ExampleReceive() {
 	dialer, listener := transport.Pipe() // within a process; ListenQUIC and ListenTLS serve hosts
 	var source sync.WaitGroup
@@ -25,7 +25,7 @@ func ExampleReceive() {
 		reader.Send(context.Background(), dialer, []reader.Source{{Name: "acc0", Device: device}}, nil)
 	})
 
-	device, err := sim.OpenURL("hisi_acc") // in the place of vfio.Open
+	device, err := sim.OpenURL("hisi_acc") // in place of vfio.Open
 	if err != nil {
 		panic(err)
 	}

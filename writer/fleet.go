@@ -13,24 +13,24 @@ import (
 	"github.com/migpipe/migpipe/vfio"
 )
 
-// fleet is the set of destination devices and their sessions. Its methods
-// block where the drivers block, and run one at a time.
+// fleet is the set of destination devices and their sessions. Its methods block where the drivers
+// block, and run one at a time.
 type fleet struct {
-	devices []*device                               // as they were given; the engine has them in HELLO's order
-	each    func(n int, do func(i int) error) error // runs do for 0 to n-1 at once, joins them
-	warn    func(error)                             // reports what a device did wrong and no step fails for
-	session string                                  // the id that the devices persist their state under, "" if they do not
+	devices []*device                               // as the caller gave them; the engine has them in HELLO's order
+	each    func(n int, do func(i int) error) error // runs do for 0 to n-1 at once, and joins them
+	warn    func(error)                             // reports a device's mistake that fails no step
+	session string                                  // the id under which the devices persist their state, "" if they do not
 
 	mu      sync.Mutex
-	lost    bool // a copy was gone before the start
-	adopted bool // a process before this one has used them, and may have started some
+	lost    bool // a copy was lost before the start
+	adopted bool // an earlier process has used the devices, and may have started some
 }
 
 func newFleet(targets []Target) *fleet {
 	return &fleet{devices: newDevices(targets), each: tasks.Parallel}
 }
 
-// inOrder gives the devices in HELLO's order, each with what HELLO says of it.
+// inOrder returns the devices in HELLO's order, each with its offer.
 func (f *fleet) inOrder(offers []wire.DeviceOffer) []*device {
 	ordered := make([]*device, len(offers))
 	for i, o := range offers {
@@ -41,7 +41,7 @@ func (f *fleet) inOrder(offers []wire.DeviceOffer) []*device {
 	return ordered
 }
 
-// targets are the devices as they were given.
+// targets are the devices as the caller gave them.
 func (f *fleet) targets() []Target {
 	all := make([]Target, len(f.devices))
 	for i, d := range f.devices {
@@ -50,13 +50,13 @@ func (f *fleet) targets() []Target {
 	return all
 }
 
-// every runs do for all devices at once, and joins them.
+// forEach runs do for all devices at once, and joins them.
 func (f *fleet) forEach(do func(d *device) error) error {
 	return f.each(len(f.devices), func(i int) error { return do(f.devices[i]) })
 }
 
-// prepare opens a session on every device, so that a device that is busy or
-// cannot take a state is found while the source still runs.
+// prepare opens a session on every device. It so finds a device that is busy, or cannot take a
+// state, while the source still runs.
 func (f *fleet) prepare() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -70,8 +70,7 @@ func (f *fleet) prepare() error {
 	})
 }
 
-// available asks every device whether prepare could open a session on it, and
-// changes none.
+// checkAvailable asks every device whether prepare could open a session, and changes none.
 func (f *fleet) checkAvailable() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -83,7 +82,7 @@ func (f *fleet) checkAvailable() error {
 	})
 }
 
-// open starts a device's session.
+// openSession resets a device if necessary, and starts its session.
 func (f *fleet) openSession(d *device) (vfio.Stream, error) {
 	stale, err := d.needsReset()
 	if err == nil && stale {
@@ -96,8 +95,7 @@ func (f *fleet) openSession(d *device) (vfio.Stream, error) {
 	return f.beginSession(d)
 }
 
-// start runs every device, in vfio.RunOrder, and asks each whether it is where
-// it was sent.
+// start runs every device, in vfio.RunOrder, and checks that each is in its new state.
 func (f *fleet) start() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -122,7 +120,7 @@ func (f *fleet) start() error {
 	return nil
 }
 
-// idle reports whether every device holds its copy, and none was started.
+// noneStarted reports whether every device holds its copy, and none was started.
 func (f *fleet) noneStarted() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -132,8 +130,8 @@ func (f *fleet) noneStarted() bool {
 	})
 }
 
-// loaded asks every device whether it still holds its copy: a reset behind our
-// back leaves RUNNING, as does a start by a process before this one.
+// checkLoaded checks that every device still holds its copy: a reset by another process leaves
+// RUNNING, and so does a start by an earlier process.
 func (f *fleet) checkLoaded() error {
 	return f.forEach(func(d *device) error {
 		now, err := d.Device.State()
@@ -150,7 +148,7 @@ func (f *fleet) checkLoaded() error {
 
 func (f *fleet) enter(d *device, s vfio.State) error {
 	_, err := vfio.Enter(d.Device, s, false)
-	if errors.Is(err, vfio.ErrStraySession) { // it is where it was sent
+	if errors.Is(err, vfio.ErrStraySession) { // it is in its new state
 		f.warn(fmt.Errorf("device %s: %w", d.Name, err))
 		err = nil
 	}
@@ -163,10 +161,9 @@ func (f *fleet) enter(d *device, s vfio.State) error {
 	return nil
 }
 
-// unstart stops what a start that failed half-way has started, and says what is
-// left of the copy: whole, or reset. Where a device has run, if only for a
-// moment, the copy is no longer the source's state, and the source must not
-// take its own for the only one: then it is for people to decide.
+// undoStart stops the devices that a failed start has started, and returns what is left of the
+// copy: whole, or reset. If a device has run, even briefly, the copy is no longer the source's
+// state. The source must not take its own copy for the only one then: people decide.
 func (f *fleet) undoStart() handoff.Copy {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -189,16 +186,15 @@ func (f *fleet) undoStart() handoff.Copy {
 	return handoff.Unclear
 }
 
-// reset drops what the devices hold. A device that was never touched keeps its
-// state.
+// reset resets the devices that were touched.
 func (f *fleet) reset() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.resetTouched()
 }
 
-// settle resets again what has left RUNNING since it was reset: a loader that was
-// about to finish may have taken it to STOP. The loaders have ended.
+// resetAgain resets devices that have left RUNNING since their reset: a loader that was about to
+// finish may have moved one to STOP. The loaders have ended.
 func (f *fleet) resetAgain() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -230,7 +226,7 @@ func (f *fleet) resetTouched() error {
 	})
 }
 
-// closeStreams closes the sessions' streams, which nobody may be writing.
+// closeStreams closes the sessions' streams. No goroutine may be writing to them.
 func (f *fleet) closeStreams() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -244,9 +240,9 @@ func (f *fleet) closeStreams() error {
 	return errors.Join(errs...)
 }
 
-// holding says what the devices hold of an attempt with such a record. Only of those
-// that somebody else has kept open can it be more than nothing: one that was just
-// opened is RUNNING, and holds nothing (VFIO's state on first open).
+// holding is what the devices hold of an attempt with such a record. It is more than Nothing only
+// for devices that another process holds open: a device that was just opened is in RUNNING, and
+// holds nothing (VFIO's state on first open).
 func (f *fleet) holding(r handoff.Record) handoff.Holding {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -272,7 +268,7 @@ func (f *fleet) holding(r handoff.Record) handoff.Holding {
 	return handoff.Nothing
 }
 
-// discard resets the devices that hold a part, and reports whether there were any.
+// resetParts resets the devices that hold a part of a state, and reports whether there were any.
 func (f *fleet) resetParts() (found bool, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -280,7 +276,7 @@ func (f *fleet) resetParts() (found bool, err error) {
 	err = f.each(len(f.devices), func(i int) (err error) {
 		d := f.devices[i]
 		stale, unclear := d.needsReset()
-		parts[i] = stale && unclear == nil && d.HeldOpen // prepare reports what is wrong with others
+		parts[i] = stale && unclear == nil && d.HeldOpen // prepare reports the faults of the others
 		if parts[i] {
 			err = d.Device.Reset()
 		}
@@ -292,8 +288,8 @@ func (f *fleet) resetParts() (found bool, err error) {
 	return slices.Contains(parts, true), err
 }
 
-// adopt takes devices over as a process before this one has left them. Behind ACCEPT any
-// of them may have run, those too that stand now: nobody knows how far a start came.
+// adopt takes the devices as an earlier process left them. After ACCEPT any of them may have run,
+// even one that is stopped now: the progress of that start is unknown.
 func (f *fleet) adopt(r handoff.Record) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

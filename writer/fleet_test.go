@@ -12,8 +12,8 @@ import (
 	"github.com/migpipe/migpipe/vfio/sim"
 )
 
-// TestSettle: a loader that was about to finish when its device was reset leaves
-// nothing behind.
+// TestSettle checks that a loader which was about to finish at the reset leaves no state in its
+// device.
 func TestSettle(t *testing.T) {
 	d, err := sim.OpenURL("mlx5?size=1MiB")
 	if err != nil {
@@ -24,7 +24,7 @@ func TestSettle(t *testing.T) {
 	if err := errors.Join(f.prepare(), f.reset()); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := d.SetState(vfio.Stop); err != nil { // the loader
+	if _, err := d.SetState(vfio.Stop); err != nil { // as the loader does
 		t.Fatal(err)
 	}
 	if err := f.resetAgain(); err != nil {
@@ -36,7 +36,7 @@ func TestSettle(t *testing.T) {
 	f.closeStreams()
 }
 
-// forgetful goes to ERROR where it should start, as a device whose copy is gone.
+// brokenDevice goes to ERROR when it should start, as a device whose copy is lost.
 type brokenDevice struct {
 	*sim.Device
 	gone bool
@@ -61,7 +61,7 @@ func (d *brokenDevice) Reset() error {
 	return d.Device.Reset()
 }
 
-// TestFleet: what a start that fails leaves behind.
+// TestFleet checks what a failed start leaves of the copy.
 func TestFleet(t *testing.T) {
 	for _, c := range []struct {
 		name   string
@@ -71,7 +71,7 @@ func TestFleet(t *testing.T) {
 		{"quiesced only", []string{"", "set@STOP-RUNNING_P2P:EIO"}, handoff.Kept},
 		{"one ran", []string{"", "set@RUNNING_P2P-RUNNING:EIO"}, handoff.Unclear},
 		{"alone", []string{"set@STOP-RUNNING_P2P:EIO"}, handoff.Kept},
-		{"copy gone", []string{"", "gone"}, handoff.Dropped},
+		{"copy lost", []string{"", "gone"}, handoff.Dropped},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			var targets []Target
@@ -109,7 +109,7 @@ func TestFleet(t *testing.T) {
 				t.Errorf("start: %v", err)
 			}
 			if got := f.undoStart(); got != c.want {
-				t.Errorf("left is copy %v, want %v", got, c.want)
+				t.Errorf("the copy is %v, want %v", got, c.want)
 			}
 			f.closeStreams()
 			if err := f.reset(); err != nil {
@@ -124,8 +124,8 @@ func TestFleet(t *testing.T) {
 	}
 }
 
-// TestAdoptedMayHaveRun: behind ACCEPT nobody knows which devices have run, and a start
-// that fails leaves no copy that the source could do without.
+// TestAdoptedMayHaveRun checks a start that fails after an earlier process recorded ACCEPT: any
+// device may have run, so the source must not take its own copy for the only one.
 func TestAdoptedMayHaveRun(t *testing.T) {
 	for r, want := range map[handoff.Record]handoff.Copy{handoff.Accept: handoff.Unclear, handoff.Ready: handoff.Kept} {
 		device, err := sim.OpenURL("mtty?fault=set@STOP-RUNNING_P2P:EIO")
@@ -137,14 +137,14 @@ func TestAdoptedMayHaveRun(t *testing.T) {
 		}
 		f := newFleet([]Target{{Name: "d", Device: device, HeldOpen: true}})
 		if got := f.holding(r); got != handoff.Whole {
-			t.Errorf("behind %v the device holds %v", r, got)
+			t.Errorf("after %v the device holds %v", r, got)
 		}
 		f.adopt(r)
 		if err := f.start(); err == nil {
-			t.Error("it has started")
+			t.Error("the start succeeded")
 		}
 		if got := f.undoStart(); got != want {
-			t.Errorf("behind %v the copy is %v, want %v", r, got, want)
+			t.Errorf("after %v the copy is %v, want %v", r, got, want)
 		}
 		device.Close()
 	}

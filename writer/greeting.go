@@ -11,8 +11,8 @@ import (
 	"github.com/migpipe/migpipe/transport/migration"
 )
 
-// occupied is why another source is not served: the attempt at hand, and whether its source is
-// there.
+// occupiedFault is why another source is not served: the present attempt, and whether its source is
+// connected.
 func (e *engine) occupiedFault() *transport.Fault {
 	code, what := transport.CodeLimit, "already serves"
 	switch {
@@ -26,14 +26,14 @@ func (e *engine) occupiedFault() *transport.Fault {
 	return &transport.Fault{Code: code, Err: fmt.Errorf("this destination %s migration %v, attempt %d", what, e.report.Attempt.Mig, e.report.Attempt.Epoch)}
 }
 
-// engaged reports whether there is an attempt that this destination has a part in.
+// engaged reports whether this destination takes part in an attempt.
 func (e *engine) engaged() bool { return e.offer != nil || e.handoff.Engaged() }
 
-// greeted gives a control lane to those who are meant by its first message.
+// handleFirst hands a control lane to the handler of its first message.
 func (e *engine) handleFirst(ev admitted) {
 	a := migration.Attempt{Mig: ev.pre.Mig, Epoch: ev.pre.Epoch}
 	if *ev.first.About() != a || a.Epoch == 0 {
-		ev.lane.Close() // of no attempt, or of another than its lane: it costs nobody anything
+		ev.lane.Close() // a message of no attempt, or not of its lane's
 		return
 	}
 	if e.engaged() && e.journal != nil {
@@ -51,7 +51,7 @@ func (e *engine) handleFirst(ev admitted) {
 	}
 }
 
-// offered takes in HELLO.
+// handleHello handles HELLO.
 func (e *engine) handleHello(ev admitted, m *wire.Hello) {
 	switch peer := transport.PeerOf(ev.lane); {
 	case !e.engaged() && e.callers.answering.has(peer):
@@ -71,7 +71,7 @@ func (e *engine) handleHello(ev admitted, m *wire.Hello) {
 	}
 }
 
-// answered takes in the end of a conversation that a HELLO may have waited for.
+// answered handles the end of a conversation that a HELLO may wait for.
 func (e *engine) answered(peer transport.PeerID) {
 	if ev, ok := e.callers.postponed[peer]; ok {
 		delete(e.callers.postponed, peer)
@@ -79,37 +79,38 @@ func (e *engine) answered(peer transport.PeerID) {
 	}
 }
 
-// unanswered reports whether a source says HELLO again because the lane was lost over which
-// WELCOME went: it cannot have dialled a data lane.
+// isRepeatedHello reports whether a source sends HELLO again because the lane was lost that carried
+// WELCOME: it cannot have dialled a data lane.
 func (e *engine) isRepeatedHello(ev admitted, m *wire.Hello) bool {
 	return e.handoff.Receives() && !e.sourceHeardWelcome() &&
 		m.Attempt == e.handoff.Attempt && m.Journal == e.offer.Journal && transport.IsPeer(ev.lane, e.report.Peer)
 }
 
-// taken reports whether the source is known to have heard WELCOME: it has dialled a data lane,
-// or a process before this one has begun the attempt. RESUME alone does not count.
+// sourceHeardWelcome reports whether the source is known to have received WELCOME: it has dialled a
+// data lane, or an earlier process began the attempt. RESUME alone does not count.
 func (e *engine) sourceHeardWelcome() bool { return len(e.pipe.dialledLanes()) > 0 || e.offer == nil }
 
-// mayFollow reports whether a source may wait while the devices are reset, to be served next:
-// with the next attempt of the migration that has ended, or with any where that came to nothing.
+// mayWaitNext reports whether a source may wait while the devices are reset, to be served next. It
+// may with the next attempt of the migration that has ended, and with any migration after an
+// attempt that ended empty.
 func (e *engine) mayWaitNext(ev admitted, m *wire.Hello) bool {
 	at := e.handoff.Attempt
 	next := m.Mig == at.Mig && m.Epoch > at.Epoch && transport.IsPeer(ev.lane, e.report.Peer)
 	return e.handoff.Resets() && e.callers.successor == nil && (next || e.endedEmpty())
 }
 
-// follows reports whether a source has given up the attempt at hand, by opening the
-// next: it does so only when its devices are its own (rule R6).
+// opensNext reports whether a source has ended the present attempt by opening the next one: it does
+// so only when it owns its devices (rule R6).
 func (e *engine) opensNext(ev admitted, m *wire.Hello) bool {
 	at := e.handoff.Attempt
 	undecided := e.handoff.Receives() || e.handoff.HoldsCopy()
 	return undecided && e.callers.successor == nil && m.Mig == at.Mig && m.Epoch > at.Epoch && transport.IsPeer(ev.lane, e.report.Peer)
 }
 
-// resume takes in RESUME.
+// handleResume handles RESUME.
 func (e *engine) handleResume(ev admitted, m *wire.Resume) {
 	if !e.engaged() && e.fleet.resumable() && e.callers.answering.any() {
-		ev.lane.Close() // whoever is answered may have the journal: it asks again
+		ev.lane.Close() // a peer that is being answered may have the journal: this one asks again
 		return
 	}
 	e.resumeCopyFor(m, ev.lane)
@@ -121,25 +122,24 @@ func (e *engine) handleResume(ev admitted, m *wire.Resume) {
 	case e.journal == nil || m.Peer != e.journal.ID() || e.offer != nil && m.Journal != e.offer.Journal:
 		e.refuseCaller(ev, &transport.Fault{Code: transport.CodeBusy, Err: errors.New("this attempt was made with another journal")})
 	case m.Epoch != e.handoff.Attempt.Epoch:
-		said := otherAttempt(e.handoff, m)
-		e.callers.answer(ev, func(context.Context) { reply(ev.control, said) })
+		message := otherAttempt(e.handoff, m)
+		e.callers.answer(ev, func(context.Context) { reply(ev.control, message) })
 	default:
 		e.reattach(ev)
 	}
 }
 
-// queried tells what is recorded, and goes on with what it does: the question is
-// nobody's claim.
+// handleQuery answers QUERY with the record, and changes nothing: QUERY claims no attempt.
 func (e *engine) handleQuery(ev admitted, m *wire.Query) {
 	if !e.engaged() || m.Mig != e.handoff.Attempt.Mig || e.journal == nil {
 		e.callers.answer(ev, func(ctx context.Context) { answerQuery(ctx, ev, m, e.opts.Journals, e.postAlarm) })
 		return
 	}
-	said := statusOf(m.Attempt, handoff.Entry{Attempt: e.handoff.Attempt, Journal: e.handoff.Journal, Record: e.handoff.Record, Digest: e.handoff.Digest}, transport.IsPeer(ev.lane, e.report.Peer))
-	e.callers.answer(ev, func(context.Context) { reply(ev.control, said) })
+	message := statusOf(m.Attempt, handoff.Entry{Attempt: e.handoff.Attempt, Journal: e.handoff.Journal, Record: e.handoff.Record, Digest: e.handoff.Digest}, transport.IsPeer(ev.lane, e.report.Peer))
+	e.callers.answer(ev, func(context.Context) { reply(ev.control, message) })
 }
 
-// otherAttempt answers about another attempt of the migration at hand.
+// otherAttempt is the answer about another attempt of the present migration.
 func otherAttempt(d handoff.Dest, m *wire.Resume) wire.Message {
 	_, actions := d.Step(handoff.Received{Message: &wire.Cancel{Attempt: m.Attempt}})
 	for _, a := range actions {
@@ -150,15 +150,15 @@ func otherAttempt(d handoff.Dest, m *wire.Resume) wire.Message {
 	return &wire.Declined{Attempt: m.Attempt, Code: transport.CodeBusy, Text: "this destination already serves another attempt"}
 }
 
-// rejoin goes on over a new control lane.
+// reattach continues on a new control lane.
 func (e *engine) reattach(ev admitted) {
 	e.replaceControl(ev.control)
 	e.stepHandoff(handoff.Received{Message: &wire.Query{Attempt: e.handoff.Attempt}})
 	e.stepHandoff(handoff.Reached{})
 }
 
-// moveTo takes a new control lane in place of the one before. That this is lost, this side
-// may not have noticed.
+// replaceControl takes a new control lane in place of the earlier one. This side may not have
+// noticed that the earlier one is lost.
 func (e *engine) replaceControl(control *wire.Control) {
 	e.conn.replace(control)
 	e.report.Over(control.Lane())
@@ -168,8 +168,8 @@ func (e *engine) replaceControl(control *wire.Control) {
 	}
 }
 
-// mayReturn reports whether a source whose control lane has ended may come back: the end
-// of a lane ends no attempt.
+// mayReconnect reports whether a source may reconnect after its control lane ended with err: the
+// end of a lane ends no attempt.
 func (e *engine) mayReconnect(err error) bool {
 	if e.handoff.Receives() {
 		return wire.Ended(err) && !e.conn.local
@@ -177,7 +177,7 @@ func (e *engine) mayReconnect(err error) bool {
 	return e.handoff.HoldsCopy() || e.handoff.MayRunDevices()
 }
 
-// lose waits for a source whose control lane is lost.
+// loseControl waits for a source whose control lane is lost.
 func (e *engine) loseControl(err error) {
 	e.conn.lose()
 	if e.pipe.started() {

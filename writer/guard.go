@@ -11,9 +11,8 @@ import (
 	"github.com/migpipe/migpipe/transport/migration"
 )
 
-// spareOthers refuses a migration while a device keeps a complete copy of another one,
-// which may be the only one, and which nobody has decided about; or one of which that
-// cannot be found out now.
+// checkOtherCopies refuses a migration while a device holds a complete copy of another one that may
+// be the only copy, and is undecided. It also refuses if it cannot find out.
 func (e *engine) checkOtherCopies(mig migration.ID) *transport.Fault {
 	for _, d := range e.fleet.devices {
 		ids, err := d.persistedIDs()
@@ -24,7 +23,7 @@ func (e *engine) checkOtherCopies(mig migration.ID) *transport.Fault {
 			}
 			var last handoff.Entry
 			if last, err = e.lastRecord(other); isUndecided(last.Record) {
-				err = fmt.Errorf("it keeps the %v copy of migration %v: %w", last.Record, other, ErrHoldsAnother)
+				err = fmt.Errorf("%w: migration %v is recorded as %v; continue it, or end it, first", ErrHoldsAnother, other, last.Record)
 			}
 			if err != nil {
 				break
@@ -41,21 +40,22 @@ func (e *engine) checkOtherCopies(mig migration.ID) *transport.Fault {
 	return nil
 }
 
-// ErrKept says that a device keeps a complete copy of another migration.
-var ErrHoldsAnother = errors.New("that has to be gone on with, or given up, first")
+// ErrHoldsAnother says that a device holds a complete copy of another migration.
+var ErrHoldsAnother = errors.New("the device holds the complete copy of another migration")
 
+// isUndecided reports whether a copy with such a record still needs its source or a person.
 func isUndecided(r handoff.Record) bool {
 	return r == handoff.Ready || r == handoff.Accept || r == handoff.Forced || r == handoff.Lost
 }
 
-// recordOf is the newest record of a migration, the zero Entry if nothing is known of it.
+// lastRecord is the newest record of a migration, the zero Entry if nothing is known of it.
 func (e *engine) lastRecord(mig migration.ID) (handoff.Entry, error) {
 	j, err := e.opts.Journals(mig, true)
 	if errors.Is(err, fs.ErrNotExist) {
 		return handoff.Entry{}, nil
 	}
 	if err != nil {
-		return handoff.Entry{}, fmt.Errorf("it keeps something of migration %v: %w", mig, err)
+		return handoff.Entry{}, fmt.Errorf("the device holds something of migration %v: %w", mig, err)
 	}
 	last := j.Last()
 	if c, ok := j.(io.Closer); ok {

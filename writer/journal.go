@@ -12,9 +12,9 @@ import (
 	"github.com/migpipe/migpipe/transport/migration"
 )
 
-// openJournal reads what this side has decided about the migration before. Nothing
-// else goes on yet, and the disk may take its time. With existing it makes no journal: where
-// there is none, e.journal stays nil.
+// openJournal opens the journal, and checks this side's earlier decision about the migration. It
+// runs in the loop: nothing else happens meanwhile, and the disk may take its time. With existing
+// it makes no journal: without one e.journal stays nil.
 func (e *engine) openJournal(a migration.Attempt, existing bool) *transport.Fault {
 	j, err := e.opts.Journals(a.Mig, existing)
 	if existing && errors.Is(err, fs.ErrNotExist) {
@@ -26,12 +26,12 @@ func (e *engine) openJournal(a migration.Attempt, existing bool) *transport.Faul
 	e.journal = j
 	last := j.Last()
 	if transport.IsPeer(e.conn.control.Lane(), last.PeerID) {
-		e.report.Peer = last.PeerID // a certificate may have another name beside it
+		e.report.Peer = last.PeerID // a certificate may have a second name
 	}
 	if err := handoff.MayTake(last, a, e.report.Peer); err != nil {
 		if checkBothMayRun(j, a, e.conn.control.Lane(), e.raiseAlarm) {
 			last.Journal = j.ID()
-			e.conn.control.Send(statusOf(a, last, true)) // DECLINED does not tell the record
+			e.conn.control.Send(statusOf(a, last, true)) // DECLINED does not contain the record
 		}
 		return &transport.Fault{Code: transport.CodeBusy, Err: err}
 	}
@@ -39,10 +39,9 @@ func (e *engine) openJournal(a migration.Attempt, existing bool) *transport.Faul
 	return nil
 }
 
-// dismiss sends a source away before the hand-off begins, and waits for another.
-// Nothing is recorded: no journal of the migration exists, or what is recorded says that the
-// attempt has no chance, or nobody can tell what is. Its source has not sent COMMIT, so
-// DECLINED is true.
+// dismissSource declines a source before the hand-off begins, and waits for another. It records
+// nothing: the migration has no journal, or its records leave the attempt no chance, or the journal
+// cannot be read. The source has not sent COMMIT, so DECLINED is true.
 func (e *engine) dismissSource(f *transport.Fault) {
 	e.reportRefused(f)
 	e.handoff = handoff.Dest{}
@@ -55,7 +54,7 @@ func (e *engine) dismissSource(f *transport.Fault) {
 	}
 }
 
-// closeJournal lets go of the journal. Every record was synced when it was written.
+// closeJournal closes the journal. Every record was synced when it was written.
 func (e *engine) closeJournal() {
 	if c, ok := e.journal.(io.Closer); ok {
 		c.Close()
@@ -63,7 +62,8 @@ func (e *engine) closeJournal() {
 	e.journal = nil
 }
 
-// whyRecord is what people will want to know of a record.
+// recordReason is what a record says for people: the bytes written so far, and the cause of the
+// end.
 func (e *engine) recordReason() handoff.Why {
 	w := handoff.Why{Bytes: e.bytesBefore}
 	for _, d := range e.devices {
@@ -75,9 +75,9 @@ func (e *engine) recordReason() handoff.Why {
 	return w
 }
 
-// meet holds the attempt that a source names against the journal. If both sides may run, the
-// journal keeps that, once, whatever attempts the source names after it, and the user gets an
-// alarm. It reports whether that is so. It may be called from any goroutine.
+// checkBothMayRun compares the attempt that a source names with the journal. If both sides may run,
+// it stores that in the journal and raises an alarm. It stores it once, also if the source names
+// further attempts. It reports whether both may run. Any goroutine may call it.
 func checkBothMayRun(j handoff.Journal, a migration.Attempt, lane transport.Lane, alarm func(migration.Event)) bool {
 	last := j.Last()
 	if last.Attempt.Mig != a.Mig || !transport.IsPeer(lane, last.PeerID) || !handoff.BothMayRun(a.Epoch, last.Record, last.Attempt.Epoch) {
@@ -86,12 +86,12 @@ func checkBothMayRun(j handoff.Journal, a migration.Attempt, lane transport.Lane
 	text := fmt.Sprintf("the source is at attempt %d: FORCED, or its journal was lost", a.Epoch)
 	ev := migration.Event{Kind: migration.Alarm, Attempt: last.Attempt, Peer: last.PeerID,
 		Text: fmt.Sprintf("%s; this side's record is %v of attempt %d", text, last.Record, last.Attempt.Epoch)}
-	// An ACCEPT of before a restart of the host is kept as it is: a newer one would be
-	// started.
+	// An ACCEPT from before a restart of the host stays the last record: a newer ACCEPT
+	// would be started.
 	if last.Why.Code != transport.CodeBothMayRun && !(last.Record == handoff.Accept && handoff.Rebooted(j)) {
 		last.Why.Text, last.Why.Code = text, transport.CodeBothMayRun
 		if err := j.Append(last); err != nil {
-			ev.Text += fmt.Sprintf("; the journal does not keep that: %v", err)
+			ev.Text += fmt.Sprintf("; the journal did not take that: %v", err)
 		}
 	}
 	alarm(ev)
@@ -100,10 +100,11 @@ func checkBothMayRun(j handoff.Journal, a migration.Attempt, lane transport.Lane
 
 func (e *engine) postAlarm(ev migration.Event) { e.post(alarmed{ev}) }
 
-// alarmEvery is how often the same migration raises an alarm: not as often as its source asks.
+// alarmEvery is the shortest time between two alarms of the same migration: its source may ask more
+// often.
 const alarmEvery = time.Minute
 
-// raise tells of an alarm.
+// raiseAlarm emits an alarm.
 func (e *engine) raiseAlarm(ev migration.Event) {
 	if at, ok := e.callers.alarms[ev.Attempt.Mig]; ok && time.Since(at) < alarmEvery {
 		return

@@ -12,7 +12,7 @@ import (
 	"github.com/migpipe/migpipe/vfio"
 )
 
-// loader writes one device's stream, in order, and is the only one that does.
+// loader writes one device's stream, in order. No other code writes to the device.
 type loader struct {
 	device      int
 	name        string
@@ -22,12 +22,12 @@ type loader struct {
 	digest      *wire.Digest
 	noteApplied func() // called after each chunk
 	post        func(event)
-	spliced     bool      // bytes went on without being in user space
-	note        *copyNote // of a copy that outlives the process when it is complete, else nil
+	spliced     bool      // bytes were spliced past user space
+	note        *copyNote // of a copy that outlives the process once it is complete, else nil
 }
 
-// run writes until the stream ends, fails, or ctx ends. It holds an OS thread while it
-// is in the device, as the reader of a source does.
+// run writes until the stream ends, fails, or ctx ends. It holds an OS thread only while it is in
+// the device, as a drain does.
 func (l *loader) run(ctx context.Context) {
 	err := l.writeAll(ctx)
 	if ctx.Err() != nil {
@@ -52,8 +52,7 @@ func (l *loader) writeAll(ctx context.Context) error {
 	}
 }
 
-// apply writes one chunk and gives its memory back, and only then promises it
-// anew.
+// applyChunk writes one chunk and frees its memory, and only then promises the memory again.
 func (l *loader) applyChunk(c *wire.Chunk) error {
 	defer l.noteApplied()
 	head, began := c.ChunkHead, time.Now()
@@ -83,7 +82,7 @@ func (l *loader) writeChunk(c *wire.Chunk) error {
 	return c.WriteRaw(l.stream)
 }
 
-// path is how bytes got into the device, for the report.
+// path is how bytes reached the device, for the report.
 func (l *loader) path() string {
 	if l.spliced {
 		return "splice"
@@ -91,9 +90,8 @@ func (l *loader) path() string {
 	return "write"
 }
 
-// finish holds the stream against what END says and, only if it is the whole,
-// lets the device check it: RESUMING -> STOP is where drivers do, and half of
-// them would take a truncated stream for complete.
+// finish compares the stream with END. Only a complete stream reaches the device's own check:
+// drivers check at RESUMING -> STOP, and half of them would accept a truncated stream.
 func (l *loader) finish(end *wire.End) error {
 	d := l.digest
 	switch {
@@ -106,7 +104,7 @@ func (l *loader) finish(end *wire.End) error {
 	if err := l.persistCopy(); err != nil {
 		return err
 	}
-	// A reset behind our back leaves RUNNING, from where STOP checks nothing.
+	// A reset by another process leaves RUNNING, from which STOP checks nothing.
 	if now, err := l.dev.State(); err != nil || now != vfio.Resuming {
 		return errors.Join(err, fmt.Errorf("%w: the device is in %v", vfio.ErrSessionLost, now))
 	}
@@ -116,7 +114,7 @@ func (l *loader) finish(end *wire.End) error {
 	return nil
 }
 
-// validation is the code of a whole state that did not take its device to STOP: the device
+// stopCode is the code for a complete state that did not take its device to STOP: the device
 // refused the state, unless it breaks the contract.
 func stopCode(err error) transport.Code {
 	if errors.Is(err, vfio.ErrStraySession) || errors.Is(err, vfio.ErrElsewhere) {
@@ -125,8 +123,8 @@ func stopCode(err error) transport.Code {
 	return transport.CodeValidation
 }
 
-// fault names the device and the offset, and tells a device that cannot take
-// this state from one that failed.
+// faultOf names the device and the offset, and distinguishes a device that cannot take this state
+// from one that failed.
 func (l *loader) faultOf(err error) *transport.Fault {
 	if err == nil {
 		return nil
@@ -140,7 +138,7 @@ func (l *loader) faultOf(err error) *transport.Fault {
 	} else if errors.Is(err, transport.ErrProtocol) || errors.Is(err, transport.ErrCorrupt) {
 		f.Code = transport.CodeOf(err)
 	} else if errors.Is(err, transport.ErrPeerGone) {
-		f.Code = transport.CodeNetwork // a payload that was to be spliced never came
+		f.Code = transport.CodeNetwork // a payload for splice never came
 	} else if errors.Is(err, vfio.ErrRejected) {
 		f.Code = transport.CodeIncompatible
 	}

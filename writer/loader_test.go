@@ -14,16 +14,16 @@ import (
 	"github.com/migpipe/migpipe/vfio"
 )
 
-// null is a device and its stream: it takes everything, unless it is told not to.
+// nullDevice is a device and its stream. It takes everything, unless it has an error.
 type nullDevice struct {
 	vfio.Device
 	stop, write error
-	at          vfio.State // until it is sent elsewhere; 0 is RESUMING
+	at          vfio.State // until its first transition; 0 is RESUMING
 	written     int
 	states      []vfio.State
 }
 
-// State is where a loader finds its device, until it stops it.
+// State is RESUMING, until the loader stops the device.
 func (n *nullDevice) State() (vfio.State, error) {
 	if len(n.states) > 0 {
 		return n.states[len(n.states)-1], nil
@@ -35,9 +35,9 @@ func (n *nullDevice) SetState(s vfio.State) (vfio.Stream, error) {
 	n.states = append(n.states, s)
 	return nil, n.stop
 }
-func (n *nullDevice) Read([]byte) (int, error) { panic("a destination was read from") }
+func (n *nullDevice) Read([]byte) (int, error) { panic("read from a destination") }
 func (n *nullDevice) Pending() (vfio.Pending, error) {
-	panic("a destination was asked for its estimate")
+	panic("poll of a destination")
 }
 func (n *nullDevice) Close() error { return nil }
 func (n *nullDevice) Write(p []byte) (int, error) {
@@ -48,8 +48,8 @@ func (n *nullDevice) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// TestLoader: what a loader says when a stream of two chunks of 10 bytes is
-// not what it should be. Only a whole one may reach the device's own check.
+// TestLoader checks the faults of a loader, for a stream of two chunks of 10 bytes. Only a complete
+// stream may reach the device's own check.
 func TestLoader(t *testing.T) {
 	at := func(offset int64, err error) error {
 		return &vfio.OpError{Op: "write", Device: "d", Offset: offset, Err: err}
@@ -100,7 +100,7 @@ func TestLoader(t *testing.T) {
 			l := &loader{device: 1, name: "d", dev: &dev, stream: &dev, merge: m, digest: wire.NewDigest(),
 				noteApplied: func() {}, post: func(ev event) { got = ev.(loaderEnded) }}
 			done := make(chan struct{})
-			go func() { defer close(done); l.run(t.Context()) }() // it keeps its thread
+			go func() { defer close(done); l.run(t.Context()) }()
 			<-done
 			m.discardAll()
 			if err := arena.Close(); err != nil {
@@ -122,8 +122,8 @@ func TestLoader(t *testing.T) {
 	}
 }
 
-// TestAcker: an ACK is due when nothing waits, or when an eighth of the window
-// was written, and never later than a heartbeat.
+// TestAcker checks that an ACK is due when no chunk waits, or when an eighth of the window was
+// written, and never later than a heartbeat.
 func TestAcker(t *testing.T) {
 	m := newMerge(alone(16), 0, 1<<20)
 	a := &acker{credit: m.credit, merges: []*merge{m}, due: make(chan struct{}, 1)}
@@ -157,7 +157,7 @@ func TestAcker(t *testing.T) {
 	}
 }
 
-// counter counts messages, and how long the lane was silent.
+// countingLane records the times and the sizes of messages.
 type countingLane struct {
 	transport.Lane
 	times []time.Time
@@ -192,7 +192,7 @@ func TestHeartbeat(t *testing.T) {
 	})
 }
 
-// holding is a device that holds complete copies.
+// persistentDevice is a device that holds complete copies.
 type persistentDevice struct {
 	nullDevice
 	note []byte
@@ -207,8 +207,8 @@ func (h *persistentDevice) Complete(note []byte) error {
 	return h.err
 }
 
-// TestLoaderCompletes: a copy that is to outlive the process is complete, with its note, before
-// the device goes to STOP. If that fails, READY is not sent.
+// TestLoaderCompletes checks that a copy which outlives the process is complete, with its note,
+// before the device goes to STOP. If that fails, READY is not sent.
 func TestLoaderCompletes(t *testing.T) {
 	for _, broken := range []error{nil, syscall.EIO} {
 		dev := &persistentDevice{err: broken}

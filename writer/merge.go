@@ -12,57 +12,56 @@ import (
 	"github.com/migpipe/migpipe/transport"
 )
 
-// merge puts one device's chunks, which arrive over several lanes in any
-// order, back into order. It holds no more of them than the window promised.
+// merge puts one device's chunks back in order. They arrive over several lanes in any order. It
+// holds no more of them than the window promised.
 type merge struct {
 	credit *credit
 	device int
-	limit  uint64 // bytes of the stream, an administrator's limit
+	limit  uint64 // bytes of the stream: Options.MaxState
 
 	mu        sync.Mutex
 	slots     []slot        // ring: chunk seq is at seq % len
 	next      uint64        // the chunk to be applied next
 	bytes     uint64        // applied so far
-	took      time.Duration // by the device, to take them
+	took      time.Duration // time that the device needed for these
 	delivered uint64        // chunks delivered so far
-	used      uint64        // chunks numbered below may have been claimed, none above
-	offset    uint64        // of the window: how far was promised in bytes
+	used      uint64        // no chunk with this number or a higher one was claimed
+	offset    uint64        // of the window: bytes promised
 	end       *wire.End
-	ready     chan struct{} // holds a token when take may find something new
-	inOrderTo uint64        // chunks numbered below have come, this one has not
-	discarded bool          // nothing is there any more
+	ready     chan struct{} // holds a token when take may find a chunk or END
+	inOrderTo uint64        // all chunks with lower numbers have come, this one has not
+	discarded bool          // all chunks were freed
 	gauge     occupancy.Gauge
 }
 
 // slot is the place of one promised chunk.
 type slot struct {
 	claimed bool      // until it was applied
-	by      *receiver // who is reading it, nil before and when that is done
+	by      *receiver // reads it, nil before and after that
 	chunk   *wire.Chunk
 }
 
-// newMerge has a slot for every chunk that there is: one device may be promised
-// all of them, when the others have ended.
+// newMerge makes a merge with a slot for every chunk of the memory: one device may be promised all
+// of them, when the others have ended.
 func newMerge(c *credit, device int, most uint64) *merge {
 	return &merge{credit: c, device: device, limit: most, slots: make([]slot, c.chunks), ready: make(chan struct{}, 1), gauge: occupancy.NewGauge()}
 }
 
-// window is what is promised. Its offset has room for each chunk at its longest,
-// so that the number of chunks alone decides, and it never shrinks: chunks that
-// were short do not take back what was promised. Its lock is held.
+// window is the promise to the source. Its offset has room for each chunk at full length, so that
+// the number of chunks alone decides. It never shrinks: short chunks revoke no promise. The caller
+// holds the lock.
 func (m *merge) window() wire.Window {
 	seq := m.credit.promised(m.device)
 	m.offset = max(m.offset, m.bytes+(seq-m.next)*m.credit.chunkSize)
 	return wire.Window{Seq: seq, Offset: m.offset}
 }
 
-// errAgain says that a chunk is there already: its source has lost the lane that
-// brought it, and could not know.
-var errDuplicate = errors.New("chunk is there already")
+// errDuplicate says that a chunk came before: its source lost the lane that brought it, and could
+// not know.
+var errDuplicate = errors.New("the chunk has already come")
 
-// claim checks a header against the promise before any memory is taken for its
-// chunk. Where another receiver is reading the same chunk, that one is given: the
-// source has given its lane up.
+// claim checks a header against the promise before its chunk takes memory. If another receiver is
+// reading the same chunk, claim returns that one: the source has aborted its lane.
 func (m *merge) claim(h wire.ChunkHead, by *receiver) (rival *receiver, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -88,7 +87,7 @@ func (m *merge) claim(h wire.ChunkHead, by *receiver) (rival *receiver, err erro
 	return nil, nil
 }
 
-// unclaim gives a claim back: the chunk did not come whole, and is sent again.
+// unclaim returns a claim: the chunk did not come whole, and is sent again.
 func (m *merge) unclaim(seq uint64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -109,9 +108,9 @@ func (m *merge) deliver(c *wire.Chunk) {
 	}
 }
 
-// finish takes in END, and reports whether it is new: a source that does not know
-// whether it came sends it again. What was promised beyond it is for others; chunks
-// that came already have their memory, whatever END says of them.
+// setEnd takes END, and reports whether it is new: a source that does not know whether END arrived
+// sends it again. Promises beyond END go to other devices. Chunks that have come stay in
+// memory also beyond END.
 func (m *merge) setEnd(end *wire.End) (fresh bool, err error) {
 	m.mu.Lock()
 	defer m.unlock()
@@ -134,11 +133,10 @@ func (m *merge) signal() {
 	}
 }
 
-// take returns the next chunk in order, or the END when there are no more. It waits for
-// either.
+// take returns the next chunk in order, or END when there are no more. It waits for either.
 func (m *merge) take(ctx context.Context) (*wire.Chunk, *wire.End, error) {
 	for {
-		if ctx.Err() != nil { // what is there is not to be written any more
+		if ctx.Err() != nil { // no further chunk may be written
 			return nil, nil, context.Cause(ctx)
 		}
 		if c, end := m.tryTake(); c != nil || end != nil {
@@ -166,7 +164,7 @@ func (m *merge) tryTake() (*wire.Chunk, *wire.End) {
 	return nil, nil
 }
 
-// applied moves on, after the chunk's memory was given back.
+// markApplied moves on to the next chunk, after the memory of this one was freed.
 func (m *merge) markApplied(n uint32, took time.Duration) {
 	m.mu.Lock()
 	defer m.unlock()
@@ -177,14 +175,14 @@ func (m *merge) markApplied(n uint32, took time.Duration) {
 	m.credit.returnChunk(m.device)
 }
 
-// ended reports whether END has come.
+// hasEnd reports whether END has come.
 func (m *merge) hasEnd() bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.end != nil
 }
 
-// whole says what is missing when nothing more comes. END was received.
+// checkComplete returns the missing chunks when nothing more comes. END was received.
 func (m *merge) checkComplete() error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -194,16 +192,15 @@ func (m *merge) checkComplete() error {
 	return fmt.Errorf("%d chunks arrived before the lanes ended, END says %d", m.delivered, m.end.Chunks)
 }
 
-// position is how much was applied so far, in bytes.
+// bytesApplied is how much was applied so far, in bytes.
 func (m *merge) bytesApplied() uint64 {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.bytes
 }
 
-// status is the device's share of an ACK: what the source may forget, and how far it
-// may send, for which it is enough that memory is free. idle says that nothing is
-// waiting to be applied.
+// status is the device's part of an ACK: the chunks that the source may free, and the window. idle
+// says that no chunk waits to be applied.
 func (m *merge) status() (ack wire.DeviceAck, idle bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -211,7 +208,7 @@ func (m *merge) status() (ack wire.DeviceAck, idle bool) {
 	return wire.DeviceAck{Seq: m.next, Applied: m.bytes, LoadNS: m.took.Nanoseconds(), Window: m.window()}, idle
 }
 
-// drop releases what was delivered and will not be applied.
+// discardAll frees chunks that were delivered and will not be applied.
 func (m *merge) discardAll() {
 	m.mu.Lock()
 	defer m.unlock()
@@ -224,7 +221,7 @@ func (m *merge) discardAll() {
 	}
 }
 
-// inOrder takes in that a chunk has come. The lock is held.
+// advanceInOrder takes that a chunk has come. The caller holds the lock.
 func (m *merge) advanceInOrder() {
 	n := uint64(len(m.slots))
 	for m.inOrderTo < m.next+n && m.slots[m.inOrderTo%n].chunk != nil {
@@ -232,8 +229,8 @@ func (m *merge) advanceInOrder() {
 	}
 }
 
-// levels counts the chunks that are in order, until the device has them, and those that came
-// before one that has not.
+// levels counts the chunks that are in order and not applied, and those that came before a missing
+// one.
 func (m *merge) levels() (l occupancy.Levels) {
 	if m.discarded {
 		return l
@@ -251,7 +248,7 @@ func (m *merge) unlock() {
 	m.mu.Unlock()
 }
 
-// usage is that of all the time so far.
+// usage is the usage since the beginning.
 func (m *merge) usage() usage {
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -16,8 +16,7 @@ import (
 
 const testChunk = 64
 
-// testArena has no more chunks than were promised, so that a promise that is
-// not kept is seen.
+// testArena has no more chunks than were promised, so that a broken promise shows.
 func testArena(t interface{ Fatal(...any) }, chunks int) *wire.Arena {
 	arena, err := wire.NewArena(0, testChunk, chunks)
 	if err != nil {
@@ -29,7 +28,7 @@ func testArena(t interface{ Fatal(...any) }, chunks int) *wire.Arena {
 // alone is the credit of one device.
 func alone(chunks int) *credit { return newCredit(chunks, testChunk, make([]share.Need, 1)) }
 
-// chunkOf makes a chunk as a lane would deliver it.
+// chunkOf makes a chunk as a lane delivers it.
 func chunkOf(t interface{ Fatal(...any) }, a *wire.Arena, seq, offset uint64, data []byte) *wire.Chunk {
 	c, err := a.TryGet()
 	if err != nil {
@@ -42,19 +41,19 @@ func chunkOf(t interface{ Fatal(...any) }, a *wire.Arena, seq, offset uint64, da
 	return c
 }
 
-// sending is the source of a stream that lanes carry in any order.
+// sourceModel models a source whose lanes carry a stream in any order.
 type sourceModel struct {
 	*rapid.T
 	arena *wire.Arena
 	merge *merge
-	sent  []wire.ChunkHead // cut, and on one of the lanes
+	sent  []wire.ChunkHead // cut, and put on one of the lanes
 	lanes [][]wire.ChunkHead
-	next  int    // the chunk to be applied
+	next  int    // number of the chunk to be applied
 	bytes uint64 // of the stream so far
 }
 
-// TestMerge: whatever the order in which lanes bring the chunks of a stream,
-// they come out in order, and never more memory is taken than was promised.
+// TestMerge checks that chunks leave in order, for every order of arrival, and never take more
+// memory than was promised.
 func TestMerge(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		chunks := rapid.IntRange(1, 8).Draw(t, "promised")
@@ -89,7 +88,7 @@ func (s *sourceModel) cut(t *rapid.T) {
 	s.sent, s.bytes = append(s.sent, h), s.bytes+n
 }
 
-// arrive brings the first chunk of a lane: a promise covers it.
+// arrive delivers the first chunk of a lane: a promise covers it.
 func (s *sourceModel) arrive(t *rapid.T) {
 	lane := rapid.IntRange(0, len(s.lanes)-1).Draw(t, "lane")
 	if len(s.lanes[lane]) == 0 {
@@ -103,8 +102,7 @@ func (s *sourceModel) arrive(t *rapid.T) {
 	s.merge.deliver(chunkOf(t, s.arena, h.Seq, h.Offset, make([]byte, h.RawLen)))
 }
 
-// apply takes the next chunk, if it is there, and repeats it while it is being
-// written.
+// apply takes the next chunk, if it has come, and repeats it during its write.
 func (s *sourceModel) apply(t *rapid.T) {
 	c, _ := s.merge.tryTake()
 	if c == nil {
@@ -120,7 +118,7 @@ func (s *sourceModel) apply(t *rapid.T) {
 	s.merge.markApplied(want.RawLen, 0)
 }
 
-// repeat sends a chunk that has arrived once more.
+// repeat sends a chunk that has arrived again.
 func (s *sourceModel) repeat(t *rapid.T) {
 	waiting := map[uint64]bool{}
 	for _, lane := range s.lanes {
@@ -136,14 +134,14 @@ func (s *sourceModel) repeat(t *rapid.T) {
 	}
 }
 
-// again sends a chunk that has come before: it is told from a new one.
+// again sends a chunk that came before, and checks that it is recognised.
 func (s *sourceModel) again(t *rapid.T, h wire.ChunkHead) {
 	if rival, err := s.merge.claim(h, new(receiver)); rival != nil || err != errDuplicate {
 		t.Fatalf("claim of %+v, once more: %v, %v", h, rival, err)
 	}
 }
 
-// breakOff loses a lane in the middle of a chunk, which another lane brings then.
+// breakOff loses a lane in the middle of a chunk, which another lane then brings.
 func (s *sourceModel) breakOff(t *rapid.T) {
 	lane := rapid.IntRange(0, len(s.lanes)-1).Draw(t, "lane")
 	if len(s.lanes[lane]) == 0 {
@@ -159,7 +157,7 @@ func (s *sourceModel) breakOff(t *rapid.T) {
 	s.merge.unclaim(h.Seq)
 }
 
-// exceed goes beyond what is promised, in chunks or in bytes.
+// exceed goes beyond the promise, in chunks and in bytes.
 func (s *sourceModel) exceed(t *rapid.T) {
 	ack, _ := s.merge.status()
 	s.refused(t, wire.ChunkHead{Seq: ack.Window.Seq + rapid.Uint64Max(1<<50).Draw(t, "chunks"), Offset: s.bytes, RawLen: 1})
@@ -202,7 +200,7 @@ func TestMergeEnd(t *testing.T) {
 	}
 }
 
-// TestMergeTake: take sleeps until there is something for it, or ctx ends.
+// TestMergeTake checks that take sleeps until there is a chunk for it, or ctx ends.
 func TestMergeTake(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		arena := testArena(t, 2)
@@ -228,7 +226,7 @@ func TestMergeTake(t *testing.T) {
 		}
 		deliver(1)
 		if len(seqs) != 0 {
-			t.Fatalf("chunks %v came before their turn", seqs)
+			t.Fatalf("chunks %v left before their turn", seqs)
 		}
 		deliver(0)
 		deliver(2)
@@ -246,8 +244,8 @@ func TestMergeTake(t *testing.T) {
 	})
 }
 
-// TestWindowNeverShrinks: a source may have read as far as it was promised. Short chunks, and
-// memory that goes to another device, take nothing of that back.
+// TestWindowNeverShrinks checks that short chunks, and memory that goes to another device, revoke
+// no promise: a source may have read as far as it was promised.
 func TestWindowNeverShrinks(t *testing.T) {
 	c := newCredit(8, testChunk, make([]share.Need, 2))
 	m := newMerge(c, 0, 1<<20)

@@ -14,7 +14,7 @@ import (
 	"github.com/migpipe/migpipe/vfio"
 )
 
-// terms is what a HELLO and this side have in common.
+// terms are the terms on which HELLO and this side agree.
 type terms struct {
 	version   uint16
 	chunkSize int
@@ -22,7 +22,7 @@ type terms struct {
 	targets   []Target // in HELLO's order
 }
 
-// welcome is the answer to a HELLO that was agreed to, of a migration and of a preflight.
+// newWelcome is the answer to an accepted HELLO, of a migration or of a preflight.
 func newWelcome(h *wire.Hello, t terms, journal migration.JournalID, o *Options, witness probed) *wire.Welcome {
 	m := &wire.Welcome{
 		Attempt: h.Attempt, Version: t.version, Journal: journal, Software: o.Software, Witness: h.Witness,
@@ -33,8 +33,8 @@ func newWelcome(h *wire.Hello, t terms, journal migration.JournalID, o *Options,
 	return m
 }
 
-// agree holds a HELLO against this side. Whatever cannot work is refused here,
-// while the source's guest still runs, and both values are named.
+// agree compares a HELLO with this side. It refuses everything that cannot work, while the source's
+// guest still runs, and names both values.
 func agree(h *wire.Hello, targets []Target, opts Options) (terms, *transport.Fault) {
 	t := terms{
 		version:   wire.Version,
@@ -64,8 +64,8 @@ func agree(h *wire.Hello, targets []Target, opts Options) (terms, *transport.Fau
 	return t, nil
 }
 
-// fit takes fewer lanes, and then smaller chunks, where the least that they need
-// would not fit the memory: what the source would like is no reason to take more.
+// fitMemory reduces the lanes, and then the chunks, until they fit the memory: a source's wish is
+// no reason to use more.
 func (t *terms) fitMemory(memory, devices int) {
 	over := func() bool { return minChunks(t.lanes, devices)*t.chunkSize > memory }
 	for t.lanes > 1 && over() {
@@ -80,8 +80,8 @@ func refusal(code transport.Code, device, format string, args ...any) *transport
 	return &transport.Fault{Code: code, Device: device, Err: fmt.Errorf(format, args...)}
 }
 
-// match finds the target of each device, and refuses when either side names one
-// that the other does not.
+// matchTargets finds the target of each device. It refuses a set in which either side names a
+// device that the other does not.
 func (t *terms) matchTargets(offers []wire.DeviceOffer, targets []Target) *transport.Fault {
 	at := map[string]int{}
 	for i, s := range targets {
@@ -112,9 +112,8 @@ func sortedNames(n int, name func(int) string) string {
 	return "[" + strings.Join(all, " ") + "]"
 }
 
-// compatible compares what both sides say of a device. What one side does not
-// know, and a file, fits everything; the driver has the last word when the
-// bytes arrive.
+// checkCompatible compares both sides' descriptions of a device. An unknown value and a file match
+// everything: the driver decides when the bytes arrive.
 func checkCompatible(o wire.DeviceOffer, d vfio.Device) *transport.Fault {
 	if o.Priority > wire.MaxPriority {
 		return refusal(transport.CodeLimit, o.Name, "HELLO gives priority %d, the limit is %d", o.Priority, wire.MaxPriority)
@@ -138,7 +137,7 @@ func checkCompatible(o wire.DeviceOffer, d vfio.Device) *transport.Fault {
 	return nil
 }
 
-// fileDriver is how a device that is really a file describes itself.
+// fileDriver is the driver that a file names in its description.
 const fileDriver = "file"
 
 var preCopyFlag = vfio.Features{PreCopy: true}.MigrationFlags() &^ vfio.Features{}.MigrationFlags()
@@ -146,8 +145,8 @@ var preCopyFlag = vfio.Features{PreCopy: true}.MigrationFlags() &^ vfio.Features
 // hasPreCopy reports whether the source's device has PRE_COPY.
 func hasPreCopy(o wire.DeviceOffer) bool { return o.Flags&preCopyFlag != 0 }
 
-// doubts are the reasons for which a migration may fail if the source's estimates were
-// right. They refuse nothing: an estimate bounds no stream, in either direction.
+// listDoubts lists why a migration may fail if the source's estimates are right. Doubts refuse
+// nothing: an estimate bounds no stream, in either direction.
 func (t terms) listDoubts(offered []wire.DeviceOffer, most uint64) string {
 	var list []string
 	for _, o := range offered {
@@ -163,15 +162,15 @@ func (t terms) listDoubts(offered []wire.DeviceOffer, most uint64) string {
 	return strings.Join(list, "; ")
 }
 
-// store is a place that devices put their states into.
+// store is a place that devices store their states in.
 type store struct {
 	place   string
 	free    uint64   // bytes
 	needed  uint64   // by the estimates, wire.MaxStream at most
-	devices []string // that need it
+	devices []string // that store there
 }
 
-// stores are the places that the offered states would go to.
+// listStores lists the places for the offered states.
 func (t terms) listStores(offered []wire.DeviceOffer) (all []*store) {
 	for i, o := range offered {
 		d, ok := t.targets[i].Device.(vfio.Storage)
@@ -193,7 +192,7 @@ func (t terms) listStores(offered []wire.DeviceOffer) (all []*store) {
 	return all
 }
 
-// agreed is the set of codecs that both sides have; raw and zero always are.
+// agreedCodecs are the codecs that both sides have. Raw and zero always are among them.
 func agreedCodecs(offered []codec.ID) (ids []codec.ID) {
 	for _, c := range codec.All() {
 		id := c.ID()

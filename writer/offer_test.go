@@ -13,7 +13,7 @@ import (
 	"github.com/migpipe/migpipe/vfio/sim"
 )
 
-// described is a device that is what info says.
+// describedDevice is a device with a given description.
 type describedDevice struct {
 	vfio.Device
 	info     vfio.Info
@@ -189,7 +189,7 @@ func TestCheckTargets(t *testing.T) {
 	}
 }
 
-// What a source would like does not push the destination past its memory.
+// TestFit checks that a source's wish does not push the destination past its memory.
 func TestFit(t *testing.T) {
 	for _, c := range []struct {
 		memory, chunk, lanes, devices int
@@ -199,7 +199,7 @@ func TestFit(t *testing.T) {
 		{4 << 20, 1 << 20, 16, 1, 1 << 20, 2},
 		{4 << 20, 4 << 20, 16, 1, 1 << 20, 1},
 		{64 << 10, 1 << 20, 16, 4, 4096, 1},
-		{4096, 4096, 1, 64, 4096, 1}, // the least there is
+		{4096, 4096, 1, 64, 4096, 1}, // the minimum
 	} {
 		tm := terms{chunkSize: c.chunk, lanes: c.lanes}
 		tm.fitMemory(c.memory, c.devices)
@@ -209,7 +209,7 @@ func TestFit(t *testing.T) {
 	}
 }
 
-// stored is a device whose state goes into a place.
+// storedDevice is a device that stores its state in a place.
 type storedDevice struct {
 	vfio.Device
 	free  uint64
@@ -218,8 +218,8 @@ type storedDevice struct {
 
 func (s storedDevice) Room() (uint64, string, error) { return s.free, s.place, nil }
 
-// TestDoubts: estimates above what there is are told, and refuse nothing. Devices of one place
-// share its room.
+// TestDoubts checks that estimates above the free room are reported, and refuse nothing. Devices of
+// one place share its room.
 func TestDoubts(t *testing.T) {
 	targets := []Target{{Device: storedDevice{free: 100, place: "a"}}, {Device: storedDevice{free: 100, place: "a"}}, {Device: storedDevice{free: 100, place: "b"}}, {Device: new(nullDevice)}, {Device: storedDevice{free: 100, place: "a"}}}
 	terms := terms{targets: targets}
@@ -245,8 +245,7 @@ func TestDoubts(t *testing.T) {
 	}
 }
 
-// TestDoubtsOfMany: the sum of many estimates stays above the room, as large as a source may say
-// that they are.
+// TestDoubtsOfMany checks that the sum of many of the largest estimates stays above the room.
 func TestDoubtsOfMany(t *testing.T) {
 	var offered []wire.DeviceOffer
 	var terms terms

@@ -14,89 +14,85 @@ import (
 	"github.com/migpipe/migpipe/vfio"
 )
 
-// What ends an attempt by taking too long.
+// Limits of time that end an attempt.
 var (
-	ErrNoWitness    = errors.New("the witness does not answer") // Options.Witness
-	ErrStalled      = errors.New("nothing was written")         // Options.StalledAfter
-	ErrReadyExpired = errors.New("COMMIT has not come")         // Options.DiscardReadyAfter
+	ErrNoWitness    = errors.New("the witness does not answer")        // Options.Witness
+	ErrStalled      = errors.New("no progress within the stall limit") // Options.StalledAfter
+	ErrReadyExpired = errors.New("no COMMIT within the discard limit") // Options.DiscardReadyAfter
 )
 
-// ErrLeft says that the user has left a complete copy as READY: its source was away.
-var ErrCopyHeld = errors.New("cancelled: the source is away, and its complete copy is left as READY")
+// ErrCopyHeld says that the user ended Receive while a complete copy stays READY: its source is out
+// of reach.
+var ErrCopyHeld = errors.New("cancelled: the source is out of reach, and its complete copy stays READY")
 
-// Sink is one device that takes the state of the source's device of the same
-// name. The caller opened the device, and closes it after Receive.
+// Target is one device that takes the state of the source's device of the same name. The caller
+// opened the device, and closes it after Receive.
 type Target struct {
 	Name   string
 	Device vfio.Device
-	// Kept says that somebody else has the device open too, so that what it holds, and
-	// its state, outlive this process: only then can they be gone on with by another.
+	// HeldOpen says that another process holds the device open too. Then the state of the device
+	// outlives this process, and another process can continue with it.
 	HeldOpen bool
 }
 
 // Options tunes Receive. Nil, or a zero field, means the default.
 type Options struct {
-	// Memory is the size of the chunk buffers, in bytes: what may be on its way
-	// or waiting for a device. Default 32 MiB.
+	// Memory is the size of the chunk buffers, in bytes: chunks in flight and chunks that wait for
+	// a device. Default 32 MiB.
 	Memory int
 	// ChunkSize is the largest chunk that is accepted, in bytes. Default 1 MiB.
 	ChunkSize int
-	// MaxState is the most bytes that one device may send. An estimate never
-	// bounds a stream; this does. Default 1 TiB.
+	// MaxState is the largest number of bytes that one device may send. An estimate never bounds a
+	// stream; this does. Default 1 TiB.
 	MaxState uint64
-	// Journals opens the journal that keeps the hand-off's records, when HELLO has
-	// told of which migration; it may block for as long as a disk does. Receive
+	// Journals opens the journal of a migration, which takes the records of the hand-off. Receive
+	// calls it when HELLO has named the migration. It may block for as long as a disk does. Receive
 	// closes a journal that is an io.Closer. Default: handoff.InMemory.
 	Journals handoff.Journals
-	// ReconnectFor is how long a source that was lost may take to come back, before
-	// its copy is complete or when the devices run. To a complete copy it may come back
-	// for ever. Default 60 s.
+	// ReconnectFor is how long Receive waits for a source that was lost, before the copy is
+	// complete and when the devices run. For a complete copy it waits for ever. Default 60 s.
 	ReconnectFor time.Duration
-	// StalledAfter ends an attempt whose devices write nothing for that long although the
-	// source has sent everything. Default 30 s: some drivers load for seconds in one
-	// write.
-	// It also ends an attempt whose source says that bytes are left, and sends none for that long.
+	// StalledAfter ends an attempt whose devices write nothing for that long although the source
+	// has sent everything. Default 30 s, because some drivers load for seconds in one write. It
+	// also ends an attempt whose source reports remaining bytes and sends none for that long.
 	StalledAfter time.Duration
-	// WarnReadyAfter is how long a complete copy waits for COMMIT before Observe is told.
+	// WarnReadyAfter is how long a complete copy waits for COMMIT before Receive emits a warning.
 	// Default 60 s.
 	WarnReadyAfter time.Duration
-	// DiscardReadyAfter drops a complete copy for which COMMIT has not come for that long. That
-	// never makes two copies, since a source that says COMMIT later is DECLINED, and goes
-	// back; but if the source's host has died by then, there is none. Default: a copy is
-	// kept for ever.
+	// DiscardReadyAfter discards a complete copy for which COMMIT has not come for that long. That
+	// never makes two running copies: a source that sends COMMIT later is DECLINED, and resumes.
+	// But if the source's host has died by then, no copy is left. Default: a copy is held for ever.
 	DiscardReadyAfter time.Duration
-	// Recover names a migration that a process before this one has left here. Receive
-	// continues with it if the targets are Kept and hold what its journal says, or if all
-	// are vfio.Resumable and hold its complete copy. If not, or if it is zero, Receive
-	// starts over, and resets what was loaded in part at once. It continues with a
-	// complete copy all the same if the source of that is the first to come.
+	// Continue names a migration that an earlier process left here. Receive continues it in two
+	// cases: the targets are HeldOpen and hold the state that its journal records, or all are
+	// vfio.Resumable and hold its complete copy. Otherwise, and if Continue is zero, Receive starts
+	// over, and at once resets devices that were loaded in part. It still continues a complete copy
+	// if the source of that copy is the first to come.
 	Continue migration.ID
-	// Leave asks a Receive whose ctx is cancelled to end, and to leave a complete copy as
-	// it is recorded. It counts only after Observe was told of migration.Held; the outcome is
-	// migration.InDoubt then, and the error is ErrLeft. A channel that is closed asks from
-	// then on. Default: the cancelled ctx asks for that too.
+	// HoldCopy asks a Receive whose ctx is cancelled to end, and to hold a complete copy as it is
+	// recorded. It counts only after Receive has emitted migration.Held. The outcome is then
+	// migration.InDoubt, and the error ErrCopyHeld. A closed channel asks from then on. Default:
+	// the cancelled ctx asks for that too.
 	HoldCopy <-chan struct{}
-	// Observe is told what happens.
+	// Observe receives every event. It must not block.
 	Observe migration.Observer
-	// Software is how this side introduces itself.
+	// Software is the name and version that this side sends to its peer.
 	Software string
-	// Witness is asked before the devices are accepted; the source must have the same.
-	// Default none.
+	// Witness decides whether this side may accept the devices. The source must have the same one.
+	// Default: none.
 	Witness witness.Witness
-	// OnAccept is told that ACCEPT is recorded, before the devices are started: they
-	// are this side's. If it fails the start has failed: the copy is kept, and the
-	// source may take the devices back. Where the devices run already, which they do
-	// after a crash of this side, a failure is a warning.
+	// OnAccept runs when ACCEPT is recorded, before the devices are started: this side owns them
+	// now. If it fails, the start has failed: Receive holds the copy, and the source may resume its
+	// devices. If the devices already run, as after a crash of this side, a failure is a warning.
 	OnAccept handoff.Hook
-	// StartGuest starts the vCPUs, when ACCEPT is recorded and all devices run. RUNNING
-	// is told to the source when it has returned nil, and until then the source keeps
-	// its copy. An error says that the guest may have run: the devices are left as they
-	// are, the outcome is migration.NeedsReset, and the source stays in doubt, for people
-	// to decide. Its ctx does not end before it returns: nothing is cancelled after
-	// ACCEPT. Default: there is no guest.
+	// StartGuest starts the vCPUs when ACCEPT is recorded and all devices run. Receive sends
+	// RUNNING after StartGuest has returned nil. Until then the source holds its copy. An error
+	// means that the guest may have run. Receive then leaves the devices as they are, the outcome
+	// is migration.NeedsReset, and the source stays in doubt: people decide. Its ctx does not end
+	// before StartGuest returns: no cancel counts after ACCEPT. Default: there is no guest.
 	StartGuest func(context.Context) error
-	// StepTimes remembers how long OnAccept and StartGuest took: the source predicts the
-	// next downtime by that. Default none: the source predicts "at least".
+	// StepTimes stores how long OnAccept and StartGuest took. The source uses that for the next
+	// prediction. Default: none, and the source's prediction is a lower bound.
 	StepTimes handoff.StepTimes
 }
 

@@ -12,7 +12,7 @@ import (
 	"github.com/migpipe/migpipe/vfio"
 )
 
-// sessionID is the id that devices persist a migration's state under.
+// sessionID is the id under which devices persist a migration's state.
 func sessionID(mig migration.ID) string { return mig.String() }
 
 // resumable reports whether every device can hold a complete copy for a later process.
@@ -23,7 +23,7 @@ func (f *fleet) resumable() bool {
 	})
 }
 
-// begin starts a device's session, a persistent one where a session id is set and the device
+// beginSession starts a device's session: a persistent one, if a session id is set and the device
 // can.
 func (f *fleet) beginSession(d *device) (vfio.Stream, error) {
 	if r, ok := d.Device.(vfio.Resumable); ok && f.session != "" {
@@ -38,8 +38,8 @@ func (f *fleet) beginSession(d *device) (vfio.Stream, error) {
 	return vfio.Enter(d.Device, vfio.Resuming, true)
 }
 
-// persistent reports whether every session outlives this process once it is complete: a part
-// of a set is of no use.
+// persistent reports whether every session outlives this process once it is complete: a part of a
+// set is of no use.
 func (f *fleet) persistent() bool {
 	return f.session != "" && !slices.ContainsFunc(f.devices, func(d *device) bool {
 		_, ok := d.stream.(vfio.Persistent)
@@ -47,7 +47,7 @@ func (f *fleet) persistent() bool {
 	})
 }
 
-// complete has the device hold its copy for a later process.
+// persistCopy makes the device hold its copy for a later process.
 func (l *loader) persistCopy() error {
 	if l.note == nil {
 		return nil
@@ -63,7 +63,7 @@ func (l *loader) persistCopy() error {
 	return err
 }
 
-// removeSessions removes what a process before this one has left of a migration.
+// removeSessions removes what an earlier process persisted of a migration.
 func (f *fleet) removeSessions(mig migration.ID) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -79,9 +79,9 @@ func (f *fleet) removeSessions(mig migration.ID) error {
 	})
 }
 
-// resume takes the complete copy that every device holds for a later process, and reports what
-// that is: what was verified, by the digest beside it, and all of it. If it is not, nobody
-// knows why, and it may be the last copy: it stays for a later process.
+// resume takes the complete copy that every device holds for a later process, and reports its kind.
+// The copy must be complete, and verified by the digest beside it. If not, the reason is unknown,
+// and it may be the last copy: it stays for a later process.
 func (f *fleet) resume(last handoff.Entry) (handoff.Holding, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -92,7 +92,7 @@ func (f *fleet) resume(last handoff.Entry) (handoff.Holding, error) {
 	return holding, err
 }
 
-// detach leaves what was resumed to a later process.
+// detach leaves the resumed copy to a later process.
 func (f *fleet) detach() error {
 	return f.forEach(func(d *device) error {
 		if !d.touched {
@@ -128,7 +128,7 @@ func (f *fleet) resumeAll(last handoff.Entry) (handoff.Holding, error) {
 		err = verify(found, f.targets(), last)
 	}
 	if err == nil && last.Record == handoff.Ready && slices.Contains(committed, true) {
-		err = errors.New("what is recorded as READY has its name already")
+		err = errors.New("the copy is recorded as READY, and its file already has its final name")
 	}
 	if err != nil {
 		return handoff.Nothing, err

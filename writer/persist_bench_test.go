@@ -12,9 +12,8 @@ import (
 	"github.com/migpipe/migpipe/vfio/file"
 )
 
-// BenchmarkFileTarget loads 256 MiB into a file, up to STOP, from a source that has
-// 32 MiB for what was not acknowledged, with a session that ends with the process, and with
-// one whose complete state outlives it.
+// BenchmarkFileTarget loads 256 MiB into a file, up to STOP, from a source that retains at most 32
+// MiB. One session ends with the process, and the complete state of the other outlives it.
 func BenchmarkFileTarget(b *testing.B) {
 	const size, chunks, total = 1 << 20, 32, 256
 	data := make([]byte, size)
@@ -48,14 +47,14 @@ func BenchmarkFileTarget(b *testing.B) {
 func loadStream(b *testing.B, dev *file.Sink, persists bool, arena *wire.Arena, data []byte, total uint64) {
 	chunks, size := arena.Count(), uint64(len(data))
 	m := newMerge(newCredit(chunks, int(size), make([]share.Need, 1)), 0, wire.MaxStream)
-	told, ended := make(chan struct{}, 1), make(chan loaderEnded, 1)
-	tell := func() {
+	moved, ended := make(chan struct{}, 1), make(chan loaderEnded, 1)
+	signal := func() {
 		select {
-		case told <- struct{}{}:
+		case moved <- struct{}{}:
 		default:
 		}
 	}
-	l := &loader{name: "d", dev: dev, merge: m, digest: wire.NewDigest(), noteApplied: tell, post: func(ev event) { ended <- ev.(loaderEnded) }}
+	l := &loader{name: "d", dev: dev, merge: m, digest: wire.NewDigest(), noteApplied: signal, post: func(ev event) { ended <- ev.(loaderEnded) }}
 	var err error
 	if persists {
 		l.stream, err = dev.Persist("bench")
@@ -74,7 +73,7 @@ func loadStream(b *testing.B, dev *file.Sink, persists bool, arena *wire.Arena, 
 			if seq < min(ack.Window.Seq, ack.Seq+uint64(chunks)) {
 				break
 			}
-			<-told
+			<-moved
 		}
 		c, err := arena.TryGet()
 		if err != nil {

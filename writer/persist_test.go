@@ -21,14 +21,14 @@ import (
 	"github.com/migpipe/migpipe/vfio/file"
 )
 
-// loadedFile is a file that was loaded, as a process that has ended has left it.
+// loadedFile is a loaded file, as an earlier process left it.
 type loadedFile struct {
 	path  string
 	epoch uint64
 	sum   migration.StreamDigest
 }
 
-// leave loads a file and stops at a state: RESUMING, with a complete copy, STOP or RUNNING.
+// make loads a file and stops at a state: RESUMING, with a complete copy, STOP or RUNNING.
 func (k *loadedFile) make(t *testing.T, number, of int, at vfio.State) {
 	t.Helper()
 	content := bytes.Repeat([]byte{byte(number + 1)}, 1000*(number+1))
@@ -65,32 +65,32 @@ func (k *loadedFile) make(t *testing.T, number, of int, at vfio.State) {
 	}
 }
 
-// TestResumeCopy: a complete copy of files is what was verified, and all of it. Where it is
-// not, nothing of it is removed.
+// TestResumeCopy checks that a complete copy of files is accepted only whole and verified.
+// Otherwise nothing of it is removed.
 func TestResumeCopy(t *testing.T) {
 	remove := func(paths []string) { os.Remove(paths[1]) }
-	const whole, named = vfio.Stop, vfio.Running
+	const loaded, named = vfio.Stop, vfio.Running
 	for _, c := range []struct {
 		name   string
 		record handoff.Record
 		steps  [2]vfio.State
 		spoil  func(left []string)
-		wrong  bool // digest in the journal
+		wrong  bool // the journal has another digest
 		want   handoff.Holding
 		err    string
 	}{
-		{name: "READY", record: handoff.Ready, steps: [2]vfio.State{whole, whole}, want: handoff.Whole},
-		{name: "READY, killed on the way to STOP", record: handoff.Ready, steps: [2]vfio.State{whole, vfio.Resuming}, want: handoff.Whole},
-		{name: "ACCEPT", record: handoff.Accept, steps: [2]vfio.State{whole, whole}, want: handoff.Whole},
-		{name: "ACCEPT, one has its name", record: handoff.Accept, steps: [2]vfio.State{named, whole}, want: handoff.Whole},
+		{name: "READY", record: handoff.Ready, steps: [2]vfio.State{loaded, loaded}, want: handoff.Whole},
+		{name: "READY, killed on the way to STOP", record: handoff.Ready, steps: [2]vfio.State{loaded, vfio.Resuming}, want: handoff.Whole},
+		{name: "ACCEPT", record: handoff.Accept, steps: [2]vfio.State{loaded, loaded}, want: handoff.Whole},
+		{name: "ACCEPT, one has its name", record: handoff.Accept, steps: [2]vfio.State{named, loaded}, want: handoff.Whole},
 		{name: "ACCEPT, both have", record: handoff.Accept, steps: [2]vfio.State{named, named}, want: handoff.Executing},
-		{name: "FORCED, after READY", record: handoff.Forced, steps: [2]vfio.State{whole, whole}, want: handoff.Whole},
-		{name: "nothing", record: handoff.Accept, steps: [2]vfio.State{whole, whole}, spoil: func(left []string) { remove(left); os.Remove(left[0]) }, want: handoff.Nothing},
-		{name: "ACCEPT, one is gone", record: handoff.Accept, steps: [2]vfio.State{whole, whole}, spoil: remove, err: "device d1 "},
-		{name: "READY, one is gone", record: handoff.Ready, steps: [2]vfio.State{whole, whole}, spoil: remove, err: "device d1 "},
-		{name: "READY, and one has its name", record: handoff.Ready, steps: [2]vfio.State{whole, named}, err: "has its name already"},
-		{name: "another digest", record: handoff.Accept, steps: [2]vfio.State{whole, whole}, wrong: true, err: "the digest of what the devices hold"},
-		{name: "a file that is shorter", record: handoff.Accept, steps: [2]vfio.State{whole, whole}, spoil: func(left []string) { os.Truncate(left[0], 10) }, err: "device d0 "},
+		{name: "FORCED, after READY", record: handoff.Forced, steps: [2]vfio.State{loaded, loaded}, want: handoff.Whole},
+		{name: "nothing", record: handoff.Accept, steps: [2]vfio.State{loaded, loaded}, spoil: func(left []string) { remove(left); os.Remove(left[0]) }, want: handoff.Nothing},
+		{name: "ACCEPT, one is missing", record: handoff.Accept, steps: [2]vfio.State{loaded, loaded}, spoil: remove, err: "device d1 "},
+		{name: "READY, one is missing", record: handoff.Ready, steps: [2]vfio.State{loaded, loaded}, spoil: remove, err: "device d1 "},
+		{name: "READY, and one has its name", record: handoff.Ready, steps: [2]vfio.State{loaded, named}, err: "already has its final name"},
+		{name: "another digest", record: handoff.Accept, steps: [2]vfio.State{loaded, loaded}, wrong: true, err: "the digest of the copy in the devices"},
+		{name: "a file that is shorter", record: handoff.Accept, steps: [2]vfio.State{loaded, loaded}, spoil: func(left []string) { os.Truncate(left[0], 10) }, err: "device d0 "},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			dir := t.TempDir()
@@ -141,7 +141,7 @@ func TestResumeCopy(t *testing.T) {
 				s.Device.Close()
 			}
 			if after := listed(t, dir); after != before {
-				t.Errorf("left is %s, was %s", after, before)
+				t.Errorf("the directory has %s, want %s", after, before)
 			}
 		})
 	}
@@ -160,8 +160,8 @@ func listed(t *testing.T, dir string) string {
 	return strings.Join(list, " ")
 }
 
-// TestStartOfResumedCopy: a device whose file cannot get its name has not run, and the copy is
-// whole as long as none has.
+// TestStartOfResumedCopy checks that a device whose file cannot get its final name has not run, and
+// that the copy is complete as long as none has.
 func TestStartOfResumedCopy(t *testing.T) {
 	for _, c := range []struct {
 		first vfio.State
@@ -194,10 +194,10 @@ func TestStartOfResumedCopy(t *testing.T) {
 			t.Fatal(got, err)
 		}
 		for i := range 2 {
-			os.Mkdir(filepath.Join(dir, fmt.Sprint("f", i)), 0o700) // in the way of those without a name
+			os.Mkdir(filepath.Join(dir, fmt.Sprint("f", i)), 0o700) // blocks the final names
 		}
 		if err := f.start(); err == nil {
-			t.Error("it has started")
+			t.Error("the start succeeded")
 		}
 		if got := f.undoStart(); got != c.want {
 			t.Errorf("with the first in %v the copy is %v, want %v", c.first, got, c.want)
@@ -205,7 +205,7 @@ func TestStartOfResumedCopy(t *testing.T) {
 	}
 }
 
-// lasting is a journal that knows whether its host was started again.
+// lastingJournal is a journal that knows whether its host was started again.
 type lastingJournal struct {
 	*handoff.Memory
 	rebooted bool
@@ -217,8 +217,8 @@ func (k *loadedFile) attempt() migration.Attempt {
 	return migration.Attempt{Mig: migration.ID{1}, Epoch: k.epoch}
 }
 
-// accepted is a process that is told to go on with the file, of which ACCEPT is recorded.
-// Its user gives up after a minute.
+// start is a process that should continue with the file, for which ACCEPT is recorded. It is
+// cancelled after a minute.
 func (k *loadedFile) start(t *testing.T, j lastingJournal) (transport.Dialer, func() (migration.Report, error)) {
 	t.Helper()
 	device, err := file.NewSink(k.path, nil)
@@ -237,9 +237,9 @@ func (k *loadedFile) start(t *testing.T, j lastingJournal) (transport.Dialer, fu
 	}
 }
 
-// TestAcceptedBeforeARestart: what was accepted before the host was restarted is not
-// started by a process that is told to go on with it: somebody may have had the source go
-// on. A source that asks has not heard of that.
+// TestAcceptedBeforeARestart checks that a process which should continue does not start a copy that
+// was accepted before a restart of the host: a person may have let the source run. A source that
+// asks does not know of such a decision.
 func TestAcceptedBeforeARestart(t *testing.T) {
 	for _, rebooted := range []bool{false, true} {
 		dir := t.TempDir()
@@ -253,7 +253,7 @@ func TestAcceptedBeforeARestart(t *testing.T) {
 			go func() {
 				time.Sleep(10 * time.Second)
 				if named() == rebooted {
-					t.Errorf("rebooted %v: before its source has asked, it has a name: %v", rebooted, named())
+					t.Errorf("rebooted %v: before its source has asked, the file has its final name: %v", rebooted, named())
 				}
 				control, err := resumeAsSource(t.Context(), d, &wire.Resume{Attempt: k.attempt(), Peer: j.ID()})
 				if err == nil {
@@ -267,14 +267,14 @@ func TestAcceptedBeforeARestart(t *testing.T) {
 				t.Errorf("rebooted %v: %v, %v, named %v", rebooted, r.Outcome, err, named())
 			}
 			if err := <-source; err != nil {
-				t.Errorf("the source was not answered: %v", err)
+				t.Errorf("the source got no answer: %v", err)
 			}
 		})
 	}
 }
 
-// TestWaitsForItsSource: a process that is told to go on with what was accepted before its
-// host was restarted, and ends before the source has asked, leaves it in doubt.
+// TestWaitsForItsSource checks that such a process ends in doubt, if it ends before the source has
+// asked.
 func TestWaitsForItsSource(t *testing.T) {
 	dir := t.TempDir()
 	k := loadedFile{path: filepath.Join(dir, "f"), epoch: 3}
@@ -289,9 +289,9 @@ func TestWaitsForItsSource(t *testing.T) {
 	})
 }
 
-// TestSpareOthers: a device that keeps what may be another migration's last copy, or of
-// which that cannot be found out, takes no new one.
-func TestSpareOthers(t *testing.T) {
+// TestCheckOtherCopies checks that a device takes no new migration while it may hold the last copy
+// of another one, or if that cannot be found out.
+func TestCheckOtherCopies(t *testing.T) {
 	busy := errors.New("the journal is in use")
 	for _, c := range []struct {
 		record handoff.Record
@@ -321,7 +321,7 @@ func TestSpareOthers(t *testing.T) {
 		e := newEngine(Options{}, []Target{{Name: "d0", Device: device}})
 		e.opts.Journals = func(migration.ID, bool) (handoff.Journal, error) { return j, c.err }
 		want := transport.CodeHeld
-		if c.err != nil { // nobody knows what it keeps
+		if c.err != nil { // the state of the copy is unknown
 			want = transport.CodeBusy
 		}
 		if f := e.checkOtherCopies(migration.ID{9}); (f == nil) != c.free || f != nil && (f.Code != want || f.Device != "d0") {

@@ -15,27 +15,26 @@ import (
 	"github.com/migpipe/migpipe/transport/migration"
 )
 
-// pipeline is the way of the streams on this side: the memory and what was promised of it, the
-// data lanes and their receivers, what puts the chunks back in order, the loaders, and the
-// ACKs. The loop owns it.
+// pipeline is the data path of this side: the memory and its credit, the data lanes with their
+// receivers, the merges, the loaders, and the ACKs. The loop owns it.
 type pipeline struct {
 	devices []*device
 	post    func(event) // hands an event to the loop
 
-	arena        *wire.Arena // these from the moment of WELCOME
+	arena        *wire.Arena // this and the next ones are set at WELCOME
 	credit       *credit
 	acks         *acker
-	lanes        []*receiver // by number, nil before they are dialled; in place of a lost one its successor
+	lanes        []*receiver // by number, nil before the dial; a new lane replaces a lost one
 	loaded       int         // loaders that ended well
 	endsReceived int         // ENDs received
 
 	lateLanes []transport.Lane // opened when the attempt was already over
 
-	recent  occupancy.Recent[progress] // these three for how full the stages are
-	atStop  progress                   // when the guest had stopped
+	recent  occupancy.Recent[progress] // this and the next two are for the occupancy
+	atStop  progress                   // at the pause of the guest
 	atReady progress                   // when every device had its state, nil before
 
-	receiving *tasks.Group   // receivers, which end with their lanes; all end when the streams are abandoned
+	receiving *tasks.Group   // receivers, which end with their lanes. All groups end when the streams are stopped
 	loading   *tasks.Group   // loaders, which end with their streams
 	acking    sync.WaitGroup // the acker, which ends with the loop
 }
@@ -44,7 +43,7 @@ func newPipeline(work *tasks.Group, post func(event)) *pipeline {
 	return &pipeline{post: post, receiving: work.Part(), loading: work.Part()}
 }
 
-// begun is what an attempt's streams begin with.
+// streamTerms are the terms of an attempt's streams.
 type streamTerms struct {
 	attempt   migration.Attempt
 	journal   migration.JournalID // of this side
@@ -57,7 +56,7 @@ type streamTerms struct {
 	quit      <-chan struct{} // closed when the loop ends
 }
 
-// begin sets memory aside and starts the loaders.
+// start allocates the memory and starts the loaders.
 func (p *pipeline) start(devices []*device, b streamTerms) error {
 	arena, err := wire.NewArena(b.memory, b.chunkSize, minChunks(b.lanes, len(devices)))
 	if err != nil {
@@ -89,36 +88,36 @@ func (p *pipeline) start(devices []*device, b streamTerms) error {
 	return nil
 }
 
-// loads reports whether memory is set aside and the loaders have been started.
+// started reports whether the memory is allocated and the loaders run.
 func (p *pipeline) started() bool { return p.acks != nil }
 
-// ended reports whether every END has come.
+// allEnded reports whether every END has come.
 func (p *pipeline) allEnded() bool { return p.started() && p.endsReceived == len(p.devices) }
 
-// dialled are the receivers of the lanes that the source has dialled so far.
+// dialledLanes are the receivers of the lanes that the source has dialled so far.
 func (p *pipeline) dialledLanes() []*receiver {
 	return slices.DeleteFunc(slices.Clone(p.lanes), func(r *receiver) bool { return r == nil })
 }
 
-// missing reports whether a lane is not dialled yet, or is lost.
+// lacksLane reports whether a lane is not dialled yet, or is lost.
 func (p *pipeline) lacksLane() bool {
 	return slices.ContainsFunc(p.lanes, func(r *receiver) bool { return r == nil || r.lost })
 }
 
-// addLane receives over a lane, in place of the one with its number.
+// addLane receives from a lane, in place of the lane with its number.
 func (p *pipeline) addLane(number int, lane transport.Lane, codecs [256]bool, local bool) {
 	r := &receiver{lane: lane, arena: p.arena, devices: p.devices, codecs: codecs, local: local, done: make(chan struct{}),
 		read: &p.acks.read[number], notePadding: p.acks.notePadding}
 	before := p.lanes[number]
 	if before != nil { // the source has lost it, and this side may not know
-		before.lane.SetDeadline(time.Unix(1, 0))
+		before.lane.SetDeadline(aLongTimeAgo)
 	}
 	p.lanes[number] = r
 	p.receiving.Go(func(ctx context.Context) { r.receive(ctx, before, p.post) })
 }
 
-// addLate keeps a lane that comes when the attempt is over: closed at once, it would hide the
-// reason from the source.
+// holdLateLane holds a lane open that comes when the attempt is over: closing it at once would hide
+// the cause from the source.
 func (p *pipeline) holdLateLane(lane transport.Lane) {
 	if len(p.lateLanes) == len(p.lanes) {
 		lane.Close()
@@ -127,20 +126,20 @@ func (p *pipeline) holdLateLane(lane transport.Lane) {
 	p.lateLanes = append(p.lateLanes, lane)
 }
 
-// wake wakes everything that waits for a lane.
+// wakeReceivers wakes everything that waits for a lane.
 func (p *pipeline) wakeReceivers() {
 	for _, r := range p.dialledLanes() {
-		r.lane.SetDeadline(time.Unix(1, 0))
+		r.lane.SetDeadline(aLongTimeAgo)
 	}
 }
 
-// joinLimit bounds the wait for a driver that holds on to a write although its
-// device is to be reset.
+// joinLimit bounds the wait for a driver that does not return from a write although its device is
+// being reset.
 const joinLimit = 5 * time.Second
 
-// join joins everything that carries chunks, and releases those that will not be written. It
-// reports whether all has ended within joinLimit. If not, release is called when the last write
-// has ended, which takes what it uses with it.
+// join joins everything that carries chunks, and frees the chunks that will not be written. It
+// reports whether all ended within joinLimit. If not, it calls release when the last write has
+// ended: until then the write uses the memory.
 func (p *pipeline) join(release func()) bool {
 	p.wakeReceivers()
 	return tasks.Within(joinLimit, func() {
@@ -162,7 +161,7 @@ func (p *pipeline) closeLanes() {
 	}
 }
 
-// close gives the memory back.
+// close unmaps the memory.
 func (p *pipeline) close() {
 	if p.arena == nil {
 		return
@@ -172,7 +171,7 @@ func (p *pipeline) close() {
 	}
 }
 
-// position is how much of all streams was applied, in bytes.
+// bytesApplied is how much of all streams was applied, in bytes.
 func (p *pipeline) bytesApplied() (sum uint64) {
 	for _, d := range p.devices {
 		sum += d.bytesApplied()
@@ -180,7 +179,7 @@ func (p *pipeline) bytesApplied() (sum uint64) {
 	return sum
 }
 
-// received is what the lanes have brought, in bytes.
+// bytesReceived is how many bytes the lanes have brought.
 func (p *pipeline) bytesReceived() (sum uint64) {
 	if p.started() {
 		for i := range p.acks.read {
@@ -198,7 +197,7 @@ func (p *pipeline) currentProgress() progress {
 	return now
 }
 
-// occupancies tells how full the stages were: in all, and while the guest stood still before
+// occupancies returns the occupancy of the stages: in all, and from the pause of the guest until
 // every device had its state.
 func (p *pipeline) occupancies(stopped bool) (all, stop migration.Occupancy) {
 	if !p.started() {

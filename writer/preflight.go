@@ -15,40 +15,40 @@ import (
 	"github.com/migpipe/migpipe/transport/migration"
 )
 
-// preflight answers a source that asks what a migration would come to. It
-// changes no device, takes none of the chunks' memory and knows nothing of the
-// hand-off: a migration that comes meanwhile does not notice it.
+// preflight answers a source that asks about a migration. It changes no device, takes none of the
+// chunks' memory and knows nothing of the hand-off: a migration that comes meanwhile does not
+// notice it.
 type preflight struct {
 	opts      Options
 	fleet     *fleet
 	targets   []Target
 	control   *wire.Control
 	opening   wire.Preamble
-	noJournal migration.JournalID             // an attempt that will never be has no journal
-	tasks     *tasks.Group                    // end with the conversation, the streams, or the time
-	why       atomic.Pointer[transport.Fault] // what has ended it, nil if that is the peer or the engine
+	noJournal migration.JournalID             // a random id: no attempt follows, so there is no journal
+	tasks     *tasks.Group                    // end with the conversation, the streams, or the time limit
+	why       atomic.Pointer[transport.Fault] // why this side ended it, nil if the peer or the engine did
 	ended     atomic.Bool
 	post      func(event)
 
 	room     atomic.Int32  // probe lanes that may still come: none before WELCOME
-	received atomic.Uint64 // bytes that they have brought
+	received atomic.Uint64 // bytes of the probe lanes
 }
 
 func newPreflight(e *engine, ev admitted) *preflight {
 	return &preflight{tasks: e.work.Child(), opts: e.opts, fleet: e.fleet, targets: e.fleet.targets(), control: wire.NewControl(ev.lane), opening: ev.pre, noJournal: migration.NewJournalID(), post: e.post}
 }
 
-// end ends the conversation, for a reason that the peer is told; nil for none.
+// end ends the conversation, with a reason for the peer; nil for none.
 func (p *preflight) end(why *transport.Fault) {
 	p.why.CompareAndSwap(nil, why)
 	p.ended.Store(true)
 	p.tasks.Stop()
 }
 
-// over reports whether another preflight may be answered.
+// isOver reports whether another preflight may be answered.
 func (p *preflight) isOver() bool { return p == nil || p.ended.Load() }
 
-// run holds the conversation, and says why where this side ends it.
+// run has the conversation, and sends the reason if this side ends it.
 func (p *preflight) run(ctx context.Context) {
 	lane := p.control.Lane()
 	limit := wire.PreflightTimeout
@@ -59,7 +59,7 @@ func (p *preflight) run(ctx context.Context) {
 		p.end(&transport.Fault{Code: transport.CodeTimeout, Err: fmt.Errorf("a preflight may take %v", limit)})
 	})
 	defer timer.Stop()
-	stop := context.AfterFunc(ctx, func() { lane.SetDeadline(time.Unix(1, 0)) })
+	stop := context.AfterFunc(ctx, func() { lane.SetDeadline(aLongTimeAgo) })
 	err := p.converse(ctx)
 	if why := p.why.Load(); why != nil {
 		err = why
@@ -67,7 +67,7 @@ func (p *preflight) run(ctx context.Context) {
 		err = ctx.Err()
 	}
 	stop()
-	p.end(nil) // before the lane is closed: who sees that may come again at once
+	p.end(nil) // before the lane is closed: a peer that sees the end may come again at once
 	if errors.Is(err, transport.ErrPeerGone) {
 		lane.Close()
 		return
@@ -77,13 +77,13 @@ func (p *preflight) run(ctx context.Context) {
 		Code: f.Code, Device: f.Device, Text: f.Err.Error()})
 }
 
-// faultOf gives every end of a preflight a reason.
+// preflightFault gives every end of a preflight a reason.
 func preflightFault(err error) *transport.Fault {
 	if f, ok := errors.AsType[*transport.Fault](err); ok {
 		return f
 	}
 	if errors.Is(err, context.Canceled) {
-		return &transport.Fault{Code: transport.CodeCancelled, Err: errors.New("the destination ends")}
+		return &transport.Fault{Code: transport.CodeCancelled, Err: errors.New("the destination is ending")}
 	}
 	return &transport.Fault{Code: transport.CodeOf(err), Err: err}
 }
@@ -92,7 +92,7 @@ func (p *preflight) attempt() migration.Attempt {
 	return migration.Attempt{Mig: p.opening.Mig, Epoch: p.opening.Epoch}
 }
 
-// converse judges HELLO and answers each QUERY, until something ends it.
+// converse checks HELLO and answers each QUERY, until something ends it.
 func (p *preflight) converse(ctx context.Context) error {
 	m, err := p.control.Receive()
 	if err != nil {
@@ -110,7 +110,7 @@ func (p *preflight) converse(ctx context.Context) error {
 	p.room.Store(int32(terms.lanes))
 	welcome := p.welcome(ctx, hello, terms)
 	if welcome.Warning != "" {
-		p.post(preflightHeard{migration.Event{Kind: migration.Warning, Text: "of that migration: " + welcome.Warning}})
+		p.post(preflightHeard{migration.Event{Kind: migration.Warning, Text: "that migration: " + welcome.Warning}})
 	}
 	if err := p.control.Send(welcome); err != nil {
 		return err
@@ -122,7 +122,7 @@ func (p *preflight) converse(ctx context.Context) error {
 	}
 }
 
-// judge is what a migration is held against before a device is touched.
+// checkHello makes all checks of a migration that touch no device.
 func (p *preflight) checkHello(h *wire.Hello) (terms, error) {
 	t, fault := agree(h, p.targets, p.opts)
 	if fault != nil {
@@ -131,7 +131,7 @@ func (p *preflight) checkHello(h *wire.Hello) (terms, error) {
 	return t, p.fleet.checkAvailable()
 }
 
-// welcome promises no memory: no chunk is going to come.
+// welcome promises no memory: no chunk will come.
 func (p *preflight) welcome(ctx context.Context, h *wire.Hello, t terms) *wire.Welcome {
 	probe := p.opts.probeWitness(ctx)
 	probe.doubts = t.listDoubts(h.Devices, p.opts.MaxState)
@@ -152,22 +152,20 @@ func (p *preflight) answerQuery() error {
 		Record: handoff.None.String(), Received: p.received.Load()})
 }
 
-// takes reports whether a probe lane is this preflight's, and one that it may
-// have.
+// admits reports whether a probe lane belongs to this preflight, and has a place.
 func (p *preflight) admits(ev admitted) bool {
 	a := migration.Attempt{Mig: ev.pre.Mig, Epoch: ev.pre.Epoch}
 	ours := !p.isOver() && a == p.attempt() && transport.IsPeer(ev.lane, transport.PeerOf(p.control.Lane()))
 	return ours && p.room.Add(-1) >= 0
 }
 
-// probeRead is how much of a probe lane is read at once.
+// probeRead is how many bytes of a probe lane are read at once.
 const probeRead = 256 << 10
 
-// discard counts what a probe lane brings. It ends with the lane, or with the
-// preflight.
+// readProbe counts the bytes of a probe lane. It ends with the lane, or with the preflight.
 func (p *preflight) readProbe(ctx context.Context, lane transport.Lane) {
 	defer lane.Close()
-	defer context.AfterFunc(ctx, func() { lane.SetDeadline(time.Unix(1, 0)) })()
+	defer context.AfterFunc(ctx, func() { lane.SetDeadline(aLongTimeAgo) })()
 	for room := make([]byte, probeRead); ; {
 		n, err := lane.Read(room)
 		if p.received.Add(uint64(n)) > wire.MaxProbe {

@@ -16,17 +16,17 @@ import (
 	"github.com/migpipe/migpipe/vfio"
 )
 
-// frames is a lane that brings the same bytes as one chunk after the other.
+// frameLane is a lane that brings the same bytes in each chunk.
 type frameLane struct {
 	transport.Lane
 	heads     []byte // of all chunks, 40 bytes each
 	payload   []byte
 	left      int     // of the payload
-	into      []*byte // where the payloads were asked to be put
+	into      []*byte // buffers of the payloads
 	recording bool
 }
 
-// newFrames makes the frames of n chunks.
+// newFrameLane makes the frames of n chunks.
 func newFrameLane(t testing.TB, n, size int) *frameLane {
 	f := &frameLane{payload: make([]byte, size)}
 	rand.Read(f.payload)
@@ -72,7 +72,7 @@ func (f *frameLane) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// taker is a stream that takes everything.
+// recorder is a stream that takes everything.
 type recorder struct {
 	vfio.Stream
 	from      []*byte
@@ -86,8 +86,7 @@ func (d *recorder) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// rawPath is a receiver, a merge and a loader on the way of bytes that come as
-// they are.
+// rawPath is a receiver, a merge and a loader for bytes that are not encoded.
 func rawPath(t testing.TB, size int, lane *frameLane, dev *recorder) (move func()) {
 	arena, err := wire.NewArena(0, size, 3)
 	if err != nil {
@@ -128,8 +127,7 @@ func rawPath(t testing.TB, size int, lane *frameLane, dev *recorder) (move func(
 	}
 }
 
-// TestRawPath: what the device is given is, at the same address, what the lane
-// was read to.
+// TestRawPath checks that the device gets the bytes at the address that the lane was read to.
 func TestRawPath(t *testing.T) {
 	lane, dev := newFrameLane(t, 200, 64<<10), &recorder{recording: true}
 	lane.recording = true
@@ -151,9 +149,9 @@ func TestRawPath(t *testing.T) {
 	}
 }
 
-// BenchmarkRawPath is the destination's whole part in a chunk that comes as it
-// was read: header, credit, digest, order, write. The copy of the simulated
-// lane's Read is in it, as it would be in a socket's; there is no other.
+// BenchmarkRawPath is the destination's whole work on a chunk that is not encoded: header, credit,
+// digest, order, write. It includes the copy of the simulated lane's Read, as in a socket's; there
+// is no other copy.
 func BenchmarkRawPath(b *testing.B) {
 	for _, size := range []int{4 << 10, 64 << 10, 1 << 20} {
 		b.Run(sizeName(size), func(b *testing.B) {

@@ -6,38 +6,37 @@ import (
 	"fmt"
 	"io"
 	"sync/atomic"
-	"time"
 
 	"github.com/migpipe/migpipe/internal/wire"
 	"github.com/migpipe/migpipe/transport"
 )
 
-// receiver takes chunks from one data lane to where they belong.
+// receiver reads chunks from one data lane and delivers them.
 type receiver struct {
 	lane        transport.Lane
 	arena       *wire.Arena
 	scratch     *wire.Chunk // for payloads that arrive encoded
 	devices     []*device
 	codecs      [256]bool
-	quit        <-chan struct{}   // closed when the streams are abandoned
-	read        *atomic.Uint64    // bytes that came over the lane, as ACK tells them
-	notePadding func(n int) error // that so much padding has come
-	local       bool              // the lane is within this host: it is never lost, and nothing is sent twice
-	done        chan struct{}     // closed when it has let go of the lane and of all memory
-	ended       bool              // the source has ended the lane; the loop's, as is
-	lost        bool              // the lane is lost, and has no successor yet
+	quit        <-chan struct{}   // closed when the streams are stopped
+	read        *atomic.Uint64    // bytes that came over the lane, for ACKs
+	notePadding func(n int) error // takes n bytes of padding
+	local       bool              // the lane is within this host: it is never lost, and no chunk comes twice
+	done        chan struct{}     // closed when it no longer uses the lane or any memory
+	ended       bool              // the source has ended the lane; the loop owns this and lost
+	lost        bool              // the lane is lost, and not replaced yet
 }
 
-// Read reads the lane and counts what comes. The memory that it goes into was promised, so
-// that no slow device keeps a lane from being read: what ACK.Read leaves out is on its way.
+// Read reads the lane and counts the bytes. Their memory was promised, so that a slow device does
+// not stop the reads of a lane: bytes that ACK.Read does not count are in flight.
 func (r *receiver) Read(p []byte) (int, error) {
 	n, err := r.lane.Read(p)
 	r.read.Add(uint64(n))
 	return n, err
 }
 
-// receive takes the place of the receiver before it, if there is one, and receives. It ends with
-// the lane, or with ctx, with which the streams are abandoned.
+// receive waits for the receiver before it, if there is one, and receives. It ends with the lane,
+// or with ctx: then the streams are stopped.
 func (r *receiver) receive(ctx context.Context, before *receiver, post func(event)) {
 	r.quit = ctx.Done()
 	if before != nil {
@@ -56,11 +55,11 @@ func (r *receiver) receive(ctx context.Context, before *receiver, post func(even
 	}
 }
 
-// lost reports whether the network has ended the lane, or a successor of its receiver.
+// isLost reports whether the network has ended the lane, or a later lane has replaced it.
 func (r *receiver) isLost(f *transport.Fault) bool { return !r.local && wire.Ended(f) }
 
-// run receives until the lane ends between two frames. It reports whether it did,
-// or why not; where a payload was dropped, whoever dropped it says why.
+// receiveAll receives until the lane ends between two frames. It reports whether it did, or the
+// fault. If a payload was discarded, the code that discarded it reports the fault.
 func (r *receiver) receiveAll() (ended bool, fault *transport.Fault) {
 	defer r.scratch.Release()
 	var room wire.HeadRoom
@@ -85,7 +84,7 @@ func (r *receiver) receiveAll() (ended bool, fault *transport.Fault) {
 	}
 }
 
-// pad drops what only fills the lane.
+// readPadding discards one frame of padding.
 func (r *receiver) readPadding(head wire.ChunkHead) error {
 	if err := r.scratch.Discard(r, head); err != nil {
 		return err
@@ -113,7 +112,7 @@ func (r *receiver) readChunk(head wire.ChunkHead) error {
 	}
 	c, err := r.arena.TryGet()
 	if err != nil {
-		return err // every claim stands for memory, so this is a defect here
+		return err // every claim has memory set aside, so this is a bug
 	}
 	d.received.Add(uint64(head.WireLen))
 	if head.Unchecked {
@@ -128,9 +127,9 @@ func (r *receiver) readChunk(head wire.ChunkHead) error {
 	return nil
 }
 
-// claim reserves the chunk's place. Whoever is reading the same chunk does so on a
-// lane that the source has given up, and is woken: it fills the place or leaves it.
-// No two receivers wait for each other, since who waits has no place.
+// claim reserves the chunk's place. If another receiver is reading the same chunk, the source has
+// aborted that receiver's lane: claim wakes it, and waits until it has filled the place or left it.
+// No two receivers wait for each other: a receiver that waits has no place.
 func (r *receiver) claim(m *merge, head wire.ChunkHead) error {
 	for {
 		rival, err := m.claim(head, r)
@@ -140,16 +139,15 @@ func (r *receiver) claim(m *merge, head wire.ChunkHead) error {
 		if rival == nil {
 			return err
 		}
-		rival.lane.SetDeadline(time.Unix(1, 0))
+		rival.lane.SetDeadline(aLongTimeAgo)
 		<-rival.done
 	}
 }
 
-// await leaves the payload in the lane for the loader to splice it on, and
-// waits until that is done. Lanes cannot wait for each other in a circle: the
-// source takes chunks for its lanes one after the other, and those of a device in
-// order. So of all chunks that were not applied yet, the one it took first is at
-// the head of its lane, and the next of its device.
+// awaitSplice leaves the payload in the lane for the loader, which splices it, and waits until that
+// is done. Lanes cannot wait for each other in a circle. The source gives chunks to its lanes one
+// after the other, and those of a device in order. So of all chunks that are not applied yet, the
+// one that left first is at the head of its lane, and the next of its device.
 func (r *receiver) awaitSplice(m *merge, c *wire.Chunk, head wire.ChunkHead) error {
 	a := c.Await(r.lane, head)
 	m.deliver(c)
@@ -164,9 +162,9 @@ func (r *receiver) awaitSplice(m *merge, c *wire.Chunk, head wire.ChunkHead) err
 	return nil
 }
 
-// errDropped ends a receiver whose payload nobody takes any more. Why, whoever
-// dropped it says.
-var errDiscarded = errors.New("payload was dropped")
+// errDiscarded ends a receiver whose payload was discarded. The code that discarded it reports the
+// fault.
+var errDiscarded = errors.New("payload was discarded")
 
 func (r *receiver) faultOf(head wire.ChunkHead, err error) *transport.Fault {
 	f := &transport.Fault{Code: transport.CodeOf(err), Err: fmt.Errorf("data lane: %w", err)}

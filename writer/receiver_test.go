@@ -17,9 +17,9 @@ type zeros struct{}
 
 func (zeros) SpliceTo(pipe, n int) (int, error) { return unix.Write(pipe, make([]byte, n)) }
 
-// TestDroppedPayload: a lane whose payload nobody took was not ended by the
-// source, and is not to be counted so.
-func TestDroppedPayload(t *testing.T) {
+// TestDiscardedPayload checks that a lane whose payload was discarded does not count as ended by
+// the source.
+func TestDiscardedPayload(t *testing.T) {
 	l, err := transport.ListenUnix(filepath.Join(t.TempDir(), "sock"))
 	if err != nil {
 		t.Fatal(err)
@@ -49,7 +49,7 @@ func TestDroppedPayload(t *testing.T) {
 	r := &receiver{lane: in, arena: arena, scratch: scratch, devices: []*device{{Target: Target{Name: "d"}, merge: m, splice: true}},
 		quit: make(chan struct{}), read: new(atomic.Uint64)}
 	r.codecs[codec.IDRaw] = true
-	dropped := make(chan struct{})
+	discarded := make(chan struct{})
 	go func() { // a source, and then a loader that fails before it has taken the payload
 		c, _ := sending.TryGet()
 		c.Splice(zeros{}, testChunk)
@@ -59,7 +59,7 @@ func TestDroppedPayload(t *testing.T) {
 		for {
 			if c, _ := m.tryTake(); c != nil {
 				c.Release()
-				close(dropped)
+				close(discarded)
 				return
 			}
 		}
@@ -67,7 +67,7 @@ func TestDroppedPayload(t *testing.T) {
 	if ended, fault := r.receiveAll(); ended || fault != nil {
 		t.Errorf("ended %v, fault %v", ended, fault)
 	}
-	<-dropped
+	<-discarded
 	if err := arena.Close(); err != nil {
 		t.Error(err)
 	}

@@ -10,27 +10,27 @@ import (
 	"github.com/migpipe/migpipe/transport/migration"
 )
 
-// maxTurned is how many further sources are told at once why they are not served; the
-// rest are told nothing.
+// maxRefusing is how many further sources get a reason for their refusal at once. The rest get
+// none.
 const maxRefusing = 8
 
-// refusals bounds what is told of sources that are not served, and how often attempts come to
-// nothing: a source may try again without end. The first of a kind is told at once, the same
-// one again ever more rarely.
+// refusals bounds how often refused sources are reported, and how often attempts end empty: a
+// source may try again without end. The first refusal of a kind is reported at once, and its
+// repetitions at growing intervals.
 type refusals struct {
-	text       string // of the last
+	text       string // of the last one
 	at         time.Time
 	every      time.Duration
-	suppressed int // untold since
+	suppressed int // not reported since
 
-	lastEmpty time.Time // when the last attempt came to nothing
+	lastEmpty time.Time // when the last attempt ended empty
 }
 
-// attemptsEvery is the shortest time between the ends of two attempts that come to nothing:
-// each of them resets the devices and leaves a journal.
+// attemptsEvery is the shortest time between two attempts that end empty: each of them resets the
+// devices and leaves a journal.
 const attemptsEvery = time.Second
 
-// pause waits before the next source after an attempt that came to nothing. It ends with ctx.
+// pause waits before the next source after an attempt that ended empty. It ends with ctx.
 func (r *refusals) pause(ctx context.Context) {
 	select {
 	case <-time.After(time.Until(r.lastEmpty.Add(attemptsEvery))):
@@ -39,13 +39,13 @@ func (r *refusals) pause(ctx context.Context) {
 	r.lastEmpty = time.Now()
 }
 
-// How often refusals are told.
+// The bounds of the time between two reports of refusals.
 const (
 	minRefusedEvery = time.Second
 	maxRefusedEvery = time.Minute
 )
 
-// due reports whether a refusal is to be told, and how many were not since the last.
+// isDue reports whether a refusal is to be reported, and how many were not since the last report.
 func (r *refusals) isDue(text string) (more int, due bool) {
 	if time.Since(r.at) < r.every {
 		r.suppressed++
@@ -61,14 +61,15 @@ func (r *refusals) isDue(text string) (more int, due bool) {
 	return more, true
 }
 
-// tellRefused tells of a source that was refused or let go of, and that the next is waited for.
+// reportRefused reports a source that was refused, or whose attempt was ended. Receive waits for
+// the next one.
 func (e *engine) reportRefused(f *transport.Fault) {
 	if more, due := e.callers.refusals.isDue(e.report.Peer.String() + f.Error()); due {
 		e.emit(migration.Event{Kind: migration.Refused, Peer: e.report.Peer, Attempt: e.report.Attempt, Err: f, More: more})
 	}
 }
 
-// tellTurned tells of a source that came beside another one.
+// reportTurnedAway reports a source that came beside the one that is served.
 func (e *engine) reportTurnedAway(lane transport.Lane, why string) {
 	text := fmt.Sprintf("another source came and was turned away%s: %s", peerText(lane), why)
 	if _, due := e.callers.refusals.isDue(text); due {
@@ -76,13 +77,13 @@ func (e *engine) reportTurnedAway(lane transport.Lane, why string) {
 	}
 }
 
-// cameToNothing reports whether an attempt that is over was ended by its source alone, before a
-// byte of its streams had come: no device here is to blame, and all have been reset.
+// endedEmpty reports whether only the source ended the attempt, before a byte of its streams had
+// come: no device here is the cause, and all were reset.
 func (e *engine) endedEmpty() bool {
 	return e.sourceEnded && !e.streamsBegun() && e.callers.acceptErr == nil && !e.stuck
 }
 
-// begunStreams reports whether a byte of the source's streams has come.
+// streamsBegun reports whether a byte of the source's streams has come.
 func (e *engine) streamsBegun() bool {
 	for _, d := range e.devices {
 		if d.received.Load() > 0 || d.bytesApplied() > 0 {
@@ -92,14 +93,14 @@ func (e *engine) streamsBegun() bool {
 	return false
 }
 
-// turnAway tells a source that this destination serves another.
+// sendRefusal declines a source, because this destination serves another.
 func sendRefusal(ev admitted, why *transport.Fault) {
 	reply(wire.NewControl(ev.lane), &wire.Declined{
 		Attempt: migration.Attempt{Mig: ev.pre.Mig, Epoch: ev.pre.Epoch}, Code: why.Code, Text: why.Err.Error()})
 }
 
-// reply tells a source that is not served one thing, and hangs up. Nobody else may be
-// reading its lane.
+// reply sends one message to a source that is not served, and hangs up. No other goroutine may read
+// its lane.
 func reply(control *wire.Control, m wire.Message) {
 	lane := control.Lane()
 	lane.SetDeadline(time.Now().Add(time.Second))
@@ -113,7 +114,7 @@ func reply(control *wire.Control, m wire.Message) {
 	})
 }
 
-// from names the peer of a lane, where it has a name.
+// peerText names the peer of a lane, if it has a name.
 func peerText(l transport.Lane) string {
 	if id := transport.PeerOf(l); id != (transport.PeerID{}) {
 		return " (" + id.String() + ")"

@@ -11,7 +11,7 @@ import (
 	"github.com/migpipe/migpipe/transport/migration"
 )
 
-// tell observes an event of the attempt, once HELLO has named one.
+// emit hands an event of the attempt to Observe, once HELLO has named one.
 func (e *engine) emit(ev migration.Event) {
 	if ev.Kind != migration.Asked {
 		ev.Attempt = cmp.Or(ev.Attempt, e.report.Attempt)
@@ -59,14 +59,14 @@ func (e *engine) finishReport() {
 	e.report.NameBottleneck()
 	for _, d := range e.devices {
 		r := migration.Device{Name: d.Name, State: e.stateOf(d)}
-		if l := d.loader; l != nil && !e.stuck { // else nothing was loaded, or nobody can say what
+		if l := d.loader; l != nil && !e.stuck { // otherwise nothing was loaded, or the loader still runs
 			r.Bytes, r.WireBytes, r.Chunks, r.Digest, r.Path = l.digest.Bytes(), d.received.Load(), l.digest.Chunks(), l.digest.Sum(), l.path()
 		}
 		e.report.Devices = append(e.report.Devices, r)
 	}
 }
 
-// stateOf asks a device where it is, unless a driver has just shown that it may not answer.
+// stateOf asks a device for its state, unless a driver does not return from a write.
 func (e *engine) stateOf(d *device) string {
 	if e.stuck {
 		return "unknown: a write to the device does not end"
@@ -98,12 +98,12 @@ func (e *engine) result() (migration.Report, error) {
 	return e.report, e.fault
 }
 
-// keepTimes remembers the steps that have run, for the next migration's prediction.
+// saveStepTimes stores the times of the steps that ran, for the prediction of the next migration.
 func (e *engine) saveStepTimes() {
 	if e.opts.StepTimes == nil || e.times.steps.ran == nil {
 		return
 	}
 	if err := handoff.KeepTimes(e.opts.StepTimes, e.times.steps.ran); err != nil {
-		e.report.Warnings = append(e.report.Warnings, fmt.Sprintf("the times of this run's steps are not kept: %v", err))
+		e.report.Warnings = append(e.report.Warnings, fmt.Sprintf("the times of this run's steps are not stored: %v", err))
 	}
 }

@@ -13,8 +13,8 @@ import (
 	"github.com/migpipe/migpipe/transport/migration"
 )
 
-// restart continues with the migration of Options.Recover, if the devices hold what its
-// journal says that they do.
+// continueMigration continues the migration of Options.Continue, if the devices hold the state that
+// its journal records.
 func (e *engine) continueMigration() {
 	if e.opts.Continue == (migration.ID{}) {
 		return
@@ -26,7 +26,7 @@ func (e *engine) continueMigration() {
 	}
 	last := j.Last()
 	if e.isFenced(j) {
-		e.emit(migration.Event{Kind: migration.Warning, Text: fmt.Sprintf("migration %v, attempt %d, was accepted, and this host was restarted since: somebody may have decided at its source meanwhile, so that it is started when that asks, or when `resolve` says so", last.Attempt.Mig, last.Attempt.Epoch)})
+		e.emit(migration.Event{Kind: migration.Warning, Text: fmt.Sprintf("migration %v, attempt %d, was accepted before a restart of this host: a person may have decided at its source meanwhile, so its devices start when the source asks, or after `resolve`", last.Attempt.Mig, last.Attempt.Epoch)})
 		e.unresolved = last
 		e.journal = j
 		e.closeJournal()
@@ -38,7 +38,7 @@ func (e *engine) continueMigration() {
 	}
 	e.journal = j
 	if err == nil && e.fleet.resumable() && (last.Record == handoff.Ready || last.Record == handoff.Accept) {
-		err = errors.New("nothing of it is there: it may be at another path, or what it is on is not mounted")
+		err = errors.New("the devices hold nothing of it: its path may differ, or its file system is not mounted")
 	}
 	if err != nil {
 		e.reportInDoubt(last, err)
@@ -49,30 +49,29 @@ func (e *engine) continueMigration() {
 		holding = handoff.Nothing
 	}
 	if holding == handoff.Nothing {
-		e.emit(migration.Event{Kind: migration.Warning, Text: fmt.Sprintf("migration %v, attempt %d, is recorded as %v, and the devices hold nothing that could be gone on with: its source is told so when it asks", last.Attempt.Mig, last.Attempt.Epoch, last.Record)})
+		e.emit(migration.Event{Kind: migration.Warning, Text: fmt.Sprintf("migration %v, attempt %d, is recorded as %v, and the devices hold nothing to continue with: its source gets that answer when it asks", last.Attempt.Mig, last.Attempt.Epoch, last.Record)})
 		e.recordLostCopy(last)
-		e.closeJournal() // which until now has kept other processes from the devices
+		e.closeJournal() // until now the open journal excluded other processes
 		return
 	}
 	e.fleet.adopt(last.Record)
 	e.continueFrom(j, holding)
 }
 
-// continueFrom continues with what is recorded and what the devices hold.
+// continueFrom continues with the record and the state of the devices.
 func (e *engine) continueFrom(j handoff.Journal, holding handoff.Holding) {
 	last := j.Last()
 	e.journal = j
 	e.report.Attempt, e.report.Peer, e.bytesBefore, e.conn.lostAt = last.Attempt, last.PeerID, last.Why.Bytes, time.Now()
-	e.emit(migration.Event{Kind: migration.Warning, Text: fmt.Sprintf("going on with migration %v, attempt %d, which is recorded as %v", last.Attempt.Mig, last.Attempt.Epoch, last.Record)})
+	e.emit(migration.Event{Kind: migration.Warning, Text: fmt.Sprintf("continuing migration %v, attempt %d, recorded as %v", last.Attempt.Mig, last.Attempt.Epoch, last.Record)})
 	next, actions := handoff.RestartDest(last, holding)
 	e.handoff = next
 	e.apply(actions)
 }
 
-// abandonCopy records what has become of a migration whose copy is not in its devices.
-// A part of one, or one that was never accepted, is nobody's: neither its source nor
-// another one may ever come. Of one that was accepted people have to look at devices
-// that somebody has kept, before anything else is done with them.
+// recordLostCopy records the end of a migration whose copy is not in its devices. A part of a copy,
+// or a copy that was never accepted, has no owner: its source may never come. After ACCEPT people
+// have to look at devices that another process holds open before they take another migration.
 func (e *engine) recordLostCopy(last handoff.Entry) {
 	var err error
 	switch last.Record {
@@ -99,8 +98,8 @@ func (e *engine) recordLostCopy(last handoff.Entry) {
 	}
 }
 
-// leaveToPeople takes no other migration into devices that somebody keeps, and that an
-// accepted one may still be about.
+// requireDecision ends Receive if another process holds all devices open: an accepted copy may
+// still concern them, so they take no other migration.
 func (e *engine) requireDecision(last handoff.Entry) {
 	if slices.ContainsFunc(e.fleet.devices, func(d *device) bool { return !d.HeldOpen }) {
 		return
@@ -108,32 +107,31 @@ func (e *engine) requireDecision(last handoff.Entry) {
 	e.reportInDoubt(last, errors.New("the devices do not hold it"))
 }
 
-// fenced reports whether devices may hold what was accepted before the host was
-// restarted, or was killed by somebody who then had the source go on: the devices that
-// know no better are gone by then (LOST), and those that have kept it wait for the source,
-// which asks only as long as nobody has decided there.
+// isFenced reports whether devices may hold a copy that was accepted before the host was restarted,
+// and whose source may resume since. Devices that do not persist lose such a copy (LOST). Devices
+// that do wait for the source, which asks only as long as no person has decided there.
 func (e *engine) isFenced(j handoff.Journal) bool {
 	return j.Last().Record == handoff.Accept && handoff.Rebooted(j) && e.fleet.resumable()
 }
 
-// ErrCannotContinue says that devices may hold what is recorded of a migration, and that this
-// process cannot continue with it: nothing was changed.
-var ErrCannotContinue = errors.New("this process cannot continue with it")
+// ErrCannotContinue says that devices may hold the recorded state of a migration, and that this
+// process cannot continue with that state: nothing was changed.
+var ErrCannotContinue = errors.New("this process cannot continue the migration")
 
 func cannotResume(last handoff.Entry, why error) error {
 	return fmt.Errorf("migration %v, attempt %d, is recorded as %v, and %w: %w", last.Attempt.Mig, last.Attempt.Epoch, last.Record, ErrCannotContinue, why)
 }
 
-// hand hands a migration to people, who have to look at the devices before anything else
-// is loaded into them.
+// reportInDoubt ends Receive in doubt: people have to look at the devices before they take another
+// state.
 func (e *engine) reportInDoubt(last handoff.Entry, why error) {
 	e.report.Attempt, e.report.Peer, e.report.Outcome, e.done = last.Attempt, last.PeerID, migration.InDoubt, true
 	e.noteCause(&transport.Fault{Code: transport.CodeBusy, Err: cannotResume(last, why)})
 }
 
-// resumeFor resumes the copy that a source asks about with RESUME, if a process before this
-// one has left it complete. If not, the source is answered from the journal. The files are
-// opened in the loop: nothing else happens until then.
+// resumeCopyFor resumes the copy that a source asks about with RESUME, if an earlier process left
+// it complete. Otherwise the source is answered from the journal. It opens the files in the loop:
+// nothing else happens meanwhile.
 func (e *engine) resumeCopyFor(m *wire.Resume, lane transport.Lane) {
 	if e.engaged() || !e.fleet.resumable() {
 		return
@@ -147,7 +145,7 @@ func (e *engine) resumeCopyFor(m *wire.Resume, lane transport.Lane) {
 		if resumed {
 			return
 		}
-		if err != nil && e.warnedCopy != last.Attempt { // the source is told what is recorded
+		if err != nil && e.warnedCopy != last.Attempt { // the source gets the record
 			e.warnedCopy = last.Attempt
 			e.emit(migration.Event{Kind: migration.Warning, Text: cannotResume(last, err).Error()})
 		}
@@ -157,10 +155,9 @@ func (e *engine) resumeCopyFor(m *wire.Resume, lane transport.Lane) {
 	}
 }
 
-// resumeCopy continues with a complete copy that a journal records and the devices hold, and
-// reports whether it can. The journal is the engine's then. An error says that the devices
-// hold something complete that it cannot continue with: it leaves that as it is, for a person
-// to look at.
+// resumeCopy continues with a complete copy that a journal records and the devices hold. It reports
+// whether it can. The engine then owns the journal. An error says that the devices hold a complete
+// state that it cannot continue with: it leaves that state for a person to look at.
 func (e *engine) resumeCopy(j handoff.Journal) (bool, error) {
 	last := j.Last()
 	complete := last.Record == handoff.Ready || last.Record == handoff.Accept || last.Record == handoff.Forced
@@ -176,16 +173,16 @@ func (e *engine) resumeCopy(j handoff.Journal) (bool, error) {
 	return true, nil
 }
 
-// persists reports whether a complete copy of this attempt is to outlive this process. It is
-// of no use where a later process could not resume all of it, or would not know that it may,
-// or where the source is a process of this host, which ends with it.
+// persists reports whether a complete copy of this attempt is to outlive this process. A later
+// process must be able to resume all of it, and must know that it may. A source that is a process
+// of this host ends with it, so its copy is not persisted.
 func (e *engine) persists() bool {
 	_, lasts := e.journal.(handoff.Lasting)
 	return lasts && !e.conn.local && e.fleet.resumable()
 }
 
-// removeRecords removes the records of what was committed, when the source has heard that the
-// devices run: it does not ask again.
+// removeRecords removes the records of a committed copy when the source has confirmed RUNNING: it
+// does not ask again.
 func (e *engine) removeRecords() {
 	if e.handoff.Record != handoff.Done {
 		return

@@ -15,14 +15,14 @@ import (
 	"github.com/migpipe/migpipe/vfio/sim"
 )
 
-// TestRecoverInPart: what the devices hold nothing of is over as soon as another process
-// is told to go on with it, whether a source asks or not. A part that somebody else has
-// kept is reset, and no other device touched. Into devices of which something was
-// accepted nothing else is loaded before people have looked.
+// TestRecoverInPart checks a process that should continue a migration which the devices do not
+// hold: the migration ends at once, whether its source asks or not. A part in a device that another
+// process holds open is reset, and no other device is touched. After ACCEPT such devices take no
+// other migration before people have looked at them.
 func TestRecoverInPart(t *testing.T) {
 	for _, c := range []struct {
 		record     handoff.Record
-		kept       bool
+		heldOpen   bool
 		left, want vfio.State
 		becomes    handoff.Record
 		outcome    migration.Outcome
@@ -30,10 +30,10 @@ func TestRecoverInPart(t *testing.T) {
 		{handoff.Open, true, vfio.Resuming, vfio.Running, handoff.Aborted, migration.Aborted},
 		{handoff.Open, true, vfio.StopCopy, vfio.StopCopy, handoff.Aborted, migration.Aborted}, // it is being saved
 		{handoff.Open, true, vfio.Stop, vfio.Stop, handoff.Aborted, migration.Aborted},
-		{handoff.Ready, true, vfio.Resuming, vfio.Running, handoff.Aborted, migration.Aborted}, // so its copy is not there
+		{handoff.Ready, true, vfio.Resuming, vfio.Running, handoff.Aborted, migration.Aborted}, // the copy is not there
 		{handoff.Ready, false, vfio.Running, vfio.Running, handoff.Aborted, migration.Aborted},
 		{handoff.Open, false, vfio.Resuming, vfio.Resuming, handoff.Aborted, migration.Aborted},
-		{handoff.Accept, false, vfio.Running, vfio.Running, handoff.Lost, migration.Aborted},  // a new one
+		{handoff.Accept, false, vfio.Running, vfio.Running, handoff.Lost, migration.Aborted},  // a new device
 		{handoff.Accept, true, vfio.Resuming, vfio.Resuming, handoff.Lost, migration.InDoubt}, // for people to look at
 		{handoff.Forced, true, vfio.Resuming, vfio.Resuming, handoff.Forced, migration.InDoubt},
 		{handoff.Lost, true, vfio.Running, vfio.Running, handoff.Lost, migration.InDoubt},
@@ -56,14 +56,14 @@ func TestRecoverInPart(t *testing.T) {
 			}
 			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			defer cancel()
-			r, err := Receive(ctx, l, []Target{{Name: "d", Device: device, HeldOpen: c.kept}}, &Options{
+			r, err := Receive(ctx, l, []Target{{Name: "d", Device: device, HeldOpen: c.heldOpen}}, &Options{
 				Continue: a.Mig, Journals: func(migration.ID, bool) (handoff.Journal, error) { return j, nil },
 			})
 			if r.Outcome != c.outcome || len(r.Warnings) > 0 {
 				t.Errorf("%v, %+v, %v", c, r, err)
 			}
 			if now, err := device.State(); now != c.want {
-				t.Errorf("with %v, kept %v, a device in %v is in %v (%v) afterwards, want %v", c.record, c.kept, c.left, now, err, c.want)
+				t.Errorf("with %v, held open %v, a device in %v is in %v (%v) afterwards, want %v", c.record, c.heldOpen, c.left, now, err, c.want)
 			}
 			if got := j.Last().Record; got != c.becomes {
 				t.Errorf("with a device in %v, %v becomes %v, want %v", c.left, c.record, got, c.becomes)
@@ -72,7 +72,7 @@ func TestRecoverInPart(t *testing.T) {
 	}
 }
 
-// comeBack is a source that says RESUME, and hears RUNNING.
+// resumeAsSource plays a source that sends RESUME, and receives RUNNING.
 func resumeAsSource(ctx context.Context, d transport.Dialer, m *wire.Resume) (*wire.Control, error) {
 	lane, err := d.Dial(ctx)
 	if err == nil {
@@ -86,16 +86,16 @@ func resumeAsSource(ctx context.Context, d transport.Dialer, m *wire.Resume) (*w
 		return nil, err
 	}
 	for {
-		said, err := control.Receive()
-		if err != nil || said.Type() == wire.TypeRunning {
+		m, err := control.Receive()
+		if err != nil || m.Type() == wire.TypeRunning {
 			return control, err
 		}
 	}
 }
 
-// TestRunningIsToldAgain: a source that hangs up without FIN was not told, whatever its
-// reason. It gives up a try that takes too long, and its process may end at any time.
-func TestRunningIsToldAgain(t *testing.T) {
+// TestRunningIsSentAgain checks that a source which hangs up without FIN gets RUNNING again: it
+// ends a try that takes too long, and its process may end at any time.
+func TestRunningIsSentAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		device, err := sim.OpenURL("mtty")
 		if err != nil {
@@ -136,7 +136,7 @@ func TestRunningIsToldAgain(t *testing.T) {
 		}
 		l.Close()
 		if err := <-source; err != nil {
-			t.Errorf("the source was not answered: %v", err)
+			t.Errorf("the source got no answer: %v", err)
 		}
 		if got := j.Last().Record; got != handoff.Done {
 			t.Errorf("recorded is %v, want %v", got, handoff.Done)

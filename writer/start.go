@@ -10,13 +10,13 @@ import (
 	"github.com/migpipe/migpipe/transport/migration"
 )
 
-// witnessPause is how long a witness that does not answer is left alone.
+// witnessPause is how long the destination waits before it asks a silent witness again.
 const witnessPause = time.Second
 
 func (e *engine) witnessed(ev witnessed) {
 	if ev.err != nil && !e.watch.warnedWitness {
 		e.watch.warnedWitness = true
-		e.emit(migration.Event{Kind: migration.Warning, Text: fmt.Sprintf("the witness does not answer, and is asked again before anything is started: %v", ev.err)})
+		e.emit(migration.Event{Kind: migration.Warning, Text: fmt.Sprintf("the witness does not answer, and is asked again before a device is started: %v", ev.err)})
 	}
 	if ev.err == nil {
 		e.times.steps.witness, e.times.steps.askedAt = time.Since(e.times.steps.askedAt), time.Time{}
@@ -24,7 +24,7 @@ func (e *engine) witnessed(ev witnessed) {
 	e.stepHandoff(handoff.Witnessed{Winner: ev.winner})
 }
 
-// accepted tells the hook. Only a copy that does not run yet can be given up for it.
+// runOnAccept runs the hook. Its failure ends the start only if no device of the copy runs yet.
 func (e *engine) runOnAccept(a migration.Attempt) (failed, warning error) {
 	err := e.opts.OnAccept.Run(a)
 	if err == nil {
@@ -55,7 +55,7 @@ func (e *engine) started(ev started) {
 	e.stepHandoff(handoff.NotStarted{Copy: ev.copy, Device: fault.Device, Text: fault.Err.Error()})
 }
 
-// devicesRun has the guest started on them, if there is one.
+// devicesStarted starts the guest on the devices, if there is one.
 func (e *engine) devicesStarted(took time.Duration) {
 	if e.opts.StartGuest == nil {
 		e.reportRunning(took)
@@ -65,20 +65,20 @@ func (e *engine) devicesStarted(took time.Duration) {
 	e.startGuest(took)
 }
 
-// guestStarted leaves the devices of a failed start alone: a guest that runs all the
-// same has its only ones in them.
+// guestStarted leaves the devices of a failed start as they are: a guest that runs nevertheless has
+// its only devices there.
 func (e *engine) guestStarted(ev guestStarted) {
 	if ev.err == nil {
 		e.times.steps.noteStep(handoff.StepGuest, ev.took)
 		e.reportRunning(ev.devices + ev.took)
 		return
 	}
-	err := fmt.Errorf("start the guest, which may run all the same: %w", ev.err)
+	err := fmt.Errorf("start the guest, which may run nevertheless: %w", ev.err)
 	e.replaceCause(&transport.Fault{Code: transport.CodeStart, Err: err})
 	e.stepHandoff(handoff.NotStarted{Copy: handoff.Unclear, Text: err.Error()})
 }
 
-// running tells the source, which may then let go of its devices.
+// reportRunning reports RUNNING to the source, which may then release its devices.
 func (e *engine) reportRunning(took time.Duration) {
 	e.times.running = time.Now()
 	e.emit(migration.Event{Kind: migration.Phase, Phase: migration.Running})

@@ -10,15 +10,15 @@ import (
 	"github.com/migpipe/migpipe/vfio"
 )
 
-// probed is what was found out before WELCOME: the answer of a probe of the witness, zero
-// without one, and the doubts.
+// probed is the result of the probes before WELCOME: the answer of the witness, zero without one,
+// and the doubts.
 type probed struct {
 	took   time.Duration
 	err    error
 	doubts string
 }
 
-// probe asks the witness, if there is one, before the source stops a guest for it.
+// probeWitness probes the witness, if there is one, before the source pauses a guest.
 func (o *Options) probeWitness(ctx context.Context) (p probed) {
 	if o.Witness != nil {
 		p.took, p.err = witness.Probe(ctx, o.Witness, handoff.DestSide)
@@ -26,7 +26,7 @@ func (o *Options) probeWitness(ctx context.Context) (p probed) {
 	return p
 }
 
-// tell has WELCOME say it.
+// describe puts the result into WELCOME.
 func (p probed) describe(m *wire.Welcome) {
 	m.Warning = p.doubts
 	switch {
@@ -37,7 +37,7 @@ func (p probed) describe(m *wire.Welcome) {
 	}
 }
 
-// foretell has WELCOME say how long the steps took that cannot be tried.
+// addStepTimes puts the times of steps that cannot be tried into WELCOME.
 func (o *Options) addStepTimes(m *wire.Welcome, targets []Target) {
 	m.StartNS = o.lastTime(startStep(targets))
 	if o.OnAccept != nil {
@@ -57,6 +57,7 @@ func startStep(targets []Target) string {
 	return handoff.StepOf(handoff.StepStart, drivers)
 }
 
+// lastTime is how long a step took in the last run, in nanoseconds.
 func (o *Options) lastTime(step string) int64 {
 	if o.StepTimes != nil {
 		if took, ok := o.StepTimes.Last(step); ok {

@@ -8,7 +8,7 @@ import (
 	"github.com/migpipe/migpipe/transport/migration"
 )
 
-// watching tells the watch what the engine knows, and does what it says.
+// stepWatch steps the watch with the engine's facts, and carries out its actions.
 func (e *engine) stepWatch() {
 	for _, a := range e.watch.tick(time.Now(), e.gatherFacts()) {
 		switch a := a.(type) {
@@ -41,12 +41,13 @@ func (e *engine) gatherFacts() facts {
 		return f
 	}
 	f.applied = e.pipe.bytesApplied()
-	f.arrived = e.pipe.bytesReceived() + f.applied // within one host nothing else tells of the bytes
+	f.arrived = e.pipe.bytesReceived() + f.applied // within one host only applied bytes are counted
 	f.ended, f.owes = e.pipe.allEnded(), e.sourceOwes()
 	return f
 }
 
-// owes reports whether the source says that bytes are left, and no device here has any to write.
+// sourceOwes reports whether the source reports remaining bytes, and no device here has any to
+// write.
 func (e *engine) sourceOwes() (owes bool) {
 	stopped := !e.times.stopped.IsZero()
 	for _, d := range e.devices {
@@ -62,8 +63,8 @@ func (e *engine) sourceOwes() (owes bool) {
 	return owes && !e.pipe.allEnded()
 }
 
-// leave is the user's wish to end all the same. It does not count before the user was told
-// what stays.
+// holdCopy ends Receive with the complete copy, as the user asked. It has no effect before the copy
+// was reported as held.
 func (e *engine) holdCopy() {
 	if !e.watch.held {
 		return

@@ -8,28 +8,28 @@ import (
 	"github.com/migpipe/migpipe/transport/migration"
 )
 
-// timing is when the stages of an attempt began, as this side saw them, and what its steps
-// take. The loop owns it.
+// timing is when the stages of an attempt began, as this side saw them, and the times of its steps.
+// The loop owns it.
 type timing struct {
 	hello, welcomed         time.Time
-	begun, stopped, running time.Time     // the first byte, and the guest
-	resetting               time.Time     // since when devices are being reset
-	cancelled               time.Time     // when the user cancelled, zero if he has not
-	entered                 time.Duration // what the way to RESUMING took
+	begun, stopped, running time.Time     // of the first byte, the pause of the guest, and RUNNING
+	resetting               time.Time     // when the reset of the devices began
+	cancelled               time.Time     // when the user cancelled, zero if not
+	entered                 time.Duration // time of the transition to RESUMING
 	fin                     *wire.Fin     // the source's figures
 
 	steps steps
 }
 
-// steps are what this side does between COMMIT and RUNNING besides the start of the
-// devices. The source predicts them by WELCOME, and RUNNING says what they took.
+// steps are the steps of this side between COMMIT and RUNNING, besides the start of the devices.
+// WELCOME gives the source their expected times, and RUNNING their measured ones.
 type steps struct {
-	askedAt         time.Time                // when COMMIT had the witness asked, zero before
-	witness, accept time.Duration            // what they took, 0 before
+	askedAt         time.Time                // when COMMIT led to the question to the witness, zero before
+	witness, accept time.Duration            // their times, 0 before
 	ran             map[string]time.Duration // for StepTimes
 }
 
-// note takes in that a step has run to its end.
+// noteStep takes the time of a step that has ended.
 func (s *steps) noteStep(step string, took time.Duration) {
 	if s.ran == nil {
 		s.ran = map[string]time.Duration{}
@@ -37,9 +37,9 @@ func (s *steps) noteStep(step string, took time.Duration) {
 	s.ran[step] = max(1, took)
 }
 
-// figures takes the times from FIN, so that both sides show the same, and from
-// this side's own clock where the source has sent none. A downtime is part of the total,
-// even if the source says otherwise.
+// fillReport takes the times from FIN, so that both sides report the same. Without FIN it takes
+// them from this side's clock. A downtime is part of the total, even if the source states
+// otherwise.
 func (t *timing) fillReport(r *migration.Report) {
 	if t.fin != nil {
 		r.Downtime = time.Duration(t.fin.DowntimeNS)

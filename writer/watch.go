@@ -9,26 +9,26 @@ import (
 	"github.com/migpipe/migpipe/transport/handoff"
 )
 
-// watch decides when this side has waited too long: for a lost or silent source, for bytes
-// that a source says are left, for devices that write nothing, for COMMIT, or for a reset. It is
-// pure: tick is given the time and the facts, and answers with what to do. It knows no device,
-// journal or connection, and sends neither READY nor DECLINED.
+// watch decides when this side has waited too long: for a lost or silent source, for bytes that the
+// source reports as remaining, for devices that write nothing, for COMMIT, or for a reset. It is
+// pure: tick takes the time and the facts, and returns actions. It knows no device, journal or
+// connection, and sends neither READY nor DECLINED.
 type watch struct {
 	limits watchLimits
 
 	arrived     uint64    // bytes that had come
-	silentSince time.Time // since when none has, although the source says that some are left
+	silentSince time.Time // since when no byte came, although the source reports remaining ones
 	applied     uint64    // bytes that were applied
-	appliedAt   time.Time // when the last of them was, after the last END
-	readyAt     time.Time // since when there is a complete copy, zero if there is none
+	appliedAt   time.Time // when the last of them was applied, after the last END
+	readyAt     time.Time // since when there is a complete copy, zero without one
 
 	warnedReady   bool // the user was warned of a copy that waits
 	warnedReset   bool // and of a reset that takes long
-	held          bool // the user was told that a copy stays for a source that is away
+	held          bool // a complete copy was reported as held, for a source that is out of reach
 	warnedWitness bool // the user was warned of a witness that does not answer
 }
 
-// watchLimits are those of Options.
+// watchLimits are the limits of Options.
 type watchLimits struct {
 	reconnect  time.Duration
 	stall      time.Duration
@@ -36,7 +36,7 @@ type watchLimits struct {
 	readyLease time.Duration // 0 is none
 }
 
-// facts are what the engine knows. A time that is zero has not come.
+// facts are the engine's facts. A zero time has not come.
 type facts struct {
 	phase       handoff.DestPhase
 	times       *timing
@@ -45,42 +45,43 @@ type facts struct {
 	connected    bool
 	local        bool      // the source is a process of this host
 	lostAt       time.Time // when the control lane was lost
-	heardAt      time.Time // when the source last said something
-	heardWelcome bool      // the source is known to have heard WELCOME
+	heardAt      time.Time // when the last message of the source came
+	heardWelcome bool      // the source is known to have received WELCOME
 
 	dialled int    // data lanes
-	missing bool   // one is not dialled yet, or is lost
+	missing bool   // a lane is not dialled yet, or is lost
 	ended   bool   // every END has come
 	arrived uint64 // bytes so far
 	applied uint64
-	owes    bool // the source says that bytes are left, and no device has any to write
+	owes    bool // the source reports remaining bytes, and no device has any to write
 
-	holdAsked bool // the user wants to end as soon as it is known what stays
+	holdAsked bool // the user wants to end once the copy is reported as held
 }
 
-// watchAction is what the watch answers with.
+// watchAction is an action of the watch.
 //
 //sumtype:decl
 type watchAction interface{ isWatchAction() }
 
 // The actions of the watch.
 type (
-	// endAttempt ends it for a reason, with what the hand-off is to hear. alone says that its
-	// source alone is to blame: the next one may come.
+	// endAttempt ends the attempt by a fault, and an event for the hand-off. sourceAlone says that
+	// only the source is the cause: the next source may come.
 	endAttempt struct {
 		fault       *transport.Fault
 		event       handoff.DestEvent
 		sourceAlone bool
 	}
-	// loseConnection takes the source for lost.
+	// loseConnection treats the source as lost.
 	loseConnection struct{ err error }
-	// endRunning has the attempt end, with its devices, although the source may not know it.
+	// endRunning ends the attempt with running devices, although the source may not know that they
+	// run.
 	endRunning struct{ warning string }
 	// warnUser emits a warning.
 	warnUser struct{ text string }
-	// reportHeld tells the user of a complete copy that stays.
+	// reportHeld reports a complete copy that stays.
 	reportHeld struct{}
-	// leaveCopy ends, and leaves the complete copy as it is.
+	// holdCopy ends Receive, and holds the complete copy.
 	holdCopy struct{}
 )
 
@@ -91,7 +92,7 @@ func (warnUser) isWatchAction()       {}
 func (reportHeld) isWatchAction()     {}
 func (holdCopy) isWatchAction()       {}
 
-// tick is the whole of the machine's behaviour.
+// tick is the whole behaviour of the machine.
 func (w *watch) tick(now time.Time, f facts) []watchAction {
 	if f.phase != handoff.DestReady {
 		w.readyAt, w.warnedReady, w.held = time.Time{}, false, false
@@ -110,7 +111,7 @@ func (w *watch) tick(now time.Time, f facts) []watchAction {
 	case handoff.DestResetting:
 		if !w.warnedReset && now.Sub(f.times.resetting) > joinLimit {
 			w.warnedReset = true
-			return []watchAction{warnUser{"the devices are not reset yet: a driver takes its time"}}
+			return []watchAction{warnUser{"the devices are not reset yet: a driver is slow"}}
 		}
 	}
 	return nil
@@ -120,17 +121,17 @@ func timedOut(format string, args ...any) *transport.Fault {
 	return &transport.Fault{Code: transport.CodeTimeout, Err: fmt.Errorf(format, args...)}
 }
 
-// failed ends an attempt by a fault of this side.
+// endFailed ends an attempt by a fault of this side.
 func endFailed(f *transport.Fault) endAttempt { return endAttempt{fault: f, event: failedBy(f)} }
 
-// connection bounds the wait for a source that was lost, and takes one for lost that is
-// connected and says nothing, although its streams have not ended. The wait of a complete
-// copy, ready bounds.
+// checkConnection bounds the wait for a source that was lost. It treats a source as lost that is
+// connected and silent before its streams have ended. checkReady bounds the wait with a complete
+// copy.
 func (w *watch) checkConnection(now time.Time, f facts) []watchAction {
 	if f.lostAt.IsZero() {
 		quiet := now.Sub(f.heardAt)
 		if f.phase == handoff.DestReceiving && !f.ended && f.connected && !f.local && quiet > wire.SilenceLimit {
-			return []watchAction{loseConnection{fmt.Errorf("%w: the source is connected, and has said nothing for %v", transport.ErrLost, quiet.Round(time.Second))}}
+			return []watchAction{loseConnection{fmt.Errorf("%w: the source is connected, and has sent nothing for %v", transport.ErrLost, quiet.Round(time.Second))}}
 		}
 		return nil
 	}
@@ -138,25 +139,25 @@ func (w *watch) checkConnection(now time.Time, f facts) []watchAction {
 	switch f.phase {
 	case handoff.DestReceiving:
 		limit := w.limits.reconnect
-		if !f.heardWelcome { // it has perhaps not heard WELCOME, and sends HELLO again
+		if !f.heardWelcome { // it may not have received WELCOME, and sends HELLO again
 			limit = min(limit, wire.LanesTimeout)
 		}
 		if waited > limit {
 			return []watchAction{endAttempt{&transport.Fault{Code: transport.CodeNetwork,
-				Err: fmt.Errorf("%w, and the source has not come back for %v", transport.ErrLost, limit)}, handoff.Unreachable{}, !f.heardWelcome}}
+				Err: fmt.Errorf("%w, and the source has not reconnected for %v", transport.ErrLost, limit)}, handoff.Unreachable{}, !f.heardWelcome}}
 		}
 	case handoff.DestRunning:
 		if waited > w.limits.reconnect {
-			return []watchAction{endRunning{fmt.Sprintf("the devices run here, and the source, which has not come back for %v, may not know it", w.limits.reconnect)}}
+			return []watchAction{endRunning{fmt.Sprintf("the devices run here, and the source, which has not reconnected for %v, may not know it", w.limits.reconnect)}}
 		}
 	}
 	return nil
 }
 
-// source ends the attempt of a source that keeps others from this destination, and sends
-// nothing: one that has opened no data lane, or one whose estimate says that bytes are left. A
-// source of which nothing is left may wait for its guest. While a device here has a chunk to
-// write, or a lane is lost, the source may have to wait.
+// checkSource ends the attempt of a source that occupies this destination and sends nothing: it has
+// opened no data lane, or its estimate has remaining bytes. A source without remaining bytes may
+// wait for its guest. While a device here has a chunk to write, or a lane is lost, the source may
+// have to wait.
 func (w *watch) checkSource(now time.Time, f facts) []watchAction {
 	if !f.lostAt.IsZero() {
 		w.silentSince = time.Time{}
@@ -172,17 +173,17 @@ func (w *watch) checkSource(now time.Time, f facts) []watchAction {
 		w.arrived, w.silentSince = f.arrived, now
 	}
 	if limit := w.stallLimit(f); now.Sub(w.silentSince) > limit {
-		return []watchAction{endSilentSource(timedOut("the source says that bytes are left, and has sent none for %v", limit))}
+		return []watchAction{endSilentSource(timedOut("the source reports remaining bytes, and has sent none for %v", limit))}
 	}
 	return nil
 }
 
-// givesUp ends the attempt of a source that sends nothing. If it never sent a byte, the next
-// source may come.
+// endSilentSource ends the attempt of a source that sends nothing. If it never sent a byte, the
+// next source may come.
 func endSilentSource(f *transport.Fault) endAttempt { return endAttempt{f, failedBy(f), true} }
 
-// stallLimit is how long nothing may move. What is missing because its lane is lost is no
-// fault of a device, nor of the source.
+// stallLimit is how long no byte may move. A lost lane is no fault of a device, nor of the source,
+// so it extends the limit.
 func (w *watch) stallLimit(f facts) time.Duration {
 	if f.missing {
 		return w.limits.stall + w.limits.reconnect
@@ -190,7 +191,7 @@ func (w *watch) stallLimit(f facts) time.Duration {
 	return w.limits.stall
 }
 
-// load ends the attempt where devices have everything of the source's, and write nothing.
+// checkLoad ends the attempt if devices that have all bytes write nothing.
 func (w *watch) checkLoad(now time.Time, f facts) []watchAction {
 	if !f.ended {
 		return nil
@@ -199,18 +200,18 @@ func (w *watch) checkLoad(now time.Time, f facts) []watchAction {
 		w.applied, w.appliedAt = f.applied, now
 	}
 	if limit := w.stallLimit(f); now.Sub(w.appliedAt) > limit {
-		return []watchAction{endFailed(timedOut("%w for %v after the last END", ErrStalled, limit))}
+		return []watchAction{endFailed(timedOut("%w of %v after the last END", ErrStalled, limit))}
 	}
 	return nil
 }
 
-// turnBackLimit is how long a source that is connected may take to go back: longer than its
-// own limit for that.
+// wayBackLimit is how long a connected source may take to return its devices: longer than its own
+// limit for that.
 const wayBackLimit = 35 * time.Second
 
-// ready warns of a copy that waits for COMMIT, and ends the wait if a lease says so. It tells
-// of a copy that stays although the user has cancelled, since no source answers for it. A
-// COMMIT that waits for the witness is waited for.
+// checkReady warns of a copy that waits for COMMIT, and ends the wait if a limit says so. It
+// reports a copy that stays although the user has cancelled, because the source does not answer.
+// While COMMIT waits for the witness no limit counts.
 func (w *watch) checkReady(now time.Time, f facts) (actions []watchAction) {
 	if f.asksWitness {
 		w.readyAt, w.warnedReady = time.Time{}, false
@@ -220,10 +221,10 @@ func (w *watch) checkReady(now time.Time, f facts) (actions []watchAction) {
 	switch waited := now.Sub(w.readyAt); {
 	case f.asksWitness:
 	case w.limits.readyLease > 0 && waited >= w.limits.readyLease:
-		return []watchAction{endFailed(timedOut("%w for %v, and the complete copy is dropped", ErrReadyExpired, w.limits.readyLease))}
+		return []watchAction{endFailed(timedOut("%w of %v: the complete copy is discarded", ErrReadyExpired, w.limits.readyLease))}
 	case waited >= w.limits.readyAlarm && !w.warnedReady:
 		w.warnedReady = true
-		actions = append(actions, warnUser{fmt.Sprintf("a complete copy has waited for COMMIT for %v, and waits on", w.limits.readyAlarm)})
+		actions = append(actions, warnUser{fmt.Sprintf("a complete copy has waited for COMMIT for %v", w.limits.readyAlarm)})
 	}
 	cancelled := f.times.cancelled
 	held := !cancelled.IsZero() && (!f.connected || now.Sub(cancelled) > wayBackLimit)

@@ -11,8 +11,8 @@ import (
 	"github.com/migpipe/migpipe/transport/handoff"
 )
 
-// TestWatch plays every scenario of testdata/watch and compares what the watch answers, the
-// indented lines, with those in the file. A line is a time and the facts that change then.
+// TestWatch plays every scenario of testdata/watch and compares the watch's answers, the indented
+// lines, with those in the file. Each other line is a time and the facts that change at it.
 func TestWatch(t *testing.T) {
 	golden.Scenarios(t, "testdata/watch/*.txt", func(t *testing.T, text string) string {
 		s := &watchPlayer{}
@@ -21,7 +21,7 @@ func TestWatch(t *testing.T) {
 	})
 }
 
-// watched is a watch under test, and what it is told.
+// watchPlayer plays a scenario to a watch.
 type watchPlayer struct {
 	watch watch
 	facts facts
@@ -60,7 +60,8 @@ func (s *watchPlayer) line(words []string) (answers []string, err error) {
 	return answers, nil
 }
 
-// fact changes one. A time without a value is now; "no" is that it has not come, or is not so.
+// setFact changes one fact. A time without a value is now; "no" means that it has not come, or is
+// false.
 func (s *watchPlayer) setFact(now time.Time, key, value string) (err error) {
 	f := &s.facts
 	times := map[string]*time.Time{"lost": &f.lostAt, "heard": &f.heardAt, "welcomed": &f.times.welcomed, "resetting": &f.times.resetting, "cancelled": &f.times.cancelled}
@@ -71,8 +72,8 @@ func (s *watchPlayer) setFact(now time.Time, key, value string) (err error) {
 		}
 		return nil
 	}
-	flags := map[string]*bool{"connected": &f.connected, "local": &f.local, "taken": &f.heardWelcome, "missing": &f.missing, "ended": &f.ended,
-		"owes": &f.owes, "leaving": &f.holdAsked, "asks-witness": &f.asksWitness}
+	flags := map[string]*bool{"connected": &f.connected, "local": &f.local, "heard-welcome": &f.heardWelcome, "missing": &f.missing, "ended": &f.ended,
+		"owes": &f.owes, "hold-asked": &f.holdAsked, "asks-witness": &f.asksWitness}
 	if flag, ok := flags[key]; ok {
 		*flag = value != "no"
 		return nil
@@ -109,13 +110,13 @@ func printWatchAction(a watchAction) string {
 	case loseConnection:
 		return "lose the connection: " + a.err.Error()
 	case endRunning:
-		return "end, and run on: " + a.warning
+		return "end, with running devices: " + a.warning
 	case warnUser:
 		return "warn: " + a.text
 	case reportHeld:
-		return "the copy is held"
+		return "report the copy as held"
 	case holdCopy:
-		return "leave the copy"
+		return "hold the copy"
 	}
 	panic(fmt.Sprintf("no text for %T", a))
 }
