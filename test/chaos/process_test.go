@@ -182,7 +182,7 @@ func (p *process) says(text string) bool {
 func (p *process) engaged() bool {
 	engaged := false
 	for _, e := range p.told() {
-		engaged = (engaged || e.Event == "peer" || strings.Contains(e.Text, "going on with migration")) && !strings.Contains(e.Text, "a source was turned away")
+		engaged = (engaged || e.Event == "peer" || strings.Contains(e.Text, "continuing migration")) && !strings.Contains(e.Text, "a source was turned away")
 	}
 	return engaged
 }

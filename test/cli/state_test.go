@@ -107,7 +107,7 @@ func TestDoubtIsKept(t *testing.T) {
 	contains(t, s.Meaning, "IN DOUBT")
 	again := "hint: `mig-send --migration " + s.Migration + "`"
 	for _, args := range [][]string{{"--migration", s.Migration}, {"--continue"}} {
-		contains(t, exits(t, 11, send(args...)), "going on with migration "+s.Migration, "error: the destination has not answered COMMIT", "hint: do NOT start the guest here", again)
+		contains(t, exits(t, 11, send(args...)), "continuing migration "+s.Migration, "error: the destination has not answered COMMIT", "hint: do NOT start the guest here", again)
 	}
 	contains(t, exits(t, 2, send()), "error: migration "+s.Migration+" of these devices is in doubt", "hint: --continue asks the destination")
 	if err := os.Remove(from); err != nil {

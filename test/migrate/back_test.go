@@ -95,15 +95,15 @@ func TestHeldThere(t *testing.T) {
 	}{
 		{name: "all goes back", sources: []string{nic, xe}, outcome: migration.Aborted, record: "OPEN OWNER! OWNER", there: handoff.Aborted, states: [2]vfio.State{vfio.Running, vfio.Running}},
 		{name: "a device works at the second try", sources: []string{nic, times(1, xe, "set@STOP_COPY-STOP:EIO")}, outcome: migration.Aborted,
-			record: "OPEN OWNER! OWNER", there: handoff.Aborted, states: [2]vfio.State{vfio.Running, vfio.Running}, warns: "device d1 came back at the second try"},
+			record: "OPEN OWNER! OWNER", there: handoff.Aborted, states: [2]vfio.State{vfio.Running, vfio.Running}, warns: "device d1 needed a second try"},
 		{name: "a device runs at the second try", sources: []string{times(1, nic, "set@RUNNING_P2P-RUNNING:EIO"), xe}, outcome: migration.Aborted,
-			record: "OPEN OWNER! OWNER", there: handoff.Aborted, states: [2]vfio.State{vfio.Running, vfio.Running}, warns: "device d0 came back at the second try"},
+			record: "OPEN OWNER! OWNER", there: handoff.Aborted, states: [2]vfio.State{vfio.Running, vfio.Running}, warns: "device d0 needed a second try"},
 		{name: "a device cannot leave STOP_COPY", sources: []string{nic, times(6, xe, "set@STOP_COPY-STOP:EIO")}, outcome: migration.NeedsReset,
-			record: "OPEN RESUME_FAILED!", there: handoff.Ready, held: &migration.CopyThere{Ready: true, Rescue: true}, states: [2]vfio.State{vfio.Stop, vfio.StopCopy}, warns: "take the devices back"},
+			record: "OPEN RESUME_FAILED!", there: handoff.Ready, held: &migration.CopyThere{Ready: true, Rescue: true}, states: [2]vfio.State{vfio.Stop, vfio.StopCopy}, warns: "resume the devices"},
 		{name: "no device runs again", sources: []string{stuckNIC, stuckXE}, outcome: migration.NeedsReset,
-			record: "OPEN OWNER! RESUME_FAILED!", there: handoff.Ready, held: &migration.CopyThere{Ready: true, Rescue: true}, states: [2]vfio.State{vfio.Stop, vfio.Stop}, warns: "take the devices back"},
+			record: "OPEN OWNER! RESUME_FAILED!", there: handoff.Ready, held: &migration.CopyThere{Ready: true, Rescue: true}, states: [2]vfio.State{vfio.Stop, vfio.Stop}, warns: "resume the devices"},
 		{name: "one device runs again, and one does not", sources: []string{nic, stuckXE}, outcome: migration.NeedsReset,
-			record: "OPEN OWNER!", there: handoff.Ready, held: &migration.CopyThere{Ready: true}, states: [2]vfio.State{vfio.Running, vfio.Stop}, warns: "take the devices back"},
+			record: "OPEN OWNER!", there: handoff.Ready, held: &migration.CopyThere{Ready: true}, states: [2]vfio.State{vfio.Running, vfio.Stop}, warns: "resume the devices"},
 		{name: "the guest does not say that it runs", sources: []string{nic, xe}, resume: func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }, outcome: migration.Aborted,
 			record: "OPEN OWNER!", there: handoff.Ready, held: &migration.CopyThere{Ready: true}, states: [2]vfio.State{vfio.Running, vfio.Running}},
 	} {
@@ -190,7 +190,7 @@ func TestBackTooLong(t *testing.T) {
 				if r.Outcome != migration.NeedsReset || r.CopyThere == nil || r.CopyThere.Rescue != c.rescue {
 					t.Errorf("%v, held %+v", r.Outcome, r.CopyThere)
 				}
-				if got := strings.Join(r.Warnings, "\n"); !strings.Contains(got, "have not come back for 30s") {
+				if got := strings.Join(r.Warnings, "\n"); !strings.Contains(got, "do not run again after 30s") {
 					t.Errorf("warnings %q", got)
 				}
 				time.Sleep(5 * time.Minute) // the driver lets go

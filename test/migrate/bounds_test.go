@@ -99,7 +99,7 @@ func TestStuckDriver(t *testing.T) {
 				if end.report.Outcome != migration.NeedsReset || end.err == nil {
 					t.Errorf("outcome %v, %v", end.report.Outcome, end.err)
 				}
-				if text := strings.Join(end.report.Warnings, "\n"); !strings.Contains(text, "not let go of "+want) {
+				if text := strings.Join(end.report.Warnings, "\n"); !strings.Contains(text, "not returned from "+want) {
 					t.Errorf("warnings %q", text)
 				}
 				if d := end.report.Devices; len(d) != 1 || !strings.Contains(d[0].State, "unknown") {

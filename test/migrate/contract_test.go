@@ -191,7 +191,7 @@ func TestStrayStreamOnTheWayBack(t *testing.T) {
 		t.Errorf("%v (%v), and of %d stray streams, %d were closed", s.report.Outcome, s.err, stray.given, stray.closed)
 	}
 	wantState(t, p.src[0], vfio.Running)
-	if w := strings.Join(s.report.Warnings, "\n"); !strings.Contains(w, "device ill came back at the second try: set RUNNING: "+vfio.ErrStraySession.Error()) {
+	if w := strings.Join(s.report.Warnings, "\n"); !strings.Contains(w, "device ill needed a second try: set RUNNING: "+vfio.ErrStraySession.Error()) {
 		t.Errorf("warned is of %q", w)
 	}
 }

@@ -192,7 +192,7 @@ func TestNotApproved(t *testing.T) {
 			set: func(v *vmm) {
 				v.send.DowntimeTarget, v.send.ResumeAfter, v.send.StalledAfter = 4*time.Second, 5*time.Second, 2*time.Second
 			},
-			code: transport.CodeTimeout, says: "the switchover was not approved: the guest stood still for 5s"},
+			code: transport.CodeTimeout, says: "the switchover was not approved: the guest was paused for too long (5s)"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			timed(t, true, func(t *testing.T, carry carrier) {
@@ -281,7 +281,7 @@ func TestGuestNotStarted(t *testing.T) {
 		if s.report.Outcome != migration.InDoubt || r.report.Outcome != migration.NeedsReset {
 			t.Errorf("outcomes %v (%v) and %v (%v)", s.report.Outcome, s.err, r.report.Outcome, r.err)
 		}
-		if f := r.fault(t); f.Code != transport.CodeStart || !strings.Contains(f.Error(), "start the guest, which may run all the same: no answer from the vCPUs") {
+		if f := r.fault(t); f.Code != transport.CodeStart || !strings.Contains(f.Error(), "start the guest, which may run nevertheless: no answer from the vCPUs") {
 			t.Errorf("destination: %v", f)
 		}
 		if got := v.records(); got != "COMMIT ACCEPT" {

@@ -71,7 +71,7 @@ func TestDiscardReadyAfter(t *testing.T) {
 		if len(*alarms) != 1 || !near((*alarms)[0], 2*time.Second) {
 			t.Errorf("alarms after %v, want one after 2s", *alarms)
 		}
-		if f := s.fault(t); f.Code != transport.CodeTimeout || !f.Remote || !strings.Contains(f.Error(), "COMMIT has not come for 5s") {
+		if f := s.fault(t); f.Code != transport.CodeTimeout || !f.Remote || !strings.Contains(f.Error(), "no COMMIT within the discard limit of 5s") {
 			t.Errorf("source: %v", f)
 		}
 		if f := r.fault(t); f.Code != transport.CodeTimeout || !errors.Is(f, writer.ErrReadyExpired) {
@@ -96,7 +96,7 @@ func TestLoadStall(t *testing.T) {
 		if f := s.fault(t); f.Code != transport.CodeTimeout || !f.Remote {
 			t.Errorf("source: %v", f)
 		}
-		if f := r.fault(t); !errors.Is(f, writer.ErrStalled) || !strings.Contains(f.Error(), "for 3s after the last END") {
+		if f := r.fault(t); !errors.Is(f, writer.ErrStalled) || !strings.Contains(f.Error(), "of 3s after the last END") {
 			t.Errorf("destination: %v", f)
 		}
 		p.rolledBack(t, s, r)

@@ -67,7 +67,7 @@ func TestDestinationWaitsOn(t *testing.T) {
 			if d, ok := h.says(time.Hour, owes...).(*wire.Declined); !ok || d.Code != transport.CodeTimeout {
 				t.Errorf("the source was told %+v", h.got)
 			}
-		}, stall, "bytes are left"},
+		}, stall, "remaining bytes"},
 		{"nothing is left", func(h *hostile) {
 			h.open()
 			if m, ok := h.says(5*time.Minute, nothing...).(*wire.Welcome); !ok {
@@ -77,7 +77,7 @@ func TestDestinationWaitsOn(t *testing.T) {
 		{"gone after WELCOME", func(h *hostile) {
 			h.welcomed()
 			h.lane.Close()
-		}, 0, "has not come back"},
+		}, 0, "has not reconnected"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

@@ -96,7 +96,7 @@ func stuck() Result {
 	v.Report.Outcome, v.Report.Attempt.Mig = migration.NeedsReset, migration.ID{0xab}
 	v.Report.CopyThere = &migration.CopyThere{Ready: true, Rescue: true}
 	v.There, v.Again = &CopyThere{*v.Report.CopyThere, v.Report.Attempt.Mig}, v.Report.Attempt.Mig.String()
-	v.Report.Warnings = []string{"take the devices back: STOP_COPY -> STOP: input/output error"}
+	v.Report.Warnings = []string{"resume the devices: STOP_COPY -> STOP: input/output error"}
 	return v
 }
 
