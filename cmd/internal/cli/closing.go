@@ -71,7 +71,7 @@ func holdDevices(v *ui.Result, devices []input.Opened, show *ui.Observer) {
 	if len(v.Kept) == 0 {
 		return
 	}
-	if errors.Is(v.Err, writer.ErrCopyHeld) { // the user has been told, and has said so twice
+	if errors.Is(v.Err, writer.ErrCopyHeld) { // the program has said what is lost, and a second signal has come
 		v.LetGo = true
 		return
 	}

@@ -52,12 +52,12 @@ func (s *sendFlags) measure(ctx context.Context, d *transport.EitherDialer, devi
 	return all, err
 }
 
-// dialer is what the migration dials with. The error is that nobody answers a migration
-// that has not begun; whatever else is wrong, it will say.
+// dialer is the dialer of the migration. It fails if no carrier reaches the peer and the
+// migration has not begun. Dial reports every other fault.
 func (s *sendFlags) dialer(ctx context.Context, end input.Endpoint, o *continuing.Outgoing, devices []input.Opened, show *ui.Observer) (transport.Dialer, error) {
 	d := end.Dialer(s.lookup())
 	if either, ok := d.(*transport.EitherDialer); ok && o.Journal.Last().Record == handoff.None {
-		connects := func(ev migration.Event) { // the rest the migration tells
+		connects := func(ev migration.Event) { // the migration emits the other events
 			if ev.Phase == migration.Connect {
 				show.Observe(ev)
 			}

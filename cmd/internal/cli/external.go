@@ -43,7 +43,7 @@ waits for it as in doubt. "failed TEXT" and the end of stdin, but no signal, end
 wait: the guest may have run, the outcome is needs-reset, and the source
 stays in doubt.`
 
-// ownerFlag says who decides about the whole VM.
+// ownerFlag selects who decides about the whole VM.
 type ownerFlag struct{ who string }
 
 func (o *ownerFlag) add(cmd *cobra.Command) {
@@ -108,7 +108,7 @@ func notPaused(err error) error {
 	return &transport.Fault{Code: transport.CodeCancelled, Err: err}
 }
 
-// starts is writer.Options.StartGuest by a line, nil where nobody is asked.
+// starts is writer.Options.StartGuest by a line of the VMM, nil without a VMM.
 func (o *owner) starts() func(context.Context) error {
 	if o == nil {
 		return nil
@@ -116,8 +116,8 @@ func (o *owner) starts() func(context.Context) error {
 	return func(ctx context.Context) error { return o.answer(ctx, "started", "failed TEXT") }
 }
 
-// answer waits for a line that says yes, or no. Any other is answered by an event, which
-// names both.
+// answer waits for a line with the word yes or no. For any other line it emits an event with
+// both words.
 func (o *owner) answer(ctx context.Context, yes, no string) error {
 	o.once.Do(func() { go o.read() }) // ends with stdin, or with the process: nothing calls a read of a pipe off
 	no, withText := strings.CutSuffix(no, " TEXT")

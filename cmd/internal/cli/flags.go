@@ -20,7 +20,7 @@ import (
 	"github.com/migpipe/migpipe/transport/migration"
 )
 
-// common is what both programs are told by flags, and what tells them apart.
+// common has the flags of both programs, and which of them this is.
 type common struct {
 	input.Side
 
@@ -43,22 +43,21 @@ type common struct {
 	unconfined bool
 	broker     *broker.Broker // nil without a sandbox, and where it has nothing to do
 
-	impatient func() (waiting string) // does what a second signal asks for
+	impatient func() (waiting string) // is called at a second signal, and returns what the run still waits for
 }
 
-// job is a migration whose command line was found good.
+// job is what a run does once its command line is accepted.
 type job struct {
 	end       input.Endpoint
 	preflight *migration.Preflight // nil but for --dry-run, where the engine fills it
 	outgoing  *continuing.Outgoing // of mig-send; nil for --dry-run
-	// begin finds out which migration it is, now that the devices are open, or have
-	// failed to open.
+	// begin finds the migration that continues, or begins a new one. The devices are open then,
+	// or have failed to open.
 	begin  func(devices []input.Opened, failed error) error
 	engine func(context.Context, []input.Opened, *ui.Observer) (migration.Report, error)
 }
 
-// addFlags adds the flags that both programs have behind the one that says
-// where.
+// addFlags registers the flags of both programs.
 func (c *common) addFlags(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.StringArrayVar(&c.devices, "device", nil, "`NAME=URL` of a device; may be repeated")
@@ -108,7 +107,7 @@ func (c *common) stallHelp() string {
 	return "`TIME` after which the attempt ends if no byte moves while the guest is paused"
 }
 
-// check finds what flags say together and none says alone.
+// check refuses flags that contradict each other.
 func (c *common) check() error {
 	switch {
 	case c.json && c.quiet:
@@ -127,10 +126,10 @@ func longEnough(idle time.Duration) error {
 	return nil
 }
 
-// comingBack is what nobody's impatience shortens.
+// comingBack is the wait that no signal shortens.
 const comingBack = "waiting for the devices to come back"
 
-// memoryError finds buffers that this host could not give.
+// memoryError names --memory where this host could not give the buffers.
 func (c *common) memoryError(err error) error {
 	if f, ok := errors.AsType[*transport.Fault](err); errors.Is(err, unix.ENOMEM) && (!ok || f.Device == "" && !f.Remote) {
 		return ui.Mistakef("give a smaller --memory", "--memory %s: %s", &c.memory, ui.PlainText(err))
@@ -138,8 +137,8 @@ func (c *common) memoryError(err error) error {
 	return err
 }
 
-// run carries a command line out and tells how it went. Every way from here
-// leads through show.end, which writes the done event.
+// run runs a command line, and returns the exit code. Every path from here ends in
+// Observer.End, which emits the done event.
 func (c *common) run(prepare func() (job, error)) int {
 	limitHeap(c.memory.Bytes, leastMemory("/"))
 	keepCollectorAway(c.Role == journal.Source)
@@ -147,7 +146,7 @@ func (c *common) run(prepare func() (job, error)) int {
 	c.auth.Open, c.auth.Warn = c.openFile, show.Warn
 	ctx, stop := cancelOnSignal(c.Program, show.Stderr(), c.impatient)
 	devices, j, v := c.attempt(ctx, prepare, show)
-	stop() // nothing is being waited for any more
+	stop()
 	c.endBroker()
 	j.outgoing.Close() // before the wait, in which a person may decide
 	holdDevices(&v, devices, show)
@@ -156,8 +155,8 @@ func (c *common) run(prepare func() (job, error)) int {
 	return show.End(v)
 }
 
-// attempt does everything from flags to what became of the devices, which are
-// still open.
+// attempt runs everything from the check of the flags to the result. The devices are still
+// open then.
 func (c *common) attempt(ctx context.Context, prepare func() (job, error), show *ui.Observer) ([]input.Opened, job, ui.Result) {
 	devices, j, err := c.setUp(prepare, show)
 	v := ui.Result{Report: migration.Report{Outcome: migration.Aborted}, Err: err, Preflight: j.preflight}
@@ -218,7 +217,7 @@ func (c *common) setUp(prepare func() (job, error), show *ui.Observer) ([]input.
 	return devices, j, err
 }
 
-// descriptors are what the command line says of the descriptors of the process.
+// descriptors are the uses of descriptors that the command line names.
 func (c *common) descriptors() input.Descriptors {
 	return input.Descriptors{Side: c.Side, Devices: c.specs, Quiet: c.quiet, Answered: c.owner.external()}
 }

@@ -73,7 +73,7 @@ func completeWords(words ...string) cobra.CompletionFunc {
 	return cobra.FixedCompletions(words, cobra.ShellCompDirectiveNoFileComp)
 }
 
-// completeMigration offers the ids of the journals that begin like what was typed.
+// completeMigration offers the ids of journals that begin with the typed text.
 func (c *common) completeMigration(_ *cobra.Command, args []string, typed string) ([]string, cobra.ShellCompDirective) {
 	if len(args) > 0 || c.state.Directory() == "" {
 		return nil, cobra.ShellCompDirectiveNoFileComp

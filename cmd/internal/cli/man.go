@@ -74,13 +74,13 @@ func hasDefault(f *pflag.Flag) bool {
 	return f.DefValue != "" && f.DefValue != "false" && f.DefValue != "[]"
 }
 
-// verbatim keeps the lines of a text that was laid out for terminals.
+// verbatim preserves the lines of a text that is laid out for terminals.
 func verbatim(w *bytes.Buffer, text string) {
 	fmt.Fprintf(w, ".nf\n%s\n.fi\n", roff(text))
 }
 
-// roff escapes what troff would take for its own: backslashes, hyphens that
-// are to stay hyphens, and control characters at the start of a line.
+// roff escapes the characters that troff would interpret: backslashes, hyphens, and control
+// characters at the start of a line.
 func roff(text string) string {
 	lines := strings.Split(strings.NewReplacer(`\`, `\e`, `-`, `\-`).Replace(text), "\n")
 	for i, line := range lines {

@@ -22,7 +22,7 @@ const (
 	besideChunks = outsideHeap + leastHeap
 )
 
-// memoryLimit is the most memory that a process may have, and what says so.
+// memoryLimit is the most memory that a process may have, and which limit that is.
 type memoryLimit struct {
 	bytes uint64
 	by    string
@@ -84,7 +84,7 @@ func groupLimits(root string) (limits []memoryLimit) {
 			continue
 		}
 		below, err := filepath.Rel(m.root, path)
-		if err != nil || strings.HasPrefix(below, "..") { // it is outside of what is mounted here, as in some containers
+		if err != nil || strings.HasPrefix(below, "..") { // the group is outside of the mounted hierarchy, as in some containers
 			below = "."
 		}
 		for dir := filepath.Join(m.point, below); ; dir = filepath.Dir(dir) {
@@ -155,18 +155,16 @@ func readLimit(path string) (uint64, bool) {
 	return n, err == nil && n < math.MaxInt64/2
 }
 
-// How the garbage collector is set, where the environment does not say.
+// How the garbage collector is set, unless the environment sets it.
 //
-// Chunks are outside the heap and moving one allocates nothing, so what grows the
-// heap is the network's own: some 30 MiB for each GiB over QUIC, beside 3 MiB that
-// live. With ten times what lives, of which the runtime makes 40 MiB at the least, a
-// cycle comes about once a GiB, and so practically never in the moments in which the
-// guest stands still, where it would take CPUs from the lanes. The limit is for a
-// heap that is larger than that, with many devices or many small chunks: it has
-// cycles come earlier rather than memory be ten times as much.
+// Chunks are outside the heap, and moving one allocates nothing. The garbage is that of the
+// QUIC stack: some 30 MiB for each GiB, beside 3 MiB of live objects. At ten times the live
+// heap, and at least 40 MiB, a cycle of the collector comes about once per GiB, and so hardly
+// ever while the guest is paused, when it would take CPUs from the lanes. The limit is for a
+// larger heap, of many devices or many small chunks: there a cycle comes earlier.
 //
-// A destination that waits for its source has the runtime's usual percentage: a stranger's
-// TLS handshake leaves some 40 KiB of garbage.
+// A destination that waits for its source has the runtime's usual percentage: the TLS
+// handshake of a stranger leaves some 40 KiB of garbage.
 const (
 	heapPercent = 1000
 	heapUsual   = 100

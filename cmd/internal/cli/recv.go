@@ -73,7 +73,7 @@ const recvExample = `  # on the destination: its name, then wait for the source
   # into a device that a VMM has opened as descriptor 7
   mig-recv --listen unix:/run/mig --device nic0=fd:7 --json`
 
-// recvFlags are what only mig-recv is told.
+// recvFlags are the flags of mig-recv.
 type recvFlags struct {
 	common
 	listen   string
@@ -166,7 +166,7 @@ func (r *recvFlags) receive(ctx context.Context, end input.Endpoint, devices []i
 	return rep, err
 }
 
-// signalled is told of a second signal, and says what is still waited for.
+// signalled is called at a second signal, and returns what mig-recv still waits for.
 func (r *recvFlags) signalled() string {
 	select {
 	case r.leave <- struct{}{}:
@@ -178,7 +178,7 @@ func (r *recvFlags) signalled() string {
 	return comingBack
 }
 
-// observe adds to what is told of a copy that stays which devices end with this process.
+// observe adds to the event of a held copy the devices that end with this process.
 func (r *recvFlags) observe(devices []input.Opened, show *ui.Observer) migration.Observer {
 	return func(ev migration.Event) {
 		collect(ev)
@@ -198,7 +198,7 @@ func (r *recvFlags) observe(devices []input.Opened, show *ui.Observer) migration
 	}
 }
 
-// collect keeps the collector away during a migration, and no longer.
+// collect sets the collector for a migration, and back after it.
 func collect(ev migration.Event) {
 	if ev.Kind == migration.Phase {
 		keepCollectorAway(ev.Phase != migration.Rollback)

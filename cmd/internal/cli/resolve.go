@@ -36,12 +36,12 @@ type resolveFlags struct {
 	witness doubtFlags
 }
 
-// decision is how a side names what is decided.
+// decision is a decision that a side may record, by its flag.
 type decision struct {
 	flag, usage, records, after string
 	ask                         string // what the typed name of the host is the answer to
 	record                      func(last handoff.Entry, text string) (handoff.Entry, bool)
-	next                        string // what is to be done once it is recorded; %s is the migration
+	next                        string // the next step once it is recorded; %s is the migration
 }
 
 // notHere is what a name of this host vouches for.
@@ -130,7 +130,7 @@ func (r *resolveFlags) run(cmd *cobra.Command, id string) error {
 	return r.decide(cmd, id, d)
 }
 
-// decide records what was decided.
+// decide records the decision.
 func (r *resolveFlags) decide(cmd *cobra.Command, id string, d decision) error {
 	j, err := r.open(id)
 	if err != nil {
@@ -165,7 +165,7 @@ func (r *resolveFlags) decide(cmd *cobra.Command, id string, d decision) error {
 	return say(cmd, "next: "+fmt.Sprintf(d.next, decided.Attempt.Mig))
 }
 
-// open takes the journal, which nobody may be working with.
+// open opens the journal. It fails while another process has it open.
 func (r *resolveFlags) open(id string) (*journal.Journal, error) {
 	mig, err := r.state.FindMigration(r.Role, "migration ", id)
 	if err != nil {
@@ -194,7 +194,7 @@ func (r *resolveFlags) signature() string {
 	return who + ": " + ui.OneLine(strings.TrimSpace(r.why))
 }
 
-// heard says what the records of a side imply of the other.
+// heard has what a record of one side implies for the other.
 var heard = map[handoff.Record]string{
 	handoff.Open:         "whether the destination holds a whole copy is not recorded here; it runs nothing that it was not told to",
 	handoff.Commit:       "the destination had said READY: it holds a whole copy, and may have been told to run it",
@@ -205,7 +205,7 @@ var heard = map[handoff.Record]string{
 	handoff.Lost: "the source had given its devices up (COMMIT); they were accepted here, and may have run",
 }
 
-// show prints what is known, of both sides.
+// show prints the records of this side, and what they imply for the other.
 func (r *resolveFlags) show(cmd *cobra.Command, j *journal.Journal) error {
 	last := j.Last()
 	all, devices, err := journal.ReadWithDevices(r.state.Path(r.Role, last.Attempt.Mig))
@@ -237,8 +237,8 @@ func (r *resolveFlags) show(cmd *cobra.Command, j *journal.Journal) error {
 	return err
 }
 
-// confirmed wants the name of this host, which is not shown: whoever reads it off
-// the screen has not looked where he is.
+// confirmed asks for the name of this host. It does not show the name: the person has to know
+// where the command runs.
 func (r *resolveFlags) confirmed(in io.Reader, out io.Writer, ask string) error {
 	host, err := os.Hostname()
 	if err != nil {
@@ -259,8 +259,8 @@ func (r *resolveFlags) confirmed(in io.Reader, out io.Writer, ask string) error 
 	return nil
 }
 
-// win asks the witness of a migration that has one: as long as the destination does
-// not have the register, a source that comes back may still win it, and run.
+// win asks the witness of a migration that has one. Until the destination has the register, a
+// source that reconnects may still win it, and run.
 func (r *resolveFlags) win(last handoff.Entry) error {
 	if r.Role != journal.Destination || last.Witness == 0 {
 		return nil
@@ -282,7 +282,7 @@ func (r *resolveFlags) win(last handoff.Entry) error {
 	return nil
 }
 
-// workedOn is why nobody can decide a migration yet: a program may still do so.
+// workedOn is why a person cannot decide a migration yet: a program still works on it.
 type workedOn struct {
 	program string
 	mig     migration.ID

@@ -31,8 +31,8 @@ and unix: sockets in another user's directory, CAP_NET_ADMIN for the sockets of 
 mig-send where net.core.rmem_max or wmem_max is small, CAP_SYS_RESOURCE for the pipes of
 unix:. An abstract socket in --to (unix:@NAME) stays in reach, and all others with it.`
 
-// confine gives up what the run does not open any more. It comes when all that is
-// to be open is, and before the first byte of the peer is read.
+// confine enters the sandbox: once everything that the run needs is open, and before it reads
+// the first byte of the peer.
 func (c *common) confine(end input.Endpoint, devices []input.Opened, show *ui.Observer) error {
 	if c.unconfined {
 		show.Confined(sandbox.Status{Why: "--no-sandbox"})
@@ -46,8 +46,8 @@ func (c *common) confine(end input.Endpoint, devices []input.Opened, show *ui.Ob
 	return nil
 }
 
-// startBroker starts the process that does for this one what the sandbox will keep it
-// from. It comes before anybody connects, who would have files read again.
+// startBroker starts the process that opens files and looks up names for this one, which the
+// sandbox forbids. It comes before a peer connects, which may have files read again.
 func (c *common) startBroker(end input.Endpoint, devices []input.Opened) (err error) {
 	files, hosts := end.Files(), c.Role == journal.Source && end.IsName()
 	if c.unconfined || !sandbox.Available() || c.needs(end, devices).Programs || len(files) == 0 && !hosts {
@@ -82,18 +82,18 @@ func (c *common) lookup() transport.LookupFunc {
 	return nil
 }
 
-// needs is what this run still opens by name. Whoever lets a run open more adds it
-// here; whoever lets it run programs sets Programs, which they would be confined
-// with. All of these are directories, in which files may be made, renamed and removed. A
-// directory that is itself replaced, or mounted anew, stays out of reach:
+// needs are the directories in which this run still makes, renames and removes files. A
+// feature that opens more files by name has to add them here. A feature that runs programs has
+// to set Programs: the sandbox would confine those, too. A directory that is replaced, or
+// mounted again, is out of reach:
 //
 //	--state-dir     a journal that is not open yet cannot be opened: the attempt is refused
 //	witness dir:    out of reach, as a witness that does not answer
 //	file: sink      the file does not appear, and the start of the device fails
 //	sim: keep       the transition fails
-//	unix: listener  its socket is left
+//	unix: listener  the socket is not removed
 //
-// Files of credentials are not among them: the broker opens those.
+// The broker opens the files of credentials.
 func (c *common) needs(end input.Endpoint, devices []input.Opened) sandbox.Needs {
 	var directories []string
 	if dir := c.state.Directory(); dir != "" {

@@ -76,7 +76,7 @@ var codecPolicies = map[string]codec.Policy{
 	"auto": nil, "raw": codec.Fixed(codec.Raw), "s2": codec.Fixed(codec.S2), "zstd": codec.Fixed(codec.Zstd),
 }
 
-// sendFlags are what only mig-send is told.
+// sendFlags are the flags of mig-send.
 type sendFlags struct {
 	common
 	to         string

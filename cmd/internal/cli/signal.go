@@ -13,11 +13,11 @@ import (
 	"golang.org/x/term"
 )
 
-// cancelOnSignal gives a context that the first SIGINT, SIGTERM or SIGHUP
-// cancels. A further one does not kill: devices that are half way between two
-// states would stay there. It says what is still being waited for, which waiting knows,
-// until stop: what follows is the report, and no signal may cost that either. A further
-// SIGHUP says nothing: a terminal that is lost sends more than one.
+// cancelOnSignal returns a context that the first SIGINT, SIGTERM or SIGHUP cancels. A further
+// signal does not kill the program: a device between two states would stay there. It prints
+// what the program still waits for, by the function waiting, until stop is called: the report
+// follows, and no signal may lose it. A further SIGHUP prints nothing: a terminal that is lost
+// sends more than one.
 func cancelOnSignal(program string, told io.Writer, waiting func() string) (_ context.Context, stop func()) {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	signals := make(chan os.Signal, 4)
@@ -46,12 +46,11 @@ func cancelOnSignal(program string, told io.Writer, waiting func() string) (_ co
 	return ctx, func() { close(done); <-ended; cancel(nil) }
 }
 
-// awaitSignal waits for the first SIGINT or SIGTERM that comes once tell is
-// called. A terminal that is lost decides nothing: where networks fail, it fails
-// with them.
+// awaitSignal waits for the first SIGINT or SIGTERM after the call of tell. SIGHUP does not
+// count: a terminal may be lost with the network that the migration has lost.
 func awaitSignal(told io.Writer, tell func()) {
 	signals := make(chan os.Signal, 4)
-	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM) // before tell: who reads what it says may act at once
+	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM) // before tell: its reader may act at once
 	signal.Ignore(syscall.SIGHUP)
 	tell()
 	<-signals
@@ -72,14 +71,14 @@ type cancelled struct{ signal os.Signal }
 func (c cancelled) Error() string { return "cancelled: " + c.signal.String() }
 func (c cancelled) Unwrap() error { return context.Canceled }
 
-// abortOnPanic makes a panic, in whichever goroutine, end the program by
-// SIGABRT: Go's own end is an exit with 2, which says that the command line is
-// wrong. No core is left, since buffers hold guests' secrets.
+// abortOnPanic makes a panic in any goroutine end the program by SIGABRT: Go would exit with 2,
+// which is the status for a wrong command line. The kernel writes no core, since buffers hold
+// secrets of guests.
 func abortOnPanic() {
-	// RLIMIT_CORE alone would not do: 0 does not stop cores that core_pattern pipes
-	// into a program, and 1, which does, cannot be had where the hard limit is 0
-	// (do_coredump in the kernel's fs/coredump.c). This also keeps the memory and
-	// the fds from other processes of the same user: that takes CAP_SYS_PTRACE.
+	// RLIMIT_CORE is not enough: 0 does not stop a core that core_pattern pipes into a
+	// program, and 1, which does, cannot be set where the hard limit is 0 (do_coredump in
+	// the kernel's fs/coredump.c). PR_SET_DUMPABLE also hides the memory and the fds from
+	// processes of the same user without CAP_SYS_PTRACE.
 	err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0)
 	if err == nil {
 		// An execve makes a program dumpable again (prctl(2)); the limit outlasts it,

@@ -47,7 +47,8 @@ var meanings = map[journal.Role]map[handoff.Record]string{
 	},
 }
 
-// What else a record means where the destination's copy may be the only one that works.
+// soleMeanings are for records beside which the copy of the destination may be the only one
+// that works.
 var soleMeanings = map[handoff.Record]string{
 	handoff.Owner:  "the devices are this side's, and were not all resumed, as far as is known; the destination may hold a complete copy: the next attempt takes them back",
 	handoff.Commit: "IN DOUBT: a person has decided that the destination runs its copy: mig-send --migration tells it so; start nothing here",
@@ -61,7 +62,7 @@ func meaning(role journal.Role, e handoff.Entry) string {
 	return meanings[role][e.Record]
 }
 
-// jsonJournal is what `status --json` says of a journal.
+// jsonJournal is a journal in the output of `status --json`.
 type jsonJournal struct {
 	Migration string            `json:"migration"`
 	Devices   []journal.Device  `json:"devices,omitempty"`
@@ -72,7 +73,7 @@ type jsonJournal struct {
 	Bytes     uint64            `json:"bytes"`
 	Fault     string            `json:"fault,omitempty"`
 	Decided   string            `json:"decided,omitempty"`        // by a person, as with FORCED: by whom, and why
-	Forced    uint64            `json:"forced_attempt,omitempty"` // of which attempt that is; later ones do not undo it
+	Forced    uint64            `json:"forced_attempt,omitempty"` // the attempt of the decision; later attempts do not undo it
 	Alarm     string            `json:"alarm,omitempty"`          // both sides may run: what the other one has recorded
 	Peer      *transport.PeerID `json:"peer,omitempty"`
 	Side      string            `json:"side"`
@@ -173,7 +174,7 @@ func newestRecord(role journal.Role, path string, all []journal.Record, devices 
 	return j
 }
 
-// notes are what is said behind the meaning of a record.
+// notes follow the meaning of a record.
 func (j jsonJournal) notes() string {
 	var list []string
 	if j.Alarm != "" {

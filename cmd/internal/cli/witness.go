@@ -10,7 +10,7 @@ import (
 	"github.com/migpipe/migpipe/transport/handoff/witness"
 )
 
-// doubtHelp is the part of the help texts about what is done in doubt.
+// doubtHelp is the part of the help texts about doubt.
 const doubtHelp = `In doubt is a source that has recorded COMMIT and hears no answer: the destination
 may run the devices. --in-doubt says what is done then, and both sides must say the
 same:
@@ -27,7 +27,7 @@ mig-send ends 5 s later, in doubt; a second signal ends the wait at once.
 A person who knows that the other host is dead, or kept from its devices, decides
 with ` + "`resolve`" + `, when the program that waits was ended.`
 
-// doubtFlags say what is done in doubt.
+// doubtFlags say what decides in doubt.
 type doubtFlags struct {
 	policy string
 	url    string

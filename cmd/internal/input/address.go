@@ -76,7 +76,7 @@ func (a *Auth) NewEndpoint(flag, address string, fds Descriptors) (Endpoint, err
 	return Endpoint{prefix, address, a.Idle, pinned}, nil
 }
 
-// CutCarrier parts what says how lanes between hosts are carried from where to.
+// CutCarrier separates the prefix that selects a carrier from the address.
 func CutCarrier(given string) (prefix, address string) {
 	for _, prefix := range []string{ui.TLSPrefix, ui.AutoPrefix} {
 		if address, ok := strings.CutPrefix(given, prefix); ok {
@@ -134,15 +134,15 @@ func (e Endpoint) Files() []string {
 	return nil
 }
 
-// IsName says that the host has to be looked up.
+// IsName reports whether the host has to be looked up.
 func (e Endpoint) IsName() bool {
 	host, _, err := net.SplitHostPort(e.Address)
 	_, notAddress := netip.ParseAddr(host)
 	return err == nil && !strings.HasPrefix(e.Address, ui.UnixPrefix) && notAddress != nil
 }
 
-// Dialer and listen are the one place that a new carrier is added to. lookup finds the
-// host, nil for the system's way.
+// Dialer makes a dialer for the address. A new carrier is added here and in Listen. lookup finds
+// the addresses of the host; nil asks the system.
 func (e Endpoint) Dialer(lookup transport.LookupFunc) transport.Dialer {
 	if path, ok := strings.CutPrefix(e.Address, ui.UnixPrefix); ok {
 		return &transport.UnixDialer{Path: path}
@@ -158,7 +158,7 @@ func (e Endpoint) Dialer(lookup transport.LookupFunc) transport.Dialer {
 	return quic
 }
 
-// Listen tells refused of peers that were turned away.
+// Listen listens at the address. It calls refused for each peer that it refuses.
 func (e Endpoint) Listen(refused func(error)) (transport.Listener, error) {
 	opts := &transport.ListenOptions{Refused: refused, Idle: e.idle}
 	var l transport.Listener
@@ -180,7 +180,7 @@ func (e Endpoint) Listen(refused func(error)) (transport.Listener, error) {
 	return l, nil
 }
 
-// HeardAt is where the peer finds this side, as it would be given to --to.
+// HeardAt is the value of --to by which the peer reaches this side.
 func (e Endpoint) HeardAt(l transport.Listener) string {
 	if strings.HasPrefix(e.Address, ui.UnixPrefix) {
 		return e.Address

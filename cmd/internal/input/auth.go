@@ -40,9 +40,8 @@ type Auth struct {
 	Warn func(text string)                   // reports what is wrong beside the migration
 }
 
-// DefaultIdentity is where a program's key is unless --identity says otherwise.
-// The two programs have keys of their own: sending and receiving are separate
-// permissions.
+// DefaultIdentity is the file of a program's key, without --identity. Each program has its own
+// key: to send and to receive are separate permissions.
 func DefaultIdentity(key string) (string, error) {
 	if os.Getenv("XDG_CONFIG_HOME") == "" && os.Geteuid() == 0 {
 		return filepath.Join("/etc/migpipe", key), nil

@@ -9,7 +9,7 @@ import (
 	"github.com/migpipe/migpipe/vfio/file"
 )
 
-// IsFD says that a URL names an inherited descriptor.
+// IsFD reports whether the URL names an inherited descriptor.
 func (d Device) IsFD() bool { return d.Scheme == "fd" || d.Scheme == "fdname" }
 
 // fd is the descriptor that such a URL names.
@@ -20,9 +20,9 @@ func (d Device) fd() (int, error) {
 	return numberedFD(d.Rest)
 }
 
-// openFD takes over an inherited descriptor: of a device if the kernel says so,
-// else of a pipe, socket or file that holds or takes the device's stream. One
-// that is refused stays open, as the user gave it, until the program ends.
+// openFD takes over an inherited descriptor: of a device, or of a pipe, socket or file that
+// carries the stream of a device. The kernel tells which it is. A refused descriptor stays open
+// until the program ends.
 func openFD(n int, name string, r journal.Role) (vfio.Device, error) {
 	switch {
 	case vfio.IsDevice(n):
@@ -33,7 +33,7 @@ func openFD(n int, name string, r journal.Role) (vfio.Device, error) {
 	return file.ToFD(n, name)
 }
 
-// Descriptors are what the command line says of the descriptors of the process.
+// Descriptors are the uses of descriptors that the command line names.
 type Descriptors struct {
 	Side
 	Devices  []Device
@@ -81,8 +81,8 @@ func (d Descriptors) checkDevice(name string, n int) error {
 	return nil
 }
 
-// inherited tells a descriptor that this process was started with from those
-// that the Go runtime has opened since: they are all close-on-exec.
+// inherited reports whether the process was started with the descriptor. The Go runtime opens
+// all others with close-on-exec.
 func inherited(n int) bool {
 	flags, err := unix.FcntlInt(uintptr(n), unix.F_GETFD, 0)
 	return err == nil && flags&unix.FD_CLOEXEC == 0

@@ -88,7 +88,7 @@ func parseDevice(flag string, r journal.Role) (Device, error) {
 	return d, d.check(r)
 }
 
-// check finds what is wrong with a URL without opening anything.
+// check refuses a URL that is wrong. It opens nothing.
 func (d Device) check(r journal.Role) error {
 	var err error
 	switch d.Scheme {
@@ -127,7 +127,7 @@ func checkName(name string) error {
 	return nil
 }
 
-// clash finds the same device twice.
+// clash refuses a device that is there already.
 func (d Device) clash(others []Device) error {
 	for _, o := range others {
 		switch {
@@ -145,25 +145,25 @@ func (d Device) clash(others []Device) error {
 // String is the device's URL.
 func (d Device) String() string { return d.Scheme + ":" + d.Rest }
 
-// ours says that the device's state ends with this program.
+// ours reports whether the state of the device ends with this program.
 func (d Device) ours() bool { return d.Scheme == "vfio" || d.Scheme == "sim" && d.Keep() == "" }
 
 // Outlives reports whether what the device holds can outlive the program.
 func (d Device) Outlives() bool { return d.IsFD() || d.Keep() != "" }
 
-// lent says that somebody else has the device open too, so that what it holds outlives
-// this program. An inherited pipe or file is none: what was written to it is no state.
+// lent reports whether another process has the device open, too, so that its state outlives
+// this program. An inherited pipe or file has no state.
 func (d Device) lent(dev vfio.Device) bool {
 	if kept, ok := dev.(interface{ Found() bool }); ok {
-		return kept.Found() // a new one holds nothing, whoever is to find it later
+		return kept.Found() // a new one holds nothing yet
 	}
 	return d.IsFD() && !IsFile(dev)
 }
 
-// IsFile says that a device is really a file, or a pipe.
+// IsFile reports whether a device is a file or a pipe.
 func IsFile(dev vfio.Device) bool { return vfio.Describe(dev).Driver == "file" }
 
-// Keep is the file that a simulated device is kept in, "" for all others.
+// Keep is the file with the state of a simulated device, "" for all others.
 func (d Device) Keep() string {
 	if d.Scheme != "sim" {
 		return ""

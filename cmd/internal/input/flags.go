@@ -17,7 +17,7 @@ import (
 	"github.com/migpipe/migpipe/transport/journal"
 )
 
-// Side says which of the two programs this is.
+// Side is one of the two programs.
 type Side struct {
 	Program     string // mig-send or mig-recv
 	PeerProgram string // the other one
@@ -118,8 +118,8 @@ func Int(f *pflag.FlagSet, to *int, name string, value int, check func(int) erro
 	f.Var(&checked[int]{to, "int", parse, strconv.Itoa, check}, name, usage)
 }
 
-// Choice registers a flag for one of some words, each of which stands for a value, and
-// completes it. The first word is the default.
+// Choice registers a flag for one of some words, and its completion. Each word stands for a
+// value. The first word is the default.
 func Choice[T any](cmd *cobra.Command, to *T, name, usage string, words []string, values map[string]T) {
 	chosen := words[0]
 	*to = values[chosen]
@@ -136,7 +136,7 @@ func Choice[T any](cmd *cobra.Command, to *T, name, usage string, words []string
 	_ = cmd.RegisterFlagCompletionFunc(name, cobra.FixedCompletions(words, cobra.ShellCompDirectiveNoFileComp))
 }
 
-// Word registers a flag for one of some words, of which the first is the default.
+// Word registers a flag for one of some words. The first word is the default.
 func Word(cmd *cobra.Command, to *string, name, usage string, words ...string) {
 	values := map[string]string{}
 	for _, w := range words {
@@ -171,7 +171,7 @@ func parseRate(text string) (uint64, error) {
 	return n, nil
 }
 
-// Positive refuses 0 and what is less.
+// Positive refuses 0 and less.
 func Positive[T int | time.Duration](v T) error {
 	if v <= 0 {
 		return errors.New("must be more than 0")
@@ -179,7 +179,7 @@ func Positive[T int | time.Duration](v T) error {
 	return nil
 }
 
-// NotNegative refuses what is less than 0.
+// NotNegative refuses less than 0.
 func NotNegative[T int | time.Duration](v T) error {
 	if v < 0 {
 		return errors.New("must not be negative")
@@ -187,7 +187,7 @@ func NotNegative[T int | time.Duration](v T) error {
 	return nil
 }
 
-// FlagError says which flag has a value that it must not have.
+// FlagError names the flag and the value that the flag cannot have.
 func FlagError(err error) error {
 	bad, ok := errors.AsType[*pflag.InvalidValueError](err)
 	if !ok {

@@ -49,7 +49,7 @@ func handed(getenv func(string) string, pid int) (map[string][]int, error) {
 	return fds, nil
 }
 
-// namedFD finds the one descriptor of a name.
+// namedFD is the only descriptor with a name.
 func namedFD(name string) (int, error) {
 	all, err := handed(os.Getenv, os.Getpid())
 	if err != nil {
@@ -88,7 +88,7 @@ func socketFD(address string) (n int, ok bool, err error) {
 	return -1, false, nil
 }
 
-// checkSocket refuses what is no UDP socket that was handed over to listen on. It only looks.
+// checkSocket refuses a descriptor that is no UDP socket to listen on. It changes nothing.
 func (d Descriptors) checkSocket(flag, address string) error {
 	const hint = "pass a UDP socket that is bound, as systemd does for ListenDatagram=, and name it by fd:N or by its FileDescriptorName= as fdname:NAME"
 	n, ok, err := socketFD(address)
@@ -155,8 +155,8 @@ func (e Endpoint) listenFD(n int, opts *transport.ListenOptions) (transport.List
 // notifyLimit bounds the wait for a service manager that reads nothing.
 const notifyLimit = time.Second
 
-// NotifyReady tells a service manager that asks for it (Type=notify, sd_notify(3)) that a
-// source may come now. Children shall not speak for this process.
+// NotifyReady notifies a service manager that asks for it (Type=notify, sd_notify(3)) that a
+// source may connect now. It removes the variable: no child may notify for this process.
 func NotifyReady() error {
 	path := os.Getenv("NOTIFY_SOCKET")
 	if path == "" {

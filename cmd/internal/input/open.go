@@ -16,8 +16,8 @@ import (
 type Opened struct {
 	Name string
 	vfio.Device
-	Ours      bool   // and nobody else's: its state ends when it is closed
-	Lent      bool   // by somebody who has it open too, so that a process before this one may have used it
+	Ours      bool   // its state ends when this process closes it
+	Lent      bool   // by another process, which has it open, too: a process before this one may have used it
 	Directory string // where it still makes files, "" for nowhere
 	claim     *lockfile.Lock
 }
@@ -41,8 +41,8 @@ func OpenAll(specs []Device, r journal.Role) ([]Opened, error) {
 	return list, nil
 }
 
-// take opens a device that no other process uses. What else is wrong with its path, opening it
-// tells better than locking it.
+// take opens a device that no other process uses. Other faults of its path are reported by the
+// open, which has better words than the lock.
 func (d Device) take(r journal.Role) (Opened, error) {
 	claim, unclaimed := d.claim(r)
 	if errors.Is(unclaimed, vfio.ErrBusy) {
@@ -71,12 +71,12 @@ func (d Device) directory(r journal.Role) string {
 	return filepath.Dir(path)
 }
 
-// claim keeps other processes away from what a device is on this host, where the kernel does
-// not: nil for a device that the kernel gives to one process only, or that ends with this one.
+// claim locks the file of a device against other processes. It is nil for a device that the
+// kernel gives to one process only, or that ends with this one.
 //
-// A file: sink gets its name at the end, and the file of a kept sim: device is replaced at each
-// change, so that their names are locked. A file: source is locked itself: two processes would
-// send the right to run to two places.
+// The file of a destination gets its name at the end, and that of a sim: with keep=PATH is
+// replaced at each change: claim locks the name. It locks the file of a source itself: two
+// processes would send the right to run to two destinations.
 func (d Device) claim(r journal.Role) (lock *lockfile.Lock, err error) {
 	switch {
 	case d.Keep() != "":

@@ -27,10 +27,10 @@ const (
 // String is the kernel's name without its prefix.
 func (c Capability) String() string { return strings.TrimPrefix(cap.Value(c).String(), "cap_") }
 
-// dropPrivileges drops, for good and on every thread, all capabilities but those to be
-// kept, and the way to gain any: it empties the ambient and the inheritable set, cuts the
-// bounding set, and sets no_new_privs. It returns what is left. An unprivileged process has
-// nothing to lose, and may not cut its bounding set, which then has no effect.
+// dropPrivileges drops, for good and on every thread, all capabilities but those of the
+// argument, and every way to gain one: it empties the ambient and the inheritable set, cuts the
+// bounding set, and sets no_new_privs. It returns the capabilities that remain. An unprivileged
+// process has none, and may not cut its bounding set, which then has no effect.
 func dropPrivileges(keep ...Capability) (left []Capability, err error) {
 	if _, err := cap.Prctlw(unix.PR_SET_NO_NEW_PRIVS, 1); err != nil {
 		return nil, fmt.Errorf("set no_new_privs: %w", err)
@@ -67,7 +67,7 @@ func dropPrivileges(keep ...Capability) (left []Capability, err error) {
 // it, let this user make and remove files there: without capabilities.
 func Writable(dir string) bool { return reachable(dir, 0o3) }
 
-// Searchable reports the same about opening what is in the directory by its name.
+// Searchable reports the same about opening the files of the directory by name.
 func Searchable(dir string) bool { return reachable(dir, 0o1) }
 
 func reachable(dir string, need fs.FileMode) bool {

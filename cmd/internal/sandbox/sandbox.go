@@ -1,14 +1,14 @@
-// Package sandbox takes from a process the files that it does not need: whoever
-// takes it over, by way of a hostile peer or device, finds keys, guests' disks and
-// the rest of the host out of reach.
+// Package sandbox takes from a process the files that it does not need. An attacker who takes
+// the process over, by a hostile peer or device, cannot reach keys, disks of guests, or other
+// files of the host.
 //
-// It is Landlock, which needs no privilege, and the capabilities that root has. What was
-// opened before stays open and may be used as before, devices and sockets included. Networks,
-// and connecting to unix sockets that have a path, are not affected.
+// The sandbox is Landlock, which needs no privilege, and a drop of the capabilities of root.
+// Files, devices and sockets that are open stay open, and work as before. Networks, and
+// connections to unix sockets with a path, are not restricted.
 //
-// A rule is tied to the file or directory that has its name when the rule is made. Another
-// one that is renamed over it is out of reach. So no file is named here that may be
-// replaced: the package broker opens those.
+// A rule is tied to the file or directory that has the name when the rule is made. A file that
+// is renamed over it later is out of reach. So no rule names a file that may be replaced: the
+// package broker opens those.
 package sandbox
 
 import (
@@ -26,20 +26,20 @@ type Needs struct {
 	// Remove are directories in and below which files are removed, and nothing else is done:
 	// the kernel has no narrower word for a file that is to be removed in the end.
 	Remove []string
-	// Self says that the process reads what the kernel knows of it: the time that it
-	// has taken, its memory and its limits.
+	// Self allows the process to read what the kernel knows of it: its CPU time, its memory and
+	// its limits.
 	Self bool
-	// Programs says that the process will run others, as hooks are. They would
-	// inherit the sandbox, and what they need only their author knows: then nothing is
-	// restricted. To have both, start a helper that runs them before Enter.
+	// Programs means that the process will run other programs, as hooks are. They would inherit
+	// the sandbox, and only their authors know what they need: then nothing is restricted. To
+	// have both, start a helper that runs them before Enter.
 	Programs bool
-	// Abstract says that the process connects to an abstract unix socket of another one.
+	// Abstract allows a connection to an abstract unix socket of another process.
 	Abstract bool
-	// Keep are the capabilities that the process needs further, if it has them.
+	// Keep are the capabilities that the process still needs, if it has them.
 	Keep []Capability
 }
 
-// Status says what a process has given up.
+// Status is what the sandbox of a process restricts.
 type Status struct {
 	ABI        int          // the version of Landlock that is in force, 0 where it restricts nothing
 	Why        string       // it restricts nothing, if so
@@ -72,8 +72,8 @@ func Available() bool {
 const dnsPort = 53
 
 // EnterReader restricts the whole process, for good, to reading files in and below some
-// directories, of which those that are not there do not matter. It sends no signals to
-// processes outside, and connects over TCP to name servers at most, where dns is set.
+// directories. A directory that does not exist is skipped. The process can send no signals to
+// processes outside, and connects over TCP to name servers at most, if dns is set.
 func EnterReader(dirs []string, dns bool) error {
 	rules := []landlock.Rule{landlock.PathAccess(mayRead, dirs...).IgnoreIfMissing()}
 	if dns {
@@ -88,10 +88,10 @@ func EnterReader(dirs []string, dns bool) error {
 // scopesSince is the version of Landlock that restricts signals and abstract sockets.
 const scopesSince = 6
 
-// Enter restricts the whole process, for good, to what it needs, as far as the
-// kernel can: one without Landlock restricts no files, and the Status says so. An error says
-// that a restriction failed that the kernel has, as it does for a path that is not there; the
-// process must not go on.
+// Enter restricts the whole process, for good, to what it needs, as far as the kernel can: a
+// kernel without Landlock restricts no files, and the Status says so. An error means that a
+// restriction failed which the kernel has, as it does for a path that does not exist; the
+// process must end then.
 func Enter(n Needs) (Status, error) {
 	if n.Programs {
 		return Status{Why: "programs are to be run, which would inherit it"}, nil
@@ -130,8 +130,8 @@ func Enter(n Needs) (Status, error) {
 	return status, nil
 }
 
-// erratumSignals is the bit of the erratum that says that threads of one process may send
-// each other signals, which Go's do (Documentation/userspace-api/landlock.rst, erratum 2).
+// erratumSignals is the bit of the erratum by which threads of one process may send each other
+// signals, as those of Go do (Documentation/userspace-api/landlock.rst, erratum 2).
 const erratumSignals = 1 << 1
 
 // version is the one of Landlock that package landlock restricts by: without the erratum

@@ -34,7 +34,7 @@ func newBarView(program string, err, out io.Writer) *barView {
 func (b *barView) event(ev stamped) {
 	switch ev.Kind {
 	case migration.Phase: // the bars show it
-	case confined, migration.Alarm: // for --json; and told on stderr whatever the view
+	case confined, migration.Alarm: // for --json; Observer writes the alarm to stderr for every view
 	case held: // it may be long: the screen is left as it is
 		for _, bar := range b.bars {
 			bar.leave(migration.InDoubt)
@@ -48,7 +48,7 @@ func (b *barView) event(ev stamped) {
 	}
 }
 
-// above is where lines go so that they stay above the bars.
+// above writes lines above the bars.
 func (b *barView) above() io.Writer {
 	if b.screen == nil {
 		return b.err
@@ -115,13 +115,13 @@ func (b *barView) end(v Result) {
 	printReport(b.out, v)
 }
 
-// freeze ends the drawing: what is written then comes below the bars.
+// freeze ends the drawing: later lines come below the bars.
 func (b *barView) freeze() {
 	for _, bar := range b.bars {
 		bar.Abort(false)
 	}
 	if b.stages != nil {
-		b.stages.Abort(true) // it tells of what is over
+		b.stages.Abort(true) // the stages are over
 	}
 	if b.screen != nil {
 		b.screen.Wait()
@@ -143,7 +143,7 @@ func (d *deviceBar) set(s status) {
 	d.row.set(s)
 }
 
-// leave says how it ended where nothing newer is known of the device.
+// leave shows how the device ended, unless a newer state is known.
 func (d *deviceBar) leave(o migration.Outcome) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -170,11 +170,11 @@ func (s *stageBar) row(now decor.Statistics) string {
 	return (*text)[:min(len(*text), max(0, now.AvailableWidth))]
 }
 
-// row is what is shown of a device.
+// row is the line of a device.
 type row struct {
 	names int // width of the column of names
 	now   status
-	part  float64 // of the bar that is full; half where nobody knows
+	part  float64 // of the bar that is full; half where it is not known
 }
 
 func (r *row) set(s status) {

@@ -81,8 +81,8 @@ func PlainText(err error) string {
 // OneLine joins what errors.Join puts on lines of their own.
 func OneLine(text string) string { return strings.ReplaceAll(text, "\n", "; ") }
 
-// jsonRefused is mig-recv's event about a source that it refused, or let go of before it sent
-// anything. The next source is waited for.
+// jsonRefused is mig-recv's event about a source that it refused, or that ended before it sent
+// anything. mig-recv waits for the next source.
 type jsonRefused struct {
 	jsonHead
 	ID    *transport.PeerID `json:"id,omitempty"`

@@ -12,7 +12,7 @@ import (
 	"github.com/migpipe/migpipe/transport/migration"
 )
 
-// carrying is the event that says which carrier was chosen, and why.
+// carrying is the event of the choice of a carrier.
 const carrying migration.Kind = "carrier"
 
 // jsonCarrying has the carriers that were asked, the chosen one first.
@@ -30,7 +30,7 @@ type jsonCandidate struct {
 	Error string  `json:"error,omitempty"`
 }
 
-// carryingText is the chosen carrier, and what was found of each that was asked.
+// carryingText is the chosen carrier, and the measurement of each.
 func carryingText(all []reader.Candidate) string {
 	texts := make([]string, len(all))
 	for i, c := range all {
@@ -59,8 +59,8 @@ func newJSONCarrying(head jsonHead, all []reader.Candidate) jsonCarrying {
 	return j
 }
 
-// confined is the event that says what of the sandbox is in force. The kind is in
-// --json only: to people it is of no use before something is wrong.
+// confined is the event that lists what the sandbox restricts. Only --json has it: people need
+// it when something is wrong.
 const confined migration.Kind = "sandbox"
 
 // jsonSandbox has the version of Landlock that is in force, or why none is, and what else
@@ -86,7 +86,7 @@ func newJSONSandbox(head jsonHead, s sandbox.Status) jsonSandbox {
 	return out
 }
 
-// Events that ask the owner for what the engine does not tell itself, and that answer it.
+// Events that ask the VMM, or answer its lines, and that the engine does not emit.
 const (
 	AskPause      migration.Kind = "pause"  // the guest is to be paused; Attempt
 	AskResume     migration.Kind = "resume" // it is to be resumed; Attempt

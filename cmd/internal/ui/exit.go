@@ -20,8 +20,8 @@ const (
 	exitPeer         = 5  // the peer refused or failed
 	exitAuth         = 6  // a side is not who it should be
 	exitIncompatible = 7  // versions, device names or devices do not fit
-	exitIntegrity    = 8  // what arrived is not what was sent
-	exitCancelled    = 9  // somebody cancelled
+	exitIntegrity    = 8  // data arrived damaged
+	exitCancelled    = 9  // a person or a VMM cancelled
 	exitTimeout      = 10 // something took too long
 	exitInDoubt      = 11 // starting the source is unsafe
 )
@@ -48,8 +48,9 @@ the devices of this side:
                it is used again; the status is that of the cause
 A program that a signal killed has told no outcome: take it for in doubt.`
 
-// reason is a row of the table of reasons: what an attempt that a code has ended exits with,
-// and the next step, each for a cause at this side and for one that the peer has reported.
+// reason is a row of the table of reasons: the exit code and the next step for an attempt that
+// ended with a code. Each has a value for a cause at this side and one for a cause that the peer
+// has reported.
 type reason struct {
 	here, there         int // exit codes
 	hintHere, hintThere func(Scene) string
@@ -157,7 +158,7 @@ func exitCode(o migration.Outcome, code transport.Code, remote bool) int {
 	return reasonOf(code).here
 }
 
-// ofCode is the hint for a cause that only its code tells.
+// ofCode is the hint for a cause of which only the code is known.
 func (s Scene) ofCode(code transport.Code, remote bool) string {
 	if remote {
 		return reasonOf(code).hintThere(s)
@@ -165,7 +166,7 @@ func (s Scene) ofCode(code transport.Code, remote bool) string {
 	return reasonOf(code).hintHere(s)
 }
 
-// CodeOf finds the reason in any error that the engines and carriers give.
+// CodeOf is the code of an error of an engine or a carrier, and whether the peer reported it.
 func CodeOf(err error) (code transport.Code, remote bool) {
 	if f, ok := errors.AsType[*transport.Fault](err); ok {
 		return f.Code, f.Remote
@@ -192,7 +193,7 @@ type Result struct {
 	Preflight *migration.Preflight // of --dry-run, nil otherwise
 	Started   bool                 // the engine ran
 	Err       error
-	Verified  map[string]bool // devices that can tell whether they hold the source's state
+	Verified  map[string]bool // whether devices hold the state of the source, where they can tell
 }
 
 // Exit is the exit code of the run.
@@ -207,7 +208,7 @@ func (v Result) Exit() int {
 	return exitCode(v.Report.Outcome, code, remote)
 }
 
-// outcome is that of a migration, or the word for one that was only asked about.
+// outcome is that of a migration, or "preflight" for a dry run.
 func (v Result) outcome() string {
 	if v.Preflight != nil {
 		return "preflight"

@@ -17,8 +17,8 @@ import (
 	"github.com/migpipe/migpipe/writer"
 )
 
-// unixPrefix selects the carrier within one host. Between two it is QUIC, with tlsPrefix TLS
-// over TCP, and with autoPrefix the one that is measured to be better.
+// The prefixes of an address that select its carrier: a unix socket, within one host; TLS over
+// TCP; or the better one of TLS and QUIC, by measurement. Without a prefix the carrier is QUIC.
 const (
 	UnixPrefix = "unix:"
 	TLSPrefix  = "tls://"
@@ -34,9 +34,9 @@ type Scene struct {
 	Address   string           // behind it
 	Moved     bool             // bytes left the source
 	Kept      []string         // devices that this process was held for, in doubt
-	LetGo     bool             // and was told to let go of
-	Copy      *HeldCopy        // that the process stays for, in the place of doubt; nil for none
-	Again     string           // the migration, where --state-dir keeps it
+	LetGo     bool             // a signal has ended the hold: the devices will be closed
+	Copy      *HeldCopy        // a complete copy that the process holds; nil for none
+	Again     string           // the migration, where --state-dir has its journal
 	There     *CopyThere       // that was not ended; nil for none
 }
 
@@ -46,7 +46,7 @@ type CopyThere struct {
 	Mig migration.ID
 }
 
-// text says what it is.
+// text names the copy.
 func (c CopyThere) text() string {
 	holds := "may hold"
 	if c.Ready {
@@ -137,7 +137,7 @@ func (s Scene) inDoubt(err error) []string {
 	return hints
 }
 
-// askAgain says how a migration in doubt ends that a journal keeps.
+// askAgain says how a migration in doubt ends, where its journal is on disk.
 func (s Scene) askAgain(err error) (hints []string) {
 	const person = "if that host is dead, or kept from its devices: see `mig-send resolve --help`"
 	if e, ok := errors.AsType[*JournalError](err); ok {
@@ -155,7 +155,7 @@ func (s Scene) askAgain(err error) (hints []string) {
 	return append(hints, fmt.Sprintf("`mig-send --migration %s` and the other arguments again: it asks the destination, whose mig-recv must run, and does what that says", s.Again), person)
 }
 
-// bothHints are for two sides of which each has the right to run the guest.
+// bothHints are for two sides that both have the right to run the guest.
 var bothHints = []string{
 	"stop the guest on one side now: what the two copies do to disks and network cannot be merged",
 	"a person has decided at one side (FORCED) that the other one was fenced, and it was not, or a journal was lost: `mig-send status` and `mig-recv status` show the records",
@@ -273,7 +273,7 @@ const (
 	spaceHint   = "free some space there, or name another directory"
 )
 
-// limitHint says how to get past a limit of what comes before the stop.
+// limitHint names the flag of a limit that has ended PRE_COPY.
 func limitHint(l *reader.LimitError) string {
 	switch {
 	case l.Limit == reader.LimitTimeout:
@@ -295,8 +295,7 @@ func limitHint(l *reader.LimitError) string {
 	return "raise --downtime-target; or say --on-limit force to stop the guest for that long, or --on-limit continue to wait for a quieter guest; or raise " + flag + ", if it becomes quieter in that time"
 }
 
-// lastRunHint says how the times of the last run are removed, if the main stages may have
-// some.
+// lastRunHint says how to remove the times of the last run, if a main stage may depend on them.
 func lastRunHint(stages []migration.PredictedStage) string {
 	var all time.Duration
 	for _, s := range stages {
@@ -319,7 +318,7 @@ func lastRunHint(stages []migration.PredictedStage) string {
 	return fmt.Sprintf("; on-accept and a VMM's answers count by their last run, the stop and the start of devices by their fastest: these times are gone when %s is removed from the --state-dir %s", journal.TimesFile, strings.Join(sides, " and "))
 }
 
-// unixHint is for what is wrong with the path of a socket.
+// unixHint is for a fault of the path of a socket.
 func unixHint(err error) string {
 	switch {
 	case errors.Is(err, fs.ErrPermission):

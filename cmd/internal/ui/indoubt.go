@@ -9,7 +9,7 @@ import (
 	"github.com/migpipe/migpipe/transport/migration"
 )
 
-// held is the event of a process that stays.
+// held is the event of a process that holds devices.
 const held = migration.Held
 
 // HoldHelp is the part of the help texts about staying.
@@ -20,7 +20,7 @@ devices, which loses their state, and only then it exits with 11: ask the other
 side first. A device that is lent as fd:N is its lender's to keep, and sim: with
 keep=PATH its file's.`
 
-// CopyHelp is the part of mig-recv's help about a complete copy that stays.
+// CopyHelp is the part of mig-recv's help about a complete copy without its source.
 const CopyHelp = `SIGINT, SIGTERM or SIGHUP cancels. What was loaded in part is reset. When the copy is
 complete (READY) the source is asked to take its devices back, and the copy is reset when
 it has. If the source is away that copy may be the last one, and no signal drops it:
@@ -52,7 +52,7 @@ func (s Scene) holdHints() []string {
 	}
 }
 
-// HeldCopy is a complete copy that stays for a source that is away.
+// HeldCopy is a complete copy that the destination holds for a source that is away.
 type HeldCopy struct {
 	Attempt migration.Attempt
 	Peer    transport.PeerID // zero where the carrier does not know it

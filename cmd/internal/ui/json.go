@@ -69,9 +69,8 @@ type jsonPhase struct {
 	*jsonStopForecast
 }
 
-// jsonPathLost says that the connection is lost, and that nothing else is: the other side
-// is dialled, or waited for. The event path-restored, which is a head and no more, says
-// that it goes on.
+// jsonPathLost is the event of a lost connection. The attempt continues: the source dials, and
+// the destination waits. The event path-restored, which is a head and no more, ends that.
 type jsonPathLost struct {
 	jsonHead
 	Why string `json:"why"`
@@ -82,8 +81,7 @@ type jsonWarning struct {
 	Text string `json:"text"`
 }
 
-// jsonHeld says that the process stays, for the devices that end with it, until
-// a signal tells it to let go.
+// jsonHeld is the event of a process that holds devices, which end with it, until a signal.
 type jsonHeld struct {
 	jsonHead
 	Devices []jsonName `json:"devices"`
@@ -92,7 +90,8 @@ type jsonHeld struct {
 	Hints   []string   `json:"hints"`
 }
 
-// jsonAlarm says that the guest may run on both sides. Its attempt is the one that this side has recorded.
+// jsonAlarm is the event that the guest may run on both sides. Its attempt is the one that this
+// side has recorded.
 type jsonAlarm struct {
 	jsonHead
 	Text  string   `json:"text"`
@@ -112,7 +111,7 @@ type jsonProgress struct {
 	Devices   []jsonSnapshot `json:"devices"`
 }
 
-// jsonWaiting says that pre-copy goes on for nothing but the downtime limit.
+// jsonWaiting means that pre-copy continues only because of the downtime target.
 type jsonWaiting struct {
 	For         string  `json:"for"` // downtime-target
 	LimitMS     float64 `json:"limit_ms"`
@@ -154,13 +153,13 @@ type jsonDone struct {
 	Off           *float64       `json:"prediction_error_percent,omitempty"` // how much longer the downtime was
 	Stages        []jsonStage    `json:"stages"`
 	Occupancy     *jsonOccupancy `json:"occupancy,omitempty"`      // until all was at the destination
-	StopOccupancy *jsonOccupancy `json:"stop_occupancy,omitempty"` // of that, while the guest stood still
+	StopOccupancy *jsonOccupancy `json:"stop_occupancy,omitempty"` // of that, while the guest was paused
 	Lanes         int            `json:"lanes"`
 	Carrier       *jsonCarrier   `json:"carrier,omitempty"`
 	Devices       []jsonDevice   `json:"devices"`
 	// Copy is one at the destination that was not ended, since the way back has failed.
 	Copy *jsonCopy `json:"copy_there,omitempty"`
-	// GuestUnheard says that the guest was to be resumed, and that nothing says that it runs.
+	// GuestUnheard means that the VMM was asked to resume the guest, and has not confirmed it.
 	GuestUnheard bool       `json:"guest_unheard,omitempty"`
 	Error        *jsonError `json:"error,omitempty"`
 	Warnings     []string   `json:"warnings"`
@@ -169,7 +168,7 @@ type jsonDone struct {
 // jsonCopy is a complete copy at the destination, which may be the only one.
 type jsonCopy struct {
 	jsonAttempt
-	Ready  bool `json:"ready"`            // the destination has said that it is complete
+	Ready  bool `json:"ready"`            // the destination has reported it as complete
 	Commit bool `json:"may_commit_there"` // mig-send resolve --commit-there
 }
 
@@ -268,8 +267,8 @@ func Known(id transport.PeerID) *transport.PeerID {
 // milliseconds has a microsecond's precision: more would be noise.
 func milliseconds(d time.Duration) float64 { return math.Round(float64(d)/1e3) / 1e3 }
 
-// write says once that events are lost. Whoever read them is gone, which is no
-// reason to end a migration: the exit code still says how that went.
+// write reports once that events are lost. A reader that is gone does not end a migration: the
+// exit code still has the outcome.
 func (j *jsonView) write(event any) {
 	var line bytes.Buffer
 	events := json.NewEncoder(&line)

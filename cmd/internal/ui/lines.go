@@ -20,7 +20,7 @@ type lineView struct {
 	err, out io.Writer
 	meters   meters
 	progress time.Time
-	last     map[string]string // what was said of a device that has ended
+	last     map[string]string // the last line of a device that has ended
 }
 
 func newLineView(program string, err, out io.Writer) *lineView {
@@ -33,7 +33,7 @@ func (l *lineView) event(ev stamped) {
 		l.print(phaseText(ev.Event))
 	case migration.Progress:
 		l.move(ev)
-	case held, migration.Alarm: // told on stderr whatever the view
+	case held, migration.Alarm: // Observer writes them to stderr for every view
 	case confined: // for --json
 	default:
 		l.print(notice(ev.Event))

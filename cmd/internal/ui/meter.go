@@ -48,11 +48,10 @@ type status struct {
 	rate  float64
 	idle  time.Duration // since the last byte
 	ended bool
-	waits bool // pre-copy goes on for the downtime limit alone: no rate says how long
+	waits bool // pre-copy continues for the downtime target alone: no rate predicts its end
 }
 
-// follow finds the end of a device: it is stopped, and nobody estimates a rest
-// any more.
+// follow notices the end of a device: it is stopped, and has no estimate any more.
 func (m *meter) follow(d migration.Snapshot) {
 	if !migration.Moves(d.Phase) && d.Phase != migration.Connect || m.sized && !d.Known {
 		m.ended = true
@@ -63,7 +62,7 @@ func (m *meter) follow(d migration.Snapshot) {
 // total is the bytes moved and those estimated to remain.
 func (s status) total() (n uint64, known bool) { return s.Bytes + s.Remaining, s.Known }
 
-// left is how long the estimated rest would take, if anybody can say.
+// left is the time for the estimated rest, if there is an estimate.
 func (s status) left() (d time.Duration, known bool) {
 	if !s.Known || s.Remaining == 0 || s.rate < 1 {
 		return 0, false
@@ -103,7 +102,7 @@ func (ms meters) progress(ev stamped) []status {
 	return list
 }
 
-// The texts of a status; a "~" marks what is only an estimate.
+// The texts of a status; a "~" marks an estimate.
 
 func (s status) amount() string {
 	if total, known := s.total(); known && s.Remaining > 0 {
@@ -130,7 +129,7 @@ func (s status) rest() string {
 	return text
 }
 
-// waitingText says that nothing but the downtime limit is waited for.
+// waitingText is the line about a wait for the downtime target.
 func waitingText(w *migration.Waiting) string {
 	if w == nil {
 		return ""

@@ -14,7 +14,7 @@ import (
 	"github.com/migpipe/migpipe/transport/migration"
 )
 
-// figures are what the events of a run have told so far.
+// figures are the values of the events so far.
 type figures struct {
 	phase     string
 	devices   []migration.Snapshot
@@ -26,8 +26,8 @@ type figures struct {
 	held      bool
 }
 
-// latest keeps them for whoever asks between two events. An event costs no more than
-// it being remembered: a migration does not notice whether anybody asks.
+// latest has the figures for a scrape between two events. An event costs one assignment, whether
+// or not anything scrapes.
 type latest struct {
 	mu  sync.Mutex
 	now figures
@@ -43,7 +43,7 @@ func (l *latest) note(ev migration.Event) {
 		if ev.Predicted != nil {
 			f.predicted = ev.Predicted
 		}
-	case migration.Progress: // whose slice nobody writes to any more
+	case migration.Progress: // nothing writes to its slice any more
 		f.devices, f.way, f.occupancy = ev.Devices, ev.Way, ev.Occupancy
 	case migration.Peer, migration.Restored:
 		f.connected, f.held = true, false
@@ -76,7 +76,7 @@ type metric struct {
 // phases are all that a migration may be in, in order.
 var phases = []string{migration.Connect, migration.PreCopy, migration.WarmUp, migration.Stop, migration.StopCopy, migration.Commit, migration.Running, migration.Rollback}
 
-// bottlenecks are those that a side can tell.
+// bottlenecks are those that a side can find.
 var bottlenecks = map[journal.Role][]string{
 	journal.Source:      {migration.BoundSave, migration.BoundCodec, migration.BoundNetwork, migration.BoundLoad, migration.Balanced},
 	journal.Destination: {migration.BoundArrival, migration.BoundLoad},
@@ -183,7 +183,7 @@ func rates(f figures, add adder) {
 	}
 }
 
-// measured adds what is 0 as long as nobody knows.
+// measured adds a value unless it is 0, which means that it is not known.
 func measured(add adder, value float64, labels ...string) {
 	if value > 0 {
 		add(value, labels...)
@@ -204,7 +204,7 @@ func newRegistry(r journal.Role, l *latest) *prometheus.Registry {
 	return reg
 }
 
-// collector is a prometheus.Collector of what events have told.
+// collector is a prometheus.Collector of the figures.
 type collector struct {
 	latest  *latest
 	metrics []metric

@@ -20,7 +20,7 @@ import (
 	"github.com/migpipe/migpipe/transport/migration"
 )
 
-// view is one way to tell the user what happens.
+// view shows events to the user.
 type view interface {
 	event(ev stamped)
 	end(v Result) // after the last event
@@ -32,8 +32,8 @@ type quietView struct{}
 func (quietView) event(stamped) {}
 func (quietView) end(Result)    {}
 
-// Observer tells the user how a run goes and went. Events are told in a goroutine
-// of their own: the engine must not wait for a terminal or a pipe.
+// Observer shows the user the progress and the result of a run. It shows events in a goroutine
+// of its own: the engine must not wait for a terminal or a pipe.
 type Observer struct {
 	program string
 	to      outlets
@@ -45,7 +45,7 @@ type Observer struct {
 	queue    []stamped
 	closed   bool
 	warned   time.Time // of a peer that was turned away
-	rejected time.Time // of one that has rejected this side
+	rejected time.Time // of a peer that has rejected this side
 	turned   []string  // those warnings, the first maxTurned of them
 	wake     chan struct{}
 	done     chan struct{}
@@ -55,11 +55,11 @@ type Observer struct {
 type stamped struct {
 	at time.Time
 	migration.Event
-	self    transport.PeerID   // who listens, where that is the event
-	held    Scene              // whose devices the process stays for, where that is
-	sandbox sandbox.Status     // what is in force, where that is
-	tried   []reader.Candidate // the carriers that were measured, where that is
-	words   []string           // that would have been understood, where a line was not
+	self    transport.PeerID   // of this side, for the event listening
+	held    Scene              // of the devices that the process holds, for that event
+	sandbox sandbox.Status     // for that event
+	tried   []reader.Candidate // the carriers that were measured, for that event
+	words   []string           // that would have been understood, for the event not-understood
 }
 
 // NewObserver starts an observer. [Observer.End] ends it.
@@ -98,7 +98,7 @@ func (s *Observer) Observe(ev migration.Event) {
 	s.add(stamped{at: time.Now(), Event: ev})
 }
 
-// About says which attempt this side works on from now on.
+// About sets the attempt of the events that follow.
 func (s *Observer) About(a migration.Attempt) {
 	s.mu.Lock()
 	s.attempt = a
@@ -110,33 +110,33 @@ func (s *Observer) Listening(address string, self transport.PeerID) {
 	s.add(stamped{at: time.Now(), Event: migration.Event{Kind: migration.Listening, Text: address}, self: self})
 }
 
-// Warn tells of what has gone wrong beside the migration.
+// Warn emits a warning.
 func (s *Observer) Warn(text string) {
 	s.add(stamped{at: time.Now(), Event: migration.Event{Kind: migration.Warning, Text: text}})
 }
 
-// Confined tells what of the sandbox is in force.
+// Confined emits what the sandbox restricts.
 func (s *Observer) Confined(status sandbox.Status) {
 	s.add(stamped{at: time.Now(), Event: migration.Event{Kind: confined}, sandbox: status})
 }
 
-// Carrying tells which carrier was chosen.
+// Carrying emits the choice of a carrier.
 func (s *Observer) Carrying(all []reader.Candidate) {
 	s.add(stamped{at: time.Now(), Event: migration.Event{Kind: carrying, Text: carryingText(all)}, tried: all})
 }
 
-// Hold tells that the process stays, and why.
+// Hold emits that the process holds devices in doubt.
 func (s *Observer) Hold(v Result) {
 	s.Stay("in doubt: "+ErrorText(v.Err), v.Scene)
 }
 
-// Stay tells what the process stays for.
+// Stay emits what the process holds.
 func (s *Observer) Stay(text string, of Scene) {
 	s.add(stamped{at: time.Now(), Event: migration.Event{Kind: held, Text: text}, held: of})
 }
 
-// refusedEvery is the shortest time between two warnings about peers that were
-// turned away: whoever wants to can try as often as he likes.
+// refusedEvery is the shortest time between two warnings about refused peers: a stranger can
+// try at any rate.
 const refusedEvery = time.Second
 
 // maxTurned is how many of them the report repeats.
@@ -162,7 +162,7 @@ func (s *Observer) Refused(err error) {
 	}
 }
 
-// turnedText says who has turned whom away.
+// turnedText is the warning about a peer that was refused, or that has refused this side.
 func turnedText(err error) string {
 	if !errors.Is(err, transport.ErrRefusedByPeer) {
 		text := "turned a peer away: " + ErrorText(err)
@@ -175,8 +175,8 @@ func turnedText(err error) string {
 	return who + " has rejected this side: " + ErrorText(err) + "; compare its --peer, or its CA and --peer-name, with this side's identity"
 }
 
-// add queues an event. Of progress that was not told yet only the newest is
-// kept. No other event waits for a reader here: an outlet takes it at once.
+// add queues an event. Of progress that is not shown yet, only the newest stays. No event waits
+// for a reader here: an outlet takes it at once.
 func (s *Observer) add(ev stamped) {
 	s.latest.note(ev.Event)
 	s.mu.Lock()
@@ -221,8 +221,8 @@ func (s *Observer) tell() {
 	}
 }
 
-// End tells how the run ended, errors and hints last, and gives its exit code. No output
-// holds it.
+// End shows the result, errors and hints last, and returns the exit code. It waits for no
+// reader.
 func (s *Observer) End(v Result) int {
 	s.mu.Lock()
 	s.closed = true

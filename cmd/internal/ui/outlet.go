@@ -12,23 +12,23 @@ import (
 
 // Bounds of what waits for the reader of an output.
 const (
-	outletMost = 1 << 20         // bytes, beyond which what is written is dropped
+	outletMost = 1 << 20         // bytes that wait at most; more are dropped
 	outletBusy = 64 << 10        // bytes, beyond which progress is not worth writing
 	outletEnd  = 2 * time.Second // for the rest, in the end
 )
 
 // outlet is stdout or stderr. A Write never waits: neither a migration nor the end of the
-// program may wait for a reader that has stopped reading. What is written comes out in order.
+// program may wait for a reader that has stopped reading. Writes come out in order.
 type outlet struct {
 	name     string
 	to       io.Writer
-	alarm    func(text string) // says, once each, that the reader has stopped reading or has gone
+	alarm    func(text string) // reports, once each, that the reader has stopped reading or has gone
 	wake     chan struct{}
 	mu       sync.Mutex
 	waiting  []piece // the first one is being written
 	size     int
 	dropped  int           // lines
-	stalled  bool          // the alarm has said that the reader has stopped reading
+	stalled  bool          // the alarm has reported that the reader has stopped reading
 	failed   error         // the first Write that failed
 	torn     bool          // the last Write has written a part of a line
 	idle     chan struct{} // is closed when nothing waits any more; nil if drain does not wait
@@ -47,15 +47,14 @@ func newOutlet(name string, to io.Writer) *outlet {
 	return o
 }
 
-// Write implements [io.Writer]. It does not fail: finish says what was lost.
+// Write implements [io.Writer]. It does not fail: finish reports the losses.
 func (o *outlet) Write(p []byte) (int, error) {
 	o.put(p, false)
 	return len(p), nil
 }
 
-// put queues a copy of what is written. An empty piece is not queued: nothing would be written
-// of it. What finds no place is dropped, but for a vital piece: others, the oldest first, make
-// room for that.
+// put queues a copy of a piece, unless it is empty. A piece for which there is no room is
+// dropped. A vital piece is not: the oldest others make room for it.
 func (o *outlet) put(p []byte, vital bool) {
 	if len(p) == 0 {
 		return
@@ -120,8 +119,8 @@ func (o *outlet) run() {
 	}
 }
 
-// next is what is written next; ok is false if nothing waits. The piece stays counted until it
-// was written. Behind the part of a line it begins on a line of its own.
+// next is the next piece; ok is false if none waits. The piece is counted until it is written.
+// After a part of a line, it begins on a new line.
 func (o *outlet) next() (p []byte, ok bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -207,7 +206,7 @@ func newOutlets(program string) outlets {
 	return o
 }
 
-// finish writes what is left, and says on stderr how much of stdout was not written.
+// finish writes the rest, and reports on stderr how much of stdout was not written.
 func (o outlets) finish(program string) {
 	if n := o.out.finish(); n > 0 {
 		fmt.Fprintf(o.err, "%s: warning: lines that were not written to stdout: %d\n", program, n)

@@ -91,7 +91,7 @@ func fineTime(d time.Duration) string {
 	return HumanTime(d)
 }
 
-// spanText says of a prediction that is not whole that it is a bound.
+// spanText marks a prediction that lacks a part as a bound.
 func spanText(s migration.Span) string {
 	switch {
 	case s.Known:
@@ -102,7 +102,7 @@ func spanText(s migration.Span) string {
 	return "at least " + fineTime(s.Took)
 }
 
-// predictedParts is the downtime by stage. A stage that is not known whole says so.
+// predictedParts is the downtime by stage. A stage that is not known completely is marked.
 func predictedParts(p migration.Prediction) string {
 	var parts []string
 	for _, s := range p.Stages() {
@@ -116,8 +116,8 @@ func predictedParts(p migration.Prediction) string {
 	return " = " + strings.Join(parts, " + ")
 }
 
-// jsonPreflight is the event of --dry-run where a migration would be accepted;
-// where it would not, the done event says why.
+// jsonPreflight is the event of --dry-run if a migration would be accepted. If not, the done
+// event has the reason.
 type jsonPreflight struct {
 	jsonHead
 	ID        *transport.PeerID     `json:"id,omitempty"`
@@ -154,7 +154,7 @@ type jsonPredictedStage struct {
 	jsonSpan
 }
 
-// jsonSpan has ms only where all of it is known: nobody takes a bound for it.
+// jsonSpan has ms only where the whole time is known: a reader must not take a bound for it.
 type jsonSpan struct {
 	MS      *float64 `json:"ms,omitempty"`
 	AtLeast float64  `json:"at_least_ms"`

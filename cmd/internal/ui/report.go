@@ -21,8 +21,8 @@ var headlines = map[migration.Outcome]string{
 	migration.NeedsReset: "needs-reset: a device of this side could not be brought back",
 }
 
-// printReport writes the report for people. A run that did not get as far as
-// the engine has only errors to tell, and those are not the report's.
+// printReport writes the report for people. A run that ended before the engine started has
+// only errors, which are not part of the report.
 func printReport(w io.Writer, v Result) {
 	if !v.Started {
 		return
@@ -47,8 +47,7 @@ func printReport(w io.Writer, v Result) {
 	}
 }
 
-// headline is the report's first line. A destination that no source has found
-// has nothing to tell of one.
+// headline is the first line of the report. It differs for a destination without a source.
 func (v Result) headline() string {
 	r := v.Report
 	if r.Outcome == migration.Aborted && !v.Sending && r.Attempt == (migration.Attempt{}) {
@@ -174,8 +173,7 @@ func (v Result) Bytes() (n uint64) {
 	return n
 }
 
-// verifiedNames lists the devices that said yes, or no, to holding the state
-// that their source had.
+// verifiedNames lists the devices that hold the state of their source, or that do not.
 func (v Result) verifiedNames(ok bool) string {
 	var names []string
 	for _, d := range v.Report.Devices {

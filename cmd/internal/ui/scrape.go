@@ -32,14 +32,13 @@ socket that only this user may connect to. A scraper asks for an IP address, for
 localhost, or for ADDR if that is a name: requests for others are refused, since a web
 page's may have been made to mean this host.`
 
-// serving is the event that says where metrics are to be had.
+// serving is the event with the address of the metrics.
 const serving migration.Kind = "metrics"
 
-// What a scraper may take: it is of no use for a migration to keep more waiting, or to
-// wait for them in the end.
+// What scrapers may take of the program.
 const (
 	maxScrapers = 8
-	scrapeTime  = 10 * time.Second // also between two scrapes: who is silent gives his place up
+	scrapeTime  = 10 * time.Second // also between two scrapes: a silent scraper loses its place
 	scrapeEnd   = 200 * time.Millisecond
 )
 
@@ -88,7 +87,7 @@ func (m *Metrics) listen() (net.Listener, error) {
 		sockets.SetMultipathTCP(false) // whose address has no zone
 		l, err := sockets.Listen(context.Background(), "tcp", m.Address)
 		if op, ok := errors.AsType[*net.OpError](err); ok {
-			err = op.Err // without the address, which is said before
+			err = op.Err // without the address, which the text has already
 		}
 		return l, err
 	}
@@ -99,8 +98,9 @@ func (m *Metrics) listen() (net.Listener, error) {
 	return unixsocket.Listen(path)
 }
 
-// knownByName refuses requests to a name that may be anybody's. A web page's owner can let
-// its name mean this host, and then the page has a browser that runs here read for it.
+// knownByName refuses requests to other host names. The owner of a web page can make its name
+// resolve to this host, and a browser here would then read the metrics for the page (DNS
+// rebinding).
 func (m *Metrics) knownByName(next http.Handler) http.Handler {
 	if m.unix() { // which no browser connects to
 		return next
@@ -121,8 +121,8 @@ func (m *Metrics) knownByName(next http.Handler) http.Handler {
 func metricsHandler(reg *prometheus.Registry) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(reg, promhttp.HandlerOpts{
-		ErrorHandling:      promhttp.ContinueOnError, // what is left is worth more than nothing
-		DisableCompression: true,                     // a few KiB are not worth the time of a CPU while a guest stands still
+		ErrorHandling:      promhttp.ContinueOnError, // the other metrics are still of use
+		DisableCompression: true,                     // a few KiB are not worth CPU time while a guest is paused
 	}))
 	return mux
 }
@@ -133,7 +133,7 @@ type metricsServer struct {
 	done chan struct{}
 }
 
-// serveMetrics takes the listener over. It warns where it has to give up.
+// serveMetrics serves at the listener, which it owns. It warns if it has to end.
 func serveMetrics(l net.Listener, handler http.Handler, warn func(string)) *metricsServer {
 	s := &metricsServer{done: make(chan struct{}), http: http.Server{
 		Handler: handler, ReadHeaderTimeout: scrapeTime, ReadTimeout: scrapeTime, WriteTimeout: scrapeTime, IdleTimeout: scrapeTime,
@@ -148,7 +148,7 @@ func serveMetrics(l net.Listener, handler http.Handler, warn func(string)) *metr
 	return s
 }
 
-// close lets scrapes that are under way come to their end, for a moment.
+// close waits a moment for scrapes that are in progress.
 func (s *metricsServer) close() {
 	ctx, cancel := context.WithTimeout(context.Background(), scrapeEnd)
 	defer cancel()
