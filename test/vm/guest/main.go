@@ -40,6 +40,9 @@ func run() error {
 	if err := interfaceUp("eth0", os.Getenv(guestapi.AddressEnv), "255.255.255.0"); err != nil {
 		return err
 	}
+	if err := holdGRO(); err != nil {
+		return err
+	}
 	port, err := openSerial("/dev/ttyS1")
 	if err != nil {
 		return err
