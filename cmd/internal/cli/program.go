@@ -37,7 +37,7 @@ func newProgram(root *cobra.Command, c *common) *program {
 	p := &program{common: c, name: root.Name(), root: root}
 	root.Args = cobra.NoArgs
 	root.SilenceErrors, root.SilenceUsage = true, true
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return input.FlagError(err) })
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return input.FlagError(p.name, err) })
 	root.Version = ui.Version()
 	root.SetVersionTemplate("{{.Name}} {{.Version}}\n")
 	root.Flags().SortFlags, root.PersistentFlags().SortFlags = false, false

@@ -187,8 +187,8 @@ func NotNegative[T int | time.Duration](v T) error {
 	return nil
 }
 
-// FlagError names the flag and the value that the flag cannot have.
-func FlagError(err error) error {
+// FlagError names the flag and the value that the flag cannot have. program is for the hint.
+func FlagError(program string, err error) error {
 	bad, ok := errors.AsType[*pflag.InvalidValueError](err)
 	if !ok {
 		return err
@@ -197,9 +197,5 @@ func FlagError(err error) error {
 	if strings.ContainsFunc(value, func(r rune) bool { return !unicode.IsPrint(r) }) || value == "" {
 		value = strconv.Quote(value)
 	}
-	hint := ""
-	if m, ok := errors.AsType[*ui.Mistake](err); ok {
-		hint = m.Hint
-	}
-	return ui.Mistakef(hint, "--%s %.80s: %v", bad.GetFlag().Name, value, errors.Unwrap(err))
+	return ui.Mistakef("see "+program+" --help", "--%s %.80s: %v", bad.GetFlag().Name, value, errors.Unwrap(err))
 }

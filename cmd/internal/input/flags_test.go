@@ -78,7 +78,7 @@ func TestFlagError(t *testing.T) {
 		{"--number=-1", "--number -1: must not be negative"}, {"--number=x\x1b[2J", `--number "x\x1b[2J": not a number`}, {"--number=", `--number "": not a number`},
 		{"--rate=0/s", "--rate 0/s: must be more than 0: leave the flag out for no limit"}, {"--word=four", "--word four: it is one, two or three"},
 	} {
-		err := FlagError(cmd.ParseFlags([]string{c[0]}))
+		err := FlagError("x", cmd.ParseFlags([]string{c[0]}))
 		if err == nil || err.Error() != c[1] {
 			t.Errorf("%s: %v, want %s", c[0], err, c[1])
 		}
