@@ -364,7 +364,7 @@ func (e *engine) witnessed(ev witnessed) {
 // noteOverruled notes, for the report, a state that only people can resolve: a person decided at
 // the destination, or the copy that the destination accepted is lost.
 func (e *engine) noteOverruled(m *wire.Status) {
-	if !e.handoff.InDoubt() || m.Journal != e.handoff.Peer {
+	if !e.handoff.InDoubt() || m.Journal != e.handoff.PeerJournal {
 		return
 	}
 	switch m.Record {

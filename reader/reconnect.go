@@ -63,7 +63,7 @@ func (e *engine) loseControl(err error) {
 
 // redialControl dials the control lane again.
 func (e *engine) redialControl(cause error) {
-	e.conn.redialControl(cause, e.handoff.Peer, e.handoff.InDoubt())
+	e.conn.redialControl(cause, e.handoff.PeerJournal, e.handoff.InDoubt())
 }
 
 // useControl takes messages from a control lane from now on.

@@ -194,7 +194,7 @@ func mayBeReset(last handoff.Entry, sources []Source, o Options) bool {
 // received READY.
 func nameCopy(ctx context.Context, dialer transport.Dialer, o Options) error {
 	last := o.Journal.Last()
-	if last.Peer != (migration.JournalID{}) {
+	if last.PeerJournal != (migration.JournalID{}) {
 		return nil
 	}
 	status, err := askForCopy(ctx, dialer, o, last.Attempt)
@@ -208,7 +208,7 @@ func nameCopy(ctx context.Context, dialer transport.Dialer, o Options) error {
 		return &transport.Fault{Code: transport.CodeBusy, Remote: true, Err: fmt.Errorf("the destination has no complete copy of attempt %d: its record is %s of attempt %d",
 			last.Attempt.Epoch, transport.PeerText(status.Record), status.MaxEpoch)}
 	}
-	last.Peer, last.Digest = status.Journal, status.Digest
+	last.PeerJournal, last.Digest = status.Journal, status.Digest
 	if err := o.Journal.Append(last); err != nil {
 		return &transport.Fault{Code: transport.CodeInternal, Err: fmt.Errorf("journal %v: %w", last.Record, err)}
 	}

@@ -21,7 +21,7 @@ import (
 func committed(t *testing.T) *handoff.Memory {
 	t.Helper()
 	j := handoff.NewMemory()
-	if err := j.Append(handoff.Entry{Record: handoff.Commit, Attempt: restarted, Journal: j.ID(), Peer: migration.JournalID{7}}); err != nil {
+	if err := j.Append(handoff.Entry{Record: handoff.Commit, Attempt: restarted, Journal: j.ID(), PeerJournal: migration.JournalID{7}}); err != nil {
 		t.Fatal(err)
 	}
 	return j

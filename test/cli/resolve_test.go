@@ -58,7 +58,7 @@ func cmdJournal(ts *testscript.TestScript, neg bool, args []string) {
 		for r := handoff.None; r <= handoff.ResumeFailed; r++ {
 			if r.String() == name {
 				known = true
-				e := handoff.Entry{Record: r, Attempt: at, Peer: migration.JournalID{7}, PeerID: peer, Witness: mark, Why: handoff.Why{Bytes: 4096}}
+				e := handoff.Entry{Record: r, Attempt: at, PeerJournal: migration.JournalID{7}, PeerID: peer, Witness: mark, Why: handoff.Why{Bytes: 4096}}
 				if r == handoff.Forced {
 					e.Why.Text = "somebody: a test"
 				}

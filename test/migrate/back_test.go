@@ -300,7 +300,7 @@ func TestCommitThere(t *testing.T) {
 					t.Fatal("it cannot be decided")
 				}
 				if !known {
-					decided.Peer, decided.Digest = migration.JournalID{}, migration.StreamDigest{}
+					decided.PeerJournal, decided.Digest = migration.JournalID{}, migration.StreamDigest{}
 				}
 				v.send.Journal.Append(decided)
 				r, err := reader.Send(v.sendCtx, dialer, v.sources, &v.send)

@@ -66,7 +66,7 @@ func TestDurable(t *testing.T) {
 			t.Errorf("the destination recorded %v", dst)
 		}
 		here := all[len(all)-1]
-		if last.Digest != here.Digest || last.Peer != here.Journal || last.Why.Bytes != s.report.Devices[0].Bytes || last.PeerID != s.report.Peer {
+		if last.Digest != here.Digest || last.PeerJournal != here.Journal || last.Why.Bytes != s.report.Devices[0].Bytes || last.PeerID != s.report.Peer {
 			t.Errorf("the source's last record is %+v, the destination's %+v", last, here)
 		}
 

@@ -96,7 +96,7 @@ func (w *world) sourceRescues(st state) {
 			continue
 		}
 		next, there := st, decided
-		there.Peer, there.Digest = m.journal, worldDigest
+		there.PeerJournal, there.Digest = m.journal, worldDigest
 		next.s.log = w.entries.id(there)
 		w.visit(w.sourceRestarted(next), "S", "is told to commit there", 0)
 	}

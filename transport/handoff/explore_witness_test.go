@@ -38,7 +38,7 @@ func (w *world) sourceForced(st state) {
 	there := w.entries.vals[st.d.log]
 	if there.Record == Ready && st.d.dev == loaded {
 		held := st
-		held.net &^= 1 << w.message(&wire.Commit{Attempt: last.Attempt, Journal: last.Peer})
+		held.net &^= 1 << w.message(&wire.Commit{Attempt: last.Attempt, Journal: last.PeerJournal})
 		d, actions := w.restartDest(there, Whole)
 		held.d.machine, held.d.todo, held.d.result, held.d.asked = w.dests.id(d), w.list(mixed(actions)), 0, 0
 		w.visit(held, "S", "is forced, the destination cut off", 0)

@@ -188,7 +188,7 @@ func FuzzSource(f *testing.F) {
 			to, all := takeSource(s, next)
 			s, actions = to, mixed(all)
 			declined, ok := ev.(*wire.Declined)
-			if !before.MayResume() && s.MayResume() && (ev != (Witnessed{SourceSide}) || !before.Asking) && (!ok || declined.Journal != before.Peer || declined.Attempt != before.Attempt) {
+			if !before.MayResume() && s.MayResume() && (ev != (Witnessed{SourceSide}) || !before.Asking) && (!ok || declined.Journal != before.PeerJournal || declined.Attempt != before.Attempt) {
 				t.Fatalf("the right to resume came back by %+v", ev)
 			}
 			return actions

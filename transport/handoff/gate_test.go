@@ -77,7 +77,7 @@ func TestGates(t *testing.T) {
 // attempt than all that the other side can still speak of.
 func TestForce(t *testing.T) {
 	for r := None; r <= Running; r++ {
-		last := Entry{Record: r, Attempt: attempt(4), Journal: sourceJournal, Peer: destJournal, Witness: worldWitness, Why: Why{Bytes: 96, Code: transport.CodeTimeout, Text: "silence"}}
+		last := Entry{Record: r, Attempt: attempt(4), Journal: sourceJournal, PeerJournal: destJournal, Witness: worldWitness, Why: Why{Bytes: 96, Code: transport.CodeTimeout, Text: "silence"}}
 		got, ok := Force(last, "root: burned down")
 		if want := r == Commit || r == Ready || r == Accept || r == Lost; ok != want {
 			t.Errorf("from %v: %v, want %v", r, ok, want)
@@ -96,7 +96,7 @@ func TestForce(t *testing.T) {
 // and the source of every attempt so far hears DECLINED.
 func TestGiveUp(t *testing.T) {
 	for r := None; r <= Running; r++ {
-		last := Entry{Record: r, Attempt: attempt(4), Journal: destJournal, Peer: sourceJournal, Why: Why{Bytes: 96, Text: "silence"}}
+		last := Entry{Record: r, Attempt: attempt(4), Journal: destJournal, PeerJournal: sourceJournal, Why: Why{Bytes: 96, Text: "silence"}}
 		got, ok := GiveUp(last, "root: it runs there")
 		if want := r == Ready || r == Accept || r == Lost || r == Forced; ok != want {
 			t.Errorf("from %v: %v, want %v", r, ok, want)

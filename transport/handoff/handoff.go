@@ -51,13 +51,13 @@ func (r Record) String() string {
 
 // Entry is one line of a journal.
 type Entry struct {
-	Record  Record
-	Attempt migration.Attempt
-	Journal migration.JournalID // of the side that writes
-	Peer    migration.JournalID // of the other side, once known
-	Digest  migration.StreamDigest
-	PeerID  transport.PeerID // who the other side is, zero where the carrier does not know
-	Witness Register         // that the attempt is decided by, after COMMIT
+	Record      Record
+	Attempt     migration.Attempt
+	Journal     migration.JournalID // of the side that writes
+	PeerJournal migration.JournalID // of the other side, once known
+	Digest      migration.StreamDigest
+	PeerID      transport.PeerID // who the other side is, zero where the carrier does not know
+	Witness     Register         // that the attempt is decided by, after COMMIT
 	// Sole says, at the source, that the destination's copy may be the only one that
 	// works: the way back is not over, or it has failed.
 	Sole bool

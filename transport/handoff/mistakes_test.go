@@ -319,7 +319,7 @@ var mistakes = []struct {
 			s, actions := RestartSource(last)
 			if last.Record == Forced {
 				old := attempt(last.Attempt.Epoch - 1)
-				actions = append(actions, Send{&wire.Commit{Attempt: old, Journal: last.Peer, Digest: last.Digest}})
+				actions = append(actions, Send{&wire.Commit{Attempt: old, Journal: last.PeerJournal, Digest: last.Digest}})
 			}
 			return s, actions
 		}

@@ -10,7 +10,7 @@ import (
 // of the journal: the idempotent action is done again, and in doubt the destination
 // is asked.
 func RestartSource(last Entry) (Source, []SourceAction) {
-	s := Source{Attempt: last.Attempt, Journal: last.Journal, Peer: last.Peer, Digest: last.Digest, Record: last.Record, Witness: last.Witness}
+	s := Source{Attempt: last.Attempt, Journal: last.Journal, PeerJournal: last.PeerJournal, Digest: last.Digest, Record: last.Record, Witness: last.Witness}
 	switch {
 	case last.Record == Commit:
 		s.Phase, s.Empty = SourceDoubt, last.Sole

@@ -33,13 +33,13 @@ func (p SourcePhase) String() string {
 // Source is the source's side of the hand-off. The zero value with Attempt and
 // Journal set owns its devices.
 type Source struct {
-	Attempt migration.Attempt
-	Journal migration.JournalID // its own
-	Peer    migration.JournalID // the destination's, from WELCOME
-	Digest  migration.StreamDigest
-	Record  Record
-	Phase   SourcePhase
-	Back    bool // it has asked for the right to resume back
+	Attempt     migration.Attempt
+	Journal     migration.JournalID // its own
+	PeerJournal migration.JournalID // the destination's, from WELCOME
+	Digest      migration.StreamDigest
+	Record      Record
+	Phase       SourcePhase
+	Back        bool // it has asked for the right to resume back
 	// Reverted says that the devices come back from COMMIT.
 	Reverted bool
 	// External says that somebody else decides whether to commit: the owner of the VM
@@ -125,7 +125,7 @@ func (s Source) open(ev any) (Source, []SourceAction) {
 	switch ev := ev.(type) {
 	case *wire.Welcome:
 		if s.Phase == SourceHello {
-			s.Peer, s.Phase = ev.Journal, SourceTransfer
+			s.PeerJournal, s.Phase = ev.Journal, SourceTransfer
 		}
 		return s, nil
 	case Drained:
@@ -141,14 +141,14 @@ func (s Source) open(ev any) (Source, []SourceAction) {
 		}
 		return s, nil
 	case *wire.Declined:
-		if ev.Journal == s.Peer {
+		if ev.Journal == s.PeerJournal {
 			return s.takeBack(Failed{})
 		}
 		return s.rollback(Failed{}) // nobody has recorded it in the journal that READY comes from
 	case Unreachable:
 		return s.rollback(Failed{})
 	case *wire.NotStarted:
-		if ev.Journal != s.Peer {
+		if ev.Journal != s.PeerJournal {
 			return s, nil
 		}
 		return s.rollback(Failed{Code: cmp.Or(ev.Code, transport.CodeStart), Text: "the destination has asked for that"})
@@ -167,7 +167,7 @@ func (s Source) ready(m *wire.Ready) (Source, []SourceAction) {
 	switch {
 	case s.Phase != SourceWaiting && s.Phase != SourceDeciding:
 		return s.rollback(Failed{Code: transport.CodeProtocol, Text: "READY before END"})
-	case m.Journal != s.Peer:
+	case m.Journal != s.PeerJournal:
 		return s.rollback(Failed{Code: transport.CodeProtocol, Text: "READY from another journal than WELCOME"})
 	case m.Digest != s.Digest:
 		return s.rollback(Failed{Code: transport.CodeCorrupt, Text: "READY with another digest than END"})
@@ -192,21 +192,21 @@ func (s Source) demand() wire.Message {
 	if s.Back {
 		return &wire.Cancel{Attempt: s.Attempt}
 	}
-	return &wire.Commit{Attempt: s.Attempt, Journal: s.Peer, Digest: s.Digest}
+	return &wire.Commit{Attempt: s.Attempt, Journal: s.PeerJournal, Digest: s.Digest}
 }
 
 // doubt is the time in which only the destination's recorded answer counts.
 func (s Source) doubt(ev any) (Source, []SourceAction) {
 	switch ev := ev.(type) {
 	case *wire.Running:
-		if ev.Journal != s.Peer {
+		if ev.Journal != s.PeerJournal {
 			return s, nil
 		}
 		s.Phase = SourceEnded
 		s, rec := s.record(Done)
 		return s, []SourceAction{rec, Send{&wire.Fin{Attempt: s.Attempt}}, Release{}, Finish{migration.Committed}}
 	case *wire.Declined:
-		if ev.Journal != s.Peer {
+		if ev.Journal != s.PeerJournal {
 			return s, nil // a side that lost its journal cannot know
 		}
 		return s.takeBack(Failed{})
@@ -271,7 +271,7 @@ func (s Source) resuming(ev any) (Source, []SourceAction) {
 
 // declined notes that the destination has dropped its copy.
 func (s Source) declined(m *wire.Declined) Source {
-	s.Gone = s.Gone || m.Journal == s.Peer
+	s.Gone = s.Gone || m.Journal == s.PeerJournal
 	return s
 }
 
@@ -381,5 +381,5 @@ func (s Source) takeBack(why Failed) (Source, []SourceAction) {
 
 func (s Source) record(r Record) (Source, Append) {
 	s.Record = r
-	return s, Append{Entry{Record: r, Attempt: s.Attempt, Journal: s.Journal, Peer: s.Peer, Digest: s.Digest, Witness: s.Witness, Sole: s.Sole}}
+	return s, Append{Entry{Record: r, Attempt: s.Attempt, Journal: s.Journal, PeerJournal: s.PeerJournal, Digest: s.Digest, Witness: s.Witness, Sole: s.Sole}}
 }

@@ -67,7 +67,7 @@ func GiveUp(last Entry, text string) (Entry, bool) {
 // overruled says whether a STATUS leaves the answer to people: it has the word of one at
 // the other side, who has taken the devices there, or what was accepted there is gone.
 func (s Source) overruled(m *wire.Status) bool {
-	if m.Journal != s.Peer {
+	if m.Journal != s.PeerJournal {
 		return false
 	}
 	return m.Record == Forced.String() && m.MaxEpoch > s.Attempt.Epoch || m.Record == Lost.String() && m.MaxEpoch == s.Attempt.Epoch

@@ -59,7 +59,7 @@ func TestReopened(t *testing.T) {
 		t.Errorf("a new journal says %+v", last)
 	}
 	e := entry(handoff.Open, 3)
-	e.Digest, e.Peer = migration.StreamDigest{1, 2}, migration.JournalID{9}
+	e.Digest, e.PeerJournal = migration.StreamDigest{1, 2}, migration.JournalID{9}
 	e.PeerID, e.Witness, e.Sole = transport.PeerID{7}, 0x8001, true
 	e.Why = handoff.Why{Bytes: 1 << 40, Code: transport.CodeCorrupt, Text: "why"}
 	appendAll(t, j, e)
@@ -379,7 +379,7 @@ func TestRecordRoundTrip(t *testing.T) {
 		r.Why.Bytes, r.Why.Code = rapid.Uint64().Draw(t, "bytes"), transport.Code(rapid.Uint16().Draw(t, "code"))
 		r.Why.Text = rapid.StringMatching(`[a-z ]{0,96}`).Draw(t, "text")
 		r.Record = handoff.Record(rapid.IntRange(0, int(handoff.Running)).Draw(t, "record"))
-		for _, p := range [][]byte{r.Attempt.Mig[:], r.Journal[:], r.Peer[:], r.PeerID[:], r.Digest[:]} {
+		for _, p := range [][]byte{r.Attempt.Mig[:], r.Journal[:], r.PeerJournal[:], r.PeerID[:], r.Digest[:]} {
 			copy(p, rapid.SliceOfN(rapid.Byte(), len(p), len(p)).Draw(t, "id"))
 		}
 		r.Attempt.Epoch = rapid.Uint64().Draw(t, "epoch")

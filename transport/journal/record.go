@@ -87,7 +87,7 @@ func (r *Record) encode() []byte {
 	b := r.header(byte(r.Record))
 	text := r.Why.Text[:min(len(r.Why.Text), MaxText)]
 	b[atTextLen] = byte(len(text))
-	copy(b[atPeer:], r.Peer[:])
+	copy(b[atPeer:], r.PeerJournal[:])
 	copy(b[atPeerID:], r.PeerID[:])
 	binary.BigEndian.PutUint64(b[atTime:], uint64(r.Time.UnixNano()))
 	binary.BigEndian.PutUint64(b[atBytes:], r.Why.Bytes)
@@ -175,7 +175,7 @@ func (r *Record) readBody(b []byte) error {
 		*r = Record{}
 		return fmt.Errorf("journal record of kind %d by role %d is unknown", b[atKind], b[atRole])
 	}
-	copy(r.Peer[:], b[atPeer:])
+	copy(r.PeerJournal[:], b[atPeer:])
 	copy(r.PeerID[:], b[atPeerID:])
 	r.Time = time.Unix(0, int64(binary.BigEndian.Uint64(b[atTime:])))
 	r.Why.Bytes = binary.BigEndian.Uint64(b[atBytes:])

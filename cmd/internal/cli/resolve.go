@@ -230,8 +230,8 @@ func (r *resolveFlags) show(cmd *cobra.Command, j *journal.Journal) error {
 	if last.PeerID != (transport.PeerID{}) {
 		other = "the other side is " + last.PeerID.String()
 	}
-	if last.Peer != (migration.JournalID{}) {
-		other += ", its journal " + last.Peer.String()
+	if last.PeerJournal != (migration.JournalID{}) {
+		other += ", its journal " + last.PeerJournal.String()
 	}
 	_, err = fmt.Fprintf(out, "%s;\n%s\nwhat it has recorded since is not known here: `%s status` says it there\n", other, heard[last.Record], r.PeerProgram)
 	return err
