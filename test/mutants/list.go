@@ -62,7 +62,7 @@ var mutants = []mutant{
 		"return s, []SourceAction{rec, Send{s.demand()}}\n}\n\n// demand", "return s, []SourceAction{Send{s.demand()}, rec}\n}\n\n// demand",
 		". ./transport/handoff"},
 	{"answer-of-another-journal", "transport/handoff/source.go",
-		"	case *wire.Running:\n		if ev.Journal != s.Peer {", "	case *wire.Running:\n		if false {",
+		"	case *wire.Running:\n		if ev.Journal != s.PeerJournal {", "	case *wire.Running:\n		if false {",
 		". ./transport/handoff"},
 	{"silence-ends-ready", "transport/handoff/dest.go",
 		"		return d, nil // this may be the last copy, and COMMIT may be on its way: no silence ends the wait", "		return d.mayEnd(ev)",
