@@ -31,6 +31,8 @@ type Source struct {
 
 // Options tunes Send. Nil, or a zero field, means the default.
 type Options struct {
+	// Memory, and how bytes travel.
+
 	// Memory is the size of the chunk buffers, in bytes. Default 32 MiB.
 	Memory int
 	// ChunkSize is the largest payload of one frame, in bytes. The destination may ask for less.
@@ -39,28 +41,26 @@ type Options struct {
 	// Lanes is the number of data lanes, at most transport.MaxLanes. Default: the largest of 2,
 	// half of the cores, and what the round trip and Memory need.
 	Lanes int
+	// MaxBandwidth limits the payload on all data lanes together, in bytes per second. Default: no
+	// limit.
+	MaxBandwidth uint64
 	// Codec chooses how each chunk is encoded. Default: codec.Auto, among the codecs that both
 	// sides have. On lanes that stay in this host the default is no codec: bytes are spliced past
 	// user space where the device's stream allows it.
 	Codec codec.Policy
+
+	// When the guest is paused, and for how long.
+
 	// DowntimeTarget is the longest downtime that may be predicted when the guest is paused.
 	// Default 300 ms. math.MaxInt64 is no limit.
 	DowntimeTarget time.Duration
 	// OnLimit says what to do when the predicted downtime is still above DowntimeTarget at
 	// MaxPrecopy or MaxRounds, and when fixed steps alone are above it. Default Refuse.
 	OnLimit OnLimit
-	// IgnoreSilentWitness begins a migration, with a warning, although the witness does not answer
-	// one side. Default: such a migration ends before a device is touched.
-	IgnoreSilentWitness bool
 	// MaxPrecopy and MaxRounds bound PRE_COPY, in time and in rounds. A round counts if it ends
 	// at least a second after the last one that counted. Default 60 s and 30 rounds.
 	MaxPrecopy time.Duration
 	MaxRounds  int
-	// AbortAfter ends an attempt that has not paused the guest within that time. Default: none.
-	AbortAfter time.Duration
-	// WithoutP2P accepts a set of several devices in which one lacks RUNNING_P2P. The other devices
-	// could reach that one by DMA while it is stopped: the caller asserts that they do not.
-	WithoutP2P bool
 	// ResumeAfter ends an attempt in which the destination is not ready, or Approve has not
 	// returned, that long after the pause of the guest. The devices then run at the source. Default
 	// 10 s, or twice DowntimeTarget if that is more.
@@ -69,6 +69,14 @@ type Options struct {
 	// ResumeAfter applies as well. Default 30 s, because some drivers load for seconds in one
 	// write.
 	StalledAfter time.Duration
+	// AbortAfter ends an attempt that has not paused the guest within that time. Default: none.
+	AbortAfter time.Duration
+	// WithoutP2P accepts a set of several devices in which one lacks RUNNING_P2P. The other devices
+	// could reach that one by DMA while it is stopped: the caller asserts that they do not.
+	WithoutP2P bool
+
+	// How long a silent peer is waited for.
+
 	// ConnectFor bounds three waits, each by itself: for a connection to the destination, for its
 	// answer to HELLO, and for the data lanes. The destination's devices enter RESUMING before it
 	// answers HELLO. With a Witness the answer to HELLO may take longer by witness.Timeout, the
@@ -85,12 +93,9 @@ type Options struct {
 	// After that, and soon after a cancel without an answer, Send returns in doubt. Default: no
 	// limit.
 	DoubtFor time.Duration
-	// MaxBandwidth limits the payload on all data lanes together, in bytes per second. Default: no
-	// limit.
-	MaxBandwidth uint64
-	// Tuning changes limits while Send runs. Send first sets MaxBandwidth there, if it is given.
-	// Default: a new Tuning.
-	Tuning *Tuning
+
+	// The VMM, and hooks.
+
 	// PauseGuest stops the vCPUs before any device leaves RUNNING. Its ctx ends after ResumeAfter,
 	// and with the attempt: PauseGuest must return then. An error that is a *transport.Fault keeps
 	// its code.
@@ -108,6 +113,13 @@ type Options struct {
 	// for that. A nil error is not the end: only the Outcome says which side may run. Default: no
 	// approval is needed.
 	Approve func(context.Context) error
+	// OnCommit runs when COMMIT is recorded: this side no longer has the right to run the devices. It
+	// runs while Send waits for the destination. OnRevert runs before devices that the destination
+	// gave back are resumed. A failure of either is a warning.
+	OnCommit, OnRevert handoff.Hook
+
+	// The right to run: its record, and who decides in doubt.
+
 	// Attempt names the attempt. Default: a new id, epoch 1.
 	Attempt migration.Attempt
 	// StartOver begins the attempt although an earlier process left an attempt open, and the
@@ -117,19 +129,24 @@ type Options struct {
 	StartOver bool
 	// Journal takes the records of the hand-off. Default: a journal in memory.
 	Journal handoff.Journal
-	// Observe receives every event. It must not block.
-	Observe migration.Observer
-	// Software is the name and version that this side sends to its peer.
-	Software string
 	// Witness decides in doubt which side may run the devices, if the destination does not answer
 	// COMMIT. The destination must have the same one. Both sides probe it before the guest is
 	// paused, with a random migration. Default: none. Then Send asks the destination for as long as
 	// DoubtFor allows.
 	Witness witness.Witness
-	// OnCommit runs when COMMIT is recorded: this side no longer has the right to run the devices. It
-	// runs while Send waits for the destination. OnRevert runs before devices that the destination
-	// gave back are resumed. A failure of either is a warning.
-	OnCommit, OnRevert handoff.Hook
+	// IgnoreSilentWitness begins a migration, with a warning, although the witness does not answer
+	// one side. Default: such a migration ends before a device is touched.
+	IgnoreSilentWitness bool
+
+	// What others see, and what may change while Send runs.
+
+	// Observe receives every event. It must not block.
+	Observe migration.Observer
+	// Software is the name and version that this side sends to its peer.
+	Software string
+	// Tuning changes limits while Send runs. Send first sets MaxBandwidth there, if it is given.
+	// Default: a new Tuning.
+	Tuning *Tuning
 	// StepTimes stores how long PauseGuest and Approve took. The next prediction uses that.
 	// Default: none, and the prediction is a lower bound.
 	StepTimes handoff.StepTimes

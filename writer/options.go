@@ -37,6 +37,8 @@ type Target struct {
 
 // Options tunes Receive. Nil, or a zero field, means the default.
 type Options struct {
+	// Memory, and the size of a state.
+
 	// Memory is the size of the chunk buffers, in bytes: chunks in flight and chunks that wait for
 	// a device. Default 32 MiB.
 	Memory int
@@ -45,10 +47,9 @@ type Options struct {
 	// MaxState is the largest number of bytes that one device may send. An estimate never bounds a
 	// stream; this does. Default 1 TiB.
 	MaxState uint64
-	// Journals opens the journal of a migration, which takes the records of the hand-off. Receive
-	// calls it when HELLO has named the migration. It may block for as long as a disk does. Receive
-	// closes a journal that is an io.Closer. Default: handoff.InMemory.
-	Journals handoff.Journals
+
+	// How long a source is waited for.
+
 	// ReconnectFor is how long Receive waits for a source that was lost, before the copy is
 	// complete and when the devices run. For a complete copy it waits for ever. Default 60 s.
 	ReconnectFor time.Duration
@@ -63,6 +64,29 @@ type Options struct {
 	// never makes two running copies: a source that sends COMMIT later is DECLINED, and resumes.
 	// But if the source's host has died by then, no copy is left. Default: a copy is held for ever.
 	DiscardReadyAfter time.Duration
+
+	// The VMM, and hooks.
+
+	// OnAccept runs when ACCEPT is recorded, before the devices are started: this side owns them
+	// now. If it fails, the start has failed: Receive holds the copy, and the source may resume its
+	// devices. If the devices already run, as after a crash of this side, a failure is a warning.
+	OnAccept handoff.Hook
+	// StartGuest starts the vCPUs when ACCEPT is recorded and all devices run. Receive sends
+	// RUNNING after StartGuest has returned nil. Until then the source holds its copy. An error
+	// means that the guest may have run. Receive then leaves the devices as they are, the outcome
+	// is migration.NeedsReset, and the source stays in doubt: people decide. Its ctx does not end
+	// before StartGuest returns: no cancel counts after ACCEPT. Default: there is no guest.
+	StartGuest func(context.Context) error
+
+	// The right to run: its record, who decides in doubt, and a copy of an earlier process.
+
+	// Journals opens the journal of a migration, which takes the records of the hand-off. Receive
+	// calls it when HELLO has named the migration. It may block for as long as a disk does. Receive
+	// closes a journal that is an io.Closer. Default: handoff.InMemory.
+	Journals handoff.Journals
+	// Witness decides whether this side may accept the devices. The source must have the same one.
+	// Default: none.
+	Witness witness.Witness
 	// Continue names a migration that an earlier process left here. Receive continues it in two
 	// cases: the targets are HeldOpen and hold the state that its journal records, or all are
 	// vfio.Resumable and hold its complete copy. Otherwise, and if Continue is zero, Receive starts
@@ -74,23 +98,13 @@ type Options struct {
 	// migration.InDoubt, and the error ErrCopyHeld. A closed channel asks from then on. Default:
 	// the cancelled ctx asks for that too.
 	HoldCopy <-chan struct{}
+
+	// What others see.
+
 	// Observe receives every event. It must not block.
 	Observe migration.Observer
 	// Software is the name and version that this side sends to its peer.
 	Software string
-	// Witness decides whether this side may accept the devices. The source must have the same one.
-	// Default: none.
-	Witness witness.Witness
-	// OnAccept runs when ACCEPT is recorded, before the devices are started: this side owns them
-	// now. If it fails, the start has failed: Receive holds the copy, and the source may resume its
-	// devices. If the devices already run, as after a crash of this side, a failure is a warning.
-	OnAccept handoff.Hook
-	// StartGuest starts the vCPUs when ACCEPT is recorded and all devices run. Receive sends
-	// RUNNING after StartGuest has returned nil. Until then the source holds its copy. An error
-	// means that the guest may have run. Receive then leaves the devices as they are, the outcome
-	// is migration.NeedsReset, and the source stays in doubt: people decide. Its ctx does not end
-	// before StartGuest returns: no cancel counts after ACCEPT. Default: there is no guest.
-	StartGuest func(context.Context) error
 	// StepTimes stores how long OnAccept and StartGuest took. The source uses that for the next
 	// prediction. Default: none, and the source's prediction is a lower bound.
 	StepTimes handoff.StepTimes
