@@ -10,7 +10,6 @@ import (
 	"github.com/migpipe/migpipe/internal/safefile"
 	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/transport/journal"
-	"github.com/migpipe/migpipe/transport/migration"
 	"github.com/migpipe/migpipe/vfio"
 )
 
@@ -80,52 +79,6 @@ func PlainText(err error) string {
 
 // OneLine joins what errors.Join puts on lines of their own.
 func OneLine(text string) string { return strings.ReplaceAll(text, "\n", "; ") }
-
-// jsonRefused is mig-recv's event about a source that it refused, or that ended before it sent
-// anything. mig-recv waits for the next source.
-type jsonRefused struct {
-	jsonHead
-	ID    *transport.PeerID `json:"id,omitempty"`
-	Code  string            `json:"code"`
-	Why   string            `json:"why"`
-	Hints []string          `json:"hints,omitempty"`
-	More  int               `json:"more,omitempty"` // refusals since the last event that had no event of their own
-}
-
-func (j *jsonView) refused(head jsonHead, ev migration.Event) {
-	code, _ := CodeOf(ev.Err)
-	j.write(jsonRefused{head, Known(ev.Peer), code.String(), ErrorText(ev.Err), refusedHints(ev.Err), ev.More})
-}
-
-// refusedText is the line about the same.
-func refusedText(ev migration.Event) string {
-	text := "refused a source"
-	if ev.Peer != (transport.PeerID{}) {
-		text += " (" + ev.Peer.Short() + ")"
-	}
-	if ev.More > 0 {
-		text += fmt.Sprintf(", and %d more since the last line", ev.More)
-	}
-	text += ": " + ErrorText(ev.Err)
-	if hints := refusedHints(ev.Err); len(hints) > 0 {
-		text += " (" + strings.Join(hints, "; ") + ")"
-	}
-	return text + "; waiting for the next"
-}
-
-// refusedHints are the next steps where this side can take one.
-func refusedHints(err error) []string {
-	for _, h := range causeHints {
-		if errors.Is(err, h.cause) {
-			return []string{h.hint}
-		}
-	}
-	switch code, remote := CodeOf(err); code {
-	case transport.CodeVersion, transport.CodeDevices, transport.CodeIncompatible:
-		return Optional(Scene{}.ofCode(code, remote))
-	}
-	return nil
-}
 
 // JournalError is why a journal cannot be used.
 type JournalError struct{ Err error }

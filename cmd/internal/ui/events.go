@@ -123,3 +123,27 @@ type jsonNotUnderstood struct {
 	Line  string   `json:"line"`
 	Words []string `json:"words"`
 }
+
+// view shows events to the user.
+type view interface {
+	event(ev stamped)
+	end(v Result) // after the last event
+}
+
+// quietView is --quiet.
+type quietView struct{}
+
+func (quietView) event(stamped) {}
+
+func (quietView) end(Result) {}
+
+// stamped is an event and when it happened.
+type stamped struct {
+	at time.Time
+	migration.Event
+	self    transport.PeerID   // of this side, for the event listening
+	held    Scene              // of the devices that the process holds, for that event
+	sandbox sandbox.Status     // for that event
+	tried   []reader.Candidate // the carriers that were measured, for that event
+	words   []string           // that would have been understood, for the event not-understood
+}

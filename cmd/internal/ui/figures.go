@@ -89,3 +89,36 @@ func newJSONOccupancy(f migration.Occupancy) *jsonOccupancy {
 	percent := func(part float64) float64 { return math.Round(1e3*part) / 10 }
 	return &jsonOccupancy{percent(f.Queue), percent(f.Credit), percent(f.Flight), percent(f.Ahead), f.Bottleneck}
 }
+
+// fineTime is humanTime with microseconds, which a round trip may take.
+func fineTime(d time.Duration) string {
+	if d < time.Millisecond {
+		return fmt.Sprintf("%d us", d.Microseconds())
+	}
+	return HumanTime(d)
+}
+
+// spanText marks a prediction that lacks a part as a bound.
+func spanText(s migration.Span) string {
+	switch {
+	case s.Known:
+		return fineTime(s.Took)
+	case s.Took <= 0:
+		return "unknown"
+	}
+	return "at least " + fineTime(s.Took)
+}
+
+// predictedParts is the downtime by stage. A stage that is not known completely is marked.
+func predictedParts(p migration.Prediction) string {
+	var parts []string
+	for _, s := range p.Stages() {
+		if s.Took >= time.Microsecond || !s.Known {
+			parts = append(parts, s.Name+" "+spanText(s.Span))
+		}
+	}
+	if len(parts) == 0 {
+		return ""
+	}
+	return " = " + strings.Join(parts, " + ")
+}

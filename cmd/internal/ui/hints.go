@@ -364,3 +364,17 @@ func (s Scene) unreachable(err error) string {
 	}[s.Prefix]
 	return fmt.Sprintf("is mig-recv listening at %s%s, and does every firewall between let %s?", s.Prefix, s.Address, through)
 }
+
+// refusedHints are the next steps where this side can take one.
+func refusedHints(err error) []string {
+	for _, h := range causeHints {
+		if errors.Is(err, h.cause) {
+			return []string{h.hint}
+		}
+	}
+	switch code, remote := CodeOf(err); code {
+	case transport.CodeVersion, transport.CodeDevices, transport.CodeIncompatible:
+		return Optional(Scene{}.ofCode(code, remote))
+	}
+	return nil
+}

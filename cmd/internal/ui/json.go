@@ -426,3 +426,19 @@ func (s Scene) side(remote bool) string {
 	}
 	return "destination"
 }
+
+// jsonRefused is mig-recv's event about a source that it refused, or that ended before it sent
+// anything. mig-recv waits for the next source.
+type jsonRefused struct {
+	jsonHead
+	ID    *transport.PeerID `json:"id,omitempty"`
+	Code  string            `json:"code"`
+	Why   string            `json:"why"`
+	Hints []string          `json:"hints,omitempty"`
+	More  int               `json:"more,omitempty"` // refusals since the last event that had no event of their own
+}
+
+func (j *jsonView) refused(head jsonHead, ev migration.Event) {
+	code, _ := CodeOf(ev.Err)
+	j.write(jsonRefused{head, Known(ev.Peer), code.String(), ErrorText(ev.Err), refusedHints(ev.Err), ev.More})
+}

@@ -125,3 +125,19 @@ func statusLine(s status) string {
 }
 
 func (l *lineView) end(v Result) { printReport(l.out, v) }
+
+// refusedText is the line about the same.
+func refusedText(ev migration.Event) string {
+	text := "refused a source"
+	if ev.Peer != (transport.PeerID{}) {
+		text += " (" + ev.Peer.Short() + ")"
+	}
+	if ev.More > 0 {
+		text += fmt.Sprintf(", and %d more since the last line", ev.More)
+	}
+	text += ": " + ErrorText(ev.Err)
+	if hints := refusedHints(ev.Err); len(hints) > 0 {
+		text += " (" + strings.Join(hints, "; ") + ")"
+	}
+	return text + "; waiting for the next"
+}

@@ -20,18 +20,6 @@ import (
 	"github.com/migpipe/migpipe/transport/migration"
 )
 
-// view shows events to the user.
-type view interface {
-	event(ev stamped)
-	end(v Result) // after the last event
-}
-
-// quietView is --quiet.
-type quietView struct{}
-
-func (quietView) event(stamped) {}
-func (quietView) end(Result)    {}
-
 // Observer shows the user the progress and the result of a run. It shows events in a goroutine
 // of its own: the engine must not wait for a terminal or a pipe.
 type Observer struct {
@@ -49,17 +37,6 @@ type Observer struct {
 	turned   []string  // those warnings, the first maxTurned of them
 	wake     chan struct{}
 	done     chan struct{}
-}
-
-// stamped is an event and when it happened.
-type stamped struct {
-	at time.Time
-	migration.Event
-	self    transport.PeerID   // of this side, for the event listening
-	held    Scene              // of the devices that the process holds, for that event
-	sandbox sandbox.Status     // for that event
-	tried   []reader.Candidate // the carriers that were measured, for that event
-	words   []string           // that would have been understood, for the event not-understood
 }
 
 // NewObserver starts an observer. [Observer.End] ends it.

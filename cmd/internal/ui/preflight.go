@@ -83,39 +83,6 @@ func preflightColumns(d migration.PreflightDevice) []string {
 	return []string{d.Name, driver, precopy, size, spanText(d.Total), spanText(d.Downtime)}
 }
 
-// fineTime is humanTime with microseconds, which a round trip may take.
-func fineTime(d time.Duration) string {
-	if d < time.Millisecond {
-		return fmt.Sprintf("%d us", d.Microseconds())
-	}
-	return HumanTime(d)
-}
-
-// spanText marks a prediction that lacks a part as a bound.
-func spanText(s migration.Span) string {
-	switch {
-	case s.Known:
-		return fineTime(s.Took)
-	case s.Took <= 0:
-		return "unknown"
-	}
-	return "at least " + fineTime(s.Took)
-}
-
-// predictedParts is the downtime by stage. A stage that is not known completely is marked.
-func predictedParts(p migration.Prediction) string {
-	var parts []string
-	for _, s := range p.Stages() {
-		if s.Took >= time.Microsecond || !s.Known {
-			parts = append(parts, s.Name+" "+spanText(s.Span))
-		}
-	}
-	if len(parts) == 0 {
-		return ""
-	}
-	return " = " + strings.Join(parts, " + ")
-}
-
 // jsonPreflight is the event of --dry-run if a migration would be accepted. If not, the done
 // event has the reason.
 type jsonPreflight struct {
