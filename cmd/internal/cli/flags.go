@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -115,7 +116,7 @@ func (c *common) check() error {
 	case c.memory.Bytes < c.chunk.Bytes:
 		return ui.Mistakef("give a smaller --chunk-size too, or more --memory", "--memory %s is less than one chunk of %s", &c.memory, &c.chunk)
 	}
-	return cmp.Or(c.checkMemory(leastMemory("/")), c.continues.Check(&c.state, c.Role), c.owner.check(c.json))
+	return cmp.Or(checkMemory(&c.memory, leastMemory("/")), c.continues.Check(&c.state, c.Role), c.owner.check(c.json))
 }
 
 // longEnough refuses a silence that a connection which is in use may have.
@@ -224,3 +225,15 @@ func (c *common) descriptors() input.Descriptors {
 
 // software is how the program introduces itself to the peer.
 func (c *common) software() string { return c.Program + " " + ui.Release() }
+
+// completeMigration offers the ids of journals that begin with the typed text.
+func (c *common) completeMigration(_ *cobra.Command, args []string, typed string) ([]string, cobra.ShellCompDirective) {
+	if len(args) > 0 || c.state.Directory() == "" {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	ids, err := continuing.Migrations(c.state.Directory(), c.Role, strings.ToLower(typed))
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveError
+	}
+	return ids, cobra.ShellCompDirectiveNoFileComp
+}

@@ -6,7 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/migpipe/migpipe/cmd/internal/continuing"
+	"github.com/migpipe/migpipe/transport"
 	"github.com/migpipe/migpipe/vfio/sim"
 )
 
@@ -73,14 +73,10 @@ func completeWords(words ...string) cobra.CompletionFunc {
 	return cobra.FixedCompletions(words, cobra.ShellCompDirectiveNoFileComp)
 }
 
-// completeMigration offers the ids of journals that begin with the typed text.
-func (c *common) completeMigration(_ *cobra.Command, args []string, typed string) ([]string, cobra.ShellCompDirective) {
-	if len(args) > 0 || c.state.Directory() == "" {
-		return nil, cobra.ShellCompDirectiveNoFileComp
+// say writes the one line that a command is for.
+func say(cmd *cobra.Command, words ...any) error {
+	if _, err := fmt.Fprintln(cmd.OutOrStdout(), words...); err != nil {
+		return &transport.Fault{Code: transport.CodeDevice, Err: err}
 	}
-	ids, err := continuing.Migrations(c.state.Directory(), c.Role, strings.ToLower(typed))
-	if err != nil {
-		return nil, cobra.ShellCompDirectiveError
-	}
-	return ids, cobra.ShellCompDirectiveNoFileComp
+	return nil
 }

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/migpipe/migpipe/cmd/internal/input"
 	"github.com/migpipe/migpipe/cmd/internal/ui"
 	"github.com/migpipe/migpipe/internal/units"
 )
@@ -30,13 +31,13 @@ type memoryLimit struct {
 
 // checkMemory refuses memory for chunks that this process cannot have. The kernel would kill
 // it later, without a word, with the devices that it has opened.
-func (c *common) checkMemory(limit memoryLimit) error {
+func checkMemory(memory *input.Size, limit memoryLimit) error {
 	most := limit.bytes - min(limit.bytes, besideChunks)
-	if c.memory.Bytes <= most {
+	if memory.Bytes <= most {
 		return nil
 	}
 	return ui.Mistakef("give a smaller --memory, or more memory to this process", "--memory %s is more than this process can have: %s allows %s, and the program itself needs %s of that",
-		&c.memory, limit.by, units.FormatBytes(limit.bytes), units.FormatBytes(besideChunks))
+		memory, limit.by, units.FormatBytes(limit.bytes), units.FormatBytes(besideChunks))
 }
 
 // leastMemory is the narrowest of all limits of this process. root is that of the file system.

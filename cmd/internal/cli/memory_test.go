@@ -73,13 +73,13 @@ func TestCheckMemory(t *testing.T) {
 		math.MaxInt64: "is more than this process can have",
 	} {
 		c := &common{memory: input.Size{Bytes: memory}}
-		err := c.checkMemory(limit)
+		err := checkMemory(&c.memory, limit)
 		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
 			t.Errorf("%d bytes: %v", memory, err)
 		}
 	}
 	c := &common{memory: input.Size{Bytes: hostLimit().bytes}}
-	if err := c.checkMemory(leastMemory("/")); err == nil || !strings.Contains(err.Error(), "can have") {
+	if err := checkMemory(&c.memory, leastMemory("/")); err == nil || !strings.Contains(err.Error(), "can have") {
 		t.Errorf("all the memory of this host: %v", err)
 	}
 }

@@ -4,7 +4,6 @@ package cli
 
 import (
 	"errors"
-	"fmt"
 	"io"
 	"os"
 	"os/signal"
@@ -116,14 +115,6 @@ func idCommand(c *common) *cobra.Command {
 			return say(cmd, id.ID())
 		},
 	}
-}
-
-// say writes the one line that a command is for.
-func say(cmd *cobra.Command, words ...any) error {
-	if _, err := fmt.Fprintln(cmd.OutOrStdout(), words...); err != nil {
-		return &transport.Fault{Code: transport.CodeDevice, Err: err}
-	}
-	return nil
 }
 
 func versionCommand() *cobra.Command {
