@@ -6,8 +6,8 @@ import (
 	"github.com/migpipe/migpipe/transport/migration"
 )
 
-// DestPhase is where the destination is in the conversation. It is forgotten
-// by a crash; the Record is not.
+// DestPhase is the place of the destination in the conversation. A crash loses it; the Record
+// stays.
 type DestPhase uint8
 
 // The phases of the destination.
@@ -26,26 +26,26 @@ func (p DestPhase) String() string {
 	return [...]string{"idle", "receiving", "ready", "starting", "running", "resetting", "ended"}[p]
 }
 
-// Dest is the destination's side of the hand-off. It is the single point at
-// which COMMIT and CANCEL race: whichever is recorded first wins, and the other
-// is told the truth.
+// Dest is the destination's side of the hand-off. It is the single point at which COMMIT and
+// CANCEL race: the one that is recorded first wins, and the answer to the other is that
+// record.
 type Dest struct {
 	Attempt  migration.Attempt // zero before HELLO
 	Journal  migration.JournalID
 	Digest   migration.StreamDigest
 	Record   Record
-	Prior    Record // the one before: after Unrecorded the journal may hold either
+	Prior    Record // the one before: after Unrecorded the journal may end with either
 	Phase    DestPhase
 	MaxEpoch uint64 // the highest epoch seen; older ones never run
 	StartNS  int64  // 0 until the devices run
-	Hurried  bool   // the user wants the attempt to end: no wait is longer than safety asks for
+	Hurried  bool   // the user has cancelled: no wait is longer than safety needs
 
 	Witness Register // that both sides have agreed on, 0 is none
 	Asking  bool     // it is being asked, because of COMMIT
-	Note    string   // what a FORCED record says, for people
+	Note    string   // the text of a FORCED record, for people
 }
 
-// NewDest knows of no attempt.
+// NewDest is a destination without an attempt.
 func NewDest(journal migration.JournalID) Dest { return Dest{Journal: journal} }
 
 // Step is the whole of the destination's behaviour.
@@ -55,7 +55,7 @@ func (d Dest) Step(ev DestEvent) (Dest, []DestAction) {
 	case !ok:
 		return d.step(ev)
 	case *r.Message.About() != d.Attempt:
-		return d.foreign(r.Message)
+		return d.onForeign(r.Message)
 	}
 	return d.step(r.Message)
 }
@@ -66,36 +66,34 @@ func (d Dest) step(ev any) (Dest, []DestAction) {
 	case *wire.Query:
 		return d, []DestAction{Send{d.status(ev.Attempt)}}
 	case Unrecorded:
-		return d.unrecorded()
+		return d.onUnrecorded()
 	}
 	switch d.Phase {
 	case DestIdle:
-		return d.idle(ev)
+		return d.atIdle(ev)
 	case DestReceiving:
-		return d.receiving(ev)
+		return d.atReceiving(ev)
 	case DestReady:
-		return d.ready(ev)
+		return d.atReady(ev)
 	case DestStarting:
-		return d.starting(ev)
+		return d.atStarting(ev)
 	case DestRunning:
-		return d.running(ev)
+		return d.atRunning(ev)
 	}
-	return d.over(ev)
+	return d.afterEnd(ev)
 }
 
-// foreign answers messages of an attempt that is not the one at hand. A record
-// rules out every older epoch, so that a COMMIT, CANCEL or ABORT for one gets
-// the answer that it never runs here, or that somebody has decided otherwise. Of a
-// newer epoch or of another migration this record says nothing, and nothing is what
-// they are told.
-func (d Dest) foreign(m wire.Message) (Dest, []DestAction) {
+// onForeign answers messages of another attempt. A record rules out every older epoch: a COMMIT,
+// CANCEL or ABORT for one is answered by DECLINED, or by the decision of a person. For a newer
+// epoch and for another migration this record proves nothing, and there is no answer.
+func (d Dest) onForeign(m wire.Message) (Dest, []DestAction) {
 	a := *m.About()
 	if a.Mig != d.Attempt.Mig || a.Epoch >= d.MaxEpoch || d.Record == None {
 		return d, nil
 	}
 	switch m.(type) {
 	case *wire.Commit, *wire.Cancel, *wire.Abort, *wire.Query:
-		if d.Record == Forced && a.Epoch+1 == d.Attempt.Epoch { // the one that was in doubt
+		if d.Record == Forced && a.Epoch+1 == d.Attempt.Epoch { // the attempt that was in doubt
 			return d, []DestAction{Send{d.forced(a)}}
 		}
 	}
@@ -107,43 +105,43 @@ func (d Dest) foreign(m wire.Message) (Dest, []DestAction) {
 	return d, nil
 }
 
-// ruledOut says whether the attempt can never be opened here any more.
+// ruledOut reports whether the attempt can never be opened here any more.
 func (d Dest) ruledOut(a migration.Attempt) bool {
 	return a.Epoch == 0 || a.Mig == d.Attempt.Mig && a.Epoch <= d.MaxEpoch
 }
 
-func (d Dest) idle(ev any) (Dest, []DestAction) {
+func (d Dest) atIdle(ev any) (Dest, []DestAction) {
 	switch ev := ev.(type) {
 	case Offered:
 		if d.ruledOut(ev.Attempt) {
 			return d, nil
 		}
-		d = d.open(ev.Attempt)
+		d = d.beginAttempt(ev.Attempt)
 		d.Phase, d.Witness = DestReceiving, ev.Witness
 		d, rec := d.record(Open)
 		return d, []DestAction{rec, SendWelcome{}}
 	case Refused:
-		if ev.NoRecord { // in no journal's name: a source that has sent COMMIT does not believe it
+		if ev.NoRecord { // without a journal's id: a source that has sent COMMIT ignores it
 			return d, []DestAction{Send{&wire.Declined{Attempt: ev.Attempt, Code: ev.Why.Code,
 				Device: ev.Why.Device, Offset: ev.Why.Offset, Text: ev.Why.Text}}}
 		}
 		if d.ruledOut(ev.Attempt) {
 			return d, nil
 		}
-		return d.open(ev.Attempt).decline(ev.Why.Code, ev.Why.Device, ev.Why.Offset, ev.Why.Text)
+		return d.beginAttempt(ev.Attempt).decline(ev.Why.Code, ev.Why.Device, ev.Why.Offset, ev.Why.Text)
 	case Interrupt:
 		d.Phase = DestEnded
 		return d, []DestAction{Finish{migration.Aborted}}
 	}
-	return d.over(ev)
+	return d.afterEnd(ev)
 }
 
-// open turns to a new attempt.
-func (d Dest) open(a migration.Attempt) Dest {
+// beginAttempt is the destination of a new attempt.
+func (d Dest) beginAttempt(a migration.Attempt) Dest {
 	return Dest{Attempt: a, Journal: d.Journal, MaxEpoch: a.Epoch}
 }
 
-func (d Dest) receiving(ev any) (Dest, []DestAction) {
+func (d Dest) atReceiving(ev any) (Dest, []DestAction) {
 	switch ev := ev.(type) {
 	case Loaded:
 		d.Digest, d.Phase = ev.Digest, DestReady
@@ -155,19 +153,19 @@ func (d Dest) receiving(ev any) (Dest, []DestAction) {
 	return d.mayEnd(ev)
 }
 
-func (d Dest) ready(ev any) (Dest, []DestAction) {
+func (d Dest) atReady(ev any) (Dest, []DestAction) {
 	m, ok := ev.(*wire.Commit)
 	if w, asked := ev.(Witnessed); asked {
-		return d.witnessed(w.Winner)
+		return d.onWitnessed(w.Winner)
 	}
 	switch ev {
 	case Reached{}:
 		return d, []DestAction{Send{d.readyAgain()}}
 	case Unreachable{}:
-		return d, nil // this may be the last copy, and COMMIT may be on its way: no silence ends the wait
+		return d, nil // this may be the last copy, and COMMIT may be in flight: no silence ends the wait
 	case Interrupt{}:
 		d.Hurried = true
-		return d, []DestAction{Send{d.turnBack()}}
+		return d, []DestAction{Send{d.askToResume()}}
 	case Leave{}:
 		d.Phase = DestEnded
 		return d, []DestAction{Finish{migration.InDoubt}}
@@ -201,24 +199,24 @@ func (d Dest) mayEnd(ev any) (Dest, []DestAction) {
 	return d, nil
 }
 
-func (d Dest) starting(ev any) (Dest, []DestAction) {
+func (d Dest) atStarting(ev any) (Dest, []DestAction) {
 	switch ev := ev.(type) {
 	case Started:
-		return d.started(ev)
+		return d.onStarted(ev)
 	case NotStarted:
-		return d.notStarted(ev)
-	case Unreachable, Interrupt, Failed: // they come once, and count when the start has ended
+		return d.onNotStarted(ev)
+	case Unreachable, Interrupt, Failed: // these events come once, and count when the start has ended
 		d.Hurried = true
 	}
-	return d, nil // COMMIT is on its way; CANCEL came too late
+	return d, nil // COMMIT is being carried out; CANCEL came too late
 }
 
-// started tells the source first, which waits for it, and then records what tells
-// whoever starts again that nothing is left to be started.
-func (d Dest) started(ev Started) (Dest, []DestAction) {
+// onStarted sends RUNNING first, since the source waits for it. RUNNING is then recorded, so that
+// the next process has nothing to start.
+func (d Dest) onStarted(ev Started) (Dest, []DestAction) {
 	d.Phase, d.StartNS = DestRunning, max(1, ev.TookNS)
 	actions := []DestAction{Send{d.runningMessage()}}
-	if d.Record != Forced { // which says as much
+	if d.Record != Forced { // which implies RUNNING
 		var rec Append
 		d, rec = d.record(Running)
 		actions = append(actions, rec)
@@ -230,9 +228,9 @@ func (d Dest) started(ev Started) (Dest, []DestAction) {
 	return d, actions
 }
 
-func (d Dest) notStarted(ev NotStarted) (Dest, []DestAction) {
+func (d Dest) onNotStarted(ev NotStarted) (Dest, []DestAction) {
 	switch {
-	case d.Record == Forced: // and stays so, whoever tries again
+	case d.Record == Forced: // the next process tries again
 		d.Phase = DestEnded
 		return d, []DestAction{Finish{migration.NeedsReset}}
 	case ev.Copy == Kept:
@@ -249,7 +247,7 @@ func (d Dest) notStarted(ev NotStarted) (Dest, []DestAction) {
 	return d, []DestAction{Finish{migration.NeedsReset}}
 }
 
-func (d Dest) running(ev any) (Dest, []DestAction) {
+func (d Dest) atRunning(ev any) (Dest, []DestAction) {
 	switch ev.(type) {
 	case *wire.Commit, *wire.Cancel, Reached:
 		return d, []DestAction{Send{d.runningMessage()}}
@@ -264,8 +262,8 @@ func (d Dest) running(ev any) (Dest, []DestAction) {
 	return d, nil
 }
 
-// over answers a source that asks again after the end, and waits for the reset.
-func (d Dest) over(ev any) (Dest, []DestAction) {
+// afterEnd answers a source after the end of the attempt, and waits for the reset.
+func (d Dest) afterEnd(ev any) (Dest, []DestAction) {
 	switch ev := ev.(type) {
 	case WasReset:
 		if d.Phase != DestResetting {
@@ -288,44 +286,44 @@ func (d Dest) over(ev any) (Dest, []DestAction) {
 		if d.ran() {
 			return d, []DestAction{Send{d.runningMessage()}}
 		}
-		if d.Record == Lost { // nobody here can answer: people have to
+		if d.Record == Lost { // people have to decide
 			return d, []DestAction{Send{d.status(d.Attempt)}}
 		}
 	}
 	return d, nil
 }
 
-// unrecorded decides without the journal, which may or may not hold the entry.
-func (d Dest) unrecorded() (Dest, []DestAction) {
+// onUnrecorded decides without the journal, which may have the entry or not.
+func (d Dest) onUnrecorded() (Dest, []DestAction) {
 	refused := d.Record
 	d.Record = d.Prior
 	switch {
 	case refused == Running && d.Phase == DestEnded:
 		return d, []DestAction{Finish{migration.Committed}}
-	case refused == Running: // ACCEPT says who has the devices, and they run
+	case refused == Running: // by ACCEPT the devices are this side's, and they run
 		return d, nil
-	case refused == Done: // that the source knows was for nobody but the janitor
+	case refused == Done: // DONE only lets the journal be pruned
 		return d, []DestAction{Finish{migration.Committed}}
 	case refused == Accept, d.Prior == Accept:
-		// Whoever reads the journal may find ACCEPT and start, so that nothing
-		// may be started, promised or undone here.
+		// The next process may find ACCEPT in the journal and start the devices: here nothing
+		// may be started, promised or undone.
 		d.Phase = DestEnded
 		return d, []DestAction{Finish{migration.InDoubt}}
 	case d.Phase == DestResetting:
-		// DECLINED would be a promise without a record, even if READY was never sent:
-		// who starts again may find it in the journal and send it then.
+		// DECLINED would be a promise without a record, even if READY was never sent: the next
+		// process may find READY in the journal and send it.
 		return d, []DestAction{Reset{}}
 	}
 	return d.decline(transport.CodeInternal, "", 0, "the journal did not take the record")
 }
 
-// ran says whether the devices have run here, whatever has become of them.
+// ran reports whether the devices have run here, even if they are gone since.
 func (d Dest) ran() bool {
 	return (d.Record == Accept || d.Record == Running || d.Record == Done) && d.StartNS > 0
 }
 
-// decline ends the attempt: recorded, told, and only then undone, so that the
-// source need not wait for the reset.
+// decline ends the attempt: it records ABORTED, sends DECLINED, and resets the devices last, so
+// that the source does not wait for the reset.
 func (d Dest) decline(code transport.Code, device string, offset uint64, text string) (Dest, []DestAction) {
 	d.Phase, d.Asking = DestResetting, false
 	d, rec := d.record(Aborted)
@@ -340,17 +338,17 @@ func (d Dest) readyMessage() *wire.Ready {
 	return &wire.Ready{Attempt: d.Attempt, Journal: d.Journal, Digest: d.Digest}
 }
 
-// readyAgain is what a source that was away is told.
+// readyAgain is the message for a source that has reconnected.
 func (d Dest) readyAgain() wire.Message {
 	if d.Hurried {
-		return d.turnBack()
+		return d.askToResume()
 	}
 	return d.readyMessage()
 }
 
-// turnBack asks the source to take its devices back. The copy stays until the source says
-// ABORT or CANCEL: if the source's host has died, no other copy is left.
-func (d Dest) turnBack() *wire.NotStarted {
+// askToResume asks the source to resume its devices. The copy stays until the source sends ABORT or
+// CANCEL: if the source's host has died, there is no other copy.
+func (d Dest) askToResume() *wire.NotStarted {
 	return &wire.NotStarted{Attempt: d.Attempt, Journal: d.Journal,
 		Code: transport.CodeCancelled, Text: "cancelled by the destination"}
 }

@@ -24,51 +24,51 @@ type (
 		Attempt migration.Attempt
 		Witness Register
 	}
-	// Refused is a HELLO that the destination's engine cannot accept. With NoRecord no
-	// journal of the migration exists, or the journal shuts the attempt out: nothing is
-	// recorded, and the destination waits on.
+	// Refused is a HELLO that the destination's engine cannot accept. NoRecord means that there
+	// is no journal of the migration, or that the journal excludes the attempt: nothing is
+	// recorded, and the destination waits for the next source.
 	Refused struct {
 		Attempt  migration.Attempt
 		Why      Failed
 		NoRecord bool
 	}
-	// Drained says that every stream of the stopped source was sent to its end.
+	// Drained means that the stopped source has sent every stream to its end.
 	Drained struct{ Digest migration.StreamDigest }
-	// Loaded says that every destination device holds its stream, in STOP.
+	// Loaded means that every device of the destination holds its stream, in STOP.
 	Loaded struct{ Digest migration.StreamDigest }
-	// Failed says that this side cannot go on.
+	// Failed means that this side cannot continue.
 	Failed struct {
 		Code   transport.Code
 		Device string
 		Offset uint64
 		Text   string
 	}
-	// Unreachable says that the peer cannot be reached any more, or that nobody waits for
-	// it any longer.
+	// Unreachable means that the peer cannot be reached, or that the engine does not wait for it
+	// any longer.
 	Unreachable struct{}
-	// Reached says that a lost conversation goes on, over a new control lane.
+	// Reached means that the conversation continues over a new control lane.
 	Reached struct{}
-	// Interrupt is the user's wish to cancel.
+	// Interrupt means that the user cancels.
 	Interrupt struct{}
-	// Leave is the user's wish that the destination ends and leaves a complete copy as it
-	// is recorded.
+	// Leave means that the user ends the destination, and the complete copy stays as it is
+	// recorded.
 	Leave struct{}
-	// Approved is the result of AskApproval: COMMIT may be said. The owner's no is
-	// Failed or Interrupt, like any other reason to turn back.
+	// Approved is the result of AskApproval: COMMIT may be sent. A refusal of the VMM is Failed
+	// or Interrupt, as any other reason for the way back.
 	Approved struct{}
-	// Overdue says that the answer to COMMIT has not come for so long that a witness
-	// is worth asking (source).
+	// Overdue means that the answer to COMMIT is so late that the source asks the witness
+	// (source).
 	Overdue struct{}
-	// Witnessed is the result of AskWitness: who has the attempt's register, 0 if
-	// that could not be found out.
+	// Witnessed is the result of AskWitness: the side that has the attempt's register, 0 if the
+	// witness did not answer.
 	Witnessed struct{ Winner Side }
 	// Halted is the result of Halt.
 	Halted struct{ Failed bool }
 	// Resumed is the result of Resume.
 	Resumed struct{ How Return }
-	// Started says that every destination device is read back as RUNNING.
+	// Started means that every device of the destination was read back as RUNNING.
 	Started struct{ TookNS int64 }
-	// NotStarted says that the start failed, and what became of the copy.
+	// NotStarted means that the start failed. Copy says what the copy is now.
 	NotStarted struct {
 		Copy   Copy
 		Device string
@@ -76,8 +76,7 @@ type (
 	}
 	// WasReset is the result of Reset.
 	WasReset struct{ Failed bool }
-	// Unrecorded says that the journal did not take the last entry, or that
-	// nobody knows whether it did.
+	// Unrecorded means that the journal may not have the last entry: its Append failed.
 	Unrecorded struct{}
 )
 
@@ -115,60 +114,59 @@ type Return uint8
 
 // How a way back ends.
 const (
-	Back    Return = iota // all devices run, and the guest where one is asked
+	Back    Return = iota // all devices run, and so does the guest, if there is one
 	Unheard               // all devices run, and whether the guest does is not known
 	NoneRan               // it failed, and no device has been in RUNNING or RUNNING_P2P
-	SomeRan               // it failed, and some device has been there, or may have been
+	SomeRan               // it failed, and some device has been in one of them, or may have been
 )
 
-// Copy is what a failed start left of the destination's copy.
+// Copy is the destination's copy after a failed start.
 type Copy uint8
 
-// What a failed start leaves.
+// The copy after a failed start.
 const (
 	Kept    Copy = iota // in STOP, complete, never ran
 	Dropped             // reset, never ran
 	Unclear             // it cannot be excluded that it runs
 )
 
-// SourceAction is something that the source's engine does, in the order given.
+// SourceAction is an action of the source's engine. The engine carries them out in order.
 //
 //sumtype:decl
 type SourceAction interface{ isSourceAction() }
 
-// DestAction is something that the destination's engine does, in the order given.
+// DestAction is an action of the destination's engine. The engine carries them out in order.
 //
 //sumtype:decl
 type DestAction interface{ isDestAction() }
 
 // The actions.
 type (
-	// Append records before anything after it is done; a failure stops the
-	// list and becomes the event Unrecorded.
+	// Append records an entry before any later action of the list. If it fails, the engine stops
+	// the list, and the event is Unrecorded.
 	Append struct{ Entry Entry }
-	// Send sends a message. It is best effort: what must not be lost is asked
-	// for again by the other side.
+	// Send sends a message, without a guarantee: the other side asks again for what it needs.
 	Send struct{ Message wire.Message }
 	// SendHello and SendWelcome are Send of messages that only the engine can
 	// fill in.
 	SendHello   struct{}
 	SendWelcome struct{}
-	// AskApproval asks the owner of the VM, once, whether to commit (source, External);
-	// the result is Approved, or a reason to turn back.
+	// AskApproval asks the VMM, once, whether to commit (source, External). The result is
+	// Approved, or a reason for the way back.
 	AskApproval struct{}
 	// AskWitness asks the attempt's register for the devices; the result is Witnessed.
 	AskWitness struct{}
-	// Halt takes the source devices to STOP, those that were stopped for the last part of
-	// their streams; the result is Halted. A device that runs is left alone.
+	// Halt takes the devices of the source to STOP that were stopped for the last part of their
+	// streams. The result is Halted. A device that runs stays running.
 	Halt struct{}
-	// Resume brings the source devices back to RUNNING; the result is Resumed. With
-	// Reverted COMMIT may have been recorded before, and whoever was told is told.
+	// Resume takes the devices of the source to RUNNING. The result is Resumed. Reverted means
+	// that COMMIT may have been recorded: OnRevert runs first.
 	Resume struct{ Reverted bool }
-	// Release lets go of the stopped source devices.
+	// Release releases the stopped devices of the source.
 	Release struct{}
 	// Start runs the destination devices; the result is Started or NotStarted.
 	Start struct{}
-	// Reset drops what the destination devices hold; the result is WasReset.
+	// Reset discards what the devices of the destination hold. The result is WasReset.
 	Reset struct{}
 	// Finish ends the engine's work.
 	Finish struct{ Outcome migration.Outcome }

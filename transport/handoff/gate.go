@@ -8,27 +8,25 @@ import (
 	"github.com/migpipe/migpipe/transport/migration"
 )
 
-// Why a gate is shut.
+// Why an attempt may not be opened.
 var (
-	// ErrInDoubt says that the source has given up its right to resume, and nobody
-	// has heard from the destination whether it runs.
+	// ErrInDoubt is the error for a source that has recorded COMMIT, and has no answer.
 	ErrInDoubt = errors.New("an earlier attempt of this migration is in doubt: ask the destination before anything is started")
-	// ErrGone says that the devices run at the destination.
+	// ErrGone is the error for devices that run at the destination.
 	ErrGone = errors.New("the devices of this migration run at its destination")
-	// ErrHere says that the devices run, or may run, at this destination already.
+	// ErrHere is the error for devices that run, or may run, at this destination already.
 	ErrHere = errors.New("the devices of this migration were accepted here before")
-	// ErrOldEpoch says that the attempt is not newer than one that was opened before.
+	// ErrOldEpoch is the error for an attempt that is not newer than the last one.
 	ErrOldEpoch = errors.New("a newer attempt of this migration has been opened")
-	// ErrOtherJournal says that a journal is of another migration, or of the other
-	// side of one.
+	// ErrOtherJournal is the error for a journal of another migration, or of the other side.
 	ErrOtherJournal = errors.New("the journal is of another migration, or of its other side")
-	// ErrOtherPeer says that an earlier attempt came from somebody else.
+	// ErrOtherPeer is the error for an earlier attempt of another peer.
 	ErrOtherPeer = errors.New("an earlier attempt of this migration came from another peer")
 )
 
-// MayOpen is the source's gate: the error is nil if the side whose journal ends
-// with last owns its devices, and attempt is one that it may open. Every attempt
-// passes here. The zero Entry is that of a journal in which nothing was written.
+// MayOpen is the gate of the source, which every attempt passes. The error is nil if a source
+// whose newest entry is last owns its devices, and may open the attempt. The zero Entry is that
+// of an empty journal.
 func MayOpen(last Entry, attempt migration.Attempt) error {
 	switch last.Record {
 	case Commit:
@@ -36,15 +34,14 @@ func MayOpen(last Entry, attempt migration.Attempt) error {
 	case Done:
 		return fmt.Errorf("%w (attempt %d)", ErrGone, last.Attempt.Epoch)
 	case Owner, Open, ResumeFailed, Forced:
-		return newer(last, attempt)
+		return checkEpoch(last, attempt)
 	}
-	return blank(last)
+	return requireEmpty(last)
 }
 
-// MayTake is the destination's gate: the error is nil if the side whose journal
-// ends with last may open its devices for attempt, which peer makes. A copy that an
-// older one has left is no hindrance: its source has gone back to OWNER before it
-// tried again.
+// MayTake is the gate of the destination. The error is nil if a destination whose newest entry is
+// last may load its devices for the attempt of a peer. The copy of an older attempt does not
+// hinder: its source has recorded OWNER before it tried again.
 func MayTake(last Entry, attempt migration.Attempt, peer transport.PeerID) error {
 	switch last.Record {
 	case Accept, Running, Done, Lost, Forced:
@@ -53,36 +50,36 @@ func MayTake(last Entry, attempt migration.Attempt, peer transport.PeerID) error
 		if last.PeerID != peer {
 			return ErrOtherPeer
 		}
-		return newer(last, attempt)
+		return checkEpoch(last, attempt)
 	case None:
 		if last.Attempt.Mig == attempt.Mig {
 			return nil
 		}
 	}
-	return blank(last)
+	return requireEmpty(last)
 }
 
-// BothMayRun reports whether the two sides of a migration may run at once: the destination's
-// record says that it has accepted the devices, and the source is at a later attempt. Only
-// a person can have decided that there (FORCED), or the source's journal was lost.
+// BothMayRun reports whether both sides of a migration may run: the destination has recorded that
+// it accepted the devices, and the source is at a later attempt. Then a person has decided so at
+// the source (FORCED), or the journal of the source was lost.
 func BothMayRun(sourceEpoch uint64, dest Record, destEpoch uint64) bool {
 	switch dest {
 	case Accept, Running, Done:
 		return sourceEpoch > destEpoch
-	case Forced: // of the attempt after the one that the source knows of
+	case Forced: // its epoch is one above that of the attempt in doubt
 		return sourceEpoch >= destEpoch
 	}
 	return false
 }
 
-func blank(last Entry) error {
+func requireEmpty(last Entry) error {
 	if last != (Entry{}) {
 		return fmt.Errorf("%w: it says %v", ErrOtherJournal, last.Record)
 	}
 	return nil
 }
 
-func newer(last Entry, attempt migration.Attempt) error {
+func checkEpoch(last Entry, attempt migration.Attempt) error {
 	switch {
 	case last.Attempt.Mig != attempt.Mig:
 		return fmt.Errorf("%w: it is of %v", ErrOtherJournal, last.Attempt.Mig)

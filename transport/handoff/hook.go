@@ -7,10 +7,9 @@ import (
 	"github.com/migpipe/migpipe/transport/migration"
 )
 
-// Hook is told of a step of the hand-off, so that networks, storage or an
-// orchestrator can let the newer epoch in and shut the older one out: the attempt is
-// the fencing token. It may be told of a step more than once, after a crash, and
-// returns when ctx ends.
+// Hook is called at a step of the hand-off. Networks, storage or an orchestrator can then admit
+// the newer epoch and shut the older one out: the attempt is the fencing token. After a crash a
+// hook may be called again for the same step. It must return when ctx ends.
 type Hook func(ctx context.Context, attempt migration.Attempt) error
 
 // HookTimeout is how long a hook may take.

@@ -20,7 +20,7 @@ var mistakes = []struct {
 	{"resume when the connection is lost after COMMIT", 1, false, false, func(w *world) {
 		w.source = func(s Source, ev Event) (Source, []SourceAction) {
 			if s.Phase == SourceDoubt && ev == (Unreachable{}) {
-				return s.takeBack(Failed{})
+				return s.resumeDevices(Failed{})
 			}
 			return takeSource(s, ev)
 		}
@@ -28,7 +28,7 @@ var mistakes = []struct {
 	{"cancel after COMMIT without asking", 1, false, false, func(w *world) {
 		w.source = func(s Source, ev Event) (Source, []SourceAction) {
 			if s.Phase == SourceDoubt && ev == (Interrupt{}) {
-				return s.takeBack(Failed{Code: transport.CodeCancelled})
+				return s.resumeDevices(Failed{Code: transport.CodeCancelled})
 			}
 			return takeSource(s, ev)
 		}
@@ -71,7 +71,7 @@ var mistakes = []struct {
 	{"believe DECLINED from another journal", 1, false, true, func(w *world) {
 		w.source = func(s Source, ev Event) (Source, []SourceAction) {
 			if m, ok := ev.(*wire.Declined); ok && s.Phase == SourceDoubt && m.Attempt == s.Attempt {
-				return s.takeBack(Failed{})
+				return s.resumeDevices(Failed{})
 			}
 			return takeSource(s, ev)
 		}
@@ -218,7 +218,7 @@ var mistakes = []struct {
 	{"a source in doubt that is reached again resumes", 1, false, false, func(w *world) {
 		w.source = func(s Source, ev Event) (Source, []SourceAction) {
 			if s.Phase == SourceDoubt && ev == (Reached{}) {
-				return s.takeBack(Failed{})
+				return s.resumeDevices(Failed{})
 			}
 			return takeSource(s, ev)
 		}
@@ -235,7 +235,7 @@ var mistakes = []struct {
 		w.witnessS, w.witnessD = worldWitness, worldWitness
 		w.source = func(s Source, ev Event) (Source, []SourceAction) {
 			if s.Phase == SourceDoubt && ev == (Overdue{}) {
-				return s.takeBack(Failed{})
+				return s.resumeDevices(Failed{})
 			}
 			return takeSource(s, ev)
 		}
@@ -245,7 +245,7 @@ var mistakes = []struct {
 		w.dest = func(d Dest, ev Event) (Dest, []DestAction) {
 			next, actions := takeDest(d, ev)
 			if next.Asking && !d.Asking {
-				return next.accepted()
+				return next.recordAccept()
 			}
 			return next, actions
 		}
@@ -308,7 +308,7 @@ var mistakes = []struct {
 		w.forces = true
 		w.source = func(s Source, ev Event) (Source, []SourceAction) {
 			if m, ok := ev.(*wire.Status); ok && s.Phase == SourceDoubt && s.overruled(m) {
-				return s.takeBack(Failed{})
+				return s.resumeDevices(Failed{})
 			}
 			return takeSource(s, ev)
 		}
@@ -338,7 +338,7 @@ var mistakes = []struct {
 		w.source = func(s Source, ev Event) (Source, []SourceAction) {
 			next, actions := takeSource(s, ev)
 			if next.Phase == SourceDeciding && s.Phase == SourceWaiting {
-				return next.commit()
+				return next.recordCommit()
 			}
 			return next, actions
 		}
@@ -367,7 +367,7 @@ var mistakes = []struct {
 		w.external = true
 		w.source = func(s Source, ev Event) (Source, []SourceAction) {
 			if s.Phase == SourceResuming && ev == (Approved{}) {
-				return s.commit()
+				return s.recordCommit()
 			}
 			return takeSource(s, ev)
 		}
@@ -409,7 +409,7 @@ var mistakes = []struct {
 	{"ABORT before the resume is sure", 1, false, false, func(w *world) {
 		w.source = func(s Source, ev Event) (Source, []SourceAction) {
 			if s.Phase == SourceWaiting && ev == (Interrupt{}) {
-				return s.takeBack(Failed{Code: transport.CodeCancelled})
+				return s.resumeDevices(Failed{Code: transport.CodeCancelled})
 			}
 			return takeSource(s, ev)
 		}

@@ -1,24 +1,23 @@
 package handoff
 
-// What an engine has to know of its machine, it asks by the methods below. It looks at no
+// The methods below answer all that an engine has to know of its machine. An engine reads no
 // phase.
 
 // AwaitsWelcome reports whether HELLO was sent, and not answered yet.
 func (s Source) AwaitsWelcome() bool { return s.Phase == SourceHello }
 
-// AwaitsReady reports whether the streams are on their way: the destination has not confirmed
-// that it has them.
+// AwaitsReady reports whether the streams are being sent: the destination has not confirmed them.
 func (s Source) AwaitsReady() bool { return s.Phase == SourceTransfer || s.Phase == SourceWaiting }
 
-// AwaitsApproval reports whether the owner is asked whether to commit.
+// AwaitsApproval reports whether the VMM is asked whether to commit.
 func (s Source) AwaitsApproval() bool { return s.Phase == SourceDeciding }
 
-// InDoubt reports whether COMMIT is recorded, and there is no answer: only the destination's
-// word, or the witness's, ends that.
+// InDoubt reports whether COMMIT is recorded, and there is no answer. Only an answer of the
+// destination or of the witness ends that.
 func (s Source) InDoubt() bool { return s.Phase == SourceDoubt }
 
-// NeedsPeer reports whether the conversation with the destination goes on: a lane that is lost
-// is dialled again.
+// NeedsPeer reports whether the conversation with the destination continues: a lost lane is
+// dialled again.
 func (s Source) NeedsPeer() bool {
 	return s.AwaitsWelcome() || s.AwaitsReady() || s.AwaitsApproval() || s.InDoubt()
 }

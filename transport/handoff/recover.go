@@ -6,15 +6,14 @@ import (
 	"github.com/migpipe/migpipe/transport/migration"
 )
 
-// RestartSource goes on where the process ended that wrote last, the newest entry
-// of the journal: the idempotent action is done again, and in doubt the destination
-// is asked.
+// RestartSource continues after the newest entry of the journal, which an earlier process wrote:
+// it repeats the idempotent action, and in doubt it asks the destination.
 func RestartSource(last Entry) (Source, []SourceAction) {
 	s := Source{Attempt: last.Attempt, Journal: last.Journal, PeerJournal: last.PeerJournal, Digest: last.Digest, Record: last.Record, Witness: last.Witness}
 	switch {
 	case last.Record == Commit:
 		s.Phase, s.Empty = SourceDoubt, last.Sole
-		return s, []SourceAction{Send{s.demand()}}
+		return s, []SourceAction{Send{s.doubtMessage()}}
 	case last.Record == Done:
 		s.Phase = SourceEnded
 		return s, []SourceAction{Send{&wire.Fin{Attempt: s.Attempt}}, Release{}, Finish{migration.Committed}}
@@ -26,17 +25,17 @@ func RestartSource(last Entry) (Source, []SourceAction) {
 		s.Phase, s.Sole, s.Torn = SourceHalting, true, last.Record == Owner
 		return s, []SourceAction{Halt{}}
 	}
-	return s.takeBack(Failed{})
+	return s.resumeDevices(Failed{})
 }
 
-// CommitThere is the record by which a person has decided that the destination runs the
-// copy that it holds of an attempt whose devices cannot be resumed at the source, whose
-// journal ends with last. It may be written only where no device of the set has been in
-// RUNNING since the last END: the record is OPEN or RESUME_FAILED. OWNER says that some
-// may have been. The devices are not asked back after it.
+// CommitThere is the entry for the decision of a person that the destination runs its copy,
+// since the devices cannot be resumed at the source. last is the newest entry of the source.
+// The decision is allowed only if no device of the set has been in RUNNING since the last END:
+// after OPEN and RESUME_FAILED. After OWNER, some device may have been. The source does not ask
+// for the devices after it.
 //
-// The destination's journal and digest are zero if the source has not heard them: they are
-// asked for before COMMIT is sent.
+// The destination's journal and digest are zero if the source has not received them. It asks
+// for them before it sends COMMIT.
 func CommitThere(last Entry, text string) (Entry, bool) {
 	if last.Record != Open && last.Record != ResumeFailed {
 		return last, false
@@ -45,19 +44,19 @@ func CommitThere(last Entry, text string) (Entry, bool) {
 	return last, true
 }
 
-// Holding is what a destination that was started again finds in its devices.
+// Holding is what the devices of a destination hold when a later process continues.
 type Holding uint8
 
 // What devices hold.
 const (
-	Nothing   Holding = iota // or what nobody can vouch for
-	Whole                    // the copy that READY was said of: somebody else kept them open
-	Executing                // it runs
+	Nothing   Holding = iota // or something unknown
+	Whole                    // the copy of READY: another process has held the devices open
+	Executing                // the copy runs
 )
 
-// RestartDest continues where the process ended that wrote last, with what the devices
-// hold now. A copy that was only loaded in part is nobody's: the source starts over. About one
-// that was accepted and is gone, people decide.
+// RestartDest continues after the newest entry of the journal, which an earlier process wrote,
+// with what the devices hold now. A copy that was loaded in part is discarded: the source starts
+// over. People decide about a copy that was accepted and is gone.
 func RestartDest(last Entry, holding Holding) (Dest, []DestAction) {
 	d := Dest{Attempt: last.Attempt, Journal: last.Journal, Digest: last.Digest, Record: last.Record, MaxEpoch: last.Attempt.Epoch, Witness: last.Witness}
 	switch {
@@ -78,7 +77,7 @@ func RestartDest(last Entry, holding Holding) (Dest, []DestAction) {
 	case last.Record == Accept:
 		d.Phase = DestStarting
 		return d, []DestAction{Start{}}
-	case last.Record == Running && holding == Nothing: // what has run is the source's no more
+	case last.Record == Running && holding == Nothing: // the devices have run: they are not the source's any more
 		d.Phase, d.StartNS = DestEnded, 1
 	case last.Record == Running:
 		d.Phase, d.StartNS = DestRunning, 1

@@ -8,8 +8,8 @@ import (
 	"github.com/migpipe/migpipe/transport/migration"
 )
 
-// SourcePhase is where the source is in the conversation. It is forgotten by a
-// crash; the Record is not.
+// SourcePhase is the place of the source in the conversation. A crash loses it; the Record
+// stays.
 type SourcePhase uint8
 
 // The phases of the source.
@@ -18,10 +18,10 @@ const (
 	SourceHello                // HELLO sent, waiting for WELCOME
 	SourceTransfer             // streams are being sent
 	SourceWaiting              // all ENDs sent, waiting for READY
-	SourceDeciding             // READY came, and the owner is asked whether to commit
+	SourceDeciding             // READY came, and the VMM is asked whether to commit
 	SourceDoubt                // COMMIT recorded, the answer is outstanding
-	SourceHalting              // the devices are going to STOP, the first step of the way back after the last END
-	SourceResuming             // the devices are going back to RUNNING
+	SourceHalting              // the devices go to STOP, the first step of the way back after the last END
+	SourceResuming             // the devices go back to RUNNING
 	SourceEnded
 )
 
@@ -39,39 +39,40 @@ type Source struct {
 	Digest      migration.StreamDigest
 	Record      Record
 	Phase       SourcePhase
-	Back        bool // it has asked for the right to resume back
-	// Reverted says that the devices come back from COMMIT.
+	Back        bool // the source has asked for the right to resume
+	// Reverted means that the devices resume after COMMIT was recorded.
 	Reverted bool
-	// External says that somebody else decides whether to commit: the owner of the VM
-	// that the devices are of, which has more to move than them.
+	// External means that a VMM decides whether to commit: it moves more of the VM than the
+	// devices.
 	External bool
-	// Empty says that the devices hold nothing any more of what they held at COMMIT, or
-	// cannot be resumed: they were reset with the process, or the host, that has recorded
-	// it, or a way back has failed. The destination's copy is the only one then, and is not
-	// asked back.
+	// Empty means that the devices do not hold any more what they held at COMMIT, or cannot be
+	// resumed: they were reset with the process, or the host, that recorded COMMIT, or a way
+	// back has failed. The destination's copy is the only one then, and the source does not ask
+	// for it.
 	Empty bool
-	// Sole is the newest entry's: the destination's copy may be the only one that works.
+	// Sole is that of the newest entry: the destination's copy may be the only one that works.
 	Sole bool
-	// Torn says that some device may have been in RUNNING since the last END: a process
-	// before this one has recorded OWNER, and has not told how its way back ended.
+	// Torn means that some device may have been in RUNNING since the last END: an earlier
+	// process has recorded OWNER, and has not recorded how its way back ended.
 	Torn bool
-	// Gone says that the destination has no copy: it has declined on the way back.
+	// Gone means that the destination has no copy: it has declined during the way back.
 	Gone bool
-	// Because is what ABORT says once the devices run again. The zero value says nothing.
+	// Because is the reason in ABORT, once the devices run again. With the zero value no ABORT
+	// is sent.
 	Because Failed
 
 	Witness Register // that both sides have agreed on, 0 is none
 	Asking  bool     // the witness is being asked
-	Lost    bool     // it has answered that the destination may have accepted
-	Leaving bool     // nobody waits for the destination any longer
+	Lost    bool     // the witness has answered that the destination may have accepted
+	Leaving bool     // the engine does not wait for the destination any longer
 }
 
-// NewSource owns its devices and has no attempt open.
+// NewSource is a source that owns its devices, without an attempt.
 func NewSource(a migration.Attempt, journal migration.JournalID) Source {
 	return Source{Attempt: a, Journal: journal, Record: Owner}
 }
 
-// MayResume says whether the source may run its devices without asking.
+// MayResume reports whether the source may run its devices without an answer of the peer.
 func (s Source) MayResume() bool {
 	return s.Record == Owner || s.Record == Open || s.Record == ResumeFailed
 }
@@ -83,7 +84,7 @@ func (s Source) Step(ev SourceEvent) (Source, []SourceAction) {
 	case !ok:
 		return s.step(ev)
 	case *r.Message.About() != s.Attempt:
-		return s, nil // of another attempt: an echo, or not ours
+		return s, nil // of another attempt
 	}
 	return s.step(r.Message)
 }
@@ -92,20 +93,20 @@ func (s Source) Step(ev SourceEvent) (Source, []SourceAction) {
 func (s Source) step(ev any) (Source, []SourceAction) {
 	switch s.Phase {
 	case SourceIdle:
-		return s.idle(ev)
+		return s.atIdle(ev)
 	case SourceHello, SourceTransfer, SourceWaiting, SourceDeciding:
-		return s.open(ev)
+		return s.beforeCommit(ev)
 	case SourceDoubt:
-		return s.doubt(ev)
+		return s.atDoubt(ev)
 	case SourceHalting:
-		return s.halting(ev)
+		return s.atHalting(ev)
 	case SourceResuming:
-		return s.resuming(ev)
+		return s.atResuming(ev)
 	}
-	return s.ended(ev)
+	return s.atEnd(ev)
 }
 
-func (s Source) idle(ev any) (Source, []SourceAction) {
+func (s Source) atIdle(ev any) (Source, []SourceAction) {
 	if s.Record != Owner {
 		return s, nil
 	}
@@ -120,8 +121,8 @@ func (s Source) idle(ev any) (Source, []SourceAction) {
 	return s, nil
 }
 
-// open is the time in which the source may turn back for any reason.
-func (s Source) open(ev any) (Source, []SourceAction) {
+// beforeCommit is the part in which the source may take the way back for any reason.
+func (s Source) beforeCommit(ev any) (Source, []SourceAction) {
 	switch ev := ev.(type) {
 	case *wire.Welcome:
 		if s.Phase == SourceHello {
@@ -134,17 +135,17 @@ func (s Source) open(ev any) (Source, []SourceAction) {
 		}
 		return s, nil
 	case *wire.Ready:
-		return s.ready(ev)
+		return s.onReady(ev)
 	case Approved:
 		if s.Phase == SourceDeciding {
-			return s.commit()
+			return s.recordCommit()
 		}
 		return s, nil
 	case *wire.Declined:
 		if ev.Journal == s.PeerJournal {
-			return s.takeBack(Failed{})
+			return s.resumeDevices(Failed{})
 		}
-		return s.rollback(Failed{}) // nobody has recorded it in the journal that READY comes from
+		return s.rollback(Failed{}) // the journal that READY comes from has no record of it
 	case Unreachable:
 		return s.rollback(Failed{})
 	case *wire.NotStarted:
@@ -152,7 +153,7 @@ func (s Source) open(ev any) (Source, []SourceAction) {
 			return s, nil
 		}
 		return s.rollback(Failed{Code: cmp.Or(ev.Code, transport.CodeStart), Text: "the destination has asked for that"})
-	case Unrecorded: // no entry takes a right away that OPEN would have left
+	case Unrecorded: // the source keeps the right that it had before OPEN
 		s.Record, s.Phase = Owner, SourceResuming
 		return s, []SourceAction{Resume{}}
 	case Interrupt:
@@ -163,7 +164,7 @@ func (s Source) open(ev any) (Source, []SourceAction) {
 	return s, nil
 }
 
-func (s Source) ready(m *wire.Ready) (Source, []SourceAction) {
+func (s Source) onReady(m *wire.Ready) (Source, []SourceAction) {
 	switch {
 	case s.Phase != SourceWaiting && s.Phase != SourceDeciding:
 		return s.rollback(Failed{Code: transport.CodeProtocol, Text: "READY before END"})
@@ -171,32 +172,32 @@ func (s Source) ready(m *wire.Ready) (Source, []SourceAction) {
 		return s.rollback(Failed{Code: transport.CodeProtocol, Text: "READY from another journal than WELCOME"})
 	case m.Digest != s.Digest:
 		return s.rollback(Failed{Code: transport.CodeCorrupt, Text: "READY with another digest than END"})
-	case s.Phase == SourceDeciding: // said again, and asked already
+	case s.Phase == SourceDeciding: // READY was sent again, and the VMM is asked already
 		return s, nil
 	case s.External:
 		s.Phase = SourceDeciding
 		return s, []SourceAction{AskApproval{}}
 	}
-	return s.commit()
+	return s.recordCommit()
 }
 
-// commit gives up the right to resume.
-func (s Source) commit() (Source, []SourceAction) {
+// recordCommit is the one place where the source loses its right to resume.
+func (s Source) recordCommit() (Source, []SourceAction) {
 	s.Phase = SourceDoubt
 	s, rec := s.record(Commit)
-	return s, []SourceAction{rec, Send{s.demand()}}
+	return s, []SourceAction{rec, Send{s.doubtMessage()}}
 }
 
-// demand is what a source in doubt has to say.
-func (s Source) demand() wire.Message {
+// doubtMessage is the message of a source in doubt: COMMIT, or CANCEL once it asks for the devices.
+func (s Source) doubtMessage() wire.Message {
 	if s.Back {
 		return &wire.Cancel{Attempt: s.Attempt}
 	}
 	return &wire.Commit{Attempt: s.Attempt, Journal: s.PeerJournal, Digest: s.Digest}
 }
 
-// doubt is the time in which only the destination's recorded answer counts.
-func (s Source) doubt(ev any) (Source, []SourceAction) {
+// atDoubt is the part in which only the recorded answer of the destination counts.
+func (s Source) atDoubt(ev any) (Source, []SourceAction) {
 	switch ev := ev.(type) {
 	case *wire.Running:
 		if ev.Journal != s.PeerJournal {
@@ -207,42 +208,42 @@ func (s Source) doubt(ev any) (Source, []SourceAction) {
 		return s, []SourceAction{rec, Send{&wire.Fin{Attempt: s.Attempt}}, Release{}, Finish{migration.Committed}}
 	case *wire.Declined:
 		if ev.Journal != s.PeerJournal {
-			return s, nil // a side that lost its journal cannot know
+			return s, nil // a destination that lost its journal cannot know
 		}
-		return s.takeBack(Failed{})
+		return s.resumeDevices(Failed{})
 	case *wire.NotStarted, Interrupt, Failed, Unrecorded:
 		if s.Empty {
 			return s, nil
 		}
-		// Also where COMMIT was not recorded, and so not sent: whoever reads the
-		// journal may find it and send it, so that only DECLINED ends the doubt.
+		// Also where COMMIT could not be recorded, and so was not sent: the next process may
+		// find it in the journal and send it. Only DECLINED ends the doubt.
 		s.Back = true
-		return s, []SourceAction{Send{s.demand()}}
-	case Reached: // whatever was said before may be lost
-		return s, []SourceAction{Send{s.demand()}}
+		return s, []SourceAction{Send{s.doubtMessage()}}
+	case Reached: // the message before may be lost
+		return s, []SourceAction{Send{s.doubtMessage()}}
 	case *wire.Status:
 		if s.overruled(ev) {
-			return s.end()
+			return s.endInDoubt()
 		}
 	case Overdue:
-		return s.overdue()
+		return s.onOverdue()
 	case Witnessed:
-		return s.witnessed(ev.Winner)
+		return s.onWitnessed(ev.Winner)
 	case Unreachable:
-		return s.leave()
+		return s.stopWaiting()
 	}
 	return s, nil
 }
 
-// halting is the first step of the way back after the last END: no device is told to
-// run before OWNER is recorded.
-func (s Source) halting(ev any) (Source, []SourceAction) {
+// atHalting is the first step of the way back after the last END: no device runs before OWNER is
+// recorded.
+func (s Source) atHalting(ev any) (Source, []SourceAction) {
 	switch ev := ev.(type) {
 	case *wire.Declined:
-		return s.declined(ev), nil
+		return s.onDeclined(ev), nil
 	case Halted:
 		if ev.Failed {
-			return s.stuck()
+			return s.failResume()
 		}
 		s.Phase = SourceResuming
 		s, rec := s.record(Owner)
@@ -251,48 +252,48 @@ func (s Source) halting(ev any) (Source, []SourceAction) {
 	return s, nil
 }
 
-func (s Source) resuming(ev any) (Source, []SourceAction) {
+func (s Source) atResuming(ev any) (Source, []SourceAction) {
 	switch ev := ev.(type) {
 	case *wire.Declined:
-		return s.declined(ev), nil
+		return s.onDeclined(ev), nil
 	case Unrecorded:
 		if s.Sole && !s.Reverted {
-			// The journal may say OPEN, by which a person may hand the devices over: none
-			// of them may run.
+			// The journal may end with OPEN, and a person may then decide for the destination's
+			// copy: no device may run here.
 			return s.finish(migration.NeedsReset)
 		}
-		s.Because = Failed{} // which would announce what is not recorded
+		s.Because = Failed{} // no ABORT: it would announce what is not recorded
 		return s, []SourceAction{Resume{s.Reverted}}
 	case Resumed:
-		return s.resumed(ev.How)
+		return s.onResumed(ev.How)
 	}
 	return s, nil
 }
 
-// declined notes that the destination has dropped its copy.
-func (s Source) declined(m *wire.Declined) Source {
+// onDeclined notes that the destination has discarded its copy.
+func (s Source) onDeclined(m *wire.Declined) Source {
 	s.Gone = s.Gone || m.Journal == s.PeerJournal
 	return s
 }
 
-// resumed ends the way back. Only where everything runs again, the destination is told to
-// drop its copy.
-func (s Source) resumed(how Return) (Source, []SourceAction) {
+// onResumed ends the way back. The source lets the destination discard its copy only if everything
+// runs again.
+func (s Source) onResumed(how Return) (Source, []SourceAction) {
 	switch {
 	case how == Back:
-		return s.allRun()
+		return s.finishResumed()
 	case how == Unheard: // the devices run
 		return s.finish(migration.Aborted)
 	case how == NoneRan:
-		return s.stuck()
+		return s.failResume()
 	}
 	return s.finish(migration.NeedsReset)
 }
 
-// stuck ends a way back that failed before any device ran. If the destination may hold a
-// copy, a person may have it run there, and the entry says so. It cannot run a copy that
-// a witness has denied it.
-func (s Source) stuck() (Source, []SourceAction) {
+// failResume ends a way back that failed before any device ran. If the destination may hold a copy,
+// RESUME_FAILED is recorded, by which a person may have the copy run there. A witness that has
+// decided for the source rules that out.
+func (s Source) failResume() (Source, []SourceAction) {
 	if !s.Sole || s.Torn || s.Gone || s.Reverted {
 		return s.finish(migration.NeedsReset)
 	}
@@ -306,9 +307,9 @@ func (s Source) finish(o migration.Outcome) (Source, []SourceAction) {
 	return s, []SourceAction{Finish{o}}
 }
 
-// allRun tells the destination to drop its copy, if it may have one that it was not told
-// of, and then records that this copy is not the only one any more.
-func (s Source) allRun() (Source, []SourceAction) {
+// finishResumed sends ABORT to a destination that may still hold a copy, and then records that the
+// destination's copy is not the only one any more.
+func (s Source) finishResumed() (Source, []SourceAction) {
 	var actions []SourceAction
 	if s.Because.Code != 0 && !s.Gone {
 		actions = append(actions, Send{s.abort()})
@@ -323,10 +324,10 @@ func (s Source) allRun() (Source, []SourceAction) {
 	return s, append(actions, Finish{migration.Aborted})
 }
 
-// ended knows one event: the last entry was not recorded. What it says is true all the
-// same. The next process finds the entry before it: by COMMIT it asks the destination
-// again, and by OWNER or OPEN it takes the devices back again.
-func (s Source) ended(ev any) (Source, []SourceAction) {
+// atEnd handles one event: the last entry was not recorded. The entry is true all the same. The
+// next process finds the one before it: after COMMIT it asks the destination again, and after
+// OWNER or OPEN it resumes the devices again.
+func (s Source) atEnd(ev any) (Source, []SourceAction) {
 	if _, ok := ev.(Unrecorded); !ok {
 		return s, nil
 	}
@@ -344,15 +345,15 @@ func (s Source) ended(ev any) (Source, []SourceAction) {
 func (s Source) abort() wire.Message {
 	b := s.Because
 	about := s.Attempt
-	if s.Record == Forced { // what the destination may still hold is of the attempt before
+	if s.Record == Forced { // the destination may still hold the copy of the attempt before
 		about.Epoch--
 	}
 	return &wire.Abort{Attempt: about, Code: b.Code, Text: b.Text, Device: b.Device, Offset: b.Offset}
 }
 
-// rollback turns back, for the reason that is given, or for none that the peer can hear.
-// After the last END the destination may hold a complete copy, the only one that is sure
-// to work until the devices run again: it is told last (R9).
+// rollback begins the way back, for a reason, or for none that the peer can receive. After the
+// last END the destination may hold a complete copy, the only one that is sure to work until
+// the devices run again: the source sends ABORT last (R9).
 func (s Source) rollback(why Failed) (Source, []SourceAction) {
 	switch s.Phase {
 	case SourceWaiting, SourceDeciding:
@@ -360,23 +361,23 @@ func (s Source) rollback(why Failed) (Source, []SourceAction) {
 		return s, []SourceAction{Halt{}}
 	case SourceDoubt: // by the witness: the destination cannot accept any more
 		s.Sole, s.Because = true, why
-		return s.takeBack(Failed{})
+		return s.resumeDevices(Failed{})
 	}
-	return s.takeBack(why)
+	return s.resumeDevices(why)
 }
 
-// takeBack turns back where the destination has no complete copy. The right to is recorded
-// first, so that a crash on the way finds it; the peer is told while the devices are on
-// their way, since a peer that takes nothing must not keep the guest stopped.
-func (s Source) takeBack(why Failed) (Source, []SourceAction) {
+// resumeDevices resumes the devices where the destination has no complete copy. OWNER is recorded
+// first, for the next process after a crash. ABORT follows while the devices resume: a peer
+// that receives nothing must not prolong the pause of the guest.
+func (s Source) resumeDevices(why Failed) (Source, []SourceAction) {
 	s.Phase, s.Reverted = SourceResuming, s.Record == Commit
 	s, rec := s.record(Owner)
 	if why.Code == 0 {
 		return s, []SourceAction{rec, Resume{s.Reverted}}
 	}
-	tell := s
-	tell.Because = why
-	return s, []SourceAction{rec, Resume{s.Reverted}, Send{tell.abort()}}
+	aborting := s
+	aborting.Because = why
+	return s, []SourceAction{rec, Resume{s.Reverted}, Send{aborting.abort()}}
 }
 
 func (s Source) record(r Record) (Source, Append) {

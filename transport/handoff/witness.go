@@ -17,12 +17,12 @@ const (
 	DestSide   Side = 2
 )
 
-// String is the side as witnesses and people spell it.
+// String is the name of the side, for witnesses and for people.
 func (s Side) String() string { return [...]string{"nobody", "source", "destination"}[s] }
 
-// Register tells one witness from another in a record, 0 is none. It is no secret
-// and no proof: it finds two sides, or two runs of one, that were told of different
-// witnesses, of which each could give the devices to somebody else.
+// Register is a short digest of the name of a witness, 0 for none. It is no secret and no proof.
+// It finds two sides, or two runs of one side, with different witnesses, which could decide for
+// different sides.
 type Register uint16
 
 // RegisterOf is the Register of the witness of that name, 0 for no name.
@@ -33,14 +33,13 @@ func RegisterOf(name string) Register {
 	return Register(crc32.ChecksumIEEE([]byte(name))>>16) | 1
 }
 
-// Force is the record by which somebody, and not the other side, has decided that
-// the devices of a migration are those of the side whose journal ends with last. It
-// may be written in doubt only: from COMMIT, and from READY, LOST and ACCEPT, which a
-// host that was restarted does not act on by itself. Its epoch is
-// one more, so that whatever the other side still says is of an older attempt.
+// Force is the entry for the decision of a person that the devices of a migration are those of
+// this side, whose newest entry is last. It is allowed in doubt only: after COMMIT, and after
+// READY, LOST and ACCEPT, on which a restarted host does not act by itself. Its epoch is one
+// higher, so that every later message of the other side is about an older attempt.
 //
-// That the other side is dead, or kept from its devices, is what that somebody
-// vouches for: nothing here can know it.
+// The person vouches that the other side is dead, or fenced from its devices: no machine can
+// know that.
 func Force(last Entry, text string) (Entry, bool) {
 	switch last.Record {
 	case Commit, Ready, Accept, Lost:
@@ -51,10 +50,10 @@ func Force(last Entry, text string) (Entry, bool) {
 	return last, false
 }
 
-// GiveUp is the record by which somebody has decided that the devices of a migration never
-// run at this destination, whatever was accepted: the source, which still has them, is told
-// DECLINED when it asks. That nothing runs here, and that this is not the last copy, is what
-// that somebody vouches for.
+// GiveUp is the entry for the decision of a person that the devices of a migration never run at
+// this destination, even if they were accepted. The source, which still has them, receives
+// DECLINED when it asks. The person vouches that nothing runs here, and that this is not the
+// last copy.
 func GiveUp(last Entry, text string) (Entry, bool) {
 	switch last.Record {
 	case Ready, Accept, Lost, Forced:
@@ -64,8 +63,8 @@ func GiveUp(last Entry, text string) (Entry, bool) {
 	return last, false
 }
 
-// overruled says whether a STATUS leaves the answer to people: it has the word of one at
-// the other side, who has taken the devices there, or what was accepted there is gone.
+// overruled reports whether a STATUS leaves the decision to people: a person has taken the
+// devices for the destination, or the destination has lost what it accepted.
 func (s Source) overruled(m *wire.Status) bool {
 	if m.Journal != s.PeerJournal {
 		return false
@@ -73,9 +72,9 @@ func (s Source) overruled(m *wire.Status) bool {
 	return m.Record == Forced.String() && m.MaxEpoch > s.Attempt.Epoch || m.Record == Lost.String() && m.MaxEpoch == s.Attempt.Epoch
 }
 
-// overdue asks the witness, unless it is being asked or has answered, or there is
-// nothing to be won.
-func (s Source) overdue() (Source, []SourceAction) {
+// onOverdue asks the witness, unless it is being asked, has answered, or the source has nothing to
+// resume.
+func (s Source) onOverdue() (Source, []SourceAction) {
 	if s.Witness == 0 || s.Asking || s.Lost || s.Empty {
 		return s, nil
 	}
@@ -83,10 +82,10 @@ func (s Source) overdue() (Source, []SourceAction) {
 	return s, []SourceAction{AskWitness{}}
 }
 
-// witnessed takes the devices back if the register says so. Where it does not, the
-// destination may have accepted: only it can say. The destination can not have
-// heard, hence ABORT.
-func (s Source) witnessed(winner Side) (Source, []SourceAction) {
+// onWitnessed begins the way back if the source has the register. The destination may not know
+// that, hence ABORT. If the destination has the register, it may have accepted, and only its
+// answer counts.
+func (s Source) onWitnessed(winner Side) (Source, []SourceAction) {
 	if !s.Asking {
 		return s, nil
 	}
@@ -98,29 +97,28 @@ func (s Source) witnessed(winner Side) (Source, []SourceAction) {
 		s.Lost = true
 	}
 	if s.Leaving {
-		return s.end()
+		return s.endInDoubt()
 	}
 	return s, nil
 }
 
-// leave ends the wait for the destination's answer. The witness is asked once more
-// before.
-func (s Source) leave() (Source, []SourceAction) {
+// stopWaiting ends the wait for the destination's answer. It asks the witness once more before.
+func (s Source) stopWaiting() (Source, []SourceAction) {
 	s.Leaving = true
-	s, actions := s.overdue()
+	s, actions := s.onOverdue()
 	if s.Asking {
 		return s, actions
 	}
-	return s.end()
+	return s.endInDoubt()
 }
 
-// end leaves the doubt to others.
-func (s Source) end() (Source, []SourceAction) { return s.finish(migration.InDoubt) }
+// endInDoubt ends the process in doubt.
+func (s Source) endInDoubt() (Source, []SourceAction) { return s.finish(migration.InDoubt) }
 
-// accept takes the devices over, or asks the witness whether it may.
+// accept accepts the devices, or asks the witness first.
 func (d Dest) accept() (Dest, []DestAction) {
 	if d.Witness == 0 {
-		return d.accepted()
+		return d.recordAccept()
 	}
 	if d.Asking {
 		return d, nil
@@ -129,28 +127,28 @@ func (d Dest) accept() (Dest, []DestAction) {
 	return d, []DestAction{AskWitness{}}
 }
 
-// accepted records the point of no return.
-func (d Dest) accepted() (Dest, []DestAction) {
+// recordAccept is the one place where the destination passes the point of no return.
+func (d Dest) recordAccept() (Dest, []DestAction) {
 	d.Phase, d.Asking = DestStarting, false
 	d, rec := d.record(Accept)
 	return d, []DestAction{rec, Start{}}
 }
 
-// witnessed goes on with a COMMIT that waited for the register.
-func (d Dest) witnessed(winner Side) (Dest, []DestAction) {
+// onWitnessed continues with a COMMIT that waited for the register.
+func (d Dest) onWitnessed(winner Side) (Dest, []DestAction) {
 	switch {
 	case !d.Asking:
 		return d, nil
 	case winner == DestSide:
-		return d.accepted()
+		return d.recordAccept()
 	case winner == SourceSide:
 		return d.decline(transport.CodeCancelled, "", 0, "the witness gave the devices back to the source")
 	}
-	return d, []DestAction{AskWitness{}} // COMMIT was said and stands
+	return d, []DestAction{AskWitness{}} // COMMIT stays valid
 }
 
-// forced answers a source whose attempt somebody has overruled here: DECLINED would
-// let it run as well. What runs is said, and else what is recorded.
+// forced answers a source whose attempt a person has overruled here. DECLINED would let the
+// source run as well: the answer is RUNNING, or the record.
 func (d Dest) forced(a migration.Attempt) wire.Message {
 	if d.StartNS > 0 {
 		return &wire.Running{Attempt: a, Journal: d.Journal, StartNS: d.StartNS}
