@@ -1,4 +1,4 @@
-// Package migration has what the user of an engine sees of a migration: its [ID] and its
-// [Attempt], its [Outcome], the [Report] at its end, the [Event]s while it runs, and what a
-// [Preflight] finds before it. Both engines use it, and it does nothing itself.
+// Package migration describes a migration to the user of an engine: its [ID] and [Attempt], the
+// [Event]s while it runs, its [Outcome] and [Report], and the [Preflight] before it. Both engines
+// use these types. The package itself does nothing.
 package migration

@@ -7,7 +7,7 @@ import (
 	"fmt"
 )
 
-// Attempt names one attempt of one migration; every message carries it.
+// Attempt names one attempt of one migration. Every message carries it.
 type Attempt struct {
 	Mig   ID     `cbor:"1,keyasint"`
 	Epoch uint64 `cbor:"2,keyasint"` // strictly increasing per Mig: the fencing token
@@ -41,9 +41,8 @@ func (id ID) String() string { return hex.EncodeToString(id[:]) }
 // UnmarshalCBOR takes a byte string of exactly this length.
 func (id *ID) UnmarshalCBOR(item []byte) error { return fixed(id[:], item, 0x50) }
 
-// fixed copies the content of a CBOR byte string, whose length head encodes. Left
-// to itself the decoder would take arrays of numbers too, cut what is too long
-// and fill up what is too short.
+// fixed copies the content of a CBOR byte string of the length that head encodes. The decoder
+// alone would also take arrays of numbers, cut a longer string, and pad a shorter one.
 func fixed(dst, item []byte, head ...byte) error {
 	if len(item) != len(head)+len(dst) || !bytes.HasPrefix(item, head) {
 		return fmt.Errorf("not a string of %d bytes", len(dst))
@@ -52,11 +51,11 @@ func fixed(dst, item []byte, head ...byte) error {
 	return nil
 }
 
-// JournalID names a journal file; it is drawn when the file is made, so that a
-// side that lost its journal is told from one that kept it.
+// JournalID names a journal file. It is drawn when the file is made: a side that lost its
+// journal has another one.
 type JournalID [16]byte
 
-// NewJournalID draws a fresh id.
+// NewJournalID draws a JournalID at random.
 func NewJournalID() (id JournalID) {
 	rand.Read(id[:])
 	return id

@@ -1,6 +1,6 @@
 package migration
 
-// Outcome is how a migration ended, for those who must act on it.
+// Outcome is how a migration ended. It says which side may run.
 type Outcome uint8
 
 // The outcomes.
@@ -8,11 +8,11 @@ const (
 	Pending    Outcome = iota // not ended
 	Committed                 // the destination runs, the source never will
 	Aborted                   // the source may run, the destination never will
-	InDoubt                   // neither side may be started before the other was asked
-	NeedsReset                // a device could not be brought back; see the fault
+	InDoubt                   // neither side may run before the other was asked
+	NeedsReset                // a device could not be resumed or reset; see the fault
 )
 
-// String is the outcome as the done event spells it.
+// String is the outcome as in the event done.
 func (o Outcome) String() string {
 	return [...]string{"pending", "committed", "aborted", "in-doubt", "needs-reset"}[o]
 }

@@ -7,11 +7,10 @@ import (
 	"github.com/migpipe/migpipe/transport"
 )
 
-// Preflight is what a migration would come to: the answer of a destination that
-// would accept it, what was measured on the way there, and what follows from
-// both.
+// Preflight is the result of a dry run: the answer of a destination that would accept the
+// migration, the measurements of the path, and the prediction that follows.
 type Preflight struct {
-	Peer      transport.PeerID // zero where the carrier does not know it
+	Peer      transport.PeerID // zero where the carrier has no identities
 	Carrier   transport.Carrier
 	Software  string // of the destination
 	Version   uint16 // of the protocol
@@ -19,10 +18,10 @@ type Preflight struct {
 	Lanes     int
 	Codecs    []codec.ID
 	RTT       time.Duration // of a control message and its answer
-	Rate      float64       // bytes per second that arrived over all lanes; 0 could not be measured
-	Probed    uint64        // bytes that arrived to measure it
+	Rate      float64       // bytes per second that arrived over all lanes; 0 if it could not be measured
+	Probed    uint64        // bytes that arrived during the measurement
 	Devices   []PreflightDevice
-	Warning   string // why it may fail if the estimates are right, "" for no such reason
+	Warning   string // why the migration may fail if the estimates are right, "" for no such reason
 	Prediction
 }
 
@@ -30,31 +29,31 @@ type Preflight struct {
 type PreflightDevice struct {
 	Name    string
 	Driver  string // "" if not known
-	PreCopy bool   // part of the state can go while the guest runs
+	PreCopy bool   // part of the state can move while the guest runs
 	Size    uint64 // of the state, by the driver's estimate
-	Sized   bool   // there was one
+	Sized   bool   // whether there was an estimate
 	Prediction
 }
 
-// Prediction is how long a migration is going to take. Its stages are those that
-// a Report measures: one after the other, each as long as nothing but it is waited
-// for. Devices are read, sent and written at the same time, so Wire is what
-// sending takes longer than reading, and Load what writing takes longer than both.
+// Prediction is the predicted time of a migration, by stage. Its stages are those that a Report
+// measures. They follow each other: a stage lasts while it alone is waited for. Devices are
+// read, sent and written at the same time, so Wire is the time that sending takes longer than
+// reading, and Load the time that writing takes longer than both.
 type Prediction struct {
-	Precopy Span // what goes while the guest runs
+	Precopy Span // while the guest runs
 
 	Stop   Span // until the devices are in STOP_COPY
 	Fill   Span // until the first chunk is at the destination
 	Save   Span // until the devices are read
-	Wire   Span // until that is sent
-	Load   Span // until it is written
-	Decide Step // the owner's word, by the last run
+	Wire   Span // until all is sent
+	Load   Span // until all is written
+	Decide Step // the answer of the VMM, by the last run
 	Commit Span // READY, COMMIT and its answer: a round trip and a half, and three records
 
 	Witness Step // the witness's answer, by a probe
 	Accept  Step // the hook on ACCEPT, by the last run
 
-	Start Span // until the devices, and the guest where it is asked for, run
+	Start Span // until the devices run, and the guest, if there is one
 
 	Downtime Span // from Stop to Start
 	Total    Span // Precopy + Downtime
@@ -66,8 +65,8 @@ type PredictedStage struct {
 	Span
 }
 
-// Stages are the parts of the downtime, in order and named as those of a Report. Those
-// that not every migration has are left out of one that has not.
+// Stages are the parts of the downtime, in order, with the names of a Report. A Step that the
+// migration does not take is missing.
 func (p Prediction) Stages() []PredictedStage {
 	stages := []PredictedStage{{StageStop, p.Stop}, {StageFill, p.Fill}, {StageSave, p.Save}, {StageWire, p.Wire}, {StageLoad, p.Load}}
 	optional := func(name string, s Step) {
@@ -82,17 +81,17 @@ func (p Prediction) Stages() []PredictedStage {
 	return append(stages, PredictedStage{StageStart, p.Start})
 }
 
-// Step is the predicted length of something that not every migration does. The zero
-// value is one that this migration does not do.
+// Step is the predicted length of a step that not every migration takes. The zero value is a
+// step that this migration does not take.
 type Step struct {
 	Took    time.Duration
-	Unknown bool // it is done, and how long it takes is not known
+	Unknown bool // the step is taken, and its length is not known
 }
 
-// Span is the time of a step. A step that is not done takes none.
+// Span is the length of the step, 0 if it is not taken.
 func (s Step) Span() Span { return Span{Took: s.Took, Known: !s.Unknown} }
 
-// Forecast is what a stop was expected to come to when it was decided.
+// Forecast is the prediction for a switchover at the moment when it was decided.
 type Forecast struct {
 	Prediction
 	Devices []DeviceForecast
@@ -104,14 +103,14 @@ type DeviceForecast struct {
 	Prediction
 }
 
-// Span is a predicted length of time. Where a part of it is not known, Known is
-// false and Took is the rest: the least that it is going to be.
+// Span is a predicted length of time. If a part of it is not known, Known is false, and Took is
+// the sum of the other parts: a lower bound.
 type Span struct {
 	Took  time.Duration
 	Known bool
 }
 
-// AddSpans is the time of spans one after the other.
+// AddSpans is the length of spans that follow each other.
 func AddSpans(spans ...Span) Span {
 	total := Span{Known: true}
 	for _, s := range spans {
@@ -121,7 +120,7 @@ func AddSpans(spans ...Span) Span {
 	return total
 }
 
-// RoundTime leaves of a time what people read.
+// RoundTime rounds a time to the digits that people read.
 func RoundTime(d time.Duration) time.Duration {
 	switch {
 	case d > time.Second:
