@@ -15,10 +15,10 @@ import (
 
 // Why a name leads nowhere. A Dial that fails by one of them fails with [ErrUnreachable] too.
 var (
-	// ErrNoAddress says that the resolver knows no address of a name.
+	// ErrNoAddress is the error for a name without an address.
 	ErrNoAddress = errors.New("the name has no address")
 
-	// ErrNoResolver says that the resolver did not tell whether a name has addresses.
+	// ErrNoResolver is the error for a lookup that the resolver did not answer.
 	ErrNoResolver = errors.New("the resolver gave no answer")
 )
 
@@ -114,7 +114,8 @@ func find(ctx context.Context, lookup LookupFunc, host string) ([]netip.Addr, er
 	return takeTurns(ips), nil
 }
 
-// takeTurns keeps the order within each family, and that of the first.
+// takeTurns alternates the two families. It preserves the order within each, and begins with
+// the family of the first address.
 func takeTurns(ips []netip.Addr) (turns []netip.Addr) {
 	var families [2][]netip.Addr
 	for _, ip := range ips {
@@ -147,8 +148,8 @@ func splitAddress(addr string) (host string, port uint16, err error) {
 	return host, uint16(n), nil
 }
 
-// listenAddresses are those that HOST:PORT may mean to a listener, IPv4 first as in
-// net.Listen. No host is the zero Addr, which means any address.
+// listenAddresses are the addresses of HOST:PORT for a listener, IPv4 first as in net.Listen. An
+// empty host is the zero Addr, which means any address.
 func listenAddresses(addr string) (all []netip.AddrPort, err error) {
 	host, port, err := splitAddress(addr)
 	if err != nil {
@@ -204,8 +205,8 @@ func onLink(to netip.AddrPort) (netip.AddrPort, error) {
 	return netip.AddrPortFrom(to.Addr().WithZone(zone), to.Port()), nil
 }
 
-// peerAddress is the address at which a dialler's peer answered last: it is tried first, and
-// stays in use while the resolver gives no answer.
+// peerAddress is the address at which the peer of a dialler answered last. The dialler tries it
+// first, and uses it while the resolver gives no answer.
 type peerAddress struct {
 	last atomic.Pointer[namedAddress]
 }
@@ -218,8 +219,8 @@ type namedAddress struct {
 // tryFunc opens a lane to one address.
 type tryFunc func(context.Context, netip.AddrPort) (Lane, error)
 
-// dial opens a lane to the first address of HOST:PORT that answers (RFC 8305). judge says
-// what is wrong with who answered, nil if an error of try is that nobody did.
+// dial opens a lane to the first address of HOST:PORT that answers (RFC 8305). judge returns the
+// fault of a peer that answered, nil if the error of try means that no peer did.
 func (p *peerAddress) dial(ctx context.Context, addr string, lookup LookupFunc, judge func(error) error, try tryFunc) (Lane, error) {
 	host, port, err := splitAddress(addr)
 	if err == nil && host == "" {
@@ -259,7 +260,7 @@ type firstByte struct{ report func() }
 
 func (f *firstByte) whenAnswered(report func()) { f.report = report }
 
-// read is told of every Read.
+// read is called at every Read.
 func (f *firstByte) read(n int) {
 	if n > 0 && f.report != nil {
 		f.report()
@@ -283,7 +284,7 @@ type race struct {
 	found   chan found
 
 	failed []error // of the addresses, and of the lookup
-	final  error   // of an address where somebody answered
+	final  error   // of an address at which a peer answered
 }
 
 // tried is what became of an address.
@@ -299,7 +300,7 @@ type found struct {
 	err error
 }
 
-// run tries one address after the other, each beside those that have not answered yet.
+// run tries the addresses in turn. An address without an answer stays in progress beside the next.
 func (r *race) run(within context.Context) (tried, error) {
 	ctx, cancel := context.WithCancel(within)
 	defer func() { cancel(); r.join() }()
@@ -326,7 +327,8 @@ func (r *race) run(within context.Context) (tried, error) {
 	}
 }
 
-// begin tries the next address, or looks for some, and says whether an address is tried.
+// begin tries the next address, or looks up addresses. It reports whether an address is being
+// tried.
 func (r *race) begin(ctx context.Context) bool {
 	if len(r.queue) == 0 {
 		if lookup := r.lookup; lookup != nil {
@@ -349,8 +351,8 @@ func (r *race) begin(ctx context.Context) bool {
 	return true
 }
 
-// delay is how long the address that is being tried has for itself. Where time is short all
-// of them begin in the first half of it.
+// delay is the time before the next address is tried. If time is short, all addresses are tried
+// within the first half of it.
 func (r *race) delay(ctx context.Context) time.Duration {
 	if r.known {
 		r.known = false
@@ -386,7 +388,7 @@ func (r *race) fail(t tried) {
 	r.failed = append(r.failed, &addressError{t.to, t.err})
 }
 
-// failure is why no address will do: where somebody has answered, what is wrong with him.
+// failure is why no address will do. The fault of a peer that answered comes first.
 func (r *race) failure(ctx context.Context) error {
 	if r.final != nil {
 		return r.final
@@ -412,7 +414,7 @@ func (r *race) join() {
 	}
 }
 
-// addressError is why nobody was reached at an address.
+// addressError is why no peer was reached at an address.
 type addressError struct {
 	to  netip.AddrPort
 	err error
@@ -428,7 +430,7 @@ func (e *addressError) Error() string {
 	return fmt.Sprintf("%v: %v", e.to, e.err)
 }
 
-// silent says that nobody answered in time.
+// silent is the error for a peer that did not answer in time.
 func (e *addressError) silent() bool {
 	t, ok := errors.AsType[net.Error](e.err)
 	return ok && t.Timeout()

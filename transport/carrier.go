@@ -13,8 +13,7 @@ import (
 // What may go wrong on any carrier, beside [ErrAuth], [io.EOF],
 // [os.ErrDeadlineExceeded] and, after a Close of one's own, [net.ErrClosed].
 var (
-	// ErrUnreachable says that nobody answered a Dial, or nobody that speaks
-	// this protocol.
+	// ErrUnreachable is the error of a Dial that no peer with this protocol answered.
 	ErrUnreachable = errors.New("the peer cannot be reached")
 
 	// ErrHungUp is an ErrUnreachable of a peer that answers, and ends the connection before
@@ -22,13 +21,13 @@ var (
 	// may help.
 	ErrHungUp error = hungUpError{}
 
-	// ErrPeerGone says that a lane ended, and nothing more can be read or written: the
-	// peer closed it, died, or cannot be reached any more. It ends no attempt.
+	// ErrPeerGone is the error of a lane that has ended: the peer closed it, died, or cannot be
+	// reached any more. It ends no attempt.
 	ErrPeerGone = errors.New("the peer is gone")
 
-	// ErrLost is an ErrPeerGone of a lane that did not end in the peer's CloseWrite: the
-	// network is the cause, or a peer that was started again, or one that has given the
-	// connection up. Dialling again may help.
+	// ErrLost is an ErrPeerGone of a lane that did not end in the peer's CloseWrite. The cause is
+	// the network, a peer that was restarted, or a peer that has abandoned the connection. A
+	// further Dial may succeed.
 	ErrLost error = lostError{}
 )
 
@@ -47,7 +46,7 @@ func (lostError) Unwrap() error { return ErrPeerGone }
 type carrierError struct{ kind, cause error }
 
 func (e *carrierError) Error() string {
-	if e.kind == ErrRefusedByPeer { // which says it all; TLS has its own words for it
+	if e.kind == ErrRefusedByPeer { // the text is enough: TLS has other words for it
 		return "transport: " + e.kind.Error() + " (" + printable(e.cause.Error(), maxReason) + ")"
 	}
 	return "transport: " + e.kind.Error() + ": " + PeerText(e.cause.Error())
@@ -60,7 +59,7 @@ func refusedFor(reason string) error {
 	return &carrierError{kind: ErrRefusedByPeer, cause: errors.New(cmp.Or(reason, "no reason was given"))}
 }
 
-// dialError tells a Dial that the caller cancelled from one that found nobody.
+// dialError separates a Dial that the caller cancelled from one that no peer answered.
 func dialError(ctx context.Context, cause error) error {
 	if errors.Is(ctx.Err(), context.Canceled) {
 		return &carrierError{kind: errors.New("dial"), cause: context.Cause(ctx)}

@@ -15,10 +15,9 @@ import (
 	"time"
 )
 
-// Certified is a certificate of a CA, and the names of the peers that this side
-// talks to, whose certificates are of that CA too. No name admits nobody. Its files are
-// read again when they have changed: each connection is made, or accepted, with what they
-// say then.
+// Certified is a certificate of a CA, and the names of the peers that this side admits. Their
+// certificates are of the same CA. An empty list admits no peer. Certified reads its files again
+// when they have changed: each connection uses their present content.
 type Certified struct {
 	names []string
 	files *reread[*certified]
@@ -32,8 +31,8 @@ type certified struct {
 	names []string
 }
 
-// The files of a directory with certificates are those that QEMU and libvirt
-// have for migrations. A source is a client.
+// The files of a directory with certificates have the names that QEMU and libvirt use for
+// migrations. A source is a client.
 const (
 	caFile  = "ca-cert.pem"
 	crlFile = "ca-crl.pem" // need not be there
@@ -55,15 +54,15 @@ func (r Role) usageName() string {
 	return "serverAuth"
 }
 
-// CertificateError says what is wrong with a certificate or a file that belongs
-// to it, and what to do about it. It wraps [ErrAuth] and the cause.
+// CertificateError is the fault of a certificate, or of a file that belongs to it, with the next
+// step. It wraps [ErrAuth] and the cause.
 type CertificateError struct {
 	Of   string // the file, or the peer as its certificate calls it
 	Err  error
 	Hint string // the next step
 }
 
-// Error names the certificate and what is wrong.
+// Error names the certificate and the fault.
 func (e *CertificateError) Error() string {
 	return fmt.Sprintf("transport: %v: %s: %v", ErrAuth, e.Of, e.Err)
 }
@@ -129,7 +128,7 @@ func (c *Certified) ID() PeerID { return c.files.now().id() }
 // Names are what the certificate calls this side, DNS names first.
 func (c *Certified) Names() []string { return namesOf(c.files.now().cert.Leaf) }
 
-// String keeps the key out of anything that prints a Certified.
+// String hides the key from every print of a Certified.
 func (c *Certified) String() string { return c.ID().String() }
 
 // GoString is String, for %#v.
@@ -191,7 +190,7 @@ func nameHint(leaf *x509.Certificate) string {
 	return "if that is the host you mean, say --peer-name " + shownName(names[0])
 }
 
-// Bounds of what is shown of a peer's names: a name that is cut cannot be pasted.
+// Bounds for the names of a peer in texts: a name that is cut cannot be pasted.
 const (
 	maxShownName  = 1000 // bytes
 	maxShownNames = 8
@@ -207,7 +206,7 @@ func shownName(name string) string {
 	return text
 }
 
-// shownNames lists names of which some may be the peer's.
+// shownNames lists names, which a peer may have chosen.
 func shownNames(names []string) string {
 	if len(names) == 0 {
 		return "no name"
@@ -313,8 +312,8 @@ func (a *authority) loadRevoked(open open, path string) error {
 	return nil
 }
 
-// trust says why a list cannot be used. One with critical extensions means
-// something else than it says (RFC 5280, section 5.2).
+// trust returns why a revocation list cannot be used. Critical extensions change the meaning of a
+// list (RFC 5280, section 5.2).
 func (a *authority) trust(list *x509.RevocationList) error {
 	if !slices.ContainsFunc(a.certs, func(c *x509.Certificate) bool { return list.CheckSignatureFrom(c) == nil }) {
 		return errors.New("the list is not signed by the CA in " + caFile)
@@ -335,7 +334,7 @@ func (a *authority) trust(list *x509.RevocationList) error {
 type problem struct {
 	error
 	hint string
-	told string // to the peer, in the place of the error; "" for the error itself
+	told string // the text for the peer in place of the error; "" for the error itself
 }
 
 func certificateError(of string, err error) error {
@@ -353,9 +352,8 @@ func fileError(path string, err error, hint string) error {
 	return &CertificateError{path, err, hint}
 }
 
-// check says why certificates, the one in question first, are not from the CA,
-// not valid now or not for a role. A certificate must name the role: one without
-// an extended key usage would otherwise be good for both.
+// check returns why certificates, the leaf first, are not from the CA, not valid now, or not for a
+// role. A certificate must name the role: without an extended key usage it would be good for both.
 func (a *authority) check(shown []*x509.Certificate, role Role) error {
 	leaf := shown[0]
 	if err := inTime(leaf.NotBefore, leaf.NotAfter); err != nil {
@@ -384,7 +382,7 @@ func (a *authority) check(shown []*x509.Certificate, role Role) error {
 	return a.current()
 }
 
-// current says that a list has gone out of date since it was loaded.
+// current returns an error if a list has gone out of date since it was loaded.
 func (a *authority) current() error {
 	for _, list := range a.revoked {
 		if err := inTime(list.ThisUpdate, list.NextUpdate); err != nil {
@@ -394,7 +392,7 @@ func (a *authority) current() error {
 	return nil
 }
 
-// unrevoked says that no certificate of a chain was revoked by its issuer.
+// unrevoked returns an error if the issuer has revoked a certificate of the chain.
 func (a *authority) unrevoked(chain []*x509.Certificate) bool {
 	for i, c := range chain[:len(chain)-1] {
 		for _, list := range a.revoked {
@@ -409,8 +407,7 @@ func (a *authority) unrevoked(chain []*x509.Certificate) bool {
 	return true
 }
 
-// inTime says that the present is outside of what something is valid for. A
-// revocation list may have no end.
+// inTime returns an error outside of a validity period. A revocation list may have no end.
 func inTime(from, to time.Time) error {
 	now := time.Now()
 	if now.Before(from) || !to.IsZero() && now.After(to) {
@@ -460,8 +457,8 @@ func blocks(text []byte, kind string) (ders [][]byte) {
 	}
 }
 
-// toldRefused is what this side tells a peer whose certificate it refuses: the reason, and not
-// what is expected here.
+// toldRefused is the text for a peer whose certificate is refused: the reason, without the names
+// that this side expects.
 func toldRefused(err error) string {
 	if p, ok := errors.AsType[*problem](err); ok {
 		return cmp.Or(p.told, p.Error())

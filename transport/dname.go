@@ -13,11 +13,11 @@ import (
 	"unicode/utf8"
 )
 
-// isDistinguished tells a distinguished name from that of a host, which has no "=".
+// isDistinguished reports whether a name is a distinguished name. The name of a host has no "=".
 func isDistinguished(name string) bool { return strings.Contains(name, "=") }
 
-// attributeNames are those of RFC 4514, section 3, and some that tools print too. The first
-// of an OID is what is written here.
+// attributeNames are the names of RFC 4514, section 3, and some others that tools print. This
+// package writes the first name of an OID.
 var attributeNames = []struct{ name, oid string }{
 	{"CN", "2.5.4.3"}, {"L", "2.5.4.7"}, {"ST", "2.5.4.8"}, {"O", "2.5.4.10"}, {"OU", "2.5.4.11"}, {"C", "2.5.4.6"},
 	{"STREET", "2.5.4.9"}, {"DC", "0.9.2342.19200300.100.1.25"}, {"UID", "0.9.2342.19200300.100.1.1"},
@@ -180,7 +180,7 @@ func parseName(text string) (string, error) {
 	}
 }
 
-// parseValue reads a value up to a comma, a plus sign or the end, and says how long it is.
+// parseValue reads a value up to a comma, a plus sign or the end, and returns its length, too.
 func parseValue(oid, text string) (a attribute, length int, err error) {
 	text, spaces := strings.TrimLeft(text, " "), len(text)-len(strings.TrimLeft(text, " "))
 	var b strings.Builder
@@ -225,8 +225,8 @@ func parseValue(oid, text string) (a attribute, length int, err error) {
 	return attribute{oid, value, false}, spaces + i, nil
 }
 
-// unescape reads what follows a backslash: two hexadecimal digits, or a character that stands
-// for itself.
+// unescape reads the characters after a backslash: two hexadecimal digits, or an escaped
+// character.
 func unescape(text string) (length int, plain byte, err error) {
 	if text == "" {
 		return 0, 0, errNameEnds

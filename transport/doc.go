@@ -7,9 +7,9 @@
 // that every carrier passes.
 //
 // Each side proves who it is by its [Credentials]: a key of its own and a list of peers
-// ([Pinned], [PinnedFile]), or the certificates of a CA ([Certified]). A [Fault] says why an
+// ([Pinned], [PinnedFile]), or the certificates of a CA ([Certified]). A [Fault] is why an
 // attempt failed, and its [Code] is the reason that a program may branch on.
 //
-// PROTOCOL.md beside this code specifies what the engines say on the lanes. Package
-// migration has what an embedder sees of a migration.
+// PROTOCOL.md beside this code specifies the messages on the lanes. Package migration describes a
+// migration to an embedder.
 package transport

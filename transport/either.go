@@ -11,20 +11,20 @@ import (
 	"time"
 )
 
-// eitherListener accepts lanes over QUIC and over TLS at one address, through one door:
+// eitherListener accepts lanes over QUIC and over TLS at one address, through one acceptGate:
 // its limits are for both together.
 type eitherListener struct {
 	quic *quicListener
 	tls  *tlsListener
-	*door
+	*acceptGate
 }
 
 // portTries is how often a free port is looked for that both carriers can have.
 const portTries = 16
 
-// ListenEither accepts lanes over QUIC at a UDP address, and over TLS at the TCP address
-// that is written the same, so that each peer may choose ([ListenQUIC], [ListenTLS]). With
-// port 0 it is one that is free for both. Lanes outlive the Close of their listener.
+// ListenEither accepts lanes over QUIC at a UDP address, and over TLS at the TCP address with the
+// same text, so that each peer may choose ([ListenQUIC], [ListenTLS]). Port 0 means a port that is
+// free for both. Lanes outlive the Close of their listener.
 func ListenEither(addr string, c Credentials, opts *ListenOptions) (Listener, error) {
 	_, port, _ := net.SplitHostPort(addr)
 	for tries := 1; ; tries++ {
@@ -43,7 +43,7 @@ func listenEither(addr string, c Credentials, opts *ListenOptions) (*eitherListe
 	if err != nil {
 		return nil, fmt.Errorf("transport: listen: %w", err)
 	}
-	d := newDoor(opts)
+	d := newAcceptGate(opts)
 	quic, err := listenQUIC(newSockets(conns...), c, d)
 	if err != nil {
 		return nil, err
@@ -59,14 +59,14 @@ func listenEither(addr string, c Credentials, opts *ListenOptions) (*eitherListe
 // Addr is where QUIC is awaited; TLS is at the same host and port.
 func (l *eitherListener) Addr() net.Addr { return l.quic.Addr() }
 
-// Close ends the handshakes under way and the lanes that nobody has accepted.
+// Close ends the handshakes in progress and the lanes that were not accepted.
 func (l *eitherListener) Close() error {
 	l.shut(func() { l.quic.refuse(); l.tls.refuse() }, l.quic.sockets.release)
 	return nil
 }
 
-// headStart is what the carrier that is tried first has before the other is tried beside it,
-// or half of what time there is at all. The other of one that refuses does not wait.
+// headStart is the time before the second carrier is tried beside the first, at most half of the
+// whole time. If the first carrier refuses, the second is tried at once.
 const headStart = time.Second
 
 func headStartOf(ctx context.Context) time.Duration {
@@ -76,9 +76,9 @@ func headStartOf(ctx context.Context) time.Duration {
 	return headStart
 }
 
-// EitherDialer opens lanes over QUIC or over TLS, whichever gets through: it tries one, and
-// where nobody answers there the other, and begins the next time with what has answered.
-// Both reach the same peer.
+// EitherDialer opens lanes over QUIC or over TLS, by the carrier that gets through. It tries one,
+// and the other if no peer answers. The next Dial begins with the carrier that has answered. Both
+// reach the same peer.
 type EitherDialer struct {
 	QUIC, TLS Dialer
 
@@ -155,8 +155,8 @@ func (d *EitherDialer) Dial(ctx context.Context) (Lane, error) {
 	return nil, failed
 }
 
-// bothFailed is why neither carrier reaches the peer. A peer that hangs up on one carrier may
-// have a place later, whatever the other carrier does.
+// bothFailed is why neither carrier reaches the peer. A peer that hangs up on one carrier may have
+// a place later.
 func bothFailed(second attempt, first error) error {
 	quic, tls := first, second.err
 	if !second.tls {
@@ -169,7 +169,7 @@ func bothFailed(second attempt, first error) error {
 	return &carrierError{kind: kind, cause: causes{fmt.Errorf("QUIC: %w", causeOf(quic)), fmt.Errorf("TLS: %w", causeOf(tls))}}
 }
 
-// causeOf is what is below an error of a carrier.
+// causeOf is the cause within an error of a carrier.
 func causeOf(err error) error {
 	if e, ok := err.(*carrierError); ok {
 		return e.cause
@@ -177,7 +177,7 @@ func causeOf(err error) error {
 	return err
 }
 
-// discard ends what was not needed.
+// discard closes a lane that is not needed.
 func discard(a attempt) {
 	if a.err == nil {
 		a.lane.Close()

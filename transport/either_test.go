@@ -14,7 +14,7 @@ import (
 )
 
 // TestEither: lanes of both carriers come out of one listener, which lets them in by
-// one door, and gives both ports back when it closes.
+// one acceptGate, and gives both ports back when it closes.
 func TestEither(t *testing.T) {
 	sender, receiver := testIdentity(t), testIdentity(t)
 	known := Pinned{receiver, []PeerID{sender.ID()}}
@@ -39,8 +39,8 @@ func TestEither(t *testing.T) {
 		theirs.Close()
 		ours.Close()
 	}
-	if either := l.(*eitherListener); either.quic.door != either.door || either.tls.door != either.door {
-		t.Error("there is more than one door")
+	if either := l.(*eitherListener); either.quic.acceptGate != either.acceptGate || either.tls.acceptGate != either.acceptGate {
+		t.Error("there is more than one acceptGate")
 	}
 	if second, err := ListenEither(addr, known, nil); !errors.Is(err, syscall.EADDRINUSE) {
 		t.Errorf("a second listener: %v, %v", second, err)

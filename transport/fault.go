@@ -8,8 +8,7 @@ import (
 	"unicode/utf8"
 )
 
-// Code says why an attempt ended, on the wire and in errors. A number is never
-// given to another reason.
+// Code is why an attempt ended, on the wire and in errors. A number never gets another meaning.
 type Code uint16
 
 // The reasons of protocol version 1.
@@ -21,11 +20,11 @@ const (
 	CodeBusy         Code = 5  // a device is in use or cannot migrate
 	CodeLimit        Code = 6  // a limit of this side would be exceeded
 	CodeCorrupt      Code = 7  // a digest or checksum did not match
-	CodeIncomplete   Code = 8  // the stream is not what END says
+	CodeIncomplete   Code = 8  // the stream does not match END
 	CodeDevice       Code = 9  // a device failed while saving, loading or changing state
 	CodeValidation   Code = 10 // the destination device refused the loaded state
 	CodeStart        Code = 11 // the destination device did not start
-	CodeCancelled    Code = 12 // somebody cancelled
+	CodeCancelled    Code = 12 // a person or a VMM cancelled
 	CodeTimeout      Code = 13 // something took longer than it may
 	CodeProtocol     Code = 14 // the peer broke the protocol
 	CodeNetwork      Code = 15 // the peer cannot be reached, or no longer
@@ -58,7 +57,7 @@ func (c Code) String() string {
 // Fault is why an attempt failed: on which side, at which device and offset.
 type Fault struct {
 	Code   Code
-	Remote bool   // the peer said so
+	Remote bool   // the peer has reported it
 	Device string // "" where it concerns no single device
 	Offset uint64 // of the device's stream, where Device is set
 	Err    error
@@ -96,10 +95,10 @@ func CodeOf(err error) Code {
 	return CodeNetwork
 }
 
-// ErrCorrupt says that bytes are not what their digest or checksum says.
+// ErrCorrupt is the error for bytes that do not match their digest or checksum.
 var ErrCorrupt = errors.New("corrupt data")
 
-// ErrProtocol says that the peer broke the protocol.
+// ErrProtocol is the error for a violation of the protocol by the peer.
 var ErrProtocol = errors.New("protocol violation")
 
 // PeerText makes text from the peer safe to show. Text in which every character is printable

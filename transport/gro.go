@@ -9,16 +9,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// groConn is a UDP socket whose kernel joins packets of one flow that come in a row
-// (UDP_GRO, Linux 5.0): one system call brings up to 64 KiB of them. quic-go, which has
-// nothing of that, reads from anything that has ReadBatch, and sends by what is embedded.
+// groConn is a UDP socket for which the kernel joins successive packets of one flow (UDP_GRO,
+// Linux 5.0): one system call returns up to 64 KiB of them. quic-go does not use UDP_GRO. It reads
+// by ReadBatch if a connection has it, and sends by the embedded connection.
 //
 // Only one goroutine may call ReadBatch, as quic-go does.
 type groConn struct {
 	*net.UDPConn
 	buf     []byte       // what one system call may bring
 	control []byte       // and its control messages
-	train   []byte       // packets of buf that nobody has read yet
+	train   []byte       // packets of buf that were not read yet
 	size    int          // of each of them but the last
 	from    *net.UDPAddr // where they came from
 	port    netip.AddrPort
@@ -33,10 +33,10 @@ var _ interface {
 // With less room the packets at the end would be lost.
 const trainMost = 64 << 10
 
-// WithGRO gives a UDP socket whose packets the kernel joins, many to a system call (UDP_GRO),
-// in place of conn, or conn itself where it is of another kind or its kernel does not do that.
-// Lanes have it already: it is for others who use quic-go, and for comparisons with them.
-// Only one goroutine may read what it gives, as quic-go does.
+// WithGRO returns a UDP socket in place of conn for which the kernel joins packets, many to a
+// system call (UDP_GRO). It returns conn itself if that is no UDP socket, or the kernel lacks
+// UDP_GRO. Lanes use it already: it is for other users of quic-go, and for comparisons. Only one
+// goroutine may read from the result, as quic-go does.
 func WithGRO(conn net.PacketConn) net.PacketConn {
 	udp, ok := conn.(*net.UDPConn)
 	if !ok {
@@ -54,8 +54,8 @@ func WithGRO(conn net.PacketConn) net.PacketConn {
 	return &groConn{UDPConn: udp, buf: make([]byte, trainMost), control: make([]byte, 256), rest: make([]byte, 0, 128)}
 }
 
-// ReadBatch gives one packet a message, as recvmmsg(2) would. What does not fit into ms is
-// kept for the next call: a train has more packets than quic-go has messages.
+// ReadBatch puts one packet into each message, as recvmmsg(2) would. Packets that do not fit into
+// ms wait for the next call: a train has more packets than quic-go has messages.
 func (c *groConn) ReadBatch(ms []ipv4.Message, flags int) (int, error) {
 	for len(c.train) == 0 {
 		if err := c.read(); err != nil {

@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// halfOpen is the table of the connections of a listener that are not lanes yet. All carriers
-// of the listener share it, and MaxHalfOpen connections have a place in it.
+// halfOpen is the table of the connections of a listener that are not lanes yet. All carriers of
+// the listener share it. It has room for MaxHalfOpen connections.
 //
 // A full table gives the place of a silent connection to the next one: a peer that means to
 // migrate sends its next packet within a round trip, and a connection that is only held open
@@ -33,16 +33,16 @@ type place struct {
 	// the listener is closed.
 	evict context.CancelCauseFunc
 
-	// silence is how long the peer has sent nothing. It is nil while nobody can close the
-	// connection, and once the peer has authenticated.
+	// silence is how long the peer has sent nothing. It is nil while the connection cannot be
+	// closed, and once the peer has authenticated.
 	silence func() time.Duration
 }
 
 var errEvicted = errors.New("another connection has the place of this one")
 
-// enter gives a connection a place, until leave, or says that there is none. The address is
-// proven if its owner has answered from there. The context is for what the connection does
-// while it has the place: it ends with the eviction, or with ctx.
+// enter gives a connection a place until leave. ok is false if there is none. The address is
+// proven if its host has answered from there. The connection uses the context while it has the
+// place: the context ends with the eviction, or with ctx.
 func (t *halfOpen) enter(ctx context.Context, from net.Addr, proven bool) (context.Context, *place, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -73,9 +73,9 @@ func (t *halfOpen) shut() {
 	t.places, t.closed = nil, true
 }
 
-// victim is the connection that gives up its place: the oldest that is silent, one of a
-// stranger first. For a known address the oldest of a stranger will do. It looks at all of
-// them, so that each knows since when it has been silent.
+// victim is the connection that loses its place: the oldest silent one, of a stranger first. For a
+// known address, the oldest of a stranger loses its place even if it is not silent. victim looks
+// at every connection, so that each notes the beginning of its silence.
 func (t *halfOpen) victim(forKnown bool) *place {
 	var silent, silentKnown, stranger *place
 	for _, p := range t.places {
@@ -102,16 +102,16 @@ func (t *halfOpen) victim(forKnown bool) *place {
 	return nil
 }
 
-// mayEvict says how long the peer of a connection has been silent, so that its place may be
-// given away: who holds the connection ends it with its context.
+// mayEvict sets how long the peer of a connection has been silent: the connection may lose its
+// place from then on, and has to end with its context.
 func (t *halfOpen) mayEvict(p *place, silence func() time.Duration) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	p.silence = silence
 }
 
-// authenticated keeps the place of a connection, whose peer the credentials know, and
-// remembers its address.
+// authenticated secures the place of a connection whose peer the credentials know, and records
+// its address.
 func (t *halfOpen) authenticated(p *place) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -125,15 +125,15 @@ func (t *halfOpen) authenticated(p *place) {
 	t.known[p.from] = time.Now()
 }
 
-// settle says that the lane of a connection is about to be handed over: no eviction may end
-// the context, which is the lane's from now on.
+// settle ends the eviction of a connection whose lane is about to be returned: the context is the
+// lane's from now on.
 func (t *halfOpen) settle(p *place) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	p.evict = func(error) {}
 }
 
-// knows says that an address has authenticated within KnownTime.
+// knows reports whether an address has authenticated within KnownTime.
 func (t *halfOpen) knows(from caller) bool {
 	at, ok := t.known[from]
 	return ok && time.Since(at) < KnownTime
@@ -149,7 +149,7 @@ func (t *halfOpen) forgetOldest() {
 	delete(t.known, oldest)
 }
 
-// leave gives the place up. The context of the connection goes on. The second call does nothing.
+// leave frees the place. The context of the connection stays valid. A second call does nothing.
 func (t *halfOpen) leave(p *place) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

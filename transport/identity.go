@@ -41,8 +41,8 @@ func certificateID(c *x509.Certificate) PeerID {
 	return sha256.Sum256(c.RawSubjectPublicKeyInfo)
 }
 
-// checksum tells a mistyped ID from another peer's: one typing error in
-// 16 million passes it. It is no defence against anybody.
+// checksum finds a mistyped ID: one typing error in 16 million passes it. It is no defence against
+// an attacker.
 func (id PeerID) checksum() []byte {
 	sum := sha256.Sum256(append([]byte(idPrefix), id[:]...))
 	return sum[:idChecksum]

@@ -54,10 +54,10 @@ func LoadIdentity(path string) (*Identity, error) {
 	return readIdentity(path)
 }
 
-// ID is what the other side is told to expect.
+// ID is the identity that the other side has to list.
 func (i *Identity) ID() PeerID { return i.id }
 
-// String keeps the key out of anything that prints an Identity.
+// String hides the key from every print of an Identity.
 func (i *Identity) String() string { return i.id.String() }
 
 // GoString is String, for %#v.
@@ -100,8 +100,8 @@ func readPrivate(open open, path string) ([]byte, error) {
 	return safefile.ReadBy(open, path, maxKeyFile, safefile.Secret)
 }
 
-// readPublic reads what is no secret, and decides who is trusted: no other user may be
-// able to write it.
+// readPublic reads a file that is no secret, and that decides which peers are trusted: no other
+// user may be able to write it.
 func readPublic(open open, path string) ([]byte, error) {
 	return safefile.ReadBy(open, path, maxPublicFile, safefile.Public)
 }

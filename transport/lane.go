@@ -16,13 +16,13 @@ import (
 type Lane interface {
 	io.Reader
 	io.Writer
-	// CloseWrite says that nothing more will be written: the peer reads
-	// io.EOF after the last byte. Reading goes on.
+	// CloseWrite ends this direction: the peer reads io.EOF after the last byte. This side can
+	// still read.
 	CloseWrite() error
 	SetDeadline(time.Time) error
 	// Close abandons the lane in both directions and releases what it holds.
 	// Bytes that the peer has not yet read may be lost. Without CloseWrite before it
-	// the peer reads [ErrLost]: this connection is given up, and may be dialled again.
+	// the peer reads [ErrLost]: this connection is abandoned, and may be dialled again.
 	// The peer of a lane within a host reads io.EOF in both cases.
 	Close() error
 }
@@ -69,8 +69,7 @@ func CarrierOf(l Lane) Carrier {
 	return Carrier{}
 }
 
-// Hint says what to change where the kernel gives a carrier less than it needs, "" where
-// it does not.
+// Hint is the next step if the kernel gives a carrier less than it needs, else "".
 func (c Carrier) Hint() string {
 	var short []string
 	for _, b := range []struct {
@@ -88,8 +87,8 @@ func (c Carrier) Hint() string {
 		c.ReceiveBuffer>>10, c.SendBuffer>>10, socketBuffer>>10, strings.Join(short, "; "))
 }
 
-// Stalling is a Lane whose carrier makes the next one to the same peer use smaller packets,
-// once it is told that this one stood still although its connection lived.
+// Stalling is a Lane that its user can report as stalled although its connection lives. The
+// carrier then uses smaller packets for the next lanes to the same peer.
 type Stalling interface {
 	StoodStill()
 }

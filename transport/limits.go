@@ -47,12 +47,12 @@ const (
 	// is open.
 	HandshakeTimeout = 3 * time.Second
 
-	// IdleTimeout is the silence after which an open lane is lost, unless its carrier
-	// is told otherwise.
+	// IdleTimeout is the silence after which an open lane is lost, unless an option sets another
+	// one.
 	IdleTimeout = 2 * time.Second
 
-	// MinIdleTimeout is the shortest that a carrier may be told: less is spent by the
-	// loss of one heartbeat.
+	// MinIdleTimeout is the shortest IdleTimeout that an option may set: the loss of one heartbeat
+	// takes more than a shorter one.
 	MinIdleTimeout = 2 * KeepAlive
 
 	// KeepAlive is the interval at which an idle lane proves that it lives.
@@ -83,7 +83,7 @@ const (
 	maxPeers     = 512
 )
 
-// idleTimeout is the silence after which a lane is lost, of what an option says.
+// idleTimeout is the silence after which a lane is lost, by an option.
 func idleTimeout(option time.Duration) time.Duration {
 	return max(cmp.Or(option, IdleTimeout), MinIdleTimeout)
 }

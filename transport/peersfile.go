@@ -11,10 +11,10 @@ import (
 	"github.com/migpipe/migpipe/internal/safefile"
 )
 
-// PeersFile is a file with the IDs of peers, one a line; what follows a # is a comment. The
-// word send or recv behind an ID permits only that. It has to belong to this
-// user or to root, and no other user may be able to write it. It is read again when it has changed: each connection is made, or
-// accepted, with what it says then.
+// PeersFile is a file with the IDs of peers, one a line; a # begins a comment. The word send or
+// recv after an ID permits only that. The file has to belong to this user or to root, and no other
+// user may be able to write it. It is read again when it has changed: each connection uses its
+// present content.
 type PeersFile struct {
 	file *reread[[]PeerID]
 }
@@ -29,7 +29,7 @@ func LoadPeers(path string, role Role, o *FileOptions) (*PeersFile, error) {
 	return &PeersFile{file}, nil
 }
 
-// IDs are those that the file gives now, each once.
+// IDs are the IDs of the file now, each once.
 func (p *PeersFile) IDs() []PeerID { return slices.Clone(p.file.now()) }
 
 // Files are the paths that are read again.
@@ -58,7 +58,7 @@ var peerWords = map[string]func(r Role) bool{
 	"recv": func(r Role) bool { return r == RoleSend },
 }
 
-// parsePeers reads the IDs of those that may be the peer of a role, each once.
+// parsePeers reads the IDs that are permitted for a role, each once.
 func parsePeers(text []byte, r Role) (ids []PeerID, err error) {
 	number := 0
 	for line := range bytes.Lines(text) {

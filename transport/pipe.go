@@ -117,7 +117,7 @@ type pipeHalf struct {
 	mu       sync.Mutex
 	changed  sync.Cond
 	ring     [pipeBuffer]byte
-	start, n int // what is buffered
+	start, n int // of the buffered bytes
 
 	finished               bool // CloseWrite
 	readerGone, writerGone bool // Close

@@ -20,12 +20,12 @@ import (
 // to have read the last byte.
 const closeWait = time.Second
 
-// QUICDialer opens lanes over QUIC: each is one connection with a UDP socket of
-// its own and one bidirectional stream. A connection has one goroutine that
-// packs and one that receives, so it is connections, not streams, that use more
-// cores, and a lane that nobody reads cannot starve another of its window.
+// QUICDialer opens lanes over QUIC: each is one connection with a UDP socket of its own and one
+// bidirectional stream. A connection has one goroutine that packs and one that receives: more
+// connections, not more streams, use more cores. A lane that is not read cannot take the window of
+// another.
 //
-// The peer sees a lane with its first bytes, so the dialling side writes first.
+// The peer sees a lane with its first bytes, so that the dialling side has to write first.
 type QUICDialer struct {
 	Addr        string      // host:port
 	Credentials Credentials // who this side is, and who may be at Addr
@@ -49,14 +49,14 @@ type QUICDialer struct {
 	lanes   atomic.Uint32 // how many were dialled, from a number on that was drawn
 }
 
-// Dial tries the addresses of a name as RFC 8305 does: one after the other, each beside those
-// that have not answered yet, and for [HandshakeTimeout] whatever the others do. It begins
-// with the one that worked last, which stays in use when a lookup fails.
+// Dial tries the addresses of a name as in RFC 8305: in turn, each for [HandshakeTimeout], and
+// beside those that have not answered yet. It begins with the address that worked last, and uses
+// that one if a lookup fails.
 //
-// Dial fails with [ErrUnreachable] when nobody answers, with [ErrHungUp] when a connection is
-// ended before it is made, and with a [WrongPeerError] or a
-// [CertificateError] when somebody else does. That the peer refuses this side shows only in
-// the first Read: [ErrRefusedByPeer].
+// Dial fails with [ErrUnreachable] if no peer answers, with [ErrHungUp] if the peer ends the
+// connection before it is made, and with a [WrongPeerError] or a [CertificateError] if another
+// peer answers. A refusal of this side by the peer shows only in the first Read:
+// [ErrRefusedByPeer].
 func (d *QUICDialer) Dial(ctx context.Context) (Lane, error) {
 	config, err := tlsConfig(d.Credentials.renew(), RoleSend)
 	if err != nil {
@@ -143,12 +143,11 @@ func unspecified(ip netip.Addr) netip.Addr {
 	return netip.IPv6Unspecified()
 }
 
-// What CONNECTION_CLOSE of an application says (RFC 9000, section 19.19); PROTOCOL.md
-// has the codes.
+// The codes of an application's CONNECTION_CLOSE (RFC 9000, section 19.19), as in PROTOCOL.md.
 const (
 	codeEnd     quic.ApplicationErrorCode = 0 // the lane has ended, in its CloseWrite
-	codeGivenUp quic.ApplicationErrorCode = 1 // this connection is given up, and nothing else
-	codeRefused quic.ApplicationErrorCode = 2 // the client's identity is refused; the reason phrase says why
+	codeGivenUp quic.ApplicationErrorCode = 1 // this connection is abandoned, and nothing else
+	codeRefused quic.ApplicationErrorCode = 2 // the client's identity is refused, with the reason phrase
 )
 
 // quicLane is the one stream of a connection.
@@ -188,8 +187,8 @@ func (l *quicLane) Write(p []byte) (int, error) {
 	return n, quicLaneError(err)
 }
 
-// CloseWrite does not fail: quic-go's only error here is that the peer reads no
-// more, and whether it read everything only the peer itself can tell.
+// CloseWrite does not fail: quic-go's only error here is that the peer reads no more. Only the
+// peer knows whether it has read everything.
 func (l *quicLane) CloseWrite() error {
 	l.finished.Store(true)
 	l.stream.Close()
@@ -200,10 +199,9 @@ func (l *quicLane) SetDeadline(t time.Time) error {
 	return l.stream.SetDeadline(t)
 }
 
-// Close after CloseWrite first waits, up to closeWait, for the peer to have
-// read everything or to have closed: a QUIC connection that is closed takes
-// with it what the peer received but did not read. Without CloseWrite the peer is told
-// that the connection is given up: it reads [ErrLost].
+// Close after CloseWrite first waits, up to closeWait, until the peer has read everything or has
+// closed: the close of a QUIC connection loses bytes that the peer received and did not read.
+// Without CloseWrite the connection is abandoned: the peer reads [ErrLost].
 func (l *quicLane) Close() error {
 	l.close.Do(func() {
 		code := codeGivenUp
@@ -220,11 +218,10 @@ func (l *quicLane) Close() error {
 	return nil
 }
 
-// dialerLinger waits until the peer is done with the stream. quic-go tells
-// nobody that data was acknowledged, but the listener lends credit for one
-// stream, and gives it back when both directions of that stream are finished
-// and read to the end (RFC 9000, section 4.6): when a second stream can be
-// opened, nothing is in flight.
+// dialerLinger waits until the peer has finished the stream. quic-go does not report
+// acknowledgements. But the listener allows one stream, and allows the next when both directions
+// of the first are finished and read to the end (RFC 9000, section 4.6): when a second stream can
+// be opened, nothing is in flight.
 func dialerLinger(ctx context.Context, conn *quic.Conn) {
 	conn.OpenStreamSync(ctx) // never written to, so the peer does not see it
 }
@@ -253,10 +250,9 @@ func quicLaneError(err error) error {
 	return &carrierError{kind: ErrLost, cause: err}
 }
 
-// endedThere reports whether the peer's program ended the lane. A connection that the
-// peer gave up is lost, as one is that QUIC itself ends: by silence, by a reset of a peer
-// that has forgotten the connection, by an error below (RFC 9000, sections 10.1, 10.3
-// and 11).
+// endedThere reports whether the peer's program ended the lane. A connection that the peer has
+// abandoned counts as lost. So does one that QUIC ends: by silence, by a reset of a peer that does
+// not know the connection any more, by an error below (RFC 9000, sections 10.1, 10.3 and 11).
 func endedThere(err error) bool {
 	if e, ok := errors.AsType[*quic.ApplicationError](err); ok {
 		return e.ErrorCode != codeGivenUp
@@ -265,8 +261,8 @@ func endedThere(err error) bool {
 	return stream
 }
 
-// identityError is what is wrong with who has answered a handshake, nil where nobody has who
-// speaks this protocol. refused says that the peer has turned this side down.
+// identityError is the fault of the peer that answered a handshake, nil if no peer with this
+// protocol did. refused means that the peer has refused this side.
 func identityError(err error, refused bool) error {
 	if wrong, ok := errors.AsType[*WrongPeerError](err); ok {
 		return wrong
@@ -288,7 +284,7 @@ func refusedError(err error) error {
 	return &carrierError{kind: ErrRefusedByPeer, cause: err}
 }
 
-// closedHere says that this side ended the stream or the connection.
+// closedHere reports whether this side ended the stream or the connection.
 func closedHere(err error) bool {
 	if e, ok := errors.AsType[*quic.ApplicationError](err); ok {
 		return !e.Remote
@@ -299,8 +295,8 @@ func closedHere(err error) bool {
 	return errors.Is(err, quic.ErrStreamClosed)
 }
 
-// refused recognises how a peer turns an identity down: a listener by a close that says so,
-// a dialler by an alert of TLS (RFC 8446, section 6.2; as QUIC errors RFC 9001, section 4.8).
+// refused recognises the refusal of an identity: a listener closes with codeRefused, a dialler
+// sends an alert of TLS (RFC 8446, section 6.2; as QUIC errors RFC 9001, section 4.8).
 func refused(err error) bool {
 	if e, ok := errors.AsType[*quic.ApplicationError](err); ok {
 		return e.Remote && e.ErrorCode == codeRefused
@@ -324,15 +320,14 @@ func refused(err error) bool {
 	return false
 }
 
-// windowBudget lets the receive windows of all lanes of a dialler or listener
-// grow together by no more than [MaxWindowGrowth]. Every lane has its
-// [InitialWindow]; the lanes that are consumed fast enough to need more get it
-// while there is some, and give it back when they end.
+// windowBudget bounds the growth of the receive windows of all lanes of a dialler or listener
+// together by [MaxWindowGrowth]. Every lane has its [InitialWindow]. A lane that is read fast
+// enough to need more gets it while the budget lasts, and returns it at its end.
 //
-// quic-go gives a connection up whose stream has more than 1,000 gaps. Those come
-// where a slow start fills a queue on the way: every second packet is lost, of a
-// window of several megabytes. In an InitialWindow there are not so many packets. So
-// no window grows any more after that, and a lane in place of the lost one lasts.
+// quic-go ends a connection whose stream has more than 1,000 gaps. That happens when a slow start
+// fills a queue on the path: every second packet of a window of several megabytes is lost. An
+// InitialWindow does not have so many packets. So no window grows after such an end, and the next
+// lane lasts.
 type windowBudget struct {
 	mu      sync.Mutex
 	granted map[*quic.Conn]uint64

@@ -19,11 +19,11 @@ type quicListener struct {
 	quic    []*quic.EarlyListener // one for each socket
 	known   Credentials
 	windows windowBudget
-	*door
+	*acceptGate
 }
 
-// ListenQUIC accepts lanes at a UDP address from the peers that the credentials
-// know, on a socket for each core where the kernel can tell whose packets are whose.
+// ListenQUIC accepts lanes at a UDP address from the peers that the credentials know. It has a
+// socket for each core if the kernel can steer the packets of a connection to one socket.
 // Lanes outlive the Close of their listener.
 func ListenQUIC(addr string, c Credentials, opts *ListenOptions) (Listener, error) {
 	conns, err := listenSockets(addr, runtime.GOMAXPROCS(0))
@@ -42,16 +42,16 @@ func ListenQUICOn(conn net.PacketConn, c Credentials, opts *ListenOptions) (List
 
 // listenOn owns the sockets, errors included.
 func listenOn(sockets *quicSockets, c Credentials, opts *ListenOptions) (Listener, error) {
-	l, err := listenQUIC(sockets, c, newDoor(opts))
+	l, err := listenQUIC(sockets, c, newAcceptGate(opts))
 	if err != nil {
 		return nil, err
 	}
 	return l, nil
 }
 
-// listenQUIC lets the lanes in through a door. It owns the sockets, errors included.
-func listenQUIC(sockets *quicSockets, c Credentials, d *door) (*quicListener, error) {
-	l := &quicListener{sockets: sockets, known: c, door: d}
+// listenQUIC accepts lanes through an acceptGate. It owns the sockets, also if it fails.
+func listenQUIC(sockets *quicSockets, c Credentials, d *acceptGate) (*quicListener, error) {
+	l := &quicListener{sockets: sockets, known: c, acceptGate: d}
 	if err := l.listen(c, l.limited()); err != nil {
 		l.Close()
 		return nil, err
@@ -111,8 +111,8 @@ func (l *quicListener) limited() *quic.Config {
 	return usual
 }
 
-// mustProveAddress asks for a Retry while many connections are half open, and of
-// an address that has used up what nobody has to prove.
+// mustProveAddress asks for a Retry while many connections are half open, and of an address whose
+// bucket is half empty.
 func (l *quicListener) mustProveAddress(from net.Addr) bool {
 	return l.halfOpen.count() >= RetryHalfOpen || l.callers.hurried(from)
 }
@@ -145,7 +145,7 @@ func (l *quicListener) serve(s *quicSocket, q *quic.EarlyListener) {
 	}
 }
 
-// open waits for a connection's handshake, for its stream, and for somebody to accept the lane.
+// open waits for the handshake of a connection, for its stream, and for an Accept of the lane.
 func (l *quicListener) open(s *quicSocket, conn *quic.Conn) {
 	l.windows.watch(conn)
 	p := conn.Context().Value(placeKey{}).(*place)
@@ -186,7 +186,7 @@ func (l *quicListener) open(s *quicSocket, conn *quic.Conn) {
 
 func (l *quicListener) Addr() net.Addr { return l.sockets.all[0].conn.LocalAddr() }
 
-// Close ends the handshakes under way and the lanes that nobody has accepted.
+// Close ends the handshakes in progress and the lanes that were not accepted.
 func (l *quicListener) Close() error {
 	l.shut(l.refuse, l.sockets.release)
 	return nil

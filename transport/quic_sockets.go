@@ -79,7 +79,7 @@ const congestionWindow = 10_000 * 1452
 // probe every 5 of them.
 const quicPayload = 1200
 
-// PathMTUError says that a path carries no packets that are long enough for QUIC.
+// PathMTUError is the error for a path whose packets are too short for QUIC.
 type PathMTUError struct {
 	MTU  int // in bytes, as the kernel knows it from its interface or from a router
 	Need int // in bytes, for the address family
@@ -118,7 +118,7 @@ func narrowPath(to netip.AddrPort) error {
 	return &PathMTUError{mtu, need}
 }
 
-// carrier is what became of what was asked for.
+// carrier is what the kernel has granted.
 func (s *quicSocket) carrier() Carrier {
 	c := Carrier{Name: "quic", Window: congestionWindow}
 	_, c.GRO = s.conn.(*groConn)
@@ -130,7 +130,7 @@ func (s *quicSocket) carrier() Carrier {
 	if err != nil {
 		return c
 	}
-	_ = raw.Control(func(fd uintptr) { // of a socket that is closed nothing is said
+	_ = raw.Control(func(fd uintptr) { // a closed socket has no values
 		c.ReceiveBuffer, _ = unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF)
 		c.SendBuffer, _ = unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_SNDBUF)
 	})
@@ -165,14 +165,14 @@ func listenSocketsAt(local *net.UDPAddr, cores int) ([]net.PacketConn, error) {
 	return []net.PacketConn{one}, err
 }
 
-// steered opens n-1 sockets at the address of one, of which the kernel gives a packet to
-// the one that its connection ID names (SO_REUSEPORT, Linux 3.9, with a program, 4.5). By
-// the sender's address, as the kernel does by itself, a connection whose address changes
-// on the way (RFC 9000, section 9) would be lost.
+// steered opens n-1 further sockets at the address of one. The kernel gives a packet to the socket
+// that its connection ID names (SO_REUSEPORT, Linux 3.9, with a program, 4.5). By default the
+// kernel chooses by the sender's address: a connection whose address changes on the way (RFC 9000,
+// section 9) would be lost.
 //
-// The first is bound before it may share its address: a socket with SO_REUSEPORT would
-// join whoever has the address, if it is the same user, where it should say that the
-// address is in use.
+// The first socket is bound before it may share its address. With SO_REUSEPORT set earlier, it
+// would join a socket of another process of the same user, instead of failing because the address
+// is in use.
 func steered(one *net.UDPConn, n int) (group []net.PacketConn, err error) {
 	defer func() {
 		if err != nil {

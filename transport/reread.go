@@ -18,15 +18,15 @@ import (
 // FileOptions say how credentials read their files. Nil, or a zero field, means the
 // default.
 type FileOptions struct {
-	// Open opens a file that the credentials were given the name of, for reading. It is
-	// for a process that has given up the right to do so, and asks another one. Several
-	// goroutines may call it at once. It must not wait for the other end of a FIFO.
+	// Open opens a file of the credentials for reading. It is for a process in a sandbox, which
+	// asks another process to open the file. Several goroutines may call it at once. It must not
+	// wait for the other end of a FIFO.
 	// Default: this process opens the file itself.
 	Open func(path string) (*os.File, error)
 
-	// Kept is called when files have changed and cannot be used: what they said before
-	// stays in force. It is called once for each change, with a [KeptError], by any
-	// goroutine, and must not wait. Default: the error is dropped.
+	// Kept is called when files have changed and cannot be used: their former content stays in
+	// force. It is called once for each change, with a [KeptError], by any goroutine, and must
+	// not wait. Default: the error is dropped.
 	Kept func(error)
 }
 
@@ -41,14 +41,13 @@ func (o *FileOptions) withDefaults() FileOptions {
 	return v
 }
 
-// KeptError says why a file that has changed is not used: what it said before stays in
-// force.
+// KeptError is why a file that has changed is not used. Its former content stays in force.
 type KeptError struct{ Err error }
 
-// Error names the file and the reason, and says what is in force.
+// Error names the file, the reason, and the content that stays in force.
 func (e *KeptError) Error() string {
 	text := e.Err.Error()
-	if c, ok := errors.AsType[*CertificateError](e.Err); ok { // nobody has failed to authenticate
+	if c, ok := errors.AsType[*CertificateError](e.Err); ok { // no peer has failed to authenticate
 		text = fmt.Sprintf("%s: %v", c.Of, c.Err)
 	}
 	return "transport: what was read before stays in force: " + text
@@ -64,8 +63,8 @@ type open func(path string) (*os.File, error)
 // they have not changed: a certificate may have become valid.
 const retryWrong = time.Second
 
-// reread is what some files say. It reads them again when they have changed, and keeps
-// what they said before when they cannot be used.
+// reread is the content of some files. It reads them again when they have changed. If they cannot
+// be used, their former content stays.
 type reread[T any] struct {
 	paths []string
 	parse func(open) (T, error)
@@ -75,7 +74,7 @@ type reread[T any] struct {
 	mu    sync.Mutex
 	good  T
 	from  []stamp   // of the files that good was read from
-	tried []stamp   // of those that were read last
+	tried []stamp   // of the files that were read last
 	wrong time.Time // when these could not be used, zero if they could
 }
 
@@ -91,8 +90,8 @@ func newReread[T any](opts *FileOptions, parse func(open) (T, error), paths ...s
 	return r, err
 }
 
-// now is what the files say, or what they said before. Where nothing has changed it costs
-// a stat(2) of each.
+// now is the present content of the files, or the former one. Without a change it costs a stat(2)
+// of each file.
 func (r *reread[T]) now() T {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -114,8 +113,8 @@ func (r *reread[T]) now() T {
 	return r.good
 }
 
-// again takes a file that is gone for a mistake: without the list of what was revoked,
-// all would be valid.
+// again refuses files of which one is gone: without the revocation list, every certificate would
+// be valid.
 func (r *reread[T]) again(stamps []stamp) (good T, err error) {
 	for i, s := range stamps {
 		if s.err != 0 && r.from[i].err == 0 {
@@ -125,8 +124,8 @@ func (r *reread[T]) again(stamps []stamp) (good T, err error) {
 	return r.parse(r.open)
 }
 
-// stamp tells one state of a file from the next. A process may look at that of a file
-// which it may not open: Landlock does not restrict stat(2).
+// stamp identifies one state of a file. A process can read the stamp of a file that it may not
+// open: Landlock does not restrict stat(2).
 type stamp struct {
 	err              unix.Errno
 	device, file     uint64

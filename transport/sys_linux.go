@@ -8,7 +8,7 @@ import (
 
 // This file has what the carriers ask of Linux alone; sys_other.go stands for it elsewhere.
 
-// interfaceIndex does without netlink, which a service may be kept from (netdevice(7)).
+// interfaceIndex uses no netlink socket, which a service may not have (netdevice(7)).
 func interfaceIndex(name string) (int, error) {
 	request, err := unix.NewIfreq(name)
 	if err != nil {

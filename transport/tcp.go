@@ -83,21 +83,21 @@ type tlsListener struct {
 	tcp   *net.TCPListener
 	tls   *tls.Config
 	known Credentials
-	*door
+	*acceptGate
 }
 
 // ListenTLS accepts lanes on a TCP address from the peers that the credentials know.
 // Lanes outlive the Close of their listener.
 func ListenTLS(addr string, c Credentials, opts *ListenOptions) (Listener, error) {
-	l, err := listenTLS(addr, c, newDoor(opts))
+	l, err := listenTLS(addr, c, newAcceptGate(opts))
 	if err != nil {
 		return nil, err
 	}
 	return l, nil
 }
 
-// listenTLS lets the lanes in through a door.
-func listenTLS(addr string, c Credentials, d *door) (*tlsListener, error) {
+// listenTLS accepts lanes through an acceptGate.
+func listenTLS(addr string, c Credentials, d *acceptGate) (*tlsListener, error) {
 	config, err := d.config(c)
 	if err != nil {
 		return nil, err
@@ -114,7 +114,7 @@ func listenTLS(addr string, c Credentials, d *door) (*tlsListener, error) {
 	if err != nil {
 		return nil, fmt.Errorf("transport: listen: %w", err)
 	}
-	l := &tlsListener{tcp: tcp, tls: config, known: c, door: d}
+	l := &tlsListener{tcp: tcp, tls: config, known: c, acceptGate: d}
 	l.serving.Go(l.serve) // Close ends it
 	return l, nil
 }
@@ -147,8 +147,8 @@ func (l *tlsListener) serve() {
 	}
 }
 
-// open waits for a connection's handshake, HandshakeTimeout at most, and for somebody to
-// accept the lane.
+// open waits for the handshake of a connection, HandshakeTimeout at most, and for an Accept of
+// the lane.
 func (l *tlsListener) open(ctx context.Context, p *place, conn *net.TCPConn) {
 	lane := newTLSLane(conn, l.idle, func(c net.Conn) *tls.Conn { return tls.Server(c, l.tls) })
 	l.halfOpen.mayEvict(p, func() time.Duration { return tcpSilence(conn) })
@@ -189,7 +189,7 @@ func tcpSilence(conn *net.TCPConn) (silence time.Duration) {
 
 func (l *tlsListener) Addr() net.Addr { return l.tcp.Addr() }
 
-// Close ends the handshakes under way and the lanes that nobody has accepted.
+// Close ends the handshakes in progress and the lanes that were not accepted.
 func (l *tlsListener) Close() error {
 	l.shut(l.refuse, func() {})
 	return nil
@@ -241,7 +241,7 @@ func (l *tlsLane) Carrier() Carrier {
 	if err != nil {
 		return c
 	}
-	_ = raw.Control(func(fd uintptr) { // of a socket that is closed nothing is said
+	_ = raw.Control(func(fd uintptr) { // a closed socket has no values
 		_, c.RTT = tcpTimes(int(fd))
 	})
 	return c
@@ -255,8 +255,8 @@ const tcpWindow = 4 << 20
 // length of the reason follows in two bytes, and then the reason.
 const refusalMark = 0xff
 
-// refuse tells the client why it is refused, and ends the lane. Nothing was read of what it
-// said: what came meanwhile is discarded, for closeWait at most.
+// refuse sends the reason of the refusal to the client, and ends the lane. Bytes of the client are
+// discarded meanwhile, for closeWait at most.
 func (l *tlsLane) refuse(reason string) {
 	head := []byte{refusalMark, byte(len(reason) >> 8), byte(len(reason))}
 	l.tcp.SetDeadline(time.Now().Add(closeWait))
@@ -291,7 +291,7 @@ func (l *tlsLane) Read(p []byte) (int, error) {
 		}
 	}
 	l.firstByte.read(n)
-	if err == io.EOF && l.out.ended.Load() { // which crypto/tls lets pass between two records
+	if err == io.EOF && l.out.ended.Load() { // crypto/tls accepts it between two records
 		err = io.ErrUnexpectedEOF
 	}
 	return n, l.error(err)
@@ -326,11 +326,10 @@ func (l *tlsLane) CloseWrite() error {
 
 func (l *tlsLane) SetDeadline(t time.Time) error { return l.tcp.SetDeadline(t) }
 
-// Close after CloseWrite first waits, up to closeWait, for the peer to be done too: with
-// bytes that came and were not read, TCP ends in a reset, which takes with it what the
-// peer did not read yet (RFC 1122, section 4.2.2.13). Without CloseWrite the connection
-// is given up: the peer gets a reset at once, past all that the path may not carry, and
-// no close_notify, and so takes the lane for lost.
+// Close after CloseWrite first waits, up to closeWait, until the peer has finished, too: if bytes
+// came that were not read, TCP ends in a reset, which discards bytes that the peer did not read yet
+// (RFC 1122, section 4.2.2.13). Without CloseWrite the connection is abandoned: the peer gets a
+// reset and no close_notify, and so its lane is lost.
 func (l *tlsLane) Close() error {
 	l.close.Do(func() {
 		l.closed.Store(true)
@@ -345,9 +344,9 @@ func (l *tlsLane) Close() error {
 	return nil
 }
 
-// error gives the errors of crypto/tls and TCP on an open lane this package's meaning. A
-// peer's program that ends a lane says so, by an alert; a connection that ends without one
-// was given up, or the network has ended it, or the end of a process (RFC 8446, section 6.1).
+// error translates errors of crypto/tls and TCP on an open lane into those of this package. The
+// program of a peer ends a lane by an alert. A connection that ends without one was abandoned, or
+// the network or the end of the process has ended it (RFC 8446, section 6.1).
 func (l *tlsLane) error(err error) error {
 	switch {
 	case err == nil, err == io.EOF && !l.closed.Load(), errors.Is(err, os.ErrDeadlineExceeded) && !l.closed.Load():
@@ -374,16 +373,16 @@ func refusedByAlert(err error) bool {
 	return strings.Contains(text, "certificate") || strings.Contains(text, "access denied")
 }
 
-// recordMost is the longest payload of a TLS record (RFC 8446, section 5.1); flushMost is
-// what is gathered of records before the kernel gets it, in one call.
+// recordMost is the longest payload of a TLS record (RFC 8446, section 5.1); flushMost bounds the
+// records that go to the kernel in one call.
 const (
 	recordMost = 16 << 10
 	flushMost  = 128 << 10
 )
 
-// records gathers what crypto/tls writes, so that many records cost one system call, and
-// keeps what the kernel does not take before a deadline: to crypto/tls a Write never
-// fails by that. Only one goroutine writes.
+// records gathers the writes of crypto/tls, so that many records cost one system call. It retains
+// bytes that the kernel does not take before a deadline: for crypto/tls, a deadline never fails a
+// Write. Only one goroutine writes.
 type records struct {
 	*net.TCPConn
 	mu        sync.Mutex // the end of a lane, and a reader's alert, may come beside a Write
@@ -436,11 +435,10 @@ func (r *records) write() error {
 // carries packets of 1280 bytes on every link (RFC 8200, section 5), 60 of which are headers.
 const smallSegment = 1220
 
-// segment is what a dialler has learned of the packets that a path carries. Where a router
-// drops large ones, and no ICMP message says so, TCP sends them again without end: Linux does
-// no better by default (ip-sysctl, tcp_mtu_probing). So the lanes that are dialled after any
-// loss ask for small segments on both ways: which losses were of that kind, one side cannot
-// see. The zero value lets TCP choose.
+// segment is the segment size of a dialler's lanes. If a router drops large packets without an ICMP
+// message, TCP sends them again without end, by the defaults of Linux (ip-sysctl,
+// tcp_mtu_probing). One side cannot see whether a loss is of that kind. So lanes that are dialled
+// after any loss use small segments in both directions. The zero value lets TCP choose.
 type segment struct{ small atomic.Bool }
 
 // ask asks for small segments on a socket that is not connected yet: it is the Control of a
@@ -454,8 +452,8 @@ func (s *segment) ask(_, _ string, socket syscall.RawConn) error {
 	return nil
 }
 
-// distrust takes in that a lane was lost, or stood still. nil is that of a listener: the
-// dialling side asks for both.
+// distrust notes that a lane was lost, or has stalled. A listener has nil: the dialling side asks
+// for both directions.
 func (s *segment) distrust() {
 	if s != nil {
 		s.small.Store(true)

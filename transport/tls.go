@@ -20,11 +20,10 @@ const ALPN = "mig/1"
 
 // Role is what a certificate permits its holder to do.
 //
-// With [Certified] it is the CA's word. With [Pinned], where certificates are
-// self-signed, it is the peer's own: it keeps a key from being used by mistake
-// for the other purpose. The permission itself is then the allow list, and each
-// side has its own; give the two programs of a host different keys, so that
-// neither's can stand in for the other's.
+// With [Certified] the CA certifies it. With [Pinned], where certificates are self-signed, the peer
+// itself does, which prevents the use of a key for the other purpose by mistake. The permission is
+// then the allow list of each side. Give the two programs of a host different keys, so that neither
+// can take the place of the other.
 type Role int
 
 // A host that sends dials; a host that receives listens.
@@ -49,13 +48,13 @@ func (r Role) usage() x509.ExtKeyUsage {
 	return x509.ExtKeyUsageServerAuth
 }
 
-// ErrAuth is what every failure to authenticate wraps: the peer is not one that
-// this side talks to ([WrongPeerError], [CertificateError]), or this side is not
-// one that the peer talks to ([ErrRefusedByPeer]).
+// ErrAuth is wrapped by every failure to authenticate: this side does not admit the peer
+// ([WrongPeerError], [CertificateError]), or the peer does not admit this side
+// ([ErrRefusedByPeer]).
 var ErrAuth = errors.New("authentication failed")
 
-// ErrRefusedByPeer says that the peer does not list this side's ID or name, or
-// lists it for the other role, or does not trust its certificate.
+// ErrRefusedByPeer is the error for a peer that does not list this side's ID or name, lists it for
+// the other role, or does not trust its certificate.
 var ErrRefusedByPeer error = refusedByPeer{}
 
 type refusedByPeer struct{}
@@ -63,8 +62,8 @@ type refusedByPeer struct{}
 func (refusedByPeer) Error() string { return "the peer refused this side's identity" }
 func (refusedByPeer) Unwrap() error { return ErrAuth }
 
-// WrongPeerError says that whoever is at the other end is not in the allow
-// list, or is in it but showed a certificate for another role.
+// WrongPeerError is the error for a peer that is not in the allow list, or that showed a
+// certificate for another role.
 type WrongPeerError struct {
 	Got  PeerID   // who it is
 	Want []PeerID // who it might have been
@@ -90,7 +89,7 @@ func (e *WrongPeerError) Unwrap() error { return ErrAuth }
 // other is: [Pinned] by keys that both know, [Certified] by a CA that both trust.
 // Everything behind the handshake is the same.
 type Credentials interface {
-	// ID is that of this side's key, whatever the certificate says besides.
+	// ID is the identity of this side, by its key or by its name.
 	ID() PeerID
 
 	// renew reads again what lies in files and has changed, for one connection.
@@ -106,14 +105,13 @@ type credentials interface {
 	// certificate is what this side shows as a role.
 	certificate(role Role) (tls.Certificate, error)
 
-	// verify says why the peer, which showed these certificates, its own first,
-	// is not one to talk to in a role. TLS has checked already, or will before
-	// the handshake is done, that the peer holds the key of the first.
+	// verify returns why the peer with these certificates, its own first, is not admitted in a
+	// role. TLS proves, before the handshake is done, that the peer holds the key of the first.
 	verify(shown []*x509.Certificate, role Role) error
 }
 
-// Pinned is a key of one's own and a list of those of the peers. An empty list
-// admits nobody.
+// Pinned is the key of this side and the list of the identities of its peers. An empty list admits
+// no peer.
 type Pinned struct {
 	Identity *Identity
 	Peers    []PeerID

@@ -19,9 +19,9 @@ import (
 // [ListenUnix]. Its lanes are [syscall.Conn]s, so that data may be spliced
 // through them without passing user space.
 //
-// The kernel vouches for the peer: it must be of this process's user, or root.
-// A lane that the peer closed without CloseWrite ends in io.EOF like one that
-// it finished; whoever must know has to say so in what it writes.
+// The kernel vouches for the peer: it must be of this process's user, or root. A lane that the peer
+// closed without CloseWrite ends in io.EOF, as one that it finished. The protocol on the lane has
+// to mark its end.
 type UnixDialer struct {
 	Path string
 }
@@ -29,8 +29,8 @@ type UnixDialer struct {
 // dialEvery is the time between two tries to reach who does not listen yet.
 const dialEvery = 50 * time.Millisecond
 
-// Dial fails with [ErrUnreachable] where nobody listens for [HandshakeTimeout]:
-// as with QUIC, the two sides may be started in any order.
+// Dial fails with [ErrUnreachable] if no process listens within [HandshakeTimeout]: as with QUIC,
+// the two sides may be started in any order.
 func (d *UnixDialer) Dial(ctx context.Context) (Lane, error) {
 	if err := unixsocket.CheckPath(d.Path); err != nil {
 		return nil, fmt.Errorf("transport: %w", err)
@@ -58,9 +58,8 @@ type unixListener struct {
 	turn chan struct{} // held by the one Accept that owns the deadline
 }
 
-// ListenUnix makes the socket file, which only this user may open; Close
-// removes it. A file that is there already is replaced only if it is a socket
-// that nobody listens on any more.
+// ListenUnix makes the socket file, which only this user may open; Close removes it. It replaces an
+// existing file only if that is a socket without a listener.
 func ListenUnix(path string) (Listener, error) {
 	l, err := unixsocket.Listen(path)
 	if err != nil {

@@ -18,31 +18,30 @@ import (
 	"github.com/migpipe/migpipe/transport/migration"
 )
 
-// Dir is a witness in a folder that both hosts have mounted. A register is a file,
-// which link(2) makes: it fails where the name is there already, on NFS as well
-// (open(2), O_EXCL), and never leaves half of a file.
+// Dir is a witness in a directory that both hosts have mounted. A register is a file that link(2)
+// makes. link(2) fails if the name exists, on NFS, too (open(2), O_EXCL), and never leaves half of
+// a file.
 type Dir struct {
 	path  string
 	name  string
-	calls chan struct{} // has room for those that wait for the file system
+	calls chan struct{} // one token for each call that waits for the file system
 }
 
 // maxCalls bounds the calls that wait for a file system: each holds an OS thread until it
 // answers.
 const maxCalls = 4
 
-var errHangs = fmt.Errorf("%d calls to this folder have not returned: its file system hangs", maxCalls)
+var errHangs = fmt.Errorf("%d calls to this directory have not returned: its file system hangs", maxCalls)
 
-// maxFile bounds what is read of a file that somebody else may have written.
+// maxFile bounds the read of a file that another process may have written.
 const maxFile = 256
 
-// idFile holds the folder's name for itself, by which both hosts know that they have
-// the same one.
+// idFile has the id of the directory, by which both hosts recognise it.
 const idFile = "witness-id"
 
-// OpenDir opens the witness in a folder that is there. The first to come gives the
-// folder a name. A folder that another user may write is refused: that user could give the
-// devices to both sides.
+// OpenDir opens the witness in an existing directory. The first call gives the directory an id. A
+// directory that another user may write is refused: that user could give the devices to both
+// sides.
 func OpenDir(path string) (*Dir, error) {
 	d := &Dir{path: path, calls: make(chan struct{}, maxCalls)}
 	if err := safefile.CheckDir(path); err != nil {
@@ -58,7 +57,7 @@ func OpenDir(path string) (*Dir, error) {
 	return d, nil
 }
 
-// Name is that of the folder, not of the path to it.
+// Name has the id of the directory, and not its path.
 func (d *Dir) Name() string { return d.name }
 
 // Decide links the register, or reads who has. A file system that hangs is waited
@@ -120,9 +119,9 @@ func (d *Dir) decide(attempt migration.Attempt, me handoff.Side) (handoff.Side, 
 	return 0, fmt.Errorf("witness dir:%s: %w", d.path, err)
 }
 
-// once makes a file with a text unless it is there, and gives what the file then
-// says. What it gives is on the disk: the name is synced whoever has made it, since
-// the other host may have been cut off before it could.
+// once makes a file with a text unless it exists, and returns the content of the file. The file is
+// on the disk then: once syncs the name even if the other host has made it, since that host may
+// have been cut off before it could.
 func (d *Dir) once(final, text string) (string, error) {
 	got, err := read(final)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -136,9 +135,9 @@ func (d *Dir) once(final, text string) (string, error) {
 	return got, err
 }
 
-// link gives a file of our own the final name. That link fails says nothing: the
-// answer of a server may be lost when the link was made, and asked again it says
-// EEXIST (open(2) of Linux, NFS). What the name then leads to decides.
+// link gives a new file the final name. A failure of link(2) proves nothing: the answer of a server
+// that made the link may be lost, and the next answer is EEXIST (open(2) of Linux, NFS). The file
+// with the final name decides.
 func (d *Dir) link(final, text string) error {
 	tail := make([]byte, 8)
 	rand.Read(tail) // never fails

@@ -47,7 +47,7 @@ func TestProbe(t *testing.T) {
 	}
 }
 
-// TestProbeIsOfNoMigration: two probes have two registers, and a folder keeps none.
+// TestProbeIsOfNoMigration: two probes have two registers, and a directory keeps none.
 func TestProbeIsOfNoMigration(t *testing.T) {
 	dir := t.TempDir()
 	d := openDir(t, dir)
@@ -58,6 +58,6 @@ func TestProbeIsOfNoMigration(t *testing.T) {
 	}
 	left, err := os.ReadDir(dir)
 	if err != nil || len(left) != 1 || left[0].Name() != idFile {
-		t.Errorf("the folder has %v, %v", left, err)
+		t.Errorf("the directory has %v, %v", left, err)
 	}
 }

@@ -126,7 +126,7 @@ func TestDir(t *testing.T) {
 		t.Errorf("it was made: %v; left behind: %v", late, left)
 	}
 	if other := openDir(t, t.TempDir()); other.Name() == openDir(t, shared).Name() {
-		t.Error("two folders have the same name")
+		t.Error("two directories have the same name")
 	}
 }
 
@@ -162,14 +162,14 @@ func TestDirDamaged(t *testing.T) {
 		t.Fatal(err)
 	}
 	if d, err := OpenDir(dir); err == nil {
-		t.Errorf("a folder has the name %q", d.Name())
+		t.Errorf("a directory has the name %q", d.Name())
 	}
 	if _, err := OpenDir(filepath.Join(dir, "none")); err == nil {
-		t.Error("a folder that is not there was opened")
+		t.Error("a directory that is not there was opened")
 	}
 }
 
-// TestUntrusted: a folder or a program that another user may write is no witness, and a FIFO
+// TestUntrusted: a directory or a program that another user may write is no witness, and a FIFO
 // is not waited for.
 func TestUntrusted(t *testing.T) {
 	dir := t.TempDir()
@@ -177,7 +177,7 @@ func TestUntrusted(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := OpenDir(dir); !errors.Is(err, safefile.ErrUntrusted) {
-		t.Errorf("a folder that all may write: %v", err)
+		t.Errorf("a directory that all may write: %v", err)
 	}
 	dir = t.TempDir()
 	if err := unix.Mkfifo(filepath.Join(dir, idFile), 0o600); err != nil {

@@ -13,20 +13,20 @@ import (
 
 // ListenOptions tunes a listener of any carrier between hosts. Nil, or a zero field, means the default.
 type ListenOptions struct {
-	// Refused is told of every peer that was turned away, with a [WrongPeerError] or a
-	// [CertificateError] where the peer showed a key; it may be called by several
-	// goroutines at once, as often as somebody tries. Default: nobody is told.
+	// Refused is called for every refused peer, with a [WrongPeerError] or a [CertificateError]
+	// if the peer showed a key. Several goroutines may call it at once, at any rate: a stranger
+	// can try as often as it likes. Default: no call.
 	Refused func(error)
 	// Idle is as in the carrier's dialler.
 	Idle time.Duration
 }
 
-// door is what the listeners between hosts have in common: it keeps out who is too many,
-// and has those wait whose lane nobody has accepted yet.
-type door struct {
+// acceptGate is common to the listeners between hosts. It refuses connections above the limits,
+// and holds lanes until Accept returns them.
+type acceptGate struct {
 	refused  func(error)
 	idle     time.Duration
-	callers  *callers
+	callers  *rateLimit
 	halfOpen halfOpen
 	lanes    chan Lane
 	closing  chan struct{} // is closed by shut
@@ -42,15 +42,15 @@ func (o *ListenOptions) withDefaults() ListenOptions {
 	return v
 }
 
-// newDoor makes the door of a listener that was given these options.
-func newDoor(opts *ListenOptions) *door {
+// newAcceptGate makes the acceptGate of a listener with these options.
+func newAcceptGate(opts *ListenOptions) *acceptGate {
 	o := opts.withDefaults()
-	return &door{refused: o.Refused, idle: o.Idle, callers: newCallers(), lanes: make(chan Lane), closing: make(chan struct{})}
+	return &acceptGate{refused: o.Refused, idle: o.Idle, callers: newRateLimit(), lanes: make(chan Lane), closing: make(chan struct{})}
 }
 
-// config is that of a side that hears of whom it has refused. Each connection is accepted
-// with what the files of the credentials say then.
-func (d *door) config(c Credentials) (*tls.Config, error) {
+// config is a TLS configuration that reports refused peers. Each connection uses the present
+// content of the files of the credentials.
+func (d *acceptGate) config(c Credentials) (*tls.Config, error) {
 	config, err := d.configNow(c)
 	if err == nil {
 		config.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) { return d.configNow(c) }
@@ -58,7 +58,7 @@ func (d *door) config(c Credentials) (*tls.Config, error) {
 	return config, err
 }
 
-func (d *door) configNow(c Credentials) (*tls.Config, error) {
+func (d *acceptGate) configNow(c Credentials) (*tls.Config, error) {
 	config, err := tlsConfig(c.renew(), RoleRecv)
 	if err != nil {
 		return nil, err
@@ -67,11 +67,10 @@ func (d *door) configNow(c Credentials) (*tls.Config, error) {
 	return config, nil
 }
 
-// judge says why the client of a connection is not let in. It comes when the handshake is
-// done, and before anything is read of what the client says: an alert of TLS has no words
-// for the reason, and the connection has. TLS has seen by then that the client holds the key
-// of the certificate that it showed.
-func (d *door) judge(c Credentials, s tls.ConnectionState) error {
+// judge returns why the client of a connection is refused. It runs after the handshake, and before
+// any byte of the client is read: an alert of TLS cannot carry the reason, and the connection can.
+// TLS has proved by then that the client holds the key of its certificate.
+func (d *acceptGate) judge(c Credentials, s tls.ConnectionState) error {
 	err := verifyPeer(c.renew(), s, RoleSend)
 	if err != nil {
 		d.refused(err)
@@ -83,7 +82,7 @@ func (d *door) judge(c Credentials, s tls.ConnectionState) error {
 // to fit in one packet (RFC 9000, section 10.2).
 const maxReason = 1000
 
-// refusal is what this side tells the client, in one line.
+// refusal is the text for the client, in one line.
 func refusal(err error) string {
 	text := strings.ToValidUTF8(toldRefused(err), "?")
 	return strings.ToValidUTF8(text[:min(len(text), maxReason)], "")
@@ -91,7 +90,7 @@ func refusal(err error) string {
 
 // enter gives a connection a place in the table of half-open ones, until leave, or reports why
 // there is none: see [halfOpen.enter].
-func (d *door) enter(ctx context.Context, from net.Addr, proven bool) (within context.Context, p *place, err error) {
+func (d *acceptGate) enter(ctx context.Context, from net.Addr, proven bool) (within context.Context, p *place, err error) {
 	if d.callers.admit(from) {
 		within, p, err = d.halfOpen.enter(ctx, from, proven)
 	} else {
@@ -104,12 +103,12 @@ func (d *door) enter(ctx context.Context, from net.Addr, proven bool) (within co
 }
 
 // refusedBy reports a peer that does not want this side's identity.
-func (d *door) refusedBy(from net.Addr, cause error) {
+func (d *acceptGate) refusedBy(from net.Addr, cause error) {
 	d.refused(fmt.Errorf("the client at %v: %w", from, &carrierError{kind: ErrRefusedByPeer, cause: cause}))
 }
 
 // Accept implements [Listener].
-func (d *door) Accept(ctx context.Context) (Lane, error) {
+func (d *acceptGate) Accept(ctx context.Context) (Lane, error) {
 	select {
 	case lane := <-d.lanes:
 		return lane, nil
@@ -120,9 +119,9 @@ func (d *door) Accept(ctx context.Context) (Lane, error) {
 	}
 }
 
-// shut ends, once, the handshakes under way and the lanes that nobody has accepted: refuse
-// ends what hands out new connections, and release comes last.
-func (d *door) shut(refuse, release func()) {
+// shut ends, once, the handshakes in progress and the lanes that were not accepted. refuse ends the
+// source of new connections, and release comes last.
+func (d *acceptGate) shut(refuse, release func()) {
 	d.close.Do(func() {
 		close(d.closing)
 		refuse() // first: QUIC refuses no peer whose connection's context has ended

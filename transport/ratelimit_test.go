@@ -16,7 +16,7 @@ import (
 func udp(ip string) net.Addr { return &net.UDPAddr{IP: net.ParseIP(ip), Port: 7} }
 
 // take opens n connections and says how many were admitted.
-func (c *callers) take(from net.Addr, n int) (admitted int) {
+func (c *rateLimit) take(from net.Addr, n int) (admitted int) {
 	for range n {
 		if c.admit(from) {
 			admitted++
@@ -27,7 +27,7 @@ func (c *callers) take(from net.Addr, n int) (admitted int) {
 
 func TestCallers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := newCallers()
+		c := newRateLimit()
 		one := udp("192.0.2.1")
 		if n := c.take(one, ConnBurst/2); n != ConnBurst/2 || c.hurried(one) {
 			t.Errorf("%d of %d connections were admitted, address to be proved: %v", n, ConnBurst/2, c.hurried(one))
@@ -75,7 +75,7 @@ func TestCallerOf(t *testing.T) {
 // Whoever has used up his connections keeps hardly anybody else out, however
 // many addresses there are.
 func TestCallersShareLittle(t *testing.T) {
-	c := newCallers()
+	c := newRateLimit()
 	c.take(udp("192.0.2.1"), ConnBurst)
 	out := 0
 	for i := range 256 {
