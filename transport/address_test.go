@@ -97,7 +97,7 @@ func silentResolver(ctx context.Context, _ string) ([]netip.Addr, error) {
 	return nil, ctx.Err()
 }
 
-// TestDialAddresses: an address that answers is found, whatever the others do, and an error
+// TestDialAddresses: an address that answers is found beside any others, and an error
 // says what was tried.
 func TestDialAddresses(t *testing.T) {
 	const s, ms = time.Second, time.Millisecond
@@ -290,7 +290,7 @@ func has(body dnsmessage.ResourceBody) func(*dnsmessage.Message) {
 }
 
 // TestLookupHost: names that do not exist are told from servers that do not answer, and an
-// IPv6 answer that never comes keeps nobody waiting.
+// missing IPv6 answer delays no connection.
 func TestLookupHost(t *testing.T) {
 	const name = "dest.example."
 	ip4 := has(&dnsmessage.AResource{A: [4]byte{192, 0, 2, 1}})

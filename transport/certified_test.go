@@ -332,7 +332,7 @@ func TestCertifiedHidesKey(t *testing.T) {
 }
 
 // Over QUIC it is what it is with keys: the peers know each other by the same
-// IDs, and whoever is refused hears of it.
+// IDs, and a refused peer receives the reason.
 func TestCertifiedQUIC(t *testing.T) {
 	p := newQUICPair(t)
 	p.listener.Close()

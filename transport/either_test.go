@@ -103,7 +103,7 @@ func (a *answering) Dial(ctx context.Context) (Lane, error) {
 	return a.lanes[len(a.lanes)-1], nil
 }
 
-// TestEitherDialer: who answers is found, soon, and not asked for twice; what nobody needs is
+// TestEitherDialer: the carrier that answers is found soon, and dialled once; a lane that is not needed is
 // closed.
 func TestEitherDialer(t *testing.T) {
 	const never, limit = time.Hour, 5 * time.Second

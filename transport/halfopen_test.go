@@ -14,7 +14,7 @@ import (
 	"github.com/quic-go/quic-go"
 )
 
-// take takes places that nobody can evict.
+// take takes places without eviction.
 func take(table *halfOpen, n int) (taken []*place) {
 	for range n {
 		_, p, err := table.enter(context.Background(), udp("192.0.2.99"), false)
@@ -32,7 +32,7 @@ func since(ago time.Duration) func() time.Duration {
 	return func() time.Duration { return time.Since(at) }
 }
 
-// TestHalfOpenTable: which connection gives up its place to which.
+// TestHalfOpenTable: which connection loses its place to which.
 func TestHalfOpenTable(t *testing.T) {
 	stranger, friend := udp("192.0.2.1"), udp("192.0.2.2")
 	enter := func(t *testing.T, table *halfOpen, from net.Addr, silent time.Duration) context.Context {
@@ -50,7 +50,7 @@ func TestHalfOpenTable(t *testing.T) {
 		proven  bool
 		silent  []time.Duration // of strangers, the oldest first
 		friends []time.Duration // and after them of the address that is known
-		want    int             // of those that gives up its place, -1 for none
+		want    int             // of the connection that loses its place, -1 for none
 	}{
 		{"nobody is silent", stranger, true, []time.Duration{short, 0}, nil, -1},
 		{"the oldest silent one goes", stranger, true, []time.Duration{short, long, 2 * long}, nil, 1},
@@ -232,7 +232,7 @@ func TestQUICCloseRefuses(t *testing.T) {
 	defer socket.Close()
 	defer transport.Close()
 	done := make(chan error)
-	go func() { // is refused, or gives up after HandshakeTimeout
+	go func() { // is refused, or ends after HandshakeTimeout
 		_, err := transport.Dial(t.Context(), p.listener.Addr(), testTLS(t, p.sender, RoleSend, p.receiver), quicConfig(&windowBudget{}, 0))
 		done <- err
 	}()

@@ -40,7 +40,7 @@ func TestPipeDeadlineInBubble(t *testing.T) {
 	})
 }
 
-// The peer of a lane that nobody accepts hears of the listener's Close.
+// The peer of a lane that is not accepted notices the listener's Close.
 func TestPipeCloseWithBacklog(t *testing.T) {
 	d, l := Pipe()
 	lane, err := d.Dial(t.Context())
@@ -53,7 +53,7 @@ func TestPipeCloseWithBacklog(t *testing.T) {
 	}
 }
 
-// A half is a queue of bytes, whatever the sizes of reads and writes.
+// A half is a queue of bytes, for reads and writes of any size.
 func TestPipeHalfIsAQueue(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		h := newPipeHalf()

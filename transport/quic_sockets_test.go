@@ -67,7 +67,7 @@ func TestSteer(t *testing.T) {
 	}
 }
 
-// TestNumberedIDs: an ID leads to its socket whatever the rest of it is, and two differ.
+// TestNumberedIDs: an ID leads to its socket with any rest, and two differ.
 func TestNumberedIDs(t *testing.T) {
 	for n := 2; n <= listenSocketsMost; n++ {
 		for i := range n {
@@ -83,7 +83,7 @@ func TestNumberedIDs(t *testing.T) {
 	}
 }
 
-// TestListenInUse: that the sockets of a listener share an address lets nobody else in.
+// TestListenInUse: the shared address of a listener's sockets admits no other process.
 func TestListenInUse(t *testing.T) {
 	conns := group(t, 4)
 	if again, err := listenSockets(conns[0].LocalAddr().String(), 4); !errors.Is(err, syscall.EADDRINUSE) {
@@ -125,7 +125,7 @@ func TestListenTogether(t *testing.T) {
 	}
 }
 
-// freeUDP is an address of this host that nobody has.
+// freeUDP is a free address of this host.
 func freeUDP(t testing.TB) string {
 	t.Helper()
 	conn, err := net.ListenPacket("udp", "127.0.0.1:0")

@@ -155,7 +155,7 @@ func TestQUICRefusesClients(t *testing.T) {
 func TestQUICRefusedLane(t *testing.T) {
 	p := newQUICPair(t)
 	p.listener.Close()
-	p.listen(t, "127.0.0.1:0") // lists nobody
+	p.listen(t, "127.0.0.1:0") // an empty list
 	lane, err := p.dialer.Dial(t.Context())
 	if err == nil {
 		defer lane.Close()
@@ -330,7 +330,7 @@ func waitUntil(t *testing.T, patience time.Duration, done func() bool) {
 	}
 }
 
-// Close joins half-open connections and lanes that nobody accepted.
+// Close joins half-open connections and lanes that were not accepted.
 func TestQUICCloseWithHalfOpen(t *testing.T) {
 	p := newQUICPair(t)
 	if _, err := p.raw(t, testTLS(t, p.sender, RoleSend, p.receiver)); err != nil {
@@ -496,7 +496,7 @@ func TestWindowBudget(t *testing.T) {
 	}
 }
 
-// TestListenOnSocket: a socket that somebody else has bound is listened on, and is
+// TestListenOnSocket: a socket that another process has bound is listened on, and is
 // the listener's to close, also where it cannot listen.
 func TestListenOnSocket(t *testing.T) {
 	id := testIdentity(t)

@@ -80,7 +80,7 @@ func ending(lane Lane) <-chan time.Duration {
 	return took
 }
 
-// RFC 9000, section 10.1: the idle timer starts anew with what comes, and with the
+// RFC 9000, section 10.1: the idle timer restarts with each packet that comes, and with the
 // first packet that asks for an answer after that. The latter leaves with the next
 // beat or keep-alive.
 func TestQUICNoticesPartition(t *testing.T) {
@@ -143,7 +143,7 @@ func TestQUICIdle(t *testing.T) {
 	}
 }
 
-// A listener that was killed and has come back answers the next beat with a reset.
+// A listener that was killed and restarted answers the next beat with a reset.
 func TestQUICNoticesRestart(t *testing.T) {
 	for after := time.Duration(0); after < KeepAlive; after += 25 * time.Millisecond {
 		inVirtualTime(t, usualPath, func(t *testing.T, p *virtualPair) {
@@ -201,7 +201,7 @@ func TestQUICHandshakeIsCut(t *testing.T) {
 }
 
 // RFC 9000, section 9: a connection goes on when a NAT gives the dialler another
-// address, which the listener has had proved before it believes in it. Nobody knows
+// address, which the listener has had proved before it believes in it. No side knows
 // the new one before the dialler has sent from it: a beat later at the latest.
 func TestQUICAddressChanges(t *testing.T) {
 	outside := netip.MustParseAddrPort("10.0.0.9:5000")
@@ -235,7 +235,7 @@ func TestQUICAddressChanges(t *testing.T) {
 	}
 }
 
-// A path that loses so much of one window that quic-go gives up carries the lane
+// A path that loses so much of one window that quic-go ends the connection carries the lane
 // that comes next.
 func TestQUICTooManyGaps(t *testing.T) {
 	path := simnet.Path{Delay: 40 * time.Millisecond, Rate: 40e6, Queue: 30 * time.Millisecond}

@@ -72,7 +72,7 @@ func TestCallerOf(t *testing.T) {
 	}
 }
 
-// Whoever has used up his connections keeps hardly anybody else out, however
+// An address that has used up its connections keeps hardly any other out, however
 // many addresses there are.
 func TestCallersShareLittle(t *testing.T) {
 	c := newRateLimit()
@@ -101,7 +101,7 @@ func TestQUICTwoMigrationsInARow(t *testing.T) {
 }
 
 // An address that dials without end has to prove itself, then is refused, and
-// nobody else is.
+// no other is.
 func TestQUICRefusesFlood(t *testing.T) {
 	p := newQUICPair(t)
 	p.listener.Close()
@@ -150,7 +150,7 @@ func (p *quicPair) rawFrom(t *testing.T, ip string, config *tls.Config) (*quic.C
 	return transport.Dial(t.Context(), p.listener.Addr(), config, quicConfig(&windowBudget{}, 0))
 }
 
-// Connections that say nothing, whoever opens them, make the next one prove its
+// Connections that send nothing, of any peer, make the next one prove its
 // address, and that one is served.
 func TestQUICRetryUnderLoad(t *testing.T) {
 	p := newQUICPair(t)

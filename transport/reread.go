@@ -113,7 +113,7 @@ func (r *reread[T]) now() T {
 	return r.good
 }
 
-// again refuses files of which one is gone: without the revocation list, every certificate would
+// again refuses the files if one is gone: without the revocation list, every certificate would
 // be valid.
 func (r *reread[T]) again(stamps []stamp) (good T, err error) {
 	for i, s := range stamps {

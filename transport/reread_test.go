@@ -44,7 +44,7 @@ var carriers = map[string]func(t *testing.T, dials, hears Credentials) rereadPai
 }
 
 // open gives the two ends of a lane that both sides have accepted, or what the dialler
-// was told.
+// was reported.
 func (p *rereadPair) open() (ours, theirs Lane, err error) {
 	p.t.Helper()
 	ctx, cancel := context.WithTimeout(p.t.Context(), 10*time.Second)

@@ -432,7 +432,7 @@ func (r *records) write() error {
 }
 
 // smallSegment is a segment size, TCP options included, that passes wherever QUIC does: IPv6
-// carries packets of 1280 bytes on every link (RFC 8200, section 5), 60 of which are headers.
+// carries packets of 1280 bytes on every link (RFC 8200, section 5), with 60 bytes of headers.
 const smallSegment = 1220
 
 // segment is the segment size of a dialler's lanes. If a router drops large packets without an ICMP

@@ -103,7 +103,7 @@ func TestTLSRefused(t *testing.T) {
 	}
 }
 
-// TestTLSUnreachable: nobody, somebody who says nothing, and somebody who speaks another
+// TestTLSUnreachable: no peer, a peer that sends nothing, and a peer with another
 // protocol.
 func TestTLSUnreachable(t *testing.T) {
 	p := newTLSPair(t)
@@ -288,7 +288,7 @@ func BenchmarkTLS(b *testing.B) {
 	b.ReportMetric(0, "ns/op")
 }
 
-// TestTLSSegment: after a lane was lost, or stood still, the next ones ask for segments that
+// TestTLSSegment: after a lane was lost, or has stalled, the next ones ask for segments that
 // pass on every path; not before, and not after one that nothing was wrong with.
 func TestTLSSegment(t *testing.T) {
 	most := func(l *tlsLane) (n int) {

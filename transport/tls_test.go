@@ -165,7 +165,7 @@ func TestTLSHasNoTickets(t *testing.T) {
 	}
 }
 
-// Neither a clock that is wrong by years nor a year of uptime stops anybody.
+// Neither a clock that is wrong by years nor a year of uptime stops a handshake.
 func TestCertificateIsAlwaysValid(t *testing.T) {
 	certificate, err := testIdentity(t).selfSign(RoleSend)
 	if err != nil {

@@ -110,7 +110,7 @@ func TestUnixLaneIsConn(t *testing.T) {
 	}
 }
 
-// A dial waits for a listener that starts a moment later, and for nobody who
+// A dial waits for a listener that starts a moment later, and for no process that
 // has cancelled it.
 func TestUnixDialWaits(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "s")

@@ -38,7 +38,7 @@ func (w *world) plainer(s Source) Source {
 	return s
 }
 
-// halts takes the devices to STOP, or some of them. None that stands still runs by that,
+// halts takes the devices to STOP, or some of them. No stopped device runs by that,
 // so that where it does not fail it is one with its result: there are states enough.
 func (w *world) halts(st state) {
 	if !w.rescues {

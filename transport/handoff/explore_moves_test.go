@@ -285,7 +285,7 @@ func (w *world) destLives(st state) {
 }
 
 // destCrashes also loses what is half loaded. A complete copy survives if
-// somebody else holds the devices; then the agent may find it and go on.
+// another process holds the devices; then the agent may find it and continue.
 func (w *world) destCrashes(st state) {
 	last := w.entries.vals[st.d.log]
 	if w.amnesia && !st.lost {
@@ -318,7 +318,7 @@ func (w *world) destRestarts(st state, last Entry) {
 }
 
 // holdings is what a destination may believe of its devices: what they hold or, of a
-// copy that was not accepted, that nobody can vouch for it.
+// copy that was not accepted, that it is unknown.
 func (w *world) holdings(st state, last Entry) []Holding {
 	switch {
 	case st.d.dev == running:
@@ -331,7 +331,7 @@ func (w *world) holdings(st state, last Entry) []Holding {
 	return []Holding{Nothing}
 }
 
-// destForgets is a host that comes back with an empty disk.
+// destForgets is a host that restarts with an empty disk.
 func (w *world) destForgets(st state) {
 	st.lost, st.held = true, false
 	st.d = side{machine: w.dests.id(NewDest(otherJournal)), log: w.entries.id(Entry{Journal: otherJournal}), dev: empty}
@@ -457,7 +457,7 @@ func (w *world) recorded(st state, log, message uint16) {
 		record = last.Record // which says as much, and more
 	}
 	if last.Record == Forced && last.Attempt.Epoch == m.epoch+1 {
-		return // whatever is said of the attempt before: the devices show whether it is true
+		return // an answer about the attempt before: the devices show whether it is true
 	}
 	older := m.typ == wire.TypeDeclined && last.Attempt.Epoch > m.epoch // OPEN of a newer attempt rules it out
 	if ok && !older && (last.Record != record || last.Attempt.Epoch != m.epoch) && !w.looseRecords {

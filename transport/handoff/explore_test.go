@@ -19,7 +19,7 @@ import (
 //   - a journal may refuse an entry, and keep it all the same (journalFails);
 //   - the destination's journal may be lost with its host (amnesia);
 //   - a witness may be out of reach, or its answer be lost (witness);
-//   - somebody may decide for a side that is in doubt (forces);
+//   - a person may decide for a side that is in doubt (forces);
 //   - the source's owner may say yes to COMMIT, or nothing, and its word be lost
 //     (external);
 //   - the source's host may die with its devices (reboots);
@@ -27,7 +27,7 @@ import (
 //     again on the way back, or take longer than the watch waits, and a person may then
 //     have the destination's copy run (rescues).
 //
-// The devices belong to somebody else (a VMM), so that a crash of a program leaves them.
+// Another process (a VMM) holds the devices, so that they outlive a crash of a program.
 
 // device is the state of a side's devices.
 type device uint8

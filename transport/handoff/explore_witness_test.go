@@ -15,7 +15,7 @@ func (w *world) asks(st state, who string, me Side, epoch uint64, of func(*state
 	w.visit(st, who, "hears that it is the "+winner.String(), 0)
 }
 
-// register gives an attempt to whoever asks first.
+// register gives an attempt to the side that asks first.
 func (st *state) register(epoch uint64, me Side) Side {
 	shift := 2 * (epoch - 1)
 	if st.won>>shift&3 == 0 {
@@ -55,7 +55,7 @@ func (w *world) sourceForced(st state) {
 }
 
 // destForced is a person who has the devices run here, after the source was kept
-// from its own. One in doubt may come back at any time: it holds its devices, and
+// from its own. A side in doubt may restart at any time: it holds its devices, and
 // all that was ever said may reach it.
 func (w *world) destForced(st state, last Entry) {
 	if w.entries.vals[st.s.log].Record != Commit || st.d.dev == running || !w.forceD(w, &st, last) {

@@ -34,7 +34,7 @@ type fuzzed struct {
 	t        *testing.T
 	step     func(Event) []Action
 	check    func(done []Action, a Action) // a is about to be taken, after done
-	waiting  []Action                      // of which the result is awaited
+	waiting  []Action                      // whose results are awaited
 	fail     bool                          // the next record
 	witness  Register                      // from now on
 	finished int
@@ -163,15 +163,15 @@ func sends[M wire.Message](a Action) (m M, ok bool) {
 	return m, ok
 }
 
-// FuzzSource: whatever happens in whichever order, the source says COMMIT only once
+// FuzzSource: in any order of events, the source sends COMMIT only once
 // that is recorded, and approved where it has an owner who decides, and then has its
 // devices back only by the word of that destination.
 func FuzzSource(f *testing.F) {
 	f.Add([]byte{0, 16, 3, 17, 19})            // to the end
 	f.Add([]byte{0, 16, 3, 17, 20, 9})         // declined in doubt
-	f.Add([]byte{30, 0, 16, 3, 17, 26, 27, 9}) // taken back by the witness
+	f.Add([]byte{30, 0, 16, 3, 17, 26, 27, 9}) // the witness gives the devices back
 	f.Add([]byte{30, 0, 16, 3, 17, 6, 28})     // lost to the destination
-	f.Add([]byte{0, 16, 3, 17, 17, 11, 19})    // approved, where somebody is asked
+	f.Add([]byte{0, 16, 3, 17, 17, 11, 19})    // approved, where a VMM is asked
 	f.Add([]byte{0, 16, 3, 17, 10, 9})         // not approved
 	f.Add([]byte{0, 16, 3, 7, 9, 9})           // cancelled after the last END
 	f.Add([]byte{0, 16, 3, 7, 9, 12})          // and no device runs again
@@ -227,7 +227,7 @@ func FuzzSource(f *testing.F) {
 	})
 }
 
-// FuzzDest: whatever happens in whichever order, the destination starts only by a
+// FuzzDest: in any order of events, the destination starts only by a
 // COMMIT for what it has recorded as READY, and promises nothing that is not
 // recorded.
 func FuzzDest(f *testing.F) {

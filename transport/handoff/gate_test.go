@@ -73,7 +73,7 @@ func TestGates(t *testing.T) {
 	}
 }
 
-// TestForce: somebody may decide in doubt, and at no other time. It is of a newer
+// TestForce: a person may decide in doubt, and at no other time. The decision is of a newer
 // attempt than all that the other side can still speak of.
 func TestForce(t *testing.T) {
 	for r := None; r <= Running; r++ {
@@ -92,7 +92,7 @@ func TestForce(t *testing.T) {
 	}
 }
 
-// TestGiveUp: what may be the last copy, or was accepted, is given up by somebody only,
+// TestGiveUp: what may be the last copy, or was accepted, is given up by a person only,
 // and the source of every attempt so far hears DECLINED.
 func TestGiveUp(t *testing.T) {
 	for r := None; r <= Running; r++ {

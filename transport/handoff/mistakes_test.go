@@ -9,7 +9,7 @@ import (
 	"github.com/migpipe/migpipe/transport"
 )
 
-// mistakes are wrong machines, and wrong recoveries, each of which somebody has
+// mistakes are wrong machines, and wrong recoveries, each of which a programmer has
 // shipped or might. An exploration that did not find them would be worth nothing.
 var mistakes = []struct {
 	name           string

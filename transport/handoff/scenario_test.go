@@ -13,7 +13,7 @@ import (
 
 // A scenario is a text: at the margin an event for the source (S) or the
 // destination (D), indented below it what the machine makes of it. "scenario"
-// starts anew, "#" begins a comment. Run with -update after a change, and read
+// starts over, "#" begins a comment. Run with -update after a change, and read
 // the difference: it is the change of behaviour.
 func TestScenarios(t *testing.T) { golden.Scenarios(t, "testdata/*.txt", play) }
 

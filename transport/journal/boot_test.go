@@ -7,7 +7,7 @@ import (
 	"github.com/migpipe/migpipe/transport/migration"
 )
 
-// TestRebooted: what was recorded before the host was started again is told from what was
+// TestRebooted: records from before a restart of the host are told apart from those that were
 // recorded since, by every process, and a boot that is not known tells nothing.
 func TestRebooted(t *testing.T) {
 	if thisBoot() == (BootID{}) {

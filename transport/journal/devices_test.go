@@ -133,7 +133,7 @@ func TestDeviceIs(t *testing.T) {
 	}
 }
 
-// TestDevicesRoundTrip: every list that may be recorded comes back as it was.
+// TestDevicesRoundTrip: every list that may be recorded is read as it was written.
 func TestDevicesRoundTrip(t *testing.T) {
 	dir := t.TempDir()
 	n := 0

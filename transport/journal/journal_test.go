@@ -50,7 +50,7 @@ func appendAll(t testing.TB, j *Journal, entries ...handoff.Entry) {
 	}
 }
 
-// TestReopened: what was appended is there for whoever opens the file next, with
+// TestReopened: the next process that opens the file finds the entries, with
 // its notes, and the id stays.
 func TestReopened(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "state")
@@ -262,7 +262,7 @@ func TestDamaged(t *testing.T) {
 	}
 }
 
-// TestFailedWrite: after a write that failed nothing is written, whatever the
+// TestFailedWrite: after a failed write nothing is written, even if the
 // disk would take now.
 func TestFailedWrite(t *testing.T) {
 	j := open(t, t.TempDir(), Options{})
@@ -369,7 +369,7 @@ func TestOddFiles(t *testing.T) {
 	}
 }
 
-// TestRecordRoundTrip: every record comes back as it was.
+// TestRecordRoundTrip: every record is read as it was written.
 func TestRecordRoundTrip(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		r := Record{
@@ -390,7 +390,7 @@ func TestRecordRoundTrip(t *testing.T) {
 	})
 }
 
-// FuzzParse: whatever a disk gives back, what is taken for records is whole, and
+// FuzzParse: of any bytes of a disk, those that are taken for records are whole, and
 // in order.
 func FuzzParse(f *testing.F) {
 	whole := written(f)
@@ -423,7 +423,7 @@ func FuzzParse(f *testing.F) {
 	})
 }
 
-// FuzzRecord: what a record says, whatever wrote it, is of a kind that is known, and
+// FuzzRecord: a record from any writer is of a kind that is known, and
 // stays the same when it is written once more.
 func FuzzRecord(f *testing.F) {
 	for whole := written(f); len(whole) >= recordLen && whole[0] != 0; whole = whole[recordLen:] {

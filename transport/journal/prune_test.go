@@ -14,7 +14,7 @@ import (
 
 const month = 30 * 24 * time.Hour
 
-// aged writes a journal with these records behind its first, the newest of which is
+// aged writes a journal with these records behind its first, whose newest is
 // that old, and closes it.
 func aged(t *testing.T, dir string, role Role, age time.Duration, records ...handoff.Entry) string {
 	t.Helper()
@@ -157,7 +157,7 @@ func TestPruneLeavesOthers(t *testing.T) {
 }
 
 // TestPruneUnderOpen: a file that loses its name between another process's open and
-// its lock is nobody's.
+// its lock is free.
 func TestPruneUnderOpen(t *testing.T) {
 	dir := t.TempDir()
 	path := aged(t, dir, Source, 2*month)

@@ -45,7 +45,7 @@ func TestTimes(t *testing.T) {
 	}
 }
 
-// TestTimesUnusable: whatever the file holds, it says nothing or a time that may be.
+// TestTimesUnusable: a file with any content gives no time, or a possible one.
 func TestTimesUnusable(t *testing.T) {
 	for name, text := range map[string]string{
 		"empty": "", "no object": "[1]", "no duration": `{"guest":"soon"}`, "negative": `{"guest":"-3s"}`, "absurd": `{"guest":"9999h"}`,

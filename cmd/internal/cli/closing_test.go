@@ -33,7 +33,7 @@ type stuckDevice struct {
 
 func (d *stuckDevice) Close() error { <-d.free; return nil }
 
-// TestCloseStuckDevice: the run is told of all the same, and the others are closed.
+// TestCloseStuckDevice: the run is reported all the same, and the other devices are closed.
 func TestCloseStuckDevice(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		stuck, other := &stuckDevice{free: make(chan struct{})}, &closable{}

@@ -22,7 +22,7 @@ type Incoming struct {
 	Flags       *Flags
 	State       *State
 	Specs       []input.Device
-	Reconnect   time.Duration   // how long a source may take to come back
+	Reconnect   time.Duration   // how long a source may take to reconnect
 	Continued   *journal.Record // the newest of the migration that continues, nil for none
 	overwritten journals        // what is older than what the devices hold
 }
@@ -232,7 +232,7 @@ func isInterrupted(now vfio.State) bool { return now == vfio.Resuming || now == 
 
 // Unserved is the outcome of a run that ends before the engine starts: what was promised of a
 // migration that was to continue stays. A migration at RUNNING is not committed either: its
-// source may not know, and nobody has looked at the devices.
+// source may not know, and the devices were not looked at.
 func (i *Incoming) Unserved(err error) (migration.Report, error) {
 	if i.Continued == nil || slices.Contains([]handoff.Record{handoff.None, handoff.Open, handoff.Aborted}, i.Continued.Record) {
 		return migration.Report{Outcome: migration.Aborted}, err

@@ -109,7 +109,7 @@ func (r *Recorded) About() string {
 // journals are those in --state-dir that may be about the devices of the command line.
 type journals []Recorded
 
-// settled are the records of which a run needs no more than the newest: there may be
+// settled are the records whose newest is enough for a run: there may be
 // thousands. A record that names a copy which may be the only one is not settled.
 var settled = []handoff.Record{handoff.Owner, handoff.None, handoff.Aborted, handoff.Done, handoff.Running}
 

@@ -51,8 +51,8 @@ func (o *Outgoing) Announce(warn func(text string)) {
 	}
 }
 
-// OpenNamed opens the journal that --migration names. Its record may be the outcome, whatever
-// the devices are.
+// OpenNamed opens the journal that --migration names. Its record may be the outcome, for
+// any devices.
 func (o *Outgoing) OpenNamed() error {
 	if err := o.State.check(); err != nil || o.Flags.migration == "" {
 		return err

@@ -18,7 +18,7 @@ import (
 // one that continues. A failure is no reason to refuse a new migration: warn reports it.
 func (s *State) Sweep(devices []input.Opened, continued *journal.Record, warn func(text string)) {
 	if s.Directory() == "" {
-		return // nobody knows what is over
+		return // without journals it is not known which migrations are over
 	}
 	for _, d := range devices {
 		r, ok := d.Device.(vfio.Resumable)

@@ -158,7 +158,7 @@ func exitCode(o migration.Outcome, code transport.Code, remote bool) int {
 	return reasonOf(code).here
 }
 
-// ofCode is the hint for a cause of which only the code is known.
+// ofCode is the hint for a cause that is known by its code alone.
 func (s Scene) ofCode(code transport.Code, remote bool) string {
 	if remote {
 		return reasonOf(code).hintThere(s)

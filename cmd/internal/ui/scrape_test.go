@@ -99,7 +99,7 @@ func TestScrape(t *testing.T) {
 	}
 }
 
-// TestScrapeByName: nobody's web page can have a browser ask in its own name.
+// TestScrapeByName: no web page can have a browser scrape under the page's name.
 func TestScrapeByName(t *testing.T) {
 	for _, c := range []struct {
 		address, host string
@@ -157,7 +157,7 @@ func TestScrapersAreBounded(t *testing.T) {
 	}
 }
 
-// TestMetricsAddress: what cannot be listened on is said, with a hint, and nothing is told.
+// TestMetricsAddress: an address that cannot be listened on is an error with a hint, and no event.
 func TestMetricsAddress(t *testing.T) {
 	dir := t.TempDir()
 	file := filepath.Join(dir, "precious")
@@ -194,7 +194,7 @@ func TestMetricsAddress(t *testing.T) {
 	}
 }
 
-// TestServingEvent is told in the way that the address of a mig-recv is.
+// TestServingEvent: the event is like that of the address of a mig-recv.
 func TestServingEvent(t *testing.T) {
 	var events, lines, bars bytes.Buffer
 	j := newJSONView("mig-send", io.Discard, &events)

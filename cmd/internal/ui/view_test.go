@@ -180,7 +180,7 @@ func TestLinesSayThatNothingMoves(t *testing.T) {
 	}
 }
 
-// TestLinesEnd: a device that has nothing left to send is told of once.
+// TestLinesEnd: a device with nothing left to send has one line.
 func TestLinesEnd(t *testing.T) {
 	var err bytes.Buffer
 	l := newLineView("mig-send", &err, io.Discard)
@@ -430,7 +430,7 @@ func BenchmarkScrape(b *testing.B) {
 	}
 }
 
-// BenchmarkNote is what metrics cost a migration that nobody scrapes.
+// BenchmarkNote is the cost of metrics for a migration without a scraper.
 func BenchmarkNote(b *testing.B) {
 	events := underWay(journal.Source)
 	l := new(latest)

@@ -1,5 +1,5 @@
 // Package witness has registers outside of both hosts that decide who has the
-// devices of an attempt when nobody else can: written once, by whoever asks first.
+// devices of an attempt when neither side can: each is written once, by the side that asks first.
 //
 // A register never runs anything and proves nothing about who does. It keeps two
 // sides from taking the devices over each without the other's word.
@@ -21,10 +21,10 @@ const Timeout = 5 * time.Second
 // Witness has one register for each attempt.
 type Witness interface {
 	// Name tells this witness from all others, at most MaxName bytes: the two sides
-	// compare it. It is the same on both hosts, whatever way leads there.
+	// compare it. It is the same on both hosts, by any path.
 	Name() string
 	// Decide asks for the attempt's register in the name of one side, and says who has
-	// it: me, if nobody had asked before or if this side had it already. After an error
+	// it: me, if no side had asked before or if this side had it already. After an error
 	// the winner is unknown, and may be either. It returns when ctx ends; what was
 	// asked may take effect all the same.
 	Decide(ctx context.Context, attempt migration.Attempt, me handoff.Side) (winner handoff.Side, err error)
