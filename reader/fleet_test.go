@@ -42,7 +42,7 @@ type brokenDevice struct {
 
 func (d *brokenDevice) State() (vfio.State, error) {
 	if d.broken {
-		return vfio.Error, nil
+		return vfio.StateError, nil
 	}
 	return d.Device.State()
 }
@@ -60,8 +60,8 @@ func (d *brokenDevice) SetState(to vfio.State) (vfio.Stream, error) {
 // returns to RUNNING.
 func TestFleetResumeWhole(t *testing.T) {
 	for whole, want := range map[bool][]vfio.State{
-		true:  {vfio.Error, vfio.Stop},
-		false: {vfio.Error, vfio.Running},
+		true:  {vfio.StateError, vfio.Stop},
+		false: {vfio.StateError, vfio.Running},
 	} {
 		var sources []Source
 		for _, profile := range []string{"mlx5", "hisi_acc"} { // with P2P, and without: it runs later

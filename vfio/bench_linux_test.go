@@ -7,14 +7,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// BenchmarkCall is what a call on a device costs beside what its driver does: the lock of
-// the descriptor, and all signals blocked and unblocked. The files below stand in for it:
-// /dev/zero gives at once, /dev/null takes at once, and knows no ioctl. "bare" is the
-// system call alone.
+// BenchmarkCall measures the overhead of a call on a device: the descriptor's lock, and the
+// blocking and unblocking of all signals. Files replace the device: a read of /dev/zero and a
+// write to /dev/null return at once, and /dev/null supports no ioctl. "bare" measures the system
+// call alone.
 func BenchmarkCall(b *testing.B) {
 	zero, null := openFile(b, "/dev/zero"), openFile(b, "/dev/null")
 	source := &stream{fd: descriptor{kernel: host{}, fd: zero}}
-	sink := &stream{fd: descriptor{kernel: host{}, fd: null}}
+	destination := &stream{fd: descriptor{kernel: host{}, fd: null}}
 	page, chunk := make([]byte, 4<<10), make([]byte, 1<<20)
 	for _, c := range []struct {
 		name string
@@ -25,10 +25,10 @@ func BenchmarkCall(b *testing.B) {
 		{"read-1MiB/bare", func() error { _, err := unix.Read(zero, chunk); return err }},
 		{"read-1MiB/stream", func() error { _, err := source.Read(chunk); return err }},
 		{"write/bare", func() error { _, err := unix.Write(null, chunk); return err }},
-		{"write/stream", func() error { _, err := sink.Write(chunk); return err }},
+		{"write/stream", func() error { _, err := destination.Write(chunk); return err }},
 		{"pending", func() error {
 			info := precopyInfo{argsz: 24}
-			if err := sink.fd.call(reqMigGetPrecopyInfo, &info); !errors.Is(err, unix.ENOTTY) {
+			if err := destination.fd.call(reqMigGetPrecopyInfo, &info); !errors.Is(err, unix.ENOTTY) {
 				return err
 			}
 			return nil

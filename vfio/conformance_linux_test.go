@@ -9,29 +9,30 @@ import (
 	"github.com/migpipe/migpipe/vfio/vfiotest"
 )
 
-// TestKernelConformance runs the suite on two kernel devices of one kind,
-// named as vfio.Open takes them or as device URLs, whose state may be lost:
+// TestKernelConformance runs the suite on two kernel devices of one kind. It
+// discards their state. A name is one that vfio.Open accepts, or a device URL:
 //
 //	MIGPIPE_VFIO_DEVICE=SOURCE,DESTINATION
 func TestKernelConformance(t *testing.T) {
 	names := os.Getenv("MIGPIPE_VFIO_DEVICE")
 	if names == "" {
-		t.Skip("SKIP: MIGPIPE_VFIO_DEVICE names no devices (SOURCE,DESTINATION) to test with")
+		t.Skip("SKIP: MIGPIPE_VFIO_DEVICE is not set to the devices to test (SOURCE,DESTINATION)")
 	}
 	source, destination, ok := strings.Cut(names, ",")
 	if !ok {
-		t.Fatalf("MIGPIPE_VFIO_DEVICE=%s: want two devices, SOURCE,DESTINATION", names)
+		t.Fatalf("MIGPIPE_VFIO_DEVICE=%s: must name two devices, SOURCE,DESTINATION", names)
 	}
 	vfiotest.Run(t, vfiotest.Config{
-		Source:            opens(source),
-		Destination:       opens(destination),
+		Source:            deviceOpener(source),
+		Destination:       deviceOpener(destination),
 		DetectsTruncation: detectsTruncation(t, destination),
 	})
 }
 
-// opens resets a device that the test before left elsewhere than in RUNNING:
-// mtty keeps its state over its last close.
-func opens(name string) func(*testing.T) vfio.Device {
+// deviceOpener returns a function that opens a device and resets it to RUNNING,
+// if an earlier test left it in another state: mtty retains its state over its
+// last close.
+func deviceOpener(name string) func(*testing.T) vfio.Device {
 	return func(t *testing.T) vfio.Device {
 		t.Helper()
 		d, err := vfio.Open(strings.TrimPrefix(name, "vfio:"))
@@ -47,10 +48,11 @@ func opens(name string) func(*testing.T) vfio.Device {
 	}
 }
 
-// detectsTruncation: half of the drivers load whatever they were given.
+// detectsTruncation reports whether the driver refuses a truncated stream. Half
+// of the drivers load it.
 func detectsTruncation(t *testing.T, name string) bool {
 	t.Helper()
-	d := opens(name)(t)
+	d := deviceOpener(name)(t)
 	defer d.Close()
 	t.Logf("%s: %+v, %+v", name, vfio.Describe(d), d.Features())
 	driver := vfio.Describe(d).Driver

@@ -6,42 +6,43 @@ import (
 	"reflect"
 )
 
-// What a Device may not do. An engine that went on with it would wait for ever, or let a guest
-// run twice.
+// Violations of the contract of [Device]. An engine that ignored one would wait for ever, or
+// let a guest run twice.
 var (
-	ErrNoSession    = errors.New("the device gave no data session where the state opens one")
-	ErrStraySession = errors.New("the device gave a data session where the state opens none")
-	ErrElsewhere    = errors.New("the device reports success and is in another state")
+	ErrNoSession    = errors.New("device returned no data session for a state that opens one")
+	ErrStraySession = errors.New("device returned a data session for a state that opens none")
+	ErrElsewhere    = errors.New("device reports success but is in another state")
 )
 
-// Enter is d.SetState(to), held against the contract. opens says whether that opens a data
-// session (see [OpensSession]). With an error it returns no Stream, and has closed the one that
-// the device gave. After ErrStraySession the device is in the state all the same.
+// Enter calls d.SetState(to) and checks the result against the contract of [Device]. opens says
+// whether the request opens a data session (see [OpensSession]). If Enter fails it returns no
+// Stream, and has closed the one that the device returned. After ErrStraySession the device is
+// in the requested state.
 func Enter(d Device, to State, opens bool) (Stream, error) {
 	s, err := d.SetState(to)
-	given := CheckSession(s) == nil
+	hasSession := CheckSession(s) == nil
 	if err == nil {
-		err = arrived(d, to, opens, given)
+		err = checkEntered(d, to, opens, hasSession)
 	}
 	switch {
-	case err == nil && given:
+	case err == nil && hasSession:
 		return s, nil
-	case given:
+	case hasSession:
 		_ = s.Close()
 	}
 	return nil, err
 }
 
-// arrived holds what a SetState has done against the contract.
-func arrived(d Device, to State, opens, given bool) error {
+// checkEntered checks the result of a successful SetState against the contract of [Device].
+func checkEntered(d Device, to State, opens, hasSession bool) error {
 	now, err := d.State()
 	switch {
 	case err != nil:
 	case now != to:
-		err = fmt.Errorf("%w: it says %v", ErrElsewhere, now)
-	case opens && !given:
+		err = fmt.Errorf("%w: %v", ErrElsewhere, now)
+	case opens && !hasSession:
 		err = ErrNoSession
-	case !opens && given:
+	case !opens && hasSession:
 		err = ErrStraySession
 	}
 	if err != nil {
@@ -50,7 +51,7 @@ func arrived(d Device, to State, opens, given bool) error {
 	return nil
 }
 
-// CheckSession says ErrNoSession for a Stream that is nil, or a nil pointer.
+// CheckSession returns ErrNoSession for a Stream that is nil or holds a nil pointer.
 func CheckSession(s Stream) error {
 	if s == nil {
 		return ErrNoSession

@@ -6,8 +6,8 @@ import (
 )
 
 // descriptor is an fd that calls share. It is closed when the last call that
-// uses it has returned: closing it under a blocked read would not wake the
-// read, and would let its number be given to another file meanwhile.
+// uses it has returned. A close under a blocked read would not wake the read,
+// and the kernel could give the number to another file meanwhile.
 type descriptor struct {
 	kernel
 	mu     sync.Mutex
@@ -15,10 +15,11 @@ type descriptor struct {
 	users  int
 	closed bool
 
-	closes func() // closes what the fd needs, after the fd; may be nil
+	onClose func() // called after the fd was closed, to release what it needed; may be nil
 }
 
-// acquire gives the fd until release, or fails with os.ErrClosed.
+// acquire returns the fd, which stays open until release. It fails with
+// os.ErrClosed.
 func (d *descriptor) acquire() (int, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -36,8 +37,8 @@ func (d *descriptor) release() {
 	d.closeUnused()
 }
 
-// shut closes the fd now or when its last user releases it.
-func (d *descriptor) shut() {
+// closeWhenUnused closes the fd now, or when its last user releases it.
+func (d *descriptor) closeWhenUnused() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.closed {
@@ -50,8 +51,8 @@ func (d *descriptor) shut() {
 func (d *descriptor) closeUnused() {
 	if d.closed && d.users == 0 {
 		d.kernel.close(d.fd)
-		if d.closes != nil {
-			d.closes()
+		if d.onClose != nil {
+			d.onClose()
 		}
 	}
 }

@@ -2,16 +2,17 @@
 // devices, their migration states, and the stream (the data_fd) that a device
 // yields while it is saved and consumes while it is resumed.
 //
-// Two small interfaces carry everything: [Device] moves between [State]s, and
-// [Stream] is the session's byte stream. [Open] and [FromFD] give kernel
-// devices; package vfio/sim has simulated ones that behave like the in-tree
-// drivers, package vfio/file turns files into devices, and package
-// vfio/vfiotest is the suite that each of them passes.
+// Two interfaces carry everything: [Device] moves between [State]s, and
+// [Stream] is the session's byte stream. [Open] and [FromFD] return kernel
+// devices. Package vfio/sim has simulated devices that behave like the in-tree
+// drivers. Package vfio/file turns files into devices. Package vfio/vfiotest is
+// the suite that each of them passes.
 //
-// The pure rules of the state machine (which arcs a request walks, which
-// requests open a session, which are refused) are in next.go; the uAPI's
-// structures and numbers are in uapi.go; every raw system call is in
-// sys_linux.go; nothing needs unsafe.
+// The files divide the work:
+//   - next.go holds the pure rules of the state machine: which arcs a request
+//     walks, which requests open a session, which are refused;
+//   - uapi.go holds the uAPI's structures and numbers;
+//   - sys_linux.go holds every raw system call. Nothing needs unsafe.
 //
 // The source of every rule is include/uapi/linux/vfio.h.
 package vfio

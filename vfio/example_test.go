@@ -9,9 +9,9 @@ import (
 	"github.com/migpipe/migpipe/vfio"
 )
 
-// A VMM that owns the file descriptors makes a device of its own: its SetState asks the VMM,
-// and the stream is what the VMM hands over. This one keeps its state in memory. The suite
-// vfiotest.Run tells whether a device keeps to the contract.
+// A VMM that owns the file descriptors implements a Device: its SetState calls the VMM, and the
+// stream is the fd that the VMM passes. The device of this example has its state in memory. The
+// suite vfiotest.Run checks whether a device keeps the contract.
 func ExampleDevice() {
 	source, destination := &register{state: vfio.Running, value: []byte("42")}, &register{state: vfio.Running}
 

@@ -13,34 +13,34 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// fakeKernel is a kernel with one VFIO device that behaves as the uAPI says,
-// and that fails where a test wants it to. Calls have names as "set PRE_COPY",
-// "get", "reset", "read", "write", "pending", "size" or "open PATH".
+// fakeKernel is a kernel with one VFIO device that behaves as the uAPI defines.
+// A test scripts its failures. Calls have names as "set PRE_COPY", "get",
+// "reset", "read", "write", "pending", "size" or "open PATH".
 type fakeKernel struct {
 	t  *testing.T
 	mu sync.Mutex
 
-	flags   uint64 // of VFIO_DEVICE_FEATURE_MIGRATION
-	absent  unix.Errno
-	lacks   []uint32 // feature indices that answer absent
+	flags   uint64     // of VFIO_DEVICE_FEATURE_MIGRATION
+	absent  unix.Errno // the errno for features in lacks
+	lacks   []uint32   // indices of features that the device does not have
 	state   State
-	session int    // the live session's fd, 0 for none
-	out     []byte // what the session still yields
-	in      []byte // what it was given
+	session int    // the open session's fd, 0 for none
+	out     []byte // the bytes that the session still yields
+	in      []byte // the bytes that were written to it
 	size    uint64
 	pending precopyInfo // flags here are or'ed into those of the caller
 
-	script map[string][]result // what the next calls of a name do instead
+	script map[string][]result // results of the next calls, by name
 	nextFD int
-	files  map[int]string // open fds and what they are
+	files  map[int]string // the kind of each open fd
 	calls  []string
 }
 
-// result is what a scripted call returns; then, if set, happens before.
+// result is the result of a scripted call. before, if set, runs first.
 type result struct {
-	n    int
-	err  error
-	then func(k *fakeKernel)
+	n      int
+	err    error
+	before func(k *fakeKernel)
 }
 
 const fakeDeviceFD = 100
@@ -54,7 +54,7 @@ func newFakeKernel(t *testing.T) *fakeKernel {
 	return k
 }
 
-// device opens the fake's device as the given driver's.
+// device opens the fake's device with the given description.
 func (k *fakeKernel) device(info Info) *device {
 	k.t.Helper()
 	d, err := newDevice(k, fakeDeviceFD, "dev0", info, nil)
@@ -65,16 +65,17 @@ func (k *fakeKernel) device(info Info) *device {
 	return d
 }
 
-// fail makes the next calls of that name fail with these errors, one by one.
+// fail makes the next calls of a name fail with these errors, one error per call.
 func (k *fakeKernel) fail(call string, errs ...error) {
 	for _, err := range errs {
 		k.script[call] = append(k.script[call], result{err: err})
 	}
 }
 
-func (k *fakeKernel) does(call string, r ...result) { k.script[call] = append(k.script[call], r...) }
+// returns makes the next calls of a name return these results, one result per call.
+func (k *fakeKernel) returns(call string, r ...result) { k.script[call] = append(k.script[call], r...) }
 
-// enter logs a call and gives what the script has for it.
+// enter logs a call and returns its scripted result, if it has one.
 func (k *fakeKernel) enter(call string) (result, bool) {
 	k.calls = append(k.calls, call)
 	queue := k.script[call]
@@ -82,13 +83,13 @@ func (k *fakeKernel) enter(call string) (result, bool) {
 		return result{}, false
 	}
 	k.script[call] = queue[1:]
-	if queue[0].then != nil {
-		queue[0].then(k)
+	if queue[0].before != nil {
+		queue[0].before(k)
 	}
 	return queue[0], true
 }
 
-// count says how often a call was made, by its name or the name's first word.
+// count returns how often a call was made, by its name or the name's first word.
 func (k *fakeKernel) count(name string) (n int) {
 	for _, c := range k.calls {
 		if c == name || strings.HasPrefix(c, name+" ") {
@@ -144,7 +145,7 @@ func (k *fakeKernel) ioctl(fd int, req uint32, arg any) (int, error) {
 	return k.openingIoctl(req, arg)
 }
 
-// openingIoctl answers what leads to a device fd.
+// openingIoctl handles the ioctls that open a device.
 func (k *fakeKernel) openingIoctl(req uint32, arg any) (int, error) {
 	r, ok := k.enter(fmt.Sprintf("ioctl %#x", req))
 	switch {
@@ -184,7 +185,7 @@ func (k *fakeKernel) feature(arg any) error {
 	return nil
 }
 
-// set echoes the requested state whether it reaches it or not.
+// set writes the requested state back, even if it fails.
 func (k *fakeKernel) set(a *featureStateArg) error {
 	to := a.state
 	a.dataFD = -1

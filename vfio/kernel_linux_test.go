@@ -20,11 +20,11 @@ func wantIs(t *testing.T, err error, targets ...error) {
 	}
 }
 
-// wantNow checks where a failed SetState says that the device is.
+// wantNow checks the state that the error of a failed SetState names.
 func wantNow(t *testing.T, err error, now State) {
 	t.Helper()
 	if e, ok := errors.AsType[*TransitionError](err); !ok || e.Now != now || e.NowErr != nil {
-		t.Errorf("error is %v, want a TransitionError that says %v", err, now)
+		t.Errorf("error is %v, want a TransitionError with the state %v", err, now)
 	}
 }
 
@@ -50,7 +50,7 @@ func TestProbe(t *testing.T) {
 		{"everything", 7, nil, 0, all},
 		{"quirk8_old_kernel_ENOTTY", 7, old, unix.ENOTTY, Features{P2P: true, PreCopy: true}},
 		{"quirk8_old_kernel_EINVAL", 7, old, unix.EINVAL, Features{P2P: true, PreCopy: true}},
-		{"no_precopy_no_opt_in", 3, nil, 0, Features{P2P: true, DataSize: true}},
+		{"no_precopy_no_info_v2", 3, nil, 0, Features{P2P: true, DataSize: true}},
 		{"stop_copy_only", 1, nil, 0, Features{DataSize: true}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -60,9 +60,9 @@ func TestProbe(t *testing.T) {
 			if err != nil || d.Features() != c.want {
 				t.Fatalf("got %+v, %v", d.Features(), err)
 			}
-			optedIn := slices.Contains(k.calls, "feature 0x2000c")
-			if optedIn != c.want.PreCopyInfoV2 {
-				t.Errorf("opted in to the flags of precopy_info: %v", optedIn)
+			enabled := slices.Contains(k.calls, "feature 0x2000c")
+			if enabled != c.want.PreCopyInfoV2 {
+				t.Errorf("PRECOPY_INFOv2 enabled: %v", enabled)
 			}
 		})
 	}
@@ -99,7 +99,7 @@ func TestSetStateSessions(t *testing.T) {
 		t.Error("STOP gave a stream")
 	}
 	if _, err := first.Read(make([]byte, 8)); !errors.Is(err, ErrSessionLost) {
-		t.Errorf("reading a session that was left: %v", err)
+		t.Errorf("read of a session that has ended: %v", err)
 	}
 	if s := mustSet(t, d, Resuming); s == nil {
 		t.Error("RESUMING gave no stream")
@@ -128,7 +128,7 @@ func TestReset(t *testing.T) {
 			}
 		})
 	})
-	t.Run("no_reset_at_all", func(t *testing.T) {
+	t.Run("no_reset_support", func(t *testing.T) {
 		k := newFakeKernel(t)
 		k.fail("reset", unix.EINVAL)
 		wantIs(t, k.device(Info{}).Reset(), errors.ErrUnsupported)
@@ -166,12 +166,12 @@ func TestStopCopySize(t *testing.T) {
 		_, err := k.device(Info{}).StopCopySize()
 		wantIs(t, err, errors.ErrUnsupported)
 		if k.count("size") != 0 {
-			t.Error("asked all the same")
+			t.Error("the driver was called")
 		}
 	})
 }
 
-// TestQuirk39SharedState lets another owner move the device.
+// TestQuirk39SharedState has another owner change the device's state.
 func TestQuirk39SharedState(t *testing.T) {
 	k := newFakeKernel(t)
 	d := k.device(Info{})
@@ -179,11 +179,11 @@ func TestQuirk39SharedState(t *testing.T) {
 	_, err := d.SetState(PreCopy)
 	wantIs(t, err, ErrBlocked)
 	if now, err := d.State(); now != StopCopy || err != nil {
-		t.Errorf("State says %v, %v", now, err)
+		t.Errorf("State returned %v, %v", now, err)
 	}
 }
 
-// TestQuirk37WriterJoined has SetState wait for a write that is under way.
+// TestQuirk37WriterJoined checks that SetState waits for a write in progress.
 func TestQuirk37WriterJoined(t *testing.T) {
 	k := newFakeKernel(t)
 	d := k.device(Info{})
@@ -198,7 +198,7 @@ func TestQuirk37WriterJoined(t *testing.T) {
 	sets := k.count("set")
 	k.mu.Unlock()
 	if sets != 1 {
-		t.Errorf("%d SETs while a write was under way, want only that to RESUMING", sets)
+		t.Errorf("%d SETs while a write was in progress, want only that to RESUMING", sets)
 	}
 	unlock()
 	wg.Wait()
@@ -209,7 +209,7 @@ func TestQuirk37WriterJoined(t *testing.T) {
 	}
 }
 
-// TestQuirk37SessionReplaced ends a load by a request that opens a session.
+// TestQuirk37SessionReplaced ends a load by a request that opens another session.
 func TestQuirk37SessionReplaced(t *testing.T) {
 	k, d, s := session(t, "virtio", Resuming)
 	mustSet(t, d, PreCopy)
@@ -220,7 +220,7 @@ func TestQuirk37SessionReplaced(t *testing.T) {
 	}
 }
 
-// TestQuirk28StopDiscardsPreCopy: legal, and the end of the session.
+// TestQuirk28StopDiscardsPreCopy checks that PRE_COPY -> STOP is legal and ends the session.
 func TestQuirk28StopDiscardsPreCopy(t *testing.T) {
 	_, d, s := session(t, "mlx5", PreCopy)
 	mustSet(t, d, Stop)
@@ -228,12 +228,12 @@ func TestQuirk28StopDiscardsPreCopy(t *testing.T) {
 	wantIs(t, err, ErrSessionLost)
 }
 
-// TestQuirk48BesideASet asks while a SET sleeps in the kernel: nothing waits for
-// it here, but for Pending, as in the kernel.
+// TestQuirk48BesideASet makes calls while a SET sleeps in the kernel. Only
+// Pending waits for the SET, as in the kernel.
 func TestQuirk48BesideASet(t *testing.T) {
 	k, d, s := session(t, "mlx5", PreCopy)
 	asked := make(chan error, 1)
-	k.does("set STOP_COPY", result{then: func(k *fakeKernel) {
+	k.returns("set STOP_COPY", result{before: func(k *fakeKernel) {
 		k.mu.Unlock()
 		defer k.mu.Lock()
 		for name, ask := range map[string]func() error{
@@ -258,15 +258,15 @@ func TestQuirk48BesideASet(t *testing.T) {
 	wantIs(t, <-asked, ErrNotPreCopy)
 }
 
-// TestQuirk19BlockedWrite makes every call beside a write that sleeps in the
-// driver. What ends the session waits for it always, and what asks does while
-// the driver holds the device's lock; nothing hangs for ever.
+// TestQuirk19BlockedWrite makes every call while a write sleeps in the driver.
+// Calls that end the session always wait for the write. Queries wait while the
+// driver holds the device's lock. No call hangs for ever.
 func TestQuirk19BlockedWrite(t *testing.T) {
 	for _, c := range []struct {
 		name  string
 		call  func(d Device, s Stream) error
-		sends string // what the kernel may see only behind the write
-		waits bool   // without the device's lock too
+		sends string // the call that must reach the kernel after the write
+		waits bool   // whether it waits even without the device's lock
 	}{
 		{"quirk19_State", func(d Device, _ Stream) error { _, err := d.State(); return err }, "", false},
 		{"quirk19_StopCopySize", func(d Device, _ Stream) error { _, err := d.StopCopySize(); return err }, "", false},
@@ -283,10 +283,10 @@ func TestQuirk19BlockedWrite(t *testing.T) {
 				go func() { called <- c.call(d, s) }()
 				if c.waits || locked {
 					if returns(called, 20*time.Millisecond) {
-						t.Error("does not wait for the write")
+						t.Error("the call does not wait for the write")
 					}
 				} else if !returns(called, 10*time.Second) {
-					t.Error("waits for the write")
+					t.Error("the call waits for the write")
 				}
 				release()
 				if !returns(written, 10*time.Second) || !returns(called, 10*time.Second) {
@@ -303,11 +303,11 @@ func TestQuirk19BlockedWrite(t *testing.T) {
 	}
 }
 
-// blockedWrite begins a write that sleeps in the kernel until it is released,
-// with the device's lock or without, and returns when it sleeps.
+// blockedWrite starts a write that sleeps in the kernel until release, with the
+// device's lock or without. It returns when the write sleeps.
 func blockedWrite(k *fakeKernel, s Stream, locked bool) (release func(), written chan error) {
 	asleep, wake := make(chan struct{}), make(chan struct{})
-	k.does("write", result{n: 5, then: func(k *fakeKernel) {
+	k.returns("write", result{n: 5, before: func(k *fakeKernel) {
 		if !locked {
 			k.mu.Unlock()
 		}
@@ -327,8 +327,8 @@ func blockedWrite(k *fakeKernel, s Stream, locked bool) (release func(), written
 	return func() { close(wake) }, written
 }
 
-// returns reports whether a call that tells its result to a channel of one
-// returns in time.
+// returns reports whether a call, which sends its result to a channel of
+// capacity 1, returns in time.
 func returns(result chan error, in time.Duration) bool {
 	select {
 	case err := <-result:
@@ -348,7 +348,7 @@ func TestStateFails(t *testing.T) {
 	_, err = d.SetState(Stop)
 	wantIs(t, err, unix.EIO)
 	if k.count("set") != 0 {
-		t.Error("a SET went out although the state is unknown")
+		t.Error("a SET reached the kernel although the state is unknown")
 	}
 }
 
@@ -365,6 +365,6 @@ func TestCloseIsIdempotent(t *testing.T) {
 		t.Errorf("left open: %v", k.files)
 	}
 	if _, err := d.State(); err == nil {
-		t.Error("a closed device answers")
+		t.Error("State of a closed device succeeds")
 	}
 }

@@ -15,7 +15,7 @@ var letters = map[byte]State{
 	'S': Stop, 'R': Running, 'C': StopCopy, 'L': Resuming, 'P': RunningP2P, 'Y': PreCopy, 'Z': PreCopyP2P,
 }
 
-// nextTables holds the whole of Next: a row per current state, a column per
+// nextTables holds all results of Next: a row per current state, a column per
 // requested one, both in the order S R C L P Y Z. "!" is blocked, "-" is a
 // state that the device lacks.
 var nextTables = []struct {
@@ -88,19 +88,19 @@ func checkCell(t *testing.T, from, to State, f Features, want byte) {
 		}
 	}
 	if legal := Legal(from, to, f); (legal == nil) != (err == nil) {
-		t.Errorf("%+v: %v -> %v: Legal says %v, Next %v", f, from, to, legal, err)
+		t.Errorf("%+v: %v -> %v: Legal returned %v, Next %v", f, from, to, legal, err)
 	}
 }
 
 func TestNextErrorState(t *testing.T) {
 	full := Features{P2P: true, PreCopy: true}
 	for to := range State(9) {
-		if _, err := Next(Error, to, full); !errors.Is(err, ErrInError) {
+		if _, err := Next(StateError, to, full); !errors.Is(err, ErrInError) {
 			t.Errorf("ERROR -> %v: got %v, want ErrInError", to, err)
 		}
 	}
 	for from := Stop; from <= PreCopyP2P; from++ {
-		for _, to := range []State{Error, 8, 1 << 31} {
+		for _, to := range []State{StateError, 8, 1 << 31} {
 			if _, err := Path(from, to, full); !errors.Is(err, ErrUnsupportedState) {
 				t.Errorf("%v -> %v: got %v, want ErrUnsupportedState", from, to, err)
 			}
@@ -149,7 +149,7 @@ func TestOpensSession(t *testing.T) {
 	}
 }
 
-// TestPathProperties walks from anywhere to anywhere.
+// TestPathProperties checks the paths between random states.
 func TestPathProperties(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		from := State(rapid.Uint32Range(0, 9).Draw(t, "from"))
@@ -174,20 +174,20 @@ func checkPath(t *rapid.T, from, to State, f Features, path []State) {
 		t.Fatalf("%v -> %v: walks %v", from, to, path)
 	}
 	for _, s := range path[:len(path)-1] {
-		carriesOn := s == PreCopyP2P && from.Saving() && to.Saving()
-		if !f.Has(s) || (s.Saving() || s == Resuming) && !carriesOn {
+		sameSession := s == PreCopyP2P && from.Saving() && to.Saving()
+		if !f.Has(s) || (s.Saving() || s == Resuming) && !sameSession {
 			t.Fatalf("%v -> %v: walks through %v: %v", from, to, s, path)
 		}
 	}
 }
 
-// TestRunOrder walks a device with P2P and one without to RUNNING: while one may
-// initiate, no other that could wait for it has yet to answer. What a caller
-// writes into its copy changes nothing for others.
+// TestRunOrder walks a device with P2P and one without to RUNNING. No device may
+// initiate DMA while another cannot answer it. A caller that modifies its copy
+// of the order changes nothing for others.
 func TestRunOrder(t *testing.T) {
-	spoiled := RunOrder()
-	clear(spoiled[:])
-	at := map[bool]State{true: Stop, false: Stop} // by whether it has P2P
+	copied := RunOrder()
+	clear(copied[:])
+	at := map[bool]State{true: Stop, false: Stop} // key: whether the device has P2P
 	for _, step := range RunOrder() {
 		if step.To == Running && at[true] == Stop {
 			t.Errorf("%+v comes while the device with P2P is in STOP", step)
@@ -201,6 +201,6 @@ func TestRunOrder(t *testing.T) {
 		at[step.P2P] = step.To
 	}
 	if at[true] != Running || at[false] != Running {
-		t.Errorf("in the end: %v", at)
+		t.Errorf("after the last step: %v", at)
 	}
 }

@@ -14,7 +14,7 @@ import (
 	"github.com/migpipe/migpipe/internal/lockfile"
 )
 
-// opener opens devices; tests give it a kernel and a tree of their own.
+// opener opens devices. Tests use a scripted kernel and a tree of their own.
 type opener struct {
 	kernel
 	tree
@@ -23,16 +23,16 @@ type opener struct {
 
 var system = opener{kernel: host{}, owned: newOwned()}
 
-// Open opens the device that a user names: the path of its cdev
+// Open opens a device by name. The name is the path of its cdev
 // ("/dev/vfio/devices/vfio0", Linux 6.6 and later), its PCI address
-// ("0000:3b:00.1") or the UUID of a mediated device. The latter two are opened
-// by their cdev if they have one, by their IOMMU group otherwise. Devices of one
-// group share it: it is closed with the last of them.
+// ("0000:3b:00.1") or the UUID of a mediated device. Open uses the cdev of a
+// device that has one, and otherwise its IOMMU group. Devices of one group share
+// it: it is closed with the last of them.
 //
-// It fails with ErrBusy where another process has the device, or this process has it
-// open already, with ErrNoMigration where its driver cannot migrate, and with errors
-// that fs.ErrPermission and fs.ErrNotExist match. All of them are of type *OpError,
-// most with a hint.
+// Errors are of type *OpError, most with a hint. Open fails with
+//   - ErrBusy if another process has the device, or this process has it open already;
+//   - ErrNoMigration if its driver cannot migrate;
+//   - errors that match fs.ErrPermission or fs.ErrNotExist.
 func Open(name string) (Device, error) {
 	d, err := system.openName(name)
 	if err != nil {
@@ -41,10 +41,9 @@ func Open(name string) (Device, error) {
 	return d, nil
 }
 
-// FromFD takes over the fd of a device that somebody else has opened, and bound
-// or grouped as it must be; name is what errors call it. The device owns the fd
-// from then on and closes it with itself. An fd that FromFD refuses stays the
-// caller's, as it was.
+// FromFD makes a device of an fd that the caller has opened and bound to an
+// iommufd or a group's container. name is for errors. The device owns the fd and
+// closes it. If FromFD fails, the fd is unchanged and stays the caller's.
 func FromFD(fd int, name string) (Device, error) {
 	d, err := system.adopt(fd, name)
 	if err != nil {
@@ -54,20 +53,19 @@ func FromFD(fd int, name string) (Device, error) {
 	return d, nil
 }
 
-// IsDevice reports whether fd is that of a VFIO device, whether it can migrate
-// or not, and be it a cdev that is not ready for use. It has no effect on fds of
-// any other kind.
+// IsDevice reports whether fd refers to a VFIO device, including one that cannot
+// migrate and a cdev that is not bound. It has no effect on fds of another kind.
 func IsDevice(fd int) bool { return system.isDevice(fd) }
 
 func (o opener) isDevice(fd int) bool {
 	err := o.getInfo(fd)
-	return err == nil || o.unbound(fd, err)
+	return err == nil || o.isUnbound(fd, err)
 }
 
-// unbound reports whether fd is a cdev that is not bound: it answers every ioctl
-// but the bind with EINVAL then, as err is. Other character devices say EINVAL
-// too (/dev/kvm).
-func (o opener) unbound(fd int, err error) bool { return isAny(err, unix.EINVAL) && o.isCdev(fd) }
+// isUnbound reports whether fd refers to a cdev that is not bound. err is the
+// error of an ioctl: such a cdev returns EINVAL for every ioctl but the bind.
+// Other character devices return EINVAL too (/dev/kvm).
+func (o opener) isUnbound(fd int, err error) bool { return isAny(err, unix.EINVAL) && o.isCdev(fd) }
 
 func (o opener) getInfo(fd int) error {
 	_, err := o.ioctl(fd, reqDeviceGetInfo, &deviceInfo{argsz: 24})
@@ -75,7 +73,7 @@ func (o opener) getInfo(fd int) error {
 }
 
 func (o opener) adopt(fd int, name string) (*device, error) {
-	dir, _ := o.ofFD(fd) // an older kernel does not say: what sysfs knows stays unknown
+	dir, _ := o.dirOfFD(fd) // "" on an older kernel: the description stays empty
 	release, err := o.owned.claim(dir, name)
 	if err != nil {
 		return nil, err
@@ -84,14 +82,14 @@ func (o opener) adopt(fd int, name string) (*device, error) {
 	if err != nil {
 		release()
 	}
-	if errors.Is(err, ErrNoMigration) && o.unbound(fd, o.getInfo(fd)) {
-		return nil, hinted(errUnbound, "bind it (VFIO_DEVICE_BIND_IOMMUFD) before it is handed over, "+
+	if errors.Is(err, ErrNoMigration) && o.isUnbound(fd, o.getInfo(fd)) {
+		return nil, withHint(errUnbound, "bind it (VFIO_DEVICE_BIND_IOMMUFD) before you pass it on, "+
 			"or name the device by its path, which opens and binds it")
 	}
 	return d, err
 }
 
-var errUnbound = fmt.Errorf("it is not bound to an iommufd: %w", unix.EINVAL)
+var errUnbound = fmt.Errorf("device is not bound to an iommufd: %w", unix.EINVAL)
 
 func (o opener) openName(name string) (*device, error) {
 	a, err := parseAddress(name)
@@ -102,81 +100,81 @@ func (o opener) openName(name string) (*device, error) {
 		if err := o.checkNode(a.path); err != nil {
 			return nil, err
 		}
-		return o.openCdev(a.path, name, o.ofPath(a.path))
+		return o.openCdev(a.path, name, o.dirOfPath(a.path))
 	}
-	dir, err := o.find(a)
+	dir, err := o.deviceDir(a)
 	if err != nil {
-		return nil, hinted(err, "see /sys/bus/pci/devices and /sys/bus/mdev/devices for what there is")
+		return nil, withHint(err, "see /sys/bus/pci/devices and /sys/bus/mdev/devices for the devices of this host")
 	}
-	d, err := o.openFound(dir, name)
+	d, err := o.openDevice(dir, name)
 	if err != nil {
-		return nil, hinted(err, o.setupHint(a, dir))
+		return nil, withHint(err, o.setupHint(a, dir))
 	}
 	return d, nil
 }
 
-func (o opener) openFound(dir, name string) (*device, error) {
-	if node := o.cdev(dir); node != "" {
+func (o opener) openDevice(dir, name string) (*device, error) {
+	if node := o.cdevNode(dir); node != "" {
 		return o.openCdev(node, name, dir)
 	}
 	return o.openGroup(dir, name)
 }
 
-// own makes name the one owner of the device in dir, and gets its fd. What the fd needs is
-// undone when this fails, and otherwise when the device has closed its fd.
-func (o opener) own(dir, name string, get func(needs *undo) (fd int, err error)) (d *device, err error) {
+// openOwned claims the device in dir for name, and gets its fd by get, which adds to after. The
+// functions of after run if openOwned fails, and otherwise when the device has closed its fd.
+func (o opener) openOwned(dir, name string, get func(after *cleanup) (fd int, err error)) (d *device, err error) {
 	release, err := o.owned.claim(dir, name)
 	if err != nil {
 		return nil, err
 	}
-	needs := undo{release}
+	after := cleanup{release}
 	defer func() {
 		if err != nil {
-			needs.run()
+			after.run()
 		}
 	}()
-	fd, err := get(&needs)
+	fd, err := get(&after)
 	if err != nil {
 		return nil, err
 	}
-	if d, err = newDevice(o.kernel, fd, name, o.describe(dir), needs.run); err != nil {
+	if d, err = newDevice(o.kernel, fd, name, o.describe(dir), after.run); err != nil {
 		o.close(fd)
 	}
 	return d, err
 }
 
-// undo closes what was opened, the last first.
-type undo []func()
+// cleanup is a list of functions that release resources. They run in reverse order.
+type cleanup []func()
 
-func (u undo) run() {
-	for _, f := range slices.Backward(u) {
+func (c cleanup) run() {
+	for _, f := range slices.Backward(c) {
 		f()
 	}
 }
 
-// openCdev opens and binds a cdev. Several processes can open one, a single
+// openCdev opens and binds a cdev. Several processes can open a cdev, but only
 // one can bind it.
 func (o opener) openCdev(node, name, dir string) (*device, error) {
-	return o.own(dir, name, func(needs *undo) (int, error) {
+	return o.openOwned(dir, name, func(after *cleanup) (int, error) {
 		fd, err := o.openNode(node)
 		if err != nil {
-			return -1, o.usedBy(err, dir, node)
+			return -1, o.nameUser(err, dir, node)
 		}
 		iommufd, err := o.bind(fd)
 		if err != nil {
 			o.close(fd)
-			return -1, o.usedBy(err, dir, node)
+			return -1, o.nameUser(err, dir, node)
 		}
-		*needs = append(*needs, func() { o.close(iommufd) })
+		*after = append(*after, func() { o.close(iommufd) })
 		return fd, nil
 	})
 }
 
 // bind binds a cdev to an iommufd of its own.
 func (o opener) bind(fd int) (iommufd int, err error) {
-	iommufd, err = o.openNode(o.at("dev/iommu"))
+	iommufd, err = o.openNode(o.path("dev/iommu"))
 	if isAny(err, unix.ENOENT) {
-		return -1, hinted(err, "this kernel has no iommufd: name the device by its PCI address or UUID to use its group")
+		return -1, withHint(err, "this kernel has no iommufd: name the device by its PCI address or UUID to use its group")
 	}
 	if err != nil {
 		return -1, err
@@ -187,15 +185,15 @@ func (o opener) bind(fd int) (iommufd int, err error) {
 	}
 	o.close(iommufd)
 	switch err = fmt.Errorf("bind to iommufd: %w", err); {
-	case isAny(err, unix.EINVAL): // the answer to a second bind
+	case isAny(err, unix.EINVAL): // the cdev is bound already
 		err = fmt.Errorf("%w: %w", ErrBusy, err)
 	case isAny(err, unix.ENOTTY):
-		err = hinted(err, "want a path below /dev/vfio/devices; name a device without one by its PCI address or UUID")
+		err = withHint(err, "use a path below /dev/vfio/devices; name a device without one by its PCI address or UUID")
 	}
 	return -1, err
 }
 
-// openNode opens a node, and names it where that fails.
+// openNode opens a node. Its error names the node.
 func (o opener) openNode(path string) (int, error) {
 	fd, err := o.open(path)
 	if err != nil {
@@ -204,10 +202,10 @@ func (o opener) openNode(path string) (int, error) {
 	return fd, nil
 }
 
-// usedBy names the process that keeps a device from being used, if that is why, and this user
-// may look at that process. It has the device's node open, or another one of the same group:
-// the kernel lets a group be used by its own node or by cdevs, and by one process.
-func (o opener) usedBy(err error, dir, node string) error {
+// nameUser adds the process that uses a device to an error, if err says that the device is busy
+// and this user may inspect the process. The process has the device's node open, or another node
+// of the same group: the kernel lets one process use a group, by its own node or by cdevs.
+func (o opener) nameUser(err error, dir, node string) error {
 	if !errors.Is(err, ErrBusy) && !isAny(err, unix.EBUSY) {
 		return err
 	}
@@ -215,25 +213,25 @@ func (o opener) usedBy(err error, dir, node string) error {
 	holders := lockfile.Holders(nodes...)
 	for _, node := range nodes {
 		if pid := holders[node]; pid != 0 {
-			return hinted(fmt.Errorf("%w: process %d has %s open", err, pid, node),
-				fmt.Sprintf("end process %d first, or have its VMM lend the device as fd:N", pid))
+			return withHint(fmt.Errorf("%w: process %d has %s open", err, pid, node),
+				fmt.Sprintf("end process %d first, or have its VMM pass the device as fd:N", pid))
 		}
 	}
 	return err
 }
 
-// openGroup opens a device through its IOMMU group, the way of kernels without cdevs.
+// openGroup opens a device through its IOMMU group, as kernels without cdevs require.
 func (o opener) openGroup(dir, name string) (*device, error) {
-	node, err := o.group(dir)
+	node, err := o.groupNode(dir)
 	if err != nil {
 		return nil, err
 	}
-	return o.own(dir, name, func(needs *undo) (int, error) {
-		g, err := o.owned.enter(node, func() (*group, error) { return o.newGroup(node) })
+	return o.openOwned(dir, name, func(after *cleanup) (int, error) {
+		g, err := o.owned.acquireGroup(node, func() (*group, error) { return o.newGroup(node) })
 		if err != nil {
-			return -1, o.usedBy(err, dir, node)
+			return -1, o.nameUser(err, dir, node)
 		}
-		*needs = append(*needs, func() { o.owned.leave(o.kernel, node) })
+		*after = append(*after, func() { o.owned.releaseGroup(o.kernel, node) })
 		fd, err := o.ioctl(g.fd, reqGroupGetDeviceFD, cString(filepath.Base(dir)))
 		if err != nil {
 			return -1, fmt.Errorf("%s: get device: %w", node, err)
@@ -248,12 +246,12 @@ func (o opener) newGroup(node string) (*group, error) {
 	if err != nil {
 		return nil, err
 	}
-	container, err := o.openNode(o.at("dev/vfio/vfio"))
+	container, err := o.openNode(o.path("dev/vfio/vfio"))
 	if err != nil {
 		o.close(fd)
 		return nil, err
 	}
-	if err := o.join(fd, container); err != nil {
+	if err := o.attachContainer(fd, container); err != nil {
 		o.close(fd)
 		o.close(container)
 		return nil, fmt.Errorf("%s: %w", node, err)
@@ -261,8 +259,8 @@ func (o opener) newGroup(node string) (*group, error) {
 	return &group{fd: fd, container: container}, nil
 }
 
-// join puts a group into a container and gives the container an IOMMU.
-func (o opener) join(group, container int) error {
+// attachContainer puts a group into a container and gives the container an IOMMU.
+func (o opener) attachContainer(group, container int) error {
 	if v, err := o.ioctl(container, reqGetAPIVersion, nil); err != nil || v != apiVersion {
 		return fmt.Errorf("container has API version %d, want %d: %w", v, apiVersion, errors.Join(err, errors.ErrUnsupported))
 	}
@@ -271,7 +269,7 @@ func (o opener) join(group, container int) error {
 		return fmt.Errorf("group status: %w", err)
 	}
 	if status.flags&groupViable == 0 {
-		return hinted(errors.New("group is not viable"),
+		return withHint(errors.New("group is not viable"),
 			"bind every device of the IOMMU group to a VFIO driver or to none")
 	}
 	fd := int32(container)
@@ -288,10 +286,10 @@ func (o opener) join(group, container int) error {
 	return nil
 }
 
-// cString gives the address of a NUL-terminated copy of s.
+// cString returns the address of a NUL-terminated copy of s.
 func cString(s string) *byte { return &append([]byte(s), 0)[0] }
 
-// hintError carries the next step to take up to the error that the user sees.
+// hintError carries a hint, the next step to take, up to openError.
 type hintError struct {
 	error
 	hint string
@@ -299,43 +297,43 @@ type hintError struct {
 
 func (e *hintError) Unwrap() error { return e.error }
 
-// hinted adds a hint, unless err has one or there is none.
-func hinted(err error, hint string) error {
+// withHint adds a hint to err, unless err has one already or hint is "".
+func withHint(err error, hint string) error {
 	if _, has := errors.AsType[*hintError](err); has || hint == "" {
 		return err
 	}
 	return &hintError{err, hint}
 }
 
-// setupHint says what the host lacks for a device that could not be opened.
+// setupHint returns the steps that prepare the host for a device that could not be opened.
 func (o opener) setupHint(a address, dir string) string {
 	var todo []string
 	if hint := bindHint(a, boundDriver(dir)); hint != "" {
 		todo = append(todo, hint)
 	}
-	if _, err := o.group(dir); err != nil && a.pci != "" {
+	if _, err := o.groupNode(dir); err != nil && a.pci != "" {
 		todo = append(todo, "it has no IOMMU group: enable the IOMMU in the firmware and on the kernel's command line (intel_iommu=on, amd_iommu=on)")
 	}
 	return strings.Join(todo, "; ")
 }
 
-// bindHint says what to do about a PCI function that could not be opened while
-// it has the given driver.
+// bindHint returns the step to take for a PCI function that could not be opened
+// while it is bound to driver, "" if none.
 func bindHint(a address, driver string) string {
 	switch {
 	case a.pci == "":
 		return ""
 	case driver == "":
-		return "no driver has it: bind it to its VFIO driver, as mlx5_vfio_pci or hisi_acc_vfio_pci"
+		return "no driver is bound: bind it to its VFIO driver, as mlx5_vfio_pci or hisi_acc_vfio_pci"
 	case driver == "vfio-pci":
 		return "vfio-pci cannot migrate: bind it to its own VFIO driver, as mlx5_vfio_pci or hisi_acc_vfio_pci"
 	case !strings.Contains(driver, "vfio"):
-		return "driver " + driver + " has it: bind it to its VFIO driver"
+		return "driver " + driver + " is bound: bind it to its VFIO driver"
 	}
 	return ""
 }
 
-// openError is the one error that leaves this file.
+// openError makes the error of Open and FromFD, with the hint that err carries.
 func openError(name string, err error) error {
 	e := &OpError{Op: "open", Device: name, Offset: -1, Err: err}
 	if h, ok := errors.AsType[*hintError](err); ok {
@@ -366,17 +364,17 @@ var (
 	uuidPattern = regexp.MustCompile(`^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$`)
 )
 
-// CheckName tells whether [Open] understands a name, without looking for the
-// device.
+// CheckName returns an error if name is not in a form that [Open] accepts. It
+// does not look for the device.
 func CheckName(name string) error {
 	_, err := parseAddress(name)
 	return err
 }
 
-// Address is the address of a device that [Open] would open by the name: its PCI address, or
-// the UUID of a mediated device. The path of a cdev is looked up in sysfs, since its number
-// changes from one binding to the next. Where the kernel does not know the path, that is the
-// address. Address opens nothing.
+// Address returns the address of the device that [Open] would open by the name: its PCI address,
+// or the UUID of a mediated device. It finds the address of a cdev in sysfs, since the number in
+// a cdev's path changes from one binding to the next. If the kernel does not know the path,
+// Address returns the path. It opens nothing.
 func Address(name string) (string, error) { return system.addressOf(name) }
 
 func (o opener) addressOf(name string) (string, error) {
@@ -384,15 +382,15 @@ func (o opener) addressOf(name string) (string, error) {
 	if err != nil || a.path == "" {
 		return a.pci + a.mdev, err
 	}
-	found, err := parseAddress(path.Base(o.ofPath(a.path)))
+	found, err := parseAddress(path.Base(o.dirOfPath(a.path)))
 	if err != nil || found.path != "" {
 		return a.path, nil
 	}
 	return found.pci + found.mdev, nil
 }
 
-// parseAddress tells the three ways to name a device apart. A PCI address may
-// lack its domain, 0000.
+// parseAddress parses a path, a PCI address or a UUID. A PCI address may lack its
+// domain, 0000.
 func parseAddress(s string) (address, error) {
 	low := strings.ToLower(s)
 	switch {
@@ -406,6 +404,6 @@ func parseAddress(s string) (address, error) {
 		}
 		return address{pci: low}, nil
 	}
-	return address{}, fmt.Errorf("%.80q is no device: want a path as /dev/vfio/devices/vfio0, "+
+	return address{}, fmt.Errorf("%.80q does not name a device: use a path as /dev/vfio/devices/vfio0, "+
 		"a PCI address as 0000:3b:00.1, or the UUID of a mediated device", s)
 }

@@ -27,20 +27,20 @@ const (
 func fakeTree(t *testing.T) tree {
 	t.Helper()
 	root := tree(t.TempDir())
-	pci := root.at("sys/devices/pci0000:3a/" + pciName)
-	mdev := root.at("sys/devices/virtual/mtty/mtty/" + mdevName)
+	pci := root.path("sys/devices/pci0000:3a/" + pciName)
+	mdev := root.path("sys/devices/virtual/mtty/mtty/" + mdevName)
 	for name, text := range map[string]string{
 		"vendor": "0x15b3\n", "device": "0x101e\n", "subsystem_vendor": "0x15b3\n", "subsystem_device": "0x0023\n",
 	} {
 		write(t, filepath.Join(pci, name), text)
 	}
-	link(t, pci, root.at("sys/bus/pci/devices", pciName))
-	link(t, mdev, root.at("sys/bus/mdev/devices", mdevName))
-	next := root.at("sys/devices/pci0000:3a/" + pciNext)
-	link(t, next, root.at("sys/bus/pci/devices", pciNext))
+	link(t, pci, root.path("sys/bus/pci/devices", pciName))
+	link(t, mdev, root.path("sys/bus/mdev/devices", mdevName))
+	next := root.path("sys/devices/pci0000:3a/" + pciNext)
+	link(t, next, root.path("sys/bus/pci/devices", pciNext))
 	link(t, "../../../kernel/iommu_groups/12", filepath.Join(next, "iommu_group"))
-	link(t, pci, root.at("sys/kernel/iommu_groups/12/devices", pciName))
-	link(t, next, root.at("sys/kernel/iommu_groups/12/devices", pciNext))
+	link(t, pci, root.path("sys/kernel/iommu_groups/12/devices", pciName))
+	link(t, next, root.path("sys/kernel/iommu_groups/12/devices", pciNext))
 	link(t, "../../../bus/pci/drivers/mlx5_vfio_pci", filepath.Join(pci, "driver"))
 	link(t, "../../../../bus/mdev/drivers/mtty", filepath.Join(mdev, "driver"))
 	link(t, "../../../kernel/iommu_groups/12", filepath.Join(pci, "iommu_group"))
@@ -48,13 +48,13 @@ func fakeTree(t *testing.T) tree {
 	return root
 }
 
-// giveCdev adds the cdev vfio3 to a device of the tree.
-func giveCdev(t *testing.T, root tree, device string) {
+// addCdev adds the cdev vfio3 to a device of the tree.
+func addCdev(t *testing.T, root tree, device string) {
 	t.Helper()
-	dir := root.at("sys/devices", device)
+	dir := root.path("sys/devices", device)
 	write(t, filepath.Join(dir, "vfio-dev/vfio3/dev"), "511:3\n")
-	write(t, root.at("dev/vfio/devices/vfio3"), "")
-	write(t, root.at("dev/iommu"), "")
+	write(t, root.path("dev/vfio/devices/vfio3"), "")
+	write(t, root.path("dev/iommu"), "")
 }
 
 func write(t *testing.T, path, text string) {
@@ -90,12 +90,12 @@ func TestOpenByGroup(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// Without a Format: whatever it were guessed from, it would refuse too much.
+	// Format is empty: a guess would refuse compatible devices.
 	want := Info{Driver: "mlx5", Vendor: 0x15b3, Device: 0x101e, Subsystem: "15b3:0023", Kernel: kernelRelease()}
 	if got := Describe(d); got != want {
 		t.Errorf("described as %+v", got)
 	}
-	if len(k.files) != 3 || k.calls[0] != "open "+o.at("dev/vfio/12") || k.calls[1] != "open "+o.at("dev/vfio/vfio") {
+	if len(k.files) != 3 || k.calls[0] != "open "+o.path("dev/vfio/12") || k.calls[1] != "open "+o.path("dev/vfio/vfio") {
 		t.Errorf("open: %v, calls %v", k.files, k.calls)
 	}
 	_ = d.Close()
@@ -119,12 +119,12 @@ func TestOpenMdevByGroup(t *testing.T) {
 func TestOpenByCdev(t *testing.T) {
 	for _, name := range []string{pciName, "/dev/vfio/devices/vfio3"} {
 		k, o := fakeOpener(t)
-		giveCdev(t, o.tree, "pci0000:3a/"+pciName)
+		addCdev(t, o.tree, "pci0000:3a/"+pciName)
 		d, err := o.openName(name)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if k.count("ioctl 0x3b76") != 1 || k.count("open "+o.at("dev/vfio/12")) != 0 {
+		if k.count("ioctl 0x3b76") != 1 || k.count("open "+o.path("dev/vfio/12")) != 0 {
 			t.Errorf("calls %v", k.calls)
 		}
 		_ = d.Close()
@@ -136,16 +136,16 @@ func TestOpenByCdev(t *testing.T) {
 
 func TestOpenCdevNeedsIOMMUFD(t *testing.T) {
 	k, o := fakeOpener(t)
-	giveCdev(t, o.tree, "pci0000:3a/"+pciName)
-	if err := os.Remove(o.at("dev/iommu")); err != nil {
+	addCdev(t, o.tree, "pci0000:3a/"+pciName)
+	if err := os.Remove(o.path("dev/iommu")); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := o.openName(pciName); err != nil || k.count("ioctl 0x3b6a") != 1 {
-		t.Errorf("not by the group: %v, %v", err, k.calls)
+		t.Errorf("the device was not opened by its group: %v, %v", err, k.calls)
 	}
 }
 
-// TestOpenShared opens two devices of one group at the same time, again and again.
+// TestOpenShared opens two devices of one group at the same time, 20 times.
 func TestOpenShared(t *testing.T) {
 	k, o := fakeOpener(t)
 	for round := 1; round <= 20; round++ {
@@ -164,7 +164,7 @@ func TestOpenShared(t *testing.T) {
 			return
 		}
 		for call, want := range map[string]int{
-			"open " + o.at("dev/vfio/12"): round, "open " + o.at("dev/vfio/vfio"): round,
+			"open " + o.path("dev/vfio/12"): round, "open " + o.path("dev/vfio/vfio"): round,
 			"ioctl 0x3b68": round, "ioctl 0x3b66": round, "ioctl 0x3b6a": 2 * round, // SET_CONTAINER, SET_IOMMU, GET_DEVICE_FD
 		} {
 			if got := k.count(call); got != want {
@@ -175,7 +175,7 @@ func TestOpenShared(t *testing.T) {
 		_ = first.Close()
 		_ = first.Close()
 		if _, err := last.State(); err != nil || len(k.files) != 3 {
-			t.Errorf("when the other is closed: %v, open: %v", err, k.files)
+			t.Errorf("after the other device was closed: %v, open: %v", err, k.files)
 		}
 		_ = last.Close()
 		if len(k.files) != 0 {
@@ -184,8 +184,8 @@ func TestOpenShared(t *testing.T) {
 	}
 }
 
-// TestOpenSharedFails: a device that cannot be opened leaves another one of its group whole, and
-// a group that could not be opened can be opened later.
+// TestOpenSharedFails checks that a failed open of a device does not affect another device of
+// its group, and that a group can be opened after a failure.
 func TestOpenSharedFails(t *testing.T) {
 	for _, call := range []string{"ioctl 0x3b6a", "migration"} {
 		k, o := fakeOpener(t)
@@ -195,7 +195,7 @@ func TestOpenSharedFails(t *testing.T) {
 		}
 		k.fail(call, unix.ENOTTY)
 		if _, err := o.openName(pciNext); err == nil {
-			t.Error("opened all the same")
+			t.Errorf("open succeeds although %s failed", call)
 		}
 		if _, err := d.State(); err != nil || len(k.files) != 3 {
 			t.Errorf("%s failed: %v, open: %v", call, err, k.files)
@@ -206,7 +206,7 @@ func TestOpenSharedFails(t *testing.T) {
 		}
 		k.fail("ioctl 0x3b68", unix.EINVAL) // SET_CONTAINER
 		if _, err := o.openName(pciName); err == nil || len(k.files) != 0 {
-			t.Errorf("opened all the same: %v, open: %v", err, k.files)
+			t.Errorf("open succeeds although SET_CONTAINER failed: %v, open: %v", err, k.files)
 		}
 		if d, err = o.openName(pciName); err != nil {
 			t.Fatal(err)
@@ -215,7 +215,8 @@ func TestOpenSharedFails(t *testing.T) {
 	}
 }
 
-// TestGroupOutlivesItsDevice: the group is closed after the device's fd, which a call still uses.
+// TestGroupOutlivesItsDevice checks that the group is closed after the device's fd, which a call
+// still uses.
 func TestGroupOutlivesItsDevice(t *testing.T) {
 	k, o := fakeOpener(t)
 	d, err := o.openName(pciName)
@@ -238,12 +239,12 @@ func TestGroupOutlivesItsDevice(t *testing.T) {
 	}
 }
 
-// TestOpenTwice: a device has one owner of its state, however it is named.
+// TestOpenTwice opens a device under each of its names: its state has one owner.
 func TestOpenTwice(t *testing.T) {
 	for _, cdev := range []bool{false, true} {
 		k, o := fakeOpener(t)
 		if cdev {
-			giveCdev(t, o.tree, "pci0000:3a/"+pciName)
+			addCdev(t, o.tree, "pci0000:3a/"+pciName)
 		}
 		d, err := o.openName(pciName)
 		if err != nil {
@@ -259,22 +260,23 @@ func TestOpenTwice(t *testing.T) {
 			t.Errorf("open: %v", k.files)
 		}
 		fd := k.newFD("device")
-		write(t, o.at("proc/self/fdinfo", strconv.Itoa(fd)), "vfio-device-syspath: /sys/devices/pci0000:3a/"+pciName+"\n")
+		write(t, o.path("proc/self/fdinfo", strconv.Itoa(fd)), "vfio-device-syspath: /sys/devices/pci0000:3a/"+pciName+"\n")
 		if _, err := o.adopt(fd, "fd"); !errors.Is(err, ErrBusy) || k.files[fd] == "" {
 			t.Errorf("adopted: %v", err)
 		}
 		_ = d.Close()
 		if d, err = o.openName("3b:00.1"); err != nil {
-			t.Fatalf("after it was closed: %v", err)
+			t.Fatalf("open after the close: %v", err)
 		}
 		_ = d.Close()
 	}
 }
 
-// TestOpenMediated: the name of a mediated device's group says nothing (vfio_noiommu_group_alloc).
+// TestOpenMediated opens a mediated device whose group has the name vfio-noiommu, which does not
+// mean noiommu mode (vfio_noiommu_group_alloc).
 func TestOpenMediated(t *testing.T) {
 	k, o := fakeOpener(t)
-	write(t, o.at("sys/kernel/iommu_groups/13/name"), "vfio-noiommu\n")
+	write(t, o.path("sys/kernel/iommu_groups/13/name"), "vfio-noiommu\n")
 	d, err := o.openName(mdevName)
 	if err != nil {
 		t.Fatal(err)
@@ -285,14 +287,14 @@ func TestOpenMediated(t *testing.T) {
 	}
 }
 
-// TestOpenNoIOMMU refuses a device that no guest can have, under each of its names.
+// TestOpenNoIOMMU opens a device in noiommu mode under each of its names, and expects a refusal.
 func TestOpenNoIOMMU(t *testing.T) {
 	for _, name := range []string{pciName, "node"} {
 		k, o := fakeOpener(t)
-		write(t, o.at("dev/vfio/noiommu-12"), "")
+		write(t, o.path("dev/vfio/noiommu-12"), "")
 		if name == "node" {
-			link(t, "../../../class/vfio", filepath.Join(o.char(devNull(t)), "subsystem"))
-			name = o.at("dev/vfio/noiommu-12")
+			link(t, "../../../class/vfio", filepath.Join(o.charDir(devNull(t)), "subsystem"))
+			name = o.path("dev/vfio/noiommu-12")
 			if err := errors.Join(os.Remove(name), os.Symlink("/dev/null", name)); err != nil {
 				t.Fatal(err)
 			}
@@ -305,8 +307,8 @@ func TestOpenNoIOMMU(t *testing.T) {
 	}
 }
 
-// TestOpenErrors breaks every step, and wants an error of a kind, a hint and
-// no fd left.
+// TestOpenErrors makes each step fail. It expects a kind of error, a hint, and
+// no open fd.
 func TestOpenErrors(t *testing.T) {
 	group, cdev := "open %/dev/vfio/12", "open %/dev/vfio/devices/vfio3"
 	for _, c := range []struct {
@@ -327,7 +329,7 @@ func TestOpenErrors(t *testing.T) {
 		{"cdev_busy", pciName, cdev, unix.EBUSY, true, ErrBusy, "another process"},
 		{"cdev_bound", pciName, "ioctl 0x3b76", unix.EINVAL, true, ErrBusy, "another process"},
 		{"cdev_forbidden", pciName, "ioctl 0x3b76", unix.EPERM, true, fs.ErrPermission, "root"},
-		{"no_cdev_at_all", "/dev/vfio/12", "ioctl 0x3b76", unix.ENOTTY, true, unix.ENOTTY, "/dev/vfio/devices"},
+		{"not_a_cdev", "/dev/vfio/12", "ioctl 0x3b76", unix.ENOTTY, true, unix.ENOTTY, "/dev/vfio/devices"},
 		{"unknown_pci", "0000:00:00.0", "", 0, false, fs.ErrNotExist, "/sys/bus/pci"},
 		{"unknown_mdev", "83b8f4f2-509f-382f-3c1e-e6bfe0fa1002", "", 0, false, fs.ErrNotExist, "/sys/bus/mdev"},
 		{"no_address", "vfio0", "", 0, false, nil, ""},
@@ -335,13 +337,13 @@ func TestOpenErrors(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			k, o := fakeOpener(t)
 			if c.cdev {
-				giveCdev(t, o.tree, "pci0000:3a/"+pciName)
+				addCdev(t, o.tree, "pci0000:3a/"+pciName)
 			}
 			call := strings.ReplaceAll(c.call, "%", string(o.tree))
 			if c.errno != 0 {
 				k.fail(call, c.errno, c.errno)
 			} else {
-				k.does(call, result{n: 1})
+				k.returns(call, result{n: 1})
 			}
 			_, err := o.openName(c.device)
 			checkOpenError(t, k, openError(c.device, err), c.want, c.hint)
@@ -349,7 +351,7 @@ func TestOpenErrors(t *testing.T) {
 	}
 }
 
-// TestOpenNamesTheUser: of a node that is in use the process is told.
+// TestOpenNamesTheUser checks that the error for a busy node names the process that uses it.
 func TestOpenNamesTheUser(t *testing.T) {
 	group, cdev := "dev/vfio/12", "dev/vfio/devices/vfio3"
 	for _, c := range []struct{ call, device, node string }{
@@ -361,12 +363,12 @@ func TestOpenNamesTheUser(t *testing.T) {
 	} {
 		k, o := fakeOpener(t)
 		call, node := c.call, c.node
-		write(t, o.at(group), "")
+		write(t, o.path(group), "")
 		if c.node == cdev || strings.HasPrefix(call, "ioctl") {
-			giveCdev(t, o.tree, "pci0000:3a/"+pciName)
+			addCdev(t, o.tree, "pci0000:3a/"+pciName)
 		}
-		write(t, o.at(node), "")
-		f, err := os.Open(o.at(node))
+		write(t, o.path(node), "")
+		f, err := os.Open(o.path(node))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -385,7 +387,7 @@ func TestOpenNamesTheUser(t *testing.T) {
 		_, err = o.openName(c.device)
 		err = openError(c.device, err)
 		checkOpenError(t, k, err, ErrBusy, fmt.Sprintf("end process %d first", user.Process.Pid))
-		if want := fmt.Sprintf("process %d has %s open", user.Process.Pid, o.at(node)); !strings.Contains(err.Error(), want) {
+		if want := fmt.Sprintf("process %d has %s open", user.Process.Pid, o.path(node)); !strings.Contains(err.Error(), want) {
 			t.Errorf("%v, want %q", err, want)
 		}
 		user.Process.Kill()
@@ -399,7 +401,7 @@ func checkOpenError(t *testing.T, k *fakeKernel, err, want error, hint string) {
 		wantIs(t, err, want)
 	}
 	if e, ok := errors.AsType[*OpError](err); !ok || !strings.Contains(e.Hint, hint) {
-		t.Errorf("error %v has not the hint %q", err, hint)
+		t.Errorf("error %v lacks the hint %q", err, hint)
 	}
 	if len(k.files) != 0 {
 		t.Errorf("left open: %v", k.files)
@@ -414,13 +416,13 @@ func devNull(t *testing.T) uint64 {
 	return uint64(null.Rdev)
 }
 
-// TestCheckNode tells nodes apart by what sysfs says of their number.
+// TestCheckNode checks nodes by the class that sysfs has for their number.
 func TestCheckNode(t *testing.T) {
 	null := devNull(t)
 	for class, want := range map[string]string{"vfio-dev": "", "": "", "mem": "below /dev/vfio/devices", "vfio": "by its PCI address"} {
 		root := fakeTree(t)
 		if class != "" {
-			link(t, "../../../class/"+class, filepath.Join(root.char(null), "subsystem"))
+			link(t, "../../../class/"+class, filepath.Join(root.charDir(null), "subsystem"))
 		}
 		err := root.checkNode("/dev/null")
 		if (err == nil) != (want == "") || err != nil && !strings.Contains(openError("x", err).(*OpError).Hint, want) {
@@ -428,37 +430,37 @@ func TestCheckNode(t *testing.T) {
 		}
 	}
 	root := fakeTree(t)
-	write(t, root.at("passwd"), "")
-	if err := root.checkNode(root.at("passwd")); !errors.Is(err, errNotVFIO) {
+	write(t, root.path("passwd"), "")
+	if err := root.checkNode(root.path("passwd")); !errors.Is(err, errNotVFIO) {
 		t.Errorf("a regular file: %v", err)
 	}
-	if err := root.checkNode(root.at("missing")); err != nil {
-		t.Errorf("no file: %v", err)
+	if err := root.checkNode(root.path("missing")); err != nil {
+		t.Errorf("a missing file: %v", err)
 	}
 }
 
 func TestNoIOMMUFD(t *testing.T) {
 	k, o := fakeOpener(t)
-	k.fail("open "+o.at("dev/iommu"), unix.ENOENT)
+	k.fail("open "+o.path("dev/iommu"), unix.ENOENT)
 	_, err := o.openName("/dev/vfio/devices/vfio3")
 	checkOpenError(t, k, openError("vfio3", err), fs.ErrNotExist, "no iommufd: name the device by its PCI address")
 }
 
-// TestNoIOMMUGroup names everything that is missing at once.
+// TestNoIOMMUGroup checks that one hint names both missing parts.
 func TestNoIOMMUGroup(t *testing.T) {
 	k, o := fakeOpener(t)
-	dir := o.at("sys/devices/pci0000:3a", pciName)
+	dir := o.path("sys/devices/pci0000:3a", pciName)
 	if err := errors.Join(os.Remove(filepath.Join(dir, "iommu_group")), os.Remove(filepath.Join(dir, "driver"))); err != nil {
 		t.Fatal(err)
 	}
 	_, err := o.openName(pciName)
-	checkOpenError(t, k, openError(pciName, err), fs.ErrNotExist, "no driver has it")
+	checkOpenError(t, k, openError(pciName, err), fs.ErrNotExist, "no driver is bound")
 	checkOpenError(t, k, openError(pciName, err), fs.ErrNotExist, "intel_iommu=on")
 }
 
 func TestGroupNotViable(t *testing.T) {
 	k, o := fakeOpener(t)
-	k.does("ioctl 0x3b67", result{}) // success, and no flags
+	k.returns("ioctl 0x3b67", result{}) // success, and no flags
 	_, err := o.openName(pciName)
 	checkOpenError(t, k, openError(pciName, err), nil, "IOMMU group")
 }
@@ -485,21 +487,21 @@ func TestDriverName(t *testing.T) {
 	}
 }
 
-func TestBefore(t *testing.T) {
+func TestKernelBefore(t *testing.T) {
 	for release, want := range map[string]bool{
 		"5.18.0": true, "6.1.0-44-amd64": true, "6.2.0": false, "6.12.117+deb12-amd64": false, "10.0": false, "": false,
 	} {
-		if before(release, 6, 2) != want {
+		if kernelBefore(release, 6, 2) != want {
 			t.Errorf("%q", release)
 		}
 	}
 }
 
-// TestFromFD takes over an fd whose device fdinfo names.
+// TestFromFD adopts an fd whose device is named in fdinfo.
 func TestFromFD(t *testing.T) {
 	k, o := fakeOpener(t)
 	k.files[fakeDeviceFD] = "device"
-	write(t, o.at("proc/self/fdinfo", strconv.Itoa(fakeDeviceFD)),
+	write(t, o.path("proc/self/fdinfo", strconv.Itoa(fakeDeviceFD)),
 		"pos:\t0\nvfio-device-syspath: /sys/devices/pci0000:3a/"+pciName+"\n")
 	d, err := o.adopt(fakeDeviceFD, "net0")
 	if err != nil || d.Describe().Driver != "mlx5" {
@@ -511,23 +513,23 @@ func TestFromFD(t *testing.T) {
 	}
 }
 
-// TestFromFDOfSomethingElse is refused, and the fd stays the caller's.
-func TestFromFDOfSomethingElse(t *testing.T) {
+// TestFromFDOfPipe checks that a pipe is refused, and that its fd is unchanged.
+func TestFromFDOfPipe(t *testing.T) {
 	r, _ := pipe(t)
 	if IsDevice(r) {
-		t.Error("a pipe is taken for a device")
+		t.Error("IsDevice is true for a pipe")
 	}
 	_, _ = unix.FcntlInt(uintptr(r), unix.F_SETFD, 0) // as inherited
 	_, err := FromFD(r, "net0")
 	wantIs(t, err, ErrNoMigration)
 	if flags, err := unix.FcntlInt(uintptr(r), unix.F_GETFD, 0); err != nil || flags != 0 {
-		t.Errorf("flags %#x, %v, want it as it was", flags, err)
+		t.Errorf("flags %#x, %v, want them unchanged", flags, err)
 	}
 }
 
-// cdevNode gives an fd that the kernel knows for a device, and whose class the
-// tree says: that of /dev/null.
-func cdevNode(t *testing.T, k *fakeKernel, o opener, class string) int {
+// openClassed opens /dev/null, which is a cdev in the fake kernel and has the
+// given class in the tree. It returns the fd.
+func openClassed(t *testing.T, k *fakeKernel, o opener, class string) int {
 	t.Helper()
 	null, err := os.Open(os.DevNull)
 	if err != nil {
@@ -539,14 +541,14 @@ func cdevNode(t *testing.T, k *fakeKernel, o opener, class string) int {
 	if err := unix.Fstat(fd, &st); err != nil {
 		t.Fatal(err)
 	}
-	link(t, "../../../class/"+class, filepath.Join(o.char(uint64(st.Rdev)), "subsystem"))
+	link(t, "../../../class/"+class, filepath.Join(o.charDir(uint64(st.Rdev)), "subsystem"))
 	k.files[fd] = "cdev"
 	return fd
 }
 
-// TestFromFDOfUnboundCdev tells a cdev that was not bound, which answers EINVAL
-// to everything, from a device that cannot migrate, and from one of another
-// class that does not know these ioctls (/dev/kvm says EINVAL too).
+// TestFromFDOfUnboundCdev distinguishes a cdev that is not bound, which returns
+// EINVAL for every ioctl, from a device that cannot migrate and from a device of
+// another class (/dev/kvm returns EINVAL too).
 func TestFromFDOfUnboundCdev(t *testing.T) {
 	for _, c := range []struct {
 		name    string
@@ -562,7 +564,7 @@ func TestFromFDOfUnboundCdev(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			k, o := fakeOpener(t)
-			fd := cdevNode(t, k, o, c.class)
+			fd := openClassed(t, k, o, c.class)
 			k.fail("migration", unix.EINVAL)
 			k.fail("ioctl 0x3b6b", c.getInfo...)
 			_, err := o.adopt(fd, "net0")
@@ -571,7 +573,7 @@ func TestFromFDOfUnboundCdev(t *testing.T) {
 				t.Errorf("got %v, want %v and the hint %q", e, c.want, c.hint)
 			}
 			if c.want == errUnbound && errors.Is(err, ErrNoMigration) {
-				t.Errorf("%v: it can migrate, for all that is known", err)
+				t.Errorf("%v: an unbound device may be able to migrate", err)
 			}
 			if len(k.files) != 1 {
 				t.Errorf("open: %v, want the caller's fd", k.files)
@@ -580,12 +582,12 @@ func TestFromFDOfUnboundCdev(t *testing.T) {
 	}
 }
 
-// TestIsDeviceUnbound finds a cdev by the class of its number: here that of
-// /dev/null has it.
+// TestIsDeviceUnbound checks that an unbound cdev is recognized by the class of
+// its number, here that of /dev/null.
 func TestIsDeviceUnbound(t *testing.T) {
 	for class, want := range map[string]bool{"vfio-dev": true, "mem": false} {
 		k, o := fakeOpener(t)
-		fd := cdevNode(t, k, o, class)
+		fd := openClassed(t, k, o, class)
 		k.fail("ioctl 0x3b6b", unix.EINVAL)
 		if got := o.isDevice(fd); got != want {
 			t.Errorf("class %s: %v", class, got)
@@ -597,28 +599,28 @@ func TestIsDevice(t *testing.T) {
 	k, o := fakeOpener(t)
 	k.files[fakeDeviceFD] = "device"
 	if !o.isDevice(fakeDeviceFD) {
-		t.Error("a device is not taken for one")
+		t.Error("IsDevice is false for a device")
 	}
 	k.fail("ioctl 0x3b6b", unix.ENOTTY)
 	if o.isDevice(fakeDeviceFD) {
-		t.Error("something else is")
+		t.Error("IsDevice is true for an fd without VFIO ioctls")
 	}
 }
 
-// TestOfNode finds a cdev's device by the number of its node.
-func TestOfNode(t *testing.T) {
+// TestDirOfNumber finds a cdev's device by the number of its node.
+func TestDirOfNumber(t *testing.T) {
 	root := fakeTree(t)
-	link(t, root.at("sys/devices/pci0000:3a", pciName), root.at("sys/dev/char/511:3/device"))
-	dir, err := root.ofNode(unix.Mkdev(511, 3))
+	link(t, root.path("sys/devices/pci0000:3a", pciName), root.path("sys/dev/char/511:3/device"))
+	dir, err := root.dirOfNumber(unix.Mkdev(511, 3))
 	if err != nil || filepath.Base(dir) != pciName {
 		t.Errorf("got %q, %v", dir, err)
 	}
 }
 
-// TestAddress: a device has one address, however it is named.
+// TestAddress checks that a device has the same address under each of its names.
 func TestAddress(t *testing.T) {
 	root := fakeTree(t)
-	link(t, root.at("sys/devices/pci0000:3a", pciName), filepath.Join(root.char(devNull(t)), "device"))
+	link(t, root.path("sys/devices/pci0000:3a", pciName), filepath.Join(root.charDir(devNull(t)), "device"))
 	o := opener{tree: root}
 	for name, want := range map[string]string{
 		strings.ToUpper(pciName): pciName, strings.TrimPrefix(pciName, "0000:"): pciName, mdevName: mdevName,
@@ -630,7 +632,7 @@ func TestAddress(t *testing.T) {
 	}
 }
 
-func TestOpenNothing(t *testing.T) {
+func TestOpenMissing(t *testing.T) {
 	_, err := Open("0000:ff:1f.7")
 	wantIs(t, err, fs.ErrNotExist)
 	if !strings.HasPrefix(err.Error(), "vfio: 0000:ff:1f.7: open: ") {
@@ -653,13 +655,13 @@ func TestParseAddress(t *testing.T) {
 	}
 	for _, s := range []string{"", "vfio0", "0000:3b:00", "0000:3b:20.0", "0000:3b:00.8", "3b:00.1/..", "../x", "/a\x00b"} {
 		if got, err := parseAddress(s); err == nil {
-			t.Errorf("%q: taken for %+v", s, got)
+			t.Errorf("%q: parsed as %+v", s, got)
 		}
 	}
 }
 
-// FuzzParseAddress: what is accepted is one thing, in a form that is stable and
-// that cannot leave its folder in sysfs.
+// FuzzParseAddress checks that an accepted name has one stable form, which
+// cannot leave its directory in sysfs.
 func FuzzParseAddress(f *testing.F) {
 	for _, s := range []string{
 		"/dev/vfio/devices/vfio0", "0000:3b:00.1", "3b:00.1", "83b8f4f2-509f-382f-3c1e-e6bfe0fa1001", "vfio0", "../..",
@@ -676,10 +678,10 @@ func FuzzParseAddress(f *testing.F) {
 		}
 		canonical := a.path + a.pci + a.mdev
 		if again, err := parseAddress(canonical); err != nil || again != a {
-			t.Fatalf("%q: %+v, and its own form gives %+v, %v", s, a, again, err)
+			t.Fatalf("%q: %+v, but its canonical form gives %+v, %v", s, a, again, err)
 		}
 		if name := a.pci + a.mdev; strings.ContainsAny(name, "/\x00") || name == ".." {
-			t.Fatalf("%q: %q leaves its folder", s, name)
+			t.Fatalf("%q: %q leaves its directory", s, name)
 		}
 		if a.path != "" && path.Clean(a.path) != a.path {
 			t.Fatalf("%q: %q is not clean", s, a.path)

@@ -5,24 +5,25 @@ import (
 	"sync"
 )
 
-// owned is what this process has open. The kernel lets a group be opened once ("group->opened_file",
-// EBUSY), and a device several times; but a device's state must have one owner.
+// owned holds the devices and groups that this process has open. The kernel opens a group once
+// ("group->opened_file", EBUSY), and a device several times; but a device's state must have one
+// owner.
 type owned struct {
 	mu      sync.Mutex
-	devices map[string]string // the names they were opened by, by sysfs folder
-	groups  map[string]*group // by node
+	devices map[string]string // key: sysfs directory; value: the name that the device was opened by
+	groups  map[string]*group // key: device node
 }
 
 func newOwned() *owned { return &owned{devices: map[string]string{}, groups: map[string]*group{}} }
 
-// group is an IOMMU group that is open, in a container of its own.
+// group is an open IOMMU group, in a container of its own.
 type group struct {
 	fd, container int
-	devices       int // how many devices of this process need it
+	devices       int // number of devices of this process that use it
 }
 
-// claim makes name the one owner of a device until release. The device of "" is not known, and
-// the kernel has to tell whether it is in use.
+// claim makes name the only owner of the device with the sysfs directory dir, until release. It
+// fails with ErrBusy. If dir is "", the device is unknown and claim checks nothing.
 func (o *owned) claim(dir, name string) (release func(), err error) {
 	if dir == "" {
 		return func() {}, nil
@@ -30,7 +31,7 @@ func (o *owned) claim(dir, name string) (release func(), err error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if other, taken := o.devices[dir]; taken {
-		return nil, hinted(fmt.Errorf("%w: this process has it open as %s", ErrBusy, other), "name every device once")
+		return nil, withHint(fmt.Errorf("%w: this process has it open as %s", ErrBusy, other), "name every device once")
 	}
 	o.devices[dir] = name
 	return func() {
@@ -40,8 +41,9 @@ func (o *owned) claim(dir, name string) (release func(), err error) {
 	}, nil
 }
 
-// enter gives a group that is open, or that open opens. Others wait for it meanwhile.
-func (o *owned) enter(node string, open func() (*group, error)) (*group, error) {
+// acquireGroup returns the open group of a node, which it opens by open if this process has not
+// opened it yet. Concurrent callers wait.
+func (o *owned) acquireGroup(node string, open func() (*group, error)) (*group, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	g := o.groups[node]
@@ -56,8 +58,8 @@ func (o *owned) enter(node string, open func() (*group, error)) (*group, error) 
 	return g, nil
 }
 
-// leave closes a group with the last device that needs it.
-func (o *owned) leave(k kernel, node string) {
+// releaseGroup closes a group if the last device that used it is closed.
+func (o *owned) releaseGroup(k kernel, node string) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	g := o.groups[node]

@@ -25,15 +25,15 @@ func TestRefusedBeforeTheKernel(t *testing.T) {
 		refused(t, StopCopy, PreCopy, ErrBlocked)
 		refused(t, StopCopy, PreCopyP2P, ErrBlocked)
 	})
-	t.Run("quirk30_no_SET_in_ERROR", func(t *testing.T) { refused(t, Error, Running, ErrInError) })
-	t.Run("ERROR_cannot_be_asked_for", func(t *testing.T) { refused(t, Running, Error, ErrUnsupportedState) })
+	t.Run("quirk30_no_SET_in_ERROR", func(t *testing.T) { refused(t, StateError, Running, ErrInError) })
+	t.Run("ERROR_cannot_be_asked_for", func(t *testing.T) { refused(t, Running, StateError, ErrUnsupportedState) })
 }
 
 func TestFailedSet(t *testing.T) {
 	t.Run("quirk25_GET_after_failure", func(t *testing.T) {
 		k := newFakeKernel(t)
 		d := k.device(Info{})
-		k.does("set STOP_COPY", result{err: unix.EBUSY, then: func(k *fakeKernel) { k.state = Stop }})
+		k.returns("set STOP_COPY", result{err: unix.EBUSY, before: func(k *fakeKernel) { k.state = Stop }})
 		_, err := d.SetState(StopCopy)
 		wantIs(t, err, unix.EBUSY)
 		wantNow(t, err, Stop)
@@ -41,7 +41,7 @@ func TestFailedSet(t *testing.T) {
 	t.Run("GET_fails_too", func(t *testing.T) {
 		k := newFakeKernel(t)
 		d := k.device(Info{})
-		k.does("get", result{})
+		k.returns("get", result{})
 		k.fail("set STOP", unix.EIO)
 		k.fail("get", unix.EIO)
 		_, err := d.SetState(Stop)
@@ -76,7 +76,7 @@ func TestQuirk26EnteredWithoutStream(t *testing.T) {
 		t.Run("quirk26_"+c.to.String(), func(t *testing.T) {
 			k := newFakeKernel(t)
 			d := k.device(Info{})
-			k.does("set "+c.to.String(), result{err: c.errno, then: func(k *fakeKernel) { k.state = c.to }})
+			k.returns("set "+c.to.String(), result{err: c.errno, before: func(k *fakeKernel) { k.state = c.to }})
 			s, err := d.SetState(c.to)
 			wantIs(t, err, ErrNoStream, c.errno)
 			wantNow(t, err, c.after)
@@ -87,21 +87,21 @@ func TestQuirk26EnteredWithoutStream(t *testing.T) {
 				t.Errorf("no hint: %v", err)
 			}
 			if s := mustSet(t, d, c.to); s == nil {
-				t.Error("entering anew gave no stream")
+				t.Error("entering the state again gave no stream")
 			}
 		})
 	}
 	t.Run("quirk26_success_without_fd", func(t *testing.T) {
 		k := newFakeKernel(t)
 		d := k.device(Info{})
-		k.does("set PRE_COPY", result{n: -1})
+		k.returns("set PRE_COPY", result{n: -1})
 		_, err := d.SetState(PreCopy)
 		wantIs(t, err, ErrNoStream)
 		wantNow(t, err, Running)
 	})
 }
 
-// TestQuirk31AsyncReset resets the device between two requests, as a guest can.
+// TestQuirk31AsyncReset resets the device between two requests, as the guest can.
 func TestQuirk31AsyncReset(t *testing.T) {
 	t.Run("quirk31_seen_by_GET", func(t *testing.T) {
 		k := newFakeKernel(t)
@@ -112,8 +112,8 @@ func TestQuirk31AsyncReset(t *testing.T) {
 		wantIs(t, err, ErrSessionLost, unix.ENODEV)
 		_, err = s.Pending()
 		wantIs(t, err, ErrSessionLost, unix.ENODEV)
-		if fresh := mustSet(t, d, PreCopy); fresh == nil {
-			t.Error("the new session was not seen")
+		if second := mustSet(t, d, PreCopy); second == nil {
+			t.Error("PRE_COPY after the reset gave no stream")
 		}
 	})
 	t.Run("quirk31_between_GET_and_SET", func(t *testing.T) {
@@ -121,7 +121,7 @@ func TestQuirk31AsyncReset(t *testing.T) {
 		d := k.device(Info{})
 		s := mustSet(t, d, PreCopy)
 		before := len(k.files)
-		k.does("set STOP_COPY", result{then: func(k *fakeKernel) { k.state = Running }})
+		k.returns("set STOP_COPY", result{before: func(k *fakeKernel) { k.state = Running }})
 		_, err := d.SetState(StopCopy)
 		wantIs(t, err, ErrSessionLost)
 		wantNow(t, err, StopCopy)
@@ -133,7 +133,7 @@ func TestQuirk31AsyncReset(t *testing.T) {
 	})
 }
 
-func TestQuirk36HalfGoneSession(t *testing.T) {
+func TestQuirk36HalfFreedSession(t *testing.T) {
 	for _, c := range []struct {
 		name  string
 		to    State
@@ -166,27 +166,27 @@ func TestQuirk36HalfGoneSession(t *testing.T) {
 	}
 }
 
-// TestQuirk36PendingBesideSet asks while a SET is under way: a failed SET may
-// leave nothing in the driver that could be asked.
+// TestQuirk36PendingBesideSet calls Pending while a SET is in progress. After a
+// failed SET the driver may have freed the session that Pending uses.
 func TestQuirk36PendingBesideSet(t *testing.T) {
 	for _, c := range []struct {
 		name    string
 		set     error // what SET STOP_COPY returns
-		want    error // what Pending says then
-		reaches int   // how often it reaches the driver
+		want    error // what Pending returns then
+		reaches int   // number of calls that reach the driver
 	}{
 		{"quirk36_ENODEV", unix.ENODEV, ErrSessionLost, 0},
 		{"quirk47_EINTR", unix.EINTR, ErrSessionLost, 0},
-		{"session_goes_on", unix.EBUSY, nil, 1},
+		{"session_continues", unix.EBUSY, nil, 1},
 		{"quirk45_PRE_COPY_is_over", nil, ErrNotPreCopy, 1},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			k, d, s := session(t, "mlx5", PreCopy)
-			var asked sync.WaitGroup
-			k.does("set STOP_COPY", result{err: c.set, then: func(k *fakeKernel) {
+			var pending sync.WaitGroup
+			k.returns("set STOP_COPY", result{err: c.set, before: func(k *fakeKernel) {
 				k.mu.Unlock()
 				defer k.mu.Lock()
-				asked.Go(func() {
+				pending.Go(func() {
 					if _, err := s.Pending(); !errors.Is(err, c.want) {
 						t.Errorf("Pending: %v, want %v", err, c.want)
 					}
@@ -199,7 +199,7 @@ func TestQuirk36PendingBesideSet(t *testing.T) {
 			if _, err := d.SetState(StopCopy); !errors.Is(err, c.set) {
 				t.Errorf("SET: %v", err)
 			}
-			asked.Wait()
+			pending.Wait()
 			if n := k.count("pending"); n != c.reaches {
 				t.Errorf("%d calls reached the driver, want %d", n, c.reaches)
 			}

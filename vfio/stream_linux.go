@@ -10,26 +10,26 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// stream is one data session of a kernel device: plain read(2) and write(2) on
-// the data_fd, which has no other working method and which the Go netpoller
-// cannot take (epoll refuses it).
+// stream is one data session of a kernel device. It uses plain read(2) and
+// write(2) on the data_fd, which has no other working method. The Go netpoller
+// cannot use the data_fd, since epoll refuses it.
 type stream struct {
 	name, driver string
-	infoV2       bool // precopy_info.flags means something
-	oneCall      bool // the driver ignores the offset: everything must move in one call
+	infoV2       bool // precopy_info.flags is meaningful
+	oneCall      bool // the driver ignores the offset: one call must move the whole state
 	fd           descriptor
 
-	final atomic.Bool // STOP_COPY was confirmed: a read that begins now may see the end
-	ended atomic.Bool // the session is known to be dead
+	final atomic.Bool // a SET has confirmed STOP_COPY: a read that begins now may return io.EOF
+	ended atomic.Bool // the session has ended
 
-	// busy is held during each Write and each GET_PRECOPY_INFO, so that nothing
-	// ends the session under them. Reads do not use it: a blocked one is woken
-	// by ending its session.
+	// busy is held during each Write and each GET_PRECOPY_INFO, so that the
+	// session does not end meanwhile. Reads do not hold it, since the end of
+	// the session wakes a blocked Read.
 	busy    sync.Mutex
-	resumes bool
+	resumes bool // the session is written
 
 	offset int64 // bytes moved so far
-	broken error // the first fatal error: nothing is read or written after it
+	broken error // the first fatal error, which all later calls return
 }
 
 func newStream(d *device, fd int, to State) *stream {
@@ -37,7 +37,7 @@ func newStream(d *device, fd int, to State) *stream {
 		name:    d.name,
 		driver:  d.info.Driver,
 		infoV2:  d.features.PreCopyInfoV2,
-		oneCall: d.info.Driver == "hisi_acc" && before(d.info.Kernel, 6, 2),
+		oneCall: d.info.Driver == "hisi_acc" && kernelBefore(d.info.Kernel, 6, 2),
 		fd:      descriptor{kernel: d.fd.kernel, fd: fd},
 		resumes: to == Resuming,
 	}
@@ -45,26 +45,27 @@ func newStream(d *device, fd int, to State) *stream {
 	return s
 }
 
-// finish marks the session as having reached STOP_COPY. Like end, join and
-// joinWriter it is fine on no session at all.
-func (s *stream) finish() {
+// markFinal records that the device has reached STOP_COPY. The receiver may be
+// nil here and in markEnded, blockCalls and blockWrites.
+func (s *stream) markFinal() {
 	if s != nil {
 		s.final.Store(true)
 	}
 }
 
-// end marks the session as dead, so that no later call reaches the driver.
-func (s *stream) end() {
+// markEnded records the end of the session, so that no later call reaches the
+// driver.
+func (s *stream) markEnded() {
 	if s != nil {
 		s.ended.Store(true)
 	}
 }
 
-// join waits for a Write or Pending under way and keeps others out until the
-// returned function is called. It is for the time of a SET, which leaves mlx5
-// with a session to whose remains no GET_PRECOPY_INFO may come when it fails.
-// The kernel would let them wait as well: both take the device's state lock.
-func (s *stream) join() (leave func()) {
+// blockCalls waits for the Write or Pending in progress and blocks others until
+// unblock. A SET needs it: when a SET fails, mlx5 may have freed parts of its
+// session, and no GET_PRECOPY_INFO may touch them. The kernel would make these
+// calls wait too, since both take the device's state lock.
+func (s *stream) blockCalls() (unblock func()) {
 	if s == nil {
 		return func() {}
 	}
@@ -72,60 +73,61 @@ func (s *stream) join() (leave func()) {
 	return s.busy.Unlock
 }
 
-// joinWriter is join for what ends a session that is written: virtio reads
-// freed memory in a write that comes after. It does not wait for a Pending.
-func (s *stream) joinWriter() (leave func()) {
+// blockWrites is blockCalls for calls that end a session which is written: a
+// later write would make virtio read freed memory. It does not wait for a
+// Pending of a saving session.
+func (s *stream) blockWrites() (unblock func()) {
 	if s == nil || !s.resumes {
 		return func() {}
 	}
-	return s.join()
+	return s.blockCalls()
 }
 
-// enter gives the fd until s.fd.release.
-func (s *stream) enter() (int, error) {
+// acquireFD returns the fd, which stays open until s.fd.release.
+func (s *stream) acquireFD() (int, error) {
 	if s.ended.Load() {
 		return -1, ErrSessionLost
 	}
 	return s.fd.acquire()
 }
 
-// Read gives what the device has now. It may block for seconds inside the
-// driver with the goroutine's thread; only leaving the saving states (or the
-// death of the process) wakes it, Close does not.
+// Read returns the bytes that the device has now. It may block its thread for
+// seconds inside the driver. A transition out of the saving states wakes it, or
+// the end of the process. Close does not.
 //
-// p should be page-aligned, resident and big: the driver loses the bytes that
-// it cannot copy out (EFAULT), and drivers such as mlx5 stand idle between
-// reads. The first Read of a session should offer 4 KiB or more, since hisi_acc
-// before Linux 6.2 gives its state in one call only.
+// p should be page-aligned, resident and large: the driver loses bytes that it
+// cannot copy out (EFAULT), and drivers such as mlx5 are idle between reads.
+// The first Read of a session should offer 4 KiB or more, since hisi_acc before
+// Linux 6.2 returns its state in one call only.
 func (s *stream) Read(p []byte) (int, error) {
-	return s.pull("read", len(p), func(fd, n int) (int, error) { return s.fd.read(fd, p[:n]) })
+	return s.moveOut("read", len(p), func(fd, n int) (int, error) { return s.fd.read(fd, p[:n]) })
 }
 
-// pull moves up to n bytes out of the device by the given call.
-func (s *stream) pull(op string, n int, call func(fd, n int) (int, error)) (int, error) {
+// moveOut moves up to n bytes out of the device by the given call.
+func (s *stream) moveOut(op string, n int, call func(fd, n int) (int, error)) (int, error) {
 	if n == 0 || s.broken != nil {
 		return 0, s.broken
 	}
 	for try := 0; ; try++ {
-		// Loaded before the call: a 0 that a call returns across the switch to
-		// STOP_COPY is not the end (mlx5).
+		// final is loaded before the call: if the device enters STOP_COPY
+		// during the call, a 0 is not the end (mlx5).
 		final := s.final.Load()
-		m, err := s.pullOnce(min(n, maxTransfer), call)
+		m, err := s.moveOutOnce(min(n, maxTransfer), call)
 		switch {
 		case m > 0 && err == nil:
-			return s.moved(op, m)
+			return s.countBytes(op, m)
 		case m == 0 && err == nil && final:
 			return 0, io.EOF
 		case m == 0 && err == nil, !final && isAny(err, unix.ENOMSG, unix.EAGAIN):
 			return 0, ErrDrained
-		case !s.again(err, try):
+		case !s.shouldRetry(err, try):
 			return 0, s.fail(op, err)
 		}
 	}
 }
 
-func (s *stream) pullOnce(n int, call func(fd, n int) (int, error)) (int, error) {
-	fd, err := s.enter()
+func (s *stream) moveOutOnce(n int, call func(fd, n int) (int, error)) (int, error) {
+	fd, err := s.acquireFD()
 	if err != nil {
 		return 0, err
 	}
@@ -133,38 +135,38 @@ func (s *stream) pullOnce(n int, call func(fd, n int) (int, error)) (int, error)
 	return call(fd, n)
 }
 
-// again reports whether a read that failed is worth repeating, having waited
-// as long as the errno calls for.
-func (s *stream) again(err error, try int) bool {
+// shouldRetry reports whether a failed read may be repeated. It first waits as
+// long as the errno requires.
+func (s *stream) shouldRetry(err error, try int) bool {
 	switch {
-	case isAny(err, unix.EAGAIN): // somebody made the fd non-blocking
-		s.wait()
+	case isAny(err, unix.EAGAIN): // another owner of the fd made it non-blocking
+		s.awaitReadable()
 		return true
-	case isAny(err, unix.ENOMSG): // no driver says so after STOP_COPY; be patient for half a second
+	case isAny(err, unix.ENOMSG): // no driver returns this after STOP_COPY; retry for half a second
 		if try >= 9 {
 			return false
 		}
 		time.Sleep(time.Millisecond << try)
 		return true
 	}
-	// An interrupted read has lost bytes (xe), except where the driver waits
-	// before it takes any.
+	// An interrupted read has lost bytes (xe), unless the driver waits before
+	// it takes any (mlx5).
 	return isAny(err, unix.EINTR) && s.driver == "mlx5"
 }
 
 // pollInterval bounds one wait for a non-blocking fd.
 const pollInterval = time.Second
 
-func (s *stream) wait() {
-	if fd, err := s.enter(); err == nil {
+func (s *stream) awaitReadable() {
+	if fd, err := s.acquireFD(); err == nil {
 		defer s.fd.release()
 		s.fd.waitReadable(fd, pollInterval)
 	}
 }
 
-// moved counts n bytes, and refuses a second piece where the driver would have
-// given or taken it from the start of the state again.
-func (s *stream) moved(op string, n int) (int, error) {
+// countBytes counts n bytes. It refuses a second piece from a driver that
+// starts each call at the start of the state.
+func (s *stream) countBytes(op string, n int) (int, error) {
 	if s.oneCall && s.offset > 0 {
 		return 0, s.fail(op, errInPieces)
 	}
@@ -174,10 +176,10 @@ func (s *stream) moved(op string, n int) (int, error) {
 
 var errInPieces = errors.New("hisi_acc moves its state in a single call before Linux 6.2")
 
-// Write hands all of p to the device. It may block for seconds inside the
+// Write writes all of p to the device. It may block for seconds inside the
 // driver, which loads the state meanwhile. The first error is final: the
-// driver may have consumed what it refused. Two callers take turns, since two
-// writers race in some drivers (hisi_acc, QAT).
+// driver may have consumed bytes that it refused. Concurrent calls take turns,
+// since two writers race in some drivers (hisi_acc, QAT).
 func (s *stream) Write(p []byte) (int, error) {
 	s.busy.Lock()
 	defer s.busy.Unlock()
@@ -203,7 +205,7 @@ func (s *stream) Write(p []byte) (int, error) {
 }
 
 func (s *stream) writeOnce(p []byte) (int, error) {
-	fd, err := s.enter()
+	fd, err := s.acquireFD()
 	if err != nil {
 		return 0, err
 	}
@@ -211,8 +213,8 @@ func (s *stream) writeOnce(p []byte) (int, error) {
 	return s.fd.write(fd, p)
 }
 
-// Pending asks with a struct that is zero but for its size, since drivers leave
-// its flags as they find them. It waits for a SET under way.
+// Pending passes a struct that is zero except for its size, since drivers do
+// not clear the flags. It waits for a SET in progress.
 func (s *stream) Pending() (Pending, error) {
 	s.busy.Lock()
 	defer s.busy.Unlock()
@@ -230,15 +232,15 @@ func (s *stream) Pending() (Pending, error) {
 	}, nil
 }
 
-// Close lets go of the fd once no call uses it any more. It neither ends the
-// session nor wakes a blocked Read: leaving the state does both.
+// Close closes the fd when no call uses it any more. It neither ends the
+// session nor wakes a blocked Read: a transition out of the state does both.
 func (s *stream) Close() error {
-	s.fd.shut()
+	s.fd.closeWhenUnused()
 	return nil
 }
 
-// fail makes err the last word on this session, unless the call was one that
-// the driver does not have and so moved nothing.
+// fail makes err the final error of this session. It does not if the driver
+// lacks the call: then no byte has moved.
 func (s *stream) fail(op string, err error) error {
 	e := s.opError(op, err)
 	e.Offset = s.offset
@@ -248,14 +250,14 @@ func (s *stream) fail(op string, err error) error {
 	return e
 }
 
-// opError names the operation and says what an errno means.
+// opError names the operation and adds the meaning of an errno.
 func (s *stream) opError(op string, err error) *OpError {
-	return &OpError{Op: op, Device: s.name, Offset: -1, Kind: s.kind(op, err), Err: err}
+	return &OpError{Op: op, Device: s.name, Offset: -1, Kind: s.errorKind(op, err), Err: err}
 }
 
-func (s *stream) kind(op string, err error) error {
+func (s *stream) errorKind(op string, err error) error {
 	switch {
-	case op == "write" && s.rejects(err):
+	case op == "write" && s.isRejection(err):
 		return ErrRejected
 	case isAny(err, unix.ENODEV):
 		return ErrSessionLost
@@ -263,15 +265,15 @@ func (s *stream) kind(op string, err error) error {
 		return ErrNotPreCopy
 	case op == "pending" && isAny(err, unix.ENOTTY), op == "splice" && isAny(err, unix.EINVAL):
 		return errors.ErrUnsupported
-	case (op == "read" || op == "splice") && isAny(err, unix.EINTR, unix.EFAULT): // bytes were taken and not given
+	case (op == "read" || op == "splice") && isAny(err, unix.EINTR, unix.EFAULT): // the driver lost bytes
 		return ErrSessionLost
 	}
 	return nil
 }
 
-// rejections are the errnos by which a driver's write says that it does not
-// want the state, as opposed to having failed on the way. The entry of "" is
-// for a driver that is not known: what no driver uses for anything else.
+// rejections are the errnos by which a driver's write rejects the state, as
+// opposed to a failure while it loads. The entry "" is for an unknown driver: it
+// has the errnos that no driver uses with another meaning.
 var rejections = map[string][]unix.Errno{
 	"mlx5":     {unix.EOPNOTSUPP, unix.EREMOTEIO, unix.EINVAL},
 	"virtio":   {unix.EOPNOTSUPP, unix.EINVAL},
@@ -283,7 +285,7 @@ var rejections = map[string][]unix.Errno{
 	"":         {unix.EFAULT, unix.EOPNOTSUPP, unix.EREMOTEIO, unix.EINVAL, unix.EOVERFLOW},
 }
 
-func (s *stream) rejects(err error) bool {
+func (s *stream) isRejection(err error) bool {
 	errnos, known := rejections[s.driver]
 	if !known {
 		errnos = rejections[""]
@@ -293,24 +295,25 @@ func (s *stream) rejects(err error) bool {
 
 // Splicer is a Stream that may be able to move bytes into a pipe without
 // copying them through user space. No VFIO driver can as of Linux 7.2, so the
-// first SpliceTo is a probe: errors.ErrUnsupported takes no byte from the
-// stream and leaves it as it was, for Read to go on.
+// first SpliceTo is a probe: after errors.ErrUnsupported the stream is
+// unchanged, and Read continues.
 type Splicer interface {
 	// SpliceTo moves up to n bytes into the write end of a pipe, which must be
-	// in blocking mode. Its results are those of Read otherwise.
+	// in blocking mode. Its other results are those of Read.
 	SpliceTo(pipe, n int) (int, error)
 }
 
 func (s *stream) SpliceTo(pipe, n int) (int, error) {
-	return s.pull("splice", n, func(fd, n int) (int, error) { return s.fd.splice(pipe, fd, n) })
+	return s.moveOut("splice", n, func(fd, n int) (int, error) { return s.fd.splice(pipe, fd, n) })
 }
 
-// Splice moves up to n bytes from one fd to another, one of which is a pipe,
-// with splice(2): 0 is the end of src. errors.ErrUnsupported means that this
-// pair of files cannot be spliced, and that nothing was moved.
+// Splice moves up to n bytes from one fd to another by splice(2). One of the two
+// must be a pipe. A result of 0 is the end of src. Splice fails with
+// errors.ErrUnsupported if this pair of files cannot be spliced; no byte has
+// moved then.
 func Splice(dst, src, n int) (int, error) {
 	m, err := host{}.splice(dst, src, min(n, maxTransfer))
-	m = max(m, 0) // the kernel's -1 says no more than the error does
+	m = max(m, 0) // the kernel returns -1 with an error
 	if isAny(err, unix.EINVAL) {
 		return 0, &OpError{Op: "splice", Device: "fd", Offset: -1, Kind: errors.ErrUnsupported, Err: err}
 	}

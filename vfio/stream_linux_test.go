@@ -15,7 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// session opens a device of the given driver and takes it to a state.
+// session opens a device of the given driver and sets its state.
 func session(t *testing.T, driver string, to State) (*fakeKernel, *device, *stream) {
 	t.Helper()
 	k := newFakeKernel(t)
@@ -34,14 +34,14 @@ func TestReadDrained(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			k, _, s := session(t, "mlx5", PreCopy)
 			k.pending.dirty = 1 << 20
-			k.does("read", r)
+			k.returns("read", r)
 			n, err := readOne(s)
 			if n != 0 || err != ErrDrained {
 				t.Errorf("got %d, %v", n, err)
 			}
 			k.out = []byte("more")
 			if n, err := readOne(s); n != 4 || err != nil {
-				t.Errorf("and then %d, %v", n, err)
+				t.Errorf("second read: %d, %v", n, err)
 			}
 		})
 	}
@@ -57,14 +57,14 @@ func TestReadEnd(t *testing.T) {
 			t.Errorf("got %q, %v", got, err)
 		}
 	})
-	t.Run("quirk3_zero_across_the_switch_is_not", func(t *testing.T) {
+	t.Run("quirk3_zero_across_the_switch_is_not_the_end", func(t *testing.T) {
 		k, _, s := session(t, "mlx5", PreCopy)
-		k.does("read", result{then: func(*fakeKernel) { s.finish() }})
+		k.returns("read", result{before: func(*fakeKernel) { s.markFinal() }})
 		if _, err := readOne(s); err != ErrDrained {
-			t.Errorf("a read that began in PRE_COPY says %v", err)
+			t.Errorf("a read that began in PRE_COPY returned %v", err)
 		}
 		if _, err := readOne(s); err != io.EOF {
-			t.Errorf("one that began in STOP_COPY says %v", err)
+			t.Errorf("a read that began in STOP_COPY returned %v", err)
 		}
 	})
 	t.Run("empty_buffer_is_no_end", func(t *testing.T) {
@@ -77,7 +77,7 @@ func TestReadEnd(t *testing.T) {
 		k, d, s := session(t, "mtty", PreCopy)
 		k.fail("set STOP_COPY", unix.EBUSY)
 		if _, err := d.SetState(StopCopy); err == nil {
-			t.Fatal("no error")
+			t.Fatal("SET STOP_COPY succeeds")
 		}
 		if _, err := readOne(s); err != ErrDrained {
 			t.Errorf("got %v", err)
@@ -103,7 +103,7 @@ func TestReadAfterFinal(t *testing.T) {
 			_, err := readOne(s)
 			wantIs(t, err, unix.ENOMSG)
 			if errors.Is(err, io.EOF) || errors.Is(err, ErrDrained) {
-				t.Errorf("taken for an end: %v", err)
+				t.Errorf("error is an end of the stream: %v", err)
 			}
 		})
 	})
@@ -120,7 +120,7 @@ func TestReadErrors(t *testing.T) {
 	for _, c := range []struct {
 		name, driver string
 		errno        unix.Errno
-		calls        int
+		calls        int // number of reads that reach the driver
 	}{
 		{"quirk14_EINTR_ends_a_session", "xe", unix.EINTR, 1},
 		{"quirk14_EINTR_of_an_unknown_driver", "", unix.EINTR, 1},
@@ -135,7 +135,7 @@ func TestReadErrors(t *testing.T) {
 			wantIs(t, err, ErrSessionLost, c.errno)
 			_, again := readOne(s)
 			if again != err || k.count("read") != c.calls {
-				t.Errorf("then %v, %d reads", again, k.count("read"))
+				t.Errorf("second read: %v, %d reads", again, k.count("read"))
 			}
 		})
 	}
@@ -151,7 +151,7 @@ func TestReadErrors(t *testing.T) {
 
 func TestQuirk17ShortReads(t *testing.T) {
 	k, _, s := session(t, "mlx5", StopCopy)
-	k.does("read", result{n: 1}, result{n: 7}, result{n: 3})
+	k.returns("read", result{n: 1}, result{n: 7}, result{n: 3})
 	got, err := io.ReadAll(s)
 	if len(got) != 11 || err != nil || s.offset != 11 {
 		t.Errorf("got %d bytes, %v, offset %d", len(got), err, s.offset)
@@ -169,17 +169,17 @@ func TestPending(t *testing.T) {
 			}
 		}
 	})
-	t.Run("quirk43_REINIT_is_of_one_call", func(t *testing.T) {
+	t.Run("quirk43_REINIT_per_call", func(t *testing.T) {
 		k, _, s := session(t, "mlx5", PreCopy)
 		k.pending = precopyInfo{}
-		for i, flags := range []uint32{0, precopyInfoReinit, 0, precopyInfoReinit} { // again after an acknowledgement
+		for i, flags := range []uint32{0, precopyInfoReinit, 0, precopyInfoReinit} { // the driver repeats it after an acknowledgement
 			k.pending.flags = flags
 			if p, err := s.Pending(); err != nil || p.Reinit != (flags != 0) {
 				t.Errorf("call %d: got %+v, %v, want REINIT %v", i, p, err, flags != 0)
 			}
 		}
 	})
-	t.Run("quirk4_every_question_reaches_the_driver", func(t *testing.T) {
+	t.Run("quirk4_every_call_reaches_the_driver", func(t *testing.T) {
 		k, _, s := session(t, "virtio", PreCopy)
 		for range 3 {
 			_, _ = s.Pending()
@@ -215,31 +215,31 @@ func TestPending(t *testing.T) {
 func TestWrite(t *testing.T) {
 	t.Run("quirk18_short_writes_are_continued", func(t *testing.T) {
 		k, _, s := session(t, "pds", Resuming)
-		k.does("write", result{n: 3}, result{n: 1})
+		k.returns("write", result{n: 3}, result{n: 1})
 		if n, err := s.Write([]byte("abcdefgh")); n != 8 || err != nil || string(k.in) != "abcdefgh" {
 			t.Errorf("got %d, %v, device has %q", n, err, k.in)
 		}
 	})
 	t.Run("quirk18_zero_is_fatal", func(t *testing.T) {
 		k, _, s := session(t, "pds", Resuming)
-		k.does("write", result{n: 3}, result{n: 0})
+		k.returns("write", result{n: 3}, result{n: 0})
 		n, err := s.Write([]byte("abcdefgh"))
 		wantIs(t, err, ErrShortWrite)
 		if n != 3 {
-			t.Errorf("says %d bytes", n)
+			t.Errorf("wrote %d bytes, want 3", n)
 		}
 	})
 	t.Run("quirk20_first_error_is_final", func(t *testing.T) {
 		k, _, s := session(t, "mtty", Resuming)
 		_, _ = s.Write([]byte("good"))
-		k.does("write", result{n: 2}, result{err: unix.EFAULT})
+		k.returns("write", result{n: 2}, result{err: unix.EFAULT})
 		n, err := s.Write([]byte("evil"))
 		if op, ok := errors.AsType[*OpError](err); !ok || op.Offset != 6 || op.Device != "dev0" || n != 2 {
 			t.Errorf("got %d, %v", n, err)
 		}
 		k.calls = nil
 		if _, again := s.Write([]byte("more")); again != err || len(k.calls) != 0 {
-			t.Errorf("then %v, %v", again, k.calls)
+			t.Errorf("second write: %v, %v", again, k.calls)
 		}
 	})
 	t.Run("quirk42_tiny_streams", func(t *testing.T) {
@@ -255,27 +255,27 @@ func TestWrite(t *testing.T) {
 	})
 }
 
-// soloKernel takes three bytes at a time, and fails when two write(2) are under
-// way at once.
-type soloKernel struct {
+// oneWriterKernel accepts three bytes per write. It fails the test if two
+// write(2) overlap.
+type oneWriterKernel struct {
 	*fakeKernel
-	inside atomic.Int32
+	writers atomic.Int32
 }
 
-func (k *soloKernel) write(fd int, p []byte) (int, error) {
-	if n := k.inside.Add(1); n != 1 {
+func (k *oneWriterKernel) write(fd int, p []byte) (int, error) {
+	if n := k.writers.Add(1); n != 1 {
 		k.t.Errorf("%d writes at once", n)
 	}
-	defer k.inside.Add(-1)
+	defer k.writers.Add(-1)
 	time.Sleep(time.Millisecond)
 	return k.fakeKernel.write(fd, p[:min(len(p), 3)])
 }
 
-// TestQuirk44OneWriter has callers write at once, and in pieces: the driver sees
-// one write after the other, and no piece between those of another.
+// TestQuirk44OneWriter makes concurrent writes, each of several pieces. The
+// driver sees one write after the other, and their pieces do not interleave.
 func TestQuirk44OneWriter(t *testing.T) {
 	t.Run("quirk44_writes_take_turns", func(t *testing.T) {
-		k := &soloKernel{fakeKernel: newFakeKernel(t)}
+		k := &oneWriterKernel{fakeKernel: newFakeKernel(t)}
 		d, err := newDevice(k, fakeDeviceFD, "dev0", Info{Driver: "qat"}, nil)
 		if err != nil {
 			t.Fatal(err)
@@ -292,7 +292,7 @@ func TestQuirk44OneWriter(t *testing.T) {
 		all.Wait()
 		for p := range slices.Chunk(k.in, 4) {
 			if !bytes.Equal(p, bytes.Repeat(p[:1], 4)) {
-				t.Errorf("a Write was torn: device has %q", k.in)
+				t.Errorf("the pieces of a Write are apart: device has %q", k.in)
 			}
 		}
 		if len(k.in) != 64 || s.offset != 64 {
@@ -302,7 +302,7 @@ func TestQuirk44OneWriter(t *testing.T) {
 	t.Run("quirk44_one_stream_per_session", func(t *testing.T) {
 		k, d, old := session(t, "qat", Resuming)
 		if s := mustSet(t, d, Resuming); s != nil {
-			t.Error("a second stream of the session")
+			t.Error("the session has a second stream")
 		}
 		if err := d.Reset(); err != nil {
 			t.Fatal(err)
@@ -311,7 +311,7 @@ func TestQuirk44OneWriter(t *testing.T) {
 		_, err := old.Write([]byte("late"))
 		wantIs(t, err, ErrSessionLost)
 		if k.count("write") != 0 {
-			t.Error("a writer of the session before reached the driver")
+			t.Error("a write to the earlier session reached the driver")
 		}
 	})
 }
@@ -343,7 +343,7 @@ func TestQuirk21Rejections(t *testing.T) {
 			wantIs(t, err, c.want, c.errno)
 		})
 	}
-	t.Run("quirk35_ENOMEM_is_no_verdict", func(t *testing.T) {
+	t.Run("quirk35_ENOMEM_is_no_rejection", func(t *testing.T) {
 		k, _, s := session(t, "mlx5", Resuming)
 		k.fail("write", unix.ENOMEM)
 		if _, err := s.Write([]byte("x")); errors.Is(err, ErrRejected) || !errors.Is(err, unix.ENOMEM) {
@@ -373,7 +373,7 @@ func TestQuirk24OneCall(t *testing.T) {
 			t.Fatalf("got %d, %v", len(got), err)
 		}
 		if n, err := readOne(s); n != 0 || err == nil || err == io.EOF {
-			t.Errorf("the second piece: %d, %v", n, err)
+			t.Errorf("second piece: %d, %v", n, err)
 		}
 	})
 	t.Run("quirk24_read_whole", func(t *testing.T) {
@@ -385,10 +385,10 @@ func TestQuirk24OneCall(t *testing.T) {
 			t.Fatalf("got %d, %v", n, err)
 		}
 		if _, err := s.Read(p); err != io.EOF {
-			t.Errorf("then %v", err)
+			t.Errorf("second read: %v", err)
 		}
 	})
-	t.Run("quirk24_mended_kernel", func(t *testing.T) {
+	t.Run("quirk24_fixed_kernel", func(t *testing.T) {
 		_, s := open(t, "6.2.0", Resuming)
 		_, err1 := s.Write([]byte("x"))
 		_, err2 := s.Write([]byte("x"))
@@ -404,16 +404,16 @@ func TestQuirk10SpliceProbe(t *testing.T) {
 	_, err := Splicer(s).SpliceTo(1, 64)
 	wantIs(t, err, errors.ErrUnsupported)
 	if n, err := readOne(s); n != 5 || err != nil {
-		t.Errorf("the probe hurt the stream: %d, %v", n, err)
+		t.Errorf("read after the probe: %d, %v", n, err)
 	}
-	k.does("splice", result{n: 7})
+	k.returns("splice", result{n: 7})
 	if n, err := s.SpliceTo(1, 64); n != 7 || err != nil || s.offset != 12 {
-		t.Errorf("a driver that can splice: %d, %v, offset %d", n, err, s.offset)
+		t.Errorf("splice by a driver that can: %d, %v, offset %d", n, err, s.offset)
 	}
 }
 
-// TestQuirk46NoProbing: a stream's fd is read and nothing else, whatever its
-// size and position are said to be.
+// TestQuirk46NoProbing checks that a stream's fd is only read: its size and
+// position are meaningless.
 func TestQuirk46NoProbing(t *testing.T) {
 	k, _, s := session(t, "mtty", StopCopy)
 	k.out = []byte("state")
@@ -437,10 +437,10 @@ func TestQuirk40CloseEndsNothing(t *testing.T) {
 	if k.count("read") != 0 {
 		t.Error("a closed stream was read")
 	}
-	mustSet(t, d, StopCopy) // the session goes on in the kernel
+	mustSet(t, d, StopCopy) // the session continues in the kernel
 }
 
-// TestReadDoesNotAllocate holds the hot path to no allocation per call.
+// TestReadDoesNotAllocate checks that Read and Write make no allocation.
 func TestReadDoesNotAllocate(t *testing.T) {
 	r, w, err := os.Pipe()
 	if err != nil {

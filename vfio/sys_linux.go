@@ -9,8 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// kernel is what devices and streams need of the operating system. Its errors
-// are of type unix.Errno, so that a test can put a scripted kernel in its place.
+// kernel has the system calls that devices and streams need. Tests use a
+// scripted kernel. Errors are of type unix.Errno.
 type kernel interface {
 	open(path string) (int, error)
 	close(fd int)
@@ -27,16 +27,16 @@ type host struct{}
 // maxTransfer is the most that one read or write moves (MAX_RW_COUNT).
 const maxTransfer = 0x7ffff000
 
-// ioctlDirection is what _IO adds to a request number: nothing on most
-// architectures, 0x20000000 on powerpc, mips and sparc. BLKFLSBUF, 0x1261, is
-// an _IO number too that x/sys knows for each of them.
+// ioctlDirection holds the bits that _IO adds to a request number: none on most
+// architectures, 0x20000000 on powerpc, mips and sparc. It is derived from
+// BLKFLSBUF, 0x1261, an _IO number that x/sys has for each architecture.
 const ioctlDirection = unix.BLKFLSBUF &^ 0xffff
 
-// supported refuses machines on which the numbers of VFIO's requests differ from the generic
-// ones, by what _IO adds there: no device was ever tried on one.
-func supported(direction uint32) error {
+// checkIoctlNumbers refuses architectures on which _IO adds direction bits, so that VFIO's
+// request numbers differ from the generic ones. No device was ever tested on such a machine.
+func checkIoctlNumbers(direction uint32) error {
 	if direction != 0 {
-		return unix.EOPNOTSUPP // which is errors.ErrUnsupported
+		return unix.EOPNOTSUPP // matches errors.ErrUnsupported
 	}
 	return nil
 }
@@ -48,10 +48,10 @@ var allSignals = func() (set unix.Sigset_t) {
 	return set
 }()
 
-// blockSignals ties the goroutine to its thread and blocks every signal there,
-// those included with which the Go runtime preempts and profiles. A signal may
-// cost the stream bytes (xe) or the whole session (mlx5), and an unharmed one
-// waits. The caller gives the set back to restoreSignals.
+// blockSignals locks the goroutine to its thread and blocks every signal there,
+// including those by which the Go runtime preempts and profiles. A signal may
+// cost the stream bytes (xe) or the whole session (mlx5). A blocked signal
+// stays pending. The caller passes the result to restoreSignals.
 func blockSignals() unix.Sigset_t {
 	runtime.LockOSThread()
 	var old unix.Sigset_t
@@ -74,11 +74,10 @@ func (host) open(path string) (int, error) {
 
 func (host) close(fd int) { unix.Close(fd) }
 
-// ioctl passes arg as what it is: a pointer by its address, an int by value,
-// nil as zero.
+// ioctl passes a pointer by its address, an int by value, and nil as zero.
 func (host) ioctl(fd int, req uint32, arg any) (int, error) {
 	defer restoreSignals(blockSignals())
-	if err := supported(ioctlDirection); err != nil {
+	if err := checkIoctlNumbers(ioctlDirection); err != nil {
 		return -1, err
 	}
 	var n uintptr
@@ -87,8 +86,8 @@ func (host) ioctl(fd int, req uint32, arg any) (int, error) {
 	if value, ok := arg.(int); ok || arg == nil {
 		n, _, errno = unix.Syscall(unix.SYS_IOCTL, uintptr(fd), request, uintptr(value))
 	} else {
-		// The conversion stands in the call, which is what keeps the memory in
-		// place until it returns (package unsafe, rule 4).
+		// The conversion must be part of the call: that keeps the memory in
+		// place until the call returns (package unsafe, rule 4).
 		n, _, errno = unix.Syscall(unix.SYS_IOCTL, uintptr(fd), request, uintptr(reflect.ValueOf(arg).UnsafePointer()))
 	}
 	if errno != 0 {
@@ -113,8 +112,8 @@ func (host) splice(dst, src, n int) (int, error) {
 	return int(m), err
 }
 
-// waitReadable returns when fd has something to read or to complain about, and
-// after d at the latest. Drivers without a poll method are always readable.
+// waitReadable returns when fd is readable or has an error, and after d at the
+// latest. Drivers without a poll method are always readable.
 func (host) waitReadable(fd int, d time.Duration) {
 	defer restoreSignals(blockSignals())
 	_, _ = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(d.Milliseconds()))

@@ -16,7 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// sigBlk reads the mask of blocked signals of a thread.
+// sigBlk returns a thread's mask of blocked signals.
 func sigBlk(t *testing.T, tid int) string {
 	t.Helper()
 	text, err := os.ReadFile(fmt.Sprintf("/proc/self/task/%d/status", tid))
@@ -32,8 +32,8 @@ func sigBlk(t *testing.T, tid int) string {
 	return ""
 }
 
-// inRead waits until a thread sleeps in read(2).
-func inRead(t *testing.T, tid int) {
+// awaitRead waits until a thread sleeps in read(2).
+func awaitRead(t *testing.T, tid int) {
 	t.Helper()
 	want := fmt.Sprintf("%d ", syscall.SYS_READ)
 	for range 5000 {
@@ -43,13 +43,13 @@ func inRead(t *testing.T, tid int) {
 		}
 		time.Sleep(time.Millisecond)
 	}
-	t.Fatal("the thread never slept in read")
+	t.Fatal("the thread does not sleep in read")
 }
 
-// All signals but SIGKILL and SIGSTOP, which cannot be blocked.
+// allBlocked is the mask of all signals but SIGKILL and SIGSTOP, which cannot be blocked.
 const allBlocked = "fffffffffffbfeff"
 
-// pipe gives the blocking ends of a pipe.
+// pipe returns the ends of a pipe in blocking mode.
 func pipe(t *testing.T) (r, w int) {
 	t.Helper()
 	var p [2]int
@@ -60,15 +60,15 @@ func pipe(t *testing.T) (r, w int) {
 	return p[0], p[1]
 }
 
-// TestSignalsBlocked looks at the mask of a thread that sleeps in a read, and
-// afterwards.
+// TestSignalsBlocked checks a thread's signal mask before, during and after a
+// blocked read.
 func TestSignalsBlocked(t *testing.T) {
 	t.Run("quirk11_quirk14_quirk47_blocking_thread", func(t *testing.T) {
 		r, w := pipe(t)
 		tids, done := make(chan int), make(chan string)
 		s := &stream{fd: descriptor{kernel: host{}, fd: r}}
 		go func() {
-			runtime.LockOSThread() // so that the thread is the same before, during and after
+			runtime.LockOSThread() // the masks must be of one thread
 			defer runtime.UnlockOSThread()
 			before := sigBlk(t, unix.Gettid())
 			tids <- unix.Gettid()
@@ -82,11 +82,11 @@ func TestSignalsBlocked(t *testing.T) {
 			done <- before
 		}()
 		tid := <-tids
-		inRead(t, tid)
+		awaitRead(t, tid)
 		if mask := sigBlk(t, tid); mask != allBlocked {
 			t.Errorf("blocked during the read: %s, want %s", mask, allBlocked)
 		}
-		// SIGURG is what the runtime preempts with: it must wait.
+		// The runtime preempts with SIGURG, which must stay pending.
 		if err := unix.Tgkill(unix.Getpid(), tid, unix.SIGURG); err != nil {
 			t.Fatal(err)
 		}
@@ -99,9 +99,9 @@ func TestSignalsBlocked(t *testing.T) {
 	})
 }
 
-// TestQuirk47EveryCallBlocksSignals: what TestSignalsBlocked sees of a read holds
-// for every call that may sleep in a driver, SET among them. None but a real
-// device sleeps in an ioctl, so this looks at the code.
+// TestQuirk47EveryCallBlocksSignals checks that every call which may sleep in a
+// driver, SET included, blocks signals as TestSignalsBlocked shows for a read.
+// Only a real device sleeps in an ioctl, so this test parses the code.
 func TestQuirk47EveryCallBlocksSignals(t *testing.T) {
 	f, err := parser.ParseFile(token.NewFileSet(), "sys_linux.go", nil, 0)
 	if err != nil {
@@ -119,7 +119,7 @@ func TestQuirk47EveryCallBlocksSignals(t *testing.T) {
 	}
 	for name, ok := range guarded {
 		if !ok {
-			t.Errorf("host.%s does not begin with: defer restoreSignals(blockSignals())", name)
+			t.Errorf("the first statement of host.%s is not: defer restoreSignals(blockSignals())", name)
 		}
 	}
 }
@@ -138,17 +138,17 @@ func blocksFirst(fn *ast.FuncDecl) bool {
 	return ok && name.Name == "blockSignals"
 }
 
-// TestOtherNumbers: where _IO adds to the numbers of requests, as on powerpc, mips and sparc,
-// kernel devices are not supported.
-func TestOtherNumbers(t *testing.T) {
+// TestIoctlNumbers checks that kernel devices are not supported where _IO adds direction bits,
+// as on powerpc, mips and sparc.
+func TestIoctlNumbers(t *testing.T) {
 	for direction, works := range map[uint32]bool{0: true, 0x20000000: false} {
-		if err := supported(direction); (err == nil) != works || !works && !errors.Is(err, errors.ErrUnsupported) {
+		if err := checkIoctlNumbers(direction); (err == nil) != works || !works && !errors.Is(err, errors.ErrUnsupported) {
 			t.Errorf("direction %#x: %v", direction, err)
 		}
 	}
 }
 
-// TestIoctlArguments passes a pointer and a value to ioctls that any pipe has.
+// TestIoctlArguments passes a pointer and a value to ioctls that every pipe supports.
 func TestIoctlArguments(t *testing.T) {
 	r, w := pipe(t)
 	if _, err := unix.Write(w, []byte("12345")); err != nil {
@@ -166,8 +166,8 @@ func TestIoctlArguments(t *testing.T) {
 	}
 }
 
-// TestQuirk10SpliceOnPlainFiles moves bytes between files that can, and is told
-// by those that cannot.
+// TestQuirk10SpliceOnPlainFiles splices between files that can be spliced, and
+// expects errors.ErrUnsupported for files that cannot.
 func TestQuirk10SpliceOnPlainFiles(t *testing.T) {
 	file, err := os.CreateTemp(t.TempDir(), "")
 	if err != nil {
@@ -195,8 +195,8 @@ func TestQuirk10SpliceOnPlainFiles(t *testing.T) {
 	wantIs(t, err, errors.ErrUnsupported)
 }
 
-// TestQuirk13CloseBesideRead closes a stream under a blocked read: the fd stays
-// until the read is done, and its number is not given away.
+// TestQuirk13CloseBesideRead closes a stream during a blocked read. The fd stays
+// open until the read returns, so its number is not reused.
 func TestQuirk13CloseBesideRead(t *testing.T) {
 	r, w := pipe(t)
 	fd, err := unix.Dup(r)
@@ -212,7 +212,7 @@ func TestQuirk13CloseBesideRead(t *testing.T) {
 		_, err := s.Read(make([]byte, 8))
 		got <- err
 	}()
-	inRead(t, <-tids)
+	awaitRead(t, <-tids)
 	_ = s.Close()
 	if _, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); err != nil {
 		t.Error("the fd was closed under the read")

@@ -1,14 +1,14 @@
 package vfio
 
-//lint:file-ignore U1000 the kernel's structures are named whole, used or not
+//lint:file-ignore U1000 the kernel's structures are complete, including unused fields
 
 // The structures and numbers of include/uapi/linux/vfio.h that this package uses, in the
 // machine's own layout. Fields keep the kernel's order; uapi_test.go compares every size,
 // offset and number with the installed header.
 
 // ioctl request numbers, _IO(';', 100+n) without the direction bits that some
-// architectures add (see sys_linux.go). The kernel reuses numbers: each is
-// meant for one kind of fd.
+// architectures add (see sys_linux.go). The kernel reuses numbers: each number
+// belongs to one kind of fd.
 const (
 	// On a container, /dev/vfio/vfio.
 	reqGetAPIVersion = 0x3b64

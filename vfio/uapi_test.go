@@ -12,8 +12,8 @@ import (
 	"testing"
 )
 
-// uapiRow is one number of ours, what it must be, and the C expression that
-// says it. guard is a macro without which the header lacks it.
+// uapiRow is a number of this package, the expected value, and the C expression
+// for it. guard is a macro that the header defines if it has the number.
 type uapiRow struct {
 	name  string
 	ours  uint64
@@ -30,13 +30,13 @@ const (
 	guardSize    = "VFIO_DEVICE_FEATURE_MIG_DATA_SIZE"
 )
 
-// number is a row for a macro, which is its own guard.
+// number returns a row for a macro, which is its own guard.
 func number(ours uint64, macro string, want uint64) uapiRow {
 	return uapiRow{macro, ours, want, macro, macro}
 }
 
-// layout gives the rows of a structure: its size and the offset of every
-// field, in order. header is what precedes it in the ioctl's argument.
+// layout returns the rows of a structure: its size and the offset of every
+// field, in order. header is the structure's offset in the ioctl's argument.
 func layout(v any, header uint64, guard, c string, size uint64, fields ...any) []uapiRow {
 	t := reflect.TypeOf(v)
 	rows := []uapiRow{{"sizeof " + c, uint64(t.Size()) - header, size, "sizeof(struct " + c + ")", guard}}
@@ -86,7 +86,7 @@ func uapiRows() []uapiRow {
 	}
 	for i, name := range []string{"ERROR", "STOP", "RUNNING", "STOP_COPY", "RESUMING", "RUNNING_P2P"} {
 		c := "VFIO_DEVICE_STATE_" + name
-		rows = append(rows, uapiRow{c, uint64(Error) + uint64(i), uint64(i), c, guardMig})
+		rows = append(rows, uapiRow{c, uint64(StateError) + uint64(i), uint64(i), c, guardMig})
 	}
 	for i, name := range []string{"PRE_COPY", "PRE_COPY_P2P"} {
 		c := "VFIO_DEVICE_STATE_" + name
@@ -113,11 +113,11 @@ func layoutRows() (rows []uapiRow) {
 	return rows
 }
 
-// growable are the structures that newer headers have lengthened: their size
-// is ours to choose (argsz), and only the offsets must match the header's.
+// growable are the structures that newer headers have lengthened. The caller
+// chooses their size (argsz), so only the offsets must match the header's.
 var growable = []string{"vfio_device_info", "vfio_device_bind_iommufd"}
 
-// TestUAPIConstants holds our numbers to those of the protocol.
+// TestUAPIConstants compares this package's numbers with those of the protocol.
 func TestUAPIConstants(t *testing.T) {
 	for _, r := range uapiRows() {
 		if r.ours != r.want {
@@ -126,8 +126,8 @@ func TestUAPIConstants(t *testing.T) {
 	}
 }
 
-// TestUAPIHeader compares every number with what a C compiler makes of the
-// installed header.
+// TestUAPIHeader compares every number with the value that a C compiler finds
+// in the installed header.
 func TestUAPIHeader(t *testing.T) {
 	header := headerNumbers(t)
 	var missing []string
@@ -138,17 +138,17 @@ func TestUAPIHeader(t *testing.T) {
 			missing = append(missing, r.name)
 		case strings.HasPrefix(r.name, "VFIO_") && got&0xffff == r.ours && got>>16 == 0x2000: // _IO on powerpc, mips, sparc
 		case got != r.ours:
-			t.Errorf("%s: the header has %#x, we have %#x", r.name, got, r.ours)
+			t.Errorf("%s: the header has %#x, this package %#x", r.name, got, r.ours)
 		}
 	}
 	if len(header) == 0 {
-		t.Error("the C program named no number")
+		t.Error("the C program printed no number")
 	}
-	t.Logf("%d numbers agree with the header; it is too old for %d: %s",
+	t.Logf("%d numbers match the header, which is too old for %d: %s",
 		len(header), len(missing), strings.Join(missing, ", "))
 }
 
-// headerNumbers compiles and runs a C program that prints what the header has.
+// headerNumbers compiles and runs a C program that prints the header's numbers.
 func headerNumbers(t *testing.T) map[string]uint64 {
 	t.Helper()
 	gcc, err := exec.LookPath("gcc")

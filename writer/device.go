@@ -72,7 +72,7 @@ func (d *device) needsReset() (bool, error) {
 	switch now {
 	case vfio.Running, vfio.Stop:
 		return false, nil
-	case vfio.Resuming, vfio.Error:
+	case vfio.Resuming, vfio.StateError:
 		return true, nil
 	}
 	return false, fmt.Errorf("%w: it is in %v", vfio.ErrBusy, now)

@@ -44,7 +44,7 @@ type brokenDevice struct {
 
 func (d *brokenDevice) State() (vfio.State, error) {
 	if d.gone {
-		return vfio.Error, nil
+		return vfio.StateError, nil
 	}
 	return d.Device.State()
 }

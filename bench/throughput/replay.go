@@ -29,7 +29,7 @@ func (d *replay) Close() error                  { return nil }
 func (d *replay) State() (vfio.State, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.state == vfio.Error {
+	if d.state == vfio.StateError {
 		return vfio.Running, nil
 	}
 	return d.state, nil

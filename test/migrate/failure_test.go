@@ -45,7 +45,7 @@ var failures = map[string]failure{
 	"SET RESUMING":             {sink: "set@RESUMING:ENOMEM", code: transport.CodeDevice, says: "RESUMING", neverStopped: true},
 	"write at 0":               {sink: "write@0:EIO", code: transport.CodeDevice, says: "input/output error"},
 	"write at 1000001":         {quic: true, sink: "write@1000001:EREMOTEIO", code: transport.CodeDevice, offset: 1000001, says: "remote I/O error"},
-	"short write":              {sink: "short@1000001", code: transport.CodeDevice, offset: 1000001, says: "took no more bytes"},
+	"short write":              {sink: "short@1000001", code: transport.CodeDevice, offset: 1000001, says: "accepted no more bytes"},
 	"reset of the destination": {sink: "reset@1MiB", code: transport.CodeDevice, offset: 1 << 20, says: "session lost"},
 	"ERROR at the destination": {sink: "error@1MiB", code: transport.CodeDevice, offset: 1 << 20, says: "session lost"},
 	"validation":               {quic: true, sink: "set@RESUMING-STOP:EINVAL", code: transport.CodeValidation, offset: any64, says: "RESUMING -> STOP"},

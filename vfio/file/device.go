@@ -56,7 +56,7 @@ func (d *device) State() (vfio.State, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.closed {
-		return vfio.Error, d.fail("get state", os.ErrClosed)
+		return vfio.StateError, d.fail("get state", os.ErrClosed)
 	}
 	return d.state, nil
 }
@@ -102,7 +102,7 @@ func (d *device) step(to vfio.State) error {
 	}
 	sess, err := d.ends.arc(d.state, to)
 	if errors.Is(err, errGone) {
-		d.state, d.sess = vfio.Error, nil
+		d.state, d.sess = vfio.StateError, nil
 	}
 	if err != nil {
 		return err

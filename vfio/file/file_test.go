@@ -195,7 +195,7 @@ func TestDirectoryCannotBeSynced(t *testing.T) {
 				set(t, d, vfio.Resuming).Write([]byte("state"))
 				_, err := d.SetState(vfio.Running)
 				te := (*vfio.TransitionError)(nil)
-				if !errors.As(err, &te) || te.Now != vfio.Error || !errors.Is(err, unix.EIO) || !strings.Contains(err.Error(), "sync "+dir) {
+				if !errors.As(err, &te) || te.Now != vfio.StateError || !errors.Is(err, unix.EIO) || !strings.Contains(err.Error(), "sync "+dir) {
 					t.Errorf("commit: %v", err)
 				}
 				holds(t, dir, before)

@@ -163,7 +163,7 @@ func (d *Device) fail(op string, off int64, err error) error {
 func (d *Device) State() (vfio.State, error) {
 	unlock, err := d.lock("get state")
 	if err != nil {
-		return vfio.Error, err
+		return vfio.StateError, err
 	}
 	defer unlock()
 	return d.state, nil
@@ -213,9 +213,9 @@ func (d *Device) reset() error {
 func (d *Device) breakDown() error {
 	from := d.state
 	d.end()
-	d.state = vfio.Error
+	d.state = vfio.StateError
 	d.im.run(time.Now(), false)
-	return d.changed("fault", Event{From: from, To: vfio.Error})
+	return d.changed("fault", Event{From: from, To: vfio.StateError})
 }
 
 // changed keeps what has become of the device, and then tells of it. In this order

@@ -77,7 +77,7 @@ func parseArc(s string) (from, to vfio.State, err error) {
 	a, b, found := strings.Cut(s, "-")
 	if !found {
 		to, err = parseState(a)
-		return vfio.Error, to, err
+		return vfio.StateError, to, err
 	}
 	if from, err = parseState(a); err != nil {
 		return 0, 0, err
@@ -114,7 +114,7 @@ func (fs faults) next(kinds []FaultKind, pos int64) *Fault {
 func (fs faults) arc(from, to vfio.State) *Fault {
 	for i := range fs {
 		f := &fs[i]
-		if f.Kind == FaultSet && f.To == to && (f.From == vfio.Error || f.From == from) {
+		if f.Kind == FaultSet && f.To == to && (f.From == vfio.StateError || f.From == from) {
 			return f
 		}
 	}

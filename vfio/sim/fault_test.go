@@ -30,7 +30,7 @@ func TestReadFaults(t *testing.T) {
 	}{
 		{"read@12345:EIO", []error{syscall.EIO}, vfio.StopCopy},
 		{"reset@12345", []error{vfio.ErrSessionLost, syscall.ENODEV}, vfio.Running},
-		{"error@12345", []error{vfio.ErrSessionLost, syscall.ENODEV}, vfio.Error},
+		{"error@12345", []error{vfio.ErrSessionLost, syscall.ENODEV}, vfio.StateError},
 	} {
 		t.Run(tt.fault, func(t *testing.T) {
 			d := open(t, "mlx5?size=1MiB&fault="+tt.fault)
@@ -45,7 +45,7 @@ func TestReadFaults(t *testing.T) {
 			if st, _ := d.State(); st != tt.state {
 				t.Errorf("device is in %v", st)
 			}
-			if tt.state == vfio.Error {
+			if tt.state == vfio.StateError {
 				if _, err := d.SetState(vfio.Running); !errors.Is(err, vfio.ErrInError) {
 					t.Errorf("SET in ERROR: %v", err)
 				}

@@ -89,7 +89,7 @@ func parseKept(b []byte, p *profile) (*kept, error) {
 	switch {
 	case k.Profile != p.name:
 		return nil, fmt.Errorf("the device that is kept is %q, not %q", k.Profile, p.name)
-	case k.State != vfio.Error && !p.features.Has(k.State):
+	case k.State != vfio.StateError && !p.features.Has(k.State):
 		return nil, fmt.Errorf("the device that is kept is in %v, which its kind does not have", k.State)
 	case k.Content > Text || int64(len(k.Gens)) != k.blocks():
 		return nil, fmt.Errorf("bad kept device: %d generations for %d bytes in blocks of %d, content %d", len(k.Gens), k.Size, k.Block, k.Content)

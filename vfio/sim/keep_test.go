@@ -176,7 +176,7 @@ func TestKeptInError(t *testing.T) {
 		t.Fatal("the fault did not strike")
 	}
 	d := open(t, device)
-	wantState(t, d, vfio.Error)
+	wantState(t, d, vfio.StateError)
 	if err := d.Reset(); err != nil {
 		t.Fatal(err)
 	}
@@ -292,7 +292,7 @@ func TestKeepingFails(t *testing.T) {
 	}
 	s.Read(make([]byte, 10))
 	_, faulty := s.Read(make([]byte, 10))
-	wantState(t, d, vfio.Error)
+	wantState(t, d, vfio.StateError)
 	reset := d.Reset()
 	_, stop := d.SetState(vfio.RunningP2P)
 	wantState(t, d, vfio.RunningP2P)

@@ -13,7 +13,7 @@ func initialState(t *testing.T, cfg Config) {
 		wantState(t, d, vfio.Running)
 		before := d.Features()
 		if before.PreCopyInfoV2 && !before.PreCopy {
-			t.Errorf("features %+v: flags of an estimate that does not exist", before)
+			t.Errorf("features %+v: PreCopyInfoV2 without PreCopy", before)
 		}
 		if after := d.Features(); before != after {
 			t.Errorf("features change: %+v, then %+v", before, after)
@@ -21,8 +21,8 @@ func initialState(t *testing.T, cfg Config) {
 	}
 }
 
-// transitions asks for every state from every state. RESUMING is left by a
-// reset here, since any other way loads what was never written.
+// transitions requests every state from every state. It leaves RESUMING by a
+// reset, since other transitions would load a state that was never written.
 func transitions(t *testing.T, cfg Config) {
 	d := open(t, cfg.Source)
 	for _, from := range states(d) {
@@ -32,13 +32,13 @@ func transitions(t *testing.T, cfg Config) {
 			}
 			set(t, d, from)
 			set(t, d, to)
-			home(t, d)
+			toRunning(t, d)
 		}
 	}
 }
 
-// home takes d back to RUNNING.
-func home(t *testing.T, d vfio.Device) {
+// toRunning returns d to RUNNING.
+func toRunning(t *testing.T, d vfio.Device) {
 	t.Helper()
 	if state(t, d) == vfio.Resuming {
 		reset(t, d)
@@ -46,7 +46,7 @@ func home(t *testing.T, d vfio.Device) {
 	set(t, d, vfio.Running)
 }
 
-// loaded leaves RESUMING with a whole stream for every other state.
+// loaded goes from RESUMING, after a whole stream, to every other state.
 func loaded(t *testing.T, cfg Config) {
 	source, destination := open(t, cfg.Source), open(t, cfg.Destination)
 	data := save(t, source)
@@ -58,7 +58,7 @@ func loaded(t *testing.T, cfg Config) {
 			t.Fatal(err)
 		}
 		set(t, destination, to)
-		home(t, destination)
+		toRunning(t, destination)
 	}
 }
 
@@ -66,26 +66,26 @@ func sameState(t *testing.T, cfg Config) {
 	d := open(t, cfg.Source)
 	for _, s := range states(d) {
 		set(t, d, s)
-		set(t, d, s) // wants no stream
-		home(t, d)
+		set(t, d, s) // checks that it opens no stream
+		toRunning(t, d)
 	}
 }
 
-// refused asks, in every state, for those that the device lacks.
+// refused requests, from every state, the states that the device lacks.
 func refused(t *testing.T, cfg Config) {
 	d := open(t, cfg.Source)
 	for _, from := range states(d) {
 		set(t, d, from)
-		for to := vfio.Error; to <= vfio.PreCopyP2P+1; to++ {
+		for to := vfio.StateError; to <= vfio.PreCopyP2P+1; to++ {
 			if !d.Features().Has(to) {
 				wantRefused(t, d, to, vfio.ErrUnsupportedState)
 			}
 		}
-		home(t, d)
+		toRunning(t, d)
 	}
 }
 
-func stopCopyNeverGoesBack(t *testing.T, cfg Config) {
+func stopCopyToPreCopy(t *testing.T, cfg Config) {
 	d := open(t, cfg.Source)
 	set(t, d, vfio.StopCopy)
 	for _, to := range []vfio.State{vfio.PreCopy, vfio.PreCopyP2P} {
@@ -95,13 +95,13 @@ func stopCopyNeverGoesBack(t *testing.T, cfg Config) {
 	}
 }
 
-// wantRefused wants a request to change nothing and to say so.
+// wantRefused checks that a request fails with want and does not change the state.
 func wantRefused(t *testing.T, d vfio.Device, to vfio.State, want error) {
 	t.Helper()
 	from := state(t, d)
 	s, err := d.SetState(to)
 	if e, ok := errors.AsType[*vfio.TransitionError](err); s != nil || !errors.Is(err, want) || !ok || e.Now != from || e.From != from || e.To != to {
-		t.Errorf("%v -> %v: got %v, %v, want %v and a TransitionError that tells the states", from, to, s, err, want)
+		t.Errorf("%v -> %v: got %v, %v, want %v and a TransitionError that names the states", from, to, s, err, want)
 	}
 	wantState(t, d, from)
 }
@@ -117,9 +117,9 @@ func stopCopySize(t *testing.T, cfg Config) {
 	}
 }
 
-// cancelAndAgain goes back to RUNNING from every saving state, before and after
-// reading, and then migrates.
-func cancelAndAgain(t *testing.T, cfg Config) {
+// cancelAndMigrate returns to RUNNING from every saving state, before and after
+// a read, and then migrates.
+func cancelAndMigrate(t *testing.T, cfg Config) {
 	source, destination := open(t, cfg.Source), open(t, cfg.Destination)
 	for _, s := range saving(source) {
 		set(t, source, s)

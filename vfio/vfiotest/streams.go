@@ -13,8 +13,8 @@ import (
 	"github.com/migpipe/migpipe/vfio"
 )
 
-// drainedIsNotTheEnd empties the device in PRE_COPY, and finds the end only in
-// STOP_COPY, where it stays.
+// drainedIsNotTheEnd reads the device until it is drained in PRE_COPY. The end
+// of the stream is only in STOP_COPY, and repeats.
 func drainedIsNotTheEnd(t *testing.T, cfg Config) {
 	d := open(t, cfg.Source)
 	if !d.Features().PreCopy {
@@ -28,7 +28,7 @@ func drainedIsNotTheEnd(t *testing.T, cfg Config) {
 	readUntil(t, s, io.EOF)
 	for range 3 {
 		if n, err := s.Read(make([]byte, 64)); n != 0 || err != io.EOF {
-			t.Errorf("after the end: %d, %v", n, err)
+			t.Errorf("read after the end: %d, %v", n, err)
 		}
 	}
 }
@@ -47,12 +47,12 @@ func pending(t *testing.T, cfg Config) {
 	wantErr(t, "in STOP_COPY", err, vfio.ErrNotPreCopy)
 	set(t, d, vfio.Running)
 	if _, err = s.Pending(); err == nil {
-		t.Error("an estimate of a session that is over")
+		t.Error("Pending of an ended session succeeds")
 	}
 }
 
-// pendingElsewhere asks where there is no estimate.
-func pendingElsewhere(t *testing.T, cfg Config) {
+// pendingOutsidePreCopy calls Pending in states without an estimate.
+func pendingOutsidePreCopy(t *testing.T, cfg Config) {
 	d := open(t, cfg.Source)
 	want := vfio.ErrNotPreCopy
 	if !d.Features().PreCopy {
@@ -65,14 +65,14 @@ func pendingElsewhere(t *testing.T, cfg Config) {
 	reset(t, d)
 }
 
-// roundTrip migrates by every way there is, and both sides end as they should.
+// roundTrip migrates by every route, and checks the final states of both sides.
 func roundTrip(t *testing.T, cfg Config) {
 	probe := cfg.Source(t)
-	ways := routes(probe.Features())
+	all := routes(probe.Features())
 	if err := probe.Close(); err != nil {
 		t.Fatal(err)
 	}
-	for name, through := range ways {
+	for name, through := range all {
 		t.Run(name, func(t *testing.T) {
 			source, destination := open(t, cfg.Source), open(t, cfg.Destination)
 			migrate(t, cfg, source, destination, through...)
@@ -82,8 +82,8 @@ func roundTrip(t *testing.T, cfg Config) {
 	}
 }
 
-// truncated keeps the last byte back. Whatever the destination makes of it, a
-// reset and the whole stream put it right.
+// truncated loads a stream without its last byte. Then a reset and the whole
+// stream must succeed.
 func truncated(t *testing.T, cfg Config) {
 	source, destination := open(t, cfg.Source), open(t, cfg.Destination)
 	data := save(t, source)
@@ -104,8 +104,8 @@ func truncated(t *testing.T, cfg Config) {
 	set(t, destination, vfio.Stop)
 }
 
-// persisted loads a session that would outlive a crash, once to discard it and once to commit
-// it. Nothing of either is left in the end.
+// persisted loads a persistent session twice: it discards the first and commits the second. It
+// checks that nothing of either remains.
 func persisted(t *testing.T, cfg Config) {
 	source, destination := open(t, cfg.Source), open(t, cfg.Destination)
 	r, ok := destination.(vfio.Resumable)
@@ -147,7 +147,8 @@ func persisted(t *testing.T, cfg Config) {
 
 func isConformance(p vfio.PersistedSession) bool { return p.ID == "conformance" }
 
-// complete writes data, which no second session may come between.
+// complete writes data and completes the session. It checks that no second session can begin
+// meanwhile.
 func complete(t *testing.T, r vfio.Resumable, s vfio.Persistent, data []byte) {
 	t.Helper()
 	if _, err := s.Write(data); err != nil {
@@ -158,7 +159,7 @@ func complete(t *testing.T, r vfio.Resumable, s vfio.Persistent, data []byte) {
 	}
 	_, err := r.Persist("conformance")
 	wantErr(t, "a second session", err, vfio.ErrBusy)
-	wantErr(t, "removal of one that is open", r.Remove("conformance"), vfio.ErrBusy)
+	wantErr(t, "removal of an open session", r.Remove("conformance"), vfio.ErrBusy)
 }
 
 func wantRemoved(t *testing.T, r vfio.Resumable) {
@@ -174,7 +175,7 @@ func wantRemoved(t *testing.T, r vfio.Resumable) {
 	}
 }
 
-// wantLost wants a stream to be dead.
+// wantLost checks that a stream's session has ended.
 func wantLost(t *testing.T, s vfio.Stream, was vfio.State) {
 	t.Helper()
 	var err error
@@ -183,7 +184,7 @@ func wantLost(t *testing.T, s vfio.Stream, was vfio.State) {
 	} else {
 		_, err = s.Read(make([]byte, 64))
 	}
-	wantErr(t, "using a session of "+was.String()+" that is over", err, vfio.ErrSessionLost)
+	wantErr(t, "use of an ended session of "+was.String(), err, vfio.ErrSessionLost)
 }
 
 func leavingEndsTheSession(t *testing.T, cfg Config) {
@@ -204,7 +205,7 @@ func resetEndsTheSession(t *testing.T, cfg Config) {
 	}
 }
 
-// leavingWakesRead reads without a break until the session is taken away.
+// leavingWakesRead reads continuously until the session ends.
 func leavingWakesRead(t *testing.T, cfg Config) {
 	for name, leave := range map[string]func(vfio.Device) error{
 		"SetState": func(d vfio.Device) error { _, err := d.SetState(vfio.Running); return err },
@@ -213,13 +214,13 @@ func leavingWakesRead(t *testing.T, cfg Config) {
 		t.Run(name, func(t *testing.T) {
 			d := open(t, cfg.Source)
 			for _, from := range saving(d) {
-				wakes(t, d, from, leave)
+				checkWakesRead(t, d, from, leave)
 			}
 		})
 	}
 }
 
-func wakes(t *testing.T, d vfio.Device, from vfio.State, leave func(vfio.Device) error) {
+func checkWakesRead(t *testing.T, d vfio.Device, from vfio.State, leave func(vfio.Device) error) {
 	t.Helper()
 	s := set(t, d, from)
 	done := make(chan error, 1)
@@ -234,7 +235,7 @@ func wakes(t *testing.T, d vfio.Device, from vfio.State, leave func(vfio.Device)
 			wantErr(t, "read in "+from.String(), err, vfio.ErrSessionLost)
 		}
 	case <-time.After(patience):
-		t.Fatalf("a read in %v still blocks after the state was left", from)
+		t.Fatalf("a read still blocks after the device has left %v", from)
 	}
 	wantState(t, d, vfio.Running)
 }
@@ -253,19 +254,19 @@ func readToTheEnd(s io.Reader) error {
 	}
 }
 
-// besideRead asks for everything that may be asked for during a read.
+// besideRead makes every call that is allowed during a read.
 func besideRead(t *testing.T, cfg Config) {
 	d := open(t, cfg.Source)
 	s := set(t, d, saving(d)[len(saving(d))-1])
 	stop := make(chan struct{})
 	var wg sync.WaitGroup
-	for _, ask := range []func(){
+	for _, call := range []func(){
 		func() { _, _ = d.State() },
 		func() { _, _ = d.StopCopySize() },
 		func() { _, _ = s.Pending() },
 		func() { _ = d.Features() },
 	} {
-		wg.Go(func() { repeat(stop, ask) })
+		wg.Go(func() { repeat(stop, call) })
 	}
 	wg.Go(func() { _ = readToTheEnd(s) })
 	time.Sleep(20 * time.Millisecond)
@@ -290,7 +291,7 @@ func repeat(stop <-chan struct{}, f func()) {
 	}
 }
 
-// closing closes everything twice; a closed stream does not end its session.
+// closing closes stream and device twice. A closed stream does not end its session.
 func closing(t *testing.T, cfg Config) {
 	d := cfg.Source(t)
 	s := set(t, d, vfio.StopCopy)
@@ -301,7 +302,7 @@ func closing(t *testing.T, cfg Config) {
 	}
 	wantState(t, d, vfio.StopCopy)
 	if _, err := s.Read(make([]byte, 64)); !errors.Is(err, os.ErrClosed) {
-		t.Errorf("reading a closed stream: %v", err)
+		t.Errorf("read of a closed stream: %v", err)
 	}
 	set(t, d, vfio.Running)
 	for range 2 {

@@ -12,24 +12,24 @@ import (
 	"github.com/migpipe/migpipe/vfio"
 )
 
-// Config tells the suite what it tests. What applies otherwise is read from
-// the devices' features.
+// Config is the subject of the suite. Further conditions follow from the
+// devices' features.
 type Config struct {
-	// Source and Destination open a device each that understand one another's
-	// stream. They are called many times, for two devices that are open at the
-	// same time; the suite closes what they return before it asks for the
-	// next. A new device is in RUNNING.
+	// Source and Destination each open a device in RUNNING. The two devices
+	// understand each other's stream and may be open at the same time. The
+	// suite calls the functions many times, and closes a device before it
+	// opens the next.
 	Source, Destination func(t *testing.T) vfio.Device
 	// Verify, if set, is called when the destination has left RESUMING with
-	// the whole stream of the source: it fails the test if the state that
-	// arrived is not the one that left.
+	// the whole stream of the source. It fails the test if the loaded state
+	// differs from the saved one.
 	Verify func(t *testing.T, source, destination vfio.Device)
-	// DetectsTruncation says that the destination refuses a stream that lacks
+	// DetectsTruncation is true if the destination refuses a stream without
 	// its last byte, in Write or when it leaves RESUMING.
 	DetectsTruncation bool
 }
 
-// cases are run in this order, each with devices of its own.
+// cases run in this order, each with devices of its own.
 var cases = []struct {
 	name string
 	run  func(*testing.T, Config)
@@ -39,17 +39,17 @@ var cases = []struct {
 	{"Loaded", loaded},
 	{"SameState", sameState},
 	{"Refused", refused},
-	{"StopCopyNeverGoesBack", stopCopyNeverGoesBack},
+	{"StopCopyToPreCopy", stopCopyToPreCopy},
 	{"StopCopySize", stopCopySize},
 	{"DrainedIsNotTheEnd", drainedIsNotTheEnd},
 	{"Pending", pending},
-	{"PendingElsewhere", pendingElsewhere},
+	{"PendingOutsidePreCopy", pendingOutsidePreCopy},
 	{"RoundTrip", roundTrip},
 	{"Truncated", truncated},
 	{"Persisted", persisted},
 	{"LeavingEndsTheSession", leavingEndsTheSession},
 	{"ResetEndsTheSession", resetEndsTheSession},
-	{"CancelAndAgain", cancelAndAgain},
+	{"CancelAndMigrate", cancelAndMigrate},
 	{"LeavingWakesRead", leavingWakesRead},
 	{"BesideRead", besideRead},
 	{"Close", closing},
@@ -62,7 +62,7 @@ func Run(t *testing.T, cfg Config) {
 		t.Run(c.name, func(t *testing.T) { c.run(t, cfg) })
 	}
 	if after := openFDs(t); after != before {
-		t.Errorf("%d fds were open before the suite, %d are after it", before, after)
+		t.Errorf("%d fds are open after the suite, want %d as before", after, before)
 	}
 }
 
@@ -75,7 +75,7 @@ func openFDs(t *testing.T) int {
 	return len(names)
 }
 
-// patience is how long anything may take.
+// patience is the time limit of each step.
 const patience = 30 * time.Second
 
 func open(t *testing.T, f func(*testing.T) vfio.Device) vfio.Device {
@@ -89,8 +89,8 @@ func open(t *testing.T, f func(*testing.T) vfio.Device) vfio.Device {
 	return d
 }
 
-// set walks d to a state, wants a stream exactly where the state machine opens
-// one, and closes that at the end of the test.
+// set sets the state of d. It checks that the device returns a stream exactly
+// if the state machine opens one. The end of the test closes the stream.
 func set(t *testing.T, d vfio.Device, to vfio.State) vfio.Stream {
 	t.Helper()
 	from := state(t, d)
@@ -139,7 +139,7 @@ func reset(t *testing.T, d vfio.Device) {
 	wantState(t, d, vfio.Running)
 }
 
-// states are those that a device has.
+// states returns the states that a device has.
 func states(d vfio.Device) (have []vfio.State) {
 	for s := vfio.Stop; s <= vfio.PreCopyP2P; s++ {
 		if d.Features().Has(s) {
@@ -149,7 +149,7 @@ func states(d vfio.Device) (have []vfio.State) {
 	return have
 }
 
-// saving are the saving states that a device has.
+// saving returns the saving states that a device has.
 func saving(d vfio.Device) (have []vfio.State) {
 	for _, s := range states(d) {
 		if s.Saving() {
@@ -159,8 +159,8 @@ func saving(d vfio.Device) (have []vfio.State) {
 	return have
 }
 
-// readUntil reads s until it gives the error want, asking for what is pending
-// whenever it has nothing, since that is what makes some devices go on.
+// readUntil reads s until the error want. It calls Pending whenever s is
+// drained, since some devices produce more data only after that.
 func readUntil(t *testing.T, s vfio.Stream, want error) (got []byte) {
 	t.Helper()
 	p := make([]byte, 1<<20)
@@ -176,7 +176,7 @@ func readUntil(t *testing.T, s vfio.Stream, want error) (got []byte) {
 		case err != nil:
 			t.Fatalf("after %d bytes: got %v, want %v", len(got), err, want)
 		case n == 0:
-			t.Fatalf("after %d bytes: no byte and no error", len(got))
+			t.Fatalf("after %d bytes: a read returned no byte and no error", len(got))
 		}
 		if time.Now().After(deadline) {
 			t.Fatalf("after %d bytes: no %v in %v", len(got), want, patience)
@@ -184,24 +184,24 @@ func readUntil(t *testing.T, s vfio.Stream, want error) (got []byte) {
 	}
 }
 
-// save takes d, which runs, to STOP_COPY through the given states and returns
-// its stream.
+// save takes d from RUNNING through the given states to STOP_COPY, and returns
+// the bytes of its stream.
 func save(t *testing.T, d vfio.Device, through ...vfio.State) (got []byte) {
 	t.Helper()
 	var s vfio.Stream
 	for _, to := range through {
-		if fresh := set(t, d, to); fresh != nil {
-			s = fresh
+		if opened := set(t, d, to); opened != nil {
+			s = opened
 		}
 		got = append(got, readUntil(t, s, vfio.ErrDrained)...)
 	}
-	if fresh := set(t, d, vfio.StopCopy); fresh != nil {
-		s = fresh
+	if opened := set(t, d, vfio.StopCopy); opened != nil {
+		s = opened
 	}
 	return append(got, readUntil(t, s, io.EOF)...)
 }
 
-// load writes a stream into d, in pieces of many sizes.
+// load writes a stream into d, in pieces of different sizes.
 func load(t *testing.T, d vfio.Device, data []byte) error {
 	t.Helper()
 	s := set(t, d, vfio.Resuming)
@@ -219,7 +219,7 @@ func load(t *testing.T, d vfio.Device, data []byte) error {
 	return s.Close()
 }
 
-// migrate saves source and loads destination, which ends in STOP.
+// migrate saves source and loads destination, which is in STOP afterwards.
 func migrate(t *testing.T, cfg Config, source, destination vfio.Device, through ...vfio.State) {
 	t.Helper()
 	if err := load(t, destination, save(t, source, through...)); err != nil {
@@ -231,15 +231,15 @@ func migrate(t *testing.T, cfg Config, source, destination vfio.Device, through 
 	}
 }
 
-// routes are the ways from RUNNING to STOP_COPY that leave something to read
-// on them.
+// routes returns the routes from RUNNING to STOP_COPY, as the saving states on
+// the way.
 func routes(f vfio.Features) map[string][]vfio.State {
-	ways := map[string][]vfio.State{"Direct": nil}
+	all := map[string][]vfio.State{"Direct": nil}
 	if f.PreCopy {
-		ways["PreCopy"] = []vfio.State{vfio.PreCopy}
+		all["PreCopy"] = []vfio.State{vfio.PreCopy}
 	}
 	if f.PreCopy && f.P2P {
-		ways["PreCopyP2P"] = []vfio.State{vfio.PreCopy, vfio.PreCopyP2P}
+		all["PreCopyP2P"] = []vfio.State{vfio.PreCopy, vfio.PreCopyP2P}
 	}
-	return ways
+	return all
 }

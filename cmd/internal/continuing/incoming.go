@@ -228,7 +228,7 @@ func isStopped(now vfio.State) bool { return now == vfio.Stop }
 func mayHoldCopy(now vfio.State) bool { return now == vfio.Stop || now == vfio.RunningP2P }
 
 // isInterrupted is the state of a device in the middle of a load, or behind one that failed.
-func isInterrupted(now vfio.State) bool { return now == vfio.Resuming || now == vfio.Error }
+func isInterrupted(now vfio.State) bool { return now == vfio.Resuming || now == vfio.StateError }
 
 // Unserved is the outcome of a run that ends before the engine starts: what was promised of a
 // migration that was to continue stays. A migration at RUNNING is not committed either: its

@@ -56,7 +56,7 @@ func TestParseDevicesRefuses(t *testing.T) {
 		"a=fd:3 b=fd:3":                       "both fd:3",
 		"a=sim:mlx5?keep=":                    "parameter keep: must name a file",
 		"a=sim:qat?keep=x b=sim:xe?keep=x":    "devices a and b are both kept in x",
-		"a=vfio:00:0.0":                       "want a path as /dev/vfio/devices/vfio0",
+		"a=vfio:00:0.0":                       "use a path as /dev/vfio/devices/vfio0",
 		"a=vfio:3b:00.1 b=vfio:3b:00.1":       "both vfio:3b:00.1",
 	}
 	for flags, want := range tests {
