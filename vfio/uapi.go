@@ -84,7 +84,7 @@ const (
 )
 
 // precopyInfoReinit is the flag of precopyInfo that says that the device was
-// initialised anew; meaningful only after VFIO_DEVICE_FEATURE_MIG_PRECOPY_INFOv2.
+// initialised again; meaningful only after VFIO_DEVICE_FEATURE_MIG_PRECOPY_INFOv2.
 const precopyInfoReinit = 1
 
 // featureMigrationArg is the call of VFIO_DEVICE_FEATURE_MIGRATION.

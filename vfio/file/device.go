@@ -9,12 +9,12 @@ import (
 	"github.com/migpipe/migpipe/vfio"
 )
 
-// device is the part that both ends share: a device without PRE_COPY and P2P,
-// whose arcs its end gives a meaning.
+// device is the part that Source and Sink share: a device without PRE_COPY and
+// P2P, whose backend executes the arcs.
 type device struct {
 	name     string
 	features vfio.Features
-	ends     ends
+	backend  backend
 
 	mu     sync.Mutex
 	state  vfio.State
@@ -22,23 +22,23 @@ type device struct {
 	closed bool
 }
 
-// ends is what the arcs do to the files.
-type ends interface {
-	// arc is called before the device goes from one state to its neighbour, and
-	// may fail: with errGone, that puts the device into ERROR. It gives the
-	// session of the new state, if that has one.
-	arc(from, to vfio.State) (*session, error)
-	// drop forgets what was not committed.
-	drop() error
+// backend executes the arcs on a file.
+type backend interface {
+	// apply is called before the device takes an arc. It returns the session of
+	// the new state, if that has one. If it fails, the device stays in its
+	// state; after errGone it enters ERROR.
+	apply(from, to vfio.State) (*session, error)
+	// discard discards data that was not committed.
+	discard() error
 	// close closes the files.
 	close() error
 }
 
-// errGone: what was loaded is not there any more, and only a reset begins anew.
-var errGone = errors.New("the state is gone")
+// errGone means that the loaded state is lost. Only a reset helps.
+var errGone = errors.New("the loaded state is lost")
 
-func newDevice(name string, f vfio.Features, e ends) *device {
-	return &device{name: "file:" + name, features: f, ends: e, state: vfio.Running}
+func newDevice(name string, f vfio.Features, b backend) *device {
+	return &device{name: "file:" + name, features: f, backend: b, state: vfio.Running}
 }
 
 func (d *device) fail(op string, err error) error {
@@ -93,14 +93,14 @@ func (d *device) walk(to vfio.State) error {
 	return nil
 }
 
-// step takes one arc. The session of the old state ends first, so that no
-// Write can come after the data was made durable.
+// step takes one arc. It ends the session of the old state first, so that no
+// Write follows after the data was made durable.
 func (d *device) step(to vfio.State) error {
 	d.sess.end()
 	if d.state == vfio.Resuming && d.sess.broken != nil {
-		return fmt.Errorf("a write failed before: %w", cause(d.sess.broken))
+		return fmt.Errorf("an earlier write failed: %w", stripPath(d.sess.broken))
 	}
-	sess, err := d.ends.arc(d.state, to)
+	sess, err := d.backend.apply(d.state, to)
 	if errors.Is(err, errGone) {
 		d.state, d.sess = vfio.StateError, nil
 	}
@@ -120,13 +120,13 @@ func (d *device) Reset() error {
 	}
 	d.sess.end()
 	d.state, d.sess = vfio.Running, nil
-	if err := d.ends.drop(); err != nil {
+	if err := d.backend.discard(); err != nil {
 		return d.fail("reset", err)
 	}
 	return nil
 }
 
-// Close implements [vfio.Device]. A state that was not committed is discarded, unless its session
+// Close implements [vfio.Device]. It discards a state that was not committed, unless the session
 // is persistent and complete.
 func (d *device) Close() error {
 	d.mu.Lock()
@@ -136,7 +136,7 @@ func (d *device) Close() error {
 	}
 	d.closed = true
 	d.sess.end()
-	if err := d.ends.close(); err != nil {
+	if err := d.backend.close(); err != nil {
 		return d.fail("close", err)
 	}
 	return nil

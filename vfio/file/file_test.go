@@ -56,8 +56,8 @@ func write(t *testing.T, path string, data string) string {
 	return path
 }
 
-// holds checks that a folder has exactly these files, by name and content.
-func holds(t *testing.T, dir string, want map[string]string) {
+// wantFiles checks that a directory has exactly these files, by name and content.
+func wantFiles(t *testing.T, dir string, want map[string]string) {
 	t.Helper()
 	got := map[string]string{}
 	entries, err := os.ReadDir(dir)
@@ -72,7 +72,7 @@ func holds(t *testing.T, dir string, want map[string]string) {
 		got[e.Name()] = string(data)
 	}
 	if len(got) != len(want) {
-		t.Errorf("folder holds %q, want %q", got, want)
+		t.Errorf("directory holds %q, want %q", got, want)
 	}
 	for name, data := range want {
 		if got[name] != data {
@@ -81,26 +81,26 @@ func holds(t *testing.T, dir string, want map[string]string) {
 	}
 }
 
-// ways are the three ways to have a hidden file.
-var ways = map[string]func(dir, base string) (*hidden, error){
+// creators are the three ways to create a hidden file.
+var creators = map[string]func(dir, base string) (*hiddenFile, error){
 	"O_TMPFILE": createUnnamed, "temporary name": createNamed,
-	"complete session": func(dir, base string) (*hidden, error) {
+	"complete session": func(dir, base string) (*hiddenFile, error) {
 		h, err := createUnnamed(dir, base)
 		if err == nil {
-			err = h.keepAs(filepath.Join(dir, "."+base+".id.resumable"))
+			err = h.persistAs(filepath.Join(dir, "."+base+".id.resumable"))
 			h.complete = false // Close and Reset discard it
 		}
 		return h, err
 	},
 }
 
-func eachWay(t *testing.T, f func(t *testing.T, dir string, open func(o *SinkOptions) *Sink)) {
-	for name, way := range ways {
+func forEachCreator(t *testing.T, f func(t *testing.T, dir string, open func(o *SinkOptions) *Sink)) {
+	for name, create := range creators {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
 			f(t, dir, func(o *SinkOptions) *Sink {
 				d := sink(t, filepath.Join(dir, "out"), o)
-				d.ends.(*pathEnd).create = way
+				d.backend.(*pathFile).create = create
 				return d
 			})
 		})
@@ -108,7 +108,7 @@ func eachWay(t *testing.T, f func(t *testing.T, dir string, open func(o *SinkOpt
 }
 
 func TestNameAppearsAtCommit(t *testing.T) {
-	eachWay(t, func(t *testing.T, dir string, open func(o *SinkOptions) *Sink) {
+	forEachCreator(t, func(t *testing.T, dir string, open func(o *SinkOptions) *Sink) {
 		d := open(nil)
 		s := set(t, d, vfio.Resuming)
 		if _, err := s.Write([]byte("state")); err != nil {
@@ -119,9 +119,9 @@ func TestNameAppearsAtCommit(t *testing.T) {
 			t.Errorf("name before the commit: %v", err)
 		}
 		set(t, d, vfio.Running)
-		holds(t, dir, map[string]string{"out": "state"})
+		wantFiles(t, dir, map[string]string{"out": "state"})
 		if _, err := s.Write([]byte("more")); !errors.Is(err, vfio.ErrSessionLost) {
-			t.Errorf("late write: %v", err)
+			t.Errorf("write after the commit: %v", err)
 		}
 	})
 }
@@ -135,18 +135,18 @@ func TestNothingIsLeftWithoutCommit(t *testing.T) {
 		"another session": func(d *Sink) { d.SetState(vfio.Stop); d.SetState(vfio.Resuming); d.Close() },
 	} {
 		t.Run(name, func(t *testing.T) {
-			eachWay(t, func(t *testing.T, dir string, open func(o *SinkOptions) *Sink) {
+			forEachCreator(t, func(t *testing.T, dir string, open func(o *SinkOptions) *Sink) {
 				d := open(nil)
 				set(t, d, vfio.Resuming).Write([]byte("state"))
 				leave(d)
-				holds(t, dir, nil)
+				wantFiles(t, dir, nil)
 			})
 		})
 	}
 }
 
 func TestOverwrite(t *testing.T) {
-	eachWay(t, func(t *testing.T, dir string, open func(o *SinkOptions) *Sink) {
+	forEachCreator(t, func(t *testing.T, dir string, open func(o *SinkOptions) *Sink) {
 		path := write(t, filepath.Join(dir, "out"), "old")
 		if _, err := NewSink(path, nil); !errors.Is(err, os.ErrExist) || !strings.Contains(err.Error(), path) {
 			t.Errorf("existing file: %v", err)
@@ -158,12 +158,12 @@ func TestOverwrite(t *testing.T) {
 			t.Errorf("before the commit: %q", data)
 		}
 		set(t, d, vfio.Running)
-		holds(t, dir, map[string]string{"out": "new"})
+		wantFiles(t, dir, map[string]string{"out": "new"})
 	})
 }
 
 func TestNameTakenMeanwhile(t *testing.T) {
-	eachWay(t, func(t *testing.T, dir string, open func(o *SinkOptions) *Sink) {
+	forEachCreator(t, func(t *testing.T, dir string, open func(o *SinkOptions) *Sink) {
 		d := open(nil)
 		set(t, d, vfio.Resuming).Write([]byte("state"))
 		other := write(t, filepath.Join(dir, "out"), "other")
@@ -174,60 +174,60 @@ func TestNameTakenMeanwhile(t *testing.T) {
 		}
 		os.Remove(other)
 		set(t, d, vfio.Running)
-		holds(t, dir, map[string]string{"out": "state"})
+		wantFiles(t, dir, map[string]string{"out": "state"})
 	})
 }
 
-// TestDirectoryCannotBeSynced fails the commit behind the name, and wants all
-// as it was before, for good: a second fsync would succeed. No state may tell
-// that the copy is still held.
+// TestDirectoryCannotBeSynced makes the commit fail after the file has its name.
+// The directory must be as before. The failure is final, since a second fsync
+// would succeed, and no state may suggest that the device still holds the copy.
 func TestDirectoryCannotBeSynced(t *testing.T) {
 	for name, before := range map[string]map[string]string{
 		"new": {}, "replaced": {"out": "old"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			eachWay(t, func(t *testing.T, dir string, open func(o *SinkOptions) *Sink) {
+			forEachCreator(t, func(t *testing.T, dir string, open func(o *SinkOptions) *Sink) {
 				for name, data := range before {
 					write(t, filepath.Join(dir, name), data)
 				}
 				d := open(&SinkOptions{Overwrite: len(before) > 0})
-				failOnce(&d.ends.(*pathEnd).syncDir, unix.EIO)
+				failOnce(&d.backend.(*pathFile).syncDir, unix.EIO)
 				set(t, d, vfio.Resuming).Write([]byte("state"))
 				_, err := d.SetState(vfio.Running)
 				te := (*vfio.TransitionError)(nil)
 				if !errors.As(err, &te) || te.Now != vfio.StateError || !errors.Is(err, unix.EIO) || !strings.Contains(err.Error(), "sync "+dir) {
 					t.Errorf("commit: %v", err)
 				}
-				holds(t, dir, before)
+				wantFiles(t, dir, before)
 				for _, to := range []vfio.State{vfio.Stop, vfio.Running, vfio.Resuming} {
 					if _, err := d.SetState(to); !errors.Is(err, vfio.ErrInError) {
-						t.Errorf("%v after that: %v", to, err)
+						t.Errorf("%v after the failed commit: %v", to, err)
 					}
 				}
-				holds(t, dir, before)
+				wantFiles(t, dir, before)
 				if err := d.Reset(); err != nil {
 					t.Error(err)
 				}
 				set(t, d, vfio.Resuming).Write([]byte("again"))
 				set(t, d, vfio.Running)
-				holds(t, dir, map[string]string{"out": "again"})
+				wantFiles(t, dir, map[string]string{"out": "again"})
 			})
 		})
 	}
 }
 
-// TestReplacedFileCannotBeGivenBack: it stays where it is then, and the error
-// says where.
-func TestReplacedFileCannotBeGivenBack(t *testing.T) {
-	eachWay(t, func(t *testing.T, dir string, open func(o *SinkOptions) *Sink) {
+// TestReplacedFileCannotBeRestored checks that the replaced file stays under the
+// name that the error gives, if the exchange cannot be undone.
+func TestReplacedFileCannotBeRestored(t *testing.T) {
+	forEachCreator(t, func(t *testing.T, dir string, open func(o *SinkOptions) *Sink) {
 		path := write(t, filepath.Join(dir, "out"), "old")
 		d := open(&SinkOptions{Overwrite: true})
-		d.ends.(*pathEnd).syncDir = func(*os.File) error {
-			return errors.Join(os.Remove(path), unix.EIO) // nothing is left to exchange with
+		d.backend.(*pathFile).syncDir = func(*os.File) error {
+			return errors.Join(os.Remove(path), unix.EIO) // without the file, the exchange fails
 		}
 		set(t, d, vfio.Resuming).Write([]byte("state"))
 		_, err := d.SetState(vfio.Running)
-		if !errors.Is(err, unix.EIO) || !strings.Contains(err.Error(), "cannot take "+path+" back") {
+		if !errors.Is(err, unix.EIO) || !strings.Contains(err.Error(), "cannot restore "+path+": ") {
 			t.Errorf("commit: %v", err)
 		}
 		d.Reset()
@@ -235,15 +235,15 @@ func TestReplacedFileCannotBeGivenBack(t *testing.T) {
 		if len(left) != 1 {
 			t.Fatalf("left: %v, want the old file alone", left)
 		}
-		kept := filepath.Join(dir, left[0].Name())
-		holds(t, dir, map[string]string{left[0].Name(): "old"})
-		if !strings.Contains(err.Error(), "the file that was replaced is at "+kept+" ") {
-			t.Errorf("commit: %v, want it to name %s", err, kept)
+		old := filepath.Join(dir, left[0].Name())
+		wantFiles(t, dir, map[string]string{left[0].Name(): "old"})
+		if !strings.HasSuffix(err.Error(), "the file that was replaced is at "+old+" (device is now in ERROR)") {
+			t.Errorf("commit: %v, want it to name %s", err, old)
 		}
 	})
 }
 
-// failOnce makes the next call fail, and those after it succeed, as an fsync.
+// failOnce makes the next call fail and later calls succeed, as fsync does.
 func failOnce(sync *func(*os.File) error, err error) {
 	*sync = func(*os.File) error {
 		*sync = (*os.File).Sync
@@ -251,25 +251,25 @@ func failOnce(sync *func(*os.File) error, err error) {
 	}
 }
 
-// TestDirectoryNeedsNoSync is about file systems without fsync of a directory.
+// TestDirectoryNeedsNoSync covers file systems that cannot sync a directory.
 func TestDirectoryNeedsNoSync(t *testing.T) {
 	for _, errno := range []unix.Errno{unix.EINVAL, unix.ENOTSUP} {
-		eachWay(t, func(t *testing.T, dir string, open func(o *SinkOptions) *Sink) {
+		forEachCreator(t, func(t *testing.T, dir string, open func(o *SinkOptions) *Sink) {
 			d := open(nil)
-			failOnce(&d.ends.(*pathEnd).syncDir, &os.PathError{Op: "sync", Path: dir, Err: errno})
+			failOnce(&d.backend.(*pathFile).syncDir, &os.PathError{Op: "sync", Path: dir, Err: errno})
 			set(t, d, vfio.Resuming).Write([]byte("state"))
 			set(t, d, vfio.Running)
-			holds(t, dir, map[string]string{"out": "state"})
+			wantFiles(t, dir, map[string]string{"out": "state"})
 		})
 	}
 }
 
-// TestReplaceWithoutExchange is about file systems that cannot swap two names.
+// TestReplaceWithoutExchange covers file systems that cannot exchange two names.
 func TestReplaceWithoutExchange(t *testing.T) {
 	unable := func(a, b string) error { return unix.EINVAL }
 	for name, tt := range map[string]struct {
 		old  string
-		want error // what undo says
+		want error // error of undo
 	}{"new": {"", nil}, "replaced": {"old", errReplaced}} {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
@@ -286,38 +286,39 @@ func TestReplaceWithoutExchange(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			holds(t, dir, map[string]string{"out": ""})
+			wantFiles(t, dir, map[string]string{"out": ""})
 			if err := undo(); err != tt.want {
 				t.Errorf("undo: %v, want %v", err, tt.want)
 			}
 			if err := h.discard(); err != nil {
 				t.Error(err)
 			}
-			holds(t, dir, left)
+			wantFiles(t, dir, left)
 		})
 	}
 }
 
-// TestReplaceSparesFolders: an exchange would take a folder that came meanwhile.
-func TestReplaceSparesFolders(t *testing.T) {
-	eachWay(t, func(t *testing.T, dir string, open func(o *SinkOptions) *Sink) {
+// TestReplaceSparesDirectories checks that the commit fails if a directory of that
+// name exists meanwhile. An exchange would replace it.
+func TestReplaceSparesDirectories(t *testing.T) {
+	forEachCreator(t, func(t *testing.T, dir string, open func(o *SinkOptions) *Sink) {
 		d := open(&SinkOptions{Overwrite: true})
 		set(t, d, vfio.Resuming).Write([]byte("state"))
-		folder := filepath.Join(dir, "out")
-		if err := os.Mkdir(folder, 0o700); err != nil {
+		taken := filepath.Join(dir, "out")
+		if err := os.Mkdir(taken, 0o700); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := d.SetState(vfio.Running); !errors.Is(err, unix.EISDIR) {
-			t.Errorf("commit over a folder: %v", err)
+			t.Errorf("commit over a directory: %v", err)
 		}
-		os.Remove(folder)
+		os.Remove(taken)
 		set(t, d, vfio.Running)
-		holds(t, dir, map[string]string{"out": "state"})
+		wantFiles(t, dir, map[string]string{"out": "state"})
 	})
 }
 
 func TestHolesAndSizes(t *testing.T) {
-	eachWay(t, func(t *testing.T, dir string, open func(o *SinkOptions) *Sink) {
+	forEachCreator(t, func(t *testing.T, dir string, open func(o *SinkOptions) *Sink) {
 		d := open(nil)
 		s := set(t, d, vfio.Resuming)
 		z := s.(vfio.ZeroWriter)
@@ -375,7 +376,7 @@ func TestAnyWritesMakeTheSameFile(t *testing.T) {
 	})
 }
 
-func TestSourceBeginsAgain(t *testing.T) {
+func TestSourceStartsOver(t *testing.T) {
 	d := source(t, write(t, filepath.Join(t.TempDir(), "in"), "state"))
 	for range 2 {
 		s := set(t, d, vfio.StopCopy)
@@ -396,8 +397,8 @@ func TestSourceBeginsAgain(t *testing.T) {
 	}
 }
 
-// handOver gives an fd of an open file, as a launcher does, which closes its own.
-func handOver(t *testing.T, f *os.File) int {
+// dupAndClose returns a duplicate of a file's fd and closes the file, as a launcher does.
+func dupAndClose(t *testing.T, f *os.File) int {
 	t.Helper()
 	fd, err := unix.Dup(int(f.Fd()))
 	f.Close()
@@ -407,13 +408,13 @@ func handOver(t *testing.T, f *os.File) int {
 	return fd
 }
 
-func TestSourceByFDKeepsItsPlace(t *testing.T) {
+func TestSourceByFDStartsAtItsPosition(t *testing.T) {
 	f, err := os.Open(write(t, filepath.Join(t.TempDir(), "in"), "headstate"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	f.Seek(4, io.SeekStart)
-	d, err := FromFD(handOver(t, f), "inherited")
+	d, err := FromFD(dupAndClose(t, f), "inherited")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -426,11 +427,12 @@ func TestSourceByFDKeepsItsPlace(t *testing.T) {
 	}
 }
 
-// TestRegularFDStaysBlocking, since whoever lent it may share its mode.
+// TestRegularFDStaysBlocking checks that the mode of an fd of a regular file does
+// not change, since another process may share it.
 func TestRegularFDStaysBlocking(t *testing.T) {
 	for name, open := range map[string]func(fd int) (vfio.Device, error){
-		"source": func(fd int) (vfio.Device, error) { return FromFD(fd, "lent") },
-		"sink":   func(fd int) (vfio.Device, error) { return ToFD(fd, "lent") },
+		"source": func(fd int) (vfio.Device, error) { return FromFD(fd, "shared") },
+		"sink":   func(fd int) (vfio.Device, error) { return ToFD(fd, "shared") },
 	} {
 		fd, err := unix.Open(write(t, filepath.Join(t.TempDir(), "f"), "state"), unix.O_RDWR, 0)
 		if err != nil {
@@ -448,7 +450,7 @@ func TestRegularFDStaysBlocking(t *testing.T) {
 	}
 }
 
-// pipe gives both ends as raw fds; the test closes the one it keeps.
+// pipe returns both ends as raw fds. The test closes the end that it does not pass on.
 func pipe(t *testing.T) (r, w int) {
 	t.Helper()
 	var p [2]int
@@ -469,7 +471,7 @@ func TestPipeSource(t *testing.T) {
 		t.Errorf("size of a pipe: %v", err)
 	}
 	set(t, d, vfio.StopCopy)
-	set(t, d, vfio.Running) // nothing was read: it may begin again
+	set(t, d, vfio.Running) // no byte was read: the device can start over
 	s := set(t, d, vfio.StopCopy)
 	unix.Write(w, []byte("state"))
 	unix.Close(w)
@@ -554,7 +556,7 @@ func TestFailedWriteIsFinal(t *testing.T) {
 	if err != nil {
 		t.Skip(err)
 	}
-	d, err := ToFD(handOver(t, f), "/dev/full")
+	d, err := ToFD(dupAndClose(t, f), "/dev/full")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -566,27 +568,27 @@ func TestFailedWriteIsFinal(t *testing.T) {
 		}
 	}
 	if _, err := d.SetState(vfio.Stop); !errors.Is(err, unix.ENOSPC) {
-		t.Errorf("stop after a failed write: %v", err)
+		t.Errorf("STOP after a failed write: %v", err)
 	}
 	if err := d.Reset(); err != nil {
 		t.Error(err)
 	}
 }
 
-// TestFDCannotBeSynced: what was lost once is lost for good, in a new session
-// too, since that would not write those bytes again.
+// TestFDCannotBeSynced checks that a failed sync is final, in a new session too:
+// a later sync would succeed although bytes are lost.
 func TestFDCannotBeSynced(t *testing.T) {
 	for _, errno := range []unix.Errno{unix.EIO, unix.EROFS} { // EROFS: ext4 was shut down
 		f, err := os.Create(filepath.Join(t.TempDir(), "out"))
 		if err != nil {
 			t.Fatal(err)
 		}
-		d, err := ToFD(handOver(t, f), "inherited")
+		d, err := ToFD(dupAndClose(t, f), "inherited")
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer d.Close()
-		failOnce(&d.ends.(*fdEnd).sync, errno)
+		failOnce(&d.backend.(*fdFile).sync, errno)
 		set(t, d, vfio.Resuming).Write([]byte("state"))
 		for range 2 {
 			if _, err := d.SetState(vfio.Stop); !errors.Is(err, errno) {
@@ -626,10 +628,10 @@ func TestSplice(t *testing.T) {
 		}
 	}
 	set(t, dst, vfio.Running)
-	holds(t, dir, map[string]string{"in": "state", "out": "state"})
+	wantFiles(t, dir, map[string]string{"in": "state", "out": "state"})
 }
 
-// TestSpliceIntoABrokenPipe reports the bytes that went before, not one less.
+// TestSpliceIntoABrokenPipe checks that the error has the offset of the first lost byte.
 func TestSpliceIntoABrokenPipe(t *testing.T) {
 	src := source(t, write(t, filepath.Join(t.TempDir(), "in"), "state"))
 	from := set(t, src, vfio.StopCopy).(vfio.Splicer)
@@ -658,14 +660,14 @@ func TestRefused(t *testing.T) {
 	_, stopCopy := set(t, dst, vfio.StopCopy).Read(make([]byte, 1))
 	_, preCopy := dst.SetState(vfio.PreCopy)
 	for name, tt := range map[string]struct{ got, want error }{
-		"no source":          {missing, os.ErrNotExist},
-		"folder as source":   {isDir, unix.EISDIR},
-		"folder as sink":     {onDir, unix.EISDIR},
-		"no folder":          {noDir, os.ErrNotExist},
-		"path ends in slash": {slash, os.ErrNotExist},
-		"resuming a source":  {resume, vfio.ErrRejected},
-		"saving a sink":      {stopCopy, unix.EBADF},
-		"PRE_COPY":           {preCopy, vfio.ErrUnsupportedState},
+		"no source":           {missing, os.ErrNotExist},
+		"directory as source": {isDir, unix.EISDIR},
+		"directory as sink":   {onDir, unix.EISDIR},
+		"no directory":        {noDir, os.ErrNotExist},
+		"path ends in slash":  {slash, os.ErrNotExist},
+		"write to a source":   {resume, vfio.ErrRejected},
+		"read from a sink":    {stopCopy, unix.EBADF},
+		"PRE_COPY":            {preCopy, vfio.ErrUnsupportedState},
 	} {
 		if !errors.Is(tt.got, tt.want) || !strings.Contains(tt.got.Error(), "file:"+dir) {
 			t.Errorf("%s: %v, want %v and the path", name, tt.got, tt.want)
@@ -706,21 +708,21 @@ func TestParseSource(t *testing.T) {
 	}
 	for _, s := range []string{"/a/b?foo=1", "/a/b?overwrite=1"} {
 		if path, err := ParseSource(s); err == nil {
-			t.Errorf("%s: taken for %q", s, path)
+			t.Errorf("%s: parsed as %q", s, path)
 		}
 	}
 }
 
-// TestRefusedFD stays the caller's, with the flags that it has.
+// TestRefusedFD checks that a refused fd stays open and its flags do not change.
 func TestRefusedFD(t *testing.T) {
 	r, w := pipe(t)
 	defer unix.Close(r)
 	defer unix.Close(w)
-	folder, err := unix.Open(t.TempDir(), unix.O_RDONLY|unix.O_DIRECTORY, 0)
+	dir, err := unix.Open(t.TempDir(), unix.O_RDONLY|unix.O_DIRECTORY, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer unix.Close(folder)
+	defer unix.Close(dir)
 	source := func(fd int) error { _, err := FromFD(fd, "fd:7"); return err }
 	sink := func(fd int) error { _, err := ToFD(fd, "fd:7"); return err }
 	for name, tt := range map[string]struct {
@@ -731,8 +733,8 @@ func TestRefusedFD(t *testing.T) {
 	}{
 		"a source of the write end": {source, w, unix.EBADF, "not open for reading"},
 		"a sink of the read end":    {sink, r, unix.EBADF, "not open for writing"},
-		"a source of a folder":      {source, folder, unix.EISDIR, ""},
-		"a sink of a folder":        {sink, folder, unix.EBADF, "not open for writing"},
+		"a source of a directory":   {source, dir, unix.EISDIR, ""},
+		"a sink of a directory":     {sink, dir, unix.EBADF, "not open for writing"},
 	} {
 		unix.FcntlInt(uintptr(tt.fd), unix.F_SETFD, 0) // as inherited
 		before, _ := unix.FcntlInt(uintptr(tt.fd), unix.F_GETFL, 0)
@@ -747,19 +749,20 @@ func TestRefusedFD(t *testing.T) {
 	}
 }
 
-// TestSinkNeedsItsFolder finds out before anything is asked of the source.
-func TestSinkNeedsItsFolder(t *testing.T) {
-	eachWay(t, func(t *testing.T, dir string, open func(o *SinkOptions) *Sink) {
+// TestSinkNeedsItsDirectory checks that a missing directory is an error of NewSink, before the
+// migration begins.
+func TestSinkNeedsItsDirectory(t *testing.T) {
+	forEachCreator(t, func(t *testing.T, dir string, open func(o *SinkOptions) *Sink) {
 		d := open(nil)
-		holds(t, dir, nil)
-		e := d.ends.(*pathEnd)
+		wantFiles(t, dir, nil)
+		e := d.backend.(*pathFile)
 		e.path = filepath.Join(dir, "missing", "out")
-		if err := e.check(); !errors.Is(err, os.ErrNotExist) || !strings.Contains(err.Error(), "cannot create a file in "+filepath.Dir(e.path)) {
-			t.Errorf("a missing folder: %v", err)
+		if err := e.checkPath(); !errors.Is(err, os.ErrNotExist) || !strings.Contains(err.Error(), "cannot create a file in "+filepath.Dir(e.path)) {
+			t.Errorf("a missing directory: %v", err)
 		}
 		e.path = filepath.Join(write(t, filepath.Join(dir, "in"), ""), "out")
-		if err := e.check(); !errors.Is(err, unix.ENOTDIR) {
-			t.Errorf("a file as folder: %v", err)
+		if err := e.checkPath(); !errors.Is(err, unix.ENOTDIR) {
+			t.Errorf("a file as directory: %v", err)
 		}
 	})
 }
@@ -789,7 +792,7 @@ func TestConformance(t *testing.T) {
 		Destination: func(t *testing.T) vfio.Device { d, _ := NewSink(out, &SinkOptions{Overwrite: true}); return d },
 		Verify: func(t *testing.T, _, destination vfio.Device) {
 			set(t, destination, vfio.Running)
-			holds(t, dir, map[string]string{"in": string(data), "out": string(data)})
+			wantFiles(t, dir, map[string]string{"in": string(data), "out": string(data)})
 		},
 	})
 }
@@ -829,7 +832,8 @@ func BenchmarkCopy(b *testing.B) {
 	}
 }
 
-// FuzzParse: a URL's path is its beginning, and only what has a value follows.
+// FuzzParse checks that the path is a prefix of the URL, and that only parameters with a value
+// follow it.
 func FuzzParse(f *testing.F) {
 	for _, s := range []string{"a", "a?overwrite=1", "a?b?overwrite=0", "a?", "a?overwrite=2", "a?overwrite=1&overwrite=1", "?x=%zz"} {
 		f.Add(s)
@@ -841,10 +845,10 @@ func FuzzParse(f *testing.F) {
 			switch {
 			case !ok, rest == "" && o.Overwrite, rest != "" && rest[0] != '?':
 				t.Fatalf("%q is %q with %+v", s, path, o)
-			case rest != "": // said in another way, it is the same
+			case rest != "": // the canonical form parses to the same
 				again, p, err := ParseSink(path + map[bool]string{true: "?overwrite=1", false: "?overwrite=0"}[o.Overwrite])
 				if err != nil || again != path || *p != *o {
-					t.Fatalf("%q is %q with %+v, and once more %q with %+v, %v", s, path, o, again, p, err)
+					t.Fatalf("%q is %q with %+v, but its canonical form is %q with %+v, %v", s, path, o, again, p, err)
 				}
 			}
 		} else if path != "" || o != nil {

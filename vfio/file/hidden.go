@@ -10,17 +10,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// hidden is a file that does not have its name yet.
-type hidden struct {
+// hiddenFile is a file that does not have its final name yet.
+type hiddenFile struct {
 	f    *os.File
-	temp string // the name that it has meanwhile, "" for none at all
-	// complete says that a later process can resume the state, by that name.
+	temp string // the temporary name, "" for none
+	// complete is true if a later process can resume the state, by that name.
 	complete bool
 }
 
-// createHidden makes a file without a name, or with one that begins with a dot
-// where the file system cannot do that (O_TMPFILE).
-func createHidden(dir, base string) (*hidden, error) {
+// createHidden creates a file without a name (O_TMPFILE). If the file system
+// cannot, the file has a temporary name that begins with a dot.
+func createHidden(dir, base string) (*hiddenFile, error) {
 	h, err := createUnnamed(dir, base)
 	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EISDIR) || errors.Is(err, unix.EINVAL) {
 		return createNamed(dir, base)
@@ -28,29 +28,29 @@ func createHidden(dir, base string) (*hidden, error) {
 	return h, err
 }
 
-func createUnnamed(dir, _ string) (*hidden, error) {
+func createUnnamed(dir, _ string) (*hiddenFile, error) {
 	f, err := os.OpenFile(dir, unix.O_TMPFILE|os.O_RDWR, 0o600)
 	if err != nil {
 		return nil, err
 	}
-	return &hidden{f: f}, nil
+	return &hiddenFile{f: f}, nil
 }
 
-func createNamed(dir, base string) (*hidden, error) {
+func createNamed(dir, base string) (*hiddenFile, error) {
 	removeAbandoned(dir, base)
 	f, err := os.CreateTemp(dir, "."+base+".*"+partial)
 	if err != nil {
 		return nil, err
 	}
-	_ = lockFile(f) // without locks, nothing is taken for abandoned
-	return &hidden{f: f, temp: f.Name()}, nil
+	_ = lockFile(f) // without locks, removeAbandoned removes no file
+	return &hiddenFile{f: f, temp: f.Name()}, nil
 }
 
 // partial ends the name of a file whose state is not complete.
 const partial = ".partial"
 
-// removeAbandoned removes what a crash has left of the files without a name of their own: no
-// process has a lock on them.
+// removeAbandoned removes files with temporary names that a crash has left: no process has a
+// lock on them.
 func removeAbandoned(dir, base string) {
 	names, _ := os.ReadDir(dir)
 	for _, n := range names {
@@ -60,9 +60,9 @@ func removeAbandoned(dir, base string) {
 	}
 }
 
-// keepAs gives the file a name by which a later process finds it. It is locked for as long as
-// this process has it.
-func (h *hidden) keepAs(path string) error {
+// persistAs gives the file a name by which a later process finds it. The file is locked as long
+// as this process has it open.
+func (h *hiddenFile) persistAs(path string) error {
 	if err := lockFile(h.f); err != nil {
 		return err
 	}
@@ -77,14 +77,14 @@ func (h *hidden) keepAs(path string) error {
 	return nil
 }
 
-// publish gives the file its name, in one step whatever the file system. undo
-// takes it back, if that is possible; discard, which must follow, leaves the
-// published file alone otherwise.
-func (h *hidden) publish(path string, overwrite bool) (undo func() error, err error) {
+// publish gives the file its final name, atomically on every file system. undo
+// restores the old state, if it can. The caller must call discard afterwards,
+// which does not touch a published file.
+func (h *hiddenFile) publish(path string, overwrite bool) (undo func() error, err error) {
 	if h.temp == "" && !overwrite {
 		return unlink(path), h.link(path)
 	}
-	if err := h.name(filepath.Dir(path), filepath.Base(path)); err != nil {
+	if err := h.giveName(filepath.Dir(path), filepath.Base(path)); err != nil {
 		return nil, err
 	}
 	if overwrite {
@@ -97,16 +97,15 @@ func (h *hidden) publish(path string, overwrite bool) (undo func() error, err er
 	return unlink(path), nil
 }
 
-// replace is publish where a file may have the name. That one takes the
-// temporary name in exchange: undo gives it back or lets it be, discard removes
-// it.
-func (h *hidden) replace(path string, exchange func(a, b string) error) (undo func() error, err error) {
+// replace publishes over an existing file. It exchanges the two names, so that
+// undo can exchange them again, and discard removes the old file.
+func (h *hiddenFile) replace(path string, exchange func(a, b string) error) (undo func() error, err error) {
 	st, missing := os.Lstat(path)
 	if missing == nil && st.IsDir() {
-		return nil, unix.EISDIR // which rename refuses, an exchange does not
+		return nil, unix.EISDIR // rename refuses a directory, an exchange does not
 	}
 	if missing == nil && exchange(h.temp, path) == nil {
-		return func() error { return h.giveBack(path, exchange) }, nil
+		return func() error { return h.undoExchange(path, exchange) }, nil
 	}
 	if err := unix.Rename(h.temp, path); err != nil {
 		return nil, err
@@ -118,9 +117,9 @@ func (h *hidden) replace(path string, exchange func(a, b string) error) (undo fu
 	return func() error { return errReplaced }, nil
 }
 
-// giveBack undoes an exchange. Where it cannot, the temporary name is that of
-// somebody's file, which nobody may remove any more.
-func (h *hidden) giveBack(path string, exchange func(a, b string) error) error {
+// undoExchange exchanges the names again. If it fails, the old file has the
+// temporary name, so discard must not remove that name.
+func (h *hiddenFile) undoExchange(path string, exchange func(a, b string) error) error {
 	err := exchange(h.temp, path)
 	if err != nil {
 		err = fmt.Errorf("%w; the file that was replaced is at %s", err, h.temp)
@@ -129,13 +128,13 @@ func (h *hidden) giveBack(path string, exchange func(a, b string) error) error {
 	return err
 }
 
-var errReplaced = errors.New("the new file is there, and what it replaced is gone")
+var errReplaced = errors.New("the new file has replaced the old one, which cannot be restored")
 
 func unlink(path string) func() error { return func() error { return unix.Unlink(path) } }
 
-// name gives a file without a name one that can be renamed: a link replaces
-// nothing.
-func (h *hidden) name(dir, base string) error {
+// giveName gives a file without a name a temporary one. A rename needs it, since
+// a link cannot replace a file.
+func (h *hiddenFile) giveName(dir, base string) error {
 	_ = lockFile(h.f)
 	for i := 0; h.temp == ""; i++ {
 		temp := filepath.Join(dir, fmt.Sprintf(".%s.%d-%d%s", base, os.Getpid(), i, partial))
@@ -149,9 +148,9 @@ func (h *hidden) name(dir, base string) error {
 	return nil
 }
 
-// link gives a file without a name one. Linking by the fd alone needs a
-// capability before Linux 6.10, linking by way of /proc needs /proc.
-func (h *hidden) link(path string) error {
+// link gives a name to a file without one. A link by the fd alone needs a
+// capability before Linux 6.10; a link by /proc/self/fd needs /proc.
+func (h *hiddenFile) link(path string) error {
 	fd := int(h.f.Fd())
 	err := unix.Linkat(fd, "", unix.AT_FDCWD, path, unix.AT_EMPTY_PATH)
 	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EPERM) {
@@ -160,27 +159,27 @@ func (h *hidden) link(path string) error {
 	return err
 }
 
-// exchange swaps two names, where the file system can.
+// exchange swaps two names, if the file system can.
 func exchange(a, b string) error {
 	return unix.Renameat2(unix.AT_FDCWD, a, unix.AT_FDCWD, b, unix.RENAME_EXCHANGE)
 }
 
-// rename replaces nothing.
+// rename renames a file. It fails if the new name exists.
 func rename(from, to string) error {
 	err := unix.Renameat2(unix.AT_FDCWD, from, unix.AT_FDCWD, to, unix.RENAME_NOREPLACE)
 	if !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOSYS) {
 		return err
 	}
-	// A file system without that flag may have links, which replace nothing.
+	// A file system without that flag may have links, which replace no file.
 	if err := unix.Link(from, to); err != nil {
 		return err
 	}
 	return unix.Unlink(from)
 }
 
-// discard leaves nothing of the file, unless it was published. A lock on the file
-// ends with its name, and not before.
-func (h *hidden) discard() (err error) {
+// discard closes the file, and removes it unless it was published. It removes
+// the name before the close releases the lock.
+func (h *hiddenFile) discard() (err error) {
 	if h.temp != "" {
 		err = os.Remove(h.temp)
 	}
@@ -189,7 +188,7 @@ func (h *hidden) discard() (err error) {
 
 func fdatasync(f *os.File) error { return onFD(f, unix.Fdatasync) }
 
-// onFD calls do with the file's fd, whose mode stays what it is.
+// onFD calls do with the file's fd. Unlike Fd, it does not change the fd's mode.
 func onFD(f *os.File, do func(fd int) error) error {
 	c, err := f.SyscallConn()
 	if err != nil {
@@ -199,9 +198,9 @@ func onFD(f *os.File, do func(fd int) error) error {
 	return errors.Join(cerr, err)
 }
 
-// synced takes it for success that there is nothing to make durable: pipes,
-// sockets and terminals, and the directories of some file systems.
-func synced(err error) error {
+// ignoreUnsyncable ignores the errors of a sync of files that cannot be made
+// durable: pipes, sockets and terminals, and directories of some file systems.
+func ignoreUnsyncable(err error) error {
 	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOTSUP) {
 		return nil
 	}

@@ -8,23 +8,23 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// leastHole is the shortest hole that is not read as data: a chunk of its own costs more
-// than reading the zeros of a shorter one.
-const leastHole = 64 << 10
+// minHole is the length of the shortest hole that is skipped. A shorter hole is read as data,
+// since a chunk of its own costs more than a read of its zeros.
+const minHole = 64 << 10
 
-// mostLooks bounds the search for such a hole. What is behind the last one looked at is
-// looked up when it comes.
-const mostLooks = 64
+// maxLookups bounds one search for such a hole. A later search continues behind the last hole
+// that was looked up.
+const maxLookups = 64
 
-// holes is what is known of the holes of a regular file, by positions in the file.
+// holes holds the next hole of a regular file. All values are positions in the file.
 type holes struct {
-	start int64 // of the session's first byte
-	data  int64 // from the next byte up to here, all is stored
-	end   int64 // from there, or from the next byte on, nothing is up to here
+	start int64 // the session's first byte
+	data  int64 // begin of the next hole: all bytes before it are stored
+	end   int64 // end of the next hole
 }
 
-// before is how many of the next n bytes are in front of the next hole.
-func (h *holes) before(offset int64, n int) int {
+// bytesBefore returns how many of the next n bytes are before the next hole.
+func (h *holes) bytesBefore(offset int64, n int) int {
 	if h == nil || h.data <= h.start+offset {
 		return n
 	}
@@ -36,15 +36,15 @@ func (s *session) SkipHole(n int) (int, error) {
 	if s.holes == nil {
 		return 0, nil
 	}
-	n, err := s.use(false, func() (int, error) { return s.holes.skip(s.f, s.offset.Load(), int64(n)) })
+	n, err := s.withFile(false, func() (int, error) { return s.holes.skip(s.f, s.offset.Load(), int64(n)) })
 	if err != nil {
 		return 0, s.fail("skip a hole", err)
 	}
 	return n, nil
 }
 
-// skip moves the file's position, which is that of the session's next byte, behind a hole. The
-// file may have been cut in the middle of that: a hole does not go beyond its end.
+// skip moves the file's position, which is that of the session's next byte, to the end of a
+// hole. The file may have been truncated meanwhile: a hole does not extend beyond its end.
 func (h *holes) skip(f *os.File, offset, n int64) (int, error) {
 	at := h.start + offset
 	if at < h.data {
@@ -64,12 +64,12 @@ func (h *holes) skip(f *os.File, offset, n int64) (int, error) {
 	return int(n), err
 }
 
-// nextHole finds the next hole that is long enough, from a position on: where it begins, and
-// where it ends (lseek(2), SEEK_DATA and SEEK_HOLE). There is none up to the first if they are
-// the same. A file system that knows no holes has data up to the end.
+// nextHole returns the begin and end of the next hole, from a position on, that has at least
+// minHole bytes (lseek(2), SEEK_DATA and SEEK_HOLE). If both are the same, there is no hole
+// before that position. On a file system without holes all bytes are data.
 func nextHole(f *os.File, at, size int64) (begin, end int64) {
 	begin = at
-	for range mostLooks {
+	for range maxLookups {
 		if begin >= size {
 			break
 		}
@@ -79,7 +79,7 @@ func nextHole(f *os.File, at, size int64) (begin, end int64) {
 		} else if err != nil {
 			return size, size
 		}
-		if data-begin >= leastHole {
+		if data-begin >= minHole {
 			return begin, data
 		}
 		if data == size {

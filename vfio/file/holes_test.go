@@ -14,8 +14,8 @@ import (
 	"github.com/migpipe/migpipe/vfio"
 )
 
-// sparse makes a file of a size, with letters where parts say.
-func sparse(t *testing.T, size int64, parts ...[2]int64) (path string, content []byte) {
+// createSparse creates a file of a size, with letters in the given parts.
+func createSparse(t *testing.T, size int64, parts ...[2]int64) (path string, content []byte) {
 	t.Helper()
 	path, content = filepath.Join(t.TempDir(), "state"), make([]byte, size)
 	f, err := os.Create(path)
@@ -35,39 +35,39 @@ func sparse(t *testing.T, size int64, parts ...[2]int64) (path string, content [
 	return path, content
 }
 
-// TestSkipHole reads files with holes. It reads no hole that the file system knows.
+// TestSkipHole reads files with holes. It must not read a hole that the file system knows.
 func TestSkipHole(t *testing.T) {
 	const k = 1 << 10
 	for name, c := range map[string]struct {
 		size  int64
 		parts [][2]int64
-		most  int64 // bytes that are read, not skipped
+		most  int64 // bytes that may be read instead of skipped
 	}{
-		"a hole alone":               {10<<20 + 1, nil, 0},
-		"empty":                      {0, nil, 0},
-		"no hole":                    {100 * k, [][2]int64{{0, 100 * k}}, 100 * k},
-		"data in front and behind":   {8<<20 + 5, [][2]int64{{0, 10}, {8 << 20, 5}}, 16 * k},
-		"in the middle":              {9 << 20, [][2]int64{{4<<20 + 7, 100}}, 16 * k},
-		"short holes are read":       {256 * k, [][2]int64{{0, 4 * k}, {32 * k, 4 * k}, {64 * k, 4 * k}}, 72 * k},
-		"a short one at the end too": {40 * k, [][2]int64{{0, 4 * k}}, 40 * k},
-		"many":                       {256 << 10 * 100, many(100, 256*k), 100 * 8 * k},
+		"only a hole":                     {10<<20 + 1, nil, 0},
+		"empty":                           {0, nil, 0},
+		"no hole":                         {100 * k, [][2]int64{{0, 100 * k}}, 100 * k},
+		"data at begin and end":           {8<<20 + 5, [][2]int64{{0, 10}, {8 << 20, 5}}, 16 * k},
+		"data in the middle":              {9 << 20, [][2]int64{{4<<20 + 7, 100}}, 16 * k},
+		"short holes are read":            {256 * k, [][2]int64{{0, 4 * k}, {32 * k, 4 * k}, {64 * k, 4 * k}}, 72 * k},
+		"a short hole at the end is read": {40 * k, [][2]int64{{0, 4 * k}}, 40 * k},
+		"many holes":                      {256 << 10 * 100, repeatParts(100, 256*k), 100 * 8 * k},
 	} {
 		t.Run(name, func(t *testing.T) {
-			path, want := sparse(t, c.size, c.parts...)
+			path, want := createSparse(t, c.size, c.parts...)
 			s := set(t, source(t, path), vfio.StopCopy)
 			got, read := readHoles(t, s, nil)
 			if !bytes.Equal(got, want) {
-				t.Errorf("%d bytes were read, of %d, or others", len(got), len(want))
+				t.Errorf("read %d bytes, want %d, or the content differs", len(got), len(want))
 			}
 			if read > c.most && knowsHoles(t, filepath.Dir(path)) {
-				t.Errorf("%d bytes were read, at most %d are stored", read, c.most)
+				t.Errorf("read %d bytes of which at most %d are stored", read, c.most)
 			}
 		})
 	}
 }
 
-// readHoles reads a session to its end, and says how many bytes were not skipped. step, if it is
-// set, is called before each step.
+// readHoles reads a session to its end. read is the number of bytes that were not skipped. step,
+// if set, is called before each step.
 func readHoles(t *testing.T, s vfio.Stream, step func(at int)) (got []byte, read int64) {
 	t.Helper()
 	for buf := make([]byte, 96<<10); ; {
@@ -93,9 +93,9 @@ func readHoles(t *testing.T, s vfio.Stream, step func(at int)) (got []byte, read
 	}
 }
 
-// TestHolesFromTheMiddle reads from the place that an fd has, within a hole.
+// TestHolesFromTheMiddle reads from the fd's position, which is within a hole.
 func TestHolesFromTheMiddle(t *testing.T) {
-	path, want := sparse(t, 3<<20+9, [2]int64{1 << 20, 3})
+	path, want := createSparse(t, 3<<20+9, [2]int64{1 << 20, 3})
 	fd, err := unix.Open(path, unix.O_RDONLY, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -108,17 +108,18 @@ func TestHolesFromTheMiddle(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer d.Close()
-	for range 2 { // a session begins again
+	for range 2 { // two sessions
 		if got, _ := readHoles(t, set(t, d, vfio.StopCopy), nil); !bytes.Equal(got, want[1001:]) {
-			t.Errorf("%d bytes were read, of %d, or others", len(got), len(want)-1001)
+			t.Errorf("read %d bytes, want %d, or the content differs", len(got), len(want)-1001)
 		}
 		set(t, d, vfio.Running)
 	}
 }
 
-// TestHolesThatChange cuts and extends a file while it is read: its end counts when it is reached.
+// TestHolesThatChange truncates and extends a file while it is read. The stream ends at the end
+// that the file has when the reader reaches it.
 func TestHolesThatChange(t *testing.T) {
-	path, _ := sparse(t, 4<<20, [2]int64{0, 5})
+	path, _ := createSparse(t, 4<<20, [2]int64{0, 5})
 	for name, size := range map[string]int64{"cut in a hole": 1<<20 + 17, "longer": 5<<20 + 3} {
 		t.Run(name, func(t *testing.T) {
 			var once bool
@@ -131,9 +132,9 @@ func TestHolesThatChange(t *testing.T) {
 					t.Fatal(err)
 				}
 			})
-			// What was skipped when the file was cut may be beyond its end.
+			// Skipped bytes may be beyond the end of the truncated file.
 			if n := int64(len(got)); n < size || n > size+96<<10 || !bytes.Equal(got[:5], []byte("xxxxx")) || !bytes.Equal(got[5:], make([]byte, n-5)) {
-				t.Errorf("%d bytes were read, of %d, or others", n, size)
+				t.Errorf("read %d bytes, want %d, or the content differs", n, size)
 			}
 			if err := os.Truncate(path, 4<<20); err != nil {
 				t.Fatal(err)
@@ -142,15 +143,15 @@ func TestHolesThatChange(t *testing.T) {
 	}
 }
 
-// TestHolesThroughAnFD: a regular file that another process has opened gets holes, too, where
-// it has no bytes yet.
+// TestHolesThroughAnFD checks that a Sink of an fd of a regular file leaves holes too, behind the
+// end of the file.
 func TestHolesThroughAnFD(t *testing.T) {
 	const zeros = 8 << 20
 	for name, c := range map[string]struct {
-		before string // in the file
-		at     int64  // the position
+		before string // content of the file
+		at     int64  // position of the fd
 		flags  int
-		want   string // before and behind the zeros
+		want   string // content before and after the zeros
 		sparse bool
 	}{
 		"empty":             {"", 0, 0, "ab|c", true},
@@ -186,7 +187,7 @@ func TestHolesThroughAnFD(t *testing.T) {
 			d.Close()
 			got, err := os.ReadFile(path)
 			if want := front + string(make([]byte, zeros)) + back; string(got) != want || err != nil {
-				t.Errorf("%s: %d bytes, want %d, or others: %v", name, len(got), len(want), err)
+				t.Errorf("%s: %d bytes, want %d, or the content differs: %v", name, len(got), len(want), err)
 			}
 			var st unix.Stat_t
 			if err := unix.Stat(path, &st); err != nil || (st.Blocks*512 < zeros/2) != c.sparse {
@@ -196,15 +197,15 @@ func TestHolesThroughAnFD(t *testing.T) {
 	}
 }
 
-// many are parts of 4 KiB, every so many bytes.
-func many(n, every int64) (parts [][2]int64) {
+// repeatParts returns n parts of 4 KiB, one every so many bytes.
+func repeatParts(n, every int64) (parts [][2]int64) {
 	for i := range n {
 		parts = append(parts, [2]int64{i * every, 4 << 10})
 	}
 	return parts
 }
 
-// knowsHoles reports whether the file system tells where holes are.
+// knowsHoles reports whether the file system supports SEEK_HOLE.
 func knowsHoles(t *testing.T, dir string) bool {
 	t.Helper()
 	f, err := os.CreateTemp(dir, "")
@@ -219,7 +220,7 @@ func knowsHoles(t *testing.T, dir string) bool {
 	return errors.Is(err, unix.ENXIO)
 }
 
-// TestNoHoleInPipes: a pipe, which has no positions, is read as before.
+// TestNoHoleInPipes checks that a pipe, which has no positions, is read without holes.
 func TestNoHoleInPipes(t *testing.T) {
 	r, w, err := os.Pipe()
 	if err != nil {
@@ -229,7 +230,7 @@ func TestNoHoleInPipes(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.Close()
-	d, err := FromFD(handOver(t, r), "pipe")
+	d, err := FromFD(dupAndClose(t, r), "pipe")
 	if err != nil {
 		t.Fatal(err)
 	}

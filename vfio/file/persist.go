@@ -21,8 +21,8 @@ var (
 	_ vfio.Persistent = (*persistent)(nil)
 )
 
-// Persist implements [vfio.Resumable]. The file has no name that a later process could find it
-// by, before the state is complete: a crash until then leaves nothing.
+// Persist implements [vfio.Resumable]. A later process cannot find the file before the state is
+// complete: a crash until then leaves nothing.
 func (s *Sink) Persist(id string) (vfio.Persistent, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -31,7 +31,7 @@ func (s *Sink) Persist(id string) (vfio.Persistent, error) {
 		err = s.checkFree(e)
 	}
 	if err == nil {
-		err = e.vacant()
+		err = e.checkVacant()
 	}
 	if err == nil {
 		err = removeSession(path)
@@ -41,21 +41,21 @@ func (s *Sink) Persist(id string) (vfio.Persistent, error) {
 	}
 	h, err := e.create(e.dir(), filepath.Base(e.path))
 	if err != nil {
-		return nil, s.fail("persist", cause(err))
+		return nil, s.fail("persist", stripPath(err))
 	}
-	// Whether the file system has extended attributes is known before the state is loaded.
-	if err := tryRecord(h.f); err != nil {
+	// If the file system has no extended attributes, fail before the state is loaded.
+	if err := probeRecord(h.f); err != nil {
 		return nil, s.fail("persist", errors.Join(err, h.discard()))
 	}
-	if err := s.open(e, h, 0); err != nil {
+	if err := s.beginWith(e, h, 0); err != nil {
 		return nil, s.fail("persist", err)
 	}
-	return &persistent{session: s.sess, end: e, id: id, path: path, store: store}, nil
+	return &persistent{session: s.sess, file: e, id: id, path: path, store: storeRecord}, nil
 }
 
-// Resume implements [vfio.Resumable]. A crash in the middle of a commit may have left the
-// file under both of its names: the commit counts. Its name is made durable before Resume
-// returns: the caller may then discard the only other copy.
+// Resume implements [vfio.Resumable]. A crash during a commit may have left the file under both
+// of its names: then the session is committed. Resume makes the name durable before it returns,
+// since the caller may then discard the only other copy.
 func (s *Sink) Resume(id string) (note []byte, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -66,23 +66,23 @@ func (s *Sink) Resume(id string) (note []byte, err error) {
 	if err != nil {
 		return nil, s.fail("resume", err)
 	}
-	if r, err := recordOf(e.path); err == nil && r.id == id {
+	if r, err := publishedRecord(e.path); err == nil && r.id == id {
 		return r.note, s.fail("resume", cmp.Or(e.syncNames(), vfio.ErrCommitted))
 	}
 	h, r, err := reopen(path, id)
 	if err != nil {
 		return nil, s.fail("resume", err)
 	}
-	if err := e.vacant(); err != nil {
+	if err := e.checkVacant(); err != nil {
 		return nil, s.fail("resume", errors.Join(err, h.f.Close()))
 	}
-	if err := s.open(e, h, r.offset); err != nil {
+	if err := s.beginWith(e, h, r.offset); err != nil {
 		return nil, s.fail("resume", err)
 	}
 	if err := s.walk(vfio.Stop); err != nil {
 		s.sess.end()
 		s.state, s.sess = vfio.Running, nil
-		return nil, s.fail("resume", errors.Join(err, e.leave()))
+		return nil, s.fail("resume", errors.Join(err, e.closeFile()))
 	}
 	return r.note, nil
 }
@@ -101,10 +101,10 @@ func (s *Sink) Remove(id string) error {
 	return nil
 }
 
-// removeRecord takes the record of a session that is committed off its file.
-func (e *pathEnd) removeRecord(id string) error {
-	if r, err := recordOf(e.path); err != nil || r.id != id {
-		return nil // there is none, or it is another's
+// removeRecord removes the record of a committed session from its file.
+func (e *pathFile) removeRecord(id string) error {
+	if r, err := publishedRecord(e.path); err != nil || r.id != id {
+		return nil // there is no record, or it belongs to another session
 	}
 	return unix.Lremovexattr(e.path, attribute)
 }
@@ -119,7 +119,7 @@ func (s *Sink) Detach() error {
 	}
 	s.sess.end()
 	s.state, s.sess = vfio.Running, nil
-	if err := e.leave(); err != nil {
+	if err := e.closeFile(); err != nil {
 		return s.fail("detach", err)
 	}
 	return nil
@@ -139,26 +139,26 @@ func (s *Sink) Persisted() ([]vfio.PersistedSession, error) {
 	}
 	var all []vfio.PersistedSession
 	add := func(id, name string) {
-		if st, err := os.Lstat(filepath.Join(e.dir(), name)); err == nil { // else it was removed meanwhile
+		if st, err := os.Lstat(filepath.Join(e.dir(), name)); err == nil { // otherwise it was removed meanwhile
 			all = append(all, vfio.PersistedSession{ID: id, Since: st.ModTime()})
 		}
 	}
 	for _, n := range names {
-		id, ours := strings.CutPrefix(n.Name(), e.prefix())
+		id, ours := strings.CutPrefix(n.Name(), e.sessionPrefix())
 		id, session := strings.CutSuffix(id, suffix)
 		if ours && session && id != "" && !strings.ContainsFunc(id, notInID) {
 			add(id, n.Name())
 		}
 	}
-	if r, err := recordOf(e.path); err == nil && !slices.ContainsFunc(all, func(p vfio.PersistedSession) bool { return p.ID == r.id }) {
+	if r, err := publishedRecord(e.path); err == nil && !slices.ContainsFunc(all, func(p vfio.PersistedSession) bool { return p.ID == r.id }) {
 		add(r.id, filepath.Base(e.path))
 	}
 	return all, nil
 }
 
-// open goes to RESUMING with a file that has so many bytes of the state. If that fails, the
-// file is discarded.
-func (s *Sink) open(e *pathEnd, h *hidden, offset uint64) error {
+// beginWith enters RESUMING with a file that has offset bytes of the state. If it fails, it
+// closes a complete file and discards any other.
+func (s *Sink) beginWith(e *pathFile, h *hiddenFile, offset uint64) error {
 	e.next = h
 	if err := s.walk(vfio.Resuming); err != nil {
 		e.next = nil
@@ -171,66 +171,68 @@ func (s *Sink) open(e *pathEnd, h *hidden, offset uint64) error {
 	return nil
 }
 
-// sessionPath is the path of the file that holds a complete session, if this sink can have one.
-func (s *Sink) sessionPath(id string) (e *pathEnd, path string, err error) {
-	e, ok := s.ends.(*pathEnd)
+// sessionPath returns the path of the file that holds a complete session. It fails if this sink
+// cannot have one.
+func (s *Sink) sessionPath(id string) (e *pathFile, path string, err error) {
+	e, ok := s.backend.(*pathFile)
 	switch {
 	case s.closed:
 		return nil, "", os.ErrClosed
 	case !ok:
-		return nil, "", fmt.Errorf("%w: only a file that is opened by its path can be found again", errors.ErrUnsupported)
+		return nil, "", fmt.Errorf("%w: a later process can find only a file that was opened by its path", errors.ErrUnsupported)
 	case id == "" || len(id) > maxID || strings.ContainsFunc(id, notInID):
-		return nil, "", fmt.Errorf("%w: %.80q is no id of a session", unix.EINVAL, id)
+		return nil, "", fmt.Errorf("%w: %.80q is not a session id", unix.EINVAL, id)
 	}
-	return e, filepath.Join(e.dir(), e.prefix()+id+suffix), nil
+	return e, filepath.Join(e.dir(), e.sessionPrefix()+id+suffix), nil
 }
 
-// The name of a file with a complete session has the id between these.
+// suffix is the end of the name of a file with a complete session. The id stands between
+// sessionPrefix and suffix.
 const suffix = ".resumable"
 
-func (e *pathEnd) prefix() string { return "." + filepath.Base(e.path) + "." }
+func (e *pathFile) sessionPrefix() string { return "." + filepath.Base(e.path) + "." }
 
-// notInID: an id is part of a file's name.
+// notInID reports whether an id, which is part of a file's name, may not contain r.
 func notInID(r rune) bool {
 	return r != '-' && (r < '0' || r > '9') && (r < 'A' || r > 'Z') && (r < 'a' || r > 'z')
 }
 
-// checkFree refuses a device that would lose what it holds, or cannot go to RESUMING.
-func (s *Sink) checkFree(e *pathEnd) error {
+// checkFree refuses a device that holds a state, or cannot go to RESUMING.
+func (s *Sink) checkFree(e *pathFile) error {
 	if e.file != nil {
 		return fmt.Errorf("%w: it holds a state in %v, reset it first", vfio.ErrBusy, s.state)
 	}
 	return vfio.Legal(s.state, vfio.Resuming, s.features)
 }
 
-// syncNames makes the names in the directory durable: fsync of a file does not (fsync(2)).
-func (e *pathEnd) syncNames() error {
+// syncNames makes the names in the directory durable. fsync of a file does not (fsync(2)).
+func (e *pathFile) syncNames() error {
 	dir, err := os.Open(e.dir())
 	if err != nil {
 		return err
 	}
 	defer dir.Close()
-	return synced(e.syncDir(dir))
+	return ignoreUnsyncable(e.syncDir(dir))
 }
 
-// openLocked opens a file that a crash has left.
-func openLocked(path string) (*hidden, error) {
+// openLocked opens and locks a file that another process has left.
+func openLocked(path string) (*hiddenFile, error) {
 	f, err := os.OpenFile(path, os.O_RDWR|unix.O_NOFOLLOW, 0)
-	if errors.Is(err, unix.ENAMETOOLONG) { // a sink whose own name leaves no room for the longer one works without
+	if errors.Is(err, unix.ENAMETOOLONG) { // NAME fits, but not .NAME.ID.resumable: the sink works without sessions
 		err = fmt.Errorf("%w: %w", errors.ErrUnsupported, err)
 	}
 	if err != nil {
 		return nil, err
 	}
-	if err := lock(f, path); err != nil {
+	if err := lockNamed(f, path); err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
-	return &hidden{f: f, temp: path}, nil
+	return &hiddenFile{f: f, temp: path}, nil
 }
 
-// lock finds out whether another process has the file. The lock goes with the
-// process that holds it, however that ends (flock(2)).
-func lock(f *os.File, path string) error {
+// lockNamed locks the file at path. It fails with ErrBusy if another process has
+// it. The lock ends with the process that holds it (flock(2)).
+func lockNamed(f *os.File, path string) error {
 	if err := lockFile(f); err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
@@ -240,7 +242,7 @@ func lock(f *os.File, path string) error {
 		return err
 	}
 	if named, err := os.Lstat(path); err != nil || !os.SameFile(mine, named) {
-		return fmt.Errorf("%w: another process has %s", vfio.ErrBusy, path)
+		return fmt.Errorf("%w: another process has used %s", vfio.ErrBusy, path)
 	}
 	return nil
 }
@@ -248,7 +250,7 @@ func lock(f *os.File, path string) error {
 func lockFile(f *os.File) error {
 	err := onFD(f, func(fd int) error { return unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB) })
 	if errors.Is(err, unix.EWOULDBLOCK) {
-		return fmt.Errorf("%w: another process has it", vfio.ErrBusy)
+		return fmt.Errorf("%w: another process has locked it", vfio.ErrBusy)
 	}
 	if err != nil {
 		return fmt.Errorf("flock: %w", err)
@@ -256,19 +258,19 @@ func lockFile(f *os.File) error {
 	return nil
 }
 
-// reopen opens the file of a complete session that a crash has left, with its position at the
-// end of the state.
-func reopen(path, id string) (*hidden, record, error) {
+// reopen opens the file of a complete session that another process has left. It sets the
+// position to the end of the state.
+func reopen(path, id string) (*hiddenFile, record, error) {
 	h, err := openLocked(path)
 	if err != nil {
 		return nil, record{}, err
 	}
-	r, err := load(h.f, id)
+	r, err := loadRecord(h.f, id)
 	if err == nil {
 		_, err = h.f.Seek(int64(r.offset), io.SeekStart)
 	}
 	if err != nil {
-		return nil, record{}, errors.Join(fmt.Errorf("%s: %w", path, cause(err)), h.f.Close())
+		return nil, record{}, errors.Join(fmt.Errorf("%s: %w", path, stripPath(err)), h.f.Close())
 	}
 	h.complete = true
 	return h, r, nil
@@ -288,22 +290,22 @@ func removeSession(path string) error {
 // persistent is a session whose file outlives the process when it is complete.
 type persistent struct {
 	*session
-	end   *pathEnd
+	file  *pathFile
 	id    string
-	path  string // of the file, then
+	path  string // of the complete file
 	store func(f *os.File, r record) error
 }
 
-// Complete implements [vfio.Persistent]. The name comes last, and says that all the rest is
-// durable.
+// Complete implements [vfio.Persistent]. It gives the file its name last, when data and record
+// are durable.
 func (p *persistent) Complete(note []byte) error {
-	_, err := p.use(true, func() (int, error) {
+	_, err := p.withFile(true, func() (int, error) {
 		err := p.store(p.f, record{p.id, uint64(p.offset.Load()), note})
 		if err == nil {
-			err = p.end.file.keepAs(p.path)
+			err = p.file.file.persistAs(p.path)
 		}
 		if err == nil {
-			err = p.end.syncNames()
+			err = p.file.syncNames()
 		}
 		return 0, err
 	})

@@ -19,10 +19,10 @@ import (
 	"github.com/migpipe/migpipe/vfio/vfiotest"
 )
 
-// id and leftover are the session that the tests persist, and its file.
+// id is the session that the tests persist, and leftover the name of its file.
 const id, leftover = "6d1f-A", ".out.6d1f-A.resumable"
 
-// sinkIn opens a sink in dir whose complete sessions outlive it there.
+// sinkIn opens a sink for the file "out" in dir.
 func sinkIn(t testing.TB, dir string, o *SinkOptions) *Sink {
 	t.Helper()
 	return sink(t, filepath.Join(dir, "out"), o)
@@ -40,10 +40,10 @@ func persist(t testing.TB, d *Sink) vfio.Persistent {
 	return s
 }
 
-// crash is what the end of the process does to a sink, as far as others can see.
+// crash closes the sink's file, as the end of the process would.
 func crash(t testing.TB, d *Sink) {
 	t.Helper()
-	if err := d.ends.(*pathEnd).file.f.Close(); err != nil {
+	if err := d.backend.(*pathFile).file.f.Close(); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -55,14 +55,14 @@ func put(t testing.TB, s vfio.Stream, data string) {
 	}
 }
 
-func completes(t testing.TB, s vfio.Persistent, note string) {
+func mustComplete(t testing.TB, s vfio.Persistent, note string) {
 	t.Helper()
 	if err := s.Complete([]byte(note)); err != nil {
 		t.Fatal(err)
 	}
 }
 
-func resumes(t testing.TB, d *Sink, note string) {
+func wantResumed(t testing.TB, d *Sink, note string) {
 	t.Helper()
 	got, err := d.Resume(id)
 	if err != nil || string(got) != note {
@@ -73,8 +73,8 @@ func resumes(t testing.TB, d *Sink, note string) {
 	}
 }
 
-// committed wants the record of a session whose file has its name, and no more.
-func committed(t testing.TB, d *Sink, note string) {
+// wantCommitted checks that Resume finds the record of a committed session.
+func wantCommitted(t testing.TB, d *Sink, note string) {
 	t.Helper()
 	got, err := d.Resume(id)
 	if !errors.Is(err, vfio.ErrCommitted) || string(got) != note {
@@ -85,15 +85,15 @@ func committed(t testing.TB, d *Sink, note string) {
 	}
 }
 
-func removes(t testing.TB, d *Sink) {
+func mustRemove(t testing.TB, d *Sink) {
 	t.Helper()
 	if err := d.Remove(id); err != nil {
 		t.Error(err)
 	}
 }
 
-// none wants nothing to be resumed, and all to be as before.
-func none(t testing.TB, d *Sink) {
+// wantNone checks that no session can be resumed, and that the device's state does not change.
+func wantNone(t testing.TB, d *Sink) {
 	t.Helper()
 	before, _ := d.State()
 	if _, err := d.Resume(id); !errors.Is(err, fs.ErrNotExist) {
@@ -104,35 +104,35 @@ func none(t testing.TB, d *Sink) {
 	}
 }
 
-// whole leaves what a crash behind Complete leaves.
-func whole(t testing.TB, dir string) {
+// leaveComplete leaves the file that a crash after Complete leaves.
+func leaveComplete(t testing.TB, dir string) {
 	t.Helper()
 	d := sinkIn(t, dir, nil)
 	s := persist(t, d)
 	put(t, s, "state")
-	completes(t, s, "all")
+	mustComplete(t, s, "all")
 	crash(t, d)
 }
 
-// TestResume: a complete state outlives a crash, in RESUMING as in STOP.
+// TestResume checks that a complete state outlives a crash in RESUMING and in STOP.
 func TestResume(t *testing.T) {
 	for _, at := range []vfio.State{vfio.Resuming, vfio.Stop} {
 		dir := t.TempDir()
 		d := sinkIn(t, dir, nil)
 		s := persist(t, d)
 		put(t, s, "state")
-		completes(t, s, "all")
+		mustComplete(t, s, "all")
 		if at == vfio.Stop {
 			set(t, d, vfio.Stop)
 		}
 		crash(t, d)
-		holds(t, dir, map[string]string{leftover: "state"})
+		wantFiles(t, dir, map[string]string{leftover: "state"})
 		d = sinkIn(t, dir, nil)
-		resumes(t, d, "all")
+		wantResumed(t, d, "all")
 		set(t, d, vfio.Running)
-		holds(t, dir, map[string]string{"out": "state"})
-		committed(t, d, "all")
-		removes(t, d)
+		wantFiles(t, dir, map[string]string{"out": "state"})
+		wantCommitted(t, d, "all")
+		mustRemove(t, d)
 		if n, err := unix.Getxattr(filepath.Join(dir, "out"), attribute, nil); !errors.Is(err, unix.ENODATA) {
 			t.Errorf("the file has a record of %d bytes, %v", n, err)
 		}
@@ -142,48 +142,49 @@ func TestResume(t *testing.T) {
 	}
 }
 
-// TestPartIsNotPersisted: a crash before Complete leaves no file, under any name, where the
-// file system has files without a name and where it has none.
+// TestPartIsNotPersisted checks that a crash before Complete leaves no file under any name,
+// whether or not the file system has files without a name.
 func TestPartIsNotPersisted(t *testing.T) {
-	for name, create := range map[string]func(dir, base string) (*hidden, error){"unnamed": createHidden, "named": createNamed} {
+	for name, create := range map[string]func(dir, base string) (*hiddenFile, error){"unnamed": createHidden, "named": createNamed} {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
 			d := sinkIn(t, dir, nil)
-			d.ends.(*pathEnd).create = create
+			d.backend.(*pathFile).create = create
 			put(t, persist(t, d), "sta")
 			other := sinkIn(t, dir, nil)
-			other.ends.(*pathEnd).create = create
-			put(t, persist(t, other), "state") // beside one that is alive
+			other.backend.(*pathFile).create = create
+			put(t, persist(t, other), "state") // while the first session is open
 			crash(t, d)
 			crash(t, other)
 			d = sinkIn(t, dir, nil)
-			d.ends.(*pathEnd).create = create
-			none(t, d)
+			d.backend.(*pathFile).create = create
+			wantNone(t, d)
 			if all, err := d.Persisted(); err != nil || len(all) > 0 {
 				t.Errorf("persisted: %v, %v", all, err)
 			}
 			s := persist(t, d)
 			put(t, s, "again")
-			completes(t, s, "all")
+			mustComplete(t, s, "all")
 			set(t, d, vfio.Running)
-			holds(t, dir, map[string]string{"out": "again"})
+			wantFiles(t, dir, map[string]string{"out": "again"})
 		})
 	}
 }
 
-// TestCommitWithoutComplete leaves no record: nothing says that the state was complete.
+// TestCommitWithoutComplete checks that such a commit leaves no record, since Complete was not
+// called.
 func TestCommitWithoutComplete(t *testing.T) {
 	dir := t.TempDir()
 	d := sinkIn(t, dir, nil)
 	put(t, persist(t, d), "state")
 	set(t, d, vfio.Running)
-	holds(t, dir, map[string]string{"out": "state"})
-	none(t, d)
+	wantFiles(t, dir, map[string]string{"out": "state"})
+	wantNone(t, d)
 }
 
-// TestCommitted: a crash behind the commit leaves the record, by which a later process
-// knows that the file is that session's. Until it is removed the name may be asked for
-// again, and is taken.
+// TestCommitted checks that a crash after the commit leaves the record, by which a later
+// process knows whose file it is. Until Remove, another session without overwrite fails, since
+// the name is taken.
 func TestCommitted(t *testing.T) {
 	for _, overwrite := range []bool{false, true} {
 		dir, o := t.TempDir(), &SinkOptions{Overwrite: overwrite}
@@ -193,16 +194,16 @@ func TestCommitted(t *testing.T) {
 		d := sinkIn(t, dir, o)
 		s := persist(t, d)
 		put(t, s, "state")
-		completes(t, s, "all")
-		set(t, d, vfio.Running) // and nobody closes it
+		mustComplete(t, s, "all")
+		set(t, d, vfio.Running) // without Close
 		d = sinkIn(t, dir, o)
 		broken := errors.New("the directory cannot be synced")
-		d.ends.(*pathEnd).syncDir = func(*os.File) error { return broken }
+		d.backend.(*pathFile).syncDir = func(*os.File) error { return broken }
 		if _, err := d.Resume(id); !errors.Is(err, broken) || errors.Is(err, vfio.ErrCommitted) {
-			t.Errorf("resume with a name that may not last: %v", err)
+			t.Errorf("resume although the name is not durable: %v", err)
 		}
 		d = sinkIn(t, dir, o)
-		committed(t, d, "all")
+		wantCommitted(t, d, "all")
 		if _, err := d.Resume("another"); !errors.Is(err, fs.ErrNotExist) {
 			t.Errorf("resume another: %v", err)
 		}
@@ -217,21 +218,21 @@ func TestCommitted(t *testing.T) {
 		}
 		d.Reset()
 		if _, err := d.SetState(vfio.Resuming); !overwrite && !errors.Is(err, fs.ErrExist) {
-			t.Errorf("begin another: %v", err)
+			t.Errorf("RESUMING without Persist: %v", err)
 		}
 		d.Reset()
-		removes(t, d)
-		none(t, d)
-		holds(t, dir, map[string]string{"out": "state"})
+		mustRemove(t, d)
+		wantNone(t, d)
+		wantFiles(t, dir, map[string]string{"out": "state"})
 		if _, err := NewSink(filepath.Join(dir, "out"), nil); !errors.Is(err, fs.ErrExist) {
 			t.Errorf("new sink: %v", err)
 		}
 	}
 }
 
-// TestCrashInTheCommit: where a file system has no rename that replaces nothing, a crash
-// may leave both names. What an exchange has left under the hidden one is somebody's old
-// file, and goes too.
+// TestCrashInTheCommit checks both states that a crash during a commit may leave. If the file
+// system has no RENAME_NOREPLACE, the file has both names. After an exchange, the hidden name
+// holds the old file. Remove removes both.
 func TestCrashInTheCommit(t *testing.T) {
 	for name, crashed := range map[string]func(hidden, out string) error{
 		"link":     os.Link,
@@ -242,22 +243,22 @@ func TestCrashInTheCommit(t *testing.T) {
 			d := sinkIn(t, dir, nil)
 			s := persist(t, d)
 			put(t, s, "state")
-			completes(t, s, "all")
+			mustComplete(t, s, "all")
 			set(t, d, vfio.Stop)
 			if err := crashed(filepath.Join(dir, leftover), filepath.Join(dir, "out")); err != nil {
 				t.Fatal(err)
 			}
 			crash(t, d)
 			d = sinkIn(t, dir, nil)
-			committed(t, d, "all")
-			removes(t, d)
-			holds(t, dir, map[string]string{"out": "state"})
+			wantCommitted(t, d, "all")
+			mustRemove(t, d)
+			wantFiles(t, dir, map[string]string{"out": "state"})
 		})
 	}
 }
 
-// TestDetach: Detach and Close leave a complete state to a later process, as a crash does, and
-// nothing of a part of one.
+// TestDetach checks that Detach and Close leave a complete state, as a crash does, and discard an
+// incomplete one.
 func TestDetach(t *testing.T) {
 	for name, leave := range map[string]func(*Sink) error{"detach": (*Sink).Detach, "close": (*Sink).Close} {
 		t.Run(name, func(t *testing.T) {
@@ -267,11 +268,11 @@ func TestDetach(t *testing.T) {
 			if err := leave(d); err != nil {
 				t.Fatal(err)
 			}
-			holds(t, dir, nil)
+			wantFiles(t, dir, nil)
 			d = sinkIn(t, dir, nil)
 			s := persist(t, d)
 			put(t, s, "state")
-			completes(t, s, "all")
+			mustComplete(t, s, "all")
 			for range 2 {
 				if err := leave(d); err != nil {
 					t.Fatal(err)
@@ -279,18 +280,18 @@ func TestDetach(t *testing.T) {
 				if err := s.Complete(nil); !errors.Is(err, vfio.ErrSessionLost) {
 					t.Errorf("late completion: %v", err)
 				}
-				holds(t, dir, map[string]string{leftover: "state"})
+				wantFiles(t, dir, map[string]string{leftover: "state"})
 				d = sinkIn(t, dir, nil)
-				resumes(t, d, "all")
+				wantResumed(t, d, "all")
 			}
-			// A session that cannot begin costs the one at hand nothing.
-			write(t, filepath.Join(dir, "out"), "somebody's")
+			// A session that cannot begin does not end the open one.
+			write(t, filepath.Join(dir, "out"), "another file")
 			if _, err := d.SetState(vfio.Resuming); !errors.Is(err, fs.ErrExist) {
-				t.Errorf("begin: %v", err)
+				t.Errorf("RESUMING: %v", err)
 			}
 			os.Remove(filepath.Join(dir, "out"))
 			set(t, d, vfio.Running)
-			holds(t, dir, map[string]string{"out": "state"})
+			wantFiles(t, dir, map[string]string{"out": "state"})
 		})
 	}
 }
@@ -301,16 +302,17 @@ func TestResumeOverAFile(t *testing.T) {
 	d := sinkIn(t, dir, &SinkOptions{Overwrite: true})
 	s := persist(t, d)
 	put(t, s, "new")
-	completes(t, s, "all")
+	mustComplete(t, s, "all")
 	crash(t, d)
 	d = sinkIn(t, dir, &SinkOptions{Overwrite: true})
-	resumes(t, d, "all")
-	holds(t, dir, map[string]string{leftover: "new", "out": "old"})
+	wantResumed(t, d, "all")
+	wantFiles(t, dir, map[string]string{leftover: "new", "out": "old"})
 	set(t, d, vfio.Running)
-	holds(t, dir, map[string]string{"out": "new"})
+	wantFiles(t, dir, map[string]string{"out": "new"})
 }
 
-// TestNothingIsPersisted after Reset, nor where SetState has begun the session.
+// TestNothingIsPersisted checks that no file remains after Reset, after another session, and if
+// SetState has begun the session.
 func TestNothingIsPersisted(t *testing.T) {
 	for name, leave := range map[string]func(d *Sink) error{
 		"reset": (*Sink).Reset,
@@ -321,33 +323,33 @@ func TestNothingIsPersisted(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
-			whole(t, dir)
+			leaveComplete(t, dir)
 			d := sinkIn(t, dir, nil)
-			resumes(t, d, "all")
+			wantResumed(t, d, "all")
 			if err := leave(d); err != nil {
 				t.Error(err)
 			}
 			d.Close()
-			holds(t, dir, nil)
-			none(t, sinkIn(t, dir, nil))
+			wantFiles(t, dir, nil)
+			wantNone(t, sinkIn(t, dir, nil))
 		})
 	}
 	dir := t.TempDir()
 	d := sinkIn(t, dir, nil)
 	s := set(t, d, vfio.Resuming)
 	if _, ok := s.(vfio.Persistent); ok {
-		t.Error("a session that is not persistent can be completed")
+		t.Error("a session of SetState is a vfio.Persistent")
 	}
 	put(t, s, "state")
 	crash(t, d)
-	holds(t, dir, nil)
+	wantFiles(t, dir, nil)
 }
 
-// TestRecordIsCut at every byte, and changed in every byte: no part of a record is
-// taken for one, and what it is of stays.
-func TestRecordIsCut(t *testing.T) {
+// TestDamagedRecord cuts a record at every byte, and changes every byte. A damaged record is not
+// accepted, and the file stays.
+func TestDamagedRecord(t *testing.T) {
 	dir := t.TempDir()
-	whole(t, dir)
+	leaveComplete(t, dir)
 	path := filepath.Join(dir, leftover)
 	good := record{id, 5, []byte("all")}.encode()
 	for i := range good {
@@ -357,25 +359,25 @@ func TestRecordIsCut(t *testing.T) {
 			if err := unix.Setxattr(path, attribute, bad, 0); err != nil {
 				t.Fatal(err)
 			}
-			none(t, sinkIn(t, dir, nil))
+			wantNone(t, sinkIn(t, dir, nil))
 		}
 	}
 	unix.Setxattr(path, attribute, make([]byte, maxRecord+1), 0)
-	none(t, sinkIn(t, dir, nil))
+	wantNone(t, sinkIn(t, dir, nil))
 	unix.Removexattr(path, attribute)
-	none(t, sinkIn(t, dir, nil))
+	wantNone(t, sinkIn(t, dir, nil))
 	unix.Setxattr(path, attribute, record{"another", 5, nil}.encode(), 0)
-	none(t, sinkIn(t, dir, nil))
-	holds(t, dir, map[string]string{leftover: "state"})
+	wantNone(t, sinkIn(t, dir, nil))
+	wantFiles(t, dir, map[string]string{leftover: "state"})
 	unix.Setxattr(path, attribute, good, 0)
-	resumes(t, sinkIn(t, dir, nil), "all")
+	wantResumed(t, sinkIn(t, dir, nil), "all")
 }
 
-// TestUnknownRecord is of a newer program, whose sessions are not for this one to
-// discard.
+// TestUnknownRecord checks that a record of a newer program is an error other than ErrNotExist,
+// so that no caller discards the session.
 func TestUnknownRecord(t *testing.T) {
 	dir := t.TempDir()
-	whole(t, dir)
+	leaveComplete(t, dir)
 	b := record{id, 5, nil}.encode()
 	b[atVersion]++
 	unix.Setxattr(filepath.Join(dir, leftover), attribute, resum(b), 0)
@@ -385,31 +387,31 @@ func TestUnknownRecord(t *testing.T) {
 	}
 }
 
-// TestDataIsCut: a file that lacks a byte is no complete session, and a byte behind the end is
-// not part of one.
-func TestDataIsCut(t *testing.T) {
+// TestTruncatedData checks that a file which lacks a byte is no complete session, and that bytes
+// behind the end of the state are dropped.
+func TestTruncatedData(t *testing.T) {
 	for n, want := range []string{4: "", 5: "state", 6: "state"} {
 		if n < 4 {
 			continue
 		}
 		dir := t.TempDir()
-		whole(t, dir)
+		leaveComplete(t, dir)
 		if err := os.Truncate(filepath.Join(dir, leftover), int64(n)); err != nil {
 			t.Fatal(err)
 		}
 		d := sinkIn(t, dir, nil)
 		if want == "" {
-			none(t, d)
+			wantNone(t, d)
 			continue
 		}
-		resumes(t, d, "all")
+		wantResumed(t, d, "all")
 		set(t, d, vfio.Running)
-		holds(t, dir, map[string]string{"out": want})
+		wantFiles(t, dir, map[string]string{"out": want})
 	}
 }
 
-// TestCrashesAnywhere writes, completes and crashes, and wants the file that was written, or
-// no file where it was not completed.
+// TestCrashesAnywhere makes random writes and crashes. It expects the written file if the session
+// was completed, and otherwise no file.
 func TestCrashesAnywhere(t *testing.T) {
 	top := t.TempDir()
 	rapid.Check(t, func(rt *rapid.T) {
@@ -435,35 +437,35 @@ func TestCrashesAnywhere(t *testing.T) {
 		note := rapid.StringN(-1, -1, vfio.MaxNote).Draw(rt, "note")
 		if !rapid.Bool().Draw(rt, "complete") {
 			crash(t, d)
-			holds(t, dir, nil)
+			wantFiles(t, dir, nil)
 			return
 		}
-		completes(t, s, note)
+		mustComplete(t, s, note)
 		for range rapid.IntRange(0, 3).Draw(rt, "crashes") {
 			crash(t, d)
 			d = sinkIn(t, dir, nil)
-			resumes(t, d, note)
+			wantResumed(t, d, note)
 		}
 		set(t, d, vfio.Running)
-		holds(t, dir, map[string]string{"out": written})
+		wantFiles(t, dir, map[string]string{"out": written})
 		d.Close()
 	})
 }
 
-// TestKilled is the crash of a real process, before and behind Complete.
+// TestKilled kills a process before and after Complete.
 func TestKilled(t *testing.T) {
 	const inside = "MIGPIPE_TEST_KILLED"
-	if dir, complete := strings.CutSuffix(os.Getenv(inside), " complete"); dir != "" {
+	if dir, isComplete := strings.CutSuffix(os.Getenv(inside), " complete"); dir != "" {
 		s := persist(t, sinkIn(t, dir, nil))
 		put(t, s, "state")
-		if complete {
-			completes(t, s, "all")
+		if isComplete {
+			mustComplete(t, s, "all")
 		}
 		os.Stdout.WriteString("written\n")
 		select {}
 	}
 	removable := sinkIn(t, t.TempDir(), nil)
-	persist(t, removable) // skips where it cannot be
+	persist(t, removable) // skips the test if the file system cannot
 	for _, end := range []string{"", " complete"} {
 		dir := t.TempDir()
 		cmd := exec.Command("/proc/self/exe", "-test.run", "^TestKilled$")
@@ -485,64 +487,64 @@ func TestKilled(t *testing.T) {
 			want = vfio.ErrBusy
 		}
 		if line != "written\n" || err != nil || !errors.Is(meanwhile, want) {
-			t.Fatalf("child: %q, %v; resuming meanwhile: %v, want %v", line, err, meanwhile, want)
+			t.Fatalf("child: %q, %v; Resume before it ends: %v, want %v", line, err, meanwhile, want)
 		}
 		if end == "" {
-			holds(t, dir, nil)
-			none(t, d)
+			wantFiles(t, dir, nil)
+			wantNone(t, d)
 			continue
 		}
-		resumes(t, d, "all")
+		wantResumed(t, d, "all")
 		set(t, d, vfio.Running)
-		holds(t, dir, map[string]string{"out": "state"})
+		wantFiles(t, dir, map[string]string{"out": "state"})
 	}
 }
 
-// TestPersistedIsBusy: a second process, and the same again, find a session that somebody
-// works on.
+// TestPersistedIsBusy checks that every method fails with ErrBusy while a session is open, in a
+// second process and in the same one.
 func TestPersistedIsBusy(t *testing.T) {
 	dir := t.TempDir()
 	d := sinkIn(t, dir, nil)
 	s := persist(t, d)
 	put(t, s, "state")
-	completes(t, s, "all")
+	mustComplete(t, s, "all")
 	other := sinkIn(t, dir, nil)
 	for name, busy := range map[string]func() error{
-		"persist":           func() error { _, err := other.Persist(id); return err },
-		"resume":            func() error { _, err := other.Resume(id); return err },
-		"remove":            func() error { return other.Remove(id) },
-		"persist once more": func() error { _, err := d.Persist(id); return err },
-		"resume its own":    func() error { _, err := d.Resume(id); return err },
-		"resume another's":  func() error { _, err := d.Resume("other"); return err },
-		"remove its own":    func() error { return d.Remove(id) },
+		"persist":         func() error { _, err := other.Persist(id); return err },
+		"resume":          func() error { _, err := other.Resume(id); return err },
+		"remove":          func() error { return other.Remove(id) },
+		"persist its own": func() error { _, err := d.Persist(id); return err },
+		"resume its own":  func() error { _, err := d.Resume(id); return err },
+		"resume another":  func() error { _, err := d.Resume("other"); return err },
+		"remove its own":  func() error { return d.Remove(id) },
 	} {
 		if err := busy(); !errors.Is(err, vfio.ErrBusy) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
 	set(t, d, vfio.Running)
-	holds(t, dir, map[string]string{"out": "state"})
+	wantFiles(t, dir, map[string]string{"out": "state"})
 }
 
-// TestTwoComplete: of two processes that load the same session, the first one has it.
+// TestTwoComplete checks that only the first of two processes can complete the same session.
 func TestTwoComplete(t *testing.T) {
 	dir := t.TempDir()
 	d, other := sinkIn(t, dir, nil), sinkIn(t, dir, nil)
 	s, second := persist(t, d), persist(t, other)
 	put(t, s, "state")
 	put(t, second, "other")
-	completes(t, s, "all")
+	mustComplete(t, s, "all")
 	if err := second.Complete(nil); !errors.Is(err, fs.ErrExist) {
-		t.Errorf("the second: %v", err)
+		t.Errorf("second completion: %v", err)
 	}
 	other.Reset()
 	crash(t, d)
-	resumes(t, sinkIn(t, dir, nil), "all")
+	wantResumed(t, sinkIn(t, dir, nil), "all")
 }
 
-// TestLockOfANameThatIsGone: whoever had the file may remove it between the open and
-// the lock.
-func TestLockOfANameThatIsGone(t *testing.T) {
+// TestLockOfRemovedName checks the case that another process removes the name between the open
+// and the lock.
+func TestLockOfRemovedName(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "f")
 	f, err := os.Create(path)
 	if err != nil {
@@ -550,20 +552,20 @@ func TestLockOfANameThatIsGone(t *testing.T) {
 	}
 	defer f.Close()
 	os.Remove(path)
-	if err := lock(f, path); !errors.Is(err, vfio.ErrBusy) {
-		t.Errorf("no name: %v", err)
+	if err := lockNamed(f, path); !errors.Is(err, vfio.ErrBusy) {
+		t.Errorf("the name is removed: %v", err)
 	}
 	write(t, path, "another")
-	if err := lock(f, path); !errors.Is(err, vfio.ErrBusy) {
-		t.Errorf("another's name: %v", err)
+	if err := lockNamed(f, path); !errors.Is(err, vfio.ErrBusy) {
+		t.Errorf("the name is that of another file: %v", err)
 	}
 }
 
-// TestOtherMigrationsAreSpared: nothing that one session does touches what is left of
-// another, nor a link in its place.
+// TestOtherMigrationsAreSpared checks that a session does not touch the file of another, nor the
+// target of a link with such a name.
 func TestOtherMigrationsAreSpared(t *testing.T) {
 	dir := t.TempDir()
-	whole(t, dir)
+	leaveComplete(t, dir)
 	d := sinkIn(t, dir, nil)
 	if _, err := d.Resume("other"); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("resumed: %v", err)
@@ -576,11 +578,11 @@ func TestOtherMigrationsAreSpared(t *testing.T) {
 		t.Fatal(err)
 	}
 	put(t, s, "other")
-	completes(t, s, "")
+	mustComplete(t, s, "")
 	d.Reset()
 	put(t, set(t, d, vfio.Resuming), "third")
 	set(t, d, vfio.Running)
-	holds(t, dir, map[string]string{leftover: "state", "out": "third"})
+	wantFiles(t, dir, map[string]string{leftover: "state", "out": "third"})
 	link := filepath.Join(dir, ".out.link.resumable")
 	if err := os.Symlink(leftover, link); err != nil {
 		t.Fatal(err)
@@ -592,23 +594,23 @@ func TestOtherMigrationsAreSpared(t *testing.T) {
 
 func TestRemove(t *testing.T) {
 	dir := t.TempDir()
-	whole(t, dir)
+	leaveComplete(t, dir)
 	d := sinkIn(t, dir, nil)
 	for range 2 {
-		removes(t, d)
-		holds(t, dir, nil)
+		mustRemove(t, d)
+		wantFiles(t, dir, nil)
 	}
-	whole(t, dir)
-	s := persist(t, d) // in the place of the one before
-	holds(t, dir, nil)
+	leaveComplete(t, dir)
+	s := persist(t, d) // replaces the complete session
+	wantFiles(t, dir, nil)
 	put(t, s, "new")
-	completes(t, s, "newer")
+	mustComplete(t, s, "newer")
 	crash(t, d)
-	resumes(t, sinkIn(t, dir, nil), "newer")
+	wantResumed(t, sinkIn(t, dir, nil), "newer")
 }
 
-// TestCompleteFails: the disk may have lost anything then, so that no later Complete, Write
-// or commit may succeed, and nothing is persisted.
+// TestCompleteFails checks that no Complete, Write or commit succeeds after a failed Complete,
+// since the disk may have lost data, and that no file remains.
 func TestCompleteFails(t *testing.T) {
 	dir := t.TempDir()
 	d := sinkIn(t, dir, nil)
@@ -618,46 +620,46 @@ func TestCompleteFails(t *testing.T) {
 	if err := s.Complete([]byte("5")); !errors.Is(err, unix.EIO) || !strings.Contains(err.Error(), "out: complete at byte 5") {
 		t.Errorf("complete: %v", err)
 	}
-	s.(*persistent).store = store
+	s.(*persistent).store = storeRecord
 	again := s.Complete(nil)
 	_, more := s.Write([]byte("x"))
 	_, stop := d.SetState(vfio.Stop)
 	for _, err := range []error{again, more, stop} {
 		if !errors.Is(err, unix.EIO) {
-			t.Errorf("after a completion that failed: %v", err)
+			t.Errorf("after a failed completion: %v", err)
 		}
 	}
 	crash(t, d)
-	holds(t, dir, nil)
+	wantFiles(t, dir, nil)
 
 	d = sinkIn(t, dir, nil)
 	s = persist(t, d)
-	failOnce(&d.ends.(*pathEnd).syncDir, unix.EIO)
+	failOnce(&d.backend.(*pathFile).syncDir, unix.EIO)
 	lost := s.Complete(nil)
 	_, stop = d.SetState(vfio.Stop)
 	for _, err := range []error{lost, stop} {
 		if !errors.Is(err, unix.EIO) {
-			t.Errorf("a directory that cannot be synced: %v", err)
+			t.Errorf("after a failed sync of the directory: %v", err)
 		}
 	}
 	d.Reset()
-	holds(t, dir, nil)
+	wantFiles(t, dir, nil)
 }
 
 func TestNoteTooLong(t *testing.T) {
 	d := sinkIn(t, t.TempDir(), nil)
-	completes(t, persist(t, d), strings.Repeat("n", vfio.MaxNote))
+	mustComplete(t, persist(t, d), strings.Repeat("n", vfio.MaxNote))
 	d.Reset()
 	if err := persist(t, d).Complete(make([]byte, vfio.MaxNote+1)); !errors.Is(err, unix.EINVAL) || !strings.Contains(err.Error(), "513 bytes, at most 512") {
 		t.Errorf("complete: %v", err)
 	}
 }
 
-// TestDiskIsFull: nothing is left of a state that has no room.
+// TestDiskIsFull checks that no file remains if the disk is too small for the state.
 func TestDiskIsFull(t *testing.T) {
 	dir := t.TempDir()
 	if err := unix.Mount("none", dir, "tmpfs", 0, "size=64k"); err != nil {
-		t.Skipf("SKIP: a file system that is small needs a privilege: %v", err)
+		t.Skipf("SKIP: mount needs a privilege: %v", err)
 	}
 	t.Cleanup(func() {
 		if err := unix.Unmount(dir, 0); err != nil {
@@ -671,19 +673,19 @@ func TestDiskIsFull(t *testing.T) {
 		t.Errorf("write: %v", err)
 	}
 	if err := s.Complete(nil); !errors.Is(err, unix.ENOSPC) {
-		t.Errorf("completion of what was not written: %v", err)
+		t.Errorf("completion after a failed write: %v", err)
 	}
 	crash(t, d)
-	holds(t, dir, nil)
+	wantFiles(t, dir, nil)
 	d = sinkIn(t, dir, nil)
 	s = persist(t, d)
 	put(t, s, "state")
-	completes(t, s, "")
+	mustComplete(t, s, "")
 	set(t, d, vfio.Running)
-	holds(t, dir, map[string]string{"out": "state"})
+	wantFiles(t, dir, map[string]string{"out": "state"})
 }
 
-// TestPersistFails leaves nothing, and the device where it was.
+// TestPersistFails checks that a failed Persist leaves no file and does not change the state.
 func TestPersistFails(t *testing.T) {
 	dir := t.TempDir()
 	d := sinkIn(t, dir, nil)
@@ -719,10 +721,10 @@ func TestPersistFails(t *testing.T) {
 	if now, _ := d.State(); now != vfio.Running {
 		t.Errorf("device is in %v", now)
 	}
-	holds(t, dir, nil)
+	wantFiles(t, dir, nil)
 }
 
-// persistentSink has every session persisted.
+// persistentSink is a Sink whose sessions are all persistent.
 type persistentSink struct{ *Sink }
 
 func (d persistentSink) SetState(to vfio.State) (vfio.Stream, error) {
@@ -769,25 +771,25 @@ func TestSpliceIntoPersistent(t *testing.T) {
 	}).SpliceFrom(r, 9); n != 5 || err != nil {
 		t.Fatal(n, err)
 	}
-	completes(t, s, "5")
+	mustComplete(t, s, "5")
 	set(t, d, vfio.Running)
-	holds(t, dir, map[string]string{"out": "state"})
+	wantFiles(t, dir, map[string]string{"out": "state"})
 }
 
-// resum gives a record that was changed its checksum again.
+// resum returns a changed record with a new checksum.
 func resum(b []byte) []byte {
 	r := bytes.Clone(b[:len(b)-sumLen])
 	return appendSum(r)
 }
 
-// FuzzRecord: what is taken for a record is one, to the last byte.
+// FuzzRecord checks that every accepted record encodes to the same bytes.
 func FuzzRecord(f *testing.F) {
 	for _, r := range []record{{}, {id, 3, []byte("note")}, {strings.Repeat("i", maxID), 1 << 62, make([]byte, vfio.MaxNote)}} {
 		f.Add(r.encode(), false)
 		f.Add(r.encode(), true)
 	}
-	f.Fuzz(func(t *testing.T, b []byte, mend bool) {
-		if mend && len(b) >= sumLen {
+	f.Fuzz(func(t *testing.T, b []byte, fixSum bool) {
+		if fixSum && len(b) >= sumLen {
 			b = resum(b)
 		}
 		r, err := parseRecord(b)
@@ -800,7 +802,7 @@ func FuzzRecord(f *testing.F) {
 	})
 }
 
-// BenchmarkComplete is what a state of 1 MiB costs that outlives a crash.
+// BenchmarkComplete measures a persistent session of 1 MiB.
 func BenchmarkComplete(b *testing.B) {
 	d := sinkIn(b, b.TempDir(), nil)
 	data, note := make([]byte, 1<<20), make([]byte, 250)

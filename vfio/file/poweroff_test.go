@@ -12,10 +12,10 @@ import (
 	"github.com/migpipe/migpipe/vfio"
 )
 
-// disk is a small ext4 that can be cut off, as by a host that loses its power.
+// disk is a small ext4 file system. A test can shut it down, as a loss of power does.
 type disk struct {
 	dir, image string
-	sink       *Sink // what has files open there
+	sink       *Sink // has files open on the disk
 }
 
 func newDisk(t *testing.T) *disk {
@@ -32,7 +32,7 @@ func newDisk(t *testing.T) *disk {
 		t.Skipf("SKIP: mkfs.ext4: %v %s", err, out)
 	}
 	if out, err := d.mount(); err != nil {
-		t.Skipf("SKIP: a disk of our own needs a privilege: %v %s", err, out)
+		t.Skipf("SKIP: mount needs a privilege: %v %s", err, out)
 	}
 	t.Cleanup(func() { unix.Unmount(d.dir, unix.MNT_DETACH) })
 	os.Remove(filepath.Join(d.dir, "lost+found"))
@@ -55,8 +55,8 @@ func (d *disk) mount() ([]byte, error) {
 	return exec.Command("mount", "-o", "loop", d.image, d.dir).CombinedOutput()
 }
 
-// crash throws away all that is not on the disk (EXT4_IOC_SHUTDOWN, with
-// EXT4_GOING_FLAGS_NOLOGFLUSH), and gives the disk as it is when the host is back.
+// crash discards all data that is not on the disk (EXT4_IOC_SHUTDOWN, with
+// EXT4_GOING_FLAGS_NOLOGFLUSH), and mounts the disk again, as after a restart of the host.
 func (d *disk) crash(t *testing.T) {
 	t.Helper()
 	f, err := os.Open(d.dir)
@@ -65,7 +65,7 @@ func (d *disk) crash(t *testing.T) {
 	}
 	err = unix.IoctlSetPointerInt(int(f.Fd()), 0x8004587d, 2)
 	f.Close()
-	if h := d.sink.ends.(*pathEnd).file; h != nil {
+	if h := d.sink.backend.(*pathFile).file; h != nil {
 		h.f.Close()
 	}
 	if err == nil {
@@ -85,26 +85,26 @@ func sinkOn(t *testing.T, d *disk) *Sink {
 	return d.sink
 }
 
-// TestHostCrash: a state that is complete outlives the host, and its name does behind the
-// commit. One that is not complete leaves nothing.
+// TestHostCrash checks that a complete state outlives the host, and its final name does after
+// the commit. An incomplete state leaves nothing.
 func TestHostCrash(t *testing.T) {
 	disk := newDisk(t)
 	state, note := strings.Repeat("state", 100_000), strings.Repeat("n", vfio.MaxNote)
 	put(t, persist(t, sinkOn(t, disk)), state)
 	disk.crash(t)
-	holds(t, disk.dir, nil)
+	wantFiles(t, disk.dir, nil)
 	d := sinkOn(t, disk)
-	none(t, d)
+	wantNone(t, d)
 	s := persist(t, d)
 	put(t, s, state)
-	completes(t, s, note)
+	mustComplete(t, s, note)
 	for range 2 {
 		disk.crash(t)
 		d = sinkOn(t, disk)
-		resumes(t, d, note)
+		wantResumed(t, d, note)
 	}
 	set(t, d, vfio.Running)
 	disk.crash(t)
-	holds(t, disk.dir, map[string]string{"out": state})
-	committed(t, sinkOn(t, disk), note)
+	wantFiles(t, disk.dir, map[string]string{"out": state})
+	wantCommitted(t, sinkOn(t, disk), note)
 }

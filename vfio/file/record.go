@@ -14,20 +14,19 @@ import (
 	"github.com/migpipe/migpipe/vfio"
 )
 
-// record is what the file of a complete session says of itself. It is an extended
-// attribute: file and record have one name, and so they are published, replaced and
-// removed in one step.
+// record describes the complete session whose state a file holds. It is an extended
+// attribute of the file, so that one step publishes, replaces or removes both.
 type record struct {
 	id     string
 	offset uint64 // bytes that are durable
 	note   []byte
 }
 
-// attribute is where the record is.
+// attribute is the name of the record's extended attribute.
 const attribute = "user.migpipe.resume"
 
-// The record: magic, version, lengths and offset; then id, note and a checksum of all
-// before it.
+// The layout of a record: magic, version, lengths and offset; then id, note, and a
+// checksum of all bytes before it.
 const (
 	recordMagic   = "MIGF"
 	recordVersion = 1
@@ -43,13 +42,13 @@ const (
 	maxRecord = headLen + maxID + vfio.MaxNote + sumLen
 )
 
-// noSession is why a file that is there keeps none.
+// noSession is the reason why an existing file holds no complete session.
 type noSession string
 
 func (e noSession) Error() string        { return string(e) }
 func (e noSession) Is(target error) bool { return target == fs.ErrNotExist }
 
-// errNoRecord is bytes that are none, or not all of one.
+// errNoRecord is the error for bytes that are not a whole record.
 const errNoRecord = noSession("its record is damaged")
 
 func (r record) encode() []byte {
@@ -65,9 +64,9 @@ func appendSum(b []byte) []byte {
 	return binary.BigEndian.AppendUint32(b, crc32c.Sum(b))
 }
 
-// parseRecord reads all of b.
+// parseRecord parses b, which must be exactly one record.
 func parseRecord(b []byte) (record, error) {
-	if len(b) < headLen+sumLen || string(b[:4]) != recordMagic || !summed(b) {
+	if len(b) < headLen+sumLen || string(b[:4]) != recordMagic || !hasValidSum(b) {
 		return record{}, errNoRecord
 	}
 	if b[atVersion] != recordVersion {
@@ -82,20 +81,20 @@ func parseRecord(b []byte) (record, error) {
 	return r, nil
 }
 
-func summed(b []byte) bool {
+func hasValidSum(b []byte) bool {
 	body := len(b) - sumLen
 	return binary.BigEndian.Uint32(b[body:]) == crc32c.Sum(b[:body])
 }
 
-// store makes the first bytes of a file durable, and after them the record that says
-// so: the other way round, a crash in between would leave a record of bytes that are
-// not there. The second sync is fsync, since fdatasync leaves out what reading the
-// data does not need (fsync(2)), and with that the record.
-func store(f *os.File, r record) error {
+// storeRecord makes the first bytes of a file durable, and then the record. In the other
+// order, a crash in between would leave a record of bytes that are missing. The second sync
+// is fsync, since fdatasync omits metadata that a read does not need (fsync(2)), and so the
+// record.
+func storeRecord(f *os.File, r record) error {
 	if len(r.note) > vfio.MaxNote {
 		return fmt.Errorf("%w: a note of %d bytes, at most %d", unix.EINVAL, len(r.note), vfio.MaxNote)
 	}
-	if err := grow(f, int64(r.offset)); err != nil {
+	if err := extend(f, int64(r.offset)); err != nil {
 		return err
 	}
 	if err := fdatasync(f); err != nil {
@@ -104,11 +103,11 @@ func store(f *os.File, r record) error {
 	if err := setRecord(f, r); err != nil {
 		return err
 	}
-	return cause(f.Sync())
+	return stripPath(f.Sync())
 }
 
-// tryRecord finds out whether the file system has extended attributes.
-func tryRecord(f *os.File) error {
+// probeRecord fails if the file system has no extended attributes.
+func probeRecord(f *os.File) error {
 	err := setRecord(f, record{})
 	if err == nil {
 		err = onFD(f, func(fd int) error { return unix.Fremovexattr(fd, attribute) })
@@ -124,8 +123,8 @@ func setRecord(f *os.File, r record) error {
 	return nil
 }
 
-// grow makes a hole at the end part of the file.
-func grow(f *os.File, size int64) error {
+// extend extends a file to size, if it ends with a hole.
+func extend(f *os.File, size int64) error {
 	st, err := f.Stat()
 	if err != nil || st.Size() >= size {
 		return err
@@ -133,8 +132,9 @@ func grow(f *os.File, size int64) error {
 	return f.Truncate(size)
 }
 
-// load reads the record of a file that holds at least what the record tells of.
-func load(f *os.File, id string) (record, error) {
+// loadRecord reads the record of a file. It checks the id, and that the file has as many bytes
+// as the record names.
+func loadRecord(f *os.File, id string) (record, error) {
 	b, err := readAttribute(f)
 	if err != nil {
 		return record{}, err
@@ -148,9 +148,9 @@ func load(f *os.File, id string) (record, error) {
 	case err != nil:
 		return record{}, err
 	case r.id != id:
-		return record{}, noSession(fmt.Sprintf("its record is of %q", r.id))
+		return record{}, noSession(fmt.Sprintf("its record has the id %q", r.id))
 	case uint64(st.Size()) < r.offset:
-		return record{}, noSession(fmt.Sprintf("it has %d bytes, its record tells of %d", st.Size(), r.offset))
+		return record{}, noSession(fmt.Sprintf("it has %d bytes, but its record names %d", st.Size(), r.offset))
 	}
 	return r, nil
 }
@@ -177,15 +177,15 @@ func attributeOf(get func(b []byte) (int, error)) ([]byte, error) {
 	return b[:n], nil
 }
 
-// recordOf reads the record of a file that has its name: that of a session that is
-// committed. All of its bytes were durable before it had the name.
-func recordOf(path string) (record, error) {
+// publishedRecord reads the record of a file with its final name: the record of a committed
+// session. It does not check the file's size, since all bytes were durable before the commit.
+func publishedRecord(path string) (record, error) {
 	st, err := os.Lstat(path)
 	if err != nil {
 		return record{}, err
 	}
 	if !st.Mode().IsRegular() {
-		return record{}, noSession("it is no file")
+		return record{}, noSession("it is not a regular file")
 	}
 	b, err := attributeOf(func(b []byte) (int, error) { return unix.Lgetxattr(path, attribute, b) })
 	if err != nil {
@@ -194,8 +194,8 @@ func recordOf(path string) (record, error) {
 	return parseRecord(b)
 }
 
-// recorded reports whether a file has a record, whatever that says.
-func recorded(path string) bool {
+// hasRecord reports whether a file has a record, which may be invalid.
+func hasRecord(path string) bool {
 	n, err := unix.Lgetxattr(path, attribute, nil)
 	return err == nil && n > 0
 }

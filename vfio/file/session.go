@@ -13,13 +13,13 @@ import (
 	"github.com/migpipe/migpipe/vfio"
 )
 
-// session is a data session: what the file gives or takes while the device is
-// in STOP_COPY or RESUMING.
+// session is a data session: it reads the file while the device is in
+// STOP_COPY, and writes it while the device is in RESUMING.
 type session struct {
 	name   string
 	f      *os.File
 	writes bool
-	sparse bool // the file was empty: a hole is as good as zeros
+	sparse bool // the file was empty: a hole reads as zeros
 
 	busy   sync.Mutex // held while the file is used
 	broken error      // the first failed write
@@ -38,39 +38,40 @@ var (
 	_ vfio.Splicer    = (*session)(nil)
 )
 
-// past is a deadline that wakes whoever waits for a pipe or socket.
-var past = time.Unix(1, 0)
+// aLongTimeAgo is a deadline that wakes all calls that wait for a pipe or socket.
+var aLongTimeAgo = time.Unix(1, 0)
 
 func newSession(name string, f *os.File, writes bool) *session {
-	f.SetDeadline(time.Time{}) // regular files have none, and need none
+	f.SetDeadline(time.Time{}) // fails for regular files, which need no deadline
 	return &session{name: name, f: f, writes: writes}
 }
 
-// deadSession is that of a state which this end has only because every device
-// has it: it never moves a byte.
+// deadSession returns a session whose calls all fail with why. It is for a state
+// that the device has only because every device has it.
 func deadSession(name string, f *os.File, why error) *session {
 	s := newSession(name, f, true)
 	s.broken = why
 	return s
 }
 
-// end ends the session, and returns when nobody uses the file any more.
+// end ends the session, and returns when no call uses the file any more.
 func (s *session) end() {
 	if s == nil {
 		return
 	}
 	s.ended.Store(true)
-	s.f.SetDeadline(past)
+	s.f.SetDeadline(aLongTimeAgo)
 	s.busy.Lock()
-	defer s.busy.Unlock() // nothing to do but to wait
+	defer s.busy.Unlock() // the lock only waits for the calls
 }
 
-// use takes the file for one call. The first write that fails is final, unless
-// it was one that this file does not have: another would leave a gap.
-func (s *session) use(write bool, f func() (int, error)) (int, error) {
+// withFile calls f with exclusive use of the file. The first failed write is
+// final, since a later write would leave a gap. It is not if the file does not
+// support the call.
+func (s *session) withFile(write bool, f func() (int, error)) (int, error) {
 	s.busy.Lock()
 	defer s.busy.Unlock()
-	if err := s.alive(write); err != nil {
+	if err := s.checkAlive(write); err != nil {
 		return 0, err
 	}
 	n, err := f()
@@ -84,7 +85,7 @@ func (s *session) use(write bool, f func() (int, error)) (int, error) {
 	return n, err
 }
 
-func (s *session) alive(write bool) error {
+func (s *session) checkAlive(write bool) error {
 	switch {
 	case s.closed.Load():
 		return os.ErrClosed
@@ -102,21 +103,21 @@ func (s *session) fail(op string, err error) error {
 	if errors.Is(err, vfio.ErrSessionLost) {
 		return &vfio.OpError{Op: op, Device: s.name, Offset: s.offset.Load(), Kind: vfio.ErrSessionLost}
 	}
-	return &vfio.OpError{Op: op, Device: s.name, Offset: s.offset.Load(), Err: cause(err)}
+	return &vfio.OpError{Op: op, Device: s.name, Offset: s.offset.Load(), Err: stripPath(err)}
 }
 
-// cause takes the path away that os repeats.
-func cause(err error) error {
+// stripPath removes the path, which OpError names already, from an error of os.
+func stripPath(err error) error {
 	if pe, ok := errors.AsType[*os.PathError](err); ok {
 		return pe.Err
 	}
 	return err
 }
 
-// Read implements [vfio.Stream]. It waits where the file does (a pipe), and
-// io.EOF is the end of the file at the time of the call.
+// Read implements [vfio.Stream]. It waits if the file does (a pipe). io.EOF is
+// the end of the file at the time of the call.
 func (s *session) Read(p []byte) (int, error) {
-	n, err := s.use(false, func() (int, error) { return s.f.Read(p[:s.holes.before(s.offset.Load(), len(p))]) })
+	n, err := s.withFile(false, func() (int, error) { return s.f.Read(p[:s.holes.bytesBefore(s.offset.Load(), len(p))]) })
 	if err == nil || err == io.EOF {
 		return n, err
 	}
@@ -126,7 +127,7 @@ func (s *session) Read(p []byte) (int, error) {
 // SpliceTo implements [vfio.Splicer].
 func (s *session) SpliceTo(pipe, n int) (int, error) {
 	m, err := s.splice(false, func(fd int) (int, error) {
-		return vfio.Splice(pipe, fd, s.holes.before(s.offset.Load(), n))
+		return vfio.Splice(pipe, fd, s.holes.bytesBefore(s.offset.Load(), n))
 	})
 	if err == nil && m == 0 && n > 0 {
 		err = io.EOF
@@ -135,16 +136,16 @@ func (s *session) SpliceTo(pipe, n int) (int, error) {
 }
 
 // SpliceFrom moves up to n bytes from the read end of a pipe in blocking mode
-// into the file, as [vfio.Splice] does: a Write without a copy. 0 is the end of
-// the pipe.
+// into the file, without a copy ([vfio.Splice]). A result of 0 is the end of the
+// pipe.
 func (s *session) SpliceFrom(pipe, n int) (int, error) {
 	return s.splice(true, func(fd int) (int, error) { return vfio.Splice(fd, pipe, n) })
 }
 
-// splice calls move with the file's fd, again and again when the file is ready
-// for it: pipes and sockets are in non-blocking mode.
+// splice calls move with the file's fd. After EAGAIN it waits and calls move
+// again, since pipes and sockets are in non-blocking mode.
 func (s *session) splice(write bool, move func(fd int) (int, error)) (int, error) {
-	n, err := s.use(write, func() (n int, err error) {
+	n, err := s.withFile(write, func() (n int, err error) {
 		c, err := s.f.SyscallConn()
 		if err != nil {
 			return 0, err
@@ -167,20 +168,20 @@ func (s *session) splice(write bool, move func(fd int) (int, error)) (int, error
 
 // Write implements [vfio.Stream].
 func (s *session) Write(p []byte) (int, error) {
-	n, err := s.use(true, func() (int, error) { return s.f.Write(p) })
+	n, err := s.withFile(true, func() (int, error) { return s.f.Write(p) })
 	if err != nil {
 		return n, s.fail("write", err)
 	}
 	return n, nil
 }
 
-// zeros is what a file gets that cannot have holes.
+// zeros is written to a file that cannot have holes.
 var zeros [64 << 10]byte
 
-// WriteZeros implements [vfio.ZeroWriter]: it leaves a hole where it can.
+// WriteZeros implements [vfio.ZeroWriter]. It leaves a hole if it can.
 func (s *session) WriteZeros(n int) error {
 	if s.sparse {
-		_, err := s.use(true, func() (int, error) {
+		_, err := s.withFile(true, func() (int, error) {
 			_, err := s.f.Seek(int64(n), io.SeekCurrent)
 			return n, err
 		})
@@ -199,7 +200,7 @@ func (s *session) WriteZeros(n int) error {
 	return nil
 }
 
-// Pending implements [vfio.Stream]: files have no PRE_COPY.
+// Pending implements [vfio.Stream]. It fails, since files have no PRE_COPY.
 func (s *session) Pending() (vfio.Pending, error) {
 	return vfio.Pending{}, s.fail("get pre-copy info", errors.ErrUnsupported)
 }

@@ -14,16 +14,16 @@ import (
 	"github.com/migpipe/migpipe/vfio"
 )
 
-// SinkOptions say what a [Sink] may do. Nil stands for the zero value.
+// SinkOptions are the options of a [Sink]. Nil is the zero value.
 type SinkOptions struct {
-	// Overwrite replaces a file of that name, in one step, at the commit. A
-	// commit that fails gives the old file back, where the file system can swap
-	// two names (RENAME_EXCHANGE); the error says so where it cannot.
+	// Overwrite makes the commit replace an existing file, atomically. If the
+	// commit fails, it restores the old file; that needs a file system that can
+	// exchange two names (RENAME_EXCHANGE). If it cannot, the error says so.
 	Overwrite bool
 }
 
-// ParseSink reads the part of a device URL behind "file:": a path, and maybe
-// "?overwrite=1". A question mark that no parameter follows belongs to the path.
+// ParseSink parses the part of a device URL after "file:": a path, and an
+// optional "?overwrite=1". A question mark without a parameter is part of the path.
 func ParseSink(s string) (path string, o *SinkOptions, err error) {
 	path, parameters := cutParameters(s)
 	values, err := url.ParseQuery(parameters)
@@ -40,7 +40,7 @@ func ParseSink(s string) (path string, o *SinkOptions, err error) {
 	return path, o, nil
 }
 
-// cutParameters takes "?name=value" off a path.
+// cutParameters splits "?name=value" off a path.
 func cutParameters(s string) (path, parameters string) {
 	i := strings.LastIndexByte(s, '?')
 	if i < 0 || !strings.Contains(s[i:], "=") {
@@ -49,8 +49,8 @@ func cutParameters(s string) (path, parameters string) {
 	return s[:i], s[i+1:]
 }
 
-// Sink is a device that keeps the state which is loaded into it in a file. It
-// has STOP_COPY like every device, and gives nothing there.
+// Sink is a device that stores the state which it loads in a file. It has
+// STOP_COPY like every device, but every read there fails.
 type Sink struct {
 	*device
 	statfs func() (unix.Statfs_t, error)
@@ -58,8 +58,8 @@ type Sink struct {
 
 var _ vfio.Storage = (*Sink)(nil)
 
-// Room implements [vfio.Storage]. The place is the number of the file system, and pipes have
-// none: errors.ErrUnsupported.
+// Room implements [vfio.Storage]. The place is the number of the file system. Room fails with
+// errors.ErrUnsupported for pipes, which have none.
 func (s *Sink) Room() (free uint64, place string, err error) {
 	if s.statfs == nil {
 		return 0, "", errors.ErrUnsupported
@@ -71,12 +71,12 @@ func (s *Sink) Room() (free uint64, place string, err error) {
 	return room.Bavail * uint64(room.Bsize), fmt.Sprintf("%x", room.Fsid.Val), nil
 }
 
-// NewSink makes a sink for a file that does not exist yet, unless the options
-// say otherwise. Only its owner may read the file (mode 0600): a device's state
-// is as secret as the guest's memory.
+// NewSink makes a sink for a file that must not exist, unless the options allow
+// it. Only the file's owner may read it (mode 0600): a device's state is as
+// secret as the guest's memory.
 func NewSink(path string, o *SinkOptions) (*Sink, error) {
-	e := &pathEnd{path: path, overwrite: o != nil && o.Overwrite, create: createHidden, syncDir: (*os.File).Sync}
-	if err := e.check(); err != nil {
+	e := &pathFile{path: path, overwrite: o != nil && o.Overwrite, create: createHidden, syncDir: (*os.File).Sync}
+	if err := e.checkPath(); err != nil {
 		return nil, opError(path, err)
 	}
 	return &Sink{device: newDevice(path, vfio.Features{}, e), statfs: func() (room unix.Statfs_t, err error) {
@@ -84,11 +84,10 @@ func NewSink(path string, o *SinkOptions) (*Sink, error) {
 	}}, nil
 }
 
-// ToFD makes a sink of an fd, which it owns from then on and closes with itself,
-// and which is put into non-blocking mode unless it is a regular file. An fd that
-// it refuses stays the caller's, as it was. There is no name to hide the state
-// behind: bytes go out as they come, and those of a session that failed are not
-// taken back.
+// ToFD makes a sink of an fd. The sink owns the fd and closes it. It puts the fd
+// into non-blocking mode unless it is a regular file. If ToFD fails, the fd is
+// unchanged and stays the caller's. The sink writes bytes at once, and does not
+// remove the bytes of a failed session.
 func ToFD(fd int, name string) (*Sink, error) {
 	if err := checkMode(fd, unix.O_WRONLY); err != nil {
 		return nil, opError(name, err)
@@ -97,38 +96,39 @@ func ToFD(fd int, name string) (*Sink, error) {
 	if err != nil {
 		return nil, opError(name, err)
 	}
-	s := &Sink{device: newDevice(name, vfio.Features{}, &fdEnd{f: f, sync: fdatasync})}
+	s := &Sink{device: newDevice(name, vfio.Features{}, &fdFile{f: f, sync: fdatasync})}
 	if info, err := f.Stat(); err == nil && info.Mode().IsRegular() {
 		s.statfs = func() (room unix.Statfs_t, err error) { return room, unix.Fstatfs(int(f.Fd()), &room) }
 	}
 	return s, nil
 }
 
-// StopCopySize implements [vfio.Device]: a sink has no state to give.
+// StopCopySize implements [vfio.Device]. It fails, since a sink cannot be saved.
 func (s *Sink) StopCopySize() (uint64, error) {
 	return 0, s.fail("get size", errors.ErrUnsupported)
 }
 
-var errOnlyWritten = fmt.Errorf("%w: a sink is only written", unix.EBADF)
+var errOnlyWritten = fmt.Errorf("%w: a sink cannot be read", unix.EBADF)
 
-// pathEnd is a file that gets its name when it is complete.
-type pathEnd struct {
+// pathFile is the backend of a Sink that was opened by path: a file that gets its
+// name at the commit.
+type pathFile struct {
 	path      string
 	overwrite bool
-	create    func(dir, base string) (*hidden, error)
+	create    func(dir, base string) (*hiddenFile, error)
 	syncDir   func(dir *os.File) error
 
-	next     *hidden // what the next session is written to, nil for a new file
-	file     *hidden // nil but between RESUMING and the commit
+	next     *hiddenFile // the file of the next session, nil for a new file
+	file     *hiddenFile // non-nil from RESUMING to the commit
 	sess     *session
-	prepared bool // its data is durable, the name is missing
+	prepared bool // the data is durable, only the name is missing
 }
 
-func (e *pathEnd) dir() string { return filepath.Dir(e.path) }
+func (e *pathFile) dir() string { return filepath.Dir(e.path) }
 
-// check refuses what the commit could not do. A file that is the word of a session is
-// looked at again before the next one.
-func (e *pathEnd) check() error {
+// checkPath refuses a path to which the commit could not publish. It accepts a file with a
+// record; checkVacant checks it again before the next session.
+func (e *pathFile) checkPath() error {
 	st, err := os.Lstat(e.path)
 	switch {
 	case errors.Is(err, os.ErrNotExist) && !strings.HasSuffix(e.path, "/") && e.path != "":
@@ -136,55 +136,55 @@ func (e *pathEnd) check() error {
 		return err
 	case st.IsDir():
 		return unix.EISDIR
-	case !e.overwrite && !st.Mode().IsRegular(), !e.overwrite && !recorded(e.path):
+	case !e.overwrite && !st.Mode().IsRegular(), !e.overwrite && !hasRecord(e.path):
 		return errTaken
 	}
-	return e.try()
+	return e.tryCreate()
 }
 
 var errTaken = fmt.Errorf("%w (overwrite=1 replaces it)", unix.EEXIST)
 
-// vacant refuses a session whose commit would find a file of that name: a session that
-// was committed before a crash, and may be asked for.
-func (e *pathEnd) vacant() error {
+// checkVacant refuses a session whose commit would find an existing file: a session that was
+// committed before a crash, and that a caller may still resume.
+func (e *pathFile) checkVacant() error {
 	if _, err := os.Lstat(e.path); err == nil && !e.overwrite {
 		return errTaken
 	}
 	return nil
 }
 
-// try makes the hidden file once: what a directory, its file system and its
-// owner think of that, only they know.
-func (e *pathEnd) try() error {
+// tryCreate creates a hidden file and discards it: only that shows whether the
+// directory, its file system and its permissions allow it.
+func (e *pathFile) tryCreate() error {
 	h, err := e.create(e.dir(), filepath.Base(e.path))
 	if err != nil {
-		return fmt.Errorf("cannot create a file in %s: %w", e.dir(), cause(err))
+		return fmt.Errorf("cannot create a file in %s: %w", e.dir(), stripPath(err))
 	}
 	return h.discard()
 }
 
-func (e *pathEnd) arc(from, to vfio.State) (*session, error) {
+func (e *pathFile) apply(from, to vfio.State) (*session, error) {
 	switch {
 	case to == vfio.StopCopy:
 		return deadSession("file:"+e.path, nil, errOnlyWritten), nil
 	case to == vfio.Resuming:
-		return e.begin()
+		return e.beginSession()
 	case from == vfio.Resuming:
-		return nil, e.prepare()
+		return nil, e.makeDurable()
 	case to == vfio.Running && e.prepared:
 		return nil, e.commit()
 	}
 	return nil, nil
 }
 
-func (e *pathEnd) begin() (*session, error) {
-	if err := e.vacant(); err != nil {
+func (e *pathFile) beginSession() (*session, error) {
+	if err := e.checkVacant(); err != nil {
 		return nil, err
 	}
-	if err := e.drop(); err != nil {
+	if err := e.discard(); err != nil {
 		return nil, err
 	}
-	h, err := e.open()
+	h, err := e.openFile()
 	if err != nil {
 		return nil, err
 	}
@@ -193,8 +193,8 @@ func (e *pathEnd) begin() (*session, error) {
 	return e.sess, nil
 }
 
-// open gives the file of a session: a persistent one was opened before.
-func (e *pathEnd) open() (*hidden, error) {
+// openFile returns the file of a session. That of a persistent session is open already.
+func (e *pathFile) openFile() (*hiddenFile, error) {
 	if h := e.next; h != nil {
 		e.next = nil
 		return h, nil
@@ -202,15 +202,15 @@ func (e *pathEnd) open() (*hidden, error) {
 	return e.create(e.dir(), filepath.Base(e.path))
 }
 
-// prepare is RESUMING -> STOP: after it, only the name is missing.
-func (e *pathEnd) prepare() error {
-	// It may end with a hole.
+// makeDurable executes RESUMING -> STOP. Afterwards only the name is missing.
+func (e *pathFile) makeDurable() error {
+	// The file may end with a hole.
 	err := e.file.f.Truncate(e.sess.offset.Load())
 	if err == nil {
 		err = fdatasync(e.file.f)
 	}
 	if err != nil {
-		// Linux tells of lost data once: a second fdatasync would succeed.
+		// Linux reports lost data once: a second fdatasync would succeed.
 		e.sess.broken = err
 		return err
 	}
@@ -218,10 +218,10 @@ func (e *pathEnd) prepare() error {
 	return nil
 }
 
-// commit is STOP -> RUNNING. When it fails the device is still in STOP and may be
-// asked again, unless it was the directory that could not be made durable: Linux
-// tells of lost data once, so that a second fsync would succeed.
-func (e *pathEnd) commit() error {
+// commit executes STOP -> RUNNING. If it fails, the device stays in STOP and the
+// caller may retry. It may not if the sync of the directory failed: Linux reports
+// lost data once, so a second fsync would succeed.
+func (e *pathFile) commit() error {
 	dir, err := os.Open(e.dir())
 	if err != nil {
 		return err
@@ -231,26 +231,26 @@ func (e *pathEnd) commit() error {
 	if err != nil {
 		return err
 	}
-	if err := synced(e.syncDir(dir)); err != nil {
-		return e.takeBack(undo, fmt.Errorf("sync %s: %w; %w", e.dir(), cause(err), errGone))
+	if err := ignoreUnsyncable(e.syncDir(dir)); err != nil {
+		return e.undoCommit(undo, fmt.Errorf("sync %s: %w; %w", e.dir(), stripPath(err), errGone))
 	}
-	_ = e.file.discard() // its data is durable; what it replaced goes, or stays hidden
+	_ = e.file.discard() // the data is durable; if this fails, the replaced file stays hidden
 	e.file, e.prepared = nil, false
 	return nil
 }
 
-// takeBack leaves nothing of a file that was published for nothing, and says
-// what there is where that cannot be.
-func (e *pathEnd) takeBack(undo func() error, why error) error {
+// undoCommit removes the file of a failed commit, and restores the file that it
+// replaced. If it cannot, the error names the files.
+func (e *pathFile) undoCommit(undo func() error, why error) error {
 	if err := undo(); err != nil {
-		why = fmt.Errorf("%w; cannot take %s back: %w", why, e.path, err)
+		why = fmt.Errorf("%w; cannot restore %s: %w", why, e.path, err)
 	}
 	_ = e.file.discard()
 	e.file = nil
 	return why
 }
 
-func (e *pathEnd) drop() error {
+func (e *pathFile) discard() error {
 	h := e.file
 	e.file, e.prepared = nil, false
 	if h == nil {
@@ -259,29 +259,28 @@ func (e *pathEnd) drop() error {
 	return h.discard()
 }
 
-// close leaves a complete state for a later process: this one may not know what has become of
-// the session.
-func (e *pathEnd) close() error { return e.leave() }
+// close does not discard a complete state: this process may not know the outcome of the session.
+func (e *pathFile) close() error { return e.closeFile() }
 
-// leave closes the file. One that is complete stays, for a later process.
-func (e *pathEnd) leave() error {
+// closeFile closes the file. A complete one stays for a later process. Another is discarded.
+func (e *pathFile) closeFile() error {
 	if h := e.file; h != nil && h.complete {
 		e.file, e.prepared = nil, false
 		return h.f.Close()
 	}
-	return e.drop()
+	return e.discard()
 }
 
-// fdEnd is a file that somebody else has opened.
-type fdEnd struct {
+// fdFile is the backend of a Sink of an fd, which the caller has opened.
+type fdFile struct {
 	f    *os.File
 	sync func(*os.File) error
-	lost error // what sync said: Linux says it once, and a second sync would succeed
+	lost error // the error of sync: Linux reports it once, and a second sync would succeed
 	sess *session
-	from int64 // where a sparse session begins
+	from int64 // position of the first byte of a sparse session
 }
 
-func (e *fdEnd) arc(from, to vfio.State) (*session, error) {
+func (e *fdFile) apply(from, to vfio.State) (*session, error) {
 	switch {
 	case e.lost != nil:
 		return nil, e.lost
@@ -289,18 +288,18 @@ func (e *fdEnd) arc(from, to vfio.State) (*session, error) {
 		return deadSession("file:"+e.f.Name(), e.f, errOnlyWritten), nil
 	case to == vfio.Resuming:
 		e.sess = newSession("file:"+e.f.Name(), e.f, true)
-		e.from, e.sess.sparse = vacantBehind(e.f)
+		e.from, e.sess.sparse = vacantFrom(e.f)
 		return e.sess, nil
 	case from == vfio.Resuming:
-		e.lost = e.end()
+		e.lost = e.makeDurable()
 	}
 	return nil, e.lost
 }
 
-// vacantBehind says at which position a regular file is, and whether nothing is stored from
-// there on, so that it is enough to move on where zeros are to be. With O_APPEND each write goes
-// to the end of the file, wherever that is (open(2)).
-func vacantBehind(f *os.File) (at int64, vacant bool) {
+// vacantFrom returns the position of a regular file, and whether no byte is stored from there on,
+// so that a seek can replace a write of zeros. With O_APPEND each write goes to the end of the
+// file, regardless of the position (open(2)).
+func vacantFrom(f *os.File) (at int64, vacant bool) {
 	st, err := f.Stat()
 	if err != nil || !st.Mode().IsRegular() {
 		return 0, false
@@ -316,15 +315,15 @@ func vacantBehind(f *os.File) (at int64, vacant bool) {
 	return at, err == nil && flags&unix.O_APPEND == 0 && at >= st.Size()
 }
 
-// end makes the state durable. It may end with a hole.
-func (e *fdEnd) end() error {
+// makeDurable makes the state durable. It may end with a hole.
+func (e *fdFile) makeDurable() error {
 	if e.sess.sparse {
-		if err := grow(e.f, e.from+e.sess.offset.Load()); err != nil {
+		if err := extend(e.f, e.from+e.sess.offset.Load()); err != nil {
 			return err
 		}
 	}
-	return synced(e.sync(e.f))
+	return ignoreUnsyncable(e.sync(e.f))
 }
 
-func (e *fdEnd) drop() error  { return nil }
-func (e *fdEnd) close() error { return e.f.Close() }
+func (e *fdFile) discard() error { return nil }
+func (e *fdFile) close() error   { return e.f.Close() }

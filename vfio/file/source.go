@@ -11,15 +11,15 @@ import (
 	"github.com/migpipe/migpipe/vfio"
 )
 
-// Source is a device whose state is what a file holds. It has RESUMING like
-// every device, and rejects what is written there.
+// Source is a device whose state is the content of a file. It has RESUMING like
+// every device, but rejects every write there.
 type Source struct {
 	*device
-	end *sourceEnd
+	file *sourceFile
 }
 
-// ParseSource reads the part of a device URL behind "file:" at the source: a
-// path, which no parameter follows.
+// ParseSource parses the part of a device URL after "file:" at the source: a
+// path without parameters.
 func ParseSource(s string) (path string, err error) {
 	path, parameters := cutParameters(s)
 	if parameters != "" {
@@ -28,14 +28,14 @@ func ParseSource(s string) (path string, err error) {
 	return path, nil
 }
 
-// NewSource opens a file to be read as a device's state. Opening a named pipe
-// waits for its writer.
+// NewSource opens a file whose content is a device's state. If the file is a
+// named pipe, NewSource waits for a writer.
 func NewSource(path string) (*Source, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, opError(path, err)
 	}
-	e := &sourceEnd{f: f}
+	e := &sourceFile{f: f}
 	if err := onFD(f, e.inspect); err != nil {
 		f.Close()
 		return nil, opError(path, err)
@@ -43,12 +43,12 @@ func NewSource(path string) (*Source, error) {
 	return newSource(e), nil
 }
 
-// FromFD makes a source of an fd, which it owns from then on and closes with
-// itself. An fd that it refuses stays the caller's, as it was. A regular file is
-// read from the position that it has now; anything else is put into
-// non-blocking mode. The name is for errors.
+// FromFD makes a source of an fd. The source owns the fd and closes it. It reads
+// a regular file from the current position, and puts any other file into
+// non-blocking mode. If FromFD fails, the fd is unchanged and stays the
+// caller's. The name is for errors.
 func FromFD(fd int, name string) (*Source, error) {
-	e := &sourceEnd{}
+	e := &sourceFile{}
 	err := checkMode(fd, unix.O_RDONLY)
 	if err == nil {
 		err = e.inspect(fd)
@@ -74,12 +74,13 @@ func checkMode(fd, mode int) error {
 	return nil
 }
 
-// takeOver makes a file that a deadline can wake of an fd. It comes last, since
-// an fd that is refused must be left as it was: others may share it.
+// takeOver makes a file of an fd, so that a deadline can wake its calls. It is
+// the last check, since a refused fd must stay unchanged: other processes may
+// share it.
 func takeOver(fd int, name string) (*os.File, error) {
 	var st unix.Stat_t
 	err := unix.Fstat(fd, &st)
-	if err == nil && st.Mode&unix.S_IFMT != unix.S_IFREG { // those know no waiting
+	if err == nil && st.Mode&unix.S_IFMT != unix.S_IFREG { // regular files never block
 		err = unix.SetNonblock(fd, true)
 	}
 	if err != nil {
@@ -90,48 +91,48 @@ func takeOver(fd int, name string) (*os.File, error) {
 }
 
 var wrongMode = map[int]error{
-	unix.O_RDONLY: fmt.Errorf("%w: it is not open for reading", unix.EBADF),
-	unix.O_WRONLY: fmt.Errorf("%w: it is not open for writing", unix.EBADF),
+	unix.O_RDONLY: fmt.Errorf("%w: not open for reading", unix.EBADF),
+	unix.O_WRONLY: fmt.Errorf("%w: not open for writing", unix.EBADF),
 }
 
-func newSource(e *sourceEnd) *Source {
+func newSource(e *sourceFile) *Source {
 	return &Source{newDevice(e.f.Name(), vfio.Features{DataSize: e.regular}, e), e}
 }
 
 func opError(name string, err error) error {
-	return &vfio.OpError{Op: "open", Device: "file:" + name, Offset: -1, Err: cause(err)}
+	return &vfio.OpError{Op: "open", Device: "file:" + name, Offset: -1, Err: stripPath(err)}
 }
 
-// StopCopySize implements [vfio.Device]: what is left to be read of a regular
-// file.
+// StopCopySize implements [vfio.Device]. It returns the unread bytes of a
+// regular file.
 func (s *Source) StopCopySize() (uint64, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
 	case s.closed:
 		return 0, s.fail("get size", os.ErrClosed)
-	case !s.end.regular:
+	case !s.file.regular:
 		return 0, s.fail("get size", errors.ErrUnsupported)
 	}
-	n, err := s.end.left(s.sess)
+	n, err := s.file.unread(s.sess)
 	if err != nil {
 		return 0, s.fail("get size", err)
 	}
 	return n, nil
 }
 
-// sourceEnd is the file that is read.
-type sourceEnd struct {
+// sourceFile is the backend of a Source.
+type sourceFile struct {
 	f       *os.File
 	regular bool
-	start   int64 // where the state begins in a regular file
+	start   int64 // position of the state's first byte in a regular file
 	last    *session
 }
 
-var errOnlyRead = fmt.Errorf("%w: a source is only read", vfio.ErrRejected)
+var errOnlyRead = fmt.Errorf("%w: a source cannot be written", vfio.ErrRejected)
 
-// inspect finds out what is to be read, and changes nothing.
-func (e *sourceEnd) inspect(fd int) error {
+// inspect finds the kind and the position of a file. It does not change the fd.
+func (e *sourceFile) inspect(fd int) error {
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
 		return err
@@ -148,10 +149,10 @@ func (e *sourceEnd) inspect(fd int) error {
 	return nil
 }
 
-func (e *sourceEnd) name() string { return "file:" + e.f.Name() }
+func (e *sourceFile) name() string { return "file:" + e.f.Name() }
 
-// left is the number of bytes that STOP_COPY would still give.
-func (e *sourceEnd) left(sess *session) (uint64, error) {
+// unread returns the number of bytes that STOP_COPY would still produce.
+func (e *sourceFile) unread(sess *session) (uint64, error) {
 	st, err := e.f.Stat()
 	if err != nil {
 		return 0, err
@@ -163,7 +164,7 @@ func (e *sourceEnd) left(sess *session) (uint64, error) {
 	return uint64(max(0, st.Size()-at)), nil
 }
 
-func (e *sourceEnd) arc(_, to vfio.State) (*session, error) {
+func (e *sourceFile) apply(_, to vfio.State) (*session, error) {
 	switch to {
 	case vfio.Resuming:
 		return deadSession(e.name(), e.f, errOnlyRead), nil
@@ -180,17 +181,17 @@ func (e *sourceEnd) arc(_, to vfio.State) (*session, error) {
 	return nil, nil
 }
 
-// rewind goes back to the first byte, which every session begins with.
-func (e *sourceEnd) rewind() error {
+// rewind moves to the first byte, with which every session begins.
+func (e *sourceFile) rewind() error {
 	if e.regular {
 		_, err := e.f.Seek(e.start, io.SeekStart)
 		return err
 	}
 	if e.last != nil && e.last.offset.Load() > 0 {
-		return fmt.Errorf("%w: the first %d bytes were read, and no regular file gives them again", unix.ESPIPE, e.last.offset.Load())
+		return fmt.Errorf("%w: the first %d bytes were read, and only a regular file can be read again", unix.ESPIPE, e.last.offset.Load())
 	}
 	return nil
 }
 
-func (e *sourceEnd) drop() error  { return nil }
-func (e *sourceEnd) close() error { return e.f.Close() }
+func (e *sourceFile) discard() error { return nil }
+func (e *sourceFile) close() error   { return e.f.Close() }
