@@ -56,19 +56,19 @@ type bindIOMMUFD struct {
 }
 
 // featureHeader is struct vfio_device_feature: flags hold the index of the
-// feature and what is done with it; the payload follows.
+// feature and the operation; the payload follows.
 type featureHeader struct {
 	argsz, flags uint32
 }
 
-// What is done with a feature.
+// Operations on a feature.
 const (
 	featureGet   = 1 << 16
 	featureSet   = 1 << 17
 	featureProbe = 1 << 18
 )
 
-// Indices of the features that are asked for.
+// Indices of the features that this package uses.
 const (
 	featureMigration        = 1
 	featureMigDeviceState   = 2
@@ -83,32 +83,32 @@ const (
 	migrationPreCopy
 )
 
-// precopyInfoReinit is the flag of precopyInfo that says that the device was
-// initialised again; meaningful only after VFIO_DEVICE_FEATURE_MIG_PRECOPY_INFOv2.
+// precopyInfoReinit is the flag of precopyInfo for a device that was
+// initialised again. It is meaningful only after VFIO_DEVICE_FEATURE_MIG_PRECOPY_INFOv2.
 const precopyInfoReinit = 1
 
-// featureMigrationArg is the call of VFIO_DEVICE_FEATURE_MIGRATION.
+// featureMigrationArg is the argument of VFIO_DEVICE_FEATURE_MIGRATION.
 type featureMigrationArg struct {
 	featureHeader
 	migration uint64
 }
 
-// featureStateArg is the call of VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE. The
-// kernel writes the payload back even when a SET fails: state is then what was
-// asked for, not what is.
+// featureStateArg is the argument of VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE. The
+// kernel writes the payload back even if a SET fails. Then state is the requested
+// state, not the current one.
 type featureStateArg struct {
 	featureHeader
 	state  State
 	dataFD int32
 }
 
-// featureSizeArg is the call of VFIO_DEVICE_FEATURE_MIG_DATA_SIZE.
+// featureSizeArg is the argument of VFIO_DEVICE_FEATURE_MIG_DATA_SIZE.
 type featureSizeArg struct {
 	featureHeader
 	stopCopyLength uint64
 }
 
-// precopyInfo is struct vfio_precopy_info, the answer of
+// precopyInfo is struct vfio_precopy_info, the argument of
 // VFIO_MIG_GET_PRECOPY_INFO.
 type precopyInfo struct {
 	argsz, flags   uint32

@@ -157,7 +157,7 @@ func TestHolesThroughAnFD(t *testing.T) {
 		"empty":             {"", 0, 0, "ab|c", true},
 		"at the end":        {"old", 3, 0, "oldab|c", true},
 		"behind the end":    {"old", 5, 0, "old\x00\x00ab|c", true},
-		"over what is here": {strings.Repeat("x", 100<<10), 0, 0, "ab|c", false},
+		"over existing bytes": {strings.Repeat("x", 100<<10), 0, 0, "ab|c", false},
 		"O_APPEND":          {"old", 0, unix.O_APPEND, "oldab|c", false},
 	} {
 		for _, tail := range []bool{false, true} {

@@ -9,8 +9,8 @@ import (
 	"github.com/migpipe/migpipe/vfio"
 )
 
-// SetState implements [vfio.Device]. It walks as the kernel does: each arc
-// either happens or does not, and those before a failed one stay done.
+// SetState implements [vfio.Device]. It walks as the kernel does: after a failed
+// arc the device stays in the state that the last successful arc reached.
 func (d *Device) SetState(to vfio.State) (vfio.Stream, error) {
 	unlock, err := d.lock("set state")
 	if err != nil {
@@ -21,7 +21,7 @@ func (d *Device) SetState(to vfio.State) (vfio.Stream, error) {
 	from := d.state
 	path, err := vfio.Path(from, to, d.p.features)
 	for _, next := range path {
-		if err = d.arc(next); err != nil {
+		if err = d.takeArc(next); err != nil {
 			break
 		}
 	}
@@ -35,36 +35,36 @@ func (d *Device) SetState(to vfio.State) (vfio.Stream, error) {
 	return nil, nil
 }
 
-// arc takes the device to a neighbouring state. What the driver does before
-// its ioctl returns takes time; other calls see the old state meanwhile, and a
-// reset may come between.
-func (d *Device) arc(to vfio.State) error {
+// takeArc takes the device to an adjacent state. It first waits as long as the
+// driver's ioctl does. Meanwhile other calls see the old state, and a reset may
+// happen.
+func (d *Device) takeArc(to vfio.State) error {
 	from, sess := d.state, d.sess
-	err := d.may(to)
+	err := d.checkArc(to)
 	if err == nil {
-		if d.sleep(d.work(to)); d.closed {
+		if d.sleep(d.arcTime(to)); d.closed {
 			err = os.ErrClosed
 		} else if d.sess != sess || d.state != from {
 			err = fmt.Errorf("%w: %w", vfio.ErrSessionLost, syscall.ENODEV)
 		}
 	}
 	if err != nil {
-		d.happened("set", Event{From: from, To: to, Err: err})
+		d.logEvent("set", Event{From: from, To: to, Err: err})
 		return err
 	}
-	d.enter(to)
-	return d.changed("set", Event{From: from, To: to})
+	d.enterState(to)
+	return d.recordChange("set", Event{From: from, To: to})
 }
 
-// may says why the driver refuses the arc.
-func (d *Device) may(to vfio.State) error {
-	if f := d.faults.arc(d.state, to); f != nil {
+// checkArc returns an error if the driver refuses the arc.
+func (d *Device) checkArc(to vfio.State) error {
+	if f := d.faults.forArc(d.state, to); f != nil {
 		return d.faults.strike(f).Errno
 	}
 	if d.state != vfio.Resuming {
 		return nil
 	}
-	if err := d.sess.load.stop(); err != nil || !d.opts.Strict {
+	if err := d.sess.load.checkStop(); err != nil || !d.opts.Strict {
 		return err
 	}
 	if err := d.sess.load.verify(); err != nil {
@@ -73,25 +73,25 @@ func (d *Device) may(to vfio.State) error {
 	return nil
 }
 
-// work is how long the arc takes.
-func (d *Device) work(to vfio.State) time.Duration {
+// arcTime returns how long the arc takes.
+func (d *Device) arcTime(to vfio.State) time.Duration {
 	switch {
 	case to == vfio.StopCopy:
-		return d.opts.Stop + d.moving(to)
+		return d.opts.Stop + d.moveTime(to)
 	case to == vfio.Running && d.state != vfio.PreCopy:
-		return d.opts.Start + d.moving(to)
+		return d.opts.Start + d.moveTime(to)
 	}
-	return d.moving(to)
+	return d.moveTime(to)
 }
 
-// moving is the part of it that depends on the state's size: a driver that does
-// not save or load beside its owner does so here.
-func (d *Device) moving(to vfio.State) time.Duration {
+// moveTime returns the part of arcTime that depends on the state's size: a driver
+// that does not save or load in the background does so in the arc.
+func (d *Device) moveTime(to vfio.State) time.Duration {
 	switch {
 	case d.state == vfio.Resuming && d.p.loads == atStop:
 		return timeFor(d.opts.LoadRate, d.sess.load.pos)
 	case d.state == vfio.Resuming:
-		return max(0, time.Until(d.sess.busy))
+		return max(0, time.Until(d.sess.busyUntil))
 	case d.p.async || !to.Saving():
 		return 0
 	case to == vfio.StopCopy || !d.state.Saving() && d.p.rounds != headOnly:
@@ -100,7 +100,7 @@ func (d *Device) moving(to vfio.State) time.Duration {
 	return 0
 }
 
-// sleep lets go of the device's own lock, not of the driver's.
+// sleep releases the device's mutex meanwhile, but not the driver's state lock.
 func (d *Device) sleep(t time.Duration) {
 	if t <= 0 {
 		return
@@ -110,13 +110,13 @@ func (d *Device) sleep(t time.Duration) {
 	d.mu.Lock()
 }
 
-// enter is the arc itself.
-func (d *Device) enter(to vfio.State) {
+// enterState changes the state, and begins or ends the session.
+func (d *Device) enterState(to vfio.State) {
 	now, from := time.Now(), d.state
 	d.state = to
-	d.im.run(now, d.guestRuns())
+	d.im.advance(now, d.guestRuns())
 	if from == vfio.Resuming {
-		d.commit()
+		d.commitLoaded()
 	}
 	switch {
 	case vfio.OpensSession(from, to) && to == vfio.Resuming:
@@ -125,15 +125,16 @@ func (d *Device) enter(to vfio.State) {
 	case vfio.OpensSession(from, to):
 		d.sess = &session{d: d, save: newSaver(d.p, d.identity(), d.im, &d.opts, now)}
 	case !to.Saving():
-		d.end()
+		d.endSession()
 	}
 	if to == vfio.StopCopy {
-		d.sess.save.end(now)
+		d.sess.save.planFinal(now)
 	}
-	d.rouse()
+	d.wakeWaiting()
 }
 
-// capacity is how long a stream the device can hold, 0 for any.
+// capacity returns the length of the longest stream that the device can hold, 0
+// for any.
 func (d *Device) capacity() int64 {
 	switch {
 	case d.p.layout.lastLen() > 0:
@@ -145,10 +146,10 @@ func (d *Device) capacity() int64 {
 	}
 }
 
-// commit makes what was loaded the device's state.
-func (d *Device) commit() {
+// commitLoaded makes the loaded state the device's state.
+func (d *Device) commitLoaded() {
 	l := d.sess.load
 	if d.loaded = l.verify(); d.loaded == nil {
-		d.adopt(l.im)
+		d.setImage(l.im)
 	}
 }

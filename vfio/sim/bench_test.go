@@ -12,7 +12,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// A device of 100 GB needs no 100 GB.
+// TestHugeDeviceIsCheap checks that a device of 100 GB needs little memory.
 func TestHugeDeviceIsCheap(t *testing.T) {
 	var before, after runtime.MemStats
 	runtime.GC()
@@ -28,7 +28,7 @@ func TestHugeDeviceIsCheap(t *testing.T) {
 	}
 	runtime.ReadMemStats(&after)
 	if used := after.TotalAlloc - before.TotalAlloc; used > 16<<20 {
-		t.Errorf("%d bytes were allocated", used)
+		t.Errorf("the device allocated %d bytes", used)
 	}
 }
 
@@ -67,7 +67,7 @@ func BenchmarkRead(b *testing.B) {
 	}
 }
 
-// BenchmarkWrite writes one state again and again, which is 64 MiB long.
+// BenchmarkWrite writes a state of 64 MiB repeatedly.
 func BenchmarkWrite(b *testing.B) {
 	for _, content := range contentNames {
 		b.Run(content, func(b *testing.B) {

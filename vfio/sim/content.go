@@ -8,20 +8,20 @@ import (
 	"sync"
 )
 
-// Content is what a device's state looks like to a compressor.
+// Content is the kind of content of a device's state, as a compressor sees it.
 type Content uint32
 
 // The kinds of content.
 const (
 	Random Content = iota // incompressible
 	Zero                  // zeros only
-	Mixed                 // pages of a busy machine: some zero, some text, some random
+	Mixed                 // pages as of a busy machine: some zero, some text, some random
 	Text                  // records of words and hexadecimal numbers
 )
 
 var contentNames = [...]string{"random", "zero", "mixed", "text"}
 
-// String gives the name that device URLs use.
+// String returns the name that device URLs use.
 func (c Content) String() string {
 	if int(c) < len(contentNames) {
 		return contentNames[c]
@@ -35,7 +35,7 @@ func parseContent(s string) (Content, error) {
 			return Content(i), nil
 		}
 	}
-	return 0, fmt.Errorf("%q is none of %s", s, strings.Join(contentNames[:], ", "))
+	return 0, fmt.Errorf("%q is not one of %s", s, strings.Join(contentNames[:], ", "))
 }
 
 const (
@@ -44,9 +44,8 @@ const (
 	tableLen = 1 << 16 // each table is small enough for the second-level cache
 )
 
-// tables hold the material that pages are cut from. They are longer than
-// tableLen by a page, so that a page may begin at any of its first tableLen
-// bytes.
+// tables hold the bytes that pages are copied from. They are longer than tableLen
+// by a page, so that a page may begin at any of the first tableLen bytes.
 type tables struct{ a, b, words, hex []byte }
 
 var material = sync.OnceValue(func() *tables {
@@ -79,8 +78,8 @@ func mix(x uint64) uint64 {
 	return x ^ x>>31
 }
 
-// fill writes what lies at offset off of the content named by key. Any two
-// calls agree about the bytes that both of them cover, however they are cut.
+// fill writes the bytes at offset off of the content with a key. The bytes do not
+// depend on how calls divide the content.
 func (c Content) fill(dst []byte, key uint64, off int64) {
 	t := material()
 	for len(dst) > 0 {
@@ -105,16 +104,16 @@ func (c Content) page(t *tables, dst []byte, key uint64, at int) {
 	}
 }
 
-// randomPage takes two runs of noise at keyed places together. One pass with
-// vector instructions is several times faster than any generator that works
-// word by word, and 2^32 pairs of places make repeated pages rare.
+// randomPage combines two runs of noise at positions that depend on the key. One
+// pass with vector instructions is several times faster than a generator that
+// works word by word, and 2^32 pairs of positions make repeated pages rare.
 func randomPage(t *tables, dst []byte, key uint64, at int) {
 	a, b := int(key%tableLen)+at, int(key>>32%tableLen)+at
 	subtle.XORBytes(dst, t.a[a:a+len(dst)], t.b[b:b+len(dst)])
 }
 
-// textPage makes lines of 32 bytes: words, then a number that hardly any other
-// line has.
+// textPage writes lines of 32 bytes: words, then a number that few other lines
+// have.
 func textPage(t *tables, dst []byte, key uint64, at int) {
 	for len(dst) > 0 {
 		if skip := at % lineSize; skip > 0 || len(dst) < lineSize {

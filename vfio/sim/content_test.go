@@ -7,7 +7,7 @@ import (
 	"pgregory.net/rapid"
 )
 
-func TestContentIsTheSameHoweverItIsCut(t *testing.T) {
+func TestContentDoesNotDependOnPieces(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		c := Content(rapid.IntRange(0, len(contentNames)-1).Draw(t, "content"))
 		key := rapid.Uint64().Draw(t, "key")
@@ -21,7 +21,7 @@ func TestContentIsTheSameHoweverItIsCut(t *testing.T) {
 			at += n
 		}
 		if !bytes.Equal(whole, cut) {
-			t.Fatal("content depends on how it is cut")
+			t.Fatal("content depends on the pieces")
 		}
 	})
 }

@@ -11,36 +11,36 @@ import (
 	"github.com/migpipe/migpipe/vfio"
 )
 
-// Verifier is a device that knows whether the state that was loaded into it is
-// the state that its source had when it stopped.
+// Verifier is a device that can compare the state that it has loaded with the
+// state of its source in STOP_COPY.
 type Verifier interface {
-	// Verify is nil only then.
+	// Verify returns nil if both states are the same.
 	Verify() error
 }
 
-// Device is a simulated device. It starts nothing in the background: whoever
-// calls it makes it catch up with the clock of package time.
+// Device is a simulated device. It has no goroutines: each call advances it to
+// the current time of package time.
 type Device struct {
 	p    *profile
 	opts Options
 	name string
 
-	// ioctl is the driver's state lock, held while an ioctl or a load takes its
-	// time. It is a channel because such a wait must not stop the clock of a
+	// ioctl is the driver's state lock, held for the duration of an ioctl or a
+	// load. It is a channel, since a wait for a mutex would stop the clock of a
 	// testing/synctest bubble.
 	ioctl chan struct{}
 
-	mu     sync.Mutex // guards what follows, never held while waiting
+	mu     sync.Mutex // guards the fields below, never held during a wait
 	state  vfio.State
 	sess   *session
 	im     *image
 	faults faults
-	wake   chan struct{} // closed, and made anew, when a waiting call has to look again
-	loaded error         // what Verify says
+	wake   chan struct{} // closed and replaced when waiting calls must check their condition again
+	loaded error         // the result of Verify
 	closed bool
 	log    eventLog
 	file   *logFile // nil for none
-	found  bool     // in the file of Options.Keep
+	found  bool     // the file of Options.Keep existed
 	stats  Stats
 }
 
@@ -52,8 +52,8 @@ var (
 
 var errNothingLoaded = errors.New("no state was loaded")
 
-// Open makes a device of a profile (see [Profiles]), in RUNNING, or takes up the
-// one of [Options.Keep]. Nil options are the profile's own.
+// Open creates a device of a profile (see [Profiles]) in RUNNING, or restores
+// the device of [Options.Keep]. Nil options are the profile's defaults.
 func Open(profile string, o *Options) (*Device, error) {
 	p, err := lookup(profile)
 	if err != nil {
@@ -69,26 +69,26 @@ func Open(profile string, o *Options) (*Device, error) {
 		state: vfio.Running, loaded: errNothingLoaded,
 		faults: append(faults(nil), opts.Faults...),
 	}
-	if err := d.begin(); err != nil {
+	if err := d.initialize(); err != nil {
 		return nil, fmt.Errorf("%s: %w", d.name, err)
 	}
 	return d, nil
 }
 
-// begin gives the device what it holds at first, and its log the first line.
-func (d *Device) begin() (err error) {
-	d.renew()
-	if err = d.find(); err != nil || d.opts.Log == "" {
+// initialize gives the device its first state, and writes the first line of its log.
+func (d *Device) initialize() (err error) {
+	d.resetImage()
+	if err = d.openKept(); err != nil || d.opts.Log == "" {
 		return err
 	}
 	d.file, err = openLog(d.opts.Log)
 	if err == nil {
-		d.write("open", Event{From: d.state, To: d.state})
+		d.writeLog("open", Event{From: d.state, To: d.state})
 	}
 	return err
 }
 
-// OpenURL opens what [Parse] reads.
+// OpenURL opens the device of the text that [Parse] accepts.
 func OpenURL(s string) (*Device, error) {
 	profile, o, err := Parse(s)
 	if err != nil {
@@ -97,20 +97,20 @@ func OpenURL(s string) (*Device, error) {
 	return Open(profile, o)
 }
 
-// renew gives the device the state that it has after a reset.
-func (d *Device) renew() {
+// resetImage gives the device the state that it has after a reset.
+func (d *Device) resetImage() {
 	size, block := d.p.layout.shape(d.opts.Size)
-	d.adopt(newImage(d.opts.Seed, d.opts.Content, size, block))
+	d.setImage(newImage(d.opts.Seed, d.opts.Content, size, block))
 }
 
-func (d *Device) adopt(im *image) {
+func (d *Device) setImage(im *image) {
 	im.rate = d.opts.DirtyRate
-	im.run(time.Now(), d.guestRuns())
+	im.advance(time.Now(), d.guestRuns())
 	d.im = im
 }
 
-// guestRuns says whether the state changes: in the P2P states most drivers
-// stop the device for good, and all of them stop what it initiates.
+// guestRuns reports whether the device's state changes. In the P2P states most
+// drivers stop the device, and all of them stop the DMA that it initiates.
 func (d *Device) guestRuns() bool { return d.state == vfio.Running || d.state == vfio.PreCopy }
 
 func (d *Device) identity() identity {
@@ -123,9 +123,9 @@ func (d *Device) Features() vfio.Features { return d.p.features }
 // Describe implements [vfio.Describer].
 func (d *Device) Describe() vfio.Info { return vfio.Info{Driver: d.p.name, Format: "sim"} }
 
-// Verify implements [Verifier]. Many drivers load a truncated state without a
-// word (mlx5, virtio, QAT, pds, xe), so a device that is not [Options.Strict] may well
-// be RUNNING while Verify fails.
+// Verify implements [Verifier]. Many drivers load a truncated state without an
+// error (mlx5, virtio, QAT, pds, xe). So without [Options.Strict] a device may be
+// in RUNNING although Verify fails.
 func (d *Device) Verify() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -135,12 +135,11 @@ func (d *Device) Verify() error {
 	return nil
 }
 
-// Found reports whether the device is one that another process has left, in the file of
-// [Options.Keep].
+// Found reports whether Open has restored the device from the file of [Options.Keep].
 func (d *Device) Found() bool { return d.found }
 
-// lock takes the driver's state lock and then the device's own, unless the
-// device is closed.
+// lock takes the driver's state lock and then the device's mutex. It fails if
+// the device is closed.
 func (d *Device) lock(op string) (unlock func(), err error) {
 	d.ioctl <- struct{}{}
 	d.mu.Lock()
@@ -202,49 +201,49 @@ func (d *Device) Reset() error {
 
 func (d *Device) reset() error {
 	from := d.state
-	d.end()
+	d.endSession()
 	d.state = vfio.Running
 	d.loaded = errNothingLoaded
-	d.renew()
-	return d.changed("reset", Event{From: from, To: vfio.Running, Reset: true})
+	d.resetImage()
+	return d.recordChange("reset", Event{From: from, To: vfio.Running, Reset: true})
 }
 
-// breakDown puts the device into ERROR.
-func (d *Device) breakDown() error {
+// enterError puts the device into ERROR.
+func (d *Device) enterError() error {
 	from := d.state
-	d.end()
+	d.endSession()
 	d.state = vfio.StateError
-	d.im.run(time.Now(), false)
-	return d.changed("fault", Event{From: from, To: vfio.StateError})
+	d.im.advance(time.Now(), false)
+	return d.recordChange("fault", Event{From: from, To: vfio.StateError})
 }
 
-// changed keeps what has become of the device, and then tells of it. In this order
-// a process that is killed in between leaves a change that no line tells of, which
-// the next one's first line makes up for; in the other one, a line of a change that
-// the device never made.
-func (d *Device) changed(kind string, e Event) error {
-	err := d.keep()
-	d.happened(kind, e)
+// recordChange writes the file of Options.Keep, and then logs the event. If the
+// process is killed in between, the log lacks the change, but the next process's
+// first line shows the new state. The other order could log a change that the
+// device never made.
+func (d *Device) recordChange(kind string, e Event) error {
+	err := d.writeKept()
+	d.logEvent(kind, e)
 	return err
 }
 
-// end ends the session, if there is one, as a reset of the device does, and wakes what waits
-// for it.
-func (d *Device) end() {
+// endSession ends the session, if there is one, as a reset of the device does, and wakes the
+// calls that wait for it.
+func (d *Device) endSession() {
 	if d.sess != nil && d.sess.err == nil {
 		d.sess.err = fmt.Errorf("%w: %w", vfio.ErrSessionLost, syscall.ENODEV)
 	}
 	d.sess = nil
-	d.rouse()
+	d.wakeWaiting()
 }
 
-func (d *Device) rouse() {
+func (d *Device) wakeWaiting() {
 	close(d.wake)
 	d.wake = make(chan struct{})
 }
 
-// Close implements [vfio.Device]. It disables the session, and is the last close of
-// a simulated device unless that is kept, as if somebody else held it too.
+// Close implements [vfio.Device]. It disables the session, and discards the device's
+// state. A device of [Options.Keep] keeps its state, as if another process had it open.
 func (d *Device) Close() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -252,11 +251,11 @@ func (d *Device) Close() error {
 		return nil
 	}
 	d.closed = true
-	d.end()
-	d.im.run(time.Now(), false)
+	d.endSession()
+	d.im.advance(time.Now(), false)
 	if d.file == nil {
 		return nil
 	}
-	d.write("close", Event{From: d.state, To: d.state})
+	d.writeLog("close", Event{From: d.state, To: d.state})
 	return d.file.close()
 }

@@ -19,7 +19,7 @@ func TestStateReachesDestination(t *testing.T) {
 	eachProfile(t, func(t *testing.T, p *profile) {
 		synctest.Test(t, func(t *testing.T) {
 			src, dst := open(t, small[p.name]), open(t, p.name)
-			time.Sleep(time.Second) // a guest that has run for a while
+			time.Sleep(time.Second) // the guest dirties blocks
 			state := save(t, src)
 			load(t, dst, state)
 			if err := dst.Verify(); err != nil {
@@ -61,8 +61,8 @@ func conforms(t *testing.T, p *profile, source, destination func(*testing.T) str
 	})
 }
 
-// conforming are devices whose guest is slow enough for a reader to find
-// nothing to read now and then.
+// conforming are devices whose guest is slow enough for a Read to return
+// ErrDrained.
 var conforming = map[string]string{
 	"mlx5": "mlx5?size=5MiB&dirty=20MiB/s", "virtio": "virtio?size=50000&dirty=1MiB/s", "hisi_acc": "hisi_acc?seed=1",
 	"qat": "qat?dirty=1kB/s", "pds": "pds?content=mixed", "xe": "xe?size=5MiB&dirty=1GiB/s",
@@ -89,7 +89,7 @@ func TestStreamLengthsAreTheDrivers(t *testing.T) {
 				s = set(t, d, vfio.StopCopy)
 			}
 			if all := append(pre, drain(t, s)...); len(pre) != want[0] || len(all) != want[1] {
-				t.Errorf("%d bytes in PRE_COPY, %d in all, want %v", len(pre), len(all), want)
+				t.Errorf("%d bytes in PRE_COPY, %d in total, want %v", len(pre), len(all), want)
 			}
 		})
 	}
@@ -130,11 +130,11 @@ func TestEstimates(t *testing.T) {
 }
 
 func TestRejectedStreams(t *testing.T) {
-	write := func(errno syscall.Errno) verdict { return verdict{inWrite, errno} }
-	stop := func(errno syscall.Errno) verdict { return verdict{atStop, errno} }
+	write := func(errno syscall.Errno) rejection { return rejection{inWrite, errno} }
+	stop := func(errno syscall.Errno) rejection { return rejection{atStop, errno} }
 	for _, tt := range []struct {
 		src, dst string
-		want     verdict
+		want     rejection
 	}{
 		{"mlx5?size=1MiB&version=2", "mlx5", write(syscall.EOPNOTSUPP)},
 		{"virtio?version=2", "virtio", write(syscall.EOPNOTSUPP)},
@@ -165,7 +165,7 @@ func TestRejectedStreams(t *testing.T) {
 				t.Fatalf("error %v, want %v", err, tt.want.errno)
 			}
 			if dst.Verify() == nil {
-				t.Error("Verify is content")
+				t.Error("Verify succeeds")
 			}
 		})
 	}
@@ -179,7 +179,7 @@ func TestOlderStateIsUnderstood(t *testing.T) {
 	}
 }
 
-// Half of the drivers accept a truncated stream: contract quirk 23.
+// TestTruncatedStreams checks that half of the drivers accept a truncated stream (quirk 23).
 func TestTruncatedStreams(t *testing.T) {
 	eachProfile(t, func(t *testing.T, p *profile) {
 		state := save(t, open(t, small[p.name]))
@@ -195,13 +195,13 @@ func TestTruncatedStreams(t *testing.T) {
 				t.Errorf("%d bytes: %v", n, err)
 			}
 			if dst.Verify() == nil {
-				t.Errorf("%d bytes of %d: Verify is content", n, len(state))
+				t.Errorf("%d bytes of %d: Verify succeeds", n, len(state))
 			}
 		}
 	})
 }
 
-// Whatever byte is wrong, Verify knows.
+// TestCorruptedStreams checks that Verify detects each wrong byte.
 func TestCorruptedStreams(t *testing.T) {
 	eachProfile(t, func(t *testing.T, p *profile) {
 		state := save(t, open(t, small[p.name]))
@@ -214,7 +214,7 @@ func TestCorruptedStreams(t *testing.T) {
 			}
 			dst.SetState(vfio.Running)
 			if dst.Verify() == nil {
-				t.Fatalf("byte %d is wrong and Verify is content", at)
+				t.Fatalf("byte %d is wrong, but Verify succeeds", at)
 			}
 		}
 	})
@@ -234,11 +234,11 @@ func TestBytesTooMany(t *testing.T) {
 			t.Fatalf("%d bytes written, %v, want %v", n, err, want[p.name])
 		}
 		if p.name == "pds" && n != pdsMax {
-			t.Errorf("%d bytes written, want all up to %d", n, pdsMax)
+			t.Errorf("%d bytes written, want %d", n, pdsMax)
 		}
 		dst.SetState(vfio.Running)
 		if dst.Verify() == nil {
-			t.Error("Verify is content")
+			t.Error("Verify succeeds")
 		}
 	})
 }
@@ -254,7 +254,7 @@ func TestStaleBlockIsNoticed(t *testing.T) {
 		dst := open(t, "mlx5")
 		w := set(t, dst, vfio.Resuming)
 		w.Write(head)
-		// The last record without those before it.
+		// The last record without the records before it.
 		if _, err := w.Write(rest[len(rest)-32:]); !errors.Is(err, vfio.ErrRejected) || !strings.Contains(err.Error(), "latest") {
 			t.Fatal(err)
 		}
@@ -265,10 +265,10 @@ func TestSessionEndsWithItsState(t *testing.T) {
 	d := open(t, "mlx5?size=1MiB")
 	s := set(t, d, vfio.PreCopy)
 	if again := set(t, d, vfio.PreCopy); again != nil {
-		t.Error("a second session in the same state")
+		t.Error("the same state opens a second session")
 	}
 	if again := set(t, d, vfio.PreCopyP2P); again != nil {
-		t.Error("a second session in PRE_COPY_P2P")
+		t.Error("PRE_COPY_P2P opens a second session")
 	}
 	set(t, d, vfio.Stop)
 	_, rerr := s.Read(make([]byte, 10))

@@ -9,19 +9,20 @@ import (
 	"github.com/migpipe/migpipe/vfio"
 )
 
-// FaultKind says what goes wrong.
+// FaultKind is the effect of a fault.
 type FaultKind string
 
-// The faults. Those of the stream strike when the session has moved At bytes.
+// The kinds of faults. A fault of the stream strikes when the session has moved
+// At bytes.
 const (
-	FaultRead   FaultKind = "read"   // the Read there fails with Errno, and the session with it
-	FaultWrite  FaultKind = "write"  // the Write there fails with Errno, and the session with it
-	FaultShort  FaultKind = "short"  // the Write there takes no more bytes
-	FaultHang   FaultKind = "hang"   // the Read or Write there blocks until the session is lost
-	FaultReset  FaultKind = "reset"  // the device is reset behind the owner's back
+	FaultRead   FaultKind = "read"   // the Read fails with Errno, and ends the session
+	FaultWrite  FaultKind = "write"  // the Write fails with Errno, and ends the session
+	FaultShort  FaultKind = "short"  // the Write accepts no more bytes
+	FaultHang   FaultKind = "hang"   // the Read or Write blocks until the session is lost
+	FaultReset  FaultKind = "reset"  // the device is reset without a request of its owner
 	FaultError  FaultKind = "error"  // the device enters ERROR
-	FaultReinit FaultKind = "reinit" // the next Pending announces a device that was initialised anew
-	FaultSet    FaultKind = "set"    // the arc From -> To fails with Errno and is not taken
+	FaultReinit FaultKind = "reinit" // the next Pending reports that the device was initialised again
+	FaultSet    FaultKind = "set"    // the arc From -> To fails with Errno, and the state stays
 )
 
 var (
@@ -30,14 +31,14 @@ var (
 	loadFaults   = []FaultKind{FaultWrite, FaultShort, FaultHang, FaultReset, FaultError}
 )
 
-// Fault is one thing that goes wrong, once. Its text form is KIND@WHERE[:ERRNO]
-// where WHERE is a number of bytes for the faults of the stream ("read@64KiB:EIO",
+// Fault is a failure that strikes once. Its text form is KIND@WHERE[:ERRNO].
+// WHERE is a number of bytes for the faults of the stream ("read@64KiB:EIO",
 // "reset@1MiB") and an arc for set ("set@STOP_COPY:EBUSY",
-// "set@RESUMING-STOP:EINVAL"). The errno is EIO unless it is said.
+// "set@RESUMING-STOP:EINVAL"). The default errno is EIO.
 type Fault struct {
 	Kind     FaultKind
 	At       int64
-	From, To vfio.State // From is ERROR for "from anywhere"
+	From, To vfio.State // From is ERROR for any state
 	Errno    syscall.Errno
 }
 
@@ -48,7 +49,7 @@ var errnos = map[string]syscall.Errno{
 	"EREMOTEIO": syscall.EREMOTEIO, "ETIME": syscall.ETIME, "ETIMEDOUT": syscall.ETIMEDOUT,
 }
 
-// ParseFault reads the text form of a fault.
+// ParseFault parses the text form of a fault.
 func ParseFault(s string) (Fault, error) {
 	spec, errno, hasErrno := strings.Cut(s, ":")
 	kind, where, ok := strings.Cut(spec, "@")
@@ -98,7 +99,8 @@ func parseState(s string) (vfio.State, error) {
 // faults are those that have not struck yet.
 type faults []Fault
 
-// next is the fault of one of the kinds that strikes first at or after pos.
+// next returns the first fault of one of the kinds that strikes at or after pos,
+// nil if there is none.
 func (fs faults) next(kinds []FaultKind, pos int64) *Fault {
 	var first *Fault
 	for i := range fs {
@@ -110,8 +112,8 @@ func (fs faults) next(kinds []FaultKind, pos int64) *Fault {
 	return first
 }
 
-// arc is the fault of an arc.
-func (fs faults) arc(from, to vfio.State) *Fault {
+// forArc returns the fault of an arc, nil if there is none.
+func (fs faults) forArc(from, to vfio.State) *Fault {
 	for i := range fs {
 		f := &fs[i]
 		if f.Kind == FaultSet && f.To == to && (f.From == vfio.StateError || f.From == from) {
@@ -121,7 +123,7 @@ func (fs faults) arc(from, to vfio.State) *Fault {
 	return nil
 }
 
-// strike returns the fault and forgets it: each strikes once.
+// strike returns the fault and removes it, since each fault strikes once.
 func (fs *faults) strike(f *Fault) Fault {
 	struck := *f
 	i := slices.Index(*fs, struck)

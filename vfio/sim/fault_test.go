@@ -10,7 +10,7 @@ import (
 	"github.com/migpipe/migpipe/vfio"
 )
 
-// readUpTo reads until an error, and says after how many bytes it came.
+// readUpTo reads until an error. It returns the number of bytes before it.
 func readUpTo(s vfio.Stream) (int, error) {
 	n, buf := 0, make([]byte, 1000)
 	for {
@@ -75,7 +75,7 @@ func TestWriteFaults(t *testing.T) {
 			t.Errorf("%s: the first error was not final: %d bytes, %v", fault, n, err)
 		}
 		if d.Verify() == nil {
-			t.Errorf("%s: Verify is content", fault)
+			t.Errorf("%s: Verify succeeds", fault)
 		}
 		d.Reset()
 		load(t, d, state)
@@ -96,7 +96,7 @@ func TestHangUntilReset(t *testing.T) {
 		go func() { _, err := w.Write(state); got <- err }()
 		synctest.Wait()
 		if len(got) != 0 {
-			t.Fatalf("nothing hangs: %v", <-got)
+			t.Fatalf("the Read does not hang: %v", <-got)
 		}
 		src.Reset()
 		dst.Reset()
@@ -135,7 +135,7 @@ func TestSetFaults(t *testing.T) {
 			if last := log[len(log)-1]; !errors.Is(last.Err, tt.want) {
 				t.Errorf("log ends with %+v", last)
 			}
-			set(t, d, tt.to) // once only
+			set(t, d, tt.to) // the fault strikes once
 		})
 	}
 }

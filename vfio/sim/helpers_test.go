@@ -28,7 +28,7 @@ func set(t testing.TB, d *Device, to vfio.State) vfio.Stream {
 	return s
 }
 
-// drain reads until there is nothing now, or no more at all.
+// drain reads until ErrDrained or io.EOF.
 func drain(t testing.TB, s vfio.Stream) []byte {
 	t.Helper()
 	var out []byte
@@ -45,7 +45,7 @@ func drain(t testing.TB, s vfio.Stream) []byte {
 	}
 }
 
-// save takes a whole state out of d, by way of PRE_COPY where d has it.
+// save reads the whole state of d, through PRE_COPY if d has it.
 func save(t testing.TB, d *Device) []byte {
 	t.Helper()
 	if !d.Features().PreCopy {
@@ -64,7 +64,7 @@ func save(t testing.TB, d *Device) []byte {
 	return append(out, drain(t, s)...)
 }
 
-// load puts a state into d and starts it.
+// load loads a state into d and takes d to RUNNING.
 func load(t testing.TB, d *Device, state []byte) {
 	t.Helper()
 	s := set(t, d, vfio.Resuming)
@@ -74,7 +74,7 @@ func load(t testing.TB, d *Device, state []byte) {
 	set(t, d, vfio.Running)
 }
 
-// small is a device URL of each profile whose state is quickly made.
+// small returns a device URL of each profile with a small state.
 var small = map[string]string{
 	"mlx5":     "mlx5?size=600000&dirty=1GiB/s&seed=7&content=mixed",
 	"virtio":   "virtio?size=100000&dirty=10MiB/s&seed=7",

@@ -11,16 +11,16 @@ const (
 	maxSize  = 1 << 40
 )
 
-// blockSize divides a state into about a thousand blocks, within bounds: small
-// enough for rounds of pre-copy to differ, large enough for a state of 100 GB
-// to be described by 400 KB.
+// blockSize returns the block size that divides a state into about a thousand
+// blocks, within bounds. Blocks are small enough for rounds of pre-copy to
+// differ, and large enough for 400 KB to describe a state of 100 GB.
 func blockSize(size int64) int64 {
 	b := int64(1) << bits.Len64(uint64(size)>>10)
 	return min(max(b, minBlock), maxBlock)
 }
 
-// image is a device's state: blocks of content, of which only the generation
-// is stored. While the guest runs, generations grow.
+// image is a device's state. It stores only the generation of each block of
+// content. While the guest runs, the generations grow.
 type image struct {
 	seed    uint64
 	content Content
@@ -30,8 +30,8 @@ type image struct {
 	dirty   bitset // blocks changed since the saving session sent them
 
 	rate    int64         // bytes per second that the guest dirties
-	running bool          // the guest runs since the time below
-	since   time.Time     // when ran was last brought up to date
+	running bool          // the guest has been running since the time below
+	since   time.Time     // the time up to which ran counts
 	ran     time.Duration // how long the guest has run
 	events  int64         // blocks dirtied in that time
 }
@@ -45,8 +45,9 @@ func newImage(seed uint64, content Content, size, block int64) *image {
 	return im
 }
 
-// run brings the image up to now and says whether the guest runs from there on.
-func (im *image) run(now time.Time, running bool) {
+// advance advances the image to now. running says whether the guest runs from
+// then on.
+func (im *image) advance(now time.Time, running bool) {
 	if im.running {
 		im.ran += now.Sub(im.since)
 		im.dirtyUpTo(bytesIn(im.rate, im.ran))
@@ -54,15 +55,15 @@ func (im *image) run(now time.Time, running bool) {
 	im.since, im.running = now, running
 }
 
-// dirtyUpTo changes blocks, in an order that the seed decides, until the guest
-// has written n bytes in all.
+// dirtyUpTo changes blocks, in an order that depends on the seed, until the guest
+// has written n bytes in total.
 func (im *image) dirtyUpTo(n int64) {
 	if len(im.gens) == 0 {
 		return
 	}
 	target := n / im.block
-	// More events than this leave nothing clean: a guest that ran for hours
-	// need not be followed block by block.
+	// This many events dirty every block, so earlier events of a guest that has
+	// run for hours can be skipped.
 	im.events = max(im.events, target-16*int64(len(im.gens)))
 	for ; im.events < target; im.events++ {
 		i := int(mix(im.seed^uint64(im.events)) % uint64(len(im.gens)))
@@ -71,8 +72,8 @@ func (im *image) dirtyUpTo(n int64) {
 	}
 }
 
-// renew changes every block: the guest has initialised the device anew.
-func (im *image) renew() {
+// dirtyAll changes every block, as a guest that initialises the device again.
+func (im *image) dirtyAll() {
 	for i := range im.gens {
 		im.gens[i]++
 		im.dirty.set(i)
@@ -83,13 +84,13 @@ func (im *image) blockLen(i int) int64 {
 	return min(im.block, im.size-int64(i)*im.block)
 }
 
-// key names the content of a generation of a block.
+// key returns the key of the content of a block's generation.
 func (im *image) key(block int, gen uint32) uint64 {
 	return mix(mix(im.seed+uint64(block))<<1 ^ mix(uint64(gen)))
 }
 
-// digest is a hash of all generations: equal digests of one seed are equal
-// states.
+// digest returns a hash of all generations. States of one seed are equal if their
+// digests are.
 func (im *image) digest() uint64 {
 	h := im.seed ^ uint64(im.size)
 	for _, g := range im.gens {
@@ -107,7 +108,7 @@ func (b bitset) set(i int)      { b[i/64] |= 1 << (i % 64) }
 func (b bitset) clear(i int)    { b[i/64] &^= 1 << (i % 64) }
 func (b bitset) has(i int) bool { return b[i/64]>>(i%64)&1 == 1 }
 
-// next is the first member at or after i, or -1.
+// next returns the first member at or after i, or -1.
 func (b bitset) next(i int) int {
 	for w := i / 64; w < len(b); w++ {
 		if word := b[w] >> (i % 64); word != 0 {

@@ -17,7 +17,7 @@ import (
 	"github.com/migpipe/migpipe/vfio"
 )
 
-// keeping is a device URL with a file that keeps the device.
+// keeping returns a device URL with the parameter keep.
 func keeping(t testing.TB, device string) string {
 	mark := "?"
 	if strings.Contains(device, "?") {
@@ -33,7 +33,7 @@ func wantState(t *testing.T, d *Device, want vfio.State) {
 	}
 }
 
-// statesOf are those that a profile's devices have, but for RESUMING.
+// statesOf returns the states that a profile's devices have, except RESUMING.
 func statesOf(p *profile) (list []vfio.State) {
 	for s := vfio.Stop; s <= vfio.PreCopyP2P; s++ {
 		if p.features.Has(s) && s != vfio.Resuming {
@@ -43,8 +43,8 @@ func statesOf(p *profile) (list []vfio.State) {
 	return list
 }
 
-// TestKeptSource: whatever its state, the next process finds a device so, without
-// the session, and runs and migrates it.
+// TestKeptSource checks that the next process finds a device in each state, without its
+// session, and can run and migrate it.
 func TestKeptSource(t *testing.T) {
 	eachProfile(t, func(t *testing.T, p *profile) {
 		for _, state := range statesOf(p) {
@@ -61,7 +61,7 @@ func TestKeptSource(t *testing.T) {
 				second := open(t, device)
 				wantState(t, second, state)
 				if got := second.im.digest(); got != held {
-					t.Errorf("%v: the content is another", state)
+					t.Errorf("%v: the content differs", state)
 				}
 				if s := set(t, second, state); s != nil {
 					t.Errorf("%v: the session has a second handle", state)
@@ -78,8 +78,9 @@ func TestKeptSource(t *testing.T) {
 	})
 }
 
-// The driver has the session still: it goes on to STOP_COPY, where nobody reads it.
-func TestKeptPreCopyGoesOn(t *testing.T) {
+// TestKeptPreCopy checks that the driver still has the session: it continues to STOP_COPY, but has
+// no handle.
+func TestKeptPreCopy(t *testing.T) {
 	device := keeping(t, small["mlx5"])
 	set(t, open(t, device), vfio.PreCopy)
 	d := open(t, device)
@@ -88,12 +89,12 @@ func TestKeptPreCopyGoesOn(t *testing.T) {
 	}
 	wantState(t, open(t, device), vfio.StopCopy)
 	if _, err := d.SetState(vfio.PreCopy); !errors.Is(err, vfio.ErrBlocked) {
-		t.Errorf("back to PRE_COPY: %v", err)
+		t.Errorf("STOP_COPY to PRE_COPY: %v", err)
 	}
 }
 
-// TestKeptDestination: of a load under way only RESUMING is left, which a reset
-// ends; one that was accepted is there, runs, and goes on running.
+// TestKeptDestination checks that an interrupted load leaves only the state RESUMING, which a
+// reset ends, and that an accepted load stays.
 func TestKeptDestination(t *testing.T) {
 	eachProfile(t, func(t *testing.T, p *profile) {
 		device, state := keeping(t, p.name), save(t, open(t, small[p.name]))
@@ -106,7 +107,7 @@ func TestKeptDestination(t *testing.T) {
 			t.Error("the session has a second handle")
 		}
 		if _, err := d.SetState(vfio.Stop); !errors.Is(err, vfio.ErrSessionLost) {
-			t.Errorf("a lost load is stopped with %v", err)
+			t.Errorf("RESUMING to STOP after a lost load: %v", err)
 		}
 		wantState(t, d, vfio.Resuming)
 		if err := d.Reset(); err != nil {
@@ -136,18 +137,20 @@ func TestKeptDestination(t *testing.T) {
 	})
 }
 
-// A driver that accepts half a state leaves a device that is whole for nobody.
+// TestKeptDamageStays checks that Verify fails in the next process too, if the driver has accepted
+// half a state.
 func TestKeptDamageStays(t *testing.T) {
 	device, state := keeping(t, "mlx5"), save(t, open(t, small["mlx5"]))
 	first := open(t, device)
 	load(t, first, state[:len(state)/2])
 	second := open(t, device)
 	if want, got := first.Verify(), second.Verify(); got == nil || got.Error() != want.Error() {
-		t.Errorf("Verify was %v, and is %v", want, got)
+		t.Errorf("Verify returned %v, and now %v", want, got)
 	}
 }
 
-// Close leaves a kept device alone, and a reset empties it.
+// TestKeptUntilReset checks that Close does not change the device in the file, and that a reset
+// discards its state.
 func TestKeptUntilReset(t *testing.T) {
 	device := keeping(t, small["mlx5"])
 	d := open(t, device)
@@ -183,7 +186,7 @@ func TestKeptInError(t *testing.T) {
 	wantState(t, open(t, device), vfio.Running)
 }
 
-// TestKeptLog: the first line of a process tells how it found the device.
+// TestKeptLog checks that the first line of a process has the state in which it found the device.
 func TestKeptLog(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "log")
 	device := keeping(t, "mlx5?log="+path)
@@ -220,7 +223,7 @@ func TestKeptLog(t *testing.T) {
 	}
 }
 
-// TestKeptIsTorn: whatever is missing at its end, the file is an error by its name.
+// TestKeptIsTorn checks that the error for a truncated file names the file.
 func TestKeptIsTorn(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "state")
 	open(t, "mtty?keep="+path)
@@ -242,9 +245,9 @@ func TestKeptIsRefused(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "state")
 	for content, want := range map[string]string{
-		`{"profile":"mtty","state":1}`:                                                           `is "mtty", not "xe"`,
-		`{"profile":"xe","state":6}`:                                                             "is in PRE_COPY, which",
-		`{"profile":"xe","state":9}`:                                                             "is in State(9)",
+		`{"profile":"mtty","state":1}`:                                                           `profile "mtty", not "xe"`,
+		`{"profile":"xe","state":6}`:                                                             "a device in PRE_COPY, which",
+		`{"profile":"xe","state":9}`:                                                             "a device in State(9)",
 		`{"profile":"xe","state":1,"content":4}`:                                                 "content 4",
 		`{"profile":"xe","state":1,"size":10,"block":4,"generations":[1,2]}`:                     "2 generations for 10 bytes in blocks of 4",
 		`{"profile":"xe","state":1,"size":10}`:                                                   "in blocks of 0",
@@ -252,7 +255,7 @@ func TestKeptIsRefused(t *testing.T) {
 		`{"profile":"xe","state":1,"size":9223372036854775807,"block":9223372036854775807}`:      "0 generations",
 		`{"profile":"xe","state":1,"size":1,"block":1,"generations":[-1]}`:                       "cannot unmarshal",
 		`{"profile":"xe","state":1,"size":1,"block":1,"generations":[1]}{"profile":"xe"}`:        "invalid character",
-		`{"ns":1,"pid":2,"device":"sim:xe","event":"open","from":"RUNNING","to":"RUNNING"}` + "": `is "", not "xe"`,
+		`{"ns":1,"pid":2,"device":"sim:xe","event":"open","from":"RUNNING","to":"RUNNING"}` + "": `profile "", not "xe"`,
 	} {
 		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
 			t.Fatal(err)
@@ -268,19 +271,20 @@ func TestKeptIsRefused(t *testing.T) {
 	}
 }
 
-// TestKeptIsNoFIFO: a FIFO in the place of the file is not waited for.
+// TestKeptIsNoFIFO checks that Open does not wait for the writer of a FIFO.
 func TestKeptIsNoFIFO(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "fifo")
 	if err := syscall.Mkfifo(path, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := OpenURL("xe?keep=" + path); err == nil || !strings.Contains(err.Error(), "no regular file") {
+	if _, err := OpenURL("xe?keep=" + path); err == nil || !strings.Contains(err.Error(), "not a regular file") {
 		t.Errorf("opened: %v", err)
 	}
 }
 
-// A change that cannot be kept has happened, and is an error all the same.
-func TestKeepingFails(t *testing.T) {
+// TestKeepFails checks that a transition fails, although it happened, if its file cannot be
+// written.
+func TestKeepFails(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "gone")
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		t.Fatal(err)
@@ -305,7 +309,7 @@ func TestKeepingFails(t *testing.T) {
 
 func FuzzKept(f *testing.F) {
 	for i := range profiles {
-		b, err := json.Marshal(kept{Profile: profiles[i].name, State: vfio.StopCopy, Size: 10, Block: 4, Gens: []uint32{1, 2, 3}, Verify: "damaged"})
+		b, err := json.Marshal(keptDevice{Profile: profiles[i].name, State: vfio.StopCopy, Size: 10, Block: 4, Gens: []uint32{1, 2, 3}, Verify: "damaged"})
 		if err != nil {
 			f.Fatal(err)
 		}
@@ -318,14 +322,14 @@ func FuzzKept(f *testing.F) {
 				continue
 			}
 			if im := k.image(); len(im.gens) != len(k.Gens) {
-				t.Errorf("%d generations of %d", len(im.gens), len(k.Gens))
+				t.Errorf("the image has %d generations, want %d", len(im.gens), len(k.Gens))
 			}
 			text, err := json.Marshal(k)
 			if err != nil {
 				t.Fatal(err)
 			}
 			if again, err := parseKept(text, &profiles[i]); err != nil || !reflect.DeepEqual(again, k) {
-				t.Errorf("%+v is kept as %+v, %v", k, again, err)
+				t.Errorf("%+v is written as %+v, %v", k, again, err)
 			}
 		}
 	})

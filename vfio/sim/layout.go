@@ -8,15 +8,15 @@ import (
 
 var le = binary.LittleEndian
 
-// identity is what the head of a stream says about the device that made it.
+// identity describes a device in the head of its stream.
 type identity struct {
 	magic   uint64
 	version uint32
-	units   uint32 // serial ports of mtty, 1 elsewhere; 0 for a device without a guest driver
+	units   uint32 // serial ports of mtty, 1 for others; 0 for a device without a guest driver
 }
 
-// record announces a generation of a block; its content follows. The last one
-// of a stream has no block but the digest of the whole state.
+// record is the header of a generation of a block, whose content follows. The
+// last record of a stream has the digest of the whole state instead of a block.
 type record struct {
 	block  int
 	gen    uint32
@@ -25,22 +25,23 @@ type record struct {
 	digest uint64
 }
 
-// layout is how a device's state becomes a stream: a head, then records.
+// layout encodes a device's state as a stream: a head, then records.
 type layout interface {
 	headLen() int
 	recordLen() int
-	lastLen() int // of the record that ends the stream, 0 where nothing does
-	// shape divides a state, or a stream of fixed length, into content and blocks.
+	lastLen() int // length of the record that ends the stream, 0 for none
+	// shape returns the bytes of content and of a block, for a state of size or
+	// a stream of fixed length.
 	shape(size int64) (content, block int64)
 	putHead(b []byte, id identity, im *image)
 	parseHead(b []byte, want identity) (*image, error)
 	putRecord(b []byte, im *image, r record)
-	// parseRecord may replace an image that the head could not describe.
+	// parseRecord returns im, or a new image if the head does not describe it.
 	parseRecord(b []byte, im *image) (*image, record, error)
 }
 
-// baseLen is the head that all have in common. It is mtty's: magic, major
-// version, minor version, ports, flags.
+// baseLen is the length of the part of the head that all layouts share. It is
+// the head of mtty: magic, major version, minor version, ports, flags.
 const baseLen = 24
 
 var errPadding = errors.New("padding is not zero")
@@ -74,8 +75,8 @@ func allZero(b []byte) bool {
 	return true
 }
 
-// records is the layout of large states: many blocks, each as often as it
-// changes, in the manner of mlx5, virtio and xe.
+// records is the layout of large states, as of mlx5, virtio and xe: many blocks,
+// each sent again after a change.
 type records struct{}
 
 func (records) headLen() int   { return 64 }
@@ -134,9 +135,9 @@ func (records) parseRecord(b []byte, im *image) (*image, record, error) {
 	return im, record{block: int(block), gen: uint32(gen), n: int64(n)}, nil
 }
 
-// blob is the layout of streams whose length is fixed to the byte, as those of
-// mtty, hisi_acc and QAT are: a head that PRE_COPY offers, then one record
-// whose header has to say what the head has no room for.
+// blob is the layout of streams of a fixed length, as of mtty, hisi_acc and QAT:
+// a head, which is readable in PRE_COPY, then one record. The record's header
+// has the fields that do not fit into the head.
 type blob struct {
 	head int
 	bare bool // the head alone is a whole stream too
@@ -169,7 +170,7 @@ func (l blob) parseHead(b []byte, want identity) (*image, error) {
 		return nil, errPadding
 	}
 	if units != want.units && !(units == 0 && l.bare) {
-		return nil, fmt.Errorf("stream of a device with %d units, this one has %d", units, want.units)
+		return nil, fmt.Errorf("stream of a device with %d units, this device has %d", units, want.units)
 	}
 	return newImage(0, Zero, int64(units), 1), nil // empty, or to be replaced
 }

@@ -16,14 +16,14 @@ import (
 
 // Event is an arc that a device took or failed to take, or a reset.
 type Event struct {
-	Seq      uint64 // grows over all devices of the process: tells what came first
+	Seq      uint64 // grows over all devices of the process, so that it orders their events
 	At       time.Time
 	From, To vfio.State
 	Reset    bool
 	Err      error // why the device is still in From
 }
 
-// Stats counts what was asked of a device.
+// Stats counts the calls of a device.
 type Stats struct {
 	Sets, Resets, Pendings      int
 	Reads, Writes               int
@@ -31,7 +31,7 @@ type Stats struct {
 	ReadsDrained, StreamsOpened int
 }
 
-// maxEvents bounds the log; the oldest half goes first.
+// maxEvents bounds the log. A full log drops its oldest half.
 const maxEvents = 1024
 
 var eventSeq atomic.Uint64
@@ -60,8 +60,8 @@ func (d *Device) Stats() Stats {
 	return d.stats
 }
 
-// Line is what the file of [Options.Log] says of an event. Several devices may
-// write to one file, of several processes too.
+// Line is a line of the file of [Options.Log], for one event. Several devices may
+// write to one file, also from several processes.
 type Line struct {
 	NS     int64  `json:"ns"` // by CLOCK_MONOTONIC, which all processes of a host share
 	PID    int    `json:"pid"`
@@ -70,16 +70,18 @@ type Line struct {
 	From   string `json:"from"`
 	To     string `json:"to"`
 	Err    string `json:"err,omitempty"` // why the device is still in From
-	// Whole says that the device has a state that was loaded, and that it is the
-	// one that its source had.
+	// Whole is true if the device has a loaded state which is the same as its
+	// source's.
 	Whole bool `json:"whole,omitempty"`
-	// Kept says that the device outlives the process, see [Options.Keep], and Found
-	// that it has outlived another one. Without, an open is of a new device.
+	// Kept is true if the device outlives the process (see [Options.Keep]), and
+	// Found if an earlier process has left it. Without Found, an open creates a
+	// new device.
 	Kept  bool `json:"kept,omitempty"`
 	Found bool `json:"found,omitempty"`
 }
 
-// ReadLog reads such a file. What a crash has torn is its end.
+// ReadLog reads the file of [Options.Log]. It drops an incomplete last line, which
+// a crash may leave.
 func ReadLog(path string) (lines []Line, err error) {
 	text, err := os.ReadFile(path)
 	if err != nil {
@@ -98,10 +100,10 @@ func ReadLog(path string) (lines []Line, err error) {
 	}
 }
 
-// logFile is an open one.
+// logFile is an open file of Options.Log.
 type logFile struct {
 	f   *os.File
-	err error // of the first line that was not written
+	err error // the first error of a write
 }
 
 func openLog(path string) (*logFile, error) {
@@ -109,7 +111,8 @@ func openLog(path string) (*logFile, error) {
 	return &logFile{f: f}, err
 }
 
-// write appends a line, with one write so that no other comes in between.
+// write appends a line by a single write, so that lines of several writers do not
+// interleave.
 func (l *logFile) write(line Line) {
 	var now unix.Timespec
 	err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now)
@@ -131,15 +134,15 @@ func (l *logFile) close() error {
 	return err
 }
 
-// happened keeps an event, in the file too.
-func (d *Device) happened(kind string, e Event) {
+// logEvent adds an event to the log and to the log file.
+func (d *Device) logEvent(kind string, e Event) {
 	d.log.add(e)
-	d.write(kind, e)
+	d.writeLog(kind, e)
 }
 
-// write keeps an event in the file only: opening and closing is nothing that
-// happens to a device.
-func (d *Device) write(kind string, e Event) {
+// writeLog adds an event to the log file only. Open and close are not events of
+// Device.Log.
+func (d *Device) writeLog(kind string, e Event) {
 	if d.file == nil {
 		return
 	}

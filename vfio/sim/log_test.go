@@ -8,7 +8,7 @@ import (
 	"github.com/migpipe/migpipe/vfio"
 )
 
-// TestLogFile: what a device has gone through outlives it.
+// TestLogFile checks that the log file has all events of a device.
 func TestLogFile(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "log")
 	d, err := OpenURL("mlx5?size=1&fault=set@RESUMING:EBUSY&log=" + path)

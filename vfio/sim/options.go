@@ -12,46 +12,46 @@ import (
 	"time"
 )
 
-// Options are a device's parameters. The zero value of each is the profile's
-// own, or none; nil stands for all zeros.
+// Options are a device's parameters. The zero value of a field is the profile's
+// default, or none. Nil is the zero value of all fields.
 type Options struct {
-	Size         int64   // bytes of state; devices of a fixed size accept only that
+	Size         int64   // bytes of state; a device of a fixed size accepts only that size
 	DirtyRate    int64   // bytes per second that the guest dirties while it runs
 	SaveRate     int64   // bytes per second that the device saves, 0 = no limit
 	LoadRate     int64   // bytes per second that the device loads, 0 = no limit
-	Buffer       int64   // bytes that a device which saves into buffers makes readable together
-	Record       int64   // bytes that the device loads together, in the Write that completes them; 0 = every byte as it comes
-	Seed         uint64  // what the state's content is made from
-	StateVersion uint32  // of the stream's format; a device rejects newer ones. 1 if 0
-	Content      Content // what the state looks like to a compressor
+	Buffer       int64   // bytes that become readable together, for a device that saves into buffers
+	Record       int64   // bytes that the device loads together, in the Write that completes them; 0 = each byte at once
+	Seed         uint64  // seed of the state's content
+	StateVersion uint32  // version of the stream's format; a device rejects newer versions. 1 if 0
+	Content      Content // kind of content, as a compressor sees it
 	Ports        int     // serial ports of mtty
 	Faults       []Fault
-	Log          string // file that every event is appended to, see [Device.Log]; it outlives the process
+	Log          string // file to which every event is appended, see [Device.Log]; it outlives the process
 
-	// Keep is a file that makes the device outlive the process, as one does whose fd
-	// somebody else holds. The state and what the device holds are in it as of the
-	// latest change of state; who opens the device next finds it so, without the data
-	// session, whose handle is gone. What other options say of the content is for a
-	// device that is new or was reset, and faults strike anew. One process at a time
-	// may have the device open, which is not checked.
+	// Keep is a file that makes the device outlive the process, as if another process
+	// had its fd open. The file has the device's state as of the last transition. The
+	// next process that opens the device restores it, but not its data session, whose
+	// handle is gone. Options about the content apply to a device that is new or was
+	// reset. Faults strike again. Only one process may have the device open, which
+	// Open does not check.
 	Keep string
 
-	// Strict has the arc from RESUMING to STOP fail for a state that is not whole, or is not
-	// one of this profile. Half of the drivers that the profiles are shaped after take such
-	// a state, and the device runs with it.
+	// Strict makes the arc from RESUMING to STOP fail for a state that is incomplete or is
+	// not of this profile. Half of the drivers that the profiles simulate accept such a
+	// state, and the device runs with it.
 	Strict bool
 
-	// What a device takes beside moving bytes, 0 = no time.
+	// Times that a device takes in addition to the transfer of bytes, 0 = none.
 	Alloc time.Duration // for allocations at the destination, in the Write that completes the initial bytes
 	Stop  time.Duration // for the arc into STOP_COPY
-	Start time.Duration // for the arc into RUNNING, but from PRE_COPY, where the device runs already
+	Start time.Duration // for the arc into RUNNING, except from PRE_COPY, where the device already runs
 }
 
-// Parse reads the part of a device URL behind "sim:":
+// Parse parses the part of a device URL after "sim:":
 //
 //	PROFILE[?size=1GiB&dirty=100MiB/s&save=2GiB/s&load=1GiB/s&buffer=8MiB&record=8MiB&alloc=500ms&stop=20ms&start=100ms&seed=7&version=1&content=mixed&ports=2&log=PATH&keep=PATH&fault=read@64KiB:EIO]
 //
-// fault may be given several times. Nothing is opened.
+// fault may be given several times. Parse opens nothing.
 func Parse(s string) (profile string, o *Options, err error) {
 	profile, query, _ := strings.Cut(s, "?")
 	if profile == "" {
@@ -93,10 +93,10 @@ func (o *Options) parseQuery(query string) error {
 	return nil
 }
 
-// parameters set one option each from its text.
+// parameters has a function for each parameter, which sets an option from text.
 var parameters = map[string]func(o *Options, v string) error{
 	"size": func(o *Options, v string) (err error) {
-		if o.Size, err = parseSize(v); err == nil && o.Size == 0 { // 0 is the profile's own
+		if o.Size, err = parseSize(v); err == nil && o.Size == 0 { // 0 is the profile's default
 			err = errors.New("must be more than 0")
 		}
 		return err
@@ -135,7 +135,7 @@ var parameters = map[string]func(o *Options, v string) error{
 	},
 }
 
-// withDefaults gives the options with those of the profile for what is zero.
+// withDefaults returns the options with the profile's defaults for zero fields.
 func (o *Options) withDefaults(p *profile) (Options, error) {
 	v := *cmp.Or(o, new(Options))
 	v.StateVersion = cmp.Or(v.StateVersion, 1)
@@ -143,7 +143,7 @@ func (o *Options) withDefaults(p *profile) (Options, error) {
 		v.Ports = cmp.Or(v.Ports, 2)
 	}
 	v.Size = cmp.Or(v.Size, p.sizeWith(v.Ports))
-	return v, cmp.Or(v.check(), p.fits(&v))
+	return v, cmp.Or(v.check(), p.checkOptions(&v))
 }
 
 func (o *Options) check() error {

@@ -31,7 +31,7 @@ func TestParse(t *testing.T) {
 	}
 }
 
-func TestParseErrorsNameTheFault(t *testing.T) {
+func TestParseErrors(t *testing.T) {
 	for url, want := range map[string]string{
 		"":                              "known are mlx5, virtio, hisi_acc, qat, pds, xe, mtty, vgpu",
 		"e1000":                         `unknown profile "e1000"`,
@@ -44,14 +44,14 @@ func TestParseErrorsNameTheFault(t *testing.T) {
 		"mlx5?size=2TiB":                "must be 1 to",
 		"mlx5?size=1&size=2":            "size is given 2 times",
 		"mlx5?dirty=fast":               `"fast" is not a rate`,
-		"qat?buffer=1KiB":               "saves into none",
+		"qat?buffer=1KiB":               "has no buffers",
 		"mlx5?record=-1":                "not a size",
 		"mlx5?alloc=soon":               `parameter alloc: "soon" is not a time like 300ms`,
 		"mlx5?stop=-1s":                 `parameter stop: "-1s" is not a time`,
 		"mlx5?keep=":                    "parameter keep: must name a file",
 		"mlx5?keep=a&keep=b":            "parameter keep is given 2 times",
 		"mlx5?start=5":                  `parameter start: "5" is not a time`,
-		"mlx5?content=noise":            `"noise" is none of random, zero, mixed, text`,
+		"mlx5?content=noise":            `"noise" is not one of random, zero, mixed, text`,
 		"?size=0":                       "no profile is named",
 		"mlx5?size=0":                   "parameter size: must be more than 0",
 		"mlx5?seed=x":                   `parameter seed: "x" is not a number from 0 to 18446744073709551615`,
@@ -77,7 +77,7 @@ func TestParseErrorsNameTheFault(t *testing.T) {
 		}
 		if d, err := OpenURL(url); err == nil {
 			d.Close()
-			t.Errorf("OpenURL(%q) opens", url)
+			t.Errorf("OpenURL(%q) succeeds", url)
 		}
 	}
 }
@@ -97,7 +97,7 @@ func TestProfilesOpenAsDescribed(t *testing.T) {
 			t.Errorf("%+v, opens with %d bytes", p, d.opts.Size)
 		}
 		if got := vfio.Describe(d); got.Driver != p.Name {
-			t.Errorf("%s describes itself as %+v", p.Name, got)
+			t.Errorf("%s: Describe returned %+v", p.Name, got)
 		}
 	}
 }
@@ -112,11 +112,11 @@ func FuzzParse(f *testing.F) {
 		if err != nil {
 			return
 		}
-		o.Size = min(o.Size, 1<<30) // no memory for what is only parsed
-		o.Log, o.Keep = "", ""      // and no files
+		o.Size = min(o.Size, 1<<30) // bounds the memory
+		o.Log, o.Keep = "", ""      // writes no files
 		d, err := Open(profile, o)
 		if err != nil {
-			t.Fatalf("Parse(%q) gives what Open refuses: %v", url, err)
+			t.Fatalf("Open refuses the options that Parse(%q) returned: %v", url, err)
 		}
 		d.Close()
 	})
@@ -138,7 +138,7 @@ func TestRatesAndTimesAgree(t *testing.T) {
 		}
 	})
 	if bytesIn(math.MaxInt64, math.MaxInt64) != math.MaxInt64 || bytesIn(0, time.Second) != 0 || timeFor(1, math.MaxInt64) != math.MaxInt64 {
-		t.Error("extremes")
+		t.Error("the extreme values overflow")
 	}
 }
 

@@ -13,7 +13,7 @@ import (
 type Profile struct {
 	Name string
 	Doc  string // one line
-	Size int64  // bytes of state where nothing else is asked for
+	Size int64  // default bytes of state
 }
 
 // Profiles lists the kinds of devices that can be opened.
@@ -25,65 +25,65 @@ func Profiles() []Profile {
 	return list
 }
 
-// rounds is what PRE_COPY offers, and what Pending makes it offer again.
+// rounds is the data that PRE_COPY offers first, and after each Pending.
 type rounds int
 
 const (
 	headOnly   rounds = iota // the stream's head, once
-	increments               // everything, then what has changed
-	dumps                    // everything, then everything again, once a second
+	increments               // all blocks, then the changed ones
+	dumps                    // all blocks, then all blocks again, once a second
 )
 
-// when says where a driver does something with what was written to it.
-type when int
+// loadPoint is the point at which a driver loads or rejects written bytes.
+type loadPoint int
 
 const (
-	never    when = iota
-	inWrite       // in the Write that completes it
-	inLocked      // as inWrite, under the lock that every ioctl takes
-	atStop        // in RESUMING -> STOP
+	never    loadPoint = iota
+	inWrite            // in the Write that completes it
+	inLocked           // as inWrite, under the lock that every ioctl takes
+	atStop             // in RESUMING -> STOP
 )
 
-// verdict is how a driver refuses bytes: where, and with which errno.
-type verdict struct {
-	at    when
+// rejection is the way a driver refuses bytes: the point and the errno.
+type rejection struct {
+	at    loadPoint
 	errno syscall.Errno
 }
 
-// profile is how a driver behaves.
+// profile describes the behaviour of a driver.
 type profile struct {
 	name, doc string
 	features  vfio.Features
 	magic     uint64
 	layout    layout
 
-	size, min, max int64 // of the state where the layout is records, else of the stream
+	size, min, max int64 // bytes of the state for the layout records, otherwise of the stream
 	port           int64 // bytes that each serial port adds to size
-	bare           int64 // the one size outside of these bounds, if there is one
-	estimate       int64 // what MIG_DATA_SIZE says whatever the size, 0 = the size
+	bare           int64 // the only size outside these bounds, 0 for none
+	estimate       int64 // fixed result of MIG_DATA_SIZE, 0 = the size
 
-	rounds    rounds
-	async     bool  // saves beside its owner: SET returns early, Read waits
-	chunk     int64 // bytes that become readable together
-	chunks    int64 // how many of them may be unread before the device idles
-	drainBusy bool  // in PRE_COPY, a Read that finds an increment under way does not wait for it
-	fills     bool  // Read waits until its buffer is full
+	rounds     rounds
+	async      bool  // saves in the background: SET returns early, Read waits
+	chunk      int64 // bytes that become readable together
+	chunks     int64 // number of unread chunks at which the device becomes idle
+	drainBusy  bool  // in PRE_COPY, a Read does not wait for an increment in progress
+	fillsReads bool  // Read waits until its buffer is full
 
-	loads    when
-	badHead  verdict
-	badBody  verdict
-	overflow verdict       // more bytes than the device can hold; 0 = takes a part of them
-	short    syscall.Errno // RESUMING -> STOP with bytes missing; 0 = accepts them silently
+	loads    loadPoint
+	badHead  rejection
+	badBody  rejection
+	overflow rejection     // for more bytes than the device can hold; 0 = accepts a part of them
+	short    syscall.Errno // for RESUMING -> STOP with missing bytes; 0 = accepts the state
 }
 
-// sizeWith is the size of a device with so many serial ports.
+// sizeWith returns the size of a device with this number of serial ports.
 func (p *profile) sizeWith(ports int) int64 { return p.size + p.port*int64(ports) }
 
-// fits says what such a device cannot have.
-func (p *profile) fits(o *Options) error {
+// checkOptions returns an error for options that a device of this profile cannot have.
+func (p *profile) checkOptions(o *Options) error {
 	switch whole := p.sizeWith(o.Ports); {
 	case p.chunk == 0 && o.Buffer != 0:
-		return errors.New("buffer: a device of this kind saves into none")
+		return errors.New("buffer: a device of this kind has no buffers")
 	case p.port == 0 && o.Ports != 0:
 		return errors.New("ports: only mtty has serial ports")
 	case p.port > 0 && (o.Ports < 1 || o.Ports > 2):
@@ -107,7 +107,7 @@ func lookup(name string) (*profile, error) {
 	return nil, fmt.Errorf("sim: unknown profile %q: known are %s", name, known())
 }
 
-// known lists the profiles for errors.
+// known returns the names of the profiles, for errors.
 func known() string {
 	names := make([]string, len(profiles))
 	for i, p := range profiles {

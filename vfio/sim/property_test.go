@@ -12,11 +12,11 @@ import (
 	"github.com/migpipe/migpipe/vfio"
 )
 
-// bubble hides that t is a *testing.T, whose Deadline panics in a bubble.
+// bubble wraps a *testing.T, so that rapid does not call Deadline, which panics in a bubble.
 type bubble struct{ *testing.T }
 
-// Whatever a source's owner does on the way, in whatever pieces it reads, what
-// it reads makes a destination that is written in other pieces the same device.
+// TestAnySaveCanBeLoaded saves by random calls and reads of random lengths, and
+// loads the stream by writes of other lengths. Verify must succeed.
 func TestAnySaveCanBeLoaded(t *testing.T) {
 	eachProfile(t, func(t *testing.T, p *profile) {
 		synctest.Test(t, func(t *testing.T) {
@@ -39,7 +39,7 @@ func TestAnySaveCanBeLoaded(t *testing.T) {
 	})
 }
 
-// anySave takes d to the end of STOP_COPY by way of random calls.
+// anySave takes d to the end of STOP_COPY by random calls.
 func anySave(t *testing.T, rt *rapid.T, d *Device) []byte {
 	var out []byte
 	var s vfio.Stream

@@ -6,7 +6,7 @@ import (
 	"github.com/migpipe/migpipe/vfio"
 )
 
-// dumpEvery is how often virtio dumps its parts again at most.
+// dumpEvery is the shortest time between two dumps of virtio's parts.
 const dumpEvery = time.Second
 
 // saver makes the stream of a saving session.
@@ -16,23 +16,24 @@ type saver struct {
 	im *image
 
 	pos     int64 // bytes read
-	planned int64 // bytes that the rounds so far come to
+	planned int64 // bytes of all rounds so far
 	pace    pace
 
-	round   bitset // blocks that are planned and not begun
-	cursor  int    // none of them is before this one
-	initial bool   // the first image is not read yet
+	round   bitset // blocks that are planned but not begun
+	cursor  int    // the first block that round may contain
+	initial bool   // the first image is not read completely
 	dumped  time.Time
-	final   bool // STOP_COPY: the rounds so far are all
+	final   bool // STOP_COPY: no further round follows
 
 	headBuf [qatSetup]byte
-	head    []byte // what is unread of a head or of a record's header
-	rec     record // the record under way,
-	key     uint64 // its content
-	off     int64  // and how much of that is read
+	head    []byte // the unread bytes of a head or of a record's header
+	rec     record // the current record
+	key     uint64 // the key of its content
+	off     int64  // the bytes of its content that were read
 }
 
-// newSaver opens a session in PRE_COPY, or in STOP_COPY where end follows.
+// newSaver begins a session in PRE_COPY. For STOP_COPY the caller calls
+// planFinal afterwards.
 func newSaver(p *profile, id identity, im *image, o *Options, now time.Time) *saver {
 	s := &saver{p: p, id: id, im: im, initial: true, dumped: now}
 	s.round = newBitset(len(im.gens))
@@ -55,9 +56,9 @@ func newSaver(p *profile, id identity, im *image, o *Options, now time.Time) *sa
 	return s
 }
 
-// plan adds blocks to the round under way.
+// plan adds blocks to the current round.
 func (s *saver) plan(now time.Time, blocks bitset) {
-	s.pace.look(now, s.pos, s.planned)
+	s.pace.advance(now, s.pos, s.planned)
 	for i := blocks.next(0); i >= 0; i = blocks.next(i + 1) {
 		if !s.round.has(i) {
 			s.round.set(i)
@@ -76,9 +77,9 @@ func (s *saver) planAll(now time.Time) {
 	s.dumped = now
 }
 
-// end plans what STOP_COPY adds: what has changed (everything again on virtio),
-// and the record that ends the stream.
-func (s *saver) end(now time.Time) {
+// planFinal plans the data of STOP_COPY: the changed blocks (all blocks on
+// virtio), and the record that ends the stream.
+func (s *saver) planFinal(now time.Time) {
 	if s.p.rounds == dumps {
 		s.planAll(now)
 	}
@@ -87,13 +88,13 @@ func (s *saver) end(now time.Time) {
 	s.final = true
 }
 
-// pending is VFIO_MIG_GET_PRECOPY_INFO. When all was read it is also what
-// starts the next round, unless a device at rest (PRE_COPY_P2P) makes none.
+// pending implements VFIO_MIG_GET_PRECOPY_INFO. If all bytes were read, it also
+// starts the next round, unless the device is at rest (PRE_COPY_P2P).
 func (s *saver) pending(now time.Time, atRest bool) vfio.Pending {
 	if s.pos == s.planned {
 		s.initial = false
 		if !atRest {
-			s.refill(now)
+			s.startRound(now)
 		}
 	}
 	unread := uint64(s.planned - s.pos)
@@ -104,7 +105,7 @@ func (s *saver) pending(now time.Time, atRest bool) vfio.Pending {
 	return vfio.Pending{Dirty: unread - min(unread, uint64(s.round.count()*s.p.layout.recordLen()))}
 }
 
-func (s *saver) refill(now time.Time) {
+func (s *saver) startRound(now time.Time) {
 	switch {
 	case s.p.rounds == increments:
 		s.plan(now, s.im.dirty)
@@ -113,29 +114,30 @@ func (s *saver) refill(now time.Time) {
 	}
 }
 
-// reinit starts over: bytes that are planned go out first.
+// reinit starts over with a new initial round. Bytes that are planned already
+// precede it.
 func (s *saver) reinit(now time.Time) vfio.Pending {
-	s.im.renew()
+	s.im.dirtyAll()
 	s.plan(now, s.im.dirty)
 	s.initial = true
 	return vfio.Pending{Initial: uint64(s.planned - s.pos), Reinit: true}
 }
 
-// read hands out what is ready, up to len(p).
+// read copies up to len(p) ready bytes to p.
 func (s *saver) read(p []byte, now time.Time) int {
-	s.pace.look(now, s.pos, s.planned)
+	s.pace.advance(now, s.pos, s.planned)
 	n := int(min(int64(len(p)), s.pace.ready-s.pos))
 	for p = p[:n]; len(p) > 0; {
-		p = p[s.copy(p):]
+		p = p[s.copyNext(p):]
 	}
 	s.pos += int64(n)
 	return n
 }
 
-// copy fills the start of p from the head, header or content under way.
-func (s *saver) copy(p []byte) int {
+// copyNext copies bytes of the current head, header or content to the start of p.
+func (s *saver) copyNext(p []byte) int {
 	if len(s.head) == 0 && s.off == s.rec.n {
-		s.begin(s.round.next(s.cursor))
+		s.beginRecord(s.round.next(s.cursor))
 	}
 	if n := copy(p, s.head); n > 0 {
 		s.head = s.head[n:]
@@ -147,9 +149,9 @@ func (s *saver) copy(p []byte) int {
 	return n
 }
 
-// begin starts the record of a block, in the generation that it has now; -1 is
+// beginRecord starts the record of a block in its current generation. Block -1 is
 // the record that ends the stream.
-func (s *saver) begin(block int) {
+func (s *saver) beginRecord(block int) {
 	s.off = 0
 	if block < 0 {
 		s.rec = record{last: true, digest: s.im.digest()}
@@ -164,19 +166,20 @@ func (s *saver) begin(block int) {
 	s.p.layout.putRecord(s.head, s.im, s.rec)
 }
 
-// pace is how far a device has come with saving. Nothing runs beside the
-// caller: whoever looks computes what has been made by then.
+// pace is the progress of a device that saves. It has no goroutine: each call
+// computes the progress up to its time.
 type pace struct {
 	rate   int64 // bytes per second, 0 = at once
-	chunk  int64 // bytes that become readable together, 0 = every byte by itself
-	chunks int64 // how many may be unread before the device idles
+	chunk  int64 // bytes that become readable together, 0 = each byte at once
+	chunks int64 // number of unread chunks at which the device becomes idle
 
-	base  int64     // made at the time below
-	since time.Time // when the device last began to make bytes
-	ready int64     // readable bytes, never fewer than before
+	base  int64     // bytes saved at the time below
+	since time.Time // when the device last began to save
+	ready int64     // readable bytes, which never decrease
 }
 
-// limit is where the device has to stop for a reader who is at pos.
+// limit returns the position at which the device becomes idle if the reader is at
+// pos.
 func (p *pace) limit(pos, planned int64) int64 {
 	if p.chunk == 0 {
 		return planned
@@ -184,31 +187,32 @@ func (p *pace) limit(pos, planned int64) int64 {
 	return min(planned, (pos/p.chunk+p.chunks)*p.chunk)
 }
 
-// look brings ready up to now. Being called before pos or planned change, it
-// sees every moment at which the device began to idle.
-func (p *pace) look(now time.Time, pos, planned int64) {
+// advance advances ready to now. Callers call it before they change pos or
+// planned, so that it notes each time at which the device became idle.
+func (p *pace) advance(now time.Time, pos, planned int64) {
 	limit := p.limit(pos, planned)
-	made := limit
+	saved := limit
 	if p.rate > 0 {
-		made = p.base + bytesIn(p.rate, now.Sub(p.since))
+		saved = p.base + bytesIn(p.rate, now.Sub(p.since))
 	}
-	if made >= limit {
-		made = limit
+	if saved >= limit {
+		saved = limit
 		p.base, p.since = limit, now
 	}
-	p.ready = max(p.ready, p.whole(made, planned))
+	p.ready = max(p.ready, p.readable(saved, planned))
 }
 
-// whole is how much of what was made is readable: whole chunks, and the end.
-func (p *pace) whole(made, planned int64) int64 {
-	if p.chunk == 0 || made >= planned {
-		return made
+// readable returns how many of the saved bytes are readable: whole chunks, or all
+// planned bytes.
+func (p *pace) readable(saved, planned int64) int64 {
+	if p.chunk == 0 || saved >= planned {
+		return saved
 	}
-	return made / p.chunk * p.chunk
+	return saved / p.chunk * p.chunk
 }
 
-// wait is how long it takes from now until more is ready.
-func (p *pace) wait(now time.Time, planned int64) time.Duration {
+// timeToNext returns how long it takes from now until more bytes are ready.
+func (p *pace) timeToNext(now time.Time, planned int64) time.Duration {
 	next := planned
 	if p.chunk > 0 {
 		next = min(planned, (p.ready/p.chunk+1)*p.chunk)

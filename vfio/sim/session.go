@@ -12,23 +12,23 @@ import (
 	"github.com/migpipe/migpipe/vfio"
 )
 
-// session is a data session. Its handle can be closed; the session goes on
+// session is a data session. After its handle is closed, the session continues
 // until the device leaves the state.
 type session struct {
-	d      *Device
-	save   *saver  // either of the two
-	load   *loader //
-	timer  *time.Timer
-	hung   bool      // a fault blocks it
-	busy   time.Time // when the device has loaded what it can of that was written
-	begun  int64     // bytes that it has loaded then
-	ready  bool      // it has allocated what it needs
-	err    error     // the session is dead
-	closed bool
+	d         *Device
+	save      *saver  // nil for a session that loads
+	load      *loader // nil for a session that saves
+	timer     *time.Timer
+	hung      bool      // a fault blocks all calls
+	busyUntil time.Time // when the device will have loaded the bytes up to begunPos
+	begunPos  int64     // position up to which the device has begun to load
+	allocated bool      // the time of Options.Alloc has begun
+	err       error     // the reason why the session has ended
+	closed    bool
 }
 
-// alive says why a call on the stream fails at once.
-func (s *session) alive() error {
+// checkAlive returns an error if the handle is closed or the session has ended.
+func (s *session) checkAlive() error {
 	if s.closed {
 		return os.ErrClosed
 	}
@@ -39,7 +39,7 @@ func (s *session) alive() error {
 func (s *session) Read(p []byte) (int, error) {
 	n, err := s.readAll(p)
 	if err == nil || err == io.EOF || err == vfio.ErrDrained {
-		return n, err // as they are: these are no failures, and come often
+		return n, err // not wrapped: these are frequent, and no failures
 	}
 	return 0, s.d.fail("read", s.offset(), err)
 }
@@ -59,7 +59,7 @@ func (s *session) readAll(p []byte) (n int, err error) {
 			return n, nil
 		case err != nil:
 			return n, err
-		case n == len(p) || n > 0 && !d.p.fills:
+		case n == len(p) || n > 0 && !d.p.fillsReads:
 			return n, nil
 		}
 		if wait != 0 {
@@ -68,33 +68,33 @@ func (s *session) readAll(p []byte) (n int, err error) {
 	}
 }
 
-// forever is a wait that only a change of the session ends.
+// forever is a wait that only a wake-up ends.
 const forever = time.Duration(-1)
 
-// readNow reads what is there, and says how long it takes until more is.
+// readNow reads the readable bytes. It returns how long to wait for more.
 func (s *session) readNow(p []byte) (n int, wait time.Duration, err error) {
-	if err := s.alive(); err != nil || len(p) == 0 {
+	if err := s.checkAlive(); err != nil || len(p) == 0 {
 		return 0, 0, err
 	}
 	if s.save == nil {
 		return 0, 0, syscall.EBADF
 	}
-	p, wait, err = s.fault(p, saveFaults, s.save.pos)
+	p, wait, err = s.applyFaults(p, saveFaults, s.save.pos)
 	if err != nil || wait != 0 {
 		return 0, wait, err
 	}
 	now := time.Now()
-	s.d.im.run(now, s.d.guestRuns())
+	s.d.im.advance(now, s.d.guestRuns())
 	n = s.save.read(p, now)
 	if s.save.pos < s.save.pace.ready {
 		return n, 0, nil
 	}
-	return n, s.save.pace.wait(now, s.save.planned), s.nothing(n)
+	return n, s.save.pace.timeToNext(now, s.save.planned), s.emptyRead(n)
 }
 
-// nothing is the answer to a Read that finds no byte after n: the end, or
-// nothing for now, or nil for a Read that has to wait for more.
-func (s *session) nothing(n int) error {
+// emptyRead returns the error of a Read that finds no byte after n: io.EOF,
+// ErrDrained, or nil for a Read that must wait for more.
+func (s *session) emptyRead(n int) error {
 	v := s.save
 	drained := v.pos == v.planned
 	switch {
@@ -109,8 +109,8 @@ func (s *session) nothing(n int) error {
 	return nil
 }
 
-// wait sleeps, or until something about the device changes. The device's lock
-// is let go of meanwhile.
+// wait sleeps for t, or until the device changes. It releases the device's mutex
+// meanwhile.
 func (s *session) wait(t time.Duration) {
 	wake := s.d.wake
 	s.d.mu.Unlock()
@@ -131,9 +131,9 @@ func (s *session) wait(t time.Duration) {
 	}
 }
 
-// fault cuts p where the next fault strikes, or makes the fault strike. A wait
-// is a hang.
-func (s *session) fault(p []byte, kinds []FaultKind, pos int64) (cut []byte, wait time.Duration, err error) {
+// applyFaults cuts p at the position of the next fault. At that position it
+// makes the fault strike. A non-zero wait is a hang.
+func (s *session) applyFaults(p []byte, kinds []FaultKind, pos int64) (cut []byte, wait time.Duration, err error) {
 	d := s.d
 	f := d.faults.next(kinds, pos)
 	switch {
@@ -151,7 +151,7 @@ func (s *session) fault(p []byte, kinds []FaultKind, pos int64) (cut []byte, wai
 	case FaultReset:
 		err = d.reset()
 	case FaultError:
-		err = d.breakDown()
+		err = d.enterError()
 	case FaultShort:
 		s.err = fmt.Errorf("%w: %w", vfio.ErrShortWrite, syscall.EINVAL)
 	default:
@@ -188,61 +188,61 @@ func (s *session) writeAll(p []byte) (n int, err error) {
 }
 
 func (s *session) writeNow(p []byte) (n int, wait time.Duration, err error) {
-	if err := s.alive(); err != nil || len(p) == 0 {
+	if err := s.checkAlive(); err != nil || len(p) == 0 {
 		return 0, 0, err
 	}
 	if s.load == nil {
 		return 0, 0, syscall.EBADF
 	}
-	p, wait, err = s.fault(p, loadFaults, s.load.pos)
+	p, wait, err = s.applyFaults(p, loadFaults, s.load.pos)
 	if err != nil || wait != 0 {
 		return 0, wait, err
 	}
 	if n, s.err = s.load.write(p); s.err != nil {
 		return n, 0, s.err
 	}
-	return n, 0, s.loading()
+	return n, 0, s.awaitLoad()
 }
 
-// loadSlack is how far a Write may run ahead of the device, so that small ones
-// do not sleep one by one.
+// loadSlack is the time by which a Write may be ahead of the device. It saves
+// small writes a sleep each.
 const loadSlack = time.Millisecond
 
-// loading waits for a device that loads inside write().
-func (s *session) loading() error {
+// awaitLoad waits for a device that loads inside write().
+func (s *session) awaitLoad() error {
 	d, now := s.d, time.Now()
-	work := s.allocating() + s.loadingOf(s.loadable())
+	work := s.allocTime() + s.loadTime(s.loadable())
 	if work == 0 {
 		return nil
 	}
-	if s.busy.Before(now) {
-		s.busy = now
+	if s.busyUntil.Before(now) {
+		s.busyUntil = now
 	}
-	s.busy = s.busy.Add(work)
-	if s.busy.Sub(now) < loadSlack {
+	s.busyUntil = s.busyUntil.Add(work)
+	if s.busyUntil.Sub(now) < loadSlack {
 		return nil
 	}
 	if d.p.loads == inLocked {
-		s.lockedLoad()
+		s.loadLocked()
 	}
-	for t := time.Until(s.busy); t > 0 && s.err == nil; t = time.Until(s.busy) {
+	for t := time.Until(s.busyUntil); t > 0 && s.err == nil; t = time.Until(s.busyUntil) {
 		s.wait(t)
 	}
 	return s.err
 }
 
-// allocating is the time that allocations take, once, when the initial bytes are
+// allocTime returns the time of the allocations, once, when the initial bytes are
 // complete.
-func (s *session) allocating() time.Duration {
-	if s.ready || s.d.opts.Alloc == 0 || !s.load.initialComplete() {
+func (s *session) allocTime() time.Duration {
+	if s.allocated || s.d.opts.Alloc == 0 || !s.load.initialComplete() {
 		return 0
 	}
-	s.ready = true
+	s.allocated = true
 	return s.d.opts.Alloc
 }
 
-// loadable is how far the device can load: whole records, counted from the
-// stream's start, and the end.
+// loadable returns the position up to which the device can load: whole records,
+// counted from the stream's start, or the end of the stream.
 func (s *session) loadable() int64 {
 	if r := s.d.opts.Record; r > 0 && !s.load.ended {
 		return s.load.pos / r * r
@@ -250,25 +250,25 @@ func (s *session) loadable() int64 {
 	return s.load.pos
 }
 
-// loadingOf is the time that it takes to load up to there.
-func (s *session) loadingOf(to int64) time.Duration {
-	n := to - s.begun
-	s.begun = to
+// loadTime returns the time that it takes to load up to a position.
+func (s *session) loadTime(to int64) time.Duration {
+	n := to - s.begunPos
+	s.begunPos = to
 	if s.d.p.loads == atStop {
 		return 0
 	}
 	return timeFor(s.d.opts.LoadRate, n)
 }
 
-// lockedLoad is a LOAD under the driver's state lock: every ioctl waits for it,
-// a reset too.
-func (s *session) lockedLoad() {
+// loadLocked waits for a LOAD under the driver's state lock. Every ioctl waits
+// for that lock, and so does a reset.
+func (s *session) loadLocked() {
 	d := s.d
 	d.mu.Unlock()
 	d.ioctl <- struct{}{}
 	d.mu.Lock()
 	if s.err == nil {
-		d.sleep(time.Until(s.busy))
+		d.sleep(time.Until(s.busyUntil))
 	}
 	<-d.ioctl
 }
@@ -288,15 +288,15 @@ func (s *session) pending() (vfio.Pending, error) {
 	defer d.mu.Unlock()
 	d.stats.Pendings++
 	switch {
-	case s.alive() != nil:
-		return vfio.Pending{}, s.alive()
+	case s.checkAlive() != nil:
+		return vfio.Pending{}, s.checkAlive()
 	case s.save == nil || !d.p.features.PreCopy:
 		return vfio.Pending{}, errors.ErrUnsupported
 	case s.save.final:
 		return vfio.Pending{}, fmt.Errorf("%w: %w", vfio.ErrNotPreCopy, syscall.EINVAL)
 	}
 	now := time.Now()
-	d.im.run(now, d.guestRuns())
+	d.im.advance(now, d.guestRuns())
 	if f := d.faults.next([]FaultKind{FaultReinit}, 0); f != nil && f.At <= s.save.pos && d.p.features.PreCopyInfoV2 {
 		d.faults.strike(f)
 		return s.save.reinit(now), nil
@@ -309,7 +309,7 @@ func (s *session) pending() (vfio.Pending, error) {
 	return p, nil
 }
 
-// offset is the stream's position.
+// offset returns the stream's position.
 func (s *session) offset() int64 {
 	s.d.mu.Lock()
 	defer s.d.mu.Unlock()

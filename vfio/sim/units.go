@@ -11,13 +11,13 @@ import (
 	"github.com/migpipe/migpipe/internal/units"
 )
 
-// parseSize reads a number of bytes.
+// parseSize parses a number of bytes.
 func parseSize(s string) (int64, error) {
-	n, err := units.ParseBytes(s) // which fits an int64
+	n, err := units.ParseBytes(s) // fits an int64
 	return int64(n), err
 }
 
-// parseNumber reads a number, in decimal or as 0x and so on.
+// parseNumber parses a number, in decimal or with a prefix as 0x.
 func parseNumber(s string, least, most uint64) (uint64, error) {
 	n, err := strconv.ParseUint(s, 0, 64)
 	if err != nil || n < least || n > most {
@@ -26,7 +26,7 @@ func parseNumber(s string, least, most uint64) (uint64, error) {
 	return n, nil
 }
 
-// parseRate reads a size per second; the "/s" may be left out.
+// parseRate parses a size per second. The "/s" is optional.
 func parseRate(s string) (int64, error) {
 	n, err := parseSize(strings.TrimSuffix(s, "/s"))
 	if err != nil {
@@ -35,7 +35,7 @@ func parseRate(s string) (int64, error) {
 	return n, nil
 }
 
-// parseTime reads "300ms" or "1.5s".
+// parseTime parses a duration like "300ms" or "1.5s".
 func parseTime(s string) (time.Duration, error) {
 	d, err := time.ParseDuration(s)
 	if err != nil || d < 0 {
@@ -44,7 +44,7 @@ func parseTime(s string) (time.Duration, error) {
 	return d, nil
 }
 
-// bytesIn is what a rate in bytes per second makes of d.
+// bytesIn returns the number of bytes that a rate in bytes per second moves in d.
 func bytesIn(rate int64, d time.Duration) int64 {
 	if rate <= 0 || d <= 0 {
 		return 0
@@ -57,8 +57,9 @@ func bytesIn(rate int64, d time.Duration) int64 {
 	return int64(q)
 }
 
-// timeFor is how long a rate in bytes per second takes for n bytes, rounded up
-// so that bytesIn(rate, timeFor(rate, n)) >= n. A rate of 0 takes no time.
+// timeFor returns the time that a rate in bytes per second needs for n bytes. It
+// rounds up, so that bytesIn(rate, timeFor(rate, n)) >= n. A rate of 0 needs no
+// time.
 func timeFor(rate, n int64) time.Duration {
 	if rate <= 0 || n <= 0 {
 		return 0
