@@ -1,7 +1,7 @@
 //go:build !race
 
-// The race detector makes sync.Pool forget some of what it is given, and the
-// libraries keep their tables there: allocations are counted without it.
+// The race detector makes sync.Pool drop some of its elements, and the libraries have
+// their tables there. So these tests do not run with it.
 
 package codec_test
 
@@ -15,7 +15,7 @@ import (
 func noAllocs(t *testing.T, what string, f func()) {
 	t.Helper()
 	for range 16 {
-		f() // every coder of a pool gets its memory
+		f() // every coder of a pool allocates its memory
 	}
 	if n := testing.AllocsPerRun(50, f); n != 0 {
 		t.Errorf("%s allocates %v times", what, n)

@@ -19,17 +19,17 @@ var corpora = []struct {
 	name string
 	from source
 }{
-	{"zero", all(zeros)},
-	{"random", all(random)},
-	{"mixed", all(pages)},
-	{"code", all(code)},
-	{"memory", drawn(1, zeros, zeros, zeros, sparse, pages, pages, code, logs, random)},
-	{"alternating", turns(1, random, logs)},
-	{"alternating-mixed", turns(1, random, pages)},
-	{"runs", turns(48, random, logs)},
-	{"entropy", all(hex)},
-	{"alike", turns(1, hex, random)},
-	{"devices", apart(code, pages, random)},
+	{"zero", always(zeros)},
+	{"random", always(random)},
+	{"mixed", always(pages)},
+	{"code", always(code)},
+	{"memory", atRandom(1, zeros, zeros, zeros, sparse, pages, pages, code, logs, random)},
+	{"alternating", alternate(1, random, logs)},
+	{"alternating-mixed", alternate(1, random, pages)},
+	{"runs", alternate(48, random, logs)},
+	{"entropy", always(hex)},
+	{"alike", alternate(1, hex, random)},
+	{"devices", perDevice(code, pages, random)},
 }
 
 var links = []struct {
@@ -37,7 +37,7 @@ var links = []struct {
 	bits float64
 }{{"100M", 1e8}, {"1G", 1e9}, {"10G", 1e10}, {"unlimited", 0}}
 
-// hosts are: one that has enough cores, a small one, and one that is both sides.
+// hosts have enough cores, few cores, or share their cores between both sides.
 var hosts = []struct {
 	name string
 	host
@@ -51,8 +51,8 @@ var hosts = []struct {
 
 const chunks = 4096
 
-// bound is the part of the best that Auto has to come to: 0.95, but for what follows
-// no pattern that a period could show, and for lanes that outnumber the cores.
+// bound returns the part of the best throughput that Auto must reach. It is 0.95, but less for
+// content without a pattern within a period, and for more lanes than cores.
 func bound(h host, corpus string) float64 {
 	switch {
 	case h.shared && h.lanes > h.cores:
@@ -63,9 +63,9 @@ func bound(h host, corpus string) float64 {
 	return 0.95
 }
 
-// TestAutoIsNeverFarOff holds Auto to the best that no change of codec would have given,
-// over every content, link and host, with times that are measured badly.
-func TestAutoIsNeverFarOff(t *testing.T) {
+// TestAutoIsNearTheBest compares Auto with the best fixed codec, over every content, link and
+// host, with noise in the measured times.
+func TestAutoIsNearTheBest(t *testing.T) {
 	for _, noise := range []float64{0, 0.3} {
 		for _, h := range hosts {
 			var table strings.Builder
@@ -91,15 +91,15 @@ func TestAutoIsNeverFarOff(t *testing.T) {
 	}
 }
 
-// informed is Auto with what the lanes do at first when nothing is encoded.
+// informed returns Auto, informed of the lanes' throughput without encoding.
 func (h host) informed() Policy {
 	const warming = 64
 	p := Auto()
-	p.(Informed).Inform(warming*chunkSize/h.run(Fixed(Raw), warming, all(random), nil), h.lanes)
+	p.(Informed).Inform(warming*chunkSize/h.run(Fixed(Raw), warming, always(random), nil), h.lanes)
 	return p
 }
 
-// each is how long it takes with each codec.
+// each returns the time with each codec.
 func each(h host, from source) (took []float64) {
 	for _, p := range statics {
 		took = append(took, h.run(p, chunks, from, nil))
@@ -107,8 +107,8 @@ func each(h host, from source) (took []float64) {
 	return took
 }
 
-// TestAutoFollowsTheLink changes the link in the middle: each half is about as fast as
-// with the codec that is the best for it.
+// TestAutoFollowsTheLink changes the link in the middle. Each half must be about as fast as with
+// its best codec.
 func TestAutoFollowsTheLink(t *testing.T) {
 	for _, bits := range [][2]float64{{1e8, 1e10}, {1e10, 1e8}, {1e9, 0}, {0, 1e9}} {
 		for _, corpus := range corpora {
@@ -141,7 +141,7 @@ func TestAutoFollowsTheLink(t *testing.T) {
 	}
 }
 
-// TestAutoConverges: from its 160th chunk on Auto is about as fast as it ever gets.
+// TestAutoConverges checks that Auto is about as fast from its 160th chunk on as later.
 func TestAutoConverges(t *testing.T) {
 	const soon, then = 160, 160
 	for _, h := range hosts[:3] {
@@ -167,8 +167,8 @@ func TestAutoConverges(t *testing.T) {
 	}
 }
 
-// TestAutoIsInformed: a state of 32 chunks a lane is over before much can be learned, and
-// goes nearly as fast as with the best codec nevertheless, where the lanes were warmed before.
+// TestAutoIsInformed checks that a state of 32 chunks per lane, which is too short for trials, is
+// nearly as fast as with the best codec if Auto was informed.
 func TestAutoIsInformed(t *testing.T) {
 	var table strings.Builder
 	for _, h := range hosts[:4] {
@@ -191,8 +191,8 @@ func TestAutoIsInformed(t *testing.T) {
 	t.Log(table.String())
 }
 
-// TestInform: the first price is what a byte costs a lane, in a rate that is measured a
-// little above that of a link too, and nothing absurd; what was seen before stands.
+// TestInform checks that the first price is the time of a byte on a lane, also for a rate that is
+// measured a little too high, and that Inform ignores invalid rates and late calls.
 func TestInform(t *testing.T) {
 	for _, c := range []struct {
 		perSecond float64
@@ -215,21 +215,22 @@ func TestInform(t *testing.T) {
 		late.Observe(Result{Choice: choice, Raw: 1 << 20, Wire: 1 << 19, Encode: time.Millisecond, Write: time.Millisecond, Lanes: 1})
 	}
 	if late.Inform(1e9, 1); late.price != firstPrice {
-		t.Errorf("what came too late changed the price to %g", prices[late.price])
+		t.Errorf("a late Inform changed the price to %g", prices[late.price])
 	}
 }
 
-// TestClassifyLarge: a length is what a caller says, and eight times that may overflow.
+// TestClassifyLarge checks lengths for which eight times the length overflows.
 func TestClassifyLarge(t *testing.T) {
 	for sampled := 8; sampled > 0; sampled *= 2 {
 		if got := classify(sampled, sampled/2); got != classes/2 {
-			t.Fatalf("half of %d bytes are of class %d, want %d", sampled, got, classes/2)
+			t.Fatalf("a chunk that shrinks to half of %d bytes has class %d, want %d", sampled, got, classes/2)
 		}
 	}
 }
 
-// TestControllerBearsAnything: whatever it is told, it chooses what both sides have.
-func TestControllerBearsAnything(t *testing.T) {
+// TestControllerRandomResults checks that the Controller chooses a codec of both sides after
+// arbitrary Results.
+func TestControllerRandomResults(t *testing.T) {
 	ids := rapid.SampledFrom([]ID{IDRaw, IDZero, IDS2, IDZstd, 200})
 	length := rapid.OneOf(rapid.Int(), rapid.IntRange(-1, 1<<20))
 	took := rapid.Custom(func(t *rapid.T) time.Duration {
@@ -241,16 +242,16 @@ func TestControllerBearsAnything(t *testing.T) {
 		for range rapid.IntRange(1, 300).Draw(t, "chunks") {
 			choice := c.Choose(rapid.OneOf(rapid.Int(), rapid.IntRange(0, 3)).Draw(t, "device"), length.Draw(t, "sampled"), length.Draw(t, "shrunk"))
 			if id := choice.Codec.ID(); id != IDRaw && !slices.Contains(both, id) {
-				t.Fatalf("%v of %v", id, both)
+				t.Fatalf("chose %v, want one of %v", id, both)
 			}
 			c.Observe(Result{Choice: choice, Raw: length.Draw(t, "raw"), Wire: length.Draw(t, "wire"), Lanes: length.Draw(t, "lanes"),
 				Encode: took.Draw(t, "encode"), Write: took.Draw(t, "write"), Idle: took.Draw(t, "idle")})
 		}
-		c.Observe(Result{}) // of nobody's choice
+		c.Observe(Result{}) // without a Choice
 	})
 }
 
-// BenchmarkController is a decision and what is learned from it.
+// BenchmarkController measures a Choice and its Result.
 func BenchmarkController(b *testing.B) {
 	c := NewController()
 	b.ReportAllocs()

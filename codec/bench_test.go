@@ -27,7 +27,7 @@ func benchEach(b *testing.B, run func(b *testing.B, c codec.Codec, src, enc []by
 	}
 }
 
-// BenchmarkEncode reports the ratio of raw to encoded bytes, too.
+// BenchmarkEncode also reports the ratio of raw to encoded bytes.
 func BenchmarkEncode(b *testing.B) {
 	benchEach(b, func(b *testing.B, c codec.Codec, src, enc []byte) {
 		dst := make([]byte, 0, codec.MaxEncodedLen(len(src)))
@@ -64,20 +64,19 @@ func benchCorpora(b *testing.B, f func(src []byte)) {
 	}
 }
 
-// observe tells a policy that a chunk has halved, at 1 GB/s.
+// observe reports to a policy that a chunk was halved, at 1 GB/s.
 func observe(p codec.Policy, c codec.Choice, n int) {
 	took := time.Duration(n / 2)
 	p.Observe(codec.Result{Choice: c, Raw: n, Wire: n / 2, Encode: took, Write: took, Lanes: 2})
 }
 
-// BenchmarkAuto is the choice, for a chunk that is not zero, and what is learned from it.
+// BenchmarkAuto measures a choice for a chunk that is not zero, and the Observe that follows.
 func BenchmarkAuto(b *testing.B) {
 	auto := codec.Auto()
 	benchCorpora(b, func(src []byte) { observe(auto, auto.Choose(0, src), len(src)) })
 }
 
-// BenchmarkEncodeChunk is all that the data path does to a chunk with Auto. On
-// zeros it is the zero scan.
+// BenchmarkEncodeChunk measures EncodeChunk with Auto. For zeros that is the check for zeros.
 func BenchmarkEncodeChunk(b *testing.B) {
 	dst := make([]byte, 0, codec.MaxEncodedLen(benchSize))
 	auto := codec.Auto()

@@ -11,8 +11,8 @@ import (
 	"github.com/migpipe/migpipe/internal/must"
 )
 
-// Raw leaves a block as it is. Its methods copy, so that it behaves as every
-// other codec does; EncodeChunk sends a raw chunk from where it lies.
+// Raw does not change a block. Its methods copy, as those of every codec do.
+// EncodeChunk returns a raw chunk without a copy.
 var Raw Codec = rawCodec{}
 
 type rawCodec struct{}
@@ -23,7 +23,7 @@ func (rawCodec) Encode(dst, src []byte) []byte { return append(dst[:0], src...) 
 
 func (rawCodec) Decode(dst, src []byte) error {
 	if len(src) != len(dst) {
-		return corrupt(IDRaw, dst, src, nil)
+		return corruptError(IDRaw, dst, src, nil)
 	}
 	copy(dst, src)
 	return nil
@@ -31,8 +31,8 @@ func (rawCodec) Decode(dst, src []byte) error {
 
 func rawLimit(n int) int { return n }
 
-// Zero stands for a block of zeros with no bytes at all. Encode trusts its
-// caller that src holds nothing else: EncodeChunk has looked.
+// Zero encodes a block of zeros as no bytes. Encode does not check that all bytes
+// of src are zero: EncodeChunk has done so.
 var Zero Codec = zeroCodec{}
 
 type zeroCodec struct{}
@@ -43,7 +43,7 @@ func (zeroCodec) Encode(dst, _ []byte) []byte { return dst[:0] }
 
 func (zeroCodec) Decode(dst, src []byte) error {
 	if len(src) != 0 {
-		return corrupt(IDZero, dst, src, nil)
+		return corruptError(IDZero, dst, src, nil)
 	}
 	clear(dst)
 	return nil
@@ -54,8 +54,8 @@ func zeroLimit(int) int { return 0 }
 // zeroPage stays in the first-level cache while a block is compared with it.
 var zeroPage [4096]byte
 
-// isZero reports whether b holds zeros only. It stops within a page of the
-// first byte that is not zero, so that it costs nothing on other data.
+// isZero reports whether b holds zeros only. It stops within a page of the first
+// non-zero byte, so that it is cheap for other data.
 func isZero(b []byte) bool {
 	for len(b) > len(zeroPage) {
 		if !bytes.Equal(b[:len(zeroPage)], zeroPage[:]) {
@@ -66,8 +66,8 @@ func isZero(b []byte) bool {
 	return bytes.Equal(b, zeroPage[:len(b)])
 }
 
-// S2 encodes a block as one S2 block: the codec that keeps up with a fast link.
-// A call borrows a table of at most 64 KiB from a pool.
+// S2 encodes a block as one S2 block. It is the codec for a fast link. A call uses
+// a table of at most 64 KiB from a pool.
 var S2 Codec = s2Codec{}
 
 type s2Codec struct{}
@@ -76,15 +76,15 @@ func (s2Codec) ID() ID { return IDS2 }
 
 func (s2Codec) Encode(dst, src []byte) []byte { return s2.Encode(dst, src) }
 
-// Decode compares the length that src names before anything is decoded: the
-// library would make room for it, up to 4 GiB.
+// Decode compares the length in src with len(dst) first, since the library would
+// allocate that length, up to 4 GiB.
 func (s2Codec) Decode(dst, src []byte) error {
 	n, err := s2.DecodedLen(src)
 	if err != nil || n != len(dst) {
-		return corrupt(IDS2, dst, src, err)
+		return corruptError(IDS2, dst, src, err)
 	}
 	if _, err := s2.Decode(dst[:n:n], src); err != nil {
-		return corrupt(IDS2, dst, src, err)
+		return corruptError(IDS2, dst, src, err)
 	}
 	return nil
 }
@@ -92,19 +92,18 @@ func (s2Codec) Decode(dst, src []byte) error {
 func s2Limit(n int) int { return s2.MaxEncodedLen(n) }
 
 const (
-	// zstdWindow is how far back the encoder looks, and most of what it holds
-	// in memory. Four times as much gained nothing measurable on 1 MiB blocks.
+	// zstdWindow is the encoder's window, and most of its memory. A window four
+	// times as large had no measurable gain on 1 MiB blocks.
 	zstdWindow = 1 << 20
-	// zstdCoders bounds the encoders, and the decoders, of the process. A call
-	// beyond that waits for one to come free, which costs nothing as long as
-	// every core is busy with another.
+	// zstdCoders bounds the encoders, and the decoders, of the process. Further
+	// calls wait for a free one. The wait costs nothing while all cores are busy.
 	zstdCoders = 8
 )
 
-// Zstd encodes a block as one zstd frame at the library's fastest level: the
-// codec for a slow link. The frame names its content size and carries no
-// checksum, since chunks have a digest. An encoder holds about 1.8 MiB and
-// a decoder 0.2 MiB, from first use on; there are min(GOMAXPROCS, 8) of each.
+// Zstd encodes a block as one zstd frame at the library's fastest level. It is the
+// codec for a slow link. The frame has its content size but no checksum, since
+// chunks have a digest. From its first use on, an encoder has about 1.8 MiB and a
+// decoder 0.2 MiB of memory. There are min(GOMAXPROCS, 8) of each.
 var Zstd Codec = zstdCodec{}
 
 type zstdCodec struct{}
@@ -112,38 +111,39 @@ type zstdCodec struct{}
 func (zstdCodec) ID() ID { return IDZstd }
 
 func (zstdCodec) Encode(dst, src []byte) []byte {
-	return settle(dst, zstdEncoder().EncodeAll(src, dst[:0]))
+	return moveInto(dst, zstdEncoder().EncodeAll(src, dst[:0]))
 }
 
-// Decode compares the content size that src names before anything is decoded.
-// A frame whose blocks hold more than they may costs the library one block, at
-// most 128 KiB, before it is refused.
+// Decode compares the content size in src with len(dst) first. If the blocks of a
+// frame exceed its content size, the library decodes at most one block of 128 KiB
+// too many.
 func (zstdCodec) Decode(dst, src []byte) error {
 	var h zstd.Header
 	err := h.Decode(src)
 	if err != nil || !h.HasFCS || h.FrameContentSize != uint64(len(dst)) || h.DictionaryID != 0 {
-		return corrupt(IDZstd, dst, src, err)
+		return corruptError(IDZstd, dst, src, err)
 	}
 	out, err := zstdDecoder().DecodeAll(src, dst[:0:len(dst)])
 	if err != nil || len(out) != len(dst) {
-		return corrupt(IDZstd, dst, src, err)
+		return corruptError(IDZstd, dst, src, err)
 	}
 	return nil
 }
 
 func zstdLimit(n int) int { return zstdEncoder().MaxEncodedSize(n) }
 
-// settle returns out in dst's memory where it fits. The library tries a block
-// before it falls back to storing it, and such a try can outgrow dst and move.
-func settle(dst, out []byte) []byte {
+// moveInto returns out in dst's memory if it fits. The library compresses a block
+// before it decides to store it raw, and the compressed block can outgrow dst, so
+// that the library moves it to other memory.
+func moveInto(dst, out []byte) []byte {
 	if len(out) == 0 || len(out) > cap(dst) || &out[0] == &dst[:1][0] {
 		return out
 	}
 	return append(dst[:0], out...)
 }
 
-// The library's EncodeAll and DecodeAll start no goroutines: concurrency is
-// only how many coders it keeps.
+// The library's EncodeAll and DecodeAll start no goroutines. The concurrency is the
+// number of coders.
 var (
 	zstdEncoder = sync.OnceValue(func() *zstd.Encoder {
 		return must.Get(zstd.NewWriter(nil,
@@ -151,8 +151,8 @@ var (
 			zstd.WithEncoderConcurrency(min(runtime.GOMAXPROCS(0), zstdCoders)),
 			zstd.WithWindowSize(zstdWindow),
 			zstd.WithLowerEncoderMem(true),
-			zstd.WithSingleSegment(true), // and so the content size is named
-			zstd.WithZeroFrames(true),    // an empty block is a frame, too
+			zstd.WithSingleSegment(true), // adds the content size
+			zstd.WithZeroFrames(true),    // encodes an empty block as a frame
 			zstd.WithEncoderCRC(false)))
 	})
 	zstdDecoder = sync.OnceValue(func() *zstd.Decoder {

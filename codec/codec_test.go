@@ -13,13 +13,13 @@ import (
 	"github.com/migpipe/migpipe/codec/codectest"
 )
 
-// lengths surround what codecs treat differently: nothing, what is too short to
-// shrink, one mtty record, pages, the blocks inside a frame, and MaxBlock.
+// lengths are around the limits of the codecs: empty, too short to shrink, one mtty
+// record, pages, the blocks inside a frame, and MaxBlock.
 var lengths = []int{
 	0, 1, 2, 3, 59, 60, 96, 4095, 4096, 4097, 64 << 10, 128 << 10, 128<<10 + 1, 1 << 20, codec.MaxBlock,
 }
 
-// below are the lengths under MaxBlock: enough for what is slow to check.
+// below are the lengths under MaxBlock: enough for slow checks.
 var below = lengths[:len(lengths)-1]
 
 func TestTable(t *testing.T) {
@@ -61,7 +61,7 @@ func TestUnknown(t *testing.T) {
 	}
 }
 
-// fits reports whether c can encode the corpus: Zero only encodes zeros.
+// fits reports whether c can encode the corpus. Zero encodes only zeros.
 func fits(c codec.Codec, corpus codectest.Corpus) bool {
 	return c != codec.Zero || corpus.Name == "zero"
 }
@@ -87,7 +87,7 @@ func TestRoundTrip(t *testing.T) {
 	})
 }
 
-// TestRoundTripUnaligned starts blocks where no arena would: at odd addresses.
+// TestRoundTripUnaligned encodes blocks at odd addresses.
 func TestRoundTripUnaligned(t *testing.T) {
 	each(t, func(t *testing.T, c codec.Codec, corpus codectest.Corpus) {
 		block := corpus.Bytes(10000, 1)
@@ -135,10 +135,10 @@ func newGuarded(n int) guarded {
 	return guarded{bytes.Repeat([]byte{guardByte}, n+2*guardSize), n}
 }
 
-// inner has a capacity that reaches into the guard: Decode has to stop at len.
+// inner returns the n bytes with a capacity that includes the guard: Decode must stop at len.
 func (g guarded) inner() []byte { return g.all[guardSize : guardSize+g.n] }
 
-// limited has no bytes and the capacity that was asked for.
+// limited returns an empty slice with a capacity of n.
 func (g guarded) limited() []byte { return g.all[guardSize : guardSize : guardSize+g.n] }
 
 func (g guarded) intact() error {
@@ -149,7 +149,7 @@ func (g guarded) intact() error {
 	return nil
 }
 
-// holds reports an encoding that lies elsewhere than at the start of g.
+// holds returns an error for an encoding that does not begin at the start of g.
 func (g guarded) holds(enc []byte) error {
 	if len(enc) > 0 && &enc[0] != &g.all[guardSize] {
 		return errors.New("the encoding is not in dst")
@@ -157,8 +157,8 @@ func (g guarded) holds(enc []byte) error {
 	return g.intact()
 }
 
-// TestEncodeStaysInPlace looks for blocks that an encoder would move to larger
-// memory on its way: matches that barely pay, among bytes that do not shrink.
+// TestEncodeStaysInPlace encodes blocks that an encoder may move to larger memory: short
+// matches among bytes that do not shrink.
 func TestEncodeStaysInPlace(t *testing.T) {
 	for seed := range uint64(200) {
 		src := codectest.Corpus{Fill: codectest.Random}.Bytes(200+int(seed)*40, seed)
@@ -173,7 +173,7 @@ func TestEncodeStaysInPlace(t *testing.T) {
 	}
 }
 
-func TestEncodeIntoLittle(t *testing.T) {
+func TestEncodeIntoShortDst(t *testing.T) {
 	src := codectest.Corpora()[3].Bytes(100000, 1)
 	for _, c := range []codec.Codec{codec.Raw, codec.S2, codec.Zstd} {
 		dst := make([]byte, len(src))
@@ -186,12 +186,12 @@ func TestEncodeIntoLittle(t *testing.T) {
 func TestMaxEncodedLen(t *testing.T) {
 	for _, n := range lengths {
 		if over := codec.MaxEncodedLen(n) - n; over < 0 || over > 1024 {
-			t.Errorf("MaxEncodedLen(%d) is %d more, want 0 to 1024", n, over)
+			t.Errorf("MaxEncodedLen(%d) exceeds it by %d, want 0 to 1024", n, over)
 		}
 	}
 }
 
-// TestConcurrent shares every codec between more callers than there are coders.
+// TestConcurrent makes more concurrent calls than there are coders.
 func TestConcurrent(t *testing.T) {
 	var wg sync.WaitGroup
 	for i := range 24 {
@@ -214,7 +214,7 @@ func digest(header, raw []byte) uint64 {
 	return s.Digest()
 }
 
-// TestDigest cuts the same bytes into header and chunk at every place.
+// TestDigest divides the same bytes into header and chunk at every position.
 func TestDigest(t *testing.T) {
 	b := codectest.Corpus{Fill: codectest.Random}.Bytes(200, 1)
 	want := xxhash.Sum64(b)
@@ -231,12 +231,12 @@ func TestDigest(t *testing.T) {
 	}
 }
 
-// TestDigestKnown pins the wire format to published values of XXH64 with seed 0.
+// TestDigestKnown compares digests with published values of XXH64 with seed 0.
 func TestDigestKnown(t *testing.T) {
 	if got := digest(nil, nil); got != 0xef46db3751d8e999 {
-		t.Errorf("of nothing: %#x", got)
+		t.Errorf("digest of no bytes: %#x", got)
 	}
 	if got := digest([]byte("a"), []byte("bc")); got != 0x44bc2cf5ad770999 {
-		t.Errorf("of abc: %#x", got)
+		t.Errorf("digest of abc: %#x", got)
 	}
 }

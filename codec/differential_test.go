@@ -14,8 +14,8 @@ import (
 	"github.com/migpipe/migpipe/codec/codectest"
 )
 
-// streamed decodes an encoding with the library's streaming reader, which
-// shares little with its block decoder. raw is what the block decoder made.
+// streamed decodes an encoding with the library's streaming reader, which shares
+// little code with its block decoder. raw is the result of the block decoder.
 func streamed(id codec.ID, enc, raw []byte) ([]byte, error) {
 	if id == codec.IDS2 {
 		return io.ReadAll(s2.NewReader(bytes.NewReader(s2Stream(enc, raw))))
@@ -41,19 +41,19 @@ func s2Stream(block, raw []byte) []byte {
 func TestStreamingReaderAgrees(t *testing.T) {
 	each(t, func(t *testing.T, c codec.Codec, corpus codectest.Corpus) {
 		if c == codec.Raw || c == codec.Zero {
-			t.Skip("no library reads it")
+			t.Skip("no library has this codec")
 		}
 		for _, n := range below[1:] {
 			raw := corpus.Bytes(n, 5)
 			got, err := streamed(c.ID(), c.Encode(nil, raw), raw)
 			if err != nil || !bytes.Equal(got, raw) {
-				t.Errorf("%d bytes: the streaming reader disagrees: %v", n, err)
+				t.Errorf("%d bytes: the streaming reader's result differs: %v", n, err)
 			}
 		}
 	})
 }
 
-// TestForeignEncoders decodes what the libraries' other levels make.
+// TestForeignEncoders decodes the encodings of the libraries' other levels.
 func TestForeignEncoders(t *testing.T) {
 	for _, corpus := range codectest.Corpora() {
 		raw := corpus.Bytes(200000, 6)

@@ -8,11 +8,11 @@ import (
 	"github.com/migpipe/migpipe/codec/codectest"
 )
 
-// fuzzMax keeps a run of the fuzzer short, and is more than one block of zstd.
+// fuzzMax is the longest input. It keeps a run short, and exceeds one block of zstd.
 const fuzzMax = 256 << 10
 
-// FuzzDecode feeds every codec with anything. What decodes has to be what the
-// library's streaming reader makes of it.
+// FuzzDecode decodes arbitrary input with every codec. The result must be that of the
+// library's streaming reader.
 func FuzzDecode(f *testing.F) {
 	for _, corpus := range codectest.Corpora() {
 		for _, c := range codec.All() {
@@ -32,13 +32,13 @@ func FuzzDecode(f *testing.F) {
 			return
 		}
 		if got, err := streamed(c.ID(), src, raw); err != nil || !bytes.Equal(got, raw) {
-			t.Fatalf("%v: the streaming reader disagrees: %v", c.ID(), err)
+			t.Fatalf("%v: the streaming reader's result differs: %v", c.ID(), err)
 		}
 	})
 }
 
-// FuzzRoundTrip encodes anything, repeated to make longer blocks, with every
-// codec and policy.
+// FuzzRoundTrip encodes arbitrary bytes, repeated for longer blocks, with every codec
+// and policy.
 func FuzzRoundTrip(f *testing.F) {
 	for _, corpus := range codectest.Corpora() {
 		for _, n := range []int{0, 1, 60, 96, 4097} {

@@ -15,8 +15,8 @@ import (
 	"github.com/migpipe/migpipe/codec/codectest"
 )
 
-// decode runs Decode on a guarded dst of n bytes and checks what holds for any
-// input: no panic, no write outside dst, src as it was, and a typed error.
+// decode calls Decode with a guarded dst of n bytes. It checks the rules for any
+// input: no panic, no write outside dst or to src, and an error of type ErrCorrupt.
 func decode(t testing.TB, c codec.Codec, n int, src []byte) ([]byte, error) {
 	t.Helper()
 	kept := bytes.Clone(src)
@@ -54,7 +54,7 @@ func TestErrorNamesCodecAndLengths(t *testing.T) {
 func TestWrongLength(t *testing.T) {
 	each(t, func(t *testing.T, c codec.Codec, corpus codectest.Corpus) {
 		if c == codec.Zero {
-			t.Skip("names no length")
+			t.Skip("the encoding has no length")
 		}
 		enc := c.Encode(nil, corpus.Bytes(4096, 1))
 		for _, n := range []int{0, 1, 4095, 4097, codec.MaxBlock} {
@@ -82,8 +82,8 @@ func TestTrailingBytes(t *testing.T) {
 	})
 }
 
-// TestFlipped changes single bits. Some changes decode, since neither format
-// has a checksum here; the digest of the chunk is what finds those.
+// TestFlipped changes single bits. Some changed blocks decode, since neither format
+// has a checksum here. The digest of the chunk detects those.
 func TestFlipped(t *testing.T) {
 	each(t, func(t *testing.T, c codec.Codec, corpus codectest.Corpus) {
 		enc := c.Encode(nil, corpus.Bytes(20000, 4))
@@ -106,22 +106,22 @@ func TestGarbage(t *testing.T) {
 	}
 }
 
-// s2Named is an S2 block that names n bytes and holds the literal "abc".
+// s2Named returns an S2 block with the length n and the literal "abc".
 func s2Named(n uint64) []byte {
 	return append(binary.AppendUvarint(nil, n), 2<<2, 'a', 'b', 'c')
 }
 
 func TestS2LyingLength(t *testing.T) {
 	if got, err := decode(t, codec.S2, 3, s2Named(3)); err != nil || string(got) != "abc" {
-		t.Fatalf("the honest block: %q, %v", got, err)
+		t.Fatalf("block with the right length: %q, %v", got, err)
 	}
 	for _, n := range []uint64{0, 2, 4, 1 << 20, codec.MaxBlock, 1<<32 - 1, 1 << 32, 1<<64 - 1} {
 		refuse(t, "a block that names another length", codec.S2, 3, s2Named(n))
 	}
 }
 
-// frame is a zstd frame with a 4-byte content size and, unless window is 0, a
-// window descriptor; blocks follow.
+// frame returns a zstd frame with a 4-byte content size and, unless window is 0, a
+// window descriptor, followed by blocks.
 func frame(window byte, size uint32, blocks ...[]byte) []byte {
 	f := []byte{0x28, 0xb5, 0x2f, 0xfd, 0b10_1_00000}
 	if window != 0 {
@@ -131,7 +131,7 @@ func frame(window byte, size uint32, blocks ...[]byte) []byte {
 	return append(f, bytes.Join(blocks, nil)...)
 }
 
-// rle is a zstd block that repeats one byte n times.
+// rle returns a zstd block that repeats one byte n times.
 func rle(n int, last bool) []byte {
 	head := uint32(n)<<3 | 1<<1
 	if last {
@@ -193,8 +193,8 @@ func TestZstdOverMaxBlock(t *testing.T) {
 	refuse(t, "a block over MaxBlock", codec.Zstd, len(src), codec.Zstd.Encode(nil, src))
 }
 
-// TestHostileMemory decodes inputs that ask for gigabytes and looks at what was
-// allocated for each on average, errors included: one block of zstd at most.
+// TestHostileMemory decodes inputs that claim gigabytes. Each may allocate at most
+// one block of zstd on average, including its error.
 func TestHostileMemory(t *testing.T) {
 	bombs := map[codec.Codec][][]byte{
 		codec.S2:   {s2Named(1<<32 - 1), s2Named(codec.MaxBlock)},
@@ -203,7 +203,7 @@ func TestHostileMemory(t *testing.T) {
 	dst := make([]byte, 64)
 	for c, inputs := range bombs {
 		for _, src := range inputs {
-			c.Decode(dst, src) // the coders' own memory
+			c.Decode(dst, src) // allocates the coders' memory
 			if got := allocated(func() { c.Decode(dst, src) }, 100) / 100; got > 160<<10 {
 				t.Errorf("%v: %d bytes allocated for %x", c.ID(), got, src)
 			}

@@ -2,12 +2,12 @@ package codec
 
 import "math/rand/v2"
 
-// The model of a migration that Auto is held to, without a clock: lanes that encode
-// and then write, on so many cores, over one link; the destination decodes. Speeds and
-// ratios are measured ones, of one core (make bench).
+// This file simulates a migration, without a clock, to test Auto: lanes encode and then
+// write, on a number of cores, over one link; the destination decodes. Speeds and ratios
+// were measured on one core (make bench).
 
-// kind is what the codecs make of a chunk: nanoseconds a byte to encode and to decode,
-// and what is left of it; and what a probe says.
+// kind is a kind of chunk. For each codec it has the nanoseconds per byte to encode and to
+// decode, and the ratio. probe is the ratio that a probe finds.
 type kind struct {
 	encode, decode, ratio [len(contenders)]float64
 	probe                 float64
@@ -24,38 +24,39 @@ var (
 	hex    = kind{encode: [3]float64{0, 0.1, 3.5}, decode: [3]float64{0, 0, 1.5}, ratio: [3]float64{1, 1, 0.6}, probe: 1} // only entropy coding helps
 )
 
-// source yields the chunks of a migration, one after the other.
+// source returns the kind of a chunk by its number.
 type source func(chunk int) (device int, k kind)
 
-func all(k kind) source { return func(int) (int, kind) { return 0, k } }
+func always(k kind) source { return func(int) (int, kind) { return 0, k } }
 
-// turns yields the kinds in turn, so many chunks of each.
-func turns(run int, kinds ...kind) source {
+// alternate returns runs of chunks of each kind in turn.
+func alternate(run int, kinds ...kind) source {
 	return func(i int) (int, kind) { return 0, kinds[i/run%len(kinds)] }
 }
 
-// drawn yields kinds at random.
-func drawn(seed uint64, kinds ...kind) source {
+// atRandom returns random kinds.
+func atRandom(seed uint64, kinds ...kind) source {
 	return func(i int) (int, kind) {
 		return 0, kinds[rand.New(rand.NewPCG(seed, uint64(i))).IntN(len(kinds))]
 	}
 }
 
-// apart gives each device its own kind.
-func apart(kinds ...kind) source {
+// perDevice gives each device its own kind.
+func perDevice(kinds ...kind) source {
 	return func(i int) (int, kind) { return i % len(kinds), kinds[i%len(kinds)] }
 }
 
-// host is what a migration runs on.
+// host describes the hosts and the link of a migration.
 type host struct {
 	lanes, cores int
-	wire         float64 // CPU ns a byte on the wire, on each side
-	shared       bool    // both sides have the same cores
+	wire         float64 // CPU time for a byte on the wire, in ns, on each side
+	shared       bool    // both sides share the cores
 	link         func(now float64) float64
-	noise        float64 // how far a measured time may be off, as a part of it
+	noise        float64 // largest error of a measured time, as a part of it
 }
 
-// perSecond is a link of so many bits a second, 0 for one without a limit: ns a byte.
+// perSecond returns the time of a byte in ns on a link with a rate in bits per second, 0 for no
+// limit.
 func perSecond(bits float64) func(float64) float64 {
 	return func(float64) float64 {
 		if bits == 0 {
@@ -67,10 +68,10 @@ func perSecond(bits float64) func(float64) float64 {
 
 const chunkSize = 1 << 20
 
-// stations are where a chunk has to pass: each has servers that are free from a time on.
+// station is a stage of the transfer. It has the time at which each of its servers is free.
 type station []float64
 
-// pass goes through the station's next free server.
+// pass occupies the first free server of the station for a time. It returns when that ends.
 func (s station) pass(at, took float64) float64 {
 	first := 0
 	for i := range s {
@@ -82,7 +83,7 @@ func (s station) pass(at, took float64) float64 {
 	return s[first]
 }
 
-// lane is where a lane is with its chunk.
+// lane is the state of a lane and its chunk.
 type lane struct {
 	at, begun, encoded float64
 	stage              int
@@ -91,26 +92,26 @@ type lane struct {
 	wire               float64
 }
 
-// world is a migration under way.
-type world struct {
+// simulation is the state of a simulated migration.
+type simulation struct {
 	host
-	policy          Policy
-	from            source
-	near, far, cord station
-	lanes           []lane
-	taken, done     int
-	sent            func(chunk int, now float64)
-	r               *rand.Rand
+	policy                                     Policy
+	from                                       source
+	sourceCores, destinationCores, linkStation station
+	lanes                                      []lane
+	taken, done                                int
+	sent                                       func(chunk int, now float64)
+	r                                          *rand.Rand
 }
 
-// run moves so many chunks, and says how many seconds that takes. At most as many
-// events are in the way as there are lanes: the earliest goes first.
+// run simulates the transfer of a number of chunks. It returns the time in seconds. Each lane has
+// one pending event, and the earliest comes first.
 func (h host) run(p Policy, chunks int, from source, sent func(chunk int, now float64)) (took float64) {
-	w := &world{host: h, policy: p, from: from, lanes: make([]lane, h.lanes), near: make(station, h.cores), cord: make(station, 1), sent: sent,
+	w := &simulation{host: h, policy: p, from: from, lanes: make([]lane, h.lanes), sourceCores: make(station, h.cores), linkStation: make(station, 1), sent: sent,
 		r: rand.New(rand.NewPCG(1, 2))}
-	w.far = w.near
+	w.destinationCores = w.sourceCores
 	if !h.shared {
-		w.far = make(station, h.cores)
+		w.destinationCores = make(station, h.cores)
 	}
 	for w.done < chunks {
 		next := &w.lanes[0]
@@ -125,32 +126,32 @@ func (h host) run(p Policy, chunks int, from source, sent func(chunk int, now fl
 	return took / 1e9
 }
 
-// step takes a lane's chunk through one station.
-func (w *world) step(l *lane) {
+// step moves a lane's chunk through one station.
+func (w *simulation) step(l *lane) {
 	switch l.stage {
 	case 0:
-		w.take(l)
-	case 1: // packets are made
+		w.takeChunk(l)
+	case 1: // the source encrypts and sends packets
 		l.encoded = l.at
-		l.at = w.near.pass(l.at, l.wire*w.host.wire)
+		l.at = w.sourceCores.pass(l.at, l.wire*w.host.wire)
 	case 2:
-		l.at = w.cord.pass(l.at, l.wire*w.link(l.at))
-	case 3: // the destination has to keep up
-		l.at = w.far.pass(l.at, l.wire*w.host.wire+chunkSize*l.kind.decode[max(contender(l.choice.Codec), 0)])
+		l.at = w.linkStation.pass(l.at, l.wire*w.link(l.at))
+	case 3: // the destination receives and decodes
+		l.at = w.destinationCores.pass(l.at, l.wire*w.host.wire+chunkSize*l.kind.decode[max(contender(l.choice.Codec), 0)])
 	case 4:
-		w.finish(l)
+		w.finishChunk(l)
 	}
 	l.stage = (l.stage + 1) % 5
 }
 
-// digesting is what any chunk costs, in ns a byte: the digest and the look for zeros.
-const digesting = 0.08
+// digestTime is the time for the digest and the check for zeros, in ns per byte.
+const digestTime = 0.08
 
-func (w *world) take(l *lane) {
+func (w *simulation) takeChunk(l *lane) {
 	device, k := w.from(w.taken)
 	w.taken++
 	l.begun, l.kind = l.at, k
-	cost := digesting * chunkSize
+	cost := digestTime * chunkSize
 	if k.zero {
 		l.choice, l.wire = Choice{Codec: Zero}, 0
 	} else {
@@ -159,17 +160,17 @@ func (w *world) take(l *lane) {
 		l.wire = chunkSize * k.ratio[i]
 		cost += chunkSize * k.encode[i]
 	}
-	l.at = w.near.pass(l.at, cost)
+	l.at = w.sourceCores.pass(l.at, cost)
 }
 
-func (w *world) choose(device int, k kind) Choice {
+func (w *simulation) choose(device int, k kind) Choice {
 	if a, ok := w.policy.(*auto); ok {
 		return a.controller.Choose(device, 1000, int(1000*k.probe))
 	}
 	return w.policy.Choose(device, nil)
 }
 
-func (w *world) finish(l *lane) {
+func (w *simulation) finishChunk(l *lane) {
 	w.done++
 	off := func(ns float64) float64 { return ns * (1 + w.noise*(2*w.r.Float64()-1)) }
 	w.policy.Observe(Result{Choice: l.choice, Raw: chunkSize, Wire: int(l.wire), Lanes: len(w.lanes),

@@ -7,48 +7,48 @@ import (
 	"github.com/klauspost/compress/s2"
 )
 
-// minGain is the part of a chunk, one in so many bytes, that an encoding has to
-// save. Below it the receiver's work costs more than the wire gains.
+// minGain is the reciprocal of the part of a chunk that an encoding must save.
+// Below that the receiver's work costs more than the wire gains.
 const minGain = 8
 
 // Policy chooses the codec of each chunk of one migration, from any goroutine.
 type Policy interface {
-	// Choose says how a chunk of the device is to be encoded, which it may read but
-	// not keep. It never sees a chunk of zeros: EncodeChunk has marked that already.
-	// Zero, which a Policy has no business to choose, counts as Raw.
+	// Choose chooses how to encode a chunk of the device. It may read the chunk but
+	// not retain it. EncodeChunk does not call Choose for a chunk of zeros. A Policy
+	// must not choose Zero, which counts as Raw.
 	Choose(device int, src []byte) Choice
-	// Observe is told what became of it, when the chunk has been sent.
+	// Observe receives the Result of a Choice when the chunk was sent.
 	Observe(Result)
 }
 
-// Informed is a Policy that can use what is known of the lanes before the first chunk.
+// Informed is a Policy that can use a measurement of the lanes before the first chunk.
 type Informed interface {
 	Policy
-	// Inform says what so many lanes carried together, in bytes a second, when there was
-	// nothing to encode.
+	// Inform reports the throughput of all lanes together when nothing was encoded, in
+	// bytes per second.
 	Inform(perSecond float64, lanes int)
 }
 
-// Choice is what a Policy has chosen for a chunk.
+// Choice is the codec that a Policy has chosen for a chunk.
 type Choice struct {
 	Codec  Codec
 	Device int
 
-	class class // by which Auto has chosen
+	class class // the class and the price by which Auto has chosen
 	price uint8
 }
 
-// Result is what became of a Choice.
+// Result is the measured cost of a Choice.
 type Result struct {
 	Choice
-	Raw, Wire int // bytes of the chunk, and of what was sent for it
-	// Encode is how long it took to choose and to encode, Write how long until the
-	// lane had taken everything, Idle how long the lane had waited for the chunk.
+	Raw, Wire int // bytes of the chunk and of its payload on the wire
+	// Encode is the time to choose and to encode, Write the time until the lane had
+	// written everything, and Idle the time that the lane had waited for the chunk.
 	Encode, Write, Idle time.Duration
-	Lanes               int // that do the same beside each other
+	Lanes               int // the number of lanes
 }
 
-// Fixed always chooses c.
+// Fixed returns a Policy that always chooses c.
 func Fixed(c Codec) Policy { return fixed{c} }
 
 type fixed struct{ codec Codec }
@@ -56,12 +56,12 @@ type fixed struct{ codec Codec }
 func (f fixed) Choose(device int, _ []byte) Choice { return Choice{Codec: f.codec, Device: device} }
 func (fixed) Observe(Result)                       {}
 
-// EncodeChunk encodes src, of a device, as p chooses and returns what was chosen,
-// and what to send:
-//   - zeros, whatever p would say: IDZero and nil. Looking for them is nearly
-//     free, and a marker is faster on both sides than any codec;
-//   - a codec's choice that pays: its ID and the encoding, in dst's memory;
-//   - anything else: IDRaw and src itself, not copied.
+// EncodeChunk encodes src, a chunk of a device, as p chooses. It returns the choice
+// and the bytes to send:
+//   - for zeros, without p: IDZero and nil. The check for zeros is nearly free, and
+//     a marker is faster on both sides than any codec;
+//   - for an encoding that saves enough: its ID and the encoding, in dst's memory;
+//   - otherwise: IDRaw and src itself, not copied.
 //
 // dst must not overlap src and needs a capacity of MaxEncodedLen(len(src)).
 func EncodeChunk(p Policy, device int, dst, src []byte) (Choice, ID, []byte) {
@@ -84,42 +84,44 @@ func EncodeChunk(p Policy, device int, dst, src []byte) (Choice, ID, []byte) {
 func worthwhile(encoded, raw int) bool { return encoded <= raw-raw/minGain-1 }
 
 const (
-	probes    = 8
-	probeSize = 4096
+	probePages = 8
+	probeSize  = 4096
 )
 
-// probe estimates what S2 makes of src from a few pages spread over it: their
-// length, and their length encoded. A short src is estimated as a whole.
+// probe estimates by how much S2 shrinks src, from a few pages spread over it. It
+// returns their length and their estimated encoded length. It uses the whole of a
+// short src.
 func probe(src []byte) (sampled, shrunk int) {
-	if len(src) <= probes*probeSize {
-		return len(src), estimate(src)
+	if len(src) <= probePages*probeSize {
+		return len(src), estimateBlock(src)
 	}
-	stride := len(src) / probes
+	stride := len(src) / probePages
 	for at := 0; at+stride <= len(src); at += stride {
-		shrunk += estimate(src[at : at+probeSize])
+		shrunk += estimateBlock(src[at : at+probeSize])
 	}
-	return probes * probeSize, shrunk
+	return probePages * probeSize, shrunk
 }
 
-func estimate(src []byte) int {
+func estimateBlock(src []byte) int {
 	if n := s2.EstimateBlockSize(src); n >= 0 {
 		return n
 	}
 	return len(src)
 }
 
-// Auto chooses by what it has seen: see Controller. It is for one migration, and
-// chooses among the codecs that both sides have; with none given, among all.
+// Auto returns a Policy for one migration that chooses by measurements (see
+// Controller). It chooses among the codecs that both sides have; without
+// arguments, among all.
 func Auto(both ...ID) Policy { return &auto{controller: NewController(both...)} }
 
-// auto shares a Controller among the lanes. Its lock is held for nanoseconds.
+// auto shares a Controller among the lanes. Each call holds its lock for nanoseconds.
 type auto struct {
 	mu         sync.Mutex
 	controller *Controller
 }
 
 func (a *auto) Choose(device int, src []byte) Choice {
-	seen := classify(probe(src)) // not under the lock: it reads pages
+	seen := classify(probe(src)) // without the lock, since it reads pages
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.controller.choose(device, seen)
@@ -138,8 +140,8 @@ func (a *auto) Inform(perSecond float64, lanes int) {
 	a.controller.Inform(perSecond, lanes)
 }
 
-// class is how well a chunk compresses, by its probe: class n shrinks to n eighths
-// and something. What S2 can do nothing for is in the last.
+// class is how well a chunk compresses, by its probe: chunks of class n shrink to at
+// least n eighths. The last class is for chunks that S2 does not shrink.
 type class uint8
 
 const classes = 8

@@ -34,12 +34,12 @@ func chunkRoundTrip(p codec.Policy, src []byte) (codec.ID, error) {
 		return id, err
 	}
 	if !bytes.Equal(dst.inner(), src) {
-		return id, fmt.Errorf("%v gives other bytes", id)
+		return id, fmt.Errorf("%v decodes to other bytes", id)
 	}
 	return id, dst.intact()
 }
 
-// rightPlace checks where EncodeChunk left what to send, and that it pays.
+// rightPlace checks the memory and the length of the bytes that EncodeChunk returned.
 func rightPlace(id codec.ID, room guarded, enc, src []byte) error {
 	switch {
 	case id == codec.IDZero:
@@ -53,7 +53,7 @@ func rightPlace(id codec.ID, room guarded, enc, src []byte) error {
 		}
 		return room.intact()
 	case len(enc) >= len(src):
-		return fmt.Errorf("%v makes %d of %d bytes", id, len(enc), len(src))
+		return fmt.Errorf("%v encodes %d bytes as %d", id, len(src), len(enc))
 	}
 	return room.holds(enc)
 }
@@ -111,13 +111,13 @@ func corpusNamed(t testing.TB, name string) codectest.Corpus {
 	return codectest.Corpus{}
 }
 
-// TestEncodeChunkOneByte puts the only byte that is not zero everywhere.
+// TestEncodeChunkOneByte has one non-zero byte, at each position.
 func TestEncodeChunkOneByte(t *testing.T) {
 	src := make([]byte, 4096*2+1)
 	for at := range src {
 		src[at] = 1
 		if _, id, _ := codec.EncodeChunk(policies["raw"], 0, nil, src); id != codec.IDRaw {
-			t.Fatalf("byte %d was overlooked: %v", at, id)
+			t.Fatalf("byte %d is non-zero, but the codec is %v", at, id)
 		}
 		src[at] = 0
 	}
@@ -126,9 +126,8 @@ func TestEncodeChunkOneByte(t *testing.T) {
 	}
 }
 
-// TestAutoLooksEverywhere gives Auto a chunk that only shrinks in its second
-// half, where a probe of the beginning would find nothing.
-func TestAutoLooksEverywhere(t *testing.T) {
+// TestAutoProbesWholeChunk gives Auto a chunk whose first half does not shrink.
+func TestAutoProbesWholeChunk(t *testing.T) {
 	src := corpusNamed(t, "random").Bytes(1<<20, 9)
 	codectest.Text(src[1<<19:], 9)
 	if got := codec.Auto().Choose(0, src).Codec.ID(); got != codec.IDS2 {

@@ -7,9 +7,9 @@ import (
 	"sync"
 )
 
-// Code fills dst with machine code: the running program's own, from a place that
-// the seed chooses, or imitated where that cannot be read. Two builds of a
-// program hold different code.
+// Code fills dst with the machine code of the running program, from a position that
+// depends on the seed. If the program cannot be read, it imitates machine code. Two
+// builds of a program have different code.
 func Code(dst []byte, seed uint64) {
 	code := text()
 	if len(code) == 0 {
@@ -21,7 +21,7 @@ func Code(dst []byte, seed uint64) {
 	}
 }
 
-// text is the .text section of the running program, empty where it has none.
+// text returns the .text section of the running program, empty if there is none.
 var text = sync.OnceValue(func() []byte {
 	path, err := os.Executable()
 	if err != nil {
@@ -49,8 +49,8 @@ var opcodes = []string{
 	"\x0f\x85", "\xe8", "\xe9", "\x74", "\x75", "\xc3", "\x4c\x89", "\x31\xc0",
 }
 
-// Instructions fills dst with what looks like machine code to a codec: a few
-// opcodes, register bytes that repeat, and short operands.
+// Instructions fills dst with an imitation of machine code: a few opcodes,
+// register bytes that repeat, and short operands.
 func Instructions(dst []byte, seed uint64) {
 	r := rand.New(rand.NewPCG(seed, 4))
 	for len(dst) > 0 {
@@ -60,7 +60,7 @@ func Instructions(dst []byte, seed uint64) {
 	}
 }
 
-// operand is a register byte, with a displacement of 8 or 32 bits at times.
+// operand returns a register byte, sometimes with a displacement of 8 or 32 bits.
 func operand(r *rand.Rand) []byte {
 	b := []byte{0xc0 | byte(r.IntN(8)), byte(r.IntN(16) * 8), byte(r.IntN(256)), 0, 0}
 	return b[:[]int{0, 1, 1, 2, 5}[r.IntN(5)]]

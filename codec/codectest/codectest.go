@@ -1,6 +1,6 @@
-// Package codectest makes the data that codecs are tested and measured with.
-// Device state is none of the usual corpora: it is zero pages, page tables and
-// queues full of pointers, firmware images, and encrypted or packed buffers.
+// Package codectest generates data to test and measure codecs with. Device state
+// differs from the usual corpora: it consists of zero pages, page tables and queues
+// full of pointers, firmware images, and encrypted or packed buffers.
 package codectest
 
 import (
@@ -70,7 +70,7 @@ func Mixed(dst []byte, seed uint64) {
 	}
 }
 
-// words are what logs and configuration are made of.
+// words are common words of logs and configuration files.
 var words = []string{
 	"device", "state", "queue", "ring", "buffer", "page", "offset", "length",
 	"enabled", "disabled", "running", "stopped", "error", "warning", "info",

@@ -19,25 +19,25 @@ func TestCorporaAreDeterministic(t *testing.T) {
 	}
 }
 
-// TestFillOverwrites holds a corpus to filling all of dst, whatever it held.
+// TestFillOverwrites checks that a corpus overwrites all of dst.
 func TestFillOverwrites(t *testing.T) {
 	for _, c := range Corpora() {
 		dirty := bytes.Repeat([]byte{0xaa}, 10000)
 		c.Fill(dirty, 9)
 		if !bytes.Equal(dirty, c.Bytes(10000, 9)) {
-			t.Errorf("%s: Fill leaves bytes of dst as they were", c.Name)
+			t.Errorf("%s: Fill does not overwrite all bytes of dst", c.Name)
 		}
 	}
 }
 
-// TestCodeRepeats asks for more code than a program holds.
+// TestCodeRepeats requests more code than the program has.
 func TestCodeRepeats(t *testing.T) {
 	n := len(text())
 	if n == 0 {
-		t.Skip("the test program has no .text that can be read")
+		t.Skip("the .text section of the test program cannot be read")
 	}
 	b := Corpus{"code", Code}.Bytes(2*n, 0)
 	if !bytes.Equal(b[:n], b[n:]) {
-		t.Error("code does not start again at its end")
+		t.Error("code does not repeat after its end")
 	}
 }
