@@ -79,9 +79,9 @@ func TestAutoIsNearTheBest(t *testing.T) {
 					h.link, h.noise = perSecond(l.bits), noise
 					best := slices.Min(each(h.host, corpus.from))
 					took := h.run(Auto(), chunks, corpus.from, nil)
-					told := h.run(h.informed(), chunks, corpus.from, nil)
-					fmt.Fprintf(&table, "%13.0f %.2f %.2f", chunks*chunkSize/took/1e6, best/took, best/told)
-					if part := best / max(took, told); part < bound(h.host, corpus.name) {
+					informed := h.run(h.informed(), chunks, corpus.from, nil)
+					fmt.Fprintf(&table, "%13.0f %.2f %.2f", chunks*chunkSize/took/1e6, best/took, best/informed)
+					if part := best / max(took, informed); part < bound(h.host, corpus.name) {
 						t.Errorf("%s, noise %.1f, %s over %s: %.3f of the best", h.name, noise, corpus.name, l.name, part)
 					}
 				}

@@ -42,7 +42,7 @@ func (p progress) Since(before progress) progress {
 
 // Occupancy implements [occupancy.Progress].
 func (p progress) Occupancy(chunks int) migration.Occupancy {
-	o := p.Of(chunks)
+	o := p.Mean(chunks)
 	o.Bottleneck = bottleneck(p)
 	return o
 }

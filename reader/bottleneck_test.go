@@ -117,7 +117,7 @@ func TestRecent(t *testing.T) {
 	for i := range 50 {
 		now := progress{Usage: occupancy.Usage{Took: time.Duration(i) * 100 * time.Millisecond}}
 		now.Queue = 2 * max(0, now.Took.Seconds()-1.5) // two chunks of four, from 1.5 s on
-		got := r.Look(now, 4).Queue
+		got := r.Occupancy(now, 4).Queue
 		if i > 35 && math.Abs(got-0.5) > 1e-9 || i <= 15 && got != 0 {
 			t.Errorf("after %v the queue is at %v", now.Took, got)
 		}

@@ -243,7 +243,7 @@ func (t *streamReader) readInto(c *wire.Chunk, limit int) (int, error) {
 // takes, over every carrier.
 func (t *streamReader) readOnce(c *wire.Chunk, limit int) (int, error) {
 	if t.holes != nil {
-		if n, err := c.FillHole(t.holes, limit); n > 0 || err != nil {
+		if n, err := c.ReadHole(t.holes, limit); n > 0 || err != nil {
 			return n, err
 		}
 	}
@@ -254,5 +254,5 @@ func (t *streamReader) readOnce(c *wire.Chunk, limit int) (int, error) {
 		}
 		t.source, t.why = nil, err.Error()
 	}
-	return c.Fill(t.stream, limit)
+	return c.ReadRaw(t.stream, limit)
 }

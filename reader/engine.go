@@ -405,7 +405,7 @@ func (e *engine) onTick() {
 	}
 	ev := migration.Event{Kind: migration.Progress, Devices: e.snapshots(), Way: e.pathFigures(), Waiting: e.plan.Waiting(time.Since(e.times.start))}
 	if migration.Moves(e.phase()) { // otherwise the stages are empty
-		ev.Occupancy = e.pipe.recent.Look(e.pipe.currentProgress(), e.pipe.queue.chunks)
+		ev.Occupancy = e.pipe.recent.Occupancy(e.pipe.currentProgress(), e.pipe.queue.chunks)
 	}
 	e.emit(ev)
 }

@@ -312,7 +312,7 @@ func (q *queue) take(lane int) (*wire.Chunk, error) {
 		}
 		if i, ok := q.turns.Next(); ok {
 			c := q.pop(i, lane)
-			q.turns.Took(i, int(c.RawLen))
+			q.turns.Take(i, int(c.RawLen))
 			return c, nil
 		}
 		if q.discarded || q.closed && q.retained == 0 {

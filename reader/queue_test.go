@@ -45,7 +45,7 @@ func (f *testQueue) putOne(ctx context.Context, device int) error {
 	if err != nil {
 		return err
 	}
-	n, _ := c.Fill(strings.NewReader("0123456789"), 10)
+	n, _ := c.ReadRaw(strings.NewReader("0123456789"), 10)
 	c.Seal(uint16(device), f.cut[device], f.bytes[device])
 	f.cut[device], f.bytes[device] = f.cut[device]+1, f.bytes[device]+uint64(n)
 	f.put(c)
@@ -210,7 +210,7 @@ func TestQueueDrop(t *testing.T) {
 		f := newTestQueue(t, 8, alone(0))
 		f.putOne(t.Context(), 0)
 		late, _ := f.get(t.Context(), 0)
-		late.Fill(strings.NewReader("x"), 1)
+		late.ReadRaw(strings.NewReader("x"), 1)
 		late.Seal(0, 1, 10)
 		ended := false
 		go func() { ended = f.takeOne() == nil }()

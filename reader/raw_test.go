@@ -139,7 +139,7 @@ func TestCountedWhenWritten(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := c.Fill(bytes.NewReader(noise(4<<10)), 4<<10); err != nil {
+	if _, err := c.ReadRaw(bytes.NewReader(noise(4<<10)), 4<<10); err != nil {
 		t.Fatal(err)
 	}
 	c.Seal(0, 0, 0)

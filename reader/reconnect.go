@@ -19,7 +19,7 @@ func (e *engine) mayReconnect(err error) bool {
 	if e.handoff.InDoubt() {
 		return true
 	}
-	return e.handoff.NeedsPeer() && wire.Ended(err) && !e.offer.Devices[0].Splice // bytes that were spliced into a lane are lost with it
+	return e.handoff.NeedsPeer() && wire.IsLaneEnd(err) && !e.offer.Devices[0].Splice // bytes that were spliced into a lane are lost with it
 }
 
 // controlLost continues on another control lane, or ends the conversation. It tells a destination
@@ -120,7 +120,7 @@ func (e *engine) laneFailed(ev laneFailed) {
 	if !e.handoff.AwaitsReady() {
 		return
 	}
-	if !wire.Ended(ev.err) || e.offer.Devices[0].Splice {
+	if !wire.IsLaneEnd(ev.err) || e.offer.Devices[0].Splice {
 		e.fail(&transport.Fault{Code: transport.CodeOf(ev.err), Err: fmt.Errorf("data lane: %w", ev.err)})
 		return
 	}

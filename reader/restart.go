@@ -227,7 +227,7 @@ func askForCopy(ctx context.Context, dialer transport.Dialer, o Options, a migra
 		each, cancel := context.WithTimeout(ctx, limit)
 		status, err := query(each, dialer, a, limit)
 		cancel()
-		if !wire.Ended(err) && !errors.Is(err, transport.ErrUnreachable) {
+		if !wire.IsLaneEnd(err) && !errors.Is(err, transport.ErrUnreachable) {
 			return status, err
 		}
 		if doubt := o.doubtLimit(); doubt > 0 && time.Since(began) >= doubt {

@@ -39,7 +39,7 @@ type groupStatus struct {
 	argsz, flags uint32
 }
 
-// groupViable says that every device of the group is bound to a VFIO driver.
+// groupViable is set if every device of the group is bound to a VFIO driver.
 const groupViable = 1
 
 // deviceInfo is struct vfio_device_info.

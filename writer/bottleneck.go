@@ -37,7 +37,7 @@ func (p progress) Since(before progress) progress {
 // Occupancy implements [occupancy.Progress]: the devices share the memory.
 func (p progress) Occupancy(chunks int) (o migration.Occupancy) {
 	for _, u := range p {
-		one := u.Of(chunks)
+		one := u.Mean(chunks)
 		o.Queue, o.Ahead = o.Queue+one.Queue, o.Ahead+one.Ahead
 	}
 	o.Bottleneck = bottleneck(p)

@@ -66,7 +66,7 @@ func (c *credit) isDue() bool {
 func (c *credit) noteSent() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.ledger.Told()
+	c.ledger.MarkReported()
 }
 
 // estimateRemaining is how many bytes a device has still to send. In PRE_COPY that is the pending

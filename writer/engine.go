@@ -251,7 +251,7 @@ func (e *engine) onTick() {
 	if e.pipe.started() {
 		ev := migration.Event{Kind: migration.Progress, Devices: e.snapshots()}
 		if migration.Moves(e.phase()) {
-			ev.Occupancy = e.pipe.recent.Look(e.pipe.currentProgress(), e.pipe.credit.chunks)
+			ev.Occupancy = e.pipe.recent.Occupancy(e.pipe.currentProgress(), e.pipe.credit.chunks)
 		}
 		e.emit(ev)
 	}

@@ -172,7 +172,7 @@ func (e *engine) replaceControl(control *wire.Control) {
 // end of a lane ends no attempt.
 func (e *engine) mayReconnect(err error) bool {
 	if e.handoff.Receives() {
-		return wire.Ended(err) && !e.conn.local
+		return wire.IsLaneEnd(err) && !e.conn.local
 	}
 	return e.handoff.HoldsCopy() || e.handoff.MayRunDevices()
 }

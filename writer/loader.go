@@ -76,7 +76,7 @@ func (l *loader) writeChunk(c *wire.Chunk) error {
 	if z, ok := l.stream.(vfio.ZeroWriter); ok && c.Zero() {
 		return z.WriteZeros(int(c.RawLen))
 	}
-	if _, ok := l.stream.(wire.SpliceSink); ok && c.Unchecked {
+	if _, ok := l.stream.(wire.SpliceDestination); ok && c.Unchecked {
 		l.spliced = true
 	}
 	return c.WriteRaw(l.stream)

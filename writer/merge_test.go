@@ -34,7 +34,7 @@ func chunkOf(t interface{ Fatal(...any) }, a *wire.Arena, seq, offset uint64, da
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := c.Fill(bytes.NewReader(data), len(data)); err != nil {
+	if _, err := c.ReadRaw(bytes.NewReader(data), len(data)); err != nil {
 		t.Fatal(err)
 	}
 	c.Seal(0, seq, offset)

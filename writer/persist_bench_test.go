@@ -79,7 +79,7 @@ func loadStream(b *testing.B, dev *file.Sink, persists bool, arena *wire.Arena, 
 		if err != nil {
 			b.Fatal(err)
 		}
-		if _, err := c.Fill(bytes.NewReader(data), len(data)); err != nil {
+		if _, err := c.ReadRaw(bytes.NewReader(data), len(data)); err != nil {
 			b.Fatal(err)
 		}
 		c.Seal(0, seq, seq*size)

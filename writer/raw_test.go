@@ -38,7 +38,7 @@ func newFrameLane(t testing.TB, n, size int) *frameLane {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := c.Fill(bytes.NewReader(f.payload), size); err != nil {
+	if _, err := c.ReadRaw(bytes.NewReader(f.payload), size); err != nil {
 		t.Fatal(err)
 	}
 	var frame bytes.Buffer

@@ -56,7 +56,7 @@ func (r *receiver) receive(ctx context.Context, before *receiver, post func(even
 }
 
 // isLost reports whether the network has ended the lane, or a later lane has replaced it.
-func (r *receiver) isLost(f *transport.Fault) bool { return !r.local && wire.Ended(f) }
+func (r *receiver) isLost(f *transport.Fault) bool { return !r.local && wire.IsLaneEnd(f) }
 
 // receiveAll receives until the lane ends between two frames. It reports whether it did, or the
 // fault. If a payload was discarded, the code that discarded it reports the fault.

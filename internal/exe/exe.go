@@ -1,5 +1,5 @@
-// Package exe runs programs that a user has named: without arguments and
-// without a shell, within a time, with a group of their own that ends with them.
+// Package exe runs programs that a user has configured, without arguments and without a
+// shell. A time limit ends a program and its process group.
 package exe
 
 import (
@@ -17,11 +17,11 @@ import (
 	"github.com/migpipe/migpipe/internal/safefile"
 )
 
-// maxSaid bounds what is kept of each of a program's outputs, in bytes.
-const maxSaid = 256
+// maxOutput is the number of bytes that are retained of each output of a program.
+const maxOutput = 256
 
-// Find is the whole path of a program, which is looked up in PATH. It refuses one that
-// another user could change: that user would get this one's rights.
+// Find returns the absolute path of a program, which it looks up in PATH. It refuses a program
+// that another user could change, since that user would gain this user's rights.
 func Find(name string) (string, error) {
 	path, err := exec.LookPath(name)
 	if err == nil {
@@ -33,31 +33,30 @@ func Find(name string) (string, error) {
 	return filepath.Abs(path)
 }
 
-// Token is an attempt (the id of its migration, and its epoch), a side and maybe more as the
-// environment of a program.
-func Token(migration string, epoch uint64, side string, more ...string) []string {
+// AttemptEnv returns the environment of a program: the attempt (the id of its migration and its
+// epoch), the side, and more.
+func AttemptEnv(migration string, epoch uint64, side string, more ...string) []string {
 	return append([]string{"MIGPIPE_MIGRATION=" + migration, fmt.Sprintf("MIGPIPE_EPOCH=%d", epoch), "MIGPIPE_SIDE=" + side}, more...)
 }
 
-// Run runs a program with an environment that is added to this process's own, and
-// returns the beginning of what the program printed. The error has the beginning of what
-// the program wrote to stderr. The program's own exit status decides: what the program
-// has started may run on and hold its outputs open, and nothing waits for that. When ctx
-// ends before the program does, Run kills the program and all that the program has started.
+// Run runs a program with this process's environment and env. It returns the beginning of the
+// program's stdout. The error has the beginning of its stderr. Only the program's own exit status
+// counts: Run does not wait for processes that the program has started, even if they have its
+// outputs open. If ctx ends before the program, Run kills the program and those processes.
 func Run(ctx context.Context, path string, env []string) (string, error) {
 	cmd := exec.CommandContext(ctx, path)
 	cmd.Env = append(os.Environ(), env...)
-	// A terminal's ^C is for us: it must not end what is told of a step.
+	// ^C on a terminal is for this process only. It must not end the program.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
-	printed, complaint, err := run(cmd)
+	printed, complaint, err := runCommand(cmd)
 	if state := cmd.ProcessState; state != nil && state.Success() { // even if ctx has ended since
 		return printed, nil
 	}
 	if ctx.Err() != nil {
 		err = context.Cause(ctx)
 		if errors.Is(err, context.DeadlineExceeded) {
-			err = fmt.Errorf("it took too long, and was killed: %w", err)
+			err = fmt.Errorf("the program took too long and was killed: %w", err)
 		}
 	}
 	if text := strings.TrimSpace(complaint); text != "" {
@@ -66,9 +65,9 @@ func Run(ctx context.Context, path string, env []string) (string, error) {
 	return printed, err
 }
 
-// run waits for the end of the program, and returns what the program itself wrote. The
-// pipes are not [exec.Cmd]'s, which waits until the last process has closed them.
-func run(cmd *exec.Cmd) (stdout, stderr string, err error) {
+// runCommand waits for the end of the program and returns its outputs. It does not use the pipes
+// of [exec.Cmd], which waits until the last process has closed them.
+func runCommand(cmd *exec.Cmd) (stdout, stderr string, err error) {
 	out, err := newOutput()
 	if err != nil {
 		return "", "", err
@@ -80,18 +79,18 @@ func run(cmd *exec.Cmd) (stdout, stderr string, err error) {
 	}
 	cmd.Stdout, cmd.Stderr = out.w, complaint.w
 	err = cmd.Start()
-	out.begin()
-	complaint.begin()
+	out.startReading()
+	complaint.startReading()
 	if err == nil {
 		err = cmd.Wait()
 	}
-	return out.end(), complaint.end(), err
+	return out.finish(), complaint.finish(), err
 }
 
-// output is the pipe of stdout or stderr, and the beginning of what came through it.
+// output is the pipe of stdout or stderr, and the beginning of the bytes from it.
 type output struct {
 	r, w *os.File
-	kept []byte
+	text []byte
 	done chan struct{}
 }
 
@@ -105,43 +104,43 @@ func (o *output) close() {
 	o.w.Close()
 }
 
-// begin reads what the program writes, once the program has its end of the pipe.
-func (o *output) begin() {
+// startReading reads the pipe. The caller calls it when the program has its end of the pipe.
+func (o *output) startReading() {
 	o.w.Close()
-	go func() { // end ends it
+	go func() { // finish ends it
 		defer close(o.done)
 		_, _ = io.Copy(o, o.r)
 	}()
 }
 
-// Write keeps the beginning of all that is written.
+// Write retains the first maxOutput bytes of all writes.
 func (o *output) Write(p []byte) (int, error) {
-	o.kept = append(o.kept, p[:min(len(p), maxSaid-len(o.kept))]...)
+	o.text = append(o.text, p[:min(len(p), maxOutput-len(o.text))]...)
 	return len(p), nil
 }
 
-// end returns what the program wrote before it ended. Another process may still hold the
-// pipe open, and write on.
-func (o *output) end() string {
+// finish returns the bytes that the program wrote before it ended. Another process may still have
+// the pipe open and write to it.
+func (o *output) finish() string {
 	_ = o.r.SetReadDeadline(aLongTimeAgo)
 	<-o.done
-	o.takeRest()
+	o.readRest()
 	o.r.Close()
-	return string(o.kept)
+	return string(o.text)
 }
 
 // aLongTimeAgo is a deadline that has passed.
 var aLongTimeAgo = time.Unix(1, 0)
 
-// takeRest reads what is still in the pipe, and does not wait for more: [os.Pipe] makes
-// the descriptor non-blocking.
-func (o *output) takeRest() {
+// readRest reads the bytes that are still in the pipe. It does not wait for more, since
+// [os.Pipe] makes the descriptor non-blocking.
+func (o *output) readRest() {
 	raw, err := o.r.SyscallConn()
 	if err != nil {
 		return
 	}
 	_ = raw.Control(func(fd uintptr) {
-		rest := make([]byte, maxSaid-len(o.kept))
+		rest := make([]byte, maxOutput-len(o.text))
 		for len(rest) > 0 {
 			n, err := syscall.Read(int(fd), rest)
 			if err == syscall.EINTR {

@@ -22,7 +22,7 @@ func script(t *testing.T, text string) string {
 }
 
 func TestRun(t *testing.T) {
-	env := Token("ab00", 7, "source", "MIGPIPE_EVENT=commit")
+	env := AttemptEnv("ab00", 7, "source", "MIGPIPE_EVENT=commit")
 	out, err := Run(t.Context(), script(t, `echo "$#" $MIGPIPE_MIGRATION $MIGPIPE_EPOCH $MIGPIPE_SIDE $MIGPIPE_EVENT`), env)
 	if want := "0 ab00 7 source commit\n"; out != want || err != nil {
 		t.Errorf("%q, %v, want %q", out, err, want)
@@ -31,7 +31,7 @@ func TestRun(t *testing.T) {
 		"exit 3":                          "exit status 3",
 		"echo out; echo 'no' >&2; exit 1": `exit status 1: "no"`,
 		"kill -9 $$":                      "signal: killed",
-		"head -c 70000 /dev/zero | tr '\\0' x >&2; exit 1": strings.Repeat("x", maxSaid) + `"`,
+		"head -c 70000 /dev/zero | tr '\\0' x >&2; exit 1": strings.Repeat("x", maxOutput) + `"`,
 	} {
 		if _, err := Run(t.Context(), script(t, text), nil); err == nil || !strings.HasSuffix(err.Error(), says) {
 			t.Errorf("%s: %v, want %s", text, err, says)
@@ -42,7 +42,7 @@ func TestRun(t *testing.T) {
 	}
 }
 
-// TestKilled: with a program ends what it has started.
+// TestKilled checks that the time limit also ends the processes that the program has started.
 func TestKilled(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
 	defer cancel()
@@ -53,10 +53,9 @@ func TestKilled(t *testing.T) {
 	}
 }
 
-// TestLeavesAnother: a program that has exited has ended, even if it leaves another running. Its
-// status and what it wrote count, and nothing waits for the other process, which has both
-// outputs.
-func TestLeavesAnother(t *testing.T) {
+// TestLeavesProcess has a program that leaves another process running, which has both outputs
+// open. Run returns the status and the outputs of the program, and does not wait for the process.
+func TestLeavesProcess(t *testing.T) {
 	began, left := time.Now(), filepath.Join(t.TempDir(), "left")
 	leave := "sleep 60 & echo $! >" + left + "; "
 	for _, c := range []struct{ text, out, says string }{
@@ -72,7 +71,7 @@ func TestLeavesAnother(t *testing.T) {
 		}
 	}
 	if took := time.Since(began); took > 30*time.Second {
-		t.Errorf("it waited %v for the other processes", took)
+		t.Errorf("Run waited %v for the other processes", took)
 	}
 }
 

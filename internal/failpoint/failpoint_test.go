@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// TestShippedProgramsHaveNone: what users run cannot be told to fail.
+// TestShippedProgramsHaveNone checks that the shipped programs have no points.
 func TestShippedProgramsHaveNone(t *testing.T) {
 	if testing.Short() {
 		t.Skip("builds the programs twice")

@@ -14,10 +14,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// point is what is to happen at one place.
+// point is the action at a point.
 type point struct {
-	deed string
-	left int // how often it is passed before
+	action string
+	left   int // how often the program passes the point before
 }
 
 var (
@@ -31,37 +31,37 @@ func parse(spec string) map[string]*point {
 		if one == "" {
 			continue
 		}
-		name, deed, ok := strings.Cut(one, "=")
-		deed, count, counted := strings.Cut(deed, "@")
+		name, action, ok := strings.Cut(one, "=")
+		action, count, counted := strings.Cut(action, "@")
 		n := 1
 		var err error
 		if counted {
 			n, err = strconv.Atoi(count)
 		}
-		if !ok || err != nil || n < 1 || check(deed) != nil {
+		if !ok || err != nil || n < 1 || checkAction(action) != nil {
 			panic(fmt.Sprintf("MIGPIPE_FAILPOINTS: %q is not POINT=kill|stop|sleep:TIME|flip[@N]", one))
 		}
-		all[name] = &point{deed, n - 1}
+		all[name] = &point{action, n - 1}
 	}
 	return all
 }
 
-func check(deed string) error {
-	switch deed {
+func checkAction(action string) error {
+	switch action {
 	case "kill", "stop", "flip":
 		return nil
 	}
-	_, err := nap(deed)
+	_, err := parseSleep(action)
 	return err
 }
 
-func nap(deed string) (time.Duration, error) {
-	text, _ := strings.CutPrefix(deed, "sleep:")
+func parseSleep(action string) (time.Duration, error) {
+	text, _ := strings.CutPrefix(action, "sleep:")
 	return time.ParseDuration(text)
 }
 
-// due is the deed of a point that is reached, "" if there is none now.
-func due(name string) string {
+// dueAction counts that a point is reached. It returns the action, "" if none is due.
+func dueAction(name string) string {
 	mu.Lock()
 	defer mu.Unlock()
 	p := points[name]
@@ -72,31 +72,32 @@ func due(name string) string {
 	if p.left != -1 {
 		return ""
 	}
-	return p.deed
+	return p.action
 }
 
-// Reach is where something may happen before what follows.
+// Reach marks a point, at which the program may be stopped or killed.
 func Reach(side, when string, what any) {
 	if len(points) == 0 {
 		return
 	}
-	switch deed := due(side + "." + when + "." + name(what)); deed {
+	switch action := dueAction(side + "." + when + "." + nameOf(what)); action {
 	case "":
 	case "kill":
 		unix.Kill(os.Getpid(), unix.SIGKILL)
 		select {}
 	case "stop":
-		runtime.LockOSThread() // a signal to this very thread comes before the call returns
+		runtime.LockOSThread() // a signal to this thread arrives before the call returns
 		unix.Tgkill(os.Getpid(), unix.Gettid(), unix.SIGSTOP)
 		runtime.UnlockOSThread()
 	default:
-		t, _ := nap(deed)
+		t, _ := parseSleep(action)
 		time.Sleep(t)
 	}
 }
 
-// name is a word, or that of a type, in lower case; actions with a subject say it.
-func name(what any) string {
+// nameOf returns what as a word in lower case: the string, the result of String, or
+// the name of the type.
+func nameOf(what any) string {
 	switch w := what.(type) {
 	case string:
 		return w
@@ -107,9 +108,9 @@ func name(what any) string {
 	return strings.ToLower(t[strings.LastIndex(t, ".")+1:])
 }
 
-// Spoil is where one bit of the data may be turned over.
+// Spoil marks a point at which one bit of the data may be inverted.
 func Spoil(point string, data []byte) {
-	if len(data) > 0 && due(point) == "flip" {
+	if len(data) > 0 && dueAction(point) == "flip" {
 		data[len(data)/2] ^= 1
 	}
 }

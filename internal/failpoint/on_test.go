@@ -25,7 +25,7 @@ func TestPoints(t *testing.T) {
 	began := time.Now()
 	Reach("destination", "on", &point{})
 	if time.Since(began) < 20*time.Millisecond {
-		t.Error("a type names no point")
+		t.Error("the point with the name of a type was not reached")
 	}
 	for _, want := range []string{"[0 0 1]", "[0 0 0]"} {
 		data := make([]byte, 5)
@@ -41,7 +41,7 @@ func TestMistakesAreNoticed(t *testing.T) {
 		func() {
 			defer func() {
 				if recover() == nil {
-					t.Errorf("%q is taken", spec)
+					t.Errorf("%q is accepted", spec)
 				}
 			}()
 			parse(spec)

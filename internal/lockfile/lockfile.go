@@ -1,6 +1,5 @@
-// Package lockfile keeps two processes from using one thing at the same time. The locks are
-// the kernel's: they end with the process that has them, however it ends (flock(2),
-// F_OFD_SETLK(2const)).
+// Package lockfile keeps two processes from using the same file or name at the same time. The
+// kernel's locks end with the process that has them (flock(2), F_OFD_SETLK(2const)).
 package lockfile
 
 import (
@@ -22,10 +21,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// HeldError says that another process has a lock.
+// HeldError is the error if another process has a lock.
 type HeldError struct {
-	Path string // that is locked
-	PID  int    // 0 where it is not known
+	Path string // the locked path
+	PID  int    // 0 if unknown
 }
 
 // Error names the process, if it is known, and the path.
@@ -39,34 +38,34 @@ func (e *HeldError) Error() string {
 // Lock is a lock on a path.
 type Lock struct{ file *os.File }
 
-// On locks a regular file, and nothing else: the lock is nil for a pipe or a device, and for a
-// file on a file system that has no such locks. NFS is one: it locks for one process only what
-// that may write (flock(2), EBADF).
-func On(path string) (*Lock, error) {
+// LockFile locks a regular file. It returns a nil Lock for a pipe or a device, and for a file on a
+// file system without such locks. NFS locks only files that the process may write (flock(2),
+// EBADF).
+func LockFile(path string) (*Lock, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
 	if err != nil {
 		return nil, err
 	}
 	info, err := f.Stat()
 	if err == nil && info.Mode().IsRegular() {
-		if err = take(f); err == nil {
+		if err = flock(f); err == nil {
 			return &Lock{f}, nil
 		}
 	}
-	if noLocks(err) {
+	if isUnsupported(err) {
 		err = nil
 	}
 	return nil, errors.Join(err, f.Close())
 }
 
-// noLocks reports whether an error of flock says that the file system has no such locks:
+// isUnsupported reports whether an error of flock means that the file system has no such locks:
 // EBADF of NFS, ENOLCK of NFS without a lock manager, EOPNOTSUPP and ENOSYS of FUSE.
-func noLocks(err error) bool {
+func isUnsupported(err error) bool {
 	return slices.ContainsFunc([]error{unix.EBADF, unix.ENOLCK, unix.EOPNOTSUPP, unix.ENOSYS}, func(no error) bool { return errors.Is(err, no) })
 }
 
-// take locks an open file. It waits for nothing.
-func take(f *os.File) error {
+// flock locks an open file. It does not wait.
+func flock(f *os.File) error {
 	err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 	switch {
 	case errors.Is(err, unix.EWOULDBLOCK):
@@ -77,20 +76,20 @@ func take(f *os.File) error {
 	return nil
 }
 
-// Name locks a path that may not exist, or whose file is replaced while it is in use. The lock
-// is on the directory, where a byte stands for each name, and makes no file. It is nil where
-// the file system has no such locks for directories, as NFS.
+// LockName locks a path that may not exist, or whose file may be replaced while it is in use. It
+// locks a byte of the directory, whose offset depends on the name, and creates no file. It returns
+// a nil Lock if the file system has no such locks for directories, as NFS.
 //
-// A directory cannot be opened for writing, and so takes no more than a shared lock
-// (F_OFD_SETLK(2const)). Whether another process has one too, the kernel tells of all the same:
-// F_OFD_GETLK asks for an exclusive lock and places none. Two that come at the same time may
-// see each other: both let go then, and try again.
-func Name(path string) (*Lock, error) {
+// A directory cannot be opened for writing, so it accepts only shared locks (F_OFD_SETLK(2const)).
+// F_OFD_GETLK for an exclusive lock, which it does not place, shows whether another process has a
+// shared lock too. Two processes that lock at the same time may see each other: then both unlock
+// and retry.
+func LockName(path string) (*Lock, error) {
 	dir, err := os.Open(filepath.Dir(path))
 	if err != nil {
 		return nil, err
 	}
-	at := byteOf(filepath.Base(path))
+	at := nameOffset(filepath.Base(path))
 	for try := 0; ; try++ {
 		mine := unix.Flock_t{Type: unix.F_RDLCK, Whence: io.SeekStart, Start: at, Len: 1}
 		if err := unix.FcntlFlock(dir.Fd(), unix.F_OFD_SETLK, &mine); err != nil {
@@ -103,8 +102,8 @@ func Name(path string) (*Lock, error) {
 		if other.Type == unix.F_UNLCK {
 			return &Lock{dir}, nil
 		}
-		if try == tries {
-			held := &HeldError{path, opener(dir, at)}
+		if try == maxTries {
+			held := &HeldError{path, findLocker(dir, at)}
 			return nil, errors.Join(held, dir.Close())
 		}
 		mine.Type = unix.F_UNLCK
@@ -115,16 +114,16 @@ func Name(path string) (*Lock, error) {
 	}
 }
 
-// tries is how often Name comes again before it takes the other process for one that stays.
-const tries = 5
+// maxTries is how often LockName retries before it reports the other process.
+const maxTries = 5
 
-// byteOf is the offset that stands for a name in its directory.
-func byteOf(base string) int64 {
+// nameOffset returns the offset of the byte that LockName locks for a name.
+func nameOffset(base string) int64 {
 	sum := sha256.Sum256([]byte(base))
 	return int64(binary.BigEndian.Uint64(sum[:]) >> 2) // an offset is positive, and so is its end
 }
 
-// Release ends the lock. It does nothing on nil.
+// Release ends the lock. It does nothing for a nil Lock.
 func (l *Lock) Release() error {
 	if l == nil {
 		return nil
@@ -132,13 +131,13 @@ func (l *Lock) Release() error {
 	return l.file.Close()
 }
 
-// Holder is the process that has locked a file or, if that is not known, has it open. It is 0
-// where that cannot be found out.
+// Holder returns the process that has locked a file or, if none is known, a process that has it
+// open. It returns 0 if it finds none.
 func Holder(path string) int { return Holders(path)[path] }
 
-// Holders are the holders of several files, by path. One that has none is left out.
+// Holders returns the holders of several files, by path. It omits files without a holder.
 func Holders(paths ...string) map[string]int {
-	found, wanted, locked := map[string]int{}, map[inode]string{}, lockers()
+	found, wanted, locked := map[string]int{}, map[inode]string{}, listLockers()
 	for _, path := range paths {
 		var file unix.Stat_t
 		if unix.Stat(path, &file) != nil {
@@ -166,15 +165,15 @@ type inode struct{ dev, ino uint64 }
 
 func inodeOf(file *unix.Stat_t) inode { return inode{uint64(file.Dev), file.Ino} }
 
-// lockID is how the kernel's list of locks names a file. Some file systems, as overlay and
-// btrfs, have other numbers there than in stat(2).
+// lockID returns the name of a file in the kernel's list of locks. Some file systems, as overlay
+// and btrfs, have other numbers there than in stat(2).
 func lockID(file *unix.Stat_t) string {
 	return fmt.Sprintf("%02x:%02x:%d", unix.Major(uint64(file.Dev)), unix.Minor(uint64(file.Dev)), file.Ino)
 }
 
-// lockers are the processes in the kernel's list of locks, by lockID (proc_locks(5)). Those of
-// another PID namespace have no number above 0.
-func lockers() map[string]int {
+// listLockers returns the processes in the kernel's list of locks, by lockID (proc_locks(5)).
+// Processes of another PID namespace have no number above 0.
+func listLockers() map[string]int {
 	found := map[string]int{}
 	locks, err := os.Open("/proc/locks")
 	if err != nil {
@@ -196,7 +195,7 @@ type openFile struct {
 	link string // the descriptor, in /proc
 }
 
-// openFiles are those of the processes that this user may look at (proc_pid_fd(5)).
+// openFiles returns the open files of the processes that this user may inspect (proc_pid_fd(5)).
 func openFiles() iter.Seq[openFile] {
 	return func(yield func(openFile) bool) {
 		processes, _ := filepath.Glob("/proc/[0-9]*/fd")
@@ -205,7 +204,7 @@ func openFiles() iter.Seq[openFile] {
 			if err != nil {
 				continue
 			}
-			descriptors, _ := os.ReadDir(dir) // not ours to look at, or gone
+			descriptors, _ := os.ReadDir(dir) // fails if this user may not read it, or the process has ended
 			for _, fd := range descriptors {
 				var file unix.Stat_t
 				link := filepath.Join(dir, fd.Name())
@@ -217,24 +216,24 @@ func openFiles() iter.Seq[openFile] {
 	}
 }
 
-// opener is the process that has a byte of a file locked by another descriptor than f
+// findLocker returns the process that has locked a byte of a file by another descriptor than f
 // (proc_pid_fdinfo(5)), 0 if there is none.
-func opener(f *os.File, at int64) int {
+func findLocker(f *os.File, at int64) int {
 	var mine unix.Stat_t
 	if unix.Fstat(int(f.Fd()), &mine) != nil {
 		return 0
 	}
 	self := fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), f.Fd())
 	for file := range openFiles() {
-		if file.inode == inodeOf(&mine) && file.link != self && locks(strings.Replace(file.link, "/fd/", "/fdinfo/", 1), at) {
+		if file.inode == inodeOf(&mine) && file.link != self && isLocked(strings.Replace(file.link, "/fd/", "/fdinfo/", 1), at) {
 			return file.pid
 		}
 	}
 	return 0
 }
 
-// locks reports whether a byte is locked by an open file.
-func locks(fdinfo string, at int64) bool {
+// isLocked reports whether an open file has a lock of a byte.
+func isLocked(fdinfo string, at int64) bool {
 	text, _ := os.ReadFile(fdinfo)
 	for line := range strings.Lines(string(text)) {
 		f := strings.Fields(line)

@@ -16,7 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// holder starts a process that does something with a path and waits for its end.
+// holder starts a process that locks or opens a path and waits to be killed.
 func holder(t *testing.T, what, path string) *exec.Cmd {
 	t.Helper()
 	cmd := exec.Command("/proc/self/exe", "-test.run", "^TestHolderProcess$")
@@ -39,7 +39,7 @@ func holder(t *testing.T, what, path string) *exec.Cmd {
 	return cmd
 }
 
-// TestHolderProcess is that process.
+// TestHolderProcess is the process that holder starts.
 func TestHolderProcess(t *testing.T) {
 	path := os.Getenv("LOCKFILE_PATH")
 	var err error
@@ -47,7 +47,7 @@ func TestHolderProcess(t *testing.T) {
 	case "":
 		return
 	case "lock":
-		_, err = Name(path)
+		_, err = LockName(path)
 	case "open":
 		_, err = os.Open(path)
 	}
@@ -60,20 +60,21 @@ func TestHolderProcess(t *testing.T) {
 	os.Exit(1)
 }
 
-// TestCrash: a lock names its process, and ends with it, however that ends.
+// TestCrash checks that the error names the process that has the lock, and that the lock ends
+// with the process.
 func TestCrash(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "sink")
 	other := holder(t, "lock", path)
-	_, err := Name(path)
+	_, err := LockName(path)
 	held, ok := errors.AsType[*HeldError](err)
 	if !ok || held.PID != other.Process.Pid || !strings.Contains(err.Error(), fmt.Sprintf("process %d has locked ", other.Process.Pid)) {
 		t.Fatalf("%v, want that process %d has it", err, other.Process.Pid)
 	}
 	other.Process.Kill()
 	other.Wait()
-	l, err := Name(path)
+	l, err := LockName(path)
 	if err != nil {
-		t.Fatalf("after a crash: %v", err)
+		t.Fatalf("lock after a crash: %v", err)
 	}
 	if err := l.Release(); err != nil {
 		t.Error(err)
@@ -83,26 +84,26 @@ func TestCrash(t *testing.T) {
 	}
 }
 
-// TestNames: a lock is on one name, however the path to it is written.
+// TestNames checks that different paths to one name lock the same name.
 func TestNames(t *testing.T) {
 	dir := t.TempDir()
-	l, err := Name(filepath.Join(dir, "a"))
+	l, err := LockName(filepath.Join(dir, "a"))
 	if err != nil || l == nil {
 		t.Fatal(l, err)
 	}
 	defer l.Release()
 	t.Chdir(dir)
-	if _, err := Name("a"); !strings.Contains(fmt.Sprint(err), fmt.Sprintf("process %d has locked a", os.Getpid())) {
+	if _, err := LockName("a"); !strings.Contains(fmt.Sprint(err), fmt.Sprintf("process %d has locked a", os.Getpid())) {
 		t.Errorf("the same name: %v", err)
 	}
-	b, err := Name("b")
+	b, err := LockName("b")
 	if err != nil || b == nil {
 		t.Errorf("another name: %v", err)
 	}
 	b.Release()
 }
 
-// TestOpener: a process that has a file open is found without a lock.
+// TestOpener checks that Holder finds a process that has a file open without a lock.
 func TestOpener(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "node")
 	if err := os.WriteFile(path, nil, 0o600); err != nil {
@@ -117,7 +118,7 @@ func TestOpener(t *testing.T) {
 	}
 }
 
-// TestOneAtATime: of many that take and release one lock at the same time, one has it.
+// TestOneAtATime checks that only one of many concurrent callers has the lock at a time.
 func TestOneAtATime(t *testing.T) {
 	path := filepath.Join(t.TempDir(), strings.Repeat("n", 255)) // no room for a longer name
 	var have, taken atomic.Int32
@@ -125,7 +126,7 @@ func TestOneAtATime(t *testing.T) {
 	for range 4 {
 		all.Go(func() {
 			for range 20 {
-				l, err := Name(path)
+				l, err := LockName(path)
 				if _, held := errors.AsType[*HeldError](err); held {
 					continue
 				}
@@ -147,23 +148,24 @@ func TestOneAtATime(t *testing.T) {
 	}
 	all.Wait()
 	if taken.Load() == 0 {
-		t.Error("it was never taken")
+		t.Error("no caller got the lock")
 	}
 }
 
-// TestOn: a regular file is locked, and is as it was. A pipe is neither locked nor waited for.
-func TestOn(t *testing.T) {
+// TestLockFile checks that a lock does not change the file, and that LockFile does not lock a pipe
+// or wait for it.
+func TestLockFile(t *testing.T) {
 	dir := t.TempDir()
 	path, fifo := filepath.Join(dir, "file"), filepath.Join(dir, "fifo")
 	if err := errors.Join(os.WriteFile(path, []byte("text"), 0o400), unix.Mkfifo(fifo, 0o600)); err != nil {
 		t.Fatal(err)
 	}
-	l, err := On(path)
+	l, err := LockFile(path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := On(path); !strings.Contains(fmt.Sprint(err), fmt.Sprintf("process %d has locked", os.Getpid())) {
-		t.Errorf("locked twice: %v", err)
+	if _, err := LockFile(path); !strings.Contains(fmt.Sprint(err), fmt.Sprintf("process %d has locked", os.Getpid())) {
+		t.Errorf("a second lock: %v", err)
 	}
 	if err := l.Release(); err != nil {
 		t.Error(err)
@@ -171,25 +173,24 @@ func TestOn(t *testing.T) {
 	if text, err := os.ReadFile(path); err != nil || string(text) != "text" {
 		t.Errorf("%q, %v", text, err)
 	}
-	if l, err := On(fifo); l != nil || err != nil {
+	if l, err := LockFile(fifo); l != nil || err != nil {
 		t.Errorf("a pipe: %v, %v", l, err)
 	}
-	if _, err := On(filepath.Join(dir, "none")); !errors.Is(err, os.ErrNotExist) {
+	if _, err := LockFile(filepath.Join(dir, "none")); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("no file: %v", err)
 	}
 }
 
-// TestNoLocks: a file system without locks is no other process, and no other error is
-// taken for one.
+// TestNoLocks checks which errors mean that the file system has no locks.
 func TestNoLocks(t *testing.T) {
 	for err, want := range map[error]bool{
 		unix.EBADF: true, unix.ENOLCK: true, unix.EOPNOTSUPP: true, unix.ENOSYS: true, unix.EINTR: false, unix.EIO: false, &HeldError{}: false,
 	} {
-		if got := noLocks(fmt.Errorf("flock: %w", err)); got != want {
+		if got := isUnsupported(fmt.Errorf("flock: %w", err)); got != want {
 			t.Errorf("%v: %v", err, got)
 		}
 	}
-	if noLocks(nil) {
-		t.Error("no error says that there are no locks")
+	if isUnsupported(nil) {
+		t.Error("a nil error means that there are no locks")
 	}
 }

@@ -1,7 +1,7 @@
-// Package must is for calls that fail only by a mistake of the programmer.
+// Package must wraps calls that fail only because of a programming error.
 package must
 
-// Get gives the value, and panics with the error if there is one.
+// Get returns the value. It panics if err is not nil.
 func Get[T any](value T, err error) T {
 	if err != nil {
 		panic(err)

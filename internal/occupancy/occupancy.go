@@ -1,5 +1,5 @@
-// Package occupancy measures how full the stages of one side are over a time, and what
-// everything there waits for.
+// Package occupancy measures how full the stages of a side are over a time, and what the side
+// waits for.
 package occupancy
 
 import (
@@ -8,33 +8,33 @@ import (
 	"github.com/migpipe/migpipe/transport/migration"
 )
 
-// Waiting is what everything waits for at one moment.
+// Waiting is the cause for which a side waits at a moment.
 type Waiting uint8
 
-// What a side waits for.
+// The causes.
 const (
-	ForNothing Waiting = iota // nothing is to be moved
-	ForDevice                 // a device is to be read
-	ForLane                   // every lane has a chunk, or those that have one are all that is left
-	ForPeer                   // the destination's memory, or its acknowledgement
-	ForLoad                   // a device is to be written
+	ForNothing Waiting = iota // there are no bytes to transfer
+	ForDevice                 // the read of a device
+	ForLane                   // the lanes, which transfer all remaining chunks or have a chunk each
+	ForPeer                   // the destination's memory or acknowledgement
+	ForLoad                   // the write of a device
 	waitings
 )
 
-// Levels are numbers of chunks by the stage that they are in, as in [migration.Occupancy].
+// Levels are the numbers of chunks in each stage, as in [migration.Occupancy].
 type Levels struct {
 	Queue, Credit, Flight, Ahead int
 	Waiting                      Waiting
 }
 
-// Usage is what the levels were over a time.
+// Usage is the sum of the levels over a time.
 type Usage struct {
 	Took                         time.Duration
 	Queue, Credit, Flight, Ahead float64                 // chunks times seconds
-	Waited                       [waitings]time.Duration // by what for
+	Waited                       [waitings]time.Duration // by cause
 }
 
-// Since gives the part of u that came after before.
+// Since returns the part of u after before.
 func (u Usage) Since(before Usage) Usage {
 	u.Took -= before.Took
 	u.Queue, u.Credit, u.Flight, u.Ahead = u.Queue-before.Queue, u.Credit-before.Credit, u.Flight-before.Flight, u.Ahead-before.Ahead
@@ -44,8 +44,8 @@ func (u Usage) Since(before Usage) Usage {
 	return u
 }
 
-// Of gives the mean occupancy of a memory of so many chunks, without a bottleneck.
-func (u Usage) Of(chunks int) migration.Occupancy {
+// Mean returns the mean occupancy of a memory of a number of chunks, without a bottleneck.
+func (u Usage) Mean(chunks int) migration.Occupancy {
 	if u.Took <= 0 {
 		return migration.Occupancy{}
 	}
@@ -53,31 +53,31 @@ func (u Usage) Of(chunks int) migration.Occupancy {
 	return migration.Occupancy{Queue: part(u.Queue), Credit: part(u.Credit), Flight: part(u.Flight), Ahead: part(u.Ahead)}
 }
 
-// Gauge adds up the levels of a memory for chunks. Its owner's lock guards it.
+// Gauge sums up the levels of a memory for chunks. Its owner's lock guards it.
 type Gauge struct {
 	start time.Time
-	now   Levels // since sum.Took
+	now   Levels // the levels since sum.Took
 	sum   Usage
 }
 
-// NewGauge begins with an empty memory.
+// NewGauge returns a Gauge of an empty memory.
 func NewGauge() Gauge { return Gauge{start: time.Now()} }
 
-// Set takes in the levels from now on. It looks at the clock only if they are others.
+// Set sets the levels from now on. It reads the clock only if they changed.
 func (g *Gauge) Set(l Levels) {
 	if l != g.now {
-		g.count()
+		g.accumulate()
 		g.now = l
 	}
 }
 
-// Usage gives that of all the time so far.
+// Usage returns the usage of all the time so far.
 func (g *Gauge) Usage() Usage {
-	g.count()
+	g.accumulate()
 	return g.sum
 }
 
-func (g *Gauge) count() {
+func (g *Gauge) accumulate() {
 	at := time.Since(g.start)
 	took, s := at-g.sum.Took, &g.sum
 	s.Queue += float64(g.now.Queue) * took.Seconds()
@@ -88,23 +88,24 @@ func (g *Gauge) count() {
 	s.Took = at
 }
 
-// Progress is how far a side has come: times and counts that only grow. Its zero value is the
-// beginning.
+// Progress is the progress of a side: times and counts that only grow. Its zero value is the
+// start.
 type Progress[P any] interface {
 	Elapsed() time.Duration
 	Since(before P) P
 	Occupancy(chunks int) migration.Occupancy
 }
 
-// lately is the time that Recent looks back: a second at least, once there was one.
-const lately = time.Second
+// recentTime is the least time that Recent covers, once it has passed.
+const recentTime = time.Second
 
-// Recent remembers where the time that it looks back began, and where the next one does.
+// Recent measures the occupancy of the last second or two. It has the progress at the start of that
+// time, and at the start of the next one.
 type Recent[P Progress[P]] struct{ from, next P }
 
-// Look gives the occupancy lately, of a memory of so many chunks.
-func (r *Recent[P]) Look(now P, chunks int) migration.Occupancy {
-	if now.Elapsed()-r.next.Elapsed() >= lately {
+// Occupancy returns the recent occupancy of a memory of a number of chunks.
+func (r *Recent[P]) Occupancy(now P, chunks int) migration.Occupancy {
+	if now.Elapsed()-r.next.Elapsed() >= recentTime {
 		r.from, r.next = r.next, now
 	}
 	return now.Since(r.from).Occupancy(chunks)

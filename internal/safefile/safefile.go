@@ -1,12 +1,11 @@
-// Package safefile reads small files and uses directories that decide whom a program
-// trusts: keys, certificates, lists of peers, journals. It refuses those that another
-// user could change. Root may own what a service user reads.
+// Package safefile reads small files and checks directories that determine whom a program
+// trusts: keys, certificates, lists of peers, journals. It refuses files and directories that
+// another user could change. Root may own the files that a service user reads.
 //
-// A file can also be exchanged by a user who may write one of the directories on the way
-// to it. So every directory and every symbolic link on the way has to belong to root or
-// to this user, and no other user may write the directories. A sticky directory, as /tmp
-// is one, may be written by all: only the owner of an entry can rename or remove it there
-// (chmod(2), S_ISVTX).
+// A user who may write one of the directories of a path can replace the file. So every
+// directory and every symbolic link of the path must belong to root or to this user, and no
+// other user may write the directories. All users may write a sticky directory, as /tmp, since
+// only the owner of an entry can rename or remove it there (chmod(2), S_ISVTX).
 package safefile
 
 import (
@@ -24,25 +23,25 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ErrUntrusted says that a user who is neither root nor this one could change a file, or
+// ErrUntrusted is the error if a user other than root and this one could change a file, or
 // read a secret one.
 var ErrUntrusted = errors.New("other users have too much access")
 
-// Access says which access other users may have to a file.
+// Access is the access that other users may have to a file.
 type Access int
 
 const (
-	// Public files may be read by all users.
+	// Public is for files that all users may read.
 	Public Access = iota
-	// Secret files may be read by their owner alone. One that root owns may be read by a
-	// group too, if this process is in it: that is how Kubernetes (fsGroup) and libvirt
-	// give a key to a service.
+	// Secret is for files that only their owner may read. If root owns the file, a group may
+	// read it too, if this process is in that group: Kubernetes (fsGroup) and libvirt give a
+	// key to a service in this way.
 	Secret
 )
 
-// Read returns what a regular file of at most most bytes holds. It follows symbolic
-// links, and waits for nothing: a FIFO or a device is refused. An error with
-// fs.ErrNotExist says that there is no such file.
+// Read returns the content of a regular file of at most most bytes. It follows symbolic
+// links. It refuses FIFOs and devices, so it does not block. The error for a missing file
+// matches fs.ErrNotExist.
 func Read(path string, most int64, access Access) ([]byte, error) {
 	return ReadBy(Open, path, most, access)
 }
@@ -52,12 +51,12 @@ func Open(path string) (*os.File, error) {
 	return os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
 }
 
-// ReadBy is Read for a process that may not open the file itself: open does, as [Open]
-// would.
+// ReadBy is Read for a process that may not open the file itself. It calls open, which
+// must behave as [Open].
 func ReadBy(open func(path string) (*os.File, error), path string, most int64, access Access) ([]byte, error) {
 	_, info, err := resolve(path)
 	if err == nil {
-		err = regular(info) // before it is opened: opening a device may have effects
+		err = checkRegular(info) // before the open, since the open of a device may have effects
 	}
 	if err != nil {
 		return nil, err
@@ -67,8 +66,8 @@ func ReadBy(open func(path string) (*os.File, error), path string, most int64, a
 		return nil, err
 	}
 	defer f.Close()
-	if info, err = f.Stat(); err == nil { // those of the file that is read
-		err = check(info, path, access)
+	if info, err = f.Stat(); err == nil { // of the opened file
+		err = checkFile(info, path, access)
 	}
 	if err != nil {
 		return nil, err
@@ -83,19 +82,19 @@ func ReadBy(open func(path string) (*os.File, error), path string, most int64, a
 	return text, err
 }
 
-func regular(info fs.FileInfo) error {
+func checkRegular(info fs.FileInfo) error {
 	if mode := info.Mode(); !mode.IsRegular() {
 		return fmt.Errorf("not a regular file (%v)", mode.Type())
 	}
 	return nil
 }
 
-// check judges a file by its owner and its mode.
-func check(info fs.FileInfo, path string, access Access) error {
-	if err := regular(info); err != nil {
+// checkFile checks the type, the owner and the mode of a file.
+func checkFile(info fs.FileInfo, path string, access Access) error {
+	if err := checkRegular(info); err != nil {
 		return err
 	}
-	if err := owned(info, path); err != nil {
+	if err := checkOwned(info, path); err != nil {
 		return err
 	}
 	mode, others, right := info.Mode().Perm(), fs.FileMode(0o077), "600"
@@ -116,14 +115,14 @@ func check(info fs.FileInfo, path string, access Access) error {
 
 // inGroup reports whether this process is in a group.
 func inGroup(id int) bool {
-	all, _ := os.Getgroups() // which need not name the effective one (getgroups(2))
+	all, _ := os.Getgroups() // may lack the effective group (getgroups(2))
 	return id == os.Getegid() || slices.Contains(all, id)
 }
 
 // CheckOwner refuses an open file that another user owns or may write.
 func CheckOwner(stat *unix.Stat_t) error {
 	if id := int(stat.Uid); id != 0 && id != os.Geteuid() {
-		return foreign("it", id)
+		return foreignOwner("it", id)
 	}
 	if stat.Mode&0o022 != 0 {
 		return &untrusted{fmt.Sprintf("mode %04o lets others change it", stat.Mode&0o777), "chmod go-w"}
@@ -131,17 +130,17 @@ func CheckOwner(stat *unix.Stat_t) error {
 	return nil
 }
 
-// CheckFile refuses a path that leads to no regular file, or to one that another user could
-// change or exchange.
+// CheckFile refuses a path that does not lead to a regular file, or leads to a file that
+// another user could change or replace.
 func CheckFile(path string) error {
 	_, info, err := resolve(path)
 	if err != nil {
 		return err
 	}
-	return check(info, path, Public)
+	return checkFile(info, path, Public)
 }
 
-// CheckDir refuses a directory in which another user could make, rename or remove a file,
+// CheckDir refuses a directory in which another user could create, rename or remove a file,
 // or which another user could replace.
 func CheckDir(path string) error {
 	real, info, err := resolve(path)
@@ -151,35 +150,35 @@ func CheckDir(path string) error {
 	case !info.IsDir():
 		return &fs.PathError{Op: "open", Path: path, Err: unix.ENOTDIR}
 	case info.Mode().Perm()&0o022 != 0:
-		return writable(real, info)
+		return writableByOthers(real, info)
 	}
 	return nil
 }
 
-// CheckPath refuses a path that another user could make lead elsewhere. What is in a
-// sticky directory it leaves to the one who makes a file there.
+// CheckPath refuses a path that another user could redirect. It accepts a sticky directory,
+// whose entries the caller must check.
 func CheckPath(path string) error {
 	_, _, err := resolve(path)
 	return err
 }
 
-// MakeDir makes a directory where it is missing, for its owner alone. The directory above
-// it has to be there, and other users must not be able to replace the new one.
+// MakeDir creates a missing directory with access for its owner only. The parent directory
+// must exist, and other users must not be able to replace the new directory.
 func MakeDir(path string) error {
 	if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	above := filepath.Dir(filepath.Clean(path))
-	if _, err := os.Stat(above); errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("make %s: the directory above it is missing, and only the last one is made: %w", path, fs.ErrNotExist)
+	parent := filepath.Dir(filepath.Clean(path))
+	if _, err := os.Stat(parent); errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("create %s: the parent directory is missing: %w", path, fs.ErrNotExist)
 	}
-	if err := CheckPath(above); err != nil {
+	if err := CheckPath(parent); err != nil {
 		return err
 	}
-	if err := os.Mkdir(path, 0o700); err != nil && !errors.Is(err, fs.ErrExist) { // another process may be faster
+	if err := os.Mkdir(path, 0o700); err != nil && !errors.Is(err, fs.ErrExist) { // another process may have created it
 		return err
 	}
-	return SyncDir(above)
+	return SyncDir(parent)
 }
 
 // SyncDir makes the names in a directory durable.
@@ -191,11 +190,11 @@ func SyncDir(dir string) error {
 	return errors.Join(d.Sync(), d.Close())
 }
 
-// maxLinks is the kernel's own limit (path_resolution(7)).
+// maxLinks is the kernel's limit (path_resolution(7)).
 const maxLinks = 40
 
-// resolve follows a path as the kernel does, and refuses to go where another user could
-// lead it. What it has found safe, no other user can change before it is opened.
+// resolve follows a path as the kernel does. It refuses each entry that another user could
+// redirect. So no other user can change the path between resolve and the open.
 func resolve(path string) (real string, info fs.FileInfo, err error) {
 	whole := path
 	if !filepath.IsAbs(path) {
@@ -203,19 +202,19 @@ func resolve(path string) (real string, info fs.FileInfo, err error) {
 		if err != nil {
 			return "", nil, err
 		}
-		whole = dir + "/" + path // not cleaned: what ".." means depends on links
+		whole = dir + "/" + path // not cleaned: the target of ".." depends on links
 	}
-	// The kernel's answer comes first: it names the path that the user knows, and some
-	// links below /proc lead where no path does.
+	// The kernel resolves the path first: its error names the user's path. Some links below
+	// /proc lead to files without a path.
 	found, err := os.Stat(path)
 	if err != nil {
 		return "", nil, err
 	}
 	if !found.IsDir() && !found.Mode().IsRegular() {
-		return "", nil, regular(found)
+		return "", nil, checkRegular(found)
 	}
 	real = "/"
-	if _, err := step(real); err != nil {
+	if _, err := checkEntry(real); err != nil {
 		return "", nil, err
 	}
 	links := 0
@@ -230,7 +229,7 @@ func resolve(path string) (real string, info fs.FileInfo, err error) {
 		default:
 			real = filepath.Join(real, name)
 		}
-		if info, err = step(real); err != nil {
+		if info, err = checkEntry(real); err != nil {
 			return "", nil, err
 		}
 		if info.Mode().Type() != fs.ModeSymlink {
@@ -254,40 +253,41 @@ func resolve(path string) (real string, info fs.FileInfo, err error) {
 	return real, info, nil
 }
 
-// step judges one entry on the way.
-func step(path string) (fs.FileInfo, error) {
+// checkEntry checks the owner and the mode of one entry of a path.
+func checkEntry(path string) (fs.FileInfo, error) {
 	info, err := os.Lstat(path)
 	if err != nil {
 		return nil, err
 	}
-	if err := owned(info, path); err != nil {
+	if err := checkOwned(info, path); err != nil {
 		return nil, err
 	}
 	if info.IsDir() && info.Mode()&0o022 != 0 && info.Mode()&fs.ModeSticky == 0 {
-		return nil, writable(path, info)
+		return nil, writableByOthers(path, info)
 	}
 	return info, nil
 }
 
-// owned refuses what belongs to another user.
-func owned(info fs.FileInfo, path string) error {
-	if id := owner(info); id != 0 && id != os.Geteuid() {
-		return foreign(path, id)
+// checkOwned refuses a file of another user.
+func checkOwned(info fs.FileInfo, path string) error {
+	if id := ownerOf(info); id != 0 && id != os.Geteuid() {
+		return foreignOwner(path, id)
 	}
 	return nil
 }
 
-// foreign refuses what belongs to a user. In a user namespace the overflow user stands for all
-// who are not mapped there, root of the host among them (user_namespaces(7)).
-func foreign(what string, user int) error {
+// foreignOwner returns the error for a file of another user. In a user namespace the overflow
+// user represents all users who are not mapped, including the host's root
+// (user_namespaces(7)).
+func foreignOwner(what string, user int) error {
 	note := ""
 	if user == overflowUser() && inUserNamespace() {
-		note = " (which stands for every user who is not mapped in this user namespace)"
+		note = " (which represents every user who is not mapped in this user namespace)"
 	}
-	return refusal("%s belongs to user %d%s, and this program runs as user %d: only what root or that user owns is trusted", what, user, note, os.Geteuid())
+	return refusef("%s belongs to user %d%s, and this program runs as user %d: it trusts only files of root and that user", what, user, note, os.Geteuid())
 }
 
-// overflowUser is 65534 unless the host says otherwise (proc_sys_kernel(5)).
+// overflowUser returns the host's overflow user, by default 65534 (proc_sys_kernel(5)).
 func overflowUser() int {
 	text, _ := os.ReadFile("/proc/sys/kernel/overflowuid")
 	if id, err := strconv.Atoi(strings.TrimSpace(string(text))); err == nil {
@@ -296,22 +296,22 @@ func overflowUser() int {
 	return 65534
 }
 
-// inUserNamespace reports whether not every user of the host is mapped as itself.
+// inUserNamespace reports whether some user of the host is not mapped to itself.
 func inUserNamespace() bool {
 	text, err := os.ReadFile("/proc/self/uid_map")
 	return err == nil && !slices.Equal(strings.Fields(string(text)), []string{"0", "0", "4294967295"})
 }
 
-func owner(info fs.FileInfo) int { return int(info.Sys().(*syscall.Stat_t).Uid) }
+func ownerOf(info fs.FileInfo) int { return int(info.Sys().(*syscall.Stat_t).Uid) }
 
-func writable(path string, info fs.FileInfo) error {
-	return &untrusted{fmt.Sprintf("mode %04o lets others change what is in %s", info.Mode().Perm(), path), "chmod go-w " + path}
+func writableByOthers(path string, info fs.FileInfo) error {
+	return &untrusted{fmt.Sprintf("mode %04o lets others change the content of %s", info.Mode().Perm(), path), "chmod go-w " + path}
 }
 
-// refusal is an ErrUntrusted that says more.
-func refusal(format string, args ...any) error { return &untrusted{fmt.Sprintf(format, args...), ""} }
+// refusef returns an ErrUntrusted with a text.
+func refusef(format string, args ...any) error { return &untrusted{fmt.Sprintf(format, args...), ""} }
 
-// Remedy is the command that mends what an [ErrUntrusted] is about, "" if it names none.
+// Remedy returns the command that fixes the cause of an [ErrUntrusted], "" if there is none.
 func Remedy(err error) string {
 	if u, ok := errors.AsType[*untrusted](err); ok {
 		return u.remedy
@@ -321,7 +321,7 @@ func Remedy(err error) string {
 
 type untrusted struct{ text, remedy string }
 
-// Error says what is wrong, and the command that mends it.
+// Error returns the text, and the command that fixes the cause.
 func (u *untrusted) Error() string {
 	if u.remedy == "" {
 		return u.text
@@ -329,5 +329,5 @@ func (u *untrusted) Error() string {
 	return u.text + ": run " + u.remedy
 }
 
-// Is makes it an ErrUntrusted.
+// Is reports whether target is ErrUntrusted.
 func (u *untrusted) Is(target error) bool { return target == ErrUntrusted }

@@ -13,9 +13,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-const other = 12345 // no user of this name need exist
+const other = 12345 // the id of another user, who need not exist
 
-// must ends a test whose files cannot be made.
+// must ends a test whose files cannot be created.
 func must(t *testing.T, errs ...error) {
 	t.Helper()
 	if err := errors.Join(errs...); err != nil {
@@ -23,23 +23,23 @@ func must(t *testing.T, errs ...error) {
 	}
 }
 
-// TestRead: a file is read if no other user can change it, whatever links lead to it, and
-// nothing but a regular file is opened.
+// TestRead checks that Read accepts a file that no other user can change, also through links, and
+// opens only regular files.
 func TestRead(t *testing.T) {
 	for _, c := range []struct {
 		name   string
 		access Access
-		make   func(dir, path string) error // beside a good file of mode 0600 at path
-		want   string                       // of the error, "" for none
-		root   bool                         // only root can make it
+		make   func(dir, path string) error // changes a good file of mode 0600 at path
+		want   string                       // part of the error, "" for none
+		root   bool                         // only root can make the change
 	}{
 		{name: "good", make: func(_, _ string) error { return nil }},
 		{name: "readable", make: func(_, p string) error { return os.Chmod(p, 0o644) }},
 		{name: "readable secret", access: Secret, make: func(_, p string) error { return os.Chmod(p, 0o604) }, want: "mode 0604 lets others read the key: run chmod 600 "},
 		{name: "writable", make: func(_, p string) error { return os.Chmod(p, 0o620) }, want: "mode 0620 lets others change it"},
-		{name: "writable directory", make: func(d, _ string) error { return os.Chmod(d, 0o770) }, want: "mode 0770 lets others change what is in "},
+		{name: "writable directory", make: func(d, _ string) error { return os.Chmod(d, 0o770) }, want: "mode 0770 lets others change the content of "},
 		{name: "sticky directory", make: func(d, _ string) error { return os.Chmod(d, 0o777|fs.ModeSticky) }},
-		{name: "writable directory above", make: func(d, _ string) error { return os.Chmod(filepath.Dir(d), 0o777) }, want: "mode 0777 lets others change what is in "},
+		{name: "writable directory above", make: func(d, _ string) error { return os.Chmod(filepath.Dir(d), 0o777) }, want: "mode 0777 lets others change the content of "},
 		{name: "owner", make: func(_, p string) error { return os.Chown(p, other, -1) }, want: "belongs to user 12345", root: true},
 		{name: "owner of the directory", make: func(d, _ string) error { return os.Chown(d, other, -1) }, want: "belongs to user 12345", root: true},
 		{name: "links as Kubernetes has them", make: func(d, p string) error {
@@ -54,7 +54,7 @@ func TestRead(t *testing.T) {
 		{name: "link through a writable directory", make: func(d, p string) error {
 			open := filepath.Join(d, "open")
 			return errors.Join(os.Mkdir(open, 0o700), os.Chmod(open, 0o777), os.Rename(p, filepath.Join(open, "real")), os.Symlink("open/../open/real", p))
-		}, want: "lets others change what is in "},
+		}, want: "lets others change the content of "},
 		{name: "link to itself", make: func(_, p string) error { return errors.Join(os.Remove(p), os.Symlink(p, p)) }, want: "too many levels"},
 		{name: "FIFO", make: func(_, p string) error { return errors.Join(os.Remove(p), unix.Mkfifo(p, 0o600)) }, want: "not a regular file"},
 		{name: "device", make: func(_, p string) error { return errors.Join(os.Remove(p), os.Symlink("/dev/zero", p)) }, want: "not a regular file"},
@@ -76,7 +76,7 @@ func TestRead(t *testing.T) {
 			case c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)):
 				t.Errorf("%v, want %q", err, c.want)
 			case errors.Is(err, fs.ErrNotExist) != (c.name == "missing"):
-				t.Errorf("%v: does it exist?", err)
+				t.Errorf("%v: wrong match with fs.ErrNotExist", err)
 			case strings.Contains(c.want, "others") && !errors.Is(err, ErrUntrusted):
 				t.Errorf("%v is not ErrUntrusted", err)
 			}
@@ -84,7 +84,7 @@ func TestRead(t *testing.T) {
 	}
 }
 
-// TestRelative: a relative path is followed from the working directory.
+// TestRelative checks that a relative path is resolved from the working directory.
 func TestRelative(t *testing.T) {
 	dir := t.TempDir()
 	t.Chdir(dir)
@@ -94,7 +94,8 @@ func TestRelative(t *testing.T) {
 	}
 }
 
-// TestCheckDir: a directory in which others make files is refused, sticky or not.
+// TestCheckDir checks that a directory in which others may create files is refused, sticky or
+// not.
 func TestCheckDir(t *testing.T) {
 	dir := t.TempDir()
 	for mode, bad := range map[fs.FileMode]bool{0o755: false, 0o700: false, 0o770: true, 0o777: true, 0o777 | fs.ModeSticky: true} {
@@ -112,19 +113,19 @@ func TestCheckDir(t *testing.T) {
 	if os.Geteuid() == 0 {
 		must(t, os.Chown(dir, other, -1))
 		if err := CheckDir(dir); !errors.Is(err, ErrUntrusted) {
-			t.Errorf("another user's: %v", err)
+			t.Errorf("directory of another user: %v", err)
 		}
 	}
 }
 
-// TestMakeDir: one directory is made, and none above it.
+// TestMakeDir checks that MakeDir creates one directory but not its parent.
 func TestMakeDir(t *testing.T) {
 	dir := t.TempDir()
 	if err := MakeDir(filepath.Join(dir, "no", "new")); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("two levels: %v", err)
 	}
 	if _, err := os.Stat(filepath.Join(dir, "no")); err == nil {
-		t.Error("the directory above was made")
+		t.Error("the parent directory was created")
 	}
 	for range 2 {
 		if err := MakeDir(filepath.Join(dir, "new") + "/"); err != nil {
@@ -136,12 +137,12 @@ func TestMakeDir(t *testing.T) {
 	}
 	must(t, os.Chmod(dir, 0o777))
 	if err := MakeDir(filepath.Join(dir, "other")); !errors.Is(err, ErrUntrusted) {
-		t.Errorf("in a directory that others write: %v", err)
+		t.Errorf("in a directory that others may write: %v", err)
 	}
 }
 
-// TestRootOwns: a secret file of root may be readable for a group if the reader, root or not,
-// is in it. Neither another group nor all users may read or change it.
+// TestRootOwns checks that a group may read a secret file of root if the reader, root or not, is in
+// that group. Neither another group nor all users may read or change it.
 func TestRootOwns(t *testing.T) {
 	if path := os.Getenv("SAFEFILE_TEST"); path != "" {
 		_, err := Read(path, 100, Secret)
@@ -183,8 +184,8 @@ func TestRootOwns(t *testing.T) {
 	}
 }
 
-// TestNotMapped: in a user namespace the owner of a file may be no user there, and the refusal
-// says so. Outside of one the same number is a user as any other.
+// TestNotMapped checks that the error explains an owner who is not mapped in this user namespace.
+// Outside of a user namespace the same number is an ordinary user.
 func TestNotMapped(t *testing.T) {
 	if path := os.Getenv("SAFEFILE_TEST"); path != "" {
 		_, err := Read(path, 100, Public)
@@ -194,7 +195,7 @@ func TestNotMapped(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("SKIP: only root can give a file away")
 	}
-	const says = "which stands for every user who is not mapped in this user namespace"
+	const says = "which represents every user who is not mapped in this user namespace"
 	path := filepath.Join(t.TempDir(), "file")
 	must(t, os.WriteFile(path, nil, 0o644), os.Chown(path, other, -1))
 	cmd := exec.Command("/proc/self/exe", "-test.run", "^TestNotMapped$")

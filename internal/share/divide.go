@@ -1,12 +1,11 @@
-// Package share divides what the devices of a migration have in common, the
-// memory of either side and the lanes, in proportion to what each has still to
-// send: so unequal devices finish together, and the last one to finish is the
-// downtime.
+// Package share divides the memory of each side and the lanes among the devices of
+// a migration, in proportion to the bytes that each device has still to send. So
+// unequal devices finish together, which minimises the downtime.
 //
-// All of it is policy: it holds no memory and no lane, and knows no lock, clock
-// or goroutine. What is still to be sent is an estimate, and estimates lie. A
-// lie costs speed, and never more: shares never add up to more than there is,
-// and no device that still sends is left below a floor.
+// The package is pure policy: it holds no memory and no lane, and uses no lock,
+// clock or goroutine. The bytes to send are estimates, which may be wrong. A wrong
+// estimate costs only speed: the shares never exceed the total, and no device that
+// still sends is below a floor.
 package share
 
 import (
@@ -15,21 +14,21 @@ import (
 	"github.com/migpipe/migpipe/internal/wire"
 )
 
-// Floor is the least that a device is given, in chunks: one can be on its way
+// Floor is the least number of chunks of a device: one chunk can be in transfer
 // while the other is read or written.
 const Floor = 2
 
-// Need is what a device has still to send.
+// Need describes the data that a device has still to send.
 type Need struct {
-	Bytes    uint64 // by the latest estimate
-	Known    bool   // there is an estimate; without one a device is given an average share
+	Bytes    uint64 // the latest estimate
+	Known    bool   // there is an estimate; without one the device gets an average share
 	Priority uint8  // multiplies the share: 1 to wire.MaxPriority, 0 is 1
-	Done     bool   // nothing comes any more: it is given nothing
+	Done     bool   // the device sends no more data, and gets no share
 }
 
-// size is Bytes in KiB, so that no sum of weights overflows: that of
-// wire.MaxDevices of them is below 1<<61. An estimate longer than any
-// stream is none: a driver's negative error code, say.
+// size returns Bytes in KiB, so that no sum of weights overflows: the sum for
+// wire.MaxDevices is below 1<<61. It ignores an estimate that exceeds the longest
+// stream, as a driver's negative error code does.
 func (n Need) size() (kib uint64, known bool) {
 	if n.Done || !n.Known || n.Bytes > wire.MaxStream {
 		return 0, false
@@ -37,7 +36,7 @@ func (n Need) size() (kib uint64, known bool) {
 	return n.Bytes>>10 + 1, true
 }
 
-// average is the size, in KiB, of those of which it is known.
+// average returns the average of the known sizes, in KiB.
 func average(needs []Need) uint64 {
 	var sum, known uint64
 	for _, n := range needs {
@@ -48,7 +47,7 @@ func average(needs []Need) uint64 {
 	return max(1, sum/max(1, known))
 }
 
-// weight is in what proportion the device has a share; 0 if it is done.
+// weight returns the weight of the device's share, 0 if it is done.
 func (n Need) weight(average uint64) uint64 {
 	if n.Done {
 		return 0
@@ -60,9 +59,9 @@ func (n Need) weight(average uint64) uint64 {
 	return size * uint64(min(max(1, n.Priority), wire.MaxPriority))
 }
 
-// Divide shares out all of total, into shares, of which there is one for each of
-// needs: in proportion to them, except that those who would get less than floor get
-// floor, or an equal part where there is not even that for all.
+// Divide divides total by needs, and stores the parts in shares, which has the same
+// length. Parts are in proportion to the needs, but at least floor. If total is too
+// small for all floors, the least part is an equal one.
 func Divide(shares []int, total, floor int, needs []Need) {
 	left, sum, open, typical := uint64(total), uint64(0), 0, average(needs)
 	for i, n := range needs {
@@ -73,7 +72,7 @@ func Divide(shares []int, total, floor int, needs []Need) {
 		}
 	}
 	least := uint64(min(floor, total/max(1, open)))
-	// Whoever gets the floor makes the rest smaller, so that others may need it.
+	// A part that is raised to the floor makes the rest smaller, so that others may need it.
 	for again := true; again; {
 		again = false
 		for i, n := range needs {
@@ -92,7 +91,7 @@ func Divide(shares []int, total, floor int, needs []Need) {
 	}
 }
 
-// part is total*weight/sum, for a weight that is in sum.
+// part returns total*weight/sum, for a weight that sum includes.
 func part(total, weight, sum uint64) uint64 {
 	hi, lo := bits.Mul64(total, weight)
 	p, _ := bits.Div64(hi, lo, sum)

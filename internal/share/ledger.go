@@ -5,11 +5,10 @@ import (
 	"slices"
 )
 
-// Ledger is what the destination has promised to whom: credit, in chunks. All
-// of its memory is promised all the time, because what is not promised speeds
-// nobody up; so when a chunk was applied, its memory is promised anew, to the
-// device that is furthest below its share. No promise is taken back, except
-// those beyond an END, which nobody will use.
+// Ledger has the credit of each device, in chunks. It promises all memory all the
+// time, since memory that is not promised is of no use. When a chunk was applied,
+// the Ledger promises its memory to the device that is furthest below its share. It
+// revokes no promise, except those beyond an END, which the source cannot use.
 type Ledger struct {
 	pool     *Pool
 	needs    []Need
@@ -18,27 +17,27 @@ type Ledger struct {
 }
 
 type account struct {
-	promised uint64 // chunks numbered below
-	end      uint64 // chunks of the stream, once that is known
-	fresh    int    // promised since the source was last told
+	promised   uint64 // credit for all chunks with numbers below this
+	end        uint64 // chunks of the stream, when known
+	unreported int    // chunks promised since the last report to the source
 }
 
-// NewLedger promises so many chunks, which must be Floor for each device at least.
+// NewLedger returns a Ledger that promises a number of chunks, at least Floor for each device.
 func NewLedger(chunks int, needs []Need) *Ledger {
 	l := &Ledger{pool: NewPool(chunks, needs), needs: slices.Clone(needs), accounts: make([]account, len(needs))}
 	for i := range l.accounts {
 		l.accounts[i].end = math.MaxUint64
 		l.pool.Want(i, true)
 	}
-	l.promise()
-	l.Told()
+	l.promiseFree()
+	l.MarkReported()
 	return l
 }
 
-// Promised is how far a device may send: chunks numbered below.
+// Promised returns the credit of a device: it may send chunks with numbers below the result.
 func (l *Ledger) Promised(device int) uint64 { return l.accounts[device].promised }
 
-// Divide makes the shares anew, by new estimates.
+// Divide computes the shares again from new estimates.
 func (l *Ledger) Divide(needs []Need) {
 	for i := range needs {
 		done := l.needs[i].Done
@@ -48,14 +47,14 @@ func (l *Ledger) Divide(needs []Need) {
 	l.pool.Divide(l.needs)
 }
 
-// Applied takes back the memory of a chunk that the device has.
+// Applied frees the memory of a chunk that was written to the device, and promises it.
 func (l *Ledger) Applied(device int) {
 	l.pool.Return(device, 1)
-	l.promise()
+	l.promiseFree()
 }
 
-// End takes back what was promised beyond the end of a stream of so many
-// chunks. Chunks numbered below used have come, whatever END says of them.
+// End revokes the credit beyond the end of a stream of chunks chunks. Chunks with
+// numbers below used have been received, even if END contradicts that.
 func (l *Ledger) End(device int, chunks, used uint64) {
 	a := &l.accounts[device]
 	a.end = max(chunks, used)
@@ -64,38 +63,38 @@ func (l *Ledger) End(device int, chunks, used uint64) {
 	}
 	l.pool.Return(device, int(a.promised-a.end))
 	a.promised = a.end
-	l.finish(device)
-	l.promise()
+	l.closeAccount(device)
+	l.promiseFree()
 }
 
-// Due reports whether some device was promised an eighth of what it may send
-// since the source was last told: then it is worth telling.
+// Due reports whether a report to the source is due: since the last one, a device
+// was promised an eighth of the chunks that it may send.
 func (l *Ledger) Due() bool { return l.due }
 
-// Told says that the source is being told of all promises.
-func (l *Ledger) Told() {
+// MarkReported records that all promises are reported to the source.
+func (l *Ledger) MarkReported() {
 	l.due = false
 	for i := range l.accounts {
-		l.accounts[i].fresh = 0
+		l.accounts[i].unreported = 0
 	}
 }
 
-// promise promises what is free.
-func (l *Ledger) promise() {
+// promiseFree promises all free memory.
+func (l *Ledger) promiseFree() {
 	for i, ok := l.pool.Next(); ok; i, ok = l.pool.Next() {
 		a := &l.accounts[i]
 		a.promised++
-		a.fresh++
-		l.due = l.due || a.fresh*8 >= l.pool.Held(i)
+		a.unreported++
+		l.due = l.due || a.unreported*8 >= l.pool.Held(i)
 		if a.promised == a.end {
-			l.finish(i)
+			l.closeAccount(i)
 		}
 	}
 }
 
-// finish ends a device's part in the division: all that it will ever send is
+// closeAccount ends a device's part in the division, since its whole stream is
 // promised.
-func (l *Ledger) finish(device int) {
+func (l *Ledger) closeAccount(device int) {
 	l.needs[device].Done = true
 	l.pool.Want(device, false)
 	l.pool.Divide(l.needs)

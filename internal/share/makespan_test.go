@@ -8,10 +8,10 @@ import (
 	"pgregory.net/rapid"
 )
 
-// fast is above any link here.
+// fast is faster than any link of the tests.
 const fast = 20e9
 
-// set is a set of devices to be migrated together.
+// set is a set of devices that migrate together.
 type set struct {
 	name string
 	setting
@@ -29,7 +29,7 @@ func times(n int, d device) (all []device) {
 	return all
 }
 
-// sets are unequal in every way that matters.
+// sets returns sets whose devices differ in size, rates or estimates.
 func sets() []set {
 	long := usual
 	long.rtt, long.into, long.from = 20e-3, 48, 48
@@ -43,7 +43,7 @@ func sets() []set {
 		{"a slow loader as long as the link", usual, append(times(7, of(100*mib, fast, fast)), of(700*mib, fast, 0.62e9))},
 		{"a slow saver as long as the link", usual, append(times(7, of(100*mib, fast, fast)), of(700*mib, 0.62e9, fast))},
 		{"load rates 1 to 100", usual, []device{of(20*mib, fast, 50e6), of(200*mib, fast, 5e9), of(100*mib, fast, 500e6)}},
-		{"one that is slower than all", usual, append(times(3, of(200*mib, fast, fast)), of(100*mib, fast, 100e6))},
+		{"one device is slower than the others", usual, append(times(3, of(200*mib, fast, fast)), of(100*mib, fast, 100e6))},
 		{"8 VFs of 100 MiB, loaded in 0.2 s each", usual, times(8, of(100*mib, 1e9, 490e6))},
 		{"many small and one big", usual, append(times(12, of(8*mib, fast, 400e6)), of(gib, fast, 1.3e9))},
 		{"60 tiny, one big, one slow", fine, append(times(60, of(40, fast, fast)), of(400*mib, fast, fast), of(50*mib, 2e9, 150e6))},
@@ -53,8 +53,8 @@ func sets() []set {
 	}
 }
 
-// TestMakespan: unequal devices are together as fast as the link, or as the
-// slowest of them alone.
+// TestMakespan checks that unequal devices together take only the time of the link, or of
+// the slowest device.
 func TestMakespan(t *testing.T) {
 	for _, s := range sets() {
 		t.Run(s.name, func(t *testing.T) {
@@ -65,18 +65,18 @@ func TestMakespan(t *testing.T) {
 			least := s.bound(s.devices)
 			t.Logf("%.4f s, %.4f s at least: %+.2f %%", took, least, 100*(took/least-1))
 			if took > 1.05*least || took < least*(1-1e-9) {
-				t.Errorf("it takes %.4f s, and %.4f s at least: %.2f times that", took, least, took/least)
+				t.Errorf("the makespan is %.4f s, %.2f times the lower bound of %.4f s", took, took/least, least)
 			}
 			for _, p := range []policy{equal, firstCome} {
 				if other, err := newModel(s.setting, p, s.devices).run(); err != nil || took > 1.01*other {
-					t.Errorf("it takes %.4f s, and by %v shares %.4f (%v)", took, p, other, err)
+					t.Errorf("the makespan is %.4f s, and %.4f s with the policy %v (%v)", took, other, p, err)
 				}
 			}
 		})
 	}
 }
 
-// lies are ways in which estimates are wrong.
+// lies are kinds of wrong estimates.
 var lies = map[string]lie{
 	"truth":    truth,
 	"x0":       func(int, uint64) (uint64, bool) { return 0, true },
@@ -88,10 +88,9 @@ var lies = map[string]lie{
 	"flapping": func(n int, b uint64) (uint64, bool) { return b * uint64(n%2) * 1000, n%3 > 0 },
 }
 
-// TestLies: whatever the estimates say, all of every device arrives, no more is
-// promised than there is (the model checks both at every event), and what it may
-// cost is bounded: as long as some device is not done, either the link is busy,
-// or the device moves as fast as the floor alone lets it.
+// TestLies checks migrations with wrong estimates. Every stream arrives, and no more is
+// promised than there is; the model checks both at every event. The cost is bounded: until
+// a device is done, the link is busy or the device is as fast as with its floor alone.
 func TestLies(t *testing.T) {
 	names := []string{"truth", "x0", "x0.1", "x10", "x1000", "negative", "none", "flapping"}
 	rapid.Check(t, func(t *rapid.T) {
@@ -113,14 +112,13 @@ func TestLies(t *testing.T) {
 			t.Fatal(err)
 		}
 		if most := s.atFloor(devices); took > 1.05*most || took < s.bound(devices)*(1-1e-9) {
-			t.Fatalf("it takes %.4f s, and %.4f s at most", took, most)
+			t.Fatalf("the makespan is %.4f s, want at most %.4f s", took, most)
 		}
 	})
 }
 
-// atFloor is the link's time for everything, and then that of the slowest device
-// with one chunk of memory at either side: read, sent, written, acknowledged,
-// and only then the next.
+// atFloor returns the link's time for all bytes plus the time of the slowest device with one
+// chunk of memory on each side, which reads, sends, writes and acknowledges chunk by chunk.
 func (s setting) atFloor(devices []device) float64 {
 	slowest, total := 0.0, 0.0
 	for _, d := range devices {
@@ -131,7 +129,7 @@ func (s setting) atFloor(devices []device) float64 {
 	return slowest + total/s.link
 }
 
-// TestPriority: a device with priority is there sooner than its equals.
+// TestPriority checks that a device with priority is done before equal ones.
 func TestPriority(t *testing.T) {
 	done := func(priority uint8) (all []float64) {
 		devices := times(4, of(100*mib, fast, fast))
@@ -146,17 +144,16 @@ func TestPriority(t *testing.T) {
 	}
 	plain, urgent := done(1), done(4)
 	if plain[0] < 0.9*plain[3] {
-		t.Errorf("equals are done at %.3f s", plain)
+		t.Errorf("equal devices are done at %.3f s", plain)
 	}
-	// It begins with 4 of 7 parts of the link, which would be 7/16 of the time that
-	// all take; as it has less to send than its equals its part becomes less.
+	// The device begins with 4 of 7 parts of the link, and would be done after 7/16 of the
+	// total time. As it has less to send than the others, its part decreases.
 	if r := urgent[0] / urgent[3]; r < 0.4 || r > 0.6 {
 		t.Errorf("with priority 4 the first is done at %.3f s of %.3f", urgent[0], urgent[3])
 	}
 }
 
-// BenchmarkMakespan compares ways to share: how long the whole takes, and how
-// much more than the least that it can.
+// BenchmarkMakespan compares the policies: the makespan, and its ratio to the lower bound.
 func BenchmarkMakespan(b *testing.B) {
 	for _, s := range sets() {
 		for _, p := range []policy{byEstimate, equal, firstCome} {

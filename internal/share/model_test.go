@@ -7,17 +7,17 @@ import (
 	"math"
 )
 
-// A model of a migration's STOP_COPY, in which the policies of this package are
-// the real ones and all else is arithmetic: devices are read and written at
-// constant rates, one link carries one chunk after the other. Time is in
-// seconds, rates are in bytes per second.
+// This file has a model of a migration's STOP_COPY. It uses the real policies of this
+// package, and computes everything else: devices are read and written at constant rates,
+// and one link carries one chunk after the other. Times are in seconds, rates in bytes per
+// second.
 
 const (
 	kib, mib, gib = 1 << 10, 1 << 20, 1 << 30
-	tick          = 0.1 // how often estimates are told, as in the engines
+	tick          = 0.1 // interval of the estimates, as in the engines
 )
 
-// device is one of the model's devices.
+// device is a device of the model.
 type device struct {
 	size       int
 	save, load float64
@@ -25,12 +25,12 @@ type device struct {
 	lie        lie
 }
 
-// lie is what an estimate makes of the truth, at the nth time.
+// lie returns the nth estimate for a true number of bytes.
 type lie func(n int, bytes uint64) (uint64, bool)
 
 func truth(_ int, bytes uint64) (uint64, bool) { return bytes, true }
 
-// setting is what the devices have in common.
+// setting describes the hosts and the link.
 type setting struct {
 	link       float64
 	rtt        float64
@@ -40,10 +40,11 @@ type setting struct {
 	from, into int // chunks of memory, at the source and at the destination
 }
 
-// usual is two hosts with 32 MiB each, next to each other on 10 Gbit/s.
+// usual is a setting of two hosts with 32 MiB each and a link of 10 Gbit/s with a short
+// delay.
 var usual = setting{link: 1.2e9, rtt: 200e-6, ackDelay: 50e-6, chunk: mib, lanes: 2, from: 30, into: 30}
 
-// A memory says who reads next, an order who sends next.
+// memory chooses the device that reads next, and order the device that sends next.
 type memory interface {
 	Want(device int, wants bool)
 	Return(device, chunks int)
@@ -52,21 +53,21 @@ type memory interface {
 type order interface {
 	Ready(device int, ready bool)
 	Next() (device int, ok bool)
-	Took(device, bytes int)
+	Take(device, bytes int)
 }
 
-// policy is a way to share.
+// policy is a way to divide memory and lanes.
 type policy uint8
 
 const (
-	byEstimate policy = iota // what the engines do
-	equal                    // the same share for everybody
-	firstCome                // equal windows; memory and lanes to whoever asks first
+	byEstimate policy = iota // the policy of the engines
+	equal                    // the same share for each device
+	firstCome                // equal windows; memory and lanes in the order of requests
 )
 
 func (p policy) String() string { return [...]string{"estimate", "equal", "first-come"}[p] }
 
-// model is a migration that is being computed.
+// model is the state of a simulated migration.
 type model struct {
 	setting
 	policy  policy
@@ -78,15 +79,15 @@ type model struct {
 	events  events
 	thought int // events so far
 	now     float64
-	asked   int // how often estimates were told
+	asked   int // number of estimates
 	busy    int // chunks that lanes have taken
 	freeAt  float64
 	worst   error
 	end     float64
-	done    func(i int) // told of a device that has everything
+	done    func(i int) // called when a device has its whole stream
 }
 
-// progress is how far a device is.
+// progress is the progress of a device.
 type progress struct {
 	read    int       // bytes
 	queued  []float64 // chunks at the source, by when they were read
@@ -112,7 +113,7 @@ func newModel(s setting, p policy, devices []device) *model {
 	return m
 }
 
-// run computes the makespan: when the last chunk was applied.
+// run computes the makespan: the time at which the last chunk is applied.
 func (m *model) run() (float64, error) {
 	for i := range m.devices {
 		m.memory.Want(i, true)
@@ -138,22 +139,22 @@ func (m *model) at(t float64, do func()) {
 	heap.Push(&m.events, event{t, m.thought, do})
 }
 
-// check holds the promises against the memory.
+// check compares the promises with the memory.
 func (m *model) check() {
 	sum := 0
 	for i, s := range m.state {
 		open := int(m.ledger.Promised(i)) - s.applied
 		sum += open
 		if left := chunks(m.devices[i].size, m.chunk) - s.applied; open < min(Floor, left) {
-			m.worst = fmt.Errorf("device %d may send %d chunks and has %d left", i, open, left)
+			m.worst = fmt.Errorf("device %d has credit for %d chunks, but only %d left", i, open, left)
 		}
 	}
 	if sum > m.into {
-		m.worst = fmt.Errorf("%d chunks are promised, there are %d", sum, m.into)
+		m.worst = fmt.Errorf("%d chunks are promised, but memory is for %d", sum, m.into)
 	}
 }
 
-// needs are the estimates, of what remain says.
+// needs returns the estimates for the bytes that remain returns.
 func (m *model) needs(remain func(i int) int) []Need {
 	needs := make([]Need, len(m.devices))
 	for i, d := range m.devices {
@@ -173,7 +174,7 @@ func (m *model) unapplied(i int) int {
 	return m.devices[i].size - min(m.devices[i].size, m.state[i].applied*m.chunk)
 }
 
-// estimate is a tick.
+// estimate reports the estimates, at each tick.
 func (m *model) estimate() {
 	m.asked++
 	if pool, ok := m.memory.(*Pool); ok {
@@ -189,7 +190,7 @@ func (m *model) estimate() {
 	}
 }
 
-// readMore has the devices read that were given memory.
+// readMore makes the devices that get memory read.
 func (m *model) readMore() {
 	for i, ok := m.memory.Next(); ok; i, ok = m.memory.Next() {
 		m.memory.Want(i, false)
@@ -208,7 +209,7 @@ func (m *model) readMore() {
 	}
 }
 
-// sendMore has free lanes take chunks. The link carries them in that order.
+// sendMore gives chunks to free lanes. The link carries them in that order.
 func (m *model) sendMore() {
 	for i := range m.state {
 		s := &m.state[i]
@@ -220,7 +221,7 @@ func (m *model) sendMore() {
 	}
 	s := &m.state[i]
 	n := m.bytes(i, s.sent)
-	m.order.Took(i, n)
+	m.order.Take(i, n)
 	s.queued, s.sent = s.queued[1:], s.sent+1
 	m.busy++
 	m.freeAt = max(m.now, m.freeAt) + float64(n)/m.link
@@ -234,7 +235,7 @@ func (m *model) sendMore() {
 	m.sendMore()
 }
 
-// load has a device write what has arrived.
+// load makes a device write the chunks that have arrived.
 func (m *model) load(i int) {
 	s := &m.state[i]
 	if s.loading || s.applied == s.arrived {
@@ -254,9 +255,9 @@ func (m *model) load(i int) {
 	})
 }
 
-// ack tells the source of all promises.
+// ack reports all promises to the source.
 func (m *model) ack() {
-	m.ledger.Told()
+	m.ledger.MarkReported()
 	windows := make([]uint64, len(m.state))
 	for i := range m.state {
 		windows[i] = m.ledger.Promised(i)
@@ -269,14 +270,13 @@ func (m *model) ack() {
 	})
 }
 
-// bytes is how long a device's chunk number seq is.
+// bytes returns the length of a device's chunk number seq.
 func (m *model) bytes(i, seq int) int { return min(m.chunk, m.devices[i].size-seq*m.chunk) }
 
 func chunks(size, chunk int) int { return (size + chunk - 1) / chunk }
 
-// bound is what no way to share can be faster than: the time that the link
-// takes for everything, and the time that each device takes when it has both
-// hosts to itself.
+// bound returns a lower bound of the makespan for every policy: the time of the link for all
+// bytes, or of a device that has both hosts to itself.
 func (s setting) bound(devices []device) (least float64) {
 	total := 0.0
 	for _, d := range devices {
@@ -286,9 +286,9 @@ func (s setting) bound(devices []device) (least float64) {
 	return max(least, total/s.link)
 }
 
-// alone is a device's own time: whichever stage is the slowest, it takes all
-// bytes, and that after the first chunk has come to it, and before the last one
-// has gone on from it. A stage is read, sent, or written.
+// alone returns the time of a device that has both hosts to itself. The stages are read, send
+// and write. The slowest stage processes all bytes, after the earlier stages have processed
+// the first chunk, and before the later stages process the last one.
 func (s setting) alone(d device) (least float64) {
 	first := float64(min(d.size, s.chunk))
 	last := float64(d.size - (chunks(d.size, s.chunk)-1)*s.chunk)
@@ -303,7 +303,7 @@ func (s setting) alone(d device) (least float64) {
 	return least
 }
 
-// firstMemory gives memory to whoever has waited longest.
+// firstMemory gives memory to the device that has waited longest.
 type firstMemory struct {
 	free    int
 	waiting []int
@@ -324,14 +324,14 @@ func (f *firstMemory) Next() (int, bool) {
 	return i, true
 }
 
-// firstOrder sends what was read first.
+// firstOrder sends the chunk that was read first.
 type firstOrder struct {
 	m     *model
 	ready []bool
 }
 
 func (f *firstOrder) Ready(i int, ready bool) { f.ready[i] = ready }
-func (f *firstOrder) Took(_, _ int)           {}
+func (f *firstOrder) Take(_, _ int)           {}
 func (f *firstOrder) Next() (best int, ok bool) {
 	least := math.Inf(1)
 	for i, s := range f.m.state {
@@ -342,8 +342,8 @@ func (f *firstOrder) Next() (best int, ok bool) {
 	return best, ok
 }
 
-// events are what is to happen, soonest first; of two at once, the one that was
-// thought of first.
+// events are the future events, in the order of their times. Events of the same time are in
+// the order in which they were added.
 type event struct {
 	at  float64
 	seq int

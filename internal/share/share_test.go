@@ -25,13 +25,13 @@ func TestDivide(t *testing.T) {
 		needs        []Need
 		want         []int
 	}{
-		{"nobody", 30, 2, nil, []int{}},
+		{"no devices", 30, 2, nil, []int{}},
 		{"one", 30, 2, needs(0), []int{30}},
 		{"equals", 30, 2, needs(gib, gib, gib), []int{10, 10, 10}},
 		{"nothing left", 30, 2, needs(0, 0, 0), []int{10, 10, 10}},
 		{"in proportion", 30, 2, needs(gib, 2*gib), []int{10, 20}},
 		{"floor", 30, 2, needs(mib, 1000*mib), []int{2, 28}},
-		{"the floors of some do not bend the rest", 34, 2, needs(0, gib, 0, 2*gib), []int{2, 10, 2, 20}},
+		{"some floors do not change the proportion of the rest", 34, 2, needs(0, gib, 0, 2*gib), []int{2, 10, 2, 20}},
 		{"no more than the floors", 6, 2, needs(gib, 0, 0), []int{2, 2, 2}},
 		{"less than the floors", 5, 2, needs(gib, 0, 0), []int{3, 1, 1}},
 		{"less than one each", 2, 2, needs(gib, 0, 0), []int{1, 0, 1}},
@@ -45,21 +45,22 @@ func TestDivide(t *testing.T) {
 		{"priority of the unknown", 30, 2, []Need{{Priority: 2}, {}}, []int{20, 10}},
 		{"no more than that", 34, 2, []Need{{Bytes: gib, Known: true, Priority: 255}, {Bytes: gib, Known: true}}, []int{32, 2}},
 	} {
-		got := slices.Repeat([]int{-1}, len(c.needs)) // what was there before
+		got := slices.Repeat([]int{-1}, len(c.needs)) // Divide overwrites all
 		if Divide(got, c.total, c.floor, c.needs); !slices.Equal(got, c.want) {
 			t.Errorf("%s: %v, want %v", c.name, got, c.want)
 		}
 	}
 }
 
-// anyNeeds draws what devices may say, true or not.
+// anyNeeds generates random needs.
 func anyNeeds(n int) *rapid.Generator[[]Need] {
 	return rapid.SliceOfN(rapid.Custom(func(t *rapid.T) Need {
 		return Need{Bytes: rapid.Uint64().Draw(t, "bytes"), Known: rapid.Bool().Draw(t, "known"), Priority: rapid.Byte().Draw(t, "priority")}
 	}), n, n)
 }
 
-// TestDivideAll: whatever is said, all is shared out, and nobody is below the floor.
+// TestDivideAll checks for random needs that Divide divides the whole total, and that no part
+// is below the floor.
 func TestDivideAll(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		n := rapid.IntRange(1, wire.MaxDevices).Draw(t, "devices")
@@ -68,17 +69,17 @@ func TestDivideAll(t *testing.T) {
 		Divide(shares, total, floor, anyNeeds(n).Draw(t, "needs"))
 		for i, s := range shares {
 			if sum += s; s < min(floor, total/n) {
-				t.Fatalf("device %d is given %d of %d", i, s, total)
+				t.Fatalf("device %d gets %d of %d", i, s, total)
 			}
 		}
 		if sum != total {
-			t.Fatalf("%d of %d are given", sum, total)
+			t.Fatalf("the parts sum up to %d of %d", sum, total)
 		}
 	})
 }
 
-// TestLedger: whatever devices send, end and say, no more is promised than
-// there is, no promise shrinks, and whoever has something to send may.
+// TestLedger makes random calls. No more is promised than there is, no promise shrinks, and
+// a device that has data to send has credit.
 func TestLedger(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		n := rapid.IntRange(1, 6).Draw(t, "devices")
@@ -90,7 +91,7 @@ func TestLedger(t *testing.T) {
 			"apply": func(t *rapid.T) {
 				i := any.Draw(t, "device")
 				if applied[i] == l.Promised(i) {
-					t.Skip("nothing may come")
+					t.Skip("no device has credit")
 				}
 				applied[i]++
 				l.Applied(i)
@@ -98,15 +99,15 @@ func TestLedger(t *testing.T) {
 			"end": func(t *rapid.T) {
 				i := any.Draw(t, "device")
 				if ends[i] > 0 {
-					t.Skip("has ended")
+					t.Skip("the stream has ended")
 				}
 				used := rapid.Uint64Range(applied[i], l.Promised(i)).Draw(t, "used")
 				chunks := rapid.Uint64Max(100).Draw(t, "chunks")
-				ends[i], last[i] = 1+max(chunks, used), 0 // what nobody uses goes back
+				ends[i], last[i] = 1+max(chunks, used), 0 // End revokes unused credit
 				l.End(i, chunks, used)
 			},
 			"estimate": func(t *rapid.T) { l.Divide(anyNeeds(n).Draw(t, "needs")) },
-			"tell":     func(t *rapid.T) { l.Told() },
+			"tell":     func(t *rapid.T) { l.MarkReported() },
 			"": func(t *rapid.T) {
 				sum, open := 0, 0
 				for i := range n {
@@ -115,10 +116,10 @@ func TestLedger(t *testing.T) {
 					if end := ends[i] - 1; ends[i] == 0 || l.Promised(i) < end {
 						open++
 						if may < Floor {
-							t.Fatalf("device %d may send %d", i, may)
+							t.Fatalf("device %d has credit for %d chunks", i, may)
 						}
 					} else if l.Promised(i) > end {
-						t.Fatalf("device %d may send %d chunks of %d", i, l.Promised(i), end)
+						t.Fatalf("device %d has credit for %d chunks of %d", i, l.Promised(i), end)
 					}
 					if l.Promised(i) < last[i] {
 						t.Fatalf("device %d was promised %d chunks, and then %d", i, last[i], l.Promised(i))
@@ -126,14 +127,14 @@ func TestLedger(t *testing.T) {
 					last[i] = l.Promised(i)
 				}
 				if sum > chunks || open > 0 && sum < chunks {
-					t.Fatalf("%d chunks are promised, there are %d", sum, chunks)
+					t.Fatalf("%d chunks are promised, but memory is for %d", sum, chunks)
 				}
 			},
 		})
 	})
 }
 
-// TestLedgerFollows: memory goes over to whom it is due, as fast as it is used.
+// TestLedgerFollows checks that freed memory goes to the device below its share.
 func TestLedgerFollows(t *testing.T) {
 	l := NewLedger(30, needs(gib, gib))
 	l.Divide(needs(0, gib))
@@ -149,7 +150,8 @@ func TestLedgerFollows(t *testing.T) {
 	}
 }
 
-// TestPool: what others do not want is used, and is there when they do.
+// TestPool checks that a device uses the shares that others do not want, and that the others
+// get their shares when they want them.
 func TestPool(t *testing.T) {
 	p := NewPool(20, needs(gib, gib, 0))
 	all := func() (n int) {
@@ -181,8 +183,8 @@ func TestPool(t *testing.T) {
 	}
 }
 
-// TestPoolSlowReader: a device wants one chunk at a time, after a moment: another that always
-// wants more must not keep it at the floor.
+// TestPoolSlowReader has a device that wants one chunk at a time, with a pause between. Another
+// device that always wants more must not keep it at the floor.
 func TestPoolSlowReader(t *testing.T) {
 	p := NewPool(20, needs(gib, gib))
 	p.Want(0, true)
@@ -190,7 +192,7 @@ func TestPoolSlowReader(t *testing.T) {
 	}
 	for range 20 {
 		p.Return(0, 1)
-		for _, ok := p.Next(); ok; _, ok = p.Next() { // the moment
+		for _, ok := p.Next(); ok; _, ok = p.Next() { // the pause
 		}
 		p.Want(1, true)
 		p.Next()
@@ -209,13 +211,13 @@ func TestTurns(t *testing.T) {
 			if !ok {
 				break
 			}
-			turns.Took(i, mib)
+			turns.Take(i, mib)
 			out[i]++
 		}
 		return out
 	}
 	if got := sent(10); got != [3]int{} {
-		t.Errorf("nobody is ready, sent are %d", got)
+		t.Errorf("%d bytes are sent although no device is ready", got)
 	}
 	turns.Ready(0, true)
 	turns.Ready(1, true)
@@ -224,7 +226,7 @@ func TestTurns(t *testing.T) {
 	}
 	turns.Ready(1, false)
 	if got := sent(100); got[0] != 100 {
-		t.Errorf("alone it sends %d of 100", got)
+		t.Errorf("a single ready device sends %d of 100", got)
 	}
 	turns.Ready(1, true)
 	if got := sent(400); got[0] < 95 || got[0] > 101 {
@@ -232,11 +234,11 @@ func TestTurns(t *testing.T) {
 	}
 	turns.Ready(2, true)
 	if got := sent(480); got[2] < 8 || got[2] > 12 {
-		t.Errorf("one that should have nothing sends %d of 480", got[2])
+		t.Errorf("a device with an estimate of 0 sends %d of 480", got[2])
 	}
 	turns.Divide(needs(0, 0, gib))
 	if got := sent(100); got[2] < 85 {
-		t.Errorf("found out to have all, it sends %d of 100", got[2])
+		t.Errorf("after its estimate grew, it sends %d of 100", got[2])
 	}
 }
 
@@ -247,8 +249,8 @@ func TestNoAllocations(t *testing.T) {
 	if allocs := testing.AllocsPerRun(100, func() {
 		l.Applied(1)
 		turns.Next()
-		turns.Took(1, mib)
+		turns.Take(1, mib)
 	}); allocs != 0 {
-		t.Errorf("a chunk costs %v allocations", allocs)
+		t.Errorf("a chunk needs %v allocations", allocs)
 	}
 }

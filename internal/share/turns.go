@@ -4,35 +4,35 @@ import (
 	"github.com/migpipe/migpipe/internal/wire"
 )
 
-// Turns is the order in which devices with something to send take a free lane:
-// in proportion to their needs, and nobody waits for one that has nothing to
-// send (start-time fair queueing: Goyal, Vin and Cheng, SIGCOMM 1996).
+// Turns is the order in which devices that have data to send take a free lane: in
+// proportion to their needs. A device does not wait for another that has no data
+// (start-time fair queueing: Goyal, Vin and Cheng, SIGCOMM 1996).
 type Turns struct {
-	now     uint64 // the start of the turn that was taken last, in bytes of all devices
+	now     uint64 // the start of the last turn, in bytes of all devices
 	devices []turn
-	shares  []int // what Divide makes
+	shares  []int // the result of Divide
 }
 
 type turn struct {
 	share int    // of parts
-	start uint64 // of its next turn: the bytes of all at which that is due
+	start uint64 // the start of its next turn, in bytes of all devices
 	ready bool
 }
 
-// parts is what the lanes are divided into.
+// parts is the sum of all shares of the lanes.
 const parts = 1 << 20
 
-// NewTurns divides the lanes by needs.
+// NewTurns returns Turns that divide the lanes by needs.
 func NewTurns(needs []Need) *Turns {
 	t := &Turns{devices: make([]turn, len(needs)), shares: make([]int, len(needs))}
 	t.Divide(needs)
 	return t
 }
 
-// Divide makes the shares anew. The floors are a sixteenth of all, together: the
-// lanes of a device whose estimate is far too low. What a device has had in
-// advance by its old share counts by the new one: else one that was thought
-// small would wait for long after it was found large.
+// Divide computes the shares again. The floors sum up to a sixteenth of the lanes,
+// for devices whose estimates are far too low. Divide converts the bytes by which a
+// device is ahead to the new share. Otherwise a device whose estimate grows would
+// wait for long.
 func (t *Turns) Divide(needs []Need) {
 	Divide(t.shares, parts, parts/(16*max(1, len(needs))), needs)
 	for i, s := range t.shares {
@@ -45,12 +45,12 @@ func (t *Turns) Divide(needs []Need) {
 	}
 }
 
-// catchUp is what a device that had nothing to send may make up for, in bytes of
-// all devices: enough for the moments in which it waits for memory or credit,
-// without which it would never have its share, and no more.
+// catchUp is how far a device that had no data may be behind, in bytes of all
+// devices. It compensates for short waits for memory or credit, without which the
+// device would never get its share.
 const catchUp = 4 * wire.MaxChunk
 
-// Ready says whether a device has something to send.
+// Ready sets whether a device has data to send.
 func (t *Turns) Ready(device int, ready bool) {
 	d := &t.devices[device]
 	if ready && !d.ready {
@@ -59,7 +59,7 @@ func (t *Turns) Ready(device int, ready bool) {
 	d.ready = ready
 }
 
-// Next is whose turn it is.
+// Next returns the device whose turn is next.
 func (t *Turns) Next() (device int, ok bool) {
 	for i := range t.devices {
 		d := &t.devices[i]
@@ -70,8 +70,8 @@ func (t *Turns) Next() (device int, ok bool) {
 	return device, ok
 }
 
-// Took says that a device takes its turn, for so many bytes.
-func (t *Turns) Took(device, bytes int) {
+// Take counts a turn of a device, in which it sends bytes.
+func (t *Turns) Take(device, bytes int) {
 	d := &t.devices[device]
 	t.now = max(t.now, d.start)
 	d.start += uint64(bytes) * parts / uint64(d.share)

@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// Group is goroutines that share a context, which ends with Stop.
+// Group is a group of goroutines with a common context, which Stop ends.
 type Group struct {
 	wg    *sync.WaitGroup
 	start func(func(context.Context))
@@ -16,7 +16,7 @@ type Group struct {
 	stop  context.CancelFunc
 }
 
-// NewGroup makes a group whose context ends with Stop, or with parent.
+// NewGroup returns a group whose context ends with Stop or with parent.
 func NewGroup(parent context.Context) *Group { return newGroup(parent, new(sync.WaitGroup)) }
 
 func newGroup(parent context.Context, wg *sync.WaitGroup) *Group {
@@ -29,24 +29,24 @@ func newGroup(parent context.Context, wg *sync.WaitGroup) *Group {
 	}
 }
 
-// Child makes a group whose context ends earlier, with its own Stop. The parent's Wait joins
-// what the child starts.
+// Child returns a group whose context ends with that of g, or earlier with its own Stop. The Wait
+// of g also joins the child's goroutines.
 func (g *Group) Child() *Group { return g.child(g.wg) }
 
-// Part makes a group whose context ends with that of g, or earlier with its own Stop. Its own
-// Wait joins what it starts, and g's does not.
+// Part returns a group whose context ends with that of g, or earlier with its own Stop. The Wait
+// of g does not join its goroutines.
 func (g *Group) Part() *Group { return g.child(new(sync.WaitGroup)) }
 
 // Go runs f in a goroutine.
 func (g *Group) Go(f func(ctx context.Context)) { g.start(f) }
 
-// Stop ends the group's context. What runs ends when it heeds that.
+// Stop ends the group's context. It does not wait for the goroutines.
 func (g *Group) Stop() { g.stop() }
 
-// Wait returns when everything that Go has started has ended.
+// Wait returns when all goroutines of the group have ended.
 func (g *Group) Wait() { g.wg.Wait() }
 
-// Parallel runs do for 0 to n-1 at once, joins them and gives all of their errors.
+// Parallel runs do concurrently for 0 to n-1, and returns all of their errors.
 func Parallel(n int, do func(i int) error) error {
 	errs := make([]error, n)
 	var wg sync.WaitGroup
@@ -57,8 +57,8 @@ func Parallel(n int, do func(i int) error) error {
 	return errors.Join(errs...)
 }
 
-// Within runs do, and reports whether it has ended within the limit. If not, it goes on, and late
-// is called when it has ended.
+// Within runs do, and reports whether it has ended within the limit. If not, do continues, and late
+// is called when do ends.
 func Within(limit time.Duration, do, late func()) bool {
 	ended, over := make(chan struct{}), make(chan struct{})
 	go func() { // ends with do

@@ -11,7 +11,8 @@ import (
 	"time"
 )
 
-// TestGroup: what runs sees the end of the context, by Stop and by the parent, and is joined.
+// TestGroup checks that Stop and the end of the parent end the context, and that Wait joins the
+// goroutines.
 func TestGroup(t *testing.T) {
 	for name, end := range map[string]func(g *Group, parent context.CancelFunc){
 		"Stop":   func(g *Group, _ context.CancelFunc) { g.Stop() },
@@ -35,7 +36,8 @@ func TestGroup(t *testing.T) {
 	}
 }
 
-// TestChild: a child ends alone, and its parent joins it.
+// TestChild checks that the Stop of a child does not end its parent, and that the parent's Wait
+// joins the child.
 func TestChild(t *testing.T) {
 	g := NewGroup(t.Context())
 	child, alone := g.Child(), make(chan error, 1)
@@ -67,11 +69,12 @@ func TestParallel(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 	if err := Parallel(0, nil); err != nil {
-		t.Errorf("of none: %v", err)
+		t.Errorf("n is 0: %v", err)
 	}
 }
 
-// TestWithin: what ends in time is joined, and what does not is followed by what is to come then.
+// TestWithin checks that Within joins a function that ends in time, and that late follows one that
+// does not.
 func TestWithin(t *testing.T) {
 	for takes, in := range map[time.Duration]bool{0: true, 999 * time.Millisecond: true, 2 * time.Second: false} {
 		synctest.Test(t, func(t *testing.T) {

@@ -1,4 +1,4 @@
-// Package units reads and writes numbers of bytes: "4096", "64KiB", "1.5GiB", "100MB".
+// Package units parses and formats numbers of bytes: "4096", "64KiB", "1.5GiB", "100MB".
 package units
 
 import (
@@ -8,8 +8,8 @@ import (
 	"strings"
 )
 
-// suffixes of numbers of bytes. The binary ones stand first, in ascending order; "B" ends all
-// of them, and stands last.
+// suffixes are the suffixes of numbers of bytes. The binary ones come first, in ascending order.
+// "B" comes last, since all others end with it.
 var suffixes = []struct {
 	name  string
 	bytes uint64
@@ -18,7 +18,7 @@ var suffixes = []struct {
 	{"kB", 1e3}, {"MB", 1e6}, {"GB", 1e9}, {"TB", 1e12}, {"B", 1},
 }
 
-// ParseBytes reads a number of bytes with or without a suffix. The number is decimal, may have
+// ParseBytes parses a number of bytes with or without a suffix. The number is decimal, may have
 // a fraction, and has no sign and no exponent. The result fits an int64.
 func ParseBytes(text string) (uint64, error) {
 	number, scale := text, uint64(1)
@@ -38,8 +38,8 @@ func ParseBytes(text string) (uint64, error) {
 	return uint64(f * float64(scale)), nil
 }
 
-// FormatBytes writes a number of bytes with the largest binary suffix that divides it, or
-// without one. ParseBytes reads the same number back.
+// FormatBytes formats a number of bytes with the largest binary suffix that divides it, or
+// without one. ParseBytes of the result returns the same number.
 func FormatBytes(n uint64) string {
 	for i := 3; i >= 0; i-- {
 		if s := suffixes[i]; n >= s.bytes && n%s.bytes == 0 {

@@ -19,7 +19,7 @@ func TestParseBytes(t *testing.T) {
 	}
 }
 
-// FuzzParseBytes: what is read as a number is written as a text that is read as the same.
+// FuzzParseBytes checks that a formatted number parses to the same number.
 func FuzzParseBytes(f *testing.F) {
 	for _, text := range []string{"4096", "64KiB", "1.5GiB", "NaN", "-0"} {
 		f.Add(text)
@@ -30,7 +30,7 @@ func FuzzParseBytes(f *testing.F) {
 			return
 		}
 		if again, err := ParseBytes(FormatBytes(n)); err != nil || again != n {
-			t.Errorf("%q is %d, written as %q, read as %d, %v", text, n, FormatBytes(n), again, err)
+			t.Errorf("%q is %d, formatted %q, which parses to %d, %v", text, n, FormatBytes(n), again, err)
 		}
 	})
 }

@@ -1,4 +1,4 @@
-// Package unixsocket makes sockets that only this user, and root, may connect to.
+// Package unixsocket creates sockets to which only this user and root may connect.
 package unixsocket
 
 import (
@@ -13,10 +13,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// MaxPath is what fits into sun_path with its NUL (unix(7)).
+// MaxPath is the length of the longest path that fits into sun_path with its NUL (unix(7)).
 const MaxPath = len(unix.RawSockaddrUnix{}.Path) - 1
 
-// CheckPath says what the kernel calls an invalid argument.
+// CheckPath returns an error for a path that is too long. The kernel's error would be EINVAL.
 func CheckPath(path string) error {
 	if len(path) > MaxPath {
 		return fmt.Errorf("the path of a unix socket has %d bytes, at most %d fit: %w", len(path), MaxPath, unix.ENAMETOOLONG)
@@ -24,9 +24,8 @@ func CheckPath(path string) error {
 	return nil
 }
 
-// Listen makes the socket file, which only this user may open; Close removes it. A
-// file that is there already is replaced only if it is a socket that nobody listens on
-// any more.
+// Listen creates the socket file, to which only this user may connect. Close removes it. Listen
+// replaces an existing file only if it is a socket on which no process listens any more.
 func Listen(path string) (*net.UnixListener, error) {
 	if err := CheckPath(path); err != nil {
 		return nil, err
@@ -41,8 +40,8 @@ func Listen(path string) (*net.UnixListener, error) {
 	return l, err
 }
 
-// bind sets the mode before the name exists: Linux gives the file the mode of the
-// socket's inode, so there is no moment in which others could connect.
+// bind sets the mode before the name exists. Linux gives the file the mode of the socket's
+// inode, so other users cannot connect at any time.
 func bind(path string) (*net.UnixListener, error) {
 	config := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) (err error) {
 		return errors.Join(c.Control(func(fd uintptr) { err = unix.Fchmod(int(fd), 0o600) }), err)

@@ -12,8 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestListen: what is at the path decides, and stays as it is where it is not a dead
-// socket.
+// TestListen checks that Listen replaces only a dead socket, and does not change any other
+// file.
 func TestListen(t *testing.T) {
 	for name, c := range map[string]struct {
 		make func(t *testing.T, path string)
@@ -23,30 +23,30 @@ func TestListen(t *testing.T) {
 		"dead socket":   {func(t *testing.T, path string) { socket(t, path).Close() }, ""},
 		"live socket":   {func(t *testing.T, path string) { socket(t, path) }, "another process listens"},
 		"file":          {func(t *testing.T, path string) { ok(t, os.WriteFile(path, []byte("data"), 0o644)) }, "not a socket"},
-		"folder":        {func(t *testing.T, path string) { ok(t, os.Mkdir(path, 0o755)) }, "not a socket"},
+		"directory":     {func(t *testing.T, path string) { ok(t, os.Mkdir(path, 0o755)) }, "not a socket"},
 		"dangling link": {func(t *testing.T, path string) { ok(t, os.Symlink("none", path)) }, "not a socket"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "s")
 			c.make(t, path)
-			before := look(path)
+			before := describe(path)
 			l, err := Listen(path)
 			if c.want == "" {
 				ok(t, err)
-				serves(t, l, path)
+				checkServes(t, l, path)
 				return
 			}
 			if err == nil || !strings.Contains(err.Error(), c.want) {
 				t.Errorf("%v, want %q", err, c.want)
 			}
-			if after := look(path); after != before {
-				t.Errorf("%s was there, %s is", before, after)
+			if after := describe(path); after != before {
+				t.Errorf("the file was %s, and is %s", before, after)
 			}
 		})
 	}
 }
 
-// socket is one that somebody else listens on, whose file stays when he goes.
+// socket returns a listener whose file stays after Close, as that of another process.
 func socket(t *testing.T, path string) *net.UnixListener {
 	t.Helper()
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path})
@@ -56,8 +56,8 @@ func socket(t *testing.T, path string) *net.UnixListener {
 	return l
 }
 
-// look says what is at the path: its mode, size and time, or that there is none.
-func look(path string) string {
+// describe returns mode, size and time of the file at path, or the error.
+func describe(path string) string {
 	info, err := os.Lstat(path)
 	if err != nil {
 		return err.Error()
@@ -72,10 +72,11 @@ func ok(t *testing.T, err error) {
 	}
 }
 
-// serves finds that a listener is this user's, can be reached, and takes its file with it.
-func serves(t *testing.T, l *net.UnixListener, path string) {
+// checkServes checks the mode of a listener's file, that a client can connect, and that Close
+// removes the file.
+func checkServes(t *testing.T, l *net.UnixListener, path string) {
 	t.Helper()
-	if at := look(path); !strings.HasPrefix(at, "Srw------- ") {
+	if at := describe(path); !strings.HasPrefix(at, "Srw------- ") {
 		t.Errorf("the socket is %s", at)
 	}
 	conn, err := net.Dial("unix", path)
@@ -83,12 +84,13 @@ func serves(t *testing.T, l *net.UnixListener, path string) {
 	conn.Close()
 	ok(t, l.Close())
 	if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("the file is left: %v", err)
+		t.Errorf("the file exists after Close: %v", err)
 	}
 }
 
-// TestModeComesFirst: there is no moment in which others could connect. The folder sees
-// the file come, and its mode change no more; no umask has a part in that.
+// TestModeComesFirst checks that other users cannot connect at any time: the events of the
+// directory show that the mode does not change after the file exists. It does not depend on
+// the umask.
 func TestModeComesFirst(t *testing.T) {
 	defer unix.Umask(unix.Umask(0))
 	dir := t.TempDir()
@@ -101,12 +103,12 @@ func TestModeComesFirst(t *testing.T) {
 	l, err := Listen(path)
 	ok(t, err)
 	if n, err := unix.Read(fd, make([]byte, 4096)); !errors.Is(err, unix.EAGAIN) {
-		t.Errorf("the mode changed when the name was there: %d bytes of events, %v", n, err)
+		t.Errorf("the mode changed after the file existed: %d bytes of events, %v", n, err)
 	}
-	serves(t, l, path)
+	checkServes(t, l, path)
 }
 
-// TestPath: one that is too long is called that.
+// TestPath checks the error for a path that is too long.
 func TestPath(t *testing.T) {
 	for n, want := range map[int]error{1: nil, MaxPath: nil, MaxPath + 1: unix.ENAMETOOLONG} {
 		if err := CheckPath(strings.Repeat("x", n)); !errors.Is(err, want) {

@@ -12,14 +12,15 @@ import (
 	"github.com/migpipe/migpipe/codec"
 )
 
-// ErrArenaFull says that no chunk is free. On the receiving side it is a
-// broken promise: every byte of credit stands for memory that was set aside.
+// ErrArenaFull is the error if no chunk is free. At the destination it means a broken
+// promise, since memory was reserved for every byte of credit.
 var ErrArenaFull = errors.New("no free chunk in the arena")
 
-// Arena is a fixed number of chunk buffers in one anonymous mapping: outside the
-// garbage collector's heap, page-aligned, of huge pages where there are any, and
-// touched before it is handed out, so that a device's read(2) never faults on it (a
-// fault that fails mid-copy loses bytes that the driver already counts as read).
+// Arena is a fixed number of chunk buffers in one anonymous mapping. The mapping is
+// outside the garbage collector's heap, page-aligned, and of huge pages if the kernel
+// has any. All pages are resident from the start, so that a device's read(2) never
+// faults: a fault that fails during the copy loses bytes that the driver counts as
+// read.
 type Arena struct {
 	pages
 	chunkSize int
@@ -30,16 +31,16 @@ type Arena struct {
 	free []*Chunk
 }
 
-// NewArena maps as many chunks of chunkSize bytes as memory holds, at least
-// least of them however small memory is.
+// NewArena maps as many chunks of chunkSize bytes as fit into memory bytes, but at
+// least least chunks.
 func NewArena(memory, chunkSize, least int) (*Arena, error) {
 	if chunkSize < 1 || chunkSize > MaxChunk {
 		return nil, fmt.Errorf("transport: chunk size %d is not between 1 and %d", chunkSize, MaxChunk)
 	}
 	page := os.Getpagesize()
-	// One page in front of the payload holds the frame header, at its very end,
-	// so that header and payload are one contiguous Write and the payload starts
-	// on a page boundary. Behind it is room for a codec that expands.
+	// The frame header is at the end of a page before the payload. So one Write
+	// covers header and payload, and the payload begins at a page boundary. After
+	// the payload is room for an encoding that is longer.
 	stride := page + roundUp(codec.MaxEncodedLen(chunkSize), page)
 	count := max(memory/stride, least)
 	if count > (math.MaxInt-hugePage)/stride { // only where an int has 32 bits
@@ -57,8 +58,8 @@ func NewArena(memory, chunkSize, least int) (*Arena, error) {
 	return a, nil
 }
 
-// TryGet takes the chunk that was given back last, which the processor's caches are
-// likeliest to hold, or fails with ErrArenaFull.
+// TryGet returns a free chunk, or fails with ErrArenaFull. It returns the chunk that
+// was released last, which is most likely in the processor's caches.
 func (a *Arena) TryGet() (*Chunk, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -68,32 +69,32 @@ func (a *Arena) TryGet() (*Chunk, error) {
 	}
 	c := a.free[last]
 	a.free = a.free[:last]
-	return c.take(), nil
+	return c.reset(), nil
 }
 
-// put takes a chunk back.
+// put adds a released chunk to the free ones.
 func (a *Arena) put(c *Chunk) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.free = append(a.free, c) // has room for all
 }
 
-// ChunkSize is the most payload that one chunk holds, in bytes.
+// ChunkSize returns the size of the largest payload of a chunk, in bytes.
 func (a *Arena) ChunkSize() int { return a.chunkSize }
 
-// Count is the number of chunks, in use or free.
+// Count returns the number of chunks, in use or free.
 func (a *Arena) Count() int { return a.count }
 
-// InUse is the number of chunks that somebody owns.
+// InUse returns the number of chunks that have an owner.
 func (a *Arena) InUse() int {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.count - len(a.free)
 }
 
-// Close unmaps the arena. Every chunk must have been released: a chunk still
-// in use is a leak in the caller, which Close reports; the memory then stays
-// mapped, since its owner may yet touch it.
+// Close unmaps the arena. All chunks must have been released. Otherwise the caller
+// has a leak: Close returns an error and does not unmap the memory, since the owner
+// of a chunk may still use it.
 func (a *Arena) Close() error {
 	if a.mem == nil {
 		return nil

@@ -7,10 +7,12 @@ import (
 	"testing"
 	"unsafe"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/migpipe/migpipe/codec"
 )
 
-// newArena is an arena whose chunks must all be back at the end of the test.
+// newArena returns an arena whose chunks must all be released at the end of the test.
 func newArena(t testing.TB, memory, chunkSize, least int) *Arena {
 	t.Helper()
 	a, err := NewArena(memory, chunkSize, least)
@@ -66,11 +68,11 @@ func TestArenaRefuses(t *testing.T) {
 		}
 	}
 	if _, err := NewArena(0, 4096, 0); err == nil {
-		t.Error("an arena without a chunk")
+		t.Error("NewArena accepts 0 chunks")
 	}
 }
 
-// A device's read(2) wants whole pages, and the header in front of them.
+// TestArenaPages checks that payloads begin at page boundaries, and that chunks do not overlap.
 func TestArenaPages(t *testing.T) {
 	a := newArena(t, 0, 5000, 4)
 	seen := map[uintptr]bool{}
@@ -90,7 +92,7 @@ func TestArenaPages(t *testing.T) {
 			t.Errorf("room for %d bytes", room)
 		}
 		for i := range c.buf {
-			c.buf[i] = byte(len(chunks)) // one chunk's end is not another's start
+			c.buf[i] = byte(len(chunks)) // shows an overlap
 		}
 	}
 	for i, c := range chunks {
@@ -107,16 +109,16 @@ func TestArenaExhausted(t *testing.T) {
 	a := newArena(t, 0, 4096, 2)
 	one, two := mustGet(t, a), mustGet(t, a)
 	if _, err := a.TryGet(); !errors.Is(err, ErrArenaFull) {
-		t.Fatalf("a third of two: %v", err)
+		t.Fatalf("third chunk of two: %v", err)
 	}
 	one.Seq = 7
 	one.Release()
 	again := mustGet(t, a)
 	if again != one {
-		t.Error("the chunk that was given back last is not taken first")
+		t.Error("TryGet does not return the chunk that was released last")
 	}
 	if again.Seq != 0 {
-		t.Error("a chunk remembers its last owner's header")
+		t.Error("a chunk has the header of its last owner")
 	}
 	again.Release()
 	if a.InUse() != 1 {
@@ -142,6 +144,50 @@ func TestArenaCloseReportsLeaks(t *testing.T) {
 	if err := a.Close(); err == nil || !strings.Contains(err.Error(), "1 of 3 chunks in use") {
 		t.Fatalf("Close: %v", err)
 	}
-	c.buf[0] = 1 // still mapped: its owner may touch it
+	c.buf[0] = 1 // still mapped
 	c.Release()
+}
+
+// TestPipesAreShared checks that chunks which are spliced one after the other use one pipe.
+func TestPipesAreShared(t *testing.T) {
+	arena, err := NewArena(1<<20, 4096, 16)
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := openFDs(t)
+	for range 3 * arena.Count() {
+		c, err := arena.TryGet()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n, err := c.Splice(zeroSource{}, 100); n != 100 || err != nil {
+			t.Fatal(n, err)
+		}
+		if err := c.Unsplice(); err != nil {
+			t.Fatal(err)
+		}
+		c.Release()
+	}
+	if n := openFDs(t) - before; n != 2 {
+		t.Errorf("%d descriptors are open, want the 2 of a pipe", n)
+	}
+	if err := arena.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if n := openFDs(t) - before; n != 0 {
+		t.Errorf("%d descriptors are open after Close", n)
+	}
+}
+
+// zeroSource is a SpliceSource of zeros.
+type zeroSource struct{}
+
+func (zeroSource) SpliceTo(pipe, n int) (int, error) { return unix.Write(pipe, make([]byte, n)) }
+
+func openFDs(t *testing.T) int {
+	names, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(names)
 }

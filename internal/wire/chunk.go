@@ -22,21 +22,22 @@ const chunkHeadLen = 40
 // Types of data frame.
 const (
 	frameChunk   = 1
-	framePadding = 2 // to be counted and discarded
+	framePadding = 2 // the destination counts and discards it
 )
 
 // Flags of a data frame.
 const flagUnchecked = 1 // the payload was never in user space: no digest
 
-// ErrBadCount says that a stream counts bytes which it cannot have moved.
+// ErrBadCount is the error if a stream returns a count of bytes that is negative or too
+// large.
 var ErrBadCount = errors.New("impossible count of bytes")
 
 // ChunkHead describes a chunk: the header of a data frame.
 type ChunkHead struct {
 	Device    uint16   // index of the device in HELLO
 	Codec     codec.ID // how the payload is encoded on the wire
-	Unchecked bool     // spliced: Digest is 0 and nobody has seen the bytes
-	Padding   bool     // no chunk: WireLen bytes that mean nothing follow, all else is 0
+	Unchecked bool     // spliced: the bytes were never in user space, and Digest is 0
+	Padding   bool     // not a chunk: WireLen bytes without meaning follow, all other fields are 0
 	RawLen    uint32   // bytes of the stream
 	WireLen   uint32   // bytes of payload that follow the header
 	Seq       uint64   // number of the chunk in its device's stream, from 0
@@ -63,13 +64,13 @@ func (h *ChunkHead) encode(b []byte) {
 	binary.BigEndian.PutUint32(b[12:], headSum(b))
 }
 
-// headSum is the checksum of a header, its own four bytes left out.
+// headSum returns the checksum of a header without the checksum's four bytes.
 func headSum(b []byte) uint32 {
 	return crc32c.Sum(b[:12], b[16:chunkHeadLen])
 }
 
-// ParseChunkHead reads a header and checks what can be checked without knowing
-// the session: type, flags, checksum, and lengths against the protocol's limits.
+// ParseChunkHead parses a header. It checks type, flags and checksum, and compares the
+// lengths with the protocol's limits.
 func ParseChunkHead(b []byte) (ChunkHead, error) {
 	if len(b) < chunkHeadLen {
 		return ChunkHead{}, fmt.Errorf("%w: chunk header of %d bytes, need %d", transport.ErrProtocol, len(b), chunkHeadLen)
@@ -128,14 +129,14 @@ func (h *ChunkHead) checkPadding() error {
 	return nil
 }
 
-// digest is the checksum of the raw bytes and of where they belong.
+// digest returns the digest of the raw bytes and their place in the stream.
 func (h *ChunkHead) digest(raw []byte) uint64 {
 	s := h.sum()
 	s.Add(raw)
 	return s.Digest()
 }
 
-// sum is the digest before any of the raw bytes.
+// sum returns the Sum before any raw bytes were added.
 func (h *ChunkHead) sum() codec.Sum {
 	var place [22]byte
 	binary.BigEndian.PutUint16(place[0:], h.Device)
@@ -145,41 +146,40 @@ func (h *ChunkHead) sum() codec.Sum {
 	return codec.NewSum(place[:])
 }
 
-// Chunk is a piece of a device's stream in a buffer of an arena. It has one
-// owner; Release gives it back. Its bytes leave it only through the methods,
-// so that nobody keeps a slice of memory that has another owner.
+// Chunk is a piece of a device's stream in a buffer of an arena. It has one owner,
+// which must release it. Only the methods access its bytes, so that no caller retains a
+// slice of memory that has another owner.
 type Chunk struct {
 	ChunkHead
 	arena *Arena
 	buf   []byte // chunkHeadLen bytes of header, then the payload
 	free  bool
 
-	pipe    *kernelPipe // made when the chunk is first spliced, kept with it
-	arrival *Arrival    // a payload that is still in its lane
+	pipe    *kernelPipe // for a spliced chunk, until it is released
+	arrival *Arrival    // for a payload that is still in its lane
 }
 
-func (c *Chunk) take() *Chunk {
+func (c *Chunk) reset() *Chunk {
 	c.free = false
 	c.ChunkHead = ChunkHead{}
 	return c
 }
 
-// Release gives the chunk back to its arena. Releasing twice is a programmer's
-// error and panics.
+// Release returns the chunk to its arena. It panics if the chunk was released already.
 func (c *Chunk) Release() {
 	if c.free {
 		panic("transport: chunk released twice")
 	}
-	c.dismiss()
+	c.releaseResources()
 	c.free = true
 	c.arena.put(c)
 }
 
-// zeros stands for the bytes of every zero chunk. It is never written, so it
-// costs address space and no memory.
+// zeros has the bytes of every zero chunk. It is never written, so it uses address
+// space but no memory.
 var zeros [MaxChunk]byte
 
-// raw is the stream's bytes, where the payload is not an encoding of them.
+// raw returns the stream's bytes of a chunk that is not encoded.
 func (c *Chunk) raw() []byte {
 	if c.Codec == codec.IDZero {
 		return zeros[:c.RawLen]
@@ -190,9 +190,9 @@ func (c *Chunk) raw() []byte {
 // Zero reports whether the bytes are all zero and were sent as a marker.
 func (c *Chunk) Zero() bool { return c.Codec == codec.IDZero }
 
-// Fill reads once from r into an empty chunk, at most limit bytes, and returns
-// what r returned.
-func (c *Chunk) Fill(r io.Reader, limit int) (int, error) {
+// ReadRaw reads once from r into an empty chunk, at most limit bytes. It returns the
+// result of r.
+func (c *Chunk) ReadRaw(r io.Reader, limit int) (int, error) {
 	limit = min(limit, c.arena.chunkSize)
 	n, err := r.Read(c.buf[chunkHeadLen:][:limit:limit])
 	if n, err = checkCount(n, limit, err); n > 0 {
@@ -201,14 +201,14 @@ func (c *Chunk) Fill(r io.Reader, limit int) (int, error) {
 	return n, err
 }
 
-// HoleSource is a stream that may know of zeros that come next.
+// HoleSource is a stream that may know that its next bytes are zeros.
 type HoleSource interface {
 	SkipHole(n int) (int, error)
 }
 
-// FillHole is Fill for zeros that s knows of: they are sent as a marker, and are not read from s.
-// 0 means that s knows of none.
-func (c *Chunk) FillHole(s HoleSource, limit int) (int, error) {
+// ReadHole is ReadRaw for zeros that s knows. It does not read them from s, and the chunk is sent
+// as a marker. It returns 0 if s knows none.
+func (c *Chunk) ReadHole(s HoleSource, limit int) (int, error) {
 	limit = min(limit, c.arena.chunkSize)
 	n, err := s.SkipHole(limit)
 	if n, err = checkCount(n, limit, err); n > 0 {
@@ -217,7 +217,7 @@ func (c *Chunk) FillHole(s HoleSource, limit int) (int, error) {
 	return n, err
 }
 
-// checkCount refuses a count that no stream has of a call that was to move at most so many bytes.
+// checkCount refuses a count that is negative or exceeds the bytes that the call could move.
 func checkCount(n, most int, err error) (int, error) {
 	if n < 0 || n > most {
 		return 0, fmt.Errorf("%w: %d of at most %d", ErrBadCount, n, most)
@@ -225,7 +225,7 @@ func checkCount(n, most int, err error) (int, error) {
 	return n, err
 }
 
-// Seal says where in which stream the bytes of the chunk belong, and sums them up.
+// Seal sets the place of the chunk in a device's stream, and computes its digest.
 func (c *Chunk) Seal(device uint16, seq, offset uint64) {
 	c.Device, c.Seq, c.Offset = device, seq, offset
 	if !c.Unchecked {
@@ -233,9 +233,9 @@ func (c *Chunk) Seal(device uint16, seq, offset uint64) {
 	}
 }
 
-// EncodeTo encodes a sealed chunk as the policy chooses and returns the chunk
-// that is to be sent: spare, which then holds the encoded bytes, or c itself
-// where the bytes go as they are; and what was chosen. Ownership of neither changes.
+// EncodeTo encodes a sealed chunk as the policy chooses. It returns the chunk to send
+// and the choice. That chunk is spare, with the encoded bytes, or c itself if the bytes
+// are sent raw. Both chunks keep their owner.
 func (c *Chunk) EncodeTo(spare *Chunk, policy codec.Policy) (*Chunk, codec.Choice) {
 	switch {
 	case c.Unchecked:
@@ -252,8 +252,8 @@ func (c *Chunk) EncodeTo(spare *Chunk, policy codec.Policy) (*Chunk, codec.Choic
 	return spare, choice
 }
 
-// WriteFrame writes the header and the payload with one Write, or splices the
-// payload of a chunk that was spliced.
+// WriteFrame writes the header and the payload with one Write. It splices the payload
+// of a spliced chunk.
 func (c *Chunk) WriteFrame(w io.Writer) error {
 	c.encode(c.buf)
 	if c.Unchecked {
@@ -266,8 +266,8 @@ func (c *Chunk) WriteFrame(w io.Writer) error {
 	return err
 }
 
-// ReadChunkHead reads the header of the next data frame. io.EOF means that the
-// lane ended between two frames.
+// ReadChunkHead reads the header of the next data frame. It returns io.EOF if the lane
+// ends between two frames.
 func ReadChunkHead(r io.Reader, room *[chunkHeadLen]byte) (ChunkHead, error) {
 	if _, err := io.ReadFull(r, room[:]); err != nil {
 		return ChunkHead{}, err
@@ -278,9 +278,9 @@ func ReadChunkHead(r io.Reader, room *[chunkHeadLen]byte) (ChunkHead, error) {
 // HeadRoom is memory for ReadChunkHead.
 type HeadRoom = [chunkHeadLen]byte
 
-// ReadPayload reads the payload that follows head into the chunk, decodes it
-// and checks the digest. Bytes that arrive as they are, are read to where they
-// stay; encoded ones pass through scratch.
+// ReadPayload reads the payload that follows head into the chunk, decodes it and
+// checks the digest. It reads raw bytes directly into the chunk, and encoded bytes
+// into scratch.
 func (c *Chunk) ReadPayload(r io.Reader, head ChunkHead, scratch *Chunk) error {
 	if int(head.RawLen) > c.arena.chunkSize {
 		return fmt.Errorf("%w: chunk of %d bytes, negotiated %d", transport.ErrProtocol, head.RawLen, c.arena.chunkSize)
@@ -288,20 +288,20 @@ func (c *Chunk) ReadPayload(r io.Reader, head ChunkHead, scratch *Chunk) error {
 	c.ChunkHead = head
 	got, err := c.readWire(r, scratch)
 	if err == nil && !c.Unchecked && got != c.Digest {
-		err = fmt.Errorf("%w: chunk %d at offset %d has digest %#016x, its header says %#016x",
+		err = fmt.Errorf("%w: chunk %d at offset %d has digest %#016x, its header has %#016x",
 			transport.ErrCorrupt, c.Seq, c.Offset, got, c.Digest)
 	}
 	return err
 }
 
-// readWire returns the digest of what has come.
+// readWire reads the payload. It returns the digest of the raw bytes.
 func (c *Chunk) readWire(r io.Reader, scratch *Chunk) (uint64, error) {
 	switch c.Codec {
 	case codec.IDRaw:
-		return c.readRaw(r)
-	case codec.IDZero: // there is no payload, and raw reads it from zeros
+		return c.readRawPayload(r)
+	case codec.IDZero: // no payload: raw returns zeros
 	default:
-		if err := c.readEncoded(r, scratch); err != nil {
+		if err := c.readEncodedPayload(r, scratch); err != nil {
 			return 0, err
 		}
 	}
@@ -309,11 +309,11 @@ func (c *Chunk) readWire(r io.Reader, scratch *Chunk) (uint64, error) {
 	return c.digest(c.raw()), nil
 }
 
-// sumPiece is how many bytes are read before they are summed up: few enough to be in the
-// processor's nearest caches then, where a whole chunk is not.
+// sumPiece is how many bytes are read before their digest is computed. They fit the
+// processor's nearest caches, which a whole chunk does not.
 const sumPiece = 64 << 10
 
-func (c *Chunk) readRaw(r io.Reader) (uint64, error) {
+func (c *Chunk) readRawPayload(r io.Reader) (uint64, error) {
 	sum := c.sum()
 	for left := c.raw(); len(left) > 0; {
 		n, err := io.ReadAtLeast(r, left[:min(len(left), sumPiece)], 1)
@@ -327,7 +327,7 @@ func (c *Chunk) readRaw(r io.Reader) (uint64, error) {
 	return sum.Digest(), nil
 }
 
-func (c *Chunk) readEncoded(r io.Reader, scratch *Chunk) error {
+func (c *Chunk) readEncodedPayload(r io.Reader, scratch *Chunk) error {
 	cd, err := codec.ByID(c.Codec)
 	if err != nil {
 		return fmt.Errorf("%w: %w", transport.ErrProtocol, err)
@@ -350,8 +350,8 @@ func noEOF(err error) error {
 	return err
 }
 
-// WriteRaw writes the chunk's bytes to w with one Write, or moves a payload on
-// that is still in its lane.
+// WriteRaw writes the chunk's bytes to w with one Write. It moves a payload that is
+// still in its lane to w.
 func (c *Chunk) WriteRaw(w io.Writer) error {
 	if c.arrival != nil {
 		return c.forward(w)
@@ -359,7 +359,7 @@ func (c *Chunk) WriteRaw(w io.Writer) error {
 	return writeAll(w, c.raw())
 }
 
-// writeAll is one Write, which has to write all: less without an error is one too.
+// writeAll writes p with one Write. A short write without an error is io.ErrShortWrite.
 func writeAll(w io.Writer, p []byte) error {
 	n, err := w.Write(p)
 	if n, err = checkCount(n, len(p), err); err == nil && n < len(p) {
@@ -368,11 +368,11 @@ func writeAll(w io.Writer, p []byte) error {
 	return err
 }
 
-// Digest sums up a whole stream without a second pass over its bytes: SHA-256
-// over the ordered list of (offset, length, chunk digest).
+// Digest computes the digest of a whole stream without a second pass over its bytes:
+// SHA-256 over the ordered list of (offset, length, chunk digest).
 type Digest struct {
 	sum    hash.Hash
-	record [20]byte // of the last chunk; here, so that Add allocates nothing
+	record [20]byte // of the last chunk; a field, so that Add allocates nothing
 	chunks uint64
 	bytes  uint64
 }
@@ -391,24 +391,24 @@ func (d *Digest) Add(h ChunkHead) {
 	d.bytes += uint64(h.RawLen)
 }
 
-// Bytes is the length of the stream so far.
+// Bytes returns the length of the stream so far.
 func (d *Digest) Bytes() uint64 { return d.bytes }
 
-// Chunks is the number of chunks so far.
+// Chunks returns the number of chunks so far.
 func (d *Digest) Chunks() uint64 { return d.chunks }
 
-// Sum is the digest of what was added so far.
+// Sum returns the digest of the chunks that were added so far.
 func (d *Digest) Sum() migration.StreamDigest { return migration.StreamDigest(d.sum.Sum(nil)) }
 
-// Padding is what a source sends before a stop to open the congestion windows of
-// its lanes, and to see how fast they are. It belongs to no stream.
+// Padding opens the congestion windows of the lanes before a switchover, and measures
+// their throughput. It belongs to no stream.
 
-// Noise fills the chunk's buffer with what nobody on the way can compress, for
+// Noise fills the chunk's buffer with bytes that cannot be compressed, for
 // WritePadding.
 func (c *Chunk) Noise() { rand.Read(c.buf) }
 
-// WritePadding writes one frame of n bytes of padding, at most the arena's chunk
-// size. The bytes are whatever the buffer holds.
+// WritePadding writes one frame of n bytes of padding, at most the arena's chunk size.
+// The bytes are the content of the buffer.
 func (c *Chunk) WritePadding(w io.Writer, n int) error {
 	h := ChunkHead{Padding: true, WireLen: uint32(n)}
 	h.encode(c.buf)
@@ -416,7 +416,7 @@ func (c *Chunk) WritePadding(w io.Writer, n int) error {
 	return err
 }
 
-// Discard reads the payload of a frame of padding, into the chunk's buffer.
+// Discard reads the payload of a frame of padding into the chunk's buffer.
 func (c *Chunk) Discard(r io.Reader, head ChunkHead) error {
 	if int(head.WireLen) > c.arena.chunkSize {
 		return fmt.Errorf("%w: padding of %d bytes, negotiated %d", transport.ErrProtocol, head.WireLen, c.arena.chunkSize)

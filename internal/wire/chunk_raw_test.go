@@ -1,6 +1,6 @@
 //go:build !race
 
-// The race detector allocates on its own account.
+// The race detector makes allocations of its own.
 
 package wire
 
@@ -12,29 +12,29 @@ import (
 	"github.com/migpipe/migpipe/codec"
 )
 
-// witness notes which memory it was given: to read into, and to write from.
-type witness struct {
+// recorder records the memory that it reads into and writes from.
+type recorder struct {
 	read, written *byte
 	bytes         int64
 	writes        int
 }
 
-func (w *witness) Read(p []byte) (int, error) {
+func (w *recorder) Read(p []byte) (int, error) {
 	w.read = &p[0]
-	p[0] = 1 // or the chunk would be one of zeros
+	p[0] = 1 // avoids a chunk of zeros
 	return len(p), nil
 }
 
-func (w *witness) Write(p []byte) (int, error) {
+func (w *recorder) Write(p []byte) (int, error) {
 	w.written = &p[chunkHeadLen]
 	w.bytes += int64(len(p))
 	w.writes++
 	return len(p), nil
 }
 
-// sendRaw moves one chunk from a device to a lane.
-func sendRaw(t testing.TB, c, spare *Chunk, w *witness, policy codec.Policy) {
-	n, err := c.Fill(w, c.arena.chunkSize)
+// sendRaw transfers one chunk from a device to a lane.
+func sendRaw(t testing.TB, c, spare *Chunk, w *recorder, policy codec.Policy) {
+	n, err := c.ReadRaw(w, c.arena.chunkSize)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -48,32 +48,32 @@ func sendRaw(t testing.TB, c, spare *Chunk, w *witness, policy codec.Policy) {
 	}
 }
 
-// The bytes that a device's read puts into a chunk are the bytes that the lane
-// is handed: the same memory, behind a header in front of it, in one Write.
+// TestRawChunkIsNotCopied checks that the lane writes the memory into which the device
+// was read, with the header before it, in one Write.
 func TestRawChunkIsNotCopied(t *testing.T) {
 	a := newArena(t, 0, 128<<10, 2)
 	c, spare := mustGet(t, a), mustGet(t, a)
 	defer c.Release()
 	defer spare.Release()
-	var w witness
+	var w recorder
 	sendRaw(t, c, spare, &w, codec.Fixed(codec.Raw))
 	if w.writes != 1 || w.bytes != 128<<10+chunkHeadLen {
 		t.Fatalf("%d bytes in %d writes", w.bytes, w.writes)
 	}
 }
 
-// And on the other side: the memory that the lane's Read is given is the memory
-// that the device's Write is given.
+// TestRawPayloadIsNotCopied checks that the destination's device is written from the
+// memory into which the lane was read.
 func TestRawPayloadIsNotCopied(t *testing.T) {
 	a := newArena(t, 0, 4096, 2)
 	c, scratch := mustGet(t, a), mustGet(t, a)
 	defer c.Release()
 	defer scratch.Release()
 	raw := make([]byte, 4096)
-	raw[0] = 1 // as the witness leaves it
+	raw[0] = 1 // as recorder.Read sets it
 	head := ChunkHead{RawLen: 4096, WireLen: 4096}
 	head.Digest = head.digest(raw)
-	var from, to witness
+	var from, to recorder
 	if err := c.ReadPayload(&from, head, scratch); err != nil {
 		t.Fatal(err)
 	}
@@ -97,7 +97,7 @@ func TestRawPathAllocatesNothing(t *testing.T) {
 	c, spare := mustGet(t, a), mustGet(t, a)
 	defer func() { c.Release() }()
 	defer spare.Release()
-	var w witness
+	var w recorder
 	policy := codec.Fixed(codec.Raw)
 	if n := testing.AllocsPerRun(100, func() { sendRaw(t, c, spare, &w, policy) }); n != 0 {
 		t.Errorf("sending a chunk allocates %v times", n)
@@ -128,20 +128,19 @@ func TestRawPathAllocatesNothing(t *testing.T) {
 		c.Release()
 		c = mustGet(t, a)
 	}); n != 0 {
-		t.Errorf("taking a chunk and giving it back allocates %v times", n)
+		t.Errorf("TryGet and Release of a chunk allocate %v times", n)
 	}
 }
 
-// BenchmarkChunkRaw is all that this package does to a chunk on the raw path:
-// one pass for the zero scan, which ends at the first byte that is not zero, one
-// for the digest, and no copy.
+// BenchmarkChunkRaw measures this package's work for a raw chunk: the check for zeros,
+// which ends at the first non-zero byte, and one pass for the digest.
 func BenchmarkChunkRaw(b *testing.B) {
 	const size = 1 << 20
 	a := newArena(b, 0, size, 2)
 	c, spare := mustGet(b, a), mustGet(b, a)
 	defer c.Release()
 	defer spare.Release()
-	var w witness
+	var w recorder
 	policy := codec.Fixed(codec.Raw)
 	copies := 0
 	b.SetBytes(size)

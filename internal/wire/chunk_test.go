@@ -21,7 +21,7 @@ func TestChunkHeadRoundTrip(t *testing.T) {
 		var b [chunkHeadLen]byte
 		h.encode(b[:])
 		if got, err := ParseChunkHead(b[:]); err != nil || got != h {
-			t.Errorf("%+v came back as %+v, %v", h, got, err)
+			t.Errorf("%+v decodes to %+v, %v", h, got, err)
 		}
 	}
 }
@@ -33,7 +33,7 @@ func TestChunkHeadChecks(t *testing.T) {
 	for _, c := range []struct {
 		name string
 		head ChunkHead
-		want string // "" accepted
+		want string // part of the error, "" for none
 	}{
 		{"no bytes", raw(0, 0), "chunk of 0 bytes"},
 		{"one byte", raw(1, 1), ""},
@@ -78,7 +78,7 @@ func TestChunkHeadChecks(t *testing.T) {
 	}
 }
 
-// reseal makes the checksum right, so that only the checks behind it are left.
+// reseal corrects the checksum, so that the later checks are tested.
 func reseal(b []byte) []byte {
 	binary.BigEndian.PutUint32(b[12:], headSum(b))
 	return b
@@ -128,19 +128,19 @@ func TestChunkHeadTruncated(t *testing.T) {
 		}
 		want := io.ErrUnexpectedEOF
 		if n == 0 {
-			want = io.EOF // between two frames
+			want = io.EOF // the lane ends between two frames
 		}
 		if _, err := ReadChunkHead(bytes.NewReader(frame.Bytes()[:n]), &room); err != want {
-			t.Errorf("lane ends after %d bytes: %v, want %v", n, err, want)
+			t.Errorf("lane of %d bytes: %v, want %v", n, err, want)
 		}
 	}
 }
 
-// sealed is a chunk that holds raw.
+// sealed returns a sealed chunk with the bytes raw.
 func sealed(t testing.TB, a *Arena, raw []byte) *Chunk {
 	t.Helper()
 	c := mustGet(t, a)
-	if n, err := c.Fill(bytes.NewReader(raw), len(raw)); n != len(raw) || err != nil {
+	if n, err := c.ReadRaw(bytes.NewReader(raw), len(raw)); n != len(raw) || err != nil {
 		t.Fatalf("Fill: %d, %v", n, err)
 	}
 	c.Seal(1, 2, 3)
@@ -151,7 +151,7 @@ func TestFill(t *testing.T) {
 	a := newArena(t, 0, 8, 1)
 	for _, c := range []struct{ have, limit, want int }{{20, 100, 8}, {20, 8, 8}, {20, 7, 7}, {3, 8, 3}} {
 		chunk := mustGet(t, a)
-		n, err := chunk.Fill(bytes.NewReader(make([]byte, c.have)), c.limit)
+		n, err := chunk.ReadRaw(bytes.NewReader(make([]byte, c.have)), c.limit)
 		if err != nil || n != c.want || int(chunk.RawLen) != c.want || int(chunk.WireLen) != c.want {
 			t.Errorf("%d bytes, limit %d: %d, %v, header %+v", c.have, c.limit, n, err, chunk.ChunkHead)
 		}
@@ -159,12 +159,12 @@ func TestFill(t *testing.T) {
 	}
 	chunk := mustGet(t, a)
 	defer chunk.Release()
-	if n, err := chunk.Fill(strings.NewReader(""), 8); n != 0 || err != io.EOF {
+	if n, err := chunk.ReadRaw(strings.NewReader(""), 8); n != 0 || err != io.EOF {
 		t.Errorf("at the end: %d, %v", n, err)
 	}
 }
 
-// What is sent arrives, whatever the bytes, the policy and the place are.
+// TestChunkTravels sends and receives random chunks with each policy.
 func TestChunkTravels(t *testing.T) {
 	a := newArena(t, 0, 64<<10, 3)
 	policies := []codec.Policy{codec.Auto(), codec.Fixed(codec.Raw), codec.Fixed(codec.S2), codec.Fixed(codec.Zstd)}
@@ -175,13 +175,13 @@ func TestChunkTravels(t *testing.T) {
 			Offset: rapid.Uint64Max(MaxStream-64<<10).Draw(t, "offset")}
 		got, back, err := travel(a, raw, head, rapid.SampledFrom(policies).Draw(t, "policy"))
 		if err != nil || !bytes.Equal(back, raw) {
-			t.Fatalf("%d bytes came back as %d, %v", len(raw), len(back), err)
+			t.Fatalf("sent %d bytes, received %d, %v", len(raw), len(back), err)
 		}
 		if got.Device != head.Device || got.Seq != head.Seq || got.Offset != head.Offset {
-			t.Fatalf("%+v arrived as %+v", head, got)
+			t.Fatalf("sent %+v, received %+v", head, got)
 		}
 		if a.InUse() != 0 {
-			t.Fatalf("%d chunks leak", a.InUse())
+			t.Fatalf("%d chunks were not released", a.InUse())
 		}
 	})
 }
@@ -192,7 +192,7 @@ func travel(a *Arena, raw []byte, at ChunkHead, policy codec.Policy) (ChunkHead,
 	defer scratch.Release()
 	defer spare.Release()
 	defer c.Release()
-	c.Fill(bytes.NewReader(raw), len(raw))
+	c.ReadRaw(bytes.NewReader(raw), len(raw))
 	c.Seal(at.Device, at.Seq, at.Offset)
 	var lane, out bytes.Buffer
 	encoded, _ := c.EncodeTo(spare, policy)
@@ -218,8 +218,8 @@ func get(a *Arena) *Chunk {
 	return c
 }
 
-// A flipped bit anywhere in a payload is noticed, or changes no byte of the
-// stream (an encoding may have bits that mean nothing).
+// TestPayloadBitFlips checks that every flipped bit of a payload is an error, or changes
+// no byte of the stream (an encoding may have unused bits).
 func TestPayloadBitFlips(t *testing.T) {
 	raw := bytes.Repeat([]byte("abcdefgh"), 64)
 	for _, c := range []codec.Codec{codec.Raw, codec.S2, codec.Zstd} {
@@ -253,7 +253,7 @@ func TestPayloadBitFlips(t *testing.T) {
 	}
 }
 
-// The digest says where the bytes belong, not only what they are.
+// TestDigestBindsPlace checks that the digest covers the place of the bytes in the stream.
 func TestDigestBindsPlace(t *testing.T) {
 	a := newArena(t, 0, 4096, 2)
 	from, scratch := sealed(t, a, []byte("state of a device")), mustGet(t, a)
@@ -274,7 +274,7 @@ func TestDigestBindsPlace(t *testing.T) {
 		head := good
 		move(&head)
 		if err := from.ReadPayload(bytes.NewReader(lane.Bytes()[chunkHeadLen:]), head, scratch); !errors.Is(err, transport.ErrCorrupt) {
-			t.Errorf("another %s: %v", name, err)
+			t.Errorf("changed %s: %v", name, err)
 		}
 	}
 }
@@ -305,8 +305,8 @@ func TestReadPayloadRefuses(t *testing.T) {
 	}
 }
 
-// TestPadding: it leaves as one frame, is read to the last byte, and never to
-// more than was agreed on.
+// TestPadding checks that padding is one frame, that Discard reads all of it, and that it
+// refuses more than the negotiated size.
 func TestPadding(t *testing.T) {
 	a := newArena(t, 0, 4096, 2)
 	out, in := mustGet(t, a), mustGet(t, a)
@@ -319,7 +319,7 @@ func TestPadding(t *testing.T) {
 	}
 	noise := bytes.Clone(lane.Bytes()[chunkHeadLen:])
 	if bytes.Count(noise, []byte{0}) > 1024 {
-		t.Error("the padding is no noise")
+		t.Error("the padding can be compressed")
 	}
 	var room HeadRoom
 	h, err := ReadChunkHead(&lane, &room)
@@ -327,13 +327,13 @@ func TestPadding(t *testing.T) {
 		t.Fatalf("%+v, %v", h, err)
 	}
 	if err := in.Discard(&lane, h); err != nil || lane.Len() != 0 {
-		t.Errorf("%d bytes were left, %v", lane.Len(), err)
+		t.Errorf("%d bytes are unread, %v", lane.Len(), err)
 	}
 	if err := in.Discard(bytes.NewReader(noise), ChunkHead{Padding: true, WireLen: 4097}); !errors.Is(err, transport.ErrProtocol) {
 		t.Errorf("padding larger than negotiated: %v", err)
 	}
 	if err := in.Discard(bytes.NewReader(noise[:7]), ChunkHead{Padding: true, WireLen: 8}); !errors.Is(err, io.ErrUnexpectedEOF) {
-		t.Errorf("the lane ends in padding: %v", err)
+		t.Errorf("end of the lane within padding: %v", err)
 	}
 }
 
@@ -362,7 +362,7 @@ func TestStreamDigest(t *testing.T) {
 		t.Fatalf("%v over %d bytes in %d chunks", d.Sum(), d.Bytes(), d.Chunks())
 	}
 	if NewDigest().Sum() != migration.StreamDigest(sha256.Sum256(nil)) {
-		t.Error("the digest of an empty stream is not that of no bytes")
+		t.Error("the digest of an empty stream is not the SHA-256 of no bytes")
 	}
 }
 
@@ -374,19 +374,19 @@ func FuzzChunkHead(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if len(b) >= chunkHeadLen {
-			b = reseal(bytes.Clone(b)) // or the checksum would refuse nearly all
+			b = reseal(bytes.Clone(b)) // otherwise the checksum would refuse nearly all inputs
 		}
 		h, err := ParseChunkHead(b)
 		if err != nil {
 			if h != (ChunkHead{}) || !isAny(err, transport.ErrProtocol, transport.ErrCorrupt) {
-				t.Fatalf("%+v came with %v", h, err)
+				t.Fatalf("returned %+v with the error %v", h, err)
 			}
 			return
 		}
 		var again [chunkHeadLen]byte
 		h.encode(again[:])
 		if !bytes.Equal(again[:], b[:chunkHeadLen]) {
-			t.Fatalf("%x came back as %x", b[:chunkHeadLen], again)
+			t.Fatalf("%x encodes to %x", b[:chunkHeadLen], again)
 		}
 		if h.RawLen > MaxChunk || h.WireLen > MaxChunk || h.Offset+uint64(h.RawLen) > MaxStream {
 			t.Fatalf("accepted %+v", h)

@@ -17,12 +17,12 @@ import (
 	"github.com/migpipe/migpipe/transport/migration"
 )
 
-// encMode is deterministic, so that frames can be golden-tested.
+// encMode is deterministic, so that tests can compare frames with golden files.
 var encMode = must.Get(cbor.CoreDetEncOptions().UserBufferEncMode())
 
-// decMode bounds what a message can make the decoder do. Unknown map keys are
-// skipped: a later minor addition must not break an older peer, and whatever
-// matters is negotiated by version.
+// decMode bounds the work of the decoder for a message. It skips unknown map keys, so
+// that a later minor addition does not break an older peer. Other changes need a new
+// version.
 var decMode = must.Get(cbor.DecOptions{
 	DupMapKey:        cbor.DupMapKeyEnforcedAPF,
 	IndefLength:      cbor.IndefLengthForbidden,
@@ -34,45 +34,44 @@ var decMode = must.Get(cbor.DecOptions{
 	IntDec:           cbor.IntDecConvertNone,
 }.DecMode())
 
-// maxText is the longest text that a message carries for people, in bytes.
+// maxText is the length of the longest text for people in a message, in bytes.
 const maxText = 1 << 10
 
-// tidy makes a text one that every peer decodes: no text may decide whether a
-// message arrives.
-func tidy(s *string) {
+// truncateText makes a text short and valid, so that every peer decodes the message.
+func truncateText(s *string) {
 	*s = strings.ToValidUTF8((*s)[:min(len(*s), maxText)], "?")
 }
 
-// tidyTexts does it for the messages that carry words of this side's.
-func tidyTexts(m Message) {
+// truncateTexts truncates all texts of a message.
+func truncateTexts(m Message) {
 	switch m := m.(type) {
 	case *Welcome:
-		tidy(&m.WitnessFault)
-		tidy(&m.Warning)
+		truncateText(&m.WitnessFault)
+		truncateText(&m.Warning)
 	case *Declined:
-		tidy(&m.Text)
-		tidy(&m.Device)
+		truncateText(&m.Text)
+		truncateText(&m.Device)
 	case *NotStarted:
-		tidy(&m.Text)
-		tidy(&m.Device)
+		truncateText(&m.Text)
+		truncateText(&m.Device)
 	case *Abort:
-		tidy(&m.Text)
-		tidy(&m.Device)
+		truncateText(&m.Text)
+		truncateText(&m.Device)
 	}
 }
 
 // AppendMessage appends m, framed, to dst.
 func AppendMessage(dst []byte, m Message) ([]byte, error) {
 	b := bytes.NewBuffer(dst)
-	if err := frame(b, m); err != nil {
+	if err := frameMessage(b, m); err != nil {
 		return nil, err
 	}
 	return b.Bytes(), nil
 }
 
-// frame appends m, framed, to what is in b.
-func frame(b *bytes.Buffer, m Message) error {
-	tidyTexts(m)
+// frameMessage appends m, framed, to b.
+func frameMessage(b *bytes.Buffer, m Message) error {
+	truncateTexts(m)
 	at := b.Len()
 	b.Write(make([]byte, controlHeadLen))
 	if err := encMode.MarshalToBuffer(m, b); err != nil {
@@ -82,9 +81,9 @@ func frame(b *bytes.Buffer, m Message) error {
 }
 
 func decodeMessage(t MessageType, body []byte) (Message, error) {
-	const cborMap = 5 // major type; null and undefined would decode to nothing at all
+	const cborMap = 5 // major type; null and undefined would decode to an empty message
 	if len(body) == 0 || body[0]>>5 != cborMap {
-		return nil, fmt.Errorf("%w: %v is no map", transport.ErrProtocol, t)
+		return nil, fmt.Errorf("%w: %v is not a map", transport.ErrProtocol, t)
 	}
 	m := messageTypes[t].make()
 	if err := decMode.Unmarshal(body, m); err != nil {
@@ -93,58 +92,58 @@ func decodeMessage(t MessageType, body []byte) (Message, error) {
 	return m, nil
 }
 
-// sendTimeout bounds the wait for a peer to take a control message.
+// sendTimeout bounds the wait until a peer has read a control message.
 const sendTimeout = 2 * time.Second
 
-// Control exchanges messages on the control lane. Send may be called by
-// several goroutines, Receive by one.
+// Control exchanges messages on the control lane. Several goroutines may call Send,
+// one may call Receive.
 type Control struct {
 	lane transport.Lane
 	room []byte // of the message being received
 
-	// sending is held by whoever sends. It is a channel because Write may wait for
-	// the peer, and such a wait must not stop the clock of a testing/synctest bubble.
+	// sending is held during Send. It is a channel, since Write may wait for the peer,
+	// and a wait for a mutex would stop the clock of a testing/synctest bubble.
 	sending chan struct{}
 	out     bytes.Buffer // of the message being sent
-	stuck   *time.Timer  // wakes a Write that the peer does not take
+	timeout *time.Timer  // wakes a Write that the peer does not take
 }
 
-// NewControl speaks on a lane whose preamble has been exchanged.
+// NewControl returns a Control on a lane whose preamble has been exchanged.
 func NewControl(lane transport.Lane) *Control {
 	return &Control{lane: lane, room: make([]byte, maxControlFrame), sending: make(chan struct{}, 1)}
 }
 
-// Send writes one message. An error leaves the lane unusable, and so does a peer
-// that takes nothing for sendTimeout: nobody waits for it without end.
+// Send writes one message. It fails if the peer does not read for sendTimeout. After an
+// error the lane is unusable.
 func (c *Control) Send(m Message) error {
 	c.sending <- struct{}{}
 	defer func() { <-c.sending }()
 	c.out.Reset()
-	if err := frame(&c.out, m); err != nil {
+	if err := frameMessage(&c.out, m); err != nil {
 		return err
 	}
-	if err := c.write(c.out.Bytes()); err != nil {
+	if err := c.writeInTime(c.out.Bytes()); err != nil {
 		return fmt.Errorf("transport: send %v: %w", m.Type(), err)
 	}
 	return nil
 }
 
-// write fails where the timer has fired, even if the peer has taken everything in the
-// end: what the timer does to the lane may come at any time from then on.
-func (c *Control) write(frame []byte) error {
-	if c.stuck == nil {
-		c.stuck = time.AfterFunc(sendTimeout, func() { c.lane.SetDeadline(time.Unix(1, 0)) })
+// writeInTime writes a frame within sendTimeout. It fails if the timer has fired, even if
+// the peer has read the frame: the timer may set the lane's deadline at any later time.
+func (c *Control) writeInTime(frame []byte) error {
+	if c.timeout == nil {
+		c.timeout = time.AfterFunc(sendTimeout, func() { c.lane.SetDeadline(time.Unix(1, 0)) })
 	} else {
-		c.stuck.Reset(sendTimeout)
+		c.timeout.Reset(sendTimeout)
 	}
 	_, err := c.lane.Write(frame)
-	if !c.stuck.Stop() && err == nil {
+	if !c.timeout.Stop() && err == nil {
 		err = os.ErrDeadlineExceeded
 	}
 	return err
 }
 
-// Receive reads the next message. Unknown messages that may be skipped, are.
+// Receive reads the next message. It skips unknown messages that may be skipped.
 func (c *Control) Receive() (Message, error) {
 	for {
 		t, body, err := readControl(c.lane, c.room)
@@ -152,7 +151,7 @@ func (c *Control) Receive() (Message, error) {
 			continue
 		}
 		if err == io.EOF {
-			return nil, fmt.Errorf("transport: the peer hung up: %w", transport.ErrPeerGone)
+			return nil, fmt.Errorf("transport: the peer closed the lane: %w", transport.ErrPeerGone)
 		}
 		if err != nil {
 			return nil, fmt.Errorf("transport: receive: %w", err)
@@ -165,16 +164,16 @@ func (c *Control) Receive() (Message, error) {
 	}
 }
 
-// Lane is the lane underneath.
+// Lane returns the lane of the control conversation.
 func (c *Control) Lane() transport.Lane { return c.lane }
 
-// lingerTime bounds the wait for the peer to take the last message and to end
-// its side.
+// lingerTime bounds the wait until the peer has read the last message and closed its
+// side.
 const lingerTime = time.Second
 
-// HangUp ends a control lane so that the last message sent still arrives: it
-// says that nothing more comes, gives the peer a moment to do the same, and
-// closes. join must return when the goroutine that calls Receive has ended.
+// HangUp closes a control lane so that the last message still arrives. It closes this
+// side's writing direction, waits up to lingerTime until the peer does the same, and
+// closes the lane. join must return when the goroutine that calls Receive has ended.
 func HangUp(lane transport.Lane, join func()) {
 	lane.CloseWrite()
 	lane.SetDeadline(time.Now().Add(lingerTime))
@@ -182,7 +181,7 @@ func HangUp(lane transport.Lane, join func()) {
 	lane.Close()
 }
 
-// SetDigest sums up the digests of all devices, in HELLO's order.
+// SetDigest returns the digest of the digests of all devices, in HELLO's order.
 func SetDigest(digests []migration.StreamDigest) migration.StreamDigest {
 	sum := sha256.New()
 	for _, d := range digests {
@@ -191,8 +190,8 @@ func SetDigest(digests []migration.StreamDigest) migration.StreamDigest {
 	return migration.StreamDigest(sum.Sum(nil))
 }
 
-// Ended reports whether err is the end of a lane, or of the time that it had, and not
-// that something wrong was said on it. It ends no attempt.
-func Ended(err error) bool {
+// IsLaneEnd reports whether err is the end of a lane or its deadline, as opposed to an invalid
+// message. Such an error does not end an attempt.
+func IsLaneEnd(err error) bool {
 	return errors.Is(err, transport.ErrPeerGone) || errors.Is(err, os.ErrDeadlineExceeded)
 }

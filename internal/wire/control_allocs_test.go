@@ -9,10 +9,10 @@ import (
 	"github.com/migpipe/migpipe/transport/migration"
 )
 
-// The race detector has sync.Pool lose some of what it is given: it is left out here.
+// The race detector makes sync.Pool drop some of its elements, so these tests do not run with it.
 
-// said is an ACK's way from the one side to the other.
-func said(t testing.TB) func() {
+// ackTransfer returns a function that sends and receives an ACK.
+func ackTransfer(t testing.TB) func() {
 	var wire bytes.Buffer
 	c := NewControl(memoryLane{&wire, &wire})
 	m := &Ack{Attempt: migration.Attempt{Mig: goldenMig(), Epoch: 1}, Pad: make(Pad, 32), Echo: 1 << 40, HeldNS: 1 << 20, Devices: make([]DeviceAck, 4), Read: []uint64{1 << 40, 1 << 20}}
@@ -28,16 +28,16 @@ func said(t testing.TB) func() {
 	}
 }
 
-// TestAckAllocations: an ACK is encoded into, and decoded from, memory that is there.
+// TestAckAllocations checks that an ACK needs no allocations.
 func TestAckAllocations(t *testing.T) {
-	if n := testing.AllocsPerRun(200, said(t)); n != 0 {
-		t.Errorf("an ACK costs %v allocations", n)
+	if n := testing.AllocsPerRun(200, ackTransfer(t)); n != 0 {
+		t.Errorf("an ACK needs %v allocations", n)
 	}
 }
 
-// BenchmarkAck is that of four devices, sent and received.
+// BenchmarkAck sends and receives an ACK of four devices.
 func BenchmarkAck(b *testing.B) {
-	say := said(b)
+	say := ackTransfer(b)
 	b.ReportAllocs()
 	for b.Loop() {
 		say()

@@ -20,7 +20,7 @@ import (
 	"github.com/migpipe/migpipe/transport/migration"
 )
 
-// memoryLane is a lane whose other end is a buffer.
+// memoryLane is a lane of buffers.
 type memoryLane struct {
 	io.Reader
 	io.Writer
@@ -47,11 +47,11 @@ func TestControlDelivers(t *testing.T) {
 		}
 	}
 	if _, err := c.Receive(); !errors.Is(err, transport.ErrPeerGone) {
-		t.Fatalf("at the end: %v", err)
+		t.Fatalf("receive at the end: %v", err)
 	}
 }
 
-// Messages that are sent at once do not mix.
+// TestControlSendsWhole checks that concurrent messages do not interleave.
 func TestControlSendsWhole(t *testing.T) {
 	var wire bytes.Buffer
 	c := NewControl(memoryLane{&wire, &wire})
@@ -81,14 +81,14 @@ func TestControlSkips(t *testing.T) {
 	skippable := controlFrame(99, controlIgnorable, []byte("not even CBOR"))
 	m, err := receiving(append(append(skippable, skippable...), cancel...)).Receive()
 	if err != nil || m.About().Epoch != 7 {
-		t.Fatalf("behind what may be skipped: %v, %v", m, err)
+		t.Fatalf("message after a skipped one: %v, %v", m, err)
 	}
 	if _, err := receiving(append(controlFrame(99, 0, nil), cancel...)).Receive(); !errors.Is(err, transport.ErrProtocol) {
 		t.Fatalf("an unknown message that may not be skipped: %v", err)
 	}
 }
 
-// item encodes any Go value as a peer without our limits would.
+// item encodes a Go value as a peer without the limits of this package.
 func item(t testing.TB, v any) []byte {
 	t.Helper()
 	b, err := cbor.Marshal(v)
@@ -122,7 +122,7 @@ func TestControlBodies(t *testing.T) {
 		{"a message", TypeCancel, item(t, obj{1: mig, 2: 1}), true},
 		{"an unknown key", TypeCancel, item(t, obj{1: mig, 2: 1, 99: "new"}), true},
 		{"an unknown text key", TypeCancel, item(t, obj{1: mig, 2: 1, "new": obj{1: 2}}), true},
-		{"as many devices as may be", TypeAck, item(t, obj{4: many[1:]}), true},
+		{"the most devices", TypeAck, item(t, obj{4: many[1:]}), true},
 		{"one device more", TypeAck, item(t, obj{4: many}), false},
 		{"too many keys", TypeCancel, item(t, pairs), false},
 		{"a key twice", TypeCancel, []byte{0xa2, 2, 1, 2, 2}, false},
@@ -160,7 +160,7 @@ func TestControlBodies(t *testing.T) {
 				t.Fatalf("%x: %v", c.body, err)
 			}
 			if took := after.TotalAlloc - before.TotalAlloc; took > 1<<20 {
-				t.Fatalf("%d bytes of message took %d of memory", len(c.body), took)
+				t.Fatalf("a message of %d bytes allocates %d bytes", len(c.body), took)
 			}
 		})
 	}
@@ -182,24 +182,24 @@ func FuzzControl(f *testing.F) {
 		}
 		once, err := encMode.Marshal(m)
 		if err != nil {
-			t.Fatalf("%+v cannot be sent on: %v", m, err)
+			t.Fatalf("%+v cannot be encoded: %v", m, err)
 		}
 		again, err := decodeMessage(m.Type(), once)
 		if err != nil {
-			t.Fatalf("%x is not accepted again: %v", once, err)
+			t.Fatalf("%x cannot be decoded: %v", once, err)
 		}
 		if twice, err := encMode.Marshal(again); err != nil || !bytes.Equal(once, twice) {
-			t.Fatalf("%x came back as %x, %v", once, twice, err)
+			t.Fatalf("%x encodes again to %x, %v", once, twice, err)
 		}
 	})
 }
 
-// FuzzControlLane feeds whole lanes: headers as well as bodies.
 func isAny(err error, of ...error) bool {
 	return slices.ContainsFunc(of, func(one error) bool { return errors.Is(err, one) })
 }
 
-// FuzzControlLane: a lane ends with an error that says whose fault it is.
+// FuzzControlLane receives from arbitrary lanes, headers and bodies. The error must be one of the
+// documented ones.
 func FuzzControlLane(f *testing.F) {
 	var lane []byte
 	for _, m := range allMessages() {
@@ -221,33 +221,33 @@ func FuzzControlLane(f *testing.F) {
 				t.Fatalf("%T: %v", err, err)
 			}
 			if len(c.room) != maxControlFrame {
-				t.Fatalf("%d bytes of room", len(c.room))
+				t.Fatalf("the room has grown to %d bytes", len(c.room))
 			}
 			return
 		}
 	})
 }
 
-// slow is a lane whose peer takes a message in the end.
-type slow struct {
+// slowLane is a lane whose peer reads a message after a delay.
+type slowLane struct {
 	memoryLane
 	takes time.Duration
 	woken atomic.Int32
 }
 
-func (s *slow) Write(p []byte) (int, error) {
+func (s *slowLane) Write(p []byte) (int, error) {
 	time.Sleep(s.takes)
 	return len(p), nil
 }
 
-func (s *slow) SetDeadline(time.Time) error {
+func (s *slowLane) SetDeadline(time.Time) error {
 	s.woken.Add(1)
 	return nil
 }
 
-// TestControlPatience: a message that is taken in time leaves nothing behind that would
-// end one after it, and one that is not does not pass for sent.
-func TestControlPatience(t *testing.T) {
+// TestControlSendTimeout checks that a message which is read in time leaves no timer that could end
+// a later Send, and that Send fails if the peer reads too late.
+func TestControlSendTimeout(t *testing.T) {
 	for _, c := range []struct {
 		name  string
 		takes time.Duration
@@ -259,24 +259,24 @@ func TestControlPatience(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				lane := &slow{takes: c.takes}
+				lane := &slowLane{takes: c.takes}
 				control := NewControl(lane)
 				for range 3 {
 					if err := control.Send(&Cancel{}); !errors.Is(err, c.want) {
-						t.Errorf("sent with %v, want %v", err, c.want)
+						t.Errorf("Send returned %v, want %v", err, c.want)
 					}
 				}
 				time.Sleep(2 * sendTimeout)
 				if got := lane.woken.Load(); got != c.woken {
-					t.Errorf("the lane was woken %d times, want %d", got, c.woken)
+					t.Errorf("the deadline was set %d times, want %d", got, c.woken)
 				}
 			})
 		})
 	}
 }
 
-// Two that send to a peer which takes nothing both come free, in virtual time as
-// well: one waits for the peer and the other for the first.
+// TestControlWaitsInVirtualTime checks that two concurrent Sends to a peer that does not
+// read both end, in virtual time too: one waits for the peer, the other for the first.
 func TestControlWaitsInVirtualTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d, l := transport.Pipe()
@@ -296,7 +296,7 @@ func TestControlWaitsInVirtualTime(t *testing.T) {
 		}
 		senders.Wait()
 		if took := time.Since(began); took != sendTimeout {
-			t.Errorf("the senders came free after %v, want %v", took, sendTimeout)
+			t.Errorf("the Sends ended after %v, want %v", took, sendTimeout)
 		}
 	})
 }

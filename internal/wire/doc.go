@@ -1,9 +1,10 @@
-// Package wire is what the two engines say to each other, and the memory in which they hold it.
+// Package wire has the messages and frames that the two engines exchange, and the memory for
+// chunks.
 //
 // A migration has one control lane, on which [Control] exchanges [Message]s, and one or more
-// data lanes, on which [Chunk]s travel in frames. Every lane begins with a [Preamble], which
-// says which migration the lane belongs to. transport/PROTOCOL.md specifies all of it.
+// data lanes, which carry [Chunk]s in frames. Every lane begins with a [Preamble], which names
+// the migration of the lane. transport/PROTOCOL.md specifies the formats.
 //
-// Chunks live in an [Arena] of fixed size. A chunk has exactly one owner, who hands it on or
-// releases it. A device is a number in a frame here.
+// Chunks are in an [Arena] of fixed size. A chunk has exactly one owner, which passes it on or
+// releases it. In this package a device is only a number.
 package wire

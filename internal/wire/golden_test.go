@@ -15,8 +15,8 @@ import (
 	"github.com/migpipe/migpipe/transport/migration"
 )
 
-// The golden files hold the wire: a change of them is a change of the protocol, and needs a new
-// version.
+// The golden files fix the wire format. A change of them is a change of the protocol, and needs a
+// new version.
 
 func TestPreambleGolden(t *testing.T) {
 	var text strings.Builder
@@ -56,7 +56,7 @@ func TestChunkHeadGolden(t *testing.T) {
 	golden.Compare(t, "chunk.txt", text.String())
 }
 
-// goldenHeads has a header for each codec and each flag, and the largest of all.
+// goldenHeads returns a header for each codec and each flag, and one with the largest values.
 func goldenHeads() []ChunkHead {
 	heads := []ChunkHead{
 		{Padding: true, WireLen: 0x40000},
@@ -90,22 +90,22 @@ func TestControlGolden(t *testing.T) {
 	golden.Compare(t, "control.txt", text.String())
 }
 
-// allMessages has one message of every type, with all fields set.
+// allMessages returns one message of every type, with all fields set.
 func allMessages() []Message {
 	var all []Message
 	for t := range messageTypes {
-		if MessageType(t).known() {
+		if MessageType(t).isKnown() {
 			m := messageTypes[t].make()
 			n := 0
-			fill(reflect.ValueOf(m).Elem(), &n)
+			setFields(reflect.ValueOf(m).Elem(), &n)
 			all = append(all, m)
 		}
 	}
 	return all
 }
 
-// fill gives every field a value of its own that is not zero.
-func fill(v reflect.Value, n *int) {
+// setFields sets every field to a different non-zero value.
+func setFields(v reflect.Value, n *int) {
 	switch *n++; v.Kind() {
 	case reflect.Bool:
 		v.SetBool(true)
@@ -120,11 +120,11 @@ func fill(v reflect.Value, n *int) {
 		fallthrough
 	case reflect.Array:
 		for i := range v.Len() {
-			fill(v.Index(i), n)
+			setFields(v.Index(i), n)
 		}
 	case reflect.Struct:
 		for _, field := range v.Fields() {
-			fill(field, n)
+			setFields(field, n)
 		}
 	default:
 		panic("no value for " + v.Kind().String())

@@ -10,7 +10,7 @@ import (
 	"github.com/migpipe/migpipe/transport/migration"
 )
 
-// MessageType numbers a control message. A number is never given to another.
+// MessageType is the number of a control message. Numbers are never reused.
 type MessageType uint8
 
 // The control messages of protocol version 1.
@@ -55,13 +55,13 @@ var messageTypes = [...]struct {
 	TypeResume:     {"RESUME", func() Message { return new(Resume) }},
 }
 
-func (t MessageType) known() bool {
+func (t MessageType) isKnown() bool {
 	return int(t) < len(messageTypes) && messageTypes[t].make != nil
 }
 
-// String is the message's name in PROTOCOL.md.
+// String returns the message's name in PROTOCOL.md.
 func (t MessageType) String() string {
-	if t.known() {
+	if t.isKnown() {
 		return messageTypes[t].name
 	}
 	return fmt.Sprintf("MessageType(%d)", uint8(t))
@@ -70,7 +70,7 @@ func (t MessageType) String() string {
 // Message is one of the control messages below.
 type Message interface {
 	Type() MessageType
-	// About is the attempt that the message belongs to.
+	// About returns the attempt to which the message belongs.
 	About() *migration.Attempt
 }
 
@@ -95,8 +95,8 @@ type DeviceOffer struct {
 	Priority  uint8  `cbor:"11,keyasint,omitempty"` // a factor of its share, to MaxPriority; 0 is 1
 }
 
-// CheckNames holds the names of a migration's devices against the limits; no
-// two may be the same.
+// CheckNames checks the names of a migration's devices against the limits. No two may
+// be the same.
 func CheckNames(names []string) error {
 	if len(names) == 0 || len(names) > MaxDevices {
 		return fmt.Errorf("%d devices, must be 1 to %d", len(names), MaxDevices)
@@ -114,27 +114,27 @@ func CheckNames(names []string) error {
 	return nil
 }
 
-// Hello opens the conversation: what the source has and can.
+// Hello is the first message. It describes the source, its devices and its features.
 type Hello struct {
 	migration.Attempt
 	Versions  Versions            `cbor:"3,keyasint"`
 	Journal   migration.JournalID `cbor:"4,keyasint"`
 	Devices   []DeviceOffer       `cbor:"5,keyasint"`
-	ChunkSize uint32              `cbor:"6,keyasint"` // largest chunk that the source can make
-	Lanes     uint16              `cbor:"7,keyasint"` // data lanes that it would like
+	ChunkSize uint32              `cbor:"6,keyasint"` // largest chunk of the source
+	Lanes     uint16              `cbor:"7,keyasint"` // number of data lanes that the source prefers
 	Codecs    []codec.ID          `cbor:"8,keyasint"`
 	Software  string              `cbor:"9,keyasint,omitempty"`
 	Witness   string              `cbor:"11,keyasint,omitempty"` // name of the register that decides in doubt, if there is one
 }
 
-// Window is a promise of the receiver: it has room for every chunk numbered
+// Window is a promise of the destination: it has memory for every chunk with a number
 // below Seq that ends at or below Offset.
 type Window struct {
 	Seq    uint64 `cbor:"1,keyasint"`
 	Offset uint64 `cbor:"2,keyasint"`
 }
 
-// Welcome accepts the HELLO. Only now is the source authenticated and heard.
+// Welcome accepts the HELLO of an authenticated source.
 type Welcome struct {
 	migration.Attempt
 	Version   uint16              `cbor:"3,keyasint"`
@@ -149,22 +149,22 @@ type Welcome struct {
 	HeldNS    int64               `cbor:"12,keyasint,omitempty"` // nanoseconds since HELLO came
 	Witness   string              `cbor:"14,keyasint,omitempty"` // HELLO's: the destination asks it before it accepts
 
-	// What the destination does between READY and RUNNING, in nanoseconds: 0 is
-	// no such step, and UnknownNS a step whose time is not known.
-	JournalNS    int64  `cbor:"15,keyasint,omitempty"` // one record, of which two are written
+	// The times of the destination's steps between READY and RUNNING, in nanoseconds: 0 if
+	// there is no such step, and UnknownNS if its time is not known.
+	JournalNS    int64  `cbor:"15,keyasint,omitempty"` // one of the two records
 	WitnessNS    int64  `cbor:"16,keyasint,omitempty"` // the witness's answer to a probe
-	WitnessFault string `cbor:"17,keyasint,omitempty"` // why it gave none
+	WitnessFault string `cbor:"17,keyasint,omitempty"` // why the witness did not answer
 	AcceptNS     int64  `cbor:"18,keyasint,omitempty"` // the hook on ACCEPT, the last time that it ran
 	GuestNS      int64  `cbor:"19,keyasint,omitempty"` // the start of the guest, the last time
 	StartNS      int64  `cbor:"20,keyasint,omitempty"` // the start of the devices, the last time
 	Warning      string `cbor:"21,keyasint,omitempty"` // why the migration fails if estimates are right
 }
 
-// UnknownNS is what WELCOME says of a step that is done and whose time is not known.
+// UnknownNS is the value in WELCOME for a step whose time is not known.
 const UnknownNS = -1
 
-// Estimate tells the destination what the source expects still to send for
-// each device, and whether the guest has been stopped. All numbers are hints.
+// Estimate has the bytes that the source expects to send for each device, and whether
+// the guest is paused. All numbers are hints.
 type Estimate struct {
 	migration.Attempt
 	Stopped bool             `cbor:"3,keyasint"`
@@ -172,7 +172,7 @@ type Estimate struct {
 	Stamp   int64            `cbor:"5,keyasint,omitempty"` // nanoseconds of the source's clock, for Ack.Echo
 }
 
-// DeviceEstimate is one device's share of an Estimate.
+// DeviceEstimate is the part of an Estimate for one device.
 type DeviceEstimate struct {
 	Initial  uint64 `cbor:"1,keyasint,omitempty"` // PRE_COPY initial_bytes
 	Dirty    uint64 `cbor:"2,keyasint,omitempty"` // PRE_COPY dirty_bytes
@@ -180,45 +180,45 @@ type DeviceEstimate struct {
 	Known    bool   `cbor:"4,keyasint,omitempty"` // the driver gave any of the three
 }
 
-// DeviceAck is one device's share of an Ack.
+// DeviceAck is the part of an Ack for one device.
 type DeviceAck struct {
 	Seq     uint64 `cbor:"1,keyasint"` // the next chunk to be applied
-	Applied uint64 `cbor:"2,keyasint"` // bytes that write(2) has taken
+	Applied uint64 `cbor:"2,keyasint"` // bytes that were written to the device
 	Window  Window `cbor:"3,keyasint"`
 	LoadNS  int64  `cbor:"4,keyasint,omitempty"` // nanoseconds that write(2) took so far
 }
 
-// Ack carries how far the destination is, and its promises. It doubles as the
-// heartbeat, and is padded so that a peer that has forgotten the connection
-// may answer it with a stateless reset (RFC 9000, section 10.3).
+// Ack has the destination's progress and its promises. It is also the heartbeat. It is
+// padded, so that a peer without state of the connection may answer with a stateless
+// reset (RFC 9000, section 10.3).
 type Ack struct {
 	migration.Attempt
 	Journal migration.JournalID `cbor:"3,keyasint"`
 	Devices []DeviceAck         `cbor:"4,keyasint"`
 	Pad     Pad                 `cbor:"5,keyasint,omitempty"`
 	Echo    int64               `cbor:"6,keyasint,omitempty"` // the Stamp of the last Estimate
-	HeldNS  int64               `cbor:"7,keyasint,omitempty"` // nanoseconds since that came
-	Padding uint64              `cbor:"8,keyasint,omitempty"` // bytes of it that have come
-	// Read is, by number of a data lane, how many bytes behind the preamble were read from
-	// the lane that has the number now.
+	HeldNS  int64               `cbor:"7,keyasint,omitempty"` // nanoseconds since that Estimate arrived
+	Padding uint64              `cbor:"8,keyasint,omitempty"` // bytes of padding that were received
+	// Read has, by number of a data lane, the bytes after the preamble that were read from the
+	// current lane of that number.
 	Read []uint64 `cbor:"9,keyasint,omitempty"`
 }
 
-// acks are those that were released.
+// acks has released Acks.
 var acks = sync.Pool{New: func() any { return new(Ack) }}
 
-// Release lets a later ACK be received into this one, which nobody may use any more. Who
-// has received one may keep it instead.
+// Release allows a later ACK to be decoded into this one. The caller must not use it any more.
+// A receiver may retain an Ack instead of releasing it.
 func (a *Ack) Release() {
-	clear(a.Devices) // what a frame leaves out is left as it is
+	clear(a.Devices) // the decoder does not reset fields that a frame omits
 	*a = Ack{Devices: a.Devices[:0], Read: a.Read[:0]}
 	acks.Put(a)
 }
 
-// Pad is bytes that mean nothing: who receives them keeps none.
+// Pad is bytes without meaning. A receiver discards them.
 type Pad []byte
 
-// UnmarshalCBOR takes any byte string.
+// UnmarshalCBOR accepts and discards any byte string.
 func (*Pad) UnmarshalCBOR(item []byte) error {
 	const cborBytes = 2 // major type
 	if item[0]>>5 != cborBytes {
@@ -227,7 +227,7 @@ func (*Pad) UnmarshalCBOR(item []byte) error {
 	return nil
 }
 
-// End closes one device's stream.
+// End ends one device's stream.
 type End struct {
 	migration.Attempt
 	Device uint16                 `cbor:"3,keyasint"`
@@ -236,21 +236,21 @@ type End struct {
 	Digest migration.StreamDigest `cbor:"6,keyasint"`
 }
 
-// Ready says that every device holds its whole stream, verified, in STOP.
+// Ready reports that every device is in STOP and holds its whole stream, verified.
 type Ready struct {
 	migration.Attempt
 	Journal migration.JournalID    `cbor:"3,keyasint"`
 	Digest  migration.StreamDigest `cbor:"4,keyasint"` // of all devices' digests, in HELLO's order
 }
 
-// Commit gives up the source's right to resume.
+// Commit transfers the right to run to the destination.
 type Commit struct {
 	migration.Attempt
 	Journal migration.JournalID    `cbor:"3,keyasint"` // the destination's, from WELCOME
 	Digest  migration.StreamDigest `cbor:"4,keyasint"`
 }
 
-// Running says that the destination has taken over and runs.
+// Running reports that the destination's devices run.
 type Running struct {
 	migration.Attempt
 	Journal migration.JournalID `cbor:"3,keyasint"`
@@ -260,7 +260,7 @@ type Running struct {
 	AcceptNS  int64 `cbor:"6,keyasint,omitempty"` // the hook on ACCEPT
 }
 
-// Declined says that this attempt will never run at the destination.
+// Declined reports that the devices will never run at the destination by this attempt.
 type Declined struct {
 	migration.Attempt
 	Journal migration.JournalID `cbor:"3,keyasint"`
@@ -270,9 +270,8 @@ type Declined struct {
 	Text    string              `cbor:"7,keyasint,omitempty"`
 }
 
-// NotStarted says that the destination is in READY, with its copy kept, and asks the
-// source to take its devices back: the start has failed, or the destination's user has
-// cancelled.
+// NotStarted reports that the destination is in READY and holds its copy, and asks the source to
+// return its devices to RUNNING: the start has failed, or the destination's user has cancelled.
 type NotStarted struct {
 	migration.Attempt
 	Journal migration.JournalID `cbor:"3,keyasint"`
@@ -281,11 +280,11 @@ type NotStarted struct {
 	Code    transport.Code      `cbor:"6,keyasint,omitempty"`
 }
 
-// Cancel asks for the right to resume back, while the source still holds the
-// stopped device.
+// Cancel asks for the right to run back, while the source still holds its stopped
+// devices.
 type Cancel struct{ migration.Attempt }
 
-// Abort says that the source has taken its devices back, before COMMIT.
+// Abort reports that the source has returned its devices to RUNNING, before COMMIT.
 type Abort struct {
 	migration.Attempt
 	Code   transport.Code `cbor:"3,keyasint"`
@@ -294,7 +293,7 @@ type Abort struct {
 	Offset uint64         `cbor:"6,keyasint,omitempty"`
 }
 
-// Query asks what the destination's record of this attempt is.
+// Query asks for the destination's record of this attempt.
 type Query struct{ migration.Attempt }
 
 // Status answers Query.
@@ -304,12 +303,12 @@ type Status struct {
 	Record   string                 `cbor:"4,keyasint"` // a handoff.Record's name
 	MaxEpoch uint64                 `cbor:"5,keyasint"`
 	Digest   migration.StreamDigest `cbor:"6,keyasint"`
-	Received uint64                 `cbor:"7,keyasint,omitempty"` // bytes that probe lanes have brought
+	Received uint64                 `cbor:"7,keyasint,omitempty"` // bytes that arrived on probe lanes
 	Text     string                 `cbor:"8,keyasint,omitempty"` // with FORCED: who decided, when and why
 }
 
-// Fin says that the source has recorded the end; it carries the source's
-// clock, so that both reports show the same figures.
+// Fin reports that the source has recorded the end. It has the source's times, so that
+// both reports show the same figures.
 type Fin struct {
 	migration.Attempt
 	TotalNS    int64      `cbor:"3,keyasint"`
@@ -323,8 +322,8 @@ type FinStage struct {
 	NS   int64  `cbor:"2,keyasint"`
 }
 
-// Resume takes an attempt up again over a new control lane: the one before was
-// lost, or the source's process has ended since.
+// Resume continues an attempt over a new control lane: the earlier lane was lost, or
+// the source's process has ended since.
 type Resume struct {
 	migration.Attempt
 	Journal migration.JournalID `cbor:"3,keyasint"` // the source's

@@ -18,7 +18,7 @@ func TestMessagesRoundTrip(t *testing.T) {
 		t.Fatalf("%d messages, want %d", len(all), TypeResume)
 	}
 	for i, m := range all {
-		if m.Type() != MessageType(i+1) || !m.Type().known() {
+		if m.Type() != MessageType(i+1) || !m.Type().isKnown() {
 			t.Errorf("message %d has type %v", i+1, m.Type())
 		}
 		frame, err := AppendMessage(nil, m)
@@ -26,14 +26,14 @@ func TestMessagesRoundTrip(t *testing.T) {
 			t.Fatal(err)
 		}
 		if a, ok := m.(*Ack); ok {
-			a.Pad = nil // nobody keeps it
+			a.Pad = nil // the receiver discards it
 		}
 		got, err := decodeMessage(m.Type(), frame[controlHeadLen:])
 		if err != nil || !reflect.DeepEqual(got, m) {
-			t.Errorf("%v %+v came back as %+v, %v", m.Type(), m, got, err)
+			t.Errorf("%v %+v decodes to %+v, %v", m.Type(), m, got, err)
 		}
 		if *got.About() != *m.About() || got.About().Epoch == 0 {
-			t.Errorf("%v is about %+v", m.Type(), *got.About())
+			t.Errorf("%v: About returned %+v", m.Type(), *got.About())
 		}
 	}
 }
@@ -43,7 +43,7 @@ func TestMessageTypeNames(t *testing.T) {
 	for i := range 256 {
 		name := MessageType(i).String()
 		if seen[name] {
-			t.Errorf("two types are called %s", name)
+			t.Errorf("two types have the name %s", name)
 		}
 		seen[name] = true
 	}
@@ -52,8 +52,8 @@ func TestMessageTypeNames(t *testing.T) {
 	}
 }
 
-// The largest HELLO fits: as many devices as are allowed, with names as long as
-// are allowed, numbers as large as they get, and more text than any driver has.
+// TestLargestHelloFits checks that the largest HELLO fits: the most devices with the longest
+// names, the largest numbers, and longer texts than any driver has.
 func TestLargestHelloFits(t *testing.T) {
 	h := &Hello{Attempt: migration.Attempt{Mig: goldenMig(), Epoch: math.MaxUint64}, Versions: Versions{math.MaxUint16, math.MaxUint16},
 		ChunkSize: math.MaxUint32, Lanes: math.MaxUint16, Software: strings.Repeat("s", 64)}
@@ -72,7 +72,7 @@ func TestLargestHelloFits(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got, err := decodeMessage(TypeHello, frame[controlHeadLen:]); err != nil || !reflect.DeepEqual(got, h) {
-		t.Fatalf("the largest HELLO came back with %v", err)
+		t.Fatalf("the largest HELLO: %v", err)
 	}
 	t.Logf("%d of %d bytes", len(frame)-controlHeadLen, MaxControl)
 	h.Devices = append(h.Devices, DeviceOffer{})
@@ -91,8 +91,8 @@ func decodesTo(typ MessageType, m any) error {
 	return err
 }
 
-// TestAckRelease: an ACK holds nothing of the one that was received into the same memory
-// before, whatever its frame leaves out.
+// TestAckRelease checks that an ACK has no values of the ACK that was decoded into the same memory
+// before, even if its frame omits fields.
 func TestAckRelease(t *testing.T) {
 	frame := func(devices ...any) []byte {
 		m := map[int]any{2: 7}
@@ -103,14 +103,14 @@ func TestAckRelease(t *testing.T) {
 	}
 	none, one := map[int]any{}, map[int]any{1: 5}
 	a, n := new(Ack), 0
-	fill(reflect.ValueOf(a).Elem(), &n)
+	setFields(reflect.ValueOf(a).Elem(), &n)
 	for _, body := range [][]byte{frame(one, one, one), frame(one), frame(none, none, none), frame(none, one, none, one), frame(one, none), frame()} {
 		want := new(Ack)
 		if err := decMode.Unmarshal(body, want); err != nil {
 			t.Fatal(err)
 		}
 		a.Release()
-		a = acks.Get().(*Ack) // the same, if nothing interferes
+		a = acks.Get().(*Ack) // most likely the same one
 		if err := decMode.Unmarshal(body, a); err != nil {
 			t.Fatal(err)
 		}
@@ -119,12 +119,12 @@ func TestAckRelease(t *testing.T) {
 		}
 		want.Read = a.Read[:0]
 		if !reflect.DeepEqual(a, want) {
-			t.Errorf("%x came as %+v, want %+v", body, a, want)
+			t.Errorf("%x decodes to %+v, want %+v", body, a, want)
 		}
 	}
 }
 
-// The largest WELCOME, ESTIMATE and ACK fit, too.
+// TestLargestAnswersFit checks that the largest WELCOME, ESTIMATE and ACK fit.
 func TestLargestAnswersFit(t *testing.T) {
 	w := Window{math.MaxUint64, math.MaxUint64}
 	ack := &Ack{Attempt: migration.Attempt{Mig: goldenMig(), Epoch: math.MaxUint64}, Pad: make([]byte, 64), Echo: math.MaxInt64, HeldNS: math.MaxInt64}
@@ -149,8 +149,7 @@ func TestLargestAnswersFit(t *testing.T) {
 	}
 }
 
-// A field's number on the wire is its alone within its message, and no field
-// lacks one.
+// TestKeysAreNumbered checks that every field has a number that is unique within its message.
 func TestKeysAreNumbered(t *testing.T) {
 	for _, m := range allMessages() {
 		checkKeys(t, reflect.TypeOf(m).Elem())
@@ -180,8 +179,8 @@ type wireField struct {
 	typ       reflect.Type
 }
 
-// fieldsOf lists a message's fields with their keys; an embedded Attempt counts
-// as fields of the message.
+// fieldsOf returns a message's fields with their keys, including the fields of an
+// embedded Attempt.
 func fieldsOf(typ reflect.Type) (fields []wireField) {
 	for f := range typ.Fields() {
 		if f.Anonymous {

@@ -8,18 +8,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// hugePage is the size of a transparent huge page where pages have 4 KiB. Where
-// pages are larger, so are those, and a mapping has some fewer of them.
+// hugePage is the size of a transparent huge page for pages of 4 KiB. With larger
+// pages huge pages are larger too, and a mapping has somewhat fewer of them.
 const hugePage = 2 << 20
 
-// pages is memory outside the heap, all of it in RAM.
+// pages is resident memory outside the heap.
 type pages struct {
-	mem     []byte // begins at a page, or at a huge one if it is as large
-	mapping []byte // the addresses that it was cut from; the rest cannot be used, and costs no memory
+	mem     []byte // aligned to a page, or to a huge page if it has that size
+	mapping []byte // the whole mapping; the rest is inaccessible and uses no memory
 }
 
-// mapPages maps size bytes, of huge pages as far as the kernel gives them, and
-// touches them all.
+// mapPages maps size bytes, of huge pages if the kernel has them, and makes all pages
+// resident.
 func mapPages(size int) (p pages, err error) {
 	spare := 0
 	if size >= hugePage {
@@ -43,13 +43,13 @@ func (p pages) populate() error {
 	if err := unix.Mprotect(p.mem, unix.PROT_READ|unix.PROT_WRITE); err != nil {
 		return err
 	}
-	// Where there are none to be had, plain pages do: an error means no more than that.
+	// An error means only that the kernel has no huge pages.
 	_ = unix.Madvise(p.mem, unix.MADV_HUGEPAGE)
 	return p.touch()
 }
 
-// touch has every page in RAM. A kernel before 5.14 cannot be asked to, nor to say
-// that it has none.
+// touch makes all pages resident. Kernels before 5.14 have no call for it, and so
+// cannot report a lack of memory.
 func (p pages) touch() error {
 	if err := unix.Madvise(p.mem, unix.MADV_POPULATE_WRITE); err != unix.EINVAL {
 		return err

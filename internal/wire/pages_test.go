@@ -10,8 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestMapPages: what is asked for is in RAM, and no more; what is large begins where
-// a huge page does.
+// TestMapPages checks that exactly the requested bytes are resident, and that large memory is
+// aligned to a huge page.
 func TestMapPages(t *testing.T) {
 	page := os.Getpagesize()
 	for _, size := range []int{page, hugePage - page, hugePage, hugePage + page, 5*hugePage + 3*page} {
@@ -23,7 +23,7 @@ func TestMapPages(t *testing.T) {
 			t.Errorf("%d bytes begin at %#x", size, at)
 		}
 		if rss := mapped(t, p, "Rss:"); len(p.mem) != size || rss != size {
-			t.Errorf("%d bytes: %d, and %d in RAM", size, len(p.mem), rss)
+			t.Errorf("%d bytes: mapped %d, resident %d", size, len(p.mem), rss)
 		}
 		for i, b := range p.mem {
 			if b != 0 {
@@ -39,7 +39,7 @@ func TestMapPages(t *testing.T) {
 
 func address(p []byte) uint { return uint(reflect.ValueOf(p).Pointer()) }
 
-// mapped sums up a row of /proc/self/smaps, in bytes, for the addresses of p.
+// mapped returns the sum of a row of /proc/self/smaps, in bytes, for the addresses of p.
 func mapped(t testing.TB, p pages, row string) (total int) {
 	t.Helper()
 	rows, err := os.ReadFile("/proc/self/smaps")
@@ -48,7 +48,7 @@ func mapped(t testing.TB, p pages, row string) (total int) {
 	}
 	first, inside := address(p.mapping), false
 	for text := range bytes.Lines(rows) {
-		var from, to uint // an int of 32 bits has not every address
+		var from, to uint // a 32-bit int cannot hold every address
 		var n int
 		if _, err := fmt.Sscanf(string(text), "%x-%x ", &from, &to); err == nil {
 			inside = from < first+uint(len(p.mapping)) && to > first
@@ -61,8 +61,7 @@ func mapped(t testing.TB, p pages, row string) (total int) {
 	return total
 }
 
-// BenchmarkArena is what memory costs that is new: to have 32 MiB of it, all in RAM.
-// The metric is how many huge pages of it the kernel gave.
+// BenchmarkArena maps 32 MiB of resident memory. The metric is the number of huge pages in it.
 func BenchmarkArena(b *testing.B) {
 	const size = 32 << 20
 	for _, huge := range []bool{false, true} {
@@ -86,8 +85,8 @@ func BenchmarkArena(b *testing.B) {
 	}
 }
 
-// mapPagesAs is mapPages, without huge pages if huge is not set: the process may have
-// them switched off.
+// mapPagesAs is mapPages, without huge pages if huge is not set, as for a process that has
+// disabled them.
 func mapPagesAs(size int, huge bool) (pages, error) {
 	if !huge {
 		if err := unix.Prctl(unix.PR_SET_THP_DISABLE, 1, 0, 0, 0); err != nil {

@@ -17,7 +17,7 @@ import (
 	"github.com/migpipe/migpipe/transport/migration"
 )
 
-// section returns PROTOCOL.md between a heading and the next of any level.
+// section returns the text of PROTOCOL.md between a heading and the next one of any level.
 func section(t *testing.T, heading string) string {
 	t.Helper()
 	text, err := os.ReadFile("../../transport/PROTOCOL.md")
@@ -61,7 +61,7 @@ func TestProtocolMessages(t *testing.T) {
 		heading := fmt.Sprintf("%d %v", m.Type(), m.Type())
 		code = append(code, heading)
 		typ := reflect.TypeOf(m).Elem()
-		same(t, heading, rows(t, "### "+heading), keys(fieldsOf(typ)[2:])) // behind Attempt's two
+		same(t, heading, rows(t, "### "+heading), keys(fieldsOf(typ)[2:])) // after the two of Attempt
 		for _, f := range fieldsOf(typ) {
 			nested(f.typ, structs)
 		}
@@ -88,7 +88,7 @@ func keys(fields []wireField) (out []string) {
 	return out
 }
 
-// nested collects the structs within a message.
+// nested adds the structs within a message to into.
 func nested(typ reflect.Type, into map[string]reflect.Type) {
 	if typ.Kind() == reflect.Slice {
 		typ = typ.Elem()
@@ -137,7 +137,8 @@ func TestProtocolLimits(t *testing.T) {
 	same(t, "limits", slices.Sorted(slices.Values(rows(t, "## Limits"))), code)
 }
 
-// limitNames lists the constants of the protocol's limits, and the exported ones of the carriers'.
+// limitNames returns the constants of the protocol's limits, and the exported ones of the carriers'
+// limits.
 func limitNames(t *testing.T) (names []string) {
 	t.Helper()
 	for _, path := range []string{"../../transport/limits.go", "limits.go"} {
@@ -155,7 +156,7 @@ func limitNames(t *testing.T) (names []string) {
 	return names
 }
 
-// Frame headers are as long as their tables say.
+// TestProtocolOffsets checks that the tables of PROTOCOL.md cover the frame headers.
 func TestProtocolOffsets(t *testing.T) {
 	for heading, want := range map[string]int{"## Lanes": preambleLen, "## Data frames": chunkHeadLen, "## Control frames": controlHeadLen} {
 		end := 0

@@ -12,39 +12,39 @@ import (
 	"github.com/migpipe/migpipe/transport"
 )
 
-// spliceFlags keeps splice(2) from sleeping in the kernel: waiting is done in
-// Go's poller, where a deadline can end it.
+// spliceFlags keep splice(2) from sleeping in the kernel. The callers wait in Go's
+// poller, where a deadline can end the wait.
 const spliceFlags = unix.SPLICE_F_MOVE | unix.SPLICE_F_NONBLOCK
 
-// pipeSize is what a chunk's pipe is asked to hold; fs.pipe-max-size allows
-// 1 MiB to everybody.
+// pipeSize is the requested capacity of a chunk's pipe. fs.pipe-max-size allows 1 MiB
+// to all users.
 const pipeSize = 1 << 20
 
-// SpliceSource is a stream that may be able to move its bytes into a pipe
-// without copying them through user space. errors.ErrUnsupported means that it
-// cannot, and that nothing was moved.
+// SpliceSource is a stream that may be able to move its bytes into a pipe without a
+// copy through user space. If it cannot, it fails with errors.ErrUnsupported and has
+// moved no byte.
 type SpliceSource interface {
 	SpliceTo(pipe, n int) (int, error)
 }
 
-// SpliceSink is a stream that may be able to take bytes out of a pipe.
-// errors.ErrUnsupported means that it cannot, and that nothing was moved.
-type SpliceSink interface {
+// SpliceDestination is a stream that may be able to move bytes out of a pipe. If it
+// cannot, it fails with errors.ErrUnsupported and has moved no byte.
+type SpliceDestination interface {
 	SpliceFrom(pipe, n int) (int, error)
 }
 
-// Local reports whether a lane stays inside this host's kernel, so that bytes
-// can pass it without being in user space, and cannot be damaged on the way.
+// Local reports whether a lane stays inside this host's kernel. On such a lane bytes
+// need not pass user space, and the path cannot damage them.
 func Local(l transport.Lane) bool {
 	_, ok := l.(syscall.Conn)
 	return ok
 }
 
-// kernelPipe is where a spliced chunk's bytes are.
+// kernelPipe is the pipe that holds a spliced chunk's bytes.
 type kernelPipe struct {
 	r, w int
-	size int // bytes that it holds at least
-	full int // bytes in it
+	size int // least capacity, in bytes
+	full int // bytes in the pipe
 }
 
 func newKernelPipe() (*kernelPipe, error) {
@@ -68,8 +68,8 @@ func (p *kernelPipe) close() {
 	unix.Close(p.w)
 }
 
-// pipePool keeps empty pipes: there are as many as chunks that hold spliced
-// bytes at once, however many chunks there are.
+// pipePool has the empty pipes. The number of pipes is the largest number of chunks
+// that held spliced bytes at the same time.
 type pipePool struct {
 	mu    sync.Mutex
 	empty []*kernelPipe
@@ -86,7 +86,7 @@ func (l *pipePool) get() (*kernelPipe, error) {
 	return newKernelPipe()
 }
 
-// put takes a pipe back; bytes in it that nobody took are lost with it.
+// put returns a pipe to the pool. It closes a pipe that is not empty.
 func (l *pipePool) put(p *kernelPipe) {
 	if p.full != 0 {
 		p.close()
@@ -104,8 +104,8 @@ func (l *pipePool) close() {
 	l.empty = nil
 }
 
-// Splice is Fill for a stream whose bytes may stay in the kernel: in a pipe
-// that belongs to the chunk. Nobody sees them, so the chunk is Unchecked.
+// Splice is ReadRaw for a stream whose bytes may stay in the kernel, in a pipe of the
+// chunk. The bytes are never in user space, so the chunk is Unchecked.
 func (c *Chunk) Splice(s SpliceSource, limit int) (int, error) {
 	if c.pipe == nil {
 		p, err := c.arena.pipes.get()
@@ -116,15 +116,14 @@ func (c *Chunk) Splice(s SpliceSource, limit int) (int, error) {
 	}
 	limit = min(limit, c.pipe.size, c.arena.chunkSize)
 	n, err := s.SpliceTo(c.pipe.w, limit)
-	c.pipe.full = n // even a wrong count: a pipe is used again only if it is 0
+	c.pipe.full = n // also a wrong count: only an empty pipe is used again
 	if n, err = checkCount(n, limit, err); n > 0 {
 		c.RawLen, c.WireLen, c.Unchecked = uint32(n), uint32(n), true
 	}
 	return n, err
 }
 
-// Unsplice brings a spliced chunk's bytes into its memory, for those who need
-// to see them.
+// Unsplice reads a spliced chunk's bytes from its pipe into its memory.
 func (c *Chunk) Unsplice() error {
 	for at := 0; c.pipe.full > 0; {
 		n, err := unix.Read(c.pipe.r, c.buf[chunkHeadLen+at:][:c.pipe.full])
@@ -158,14 +157,14 @@ func (c *Chunk) spliceOut(l io.Writer) error {
 	return nil
 }
 
-// splice moves up to n bytes from one fd to another. The count of unix.Splice is an int where
-// the words of the machine have 32 bits, and an int64 elsewhere.
+// splice moves up to n bytes from one fd to another. The result of unix.Splice is an int on
+// 32-bit machines, and an int64 on others.
 func splice(from, to, n int) (int, error) {
 	moved, err := unix.Splice(from, nil, to, nil, n, spliceFlags)
 	return int(moved), err
 }
 
-// errNotLocal: only a lane that Local knows carries spliced chunks.
+// errNotLocal is the error for a spliced chunk on a lane for which Local is false.
 var errNotLocal = errors.New("transport: this lane cannot carry spliced chunks")
 
 func rawConn(l any) (syscall.RawConn, error) {
@@ -176,8 +175,8 @@ func rawConn(l any) (syscall.RawConn, error) {
 	return conn.SyscallConn()
 }
 
-// Arrival is a payload that is still in its lane: whoever owns the chunk that
-// stands for it moves it on, and the lane's reader waits until then.
+// Arrival is a payload that is still in its lane. The owner of its chunk moves the
+// payload on, and the lane's reader waits until then.
 type Arrival struct {
 	lane     transport.Lane
 	left     int
@@ -187,19 +186,19 @@ type Arrival struct {
 // Released is closed when the chunk was released.
 func (a *Arrival) Released() <-chan struct{} { return a.released }
 
-// Whole reports, after Released, whether all of the payload was taken out of
-// the lane, so that the next frame is what comes next.
+// Whole reports, after Released, whether the whole payload was read from the lane, so
+// that the next frame follows.
 func (a *Arrival) Whole() bool { return a.left == 0 }
 
-// Await makes the chunk stand for a payload that was not read yet.
+// Await makes c the chunk of a payload that is still in its lane.
 func (c *Chunk) Await(l transport.Lane, head ChunkHead) *Arrival {
 	c.ChunkHead = head
 	c.arrival = &Arrival{lane: l, left: int(head.WireLen), released: make(chan struct{})}
 	return c.arrival
 }
 
-// forward moves a payload from its lane to w: through a pipe where w takes
-// from one, and through the chunk's memory where it does not.
+// forward moves a payload from its lane to w: through a pipe if w is a
+// SpliceDestination, and otherwise through the chunk's memory.
 func (c *Chunk) forward(w io.Writer) error {
 	if c.pipe == nil {
 		p, err := c.arena.pipes.get()
@@ -212,14 +211,14 @@ func (c *Chunk) forward(w io.Writer) error {
 		if err := c.spliceIn(); err != nil {
 			return err
 		}
-		if err := c.empty(w); err != nil {
+		if err := c.drainPipe(w); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// spliceIn moves what the lane has into the pipe.
+// spliceIn moves bytes of the lane into the pipe.
 func (c *Chunk) spliceIn() error {
 	a := c.arrival
 	raw, err := rawConn(a.lane)
@@ -242,11 +241,11 @@ func (c *Chunk) spliceIn() error {
 	return nil
 }
 
-// empty moves what the pipe has to w.
-func (c *Chunk) empty(w io.Writer) error {
-	sink, ok := w.(SpliceSink)
+// drainPipe moves all bytes of the pipe to w.
+func (c *Chunk) drainPipe(w io.Writer) error {
+	destination, ok := w.(SpliceDestination)
 	for ok && c.pipe.full > 0 {
-		n, err := sink.SpliceFrom(c.pipe.r, c.pipe.full)
+		n, err := destination.SpliceFrom(c.pipe.r, c.pipe.full)
 		if errors.Is(err, errors.ErrUnsupported) {
 			break
 		}
@@ -269,8 +268,8 @@ func (c *Chunk) empty(w io.Writer) error {
 	return writeAll(w, c.buf[chunkHeadLen:][:n])
 }
 
-// dismiss ends what a released chunk still has outside its memory.
-func (c *Chunk) dismiss() {
+// releaseResources releases the pipe of a chunk, and ends its arrival.
+func (c *Chunk) releaseResources() {
 	if c.pipe != nil {
 		c.arena.pipes.put(c.pipe)
 		c.pipe = nil

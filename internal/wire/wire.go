@@ -11,11 +11,11 @@ import (
 	"github.com/migpipe/migpipe/transport/migration"
 )
 
-// Version is the protocol version that this package speaks; HELLO offers a
-// range so that a later one can speak two.
+// Version is the protocol version of this package. HELLO offers a range, so that a
+// later package can have two.
 const Version = 1
 
-// LaneKind says what a lane is for.
+// LaneKind is the purpose of a lane.
 type LaneKind uint8
 
 // The kinds of lane.
@@ -23,10 +23,10 @@ const (
 	LaneControl   LaneKind = 0
 	LaneData      LaneKind = 1
 	LanePreflight LaneKind = 2 // the control lane of a preflight, which touches no device
-	LaneProbe     LaneKind = 3 // what a preflight measures the path with
+	LaneProbe     LaneKind = 3 // a lane by which a preflight measures the path
 )
 
-// Preamble opens every lane: the first bytes that the dialling side writes.
+// Preamble is the first message on every lane, from the side that dials.
 type Preamble struct {
 	Kind  LaneKind
 	Index uint16 // number of a data or probe lane, from 0
@@ -36,14 +36,14 @@ type Preamble struct {
 
 const preambleLen = 36
 
-// framing numbers the layout of preambles and of frames' headers. It is not the
-// protocol version: a side that speaks a newer one too must be able to say so,
-// in HELLO, to a side that does not.
+// framing is the version of the layout of preambles and of frames' headers. It
+// differs from the protocol version, which HELLO negotiates: a side that also has a
+// newer version must be able to send its HELLO to a side that has not.
 const framing = 1
 
 var preambleMagic = [4]byte{'M', 'I', 'G', 'P'}
 
-// WritePreamble opens a lane that was dialled.
+// WritePreamble writes the preamble of a lane that this side has dialled.
 func WritePreamble(w io.Writer, p Preamble) error {
 	var b [preambleLen]byte
 	copy(b[:], preambleMagic[:])
@@ -56,7 +56,7 @@ func WritePreamble(w io.Writer, p Preamble) error {
 	return err
 }
 
-// ReadPreamble reads what WritePreamble wrote.
+// ReadPreamble reads a preamble.
 func ReadPreamble(r io.Reader) (Preamble, error) {
 	var b [preambleLen]byte
 	if _, err := io.ReadFull(r, b[:]); err != nil {
@@ -67,13 +67,13 @@ func ReadPreamble(r io.Reader) (Preamble, error) {
 
 func parsePreamble(b []byte) (Preamble, error) {
 	if [4]byte(b) != preambleMagic {
-		return Preamble{}, fmt.Errorf("%w: lane opens with %q, not %q", transport.ErrProtocol, b[:4], preambleMagic)
+		return Preamble{}, fmt.Errorf("%w: lane begins with %q, not %q", transport.ErrProtocol, b[:4], preambleMagic)
 	}
 	if got, want := binary.BigEndian.Uint32(b[32:]), crc32c.Sum(b[:32]); got != want {
 		return Preamble{}, fmt.Errorf("%w: preamble checksum %#08x, computed %#08x", transport.ErrCorrupt, got, want)
 	}
 	if b[4] != framing {
-		return Preamble{}, fmt.Errorf("%w: lane with framing %d, this side speaks %d", transport.ErrProtocol, b[4], framing)
+		return Preamble{}, fmt.Errorf("%w: lane has framing %d, this side supports %d", transport.ErrProtocol, b[4], framing)
 	}
 	p := Preamble{
 		Kind:  LaneKind(b[5]),
@@ -84,14 +84,14 @@ func parsePreamble(b []byte) (Preamble, error) {
 	if p.Kind > LaneProbe {
 		return Preamble{}, fmt.Errorf("%w: lane of kind %d", transport.ErrProtocol, p.Kind)
 	}
-	if p.Index >= p.Kind.lanes() {
-		return Preamble{}, fmt.Errorf("%w: lane %d of kind %d, limit %d", transport.ErrProtocol, p.Index, p.Kind, p.Kind.lanes())
+	if p.Index >= p.Kind.maxLanes() {
+		return Preamble{}, fmt.Errorf("%w: lane %d of kind %d, limit %d", transport.ErrProtocol, p.Index, p.Kind, p.Kind.maxLanes())
 	}
 	return p, nil
 }
 
-// lanes is the number of lanes of a kind that a migration may have.
-func (k LaneKind) lanes() uint16 {
+// maxLanes returns the number of lanes of a kind that a migration may have.
+func (k LaneKind) maxLanes() uint16 {
 	if k == LaneData || k == LaneProbe {
 		return transport.MaxLanes
 	}
@@ -103,12 +103,12 @@ const controlHeadLen = 12
 // maxControlFrame is the longest control message with its header, in bytes.
 const maxControlFrame = controlHeadLen + MaxControl
 
-// controlIgnorable marks a message that a receiver who does not know its type
-// may skip.
+// controlIgnorable marks a message that a receiver may skip if it does not know its
+// type.
 const controlIgnorable = 1
 
-// sealControl writes the header of a control message, for which there is room, all 0,
-// in front of its body.
+// sealControl writes the header of a control message. frame has room for it, all
+// zeros, before the body.
 func sealControl(frame []byte, t MessageType) error {
 	h, body := frame[:controlHeadLen], frame[controlHeadLen:]
 	if len(body) > MaxControl {
@@ -120,11 +120,11 @@ func sealControl(frame []byte, t MessageType) error {
 	return nil
 }
 
-// errSkip says that a message's type is unknown and may be.
+// errSkip is the error for a message of an unknown type that may be skipped.
 var errSkip = errors.New("unknown ignorable message")
 
-// readControl reads one framed message into room, which has maxControlFrame bytes,
-// and returns its type and its body.
+// readControl reads one framed message into room, which has maxControlFrame bytes. It
+// returns the type and the body.
 func readControl(r io.Reader, room []byte) (MessageType, []byte, error) {
 	h, room := room[:controlHeadLen], room[controlHeadLen:]
 	if _, err := io.ReadFull(r, h); err != nil {
@@ -145,7 +145,7 @@ func readControl(r io.Reader, room []byte) (MessageType, []byte, error) {
 		return 0, nil, fmt.Errorf("%w: control message with reserved bits %#06x", transport.ErrProtocol, h[5:8])
 	}
 	t := MessageType(h[4])
-	if !t.known() {
+	if !t.isKnown() {
 		if h[5]&controlIgnorable != 0 {
 			return t, nil, errSkip
 		}

@@ -29,7 +29,7 @@ func TestPreambleRoundTrip(t *testing.T) {
 		copy(p.Mig[:], rapid.SliceOfN(rapid.Byte(), 16, 16).Draw(rt, "mig"))
 		lane := bytes.NewBuffer(append(preambleBytes(t, p), "what follows"...))
 		if got, err := ReadPreamble(lane); err != nil || got != p || lane.String() != "what follows" {
-			rt.Fatalf("%+v came back as %+v, %v, then %q", p, got, err, lane)
+			rt.Fatalf("%+v decodes to %+v, %v, rest %q", p, got, err, lane)
 		}
 	})
 }
@@ -51,7 +51,7 @@ func TestPreambleChecks(t *testing.T) {
 		{"a second lane of a preflight", LanePreflight, 1, nil, "lane 1 of kind 2, limit 1"},
 		{"above the last probe lane", LaneProbe, transport.MaxLanes, nil, "lane 16 of kind 3, limit 16"},
 		{"an unknown kind", LaneProbe + 1, 0, nil, "lane of kind 4"},
-		{"other framing", LaneData, 0, func(b []byte) { b[4] = 2 }, "framing 2, this side speaks 1"},
+		{"other framing", LaneData, 0, func(b []byte) { b[4] = 2 }, "framing 2, this side supports 1"},
 		{"something else", LaneData, 0, func(b []byte) { copy(b, "GET ") }, `"GET ", not "MIGP"`},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -94,24 +94,24 @@ func FuzzPreamble(f *testing.F) {
 		f.Add(preambleBytes(f, p))
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
-		if len(b) >= preambleLen { // or the checksum would refuse nearly all
+		if len(b) >= preambleLen { // otherwise the checksum would refuse nearly all inputs
 			b = bytes.Clone(b)
 			binary.BigEndian.PutUint32(b[32:], crc32c.Sum(b[:32]))
 		}
 		p, err := ReadPreamble(bytes.NewReader(b))
 		if err != nil {
 			if p != (Preamble{}) || !isAny(err, transport.ErrProtocol, transport.ErrCorrupt, io.EOF, io.ErrUnexpectedEOF) {
-				t.Fatalf("%+v came with %v", p, err)
+				t.Fatalf("returned %+v with the error %v", p, err)
 			}
 			return
 		}
 		if again := preambleBytes(t, p); !bytes.Equal(again, b[:preambleLen]) {
-			t.Fatalf("%x came back as %x", b[:preambleLen], again)
+			t.Fatalf("%x encodes to %x", b[:preambleLen], again)
 		}
 	})
 }
 
-// controlFrame frames a body as a sender with any type and flags would.
+// controlFrame frames a body with any type and flags.
 func controlFrame(typ, flags byte, body []byte) []byte {
 	b := binary.BigEndian.AppendUint32(nil, uint32(len(body)))
 	b = append(b, typ, flags, 0, 0)
@@ -149,11 +149,11 @@ func TestControlFrameChecks(t *testing.T) {
 		})
 	}
 	if err := sealControl(append(make([]byte, controlHeadLen), over...), TypeHello); err == nil {
-		t.Error("a message was framed that the peer would refuse")
+		t.Error("sealControl accepts a message that exceeds MaxControl")
 	}
 }
 
-// An oversize message is refused by its header, before a byte of it is read.
+// TestControlOversizeIsNotRead checks that an oversize message is refused before its body is read.
 func TestControlOversizeIsNotRead(t *testing.T) {
 	lane := bytes.NewReader(controlFrame(1, 0, make([]byte, MaxControl+1)))
 	if _, _, err := readControl(lane, make([]byte, maxControlFrame)); !errors.Is(err, transport.ErrProtocol) {

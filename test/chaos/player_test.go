@@ -146,7 +146,7 @@ func (p *player) chunk(seq, offset uint64, change func(*wire.Chunk)) wire.ChunkH
 		p.t.Fatal(err)
 	}
 	defer c.Release()
-	c.Fill(bytes.NewReader(make([]byte, 100)), 100)
+	c.ReadRaw(bytes.NewReader(make([]byte, 100)), 100)
 	c.Seal(0, seq, offset)
 	if change != nil {
 		change(c)

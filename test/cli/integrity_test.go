@@ -82,7 +82,7 @@ func sendChunk(lane transport.Lane, text string) (wire.ChunkHead, error) {
 		return wire.ChunkHead{}, err
 	}
 	defer c.Release()
-	c.Fill(bytes.NewReader([]byte(text)), len(text))
+	c.ReadRaw(bytes.NewReader([]byte(text)), len(text))
 	c.Seal(0, 0, 0)
 	return c.ChunkHead, c.WriteFrame(lane)
 }

@@ -91,7 +91,7 @@ func (h *hostile) payload(id codec.ID, raw uint32, payload []byte) {
 		h.Fatal(err)
 	}
 	defer c.Release()
-	c.Fill(bytes.NewReader(payload), len(payload))
+	c.ReadRaw(bytes.NewReader(payload), len(payload))
 	c.Seal(0, 0, 0)
 	c.Codec, c.RawLen = id, raw
 	c.WriteFrame(h.data)
@@ -205,7 +205,7 @@ func (h *hostile) headOf(raw int) []byte {
 		h.Fatal(err)
 	}
 	defer c.Release()
-	c.Fill(bytes.NewReader(make([]byte, raw)), raw)
+	c.ReadRaw(bytes.NewReader(make([]byte, raw)), raw)
 	c.Seal(0, 0, 0)
 	var frame bytes.Buffer
 	c.WriteFrame(&frame)

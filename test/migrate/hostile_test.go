@@ -99,7 +99,7 @@ func (h *hostile) chunk(device uint16, seq, offset uint64, change ...func(*wire.
 		h.Fatal(err)
 	}
 	defer c.Release()
-	c.Fill(bytes.NewReader(make([]byte, 100)), 100)
+	c.ReadRaw(bytes.NewReader(make([]byte, 100)), 100)
 	c.Seal(device, seq, offset)
 	for _, f := range change {
 		f(c)

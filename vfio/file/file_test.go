@@ -500,7 +500,7 @@ func TestLeavingWakesBlockedPipes(t *testing.T) {
 		got := make(chan error)
 		go func() { _, err := rs.Read(make([]byte, 1)); got <- err }()
 		if _, err := rs.Pending(); !errors.Is(err, errors.ErrUnsupported) {
-			t.Errorf("Pending beside a blocked Read: %v", err)
+			t.Errorf("Pending during a blocked Read: %v", err)
 		}
 		if err := leave(src); err != nil {
 			t.Error(err)

@@ -154,11 +154,11 @@ func TestHolesThroughAnFD(t *testing.T) {
 		want   string // content before and after the zeros
 		sparse bool
 	}{
-		"empty":             {"", 0, 0, "ab|c", true},
-		"at the end":        {"old", 3, 0, "oldab|c", true},
-		"behind the end":    {"old", 5, 0, "old\x00\x00ab|c", true},
+		"empty":               {"", 0, 0, "ab|c", true},
+		"at the end":          {"old", 3, 0, "oldab|c", true},
+		"behind the end":      {"old", 5, 0, "old\x00\x00ab|c", true},
 		"over existing bytes": {strings.Repeat("x", 100<<10), 0, 0, "ab|c", false},
-		"O_APPEND":          {"old", 0, unix.O_APPEND, "oldab|c", false},
+		"O_APPEND":            {"old", 0, unix.O_APPEND, "oldab|c", false},
 	} {
 		for _, tail := range []bool{false, true} {
 			path := write(t, filepath.Join(t.TempDir(), "f"), c.before)

@@ -17,7 +17,7 @@ import (
 	"github.com/migpipe/migpipe/vfio"
 )
 
-// keeping returns a device URL with the parameter keep.
+// keeping returns a device URL with the parameter keep, for a file in a temporary directory.
 func keeping(t testing.TB, device string) string {
 	mark := "?"
 	if strings.Contains(device, "?") {

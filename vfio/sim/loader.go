@@ -28,9 +28,9 @@ type loader struct {
 	off  int64  // the bytes of its content that were written
 
 	ended bool      // the stream is complete
-	bad   error     // why the state is not the source's, once that is known
-	how   rejection // and how the driver says so
-	check []byte    // what content should be
+	bad   error     // why the state differs from the source's, nil if no difference is known
+	how   rejection // how the driver rejects it
+	check []byte    // the expected content
 }
 
 // checkLen is the length of a comparison. It fits the first-level cache.

@@ -60,7 +60,7 @@ func (h *hookFlag) hook(side handoff.Side) handoff.Hook {
 		return nil
 	}
 	return func(ctx context.Context, a migration.Attempt) error {
-		_, err := exe.Run(ctx, h.path, exe.Token(a.Mig.String(), a.Epoch, side.String(), "MIGPIPE_EVENT="+h.event))
+		_, err := exe.Run(ctx, h.path, exe.AttemptEnv(a.Mig.String(), a.Epoch, side.String(), "MIGPIPE_EVENT="+h.event))
 		if err != nil {
 			return &hookError{err, h.event, h.path}
 		}

@@ -80,15 +80,15 @@ func (d Device) directory(r journal.Role) string {
 func (d Device) claim(r journal.Role) (lock *lockfile.Lock, err error) {
 	switch {
 	case d.Keep() != "":
-		lock, err = lockfile.Name(d.Keep())
+		lock, err = lockfile.LockName(d.Keep())
 	case d.Scheme == "file" && r == journal.Destination:
 		path, _, bad := file.ParseSink(d.Rest)
 		if bad != nil {
 			return nil, bad
 		}
-		lock, err = lockfile.Name(path)
+		lock, err = lockfile.LockName(path)
 	case d.Scheme == "file":
-		lock, err = lockfile.On(d.Rest)
+		lock, err = lockfile.LockFile(d.Rest)
 	}
 	if held, ok := errors.AsType[*lockfile.HeldError](err); ok {
 		return nil, fmt.Errorf("%w: %w", vfio.ErrBusy, held)

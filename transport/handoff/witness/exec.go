@@ -37,7 +37,7 @@ func (*Exec) Name() string { return "exec" }
 
 // Decide runs the program. When ctx ends it is killed.
 func (e *Exec) Decide(ctx context.Context, attempt migration.Attempt, me handoff.Side) (handoff.Side, error) {
-	out, err := exe.Run(ctx, e.path, exe.Token(attempt.Mig.String(), attempt.Epoch, me.String()))
+	out, err := exe.Run(ctx, e.path, exe.AttemptEnv(attempt.Mig.String(), attempt.Epoch, me.String()))
 	if err == nil {
 		var winner handoff.Side
 		if winner, err = parseSide(strings.TrimSuffix(out, "\n")); err == nil {
