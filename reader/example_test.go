@@ -245,7 +245,7 @@ func ExampleSend_file() {
 		panic(err)
 	}
 	defer source.Close()
-	target, err := file.NewSink(to, nil)
+	target, err := file.NewDestination(to, nil)
 	if err != nil {
 		panic(err)
 	}

@@ -59,7 +59,7 @@ func (d *acceptGate) config(c Credentials) (*tls.Config, error) {
 }
 
 func (d *acceptGate) configNow(c Credentials) (*tls.Config, error) {
-	config, err := tlsConfig(c.renew(), RoleRecv)
+	config, err := tlsConfig(c.renew(), RoleDestination)
 	if err != nil {
 		return nil, err
 	}
@@ -71,7 +71,7 @@ func (d *acceptGate) configNow(c Credentials) (*tls.Config, error) {
 // any byte of the client is read: an alert of TLS cannot carry the reason, and the connection can.
 // TLS has proved by then that the client holds the key of its certificate.
 func (d *acceptGate) judge(c Credentials, s tls.ConnectionState) error {
-	err := verifyPeer(c.renew(), s, RoleSend)
+	err := verifyPeer(c.renew(), s, RoleSource)
 	if err != nil {
 		d.refused(err)
 	}

@@ -40,7 +40,7 @@ const (
 
 // file is the name of a role's certificate or key.
 func (r Role) file(what string) string {
-	if r == RoleSend {
+	if r == RoleSource {
 		return "client-" + what + ".pem"
 	}
 	return "server-" + what + ".pem"
@@ -48,7 +48,7 @@ func (r Role) file(what string) string {
 
 // usageName is what tools call the extended key usage of a role.
 func (r Role) usageName() string {
-	if r == RoleSend {
+	if r == RoleSource {
 		return "clientAuth"
 	}
 	return "serverAuth"
@@ -427,8 +427,8 @@ const certificateBlock = "CERTIFICATE"
 func readCertificates(open open, path string) (certs []*x509.Certificate, err error) {
 	text, err := readPublic(open, path)
 	if err != nil {
-		return nil, fileError(path, err, "the directory needs "+caFile+", and either "+RoleSend.file("cert")+" and "+RoleSend.file("key")+
-			" or "+RoleRecv.file("cert")+" and "+RoleRecv.file("key"))
+		return nil, fileError(path, err, "the directory needs "+caFile+", and either "+RoleSource.file("cert")+" and "+RoleSource.file("key")+
+			" or "+RoleDestination.file("cert")+" and "+RoleDestination.file("key"))
 	}
 	for _, der := range blocks(text, certificateBlock) {
 		c, err := x509.ParseCertificate(der)

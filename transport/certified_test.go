@@ -128,22 +128,22 @@ func (c *Certified) revoking(list []byte) *Certified {
 }
 
 func selfSigned(t *testing.T, like *Certified) *Certified {
-	cert := must.Get(testIdentity(t).selfSign(RoleSend))
+	cert := must.Get(testIdentity(t).selfSign(RoleSource))
 	return like.as(must.Get(x509.ParseCertificate(cert.Certificate[0])), cert.PrivateKey.(crypto.Signer))
 }
 
 func TestCertifiedHandshake(t *testing.T) {
 	ca, stranger := newTestCA(t), newTestCA(t)
 	key := ca.newKey()
-	client := func(peers ...string) *Certified { return ca.load(RoleSend, "src.example", peers...) }
-	server := func(peers ...string) *Certified { return ca.load(RoleRecv, "dst.example", peers...) }
+	client := func(peers ...string) *Certified { return ca.load(RoleSource, "src.example", peers...) }
+	server := func(peers ...string) *Certified { return ca.load(RoleDestination, "dst.example", peers...) }
 	good, heard := client("dst.example"), server("src.example")
 	expired := func(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Minute) }
-	revoked := ca.issue(key, RoleSend, "src.example")
+	revoked := ca.issue(key, RoleSource, "src.example")
 	strict := heard.revoking(ca.revoke(nil, revoked))
 	stale := heard.revoking(ca.revoke(func(l *x509.RevocationList) { l.NextUpdate = l.ThisUpdate }))
 	address := func(c *x509.Certificate) { c.DNSNames, c.IPAddresses = nil, []net.IP{net.IPv4(192, 0, 2, 7)} }
-	withIP := server("src.example").as(ca.issue(key, RoleRecv, "", address), key)
+	withIP := server("src.example").as(ca.issue(key, RoleDestination, "", address), key)
 	nameless := func(c *x509.Certificate) { c.DNSNames, c.Subject = nil, pkix.Name{CommonName: "src.example"} }
 	for _, c := range []struct {
 		name           string
@@ -161,19 +161,19 @@ func TestCertifiedHandshake(t *testing.T) {
 		{"client with another name", good, server("other.example"), "", "its names are not what is expected here, other.example", "--peer-name src.example"},
 		{"client names nobody", client(), heard, "expected here, no name", "", "--peer-name dst.example"},
 		{"server names nobody", good, server(), "", "expected here, no name", "--peer-name src.example"},
-		{"name only as common name", good.as(ca.issue(key, RoleSend, "", nameless), key), heard, "", "'CN=src.example': its names are not", "say --peer-name 'CN=src.example'"},
-		{"client's certificate is a server's", good.as(ca.issue(key, RoleRecv, "src.example"), key), heard, "", "it is not for a sender: the extended key usage clientAuth", "extended key usage clientAuth"},
-		{"server's certificate is a client's", good, heard.as(ca.issue(key, RoleSend, "dst.example"), key), "it is not for a receiver: the extended key usage serverAuth", "", "extended key usage serverAuth"},
-		{"certificate for any use", good.as(ca.issue(key, RoleSend, "src.example", func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageAny} }), key), heard, "", "it is not for a sender", "clientAuth"},
-		{"certificate for no use", good.as(ca.issue(key, RoleSend, "src.example", func(c *x509.Certificate) { c.ExtKeyUsage = nil }), key), heard, "", "it is not for a sender", "clientAuth"},
-		{"expired", good.as(ca.issue(key, RoleSend, "src.example", expired), key), heard, "", "it is valid from ", "issue a new one"},
-		{"of another CA with the same name", good.as(stranger.issue(key, RoleSend, "src.example"), key), heard, "", "not issued by the CA in ca-cert.pem", "the same ca-cert.pem"},
+		{"name only as common name", good.as(ca.issue(key, RoleSource, "", nameless), key), heard, "", "'CN=src.example': its names are not", "say --peer-name 'CN=src.example'"},
+		{"client's certificate is a server's", good.as(ca.issue(key, RoleDestination, "src.example"), key), heard, "", "it is not for a sender: the extended key usage clientAuth", "extended key usage clientAuth"},
+		{"server's certificate is a client's", good, heard.as(ca.issue(key, RoleSource, "dst.example"), key), "it is not for a receiver: the extended key usage serverAuth", "", "extended key usage serverAuth"},
+		{"certificate for any use", good.as(ca.issue(key, RoleSource, "src.example", func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageAny} }), key), heard, "", "it is not for a sender", "clientAuth"},
+		{"certificate for no use", good.as(ca.issue(key, RoleSource, "src.example", func(c *x509.Certificate) { c.ExtKeyUsage = nil }), key), heard, "", "it is not for a sender", "clientAuth"},
+		{"expired", good.as(ca.issue(key, RoleSource, "src.example", expired), key), heard, "", "it is valid from ", "issue a new one"},
+		{"of another CA with the same name", good.as(stranger.issue(key, RoleSource, "src.example"), key), heard, "", "not issued by the CA in ca-cert.pem", "the same ca-cert.pem"},
 		{"self-signed", selfSigned(t, good), heard, "", "not issued by the CA", "the same ca-cert.pem"},
 		{"revoked", good.as(revoked, key), strict, "", "the CA has revoked it", "issue a new one"},
 		{"list out of date", good, stale, "", "ca-crl.pem, which says what was revoked, is out of date", "a new list"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			clientErr, serverErr := handshake(t, must.Get(tlsConfig(c.client.renew(), RoleSend)), must.Get(tlsConfig(c.server.renew(), RoleRecv)))
+			clientErr, serverErr := handshake(t, must.Get(tlsConfig(c.client.renew(), RoleSource)), must.Get(tlsConfig(c.server.renew(), RoleDestination)))
 			checkCertificate(t, clientErr, c.clientSays, c.server.ID(), c.hint)
 			checkCertificate(t, serverErr, c.serverSays, c.client.ID(), c.hint)
 			if fine := c.clientSays+c.serverSays == ""; fine != (clientErr == nil && serverErr == nil) {
@@ -201,24 +201,24 @@ func TestCertifiedByIntermediate(t *testing.T) {
 	key := ca.newKey()
 	ca.serial = 100
 	middle := &testCA{T: t, key: key, serial: 200}
-	middle.cert = ca.issue(key, RoleSend, "", func(c *x509.Certificate) {
+	middle.cert = ca.issue(key, RoleSource, "", func(c *x509.Certificate) {
 		c.IsCA, c.BasicConstraintsValid, c.DNSNames, c.ExtKeyUsage = true, true, nil, nil
 		c.KeyUsage, c.Subject = x509.KeyUsageCertSign, pkix.Name{CommonName: "in the middle"}
 	})
-	dir, own := ca.dir(RoleSend, "src.example"), ca.newKey()
-	ca.put(filepath.Join(dir, "client-cert.pem"), certificateBlock, 0o644, middle.issue(own, RoleSend, "src.example").Raw, middle.cert.Raw)
+	dir, own := ca.dir(RoleSource, "src.example"), ca.newKey()
+	ca.put(filepath.Join(dir, "client-cert.pem"), certificateBlock, 0o644, middle.issue(own, RoleSource, "src.example").Raw, middle.cert.Raw)
 	ca.put(filepath.Join(dir, "client-key.pem"), "EC PRIVATE KEY", 0o600, must.Get(x509.MarshalECPrivateKey(own.(*ecdsa.PrivateKey))))
-	client, err := LoadCertified(dir, RoleSend, []string{"dst.example"}, nil)
+	client, err := LoadCertified(dir, RoleSource, []string{"dst.example"}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := ca.load(RoleRecv, "dst.example", "src.example")
-	clientErr, serverErr := handshake(t, must.Get(tlsConfig(client.renew(), RoleSend)), must.Get(tlsConfig(server.renew(), RoleRecv)))
+	server := ca.load(RoleDestination, "dst.example", "src.example")
+	clientErr, serverErr := handshake(t, must.Get(tlsConfig(client.renew(), RoleSource)), must.Get(tlsConfig(server.renew(), RoleDestination)))
 	if clientErr != nil || serverErr != nil {
 		t.Errorf("client %v, server %v", clientErr, serverErr)
 	}
 	server = server.revoking(ca.revoke(nil, middle.cert))
-	_, serverErr = handshake(t, must.Get(tlsConfig(client.renew(), RoleSend)), must.Get(tlsConfig(server.renew(), RoleRecv)))
+	_, serverErr = handshake(t, must.Get(tlsConfig(client.renew(), RoleSource)), must.Get(tlsConfig(server.renew(), RoleDestination)))
 	checkCertificate(t, serverErr, "the CA has revoked it", client.ID(), "")
 }
 
@@ -244,7 +244,7 @@ func TestLoadCertifiedMistakes(t *testing.T) {
 	own := func(change func(*x509.Certificate)) func(string) {
 		return func(dir string) {
 			key := ca.newKey()
-			ca.put(filepath.Join(dir, "server-cert.pem"), certificateBlock, 0o644, ca.issue(key, RoleRecv, "dst.example", change).Raw)
+			ca.put(filepath.Join(dir, "server-cert.pem"), certificateBlock, 0o644, ca.issue(key, RoleDestination, "dst.example", change).Raw)
 			ca.put(filepath.Join(dir, "server-key.pem"), keyBlock, 0o600, must.Get(x509.MarshalPKCS8PrivateKey(key)))
 		}
 	}
@@ -284,9 +284,9 @@ func TestLoadCertifiedMistakes(t *testing.T) {
 		})), "critical extension 2.5.29.28", "a new list"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			dir := ca.dir(RoleRecv, "dst.example")
+			dir := ca.dir(RoleDestination, "dst.example")
 			c.spoil(dir)
-			_, err := LoadCertified(dir, RoleRecv, nil, nil)
+			_, err := LoadCertified(dir, RoleDestination, nil, nil)
 			wrong, ok := errors.AsType[*CertificateError](err)
 			if !ok || !errors.Is(err, ErrAuth) || wrong.Of != filepath.Join(dir, c.file) || !strings.Contains(wrong.Error(), c.says) || wrong.Hint == "" || !strings.Contains(wrong.Hint, c.hint) {
 				t.Errorf("%v, want %s and %q with a hint of %q, got %+v", err, c.file, c.says, c.hint, wrong)
@@ -301,20 +301,20 @@ func TestLoadCertifiedMistakes(t *testing.T) {
 // A certificate that its own CA has revoked is not even shown.
 func TestLoadCertifiedRevoked(t *testing.T) {
 	ca := newTestCA(t)
-	dir := ca.dir(RoleRecv, "dst.example")
+	dir := ca.dir(RoleDestination, "dst.example")
 	certs, err := readCertificates(os.Open, filepath.Join(dir, "server-cert.pem"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	ca.put(filepath.Join(dir, crlFile), "X509 CRL", 0o644, ca.revoke(nil, certs[0]))
-	if _, err := LoadCertified(dir, RoleRecv, nil, nil); err == nil || !strings.Contains(err.Error(), "the CA has revoked it") {
+	if _, err := LoadCertified(dir, RoleDestination, nil, nil); err == nil || !strings.Contains(err.Error(), "the CA has revoked it") {
 		t.Errorf("revoked: %v", err)
 	}
 }
 
 // The role that a certificate was loaded for is the only one it is used in.
 func TestCertifiedOtherRole(t *testing.T) {
-	c := newTestCA(t).load(RoleRecv, "dst.example", "src.example")
+	c := newTestCA(t).load(RoleDestination, "dst.example", "src.example")
 	_, err := (&QUICDialer{Addr: "127.0.0.1:9", Credentials: c}).Dial(t.Context())
 	if err == nil || !strings.Contains(err.Error(), "was loaded as that of a receiver") {
 		t.Errorf("dial with it: %v", err)
@@ -323,7 +323,7 @@ func TestCertifiedOtherRole(t *testing.T) {
 
 // Nothing that prints it prints the key.
 func TestCertifiedHidesKey(t *testing.T) {
-	c := newTestCA(t).load(RoleSend, "src.example")
+	c := newTestCA(t).load(RoleSource, "src.example")
 	for _, format := range []string{"%v", "%+v", "%#v", "%s"} {
 		if got := fmt.Sprintf(format, c); got != c.ID().String() {
 			t.Errorf("%s prints %q", format, got)
@@ -337,7 +337,7 @@ func TestCertifiedQUIC(t *testing.T) {
 	p := newQUICPair(t)
 	p.listener.Close()
 	ca := newTestCA(t)
-	client, server := ca.load(RoleSend, "src.example", "dst.example"), ca.load(RoleRecv, "dst.example", "src.example")
+	client, server := ca.load(RoleSource, "src.example", "dst.example"), ca.load(RoleDestination, "dst.example", "src.example")
 	refused := make(chan error, 8)
 	l, err := ListenQUIC("127.0.0.1:0", server, &ListenOptions{Refused: func(err error) { refused <- err }})
 	if err != nil {
@@ -352,14 +352,14 @@ func TestCertifiedQUIC(t *testing.T) {
 		t.Errorf("peers %v and %v, want them by their names", ours.Peer(), theirs.Peer())
 	}
 
-	p.dialer.Credentials = ca.load(RoleSend, "src.example", "other.example")
+	p.dialer.Credentials = ca.load(RoleSource, "src.example", "other.example")
 	_, err = p.dialer.Dial(t.Context())
 	checkCertificate(t, err, "expected here, other.example", server.ID(), "--peer-name dst.example")
 	if err := <-refused; !errors.Is(err, ErrRefusedByPeer) {
 		t.Errorf("the listener reports %v, want ErrRefusedByPeer", err)
 	}
 
-	p.dialer.Credentials = ca.load(RoleSend, "other.example", "dst.example")
+	p.dialer.Credentials = ca.load(RoleSource, "other.example", "dst.example")
 	lane, err := p.dialer.Dial(t.Context())
 	if err == nil {
 		defer lane.Close()

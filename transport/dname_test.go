@@ -101,7 +101,7 @@ func TestHolderName(t *testing.T) {
 			c.Subject.ExtraNames = append(c.Subject.ExtraNames, pkix.AttributeTypeAndValue{Type: asn1.ObjectIdentifier{2, 5, 4, a.kind}, Value: a.value})
 		}
 	}
-	client := ca.load(RoleSend, "src.example", "dst.example").as(ca.issue(key, RoleSend, "", qemu), key)
+	client := ca.load(RoleSource, "src.example", "dst.example").as(ca.issue(key, RoleSource, "", qemu), key)
 	for name, admitted := range map[string]bool{
 		whole: true,
 		"cn=laptop, o=Example Home, l=London, st=London, c=GB": true,
@@ -112,8 +112,8 @@ func TestHolderName(t *testing.T) {
 		strings.ToUpper(whole):     false,
 		"C=GB,ST=London,L=London,O=Example Home,CN=laptop": false,
 	} {
-		server := ca.load(RoleRecv, "dst.example", name)
-		err := server.renew().verify([]*x509.Certificate{client.files.now().cert.Leaf}, RoleSend)
+		server := ca.load(RoleDestination, "dst.example", name)
+		err := server.renew().verify([]*x509.Certificate{client.files.now().cert.Leaf}, RoleSource)
 		if (err == nil) != admitted {
 			t.Errorf("%s: %v", name, err)
 		}
@@ -121,7 +121,7 @@ func TestHolderName(t *testing.T) {
 			t.Errorf("%s: the refusal does not have the name: %v", name, err)
 		}
 	}
-	_, err := LoadCertified(ca.dir(RoleRecv, "dst.example"), RoleRecv, []string{"CN=a,b"}, nil)
+	_, err := LoadCertified(ca.dir(RoleDestination, "dst.example"), RoleDestination, []string{"CN=a,b"}, nil)
 	if wrong, ok := errors.AsType[*CertificateError](err); !ok || !strings.Contains(wrong.Hint, "RFC 4514") {
 		t.Errorf("a name that is none: %v", err)
 	}
@@ -145,8 +145,8 @@ func holder(common, organization string) func(*x509.Certificate) {
 func TestShownNameCanBePasted(t *testing.T) {
 	ca := newTestCA(t)
 	key := ca.newKey()
-	leaf := ca.load(RoleSend, "src.example", "x").as(ca.issue(key, RoleSend, "", holder(odd, strings.Repeat("o", 500))), key).files.now().cert.Leaf
-	err := ca.load(RoleRecv, "dst.example", "other").renew().verify([]*x509.Certificate{leaf}, RoleSend)
+	leaf := ca.load(RoleSource, "src.example", "x").as(ca.issue(key, RoleSource, "", holder(odd, strings.Repeat("o", 500))), key).files.now().cert.Leaf
+	err := ca.load(RoleDestination, "dst.example", "other").renew().verify([]*x509.Certificate{leaf}, RoleSource)
 	wrong, _ := errors.AsType[*CertificateError](err)
 	if wrong == nil {
 		t.Fatalf("the peer is not refused: %v", err)
@@ -157,7 +157,7 @@ func TestShownNameCanBePasted(t *testing.T) {
 		if !closed || !strings.Contains(shown, "CN="+oddShown) {
 			t.Errorf("the name is shown otherwise: %s", text)
 		}
-		if err := ca.load(RoleRecv, "dst.example", shown).renew().verify([]*x509.Certificate{leaf}, RoleSend); err != nil {
+		if err := ca.load(RoleDestination, "dst.example", shown).renew().verify([]*x509.Certificate{leaf}, RoleSource); err != nil {
 			t.Errorf("what was shown is not the name: %v", err)
 		}
 	}
@@ -168,20 +168,20 @@ func TestShownNameCanBePasted(t *testing.T) {
 func TestRefusedWithReason(t *testing.T) {
 	ca, other := newTestCA(t), newTestCA(t)
 	key := ca.newKey()
-	good := ca.load(RoleSend, "src.example", "dst.example")
+	good := ca.load(RoleSource, "src.example", "dst.example")
 	for name, c := range map[string]struct {
 		client *Certified
 		said   string
 	}{
 		"another name": {good, "none of its names is expected here: src.example"},
-		"another CA":   {good.as(other.issue(key, RoleSend, "src.example"), key), "it was not issued by the CA in ca-cert.pem"},
-		"a long name":  {good.as(ca.issue(key, RoleSend, "", holder(odd, strings.Repeat("y", 600))), key), `CN=` + oddShown + `,O=` + strings.Repeat("y", 600) + `'`},
-		"no use":       {good.as(ca.issue(key, RoleRecv, "src.example"), key), "the extended key usage clientAuth is missing"},
+		"another CA":   {good.as(other.issue(key, RoleSource, "src.example"), key), "it was not issued by the CA in ca-cert.pem"},
+		"a long name":  {good.as(ca.issue(key, RoleSource, "", holder(odd, strings.Repeat("y", 600))), key), `CN=` + oddShown + `,O=` + strings.Repeat("y", 600) + `'`},
+		"no use":       {good.as(ca.issue(key, RoleDestination, "src.example"), key), "the extended key usage clientAuth is missing"},
 	} {
 		for carrier, listen := range map[string]func(string, Credentials, *ListenOptions) (Listener, error){"quic": ListenQUIC, "tls": ListenTLS} {
 			t.Run(name+" over "+carrier, func(t *testing.T) {
 				heard := make(chan error, 4)
-				l, err := listen("127.0.0.1:0", ca.load(RoleRecv, "dst.example", "secret.example"), &ListenOptions{Refused: func(err error) { heard <- err }})
+				l, err := listen("127.0.0.1:0", ca.load(RoleDestination, "dst.example", "secret.example"), &ListenOptions{Refused: func(err error) { heard <- err }})
 				if err != nil {
 					t.Fatal(err)
 				}

@@ -149,7 +149,7 @@ func TestGROFallsBack(t *testing.T) {
 func bareStream(t testing.TB, wrap func(net.PacketConn) net.PacketConn) (w *quic.SendStream, r *quic.ReceiveStream) {
 	t.Helper()
 	id := testIdentity(t)
-	certificate := must.Get(id.selfSign(RoleRecv))
+	certificate := must.Get(id.selfSign(RoleDestination))
 	config := quicConfig(&windowBudget{}, 0)
 	config.MaxIncomingUniStreams = 1
 	server := &quic.Transport{Conn: wrap(boundUDP(t, "127.0.0.1:0"))}

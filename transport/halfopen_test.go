@@ -177,7 +177,7 @@ func (p *quicPair) begin(t *testing.T, from string, config *tls.Config) {
 // up their places to those who come after a second, although they could have kept them longer.
 func TestQUICSilentCrowd(t *testing.T) {
 	p := newQUICPair(t)
-	config := testTLS(t, p.sender, RoleSend, p.receiver)
+	config := testTLS(t, p.sender, RoleSource, p.receiver)
 	for i := range 8 {
 		p.begin(t, fmt.Sprintf("127.0.0.%d", 2+i), config)
 	}
@@ -233,7 +233,7 @@ func TestQUICCloseRefuses(t *testing.T) {
 	defer transport.Close()
 	done := make(chan error)
 	go func() { // is refused, or ends after HandshakeTimeout
-		_, err := transport.Dial(t.Context(), p.listener.Addr(), testTLS(t, p.sender, RoleSend, p.receiver), quicConfig(&windowBudget{}, 0))
+		_, err := transport.Dial(t.Context(), p.listener.Addr(), testTLS(t, p.sender, RoleSource, p.receiver), quicConfig(&windowBudget{}, 0))
 		done <- err
 	}()
 	waitUntil(t, HandshakeTimeout, func() bool { return p.listener.halfOpen.count() == 1 })

@@ -69,7 +69,7 @@ func identityOf(key ed25519.PrivateKey) (*Identity, error) {
 		return nil, fmt.Errorf("transport: encode the public key: %w", err)
 	}
 	i := &Identity{key: key, id: sha256.Sum256(spki)}
-	for _, role := range []Role{RoleSend, RoleRecv} {
+	for _, role := range []Role{RoleSource, RoleDestination} {
 		i.shown[role] = sync.OnceValues(func() (tls.Certificate, error) { return i.selfSign(role) })
 	}
 	return i, nil

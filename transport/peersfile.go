@@ -54,8 +54,8 @@ func readPeers(open open, path string, role Role) ([]PeerID, error) {
 // peerWords are what may stand behind an ID: the role of the side that has it for a peer.
 var peerWords = map[string]func(r Role) bool{
 	"":     func(Role) bool { return true },
-	"send": func(r Role) bool { return r == RoleRecv },
-	"recv": func(r Role) bool { return r == RoleSend },
+	"send": func(r Role) bool { return r == RoleDestination },
+	"recv": func(r Role) bool { return r == RoleSource },
 }
 
 // parsePeers reads the IDs that are permitted for a role, each once.
@@ -79,7 +79,7 @@ func parsePeers(text []byte, r Role) (ids []PeerID, err error) {
 		ids = append(ids, id)
 	}
 	if len(ids) == 0 {
-		return nil, fmt.Errorf("it names no peer that may %s", map[Role]string{RoleSend: "receive", RoleRecv: "send"}[r])
+		return nil, fmt.Errorf("it names no peer that may %s", map[Role]string{RoleSource: "receive", RoleDestination: "send"}[r])
 	}
 	return ids, nil
 }

@@ -33,7 +33,7 @@ func TestParsePeers(t *testing.T) {
 		"two on a line":       {fmt.Sprintf("%v %v\n", a, b), nil, "line 1: "},
 		"more than there may": {many.String(), nil, fmt.Sprintf("line %d: more than %d", maxPeers+1, maxPeers)},
 	} {
-		got, err := parsePeers([]byte(c.text), RoleRecv)
+		got, err := parsePeers([]byte(c.text), RoleDestination)
 		if !slices.Equal(got, c.want) || (err == nil) != (c.err == "") || err != nil && !strings.Contains(err.Error(), c.err) {
 			t.Errorf("%s: %v, %v", name, got, err)
 		}
@@ -45,7 +45,7 @@ func TestParsePeers(t *testing.T) {
 func TestPeersFilePermissions(t *testing.T) {
 	sends, receives, both := PeerID{1}, PeerID{2}, PeerID{3}
 	text := fmt.Appendf(nil, "%v send\n%v recv\n%v\n", sends, receives, both)
-	for r, want := range map[Role][]PeerID{RoleSend: {receives, both}, RoleRecv: {sends, both}} {
+	for r, want := range map[Role][]PeerID{RoleSource: {receives, both}, RoleDestination: {sends, both}} {
 		if got, err := parsePeers(text, r); err != nil || !slices.Equal(got, want) {
 			t.Errorf("role %v: %v, %v, want %v", r, got, err, want)
 		}
@@ -74,7 +74,7 @@ func TestLoadPeers(t *testing.T) {
 		dir:                           "not a regular file",
 		filepath.Join(dir, "missing"): "no such file",
 	} {
-		if _, err := LoadPeers(path, RoleRecv, nil); (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+		if _, err := LoadPeers(path, RoleDestination, nil); (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want %q", path, err, want)
 		}
 	}
@@ -86,7 +86,7 @@ func FuzzPeersFile(f *testing.F) {
 	f.Add([]byte("mig1\n\r\n#\n"))
 	f.Add(fmt.Appendf(nil, "%v\tsend\n%v recv", PeerID{1}, PeerID{2}))
 	f.Fuzz(func(t *testing.T, text []byte) {
-		ids, err := parsePeers(text, RoleRecv)
+		ids, err := parsePeers(text, RoleDestination)
 		if (err == nil) != (len(ids) > 0) || len(ids) > maxPeers {
 			t.Fatalf("%d identities, %v", len(ids), err)
 		}

@@ -58,7 +58,7 @@ type QUICDialer struct {
 // peer answers. A refusal of this side by the peer shows only in the first Read:
 // [ErrRefusedByPeer].
 func (d *QUICDialer) Dial(ctx context.Context) (Lane, error) {
-	config, err := tlsConfig(d.Credentials.renew(), RoleSend)
+	config, err := tlsConfig(d.Credentials.renew(), RoleSource)
 	if err != nil {
 		return nil, err
 	}

@@ -120,16 +120,16 @@ func TestQUICRefusesClients(t *testing.T) {
 		client func(*testing.T, *quicPair) *tls.Config
 	}{
 		{"unknown key", func(t *testing.T, p *quicPair) *tls.Config {
-			return testTLS(t, testIdentity(t), RoleSend, p.receiver)
+			return testTLS(t, testIdentity(t), RoleSource, p.receiver)
 		}},
 		{"no certificate", func(t *testing.T, p *quicPair) *tls.Config {
-			config := testTLS(t, p.sender, RoleSend, p.receiver)
+			config := testTLS(t, p.sender, RoleSource, p.receiver)
 			config.Certificates = nil
 			return config
 		}},
 		{"certificate of a receiver", func(t *testing.T, p *quicPair) *tls.Config {
-			config := testTLS(t, p.sender, RoleSend, p.receiver)
-			config.Certificates = testTLS(t, p.sender, RoleRecv).Certificates
+			config := testTLS(t, p.sender, RoleSource, p.receiver)
+			config.Certificates = testTLS(t, p.sender, RoleDestination).Certificates
 			return config
 		}},
 	} {
@@ -168,7 +168,7 @@ func TestQUICRefusedLane(t *testing.T) {
 
 func TestQUICOtherProtocol(t *testing.T) {
 	p := newQUICPair(t)
-	config := testTLS(t, p.sender, RoleSend, p.receiver)
+	config := testTLS(t, p.sender, RoleSource, p.receiver)
 	config.NextProtos = []string{"mig/2"}
 	_, err := p.raw(t, config)
 	if wrong := identityError(err, refused(err)); err == nil || wrong != nil {
@@ -178,7 +178,7 @@ func TestQUICOtherProtocol(t *testing.T) {
 
 func TestQUICHasNo0RTT(t *testing.T) {
 	p := newQUICPair(t)
-	config := testTLS(t, p.sender, RoleSend, p.receiver)
+	config := testTLS(t, p.sender, RoleSource, p.receiver)
 	config.ServerName, config.ClientSessionCache = "receiver", tls.NewLRUClientSessionCache(4)
 	for range 2 {
 		conn, err := quic.DialAddrEarly(t.Context(), p.listener.Addr().String(), config, quicConfig(&windowBudget{}, 0))
@@ -275,7 +275,7 @@ func (p *quicPair) retriesOf(t *testing.T, config *tls.Config) int64 {
 // Connections that say nothing neither keep others out nor stay.
 func TestQUICHalfOpen(t *testing.T) {
 	p := newQUICPair(t)
-	config := testTLS(t, p.sender, RoleSend, p.receiver)
+	config := testTLS(t, p.sender, RoleSource, p.receiver)
 	for range 3 {
 		if _, err := p.raw(t, config); err != nil {
 			t.Fatal(err)
@@ -293,7 +293,7 @@ func TestQUICHalfOpen(t *testing.T) {
 // slow machine longer than they may last.
 func TestQUICHalfOpenLimits(t *testing.T) {
 	p := newQUICPair(t)
-	config := testTLS(t, p.sender, RoleSend, p.receiver)
+	config := testTLS(t, p.sender, RoleSource, p.receiver)
 	if n := p.retriesOf(t, config); n != 0 {
 		t.Errorf("the first connection took %d Retries", n)
 	}
@@ -333,7 +333,7 @@ func waitUntil(t *testing.T, patience time.Duration, done func() bool) {
 // Close joins half-open connections and lanes that were not accepted.
 func TestQUICCloseWithHalfOpen(t *testing.T) {
 	p := newQUICPair(t)
-	if _, err := p.raw(t, testTLS(t, p.sender, RoleSend, p.receiver)); err != nil {
+	if _, err := p.raw(t, testTLS(t, p.sender, RoleSource, p.receiver)); err != nil {
 		t.Fatal(err)
 	}
 	lane := p.dial(t)
@@ -456,7 +456,7 @@ func TestQUICLaneError(t *testing.T) {
 // What a peer says is shown, but it can neither draw on a terminal nor fill it.
 func TestQUICErrorQuotesThePeer(t *testing.T) {
 	p := newQUICPair(t)
-	conn, err := p.raw(t, testTLS(t, p.sender, RoleSend, p.receiver))
+	conn, err := p.raw(t, testTLS(t, p.sender, RoleSource, p.receiver))
 	if err != nil {
 		t.Fatal(err)
 	}

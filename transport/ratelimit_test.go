@@ -112,7 +112,7 @@ func TestQUICRefusesFlood(t *testing.T) {
 	}
 	t.Cleanup(func() { l.Close() })
 	p.listener, p.dialer.Addr = l.(*quicListener), l.Addr().String()
-	config := testTLS(t, p.sender, RoleSend, p.receiver)
+	config := testTLS(t, p.sender, RoleSource, p.receiver)
 	here, elsewhere := udp("127.0.0.1"), 2
 	for p.listener.callers.bucket(udp(fmt.Sprint("127.0.0.", elsewhere))) == p.listener.callers.bucket(here) {
 		elsewhere++
@@ -154,7 +154,7 @@ func (p *quicPair) rawFrom(t *testing.T, ip string, config *tls.Config) (*quic.C
 // address, and that one is served.
 func TestQUICRetryUnderLoad(t *testing.T) {
 	p := newQUICPair(t)
-	config := testTLS(t, p.sender, RoleSend, p.receiver)
+	config := testTLS(t, p.sender, RoleSource, p.receiver)
 	if n := p.retriesOf(t, config); n != 0 {
 		t.Fatalf("an idle listener sent %d Retries", n)
 	}

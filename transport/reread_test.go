@@ -78,9 +78,9 @@ func TestRenewedCertificate(t *testing.T) {
 	for name, carrier := range carriers {
 		t.Run(name, func(t *testing.T) {
 			ca := newTestCA(t)
-			there, here := ca.dir(RoleSend, "src.example"), ca.dir(RoleRecv, "dst.example")
-			source := must.Get(LoadCertified(there, RoleSend, []string{"dst.example"}, nil))
-			p := carrier(t, source, must.Get(LoadCertified(here, RoleRecv, []string{"other.example", "src.example"}, nil)))
+			there, here := ca.dir(RoleSource, "src.example"), ca.dir(RoleDestination, "dst.example")
+			source := must.Get(LoadCertified(there, RoleSource, []string{"dst.example"}, nil))
+			p := carrier(t, source, must.Get(LoadCertified(here, RoleDestination, []string{"other.example", "src.example"}, nil)))
 			defer p.listener.Close()
 			ours, theirs, err := p.open()
 			if err != nil {
@@ -89,8 +89,8 @@ func TestRenewedCertificate(t *testing.T) {
 			dst, src, key := PeerOf(ours), PeerOf(theirs), source.ID()
 
 			both := func(c *x509.Certificate) { c.DNSNames = append(c.DNSNames, "other.example") }
-			renew(t, there, ca.dir(RoleSend, "src.example", both), "client-cert.pem", "client-key.pem")
-			renew(t, here, ca.dir(RoleRecv, "dst.example"), "server-key.pem", "server-cert.pem")
+			renew(t, there, ca.dir(RoleSource, "src.example", both), "client-cert.pem", "client-key.pem")
+			renew(t, here, ca.dir(RoleDestination, "dst.example"), "server-key.pem", "server-cert.pem")
 			ours, theirs, err = p.open()
 			if err != nil {
 				t.Fatalf("with renewed certificates: %v", err)
@@ -99,7 +99,7 @@ func TestRenewedCertificate(t *testing.T) {
 				t.Errorf("peers %v, %v of %v, %v; key renewed %v", PeerOf(ours), PeerOf(theirs), dst, src, source.ID() != key)
 			}
 
-			renew(t, there, ca.dir(RoleSend, "other.example"), "client-cert.pem", "client-key.pem")
+			renew(t, there, ca.dir(RoleSource, "other.example"), "client-cert.pem", "client-key.pem")
 			if _, theirs, err = p.open(); err != nil || IsPeer(theirs, src) || !IsPeer(theirs, nameID("other.example")) {
 				t.Errorf("another allowed name: %v", err)
 			}
@@ -113,11 +113,11 @@ func TestRevokedMeanwhile(t *testing.T) {
 	for name, carrier := range carriers {
 		t.Run(name, func(t *testing.T) {
 			ca := newTestCA(t)
-			there, here := ca.dir(RoleSend, "src.example"), ca.dir(RoleRecv, "dst.example")
+			there, here := ca.dir(RoleSource, "src.example"), ca.dir(RoleDestination, "dst.example")
 			first := must.Get(readCertificates(os.Open, filepath.Join(there, "client-cert.pem")))[0]
 			kept := make(chan error, 16)
-			source := must.Get(LoadCertified(there, RoleSend, []string{"dst.example"}, nil))
-			p := carrier(t, source, must.Get(LoadCertified(here, RoleRecv, []string{"src.example"}, &FileOptions{Kept: func(err error) { kept <- err }})))
+			source := must.Get(LoadCertified(there, RoleSource, []string{"dst.example"}, nil))
+			p := carrier(t, source, must.Get(LoadCertified(here, RoleDestination, []string{"src.example"}, &FileOptions{Kept: func(err error) { kept <- err }})))
 			defer p.listener.Close()
 			path := filepath.Join(here, crlFile)
 			refused := func(when string) {
@@ -155,7 +155,7 @@ func TestRevokedMeanwhile(t *testing.T) {
 			}
 			refused("the list is gone")
 			told("no such file")
-			renew(t, there, ca.dir(RoleSend, "src.example"), "client-cert.pem", "client-key.pem")
+			renew(t, there, ca.dir(RoleSource, "src.example"), "client-cert.pem", "client-key.pem")
 			if _, _, err := p.open(); err != nil {
 				t.Errorf("a certificate that is not revoked: %v", err)
 			}
@@ -166,10 +166,10 @@ func TestRevokedMeanwhile(t *testing.T) {
 // TestFilesNotUsable: what is wrong, or cannot be opened, leaves what was read before.
 func TestFilesNotUsable(t *testing.T) {
 	ca := newTestCA(t)
-	dir := ca.dir(RoleSend, "src.example")
+	dir := ca.dir(RoleSource, "src.example")
 	var kept []string
 	var broken error
-	c, err := LoadCertified(dir, RoleSend, []string{"dst.example"}, &FileOptions{
+	c, err := LoadCertified(dir, RoleSource, []string{"dst.example"}, &FileOptions{
 		Kept: func(err error) { kept = append(kept, err.Error()) },
 		Open: func(path string) (*os.File, error) {
 			if broken != nil {
@@ -182,12 +182,12 @@ func TestFilesNotUsable(t *testing.T) {
 		t.Fatal(err)
 	}
 	key := c.ID()
-	renew(t, dir, ca.dir(RoleSend, "src.example"), "client-cert.pem") // and its key is not there yet
+	renew(t, dir, ca.dir(RoleSource, "src.example"), "client-cert.pem") // and its key is not there yet
 	if first, second := c.ID(), c.ID(); first != key || second != key || len(kept) != 1 || !strings.Contains(kept[0], "client-key.pem: private key does not match") {
 		t.Errorf("half of a renewal: renewed %v, reported %q", c.ID() != key, kept)
 	}
 	broken = errors.New("the process that opens files has ended")
-	other := ca.dir(RoleSend, "src.example")
+	other := ca.dir(RoleSource, "src.example")
 	renew(t, dir, other, "client-cert.pem", "client-key.pem")
 	if first, second := c.ID(), c.ID(); first != key || second != key || len(kept) != 2 || !strings.Contains(kept[1], broken.Error()) {
 		t.Errorf("a file that cannot be opened: renewed %v, reported %q", c.ID() != key, kept)
@@ -221,7 +221,7 @@ func TestPeersFileIsReadAgain(t *testing.T) {
 				}
 			}
 			write(testIdentity(t).ID())
-			file := must.Get(LoadPeers(path, RoleRecv, nil))
+			file := must.Get(LoadPeers(path, RoleDestination, nil))
 			p := carrier(t, Pinned{source, []PeerID{dest.ID()}}, PinnedFile{Pinned{Identity: dest}, file})
 			defer p.listener.Close()
 			for i, heard := range []bool{false, true, false} {

@@ -43,7 +43,7 @@ type TLSDialer struct {
 
 // Dial tries addresses, and fails, as that of [QUICDialer].
 func (d *TLSDialer) Dial(ctx context.Context) (Lane, error) {
-	config, err := tlsConfig(d.Credentials.renew(), RoleSend)
+	config, err := tlsConfig(d.Credentials.renew(), RoleSource)
 	if err != nil {
 		return nil, err
 	}

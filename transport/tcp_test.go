@@ -112,7 +112,7 @@ func TestTLSUnreachable(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer silent.Close()
-	certificate, _ := p.receiver.selfSign(RoleRecv)
+	certificate, _ := p.receiver.selfSign(RoleDestination)
 	other, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{Certificates: []tls.Certificate{certificate}, NextProtos: []string{"other"}})
 	if err != nil {
 		t.Fatal(err)
@@ -242,8 +242,8 @@ func BenchmarkTLS(b *testing.B) {
 			b.Fatal(err)
 		}
 		defer l.Close()
-		server, _ := tlsConfig(Pinned{p.receiver, []PeerID{p.sender.ID()}}, RoleRecv)
-		client, _ := tlsConfig(Pinned{p.sender, []PeerID{p.receiver.ID()}}, RoleSend)
+		server, _ := tlsConfig(Pinned{p.receiver, []PeerID{p.sender.ID()}}, RoleDestination)
+		client, _ := tlsConfig(Pinned{p.sender, []PeerID{p.receiver.ID()}}, RoleSource)
 		c := must.Get(net.Dial("tcp", l.Addr().String()))
 		s := must.Get(l.Accept())
 		ours, theirs := tls.Client(c, client), tls.Server(s, server)

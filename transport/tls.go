@@ -26,23 +26,23 @@ const ALPN = "mig/1"
 // can take the place of the other.
 type Role int
 
-// A host that sends dials; a host that receives listens.
+// The roles. A source dials, and a destination listens.
 const (
-	RoleSend Role = iota
-	RoleRecv
+	RoleSource Role = iota
+	RoleDestination
 )
 
 // String names the role.
 func (r Role) String() string {
-	if r == RoleSend {
-		return "sender"
+	if r == RoleSource {
+		return "source"
 	}
-	return "receiver"
+	return "destination"
 }
 
 // usage is the role in a certificate (RFC 5280, section 4.2.1.12).
 func (r Role) usage() x509.ExtKeyUsage {
-	if r == RoleSend {
+	if r == RoleSource {
 		return x509.ExtKeyUsageClientAuth
 	}
 	return x509.ExtKeyUsageServerAuth
@@ -177,7 +177,7 @@ func tlsConfig(c credentials, role Role) (*tls.Config, error) {
 	if err != nil {
 		return nil, err
 	}
-	other := RoleSend + RoleRecv - role
+	other := RoleSource + RoleDestination - role
 	return &tls.Config{
 		MinVersion:             tls.VersionTLS13,
 		NextProtos:             []string{ALPN},

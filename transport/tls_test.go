@@ -85,8 +85,8 @@ func TestTLSPins(t *testing.T) {
 		c.Certificates = []tls.Certificate{certificate}
 		return c
 	}
-	dial := func(peers ...*Identity) *tls.Config { return testTLS(t, sender, RoleSend, peers...) }
-	listen := func(peers ...*Identity) *tls.Config { return testTLS(t, receiver, RoleRecv, peers...) }
+	dial := func(peers ...*Identity) *tls.Config { return testTLS(t, sender, RoleSource, peers...) }
+	listen := func(peers ...*Identity) *tls.Config { return testTLS(t, receiver, RoleDestination, peers...) }
 	for _, c := range []struct {
 		name           string
 		client, server *tls.Config
@@ -99,8 +99,8 @@ func TestTLSPins(t *testing.T) {
 		{name: "client not listed", client: dial(receiver), server: listen(other), serverWrong: sender.ID()},
 		{name: "client lists nobody", client: dial(), server: listen(sender), clientWrong: receiver.ID()},
 		{name: "server lists nobody", client: dial(receiver), server: listen(), serverWrong: sender.ID()},
-		{name: "receiver dials", client: as(dial(receiver), sender, RoleRecv), server: listen(sender), serverWrong: sender.ID()},
-		{name: "sender listens", client: dial(receiver), server: as(listen(sender), receiver, RoleSend), clientWrong: receiver.ID()},
+		{name: "receiver dials", client: as(dial(receiver), sender, RoleDestination), server: listen(sender), serverWrong: sender.ID()},
+		{name: "sender listens", client: dial(receiver), server: as(listen(sender), receiver, RoleSource), clientWrong: receiver.ID()},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			clientErr, serverErr := handshake(t, c.client, c.server)
@@ -124,9 +124,9 @@ func checkWrongPeer(t *testing.T, side string, err error, want PeerID) {
 
 func TestTLSRefusesOldVersions(t *testing.T) {
 	sender, receiver := testIdentity(t), testIdentity(t)
-	client := testTLS(t, sender, RoleSend, receiver)
+	client := testTLS(t, sender, RoleSource, receiver)
 	client.MinVersion, client.MaxVersion = tls.VersionTLS12, tls.VersionTLS12
-	clientErr, serverErr := handshake(t, client, testTLS(t, receiver, RoleRecv, sender))
+	clientErr, serverErr := handshake(t, client, testTLS(t, receiver, RoleDestination, sender))
 	if clientErr == nil || serverErr == nil {
 		t.Fatalf("TLS 1.2: client %v, server %v", clientErr, serverErr)
 	}
@@ -134,13 +134,13 @@ func TestTLSRefusesOldVersions(t *testing.T) {
 
 func TestTLSRefusesNoCertificate(t *testing.T) {
 	sender, receiver := testIdentity(t), testIdentity(t)
-	client := testTLS(t, sender, RoleSend, receiver)
+	client := testTLS(t, sender, RoleSource, receiver)
 	client.Certificates = nil
-	clientErr, serverErr := handshake(t, client, testTLS(t, receiver, RoleRecv, sender))
+	clientErr, serverErr := handshake(t, client, testTLS(t, receiver, RoleDestination, sender))
 	if clientErr == nil || serverErr == nil {
 		t.Fatalf("no certificate: client %v, server %v", clientErr, serverErr)
 	}
-	if err := verifyPeer(Pinned{}, tls.ConnectionState{}, RoleSend); !errors.Is(err, ErrAuth) {
+	if err := verifyPeer(Pinned{}, tls.ConnectionState{}, RoleSource); !errors.Is(err, ErrAuth) {
 		t.Fatalf("no certificate: %v, want ErrAuth", err)
 	}
 }
@@ -157,9 +157,9 @@ func (s sessions) Put(key string, c *tls.ClientSessionState) {
 
 func TestTLSHasNoTickets(t *testing.T) {
 	sender, receiver := testIdentity(t), testIdentity(t)
-	client := testTLS(t, sender, RoleSend, receiver)
+	client := testTLS(t, sender, RoleSource, receiver)
 	client.ServerName, client.ClientSessionCache = "receiver", sessions{t}
-	clientErr, serverErr := handshake(t, client, testTLS(t, receiver, RoleRecv, sender))
+	clientErr, serverErr := handshake(t, client, testTLS(t, receiver, RoleDestination, sender))
 	if clientErr != nil || serverErr != nil {
 		t.Fatal(clientErr, serverErr)
 	}
@@ -167,7 +167,7 @@ func TestTLSHasNoTickets(t *testing.T) {
 
 // Neither a clock that is wrong by years nor a year of uptime stops a handshake.
 func TestCertificateIsAlwaysValid(t *testing.T) {
-	certificate, err := testIdentity(t).selfSign(RoleSend)
+	certificate, err := testIdentity(t).selfSign(RoleSource)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -184,7 +184,7 @@ func TestCertificateIsAlwaysValid(t *testing.T) {
 // prints.
 func TestCertificateID(t *testing.T) {
 	id := testIdentity(t)
-	for _, role := range []Role{RoleSend, RoleRecv} {
+	for _, role := range []Role{RoleSource, RoleDestination} {
 		certificate, err := id.selfSign(role)
 		if err != nil {
 			t.Fatal(err)

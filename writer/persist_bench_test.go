@@ -32,7 +32,7 @@ func BenchmarkFileTarget(b *testing.B) {
 			defer arena.Close()
 			path := filepath.Join(b.TempDir(), "state")
 			for b.Loop() {
-				dev, err := file.NewSink(path, nil)
+				dev, err := file.NewDestination(path, nil)
 				if err != nil {
 					b.Fatal(err)
 				}
@@ -44,7 +44,7 @@ func BenchmarkFileTarget(b *testing.B) {
 	}
 }
 
-func loadStream(b *testing.B, dev *file.Sink, persists bool, arena *wire.Arena, data []byte, total uint64) {
+func loadStream(b *testing.B, dev *file.Destination, persists bool, arena *wire.Arena, data []byte, total uint64) {
 	chunks, size := arena.Count(), uint64(len(data))
 	m := newMerge(newCredit(chunks, int(size), make([]share.Need, 1)), 0, wire.MaxStream)
 	moved, ended := make(chan struct{}, 1), make(chan loaderEnded, 1)

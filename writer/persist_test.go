@@ -43,7 +43,7 @@ func (k *loadedFile) make(t *testing.T, number, of int, at vfio.State) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d, err := file.NewSink(k.path, nil)
+	d, err := file.NewDestination(k.path, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -116,7 +116,7 @@ func TestResumeCopy(t *testing.T) {
 			}
 			before := listed(t, dir)
 			for i := range 2 {
-				d, err := file.NewSink(filepath.Join(dir, fmt.Sprint("f", i)), nil)
+				d, err := file.NewDestination(filepath.Join(dir, fmt.Sprint("f", i)), nil)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -174,7 +174,7 @@ func TestStartOfResumedCopy(t *testing.T) {
 			k := loadedFile{path: filepath.Join(dir, fmt.Sprint("f", i)), epoch: 3}
 			k.make(t, i, 2, step)
 			sums = append(sums, k.sum)
-			d, err := file.NewSink(k.path, nil)
+			d, err := file.NewDestination(k.path, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -221,7 +221,7 @@ func (k *loadedFile) attempt() migration.Attempt {
 // cancelled after a minute.
 func (k *loadedFile) start(t *testing.T, j lastingJournal) (transport.Dialer, func() (migration.Report, error)) {
 	t.Helper()
-	device, err := file.NewSink(k.path, nil)
+	device, err := file.NewDestination(k.path, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -312,7 +312,7 @@ func TestCheckOtherCopies(t *testing.T) {
 		dir := t.TempDir()
 		k := loadedFile{path: filepath.Join(dir, "f"), epoch: 3}
 		k.make(t, 0, 1, vfio.Stop)
-		device, err := file.NewSink(k.path, nil)
+		device, err := file.NewDestination(k.path, nil)
 		if err != nil {
 			t.Fatal(err)
 		}

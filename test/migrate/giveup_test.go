@@ -35,7 +35,7 @@ func TestTryGivenUp(t *testing.T) {
 	for _, at := range []string{"receiving", "ready", "running"} {
 		t.Run(at, func(t *testing.T) {
 			leavesNothing(t)
-			sink, err := file.NewSink(filepath.Join(t.TempDir(), "state"), nil)
+			sink, err := file.NewDestination(filepath.Join(t.TempDir(), "state"), nil)
 			if err != nil {
 				t.Fatal(err)
 			}

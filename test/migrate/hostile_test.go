@@ -204,7 +204,7 @@ func TestHostileSource(t *testing.T) {
 func TestSentAgain(t *testing.T) {
 	leavesNothing(t)
 	path := filepath.Join(t.TempDir(), "state")
-	sink, err := file.NewSink(path, nil)
+	sink, err := file.NewDestination(path, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -82,7 +82,7 @@ func TestReceivingProcess(t *testing.T) {
 	for name, url := range r.Devices {
 		s := writer.Target{Name: name}
 		if filepath.IsAbs(url) {
-			f, err := file.NewSink(url, nil)
+			f, err := file.NewDestination(url, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -100,14 +100,14 @@ func TestReceivingProcess(t *testing.T) {
 
 // mortal is a file that ends its process when it was given so many bytes, or when it is to run.
 type mortal struct {
-	*file.Sink
+	*file.Destination
 	given *atomic.Int64
 	at    int64
 	start bool
 }
 
 func (m *mortal) Persist(id string) (vfio.Persistent, error) {
-	s, err := m.Sink.Persist(id)
+	s, err := m.Destination.Persist(id)
 	if err != nil {
 		return nil, err
 	}
@@ -118,7 +118,7 @@ func (m *mortal) SetState(to vfio.State) (vfio.Stream, error) {
 	if to == vfio.Running && m.start {
 		die()
 	}
-	return m.Sink.SetState(to)
+	return m.Destination.SetState(to)
 }
 
 type mortalStream struct {

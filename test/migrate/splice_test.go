@@ -38,7 +38,7 @@ func (p *pair) files(t testing.TB, name string, n int) (from, to string) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { src.Close() })
-	dst, err := file.NewSink(to, nil)
+	dst, err := file.NewDestination(to, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

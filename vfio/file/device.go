@@ -9,7 +9,7 @@ import (
 	"github.com/migpipe/migpipe/vfio"
 )
 
-// device is the part that Source and Sink share: a device without PRE_COPY and
+// device is the part that Source and Destination share: a device without PRE_COPY and
 // P2P, whose backend executes the arcs.
 type device struct {
 	name     string

@@ -38,9 +38,9 @@ func source(t *testing.T, path string) *Source {
 	return d
 }
 
-func sink(t testing.TB, path string, o *SinkOptions) *Sink {
+func destination(t testing.TB, path string, o *DestinationOptions) *Destination {
 	t.Helper()
-	d, err := NewSink(path, o)
+	d, err := NewDestination(path, o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -94,12 +94,12 @@ var creators = map[string]func(dir, base string) (*hiddenFile, error){
 	},
 }
 
-func forEachCreator(t *testing.T, f func(t *testing.T, dir string, open func(o *SinkOptions) *Sink)) {
+func forEachCreator(t *testing.T, f func(t *testing.T, dir string, open func(o *DestinationOptions) *Destination)) {
 	for name, create := range creators {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
-			f(t, dir, func(o *SinkOptions) *Sink {
-				d := sink(t, filepath.Join(dir, "out"), o)
+			f(t, dir, func(o *DestinationOptions) *Destination {
+				d := destination(t, filepath.Join(dir, "out"), o)
 				d.backend.(*pathFile).create = create
 				return d
 			})
@@ -108,7 +108,7 @@ func forEachCreator(t *testing.T, f func(t *testing.T, dir string, open func(o *
 }
 
 func TestNameAppearsAtCommit(t *testing.T) {
-	forEachCreator(t, func(t *testing.T, dir string, open func(o *SinkOptions) *Sink) {
+	forEachCreator(t, func(t *testing.T, dir string, open func(o *DestinationOptions) *Destination) {
 		d := open(nil)
 		s := set(t, d, vfio.Resuming)
 		if _, err := s.Write([]byte("state")); err != nil {
@@ -127,15 +127,20 @@ func TestNameAppearsAtCommit(t *testing.T) {
 }
 
 func TestNothingIsLeftWithoutCommit(t *testing.T) {
-	for name, leave := range map[string]func(d *Sink){
-		"reset":           func(d *Sink) { d.Reset() },
-		"close":           func(d *Sink) { d.Close() },
-		"stop and reset":  func(d *Sink) { d.SetState(vfio.Stop); d.Reset(); d.SetState(vfio.Stop); d.SetState(vfio.Running) },
-		"stop and close":  func(d *Sink) { d.SetState(vfio.Stop); d.Close() },
-		"another session": func(d *Sink) { d.SetState(vfio.Stop); d.SetState(vfio.Resuming); d.Close() },
+	for name, leave := range map[string]func(d *Destination){
+		"reset": func(d *Destination) { d.Reset() },
+		"close": func(d *Destination) { d.Close() },
+		"stop and reset": func(d *Destination) {
+			d.SetState(vfio.Stop)
+			d.Reset()
+			d.SetState(vfio.Stop)
+			d.SetState(vfio.Running)
+		},
+		"stop and close":  func(d *Destination) { d.SetState(vfio.Stop); d.Close() },
+		"another session": func(d *Destination) { d.SetState(vfio.Stop); d.SetState(vfio.Resuming); d.Close() },
 	} {
 		t.Run(name, func(t *testing.T) {
-			forEachCreator(t, func(t *testing.T, dir string, open func(o *SinkOptions) *Sink) {
+			forEachCreator(t, func(t *testing.T, dir string, open func(o *DestinationOptions) *Destination) {
 				d := open(nil)
 				set(t, d, vfio.Resuming).Write([]byte("state"))
 				leave(d)
@@ -146,12 +151,12 @@ func TestNothingIsLeftWithoutCommit(t *testing.T) {
 }
 
 func TestOverwrite(t *testing.T) {
-	forEachCreator(t, func(t *testing.T, dir string, open func(o *SinkOptions) *Sink) {
+	forEachCreator(t, func(t *testing.T, dir string, open func(o *DestinationOptions) *Destination) {
 		path := write(t, filepath.Join(dir, "out"), "old")
-		if _, err := NewSink(path, nil); !errors.Is(err, os.ErrExist) || !strings.Contains(err.Error(), path) {
+		if _, err := NewDestination(path, nil); !errors.Is(err, os.ErrExist) || !strings.Contains(err.Error(), path) {
 			t.Errorf("existing file: %v", err)
 		}
-		d := open(&SinkOptions{Overwrite: true})
+		d := open(&DestinationOptions{Overwrite: true})
 		set(t, d, vfio.Resuming).Write([]byte("new"))
 		set(t, d, vfio.Stop)
 		if data, _ := os.ReadFile(path); string(data) != "old" {
@@ -163,7 +168,7 @@ func TestOverwrite(t *testing.T) {
 }
 
 func TestNameTakenMeanwhile(t *testing.T) {
-	forEachCreator(t, func(t *testing.T, dir string, open func(o *SinkOptions) *Sink) {
+	forEachCreator(t, func(t *testing.T, dir string, open func(o *DestinationOptions) *Destination) {
 		d := open(nil)
 		set(t, d, vfio.Resuming).Write([]byte("state"))
 		other := write(t, filepath.Join(dir, "out"), "other")
@@ -186,11 +191,11 @@ func TestDirectoryCannotBeSynced(t *testing.T) {
 		"new": {}, "replaced": {"out": "old"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			forEachCreator(t, func(t *testing.T, dir string, open func(o *SinkOptions) *Sink) {
+			forEachCreator(t, func(t *testing.T, dir string, open func(o *DestinationOptions) *Destination) {
 				for name, data := range before {
 					write(t, filepath.Join(dir, name), data)
 				}
-				d := open(&SinkOptions{Overwrite: len(before) > 0})
+				d := open(&DestinationOptions{Overwrite: len(before) > 0})
 				failOnce(&d.backend.(*pathFile).syncDir, unix.EIO)
 				set(t, d, vfio.Resuming).Write([]byte("state"))
 				_, err := d.SetState(vfio.Running)
@@ -219,9 +224,9 @@ func TestDirectoryCannotBeSynced(t *testing.T) {
 // TestReplacedFileCannotBeRestored checks that the replaced file stays under the
 // name that the error gives, if the exchange cannot be undone.
 func TestReplacedFileCannotBeRestored(t *testing.T) {
-	forEachCreator(t, func(t *testing.T, dir string, open func(o *SinkOptions) *Sink) {
+	forEachCreator(t, func(t *testing.T, dir string, open func(o *DestinationOptions) *Destination) {
 		path := write(t, filepath.Join(dir, "out"), "old")
-		d := open(&SinkOptions{Overwrite: true})
+		d := open(&DestinationOptions{Overwrite: true})
 		d.backend.(*pathFile).syncDir = func(*os.File) error {
 			return errors.Join(os.Remove(path), unix.EIO) // without the file, the exchange fails
 		}
@@ -254,7 +259,7 @@ func failOnce(sync *func(*os.File) error, err error) {
 // TestDirectoryNeedsNoSync covers file systems that cannot sync a directory.
 func TestDirectoryNeedsNoSync(t *testing.T) {
 	for _, errno := range []unix.Errno{unix.EINVAL, unix.ENOTSUP} {
-		forEachCreator(t, func(t *testing.T, dir string, open func(o *SinkOptions) *Sink) {
+		forEachCreator(t, func(t *testing.T, dir string, open func(o *DestinationOptions) *Destination) {
 			d := open(nil)
 			failOnce(&d.backend.(*pathFile).syncDir, &os.PathError{Op: "sync", Path: dir, Err: errno})
 			set(t, d, vfio.Resuming).Write([]byte("state"))
@@ -301,8 +306,8 @@ func TestReplaceWithoutExchange(t *testing.T) {
 // TestReplaceSparesDirectories checks that the commit fails if a directory of that
 // name exists meanwhile. An exchange would replace it.
 func TestReplaceSparesDirectories(t *testing.T) {
-	forEachCreator(t, func(t *testing.T, dir string, open func(o *SinkOptions) *Sink) {
-		d := open(&SinkOptions{Overwrite: true})
+	forEachCreator(t, func(t *testing.T, dir string, open func(o *DestinationOptions) *Destination) {
+		d := open(&DestinationOptions{Overwrite: true})
 		set(t, d, vfio.Resuming).Write([]byte("state"))
 		taken := filepath.Join(dir, "out")
 		if err := os.Mkdir(taken, 0o700); err != nil {
@@ -318,7 +323,7 @@ func TestReplaceSparesDirectories(t *testing.T) {
 }
 
 func TestHolesAndSizes(t *testing.T) {
-	forEachCreator(t, func(t *testing.T, dir string, open func(o *SinkOptions) *Sink) {
+	forEachCreator(t, func(t *testing.T, dir string, open func(o *DestinationOptions) *Destination) {
 		d := open(nil)
 		s := set(t, d, vfio.Resuming)
 		z := s.(vfio.ZeroWriter)
@@ -346,7 +351,7 @@ func TestAnyWritesMakeTheSameFile(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		n++
 		path := filepath.Join(dir, strings.Repeat("x", 1+n%200))
-		d, err := NewSink(path, &SinkOptions{Overwrite: true})
+		d, err := NewDestination(path, &DestinationOptions{Overwrite: true})
 		if err != nil {
 			rt.Fatal(err)
 		}
@@ -431,8 +436,8 @@ func TestSourceByFDStartsAtItsPosition(t *testing.T) {
 // not change, since another process may share it.
 func TestRegularFDStaysBlocking(t *testing.T) {
 	for name, open := range map[string]func(fd int) (vfio.Device, error){
-		"source": func(fd int) (vfio.Device, error) { return FromFD(fd, "shared") },
-		"sink":   func(fd int) (vfio.Device, error) { return ToFD(fd, "shared") },
+		"source":      func(fd int) (vfio.Device, error) { return FromFD(fd, "shared") },
+		"destination": func(fd int) (vfio.Device, error) { return ToFD(fd, "shared") },
 	} {
 		fd, err := unix.Open(write(t, filepath.Join(t.TempDir(), "f"), "state"), unix.O_RDWR, 0)
 		if err != nil {
@@ -513,7 +518,7 @@ func TestLeavingWakesBlockedPipes(t *testing.T) {
 	}
 }
 
-func TestSinkBlockedOnAFullPipe(t *testing.T) {
+func TestDestinationBlockedOnAFullPipe(t *testing.T) {
 	r, w := pipe(t)
 	defer unix.Close(r)
 	d, err := ToFD(w, "a pipe")
@@ -533,7 +538,7 @@ func TestSinkBlockedOnAFullPipe(t *testing.T) {
 	}
 }
 
-func TestSinkToFD(t *testing.T) {
+func TestDestinationToFD(t *testing.T) {
 	r, w := pipe(t)
 	d, err := ToFD(w, "a pipe")
 	if err != nil {
@@ -607,7 +612,7 @@ func TestFDCannotBeSynced(t *testing.T) {
 func TestSplice(t *testing.T) {
 	dir := t.TempDir()
 	src := source(t, write(t, filepath.Join(dir, "in"), "state"))
-	dst := sink(t, filepath.Join(dir, "out"), nil)
+	dst := destination(t, filepath.Join(dir, "out"), nil)
 	from := set(t, src, vfio.StopCopy).(vfio.Splicer)
 	to := set(t, dst, vfio.Resuming).(interface {
 		SpliceFrom(pipe, n int) (int, error)
@@ -651,23 +656,23 @@ func TestRefused(t *testing.T) {
 	dir := t.TempDir()
 	_, missing := NewSource(filepath.Join(dir, "missing"))
 	_, isDir := NewSource(dir)
-	_, onDir := NewSink(dir, &SinkOptions{Overwrite: true})
-	_, noDir := NewSink(filepath.Join(dir, "missing", "out"), nil)
-	_, slash := NewSink(filepath.Join(dir, "out")+"/", nil)
+	_, onDir := NewDestination(dir, &DestinationOptions{Overwrite: true})
+	_, noDir := NewDestination(filepath.Join(dir, "missing", "out"), nil)
+	_, slash := NewDestination(filepath.Join(dir, "out")+"/", nil)
 	src := source(t, write(t, filepath.Join(dir, "in"), ""))
 	_, resume := set(t, src, vfio.Resuming).Write([]byte("x"))
-	dst := sink(t, filepath.Join(dir, "out"), nil)
+	dst := destination(t, filepath.Join(dir, "out"), nil)
 	_, stopCopy := set(t, dst, vfio.StopCopy).Read(make([]byte, 1))
 	_, preCopy := dst.SetState(vfio.PreCopy)
 	for name, tt := range map[string]struct{ got, want error }{
-		"no source":           {missing, os.ErrNotExist},
-		"directory as source": {isDir, unix.EISDIR},
-		"directory as sink":   {onDir, unix.EISDIR},
-		"no directory":        {noDir, os.ErrNotExist},
-		"path ends in slash":  {slash, os.ErrNotExist},
-		"write to a source":   {resume, vfio.ErrRejected},
-		"read from a sink":    {stopCopy, unix.EBADF},
-		"PRE_COPY":            {preCopy, vfio.ErrUnsupportedState},
+		"no source":                {missing, os.ErrNotExist},
+		"directory as source":      {isDir, unix.EISDIR},
+		"directory as destination": {onDir, unix.EISDIR},
+		"no directory":             {noDir, os.ErrNotExist},
+		"path ends in slash":       {slash, os.ErrNotExist},
+		"write to a source":        {resume, vfio.ErrRejected},
+		"read from a destination":  {stopCopy, unix.EBADF},
+		"PRE_COPY":                 {preCopy, vfio.ErrUnsupportedState},
 	} {
 		if !errors.Is(tt.got, tt.want) || !strings.Contains(tt.got.Error(), "file:"+dir) {
 			t.Errorf("%s: %v, want %v and the path", name, tt.got, tt.want)
@@ -675,7 +680,7 @@ func TestRefused(t *testing.T) {
 	}
 }
 
-func TestParseSink(t *testing.T) {
+func TestParseDestination(t *testing.T) {
 	for _, tt := range []struct {
 		in, path  string
 		overwrite bool
@@ -691,7 +696,7 @@ func TestParseSink(t *testing.T) {
 		{in: "/a/b?overwrite=%zz", bad: true},
 		{in: "/a/b?foo=1", bad: true},
 	} {
-		path, o, err := ParseSink(tt.in)
+		path, o, err := ParseDestination(tt.in)
 		if (err != nil) != tt.bad {
 			t.Errorf("%s: %v", tt.in, err)
 		} else if err == nil && (path != tt.path || o.Overwrite != tt.overwrite) {
@@ -724,17 +729,17 @@ func TestRefusedFD(t *testing.T) {
 	}
 	defer unix.Close(dir)
 	source := func(fd int) error { _, err := FromFD(fd, "fd:7"); return err }
-	sink := func(fd int) error { _, err := ToFD(fd, "fd:7"); return err }
+	destination := func(fd int) error { _, err := ToFD(fd, "fd:7"); return err }
 	for name, tt := range map[string]struct {
 		open  func(fd int) error
 		fd    int
 		errno unix.Errno
 		text  string
 	}{
-		"a source of the write end": {source, w, unix.EBADF, "not open for reading"},
-		"a sink of the read end":    {sink, r, unix.EBADF, "not open for writing"},
-		"a source of a directory":   {source, dir, unix.EISDIR, ""},
-		"a sink of a directory":     {sink, dir, unix.EBADF, "not open for writing"},
+		"a source of the write end":     {source, w, unix.EBADF, "not open for reading"},
+		"a destination of the read end": {destination, r, unix.EBADF, "not open for writing"},
+		"a source of a directory":       {source, dir, unix.EISDIR, ""},
+		"a destination of a directory":  {destination, dir, unix.EBADF, "not open for writing"},
 	} {
 		unix.FcntlInt(uintptr(tt.fd), unix.F_SETFD, 0) // as inherited
 		before, _ := unix.FcntlInt(uintptr(tt.fd), unix.F_GETFL, 0)
@@ -749,10 +754,10 @@ func TestRefusedFD(t *testing.T) {
 	}
 }
 
-// TestSinkNeedsItsDirectory checks that a missing directory is an error of NewSink, before the
+// TestDestinationNeedsItsDirectory checks that a missing directory is an error of NewDestination, before the
 // migration begins.
-func TestSinkNeedsItsDirectory(t *testing.T) {
-	forEachCreator(t, func(t *testing.T, dir string, open func(o *SinkOptions) *Sink) {
+func TestDestinationNeedsItsDirectory(t *testing.T) {
+	forEachCreator(t, func(t *testing.T, dir string, open func(o *DestinationOptions) *Destination) {
 		d := open(nil)
 		wantFiles(t, dir, nil)
 		e := d.backend.(*pathFile)
@@ -769,7 +774,7 @@ func TestSinkNeedsItsDirectory(t *testing.T) {
 
 func TestClosed(t *testing.T) {
 	dir := t.TempDir()
-	src, dst := source(t, write(t, filepath.Join(dir, "in"), "")), sink(t, filepath.Join(dir, "out"), nil)
+	src, dst := source(t, write(t, filepath.Join(dir, "in"), "")), destination(t, filepath.Join(dir, "out"), nil)
 	src.Close()
 	dst.Close()
 	for _, d := range []vfio.Device{src, dst} {
@@ -788,8 +793,11 @@ func TestConformance(t *testing.T) {
 	data := bytes.Repeat([]byte("a state of some length. "), 20_000)
 	in, out := write(t, filepath.Join(dir, "in"), string(data)), filepath.Join(dir, "out")
 	vfiotest.Run(t, vfiotest.Config{
-		Source:      func(t *testing.T) vfio.Device { d, _ := NewSource(in); return d },
-		Destination: func(t *testing.T) vfio.Device { d, _ := NewSink(out, &SinkOptions{Overwrite: true}); return d },
+		Source: func(t *testing.T) vfio.Device { d, _ := NewSource(in); return d },
+		Destination: func(t *testing.T) vfio.Device {
+			d, _ := NewDestination(out, &DestinationOptions{Overwrite: true})
+			return d
+		},
 		Verify: func(t *testing.T, _, destination vfio.Device) {
 			set(t, destination, vfio.Running)
 			wantFiles(t, dir, map[string]string{"in": string(data), "out": string(data)})
@@ -808,7 +816,7 @@ func BenchmarkCopy(b *testing.B) {
 		b.Fatal(err)
 	}
 	defer src.Close()
-	dst, err := NewSink(filepath.Join(dir, "out"), nil)
+	dst, err := NewDestination(filepath.Join(dir, "out"), nil)
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -839,14 +847,14 @@ func FuzzParse(f *testing.F) {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
-		path, o, err := ParseSink(s)
+		path, o, err := ParseDestination(s)
 		if err == nil {
 			rest, ok := strings.CutPrefix(s, path)
 			switch {
 			case !ok, rest == "" && o.Overwrite, rest != "" && rest[0] != '?':
 				t.Fatalf("%q is %q with %+v", s, path, o)
 			case rest != "": // the canonical form parses to the same
-				again, p, err := ParseSink(path + map[bool]string{true: "?overwrite=1", false: "?overwrite=0"}[o.Overwrite])
+				again, p, err := ParseDestination(path + map[bool]string{true: "?overwrite=1", false: "?overwrite=0"}[o.Overwrite])
 				if err != nil || again != path || *p != *o {
 					t.Fatalf("%q is %q with %+v, but its canonical form is %q with %+v, %v", s, path, o, again, p, err)
 				}

@@ -143,7 +143,7 @@ func TestHolesThatChange(t *testing.T) {
 	}
 }
 
-// TestHolesThroughAnFD checks that a Sink of an fd of a regular file leaves holes too, behind the
+// TestHolesThroughAnFD checks that a Destination of an fd of a regular file leaves holes too, behind the
 // end of the file.
 func TestHolesThroughAnFD(t *testing.T) {
 	const zeros = 8 << 20

@@ -17,13 +17,13 @@ import (
 )
 
 var (
-	_ vfio.Resumable  = (*Sink)(nil)
+	_ vfio.Resumable  = (*Destination)(nil)
 	_ vfio.Persistent = (*persistent)(nil)
 )
 
 // Persist implements [vfio.Resumable]. A later process cannot find the file before the state is
 // complete: a crash until then leaves nothing.
-func (s *Sink) Persist(id string) (vfio.Persistent, error) {
+func (s *Destination) Persist(id string) (vfio.Persistent, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	e, path, err := s.sessionPath(id)
@@ -56,7 +56,7 @@ func (s *Sink) Persist(id string) (vfio.Persistent, error) {
 // Resume implements [vfio.Resumable]. A crash during a commit may have left the file under both
 // of its names: then the session is committed. Resume makes the name durable before it returns,
 // since the caller may then discard the only other copy.
-func (s *Sink) Resume(id string) (note []byte, err error) {
+func (s *Destination) Resume(id string) (note []byte, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	e, path, err := s.sessionPath(id)
@@ -88,7 +88,7 @@ func (s *Sink) Resume(id string) (note []byte, err error) {
 }
 
 // Remove implements [vfio.Resumable].
-func (s *Sink) Remove(id string) error {
+func (s *Destination) Remove(id string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	e, path, err := s.sessionPath(id)
@@ -110,7 +110,7 @@ func (e *pathFile) removeRecord(id string) error {
 }
 
 // Detach implements [vfio.Resumable].
-func (s *Sink) Detach() error {
+func (s *Destination) Detach() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	e, _, err := s.sessionPath("any")
@@ -126,7 +126,7 @@ func (s *Sink) Detach() error {
 }
 
 // Persisted implements [vfio.Resumable].
-func (s *Sink) Persisted() ([]vfio.PersistedSession, error) {
+func (s *Destination) Persisted() ([]vfio.PersistedSession, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	e, _, err := s.sessionPath("any")
@@ -158,7 +158,7 @@ func (s *Sink) Persisted() ([]vfio.PersistedSession, error) {
 
 // beginWith enters RESUMING with a file that has offset bytes of the state. If it fails, it
 // closes a complete file and discards any other.
-func (s *Sink) beginWith(e *pathFile, h *hiddenFile, offset uint64) error {
+func (s *Destination) beginWith(e *pathFile, h *hiddenFile, offset uint64) error {
 	e.next = h
 	if err := s.walk(vfio.Resuming); err != nil {
 		e.next = nil
@@ -171,9 +171,9 @@ func (s *Sink) beginWith(e *pathFile, h *hiddenFile, offset uint64) error {
 	return nil
 }
 
-// sessionPath returns the path of the file that holds a complete session. It fails if this sink
+// sessionPath returns the path of the file that holds a complete session. It fails if this destination
 // cannot have one.
-func (s *Sink) sessionPath(id string) (e *pathFile, path string, err error) {
+func (s *Destination) sessionPath(id string) (e *pathFile, path string, err error) {
 	e, ok := s.backend.(*pathFile)
 	switch {
 	case s.closed:
@@ -198,7 +198,7 @@ func notInID(r rune) bool {
 }
 
 // checkFree refuses a device that holds a state, or cannot go to RESUMING.
-func (s *Sink) checkFree(e *pathFile) error {
+func (s *Destination) checkFree(e *pathFile) error {
 	if e.file != nil {
 		return fmt.Errorf("%w: it holds a state in %v, reset it first", vfio.ErrBusy, s.state)
 	}
@@ -218,7 +218,7 @@ func (e *pathFile) syncNames() error {
 // openLocked opens and locks a file that another process has left.
 func openLocked(path string) (*hiddenFile, error) {
 	f, err := os.OpenFile(path, os.O_RDWR|unix.O_NOFOLLOW, 0)
-	if errors.Is(err, unix.ENAMETOOLONG) { // NAME fits, but not .NAME.ID.resumable: the sink works without sessions
+	if errors.Is(err, unix.ENAMETOOLONG) { // NAME fits, but not .NAME.ID.resumable: the destination works without sessions
 		err = fmt.Errorf("%w: %w", errors.ErrUnsupported, err)
 	}
 	if err != nil {

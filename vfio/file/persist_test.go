@@ -22,13 +22,13 @@ import (
 // id is the session that the tests persist, and leftover the name of its file.
 const id, leftover = "6d1f-A", ".out.6d1f-A.resumable"
 
-// sinkIn opens a sink for the file "out" in dir.
-func sinkIn(t testing.TB, dir string, o *SinkOptions) *Sink {
+// destinationIn opens a destination for the file "out" in dir.
+func destinationIn(t testing.TB, dir string, o *DestinationOptions) *Destination {
 	t.Helper()
-	return sink(t, filepath.Join(dir, "out"), o)
+	return destination(t, filepath.Join(dir, "out"), o)
 }
 
-func persist(t testing.TB, d *Sink) vfio.Persistent {
+func persist(t testing.TB, d *Destination) vfio.Persistent {
 	t.Helper()
 	s, err := d.Persist(id)
 	if errors.Is(err, errors.ErrUnsupported) {
@@ -40,8 +40,8 @@ func persist(t testing.TB, d *Sink) vfio.Persistent {
 	return s
 }
 
-// crash closes the sink's file, as the end of the process would.
-func crash(t testing.TB, d *Sink) {
+// crash closes the destination's file, as the end of the process would.
+func crash(t testing.TB, d *Destination) {
 	t.Helper()
 	if err := d.backend.(*pathFile).file.f.Close(); err != nil {
 		t.Fatal(err)
@@ -62,7 +62,7 @@ func mustComplete(t testing.TB, s vfio.Persistent, note string) {
 	}
 }
 
-func wantResumed(t testing.TB, d *Sink, note string) {
+func wantResumed(t testing.TB, d *Destination, note string) {
 	t.Helper()
 	got, err := d.Resume(id)
 	if err != nil || string(got) != note {
@@ -74,7 +74,7 @@ func wantResumed(t testing.TB, d *Sink, note string) {
 }
 
 // wantCommitted checks that Resume finds the record of a committed session.
-func wantCommitted(t testing.TB, d *Sink, note string) {
+func wantCommitted(t testing.TB, d *Destination, note string) {
 	t.Helper()
 	got, err := d.Resume(id)
 	if !errors.Is(err, vfio.ErrCommitted) || string(got) != note {
@@ -85,7 +85,7 @@ func wantCommitted(t testing.TB, d *Sink, note string) {
 	}
 }
 
-func mustRemove(t testing.TB, d *Sink) {
+func mustRemove(t testing.TB, d *Destination) {
 	t.Helper()
 	if err := d.Remove(id); err != nil {
 		t.Error(err)
@@ -93,7 +93,7 @@ func mustRemove(t testing.TB, d *Sink) {
 }
 
 // wantNone checks that no session can be resumed, and that the device's state does not change.
-func wantNone(t testing.TB, d *Sink) {
+func wantNone(t testing.TB, d *Destination) {
 	t.Helper()
 	before, _ := d.State()
 	if _, err := d.Resume(id); !errors.Is(err, fs.ErrNotExist) {
@@ -107,7 +107,7 @@ func wantNone(t testing.TB, d *Sink) {
 // leaveComplete leaves the file that a crash after Complete leaves.
 func leaveComplete(t testing.TB, dir string) {
 	t.Helper()
-	d := sinkIn(t, dir, nil)
+	d := destinationIn(t, dir, nil)
 	s := persist(t, d)
 	put(t, s, "state")
 	mustComplete(t, s, "all")
@@ -118,7 +118,7 @@ func leaveComplete(t testing.TB, dir string) {
 func TestResume(t *testing.T) {
 	for _, at := range []vfio.State{vfio.Resuming, vfio.Stop} {
 		dir := t.TempDir()
-		d := sinkIn(t, dir, nil)
+		d := destinationIn(t, dir, nil)
 		s := persist(t, d)
 		put(t, s, "state")
 		mustComplete(t, s, "all")
@@ -127,7 +127,7 @@ func TestResume(t *testing.T) {
 		}
 		crash(t, d)
 		wantFiles(t, dir, map[string]string{leftover: "state"})
-		d = sinkIn(t, dir, nil)
+		d = destinationIn(t, dir, nil)
 		wantResumed(t, d, "all")
 		set(t, d, vfio.Running)
 		wantFiles(t, dir, map[string]string{"out": "state"})
@@ -148,15 +148,15 @@ func TestPartIsNotPersisted(t *testing.T) {
 	for name, create := range map[string]func(dir, base string) (*hiddenFile, error){"unnamed": createHidden, "named": createNamed} {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
-			d := sinkIn(t, dir, nil)
+			d := destinationIn(t, dir, nil)
 			d.backend.(*pathFile).create = create
 			put(t, persist(t, d), "sta")
-			other := sinkIn(t, dir, nil)
+			other := destinationIn(t, dir, nil)
 			other.backend.(*pathFile).create = create
 			put(t, persist(t, other), "state") // while the first session is open
 			crash(t, d)
 			crash(t, other)
-			d = sinkIn(t, dir, nil)
+			d = destinationIn(t, dir, nil)
 			d.backend.(*pathFile).create = create
 			wantNone(t, d)
 			if all, err := d.Persisted(); err != nil || len(all) > 0 {
@@ -175,7 +175,7 @@ func TestPartIsNotPersisted(t *testing.T) {
 // called.
 func TestCommitWithoutComplete(t *testing.T) {
 	dir := t.TempDir()
-	d := sinkIn(t, dir, nil)
+	d := destinationIn(t, dir, nil)
 	put(t, persist(t, d), "state")
 	set(t, d, vfio.Running)
 	wantFiles(t, dir, map[string]string{"out": "state"})
@@ -187,22 +187,22 @@ func TestCommitWithoutComplete(t *testing.T) {
 // the name is taken.
 func TestCommitted(t *testing.T) {
 	for _, overwrite := range []bool{false, true} {
-		dir, o := t.TempDir(), &SinkOptions{Overwrite: overwrite}
+		dir, o := t.TempDir(), &DestinationOptions{Overwrite: overwrite}
 		if overwrite {
 			write(t, filepath.Join(dir, "out"), "old")
 		}
-		d := sinkIn(t, dir, o)
+		d := destinationIn(t, dir, o)
 		s := persist(t, d)
 		put(t, s, "state")
 		mustComplete(t, s, "all")
 		set(t, d, vfio.Running) // without Close
-		d = sinkIn(t, dir, o)
+		d = destinationIn(t, dir, o)
 		broken := errors.New("the directory cannot be synced")
 		d.backend.(*pathFile).syncDir = func(*os.File) error { return broken }
 		if _, err := d.Resume(id); !errors.Is(err, broken) || errors.Is(err, vfio.ErrCommitted) {
 			t.Errorf("resume although the name is not durable: %v", err)
 		}
-		d = sinkIn(t, dir, o)
+		d = destinationIn(t, dir, o)
 		wantCommitted(t, d, "all")
 		if _, err := d.Resume("another"); !errors.Is(err, fs.ErrNotExist) {
 			t.Errorf("resume another: %v", err)
@@ -224,8 +224,8 @@ func TestCommitted(t *testing.T) {
 		mustRemove(t, d)
 		wantNone(t, d)
 		wantFiles(t, dir, map[string]string{"out": "state"})
-		if _, err := NewSink(filepath.Join(dir, "out"), nil); !errors.Is(err, fs.ErrExist) {
-			t.Errorf("new sink: %v", err)
+		if _, err := NewDestination(filepath.Join(dir, "out"), nil); !errors.Is(err, fs.ErrExist) {
+			t.Errorf("new destination: %v", err)
 		}
 	}
 }
@@ -240,7 +240,7 @@ func TestCrashInTheCommit(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
-			d := sinkIn(t, dir, nil)
+			d := destinationIn(t, dir, nil)
 			s := persist(t, d)
 			put(t, s, "state")
 			mustComplete(t, s, "all")
@@ -249,7 +249,7 @@ func TestCrashInTheCommit(t *testing.T) {
 				t.Fatal(err)
 			}
 			crash(t, d)
-			d = sinkIn(t, dir, nil)
+			d = destinationIn(t, dir, nil)
 			wantCommitted(t, d, "all")
 			mustRemove(t, d)
 			wantFiles(t, dir, map[string]string{"out": "state"})
@@ -260,16 +260,16 @@ func TestCrashInTheCommit(t *testing.T) {
 // TestDetach checks that Detach and Close leave a complete state, as a crash does, and discard an
 // incomplete one.
 func TestDetach(t *testing.T) {
-	for name, leave := range map[string]func(*Sink) error{"detach": (*Sink).Detach, "close": (*Sink).Close} {
+	for name, leave := range map[string]func(*Destination) error{"detach": (*Destination).Detach, "close": (*Destination).Close} {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
-			d := sinkIn(t, dir, nil)
+			d := destinationIn(t, dir, nil)
 			put(t, persist(t, d), "sta")
 			if err := leave(d); err != nil {
 				t.Fatal(err)
 			}
 			wantFiles(t, dir, nil)
-			d = sinkIn(t, dir, nil)
+			d = destinationIn(t, dir, nil)
 			s := persist(t, d)
 			put(t, s, "state")
 			mustComplete(t, s, "all")
@@ -281,7 +281,7 @@ func TestDetach(t *testing.T) {
 					t.Errorf("late completion: %v", err)
 				}
 				wantFiles(t, dir, map[string]string{leftover: "state"})
-				d = sinkIn(t, dir, nil)
+				d = destinationIn(t, dir, nil)
 				wantResumed(t, d, "all")
 			}
 			// A session that cannot begin does not end the open one.
@@ -299,12 +299,12 @@ func TestDetach(t *testing.T) {
 func TestResumeOverAFile(t *testing.T) {
 	dir := t.TempDir()
 	write(t, filepath.Join(dir, "out"), "old")
-	d := sinkIn(t, dir, &SinkOptions{Overwrite: true})
+	d := destinationIn(t, dir, &DestinationOptions{Overwrite: true})
 	s := persist(t, d)
 	put(t, s, "new")
 	mustComplete(t, s, "all")
 	crash(t, d)
-	d = sinkIn(t, dir, &SinkOptions{Overwrite: true})
+	d = destinationIn(t, dir, &DestinationOptions{Overwrite: true})
 	wantResumed(t, d, "all")
 	wantFiles(t, dir, map[string]string{leftover: "new", "out": "old"})
 	set(t, d, vfio.Running)
@@ -314,9 +314,9 @@ func TestResumeOverAFile(t *testing.T) {
 // TestNothingIsPersisted checks that no file remains after Reset, after another session, and if
 // SetState has begun the session.
 func TestNothingIsPersisted(t *testing.T) {
-	for name, leave := range map[string]func(d *Sink) error{
-		"reset": (*Sink).Reset,
-		"another session": func(d *Sink) error {
+	for name, leave := range map[string]func(d *Destination) error{
+		"reset": (*Destination).Reset,
+		"another session": func(d *Destination) error {
 			_, err := d.SetState(vfio.Resuming)
 			return err
 		},
@@ -324,18 +324,18 @@ func TestNothingIsPersisted(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
 			leaveComplete(t, dir)
-			d := sinkIn(t, dir, nil)
+			d := destinationIn(t, dir, nil)
 			wantResumed(t, d, "all")
 			if err := leave(d); err != nil {
 				t.Error(err)
 			}
 			d.Close()
 			wantFiles(t, dir, nil)
-			wantNone(t, sinkIn(t, dir, nil))
+			wantNone(t, destinationIn(t, dir, nil))
 		})
 	}
 	dir := t.TempDir()
-	d := sinkIn(t, dir, nil)
+	d := destinationIn(t, dir, nil)
 	s := set(t, d, vfio.Resuming)
 	if _, ok := s.(vfio.Persistent); ok {
 		t.Error("a session of SetState is a vfio.Persistent")
@@ -359,18 +359,18 @@ func TestDamagedRecord(t *testing.T) {
 			if err := unix.Setxattr(path, attribute, bad, 0); err != nil {
 				t.Fatal(err)
 			}
-			wantNone(t, sinkIn(t, dir, nil))
+			wantNone(t, destinationIn(t, dir, nil))
 		}
 	}
 	unix.Setxattr(path, attribute, make([]byte, maxRecord+1), 0)
-	wantNone(t, sinkIn(t, dir, nil))
+	wantNone(t, destinationIn(t, dir, nil))
 	unix.Removexattr(path, attribute)
-	wantNone(t, sinkIn(t, dir, nil))
+	wantNone(t, destinationIn(t, dir, nil))
 	unix.Setxattr(path, attribute, record{"another", 5, nil}.encode(), 0)
-	wantNone(t, sinkIn(t, dir, nil))
+	wantNone(t, destinationIn(t, dir, nil))
 	wantFiles(t, dir, map[string]string{leftover: "state"})
 	unix.Setxattr(path, attribute, good, 0)
-	wantResumed(t, sinkIn(t, dir, nil), "all")
+	wantResumed(t, destinationIn(t, dir, nil), "all")
 }
 
 // TestUnknownRecord checks that a record of a newer program is an error other than ErrNotExist,
@@ -381,7 +381,7 @@ func TestUnknownRecord(t *testing.T) {
 	b := record{id, 5, nil}.encode()
 	b[atVersion]++
 	unix.Setxattr(filepath.Join(dir, leftover), attribute, resum(b), 0)
-	_, err := sinkIn(t, dir, nil).Resume(id)
+	_, err := destinationIn(t, dir, nil).Resume(id)
 	if err == nil || errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), "version 2, this program knows 1") {
 		t.Errorf("resumed: %v", err)
 	}
@@ -399,7 +399,7 @@ func TestTruncatedData(t *testing.T) {
 		if err := os.Truncate(filepath.Join(dir, leftover), int64(n)); err != nil {
 			t.Fatal(err)
 		}
-		d := sinkIn(t, dir, nil)
+		d := destinationIn(t, dir, nil)
 		if want == "" {
 			wantNone(t, d)
 			continue
@@ -419,7 +419,7 @@ func TestCrashesAnywhere(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		d := sinkIn(t, dir, nil)
+		d := destinationIn(t, dir, nil)
 		s := persist(t, d)
 		var written string
 		for range rapid.IntRange(0, 5).Draw(rt, "writes") {
@@ -443,7 +443,7 @@ func TestCrashesAnywhere(t *testing.T) {
 		mustComplete(t, s, note)
 		for range rapid.IntRange(0, 3).Draw(rt, "crashes") {
 			crash(t, d)
-			d = sinkIn(t, dir, nil)
+			d = destinationIn(t, dir, nil)
 			wantResumed(t, d, note)
 		}
 		set(t, d, vfio.Running)
@@ -456,7 +456,7 @@ func TestCrashesAnywhere(t *testing.T) {
 func TestKilled(t *testing.T) {
 	const inside = "MIGPIPE_TEST_KILLED"
 	if dir, isComplete := strings.CutSuffix(os.Getenv(inside), " complete"); dir != "" {
-		s := persist(t, sinkIn(t, dir, nil))
+		s := persist(t, destinationIn(t, dir, nil))
 		put(t, s, "state")
 		if isComplete {
 			mustComplete(t, s, "all")
@@ -464,7 +464,7 @@ func TestKilled(t *testing.T) {
 		os.Stdout.WriteString("written\n")
 		select {}
 	}
-	removable := sinkIn(t, t.TempDir(), nil)
+	removable := destinationIn(t, t.TempDir(), nil)
 	persist(t, removable) // skips the test if the file system cannot
 	for _, end := range []string{"", " complete"} {
 		dir := t.TempDir()
@@ -478,7 +478,7 @@ func TestKilled(t *testing.T) {
 			t.Fatal(err)
 		}
 		line, err := bufio.NewReader(out).ReadString('\n')
-		d := sinkIn(t, dir, nil)
+		d := destinationIn(t, dir, nil)
 		_, meanwhile := d.Resume(id)
 		cmd.Process.Kill()
 		cmd.Wait()
@@ -504,11 +504,11 @@ func TestKilled(t *testing.T) {
 // second process and in the same one.
 func TestPersistedIsBusy(t *testing.T) {
 	dir := t.TempDir()
-	d := sinkIn(t, dir, nil)
+	d := destinationIn(t, dir, nil)
 	s := persist(t, d)
 	put(t, s, "state")
 	mustComplete(t, s, "all")
-	other := sinkIn(t, dir, nil)
+	other := destinationIn(t, dir, nil)
 	for name, busy := range map[string]func() error{
 		"persist":         func() error { _, err := other.Persist(id); return err },
 		"resume":          func() error { _, err := other.Resume(id); return err },
@@ -529,7 +529,7 @@ func TestPersistedIsBusy(t *testing.T) {
 // TestTwoComplete checks that only the first of two processes can complete the same session.
 func TestTwoComplete(t *testing.T) {
 	dir := t.TempDir()
-	d, other := sinkIn(t, dir, nil), sinkIn(t, dir, nil)
+	d, other := destinationIn(t, dir, nil), destinationIn(t, dir, nil)
 	s, second := persist(t, d), persist(t, other)
 	put(t, s, "state")
 	put(t, second, "other")
@@ -539,7 +539,7 @@ func TestTwoComplete(t *testing.T) {
 	}
 	other.Reset()
 	crash(t, d)
-	wantResumed(t, sinkIn(t, dir, nil), "all")
+	wantResumed(t, destinationIn(t, dir, nil), "all")
 }
 
 // TestLockOfRemovedName checks the case that another process removes the name between the open
@@ -566,7 +566,7 @@ func TestLockOfRemovedName(t *testing.T) {
 func TestOtherMigrationsAreSpared(t *testing.T) {
 	dir := t.TempDir()
 	leaveComplete(t, dir)
-	d := sinkIn(t, dir, nil)
+	d := destinationIn(t, dir, nil)
 	if _, err := d.Resume("other"); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("resumed: %v", err)
 	}
@@ -595,7 +595,7 @@ func TestOtherMigrationsAreSpared(t *testing.T) {
 func TestRemove(t *testing.T) {
 	dir := t.TempDir()
 	leaveComplete(t, dir)
-	d := sinkIn(t, dir, nil)
+	d := destinationIn(t, dir, nil)
 	for range 2 {
 		mustRemove(t, d)
 		wantFiles(t, dir, nil)
@@ -606,14 +606,14 @@ func TestRemove(t *testing.T) {
 	put(t, s, "new")
 	mustComplete(t, s, "newer")
 	crash(t, d)
-	wantResumed(t, sinkIn(t, dir, nil), "newer")
+	wantResumed(t, destinationIn(t, dir, nil), "newer")
 }
 
 // TestCompleteFails checks that no Complete, Write or commit succeeds after a failed Complete,
 // since the disk may have lost data, and that no file remains.
 func TestCompleteFails(t *testing.T) {
 	dir := t.TempDir()
-	d := sinkIn(t, dir, nil)
+	d := destinationIn(t, dir, nil)
 	s := persist(t, d)
 	put(t, s, "state")
 	s.(*persistent).store = func(*os.File, record) error { return unix.EIO }
@@ -632,7 +632,7 @@ func TestCompleteFails(t *testing.T) {
 	crash(t, d)
 	wantFiles(t, dir, nil)
 
-	d = sinkIn(t, dir, nil)
+	d = destinationIn(t, dir, nil)
 	s = persist(t, d)
 	failOnce(&d.backend.(*pathFile).syncDir, unix.EIO)
 	lost := s.Complete(nil)
@@ -647,7 +647,7 @@ func TestCompleteFails(t *testing.T) {
 }
 
 func TestNoteTooLong(t *testing.T) {
-	d := sinkIn(t, t.TempDir(), nil)
+	d := destinationIn(t, t.TempDir(), nil)
 	mustComplete(t, persist(t, d), strings.Repeat("n", vfio.MaxNote))
 	d.Reset()
 	if err := persist(t, d).Complete(make([]byte, vfio.MaxNote+1)); !errors.Is(err, unix.EINVAL) || !strings.Contains(err.Error(), "513 bytes, at most 512") {
@@ -666,7 +666,7 @@ func TestDiskIsFull(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	d := sinkIn(t, dir, nil)
+	d := destinationIn(t, dir, nil)
 	s := persist(t, d)
 	put(t, s, "sta")
 	if _, err := s.Write(make([]byte, 128<<10)); !errors.Is(err, unix.ENOSPC) {
@@ -677,7 +677,7 @@ func TestDiskIsFull(t *testing.T) {
 	}
 	crash(t, d)
 	wantFiles(t, dir, nil)
-	d = sinkIn(t, dir, nil)
+	d = destinationIn(t, dir, nil)
 	s = persist(t, d)
 	put(t, s, "state")
 	mustComplete(t, s, "")
@@ -688,10 +688,10 @@ func TestDiskIsFull(t *testing.T) {
 // TestPersistFails checks that a failed Persist leaves no file and does not change the state.
 func TestPersistFails(t *testing.T) {
 	dir := t.TempDir()
-	d := sinkIn(t, dir, nil)
+	d := destinationIn(t, dir, nil)
 	persist(t, d)
 	d.Reset()
-	long, err := NewSink(filepath.Join(dir, strings.Repeat("n", 250)), nil)
+	long, err := NewDestination(filepath.Join(dir, strings.Repeat("n", 250)), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -724,29 +724,29 @@ func TestPersistFails(t *testing.T) {
 	wantFiles(t, dir, nil)
 }
 
-// persistentSink is a Sink whose sessions are all persistent.
-type persistentSink struct{ *Sink }
+// persistentDestination is a Destination whose sessions are all persistent.
+type persistentDestination struct{ *Destination }
 
-func (d persistentSink) SetState(to vfio.State) (vfio.Stream, error) {
+func (d persistentDestination) SetState(to vfio.State) (vfio.Stream, error) {
 	now, err := d.State()
 	if err == nil && vfio.OpensSession(now, to) && to == vfio.Resuming {
 		return d.Persist(id)
 	}
-	return d.Sink.SetState(to)
+	return d.Destination.SetState(to)
 }
 
 func TestConformanceOfPersistent(t *testing.T) {
 	dir := t.TempDir()
-	persist(t, sinkIn(t, t.TempDir(), nil))
+	persist(t, destinationIn(t, t.TempDir(), nil))
 	in, out := write(t, filepath.Join(dir, "in"), strings.Repeat("a state. ", 50_000)), filepath.Join(dir, "out")
 	vfiotest.Run(t, vfiotest.Config{
 		Source: func(t *testing.T) vfio.Device { d, _ := NewSource(in); return d },
 		Destination: func(t *testing.T) vfio.Device {
-			d, err := NewSink(out, &SinkOptions{Overwrite: true})
+			d, err := NewDestination(out, &DestinationOptions{Overwrite: true})
 			if err != nil {
 				t.Fatal(err)
 			}
-			return persistentSink{d}
+			return persistentDestination{d}
 		},
 		Verify: func(t *testing.T, _, destination vfio.Device) {
 			set(t, destination, vfio.Running)
@@ -760,7 +760,7 @@ func TestConformanceOfPersistent(t *testing.T) {
 
 func TestSpliceIntoPersistent(t *testing.T) {
 	dir := t.TempDir()
-	d := sinkIn(t, dir, nil)
+	d := destinationIn(t, dir, nil)
 	s := persist(t, d)
 	r, w := pipe(t)
 	defer unix.Close(r)
@@ -804,7 +804,7 @@ func FuzzRecord(f *testing.F) {
 
 // BenchmarkComplete measures a persistent session of 1 MiB.
 func BenchmarkComplete(b *testing.B) {
-	d := sinkIn(b, b.TempDir(), nil)
+	d := destinationIn(b, b.TempDir(), nil)
 	data, note := make([]byte, 1<<20), make([]byte, 250)
 	b.SetBytes(int64(len(data)))
 	for b.Loop() {

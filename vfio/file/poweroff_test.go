@@ -14,8 +14,8 @@ import (
 
 // disk is a small ext4 file system. A test can shut it down, as a loss of power does.
 type disk struct {
-	dir, image string
-	sink       *Sink // has files open on the disk
+	dir, image  string
+	destination *Destination // has files open on the disk
 }
 
 func newDisk(t *testing.T) *disk {
@@ -65,7 +65,7 @@ func (d *disk) crash(t *testing.T) {
 	}
 	err = unix.IoctlSetPointerInt(int(f.Fd()), 0x8004587d, 2)
 	f.Close()
-	if h := d.sink.backend.(*pathFile).file; h != nil {
+	if h := d.destination.backend.(*pathFile).file; h != nil {
 		h.f.Close()
 	}
 	if err == nil {
@@ -79,10 +79,10 @@ func (d *disk) crash(t *testing.T) {
 	}
 }
 
-func sinkOn(t *testing.T, d *disk) *Sink {
+func sinkOn(t *testing.T, d *disk) *Destination {
 	t.Helper()
-	d.sink = sinkIn(t, d.dir, nil)
-	return d.sink
+	d.destination = destinationIn(t, d.dir, nil)
+	return d.destination
 }
 
 // TestHostCrash checks that a complete state outlives the host, and its final name does after

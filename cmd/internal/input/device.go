@@ -98,7 +98,7 @@ func (d Device) check(r journal.Role) error {
 		_, err = d.fd()
 	case "file":
 		if r == journal.Destination {
-			_, _, err = file.ParseSink(d.Rest)
+			_, _, err = file.ParseDestination(d.Rest)
 		} else {
 			_, err = file.ParseSource(d.Rest)
 		}
@@ -190,7 +190,7 @@ func (d Device) Address() string {
 		path = d.Keep()
 	case d.Scheme == "file":
 		path = d.Rest
-		if sinkPath, _, err := file.ParseSink(d.Rest); err == nil {
+		if sinkPath, _, err := file.ParseDestination(d.Rest); err == nil {
 			path = sinkPath
 		}
 	default:
@@ -251,11 +251,11 @@ func openFile(rest string, r journal.Role) (vfio.Device, error) {
 		}
 		return file.NewSource(path)
 	}
-	path, o, err := file.ParseSink(rest)
+	path, o, err := file.ParseDestination(rest)
 	if err != nil {
 		return nil, err
 	}
-	return file.NewSink(path, o)
+	return file.NewDestination(path, o)
 }
 
 // CompleteDevice offers what may follow NAME=. The name is the user's.

@@ -28,9 +28,9 @@ type Side struct {
 // laneRole is the role of this side on its lanes.
 func (s Side) laneRole() transport.Role {
 	if s.Role == journal.Source {
-		return transport.RoleSend
+		return transport.RoleSource
 	}
-	return transport.RoleRecv
+	return transport.RoleDestination
 }
 
 // Size is a number of bytes as a flag: "4096", "64KiB", "1.5GiB", "100MB".

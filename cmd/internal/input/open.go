@@ -63,7 +63,7 @@ func (d Device) take(r journal.Role) (Opened, error) {
 func (d Device) directory(r journal.Role) string {
 	path := d.Keep()
 	if d.Scheme == "file" && r == journal.Destination {
-		path, _, _ = file.ParseSink(d.Rest) // which check has done before
+		path, _, _ = file.ParseDestination(d.Rest) // which check has done before
 	}
 	if path == "" {
 		return ""
@@ -82,7 +82,7 @@ func (d Device) claim(r journal.Role) (lock *lockfile.Lock, err error) {
 	case d.Keep() != "":
 		lock, err = lockfile.LockName(d.Keep())
 	case d.Scheme == "file" && r == journal.Destination:
-		path, _, bad := file.ParseSink(d.Rest)
+		path, _, bad := file.ParseDestination(d.Rest)
 		if bad != nil {
 			return nil, bad
 		}

@@ -135,7 +135,7 @@ func TestInside(t *testing.T) {
 		return errors.Join(
 			keepsJournal(state),
 			sinks(filepath.Join(state, "new"), nil),
-			sinks(filepath.Join(state, "new"), &file.SinkOptions{Overwrite: true}),
+			sinks(filepath.Join(state, "new"), &file.DestinationOptions{Overwrite: true}),
 			denied("a sink elsewhere", sinks(filepath.Join(other, "new"), nil)),
 			listens(filepath.Join(state, "sock")),
 			denied("a socket elsewhere", listens(filepath.Join(other, "sock"))),
@@ -164,8 +164,8 @@ func keepsJournal(dir string) error {
 }
 
 // sinks commits a state to a file.
-func sinks(path string, o *file.SinkOptions) error {
-	s, err := file.NewSink(path, o)
+func sinks(path string, o *file.DestinationOptions) error {
+	s, err := file.NewDestination(path, o)
 	if err != nil {
 		return err
 	}
@@ -229,7 +229,7 @@ func TestReplaced(t *testing.T) {
 		if won, err := w.Decide(t.Context(), attempt, handoff.SourceSide); err != nil || won != handoff.SourceSide {
 			return fmt.Errorf("the witness says %v, %w", won, err)
 		}
-		sink, err := file.NewSink(filepath.Join(state, "sink"), nil)
+		sink, err := file.NewDestination(filepath.Join(state, "sink"), nil)
 		if err != nil {
 			return err
 		}

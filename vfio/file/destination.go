@@ -14,23 +14,23 @@ import (
 	"github.com/migpipe/migpipe/vfio"
 )
 
-// SinkOptions are the options of a [Sink]. Nil is the zero value.
-type SinkOptions struct {
+// DestinationOptions are the options of a [Destination]. Nil is the zero value.
+type DestinationOptions struct {
 	// Overwrite makes the commit replace an existing file, atomically. If the
 	// commit fails, it restores the old file; that needs a file system that can
 	// exchange two names (RENAME_EXCHANGE). If it cannot, the error says so.
 	Overwrite bool
 }
 
-// ParseSink parses the part of a device URL after "file:": a path, and an
+// ParseDestination parses the part of a device URL after "file:": a path, and an
 // optional "?overwrite=1". A question mark without a parameter is part of the path.
-func ParseSink(s string) (path string, o *SinkOptions, err error) {
+func ParseDestination(s string) (path string, o *DestinationOptions, err error) {
 	path, parameters := cutParameters(s)
 	values, err := url.ParseQuery(parameters)
 	if err != nil {
 		return "", nil, fmt.Errorf("file:%s: parameters: %w", s, err)
 	}
-	o = &SinkOptions{}
+	o = &DestinationOptions{}
 	for name, v := range values {
 		if name != "overwrite" || len(v) != 1 || v[0] != "0" && v[0] != "1" {
 			return "", nil, fmt.Errorf("file:%s: the only parameter is overwrite, once, with 0 or 1", s)
@@ -49,18 +49,18 @@ func cutParameters(s string) (path, parameters string) {
 	return s[:i], s[i+1:]
 }
 
-// Sink is a device that stores the state which it loads in a file. It has
+// Destination is a device that stores the state which it loads in a file. It has
 // STOP_COPY like every device, but every read there fails.
-type Sink struct {
+type Destination struct {
 	*device
 	statfs func() (unix.Statfs_t, error)
 }
 
-var _ vfio.Storage = (*Sink)(nil)
+var _ vfio.Storage = (*Destination)(nil)
 
 // Room implements [vfio.Storage]. The place is the number of the file system. Room fails with
 // errors.ErrUnsupported for pipes, which have none.
-func (s *Sink) Room() (free uint64, place string, err error) {
+func (s *Destination) Room() (free uint64, place string, err error) {
 	if s.statfs == nil {
 		return 0, "", errors.ErrUnsupported
 	}
@@ -71,24 +71,24 @@ func (s *Sink) Room() (free uint64, place string, err error) {
 	return room.Bavail * uint64(room.Bsize), fmt.Sprintf("%x", room.Fsid.Val), nil
 }
 
-// NewSink makes a sink for a file that must not exist, unless the options allow
+// NewDestination makes a destination for a file that must not exist, unless the options allow
 // it. Only the file's owner may read it (mode 0600): a device's state is as
 // secret as the guest's memory.
-func NewSink(path string, o *SinkOptions) (*Sink, error) {
+func NewDestination(path string, o *DestinationOptions) (*Destination, error) {
 	e := &pathFile{path: path, overwrite: o != nil && o.Overwrite, create: createHidden, syncDir: (*os.File).Sync}
 	if err := e.checkPath(); err != nil {
 		return nil, opError(path, err)
 	}
-	return &Sink{device: newDevice(path, vfio.Features{}, e), statfs: func() (room unix.Statfs_t, err error) {
+	return &Destination{device: newDevice(path, vfio.Features{}, e), statfs: func() (room unix.Statfs_t, err error) {
 		return room, unix.Statfs(filepath.Dir(path), &room)
 	}}, nil
 }
 
-// ToFD makes a sink of an fd. The sink owns the fd and closes it. It puts the fd
+// ToFD makes a destination of an fd. The destination owns the fd and closes it. It puts the fd
 // into non-blocking mode unless it is a regular file. If ToFD fails, the fd is
-// unchanged and stays the caller's. The sink writes bytes at once, and does not
+// unchanged and stays the caller's. The destination writes bytes at once, and does not
 // remove the bytes of a failed session.
-func ToFD(fd int, name string) (*Sink, error) {
+func ToFD(fd int, name string) (*Destination, error) {
 	if err := checkMode(fd, unix.O_WRONLY); err != nil {
 		return nil, opError(name, err)
 	}
@@ -96,21 +96,21 @@ func ToFD(fd int, name string) (*Sink, error) {
 	if err != nil {
 		return nil, opError(name, err)
 	}
-	s := &Sink{device: newDevice(name, vfio.Features{}, &fdFile{f: f, sync: fdatasync})}
+	s := &Destination{device: newDevice(name, vfio.Features{}, &fdFile{f: f, sync: fdatasync})}
 	if info, err := f.Stat(); err == nil && info.Mode().IsRegular() {
 		s.statfs = func() (room unix.Statfs_t, err error) { return room, unix.Fstatfs(int(f.Fd()), &room) }
 	}
 	return s, nil
 }
 
-// StopCopySize implements [vfio.Device]. It fails, since a sink cannot be saved.
-func (s *Sink) StopCopySize() (uint64, error) {
+// StopCopySize implements [vfio.Device]. It fails, since a destination cannot be saved.
+func (s *Destination) StopCopySize() (uint64, error) {
 	return 0, s.fail("get size", errors.ErrUnsupported)
 }
 
-var errOnlyWritten = fmt.Errorf("%w: a sink cannot be read", unix.EBADF)
+var errOnlyWritten = fmt.Errorf("%w: a destination cannot be read", unix.EBADF)
 
-// pathFile is the backend of a Sink that was opened by path: a file that gets its
+// pathFile is the backend of a Destination that was opened by path: a file that gets its
 // name at the commit.
 type pathFile struct {
 	path      string
@@ -271,7 +271,7 @@ func (e *pathFile) closeFile() error {
 	return e.discard()
 }
 
-// fdFile is the backend of a Sink of an fd, which the caller has opened.
+// fdFile is the backend of a Destination of an fd, which the caller has opened.
 type fdFile struct {
 	f    *os.File
 	sync func(*os.File) error
