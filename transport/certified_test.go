@@ -162,10 +162,10 @@ func TestCertifiedHandshake(t *testing.T) {
 		{"client names nobody", client(), heard, "expected here, no name", "", "--peer-name dst.example"},
 		{"server names nobody", good, server(), "", "expected here, no name", "--peer-name src.example"},
 		{"name only as common name", good.as(ca.issue(key, RoleSource, "", nameless), key), heard, "", "'CN=src.example': its names are not", "say --peer-name 'CN=src.example'"},
-		{"client's certificate is a server's", good.as(ca.issue(key, RoleDestination, "src.example"), key), heard, "", "it is not for a sender: the extended key usage clientAuth", "extended key usage clientAuth"},
-		{"server's certificate is a client's", good, heard.as(ca.issue(key, RoleSource, "dst.example"), key), "it is not for a receiver: the extended key usage serverAuth", "", "extended key usage serverAuth"},
-		{"certificate for any use", good.as(ca.issue(key, RoleSource, "src.example", func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageAny} }), key), heard, "", "it is not for a sender", "clientAuth"},
-		{"certificate for no use", good.as(ca.issue(key, RoleSource, "src.example", func(c *x509.Certificate) { c.ExtKeyUsage = nil }), key), heard, "", "it is not for a sender", "clientAuth"},
+		{"client's certificate is a server's", good.as(ca.issue(key, RoleDestination, "src.example"), key), heard, "", "it is not for a source: the extended key usage clientAuth", "extended key usage clientAuth"},
+		{"server's certificate is a client's", good, heard.as(ca.issue(key, RoleSource, "dst.example"), key), "it is not for a destination: the extended key usage serverAuth", "", "extended key usage serverAuth"},
+		{"certificate for any use", good.as(ca.issue(key, RoleSource, "src.example", func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageAny} }), key), heard, "", "it is not for a source", "clientAuth"},
+		{"certificate for no use", good.as(ca.issue(key, RoleSource, "src.example", func(c *x509.Certificate) { c.ExtKeyUsage = nil }), key), heard, "", "it is not for a source", "clientAuth"},
 		{"expired", good.as(ca.issue(key, RoleSource, "src.example", expired), key), heard, "", "it is valid from ", "issue a new one"},
 		{"of another CA with the same name", good.as(stranger.issue(key, RoleSource, "src.example"), key), heard, "", "not issued by the CA in ca-cert.pem", "the same ca-cert.pem"},
 		{"self-signed", selfSigned(t, good), heard, "", "not issued by the CA", "the same ca-cert.pem"},
@@ -268,7 +268,7 @@ func TestLoadCertifiedMistakes(t *testing.T) {
 		{"no certificate", "server-cert.pem", remove("server-cert.pem"), "no such file", "server-cert.pem and server-key.pem"},
 		{"certificate expired", "server-cert.pem", own(expired), "it is valid from", "issue a new one"},
 		{"certificate not valid yet", "server-cert.pem", own(notYet), "it is valid from", "clock"},
-		{"certificate of a client", "server-cert.pem", own(func(c *x509.Certificate) { c.ExtKeyUsage[0] = x509.ExtKeyUsageClientAuth }), "not for a receiver", "serverAuth"},
+		{"certificate of a client", "server-cert.pem", own(func(c *x509.Certificate) { c.ExtKeyUsage[0] = x509.ExtKeyUsageClientAuth }), "not for a destination", "serverAuth"},
 		{"no key", "server-key.pem", remove("server-key.pem"), "no such file", "chmod 600"},
 		{"key that others may read", "server-key.pem", chmod("server-key.pem", 0o604), "mode 0604 lets others read the key", "chmod 600"},
 		{"key in another form", "server-key.pem", text("server-key.pem", "junk"), "failed to find any PEM data", "without a passphrase"},
@@ -316,7 +316,7 @@ func TestLoadCertifiedRevoked(t *testing.T) {
 func TestCertifiedOtherRole(t *testing.T) {
 	c := newTestCA(t).load(RoleDestination, "dst.example", "src.example")
 	_, err := (&QUICDialer{Addr: "127.0.0.1:9", Credentials: c}).Dial(t.Context())
-	if err == nil || !strings.Contains(err.Error(), "was loaded as that of a receiver") {
+	if err == nil || !strings.Contains(err.Error(), "was loaded as that of a destination") {
 		t.Errorf("dial with it: %v", err)
 	}
 }
