@@ -1,7 +1,7 @@
-// Command downtime compares four ways to migrate a set of VFIO devices by how
-// long the guest stands still: as a discrete-event model, and as real
-// migrations of simulated devices over this machine's loopback. It measures as well
-// what durable journals cost of a stop. It prints tables and draws where the time goes.
+// Command downtime compares four ways to migrate a set of VFIO devices by their
+// downtime: as a discrete-event model, and as real migrations of simulated devices
+// over this machine's loopback. It also measures what durable journals add to a
+// switchover. It prints tables and draws where the time goes.
 package main
 
 import (

@@ -21,7 +21,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// The whole command, with devices of which nothing takes long.
+// The whole command runs, with devices that need little time.
 func TestCommand(t *testing.T) {
 	for _, carrier := range []string{"pipe", "quic"} {
 		t.Run(carrier, func(t *testing.T) {

@@ -123,8 +123,8 @@ func migrate(ctx context.Context, dialer transport.Dialer, listener transport.Li
 	return r, errors.Join(err, <-received)
 }
 
-// compare computes and measures every strategy. The measurements alternate, every second
-// round backwards, so that whatever else the machine does strikes all of them.
+// compare computes and measures every strategy. The measurements alternate, and every
+// second round runs backwards, so that other load on the machine affects all of them.
 func (s *scenario) compare(ctx context.Context, progress io.Writer) (*comparison, error) {
 	device, link := s.field()
 	c := &comparison{Scenario: *s}
@@ -157,7 +157,7 @@ func (s *scenario) compare(ctx context.Context, progress io.Writer) (*comparison
 
 // measure migrates once, and verifies what arrived.
 func (s *scenario) measure(ctx context.Context, way func(context.Context, *replica.Job) error) (model.Result, error) {
-	debug.FreeOSMemory() // nobody pays for another's garbage
+	debug.FreeOSMemory() // no run pays for the garbage of another
 	job := &replica.Job{}
 	dialer, listener, err := carriers[s.Carrier]()
 	if err != nil {

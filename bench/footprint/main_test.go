@@ -20,8 +20,8 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // it would have some 90 more for 3 GiB more of noise.
 const collected = 56 << 20
 
-// The whole command, with states of which none is very long: a longer one needs no more
-// memory than a short one does.
+// The whole command runs, with short states: a longer state needs no more memory than
+// a short one.
 func TestCommand(t *testing.T) {
 	if testing.Short() {
 		t.Skip("moves gigabytes: not with -short")

@@ -132,7 +132,7 @@ func ownPeak() (int64, error) {
 	return kib << 10, nil
 }
 
-// listening is the address that mig-recv says. What it says then is nothing to anybody.
+// listening returns the address that mig-recv prints. It discards the later output.
 func listening(out io.Reader) (address string, err error) {
 	lines := bufio.NewReader(out)
 	line, err := lines.ReadBytes('\n')

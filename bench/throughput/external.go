@@ -151,7 +151,7 @@ func writePEM(file string) error {
 	return os.WriteFile(file, text, 0o600)
 }
 
-// freePort is one that nobody listens on now.
+// freePort returns a port without a listener.
 func freePort() (int, error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -160,8 +160,8 @@ func freePort() (int, error) {
 	return l.Addr().(*net.TCPAddr).Port, l.Close()
 }
 
-// listening waits until somebody listens on the port: the start of a tool is not what is
-// measured, and to try with a connection would take the only one that socat accepts.
+// listening waits until a process listens on the port, since the start of a tool is not
+// measured. It does not connect: socat accepts only one connection.
 func listening(ctx context.Context, port int) error {
 	line := fmt.Appendf(nil, ":%04X 00000000:0000 0A", port)
 	for ctx.Err() == nil {

@@ -22,7 +22,7 @@ func (p path) String() string {
 	return fmt.Sprintf("relay, %v", p.rtt)
 }
 
-// lay puts the path in front of whom the dialler would reach.
+// lay puts the path between the dialler and its server.
 func (p path) lay(d *transport.QUICDialer) (*relay.Relay, error) {
 	r, err := relay.Listen(d.Addr, 1)
 	if err != nil {

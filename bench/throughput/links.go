@@ -5,8 +5,8 @@ import (
 	"strings"
 )
 
-// link is what the source is told to send at most (--max-bandwidth). With less than what
-// the host can do, codecs differ by what they save; with as much, by what they cost.
+// link is the source's --max-bandwidth. Below the host's own rate, codecs differ by what
+// they save; at that rate, by what they cost.
 type link struct {
 	name string
 	word string // in benchmark names

@@ -51,8 +51,8 @@ func (m *meter) start() {
 	m.unwatch = resident.Watch(os.Getpid(), sampleEvery)
 }
 
-// finish ends the time, of which the way may know better what counts (0: all since start).
-// What the processors did is counted until stop.
+// finish ends the time. took is the duration that counts, 0 for all since the start.
+// The processors' time counts until stop.
 func (m *meter) finish(took time.Duration) {
 	if took == 0 {
 		took = time.Since(m.began)
@@ -115,7 +115,7 @@ func cpuTime() (total time.Duration, err error) {
 // machine is what all processors have done so far, of /proc/stat's first line.
 type machine struct{ busy, idle, own time.Duration }
 
-// userHZ is the unit of /proc/stat, whatever the kernel's own is.
+// userHZ is the unit of /proc/stat. The kernel's own tick does not change it.
 const userHZ = time.Second / 100
 
 func machineTime() (m machine, err error) {
@@ -140,8 +140,8 @@ func machineTime() (m machine, err error) {
 	return m, err
 }
 
-// others is the share of the processors' time since then that went to anybody else, the
-// hypervisor included: with much of it, figures say little.
+// others is the share of the processors' time since then that other processes and the
+// hypervisor used. If it is high, the figures mean little.
 func (m machine) others(since machine) float64 {
 	busy, idle := m.busy-since.busy, m.idle-since.idle
 	if busy+idle <= 0 {

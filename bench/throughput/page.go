@@ -32,7 +32,7 @@ func (r *result) page(dir string) ([]byte, error) {
 	rate := func(f *figures) record.Spread { return f.Rate }
 	cpu := func(f *figures) record.Spread { return f.CPU }
 	carriers, err1 := bars("Throughput by way, random bytes", "MB/s", moves(false), rate)
-	contents, err2 := bars("Throughput by content and codec", "MB/s of what is moved, whatever is on the wire", moves(true), rate)
+	contents, err2 := bars("Throughput by content and codec", "MB/s of state, before encoding", moves(true), rate)
 	processors, err3 := bars("Processor time", "CPU seconds per GB, both ends", r.shown(), cpu)
 	memory, err4 := memoryLines(slices.DeleteFunc(moves(false), func(o outcome) bool { return o.Group != groupPipeline }))
 	for _, err := range []error{err1, err2, err3, err4} {

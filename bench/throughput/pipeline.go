@@ -79,8 +79,8 @@ func (p pipeline) name() string {
 // patience is far above what any migration here takes.
 const patience = time.Minute
 
-// move migrates. The time is the downtime: everything is read while the guest stands
-// still, and connections are there by then.
+// move migrates. The time is the downtime: the source reads all of the state while the
+// guest is paused, and the connections exist before.
 func (p pipeline) move(ctx context.Context, size int64, m *meter) error {
 	policy, err := p.policy()
 	if err != nil {

@@ -8,8 +8,8 @@ import (
 	"github.com/migpipe/migpipe/vfio"
 )
 
-// What a replay gives, another takes, in whatever pieces; a byte that is not right, or
-// missing, or too many, it finds.
+// A replay accepts what another replay yields, in pieces of any size. It detects a wrong
+// byte, a missing byte and an extra byte.
 func TestReplay(t *testing.T) {
 	code, err := contents["code"]()
 	if err != nil {

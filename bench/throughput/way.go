@@ -37,7 +37,7 @@ func (w *way) measure(ctx context.Context, size int64) (sample, error) {
 	if w.Procs > 0 {
 		defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(w.Procs))
 	}
-	debug.FreeOSMemory() // nobody pays for another's garbage
+	debug.FreeOSMemory() // no way pays for the garbage of another
 	m := new(meter)
 	defer m.stop()
 	size = size * max(1, w.times) / max(1, w.part)

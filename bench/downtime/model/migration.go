@@ -55,7 +55,7 @@ func (m *migration) hire(each bool, to func(*device) int64) {
 	if each {
 		threads = len(m.devices)
 	}
-	if len(m.readers) != threads { // else they go on with what they have to do
+	if len(m.readers) != threads { // else the readers continue with their own devices
 		m.readers, m.writers = make([]*reader, threads), make([]*writer, threads)
 		for i := range threads {
 			m.readers[i], m.writers[i] = &reader{m: m}, &writer{m: m}
@@ -132,7 +132,7 @@ func (m *migration) reached(d *device) {
 	m.advance()
 }
 
-// finish starts the devices, all of which have loaded all.
+// finish starts the devices. All of them have loaded their streams.
 func (m *migration) finish() {
 	m.ended = true
 	m.cuts.Loaded = m.now

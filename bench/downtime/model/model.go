@@ -38,9 +38,9 @@ type Strategy struct {
 	// served one after another by one: in PRE_COPY, in the window between stop
 	// and start, for the SETs of the stop and for those of the start.
 	Precopy, Window, Stop, Start bool
-	// Flight is what may be on its way per thread, 0 = any number of bytes. It
-	// is taken back when written; when received where the destination queues
-	// without bound.
+	// Flight is the most bytes in flight per thread, 0 for no limit. The
+	// destination returns them when it has written them or, where it queues
+	// without bound, when it has received them.
 	Flight  int64
 	Unbound bool
 	// Commit has the source agree, once everything is loaded, before the
@@ -53,10 +53,10 @@ const mib = 1 << 20
 // chunk is what a thread reads at once.
 const chunk = mib
 
-// Strategies are those that are compared. Flight is, in turn, what a lane takes
-// before anybody reads it (transport.InitialWindow); as many packets of QEMU as
-// there are channels (four); and migpipe's default memory of 32 MiB, less one
-// chunk for each of two lanes, divided.
+// Strategies are the strategies under comparison. Flight differs: for the serial ones
+// it is what a lane takes before the destination reads (transport.InitialWindow). For
+// multifd it is as many packets of QEMU as there are channels (four). For migpipe it is
+// the default memory of 32 MiB, less one chunk for each of two lanes, divided.
 func Strategies(devices int) []Strategy {
 	return []Strategy{
 		{Name: "serial without ack", Flight: 2 * mib},

@@ -175,10 +175,9 @@ func starts(s Strategy, devices []Device) (took time.Duration) {
 	return took
 }
 
-// No downtime is shorter than what has to be done in it: the stops, then what each
-// device, the link and whoever loads have to do at least, and the starts. (That a longer
-// stop never helps is not so: the devices save ahead meanwhile, and pieces of other sizes
-// stand before others on the link.)
+// No downtime is shorter than its necessary work: the stops, then the least work of each
+// device, of the link and of the loaders, and the starts. A longer stop can help, though:
+// the devices save ahead meanwhile, and pieces of other sizes get the link first.
 func TestLeast(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		devices := drawDevices(t)

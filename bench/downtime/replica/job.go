@@ -12,8 +12,8 @@ import (
 	"github.com/migpipe/migpipe/vfio"
 )
 
-// Job is a migration of devices, each from Sources to the same place in Sinks,
-// both of which this process holds.
+// Job is a migration of devices, each from Sources to the same place in Sinks.
+// This process holds both.
 type Job struct {
 	Sources, Sinks []vfio.Device
 	Dialer         transport.Dialer

@@ -182,7 +182,7 @@ func (c *channel) sendAll(packets <-chan packet) error {
 	return c.lane.CloseWrite()
 }
 
-// finish waits until the guest runs there, and lets go of the devices.
+// finish waits until the guest runs at the destination, and frees the devices.
 func (s *source) finish() error {
 	if err := s.main.await(tagDone); err != nil {
 		return err
