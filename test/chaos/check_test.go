@@ -18,11 +18,11 @@ import (
 
 // evidence is what is left of a migration when its processes are gone.
 type evidence struct {
-	records [2][]journal.Record
-	log     [2][]sim.Line
-	ends    map[int]int64 // when a process ended, by its PID
-	letGo   map[int]bool  // it was told to give up what it held
-	gone    [2][]int64    // when a kept device ended with its host
+	records  [2][]journal.Record
+	log      [2][]sim.Line
+	ends     map[int]int64 // when a process ended, by its PID
+	released map[int]bool  // a signal ended its hold on a device
+	gone     [2][]int64    // when a kept device ended with its host
 }
 
 // collect reads the journals of a migration and the logs of its devices. What is
@@ -42,7 +42,7 @@ func collect(t *testing.T, state, logs [2]string, mig migration.ID) (e evidence)
 	return e
 }
 
-// when is a record's time by CLOCK_MONOTONIC, as far as nobody sets the wall clock.
+// when is a record's time by CLOCK_MONOTONIC, provided that the wall clock was not set.
 func when(r journal.Record) int64 {
 	return monotonic() - time.Since(r.Time.Round(0)).Nanoseconds()
 }
@@ -124,9 +124,9 @@ func (e *evidence) empty(s side, l sim.Line) bool {
 	return l.Event == "open" && !l.Found && l != e.log[s][0]
 }
 
-// sourceState is the state of the source's device at a time, "" if there was none, or
-// one without a guest. What no process has open, nobody runs, unless it is kept:
-// simulated devices end with their process.
+// sourceState is the state of the source's device at a time. It is "" if there was no
+// device, or one without a guest. A simulated device that is not kept ends with its
+// process, so a device that no process has open does not run.
 func (e *evidence) sourceState(at int64) (state string) {
 	var last sim.Line
 	for _, l := range e.log[source] {
@@ -174,23 +174,23 @@ func (e *evidence) afterExecution(runs []sim.Line, fail func(string, ...any)) {
 	}
 }
 
-// copies is I3: the source's copy is let go of only after the destination has run.
-// What a killed process takes with it, it did not let go of.
+// copies is I3: the source frees its copy only after the destination has run. A copy that
+// ends with a killed process does not count.
 func (e *evidence) copies(runs []sim.Line, fail func(string, ...any)) {
 	for _, l := range e.log[source] {
-		if !letsGo(l) || mayRun(l.From) || e.letGo[l.PID] {
+		if !frees(l) || mayRun(l.From) || e.released[l.PID] {
 			continue
 		}
 		if len(runs) == 0 || l.NS < runs[0].NS {
-			fail("I3: the source let go of its device in %s at %d, before the destination ran", l.From, l.NS)
+			fail("I3: the source freed its device in %s at %d, before the destination ran", l.From, l.NS)
 		}
 	}
 }
 
-// lastCopy is I3 where the source's host is lost: a whole copy of the destination may be
-// the last one then, and stays, until the source says that it does not need it (rule
-// R6). Whoever tells the program to let go may lose what that alone has open; a signal
-// resets nothing.
+// lastCopy is I3 where the source's host is lost. A whole copy of the destination may be
+// the last one then. It stays until the source reports that it does not need it (rule R6).
+// A user who ends the program by a signal may lose a device that only the program has
+// open; a signal resets nothing.
 func (e *evidence) lastCopy(fail func(string, ...any)) {
 	for i, l := range e.log[source] {
 		at, lost := e.lost(source, l)
@@ -198,8 +198,8 @@ func (e *evidence) lastCopy(fail func(string, ...any)) {
 			continue
 		}
 		for _, d := range e.log[destination] {
-			if d.NS > at && letsGo(d) && d.From == "STOP" && d.Whole && (d.Event == "reset" || !e.letGo[d.PID]) && !e.takenBack(d.NS) {
-				fail("I3h: the destination let go of a whole copy at %d, and the source's host was lost at %d", d.NS, at)
+			if d.NS > at && frees(d) && d.From == "STOP" && d.Whole && (d.Event == "reset" || !e.released[d.PID]) && !e.takenBack(d.NS) {
+				fail("I3h: the destination freed a whole copy at %d, and the source's host was lost at %d", d.NS, at)
 			}
 		}
 	}
@@ -219,8 +219,8 @@ func (e *evidence) takenBack(by int64) bool {
 	})
 }
 
-// letsGo says that a line tells of the end of what the device held.
-func letsGo(l sim.Line) bool { return l.Event == "reset" || l.Event == "close" && !l.Kept }
+// frees says that a line tells of the end of what the device held.
+func frees(l sim.Line) bool { return l.Event == "reset" || l.Event == "close" && !l.Kept }
 
 // accepts is I5: the destination runs what the source has committed, once.
 func (e *evidence) accepts(runs []sim.Line, fail func(string, ...any)) {
@@ -353,7 +353,7 @@ func TestCheckerFinds(t *testing.T) {
 	}
 	good := func() evidence {
 		return evidence{
-			ends: map[int]int64{1: 100, 2: 100}, letGo: map[int]bool{},
+			ends: map[int]int64{1: 100, 2: 100}, released: map[int]bool{},
 			log: [2][]sim.Line{
 				{line(1, 1, "open", "RUNNING", "RUNNING"), line(3, 1, "set", "RUNNING", "STOP_COPY"), line(8, 1, "set", "STOP_COPY", "STOP"), line(9, 1, "close", "STOP", "STOP")},
 				{line(1, 2, "open", "RUNNING", "RUNNING"), line(2, 2, "set", "STOP", "RESUMING"), line(4, 2, "set", "RESUMING", "STOP"), line(6, 2, "set", "STOP", "RUNNING")},
@@ -445,13 +445,13 @@ func TestCheckerFinds(t *testing.T) {
 		{"", func(e *evidence) { *e = deserted(e, 6e6) }},
 		{"I3h", func(e *evidence) { // no signal resets it
 			*e = deserted(e, 0)
-			e.letGo[2] = true
+			e.released[2] = true
 		}},
-		{"", func(e *evidence) { // it ends with its process, whose user was told so
+		{"", func(e *evidence) { // it ends with its process, and the program warned its user
 			*e = deserted(e, 0)
 			last := &e.log[destination][len(e.log[destination])-1]
 			last.Event, last.Kept = "close", false
-			e.letGo[2] = true
+			e.released[2] = true
 			e.records[destination] = e.records[destination][:3]
 		}},
 	} {

@@ -64,7 +64,7 @@ func prepare(dir string) error {
 	shared.bin, shared.keys = nobody.Programs(), dir
 	if shared.bin == "" {
 		shared.bin = filepath.Join(dir, "bin")
-		if err := errors.Join(build(shared.bin), os.Chmod(dir, 0o711)); err != nil { // nobody runs them too
+		if err := errors.Join(build(shared.bin), os.Chmod(dir, 0o711)); err != nil { // an unprivileged user runs them too
 			return err
 		}
 	}

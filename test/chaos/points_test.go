@@ -60,7 +60,7 @@ func owner(s side, point string, host bool) string {
 	return "in doubt" // it was accepted, and is LOST
 }
 
-// atPoints are three cases for each point of each side: the program stands still for a
+// atPoints are three cases for each point of each side. The program is paused for a
 // moment; it is killed and started again, with a device that is kept; or its host is
 // lost, and the device with it.
 func atPoints() (list []scenario) {

@@ -177,8 +177,8 @@ func (p *process) says(text string) bool {
 	})
 }
 
-// engaged reports whether a destination has heard of a source that it did not turn away, or
-// goes on with what another process has left.
+// engaged reports whether a destination serves a source that it did not refuse, or
+// continues the migration of an earlier process.
 func (p *process) engaged() bool {
 	engaged := false
 	for _, e := range p.told() {

@@ -66,7 +66,7 @@ func (f fault) spec() string {
 	return point + "=stop@" + n
 }
 
-// deed is done while the program stands still; it goes on afterwards.
+// deed is done while the program is stopped at a point; the program continues afterwards.
 type deed func(*world, *process)
 
 func kill(_ *world, p *process) { p.kill() }
@@ -118,7 +118,7 @@ func (w *world) restart(p *process, after time.Duration, host bool) {
 	}
 	time.Sleep(after)
 	if (host || !w.kept) && p.side == source && w.last(source) == handoff.Done {
-		return // nothing is left to be gone on with: the new device would begin a new migration
+		return // nothing is left to continue: the new device would begin a new migration
 	}
 	w.revive(p.side)
 }
@@ -152,7 +152,7 @@ var (
 	killed    = end{"killed", -1}
 	held      = end{"in-doubt", 11}
 	waiting   = end{"waits", -1} // for a source, and for the next migration
-	whatever  = end{}            // the invariants are all
+	anyEnd    = end{}            // only the invariants count
 )
 
 func aborted(exit int) end { return end{"aborted", exit} }
@@ -176,7 +176,7 @@ func (w *world) guard(p *process, faults []fault) {
 			f.do(w, p)
 		}
 		w.doing.Add(-1)
-		p.signal(syscall.SIGCONT) // has taken effect when it returns: if it stands still then, that is the next point
+		p.signal(syscall.SIGCONT) // has taken effect when it returns: if the process is stopped then, it is at the next point
 	}
 }
 
@@ -234,7 +234,7 @@ func (sc *scenario) run(t *testing.T, seed uint64) string {
 func (w *world) checkEnds(want [2]end) {
 	w.t.Helper()
 	for s, p := range w.now {
-		if p == nil || want[s] == whatever {
+		if p == nil || want[s] == anyEnd {
 			continue
 		}
 		got := end{"killed", p.exit()}

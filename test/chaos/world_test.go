@@ -46,7 +46,7 @@ type world struct {
 
 	address string       // of the destination, the same after a restart
 	mig     migration.ID // of the migration at hand, zero before there is one
-	round   int          // of migrations, of which each has logs and devices of its own
+	round   int          // of migrations; each has its own logs and devices
 
 	reviving [2]sync.Mutex  // one at a time restarts a side
 	guards   sync.WaitGroup // end with their program
@@ -54,12 +54,12 @@ type world struct {
 	doing    atomic.Int32   // how many have not ended
 	over     atomic.Bool    // no more are done
 
-	mu    sync.Mutex  // guards what follows
-	now   [2]*process // those that run, or ran last
-	all   []*process
-	boots [2]int       // how often a side's host was started again
-	letGo map[int]bool // who was told to give up what it held, by PID
-	gone  [2][]int64   // when a host took a kept device with it
+	mu       sync.Mutex  // guards what follows
+	now      [2]*process // those that run, or ran last
+	all      []*process
+	boots    [2]int       // how often a side's host was started again
+	released map[int]bool // the PIDs of the processes whose hold on a device a signal ended
+	gone     [2][]int64   // when a host took a kept device with it
 }
 
 // process is who runs a side, or ran it last.
@@ -80,7 +80,7 @@ func (w *world) both() [2]*process {
 // what it holds.
 func (w *world) tell(p *process) {
 	w.mu.Lock()
-	w.letGo[p.cmd.Process.Pid] = true
+	w.released[p.cmd.Process.Pid] = true
 	w.mu.Unlock()
 	p.signal(syscall.SIGTERM)
 }
@@ -97,7 +97,7 @@ func newWorld(t *testing.T, seed uint64) *world {
 			}
 		})
 	}
-	w := &world{t: t, dir: dir, bin: shared.bin, seed: seed, sc: &scenario{}, letGo: map[int]bool{}, urls: [2]string{defaultSource, defaultDestination}}
+	w := &world{t: t, dir: dir, bin: shared.bin, seed: seed, sc: &scenario{}, released: map[int]bool{}, urls: [2]string{defaultSource, defaultDestination}}
 	for s := range w.state {
 		w.state[s] = filepath.Join(dir, side(s).String())
 		if err := os.Mkdir(w.state[s], 0o700); err != nil {
@@ -166,8 +166,8 @@ func (w *world) start(s side, points string, args ...string) *process {
 	return p
 }
 
-// revive starts a side's program again when it was killed, with the same command line,
-// as a service manager does. That it may be a restart is all that it is told.
+// revive starts a side's killed program again with the same command line, as a service
+// manager does. The program gets no hint that this is a restart.
 func (w *world) revive(s side) {
 	if s == destination {
 		w.receive("", "--continue").again = true
@@ -211,7 +211,7 @@ func (w *world) lose(s side) {
 	w.gone[s] = append(w.gone[s], monotonic())
 }
 
-// beside runs a side's program in the place of nobody.
+// beside runs a side's program without making it the side's current process.
 func (w *world) beside(s side, state string, args ...string) *process {
 	w.t.Helper()
 	return start(w.t, s, w.bin, "", nil, slices.Concat(w.args(s, state), args)...)
@@ -271,9 +271,9 @@ func (w *world) send(points string, args ...string) *process {
 	return w.start(source, points, args...)
 }
 
-// settle waits until nothing more happens: both programs have ended, or the destination waits for a source that is gone. One that
-// stays in doubt, to keep its device, is told to let go when the other one has said all
-// that it will.
+// settle waits until nothing more happens: both programs have ended, or the destination
+// waits for a source that is gone. A program that stays in doubt to hold its device gets
+// a signal once the other program has nothing more to report.
 func (w *world) settle() {
 	w.t.Helper()
 	deadline := time.Now().Add(patience)
@@ -315,10 +315,10 @@ func (w *world) settle() {
 	w.t.Fatal("the programs do not end")
 }
 
-// waits reports whether a destination has nobody to wait for: mig-send is gone, or
-// keeps a device that it is in doubt about; and long ago, unless the destination has
-// heard of nobody since it was started again. No silence ends its wait in READY (rule
-// R5), and none for a first source, or for the next after one that was refused.
+// waits reports whether a destination waits in vain. Either mig-send is gone, or it holds
+// a device that it is in doubt about; and that was long ago, unless the destination has
+// served no source since its restart. No silence ends its wait in READY (rule R5), nor
+// its wait for a first source, or for the next one after a refusal.
 func (w *world) waits(p *process) bool {
 	s := w.process(source)
 	if s == nil { // the test plays it
@@ -365,7 +365,7 @@ func (w *world) evidence() evidence {
 	e := collect(w.t, w.state, [2]string{w.log(source), w.log(destination)}, w.mig)
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	e.ends, e.letGo, e.gone = map[int]int64{}, maps.Clone(w.letGo), w.gone
+	e.ends, e.released, e.gone = map[int]int64{}, maps.Clone(w.released), w.gone
 	for _, p := range w.all {
 		if !p.runs() {
 			e.ends[p.cmd.Process.Pid] = p.exited
@@ -405,7 +405,7 @@ func (w *world) check() evidence {
 }
 
 // checkProcess: one done event, at the end, with the exit code; bounded memory;
-// nobody left behind.
+// no process left behind.
 func (w *world) checkProcess(p *process) {
 	w.t.Helper()
 	told := p.told()
@@ -459,8 +459,8 @@ func (w *world) anyKilled() bool {
 	return slices.ContainsFunc(w.all, func(p *process) bool { return p.killed.Load() })
 }
 
-// next is row 70: whatever has happened, a further migration succeeds, of the same
-// attempt's device where the source still has it. It gives what became of the first.
+// next is row 70: after any fault, a further migration succeeds. It migrates the same
+// attempt's device if the source still has it. It returns the outcome of the first one.
 func (w *world) next() (outcome string) {
 	w.t.Helper()
 	w.flags = [2][]string{}
@@ -534,7 +534,7 @@ func (w *world) giveUp() {
 	args := slices.Concat([]string{"resolve", w.mig.String(), "--give-up", "--why", "a test", "--confirm", host,
 		"--state-dir", w.state[destination]}, shared.volatile)
 	if out, err := exec.Command(destination.program(w.bin), args...).CombinedOutput(); err != nil {
-		w.t.Errorf("give up: %v: %s", err, out)
+		w.t.Errorf("resolve: %v: %s", err, out)
 	}
 }
 

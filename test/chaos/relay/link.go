@@ -21,7 +21,7 @@ type Link struct {
 	Jitter time.Duration // up to that much more; the order stays
 	Rate   int64         // bytes per second, 0 is no limit
 	Queue  int           // bytes that may wait for Rate before more are lost, 0 is 256 KiB
-	Most   int           // longer datagrams are lost, and nobody is told, 0 is no limit
+	Most   int           // longer datagrams are lost without a message, 0 is no limit
 	Cut    bool          // nothing passes
 }
 

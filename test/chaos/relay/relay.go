@@ -21,8 +21,8 @@ const (
 // maxClients bounds the clients; datagrams of further ones are lost.
 const maxClients = 256
 
-// Relay hands datagrams on between clients, each of which the server sees under an
-// address of its own, and one server.
+// Relay forwards datagrams between clients and one server. The server sees each client
+// under an address of its own.
 type Relay struct {
 	front *net.UDPConn
 	to    netip.AddrPort
@@ -115,8 +115,8 @@ func (r *Relay) hear() {
 	}
 }
 
-// forward sends a client's datagram to the server. That nobody listens there is
-// what a client would not hear of either.
+// forward sends a client's datagram to the server. If no process listens there, the
+// client learns nothing of that, as on a real path.
 func (r *Relay) forward(client netip.AddrPort, data []byte) {
 	if socket := r.socket(client); socket != nil {
 		socket.Write(data)
@@ -148,7 +148,7 @@ func (r *Relay) answer(client netip.AddrPort, s *net.UDPConn) {
 			return
 		}
 		if err != nil {
-			continue // nobody listens there (ICMP), or does yet
+			continue // no process listens there (ICMP), or not yet
 		}
 		r.lines[Down].put(time.Now(), append([]byte(nil), room[:n]...), func(data []byte) { r.front.WriteToUDPAddrPort(data, client) })
 	}
