@@ -134,7 +134,7 @@ func crowd(t testing.TB, p *pair, size int) {
 	}
 }
 
-// durable adds a file, of which the destination tells how much would outlive it.
+// durable adds a file. The destination reports how much of it would outlive the process.
 func durable(t testing.TB, p *pair, size int) {
 	p.files(t, "d0", size)
 	p.journals(t, filepath.Join(t.TempDir(), "journals"))

@@ -11,7 +11,7 @@ import (
 	"github.com/migpipe/migpipe/vfio/sim"
 )
 
-// amnesiac is reset, by somebody else, right after it was found complete.
+// amnesiac is reset from outside right after it was found complete.
 type amnesiac struct{ *sim.Device }
 
 func (a *amnesiac) State() (vfio.State, error) {

@@ -15,9 +15,9 @@ import (
 	"github.com/migpipe/migpipe/writer"
 )
 
-// TestAnswerFromTheJournal: a source that asks for an attempt of which a destination has
-// the journal, and nothing else, is told what that says; what can be no more is recorded
-// first. What it waits for itself, the destination gets after that.
+// TestAnswerFromTheJournal: a source asks for an attempt that the destination knows only
+// from its journal. The destination answers with the journal's record, and first records
+// what can no longer happen. The source for which it waits itself is served after that.
 func TestAnswerFromTheJournal(t *testing.T) {
 	for _, c := range []struct {
 		record  handoff.Record
@@ -66,8 +66,9 @@ func TestAnswerFromTheJournal(t *testing.T) {
 	}
 }
 
-// TestAnswerNotBelieved: who asks for what another journal has said, or nobody knows of,
-// is declined in no journal's name: a source in doubt does not believe it.
+// TestAnswerNotBelieved: a source asks for an attempt of another journal, or for an unknown
+// one. The destination declines without a journal's name, so a source in doubt does not
+// believe it.
 func TestAnswerNotBelieved(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		mig := migration.NewID()
@@ -92,7 +93,7 @@ func TestAnswerNotBelieved(t *testing.T) {
 	})
 }
 
-// TestAnswerSaysWhy: a source that has not heard why its attempt has ended is told so
+// TestAnswerSaysWhy: a source that has not received why its attempt ended gets the reason
 // when it asks again.
 func TestAnswerSaysWhy(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -70,7 +70,7 @@ func (v *vmm) source(t *testing.T) (migration.Report, handoff.Record, error) {
 	if took := time.Since(began); took > 45*time.Second {
 		t.Errorf("the source took %v", took)
 	}
-	time.Sleep(5 * time.Second) // whatever it was told has come
+	time.Sleep(5 * time.Second) // all messages have arrived
 	synctest.Wait()
 	j, _ := v.receive.Journals(migration.ID{}, true)
 	was := j.Last().Record
@@ -167,8 +167,8 @@ func (d *lazy) SetState(to vfio.State) (vfio.Stream, error) {
 	return d.Device.SetState(to)
 }
 
-// TestBackTooLong: a way back of more than 30 s is over, and the copy there is kept. A
-// device that comes back later changes nothing.
+// TestBackTooLong: a way back fails after 30 s, and the destination retains its copy. A
+// device that returns to RUNNING later changes nothing.
 func TestBackTooLong(t *testing.T) {
 	for _, c := range []struct {
 		from   vfio.State
@@ -193,15 +193,15 @@ func TestBackTooLong(t *testing.T) {
 				if got := strings.Join(r.Warnings, "\n"); !strings.Contains(got, "do not run again after 30s") {
 					t.Errorf("warnings %q", got)
 				}
-				time.Sleep(5 * time.Minute) // the driver lets go
+				time.Sleep(5 * time.Minute) // the driver call returns
 				wantState(t, v.src[0], c.then)
 			})
 		})
 	}
 }
 
-// TestNoStartEndsTheCopy: whatever starts at the source after a failed way back, the
-// destination keeps its copy until the devices run again, or a person decides.
+// TestNoStartEndsTheCopy: after a failed way back, no process of the source ends the
+// destination's copy until the devices run again, or a person decides.
 func TestNoStartEndsTheCopy(t *testing.T) {
 	for _, c := range []struct {
 		name  string
@@ -264,7 +264,7 @@ func TestNoStartEndsTheCopy(t *testing.T) {
 	}
 }
 
-// slowDialer reaches nobody the first time, and takes long for that.
+// slowDialer reaches no destination the first time, after a long wait.
 type slowDialer struct {
 	transport.Dialer
 	tried bool
@@ -282,8 +282,8 @@ func (d *slowDialer) Dial(ctx context.Context) (transport.Lane, error) {
 	return nil, transport.ErrUnreachable
 }
 
-// TestCommitThere: what a person has decided is told to the destination by the next start,
-// whether or not this side had heard of its journal, and is never asked back.
+// TestCommitThere: the next start reports a person's decision to the destination, whether
+// or not the source knew its journal. The destination never asks for it.
 func TestCommitThere(t *testing.T) {
 	for _, known := range []bool{true, false} {
 		t.Run(fmt.Sprint("the destination's journal is known: ", known), func(t *testing.T) {

@@ -212,9 +212,9 @@ func (h *hostile) headOf(raw int) []byte {
 	return frame.Bytes()[:frame.Len()-raw]
 }
 
-// TestStubbornSources: a source that says nothing any more is lost. One that says that
-// it is there, and neither goes on nor ends, may be waiting for its guest, so only the
-// destination's user can judge it. It keeps nobody from doing so, and leaves nothing.
+// TestStubbornSources: a silent source counts as lost. A source that only sends
+// heartbeats may be waiting for its guest, so only the destination's user can judge it.
+// It cannot prevent that, and leaves nothing behind.
 func TestStubbornSources(t *testing.T) {
 	for _, c := range []struct {
 		name string
@@ -243,9 +243,9 @@ func TestStubbornSources(t *testing.T) {
 	}
 }
 
-// TestUnansweredSource: a source that asks without end and takes no answer is
-// lost, as one that is not there. In no bubble, where whoever waits for a mutex
-// keeps the time from passing.
+// TestUnansweredSource: a source that asks without end and reads no answer counts as
+// lost, like an absent one. The test uses no bubble, because a goroutine that waits for a
+// mutex there stops the virtual time.
 func TestUnansweredSource(t *testing.T) {
 	untilEnded(t, patience, func(h *hostile) {
 		for h.control.Send(&wire.Query{Attempt: h.attempt}) == nil {
@@ -253,7 +253,7 @@ func TestUnansweredSource(t *testing.T) {
 	}, transport.CodeNetwork)
 }
 
-// untilEnded has the destination's user give up after a while.
+// untilEnded has the destination's user cancel after a while.
 func untilEnded(t *testing.T, cancelled time.Duration, do func(*hostile), code transport.Code) {
 	d := newVictim(t)
 	time.AfterFunc(cancelled, d.cancel)

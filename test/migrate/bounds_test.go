@@ -71,8 +71,8 @@ type stuckStream struct {
 func (s *stuckStream) Read([]byte) (int, error)  { <-s.free; return 0, vfio.ErrSessionLost }
 func (s *stuckStream) Write([]byte) (int, error) { <-s.free; return 0, vfio.ErrSessionLost }
 
-// TestStuckDriver: where a driver neither answers nor lets go, the caller is
-// told so, and gets its goroutine back.
+// TestStuckDriver: if a driver call neither returns nor can be cancelled, the caller gets
+// an error, and its goroutine back.
 func TestStuckDriver(t *testing.T) {
 	for _, side := range []string{"source", "destination"} {
 		t.Run(side, func(t *testing.T) {
@@ -111,7 +111,7 @@ func TestStuckDriver(t *testing.T) {
 	}
 }
 
-// sluggish is a device that lets go of every write, and takes long to reset.
+// sluggish is a device whose writes can all be cancelled, and whose reset is slow.
 type sluggish struct{ *sim.Device }
 
 func (d sluggish) Reset() error {
@@ -148,8 +148,8 @@ func TestRefusedDevices(t *testing.T) {
 	p.atHome(t)
 }
 
-// TestTurnedAway: a second source is told why it is not served, and so is the
-// user of the destination.
+// TestTurnedAway: a second source gets the reason why the destination refuses it, and so
+// does the destination's user.
 func TestTurnedAway(t *testing.T) {
 	eachCarrier(t, func(t *testing.T, c carrier) {
 		var second side
@@ -202,7 +202,7 @@ func TestTinyChunks(t *testing.T) {
 		early := wire.NewControl(h.dial(wire.LaneControl))
 		early.Send(&wire.Estimate{}) // of nothing, before there is anything
 		if m, err := early.Receive(); err == nil {
-			t.Errorf("a source that begins with ESTIMATE is told %+v", m)
+			t.Errorf("a source that begins with ESTIMATE gets %+v", m)
 		}
 		h.control = wire.NewControl(h.dial(wire.LaneControl))
 		hello := h.hello()
@@ -320,7 +320,7 @@ func TestSmallState(t *testing.T) {
 				t.Fatalf("%s: send: %v\nreceive: %v", url, s.err, r.err)
 			}
 			if got := s.report.Downtime; got < 2*trip || got > 2*trip+slack {
-				t.Errorf("%s: the guest stood still for %v, two round trips are %v", url, got, 2*trip)
+				t.Errorf("%s: the downtime is %v, two round trips are %v", url, got, 2*trip)
 			}
 			if took < trips*trip || took > trips*trip+slack {
 				t.Errorf("%s: it took %v, %d round trips are %v", url, took, trips, trips*trip)

@@ -82,7 +82,7 @@ func TestCancel(t *testing.T) {
 					p.wantCancelled(t, r, atSource)
 					p.wantSoon(t, time.Unix(0, began.Load()))
 					if len(g.calls) == 1 {
-						t.Errorf("the guest was told to %v", g.calls)
+						t.Errorf("the guest got the calls %v", g.calls)
 					}
 					p.rolledBack(t, s, r)
 				})
@@ -112,7 +112,7 @@ func (p *pair) wantSoon(t *testing.T, since time.Time) {
 	}
 }
 
-// TestCancelConnecting cancels a source that has not reached anybody.
+// TestCancelConnecting cancels a source that has not reached a destination.
 func TestCancelConnecting(t *testing.T) { synctest.Test(t, testCancelConnecting) }
 
 func testCancelConnecting(t *testing.T) {
@@ -129,7 +129,7 @@ func testCancelConnecting(t *testing.T) {
 	p.rolledBack(t, s, r)
 }
 
-// deaf dials and reaches nobody.
+// deaf dials and reaches no destination.
 type deaf struct{}
 
 func (deaf) Dial(ctx context.Context) (transport.Lane, error) {
@@ -148,13 +148,13 @@ func testCancelPause(t *testing.T) {
 	p.send.Observe = when(migration.Stop, 50*time.Millisecond, p.cancelSend)
 	s, r := p.run(t)
 	if fmt.Sprint(g.calls) != "[pause resume]" {
-		t.Errorf("the guest was told to %v", g.calls)
+		t.Errorf("the guest got the calls %v", g.calls)
 	}
 	p.wantCancelled(t, s, false)
 	p.rolledBack(t, s, r)
 }
 
-// gate is a journal that stops at one record until it is told to go on.
+// gate is a journal that blocks at one record until the test opens it.
 type gate struct {
 	*handoff.Memory
 	at      handoff.Record
@@ -279,7 +279,7 @@ func TestLost(t *testing.T) {
 	}
 }
 
-// TestInDoubt cuts the connection where nobody can know any more.
+// TestInDoubt cuts the connection where neither side can know the outcome.
 func TestInDoubt(t *testing.T) {
 	t.Run("COMMIT lost", func(t *testing.T) {
 		eachCarrier(t, func(t *testing.T, carry carrier) {
@@ -321,8 +321,8 @@ func TestInDoubt(t *testing.T) {
 	})
 }
 
-// A cancel ends a destination whose device takes nothing more: here a pipe that
-// nobody reads.
+// A cancel ends a destination whose device accepts no more data: here a pipe without a
+// reader.
 func TestCancelUnreadPipe(t *testing.T) {
 	eachCarrier(t, func(t *testing.T, c carrier) {
 		p := newPair(t, c)

@@ -74,8 +74,8 @@ func TestChoose(t *testing.T) {
 	w.migrate(t)
 }
 
-// TestChooseWhoAnswers: where one carrier is there it is that one. Of sources that stand
-// still nothing is measured, and where nobody is, that is the error.
+// TestChooseWhoAnswers: if one carrier answers, it is chosen. For devices that do not run
+// nothing is measured. If none answers, that is the error.
 func TestChooseWhoAnswers(t *testing.T) {
 	p := newPair(t, overTLS)
 	p.add(t, "d0", "mlx5?size=5MiB", "mlx5?size=5MiB")
@@ -89,7 +89,7 @@ func TestChooseWhoAnswers(t *testing.T) {
 	w.cancelReceive()
 	<-w.done
 	if all, err := reader.Choose(w.sendCtx, eitherDialer(port.Own(t), tls.Credentials), w.sources, &w.send); len(all) > 0 || !errors.Is(err, transport.ErrUnreachable) {
-		t.Errorf("%+v, %v, want that nobody answers", all, err)
+		t.Errorf("%+v, %v, want an error because no carrier answers", all, err)
 	}
 	if _, err := w.sources[0].Device.SetState(vfio.Stop); err != nil {
 		t.Fatal(err)

@@ -121,7 +121,7 @@ func TestCorrupt(t *testing.T) {
 	}
 }
 
-// TestMaxState: an administrator's limit bounds a stream, whatever its estimate.
+// TestMaxState: an administrator's limit bounds a stream, independent of its estimate.
 func TestMaxState(t *testing.T) {
 	p := newPair(t, pipe)
 	p.add(t, "d0", "xe?size=2MiB", "xe?size=2MiB")

@@ -112,8 +112,8 @@ func (l *liar) listen() {
 	l.control.Lane().Close()
 }
 
-// TestHostileDestination: whatever the destination says, the source runs on
-// unless it has given up the right to, and never runs a second copy.
+// TestHostileDestination: for every message of the destination, the source runs on unless
+// it has recorded COMMIT, and never runs a second copy.
 func TestHostileDestination(t *testing.T) {
 	change := func(f func(*wire.Welcome)) func(*liar) {
 		return func(l *liar) {
@@ -219,7 +219,7 @@ func TestHostileDestination(t *testing.T) {
 					t.Errorf("took %v, may take %v", took, c.took)
 				}
 				if !f.Remote && c.code != transport.CodeNetwork && (l.aborted == nil || l.aborted.Code != c.code) {
-					t.Errorf("the destination was told %+v", l.aborted)
+					t.Errorf("the destination got %+v", l.aborted)
 				}
 				wantState(t, src, vfio.Running)
 				next := newPair(t, pipe)

@@ -134,8 +134,8 @@ func TestDurableAttempts(t *testing.T) {
 	}
 }
 
-// TestDoubtBeforeTheDevices: a source that has given up the right to resume asks the
-// destination, and does nothing to its devices as long as that does not answer.
+// TestDoubtBeforeTheDevices: a source that has recorded COMMIT asks the destination, and
+// does nothing to its devices until the destination answers.
 func TestDoubtBeforeTheDevices(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPair(t, pipe)
@@ -146,8 +146,8 @@ func TestDoubtBeforeTheDevices(t *testing.T) {
 		j.Append(handoff.Entry{Record: handoff.Commit, Attempt: migration.Attempt{Mig: a.Mig, Epoch: 1}, Journal: j.ID()})
 		p.send.Attempt, p.send.Journal = a, j
 		before := len(src.Log())
-		nobody, _ := pipe(t)
-		if r, err := p.sendTo(nobody); r.Outcome != migration.InDoubt || err == nil || r.Attempt.Epoch != 1 {
+		silent, _ := pipe(t)
+		if r, err := p.sendTo(silent); r.Outcome != migration.InDoubt || err == nil || r.Attempt.Epoch != 1 {
 			t.Errorf("%v of attempt %d, %v", r.Outcome, r.Attempt.Epoch, err)
 		}
 		if len(j.Entries()) != 1 || len(src.Log()) != before {
@@ -186,8 +186,8 @@ func TestTurnedAwayForAnother(t *testing.T) {
 	p.committed(t, side{s, err}, <-received)
 }
 
-// TestOpenIsTakenBack: the devices of an attempt that ended with its process are taken
-// back, wherever it has left them, and the next attempt begins with them.
+// TestOpenIsTakenBack: if an attempt ended with its process, the next start returns the
+// devices to RUNNING from any state, and the next attempt begins with them.
 func TestOpenIsTakenBack(t *testing.T) {
 	for _, left := range []vfio.State{vfio.Running, vfio.PreCopy, vfio.PreCopyP2P, vfio.StopCopy, vfio.Stop} {
 		p := newPair(t, pipe)

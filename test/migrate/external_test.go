@@ -83,7 +83,7 @@ func (v *vmm) rolledBack(s, r side) {
 	v.t.Helper()
 	v.wantCalls("approve")
 	if got := fmt.Sprint(v.g.calls); got != "[pause resume]" {
-		v.t.Errorf("the guest was told to %s", got)
+		v.t.Errorf("the guest got the calls %s", got)
 	}
 	v.pair.rolledBack(v.t, s, r)
 }
@@ -114,8 +114,8 @@ func (v *vmm) records() string {
 	return fmt.Sprint(v.send.Journal.Last().Record, " ", j.Last().Record)
 }
 
-// TestExternal: both halves of the switchover are the VMM's. It is asked before COMMIT
-// is recorded, and before the source may let go.
+// TestExternal: the VMM owns both halves of the switchover. The source asks it before it
+// records COMMIT, and before it frees its devices.
 func TestExternal(t *testing.T) {
 	timed(t, true, func(t *testing.T, c carrier) {
 		const slow = 200 * time.Millisecond
@@ -218,7 +218,7 @@ func TestNotApproved(t *testing.T) {
 	}
 }
 
-// cutDialer reaches nobody any more, from a moment on.
+// cutDialer reaches no destination from a given moment on.
 type cutDialer struct {
 	transport.Dialer
 	gone  atomic.Bool
@@ -251,8 +251,8 @@ func closeAll(lanes []transport.Lane) {
 	}
 }
 
-// TestLostWhileDeciding: a source that has not said COMMIT runs on, whatever becomes
-// of the destination.
+// TestLostWhileDeciding: a source that has not sent COMMIT runs on, with or without a
+// destination.
 func TestLostWhileDeciding(t *testing.T) {
 	timed(t, true, func(t *testing.T, carry carrier) {
 		var d *cutDialer
@@ -261,7 +261,7 @@ func TestLostWhileDeciding(t *testing.T) {
 			d = &cutDialer{Dialer: dialer}
 			return d, l
 		}, func(ctx context.Context) error { d.cut(); <-ctx.Done(); return context.Cause(ctx) }, nil)
-		v.lonely, v.left = true, true // the destination holds its copy, and is told to end
+		v.lonely, v.left = true, true // the destination holds its copy until the test cancels it
 		v.send.DowntimeTarget, v.send.ResumeAfter = 5*time.Second, 5*time.Second
 		s, r := v.run(t)
 		if s.report.Outcome != migration.Aborted || s.err == nil {
@@ -271,8 +271,8 @@ func TestLostWhileDeciding(t *testing.T) {
 	})
 }
 
-// TestGuestNotStarted: a guest whose start failed may have run. Nobody runs anything
-// then before people have looked.
+// TestGuestNotStarted: a guest whose start failed may have run. Neither side runs
+// anything until a person has decided.
 func TestGuestNotStarted(t *testing.T) {
 	timed(t, true, func(t *testing.T, c carrier) {
 		v := newVMM(t, c, nil, func(context.Context) error { return errors.New("no answer from the vCPUs") })
@@ -292,7 +292,7 @@ func TestGuestNotStarted(t *testing.T) {
 			wantState(t, v.dst[i], vfio.Running)
 		}
 		if got := fmt.Sprint(v.g.calls); got != "[pause]" {
-			t.Errorf("the guest was told to %s", got)
+			t.Errorf("the guest got the calls %s", got)
 		}
 	})
 }

@@ -83,7 +83,7 @@ func (f failure) run(t *testing.T, c carrier) {
 		t.Errorf("the destination reports %q", got)
 	}
 	if got := strings.Join(g.calls, " "); got != "" && got != "pause resume" {
-		t.Errorf("the guest was told to %s", got)
+		t.Errorf("the guest got the calls %s", got)
 	}
 	if stopped, _ := span(p.src, vfio.Stop, all); f.neverStopped && stopped != 0 {
 		t.Error("a source device was stopped")
@@ -217,8 +217,8 @@ func TestNeedsReset(t *testing.T) {
 	}
 }
 
-// TestStartRan: when one of two devices has run at the destination, nobody may
-// take the source's copy for the only one.
+// TestStartRan: when one of two devices has run at the destination, the source's copy
+// must not count as the only one.
 func TestStartRan(t *testing.T) {
 	p := newPair(t, pipe)
 	p.add(t, "well", nic, nic)
@@ -256,7 +256,7 @@ func TestGuest(t *testing.T) {
 		t.Errorf("reported is %q", f)
 	}
 	if fmt.Sprint(g.calls, g.states) != "[pause resume] [PRE_COPY RUNNING]" {
-		t.Errorf("the guest was told to %v while its device was in %v", g.calls, g.states)
+		t.Errorf("the guest got the calls %v while its device was in %v", g.calls, g.states)
 	}
 	p.rolledBack(t, s, r)
 }

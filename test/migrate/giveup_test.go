@@ -29,8 +29,8 @@ func (h *hostile) again() {
 	}
 }
 
-// TestTryGivenUp: a source that gives a try to come back up hangs up, and has given up
-// nothing else.
+// TestTryGivenUp: a source that abandons a try to reconnect closes its connection, and
+// keeps its devices.
 func TestTryGivenUp(t *testing.T) {
 	for _, at := range []string{"receiving", "ready", "running"} {
 		t.Run(at, func(t *testing.T) {

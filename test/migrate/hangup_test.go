@@ -43,7 +43,7 @@ func (f *firstLanes) note(first *transport.Lane, lane transport.Lane) transport.
 // its CloseWrite, has ended no attempt. Only DECLINED, ABORT and FIN do.
 func TestControlLaneEnds(t *testing.T) {
 	for _, side := range []string{"source", "destination"} {
-		for _, way := range []string{"is given up", "is finished"} {
+		for _, way := range []string{"is abandoned", "is finished"} {
 			t.Run(way+" at the "+side, func(t *testing.T) {
 				eachCarrier(t, func(t *testing.T, c carrier) {
 					lanes := &firstLanes{}

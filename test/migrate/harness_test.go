@@ -56,7 +56,7 @@ type pair struct {
 	receive  writer.Options
 	carrier  carrier
 	resends  bool // lanes are lost, and what they carried is sent again
-	lonely   bool // the destination waits for a source that has ended, until it is told to end
+	lonely   bool // the destination waits for a source that has ended, until the test cancels it
 	left     bool // it leaves a complete copy then
 
 	sendCtx, receiveCtx       context.Context
@@ -299,7 +299,7 @@ func (p *pair) atHome(t testing.TB) {
 	}
 }
 
-// again migrates the same devices once more, without whatever was in the way.
+// again migrates the same devices once more, without the earlier obstacle.
 func (p *pair) again(t testing.TB) {
 	t.Helper()
 	next := barePair(t, pipe)
@@ -329,7 +329,7 @@ func (p *pair) sendTo(d transport.Dialer) (migration.Report, error) {
 	return reader.Send(p.sendCtx, d, p.sources, &p.send)
 }
 
-// always is the same journal whatever migration comes.
+// always returns the same journal for every migration.
 func always(j handoff.Journal) handoff.Journals {
 	return func(migration.ID, bool) (handoff.Journal, error) { return j, nil }
 }

@@ -133,8 +133,8 @@ func (h *hostile) end(device uint16, bytes, chunks uint64) {
 	h.send(&wire.End{Attempt: h.attempt, Device: device, Bytes: bytes, Chunks: chunks})
 }
 
-// TestHostileSource: whatever the source says, the destination ends with the
-// reason, resets what it had touched, and has taken no more than it promised.
+// TestHostileSource: for every message of the source, the destination ends with the
+// reason, resets the devices that it had touched, and has accepted no more than it promised.
 func TestHostileSource(t *testing.T) {
 	for _, c := range []struct {
 		name string
@@ -278,7 +278,7 @@ func againstSource(t *testing.T, do func(*hostile), code transport.Code) {
 		t.Errorf("destination: %v, %v, want %v: %q", r.report.Outcome, f.Code, code, f)
 	}
 	if m, ok := h.got.(*wire.Declined); !ok || m.Code != code {
-		t.Errorf("the source was told %+v, want DECLINED(%v)", h.got, code)
+		t.Errorf("the source got %+v, want DECLINED(%v)", h.got, code)
 	}
 	d.unharmed(t)
 }
@@ -381,8 +381,8 @@ type taking struct {
 
 func (s *taking) Write(p []byte) (int, error) { s.d.written += len(p); return len(p), nil }
 
-// TestSilentSources: whoever opens lanes and says nothing, or not HELLO, costs
-// the next source no more than a moment.
+// TestSilentSources: a source that opens lanes and sends nothing, or no HELLO, delays the
+// next source only for a moment.
 func TestSilentSources(t *testing.T) {
 	for _, c := range []struct {
 		name string

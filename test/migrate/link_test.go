@@ -139,8 +139,8 @@ func (l *pacedLane) wait(at time.Time) bool {
 	}
 }
 
-// Write waits until data has left, like a socket with no buffer. A message has
-// always room: its writer holds a lock, and virtual time stands still for those.
+// Write waits until the data has left, like a socket with no buffer. A control message
+// never waits: its writer holds a mutex, which would stop the virtual time.
 func (l *pacedLane) Write(p []byte) (int, error) {
 	left, there := l.way.send(len(p))
 	if len(p) >= 1<<10 && !l.wait(left) {

@@ -57,7 +57,7 @@ func TestSets(t *testing.T) {
 				p.figures(t, s, r)
 				p.inOrder(t)
 				if got := strings.Join(guest.calls, " "); got != "pause" {
-					t.Errorf("the guest was told to %s", got)
+					t.Errorf("the guest got the calls %s", got)
 				}
 			})
 		})
@@ -252,7 +252,7 @@ func TestEvents(t *testing.T) {
 		t.Errorf("destination went through %s", got)
 	}
 	if bytes == 0 {
-		t.Error("no progress was told")
+		t.Error("no progress was reported")
 	}
 }
 

@@ -10,8 +10,8 @@ import (
 	"github.com/migpipe/migpipe/transport/migration"
 )
 
-// TestBottleneck: both sides name the stage that is slow, while the guest stands still
-// and in the end, and the memory in front of that stage is full.
+// TestBottleneck: both sides name the slow stage, during the switchover and at the end,
+// and the memory in front of that stage is full.
 func TestBottleneck(t *testing.T) {
 	fast := "xe?size=32MiB&content=random"
 	for _, c := range []struct {

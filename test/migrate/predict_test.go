@@ -148,8 +148,8 @@ func randomTimes(r *rand.Rand, profile string) (query string) {
 	return query
 }
 
-// TestOverdue: what a stop takes longer than anybody could see before is told when
-// it is certain, once, and not after the limit.
+// TestOverdue: a side reports that a switchover takes longer than predicted. It does so
+// when that is certain, once, and not after the limit.
 func TestOverdue(t *testing.T) {
 	for url, stage := range map[string]string{
 		"mlx5?size=1MiB&stop=500ms":  "stopping the devices",
@@ -172,14 +172,14 @@ func TestOverdue(t *testing.T) {
 			p.succeed(t)
 			known := strings.Replace(strings.Join(told, "; "), " at least about 30", " about 30", 1)
 			if len(told) != 1 || !strings.HasPrefix(known, "300ms: the downtime is expected to be about 30") || !strings.Contains(told[0], stage+" has taken") {
-				t.Errorf("%s: %q was told", url, told)
+				t.Errorf("%s: %q was reported", url, told)
 			}
 		})
 	}
 }
 
-// TestReinit: a device that is initialised anew after its initial bytes were
-// acknowledged delays the stop until the new ones are.
+// TestReinit: a device that is initialised again after the acknowledgement of its initial
+// bytes delays the switchover until the new initial bytes are acknowledged.
 func TestReinit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPair(t, paced(50<<20, time.Millisecond))
@@ -230,7 +230,7 @@ func TestOnLimit(t *testing.T) {
 					t.Errorf("send: %v", s.err)
 				}
 				if s.report.Downtime != 0 || wentTo(src, vfio.StopCopy) {
-					t.Errorf("the guest stood still for %v", s.report.Downtime)
+					t.Errorf("the downtime is %v", s.report.Downtime)
 				}
 				p.atHome(t)
 			})
@@ -300,26 +300,26 @@ func TestSlowEstimates(t *testing.T) {
 		p.sources[0].Device = &slowToAnswer{Device: src, size: 3 * time.Second}
 		s, _ := p.succeed(t)
 		if d := s.report.Downtime; d > 400*time.Millisecond {
-			t.Errorf("the guest stood still for %v", d)
+			t.Errorf("the downtime is %v", d)
 		}
 	})
 }
 
-// TestCalledOff: a device that was initialised anew after the decision is not
-// stopped, whatever answers were under way; its guest runs on, and is stopped
-// when the new initial bytes are there. A cancel meanwhile finds it running.
+// TestCalledOff: the source does not stop a device that was initialised again after the
+// decision, whichever answers are under way. Its guest runs on, and is paused when the
+// new initial bytes are there. A cancel meanwhile finds the guest running.
 func TestCalledOff(t *testing.T) {
 	for _, cancel := range []bool{false, true} {
 		t.Run(fmt.Sprint("cancel ", cancel), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				p := newPair(t, paced(50<<20, time.Millisecond))
 				src, _ := p.add(t, "nic0", "mlx5?size=8MiB&dirty=1MiB/s", "mlx5?size=8MiB")
-				anew := &initialisedAnew{Device: src}
-				p.sources[0].Device = anew
+				again := &initialisedAgain{Device: src}
+				p.sources[0].Device = again
 				var calls []string
 				p.send.PauseGuest = func(context.Context) error {
 					calls = append(calls, "pause")
-					anew.once = len(calls) == 1
+					again.once = len(calls) == 1
 					return nil
 				}
 				p.send.ResumeGuest = func(context.Context) error {
@@ -333,27 +333,27 @@ func TestCalledOff(t *testing.T) {
 				s, r := p.run(t)
 				if cancel {
 					if got := strings.Join(calls, " "); got != "pause resume" || s.report.Outcome != migration.Aborted {
-						t.Errorf("%v: the guest was told to %s", s.report.Outcome, got)
+						t.Errorf("%v: the guest got the calls %s", s.report.Outcome, got)
 					}
 					wantState(t, src, vfio.Running)
 					return
 				}
 				p.committed(t, s, r)
 				if got := strings.Join(calls, " "); got != "pause resume pause" {
-					t.Errorf("the guest was told to %s", got)
+					t.Errorf("the guest got the calls %s", got)
 				}
 			})
 		})
 	}
 }
 
-// initialisedAnew says once, in a stop, that the device was initialised anew.
-type initialisedAnew struct {
+// initialisedAgain reports once, in a switchover, that the device was initialised again.
+type initialisedAgain struct {
 	*sim.Device
 	once bool
 }
 
-func (d *initialisedAnew) SetState(to vfio.State) (vfio.Stream, error) {
+func (d *initialisedAgain) SetState(to vfio.State) (vfio.Stream, error) {
 	s, err := d.Device.SetState(to)
 	if s != nil {
 		s = &anewStream{s, d}
@@ -363,7 +363,7 @@ func (d *initialisedAnew) SetState(to vfio.State) (vfio.Stream, error) {
 
 type anewStream struct {
 	vfio.Stream
-	d *initialisedAnew
+	d *initialisedAgain
 }
 
 func (s *anewStream) Pending() (vfio.Pending, error) {

@@ -160,7 +160,7 @@ func TestPreflightRefused(t *testing.T) {
 	}
 }
 
-// A source that does not run is refused without asking anybody.
+// A source that does not run is refused before it dials.
 func TestPreflightOfStoppedSource(t *testing.T) {
 	p := newPair(t, pipe)
 	src, _ := p.add(t, "d0", nic, nic)
@@ -245,7 +245,7 @@ func (h *prober) flood() {
 	}
 }
 
-// TestHostilePreflight: whatever the source says, the preflight ends, no device
+// TestHostilePreflight: for every message of the source, the preflight ends, no device
 // is touched, and the next preflight and the migration are served.
 func TestHostilePreflight(t *testing.T) {
 	for _, c := range []struct {
@@ -312,7 +312,7 @@ func againstPreflight(t *testing.T, do func(*prober), code transport.Code) {
 	}
 	d, _ := h.got.(*wire.Declined)
 	if code != 0 && (d == nil || d.Code != code) {
-		t.Errorf("the source was told %+v, want DECLINED(%v)", h.got, code)
+		t.Errorf("the source got %+v, want DECLINED(%v)", h.got, code)
 	}
 	h.lane.Close()
 	synctest.Wait()
@@ -390,8 +390,7 @@ func welcomed(m, answer wire.Message) wire.Message {
 	return &wire.Welcome{Attempt: h.Attempt, Version: 1, ChunkSize: h.ChunkSize, Lanes: 1, Codecs: h.Codecs, Windows: make([]wire.Window, len(h.Devices))}
 }
 
-// pretend is a destination that answers as it is told to, and reads nothing of
-// a probe.
+// pretend is a destination that replies with answer, and reads nothing of a probe.
 func pretend(ctx context.Context, l transport.Listener, answer func(wire.Message) wire.Message) {
 	lane, err := l.Accept(ctx)
 	if err != nil {

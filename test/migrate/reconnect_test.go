@@ -64,8 +64,8 @@ func (s *bridge) on(phase string, do func()) {
 	}
 }
 
-// cutLane loses every packet of the source's n-th socket, of which the first is the
-// control lane's.
+// cutLane loses every packet of the source's n-th socket. The first socket is the control
+// lane's.
 func (s *bridge) cutLane(n int) {
 	lane := netip.AddrPortFrom(sourceHost, uint16(1025+n))
 	s.net.Cut(func(from, to netip.AddrPort) bool { return from == lane || to == lane })
@@ -145,14 +145,14 @@ func TestCutTooLong(t *testing.T) {
 			t.Errorf("outcomes %v (%v) and %v (%v)", s.s.report.Outcome, s.s.err, s.r.report.Outcome, s.r.err)
 		}
 		if down := s.s.report.Downtime; down < 5*time.Second || down > 5*time.Second+2*100*time.Millisecond {
-			t.Errorf("the guest stood still for %v", down)
+			t.Errorf("the downtime is %v", down)
 		}
 		wantState(t, s.src[0], vfio.Running)
 	})
 }
 
-// TestReconnectFor: neither side waits for the other for longer than it was told,
-// before anything is decided, and the guest is not stopped meanwhile.
+// TestReconnectFor: before the decision, neither side waits for the other for longer than
+// its ReconnectFor, and the guest is not paused meanwhile.
 func TestReconnectFor(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newBridge(t)
@@ -174,8 +174,8 @@ func TestReconnectFor(t *testing.T) {
 	})
 }
 
-// TestReadyHolds: a complete copy waits for its source through any silence, and is
-// there when that comes back.
+// TestReadyHolds: a complete copy survives any silence of its source, and is still there
+// when the source reconnects.
 func TestReadyHolds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newBridge(t)
@@ -233,9 +233,9 @@ func TestNextAttemptEndsTheOne(t *testing.T) {
 	})
 }
 
-// TestOnlyCopyIsSpared: a source that finds its attempt open, and its devices running,
-// with nothing of it, as after a restart of its host, leaves a complete copy alone, until
-// somebody insists.
+// TestOnlyCopyIsSpared: after a restart of its host, a source finds its attempt open and
+// its devices running without their guest. It leaves a complete copy alone until a person
+// insists.
 func TestOnlyCopyIsSpared(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newBridge(t)
@@ -293,7 +293,7 @@ func TestDataLanesLost(t *testing.T) {
 			t.Errorf("%v (%v) and %v (%v)", s.s.report.Outcome, s.s.err, s.r.report.Outcome, s.r.err)
 		}
 		if f, ok := s.r.err.(*transport.Fault); !ok || !f.Remote {
-			t.Errorf("the destination was told nothing: %v", s.r.err)
+			t.Errorf("the destination got nothing: %v", s.r.err)
 		}
 	})
 }
@@ -302,8 +302,8 @@ func TestDataLanesLost(t *testing.T) {
 // heartbeat is shorter, and that of data is not.
 const narrowPayload = 1000
 
-// TestPathNarrows: the MTU of the path becomes smaller, and nobody says so. Small packets
-// pass, and so every connection lives, and carries nothing. New ones do.
+// TestPathNarrows: the MTU of the path shrinks without a message. Small packets pass, so
+// every connection lives but carries no data. New connections do.
 func TestPathNarrows(t *testing.T) {
 	for _, c := range []struct {
 		name    string
@@ -313,7 +313,7 @@ func TestPathNarrows(t *testing.T) {
 	}{
 		// The data lanes are dead and the control lane is not.
 		{"while the guest runs", migration.PreCopy, "mlx5?size=4MiB&dirty=64KiB/s", 1},
-		{"while it stands still", migration.StopCopy, "xe?size=4MiB", 1},
+		{"during the switchover", migration.StopCopy, "xe?size=4MiB", 1},
 		// ACK and ESTIMATE of many devices are long: the control lane is dead as well.
 		{"for long messages too", migration.StopCopy, "xe?size=64KiB", 64},
 	} {

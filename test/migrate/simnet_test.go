@@ -36,8 +36,8 @@ var (
 const resumes = true
 
 // TestSimnet migrates over real QUIC and a bad network, in virtual time: delay, loss,
-// duplicates, reordering, a narrow path, and cuts at any moment. Whatever comes, both
-// sides end with one running device, or the source says that it is in doubt while the
+// duplicates, reordering, a narrow path, and cuts at any moment. In every case both
+// sides end with one running device, or the source reports that it is in doubt while the
 // network is down.
 func TestSimnet(t *testing.T) {
 	sender, receiver := pinned(t)
@@ -121,7 +121,7 @@ type voyage struct {
 	listener transport.Listener
 
 	mu       sync.Mutex // of what both sides' observers touch
-	welcomed time.Time  // when the source was told of the first phase after WELCOME
+	welcomed time.Time  // when the source reported the first phase after WELCOME
 	asked    time.Time  // when it was about to commit
 
 	s, r  side
@@ -259,8 +259,8 @@ func (v *voyage) cut(c *cut) {
 // deserted is far above what a destination waits for a source that has ended.
 const deserted = 3 * time.Minute
 
-// run runs both sides to their ends. A destination that waits for ever is told to
-// end, as an operator would.
+// run runs both sides to their ends. It cancels a destination that waits for ever, as an
+// operator would.
 func (v *voyage) run(t *testing.T) {
 	done := make(chan side, 1)
 	go func() {
@@ -301,9 +301,9 @@ func (v *voyage) judge(t *testing.T) {
 	}
 }
 
-// notice is how long after the end of a cut a lane may end because of it: who has
-// sent into the cut sends again ever more rarely (RFC 9002, section 6.2.1), until the
-// other side has given up, and learns of that with the next packet.
+// notice is how long after the end of a cut a lane may end because of it. A side that
+// sent during the cut retransmits ever more rarely (RFC 9002, section 6.2.1). Meanwhile
+// the other side may time out; the next packet reports that.
 const notice = 2 * (transport.IdleTimeout + transport.KeepAlive)
 
 func (v *voyage) inDoubt(t *testing.T) {

@@ -70,8 +70,8 @@ func sleeps(d time.Duration) func(context.Context) error {
 	return func(context.Context) error { time.Sleep(d); return nil }
 }
 
-// TestSteps: whatever runs between the pause and RUNNING is predicted, once it has run
-// or was tried. It is what a stop over the limit is refused for, and named.
+// TestSteps: every step between the pause and RUNNING is predicted, once it has run or
+// was tried. A switchover over the limit is refused with the name of the step.
 func TestSteps(t *testing.T) {
 	for name, c := range map[string]struct {
 		set   func(p *pair)
@@ -111,7 +111,7 @@ func TestSteps(t *testing.T) {
 					}
 					return p
 				}
-				p := pair(2 * time.Second) // the first run, whose steps nobody knows
+				p := pair(2 * time.Second) // the first run, whose steps are unknown
 				s, r := p.run(t)
 				p.committed(t, s, r)
 				for _, stage := range s.report.Predicted.Stages() {
@@ -138,7 +138,7 @@ func TestSteps(t *testing.T) {
 					t.Errorf("over the limit: %v", s.err)
 				}
 				if s.report.Downtime != 0 || wentTo(p.src[0], vfio.StopCopy) {
-					t.Errorf("the guest stood still for %v", s.report.Downtime)
+					t.Errorf("the downtime is %v", s.report.Downtime)
 				}
 				p.atHome(t)
 			})
@@ -146,9 +146,9 @@ func TestSteps(t *testing.T) {
 	}
 }
 
-// TestWitnessSilent: a witness that gives one side no answer is found out before the
-// guest is stopped, whatever Options.OnLimit says. Only Options.IgnoreSilentWitness begins
-// the migration all the same.
+// TestWitnessSilent: the source detects a witness that does not answer one side before it
+// pauses the guest, with any Options.OnLimit. Only Options.IgnoreSilentWitness begins the
+// migration all the same.
 func TestWitnessSilent(t *testing.T) {
 	for _, silent := range []handoff.Side{handoff.SourceSide, handoff.DestSide} {
 		for _, c := range []struct {
@@ -165,7 +165,7 @@ func TestWitnessSilent(t *testing.T) {
 					if c.ignore {
 						p.send.Observe = func(ev migration.Event) {
 							if ev.Kind == migration.Warning && strings.Contains(ev.Text, reader.ErrNoWitness.Error()) {
-								w.silent = 0 // it answers again, when the guest stands still
+								w.silent = 0 // it answers again during the switchover
 							}
 						}
 						p.succeed(t)

@@ -44,8 +44,8 @@ func waitingPair(t *testing.T, decides time.Duration) (p *pair, alarms *[]time.D
 // which the loop has looked.
 func near(took, due time.Duration) bool { return took >= due && took < due+time.Second }
 
-// TestReadyHeld: a complete copy is held for as long as its source takes, and somebody
-// is told once.
+// TestReadyHeld: the destination holds a complete copy until its source is done, and
+// reports that once.
 func TestReadyHeld(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p, alarms := waitingPair(t, 10*time.Minute)
@@ -81,8 +81,8 @@ func TestDiscardReadyAfter(t *testing.T) {
 	})
 }
 
-// TestLoadStall: a destination whose device writes nothing, although it has all, gives
-// up after its StalledAfter.
+// TestLoadStall: a destination whose device has all of its stream but writes nothing fails
+// after its StalledAfter.
 func TestLoadStall(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPair(t, pipe)
@@ -103,7 +103,7 @@ func TestLoadStall(t *testing.T) {
 	})
 }
 
-// lateDialer reaches nobody before a moment.
+// lateDialer reaches no destination before a moment.
 type lateDialer struct {
 	transport.Dialer
 	from time.Time

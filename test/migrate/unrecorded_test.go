@@ -32,8 +32,8 @@ func (s side) says(text string) bool {
 		slices.ContainsFunc(s.report.Warnings, func(w string) bool { return strings.Contains(w, text) })
 }
 
-// TestUnrecorded: a journal that does not take a record is named by the side whose journal it
-// is, at each record, whatever comes of the migration, and even where it has another cause.
+// TestUnrecorded: if a journal fails to take a record, its side names it. That holds at each
+// record, for each outcome, and even if the migration fails for another cause.
 func TestUnrecorded(t *testing.T) {
 	for _, c := range []struct {
 		at        handoff.Record

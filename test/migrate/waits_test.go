@@ -13,8 +13,8 @@ import (
 	"github.com/migpipe/migpipe/writer"
 )
 
-// says has a source send an ESTIMATE at every heartbeat, for as long as the destination listens
-// and at most that long, and gives the last thing that it was told.
+// says has a source send an ESTIMATE at every heartbeat, until the destination hangs up or
+// most has passed. It returns the last message of the destination.
 func (h *hostile) says(most time.Duration, devices ...wire.DeviceEstimate) wire.Message {
 	told := make(chan wire.Message, 1)
 	go func() {
@@ -44,7 +44,7 @@ func TestDestinationWaitsOn(t *testing.T) {
 		name string
 		do   func(*hostile)
 		took time.Duration
-		why  string // it was let go of, "" if it was not
+		why  string // why the destination ended it, "" if it did not
 	}{
 		{"another name", func(h *hostile) {
 			hello := h.hello()
@@ -53,25 +53,25 @@ func TestDestinationWaitsOn(t *testing.T) {
 			h.control = wire.NewControl(h.lane)
 			h.send(hello)
 			if d, ok := h.receive().(*wire.Declined); !ok || d.Code != transport.CodeDevices || d.Journal != (migration.JournalID{}) {
-				t.Errorf("the source was told %+v", h.got)
+				t.Errorf("the source got %+v", h.got)
 			}
 		}, 0, "the source has the devices"},
 		{"no data lane", func(h *hostile) {
 			h.welcomed()
 			if d, ok := h.says(time.Hour, nothing...).(*wire.Declined); !ok || d.Code != transport.CodeTimeout {
-				t.Errorf("the source was told %+v", h.got)
+				t.Errorf("the source got %+v", h.got)
 			}
 		}, wire.LanesTimeout, "no data lane"},
 		{"bytes are left, and none come", func(h *hostile) {
 			h.open()
 			if d, ok := h.says(time.Hour, owes...).(*wire.Declined); !ok || d.Code != transport.CodeTimeout {
-				t.Errorf("the source was told %+v", h.got)
+				t.Errorf("the source got %+v", h.got)
 			}
 		}, stall, "remaining bytes"},
 		{"nothing is left", func(h *hostile) {
 			h.open()
 			if m, ok := h.says(5*time.Minute, nothing...).(*wire.Welcome); !ok {
-				t.Errorf("the source was told %+v", m)
+				t.Errorf("the source got %+v", m)
 			}
 		}, 5 * time.Minute, ""},
 		{"gone after WELCOME", func(h *hostile) {
@@ -146,8 +146,9 @@ func (d resetsSlowly) Reset() error {
 	return d.Device.Reset()
 }
 
-// TestNextDuringReset: sources that come while the devices are reset after one that went, and
-// go as well. Each is told of as what it is, and no more often than attempts may come to nothing.
+// TestNextDuringReset: after a source that left, the destination resets the devices.
+// Meanwhile other sources come and leave as well. The destination reports each of them
+// with its own reason. It serves failing sources at most once a second.
 func TestNextDuringReset(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		dialer, l := pipe(t)
@@ -163,7 +164,7 @@ func TestNextDuringReset(t *testing.T) {
 			case migration.Refused:
 				told += 1 + ev.More
 				if !attempts[ev.Attempt] {
-					t.Errorf("told of %v, which has not come", ev.Attempt)
+					t.Errorf("reported %v, which has not come", ev.Attempt)
 				}
 			case migration.Warning:
 				t.Errorf("warning: %s", ev.Text)
@@ -190,8 +191,8 @@ func TestNextDuringReset(t *testing.T) {
 		time.Sleep(10 * time.Second)
 		p.cancelReceive()
 		<-received
-		if told < sources-1 { // the last may wait to be told of
-			t.Errorf("%d sources were told of, %d came", told, sources)
+		if told < sources-1 { // the report of the last may be delayed
+			t.Errorf("%d sources were reported, %d came", told, sources)
 		}
 	})
 }
@@ -223,7 +224,7 @@ func TestRefusedWithoutEnd(t *testing.T) {
 			h.control = wire.NewControl(h.lane)
 			h.send(h.hello()) // of two devices
 			if d, ok := h.receive().(*wire.Declined); !ok || d.Code != transport.CodeDevices {
-				t.Fatalf("try %d was told %+v", i, h.got)
+				t.Fatalf("try %d got %+v", i, h.got)
 			}
 			h.lane.Close()
 			time.Sleep(20 * time.Millisecond)
@@ -233,7 +234,7 @@ func TestRefusedWithoutEnd(t *testing.T) {
 			t.Error(r.err)
 		}
 		if lines < 2 || lines > 8 || lines+more > tries || more < tries/4 {
-			t.Errorf("%d lines tell of %d refusals, of %d", lines, lines+more, tries)
+			t.Errorf("%d lines report %d refusals, of %d", lines, lines+more, tries)
 		}
 	})
 }

@@ -44,7 +44,7 @@ func (l *countedLane) Write(p []byte) (int, error) {
 	return l.Lane.Write(p)
 }
 
-// told notes what an adaptive codec is told of the lanes.
+// told records what the source reports about the lanes to an adaptive codec.
 type told struct {
 	codec.Policy
 	perSecond float64
@@ -73,7 +73,7 @@ func TestWarmUpInformsTheCodec(t *testing.T) {
 		s, r := p.run(t)
 		p.committed(t, s, r)
 		if policy.lanes != 2 || policy.perSecond < 15<<20 || policy.perSecond > 17<<20 || !policy.early || policy.chosen.Load() == 0 {
-			t.Errorf("it was told of %d lanes of %.0f bytes a second (early: %v), and chose %d times", policy.lanes, policy.perSecond, policy.early, policy.chosen.Load())
+			t.Errorf("it got a report of %d lanes of %.0f bytes a second (early: %v), and chose %d times", policy.lanes, policy.perSecond, policy.early, policy.chosen.Load())
 		}
 	})
 }
@@ -124,7 +124,7 @@ func TestWarmUp(t *testing.T) {
 				t.Errorf("send: %v", s.err)
 			}
 			if s.report.Downtime != 0 || wentTo(src, vfio.StopCopy) {
-				t.Errorf("the guest stood still for %v", s.report.Downtime)
+				t.Errorf("the downtime is %v", s.report.Downtime)
 			}
 		})
 	}
@@ -167,12 +167,12 @@ func TestSlowSaverFastPath(t *testing.T) {
 		p.send.DowntimeTarget = 400 * time.Millisecond
 		s, _ := p.succeed(t)
 		if d := s.report.Downtime; d > 400*time.Millisecond {
-			t.Errorf("the guest stood still for %v", d)
+			t.Errorf("the downtime is %v", d)
 		}
 	})
 }
 
-// TestNothingOpenedAfterTheStop: all lanes are there before the guest stands still.
+// TestNothingOpenedAfterTheStop: all lanes exist before the guest is paused.
 func TestNothingOpenedAfterTheStop(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var dials, atStop atomic.Int64

@@ -134,7 +134,7 @@ func TestWitnessDiffers(t *testing.T) {
 	}
 }
 
-// TestWitness: whoever has the register goes on, and whoever lost it does not.
+// TestWitness: the side that wins the register proceeds, and the side that loses it does not.
 func TestWitness(t *testing.T) {
 	for name, c := range map[string]struct {
 		set      func(p *pair, r *register)
@@ -170,7 +170,7 @@ func TestWitness(t *testing.T) {
 				if c.set != nil {
 					c.set(p, w)
 				}
-				p.lonely = c.lost // the destination holds its copy until it is told
+				p.lonely = c.lost // the destination holds its copy until the test cancels it
 				if c.lost {
 					p.send.Journal = gate{handoff.NewMemory(), handoff.Commit, func() { deaf.Store(true) }}
 				}
@@ -200,7 +200,7 @@ func slowly(d time.Duration) handoff.Hook {
 	return func(context.Context, migration.Attempt) error { time.Sleep(d); return nil }
 }
 
-// TestHooks: each is told of the attempt, in order, and what its failure costs.
+// TestHooks: each hook gets the attempt, in order, and its failure has the documented cost.
 func TestHooks(t *testing.T) {
 	for name, c := range map[string]struct {
 		fails    string
@@ -224,7 +224,7 @@ func TestHooks(t *testing.T) {
 						defer mu.Unlock()
 						told = append(told, name)
 						if a.Mig == (migration.ID{}) || a.Epoch != 1 {
-							t.Errorf("%s was told of %v", name, a)
+							t.Errorf("%s got %v", name, a)
 						}
 						if slices.Contains(strings.Fields(c.fails), name) {
 							return errors.New("no")
