@@ -38,7 +38,7 @@ func run(m *testing.M) int {
 		return 1
 	}
 	defer os.RemoveAll(dir)
-	if err := errors.Join(build(dir), os.Chmod(dir, 0o711)); err != nil { // nobody runs them too
+	if err := errors.Join(build(dir), os.Chmod(dir, 0o711)); err != nil { // an unprivileged user runs them too
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}

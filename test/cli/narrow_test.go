@@ -11,9 +11,9 @@ import (
 	"github.com/migpipe/migpipe/test/netns"
 )
 
-// TestPathNarrows: the MTU of a router falls while the guest stands still, and no ICMP
-// message says so. Small packets pass, so that every connection lives, and those of data do
-// not: the lanes are dialled again, and new ones work.
+// TestPathNarrows: the MTU of a router falls during the switchover, and the router sends
+// no ICMP message. Small packets pass, so every connection lives; packets of data are
+// lost. The source dials the lanes again, and the new lanes work.
 func TestPathNarrows(t *testing.T) {
 	t.Setenv("XDG_CONFIG_HOME", t.TempDir())
 	source, destination := identity(t, "mig-send"), identity(t, "mig-recv")
@@ -30,7 +30,7 @@ func TestPathNarrows(t *testing.T) {
 			at := carrier + net.JoinHostPort(n.Destination.IPv4, "7000")
 			recv := n.Destination.Enter(command(t, "mig-recv", "--json", "--listen", at, "--peer", source, "--device", "d=sim:xe"))
 			listen(t, recv)
-			// Without PRE_COPY all of it goes while the guest stands still: 2 s at this rate.
+			// Without PRE_COPY all of the state travels during the switchover: 2 s at this rate.
 			send := n.Source.Enter(command(t, "mig-send", "--json", "--to", at, "--peer", destination, "--device", "d=sim:xe?size=32MiB",
 				"--max-bandwidth", "16MiB/s", "--downtime-target", "20s", "--resume-after", "20s"))
 			out := start(t, send)
@@ -68,7 +68,7 @@ func TestPathNarrows(t *testing.T) {
 				t.Error("no connection that was dialled again has asked for small segments")
 			}
 			if done.Downtime < 3500 || done.Downtime > 8000 {
-				t.Errorf("the guest stood still for %v ms, of which the lanes need 2 s", done.Downtime)
+				t.Errorf("the downtime is %v ms, and the lanes need 2 s of it", done.Downtime)
 			}
 			if err := recv.Wait(); err != nil {
 				t.Errorf("mig-recv: %v", err)

@@ -217,7 +217,7 @@ func (c *combination) accepted() {
 	c.check()
 }
 
-// refused runs a combination of which one program has to say that it makes no sense.
+// refused runs a combination that one program has to reject as a contradiction.
 func (c *combination) refused() {
 	c.t.Helper()
 	of, side := c.send, 0

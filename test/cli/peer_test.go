@@ -63,9 +63,9 @@ func decline(ctx context.Context, l transport.Listener, text string) error {
 	return err
 }
 
-// TestInDoubt loses the destination when it was told COMMIT: it may or may not
-// have taken the devices over. A file outlives the program, which asks for as long as
-// it may.
+// TestInDoubt loses the destination when it has got COMMIT: it may or may not have
+// started the devices. A file outlives the program, so the program asks until its
+// limit.
 func TestInDoubt(t *testing.T) {
 	from := filepath.Join(t.TempDir(), "from")
 	if err := os.WriteFile(from, []byte("state"), 0o600); err != nil {
@@ -91,9 +91,9 @@ func TestInDoubt(t *testing.T) {
 	}
 }
 
-// TestInDoubtStays: a device that ends with the program is kept until a signal
-// that comes after it was told so; one that came before, to cancel, was answered
-// by asking the destination, and a second one ended the wait for its answer.
+// TestInDoubtStays: a program in doubt holds a device that would end with it. A signal
+// ends that only after the program has reported it. At an earlier signal, a cancel, the
+// program asks the destination; a second one ends the wait for the answer.
 func TestInDoubtStays(t *testing.T) {
 	l := listenUnix(t)
 	committed := make(chan struct{})
@@ -161,8 +161,8 @@ func listenUnix(t *testing.T) transport.Listener {
 	return l
 }
 
-// vanishing is a destination that takes streams and hangs up when it is told
-// something.
+// vanishing is a destination that takes streams and hangs up at the first control
+// message.
 type vanishing struct {
 	until     wire.MessageType
 	lies      bool            // READY has a digest that is not that of the streams
@@ -289,7 +289,7 @@ func hello(ctx context.Context, path string) error {
 	return nil
 }
 
-// offer is a HELLO of one device of which nothing is known.
+// offer is a HELLO with one unknown device.
 func offer(a migration.Attempt, versions wire.Versions) *wire.Hello {
 	return &wire.Hello{
 		Attempt: a, Versions: versions, Journal: migration.NewJournalID(),

@@ -35,8 +35,8 @@ type renewal struct {
 
 var arrived = regexp.MustCompile(`"bytes":[1-9]`)
 
-// newRenewal begins it with certificates that are valid for a while: if this machine stands
-// still until they have expired, for longer.
+// newRenewal begins a renewal with certificates that are valid for a while. If this
+// machine pauses until they have expired, it begins again with a longer validity.
 func newRenewal(t *testing.T, valid time.Duration) *renewal {
 	t.Helper()
 	for ; valid <= time.Hour; valid *= 2 {

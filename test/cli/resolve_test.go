@@ -71,7 +71,7 @@ func cmdJournal(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// cmdDrops is "drops DIR": a person gives up the copy of the only migration there.
+// cmdDrops is "drops DIR": a person discards the copy of the only migration there.
 func cmdDrops(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 1 {
 		ts.Fatalf("usage: drops DIR")
@@ -85,7 +85,7 @@ func cmdDrops(ts *testscript.TestScript, neg bool, args []string) {
 	cmdResolve(ts, false, []string{"0", "HOSTNAME", "mig-recv", "resolve", mig, "--state-dir", args[0], "--volatile-state", "--give-up", "--why", "enough"})
 }
 
-// cmdResolve is "resolve EXIT TYPED COMMAND...": as exits, and somebody types a line.
+// cmdResolve is "resolve EXIT TYPED COMMAND...": as exits, with TYPED as the typed line.
 func cmdResolve(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) < 3 {
 		ts.Fatalf("usage: resolve EXIT TYPED COMMAND...")

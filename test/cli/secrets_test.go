@@ -24,7 +24,7 @@ func TestSecrets(t *testing.T) {
 	marker := "PAYLOAD-NOBODY-MAY-SEE"
 	from := filepath.Join(dir, "from")
 	writeFile(t, from, []byte(strings.Repeat(marker, 10000)))
-	var said, received, sent bytes.Buffer // by anybody, and by each program on stderr
+	var said, received, sent bytes.Buffer // by all of them together, and by each program on stderr
 	env := append(os.Environ(), "XDG_CONFIG_HOME="+dir)
 	ids := map[string]string{}
 	for _, program := range []string{"mig-send", "mig-recv"} {
@@ -130,7 +130,7 @@ func TestNoAccess(t *testing.T) {
 			user := uint32(os.Geteuid())
 			cmd := command(t, program.name, append(program.args, someID(t))...)
 			cmd.Env = append(os.Environ(), "XDG_CONFIG_HOME="+dir)
-			if user == 0 { // everything belongs to root: be somebody else
+			if user == 0 { // everything belongs to root: use another user
 				user = 65534
 				cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: user, Gid: user}}
 				own(t, dir, int(user))

@@ -85,8 +85,8 @@ func TestKilledSender(t *testing.T) {
 	contains(t, stdout.String(), `"outcome":"committed"`, "the devices of this migration run at its destination (attempt 2): nothing was sent")
 }
 
-// TestDoubtIsKept: who has given up the right to resume does not take it back in a new
-// process either, whatever has become of the device, and nothing new begins beside it.
+// TestDoubtIsKept: a source that recorded COMMIT does not resume in a new process
+// either, in any state of its device. No new migration begins beside it.
 func TestDoubtIsKept(t *testing.T) {
 	dir := t.TempDir()
 	from, state := filepath.Join(dir, "from"), filepath.Join(dir, "state")

@@ -24,8 +24,8 @@ import (
 // strangersMost is what strangers may cost in all, in bytes.
 const strangersMost = 32 << 20
 
-// TestStrangersMemory: 1,000 QUIC connections of strangers, every second of which says nothing
-// after its first message, cost mig-recv little memory.
+// TestStrangersMemory: 1,000 QUIC connections of strangers cost mig-recv little memory.
+// Every second one sends nothing after its first message.
 func TestStrangersMemory(t *testing.T) {
 	if raceEnabled() {
 		t.Skip("the race detector keeps a shadow of the memory")

@@ -122,8 +122,8 @@ func udpSocket(t *testing.T) (_ *os.File, address string) {
 	return f, conn.LocalAddr().String()
 }
 
-// TestServices: both programs migrate as systemd runs them, without a privilege: the
-// devices, of which they could open none, and the socket are handed over.
+// TestServices: both programs migrate as systemd runs them, without a privilege. systemd
+// passes them the socket and the devices, which they cannot open themselves.
 func TestServices(t *testing.T) {
 	s := newService(t)
 	notify := s.notified()
@@ -173,7 +173,7 @@ func wantReady(t *testing.T, notify *net.UnixConn) {
 	b := make([]byte, 4096)
 	n, err := notify.Read(b)
 	if err != nil || string(b[:n]) != "READY=1" {
-		t.Errorf("the service manager is told %q, %v", b[:n], err)
+		t.Errorf("the service manager got %q, %v", b[:n], err)
 	}
 }
 
@@ -191,8 +191,8 @@ func wantUnprivileged(t *testing.T, pid int) {
 	}
 }
 
-// TestHandedOverWrong: what is not what it should be is told before anything is
-// opened.
+// TestHandedOverWrong: a program reports a wrong inherited descriptor before it opens
+// anything.
 func TestHandedOverWrong(t *testing.T) {
 	s := newService(t)
 	socket, _ := udpSocket(t)
