@@ -2,7 +2,7 @@
 # Migrates two simulated devices between two processes on this machine, with
 # the progress on the screen and both reports at the end: a NIC of 300 MiB that
 # its guest keeps dirtying, and an accelerator of 176 bytes, which lacks the P2P
-# states: nobody reaches a simulated one by DMA.
+# states: no peer reaches a simulated device by DMA.
 #
 # usage: test/demo.sh BIN    BIN has mig-send and mig-recv
 # It fails unless both sides committed and both destination devices hold the

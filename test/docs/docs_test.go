@@ -168,14 +168,14 @@ func TestReadmeWhatHappens(t *testing.T) {
 	}
 	for number := range said {
 		if number != "70" && !strings.Contains(string(cases), "{row: "+number+",") { // 70 is what follows every case
-			t.Errorf("README has row %s, of which there is no case", number)
+			t.Errorf("README has row %s without a case", number)
 		}
 	}
 }
 
-// TestReadmeOnlyCopy: the row about a source whose host restarts says what its case shows,
-// that a complete copy is asked about, and not ended before somebody insists; and how one
-// does that is what the hint says.
+// TestReadmeOnlyCopy: the row about a source whose host restarts agrees with its case.
+// The source asks the destination about a complete copy, and ends that copy only if a
+// person insists. The hint names the way to insist.
 func TestReadmeOnlyCopy(t *testing.T) {
 	for file, row := range map[string]string{
 		"README.md":                `(?m)^\| 44 \|.*asks first.*does not end a complete copy.*exit 11; .--migration ID. insists`,

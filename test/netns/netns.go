@@ -110,9 +110,9 @@ func (n *Network) join(t testing.TB, h Host, port, net4, net6 string) {
 		ip route add default via %[4]s254; ip -6 route add default via %[5]sfe`, Interface, h.IPv4, h.IPv6, net4, net6))
 }
 
-// SetMTU has the router forward no longer packets, either way, and answer longer ones by
-// ICMP. The hosts' links keep their MTU of 1500. Of IPv6 the kernel forwards 1280 bytes
-// whatever the MTU (RFC 8200, section 5).
+// SetMTU limits the length of the packets that the router forwards in either direction.
+// The router answers longer ones by ICMP. The hosts' links keep their MTU of 1500. For
+// IPv6 the kernel forwards 1280 bytes at any MTU (RFC 8200, section 5).
 func (n *Network) SetMTU(t testing.TB, mtu int) {
 	t.Helper()
 	n.Router.Run(t, "sh", "-ec", fmt.Sprintf(`

@@ -1,6 +1,6 @@
-// Package port gives tests an address that nobody else comes by, so that what listens
-// there may end and be started again: a port that the kernel has chosen it may give to
-// somebody else in between, such as a socket that dials.
+// Package port gives tests an address that no other process takes, so that a listener may
+// end and start again there. The kernel may give a port of its own choice to another
+// socket in between, such as one that dials.
 package port
 
 import (
@@ -46,7 +46,7 @@ func Take() (addr string, release func(), err error) {
 	return "", nil, errors.New("port: none is free")
 }
 
-// take has no release for a port that is not free, or somebody else's.
+// take returns no release for a port that is not free, or that another process has taken.
 func take(p int) (addr string, release func()) {
 	// An abstract name is a lock over all processes, and ends with this one.
 	lock, err := net.Listen("unix", fmt.Sprint("@migpipe-test-port-", p))

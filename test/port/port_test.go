@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// Each has its own, outside of what the kernel gives to whoever asks for any.
+// Each test has its own port, outside of the kernel's range of ephemeral ports.
 func TestOwn(t *testing.T) {
 	low, high, err := chosen()
 	if err != nil {
@@ -26,7 +26,7 @@ func TestOwn(t *testing.T) {
 	}
 }
 
-// What somebody listens to is not free, and what was taken may be listened to again and again.
+// A port with a listener is not free. A taken port accepts one listener after another.
 func TestTaken(t *testing.T) {
 	addr := Own(t)
 	for range 3 {

@@ -64,10 +64,10 @@ func (n *Network) Cut(lost func(from, to netip.AddrPort) bool) {
 	n.lost = lost
 }
 
-// Narrow loses from now on the datagrams between sockets open by now that are longer than
-// that, and tells nobody: so does a router whose MTU has become smaller, where ICMP is
-// blocked, with connections that have found out how long their packets might be. Here
-// quic-go does not look for that, so a new socket has short packets however long they are.
+// Narrow loses, from now on, longer datagrams between the sockets that are open now. It
+// sends no message, like a router whose MTU shrank behind a filter of ICMP, for connections
+// that have already found out their packet size. quic-go does not probe for it here, so
+// the packets of a new socket are always short.
 func (n *Network) Narrow(most int) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -93,8 +93,8 @@ func (n *Network) AddNode(addr net.Addr, receiver simnet.PacketReceiver) {
 	n.nodes.AddNode(addr, receiver)
 }
 
-// SendPacket is part of simnet.Router. It does not fail: nobody tells a sender what
-// became of a datagram.
+// SendPacket is part of simnet.Router. It does not fail: a sender never learns the fate
+// of a datagram.
 func (n *Network) SendPacket(p simnet.Packet) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()

@@ -167,7 +167,7 @@ main() {
 	key=$version-$(recipe_hash)
 
 	if [[ ! -d $cache/debian-$key || ! -d $cache/cdev-$key ]]; then
-		rm -rf "$cache"/tmp.* # of a killed run; the lock says nobody uses them
+		rm -rf "$cache"/tmp.* # of a killed run; the lock shows that no build uses them
 		tmp=$(mktemp -d "$cache/tmp.XXXXXX")
 		trap 'rm -rf "$tmp"' EXIT
 		[[ -d $cache/debian-$key ]] || build_debian

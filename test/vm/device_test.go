@@ -19,8 +19,8 @@ type mdev struct {
 
 var lastUUID atomic.Uint32
 
-// newMdev makes an mtty with one or two ports. At the end of the scenario it is
-// removed, which the kernel does only once nobody holds it.
+// newMdev makes an mtty with one or two ports. The end of the scenario removes it. The
+// kernel does that only once no process has it open.
 func (m *machine) newMdev(t *testing.T, ports int) *mdev {
 	t.Helper()
 	d := &mdev{m, fmt.Sprintf("%08x-0000-4000-8000-000000000000", lastUUID.Add(1))}
@@ -49,8 +49,8 @@ func (d *mdev) cdev(t *testing.T) string {
 	return "/dev/vfio/devices/" + path.Base(path.Dir(found[0]))
 }
 
-// checkWitness compares the device's state with what debugfs says of it, on a
-// kernel that has it. Nobody needs to hold the device for that.
+// checkWitness compares the device's state with debugfs, on a kernel that has it. That
+// works while no process has the device open.
 func (d *mdev) checkWitness(t *testing.T, want vfio.State) {
 	t.Helper()
 	if d.cdev(t) == "" {
@@ -169,9 +169,9 @@ func (h *held) in(t *testing.T, bar uint32, register uint64) byte {
 	return b[0]
 }
 
-// setPorts programs the device. It ends with DLAB set and the divisor written:
-// mtty clears the divisor whenever DLAB is set, so that it can only be read
-// back by somebody who finds DLAB set.
+// setPorts programs the device. It ends with DLAB set and the divisor written: mtty
+// clears the divisor whenever DLAB is set, so only a reader that finds DLAB set can read
+// it.
 func (h *held) setPorts(t *testing.T, ports ...port) {
 	t.Helper()
 	for i, p := range ports {

@@ -9,8 +9,8 @@ import (
 	"github.com/migpipe/migpipe/vfio"
 )
 
-// testBusy asks for a device that a mig-recv holds: whoever comes second is
-// told so, and the first does not notice.
+// testBusy asks for a device that a mig-recv holds: the second process gets an error, and
+// the first notices nothing.
 func testBusy(t *testing.T, p pair) {
 	from, to := p.source.newMdev(t, 2).open(t), p.destination.newMdev(t, 2)
 	from.setPorts(t, somePorts...)
@@ -22,8 +22,8 @@ func testBusy(t *testing.T, p pair) {
 	h.checkPorts(t, somePorts...)
 }
 
-// checkBusy runs both programs for a device that somebody else holds, by each
-// name that it has.
+// checkBusy runs both programs for a device that another process holds, by each name of
+// the device.
 func checkBusy(t *testing.T, d *mdev) {
 	t.Helper()
 	names := []string{d.uuid}
@@ -56,9 +56,9 @@ func checkInUse(t *testing.T, j *job, name string) {
 }
 
 // testInDoubt cuts the cable while COMMIT, or its answer, is in it, for longer than
-// mig-send is to ask. It has opened the device itself, and keeps the copy until it is
-// told otherwise: nobody else gets at it, but for a rescuer who takes the open device
-// over. mig-recv waits on, for ever with a complete copy: the first signal drops nothing.
+// mig-send asks. mig-send has opened the device itself, and holds it until a signal. No
+// other process can open it, except a rescuer that takes over the open device. mig-recv
+// waits for ever with a complete copy: the first signal discards nothing.
 func testInDoubt(t *testing.T, p pair) {
 	from, to := p.source.newMdev(t, 2), p.destination.newMdev(t, 2).open(t)
 	h := from.open(t)

@@ -176,8 +176,8 @@ func (s *stage) set() {
 	s.from.setPorts(s.t, s.holds...)
 }
 
-// lose is a holder at the destination that ends, and comes back: the last close of a
-// VFIO device resets it. mtty leaves that to whoever opens it.
+// lose kills a holder at the destination and starts it again: the last close of a VFIO
+// device resets it. mtty leaves the reset to the next process that opens it.
 func (s *stage) lose() {
 	s.t.Helper()
 	s.to.close(s.t)
@@ -186,8 +186,8 @@ func (s *stage) lose() {
 	s.to.checkState(s.t, vfio.Running)
 }
 
-// takenBack is a source that was killed before COMMIT. mig-send takes the device back
-// and migrates it anew, to the mig-recv that still has the killed attempt.
+// takenBack is a source that was killed before COMMIT. mig-send returns the device to
+// RUNNING and migrates it again, to the mig-recv that still has the killed attempt.
 func (s *stage) takenBack(recv *job) {
 	send := s.send(s.from, s.to, "source.on.begin=sleep:2s") // time enough to look
 	s.from.awaitState(s.t, vfio.Running)
@@ -210,8 +210,8 @@ func (s *stage) givenBack(send *job) {
 	s.arrived(migration{s.send(s.from, s.to, ""), recv}, s.from, s.to)
 }
 
-// handedOver is a migration of which a side was killed after READY: it ends as if
-// nothing had been, and the way back is the second one.
+// handedOver is a migration after which one side was killed after READY. It ends as if
+// the kill had not happened, and a second migration goes the other way.
 func (s *stage) handedOver(k kill, send, recv *job) {
 	if k.victim() == source {
 		send = s.send(s.from, s.to, "")
@@ -268,7 +268,7 @@ func (s *stage) goOn(h *held) {
 	h.out(s.t, 0, regScratch, s.holds[0].Scratch)
 }
 
-// arrived waits for a migration that nobody disturbs.
+// arrived waits for an undisturbed migration.
 func (s *stage) arrived(m migration, from, to *held) {
 	s.t.Helper()
 	m.checkCommitted(s.t, onePort)

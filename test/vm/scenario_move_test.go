@@ -61,9 +61,8 @@ func (p pair) moveOpened(t *testing.T, name func(*mdev) string) {
 	h.setPorts(t, somePorts...)
 	h.close(t)
 	p.migrate(t, way{opened(name(from)), opened(name(to))}).checkCommitted(t, twoPorts)
-	// mtty keeps registers and state when it is closed, so that what the
-	// programs left can be looked at. That they let go of it shows when the
-	// device is removed.
+	// mtty keeps registers and state when it is closed, so the test can read what the
+	// programs left. That the programs have closed it shows when the device is removed.
 	from.checkWitness(t, vfio.Stop)
 	to.checkWitness(t, vfio.Running)
 	from.open(t).checkState(t, vfio.Stop)

@@ -130,7 +130,7 @@ func (g *guest) Take(pid int, handle *int) error {
 	return nil
 }
 
-// Close lets go of a device.
+// Close closes a device.
 func (g *guest) Close(handle int, _ *none) error {
 	d, err := lookup(g, g.devices, handle)
 	if err != nil {

@@ -9,8 +9,8 @@ import "time"
 // Service is the name the guest's methods are registered under.
 const Service = "Guest"
 
-// Ready is the line the guest writes before it serves its first call. What the
-// host sends earlier would be lost in a port that nobody has opened.
+// Ready is the line the guest writes before it serves its first call. A port that the
+// guest has not opened loses what the host sends earlier.
 const Ready = "guest ready\n"
 
 // AddressEnv is the kernel parameter, and so the variable of init's
