@@ -51,7 +51,7 @@ var buildJumping = sync.OnceValues(func() (string, error) {
 })
 
 // clockJumped: the programs have seen what they were to see.
-func clockJumped(w *world, _ evidence) {
+func clockJumped(w *cluster, _ evidence) {
 	w.t.Helper()
 	for s, p := range w.both() {
 		least, most := p.told()[0].Time, p.told()[0].Time

@@ -107,9 +107,9 @@ func drawn(seed uint64) scenario {
 	for range r.IntN(4) {
 		points := named[r.IntN(2)]
 		p, d, soon := points[r.IntN(len(points))], ms(6000), ms(1500)
-		deeds := []struct {
+		actions := []struct {
 			name string
-			do   deed
+			do   action
 		}{
 			{"restarted after " + soon.String(), restarts(soon)}, {"rebooted in " + soon.String(), reboots(soon)},
 			{"its peer restarted after " + soon.String(), toPeer(restarts(soon))}, {"its peer rebooted in " + soon.String(), toPeer(reboots(soon))},
@@ -117,7 +117,7 @@ func drawn(seed uint64) scenario {
 			{"cut for " + d.String(), cut(d)}, {"cut one way for " + d.String(), cut(d, relay.Direction(r.IntN(2)))},
 			{"restarted in a cut of " + d.String(), each(cut(d), restarts(soon))}, {"its peer rebooted in a cut of " + d.String(), each(cut(d), toPeer(reboots(soon)))},
 		}
-		one := deeds[r.IntN(len(deeds))]
+		one := actions[r.IntN(len(actions))]
 		sc.faults = append(sc.faults, fault{at: p, do: one.do, also: true})
 		text += fmt.Sprintf(" %s at %s;", one.name, p)
 	}

@@ -27,16 +27,16 @@ const (
 // row.
 var rows = []scenario{
 	{row: 1, name: "the destination is unreachable at the start", quick: true,
-		before: func(w *world) { w.process(destination).kill() },
+		before: func(w *cluster) { w.process(destination).kill() },
 		want:   [2]end{aborted(4), killed}, after: neverStoppedWithin(5 * time.Second)},
 	{row: 2, name: "the source is not allowed at the destination", quick: true, orphan: true,
-		wrong: [2]bool{destination: true}, want: [2]end{aborted(6), aborted(9)}, after: turnedAway},
+		wrong: [2]bool{destination: true}, want: [2]end{aborted(6), aborted(9)}, after: reportsRefusal},
 	{row: 2, name: "the destination has another key", orphan: true,
 		wrong: [2]bool{source: true}, want: [2]end{aborted(6), aborted(9)}, after: neverStopped},
 	{row: 3, name: "a client without certificate, whose handshake succeeds", quick: true,
 		before: withoutCertificate, want: [2]end{committed, committed}},
 	{row: 5, name: "protocol versions that have nothing in common", quick: true, orphan: true,
-		urls: played, play: otherVersion, want: [2]end{destination: aborted(9)}},
+		urls: driven, drive: otherVersion, want: [2]end{destination: aborted(9)}},
 	{row: 6, name: "another driver", quick: true, orphan: true,
 		urls: [2]string{destination: "sim:qat"}, want: [2]end{aborted(7), aborted(9)}, after: neverStopped},
 	{row: 6, name: "other migration flags", orphan: true,
@@ -59,7 +59,7 @@ var rows = []scenario{
 	{row: 15, name: "a bit that is turned over after decryption", quick: true,
 		spec: [2]string{destination: "destination.decoded=flip@5"}, want: [2]end{aborted(8), aborted(8)}},
 	{row: 17, name: "an END that says more than came", quick: true,
-		urls: played, play: truncated, want: [2]end{destination: aborted(8)}},
+		urls: driven, drive: truncated, want: [2]end{destination: aborted(8)}},
 
 	{row: 18, name: "a cut of 1 s in pre-copy", quick: true,
 		faults: []fault{{at: "source.did.read@8", do: cut(time.Second)}}, want: [2]end{committed, committed}, after: attempts(1)},
@@ -121,7 +121,7 @@ var rows = []scenario{
 	{row: 28, name: "cut for 8 s when ACCEPT was journaled: the source asks for its devices", flags: [2][]string{destination: {"--reconnect-for", "30s"}},
 		faults: []fault{{at: "destination.did.append.accept", do: cut(8 * time.Second)}}, want: [2]end{committed, committed}, after: attempts(1)},
 	{row: 29, name: "COMMIT of an old attempt", quick: true,
-		urls: played, play: replay, want: [2]end{destination: aborted(9)}},
+		urls: driven, drive: replay, want: [2]end{destination: aborted(9)}},
 
 	{row: 31, name: "SIGTERM to mig-send before WELCOME",
 		faults: []fault{{at: "source.did.sendhello", do: terminate}}, want: [2]end{aborted(9), aborted(9)}, after: neverStopped},
@@ -163,14 +163,14 @@ var rows = []scenario{
 	{row: 35, name: "mig-send killed after COMMIT was sent, and restarted", kept: true,
 		faults: []fault{{at: "source.did.send.commit", do: restarts(0)}}, want: [2]end{committed, committed}, after: attempts(1), owner: "destination runs"},
 	{row: 37, name: "mig-recv killed while it loads: told by the idle timeout, and dialled for a time", quick: true,
-		faults: []fault{{at: "destination.did.write@8", do: kill}}, want: [2]end{aborted(4), killed}, after: toldWithin(7200 * time.Millisecond)},
+		faults: []fault{{at: "destination.did.write@8", do: kill}}, want: [2]end{aborted(4), killed}, after: endKnownWithin(7200 * time.Millisecond)},
 	{row: 37, name: "mig-recv killed in stop-copy: the source dials it for the whole downtime limit", urls: [2]string{slowStop, slowStopTo},
 		flags:  [2][]string{source: {"--downtime-target", "4s", "--resume-after", "4s"}},
 		faults: []fault{{at: "destination.did.write@4", do: kill}}, want: [2]end{aborted(10), killed}, after: allOf(backWithin(4*time.Second), notBackBefore(4*time.Second))},
 	{row: 37, name: "mig-recv killed while it loads, and restarted: told by its reset", quick: true,
-		faults: []fault{{at: "destination.did.write@8", do: restarts(0)}}, want: [2]end{aborted(5), waiting}, after: toldWithin(500 * time.Millisecond), owner: "source runs"},
+		faults: []fault{{at: "destination.did.write@8", do: restarts(0)}}, want: [2]end{aborted(5), waiting}, after: endKnownWithin(500 * time.Millisecond), owner: "source runs"},
 	{row: 37, name: "mig-recv killed while it loads, and restarted with its device kept", kept: true,
-		faults: []fault{{at: "destination.did.write@8", do: restarts(0)}}, want: [2]end{aborted(5), waiting}, after: toldWithin(500 * time.Millisecond), owner: "source runs"},
+		faults: []fault{{at: "destination.did.write@8", do: restarts(0)}}, want: [2]end{aborted(5), waiting}, after: endKnownWithin(500 * time.Millisecond), owner: "source runs"},
 	{row: 38, name: "mig-recv killed before READY is sent", quick: true,
 		faults: []fault{{at: "destination.did.append.ready", do: kill}}, want: [2]end{aborted(4), killed}},
 	{row: 38, name: "mig-recv killed before READY is sent, and restarted with its device kept: READY", quick: true, kept: true,
@@ -223,9 +223,9 @@ var rows = []scenario{
 	{row: 44, name: "the source's host does not restart, and SIGTERM to mig-recv: READY is held, and left by a second one", quick: true, kept: true, orphan: true,
 		faults: []fault{{at: "source.on.ready", do: each(kill, toPeer(terminate))}}, want: [2]end{killed, held}, after: allOf(notStarted, holdsCopy), owner: "source runs"},
 	{row: 45, name: "the destination's journal is lost before COMMIT", quick: true, kept: true,
-		faults: []fault{{at: "destination.did.write@8", do: forgets}}, want: [2]end{aborted(5), waiting}, owner: "source runs"},
+		faults: []fault{{at: "destination.did.write@8", do: losesJournal}}, want: [2]end{aborted(5), waiting}, owner: "source runs"},
 	{row: 45, name: "the destination's journal is lost after COMMIT: the new one is not believed", quick: true, kept: true, flags: [2][]string{source: {"--doubt-for", "4s"}},
-		faults: []fault{{at: "destination.on.commit", do: forgets}}, want: [2]end{held, waiting}, after: allOf(notStarted, says(source, "knows nothing of the migration")), owner: "in doubt"},
+		faults: []fault{{at: "destination.on.commit", do: losesJournal}}, want: [2]end{held, waiting}, after: allOf(notStarted, says(source, "knows nothing of the migration")), owner: "in doubt"},
 	{row: 46, name: "the source's disk is full", quick: true, orphan: true, full: new(source),
 		want: [2]end{aborted(2), aborted(9)}, after: neverStopped},
 	{row: 46, name: "the destination's disk is full", full: new(destination), quick: true, orphan: true,
@@ -259,15 +259,15 @@ var rows = []scenario{
 		urls: [2]string{destination: "sim:mlx5?fault=set@RUNNING_P2P-RUNNING:EIO"}, want: [2]end{aborted(5), aborted(3)}},
 	{row: 58, name: "a destination that takes 1 MiB/s",
 		urls: [2]string{"sim:mlx5?size=6MiB&content=random", "sim:mlx5?load=1MiB/s"}, flags: [2][]string{source: {"--resume-after", "30s"}}, want: [2]end{committed, committed}},
-	{row: 60, name: "a frame of 4 GiB", quick: true, urls: played, want: [2]end{destination: aborted(5)},
-		play: hostileFrame(func(c *wire.Chunk) { c.RawLen = 1<<32 - 1 })},
-	{row: 60, name: "a frame of nothing", urls: played, want: [2]end{destination: aborted(5)},
-		play: hostileFrame(func(c *wire.Chunk) { c.RawLen, c.WireLen = 0, 0 })},
-	{row: 60, name: "a frame at a negative offset", urls: played, want: [2]end{destination: aborted(5)},
-		play: hostileFrame(func(c *wire.Chunk) { c.Offset = 1<<64 - 1 })},
-	{row: 60, name: "frames that overlap", quick: true, urls: played, want: [2]end{destination: aborted(5)}, play: overlapping},
-	{row: 62, name: "a control message of 16 KiB + 1", quick: true, urls: played, want: [2]end{destination: aborted(5)}, play: longMessage},
-	{row: 62, name: "COMMIT in the wrong state", urls: played, want: [2]end{destination: aborted(5)}, play: wrongState},
+	{row: 60, name: "a frame of 4 GiB", quick: true, urls: driven, want: [2]end{destination: aborted(5)},
+		drive: hostileFrame(func(c *wire.Chunk) { c.RawLen = 1<<32 - 1 })},
+	{row: 60, name: "a frame of nothing", urls: driven, want: [2]end{destination: aborted(5)},
+		drive: hostileFrame(func(c *wire.Chunk) { c.RawLen, c.WireLen = 0, 0 })},
+	{row: 60, name: "a frame at a negative offset", urls: driven, want: [2]end{destination: aborted(5)},
+		drive: hostileFrame(func(c *wire.Chunk) { c.Offset = 1<<64 - 1 })},
+	{row: 60, name: "frames that overlap", quick: true, urls: driven, want: [2]end{destination: aborted(5)}, drive: overlapping},
+	{row: 62, name: "a control message of 16 KiB + 1", quick: true, urls: driven, want: [2]end{destination: aborted(5)}, drive: longMessage},
+	{row: 62, name: "COMMIT in the wrong state", urls: driven, want: [2]end{destination: aborted(5)}, drive: wrongState},
 	{row: 64, name: "TLS resumption and 0-RTT", elsewhere: "transport, TestQUICHasNo0RTT: a stranger has no key to try it with"},
 	{row: 65, name: "the source's address changes in pre-copy", quick: true,
 		faults: []fault{{at: "source.did.read@8", do: rebind}}, want: [2]end{committed, committed}, after: attempts(1)},
@@ -319,7 +319,7 @@ var rows = []scenario{
 var filed = [2]string{"file:FROM.state", "file:TO.state"}
 
 // played are the devices where the test is the source: a file takes any bytes.
-var played = [2]string{destination: "file:PLAYED.state"}
+var driven = [2]string{destination: "file:PLAYED.state"}
 
 func TestRows(t *testing.T) {
 	for i := range rows {
@@ -361,7 +361,7 @@ func stops(e evidence) (at []int64) {
 	return at
 }
 
-func neverStopped(w *world, e evidence) {
+func neverStopped(w *cluster, e evidence) {
 	w.t.Helper()
 	if len(e.log[source]) == 0 && w.process(source).exit() != 2 {
 		w.t.Error("the source's device has no log")
@@ -374,8 +374,8 @@ func neverStopped(w *world, e evidence) {
 // leeway is what a loaded machine may add to a time.
 const leeway = time.Second
 
-func neverStoppedWithin(limit time.Duration) func(*world, evidence) {
-	return func(w *world, e evidence) {
+func neverStoppedWithin(limit time.Duration) func(*cluster, evidence) {
+	return func(w *cluster, e evidence) {
 		w.t.Helper()
 		neverStopped(w, e)
 		if took := time.Duration(w.process(source).exited - w.process(source).started); took > limit+leeway {
@@ -384,8 +384,8 @@ func neverStoppedWithin(limit time.Duration) func(*world, evidence) {
 	}
 }
 
-// turnedAway: the destination says who was not let in.
-func turnedAway(w *world, e evidence) {
+// reportsRefusal: the destination says who was not let in.
+func reportsRefusal(w *cluster, e evidence) {
 	w.t.Helper()
 	neverStopped(w, e)
 	warnings := strings.Join(w.process(destination).find("done").Warnings, " ")
@@ -395,8 +395,8 @@ func turnedAway(w *world, e evidence) {
 }
 
 // backWithin: the source's downtime is at most limit, and the source runs.
-func backWithin(limit time.Duration) func(*world, evidence) {
-	return func(w *world, e evidence) {
+func backWithin(limit time.Duration) func(*cluster, evidence) {
+	return func(w *cluster, e evidence) {
 		w.t.Helper()
 		at := stops(e)
 		last := e.log[source][len(e.log[source])-1]
@@ -414,8 +414,8 @@ func backWithin(limit time.Duration) func(*world, evidence) {
 	}
 }
 
-func downtimeOver(least time.Duration) func(*world, evidence) {
-	return func(w *world, _ evidence) {
+func downtimeOver(least time.Duration) func(*cluster, evidence) {
+	return func(w *cluster, _ evidence) {
 		w.t.Helper()
 		done := w.process(source).find("done")
 		if got := time.Duration(done.DowntimeMS * 1e6); got < least {
@@ -424,9 +424,9 @@ func downtimeOver(least time.Duration) func(*world, evidence) {
 	}
 }
 
-// toldWithin: the source had heard of the destination's end by then.
-func toldWithin(limit time.Duration) func(*world, evidence) {
-	return func(w *world, _ evidence) {
+// endKnownWithin: the source had heard of the destination's end by then.
+func endKnownWithin(limit time.Duration) func(*cluster, evidence) {
+	return func(w *cluster, _ evidence) {
 		w.t.Helper()
 		if took := time.Duration(w.process(source).exited - w.killed(destination).exited); took > limit+leeway {
 			w.t.Errorf("the source ended %v after the destination, limit %v", took, limit)
@@ -435,7 +435,7 @@ func toldWithin(limit time.Duration) func(*world, evidence) {
 }
 
 // killed is the first program of a side that was.
-func (w *world) killed(s side) *process {
+func (w *cluster) killed(s side) *process {
 	w.t.Helper()
 	i := slices.IndexFunc(w.all, func(p *process) bool { return p.side == s && p.killed.Load() })
 	if i < 0 {
@@ -445,8 +445,8 @@ func (w *world) killed(s side) *process {
 }
 
 // allOf is several checks.
-func allOf(checks ...func(*world, evidence)) func(*world, evidence) {
-	return func(w *world, e evidence) {
+func allOf(checks ...func(*cluster, evidence)) func(*cluster, evidence) {
+	return func(w *cluster, e evidence) {
 		w.t.Helper()
 		for _, check := range checks {
 			check(w, e)
@@ -455,8 +455,8 @@ func allOf(checks ...func(*world, evidence)) func(*world, evidence) {
 }
 
 // attempts: that many were made. One that goes on after a fault is no new one.
-func attempts(want int) func(*world, evidence) {
-	return func(w *world, e evidence) {
+func attempts(want int) func(*cluster, evidence) {
+	return func(w *cluster, e evidence) {
 		w.t.Helper()
 		got := 0
 		for _, r := range e.records[source] {
@@ -471,8 +471,8 @@ func attempts(want int) func(*world, evidence) {
 }
 
 // takenBackBefore: the source's device, which was kept, ran again before an attempt.
-func takenBackBefore(epoch uint64) func(*world, evidence) {
-	return func(w *world, e evidence) {
+func takenBackBefore(epoch uint64) func(*cluster, evidence) {
+	return func(w *cluster, e evidence) {
 		w.t.Helper()
 		back := int64(0)
 		for _, l := range e.log[source] {
@@ -487,8 +487,8 @@ func takenBackBefore(epoch uint64) func(*world, evidence) {
 	}
 }
 
-func notBackBefore(limit time.Duration) func(*world, evidence) {
-	return func(w *world, e evidence) {
+func notBackBefore(limit time.Duration) func(*cluster, evidence) {
+	return func(w *cluster, e evidence) {
 		w.t.Helper()
 		for _, l := range e.log[source] {
 			if at := stops(e)[0]; l.NS > at && mayRun(l.To) && time.Duration(l.NS-at) < limit-100*time.Millisecond {
@@ -498,7 +498,7 @@ func notBackBefore(limit time.Duration) func(*world, evidence) {
 	}
 }
 
-func notStarted(w *world, e evidence) {
+func notStarted(w *cluster, e evidence) {
 	w.t.Helper()
 	if runs := e.executions(); len(runs) > 0 {
 		w.t.Errorf("the destination has started: %+v", runs)
@@ -506,7 +506,7 @@ func notStarted(w *world, e evidence) {
 }
 
 // holdsCopy: the destination's device has its copy, and the journal says READY.
-func holdsCopy(w *world, e evidence) {
+func holdsCopy(w *cluster, e evidence) {
 	w.t.Helper()
 	if got := e.last(destination); got != handoff.Ready {
 		w.t.Errorf("the destination's record is %v", got)
@@ -516,8 +516,8 @@ func holdsCopy(w *world, e evidence) {
 	}
 }
 
-func says(s side, text string) func(*world, evidence) {
-	return func(w *world, _ evidence) {
+func says(s side, text string) func(*cluster, evidence) {
+	return func(w *cluster, _ evidence) {
 		w.t.Helper()
 		if p := w.process(s); !p.says(text) {
 			w.t.Errorf("%v does not say %q: %v", s, text, p)
@@ -526,7 +526,7 @@ func says(s side, text string) func(*world, evidence) {
 }
 
 // lost: the network was as bad as it was meant to be.
-func lost(w *world, _ evidence) {
+func lost(w *cluster, _ evidence) {
 	w.t.Helper()
 	if c := w.relay.Counts(relay.Up); c.Lost == 0 {
 		w.t.Errorf("nothing was lost: %+v", c)
@@ -534,9 +534,9 @@ func lost(w *world, _ evidence) {
 }
 
 // secondSender runs mig-send for a migration that another one works on.
-func secondSender(w *world, p *process) {
-	w.look()
-	second := w.beside(source, w.state[source], "--to", w.relay.Addr(), "--migration", w.mig.String())
+func secondSender(w *cluster, p *process) {
+	w.findMigration()
+	second := w.runBeside(source, w.state[source], "--to", w.relay.Addr(), "--migration", w.mig.String())
 	second.wait(w.t)
 	if e := second.find("done").Error; second.exit() == 0 || e == nil || !strings.Contains(e.Text, "in use by another process") {
 		w.t.Errorf("a second mig-send: %v", second)
@@ -544,12 +544,12 @@ func secondSender(w *world, p *process) {
 }
 
 // secondSource runs another migration to a destination that is busy.
-func secondSource(w *world, _ *process) {
+func secondSource(w *cluster, _ *process) {
 	state := filepath.Join(w.dir, "second")
 	if err := os.Mkdir(state, 0o700); err != nil {
 		w.t.Error(err)
 	}
-	second := w.beside(source, state, "--to", w.relay.Addr())
+	second := w.runBeside(source, state, "--to", w.relay.Addr())
 	second.wait(w.t)
 	if e := second.find("done").Error; second.exit() != 5 || e == nil || e.Code != "limit" && e.Code != "busy" {
 		w.t.Errorf("a second source: %v", second)
@@ -557,11 +557,11 @@ func secondSource(w *world, _ *process) {
 	os.RemoveAll(state)
 }
 
-// forgets kills a destination, which has lost its journal when it is started again.
-func forgets(w *world, p *process) {
+// losesJournal kills a destination, which has lost its journal when it is started again.
+func losesJournal(w *cluster, p *process) {
 	p.kill()
 	<-p.done
-	w.look()
+	w.findMigration()
 	if err := os.Remove(filepath.Join(w.state[destination], journal.Name(journal.Destination, w.mig))); err != nil {
 		w.t.Error(err)
 	}
@@ -569,7 +569,7 @@ func forgets(w *world, p *process) {
 }
 
 // writeFile makes the file that is migrated.
-func writeFile(w *world) {
+func writeFile(w *cluster) {
 	content := make([]byte, 32<<20)
 	rand.NewChaCha8([32]byte{byte(w.seed)}).Read(content)
 	if err := os.WriteFile(filepath.Join(w.dir, "FROM.state"), content, 0o600); err != nil {
@@ -578,7 +578,7 @@ func writeFile(w *world) {
 }
 
 // nextAttempt has the source try again, with its file, and the destination that waits.
-func nextAttempt(w *world, _ evidence) {
+func nextAttempt(w *cluster, _ evidence) {
 	w.t.Helper()
 	w.sc, w.flags = &scenario{}, [2][]string{}
 	s := w.send("", "--migration", w.mig.String())
@@ -590,7 +590,7 @@ func nextAttempt(w *world, _ evidence) {
 }
 
 // noFile is that of a destination that has loaded a part: it has no file, under no name.
-func noFile(w *world, _ evidence) {
+func noFile(w *cluster, _ evidence) {
 	w.t.Helper()
 	for _, pattern := range []string{"TO.state", ".TO.state*"} {
 		if left, err := filepath.Glob(filepath.Join(w.dir, pattern)); err != nil || len(left) > 0 {
@@ -599,7 +599,7 @@ func noFile(w *world, _ evidence) {
 	}
 }
 
-func sameFile(w *world, _ evidence) {
+func sameFile(w *cluster, _ evidence) {
 	w.t.Helper()
 	from, err := os.ReadFile(filepath.Join(w.dir, "FROM.state"))
 	to, err2 := os.ReadFile(filepath.Join(w.dir, "TO.state"))
@@ -610,8 +610,8 @@ func sameFile(w *world, _ evidence) {
 
 // tear has the last record of a side, which was not announced, end at each of its
 // bytes in turn: the one before it counts.
-func tear(of side) func(*world, evidence) {
-	return func(w *world, e evidence) {
+func tear(of side) func(*cluster, evidence) {
+	return func(w *cluster, e evidence) {
 		w.t.Helper()
 		const length = 256
 		whole := len(e.records[of]) - 1

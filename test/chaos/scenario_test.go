@@ -38,15 +38,15 @@ type scenario struct {
 	want    [2]end
 	owner   string // what has become of the device, "" where that depends
 
-	before func(*world)           // with the destination up
-	play   func(*world)           // in the place of mig-send
-	after  func(*world, evidence) // with what is left
+	before func(*cluster)           // with the destination up
+	drive  func(*cluster)           // in the place of mig-send
+	after  func(*cluster, evidence) // with what is left
 }
 
 // fault is something that is done to a program that has stopped itself at a point.
 type fault struct {
 	at   string // POINT or POINT@N, see internal/failpoint
-	do   deed
+	do   action
 	also bool // the point need not be reached
 }
 
@@ -66,29 +66,29 @@ func (f fault) spec() string {
 	return point + "=stop@" + n
 }
 
-// deed is done while the program is stopped at a point; the program continues afterwards.
-type deed func(*world, *process)
+// action is done while the program is stopped at a point; the program continues afterwards.
+type action func(*cluster, *process)
 
-func kill(_ *world, p *process) { p.kill() }
+func kill(_ *cluster, p *process) { p.kill() }
 
-func terminate(w *world, p *process) { w.tell(p) }
+func terminate(w *cluster, p *process) { w.stop(p) }
 
-func rebind(w *world, _ *process) { w.relay.Rebind() }
+func rebind(w *cluster, _ *process) { w.relay.Rebind() }
 
 // restarts kills a program and starts it again, after a time: the guest, and a kept
 // device, go on without it.
-func restarts(after time.Duration) deed {
-	return func(w *world, p *process) { w.restart(p, after, false) }
+func restarts(after time.Duration) action {
+	return func(w *cluster, p *process) { w.restart(p, after, false) }
 }
 
 // reboots is what the loss of its host does to a program: a kept device is gone too.
-func reboots(after time.Duration) deed {
-	return func(w *world, p *process) { w.restart(p, after, true) }
+func reboots(after time.Duration) action {
+	return func(w *cluster, p *process) { w.restart(p, after, true) }
 }
 
 // toPeer does it to the other side's program.
-func toPeer(do deed) deed {
-	return func(w *world, p *process) {
+func toPeer(do action) action {
+	return func(w *cluster, p *process) {
 		if other := w.process(1 - p.side); other != nil {
 			do(w, other)
 		}
@@ -96,16 +96,16 @@ func toPeer(do deed) deed {
 }
 
 // each does one after the other.
-func each(deeds ...deed) deed {
-	return func(w *world, p *process) {
-		for _, do := range deeds {
+func each(actions ...action) action {
+	return func(w *cluster, p *process) {
+		for _, do := range actions {
 			do(w, p)
 		}
 	}
 }
 
 // restart leaves alone who is no longer there.
-func (w *world) restart(p *process, after time.Duration, host bool) {
+func (w *cluster) restart(p *process, after time.Duration, host bool) {
 	w.reviving[p.side].Lock()
 	defer w.reviving[p.side].Unlock()
 	if p != w.process(p.side) || !p.runs() {
@@ -114,7 +114,7 @@ func (w *world) restart(p *process, after time.Duration, host bool) {
 	p.kill()
 	<-p.done
 	if host {
-		w.lose(p.side)
+		w.loseHost(p.side)
 	}
 	time.Sleep(after)
 	if (host || !w.kept) && p.side == source && w.last(source) == handoff.Done {
@@ -124,13 +124,13 @@ func (w *world) restart(p *process, after time.Duration, host bool) {
 }
 
 // pause leaves the program as it is for a time.
-func pause(d time.Duration) deed {
-	return func(*world, *process) { time.Sleep(d) }
+func pause(d time.Duration) action {
+	return func(*cluster, *process) { time.Sleep(d) }
 }
 
 // cut lets nothing pass for a time, or for good if that is 0.
-func cut(d time.Duration, directions ...relay.Direction) deed {
-	return func(w *world, _ *process) {
+func cut(d time.Duration, directions ...relay.Direction) action {
+	return func(w *cluster, _ *process) {
 		w.relay.Cut(directions...)
 		if d > 0 {
 			time.AfterFunc(d, func() { w.relay.Heal() })
@@ -139,7 +139,7 @@ func cut(d time.Duration, directions ...relay.Direction) deed {
 }
 
 // narrow is a path whose MTU has become 1280, where no ICMP message says so.
-func narrow(w *world, _ *process) { w.relay.Set(func(l *relay.Link) { l.Most = 1252 }) }
+func narrow(w *cluster, _ *process) { w.relay.Set(func(l *relay.Link) { l.Most = 1252 }) }
 
 // end is how a program is to end.
 type end struct {
@@ -159,7 +159,7 @@ func aborted(exit int) end { return end{"aborted", exit} }
 
 // guard does the faults of one side as they become due. The program's end ends it.
 // When all is over, a point that is reached after all is passed.
-func (w *world) guard(p *process, faults []fault) {
+func (w *cluster) inject(p *process, faults []fault) {
 	for _, f := range faults {
 		for !p.stopped() {
 			if !p.runs() {
@@ -170,7 +170,7 @@ func (w *world) guard(p *process, faults []fault) {
 			}
 			time.Sleep(time.Millisecond)
 		}
-		w.deeds.Add(1)
+		w.actions.Add(1)
 		w.doing.Add(1)
 		if !w.over.Load() {
 			f.do(w, p)
@@ -192,7 +192,7 @@ func points(faults []fault, s side) (mine []fault, spec string) {
 
 // run plays the scenario and gives what became of the migration.
 func (sc *scenario) run(t *testing.T, seed uint64) string {
-	w := newWorld(t, seed)
+	w := newCluster(t, seed)
 	if sc.jumps {
 		w.bin = jumping(t)
 	}
@@ -208,13 +208,13 @@ func (sc *scenario) run(t *testing.T, seed uint64) string {
 	if sc.before != nil {
 		sc.before(w)
 	}
-	w.guards.Go(func() { w.guard(d, theirs) })
-	if sc.play != nil {
-		sc.play(w)
+	w.guards.Go(func() { w.inject(d, theirs) })
+	if sc.drive != nil {
+		sc.drive(w)
 	} else {
 		ours, spec := points(sc.faults, source)
 		s := w.send(spec + ";" + sc.spec[source])
-		w.guards.Go(func() { w.guard(s, ours) })
+		w.guards.Go(func() { w.inject(s, ours) })
 	}
 	w.settle()
 	w.over.Store(true)
@@ -224,14 +224,14 @@ func (sc *scenario) run(t *testing.T, seed uint64) string {
 		sc.after(w, e)
 	}
 	w.sc = &scenario{} // the next one has no faults
-	outcome := w.next()
+	outcome := w.migrateAgain()
 	if sc.owner != "" && outcome != sc.owner {
 		t.Errorf("%s, want %s", outcome, sc.owner)
 	}
 	return outcome
 }
 
-func (w *world) checkEnds(want [2]end) {
+func (w *cluster) checkEnds(want [2]end) {
 	w.t.Helper()
 	for s, p := range w.now {
 		if p == nil || want[s] == anyEnd {

@@ -300,7 +300,7 @@ func TestSmallState(t *testing.T) {
 	sender, receiver := pinned(t)
 	for url, trips := range map[string]time.Duration{"mtty": 6, "xe?size=60": 5} {
 		synctest.Test(t, func(t *testing.T) {
-			v := &voyage{path: simnet.Path{Delay: trip / 2, Rate: 100 << 20, Queue: trip}}
+			v := &simulation{path: simnet.Path{Delay: trip / 2, Rate: 100 << 20, Queue: trip}}
 			v.connect(t, 1, sender, receiver)
 			p := barePair(t, func(testing.TB) (transport.Dialer, transport.Listener) { return v.dialer, v.listener })
 			p.add(t, "d0", url, url)

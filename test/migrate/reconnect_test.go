@@ -21,17 +21,17 @@ import (
 	"github.com/migpipe/migpipe/writer"
 )
 
-// bridge is a migration over a network that the test holds in its hands.
-type bridge struct {
-	*voyage
+// scripted is a simulation whose network the test controls.
+type scripted struct {
+	*simulation
 	told []string // by the source: path-lost and path-restored
 }
 
-// newBridge has one device of 4 MiB, two data lanes and a path of 8 MiB/s with a round
+// newScripted has one device of 4 MiB, two data lanes and a path of 8 MiB/s with a round
 // trip of 2 ms.
-func newBridge(t *testing.T) *bridge {
+func newScripted(t *testing.T) *scripted {
 	sender, receiver := pinned(t)
-	s := &bridge{voyage: &voyage{pair: barePair(t, nil), path: simnet.Path{Delay: time.Millisecond, Rate: 8 << 20, Queue: 200 * time.Millisecond}}}
+	s := &scripted{simulation: &simulation{pair: barePair(t, nil), path: simnet.Path{Delay: time.Millisecond, Rate: 8 << 20, Queue: 200 * time.Millisecond}}}
 	s.sendCtx = t.Context()
 	s.receiveCtx, s.cancelReceive = context.WithCancel(t.Context())
 	s.urls = []string{"mlx5?size=4MiB&dirty=64KiB/s"}
@@ -46,7 +46,7 @@ func newBridge(t *testing.T) *bridge {
 	return s
 }
 
-func (s *bridge) note(ev migration.Event) {
+func (s *scripted) note(ev migration.Event) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if ev.Kind == migration.Lost || ev.Kind == migration.Restored {
@@ -55,7 +55,7 @@ func (s *bridge) note(ev migration.Event) {
 }
 
 // on calls do when the source is in a phase.
-func (s *bridge) on(phase string, do func()) {
+func (s *scripted) on(phase string, do func()) {
 	s.send.Observe = func(ev migration.Event) {
 		s.note(ev)
 		if ev.Kind == migration.Phase && ev.Phase == phase {
@@ -66,13 +66,13 @@ func (s *bridge) on(phase string, do func()) {
 
 // cutLane loses every packet of the source's n-th socket. The first socket is the control
 // lane's.
-func (s *bridge) cutLane(n int) {
+func (s *scripted) cutLane(n int) {
 	lane := netip.AddrPortFrom(sourceHost, uint16(1025+n))
 	s.net.Cut(func(from, to netip.AddrPort) bool { return from == lane || to == lane })
 }
 
 // commits runs the migration, in virtual time, and gives what it took.
-func (s *bridge) commits(t *testing.T) time.Duration {
+func (s *scripted) commits(t *testing.T) time.Duration {
 	t.Helper()
 	began := time.Now()
 	s.run(t)
@@ -88,7 +88,7 @@ func (s *bridge) commits(t *testing.T) time.Duration {
 // carried is sent again.
 func TestLaneLost(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newBridge(t)
+		s := newScripted(t)
 		s.on(migration.PreCopy, func() { time.AfterFunc(100*time.Millisecond, func() { s.cutLane(1) }) })
 		took := s.commits(t)
 		if len(s.told) > 0 {
@@ -107,7 +107,7 @@ func TestLaneLost(t *testing.T) {
 // as the windows reach.
 func TestControlLost(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newBridge(t)
+		s := newScripted(t)
 		s.on(migration.PreCopy, func() { time.AfterFunc(100*time.Millisecond, func() { s.cutLane(0) }) })
 		s.commits(t)
 		if got := strings.Join(s.told, " "); got != "path-lost path-restored" {
@@ -121,7 +121,7 @@ func TestControlLost(t *testing.T) {
 func TestCutInStopCopy(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const length = 6 * time.Second
-		s := newBridge(t)
+		s := newScripted(t)
 		s.on(migration.StopCopy, func() {
 			s.net.Cut(simnet.All)
 			time.AfterFunc(length, func() { s.net.Cut(nil) })
@@ -136,7 +136,7 @@ func TestCutInStopCopy(t *testing.T) {
 // TestCutTooLong: at ResumeAfter the guest runs on, wherever the destination is.
 func TestCutTooLong(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newBridge(t)
+		s := newScripted(t)
 		s.send.ResumeAfter = 5 * time.Second
 		s.on(migration.StopCopy, func() { s.net.Cut(simnet.All) })
 		s.run(t)
@@ -155,7 +155,7 @@ func TestCutTooLong(t *testing.T) {
 // its ReconnectFor, and the guest is not paused meanwhile.
 func TestReconnectFor(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newBridge(t)
+		s := newScripted(t)
 		s.send.ReconnectFor, s.receive.ReconnectFor = 10*time.Second, 20*time.Second
 		var lost time.Time
 		s.on(migration.PreCopy, func() {
@@ -178,7 +178,7 @@ func TestReconnectFor(t *testing.T) {
 // when the source reconnects.
 func TestReadyHolds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newBridge(t)
+		s := newScripted(t)
 		s.send.ResumeAfter, s.send.StalledAfter = time.Hour, time.Hour
 		s.receive.ReconnectFor, s.send.ReconnectFor = time.Second, time.Hour
 		s.receive.Journals = always(gate{handoff.NewMemory(), handoff.Ready, func() {
@@ -202,7 +202,7 @@ func TestReadyHolds(t *testing.T) {
 // lost, tries again: the destination, which waits for it, serves the new attempt.
 func TestNextAttemptEndsTheOne(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newBridge(t)
+		s := newScripted(t)
 		s.send.ResumeAfter = 5 * time.Second
 		journal := handoff.NewMemory()
 		s.send.Journal = journal
@@ -238,7 +238,7 @@ func TestNextAttemptEndsTheOne(t *testing.T) {
 // insists.
 func TestOnlyCopyIsSpared(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newBridge(t)
+		s := newScripted(t)
 		s.send.ResumeAfter = 5 * time.Second
 		var cut sync.Once
 		s.receive.Journals = always(gate{handoff.NewMemory(), handoff.Ready, func() { cut.Do(func() { s.net.Cut(simnet.All) }) }})
@@ -280,7 +280,7 @@ func TestOnlyCopyIsSpared(t *testing.T) {
 // more, is not waited for without end.
 func TestDataLanesLost(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newBridge(t)
+		s := newScripted(t)
 		s.send.ReconnectFor, s.receive.ReconnectFor = 10*time.Second, 10*time.Second
 		control := netip.AddrPortFrom(sourceHost, 1025)
 		s.on(migration.PreCopy, func() {
@@ -321,7 +321,7 @@ func TestPathNarrows(t *testing.T) {
 			took, down := make([]time.Duration, 2), make([]time.Duration, 2)
 			for i, most := range []int{0, narrowPayload} {
 				synctest.Test(t, func(t *testing.T) {
-					s := newBridge(t)
+					s := newScripted(t)
 					s.sources, s.sinks, s.src, s.dst, s.urls = nil, nil, nil, nil, nil
 					for n := range c.devices {
 						s.add(t, fmt.Sprintf("d%d", n), c.device, c.device)

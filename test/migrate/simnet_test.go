@@ -48,7 +48,7 @@ func TestSimnet(t *testing.T) {
 			t.Run(fmt.Sprint(seed), func(t *testing.T) {
 				t.Parallel()
 				synctest.Test(t, func(t *testing.T) {
-					v := newVoyage(t, seed, sender, receiver)
+					v := newSimulation(t, seed, sender, receiver)
 					v.run(t)
 					v.judge(t)
 					if t.Failed() {
@@ -110,8 +110,8 @@ var ways = map[string]func(from, to netip.AddrPort) bool{
 	"back":  func(from, to netip.AddrPort) bool { return from == destinationPort },
 }
 
-// voyage is one migration over the network.
-type voyage struct {
+// simulation is one migration over the simulated network.
+type simulation struct {
 	*pair
 	path     simnet.Path
 	net      *simnet.Network
@@ -129,10 +129,10 @@ type voyage struct {
 	held  bool      // the destination would have waited for ever
 }
 
-// newVoyage draws everything from the seed.
-func newVoyage(t *testing.T, seed uint64, sender, receiver transport.Pinned) *voyage {
+// newSimulation draws everything from the seed.
+func newSimulation(t *testing.T, seed uint64, sender, receiver transport.Pinned) *simulation {
 	r := rand.New(rand.NewPCG(seed, 1))
-	v := &voyage{pair: barePair(t, nil), path: randomPath(r), urls: randomState(r)}
+	v := &simulation{pair: barePair(t, nil), path: randomPath(r), urls: randomState(r)}
 	v.sendCtx, v.receiveCtx = context.WithoutCancel(v.sendCtx), nil // virtual minutes may pass
 	v.receiveCtx, v.cancelReceive = context.WithCancel(v.sendCtx)
 	for i, url := range v.urls {
@@ -209,7 +209,7 @@ func randomCut(r *rand.Rand, p simnet.Path) *cut {
 }
 
 // connect gives both sides the network.
-func (v *voyage) connect(t *testing.T, seed uint64, sender, receiver transport.Pinned) {
+func (v *simulation) connect(t *testing.T, seed uint64, sender, receiver transport.Pinned) {
 	v.net = simnet.New(seed, v.path)
 	l, err := transport.ListenQUICOn(v.net.Socket(destinationPort), receiver, nil)
 	if err != nil {
@@ -228,7 +228,7 @@ func (v *voyage) connect(t *testing.T, seed uint64, sender, receiver transport.P
 }
 
 // observe sets off the cuts that a side's phase brings.
-func (v *voyage) observe(source bool, ev migration.Event) {
+func (v *simulation) observe(source bool, ev migration.Event) {
 	if ev.Kind != migration.Phase {
 		return
 	}
@@ -248,7 +248,7 @@ func (v *voyage) observe(source bool, ev migration.Event) {
 	}
 }
 
-func (v *voyage) cut(c *cut) {
+func (v *simulation) cut(c *cut) {
 	v.mu.Lock()
 	c.from, c.to = time.Now(), time.Now().Add(c.length)
 	v.mu.Unlock()
@@ -261,7 +261,7 @@ const deserted = 3 * time.Minute
 
 // run runs both sides to their ends. It cancels a destination that waits for ever, as an
 // operator would.
-func (v *voyage) run(t *testing.T) {
+func (v *simulation) run(t *testing.T) {
 	done := make(chan side, 1)
 	go func() {
 		r, err := writer.Receive(v.receiveCtx, v.listener, v.sinks, &v.receive)
@@ -280,7 +280,7 @@ func (v *voyage) run(t *testing.T) {
 }
 
 // judge checks what each outcome promises.
-func (v *voyage) judge(t *testing.T) {
+func (v *simulation) judge(t *testing.T) {
 	v.oneRuns(t)
 	switch v.s.report.Outcome {
 	case migration.Committed:
@@ -306,7 +306,7 @@ func (v *voyage) judge(t *testing.T) {
 // the other side may time out; the next packet reports that.
 const notice = 2 * (transport.IdleTimeout + transport.KeepAlive)
 
-func (v *voyage) inDoubt(t *testing.T) {
+func (v *simulation) inDoubt(t *testing.T) {
 	down := slices.ContainsFunc(v.cuts, func(c *cut) bool {
 		return !c.from.IsZero() && !v.ended.Before(c.from) && !v.ended.After(c.to.Add(notice))
 	})
@@ -331,7 +331,7 @@ func (v *voyage) inDoubt(t *testing.T) {
 }
 
 // mustCommit says that nothing has come that may keep a migration from its end.
-func (v *voyage) mustCommit() bool {
+func (v *simulation) mustCommit() bool {
 	for _, c := range v.cuts {
 		if c.from.IsZero() || c.from.After(v.ended) {
 			continue
@@ -348,7 +348,7 @@ func (v *voyage) mustCommit() bool {
 
 // oneRuns looks into the devices' logs: from the moment at which a device has begun
 // to run at the destination none ran at the source, nor ever does.
-func (v *voyage) oneRuns(t *testing.T) {
+func (v *simulation) oneRuns(t *testing.T) {
 	var there uint64
 	for _, d := range v.dst {
 		for _, e := range d.Log() {
@@ -379,7 +379,7 @@ func (v *voyage) oneRuns(t *testing.T) {
 func ran(e sim.Event) bool { return e.To == vfio.Running && !e.Reset && e.Err == nil }
 
 // outcome is what is counted.
-func (v *voyage) outcome() string {
+func (v *simulation) outcome() string {
 	struck := 0
 	for _, c := range v.cuts {
 		if !c.from.IsZero() && !c.from.After(v.ended) {
@@ -396,7 +396,7 @@ func (v *voyage) outcome() string {
 	return out
 }
 
-func (v *voyage) String() string {
+func (v *simulation) String() string {
 	cuts := ""
 	for _, c := range v.cuts {
 		cuts += fmt.Sprintf(" %+v", *c)

@@ -13,14 +13,14 @@ const maxWaiting = 16 << 20
 type line struct {
 	mu      sync.Mutex
 	shaper  shaper
-	waiting parcels
+	waiting packets
 	bytes   int // of waiting
 	order   uint64
 	wake    chan struct{} // has room for one: the earliest may have changed
 }
 
-// parcel is a datagram that leaves at a time, by way of send.
-type parcel struct {
+// packet is a datagram that leaves at a time, by way of send.
+type packet struct {
 	at    time.Time
 	order uint64 // among those of one time
 	data  []byte
@@ -39,7 +39,7 @@ func (l *line) put(now time.Time, data []byte, send func([]byte)) {
 		}
 		l.order++
 		l.bytes += len(data)
-		heap.Push(&l.waiting, parcel{at, l.order, data, send})
+		heap.Push(&l.waiting, packet{at, l.order, data, send})
 	}
 	if f.flip >= 0 {
 		data[f.flip] ^= 1 << (l.order % 8)
@@ -51,11 +51,11 @@ func (l *line) put(now time.Time, data []byte, send func([]byte)) {
 }
 
 // take gives what is due, or the time until something is, -1 for never.
-func (l *line) take(now time.Time) (due []parcel, wait time.Duration) {
+func (l *line) take(now time.Time) (due []packet, wait time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for len(l.waiting) > 0 && !l.waiting[0].at.After(now) {
-		p := heap.Pop(&l.waiting).(parcel)
+		p := heap.Pop(&l.waiting).(packet)
 		l.bytes -= len(p.data)
 		if !l.shaper.link.Cut { // what is on its way when a cable is cut is lost too
 			due = append(due, p)
@@ -99,14 +99,14 @@ func (l *line) counts() Counts {
 	return l.shaper.counts
 }
 
-// parcels is a heap by time.
-type parcels []parcel
+// packets is a heap by time.
+type packets []packet
 
 // Len is part of heap.Interface, as are the others.
-func (p parcels) Len() int { return len(p) }
+func (p packets) Len() int { return len(p) }
 
 // Less puts the earliest first.
-func (p parcels) Less(i, j int) bool {
+func (p packets) Less(i, j int) bool {
 	if !p[i].at.Equal(p[j].at) {
 		return p[i].at.Before(p[j].at)
 	}
@@ -114,13 +114,13 @@ func (p parcels) Less(i, j int) bool {
 }
 
 // Swap exchanges two.
-func (p parcels) Swap(i, j int) { p[i], p[j] = p[j], p[i] }
+func (p packets) Swap(i, j int) { p[i], p[j] = p[j], p[i] }
 
 // Push appends one.
-func (p *parcels) Push(x any) { *p = append(*p, x.(parcel)) }
+func (p *packets) Push(x any) { *p = append(*p, x.(packet)) }
 
 // Pop removes the last.
-func (p *parcels) Pop() any {
+func (p *packets) Pop() any {
 	old := *p
 	last := old[len(old)-1]
 	*p = old[:len(old)-1]

@@ -52,7 +52,7 @@ func Listen(to string, seed uint64) (*Relay, error) {
 		r.lines[i] = l
 		r.done.Go(func() { l.run(r.quit) })
 	}
-	r.done.Go(r.hear)
+	r.done.Go(r.readClients)
 	return r, nil
 }
 
@@ -101,7 +101,7 @@ func (r *Relay) Close() {
 }
 
 // hear takes what clients send. The relay's end ends it.
-func (r *Relay) hear() {
+func (r *Relay) readClients() {
 	room := make([]byte, 64<<10)
 	for {
 		n, client, err := r.front.ReadFromUDPAddrPort(room)
@@ -135,12 +135,12 @@ func (r *Relay) socket(client netip.AddrPort) *net.UDPConn {
 		return nil
 	}
 	r.clients[client] = s
-	r.done.Go(func() { r.answer(client, s) })
+	r.done.Go(func() { r.readServer(client, s) })
 	return s
 }
 
 // answer takes what the server sends to a client. The socket's end ends it.
-func (r *Relay) answer(client netip.AddrPort, s *net.UDPConn) {
+func (r *Relay) readServer(client netip.AddrPort, s *net.UDPConn) {
 	room := make([]byte, 64<<10)
 	for {
 		n, err := s.Read(room)

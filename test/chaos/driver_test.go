@@ -22,8 +22,8 @@ import (
 )
 
 // player is a source with the right key that says what it likes.
-type player struct {
-	*world
+type driver struct {
+	*cluster
 	dialer  transport.Dialer
 	attempt migration.Attempt
 	lane    transport.Lane // control
@@ -35,7 +35,7 @@ type player struct {
 
 // playing is a source of one file device, which has said nothing yet. The
 // destination takes it into a file.
-func playing(w *world) *player {
+func newDriver(w *cluster) *driver {
 	w.t.Helper()
 	id, err := transport.LoadIdentity(source.key())
 	if err != nil {
@@ -51,11 +51,11 @@ func playing(w *world) *player {
 		w.t.Fatal(err)
 	}
 	w.mig = migration.NewID()
-	return &player{world: w, arena: arena, attempt: migration.Attempt{Mig: w.mig, Epoch: 2},
+	return &driver{cluster: w, arena: arena, attempt: migration.Attempt{Mig: w.mig, Epoch: 2},
 		dialer: &transport.QUICDialer{Addr: w.relay.Addr(), Credentials: transport.Pinned{Identity: id, Peers: []transport.PeerID{peer}}}}
 }
 
-func (p *player) dial(kind wire.LaneKind) transport.Lane {
+func (p *driver) dial(kind wire.LaneKind) transport.Lane {
 	p.t.Helper()
 	lane, err := p.dialer.Dial(p.t.Context())
 	if err == nil {
@@ -68,7 +68,7 @@ func (p *player) dial(kind wire.LaneKind) transport.Lane {
 	return lane
 }
 
-func (p *player) hello() *wire.Hello {
+func (p *driver) hello() *wire.Hello {
 	p.t.Helper()
 	path := filepath.Join(p.dir, "played.state")
 	err := os.WriteFile(path, make([]byte, 100), 0o600)
@@ -89,7 +89,7 @@ func (p *player) hello() *wire.Hello {
 }
 
 // greet opens the control lane and says HELLO.
-func (p *player) greet(change func(*wire.Hello)) {
+func (p *driver) greet(change func(*wire.Hello)) {
 	p.t.Helper()
 	p.lane = p.dial(wire.LaneControl)
 	p.control = wire.NewControl(p.lane)
@@ -101,7 +101,7 @@ func (p *player) greet(change func(*wire.Hello)) {
 }
 
 // open makes the destination receive.
-func (p *player) open() {
+func (p *driver) open() {
 	p.t.Helper()
 	p.greet(nil)
 	m := p.receive()
@@ -113,7 +113,7 @@ func (p *player) open() {
 }
 
 // receive gives the next message but ACK, nil at the end.
-func (p *player) receive() wire.Message {
+func (p *driver) receive() wire.Message {
 	for {
 		m, err := p.control.Receive()
 		if err != nil {
@@ -126,7 +126,7 @@ func (p *player) receive() wire.Message {
 }
 
 // declined waits for the refusal, which has to name a reason.
-func (p *player) declined(code transport.Code) {
+func (p *driver) declined(code transport.Code) {
 	p.t.Helper()
 	for m := p.receive(); m != nil; m = p.receive() {
 		if d, ok := m.(*wire.Declined); ok {
@@ -140,7 +140,7 @@ func (p *player) declined(code transport.Code) {
 }
 
 // chunk sends a chunk of 100 bytes, as change makes it.
-func (p *player) chunk(seq, offset uint64, change func(*wire.Chunk)) wire.ChunkHead {
+func (p *driver) chunk(seq, offset uint64, change func(*wire.Chunk)) wire.ChunkHead {
 	c, err := p.arena.TryGet()
 	if err != nil {
 		p.t.Fatal(err)
@@ -156,8 +156,8 @@ func (p *player) chunk(seq, offset uint64, change func(*wire.Chunk)) wire.ChunkH
 }
 
 // truncated sends less than END says.
-func truncated(w *world) {
-	p := playing(w)
+func truncated(w *cluster) {
+	p := newDriver(w)
 	p.open()
 	p.chunk(0, 0, nil)
 	p.data.CloseWrite()
@@ -166,9 +166,9 @@ func truncated(w *world) {
 }
 
 // hostileFrame sends a chunk that no source may send.
-func hostileFrame(change func(*wire.Chunk)) func(*world) {
-	return func(w *world) {
-		p := playing(w)
+func hostileFrame(change func(*wire.Chunk)) func(*cluster) {
+	return func(w *cluster) {
+		p := newDriver(w)
 		p.open()
 		p.chunk(0, 0, change)
 		p.declined(transport.CodeProtocol)
@@ -176,8 +176,8 @@ func hostileFrame(change func(*wire.Chunk)) func(*world) {
 }
 
 // overlapping sends a chunk that begins within the one before.
-func overlapping(w *world) {
-	p := playing(w)
+func overlapping(w *cluster) {
+	p := newDriver(w)
 	p.open()
 	p.chunk(0, 0, nil)
 	p.chunk(1, 99, nil)
@@ -185,8 +185,8 @@ func overlapping(w *world) {
 }
 
 // longMessage announces a control message of one byte too many.
-func longMessage(w *world) {
-	p := playing(w)
+func longMessage(w *cluster) {
+	p := newDriver(w)
 	p.open()
 	var head [12]byte
 	binary.BigEndian.PutUint32(head[:], wire.MaxControl+1)
@@ -195,23 +195,23 @@ func longMessage(w *world) {
 }
 
 // wrongState says COMMIT before there is a copy.
-func wrongState(w *world) {
-	p := playing(w)
+func wrongState(w *cluster) {
+	p := newDriver(w)
 	p.open()
 	p.control.Send(&wire.Commit{Attempt: p.attempt, Journal: p.welcome.Journal})
 	p.declined(transport.CodeProtocol)
 }
 
 // otherVersion speaks protocol versions that do not exist yet.
-func otherVersion(w *world) {
-	p := playing(w)
+func otherVersion(w *cluster) {
+	p := newDriver(w)
 	p.greet(func(m *wire.Hello) { m.Versions = wire.Versions{Min: 8, Max: 9} })
 	p.declined(transport.CodeVersion)
 }
 
 // replay sends COMMIT of an older attempt to a destination that is READY.
-func replay(w *world) {
-	p := playing(w)
+func replay(w *cluster) {
+	p := newDriver(w)
 	p.open()
 	sum := wire.NewDigest()
 	sum.Add(p.chunk(0, 0, nil))
@@ -238,7 +238,7 @@ func replay(w *world) {
 
 // withoutCertificate dials as a TLS client that has none: its handshake is complete
 // before the destination has looked at what it sent.
-func withoutCertificate(w *world) {
+func withoutCertificate(w *cluster) {
 	ctx, cancel := context.WithTimeout(w.t.Context(), 10*time.Second)
 	defer cancel()
 	conn, err := quic.DialAddr(ctx, w.relay.Addr(), &tls.Config{InsecureSkipVerify: true, NextProtos: []string{transport.ALPN}}, nil)

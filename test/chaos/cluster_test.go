@@ -32,7 +32,7 @@ const (
 )
 
 // world is two hosts and the network between them.
-type world struct {
+type cluster struct {
 	t     *testing.T
 	dir   string
 	bin   string    // of the programs
@@ -50,7 +50,7 @@ type world struct {
 
 	reviving [2]sync.Mutex  // one at a time restarts a side
 	guards   sync.WaitGroup // end with their program
-	deeds    atomic.Int32   // how many were begun
+	actions  atomic.Int32   // how many were begun
 	doing    atomic.Int32   // how many have not ended
 	over     atomic.Bool    // no more are done
 
@@ -63,14 +63,14 @@ type world struct {
 }
 
 // process is who runs a side, or ran it last.
-func (w *world) process(s side) *process {
+func (w *cluster) process(s side) *process {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.now[s]
 }
 
 // both are those of both sides.
-func (w *world) both() [2]*process {
+func (w *cluster) both() [2]*process {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.now
@@ -78,14 +78,14 @@ func (w *world) both() [2]*process {
 
 // tell ends a program that would not end by itself, as an operator does. It lets go of
 // what it holds.
-func (w *world) tell(p *process) {
+func (w *cluster) stop(p *process) {
 	w.mu.Lock()
 	w.released[p.cmd.Process.Pid] = true
 	w.mu.Unlock()
 	p.signal(syscall.SIGTERM)
 }
 
-func newWorld(t *testing.T, seed uint64) *world {
+func newCluster(t *testing.T, seed uint64) *cluster {
 	dir := t.TempDir()
 	if *keep {
 		dir, _ = os.MkdirTemp("", "chaos-kept-")
@@ -97,7 +97,7 @@ func newWorld(t *testing.T, seed uint64) *world {
 			}
 		})
 	}
-	w := &world{t: t, dir: dir, bin: shared.bin, seed: seed, sc: &scenario{}, released: map[int]bool{}, urls: [2]string{defaultSource, defaultDestination}}
+	w := &cluster{t: t, dir: dir, bin: shared.bin, seed: seed, sc: &scenario{}, released: map[int]bool{}, urls: [2]string{defaultSource, defaultDestination}}
 	for s := range w.state {
 		w.state[s] = filepath.Join(dir, side(s).String())
 		if err := os.Mkdir(w.state[s], 0o700); err != nil {
@@ -123,19 +123,19 @@ const (
 )
 
 // witness is a folder that both hosts have mounted.
-func (w *world) witness() string { return filepath.Join(w.dir, "witness") }
+func (w *cluster) witness() string { return filepath.Join(w.dir, "witness") }
 
 // log is the file of a side's device in the migration at hand.
-func (w *world) log(s side) string {
+func (w *cluster) log(s side) string {
 	return filepath.Join(w.dir, fmt.Sprintf("%v.%d.log", s, w.round))
 }
 
 // keep is the file that such a device is kept in.
-func (w *world) keep(s side) string {
+func (w *cluster) keep(s side) string {
 	return filepath.Join(w.dir, fmt.Sprintf("%v.%d.state", s, w.round))
 }
 
-func (w *world) device(s side) string {
+func (w *cluster) device(s side) string {
 	url := w.urls[s]
 	if rest, ok := strings.CutPrefix(url, "file:"); ok {
 		return "d=file:" + filepath.Join(w.dir, rest)
@@ -152,7 +152,7 @@ func (w *world) device(s side) string {
 }
 
 // start runs a side's program.
-func (w *world) start(s side, points string, args ...string) *process {
+func (w *cluster) start(s side, points string, args ...string) *process {
 	w.t.Helper()
 	flags := w.flags[s]
 	if w.sc.witness {
@@ -168,7 +168,7 @@ func (w *world) start(s side, points string, args ...string) *process {
 
 // revive starts a side's killed program again with the same command line, as a service
 // manager does. The program gets no hint that this is a restart.
-func (w *world) revive(s side) {
+func (w *cluster) revive(s side) {
 	if s == destination {
 		w.receive("", "--continue").again = true
 	} else {
@@ -177,8 +177,8 @@ func (w *world) revive(s side) {
 }
 
 // last is a side's newest record of the migration at hand.
-func (w *world) last(s side) handoff.Record {
-	w.look()
+func (w *cluster) last(s side) handoff.Record {
+	w.findMigration()
 	all, err := journal.Read(filepath.Join(w.state[s], journal.Name(s.role(), w.mig)))
 	if err != nil || len(all) == 0 {
 		return handoff.None
@@ -188,7 +188,7 @@ func (w *world) last(s side) handoff.Record {
 
 // lose is what the death of a host does: its next kernel has another boot id, and a kept
 // device is gone.
-func (w *world) lose(s side) {
+func (w *cluster) loseHost(s side) {
 	if !w.sc.losesHost() {
 		w.t.Errorf("the name of %q does not say that it loses a host", w.sc.name)
 	}
@@ -212,12 +212,12 @@ func (w *world) lose(s side) {
 }
 
 // beside runs a side's program without making it the side's current process.
-func (w *world) beside(s side, state string, args ...string) *process {
+func (w *cluster) runBeside(s side, state string, args ...string) *process {
 	w.t.Helper()
 	return start(w.t, s, w.bin, "", nil, slices.Concat(w.args(s, state), args)...)
 }
 
-func (w *world) args(s side, state string) []string {
+func (w *cluster) args(s side, state string) []string {
 	peer := 1 - s
 	if w.sc.wrong[s] {
 		peer = s
@@ -230,11 +230,11 @@ func (w *world) args(s side, state string) []string {
 	return append(args, shared.volatile...)
 }
 
-func (w *world) bootID(s side) string { return filepath.Join(w.dir, s.String()+".boot") }
+func (w *cluster) bootID(s side) string { return filepath.Join(w.dir, s.String()+".boot") }
 
 // wrap is the command that a program is started by, to have a disk that is full or a host
 // that was started again: with a name space for its mounts, which ends with it.
-func (w *world) wrap(s side) []string {
+func (w *cluster) wrap(s side) []string {
 	w.mu.Lock()
 	rebooted := w.boots[s] > 0
 	w.mu.Unlock()
@@ -249,7 +249,7 @@ func (w *world) wrap(s side) []string {
 }
 
 // receive runs mig-recv, always at one address.
-func (w *world) receive(points string, args ...string) *process {
+func (w *cluster) receive(points string, args ...string) *process {
 	w.t.Helper()
 	if w.address == "" {
 		w.address = port.Own(w.t)
@@ -266,7 +266,7 @@ func (w *world) receive(points string, args ...string) *process {
 }
 
 // send runs mig-send.
-func (w *world) send(points string, args ...string) *process {
+func (w *cluster) send(points string, args ...string) *process {
 	w.t.Helper()
 	return w.start(source, points, args...)
 }
@@ -274,12 +274,12 @@ func (w *world) send(points string, args ...string) *process {
 // settle waits until nothing more happens: both programs have ended, or the destination
 // waits for a source that is gone. A program that stays in doubt to hold its device gets
 // a signal once the other program has nothing more to report.
-func (w *world) settle() {
+func (w *cluster) settle() {
 	w.t.Helper()
 	deadline := time.Now().Add(patience)
 	asked, told := map[*process]bool{}, map[*process]bool{}
 	for ; time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
-		begun := w.deeds.Load()
+		begun := w.actions.Load()
 		if w.doing.Load() > 0 {
 			continue // a program may be about to be started again
 		}
@@ -299,13 +299,13 @@ func (w *world) settle() {
 			switch held := p.find("held") != nil; {
 			case waits && !asked[p]:
 				asked[p] = true
-				w.tell(p)
+				w.stop(p)
 			case held && quiet && !told[p]:
 				told[p] = true
-				w.tell(p)
+				w.stop(p)
 			}
 		}
-		if open == 0 && w.deeds.Load() == begun {
+		if open == 0 && w.actions.Load() == begun {
 			return
 		}
 	}
@@ -319,7 +319,7 @@ func (w *world) settle() {
 // a device that it is in doubt about; and that was long ago, unless the destination has
 // served no source since its restart. No silence ends its wait in READY (rule R5), nor
 // its wait for a first source, or for the next one after a refusal.
-func (w *world) waits(p *process) bool {
+func (w *cluster) waits(p *process) bool {
 	s := w.process(source)
 	if s == nil { // the test plays it
 		return p.find("refused") != nil
@@ -338,7 +338,7 @@ func (w *world) waits(p *process) bool {
 
 // look finds the migration that the last run of mig-send was about: its journal was
 // written to last. The programs' own clock may be wrong.
-func (w *world) look() {
+func (w *cluster) findMigration() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	paths, err := journal.List(w.state[source], journal.Source)
@@ -360,7 +360,7 @@ func (w *world) look() {
 }
 
 // evidence is what is left of the migration at hand.
-func (w *world) evidence() evidence {
+func (w *cluster) evidence() evidence {
 	w.t.Helper()
 	e := collect(w.t, w.state, [2]string{w.log(source), w.log(destination)}, w.mig)
 	w.mu.Lock()
@@ -375,9 +375,9 @@ func (w *world) evidence() evidence {
 }
 
 // check holds everything that must be so after any fault against what is there.
-func (w *world) check() evidence {
+func (w *cluster) check() evidence {
 	w.t.Helper()
-	w.look()
+	w.findMigration()
 	for _, p := range w.all {
 		if !p.runs() {
 			w.checkProcess(p)
@@ -406,7 +406,7 @@ func (w *world) check() evidence {
 
 // checkProcess: one done event, at the end, with the exit code; bounded memory;
 // no process left behind.
-func (w *world) checkProcess(p *process) {
+func (w *cluster) checkProcess(p *process) {
 	w.t.Helper()
 	told := p.told()
 	done := 0
@@ -434,7 +434,7 @@ func (w *world) checkProcess(p *process) {
 }
 
 // checkFiles: nothing is left but journals, registers, logs and what the devices are.
-func (w *world) checkFiles() {
+func (w *cluster) checkFiles() {
 	w.t.Helper()
 	filepath.WalkDir(w.dir, func(path string, d os.DirEntry, err error) error {
 		if err != nil {
@@ -455,13 +455,13 @@ func (w *world) checkFiles() {
 }
 
 // anyKilled: one that is killed may leave half of what it was writing.
-func (w *world) anyKilled() bool {
+func (w *cluster) anyKilled() bool {
 	return slices.ContainsFunc(w.all, func(p *process) bool { return p.killed.Load() })
 }
 
 // next is row 70: after any fault, a further migration succeeds. It migrates the same
 // attempt's device if the source still has it. It returns the outcome of the first one.
-func (w *world) next() (outcome string) {
+func (w *cluster) migrateAgain() (outcome string) {
 	w.t.Helper()
 	w.flags = [2][]string{}
 	if !w.kept {
@@ -470,7 +470,7 @@ func (w *world) next() (outcome string) {
 	if w.relay != nil {
 		w.relay.Set(func(l *relay.Link) { *l = relay.Link{} })
 	}
-	w.ask()
+	w.askAgain()
 	var again []string
 	switch e := w.evidence(); e.last(source) {
 	case handoff.Commit:
@@ -485,17 +485,17 @@ func (w *world) next() (outcome string) {
 			again = []string{"--migration", w.mig.String()}
 		}
 		if e.sole() {
-			w.giveUp()
+			w.endCopy()
 		}
 	}
 	d := w.process(destination)
 	if d != nil && d.runs() && again == nil { // its log is of the one before
-		w.tell(d)
+		w.stop(d)
 		for d.runs() && d.find("held") == nil {
 			time.Sleep(time.Millisecond)
 		}
 		if d.runs() { // a copy that stays
-			w.tell(d)
+			w.stop(d)
 		}
 		d.wait(w.t)
 	}
@@ -521,7 +521,7 @@ func (e *evidence) sole() bool {
 }
 
 // giveUp has a person end the destination's copy: the source's devices run, or were reset.
-func (w *world) giveUp() {
+func (w *cluster) endCopy() {
 	w.t.Helper()
 	if d := w.process(destination); d != nil && d.runs() {
 		d.kill()
@@ -540,7 +540,7 @@ func (w *world) giveUp() {
 
 // ask has a source that is in doubt ask once more, now that nothing stands in its way.
 // That may be the work of people, who name the migration.
-func (w *world) ask() {
+func (w *cluster) askAgain() {
 	w.t.Helper()
 	if w.last(source) != handoff.Commit {
 		return
@@ -556,9 +556,9 @@ func (w *world) ask() {
 
 // resolve has a person decide: the destination has said that what it had accepted is
 // lost, or does not know any more. Without that, no new migration is begun.
-func (w *world) resolve() {
+func (w *cluster) resolve() {
 	w.t.Helper()
-	other := w.beside(source, w.state[source])
+	other := w.runBeside(source, w.state[source])
 	other.wait(w.t)
 	if other.exit() != 2 {
 		w.t.Errorf("in doubt, with a new migration: exit %d, want 2: %v", other.exit(), other)
