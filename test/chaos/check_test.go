@@ -16,7 +16,7 @@ import (
 	"github.com/migpipe/migpipe/vfio/sim"
 )
 
-// evidence is what is left of a migration when its processes are gone.
+// evidence is what a migration leaves behind when its processes have ended: records and logs.
 type evidence struct {
 	records  [2][]journal.Record
 	log      [2][]sim.Line
@@ -25,8 +25,8 @@ type evidence struct {
 	gone     [2][]int64    // when a kept device ended with its host
 }
 
-// collect reads the journals of a migration and the logs of its devices. What is
-// not there was not reached.
+// collect reads the journals of a migration and the logs of its devices. A missing file
+// means that the migration did not reach that step.
 func collect(t *testing.T, state, logs [2]string, mig migration.ID) (e evidence) {
 	t.Helper()
 	for _, s := range []side{source, destination} {
@@ -47,7 +47,7 @@ func when(r journal.Record) int64 {
 	return monotonic() - time.Since(r.Time.Round(0)).Nanoseconds()
 }
 
-// last is the newest record of a side, NONE if there is no journal.
+// last is the newest record of a side, None without a journal.
 func (e *evidence) last(s side) handoff.Record {
 	if n := len(e.records[s]); n > 0 {
 		return e.records[s][n-1].Record
@@ -55,7 +55,7 @@ func (e *evidence) last(s side) handoff.Record {
 	return handoff.None
 }
 
-// find is a side's record of an attempt.
+// find returns a side's record of an attempt.
 func (e *evidence) find(s side, r handoff.Record, epoch uint64) (journal.Record, bool) {
 	i := slices.IndexFunc(e.records[s], func(o journal.Record) bool { return o.Record == r && o.Attempt.Epoch == epoch })
 	if i < 0 {
@@ -64,8 +64,7 @@ func (e *evidence) find(s side, r handoff.Record, epoch uint64) (journal.Record,
 	return e.records[s][i], true
 }
 
-// holder is whom a line's device ends with: a process by its PID, 0 for none if it is
-// kept.
+// holder is the PID of the process with which a line's device ends, 0 for a kept device.
 func holder(l sim.Line) int {
 	if l.Kept {
 		return 0
@@ -73,11 +72,10 @@ func holder(l sim.Line) int {
 	return l.PID
 }
 
-// executions are the moments at which a device of the destination began to run what
-// was loaded into it: RUNNING after RESUMING, set, or found where the process that
-// set it was killed before it could tell. A device that is new or was reset is
-// RUNNING too, with no guest; and RUNNING_P2P, on the way there, is taken for not
-// running yet, as the engines do.
+// executions are the moments at which a device of the destination began to run its loaded
+// state. That is RUNNING after RESUMING: set, or found if the process that set it was
+// killed before it could log that. A new or reset device is RUNNING too, without a guest.
+// RUNNING_P2P, on the way there, counts as not running yet, as in the engines.
 func (e *evidence) executions() (list []sim.Line) {
 	loaded := map[int]bool{} // by holder
 	for _, l := range e.log[destination] {
@@ -94,8 +92,7 @@ func (e *evidence) executions() (list []sim.Line) {
 	return list
 }
 
-// violations holds the evidence against the invariants, and names those that do
-// not hold.
+// violations checks the evidence against the invariants, and names the violated ones.
 func (e *evidence) violations() (list []string) {
 	fail := func(format string, args ...any) { list = append(list, fmt.Sprintf(format, args...)) }
 	runs := e.executions()
@@ -118,8 +115,8 @@ func mayRun(state string) bool {
 	return strings.HasPrefix(state, "RUNNING") || strings.HasPrefix(state, "PRE_COPY")
 }
 
-// empty says that a line is of a device that has lost its guest: it is RUNNING, as
-// every new one is. The first that a side ever has is the guest's.
+// empty reports whether a line is about a device without its guest. Such a device is
+// RUNNING, as every new one is. Only the first device of a side has the guest.
 func (e *evidence) empty(s side, l sim.Line) bool {
 	return l.Event == "open" && !l.Found && l != e.log[s][0]
 }
@@ -137,7 +134,7 @@ func (e *evidence) sourceState(at int64) (state string) {
 		switch {
 		case e.empty(source, l):
 			state = ""
-		case l.Event == "close": // which changes nothing
+		case l.Event == "close": // it changes nothing
 		case l.Err == "":
 			state = l.To
 		}
@@ -148,7 +145,7 @@ func (e *evidence) sourceState(at int64) (state string) {
 	return state
 }
 
-// lost is when a device ended without a word behind a line: with its process, or where
+// lost is when a device ended after a line without another one: with its process or, if
 // it is kept, with its host.
 func (e *evidence) lost(s side, last sim.Line) (at int64, ok bool) {
 	if !last.Kept {
@@ -205,8 +202,8 @@ func (e *evidence) lastCopy(fail func(string, ...any)) {
 	}
 }
 
-// takenBack reports whether the source had recorded by then that the attempt of the
-// destination's last copy is over.
+// takenBack reports whether the source had recorded the end of the attempt of the
+// destination's last copy by then.
 func (e *evidence) takenBack(by int64) bool {
 	var copied uint64
 	for _, r := range e.records[destination] {
@@ -219,10 +216,10 @@ func (e *evidence) takenBack(by int64) bool {
 	})
 }
 
-// frees says that a line tells of the end of what the device held.
+// frees reports whether a line ends the content of its device.
 func frees(l sim.Line) bool { return l.Event == "reset" || l.Event == "close" && !l.Kept }
 
-// accepts is I5: the destination runs what the source has committed, once.
+// accepts is I5: the destination runs each committed attempt, once, and no other.
 func (e *evidence) accepts(runs []sim.Line, fail func(string, ...any)) {
 	accepted := 0
 	for _, r := range e.records[destination] {
@@ -253,7 +250,7 @@ func (e *evidence) accepts(runs []sim.Line, fail func(string, ...any)) {
 	}
 }
 
-// follows says what may stand behind a record, in one attempt.
+// follows lists the records that may follow a record, in one attempt.
 var follows = map[side]map[handoff.Record][]handoff.Record{
 	source: {
 		handoff.Owner:  {handoff.Owner, handoff.ResumeFailed},
@@ -275,9 +272,9 @@ var follows = map[side]map[handoff.Record][]handoff.Record{
 	},
 }
 
-// order holds each journal against what its side may decide, and both against each
-// other: an attempt that the source took back after COMMIT was never accepted for
-// good.
+// order checks each journal against the decisions that its side may take, and both against
+// each other: the destination never accepted an attempt for good that the source ended
+// after COMMIT.
 func (e *evidence) order() (list []string) {
 	for s, next := range follows {
 		for i := 1; i < len(e.records[s]); i++ {
@@ -303,7 +300,7 @@ func (e *evidence) order() (list []string) {
 			continue
 		}
 		_, ok := e.find(destination, handoff.Aborted, r.Attempt.Epoch)
-		if r.Witness != 0 { // what gave the devices back is not a record
+		if r.Witness != 0 { // the witness, not a record, ended the attempt
 			_, accepted := e.find(destination, handoff.Accept, r.Attempt.Epoch)
 			ok = !accepted
 		}
@@ -315,7 +312,7 @@ func (e *evidence) order() (list []string) {
 	return list
 }
 
-// TestCheckerFinds: the checker is worth something.
+// TestCheckerFinds: the checker accepts correct evidence and finds each planted violation.
 func TestCheckerFinds(t *testing.T) {
 	line := func(ns int64, pid int, event, from, to string) sim.Line {
 		return sim.Line{NS: ns, PID: pid, Event: event, From: from, To: to, Whole: true}
@@ -337,8 +334,8 @@ func TestCheckerFinds(t *testing.T) {
 	record := func(r handoff.Record, epoch uint64) journal.Record {
 		return journal.Record{Entry: handoff.Entry{Record: r, Attempt: migration.Attempt{Epoch: epoch}}}
 	}
-	// deserted is a destination that drops its copy after the source's host was lost.
-	// The source has recorded OWNER at that time, if it has.
+	// deserted is a destination that discards its copy after the source's host was lost.
+	// The source may have recorded OWNER at that time.
 	deserted := func(e *evidence, at int64) evidence {
 		e.log[source], e.gone[source] = kept(e.log[source][:2]), []int64{5e6}
 		e.log[destination] = kept(append(e.log[destination][:3], line(8e6, 2, "reset", "STOP", "RUNNING")))
@@ -365,7 +362,7 @@ func TestCheckerFinds(t *testing.T) {
 		}
 	}
 	for i, c := range []struct {
-		want  string // "" where nothing is wrong
+		want  string // "" for no violation
 		spoil func(*evidence)
 	}{
 		{"", func(*evidence) {}},
@@ -390,7 +387,7 @@ func TestCheckerFinds(t *testing.T) {
 		{"a new attempt behind", func(e *evidence) { e.records[source] = append(e.records[source], record(handoff.Open, 2)) }},
 		{"no ABORTED", func(e *evidence) { e.records[source][3] = record(handoff.Owner, 1) }},
 
-		// Devices that end with their process, and those that are kept.
+		// Devices that end with their process, and kept devices.
 		{"", func(e *evidence) { e.log[source], e.ends[1] = e.log[source][:1], 5 }},
 		{"I1", func(e *evidence) { e.log[source], e.ends[1] = kept(e.log[source][:1]), 5 }},
 		{"I1", func(e *evidence) {
@@ -424,7 +421,7 @@ func TestCheckerFinds(t *testing.T) {
 			e.log[destination] = kept(append(e.log[destination][:3], line(6, 3, "open", "RUNNING", "RUNNING")))
 		}},
 
-		// Hosts that are lost.
+		// Lost hosts.
 		{"", func(e *evidence) { e.log[source], e.gone[source] = kept(e.log[source][:1]), []int64{5} }},
 		{"I1", func(e *evidence) { e.log[source], e.gone[source] = kept(e.log[source][:1]), []int64{7} }},
 		{"", func(e *evidence) {

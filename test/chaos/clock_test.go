@@ -12,13 +12,12 @@ import (
 	"time"
 )
 
-// jump is what the wall clock is set to and fro by, five times a second.
+// jump is the step by which the wall clock jumps forward and back, five times a second.
 const jump = time.Hour
 
 // jumping builds the programs with a wall clock that jumps. The kernel has no name space
-// for CLOCK_REALTIME, and static programs take no library, so that the clock is spoilt
-// where all of a Go program gets it from: in time.Now, for our packages, those that they
-// import, and the standard library. Its monotonic reading stays.
+// for CLOCK_REALTIME, and static programs load no library. So the build replaces time.Now,
+// from which all packages of a Go program get the time. Its monotonic reading stays.
 func jumping(t *testing.T) string {
 	t.Helper()
 	bin, err := buildJumping()
@@ -50,7 +49,7 @@ var buildJumping = sync.OnceValues(func() (string, error) {
 	return dir, err
 })
 
-// clockJumped: the programs have seen what they were to see.
+// clockJumped: the programs have seen the wall clock jump.
 func clockJumped(w *cluster, _ evidence) {
 	w.t.Helper()
 	for s, p := range w.both() {

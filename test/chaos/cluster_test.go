@@ -24,60 +24,60 @@ import (
 	"github.com/migpipe/migpipe/transport/migration"
 )
 
-// memory is what each program may use for chunks, and slack what it may use for
-// everything else: programs, stacks, TLS, QUIC's buffers.
+// memory is the limit of each program for chunks. slack is the limit for the rest:
+// programs, stacks, TLS, QUIC's buffers.
 const (
 	memory = 8 << 20
 	slack  = 64 << 20
 )
 
-// world is two hosts and the network between them.
+// cluster is two hosts and the network between them.
 type cluster struct {
 	t     *testing.T
 	dir   string
 	bin   string    // of the programs
-	state [2]string // folders with journals
+	state [2]string // directories with journals
 	urls  [2]string // of the device, without log and keep
-	kept  bool      // the devices outlive their programs, as those do that a VMM has open
+	kept  bool      // the devices outlive their programs, like devices that a VMM has open
 	flags [2][]string
 	relay *relay.Relay
 	seed  uint64
 	sc    *scenario
 
 	address string       // of the destination, the same after a restart
-	mig     migration.ID // of the migration at hand, zero before there is one
+	mig     migration.ID // of the current migration, zero before the first
 	round   int          // of migrations; each has its own logs and devices
 
 	reviving [2]sync.Mutex  // one at a time restarts a side
 	guards   sync.WaitGroup // end with their program
 	actions  atomic.Int32   // how many were begun
 	doing    atomic.Int32   // how many have not ended
-	over     atomic.Bool    // no more are done
+	over     atomic.Bool    // no further action begins
 
-	mu       sync.Mutex  // guards what follows
-	now      [2]*process // those that run, or ran last
+	mu       sync.Mutex  // guards the following fields
+	now      [2]*process // the processes that run, or ran last
 	all      []*process
 	boots    [2]int       // how often a side's host was started again
 	released map[int]bool // the PIDs of the processes whose hold on a device a signal ended
-	gone     [2][]int64   // when a host took a kept device with it
+	gone     [2][]int64   // when a kept device ended with its host
 }
 
-// process is who runs a side, or ran it last.
+// process is a side's current or last process.
 func (w *cluster) process(s side) *process {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.now[s]
 }
 
-// both are those of both sides.
+// both are the processes of both sides.
 func (w *cluster) both() [2]*process {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.now
 }
 
-// tell ends a program that would not end by itself, as an operator does. It lets go of
-// what it holds.
+// stop ends a program that would not end by itself, as an operator does. The program
+// frees its devices.
 func (w *cluster) stop(p *process) {
 	w.mu.Lock()
 	w.released[p.cmd.Process.Pid] = true
@@ -116,21 +116,21 @@ func newCluster(t *testing.T, seed uint64) *cluster {
 	return w
 }
 
-// The devices of a case that names no others: a migration that takes half a second.
+// The default devices of a case: their migration takes half a second.
 const (
 	defaultSource      = "sim:mlx5?size=6MiB&save=24MiB/s&dirty=2MiB/s&content=random"
 	defaultDestination = "sim:mlx5"
 )
 
-// witness is a folder that both hosts have mounted.
+// witness is a directory that both hosts have mounted.
 func (w *cluster) witness() string { return filepath.Join(w.dir, "witness") }
 
-// log is the file of a side's device in the migration at hand.
+// log is the file of a side's device in the current migration.
 func (w *cluster) log(s side) string {
 	return filepath.Join(w.dir, fmt.Sprintf("%v.%d.log", s, w.round))
 }
 
-// keep is the file that such a device is kept in.
+// keep is the file of a side's kept device.
 func (w *cluster) keep(s side) string {
 	return filepath.Join(w.dir, fmt.Sprintf("%v.%d.state", s, w.round))
 }
@@ -176,7 +176,7 @@ func (w *cluster) revive(s side) {
 	}
 }
 
-// last is a side's newest record of the migration at hand.
+// last is a side's newest record of the current migration.
 func (w *cluster) last(s side) handoff.Record {
 	w.findMigration()
 	all, err := journal.Read(filepath.Join(w.state[s], journal.Name(s.role(), w.mig)))
@@ -186,8 +186,8 @@ func (w *cluster) last(s side) handoff.Record {
 	return all[len(all)-1].Record
 }
 
-// lose is what the death of a host does: its next kernel has another boot id, and a kept
-// device is gone.
+// loseHost does what the death of a host does: its next kernel has another boot id, and a
+// kept device is lost.
 func (w *cluster) loseHost(s side) {
 	if !w.sc.losesHost() {
 		w.t.Errorf("the name of %q does not say that it loses a host", w.sc.name)
@@ -200,7 +200,7 @@ func (w *cluster) loseHost(s side) {
 		w.t.Error(err)
 	}
 	if !w.kept {
-		return // it has ended with its process
+		return // the device ended with its process
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -211,7 +211,7 @@ func (w *cluster) loseHost(s side) {
 	w.gone[s] = append(w.gone[s], monotonic())
 }
 
-// beside runs a side's program without making it the side's current process.
+// runBeside runs a side's program without making it the side's current process.
 func (w *cluster) runBeside(s side, state string, args ...string) *process {
 	w.t.Helper()
 	return start(w.t, s, w.bin, "", nil, slices.Concat(w.args(s, state), args)...)
@@ -232,8 +232,8 @@ func (w *cluster) args(s side, state string) []string {
 
 func (w *cluster) bootID(s side) string { return filepath.Join(w.dir, s.String()+".boot") }
 
-// wrap is the command that a program is started by, to have a disk that is full or a host
-// that was started again: with a name space for its mounts, which ends with it.
+// wrap returns the command that starts a program with a full disk, or on a restarted host.
+// The command has its own name space of mounts, which ends with it.
 func (w *cluster) wrap(s side) []string {
 	w.mu.Lock()
 	rebooted := w.boots[s] > 0
@@ -321,7 +321,7 @@ func (w *cluster) settle() {
 // its wait for a first source, or for the next one after a refusal.
 func (w *cluster) waits(p *process) bool {
 	s := w.process(source)
-	if s == nil { // the test plays it
+	if s == nil { // the test drives it
 		return p.find("refused") != nil
 	}
 	quiet := p.again && !p.engaged()
@@ -336,8 +336,8 @@ func (w *cluster) waits(p *process) bool {
 	return quiet && (!p.engaged() || last == handoff.None || last == handoff.Ready || p.find("refused") != nil)
 }
 
-// look finds the migration that the last run of mig-send was about: its journal was
-// written to last. The programs' own clock may be wrong.
+// findMigration finds the migration of the last run of mig-send: its journal is the newest
+// by the file's time. The programs' own clock may be wrong.
 func (w *cluster) findMigration() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -359,7 +359,7 @@ func (w *cluster) findMigration() {
 	}
 }
 
-// evidence is what is left of the migration at hand.
+// evidence collects the evidence of the current migration.
 func (w *cluster) evidence() evidence {
 	w.t.Helper()
 	e := collect(w.t, w.state, [2]string{w.log(source), w.log(destination)}, w.mig)
@@ -374,7 +374,7 @@ func (w *cluster) evidence() evidence {
 	return e
 }
 
-// check holds everything that must be so after any fault against what is there.
+// check checks the invariants that hold after any fault.
 func (w *cluster) check() evidence {
 	w.t.Helper()
 	w.findMigration()
@@ -433,7 +433,7 @@ func (w *cluster) checkProcess(p *process) {
 	}
 }
 
-// checkFiles: nothing is left but journals, registers, logs and what the devices are.
+// checkFiles: only journals, registers, logs and the devices' files are left.
 func (w *cluster) checkFiles() {
 	w.t.Helper()
 	filepath.WalkDir(w.dir, func(path string, d os.DirEntry, err error) error {
@@ -454,13 +454,13 @@ func (w *cluster) checkFiles() {
 	})
 }
 
-// anyKilled: one that is killed may leave half of what it was writing.
+// anyKilled: a killed program may leave half of a file.
 func (w *cluster) anyKilled() bool {
 	return slices.ContainsFunc(w.all, func(p *process) bool { return p.killed.Load() })
 }
 
-// next is row 70: after any fault, a further migration succeeds. It migrates the same
-// attempt's device if the source still has it. It returns the outcome of the first one.
+// migrateAgain is row 70: after any fault, a further migration succeeds. It migrates the
+// same attempt's device if the source still has it. It returns the outcome of the first one.
 func (w *cluster) migrateAgain() (outcome string) {
 	w.t.Helper()
 	w.flags = [2][]string{}
@@ -489,7 +489,7 @@ func (w *cluster) migrateAgain() (outcome string) {
 		}
 	}
 	d := w.process(destination)
-	if d != nil && d.runs() && again == nil { // its log is of the one before
+	if d != nil && d.runs() && again == nil { // its log is of the earlier one
 		w.stop(d)
 		for d.runs() && d.find("held") == nil {
 			time.Sleep(time.Millisecond)
@@ -520,7 +520,7 @@ func (e *evidence) sole() bool {
 	return len(at) > 0 && at[len(at)-1].Sole && e.last(destination) == handoff.Ready
 }
 
-// giveUp has a person end the destination's copy: the source's devices run, or were reset.
+// endCopy has a person end the destination's copy: the source's devices run, or were reset.
 func (w *cluster) endCopy() {
 	w.t.Helper()
 	if d := w.process(destination); d != nil && d.runs() {
@@ -538,8 +538,8 @@ func (w *cluster) endCopy() {
 	}
 }
 
-// ask has a source that is in doubt ask once more, now that nothing stands in its way.
-// That may be the work of people, who name the migration.
+// askAgain has a source in doubt ask once more, now without a fault in its way. Where only
+// a person may do that, it names the migration, as a person does.
 func (w *cluster) askAgain() {
 	w.t.Helper()
 	if w.last(source) != handoff.Commit {
@@ -554,8 +554,8 @@ func (w *cluster) askAgain() {
 	w.check()
 }
 
-// resolve has a person decide: the destination has said that what it had accepted is
-// lost, or does not know any more. Without that, no new migration is begun.
+// resolve has a person decide: the destination has reported that the accepted devices are
+// lost, or that it does not know the migration. No new migration begins before that.
 func (w *cluster) resolve() {
 	w.t.Helper()
 	other := w.runBeside(source, w.state[source])

@@ -8,9 +8,9 @@ import (
 	"github.com/migpipe/migpipe/test/port"
 )
 
-// TestContinue kills a program at a point where only its journal knows how far it has
-// come, while another process holds the device, and starts the program again with
-// --continue. The migration commits.
+// TestContinue kills a program at a point where only its journal has the progress, while
+// another process holds the device. It starts the program again with --continue. The
+// migration commits.
 func TestContinue(t *testing.T) {
 	for _, at := range []string{
 		"source.did.append.commit", "source.on.running",

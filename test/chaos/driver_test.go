@@ -21,7 +21,7 @@ import (
 	"github.com/migpipe/migpipe/vfio/file"
 )
 
-// player is a source with the right key that says what it likes.
+// driver is a hostile source with the right key.
 type driver struct {
 	*cluster
 	dialer  transport.Dialer
@@ -33,8 +33,8 @@ type driver struct {
 	welcome *wire.Welcome
 }
 
-// playing is a source of one file device, which has said nothing yet. The
-// destination takes it into a file.
+// newDriver returns a source of one file device that has sent nothing yet. The
+// destination writes the device into a file.
 func newDriver(w *cluster) *driver {
 	w.t.Helper()
 	id, err := transport.LoadIdentity(source.key())
@@ -139,7 +139,7 @@ func (p *driver) declined(code transport.Code) {
 	p.t.Error("the destination has hung up without DECLINED")
 }
 
-// chunk sends a chunk of 100 bytes, as change makes it.
+// chunk sends a chunk of 100 bytes after change has edited it.
 func (p *driver) chunk(seq, offset uint64, change func(*wire.Chunk)) wire.ChunkHead {
 	c, err := p.arena.TryGet()
 	if err != nil {
@@ -194,7 +194,7 @@ func longMessage(w *cluster) {
 	p.declined(transport.CodeProtocol)
 }
 
-// wrongState says COMMIT before there is a copy.
+// wrongState sends COMMIT before there is a copy.
 func wrongState(w *cluster) {
 	p := newDriver(w)
 	p.open()
@@ -236,8 +236,8 @@ func replay(w *cluster) {
 	p.declined(transport.CodeCancelled)
 }
 
-// withoutCertificate dials as a TLS client that has none: its handshake is complete
-// before the destination has looked at what it sent.
+// withoutCertificate dials as a TLS client without a certificate. The client's handshake is
+// complete before the destination has checked it.
 func withoutCertificate(w *cluster) {
 	ctx, cancel := context.WithTimeout(w.t.Context(), 10*time.Second)
 	defer cancel()

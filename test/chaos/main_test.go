@@ -25,7 +25,7 @@ var (
 		bin      string // the folder with the two programs, which have failpoints
 		keys     string // of both sides
 		ids      [2]string
-		volatile []string // the flag that the temporary folder's file system asks for
+		volatile []string // the flag that the temporary directory's file system needs
 	}
 )
 

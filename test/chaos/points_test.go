@@ -10,8 +10,8 @@ import (
 	"github.com/migpipe/migpipe/test/chaos/relay"
 )
 
-// named are the points that a migration passes when nothing goes wrong, in the order
-// of each side, see internal/failpoint.
+// named are the points that a migration without faults passes, in the order of each side,
+// see internal/failpoint.
 var named = [2][]string{
 	{
 		"source.on.begin", "source.do.append.open", "source.did.append.open", "source.do.sendhello", "source.did.sendhello",
@@ -30,15 +30,16 @@ var named = [2][]string{
 	},
 }
 
-// after says whether a point comes at or behind another one of its side.
+// after reports whether a point is at or behind another one of its side.
 func after(s side, point, other string) bool {
 	return slices.Index(named[s], point) >= slices.Index(named[s], other)
 }
 
-// owner is who has the device when a side's program was killed at a point and started
-// again, "" where that depends on what was on its way. That is the hand-off's matrix of
-// failures, but for a source that was killed before COMMIT: it takes its device back, and
-// then tries again, unless its device is new and the destination has a whole copy.
+// owner is the side that has the device after a side's program was killed at a point and
+// started again, "" if that depends on the messages in flight. It is the hand-off's matrix
+// of failures, with one exception: a source that was killed before COMMIT returns its
+// device to RUNNING and tries again, unless its device is new and the destination has a
+// whole copy.
 func owner(s side, point string, host bool) string {
 	const ready, accepted, running = "destination.did.append.ready", "destination.did.append.accept", "destination.did.append.running"
 	switch {
@@ -92,8 +93,7 @@ func TestPoints(t *testing.T) {
 const quickPoints = 8
 
 // drawn is a bad network with up to three faults at points of either side, and devices
-// that may be kept. That the points are reached is not said: one fault may keep the other
-// from it.
+// that may be kept. A point need not be reached: one fault may prevent the other.
 func drawn(seed uint64) scenario {
 	r := rand.New(rand.NewPCG(seed, 2))
 	ms := func(most int) time.Duration { return time.Duration(r.IntN(most)) * time.Millisecond }
@@ -125,7 +125,7 @@ func drawn(seed uint64) scenario {
 	return sc
 }
 
-// TestRandom runs cases that are drawn; a name has the seed that draws it again.
+// TestRandom runs random cases. The name of a case has its seed.
 func TestRandom(t *testing.T) {
 	for i := range *draws {
 		sc := drawn(*seed + uint64(i))

@@ -22,7 +22,7 @@ import (
 // patience bounds every wait for a program.
 const patience = 2 * time.Minute
 
-// event is what a program says in a line of JSON; done has most of it.
+// event is a line of JSON that a program prints; done has the most fields.
 type event struct {
 	at int64 // when it was heard, by CLOCK_MONOTONIC
 
@@ -64,8 +64,7 @@ func monotonic() int64 {
 	return now.Nano()
 }
 
-// start runs a program with its failpoints, by way of another command if there is
-// one.
+// start runs a program with its failpoints, through another command if by is not empty.
 func start(t *testing.T, s side, bin, points string, by []string, args ...string) *process {
 	t.Helper()
 	line := slices.Concat(by, []string{s.program(bin)}, args)
@@ -113,8 +112,8 @@ func (p *process) say(t *testing.T, line []byte) {
 	p.news = make(chan struct{})
 }
 
-// weigh looks at the memory of the program until it ends. The kernel's own account
-// of it (wait4) counts what this process had when it forked.
+// weigh measures the memory of the program until it ends. The kernel's own account of it
+// (wait4) includes the pages of this process at the fork.
 func (p *process) weigh() {
 	for ; p.runs(); time.Sleep(10 * time.Millisecond) {
 		status, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid))
@@ -160,7 +159,7 @@ func (p *process) told() []event {
 	return p.events
 }
 
-// find is an event of a kind, nil if there was none yet.
+// find returns the first event of a kind, nil if there is none yet.
 func (p *process) find(kind string) *event {
 	for _, e := range p.told() {
 		if e.Event == kind {
@@ -223,7 +222,7 @@ func (p *process) wait(t *testing.T) {
 
 func (p *process) exit() int { return p.cmd.ProcessState.ExitCode() }
 
-// String is what people need to see of it when a case fails.
+// String is what a person needs to know about the process when a case fails.
 func (p *process) String() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%v, %v", p.cmd.Args, p.cmd.ProcessState)

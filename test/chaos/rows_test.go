@@ -17,14 +17,13 @@ import (
 	"github.com/migpipe/migpipe/transport/journal"
 )
 
-// A device without pre-copy, whose stop takes two seconds, and where it goes.
+// A device without pre-copy, whose stop takes two seconds, and its destination.
 const (
 	slowStop   = "sim:xe?size=8MiB&save=4MiB/s&content=random"
 	slowStopTo = "sim:xe"
 )
 
-// rows are the cases of the hand-off's table, by its numbers. Several may be of one
-// row.
+// rows are the cases of the hand-off's table, by its numbers. A row may have several cases.
 var rows = []scenario{
 	{row: 1, name: "the destination is unreachable at the start", quick: true,
 		before: func(w *cluster) { w.process(destination).kill() },
@@ -315,10 +314,10 @@ var rows = []scenario{
 		faults: []fault{{at: "destination.do.send.running", do: pause(4 * time.Second)}}, want: [2]end{committed, committed}, after: attempts(1)},
 }
 
-// filed has the state of one file arrive in another.
+// filed are the devices of a migration from one file to another.
 var filed = [2]string{"file:FROM.state", "file:TO.state"}
 
-// played are the devices where the test is the source: a file takes any bytes.
+// driven are the devices where the test is the source: a file accepts any bytes.
 var driven = [2]string{destination: "file:PLAYED.state"}
 
 func TestRows(t *testing.T) {
@@ -327,7 +326,7 @@ func TestRows(t *testing.T) {
 	}
 }
 
-// TestRowsAreAll: the table has every row of the hand-off's.
+// TestRowsAreAll: rows has a case for every row of the hand-off's table.
 func TestRowsAreAll(t *testing.T) {
 	want := []int{1, 2, 3, 5, 6, 7, 8, 10, 11, 13, 15, 17, 18, 20, 21, 22, 24, 25, 26, 27, 28, 29, 31, 32, 33, 34, 35, 37, 38, 39, 40,
 		43, 44, 45, 46, 48, 50, 51, 52, 54, 55, 56, 58, 60, 62, 64, 65, 67} // 70 is behind each
@@ -371,7 +370,7 @@ func neverStopped(w *cluster, e evidence) {
 	}
 }
 
-// leeway is what a loaded machine may add to a time.
+// leeway is the delay that a loaded machine may add.
 const leeway = time.Second
 
 func neverStoppedWithin(limit time.Duration) func(*cluster, evidence) {
@@ -384,7 +383,7 @@ func neverStoppedWithin(limit time.Duration) func(*cluster, evidence) {
 	}
 }
 
-// reportsRefusal: the destination says who was not let in.
+// reportsRefusal: the destination reports which source it refused.
 func reportsRefusal(w *cluster, e evidence) {
 	w.t.Helper()
 	neverStopped(w, e)
@@ -424,7 +423,7 @@ func downtimeOver(least time.Duration) func(*cluster, evidence) {
 	}
 }
 
-// endKnownWithin: the source had heard of the destination's end by then.
+// endKnownWithin: the source knew of the destination's end within limit.
 func endKnownWithin(limit time.Duration) func(*cluster, evidence) {
 	return func(w *cluster, _ evidence) {
 		w.t.Helper()
@@ -434,7 +433,7 @@ func endKnownWithin(limit time.Duration) func(*cluster, evidence) {
 	}
 }
 
-// killed is the first program of a side that was.
+// killed is the first killed program of a side.
 func (w *cluster) killed(s side) *process {
 	w.t.Helper()
 	i := slices.IndexFunc(w.all, func(p *process) bool { return p.side == s && p.killed.Load() })
@@ -444,7 +443,7 @@ func (w *cluster) killed(s side) *process {
 	return w.all[i]
 }
 
-// allOf is several checks.
+// allOf combines several checks.
 func allOf(checks ...func(*cluster, evidence)) func(*cluster, evidence) {
 	return func(w *cluster, e evidence) {
 		w.t.Helper()
@@ -454,7 +453,8 @@ func allOf(checks ...func(*cluster, evidence)) func(*cluster, evidence) {
 	}
 }
 
-// attempts: that many were made. One that goes on after a fault is no new one.
+// attempts: the migration made that many attempts. An attempt that continues after a fault
+// is no new one.
 func attempts(want int) func(*cluster, evidence) {
 	return func(w *cluster, e evidence) {
 		w.t.Helper()
@@ -470,7 +470,7 @@ func attempts(want int) func(*cluster, evidence) {
 	}
 }
 
-// takenBackBefore: the source's device, which was kept, ran again before an attempt.
+// takenBackBefore: the source's kept device ran again before an attempt.
 func takenBackBefore(epoch uint64) func(*cluster, evidence) {
 	return func(w *cluster, e evidence) {
 		w.t.Helper()
@@ -505,7 +505,7 @@ func notStarted(w *cluster, e evidence) {
 	}
 }
 
-// holdsCopy: the destination's device has its copy, and the journal says READY.
+// holdsCopy: the destination's device has its copy, and the journal has READY.
 func holdsCopy(w *cluster, e evidence) {
 	w.t.Helper()
 	if got := e.last(destination); got != handoff.Ready {
@@ -525,7 +525,7 @@ func says(s side, text string) func(*cluster, evidence) {
 	}
 }
 
-// lost: the network was as bad as it was meant to be.
+// lost: the relay has lost as many datagrams as the case demands.
 func lost(w *cluster, _ evidence) {
 	w.t.Helper()
 	if c := w.relay.Counts(relay.Up); c.Lost == 0 {
@@ -533,7 +533,7 @@ func lost(w *cluster, _ evidence) {
 	}
 }
 
-// secondSender runs mig-send for a migration that another one works on.
+// secondSender runs mig-send for a migration on which another mig-send works.
 func secondSender(w *cluster, p *process) {
 	w.findMigration()
 	second := w.runBeside(source, w.state[source], "--to", w.relay.Addr(), "--migration", w.mig.String())
@@ -543,7 +543,7 @@ func secondSender(w *cluster, p *process) {
 	}
 }
 
-// secondSource runs another migration to a destination that is busy.
+// secondSource runs another migration to a busy destination.
 func secondSource(w *cluster, _ *process) {
 	state := filepath.Join(w.dir, "second")
 	if err := os.Mkdir(state, 0o700); err != nil {
@@ -557,7 +557,7 @@ func secondSource(w *cluster, _ *process) {
 	os.RemoveAll(state)
 }
 
-// losesJournal kills a destination, which has lost its journal when it is started again.
+// losesJournal kills a destination and starts it again without its journal.
 func losesJournal(w *cluster, p *process) {
 	p.kill()
 	<-p.done
@@ -568,7 +568,7 @@ func losesJournal(w *cluster, p *process) {
 	w.revive(p.side)
 }
 
-// writeFile makes the file that is migrated.
+// writeFile makes the file to migrate.
 func writeFile(w *cluster) {
 	content := make([]byte, 32<<20)
 	rand.NewChaCha8([32]byte{byte(w.seed)}).Read(content)
@@ -577,7 +577,7 @@ func writeFile(w *cluster) {
 	}
 }
 
-// nextAttempt has the source try again, with its file, and the destination that waits.
+// nextAttempt has the source try again, with its file, at the waiting destination.
 func nextAttempt(w *cluster, _ evidence) {
 	w.t.Helper()
 	w.sc, w.flags = &scenario{}, [2][]string{}
@@ -589,7 +589,7 @@ func nextAttempt(w *cluster, _ evidence) {
 	}
 }
 
-// noFile is that of a destination that has loaded a part: it has no file, under no name.
+// noFile: a destination that has loaded a part has no file, under any name.
 func noFile(w *cluster, _ evidence) {
 	w.t.Helper()
 	for _, pattern := range []string{"TO.state", ".TO.state*"} {
@@ -608,8 +608,8 @@ func sameFile(w *cluster, _ evidence) {
 	}
 }
 
-// tear has the last record of a side, which was not announced, end at each of its
-// bytes in turn: the one before it counts.
+// tear cuts the last, unannounced record of a side at each of its bytes in turn. The
+// record before it counts.
 func tear(of side) func(*cluster, evidence) {
 	return func(w *cluster, e evidence) {
 		w.t.Helper()

@@ -14,36 +14,36 @@ import (
 	"github.com/migpipe/migpipe/transport/handoff"
 )
 
-// scenario is a migration with what goes wrong in it, and what has to come of it.
-// Beside that, every invariant has to hold, and a second migration has to succeed.
+// scenario is a migration with its faults and its expected ends. In addition, every
+// invariant has to hold, and a second migration has to succeed.
 type scenario struct {
-	row   int // of the hand-off's table of faults, 0 for what is not in it
+	row   int // of the hand-off's table of faults, 0 for a case outside of it
 	name  string
 	quick bool // CI runs it too
 
-	// elsewhere is the test that holds the row where processes cannot.
+	// elsewhere is the test that covers a row that processes cannot show.
 	elsewhere string
 
 	urls    [2]string // of the devices, the default ones where empty
 	flags   [2][]string
 	link    relay.Link // both ways, from the beginning
 	faults  []fault
-	spec    [2]string // more failpoints, that need no test's help
+	spec    [2]string // more failpoints, without an action of the test
 	full    *side     // whose disk is full
 	wrong   [2]bool   // a side expects another peer than it meets
 	witness bool      // both sides have one
-	orphan  bool      // the destination is of no use to the next migration, and told to end
+	orphan  bool      // the next migration cannot use the destination, and the test stops it
 	kept    bool      // the devices outlive their programs
-	jumps   bool      // the wall clock does, in both programs
+	jumps   bool      // the wall clock jumps in both programs
 	want    [2]end
-	owner   string // what has become of the device, "" where that depends
+	owner   string // the side that has the device, "" where that depends
 
 	before func(*cluster)           // with the destination up
-	drive  func(*cluster)           // in the place of mig-send
-	after  func(*cluster, evidence) // with what is left
+	drive  func(*cluster)           // in place of mig-send
+	after  func(*cluster, evidence) // with the evidence
 }
 
-// fault is something that is done to a program that has stopped itself at a point.
+// fault is an action on a program that has stopped itself at a point.
 type fault struct {
 	at   string // POINT or POINT@N, see internal/failpoint
 	do   action
@@ -57,7 +57,7 @@ func (f fault) side() side {
 	return destination
 }
 
-// spec is the fault for the program's environment.
+// spec encodes the fault for the program's environment.
 func (f fault) spec() string {
 	point, n, counted := strings.Cut(f.at, "@")
 	if !counted {
@@ -66,7 +66,7 @@ func (f fault) spec() string {
 	return point + "=stop@" + n
 }
 
-// action is done while the program is stopped at a point; the program continues afterwards.
+// action runs while the program is stopped at a point. The program continues afterwards.
 type action func(*cluster, *process)
 
 func kill(_ *cluster, p *process) { p.kill() }
@@ -75,18 +75,18 @@ func terminate(w *cluster, p *process) { w.stop(p) }
 
 func rebind(w *cluster, _ *process) { w.relay.Rebind() }
 
-// restarts kills a program and starts it again, after a time: the guest, and a kept
-// device, go on without it.
+// restarts kills a program and starts it again after a time. The guest, and a kept device,
+// continue without it.
 func restarts(after time.Duration) action {
 	return func(w *cluster, p *process) { w.restart(p, after, false) }
 }
 
-// reboots is what the loss of its host does to a program: a kept device is gone too.
+// reboots does what the loss of its host does to a program: a kept device is lost too.
 func reboots(after time.Duration) action {
 	return func(w *cluster, p *process) { w.restart(p, after, true) }
 }
 
-// toPeer does it to the other side's program.
+// toPeer applies an action to the other side's program.
 func toPeer(do action) action {
 	return func(w *cluster, p *process) {
 		if other := w.process(1 - p.side); other != nil {
@@ -95,7 +95,7 @@ func toPeer(do action) action {
 	}
 }
 
-// each does one after the other.
+// each runs one action after the other.
 func each(actions ...action) action {
 	return func(w *cluster, p *process) {
 		for _, do := range actions {
@@ -104,7 +104,7 @@ func each(actions ...action) action {
 	}
 }
 
-// restart leaves alone who is no longer there.
+// restart ignores a process that has ended.
 func (w *cluster) restart(p *process, after time.Duration, host bool) {
 	w.reviving[p.side].Lock()
 	defer w.reviving[p.side].Unlock()
@@ -123,12 +123,12 @@ func (w *cluster) restart(p *process, after time.Duration, host bool) {
 	w.revive(p.side)
 }
 
-// pause leaves the program as it is for a time.
+// pause leaves the program stopped for a time.
 func pause(d time.Duration) action {
 	return func(*cluster, *process) { time.Sleep(d) }
 }
 
-// cut lets nothing pass for a time, or for good if that is 0.
+// cut loses every datagram for a time, or for good if d is 0.
 func cut(d time.Duration, directions ...relay.Direction) action {
 	return func(w *cluster, _ *process) {
 		w.relay.Cut(directions...)
@@ -138,10 +138,10 @@ func cut(d time.Duration, directions ...relay.Direction) action {
 	}
 }
 
-// narrow is a path whose MTU has become 1280, where no ICMP message says so.
+// narrow reduces the MTU of the path to 1280, without an ICMP message.
 func narrow(w *cluster, _ *process) { w.relay.Set(func(l *relay.Link) { l.Most = 1252 }) }
 
-// end is how a program is to end.
+// end is the expected end of a program.
 type end struct {
 	outcome string // of the done event; "killed" for none
 	exit    int
@@ -157,8 +157,8 @@ var (
 
 func aborted(exit int) end { return end{"aborted", exit} }
 
-// guard does the faults of one side as they become due. The program's end ends it.
-// When all is over, a point that is reached after all is passed.
+// inject runs the faults of one side as they become due, until the program ends. Once the
+// scenario is over, the program passes the points that it still reaches.
 func (w *cluster) inject(p *process, faults []fault) {
 	for _, f := range faults {
 		for !p.stopped() {
@@ -190,7 +190,7 @@ func points(faults []fault, s side) (mine []fault, spec string) {
 	return mine, strings.Join(specs, ";")
 }
 
-// run plays the scenario and gives what became of the migration.
+// run runs the scenario and returns the outcome of the migration.
 func (sc *scenario) run(t *testing.T, seed uint64) string {
 	w := newCluster(t, seed)
 	if sc.jumps {
@@ -223,7 +223,7 @@ func (sc *scenario) run(t *testing.T, seed uint64) string {
 	if sc.after != nil {
 		sc.after(w, e)
 	}
-	w.sc = &scenario{} // the next one has no faults
+	w.sc = &scenario{} // the next migration has no faults
 	outcome := w.migrateAgain()
 	if sc.owner != "" && outcome != sc.owner {
 		t.Errorf("%s, want %s", outcome, sc.owner)

@@ -19,7 +19,7 @@ type line struct {
 	wake    chan struct{} // has room for one: the earliest may have changed
 }
 
-// packet is a datagram that leaves at a time, by way of send.
+// packet is a datagram that leaves at a given time, by send.
 type packet struct {
 	at    time.Time
 	order uint64 // among those of one time
@@ -27,7 +27,7 @@ type packet struct {
 	send  func([]byte)
 }
 
-// put takes a datagram over; data is the line's from then on.
+// put queues a datagram. The line owns data from then on.
 func (l *line) put(now time.Time, data []byte, send func([]byte)) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -50,7 +50,7 @@ func (l *line) put(now time.Time, data []byte, send func([]byte)) {
 	}
 }
 
-// take gives what is due, or the time until something is, -1 for never.
+// take returns the packets that are due, or the time until the next one, -1 for never.
 func (l *line) take(now time.Time) (due []packet, wait time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

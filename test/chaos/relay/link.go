@@ -1,6 +1,6 @@
-// Package relay is a bad network between two programs: it hands UDP datagrams on
-// and loses, delays, repeats, spoils and reorders them on the way, for each
-// direction as its [Link] says. What it draws comes from a seed.
+// Package relay is a bad network between two programs. It forwards UDP datagrams, and
+// loses, delays, repeats, damages and reorders them in each direction as its [Link]
+// demands. All random choices come from a seed.
 package relay
 
 import (
@@ -35,8 +35,8 @@ type Counts struct {
 	Passed, Lost, Duplicated, Corrupted, Reordered, Overflowed, TooLong, Cut int
 }
 
-// shaper decides about the datagrams of one direction. It is pure but for what it
-// draws.
+// shaper decides the fate of the datagrams of one direction. It is pure except for its
+// random choices.
 type shaper struct {
 	link   Link
 	random *rand.Rand
@@ -45,8 +45,8 @@ type shaper struct {
 	counts Counts
 }
 
-// fate is what becomes of a datagram: it leaves at these times, at none, one or
-// two of them, with one bit of byte flip turned over unless flip is -1.
+// fate is the decision about a datagram: it leaves at these times (none, one or two of
+// them). Bit flip of it is inverted, unless flip is -1.
 type fate struct {
 	at   []time.Time
 	flip int
@@ -55,8 +55,8 @@ type fate struct {
 // pass decides about a datagram of n bytes.
 func (s *shaper) pass(now time.Time, n int) fate {
 	l := s.link
-	// All are drawn for every datagram, so that one setting does not change what
-	// is drawn for another.
+	// All are drawn for every datagram, so that one setting does not change the
+	// random choices for another.
 	lost, twice, spoilt, late := s.happens(l.Loss), s.happens(l.Duplicate), s.happens(l.Corrupt), s.happens(l.Reorder)
 	more, where := s.random.Float64(), s.random.IntN(max(n, 1))
 	switch {
@@ -100,8 +100,8 @@ func (s *shaper) pass(now time.Time, n int) fate {
 
 func (s *shaper) happens(share float64) bool { return s.random.Float64() < share }
 
-// queue says when a datagram has passed the narrowest place, or that there is no
-// room before it.
+// queue returns when a datagram has passed the bottleneck. It reports false if the
+// bottleneck's queue is full.
 func (s *shaper) queue(now time.Time, n int) (time.Time, bool) {
 	if s.link.Rate == 0 {
 		return now, true

@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// Direction is where datagrams go.
+// Direction is the direction of a datagram.
 type Direction int
 
 // The directions.
@@ -35,7 +35,7 @@ type Relay struct {
 	closed  bool
 }
 
-// Listen begins to hand datagrams on to a server. Both links are good ones.
+// Listen begins to forward datagrams to a server. Both links are perfect at first.
 func Listen(to string, seed uint64) (*Relay, error) {
 	server, err := netip.ParseAddrPort(to)
 	if err != nil {
@@ -56,7 +56,7 @@ func Listen(to string, seed uint64) (*Relay, error) {
 	return r, nil
 }
 
-// Addr is where the clients send to.
+// Addr is the address to which the clients send.
 func (r *Relay) Addr() string { return r.front.LocalAddr().String() }
 
 // Set changes the links of some directions, of both if none is named.
@@ -69,17 +69,17 @@ func (r *Relay) Set(change func(*Link), directions ...Direction) {
 	}
 }
 
-// Cut lets nothing pass any more, until Heal.
+// Cut loses every datagram until Heal.
 func (r *Relay) Cut(directions ...Direction) { r.Set(func(l *Link) { l.Cut = true }, directions...) }
 
 // Heal ends a cut.
 func (r *Relay) Heal(directions ...Direction) { r.Set(func(l *Link) { l.Cut = false }, directions...) }
 
-// Counts says what has happened to the datagrams of a direction so far.
+// Counts returns what has happened to the datagrams of a direction so far.
 func (r *Relay) Counts(d Direction) Counts { return r.lines[d].counts() }
 
-// Rebind has the server see every client under a new address, as when a NAT
-// forgets what it knew. What the server sends to the old ones is lost.
+// Rebind has the server see every client under a new address, as when a NAT loses its
+// table. Datagrams of the server to the old addresses are lost.
 func (r *Relay) Rebind() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -89,7 +89,7 @@ func (r *Relay) Rebind() {
 	}
 }
 
-// Close ends the relay. What was on its way is lost.
+// Close ends the relay. Datagrams in flight are lost.
 func (r *Relay) Close() {
 	close(r.quit)
 	r.front.Close()
@@ -100,7 +100,7 @@ func (r *Relay) Close() {
 	r.done.Wait()
 }
 
-// hear takes what clients send. The relay's end ends it.
+// readClients forwards the clients' datagrams. It returns when the relay is closed.
 func (r *Relay) readClients() {
 	room := make([]byte, 64<<10)
 	for {
@@ -109,7 +109,7 @@ func (r *Relay) readClients() {
 			return
 		}
 		if err != nil {
-			continue // of a datagram before: that a client is gone
+			continue // an earlier datagram's error: its client has gone
 		}
 		r.lines[Up].put(time.Now(), append([]byte(nil), room[:n]...), func(data []byte) { r.forward(client, data) })
 	}
@@ -123,7 +123,7 @@ func (r *Relay) forward(client netip.AddrPort, data []byte) {
 	}
 }
 
-// socket is what the server sees of a client, nil if there is none and none can be.
+// socket is the socket that stands for a client at the server, nil if there cannot be one.
 func (r *Relay) socket(client netip.AddrPort) *net.UDPConn {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -139,7 +139,7 @@ func (r *Relay) socket(client netip.AddrPort) *net.UDPConn {
 	return s
 }
 
-// answer takes what the server sends to a client. The socket's end ends it.
+// readServer forwards the server's datagrams to a client. It returns when the socket is closed.
 func (r *Relay) readServer(client netip.AddrPort, s *net.UDPConn) {
 	room := make([]byte, 64<<10)
 	for {

@@ -16,8 +16,7 @@ func newShaper(l Link) *shaper {
 	return &shaper{link: l, random: rand.New(rand.NewPCG(1, 2))}
 }
 
-// TestShares: what is drawn is as often as it was asked for, and the same for the
-// same seed.
+// TestShares: each fault is as frequent as configured, and identical for the same seed.
 func TestShares(t *testing.T) {
 	const n = 20000
 	run := func() (Counts, []time.Time) {
@@ -59,7 +58,7 @@ func TestMost(t *testing.T) {
 	}
 }
 
-// TestRate: the queue drains at the rate, and what it has no room for is lost.
+// TestRate: the queue drains at the rate, and datagrams that do not fit are lost.
 func TestRate(t *testing.T) {
 	s := newShaper(Link{Rate: 1 << 20, Queue: 10 << 10, Delay: time.Second})
 	now := time.Unix(1, 0)
@@ -97,8 +96,8 @@ func TestOrder(t *testing.T) {
 	}
 }
 
-// TestLineDelays: a datagram leaves when it is due; one that is on its way when the
-// line is cut never does.
+// TestLineDelays: a datagram leaves when it is due. It never leaves if the line is cut
+// before that.
 func TestLineDelays(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := &line{wake: make(chan struct{}, 1), shaper: *newShaper(Link{Delay: time.Second, Corrupt: 1})}
@@ -123,7 +122,7 @@ func TestLineDelays(t *testing.T) {
 	})
 }
 
-// TestLineIsBounded: who sends faster than a line delivers costs no more memory.
+// TestLineIsBounded: a sender that is faster than the line costs no more memory.
 func TestLineIsBounded(t *testing.T) {
 	l := &line{wake: make(chan struct{}, 1), shaper: *newShaper(Link{Delay: time.Hour})}
 	data := make([]byte, 1<<20)
@@ -135,8 +134,8 @@ func TestLineIsBounded(t *testing.T) {
 	}
 }
 
-// TestRelay: datagrams pass both ways, the server sees one address for a client and
-// a new one after Rebind, and a cut of one direction leaves the other.
+// TestRelay: datagrams pass both ways. The server sees one address for a client, and a new
+// one after Rebind. A cut of one direction does not affect the other.
 func TestRelay(t *testing.T) {
 	server, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
 	if err != nil {
@@ -193,7 +192,7 @@ func TestRelay(t *testing.T) {
 	if text, _ := hear(client, never); text != "" {
 		t.Errorf("the client heard %q through a cut", text)
 	}
-	// The relay may not have had its turn yet.
+	// The relay may not have run yet.
 	for end := time.Now().Add(soon); r.Counts(Down).Cut == 0 && time.Now().Before(end); {
 		time.Sleep(time.Millisecond)
 	}
