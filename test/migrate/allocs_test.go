@@ -19,21 +19,21 @@ import (
 	"github.com/migpipe/migpipe/vfio"
 )
 
-// tally counts what the middle of a stream costs both sides in allocations: what is
-// allocated once, is by then.
+// tally counts the allocations that a chunk in the middle of a stream costs both sides.
+// One-time allocations have happened by then.
 type tally struct {
-	chunks int           // of the stream; those of the second and third quarter are counted
+	chunks int           // of the stream; the second and the third quarter count
 	pause  time.Duration // before each is read
-	at     int           // chunks that were read so far
+	at     int           // chunks read so far
 	said   atomic.Int64  // messages of the destination so far
 
 	allocs, bytes, acks float64 // of one chunk
 }
 
-// tallySize is that of a chunk.
+// tallySize is the size of a chunk.
 const tallySize = 64 << 10
 
-// chunk takes in that one was read.
+// chunk counts a chunk that was read.
 func (c *tally) chunk() {
 	switch c.at {
 	case c.chunks / 4:
@@ -81,7 +81,7 @@ func (s talliedStream) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// talliedListener is the destination's, whose messages are counted.
+// talliedListener is the destination's listener, whose messages are counted.
 type talliedListener struct {
 	transport.Listener
 	tally *tally
@@ -105,7 +105,7 @@ func (l talliedLane) Write(p []byte) (int, error) {
 	return l.Lane.Write(p)
 }
 
-// talliedWays differ in what there is to be allocated.
+// talliedWays differ in the parts that may allocate.
 var talliedWays = []struct {
 	name  string
 	add   func(t testing.TB, p *pair, size int)
@@ -125,8 +125,7 @@ func simulated(device string) func(testing.TB, *pair, int) {
 	}
 }
 
-// crowd adds a device among others: what there is one of for each no longer fits the
-// stack.
+// crowd adds many devices: arrays with an element for each device no longer fit the stack.
 func crowd(t testing.TB, p *pair, size int) {
 	simulated("vgpu?content=random")(t, p, size)
 	for i := range 7 {
@@ -140,7 +139,7 @@ func durable(t testing.TB, p *pair, size int) {
 	p.journals(t, filepath.Join(t.TempDir(), "journals"))
 }
 
-// migrate runs a migration whose chunks are counted.
+// migrate runs a migration with a tally of its chunks.
 func (c *tally) migrate(t testing.TB, over carrier, add func(testing.TB, *pair, int), by codec.Codec) {
 	p := barePair(t, func(t testing.TB) (transport.Dialer, transport.Listener) {
 		d, l := over(t)
@@ -153,8 +152,8 @@ func (c *tally) migrate(t testing.TB, over carrier, add func(testing.TB, *pair, 
 }
 
 // TestAllocations: once a stream flows, neither a chunk nor its ACK costs either side an
-// allocation. Each chunk has an ACK of its own, since the next one is read later. What
-// is allowed is for ticks, and for syncs of files.
+// allocation. Each chunk has its own ACK, because the next one is read later. The limits
+// leave room for ticks, and for syncs of files.
 func TestAllocations(t *testing.T) {
 	if raceEnabled {
 		t.Skip("the race detector has sync.Pool lose some")
@@ -173,7 +172,7 @@ func TestAllocations(t *testing.T) {
 	}
 }
 
-// BenchmarkAllocations is what a chunk costs both sides and the carrier in allocations.
+// BenchmarkAllocations measures the allocations of both sides and the carrier per chunk.
 func BenchmarkAllocations(b *testing.B) {
 	for _, over := range []struct {
 		name string
@@ -196,7 +195,7 @@ func BenchmarkAllocations(b *testing.B) {
 	}
 }
 
-// journals gives both sides journals in files, in a folder that is not there yet.
+// journals gives both sides journals in files, in a directory that does not exist yet.
 func (p *pair) journals(t testing.TB, dir string) {
 	t.Helper()
 	a := migration.Attempt{Mig: migration.NewID(), Epoch: 1}

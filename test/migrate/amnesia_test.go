@@ -22,8 +22,8 @@ func (a *amnesiac) State() (vfio.State, error) {
 	return now, err
 }
 
-// quirk31: a reset at the destination after READY leaves RUNNING, and nothing
-// to run.
+// quirk31: a reset at the destination after READY leaves the device RUNNING, without a
+// state.
 func TestResetAfterReady(t *testing.T) {
 	p := newPair(t, pipe)
 	_, dst := p.add(t, "nic0", "mlx5?size=4MiB", "mlx5?size=4MiB")
@@ -38,7 +38,7 @@ func TestResetAfterReady(t *testing.T) {
 	p.atHome(t)
 }
 
-// sleeper takes its time to start.
+// sleeper is a device that starts slowly.
 type sleeper struct{ *sim.Device }
 
 func (s *sleeper) SetState(to vfio.State) (vfio.Stream, error) {
@@ -48,8 +48,8 @@ func (s *sleeper) SetState(to vfio.State) (vfio.Stream, error) {
 	return s.Device.SetState(to)
 }
 
-// A destination that accepts and does not answer leaves the source in doubt, in
-// bounded time: it may run, and in the end does.
+// A destination that accepts and does not answer in time leaves the source in doubt, in
+// bounded time. The destination may run, and in the end does.
 func TestSlowStart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPair(t, pipe)

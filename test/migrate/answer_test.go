@@ -23,10 +23,10 @@ func TestAnswerFromTheJournal(t *testing.T) {
 		record  handoff.Record
 		epoch   uint64 // of the record; the source asks for attempt 2
 		said    string // the answers to RESUME and, if there is another, to COMMIT
-		becomes string // the journal, in the end
+		becomes string // the journal at the end
 	}{
 		{handoff.Open, 2, "DECLINED", "OPEN ABORTED"},
-		{handoff.Ready, 2, "STATUS READY", "READY"}, // who answers was not told of the devices
+		{handoff.Ready, 2, "STATUS READY", "READY"}, // the answering code does not know the devices
 		{handoff.Accept, 2, "STATUS ACCEPT", "ACCEPT"},
 		{handoff.Ready, 3, "DECLINED", "READY"},
 		{handoff.Running, 2, "RUNNING", "RUNNING DONE"},
@@ -84,7 +84,7 @@ func TestAnswerNotBelieved(t *testing.T) {
 				t.Errorf("RESUME %+v is answered by %q", m, got)
 			}
 			control.Lane().Close()
-			time.Sleep(time.Second) // one is answered at a time
+			time.Sleep(time.Second) // the destination answers one source at a time
 		}
 		if got := written(j); got != "OPEN" {
 			t.Errorf("the journal says %s", got)
@@ -162,7 +162,7 @@ func (a asked) ask(t *testing.T, m *wire.Resume) *wire.Control {
 	return control
 }
 
-// answers are those that come within a second, in the name of a journal.
+// answers are the answers of one second, in the name of a journal.
 func answers(control *wire.Control, journal migration.JournalID) string {
 	control.Lane().SetDeadline(time.Now().Add(time.Second))
 	defer control.Lane().SetDeadline(time.Time{})
@@ -198,15 +198,15 @@ func written(j *handoff.Memory) string {
 	return strings.Join(names, " ")
 }
 
-// succeedsNow migrates to the destination that was asked.
+// succeedsNow migrates to the destination that has answered.
 func (a asked) succeedsNow(t *testing.T, done chan side) {
 	t.Helper()
 	r, err := a.sendTo(a.dialer)
 	a.committed(t, side{r, err}, <-done)
 }
 
-// TestNextAttemptWhileAnswered: a source that opens the next attempt at once, while the
-// destination still has the journal open to answer it about the one before, is served when
+// TestNextAttemptWhileAnswered: a source opens the next attempt while the destination still
+// has the journal open to answer it about the previous one. The destination serves it when
 // that conversation ends.
 func TestNextAttemptWhileAnswered(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -27,7 +27,7 @@ const (
 // stuckNIC and stuckXE do not leave STOP.
 var stuckNIC, stuckXE = times(6, nic, noStart), times(6, xe, noStart)
 
-// times is a device with the same fault several times.
+// times adds the same fault several times to a device.
 func times(n int, device, fault string) string {
 	for range n {
 		device = with(device, fault)
@@ -35,11 +35,11 @@ func times(n int, device, fault string) string {
 	return device
 }
 
-// refused is an owner who says no once everything is loaded at the destination.
+// refused is an owner who refuses once everything is loaded at the destination.
 func refused(context.Context) error { return errors.New("the disks are not there") }
 
-// back is a migration that is called off when everything is loaded at the destination,
-// whose source devices have these faults.
+// back is a migration whose owner refuses it when everything is loaded at the destination.
+// Its source devices have these faults.
 func back(t *testing.T, faults ...string) *vmm {
 	v := newVMM(t, pipe, refused, nil)
 	for i, url := range faults {
@@ -56,8 +56,8 @@ func (p *pair) receiveFrom(l transport.Listener) side {
 	return side{r, err}
 }
 
-// source runs the source alone against a destination that lives on, and gives what that
-// has recorded in the end.
+// source runs the source alone against a running destination. It also returns the last
+// record of the destination.
 func (v *vmm) source(t *testing.T) (migration.Report, handoff.Record, error) {
 	dialer, listener := v.carrier(t)
 	ended := make(chan struct{})
@@ -78,16 +78,16 @@ func (v *vmm) source(t *testing.T) (migration.Report, handoff.Record, error) {
 	return r, was, err
 }
 
-// TestHeldThere: once the last END is sent, the destination keeps its copy until all
-// devices of the source, and its guest, run again. What the outcome says of it is what a
-// person may do.
+// TestHeldThere: once the last END is sent, the destination holds its copy until all
+// devices of the source, and its guest, run again. The outcome names what a person may do
+// with the copy.
 func TestHeldThere(t *testing.T) {
 	for _, c := range []struct {
 		name    string
 		sources []string
 		resume  func(context.Context) error
 		outcome migration.Outcome
-		record  string // of the source, OPEN and all after it
+		record  string // of the source, from OPEN on
 		there   handoff.Record
 		held    *migration.CopyThere
 		states  [2]vfio.State
@@ -140,7 +140,7 @@ func TestHeldThere(t *testing.T) {
 	}
 }
 
-// records are those of a journal, with ! for Sole.
+// records lists the records of a journal, with ! for Sole.
 func records(j *handoff.Memory) string {
 	var list []string
 	for _, e := range j.Entries() {
@@ -153,7 +153,7 @@ func records(j *handoff.Memory) string {
 	return strings.Join(list, " ")
 }
 
-// lazy is a device that takes its time to leave a state.
+// lazy is a device that leaves a state slowly.
 type lazy struct {
 	*sim.Device
 	from  vfio.State
@@ -323,8 +323,8 @@ func TestCommitThere(t *testing.T) {
 	}
 }
 
-// TestCommitThereIsNotAskedBack: the source's devices are no copy any more, so that it does
-// not ask for them however long COMMIT is not answered.
+// TestCommitThereIsNotAskedBack: the source's devices are no copy any more. So the source
+// does not ask for them, however long COMMIT stays unanswered.
 func TestCommitThereIsNotAskedBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		v := back(t, stuckNIC, stuckXE)
@@ -347,8 +347,8 @@ func TestCommitThereIsNotAskedBack(t *testing.T) {
 	})
 }
 
-// TestResumeIsAsked: a process that takes devices back has the guest resumed that one
-// before it may have paused, once OWNER is recorded; and does not wait for ever.
+// TestResumeIsAsked: an earlier process may have paused the guest. A process that returns
+// the devices to RUNNING has it resumed, once OWNER is recorded. It waits for a bounded time.
 func TestResumeIsAsked(t *testing.T) {
 	for _, silent := range []bool{false, true} {
 		t.Run(fmt.Sprint("silent ", silent), func(t *testing.T) {
@@ -386,8 +386,8 @@ func TestResumeIsAsked(t *testing.T) {
 	}
 }
 
-// TestNotPaused: a guest that is not paused is waited for within ResumeAfter, and is
-// resumed all the same: its pause may come.
+// TestNotPaused: the source waits for the pause of a guest within ResumeAfter. It resumes
+// the guest all the same: the pause may still come.
 func TestNotPaused(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPair(t, pipe)
@@ -403,6 +403,6 @@ func TestNotPaused(t *testing.T) {
 		if d := s.report.Downtime; d < 3*time.Second || d > 3200*time.Millisecond {
 			t.Errorf("it took %v", d)
 		}
-		p.rolledBack(t, s, r)
+		p.wantAborted(t, s, r)
 	})
 }

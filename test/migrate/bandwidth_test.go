@@ -12,7 +12,7 @@ import (
 
 const mib = 1 << 20
 
-// TestMaxBandwidth: a migration takes as long as its bytes take at the limit.
+// TestMaxBandwidth: a migration lasts as long as its bytes need at the limit.
 func TestMaxBandwidth(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPair(t, pipe)
@@ -42,7 +42,7 @@ func TestMaxBandwidthLive(t *testing.T) {
 	})
 }
 
-// TestMaxBandwidthCancelled: a lane that waits for its turn holds up no cancel.
+// TestMaxBandwidthCancelled: a lane that waits for its turn delays no cancel.
 func TestMaxBandwidthCancelled(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPair(t, pipe)
@@ -55,12 +55,12 @@ func TestMaxBandwidthCancelled(t *testing.T) {
 			t.Errorf("it took %v", took)
 		}
 		p.send.MaxBandwidth = 0
-		p.rolledBack(t, s, r)
+		p.wantAborted(t, s, r)
 	})
 }
 
-// TestPreflightWithinBandwidth: the limit is for the preflight too, and what is
-// predicted follows from it.
+// TestPreflightWithinBandwidth: the limit applies to the preflight too, and to its
+// prediction.
 func TestPreflightWithinBandwidth(t *testing.T) {
 	for _, limit := range []uint64{20 << 10, 8 * mib} {
 		synctest.Test(t, func(t *testing.T) {
@@ -81,8 +81,8 @@ func TestPreflightWithinBandwidth(t *testing.T) {
 	}
 }
 
-// BenchmarkPipeline is the whole way of a state that does not compress, from one device
-// to another on loopback: read, digest, frames, lanes, checks, write.
+// BenchmarkPipeline moves an incompressible state from one device to another on loopback:
+// read, digest, frames, lanes, checks, write.
 func BenchmarkPipeline(b *testing.B) {
 	b.Run("over=quic", func(b *testing.B) { pipeline(b, overQUIC) })
 	b.Run("over=tls", func(b *testing.B) { pipeline(b, overTLS) })

@@ -24,8 +24,8 @@ import (
 // bombSize is the raw length that the bombs below claim in their chunk's header.
 const bombSize = 4096
 
-// zstdFrame is a frame of run-length blocks, 128 KiB each: 4 bytes make 131072
-// (RFC 8878, section 3.1.1). head is what follows the magic number.
+// zstdFrame is a frame of run-length blocks, 128 KiB each: 4 bytes encode 131072
+// (RFC 8878, section 3.1.1). head follows the magic number.
 func zstdFrame(blocks int, head ...byte) []byte {
 	frame := append([]byte{0x28, 0xb5, 0x2f, 0xfd}, head...)
 	for i := range blocks {
@@ -48,15 +48,15 @@ var (
 	zstdWhole  = []byte{3<<6 | 1<<5, 0, 0, 0, 0, 1, 0, 0, 0}                             // one segment of 4 GiB
 )
 
-// s2Block names its length and then copies the byte before, 64 times per 3 bytes
+// s2Block claims a length and then copies the previous byte, 64 times per 3 bytes
 // (the Snappy format, which S2 extends).
 func s2Block(claimed uint64, copies int) []byte {
 	block := append(binary.AppendUvarint(nil, claimed), 0, 'x')
 	return append(block, bytes.Repeat([]byte{63<<2 | 2, 1, 0}, copies)...)
 }
 
-// TestDecompressionBombs: a payload that says little and holds much costs what
-// the chunk's header was allowed to say, and no more.
+// TestDecompressionBombs: a short payload with long content costs only what the chunk's
+// header claims, within its limit.
 func TestDecompressionBombs(t *testing.T) {
 	const many = 1000 // blocks: 125 MiB in 4 KB
 	for _, c := range []struct {
@@ -78,13 +78,13 @@ func TestDecompressionBombs(t *testing.T) {
 		{"s2, literal of 4 GiB", codec.IDS2, append(binary.AppendUvarint(nil, bombSize), 63<<2, 0xff, 0xff, 0xff, 0xff)},
 		{"s2, copy of what is not there", codec.IDS2, append(binary.AppendUvarint(nil, bombSize), 63<<2|2, 0xff, 0xff)},
 	} {
-		t.Run(c.name, func(t *testing.T) { // in no bubble: the zstd decoders are the whole process's
+		t.Run(c.name, func(t *testing.T) { // in no bubble: the whole process shares the zstd decoders
 			againstSource(t, func(h *hostile) { h.payload(c.id, bombSize, c.payload) }, transport.CodeCorrupt)
 		})
 	}
 }
 
-// payload sends a chunk whose payload is no encoding of anything.
+// payload sends a chunk whose payload is no valid encoding.
 func (h *hostile) payload(id codec.ID, raw uint32, payload []byte) {
 	c, err := h.arena.TryGet()
 	if err != nil {
@@ -97,7 +97,7 @@ func (h *hostile) payload(id codec.ID, raw uint32, payload []byte) {
 	c.WriteFrame(h.data)
 }
 
-// frame sends a control message that no encoder would make.
+// frame sends a control message that no encoder makes.
 func (h *hostile) frame(kind, flags byte, body []byte) { h.lane.Write(controlFrame(kind, flags, body)) }
 
 func controlFrame(kind, flags byte, body []byte) []byte {
@@ -108,7 +108,7 @@ func controlFrame(kind, flags byte, body []byte) []byte {
 	return append(binary.BigEndian.AppendUint32(head, sum), body...)
 }
 
-// deaf has the control lane's answers read and dropped, until it ends.
+// deaf reads and discards the control lane's answers until the lane ends.
 func (h *hostile) deaf() {
 	go func() {
 		for h.receive() != nil {
@@ -116,15 +116,15 @@ func (h *hostile) deaf() {
 	}()
 }
 
-// unknownType is a number that no message has.
+// unknownType is a number without a message.
 const unknownType = 200
 
-// flood is how many messages are a flood: if they were kept, they would take more
-// than room. With the race detector it only has to go through the motions.
+// flood is the number of messages in a flood: retained, they would need more than room.
+// With the race detector the flood is shorter, because only the code path counts.
 var flood = map[bool]int{false: 400_000, true: 20_000}[raceEnabled]
 
-// TestHostileControl: what a source says on the control lane costs no more than
-// the one message that is being read.
+// TestHostileControl: a source's control messages cost the memory of only the one message
+// that the destination reads.
 func TestHostileControl(t *testing.T) {
 	wrong := func(h *hostile) { h.send(&wire.Commit{Attempt: h.attempt, Journal: h.welcome.Journal}) }
 	for _, c := range []struct {
@@ -198,7 +198,7 @@ func TestHostileControl(t *testing.T) {
 	}
 }
 
-// headOf is the header of a chunk whose payload does not follow.
+// headOf is the header of a chunk without its payload.
 func (h *hostile) headOf(raw int) []byte {
 	c, err := h.arena.TryGet()
 	if err != nil {
@@ -275,8 +275,8 @@ func untilEnded(t *testing.T, cancelled time.Duration, do func(*hostile), code t
 	d.unharmed(t)
 }
 
-// TestSilentCrowd: of lanes within a host, which no handshake keeps out, no more
-// are waited for than may be half open. The others are hung up on at once.
+// TestSilentCrowd: within a host, no handshake keeps lanes out. The destination waits for
+// no more lanes than may be half open, and closes the others at once.
 func TestSilentCrowd(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "sock")
 	l, err := transport.ListenUnix(path)
@@ -305,7 +305,7 @@ func TestSilentCrowd(t *testing.T) {
 			t.Fatalf("%d goroutines wait for silent lanes", n)
 		}
 	}
-	// On a busy machine the end of a lane may have come late.
+	// On a busy machine the test may see the end of a lane late.
 	var late atomic.Int64
 	var wg sync.WaitGroup
 	for _, lane := range held {

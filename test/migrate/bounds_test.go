@@ -21,8 +21,8 @@ import (
 	"github.com/migpipe/migpipe/writer"
 )
 
-// TestResumeAfter: a destination that is merely slow keeps no guest stopped for
-// longer than was allowed, however steadily it moves on.
+// TestResumeAfter: a destination that is merely slow does not keep a guest paused for longer
+// than ResumeAfter, even if it makes steady progress.
 func TestResumeAfter(t *testing.T) {
 	timed(t, false, func(t *testing.T, c carrier) {
 		p := newPair(t, c)
@@ -42,8 +42,7 @@ func TestResumeAfter(t *testing.T) {
 	})
 }
 
-// stuck is a device whose driver holds on to a read or write, and cannot be
-// taken out of it.
+// stuck is a device whose driver blocks in a read or write, and ignores a cancel.
 type stuck struct {
 	*sim.Device
 	free chan struct{}
@@ -60,7 +59,7 @@ func (d *stuck) SetState(to vfio.State) (vfio.Stream, error) {
 	return s, err
 }
 
-// Reset waits for the write, as it does at a kernel device and at a file.
+// Reset waits for the write, as with a kernel device and with a file.
 func (d *stuck) Reset() error { <-d.free; return vfio.ErrInError }
 
 type stuckStream struct {
@@ -119,7 +118,7 @@ func (d sluggish) Reset() error {
 	return d.Device.Reset()
 }
 
-// TestSlowReset: only a write that is held on to makes a reset late.
+// TestSlowReset: only a blocked write makes a reset late.
 func TestSlowReset(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPair(t, pipe)
@@ -133,8 +132,7 @@ func TestSlowReset(t *testing.T) {
 	})
 }
 
-// TestRefusedDevices: a destination that takes none of it still says where its
-// devices are.
+// TestRefusedDevices: a destination that refuses all devices still reports their states.
 func TestRefusedDevices(t *testing.T) {
 	p := newPair(t, pipe)
 	p.add(t, "nic0", "mlx5?size=1MiB", "qat")
@@ -157,7 +155,7 @@ func TestTurnedAway(t *testing.T) {
 		d, l := c(t)
 		p := newPair(t, func(testing.TB) (transport.Dialer, transport.Listener) { return d, l })
 		p.add(t, "nic0", "mlx5?size=1MiB", "mlx5?size=1MiB")
-		p.send.PauseGuest = func(ctx context.Context) error { // while the first is being served
+		p.send.PauseGuest = func(ctx context.Context) error { // while the destination serves the first
 			other := open(t, "mlx5?size=1MiB")
 			second.report, second.err = reader.Send(ctx, d, []reader.Source{{Name: "nic0", Device: other}}, nil)
 			wantState(t, other, vfio.Running)
@@ -181,7 +179,7 @@ func TestTurnedAway(t *testing.T) {
 	})
 }
 
-// TestTinyChunks: a source that wants its state in crumbs costs nothing.
+// TestTinyChunks: a source that demands tiny chunks costs nothing.
 func TestTinyChunks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d, l := pipe(t)
@@ -200,7 +198,7 @@ func TestTinyChunks(t *testing.T) {
 			done <- side{r, err}
 		}()
 		early := wire.NewControl(h.dial(wire.LaneControl))
-		early.Send(&wire.Estimate{}) // of nothing, before there is anything
+		early.Send(&wire.Estimate{}) // of no device, before there is a migration
 		if m, err := early.Receive(); err == nil {
 			t.Errorf("a source that begins with ESTIMATE gets %+v", m)
 		}
@@ -218,7 +216,7 @@ func TestTinyChunks(t *testing.T) {
 	})
 }
 
-// slowToFail is a device that takes its time to find out that it cannot start.
+// slowToFail is a device whose start fails slowly.
 type slowToFail struct{ *sim.Device }
 
 func (d slowToFail) SetState(to vfio.State) (vfio.Stream, error) {
@@ -229,8 +227,8 @@ func (d slowToFail) SetState(to vfio.State) (vfio.Stream, error) {
 	return d.Device.SetState(to)
 }
 
-// TestCancelDuringFailingStart: a cancel that came too late to matter does not
-// hide why the start failed.
+// TestCancelDuringFailingStart: a cancel that is too late to matter does not hide why the
+// start failed.
 func TestCancelDuringFailingStart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPair(t, pipe)
@@ -249,8 +247,7 @@ func TestCancelDuringFailingStart(t *testing.T) {
 	})
 }
 
-// A device that gives nothing more in STOP_COPY does not keep its guest stopped
-// for ever.
+// A device that yields nothing more in STOP_COPY does not keep its guest paused for ever.
 func TestStall(t *testing.T) {
 	timed(t, false, func(t *testing.T, c carrier) {
 		p := newPair(t, c)
@@ -267,11 +264,11 @@ func TestStall(t *testing.T) {
 		if d := s.report.Downtime; d < 5*time.Second || d > 5500*time.Millisecond {
 			t.Errorf("the guest was stopped for %v", d)
 		}
-		p.rolledBack(t, s, r)
+		p.wantAborted(t, s, r)
 	})
 }
 
-// A cancel does not wait until a slow destination has loaded what it holds.
+// A cancel does not wait until a slow destination has loaded its chunks.
 func TestCancelDuringSlowLoad(t *testing.T) {
 	timed(t, true, func(t *testing.T, c carrier) {
 		p := newPair(t, c)
@@ -285,15 +282,15 @@ func TestCancelDuringSlowLoad(t *testing.T) {
 		if s.report.Downtime > 1500*time.Millisecond {
 			t.Errorf("the guest was stopped for %v, the cancel came after 1s", s.report.Downtime)
 		}
-		p.rolledBack(t, s, r)
+		p.wantAborted(t, s, r)
 	})
 }
 
-// TestSmallState: a state of a few bytes takes one round trip beyond the handshakes, with the
-// guest stopped: what is left and END for READY. Nothing else is waited for, no tick, no
-// heartbeat and no patience. The handshakes are, from the dial on: the connection, HELLO for
-// WELCOME, the data lanes, and COMMIT for RUNNING. Where there is a PRE_COPY its initial
-// bytes have their ACK before the stop.
+// TestSmallState: a state of a few bytes needs one round trip beyond the handshakes, with the
+// guest paused: the rest of the state and END, then READY. The sides wait for no tick, no
+// heartbeat and no timeout. The handshakes are, from the dial on: the connection, HELLO and
+// WELCOME, the data lanes, and COMMIT and RUNNING. If there is a PRE_COPY, the destination
+// acknowledges its initial bytes before the switchover.
 func TestSmallState(t *testing.T) {
 	const trip = 100 * time.Millisecond
 	const slack = trip / 20

@@ -21,7 +21,7 @@ import (
 	"github.com/migpipe/migpipe/writer"
 )
 
-// when calls do once, at the first event of a phase and a moment later.
+// when runs do once, a while after the first event of a phase.
 func when(phase string, later time.Duration, do func()) migration.Observer {
 	var once sync.Once
 	return func(ev migration.Event) {
@@ -37,7 +37,7 @@ func when(phase string, later time.Duration, do func()) migration.Observer {
 	}
 }
 
-// slow takes a moment in every phase.
+// slow is a device whose every phase lasts a moment.
 const slow = "vgpu?size=4MiB&save=16MiB/s&dirty=4MiB/s"
 
 // TestCancel cancels either side in every phase. Before COMMIT the source runs
@@ -84,7 +84,7 @@ func TestCancel(t *testing.T) {
 					if len(g.calls) == 1 {
 						t.Errorf("the guest got the calls %v", g.calls)
 					}
-					p.rolledBack(t, s, r)
+					p.wantAborted(t, s, r)
 				})
 			})
 		}
@@ -126,7 +126,7 @@ func testCancelConnecting(t *testing.T) {
 	s, r := p.run(t)
 	p.wantCancelled(t, s, false)
 	p.wantCancelled(t, r, false)
-	p.rolledBack(t, s, r)
+	p.wantAborted(t, s, r)
 }
 
 // deaf dials and reaches no destination.
@@ -137,7 +137,7 @@ func (deaf) Dial(ctx context.Context) (transport.Lane, error) {
 	return nil, fmt.Errorf("%w: %w", transport.ErrUnreachable, context.Cause(ctx))
 }
 
-// TestCancelPause: a guest whose pause takes its time is resumed after it.
+// TestCancelPause: a guest whose pause is slow is resumed after it.
 func TestCancelPause(t *testing.T) { synctest.Test(t, testCancelPause) }
 
 func testCancelPause(t *testing.T) {
@@ -151,7 +151,7 @@ func testCancelPause(t *testing.T) {
 		t.Errorf("the guest got the calls %v", g.calls)
 	}
 	p.wantCancelled(t, s, false)
-	p.rolledBack(t, s, r)
+	p.wantAborted(t, s, r)
 }
 
 // gate is a journal that blocks at one record until the test opens it.
@@ -169,8 +169,8 @@ func (g gate) Append(e handoff.Entry) error {
 }
 
 // TestCancelReady: while the source decides, or writes COMMIT, either side is cancelled.
-// Once COMMIT is recorded it is too late on both sides: the destination asks for what the
-// source cannot do alone any more.
+// Once COMMIT is recorded, a cancel is too late on both sides. The destination asks for
+// what the source cannot do alone any more.
 func TestCancelReady(t *testing.T) {
 	t.Run("at the destination, while the source decides", func(t *testing.T) {
 		eachCarrier(t, func(t *testing.T, carry carrier) {
@@ -185,7 +185,7 @@ func TestCancelReady(t *testing.T) {
 			p.wantCancelled(t, s, true)
 			p.wantCancelled(t, r, false)
 			p.send.Approve = nil
-			p.rolledBack(t, s, r)
+			p.wantAborted(t, s, r)
 		})
 	})
 	for _, where := range []string{"destination", "source"} {
@@ -203,7 +203,7 @@ func TestCancelReady(t *testing.T) {
 	}
 }
 
-// cable is a carrier that can be cut.
+// cable is a carrier that the test can cut.
 type cable struct {
 	carrier carrier
 	dialer  transport.Dialer
@@ -263,7 +263,7 @@ func TestLost(t *testing.T) {
 				}
 				s, r := p.run(t)
 				want := [2]transport.Code{transport.CodeNetwork, transport.CodeNetwork}
-				if phase == "ready" { // no silence ends its wait, but the user's patience
+				if phase == "ready" { // no silence ends its wait, only its user does
 					want[1] = transport.CodeCancelled
 				}
 				for i, got := range []side{s, r} {
@@ -273,7 +273,7 @@ func TestLost(t *testing.T) {
 				}
 				p.receive.Journals = nil
 				p.left = phase == "ready"
-				p.rolledBack(t, s, r)
+				p.wantAborted(t, s, r)
 			})
 		})
 	}
@@ -292,7 +292,7 @@ func TestInDoubt(t *testing.T) {
 			if s.report.Outcome != migration.InDoubt || r.report.Outcome != migration.InDoubt {
 				t.Fatalf("outcomes %v (%v) and %v (%v)", s.report.Outcome, s.err, r.report.Outcome, r.err)
 			}
-			p.giveUp(t, r)
+			p.endCopy(t, r)
 			wantState(t, p.src[0], vfio.StopCopy) // kept, and not resumed
 			if _, err := p.src[0].SetState(vfio.Running); err != nil {
 				t.Fatal(err)
@@ -361,8 +361,8 @@ func dup(f *os.File) (int, error) {
 	return unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
 }
 
-// TestPeerThatDoesNotListen: a peer that answers and then takes no control
-// message any more must not keep a side from being cancelled.
+// TestPeerThatDoesNotListen: a peer that answers, and then reads no control message, must
+// not prevent a cancel.
 func TestPeerThatDoesNotListen(t *testing.T) {
 	t.Run("destination", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {

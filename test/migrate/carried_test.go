@@ -14,8 +14,8 @@ import (
 	"github.com/migpipe/migpipe/vfio"
 )
 
-// TestNothingCarried: a destination that acknowledges what is said, and lets data lanes be
-// dialled and reads nothing of them, is left after the reconnect limit, however many there are.
+// TestNothingCarried: a destination acknowledges control messages and accepts data lanes, but
+// reads no data. The source leaves it at the reconnect limit, with any number of lanes.
 func TestNothingCarried(t *testing.T) {
 	const limit = 10 * time.Second
 	for _, lanes := range []int{1, 2} {
@@ -42,8 +42,8 @@ func TestNothingCarried(t *testing.T) {
 	}
 }
 
-// readsNothing welcomes a source, acknowledges what it says, and reads no data lane, until ctx
-// ends.
+// readsNothing welcomes a source and acknowledges its control messages, but reads no data
+// lane, until ctx ends.
 func (l *liar) readsNothing(ctx context.Context, lanes int) {
 	l.open()
 	m := l.welcome()

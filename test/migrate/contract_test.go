@@ -12,7 +12,7 @@ import (
 	"github.com/migpipe/migpipe/vfio"
 )
 
-// bent is a device that breaks the contract by its way to answer SetState.
+// bent is a device whose SetState breaks the contract.
 type bent struct {
 	vfio.Device
 	set func(d vfio.Device, to vfio.State) (vfio.Stream, error)
@@ -22,7 +22,7 @@ func (b bent) SetState(to vfio.State) (vfio.Stream, error) { return b.set(b.Devi
 
 type answer = func(d vfio.Device, to vfio.State) (vfio.Stream, error)
 
-// gives replaces the data session that SetState gives.
+// gives replaces the stream that SetState returns.
 func gives(give func(vfio.Stream) vfio.Stream) answer {
 	return func(d vfio.Device, to vfio.State) (vfio.Stream, error) {
 		s, err := d.SetState(to)
@@ -33,7 +33,7 @@ func gives(give func(vfio.Stream) vfio.Stream) answer {
 	}
 }
 
-// adds gives one where none is due.
+// adds returns a stream where none is due.
 func adds(at vfio.State, stray *strayStream) answer {
 	return func(d vfio.Device, to vfio.State) (vfio.Stream, error) {
 		s, err := d.SetState(to)
@@ -45,7 +45,7 @@ func adds(at vfio.State, stray *strayStream) answer {
 	}
 }
 
-// stays reports success for a state that it does not go to.
+// stays reports success for a state that the device does not enter.
 func stays(at vfio.State) answer {
 	return func(d vfio.Device, to vfio.State) (vfio.Stream, error) {
 		if to == at {
@@ -55,8 +55,8 @@ func stays(at vfio.State) answer {
 	}
 }
 
-// bentStream answers Read and Write as its functions do, and has a splice or knows holes if
-// those are set.
+// bentStream answers Read and Write by its functions. If the others are set, it can splice
+// or knows holes.
 type bentStream struct {
 	vfio.Stream
 	read, write func(p []byte) (int, error)
@@ -79,7 +79,7 @@ type bentHoles struct {
 
 func (b bentHoles) SkipHole(int) (int, error) { return b.n, nil }
 
-// strayStream counts how often it was given and closed.
+// strayStream counts how often it was returned and closed.
 type strayStream struct {
 	vfio.Stream
 	given, closed int
@@ -99,8 +99,8 @@ func writes(n func(p []byte) int) answer {
 	})
 }
 
-// TestBentDevices: a device that breaks the contract is named at once, by an error of its own,
-// and the source's devices run on.
+// TestBentDevices: a side names a device that breaks the contract at once, by a specific
+// error, and the source's devices run on.
 func TestBentDevices(t *testing.T) {
 	none := gives(func(vfio.Stream) vfio.Stream { return nil })
 	nilPointer := gives(func(vfio.Stream) vfio.Stream { return (*bentStream)(nil) })
@@ -165,7 +165,7 @@ func TestBentDevices(t *testing.T) {
 	}
 }
 
-// TestStrayStreamAtStart: the copy is the one that runs by then, and no harm is done to it.
+// TestStrayStreamAtStart: the copy already runs by then, and is not harmed.
 func TestStrayStreamAtStart(t *testing.T) {
 	p := newPair(t, pipe)
 	p.add(t, "ill", "mlx5?size=1MiB", "mlx5?size=1MiB")

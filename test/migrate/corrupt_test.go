@@ -10,7 +10,7 @@ import (
 	"github.com/migpipe/migpipe/writer"
 )
 
-// meddler is a carrier that meddles with what the source writes.
+// meddler is a carrier that changes what the source writes.
 type meddler struct {
 	transport.Dialer
 	dialled int
@@ -45,7 +45,7 @@ func (l *meddled) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// flip turns over one bit of the byte at an offset of the lane.
+// flip inverts one bit of the byte at an offset of the lane.
 func flip(where int) func(transport.Lane, int, []byte) ([]byte, error) {
 	return func(_ transport.Lane, at int, p []byte) ([]byte, error) {
 		if i := where - at; i >= 0 && i < len(p) {
@@ -55,7 +55,7 @@ func flip(where int) func(transport.Lane, int, []byte) ([]byte, error) {
 	}
 }
 
-// cutAt ends the lane at an offset, in order or not.
+// cutAt ends the lane at an offset, by a close or by a loss.
 func cutAt(where int, end func(transport.Lane) error) func(transport.Lane, int, []byte) ([]byte, error) {
 	return func(l transport.Lane, at int, p []byte) ([]byte, error) {
 		if where >= at+len(p) {
@@ -73,8 +73,8 @@ const (
 	firstPayload = firstHead + 40
 )
 
-// TestCorrupt: what arrives is not what was sent. Neither side takes it for a
-// device's state, and both go back.
+// TestCorrupt: the destination receives other bytes than the source sent. Neither side
+// accepts them as a device's state, and both abort.
 func TestCorrupt(t *testing.T) {
 	for _, c := range []struct {
 		name   string
@@ -103,7 +103,7 @@ func TestCorrupt(t *testing.T) {
 				p.add(t, "d0", "vgpu?size=2MiB&content=random&save=2MiB/s&dirty=1MiB/s", "vgpu?size=2MiB&content=random")
 				p.send.Lanes, p.send.ChunkSize = 1, 64<<10
 				s, r := p.run(t)
-				if c.code == transport.CodeNetwork { // either side may be the first to see it
+				if c.code == transport.CodeNetwork { // either side may see it first
 					if s.fault(t).Code != c.code || r.fault(t).Code != c.code {
 						t.Errorf("source %q, destination %q", s.err, r.err)
 					}
@@ -115,7 +115,7 @@ func TestCorrupt(t *testing.T) {
 						t.Errorf("source: %v at device %q: %q", f.Code, f.Device, f)
 					}
 				}
-				p.rolledBack(t, s, r)
+				p.wantAborted(t, s, r)
 			})
 		})
 	}
@@ -133,5 +133,5 @@ func TestMaxState(t *testing.T) {
 	if written := p.dst[0].Stats().BytesWritten; written > 1<<20 {
 		t.Errorf("%d bytes were written, the limit is %d", written, 1<<20)
 	}
-	p.rolledBack(t, s, r)
+	p.wantAborted(t, s, r)
 }

@@ -18,7 +18,7 @@ import (
 	"github.com/migpipe/migpipe/writer"
 )
 
-// liar is a destination written by hand, which says what it likes.
+// liar is a hostile destination, written by hand.
 type liar struct {
 	*testing.T
 	listener transport.Listener
@@ -26,11 +26,11 @@ type liar struct {
 	hello    *wire.Hello
 	journal  migration.JournalID
 	ends     []migration.StreamDigest
-	chunks   atomic.Uint64 // that have come, over the one lane
+	chunks   atomic.Uint64 // received, over the one lane
 	aborted  *wire.Abort
 }
 
-// accept takes the next lane.
+// accept accepts the next lane.
 func (l *liar) accept() transport.Lane {
 	lane, err := l.listener.Accept(l.Context())
 	if err == nil {
@@ -42,7 +42,7 @@ func (l *liar) accept() transport.Lane {
 	return lane
 }
 
-// open hears HELLO.
+// open receives HELLO.
 func (l *liar) open() {
 	l.control = wire.NewControl(l.accept())
 	m, err := l.control.Receive()
@@ -61,7 +61,7 @@ func (l *liar) welcome() *wire.Welcome {
 	}
 }
 
-// take welcomes the source and takes all that it sends, until END.
+// take welcomes the source and reads all that it sends, until END.
 func (l *liar) take() {
 	l.send(l.welcome())
 	lane := l.accept()
@@ -87,7 +87,7 @@ func (l *liar) take() {
 		switch m := m.(type) {
 		case *wire.End:
 			l.ends = append(l.ends, m.Digest)
-		case *wire.Estimate: // all that was sent is as good as written
+		case *wire.Estimate: // count all that was sent as written
 			l.send(&wire.Ack{Attempt: l.hello.Attempt, Journal: l.journal, Echo: m.Stamp, Devices: []wire.DeviceAck{
 				{Seq: l.chunks.Load(), Applied: 1 << 30, Window: wire.Window{Seq: 1 << 30, Offset: 1 << 40}}}})
 		}
@@ -98,7 +98,7 @@ func (l *liar) ready() *wire.Ready {
 	return &wire.Ready{Attempt: l.hello.Attempt, Journal: l.journal, Digest: wire.SetDigest(l.ends)}
 }
 
-// listen hears the source to its end.
+// listen reads the source's messages until it ends.
 func (l *liar) listen() {
 	for {
 		m, err := l.control.Receive()

@@ -33,7 +33,7 @@ func (p *pair) durable(t *testing.T, dir string, a migration.Attempt) {
 	}
 }
 
-// recorded is what the files of a folder say, record by record.
+// recorded reads the records of a directory's journals.
 func recorded(t *testing.T, dir string, mig migration.ID, role journal.Role) (names []string, all []journal.Record) {
 	t.Helper()
 	all, err := journal.Read(filepath.Join(dir, journal.Name(role, mig)))
@@ -46,8 +46,8 @@ func recorded(t *testing.T, dir string, mig migration.ID, role journal.Role) (na
 	return names, all
 }
 
-// TestDurable: what both sides have decided is in their files, and no later attempt
-// with these gets past it.
+// TestDurable: the files hold the decisions of both sides, and no later attempt can pass
+// them by.
 func TestDurable(t *testing.T) {
 	eachCarrier(t, func(t *testing.T, c carrier) {
 		dir := t.TempDir()
@@ -82,9 +82,8 @@ func TestDurable(t *testing.T) {
 	})
 }
 
-// TestDurableAttempts: an attempt that came to nothing is followed by the next
-// one, with a greater epoch; one that is not newer is refused by the destination
-// before it touches anything.
+// TestDurableAttempts: after a failed attempt the next one has a greater epoch. The
+// destination refuses an attempt that is not newer before it touches a device.
 func TestDurableAttempts(t *testing.T) {
 	dir := t.TempDir()
 	a := migration.Attempt{Mig: migration.NewID(), Epoch: 1}
@@ -116,7 +115,7 @@ func TestDurableAttempts(t *testing.T) {
 	if err := os.Remove(filepath.Join(dir, journal.Name(journal.Source, a.Mig))); err != nil {
 		t.Fatal(err)
 	}
-	s, r := try(a, nic) // of a source that has lost its journal
+	s, r := try(a, nic) // by a source that has lost its journal
 	if s.report.Outcome != migration.Aborted || r.report.Outcome != migration.Aborted || !strings.Contains(fmt.Sprint(s.err), handoff.ErrOldEpoch.Error()) {
 		t.Errorf("attempt 1 of an amnesiac: %v, %v", s.err, r.err)
 	}
@@ -156,8 +155,7 @@ func TestDoubtBeforeTheDevices(t *testing.T) {
 	})
 }
 
-// TestTurnedAwayForAnother: a source that its journal shuts out costs the next one
-// nothing.
+// TestTurnedAwayForAnother: a source that its journal excludes costs the next one nothing.
 func TestTurnedAwayForAnother(t *testing.T) {
 	p := newPair(t, pipe)
 	p.add(t, "d0", nic, nic)

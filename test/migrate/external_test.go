@@ -17,7 +17,7 @@ import (
 	"github.com/migpipe/migpipe/vfio"
 )
 
-// vmm owns the VM on both sides, and is asked for both halves of the switchover.
+// vmm owns the VM on both sides, and decides both halves of the switchover.
 type vmm struct {
 	*pair
 	t *testing.T
@@ -78,17 +78,17 @@ func (v *vmm) wantCalls(want string) {
 	}
 }
 
-// rolledBack checks that the guest was resumed too, after the VMM was asked once.
-func (v *vmm) rolledBack(s, r side) {
+// wantAborted checks that the guest was resumed too, after the VMM was asked once.
+func (v *vmm) wantAborted(s, r side) {
 	v.t.Helper()
 	v.wantCalls("approve")
 	if got := fmt.Sprint(v.g.calls); got != "[pause resume]" {
 		v.t.Errorf("the guest got the calls %s", got)
 	}
-	v.pair.rolledBack(v.t, s, r)
+	v.pair.wantAborted(v.t, s, r)
 }
 
-// sharedJournal may be read by the VMM too.
+// sharedJournal is a journal that the VMM may read too.
 type sharedJournal struct {
 	*handoff.Memory
 	mu *sync.Mutex
@@ -108,7 +108,7 @@ func (j sharedJournal) Last() handoff.Entry {
 	return j.Memory.Last()
 }
 
-// records are the newest of both journals.
+// records are the newest records of both journals.
 func (v *vmm) records() string {
 	j, _ := v.receive.Journals(migration.ID{}, true)
 	return fmt.Sprint(v.send.Journal.Last().Record, " ", j.Last().Record)
@@ -158,7 +158,7 @@ func TestExternal(t *testing.T) {
 	})
 }
 
-// TestNotApproved: until the VMM has said yes, all that may end an attempt does.
+// TestNotApproved: until the VMM has approved, every reason to end an attempt ends it.
 func TestNotApproved(t *testing.T) {
 	never := func(ctx context.Context) error { <-ctx.Done(); return context.Cause(ctx) }
 	no := errors.New("the disks are not there")
@@ -187,7 +187,7 @@ func TestNotApproved(t *testing.T) {
 				return func(ctx context.Context) error { v.cancelReceive(); return never(ctx) }
 			},
 			code: transport.CodeCancelled, remote: true, says: "cancelled by the destination"},
-		"ResumeAfter passes": { // and that nothing moves is no stall
+		"ResumeAfter passes": { // and the absence of progress is no stall
 			approve: func(*vmm) func(context.Context) error { return never },
 			set: func(v *vmm) {
 				v.send.DowntimeTarget, v.send.ResumeAfter, v.send.StalledAfter = 4*time.Second, 5*time.Second, 2*time.Second
@@ -212,7 +212,7 @@ func TestNotApproved(t *testing.T) {
 				if got := v.records(); got != "OWNER ABORTED" {
 					t.Errorf("records %s", got)
 				}
-				v.rolledBack(s, r)
+				v.wantAborted(s, r)
 			})
 		})
 	}
@@ -267,7 +267,7 @@ func TestLostWhileDeciding(t *testing.T) {
 		if s.report.Outcome != migration.Aborted || s.err == nil {
 			t.Errorf("source: %v (%v)", s.report.Outcome, s.err)
 		}
-		v.rolledBack(s, r)
+		v.wantAborted(s, r)
 	})
 }
 

@@ -18,14 +18,14 @@ import (
 	"github.com/migpipe/migpipe/writer"
 )
 
-// failure is one thing that goes wrong, in the second of two devices.
+// failure is one fault, in the second of two devices.
 type failure struct {
 	source, sink string // faults
 	device       string // URL of both; "nic" where empty
 	code         transport.Code
 	atSource     bool   // where it happened
 	offset       uint64 // where in the stream
-	says         string // part of what both reports say
+	says         string // part of the text of both reports
 	quic         bool   // over the network too
 	neverStopped bool   // the source never left PRE_COPY and RUNNING
 }
@@ -91,7 +91,7 @@ func (f failure) run(t *testing.T, c carrier) {
 	if stopped, _ := span(p.src, vfio.StopCopy, all); f.neverStopped && stopped != 0 {
 		t.Error("a source device was stopped")
 	}
-	p.rolledBack(t, s, r)
+	p.wantAborted(t, s, r)
 }
 
 func (f failure) check(t *testing.T, got side, remote bool) {
@@ -105,7 +105,7 @@ func (f failure) check(t *testing.T, got side, remote bool) {
 	}
 }
 
-// TestRefusals: what cannot work is refused while the source still runs.
+// TestRefusals: an impossible migration is refused while the source still runs.
 func TestRefusals(t *testing.T) {
 	for _, c := range []struct {
 		name, source, sink string
@@ -145,7 +145,7 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
-// replaceSinks gives the destination devices that fit.
+// replaceSinks gives the destination matching devices.
 func (p *pair) replaceSinks(t *testing.T, url string) {
 	p.sinks, p.dst = nil, nil
 	for _, s := range p.sources {
@@ -185,7 +185,7 @@ func TestNames(t *testing.T) {
 	}
 }
 
-// TestNeedsReset: what can no longer be brought back is said, and only that.
+// TestNeedsReset: the reports name the devices that need a reset, and only those.
 func TestNeedsReset(t *testing.T) {
 	for _, c := range []struct{ name, source, sink, again string }{
 		{"source in ERROR", "error@1MiB", "", ""},
@@ -258,7 +258,7 @@ func TestGuest(t *testing.T) {
 	if fmt.Sprint(g.calls, g.states) != "[pause resume] [PRE_COPY RUNNING]" {
 		t.Errorf("the guest got the calls %v while its device was in %v", g.calls, g.states)
 	}
-	p.rolledBack(t, s, r)
+	p.wantAborted(t, s, r)
 }
 
 // refusing is a journal that fails to take one record.
@@ -303,14 +303,14 @@ func TestJournal(t *testing.T) {
 			}
 			if c.outcome == "aborted aborted" {
 				p.send.Journal, p.receive.Journals = nil, nil
-				p.rolledBack(t, s, r)
+				p.wantAborted(t, s, r)
 			}
 		})
 	}
 }
 
-// lateToSay is a device whose driver has reached STOP_COPY a while before it says
-// so: its reader may be through with the stream by then.
+// lateToSay is a device whose driver reports STOP_COPY a while after it has reached it. Its
+// reader may have read the whole stream by then.
 type lateToSay struct{ *sim.Device }
 
 func (d lateToSay) SetState(to vfio.State) (vfio.Stream, error) {
@@ -321,8 +321,8 @@ func (d lateToSay) SetState(to vfio.State) (vfio.Stream, error) {
 	return s, err
 }
 
-// TestEndBeforeStop: a destination that has the whole of a stream is not told so
-// before the source waits for its answer.
+// TestEndBeforeStop: the source sends END for a whole stream only once it waits for the
+// destination's answer.
 func TestEndBeforeStop(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPair(t, pipe)

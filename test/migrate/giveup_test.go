@@ -11,8 +11,8 @@ import (
 	"github.com/migpipe/migpipe/writer"
 )
 
-// again says RESUME, and hangs up at once: the try has lasted for longer than the source
-// would wait. The next one is heard.
+// again sends RESUME and hangs up at once: the try has lasted longer than the source would
+// wait. The destination reads the next one.
 func (h *hostile) again() {
 	h.Helper()
 	for given := range 2 {
@@ -24,7 +24,7 @@ func (h *hostile) again() {
 		}
 		if given == 0 {
 			h.lane.Close()
-			time.Sleep(100 * time.Millisecond) // it is noticed
+			time.Sleep(100 * time.Millisecond) // the destination notices it
 		}
 	}
 }
@@ -58,7 +58,7 @@ func TestTryGivenUp(t *testing.T) {
 			sum := wire.NewDigest()
 			sum.Add(h.chunk(0, 0, 0))
 			for h.applied < 100 {
-				h.hear(t)
+				h.receiveAck(t)
 			}
 			if at == "receiving" {
 				h.again()

@@ -11,7 +11,7 @@ import (
 	"github.com/migpipe/migpipe/transport/migration"
 )
 
-// firstLanes has the first lane of each side of a carrier, which is the control lane.
+// firstLanes keeps the first lane of each side of a carrier, which is the control lane.
 type firstLanes struct {
 	transport.Dialer
 	transport.Listener
@@ -39,8 +39,8 @@ func (f *firstLanes) note(first *transport.Lane, lane transport.Lane) transport.
 	return lane
 }
 
-// TestControlLaneEnds: a side whose control lane ends, by a deadline as after silence or in
-// its CloseWrite, has ended no attempt. Only DECLINED, ABORT and FIN do.
+// TestControlLaneEnds: the end of a control lane, by a deadline (as after silence) or by
+// CloseWrite, ends no attempt. Only DECLINED, ABORT and FIN do.
 func TestControlLaneEnds(t *testing.T) {
 	for _, side := range []string{"source", "destination"} {
 		for _, way := range []string{"is abandoned", "is finished"} {
@@ -81,7 +81,7 @@ func TestControlLaneEnds(t *testing.T) {
 	}
 }
 
-// hangingUp is a listener whose first lanes are closed when something has come on them.
+// hangingUp is a listener that closes its first lanes at their first bytes.
 type hangingUp struct {
 	transport.Listener
 	mu   sync.Mutex
@@ -103,8 +103,8 @@ func (l *hangingUp) Accept(ctx context.Context) (transport.Lane, error) {
 	}
 }
 
-// TestHelloHungUpOn: a destination that has closed the lane instead of an answer to HELLO,
-// since it was between two migrations for example, is greeted again.
+// TestHelloHungUpOn: a destination closes the lane instead of an answer to HELLO, for example
+// because it is between two migrations. The source sends HELLO again.
 func TestHelloHungUpOn(t *testing.T) {
 	eachCarrier(t, func(t *testing.T, c carrier) {
 		p := newPair(t, func(t testing.TB) (transport.Dialer, transport.Listener) {
@@ -116,7 +116,7 @@ func TestHelloHungUpOn(t *testing.T) {
 	})
 }
 
-// deafOnce is a dialler whose first lane is lost when something has come on it.
+// deafOnce is a dialler whose first lane is lost at its first received bytes.
 type deafOnce struct {
 	transport.Dialer
 	once sync.Once
@@ -135,7 +135,7 @@ func (l lostLane) Read(p []byte) (int, error) {
 	return 0, transport.ErrLost
 }
 
-// TestWelcomeLost: a source that has not heard WELCOME says HELLO again, and is the same.
+// TestWelcomeLost: a source that has not received WELCOME sends HELLO again, and counts as the same source.
 func TestWelcomeLost(t *testing.T) {
 	p := newPair(t, func(t testing.TB) (transport.Dialer, transport.Listener) {
 		d, l := pipe(t)

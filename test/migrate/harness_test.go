@@ -35,10 +35,10 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-// patience is far above what any migration here takes.
+// patience is far above the duration of any migration here.
 const patience = 30 * time.Second
 
-// side is what one side of a migration came to.
+// side is the result of one side of a migration.
 type side struct {
 	report migration.Report
 	err    error
@@ -47,7 +47,7 @@ type side struct {
 // carrier connects the two sides.
 type carrier func(testing.TB) (transport.Dialer, transport.Listener)
 
-// pair is a migration to be run.
+// pair is the two sides of a migration before it runs.
 type pair struct {
 	sources  []reader.Source
 	sinks    []writer.Target
@@ -55,7 +55,7 @@ type pair struct {
 	send     reader.Options
 	receive  writer.Options
 	carrier  carrier
-	resends  bool // lanes are lost, and what they carried is sent again
+	resends  bool // lanes are lost, and their chunks are sent again
 	lonely   bool // the destination waits for a source that has ended, until the test cancels it
 	left     bool // it leaves a complete copy then
 
@@ -68,10 +68,10 @@ func newPair(t testing.TB, c carrier) *pair {
 	return barePair(t, c)
 }
 
-// barePair does not look for what is left behind: it may run beside others.
+// barePair does not check for leaks: it may run beside others.
 func barePair(t testing.TB, c carrier) *pair {
 	p := &pair{carrier: c}
-	p.send.DowntimeTarget = patience // what is tested is not how fast this machine is
+	p.send.DowntimeTarget = patience // the speed of this machine is not under test
 	p.send.DoubtFor, p.receive.ReconnectFor = 8*time.Second, 3*time.Second
 	p.sendCtx, p.cancelSend = context.WithTimeout(context.Background(), patience)
 	p.receiveCtx, p.cancelReceive = context.WithTimeout(context.Background(), patience)
@@ -106,7 +106,7 @@ func overTLS(t testing.TB) (transport.Dialer, transport.Listener) {
 	return &transport.TLSDialer{Addr: l.Addr().String(), Credentials: sender}, l
 }
 
-// pinned are two that know each other.
+// pinned are the identities of two peers that trust each other.
 func pinned(t testing.TB) (sender, receiver transport.Pinned) {
 	a, err := transport.NewIdentity()
 	if err != nil {
@@ -126,8 +126,8 @@ func eachCarrier(t *testing.T, f func(*testing.T, carrier)) {
 	t.Run("tls", func(t *testing.T) { f(t, overTLS) })
 }
 
-// timed runs a test that takes its time over memory, where time costs nothing,
-// and where it is worth it over the network.
+// timed runs a slow test over memory, where virtual time costs nothing, and over the
+// network if quic is set.
 func timed(t *testing.T, quic bool, f func(*testing.T, carrier)) {
 	t.Run("pipe", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) { f(t, pipe) })
@@ -137,8 +137,8 @@ func timed(t *testing.T, quic bool, f func(*testing.T, carrier)) {
 	}
 }
 
-// leavesNothing checks, after everything that the test cleans up, that no
-// goroutine and no file descriptor is left. Chunks the engines count themselves.
+// leavesNothing checks, after all cleanups of the test, that no goroutine and no file
+// descriptor is left. The engines count their chunks themselves.
 func leavesNothing(t testing.TB) {
 	goroutines, fds := goleak.IgnoreCurrent(), openFiles(t)
 	t.Cleanup(func() {
@@ -177,7 +177,7 @@ func open(t testing.TB, url string) *sim.Device {
 	return d
 }
 
-// with is a device URL with a fault added, if there is one.
+// with adds a fault to a device URL, if there is one.
 func with(device, fault string) string {
 	if fault == "" {
 		return device
@@ -189,8 +189,8 @@ func with(device, fault string) string {
 	return device + sep + "fault=" + url.QueryEscape(fault)
 }
 
-// run runs both sides to their ends. A destination that refuses the source, and waits for the
-// next, is ended: why it refused is its side's error.
+// run runs both sides to their ends. It cancels a destination that refuses the source and
+// waits for the next: the reason for the refusal is its side's error.
 func (p *pair) run(t testing.TB) (send, receive side) {
 	t.Helper()
 	dialer, listener := p.carrier(t)
@@ -220,7 +220,7 @@ func (p *pair) run(t testing.TB) (send, receive side) {
 	return side{r, err}, <-done
 }
 
-// succeed runs a migration that must end well.
+// succeed runs a migration that must commit.
 func (p *pair) succeed(t testing.TB) (send, receive side) {
 	t.Helper()
 	s, r := p.run(t)
@@ -231,7 +231,7 @@ func (p *pair) succeed(t testing.TB) (send, receive side) {
 	return s, r
 }
 
-// committed checks that the destination has what the source had.
+// committed checks that the destination has the source's state.
 func (p *pair) committed(t testing.TB, s, r side) {
 	t.Helper()
 	if s.report.Outcome != migration.Committed || r.report.Outcome != migration.Committed {
@@ -251,14 +251,14 @@ func (p *pair) committed(t testing.TB, s, r side) {
 	}
 }
 
-// rolledBack checks that the source runs, that the destination holds nothing,
+// wantAborted checks that the source runs, that the destination holds nothing,
 // and that the same devices migrate at the next attempt.
-func (p *pair) rolledBack(t testing.TB, s, r side) {
+func (p *pair) wantAborted(t testing.TB, s, r side) {
 	t.Helper()
 	there := migration.Aborted
 	if p.left {
 		there = migration.InDoubt
-		p.giveUp(t, r)
+		p.endCopy(t, r)
 	}
 	if s.report.Outcome != migration.Aborted || r.report.Outcome != there {
 		t.Errorf("outcomes %v (%v) and %v (%v)", s.report.Outcome, s.err, r.report.Outcome, r.err)
@@ -267,9 +267,9 @@ func (p *pair) rolledBack(t testing.TB, s, r side) {
 	p.again(t)
 }
 
-// giveUp checks that the destination has left a complete copy, and resets it, as a person
+// endCopy checks that the destination holds a complete copy, and resets it, as a person
 // would.
-func (p *pair) giveUp(t testing.TB, r side) {
+func (p *pair) endCopy(t testing.TB, r side) {
 	t.Helper()
 	if !errors.Is(r.err, writer.ErrCopyHeld) {
 		t.Errorf("no copy was left: %v", r.err)
@@ -314,7 +314,7 @@ func wantState(t testing.TB, d vfio.Device, want vfio.State) {
 	}
 }
 
-// fault is the error as what it has to be.
+// fault returns the error as a transport.Fault, which it has to be.
 func (s side) fault(t testing.TB) *transport.Fault {
 	t.Helper()
 	f, ok := s.err.(*transport.Fault)
@@ -334,12 +334,12 @@ func always(j handoff.Journal) handoff.Journals {
 	return func(migration.ID, bool) (handoff.Journal, error) { return j, nil }
 }
 
-// room is what an engine may take beside Options.Memory, in bytes.
+// room is the memory that an engine may use beside Options.Memory, in bytes.
 const room = 64 << 20
 
-// staysWithin checks, when the test ends, that the process has never had more
-// than memory and room in RAM beyond what it has now. The collector frees garbage late where
-// it gets no processor, so a test that floods an engine makes no garbage for each message.
+// staysWithin checks, when the test ends, that the process has never had more than memory
+// and room in RAM beyond its present size. The collector frees garbage late if it gets no
+// processor, so a test that floods an engine makes no garbage for each message.
 func staysWithin(t testing.TB, memory int) {
 	t.Helper()
 	debug.FreeOSMemory()

@@ -24,7 +24,7 @@ import (
 	"github.com/migpipe/migpipe/writer"
 )
 
-// hostile is a source written by hand, which says what it likes.
+// hostile is a hostile source, written by hand.
 type hostile struct {
 	*testing.T
 	dialer  transport.Dialer
@@ -35,8 +35,8 @@ type hostile struct {
 	arena   *wire.Arena
 	journal migration.JournalID // zero: each HELLO names a new one
 	welcome *wire.Welcome
-	got     wire.Message // the last that is no ACK
-	applied uint64       // as the last ACK says
+	got     wire.Message // the last one that is no ACK
+	applied uint64       // by the last ACK
 }
 
 func (h *hostile) dial(kind wire.LaneKind) transport.Lane {
@@ -68,7 +68,7 @@ func (h *hostile) open() {
 	h.data = h.dial(wire.LaneData)
 }
 
-// greet is HELLO, and its answer.
+// greet sends HELLO and receives its answer.
 func (h *hostile) greet() {
 	h.lane = h.dial(wire.LaneControl)
 	h.control = wire.NewControl(h.lane)
@@ -92,7 +92,7 @@ func (h *hostile) receive() wire.Message {
 	}
 }
 
-// chunk sends one chunk of 100 bytes, as the change makes it.
+// chunk sends one chunk of 100 bytes after change has edited it.
 func (h *hostile) chunk(device uint16, seq, offset uint64, change ...func(*wire.Chunk)) wire.ChunkHead {
 	c, err := h.arena.TryGet()
 	if err != nil {
@@ -108,7 +108,7 @@ func (h *hostile) chunk(device uint16, seq, offset uint64, change ...func(*wire.
 	return c.ChunkHead
 }
 
-// padding sends frames of it, until the destination has enough.
+// padding sends frames of padding until the destination has enough.
 func (h *hostile) padding(size, frames int) {
 	arena, err := wire.NewArena(0, size, 1)
 	if err != nil {
@@ -199,8 +199,8 @@ func TestHostileSource(t *testing.T) {
 	}
 }
 
-// TestSentAgain: a source that does not know what has come sends it again. It is taken
-// once.
+// TestSentAgain: a source that does not know which chunks arrived sends them again. The
+// destination uses each once.
 func TestSentAgain(t *testing.T) {
 	leavesNothing(t)
 	path := filepath.Join(t.TempDir(), "state")
@@ -228,7 +228,7 @@ func TestSentAgain(t *testing.T) {
 	h.chunk(0, 1, 100)
 	sum.Add(h.chunk(0, 0, 0))
 	for h.applied < 200 {
-		h.hear(t)
+		h.receiveAck(t)
 	}
 	h.chunk(0, 0, 0)
 	sum.Add(h.chunk(0, 1, 100))
@@ -254,8 +254,8 @@ func TestSentAgain(t *testing.T) {
 	}
 }
 
-// hear takes in the next message, which has to be ACK.
-func (h *hostile) hear(t *testing.T) {
+// receiveAck receives the next message, which has to be ACK.
+func (h *hostile) receiveAck(t *testing.T) {
 	m, err := h.control.Receive()
 	ack, ok := m.(*wire.Ack)
 	if err != nil || !ok {
@@ -283,7 +283,7 @@ func againstSource(t *testing.T, do func(*hostile), code transport.Code) {
 	d.unharmed(t)
 }
 
-// victim is a destination that waits for a source that is hostile.
+// victim is a destination that waits for a hostile source.
 type victim struct {
 	dialer  transport.Dialer
 	devices []*taker
@@ -317,7 +317,7 @@ func newVictimAt(t *testing.T, dialer transport.Dialer, l transport.Listener) *v
 	return v
 }
 
-// source is the source that comes.
+// source dials a victim as a hostile source.
 func (v *victim) source(t *testing.T) *hostile {
 	arena, err := wire.NewArena(0, 4096, 1)
 	if err != nil {
@@ -331,12 +331,12 @@ func (v *victim) source(t *testing.T) *hostile {
 	return &hostile{T: t, dialer: v.dialer, attempt: migration.Attempt{Mig: migration.NewID(), Epoch: 1}, arena: arena}
 }
 
-// unharmed checks that the devices were reset and given next to nothing, and
-// that they take the state of the next source.
+// unharmed checks that the devices were reset and got almost no bytes, and that they load
+// the state of the next source.
 func (v *victim) unharmed(t *testing.T) {
 	t.Helper()
 	next := newPair(t, pipe)
-	next.send.Memory, next.receive.Memory = 1<<20, 1<<20 // the victim's memory is what is measured
+	next.send.Memory, next.receive.Memory = 1<<20, 1<<20 // the test measures the victim's memory
 	for i, dev := range v.devices {
 		if log := dev.Log(); !log[len(log)-1].Reset {
 			t.Errorf("device %d was not reset", i)
@@ -352,7 +352,7 @@ func (v *victim) unharmed(t *testing.T) {
 	next.succeed(t)
 }
 
-// taker is a device that takes any bytes, so that only the engine is in doubt.
+// taker is a device that accepts any bytes, so that only the engine can refuse them.
 type taker struct {
 	*sim.Device
 	written int
@@ -413,11 +413,11 @@ func TestSilentSources(t *testing.T) {
 		{"questions without end", func(h *hostile) {
 			lane := h.dial(wire.LaneControl)
 			h.control = wire.NewControl(lane)
-			go func() { // takes the answers
+			go func() { // reads the answers
 				for h.receive() != nil {
 				}
 			}()
-			time.Sleep(transport.HandshakeTimeout - 2*time.Millisecond) // to be at it when it is dropped
+			time.Sleep(transport.HandshakeTimeout - 2*time.Millisecond) // to write when the destination closes it
 			go func() {
 				for h.control.Send(&wire.Query{Attempt: h.attempt}) == nil {
 					time.Sleep(time.Microsecond)

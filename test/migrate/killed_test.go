@@ -30,21 +30,21 @@ import (
 	"github.com/migpipe/migpipe/writer"
 )
 
-// receiving is what a process of its own is to receive. It is this test's binary, and
-// told so by the environment.
+// receiving configures the destination in a process of its own. That process runs this
+// test's binary, and gets the configuration by its environment.
 type receiving struct {
 	Listen, Key, Peer string
 	State             string
 	Devices           map[string]string // NAME to a file's path, or a simulated device's model
 	Memory, ChunkSize int
 	Recover           migration.ID
-	KillAt            int64 // when all files were given so many bytes, 0 for never
+	KillAt            int64 // when all files have got so many bytes, 0 for never
 	KillStart         bool  // when a device is to run
 }
 
 const receivingVar = "MIGPIPE_TEST_RECEIVE"
 
-// TestReceivingProcess is no test but the process.
+// TestReceivingProcess is not a test but the main function of that process.
 func TestReceivingProcess(t *testing.T) {
 	spec := os.Getenv(receivingVar)
 	if spec == "" {
@@ -98,7 +98,7 @@ func TestReceivingProcess(t *testing.T) {
 	say("done", fmt.Sprintf("%v %v %v", out.Outcome, out.Warnings, err))
 }
 
-// mortal is a file that ends its process when it was given so many bytes, or when it is to run.
+// mortal is a file that ends its process after so many bytes, or at its start.
 type mortal struct {
 	*file.Destination
 	given *atomic.Int64
@@ -139,7 +139,7 @@ func die() {
 	select {}
 }
 
-// child is such a process.
+// child is a receiving process.
 type child struct {
 	cmd    *exec.Cmd
 	said   chan [2]string
@@ -184,10 +184,10 @@ func startReceiving(t *testing.T, r receiving) *child {
 	return c
 }
 
-// String is what else it has said.
+// String is the rest of its output.
 func (c *child) String() string { return c.log.String() + c.errors.String() }
 
-// await returns what the process says of that kind, "" if it has ended before.
+// await returns the next line of that kind, "" if the process has ended before.
 func (c *child) await(t *testing.T, kind string) string {
 	t.Helper()
 	for {
@@ -206,7 +206,7 @@ func (c *child) await(t *testing.T, kind string) string {
 	}
 }
 
-// fileMigration is one of files to a process of its own.
+// fileMigration is a migration of files to a process of its own.
 type fileMigration struct {
 	*testing.T
 	dir     string
@@ -268,7 +268,7 @@ func (p *fileMigration) sendAll() chan side {
 	return done
 }
 
-// arrived checks that all files are there, and nothing beside.
+// arrived checks that all files are there, and no others.
 func (p *fileMigration) arrived() {
 	p.Helper()
 	for name, want := range p.content {
@@ -287,13 +287,13 @@ func (p *fileMigration) nothingLeft() {
 	}
 }
 
-// recorded is what the destination has recorded.
+// recorded lists the destination's records.
 func (p *fileMigration) recorded() string {
 	names, _ := recorded(p.T, p.dir, p.send.Attempt.Mig, journal.Destination)
 	return strings.Join(names, " ")
 }
 
-// killed waits for the end of a destination, and starts it again as one that lives.
+// killed waits for the end of a destination, and starts it again without a fault.
 func (p *fileMigration) killed(d *child) *child {
 	p.Helper()
 	if text := d.await(p.T, "done"); text != "" {
@@ -304,8 +304,8 @@ func (p *fileMigration) killed(d *child) *child {
 }
 
 // TestKilledWhileLoading: a destination that is killed in the middle of files leaves nothing
-// of them. Its source takes its devices back, told by the next process or by its own limit,
-// and the next attempt begins with the first byte.
+// of them. Its source returns its devices to RUNNING, by the next process's report or at its
+// own limit. The next attempt begins with the first byte.
 func TestKilledWhileLoading(t *testing.T) {
 	for _, c := range []struct {
 		name  string
@@ -353,8 +353,8 @@ func TestKilledWhileLoading(t *testing.T) {
 	}
 }
 
-// TestKilledAtTheStart: a complete copy outlives the process that has loaded it. The next one
-// resumes it, told to or when the source asks, and nothing is sent again.
+// TestKilledAtTheStart: a complete copy outlives the process that has loaded it. The next
+// process resumes it, by its options or when the source asks. The source sends nothing again.
 func TestKilledAtTheStart(t *testing.T) {
 	for name, told := range map[string]bool{"told to": true, "when the source asks": false} {
 		t.Run(name, func(t *testing.T) {

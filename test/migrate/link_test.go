@@ -12,7 +12,7 @@ import (
 	"github.com/migpipe/migpipe/transport"
 )
 
-// way is one direction of a path: of some rate and delay, shared by all lanes.
+// way is one direction of a path, with a rate and a delay that all lanes share.
 type way struct {
 	path
 	since time.Time // when the first byte was sent
@@ -21,7 +21,7 @@ type way struct {
 	free time.Time // when the last byte so far will have left
 }
 
-// send says when n bytes will have left, and when they arrive.
+// send returns when n bytes will have left, and when they arrive.
 func (w *way) send(n int) (left, there time.Time) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -39,26 +39,26 @@ func (w *way) send(n int) (left, there time.Time) {
 	return w.free, w.free.Add(w.delay)
 }
 
-// path is what one way over a network is like.
+// path has the properties of one direction over a network.
 type path struct {
 	rate  float64 // bytes a second, at first
 	grows float64 // by this factor each second; 0 is not at all
 	delay time.Duration
 }
 
-// paced is a carrier over memory with a path's rate and round trip: in virtual
-// time, so that what a migration takes depends on nothing else.
+// paced is a carrier over memory with a path's rate and round trip. It uses virtual time,
+// so that the duration of a migration depends on nothing else.
 func paced(rate float64, rtt time.Duration) carrier {
 	return over(path{rate: rate, delay: rtt / 2}, path{rate: rate, delay: rtt / 2})
 }
 
-// growing is a path whose rate to the destination grows by a factor each second. What the
-// destination says goes back at once.
+// growing is a path whose rate to the destination grows by a factor each second. The
+// destination's messages arrive at once.
 func growing(rate, factor float64, rtt time.Duration) carrier {
 	return over(path{rate: rate, grows: factor, delay: rtt / 2}, path{rate: 1 << 30, delay: rtt / 2})
 }
 
-// over is a carrier over memory with such a path there, and back.
+// over is a carrier over memory with a path in each direction.
 func over(there, back path) carrier {
 	return func(t testing.TB) (transport.Dialer, transport.Listener) {
 		d, l := pipe(t)
@@ -86,7 +86,7 @@ func (l *pacedListener) Accept(ctx context.Context) (transport.Lane, error) {
 	return newPacedLane(lane, l.way), err
 }
 
-// pacedLane delivers what is written to it when the path has brought it.
+// pacedLane delivers written bytes when the path has carried them.
 type pacedLane struct {
 	transport.Lane
 	way  *way
@@ -127,7 +127,7 @@ func (l *pacedLane) deliver() {
 	}
 }
 
-// wait reports whether the lane lasts until then.
+// wait reports whether the lane still exists at that time.
 func (l *pacedLane) wait(at time.Time) bool {
 	timer := time.NewTimer(time.Until(at))
 	defer timer.Stop()

@@ -32,8 +32,8 @@ func TestEveryProfile(t *testing.T) {
 	}
 }
 
-// sets are sets of devices of very unequal sizes, with and without PRE_COPY and
-// P2P, dirtied while they are read.
+// sets are sets of devices of very unequal sizes, with and without PRE_COPY and P2P. Their
+// guests dirty them during the reads.
 var sets = map[string][]string{
 	"precopy":         {"mlx5?size=12MiB&dirty=5MiB/s&seed=1", "vgpu?size=4MiB&dirty=2MiB/s&seed=2", "mtty?seed=3"},
 	"stopcopy":        {"xe?size=12MiB&seed=1", "pds?seed=2"},
@@ -50,7 +50,7 @@ func TestSets(t *testing.T) {
 				for i, url := range set {
 					p.add(t, fmt.Sprint("d", i), url, url)
 				}
-				slices.Reverse(p.sinks) // names matter, not places
+				slices.Reverse(p.sinks) // names count, not positions
 				p.send.WithoutP2P = name == "one without P2P"
 				guest := p.guest()
 				s, r := p.succeed(t)
@@ -64,7 +64,7 @@ func TestSets(t *testing.T) {
 	}
 }
 
-// guest notes when it is paused and resumed.
+// guest records its pauses and resumes.
 type guest struct {
 	calls  []string
 	states []vfio.State // of the first source device, at each call
@@ -92,8 +92,8 @@ func (g *guest) note(call string, d *sim.Device) {
 	g.calls, g.states = append(g.calls, call), append(g.states, state)
 }
 
-// first and last are the Seq of the first and last arc to a state, by any of
-// the devices that pass the filter.
+// first and last are the Seq of the first and last transition to a state, over the devices
+// that pass the filter.
 func span(devices []*sim.Device, to vfio.State, which func(*sim.Device) bool) (first, last uint64) {
 	for _, d := range devices {
 		if !which(d) {
@@ -154,7 +154,7 @@ func (p *pair) inOrder(t *testing.T) {
 	}
 }
 
-// lastOf is span over each device's last arc to a state.
+// lastOf is span over each device's last transition to a state.
 func lastOf(devices []*sim.Device, to vfio.State, which func(*sim.Device) bool) (first, last uint64) {
 	for _, d := range devices {
 		_, seq := span([]*sim.Device{d}, to, which)
@@ -166,7 +166,7 @@ func lastOf(devices []*sim.Device, to vfio.State, which func(*sim.Device) bool) 
 	return first, last
 }
 
-// figures checks what both reports say of a migration that was committed.
+// figures checks both reports of a committed migration.
 func (p *pair) figures(t *testing.T, s, r side) {
 	t.Helper()
 	var sum time.Duration
@@ -218,7 +218,7 @@ func TestWireBytes(t *testing.T) {
 	}
 }
 
-// TestEvents: both sides tell their phases in order, and progress that grows.
+// TestEvents: both sides report their phases in order, and progress that grows.
 func TestEvents(t *testing.T) {
 	p := newPair(t, pipe)
 	url := "vgpu?size=8MiB&save=20MiB/s"
@@ -256,7 +256,7 @@ func TestEvents(t *testing.T) {
 	}
 }
 
-// TestSmallMemory: the least that both sides may be given still moves a set.
+// TestSmallMemory: the smallest allowed memory on both sides still moves a set.
 func TestSmallMemory(t *testing.T) {
 	p := newPair(t, pipe)
 	for i, url := range sets["mixed"] {
@@ -267,7 +267,7 @@ func TestSmallMemory(t *testing.T) {
 	p.succeed(t)
 }
 
-// TestChunkSizes: the smaller of both sides' chunks is what is sent.
+// TestChunkSizes: the source sends chunks of the smaller of both sides' sizes.
 func TestChunkSizes(t *testing.T) {
 	for _, c := range []struct{ send, receive, chunks int }{
 		{1 << 20, 4 << 10, 1024}, {4 << 10, 1 << 20, 1024}, {4 << 20, 4 << 20, 1},

@@ -20,7 +20,7 @@ func TestBottleneck(t *testing.T) {
 		bandwidth             uint64
 		src, dst              string
 		queue, credit, flight [2]float64 // at the source: at least, and at the most
-		came                  [2]float64 // at the destination
+		came                  [2]float64 // received by the destination
 	}{
 		{"save", fast + "&save=16MiB/s&buffer=256KiB", fast, 0, migration.BoundSave, migration.BoundArrival, [2]float64{0, 0.1}, [2]float64{0, 0.1}, [2]float64{0, 0.3}, [2]float64{0, 0.1}},
 		{"network", fast, fast, 16 * mib, migration.BoundNetwork, migration.BoundArrival, [2]float64{0.5, 1}, [2]float64{0, 0.1}, [2]float64{0, 0.4}, [2]float64{0, 0.1}},
@@ -52,7 +52,7 @@ func TestBottleneck(t *testing.T) {
 	}
 }
 
-// lingering takes 5 ms to choose.
+// lingering needs 5 ms for each choice.
 type lingering struct{ codec.Policy }
 
 func (s lingering) Choose(device int, src []byte) codec.Choice {
@@ -60,8 +60,8 @@ func (s lingering) Choose(device int, src []byte) codec.Choice {
 	return s.Policy.Choose(device, src)
 }
 
-// TestBottleneckOfShortStop: a stop that is shorter than the time between two looks at
-// progress has its bottleneck too, and so has a state that the memory is never full of.
+// TestBottleneckOfShortStop: a switchover has its bottleneck even if it is shorter than the
+// time between two measurements. So has a state that never fills the memory.
 func TestBottleneckOfShortStop(t *testing.T) {
 	for want, c := range map[string]struct {
 		source, sink string
@@ -95,7 +95,7 @@ func within(t *testing.T, what string, got float64, bounds [2]float64) {
 	}
 }
 
-// named counts what progress has named, in STOP_COPY.
+// named counts the bottlenecks that progress names in STOP_COPY.
 type named map[string]int
 
 func (n *named) observe(ev migration.Event) {
@@ -107,7 +107,7 @@ func (n *named) observe(ev migration.Event) {
 	}
 }
 
-// only wants one name, but for the moments before the first chunk.
+// only requires one name, except for the moments before the first chunk.
 func (n named) only(t *testing.T, want string) {
 	t.Helper()
 	if n[want] < 10 || len(n) > 2 || len(n) == 2 && n[""] == 0 {

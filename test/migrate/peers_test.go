@@ -15,7 +15,7 @@ import (
 	"github.com/migpipe/migpipe/vfio"
 )
 
-// peerListener is a listener that several authenticated peers reach, each by a dialer of its own.
+// peerListener is a listener that several authenticated peers reach, each by its own dialer.
 type peerListener struct {
 	transport.Listener
 	dialer transport.Dialer
@@ -65,8 +65,8 @@ type peerLane struct {
 func (l peerLane) Peer() transport.PeerID      { return l.id }
 func (l peerLane) Is(id transport.PeerID) bool { return l.id == id }
 
-// twoPeers are a source that a destination has sent WELCOME, and another peer that the
-// destination knows too, and that has learnt the attempt's numbers.
+// twoPeers are a source that has got WELCOME, and another peer. The destination knows that
+// peer too, and the peer knows the attempt's numbers.
 func twoPeers(t *testing.T) (v *victim, served, other *hostile) {
 	c := newPeerListener(t)
 	v = newVictimAt(t, c.as(transport.PeerID{1}), c)
@@ -83,11 +83,11 @@ func (h *hostile) isServed(t *testing.T) {
 	t.Helper()
 	h.chunk(0, 0, 0)
 	for h.applied < 100 {
-		h.hear(t)
+		h.receiveAck(t)
 	}
 }
 
-// TestDataLaneOfAnotherPeer: the numbers of an attempt are no proof of who dials a data lane.
+// TestDataLaneOfAnotherPeer: the numbers of an attempt do not prove who dials a data lane.
 // The destination closes the lane of another peer, before and after the source has dialled
 // its own.
 func TestDataLaneOfAnotherPeer(t *testing.T) {
@@ -113,9 +113,9 @@ func TestDataLaneOfAnotherPeer(t *testing.T) {
 	}
 }
 
-// TestControlLaneOfAnotherPeer: another peer that names the attempt at hand, the next one, or
-// the journals of both sides is refused, and the source stays served. No data lane proves yet
-// that the source has heard WELCOME.
+// TestControlLaneOfAnotherPeer: another peer names the current attempt, the next one, or the
+// journals of both sides. It is refused, and the source stays served. No data lane proves yet
+// that the source has received WELCOME.
 func TestControlLaneOfAnotherPeer(t *testing.T) {
 	hello := func(epoch uint64) func(*hostile, *hostile) wire.Message {
 		return func(served, other *hostile) wire.Message {
@@ -159,7 +159,7 @@ func TestFollowedByAnotherPeer(t *testing.T) {
 		served.data = served.dial(wire.LaneData)
 		served.isServed(t)
 		served.send(&wire.Abort{Attempt: served.attempt, Code: transport.CodeDevice, Text: "it has failed"})
-		time.Sleep(time.Second) // the devices are being reset
+		time.Sleep(time.Second) // the reset of the devices is under way
 		other.attempt.Epoch++
 		other.control = wire.NewControl(other.dial(wire.LaneControl))
 		other.send(other.hello())

@@ -18,8 +18,8 @@ import (
 	"github.com/migpipe/migpipe/vfio/sim"
 )
 
-// TestPrediction runs random devices over random paths: a stop takes what was
-// said before, and never much more than the limit without its having been said.
+// TestPrediction runs random devices over random paths. The downtime matches the
+// prediction, and exceeds the limit by much only after a warning.
 func TestPrediction(t *testing.T) {
 	runs := 200
 	if testing.Short() || raceEnabled {
@@ -97,7 +97,7 @@ func TestPrediction(t *testing.T) {
 	}
 }
 
-// foreseen reports whether all of a stop is known but what no device has shown before.
+// foreseen reports whether a switchover has only steps that its devices have shown before.
 func foreseen(p migration.Prediction) bool {
 	return !slices.ContainsFunc(p.Stages(), func(s migration.PredictedStage) bool {
 		return !s.Known && s.Name != migration.StageStop && s.Name != migration.StageStart
@@ -128,8 +128,8 @@ func randomSet(r *rand.Rand) (urls []string) {
 	return urls
 }
 
-// randomTimes is what some devices take beside moving bytes, and now and then one
-// much more than any other.
+// randomTimes are delays of some devices in addition to their bytes. Now and then one delay
+// is much longer than the others.
 func randomTimes(r *rand.Rand, profile string) (query string) {
 	for _, key := range []string{"stop", "start"} {
 		switch r.IntN(64) {
@@ -143,7 +143,7 @@ func randomTimes(r *rand.Rand, profile string) (query string) {
 		query += fmt.Sprintf("&alloc=%dms", r.IntN(200))
 	}
 	if profile == "mlx5" && r.IntN(4) == 0 {
-		query += fmt.Sprintf("&buffer=%dKiB&record=%dKiB", 64<<r.IntN(8), 16<<r.IntN(3)) // what is smaller than a record is loaded in the last write, unseen before
+		query += fmt.Sprintf("&buffer=%dKiB&record=%dKiB", 64<<r.IntN(8), 16<<r.IntN(3)) // a rest smaller than a record is loaded in the last write, unmeasured before
 	}
 	return query
 }
@@ -198,7 +198,7 @@ func TestReinit(t *testing.T) {
 	})
 }
 
-// TestOnLimit: a device that is dirtied faster than the path is, with each policy.
+// TestOnLimit: the guest dirties a device faster than the path carries it, with each policy.
 func TestOnLimit(t *testing.T) {
 	for _, c := range []struct {
 		policy  reader.OnLimit
@@ -247,7 +247,7 @@ func wentTo(d *sim.Device, state vfio.State) bool {
 	return false
 }
 
-// TestNoP2P: what could be reached by DMA while it is stopped goes alone.
+// TestNoP2P: a device without P2P, which DMA could reach while it is stopped, migrates only alone.
 func TestNoP2P(t *testing.T) {
 	p := newPair(t, pipe)
 	p.add(t, "nic0", "mlx5?size=1MiB", "mlx5?size=1MiB")
@@ -258,7 +258,7 @@ func TestNoP2P(t *testing.T) {
 	}
 }
 
-// slowToAnswer is a device whose driver takes its time to give estimates.
+// slowToAnswer is a device whose driver returns estimates slowly.
 type slowToAnswer struct {
 	*sim.Device
 	size, pending time.Duration
@@ -291,7 +291,7 @@ func (s *slowEstimate) Pending() (vfio.Pending, error) {
 	return p, err
 }
 
-// TestSlowEstimates: a driver that has not answered yet holds up no stop.
+// TestSlowEstimates: a driver that has not answered yet delays no switchover.
 func TestSlowEstimates(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPair(t, paced(50<<20, time.Millisecond))
@@ -374,7 +374,7 @@ func (s *anewStream) Pending() (vfio.Pending, error) {
 	return p, err
 }
 
-// TestWindowStarvesNobody: however small the window is, every device moves on.
+// TestWindowStarvesNobody: with any window, every device makes progress.
 func TestWindowStarvesNobody(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPair(t, paced(20<<20, time.Millisecond))

@@ -17,14 +17,14 @@ import (
 	"github.com/migpipe/migpipe/writer"
 )
 
-// waiting is a destination that a preflight may ask.
+// waiting is a destination that serves preflights.
 type waiting struct {
 	*pair
 	dialer transport.Dialer
 	done   chan side
 
 	mu    sync.Mutex
-	asked []migration.Event // the preflights that it told of
+	asked []migration.Event // the reported preflights
 }
 
 // wait has the destination of a pair wait for sources.
@@ -50,7 +50,7 @@ func (w *waiting) preflight() (migration.Preflight, error) {
 	return reader.Preflight(w.sendCtx, w.dialer, w.sources, &w.send)
 }
 
-// told gives the verdicts that the destination told of.
+// told returns the verdicts that the destination has reported.
 func (w *waiting) told() []migration.Event {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -77,8 +77,8 @@ func (w *waiting) untouched(t *testing.T) {
 	}
 }
 
-// TestPreflight: it measures, predicts, touches nothing, may be repeated, and
-// uses nothing up.
+// TestPreflight: a preflight measures and predicts. It touches no device, may be repeated,
+// and uses up no attempt.
 func TestPreflight(t *testing.T) {
 	for name, carry := range map[string]carrier{"pipe": pipe, "quic": overQUIC, "unix": unixCarrier} {
 		t.Run(name, func(t *testing.T) {
@@ -123,8 +123,8 @@ func checkPreflight(t *testing.T, got migration.Preflight) {
 	}
 }
 
-// TestPreflightRefused: what would be refused is refused by the same rules, and
-// the destination waits on.
+// TestPreflightRefused: a preflight is refused by the rules of a migration, and the
+// destination waits on.
 func TestPreflightRefused(t *testing.T) {
 	for _, c := range []struct {
 		name string
@@ -173,7 +173,7 @@ func TestPreflightOfStoppedSource(t *testing.T) {
 	}
 }
 
-// TestPreflightDuringMigration: it is turned away like any second source.
+// TestPreflightDuringMigration: the destination refuses it like any second source.
 func TestPreflightDuringMigration(t *testing.T) {
 	timed(t, true, func(t *testing.T, carry carrier) {
 		p := newPair(t, carry)
@@ -193,7 +193,7 @@ func TestPreflightDuringMigration(t *testing.T) {
 	})
 }
 
-// TestMigrationDuringPreflight: it is served, and does not wait.
+// TestMigrationDuringPreflight: the destination serves it at once.
 func TestMigrationDuringPreflight(t *testing.T) {
 	timed(t, true, func(t *testing.T, carry carrier) {
 		p := newPair(t, carry)
@@ -210,7 +210,7 @@ func TestMigrationDuringPreflight(t *testing.T) {
 	})
 }
 
-// prober is a preflight written by hand, which says what it likes.
+// prober is a hostile preflight, written by hand.
 type prober struct {
 	*hostile
 	pair *pair
@@ -220,7 +220,7 @@ func (w *waiting) hostile(t *testing.T) *prober {
 	return &prober{&hostile{T: t, dialer: w.dialer, attempt: migration.Attempt{Mig: migration.NewID(), Epoch: 1}}, w.pair}
 }
 
-// dialControl opens the lane, and says nothing.
+// dialControl opens the lane, and sends nothing.
 func (h *prober) dialControl() {
 	h.lane = h.dial(wire.LanePreflight)
 	h.control = wire.NewControl(h.lane)
@@ -251,7 +251,7 @@ func TestHostilePreflight(t *testing.T) {
 	for _, c := range []struct {
 		name string
 		do   func(*prober)
-		code transport.Code // of DECLINED; 0 none is due
+		code transport.Code // of DECLINED; 0 if none is due
 	}{
 		{"says nothing", func(h *prober) { h.dialControl() }, transport.CodeTimeout},
 		{"never ends", func(h *prober) { h.open(); h.dial(wire.LaneProbe) }, transport.CodeTimeout},
@@ -323,8 +323,8 @@ func againstPreflight(t *testing.T, do func(*prober), code transport.Code) {
 	w.migrate(t)
 }
 
-// TestPreflightToLiar: a destination that answers what cannot be is found out,
-// and one that answers nothing is not waited for.
+// TestPreflightToLiar: the source detects an impossible answer, and does not wait for ever
+// for a missing one.
 func TestPreflightToLiar(t *testing.T) {
 	for _, c := range []struct {
 		name   string
@@ -381,7 +381,7 @@ func TestPreflightCancelled(t *testing.T) {
 	})
 }
 
-// welcomed accepts a HELLO, and gives anything else another answer.
+// welcomed accepts a HELLO, and replies to any other message with answer.
 func welcomed(m, answer wire.Message) wire.Message {
 	h, ok := m.(*wire.Hello)
 	if !ok {
@@ -411,8 +411,8 @@ func pretend(ctx context.Context, l transport.Listener, answer func(wire.Message
 	}
 }
 
-// TestPreflightToOlderDestination: one that knows no preflights closes every lane,
-// as any of an unknown kind, and that is what the user reads.
+// TestPreflightToOlderDestination: a destination without preflights closes every lane of an
+// unknown kind. The user's error names that reason.
 func TestPreflightToOlderDestination(t *testing.T) {
 	eachCarrier(t, func(t *testing.T, carry carrier) {
 		leavesNothing(t)
@@ -436,8 +436,8 @@ func TestPreflightToOlderDestination(t *testing.T) {
 	})
 }
 
-// TestPreflightAsksAgain: a destination that hangs up before WELCOME, once or for a while, is
-// asked again.
+// TestPreflightAsksAgain: the source asks a destination again that hangs up before WELCOME,
+// once or for a while.
 func TestPreflightAsksAgain(t *testing.T) {
 	for _, times := range []int{1, 10} {
 		synctest.Test(t, func(t *testing.T) {

@@ -8,7 +8,7 @@ import (
 	"github.com/migpipe/migpipe/vfio"
 )
 
-// TestQuirks holds the engines to the rows of vfio/QUIRKS.md that are theirs.
+// TestQuirks checks the engines against their rows of vfio/QUIRKS.md.
 func TestQuirks(t *testing.T) {
 	for name, test := range map[string]func(*testing.T, carrier){
 		"quirk22_refused_in_pre_copy":  quirk22,
@@ -20,8 +20,7 @@ func TestQuirks(t *testing.T) {
 	}
 }
 
-// A driver judges the state when its bytes arrive: by then the guest must still
-// run.
+// A driver judges the state when its bytes arrive: the guest must still run then.
 func quirk22(t *testing.T, c carrier) {
 	p := newPair(t, c)
 	src, _ := p.add(t, "nic0", "mlx5?size=8MiB&version=2", "mlx5?size=8MiB")
@@ -39,7 +38,7 @@ func quirk22(t *testing.T, c carrier) {
 	}
 }
 
-// pds saves inside SET STOP_COPY, xe while it is read: the report tells which.
+// pds saves inside SET STOP_COPY, xe during the reads: the report shows which.
 func quirk33(t *testing.T, c carrier) {
 	for profile, stage := range map[string]string{"pds?size=40KiB&save=40KiB/s": "stop", "xe?size=2MiB&save=2MiB/s": "fill"} {
 		p := newPair(t, c)
@@ -53,8 +52,8 @@ func quirk33(t *testing.T, c carrier) {
 	}
 }
 
-// A device that stands idle while unread is read as far as memory goes, however
-// slow the rest is.
+// A device that is idle while unread is read as far as memory allows, even if the rest is
+// slow.
 func quirk34(t *testing.T, c carrier) {
 	p := newPair(t, c)
 	p.add(t, "gpu0", "xe?size=24MiB", "xe?size=24MiB&load=2MiB/s")
@@ -71,7 +70,7 @@ func quirk34(t *testing.T, c carrier) {
 	}
 }
 
-// STOP_COPY may give the whole image again after PRE_COPY gave it already.
+// STOP_COPY may yield the whole image again after PRE_COPY has yielded it already.
 func quirk38(t *testing.T, c carrier) {
 	p := newPair(t, c)
 	p.add(t, "net0", "virtio?size=4MiB", "virtio?size=4MiB")

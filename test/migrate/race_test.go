@@ -2,6 +2,5 @@
 
 package migrate
 
-// raceEnabled says that the race detector runs: everything takes several times
-// as long.
+// raceEnabled is true if the race detector runs: everything lasts several times as long.
 const raceEnabled = true

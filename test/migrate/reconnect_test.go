@@ -24,7 +24,7 @@ import (
 // scripted is a simulation whose network the test controls.
 type scripted struct {
 	*simulation
-	told []string // by the source: path-lost and path-restored
+	told []string // the source's events: path-lost and path-restored
 }
 
 // newScripted has one device of 4 MiB, two data lanes and a path of 8 MiB/s with a round
@@ -54,7 +54,7 @@ func (s *scripted) note(ev migration.Event) {
 	}
 }
 
-// on calls do when the source is in a phase.
+// on runs do when the source is in a phase.
 func (s *scripted) on(phase string, do func()) {
 	s.send.Observe = func(ev migration.Event) {
 		s.note(ev)
@@ -71,7 +71,7 @@ func (s *scripted) cutLane(n int) {
 	s.net.Cut(func(from, to netip.AddrPort) bool { return from == lane || to == lane })
 }
 
-// commits runs the migration, in virtual time, and gives what it took.
+// commits runs the migration, in virtual time, and returns its duration.
 func (s *scripted) commits(t *testing.T) time.Duration {
 	t.Helper()
 	began := time.Now()
@@ -84,8 +84,7 @@ func (s *scripted) commits(t *testing.T) time.Duration {
 	return s.ended.Sub(began)
 }
 
-// TestLaneLost: one data lane that dies is no reason for anything but that what it
-// carried is sent again.
+// TestLaneLost: if one data lane dies, the source only sends its chunks again.
 func TestLaneLost(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newScripted(t)
@@ -103,8 +102,8 @@ func TestLaneLost(t *testing.T) {
 	})
 }
 
-// TestControlLost: the control lane alone dies. The data lanes go on meanwhile, as far
-// as the windows reach.
+// TestControlLost: the control lane alone dies. The data lanes continue meanwhile, within
+// the windows.
 func TestControlLost(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newScripted(t)
@@ -116,8 +115,8 @@ func TestControlLost(t *testing.T) {
 	})
 }
 
-// TestCutInStopCopy: a cut is a part of the downtime, and no more of it than it has to
-// be: what is noticed after IdleTimeout is healed soon after the network is.
+// TestCutInStopCopy: a cut adds to the downtime, but not more than necessary. The sides
+// notice it after IdleTimeout, and reconnect soon after the network is back.
 func TestCutInStopCopy(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const length = 6 * time.Second
@@ -133,7 +132,7 @@ func TestCutInStopCopy(t *testing.T) {
 	})
 }
 
-// TestCutTooLong: at ResumeAfter the guest runs on, wherever the destination is.
+// TestCutTooLong: at ResumeAfter the guest runs on, in any state of the destination.
 func TestCutTooLong(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newScripted(t)
@@ -198,8 +197,8 @@ func TestReadyHolds(t *testing.T) {
 	})
 }
 
-// TestNextAttemptEndsTheOne: a source that has gone back, and whose word of that is
-// lost, tries again: the destination, which waits for it, serves the new attempt.
+// TestNextAttemptEndsTheOne: a source has aborted, and its ABORT is lost. It tries again. The
+// destination, which waits for it, serves the new attempt.
 func TestNextAttemptEndsTheOne(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newScripted(t)
@@ -252,7 +251,7 @@ func TestOnlyCopyIsSpared(t *testing.T) {
 			t.Fatalf("%v: %v", r.Outcome, err)
 		}
 		wantState(t, s.dst[0], vfio.Stop) // READY
-		left := handoff.NewMemory()       // as if the process had not come so far
+		left := handoff.NewMemory()       // as if the process had ended after OPEN
 		left.Append(handoff.Entry{Record: handoff.Open, Attempt: s.send.Attempt, Journal: left.ID()})
 		s.send.Journal, s.send.Attempt.Epoch = left, 2
 		if r, err := s.sendTo(s.dialer); r.Outcome != migration.Aborted || transport.CodeOf(err) != transport.CodeNetwork {
@@ -276,8 +275,8 @@ func TestOnlyCopyIsSpared(t *testing.T) {
 	})
 }
 
-// TestDataLanesLost: a destination that is there, and that no data lane reaches any
-// more, is not waited for without end.
+// TestDataLanesLost: the source waits for a bounded time for a destination that answers, but
+// that no data lane reaches any more.
 func TestDataLanesLost(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newScripted(t)
@@ -298,8 +297,8 @@ func TestDataLanesLost(t *testing.T) {
 	})
 }
 
-// narrowPayload is the longest datagram that old connections get through: that of a
-// heartbeat is shorter, and that of data is not.
+// narrowPayload is the longest datagram that old connections can still send. A heartbeat is
+// shorter, and a datagram of data is longer.
 const narrowPayload = 1000
 
 // TestPathNarrows: the MTU of the path shrinks without a message. Small packets pass, so

@@ -14,8 +14,7 @@ import (
 	"github.com/migpipe/migpipe/vfio/sim"
 )
 
-// narrow is a carrier whose lanes share a link of a given rate, both in virtual
-// time.
+// narrow is a carrier whose lanes share a link of a given rate, both in virtual time.
 func narrow(rate float64) carrier {
 	return func(t testing.TB) (transport.Dialer, transport.Listener) {
 		d, l := pipe(t)
@@ -64,8 +63,8 @@ func loaded(t testing.TB, src, dst *sim.Device) time.Duration {
 	return 0
 }
 
-// TestUnequalDevices: devices of very unequal size finish STOP_COPY together,
-// and in the time that the link takes for all of them.
+// TestUnequalDevices: devices of very unequal size finish STOP_COPY together, and in the
+// time that the link needs for all of them.
 func TestUnequalDevices(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const rate = 16 << 20
@@ -92,8 +91,8 @@ func TestUnequalDevices(t *testing.T) {
 	})
 }
 
-// TestSlowLoader: one device takes as long to load as the link for all. It has
-// to have its part of the link from the beginning.
+// TestSlowLoader: one device loads for as long as the link needs for all. It has to get its
+// share of the link from the beginning.
 func TestSlowLoader(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPair(t, narrow(16<<20))
@@ -110,7 +109,7 @@ func TestSlowLoader(t *testing.T) {
 	})
 }
 
-// TestPriority: with it, a device is loaded before its equals.
+// TestPriority: a device with priority is loaded before its equals.
 func TestPriority(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPair(t, narrow(16<<20))
@@ -128,7 +127,7 @@ func TestPriority(t *testing.T) {
 	})
 }
 
-// misjudged is a device whose STOP_COPY size is not what it says.
+// misjudged is a device with a wrong estimate of its STOP_COPY size.
 type misjudged struct {
 	*sim.Device
 	says uint64
@@ -136,8 +135,8 @@ type misjudged struct {
 
 func (m misjudged) StopCopySize() (uint64, error) { return m.says, nil }
 
-// TestLyingEstimates: a device that says it has nothing, or more than there can
-// be, costs the others and itself no more than some speed.
+// TestLyingEstimates: a device that estimates nothing, or an impossible size, costs the
+// others and itself only some speed.
 func TestLyingEstimates(t *testing.T) {
 	for _, says := range []uint64{0, 1 << 10, 1 << 40, math.MaxUint64} {
 		t.Run(fmt.Sprint(says), func(t *testing.T) {
@@ -148,7 +147,7 @@ func TestLyingEstimates(t *testing.T) {
 				}
 				p.sources[1].Device = misjudged{p.src[1], says}
 				p.send.ChunkSize, p.send.Memory, p.receive.Memory = 64<<10, 2<<20, 2<<20
-				p.send.OnLimit = reader.Force // else who says that it has a TiB is believed, and refused
+				p.send.OnLimit = reader.Force // else an estimate of a TiB is believed, and refused
 				if s, _ := p.succeed(t); s.report.Downtime > 900*time.Millisecond {
 					t.Errorf("the downtime is %v, the link takes 0.81 s for all", s.report.Downtime)
 				}

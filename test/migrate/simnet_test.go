@@ -31,8 +31,8 @@ var (
 	simnetCount = flag.Uint64("seeds", 0, "TestSimnet: run so many")
 )
 
-// resumes says that both sides dial again what a cut has taken: a cut that ends in
-// time is then no reason not to commit.
+// resumes is true because both sides dial lost lanes again: a migration then has to commit
+// if its cut ends in time.
 const resumes = true
 
 // TestSimnet migrates over real QUIC and a bad network, in virtual time: delay, loss,
@@ -91,7 +91,7 @@ var (
 	destinationPort = netip.AddrPortFrom(destinationHost, 7000)
 )
 
-// cut is a partition that comes after one side has told of a phase.
+// cut is a partition that begins after one side has reported a phase.
 type cut struct {
 	source bool   // the side
 	phase  string // as in migration.Event
@@ -103,7 +103,7 @@ type cut struct {
 	from, to time.Time
 }
 
-// ways are the packets that a cut may take.
+// ways are the sets of packets that a cut may lose.
 var ways = map[string]func(from, to netip.AddrPort) bool{
 	"both":  simnet.All,
 	"there": func(from, to netip.AddrPort) bool { return to == destinationPort },
@@ -120,7 +120,7 @@ type simulation struct {
 	dialer   transport.Dialer
 	listener transport.Listener
 
-	mu       sync.Mutex // of what both sides' observers touch
+	mu       sync.Mutex // guards the fields of both sides' observers
 	welcomed time.Time  // when the source reported the first phase after WELCOME
 	asked    time.Time  // when it was about to commit
 
@@ -162,7 +162,7 @@ func randomPath(r *rand.Rand) simnet.Path {
 		Rate:  float64(1+r.IntN(40)) * (1 << 20),
 		Queue: time.Duration(20+r.IntN(200)) * time.Millisecond,
 	}
-	if r.IntN(2) == 0 { // on a long path as well, nothing would come through in time
+	if r.IntN(2) == 0 { // on a long path as well, no packet would arrive in time
 		p.Loss, p.Delay = 0.05*r.Float64(), p.Delay/5
 	}
 	if r.IntN(2) == 0 {
@@ -186,8 +186,8 @@ func randomState(r *rand.Rand) (urls []string) {
 	return urls
 }
 
-// randomCut comes within a few round trips of some step, where the steps are close
-// together, or within the time that the bytes take.
+// randomCut begins within a few round trips of a step, where the steps are close together,
+// or during the transfer.
 func randomCut(r *rand.Rand, p simnet.Path) *cut {
 	c := &cut{
 		source: r.IntN(2) == 0,
@@ -197,7 +197,7 @@ func randomCut(r *rand.Rand, p simnet.Path) *cut {
 		way:    []string{"both", "both", "there", "back"}[r.IntN(4)],
 	}
 	if c.phase == migration.Connect || c.phase == migration.Stop {
-		c.source = true // the destination tells of neither
+		c.source = true // the destination reports neither
 	}
 	if r.IntN(2) == 0 {
 		c.after = time.Duration(r.Float64() * (2 << 20) / p.Rate * float64(time.Second))
@@ -227,7 +227,7 @@ func (v *simulation) connect(t *testing.T, seed uint64, sender, receiver transpo
 	}}
 }
 
-// observe sets off the cuts that a side's phase brings.
+// observe starts the cuts of a side's phase.
 func (v *simulation) observe(source bool, ev migration.Event) {
 	if ev.Kind != migration.Phase {
 		return
@@ -256,7 +256,7 @@ func (v *simulation) cut(c *cut) {
 	time.AfterFunc(c.length, func() { v.net.Cut(nil) })
 }
 
-// deserted is far above what a destination waits for a source that has ended.
+// deserted is far above the time that a destination waits for a source that has ended.
 const deserted = 3 * time.Minute
 
 // run runs both sides to their ends. It cancels a destination that waits for ever, as an
@@ -279,7 +279,7 @@ func (v *simulation) run(t *testing.T) {
 	v.cancelReceive()
 }
 
-// judge checks what each outcome promises.
+// judge checks the promises of each outcome.
 func (v *simulation) judge(t *testing.T) {
 	v.oneRuns(t)
 	switch v.s.report.Outcome {
@@ -293,7 +293,7 @@ func (v *simulation) judge(t *testing.T) {
 			t.Errorf("the source went back: %v", v.s.err)
 		}
 		v.left = v.held && v.r.report.Outcome == migration.InDoubt
-		v.rolledBack(t, v.s, v.r)
+		v.wantAborted(t, v.s, v.r)
 	case migration.InDoubt:
 		v.inDoubt(t)
 	default:
@@ -330,7 +330,7 @@ func (v *simulation) inDoubt(t *testing.T) {
 	}
 }
 
-// mustCommit says that nothing has come that may keep a migration from its end.
+// mustCommit reports whether the case has no reason to fail.
 func (v *simulation) mustCommit() bool {
 	for _, c := range v.cuts {
 		if c.from.IsZero() || c.from.After(v.ended) {
@@ -338,7 +338,7 @@ func (v *simulation) mustCommit() bool {
 		}
 		early := v.welcomed.IsZero() || c.from.Before(v.welcomed)
 		long := c.length+15*time.Second > v.send.ResumeAfter
-		asked := !v.asked.IsZero() && c.to.After(v.asked) // it may have been called back: CANCEL
+		asked := !v.asked.IsZero() && c.to.After(v.asked) // CANCEL may have reached it
 		if !resumes || early || long || asked {
 			return false
 		}
@@ -346,8 +346,8 @@ func (v *simulation) mustCommit() bool {
 	return true
 }
 
-// oneRuns looks into the devices' logs: from the moment at which a device has begun
-// to run at the destination none ran at the source, nor ever does.
+// oneRuns checks the devices' logs. Once a device has begun to run at the destination, no
+// device runs at the source.
 func (v *simulation) oneRuns(t *testing.T) {
 	var there uint64
 	for _, d := range v.dst {
@@ -375,10 +375,10 @@ func (v *simulation) oneRuns(t *testing.T) {
 	}
 }
 
-// ran says that an arc has let a device run what it holds.
+// ran reports whether a transition has let a device run its state.
 func ran(e sim.Event) bool { return e.To == vfio.Running && !e.Reset && e.Err == nil }
 
-// outcome is what is counted.
+// outcome is the name under which the migration is counted.
 func (v *simulation) outcome() string {
 	struck := 0
 	for _, c := range v.cuts {

@@ -24,7 +24,7 @@ func unixCarrier(t testing.TB) (transport.Dialer, transport.Listener) {
 	return &transport.UnixDialer{Path: path}, l
 }
 
-// files adds a device of n random bytes, and returns where it is and will be.
+// files adds a device of n random bytes, and returns its paths at the source and at the destination.
 func (p *pair) files(t testing.TB, name string, n int) (from, to string) {
 	t.Helper()
 	from, to = filepath.Join(t.TempDir(), "from"), filepath.Join(t.TempDir(), "to")
@@ -63,8 +63,8 @@ func wantSameFile(t testing.TB, from, to string) {
 	}
 }
 
-// TestPath holds the report's verdict on splice(2) against what the carrier,
-// the codec and the streams allow.
+// TestPath compares the report's verdict on splice(2) with the abilities of the carrier, the
+// codec and the streams.
 func TestPath(t *testing.T) {
 	for _, c := range []struct {
 		name          string

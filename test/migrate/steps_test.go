@@ -18,7 +18,7 @@ import (
 	"github.com/migpipe/migpipe/writer"
 )
 
-// slowWitness takes its time for every answer, of a probe too, or gives none to a side.
+// slowWitness answers slowly, also to a probe, or never answers a side.
 type slowWitness struct {
 	takes  time.Duration
 	silent handoff.Side
@@ -39,7 +39,7 @@ func (w *slowWitness) Decide(ctx context.Context, _ migration.Attempt, me handof
 	}
 }
 
-// slowJournal takes its time for every record, and says so.
+// slowJournal records slowly, and reports its durations.
 type slowJournal struct {
 	*handoff.Memory
 	takes time.Duration
@@ -65,7 +65,7 @@ func (t stepTimes) Keep(took map[string]time.Duration) error {
 	return nil
 }
 
-// sleeps is a call of the options that takes its time.
+// sleeps is a slow call of the options.
 func sleeps(d time.Duration) func(context.Context) error {
 	return func(context.Context) error { time.Sleep(d); return nil }
 }
@@ -76,8 +76,8 @@ func TestSteps(t *testing.T) {
 	for name, c := range map[string]struct {
 		set   func(p *pair)
 		tried bool   // it is known without an earlier run
-		says  string // of a limit that it is over
-		bound string // where it is not
+		says  string // the error of a limit that is exceeded
+		bound string // the bottleneck if no limit is exceeded
 		query string // of the devices
 	}{
 		"witness": {tried: true, says: "witness 700ms", bound: migration.StageWitness,
@@ -172,7 +172,7 @@ func TestWitnessSilent(t *testing.T) {
 						return
 					}
 					began := time.Now()
-					p.lonely = silent == handoff.SourceSide // the destination hears nothing of it
+					p.lonely = silent == handoff.SourceSide // no message reaches the destination
 					s, r := p.run(t)
 					if f, ok := errors.AsType[*transport.Fault](r.err); silent == handoff.DestSide && (!ok || f.Remote || !errors.Is(f, writer.ErrNoWitness)) {
 						t.Errorf("the destination's own witness is silent, and it says: %v", r.err)

@@ -17,8 +17,8 @@ import (
 	"github.com/migpipe/migpipe/writer"
 )
 
-// waitingPair is a pair whose source takes its time to say COMMIT, and the times at which
-// the destination has told of a copy that waits.
+// waitingPair is a pair whose source sends COMMIT late. alarms are the times at which the
+// destination has reported a waiting copy.
 func waitingPair(t *testing.T, decides time.Duration) (p *pair, alarms *[]time.Duration) {
 	p = newPair(t, pipe)
 	p.add(t, "d0", nic, nic)
@@ -40,8 +40,8 @@ func waitingPair(t *testing.T, decides time.Duration) (p *pair, alarms *[]time.D
 	return p, alarms
 }
 
-// near reports whether something was done when it was due, or within the second in
-// which the loop has looked.
+// near reports whether an action came when it was due, or within the second of the loop's
+// next tick.
 func near(took, due time.Duration) bool { return took >= due && took < due+time.Second }
 
 // TestReadyHeld: the destination holds a complete copy until its source is done, and
@@ -57,8 +57,8 @@ func TestReadyHeld(t *testing.T) {
 	})
 }
 
-// TestDiscardReadyAfter: a copy for which COMMIT does not come in time is dropped, if that is
-// wanted, and the source has its devices back.
+// TestDiscardReadyAfter: with the option, the destination discards a copy if COMMIT does not
+// arrive in time. The source's devices run again.
 func TestDiscardReadyAfter(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p, alarms := waitingPair(t, 10*time.Minute)
@@ -77,7 +77,7 @@ func TestDiscardReadyAfter(t *testing.T) {
 		if f := r.fault(t); f.Code != transport.CodeTimeout || !errors.Is(f, writer.ErrReadyExpired) {
 			t.Errorf("destination: %v", f)
 		}
-		p.rolledBack(t, s, r)
+		p.wantAborted(t, s, r)
 	})
 }
 
@@ -99,7 +99,7 @@ func TestLoadStall(t *testing.T) {
 		if f := r.fault(t); !errors.Is(f, writer.ErrStalled) || !strings.Contains(f.Error(), "of 3s after the last END") {
 			t.Errorf("destination: %v", f)
 		}
-		p.rolledBack(t, s, r)
+		p.wantAborted(t, s, r)
 	})
 }
 
@@ -116,7 +116,7 @@ func (d *lateDialer) Dial(ctx context.Context) (transport.Lane, error) {
 	return d.Dialer.Dial(ctx)
 }
 
-// TestConnectFor: who is not there is not waited for, unless that is wanted.
+// TestConnectFor: the source does not wait for an absent destination, unless ConnectFor is set.
 func TestConnectFor(t *testing.T) {
 	for _, c := range []struct {
 		name        string
@@ -148,13 +148,13 @@ func TestConnectFor(t *testing.T) {
 				if f := s.fault(t); !errors.Is(f, transport.ErrUnreachable) {
 					t.Errorf("source: %v", f)
 				}
-				p.rolledBack(t, s, r)
+				p.wantAborted(t, s, r)
 			})
 		})
 	}
 }
 
-// TestWelcomeLimit: WELCOME is waited for as long as ConnectFor says.
+// TestWelcomeLimit: the source waits for WELCOME for ConnectFor.
 func TestWelcomeLimit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d, listener := pipe(t)
@@ -172,7 +172,7 @@ func TestWelcomeLimit(t *testing.T) {
 	})
 }
 
-// TestAskBackAfter: the devices are asked back when COMMIT was unanswered for that long.
+// TestAskBackAfter: the source asks for the devices once COMMIT was unanswered for that long.
 func TestAskBackAfter(t *testing.T) {
 	for _, after := range []time.Duration{0, 2 * time.Second, time.Minute} {
 		synctest.Test(t, func(t *testing.T) {

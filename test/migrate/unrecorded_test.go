@@ -12,7 +12,7 @@ import (
 	"github.com/migpipe/migpipe/transport/migration"
 )
 
-// failing is a journal on a disk that fails at one record. It takes none after that.
+// failing is a journal on a disk that fails at one record, and at every later one.
 type failing struct {
 	*handoff.Memory
 	at  handoff.Record
@@ -38,7 +38,7 @@ func TestUnrecorded(t *testing.T) {
 	for _, c := range []struct {
 		at        handoff.Record
 		source    bool // the journal is the source's
-		cancelled bool // which is a cause before
+		cancelled bool // an earlier cause
 		outcome   migration.Outcome
 	}{
 		{at: handoff.Open, source: true, outcome: migration.Aborted},

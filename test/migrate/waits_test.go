@@ -34,8 +34,9 @@ func (h *hostile) says(most time.Duration, devices ...wire.DeviceEstimate) wire.
 	return <-told
 }
 
-// TestDestinationWaitsOn: no source ends the destination before it has sent a byte: one that
-// does not fit, or sends nothing, or goes. The devices are reset and take the next one's state.
+// TestDestinationWaitsOn: before it has sent a byte, no source ends the destination: neither
+// an unfit one, nor a silent one, nor one that leaves. The devices are reset and load the
+// next source's state.
 func TestDestinationWaitsOn(t *testing.T) {
 	const stall, tick = 20 * time.Second, time.Second
 	nothing := []wire.DeviceEstimate{{Known: true}, {Known: true}}
@@ -128,7 +129,7 @@ func TestDestinationWaitsOn(t *testing.T) {
 	}
 }
 
-// welcomed is a source that has heard WELCOME.
+// welcomed is a source that has received WELCOME.
 func (h *hostile) welcomed() {
 	h.lane = h.dial(wire.LaneControl)
 	h.control = wire.NewControl(h.lane)
@@ -136,7 +137,7 @@ func (h *hostile) welcomed() {
 	h.welcome = h.receive().(*wire.Welcome)
 }
 
-// resetsSlowly takes a while to be reset.
+// resetsSlowly is a device with a slow reset.
 type resetsSlowly struct{ vfio.Device }
 
 const slowReset = 500 * time.Millisecond
@@ -197,7 +198,7 @@ func TestNextDuringReset(t *testing.T) {
 	})
 }
 
-// TestRefusedWithoutEnd: a source that is refused again and again costs no line each time.
+// TestRefusedWithoutEnd: repeated refusals of a source share a few lines of the log.
 func TestRefusedWithoutEnd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		dialer, l := pipe(t)

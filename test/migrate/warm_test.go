@@ -16,7 +16,7 @@ import (
 	"github.com/migpipe/migpipe/vfio"
 )
 
-// counted counts what is written to the lanes of a carrier.
+// counted counts the bytes written to the lanes of a carrier.
 func counted(c carrier, n *atomic.Int64) carrier {
 	return func(t testing.TB) (transport.Dialer, transport.Listener) {
 		d, l := c(t)
@@ -49,7 +49,7 @@ type told struct {
 	codec.Policy
 	perSecond float64
 	lanes     int
-	early     bool // no chunk had been chosen for
+	early     bool // before the first choice for a chunk
 	chosen    atomic.Int64
 }
 
@@ -62,8 +62,8 @@ func (p *told) Choose(device int, src []byte) codec.Choice {
 	return p.Policy.Choose(device, src)
 }
 
-// TestWarmUpInformsTheCodec: what the padding has shown of the lanes, the policy of the
-// codec knows before it chooses for the first time.
+// TestWarmUpInformsTheCodec: the codec's policy gets the padding's measurement of the lanes
+// before its first choice.
 func TestWarmUpInformsTheCodec(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPair(t, paced(16<<20, 10*time.Millisecond))
@@ -78,8 +78,8 @@ func TestWarmUpInformsTheCodec(t *testing.T) {
 	})
 }
 
-// TestWarmUpIsBounded: on a path that becomes faster all the time, no round of padding is the
-// last by itself. The source sends padding for wire.ProbeTime at most.
+// TestWarmUpIsBounded: on a path that becomes ever faster, no round of padding is the last by
+// itself. The source sends padding for wire.ProbeTime at most.
 func TestWarmUpIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPair(t, growing(1<<20, 300, 50*time.Millisecond))
@@ -102,9 +102,9 @@ func TestWarmUpIsBounded(t *testing.T) {
 	})
 }
 
-// TestWarmUp: what a path can carry is known before a device without PRE_COPY is
-// stopped. A state that does not fit is refused with its guest running, and one
-// that is forced is predicted by it.
+// TestWarmUp: the source knows the rate of a path before it stops a device without PRE_COPY.
+// It refuses a state that does not fit the limit while the guest runs. For a forced one the
+// prediction uses that rate.
 func TestWarmUp(t *testing.T) {
 	for _, policy := range []reader.OnLimit{reader.Refuse, reader.Force} {
 		synctest.Test(t, func(t *testing.T) {
@@ -130,8 +130,8 @@ func TestWarmUp(t *testing.T) {
 	}
 }
 
-// TestWarmUpOnlyIfItMatters: what is small by its estimate, or has gone over the
-// path before, is stopped at once; all padding keeps to the bandwidth.
+// TestWarmUpOnlyIfItMatters: a device with a small estimate, or one whose bytes have measured
+// the path, is stopped at once. All padding stays within the bandwidth.
 func TestWarmUpOnlyIfItMatters(t *testing.T) {
 	for _, c := range []struct {
 		url   string
@@ -157,8 +157,8 @@ func TestWarmUpOnlyIfItMatters(t *testing.T) {
 	}
 }
 
-// TestSlowSaverFastPath: a path that no device has filled is faster than what
-// went over it, and a stop that fits is not refused for that.
+// TestSlowSaverFastPath: a path that no device has saturated is faster than the measured
+// rate. A switchover that fits is not refused for that.
 func TestSlowSaverFastPath(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPair(t, paced(64<<20, 40*time.Millisecond))

@@ -22,12 +22,12 @@ import (
 	"github.com/migpipe/migpipe/vfio"
 )
 
-// register is a witness in memory, for one attempt. Any other is a probe's, which it
+// register is a witness in memory, for one attempt. Any other attempt is a probe, which it
 // answers at once.
 type register struct {
 	name    string
 	of      migration.Attempt
-	delay   map[handoff.Side]time.Duration // before it hears a side
+	delay   map[handoff.Side]time.Duration // before it reads a side's question
 	refuses atomic.Int32                   // how many questions of the destination it does not answer
 
 	mu     sync.Mutex
@@ -64,7 +64,7 @@ func newRegister() *register {
 	return &register{name: "memory", delay: map[handoff.Side]time.Duration{}}
 }
 
-// deafDialer swallows what the source says, from a moment on.
+// deafDialer discards the source's messages from a moment on.
 type deafDialer struct {
 	transport.Dialer
 	deaf *atomic.Bool
@@ -90,7 +90,7 @@ func (l deafLane) Write(b []byte) (int, error) {
 	return l.Lane.Write(b)
 }
 
-// TestWitnessDir: a migration whose register is a file. The destination has it in
+// TestWitnessDir: a migration whose register is a file. The destination has the register at
 // the end, as it must before it accepts.
 func TestWitnessDir(t *testing.T) {
 	eachCarrier(t, func(t *testing.T, c carrier) {
@@ -108,8 +108,8 @@ func TestWitnessDir(t *testing.T) {
 	})
 }
 
-// TestWitnessDiffers: both sides have the same witness, or none, or nothing is
-// begun.
+// TestWitnessDiffers: both sides have the same witness, or none, or the migration does not
+// begin.
 func TestWitnessDiffers(t *testing.T) {
 	for name, c := range map[string]struct{ source, dest witness.Witness }{
 		"at the source only":      {newRegister(), nil},
@@ -129,7 +129,7 @@ func TestWitnessDiffers(t *testing.T) {
 			if log := p.src[0].Log(); len(log) > 0 {
 				t.Errorf("the source's device was touched: %v", log)
 			}
-			p.rolledBack(t, s, r)
+			p.wantAborted(t, s, r)
 		})
 	}
 }
@@ -138,7 +138,7 @@ func TestWitnessDiffers(t *testing.T) {
 func TestWitness(t *testing.T) {
 	for name, c := range map[string]struct {
 		set      func(p *pair, r *register)
-		lost     bool // COMMIT is
+		lost     bool // COMMIT is lost
 		outcome  migration.Outcome
 		winner   handoff.Side
 		says     string
@@ -190,7 +190,7 @@ func TestWitness(t *testing.T) {
 					t.Errorf("source: %v", s.err)
 				}
 				p.left = c.lost
-				p.rolledBack(t, s, r)
+				p.wantAborted(t, s, r)
 			})
 		})
 	}
@@ -250,14 +250,14 @@ func TestHooks(t *testing.T) {
 				if f := s.fault(t); f.Code != transport.CodeStart || !strings.Contains(f.Error(), "on-accept: no") {
 					t.Errorf("source: %v", f)
 				}
-				p.rolledBack(t, s, r)
+				p.wantAborted(t, s, r)
 			})
 		})
 	}
 }
 
-// TestOverruled: a source in doubt that finds its attempt decided by a person at the
-// destination runs nothing, and shows both records.
+// TestOverruled: a person at the destination has decided the attempt of a source in doubt.
+// The source runs nothing, and shows both records.
 func TestOverruled(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		leavesNothing(t)
