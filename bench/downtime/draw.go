@@ -14,9 +14,8 @@ import (
 
 const barWidth = 14 // points
 
-// draw draws where the downtime goes: bars for each strategy, the model's and those of
-// the measurements with the median downtimes, with one stage after another from left to
-// right. The model's hardly differ by share.
+// draw draws the stages of the downtime as bars for each strategy, from left to right: the
+// model's, and the median measurement's. The model's hardly differ by share.
 func (r *result) draw() (*plot.Plot, error) {
 	p := plot.New()
 	first := r.Comparisons[0]
@@ -35,7 +34,7 @@ func (r *result) draw() (*plot.Plot, error) {
 		names, rows = append(names, o.Name+", model"), append(rows, o.Model)
 	}
 	p.NominalY(names...)
-	p.Y.Tick.Label.Font.Size = vg.Points(9) // else the longest are cut off
+	p.Y.Tick.Label.Font.Size = vg.Points(9) // else the longest labels are cut off
 	var below *plotter.BarChart
 	for stage, name := range model.StageNames {
 		var took plotter.Values

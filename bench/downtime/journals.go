@@ -17,16 +17,15 @@ import (
 	"github.com/migpipe/migpipe/writer"
 )
 
-// journals is what durable journals cost of a stop: READY, COMMIT and ACCEPT are each on
-// disk before the next word is said. What moves beside is next to nothing.
+// journals is the cost of durable journals in a switchover: READY, COMMIT and ACCEPT are each
+// on disk before the side proceeds. The state that moves beside them is tiny.
 type journals struct {
 	Skipped string    `json:"skipped,omitempty"`
 	Without []float64 `json:"without_ms,omitempty"`
 	With    []float64 `json:"with_ms,omitempty"` // on both sides
 }
 
-// stops migrates so many times without and with journals, which are below dir, taking
-// turns.
+// stops migrates in turns without and with journals, which are below dir.
 func (s *scenario) stops(ctx context.Context, dir string, progress io.Writer) (*journals, error) {
 	if err := journal.Check(dir, false); err != nil {
 		return &journals{Skipped: err.Error()}, nil
@@ -51,7 +50,7 @@ func (s *scenario) stops(ctx context.Context, dir string, progress io.Writer) (*
 	return j, nil
 }
 
-// stopWith is a stop with journals on both sides, or without.
+// stopWith is a switchover with journals on both sides, or without.
 func (s *scenario) stopWith(ctx context.Context, journals bool, dir string) (ms float64, err error) {
 	if !journals {
 		return s.stop(ctx, &reader.Options{}, &writer.Options{})
@@ -71,7 +70,7 @@ func (s *scenario) stopWith(ctx context.Context, journals bool, dir string) (ms 
 		&writer.Options{Journals: func(migration.ID, bool) (handoff.Journal, error) { return destination, nil }})
 }
 
-// stop migrates 96 bytes, and gives the time from the pause of the guest to RUNNING at the
+// stop migrates 96 bytes, and returns the time from the pause of the guest to RUNNING at the
 // destination.
 func (s *scenario) stop(ctx context.Context, send *reader.Options, receive *writer.Options) (ms float64, err error) {
 	dialer, listener, err := carriers[s.Carrier]()
@@ -96,8 +95,8 @@ func (s *scenario) stop(ctx context.Context, send *reader.Options, receive *writ
 
 const journalsHead = "durable journals         ms: median [min..max]"
 
-// table is what is printed. The cost is that of each pair: what slows a time down strikes
-// both.
+// table is the printed table. The cost is computed for each pair: other load affects both of
+// its measurements.
 func (j *journals) table() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "\n%s\n", journalsHead)

@@ -53,7 +53,7 @@ func run(ctx context.Context, args []string, out, progress io.Writer) error {
 	return r.leave(*dir)
 }
 
-// parseShares reads numbers with commas between.
+// parseShares reads numbers separated by commas.
 func parseShares(text string) (list []int, err error) {
 	for word := range strings.SplitSeq(text, ",") {
 		n, err := strconv.Atoi(word)
@@ -65,8 +65,8 @@ func parseShares(text string) (list []int, err error) {
 	return list, nil
 }
 
-// measure does what is to be done in the scenario, for each share. dir is on the disk
-// that journals are tried on.
+// measure runs the scenario for each share. dir is on the disk on which journals are
+// measured.
 func (r *result) measure(ctx context.Context, s scenario, shares []int, dir string, progress io.Writer) error {
 	for _, s.Share = range shares {
 		c, err := s.compare(ctx, progress)

@@ -64,7 +64,7 @@ func TestCommand(t *testing.T) {
 	}
 }
 
-// heads are those of the tables of a run by default.
+// heads are the heads of the tables of a default run.
 var heads = []string{(&scenario{Share: 8}).head(), (&scenario{Share: 1}).head()}
 
 func names(devices int) (list []string) {
@@ -74,8 +74,8 @@ func names(devices int) (list []string) {
 	return list
 }
 
-// On a clock that computing does not move, real migrations take what the model
-// says, and ours is the shortest.
+// On a clock that computing does not move, real migrations last as long as the model
+// predicts, and ours is the shortest.
 func TestModelIsRight(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := scenario{Devices: 4, Rounds: 1, Share: 32, Scale: 1, Carrier: "pipe"}
@@ -117,7 +117,7 @@ func TestRefuses(t *testing.T) {
 	}
 }
 
-// A folder that keeps nothing says nothing of what a disk costs.
+// A directory in RAM cannot show the cost of a disk.
 func TestVolatile(t *testing.T) {
 	const memory = "/dev/shm"
 	if journal.Check(memory, false) == nil {
@@ -130,8 +130,7 @@ func TestVolatile(t *testing.T) {
 	}
 }
 
-// The README's tables are those that this program printed, and say what is claimed
-// of them.
+// The README's tables are this program's output, and support the README's claims.
 func TestReadme(t *testing.T) {
 	text, err := os.ReadFile("../../README.md")
 	if err != nil {

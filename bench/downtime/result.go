@@ -13,20 +13,20 @@ import (
 	"github.com/migpipe/migpipe/bench/internal/record"
 )
 
-// result is what was found.
+// result is the result of the comparison.
 type result struct {
 	Host        record.Host   `json:"host"`
 	Comparisons []*comparison `json:"comparisons"` // by share
 	Journals    *journals     `json:"journals"`
 }
 
-// comparison is of the strategies, in one scenario.
+// comparison compares the strategies in one scenario.
 type comparison struct {
 	Scenario   scenario  `json:"scenario"`
 	Strategies []outcome `json:"strategies"`
 }
 
-// outcome is one strategy's.
+// outcome has the figures of one strategy.
 type outcome struct {
 	Name     string         `json:"name"`
 	Model    model.Result   `json:"model"`
@@ -43,7 +43,7 @@ func (o outcome) median() model.Result {
 	return o.byDowntime()[(len(o.Measured)-1)/2]
 }
 
-// medianTotal is that of the whole migration.
+// medianTotal is the median duration of the whole migration.
 func (o outcome) medianTotal() time.Duration {
 	var all []time.Duration
 	for _, m := range o.Measured {
@@ -53,13 +53,13 @@ func (o outcome) medianTotal() time.Duration {
 	return all[(len(all)-1)/2]
 }
 
-// head is that of a table, by what is moved.
+// head is the head of a table, with the moved bytes.
 func (s *scenario) head() string {
 	return fmt.Sprintf("strategy, %-12s   model  measured: median [min..max]    total", s.moved())
 }
 
-// table is what is printed: downtimes by the model and by measurement, and the
-// measured time of the whole migration; and what journals cost.
+// table is the printed table: downtimes by the model and by measurement, the measured time of
+// the whole migration, and the cost of journals.
 func (r *result) table() string {
 	var b strings.Builder
 	b.WriteString(r.Host.Lines())
@@ -76,7 +76,7 @@ func (r *result) table() string {
 
 func seconds(d time.Duration) string { return fmt.Sprintf("%5.3f s", d.Seconds()) }
 
-// leave puts the figures and the drawing into a folder.
+// leave writes the figures and the drawing into a directory.
 func (r *result) leave(dir string) error {
 	p, err := r.draw()
 	if err != nil {

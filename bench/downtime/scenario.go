@@ -18,7 +18,7 @@ import (
 	"github.com/migpipe/migpipe/writer"
 )
 
-// scenario is what is compared.
+// scenario is the setting of a comparison.
 type scenario struct {
 	Devices int     `json:"devices"`
 	Rounds  int     `json:"rounds"`
@@ -44,7 +44,7 @@ func (s *scenario) check() error {
 	return nil
 }
 
-// moved says which of the bytes are.
+// moved names the share of the bytes that a migration moves.
 func (s *scenario) moved() string {
 	if s.Share == 1 {
 		return "every byte"
@@ -52,9 +52,8 @@ func (s *scenario) moved() string {
 	return fmt.Sprintf("1 byte of %d", s.Share)
 }
 
-// field is one of the devices, and the link between the hosts. A device that
-// moves one in so many bytes, into buffers and at rates to match, takes the same
-// times.
+// field is one of the devices, and the link between the hosts. A device that moves 1/Share
+// of the bytes, into buffers and at rates to match, has the same durations.
 func (s *scenario) field() (model.Device, model.Link) {
 	d, link := model.Field()
 	for _, n := range []*int64{&d.Initial, &d.Dirty, &d.Save, &d.Buffer, &d.Load, &d.Record, &link.Rate} {
@@ -69,17 +68,17 @@ func (s *scenario) field() (model.Device, model.Link) {
 	return d, link
 }
 
-// options are those of the simulated devices that behave so. The guest writes
-// fast enough to have dirtied everything whenever it is stopped: it writes the
-// whole state twenty times a second, at random.
+// options are the options of simulated devices with these figures. The guest writes fast
+// enough to have dirtied the whole state whenever it is stopped: it writes all of it twenty
+// times a second, at random.
 func options(d model.Device, seed int) (source, sink *sim.Options) {
 	const eachSecond = 20
 	return &sim.Options{Size: d.Dirty, DirtyRate: eachSecond * d.Dirty, SaveRate: d.Save, Buffer: d.Buffer, Stop: d.Stop, Seed: uint64(seed)},
 		&sim.Options{LoadRate: d.Load, Record: d.Record, Alloc: d.Alloc, Start: d.Start}
 }
 
-// downtimeLimit is far above what any strategy takes: as in the published
-// figures, the guest is stopped once the initial bytes are there.
+// downtimeLimit is far above the downtime of any strategy. As in the published figures, the
+// guest is stopped once the initial bytes are there.
 const downtimeLimit = 10 * time.Second
 
 // ways are the real migrations, by strategy.
@@ -90,7 +89,7 @@ var ways = []func(context.Context, *replica.Job) error{
 	migpipe,
 }
 
-// migpipe migrates as both programs do by default.
+// migpipe migrates with the programs' default options.
 func migpipe(ctx context.Context, j *replica.Job) error {
 	var sources []reader.Source
 	var sinks []writer.Target
@@ -106,7 +105,7 @@ func migpipe(ctx context.Context, j *replica.Job) error {
 	return err
 }
 
-// migrate runs both sides, and gives the source's report.
+// migrate runs both sides, and returns the source's report.
 func migrate(ctx context.Context, dialer transport.Dialer, listener transport.Listener, sources []reader.Source, sinks []writer.Target,
 	send *reader.Options, receive *writer.Options) (migration.Report, error) {
 	ctx, cancel := context.WithCancel(ctx)
@@ -155,7 +154,7 @@ func (s *scenario) compare(ctx context.Context, progress io.Writer) (*comparison
 	return c, nil
 }
 
-// measure migrates once, and verifies what arrived.
+// measure migrates once, and verifies the copies.
 func (s *scenario) measure(ctx context.Context, way func(context.Context, *replica.Job) error) (model.Result, error) {
 	debug.FreeOSMemory() // no run pays for the garbage of another
 	job := &replica.Job{}

@@ -9,8 +9,8 @@ import (
 	"github.com/migpipe/migpipe/vfio/sim"
 )
 
-// watch sees when the devices of a migration do what, the same way for all
-// strategies: by the calls that reach the devices.
+// watch records the times of the devices' steps in a migration. It uses the calls of the
+// devices, the same way for all strategies.
 type watch struct {
 	start time.Time
 
@@ -29,14 +29,14 @@ func newWatch(devices int) *watch {
 	return &watch{start: time.Now(), read: make([]int64, devices), written: make([]int64, devices), before: make([]int64, devices)}
 }
 
-// note takes something down with the time.
+// note records an event with its time.
 func (w *watch) note(what func(now time.Duration)) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	what(time.Since(w.start))
 }
 
-// pause is the pause of the guest.
+// pause records the pause of the guest.
 func (w *watch) pause() {
 	w.note(func(now time.Duration) {
 		w.cuts.Paused, w.paused = now, true
@@ -50,7 +50,7 @@ func (w *watch) result() model.Result {
 	return w.cuts.Result()
 }
 
-// sourceProbe is a source device that is watched.
+// sourceProbe is a watched source device.
 type sourceProbe struct {
 	*sim.Device
 	w     *watch
@@ -92,7 +92,7 @@ func (p *savingProbe) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// sinkProbe is a destination device that is watched.
+// sinkProbe is a watched destination device.
 type sinkProbe struct {
 	*sim.Device
 	w     *watch

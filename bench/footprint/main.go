@@ -1,6 +1,5 @@
-// Command footprint looks at the memory that the two programs need for a migration: for
-// short states and for long ones, of zeros and of noise. It prints the most that they had
-// and draws how much they had when.
+// Command footprint measures the memory of the two programs in a migration: for short states
+// and for long ones, of zeros and of noise. It prints the peaks and draws the memory over time.
 package main
 
 import (

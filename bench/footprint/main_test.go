@@ -15,9 +15,9 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// collected is what a state that is longer may need beside: the heap is first collected
-// when it has 40 MiB, which 1 GiB does not fill, and grows while it is. Not collected at all
-// it would have some 90 more for 3 GiB more of noise.
+// collected is the extra memory that a longer state may need. The first collection of the
+// heap is at 40 MiB, which 1 GiB does not fill, and the heap grows during it. Without any
+// collection, 3 GiB more of noise would need some 90 MiB more.
 const collected = 56 << 20
 
 // The whole command runs, with short states: a longer state needs no more memory than
@@ -64,7 +64,7 @@ func checkFlat(t *testing.T, name string, small, large program) {
 	}
 }
 
-// A program that says nothing, or nonsense, is not waited for.
+// The command does not wait for a program that prints nothing, or no address.
 func TestListening(t *testing.T) {
 	for said, want := range map[string]string{
 		"{\"address\":\"127.0.0.1:7\"}\nand more": "127.0.0.1:7", "": "", "{}\n": "", "nonsense\n": "",
@@ -88,7 +88,7 @@ func TestRefuses(t *testing.T) {
 	}
 }
 
-// The README's table is one that this program printed.
+// The README's table is this program's output.
 func TestReadme(t *testing.T) {
 	text, err := os.ReadFile("../../README.md")
 	if err != nil {

@@ -17,8 +17,8 @@ import (
 	"github.com/migpipe/migpipe/bench/internal/resident"
 )
 
-// programs are the two, built as users get them, in a folder of their own, which has
-// their keys and journals too.
+// programs are the two programs, built as users get them, in a directory of their own. It
+// also has their keys and journals.
 type programs struct{ dir string }
 
 func build(ctx context.Context, dir string) (programs, error) {
@@ -43,27 +43,27 @@ func (p programs) command(ctx context.Context, name string, args ...string) *exe
 	return c
 }
 
-// id is the name that the other one knows a program by.
+// id is the identity of a program, for its peer.
 func (p programs) id(ctx context.Context, name string) (string, error) {
 	out, err := p.command(ctx, name, "id").Output()
 	return strings.TrimSpace(string(out)), err
 }
 
-// footprint is what one process had in RAM.
+// footprint is the memory of one process in RAM.
 type footprint struct {
 	peak   int64
 	memory []resident.Sample
 }
 
-// move migrates a device from one process to another, over QUIC. Both record it, as they
-// would, wherever the folder is.
+// move migrates a device from one process to another, over QUIC. Both write journals, as
+// in production, wherever the directory is.
 func (p programs) move(ctx context.Context, s state) (send, recv footprint, err error) {
 	source, err1 := p.id(ctx, "mig-send")
 	destination, err2 := p.id(ctx, "mig-recv")
 	if err := errors.Join(err1, err2); err != nil {
 		return send, recv, err
 	}
-	ctx, cancel := context.WithCancel(ctx) // ends who is left
+	ctx, cancel := context.WithCancel(ctx) // ends the processes that are left
 	defer cancel()
 	common := []string{"--volatile-state", "--state-dir", p.dir, "--peer"}
 	r := p.command(ctx, "mig-recv", append(common, source, "--json", "--listen", "127.0.0.1:0", "--device", "d=sim:vgpu")...)
@@ -94,10 +94,10 @@ func (p programs) send(ctx context.Context, s state, args []string) (footprint, 
 	return sent()
 }
 
-// sampleEvery is how often the memory of a process is looked at.
+// sampleEvery is the time between two samples of a process's memory.
 const sampleEvery = 100 * time.Millisecond
 
-// start starts a process, and gives what waits for its end.
+// start starts a process. wait waits for its end.
 func start(c *exec.Cmd) (wait func() (footprint, error), err error) {
 	if err := c.Start(); err != nil {
 		return nil, err
@@ -110,7 +110,7 @@ func start(c *exec.Cmd) (wait func() (footprint, error), err error) {
 			return f, fmt.Errorf("%v: %w", c, err)
 		}
 		f.peak = int64(c.ProcessState.SysUsage().(*syscall.Rusage).Maxrss) << 10
-		// The kernel counts what this process had when it made the other one, too.
+		// The kernel's account includes the memory of this process at the fork.
 		if own, err := ownPeak(); err != nil || own >= f.peak {
 			return f, fmt.Errorf("%v: the peak of %d bytes may be that of this process, which had %d (%v)", c, f.peak, own, err)
 		}
@@ -118,7 +118,7 @@ func start(c *exec.Cmd) (wait func() (footprint, error), err error) {
 	}, nil
 }
 
-// ownPeak is the most that this process had in RAM, in bytes, without what its parent had.
+// ownPeak is the peak of this process in RAM, in bytes, without its parent's memory.
 func ownPeak() (int64, error) {
 	status, err := os.ReadFile("/proc/self/status")
 	if err != nil {

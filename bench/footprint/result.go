@@ -14,13 +14,13 @@ import (
 	"github.com/migpipe/migpipe/bench/internal/resident"
 )
 
-// result is what was found.
+// result is the result of all runs.
 type result struct {
 	Host   record.Host `json:"host"`
 	States []*outcome  `json:"states"`
 }
 
-// outcome is what both programs needed for a state.
+// outcome has the memory of both programs for a state.
 type outcome struct {
 	Name string  `json:"state"`
 	GiB  int     `json:"gib"`
@@ -28,7 +28,7 @@ type outcome struct {
 	Recv program `json:"mig-recv"`
 }
 
-// program is what one of them did.
+// program has the figures of one program.
 type program struct {
 	Peaks  []float64         `json:"peak_rss_bytes"` // one for each round
 	Memory []resident.Sample `json:"memory"`         // in the last one
@@ -38,7 +38,7 @@ func (p *program) add(f footprint) {
 	p.Peaks, p.Memory = append(p.Peaks, float64(f.peak)), f.memory
 }
 
-// mib is the median, the least and the most of the peaks.
+// mib is the median, the minimum and the maximum of the peaks.
 func (p *program) mib() record.Spread {
 	s := record.SpreadOf(p.Peaks)
 	return record.Spread{Median: s.Median / (1 << 20), Min: s.Min / (1 << 20), Max: s.Max / (1 << 20)}
@@ -77,7 +77,7 @@ func (r *result) measure(ctx context.Context, list []state, progress io.Writer) 
 
 const tableHead = "state             rounds  mig-send, MiB: median [min..max]  mig-recv, MiB: median [min..max]"
 
-// table is what is printed.
+// table is the printed table.
 func (r *result) table() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s\n%s\n", r.Host.Lines(), tableHead)
@@ -87,7 +87,7 @@ func (r *result) table() string {
 	return b.String()
 }
 
-// leave puts the figures and the drawing, which is of the long states, into a folder.
+// leave writes the figures, and the drawing of the long states, into a directory.
 func (r *result) leave(dir string) error {
 	p, err := r.draw()
 	if err != nil {

@@ -2,14 +2,14 @@ package main
 
 import "fmt"
 
-// short is what the states have, in GiB, that others are held against; and noise what one
-// of noise has at most, which takes long.
+// short is the size, in GiB, of the states for comparison. noise is the largest size of a
+// state of noise, which takes long.
 const (
 	short = 1
 	noise = 8
 )
 
-// state is what a simulated device holds.
+// state is the state of a simulated device.
 type state struct {
 	gib     int
 	content string // of package sim
@@ -20,7 +20,7 @@ func (s state) String() string {
 	return fmt.Sprintf("%d GiB of %s", s.gib, map[string]string{"zero": "zeros", "random": "noise"}[s.content])
 }
 
-// url is the device that holds it.
+// url is the URL of a device with the state.
 func (s state) url() string { return fmt.Sprintf("sim:vgpu?size=%dGiB&content=%s", s.gib, s.content) }
 
 // states are a short and a long one of each content.

@@ -1,6 +1,6 @@
-// Package scale says what a migration could move on hosts and paths that are not at
-// hand, and what would stop it from moving more: the least of some bounds, each made of
-// figures that were measured where there are few cores and no distance.
+// Package scale estimates how much a migration could move on other hosts and paths, and what
+// would limit it. The result is the least of some bounds. Each is computed from figures that
+// were measured with few cores and without distance.
 package scale
 
 import (
@@ -8,38 +8,38 @@ import (
 	"time"
 )
 
-// Costs are what moving bytes takes, measured on one machine.
+// Costs are the costs of moving bytes, measured on one machine.
 type Costs struct {
 	Source      float64 // CPU-seconds for a GB (1e9 bytes) at the source, all of its goroutines
 	Destination float64 // and at the destination
-	Lane        float64 // of them, those of the busiest goroutine of a lane: it has one core at most
-	Drain       float64 // seconds for a GB that the one thread takes which reads a device
-	Socket      float64 // seconds for a GB that the one receiver of a UDP socket takes
+	Lane        float64 // of them, the busiest goroutine of a lane: it has at most one core
+	Drain       float64 // seconds for a GB of the one thread that reads a device
+	Socket      float64 // seconds for a GB of the one receiver of a UDP socket
 }
 
-// Setting is where a migration is to run.
+// Setting describes the hosts and the path of a migration.
 type Setting struct {
 	Cores   int           // of each host
-	Devices int           // that move at once
+	Devices int           // that migrate at once
 	Lanes   int           // data lanes
 	Sockets int           // of the destination
-	Memory  float64       // bytes of chunks, of the side that has less
-	Window  float64       // bytes that one lane can have on its way
+	Memory  float64       // bytes for chunks, on the side that has less
+	Window  float64       // bytes that one lane can have in flight
 	Link    float64       // bytes per second
 	RTT     time.Duration // of the path
 	Loss    float64       // share of the packets that the path loses
 }
 
-// Bound is one thing that limits a migration.
+// Bound is one limit of a migration.
 type Bound struct {
 	What string
-	Rate float64 // bytes per second, infinite where it does not limit
+	Rate float64 // bytes per second, infinite for no limit
 }
 
 // packet is the payload of one QUIC packet, in bytes.
 const packet = 1400
 
-// Bounds are all of them. The first of those that are least is what binds.
+// Bounds returns all bounds. The first of the least ones is the binding one.
 func Bounds(c Costs, s Setting) []Bound {
 	lanes, gb, rtt := float64(s.Lanes), 1e9, s.RTT.Seconds()
 	return []Bound{
@@ -55,7 +55,7 @@ func Bounds(c Costs, s Setting) []Bound {
 	}
 }
 
-// Binding is the bound that is least.
+// Binding returns the least bound.
 func Binding(bounds []Bound) Bound {
 	least := bounds[0]
 	for _, b := range bounds[1:] {
@@ -66,12 +66,11 @@ func Binding(bounds []Bound) Bound {
 	return least
 }
 
-// lossWindow is how many packets a lane has on its way on average where this share of
-// them is lost: what Mathis et al. (1997) found for Reno, which CUBIC is not below
-// (RFC 9438, section 4.3).
+// lossWindow is the average number of packets that a lane has in flight at this share of loss:
+// the result of Mathis et al. (1997) for Reno. CUBIC is not below it (RFC 9438, section 4.3).
 func lossWindow(loss float64) float64 { return over(math.Sqrt(1.5), math.Sqrt(loss)) }
 
-// over divides, where nothing is taken without limit.
+// over divides; a division by zero is infinite: no limit.
 func over(amount, by float64) float64 {
 	if by <= 0 {
 		return math.Inf(1)

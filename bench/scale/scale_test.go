@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// costs are of the order of what the machine of README takes.
+// costs have the magnitude of the README's machine.
 var costs = Costs{Source: 1.8, Destination: 1.8, Lane: 1, Drain: 0.115, Socket: 0.25}
 
 func TestBinding(t *testing.T) {
@@ -35,7 +35,7 @@ func TestBinding(t *testing.T) {
 	}
 }
 
-// TestNothingTakenIsNoBound: what costs nothing limits nothing.
+// TestNothingTakenIsNoBound: a cost of zero limits nothing.
 func TestNothingTakenIsNoBound(t *testing.T) {
 	for _, b := range Bounds(Costs{}, Setting{Link: math.Inf(1)}) {
 		if !math.IsInf(b.Rate, 1) {

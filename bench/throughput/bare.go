@@ -21,30 +21,29 @@ import (
 	"github.com/migpipe/migpipe/transport"
 )
 
-// blockSize is what the bare ways write and read at a time, as a lane does its chunks.
+// blockSize is the size of a write and of a read of the bare ways, as for a lane's chunks.
 const blockSize = 1 << 20
 
-// block is what they move: bytes that nothing shrinks.
+// block is the content that they move: incompressible bytes.
 var block = sync.OnceValue(func() []byte {
 	b := make([]byte, blockSize)
 	codectest.Random(b, 1)
 	return b
 })
 
-// stream is one connection, from its writer to its reader. end says that no more comes,
-// and leaves the connection: TCP that is closed with something unread loses what is under
-// way.
+// stream is one connection, from its writer to its reader. end ends the writing, and keeps the
+// connection open: a TCP connection that is closed with unread bytes loses the bytes in flight.
 type stream struct {
 	w   io.Writer
 	end func() error
 	r   io.Reader
 }
 
-// warming is what goes over the streams before they are measured: the windows of a
-// migration's lanes are open, too, when its guest is stopped.
+// warming is how many bytes go over the streams before the measurement. The windows of a
+// migration's lanes are open, too, when its guest is paused.
 const warming = 32 << 20
 
-// flow warms the streams, moves size bytes over them, each its share, and measures that.
+// flow warms the streams, moves size bytes over all of them together, and measures that.
 func flow(streams []stream, size int64, m *meter) error {
 	block()
 	errs := both(streams, warming, func(s stream, n int64) error { return fill(s.w, n) },
@@ -57,7 +56,7 @@ func flow(streams []stream, size int64, m *meter) error {
 	return errors.Join(errs...)
 }
 
-// both writes n bytes and reads them, on each stream its share, at the same time.
+// both writes and reads n bytes at the same time, an equal share on each stream.
 func both(streams []stream, n int64, write func(stream, int64) error, read func(stream, int64) error) []error {
 	var all sync.WaitGroup
 	errs := make([]error, 2*len(streams))
@@ -108,9 +107,9 @@ func end(r io.Reader, n int64) error {
 	return nil
 }
 
-// quicStreams are that many connections of quic-go with one stream each. As it comes,
-// everything is quic-go's own default; with GRO the windows are those of lanes
-// too, so that it is the best that quic-go does under a lane.
+// quicStreams are that many connections of quic-go with one stream each. Without gro,
+// everything is quic-go's default. With gro the windows are those of lanes too: the best that
+// quic-go does under a lane.
 func quicStreams(conns int, gro bool) func(context.Context, int64, *meter) error {
 	return func(ctx context.Context, size int64, m *meter) (err error) {
 		config, wrap := &quic.Config{}, func(c net.PacketConn) net.PacketConn { return c }
@@ -132,7 +131,7 @@ func quicStreams(conns int, gro bool) func(context.Context, int64, *meter) error
 	}
 }
 
-// quicStream connects one. release is never nil.
+// quicStream connects one stream. release is never nil.
 func quicStream(ctx context.Context, config *quic.Config, wrap func(net.PacketConn) net.PacketConn) (s stream, release func(), err error) {
 	var ends []io.Closer
 	release = func() {

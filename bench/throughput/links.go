@@ -48,7 +48,7 @@ func limited() (list []way) {
 
 const adaptiveHead = "auto / best of the fixed codecs, round by round                  best  median [min..max]"
 
-// adaptive is how auto stands beside the fixed codec whose median is the best.
+// adaptive compares auto with the fixed codec that has the best median.
 func adaptive(ways []outcome) string {
 	by := map[string]outcome{}
 	for _, o := range ways {
@@ -70,7 +70,7 @@ func adaptive(ways []outcome) string {
 	return "\n" + adaptiveHead + "\n" + strings.Join(lines, "\n") + "\n"
 }
 
-// row is of what was measured only.
+// row has a line only for measured ways.
 func (l *link) row(content string, by map[string]outcome) (line string, ok bool) {
 	auto, ok := by[l.on(content, "auto").name()]
 	var best outcome

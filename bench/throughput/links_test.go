@@ -7,8 +7,8 @@ import (
 	"github.com/migpipe/migpipe/bench/internal/record"
 )
 
-// Auto is held, round by round, against the codec that was best for the same content over
-// the same link; what was not measured has no line.
+// Auto is compared, round by round, with the best codec for the same content over the same
+// link. An unmeasured content has no line.
 func TestAdaptive(t *testing.T) {
 	measured := func(content, codec string, rates ...float64) (o outcome) {
 		o.Name = links[0].on(content, codec).name()

@@ -1,7 +1,6 @@
-// Command throughput compares how fast bytes go from one end to the other over this
-// host's loopback: through quic-go, crypto/tls and TCP as they are, through tools that a
-// host has, and through whole migrations. All ways take turns, round by round, since only
-// what was measured together can be compared.
+// Command throughput compares how fast bytes cross this host's loopback: through plain
+// quic-go, crypto/tls and TCP, through tools of the host, and through whole migrations. All
+// ways take turns, round by round, since only figures of the same time are comparable.
 package main
 
 import (
@@ -20,7 +19,7 @@ import (
 
 func main() { command.Main(run) }
 
-// plan is what is to be measured.
+// plan is the plan of a comparison.
 type plan struct {
 	Rounds int   `json:"rounds"`
 	Size   int64 `json:"bytes"`
@@ -48,7 +47,7 @@ func run(ctx context.Context, args []string, out, progress io.Writer) error {
 	if err := p.check(*words); err != nil {
 		return err
 	}
-	// quic-go would say, into the table, that the host's limit is below what it wants.
+	// Otherwise quic-go would warn, into the table, that the host's limit is too small.
 	if err := os.Setenv("QUIC_GO_DISABLE_RECEIVE_BUFFER_WARNING", "true"); err != nil {
 		return err
 	}
@@ -94,8 +93,8 @@ func parseSize(text string) (int64, error) {
 	return int64(n) << shift, nil
 }
 
-// compare goes every way, round by round, every second round backwards: what gets slower
-// or faster in the course of a round does so for both of two that are compared.
+// compare runs every way, round by round. Every second round runs backwards, so that a drift
+// within a round affects both ways of a comparison.
 func (p *plan) compare(ctx context.Context, progress io.Writer) (*result, error) {
 	r := &result{Plan: *p}
 	before, err := machineTime()

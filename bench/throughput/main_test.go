@@ -29,7 +29,7 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-// The whole command: every way is gone once, and what is written is there and is right.
+// The whole command runs every way once, and its files exist and are correct.
 func TestCommand(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "new")
 	var out bytes.Buffer
@@ -85,7 +85,7 @@ func TestRefuses(t *testing.T) {
 	}
 }
 
-// A folder that cannot be made is the caller's to change: the error has a hint.
+// If a directory cannot be made, the error has a hint for the caller.
 func TestCannotSave(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "file")
 	if err := os.WriteFile(file, nil, 0o600); err != nil {
@@ -111,7 +111,7 @@ func TestOnly(t *testing.T) {
 	}
 }
 
-// A dump of memory is moved if it is there, whole; else the rows say how to make one.
+// An existing dump of memory is moved whole. Without one the rows name the way to make it.
 func TestMemory(t *testing.T) {
 	t.Chdir(t.TempDir())
 	moved := func() string {
@@ -147,7 +147,7 @@ func TestLanesAreFew(t *testing.T) {
 	}
 }
 
-// Names in benchmarks are unique: benchstat takes lines of one name for rounds of one way.
+// Names in benchmarks are unique: benchstat counts lines of one name as rounds of one way.
 func TestNamesAreUnique(t *testing.T) {
 	seen := map[string]bool{}
 	for _, w := range ways(64) {
@@ -163,8 +163,8 @@ func TestNamesAreUnique(t *testing.T) {
 	}
 }
 
-// The README's tables have this program's head, every way and every ratio, those of a wide
-// host included, and say where they were taken.
+// The README's tables have this program's head, every way and every ratio, also those of a
+// host with many cores. They name their host.
 func TestReadme(t *testing.T) {
 	const manyCores = 16
 	text, err := os.ReadFile("../../README.md")

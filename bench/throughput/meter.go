@@ -14,8 +14,8 @@ import (
 	"github.com/migpipe/migpipe/bench/internal/resident"
 )
 
-// sample is what one run of a way has cost. A GB is 1e9 bytes, of what is moved and not
-// of what is on the wire.
+// sample has the costs of one run of a way. A GB is 1e9 bytes of the state, not of the
+// encoded bytes.
 type sample struct {
 	Seconds float64 `json:"seconds"`
 	Rate    float64 `json:"mb_per_s"`
@@ -25,10 +25,10 @@ type sample struct {
 	memory  []resident.Sample
 }
 
-// sampleEvery is how often the memory is looked at.
+// sampleEvery is the time between two samples of the memory.
 const sampleEvery = 10 * time.Millisecond
 
-// meter measures both ends, which this process and its children are.
+// meter measures both ends: this process and its children.
 type meter struct {
 	began   time.Time
 	took    time.Duration
@@ -40,7 +40,7 @@ type meter struct {
 	unwatch func() []resident.Sample
 }
 
-// start begins. A meter that runs is left alone.
+// start begins the measurement. It does nothing on a running meter.
 func (m *meter) start() {
 	if m.unwatch != nil {
 		return
@@ -60,7 +60,7 @@ func (m *meter) finish(took time.Duration) {
 	m.took = took
 }
 
-// stop ends everything. It may be called again.
+// stop ends the measurement. It may be called again.
 func (m *meter) stop() {
 	if m.unwatch == nil {
 		return
@@ -74,7 +74,7 @@ func (m *meter) stop() {
 	m.mallocs = mallocs() - m.mallocs
 }
 
-// sample gives what was measured of that many bytes.
+// sample returns the figures for that many bytes.
 func (m *meter) sample(size int64) (sample, error) {
 	m.stop()
 	if m.err != nil {
@@ -100,7 +100,7 @@ func mallocs() uint64 {
 	return stats.Mallocs
 }
 
-// cpuTime is what this process has used so far, and its children that have ended.
+// cpuTime is the processor time of this process so far, and of its children that have ended.
 func cpuTime() (total time.Duration, err error) {
 	for _, who := range []int{unix.RUSAGE_SELF, unix.RUSAGE_CHILDREN} {
 		var used unix.Rusage
@@ -112,7 +112,7 @@ func cpuTime() (total time.Duration, err error) {
 	return total, nil
 }
 
-// machine is what all processors have done so far, of /proc/stat's first line.
+// machine is the time of all processors so far, from the first line of /proc/stat.
 type machine struct{ busy, idle, own time.Duration }
 
 // userHZ is the unit of /proc/stat. The kernel's own tick does not change it.

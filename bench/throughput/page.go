@@ -15,16 +15,16 @@ var reportPage string
 
 var reportTemplate = template.Must(template.New("report").Parse(reportPage))
 
-// chart is a drawing with what is to be known of it.
+// chart is a drawing with its description.
 type chart struct {
 	Title   string
 	Note    string
 	Drawing template.HTML
-	Table   string // says where and how it was taken; without, that was as the page is
+	Table   string // names its host and command; if empty, those of the page apply
 }
 
-// page is the report: one file, which needs no other. What other comparisons have found
-// is in dir.
+// page is the report: one file, which needs no other. dir has the results of other
+// comparisons.
 func (r *result) page(dir string) ([]byte, error) {
 	moves := func(content bool) (list []outcome) {
 		return slices.DeleteFunc(r.shown(), func(o outcome) bool { return comparesContent(o) != content })
@@ -55,7 +55,7 @@ func (r *result) page(dir string) ([]byte, error) {
 	return b.Bytes(), err
 }
 
-// other is a comparison beside this one.
+// other is another comparison.
 type other struct{ name, title, note string }
 
 var others = []other{
@@ -63,8 +63,8 @@ var others = []other{
 	{"footprint", "Memory of the two programs", "Resident, of each by itself, in the last round. The device is simulated, and its state is made as it is read."},
 }
 
-// chart is what it has left in the folder. Without it the page has the rest: that took
-// longer.
+// chart reads its drawing from the directory. Without it the page has the rest: that
+// comparison takes longer.
 func (o other) chart(dir string) chart {
 	table, drawing, err := record.Left(dir, o.name)
 	if err != nil {
@@ -73,8 +73,7 @@ func (o other) chart(dir string) chart {
 	return chart{o.title, o.note, element(drawing), table}
 }
 
-// comparesContent tells the ways that are there for what they move from those that are
-// there for how.
+// comparesContent distinguishes ways that compare contents from ways that compare carriers.
 func comparesContent(o outcome) bool {
 	return o.Group == groupPipeline && !strings.Contains(o.Bench, "content=random/codec=raw")
 }

@@ -18,12 +18,12 @@ import (
 // decode, write, hand-off.
 type pipeline struct {
 	over    string // quic or tls
-	lanes   int    // 0 is what a migration takes by itself
+	lanes   int    // 0 is the default of a migration
 	content string // of the device, one of contents
 	codec   string // auto or one of package codec's
 	procs   int    // GOMAXPROCS, 0 = one for each core
 	far     *path  // nil is this host's loopback
-	link    *link  // nil is as fast as it goes
+	link    *link  // nil is no limit
 }
 
 func (p pipeline) way() way {
@@ -76,7 +76,7 @@ func (p pipeline) name() string {
 	return name
 }
 
-// patience is far above what any migration here takes.
+// patience is far above the duration of any migration here.
 const patience = time.Minute
 
 // move migrates. The time is the downtime: the source reads all of the state while the
@@ -132,7 +132,7 @@ func (p pipeline) move(ctx context.Context, size int64, m *meter) error {
 	return sink.Verify()
 }
 
-// policy is that of the codec.
+// policy returns the policy of the codec.
 func (p pipeline) policy() (codec.Policy, error) {
 	if p.codec == "auto" {
 		return codec.Auto(), nil
@@ -141,7 +141,7 @@ func (p pipeline) policy() (codec.Policy, error) {
 	return codec.Fixed(c), err
 }
 
-// carrier connects the two sides, which know each other.
+// carrier connects the two sides, which trust each other.
 func (p pipeline) carrier() (transport.Dialer, transport.Listener, error) {
 	source, err1 := transport.NewIdentity()
 	destination, err2 := transport.NewIdentity()

@@ -2,8 +2,7 @@ package main
 
 import "github.com/migpipe/migpipe/bench/internal/record"
 
-// ratio compares the rates of two ways, round by round: what slows a round down strikes
-// both.
+// ratio compares the rates of two ways, round by round: other load affects both.
 type ratio struct {
 	Of      string        `json:"of"`
 	To      string        `json:"to"`
@@ -21,7 +20,7 @@ func ratioOf(of, to outcome) ratio {
 	return r
 }
 
-// compared are the names of the ways that ratios are given of, on a host of so many cores.
+// compared names the pairs of ways with a ratio, on a host with that many cores.
 func compared(host int) (pairs [][2]string) {
 	for _, lanes := range []int{1, 2} {
 		quic := pipeline{over: "quic", lanes: lanes, content: "random", codec: "raw"}.name()

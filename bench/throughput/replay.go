@@ -9,9 +9,9 @@ import (
 	"github.com/migpipe/migpipe/vfio"
 )
 
-// replay is a device whose state is the same bytes over and over. To save and to load
-// costs what it costs a driver at least, which is to copy: what is measured is the way in
-// between. It has a data session and nothing that is optional.
+// replay is a device whose state repeats the same bytes. Its save and load cost only a copy,
+// the least cost of any driver, so the benchmark measures the way in between. It has a data
+// session and no optional feature.
 type replay struct {
 	size    int64
 	content []byte
@@ -19,7 +19,7 @@ type replay struct {
 	mu     sync.Mutex
 	state  vfio.State // zero stands for Running, which a fresh device is in
 	moved  int64
-	broken error // what was written is not what was read
+	broken error // the written bytes differ from the read ones
 }
 
 func (d *replay) Features() vfio.Features       { return vfio.Features{DataSize: true} }
@@ -60,7 +60,7 @@ func (d *replay) Reset() error {
 	return nil
 }
 
-// Verify says whether everything was written that was read.
+// Verify reports whether all bytes that were read were also written.
 func (d *replay) Verify() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -73,7 +73,7 @@ func (d *replay) Verify() error {
 // replayed is its stream.
 type replayed replay
 
-// next is what comes at the place that is reached, n bytes at most.
+// next returns the content at the present offset, at most n bytes.
 func (s *replayed) next(n int) []byte {
 	at := int(s.moved % int64(len(s.content)))
 	return s.content[at:min(len(s.content), at+int(min(int64(n), s.size-s.moved)))]

@@ -12,7 +12,7 @@ import (
 	"github.com/migpipe/migpipe/bench/internal/resident"
 )
 
-// result is what a comparison has found.
+// result is the result of a comparison.
 type result struct {
 	Host   record.Host `json:"host"`
 	Plan   plan        `json:"plan"`
@@ -22,7 +22,7 @@ type result struct {
 	Ratios []ratio     `json:"ratios"`
 }
 
-// outcome is one way's, with a sample of every round.
+// outcome has the samples of one way, one for every round.
 type outcome struct {
 	Name    string   `json:"name"`
 	Bench   string   `json:"benchmark"`
@@ -35,7 +35,7 @@ type outcome struct {
 	Memory []resident.Sample `json:"memory,omitempty"` // in the last round
 }
 
-// figures are an outcome's over all rounds.
+// figures summarise an outcome over all rounds.
 type figures struct {
 	Rate   record.Spread `json:"mb_per_s"`
 	CPU    record.Spread `json:"cpu_s_per_gb"`
@@ -56,7 +56,7 @@ func (o *outcome) each(figure func(sample) float64) record.Spread {
 	return record.SpreadOf(list)
 }
 
-// conclude computes what the samples come to.
+// conclude computes the figures from the samples.
 func (r *result) conclude() {
 	byName := map[string]outcome{}
 	for i := range r.Ways {
@@ -86,12 +86,12 @@ const (
 	ratioHead = "ratio, round by round                                                      median [min..max]"
 )
 
-// shown are the ways that have a row, and a bar.
+// shown are the ways with a row, and a bar.
 func (r *result) shown() []outcome {
 	return slices.DeleteFunc(slices.Clone(r.Ways), func(o outcome) bool { return o.Group == groupLink })
 }
 
-// table is what is printed.
+// table is the printed table.
 func (r *result) table() string {
 	var b strings.Builder
 	b.WriteString(r.Host.Lines())

@@ -25,8 +25,8 @@ func rates(name string, list ...float64) outcome {
 	return o
 }
 
-// Rounds are paired: of two that slow down together the ratio is steady, which that of
-// their medians, or of any other pairing, is not.
+// Rounds are paired: if two ways slow down together, their ratio is steady. The ratio of
+// their medians, or of another pairing, is not.
 func TestRatio(t *testing.T) {
 	got := ratioOf(rates("a", 100, 10, 40), rates("b", 200, 20, 80))
 	if got.Summary != (record.Spread{Median: 0.5, Min: 0.5, Max: 0.5}) || len(got.Rounds) != 3 {
@@ -38,7 +38,7 @@ func TestRatio(t *testing.T) {
 	}
 }
 
-// A ratio is given only where both ways were gone; what was left out says why.
+// A ratio needs both ways. A way that was left out has its reason.
 func TestConclude(t *testing.T) {
 	pair := compared(2)[0]
 	r := result{Host: record.ThisHost("command"), Ways: []outcome{rates(pair[0], 3, 6), rates(pair[1], 6, 6), {Name: "tool", Skipped: "it is not installed"}}}
@@ -81,11 +81,11 @@ func checkBenchmarks(t *testing.T, text string) {
 	}
 }
 
-// loads are what makes a page need another file.
+// loads matches everything that makes a page load another file.
 var loads = regexp.MustCompile(`(?i)(src|href)\s*=|url\(|@import|<script|<link`)
 
-// checkPage reads the page as XML, which it is but for its doctype and meta, and looks
-// for what it may not have.
+// checkPage reads the page as XML, which it is except for its doctype and meta. It searches
+// for forbidden content.
 func checkPage(t *testing.T, page []byte) {
 	t.Helper()
 	if found := loads.Find(page); found != nil {
@@ -111,8 +111,8 @@ func checkPage(t *testing.T, page []byte) {
 	}
 }
 
-// The page has what other comparisons leave in the folder, and says how it was taken;
-// where something of it is missing it says how to get it.
+// The page has the results of other comparisons in the directory, and its command. For a
+// missing result it names the command that makes it.
 func TestOthersAreOnThePage(t *testing.T) {
 	dir := t.TempDir()
 	r := result{Host: record.ThisHost("throughput"), Ways: []outcome{rates("a", 1)}}
@@ -141,7 +141,7 @@ func TestOthersAreOnThePage(t *testing.T) {
 	}
 }
 
-// What went to others is what was neither idle nor our own, and never less than nothing.
+// The share of others is neither idle nor our own time, and never negative.
 func TestOthers(t *testing.T) {
 	was := machine{busy: 10 * time.Second, idle: 5 * time.Second, own: time.Second}
 	now := machine{busy: 18 * time.Second, idle: 7 * time.Second, own: 4 * time.Second}

@@ -15,16 +15,16 @@ type way struct {
 	Group string // of the chart's colours: bare, external, pipeline
 	Procs int    // GOMAXPROCS, 0 = one for each core
 
-	// move moves size bytes. What m measures it begins itself, when all is connected,
-	// and ends when the last byte is there.
+	// move moves size bytes. It starts m itself once everything is connected, and ends
+	// it with the last byte.
 	move func(ctx context.Context, size int64, m *meter) error
-	// missing says why the way cannot be gone here; nil is never.
+	// missing returns why the way cannot run here; nil if it always can.
 	missing func() string
 	part    int64 // 1/part of the bytes are moved; 0 is all
-	times   int64 // or so many times as many, of what goes fast; 0 is once
+	times   int64 // or that many times as many, for a fast way; 0 is once
 }
 
-// skip says why the way is left out, "" if it is not.
+// skip returns why the way is left out, "" if it is not.
 func (w *way) skip() string {
 	if w.missing == nil {
 		return ""
@@ -32,7 +32,7 @@ func (w *way) skip() string {
 	return w.missing()
 }
 
-// measure goes the way once.
+// measure runs the way once.
 func (w *way) measure(ctx context.Context, size int64) (sample, error) {
 	if w.Procs > 0 {
 		defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(w.Procs))
@@ -52,10 +52,10 @@ const (
 	groupBare     = "bare"
 	groupExternal = "external"
 	groupPipeline = "pipeline"
-	groupLink     = "link" // is not in the table nor in charts: the ratios of them have a table
+	groupLink     = "link" // neither in the table nor in charts: their ratios have a table
 )
 
-// Names of the ways that ratios are about.
+// Names of the ways with ratios.
 const (
 	bareStock = "quic-go, as it comes"
 	bareGRO   = "quic-go with GRO"
@@ -64,8 +64,8 @@ const (
 
 func bareTLS(conns int) string { return fmt.Sprintf("crypto/tls, %d conn", conns) }
 
-// ways are all of them on a host of so many cores, those next to each other that are
-// compared.
+// ways returns all ways for a host with that many cores. Compared ways stand next to each
+// other.
 func ways(host int) []way {
 	list := []way{
 		{Name: bareStock, Bench: "Bare/over=quic/gro=no/conns=1", Group: groupBare, move: quicStreams(1, false)},
@@ -98,8 +98,8 @@ func ways(host int) []way {
 	return append(list, limited()...)
 }
 
-// encoded are the ways that differ by how a content is moved. Two lanes of random bytes as
-// they are stand among the carriers' ways already.
+// encoded are the ways that differ by codec. Two lanes of raw random bytes are already among
+// the carriers' ways.
 func encoded(content string) (list []way) {
 	for _, codec := range []string{"raw", "auto", "s2", "zstd"} {
 		if content != "random" || codec != "raw" {
@@ -109,7 +109,7 @@ func encoded(content string) (list []way) {
 	return append(list, pipeline{over: "tls", lanes: 2, content: content, codec: "auto"}.way())
 }
 
-// only keeps the ways whose name or benchmark has one of the words in it.
+// only selects the ways whose name or benchmark contains one of the words.
 func only(list []way, words string) (kept []way) {
 	for _, w := range list {
 		for word := range strings.SplitSeq(words, ",") {

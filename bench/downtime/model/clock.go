@@ -5,8 +5,8 @@ import (
 	"time"
 )
 
-// clock runs events in the order of their times, and those of one time in the
-// order in which they were set.
+// clock runs events in the order of their times. Events of one time run in the order in
+// which they were set.
 type clock struct {
 	now    time.Duration
 	seq    int

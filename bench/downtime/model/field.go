@@ -28,7 +28,7 @@ func Field() (Device, Link) {
 	}, Link{Rate: 12.5e9, RTT: 100 * time.Microsecond}
 }
 
-// Guest is what QEMU spent in the published figures beside the devices: vCPUs,
-// guest memory, other devices. The same for every strategy, it is no part of
-// what this package computes.
+// Guest is the time that QEMU spent in the published figures beside the devices: vCPUs,
+// guest memory, other devices. It is the same for every strategy, so this package does not
+// compute it.
 const Guest = 250 * time.Millisecond

@@ -8,21 +8,20 @@ type migration struct {
 	strategy Strategy
 	link     Link
 	devices  []*device
-	free     time.Duration // when the link has sent what it was given
+	free     time.Duration // when the link has sent everything queued
 	readers  []*reader
 	writers  []*writer
 	stopped  int // devices in STOP_COPY
 	cuts     Cuts
 
-	paused, filled, ended bool // whether that cut was made
+	paused, filled, ended bool // whether that cut is set
 }
 
-// device is where a device is, on both sides. All counts are bytes of its
-// stream.
+// device is the progress of a device, on both sides. All counts are bytes of its stream.
 type device struct {
 	Device
-	planned int64 // that the source is asked to save
-	made    int64 // that it has saved
+	planned int64 // bytes that the source is asked to save
+	made    int64 // bytes that it has saved
 	saving  bool
 	read    int64
 	written int64
@@ -49,7 +48,7 @@ func (m *migration) precopy() {
 	m.advance()
 }
 
-// hire gives every device a thread on both sides, or all of them one.
+// hire gives every device a thread on both sides, or one thread to all of them.
 func (m *migration) hire(each bool, to func(*device) int64) {
 	threads := 1
 	if each {
@@ -73,7 +72,7 @@ func (m *migration) wake() {
 	}
 }
 
-// advance is called whenever a byte was read or written: it ends the phases.
+// advance runs after every read or written byte: it ends the phases.
 func (m *migration) advance() {
 	switch {
 	case !m.paused && m.initialDone():
@@ -119,7 +118,7 @@ func (m *migration) stop() {
 	}
 }
 
-// reached is a device in STOP_COPY. Nothing is read before all are there.
+// reached records a device in STOP_COPY. No device is read before all are there.
 func (m *migration) reached(d *device) {
 	d.planned = d.Initial + d.Dirty
 	m.save(d)
@@ -171,7 +170,7 @@ func (m *migration) save(d *device) {
 	})
 }
 
-// send takes n bytes to the destination.
+// send carries n bytes to the destination.
 func (m *migration) send(n int64, arrived func()) {
 	m.free = max(m.free, m.now) + timeFor(m.link.Rate, n)
 	m.after(m.free+m.link.RTT/2-m.now, arrived)
@@ -186,7 +185,7 @@ type reader struct {
 	flight  int64
 }
 
-// wake reads what is there.
+// wake reads the available bytes.
 func (r *reader) wake() {
 	for len(r.devices) > 0 {
 		d := r.devices[0]
@@ -220,8 +219,8 @@ func (r *reader) read(d *device, n int64) {
 	})
 }
 
-// drained is a device that has no more to be read for now. Asking it how much
-// that was is what has a device in PRE_COPY save what has changed since.
+// drained is a device that has no more to be read for now. In PRE_COPY, the question how
+// much that was makes the device save its changes since.
 func (r *reader) drained(d *device) {
 	if d.read == d.Initial && d.Initial > 0 {
 		d.planned = d.Initial + d.Dirty
@@ -230,7 +229,7 @@ func (r *reader) drained(d *device) {
 	r.m.advance()
 }
 
-// credit has the destination give memory back.
+// credit has the destination free memory.
 func (r *reader) credit(n int64) {
 	r.m.after(r.m.link.RTT/2, func() {
 		r.flight -= n
@@ -274,7 +273,7 @@ func (w *writer) next() {
 	})
 }
 
-// began is the beginning of a write.
+// began records the beginning of a write.
 func (m *migration) began(d *device) {
 	m.cuts.Wired = m.now
 	if m.paused && !m.filled && d.written >= d.Initial {
@@ -282,7 +281,7 @@ func (m *migration) began(d *device) {
 	}
 }
 
-// write is how long the next n bytes keep the writer.
+// write is the time that the writer needs for the next n bytes.
 func (d *device) write(n int64) time.Duration {
 	to := d.written + n
 	loadable := to

@@ -6,23 +6,22 @@ import (
 	"time"
 )
 
-// Device is what a device's driver and firmware do on both hosts. A rate of 0
-// takes no time.
+// Device describes a device's driver and firmware on both hosts. A rate of 0 costs no time.
 type Device struct {
 	Initial int64 // bytes of the first image, sent while the guest runs; 0 = no PRE_COPY
-	Dirty   int64 // bytes that are left to be sent when the guest stops
+	Dirty   int64 // bytes left to send when the guest stops
 	Save    int64 // bytes per second that the source saves
-	Buffer  int64 // bytes that it makes readable together, 0 = all at once
-	Buffers int64 // buffers that may be unread before it idles
+	Buffer  int64 // bytes that become readable together, 0 = all at once
+	Buffers int64 // buffers that may be unread before the device idles
 	Load    int64 // bytes per second that the destination loads, inside write
-	Record  int64 // bytes that it loads together, 0 = as they come
+	Record  int64 // bytes that the destination loads together, 0 = as they arrive
 
 	Alloc time.Duration // inside the write that completes the initial bytes
 	Stop  time.Duration // of the SET into STOP_COPY
 	Start time.Duration // of the SETs from RESUMING to RUNNING
 }
 
-// Link is the way to the destination. A rate of 0 takes no time.
+// Link is the path to the destination. A rate of 0 costs no time.
 type Link struct {
 	Rate int64 // bytes per second
 	RTT  time.Duration
@@ -32,10 +31,10 @@ type Link struct {
 type Strategy struct {
 	Name string
 	// Ack has the guest run on until the destination has written the initial
-	// bytes, and so has allocated what it needs.
+	// bytes, and so has allocated its memory.
 	Ack bool
-	// Threads says where devices have a thread each, on both sides, and are not
-	// served one after another by one: in PRE_COPY, in the window between stop
+	// These select where each device has its own thread, on both sides. Otherwise
+	// one thread serves all devices in turn: in PRE_COPY, in the window between stop
 	// and start, for the SETs of the stop and for those of the start.
 	Precopy, Window, Stop, Start bool
 	// Flight is the most bytes in flight per thread, 0 for no limit. The
@@ -50,7 +49,7 @@ type Strategy struct {
 
 const mib = 1 << 20
 
-// chunk is what a thread reads at once.
+// chunk is the size of a thread's read.
 const chunk = mib
 
 // Strategies are the strategies under comparison. Flight differs: for the serial ones
@@ -73,28 +72,28 @@ type Stage struct {
 	Took time.Duration `json:"took_ns"`
 }
 
-// Result is what a migration takes.
+// Result has the durations of a migration.
 type Result struct {
 	Stages   []Stage       `json:"stages"` // of the downtime, in order
 	Downtime time.Duration `json:"downtime_ns"`
 	Total    time.Duration `json:"total_ns"` // from the entry into PRE_COPY on
 }
 
-// Cuts are the moments between the stages of a downtime, on one clock. The
-// stages are what lies between one and the next that is later.
+// Cuts are the moments between the stages of a downtime, on one clock. A stage lasts from
+// one cut to the next later one.
 type Cuts struct {
-	Began   time.Duration // the migration did
-	Paused  time.Duration // the guest
+	Began   time.Duration // the migration began
+	Paused  time.Duration // the guest was paused
 	Stopped time.Duration // the last device reached STOP_COPY
-	Filled  time.Duration // the destination began to write what came after the pause
+	Filled  time.Duration // the destination began to write the bytes that followed the pause
 	Saved   time.Duration // the last byte was read from its device
 	Wired   time.Duration // the destination began its last write
-	Loaded  time.Duration // and ended it
+	Loaded  time.Duration // the destination ended its last write
 	Agreed  time.Duration // the destination began to start devices
 	Started time.Duration // the last device reached RUNNING
 }
 
-// StageNames are the names of the stages that Cuts divide the downtime into.
+// StageNames are the names of the stages of the downtime, in the order of Cuts.
 var StageNames = []string{"stop", "fill", "save", "wire", "load", "commit", "start"}
 
 // Result divides the downtime.
@@ -108,7 +107,7 @@ func (c Cuts) Result() Result {
 	return r
 }
 
-// Check says what is wrong with a device.
+// Check reports an error in a device's figures.
 func (d Device) Check() error {
 	switch {
 	case min(d.Initial, d.Dirty, d.Save, d.Load, d.Buffer, d.Record) < 0:
@@ -121,7 +120,7 @@ func (d Device) Check() error {
 	return nil
 }
 
-// Run is the migration of devices over a link, as one set.
+// Run simulates the migration of a set of devices over a link.
 func Run(s Strategy, link Link, devices []Device) (Result, error) {
 	if len(devices) == 0 {
 		return Result{}, errors.New("model: no device")
@@ -137,7 +136,7 @@ func Run(s Strategy, link Link, devices []Device) (Result, error) {
 	return m.cuts.Result(), nil
 }
 
-// timeFor is how long a rate takes for n bytes.
+// timeFor is the time for n bytes at a rate.
 func timeFor(rate, n int64) time.Duration {
 	if rate <= 0 {
 		return 0

@@ -29,10 +29,10 @@ func of(d Device, n int) (list []Device) {
 	return list
 }
 
-// near allows for the nanoseconds that divisions lose.
+// near allows for the rounding of divisions.
 func near(got, want time.Duration) bool { return (got - want).Abs() < time.Microsecond }
 
-// What can be worked out by hand.
+// Results that can be computed by hand.
 func TestByHand(t *testing.T) {
 	plain := Device{Dirty: 10 * mib, Save: 10 * mib, Load: 10 * mib, Stop: 20 * ms, Start: 30 * ms}
 	buffered, records, warm := plain, plain, plain
@@ -130,8 +130,7 @@ func drawDevices(t *rapid.T) []Device {
 	return rapid.SliceOfN(rapid.Custom(drawDevice), 1, 4).Draw(t, "devices")
 }
 
-// Every byte that is saved is read, written and loaded, once; and the stages
-// are the downtime.
+// Every saved byte is read, written and loaded, once. The stages add up to the downtime.
 func TestConservation(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		devices := drawDevices(t)
@@ -159,7 +158,7 @@ func TestConservation(t *testing.T) {
 	})
 }
 
-// together is what devices take, with one more that has a thread of its own or follows.
+// together is the time of some devices plus one more, which has its own thread or follows.
 func together(others time.Duration, thread bool, one time.Duration) time.Duration {
 	if thread {
 		return max(others, one)
@@ -167,7 +166,7 @@ func together(others time.Duration, thread bool, one time.Duration) time.Duratio
 	return others + one
 }
 
-// starts is what the starts of all devices take.
+// starts is the time of the starts of all devices.
 func starts(s Strategy, devices []Device) (took time.Duration) {
 	for _, d := range devices {
 		took = together(took, s.Start, d.Start)
@@ -206,8 +205,8 @@ func TestLeast(t *testing.T) {
 	})
 }
 
-// A device that takes longer to start makes the downtime as much longer, or as much as
-// the others that start meanwhile leave of it.
+// A device that starts more slowly makes the downtime longer by the same time, less the
+// time during which other devices still start.
 func TestLongerStart(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		devices := drawDevices(t)
@@ -224,8 +223,8 @@ func TestLongerStart(t *testing.T) {
 	})
 }
 
-// In the field's calibration, more of anything takes longer, but for what the
-// devices happen to have saved ahead of the stop.
+// In the field's calibration, a larger figure makes the downtime longer, except for the bytes
+// that the devices happen to have saved before the stop.
 func TestMonotonicInTheField(t *testing.T) {
 	vf, link := Field()
 	for name, change := range map[string]func(d *Device, l *Link, by int){

@@ -8,8 +8,8 @@ import (
 	"github.com/migpipe/migpipe/transport"
 )
 
-// bufferSize is how much is read from a device at once: QEMU's 1 MiB, above
-// which upstream found no gain.
+// bufferSize is the size of a read from a device: QEMU's 1 MiB. Upstream found no gain
+// above it.
 const bufferSize = 1 << 20
 
 const headerSize = 16
@@ -19,7 +19,7 @@ const (
 	tagData    = iota + 1 // bytes of a device's stream follow
 	tagInitial            // the device's initial bytes have been sent (INIT_DATA_SENT)
 	tagEnd                // the device's stream is whole
-	tagAck                // every device has taken its initial bytes
+	tagAck                // every device has written its initial bytes
 	tagDone               // every device runs
 )
 
@@ -33,14 +33,14 @@ type header struct {
 // channel is a lane that carries packets.
 type channel struct {
 	lane transport.Lane
-	buf  []byte // of what is sent: a header and a buffer
+	buf  []byte // for sending: a header and a buffer
 }
 
 func newChannel(l transport.Lane) *channel {
 	return &channel{lane: l, buf: make([]byte, headerSize+bufferSize)}
 }
 
-// sendFrame sends a packet whose payload is behind the header's room in frame.
+// sendFrame sends a packet whose payload follows the header's room in frame.
 func (c *channel) sendFrame(h header, frame []byte) error {
 	binary.BigEndian.PutUint16(frame, h.tag)
 	binary.BigEndian.PutUint16(frame[2:], h.device)
@@ -55,7 +55,7 @@ func (c *channel) tell(tag uint16, device int) error {
 	return c.sendFrame(header{tag: tag, device: uint16(device)}, c.buf)
 }
 
-// next reads a header and checks it for a set of so many devices.
+// next reads a header and checks it for a set of that many devices.
 func (c *channel) next(devices int) (h header, err error) {
 	var b [headerSize]byte
 	if _, err := io.ReadFull(c.lane, b[:]); err != nil {
@@ -69,7 +69,7 @@ func (c *channel) next(devices int) (h header, err error) {
 	return h, nil
 }
 
-// await reads a packet that has to be of this tag.
+// await reads a packet, which must have this tag.
 func (c *channel) await(tag uint16) error {
 	h, err := c.next(1)
 	if err == nil && h.tag != tag {

@@ -21,9 +21,8 @@ type Job struct {
 	Paused         func() // called when the guest would be paused
 }
 
-// Serial migrates over one channel, on which one device's stream follows
-// another's. With ack the guest runs on until the destination has written all
-// initial bytes (switchover-ack).
+// Serial migrates over one channel, one device's stream after the other. With ack the guest
+// runs on until the destination has written all initial bytes (switchover-ack).
 func (j *Job) Serial(ctx context.Context, ack bool) error {
 	return j.run(ctx, 1,
 		func(_ context.Context, channels []*channel) error {
@@ -37,8 +36,8 @@ func (j *Job) Serial(ctx context.Context, ack bool) error {
 		})
 }
 
-// Multifd sends the initial bytes as Serial with ack does, and the rest over
-// channels of its own, with a save thread and a load thread for each device.
+// Multifd sends the initial bytes as Serial with ack does. It sends the rest over extra
+// channels, with a save thread and a load thread for each device.
 func (j *Job) Multifd(ctx context.Context, channels int) error {
 	return j.run(ctx, 1+channels,
 		func(ctx context.Context, channels []*channel) error {
@@ -53,8 +52,7 @@ func (j *Job) Multifd(ctx context.Context, channels int) error {
 		})
 }
 
-// run connects both sides and runs them to their ends. When one fails, the
-// other is woken.
+// run connects both sides and runs them to their ends. If one fails, it wakes the other.
 func (j *Job) run(ctx context.Context, channels int, source, sink func(context.Context, []*channel) error) error {
 	if err := j.check(); err != nil {
 		return err
@@ -143,7 +141,7 @@ func wakeAll(list []*channel) {
 	}
 }
 
-// steps does one after another until one fails.
+// steps runs one step after the other until one fails.
 func steps(list ...func() error) error {
 	for _, step := range list {
 		if err := step(); err != nil {

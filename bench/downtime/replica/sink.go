@@ -9,7 +9,7 @@ import (
 	"github.com/migpipe/migpipe/vfio"
 )
 
-// sink is the receiving side.
+// sink is the destination of a migration.
 type sink struct {
 	job     *Job
 	main    *channel
@@ -30,8 +30,8 @@ func (s *sink) enter() error {
 	return nil
 }
 
-// load writes what comes on the main channel into the devices, until each has
-// had the tag that ends it.
+// load writes the main channel's packets into the devices, until each has got the tag that
+// ends it.
 func (s *sink) load(until uint16) error {
 	buf := make([]byte, bufferSize)
 	for had := map[uint16]int{}; had[until] < len(s.streams); {
@@ -61,8 +61,8 @@ func (s *sink) take(h header, buf []byte) error {
 	return err
 }
 
-// loadThreads receives on all channels, puts each device's packets back into
-// order, in a queue without bound, and writes them, each device by a thread.
+// loadThreads receives on all channels and sorts each device's packets in a queue without
+// bound. A thread for each device writes them.
 func (s *sink) loadThreads(ctx context.Context, channels []*channel) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -99,7 +99,7 @@ func (s *sink) loadThread(ctx context.Context, i int, q *queue) error {
 	}
 }
 
-// receiveAll queues what comes until the source has ended the channel.
+// receiveAll queues packets until the source has ended the channel.
 func (c *channel) receiveAll(queues []*queue) error {
 	for {
 		h, err := c.next(len(queues))
@@ -117,11 +117,11 @@ func (c *channel) receiveAll(queues []*queue) error {
 	}
 }
 
-// queue holds one device's packets, which come in any order.
+// queue holds one device's packets, which arrive in any order.
 type queue struct {
 	mu   sync.Mutex
 	held map[uint64]packet
-	more chan struct{} // holds a token when take may find something new
+	more chan struct{} // holds a token when take may find a new packet
 }
 
 func (q *queue) put(p packet) {
@@ -151,8 +151,7 @@ func (q *queue) take(ctx context.Context, index uint64) (packet, error) {
 	}
 }
 
-// start runs the devices: handlers of the run state are called one after
-// another.
+// start runs the devices, one after another, as QEMU calls its handlers of the run state.
 func (s *sink) start() error {
 	for _, to := range []vfio.State{vfio.RunningP2P, vfio.Running} {
 		for i, d := range s.job.Sinks {
@@ -164,7 +163,7 @@ func (s *sink) start() error {
 	return nil
 }
 
-// confirm tells the source, and ends the streams.
+// confirm reports RUNNING to the source, and ends the streams.
 func (s *sink) confirm() error {
 	for _, stream := range s.streams {
 		stream.Close()

@@ -10,10 +10,10 @@ import (
 	"github.com/migpipe/migpipe/vfio"
 )
 
-// idle is how long a device that has nothing to read is left alone.
+// idle is the pause before the next look at a device without readable bytes.
 const idle = time.Millisecond
 
-// source is the sending side.
+// source is the source of a migration.
 type source struct {
 	job     *Job
 	main    *channel
@@ -33,8 +33,8 @@ func (s *source) enter() error {
 	return nil
 }
 
-// initial sends the initial bytes, one device after another
-// (qemu_savevm_state_iterate does not go on to the next before one is done).
+// initial sends the initial bytes, one device after another (qemu_savevm_state_iterate
+// finishes one before the next).
 func (s *source) initial() error {
 	for i, stream := range s.streams {
 		for {
@@ -58,7 +58,7 @@ func (s *source) initial() error {
 	return nil
 }
 
-// drain sends what a device has, until it has none: ErrDrained, or io.EOF.
+// drain sends a device's bytes until there are none: ErrDrained, or io.EOF.
 func (s *source) drain(i int) error {
 	for {
 		n, err := s.streams[i].Read(s.main.buf[headerSize:])
@@ -72,7 +72,7 @@ func (s *source) drain(i int) error {
 	}
 }
 
-// approved waits for the destination, if it is to be asked.
+// approved waits for the destination's ack, if ask is set.
 func (s *source) approved(ask bool) error {
 	if !ask {
 		return nil
@@ -80,8 +80,8 @@ func (s *source) approved(ask bool) error {
 	return s.main.await(tagAck)
 }
 
-// pause stops the guest, and has the devices answer each other only: handlers of
-// the run state are called one after another.
+// pause stops the guest, and moves the devices to P2P, one after another, as QEMU calls its
+// handlers of the run state.
 func (s *source) pause() error {
 	s.job.Paused()
 	return s.setAll(vfio.PreCopyP2P)
@@ -111,16 +111,16 @@ func (s *source) drainAll() error {
 	return nil
 }
 
-// packet is what a save thread gives to whichever channel is free.
+// packet is what a save thread hands to a free channel.
 type packet struct {
 	header
 	frame *frame
 }
 
-// frame is room for a packet.
+// frame has room for a packet.
 type frame [headerSize + bufferSize]byte
 
-// frames are those that no packet is in.
+// frames are the free frames.
 var frames = sync.Pool{New: func() any { return new(frame) }}
 
 // saveThreads stops the devices and sends their rests, all at once.

@@ -1,4 +1,4 @@
-// Package command is what the programs below bench have in common as programs.
+// Package command is the common part of the programs below bench.
 package command
 
 import (
@@ -11,8 +11,8 @@ import (
 	"os/signal"
 )
 
-// Main is a program's main: it has run carry out the command line until it ends or is
-// interrupted, and says what went wrong. What run prints of its progress goes to progress.
+// Main is a program's main function. It calls run with the command line until run returns or
+// is interrupted, and prints its error. run writes its progress to progress.
 func Main(run func(ctx context.Context, args []string, out, progress io.Writer) error) {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
@@ -21,7 +21,7 @@ func Main(run func(ctx context.Context, args []string, out, progress io.Writer) 
 	}
 }
 
-// complain gives the exit status.
+// complain prints an error and returns the exit status.
 func complain(w io.Writer, err error) int {
 	if err == nil || errors.Is(err, flag.ErrHelp) {
 		return 0
@@ -33,11 +33,11 @@ func complain(w io.Writer, err error) int {
 	return 1
 }
 
-// Mistake is an error that the caller can do something about.
+// Mistake is an error that the caller can correct.
 type Mistake struct{ Text, Hint string }
 
-// NewMistake is one, with what to do about it.
+// NewMistake returns a mistake with a hint for its correction.
 func NewMistake(text, hint string) *Mistake { return &Mistake{Text: text, Hint: hint} }
 
-// Error is the mistake without the hint.
+// Error returns the mistake without the hint.
 func (m *Mistake) Error() string { return m.Text }

@@ -9,7 +9,7 @@ import (
 
 const chartWidth = 26 * vg.Centimeter
 
-// Draw is a chart as a file of it would be, in a format that gonum/plot knows: svg, png.
+// Draw encodes a chart in a format that gonum/plot knows: svg, png.
 func Draw(p *plot.Plot, height vg.Length, format string) ([]byte, error) {
 	w, err := p.WriterTo(chartWidth, height, format)
 	if err != nil {

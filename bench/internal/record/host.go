@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// Host says where and how figures were taken.
+// Host describes where and how figures were measured.
 type Host struct {
 	Command string `json:"command"`
 	CPU     string `json:"cpu"`
@@ -18,7 +18,7 @@ type Host struct {
 	Date    string `json:"date"`
 }
 
-// ThisHost is the one that this program runs on, as it was called.
+// ThisHost describes the host of this program, and its command line.
 func ThisHost(command string) Host {
 	return Host{
 		Command: strings.TrimSpace(command), CPU: cpu(), Cores: runtime.NumCPU(), Kernel: kernel(),

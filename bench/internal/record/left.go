@@ -9,15 +9,15 @@ import (
 	"gonum.org/v1/plot/vg"
 )
 
-// Finding is what a comparison has found.
+// Finding is the result of a comparison.
 type Finding struct {
 	Figures any
-	Table   string // that was printed: it says where and how it was taken
+	Table   string // the printed table: it names the host and the command
 	Drawing *plot.Plot
 	Height  vg.Length // of the drawing
 }
 
-// Leave puts a finding into a folder, as name.json, name.txt, name.svg and name.png.
+// Leave writes a finding into a directory, as name.json, name.txt, name.svg and name.png.
 func (f Finding) Leave(dir, name string) error {
 	path := filepath.Join(dir, name)
 	for _, format := range []string{"svg", "png"} {
@@ -32,7 +32,7 @@ func (f Finding) Leave(dir, name string) error {
 	return cmp.Or(File(path+".txt", []byte(f.Table)), JSON(path+".json", f.Figures))
 }
 
-// Left is what a page shows of that: the table, and the drawing as svg.
+// Left reads a finding for a page: the table, and the drawing as svg.
 func Left(dir, name string) (table string, drawing []byte, err error) {
 	path := filepath.Join(dir, name)
 	text, err1 := os.ReadFile(path + ".txt")

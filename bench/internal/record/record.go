@@ -1,5 +1,5 @@
-// Package record is how the comparisons of bench keep what they found: where it was
-// taken, in files that are whole or not there, in the same colours.
+// Package record is how the comparisons of bench store their results: with the host, in files
+// that are whole or absent, and in the same colours.
 package record
 
 import (
@@ -10,16 +10,16 @@ import (
 	"path/filepath"
 )
 
-// Palette colours what a chart has several of, in order; readable without telling red
-// from green.
+// Palette has the colours of a chart's series, in order. They are distinguishable without
+// red and green.
 var Palette = []color.Color{
 	color.RGBA{0x44, 0x77, 0xaa, 0xff}, color.RGBA{0xbb, 0xbb, 0xbb, 0xff}, color.RGBA{0x66, 0xcc, 0xee, 0xff},
 	color.RGBA{0xcc, 0xbb, 0x44, 0xff}, color.RGBA{0xee, 0x66, 0x77, 0xff}, color.RGBA{0x22, 0x22, 0x22, 0xff},
 	color.RGBA{0xaa, 0x33, 0x77, 0xff},
 }
 
-// File puts content where path says, whole or, after an error, not at all. The folder is
-// made if need be.
+// File writes content to path, whole or, after an error, not at all. It makes the directory
+// if necessary.
 func File(path string, content []byte) error {
 	dir := filepath.Dir(path)
 	if err := os.MkdirAll(dir, 0o777); err != nil {
@@ -40,7 +40,7 @@ func File(path string, content []byte) error {
 	return nil
 }
 
-// JSON is File of figures.
+// JSON writes figures as File does.
 func JSON(path string, figures any) error {
 	text, err := json.MarshalIndent(figures, "", "  ")
 	if err != nil {

@@ -10,7 +10,7 @@ import (
 	"gonum.org/v1/plot/vg"
 )
 
-// A file is replaced as a whole, and what cannot be put in place leaves nothing behind.
+// A file is replaced as a whole, and a failed replacement leaves nothing behind.
 func TestFile(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "new", "figures")
@@ -34,7 +34,7 @@ func TestFile(t *testing.T) {
 	}
 }
 
-// What was left is there for a page, whole, and in other formats for others.
+// A page can read a finding back, whole; it exists in other formats as well.
 func TestLeave(t *testing.T) {
 	dir := t.TempDir()
 	left := Finding{[]int{1, 2}, "a table\n", plot.New(), 5 * vg.Centimeter}

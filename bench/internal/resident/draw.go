@@ -14,7 +14,7 @@ type Line struct {
 	Samples []Sample
 }
 
-// Draw draws the first lines that there are colours for.
+// Draw draws the lines, at most as many as there are colours.
 func Draw(title, since string, lines []Line) (*plot.Plot, error) {
 	p := plot.New()
 	p.Title.Text, p.X.Label.Text, p.Y.Label.Text = title, "seconds since "+since, "resident MB"

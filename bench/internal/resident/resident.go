@@ -1,4 +1,4 @@
-// Package resident looks at how much of a process is in RAM, over time, and draws it.
+// Package resident samples how much of a process is in RAM, over time, and draws it.
 package resident
 
 import (
@@ -15,8 +15,8 @@ type Sample struct {
 	Bytes   int64   `json:"rss_bytes"`
 }
 
-// Watch looks at a process now, again and again, and when it is stopped, which gives what
-// was seen. What cannot be read, as of a process that has ended, is left out.
+// Watch samples a process now, again and again, and when it is stopped. stop returns the
+// samples. Unreadable samples, as of a process that has ended, are left out.
 func Watch(pid int, every time.Duration) (stop func() []Sample) {
 	began, done, seen := time.Now(), make(chan struct{}), make(chan []Sample)
 	var list []Sample

@@ -15,7 +15,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// What is seen goes on in time, and has memory in it that was taken meanwhile.
+// Samples advance in time, and include memory that was allocated meanwhile.
 func TestWatch(t *testing.T) {
 	const more = 64 << 20
 	stop := Watch(os.Getpid(), time.Millisecond)
@@ -35,7 +35,7 @@ func TestWatch(t *testing.T) {
 	}
 }
 
-// A process that has ended has nothing, whether its parent has heard of it or not.
+// A process that has ended has no samples, before and after its parent has waited for it.
 func TestEnded(t *testing.T) {
 	cmd := exec.Command("sleep", "0.05")
 	if err := cmd.Start(); err != nil {
