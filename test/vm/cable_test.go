@@ -9,9 +9,9 @@ import (
 	"time"
 )
 
-// cable is the Ethernet between the two guests. QEMU gives each frame to the
-// cable as one datagram, which hands it on after a delay: scenarios that must
-// meet a migration half-way make the cable long.
+// cable is the Ethernet between the two guests. QEMU sends each frame to the cable as one
+// datagram, and the cable forwards it after a delay. A scenario that must catch a migration
+// half-way makes the cable long.
 type cable struct {
 	delay atomic.Int64 // one way, nanoseconds
 	cut   atomic.Bool
@@ -23,14 +23,13 @@ func (c *cable) slow(t *testing.T, oneWay time.Duration) {
 	t.Cleanup(func() { c.delay.Store(0) })
 }
 
-// sever cuts the cable for the rest of the scenario: what is in it is lost too.
+// sever cuts the cable for the rest of the scenario: the frames in it are lost too.
 func (c *cable) sever(t *testing.T) {
 	c.cut.Store(true)
 	t.Cleanup(func() { c.cut.Store(false) })
 }
 
-// cableEnds names the sockets of a guest: QEMU receives on local and sends to
-// remote.
+// cableEnds names the sockets of a guest: QEMU receives on local and sends to remote.
 func cableEnds(dir, guest string) (local, remote string) {
 	return filepath.Join(dir, guest+".net"), filepath.Join(dir, guest+".cable")
 }
@@ -43,7 +42,7 @@ func layCable(t *testing.T, dir, a, b string) *cable {
 	return c
 }
 
-// frame is on its way in the cable.
+// frame is a frame in the cable.
 type frame struct {
 	data []byte
 	due  time.Time
@@ -86,7 +85,7 @@ func (c *cable) deliver(socket *net.UnixConn, to *net.UnixAddr, frames <-chan fr
 		if c.cut.Load() {
 			continue
 		}
-		socket.WriteToUnix(f.data, to) // a guest that is not there loses the frame, as on a wire
+		socket.WriteToUnix(f.data, to) // an absent guest loses the frame, as on a wire
 	}
 }
 

@@ -55,7 +55,7 @@ func (c *cpio) file(name, from string) {
 	c.pad()
 }
 
-// end writes the trailer and gives the first error.
+// end writes the trailer and returns the first error.
 func (c *cpio) end() error {
 	c.entry("TRAILER!!!", 0, 0, 0, 0)
 	return c.err

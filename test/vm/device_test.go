@@ -38,8 +38,8 @@ func (d *mdev) remove(t *testing.T) {
 
 func (d *mdev) sysfs() string { return "/sys/bus/mdev/devices/" + d.uuid }
 
-// cdev gives the device's /dev/vfio/devices/vfioN, "" where the kernel has none.
-// sysfs names vfioN even then, but gives it no device number.
+// cdev returns the device's /dev/vfio/devices/vfioN, "" if the kernel has none. sysfs names
+// vfioN even then, but has no device number for it.
 func (d *mdev) cdev(t *testing.T) string {
 	t.Helper()
 	found := d.m.glob(t, d.sysfs()+"/vfio-dev/vfio*/dev")
@@ -58,7 +58,7 @@ func (d *mdev) checkWitness(t *testing.T, want vfio.State) {
 	}
 	file := "/sys/kernel/debug/vfio/" + d.uuid + "/migration/state"
 	if got := strings.TrimSpace(d.m.readFile(t, file)); got != want.String() {
-		t.Errorf("%s: debugfs says %s, want %v", d.m.name, got, want)
+		t.Errorf("%s: debugfs shows %s, want %v", d.m.name, got, want)
 	}
 }
 
@@ -69,7 +69,7 @@ type held struct {
 	closed bool
 }
 
-// open opens the device, by cdev where the kernel has them, else by its group.
+// open opens the device, by cdev if the kernel has them, else by its group.
 func (d *mdev) open(t *testing.T) *held {
 	t.Helper()
 	if cdev := d.cdev(t); cdev != "" {
@@ -113,8 +113,7 @@ func (h *held) state(t *testing.T) vfio.State {
 	return state
 }
 
-// checkState compares the device's state, asked for on the held fd and seen
-// from outside.
+// checkState compares the device's state on the held fd with the state seen from outside.
 func (h *held) checkState(t *testing.T, want vfio.State) {
 	t.Helper()
 	if got := h.state(t); got != want {
@@ -149,7 +148,7 @@ const (
 	fifoSize  = 16
 )
 
-// port is what a guest's driver could have left in a serial port.
+// port is a state in which a guest's driver could have left a serial port.
 type port struct {
 	IER, MCR, Scratch byte
 	LCR               byte // without DLAB, which setPorts leaves set
@@ -182,7 +181,7 @@ func (h *held) setPorts(t *testing.T, ports ...port) {
 		h.out(t, bar, regMCR, p.MCR)
 		h.out(t, bar, regScratch, p.Scratch)
 		for _, b := range []byte(p.FIFO) {
-			h.out(t, bar, regData, b) // mtty loops what is sent back to be received
+			h.out(t, bar, regData, b) // mtty loops sent bytes back to its receiver
 		}
 		h.out(t, bar, regLCR, p.LCR|dlab)
 		h.out(t, bar, regData, byte(p.Divisor))
@@ -200,8 +199,8 @@ func (h *held) checkPorts(t *testing.T, want ...port) {
 	}
 }
 
-// checkLatches compares what reading leaves as it is: the divisor, as long as DLAB is
-// set, and the scratch register.
+// checkLatches compares the registers that reads do not change: the divisor, as long as DLAB
+// is set, and the scratch register.
 func (h *held) checkLatches(t *testing.T, want ...port) {
 	t.Helper()
 	for i, w := range want {

@@ -12,7 +12,7 @@ import (
 	"testing"
 )
 
-// host is what the machine provides for all guests.
+// host has the machine's resources for all guests.
 type host struct {
 	kernels  []kernel
 	programs map[string]program
@@ -21,13 +21,13 @@ type host struct {
 // kernel is one of build.sh's products.
 type kernel struct{ name, dir string }
 
-// program is a static binary for the guests, or the reason there is none.
+// program is a static binary for the guests, or the reason why there is none.
 type program struct {
 	path string
 	err  error
 }
 
-// newHost readies kernels and programs, or skips the test with what is missing.
+// newHost prepares kernels and programs, or skips the test with the reason.
 func newHost(t *testing.T) *host {
 	mode := os.Getenv("MIGPIPE_VM")
 	absent := t.Fatal
@@ -50,7 +50,7 @@ func newHost(t *testing.T) *host {
 	return &host{kernels: kernels, programs: buildPrograms(t)}
 }
 
-// unfit says why this machine cannot run the test, "" if it can.
+// unfit returns why this machine cannot run the test, "" if it can.
 func unfit() string {
 	if runtime.GOOS != "linux" || runtime.GOARCH != "amd64" {
 		return "needs linux/amd64, this is " + runtime.GOOS + "/" + runtime.GOARCH
@@ -68,12 +68,11 @@ func unfit() string {
 	return ""
 }
 
-// buildKernels runs build.sh; the first time takes minutes, then it is a look
-// into the cache.
+// buildKernels runs build.sh. The first run needs minutes; later runs use the cache.
 func buildKernels() ([]kernel, error) {
 	cmd := exec.Command("./build.sh")
 	var complaint strings.Builder
-	cmd.Stderr = io.MultiWriter(&complaint, vmLines{}) // which is all that is seen for some minutes
+	cmd.Stderr = io.MultiWriter(&complaint, vmLines{}) // the only output for some minutes
 	out, err := cmd.Output()
 	if err != nil {
 		return nil, fmt.Errorf("build.sh: %w\n%s", err, complaint.String())
@@ -83,7 +82,7 @@ func buildKernels() ([]kernel, error) {
 	for lines.Scan() {
 		name, dir, ok := strings.Cut(lines.Text(), " ")
 		if !ok {
-			return nil, fmt.Errorf("build.sh printed %q, want a kernel's name and folder", lines.Text())
+			return nil, fmt.Errorf("build.sh printed %q, want a kernel's name and directory", lines.Text())
 		}
 		kernels = append(kernels, kernel{name, dir})
 	}
@@ -100,15 +99,15 @@ func (vmLines) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// The programs with the points of internal/failpoint. Only what is to be killed runs
-// them: the other scenarios are about what is shipped.
+// The programs with the points of internal/failpoint. Only scenarios with kills run them: the
+// others test the shipped programs.
 const (
 	killableSend = "mig-send-failpoints"
 	killableRecv = "mig-recv-failpoints"
 )
 
-// buildPrograms builds what runs in the guests. A program that does not build
-// fails the scenarios that need it, not the others.
+// buildPrograms builds the programs of the guests. If one does not build, only the scenarios
+// that need it fail.
 func buildPrograms(t *testing.T) map[string]program {
 	dir := t.TempDir()
 	programs := make(map[string]program)

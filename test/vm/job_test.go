@@ -18,8 +18,8 @@ type job struct {
 	handle int
 }
 
-// start starts a program that inherits devices as fd 3, 4, ... It is killed if
-// it still runs at the end of the scenario.
+// start starts a program that inherits devices as fd 3, 4, ... The end of the scenario kills
+// it if it still runs.
 func (m *machine) start(t *testing.T, c guestapi.Command) *job {
 	t.Helper()
 	j := &job{m: m, name: c.Argv[0]}
@@ -28,7 +28,7 @@ func (m *machine) start(t *testing.T, c guestapi.Command) *job {
 	return j
 }
 
-// run runs a program that must succeed and gives what it printed.
+// run runs a program that must succeed and returns its output.
 func (m *machine) run(t *testing.T, argv ...string) string {
 	t.Helper()
 	r := m.start(t, guestapi.Command{Argv: argv}).wait(t, callTime)
@@ -38,7 +38,7 @@ func (m *machine) run(t *testing.T, argv ...string) string {
 	return strings.TrimSpace(r.Stdout)
 }
 
-// poll gives the program's output so far, or its end if that comes within limit.
+// poll returns the program's output so far, or its end if that is within limit.
 func (j *job) poll(limit time.Duration) (guestapi.Result, error) {
 	var r guestapi.Result
 	w := guestapi.Wait{Process: j.handle, Timeout: limit}
@@ -64,7 +64,7 @@ func (j *job) signal(t *testing.T, s syscall.Signal) {
 	j.m.must(t, "Signal", guestapi.Signal{Process: j.handle, Signal: int(s)}, new(struct{}))
 }
 
-// end ends the program, and shows what it said if the scenario has failed.
+// end ends the program, and shows its output if the scenario has failed.
 func (j *job) end(t *testing.T) {
 	r, err := j.poll(0)
 	if err == nil && !r.Exited {
@@ -80,7 +80,7 @@ func (j *job) end(t *testing.T) {
 	}
 }
 
-// withoutProgress leaves out the events that only say how far things are.
+// withoutProgress removes the events that only report progress.
 func withoutProgress(stdout string) string {
 	var kept strings.Builder
 	for line := range strings.Lines(stdout) {
@@ -91,8 +91,8 @@ func withoutProgress(stdout string) string {
 	return kept.String()
 }
 
-// event is a line of a program's --json output; the fields of "listening", of
-// "phase", of "held" and of "done".
+// event is a line of a program's --json output, with the fields of "listening", "phase",
+// "held" and "done".
 type event struct {
 	Event      string
 	Phase      string
@@ -106,7 +106,7 @@ type event struct {
 	Devices    []deviceReport
 }
 
-// deviceReport is what "done" says of one device.
+// deviceReport is the part of "done" about one device.
 type deviceReport struct {
 	Name   string
 	Bytes  int64
@@ -123,8 +123,8 @@ func (e event) device(name string) deviceReport {
 	return deviceReport{}
 }
 
-// findEvent looks for an event, or the event of a phase, in a program's output. An incomplete last line
-// is not looked at.
+// findEvent searches a program's output for an event, or for the event of a phase. It ignores
+// an incomplete last line.
 func findEvent(stdout, name string) (found event, ok bool, err error) {
 	for line := range strings.Lines(stdout) {
 		if !strings.HasSuffix(line, "\n") {
@@ -141,7 +141,7 @@ func findEvent(stdout, name string) (found event, ok bool, err error) {
 	return found, ok, nil
 }
 
-// await waits for an event, or a phase, of a program that runs.
+// await waits for an event, or a phase, of a running program.
 func (j *job) await(t *testing.T, name string) event {
 	t.Helper()
 	e, ok := j.eventOrEnd(t, name)
@@ -179,7 +179,7 @@ func (j *job) eventOrEnd(t *testing.T, name string) (event, bool) {
 	panic("unreachable")
 }
 
-// done waits for the program's end and gives its last event.
+// done waits for the program's end and returns its last event.
 func (j *job) done(t *testing.T) event {
 	t.Helper()
 	r := j.wait(t, 2*callTime)

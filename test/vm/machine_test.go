@@ -22,7 +22,7 @@ import (
 const (
 	qemu        = "qemu-system-x86_64"
 	bootTime    = 120 * time.Second // under TCG, on a busy machine
-	callTime    = 30 * time.Second  // for calls that should take no time
+	callTime    = 30 * time.Second  // for calls that should return at once
 	outputLimit = 8 << 10           // of a console in the test's log
 )
 
@@ -60,8 +60,8 @@ func bootPair(t *testing.T, h *host, k kernel) pair {
 	return p
 }
 
-// boot starts QEMU. The serial ports and the cable are unix sockets and files,
-// so that nothing of the test is reachable from elsewhere.
+// boot starts QEMU. The serial ports and the cable are unix sockets and files, so that no
+// part of the test is reachable from elsewhere.
 func boot(t *testing.T, k kernel, dir, name, address string) *machine {
 	port := filepath.Join(dir, name+".port")
 	listener, err := net.Listen("unix", port)
@@ -116,7 +116,7 @@ func (m *machine) arguments(k kernel, dir, port string) []string {
 	}
 }
 
-// awaitReady waits for the guest's first word.
+// awaitReady waits for the guest's first line.
 func (m *machine) awaitReady(t *testing.T) {
 	m.conn.SetReadDeadline(time.Now().Add(bootTime))
 	line := make([]byte, len(guestapi.Ready))
@@ -124,13 +124,13 @@ func (m *machine) awaitReady(t *testing.T) {
 		t.Fatalf("%s does not boot: %v; see its console below", m.name, err)
 	}
 	if string(line) != guestapi.Ready {
-		t.Fatalf("%s says %q, want %q", m.name, line, guestapi.Ready)
+		t.Fatalf("%s printed %q, want %q", m.name, line, guestapi.Ready)
 	}
 	m.conn.SetReadDeadline(time.Time{})
 	m.client = jsonrpc.NewClient(m.conn)
 }
 
-// stop powers the guest off, or kills it, and looks for the kernel's complaints.
+// stop powers the guest off, or kills it, and searches its console for errors of the kernel.
 func (m *machine) stop(t *testing.T) {
 	if m.client != nil {
 		m.client.Go(guestapi.Service+".PowerOff", struct{}{}, new(struct{}), make(chan *rpc.Call, 1))
@@ -152,7 +152,7 @@ func (m *machine) stop(t *testing.T) {
 	m.checkConsole(t)
 }
 
-// trouble is what a kernel writes when it finds itself or a driver at fault.
+// trouble matches a kernel's reports of errors in itself or in a driver.
 var trouble = regexp.MustCompile(`(?m)^.*(Kernel panic|BUG:|WARNING:|Oops|cut here|Call Trace|protection fault|guest:).*$`)
 
 func (m *machine) checkConsole(t *testing.T) {
@@ -169,8 +169,8 @@ func (m *machine) checkConsole(t *testing.T) {
 	}
 }
 
-// call calls a method of the guest program. A guest that does not answer is
-// not worth waiting for: its kernel may hang in an ioctl.
+// call calls a method of the guest program. It does not wait long for an answer: the guest's
+// kernel may hang in an ioctl.
 func (m *machine) call(method string, args, reply any) error {
 	return m.callWithin(callTime, method, args, reply)
 }
@@ -186,7 +186,7 @@ func (m *machine) callWithin(limit time.Duration, method string, args, reply any
 		}
 		return nil
 	case <-m.exited:
-		return fmt.Errorf("%s: %s: the guest is gone; see its console", m.name, method)
+		return fmt.Errorf("%s: %s: the guest has ended; see its console", m.name, method)
 	case <-timer.C:
 		return fmt.Errorf("%s: %s: no answer within %v", m.name, method, limit)
 	}

@@ -11,8 +11,8 @@ import (
 // key is where both programs keep their identity.
 const key = "/root/migpipe.key"
 
-// end is one end of a device's way: a name the program opens it by, or the one
-// who holds it and lets the program inherit its fd.
+// end is one end of a device's way: a name by which the program opens it, or the holder from
+// which the program inherits its fd.
 type end struct {
 	name string
 	held *held
@@ -21,11 +21,11 @@ type end struct {
 func inherited(h *held) end  { return end{held: h} }
 func opened(name string) end { return end{name: name} }
 
-// way is what becomes of one device in a migration.
+// way is the source and the destination of one device in a migration.
 type way struct{ from, to end }
 
-// deviceFlags gives a program's --device flags for its ends of the ways, and the
-// handles of the devices that it inherits for them.
+// deviceFlags returns a program's --device flags for its ends of the ways, and the handles of
+// the devices that it inherits for them.
 func deviceFlags(ends []end) (flags []string, files []int) {
 	for i, e := range ends {
 		url := "vfio:" + e.name
@@ -63,21 +63,21 @@ func (p pair) listen(t *testing.T, to ...end) (recv *job, listening event) {
 	recv = p.destination.startProgram(t, to, "/bin/mig-recv", "--listen", p.destination.address+":0", "--peer", sender)
 	listening = recv.await(t, "listening")
 	if listening.ID != receiver {
-		t.Errorf("mig-recv listens as %s, mig-recv id says %s", listening.ID, receiver)
+		t.Errorf("mig-recv listens as %s, mig-recv id prints %s", listening.ID, receiver)
 	}
 	return recv, listening
 }
 
-// send starts mig-send to a mig-recv that listens.
+// send starts mig-send to a listening mig-recv.
 func (p pair) send(t *testing.T, recv *job, listening event, from ...end) migration {
 	t.Helper()
 	return p.sendWith(t, recv, listening, []string{"--downtime-target", patientLimit}, from...)
 }
 
-// patientLimit is a downtime that a stop over the slowest cable fits into.
+// patientLimit is a downtime that a switchover over the slowest cable fits into.
 const patientLimit = "10s"
 
-// sendWith is send with flags of its own.
+// sendWith is send with additional flags.
 func (p pair) sendWith(t *testing.T, recv *job, listening event, flags []string, from ...end) migration {
 	t.Helper()
 	argv := append([]string{"/bin/mig-send", "--to", listening.Address, "--peer", listening.ID}, flags...)
@@ -92,8 +92,8 @@ func (m *machine) startProgram(t *testing.T, devices []end, argv ...string) *job
 	return m.start(t, guestapi.Command{Argv: argv, Files: files})
 }
 
-// checkCommitted waits for the end of a migration that succeeds, with so many
-// bytes of each device.
+// checkCommitted waits for the end of a migration that commits, with that many bytes of each
+// device.
 func (m migration) checkCommitted(t *testing.T, sizes ...int64) {
 	t.Helper()
 	send, recv := m.send.done(t), m.recv.done(t)
@@ -117,8 +117,8 @@ func (m migration) checkCommitted(t *testing.T, sizes ...int64) {
 // sameDigest compares two digests, which must be there.
 func sameDigest(a, b []byte) bool { return len(a) > 0 && bytes.Equal(a, b) }
 
-// checkAborted waits for the end of a migration that fails and gives what
-// mig-send says about it.
+// checkAborted waits for the end of a migration that fails and returns the done event of
+// mig-send.
 func (m migration) checkAborted(t *testing.T) event {
 	t.Helper()
 	send, recv := m.send.done(t), m.recv.done(t)

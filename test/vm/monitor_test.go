@@ -34,7 +34,7 @@ func (m *machine) openMonitor(t *testing.T) *monitor {
 	return q
 }
 
-// do has QEMU do something, and waits until that is done.
+// do has QEMU execute a command, and waits for its end.
 func (q *monitor) do(command string, arguments any) error {
 	q.SetDeadline(time.Now().Add(callTime))
 	if err := json.NewEncoder(q).Encode(map[string]any{"execute": command, "arguments": arguments}); err != nil {
@@ -57,8 +57,8 @@ func (q *monitor) do(command string, arguments any) error {
 	}
 }
 
-// saveMemory has QEMU write the guest's memory from an address on into a file, which is
-// whole or, after an error, not there.
+// saveMemory has QEMU write the guest's memory from an address on into a file. After an error
+// the file does not exist.
 func (q *monitor) saveMemory(from, size int64, to string) error {
 	part := to + ".part"
 	defer os.Remove(part) // there only after an error
@@ -71,7 +71,7 @@ func (q *monitor) saveMemory(from, size int64, to string) error {
 	return os.Rename(part, to)
 }
 
-// A dump is there under its name when it is whole, and else nothing is.
+// A dump gets its name only when it is whole; after an error there is no file.
 func TestSaveMemory(t *testing.T) {
 	const greeting, event = `{"QMP":{"capabilities":[]}}`, `{"event":"STOP","timestamp":{}}`
 	for name, c := range map[string]struct {

@@ -13,8 +13,8 @@ import (
 	"github.com/migpipe/migpipe/vfio"
 )
 
-// somePorts and otherPorts are states that no device has by itself, for two
-// ports and for one.
+// somePorts and otherPorts are states that no device has by itself, for two ports and for
+// one.
 var somePorts = []port{
 	{IER: 0x05, MCR: 0x0b, Scratch: 0x5a, LCR: 0x1b, Divisor: 0x0c27, FIFO: "migrate"},
 	{IER: 0x0a, MCR: 0x03, Scratch: 0xc3, LCR: 0x03, Divisor: 0x8001, FIFO: "me"},
@@ -23,8 +23,8 @@ var otherPorts = []port{
 	{IER: 0x01, MCR: 0x08, Scratch: 0x11, LCR: 0x02, Divisor: 0x0101, FIFO: "mine"},
 }
 
-// testDevice checks the ground that the other scenarios stand on: registers
-// hold what is written, states move, and both witnesses see it.
+// testDevice checks the assumptions of the other scenarios: registers hold written values,
+// states move, and both witnesses see it.
 func testDevice(t *testing.T, p pair) {
 	d := p.source.newMdev(t, 2)
 	t.Run("group", func(t *testing.T) { tryDevice(t, d.openAs(t, d.uuid)) })
@@ -36,7 +36,7 @@ func testDevice(t *testing.T, p pair) {
 		h.setPorts(t, somePorts...)
 		h.setState(t, vfio.Stop)
 		h.close(t)
-		// mtty has no open_device: neither registers nor state start afresh.
+		// mtty has no open_device: an open resets neither registers nor state.
 		h = d.open(t)
 		h.checkState(t, vfio.Stop)
 		h.setState(t, vfio.Running)
@@ -54,8 +54,8 @@ func tryDevice(t *testing.T, h *held) {
 	h.checkPorts(t, somePorts...)
 }
 
-// testConformance runs the suite that every device passes against two of the
-// kernel's, by each way to open them.
+// testConformance runs the conformance suite of all devices against two of the kernel's, by
+// each way to open them.
 func testConformance(t *testing.T, p pair) {
 	p.host.need(t, "vfio.test")
 	from, to := p.source.newMdev(t, 2), p.source.newMdev(t, 2)
@@ -79,14 +79,14 @@ func conform(t *testing.T, m *machine, from, to string) {
 
 var memoryFile = flag.String("memory", "", "where scenario memory leaves its dump, an absolute path")
 
-// What is dumped begins with the kernel, where it lies without KASLR. The files of the
-// initramfs follow.
+// A dump begins with the kernel, at its address without KASLR. The files of the initramfs
+// follow.
 const (
 	memoryFrom = 16 << 20
 	memorySize = 64 << 20
 )
 
-// testMemory dumps memory that is in use, which the benchmarks move too.
+// testMemory dumps memory that is in use. The benchmarks move such a dump too.
 func testMemory(t *testing.T, p pair) {
 	to := cmp.Or(*memoryFile, filepath.Join(t.TempDir(), "memory.bin"))
 	if err := os.MkdirAll(filepath.Dir(to), 0o777); err != nil {

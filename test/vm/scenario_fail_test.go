@@ -17,8 +17,8 @@ const (
 	exitInDoubt      = 11
 )
 
-// testRefused sends two ports to a device that has one: its driver refuses the
-// header. The source runs on, and the destination is as it was.
+// testRefused sends two ports to a device that has one: its driver refuses the header. The
+// source runs on, and the destination does not change.
 func testRefused(t *testing.T, p pair) {
 	from, to := p.source.newMdev(t, 2).open(t), p.destination.newMdev(t, 1).open(t)
 	from.setPorts(t, somePorts...)
@@ -33,11 +33,10 @@ func testRefused(t *testing.T, p pair) {
 	to.checkPorts(t, otherPorts...)
 }
 
-// longCable is so long that a state which lasts a round trip is met for sure.
+// longCable is so long that the test surely catches a state that lasts a round trip.
 const longCable = 300 * time.Millisecond
 
-// testCancel interrupts mig-send in both states that the source can be
-// cancelled in.
+// testCancel interrupts mig-send in both states in which the source can be cancelled.
 func testCancel(t *testing.T, p pair) {
 	for _, state := range []vfio.State{vfio.PreCopy, vfio.StopCopy} {
 		t.Run(state.String(), func(t *testing.T) {
@@ -62,8 +61,8 @@ func testCancel(t *testing.T, p pair) {
 	}
 }
 
-// testLimit asks for a downtime that this cable cannot give. The guest is never
-// stopped for it: the device stays in PRE_COPY, and runs on.
+// testLimit demands a downtime that is impossible over this cable. The guest is never paused
+// for it: the device stays in PRE_COPY, and runs on.
 func testLimit(t *testing.T, p pair) {
 	from, to := p.source.newMdev(t, 2).open(t), p.destination.newMdev(t, 2).open(t)
 	from.setPorts(t, somePorts...)
@@ -79,9 +78,8 @@ func testLimit(t *testing.T, p pair) {
 	to.checkState(t, vfio.Running)
 }
 
-// testReset resets the source device under a migration's feet, as a guest's
-// driver or the kernel may at any time. The session is lost and the migration
-// with it; the device runs.
+// testReset resets the source device during a migration, as a guest's driver or the kernel
+// may at any time. The session is lost and the migration with it; the device runs.
 func testReset(t *testing.T, p pair) {
 	from, to := p.source.newMdev(t, 2).open(t), p.destination.newMdev(t, 2).open(t)
 	from.setPorts(t, somePorts...)
@@ -104,6 +102,6 @@ func (h *held) awaitState(t *testing.T, want vfio.State) {
 		if time.Now().After(deadline) {
 			t.Fatalf("%s: device is in %v, not in %v within %v", h.m.name, h.state(t), want, callTime)
 		}
-		time.Sleep(10 * time.Millisecond) // the guest needs its cores for what is waited for
+		time.Sleep(10 * time.Millisecond) // the guest needs its cores for the awaited change
 	}
 }

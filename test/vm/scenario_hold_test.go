@@ -68,7 +68,7 @@ func testInDoubt(t *testing.T, p pair) {
 	recv, listening := p.listen(t, inherited(to))
 	m := p.sendWith(t, recv, listening, []string{"--downtime-target", patientLimit, "--doubt-for", "3s"}, opened(from.uuid))
 	m.send.await(t, "stop-copy")
-	p.cable.slow(t, time.Second) // so that COMMIT and its answer take two, which is time enough to cut
+	p.cable.slow(t, time.Second) // so that COMMIT and its answer need two, which is time enough to cut
 	m.send.await(t, "commit")
 	p.cable.sever(t)
 

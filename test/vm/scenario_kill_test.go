@@ -16,17 +16,17 @@ import (
 	"github.com/migpipe/migpipe/vfio"
 )
 
-// kill is a case: the program of one side is killed at a point, and started again
-// with the same arguments. Its device is lent to it, as by a VMM, so that the kill
-// moves it nowhere.
+// kill is a case: the program of one side is killed at a point, and started again with the
+// same arguments. Its device is lent to it, as by a VMM, so that the kill does not change the
+// device's state.
 type kill struct {
 	at   string       // the point, see internal/failpoint
 	left vfio.State   // of that side's device, when the program is dead
-	runs journal.Role // who has the device when the program was started again
+	runs journal.Role // the side that has the device after the restart
 	too  also
 }
 
-// also is what a kill takes with it.
+// also is what ends together with the killed program.
 type also string
 
 const (
@@ -40,10 +40,10 @@ const (
 	destination = journal.Destination
 )
 
-// kills meet a migration in each phase of each side. Who runs is what the hand-off's
-// failure matrix says: the source whose program was killed before COMMIT, or which
-// hears that the destination's was before READY, or that the copy is gone; else the
-// destination.
+// kills stop a migration in each phase of each side. The side that runs follows from the
+// hand-off's failure matrix. It is the source if its program was killed before COMMIT, or if
+// it learns that the destination's was killed before READY, or that the copy is lost.
+// Otherwise it is the destination.
 var kills = []kill{
 	{"source.did.read", vfio.PreCopy, source, nothing},
 	{"source.did.stop", vfio.StopCopy, source, nothing},
@@ -69,7 +69,7 @@ func (k kill) victim() journal.Role {
 	return destination
 }
 
-// points is what a side's program is to do where, at its first start.
+// points are the failpoints of a side's program at its first start.
 func (k kill) points(of journal.Role) string {
 	if of != k.victim() {
 		return ""
@@ -77,12 +77,12 @@ func (k kill) points(of journal.Role) string {
 	return k.at + "=kill"
 }
 
-// records are those of the killed migration, in both journals, when all is over.
+// records are the records of the killed migration, in both journals, at the end.
 func (k kill) records() (ofSource, ofDestination string) {
 	switch {
 	case k.runs == destination:
 		return "OWNER OPEN COMMIT DONE", "NONE OPEN READY ACCEPT RUNNING DONE"
-	case k.victim() == source: // which has tried again
+	case k.victim() == source: // it has tried again
 		return "OWNER OPEN OWNER OPEN COMMIT DONE", "NONE OPEN ABORTED OPEN READY ACCEPT RUNNING DONE"
 	case k.too == copied:
 		return "OWNER OPEN COMMIT OWNER", "NONE OPEN READY ABORTED"
@@ -90,7 +90,7 @@ func (k kill) records() (ofSource, ofDestination string) {
 	return "OWNER OPEN OWNER", "NONE OPEN ABORTED"
 }
 
-// name is the case's in the test.
+// name is the case's name in the test.
 func (k kill) name() string { return k.at + string(k.too) }
 
 func (k kill) String() string {
@@ -98,7 +98,7 @@ func (k kill) String() string {
 	return fmt.Sprintf("kill %s%s at %s", program, k.too, k.at)
 }
 
-// testKill plays the cases and prints a line about each.
+// testKill runs the cases and prints a line about each.
 func testKill(t *testing.T, p pair) {
 	p.host.need(t, killableSend, killableRecv)
 	ids := map[*machine]string{}
@@ -112,7 +112,7 @@ func testKill(t *testing.T, p pair) {
 	})
 	for i, k := range kills {
 		t.Run(k.name(), func(t *testing.T) {
-			t.Parallel() // they wait more than they work
+			t.Parallel() // they mostly wait
 			began := time.Now()
 			k.play(&stage{p: p, ids: ids, t: t, port: 7000 + i})
 			if !t.Failed() {
@@ -123,8 +123,8 @@ func testKill(t *testing.T, p pair) {
 	}
 }
 
-// stage is what a case is played on: a device at each side, what the one that runs
-// must hold, and a folder for journals, which has the same name in both guests.
+// stage is the setting of a case: a device at each side, the content of the running one, and
+// a directory for journals, which has the same name in both guests.
 type stage struct {
 	p        pair
 	ids      map[*machine]string
@@ -132,12 +132,12 @@ type stage struct {
 	port     int // of mig-recv, before and after a kill
 	from, to *held
 	holds    []port
-	folder   string
+	dir      string
 	mig      string // of the migration that is killed
 }
 
-// play runs a migration into the kill, starts what was killed again, and lets what
-// has the device then migrate it once more.
+// play runs a migration into the kill and restarts the killed programs. Then it migrates the
+// running device once more.
 func (k kill) play(s *stage) {
 	s.set()
 	recv := s.receive(s.from, s.to, k.points(destination))
@@ -151,7 +151,7 @@ func (k kill) play(s *stage) {
 	}
 	s.mig = s.only(s.from.m, source)
 	switch k.too {
-	case peer: // which waits for the victim's word
+	case peer: // it waits for the victim's message
 		recv.signal(s.t, syscall.SIGKILL)
 		recv.awaitKill(s.t)
 		s.to.checkState(s.t, vfio.Stop)
@@ -171,7 +171,7 @@ func (k kill) play(s *stage) {
 
 func (s *stage) set() {
 	s.from, s.to = s.p.source.newMdev(s.t, 1).open(s.t), s.p.destination.newMdev(s.t, 1).open(s.t)
-	s.folder = "/tmp/" + s.from.uuid
+	s.dir = "/tmp/" + s.from.uuid
 	s.holds = slices.Clone(otherPorts)
 	s.from.setPorts(s.t, s.holds...)
 }
@@ -195,8 +195,8 @@ func (s *stage) takenBack(recv *job) {
 	s.arrived(migration{send, recv}, s.from, s.to)
 }
 
-// givenBack is a source that hears that the destination was killed before READY, or
-// has lost its copy.
+// givenBack is a source that learns that the destination was killed before READY, or has lost
+// its copy.
 func (s *stage) givenBack(send *job) {
 	recv := s.receive(s.from, s.to, "")
 	if e := send.done(s.t); e.Outcome != "aborted" || e.Exit < 1 || e.Exit >= exitInDoubt {
@@ -231,9 +231,9 @@ func (s *stage) handedOver(k kill, send, recv *job) {
 	s.arrived(migration{s.send(s.to, s.from, ""), recv}, s.to, s.from)
 }
 
-// settle waits for mig-send's end, and sees that the device runs once. A mig-recv that
-// has failed before is started again, as a supervisor does: only it can tell mig-send.
-// The one that was started last is returned.
+// settle waits for mig-send's end, and checks that the device runs once. It restarts a mig-recv
+// that has failed before, as a supervisor does: only mig-recv can answer mig-send. It returns
+// the last one.
 func (s *stage) settle(send, recv *job) *job {
 	s.t.Helper()
 	for deadline := time.Now().Add(2 * callTime); time.Now().Before(deadline); {
@@ -249,7 +249,7 @@ func (s *stage) settle(send, recv *job) *job {
 	panic("unreachable")
 }
 
-// checkOnce looks at the destination first: once it runs, the source never does.
+// checkOnce reads the destination's state first: once it runs, the source never does.
 func (s *stage) checkOnce() {
 	s.t.Helper()
 	to, from := s.to.state(s.t), s.from.state(s.t)
@@ -258,8 +258,8 @@ func (s *stage) checkOnce() {
 	}
 }
 
-// goOn checks that a device runs with what it must hold, and has its guest change that,
-// so that no copy that was made before can pass for the one that comes.
+// goOn checks that a device runs with its expected content. It changes the content, so that
+// no earlier copy can pass for the next one.
 func (s *stage) goOn(h *held) {
 	s.t.Helper()
 	h.checkState(s.t, vfio.Running)
@@ -289,7 +289,7 @@ func (s *stage) checkJournal(m *machine, role journal.Role, want string) {
 	s.t.Helper()
 	name := s.mig + "." + role.String()
 	copied := filepath.Join(s.t.TempDir(), name)
-	if err := os.WriteFile(copied, []byte(m.readFile(s.t, s.folder+"/"+name)), 0o600); err != nil {
+	if err := os.WriteFile(copied, []byte(m.readFile(s.t, s.dir+"/"+name)), 0o600); err != nil {
 		s.t.Fatal(err)
 	}
 	all, err := journal.Read(copied)
@@ -300,16 +300,16 @@ func (s *stage) checkJournal(m *machine, role journal.Role, want string) {
 	for _, r := range all {
 		records = append(records, r.Record.String())
 	}
-	// What is done again is recorded again.
+	// A repeated step is recorded again.
 	if got := strings.Join(slices.Compact(records), " "); got != want {
 		s.t.Errorf("the %v's journal: %s, want %s", role, got, want)
 	}
 }
 
-// only gives the migration that a guest has the only journal of.
+// only returns the migration of a guest's only journal.
 func (s *stage) only(m *machine, role journal.Role) string {
 	s.t.Helper()
-	names := m.glob(s.t, s.folder+"/*."+role.String())
+	names := m.glob(s.t, s.dir+"/*."+role.String())
 	if len(names) != 1 {
 		s.t.Fatalf("journals at the %v: %q, want one", role, names)
 	}
@@ -336,7 +336,7 @@ func (s *stage) address(to *held) string { return fmt.Sprintf("%s:%d", to.m.addr
 func (s *stage) start(h *held, points string, argv ...string) *job {
 	s.t.Helper()
 	flags, files := deviceFlags([]end{inherited(h)})
-	argv = append(append(argv, flags...), "--identity", key, "--state-dir", s.folder, "--volatile-state", "--continue", "--json")
+	argv = append(append(argv, flags...), "--identity", key, "--state-dir", s.dir, "--volatile-state", "--continue", "--json")
 	return h.m.start(s.t, guestapi.Command{Argv: argv, Files: files, Env: []string{"MIGPIPE_FAILPOINTS=" + points}})
 }
 

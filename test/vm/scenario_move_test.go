@@ -12,8 +12,8 @@ const (
 	twoPorts = 24 + 2*36
 )
 
-// testInherited migrates between two devices that VMMs hold: each program gets
-// its device as an open fd.
+// testInherited migrates between two devices that VMMs hold: each program gets its device as
+// an open fd.
 func testInherited(t *testing.T, p pair) {
 	from, to := p.source.newMdev(t, 2).open(t), p.destination.newMdev(t, 2).open(t)
 	from.setPorts(t, somePorts...)
@@ -41,8 +41,8 @@ func testTogether(t *testing.T, p pair) {
 	to[1].checkPorts(t, otherPorts...)
 }
 
-// testOpened migrates between two devices that the programs open themselves,
-// by each name that the kernel has for them.
+// testOpened migrates between two devices that the programs open themselves, by each name of
+// them in the kernel.
 func testOpened(t *testing.T, p pair) {
 	t.Run("uuid", func(t *testing.T) {
 		p.moveOpened(t, func(d *mdev) string { return d.uuid })

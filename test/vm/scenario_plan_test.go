@@ -10,11 +10,11 @@ import (
 	"github.com/migpipe/migpipe/vfio"
 )
 
-// planDevices is the most devices that a scenario of the plan has.
+// planDevices is the largest number of devices in a scenario of the plan.
 const planDevices = 4
 
-// testPlan plays the scenarios of the source's plan on the kernel's devices: all
-// but those in which the plan moves none. The devices are then as they were.
+// testPlan runs the scenarios of the source's plan on the kernel's devices, except those in
+// which the plan moves no device: they would not change anything.
 func testPlan(t *testing.T, p pair) {
 	p.host.need(t, "reader.test")
 	var devices []*mdev
@@ -41,8 +41,8 @@ func testPlan(t *testing.T, p pair) {
 	}
 }
 
-// checkPlayed wants every scenario passed in which some device is moved, and
-// names the others.
+// checkPlayed requires that every scenario passed in which a device moves. It names the
+// others.
 func checkPlayed(t *testing.T, stdout string) {
 	t.Helper()
 	texts, err := filepath.Glob("../../reader/internal/plan/plantest/testdata/*.txt")

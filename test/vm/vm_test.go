@@ -1,5 +1,5 @@
-// Package vm moves the state of a real VFIO device, the kernel's mtty sample,
-// from one Linux guest to another. Its README says how to run it.
+// Package vm moves the state of a real VFIO device, the kernel's mtty sample, from one Linux
+// guest to another. Its README explains how to run it.
 package vm
 
 import (
@@ -18,7 +18,7 @@ type pair struct {
 	cable               *cable
 }
 
-// scenarios run on each kernel, in this order, each with devices of its own.
+// scenarios run on each kernel, in this order, each with its own devices.
 var scenarios = []struct {
 	name string
 	run  func(*testing.T, pair)

@@ -12,9 +12,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The guest opens and questions devices with calls of its own, not with
-// package vfio: a witness must not share the code that it testifies about.
-// Numbers and layouts are those of include/uapi/linux/vfio.h.
+// The guest opens and queries devices with its own calls, not with package vfio: a witness
+// must not share the code that it checks. Numbers and layouts are those of
+// include/uapi/linux/vfio.h.
 const (
 	ioSetIOMMU       = 0x3b66
 	ioSetContainer   = 0x3b68
@@ -119,7 +119,7 @@ func takeDevice(pid int) (*device, error) {
 	return &device{file: os.NewFile(uintptr(fd), "taken")}, nil
 }
 
-// deviceFD finds the fd by what /proc calls it: a device of a group has no path.
+// deviceFD finds the fd by its name in /proc: a device of a group has no path.
 func deviceFD(pid int) (int, error) {
 	links, err := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", pid))
 	if err != nil {
@@ -143,8 +143,8 @@ func (d *device) hold(path string) (*os.File, error) {
 	return f, err
 }
 
-// openFile opens a file in blocking mode: Fd of a file that os.Open made
-// would switch it back and forth behind a reader's back.
+// openFile opens a file in blocking mode. With a file of os.Open, Fd would switch the mode
+// back and forth during a read.
 func openFile(path string) (*os.File, error) {
 	fd, err := unix.Open(path, unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -175,7 +175,7 @@ func (d *device) state() (uint32, error) {
 	return m.state, err
 }
 
-// setState moves the device and drops the data_fd, should there be one.
+// setState moves the device and discards the data_fd, if there is one.
 func (d *device) setState(to uint32) error {
 	m := migState{argsz: 16, flags: featureSet | featureMigration, state: to, dataFD: -1}
 	if _, err := ioctl(d.file, ioDeviceFeature, unsafe.Pointer(&m)); err != nil {

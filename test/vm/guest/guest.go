@@ -11,13 +11,13 @@ import (
 	"github.com/migpipe/migpipe/test/vm/guestapi"
 )
 
-// none is the reply of a call that has nothing to say.
+// none is the reply of a call without a result.
 type none = struct{}
 
 // guest has the methods the host calls. Its maps are keyed by handles.
 type guest struct {
 	mu        sync.Mutex
-	last      int // handle given out last
+	last      int // the last handle
 	processes map[int]*process
 	devices   map[int]*device
 }
@@ -26,7 +26,7 @@ func newGuest() *guest {
 	return &guest{processes: make(map[int]*process), devices: make(map[int]*device)}
 }
 
-// lookup finds what a handle stands for.
+// lookup finds the object of a handle.
 func lookup[T any](g *guest, from map[int]T, handle int) (T, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -104,7 +104,7 @@ func (g *guest) WriteFile(f *guestapi.File, _ *none) error {
 // Glob replies with the names that match a pattern.
 func (g *guest) Glob(pattern string, names *[]string) error {
 	found, err := filepath.Glob(pattern)
-	*names = append([]string{}, found...) // the codec takes null for no answer
+	*names = append([]string{}, found...) // the codec treats null as no answer
 	return err
 }
 
@@ -119,8 +119,8 @@ func (g *guest) Open(name string, handle *int) error {
 	return nil
 }
 
-// Take takes over the device that a program has open, as a rescuer would, and
-// replies with its handle.
+// Take duplicates the open device of a program, as a rescuer would, and replies with its
+// handle.
 func (g *guest) Take(pid int, handle *int) error {
 	d, err := takeDevice(pid)
 	if err != nil {

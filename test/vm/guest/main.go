@@ -1,7 +1,7 @@
-// Command guest is /init of the VM test's guests: it readies the machine and
-// then does what the test on the host asks for over the second serial port
-// (see package guestapi). It also stands in for a VMM: it holds devices, hands
-// their fds on to the programs it starts, and accesses their registers.
+// Command guest is /init of the VM test's guests. It prepares the machine and then executes
+// the calls of the test on the host, over the second serial port (see package guestapi). It
+// also stands in for a VMM: it holds devices, passes their fds to the programs that it starts,
+// and accesses their registers.
 package main
 
 import (

@@ -28,7 +28,7 @@ func start(c *guestapi.Command, files []*os.File) (*process, error) {
 		return nil, err
 	}
 	go func() { // ends with the program
-		p.cmd.Wait() // how it ended is in ProcessState
+		p.cmd.Wait() // ProcessState has the exit status
 		close(p.done)
 	}()
 	return p, nil

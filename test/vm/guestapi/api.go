@@ -1,7 +1,6 @@
-// Package guestapi is what the VM test and the program inside its guests say
-// to each other: net/rpc with the JSON codec, one message a line, over the
-// guest's second serial port. Calls are answered in any order, so that a long
-// Wait does not hold up a Signal.
+// Package guestapi is the protocol between the VM test and the program inside its guests:
+// net/rpc with the JSON codec, one message a line, over the guest's second serial port. Calls
+// are answered in any order, so that a long Wait does not delay a Signal.
 package guestapi
 
 import "time"
@@ -28,10 +27,10 @@ type Command struct {
 type Wait struct {
 	Process int
 	Timeout time.Duration
-	Brief   bool // only how it ended: a byte costs a guest without KVM more than it seems
+	Brief   bool // only the exit status: output is expensive for a guest without KVM
 }
 
-// Result is what a program has written so far, and how it ended.
+// Result is a program's output so far, and its exit status.
 type Result struct {
 	Stdout, Stderr string
 	Exited         bool
