@@ -1,16 +1,16 @@
 package cli
 
-// choice is a value of a factor: the number of either.
+// choice is a value of a factor, both by number.
 type choice struct{ factor, value int }
 
 // pair is two choices that a combination makes, the lower factor first.
 type pair [2]choice
 
-// allPairs makes combinations, one value of each factor, such that every pair of values is
-// in one of them. sizes are the numbers of values. A pair that excluded names is in none.
-// A combination counts for a pair only if counts says so. It is the greedy algorithm: each
-// combination begins with a pair that is missing, and then takes, factor by factor, the
-// value that brings most of the pairs that are.
+// allPairs makes combinations, with one value of each factor, that contain every pair of
+// values. sizes are the numbers of values. A pair that excluded names is in no combination. A
+// combination counts for a pair only if counts returns true. The algorithm is greedy: each
+// combination begins with a missing pair. Then it adds, factor by factor, the value that
+// contributes most of the missing pairs.
 func allPairs(sizes []int, excluded func(pair) bool, counts func(all []int, p pair) bool) (rows [][]int) {
 	missing := map[pair]bool{}
 	var order []pair
@@ -72,8 +72,8 @@ func fill(sizes []int, first pair, missing map[pair]bool, excluded func(pair) bo
 	return row
 }
 
-// gains is how many missing pairs a choice brings to what is chosen already. ok is false if
-// one of its pairs is excluded.
+// gains is how many missing pairs a choice adds to the chosen values. ok is false if one of
+// its pairs is excluded.
 func gains(row []int, c choice, missing map[pair]bool, excluded func(pair) bool, counts func([]int, pair) bool) (n int, ok bool) {
 	for factor, value := range row {
 		if factor == c.factor || value < 0 {

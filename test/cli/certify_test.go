@@ -16,7 +16,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
-// authority finds the CA of a script.
+// authority is the key of a script's CA.
 type authority struct{}
 
 type ca struct {
@@ -24,8 +24,8 @@ type ca struct {
 	key  ed25519.PrivateKey
 }
 
-// cmdCertify is "certify DIR server|client NAME": have the script's CA issue a
-// certificate, as for --tls-dir. NAME is a host, or all of the holder's name.
+// cmdCertify is "certify DIR server|client NAME": the script's CA issues a certificate, as
+// for --tls-dir. NAME is a host, or the holder's whole name.
 func cmdCertify(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 3 {
 		ts.Fatalf("usage: certify DIR server|client NAME")

@@ -27,7 +27,7 @@ import (
 // patience bounds every wait of a script.
 const patience = 60 * time.Second
 
-// commands are what scripts can do besides testscript's own.
+// commands are the commands of scripts besides testscript's own.
 var commands = map[string]func(ts *testscript.TestScript, neg bool, args []string){
 	"start":   cmdStart,
 	"finish":  cmdFinish,
@@ -48,7 +48,7 @@ var commands = map[string]func(ts *testscript.TestScript, neg bool, args []strin
 	"migration": cmdMigration,
 }
 
-// processes finds the running programs of a script, by name.
+// processes is the key of a script's running programs, by name.
 type processes struct{}
 
 type process struct {
@@ -68,8 +68,7 @@ func killAll(list map[string]*process) {
 	}
 }
 
-// cmdStart is "start NAME COMMAND...": run it with stdout in NAME.out and
-// stderr in NAME.err.
+// cmdStart is "start NAME COMMAND...": run it with stdout in NAME.out and stderr in NAME.err.
 func cmdStart(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) < 2 {
 		ts.Fatalf("usage: start NAME COMMAND...")
@@ -146,7 +145,7 @@ func cmdSignal(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(running(ts)[args[0]].cmd.Process.Signal(signals[args[1]]))
 }
 
-// wait tries until it succeeds, the program has ended, or patience has.
+// wait tries until it succeeds, the program has ended, or patience is over.
 func wait(ts *testscript.TestScript, name string, try func() error) {
 	deadline := time.Now().Add(patience)
 	for {
@@ -170,8 +169,8 @@ func wait(ts *testscript.TestScript, name string, try func() error) {
 	}
 }
 
-// cmdPort is "port VAR": set a variable to an address that may be listened to again, after
-// a program that did has ended.
+// cmdPort is "port VAR": set a variable to an address that several programs may listen at,
+// one after the other.
 func cmdPort(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 1 {
 		ts.Fatalf("usage: port VAR")
@@ -183,7 +182,7 @@ func cmdPort(ts *testscript.TestScript, neg bool, args []string) {
 }
 
 // cmdAddress is "address NAME VAR [EVENT]": wait until a program with --json listens, or
-// tells of another address by an event of that name, and set a variable to it.
+// reports another address by an event of that name. Set a variable to it.
 func cmdAddress(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) < 2 || len(args) > 3 {
 		ts.Fatalf("usage: address NAME VAR [EVENT]")
@@ -206,8 +205,8 @@ func cmdAddress(ts *testscript.TestScript, neg bool, args []string) {
 	})
 }
 
-// cmdScrape is "scrape NAME ADDRESS PATTERN": ask a program that runs for its metrics until
-// a line of them begins like that, and leave them in NAME.metrics.
+// cmdScrape is "scrape NAME ADDRESS PATTERN": request a running program's metrics until a
+// line of them begins with the pattern, and write them to NAME.metrics.
 func cmdScrape(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 3 {
 		ts.Fatalf("usage: scrape NAME ADDRESS PATTERN")
@@ -241,8 +240,7 @@ func cmdScrape(ts *testscript.TestScript, neg bool, args []string) {
 	})
 }
 
-// cmdAwait is "await NAME out|err PATTERN": wait until its output has a match, as grep
-// would find it.
+// cmdAwait is "await NAME out|err PATTERN": wait until its output has a match, as for grep.
 func cmdAwait(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 3 {
 		ts.Fatalf("usage: await NAME out|err PATTERN")

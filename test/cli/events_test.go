@@ -8,7 +8,7 @@ import (
 	"strings"
 )
 
-// toldEvent is what the checks here read of an event.
+// toldEvent has the fields of an event that these checks read.
 type toldEvent struct {
 	Event     string `json:"event"`
 	Side      string `json:"side"`
@@ -43,8 +43,8 @@ type toldEvent struct {
 	} `json:"error"`
 }
 
-// checkEvents holds all that a program with --json has written against itself: no number and
-// no word may contradict another one, or the exit code. Output that is no events is let pass.
+// checkEvents compares all events of a program with --json with each other: no number and no
+// word may contradict another, or the exit code. It ignores output without events.
 func checkEvents(out, program string, exit int) error {
 	side := map[string]string{"mig-send": "source", "mig-recv": "destination"}[program]
 	if side == "" || !strings.HasPrefix(out, `{"event":`) {

@@ -15,10 +15,10 @@ import (
 	"github.com/migpipe/migpipe/vfio"
 )
 
-// room is what a program may take beside --memory, in bytes.
+// room is the memory that a program may use beside --memory, in bytes.
 const room = 64 << 20
 
-// TestFloodedReceiver: a source that talks without end costs mig-recv no memory.
+// TestFloodedReceiver: a source that sends messages without end costs mig-recv no memory.
 func TestFloodedReceiver(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "sock")
 	cmd := flooded(t, "mig-recv", "--listen", "unix:"+path)
@@ -35,7 +35,7 @@ func TestFloodedReceiver(t *testing.T) {
 		t.Fatal(err)
 	}
 	heard := make(chan error, 1)
-	go func() { heard <- hear(control, wire.TypeDeclined) }() // the answer to HELLO twice ends it
+	go func() { heard <- hear(control, wire.TypeDeclined) }() // the answer to a second HELLO ends it
 	flood(t, lane, &wire.Estimate{Attempt: attempt, Devices: []wire.DeviceEstimate{{Dirty: 1 << 63, Known: true}}})
 	stayed(t, cmd)
 	if err := control.Send(hello); err != nil {
@@ -49,7 +49,7 @@ func TestFloodedReceiver(t *testing.T) {
 	}
 }
 
-// TestFloodedSender: nor does a destination cost mig-send any.
+// TestFloodedSender: a destination that does so costs mig-send no memory either.
 func TestFloodedSender(t *testing.T) {
 	l := listenUnix(t)
 	cmd := flooded(t, "mig-send", "--to", "unix:"+l.Addr().String())
@@ -68,7 +68,7 @@ func TestFloodedSender(t *testing.T) {
 	}
 	hello := m.(*wire.Hello)
 	heard := make(chan error, 1)
-	go func() { heard <- hear(control, wire.TypeAbort) }() // the answer to what only a source says ends it
+	go func() { heard <- hear(control, wire.TypeAbort) }() // the answer to a message that only a source sends ends it
 	journal := migration.NewJournalID()
 	if err := control.Send((&vanishing{journal: journal}).welcome(hello)); err != nil {
 		t.Fatal(err)
@@ -90,8 +90,8 @@ func TestFloodedSender(t *testing.T) {
 // exitOfPeer is the exit code for a peer that breaks the protocol.
 const exitOfPeer = 5
 
-// flooded starts a program with a device that has more to send than the other
-// side takes, and 1 MiB of memory.
+// flooded starts a program with 1 MiB of memory, and with a device that has more to send
+// than the other side accepts.
 func flooded(t *testing.T, program string, args ...string) *exec.Cmd {
 	t.Helper()
 	if raceEnabled() {
@@ -107,7 +107,7 @@ func flooded(t *testing.T, program string, args ...string) *exec.Cmd {
 	return cmd
 }
 
-// flood says the same 400,000 times: kept, it would take more than room.
+// flood sends the same message 400,000 times: retained, they would need more than room.
 func flood(t *testing.T, lane transport.Lane, m wire.Message) {
 	t.Helper()
 	one, err := wire.AppendMessage(nil, m)
@@ -122,7 +122,7 @@ func flood(t *testing.T, lane transport.Lane, m wire.Message) {
 	}
 }
 
-// hear reads to the message that ends the conversation.
+// hear reads messages up to the last one of the conversation.
 func hear(control *wire.Control, last wire.MessageType) error {
 	for {
 		m, err := control.Receive()
@@ -135,7 +135,7 @@ func hear(control *wire.Control, last wire.MessageType) error {
 	}
 }
 
-// stayed checks the most memory that a running program has had.
+// stayed checks the peak memory of a running program.
 func stayed(t *testing.T, cmd *exec.Cmd) {
 	t.Helper()
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", cmd.Process.Pid))

@@ -14,8 +14,8 @@ import (
 	"github.com/migpipe/migpipe/transport/migration"
 )
 
-// The tests here have a peer whose digest is not that of what was sent: exit 8
-// at both ends, and nothing changes hands.
+// The peer of these tests has a wrong digest of the stream. Both ends exit with 8, and the
+// right to run does not move.
 
 // TestRecvLyingEnd: the file that would hold the stream does not appear.
 func TestRecvLyingEnd(t *testing.T) {
@@ -38,8 +38,7 @@ func TestRecvLyingEnd(t *testing.T) {
 	}
 }
 
-// sendLyingEnd is a source that sends one good chunk, and END with another
-// digest.
+// sendLyingEnd is a source that sends one good chunk, and END with another digest.
 func sendLyingEnd(ctx context.Context, path string) error {
 	attempt := migration.Attempt{Mig: migration.NewID(), Epoch: 1}
 	lane, err := dial(ctx, path, wire.LaneControl, attempt)
@@ -107,8 +106,8 @@ func awaitDeclined(control *wire.Control, code transport.Code) error {
 	}
 }
 
-// TestSendToLyingReady: the source takes its device back, and tells the
-// destination so.
+// TestSendToLyingReady: the source's device returns to RUNNING, and the source reports that to
+// the destination.
 func TestSendToLyingReady(t *testing.T) {
 	l := listenUnix(t)
 	served := serve(t, l, &vanishing{until: wire.TypeAbort, lies: true})

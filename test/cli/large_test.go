@@ -16,12 +16,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// maxRSS is what either program may have in memory at its peak.
+// maxRSS is the limit for the peak memory of either program.
 const maxRSS = 160 << 20
 
-// TestLargeFiles sends a file of random bytes, which is the most work, and a
-// sparse one, which is the longest stream, and looks at the memory that both
-// programs needed.
+// TestLargeFiles sends a file of random bytes, which is the most work, and a sparse one, which
+// is the longest stream. It measures the memory of both programs.
 func TestLargeFiles(t *testing.T) {
 	if testing.Short() || raceEnabled() {
 		t.Skip("moves gigabytes and measures memory: not with -short or -race")
@@ -77,7 +76,7 @@ func command(t *testing.T, program string, args ...string) *exec.Cmd {
 	return cmd
 }
 
-// start starts a program and gives what it writes to stdout.
+// start starts a program and returns its stdout.
 func start(t *testing.T, cmd *exec.Cmd) io.Reader {
 	t.Helper()
 	out, err := cmd.StdoutPipe()
@@ -99,7 +98,7 @@ func identity(t *testing.T, program string) string {
 	return string(id[:len(id)-1])
 }
 
-// listen starts a mig-recv and gives the address that it says.
+// listen starts a mig-recv and returns the address that it prints.
 func listen(t *testing.T, recv *exec.Cmd) string {
 	t.Helper()
 	out := start(t, recv)
@@ -123,8 +122,8 @@ func peak(t *testing.T, cmd *exec.Cmd) int64 {
 	return rss
 }
 
-// compare takes two files that are nothing but a hole of one length for the
-// same without reading them.
+// compare accepts two files as equal without reading them if both are one hole of the same
+// length.
 func compare(t *testing.T, from, to string) {
 	t.Helper()
 	a, aIsHole := hole(t, from)

@@ -26,8 +26,8 @@ var bin string
 func TestMain(m *testing.M) { os.Exit(run(m)) }
 
 func run(m *testing.M) int {
-	// A run under nohup has SIGHUP ignored, and what it starts would inherit
-	// that: caught here, it is at its default in the programs.
+	// A run under nohup ignores SIGHUP, and its children would inherit that. Because the
+	// test catches the signal, the programs have its default.
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGHUP)
 	if bin = nobody.Programs(); bin != "" {
 		return m.Run()
@@ -46,8 +46,7 @@ func run(m *testing.M) int {
 	return m.Run()
 }
 
-// build makes the programs as users get them, or with the race detector where
-// the tests have it.
+// build builds the programs as users get them, or with the race detector if the tests have it.
 func build(dir string) error {
 	args := []string{"build", "-o", dir}
 	if raceEnabled() {
@@ -83,13 +82,13 @@ func TestScripts(t *testing.T) {
 	})
 }
 
-// TestAsNobody: what root sees and others do not.
+// TestAsNobody runs the scripts that behave differently for an unprivileged user.
 func TestAsNobody(t *testing.T) {
 	t.Parallel()
 	nobody.Again(t, "TestScripts/(inuse|resolve|local|trust)", bin)
 }
 
-// setup gives every script keys of its own: $SEND and $RECV are their names.
+// setup gives every script its own keys: $SEND and $RECV are their names.
 func setup(env *testscript.Env) error {
 	env.Setenv("PATH", bin+string(os.PathListSeparator)+env.Getenv("PATH"))
 	config := filepath.Join(env.WorkDir, "config")

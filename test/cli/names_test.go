@@ -16,7 +16,7 @@ import (
 	"github.com/migpipe/migpipe/test/port"
 )
 
-// withEtc has a program find its own /etc, which the test may change as it runs.
+// withEtc gives a program its own /etc, which the test may change while it runs.
 func withEtc(t *testing.T, etc string, cmd *exec.Cmd) {
 	t.Helper()
 	netns.NeedMounts(t)
@@ -26,7 +26,7 @@ func withEtc(t *testing.T, etc string, cmd *exec.Cmd) {
 	}
 	cmd.Args = append([]string{"sh", "-c", `mount --bind "$0" /etc && exec "$@"`, etc, cmd.Path}, cmd.Args[1:]...)
 	cmd.Path = sh
-	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS} // and the mount is in no other one
+	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS} // and no other process sees the mount
 }
 
 // replace renames a new file over an old one.
@@ -40,9 +40,9 @@ func replace(t *testing.T, path, text string) {
 	}
 }
 
-// TestHostsReplaced: /etc/hosts is replaced by rename while a program that is confined dials
-// a destination again. A name that has gone keeps the address that worked last; one that has
-// moved is found where it is.
+// TestHostsReplaced: a rename replaces /etc/hosts while a confined program dials a destination
+// again. A removed name keeps the address that worked last. The program dials a moved name
+// at its new address.
 func TestHostsReplaced(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

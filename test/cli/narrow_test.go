@@ -22,7 +22,7 @@ func TestPathNarrows(t *testing.T) {
 			t.Parallel()
 			n := netns.New(t)
 			n.Router.Run(t, "nft", "add table inet quiet; add chain inet quiet out { type filter hook output priority 0; }; add rule inet quiet out meta l4proto { icmp, ipv6-icmp } drop")
-			// This counts connections that are begun with small segments: the usual ones are 1460 bytes long.
+			// This counts connections that begin with small segments: the usual ones are 1460 bytes long.
 			n.Router.Run(t, "nft", "add counter inet quiet small; add chain inet quiet through { type filter hook forward priority 0; }; add rule inet quiet through tcp flags & (syn|ack) == syn tcp option maxseg size < 1300 counter name small")
 			small := func() bool {
 				return !strings.Contains(n.Router.Run(t, "nft", "list counter inet quiet small"), "packets 0 ")
@@ -47,7 +47,7 @@ func TestPathNarrows(t *testing.T) {
 				switch ev.Event {
 				case "phase":
 					if ev.Phase == "stop-copy" {
-						time.Sleep(500 * time.Millisecond) // some of it goes as it should
+						time.Sleep(500 * time.Millisecond) // some of it arrives before the change
 						if small() {
 							t.Error("a connection is begun with small segments before one was lost")
 						}
@@ -59,7 +59,7 @@ func TestPathNarrows(t *testing.T) {
 					json.Unmarshal(events.Bytes(), &done)
 				}
 			}
-			// TCP's own limit for what is not acknowledged is as long, and may come first.
+			// TCP's own limit for unacknowledged data is as long, and may end the connection first.
 			told := warned || carrier != ""
 			if err := send.Wait(); err != nil || done.Outcome != "committed" || !told {
 				t.Errorf("mig-send: %v, %+v; it has warned: %v", err, done, warned)

@@ -15,9 +15,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestLateReaderHearsWhatItIsAsked: a VMM that reads its events late has lost others, and
-// not those that ask it.
-func TestLateReaderHearsWhatItIsAsked(t *testing.T) {
+// TestLateReaderGetsQuestions: a VMM that reads its events late loses some, but never an
+// event that asks it.
+func TestLateReaderGetsQuestions(t *testing.T) {
 	address := "unix:" + filepath.Join(t.TempDir(), "sock")
 	recv := command(t, "mig-recv", "--json", "--commit", "external", "--listen", address, "--device", "d=sim:mtty")
 	started, err := recv.StdinPipe()
@@ -66,9 +66,9 @@ func TestLateReaderHearsWhatItIsAsked(t *testing.T) {
 	}
 }
 
-// TestTerminalStandsStill: a terminal that was stopped keeps neither the program from its end
-// nor the report from another output.
-func TestTerminalStandsStill(t *testing.T) {
+// TestStoppedTerminal: a stopped terminal delays neither the program's end nor the report
+// on another output.
+func TestStoppedTerminal(t *testing.T) {
 	terminal := stoppedTerminal(t)
 	report, err := os.Create(filepath.Join(t.TempDir(), "report"))
 	if err != nil {
@@ -92,9 +92,9 @@ func TestTerminalStandsStill(t *testing.T) {
 	}
 }
 
-// TestServiceManagerStandsStill: one that does not read that mig-recv is ready keeps nothing
-// from its way.
-func TestServiceManagerStandsStill(t *testing.T) {
+// TestServiceManagerDoesNotRead: a service manager that does not read the readiness of mig-recv
+// delays nothing.
+func TestServiceManagerDoesNotRead(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "notify")
 	manager, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
 	if err != nil {
@@ -123,7 +123,7 @@ func TestServiceManagerStandsStill(t *testing.T) {
 	}
 }
 
-// stoppedTerminal is a pseudo-terminal (pts(4)) that takes nothing, as after Ctrl-S.
+// stoppedTerminal is a pseudo-terminal (pts(4)) that accepts no output, as after Ctrl-S.
 func stoppedTerminal(t *testing.T) *os.File {
 	t.Helper()
 	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)

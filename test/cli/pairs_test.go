@@ -14,13 +14,13 @@ import (
 	"time"
 )
 
-// factor is something that a command line may say in several ways.
+// factor is an option of a command line that has several settings.
 type factor struct {
 	name   string
 	values []setting
 }
 
-// setting is one of the ways: what it adds to the arguments of the two programs. DIR is
+// setting is one setting of a factor: the arguments that it adds for the two programs. DIR is
 // the directory of the combination.
 type setting struct{ name, send, recv string }
 
@@ -56,7 +56,7 @@ var factors = []factor{
 	{"metrics", []setting{{name: "none"}, {"unix", "--metrics unix:DIR/sent", "--metrics unix:DIR/received"}}},
 }
 
-// excluded are the settings that do not go together, by factor: the programs refuse them.
+// excluded are the contradictory settings, by factor: the programs refuse them.
 var excluded = [][2][2]string{
 	{{"mig-send's commit", "external"}, {"mig-send's view", "lines"}},
 	{{"mig-send's commit", "external"}, {"mig-send's view", "quiet"}},
@@ -74,14 +74,14 @@ func isExcluded(p pair) bool {
 	return slices.Contains(excluded, [2][2]string{a, b}) || slices.Contains(excluded, [2][2]string{b, a})
 }
 
-// shows: a dry run shows little of how settings go together in a migration.
+// shows: a dry run does not show how settings work together in a migration.
 func shows(row []int, p pair) bool {
 	const run, dry = 0, 1
 	return row[run] != dry || p[0] == choice{run, dry}
 }
 
 // TestPairs runs both programs with combinations of their settings in which every pair of
-// settings occurs: most faults of settings that do not go together are of two of them.
+// settings occurs: most faults between settings involve two of them.
 func TestPairs(t *testing.T) {
 	sizes := make([]int, len(factors))
 	for i, f := range factors {
@@ -108,8 +108,7 @@ func TestPairs(t *testing.T) {
 	}
 }
 
-// TestAllPairs: every pair that is not excluded is in a combination that counts, and none
-// that is excluded.
+// TestAllPairs: every allowed pair is in a combination that counts, and no excluded pair is.
 func TestAllPairs(t *testing.T) {
 	never := pair{{0, 1}, {2, 2}}
 	rows := allPairs([]int{2, 3, 4, 3}, func(p pair) bool { return p == never }, func(row []int, p pair) bool { return row[0] == 0 || p[0].factor == 0 })
@@ -161,7 +160,7 @@ func newCombination(t *testing.T, row []int) *combination {
 			t.Fatal(err)
 		}
 	}
-	// A program that is the witness takes its time on a machine that is busy.
+	// A program that is the witness is slow on a busy machine.
 	send, recv := []string{"--to", "unix:DIR/sock", "--downtime-target", "20s"}, []string{"--listen", "unix:DIR/sock"}
 	for i, f := range factors {
 		send = append(send, strings.Fields(f.values[row[i]].send)...)
@@ -173,7 +172,7 @@ func newCombination(t *testing.T, row []int) *combination {
 	return c
 }
 
-// here names the combination's directory in a text.
+// here inserts the combination's directory into a text.
 func (c *combination) here(text string) string { return strings.ReplaceAll(text, "DIR", c.dir) }
 
 func (c *combination) command(ctx context.Context, side int, program string, args []string) *exec.Cmd {
@@ -196,7 +195,7 @@ func (c *combination) has(name, value string) bool {
 	return factors[at].values[c.row[at]].name == value
 }
 
-// accepted runs a combination that makes sense: the migration is committed, or would be.
+// accepted runs an allowed combination: the migration commits, or a dry run accepts it.
 func (c *combination) accepted() {
 	c.t.Helper()
 	if err := c.recv.Start(); err != nil {
@@ -208,7 +207,7 @@ func (c *combination) accepted() {
 		}
 	}
 	c.run(c.send, 0)
-	if c.has("run", "dry") { // which leaves mig-recv waiting
+	if c.has("run", "dry") { // a dry run leaves mig-recv waiting
 		c.recv.Process.Signal(syscall.SIGTERM)
 		c.end(c.recv, 9)
 	} else {
@@ -246,7 +245,7 @@ func (c *combination) end(cmd *exec.Cmd, exit int) {
 	}
 }
 
-// check looks at what is left of a combination, and at what the programs told.
+// check checks the files that a combination leaves, and the programs' output.
 func (c *combination) check() {
 	c.t.Helper()
 	dry := c.has("run", "dry")
@@ -272,7 +271,7 @@ func (c *combination) check() {
 	}
 }
 
-// fail tells what went wrong with which combination.
+// fail reports an error with its combination.
 func (c *combination) fail(text string) {
 	c.t.Helper()
 	c.t.Errorf("%s\nwith %s\nand  %s\nmig-send said: %s\nmig-recv said: %s", text,

@@ -13,7 +13,7 @@ import (
 	"github.com/migpipe/migpipe/test/netns"
 )
 
-// The tests here have a path between the two programs, in network namespaces: an MTU, dead
+// These tests have a path between the two programs, in network namespaces: an MTU, dead
 // addresses, links.
 
 // twoHosts are the programs on two hosts.
@@ -21,7 +21,7 @@ type twoHosts struct {
 	*netns.Network
 	t          *testing.T
 	send, recv string // their identities
-	files      string // the directory of the files that names has made
+	files      string // the directory of the files that names makes
 }
 
 func newTwoHosts(t *testing.T) *twoHosts {
@@ -31,7 +31,7 @@ func newTwoHosts(t *testing.T) *twoHosts {
 	return &twoHosts{Network: n, t: t, send: identity(t, "mig-send"), recv: identity(t, "mig-recv")}
 }
 
-// listen has mig-recv await one migration on a host, and gives its address.
+// listen starts mig-recv for one migration on a host, and returns its address.
 func (h *twoHosts) listen(on netns.Host, address, device string) (*exec.Cmd, string) {
 	h.t.Helper()
 	recv := command(h.t, "mig-recv", "--json", "--listen", address, "--peer", h.send, "--device", "d="+device)
@@ -42,7 +42,7 @@ func (h *twoHosts) listen(on netns.Host, address, device string) (*exec.Cmd, str
 	return recv, listen(h.t, recv)
 }
 
-// names has both programs know names by these lines of /etc/hosts alone: no nameserver answers.
+// names makes these lines of /etc/hosts the only names of both programs: no nameserver answers.
 func (h *twoHosts) names(lines ...string) {
 	dir := h.t.TempDir()
 	writeFile(h.t, filepath.Join(dir, "hosts"), []byte(strings.Join(lines, "\n")+"\n"))
@@ -50,7 +50,7 @@ func (h *twoHosts) names(lines ...string) {
 	h.files = dir
 }
 
-// named has a program see the files of names as its /etc: a machine may have no /etc/hosts.
+// named gives a program the files of names as its /etc: a machine may have no /etc/hosts.
 func (h *twoHosts) named(cmd *exec.Cmd) *exec.Cmd {
 	const script = `mount --bind "$0" /etc; exec "$@"`
 	cmd.Args = append([]string{"sh", "-ec", script, h.files, cmd.Path}, cmd.Args[1:]...)
@@ -58,10 +58,10 @@ func (h *twoHosts) named(cmd *exec.Cmd) *exec.Cmd {
 	return cmd
 }
 
-// otherDevices is what a source says that has reached a destination with other devices.
+// otherDevices is the hint of a source that has reached a destination with other devices.
 const otherDevices = "hint: give the same names to --device"
 
-// asks is what mig-send says on the source of a destination that has other devices.
+// asks runs mig-send on the source against a destination with other devices, and returns its stderr.
 func (h *twoHosts) asks(to string, args ...string) string {
 	send := command(h.t, "mig-send", append(args, "--dry-run", "--to", to, "--peer", h.recv, "--device", "other=sim:mtty")...)
 	send.Stderr = nil
@@ -89,8 +89,8 @@ func (h *twoHosts) moves(on netns.Host, listen, to string) {
 	}
 }
 
-// TestPathMTU: QUIC connects where a path carries UDP payloads of 1200 bytes (RFC 9000,
-// section 14), and grows its packets to what the path has.
+// TestPathMTU: QUIC connects over a path that carries UDP payloads of 1200 bytes (RFC 9000,
+// section 14), and grows its packets to the size that the path allows.
 func TestPathMTU(t *testing.T) {
 	h := newTwoHosts(t)
 	if _, err := exec.LookPath("nft"); err != nil {
@@ -103,7 +103,7 @@ func TestPathMTU(t *testing.T) {
 		headers int // of IP and UDP
 	}{{1307, h.Destination.IPv4, 28}, {1500, h.Destination.IPv6, 48}} {
 		h.SetMTU(t, c.mtu)
-		// quic-go's packets have at most 1452 bytes, and it stops 20 below what fits.
+		// quic-go's packets have at most 1452 bytes, and its search stops 20 bytes below the limit.
 		most := min(c.mtu-c.headers, 1452)
 		h.Router.Run(t, "nft", fmt.Sprintf("flush chain inet count forward; add rule inet count forward udp length %d-%d counter", most-21+8, most+8))
 		at := net.JoinHostPort(c.address, "7000")
@@ -123,8 +123,8 @@ func TestPathMTU(t *testing.T) {
 	}
 }
 
-// TestPathTooNarrow: where QUIC's packets do not pass, that is what the error says, and TLS
-// takes the path.
+// TestPathTooNarrow: if QUIC's packets do not pass, the error names that, and TLS uses the
+// path.
 func TestPathTooNarrow(t *testing.T) {
 	h := newTwoHosts(t)
 	h.SetMTU(t, 1227)
@@ -138,7 +138,7 @@ func TestPathTooNarrow(t *testing.T) {
 }
 
 // TestPathNames: a name leads to the address that answers, over both carriers and in both
-// families, and an error says what is wrong with the name.
+// families. An error names the fault of a name.
 func TestPathNames(t *testing.T) {
 	h := newTwoHosts(t)
 	h.names("10.77.2.8 two-dead", "10.77.2.9 two-dead", h.Destination.IPv4+" two-dead",
@@ -160,7 +160,7 @@ func TestPathNames(t *testing.T) {
 // both sides.
 func TestPathZone(t *testing.T) {
 	h := newTwoHosts(t)
-	// Without a zone the kernel takes the link whose route comes first.
+	// Without a zone the kernel chooses the link whose route comes first.
 	h.Source.Run(t, "sh", "-ec", "ip link add other type veth peer name dead; ip link set other up; ip -6 route add fe80::/64 dev other metric 1")
 	to, _, _ := strings.Cut(h.Router.LinkLocal, "%")
 	to = net.JoinHostPort(to+"%"+netns.Interface, "7000")
@@ -179,7 +179,7 @@ func TestPathZone(t *testing.T) {
 	}
 }
 
-// TestPathListenName: of a name's addresses a destination listens at the one that it has.
+// TestPathListenName: a destination listens at the one address of a name that its host has.
 func TestPathListenName(t *testing.T) {
 	h := newTwoHosts(t)
 	h.names("10.77.2.8 here", h.Destination.IPv4+" here")

@@ -23,8 +23,8 @@ import (
 	"github.com/migpipe/migpipe/vfio"
 )
 
-// The tests here play the peer themselves: one of a future release, or one that
-// is lost at the worst moment.
+// These tests act as the peer: as one of a future release, or as one that is lost at the
+// worst moment.
 
 func TestSendToNewerVersion(t *testing.T) {
 	l, err := transport.ListenUnix(filepath.Join(t.TempDir(), "sock"))
@@ -43,7 +43,7 @@ func TestSendToNewerVersion(t *testing.T) {
 	}
 }
 
-// decline is a destination that speaks no version in common.
+// decline is a destination without a common version.
 func decline(ctx context.Context, l transport.Listener, text string) error {
 	lane, err := l.Accept(ctx)
 	if err != nil {
@@ -117,7 +117,7 @@ func TestInDoubtStays(t *testing.T) {
 		t.Errorf("the second signal has ended the wait after %v", took)
 	}
 	time.Sleep(100 * time.Millisecond)
-	signalProcess(t, cmd, syscall.Signal(0)) // is it still there
+	signalProcess(t, cmd, syscall.Signal(0)) // check that the process still exists
 	signalProcess(t, cmd, syscall.SIGTERM)
 	contains(t, nextEvent(t, events, "done"), `"outcome":"in-doubt"`, `"exit":11`, `"state":"STOP_COPY"`, "was lost when it was let go of")
 	if events.Scan() {
@@ -132,7 +132,7 @@ func TestInDoubtStays(t *testing.T) {
 	}
 }
 
-// nextEvent reads events up to the next of a name.
+// nextEvent reads events up to the next one with a name.
 func nextEvent(t *testing.T, events *bufio.Scanner, name string) string {
 	t.Helper()
 	for events.Scan() {
@@ -165,14 +165,14 @@ func listenUnix(t *testing.T) transport.Listener {
 // message.
 type vanishing struct {
 	until     wire.MessageType
-	lies      bool            // READY has a digest that is not that of the streams
+	lies      bool            // READY has a wrong digest of the streams
 	committed chan<- struct{} // closed by COMMIT, where it is not nil
 	journal   migration.JournalID
 	digests   []migration.StreamDigest // in HELLO's order
 	ends      int
 }
 
-// serve plays a destination to one source; the end of the play ends it.
+// serve acts as a destination for one source, and returns after it.
 func serve(t *testing.T, l transport.Listener, v *vanishing) <-chan error {
 	served := make(chan error, 1)
 	go func() { served <- v.play(t.Context(), l) }()
@@ -208,7 +208,7 @@ func (v *vanishing) play(ctx context.Context, l transport.Listener) error {
 	}
 }
 
-// answer is what the destination says to a message, nil if nothing.
+// answer is the destination's answer to a message, nil for none.
 func (v *vanishing) answer(m wire.Message) wire.Message {
 	switch m := m.(type) {
 	case *wire.Hello:
@@ -250,7 +250,7 @@ func swallow(ctx context.Context, l transport.Listener) {
 	}
 }
 
-// TestRecvFromNewerVersion: it is refused, which ends no destination.
+// TestRecvFromNewerVersion: the destination refuses the source, and waits on.
 func TestRecvFromNewerVersion(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "sock")
 	cmd := command(t, "mig-recv", "--json", "--listen", "unix:"+path, "--device", "d=sim:mtty")
@@ -267,7 +267,7 @@ func TestRecvFromNewerVersion(t *testing.T) {
 	}
 }
 
-// hello is a source that speaks only versions 8 and 9.
+// hello is a source with only the versions 8 and 9.
 func hello(ctx context.Context, path string) error {
 	attempt := migration.Attempt{Mig: migration.NewID(), Epoch: 1}
 	lane, err := dial(ctx, path, wire.LaneControl, attempt)
@@ -297,7 +297,7 @@ func offer(a migration.Attempt, versions wire.Versions) *wire.Hello {
 	}
 }
 
-// dial waits for the listener and says what the lane is for.
+// dial waits for the listener and sends the lane's kind.
 func dial(ctx context.Context, path string, kind wire.LaneKind, a migration.Attempt) (transport.Lane, error) {
 	for deadline := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
 		lane, err := (&transport.UnixDialer{Path: path}).Dial(ctx)
@@ -310,7 +310,7 @@ func dial(ctx context.Context, path string, kind wire.LaneKind, a migration.Atte
 	}
 }
 
-// exits runs a program to its end and gives its stderr.
+// exits runs a program to its end and returns its stderr.
 func exits(t *testing.T, want int, cmd *exec.Cmd) string {
 	t.Helper()
 	var stderr bytes.Buffer

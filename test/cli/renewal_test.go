@@ -19,8 +19,8 @@ import (
 	"github.com/migpipe/migpipe/test/port"
 )
 
-// renewal is a migration of a file, over some seconds and a path that can be cut, between
-// programs with certificates.
+// renewal is a migration of a file between programs with certificates. It lasts some seconds,
+// over a path that the test can cut.
 type renewal struct {
 	*testing.T
 	ca          *ca
@@ -85,7 +85,7 @@ func beginRenewal(t *testing.T, valid time.Duration) *renewal {
 	return nil
 }
 
-// answering gives what a program with --commit external reads.
+// answering returns the stdin of a program with --commit external.
 func answering(t *testing.T, cmd *exec.Cmd) io.Writer {
 	t.Helper()
 	in, err := cmd.StdinPipe()
@@ -120,7 +120,7 @@ func (r *renewal) receive() {
 	contains(r.T, nextEvent(r.T, r.heard, "sandbox"), `"landlock":`)
 }
 
-// begin starts a program, which ends within patience, and gives its events.
+// begin starts a program, which ends within patience, and returns its events.
 func begin(t *testing.T, cmd *exec.Cmd) *bufio.Scanner {
 	t.Helper()
 	out := start(t, cmd)
@@ -129,8 +129,8 @@ func begin(t *testing.T, cmd *exec.Cmd) *bufio.Scanner {
 	return bufio.NewScanner(out)
 }
 
-// cut ends all connections, and lets new ones be made once both sides know. It gives
-// what mig-send warned of by then.
+// cut ends all connections, and allows new ones once both sides have noticed. It returns the
+// warnings of mig-send until then.
 func (r *renewal) cut() (warned string) {
 	r.Helper()
 	r.relay.Cut()
@@ -160,10 +160,10 @@ func (r *renewal) restored() time.Time {
 	return at
 }
 
-// TestRenewedWhileMigrating: certificates are renewed by rename, with new keys, the old
-// ones expire, and the path is cut: the migration continues. A destination that is started
-// again with the complete copy, and shows another name, is not the migration's, though this
-// source may send to it; with its own name and one more key it is.
+// TestRenewedWhileMigrating: renames replace the certificates, with new keys, the old ones
+// expire, and the path is cut: the migration continues. A destination restarts with the
+// complete copy. With another name it is not the migration's destination, though this source
+// may send to it. With its own name and one more key it is.
 func TestRenewedWhileMigrating(t *testing.T) {
 	t.Parallel()
 	r := newRenewal(t, 2*time.Second)
@@ -179,7 +179,7 @@ func TestRenewedWhileMigrating(t *testing.T) {
 	r.issue("dst", "server", "other.example", time.Hour)
 	r.receive()
 	nextEvent(t, r.said, "path-lost")
-	time.Sleep(time.Second) // in which it is dialled
+	time.Sleep(time.Second) // the source dials it meanwhile
 	again := time.Now()
 	r.issue("dst", "server", "dst.example", time.Hour)
 	if at := r.restored(); at.Before(again) {
@@ -198,9 +198,9 @@ func TestRenewedWhileMigrating(t *testing.T) {
 	}
 }
 
-// TestAnotherNameDoesNotJoin: a certificate that is spoiled leaves the last good one in
-// force, and that is reported with the file and the reason. A source whose certificate has
-// become one with another name, though one that may send, does not go on.
+// TestAnotherNameDoesNotJoin: if a certificate is damaged, the last good one stays in force,
+// and the program reports the file and the reason. A source whose new certificate has another
+// name does not continue, even if that name may send.
 func TestAnotherNameDoesNotJoin(t *testing.T) {
 	t.Parallel()
 	r := newRenewal(t, time.Hour)

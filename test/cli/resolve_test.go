@@ -16,8 +16,8 @@ import (
 )
 
 // cmdJournal is "journal DIR source|destination MIG RECORD[@ATTEMPT]... [witness=DIR] [local]":
-// what a program that has crashed has left, of attempt 1 or another. The peer is another
-// process of this host, or has an identity.
+// write the journal of a crashed program, of attempt 1 or another. The peer is another process
+// of this host, or has an identity.
 func cmdJournal(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) < 4 {
 		ts.Fatalf("usage: journal DIR source|destination MIG RECORD[@ATTEMPT]... [witness=DIR] [local] [device=NAME[=ADDRESS]]...")

@@ -13,8 +13,8 @@ import (
 	"time"
 )
 
-// TestEveryThreadIsConfined: Landlock is a thread's, and takes no_new_privs, which
-// the kernel shows of every thread.
+// TestEveryThreadIsConfined: Landlock applies to one thread, and needs no_new_privs. The kernel
+// shows that flag for every thread.
 func TestEveryThreadIsConfined(t *testing.T) {
 	if !landlocked() {
 		t.Skip("SKIP: the kernel has no Landlock")
@@ -51,8 +51,8 @@ func TestEveryThreadIsConfined(t *testing.T) {
 	cmd.Wait()
 }
 
-// TestBrokerEndsWithItsProgram: by a kill as well, and not by a signal that is for all
-// processes of a service, which the program answers in its own time.
+// TestBrokerEndsWithItsProgram: the broker ends after a kill of its program as well. It does
+// not end by a signal to all processes of a service, which the program handles in its own time.
 func TestBrokerEndsWithItsProgram(t *testing.T) {
 	if !landlocked() {
 		t.Skip("SKIP: the kernel has no Landlock")
@@ -81,7 +81,7 @@ func TestBrokerEndsWithItsProgram(t *testing.T) {
 	}
 }
 
-// childOf is the one process that another has begun.
+// childOf is the only child of a process.
 func childOf(t *testing.T, parent int) int {
 	t.Helper()
 	stats, err := filepath.Glob("/proc/[0-9]*/stat")
@@ -99,10 +99,10 @@ func childOf(t *testing.T, parent int) int {
 
 func runs(pid int) bool {
 	_, state, _ := stat(fmt.Sprintf("/proc/%d/stat", pid))
-	return state != "" && state != "Z" // who has it now may be in no hurry to wait for it
+	return state != "" && state != "Z" // its new parent may wait for it late
 }
 
-// stat is what proc_pid_stat(5) says of a process, nothing of one that has ended.
+// stat reads proc_pid_stat(5) of a process; it is empty for one that has ended.
 func stat(path string) (pid int, state string, parent int) {
 	text, err := os.ReadFile(path)
 	if err != nil {
@@ -116,7 +116,7 @@ func stat(path string) (pid int, state string, parent int) {
 	return pid, fields[0], parent
 }
 
-// ownCapabilities are those of this process, which a container may have none of.
+// ownCapabilities are the capabilities of this process. A container may have none.
 func ownCapabilities(t *testing.T) (all uint64) {
 	t.Helper()
 	text, err := os.ReadFile("/proc/self/status")
@@ -130,7 +130,7 @@ func ownCapabilities(t *testing.T) (all uint64) {
 	return all
 }
 
-// TestOtherUsersDirectory: root keeps what it needs to write where another user may.
+// TestOtherUsersDirectory: root keeps the privilege to write where another user may.
 func TestOtherUsersDirectory(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("SKIP: only root can give a directory away")

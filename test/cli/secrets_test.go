@@ -17,8 +17,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestSecrets: neither keys nor the devices' state show in what the programs
-// say, or in what others may read of them.
+// TestSecrets: neither keys nor the devices' state appear in the programs' output, or in
+// files that others may read.
 func TestSecrets(t *testing.T) {
 	dir := t.TempDir()
 	marker := "PAYLOAD-NOBODY-MAY-SEE"
@@ -65,7 +65,7 @@ func TestSecrets(t *testing.T) {
 	said.Write(sent.Bytes())
 
 	keys := []string{filepath.Join(dir, "migpipe/send.key"), filepath.Join(dir, "migpipe/recv.key")}
-	for _, path := range keys { // what is said of a key that cannot be read
+	for _, path := range keys { // the error of an unreadable key
 		text := readFile(t, path)
 		writeFile(t, path, bytes.ReplaceAll(text, []byte("PRIVATE"), []byte("SECRET")))
 		wrong, err := exec.Command(filepath.Join(bin, "mig-send"), "id", "--identity", path).CombinedOutput()
@@ -83,7 +83,7 @@ func TestSecrets(t *testing.T) {
 	}
 }
 
-// keyForms are the ways in which a key may leak.
+// keyForms are the forms in which a key may leak.
 func keyForms(t *testing.T, paths []string) (forms []string) {
 	t.Helper()
 	for _, path := range paths {
@@ -160,7 +160,7 @@ func TestNoAccess(t *testing.T) {
 	}
 }
 
-// allowCores raises the limit that the programs inherit as far as it may be.
+// allowCores raises the limit that the programs inherit to its maximum.
 func allowCores(t *testing.T) {
 	t.Helper()
 	var was unix.Rlimit
@@ -178,7 +178,7 @@ func allowCores(t *testing.T) {
 	t.Cleanup(func() { unix.Setrlimit(unix.RLIMIT_CORE, &was) })
 }
 
-// own gives a directory, and the way to it and to the programs, to a user.
+// own gives a user a directory, and access to it and to the programs.
 func own(t *testing.T, dir string, user int) {
 	t.Helper()
 	err := os.Chown(dir, user, user)

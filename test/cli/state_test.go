@@ -14,7 +14,7 @@ import (
 	"github.com/migpipe/migpipe/internal/wire"
 )
 
-// status is what a program says of its journals, one of each migration.
+// status is a program's report of its journals, one for each migration.
 type status struct {
 	Migration, Record, Meaning, File string
 	Attempt                          uint64
@@ -45,9 +45,9 @@ func wantStatus(t *testing.T, program, dir, record string, attempt uint64) statu
 	return list[0]
 }
 
-// TestKilledSender: a source that is killed while its guest runs has lost nothing,
-// and its journal says so. The same migration, tried again, commits, and can not
-// be tried after that.
+// TestKilledSender: a source that is killed while its guest runs has lost nothing, and its
+// journal records that. The same migration, tried again, commits. After that it cannot be
+// tried again.
 func TestKilledSender(t *testing.T) {
 	dir := t.TempDir()
 	sock := "unix:" + filepath.Join(dir, "sock")
@@ -85,9 +85,9 @@ func TestKilledSender(t *testing.T) {
 	contains(t, stdout.String(), `"outcome":"committed"`, "the devices of this migration run at its destination (attempt 2): nothing was sent")
 }
 
-// TestDoubtIsKept: a source that recorded COMMIT does not resume in a new process
+// TestDoubtStays: a source that recorded COMMIT does not resume in a new process
 // either, in any state of its device. No new migration begins beside it.
-func TestDoubtIsKept(t *testing.T) {
+func TestDoubtStays(t *testing.T) {
 	dir := t.TempDir()
 	from, state := filepath.Join(dir, "from"), filepath.Join(dir, "state")
 	if err := os.WriteFile(from, []byte("state"), 0o600); err != nil {

@@ -21,7 +21,7 @@ import (
 	"github.com/migpipe/migpipe/transport"
 )
 
-// strangersMost is what strangers may cost in all, in bytes.
+// strangersMost is the limit for the memory of all strangers, in bytes.
 const strangersMost = 32 << 20
 
 // TestStrangersMemory: 1,000 QUIC connections of strangers cost mig-recv little memory.
@@ -56,8 +56,8 @@ func TestStrangersMemory(t *testing.T) {
 	}
 }
 
-// stranger opens a QUIC connection without a certificate and waits for its end, or says nothing
-// after its first message.
+// stranger opens a QUIC connection without a certificate and waits for its end, or sends
+// nothing after its first message.
 func stranger(ctx context.Context, from, to string, silent bool) {
 	patience := 2 * time.Second
 	if silent {
@@ -82,7 +82,7 @@ func stranger(ctx context.Context, from, to string, silent bool) {
 	conn.CloseWithError(0, "")
 }
 
-// muted is a socket that sends no more after the first answer, if it is to be mute.
+// muted is a socket that sends nothing after the first answer, if it is to be mute.
 type muted struct {
 	net.PacketConn
 	mute     bool
@@ -104,9 +104,9 @@ func (m *muted) WriteTo(b []byte, to net.Addr) (int, error) {
 	return m.PacketConn.WriteTo(b, to)
 }
 
-// TestSilentCrowd: connections that say nothing, as fast as each address may open them, keep no
-// source out. Those from four addresses take the places of one another; those from ten leave a
-// source no place most of the time, over either carrier, and the source tries again.
+// TestSilentCrowd: silent connections, as fast as each address may open them, keep no source
+// out. Connections from four addresses replace one another. Those from ten leave a source no
+// place most of the time, over either carrier, and the source tries again.
 func TestSilentCrowd(t *testing.T) {
 	t.Setenv("XDG_CONFIG_HOME", t.TempDir())
 	for _, c := range []struct {
@@ -136,8 +136,8 @@ func TestSilentCrowd(t *testing.T) {
 	}
 }
 
-// silentCrowd opens connections from an address and says nothing on them, until ctx ends. It
-// says when there have been more than may be half open.
+// silentCrowd opens connections from an address and sends nothing on them, until ctx ends. It
+// reports on full when there have been more than may be half open.
 func silentCrowd(ctx context.Context, from, to string, full chan<- struct{}) {
 	dialer := &net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}}
 	for n := 0; ctx.Err() == nil; n++ {
@@ -155,14 +155,14 @@ func silentCrowd(ctx context.Context, from, to string, full chan<- struct{}) {
 	}
 }
 
-// destination is a mig-recv that waits.
+// destination is a waiting mig-recv.
 type destination struct {
 	cmd     *exec.Cmd
 	address string
 	events  *bufio.Scanner
 }
 
-// startDestination starts one for a peer, at a carrier's prefix.
+// startDestination starts a destination for a peer, at a carrier's prefix.
 func startDestination(t *testing.T, prefix, peer string, args ...string) *destination {
 	t.Helper()
 	cmd := command(t, "mig-recv", append([]string{"--listen", prefix + "127.0.0.1:0", "--json", "--memory", "1MiB", "--chunk-size", "4KiB",
@@ -178,7 +178,7 @@ func startDestination(t *testing.T, prefix, peer string, args ...string) *destin
 	return d
 }
 
-// peakOf is the most memory that a running program has had.
+// peakOf is the peak memory of a running program.
 func peakOf(t *testing.T, cmd *exec.Cmd) int {
 	t.Helper()
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", cmd.Process.Pid))

@@ -19,8 +19,8 @@ import (
 	"github.com/migpipe/migpipe/test/nobody"
 )
 
-// service is where a service's process runs: a directory of that user's own, which has
-// the programs in it.
+// service is the environment of a service's process: a directory of its user, with the
+// programs.
 type service struct {
 	t   *testing.T
 	dir string
@@ -51,9 +51,9 @@ func newService(t *testing.T) *service {
 	return &service{t, dir}
 }
 
-// command is a program of the service as systemd runs it: by a user without
-// capabilities, with descriptors from 3 on, and names for them. A shell says whose
-// they are, since the program's number is not known before.
+// command is a program of the service as systemd runs it: by a user without capabilities,
+// with descriptors from 3 on, and names for them. A shell sets the process for which they
+// are, since the program's PID is not known before.
 func (s *service) command(files []*os.File, names, program string, args ...string) *exec.Cmd {
 	script := []string{"-c", `LISTEN_PID=$$ exec "$@"`, "sh", "./" + program}
 	cmd := exec.CommandContext(s.t.Context(), "/bin/sh", append(script, args...)...)
@@ -76,7 +76,7 @@ func (s *service) id(program string) string {
 	return strings.TrimSpace(string(out))
 }
 
-// notified listens where a service manager does.
+// notified listens at the socket of a service manager.
 func (s *service) notified() *net.UnixConn {
 	s.t.Helper()
 	path := filepath.Join(s.dir, "notify")
@@ -91,7 +91,7 @@ func (s *service) notified() *net.UnixConn {
 	return conn
 }
 
-// secret makes a file that only root may open, and leaves it open.
+// secret makes a file that only root may open, and returns it open.
 func secret(t *testing.T, content []byte) *os.File {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "secret")
@@ -106,7 +106,7 @@ func secret(t *testing.T, content []byte) *os.File {
 	return f
 }
 
-// udpSocket is what a socket unit with ListenDatagram= opens.
+// udpSocket is the socket of a socket unit with ListenDatagram=.
 func udpSocket(t *testing.T) (_ *os.File, address string) {
 	t.Helper()
 	conn, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
@@ -177,7 +177,7 @@ func wantReady(t *testing.T, notify *net.UnixConn) {
 	}
 }
 
-// wantUnprivileged asks the kernel what the process may do (proc(5)).
+// wantUnprivileged reads the process's privileges from the kernel (proc(5)).
 func wantUnprivileged(t *testing.T, pid int) {
 	t.Helper()
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
@@ -191,9 +191,9 @@ func wantUnprivileged(t *testing.T, pid int) {
 	}
 }
 
-// TestHandedOverWrong: a program reports a wrong inherited descriptor before it opens
+// TestWrongInheritedDescriptor: a program reports a wrong inherited descriptor before it opens
 // anything.
-func TestHandedOverWrong(t *testing.T) {
+func TestWrongInheritedDescriptor(t *testing.T) {
 	s := newService(t)
 	socket, _ := udpSocket(t)
 	file := secret(t, nil)
