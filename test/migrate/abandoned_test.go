@@ -29,9 +29,9 @@ func (h *hostile) again() {
 	}
 }
 
-// TestTryGivenUp: a source that abandons a try to reconnect closes its connection, and
+// TestTryAbandoned: a source that abandons a try to reconnect closes its connection, and
 // keeps its devices.
-func TestTryGivenUp(t *testing.T) {
+func TestTryAbandoned(t *testing.T) {
 	for _, at := range []string{"receiving", "ready", "running"} {
 		t.Run(at, func(t *testing.T) {
 			leavesNothing(t)

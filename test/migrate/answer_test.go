@@ -58,7 +58,7 @@ func TestAnswerFromTheJournal(t *testing.T) {
 				time.Sleep(time.Second)
 				control.Lane().Close()
 				if got := written(j); got != c.becomes {
-					t.Errorf("the journal says %s, want %s", got, c.becomes)
+					t.Errorf("the journal has %s, want %s", got, c.becomes)
 				}
 				p.succeedsNow(t, done)
 			})
@@ -87,7 +87,7 @@ func TestAnswerNotBelieved(t *testing.T) {
 			time.Sleep(time.Second) // the destination answers one source at a time
 		}
 		if got := written(j); got != "OPEN" {
-			t.Errorf("the journal says %s", got)
+			t.Errorf("the journal has %s", got)
 		}
 		p.succeedsNow(t, done)
 	})
@@ -221,7 +221,7 @@ func TestNextAttemptWhileAnswered(t *testing.T) {
 		go func() { // ends with the lane
 			time.Sleep(time.Second)
 			if got := written(j); got != "ABORTED" {
-				t.Errorf("while the source is answered, the journal says %s", got)
+				t.Errorf("while the destination answers, its journal has %s", got)
 			}
 			control.Lane().Close()
 		}()

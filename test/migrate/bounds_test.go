@@ -146,9 +146,9 @@ func TestRefusedDevices(t *testing.T) {
 	p.atHome(t)
 }
 
-// TestTurnedAway: a second source gets the reason why the destination refuses it, and so
+// TestSecondSourceRefused: a second source gets the reason why the destination refuses it, and so
 // does the destination's user.
-func TestTurnedAway(t *testing.T) {
+func TestSecondSourceRefused(t *testing.T) {
 	eachCarrier(t, func(t *testing.T, c carrier) {
 		var second side
 		var warned []string
@@ -174,7 +174,7 @@ func TestTurnedAway(t *testing.T) {
 			t.Errorf("the second source: %v, %q", second.report.Outcome, f)
 		}
 		if len(warned) != 1 || !strings.Contains(warned[0], "turned away") {
-			t.Errorf("the destination said %q", warned)
+			t.Errorf("the destination reported %q", warned)
 		}
 	})
 }
@@ -280,7 +280,7 @@ func TestCancelDuringSlowLoad(t *testing.T) {
 			t.Errorf("cancelled after 1s, ended after %v", took)
 		}
 		if s.report.Downtime > 1500*time.Millisecond {
-			t.Errorf("the guest was stopped for %v, the cancel came after 1s", s.report.Downtime)
+			t.Errorf("the guest was stopped for %v, the cancel was at 1s", s.report.Downtime)
 		}
 		p.wantAborted(t, s, r)
 	})

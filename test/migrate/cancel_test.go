@@ -94,7 +94,7 @@ func TestCancel(t *testing.T) {
 func (p *pair) wantCancelled(t *testing.T, got side, remote bool) {
 	t.Helper()
 	if f := got.fault(t); f.Code != transport.CodeCancelled || f.Remote != remote {
-		t.Errorf("reported is %v, remote %v: %q", f.Code, f.Remote, f)
+		t.Errorf("the report has %v, remote %v: %q", f.Code, f.Remote, f)
 	}
 }
 
@@ -268,7 +268,7 @@ func TestLost(t *testing.T) {
 				}
 				for i, got := range []side{s, r} {
 					if f := got.fault(t); f.Code != want[i] || f.Remote {
-						t.Errorf("reported is %v, remote %v: %q", f.Code, f.Remote, f)
+						t.Errorf("the report has %v, remote %v: %q", f.Code, f.Remote, f)
 					}
 				}
 				p.receive.Journals = nil

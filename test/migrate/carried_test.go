@@ -34,7 +34,7 @@ func TestNothingCarried(t *testing.T) {
 					t.Errorf("outcome %v (%v)", report.Outcome, err)
 				}
 				if took := time.Since(began); took < limit || took > limit+5*time.Second {
-					t.Errorf("the source went back after %v, want some %v", took, limit)
+					t.Errorf("the source resumed after %v, want some %v", took, limit)
 				}
 				wantState(t, src, vfio.Running)
 			})

@@ -60,11 +60,11 @@ func TestChoose(t *testing.T) {
 		t.Errorf("measured were %v", names) // unless the machine is so busy that it seems far
 	}
 	if len(told) != 2 || told[0].Phase != migration.Connect || told[1].Kind != migration.Peer {
-		t.Errorf("told was %v", told)
+		t.Errorf("the source reported %v", told)
 	}
 	w.untouched(t)
 	if told := w.told(); len(told) != len(all) {
-		t.Errorf("the destination told of %v", told)
+		t.Errorf("the destination reported %v", told)
 	}
 	lane, err := d.Dial(t.Context())
 	if err != nil || transport.CarrierOf(lane).Name != all[0].Carrier {

@@ -150,13 +150,13 @@ func TestDoubtBeforeTheDevices(t *testing.T) {
 			t.Errorf("%v of attempt %d, %v", r.Outcome, r.Attempt.Epoch, err)
 		}
 		if len(j.Entries()) != 1 || len(src.Log()) != before {
-			t.Errorf("the journal says %v, the device %v", j.Entries(), src.Log()[before:])
+			t.Errorf("the journal has %v, the device did %v", j.Entries(), src.Log()[before:])
 		}
 	})
 }
 
-// TestTurnedAwayForAnother: a source that its journal excludes costs the next one nothing.
-func TestTurnedAwayForAnother(t *testing.T) {
+// TestRefusedForAnother: a source that its journal excludes costs the next one nothing.
+func TestRefusedForAnother(t *testing.T) {
 	p := newPair(t, pipe)
 	p.add(t, "d0", nic, nic)
 	old := migration.Attempt{Mig: migration.NewID(), Epoch: 1}
@@ -184,9 +184,9 @@ func TestTurnedAwayForAnother(t *testing.T) {
 	p.committed(t, side{s, err}, <-received)
 }
 
-// TestOpenIsTakenBack: if an attempt ended with its process, the next start returns the
+// TestOpenAttemptResumes: if an attempt ended with its process, the next start returns the
 // devices to RUNNING from any state, and the next attempt begins with them.
-func TestOpenIsTakenBack(t *testing.T) {
+func TestOpenAttemptResumes(t *testing.T) {
 	for _, left := range []vfio.State{vfio.Running, vfio.PreCopy, vfio.PreCopyP2P, vfio.StopCopy, vfio.Stop} {
 		p := newPair(t, pipe)
 		src, _ := p.add(t, "d0", nic, nic)
@@ -205,7 +205,7 @@ func TestOpenIsTakenBack(t *testing.T) {
 			records = append(records, fmt.Sprint(e.Record, e.Attempt.Epoch))
 		}
 		if got := strings.Join(records, " "); got != "OPEN 1 OWNER 1 OWNER 1 OPEN 2 COMMIT 2 DONE 2" { // before they run, and once they do
-			t.Errorf("left in %v: the journal says %s", left, got)
+			t.Errorf("left in %v: the journal has %s", left, got)
 		}
 	}
 }

@@ -141,10 +141,10 @@ func TestExternal(t *testing.T) {
 		s, _ := v.succeed(t)
 		v.wantCalls("approve start")
 		if len(v.ready) != 1 || v.ready[0].Attempt != s.report.Attempt || v.ready[0].Downtime > s.report.Downtime-2*slow {
-			t.Errorf("told before COMMIT: %+v; the downtime was %v", v.ready, s.report.Downtime)
+			t.Errorf("reported before COMMIT: %+v; the downtime was %v", v.ready, s.report.Downtime)
 		}
 		if len(v.accepted) != 1 || v.accepted[0].Attempt != s.report.Attempt {
-			t.Errorf("told before the guest's start: %+v", v.accepted)
+			t.Errorf("reported before the guest's start: %+v", v.accepted)
 		}
 		took := map[string]time.Duration{}
 		var sum time.Duration

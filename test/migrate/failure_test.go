@@ -98,7 +98,7 @@ func (f failure) check(t *testing.T, got side, remote bool) {
 	t.Helper()
 	fault := got.fault(t)
 	if fault.Code != f.code || fault.Remote != remote || fault.Device != "ill" || !strings.Contains(fault.Error(), f.says) {
-		t.Errorf("reported is %v, remote %v: %q; want %v: %q", fault.Code, fault.Remote, fault, f.code, f.says)
+		t.Errorf("the report has %v, remote %v: %q; want %v: %q", fault.Code, fault.Remote, fault, f.code, f.says)
 	}
 	if fault.Offset != f.offset && f.offset != any64 {
 		t.Errorf("reported is offset %d, want %d", fault.Offset, f.offset)

@@ -73,7 +73,7 @@ func TestControlLaneEnds(t *testing.T) {
 					}
 					p.succeed(t)
 					if len(told) < 2 {
-						t.Errorf("the source has told %v", told)
+						t.Errorf("the source reported %v", told)
 					}
 				})
 			})

@@ -181,17 +181,17 @@ func (p *pair) figures(t *testing.T, s, r side) {
 		t.Errorf("stages %v come to %v, the downtime is %v", s.report.Stages, sum, s.report.Downtime)
 	}
 	if r.report.Downtime != s.report.Downtime || r.report.Total != s.report.Total {
-		t.Errorf("destination says %v in %v, source %v in %v", r.report.Downtime, r.report.Total, s.report.Downtime, s.report.Total)
+		t.Errorf("destination reports %v in %v, source %v in %v", r.report.Downtime, r.report.Total, s.report.Downtime, s.report.Total)
 	}
 	for i, a := range s.report.Devices {
 		if (a.PrecopyBytes > 0) != p.src[i].Features().PreCopy {
 			t.Errorf("device %s: %d of %d bytes were read in PRE_COPY", a.Name, a.PrecopyBytes, a.Bytes)
 		}
 		if got := uint64(p.src[i].Stats().BytesRead); got != a.Bytes {
-			t.Errorf("device %s gave %d bytes, the report says %d", a.Name, got, a.Bytes)
+			t.Errorf("device %s yielded %d bytes, the report has %d", a.Name, got, a.Bytes)
 		}
 		if got := uint64(p.dst[i].Stats().BytesWritten); got != a.Bytes {
-			t.Errorf("device %s took %d bytes, the source gave %d", a.Name, got, a.Bytes)
+			t.Errorf("device %s got %d bytes, the source yielded %d", a.Name, got, a.Bytes)
 		}
 		if a.State != vfio.Stop.String() || r.report.Devices[i].State != vfio.Running.String() {
 			t.Errorf("device %s ended in %s and %s", a.Name, a.State, r.report.Devices[i].State)

@@ -74,7 +74,7 @@ func TestPrediction(t *testing.T) {
 			case took > limit*12/10 && strings.Contains(name, "=500ms") && late.Sub(paused) <= limit:
 				outcomes["over it by one SET of 500 ms, and said at the limit"]++
 			case took > limit*12/10:
-				t.Errorf("%s: the stop took %v; %v were said", name, took, said.Downtime.Took)
+				t.Errorf("%s: the stop took %v; the prediction was %v", name, took, said.Downtime.Took)
 			default:
 				outcomes["within the limit"]++
 			}
@@ -221,7 +221,7 @@ func TestOnLimit(t *testing.T) {
 				if c.commits {
 					p.committed(t, s, r)
 					if said := s.report.Predicted.Downtime.Took; said < 300*time.Millisecond {
-						t.Errorf("%v were said", said)
+						t.Errorf("the predictions are %v", said)
 					}
 					return
 				}
@@ -374,8 +374,8 @@ func (s *anewStream) Pending() (vfio.Pending, error) {
 	return p, err
 }
 
-// TestWindowStarvesNobody: with any window, every device makes progress.
-func TestWindowStarvesNobody(t *testing.T) {
+// TestWindowStarvesNoDevice: with any window, every device makes progress.
+func TestWindowStarvesNoDevice(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPair(t, paced(20<<20, time.Millisecond))
 		for i, url := range []string{"vgpu?size=16MiB&dirty=200MiB/s", "mlx5?size=8MiB&dirty=1MiB/s", "mlx5?size=8MiB&dirty=1MiB/s", "mtty"} {

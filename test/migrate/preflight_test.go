@@ -97,7 +97,7 @@ func TestPreflight(t *testing.T) {
 			w.untouched(t)
 			w.migrate(t)
 			if told := w.told(); len(told) != 2 || told[0].Err != nil || told[1].Err != nil {
-				t.Errorf("the destination told of %v", told)
+				t.Errorf("the destination reported %v", told)
 			}
 		})
 	}
@@ -151,7 +151,7 @@ func TestPreflightRefused(t *testing.T) {
 				}
 				synctest.Wait()
 				if told := w.told(); len(told) != 1 || transport.CodeOf(told[0].Err) != c.code {
-					t.Errorf("the destination told of %v", told)
+					t.Errorf("the destination reported %v", told)
 				}
 				c.mend(p)
 				w.migrate(t)

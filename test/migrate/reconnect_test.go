@@ -91,7 +91,7 @@ func TestLaneLost(t *testing.T) {
 		s.on(migration.PreCopy, func() { time.AfterFunc(100*time.Millisecond, func() { s.cutLane(1) }) })
 		took := s.commits(t)
 		if len(s.told) > 0 {
-			t.Errorf("the source has told %v", s.told)
+			t.Errorf("the source reported %v", s.told)
 		}
 		if d := s.s.report.Devices[0]; d.WireBytes == d.Bytes {
 			t.Error("nothing was sent again")
@@ -110,7 +110,7 @@ func TestControlLost(t *testing.T) {
 		s.on(migration.PreCopy, func() { time.AfterFunc(100*time.Millisecond, func() { s.cutLane(0) }) })
 		s.commits(t)
 		if got := strings.Join(s.told, " "); got != "path-lost path-restored" {
-			t.Errorf("the source has told %q", got)
+			t.Errorf("the source reported %q", got)
 		}
 	})
 }
@@ -192,7 +192,7 @@ func TestReadyHolds(t *testing.T) {
 		}
 		s.commits(t)
 		if len(warned) != 1 || !strings.Contains(warned[0], "complete copy") {
-			t.Errorf("the destination has told %q", warned)
+			t.Errorf("the destination reported %q", warned)
 		}
 	})
 }

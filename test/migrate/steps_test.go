@@ -175,7 +175,7 @@ func TestWitnessSilent(t *testing.T) {
 					p.lonely = silent == handoff.SourceSide // no message reaches the destination
 					s, r := p.run(t)
 					if f, ok := errors.AsType[*transport.Fault](r.err); silent == handoff.DestSide && (!ok || f.Remote || !errors.Is(f, writer.ErrNoWitness)) {
-						t.Errorf("the destination's own witness is silent, and it says: %v", r.err)
+						t.Errorf("the destination's own witness is silent, and the error is: %v", r.err)
 					}
 					if !errors.Is(s.err, reader.ErrNoWitness) && !strings.Contains(s.err.Error(), reader.ErrNoWitness.Error()) {
 						t.Errorf("send: %v", s.err)

@@ -165,7 +165,7 @@ func TestNextDuringReset(t *testing.T) {
 			case migration.Refused:
 				told += 1 + ev.More
 				if !attempts[ev.Attempt] {
-					t.Errorf("reported %v, which has not come", ev.Attempt)
+					t.Errorf("reported %v, which was never sent", ev.Attempt)
 				}
 			case migration.Warning:
 				t.Errorf("warning: %s", ev.Text)
@@ -193,7 +193,7 @@ func TestNextDuringReset(t *testing.T) {
 		p.cancelReceive()
 		<-received
 		if told < sources-1 { // the report of the last may be delayed
-			t.Errorf("%d sources were reported, %d came", told, sources)
+			t.Errorf("the destination reported %d sources of %d", told, sources)
 		}
 	})
 }

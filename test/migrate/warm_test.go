@@ -115,7 +115,7 @@ func TestWarmUp(t *testing.T) {
 			if policy == reader.Force {
 				p.committed(t, s, r)
 				if said := s.report.Predicted.Downtime; said.Known || said.Took < 900*time.Millisecond || said.Took > 1100*time.Millisecond {
-					t.Errorf("%v were said of a second on the wire", said)
+					t.Errorf("the prediction is %v, of a second on the wire", said)
 				}
 				return
 			}

@@ -238,7 +238,7 @@ func TestHooks(t *testing.T) {
 				p.receive.OnAccept = hook("on-accept", time.Millisecond)
 				s, r := p.run(t)
 				if got := strings.Join(told, " "); got != c.told {
-					t.Errorf("told: %s", got)
+					t.Errorf("the hooks got %s", got)
 				}
 				if got := fmt.Sprint(s.report.Warnings); got != c.warnings {
 					t.Errorf("the source warns of %s", got)
@@ -285,7 +285,7 @@ func TestOverruled(t *testing.T) {
 		}
 		for _, says := range []string{"FORCED of attempt 2", "root: rack 7 burned down", "this side's is COMMIT of attempt 1"} {
 			if !strings.Contains(err.Error(), says) {
-				t.Errorf("%v does not say %q", err, says)
+				t.Errorf("%v lacks %q", err, says)
 			}
 		}
 		wantState(t, src, vfio.StopCopy)
