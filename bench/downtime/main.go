@@ -23,7 +23,7 @@ func main() { command.Main(run) }
 func run(ctx context.Context, args []string, out, progress io.Writer) error {
 	var s scenario
 	flags := flag.NewFlagSet("downtime", flag.ContinueOnError)
-	dir := flags.String("out", "bench/out", "folder for downtime.json, downtime.txt, downtime.svg and downtime.png")
+	dir := flags.String("out", "bench/out", "directory for downtime.json, downtime.txt, downtime.svg and downtime.png")
 	flags.IntVar(&s.Devices, "devices", 4, "devices that migrate together")
 	flags.IntVar(&s.Rounds, "rounds", 3, "real migrations of each strategy")
 	flags.IntVar(&s.Stops, "stops", 150, "real migrations without durable journals, and as many with")

@@ -87,7 +87,7 @@ func TestModelIsRight(t *testing.T) {
 		for i, o := range c.Strategies {
 			got, want := o.median().Downtime, o.Model.Downtime
 			if off := (got - want).Abs(); off > want/10 {
-				t.Errorf("%s took %v, the model says %v", o.Name, got, want)
+				t.Errorf("%s took %v, the model predicts %v", o.Name, got, want)
 			}
 			if i < 3 && ours >= got {
 				t.Errorf("%s took %v, ours %v", o.Name, got, ours)

@@ -18,7 +18,7 @@ func main() { command.Main(run) }
 // run is the whole command.
 func run(ctx context.Context, args []string, out, progress io.Writer) error {
 	flags := flag.NewFlagSet("footprint", flag.ContinueOnError)
-	dir := flags.String("out", "bench/out", "folder for footprint.json, footprint.txt, footprint.svg and footprint.png")
+	dir := flags.String("out", "bench/out", "directory for footprint.json, footprint.txt, footprint.svg and footprint.png")
 	rounds := flags.Int("rounds", 3, "migrations of each state, but for one of zeros with more than 8 GiB, which is moved once")
 	most := flags.Int("most", 100, "GiB of the longest state; of noise it has 8 at most")
 	if err := flags.Parse(args); err != nil {

@@ -29,7 +29,7 @@ func TestForecast(t *testing.T) {
 	text := forecast(3.76, 0.185)
 	for _, s := range settings {
 		if !strings.Contains(text, s.name) {
-			t.Errorf("nothing is said of %q", s.name)
+			t.Errorf("no note on %q", s.name)
 		}
 	}
 	for _, want := range []string{"one goroutine a lane", "one reading thread a device", "the memory for chunks"} {

@@ -30,7 +30,7 @@ type plan struct {
 func run(ctx context.Context, args []string, out, progress io.Writer) error {
 	p := plan{Size: 256 << 20}
 	flags := flag.NewFlagSet("throughput", flag.ContinueOnError)
-	dir := flags.String("out", "bench/out", "folder for results.json, bench.txt and report.html, which has what other comparisons have left there")
+	dir := flags.String("out", "bench/out", "directory for results.json, bench.txt and report.html, which has what other comparisons have left there")
 	words := flags.String("only", "", "ways whose name or benchmark has one of these words, with commas between")
 	flags.IntVar(&p.Rounds, "rounds", 5, "times that every way is gone")
 	flags.Func("size", "bytes that each way moves each time, with KiB, MiB or GiB (default 256MiB)", func(text string) (err error) {
@@ -61,7 +61,7 @@ func run(ctx context.Context, args []string, out, progress io.Writer) error {
 		return err
 	}
 	if err := r.save(*dir); err != nil {
-		return command.NewMistake(err.Error(), "--out names another folder")
+		return command.NewMistake(err.Error(), "--out names another directory")
 	}
 	return nil
 }

@@ -27,7 +27,7 @@ func TestFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := File(taken, nil); err == nil {
-		t.Error("a file took the place of a folder")
+		t.Error("a file took the place of a directory")
 	}
 	if names, err := os.ReadDir(filepath.Dir(path)); err != nil || len(names) != 2 {
 		t.Errorf("%v, %v: something was left behind", names, err)
