@@ -1,5 +1,5 @@
-// Package arch tests the shape of the tree: who imports whom, where raw system
-// calls and goroutines are, and that every public name says what it does.
+// Package arch tests the shape of the tree: the imports, the places of raw system calls and
+// goroutines, and the comment of every public name.
 package arch
 
 import (
@@ -20,11 +20,11 @@ import (
 
 const module = "github.com/migpipe/migpipe"
 
-// root is the module's folder, seen from this package.
+// root is the module's directory, relative to this package.
 const root = "../.."
 
-// mayImport says what each folder's packages may import, beside the standard
-// library and their own folder. The longest folder that fits a package counts.
+// mayImport lists what each directory's packages may import, beside the standard library and
+// their own directory. The longest directory that contains a package counts.
 var mayImport = map[string][]string{
 	"vfio":                    {"golang.org/x/sys", "internal/crc32c", "internal/lockfile", "internal/units"},
 	"codec":                   {"internal/must", "github.com/klauspost/compress", "github.com/cespare/xxhash/v2"},
@@ -55,7 +55,7 @@ type pkg struct {
 	Imports    []string
 }
 
-// packages are those of both modules.
+// packages are the packages of both modules.
 func packages(t *testing.T) []pkg {
 	t.Helper()
 	return append(packagesOf(t, root), packagesOf(t, filepath.Join(root, "bench"))...)
@@ -80,25 +80,25 @@ func packagesOf(t *testing.T, dir string) (all []pkg) {
 	}
 }
 
-// rule is the longest folder of the table that holds the package.
-func rule(path string) (folder string, allowed []string, ok bool) {
+// rule is the longest directory of the table that contains the package.
+func rule(path string) (dir string, allowed []string, ok bool) {
 	for f, a := range mayImport {
-		if within(path, f) && len(f) > len(folder) {
-			folder, allowed, ok = f, a, true
+		if within(path, f) && len(f) > len(dir) {
+			dir, allowed, ok = f, a, true
 		}
 	}
-	return folder, allowed, ok
+	return dir, allowed, ok
 }
 
-func within(path, folder string) bool {
-	return path == folder || strings.HasPrefix(path, folder+"/")
+func within(path, dir string) bool {
+	return path == dir || strings.HasPrefix(path, dir+"/")
 }
 
 func TestImports(t *testing.T) {
 	checked := 0
 	for _, p := range packages(t) {
 		path := strings.TrimPrefix(p.ImportPath, module+"/")
-		folder, allowed, ok := rule(path)
+		dir, allowed, ok := rule(path)
 		if !ok {
 			continue // bench, cmd and test may import everything
 		}
@@ -107,8 +107,8 @@ func TestImports(t *testing.T) {
 			short := strings.TrimPrefix(imp, module+"/")
 			std := !strings.Contains(strings.SplitN(imp, "/", 2)[0], ".")
 			fits := func(f string) bool { return within(short, f) }
-			if !std && !within(short, folder) && !slices.ContainsFunc(allowed, fits) {
-				t.Errorf("%s imports %s; %s/ may import only %v", path, short, folder, allowed)
+			if !std && !within(short, dir) && !slices.ContainsFunc(allowed, fits) {
+				t.Errorf("%s imports %s; %s/ may import only %v", path, short, dir, allowed)
 			}
 		}
 	}
@@ -117,7 +117,7 @@ func TestImports(t *testing.T) {
 	}
 }
 
-// What the benchmarks draw with is in no program and in no library.
+// No program and no library imports the benchmarks' drawing packages.
 func TestOnlyBenchDraws(t *testing.T) {
 	for _, p := range packages(t) {
 		path := strings.TrimPrefix(p.ImportPath, module+"/")
@@ -130,8 +130,8 @@ func TestOnlyBenchDraws(t *testing.T) {
 	}
 }
 
-// What metrics are served with is in the programs: who embeds the library has metrics of
-// his own.
+// Only the programs import the server of metrics: an embedder of the library has its own
+// metrics.
 func TestOnlyProgramsServeMetrics(t *testing.T) {
 	const home = "cmd/internal/ui"
 	found := false
@@ -180,13 +180,13 @@ func files(t *testing.T, do func(path string, fset *token.FileSet, f *ast.File))
 	}
 }
 
-// Raw system calls, and the unsafe pointers that go with them, are in one file.
+// Raw system calls, and the unsafe pointers for them, are in one file.
 func TestRawCallsAreInOneFile(t *testing.T) {
 	const home = "vfio/sys_linux.go"
 	found := false
 	files(t, func(path string, fset *token.FileSet, f *ast.File) {
 		if strings.HasPrefix(path, "test/") {
-			return // the guest's stand-in for a VMM has its own, as a witness
+			return // the guest's stand-in for a VMM is a witness, and has its own
 		}
 		ast.Inspect(f, func(n ast.Node) bool {
 			if isRaw(n) {
@@ -295,8 +295,7 @@ func exportedReceiver(d *ast.FuncDecl) bool {
 	return ok && id.IsExported()
 }
 
-// undocumentedSpec lets a group's comment speak for its constants, variables
-// and types.
+// undocumentedSpec accepts a group's comment for its constants, variables and types.
 func undocumentedSpec(d *ast.GenDecl, s ast.Spec) (names []string) {
 	switch s := s.(type) {
 	case *ast.TypeSpec:

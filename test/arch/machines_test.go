@@ -17,7 +17,7 @@ import (
 	"testing"
 )
 
-// source is a package as the compiler would be given it, on another machine.
+// source is a package as the compiler would get it on another machine.
 type source struct {
 	Dir, ImportPath, Name string
 	GoFiles, Imports      []string
@@ -26,7 +26,7 @@ type source struct {
 	Module                *struct{ Main bool }
 }
 
-// machine is one that packages are checked for.
+// machine is a machine for which packages are checked.
 type machine struct {
 	system, arch string
 	modules      []string // their directories
@@ -37,8 +37,8 @@ type machine struct {
 
 // TestOtherMachines checks the types of packages for machines that CI does not have. All
 // packages and tests have to fit Linux: on words of 32 bits, in the other byte order, and with
-// the structures and numbers that mips alone has in its kernel's API. What an embedder may
-// import on another system has to fit macOS. A compiler would take ten times as long.
+// the structures and numbers that mips alone has in its kernel's API. Packages that an embedder
+// may import on another system have to fit macOS. A compiler would need ten times as long.
 func TestOtherMachines(t *testing.T) {
 	if testing.Short() {
 		t.Skip("-short: the race detector makes it slow, and finds nothing here")
@@ -70,8 +70,8 @@ func TestOtherMachines(t *testing.T) {
 	}
 }
 
-// checkDirection compares the constant by which package vfio knows the machines whose kernel
-// devices it does not support.
+// checkDirection compares the constant by which package vfio recognises the machines whose
+// kernel devices it does not support.
 func (m machine) checkDirection(t *testing.T, vfio *types.Package) {
 	t.Helper()
 	c, ok := vfio.Scope().Lookup("ioctlDirection").(*types.Const)
@@ -83,8 +83,8 @@ func (m machine) checkDirection(t *testing.T, vfio *types.Package) {
 	}
 }
 
-// sources lists the packages, their tests and all that they import: what is imported comes
-// before who imports it.
+// sources lists the packages, their tests and all their imports, each package after its
+// imports.
 func (m machine) sources(t *testing.T, dir string) (all []source) {
 	t.Helper()
 	cmd := exec.Command("go", "list", "-deps", "-test="+strconv.FormatBool(m.tests), "-json=Dir,ImportPath,Name,GoFiles,Imports,ImportMap,Standard,Module", m.packages)
@@ -111,7 +111,7 @@ func (m machine) sources(t *testing.T, dir string) (all []source) {
 	}
 }
 
-// checkTypes looks into the functions of this module alone.
+// checkTypes checks the bodies of functions in this module alone.
 func checkTypes(t *testing.T, arch string, p source, checked map[string]*types.Package) *types.Package {
 	t.Helper()
 	ours := p.Module != nil && p.Module.Main

@@ -420,9 +420,9 @@ func (w *cluster) checkProcess(p *process) {
 	case p.killed.Load() && done > 1, !p.killed.Load() && done != 1:
 		w.t.Errorf("%v: %d done events", p, done)
 	case done == 1 && told[last].Event != "done":
-		w.t.Errorf("%v: %q is behind done", p, told[last].Event)
+		w.t.Errorf("%v: %q follows done", p, told[last].Event)
 	case done == 1 && !p.killed.Load() && told[last].Exit != p.exit():
-		w.t.Errorf("%v: the done event says exit %d", p, told[last].Exit)
+		w.t.Errorf("%v: the done event has exit %d", p, told[last].Exit)
 	}
 	totals.weigh(p.peak)
 	if p.peak > memory+slack {

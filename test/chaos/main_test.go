@@ -22,7 +22,7 @@ var (
 	seed   = flag.Uint64("seed", 1, "what they are drawn from")
 	keep   = flag.Bool("keep", false, "keep the files of cases that fail")
 	shared struct {
-		bin      string // the folder with the two programs, which have failpoints
+		bin      string // the directory with the two programs, which have failpoints
 		keys     string // of both sides
 		ids      [2]string
 		volatile []string // the flag that the temporary directory's file system needs

@@ -103,7 +103,7 @@ func start(t *testing.T, s side, bin, points string, by []string, args ...string
 func (p *process) say(t *testing.T, line []byte) {
 	e := event{at: monotonic()}
 	if err := json.Unmarshal(line, &e); err != nil {
-		t.Errorf("%v says %q: %v", p.side, line, err)
+		t.Errorf("%v printed %q: %v", p.side, line, err)
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -12,7 +12,7 @@ import (
 	"testing"
 )
 
-// TestArchitecture: the files, methods and functions that docs/architecture.md names are there.
+// TestArchitecture: the files, methods and functions in docs/architecture.md exist.
 func TestArchitecture(t *testing.T) {
 	text, err := os.ReadFile("../../docs/architecture.md")
 	if err != nil {
@@ -40,7 +40,7 @@ func TestArchitecture(t *testing.T) {
 	}
 }
 
-// declared gives the files of some directories, and what is declared there: "package.Name",
+// declared returns the files of some directories, and their declarations: "package.Name",
 // "Type.method" and "package.method".
 func declared(t *testing.T, dirs ...string) (files, names map[string]bool) {
 	t.Helper()

@@ -1,4 +1,4 @@
-// Package docs keeps what the documents say true.
+// Package docs tests that the documents are true.
 package docs
 
 import (
@@ -29,8 +29,7 @@ func blocks(t *testing.T, file, language string) (found []string) {
 	return found
 }
 
-// TestReadmeCompiles builds the Go programs of the README as if they were
-// packages of the module.
+// TestReadmeCompiles builds the Go programs of the README as packages of the module.
 func TestReadmeCompiles(t *testing.T) {
 	for _, program := range blocks(t, "README.md", "go") {
 		dir := t.TempDir()
@@ -57,7 +56,7 @@ func TestReadmeCompiles(t *testing.T) {
 	}
 }
 
-// helpTexts are what the programs say of themselves.
+// helpTexts are the programs' help texts.
 func helpTexts(t *testing.T) map[string]string {
 	t.Helper()
 	help := map[string]string{}
@@ -73,8 +72,7 @@ func helpTexts(t *testing.T) map[string]string {
 
 var flag = regexp.MustCompile(`--[a-z-]+`)
 
-// TestReadmeFlags holds the flags of every command in the README against the
-// programs' help.
+// TestReadmeFlags compares the flags of every command in the README with the programs' help.
 func TestReadmeFlags(t *testing.T) {
 	help := helpTexts(t)
 	checked := 0
@@ -98,8 +96,7 @@ func TestReadmeFlags(t *testing.T) {
 	}
 }
 
-// TestMakefileTargets holds the make commands of the documents against the
-// Makefile.
+// TestMakefileTargets compares the make commands of the documents with the Makefile.
 func TestMakefileTargets(t *testing.T) {
 	makefile, err := os.ReadFile(filepath.Join(root, "Makefile"))
 	if err != nil {
@@ -120,7 +117,7 @@ func TestMakefileTargets(t *testing.T) {
 	}
 }
 
-// TestLinks holds the relative links of the documents against the tree.
+// TestLinks compares the relative links of the documents with the tree.
 func TestLinks(t *testing.T) {
 	for _, file := range []string{"README.md", "CONTRIBUTING.md", "transport/PROTOCOL.md", "vfio/QUIRKS.md", "test/vm/README.md", "docs/systemd/README.md"} {
 		text, err := os.ReadFile(filepath.Join(root, file))
@@ -136,8 +133,8 @@ func TestLinks(t *testing.T) {
 	}
 }
 
-// TestReadmeWhatHappens: the table says something of every row of the hand-off's table
-// that has a case, and of no other.
+// TestReadmeWhatHappens: the README's table has every row of the hand-off's table with a case,
+// and no other.
 func TestReadmeWhatHappens(t *testing.T) {
 	text, err := os.ReadFile(filepath.Join(root, "README.md"))
 	if err != nil {
@@ -163,11 +160,11 @@ func TestReadmeWhatHappens(t *testing.T) {
 			t.Errorf("row %s, %q, does not run", row[1], row[2])
 		}
 		if !said[row[1]] {
-			t.Errorf("README says nothing of row %s, %q", row[1], row[2])
+			t.Errorf("README lacks row %s, %q", row[1], row[2])
 		}
 	}
 	for number := range said {
-		if number != "70" && !strings.Contains(string(cases), "{row: "+number+",") { // 70 is what follows every case
+		if number != "70" && !strings.Contains(string(cases), "{row: "+number+",") { // 70 follows every case
 			t.Errorf("README has row %s without a case", number)
 		}
 	}

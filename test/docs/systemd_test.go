@@ -12,7 +12,7 @@ import (
 
 const unitDir = root + "/docs/systemd"
 
-// hardened is what both services must say, one way or another.
+// hardened are the directives of both services, in one form or another.
 var hardened = []string{
 	"DynamicUser=yes", "NoNewPrivileges=yes", "CapabilityBoundingSet=", "AmbientCapabilities=",
 	"ProtectSystem=strict", "ProtectHome=yes", "PrivateTmp=yes", "PrivateDevices=yes", "DevicePolicy=closed", "PrivateUsers=yes",
@@ -20,13 +20,13 @@ var hardened = []string{
 	"ProtectClock=yes", "ProtectHostname=yes", "ProtectProc=invisible", "ProcSubset=pid",
 	"RestrictAddressFamilies=AF_INET AF_INET6 AF_UNIX", "RestrictNamespaces=yes", "RestrictRealtime=yes", "RestrictSUIDSGID=yes",
 	"MemoryDenyWriteExecute=yes", "LockPersonality=yes", "SystemCallArchitectures=native",
-	// Without these three, systemd 252 keeps the program from confining itself.
+	// Without these three, systemd 252 prevents the program from confining itself.
 	"SystemCallFilter=@system-service landlock_create_ruleset landlock_add_rule landlock_restrict_self",
 	"SystemCallFilter=~@privileged @resources",
 	"MemoryMax=256M", "MemorySwapMax=0", "TasksMax=256", "LimitCORE=0", "UMask=0077", "StateDirectoryMode=0700", "Restart=on-failure",
 }
 
-// unit is the lines of a unit file that say something.
+// unit returns the directives of a unit file.
 func unit(t *testing.T, name string) (lines []string) {
 	t.Helper()
 	text, err := os.ReadFile(filepath.Join(unitDir, name))
@@ -41,9 +41,8 @@ func unit(t *testing.T, name string) (lines []string) {
 	return lines
 }
 
-// TestUnitsAreHardened holds the services against the list, and against what each is
-// for. A directive that is said twice counts by its last word in most cases, so that
-// none may be.
+// TestUnitsAreHardened compares the services with the list, and with the purpose of each. No
+// directive may occur twice: in most cases only its last value would count.
 func TestUnitsAreHardened(t *testing.T) {
 	own := map[string][]string{
 		"mig-recv@.service": {"Type=notify", "StateDirectory=mig mig/%i", "RestartPreventExitStatus=2 3 6 9"},
@@ -64,14 +63,14 @@ func TestUnitsAreHardened(t *testing.T) {
 		for _, line := range lines {
 			key, _, ok := strings.Cut(line, "=")
 			if ok && said[key] && key != "SystemCallFilter" {
-				t.Errorf("%s says %s twice", name, key)
+				t.Errorf("%s has %s twice", name, key)
 			}
 			said[key] = true
 		}
 	}
 }
 
-// TestUnitFlags holds the services' command lines against the programs' help.
+// TestUnitFlags compares the services' command lines with the programs' help.
 func TestUnitFlags(t *testing.T) {
 	help := helpTexts(t)
 	for name, program := range map[string]string{"mig-recv@.service": "mig-recv", "mig-send@.service": "mig-send"} {
@@ -94,9 +93,9 @@ func TestUnitFlags(t *testing.T) {
 	}
 }
 
-// exposure is the most that `systemd-analyze security` may find, in tenths: 0 is
-// best, 100 worst. It finds the network, which is what the services are for: 12 by
-// systemd 252; others weigh otherwise.
+// exposure is the limit for the result of `systemd-analyze security`, in tenths: 0 is best, 100
+// worst. It counts the network, which the services need: 12 by systemd 252. Other versions
+// weigh differently.
 const exposure = "15"
 
 // TestUnitsBySystemd has systemd read the units.
@@ -111,7 +110,7 @@ func TestUnitsBySystemd(t *testing.T) {
 	for _, name := range []string{"mig-recv@.service", "mig-recv@.socket", "mig-send@.service"} {
 		text, err := os.ReadFile(filepath.Join(unitDir, name))
 		path := filepath.Join(dir, name)
-		if err == nil { // it wants the programs to be there
+		if err == nil { // it requires the programs
 			err = os.WriteFile(path, program.ReplaceAll(text, []byte("/bin/true")), 0o600)
 		}
 		if err != nil {
@@ -123,7 +122,7 @@ func TestUnitsBySystemd(t *testing.T) {
 		}
 	}
 	out, err := exec.Command(analyze, append([]string{"verify", "--man=no"}, paths...)...).CombinedOutput()
-	if err != nil || strings.Contains(string(out), "mig-") { // what is wrong elsewhere is not ours
+	if err != nil || strings.Contains(string(out), "mig-") { // errors in other units are not ours
 		t.Errorf("verify: %v\n%s", err, out)
 	}
 	for _, path := range services {

@@ -1,4 +1,4 @@
-// Package golden compares what a test makes with files in its testdata.
+// Package golden compares the results of tests with files in their testdata.
 package golden
 
 import (
@@ -35,7 +35,7 @@ func compare(t testing.TB, path, got string) {
 	}
 }
 
-// Scenarios plays each file that matches, and compares it with what play makes of it.
+// Scenarios plays each matching file, and compares it with the result of play.
 func Scenarios(t *testing.T, pattern string, play func(t *testing.T, text string) string) {
 	t.Helper()
 	files, err := filepath.Glob(pattern)
@@ -53,7 +53,7 @@ func Scenarios(t *testing.T, pattern string, play func(t *testing.T, text string
 	}
 }
 
-// Play gives the words of each line at the margin to answer, and returns the text with the
+// Play passes the words of each line at the margin to answer, and returns the text with the
 // answers indented below. "#" begins a comment.
 func Play(t *testing.T, text string, answer func(words []string) ([]string, error)) string {
 	t.Helper()

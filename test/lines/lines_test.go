@@ -9,8 +9,7 @@ func TestCodeLines(t *testing.T) {
 	}
 }
 
-// TestCount: the tree has code, and none of it is counted that is no part of the programs or
-// the library.
+// TestCount: the tree has code, and only code of the programs and the library counts.
 func TestCount(t *testing.T) {
 	counts, err := count("../..")
 	if err != nil {

@@ -30,7 +30,7 @@ func main() {
 	fmt.Printf("%6d in all\n", total)
 }
 
-// count gives the lines of code by directory.
+// count returns the lines of code by directory.
 func count(root string) (map[string]int, error) {
 	counts := map[string]int{}
 	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
@@ -54,7 +54,7 @@ func count(root string) (map[string]int, error) {
 	return counts, err
 }
 
-// codeLines counts the lines of a file that a token other than a comment is on.
+// codeLines counts the lines of a file with a token other than a comment.
 func codeLines(text []byte) int {
 	files := token.NewFileSet()
 	file := files.AddFile("", files.Base(), len(text))

@@ -1,8 +1,8 @@
 package main
 
-// mutants are the faults. Each stands for a rule that a test has to keep.
+// mutants are the faults. Each breaks a rule that a test has to protect.
 var mutants = []mutant{
-	// Who may speak for an attempt.
+	// Which peer may speak for an attempt.
 	{"data-lane-of-another-peer", "writer/engine.go",
 		"a == e.handoff.Attempt && transport.IsPeer(ev.lane, e.report.Peer)", "a == e.handoff.Attempt",
 		"TestDataLaneOfAnotherPeer ./test/migrate"},
@@ -20,7 +20,7 @@ var mutants = []mutant{
 		"case !transport.IsPeer(ev.lane, e.report.Peer):", "case false:",
 		"TestControlLaneOfAnotherPeer ./test/migrate"},
 
-	// What the device may be told.
+	// Which commands a device may get.
 	{"stop-of-a-device-that-was-reset", "writer/loader.go",
 		"err != nil || now != vfio.Resuming", "err != nil",
 		"TestLoader ./writer"},
@@ -34,7 +34,7 @@ var mutants = []mutant{
 		"if c.Offset != l.digest.Bytes() {", "if false {",
 		"TestLoader ./writer"},
 
-	// Memory that was promised.
+	// Promised memory.
 	{"window-shrinks", "writer/merge.go",
 		"m.offset = max(m.offset, m.bytes+(seq-m.next)*m.credit.chunkSize)", "m.offset = m.bytes + (seq-m.next)*m.credit.chunkSize",
 		"TestWindow ./writer"},
@@ -74,7 +74,7 @@ var mutants = []mutant{
 		"a.Mig == d.Attempt.Mig && a.Epoch <= d.MaxEpoch", "a.Mig == d.Attempt.Mig && a.Epoch < d.MaxEpoch",
 		". ./transport/handoff"},
 
-	// What a peer or a file may say.
+	// Which input a peer or a file may send.
 	{"damaged-chunk", "internal/wire/chunk.go",
 		"if err == nil && !c.Unchecked && got != c.Digest {", "if false {",
 		"TestCorrupt ./test/migrate"},

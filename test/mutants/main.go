@@ -1,10 +1,10 @@
-// Command mutants plants a fault in the code, one at a time, and runs the tests that ought to
-// find it. A fault that no test finds is a hole in the tests: the command then exits with 1.
+// Command mutants plants one fault at a time in the code, and runs the tests that ought to find
+// it. A fault that no test finds is a hole in the tests: the command then exits with 1.
 //
 //	go run ./test/mutants [NAME...]
 //
-// The code stays as it is: the go command reads the changed file in the place of the real one
-// (`go help build`, -overlay). A property test that finds a fault leaves its input in
+// The code itself does not change: the go command reads the changed file in place of the real
+// one (`go help build`, -overlay). A property test that finds a fault leaves its input in
 // testdata/rapid, which git ignores.
 package main
 
@@ -27,7 +27,7 @@ func main() {
 	}
 }
 
-// run tries the mutants of these names, all of them if there is none.
+// run tries the mutants with these names, or all of them without a name.
 func run(names []string) error {
 	dir, err := os.MkdirTemp("", "mutants-")
 	if err != nil {
@@ -61,7 +61,7 @@ func run(names []string) error {
 	return nil
 }
 
-// mutant is a fault: one place of a file with other text in it.
+// mutant is a fault: other text in one place of a file.
 type mutant struct {
 	name string
 	file string // below the root of the module
@@ -85,7 +85,7 @@ func (m mutant) text(root string) ([]byte, error) {
 
 var failed = regexp.MustCompile(`(?m)^\s*--- FAIL: (\S+)|^(panic: .*)|^(fatal error: .*)`)
 
-// try runs the tests with the fault in place, and names the one that found it, "" for none.
+// try runs the tests with the fault in place. killer is the test that found it, "" for none.
 func (m mutant) try(dir string) (killer string, err error) {
 	text, err := m.text(".")
 	if err != nil {

@@ -9,7 +9,7 @@ import (
 	"testing"
 )
 
-// TestMutants: every fault still has its place, is a change, and leaves a file of Go.
+// TestMutants: every fault still has its place, is a change, and leaves valid Go.
 func TestMutants(t *testing.T) {
 	const root, least = "../..", 15
 	if len(mutants) < least {

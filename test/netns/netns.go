@@ -21,14 +21,14 @@ type Network struct {
 	Source, Router, Destination Host
 }
 
-// Host is one of them.
+// Host is one host of a network, or its router.
 type Host struct {
 	Name       string // of its network namespace
 	IPv4, IPv6 string // its addresses; the router's are those at the source's side
 	LinkLocal  string // with its zone; the router's is at the source's side
 }
 
-// What the interfaces of each are called.
+// Names of the interfaces.
 const (
 	Interface      = "eth0"        // of a host
 	ToSource       = "source"      // of the router
@@ -39,9 +39,9 @@ const (
 
 var networks atomic.Int64
 
-// NeedMounts skips the test, and says why, where this process may not mount in a name space of
-// its own: a normal user, and root in a container. In a user namespace anyone may, and it would
-// be no help: root's directories belong there to a user who is not mapped, and are not trusted.
+// NeedMounts skips the test, with the reason, if this process may not mount in its own name
+// space: a normal user, and root in a container. A user namespace would allow it, but would not
+// help: root's directories belong there to an unmapped user, and are not trusted.
 func NeedMounts(t testing.TB) {
 	t.Helper()
 	if err := tryMount(); err != nil {
@@ -57,7 +57,7 @@ var tryMount = sync.OnceValue(func() error {
 	return nil
 })
 
-// New makes a network, which ends with the test. It skips the test, and says why, where this
+// New makes a network, which ends with the test. It skips the test, with the reason, if this
 // process may not make one.
 func New(t testing.TB) *Network {
 	t.Helper()
@@ -94,8 +94,8 @@ func New(t testing.TB) *Network {
 	return n
 }
 
-// join links a host to the router. A GSO packet is cut before it leaves, so that the router
-// sees, counts and drops what a wire carries.
+// join links a host to the router. The host cuts a GSO packet before it leaves, so that the
+// router sees, counts and drops the packets of a wire.
 func (n *Network) join(t testing.TB, h Host, port, net4, net6 string) {
 	t.Helper()
 	n.Router.Run(t, "ip", "link", "add", port, "type", "veth", "peer", "name", Interface, "netns", h.Name)
@@ -121,7 +121,7 @@ func (n *Network) SetMTU(t testing.TB, mtu int) {
 		ToSource, ToDestination, sourceNet, destinationNet, mtu))
 }
 
-// Run runs a command to its end in the host, and gives what it prints. The test fails with it.
+// Run runs a command to its end in the host, and returns its output. A failure fails the test.
 func (h Host) Run(t testing.TB, name string, args ...string) string {
 	t.Helper()
 	out, err := h.Enter(exec.Command(name, args...)).CombinedOutput()
@@ -132,7 +132,7 @@ func (h Host) Run(t testing.TB, name string, args ...string) string {
 }
 
 // Enter has a command run in the host once it is started. Its process is the command's own:
-// ip(8) becomes it. What it mounts only it sees.
+// ip(8) becomes it. Only that process sees its mounts.
 func (h Host) Enter(cmd *exec.Cmd) *exec.Cmd {
 	path, err := exec.LookPath("ip")
 	if err != nil {
@@ -165,10 +165,10 @@ func (h Host) Do(t testing.TB, f func()) {
 	}
 }
 
-// ours begins the names of our namespaces; the number of the process comes next.
+// ours is the prefix of our namespaces' names; the PID follows.
 const ours = "migtest-"
 
-// removeDead removes what tests have left that were killed.
+// removeDead removes the namespaces of killed tests.
 func removeDead() {
 	entries, _ := os.ReadDir("/run/netns")
 	for _, e := range entries {

@@ -9,8 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestNetwork: packets cross the router in both families, as long as its MTU lets them, and
-// leave this test's own namespace alone.
+// TestNetwork: packets cross the router in both families, within its MTU, and do not affect
+// this test's own namespace.
 func TestNetwork(t *testing.T) {
 	n := New(t)
 	n.SetMTU(t, 1400)
@@ -22,14 +22,14 @@ func TestNetwork(t *testing.T) {
 		from, to := sockets(t, n, address)
 		for _, length := range []int{1400 - headers, 1400 - headers + 1, 1} {
 			_, err := from.Write(make([]byte, length))
-			if errors.Is(err, unix.EMSGSIZE) { // the router's answer to the one before
+			if errors.Is(err, unix.EMSGSIZE) { // the router's answer to the packet before
 				_, err = from.Write(make([]byte, length))
 			}
 			if err != nil {
 				t.Fatal(err)
 			}
 		}
-		for _, want := range []int{1400 - headers, 1} { // the one between is too long
+		for _, want := range []int{1400 - headers, 1} { // the packet between them is too long
 			to.SetReadDeadline(time.Now().Add(5 * time.Second))
 			if got, _, err := to.ReadFrom(make([]byte, 1500)); got != want || err != nil {
 				t.Errorf("to %s came %d bytes, %v, want %d", address, got, err, want)
@@ -41,8 +41,8 @@ func TestNetwork(t *testing.T) {
 	}
 }
 
-// sockets are one of the source and one of the destination. The former sends packets whole
-// or not at all, and of any length (ip(7), IP_PMTUDISC_PROBE).
+// sockets are one socket of the source and one of the destination. The source's socket sends
+// packets whole or not at all, and of any length (ip(7), IP_PMTUDISC_PROBE).
 func sockets(t *testing.T, n *Network, address string) (from net.Conn, to net.PacketConn) {
 	t.Helper()
 	var err error

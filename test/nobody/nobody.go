@@ -1,5 +1,5 @@
-// Package nobody runs tests again as a user without any privilege, so that CI, which is root,
-// sees what such a user sees of them.
+// Package nobody runs tests again as a user without any privilege. CI is root, and otherwise
+// would not see the behaviour for such a user.
 package nobody
 
 import (
@@ -15,8 +15,8 @@ const ID = 65534
 // Programs is the directory with the programs under test, "" where TestMain has to build them.
 func Programs() string { return os.Getenv("MIGPIPE_TEST_PROGRAMS") }
 
-// Again runs the tests of a pattern in a process of that user, with these programs, and gives
-// what it prints. The test fails if one of them does.
+// Again runs the tests of a pattern in a process of that user, with these programs, and
+// returns its output. The test fails if one of them fails.
 func Again(t *testing.T, pattern, programs string) string {
 	t.Helper()
 	if os.Geteuid() != 0 {

@@ -12,8 +12,8 @@ import (
 	"testing"
 )
 
-// Own is an address of this host, HOST:PORT, whose TCP and UDP ports are free, and left
-// alone by the kernel and by other callers until the test ends.
+// Own returns an address of this host, HOST:PORT, whose TCP and UDP ports are free. Neither the
+// kernel nor another caller uses it until the test ends.
 func Own(t testing.TB) string {
 	t.Helper()
 	addr, release, err := Take()
@@ -24,7 +24,7 @@ func Own(t testing.TB) string {
 	return addr
 }
 
-// Take is Own for what has no testing.TB: the address is left alone until it is released.
+// Take is Own for a caller without testing.TB: the address is reserved until release.
 func Take() (addr string, release func(), err error) {
 	low, high, err := chosen()
 	if err != nil {
@@ -32,7 +32,7 @@ func Take() (addr string, release func(), err error) {
 	}
 	const first = 1024 // lower ones need a privilege
 	ports := rand.Perm(1<<16 - first)
-	for _, inside := range []bool{false, true} { // where the kernel may choose any port, that too
+	for _, inside := range []bool{false, true} { // ports of the kernel's range too, if there are no others
 		for _, i := range ports {
 			p := first + i
 			if (low <= p && p <= high) != inside {
@@ -48,7 +48,7 @@ func Take() (addr string, release func(), err error) {
 
 // take returns no release for a port that is not free, or that another process has taken.
 func take(p int) (addr string, release func()) {
-	// An abstract name is a lock over all processes, and ends with this one.
+	// An abstract name is a lock across all processes, and ends with this one.
 	lock, err := net.Listen("unix", fmt.Sprint("@migpipe-test-port-", p))
 	if err != nil {
 		return "", nil
@@ -60,7 +60,7 @@ func take(p int) (addr string, release func()) {
 	return addr, func() { lock.Close() }
 }
 
-// chosen is the range that the kernel chooses ports from (ip(7), ip_local_port_range).
+// chosen is the kernel's range of ephemeral ports (ip(7), ip_local_port_range).
 func chosen() (low, high int, err error) {
 	const path = "/proc/sys/net/ipv4/ip_local_port_range"
 	text, err := os.ReadFile(path)
@@ -73,7 +73,7 @@ func chosen() (low, high int, err error) {
 	return low, high, nil
 }
 
-// free reports whether both ports can be had.
+// free reports whether both ports are available.
 func free(addr string) bool {
 	tcp, err := net.Listen("tcp", addr)
 	if err != nil {

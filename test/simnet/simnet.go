@@ -1,6 +1,6 @@
-// Package simnet is a bad network in virtual time: hosts that know nothing of it
-// speak QUIC over the sockets of quic-go's simnet, inside a bubble of
-// testing/synctest, and 40 seconds of silence cost no more than the packets.
+// Package simnet is a bad network in virtual time. Unmodified hosts speak QUIC over the sockets
+// of quic-go's simnet, inside a bubble of testing/synctest. There, 40 seconds of silence cost
+// no more than the packets.
 package simnet
 
 import (
@@ -14,15 +14,15 @@ import (
 	"github.com/quic-go/quic-go/testutils/simnet"
 )
 
-// Path is what the way between any two hosts is like, the same in both directions.
+// Path describes the path between any two hosts, the same in both directions.
 type Path struct {
 	Delay     time.Duration // of every packet, one way
-	Jitter    time.Duration // at most this on top, drawn for each packet: later ones overtake
+	Jitter    time.Duration // at most this in addition, drawn for each packet: later packets overtake
 	Rate      float64       // bytes a second that all packets to a host share, 0 is no limit
-	Queue     time.Duration // what would wait longer than this for its turn, is lost
-	Loss      float64       // which part of the packets is lost
-	Duplicate float64       // and which comes twice
-	Reorder   float64       // and which comes later by up to four times Delay
+	Queue     time.Duration // a packet that would wait longer than this is lost
+	Loss      float64       // share of the packets that are lost
+	Duplicate float64       // share that arrives twice
+	Reorder   float64       // share that arrives later by up to four times Delay
 }
 
 // Network carries packets between the sockets that it has opened.
@@ -32,18 +32,17 @@ type Network struct {
 
 	mu   sync.Mutex // never held while waiting
 	rand *rand.Rand
-	free map[netip.Addr]time.Time           // when the way to a host has carried all that was sent
-	lost func(from, to netip.AddrPort) bool // packets that a cut takes; nil for none
+	free map[netip.Addr]time.Time           // when the path to a host has carried all queued packets
+	lost func(from, to netip.AddrPort) bool // packets that a cut loses; nil for none
 	most int                                // length of a datagram that is not lost between old sockets; 0 is no limit
 	open map[netip.AddrPort]bool            // which sockets were ever opened
-	old  map[netip.AddrPort]bool            // and which of them had been when the network became narrow
-	seen map[netip.AddrPort]netip.AddrPort  // as what others see an address
-	real map[netip.AddrPort]netip.AddrPort  // and the way back
+	old  map[netip.AddrPort]bool            // the sockets that were open when the network became narrow
+	seen map[netip.AddrPort]netip.AddrPort  // the address under which others see a socket
+	real map[netip.AddrPort]netip.AddrPort  // and the reverse
 }
 
-// New is a network whose luck is drawn from the seed. Which packet it meets also
-// depends on which goroutine comes first, so that a seed gives the same weather and
-// not the same storm.
+// New returns a network whose faults are drawn from the seed. The affected packets also depend
+// on the order of goroutines, so a seed repeats the shares of faults, but not each fault.
 func New(seed uint64, path Path) *Network {
 	return &Network{
 		path: path, rand: rand.New(rand.NewPCG(seed, 0)), free: map[netip.Addr]time.Time{},
@@ -51,13 +50,13 @@ func New(seed uint64, path Path) *Network {
 	}
 }
 
-// Socket opens a socket on an address. Who opens one on the same address again gets
-// the packets from then on.
+// Socket opens a socket on an address. A later socket on the same address gets the packets
+// from then on.
 func (n *Network) Socket(local netip.AddrPort) net.PacketConn {
 	return simnet.NewBlockingSimConn(net.UDPAddrFromAddrPort(local), n)
 }
 
-// Cut loses from now on the packets that lost says; nil heals the network.
+// Cut loses, from now on, the packets for which lost returns true; nil heals the network.
 func (n *Network) Cut(lost func(from, to netip.AddrPort) bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -74,11 +73,11 @@ func (n *Network) Narrow(most int) {
 	n.most, n.old = most, maps.Clone(n.open)
 }
 
-// All is the cut that lets nothing through.
+// All is the cut that loses every packet.
 func All(from, to netip.AddrPort) bool { return true }
 
-// Rebind has others see what comes from local as coming from outside, as a NAT does
-// that has forgotten a mapping and made another. What they send to local is lost.
+// Rebind shows others the address outside for packets from local, like a NAT that has replaced
+// a mapping. Packets to local are lost.
 func (n *Network) Rebind(local, outside netip.AddrPort) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -117,8 +116,8 @@ func (n *Network) tooLong(p simnet.Packet) bool {
 	return n.most > 0 && len(p.Data) > n.most && n.old[address(p.From)] && n.old[address(p.To)]
 }
 
-// translate does what a NAT does to a packet, and says whether it gets through the
-// NAT and the cut.
+// translate translates a packet's addresses like a NAT. It reports whether the packet passes
+// the NAT and the cut.
 func (n *Network) translate(p *simnet.Packet) bool {
 	from, to := address(p.From), address(p.To)
 	if n.lost != nil && n.lost(from, to) {
@@ -136,7 +135,7 @@ func (n *Network) translate(p *simnet.Packet) bool {
 	return true
 }
 
-// fate is how long a packet takes, unless it is lost.
+// fate returns the delay of a packet, ok = false for a lost one.
 func (n *Network) fate(p simnet.Packet) (after time.Duration, ok bool) {
 	if n.rand.Float64() < n.path.Loss {
 		return 0, false

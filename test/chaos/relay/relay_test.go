@@ -171,12 +171,12 @@ func TestRelay(t *testing.T) {
 		fmt.Fprintf(client, "ask %d", i)
 		text, from := hear(server, soon)
 		if text != fmt.Sprintf("ask %d", i) {
-			t.Fatalf("the server heard %q", text)
+			t.Fatalf("the server got %q", text)
 		}
 		seen = append(seen, from)
 		server.WriteToUDPAddrPort([]byte("answer"), from)
 		if text, _ := hear(client, soon); text != "answer" {
-			t.Fatalf("the client heard %q", text)
+			t.Fatalf("the client got %q", text)
 		}
 	}
 	if seen[0] != seen[1] || seen[1] == seen[2] || seen[2] != seen[3] {
@@ -185,12 +185,12 @@ func TestRelay(t *testing.T) {
 	r.Cut(Down)
 	fmt.Fprint(client, "ask")
 	if text, from := hear(server, soon); text != "ask" {
-		t.Errorf("the server heard %q in spite of a good line", text)
+		t.Errorf("the server got %q over a good line", text)
 	} else {
 		server.WriteToUDPAddrPort([]byte("answer"), from)
 	}
 	if text, _ := hear(client, never); text != "" {
-		t.Errorf("the client heard %q through a cut", text)
+		t.Errorf("the client got %q through a cut", text)
 	}
 	// The relay may not have run yet.
 	for end := time.Now().Add(soon); r.Counts(Down).Cut == 0 && time.Now().Before(end); {
