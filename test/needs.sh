@@ -15,6 +15,9 @@ command -v go >/dev/null || lack "go is missing: https://go.dev/dl, the version 
 command -v git >/dev/null || lack "git is missing: apt-get install git"
 command -v gcc >/dev/null || command -v "${CC:-cc}" >/dev/null ||
 	lack "a C compiler is missing, which the race detector is linked with: apt-get install gcc libc6-dev"
+for tool in ip nft mkfs.ext4; do
+	PATH=$PATH:/usr/sbin:/sbin command -v "$tool" >/dev/null || note "$tool is missing: tests that use it are skipped: apt-get install iproute2 nftables e2fsprogs"
+done
 getent hosts localhost >/dev/null || note "localhost has no address, since /etc/hosts does not name it: tests that look it up are skipped"
 cache=$(go env GOCACHE 2>/dev/null || echo /tmp)
 until [ -e "$cache" ]; do cache=$(dirname "$cache"); done # a fresh machine has none yet

@@ -15,6 +15,7 @@ import (
 // no ICMP message. Small packets pass, so every connection lives; packets of data are
 // lost. The source dials the lanes again, and the new lanes work.
 func TestPathNarrows(t *testing.T) {
+	needPacketFilter(t)
 	t.Setenv("XDG_CONFIG_HOME", t.TempDir())
 	source, destination := identity(t, "mig-send"), identity(t, "mig-recv")
 	for _, carrier := range []string{"", "tls://"} {

@@ -89,13 +89,19 @@ func (h *twoHosts) moves(on netns.Host, listen, to string) {
 	}
 }
 
+// needPacketFilter skips a test where a router can neither count nor drop packets.
+func needPacketFilter(t *testing.T) {
+	t.Helper()
+	if _, err := exec.LookPath("nft"); err != nil {
+		t.Skip("SKIP: there is no nft(8), which counts and drops packets: apt-get install nftables")
+	}
+}
+
 // TestPathMTU: QUIC connects over a path that carries UDP payloads of 1200 bytes (RFC 9000,
 // section 14), and grows its packets to the size that the path allows.
 func TestPathMTU(t *testing.T) {
 	h := newTwoHosts(t)
-	if _, err := exec.LookPath("nft"); err != nil {
-		t.Skip("SKIP: there is no nft(8), which counts packets")
-	}
+	needPacketFilter(t)
 	h.Router.Run(t, "nft", "add table inet count; add chain inet count forward { type filter hook forward priority 0; }")
 	for _, c := range []struct {
 		mtu     int
