@@ -34,6 +34,15 @@ func TestFloodedReceiver(t *testing.T) {
 	if err := control.Send(hello); err != nil {
 		t.Fatal(err)
 	}
+	if err := hear(control, wire.TypeWelcome); err != nil {
+		t.Fatal(err)
+	}
+	// A source without a data lane is turned away after 10 s, which a slow machine may need.
+	data, err := dial(t.Context(), path, wire.LaneData, attempt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer data.Close()
 	heard := make(chan error, 1)
 	go func() { heard <- hear(control, wire.TypeDeclined) }() // the answer to a second HELLO ends it
 	flood(t, lane, &wire.Estimate{Attempt: attempt, Devices: []wire.DeviceEstimate{{Dirty: 1 << 63, Known: true}}})
@@ -97,7 +106,7 @@ func flooded(t *testing.T, program string, args ...string) *exec.Cmd {
 	if raceEnabled() {
 		t.Skip("the race detector keeps a shadow of the memory")
 	}
-	cmd := command(t, program, append(args, "-q", "--memory", "1MiB", "--chunk-size", "4KiB", "--device", "d=sim:mtty")...)
+	cmd := command(t, program, append(args, "-q", "--memory", "1MiB", "--chunk-size", "4KiB", "--stalled-after", "10m", "--device", "d=sim:mtty")...)
 	if program == "mig-send" {
 		cmd.Args[len(cmd.Args)-1] = "d=sim:mlx5?size=8MiB"
 	}
